@@ -1,0 +1,20 @@
+// What every reader of weights offers and every writer takes. Owns the interface; refuses any file format.
+import type { DecoderSpec } from "../nn/spec.ts";
+
+/** A range of rows of a matrix, [start, start + count). */
+export interface RowRange {
+  readonly start: number;
+  readonly count: number;
+}
+
+/**
+ * Weights of one model by canonical name (see `tensorShapes`), dequantised to f32 on reading.
+ * Layout of q and k rows is Hugging Face's (rotate-half RoPE), whatever the file holds.
+ */
+export interface WeightSource {
+  readonly spec: DecoderSpec;
+  /** Reads a whole tensor or a range of its rows, row-major. Throws `CompressoError("input")` where the file is broken. */
+  read(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>>;
+  /** Dtype in which the file stores the tensor, in lower case: "f32", "f16", "bf16", "q4_1", … */
+  storedDtype(name: string): string;
+}

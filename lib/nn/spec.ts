@@ -1,0 +1,111 @@
+// The decoder as data: everything that tells one LLaMA-like model from another. Owns the shapes and canonical tensor names; refuses files and the GPU.
+
+/** How the RoPE frequencies are stretched for long contexts. */
+export type RopeScaling =
+  | { readonly kind: "none" }
+  | { readonly kind: "linear"; readonly factor: number }
+  | {
+    readonly kind: "llama3";
+    readonly factor: number;
+    readonly lowFreqFactor: number;
+    readonly highFreqFactor: number;
+    readonly originalMaxPosition: number;
+  }
+  /** One divisor for each of the headDim / 2 frequencies, as GGUF stores it in `rope_freqs.weight`. */
+  | { readonly kind: "factors"; readonly factors: readonly number[] };
+
+/** Counts of one decoder layer. Layers of a pruned model may differ; 0 means that the part is absent. */
+export interface LayerSpec {
+  /** Query heads; a multiple of kvHeads. */
+  readonly heads: number;
+  /** Key/value heads (KV groups). Query head h reads KV head floor(h / (heads / kvHeads)). */
+  readonly kvHeads: number;
+  /** FFN columns (intermediate size). */
+  readonly ffn: number;
+}
+
+/** A decoder-only transformer of the LLaMA architecture: RMSNorm, RoPE, causal attention, SwiGLU. */
+export interface DecoderSpec {
+  readonly vocab: number;
+  readonly hidden: number;
+  readonly headDim: number;
+  readonly layers: readonly LayerSpec[];
+  /** ε of every RMSNorm. */
+  readonly normEps: number;
+  readonly rope: { readonly base: number; readonly scaling: RopeScaling };
+  /** Whether the output head is the embedding matrix. */
+  readonly tied: boolean;
+  /** Longest context the model was trained for, in tokens. */
+  readonly maxPosition: number;
+  readonly bosId: number | null;
+  /** Tokens that end a generation. */
+  readonly eosIds: readonly number[];
+  readonly padId: number | null;
+}
+
+/** Part of a decoder layer that holds a weight matrix; also the names of LoRA targets. */
+export type Projection = "q" | "k" | "v" | "o" | "gate" | "up" | "down";
+
+/** All projections, in canonical order. */
+export const PROJECTIONS: readonly Projection[] = ["q", "k", "v", "o", "gate", "up", "down"];
+
+/** Canonical tensor names are those of the Hugging Face LLaMA modules. */
+export const EMBEDDING = "model.embed_tokens.weight";
+/** Final RMSNorm weight, [hidden]. */
+export const FINAL_NORM = "model.norm.weight";
+/** Output head, [vocab, hidden]; absent where tied. */
+export const HEAD = "lm_head.weight";
+
+/** Canonical name of a projection's weight, shape [out, in]. */
+export function projectionName(layer: number, projection: Projection): string {
+  const block = projection === "gate" || projection === "up" || projection === "down" ? "mlp" : "self_attn";
+  return `model.layers.${layer}.${block}.${projection}_proj.weight`;
+}
+
+/** Canonical name of a layer's RMSNorm weight, shape [hidden]: before attention or before the FFN. */
+export function normName(layer: number, which: "attention" | "ffn"): string {
+  return `model.layers.${layer}.${which === "attention" ? "input_layernorm" : "post_attention_layernorm"}.weight`;
+}
+
+/** Shape [out, in] of a projection in a layer. */
+export function projectionShape(spec: DecoderSpec, layer: LayerSpec, projection: Projection): [number, number] {
+  const { hidden, headDim } = spec;
+  switch (projection) {
+    case "q":
+      return [layer.heads * headDim, hidden];
+    case "k":
+    case "v":
+      return [layer.kvHeads * headDim, hidden];
+    case "o":
+      return [hidden, layer.heads * headDim];
+    case "gate":
+    case "up":
+      return [layer.ffn, hidden];
+    case "down":
+      return [hidden, layer.ffn];
+  }
+}
+
+/** Every tensor of a model with its shape, in file order. Absent parts (no heads, no FFN) and their norms are left out. */
+export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
+  const shapes = new Map<string, number[]>([[EMBEDDING, [spec.vocab, spec.hidden]]]);
+  spec.layers.forEach((layer, index) => {
+    const attention = layer.heads > 0, ffn = layer.ffn > 0;
+    if (attention) shapes.set(normName(index, "attention"), [spec.hidden]);
+    if (ffn) shapes.set(normName(index, "ffn"), [spec.hidden]);
+    for (const projection of PROJECTIONS) {
+      const shape = projectionShape(spec, layer, projection);
+      if (shape[0] > 0 && shape[1] > 0) shapes.set(projectionName(index, projection), shape);
+    }
+  });
+  shapes.set(FINAL_NORM, [spec.hidden]);
+  if (!spec.tied) shapes.set(HEAD, [spec.vocab, spec.hidden]);
+  return shapes;
+}
+
+/** Number of parameters of a whole model; a tied head counts once. */
+export function parameterCount(spec: DecoderSpec): number {
+  let total = 0;
+  for (const shape of tensorShapes(spec).values()) total += shape.reduce((product, size) => product * size, 1);
+  return total;
+}

@@ -1,0 +1,273 @@
+// The GPU device: limits, error capture, memory budget and the count of live resources. Owns every allocation; refuses to know kernels.
+import { CompressoError } from "../errors.ts";
+
+/** Options of {@link openDevice}. */
+export interface DeviceOptions {
+  /** Budget for all buffers and textures, in bytes; the adapter's own memory is not reported by WebGPU. Default: no budget. */
+  readonly memoryLimit?: number;
+  /** Which adapter to prefer where there are several. */
+  readonly powerPreference?: "low-power" | "high-performance";
+}
+
+/** What is known of the adapter; written to records and benchmarks. */
+export interface AdapterFacts {
+  readonly description: string;
+  readonly vendor: string;
+  /** Whether a CPU executes the shaders (lavapipe, SwiftShader): products then read their operands from storage textures. */
+  readonly isCpu: boolean;
+}
+
+/** A GPU allocation that is counted and must be disposed. */
+export interface Resource<T> extends Disposable {
+  readonly raw: T;
+  readonly bytes: number;
+  readonly label: string;
+}
+
+/** A counted GPU buffer. */
+export type DeviceBuffer = Resource<GPUBuffer>;
+/** A counted 2D texture of one mip level. */
+export type DeviceTexture = Resource<GPUTexture>;
+
+/** Bytes of one texel of the two formats that kernels read. */
+export const TEXEL_BYTES = 16;
+
+const STORAGE_USAGE = 0x80 | 0x04 | 0x08; // STORAGE | COPY_SRC | COPY_DST
+
+/** A GPU device that counts what it lends. Made by {@link openDevice}; dispose it to free everything. */
+export class Device implements Disposable {
+  readonly gpu: GPUDevice;
+  readonly facts: AdapterFacts;
+  readonly features: ReadonlySet<string>;
+  readonly #memoryLimit: number;
+  readonly #live = new Set<Resource<{ destroy(): void }>>();
+  #bytes = 0;
+  #peakBytes = 0;
+  #failure: string | null = null;
+  #disposed = false;
+
+  constructor(gpu: GPUDevice, facts: AdapterFacts, memoryLimit: number) {
+    this.gpu = gpu;
+    this.facts = facts;
+    this.features = new Set(gpu.features);
+    this.#memoryLimit = memoryLimit;
+    gpu.addEventListener("uncapturederror", (event) => {
+      event.preventDefault();
+      this.#failure ??= (event as GPUUncapturedErrorEvent).error.message;
+    });
+    gpu.lost.then((info) => {
+      if (!this.#disposed) this.#failure ??= `device lost: ${info.message}`;
+    });
+  }
+
+  /** Limits that were granted. */
+  get limits(): GPUSupportedLimits {
+    return this.gpu.limits;
+  }
+
+  /** Bytes of all live buffers and textures. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Largest value that {@link bytes} has had since {@link resetPeak}. */
+  get peakBytes(): number {
+    return this.#peakBytes;
+  }
+
+  /** Number of live buffers and textures; 0 after all owners were disposed. */
+  get liveCount(): number {
+    return this.#live.size;
+  }
+
+  /** Starts the measurement of {@link peakBytes} anew. */
+  resetPeak(): void {
+    this.#peakBytes = this.#bytes;
+  }
+
+  /** Allocates a zeroed storage buffer. Throws `CompressoError("gpu")` over the budget or the adapter's limits. */
+  createBuffer(label: string, bytes: number, usage: number = STORAGE_USAGE): DeviceBuffer {
+    const size = Math.max(16, Math.ceil(bytes / 16) * 16);
+    const limit = usage & 0x80
+      ? Math.min(this.limits.maxBufferSize, this.limits.maxStorageBufferBindingSize)
+      : this.limits.maxBufferSize;
+    if (size > limit) {
+      throw new CompressoError("gpu", {
+        what: `cannot allocate the GPU buffer '${label}'`,
+        rule: `a buffer holds at most ${limit} bytes on this adapter`,
+        value: `${size} bytes`,
+        mend: "use a smaller batch or sequence, or another adapter",
+      });
+    }
+    this.#reserve(label, size);
+    return this.#track(label, size, this.gpu.createBuffer({ label, size, usage }));
+  }
+
+  /** Allocates a buffer and fills it. */
+  uploadBuffer(label: string, data: ArrayBufferView<ArrayBuffer>, usage?: number): DeviceBuffer {
+    const resource = this.createBuffer(label, data.byteLength, usage);
+    this.write(resource, data);
+    return resource;
+  }
+
+  /** Allocates a texture that kernels read as a storage texture of 16-byte texels. */
+  createTexture(label: string, width: number, height: number, format: "rgba32float" | "rgba32uint"): DeviceTexture {
+    const limit = this.limits.maxTextureDimension2D;
+    if (width > limit || height > limit) {
+      throw new CompressoError("gpu", {
+        what: `cannot allocate the GPU texture '${label}'`,
+        rule: `a side has at most ${limit} texels on this adapter`,
+        value: `${width} × ${height}`,
+        mend: "use a smaller batch or sequence, or another adapter",
+      });
+    }
+    const size = width * height * TEXEL_BYTES;
+    this.#reserve(label, size);
+    const usage = 0x08 | 0x02 | 0x01; // STORAGE_BINDING | COPY_DST | COPY_SRC
+    return this.#track(label, size, this.gpu.createTexture({ label, size: [width, height], format, usage }));
+  }
+
+  /** Writes data to a buffer from a byte offset on (a multiple of 4); the length is padded to a multiple of 4 by the caller. */
+  write(target: DeviceBuffer, data: ArrayBufferView<ArrayBuffer>, byteOffset = 0): void {
+    this.gpu.queue.writeBuffer(target.raw, byteOffset, data.buffer, data.byteOffset, data.byteLength);
+  }
+
+  /** Reads several buffer ranges in one wait (a wait costs 11 ms and more, whatever its size). */
+  async read(ranges: readonly { buffer: DeviceBuffer; byteOffset?: number; bytes?: number }[]): Promise<ArrayBuffer[]> {
+    const spans = ranges.map(({ buffer, byteOffset = 0, bytes = buffer.bytes - byteOffset }) => ({
+      buffer,
+      byteOffset,
+      bytes,
+      padded: Math.ceil(bytes / 4) * 4,
+    }));
+    const total = spans.reduce((sum, span) => sum + span.padded, 0);
+    if (total === 0) return spans.map(() => new ArrayBuffer(0));
+    using staging = this.createBuffer("read-back", total, 0x01 | 0x08); // MAP_READ | COPY_DST
+    const encoder = this.gpu.createCommandEncoder();
+    let at = 0;
+    for (const span of spans) {
+      if (span.padded > 0) encoder.copyBufferToBuffer(span.buffer.raw, span.byteOffset, staging.raw, at, span.padded);
+      at += span.padded;
+    }
+    this.gpu.queue.submit([encoder.finish()]);
+    try {
+      await staging.raw.mapAsync(0x01);
+    } catch (cause) {
+      this.check();
+      throw new CompressoError("gpu", { what: "cannot read from the GPU", mend: "run `compresso doctor`" }, { cause });
+    }
+    this.check();
+    const all = staging.raw.getMappedRange();
+    at = 0;
+    return spans.map((span) => {
+      const part = all.slice(at, at + span.bytes);
+      at += span.padded;
+      return part;
+    });
+  }
+
+  /** Reads f32 values of one buffer. */
+  async readFloats(buffer: DeviceBuffer, count: number, byteOffset = 0): Promise<Float32Array<ArrayBuffer>> {
+    const [bytes] = await this.read([{ buffer, byteOffset, bytes: count * 4 }]);
+    return new Float32Array(bytes ?? new ArrayBuffer(0));
+  }
+
+  /** Throws what went wrong on the device since it was opened; WebGPU itself stays silent. */
+  check(): void {
+    if (this.#failure === null) return;
+    throw new CompressoError("gpu", {
+      what: "the GPU refused an operation",
+      value: this.#failure,
+      mend: "run `compresso doctor`, and report this with its output",
+    });
+  }
+
+  /** Waits for all submitted work. */
+  async idle(): Promise<void> {
+    await this.gpu.queue.onSubmittedWorkDone();
+    this.check();
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    for (const resource of [...this.#live]) resource[Symbol.dispose]();
+    this.gpu.destroy();
+  }
+
+  #reserve(label: string, bytes: number): void {
+    if (this.#bytes + bytes > this.#memoryLimit) {
+      throw new CompressoError("gpu", {
+        what: `cannot allocate '${label}' (${bytes} bytes)`,
+        rule: `the memory limit is ${this.#memoryLimit} bytes`,
+        value: `${this.#bytes} bytes are in use`,
+        mend: "raise --memory-limit, or use a smaller batch or sequence",
+      });
+    }
+    this.#bytes += bytes;
+    this.#peakBytes = Math.max(this.#peakBytes, this.#bytes);
+  }
+
+  #track<T extends { destroy(): void }>(label: string, bytes: number, raw: T): Resource<T> {
+    let live = true;
+    const resource: Resource<T> = {
+      raw,
+      bytes,
+      label,
+      [Symbol.dispose]: () => {
+        if (!live) return;
+        live = false;
+        this.#live.delete(resource);
+        this.#bytes -= bytes;
+        raw.destroy();
+      },
+    };
+    this.#live.add(resource);
+    return resource;
+  }
+}
+
+/**
+ * Opens the GPU with the adapter's full limits.
+ *
+ * @throws CompressoError("gpu") where there is no adapter.
+ * @example
+ * ```ts
+ * import { openDevice } from "./device.ts";
+ * using device = await openDevice();
+ * if (device.limits.maxStorageBufferBindingSize < 1 << 27) throw new Error("too small");
+ * ```
+ */
+export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
+  const adapter = await navigator.gpu?.requestAdapter(
+    options.powerPreference ? { powerPreference: options.powerPreference } : {},
+  );
+  if (!adapter) {
+    throw new CompressoError("gpu", {
+      what: "no GPU adapter was found",
+      rule: "WebGPU needs a Vulkan, Metal or DirectX 12 driver",
+      mend:
+        "install your GPU's driver, or a Vulkan driver for the CPU (Debian and Ubuntu: apt-get install mesa-vulkan-drivers)",
+    });
+  }
+  const { limits, info } = adapter;
+  const gpu = await adapter.requestDevice({
+    requiredFeatures: (["timestamp-query"] as const).filter((feature) => adapter.features.has(feature)),
+    requiredLimits: {
+      maxBufferSize: limits.maxBufferSize,
+      maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
+      maxStorageBuffersPerShaderStage: Math.min(16, limits.maxStorageBuffersPerShaderStage),
+      maxStorageTexturesPerShaderStage: Math.min(8, limits.maxStorageTexturesPerShaderStage),
+      maxTextureDimension2D: limits.maxTextureDimension2D,
+      maxComputeWorkgroupStorageSize: limits.maxComputeWorkgroupStorageSize,
+      maxComputeInvocationsPerWorkgroup: limits.maxComputeInvocationsPerWorkgroup,
+      maxComputeWorkgroupSizeX: limits.maxComputeWorkgroupSizeX,
+    },
+  });
+  const isCpu = info.isFallbackAdapter || /llvmpipe|swiftshader|lavapipe/i.test(info.description);
+  return new Device(
+    gpu,
+    { description: info.description || "unnamed adapter", vendor: info.vendor, isCpu },
+    options.memoryLimit ?? Infinity,
+  );
+}

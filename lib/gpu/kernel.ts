@@ -1,0 +1,67 @@
+// Kernels: WGSL text with an explicit binding layout, compiled once per device. Owns the pipeline cache; refuses to record or run.
+import type { KernelSource } from "../../kernels/mod.ts";
+import { CompressoError } from "../errors.ts";
+import type { Device } from "./device.ts";
+
+/** A compiled kernel. */
+export interface Kernel {
+  readonly name: string;
+  readonly source: KernelSource;
+  readonly pipeline: GPUComputePipeline;
+  readonly layout: GPUBindGroupLayout;
+}
+
+/** Values of WGSL `override` constants. */
+export type Constants = Readonly<Record<string, number>>;
+
+const caches = new WeakMap<Device, Map<string, Kernel>>();
+
+/** Returns the kernel compiled for the device, from the cache where source and constants are the same. */
+export function compileKernel(device: Device, source: KernelSource, constants: Constants = {}): Kernel {
+  let cache = caches.get(device);
+  if (!cache) caches.set(device, cache = new Map());
+  const key = `${source.name}\n${JSON.stringify(constants)}\n${source.code}`;
+  const known = cache.get(key);
+  if (known) return known;
+  const layout = device.gpu.createBindGroupLayout({
+    label: source.name,
+    entries: source.bindings.map((binding, index) => layoutEntry(binding, index)),
+  });
+  const module = device.gpu.createShaderModule({ label: source.name, code: source.code });
+  const pipeline = device.gpu.createComputePipeline({
+    label: source.name,
+    layout: device.gpu.createPipelineLayout({ bindGroupLayouts: [layout] }),
+    compute: { module, entryPoint: "main", constants: { ...constants } },
+  });
+  const kernel: Kernel = { name: source.name, source, pipeline, layout };
+  cache.set(key, kernel);
+  return kernel;
+}
+
+/** Throws the compiler's messages where the kernel's WGSL is wrong; used by tests and `doctor`. */
+export async function assertCompiles(device: Device, source: KernelSource): Promise<void> {
+  const info = await device.gpu.createShaderModule({ label: source.name, code: source.code }).getCompilationInfo();
+  const errors = info.messages.filter((message) => message.type === "error");
+  if (errors.length > 0) {
+    throw new CompressoError("gpu", {
+      what: `kernel '${source.name}' does not compile`,
+      value: errors.map((message) => `${message.lineNum}:${message.linePos} ${message.message}`).join("; "),
+    });
+  }
+}
+
+function layoutEntry(binding: KernelSource["bindings"][number], index: number): GPUBindGroupLayoutEntry {
+  const base = { binding: index, visibility: 4 }; // COMPUTE
+  switch (binding) {
+    case "read":
+      return { ...base, buffer: { type: "read-only-storage" } };
+    case "storage":
+      return { ...base, buffer: { type: "storage" } };
+    case "uniform":
+      return { ...base, buffer: { type: "uniform" } };
+    case "texture-f32":
+      return { ...base, storageTexture: { access: "read-only", format: "rgba32float" } };
+    case "texture-u32":
+      return { ...base, storageTexture: { access: "read-only", format: "rgba32uint" } };
+  }
+}

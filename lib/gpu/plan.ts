@@ -1,0 +1,318 @@
+// A plan: a recorded list of dispatches and copies that is replayed without allocation. Owns its uniform arena and bind groups; refuses buffers of others.
+import { CompressoError } from "../errors.ts";
+import type { Device, DeviceBuffer, DeviceTexture } from "./device.ts";
+import type { Kernel } from "./kernel.ts";
+
+/** Constant parameters of one dispatch, laid out as consecutive 4-byte scalars. */
+export type Params = readonly ({ readonly u32: number } | { readonly i32: number } | { readonly f32: number })[];
+
+/** A part of a buffer as a binding; the offset must be a multiple of 256. */
+export interface BufferSlice {
+  readonly buffer: DeviceBuffer;
+  readonly byteOffset: number;
+  readonly bytes: number;
+}
+
+/** What a dispatch binds, in the order of the kernel's bindings. Params take the place of a "uniform" binding. */
+export type Bound = DeviceBuffer | DeviceTexture | BufferSlice | { readonly params: Params };
+
+/** Shorthand for unsigned params. */
+export function u32(value: number): { u32: number } {
+  return { u32: value };
+}
+/** Shorthand for float params. */
+export function f32(value: number): { f32: number } {
+  return { f32: value };
+}
+
+/** Options of {@link Plan.run}. */
+export interface RunOptions {
+  /** Stops between two submits, by throwing the signal's reason. */
+  readonly signal?: AbortSignal;
+  /** Collects seconds by label; needs the feature timestamp-query and makes the run slower. */
+  readonly profile?: Map<string, number>;
+}
+
+interface Dispatch {
+  readonly kind: "dispatch";
+  readonly kernel: Kernel;
+  readonly bound: readonly Bound[];
+  readonly groups: readonly [number, number, number];
+  readonly label: string;
+  readonly cost: number;
+  bindGroup: GPUBindGroup | null;
+}
+interface Other {
+  readonly kind: "other";
+  readonly label: string;
+  readonly cost: number;
+  encode(encoder: GPUCommandEncoder): void;
+}
+type Step = Dispatch | Other;
+
+const UNIFORM_ALIGN = 256;
+/** Wanted length of one submit, so that signals and progress stay alive. */
+const SUBMIT_SECONDS = 0.04;
+/** Submits under way at once. */
+const IN_FLIGHT = 2;
+
+/** A recorded sequence of GPU work. Record it once, `finish()`, then `run()` it any number of times; dispose it at the end. */
+export class Plan implements Disposable {
+  readonly device: Device;
+  readonly #steps: Step[] = [];
+  #arena: DeviceBuffer | null = null;
+  #finished = false;
+  /** Cost units (about: floating-point operations) a second, learned from the runs. */
+  #rate: number;
+  #label = "";
+
+  constructor(device: Device) {
+    this.device = device;
+    this.#rate = device.facts.isCpu ? 1e10 : 1e12;
+  }
+
+  /** Number of recorded steps. */
+  get length(): number {
+    return this.#steps.length;
+  }
+
+  /** Names the part of the step that the following records belong to, for profiles. */
+  section(label: string): void {
+    this.#label = label;
+  }
+
+  /** Records a dispatch. `cost` is its floating-point operations, as far as they matter for splitting submits. */
+  dispatch(
+    kernel: Kernel,
+    bound: readonly Bound[],
+    options: { readonly groups: readonly [number, number?, number?]; readonly cost?: number },
+  ): void {
+    const [x, y = 1, z = 1] = options.groups;
+    if (bound.length !== kernel.source.bindings.length) {
+      throw new Error(`${kernel.name}: ${bound.length} bindings given, ${kernel.source.bindings.length} declared`);
+    }
+    const limit = this.device.limits.maxComputeWorkgroupsPerDimension;
+    if (x > limit || y > limit || z > limit) {
+      throw new CompressoError("gpu", {
+        what: `cannot run kernel '${kernel.name}'`,
+        rule: `at most ${limit} workgroups a dimension`,
+        value: `${x} × ${y} × ${z}`,
+        mend: "use a smaller batch or sequence",
+      });
+    }
+    if (x === 0 || y === 0 || z === 0) return;
+    this.#record({
+      kind: "dispatch",
+      kernel,
+      bound,
+      groups: [x, y, z],
+      label: this.#label || kernel.name,
+      cost: options.cost ?? 1e5,
+      bindGroup: null,
+    });
+  }
+
+  /** Records a copy of rows of 16-byte texels from a buffer to the upper left of a texture; a row's bytes must be a multiple of 256. */
+  copyToTexture(source: DeviceBuffer, target: DeviceTexture, options: {
+    readonly bytesPerRow: number;
+    readonly rows: number;
+    readonly byteOffset?: number;
+  }): void {
+    const { bytesPerRow, rows, byteOffset = 0 } = options;
+    if (bytesPerRow % 256 !== 0) throw new Error(`copyToTexture: ${bytesPerRow} bytes a row, not a multiple of 256`);
+    if (rows === 0) return;
+    this.#record({
+      kind: "other",
+      label: this.#label || "copy",
+      cost: bytesPerRow * rows,
+      encode: (encoder) =>
+        encoder.copyBufferToTexture(
+          { buffer: source.raw, offset: byteOffset, bytesPerRow, rowsPerImage: rows },
+          { texture: target.raw },
+          [bytesPerRow / 16, rows],
+        ),
+    });
+  }
+
+  /** Records a copy between buffers. */
+  copy(source: DeviceBuffer, target: DeviceBuffer, options: {
+    readonly bytes: number;
+    readonly sourceOffset?: number;
+    readonly targetOffset?: number;
+  }): void {
+    const { bytes, sourceOffset = 0, targetOffset = 0 } = options;
+    if (bytes === 0) return;
+    this.#record({
+      kind: "other",
+      label: this.#label || "copy",
+      cost: bytes,
+      encode: (encoder) => encoder.copyBufferToBuffer(source.raw, sourceOffset, target.raw, targetOffset, bytes),
+    });
+  }
+
+  /** Records the zeroing of a buffer. */
+  clear(target: DeviceBuffer): void {
+    this.#record({
+      kind: "other",
+      label: this.#label || "clear",
+      cost: target.bytes / 4,
+      encode: (encoder) => encoder.clearBuffer(target.raw),
+    });
+  }
+
+  /** Ends recording: writes the params and makes the bind groups. */
+  finish(): this {
+    if (this.#finished) return this;
+    const dispatches = this.#steps.filter((step) => step.kind === "dispatch");
+    const blocks: ArrayBuffer[] = [];
+    const slots = new Map<string, number>();
+    const slotOf = (params: Params): number => {
+      const block = packParams(params);
+      const key = new Uint8Array(block).toString();
+      let slot = slots.get(key);
+      if (slot === undefined) {
+        slots.set(key, slot = blocks.length);
+        blocks.push(block);
+      }
+      return slot;
+    };
+    const uses = dispatches.map((step) => step.bound.map((bound) => "params" in bound ? slotOf(bound.params) : -1));
+    const stride = Math.max(
+      UNIFORM_ALIGN,
+      ...blocks.map((b) => Math.ceil(b.byteLength / UNIFORM_ALIGN) * UNIFORM_ALIGN),
+    );
+    const bytes = new Uint8Array(Math.max(1, blocks.length) * stride);
+    blocks.forEach((block, slot) => bytes.set(new Uint8Array(block), slot * stride));
+    const arena = this.device.uploadBuffer("params", bytes, 0x40 | 0x08); // UNIFORM | COPY_DST
+    this.#arena = arena;
+    dispatches.forEach((step, index) => {
+      step.bindGroup = this.device.gpu.createBindGroup({
+        label: step.kernel.name,
+        layout: step.kernel.layout,
+        entries: step.bound.map((bound, binding) => ({
+          binding,
+          resource: "params" in bound
+            ? {
+              buffer: arena.raw,
+              offset: (uses[index]?.[binding] ?? 0) * stride,
+              size: Math.max(16, Math.ceil(bound.params.length / 4) * 16),
+            }
+            : resourceOf(bound),
+        })),
+      });
+    });
+    this.#finished = true;
+    this.device.check();
+    return this;
+  }
+
+  /** Replays the plan. Resolves when the GPU has done all of it; submits are short so that the event loop stays alive. */
+  async run(options: RunOptions = {}): Promise<void> {
+    if (!this.#finished) this.finish();
+    if (options.profile && this.device.features.has("timestamp-query")) return await this.#runProfiled(options.profile);
+    const pending: Promise<void>[] = [];
+    const start = performance.now();
+    let total = 0;
+    for (let at = 0; at < this.#steps.length;) {
+      options.signal?.throwIfAborted();
+      let cost = 0;
+      const from = at;
+      while (at < this.#steps.length && (at === from || cost < this.#rate * SUBMIT_SECONDS)) {
+        cost += this.#steps[at]?.cost ?? 0;
+        at++;
+      }
+      this.#submit(from, at);
+      total += cost;
+      pending.push(this.device.gpu.queue.onSubmittedWorkDone());
+      if (pending.length >= IN_FLIGHT) await pending.shift();
+    }
+    await Promise.all(pending);
+    const seconds = (performance.now() - start) / 1000;
+    if (seconds > 0.1) this.#rate = 0.5 * this.#rate + 0.5 * Math.max(1e8, total / seconds);
+    this.device.check();
+  }
+
+  [Symbol.dispose](): void {
+    this.#arena?.[Symbol.dispose]();
+    this.#steps.length = 0;
+  }
+
+  #record(step: Step): void {
+    if (this.#finished) throw new Error("the plan is finished");
+    this.#steps.push(step);
+  }
+
+  #submit(from: number, to: number): void {
+    const encoder = this.device.gpu.createCommandEncoder();
+    let pass: GPUComputePassEncoder | null = null;
+    for (let index = from; index < to; index++) {
+      const step = this.#steps[index];
+      if (!step) continue;
+      if (step.kind === "other") {
+        pass?.end();
+        pass = null;
+        step.encode(encoder);
+      } else {
+        pass ??= encoder.beginComputePass();
+        encodeDispatch(pass, step);
+      }
+    }
+    pass?.end();
+    this.device.gpu.queue.submit([encoder.finish()]);
+  }
+
+  /** One pass a dispatch with timestamps; copies are timed by the wall clock of their own submit. */
+  async #runProfiled(profile: Map<string, number>): Promise<void> {
+    const gpu = this.device.gpu, batch = 512;
+    const querySet = gpu.createQuerySet({ type: "timestamp", count: 2 * batch });
+    using resolved = this.device.createBuffer("timestamps", 16 * batch, 0x0200 | 0x04); // QUERY_RESOLVE | COPY_SRC
+    const add = (label: string, seconds: number): void => void profile.set(label, (profile.get(label) ?? 0) + seconds);
+    for (let at = 0; at < this.#steps.length;) {
+      const encoder = gpu.createCommandEncoder();
+      const labels: string[] = [];
+      while (at < this.#steps.length && labels.length < batch) {
+        const step = this.#steps[at++];
+        if (!step) continue;
+        if (step.kind === "other") {
+          step.encode(encoder);
+          continue;
+        }
+        const index = labels.push(step.label) - 1;
+        const pass = encoder.beginComputePass({
+          timestampWrites: { querySet, beginningOfPassWriteIndex: 2 * index, endOfPassWriteIndex: 2 * index + 1 },
+        });
+        encodeDispatch(pass, step);
+        pass.end();
+      }
+      if (labels.length > 0) encoder.resolveQuerySet(querySet, 0, 2 * labels.length, resolved.raw, 0);
+      gpu.queue.submit([encoder.finish()]);
+      const [bytes] = await this.device.read([{ buffer: resolved }]);
+      const times = new BigUint64Array(bytes ?? new ArrayBuffer(0));
+      labels.forEach((label, i) => add(label, Number((times[2 * i + 1] ?? 0n) - (times[2 * i] ?? 0n)) * 1e-9));
+    }
+    querySet.destroy();
+    this.device.check();
+  }
+}
+
+function encodeDispatch(pass: GPUComputePassEncoder, step: Dispatch): void {
+  pass.setPipeline(step.kernel.pipeline);
+  pass.setBindGroup(0, step.bindGroup);
+  pass.dispatchWorkgroups(...step.groups);
+}
+
+function packParams(params: Params): ArrayBuffer {
+  const buffer = new ArrayBuffer(Math.max(16, Math.ceil(params.length / 4) * 16));
+  const view = new DataView(buffer);
+  params.forEach((param, index) => {
+    if ("u32" in param) view.setUint32(4 * index, param.u32, true);
+    else if ("i32" in param) view.setInt32(4 * index, param.i32, true);
+    else view.setFloat32(4 * index, param.f32, true);
+  });
+  return buffer;
+}
+
+function resourceOf(bound: Exclude<Bound, { readonly params: Params }>): GPUBindingResource {
+  if ("buffer" in bound) return { buffer: bound.buffer.raw, offset: bound.byteOffset, size: bound.bytes };
+  return bound.raw instanceof GPUTexture ? bound.raw.createView() : { buffer: bound.raw as GPUBuffer };
+}

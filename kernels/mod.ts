@@ -1,4 +1,41 @@
 // The only importer of .wgsl: every kernel as text with its bindings. Imports nothing of lib/.
+import adamwText from "./adamw.wgsl" with { type: "text" };
+import crossEntropyText from "./cross_entropy.wgsl" with { type: "text" };
+import dropoutText from "./dropout.wgsl" with { type: "text" };
+import expectedSizeText from "./expected_size.wgsl" with { type: "text" };
+import expectedSizePrelude from "./expected_size_prelude.wgsl" with { type: "text" };
+import hardConcretePrelude from "./hard_concrete.wgsl" with { type: "text" };
+import maskExpandText from "./mask_expand.wgsl" with { type: "text" };
+import maskPrelude from "./mask_prelude.wgsl" with { type: "text" };
+import maskProjectText from "./mask_project.wgsl" with { type: "text" };
+import maskSampleText from "./mask_sample.wgsl" with { type: "text" };
+import maskUpdateText from "./mask_update.wgsl" with { type: "text" };
+import randomPrelude from "./random.wgsl" with { type: "text" };
+import recordText from "./record.wgsl" with { type: "text" };
+import reducePartialsText from "./reduce_partials.wgsl" with { type: "text" };
+import reducePrelude from "./reduce.wgsl" with { type: "text" };
+import residualText from "./residual.wgsl" with { type: "text" };
+import rmsNormText from "./rms_norm.wgsl" with { type: "text" };
+import rmsNormBackwardText from "./rms_norm_backward.wgsl" with { type: "text" };
+import scaleText from "./scale.wgsl" with { type: "text" };
+import scaleBackwardText from "./scale_backward.wgsl" with { type: "text" };
+import statePrelude from "./state.wgsl" with { type: "text" };
+import sumText from "./sum.wgsl" with { type: "text" };
+import swigluText from "./swiglu.wgsl" with { type: "text" };
+import swigluBackwardText from "./swiglu_backward.wgsl" with { type: "text" };
+
+export * from "./attention.ts";
+export * from "./attention_backward.ts";
+export * from "./attention_decode.ts";
+export * from "./embedding.ts";
+export * from "./rope.ts";
+export * from "./product_buffer.ts";
+export * from "./product_pack.ts";
+export * from "./product_texture.ts";
+export * from "./product_tiled.ts";
+export * from "./weight_access.ts";
+
+export type { AttentionTile, AttentionVariant } from "./attention_text.ts";
 
 /** How a kernel sees a binding of group 0, in order: inputs, outputs, params. */
 export type Binding = "read" | "storage" | "uniform" | "texture-f32" | "texture-u32";
@@ -8,4 +45,94 @@ export interface KernelSource {
   readonly name: string;
   readonly code: string;
   readonly bindings: readonly Binding[];
+}
+
+/** Rows that one invocation of a column reduction sums before the partials are added up. */
+export const ROW_BLOCK = 64;
+/** Index of the sum of squared LoRA gradients among the step's metrics; index 0 is the loss. */
+export const GRAD_SQUARES = 1;
+
+const reduce = (group: number): string => `const GROUP = ${group}u;\n${reducePrelude}`;
+const block = `const BLOCK = ${ROW_BLOCK}u;\n`;
+const metrics = `const GRAD_SQUARES = ${GRAD_SQUARES}u;\n`;
+
+/** y = RMSNorm(x): bindings x, w, y, r, params. */
+export const rmsNorm = kernel("rms_norm", reduce(64) + rmsNormText, "read read storage storage uniform");
+/** dx of RMSNorm: bindings dy, x, w, r, dx, params. */
+export const rmsNormBackward = kernel(
+  "rms_norm_backward",
+  reduce(64) + rmsNormBackwardText,
+  "read read read read storage uniform",
+);
+/** Masked SwiGLU: bindings gate, up, z, a, params. */
+export const swiglu = kernel("swiglu", swigluText, "read read read storage uniform");
+/** Its backward: bindings da, z, gate → dgate, up → dup, partial, params. */
+export const swigluBackward = kernel(
+  "swiglu_backward",
+  block + swigluBackwardText,
+  "read read storage storage storage uniform",
+);
+/** y = x ∘ z by column groups: bindings x, z, y, params. */
+export const scale = kernel("scale", maskPrelude + scaleText, "read read storage uniform");
+/** Its backward: bindings dy, z, v → dv, partial, params. */
+export const scaleBackward = kernel(
+  "scale_backward",
+  maskPrelude + block + scaleBackwardText,
+  "read read storage storage uniform",
+);
+/** dz from partials: bindings partial, dz, params. */
+export const reducePartials = kernel("reduce_partials", reducePartialsText, "read storage uniform");
+/** out = x + y ∘ z: bindings x, y, z, out, params. */
+export const residual = kernel("residual", residualText, "read read read storage uniform");
+/** Cross-entropy of a chunk: bindings targets, state, logits → dlogits, loss, params. */
+export const crossEntropy = kernel(
+  "cross_entropy",
+  statePrelude + reduce(256) + crossEntropyText,
+  "read read storage storage uniform",
+);
+/** Dropout: bindings x, state, y, params. */
+export const dropout = kernel(
+  "dropout",
+  statePrelude + randomPrelude + dropoutText,
+  "read read storage uniform",
+);
+/** Block sums: bindings x, state, partial, params. */
+export const sum = kernel("sum", statePrelude + reduce(256) + sumText, "read read storage uniform");
+/** AdamW: bindings g, state, metrics, w, m, v, params. */
+export const adamw = kernel(
+  "adamw",
+  statePrelude + metrics + adamwText,
+  "read read read storage storage storage uniform",
+);
+/** Hard concrete sample: bindings logAlpha, state, draws, params. */
+export const maskSample = kernel(
+  "mask_sample",
+  statePrelude + randomPrelude + hardConcretePrelude + maskSampleText,
+  "read read storage uniform",
+);
+/** Unit values to slots: bindings draws, unitOf, slots, params. */
+export const maskExpand = kernel("mask_expand", maskExpandText, "read read storage uniform");
+/** Expected sparsity and λ ascent: bindings logAlpha, units, groups, state, constraint, params. */
+export const expectedSize = kernel(
+  "expected_size",
+  statePrelude + reduce(256) + hardConcretePrelude + expectedSizePrelude + expectedSizeText,
+  "read read read read storage uniform",
+);
+/** Descent on log α: bindings dz, draws, units, groups, constraint, state, logAlpha, moments, params. */
+export const maskUpdate = kernel(
+  "mask_update",
+  statePrelude + hardConcretePrelude + maskUpdateText,
+  "read read read read read read storage storage uniform",
+);
+/** Projection onto the constraint: bindings logAlpha, units, groups, state, constraint, params. */
+export const maskProject = kernel(
+  "mask_project",
+  statePrelude + reduce(256) + hardConcretePrelude + expectedSizePrelude + maskProjectText,
+  "storage read read read storage uniform",
+);
+/** A row of the record ring: bindings metrics, constraint, state, ring, params. */
+export const record = kernel("record", statePrelude + recordText, "read read read storage uniform");
+
+function kernel(name: string, code: string, bindings: string): KernelSource {
+  return { name, code, bindings: bindings.split(" ") as Binding[] };
 }

@@ -117,19 +117,21 @@ export class Plan implements Disposable {
     readonly bytesPerRow: number;
     readonly rows: number;
     readonly byteOffset?: number;
+    /** Texels of each row that are copied; default: all. */
+    readonly texels?: number;
   }): void {
-    const { bytesPerRow, rows, byteOffset = 0 } = options;
+    const { bytesPerRow, rows, byteOffset = 0, texels = bytesPerRow / 16 } = options;
     if (bytesPerRow % 256 !== 0) throw new Error(`copyToTexture: ${bytesPerRow} bytes a row, not a multiple of 256`);
     if (rows === 0) return;
     this.#record({
       kind: "other",
       label: this.#label || "copy",
-      cost: bytesPerRow * rows,
+      cost: 16 * texels * rows,
       encode: (encoder) =>
         encoder.copyBufferToTexture(
           { buffer: source.raw, offset: byteOffset, bytesPerRow, rowsPerImage: rows },
           { texture: target.raw },
-          [bytesPerRow / 16, rows],
+          [texels, rows],
         ),
     });
   }

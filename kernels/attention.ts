@@ -1,0 +1,112 @@
+// Causal attention, forward, with online softmax. Owns its WGSL generator; imports nothing but types and text helpers.
+import { type AttentionTile, chunks, dotOnto, headVectors, masked, range, stream, zeroTail } from "./attention_text.ts";
+import type { KernelSource } from "./mod.ts";
+
+/** Params of the forward kernel, in order. `scale` is log2(e) / √headDim. */
+export const ATTENTION_PARAMS = `struct Params {
+  seq: u32, ratio: u32, kvHeads: u32, first: u32,
+  qStride4: u32, kvStride4: u32, blocks: u32, tokens: u32,
+  scale: f32,
+}`;
+
+/**
+ * o[m, h] = Σ_j softmax_j(q[m, h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ m of the same sequence, h' = floor(h / ratio);
+ * lse[h, m] = log Σ_j exp(q·k / √headDim). Writes (=) o and lse.
+ *
+ * The queries of the heads of one KV group form one list i = t·ratio + g, so that an invocation's rows share the keys they read.
+ * Invocation `lane` of block `x` owns i = x·lanes·rows + r·lanes + lane. Grid: x blocks, y sequence·kvHeads + KV head (from params.first on).
+ * Bindings: q, k, v, o, lse, params.
+ */
+export function attentionKernel(tile: AttentionTile): KernelSource {
+  const { headDim, lanes, variant } = tile;
+  const vectors = headVectors(headDim);
+  const rows = range(tile.rows), steps = range(tile.step), columns = range(vectors);
+  const keys = stream(tile, {
+    names: ["k", "v"],
+    bindings: [1, 2],
+    stride: "params.kvStride4",
+    locate: `let at = base + min(e, params.seq - 1u); let column = kv * ${vectors}u;`,
+  });
+  const code = `${ATTENTION_PARAMS}
+@group(0) @binding(0) var<storage, read> q: array<vec4f>;
+${keys.declare}
+@group(0) @binding(3) var<storage, read_write> o: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(5) var<uniform> params: Params;
+
+@compute @workgroup_size(${lanes})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let pair = params.first + group.y;
+  let kv = pair % params.kvHeads;
+  let base = (pair / params.kvHeads) * params.seq;
+  let count = params.seq * params.ratio;
+  let first = (params.blocks - 1u - group.x) * ${lanes * tile.rows}u; // the longest blocks start first
+  let end = min(first + ${lanes * tile.rows - 1}u, count - 1u) / params.ratio + 1u;
+${
+    rows.map((r) =>
+      `  let i${r} = min(first + ${r * lanes}u + lane, count - 1u);
+  let t${r} = i${r} / params.ratio;
+  let h${r} = kv * params.ratio + i${r} % params.ratio;
+  let from${r} = (base + t${r}) * params.qStride4 + h${r} * ${vectors}u;
+${columns.map((c) => `  let q${r}_${c} = q[from${r} + ${c}u] * params.scale;\n  var o${r}_${c} = vec4f();`).join("\n")}
+  var m${r} = -3e38;
+  var l${r} = 0.0;`
+    ).join("\n")
+  }
+${keys.loop({ from: "0u", to: "end" }, forwardStep())}
+${
+    rows.map((r) =>
+      `  if (first + ${r * lanes}u + lane < count) {
+    let inverse${r} = 1.0 / l${r};
+${columns.map((c) => `    o[from${r} + ${c}u] = ${masked(`o${r}_${c} * inverse${r}`, c, headDim)};`).join("\n")}
+    if (h${r} + 1u == params.kvHeads * params.ratio) {
+      ${zeroTail("o", { row: `base + t${r}`, end: `(h${r} + 1u) * ${vectors}u`, stride: "params.qStride4" })}
+    }
+    // log2 of some drivers is good to 1e-5 only; a Newton step on exp2 makes lse agree with the exp2 of the backward kernels.
+    let log${r} = log2(l${r});
+    lse[h${r} * params.tokens + base + t${r}] = (m${r} + log${r} + (l${r} * exp2(-log${r}) - 1.0) * 1.4426950408889634) * 0.6931471805599453;
+  }`
+    ).join("\n")
+  }
+}
+`;
+  return {
+    name: `attention-${variant}-${headDim}`,
+    bindings: ["read", keys.binding, keys.binding, "storage", "storage", "uniform"],
+    code,
+  };
+
+  function forwardStep(): string {
+    const parts: string[] = [];
+    chunks(vectors, tile.step).forEach((chunk, index) => {
+      for (const k of steps) for (const c of chunk) parts.push(`    let k${k}_${c} = ${keys.load(0, k, c)};`);
+      const ORDER = ((tile as any).order ?? "a");
+      if (index === 0) for (const r of rows) for (const k of steps) parts.push(`    var s${r}_${k} = 0.0;`);
+      if (ORDER === "a") for (const r of rows) for (const k of steps) for (const c of chunk) parts.push(`    s${r}_${k} = ${dotOnto(`s${r}_${k}`, `q${r}_${c}`, `k${k}_${c}`)};`);
+      if (ORDER === "b") for (const c of chunk) for (const r of rows) for (const k of steps) parts.push(`    s${r}_${k} = ${dotOnto(`s${r}_${k}`, `q${r}_${c}`, `k${k}_${c}`)};`);
+      if (ORDER === "c") for (const c of chunk) for (const x of "xyzw") for (const r of rows) for (const k of steps) parts.push(`    s${r}_${k} += q${r}_${c}.${x} * k${k}_${c}.${x};`);
+      if (ORDER === "d") for (const c of chunk) for (const x of "xyzw") for (const r of rows) for (const k of steps) parts.push(`    s${r}_${k} = fma(q${r}_${c}.${x}, k${k}_${c}.${x}, s${r}_${k});`);
+      if (ORDER === "e") for (const c of chunk) for (const k of steps) for (const x of "xyzw") for (const r of rows) parts.push(`    s${r}_${k} += q${r}_${c}.${x} * k${k}_${c}.${x};`);
+    });
+    for (const r of rows) {
+      for (const k of steps) parts.push(`    s${r}_${k} = select(-3e38, s${r}_${k}, j + ${k}u <= t${r});`);
+      const top = steps.reduce((best, k) => `max(${best}, s${r}_${k})`, `m${r}`);
+      parts.push(`    let n${r} = ${top};`, `    let a${r} = exp2(m${r} - n${r});`, `    m${r} = n${r};`);
+      for (const k of steps) parts.push(`    let p${r}_${k} = exp2(s${r}_${k} - n${r});`);
+      parts.push(`    l${r} = l${r} * a${r} + ${steps.map((k) => `p${r}_${k}`).join(" + ")};`);
+    }
+    for (const chunk of chunks(vectors, tile.step)) {
+      for (const k of steps) for (const c of chunk) parts.push(`    let v${k}_${c} = ${keys.load(1, k, c)};`);
+      const ORDER = ((tile as any).order ?? "a");
+      if (ORDER === "d") for (const r of rows) for (const c of chunk) parts.push(`    o${r}_${c} = ${steps.reduce((acc, k) => `fma(vec4f(p${r}_${k}), v${k}_${c}, ${acc})`, `o${r}_${c} * a${r}`)};`);
+      else for (const r of rows) {
+        for (const c of chunk) {
+          parts.push(
+            `    o${r}_${c} = o${r}_${c} * a${r} + ${steps.map((k) => `p${r}_${k} * v${k}_${c}`).join(" + ")};`,
+          );
+        }
+      }
+    }
+    return parts.join("\n");
+  }
+}

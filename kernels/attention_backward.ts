@@ -1,0 +1,235 @@
+// Backward of causal attention: one kernel for delta and dq (lanes along queries), one for dk and dv (lanes along keys).
+// Owns their WGSL generators; imports nothing but types and text helpers.
+import { ATTENTION_PARAMS } from "./attention.ts";
+import { type AttentionTile, chunks, dotOnto, headVectors, masked, range, stream, zeroTail } from "./attention_text.ts";
+import type { KernelSource } from "./mod.ts";
+
+/**
+ * delta[h, m] = dO[m, h]·o[m, h];
+ * dq[m, h] = Σ_j p_j (dO·v[j] − delta) k[j] / √headDim with p_j = exp(q·k[j] / √headDim − lse). Writes (=) delta and dq.
+ *
+ * Rows, lanes and grid as in the forward kernel. Bindings: q, k, v, o, dO, lse, delta, dq, params.
+ */
+export function attentionQueryGradKernel(tile: AttentionTile): KernelSource {
+  const { headDim, lanes, variant } = tile;
+  const vectors = headVectors(headDim);
+  const rows = range(tile.rows), steps = range(tile.step), columns = range(vectors);
+  const keys = stream(tile, {
+    names: ["k", "v"],
+    bindings: [1, 2],
+    stride: "params.kvStride4",
+    locate: `let at = base + min(e, params.seq - 1u); let column = kv * ${vectors}u;`,
+  });
+  const code = `${ATTENTION_PARAMS}
+@group(0) @binding(0) var<storage, read> q: array<vec4f>;
+${keys.declare}
+@group(0) @binding(3) var<storage, read> o: array<vec4f>;
+@group(0) @binding(4) var<storage, read> d_o: array<vec4f>;
+@group(0) @binding(5) var<storage, read> lse: array<f32>;
+@group(0) @binding(6) var<storage, read_write> delta: array<f32>;
+@group(0) @binding(7) var<storage, read_write> dq: array<vec4f>;
+@group(0) @binding(8) var<uniform> params: Params;
+
+@compute @workgroup_size(${lanes})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let pair = params.first + group.y;
+  let kv = pair % params.kvHeads;
+  let base = (pair / params.kvHeads) * params.seq;
+  let count = params.seq * params.ratio;
+  let first = (params.blocks - 1u - group.x) * ${lanes * tile.rows}u;
+  let end = min(first + ${lanes * tile.rows - 1}u, count - 1u) / params.ratio + 1u;
+${
+    rows.map((r) =>
+      `  let i${r} = min(first + ${r * lanes}u + lane, count - 1u);
+  let t${r} = i${r} / params.ratio;
+  let h${r} = kv * params.ratio + i${r} % params.ratio;
+  let from${r} = (base + t${r}) * params.qStride4 + h${r} * ${vectors}u;
+  let lse${r} = lse[h${r} * params.tokens + base + t${r}] * 1.4426950408889634;
+  var delta${r} = 0.0;
+${
+        columns.map((c) =>
+          `  let q${r}_${c} = q[from${r} + ${c}u] * params.scale;
+  let g${r}_${c} = d_o[from${r} + ${c}u];
+  delta${r} += dot(g${r}_${c}, o[from${r} + ${c}u]);
+  var dq${r}_${c} = vec4f();`
+        ).join("\n")
+      }`
+    ).join("\n")
+  }
+${keys.loop({ from: "0u", to: "end" }, step())}
+${
+    rows.map((r) =>
+      `  if (first + ${r * lanes}u + lane < count) {
+    let scale${r} = params.scale * 0.6931471805599453;
+${columns.map((c) => `    dq[from${r} + ${c}u] = ${masked(`dq${r}_${c} * scale${r}`, c, headDim)};`).join("\n")}
+    if (h${r} + 1u == params.kvHeads * params.ratio) {
+      ${zeroTail("dq", { row: `base + t${r}`, end: `(h${r} + 1u) * ${vectors}u`, stride: "params.qStride4" })}
+    }
+    delta[h${r} * params.tokens + base + t${r}] = delta${r};
+  }`
+    ).join("\n")
+  }
+}
+`;
+  return {
+    name: `attention_query_grad-${variant}-${headDim}`,
+    bindings: ["read", keys.binding, keys.binding, "read", "read", "read", "storage", "storage", "uniform"],
+    code,
+  };
+
+  function step(): string {
+    const parts: string[] = [];
+    chunks(vectors, tile.step).forEach((chunk, index) => {
+      for (const k of steps) {
+        for (const c of chunk) {
+          parts.push(`    let k${k}_${c} = ${keys.load(0, k, c)};`, `    let v${k}_${c} = ${keys.load(1, k, c)};`);
+        }
+      }
+      for (const r of rows) {
+        for (const k of steps) {
+          chunk.forEach((c, i) => {
+            const fresh = index === 0 && i === 0, start = fresh ? "var " : "";
+            const s = `s${r}_${k}`, d = `d${r}_${k}`;
+            parts.push(`    ${start}${s} = ${dotOnto(fresh ? null : s, `q${r}_${c}`, `k${k}_${c}`)};`);
+            parts.push(`    ${start}${d} = ${dotOnto(fresh ? null : d, `g${r}_${c}`, `v${k}_${c}`)};`);
+          });
+        }
+      }
+    });
+    for (const r of rows) {
+      for (const k of steps) {
+        parts.push(
+          `    let e${r}_${k} = select(0.0, exp2(s${r}_${k} - lse${r}) * (d${r}_${k} - delta${r}), j + ${k}u <= t${r});`,
+        );
+      }
+      for (const c of columns) {
+        parts.push(`    dq${r}_${c} += ${steps.map((k) => `e${r}_${k} * k${k}_${c}`).join(" + ")};`);
+      }
+    }
+    return parts.join("\n");
+  }
+}
+
+/**
+ * dv[j] = Σ_i p_ij dO[i];  dk[j] = Σ_i p_ij (dO[i]·v[j] − delta[i]) q[i] / √headDim over the queries i ≥ j of all heads of the KV group,
+ * in one fixed order. Writes (=) dk and dv.
+ *
+ * Invocation `lane` of block `x` owns the keys j = x·lanes·rows + r·lanes + lane. Grid: x blocks, y sequence·kvHeads + KV head (from params.first on).
+ * Bindings: q, dO, k, v, lse, delta, dk, dv, params.
+ */
+export function attentionKeyGradKernel(tile: AttentionTile): KernelSource {
+  const { headDim, lanes, variant } = tile;
+  const vectors = headVectors(headDim);
+  const rows = range(tile.rows), steps = range(tile.step), columns = range(vectors);
+  const queries = stream(tile, {
+    names: ["q", "d_o"],
+    bindings: [0, 1],
+    stride: "params.qStride4",
+    locate:
+      `let at = base + min(e, count - 1u) / params.ratio; let column = (kv * params.ratio + min(e, count - 1u) % params.ratio) * ${vectors}u;`,
+  });
+  const code = `${ATTENTION_PARAMS}
+${queries.declare}
+@group(0) @binding(2) var<storage, read> k: array<vec4f>;
+@group(0) @binding(3) var<storage, read> v: array<vec4f>;
+@group(0) @binding(4) var<storage, read> lse: array<f32>;
+@group(0) @binding(5) var<storage, read> delta: array<f32>;
+@group(0) @binding(6) var<storage, read_write> dk: array<vec4f>;
+@group(0) @binding(7) var<storage, read_write> dv: array<vec4f>;
+@group(0) @binding(8) var<uniform> params: Params;
+
+@compute @workgroup_size(${lanes})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let pair = params.first + group.y;
+  let kv = pair % params.kvHeads;
+  let base = (pair / params.kvHeads) * params.seq;
+  let count = params.seq * params.ratio;
+  let first = group.x * ${lanes * tile.rows}u;
+${
+    rows.map((r) =>
+      `  let j${r} = min(first + ${r * lanes}u + lane, params.seq - 1u);
+  let start${r} = j${r} * params.ratio; // the first query that sees the key
+  let from${r} = (base + j${r}) * params.kvStride4 + kv * ${vectors}u;
+${
+        columns.map((c) =>
+          `  let k${r}_${c} = k[from${r} + ${c}u] * params.scale;
+  let v${r}_${c} = v[from${r} + ${c}u];
+  var dk${r}_${c} = vec4f();
+  var dv${r}_${c} = vec4f();`
+        ).join("\n")
+      }`
+    ).join("\n")
+  }
+${queries.loop({ from: "(first * params.ratio)", to: "count" }, step())}
+${
+    rows.map((r) =>
+      `  if (first + ${r * lanes}u + lane < params.seq) {
+    let scale${r} = params.scale * 0.6931471805599453;
+${
+        columns.map((c) =>
+          `    dk[from${r} + ${c}u] = ${masked(`dk${r}_${c} * scale${r}`, c, headDim)};
+    dv[from${r} + ${c}u] = ${masked(`dv${r}_${c}`, c, headDim)};`
+        ).join("\n")
+      }
+    if (kv + 1u == params.kvHeads) {
+      ${zeroTail("dk", { row: `base + j${r}`, end: `params.kvHeads * ${vectors}u`, stride: "params.kvStride4" })}
+      ${zeroTail("dv", { row: `base + j${r}`, end: `params.kvHeads * ${vectors}u`, stride: "params.kvStride4" })}
+    }
+  }`
+    ).join("\n")
+  }
+}
+`;
+  return {
+    name: `attention_key_grad-${variant}-${headDim}`,
+    bindings: [queries.binding, queries.binding, "read", "read", "read", "read", "storage", "storage", "uniform"],
+    code,
+  };
+
+  function step(): string {
+    const parts: string[] = [];
+    for (const i of steps) {
+      parts.push(
+        `    let i${i} = min(j + ${i}u, count - 1u);`,
+        `    let stat${i} = (kv * params.ratio + i${i} % params.ratio) * params.tokens + base + i${i} / params.ratio;`,
+        `    let lse${i} = lse[stat${i}] * 1.4426950408889634;`,
+        `    let delta${i} = delta[stat${i}];`,
+      );
+    }
+    chunks(vectors, tile.step).forEach((chunk, index) => {
+      for (const i of steps) {
+        for (const c of chunk) {
+          parts.push(
+            `    let q${i}_${c} = ${queries.load(0, i, c)};`,
+            `    let g${i}_${c} = ${queries.load(1, i, c)};`,
+          );
+        }
+      }
+      for (const r of rows) {
+        for (const i of steps) {
+          chunk.forEach((c, at) => {
+            const fresh = index === 0 && at === 0, start = fresh ? "var " : "";
+            const s = `s${r}_${i}`, d = `d${r}_${i}`;
+            parts.push(`    ${start}${s} = ${dotOnto(fresh ? null : s, `k${r}_${c}`, `q${i}_${c}`)};`);
+            parts.push(`    ${start}${d} = ${dotOnto(fresh ? null : d, `v${r}_${c}`, `g${i}_${c}`)};`);
+          });
+        }
+      }
+    });
+    for (const r of rows) {
+      for (const i of steps) {
+        parts.push(
+          `    let p${r}_${i} = select(0.0, exp2(s${r}_${i} - lse${i}), j + ${i}u >= start${r} && j + ${i}u < count);`,
+          `    let e${r}_${i} = p${r}_${i} * (d${r}_${i} - delta${i});`,
+        );
+      }
+      for (const c of columns) {
+        parts.push(
+          `    dk${r}_${c} += ${steps.map((i) => `e${r}_${i} * q${i}_${c}`).join(" + ")};`,
+          `    dv${r}_${c} += ${steps.map((i) => `p${r}_${i} * g${i}_${c}`).join(" + ")};`,
+        );
+      }
+    }
+    return parts.join("\n");
+  }
+}

@@ -1,0 +1,106 @@
+// Attention of one query token over a cache of keys and values. Owns its WGSL generator; imports nothing but types and text helpers.
+import { dotOnto, headVectors, masked, range, zeroTail } from "./attention_text.ts";
+import type { KernelSource } from "./mod.ts";
+
+/** Shape of one workgroup's work. */
+export interface DecodeTile {
+  /** Unpadded width of a head. */
+  readonly headDim: number;
+  readonly lanes: number;
+  /** Query heads of one KV group that share the keys they read; divides heads / kvHeads. */
+  readonly heads: number;
+}
+
+/**
+ * o[h] = Σ_j softmax_j(q[h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ position[0]. Writes (=) row 0 of o.
+ *
+ * Each lane takes every lanes-th key with an online softmax of its own; the lanes are merged in order through workgroup memory.
+ * Shapes: q, o one row; k, v [capacity, kvStride4] vec4. Grid: x = heads of the model / tile.heads. Bindings: q, k, v, position, o, params.
+ * params.scale is log2(e) / √headDim.
+ */
+export function decodeAttentionKernel(tile: DecodeTile): KernelSource {
+  const { headDim, lanes } = tile;
+  const vectors = headVectors(headDim);
+  const heads = range(tile.heads), columns = range(vectors);
+  const chunk = Math.max(1, Math.min(lanes, vectors, Math.floor(512 / lanes)));
+  const rounds = range(Math.ceil(vectors / chunk)).map((i) => columns.slice(i * chunk, (i + 1) * chunk));
+  const code = `struct Params { ratio: u32, heads: u32, capacity: u32, qStride4: u32, kvStride4: u32, scale: f32 }
+@group(0) @binding(0) var<storage, read> q: array<vec4f>;
+@group(0) @binding(1) var<storage, read> k: array<vec4f>;
+@group(0) @binding(2) var<storage, read> v: array<vec4f>;
+@group(0) @binding(3) var<storage, read> position: array<u32>;
+@group(0) @binding(4) var<storage, read_write> o: array<vec4f>;
+@group(0) @binding(5) var<uniform> params: Params;
+var<workgroup> tops: array<f32, ${lanes}>;
+var<workgroup> sums: array<f32, ${lanes}>;
+var<workgroup> parts: array<vec4f, ${lanes * chunk}>;
+
+@compute @workgroup_size(${lanes})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let h = group.x * ${tile.heads}u;
+  let column = (h / params.ratio) * ${vectors}u;
+  let keys = min(position[0] + 1u, params.capacity);
+${
+    heads.map((g) =>
+      `${
+        columns.map((c) =>
+          `  let q${g}_${c} = q[(h + ${g}u) * ${vectors}u + ${c}u] * params.scale;\n  var o${g}_${c} = vec4f();`
+        ).join("\n")
+      }
+  var m${g} = -3e38;
+  var l${g} = 0.0;`
+    ).join("\n")
+  }
+  for (var j = lane; j < keys; j += ${lanes}u) {
+    let at = j * params.kvStride4 + column;
+${columns.map((c) => `    let k${c} = k[at + ${c}u];`).join("\n")}
+${
+    heads.map((g) =>
+      `    var s${g} = ${columns.reduce<string | null>((sum, c) => dotOnto(sum, `q${g}_${c}`, `k${c}`), null)};
+    let n${g} = max(m${g}, s${g});
+    let a${g} = exp2(m${g} - n${g});
+    let p${g} = exp2(s${g} - n${g});
+    m${g} = n${g};
+    l${g} = l${g} * a${g} + p${g};`
+    ).join("\n")
+  }
+${columns.map((c) => `    let v${c} = v[at + ${c}u];`).join("\n")}
+${heads.map((g) => columns.map((c) => `    o${g}_${c} = o${g}_${c} * a${g} + p${g} * v${c};`).join("\n")).join("\n")}
+  }
+${heads.map(merge).join("\n")}
+  if (lane == 0u && h + ${tile.heads}u == params.heads) {
+    ${zeroTail("o", { row: "0u", end: `params.heads * ${vectors}u`, stride: "params.qStride4" })}
+  }
+}
+`;
+  return {
+    name: `attention_decode-${headDim}-${tile.heads}`,
+    bindings: ["read", "read", "read", "read", "storage", "uniform"],
+    code,
+  };
+
+  function merge(g: number): string {
+    return `  workgroupBarrier();
+  tops[lane] = m${g};
+  workgroupBarrier();
+  var top${g} = tops[0];
+  for (var i = 1u; i < ${lanes}u; i++) { top${g} = max(top${g}, tops[i]); }
+  let w${g} = exp2(m${g} - top${g}); // 0 for a lane without keys
+  sums[lane] = l${g} * w${g};
+  workgroupBarrier();
+  var total${g} = 0.0;
+  for (var i = 0u; i < ${lanes}u; i++) { total${g} += sums[i]; }
+${
+      rounds.map((round) =>
+        `  workgroupBarrier();
+${round.map((c, i) => `  parts[lane * ${chunk}u + ${i}u] = ${masked(`o${g}_${c} * w${g}`, c, headDim)};`).join("\n")}
+  workgroupBarrier();
+  if (lane < ${round.length}u) {
+    var sum = vec4f();
+    for (var i = 0u; i < ${lanes}u; i++) { sum += parts[i * ${chunk}u + lane]; }
+    o[(h + ${g}u) * ${vectors}u + ${round[0]}u + lane] = sum / total${g};
+  }`
+      ).join("\n")
+    }`;
+  }
+}

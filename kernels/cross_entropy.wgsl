@@ -1,0 +1,40 @@
+// Cross-entropy of one chunk of rows: loss[m] = log Σ exp(logits[m]) − logits[m, target[m]]; rows with target < 0 have loss 0.
+// Gradient in place where params.gradient is 1: logits := (softmax(logits) − onehot(target)) · state.lossScale, zero for rows without target.
+// Shapes: logits [rows, stride]; targets [tokens] i32 and loss [tokens], read and written from params.firstRow on; columns ≥ vocab are padding.
+// Grid: one workgroup a row. Writes (=).
+struct Params { rows: u32, stride: u32, vocab: u32, firstRow: u32, gradient: u32 }
+@group(0) @binding(0) var<storage, read> targets: array<i32>;
+@group(0) @binding(1) var<storage, read> state: StepState;
+@group(0) @binding(2) var<storage, read_write> logits: array<f32>;
+@group(0) @binding(3) var<storage, read_write> loss: array<f32>;
+@group(0) @binding(4) var<uniform> params: Params;
+
+@compute @workgroup_size(GROUP) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let row = group.x;
+  let token = params.firstRow + row;
+  let base = row * params.stride;
+  let wanted = targets[token];
+  if (wanted < 0) {
+    if (lane == 0u) { loss[token] = 0.0; }
+    if (params.gradient == 1u) {
+      for (var c = lane; c < params.stride; c += GROUP) { logits[base + c] = 0.0; }
+    }
+    return;
+  }
+  var largest = -3.4e38;
+  for (var c = lane; c < params.vocab; c += GROUP) { largest = max(largest, logits[base + c]); }
+  let top = group_max(largest, lane);
+  var sum = 0.0;
+  for (var c = lane; c < params.vocab; c += GROUP) { sum += exp(logits[base + c] - top); }
+  let total = group_sum(sum, lane);
+  if (lane == 0u) { loss[token] = log(total) + top - logits[base + u32(wanted)]; }
+  if (params.gradient == 0u) { return; }
+  workgroupBarrier();
+  storageBarrier();
+  for (var c = lane; c < params.stride; c += GROUP) {
+    var value = 0.0;
+    if (c < params.vocab) { value = exp(logits[base + c] - top) / total; }
+    if (c == u32(wanted)) { value -= 1.0; }
+    logits[base + c] = value * state.lossScale;
+  }
+}

@@ -1,0 +1,205 @@
+// Files and folders that appear whole or not at all. Owns tmp names, fsync and rename; refuses to know what is written.
+import { dirname } from "node:path";
+import { CompressoError } from "../errors.ts";
+import { PIECE_BYTES } from "./bytes.ts";
+
+/** A file that is written beside its path and moved there by {@link AtomicFile.commit}. Disposed without commit, it leaves nothing. */
+export class AtomicFile implements Disposable {
+  readonly path: string;
+  readonly #tmp: string;
+  readonly #file: Deno.FsFile;
+  #written = 0;
+  #state: "open" | "done" = "open";
+
+  private constructor(path: string, tmp: string, file: Deno.FsFile) {
+    this.path = path;
+    this.#tmp = tmp;
+    this.#file = file;
+  }
+
+  /** Opens a new file for `path`; makes the folders above it. Throws `CompressoError("input")` where that is not allowed. */
+  static async open(path: string): Promise<AtomicFile> {
+    const tmp = siblingName(path, "tmp");
+    try {
+      const folder = await Deno.stat(path).then((info) => info.isDirectory, () => false);
+      if (folder) throw new Error("the path is a folder");
+      await Deno.mkdir(dirname(path), { recursive: true });
+      return new AtomicFile(path, tmp, await Deno.open(tmp, { write: true, createNew: true }));
+    } catch (error) {
+      throw unwritable(path, error);
+    }
+  }
+
+  /** Bytes written so far. */
+  get written(): number {
+    return this.#written;
+  }
+
+  /** Appends bytes. Throws `CompressoError("input")` where the disk refuses them. */
+  async write(bytes: Uint8Array): Promise<void> {
+    try {
+      for (let done = 0; done < bytes.length;) {
+        done += await this.#file.write(bytes.subarray(done, done + PIECE_BYTES));
+      }
+    } catch (error) {
+      throw unwritable(this.path, error);
+    }
+    this.#written += bytes.length;
+  }
+
+  /** Brings the bytes to the disk, moves the file to its path and brings that to the disk too. */
+  async commit(): Promise<void> {
+    try {
+      await this.#file.sync();
+      this.#file.close();
+      this.#state = "done";
+      await Deno.rename(this.#tmp, this.path);
+      await syncFolder(dirname(this.path));
+    } catch (error) {
+      await Deno.remove(this.#tmp).catch(() => {});
+      throw unwritable(this.path, error);
+    }
+  }
+
+  /** Removes what was written, unless committed. */
+  [Symbol.dispose](): void {
+    if (this.#state === "done") return;
+    this.#state = "done";
+    this.#file.close();
+    try {
+      Deno.removeSync(this.#tmp);
+    } catch { /* already gone */ }
+  }
+}
+
+/** Writes a whole small file atomically: bytes, or a string as UTF-8. */
+export async function writeFileAtomically(path: string, content: Uint8Array | string): Promise<void> {
+  using file = await AtomicFile.open(path);
+  await file.write(typeof content === "string" ? new TextEncoder().encode(content) : content);
+  await file.commit();
+}
+
+/**
+ * Lets `fill` write into a new folder beside `path`, then moves it to `path`. After a failure nothing of it is left.
+ * With `replace`, a folder that stands there is put aside first and removed last; a crash between leaves it as
+ * `PATH.old-…`, which the next call, or {@link recoverFolder}, puts back.
+ * Throws `CompressoError("input")` where `path` is a file, or a folder with content and not `replace`.
+ */
+export async function writeFolderAtomically(
+  path: string,
+  fill: (folder: string) => Promise<void>,
+  options: { readonly replace?: boolean } = {},
+): Promise<void> {
+  const target = path.replace(/[/\\]+$/, "");
+  const tmp = siblingName(target, "tmp"), old = siblingName(target, "old");
+  let standing = -1;
+  try {
+    await Deno.mkdir(dirname(target), { recursive: true });
+    await recoverFolder(target);
+    standing = await contentCount(target);
+    if (standing > 0 && !options.replace) throw occupied(target, standing);
+    await Deno.mkdir(tmp);
+  } catch (error) {
+    throw unwritable(target, error);
+  }
+  try {
+    await fill(tmp);
+  } catch (error) {
+    await Deno.remove(tmp, { recursive: true }).catch(() => {});
+    throw error;
+  }
+  try {
+    await syncTree(tmp);
+    if (standing >= 0) await Deno.rename(target, old);
+    try {
+      await Deno.rename(tmp, target);
+    } catch (error) {
+      if (standing >= 0) await Deno.rename(old, target);
+      throw error;
+    }
+    await syncFolder(dirname(target));
+    if (standing >= 0) await Deno.remove(old, { recursive: true });
+  } catch (error) {
+    await Deno.remove(tmp, { recursive: true }).catch(() => {});
+    throw unwritable(target, error);
+  }
+}
+
+/** Puts back the folder that a crash within {@link writeFolderAtomically} left aside. Returns whether there was one. */
+export async function recoverFolder(path: string): Promise<boolean> {
+  const target = path.replace(/[/\\]+$/, "");
+  if (await contentCount(target) >= 0) return false;
+  const prefix = `${baseName(target)}.old-`;
+  const aside: string[] = [];
+  try {
+    for await (const entry of Deno.readDir(dirname(target))) {
+      if (entry.isDirectory && entry.name.startsWith(prefix)) aside.push(entry.name);
+    }
+    const [name] = aside;
+    if (name === undefined || aside.length > 1) return false;
+    await Deno.rename(`${dirname(target)}/${name}`, target);
+    await syncFolder(dirname(target));
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw unwritable(target, error);
+  }
+}
+
+/** Number of entries of a folder, −1 where there is none. Throws where the path is a file. */
+async function contentCount(path: string): Promise<number> {
+  try {
+    let count = 0;
+    for await (const _entry of Deno.readDir(path)) count++;
+    return count;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return -1;
+    throw unwritable(path, error);
+  }
+}
+
+async function syncTree(folder: string): Promise<void> {
+  for await (const entry of Deno.readDir(folder)) {
+    const path = `${folder}/${entry.name}`;
+    if (entry.isDirectory) await syncTree(path);
+    else if (entry.isFile) {
+      // Windows wants the right to write for a flush.
+      using file = await Deno.open(path, { read: true, write: true });
+      await file.sync();
+    }
+  }
+  await syncFolder(folder);
+}
+
+/** Makes a rename within a folder last through a power cut. Windows has no such call and needs none. */
+async function syncFolder(folder: string): Promise<void> {
+  if (Deno.build.os === "windows") return;
+  using handle = await Deno.open(folder, { read: true });
+  await handle.sync();
+}
+
+function siblingName(path: string, kind: "tmp" | "old"): string {
+  return `${path}.${kind}-${crypto.randomUUID().slice(0, 8)}`;
+}
+
+function baseName(path: string): string {
+  return path.slice(Math.max(path.lastIndexOf("/"), path.lastIndexOf("\\")) + 1);
+}
+
+function occupied(path: string, count: number): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot write the folder ${path}`,
+    rule: "the folder is new or empty",
+    value: count === 1 ? "it holds 1 entry" : `it holds ${count} entries`,
+    mend: "choose another folder, or allow replacing this one",
+  });
+}
+
+function unwritable(path: string, error: unknown): CompressoError {
+  if (error instanceof CompressoError) return error;
+  return new CompressoError("input", {
+    what: `cannot write ${path}`,
+    value: error instanceof Error ? error.message : String(error),
+    mend: "check the path, the rights and the free space",
+  }, { cause: error });
+}

@@ -1,0 +1,78 @@
+// Chat messages to one text. Owns the rendering of a tokenizer's Jinja template; refuses to tokenize and to invent a template.
+import { Template } from "@huggingface/jinja";
+import { CompressoError } from "../errors.ts";
+import { type Tokenizer, tokenText } from "./tokenizer.ts";
+
+/** One turn of a conversation. */
+export interface ChatMessage {
+  readonly role: "system" | "user" | "assistant";
+  readonly content: string;
+}
+
+/** Options of {@link renderChat}. */
+export interface RenderChatOptions {
+  /** Whether the text ends with the opening of an assistant's turn. */
+  readonly addGenerationPrompt: boolean;
+}
+
+const SPECIAL = ["bos_token", "eos_token", "unk_token", "pad_token"] as const;
+
+const parsed = new Map<string, Template>();
+
+/**
+ * Renders a conversation with the tokenizer's chat template. The text already holds BOS where the template writes it: encode it without `addSpecial`.
+ * Throws `CompressoError("input")` where there is no template, it does not parse, or it refuses the messages (`raise_exception`).
+ */
+export function renderChat(
+  tokenizer: Tokenizer,
+  messages: readonly ChatMessage[],
+  options: RenderChatOptions,
+): string {
+  const source = tokenizer.chatTemplate;
+  if (source === null) {
+    throw new CompressoError("input", {
+      what: "cannot format a chat",
+      rule: "the tokenizer has a chat template",
+      value: "none in tokenizer_config.json, chat_template.jinja or the GGUF",
+      mend: 'use the style "alpaca" or "plain"',
+    });
+  }
+  const tokens = SPECIAL.flatMap((key) => {
+    const text = tokenText(tokenizer.config[key]);
+    return text === null ? [] : [[key, text]];
+  });
+  const template = parse(source);
+  try {
+    return template.render({
+      ...Object.fromEntries(tokens),
+      messages: messages.map(({ role, content }) => ({ role, content })),
+      add_generation_prompt: options.addGenerationPrompt,
+    });
+  } catch (error) {
+    throw new CompressoError("input", {
+      what: "cannot format a chat",
+      rule: "the chat template accepts the messages",
+      value: `roles ${messages.map(({ role }) => role).join(", ")}; the template says: ${reason(error)}`,
+    }, { cause: error });
+  }
+}
+
+function parse(source: string): Template {
+  const known = parsed.get(source);
+  if (known) return known;
+  try {
+    const template = new Template(source);
+    parsed.set(source, template);
+    return template;
+  } catch (error) {
+    throw new CompressoError("input", {
+      what: "cannot read the chat template",
+      rule: "it is a Jinja template",
+      value: reason(error),
+    }, { cause: error });
+  }
+}
+
+function reason(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

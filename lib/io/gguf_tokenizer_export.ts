@@ -1,0 +1,163 @@
+// A tokenizer as `tokenizer.*` metadata of a GGUF. Owns the inverse of gguf_tokenizer.ts; refuses tokenizers that llama.cpp would read otherwise.
+import { CompressoError } from "../errors.ts";
+import { mergesByScore, TOKEN_TYPE } from "./gguf_tokenizer.ts";
+import { familyByNode, PRE_TOKENIZER_FAMILIES } from "./pre_tokenizers.ts";
+import { isObject, type Json } from "./tokenizer_compat.ts";
+import { type Tokenizer, tokenText } from "./tokenizer.ts";
+
+/** A value of the metadata. Numbers are u32 in the file, the arrays i32, f32 and strings. */
+export type GgufTokenizerValue = number | boolean | string | readonly string[] | Int32Array | Float32Array;
+
+/**
+ * The `tokenizer.*` metadata for a model with `vocab` embedding rows (default: as many as the tokenizer has tokens); missing tokens are filled as unused.
+ * A tokenizer that came from a GGUF gives back its entries untouched.
+ * Throws `CompressoError("input")` where GGUF has no way to say what the tokenizer does.
+ */
+export function ggufTokenizerMetadata(
+  tokenizer: Tokenizer,
+  options: { readonly vocab?: number } = {},
+): Map<string, GgufTokenizerValue> {
+  if (tokenizer.ggufMetadata) return new Map(tokenizer.ggufMetadata as ReadonlyMap<string, GgufTokenizerValue>);
+  const model = isObject(tokenizer.json["model"]) ? tokenizer.json["model"] : {};
+  if (model["type"] !== "BPE") {
+    throw refused("the model is BPE", String(model["type"]));
+  }
+  const bytes = model["byte_fallback"] !== true;
+  const tokens = tokenList(tokenizer, options.vocab ?? tokenizer.vocabSize);
+  const metadata = new Map<string, GgufTokenizerValue>();
+  metadata.set("tokenizer.ggml.model", bytes ? "gpt2" : "llama");
+  metadata.set("tokenizer.ggml.pre", bytes ? preOf(tokenizer.json, model) : "default");
+  metadata.set("tokenizer.ggml.tokens", tokens);
+  if (!bytes) metadata.set("tokenizer.ggml.scores", scoresOf(tokenizer, model, tokens));
+  metadata.set("tokenizer.ggml.token_type", typesOf(tokenizer, model, tokens));
+  if (bytes) metadata.set("tokenizer.ggml.merges", mergesOf(model).map((pair) => pair.join(" ")));
+  const unk = tokenText(tokenizer.config["unk_token"]) ?? tokenText(model["unk_token"]);
+  const ids = {
+    bos: tokenizer.bosId,
+    eos: tokenizer.eosId,
+    unknown: unk === null ? null : tokenizer.tokenToId(unk),
+    padding: tokenizer.padId,
+  };
+  for (const [name, id] of Object.entries(ids)) if (id !== null) metadata.set(`tokenizer.ggml.${name}_token_id`, id);
+  metadata.set("tokenizer.ggml.add_bos_token", surrounds(tokenizer.leading, tokenizer.bosId, "before"));
+  metadata.set("tokenizer.ggml.add_eos_token", surrounds(tokenizer.trailing, tokenizer.eosId, "after"));
+  metadata.set("tokenizer.ggml.add_space_prefix", bytes ? false : spacePrefix(tokenizer.json));
+  if (tokenizer.chatTemplate !== null) metadata.set("tokenizer.chat_template", tokenizer.chatTemplate);
+  return metadata;
+}
+
+function tokenList(tokenizer: Tokenizer, vocab: number): string[] {
+  if (vocab < tokenizer.vocabSize) {
+    throw new CompressoError("mismatch", {
+      what: "cannot write this tokenizer into the GGUF",
+      rule: "the model has an embedding row for each token",
+      value: `${vocab} rows, ${tokenizer.vocabSize} tokens`,
+    });
+  }
+  return Array.from({ length: vocab }, (_, id) => tokenizer.idToToken(id) ?? `[PAD${id}]`);
+}
+
+function typesOf(tokenizer: Tokenizer, model: Json, tokens: readonly string[]): Int32Array {
+  const added = new Map<number, boolean>();
+  for (const entry of Array.isArray(tokenizer.json["added_tokens"]) ? tokenizer.json["added_tokens"] : []) {
+    if (isObject(entry) && typeof entry["id"] === "number") added.set(entry["id"], entry["special"] === true);
+  }
+  const sentencePiece = model["byte_fallback"] === true;
+  const unknown = tokenText(model["unk_token"]);
+  return Int32Array.from(tokens, (token, id) => {
+    if (tokenizer.idToToken(id) === null) return TOKEN_TYPE.unused;
+    if (sentencePiece && token === unknown) return TOKEN_TYPE.unknown;
+    if (added.has(id)) return added.get(id) ? TOKEN_TYPE.control : TOKEN_TYPE.userDefined;
+    return sentencePiece && /^<0x[0-9A-F]{2}>$/.test(token) ? TOKEN_TYPE.byte : TOKEN_TYPE.normal;
+  });
+}
+
+function preOf(json: Json, model: Json): string {
+  const normalizer = json["normalizer"];
+  if (isObject(normalizer) && normalizer["type"] !== "NFC") {
+    throw refused("the normalizer of a byte-level tokenizer is none or NFC", JSON.stringify(normalizer));
+  }
+  const family = familyByNode(json["pre_tokenizer"], model["ignore_merges"] === true);
+  if (family !== null && family.names[0] !== undefined) return family.names[0];
+  throw refused(
+    `the pre-tokenizer is that of ${PRE_TOKENIZER_FAMILIES.map(({ names }) => names[0]).join(", ")}`,
+    JSON.stringify(json["pre_tokenizer"]),
+  );
+}
+
+/**
+ * Scores that make SentencePiece's algorithm merge in the order of the merges. It merges any two neighbours whose text is a token,
+ * so the merges must hold every cut of a token into two, and all cuts of a token must stand together.
+ */
+function scoresOf(tokenizer: Tokenizer, model: Json, tokens: readonly string[]): Float32Array {
+  const merges = mergesOf(model);
+  const scores = new Float32Array(tokens.length);
+  const ranked = new Set<string>();
+  let last: string | null = null;
+  for (const [left, right] of merges) {
+    const token = left + right;
+    if (token === last) continue;
+    if (ranked.has(token)) {
+      throw refused("all merges that give a token stand together", `those of ${JSON.stringify(token)} do not`);
+    }
+    const id = tokenizer.tokenToId(token);
+    ranked.add(token);
+    if (id !== null) scores[id] = -ranked.size;
+    last = token;
+  }
+  const present = new Set(merges.map((pair) => JSON.stringify(pair)));
+  const added = new Set(
+    (Array.isArray(tokenizer.json["added_tokens"]) ? tokenizer.json["added_tokens"] : [])
+      .map((entry) => isObject(entry) ? entry["content"] : null),
+  );
+  for (const pair of mergesByScore(tokens, scores)) {
+    if (present.has(JSON.stringify(pair)) || [pair.join(""), ...pair].some((piece) => added.has(piece))) continue;
+    throw refused("every two tokens that together are a token have a merge", `none for ${JSON.stringify(pair)}`);
+  }
+  for (let id = 0; id < scores.length; id++) {
+    // Tokens that no merge gives (single characters) are never compared; they rank last.
+    if (scores[id] === 0 && /^.$/u.test(tokens[id] ?? "")) scores[id] = -(ranked.size + 1);
+  }
+  return scores;
+}
+
+function mergesOf(model: Json): [string, string][] {
+  const merges = Array.isArray(model["merges"]) ? model["merges"] : [];
+  return merges.map((merge: unknown): [string, string] => {
+    const pair: unknown = typeof merge === "string" ? merge.split(" ") : merge;
+    const [left, right] = Array.isArray(pair) ? pair : [];
+    if (typeof left === "string" && typeof right === "string") return [left, right];
+    throw refused("each merge names two tokens", JSON.stringify(merge));
+  });
+}
+
+function spacePrefix(json: Json): boolean {
+  const normalizer = json["normalizer"];
+  const parts = isObject(normalizer) && Array.isArray(normalizer["normalizers"])
+    ? normalizer["normalizers"]
+    : [normalizer];
+  const prepends = parts.some((part) => isObject(part) && part["type"] === "Prepend" && part["prepend"] === "▁");
+  const replaces = parts.some((part) => isObject(part) && part["type"] === "Replace" && part["content"] === "▁");
+  const pre = json["pre_tokenizer"];
+  if (isObject(pre) && pre["type"] === "Metaspace") return prepends || pre["prepend_scheme"] !== "never";
+  if (replaces && !isObject(pre)) return prepends;
+  throw refused(
+    "a tokenizer with byte fallback writes spaces as ▁, by its normalizer or by Metaspace",
+    JSON.stringify({ normalizer, pre_tokenizer: pre }),
+  );
+}
+
+function surrounds(found: readonly number[], id: number | null, where: string): boolean {
+  if (found.length === 0) return false;
+  if (found.length === 1 && found[0] === id) return true;
+  throw refused("around a text stand BOS and EOS at most", `${found.join(", ")} ${where} a text`);
+}
+
+function refused(rule: string, value: string): CompressoError {
+  return new CompressoError("input", {
+    what: "cannot write this tokenizer into a GGUF",
+    rule,
+    value: value.length > 300 ? `${value.slice(0, 300)}…` : value,
+    mend: "export as a Hugging Face folder",
+  });
+}

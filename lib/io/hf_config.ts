@@ -1,0 +1,181 @@
+// config.json of a Hugging Face folder as a DecoderSpec. Owns the keys, their defaults (those of transformers 5) and what is refused; reads no file.
+import { z } from "zod";
+import { CompressoError } from "../errors.ts";
+import type { DecoderSpec, LayerSpec } from "../nn/spec.ts";
+import { ropeOf } from "./hf_rope.ts";
+
+/** The model types that are read: `compresso` is a llama whose layers may differ, with `per_layer_config`. */
+export const MODEL_TYPES = ["llama", "mistral", "compresso"] as const;
+
+const count = z.int().positive();
+const tokenId = z.int().nullish();
+const tokenIds = z.union([z.int(), z.array(z.int())], { error: "expected a token id or a list of them" }).nullish();
+
+const CONFIG = z.looseObject({
+  model_type: z.enum(MODEL_TYPES),
+  vocab_size: count,
+  hidden_size: count,
+  num_hidden_layers: count,
+  intermediate_size: count.nullish(),
+  num_attention_heads: count.nullish(),
+  num_key_value_heads: count.nullish(),
+  head_dim: count.nullish(),
+  hidden_act: z.literal("silu").default("silu"),
+  max_position_embeddings: count.nullish(),
+  rms_norm_eps: z.number().positive().default(1e-6),
+  tie_word_embeddings: z.boolean().default(false),
+  attention_bias: z.literal(false).nullish(),
+  mlp_bias: z.literal(false).nullish(),
+  sliding_window: count.nullish(),
+  layer_types: z.array(z.literal("full_attention")).nullish(),
+  quantization_config: z.null().optional(),
+  bos_token_id: tokenId,
+  eos_token_id: tokenIds,
+  pad_token_id: tokenId,
+  per_layer_config: z.array(z.object({
+    num_attention_heads: z.int().nonnegative(),
+    num_key_value_heads: z.int().nonnegative(),
+    intermediate_size: z.int().nonnegative(),
+  })).nullish(),
+});
+
+const GENERATION = z.looseObject({ bos_token_id: tokenId, eos_token_id: tokenIds, pad_token_id: tokenId });
+
+type Config = z.infer<typeof CONFIG>;
+
+/** What the two files say, as parsed JSON; `path` is named in errors. */
+export interface HfConfigFiles {
+  readonly path: string;
+  /** generation_config.json, where there is one: its end tokens are added to those of config.json. */
+  readonly generation?: unknown;
+}
+
+/**
+ * Reads a parsed config.json of model type llama, mistral or compresso.
+ * Throws `CompressoError("input")` naming the key, its value and the rule where the model is none that a {@link DecoderSpec} describes.
+ */
+export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec {
+  const config = validated(CONFIG, json, files.path);
+  const generation = validated(GENERATION, files.generation ?? {}, `${files.path} (generation_config.json)`);
+  const fail = (key: string, rule: string, mend?: string): never => {
+    throw refusal(files.path, { key, rule, value: shown(valueAt(json, [key])), mend });
+  };
+  // transformers' own defaults, for keys that old files leave out.
+  const maxPosition = config.max_position_embeddings ?? (config.model_type === "mistral" ? 131072 : 2048);
+  const window = config.sliding_window === undefined && config.model_type === "mistral" ? 4096 : config.sliding_window;
+  if (config.model_type === "mistral" && window && window < maxPosition) {
+    fail(
+      "sliding_window",
+      `attention reaches the whole context, max_position_embeddings = ${maxPosition}`,
+      `for contexts of at most ${window} tokens the model is the same: set max_position_embeddings to ${window}`,
+    );
+  }
+  const headDim = config.head_dim ?? impliedHeadDim(config, fail);
+  if (headDim % 2 !== 0) fail("head_dim", "it is even: RoPE turns pairs");
+  const ids = (value: number | number[] | null | undefined): number[] => [value ?? []].flat();
+  const has = (key: string): boolean => valueAt(json, [key]) !== undefined;
+  const eosIds = new Set([...has("eos_token_id") ? ids(config.eos_token_id) : [2], ...ids(generation.eos_token_id)]);
+  const bosId = has("bos_token_id") ? config.bos_token_id ?? null : 1;
+  const padId = config.pad_token_id ?? generation.pad_token_id ?? null;
+  const inVocab = (key: string, id: number): void => {
+    if (id >= config.vocab_size || id < 0) fail(key, `token ids lie from 0 to vocab_size − 1 = ${config.vocab_size - 1}`);
+  };
+  for (const id of eosIds) inVocab("eos_token_id", id);
+  if (bosId !== null) inVocab("bos_token_id", bosId);
+  // LLaMA 1 says "no padding" with −1.
+  if (padId !== null && padId !== -1) inVocab("pad_token_id", padId);
+  return {
+    vocab: config.vocab_size,
+    hidden: config.hidden_size,
+    headDim,
+    layers: layersOf(config, fail),
+    normEps: config.rms_norm_eps,
+    rope: ropeOf(json, { maxPosition, path: files.path }),
+    tied: config.tie_word_embeddings,
+    maxPosition,
+    bosId,
+    eosIds: [...eosIds],
+    padId: padId === -1 ? null : padId,
+  };
+}
+
+type Fail = (key: string, rule: string, mend?: string) => never;
+
+function impliedHeadDim(config: Config, fail: Fail): number {
+  const heads = config.num_attention_heads;
+  if (!heads) return fail("head_dim", "it is given where num_attention_heads is not");
+  if (config.hidden_size % heads !== 0) {
+    fail("num_attention_heads", `it divides hidden_size = ${config.hidden_size} where head_dim is not given`);
+  }
+  return config.hidden_size / heads;
+}
+
+function layersOf(config: Config, fail: Fail): LayerSpec[] {
+  const { per_layer_config: own, num_hidden_layers: length } = config;
+  if (own) {
+    if (config.model_type !== "compresso") fail("per_layer_config", 'only model_type "compresso" has it: others ignore it');
+    if (own.length !== length) fail("num_hidden_layers", `it is the length of per_layer_config = ${own.length}`);
+    return own.map((layer, index) => {
+      const { num_attention_heads: heads, num_key_value_heads: kvHeads, intermediate_size: ffn } = layer;
+      if (heads > 0 ? kvHeads === 0 || heads % kvHeads !== 0 : kvHeads > 0) {
+        fail(
+          "per_layer_config",
+          `num_key_value_heads divides num_attention_heads, and both are 0 or none (layer ${index}: ${kvHeads}, ${heads})`,
+        );
+      }
+      return { heads, kvHeads, ffn };
+    });
+  }
+  const heads = config.num_attention_heads ?? fail("num_attention_heads", "it is given");
+  const ffn = config.intermediate_size ?? fail("intermediate_size", "it is given");
+  const kvHeads = config.num_key_value_heads ?? (config.model_type === "mistral" ? 8 : heads);
+  if (heads % kvHeads !== 0) fail("num_key_value_heads", `it divides num_attention_heads = ${heads}`);
+  return Array.from({ length }, () => ({ heads, kvHeads, ffn }));
+}
+
+/** Parses with zod; an error names the first key that is wrong. */
+function validated<T>(schema: z.ZodType<T>, json: unknown, path: string): T {
+  const result = schema.safeParse(json);
+  if (result.success) return result.data;
+  const [issue] = result.error.issues;
+  const keys = issue?.path ?? [];
+  const message = issue?.message.replace(/, received undefined$/, "").replace(/^Invalid \w+: /, "") ?? "";
+  const key = keys.map(String).join(".") || "the file";
+  const mend = MENDS[String(keys[0])];
+  throw refusal(path, { key, rule: `${key}: ${message}`, value: shown(valueAt(json, keys)), mend });
+}
+
+const MENDS: Readonly<Record<string, string>> = {
+  model_type: "give a model of the LLaMA or Mistral architecture",
+  attention_bias: "models with biases are not supported",
+  mlp_bias: "models with biases are not supported",
+  hidden_act: "only SwiGLU models are supported",
+  quantization_config: "give the model without quantisation, or a GGUF",
+};
+
+/** The error for a key of config.json. */
+export function refusal(
+  path: string,
+  parts: { readonly key: string; readonly rule: string; readonly value: string; readonly mend?: string | undefined },
+): CompressoError {
+  const { key, rule, value, mend } = parts;
+  return new CompressoError("input", {
+    what: `cannot use ${path}`,
+    rule: rule.startsWith(key) ? rule : `${key}: ${rule}`,
+    value: `${key} = ${value}`,
+    ...(mend === undefined ? {} : { mend }),
+  });
+}
+
+/** A value as a short piece of JSON, for an error. */
+export function shown(value: unknown): string {
+  const text = value === undefined ? "not given" : JSON.stringify(value);
+  return text.length > 120 ? `${text.slice(0, 117)}…` : text;
+}
+
+function valueAt(json: unknown, keys: readonly PropertyKey[]): unknown {
+  return keys.reduce<unknown>(
+    (value, key) => typeof value === "object" && value !== null ? Reflect.get(value, key) : undefined,
+    json,
+  );
+}

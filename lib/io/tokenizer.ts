@@ -1,0 +1,278 @@
+// Text to token ids and back. Owns the Tokenizer interface, loading from a Hugging Face folder and decoding piece by piece; refuses to train or fetch.
+import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
+import { join } from "node:path";
+import { CompressoError } from "../errors.ts";
+import { forJavaScript, isObject, type Json } from "./tokenizer_compat.ts";
+
+/** A tokenizer with the files it came from. */
+export interface Tokenizer {
+  /** Token ids of a text; with `addSpecial` (default false) also the tokens that the tokenizer puts around a text, such as BOS. */
+  encode(text: string, options?: { readonly addSpecial?: boolean }): number[];
+  /** Text of token ids; `skipSpecial` (default false) leaves out special tokens. Throws `CompressoError("input")` for an unknown id. */
+  decode(ids: readonly number[], options?: { readonly skipSpecial?: boolean }): string;
+  tokenToId(token: string): number | null;
+  idToToken(id: number): string | null;
+  isSpecial(id: number): boolean;
+  /** Highest id + 1. A model's embedding may have more rows. */
+  readonly vocabSize: number;
+  readonly bosId: number | null;
+  readonly eosId: number | null;
+  readonly padId: number | null;
+  /** Ids that `addSpecial` puts before and after a text. */
+  readonly leading: readonly number[];
+  readonly trailing: readonly number[];
+  /** Content of tokenizer.json. */
+  readonly json: Json;
+  /** Content of tokenizer_config.json, without the chat template. */
+  readonly config: Json;
+  /** Jinja source of the chat template. */
+  readonly chatTemplate: string | null;
+  /** The `tokenizer.*` entries of the GGUF that the tokenizer came from, else null. */
+  readonly ggufMetadata: ReadonlyMap<string, unknown> | null;
+}
+
+/** What a tokenizer is made of. */
+export interface TokenizerParts {
+  readonly config?: Json;
+  readonly chatTemplate?: string | null;
+  readonly ggufMetadata?: ReadonlyMap<string, unknown> | null;
+}
+
+/** Turns ids into text one by one, for streaming. */
+export interface StreamDecoder {
+  /** The text that this token completes; empty while a character is still incomplete. */
+  push(id: number): string;
+  /** The rest, where the stream stops within a character. */
+  end(): string;
+}
+
+/**
+ * Makes a tokenizer from the content of tokenizer.json. Throws `CompressoError("input")` where it is broken or of an unknown kind.
+ * As in transformers, `add_bos_token` and `add_eos_token` in the config replace the post-processor.
+ */
+export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
+  const { config = {}, chatTemplate = null, ggufMetadata = null } = parts;
+  const model = isObject(json["model"]) ? json["model"] : {};
+  const unknown = tokenText(config["unk_token"]) ?? tokenText(model["unk_token"]);
+  const library = build(withPostProcessor(json, config), {
+    ...(unknown === null ? {} : { unk_token: unknown }),
+    clean_up_tokenization_spaces: config["clean_up_tokenization_spaces"] === true,
+  });
+  const special = new Set<number>();
+  for (const [id, token] of library.get_added_tokens_decoder()) if (token.special) special.add(id);
+  let vocabSize = 0;
+  for (const id of library.get_vocab().values()) vocabSize = Math.max(vocabSize, id + 1);
+
+  const tokenToId = (token: string): number | null => library.token_to_id(token) ?? null;
+  const idToToken = (id: number): string | null => library.id_to_token(id) ?? null;
+  const encode: Tokenizer["encode"] = (text, options) => {
+    const { ids } = library.encode(text, { add_special_tokens: options?.addSpecial ?? false });
+    if (ids.some((id) => id === undefined)) throw unencodable(text);
+    return ids;
+  };
+  const decode: Tokenizer["decode"] = (ids, options) => {
+    for (const id of ids) if (idToToken(id) === null) throw unknownId(id, vocabSize);
+    const kept = options?.skipSpecial ? ids.filter((id) => !special.has(id)) : [...ids];
+    return kept.length === 0 ? "" : library.decode(kept);
+  };
+  const named = (key: string): number | null => {
+    const text = tokenText(config[key]);
+    return text === null ? null : tokenToId(text);
+  };
+  const around = encode("", { addSpecial: true });
+  const bosId = named("bos_token");
+  // Around the empty text stand BOS-like tokens and then EOS-like ones; a real text tells where the border is.
+  const leading = leadingCount(encode, around);
+  return {
+    encode,
+    decode,
+    tokenToId,
+    idToToken,
+    isSpecial: (id) => special.has(id),
+    vocabSize,
+    bosId,
+    eosId: named("eos_token"),
+    padId: named("pad_token"),
+    leading: around.slice(0, leading),
+    trailing: around.slice(leading),
+    json,
+    config,
+    chatTemplate,
+    ggufMetadata,
+  };
+}
+
+/**
+ * Reads the tokenizer of a Hugging Face folder: tokenizer.json, tokenizer_config.json and chat_template.jinja.
+ * Gives null where there is no tokenizer.json. Throws `CompressoError("input")` where a file is broken.
+ */
+export async function loadHfTokenizer(folder: string): Promise<Tokenizer | null> {
+  const json = await readJson(join(folder, "tokenizer.json"));
+  if (json === null) return null;
+  const { chat_template: inConfig, ...config } = await readJson(join(folder, "tokenizer_config.json")) ?? {};
+  const chatTemplate = await readText(join(folder, "chat_template.jinja")) ?? templateText(inConfig);
+  return createTokenizer(json, { config, chatTemplate });
+}
+
+/** A decoder that never emits a part of a character: it holds tokens back until their text no longer ends with U+FFFD. */
+export function createStreamDecoder(
+  tokenizer: Tokenizer,
+  options: { readonly skipSpecial?: boolean } = {},
+): StreamDecoder {
+  // Tokens are decoded together with those of the last piece, because decoders treat the start of a text otherwise (as in HF's DecodeStream).
+  let ids: number[] = [];
+  let emitted = 0;
+  const held = (): string => {
+    const before = tokenizer.decode(ids.slice(0, emitted), options);
+    return tokenizer.decode(ids, options).slice(before.length);
+  };
+  return {
+    push(id: number): string {
+      ids.push(id);
+      const text = held();
+      if (text === "" || text.endsWith("\uFFFD")) return "";
+      ids = ids.slice(emitted);
+      emitted = ids.length;
+      return text;
+    },
+    end(): string {
+      const text = held();
+      ids = [];
+      emitted = 0;
+      return text;
+    },
+  };
+}
+
+function build(json: Json, config: Json): LibraryTokenizer {
+  try {
+    return new LibraryTokenizer(
+      {
+        normalizer: null,
+        pre_tokenizer: null,
+        post_processor: null,
+        decoder: null,
+        added_tokens: [],
+        ...forJavaScript(json),
+      },
+      config,
+    );
+  } catch (error) {
+    if (error instanceof CompressoError) throw error;
+    throw new CompressoError("input", {
+      what: "cannot read tokenizer.json",
+      rule: "it is a tokenizer of the Hugging Face tokenizers library",
+      value: error instanceof Error ? error.message : String(error),
+    }, { cause: error });
+  }
+}
+
+function withPostProcessor(json: Json, config: Json): Json {
+  const [bosFlag, eosFlag] = [config["add_bos_token"], config["add_eos_token"]];
+  if (typeof bosFlag !== "boolean" && typeof eosFlag !== "boolean") return json;
+  const bos = bosFlag === true ? tokenText(config["bos_token"]) : null;
+  const eos = eosFlag === true ? tokenText(config["eos_token"]) : null;
+  return { ...json, post_processor: surroundingTokens(json, { bos, eos }) };
+}
+
+/** A `TemplateProcessing` node that puts BOS before and EOS after a text. */
+export function surroundingTokens(
+  json: Json,
+  { bos, eos }: { readonly bos: string | null; readonly eos: string | null },
+): Json {
+  const special = (token: string | null, type_id: number): Json[] =>
+    token === null ? [] : [{ SpecialToken: { id: token, type_id } }];
+  const around = (id: "A" | "B", type_id: number): Json[] => [
+    ...special(bos, type_id),
+    { Sequence: { id, type_id } },
+    ...special(eos, type_id),
+  ];
+  const tokens: Record<string, Json> = {};
+  for (const token of [bos, eos]) {
+    const id = token === null ? null : addedId(json, token);
+    if (token !== null && id !== null) tokens[token] = { id: token, ids: [id], tokens: [token] };
+  }
+  return {
+    type: "TemplateProcessing",
+    single: around("A", 0),
+    pair: [...around("A", 0), ...around("B", 1)],
+    special_tokens: tokens,
+  };
+}
+
+function addedId(json: Json, token: string): number | null {
+  const added = Array.isArray(json["added_tokens"]) ? json["added_tokens"] : [];
+  const found = added.find((entry) => isObject(entry) && entry["content"] === token);
+  if (isObject(found) && typeof found["id"] === "number") return found["id"];
+  const vocab = isObject(json["model"]) && isObject(json["model"]["vocab"]) ? json["model"]["vocab"] : {};
+  const id = Object.hasOwn(vocab, token) ? vocab[token] : undefined;
+  return typeof id === "number" ? id : null;
+}
+
+function leadingCount(encode: Tokenizer["encode"], around: readonly number[]): number {
+  if (around.length === 0) return 0;
+  const bare = encode("a");
+  const full = encode("a", { addSpecial: true });
+  const first = full.findIndex((_, start) => bare.every((id, offset) => full[start + offset] === id));
+  return bare.length === 0 || first < 0 ? around.length : first;
+}
+
+/** Text of a token in tokenizer_config.json: a string, or an object with `content`. */
+export function tokenText(value: unknown): string | null {
+  if (typeof value === "string") return value;
+  return isObject(value) && typeof value["content"] === "string" ? value["content"] : null;
+}
+
+function templateText(value: unknown): string | null {
+  if (typeof value === "string") return value;
+  if (!Array.isArray(value)) return null;
+  const found = value.find((entry) => isObject(entry) && entry["name"] === "default") ?? value[0];
+  return isObject(found) && typeof found["template"] === "string" ? found["template"] : null;
+}
+
+async function readText(path: string): Promise<string | null> {
+  try {
+    return await Deno.readTextFile(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return null;
+    throw new CompressoError("input", { what: `cannot read ${path}`, value: String(error) }, { cause: error });
+  }
+}
+
+async function readJson(path: string): Promise<Json | null> {
+  const text = await readText(path);
+  if (text === null) return null;
+  let value: unknown = null;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw broken(path, error instanceof Error ? error.message : String(error));
+  }
+  if (!isObject(value)) throw broken(path, "not an object");
+  return value;
+}
+
+function broken(path: string, value: string): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot read ${path}`,
+    rule: "it holds one JSON object",
+    value,
+    mend: "fetch the file again",
+  });
+}
+
+function unknownId(id: number, vocabSize: number): CompressoError {
+  return new CompressoError("input", {
+    what: "cannot decode a token",
+    rule: `ids of this tokenizer are integers from 0 to ${vocabSize - 1}`,
+    value: String(id),
+  });
+}
+
+function unencodable(text: string): CompressoError {
+  return new CompressoError("input", {
+    what: "cannot encode a text",
+    rule: "a tokenizer without unknown token encodes only what its vocabulary holds",
+    value: JSON.stringify(text.length > 80 ? `${text.slice(0, 80)}…` : text),
+  });
+}

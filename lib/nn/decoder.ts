@@ -1,0 +1,316 @@
+// One decoder layer, forward and backward, as records into a plan. Owns the order of operations; refuses allocation and the output head.
+import type { Plan } from "../gpu/plan.ts";
+import type { Activations } from "./activations.ts";
+import { recordAttention, recordAttentionBackward, recordRope } from "./attention.ts";
+import type { DeviceBuffer } from "../gpu/device.ts";
+import { headStride, strideOf } from "./layout.ts";
+import { type Operand, operand } from "./linear.ts";
+import { recordProjection, recordProjectionBackward } from "./projection.ts";
+import type { Lora } from "./lora.ts";
+import { type MaskKind, type MaskSlots, slotSlice } from "./masks.ts";
+import {
+  recordEmbedding,
+  recordResidual,
+  recordRmsNorm,
+  recordRmsNormBackward,
+  recordScale,
+  recordScaleBackward,
+  recordSwiglu,
+  recordSwigluBackward,
+} from "./ops.ts";
+import type { LayerWeights, Weights } from "./weights.ts";
+import { headWidths } from "./weights.ts";
+
+/** Everything that the records of a pass refer to. */
+export interface DecoderContext {
+  readonly plan: Plan;
+  readonly weights: Weights;
+  readonly act: Activations;
+  readonly masks: MaskSlots;
+  readonly lora: Lora | null;
+  /** cos and sin of each position, see `ropeTable`. */
+  readonly rope: DeviceBuffer;
+  /** Numbers of the step; needed by dropout and cross-entropy. */
+  readonly state: DeviceBuffer;
+  /** Whether LoRA's dropout is active. */
+  readonly dropout: boolean;
+  /** Kinds of masks whose gradients are wanted. */
+  readonly maskGrads: ReadonlySet<MaskKind>;
+}
+
+/** x[0] = embedding(tokens) ∘ z_hidden. */
+export function recordInput(context: DecoderContext): void {
+  const { plan, weights, act } = context;
+  const { rows, x, forward } = act;
+  const target = x[0];
+  if (!target) return;
+  plan.section("embedding");
+  recordEmbedding(plan, weights.embedding, { tokens: act.tokens, x: forward.h1 }, rows);
+  const width = weights.spec.hidden;
+  recordScale(plan, { x: forward.h1, z: hiddenMask(context), y: target }, { rows, width, groupWidth: 1 });
+}
+
+/** dz_hidden += the embedding's share; dx is the gradient of x[0]. */
+export function recordInputBackward(context: DecoderContext): void {
+  const { plan, weights, act } = context;
+  if (!act.backward || !context.maskGrads.has("hidden")) return;
+  plan.section("embedding");
+  recordEmbedding(plan, weights.embedding, { tokens: act.tokens, x: act.forward.h1 }, act.rows);
+  recordHiddenBackward(context, act.forward.h1);
+}
+
+/** x[index + 1] = layer(x[index]). With `last` false the final residual write is left out (recomputation for backward). */
+export function recordLayer(context: DecoderContext, index: number, { recompute }: { readonly recompute: boolean }): void {
+  const { plan, weights, act } = context;
+  const layer = weights.layers[index], x = act.x[index], out = act.x[index + 1];
+  if (!layer || !x || !out) return;
+  const width = weights.spec.hidden, { rows, forward } = act;
+  const hasFfn = layer.ffn !== null;
+  const z = hiddenMask(context);
+  let middle = x;
+  if (layer.attention) {
+    recordAttentionPart(context, index, x);
+    plan.section("elementwise");
+    middle = hasFfn ? forward.x1 : out;
+    if (hasFfn || !recompute) recordResidual(plan, { x, y: forward.y1, z, out: middle }, { rows, width });
+  }
+  if (hasFfn) {
+    recordFfnPart(context, index, middle, { recompute });
+    plan.section("elementwise");
+    if (!recompute) recordResidual(plan, { x: middle, y: forward.y2, z, out }, { rows, width });
+  }
+  if (!layer.attention && !hasFfn && !recompute) {
+    plan.copy(x, out, { bytes: rows * strideOf(width) * 4 });
+  }
+}
+
+/** Backward of layer `index`: act.backward.dx holds dL/dx[index + 1] and becomes dL/dx[index]. Recomputes the layer first. */
+export function recordLayerBackward(context: DecoderContext, index: number): void {
+  const { weights, act } = context;
+  const layer = weights.layers[index], x = act.x[index];
+  if (!layer || !x || !act.backward) return;
+  recordLayer(context, index, { recompute: true });
+  if (layer.ffn) recordFfnBackward(context, index, layer.attention ? act.forward.x1 : x);
+  if (layer.attention) recordAttentionPartBackward(context, index, x);
+}
+
+function recordAttentionPart(context: DecoderContext, index: number, x: DeviceBuffer): void {
+  const { plan, weights, act } = context;
+  const layer = weights.layers[index];
+  if (!layer?.attention) return;
+  const { spec } = weights, { rows, forward: f } = act, { norm } = layer.attention;
+  plan.section("elementwise");
+  recordRmsNorm(plan, { x, w: norm, y: f.h1, r: act.rms[0] }, { rows, width: spec.hidden, eps: spec.normEps });
+  const input = { buffer: f.h1, operand: asOperand(context, f.h1, spec.hidden), width: spec.hidden };
+  recordProjection(context, { layer: index, projection: "q", input, output: f.q });
+  recordProjection(context, { layer: index, projection: "k", input, output: f.k });
+  recordProjection(context, { layer: index, projection: "v", input, output: f.v });
+  const widths = headWidths(spec, layer.spec);
+  plan.section("attention");
+  rotate(context, { buffer: f.q, heads: layer.spec.heads, width: widths.q, inverse: false });
+  rotate(context, { buffer: f.k, heads: layer.spec.kvHeads, width: widths.kv, inverse: false });
+  recordAttention(plan, attentionShape(context, layer), {
+    q: f.q,
+    k: f.k,
+    v: f.v,
+    o: f.o,
+    lse: act.lse,
+    scratch: act.attention,
+  });
+  plan.section("elementwise");
+  recordScale(plan, { x: f.o, z: headMask(context, index), y: f.om }, {
+    rows,
+    width: widths.q,
+    groupWidth: headStride(spec.headDim),
+  });
+  const masked = { buffer: f.om, operand: asOperand(context, f.om, widths.q), width: widths.q };
+  recordProjection(context, { layer: index, projection: "o", input: masked, output: f.y1 });
+}
+
+function recordFfnPart(
+  context: DecoderContext,
+  index: number,
+  x: DeviceBuffer,
+  { recompute }: { readonly recompute: boolean },
+): void {
+  const { plan, weights, act } = context;
+  const layer = weights.layers[index];
+  if (!layer?.ffn) return;
+  const { spec } = weights, { rows, forward: f } = act, width = layer.spec.ffn;
+  plan.section("elementwise");
+  recordRmsNorm(plan, { x, w: layer.ffn.norm, y: f.h2, r: act.rms[1] }, {
+    rows,
+    width: spec.hidden,
+    eps: spec.normEps,
+  });
+  const input = { buffer: f.h2, operand: asOperand(context, f.h2, spec.hidden), width: spec.hidden };
+  recordProjection(context, { layer: index, projection: "gate", input, output: f.gate });
+  recordProjection(context, { layer: index, projection: "up", input, output: f.up });
+  plan.section("elementwise");
+  recordSwiglu(plan, { gate: f.gate, up: f.up, z: ffnMask(context, index), a: f.a }, { rows, width });
+  const hasLora = context.lora?.find(index, "down") !== null && context.lora !== null;
+  if (recompute && !context.maskGrads.has("hidden") && !hasLora) return;
+  const activated = { buffer: f.a, operand: asOperand(context, f.a, width), width };
+  recordProjection(context, { layer: index, projection: "down", input: activated, output: f.y2 });
+}
+
+function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuffer): void {
+  const { plan, weights, act } = context;
+  const layer = weights.layers[index], b = act.backward;
+  if (!layer?.ffn || !b) return;
+  const { spec } = weights, { rows, forward: f } = act, width = layer.spec.ffn, hidden = spec.hidden;
+  recordHiddenBackward(context, f.y2);
+  recordProjectionBackward(context, {
+    layer: index,
+    projection: "down",
+    input: { buffer: f.a, width },
+    gradient: { buffer: f.y2, operand: asOperand(context, f.y2, hidden), width: hidden },
+    output: b.da,
+    accumulate: false,
+  });
+  plan.section("elementwise");
+  const slots = context.masks.layout.layers[index];
+  recordSwigluBackward(plan, {
+    da: b.da,
+    z: ffnMask(context, index),
+    gate: f.gate,
+    up: f.up,
+    partial: act.partial,
+    dz: context.maskGrads.has("ffn") && slots ? slotSlice(context.masks.dz, slots.ffn, width) : null,
+  }, { rows, width });
+  for (const projection of ["gate", "up"] as const) {
+    const buffer = f[projection];
+    recordProjectionBackward(context, {
+      layer: index,
+      projection,
+      input: { buffer: f.h2, width: hidden },
+      gradient: { buffer, operand: asOperand(context, buffer, width), width },
+      output: b.dh,
+      accumulate: projection === "up",
+    });
+  }
+  plan.section("elementwise");
+  recordRmsNormBackward(plan, { dy: b.dh, x, w: layer.ffn.norm, r: act.rms[1], dx: b.dx }, {
+    rows,
+    width: hidden,
+    accumulate: true,
+  });
+}
+
+function recordAttentionPartBackward(context: DecoderContext, index: number, x: DeviceBuffer): void {
+  const { plan, weights, act } = context;
+  const layer = weights.layers[index], b = act.backward;
+  if (!layer?.attention || !b) return;
+  const { spec } = weights, { rows, forward: f } = act, hidden = spec.hidden;
+  const widths = headWidths(spec, layer.spec);
+  recordHiddenBackward(context, f.y1);
+  recordProjectionBackward(context, {
+    layer: index,
+    projection: "o",
+    input: { buffer: f.om, width: widths.q },
+    gradient: { buffer: f.y1, operand: asOperand(context, f.y1, hidden), width: hidden },
+    output: b.dom,
+    accumulate: false,
+  });
+  plan.section("elementwise");
+  // o itself is needed by the attention's backward: its copy in om becomes dL/do.
+  plan.copy(f.o, f.om, { bytes: rows * strideOf(widths.q) * 4 });
+  const slots = context.masks.layout.layers[index];
+  recordScaleBackward(plan, {
+    dy: b.dom,
+    z: headMask(context, index),
+    v: f.om,
+    partial: act.partial,
+    dz: context.maskGrads.has("head") && slots ? slotSlice(context.masks.dz, slots.head, layer.spec.heads) : null,
+  }, { rows, width: widths.q, groupWidth: headStride(spec.headDim), accumulate: false });
+  plan.section("attention");
+  recordAttentionBackward(plan, attentionShape(context, layer), {
+    q: f.q,
+    k: f.k,
+    v: f.v,
+    o: f.o,
+    dO: f.om,
+    lse: act.lse,
+    delta: act.delta,
+    dq: b.dq,
+    dk: b.dk,
+    dv: b.dv,
+    scratch: act.attention,
+  });
+  rotate(context, { buffer: b.dq, heads: layer.spec.heads, width: widths.q, inverse: true });
+  rotate(context, { buffer: b.dk, heads: layer.spec.kvHeads, width: widths.kv, inverse: true });
+  for (const [projection, buffer] of [["q", b.dq], ["k", b.dk], ["v", b.dv]] as const) {
+    const width = projection === "q" ? widths.q : widths.kv;
+    recordProjectionBackward(context, {
+      layer: index,
+      projection,
+      input: { buffer: f.h1, width: hidden },
+      gradient: { buffer, operand: asOperand(context, buffer, width), width },
+      output: b.dh,
+      accumulate: projection !== "q",
+    });
+  }
+  plan.section("elementwise");
+  recordRmsNormBackward(plan, { dy: b.dh, x, w: layer.attention.norm, r: act.rms[0], dx: b.dx }, {
+    rows,
+    width: hidden,
+    accumulate: true,
+  });
+}
+
+/** unmasked := dx ∘ z_hidden, and dz_hidden += Σ dx · unmasked. */
+function recordHiddenBackward(context: DecoderContext, unmasked: DeviceBuffer): void {
+  const { plan, weights, act, masks } = context;
+  if (!act.backward) return;
+  plan.section("elementwise");
+  const width = weights.spec.hidden;
+  recordScaleBackward(plan, {
+    dy: act.backward.dx,
+    z: hiddenMask(context),
+    v: unmasked,
+    partial: act.partial,
+    dz: context.maskGrads.has("hidden") ? slotSlice(masks.dz, masks.layout.hidden, width) : null,
+  }, { rows: act.rows, width, groupWidth: 1, accumulate: true });
+}
+
+function hiddenMask({ masks, weights }: DecoderContext): ReturnType<typeof slotSlice> {
+  return slotSlice(masks.z, masks.layout.hidden, weights.spec.hidden);
+}
+
+function headMask({ masks, weights }: DecoderContext, index: number): ReturnType<typeof slotSlice> {
+  return slotSlice(masks.z, masks.layout.layers[index]?.head ?? 0, weights.layers[index]?.spec.heads ?? 1);
+}
+
+function ffnMask({ masks, weights }: DecoderContext, index: number): ReturnType<typeof slotSlice> {
+  return slotSlice(masks.z, masks.layout.layers[index]?.ffn ?? 0, weights.layers[index]?.spec.ffn ?? 1);
+}
+
+function asOperand({ plan, act }: DecoderContext, buffer: DeviceBuffer, width: number): Operand {
+  return operand(plan, act.operands, buffer, { rows: act.rows, stride: strideOf(width) });
+}
+
+function attentionShape({ act, weights }: DecoderContext, { spec }: LayerWeights) {
+  const { batch, seq } = act.shape;
+  return { batch, seq, heads: spec.heads, kvHeads: spec.kvHeads, headDim: weights.spec.headDim };
+}
+
+function rotate(
+  { plan, act, weights, rope }: DecoderContext,
+  { buffer, heads, width, inverse }: {
+    readonly buffer: DeviceBuffer;
+    readonly heads: number;
+    readonly width: number;
+    readonly inverse: boolean;
+  },
+): void {
+  recordRope(plan, {
+    rows: act.rows,
+    seq: act.shape.seq,
+    heads,
+    headDim: weights.spec.headDim,
+    buffer,
+    stride: strideOf(width),
+    cosSin: rope,
+    inverse,
+  });
+}

@@ -1,0 +1,137 @@
+// LoRA (Hu et al. 2021): y = W·x + s·B·A·x with s = α / rank. Owns the flat parameter buffers and their offsets; refuses the base weights.
+import { CompressoError } from "../errors.ts";
+import type { Device, DeviceBuffer } from "../gpu/device.ts";
+import { normal } from "../random.ts";
+import { type DecoderSpec, type Projection, PROJECTIONS, projectionShape } from "./spec.ts";
+import { padHeads, presentProjections, storedShape, unpadHeads } from "./weights.ts";
+
+/** Which projections carry LoRA, and how strongly. */
+export interface LoraConfig {
+  /** Inner dimension r. */
+  readonly rank: number;
+  /** Scale: the update is (alpha / rank)·B·A. */
+  readonly alpha: number;
+  readonly targets: readonly Projection[];
+  /** Probability that an element of the input of A is dropped in training; default 0. */
+  readonly dropout?: number;
+}
+
+/** Where A [rank, in] and B [out, rank] of one projection lie in the flat buffers, in f32 elements. */
+export interface LoraEntry {
+  readonly layer: number;
+  readonly projection: Projection;
+  readonly aOffset: number;
+  readonly bOffset: number;
+  /** Stored shape [out, in] of the projection (heads padded). */
+  readonly shape: readonly [number, number];
+  /** Logical shape [out, in]. */
+  readonly logical: readonly [number, number];
+}
+
+/** LoRA parameters, gradients and Adam moments of a whole model. */
+export interface Lora extends Disposable {
+  readonly config: LoraConfig;
+  readonly scale: number;
+  readonly entries: readonly LoraEntry[];
+  readonly count: number;
+  readonly params: DeviceBuffer;
+  readonly grads: DeviceBuffer;
+  readonly m: DeviceBuffer;
+  readonly v: DeviceBuffer;
+  find(layer: number, projection: Projection): LoraEntry | null;
+}
+
+/** LoRA matrices by name `lora.<layer>.<projection>.<A|B>`, logical shapes A [rank, in] and B [out, rank]. */
+export type LoraWeights = Map<string, Float32Array>;
+
+/** Allocates zero LoRA parameters for the projections that the model has. */
+export function createLora(device: Device, spec: DecoderSpec, config: LoraConfig): Lora {
+  validate(config);
+  const entries: LoraEntry[] = [];
+  let offset = 0;
+  spec.layers.forEach((layer, index) => {
+    for (const projection of presentProjections(layer)) {
+      if (!config.targets.includes(projection)) continue;
+      const shape = storedShape(spec, layer, projection), logical = projectionShape(spec, layer, projection);
+      const aOffset = offset, bOffset = offset + config.rank * shape[1];
+      offset = bOffset + shape[0] * config.rank;
+      entries.push({ layer: index, projection, aOffset, bOffset, shape, logical });
+    }
+  });
+  const buffer = (label: string): DeviceBuffer => device.createBuffer(`lora ${label}`, offset * 4);
+  const buffers = { params: buffer("params"), grads: buffer("grads"), m: buffer("m"), v: buffer("v") };
+  const byKey = new Map(entries.map((entry) => [`${entry.layer}.${entry.projection}`, entry]));
+  return {
+    config,
+    scale: config.alpha / config.rank,
+    entries,
+    count: offset,
+    ...buffers,
+    find: (layer, projection) => byKey.get(`${layer}.${projection}`) ?? null,
+    [Symbol.dispose]: () => Object.values(buffers).forEach((resource) => resource[Symbol.dispose]()),
+  };
+}
+
+/** Fresh parameters: A normal with deviation 1 / sqrt(in), B zero, so that training starts at the base model. */
+export function initialLora(lora: Lora, { seed }: { readonly seed: number }): LoraWeights {
+  const weights: LoraWeights = new Map();
+  const { rank } = lora.config;
+  lora.entries.forEach(({ layer, projection, logical }, index) => {
+    const a = new Float32Array(rank * logical[1]);
+    for (let i = 0; i < a.length; i++) a[i] = normal(seed, 0x10a + index, i) / Math.sqrt(logical[1]);
+    weights.set(`lora.${layer}.${projection}.A`, a);
+    weights.set(`lora.${layer}.${projection}.B`, new Float32Array(logical[0] * rank));
+  });
+  return weights;
+}
+
+/** Packs named matrices into the flat layout. Throws `CompressoError("input")` where one is missing or has another size. */
+export function packLora(spec: DecoderSpec, lora: Lora, weights: ReadonlyMap<string, Float32Array>): Float32Array<ArrayBuffer> {
+  const flat = new Float32Array(lora.count);
+  const { rank } = lora.config;
+  for (const { layer, projection, aOffset, bOffset, shape, logical } of lora.entries) {
+    const a = take(weights, `lora.${layer}.${projection}.A`, rank * logical[1]);
+    const b = take(weights, `lora.${layer}.${projection}.B`, logical[0] * rank);
+    flat.set(padHeads(spec, a, { shape: [rank, shape[1]], logical: [rank, logical[1]] }), aOffset);
+    flat.set(padHeads(spec, b, { shape: [shape[0], rank], logical: [logical[0], rank] }), bOffset);
+  }
+  return flat;
+}
+
+/** Unpacks the flat layout (parameters or gradients) into named matrices. */
+export function unpackLora(spec: DecoderSpec, lora: Lora, flat: Float32Array): LoraWeights {
+  const weights: LoraWeights = new Map();
+  const { rank } = lora.config;
+  for (const { layer, projection, aOffset, bOffset, shape, logical } of lora.entries) {
+    const a = flat.subarray(aOffset, aOffset + rank * shape[1]);
+    const b = flat.subarray(bOffset, bOffset + shape[0] * rank);
+    const name = `lora.${layer}.${projection}`;
+    weights.set(`${name}.A`, unpadHeads(spec, a, { shape: [rank, shape[1]], logical: [rank, logical[1]] }));
+    weights.set(`${name}.B`, unpadHeads(spec, b, { shape: [shape[0], rank], logical: [logical[0], rank] }));
+  }
+  return weights;
+}
+
+function take(weights: ReadonlyMap<string, Float32Array>, name: string, size: number): Float32Array {
+  const data = weights.get(name);
+  if (data?.length === size) return data;
+  throw new CompressoError("input", {
+    what: `cannot use the LoRA matrix '${name}'`,
+    rule: `it has ${size} elements`,
+    value: data ? `${data.length} elements` : "it is missing",
+    mend: "pass A [rank, in] and B [out, rank] for every target of every layer",
+  });
+}
+
+function validate({ rank, alpha, targets, dropout = 0 }: LoraConfig): void {
+  const fail = (rule: string, value: string): never => {
+    throw new CompressoError("usage", { what: "cannot use these LoRA settings", rule, value });
+  };
+  if (!Number.isInteger(rank) || rank < 1 || rank > 256) fail("rank is a whole number from 1 to 256", String(rank));
+  if (!(alpha > 0) || !Number.isFinite(alpha)) fail("alpha is a positive number", String(alpha));
+  if (!(dropout >= 0 && dropout < 1)) fail("dropout lies in [0, 1)", String(dropout));
+  if (targets.length === 0) fail(`targets are some of ${PROJECTIONS.join(", ")}`, "none");
+  for (const target of targets) {
+    if (!PROJECTIONS.includes(target)) fail(`targets are some of ${PROJECTIONS.join(", ")}`, String(target));
+  }
+}

@@ -1,0 +1,128 @@
+// Mask values z as the decoder reads them: one buffer of slots for hidden dims, heads and FFN columns. Owns the slot layout; refuses sampling and units.
+import { CompressoError } from "../errors.ts";
+import type { Device, DeviceBuffer } from "../gpu/device.ts";
+import type { BufferSlice } from "../gpu/plan.ts";
+import { strideOf } from "./layout.ts";
+import type { DecoderSpec } from "./spec.ts";
+
+/** Where the slots of each part begin, in f32; every part begins at a multiple of 64 (256 bytes), so that it can be bound alone. */
+export interface SlotLayout {
+  readonly count: number;
+  readonly hidden: number;
+  readonly layers: readonly { readonly head: number; readonly ffn: number }[];
+}
+
+/** Mask values or their gradients by kind: head [Σ heads], ffn [Σ ffn] over the layers in order, hidden [hidden]. */
+export interface MaskValues {
+  readonly head?: Float32Array;
+  readonly ffn?: Float32Array;
+  readonly hidden?: Float32Array;
+}
+
+/** Kinds of masks. */
+export type MaskKind = "head" | "ffn" | "hidden";
+
+/** Slots of z and of dL/dz on the GPU. */
+export interface MaskSlots extends Disposable {
+  readonly layout: SlotLayout;
+  readonly z: DeviceBuffer;
+  readonly dz: DeviceBuffer;
+}
+
+/** Computes the slot layout of a model. */
+export function slotLayout(spec: DecoderSpec): SlotLayout {
+  let count = strideOf(spec.hidden);
+  const layers = spec.layers.map((layer) => {
+    const head = count, ffn = head + strideOf(layer.heads);
+    count = ffn + strideOf(layer.ffn);
+    return { head, ffn };
+  });
+  return { count, hidden: 0, layers };
+}
+
+/** Allocates slots with every z = 1. */
+export function createMaskSlots(device: Device, spec: DecoderSpec): MaskSlots {
+  const layout = slotLayout(spec);
+  const z = device.uploadBuffer("mask z", packMasks(spec, layout, {}));
+  const dz = device.createBuffer("mask dz", layout.count * 4);
+  return {
+    layout,
+    z,
+    dz,
+    [Symbol.dispose]: () => {
+      z[Symbol.dispose]();
+      dz[Symbol.dispose]();
+    },
+  };
+}
+
+/** Total number of heads and of FFN columns. */
+export function maskSizes(spec: DecoderSpec): Readonly<Record<MaskKind, number>> {
+  return {
+    head: spec.layers.reduce((sum, layer) => sum + layer.heads, 0),
+    ffn: spec.layers.reduce((sum, layer) => sum + layer.ffn, 0),
+    hidden: spec.hidden,
+  };
+}
+
+/** Spreads mask values to slots; an absent kind is all 1, padding is 0. Throws `CompressoError("input")` for a wrong length or a value that is not finite. */
+export function packMasks(spec: DecoderSpec, layout: SlotLayout, values: MaskValues): Float32Array<ArrayBuffer> {
+  const sizes = maskSizes(spec);
+  for (const kind of ["head", "ffn", "hidden"] as const) check(kind, values[kind], sizes[kind]);
+  const slots = new Float32Array(layout.count);
+  forEachPart(spec, layout, (kind, slot, from, count) => {
+    const given = values[kind];
+    if (given) slots.set(given.subarray(from, from + count), slot);
+    else slots.fill(1, slot, slot + count);
+  });
+  return slots;
+}
+
+/** The reverse of {@link packMasks}. */
+export function unpackMasks(
+  spec: DecoderSpec,
+  layout: SlotLayout,
+  slots: Float32Array,
+): Record<MaskKind, Float32Array<ArrayBuffer>> {
+  const sizes = maskSizes(spec);
+  const values = {
+    head: new Float32Array(sizes.head),
+    ffn: new Float32Array(sizes.ffn),
+    hidden: new Float32Array(sizes.hidden),
+  };
+  forEachPart(spec, layout, (kind, slot, from, count) => values[kind].set(slots.subarray(slot, slot + count), from));
+  return values;
+}
+
+/** Binding of a part of the slots. */
+export function slotSlice(buffer: DeviceBuffer, offset: number, count: number): BufferSlice {
+  return { buffer, byteOffset: offset * 4, bytes: strideOf(count) * 4 };
+}
+
+function forEachPart(
+  spec: DecoderSpec,
+  layout: SlotLayout,
+  visit: (kind: MaskKind, slot: number, from: number, count: number) => void,
+): void {
+  visit("hidden", layout.hidden, 0, spec.hidden);
+  let head = 0, ffn = 0;
+  spec.layers.forEach((layer, index) => {
+    const slots = layout.layers[index];
+    if (!slots) return;
+    visit("head", slots.head, head, layer.heads);
+    visit("ffn", slots.ffn, ffn, layer.ffn);
+    head += layer.heads;
+    ffn += layer.ffn;
+  });
+}
+
+function check(kind: MaskKind, values: Float32Array | undefined, size: number): void {
+  if (!values) return;
+  const broken = values.length === size ? values.findIndex((value) => !Number.isFinite(value)) : -1;
+  if (values.length === size && broken < 0) return;
+  throw new CompressoError("input", {
+    what: `cannot use the ${kind} mask`,
+    rule: `it has ${size} finite values for this model`,
+    value: broken < 0 ? `${values.length} values` : `value ${broken} is ${values[broken]}`,
+  });
+}

@@ -1,0 +1,116 @@
+// General f32 products of views of buffers: the thin ones of LoRA and their gradients. Owns the choice of kernel; refuses frozen matrices (see linear.ts).
+import {
+  BUFFER_GROUP,
+  productBuffer,
+  productTexture,
+  type TextureProduct,
+  textureStep,
+  textureTileColumns,
+} from "../../kernels/mod.ts";
+import { compileKernel } from "../gpu/kernel.ts";
+import { f32, type Plan, u32 } from "../gpu/plan.ts";
+import { type BufferView, type OperandPool, viewTexture } from "./operand.ts";
+
+/** C[m, n] (=|+=) alpha · opA(A)[m, k] · opB(B)[k, n]. */
+export interface MatmulOptions {
+  readonly a: BufferView;
+  readonly b: BufferView;
+  readonly c: BufferView;
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  /** A is stored [k][m]. Default false: [m][k]. */
+  readonly transposeA?: boolean;
+  /** B is stored [n][k]. Default false: [k][n]. */
+  readonly transposeB?: boolean;
+  /** Default 1. */
+  readonly alpha?: number;
+  /** += instead of =. Default false. */
+  readonly accumulate?: boolean;
+  /** Scratch for the operands where products read textures: much quicker there, above all if a or b are operands already. */
+  readonly pool?: OperandPool;
+}
+
+const BUFFER_TILE = { rows: 4, columns: 4 };
+const TEXTURE_TILE = { rows: 8, vectors: 2 };
+
+/** Records a general product. C must not share a buffer with A or B; the sum over k has a fixed order, and only m × n values are written. */
+export function recordMatmul(plan: Plan, options: MatmulOptions): void {
+  const { a, b, c } = options;
+  if (a.buffer === c.buffer || b.buffer === c.buffer) {
+    throw new Error("recordMatmul: the result lies in an operand's buffer");
+  }
+  if (options.pool?.placement === "texture") recordTexture(plan, options.pool, options);
+  else recordBuffer(plan, options);
+}
+
+function recordTexture(plan: Plan, pool: OperandPool, options: MatmulOptions): void {
+  const { a, b, c, m, n, k, transposeA = false, transposeB = false, alpha = 1, accumulate = false } = options;
+  const textureA = viewTexture(plan, pool, {
+    view: a,
+    rows: transposeA ? k : m,
+    columns: transposeA ? m : k,
+    slot: "matmul-a",
+  });
+  const textureB = viewTexture(plan, pool, {
+    view: b,
+    rows: transposeB ? n : k,
+    columns: transposeB ? k : n,
+    slot: "matmul-b",
+  });
+  // Lanes run along the longer side of C: Cᵀ = opB(B)ᵀ · opA(A)ᵀ where that is m.
+  const isSwapped = m > n;
+  const [rows, columns] = isSwapped ? [n, m] : [m, n];
+  const offset = c.offset ?? 0;
+  const variant: TextureProduct = {
+    ...TEXTURE_TILE,
+    dtype: "f32",
+    transposeA: isSwapped ? !transposeB : transposeA,
+    transposeB: isSwapped ? !transposeA : transposeB,
+    transposeC: isSwapped,
+    scalarC: isSwapped || offset % 4 !== 0 || c.stride % 4 !== 0 || columns % 4 !== 0,
+    tail: k % 4 !== 0,
+  };
+  const params = [
+    u32(rows),
+    u32(columns),
+    u32(k),
+    u32(Math.ceil(k / textureStep(variant))),
+    u32(0),
+    u32(offset),
+    u32(c.stride),
+    u32(accumulate ? 1 : 0),
+    f32(alpha),
+  ];
+  const [first, second] = isSwapped ? [textureB, textureA] : [textureA, textureB];
+  plan.dispatch(compileKernel(plan.device, productTexture(variant)), [first, second, c.buffer, { params }], {
+    groups: [Math.ceil(rows / variant.rows), Math.ceil(columns / textureTileColumns(variant))],
+    cost: 2 * m * n * k,
+  });
+}
+
+function recordBuffer(plan: Plan, options: MatmulOptions): void {
+  const { a, b, c, m, n, k, transposeA = false, transposeB = false, alpha = 1, accumulate = false } = options;
+  const tilesN = Math.ceil(n / BUFFER_TILE.columns);
+  const tiles = Math.ceil(m / BUFFER_TILE.rows) * tilesN;
+  const params = [
+    u32(m),
+    u32(n),
+    u32(k),
+    u32(tilesN),
+    u32(a.offset ?? 0),
+    u32(transposeA ? 1 : a.stride),
+    u32(transposeA ? a.stride : 1),
+    u32(b.offset ?? 0),
+    u32(transposeB ? 1 : b.stride),
+    u32(transposeB ? b.stride : 1),
+    u32(c.offset ?? 0),
+    u32(c.stride),
+    u32(accumulate ? 1 : 0),
+    f32(alpha),
+  ];
+  plan.dispatch(compileKernel(plan.device, productBuffer(BUFFER_TILE)), [a.buffer, b.buffer, c.buffer, { params }], {
+    groups: [Math.ceil(tiles / BUFFER_GROUP)],
+    cost: 2 * m * n * k,
+  });
+}

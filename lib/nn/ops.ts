@@ -1,0 +1,205 @@
+// The elementwise and row-wise operations of a decoder, forward and backward, as records into a plan. Owns the kernels' parameters; refuses to allocate.
+import {
+  crossEntropy,
+  dropout,
+  embeddingKernel,
+  reducePartials,
+  residual,
+  rmsNorm,
+  rmsNormBackward,
+  ROW_BLOCK,
+  scale,
+  scaleBackward,
+  swiglu,
+  swigluBackward,
+} from "../../kernels/mod.ts";
+import type { DeviceBuffer } from "../gpu/device.ts";
+import { compileKernel } from "../gpu/kernel.ts";
+import { type Bound, type BufferSlice, f32, type Plan, u32 } from "../gpu/plan.ts";
+import { strideOf } from "./layout.ts";
+import type { Matrix } from "./matrix.ts";
+
+/** A buffer or a part of one. */
+export type Span = DeviceBuffer | BufferSlice;
+
+/** Size of an activation: rows are tokens, width the columns that mean something; the buffer is [rows, strideOf(width)]. */
+export interface Extent {
+  readonly rows: number;
+  readonly width: number;
+}
+
+const LANES = 64;
+
+/** Blocks of rows in the partial sums of a mask's gradient. */
+export function rowBlocks(rows: number): number {
+  return Math.ceil(rows / ROW_BLOCK);
+}
+
+/** Floats that a scratch buffer for partial sums needs. */
+export function partialFloats({ rows, width }: Extent): number {
+  return rowBlocks(rows) * strideOf(width);
+}
+
+/** x[m] = E[tokens[m]]; writes (=). Shapes: tokens [rows] u32, x [rows, stride]. */
+export function recordEmbedding(plan: Plan, table: Matrix, io: { tokens: Span; x: Span }, rows: number): void {
+  const stride4 = table.stride / 4;
+  const kernel = compileKernel(plan.device, embeddingKernel(table));
+  for (const { row0, rows: count, resource } of table.shards) {
+    plan.dispatch(
+      kernel,
+      [resource, io.tokens, io.x, { params: [u32(rows), u32(stride4), u32(row0), u32(count)] }],
+      { groups: [Math.ceil(stride4 / LANES), rows], cost: rows * table.stride },
+    );
+  }
+}
+
+/** y = RMSNorm(x)·w and r = 1 / rms; writes (=). Shapes: w [stride], r [rows]. */
+export function recordRmsNorm(
+  plan: Plan,
+  io: { x: Span; w: Span; y: Span; r: Span },
+  { rows, width, eps }: Extent & { readonly eps: number },
+): void {
+  const stride4 = strideOf(width) / 4;
+  plan.dispatch(
+    compileKernel(plan.device, rmsNorm),
+    [io.x, io.w, io.y, io.r, { params: [u32(rows), u32(stride4), f32(width), f32(eps)] }],
+    { groups: [rows], cost: 8 * rows * width },
+  );
+}
+
+/** Gradient of {@link recordRmsNorm} with respect to x: (+=) where `accumulate`, else (=). */
+export function recordRmsNormBackward(
+  plan: Plan,
+  io: { dy: Span; x: Span; w: Span; r: Span; dx: Span },
+  { rows, width, accumulate }: Extent & { readonly accumulate: boolean },
+): void {
+  const stride4 = strideOf(width) / 4;
+  plan.dispatch(
+    compileKernel(plan.device, rmsNormBackward),
+    [io.dy, io.x, io.w, io.r, io.dx, { params: [u32(rows), u32(stride4), f32(width), u32(accumulate ? 1 : 0)] }],
+    { groups: [rows], cost: 12 * rows * width },
+  );
+}
+
+/** a = silu(gate)·up·z; writes (=). Shapes: gate, up, a [rows, stride]; z [stride]. */
+export function recordSwiglu(plan: Plan, io: { gate: Span; up: Span; z: Span; a: Span }, { rows, width }: Extent): void {
+  columns(plan, compileKernel(plan.device, swiglu), [io.gate, io.up, io.z, io.a], { rows, width, cost: 20 });
+}
+
+/** Backward of {@link recordSwiglu}, in place: gate := dgate, up := dup; dz [width] (=) through `partial`. */
+export function recordSwigluBackward(
+  plan: Plan,
+  io: { da: Span; z: Span; gate: Span; up: Span; partial: Span; dz: Span | null },
+  { rows, width }: Extent,
+): void {
+  const stride4 = strideOf(width) / 4;
+  plan.dispatch(
+    compileKernel(plan.device, swigluBackward),
+    [io.da, io.z, io.gate, io.up, io.partial, { params: [u32(rows), u32(stride4)] }],
+    { groups: [Math.ceil(stride4 / LANES), rowBlocks(rows)], cost: 30 * rows * width },
+  );
+  if (io.dz) reduce(plan, { partial: io.partial, dz: io.dz }, { rows, width, groupWidth: 1, accumulate: false });
+}
+
+/** y = x ∘ z by groups of `groupWidth` columns; writes (=). Shapes: z [width / groupWidth]. */
+export function recordScale(
+  plan: Plan,
+  io: { x: Span; z: Span; y: Span },
+  { rows, width, groupWidth }: Extent & { readonly groupWidth: number },
+): void {
+  const stride4 = strideOf(width) / 4;
+  plan.dispatch(
+    compileKernel(plan.device, scale),
+    [io.x, io.z, io.y, { params: [u32(rows), u32(stride4), u32(width), u32(groupWidth)] }],
+    { groups: [Math.ceil(stride4 / LANES), rows], cost: 8 * rows * width },
+  );
+}
+
+/** Backward of {@link recordScale}, in place: v (the unmasked values) := dy ∘ z; dz (=) or (+=) through `partial`. */
+export function recordScaleBackward(
+  plan: Plan,
+  io: { dy: Span; z: Span; v: Span; partial: Span; dz: Span | null },
+  { rows, width, groupWidth, accumulate }: Extent & { readonly groupWidth: number; readonly accumulate: boolean },
+): void {
+  const stride4 = strideOf(width) / 4;
+  plan.dispatch(
+    compileKernel(plan.device, scaleBackward),
+    [io.dy, io.z, io.v, io.partial, { params: [u32(rows), u32(stride4), u32(width), u32(groupWidth)] }],
+    { groups: [Math.ceil(stride4 / LANES), rowBlocks(rows)], cost: 12 * rows * width },
+  );
+  if (io.dz) reduce(plan, { partial: io.partial, dz: io.dz }, { rows, width, groupWidth, accumulate });
+}
+
+/** out = x + y ∘ z; writes (=). Shapes: z [stride]. */
+export function recordResidual(plan: Plan, io: { x: Span; y: Span; z: Span; out: Span }, { rows, width }: Extent): void {
+  columns(plan, compileKernel(plan.device, residual), [io.x, io.y, io.z, io.out], { rows, width, cost: 8 });
+}
+
+/** Cross-entropy of a chunk of rows, logits := dlogits where `gradient`. Shapes: logits [rows, stride]; targets, loss [tokens]. */
+export function recordCrossEntropy(
+  plan: Plan,
+  io: { targets: Span; state: Span; logits: Span; loss: Span },
+  { rows, stride, vocab, firstRow, gradient }: {
+    readonly rows: number;
+    readonly stride: number;
+    readonly vocab: number;
+    readonly firstRow: number;
+    readonly gradient: boolean;
+  },
+): void {
+  plan.dispatch(
+    compileKernel(plan.device, crossEntropy),
+    [io.targets, io.state, io.logits, io.loss, {
+      params: [u32(rows), u32(stride), u32(vocab), u32(firstRow), u32(gradient ? 1 : 0)],
+    }],
+    { groups: [rows], cost: 30 * rows * vocab },
+  );
+}
+
+/** y = dropout(x): (+=) where `accumulate`, else (=). The same `stream` draws the same elements within one step. */
+export function recordDropout(
+  plan: Plan,
+  io: { x: Span; state: Span; y: Span },
+  { rows, width, stream, rate, accumulate }: Extent & {
+    readonly stream: number;
+    readonly rate: number;
+    readonly accumulate: boolean;
+  },
+): void {
+  const stride4 = strideOf(width) / 4;
+  plan.dispatch(
+    compileKernel(plan.device, dropout),
+    [io.x, io.state, io.y, {
+      params: [u32(rows), u32(stride4), u32(stream), u32(accumulate ? 1 : 0), f32(rate)],
+    }],
+    { groups: [Math.ceil(stride4 / LANES), rows], cost: 30 * rows * width },
+  );
+}
+
+function reduce(
+  plan: Plan,
+  io: { partial: Span; dz: Span },
+  { rows, width, groupWidth, accumulate }: Extent & { readonly groupWidth: number; readonly accumulate: boolean },
+): void {
+  const units = Math.floor(width / groupWidth);
+  plan.dispatch(
+    compileKernel(plan.device, reducePartials),
+    [io.partial, io.dz, {
+      params: [u32(rowBlocks(rows)), u32(strideOf(width)), u32(units), u32(groupWidth), u32(accumulate ? 1 : 0)],
+    }],
+    { groups: [Math.ceil(units / LANES)], cost: rowBlocks(rows) * width },
+  );
+}
+
+function columns(
+  plan: Plan,
+  kernel: ReturnType<typeof compileKernel>,
+  spans: readonly Bound[],
+  { rows, width, cost }: Extent & { readonly cost: number },
+): void {
+  const stride4 = strideOf(width) / 4;
+  plan.dispatch(kernel, [...spans, { params: [u32(rows), u32(stride4)] }], {
+    groups: [Math.ceil(stride4 / LANES), rows],
+    cost: cost * rows * width,
+  });
+}

@@ -1,0 +1,97 @@
+// A pass over a fixed number of tokens: buffers and context of forward, loss and backward. Owns what it allocates; refuses training rules.
+import type { Device, DeviceBuffer } from "../gpu/device.ts";
+import { Plan } from "../gpu/plan.ts";
+import { type Activations, createActivations, type PassShape } from "./activations.ts";
+import { ropeTable } from "./attention.ts";
+import { type DecoderContext, recordInput, recordInputBackward, recordLayer, recordLayerBackward } from "./decoder.ts";
+import { headRowsFor, recordLoss } from "./head.ts";
+import { createLora, type Lora, type LoraConfig } from "./lora.ts";
+import { createMaskSlots, type MaskKind, type MaskSlots } from "./masks.ts";
+import { createStepState } from "./step_state.ts";
+import type { Weights } from "./weights.ts";
+
+/** Options of {@link createPass}. */
+export interface PassOptions extends PassShape {
+  /** Allocates what backward needs. Default false. */
+  readonly backward?: boolean;
+  readonly lora?: LoraConfig | null;
+  /** Tokens of a chunk of the output head; default: as many as fit 32 MiB of logits. */
+  readonly headRows?: number;
+}
+
+/** Buffers of a pass; record plans over them with {@link Pass.plan}. */
+export interface Pass extends Disposable {
+  readonly device: Device;
+  readonly weights: Weights;
+  readonly act: Activations;
+  readonly masks: MaskSlots;
+  readonly lora: Lora | null;
+  readonly state: DeviceBuffer;
+  /** Starts a plan and its context. */
+  plan(options?: { readonly dropout?: boolean; readonly maskGrads?: ReadonlySet<MaskKind> }): DecoderContext;
+}
+
+/** Allocates a pass over `batch` sequences of `seq` tokens. */
+export function createPass(device: Device, weights: Weights, options: PassOptions): Pass {
+  const { spec } = weights, { batch, seq, backward = false, lora: config = null } = options;
+  const owned: Disposable[] = [];
+  const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
+  const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
+  try {
+    const headRows = options.headRows ?? headRowsFor(spec.vocab, batch * seq);
+    const act = own(createActivations(device, spec, { batch, seq, backward, rank: config?.rank ?? 0, headRows }));
+    const masks = own(createMaskSlots(device, spec));
+    const lora = config ? own(createLora(device, spec, config)) : null;
+    const state = own(createStepState(device));
+    const rope = own(device.uploadBuffer("rope", ropeTable(spec, seq)));
+    return {
+      device,
+      weights,
+      act,
+      masks,
+      lora,
+      state,
+      plan: ({ dropout = false, maskGrads = new Set<MaskKind>() } = {}) => ({
+        plan: new Plan(device),
+        weights,
+        act,
+        masks,
+        lora,
+        rope,
+        state,
+        dropout,
+        maskGrads,
+      }),
+      [Symbol.dispose]: dispose,
+    };
+  } catch (error) {
+    dispose();
+    throw error;
+  }
+}
+
+/** Records the layers: act.x[layers] from act.tokens. */
+export function recordForward(context: DecoderContext): void {
+  recordInput(context);
+  context.weights.layers.forEach((_, index) => recordLayer(context, index, { recompute: false }));
+}
+
+/** Records forward, loss and backward: act.loss, LoRA gradients (=) and the wanted mask gradients (=) in masks.dz. */
+export function recordGradients(context: DecoderContext): void {
+  const { plan, weights, masks } = context;
+  recordForward(context);
+  recordLoss(context, { gradient: true });
+  plan.clear(masks.dz);
+  for (let index = weights.layers.length - 1; index >= 0; index--) recordLayerBackward(context, index);
+  recordInputBackward(context);
+}
+
+/** Next-token targets of sequences of labels in Hugging Face's convention (unshifted, −100 = ignored): targets[t] = labels[t + 1]. */
+export function shiftLabels(labels: ArrayLike<number>, { seq }: { readonly seq: number }): Int32Array<ArrayBuffer> {
+  const targets = new Int32Array(labels.length).fill(-1);
+  for (let i = 0; i + 1 < labels.length; i++) {
+    const next = labels[i + 1] ?? -100;
+    if ((i + 1) % seq !== 0 && next >= 0) targets[i] = next;
+  }
+  return targets;
+}

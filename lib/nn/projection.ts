@@ -1,0 +1,174 @@
+// A projection with LoRA, y = W·x + s·B·A·x, forward and backward. Owns the order of its products; refuses to know what is projected.
+import type { DeviceBuffer } from "../gpu/device.ts";
+import type { DecoderContext } from "./decoder.ts";
+import { strideOf } from "./layout.ts";
+import { type BufferView, type Operand, recordLinear, recordMatmul } from "./linear.ts";
+import type { LoraEntry } from "./lora.ts";
+import { recordDropout } from "./ops.ts";
+import type { Projection } from "./spec.ts";
+import { projectionMatrix } from "./weights.ts";
+
+/** An activation of `width` columns. */
+export interface Activation {
+  readonly buffer: DeviceBuffer;
+  readonly width: number;
+}
+
+/** An activation that is also ready as an operand of the base product. */
+export interface OperandActivation extends Activation {
+  readonly operand: Operand;
+}
+
+/** y = W·x (=), then += LoRA. A·x is kept in act.inner for backward. */
+export function recordProjection(
+  context: DecoderContext,
+  { layer, projection, input, output }: {
+    readonly layer: number;
+    readonly projection: Projection;
+    readonly input: OperandActivation;
+    readonly output: DeviceBuffer;
+  },
+): void {
+  const { plan, act, weights, lora } = context;
+  const weightsOf = weights.layers[layer], matrix = weightsOf && projectionMatrix(weightsOf, projection);
+  if (!matrix) return;
+  const rows = act.rows;
+  plan.section("products");
+  recordLinear(plan, input.operand, matrix, { buffer: output, stride: strideOf(matrix.rows) }, {
+    rows,
+    direction: "forward",
+  });
+  const entry = lora?.find(layer, projection);
+  if (!lora || !entry || !act.inner) return;
+  plan.section("lora");
+  const { rank } = lora.config;
+  const inner = flat(act.inner[projection], rank);
+  recordMatmul(plan, {
+    pool: act.operands,
+    a: dropRate(context) > 0 ? recordDropped(context, entry, input) : input.operand,
+    b: { buffer: lora.params, offset: entry.aOffset, stride: entry.shape[1] },
+    c: inner,
+    m: rows,
+    n: rank,
+    k: input.width,
+    transposeB: true,
+  });
+  recordMatmul(plan, {
+    pool: act.operands,
+    a: inner,
+    b: { buffer: lora.params, offset: entry.bOffset, stride: rank },
+    c: flat(output, strideOf(matrix.rows)),
+    m: rows,
+    n: matrix.rows,
+    k: rank,
+    transposeB: true,
+    alpha: lora.scale,
+    accumulate: true,
+  });
+}
+
+/** dx (=) or (+=) from dy; dA and dB (=) into the flat gradients. */
+export function recordProjectionBackward(
+  context: DecoderContext,
+  { layer, projection, input, gradient, output, accumulate }: {
+    readonly layer: number;
+    readonly projection: Projection;
+    readonly input: Activation;
+    readonly gradient: OperandActivation;
+    readonly output: DeviceBuffer;
+    readonly accumulate: boolean;
+  },
+): void {
+  const { plan, act, weights, lora } = context;
+  const weightsOf = weights.layers[layer], matrix = weightsOf && projectionMatrix(weightsOf, projection);
+  if (!matrix) return;
+  const rows = act.rows;
+  plan.section("products");
+  recordLinear(plan, gradient.operand, matrix, { buffer: output, stride: strideOf(matrix.cols) }, {
+    rows,
+    direction: "backward",
+    accumulate,
+  });
+  const entry = lora?.find(layer, projection);
+  if (!lora || !entry || !act.inner || !act.dinner) return;
+  plan.section("lora");
+  const { rank } = lora.config;
+  const dy = gradient.operand, dx = flat(output, strideOf(input.width));
+  const dinner = flat(act.dinner, rank);
+  const a: BufferView = { buffer: lora.params, offset: entry.aOffset, stride: entry.shape[1] };
+  recordMatmul(plan, {
+    pool: act.operands,
+    a: dy,
+    b: { buffer: lora.params, offset: entry.bOffset, stride: rank },
+    c: dinner,
+    m: rows,
+    n: rank,
+    k: matrix.rows,
+    alpha: lora.scale,
+  });
+  recordMatmul(plan, {
+    pool: act.operands,
+    a: dy,
+    b: flat(act.inner[projection], rank),
+    c: { buffer: lora.grads, offset: entry.bOffset, stride: rank },
+    m: matrix.rows,
+    n: rank,
+    k: rows,
+    transposeA: true,
+    alpha: lora.scale,
+  });
+  recordMatmul(plan, {
+    pool: act.operands,
+    a: dinner,
+    b: recordDropped(context, entry, input),
+    c: { buffer: lora.grads, offset: entry.aOffset, stride: entry.shape[1] },
+    m: rank,
+    n: matrix.cols,
+    k: rows,
+    transposeA: true,
+  });
+  const drops = dropRate(context) > 0 && act.dropped;
+  recordMatmul(plan, {
+    pool: act.operands,
+    a: dinner,
+    b: a,
+    c: drops ? flat(drops, strideOf(input.width)) : dx,
+    m: rows,
+    n: matrix.cols,
+    k: rank,
+    accumulate: !drops,
+  });
+  if (drops) recordDropoutOf(context, entry, { from: drops, to: output, width: input.width, accumulate: true });
+}
+
+/** The input of A: x itself, or dropout(x) in a scratch buffer. */
+function recordDropped(context: DecoderContext, entry: LoraEntry, input: Activation): BufferView {
+  const { act } = context;
+  if (dropRate(context) === 0 || !act.dropped) return flat(input.buffer, strideOf(input.width));
+  recordDropoutOf(context, entry, { from: input.buffer, to: act.dropped, width: input.width, accumulate: false });
+  return flat(act.dropped, strideOf(input.width));
+}
+
+function recordDropoutOf(
+  context: DecoderContext,
+  entry: LoraEntry,
+  { from, to, width, accumulate }: {
+    readonly from: DeviceBuffer;
+    readonly to: DeviceBuffer;
+    readonly width: number;
+    readonly accumulate: boolean;
+  },
+): void {
+  const { plan, act, state, lora } = context;
+  const stream = 0x100 + (lora?.entries.indexOf(entry) ?? 0);
+  const rate = dropRate(context);
+  recordDropout(plan, { x: from, state, y: to }, { rows: act.rows, width, stream, rate, accumulate });
+}
+
+function dropRate({ dropout, lora }: DecoderContext): number {
+  return dropout ? lora?.config.dropout ?? 0 : 0;
+}
+
+function flat(buffer: DeviceBuffer, stride: number): BufferView {
+  return { buffer, offset: 0, stride };
+}

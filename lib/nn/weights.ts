@@ -1,0 +1,210 @@
+// The frozen weights of a decoder in GPU memory. Owns their padding to the memory layout; refuses to know files and training.
+import { CompressoError } from "../errors.ts";
+import type { Device, DeviceBuffer } from "../gpu/device.ts";
+import type { WeightSource } from "../io/source.ts";
+import { headStride, strideOf } from "./layout.ts";
+import { createMatrix, type Matrix, type MatrixDtype, writeRows } from "./matrix.ts";
+import {
+  type DecoderSpec,
+  EMBEDDING,
+  FINAL_NORM,
+  HEAD,
+  type LayerSpec,
+  normName,
+  type Projection,
+  projectionName,
+  PROJECTIONS,
+  projectionShape,
+} from "./spec.ts";
+
+/** Weights of one layer; the attention or FFN part is null where the layer has none. */
+export interface LayerWeights {
+  readonly spec: LayerSpec;
+  readonly attention: {
+    readonly norm: DeviceBuffer;
+    readonly q: Matrix;
+    readonly k: Matrix;
+    readonly v: Matrix;
+    readonly o: Matrix;
+  } | null;
+  readonly ffn: { readonly norm: DeviceBuffer; readonly gate: Matrix; readonly up: Matrix; readonly down: Matrix } | null;
+}
+
+/** All weights of a model. */
+export interface Weights extends Disposable {
+  readonly spec: DecoderSpec;
+  readonly baseDtype: MatrixDtype;
+  readonly embedding: Matrix;
+  readonly layers: readonly LayerWeights[];
+  readonly finalNorm: DeviceBuffer;
+  /** Output head; the embedding itself where tied. */
+  readonly head: Matrix;
+}
+
+/** Options of {@link loadWeights}. */
+export interface LoadOptions {
+  /** Storage of the matrices on the GPU. Norms are always f32. */
+  readonly baseDtype: MatrixDtype;
+  /** Called after each tensor with the share of parameters done, 0 to 1. */
+  readonly onProgress?: (done: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Rows read at once, in values, so that no copy of a whole embedding is needed. */
+const CHUNK_VALUES = 1 << 24;
+
+/** Width of the query heads and of the KV heads of a layer in memory. */
+export function headWidths(spec: DecoderSpec, layer: LayerSpec): { readonly q: number; readonly kv: number } {
+  const width = headStride(spec.headDim);
+  return { q: layer.heads * width, kv: layer.kvHeads * width };
+}
+
+/** Shape [out, in] of a projection in memory, where every head is padded to `headStride`. */
+export function storedShape(spec: DecoderSpec, layer: LayerSpec, projection: Projection): [number, number] {
+  return projectionShape({ ...spec, headDim: headStride(spec.headDim) }, layer, projection);
+}
+
+/** Uploads a model. Throws `CompressoError("numeric")` where a tensor holds NaN or infinity. */
+export async function loadWeights(device: Device, source: WeightSource, options: LoadOptions): Promise<Weights> {
+  const { spec } = source;
+  const owned: Disposable[] = [];
+  const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
+  const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
+  const steps = spec.layers.length + 2;
+  let done = 0;
+  const progress = (): void => options.onProgress?.(++done / steps);
+
+  const matrix = async (name: string, shape: readonly [number, number], logical: readonly [number, number]) => {
+    options.signal?.throwIfAborted();
+    const [rows, cols] = shape;
+    const target = own(createMatrix(device, name, { rows, cols, dtype: options.baseDtype }));
+    if (shape[0] === logical[0] && shape[1] === logical[1]) {
+      const chunk = Math.max(1, Math.floor(CHUNK_VALUES / cols));
+      for (let start = 0; start < rows; start += chunk) {
+        const count = Math.min(chunk, rows - start);
+        writeRows(device, target, start, finite(name, await source.read(name, { start, count })));
+      }
+    } else {
+      writeRows(device, target, 0, padHeads(spec, finite(name, await source.read(name)), { shape, logical }));
+    }
+    return target;
+  };
+  const vector = async (name: string): Promise<DeviceBuffer> => {
+    const padded = new Float32Array(strideOf(spec.hidden));
+    padded.set(finite(name, await source.read(name)));
+    return own(device.uploadBuffer(name, padded));
+  };
+
+  try {
+    const embedding = await matrix(EMBEDDING, [spec.vocab, spec.hidden], [spec.vocab, spec.hidden]);
+    progress();
+    const layers: LayerWeights[] = [];
+    for (const [index, layer] of spec.layers.entries()) {
+      const part = (projection: Projection): Promise<Matrix> =>
+        matrix(
+          projectionName(index, projection),
+          storedShape(spec, layer, projection),
+          projectionShape(spec, layer, projection),
+        );
+      layers.push({
+        spec: layer,
+        attention: layer.heads === 0 ? null : {
+          norm: await vector(normName(index, "attention")),
+          q: await part("q"),
+          k: await part("k"),
+          v: await part("v"),
+          o: await part("o"),
+        },
+        ffn: layer.ffn === 0 ? null : {
+          norm: await vector(normName(index, "ffn")),
+          gate: await part("gate"),
+          up: await part("up"),
+          down: await part("down"),
+        },
+      });
+      progress();
+    }
+    const finalNorm = await vector(FINAL_NORM);
+    const head = spec.tied ? embedding : await matrix(HEAD, [spec.vocab, spec.hidden], [spec.vocab, spec.hidden]);
+    progress();
+    device.check();
+    return { spec, baseDtype: options.baseDtype, embedding, layers, finalNorm, head, [Symbol.dispose]: dispose };
+  } catch (error) {
+    dispose();
+    throw error;
+  }
+}
+
+/** Weight matrix of a projection, null where the layer has no such part. */
+export function projectionMatrix(layer: LayerWeights, projection: Projection): Matrix | null {
+  switch (projection) {
+    case "q":
+    case "k":
+    case "v":
+    case "o":
+      return layer.attention?.[projection] ?? null;
+    case "gate":
+    case "up":
+    case "down":
+      return layer.ffn?.[projection] ?? null;
+  }
+}
+
+/** Projections that a layer has. */
+export function presentProjections(layer: LayerSpec): Projection[] {
+  return PROJECTIONS.filter((name) =>
+    name === "gate" || name === "up" || name === "down" ? layer.ffn > 0 : layer.heads > 0
+  );
+}
+
+/** Spreads heads of headDim rows or columns to their padded width. */
+export function padHeads(
+  spec: DecoderSpec,
+  data: Float32Array,
+  { shape, logical }: { readonly shape: readonly [number, number]; readonly logical: readonly [number, number] },
+): Float32Array<ArrayBuffer> {
+  const padded = new Float32Array(shape[0] * shape[1]);
+  for (let row = 0; row < logical[0]; row++) {
+    const targetRow = shape[0] === logical[0] ? row : paddedIndex(spec, row);
+    for (let col = 0; col < logical[1]; col++) {
+      const targetCol = shape[1] === logical[1] ? col : paddedIndex(spec, col);
+      padded[targetRow * shape[1] + targetCol] = data[row * logical[1] + col] ?? 0;
+    }
+  }
+  return padded;
+}
+
+/** The reverse of {@link padHeads}. */
+export function unpadHeads(
+  spec: DecoderSpec,
+  padded: Float32Array,
+  { shape, logical }: { readonly shape: readonly [number, number]; readonly logical: readonly [number, number] },
+): Float32Array<ArrayBuffer> {
+  const data = new Float32Array(logical[0] * logical[1]);
+  for (let row = 0; row < logical[0]; row++) {
+    const sourceRow = shape[0] === logical[0] ? row : paddedIndex(spec, row);
+    for (let col = 0; col < logical[1]; col++) {
+      const sourceCol = shape[1] === logical[1] ? col : paddedIndex(spec, col);
+      data[row * logical[1] + col] = padded[sourceRow * shape[1] + sourceCol] ?? 0;
+    }
+  }
+  return data;
+}
+
+function paddedIndex(spec: DecoderSpec, index: number): number {
+  const head = Math.floor(index / spec.headDim);
+  return head * headStride(spec.headDim) + index - head * spec.headDim;
+}
+
+function finite(name: string, data: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer> {
+  let sum = 0;
+  for (let i = 0; i < data.length; i++) sum += Math.abs(data[i] ?? 0) * 0;
+  if (sum === 0) return data;
+  const at = data.findIndex((value) => !Number.isFinite(value));
+  throw new CompressoError("numeric", {
+    what: `cannot use the weights in '${name}'`,
+    rule: "weights must be finite",
+    value: `element ${at} is ${data[at]}`,
+    mend: "get an intact copy of the model",
+  });
+}

@@ -1,0 +1,256 @@
+// A loaded model: the public handle with logits, gradients and evaluation. Owns the weights and cached passes; refuses training.
+import { CompressoError } from "../errors.ts";
+import type { Device } from "../gpu/device.ts";
+import type { Plan } from "../gpu/plan.ts";
+import { openModelFiles } from "../io/open_model.ts";
+import type { WeightSource } from "../io/source.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
+import { recordFinalNorm, recordLogits, recordLoss } from "../nn/head.ts";
+import { strideOf } from "../nn/layout.ts";
+import { type LoraConfig, packLora, unpackLora } from "../nn/lora.ts";
+import { type MaskKind, type MaskValues, packMasks, unpackMasks } from "../nn/masks.ts";
+import type { MatrixDtype } from "../nn/matrix.ts";
+import { createPass, type Pass, recordForward, recordGradients, shiftLabels } from "../nn/pass.ts";
+import type { DecoderSpec } from "../nn/spec.ts";
+import { IDLE_STATE, writeStepState } from "../nn/step_state.ts";
+import { loadWeights, type Weights } from "../nn/weights.ts";
+
+/** Options of {@link loadModel}. */
+export interface LoadModelOptions {
+  readonly device: Device;
+  /** Storage of the frozen weights on the GPU. Default "f16". */
+  readonly baseDtype?: MatrixDtype;
+  /** Share of the weights that has been loaded, 0 to 1. */
+  readonly onProgress?: (done: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** LoRA with its matrices: names `lora.<layer>.<projection>.<A|B>`, A [rank, in], B [out, rank]. */
+export interface LoraInput extends Omit<LoraConfig, "dropout"> {
+  readonly weights: ReadonlyMap<string, Float32Array>;
+}
+
+/** Adapters of one evaluation. */
+export interface Adapters {
+  /** Mask values z; an absent kind is all 1. */
+  readonly masks?: MaskValues;
+  readonly lora?: LoraInput;
+}
+
+/** Input of {@link Model.lossAndGradients}. */
+export interface GradientInput extends Adapters {
+  /** One sequence or several of the same length after right padding with any token. */
+  readonly tokens: readonly number[] | readonly (readonly number[])[];
+  /** As `tokens`, unshifted, −100 = ignored. */
+  readonly labels: readonly number[] | readonly (readonly number[])[];
+}
+
+/** Mean loss over the labels, and gradients by name. */
+export interface GradientResult {
+  readonly loss: number;
+  /** `lora.<layer>.<projection>.<A|B>`, `mask.head` [Σ heads], `mask.ffn` [Σ ffn], `mask.hidden` [hidden]. */
+  readonly gradients: Map<string, Float32Array>;
+}
+
+/** A model on the GPU; dispose it to free its memory. */
+export class Model implements Disposable {
+  readonly device: Device;
+  readonly source: WeightSource;
+  readonly weights: Weights;
+  readonly tokenizer: Tokenizer | null;
+  #cached: { key: string; pass: Pass; layers: Plan; loss: Plan | null } | null = null;
+
+  constructor(device: Device, source: WeightSource, parts: { weights: Weights; tokenizer: Tokenizer | null }) {
+    this.device = device;
+    this.source = source;
+    this.weights = parts.weights;
+    this.tokenizer = parts.tokenizer;
+  }
+
+  /** Shape of the model. */
+  get spec(): DecoderSpec {
+    return this.weights.spec;
+  }
+
+  /** Logits [T × vocab] of one sequence of T tokens, row-major. */
+  async logits(tokens: ArrayLike<number>, adapters: Adapters = {}): Promise<Float32Array<ArrayBuffer>> {
+    const { vocab } = this.spec, seq = tokens.length;
+    checkTokens(tokens, vocab);
+    const { pass, layers } = await this.#prepare({ batch: 1, seq }, adapters);
+    const { act } = pass;
+    this.device.write(act.tokens, Uint32Array.from(tokens));
+    await layers.run();
+    const result = new Float32Array(seq * vocab), stride = strideOf(vocab);
+    for (let first = 0; first < seq; first += act.shape.headRows) {
+      const rows = Math.min(act.shape.headRows, seq - first);
+      const context = pass.plan();
+      using plan = context.plan;
+      recordLogits(context, { first, rows });
+      await plan.run();
+      const chunk = await this.device.readFloats(act.logits, rows * stride);
+      for (let row = 0; row < rows; row++) {
+        result.set(chunk.subarray(row * stride, row * stride + vocab), (first + row) * vocab);
+      }
+    }
+    return result;
+  }
+
+  /**
+   * Negative log-likelihood of each next token, in nats: value [b · seq + t] is that of token t + 1 of sequence b given the tokens
+   * up to t; 0 where `labels` (unshifted, −100 = ignored) has none.
+   */
+  async tokenLosses(
+    tokens: ArrayLike<number>,
+    labels: ArrayLike<number>,
+    options: { readonly batch: number; readonly adapters?: Adapters; readonly signal?: AbortSignal },
+  ): Promise<Float32Array<ArrayBuffer>> {
+    const seq = tokens.length / options.batch;
+    checkTokens(tokens, this.spec.vocab);
+    const prepared = await this.#prepare({ batch: options.batch, seq }, options.adapters ?? {});
+    const { pass } = prepared;
+    if (!prepared.loss) {
+      const context = pass.plan();
+      recordForward(context);
+      recordLoss(context, { gradient: false });
+      prepared.loss = context.plan.finish();
+    }
+    this.device.write(pass.act.tokens, Uint32Array.from(tokens));
+    this.device.write(pass.act.targets, shiftLabels(labels, { seq }));
+    await prepared.loss.run(options.signal ? { signal: options.signal } : {});
+    return await this.device.readFloats(pass.act.loss, tokens.length);
+  }
+
+  /** Loss and gradients of LoRA and masks (with respect to z), at the given masks and LoRA. */
+  async lossAndGradients(input: GradientInput): Promise<GradientResult> {
+    const { tokens, batch, seq } = flatten(input.tokens), labels = flatten(input.labels).tokens;
+    checkTokens(tokens, this.spec.vocab);
+    if (labels.length !== tokens.length) {
+      throw new CompressoError("input", {
+        what: "cannot compute the loss",
+        rule: "labels have the shape of tokens",
+        value: `${tokens.length} tokens, ${labels.length} labels`,
+      });
+    }
+    const targets = shiftLabels(labels, { seq });
+    const count = targets.reduce((sum, target) => sum + (target >= 0 ? 1 : 0), 0);
+    using pass = createPass(this.device, this.weights, { batch, seq, backward: true, lora: input.lora ?? null });
+    this.#applyAdapters(pass, input);
+    const maskGrads = new Set<MaskKind>(["head", "ffn", "hidden"]);
+    const context = pass.plan({ maskGrads });
+    using plan = context.plan;
+    recordGradients(context);
+    this.device.write(pass.act.tokens, Uint32Array.from(tokens));
+    this.device.write(pass.act.targets, targets);
+    writeStepState(this.device, pass.state, { ...IDLE_STATE, lossScale: 1 / Math.max(1, count) });
+    await plan.run();
+    const { lora, masks, act } = pass;
+    const [lossBytes, maskBytes, loraBytes] = await this.device.read([
+      { buffer: act.loss, bytes: act.rows * 4 },
+      { buffer: masks.dz, bytes: masks.layout.count * 4 },
+      ...(lora ? [{ buffer: lora.grads, bytes: lora.count * 4 }] : []),
+    ]);
+    const losses = new Float32Array(lossBytes ?? new ArrayBuffer(0));
+    const dz = unpackMasks(this.spec, masks.layout, new Float32Array(maskBytes ?? new ArrayBuffer(0)));
+    const gradients: Map<string, Float32Array> = lora
+      ? unpackLora(this.spec, lora, new Float32Array(loraBytes ?? new ArrayBuffer(0)))
+      : new Map<string, Float32Array>();
+    for (const kind of maskGrads) gradients.set(`mask.${kind}`, dz[kind]);
+    return { loss: losses.reduce((sum, loss) => sum + loss, 0) / Math.max(1, count), gradients };
+  }
+
+  [Symbol.dispose](): void {
+    this.#release();
+    this.weights[Symbol.dispose]();
+  }
+
+  async #prepare(
+    shape: { readonly batch: number; readonly seq: number },
+    adapters: Adapters,
+  ): Promise<{ key: string; pass: Pass; layers: Plan; loss: Plan | null }> {
+    const { lora } = adapters;
+    const key = JSON.stringify([shape, lora ? [lora.rank, lora.alpha, lora.targets] : null]);
+    if (this.#cached?.key !== key) {
+      this.#release();
+      const pass = createPass(this.device, this.weights, { ...shape, lora: lora ?? null });
+      const context = pass.plan();
+      recordForward(context);
+      recordFinalNorm(context);
+      writeStepState(this.device, pass.state, IDLE_STATE);
+      this.#cached = { key, pass, layers: context.plan.finish(), loss: null };
+    }
+    this.#applyAdapters(this.#cached.pass, adapters);
+    return await Promise.resolve(this.#cached);
+  }
+
+  #applyAdapters(pass: Pass, { masks = {}, lora }: Adapters): void {
+    this.device.write(pass.masks.z, packMasks(this.spec, pass.masks.layout, masks));
+    if (lora && pass.lora) this.device.write(pass.lora.params, packLora(this.spec, pass.lora, lora.weights));
+  }
+
+  #release(): void {
+    this.#cached?.loss?.[Symbol.dispose]();
+    this.#cached?.layers[Symbol.dispose]();
+    this.#cached?.pass[Symbol.dispose]();
+    this.#cached = null;
+  }
+}
+
+/**
+ * Loads a model from a Hugging Face folder or a GGUF file.
+ *
+ * @throws CompressoError("input") where the files are missing, broken or of an unsupported kind; "gpu" where they do not fit.
+ */
+export async function loadModel(path: string, options: LoadModelOptions): Promise<Model> {
+  const { source, tokenizer } = await openModelFiles(path);
+  return await loadModelFrom(source, { ...options, tokenizer });
+}
+
+/** Loads a model from any weight source, for example a sliced one that was not written yet. */
+export async function loadModelFrom(
+  source: WeightSource,
+  options: LoadModelOptions & { readonly tokenizer?: Tokenizer | null },
+): Promise<Model> {
+  const { device, baseDtype = "f16", onProgress, signal, tokenizer = null } = options;
+  const weights = await loadWeights(device, source, {
+    baseDtype,
+    ...(onProgress ? { onProgress } : {}),
+    ...(signal ? { signal } : {}),
+  });
+  return new Model(device, source, { weights, tokenizer });
+}
+
+function flatten(rows: readonly number[] | readonly (readonly number[])[]): {
+  tokens: number[];
+  batch: number;
+  seq: number;
+} {
+  const nested: readonly (readonly number[])[] = isNested(rows) ? rows : [rows];
+  const seq = nested[0]?.length ?? 0;
+  if (nested.some((row) => row.length !== seq)) {
+    throw new CompressoError("input", {
+      what: "cannot use these sequences as one batch",
+      rule: "all have the same length",
+      value: nested.map((row) => row.length).join(", "),
+      mend: "pad on the right, with labels −100",
+    });
+  }
+  return { tokens: nested.flat(), batch: nested.length, seq };
+}
+
+function isNested(rows: readonly number[] | readonly (readonly number[])[]): rows is readonly (readonly number[])[] {
+  return Array.isArray(rows[0]);
+}
+
+function checkTokens(tokens: ArrayLike<number>, vocab: number): void {
+  if (tokens.length === 0) throw new CompressoError("input", { what: "cannot run a model on no tokens" });
+  for (let i = 0; i < tokens.length; i++) {
+    const token = tokens[i] ?? -1;
+    if (Number.isInteger(token) && token >= 0 && token < vocab) continue;
+    throw new CompressoError("input", {
+      what: `cannot use token ${i} of the sequence`,
+      rule: `token ids lie in [0, ${vocab})`,
+      value: String(token),
+      mend: "use the tokenizer of this model",
+    });
+  }
+}

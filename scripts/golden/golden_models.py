@@ -1,0 +1,307 @@
+"""Makes tiny random LLaMA models with transformers and the golden values that tests/golden compares our kernels with.
+
+Owns fixtures/golden/<model>/{model/,golden.safetensors} and fixtures/golden/golden.json; refuses anything trained or
+downloaded. Everything is seeded: running it again gives the same files. The models are saved by transformers, loaded
+back from disk, and run in float64; the results are stored as f32, token ids and labels too (exact: all below 2^24).
+
+A golden file holds
+  lora.<layer>.<q|k|v|o|gate|up|down>.<A|B>   LoRA weights, A [rank, in], B [out, rank]; y = W x + alpha/rank B A x
+  mask.head [L, heads], mask.ffn [L, ffn], mask.hidden [hidden]   masks z: random in (0, 1], some exactly 0
+  <batch>.tokens, <batch>.labels [B, T], <batch>.logits [B, T, vocab]   logits of the bare model
+  <batch>.<run>.loss [1] and <batch>.<run>.grad.<name> for each name above that the run has
+Batches: `pair` (two sequences of different lengths, right-padded, padding labelled -100) and `single` (one of odd
+length). Runs: `bare` (neither LoRA nor masks: mask gradients at z = 1), `lora` (LoRA, z = 1), `full` (LoRA and masks).
+The loss is the mean over all labelled predictions of the batch, labels shifted by one as transformers does.
+"""
+
+import argparse
+import json
+import os
+import shutil
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig  # noqa: E402
+from transformers.utils import logging  # noqa: E402
+
+torch.set_num_threads(1)
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+
+RANK, ALPHA = 3, 5
+TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+COMMON = {"attention_bias": False, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}
+
+# `old` says how config.json writes RoPE: as transformers 5 does (None), or in the form of most published models.
+MODELS = {
+    "gqa_llama3": {
+        "dtype": torch.float32, "old": None, "shard": None,
+        "config": lambda: LlamaConfig(
+            hidden_size=48, num_attention_heads=6, num_key_value_heads=2, head_dim=8, intermediate_size=101,
+            num_hidden_layers=3, vocab_size=97, tie_word_embeddings=True, max_position_embeddings=512,
+            rms_norm_eps=1e-5, rope_parameters={"rope_theta": 10000.0, **LLAMA3}, **COMMON),
+    },
+    "mha_linear": {
+        "dtype": torch.float32, "shard": None,
+        "old": {"rope_theta": 5000.0, "rope_scaling": {"type": "linear", "factor": 2.5}},
+        "config": lambda: MistralConfig(
+            hidden_size=38, num_attention_heads=3, num_key_value_heads=3, head_dim=10, intermediate_size=67,
+            num_hidden_layers=2, vocab_size=101, tie_word_embeddings=False, max_position_embeddings=256,
+            rms_norm_eps=1e-3, sliding_window=None,
+            rope_parameters={"rope_type": "linear", "factor": 2.5, "rope_theta": 5000.0},
+            **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
+    "mqa_bf16_sharded": {
+        "dtype": torch.bfloat16, "shard": "24KB",
+        "old": {"rope_theta": 500.0, "rope_scaling": LLAMA3},
+        "config": lambda: LlamaConfig(
+            hidden_size=44, num_attention_heads=4, num_key_value_heads=1, head_dim=14, intermediate_size=65,
+            num_hidden_layers=2, vocab_size=89, tie_word_embeddings=False, max_position_embeddings=512,
+            rms_norm_eps=1e-6, rope_parameters={"rope_theta": 500.0, **LLAMA3}, **COMMON),
+    },
+    "gqa_f16": {
+        "dtype": torch.float16, "old": None, "shard": None,
+        "config": lambda: LlamaConfig(
+            hidden_size=40, num_attention_heads=4, num_key_value_heads=2, head_dim=10, intermediate_size=53,
+            num_hidden_layers=2, vocab_size=83, tie_word_embeddings=True, max_position_embeddings=128,
+            rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, **COMMON),
+    },
+}
+
+LEGEND = {
+    "logits": "std, range, relative error of stock float32",
+    "unscaled": "relative change without RoPE scaling",
+    "run": "loss, largest gradient, worst relative error of torch float32",
+}
+
+
+def normal(generator, *shape, std):
+    return torch.randn(*shape, generator=generator, dtype=torch.float64) * std
+
+
+def write_model(folder, recipe, generator):
+    """Saves a model with random weights: logits spread over several units, no norm weight equal to one."""
+    model = AutoModelForCausalLM.from_config(recipe["config"]())
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() == 1:
+                weight.copy_(torch.rand(weight.shape, generator=generator, dtype=torch.float64) + 0.5)
+            elif "embed_tokens" in name or "lm_head" in name:
+                weight.copy_(normal(generator, *weight.shape, std=0.4))
+            else:
+                weight.copy_(normal(generator, *weight.shape, std=1.3 / weight.shape[1] ** 0.5))
+    model.to(recipe["dtype"]).save_pretrained(folder, max_shard_size=recipe["shard"] or "1GB")
+    generation = os.path.join(folder, "generation_config.json")
+    if os.path.exists(generation):
+        os.remove(generation)
+    path = os.path.join(folder, "config.json")
+    with open(path, encoding="utf-8") as file:
+        config = json.load(file)
+    config.pop("transformers_version", None)
+    if recipe["old"]:
+        del config["rope_parameters"]
+        config["torch_dtype"] = config.pop("dtype")
+        config.update(recipe["old"])
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(config, file, indent=2, sort_keys=True)
+        file.write("\n")
+
+
+def to_float64(model):
+    """Replaces the two modules of transformers that compute in f32 whatever the dtype: RMSNorm and RoPE."""
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = lambda x, m=module: m.weight * (
+                x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + m.variance_epsilon))
+    rotary = model.model.rotary_emb
+    inverse = rotary.inv_freq.double()
+
+    def rope(x, position_ids, **_):
+        angles = torch.cat([position_ids[..., None].double() * inverse] * 2, dim=-1)
+        return angles.cos() * rotary.attention_scaling, angles.sin() * rotary.attention_scaling
+
+    rotary.forward = rope
+
+
+def projection(layer, target):
+    return getattr(layer.mlp if target in ("gate", "up", "down") else layer.self_attn, f"{target}_proj")
+
+
+def attach(model, lora, masks):
+    """Hooks LoRA and masks into a model; returns the handles. The order of hooks matters: LoRA first, then z_hidden."""
+    handles = []
+    z_hidden = masks["mask.hidden"]
+    head_dim = model.config.head_dim
+
+    def before(module, scale):
+        handles.append(module.register_forward_pre_hook(lambda _, args: (args[0] * scale,)))
+
+    def after(module):
+        handles.append(module.register_forward_hook(lambda _, __, out: out * z_hidden))
+
+    def adapt(module, a, b):
+        handles.append(module.register_forward_hook(
+            lambda _, args, out: out + ALPHA / RANK * (args[0] @ a.T) @ b.T))
+
+    after(model.model.embed_tokens)
+    for index, layer in enumerate(model.model.layers):
+        before(layer.self_attn.o_proj, masks["mask.head"][index].repeat_interleave(head_dim))
+        before(layer.mlp.down_proj, masks["mask.ffn"][index])
+        for target in TARGETS if lora else ():
+            adapt(projection(layer, target), lora[f"lora.{index}.{target}.A"], lora[f"lora.{index}.{target}.B"])
+        after(layer.self_attn.o_proj)
+        after(layer.mlp.down_proj)
+    return handles
+
+
+def loss_of(model, tokens, labels):
+    logits = model(input_ids=tokens, use_cache=False).logits
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+
+
+def gradients(model, batch, lora, masks):
+    leaves = {name: value.clone().requires_grad_() for name, value in {**lora, **masks}.items()}
+    handles = attach(model, {name: leaves[name] for name in lora}, {name: leaves[name] for name in masks})
+    loss = loss_of(model, *batch)
+    found = torch.autograd.grad(loss, list(leaves.values()))
+    for handle in handles:
+        handle.remove()
+    return loss.detach(), dict(zip(leaves, found))
+
+
+def folded_loss(folder, batch, lora, masks):
+    """The loss of stock transformers in f32 with LoRA and masks folded into the weights: a check of the hooks."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    with torch.no_grad():
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())  # a tied head is not masked
+        z_hidden = masks["mask.hidden"]
+        model.model.embed_tokens.weight.mul_(z_hidden)
+        for index, layer in enumerate(model.model.layers):
+            for target in TARGETS:
+                weight = projection(layer, target).weight
+                weight += ALPHA / RANK * lora[f"lora.{index}.{target}.B"] @ lora[f"lora.{index}.{target}.A"]
+            layer.self_attn.o_proj.weight *= masks["mask.head"][index].repeat_interleave(model.config.head_dim)
+            layer.mlp.down_proj.weight *= masks["mask.ffn"][index]
+            layer.self_attn.o_proj.weight.mul_(z_hidden[:, None])
+            layer.mlp.down_proj.weight.mul_(z_hidden[:, None])
+        tokens, labels = batch
+        return model.float()(input_ids=tokens, labels=labels, use_cache=False).loss.item()
+
+
+def make_batches(generator, vocab):
+    def ids(*shape):
+        return torch.randint(3, vocab, shape, generator=generator)
+
+    pair, pair_labels = torch.zeros(2, 21, dtype=torch.long), torch.full((2, 21), -100)
+    for row, (length, prompt) in enumerate([(21, 4), (13, 3)]):
+        pair[row, :length] = ids(length)
+        pair_labels[row, prompt:length] = pair[row, prompt:length]
+    pair_labels[0, 9] = -100  # a hole inside the response
+    single = ids(1, 37)
+    single_labels = single.clone()
+    single_labels[0, :5] = -100
+    single_labels[0, 20] = -100
+    return {"pair": (pair, pair_labels), "single": (single, single_labels)}
+
+
+def make_lora(generator, model):
+    lora = {}
+    for index, layer in enumerate(model.model.layers):
+        for target in TARGETS:
+            out, inside = projection(layer, target).weight.shape
+            lora[f"lora.{index}.{target}.A"] = normal(generator, RANK, inside, std=1 / inside ** 0.5)
+            lora[f"lora.{index}.{target}.B"] = normal(generator, out, RANK, std=0.15)
+    return {name: value.float().double() for name, value in lora.items()}
+
+
+def make_masks(generator, config):
+    layers, masks = config.num_hidden_layers, {}
+    shapes = {"head": (layers, config.num_attention_heads), "ffn": (layers, config.intermediate_size),
+              "hidden": (config.hidden_size,)}
+    for name, shape in shapes.items():
+        z = 1 - 0.9 * torch.rand(shape, generator=generator, dtype=torch.float64)
+        dropped = torch.rand(shape, generator=generator) < (0.1 if name == "hidden" else 0.25)
+        dropped.view(-1)[1] = True  # at least one exact zero
+        z[dropped] = 0
+        z.view(-1)[0] = 1  # and at least one exact one
+        masks[f"mask.{name}"] = z.float().double()
+    return masks
+
+
+def make(name, recipe, root, seed):
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    folder = os.path.join(root, name, "model")
+    shutil.rmtree(os.path.join(root, name), ignore_errors=True)
+    os.makedirs(folder)
+    write_model(folder, recipe, generator)
+
+    stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    fresh = AutoModelForCausalLM.from_config(recipe["config"]())
+    assert torch.equal(model.model.rotary_emb.inv_freq, fresh.model.rotary_emb.inv_freq), f"{name}: RoPE not read back"
+    to_float64(model)
+    model.requires_grad_(False)
+    stock.requires_grad_(False)
+    lora, masks = make_lora(generator, model), make_masks(generator, model.config)
+    ones = {key: torch.ones_like(value) for key, value in masks.items()}
+    golden, stats = {**lora, **masks}, {}
+    for batch_name, batch in make_batches(generator, model.config.vocab_size).items():
+        tokens, labels = batch
+        logits = model(input_ids=tokens, use_cache=False).logits
+        plain = stock(input_ids=tokens, labels=labels, use_cache=False)
+        drift = ((plain.logits.double() - logits).abs().max() / logits.abs().max()).item()
+        assert drift < 5e-6, f"{name}: float64 and stock float32 logits differ by {drift}"
+        golden |= {f"{batch_name}.tokens": tokens, f"{batch_name}.labels": labels, f"{batch_name}.logits": logits}
+        for run, adapters, z in (("bare", {}, ones), ("lora", lora, ones), ("full", lora, masks)):
+            loss, found = gradients(model, batch, adapters, z)
+            assert all(value.abs().max() > 0 for value in found.values()), f"{name}: a gradient is zero throughout"
+            golden[f"{batch_name}.{run}.loss"] = loss.reshape(1)
+            golden |= {f"{batch_name}.{run}.grad.{key}": value for key, value in found.items()}
+            _, rough = gradients(stock, batch, *({k: v.float() for k, v in part.items()} for part in (adapters, z)))
+            single = max(((rough[k].double() - v).abs().max() / v.abs().max()).item() for k, v in found.items())
+            assert single < 1e-4, f"{name} {run}: a gradient in float32 is off by {single}, too ill-conditioned to test"
+            other = plain.loss.item() if run == "bare" else folded_loss(folder, batch, lora, z)
+            assert abs(other - loss.item()) < 2e-5 * loss.item(), f"{name} {run}: {loss.item()} but otherwise {other}"
+            largest = max(value.abs().max().item() for value in found.values())
+            stats[f"{batch_name}.{run}"] = (loss.item(), largest, single)
+        stats[f"{batch_name}.logits"] = (logits.std().item(), (logits.max() - logits.min()).item(), drift)
+        model_rope = model.model.rotary_emb.forward
+        if recipe["config"]().rope_parameters["rope_type"] != "default":
+            inverse = recipe["config"]().rope_parameters["rope_theta"] ** (
+                -torch.arange(0, model.config.head_dim, 2, dtype=torch.float64) / model.config.head_dim)
+            model.model.rotary_emb.forward = lambda x, position_ids, **_: tuple(
+                f(torch.cat([position_ids[..., None].double() * inverse] * 2, dim=-1)) for f in (torch.cos, torch.sin))
+            unscaled = model(input_ids=tokens, use_cache=False).logits
+            model.model.rotary_emb.forward = model_rope
+            stats[f"{batch_name}.unscaled"] = (((unscaled - logits).abs().max() / logits.abs().max()).item(),)
+            assert stats[f"{batch_name}.unscaled"][0] > 0.01, f"{name}: the RoPE scaling hardly matters"
+    path = os.path.join(root, name, "golden.safetensors")
+    save_file({key: value.float().contiguous() for key, value in golden.items()}, path)
+    walk = os.walk(os.path.join(root, name))
+    size = sum(os.path.getsize(os.path.join(at, file)) for at, _, files in walk for file in files)
+    print(f"{name}: {sorted(os.listdir(folder))}, {size / 1024:.0f} KiB with golden values")
+    for key, value in stats.items():
+        print(f"  {key:16} {LEGEND.get(key.split('.')[1], LEGEND['run'])}: {', '.join(f'{number:.4g}' for number in value)}")
+    return {"dtype": str(recipe["dtype"]).removeprefix("torch."), "heads": model.config.num_attention_heads,
+            "kv_heads": model.config.num_key_value_heads, "head_dim": model.config.head_dim}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    here = os.path.dirname(os.path.abspath(__file__))
+    parser.add_argument("--out", default=os.path.join(here, "..", "..", "fixtures", "golden"), help="folder to write to")
+    root = parser.parse_args().out
+    models = {name: make(name, recipe, root, 1000 + index) for index, (name, recipe) in enumerate(MODELS.items())}
+    with open(os.path.join(root, "golden.json"), "w", encoding="utf-8") as file:
+        json.dump({"rank": RANK, "alpha": ALPHA, "targets": TARGETS, "models": models}, file, indent=1)
+        file.write("\n")
+
+
+if __name__ == "__main__":
+    main()

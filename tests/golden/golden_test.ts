@@ -1,0 +1,189 @@
+// Logits, loss and every gradient against transformers + torch in float64, on tiny random models saved by transformers.
+import assert from "node:assert/strict";
+import { loadModel, openDevice } from "../../mod.ts";
+import type { RopeScaling } from "../../lib/nn/spec.ts";
+import {
+  assertClose,
+  type BatchName,
+  distance,
+  type Golden,
+  type GoldenName,
+  openGolden,
+  type RunName,
+} from "./helpers/golden.ts";
+
+// torch itself, in f32, is within 2e-6 (logits) and 7e-6 (gradients) of its float64; the rest is room for other orders
+// of summation and for the GPU's exp, sin and cos.
+const LOGIT_TOLERANCE = 1e-4;
+const GRADIENT_TOLERANCE = 1e-3;
+
+// An f16 base gets the same tolerance: all weights of gqa_f16 are f16 values, so storing them as f16 loses nothing.
+const CASES: readonly { name: GoldenName; baseDtype: "f32" | "f16" }[] = [
+  { name: "gqa_llama3", baseDtype: "f32" },
+  { name: "mha_linear", baseDtype: "f32" },
+  { name: "mqa_bf16_sharded", baseDtype: "f32" },
+  { name: "gqa_f16", baseDtype: "f32" },
+  { name: "gqa_f16", baseDtype: "f16" },
+];
+const BATCHES: readonly BatchName[] = ["pair", "single"];
+const RUNS: readonly RunName[] = ["bare", "lora", "full"];
+const WHAT: Readonly<Record<RunName, string>> = {
+  bare: "masks at 1",
+  lora: "masks at 1 and of LoRA on all projections",
+  full: "random masks and of LoRA on all projections",
+};
+
+for (const { name, baseDtype } of CASES) {
+  Deno.test(`logits of ${name} with an ${baseDtype} base match transformers`, async () => {
+    const golden = await openGolden(name);
+    using device = await openDevice();
+    using model = await loadModel(golden.modelPath, { device, baseDtype });
+    const distances = [];
+    for (const batch of BATCHES) {
+      const { tokens, logits } = await golden.batch(batch);
+      for (const [row, ids] of tokens.entries()) {
+        distances.push(distance(`${batch}.logits[${row}]`, await model.logits(ids), logits[row] ?? []));
+      }
+    }
+    assertClose(distances, LOGIT_TOLERANCE);
+  });
+
+  for (const run of RUNS) {
+    Deno.test(`loss and gradients of ${WHAT[run]} match torch for ${name} with an ${baseDtype} base`, async () => {
+      const golden = await openGolden(name);
+      using device = await openDevice();
+      using model = await loadModel(golden.modelPath, { device, baseDtype });
+      for (const batch of BATCHES) {
+        const { tokens, labels } = await golden.batch(batch);
+        const expected = await golden.run(batch, run);
+        const actual = await model.lossAndGradients({
+          tokens: flat(tokens),
+          labels: flat(labels),
+          ...(run === "bare" ? {} : { lora: loraOf(golden) }),
+          ...(run === "full" ? { masks: masksOf(golden) } : {}),
+        });
+        assert.deepEqual(
+          [...actual.gradients.keys()].sort(),
+          [...expected.gradients.keys()].sort(),
+          "gradients' names",
+        );
+        assertClose([distance(`${batch} loss`, [actual.loss], [expected.loss])], LOGIT_TOLERANCE);
+        assertClose(
+          [...expected.gradients].map(([key, values]) =>
+            distance(`${batch} ${key}`, actual.gradients.get(key) ?? [], values)
+          ),
+          GRADIENT_TOLERANCE,
+        );
+      }
+    });
+  }
+}
+
+Deno.test("masks that are left out count as 1", async () => {
+  const golden = await openGolden("gqa_llama3");
+  using device = await openDevice();
+  using model = await loadModel(golden.modelPath, { device, baseDtype: "f32" });
+  const { tokens, labels } = await golden.batch("single");
+  const expected = await golden.run("single", "lora");
+  for (const kind of ["head", "ffn", "hidden"] as const) {
+    const ones = new Float32Array(golden.masks.get(`mask.${kind}`)?.length ?? 0).fill(1);
+    const actual = await model.lossAndGradients({
+      tokens: flat(tokens),
+      labels: flat(labels),
+      lora: loraOf(golden),
+      masks: { [kind]: ones },
+    });
+    assertClose([distance(`loss with mask.${kind} alone`, [actual.loss], [expected.loss])], LOGIT_TOLERANCE);
+    assertClose(
+      [...expected.gradients].map(([key, values]) => distance(key, actual.gradients.get(key) ?? [], values)),
+      GRADIENT_TOLERANCE,
+    );
+  }
+});
+
+Deno.test("config.json in the old and the new form gives the spec that the fixture was made with", async () => {
+  const llama3: RopeScaling = {
+    kind: "llama3",
+    factor: 8,
+    lowFreqFactor: 1,
+    highFreqFactor: 4,
+    originalMaxPosition: 64,
+  };
+  const layers = (count: number, heads: number, rest: { kvHeads: number; ffn: number }): unknown[] =>
+    Array.from({ length: count }, () => ({ heads, ...rest }));
+  const wanted = new Map<GoldenName, Record<string, unknown>>([
+    ["gqa_llama3", {
+      headDim: 8,
+      tied: true,
+      rope: { base: 10000, scaling: llama3 },
+      layers: layers(3, 6, { kvHeads: 2, ffn: 101 }),
+      maxPosition: 512,
+    }],
+    ["mha_linear", {
+      headDim: 10,
+      tied: false,
+      rope: { base: 5000, scaling: { kind: "linear", factor: 2.5 } },
+      layers: layers(2, 3, { kvHeads: 3, ffn: 67 }),
+      maxPosition: 256,
+    }],
+    ["mqa_bf16_sharded", {
+      headDim: 14,
+      tied: false,
+      rope: { base: 500, scaling: llama3 },
+      layers: layers(2, 4, { kvHeads: 1, ffn: 65 }),
+      maxPosition: 512,
+    }],
+    ["gqa_f16", {
+      headDim: 10,
+      tied: true,
+      rope: { base: 10000, scaling: { kind: "none" } },
+      layers: layers(2, 4, { kvHeads: 2, ffn: 53 }),
+      maxPosition: 128,
+    }],
+  ]);
+  using device = await openDevice();
+  for (const [name, { headDim, tied, rope, layers, maxPosition }] of wanted) {
+    using model = await loadModel((await openGolden(name)).modelPath, { device, baseDtype: "f32" });
+    const { spec } = model;
+    assert.deepEqual(
+      { headDim: spec.headDim, tied: spec.tied, rope: spec.rope, layers: spec.layers, maxPosition: spec.maxPosition },
+      { headDim, tied, rope, layers, maxPosition },
+      name,
+    );
+    assert.deepEqual([spec.bosId, [...spec.eosIds], spec.padId], [1, [2], 0], name);
+    assert.equal(model.tokenizer, null, `${name} has no tokenizer`);
+  }
+});
+
+Deno.test("distance() finds the worst index, and NaN is further than any number", () => {
+  assert.match(distance("x", [1, 2.5, 4], [1, 2, 4]).text, /^x\[1\] of 3 is 2\.5, golden 2, off by 1\.25e-1/);
+  assert.throws(() => assertClose([distance("x", [1, 2.5, 4], [1, 2, 4])], 0.12), /x\[1\]/);
+  assertClose([distance("x", [1, 2.5, 4], [1, 2, 4])], 0.13);
+  assert.throws(
+    () => assertClose([distance("x", [2, 2], [1, 2]), distance("y", [NaN, 1], [1, 1])], 1),
+    /y\[0\].*1 of 2/,
+  );
+  assert.throws(() => assertClose([distance("zero", [1], [0])], 1e9), /zero\[0\]/);
+  assert.throws(() => distance("short", [], [1]), /0 elements/);
+});
+
+/** A batch of one row is passed as a plain list, so that both forms of the call are tried. */
+function flat(rows: number[][]): number[] | number[][] {
+  const [first] = rows;
+  return rows.length === 1 && first ? first : rows;
+}
+
+function loraOf({ rank, alpha, targets, lora }: Golden): {
+  rank: number;
+  alpha: number;
+  targets: Golden["targets"];
+  weights: Map<string, Float32Array>;
+} {
+  return { rank, alpha, targets, weights: lora };
+}
+
+function masksOf({ masks }: Golden): { head: Float32Array; ffn: Float32Array; hidden: Float32Array } {
+  const [head, ffn, hidden] = ["head", "ffn", "hidden"].map((kind) => masks.get(`mask.${kind}`));
+  assert.ok(head && ffn && hidden, "the golden file holds the three masks");
+  return { head, ffn, hidden };
+}

@@ -1,0 +1,169 @@
+import assert from "node:assert/strict";
+import { mergesByScore, tokenizerFromGguf } from "../../lib/io/gguf_tokenizer.ts";
+import { ggufTokenizerMetadata } from "../../lib/io/gguf_tokenizer_export.ts";
+import { familyByName } from "../../lib/io/pre_tokenizers.ts";
+import { createTokenizer, type Tokenizer } from "../../lib/io/tokenizer.ts";
+import { failure, golden, tokenizerOf, withConfig } from "./fixtures.ts";
+
+/** The metadata of the SentencePiece model, as a converter writes it. */
+async function sentencePieceMetadata(): Promise<Map<string, unknown>> {
+  const { tokens, scores, types } = await golden("sentencepiece");
+  return new Map<string, unknown>([
+    ["general.architecture", "llama"],
+    ["tokenizer.ggml.model", "llama"],
+    ["tokenizer.ggml.tokens", tokens],
+    ["tokenizer.ggml.scores", Float32Array.from(scores)],
+    ["tokenizer.ggml.token_type", Int32Array.from(types)],
+    ["tokenizer.ggml.bos_token_id", 1],
+    ["tokenizer.ggml.eos_token_id", 2n],
+    ["tokenizer.ggml.unknown_token_id", 0],
+    ["tokenizer.ggml.padding_token_id", 4294967295],
+  ]);
+}
+
+/** Metadata as it is read back: without anything but the entries. */
+function written(tokenizer: Tokenizer, vocab?: number): Map<string, unknown> {
+  return new Map<string, unknown>(ggufTokenizerMetadata(tokenizer, vocab === undefined ? {} : { vocab }));
+}
+
+Deno.test("a GGUF's SentencePiece vocabulary encodes as SentencePiece itself", async () => {
+  const tokenizer = tokenizerFromGguf(await sentencePieceMetadata());
+  const { sentencepiece, cases } = await golden("sentencepiece");
+  assert(sentencepiece.length > 100);
+  for (const { text, ids } of sentencepiece) assert.deepEqual(tokenizer.encode(text), ids, JSON.stringify(text));
+  for (const { ids, decoded } of cases) assert.equal(tokenizer.decode(ids), decoded);
+  assert.deepEqual([tokenizer.bosId, tokenizer.eosId, tokenizer.padId], [1, 2, null]);
+  assert.deepEqual([tokenizer.leading, tokenizer.trailing], [[1], []]);
+});
+
+Deno.test("add_space_prefix = false encodes without the space before a text", async () => {
+  const metadata = await sentencePieceMetadata();
+  const prefixed = tokenizerFromGguf(metadata);
+  const bare = tokenizerFromGguf(metadata.set("tokenizer.ggml.add_space_prefix", false));
+  assert.deepEqual(bare.encode(" stone"), prefixed.encode("stone"));
+  assert.equal(bare.decode(bare.encode(" stone")), " stone");
+  assert.notDeepEqual(bare.encode("stone"), prefixed.encode("stone"));
+});
+
+Deno.test("a byte-level tokenizer survives the way into a GGUF and back", async () => {
+  const tokenizer = await tokenizerOf("byte_level");
+  const metadata = written(tokenizer);
+  assert.equal(metadata.get("tokenizer.ggml.model"), "gpt2");
+  assert.equal(metadata.get("tokenizer.ggml.pre"), "smollm");
+  assert.equal(metadata.get("tokenizer.ggml.eos_token_id"), 2);
+  assert.equal(metadata.get("tokenizer.ggml.bos_token_id"), undefined);
+  assert.equal(metadata.get("tokenizer.ggml.add_bos_token"), false);
+  const back = tokenizerFromGguf(metadata);
+  for (const { text, ids, decoded } of (await golden("byte_level")).cases) {
+    assert.deepEqual(back.encode(text, { addSpecial: true }), ids, JSON.stringify(text));
+    assert.equal(back.decode(ids), decoded);
+  }
+  assert.equal(back.chatTemplate, tokenizer.chatTemplate);
+  assert.deepEqual([back.bosId, back.eosId, back.padId], [null, 2, 0]);
+  assert.deepEqual([0, 1, 2, 3].map(back.isSpecial), [true, true, true, false]);
+});
+
+Deno.test("a SentencePiece-like tokenizer survives the way into a GGUF and back", async () => {
+  const tokenizer = await tokenizerOf("sentencepiece");
+  const metadata = written(tokenizer);
+  const { types, cases } = await golden("sentencepiece");
+  assert.equal(metadata.get("tokenizer.ggml.model"), "llama");
+  assert.deepEqual([...metadata.get("tokenizer.ggml.token_type") as Int32Array], types);
+  assert.equal(metadata.get("tokenizer.ggml.add_bos_token"), true);
+  assert.equal(metadata.get("tokenizer.ggml.add_space_prefix"), true);
+  const back = tokenizerFromGguf(metadata);
+  for (const { text, withSpecial } of cases) {
+    assert.deepEqual(back.encode(text, { addSpecial: true }), withSpecial, JSON.stringify(text));
+  }
+});
+
+Deno.test("metadata that came from a GGUF is given back untouched", async () => {
+  const metadata = (await sentencePieceMetadata()).set("tokenizer.ggml.some_new_entry", "kept");
+  const found = ggufTokenizerMetadata(tokenizerFromGguf(metadata));
+  metadata.delete("general.architecture");
+  assert.deepEqual([...found], [...metadata]);
+  assert.equal(found.get("tokenizer.ggml.scores"), metadata.get("tokenizer.ggml.scores"));
+});
+
+Deno.test("a GGUF gets a token for each embedding row, and no fewer rows than tokens", async () => {
+  const tokenizer = await tokenizerOf("byte_level");
+  const metadata = written(tokenizer, 483);
+  const tokens = metadata.get("tokenizer.ggml.tokens") as string[];
+  assert.deepEqual(tokens.slice(480), ["[PAD480]", "[PAD481]", "[PAD482]"]);
+  assert.deepEqual([...(metadata.get("tokenizer.ggml.token_type") as Int32Array).slice(479)], [1, 5, 5, 5]);
+  assert.throws(() => ggufTokenizerMetadata(tokenizer, { vocab: 479 }), failure("mismatch", /479 rows, 480 tokens/));
+});
+
+Deno.test("every pre-tokenizer family is recognised in a tokenizer.json and named alike", async () => {
+  const tokenizer = await tokenizerOf("byte_level");
+  for (const pre of ["gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2", "tekken", "default"]) {
+    const family = familyByName(pre);
+    assert(family, pre);
+    const model = { ...tokenizer.json["model"] as object, ignore_merges: family.ignoreMerges };
+    const json = { ...tokenizer.json, model, pre_tokenizer: family.node };
+    assert.equal(written(createTokenizer(json, {})).get("tokenizer.ggml.pre"), pre);
+  }
+});
+
+Deno.test("splits of digits and words follow tokenizer.ggml.pre", async () => {
+  const metadata = written(await tokenizerOf("byte_level"));
+  // A vocabulary with the tokens "12", "123" and "234", so that the splits show.
+  const tokens = [...metadata.get("tokenizer.ggml.tokens") as string[], "12", "123", "234", "Ġ1"];
+  const merges = ["1 2", "12 3", "2 3", "23 4", "Ġ 1"];
+  metadata.set("tokenizer.ggml.tokens", tokens).set("tokenizer.ggml.merges", merges);
+  metadata.delete("tokenizer.ggml.token_type");
+  const cut = (pre: string, text: string): (string | null)[] => {
+    const tokenizer = tokenizerFromGguf(metadata.set("tokenizer.ggml.pre", pre));
+    return tokenizer.encode(text).map(tokenizer.idToToken);
+  };
+  assert.deepEqual(cut("gpt-2", " 1234"), ["Ġ", "123", "4"]);
+  assert.deepEqual(cut("smollm", " 1234"), ["Ġ", "1", "2", "3", "4"]);
+  assert.deepEqual(cut("qwen2", " 1234"), ["Ġ", "1", "2", "3", "4"]);
+  assert.deepEqual(cut("llama-bpe", " 1234"), ["Ġ", "123", "4"]);
+  assert.deepEqual(cut("llama-bpe", "4123"), ["4", "12", "3"]);
+  assert.deepEqual(cut("gpt-2", "4123"), ["4", "123"]);
+});
+
+Deno.test("an unknown tokenizer model, an unknown pre and broken entries are named", async () => {
+  const bytes = written(await tokenizerOf("byte_level"));
+  const change = (key: string, value: unknown): () => Tokenizer => () =>
+    tokenizerFromGguf(new Map(bytes).set(`tokenizer.ggml.${key}`, value));
+  assert.throws(change("model", "rwkv"), failure("input", /now: "rwkv"/));
+  assert.throws(
+    change("pre", "mystery-7"),
+    failure("input", /tokenizer\.ggml\.pre is one of .*smollm.*now: "mystery-7"/),
+  );
+  assert.throws(change("merges", undefined), failure("input", /tokenizer\.ggml\.merges.*no such entry/));
+  assert.throws(change("token_type", [1, 2]), failure("input", /token_type is one number for each of the 480 tokens/));
+  assert.throws(change("eos_token_id", 480), failure("input", /eos_token_id is an id from 0 to 479; now: 480/));
+  const pieces = await sentencePieceMetadata();
+  pieces.delete("tokenizer.ggml.scores");
+  assert.throws(() => tokenizerFromGguf(pieces), failure("input", /tokenizer\.ggml\.scores/));
+});
+
+Deno.test("tokenizers that a GGUF cannot describe are refused", async () => {
+  const bytes = await tokenizerOf("byte_level");
+  const pre_tokenizer = { type: "ByteLevel", add_prefix_space: true, use_regex: true };
+  const prefixed = createTokenizer({ ...bytes.json, pre_tokenizer }, {});
+  assert.throws(() => ggufTokenizerMetadata(prefixed), failure("input", /the pre-tokenizer is that of gpt-2/));
+  const lower = createTokenizer({ ...bytes.json, normalizer: { type: "Lowercase" } }, {});
+  assert.throws(() => ggufTokenizerMetadata(lower), failure("input", /Lowercase/));
+  const words = createTokenizer(
+    { added_tokens: [], model: { type: "WordLevel", vocab: { a: 0 }, unk_token: "a" } },
+    {},
+  );
+  assert.throws(() => ggufTokenizerMetadata(words), failure("input", /the model is BPE; now: WordLevel/));
+  const pieces = await tokenizerOf("sentencepiece");
+  const twice = withConfig(pieces, { add_bos_token: true, bos_token: "</s>" }, null);
+  assert.equal(ggufTokenizerMetadata(twice).get("tokenizer.ggml.bos_token_id"), 2);
+  // Without one of its cuts a token would be merged by llama.cpp and not by the tokenizer.json.
+  const model = pieces.json["model"] as { merges: string[][] };
+  const merges = model.merges.filter((pair) => pair.join(" ") !== "s tone");
+  const sparse = createTokenizer({ ...pieces.json, model: { ...model, merges: merges.slice(0, -40) } }, {});
+  assert.throws(() => ggufTokenizerMetadata(sparse), failure("input", /have a merge; now: none for/));
+});
+
+Deno.test("mergesByScore() lists every cut of every token, best score first", () => {
+  const merges = mergesByScore(["a", "b", "c", "ab", "bc", "abc"], [0, 0, 0, -2, -3, -1]);
+  assert.deepEqual(merges, [["ab", "c"], ["a", "bc"], ["a", "b"], ["b", "c"]]);
+});

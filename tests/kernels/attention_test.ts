@@ -1,0 +1,261 @@
+// Attention kernels against the f64 oracle, and the oracle's gradients against finite differences.
+import assert from "node:assert/strict";
+import { type Device, type DeviceBuffer, openDevice } from "../../lib/gpu/device.ts";
+import { Plan } from "../../lib/gpu/plan.ts";
+import {
+  AttentionScratch,
+  type AttentionShape,
+  recordAttention,
+  recordAttentionBackward,
+  recordDecodeAttention,
+} from "../../lib/nn/attention.ts";
+import { headStride, paddedRows, strideOf } from "../../lib/nn/layout.ts";
+import { attentionGradOracle, type AttentionInputs, attentionOracle } from "./helpers/attention_oracle.ts";
+
+type Variant = "texture" | "workgroup" | "buffer";
+
+/** A case and the seed of its inputs. */
+const SHAPES: readonly AttentionShape[] = [
+  { batch: 1, seq: 1, heads: 1, kvHeads: 1, headDim: 2 },
+  { batch: 3, seq: 7, heads: 4, kvHeads: 2, headDim: 6 },
+  { batch: 1, seq: 33, heads: 3, kvHeads: 1, headDim: 10 },
+  { batch: 1, seq: 1, heads: 9, kvHeads: 3, headDim: 64 },
+  { batch: 3, seq: 15, heads: 9, kvHeads: 3, headDim: 64 },
+  { batch: 1, seq: 17, heads: 5, kvHeads: 1, headDim: 64 },
+  { batch: 1, seq: 130, heads: 2, kvHeads: 2, headDim: 64 },
+  { batch: 2, seq: 37, heads: 4, kvHeads: 2, headDim: 128 },
+];
+
+/**
+ * Scores are sums of up to 128 f32 products of size ≤ 12: their error of some 1e-6 is the relative error of every weight;
+ * outputs and gradients are weighted sums of values of size ≤ 10.
+ */
+const TOLERANCE = 2e-5;
+
+for (const variant of ["texture", "workgroup", "buffer"] as const) {
+  Deno.test(`recordAttention() and its backward match the oracle with the variant '${variant}'`, async () => {
+    using device = await openDevice();
+    using scratch = new AttentionScratch(device);
+    for (const shape of SHAPES) await compare(device, shape, { variant, scratch });
+  });
+}
+
+Deno.test("the oracle's gradients match finite differences", () => {
+  const shape = { batch: 1, seq: 3, heads: 4, kvHeads: 2, headDim: 2 };
+  const inputs = randomInputs(shape), dO = randomDense(shape.seq * shape.heads * shape.headDim, 99);
+  const grads = attentionGradOracle(shape, inputs, dO);
+  const loss = (): number =>
+    attentionOracle(shape, inputs).o.reduce((sum, value, i) => sum + value * (dO[i] ?? NaN), 0);
+  for (const name of ["q", "k", "v"] as const) {
+    const x = inputs[name], epsilon = 1e-5;
+    const numeric = x.map((value, i) => {
+      x[i] = value + epsilon;
+      const above = loss();
+      x[i] = value - epsilon;
+      const below = loss();
+      x[i] = value;
+      return (above - below) / (2 * epsilon);
+    });
+    assertClose(`d${name}`, grads[name], numeric, 1e-8); // ε² of the central difference, and 1e-16 / ε of rounding
+  }
+});
+
+Deno.test("recordAttention() keeps large scores finite", async () => {
+  using device = await openDevice();
+  using scratch = new AttentionScratch(device);
+  const shape = { batch: 1, seq: 40, heads: 2, kvHeads: 1, headDim: 6 };
+  const inputs = randomInputs(shape);
+  for (const x of [inputs.q, inputs.k]) x.forEach((value, i) => x[i] = Math.fround(value * 12));
+  // Scores reach some 600: their f32 error of 1e-7 · 600 · √6 is the relative error of the weights.
+  for (const variant of ["texture", "workgroup"] as const) {
+    await compare(device, shape, { variant, scratch, inputs, tolerance: 1e-3 });
+  }
+});
+
+Deno.test("recordAttentionBackward() gives the same bits twice", async () => {
+  using device = await openDevice();
+  using scratch = new AttentionScratch(device);
+  const shape = { batch: 1, seq: 130, heads: 2, kvHeads: 2, headDim: 64 };
+  const first = await runBoth(device, shape, { variant: "texture", scratch, ...random(shape) });
+  const second = await runBoth(device, shape, { variant: "texture", scratch, ...random(shape) });
+  assert.deepEqual(first, second);
+});
+
+Deno.test("recordDecodeAttention() equals the last row of full attention", async () => {
+  using device = await openDevice();
+  for (
+    const [seq, heads, kvHeads, headDim] of [[1, 1, 1, 2], [5, 4, 2, 6], [63, 9, 3, 64], [65, 9, 3, 64], [
+      130,
+      2,
+      2,
+      128,
+    ], [
+      200,
+      7,
+      1,
+      64,
+    ], [9, 8, 2, 256]] as const
+  ) {
+    const shape = { batch: 1, seq, heads, kvHeads, headDim };
+    const inputs = randomInputs(shape), width = heads * headDim;
+    const want = attentionOracle(shape, inputs).o.subarray((seq - 1) * width);
+    const capacity = seq + 3, kv = { rows: capacity, heads: kvHeads, headDim, fill: NaN };
+    using q = device.uploadBuffer(
+      "q",
+      padded(inputs.q.subarray((seq - 1) * width), { rows: 1, heads, headDim, fill: 0 }),
+    );
+    using kCache = device.uploadBuffer("k", padded(inputs.k, kv)); // rows past the position are NaN: they must not be read
+    using vCache = device.uploadBuffer("v", padded(inputs.v, kv));
+    using position = device.uploadBuffer("position", new Uint32Array([seq - 1]));
+    using o = device.uploadBuffer("o", new Float32Array(strideOf(heads * headStride(headDim))).fill(7));
+    using plan = new Plan(device);
+    recordDecodeAttention(plan, { heads, kvHeads, headDim, capacity }, { q, kCache, vCache, position, o });
+    await plan.run();
+    const got = await device.readFloats(o, o.bytes / 4);
+    assertClose(`o of ${JSON.stringify(shape)}`, dense(got, { rows: 1, heads, headDim }), want, TOLERANCE);
+  }
+});
+
+interface Run {
+  readonly variant: Variant;
+  readonly scratch: AttentionScratch;
+  readonly inputs: AttentionInputs;
+  readonly dO: Float64Array;
+}
+
+async function compare(
+  device: Device,
+  shape: AttentionShape,
+  options: { variant: Variant; scratch: AttentionScratch; inputs?: AttentionInputs; tolerance?: number },
+): Promise<void> {
+  const { inputs, dO } = { ...random(shape), ...options };
+  const got = await runBoth(device, shape, { ...options, inputs, dO });
+  const forward = attentionOracle(shape, inputs), grads = attentionGradOracle(shape, inputs, dO);
+  const delta = new Float64Array(forward.lse.length);
+  forward.o.forEach((value, i) => {
+    const at = Math.floor(i / shape.headDim) % shape.heads * shape.batch * shape.seq +
+      Math.floor(i / (shape.headDim * shape.heads));
+    delta[at] = (delta[at] ?? NaN) + value * (dO[i] ?? NaN);
+  });
+  const want = { o: forward.o, lse: forward.lse, delta, dq: grads.q, dk: grads.k, dv: grads.v };
+  for (const name of ["o", "lse", "delta", "dq", "dk", "dv"] as const) {
+    assertClose(`${name} of ${JSON.stringify(shape)}`, got[name], want[name], options.tolerance ?? TOLERANCE);
+  }
+}
+
+/** Runs forward and backward on buffers whose outputs start as garbage. */
+async function runBoth(
+  device: Device,
+  shape: AttentionShape,
+  { variant, scratch, inputs, dO }: Run,
+): Promise<Record<"o" | "lse" | "delta" | "dq" | "dk" | "dv", Float64Array>> {
+  const { batch, seq, heads, kvHeads, headDim } = shape;
+  const rows = batch * seq, queries = { rows, heads, headDim }, keys = { rows, heads: kvHeads, headDim };
+  using pool = new DisposableStack();
+  const upload = (data: Float32Array<ArrayBuffer>): DeviceBuffer => pool.use(device.uploadBuffer("test", data));
+  const garbage = (floats: number): DeviceBuffer => upload(new Float32Array(floats).fill(7));
+  const like = ({ heads }: { heads: number }): DeviceBuffer =>
+    garbage(paddedRows(rows) * strideOf(heads * headStride(headDim)));
+  const buffers = {
+    q: upload(padded(inputs.q, { ...queries, fill: NaN })), // padding rows are NaN: they must not be read
+    k: upload(padded(inputs.k, { ...keys, fill: NaN })),
+    v: upload(padded(inputs.v, { ...keys, fill: NaN })),
+    dO: upload(padded(dO, { ...queries, fill: NaN })),
+    o: like(queries),
+    dq: like(queries),
+    dk: like(keys),
+    dv: like(keys),
+    lse: garbage(heads * rows),
+    delta: garbage(heads * rows),
+  };
+  using plan = new Plan(device);
+  recordAttention(plan, shape, { ...buffers, variant, scratch });
+  recordAttentionBackward(plan, shape, { ...buffers, variant, scratch });
+  await plan.run();
+  const names = ["o", "dq", "dk", "dv", "lse", "delta"] as const;
+  const [o, dq, dk, dv, lse, delta] = (await device.read(names.map((name) => ({ buffer: buffers[name] }))))
+    .map((bytes) => new Float32Array(bytes));
+  assert.ok(o && dq && dk && dv && lse && delta);
+  return {
+    o: dense(o, queries),
+    dq: dense(dq, queries),
+    dk: dense(dk, keys),
+    dv: dense(dv, keys),
+    lse: Float64Array.from(lse.subarray(0, heads * rows)),
+    delta: Float64Array.from(delta.subarray(0, heads * rows)),
+  };
+}
+
+interface Matrix {
+  readonly rows: number;
+  readonly heads: number;
+  readonly headDim: number;
+}
+
+/** Dense [rows, heads·headDim] as the padded layout; rows past the data hold `fill`. */
+function padded(
+  data: Float64Array,
+  { rows, heads, headDim, fill }: Matrix & { fill: number },
+): Float32Array<ArrayBuffer> {
+  const hs = headStride(headDim), stride = strideOf(heads * hs);
+  const out = new Float32Array(paddedRows(rows) * stride);
+  out.fill(fill, data.length / (heads * headDim) * stride);
+  data.forEach((value, i) => {
+    const row = Math.floor(i / (heads * headDim)), column = i % (heads * headDim);
+    out[row * stride + Math.floor(column / headDim) * hs + column % headDim] = value;
+  });
+  return out;
+}
+
+/** The inverse of {@link padded}; fails where a padding column is not zero. */
+function dense(data: Float32Array, { rows, heads, headDim }: Matrix): Float64Array {
+  const hs = headStride(headDim), stride = strideOf(heads * hs);
+  const out: number[] = [];
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < stride; column++) {
+      const value = data[row * stride + column] ?? NaN;
+      if (column < heads * hs && column % hs < headDim) out.push(value);
+      else assert.equal(Math.abs(value), 0, `padding column ${column} of row ${row} is not zero`);
+    }
+  }
+  return Float64Array.from(out);
+}
+
+function random(shape: AttentionShape): { inputs: AttentionInputs; dO: Float64Array } {
+  return { inputs: randomInputs(shape), dO: randomDense(shape.batch * shape.seq * shape.heads * shape.headDim, 4) };
+}
+
+function randomInputs({ batch, seq, heads, kvHeads, headDim }: AttentionShape): AttentionInputs {
+  const rows = batch * seq;
+  return {
+    q: randomDense(rows * heads * headDim, 1),
+    k: randomDense(rows * kvHeads * headDim, 2),
+    v: randomDense(rows * kvHeads * headDim, 3),
+  };
+}
+
+/** About normal values that f32 holds exactly, from a fixed seed. */
+function randomDense(length: number, seed: number): Float64Array {
+  let state = seed * 2654435761 >>> 0;
+  const uniform = (): number => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+  return Float64Array.from({ length }, () => Math.fround((uniform() + uniform() + uniform() - 1.5) * 2));
+}
+
+/** Fails with the worst index where |got − want| > tolerance · (1 + |want|). */
+function assertClose(what: string, got: Float64Array, want: Float64Array, tolerance: number): void {
+  assert.equal(got.length, want.length, `${what}: length`);
+  let worst = -1, worstError = 0;
+  got.forEach((value, i) => {
+    const expected = want[i] ?? NaN;
+    const error = Math.abs(value - expected) / (1 + Math.abs(expected));
+    if (!(error <= worstError)) [worst, worstError] = [i, error];
+  });
+  if (Deno.env.get("SHOW")) console.log(what, worstError);
+  assert.ok(
+    worstError <= tolerance,
+    `${what}: error ${worstError} > ${tolerance} at ${worst}: ${got[worst]} against ${want[worst]}`,
+  );
+}

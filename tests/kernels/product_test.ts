@@ -1,0 +1,349 @@
+// Products against an f64 oracle, in every storage, direction and tile.
+import assert from "node:assert/strict";
+import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import { Plan } from "../../lib/gpu/plan.ts";
+import { paddedRows, strideOf } from "../../lib/nn/layout.ts";
+import { type Direction, operand, OperandPool, recordLinear, recordMatmul } from "../../lib/nn/linear.ts";
+import {
+  createMatrix,
+  type MatrixDtype,
+  type MatrixPlacement,
+  readRows,
+  shardPaddedRows,
+  writeRows,
+} from "../../lib/nn/matrix.ts";
+
+const device: Device = await openDevice();
+
+/** A deterministic sequence in [-1, 1). */
+function random(count: number, seed: number): Float32Array<ArrayBuffer> {
+  let state = (seed * 2654435761 + 12345) >>> 0;
+  return Float32Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 31 - 1;
+  });
+}
+
+/** Lays rows × cols values out at a stride, `fill` elsewhere. */
+function lay(
+  values: Float32Array,
+  options: { rows: number; cols: number; stride: number; total?: number; offset?: number; fill?: number },
+): Float32Array<ArrayBuffer> {
+  const { rows, cols, stride, offset = 0, fill = 0 } = options;
+  const out = new Float32Array(options.total ?? offset + rows * stride).fill(fill);
+  for (let r = 0; r < rows; r++) out.set(values.subarray(r * cols, (r + 1) * cols), offset + r * stride);
+  return out;
+}
+
+interface Oracle {
+  at(row: number, column: number): { value: number; bound: number };
+}
+
+/** Σₖ a(m, k) · b(k, n) in f64, with the rigorous bound of an f32 sum in any order: (k + 3) · 2⁻²⁴ · Σ|a·b|. */
+function oracle(k: number, a: (m: number, k: number) => number, b: (k: number, n: number) => number): Oracle {
+  return {
+    at(row, column) {
+      let value = 0, size = 0;
+      for (let i = 0; i < k; i++) {
+        const term = a(row, i) * b(i, column);
+        value += term;
+        size += Math.abs(term);
+      }
+      return { value, bound: (k + 3) * 2 ** -24 * size + 1e-30 };
+    },
+  };
+}
+
+/** Asserts every cell of a stored matrix; `want` gives value and bound, or the exact value of a cell that must be untouched or zero. */
+function assertCells(got: Float32Array, options: {
+  what: string;
+  rows: number;
+  stride: number;
+  want: (row: number, column: number) => { value: number; bound: number };
+}): void {
+  const { what, rows, stride, want } = options;
+  let worst = { ratio: -1, text: "" };
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < stride; column++) {
+      const { value, bound } = want(row, column);
+      const actual = got[row * stride + column] ?? NaN;
+      const distance = Math.abs(actual - value);
+      const ratio = distance === 0 ? 0 : Number.isNaN(distance) ? Infinity : distance / bound;
+      if (ratio > worst.ratio) {
+        worst = { ratio, text: `[${row}, ${column}]: ${actual} instead of ${value}, ${ratio} bounds away` };
+      }
+    }
+  }
+  assert.ok(worst.ratio <= 1, `${what}: worst at ${worst.text}`);
+}
+
+interface LinearCase {
+  m: number;
+  rows: number;
+  cols: number;
+  direction: Direction;
+  dtype: MatrixDtype;
+  placement: MatrixPlacement;
+  accumulate?: boolean;
+  maxShardRows?: number;
+  columnOffset?: number;
+  columns?: number;
+  shard?: number;
+}
+
+const STALE = 7;
+
+async function checkLinear(test: LinearCase): Promise<void> {
+  const { m, rows, cols, direction, dtype, placement, accumulate = false, columnOffset = 0 } = test;
+  const values = random(rows * cols, 1);
+  const weight = dtype === "f16" ? Float32Array.from(new Float16Array(values)) : values;
+  using matrix = createMatrix(device, "w", {
+    rows,
+    cols,
+    dtype,
+    placement,
+    ...(test.maxShardRows === undefined ? {} : { maxShardRows: test.maxShardRows }),
+  });
+  writeRows(device, matrix, 0, values);
+  const shard = test.shard === undefined ? undefined : matrix.shards[test.shard];
+  const row0 = shard?.row0 ?? 0, count = shard?.rows ?? rows;
+  const isForward = direction === "forward";
+  const depth = isForward ? cols : count, width = isForward ? count : cols;
+  const stride = strideOf(columnOffset + width), strideX = strideOf(depth);
+  const input = random(m * depth, 2), before = random(paddedRows(m) * stride, 3);
+  // Padding columns of an accumulated target are zero already; of any other they are stale.
+  if (accumulate) before.forEach((_, i) => i % stride >= columnOffset + width && (before[i] = 0));
+  else before.fill(STALE);
+  using x = device.uploadBuffer(
+    "x",
+    lay(input, { rows: m, cols: depth, stride: strideX, total: paddedRows(m) * strideX, fill: 0 }),
+  );
+  using y = device.uploadBuffer("y", before);
+  using pool = new OperandPool(device, placement);
+  using plan = new Plan(device);
+  const { columns } = test;
+  recordLinear(plan, operand(plan, pool, x, { rows: m, stride: strideX }), matrix, {
+    buffer: y,
+    stride,
+    columnOffset,
+    ...(columns === undefined ? {} : { columns }),
+  }, { rows: m, direction, accumulate, ...(test.shard === undefined ? {} : { shard: test.shard }) });
+  await plan.run();
+  const product = oracle(
+    depth,
+    (i, k) => input[i * depth + k] ?? NaN,
+    isForward ? (k, n) => weight[(row0 + n) * cols + k] ?? NaN : (k, n) => weight[(row0 + k) * cols + n] ?? NaN,
+  );
+  const written = Math.min(columns ?? Infinity, stride - columnOffset);
+  assertCells(await device.readFloats(y, paddedRows(m) * stride), {
+    what: JSON.stringify(test),
+    rows: paddedRows(m),
+    stride,
+    want(row, column) {
+      const old = before[row * stride + column] ?? NaN;
+      const n = column - columnOffset;
+      if (row >= m || n < 0 || n >= written) return { value: old, bound: 0 };
+      const base = accumulate ? old : 0;
+      if (n >= width) return { value: base, bound: 0 };
+      const { value, bound } = product.at(row, n);
+      return { value: base + value, bound: bound + 2 ** -23 * Math.abs(base) };
+    },
+  });
+}
+
+const storages = (["texture", "buffer"] as const).flatMap((placement) =>
+  (["f32", "f16"] as const).map((dtype) => ({ placement, dtype }))
+);
+const directions = ["forward", "backward"] as const;
+
+for (const { placement, dtype } of storages) {
+  Deno.test(`a linear product from a ${placement} of ${dtype} matches the oracle for sizes 1, odd, tile - 1, tile + 1 and large`, async () => {
+    const sizes = [[1, 1, 1], [1, 200, 100], [3, 7, 5], [4, 65, 66], [5, 63, 129], [11, 127, 64], [13, 129, 130], [
+      65,
+      300,
+      200,
+    ]] as const;
+    for (const direction of directions) {
+      for (const [m, rows, cols] of sizes) {
+        await checkLinear({ m, rows, cols, direction, dtype, placement });
+      }
+    }
+  });
+
+  Deno.test(`a linear product from a ${placement} of ${dtype} accumulates, and loops over shards`, async () => {
+    for (const direction of directions) {
+      const base = { rows: 200, cols: 70, direction, dtype, placement };
+      await checkLinear({ ...base, m: 17, accumulate: true });
+      await checkLinear({ ...base, m: 17, maxShardRows: 64 });
+      await checkLinear({ ...base, m: 2, maxShardRows: 100, accumulate: true });
+    }
+  });
+}
+
+for (const placement of ["texture", "buffer"] as const) {
+  Deno.test(`a linear product from a ${placement} works on one shard, and writes at a column offset only the wanted columns`, async () => {
+    for (const direction of directions) {
+      const base = { m: 14, rows: 150, cols: 90, direction, dtype: "f16", placement } as const;
+      await checkLinear({ ...base, maxShardRows: 64, shard: 0 });
+      await checkLinear({ ...base, maxShardRows: 64, shard: 2 });
+      await checkLinear({ ...base, maxShardRows: 64, shard: 1, accumulate: true });
+      await checkLinear({ ...base, columnOffset: 36 });
+      await checkLinear({ ...base, columnOffset: 36, columns: direction === "forward" ? 152 : 92 });
+      await checkLinear({ ...base, columnOffset: 64, maxShardRows: 64, accumulate: true });
+    }
+  });
+
+  Deno.test(`rows written to a ${placement} read back rounded to the dtype, in any pieces`, async () => {
+    for (const dtype of ["f32", "f16"] as const) {
+      using matrix = createMatrix(device, "w", { rows: 150, cols: 33, dtype, placement, maxShardRows: 64 });
+      assert.deepEqual(matrix.shards.map(({ row0, rows }) => [row0, rows]), [[0, 64], [64, 64], [128, 22]]);
+      assert.deepEqual(matrix.shards.map(shardPaddedRows), [64, 64, 64]);
+      assert.equal(matrix.stride, 64);
+      assert.equal(matrix.paddedRows, 192);
+      const data = random(150 * 33, 5);
+      data[0] = 2 ** -24; // the smallest f16
+      data[1] = 1 + 2 ** -11; // a tie: to even, 1
+      for (const [from, to] of [[0, 10], [10, 140], [140, 150]] as const) {
+        writeRows(device, matrix, from, data.subarray(from * 33, to * 33));
+      }
+      const want = dtype === "f16" ? Float32Array.from(new Float16Array(data)) : data;
+      assert.deepEqual(await readRows(device, matrix, 0, 150), want);
+      assert.deepEqual(await readRows(device, matrix, 60, 70), want.subarray(60 * 33, 130 * 33).slice());
+      assert.equal(want[1], dtype === "f16" ? 1 : 1 + 2 ** -11);
+    }
+  });
+}
+
+Deno.test("writeRows() refuses values that the dtype cannot hold, and rows outside the matrix", () => {
+  using half = createMatrix(device, "w", { rows: 2, cols: 2, dtype: "f16" });
+  using full = createMatrix(device, "w", { rows: 2, cols: 2, dtype: "f32" });
+  assert.throws(
+    () => writeRows(device, half, 0, Float32Array.of(0, 0, 0, -65520)),
+    /±65504.*-65520 at row 1, column 1/,
+  );
+  assert.throws(() => writeRows(device, full, 1, Float32Array.of(0, NaN)), /finite.*NaN at row 1, column 1/);
+  assert.throws(() => writeRows(device, full, 1, Float32Array.of(0, 0, 0, 0)), /do not fit/);
+  writeRows(device, half, 0, Float32Array.of(0, 0, 0, -65519));
+});
+
+interface MatmulCase {
+  m: number;
+  n: number;
+  k: number;
+  transposeA: boolean;
+  transposeB: boolean;
+  placement: MatrixPlacement;
+  /** Offset and padding of the strides; 0 for a stride that is a multiple of 64. */
+  odd: number;
+  alpha?: number;
+  accumulate?: boolean;
+}
+
+async function checkMatmul(test: MatmulCase): Promise<void> {
+  const { m, n, k, transposeA, transposeB, placement, odd, alpha = 1, accumulate = false } = test;
+  const strideFor = (width: number): number => odd === 0 ? strideOf(width) : width + odd;
+  const [rowsA, colsA] = transposeA ? [k, m] : [m, k];
+  const [rowsB, colsB] = transposeB ? [n, k] : [k, n];
+  const a = random(m * k, 6), b = random(k * n, 7);
+  const strideA = strideFor(colsA), strideB = strideFor(colsB), strideC = strideFor(n);
+  const before = random(odd + m * strideC + 5, 8);
+  // What lies between the values must not matter.
+  using bufferA = device.uploadBuffer(
+    "a",
+    lay(a, { rows: rowsA, cols: colsA, stride: strideA, offset: odd, fill: NaN }),
+  );
+  using bufferB = device.uploadBuffer(
+    "b",
+    lay(b, { rows: rowsB, cols: colsB, stride: strideB, offset: odd, fill: NaN }),
+  );
+  using bufferC = device.uploadBuffer("c", before);
+  using pool = new OperandPool(device, placement);
+  using plan = new Plan(device);
+  recordMatmul(plan, {
+    a: { buffer: bufferA, offset: odd, stride: strideA },
+    b: { buffer: bufferB, offset: odd, stride: strideB },
+    c: { buffer: bufferC, offset: odd, stride: strideC },
+    m,
+    n,
+    k,
+    transposeA,
+    transposeB,
+    alpha,
+    accumulate,
+    pool,
+  });
+  await plan.run();
+  const product = oracle(
+    k,
+    (i, j) => a[transposeA ? j * m + i : i * k + j] ?? NaN,
+    (j, i) => b[transposeB ? i * k + j : j * n + i] ?? NaN,
+  );
+  assertCells(await device.readFloats(bufferC, before.length), {
+    what: JSON.stringify(test),
+    rows: 1,
+    stride: before.length,
+    want(_, index) {
+      const old = before[index] ?? NaN;
+      const row = Math.floor((index - odd) / strideC), column = (index - odd) % strideC;
+      if (index < odd || row >= m || column >= n) return { value: old, bound: 0 };
+      const base = accumulate ? old : 0;
+      const { value, bound } = product.at(row, column);
+      return { value: base + alpha * value, bound: Math.abs(alpha) * bound * 2 + 2 ** -23 * Math.abs(base) };
+    },
+  });
+}
+
+for (const placement of ["texture", "buffer"] as const) {
+  Deno.test(`a general product by ${placement} matches the oracle for all transposes, ranks, offsets and strides`, async () => {
+    for (const rank of [1, 3, 8, 17]) {
+      const base = { placement, odd: rank === 8 ? 0 : rank, alpha: 0.5, accumulate: rank % 2 === 1 };
+      const [tokens, width] = rank === 8 ? [68, 132] : [37, 75];
+      // h = x·Aᵀ, y += h·Bᵀ, dh = dy·B, dB = dyᵀ·h, dA = dhᵀ·x, dx += dh·A
+      await checkMatmul({ ...base, m: tokens, n: rank, k: width, transposeA: false, transposeB: true });
+      await checkMatmul({ ...base, m: tokens, n: width, k: rank, transposeA: false, transposeB: true });
+      await checkMatmul({ ...base, m: tokens, n: rank, k: width, transposeA: false, transposeB: false });
+      await checkMatmul({ ...base, m: width, n: rank, k: tokens, transposeA: true, transposeB: false });
+      await checkMatmul({ ...base, m: rank, n: width, k: tokens, transposeA: true, transposeB: false });
+      await checkMatmul({ ...base, m: tokens, n: width, k: rank, transposeA: false, transposeB: false });
+      await checkMatmul({ ...base, m: rank, n: width, k: tokens, transposeA: true, transposeB: true });
+    }
+  });
+}
+
+Deno.test("a general product reads an operand's texture, and refuses a result in its own operand", async () => {
+  const m = 9, n = 4, k = 20, stride = 64;
+  const a = random(m * k, 1), b = random(n * k, 2);
+  using x = device.uploadBuffer("x", lay(a, { rows: m, cols: k, stride, total: paddedRows(m) * stride }));
+  using w = device.uploadBuffer("w", b);
+  using y = device.createBuffer("y", 4 * m * n);
+  using pool = new OperandPool(device, "texture");
+  using plan = new Plan(device);
+  const view = operand(plan, pool, x, { rows: m, stride });
+  recordMatmul(plan, {
+    a: view,
+    b: { buffer: w, stride: k },
+    c: { buffer: y, stride: n },
+    m,
+    n,
+    k,
+    transposeB: true,
+    pool,
+  });
+  await plan.run();
+  const product = oracle(k, (i, j) => a[i * k + j] ?? NaN, (j, i) => b[i * k + j] ?? NaN);
+  assertCells(await device.readFloats(y, m * n), {
+    what: "operand",
+    rows: m,
+    stride: n,
+    want: (i, j) => product.at(i, j),
+  });
+  assert.throws(
+    () => recordMatmul(new Plan(device), { a: view, b: view, c: view, m: 1, n: 1, k: 1 }),
+    /operand's buffer/,
+  );
+});
+
+Deno.test("products leave no buffer or texture behind", () => {
+  assert.equal(device.liveCount, 0);
+  device[Symbol.dispose]();
+});

@@ -100,12 +100,8 @@ interface Value {
 }
 
 function arrayValues(text: string, path: string): Value[] {
-  let list: unknown;
-  try {
-    list = JSON.parse(text);
-  } catch (error) {
-    throw fail(path, "the file is a JSON array", jsonError(error, text));
-  }
+  const { value: list, message } = parseJson(text);
+  if (message !== null) throw fail(path, "the file is a JSON array", arrayError(text, message));
   const values = Array.isArray(list) ? list : [];
   return values.map((value, index) => ({ place: { number: index + 1, label: `row ${index + 1}` }, value }));
 }
@@ -118,30 +114,19 @@ function lineValues(text: string, path: string): Value[] {
   return lines.map((line, index) => {
     const place = { number: index + 1, label: `line ${index + 1}` };
     if (line.trim() === "") return { place, value: undefined };
-    try {
-      return { place, value: JSON.parse(line) };
-    } catch (error) {
-      const value = `${place.label}: ${error instanceof Error ? error.message : String(error)}`;
-      throw fail(path, "each line is one JSON object", value, "a file that starts with { is read as JSON lines");
-    }
+    const { value, message } = parseJson(line);
+    if (message === null) return { place, value };
+    const mend = "mend or remove that line; a file that starts with { is read as JSON lines";
+    throw fail(path, "each line is one JSON object", `${place.label}: ${message}`, mend);
   });
 }
 
-/** A single object that may span lines. */
+/** A single object that spans lines. */
 function wholeObject(text: string): Json | null {
   const firstLine = text.trimStart().split("\n", 1)[0] ?? "";
-  try {
-    JSON.parse(firstLine);
-    return null;
-  } catch {
-    // Not one object a line; perhaps one object for the file.
-  }
-  try {
-    const value: unknown = JSON.parse(text);
-    return isObject(value) ? value : null;
-  } catch {
-    return null;
-  }
+  if (parseJson(firstLine).message === null) return null;
+  const { value } = parseJson(text);
+  return isObject(value) ? value : null;
 }
 
 function parseRow(value: unknown, place: Place, path: string): Row {
@@ -219,30 +204,60 @@ async function readUtf8(path: string): Promise<string> {
 
 /** Position of the first byte that is not UTF-8. */
 function invalidByte(bytes: Uint8Array): number {
-  // The longest prefix that decodes as a stream ends right before the bad sequence.
+  // The longest beginning that decodes as a stream ends within the bad sequence.
   let [low, high] = [0, bytes.length];
   while (low < high) {
     const middle = Math.ceil((low + high) / 2);
-    if (decodes(bytes.subarray(0, middle))) low = middle;
+    if (decodes(bytes.subarray(0, middle), true)) low = middle;
     else high = middle - 1;
   }
+  while (low > 0 && !decodes(bytes.subarray(0, low), false)) low--;
   return low;
 }
 
-function decodes(bytes: Uint8Array): boolean {
+function decodes(bytes: Uint8Array, stream: boolean): boolean {
   try {
-    new TextDecoder("utf-8", { fatal: true }).decode(bytes, { stream: true });
+    new TextDecoder("utf-8", { fatal: true }).decode(bytes, { stream });
     return true;
   } catch {
     return false;
   }
 }
 
-function jsonError(error: unknown, text: string): string {
-  const message = error instanceof Error ? error.message : String(error);
-  const position = Number(/at position (\d+)/.exec(message)?.[1] ?? NaN);
-  if (Number.isNaN(position) || /line \d+/.test(message)) return message;
-  return `${message} (line ${text.slice(0, position).split("\n").length})`;
+/** What is wrong with a broken JSON array, with the row and line where it starts to be: the parser's own message may name neither. */
+function arrayError(text: string, message: string): string {
+  let row = 1, depth = 0, inString = false;
+  let start = text.indexOf("[") + 1;
+  for (let index = start; index < text.length; index++) {
+    const character = text[index];
+    if (inString) {
+      if (character === "\\") index++;
+      else if (character === '"') inString = false;
+    } else if (character === '"') inString = true;
+    else if (character === "{" || character === "[") depth++;
+    else if (depth > 0 && (character === "}" || character === "]")) depth--;
+    else if (depth === 0 && (character === "," || character === "]")) {
+      if (parseJson(text.slice(start, index)).message !== null) break;
+      start = index + 1;
+      if (character === ",") row++;
+      else return `after the array, line ${lineOf(text, start)}: ${message}`;
+    }
+  }
+  const lead = /^\s*/.exec(text.slice(start))?.[0].length ?? 0;
+  return `row ${row}, line ${lineOf(text, start + lead)}: ${message}`;
+}
+
+function lineOf(text: string, position: number): number {
+  return text.slice(0, position).split("\n").length;
+}
+
+/** The value of a JSON text, or what is wrong with it. */
+function parseJson(text: string): { readonly value: unknown; readonly message: string | null } {
+  try {
+    return { value: JSON.parse(text), message: null };
+  } catch (error) {
+    return { value: null, message: error instanceof Error ? error.message : String(error) };
+  }
 }
 
 function kindName(kind: Row["kind"]): string {

@@ -1,7 +1,7 @@
 // config.json of a Hugging Face folder as a DecoderSpec. Owns the keys, their defaults (those of transformers 5) and what is refused; reads no file.
 import { z } from "zod";
-import { CompressoError } from "../errors.ts";
 import type { DecoderSpec, LayerSpec } from "../nn/spec.ts";
+import { refusal, shown, valueAt } from "./hf_refusal.ts";
 import { ropeOf } from "./hf_rope.ts";
 
 /** The model types that are read: `compresso` is a llama whose layers may differ, with `per_layer_config`. */
@@ -78,7 +78,9 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
   const bosId = has("bos_token_id") ? config.bos_token_id ?? null : 1;
   const padId = config.pad_token_id ?? generation.pad_token_id ?? null;
   const inVocab = (key: string, id: number): void => {
-    if (id >= config.vocab_size || id < 0) fail(key, `token ids lie from 0 to vocab_size − 1 = ${config.vocab_size - 1}`);
+    if (id >= config.vocab_size || id < 0) {
+      fail(key, `token ids lie from 0 to vocab_size − 1 = ${config.vocab_size - 1}`);
+    }
   };
   for (const id of eosIds) inVocab("eos_token_id", id);
   if (bosId !== null) inVocab("bos_token_id", bosId);
@@ -113,7 +115,9 @@ function impliedHeadDim(config: Config, fail: Fail): number {
 function layersOf(config: Config, fail: Fail): LayerSpec[] {
   const { per_layer_config: own, num_hidden_layers: length } = config;
   if (own) {
-    if (config.model_type !== "compresso") fail("per_layer_config", 'only model_type "compresso" has it: others ignore it');
+    if (config.model_type !== "compresso") {
+      fail("per_layer_config", 'only model_type "compresso" has it: others ignore it');
+    }
     if (own.length !== length) fail("num_hidden_layers", `it is the length of per_layer_config = ${own.length}`);
     return own.map((layer, index) => {
       const { num_attention_heads: heads, num_key_value_heads: kvHeads, intermediate_size: ffn } = layer;
@@ -152,30 +156,3 @@ const MENDS: Readonly<Record<string, string>> = {
   hidden_act: "only SwiGLU models are supported",
   quantization_config: "give the model without quantisation, or a GGUF",
 };
-
-/** The error for a key of config.json. */
-export function refusal(
-  path: string,
-  parts: { readonly key: string; readonly rule: string; readonly value: string; readonly mend?: string | undefined },
-): CompressoError {
-  const { key, rule, value, mend } = parts;
-  return new CompressoError("input", {
-    what: `cannot use ${path}`,
-    rule: rule.startsWith(key) ? rule : `${key}: ${rule}`,
-    value: `${key} = ${value}`,
-    ...(mend === undefined ? {} : { mend }),
-  });
-}
-
-/** A value as a short piece of JSON, for an error. */
-export function shown(value: unknown): string {
-  const text = value === undefined ? "not given" : JSON.stringify(value);
-  return text.length > 120 ? `${text.slice(0, 117)}…` : text;
-}
-
-function valueAt(json: unknown, keys: readonly PropertyKey[]): unknown {
-  return keys.reduce<unknown>(
-    (value, key) => typeof value === "object" && value !== null ? Reflect.get(value, key) : undefined,
-    json,
-  );
-}

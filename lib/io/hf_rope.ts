@@ -1,7 +1,7 @@
 // RoPE settings of a config.json: rope_theta with rope_scaling (before transformers 5), or rope_parameters. Owns their rules; refuses kinds but default, linear, llama3.
 import { z } from "zod";
 import type { DecoderSpec, RopeScaling } from "../nn/spec.ts";
-import { refusal, shown } from "./hf_config.ts";
+import { refusal, shown, valueAt } from "./hf_refusal.ts";
 
 const KINDS = ["default", "linear", "llama3"] as const;
 
@@ -39,9 +39,14 @@ export function ropeOf(json: unknown, { maxPosition, path }: RopeContext): Decod
     const [issue] = result.error.issues;
     const keys = issue?.path ?? [];
     const key = keys.map(String).join(".");
-    const value = keys.reduce<unknown>((at, name) => Reflect.get(Object(at), name), json);
+    const value = valueAt(json, keys);
     const message = issue?.message.replace(/^Invalid \w+: /, "") ?? "";
-    throw refusal(path, { key, rule: message, value: shown(value), mend: "only default, linear and llama3 RoPE are supported" });
+    throw refusal(path, {
+      key,
+      rule: message,
+      value: shown(value),
+      mend: "only default, linear and llama3 RoPE are supported",
+    });
   }
   const outer = result.data;
   const scaling = outer.rope_scaling;
@@ -65,7 +70,11 @@ export function ropeOf(json: unknown, { maxPosition, path }: RopeContext): Decod
     if (kind === "linear") return { kind: "linear", factor: need("factor") };
     const low = need("low_freq_factor"), high = need("high_freq_factor");
     if (high <= low) {
-      throw refusal(path, { key: `${chosen}.high_freq_factor`, rule: `above low_freq_factor = ${low}`, value: String(high) });
+      throw refusal(path, {
+        key: `${chosen}.high_freq_factor`,
+        rule: `above low_freq_factor = ${low}`,
+        value: String(high),
+      });
     }
     return {
       kind: "llama3",

@@ -2,7 +2,7 @@
 import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import { join } from "node:path";
 import { CompressoError } from "../errors.ts";
-import { forJavaScript, isObject, type Json } from "./tokenizer_compat.ts";
+import { forJavaScript, isObject, type Json, repairDecoder } from "./tokenizer_compat.ts";
 
 /** A tokenizer with the files it came from. */
 export interface Tokenizer {
@@ -145,18 +145,11 @@ export function createStreamDecoder(
 }
 
 function build(json: Json, config: Json): LibraryTokenizer {
+  const absent = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
   try {
-    return new LibraryTokenizer(
-      {
-        normalizer: null,
-        pre_tokenizer: null,
-        post_processor: null,
-        decoder: null,
-        added_tokens: [],
-        ...forJavaScript(json),
-      },
-      config,
-    );
+    const library = new LibraryTokenizer({ ...absent, ...forJavaScript(json) }, config);
+    repairDecoder(library.decoder);
+    return library;
   } catch (error) {
     if (error instanceof CompressoError) throw error;
     throw new CompressoError("input", {

@@ -1,4 +1,5 @@
 // Rewrites a tokenizer.json for the JavaScript tokenizer library where it reads a node otherwise than the Rust one. Owns those rewrites; refuses to tokenize.
+import { ByteFallbackDecoder } from "@huggingface/tokenizers";
 import { CompressoError } from "../errors.ts";
 import { byteLevel, GPT2_SPLIT, type PreTokenizerNode, split } from "./pre_tokenizers.ts";
 
@@ -17,6 +18,42 @@ export function isObject(value: unknown): value is Json {
  */
 export function forJavaScript(json: Json): Json {
   return { ...json, pre_tokenizer: rewrite(json["pre_tokenizer"] ?? null) };
+}
+
+/**
+ * Makes the library's byte fallback decode as the Rust one: a byte order mark stays, and each byte of a run that is not UTF-8 gives one U+FFFD.
+ * `decoder` is the library's, changed in place.
+ */
+export function repairDecoder(decoder: object | null): void {
+  if (decoder instanceof ByteFallbackDecoder) Object.assign(decoder, { decode_chain: byteFallback });
+  const parts: unknown = decoder === null ? null : Reflect.get(decoder, "decoders");
+  if (Array.isArray(parts)) { for (const part of parts) repairDecoder(part); }
+}
+
+function byteFallback(tokens: readonly string[]): string[] {
+  const texts: string[] = [];
+  let bytes: number[] = [];
+  const flush = (): void => {
+    if (bytes.length > 0) texts.push(utf8(bytes));
+    bytes = [];
+  };
+  for (const token of tokens) {
+    const digits = /^<0x([0-9A-Fa-f]{2})>$/.exec(token)?.[1];
+    if (digits === undefined) {
+      flush();
+      texts.push(token);
+    } else bytes.push(parseInt(digits, 16));
+  }
+  flush();
+  return texts;
+}
+
+function utf8(bytes: readonly number[]): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(Uint8Array.from(bytes));
+  } catch {
+    return "\uFFFD".repeat(bytes.length);
+  }
 }
 
 function rewrite(node: unknown): PreTokenizerNode | null {

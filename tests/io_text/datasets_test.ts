@@ -65,7 +65,10 @@ Deno.test("parseRows() names the line or row that is broken", () => {
   refuse(lines({ question: "?", answer: "!" }), /line 1 has "question", "answer"/);
   refuse(lines({ instruction: "only" }), /line 1 has "instruction"/);
   refuse(JSON.stringify([ROW, {}]), /row 2 has no fields/);
-  refuse('[\n{"text": "a"},\n{"text": }\n]', /JSON array; now: .*line 3/);
+  refuse('[\n{"text": "a, [\\""},\n{"text": }\n]', /JSON array; now: row 2, line 3: Unexpected token '}'/);
+  refuse('[\n{"text": "a"},\n]', /row 2, line 3/);
+  refuse('[{"text": "a"},\n\n{"text": "b', /row 2, line 3/);
+  refuse('[{"text": "a"}]\n[1]', /after the array, line 1/);
   refuse(lines(ROW, { text: "t" }), /line 1 is an instruction, line 2 is a text/);
   refuse(" \n", /it is empty/);
   refuse("[]", /not empty; now: 0 empty rows/);

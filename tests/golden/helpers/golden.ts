@@ -70,7 +70,7 @@ export async function openGolden(name: GoldenName): Promise<Golden> {
     targets,
     lora: await withPrefix("lora.", 0),
     masks: await withPrefix("mask.", 0),
-    async batch(batch) {
+    async batch(batch): Promise<GoldenBatch> {
       const integers = async (key: string): Promise<number[][]> => (await rows(key)).map((row) => Array.from(row));
       return {
         tokens: await integers(`${batch}.tokens`),
@@ -78,7 +78,7 @@ export async function openGolden(name: GoldenName): Promise<Golden> {
         logits: await rows(`${batch}.logits`),
       };
     },
-    async run(batch, run) {
+    async run(batch, run): Promise<GoldenRun> {
       const prefix = `${batch}.${run}.grad.`;
       const [loss = NaN] = await file.read(`${batch}.${run}.loss`);
       return { loss, gradients: await withPrefix(prefix, prefix.length) };

@@ -1,0 +1,151 @@
+// A Hugging Face folder as a source of weights: config.json, safetensors in one file or shards. Owns the finding and checking of tensors; refuses pickles.
+import { CompressoError } from "../errors.ts";
+import { type DecoderSpec, HEAD, tensorShapes } from "../nn/spec.ts";
+import { unreadable } from "./bytes.ts";
+import { parseHfConfig } from "./hf_config.ts";
+import { openSafetensors, type SafetensorsFile } from "./safetensors.ts";
+import type { WeightSource } from "./source.ts";
+
+/** Weights of a Hugging Face folder. */
+export interface HfSource extends WeightSource {
+  readonly folder: string;
+  /** config.json as parsed, for writers that pass other keys on. */
+  readonly config: Readonly<Record<string, unknown>>;
+}
+
+const INDEX = "model.safetensors.index.json";
+const SINGLE = "model.safetensors";
+
+/**
+ * Opens a folder as transformers writes it: model type llama or mistral, or our own `compresso` whose layers may differ.
+ * Only headers are read here. Throws `CompressoError("input")` for a config that is not supported, a missing file or tensor,
+ * a wrong shape or dtype, and a tensor of the decoder that the config does not announce (a bias, say).
+ */
+export async function openHfFolder(folder: string): Promise<HfSource> {
+  const configPath = `${folder}/config.json`;
+  const config = asObject(await readJson(configPath), configPath);
+  const generation = await readJson(`${folder}/generation_config.json`, { optional: true });
+  const spec = parseHfConfig(config, { path: configPath, ...(generation === undefined ? {} : { generation }) });
+  const files = await openShards(folder);
+  checkTensors(spec, files, folder);
+  return {
+    folder,
+    config,
+    spec,
+    async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
+      return await fileOf(name).read(name, rows);
+    },
+    storedDtype(name): string {
+      return fileOf(name).tensors.get(name)?.dtype.toLowerCase() ?? "";
+    },
+  };
+
+  function fileOf(name: string): SafetensorsFile {
+    const file = files.get(name);
+    if (file) return file;
+    throw new CompressoError("input", {
+      what: `cannot read the tensor ${name} of ${folder}`,
+      rule: "the files hold it",
+      value: "no such tensor",
+    });
+  }
+}
+
+/** The file that holds each tensor. */
+async function openShards(folder: string): Promise<Map<string, SafetensorsFile>> {
+  const files = new Map<string, SafetensorsFile>();
+  if (await exists(`${folder}/${SINGLE}`)) {
+    const file = await openSafetensors(`${folder}/${SINGLE}`);
+    for (const name of file.tensors.keys()) files.set(name, file);
+    return files;
+  }
+  const path = `${folder}/${INDEX}`;
+  if (!await exists(path)) throw await noWeights(folder);
+  const map = asObject(asObject(await readJson(path), path)["weight_map"], `${path} (weight_map)`);
+  const opened = new Map<string, SafetensorsFile>();
+  for (const [name, value] of Object.entries(map)) {
+    // A name with a separator could lead out of the folder.
+    if (typeof value !== "string" || !/^[^/\\]+\.safetensors$/.test(value)) {
+      throw broken(path, `weight_map names a .safetensors file beside it for ${name}`, JSON.stringify(value));
+    }
+    const file = opened.get(value) ?? await openSafetensors(`${folder}/${value}`);
+    opened.set(value, file);
+    if (!file.tensors.has(name)) throw broken(path, `${value} holds ${name}, as weight_map says`, "no such tensor");
+    files.set(name, file);
+  }
+  return files;
+}
+
+function checkTensors(spec: DecoderSpec, files: ReadonlyMap<string, SafetensorsFile>, folder: string): void {
+  const shapes = tensorShapes(spec);
+  for (const [name, shape] of shapes) {
+    const entry = files.get(name)?.tensors.get(name);
+    if (!entry) {
+      throw new CompressoError("input", {
+        what: `cannot open the model ${folder}`,
+        rule: `it holds the tensor ${name}, [${shape.join(", ")}]`,
+        value: "no such tensor",
+        ...(name === HEAD
+          ? { mend: "if the head is the embedding, set tie_word_embeddings to true in config.json" }
+          : {}),
+      });
+    }
+    if (entry.shape.join() !== shape.join()) {
+      const rule = `${name} has the shape [${shape.join(", ")}] that config.json implies`;
+      throw broken(`the model ${folder}`, rule, `[${entry.shape.join(", ")}]`);
+    }
+    if (!["F32", "F16", "BF16"].includes(entry.dtype)) {
+      throw broken(`the model ${folder}`, `${name} is F32, F16 or BF16`, entry.dtype);
+    }
+  }
+  for (const name of files.keys()) {
+    // Old files carry the RoPE table, tied ones sometimes the head; both are known to be what the config says.
+    if (shapes.has(name) || name === HEAD || name.endsWith(".rotary_emb.inv_freq")) continue;
+    const mend = name.endsWith(".bias") ? "models with biases are not supported" : undefined;
+    throw broken(`the model ${folder}`, "it holds no tensor but those that config.json implies", name, mend);
+  }
+}
+
+/** The error for a folder without safetensors, after what it holds instead. */
+export async function noWeights(folder: string): Promise<CompressoError> {
+  const names: string[] = [];
+  for await (const entry of Deno.readDir(folder)) names.push(entry.name);
+  names.sort();
+  const pickle = names.find((name) => /\.(bin|pt|pth)$/.test(name));
+  const gguf = names.find((name) => name.endsWith(".gguf"));
+  const mend = pickle
+    ? "convert it to safetensors (save_pretrained of transformers does); pickles run code and are not read"
+    : gguf
+    ? `give the file itself: ${folder}/${gguf}`
+    : "fetch the weights into the folder";
+  const value = pickle ? `only PyTorch files: ${pickle}` : names.length === 0 ? "an empty folder" : names.join(", ");
+  return broken(`the model ${folder}`, `it holds ${SINGLE} or ${INDEX}`, value, mend);
+}
+
+async function readJson(path: string, options: { readonly optional?: boolean } = {}): Promise<unknown> {
+  let text: string;
+  try {
+    text = await Deno.readTextFile(path);
+  } catch (error) {
+    if (options.optional && error instanceof Deno.errors.NotFound) return undefined;
+    throw unreadable(path, error);
+  }
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw broken(path, "it is JSON", error instanceof Error ? error.message : String(error));
+  }
+}
+
+function asObject(value: unknown, path: string): Record<string, unknown> {
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+  throw broken(path, "it is a JSON object", value === undefined ? "not there" : JSON.stringify(value).slice(0, 60));
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(() => true, () => false);
+}
+
+function broken(path: string, rule: string, value: string, mend?: string): CompressoError {
+  return new CompressoError("input", { what: `cannot open ${path}`, rule, value, ...(mend ? { mend } : {}) });
+}

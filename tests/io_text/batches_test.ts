@@ -1,0 +1,143 @@
+import assert from "node:assert/strict";
+import type { Row } from "../../lib/io/datasets.ts";
+import { COLLABORATIVE_PROMPT, countLabels, type Example, IGNORED_LABEL } from "../../lib/io/prompts.ts";
+import { type Batch, createBatches, encodeRows, windows } from "../../lib/run/batches.ts";
+import { failure, tokenizerOf, withConfig } from "./fixtures.ts";
+
+/** Example n has the tokens 10n + 1, 10n + 2, … and only its last is a label. */
+function example(number: number, length: number): Example {
+  const tokens = Uint32Array.from({ length }, (_, index) => 10 * number + index + 1);
+  const labels = Int32Array.from(tokens, (token, index) => index === length - 1 ? token : IGNORED_LABEL);
+  return { tokens, labels };
+}
+
+const FIVE: readonly Example[] = [3, 2, 4, 3, 2].map((length, number) => example(number, length));
+const OPTIONS = { batch: 2, seq: 4, seed: 7, padId: 99 } as const;
+
+/** Numbers of the examples in a batch. */
+function numbers(batch: Batch, seq: number = OPTIONS.seq): number[] {
+  return [...batch.tokens].filter((_, index) => index % seq === 0).map((token) => (token - 1) / 10);
+}
+
+Deno.test("a batch holds its examples right-padded, with −100 where nothing is learned", () => {
+  const batch = createBatches(FIVE, OPTIONS).next();
+  const [first = -1, second = -1] = numbers(batch);
+  for (const [row, number] of [first, second].entries()) {
+    const { tokens, labels } = FIVE[number] ?? example(0, 0);
+    const pad = OPTIONS.seq - tokens.length;
+    const at = row * OPTIONS.seq;
+    assert.deepEqual([...batch.tokens.slice(at, at + OPTIONS.seq)], [...tokens, ...Array(pad).fill(99)]);
+    assert.deepEqual([...batch.labels.slice(at, at + OPTIONS.seq)], [...labels, ...Array(pad).fill(IGNORED_LABEL)]);
+  }
+  assert.equal(batch.realTokens, (FIVE[first]?.tokens.length ?? 0) + (FIVE[second]?.tokens.length ?? 0));
+  assert.equal(batch.labelTokens, 2);
+});
+
+Deno.test("each epoch shows every example once, in another order", () => {
+  const batches = createBatches(FIVE, OPTIONS);
+  const seen = Array.from({ length: 10 }, () => numbers(batches.next())).flat();
+  const epochs = [0, 1, 2, 3].map((epoch) => seen.slice(5 * epoch, 5 * epoch + 5));
+  for (const epoch of epochs) assert.deepEqual([...epoch].sort(), [0, 1, 2, 3, 4]);
+  assert(new Set(epochs.map(String)).size > 1);
+  assert.deepEqual(batches.cursor, { epoch: 3, index: 5 });
+});
+
+Deno.test("seek() gives the same batches as an uninterrupted run, from any place", () => {
+  const whole = createBatches(FIVE, OPTIONS);
+  const cursors = [], all: Batch[] = [];
+  for (let step = 0; step < 12; step++) {
+    cursors.push(whole.cursor);
+    all.push(whole.next());
+  }
+  for (const [step, cursor] of cursors.entries()) {
+    const resumed = createBatches(FIVE, OPTIONS);
+    resumed.seek(JSON.parse(JSON.stringify(cursor)));
+    for (const expected of all.slice(step)) assert.deepEqual(resumed.next(), expected);
+    assert.deepEqual(resumed.cursor, whole.cursor);
+  }
+});
+
+Deno.test("another seed gives another order, the same seed the same", () => {
+  const many = Array.from({ length: 50 }, (_, number) => example(number, 2));
+  const order = (seed: number): number[] => numbers(createBatches(many, { ...OPTIONS, batch: 50, seed }).next());
+  assert.deepEqual(order(1), order(1));
+  assert.notDeepEqual(order(1), order(2));
+});
+
+Deno.test("a batch larger than the data goes through them several times", () => {
+  const batches = createBatches(FIVE.slice(0, 3), { ...OPTIONS, batch: 7 });
+  const seen = numbers(batches.next());
+  assert.deepEqual(seen.slice(0, 3).sort(), [0, 1, 2]);
+  assert.deepEqual(seen.slice(3, 6).sort(), [0, 1, 2]);
+  assert.deepEqual(batches.cursor, { epoch: 2, index: 1 });
+  const one = createBatches(FIVE.slice(0, 1), { ...OPTIONS, batch: 3, seq: 5 });
+  assert.deepEqual(numbers(one.next(), 5), [0, 0, 0]);
+});
+
+Deno.test("createBatches() refuses sizes, seeds, cursors and examples that cannot be", () => {
+  const make = (change: Partial<typeof OPTIONS> | Record<string, number>): () => unknown => () =>
+    createBatches(FIVE, { ...OPTIONS, ...change });
+  assert.throws(make({ batch: 0 }), failure("usage", /batch is an integer, at least 1; now: 0/));
+  assert.throws(make({ seq: 3 }), failure("usage", /4 tokens, seq 3/));
+  assert.throws(make({ seed: -1 }), failure("usage", /seed/));
+  assert.throws(() => createBatches([], OPTIONS), failure("usage", /number of examples/));
+  const batches = createBatches(FIVE, OPTIONS);
+  assert.throws(() => batches.seek({ epoch: 0, index: 6 }), failure("mismatch", /index from 0 to 5/));
+  assert.throws(() => batches.seek({ epoch: -1, index: 0 }), failure("mismatch", /epoch -1/));
+});
+
+Deno.test("windows() cuts a text and drops a tail of one token", () => {
+  const lengths = (length: number): number[] => windows(example(0, length), 4).map(({ tokens }) => tokens.length);
+  assert.deepEqual(lengths(0), []);
+  assert.deepEqual(lengths(1), []);
+  assert.deepEqual(lengths(4), [4]);
+  assert.deepEqual(lengths(5), [4]);
+  assert.deepEqual(lengths(6), [4, 2]);
+  const [, second] = windows(example(0, 6), 4);
+  assert.deepEqual([...second?.tokens ?? []], [5, 6]);
+  assert.deepEqual([...second?.labels ?? []], [IGNORED_LABEL, 6]);
+});
+
+Deno.test("encodeRows() counts rows, cuts and rows that teach nothing", async () => {
+  const tokenizer = withConfig(await tokenizerOf("byte_level"), { compresso_style: "plain" }, null);
+  const instruct = (instruction: string, input: string, output: string): Row => ({
+    kind: "instruct",
+    instruction,
+    input,
+    output,
+    choices: null,
+    extra: {},
+  });
+  const rows = [
+    instruct("Where?", "", "here"),
+    instruct("Where?", "the river carries the stone ".repeat(9), "here"),
+    instruct("the river carries the stone ".repeat(9), "", "here"),
+  ];
+  const { examples, report } = encodeRows(rows, { tokenizer, prompt: null, seq: 24 });
+  assert.equal(examples.length, 2);
+  const tokens = examples.reduce((sum, { tokens }) => sum + tokens.length, 0);
+  const labelTokens = examples.reduce((sum, { labels }) => sum + countLabels(labels), 0);
+  assert.deepEqual(report, { rows: 3, examples: 2, truncated: 2, skipped: 1, tokens, labelTokens });
+  assert.throws(
+    () => encodeRows(rows.slice(2), { tokenizer, prompt: null, seq: 24 }),
+    failure("input", /1 rows, seq 24/),
+  );
+});
+
+Deno.test("encodeRows() cuts texts to windows that hold every token but single tails", async () => {
+  const tokenizer = await tokenizerOf("byte_level");
+  const texts = ["the river carries the stone near a garden", "x"];
+  const rows = texts.map((text): Row => ({ kind: "text", text, extra: {} }));
+  const whole = tokenizer.encode(texts[0] ?? "");
+  const seq = whole.length - 2;
+  const { examples, report } = encodeRows(rows, { tokenizer, prompt: COLLABORATIVE_PROMPT, seq });
+  assert.deepEqual(examples.flatMap(({ tokens }) => [...tokens]), whole);
+  assert.deepEqual(report, {
+    rows: 2,
+    examples: 2,
+    truncated: 0,
+    skipped: 1,
+    tokens: whole.length,
+    labelTokens: whole.length - 2,
+  });
+});

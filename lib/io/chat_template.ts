@@ -1,11 +1,14 @@
-// Chat messages to one text. Owns the rendering of a tokenizer's Jinja template; refuses to tokenize and to invent a template.
+// Chat messages to one text. Owns the rendering of a tokenizer's Jinja template; refuses to tokenize and to invent a
+// template.
 import { Template } from "@huggingface/jinja";
 import { CompressoError } from "../errors.ts";
 import { type Tokenizer, tokenText } from "./tokenizer.ts";
 
 /** One turn of a conversation. */
 export interface ChatMessage {
+  /** Who speaks. */
   readonly role: "system" | "user" | "assistant";
+  /** What is said. */
   readonly content: string;
 }
 
@@ -20,8 +23,10 @@ const SPECIAL = ["bos_token", "eos_token", "unk_token", "pad_token"] as const;
 const parsed = new Map<string, Template>();
 
 /**
- * Renders a conversation with the tokenizer's chat template. The text already holds BOS where the template writes it: encode it without `addSpecial`.
- * Throws `CompressoError("input")` where there is no template, it does not parse, or it refuses the messages (`raise_exception`).
+ * Renders a conversation with the tokenizer's chat template. The text already holds BOS where the template writes it:
+ * encode it without `addSpecial`.
+ * Throws `CompressoError("input")` where there is no template, it does not parse, or it refuses the messages
+ * (`raise_exception`).
  */
 export function renderChat(
   tokenizer: Tokenizer,

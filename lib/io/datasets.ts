@@ -1,14 +1,18 @@
-// Rows of training and evaluation data. Owns the reading of instruction rows and texts from JSON, JSON lines and plain text, told apart by content;
+// Rows of training and evaluation data. Owns the reading of instruction rows and texts from JSON, JSON lines and plain
+// text, told apart by content;
 // refuses parquet, archives and rows it would have to guess about.
 import { CompressoError } from "../errors.ts";
 import { isObject, type Json } from "./tokenizer_compat.ts";
 
 /** An instruction with its answer. */
 export interface InstructRow {
+  /** Tells the kinds of rows apart. */
   readonly kind: "instruct";
+  /** What is asked for. */
   readonly instruction: string;
   /** Context of the instruction; empty where there is none. */
   readonly input: string;
+  /** The answer. */
   readonly output: string;
   /** Answers to choose from, where the row has a list of strings under `choices`. */
   readonly choices: readonly string[] | null;
@@ -18,8 +22,11 @@ export interface InstructRow {
 
 /** A document. */
 export interface TextRow {
+  /** Tells the kinds of rows apart. */
   readonly kind: "text";
+  /** The document. */
   readonly text: string;
+  /** All other fields of the row. */
   readonly extra: Json;
 }
 
@@ -48,7 +55,8 @@ interface Place {
 
 /**
  * Reads a JSON array or JSON lines of `{instruction, input?, output}` or `{text}`, or plain text as one document.
- * Throws `CompressoError("input")` for a file that is missing, empty, binary or not UTF-8, and for a broken row, which it names.
+ * Throws `CompressoError("input")` for a file that is missing, empty, binary or not UTF-8, and for a broken row, which
+ * it names.
  */
 export async function readRows(path: string): Promise<DataSet> {
   return parseRows(await readUtf8(path), path);
@@ -224,7 +232,10 @@ function decodes(bytes: Uint8Array, stream: boolean): boolean {
   }
 }
 
-/** What is wrong with a broken JSON array, with the row and line where it starts to be: the parser's own message may name neither. */
+/**
+ * What is wrong with a broken JSON array, with the row and line where it starts to be: the parser's own message may
+ * name neither.
+ */
 function arrayError(text: string, message: string): string {
   let row = 1, depth = 0, inString = false;
   let start = text.indexOf("[") + 1;

@@ -1,5 +1,5 @@
 // The header of a GGUF: metadata and where the tensors lie. Owns parsing and the checks against the file's size; refuses to read tensor data.
-import { fileSize, looksLike, readBytes } from "./bytes.ts";
+import { fileSize, looksLike, unreadable } from "./bytes.ts";
 import { elementCount } from "./rows.ts";
 import {
   ggufError,
@@ -37,30 +37,30 @@ export interface GgufHeader {
  */
 export async function readGgufHeader(path: string): Promise<GgufHeader> {
   const size = await fileSize(path);
-  const cursor = await openCursor(path, size);
+  using cursor = openCursor(path, size);
   const magic = cursor.window.subarray(0, 4);
   if (new TextDecoder("latin1").decode(magic) !== "GGUF") {
     const guess = looksLike(cursor.window.subarray(0, 64)) ?? { what: "something else", mend: "check the path" };
     throw ggufError(path, { rule: "the file starts with GGUF", value: guess.what, mend: guess.mend });
   }
-  await cursor.take(4);
-  const version = (await cursor.take(4)).getUint32(0, true);
+  cursor.take(4);
+  const version = cursor.take(4).getUint32(0, true);
   if (version !== 2 && version !== 3) {
     const swapped = version === 0x02000000 || version === 0x03000000;
     const value = swapped ? "a big-endian file" : `version ${version}`;
     throw ggufError(path, { rule: "its version is 2 or 3, little-endian", value, mend: "convert it with llama.cpp" });
   }
   // Both counts are checked against the smallest size of what follows, so that a damaged one ends here.
-  const tensorCount = await cursor.count("tensors", 24);
-  const valueCount = await cursor.count("metadata values", 13);
+  const tensorCount = cursor.count("tensors", 24);
+  const valueCount = cursor.count("metadata values", 13);
   const metadata = new Map<string, GgufValue>();
   for (let i = 0; i < valueCount; i++) {
-    const key = await cursor.string("a metadata key");
+    const key = cursor.string("a metadata key");
     if (metadata.has(key)) throw ggufError(path, { rule: "each metadata key comes once", value: key });
-    metadata.set(key, await readValue(cursor, (await cursor.take(4)).getUint32(0, true), key));
+    metadata.set(key, readValue(cursor, cursor.take(4).getUint32(0, true), key));
   }
   const infos: GgufTensor[] = [];
-  for (let i = 0; i < tensorCount; i++) infos.push(await readTensorInfo(cursor));
+  for (let i = 0; i < tensorCount; i++) infos.push(readTensorInfo(cursor));
   const alignment = metadata.get("general.alignment") ?? 32;
   if (typeof alignment !== "number" || alignment < 8 || alignment % 8 !== 0) {
     throw ggufError(path, { rule: "general.alignment is a multiple of 8", value: String(alignment) });
@@ -70,40 +70,54 @@ export async function readGgufHeader(path: string): Promise<GgufHeader> {
 }
 
 /** Reads forward through the header in windows, so that neither a huge vocabulary nor a huge file costs much. */
-interface Cursor {
+interface Cursor extends Disposable {
   readonly path: string;
   readonly window: Uint8Array<ArrayBuffer>;
   readonly position: number;
   /** The next bytes. */
-  take(length: number): Promise<DataView<ArrayBuffer>>;
+  take(length: number): DataView<ArrayBuffer>;
   /** A u64 that counts things of at least `least` bytes each. */
-  count(of: string, least: number): Promise<number>;
-  string(of: string): Promise<string>;
+  count(of: string, least: number): number;
+  string(of: string): string;
 }
 
-async function openCursor(path: string, size: number): Promise<Cursor> {
-  const step = 1 << 20;
+// Synchronous: a vocabulary is hundreds of thousands of small values, and a promise for each would cost most of the time.
+function openCursor(path: string, size: number): Cursor {
   const decoder = new TextDecoder("utf-8", { fatal: true });
+  const file = openFile(path);
   let start = 0, at = 0;
-  let window = await readBytes(path, 0, Math.min(size, step));
+  let window = new Uint8Array(0);
+  refill(Math.min(size, 8));
 
-  async function take(length: number): Promise<DataView<ArrayBuffer>> {
-    if (at + length > window.length) {
-      start += at;
-      at = 0;
-      if (start + length > size) throw truncated(path, start + length, size);
-      window = await readBytes(path, start, Math.min(size - start, Math.max(step, length)));
+  function refill(length: number): void {
+    start += at;
+    at = 0;
+    if (start + length > size) throw truncated(path, start + length, size);
+    window = new Uint8Array(Math.min(size - start, Math.max(WINDOW_BYTES, length)));
+    file.seekSync(start, Deno.SeekMode.Start);
+    for (let done = 0; done < window.length;) {
+      const got = file.readSync(window.subarray(done));
+      if (!got) throw truncated(path, size, start + done);
+      done += got;
     }
+  }
+
+  function take(length: number): DataView<ArrayBuffer> {
+    if (at + length > window.length) refill(length);
     at += length;
     return new DataView(window.buffer, at - length, length);
   }
 
-  async function count(of: string, least: number): Promise<number> {
-    const value = (await take(8)).getBigUint64(0, true);
+  function count(of: string, least: number): number {
+    const value = take(8).getBigUint64(0, true);
     const left = size - start - at;
     if (value * BigInt(least) > BigInt(left)) {
       const rule = `${of} (${value}) of at least ${least} bytes each fit into the file`;
-      throw ggufError(path, { rule, value: `${left} bytes are left`, mend: "the file is truncated or damaged: fetch it again" });
+      throw ggufError(path, {
+        rule,
+        value: `${left} bytes are left`,
+        mend: "the file is truncated or damaged: fetch it again",
+      });
     }
     return Number(value);
   }
@@ -118,29 +132,42 @@ async function openCursor(path: string, size: number): Promise<Cursor> {
     },
     take,
     count,
-    async string(of): Promise<string> {
-      const bytes = await take(await count(`characters of ${of}`, 1));
+    string(of): string {
+      const bytes = take(count(`characters of ${of}`, 1));
       try {
         return decoder.decode(bytes);
       } catch {
         throw ggufError(path, { rule: "strings are UTF-8", value: `${of} is not` });
       }
     },
+    [Symbol.dispose](): void {
+      file.close();
+    },
   };
 }
 
-async function readValue(cursor: Cursor, typeId: number, key: string): Promise<GgufValue> {
+const WINDOW_BYTES = 1 << 20;
+
+function openFile(path: string): Deno.FsFile {
+  try {
+    return Deno.openSync(path, { read: true });
+  } catch (error) {
+    throw unreadable(path, error);
+  }
+}
+
+function readValue(cursor: Cursor, typeId: number, key: string): GgufValue {
   const type = valueType(cursor.path, typeId, key);
-  if (type !== "array") return type === "string" ? await cursor.string(key) : scalar(await cursor.take(WIDTH[type]), type);
-  const items = valueType(cursor.path, (await cursor.take(4)).getUint32(0, true), key);
+  if (type !== "array") return type === "string" ? cursor.string(key) : scalar(cursor.take(WIDTH[type]), type);
+  const items = valueType(cursor.path, cursor.take(4).getUint32(0, true), key);
   if (items === "array") throw ggufError(cursor.path, { rule: "arrays hold no arrays", value: key });
-  const length = await cursor.count(`items of ${key}`, items === "string" ? 8 : WIDTH[items]);
+  const length = cursor.count(`items of ${key}`, items === "string" ? 8 : WIDTH[items]);
   if (items === "string") {
     const list: string[] = [];
-    for (let i = 0; i < length; i++) list.push(await cursor.string(key));
+    for (let i = 0; i < length; i++) list.push(cursor.string(key));
     return list;
   }
-  const view = await cursor.take(length * WIDTH[items]);
+  const view = cursor.take(length * WIDTH[items]);
   // A copy: the window is not aligned, and is dropped soon.
   const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength).slice();
   return items === "bool" ? Array.from(bytes, (byte) => byte !== 0) : new ARRAYS[items](bytes.buffer);
@@ -173,17 +200,17 @@ function scalar(view: DataView, type: Exclude<GgufScalarType, "string">): GgufVa
   }
 }
 
-async function readTensorInfo(cursor: Cursor): Promise<GgufTensor> {
-  const name = await cursor.string("a tensor's name");
+function readTensorInfo(cursor: Cursor): GgufTensor {
+  const name = cursor.string("a tensor's name");
   const tensor = `tensor ${JSON.stringify(name)}`;
-  const dimensions = (await cursor.take(4)).getUint32(0, true);
+  const dimensions = cursor.take(4).getUint32(0, true);
   if (dimensions < 1 || dimensions > 4) {
     throw ggufError(cursor.path, { rule: `${tensor} has 1 to 4 dimensions`, value: String(dimensions) });
   }
-  const view = await cursor.take(8 * dimensions);
+  const view = cursor.take(8 * dimensions);
   const sizes = Array.from({ length: dimensions }, (_, index) => view.getBigUint64(8 * index, true));
-  const typeId = (await cursor.take(4)).getUint32(0, true);
-  const offset = (await cursor.take(8)).getBigUint64(0, true);
+  const typeId = cursor.take(4).getUint32(0, true);
+  const offset = cursor.take(8).getBigUint64(0, true);
   const type = tensorTypeOf(typeId, { path: cursor.path, tensor });
   const { block, bytes } = TENSOR_FORMATS[type];
   const values = sizes.reduce((product, size) => product * size, 1n);
@@ -209,7 +236,10 @@ function placed(
   for (const info of infos) {
     if (tensors.has(info.name)) throw ggufError(path, { rule: "each tensor comes once", value: info.name });
     if (info.offset % alignment !== 0) {
-      throw ggufError(path, { rule: `tensors start at multiples of ${alignment}`, value: `${info.name} at ${info.offset}` });
+      throw ggufError(path, {
+        rule: `tensors start at multiples of ${alignment}`,
+        value: `${info.name} at ${info.offset}`,
+      });
     }
     tensors.set(info.name, { ...info, offset: dataStart + info.offset });
   }

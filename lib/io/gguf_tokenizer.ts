@@ -1,4 +1,5 @@
-// The tokenizer inside a GGUF, as a tokenizer.json. Owns the reading of `tokenizer.*` metadata ("gpt2" and "llama" models); refuses other models and writing.
+// The tokenizer inside a GGUF, as a tokenizer.json. Owns the reading of `tokenizer.*` metadata ("gpt2" and "llama"
+// models); refuses other models and writing.
 import { CompressoError } from "../errors.ts";
 import { byteLevel, familyByName, PRE_TOKENIZER_FAMILIES } from "./pre_tokenizers.ts";
 import type { Json } from "./tokenizer_compat.ts";
@@ -7,12 +8,13 @@ import { createTokenizer, surroundingTokens, type Tokenizer } from "./tokenizer.
 /** Values of `tokenizer.ggml.token_type`. */
 export const TOKEN_TYPE = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
 
-/** What tells a reader of GGUF apart from another is left out: any map from key to decoded value will do. */
+/** Metadata of a GGUF by key, as any reader decodes it. */
 export type GgufMetadata = ReadonlyMap<string, unknown>;
 
 /**
  * Makes the tokenizer of a GGUF. Its `json` and `config` can be written as tokenizer.json and tokenizer_config.json.
- * Throws `CompressoError("input")` for a tokenizer model other than "gpt2" and "llama", an unknown `tokenizer.ggml.pre`, or broken entries.
+ * Throws `CompressoError("input")` for a tokenizer model other than "gpt2" and "llama", an unknown
+ * `tokenizer.ggml.pre`, or broken entries.
  */
 export function tokenizerFromGguf(metadata: GgufMetadata): Tokenizer {
   const kind = optionalString(metadata, "tokenizer.ggml.model");
@@ -119,7 +121,8 @@ function sentencePieceBody(metadata: GgufMetadata, tokens: readonly string[], un
     merges: mergesByScore(tokens, scores),
   };
   const nodes: Json = {
-    // SentencePiece puts one space before a text, whether or not it starts with one; llama.cpp does so after each special token too.
+    // SentencePiece puts one space before a text, whether or not it starts with one; llama.cpp does so after each
+    // special token too.
     normalizer: prefix ? { type: "Sequence", normalizers: [{ type: "Prepend", prepend: "▁" }, space] } : space,
     pre_tokenizer: null,
     decoder: {

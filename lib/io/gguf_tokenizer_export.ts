@@ -1,4 +1,5 @@
-// A tokenizer as `tokenizer.*` metadata of a GGUF. Owns the inverse of gguf_tokenizer.ts; refuses tokenizers that llama.cpp would read otherwise.
+// A tokenizer as `tokenizer.*` metadata of a GGUF. Owns the inverse of gguf_tokenizer.ts; refuses tokenizers that
+// llama.cpp would read otherwise.
 import { CompressoError } from "../errors.ts";
 import { mergesByScore, TOKEN_TYPE } from "./gguf_tokenizer.ts";
 import { familyByNode, PRE_TOKENIZER_FAMILIES } from "./pre_tokenizers.ts";
@@ -9,7 +10,8 @@ import { type Tokenizer, tokenText } from "./tokenizer.ts";
 export type GgufTokenizerValue = number | boolean | string | readonly string[] | Int32Array | Float32Array;
 
 /**
- * The `tokenizer.*` metadata for a model with `vocab` embedding rows (default: as many as the tokenizer has tokens); missing tokens are filled as unused.
+ * The `tokenizer.*` metadata for a model with `vocab` embedding rows (default: as many as the tokenizer has tokens);
+ * missing tokens are filled as unused.
  * A tokenizer that came from a GGUF gives back its entries untouched.
  * Throws `CompressoError("input")` where GGUF has no way to say what the tokenizer does.
  */
@@ -86,7 +88,8 @@ function preOf(json: Json, model: Json): string {
 }
 
 /**
- * Scores that make SentencePiece's algorithm merge in the order of the merges. It merges any two neighbours whose text is a token,
+ * Scores that make SentencePiece's algorithm merge in the order of the merges. It merges any two neighbours whose text
+ * is a token,
  * so the merges must hold every cut of a token into two, and all cuts of a token must stand together.
  */
 function scoresOf(tokenizer: Tokenizer, model: Json, tokens: readonly string[]): Float32Array {

@@ -3,6 +3,7 @@ import { CompressoError } from "../errors.ts";
 import { type DecoderSpec, HEAD, tensorShapes } from "../nn/spec.ts";
 import { unreadable } from "./bytes.ts";
 import { parseHfConfig } from "./hf_config.ts";
+import { shown } from "./hf_refusal.ts";
 import { openSafetensors, type SafetensorsFile } from "./safetensors.ts";
 import type { WeightSource } from "./source.ts";
 
@@ -106,8 +107,8 @@ function checkTensors(spec: DecoderSpec, files: ReadonlyMap<string, SafetensorsF
   }
 }
 
-/** The error for a folder without safetensors, after what it holds instead. */
-export async function noWeights(folder: string): Promise<CompressoError> {
+/** The error for a folder that lacks the `missing` files, after what it holds instead. */
+export async function noWeights(folder: string, missing = `${SINGLE} or ${INDEX}`): Promise<CompressoError> {
   const names: string[] = [];
   for await (const entry of Deno.readDir(folder)) names.push(entry.name);
   names.sort();
@@ -117,9 +118,9 @@ export async function noWeights(folder: string): Promise<CompressoError> {
     ? "convert it to safetensors (save_pretrained of transformers does); pickles run code and are not read"
     : gguf
     ? `give the file itself: ${folder}/${gguf}`
-    : "fetch the weights into the folder";
-  const value = pickle ? `only PyTorch files: ${pickle}` : names.length === 0 ? "an empty folder" : names.join(", ");
-  return broken(`the model ${folder}`, `it holds ${SINGLE} or ${INDEX}`, value, mend);
+    : `fetch ${missing} into the folder`;
+  const value = pickle ? `only PyTorch files: ${pickle}` : names.length === 0 ? "an empty folder" : shown(names);
+  return broken(`the model ${folder}`, `it holds ${missing}`, value, mend);
 }
 
 async function readJson(path: string, options: { readonly optional?: boolean } = {}): Promise<unknown> {

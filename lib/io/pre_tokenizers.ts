@@ -1,4 +1,5 @@
-// The text splits in front of byte-level BPE, by the names that GGUF files use for them. Owns that table and the split of GPT-2; refuses to tokenize.
+// The text splits in front of byte-level BPE, by the names that GGUF files use for them. Owns that table and the split
+// of GPT-2; refuses to tokenize.
 // Sources: llama.cpp's src/llama-vocab.cpp for the names, the models' own tokenizer.json for the patterns.
 
 /** A pre-tokenizer as a node of tokenizer.json. */
@@ -19,6 +20,7 @@ const TEKKEN_SPLIT = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]
 export interface PreTokenizerFamily {
   /** Values of `tokenizer.ggml.pre` that mean this family; the first is the one written. */
   readonly names: readonly string[];
+  /** The split, as in tokenizer.json. */
   readonly node: PreTokenizerNode;
   /** Whether a word that is a token stays whole although no merges lead to it. */
   readonly ignoreMerges: boolean;
@@ -52,7 +54,10 @@ export function familyByName(pre: string): PreTokenizerFamily | null {
   return PRE_TOKENIZER_FAMILIES.find(({ names }) => names.includes(pre)) ?? null;
 }
 
-/** The family whose splits equal those of a tokenizer.json, or null. Options that do not change the tokens are not compared. */
+/**
+ * The family whose splits equal those of a tokenizer.json, or null. Options that do not change the tokens are not
+ * compared.
+ */
 export function familyByNode(node: unknown, ignoreMerges: boolean): PreTokenizerFamily | null {
   const wanted = fingerprint(node);
   const found = PRE_TOKENIZER_FAMILIES.filter((candidate) => fingerprint(candidate.node) === wanted);
@@ -80,7 +85,10 @@ function family(
   return { names, node, ignoreMerges, addBos };
 }
 
-/** A text that is equal for nodes that split alike: sequences flattened, GPT-2's pattern spelled out, single digits as a split. */
+/**
+ * A text that is equal for nodes that split alike: sequences flattened, GPT-2's pattern spelled out, single digits as a
+ * split.
+ */
 function fingerprint(node: unknown): string {
   return JSON.stringify(steps(node));
 }

@@ -1,4 +1,5 @@
-// From a row to tokens and labels. Owns the collaborative prompt, the three prompt styles and the truncation of long rows; refuses to batch.
+// From a row to tokens and labels. Owns the collaborative prompt, the three prompt styles and the truncation of long
+// rows; refuses to batch.
 import { CompressoError } from "../errors.ts";
 import { type ChatMessage, renderChat } from "./chat_template.ts";
 import type { InstructRow, Row } from "./datasets.ts";
@@ -8,19 +9,21 @@ import type { Tokenizer } from "./tokenizer.ts";
  * Told to the model before the instruction while it is pruned and afterwards, so that it takes part in its own pruning
  * (the collaborative prompting of Compresso, arXiv 2310.05015, in our words).
  */
-export const COLLABORATIVE_PROMPT =
-  "You are a language model that is being made smaller: some of your attention heads and feed-forward units are being switched off, one after another, until only those you need most are left. " +
-  "Cooperate with this pruning. Keep what you know in the parts that remain, and make up for those that are gone. " +
-  "Answer the following instruction as well and as briefly as you did at full size.";
+export const COLLABORATIVE_PROMPT: string =
+  "You are a language model that is being made smaller by pruning: attention heads and feed-forward units that matter " +
+  "little are switched off one after another until only the most useful ones are left. " +
+  "Cooperate with this pruning: keep what you know in the parts that remain and let them make up for those that are " +
+  "gone. Answer the following instruction as well as you did at full size.";
 
 /** Layout of prompts: the tokenizer's chat template, headings as in Alpaca, or bare lines. */
 export type PromptStyle = "chat" | "alpaca" | "plain";
 
 /** Label of a token that does not count in the loss. */
-export const IGNORED_LABEL = -100;
+export const IGNORED_LABEL: number = -100;
 
 /** Options of {@link formatExample}. */
 export interface FormatOptions {
+  /** Its config and chat template decide on the style. */
   readonly tokenizer: Tokenizer;
   /** Text put before the instruction, for example {@link COLLABORATIVE_PROMPT}; null for none. */
   readonly prompt: string | null;
@@ -35,16 +38,20 @@ export interface EncodeOptions extends FormatOptions {
 }
 
 /**
- * Tokens of one example with their labels: the token itself where it counts in the loss, else −100. Both have one entry for each token,
+ * Tokens of one example with their labels: the token itself where it counts in the loss, else −100. Both have one entry
+ * for each token,
  * not shifted (the loss compares the output at t with the label at t + 1).
  */
 export interface Example {
+  /** Token ids, [length]. */
   readonly tokens: Uint32Array<ArrayBuffer>;
+  /** Token ids or −100, [length]. */
   readonly labels: Int32Array<ArrayBuffer>;
 }
 
 /** What became of a row. */
 export interface EncodedRow extends Example {
+  /** Whether the row was cut. */
   readonly truncated: boolean;
   /** Labels that enter the loss; the first token's never does. 0 means that the row teaches nothing. */
   readonly labelTokens: number;
@@ -72,7 +79,7 @@ export function formatExample(
   switch (styleOf(options)) {
     case "chat": {
       const user = input === "" ? instruction : `${instruction}\n\n${input}`;
-      return { prefix: chatPrefix(tokenizer, prompt, user), response: row.output };
+      return { prefix: chatPrefix(tokenizer, prompt, user), response: turnShape(tokenizer).lead + row.output };
     }
     case "alpaca": {
       const parts = [`### Instruction:\n${instruction}`, ...(input === "" ? [] : [`### Input:\n${input}`])];
@@ -86,24 +93,32 @@ export function formatExample(
   }
 }
 
-/** Token ids of a prefix, as they are fed to the model to generate a response: with BOS where the tokenizer or the template adds it. */
+/**
+ * Token ids of a prefix, as they are fed to the model to generate a response: with BOS where the tokenizer or the
+ * template adds it.
+ */
 export function encodePrefix(prefix: string, options: FormatOptions): number[] {
   // A chat template writes BOS itself.
   const leading = styleOf(options) === "chat" ? [] : options.tokenizer.leading;
   return [...leading, ...options.tokenizer.encode(prefix)];
 }
 
-/** The token that ends a response: what the chat template puts after an assistant's turn where that is a special token, else EOS; null without both. */
+/**
+ * The token that ends a response: what the chat template puts after an assistant's turn where that is a special token,
+ * else EOS; null without both.
+ */
 export function endToken(options: FormatOptions): number | null {
   const { tokenizer } = options;
-  return (styleOf(options) === "chat" ? endOfTurn(tokenizer) : null) ?? tokenizer.eosId;
+  return (styleOf(options) === "chat" ? turnShape(tokenizer).end : null) ?? tokenizer.eosId;
 }
 
 /**
  * Token ids of a response behind its prefix, without an end token.
  *
- * The prefix is always tokenized alone, as it is when the model generates, so that training and generation see the same tokens. The response is what remains
- * of both tokenized together where that begins with the prefix's tokens (SentencePiece puts no space before it then), else it is tokenized alone.
+ * The prefix is always tokenized alone, as it is when the model generates, so that training and generation see the same
+ * tokens. The response is what remains
+ * of both tokenized together where that begins with the prefix's tokens (SentencePiece puts no space before it then),
+ * else it is tokenized alone.
  */
 export function encodeResponse(prefix: string, response: string, options: FormatOptions): number[] {
   const { tokenizer } = options;
@@ -114,7 +129,8 @@ export function encodeResponse(prefix: string, response: string, options: Format
 }
 
 /**
- * Tokens and labels of a row. Instructions: only the response and its end token are labels. Texts: all tokens are; a text is not cut (see `windows`).
+ * Tokens and labels of a row. Instructions: only the response and its end token are labels. Texts: all tokens are; a
+ * text is not cut (see `windows`).
  * An instruction longer than `seq` loses the beginning of its input; where that is not enough, the end of the response.
  */
 export function encodeExample(row: Row, options: EncodeOptions): EncodedRow {
@@ -189,18 +205,30 @@ function chatPrefix(tokenizer: Tokenizer, prompt: string | null, user: string): 
   }
 }
 
-const ends = new WeakMap<Tokenizer, { readonly id: number | null }>();
+/** What a chat template writes around an assistant's answer. */
+interface TurnShape {
+  /** White space between the generation prompt and the answer, as in "[/INST] answer". */
+  readonly lead: string;
+  /** The special token behind the answer. */
+  readonly end: number | null;
+}
 
-function endOfTurn(tokenizer: Tokenizer): number | null {
-  const known = ends.get(tokenizer);
-  if (known) return known.id;
-  const answer = "answer";
-  const text = renderChat(tokenizer, [
-    { role: "user", content: "question" },
-    { role: "assistant", content: answer },
-  ], { addGenerationPrompt: false });
-  const [first] = tokenizer.encode(text.slice(text.lastIndexOf(answer) + answer.length).trimStart());
-  const id = first !== undefined && tokenizer.isSpecial(first) ? first : null;
-  ends.set(tokenizer, { id });
-  return id;
+const shapes = new WeakMap<Tokenizer, TurnShape>();
+
+function turnShape(tokenizer: Tokenizer): TurnShape {
+  const known = shapes.get(tokenizer);
+  if (known) return known;
+  const [question, answer] = ["question", "answer"];
+  const turn: ChatMessage = { role: "user", content: question };
+  const opening = renderChat(tokenizer, [turn], { addGenerationPrompt: true });
+  const text = renderChat(tokenizer, [turn, { role: "assistant", content: answer }], { addGenerationPrompt: false });
+  const start = text.lastIndexOf(answer);
+  const lead = text.startsWith(opening) ? text.slice(opening.length, Math.max(start, opening.length)) : "";
+  const [first] = tokenizer.encode(text.slice(start + answer.length).trimStart());
+  const shape = {
+    lead: lead.trim() === "" ? lead : "",
+    end: first !== undefined && tokenizer.isSpecial(first) ? first : null,
+  };
+  shapes.set(tokenizer, shape);
+  return shape;
 }

@@ -1,4 +1,5 @@
-// Text to token ids and back. Owns the Tokenizer interface, loading from a Hugging Face folder and decoding piece by piece; refuses to train or fetch.
+// Text to token ids and back. Owns the Tokenizer interface, loading from a Hugging Face folder and decoding piece by
+// piece; refuses to train or fetch.
 import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import { join } from "node:path";
 import { CompressoError } from "../errors.ts";
@@ -6,20 +7,33 @@ import { forJavaScript, isObject, type Json, repairDecoder } from "./tokenizer_c
 
 /** A tokenizer with the files it came from. */
 export interface Tokenizer {
-  /** Token ids of a text; with `addSpecial` (default false) also the tokens that the tokenizer puts around a text, such as BOS. */
+  /**
+   * Token ids of a text; with `addSpecial` (default false) also the tokens that the tokenizer puts around a text, such
+   * as BOS.
+   */
   encode(text: string, options?: { readonly addSpecial?: boolean }): number[];
-  /** Text of token ids; `skipSpecial` (default false) leaves out special tokens. Throws `CompressoError("input")` for an unknown id. */
+  /**
+   * Text of token ids; `skipSpecial` (default false) leaves out special tokens. Throws `CompressoError("input")` for an
+   * unknown id.
+   */
   decode(ids: readonly number[], options?: { readonly skipSpecial?: boolean }): string;
+  /** Id of a token by its text in the vocabulary, or null. */
   tokenToId(token: string): number | null;
+  /** Text of a token in the vocabulary, or null. */
   idToToken(id: number): string | null;
+  /** Whether decoding with `skipSpecial` leaves the token out. */
   isSpecial(id: number): boolean;
   /** Highest id + 1. A model's embedding may have more rows. */
   readonly vocabSize: number;
+  /** Token that begins a text; null where the config names none. */
   readonly bosId: number | null;
+  /** Token that ends a text; null where the config names none. */
   readonly eosId: number | null;
+  /** Token that fills batches; null where the config names none. */
   readonly padId: number | null;
-  /** Ids that `addSpecial` puts before and after a text. */
+  /** Ids that `addSpecial` puts before a text. */
   readonly leading: readonly number[];
+  /** Ids that `addSpecial` puts after a text. */
   readonly trailing: readonly number[];
   /** Content of tokenizer.json. */
   readonly json: Json;
@@ -33,8 +47,11 @@ export interface Tokenizer {
 
 /** What a tokenizer is made of. */
 export interface TokenizerParts {
+  /** Content of tokenizer_config.json. */
   readonly config?: Json;
+  /** Jinja source of the chat template. */
   readonly chatTemplate?: string | null;
+  /** The `tokenizer.*` entries of a GGUF. */
   readonly ggufMetadata?: ReadonlyMap<string, unknown> | null;
 }
 
@@ -47,7 +64,8 @@ export interface StreamDecoder {
 }
 
 /**
- * Makes a tokenizer from the content of tokenizer.json. Throws `CompressoError("input")` where it is broken or of an unknown kind.
+ * Makes a tokenizer from the content of tokenizer.json. Throws `CompressoError("input")` where it is broken or of an
+ * unknown kind.
  * As in transformers, `add_bos_token` and `add_eos_token` in the config replace the post-processor.
  */
 export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
@@ -114,12 +132,15 @@ export async function loadHfTokenizer(folder: string): Promise<Tokenizer | null>
   return createTokenizer(json, { config, chatTemplate });
 }
 
-/** A decoder that never emits a part of a character: it holds tokens back until their text no longer ends with U+FFFD. */
+/**
+ * A decoder that never emits a part of a character: it holds tokens back until their text no longer ends with U+FFFD.
+ */
 export function createStreamDecoder(
   tokenizer: Tokenizer,
   options: { readonly skipSpecial?: boolean } = {},
 ): StreamDecoder {
-  // Tokens are decoded together with those of the last piece, because decoders treat the start of a text otherwise (as in HF's DecodeStream).
+  // Tokens are decoded together with those of the last piece, because decoders treat the start of a text otherwise (as
+  // in HF's DecodeStream).
   let ids: number[] = [];
   let emitted = 0;
   const held = (): string => {

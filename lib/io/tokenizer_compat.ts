@@ -1,4 +1,5 @@
-// Rewrites a tokenizer.json for the JavaScript tokenizer library where it reads a node otherwise than the Rust one. Owns those rewrites; refuses to tokenize.
+// Rewrites a tokenizer.json for the JavaScript tokenizer library where it reads a node otherwise than the Rust one.
+// Owns those rewrites; refuses to tokenize.
 import { ByteFallbackDecoder } from "@huggingface/tokenizers";
 import { CompressoError } from "../errors.ts";
 import { byteLevel, GPT2_SPLIT, type PreTokenizerNode, split } from "./pre_tokenizers.ts";
@@ -13,7 +14,8 @@ export function isObject(value: unknown): value is Json {
 
 /**
  * A tokenizer.json that the JavaScript library encodes as the Rust library encodes the original:
- * its `Digits`, `Whitespace` and `ByteLevel` use ASCII or JavaScript character classes, `Split` knows two behaviours only,
+ * its `Digits`, `Whitespace` and `ByteLevel` use ASCII or JavaScript character classes, `Split` knows two behaviours
+ * only,
  * and `Metaspace` does not split. Throws `CompressoError("input")` for a split it cannot express.
  */
 export function forJavaScript(json: Json): Json {
@@ -21,7 +23,8 @@ export function forJavaScript(json: Json): Json {
 }
 
 /**
- * Makes the library's byte fallback decode as the Rust one: a byte order mark stays, and each byte of a run that is not UTF-8 gives one U+FFFD.
+ * Makes the library's byte fallback decode as the Rust one: a byte order mark stays, and each byte of a run that is not
+ * UTF-8 gives one U+FFFD.
  * `decoder` is the library's, changed in place.
  */
 export function repairDecoder(decoder: object | null): void {

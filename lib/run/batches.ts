@@ -1,4 +1,5 @@
-// Rows to batches of token ids. Owns encoding of a whole data set, windows of long texts, and an order that can be resumed exactly; refuses to read files.
+// Rows to batches of token ids. Owns encoding of a whole data set, windows of long texts, and an order that can be
+// resumed exactly; refuses to read files.
 import { CompressoError } from "../errors.ts";
 import type { Row } from "../io/datasets.ts";
 import { countLabels, encodeExample, type EncodeOptions, type Example, IGNORED_LABEL } from "../io/prompts.ts";
@@ -6,6 +7,7 @@ import { checkSeed, shuffle } from "../random.ts";
 
 /** What became of the rows of a data set. */
 export interface EncodeReport {
+  /** Rows given. */
   readonly rows: number;
   /** Examples made; a long text gives several. */
   readonly examples: number;
@@ -13,6 +15,7 @@ export interface EncodeReport {
   readonly truncated: number;
   /** Rows left out because no label of theirs enters the loss. */
   readonly skipped: number;
+  /** Tokens of all examples. */
   readonly tokens: number;
   /** Labels that enter the loss. */
   readonly labelTokens: number;
@@ -32,7 +35,9 @@ export interface Batch {
 
 /** Where an iteration stands: `index` examples of epoch `epoch` are used. */
 export interface BatchCursor {
+  /** Passes through the data that are done. */
   readonly epoch: number;
+  /** Examples of this epoch that are used. */
   readonly index: number;
 }
 
@@ -50,14 +55,20 @@ export interface Batches {
 
 /** Options of {@link createBatches}. */
 export interface BatchOptions {
+  /** Examples in a batch. */
   readonly batch: number;
   /** Tokens of each example with its padding. */
   readonly seq: number;
+  /** Decides the orders; an integer in [0, 2^32). */
   readonly seed: number;
+  /** Token that fills short examples. */
   readonly padId: number;
 }
 
-/** Encodes all rows, cutting texts to windows and counting what was cut or left out. Throws `CompressoError("input")` where no example is left. */
+/**
+ * Encodes all rows, cutting texts to windows and counting what was cut or left out. Throws `CompressoError("input")`
+ * where no example is left.
+ */
 export function encodeRows(
   rows: readonly Row[],
   options: EncodeOptions,

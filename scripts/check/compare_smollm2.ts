@@ -106,12 +106,16 @@ async function run(args: readonly string[]): Promise<unknown> {
   const command = new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", "cli/main.ts", ...args],
     cwd: ROOT,
+    env: { NO_COLOR: "1" },
     stdout: "piped",
     stderr: "piped",
   });
   const { code, stdout, stderr } = await command.output();
   const decoder = new TextDecoder(), output = decoder.decode(stdout).trim();
-  if (code !== 0) throw new Error(`'${args[0]}' ended with status ${code}: ${decoder.decode(stderr).trim()}`);
+  if (code !== 0) {
+    const reason = decoder.decode(stderr).trim().replaceAll(/\s+/g, " ");
+    throw new Error(`'${args[0]}' ended with status ${code}: ${reason}`);
+  }
   try {
     return JSON.parse(output);
   } catch {

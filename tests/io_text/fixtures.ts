@@ -1,4 +1,5 @@
-// What the tests of tokenizers and prompts share: the tiny tokenizers of fixtures/tokenizer with their golden values, and a check of errors.
+// What the tests of tokenizers and prompts share: the tiny tokenizers of fixtures/tokenizer with their golden values,
+// and a check of errors.
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { CompressoError, type ErrorCode } from "../../lib/errors.ts";

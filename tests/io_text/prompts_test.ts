@@ -60,10 +60,11 @@ Deno.test("formatExample() gives the prompt as the system turn of a chat", async
   assert.equal(format(instruct("Count.", "", "1"), null), "<|start|>user\nCount.<|end|>\n<|start|>assistant\n");
 });
 
-Deno.test("a chat template that refuses a system turn gets the prompt before the instruction", async () => {
+Deno.test("a chat template that refuses a system turn gets the prompt before the instruction, and its space before the answer", async () => {
   const tokenizer = await tokenizerOf("sentencepiece");
-  const { prefix } = formatExample(instruct("Count.", "", "1"), { tokenizer, prompt: "Be small." });
+  const { prefix, response } = formatExample(instruct("Count.", "", "1"), { tokenizer, prompt: "Be small." });
   assert.equal(prefix, "<s>[INST] Be small.\n\nCount. [/INST]");
+  assert.equal(response, " 1");
 });
 
 Deno.test("promptStyle() follows the config, then the chat template", async () => {
@@ -108,8 +109,11 @@ for (const name of ["byte_level", "sentencepiece"] as const) {
         assert.deepEqual([...learned], [...tokens.slice(prefix.length)]);
         assert.equal(learned.at(-1), endToken(options));
         // The whole decodes to prefix and response, so nothing was lost or added at their border.
-        const whole = tokenizer.decode([...tokens.slice(0, -1)].slice(style === "chat" ? 0 : tokenizer.leading.length));
-        assert.equal(whole, formatExample(row, options).prefix + output);
+        const { prefix: before, response } = formatExample(row, options);
+        const bos = tokens[0] === tokenizer.bosId ? 1 : 0;
+        const whole = tokenizer.decode([...tokens.slice(bos, -1)]);
+        assert.equal(whole, before.replace(/^<s>/, "") + response);
+        assert(response.endsWith(output));
         assert.equal(truncated, false);
         assert.equal(labelTokens, learned.length);
       }

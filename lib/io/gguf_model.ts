@@ -1,0 +1,98 @@
+// A GGUF of arch llama or deci as a source of weights. Owns the checks of its tensors and the order of q and k rows; refuses other architectures.
+import { CompressoError } from "../errors.ts";
+import { type DecoderSpec, tensorShapes } from "../nn/spec.ts";
+import { type GgufFile, openGgufFile } from "./gguf.ts";
+import type { GgufHeader, GgufTensor } from "./gguf_header.ts";
+import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./gguf_names.ts";
+import { ggufSpec } from "./gguf_spec.ts";
+import { ggufError } from "./gguf_types.ts";
+import { rowWindow } from "./rows.ts";
+import type { RowRange, WeightSource } from "./source.ts";
+
+/** Weights of a GGUF, with all that its header says. */
+export interface GgufSource extends WeightSource, GgufHeader {
+  readonly path: string;
+}
+
+/**
+ * Opens a GGUF (version 2 or 3) of arch llama or deci. Only the header, and `rope_freqs.weight`, are read here.
+ * Tensors of type F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K are dequantised on reading.
+ * Throws `CompressoError("input")` for a broken file, another architecture or tensor type, and tensors that the metadata do not imply.
+ */
+export async function openGguf(path: string): Promise<GgufSource> {
+  const file = await openGgufFile(path);
+  const spec = await ggufSpec(file);
+  const names = ggufNames(spec.layers.length);
+  const found = checkTensors(spec, file, names);
+  const tensorOf = (name: string): { tensor: GgufTensor; rotated: boolean } => {
+    const entry = found.get(name);
+    if (entry) return entry;
+    throw new CompressoError("input", {
+      what: `cannot read the tensor ${name} of ${path}`,
+      rule: "the file holds it",
+      value: "no such tensor",
+    });
+  };
+  return {
+    path,
+    version: file.version,
+    metadata: file.metadata,
+    tensors: file.tensors,
+    spec,
+    async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
+      const { tensor, rotated } = tensorOf(name);
+      return rotated
+        ? await readRotated(file, { tensor, headDim: spec.headDim, rows })
+        : await file.readTensor(tensor.name, rows);
+    },
+    storedDtype: (name): string => tensorOf(name).tensor.type,
+  };
+}
+
+/** Rows of q or k in Hugging Face's order: reads the heads that hold them, then picks. */
+async function readRotated(
+  file: GgufFile,
+  options: { readonly tensor: GgufTensor; readonly headDim: number; readonly rows: RowRange | undefined },
+): Promise<Float32Array<ArrayBuffer>> {
+  const { tensor, headDim } = options;
+  const { start, count, width } = rowWindow(tensor.name, tensor.shape, { rows: options.rows });
+  const first = Math.floor(start / headDim) * headDim;
+  const end = Math.ceil((start + count) / headDim) * headDim;
+  const heads = await file.readTensor(tensor.name, { start: first, count: end - first });
+  const out = new Float32Array(count * width);
+  for (let row = 0; row < count; row++) {
+    const from = (ggufRow(start + row, headDim) - first) * width;
+    out.set(heads.subarray(from, from + width), row * width);
+  }
+  return out;
+}
+
+function checkTensors(
+  spec: DecoderSpec,
+  file: GgufFile,
+  names: ReadonlyMap<string, GgufName>,
+): Map<string, { tensor: GgufTensor; rotated: boolean }> {
+  const found = new Map<string, { tensor: GgufTensor; rotated: boolean }>();
+  const known = new Set([ROPE_FREQS]);
+  for (const [canonical, shape] of tensorShapes(spec)) {
+    const { name, part } = names.get(canonical) ?? { name: canonical };
+    const tensor = file.tensors.get(name);
+    const wanted = `[${shape.join(", ")}]`;
+    if (!tensor) {
+      throw ggufError(file.path, { rule: `it holds the tensor ${name}, ${wanted}`, value: "no such tensor" });
+    }
+    if (tensor.shape.join() !== shape.join()) {
+      const rule = `${name} has the shape ${wanted} that the metadata imply`;
+      throw ggufError(file.path, { rule, value: `[${tensor.shape.join(", ")}]` });
+    }
+    known.add(name);
+    found.set(canonical, { tensor, rotated: part?.projection === "q" || part?.projection === "k" });
+  }
+  for (const name of file.tensors.keys()) {
+    if (known.has(name)) continue;
+    const rule = "it holds no tensor but those that the metadata imply";
+    const mend = name.endsWith(".bias") ? "models with biases are not supported" : undefined;
+    throw ggufError(file.path, { rule, value: name, ...(mend ? { mend } : {}) });
+  }
+  return found;
+}

@@ -1,0 +1,82 @@
+// f32 to GGML's stored types: f32, f16, bf16, Q8_0, Q4_0. Owns the rounding, that of ggml's reference quantiser bit for bit; refuses K-quants.
+import { narrowBf16, narrowF16 } from "./half.ts";
+import { type GgufTensorType, TENSOR_FORMATS } from "./gguf_types.ts";
+
+/** Types that can be written. */
+export type GgufWriteType = Extract<GgufTensorType, "f32" | "f16" | "bf16" | "q8_0" | "q4_0">;
+
+const fround = Math.fround;
+
+/** Encodes finite values; their number must be a multiple of the type's block. A scale too large for f16 becomes infinite. */
+export function quantize(values: Float32Array, type: GgufWriteType): Uint8Array {
+  switch (type) {
+    case "f32":
+      return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    case "f16":
+      return new Uint8Array(narrowF16(values).buffer);
+    case "bf16":
+      return new Uint8Array(narrowBf16(values).buffer);
+    case "q8_0":
+      return quantizeQ8(values);
+    case "q4_0":
+      return quantizeQ4(values);
+  }
+}
+
+/** d = max |x| / 127, q = round(x / d), halves away from zero. */
+function quantizeQ8(values: Float32Array): Uint8Array {
+  const { block, bytes } = TENSOR_FORMATS.q8_0;
+  const out = new Uint8Array(values.length / block * bytes);
+  const scales = new Float32Array(values.length / block);
+  for (let b = 0; b < scales.length; b++) {
+    let largest = 0;
+    for (let i = 0; i < block; i++) largest = Math.max(largest, Math.abs(values[b * block + i] as number));
+    const d = fround(largest / 127);
+    const inverse = inverseOf(d);
+    scales[b] = d;
+    for (let i = 0; i < block; i++) {
+      const x = fround(values[b * block + i] as number * inverse);
+      out[b * bytes + 2 + i] = Math.sign(x) * Math.floor(Math.abs(x) + 0.5);
+    }
+  }
+  return withScales(out, scales, bytes);
+}
+
+/** d = x / −8 for the x of largest |x| (the first of equals), q = trunc(x / d + 8.5) within 0 … 15. */
+function quantizeQ4(values: Float32Array): Uint8Array {
+  const { block, bytes } = TENSOR_FORMATS.q4_0;
+  const out = new Uint8Array(values.length / block * bytes);
+  const scales = new Float32Array(values.length / block);
+  for (let b = 0; b < scales.length; b++) {
+    let extreme = values[b * block] as number;
+    for (let i = 1; i < block; i++) {
+      const x = values[b * block + i] as number;
+      if (Math.abs(x) > Math.abs(extreme)) extreme = x;
+    }
+    const d = fround(extreme / -8);
+    const inverse = inverseOf(d);
+    scales[b] = d;
+    const nibble = (i: number): number => {
+      const x = fround(fround(values[b * block + i] as number * inverse) + 8.5);
+      return Math.min(15, Math.trunc(x));
+    };
+    for (let i = 0; i < 16; i++) out[b * bytes + 2 + i] = nibble(i) | nibble(i + 16) << 4;
+  }
+  return withScales(out, scales, bytes);
+}
+
+/** 1/d in f32; 0 where d is 0 or so small that the inverse overflows (f16 stores such a d as 0 anyway). */
+function inverseOf(d: number): number {
+  const inverse = fround(1 / d);
+  return Number.isFinite(inverse) ? inverse : 0;
+}
+
+function withScales(out: Uint8Array, scales: Float32Array, bytes: number): Uint8Array {
+  const bits = narrowF16(scales);
+  for (let b = 0; b < bits.length; b++) {
+    const scale = bits[b] as number;
+    out[b * bytes] = scale & 255;
+    out[b * bytes + 1] = scale >> 8;
+  }
+  return out;
+}

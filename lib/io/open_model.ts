@@ -1,0 +1,43 @@
+// A model as its user names it: a folder, a .gguf file, or `demo`. Owns finding weights, tokenizer and the demo's data; refuses the GPU.
+import { fileURLToPath } from "node:url";
+import { CompressoError } from "../errors.ts";
+import { openHfFolder } from "./hf_model.ts";
+import type { WeightSource } from "./source.ts";
+import { loadHfTokenizer, type Tokenizer } from "./tokenizer.ts";
+
+/** What belongs to a model on disk. */
+export interface ModelFiles {
+  readonly source: WeightSource;
+  /** Null where the folder has none; only text needs one. */
+  readonly tokenizer: Tokenizer | null;
+}
+
+/** The name of the model that the toolkit brings along. */
+export const DEMO = "demo";
+
+/** Opens weights and tokenizer. Throws `CompressoError("input")` where they are missing, broken or unsupported. */
+export async function openModelFiles(model: string): Promise<ModelFiles> {
+  const path = modelPath(model);
+  return { source: await openHfFolder(path), tokenizer: await loadHfTokenizer(path) };
+}
+
+/** Path of a model: `demo` stands for the folder that the toolkit brings along. */
+export function modelPath(model: string): string {
+  return model === DEMO ? fixture("demo") : model;
+}
+
+/** The demo's own data, rows of instruction, input, output and choices: to train on, or held out. */
+export function demoData(split: "train" | "heldout"): string {
+  return fixture(`demo_data/${split}.jsonl`);
+}
+
+function fixture(name: string): string {
+  const url = new URL(`../../fixtures/${name}`, import.meta.url);
+  if (url.protocol === "file:") return fileURLToPath(url);
+  throw new CompressoError("input", {
+    what: "cannot open the demo",
+    rule: "its files lie beside the toolkit on this machine",
+    value: `the toolkit runs from ${url.origin}`,
+    mend: "clone the repository, or name a model of your own",
+  });
+}

@@ -1,0 +1,36 @@
+// Schedules: a number as a function of progress. Owns the cubic sparsity schedule and rates; refuses the loop.
+
+/** Progress of a stage from 0 (its first step) to 1 (its last). */
+export type Progress = number;
+
+/**
+ * Cubic sparsity schedule (Zhu & Gupta 2017): t(k) = T + (s0 − T)·(1 − min(1, k / warm-up))³.
+ *
+ * @example
+ * ```ts
+ * import { cubicSparsity } from "./schedule.ts";
+ * const schedule = cubicSparsity({ target: 0.3, warmup: 0.5 });
+ * if (schedule(0) !== 0 || schedule(0.5) !== 0.3 || schedule(1) !== 0.3) throw new Error("not cubic");
+ * ```
+ */
+export function cubicSparsity(
+  { target, warmup, start = 0 }: { readonly target: number; readonly warmup: number; readonly start?: number },
+): (progress: Progress) => number {
+  return (progress) => target + (start - target) * (1 - Math.min(1, progress / warmup)) ** 3;
+}
+
+/** Linear warm-up over the first `warmup` share, then a cosine from `peak` down to `floor`. */
+export function warmupCosine(
+  { peak, warmup, floor = 0 }: { readonly peak: number; readonly warmup: number; readonly floor?: number },
+): (progress: Progress) => number {
+  return (progress) => {
+    if (progress < warmup) return peak * (progress / warmup);
+    const rest = warmup < 1 ? (progress - warmup) / (1 - warmup) : 1;
+    return floor + (peak - floor) * 0.5 * (1 + Math.cos(Math.PI * rest));
+  };
+}
+
+/** Progress of step `index` of `count`; steps count from 0, and the first step already moves. */
+export function progressOf(index: number, count: number): Progress {
+  return count <= 0 ? 1 : Math.min(1, (index + 1) / count);
+}

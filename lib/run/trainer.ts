@@ -1,0 +1,226 @@
+// One training step on the GPU: gradients, updates, records. Owns the plans of the stages and the state that a checkpoint holds; refuses schedules and data.
+import { adamw, GRAD_SQUARES, record, sum } from "../../kernels/mod.ts";
+import type { Device, DeviceBuffer } from "../gpu/device.ts";
+import { compileKernel } from "../gpu/kernel.ts";
+import { Plan, u32 } from "../gpu/plan.ts";
+import { initialLora, type LoraConfig, type LoraWeights, packLora, unpackLora } from "../nn/lora.ts";
+import { type MaskValues, packMasks } from "../nn/masks.ts";
+import { createPass, type Pass, recordGradients, shiftLabels } from "../nn/pass.ts";
+import { type StepState, writeStepState } from "../nn/step_state.ts";
+import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner } from "../prune/mask_learner.ts";
+import type { UnitTable } from "../prune/units.ts";
+import type { Batch } from "./batches.ts";
+import type { Model } from "./model.ts";
+
+/** Options of {@link createTrainer}. */
+export interface TrainerOptions {
+  readonly batch: number;
+  readonly seq: number;
+  readonly seed: number;
+  readonly lora: LoraConfig;
+  readonly table: UnitTable;
+}
+
+/** What a step trains: LoRA alone at the present masks, or LoRA and masks. */
+export type StepKind = "lora" | "masks";
+
+/** Numbers of one step as the GPU recorded them. */
+export interface StepNumbers {
+  readonly step: number;
+  readonly loss: number;
+  /** Global norm of the LoRA gradients before clipping. */
+  readonly gradNorm: number;
+  /** Expected sparsity ŝ before the step's update and after its projection. */
+  readonly expected: number;
+  readonly projected: number;
+  readonly lambda1: number;
+  readonly lambda2: number;
+}
+
+/** All that changes in training, as a checkpoint holds it. */
+export interface TrainerArrays {
+  readonly lora: Float32Array<ArrayBuffer>;
+  readonly loraM: Float32Array<ArrayBuffer>;
+  readonly loraV: Float32Array<ArrayBuffer>;
+  readonly logAlpha: Float32Array<ArrayBuffer>;
+  readonly maskMoments: Float32Array<ArrayBuffer>;
+  readonly constraint: Float32Array<ArrayBuffer>;
+  readonly slots: Float32Array<ArrayBuffer>;
+}
+
+/** Trains LoRA and masks of one model. Dispose it to free its buffers. */
+export interface Trainer extends Disposable {
+  readonly pass: Pass;
+  readonly learner: MaskLearner;
+  /** Runs one step; on abort nothing has changed that the next step would see. */
+  step(kind: StepKind, batch: Batch, options: { readonly state: StepState; readonly signal?: AbortSignal }): Promise<void>;
+  /** Numbers of the last steps, up to {@link RING_SLOTS} of them, in order. */
+  numbers(firstStep: number, count: number): Promise<StepNumbers[]>;
+  /** dL/dz of all slots at the present masks, without any update. */
+  maskGradients(batch: Batch, options: { readonly state: StepState; readonly signal?: AbortSignal }): Promise<Float32Array>;
+  setMasks(masks: MaskValues): void;
+  setLogAlpha(values: Float32Array<ArrayBuffer>): void;
+  loraWeights(): Promise<LoraWeights>;
+  save(): Promise<TrainerArrays>;
+  restore(arrays: TrainerArrays): void;
+}
+
+/** Steps that the GPU records before the host must read them. */
+export const RING_SLOTS = 256;
+const RING_FLOATS = 16;
+const SUM_GROUPS = 64;
+
+/** Allocates everything and sets LoRA to its initial values (B = 0). */
+export function createTrainer(model: Model, options: TrainerOptions): Trainer {
+  const { device, weights, spec } = model, { batch, seq, table } = options;
+  const owned: Disposable[] = [];
+  const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
+  const pass = own(createPass(device, weights, { batch, seq, backward: true, lora: options.lora }));
+  const learner = own(createMaskLearner(device, table));
+  const metrics = own(device.createBuffer("metrics", 32));
+  const sums = own(device.createBuffer("sums", 4 * SUM_GROUPS));
+  const ring = own(device.createBuffer("ring", 4 * RING_SLOTS * RING_FLOATS));
+  const { lora, masks, act, state } = pass;
+  if (!lora) throw new Error("createTrainer: the pass has no LoRA");
+  device.write(lora.params, packLora(spec, lora, initialLora(lora, { seed: options.seed })));
+
+  const gradients = (kind: StepKind, dropout: boolean): Plan => {
+    const context = pass.plan({ dropout, maskGrads: kind === "masks" ? learner.maskGrads : new Set() });
+    if (kind === "masks" && dropout) learner.recordSample(context.plan, { state, slots: masks });
+    recordGradients(context);
+    return own(context.plan.finish());
+  };
+  const updates = (kind: StepKind): Plan => {
+    const plan = own(new Plan(device));
+    plan.section("update");
+    recordSum(plan, { x: act.loss, count: act.rows, into: metrics, index: 0, square: false, scaled: true }, { state, sums });
+    recordSum(
+      plan,
+      { x: lora.grads, count: lora.count, into: metrics, index: GRAD_SQUARES, square: true, scaled: false },
+      { state, sums },
+    );
+    const width = Math.min(lora.count, 65535 * 64);
+    plan.dispatch(
+      compileKernel(device, adamw),
+      [lora.grads, state, metrics, lora.params, lora.m, lora.v, { params: [u32(lora.count), u32(width)] }],
+      { groups: [Math.ceil(width / 64), Math.ceil(lora.count / width)], cost: 20 * lora.count },
+    );
+    if (kind === "masks") learner.recordUpdate(plan, { state, slots: masks });
+    plan.dispatch(
+      compileKernel(device, record),
+      [metrics, learner.constraint, state, ring, { params: [u32(RING_SLOTS)] }],
+      { groups: [1] },
+    );
+    return plan.finish();
+  };
+  const plans: { [K in StepKind]?: { readonly gradients: Plan; readonly update: Plan } } = {};
+  let probe: Plan | null = null;
+
+  const load = (data: Batch, stepState: StepState): void => {
+    device.write(act.tokens, data.tokens);
+    device.write(act.targets, shiftLabels(data.labels, { seq }));
+    writeStepState(device, state, { ...stepState, lossScale: 1 / Math.max(1, data.labelTokens) });
+  };
+
+  return {
+    pass,
+    learner,
+    async step(kind, data, { state: stepState, signal }) {
+      const { gradients: forwardBackward, update } = plans[kind] ??= {
+        gradients: gradients(kind, true),
+        update: updates(kind),
+      };
+      load(data, stepState);
+      await forwardBackward.run(signal ? { signal } : {});
+      await update.run();
+    },
+    async numbers(firstStep, count) {
+      const values = await device.readFloats(ring, RING_SLOTS * RING_FLOATS);
+      return Array.from({ length: count }, (_, index) => numbersOf(values, firstStep + index));
+    },
+    async maskGradients(data, { state: stepState, signal }) {
+      probe ??= gradients("masks", false);
+      load(data, stepState);
+      await probe.run(signal ? { signal } : {});
+      return await device.readFloats(masks.dz, masks.layout.count);
+    },
+    setMasks: (values) => device.write(masks.z, packMasks(spec, masks.layout, values)),
+    setLogAlpha: (values) => device.write(learner.logAlpha, values),
+    loraWeights: async () => unpackLora(spec, lora, await device.readFloats(lora.params, lora.count)),
+    async save() {
+      const counts: readonly [DeviceBuffer, number][] = [
+        [lora.params, lora.count],
+        [lora.m, lora.count],
+        [lora.v, lora.count],
+        [learner.logAlpha, table.count],
+        [learner.moments, 2 * table.count],
+        [learner.constraint, CONSTRAINT_FLOATS],
+        [masks.z, masks.layout.count],
+      ];
+      const parts = await device.read(counts.map(([buffer, count]) => ({ buffer, bytes: 4 * count })));
+      const at = (index: number): Float32Array<ArrayBuffer> => new Float32Array(parts[index] ?? new ArrayBuffer(0));
+      return {
+        lora: at(0),
+        loraM: at(1),
+        loraV: at(2),
+        logAlpha: at(3),
+        maskMoments: at(4),
+        constraint: at(5),
+        slots: at(6),
+      };
+    },
+    restore(arrays) {
+      device.write(lora.params, arrays.lora);
+      device.write(lora.m, arrays.loraM);
+      device.write(lora.v, arrays.loraV);
+      device.write(learner.logAlpha, arrays.logAlpha);
+      device.write(learner.moments, arrays.maskMoments);
+      device.write(learner.constraint, arrays.constraint);
+      device.write(masks.z, arrays.slots);
+    },
+    [Symbol.dispose]: () => owned.forEach((resource) => resource[Symbol.dispose]()),
+  };
+}
+
+function recordSum(
+  plan: Plan,
+  { x, count, into, index, square, scaled }: {
+    readonly x: DeviceBuffer;
+    readonly count: number;
+    readonly into: DeviceBuffer;
+    readonly index: number;
+    readonly square: boolean;
+    readonly scaled: boolean;
+  },
+  { state, sums }: { readonly state: DeviceBuffer; readonly sums: DeviceBuffer },
+): void {
+  const kernel = compileKernel(plan.device, sum);
+  const perGroup = Math.max(1, Math.ceil(count / SUM_GROUPS)), groups = Math.ceil(count / perGroup);
+  plan.dispatch(kernel, [x, state, sums, { params: [u32(count), u32(perGroup), u32(square ? 1 : 0), u32(0), u32(0)] }], {
+    groups: [groups],
+    cost: 4 * count,
+  });
+  plan.dispatch(
+    kernel,
+    [sums, state, into, { params: [u32(groups), u32(groups), u32(0), u32(scaled ? 1 : 0), u32(index)] }],
+    { groups: [1] },
+  );
+}
+
+function numbersOf(ring: Float32Array, step: number): StepNumbers {
+  const at = (index: number): number => ring[(step % RING_SLOTS) * RING_FLOATS + index] ?? NaN;
+  return {
+    step,
+    loss: at(0),
+    gradNorm: Math.sqrt(at(GRAD_SQUARES)),
+    expected: at(8 + 2),
+    projected: at(8 + 7),
+    lambda1: at(8 + 3),
+    lambda2: at(8 + 4),
+  };
+}
+
+/** Whether a device is the one a trainer runs on; checkpoints are bound to the adapter. */
+export function adapterOf(device: Device): string {
+  return device.facts.description;
+}

@@ -1,0 +1,75 @@
+"""Makes golden blocks of every GGML tensor type that Compresso reads, with gguf-py as the oracle.
+
+Owns fixtures/gguf_blocks.safetensors; refuses whole GGUF files. Seeded: running it again gives the same file.
+  <type>.raw     U8  [blocks, bytes]  random bits; the f16 scales are finite, of both signs, some subnormal, some 0
+  <type>.values  F32 [blocks, block]  gguf.quants.dequantize of them
+  input          F32 [rows, 64]       values to quantise: ordinary, tiny, large, constant, zero rows, ties
+  input.<type>   U8  [rows, bytes]    gguf.quants.quantize of them (bf16, q8_0, q4_0, f16)
+Usage: python3 scripts/golden/gguf_blocks.py
+"""
+
+from pathlib import Path
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType as Type
+from gguf.quants import dequantize, quantize
+from safetensors.numpy import save_file
+
+# Where the f16 scales stand in a block.
+SCALES = {
+    "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108],
+    "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
+}
+WRITTEN = ["F16", "BF16", "Q8_0", "Q4_0"]
+BLOCKS = 5
+
+
+def scale(random: np.random.Generator) -> np.float16:
+    kind = random.integers(4)
+    if kind == 0:
+        return np.float16(random.normal() * 6e-6)  # subnormal
+    if kind == 1:
+        return np.float16(random.normal() * 500)
+    return np.float16(random.normal() * 0.02)
+
+
+def main() -> None:
+    random = np.random.default_rng(20240607)
+    tensors: dict[str, np.ndarray] = {}
+    for name, places in SCALES.items():
+        kind = Type[name]
+        block, size = GGML_QUANT_SIZES[kind]
+        raw = random.integers(0, 256, (BLOCKS, size), dtype=np.uint8)
+        for row in range(BLOCKS):
+            for place in places:
+                bits = np.float16(0) if row == 3 else scale(random)
+                raw[row, place : place + 2] = np.frombuffer(bits.tobytes(), dtype=np.uint8)
+        values = dequantize(raw, kind)
+        assert values.shape == (BLOCKS, block) and np.isfinite(values).all()
+        tensors[f"{name.lower()}.raw"] = raw
+        tensors[f"{name.lower()}.values"] = values
+    for name, dtype in {"F16": np.float16, "BF16": np.uint16}.items():
+        bits = np.concatenate([np.arange(0, 0x7C00 if name == "F16" else 0x7F80, 37), [0, 1, 0x3FF, 0x400, 0x8000, 0x8001]])
+        raw = bits.astype(np.uint16).view(np.uint8).reshape(1, -1)
+        tensors[f"{name.lower()}.raw"] = raw
+        tensors[f"{name.lower()}.values"] = dequantize(raw, Type[name]).astype(np.float32)
+    rows = random.normal(size=(12, 64)).astype(np.float32) * np.float32(0.05)
+    rows[1] *= np.float32(1e-4)
+    rows[2] *= np.float32(3e4)
+    rows[3] = 0
+    rows[4] = np.float32(0.37)
+    rows[5] = np.float32(-0.37)
+    rows[6] = (np.arange(64) - 32).astype(np.float32)  # ties of rounding, equal extremes of both signs
+    rows[7] = np.float32(1e-9) * np.arange(64)  # scales below the smallest f16
+    rows[8] = np.float32(127) * np.linspace(-1, 1, 64, dtype=np.float32)
+    rows[9, ::2] = np.arange(32) + np.float32(0.5)
+    tensors["input"] = rows
+    for name in WRITTEN:
+        tensors[f"input.{name.lower()}"] = np.ascontiguousarray(quantize(rows, Type[name])).view(np.uint8).reshape(12, -1)
+    path = Path(__file__).parents[2] / "fixtures" / "gguf_blocks.safetensors"
+    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, path)
+    print(f"{path.name}: {len(tensors)} tensors, {path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

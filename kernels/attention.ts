@@ -1,12 +1,23 @@
 // Causal attention, forward, with online softmax. Owns its WGSL generator; imports nothing but types and text helpers.
-import { type AttentionTile, chunks, dotOnto, headVectors, masked, range, stream, zeroTail } from "./attention_text.ts";
+import {
+  type AttentionTile,
+  chunks,
+  dotOnto,
+  headVectors,
+  masked,
+  range,
+  registers,
+  stream,
+  turn,
+  zeroTail,
+} from "./attention_text.ts";
 import type { KernelSource } from "./mod.ts";
 
-/** Params of the forward kernel, in order. `scale` is log2(e) / √headDim. */
+/** Params of the forward kernel, in order. `vectors` is the vec4 of a head (as a param, so that loops over it stay loops), `scale` log2(e) / √headDim. */
 export const ATTENTION_PARAMS = `struct Params {
   seq: u32, ratio: u32, kvHeads: u32, first: u32,
   qStride4: u32, kvStride4: u32, blocks: u32, tokens: u32,
-  scale: f32,
+  vectors: u32, scale: f32,
 }`;
 
 /**
@@ -20,7 +31,8 @@ export const ATTENTION_PARAMS = `struct Params {
 export function attentionKernel(tile: AttentionTile): KernelSource {
   const { headDim, lanes, variant } = tile;
   const vectors = headVectors(headDim);
-  const rows = range(tile.rows), steps = range(tile.step), columns = range(vectors);
+  const rows = range(tile.rows), steps = range(tile.step);
+  const owned = (r: number): string => `first + ${r * lanes}u + lane < count`;
   const keys = stream(tile, {
     names: ["k", "v"],
     bindings: [1, 2],
@@ -48,17 +60,28 @@ ${
   let t${r} = i${r} / params.ratio;
   let h${r} = kv * params.ratio + i${r} % params.ratio;
   let from${r} = (base + t${r}) * params.qStride4 + h${r} * ${vectors}u;
-${columns.map((c) => `  let q${r}_${c} = q[from${r} + ${c}u] * params.scale;\n  var o${r}_${c} = vec4f();`).join("\n")}
+  ${registers(`q${r}`, vectors)}
+  ${registers(`o${r}`, vectors)}
   var m${r} = -3e38;
   var l${r} = 0.0;`
     ).join("\n")
   }
+  for (var c = 0u; c < params.vectors; c++) {
+${rows.map((r) => `    ${turn(`q${r}`, vectors, `q[from${r} + c] * params.scale`)}`).join("\n")}
+  }
 ${keys.loop({ from: "0u", to: "end" }, forwardStep())}
+${rows.map((r) => `  let inverse${r} = 1.0 / l${r};`).join("\n")}
+  for (var c = 0u; c < params.vectors; c++) {
 ${
     rows.map((r) =>
-      `  if (first + ${r * lanes}u + lane < count) {
-    let inverse${r} = 1.0 / l${r};
-${columns.map((c) => `    o[from${r} + ${c}u] = ${masked(`o${r}_${c} * inverse${r}`, c, headDim)};`).join("\n")}
+      `    if (${owned(r)}) { o[from${r} + c] = ${masked(`o${r}_0 * inverse${r}`, headDim)}; }
+    ${turn(`o${r}`, vectors)}`
+    ).join("\n")
+  }
+  }
+${
+    rows.map((r) =>
+      `  if (${owned(r)}) {
     if (h${r} + 1u == params.kvHeads * params.ratio) {
       ${zeroTail("o", { row: `base + t${r}`, end: `(h${r} + 1u) * ${vectors}u`, stride: "params.qStride4" })}
     }
@@ -80,13 +103,18 @@ ${columns.map((c) => `    o[from${r} + ${c}u] = ${masked(`o${r}_${c} * inverse${
     const parts: string[] = [];
     chunks(vectors, tile.step).forEach((chunk, index) => {
       for (const k of steps) for (const c of chunk) parts.push(`    let k${k}_${c} = ${keys.load(0, k, c)};`);
-      const ORDER = ((tile as any).order ?? "a");
-      if (index === 0) for (const r of rows) for (const k of steps) parts.push(`    var s${r}_${k} = 0.0;`);
-      if (ORDER === "a") for (const r of rows) for (const k of steps) for (const c of chunk) parts.push(`    s${r}_${k} = ${dotOnto(`s${r}_${k}`, `q${r}_${c}`, `k${k}_${c}`)};`);
-      if (ORDER === "b") for (const c of chunk) for (const r of rows) for (const k of steps) parts.push(`    s${r}_${k} = ${dotOnto(`s${r}_${k}`, `q${r}_${c}`, `k${k}_${c}`)};`);
-      if (ORDER === "c") for (const c of chunk) for (const x of "xyzw") for (const r of rows) for (const k of steps) parts.push(`    s${r}_${k} += q${r}_${c}.${x} * k${k}_${c}.${x};`);
-      if (ORDER === "d") for (const c of chunk) for (const x of "xyzw") for (const r of rows) for (const k of steps) parts.push(`    s${r}_${k} = fma(q${r}_${c}.${x}, k${k}_${c}.${x}, s${r}_${k});`);
-      if (ORDER === "e") for (const c of chunk) for (const k of steps) for (const x of "xyzw") for (const r of rows) parts.push(`    s${r}_${k} += q${r}_${c}.${x} * k${k}_${c}.${x};`);
+      for (const r of rows) {
+        for (const k of steps) {
+          chunk.forEach((c, i) => {
+            const fresh = index === 0 && i === 0;
+            parts.push(
+              `    ${fresh ? "var " : ""}s${r}_${k} = ${
+                dotOnto(fresh ? null : `s${r}_${k}`, `q${r}_${c}`, `k${k}_${c}`)
+              };`,
+            );
+          });
+        }
+      }
     });
     for (const r of rows) {
       for (const k of steps) parts.push(`    s${r}_${k} = select(-3e38, s${r}_${k}, j + ${k}u <= t${r});`);
@@ -97,9 +125,7 @@ ${columns.map((c) => `    o[from${r} + ${c}u] = ${masked(`o${r}_${c} * inverse${
     }
     for (const chunk of chunks(vectors, tile.step)) {
       for (const k of steps) for (const c of chunk) parts.push(`    let v${k}_${c} = ${keys.load(1, k, c)};`);
-      const ORDER = ((tile as any).order ?? "a");
-      if (ORDER === "d") for (const r of rows) for (const c of chunk) parts.push(`    o${r}_${c} = ${steps.reduce((acc, k) => `fma(vec4f(p${r}_${k}), v${k}_${c}, ${acc})`, `o${r}_${c} * a${r}`)};`);
-      else for (const r of rows) {
+      for (const r of rows) {
         for (const c of chunk) {
           parts.push(
             `    o${r}_${c} = o${r}_${c} * a${r} + ${steps.map((k) => `p${r}_${k} * v${k}_${c}`).join(" + ")};`,

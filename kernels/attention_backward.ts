@@ -1,7 +1,18 @@
 // Backward of causal attention: one kernel for delta and dq (lanes along queries), one for dk and dv (lanes along keys).
 // Owns their WGSL generators; imports nothing but types and text helpers.
 import { ATTENTION_PARAMS } from "./attention.ts";
-import { type AttentionTile, chunks, dotOnto, headVectors, masked, range, stream, zeroTail } from "./attention_text.ts";
+import {
+  type AttentionTile,
+  chunks,
+  dotOnto,
+  headVectors,
+  masked,
+  range,
+  registers,
+  stream,
+  turn,
+  zeroTail,
+} from "./attention_text.ts";
 import type { KernelSource } from "./mod.ts";
 
 /**
@@ -14,6 +25,7 @@ export function attentionQueryGradKernel(tile: AttentionTile): KernelSource {
   const { headDim, lanes, variant } = tile;
   const vectors = headVectors(headDim);
   const rows = range(tile.rows), steps = range(tile.step), columns = range(vectors);
+  const owned = (r: number): string => `first + ${r * lanes}u + lane < count`;
   const keys = stream(tile, {
     names: ["k", "v"],
     bindings: [1, 2],
@@ -46,22 +58,33 @@ ${
   let from${r} = (base + t${r}) * params.qStride4 + h${r} * ${vectors}u;
   let lse${r} = lse[h${r} * params.tokens + base + t${r}] * 1.4426950408889634;
   var delta${r} = 0.0;
-${
-        columns.map((c) =>
-          `  let q${r}_${c} = q[from${r} + ${c}u] * params.scale;
-  let g${r}_${c} = d_o[from${r} + ${c}u];
-  delta${r} += dot(g${r}_${c}, o[from${r} + ${c}u]);
-  var dq${r}_${c} = vec4f();`
-        ).join("\n")
-      }`
+  ${registers(`q${r}`, vectors)}
+  ${registers(`g${r}`, vectors)}
+  ${registers(`dq${r}`, vectors)}`
     ).join("\n")
   }
-${keys.loop({ from: "0u", to: "end" }, step())}
+  for (var c = 0u; c < params.vectors; c++) {
 ${
     rows.map((r) =>
-      `  if (first + ${r * lanes}u + lane < count) {
-    let scale${r} = params.scale * 0.6931471805599453;
-${columns.map((c) => `    dq[from${r} + ${c}u] = ${masked(`dq${r}_${c} * scale${r}`, c, headDim)};`).join("\n")}
+      `    ${turn(`q${r}`, vectors, `q[from${r} + c] * params.scale`)}
+    ${turn(`g${r}`, vectors, `d_o[from${r} + c]`)}
+    delta${r} += dot(g${r}_${vectors - 1}, o[from${r} + c]);`
+    ).join("\n")
+  }
+  }
+${keys.loop({ from: "0u", to: "end" }, step())}
+  let scale = params.scale * 0.6931471805599453;
+  for (var c = 0u; c < params.vectors; c++) {
+${
+    rows.map((r) =>
+      `    if (${owned(r)}) { dq[from${r} + c] = ${masked(`dq${r}_0 * scale`, headDim)}; }
+    ${turn(`dq${r}`, vectors)}`
+    ).join("\n")
+  }
+  }
+${
+    rows.map((r) =>
+      `  if (${owned(r)}) {
     if (h${r} + 1u == params.kvHeads * params.ratio) {
       ${zeroTail("dq", { row: `base + t${r}`, end: `(h${r} + 1u) * ${vectors}u`, stride: "params.qStride4" })}
     }
@@ -121,6 +144,7 @@ export function attentionKeyGradKernel(tile: AttentionTile): KernelSource {
   const { headDim, lanes, variant } = tile;
   const vectors = headVectors(headDim);
   const rows = range(tile.rows), steps = range(tile.step), columns = range(vectors);
+  const owned = (r: number): string => `first + ${r * lanes}u + lane < params.seq`;
   const queries = stream(tile, {
     names: ["q", "d_o"],
     bindings: [0, 1],
@@ -150,27 +174,37 @@ ${
       `  let j${r} = min(first + ${r * lanes}u + lane, params.seq - 1u);
   let start${r} = j${r} * params.ratio; // the first query that sees the key
   let from${r} = (base + j${r}) * params.kvStride4 + kv * ${vectors}u;
-${
-        columns.map((c) =>
-          `  let k${r}_${c} = k[from${r} + ${c}u] * params.scale;
-  let v${r}_${c} = v[from${r} + ${c}u];
-  var dk${r}_${c} = vec4f();
-  var dv${r}_${c} = vec4f();`
-        ).join("\n")
-      }`
+  ${registers(`k${r}`, vectors)}
+  ${registers(`v${r}`, vectors)}
+  ${registers(`dk${r}`, vectors)}
+  ${registers(`dv${r}`, vectors)}`
     ).join("\n")
   }
-${queries.loop({ from: "(first * params.ratio)", to: "count" }, step())}
+  for (var c = 0u; c < params.vectors; c++) {
 ${
     rows.map((r) =>
-      `  if (first + ${r * lanes}u + lane < params.seq) {
-    let scale${r} = params.scale * 0.6931471805599453;
+      `    ${turn(`k${r}`, vectors, `k[from${r} + c] * params.scale`)}
+    ${turn(`v${r}`, vectors, `v[from${r} + c]`)}`
+    ).join("\n")
+  }
+  }
+${queries.loop({ from: "(first * params.ratio)", to: "count" }, step())}
+  let scale = params.scale * 0.6931471805599453;
+  for (var c = 0u; c < params.vectors; c++) {
 ${
-        columns.map((c) =>
-          `    dk[from${r} + ${c}u] = ${masked(`dk${r}_${c} * scale${r}`, c, headDim)};
-    dv[from${r} + ${c}u] = ${masked(`dv${r}_${c}`, c, headDim)};`
-        ).join("\n")
-      }
+    rows.map((r) =>
+      `    if (${owned(r)}) {
+      dk[from${r} + c] = ${masked(`dk${r}_0 * scale`, headDim)};
+      dv[from${r} + c] = ${masked(`dv${r}_0`, headDim)};
+    }
+    ${turn(`dk${r}`, vectors)}
+    ${turn(`dv${r}`, vectors)}`
+    ).join("\n")
+  }
+  }
+${
+    rows.map((r) =>
+      `  if (${owned(r)}) {
     if (kv + 1u == params.kvHeads) {
       ${zeroTail("dk", { row: `base + j${r}`, end: `params.kvHeads * ${vectors}u`, stride: "params.kvStride4" })}
       ${zeroTail("dv", { row: `base + j${r}`, end: `params.kvHeads * ${vectors}u`, stride: "params.kvStride4" })}

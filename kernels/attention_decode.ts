@@ -93,12 +93,13 @@ ${heads.map(merge).join("\n")}
 ${
       rounds.map((round) =>
         `  workgroupBarrier();
-${round.map((c, i) => `  parts[lane * ${chunk}u + ${i}u] = ${masked(`o${g}_${c} * w${g}`, c, headDim)};`).join("\n")}
+${round.map((c, i) => `  parts[lane * ${chunk}u + ${i}u] = o${g}_${c} * w${g};`).join("\n")}
   workgroupBarrier();
   if (lane < ${round.length}u) {
     var sum = vec4f();
     for (var i = 0u; i < ${lanes}u; i++) { sum += parts[i * ${chunk}u + lane]; }
-    o[(h + ${g}u) * ${vectors}u + ${round[0]}u + lane] = sum / total${g};
+    let c = ${round[0]}u + lane;
+    o[(h + ${g}u) * ${vectors}u + c] = ${masked(`sum / total${g}`, headDim)};
   }`
       ).join("\n")
     }`;

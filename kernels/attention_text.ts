@@ -133,10 +133,25 @@ export function chunks(vectors: number, step: number): number[][] {
   return range(Math.ceil(vectors / width)).map((i) => range(vectors).slice(i * width, (i + 1) * width));
 }
 
-/** The last vec4 of a head with its padding set to zero. */
-export function masked(value: string, vector: number, headDim: number): string {
-  const used = headDim - 4 * vector;
-  return used >= 4 ? value : `${value} * vec4f(${range(4).map((i) => (i < used ? "1.0" : "0.0")).join(", ")})`;
+/**
+ * Statements that turn the registers `name`0 … by one: each takes the next one's value, the last one takes `last`.
+ * A head is loaded and stored by a loop of such turns: unrolled buffer accesses make llvmpipe's compiler five times slower.
+ */
+export function turn(name: string, vectors: number, last?: string): string {
+  const moves = range(vectors - 1).map((c) => `${name}_${c} = ${name}_${c + 1};`);
+  return [...moves, ...(last === undefined ? [] : [`${name}_${vectors - 1} = ${last};`])].join(" ");
+}
+
+/** Declares the registers of a head. */
+export function registers(name: string, vectors: number): string {
+  return range(vectors).map((c) => `var ${name}_${c} = vec4f();`).join(" ");
+}
+
+/** A vec4 of a head at the position `c` with the head's padding set to zero. */
+export function masked(value: string, headDim: number): string {
+  if (headDim % 4 === 0) return value;
+  const mask = range(4).map((i) => (i < headDim % 4 ? "1.0" : "0.0")).join(", ");
+  return `${value} * select(vec4f(1.0), vec4f(${mask}), c == ${headVectors(headDim) - 1}u)`;
 }
 
 /** Statements that zero the columns of `name` from the last head's end to the stride. */

@@ -22,6 +22,8 @@ export interface TextureProduct {
   readonly scalarC?: boolean;
   /** k is any number, and what is stored beyond it is ignored; else k is a multiple of the step. For f32 only. */
   readonly tail?: boolean;
+  /** Adds `lowAlpha` · Σⱼ low A[m, j] · opB(low B)[j, n] (two more f32 textures, stored as A and B are): LoRA without a second pass over C. */
+  readonly low?: boolean;
 }
 
 /** Invocations of a workgroup: one vector of a 256-bit CPU. */
@@ -39,36 +41,51 @@ export function textureStep({ dtype, transposeB }: TextureProduct): number {
 }
 
 /**
- * Bindings A (texture-f32), B (texture-f32 | texture-u32), C, params. Grid: x tiles of `rows` rows, y tiles of {@link textureTileColumns} columns.
+ * Bindings A (texture-f32), B (texture-f32 | texture-u32), with `low` its two (texture-f32), C, params.
+ * Grid: x tiles of `rows` rows, y tiles of {@link textureTileColumns} columns.
  * Only m < rows and n < columns are written; what A and B hold beyond these does not matter.
  */
 export function productTexture(variant: TextureProduct): KernelSource {
-  const { rows, vectors, dtype, transposeA, transposeB, transposeC = false, tail = false } = variant;
+  const { rows, vectors, dtype, transposeA, transposeB, transposeC = false, tail = false, low = false } = variant;
   const scalar = transposeC || (variant.scalarC ?? false);
   const tiles = rows * vectors;
-  const name = `product-${transposeA ? "t" : "n"}${transposeB ? "t" : "n"}${transposeC ? "t" : "n"}-${dtype}-` +
-    `${rows}x${vectors}${scalar ? "-scalar" : ""}${tail ? "-tail" : ""}`;
+  const image = (format: string): string => `texture_storage_2d<${format}, read>;`;
+  const declarations = [
+    `var a: ${image("rgba32float")}`,
+    `var b: ${image(dtype === "f16" ? "rgba32uint" : "rgba32float")}`,
+    ...(low ? [`var low_a: ${image("rgba32float")}`, `var low_b: ${image("rgba32float")}`] : []),
+    `var<storage, read_write> c: array<${scalar ? "f32" : "vec4f"}>;`,
+    `var<uniform> p: Params;`,
+  ];
+  const main: Loop = { variant, a: "a", b: "b", dtype, steps: "p.steps", first: "p.first + ", k: tail ? "p.k" : null };
+  const second: Loop = {
+    variant,
+    a: "low_a",
+    b: "low_b",
+    dtype: "f32",
+    steps: "(p.lowK + 3u) / 4u",
+    first: "",
+    k: "p.lowK",
+    alpha: "p.lowAlpha",
+    columns: "p.lowColumns",
+  };
+  const name = `product-${[transposeA, transposeB, transposeC].map((isSet) => isSet ? "t" : "n").join("")}` +
+    `-${dtype}-${rows}x${vectors}${scalar ? "-scalar" : ""}${tail ? "-tail" : ""}${low ? "-low" : ""}`;
   const code = `${HEADER}
-@group(0) @binding(0) var a: texture_storage_2d<rgba32float, read>;
-@group(0) @binding(1) var b: texture_storage_2d<${dtype === "f16" ? "rgba32uint" : "rgba32float"}, read>;
-@group(0) @binding(2) var<storage, read_write> c: array<${scalar ? "f32" : "vec4f"}>;
-@group(0) @binding(3) var<uniform> p: Params;
+${lines(declarations.length, (i) => `@group(0) @binding(${i}) ${declarations[i]}`)}
 
 @compute @workgroup_size(${LANES}) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let m0 = group.x * ${rows}u;
-  let x0 = group.y * ${dtype === "f16" && !transposeB ? LANES * vectors / 2 : LANES * vectors}u + lane;
+  let x0 = group.y * ${isPaired(variant) ? LANES * vectors / 2 : LANES * vectors}u + lane;
 ${lines(tiles, (i) => `  var c${i} = vec4f();`)}
-  for (var step = 0u; step < p.steps; step++) {
-${loadA(variant)}
-${loadB(variant)}
-${multiply(variant)}
-  }
+${loop(main)}
+${low ? loop(second) : ""}
   var tile: array<vec4f, ${tiles}>;
 ${lines(tiles, (i) => `  tile[${i}] = c${i};`)}
   for (var i = 0u; i < ${tiles}u; i++) {
     let m = m0 + i / ${vectors}u;
     let v = i % ${vectors}u;
-    let n4 = ${dtype === "f16" && !transposeB ? `2u * (x0 + v / 2u * ${LANES}u) + v % 2u` : `x0 + v * ${LANES}u`};
+    let n4 = ${isPaired(variant) ? `2u * (x0 + v / 2u * ${LANES}u) + v % 2u` : `x0 + v * ${LANES}u`};
     if (m < p.rows && n4 * 4u < p.columns) {
 ${scalar ? storeScalars(transposeC) : STORE_VECTOR}
     }
@@ -78,101 +95,144 @@ ${scalar ? storeScalars(transposeC) : STORE_VECTOR}
   return {
     name,
     code,
-    bindings: ["texture-f32", dtype === "f16" ? "texture-u32" : "texture-f32", "storage", "uniform"],
+    bindings: [
+      "texture-f32",
+      dtype === "f16" ? "texture-u32" : "texture-f32",
+      ...(low ? ["texture-f32", "texture-f32"] as const : []),
+      "storage",
+      "uniform",
+    ],
   };
+}
 
-  function loadA({ rows }: TextureProduct): string {
-    const chunks = textureStep(variant) / 4;
-    if (!transposeA) {
-      return lines(rows * chunks, (i) => {
-        const chunk = i % chunks, row = Math.floor(i / chunks);
-        const load = `textureLoad(a, vec2u(p.first + step * ${chunks}u + ${chunk}u, m0 + ${row}u))`;
-        return `    let a${row}_${chunk} = ${alongRow(load)};`;
-      });
-    }
-    const quads = rows / 4;
-    return lines(4 * chunks * quads, (i) => {
-      const quad = i % quads, j = Math.floor(i / quads);
-      const load = `textureLoad(a, vec2u(m0 / 4u + ${quad}u, step * ${4 * chunks}u + ${j}u))`;
-      return `    let t${j}_${quad} = ${acrossRows(load, j)};`;
+/** One sum over k into the accumulators. */
+interface Loop {
+  readonly variant: TextureProduct;
+  readonly a: string;
+  readonly b: string;
+  readonly dtype: "f32" | "f16";
+  readonly steps: string;
+  /** Prefix of A's texel index along k. */
+  readonly first: string;
+  /** k where it is no multiple of the step. */
+  readonly k: string | null;
+  /** Factor of A. */
+  readonly alpha?: string;
+  /** Columns beyond which B counts as zero. */
+  readonly columns?: string;
+}
+
+function loop(of: Loop): string {
+  return `  for (var step = 0u; step < ${of.steps}; step++) {
+${loadA(of)}
+${loadB(of)}
+${multiply(of)}
+  }`;
+}
+
+/** Whether a texel of B holds two adjacent vec4 columns. */
+function isPaired({ dtype, transposeB }: TextureProduct): boolean {
+  return dtype === "f16" && !transposeB;
+}
+
+/** Index of the v-th vec4 column of an invocation. */
+function column(variant: TextureProduct, v: number): string {
+  return isPaired(variant) ? `2u * (x0 + ${(v >> 1) * LANES}u) + ${v & 1}u` : `x0 + ${v * LANES}u`;
+}
+
+function loadA({ variant, a, dtype, first, k, alpha }: Loop): string {
+  const { rows, transposeA } = variant;
+  const chunks = textureStep({ ...variant, dtype }) / 4;
+  const factor = alpha ? `${alpha} * ` : "";
+  if (!transposeA) {
+    return lines(rows * chunks, (i) => {
+      const chunk = i % chunks, row = Math.floor(i / chunks);
+      const load = `textureLoad(${a}, vec2u(${first}step * ${chunks}u + ${chunk}u, m0 + ${row}u))`;
+      return `    let a${row}_${chunk} = ${factor}${masked(load, k && alongK(k))};`;
     });
   }
+  const quads = rows / 4;
+  return lines(4 * chunks * quads, (i) => {
+    const quad = i % quads, j = Math.floor(i / quads);
+    const load = `textureLoad(${a}, vec2u(m0 / 4u + ${quad}u, step * ${4 * chunks}u + ${j}u))`;
+    return `    let t${j}_${quad} = ${factor}${masked(load, k && acrossK(k, j))};`;
+  });
+}
 
-  /** A texel of four values of k. */
-  function alongRow(load: string): string {
-    return tail ? `select(vec4f(), ${load}, step * 4u + vec4u(0u, 1u, 2u, 3u) < vec4u(p.k))` : load;
+function loadB({ variant, b, dtype, k, columns }: Loop): string {
+  const { vectors, transposeB } = variant;
+  if (transposeB) {
+    return lines(vectors * 4, (index) => {
+      const v = index >> 2, i = index & 3;
+      const n = `(${column(variant, v)}) * 4u + ${i}u`;
+      const guard = [k && alongK(k), columns && `vec4<bool>(${n} < ${columns})`].filter(Boolean).join(" & ");
+      return `    let d${v}_${i} = ${masked(`textureLoad(${b}, vec2u(step, ${n}))`, guard, dtype)};`;
+    });
   }
+  const texels = dtype === "f16" ? vectors / 2 : vectors;
+  return lines(4 * texels, (index) => {
+    const v = index % texels, j = Math.floor(index / texels);
+    const x = dtype === "f16" ? `x0 + ${v * LANES}u` : column(variant, v);
+    const guard = [
+      k && `vec4<bool>(${acrossK(k, j)})`,
+      columns && `((${x}) * 4u + vec4u(0u, 1u, 2u, 3u) < vec4u(${columns}))`,
+    ].filter(Boolean).join(" & ");
+    const load = `textureLoad(${b}, vec2u(${x}, step * 4u + ${j}u))`;
+    return `    let ${dtype === "f16" ? "e" : "b"}${j}_${v} = ${masked(load, guard, dtype)};`;
+  });
+}
 
-  /** A texel of one value of k. */
-  function acrossRows(load: string, j: number): string {
-    return tail ? `select(vec4f(), ${load}, step * 4u + ${j}u < p.k)` : load;
-  }
+/** Guard of a texel of four values of k. */
+function alongK(k: string): string {
+  return `(step * 4u + vec4u(0u, 1u, 2u, 3u) < vec4u(${k}))`;
+}
 
-  function loadB({ dtype }: TextureProduct): string {
-    const out: string[] = [];
-    if (transposeB) {
-      for (let v = 0; v < vectors; v++) {
+/** Guard of a texel of one value of k. */
+function acrossK(k: string, j: number): string {
+  return `(step * 4u + ${j}u < ${k})`;
+}
+
+function masked(load: string, guard: string | null, dtype = "f32"): string {
+  return guard && dtype === "f32" ? `select(vec4f(), ${load}, ${guard})` : load;
+}
+
+function multiply({ variant, dtype }: Loop): string {
+  const { rows, vectors, transposeA, transposeB } = variant;
+  const out: string[] = [];
+  for (let chunk = 0; chunk < textureStep({ ...variant, dtype }) / 4; chunk++) {
+    for (let v = 0; v < vectors; v++) {
+      if (transposeB && dtype === "f16") {
         for (let i = 0; i < 4; i++) {
-          const load = `textureLoad(b, vec2u(step, (x0 + ${v * LANES}u) * 4u + ${i}u))`;
-          out.push(`    let d${v}_${i} = ${dtype === "f32" ? alongRow(load) : load};`);
+          for (let pair = 0; pair < 2; pair++) {
+            out.push(`    let u${chunk}_${v}_${i}_${pair} = unpack2x16float(d${v}_${i}.${XYZW[2 * chunk + pair]});`);
+          }
         }
       }
-    } else if (dtype === "f32") {
       for (let j = 0; j < 4; j++) {
-        for (let v = 0; v < vectors; v++) {
-          const load = `textureLoad(b, vec2u(x0 + ${v * LANES}u, step * 4u + ${j}u))`;
-          out.push(`    let b${j}_${v} = ${acrossRows(load, j)};`);
-        }
-      }
-    } else {
-      for (let j = 0; j < 4; j++) {
-        for (let v = 0; v < vectors; v += 2) {
-          out.push(`    let e${j}_${v} = textureLoad(b, vec2u(x0 + ${v / 2 * LANES}u, step * 4u + ${j}u));`);
+        const target = `    let b${4 * chunk + j}_${v} = `;
+        if (transposeB) {
+          const parts = [0, 1, 2, 3].map((i) =>
+            dtype === "f32" ? `d${v}_${i}.${XYZW[j]}` : `u${chunk}_${v}_${i}_${j >> 1}.${XYZW[j & 1]}`
+          );
+          out.push(`${target}vec4f(${parts.join(", ")});`);
+        } else if (dtype === "f16") {
+          const [low, high] = v % 2 === 0 ? "xy" : "zw";
+          const texel = `e${j}_${v >> 1}`;
+          out.push(`${target}vec4f(unpack2x16float(${texel}.${low}), unpack2x16float(${texel}.${high}));`);
         }
       }
     }
-    return out.join("\n");
-  }
-
-  function multiply({ dtype }: TextureProduct): string {
-    const out: string[] = [];
-    for (let chunk = 0; chunk < textureStep(variant) / 4; chunk++) {
+    for (let r = 0; r < rows; r++) {
       for (let v = 0; v < vectors; v++) {
-        if (transposeB && dtype === "f16") {
-          for (let i = 0; i < 4; i++) {
-            for (let pair = 0; pair < 2; pair++) {
-              out.push(
-                `    let u${chunk}_${v}_${i}_${pair} = unpack2x16float(d${v}_${i}.${XYZW[2 * chunk + pair]});`,
-              );
-            }
-          }
-        }
-        for (let j = 0; j < 4; j++) {
-          const target = `    let b${4 * chunk + j}_${v} = `;
-          if (transposeB) {
-            const parts = [0, 1, 2, 3].map((i) =>
-              dtype === "f32" ? `d${v}_${i}.${XYZW[j]}` : `u${chunk}_${v}_${i}_${j >> 1}.${XYZW[j & 1]}`
-            );
-            out.push(`${target}vec4f(${parts.join(", ")});`);
-          } else if (dtype === "f16") {
-            const [low, high] = v % 2 === 0 ? "xy" : "zw";
-            const texel = `e${j}_${v - v % 2}`;
-            out.push(`${target}vec4f(unpack2x16float(${texel}.${low}), unpack2x16float(${texel}.${high}));`);
-          }
-        }
-      }
-      for (let r = 0; r < rows; r++) {
-        for (let v = 0; v < vectors; v++) {
-          const terms = [0, 1, 2, 3].map((j) => {
-            const left = transposeA ? `t${4 * chunk + j}_${r >> 2}.${XYZW[r & 3]}` : `a${r}_${chunk}.${XYZW[j]}`;
-            return `${left} * b${4 * chunk + j}_${v}`;
-          });
-          out.push(`    c${r * vectors + v} += ${terms.join(" + ")};`);
-        }
+        const terms = [0, 1, 2, 3].map((j) => {
+          const left = transposeA ? `t${4 * chunk + j}_${r >> 2}.${XYZW[r & 3]}` : `a${r}_${chunk}.${XYZW[j]}`;
+          return `${left} * b${4 * chunk + j}_${v}`;
+        });
+        out.push(`    c${r * vectors + v} += ${terms.join(" + ")};`);
       }
     }
-    return out.join("\n");
   }
+  return out.join("\n");
 }
 
 /** Params of the kernels, in order. */
@@ -186,6 +246,9 @@ const HEADER = `struct Params {
   stride: u32,     // of C, in f32
   accumulate: u32, // 1: +=, 0: =
   alpha: f32,
+  lowAlpha: f32,   // these three only with low
+  lowK: u32,
+  lowColumns: u32, // n of low B; C's further columns get nothing of it
 }`;
 
 const STORE_VECTOR = `      let at = (p.offset + m * p.stride) / 4u + n4;

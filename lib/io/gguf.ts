@@ -27,7 +27,10 @@ export async function openGgufFile(path: string): Promise<GgufFile> {
       const out = new Float32Array(count * width);
       // Rows are whole blocks, except that a one-dimensional tensor has rows of one value.
       if (start * width % block !== 0 || count * width % block !== 0) {
-        throw ggufError(path, { rule: `rows of ${name} are whole blocks of ${block} values`, value: `rows of ${width}` });
+        throw ggufError(path, {
+          rule: `rows of ${name} are whole blocks of ${block} values`,
+          value: `rows of ${width}`,
+        });
       }
       const first = tensor.offset + start * width / block * bytes;
       const length = count * width / block * bytes;

@@ -247,6 +247,7 @@ function sliced(plan: Plan, shape: AttentionShape, options: {
         strideOf(kvHeads * hs) / 4,
         blocks,
         batch * seq,
+        hs / 4,
       ]
         .map(u32),
       f32(LOG2_E / Math.sqrt(headDim)),

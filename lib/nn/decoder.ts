@@ -36,6 +36,8 @@ export interface DecoderContext {
   readonly dropout: boolean;
   /** Kinds of masks whose gradients are wanted. */
   readonly maskGrads: ReadonlySet<MaskKind>;
+  /** Records act.forward.o from the layer's q, k and v before RoPE, in place of {@link recordSelfAttention}: for caches. */
+  readonly attend?: (context: DecoderContext, index: number) => void;
 }
 
 /** x[0] = embedding(tokens) ∘ z_hidden. */
@@ -60,7 +62,11 @@ export function recordInputBackward(context: DecoderContext): void {
 }
 
 /** x[index + 1] = layer(x[index]). With `last` false the final residual write is left out (recomputation for backward). */
-export function recordLayer(context: DecoderContext, index: number, { recompute }: { readonly recompute: boolean }): void {
+export function recordLayer(
+  context: DecoderContext,
+  index: number,
+  { recompute }: { readonly recompute: boolean },
+): void {
   const { plan, weights, act } = context;
   const layer = weights.layers[index], x = act.x[index], out = act.x[index + 1];
   if (!layer || !x || !out) return;
@@ -94,6 +100,24 @@ export function recordLayerBackward(context: DecoderContext, index: number): voi
   if (layer.attention) recordAttentionPartBackward(context, index, x);
 }
 
+/** o = causal attention of the pass's own rows; turns q and k in place (RoPE). */
+export function recordSelfAttention(context: DecoderContext, index: number): void {
+  const { plan, weights, act } = context;
+  const layer = weights.layers[index], f = act.forward;
+  if (!layer?.attention) return;
+  const widths = headWidths(weights.spec, layer.spec);
+  rotate(context, { buffer: f.q, heads: layer.spec.heads, width: widths.q, inverse: false });
+  rotate(context, { buffer: f.k, heads: layer.spec.kvHeads, width: widths.kv, inverse: false });
+  recordAttention(plan, attentionShape(context, layer), {
+    q: f.q,
+    k: f.k,
+    v: f.v,
+    o: f.o,
+    lse: act.lse,
+    scratch: act.attention,
+  });
+}
+
 function recordAttentionPart(context: DecoderContext, index: number, x: DeviceBuffer): void {
   const { plan, weights, act } = context;
   const layer = weights.layers[index];
@@ -105,25 +129,16 @@ function recordAttentionPart(context: DecoderContext, index: number, x: DeviceBu
   recordProjection(context, { layer: index, projection: "q", input, output: f.q });
   recordProjection(context, { layer: index, projection: "k", input, output: f.k });
   recordProjection(context, { layer: index, projection: "v", input, output: f.v });
-  const widths = headWidths(spec, layer.spec);
   plan.section("attention");
-  rotate(context, { buffer: f.q, heads: layer.spec.heads, width: widths.q, inverse: false });
-  rotate(context, { buffer: f.k, heads: layer.spec.kvHeads, width: widths.kv, inverse: false });
-  recordAttention(plan, attentionShape(context, layer), {
-    q: f.q,
-    k: f.k,
-    v: f.v,
-    o: f.o,
-    lse: act.lse,
-    scratch: act.attention,
-  });
+  (context.attend ?? recordSelfAttention)(context, index);
+  const width = headWidths(spec, layer.spec).q;
   plan.section("elementwise");
   recordScale(plan, { x: f.o, z: headMask(context, index), y: f.om }, {
     rows,
-    width: widths.q,
+    width,
     groupWidth: headStride(spec.headDim),
   });
-  const masked = { buffer: f.om, operand: asOperand(context, f.om, widths.q), width: widths.q };
+  const masked = { buffer: f.om, operand: asOperand(context, f.om, width), width };
   recordProjection(context, { layer: index, projection: "o", input: masked, output: f.y1 });
 }
 

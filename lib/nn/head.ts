@@ -22,7 +22,10 @@ export function recordFinalNorm({ plan, weights, act }: DecoderContext): void {
 }
 
 /** act.logits = head(act.final rows first … first + rows − 1). */
-export function recordLogits(context: DecoderContext, { first, rows }: { readonly first: number; readonly rows: number }): void {
+export function recordLogits(
+  context: DecoderContext,
+  { first, rows }: { readonly first: number; readonly rows: number },
+): void {
   const { plan, weights, act } = context;
   const stride = strideOf(weights.spec.hidden);
   plan.section("head");

@@ -13,7 +13,8 @@ import { compileKernel } from "../gpu/kernel.ts";
 import { f32, type Plan, u32 } from "../gpu/plan.ts";
 import { strideOf } from "./layout.ts";
 import { type Matrix, type MatrixShard, shardPaddedRows } from "./matrix.ts";
-import type { Operand } from "./operand.ts";
+import { recordMatmul } from "./matmul.ts";
+import { type BufferView, type Operand, type OperandPool, viewTexture } from "./operand.ts";
 
 export { type MatmulOptions, recordMatmul } from "./matmul.ts";
 export { type BufferView, type Operand, operand, OperandPool } from "./operand.ts";
@@ -41,6 +42,17 @@ export interface LinearOptions {
   readonly accumulate?: boolean;
   /** Only this shard of W: y (forward) or x (backward) then is as wide as the shard. */
   readonly shard?: number;
+  /** Adds a low-rank product to all of y: cheaper than `recordMatmul` with `accumulate` where products read textures. */
+  readonly low?: LowRank;
+}
+
+/** alpha · h[M, rank] · Bᵀ, B stored [W.rows][rank] (forward), or alpha · h[M, rank] · A, A stored [rank][W.cols] (backward). */
+export interface LowRank {
+  readonly h: BufferView;
+  readonly weight: BufferView;
+  readonly rank: number;
+  readonly alpha?: number;
+  readonly pool: OperandPool;
 }
 
 /** Tile of a texture product for up to `upTo` tokens. */
@@ -77,6 +89,9 @@ export function recordLinear(plan: Plan, x: Operand, w: Matrix, y: LinearTarget,
     );
   }
   if (only !== undefined && !w.shards[only]) throw new Error(`recordLinear: '${w.label}' has no shard ${only}`);
+  if (only !== undefined && options.low) throw new Error("recordLinear: a low-rank product needs all shards");
+  // In one kernel where W is one texture, else a product of its own.
+  const isFused = w.placement === "texture" && w.shards.length === 1;
   w.shards.forEach((shard, index) => {
     if (only !== undefined && only !== index) return;
     const start = only === undefined ? shard.row0 : 0;
@@ -98,9 +113,10 @@ export function recordLinear(plan: Plan, x: Operand, w: Matrix, y: LinearTarget,
     if (part.first + part.depth > x.stride) {
       throw new Error(`recordLinear: x has ${x.stride} columns, '${w.label}' needs ${part.first + part.depth}`);
     }
-    if (w.placement === "texture") recordTexture(plan, x, w, y, part);
+    if (w.placement === "texture") recordTexture(plan, x, w, y, isFused ? { ...part, low: options.low } : part);
     else recordTiled(plan, x, w, y, part);
   });
+  if (options.low && !isFused) recordLow(plan, w, y, options.low, options);
 }
 
 /** One shard's product. */
@@ -113,19 +129,35 @@ interface Part {
   readonly first: number;
   readonly target: number;
   readonly accumulate: boolean;
+  readonly low?: LowRank | undefined;
 }
 
 function recordTexture(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, part: Part): void {
   if (!x.texture) throw new Error(`recordLinear: the operand of '${w.label}' has no texture`);
   const tile = TEXTURE_TILES.find(({ upTo }) => part.rows <= upTo);
   if (!tile) throw new Error(`recordLinear: no tile for ${part.rows} tokens`);
+  const { low, direction } = part;
+  const transposeB = direction === "forward";
   const variant = {
     transposeA: false,
-    transposeB: part.direction === "forward",
+    transposeB,
     dtype: w.dtype,
     rows: tile.rows,
     vectors: tile.vectors,
+    low: low !== undefined,
   };
+  const width = transposeB ? part.shard.rows : w.cols;
+  const lowTextures = low
+    ? [
+      viewTexture(plan, low.pool, { view: low.h, rows: part.rows, columns: low.rank, slot: "matmul-a" }),
+      viewTexture(plan, low.pool, {
+        view: low.weight,
+        rows: transposeB ? width : low.rank,
+        columns: transposeB ? low.rank : width,
+        slot: "matmul-b",
+      }),
+    ]
+    : [];
   const params = [
     u32(part.rows),
     u32(part.columns),
@@ -136,15 +168,34 @@ function recordTexture(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, part:
     u32(y.stride),
     u32(part.accumulate ? 1 : 0),
     f32(1),
+    f32(low?.alpha ?? 1),
+    u32(low?.rank ?? 0),
+    u32(width),
   ];
   plan.dispatch(
     compileKernel(plan.device, productTexture(variant)),
-    [x.texture, part.shard.resource, y.buffer, { params }],
+    [x.texture, part.shard.resource, ...lowTextures, y.buffer, { params }],
     {
       groups: [Math.ceil(part.rows / tile.rows), Math.ceil(part.columns / textureTileColumns(variant))],
-      cost: 2 * part.rows * part.columns * part.depth,
+      cost: 2 * part.rows * part.columns * (part.depth + (low?.rank ?? 0)),
     },
   );
+}
+
+function recordLow(plan: Plan, w: Matrix, y: LinearTarget, low: LowRank, options: LinearOptions): void {
+  const transposeB = options.direction === "forward";
+  recordMatmul(plan, {
+    a: low.h,
+    b: low.weight,
+    c: { buffer: y.buffer, offset: y.columnOffset ?? 0, stride: y.stride },
+    m: options.rows,
+    n: Math.min(transposeB ? w.rows : w.cols, y.columns ?? Infinity),
+    k: low.rank,
+    transposeB,
+    alpha: low.alpha ?? 1,
+    accumulate: true,
+    pool: low.pool,
+  });
 }
 
 function recordTiled(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, part: Part): void {

@@ -86,7 +86,11 @@ export function initialLora(lora: Lora, { seed }: { readonly seed: number }): Lo
 }
 
 /** Packs named matrices into the flat layout. Throws `CompressoError("input")` where one is missing or has another size. */
-export function packLora(spec: DecoderSpec, lora: Lora, weights: ReadonlyMap<string, Float32Array>): Float32Array<ArrayBuffer> {
+export function packLora(
+  spec: DecoderSpec,
+  lora: Lora,
+  weights: ReadonlyMap<string, Float32Array>,
+): Float32Array<ArrayBuffer> {
   const flat = new Float32Array(lora.count);
   const { rank } = lora.config;
   for (const { layer, projection, aOffset, bOffset, shape, logical } of lora.entries) {

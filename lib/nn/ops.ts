@@ -82,7 +82,11 @@ export function recordRmsNormBackward(
 }
 
 /** a = silu(gate)·up·z; writes (=). Shapes: gate, up, a [rows, stride]; z [stride]. */
-export function recordSwiglu(plan: Plan, io: { gate: Span; up: Span; z: Span; a: Span }, { rows, width }: Extent): void {
+export function recordSwiglu(
+  plan: Plan,
+  io: { gate: Span; up: Span; z: Span; a: Span },
+  { rows, width }: Extent,
+): void {
   columns(plan, compileKernel(plan.device, swiglu), [io.gate, io.up, io.z, io.a], { rows, width, cost: 20 });
 }
 
@@ -131,7 +135,11 @@ export function recordScaleBackward(
 }
 
 /** out = x + y ∘ z; writes (=). Shapes: z [stride]. */
-export function recordResidual(plan: Plan, io: { x: Span; y: Span; z: Span; out: Span }, { rows, width }: Extent): void {
+export function recordResidual(
+  plan: Plan,
+  io: { x: Span; y: Span; z: Span; out: Span },
+  { rows, width }: Extent,
+): void {
   columns(plan, compileKernel(plan.device, residual), [io.x, io.y, io.z, io.out], { rows, width, cost: 8 });
 }
 

@@ -27,7 +27,9 @@ export interface LayerWeights {
     readonly v: Matrix;
     readonly o: Matrix;
   } | null;
-  readonly ffn: { readonly norm: DeviceBuffer; readonly gate: Matrix; readonly up: Matrix; readonly down: Matrix } | null;
+  readonly ffn:
+    | { readonly norm: DeviceBuffer; readonly gate: Matrix; readonly up: Matrix; readonly down: Matrix }
+    | null;
 }
 
 /** All weights of a model. */

@@ -99,10 +99,12 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
 
 function packUnits(table: UnitTable): Uint32Array<ArrayBuffer> {
   const words = new Uint32Array(4 * table.count);
-  words.set(bitsOf(table.cost).flatMap((bits, unit) => {
-    const group = table.groupOf[unit] ?? -1;
-    return [bits, table.slotFirst[unit] ?? 0, table.slotCount[unit] ?? 0, group < 0 ? NONE : group];
-  }));
+  words.set(
+    bitsOf(table.cost).flatMap((bits, unit) => {
+      const group = table.groupOf[unit] ?? -1;
+      return [bits, table.slotFirst[unit] ?? 0, table.slotCount[unit] ?? 0, group < 0 ? NONE : group];
+    }),
+  );
   return words;
 }
 

@@ -1,5 +1,5 @@
 // Where log α starts: an order of the units by what their loss costs. Owns the map from mask gradients to log α; refuses to run the model.
-import { type UnitTable, unitParameters } from "./units.ts";
+import { unitParameters, type UnitTable } from "./units.ts";
 
 /** Running mean of squared mask gradients, the diagonal of the empirical Fisher matrix at z = 1. */
 export interface Saliency {
@@ -31,7 +31,10 @@ export function createSaliency(table: UnitTable): Saliency {
  * Initial log α: the logarithm of the saliency, centred on its median and scaled by its spread (a robust deviation), so that a common
  * shift cuts the units in the order of their saliency. Deviations are limited to ±3, the result to ±3 · `spread`.
  */
-export function initialLogAlpha(saliency: ArrayLike<number>, { spread }: { readonly spread: number }): Float32Array<ArrayBuffer> {
+export function initialLogAlpha(
+  saliency: ArrayLike<number>,
+  { spread }: { readonly spread: number },
+): Float32Array<ArrayBuffer> {
   const floor = 1e-30;
   const logs = Float64Array.from(saliency, (value) => Math.log(Math.max(floor, value)));
   const sorted = logs.slice().sort();

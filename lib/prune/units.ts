@@ -79,7 +79,9 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[]): UnitTa
   });
   const hiddenFirst = rows.length;
   if (set.has("hidden")) {
-    for (let d = 0; d < spec.hidden; d++) rows.push({ cost: 0, slot: layout.hidden + d, slots: 1, layer: 0, group: -1 });
+    for (let d = 0; d < spec.hidden; d++) {
+      rows.push({ cost: 0, slot: layout.hidden + d, slots: 1, layer: 0, group: -1 });
+    }
   }
   return {
     spec,
@@ -118,7 +120,11 @@ export function unitParameters(table: UnitTable, unit: number): number {
  * One hidden dim and, over all layers, one head and one FFN column always stay. Ties fall to the lower index first.
  * Throws `CompressoError("usage")` where the target cannot be reached with these kinds of units.
  */
-export function selectUnits(table: UnitTable, scores: ArrayLike<number>, { target }: { readonly target: number }): Selection {
+export function selectUnits(
+  table: UnitTable,
+  scores: ArrayLike<number>,
+  { target }: { readonly target: number },
+): Selection {
   const order = Uint32Array.from({ length: table.count }, (_, unit) => unit)
     .sort((a, b) => (scores[a] ?? 0) - (scores[b] ?? 0) || a - b);
   const kept: Selection = new Uint8Array(table.count).fill(1);

@@ -47,7 +47,10 @@ export async function writeCheckpoint(path: string, { identity, position, arrays
 }
 
 /** Reads a checkpoint and refuses one of another run. Throws `CompressoError("mismatch")` that lists what differs. */
-export async function readCheckpoint(path: string, { identity }: { readonly identity: RunIdentity }): Promise<Checkpoint> {
+export async function readCheckpoint(
+  path: string,
+  { identity }: { readonly identity: RunIdentity },
+): Promise<Checkpoint> {
   const file = await openSafetensors(path);
   const meta = parseMeta(file.metadata.get("compresso"), path);
   const names = [...new Set([...Object.keys(identity), ...Object.keys(meta.identity)])];

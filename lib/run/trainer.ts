@@ -53,11 +53,18 @@ export interface Trainer extends Disposable {
   readonly pass: Pass;
   readonly learner: MaskLearner;
   /** Runs one step; on abort nothing has changed that the next step would see. */
-  step(kind: StepKind, batch: Batch, options: { readonly state: StepState; readonly signal?: AbortSignal }): Promise<void>;
+  step(
+    kind: StepKind,
+    batch: Batch,
+    options: { readonly state: StepState; readonly signal?: AbortSignal },
+  ): Promise<void>;
   /** Numbers of the last steps, up to {@link RING_SLOTS} of them, in order. */
   numbers(firstStep: number, count: number): Promise<StepNumbers[]>;
   /** dL/dz of all slots at the present masks, without any update. */
-  maskGradients(batch: Batch, options: { readonly state: StepState; readonly signal?: AbortSignal }): Promise<Float32Array>;
+  maskGradients(
+    batch: Batch,
+    options: { readonly state: StepState; readonly signal?: AbortSignal },
+  ): Promise<Float32Array>;
   setMasks(masks: MaskValues): void;
   setLogAlpha(values: Float32Array<ArrayBuffer>): void;
   loraWeights(): Promise<LoraWeights>;
@@ -93,7 +100,10 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   const updates = (kind: StepKind): Plan => {
     const plan = own(new Plan(device));
     plan.section("update");
-    recordSum(plan, { x: act.loss, count: act.rows, into: metrics, index: 0, square: false, scaled: true }, { state, sums });
+    recordSum(plan, { x: act.loss, count: act.rows, into: metrics, index: 0, square: false, scaled: true }, {
+      state,
+      sums,
+    });
     recordSum(
       plan,
       { x: lora.grads, count: lora.count, into: metrics, index: GRAD_SQUARES, square: true, scaled: false },
@@ -196,10 +206,14 @@ function recordSum(
 ): void {
   const kernel = compileKernel(plan.device, sum);
   const perGroup = Math.max(1, Math.ceil(count / SUM_GROUPS)), groups = Math.ceil(count / perGroup);
-  plan.dispatch(kernel, [x, state, sums, { params: [u32(count), u32(perGroup), u32(square ? 1 : 0), u32(0), u32(0)] }], {
-    groups: [groups],
-    cost: 4 * count,
-  });
+  plan.dispatch(
+    kernel,
+    [x, state, sums, { params: [u32(count), u32(perGroup), u32(square ? 1 : 0), u32(0), u32(0)] }],
+    {
+      groups: [groups],
+      cost: 4 * count,
+    },
+  );
   plan.dispatch(
     kernel,
     [sums, state, into, { params: [u32(groups), u32(groups), u32(0), u32(scaled ? 1 : 0), u32(index)] }],

@@ -103,6 +103,8 @@ interface LinearCase {
   columnOffset?: number;
   columns?: number;
   shard?: number;
+  /** Rank of an added low-rank product. */
+  rank?: number;
 }
 
 const STALE = 7;
@@ -135,18 +137,40 @@ async function checkLinear(test: LinearCase): Promise<void> {
   using y = device.uploadBuffer("y", before);
   using pool = new OperandPool(device, placement);
   using plan = new Plan(device);
-  using _stale = soil(plan, pool, ["operand"]);
+  using _stale = soil(plan, pool, ["operand", "matmul-a", "matmul-b"]);
+  const rank = test.rank ?? 0, alpha = 0.75;
+  const strideH = rank === 8 ? 64 : rank + 1;
+  const h = random(m * rank, 9), low = random(rank * width, 10), none = new Float32Array(1);
+  using bufferH = device.uploadBuffer(
+    "h",
+    rank === 0 ? none : lay(h, { rows: m, cols: rank, stride: strideH, fill: NaN }),
+  );
+  using bufferLow = device.uploadBuffer("low", rank === 0 ? none : low);
   const { columns } = test;
   recordLinear(plan, operand(plan, pool, x, { rows: m, stride: strideX }), matrix, {
     buffer: y,
     stride,
     columnOffset,
     ...(columns === undefined ? {} : { columns }),
-  }, { rows: m, direction, accumulate, ...(test.shard === undefined ? {} : { shard: test.shard }) });
+  }, {
+    rows: m,
+    direction,
+    accumulate,
+    ...(test.shard === undefined ? {} : { shard: test.shard }),
+    ...(rank === 0 ? {} : {
+      low: {
+        h: { buffer: bufferH, stride: strideH },
+        weight: { buffer: bufferLow, stride: isForward ? rank : width },
+        rank,
+        alpha,
+        pool,
+      },
+    }),
+  });
   await plan.run();
   const product = oracle(
-    depth,
-    (i, k) => input[i * depth + k] ?? NaN,
+    depth + rank,
+    (i, k) => k < depth ? input[i * depth + k] ?? NaN : alpha * (h[i * rank + k - depth] ?? NaN),
     isForward ? (k, n) => weight[(row0 + n) * cols + k] ?? NaN : (k, n) => weight[(row0 + k) * cols + n] ?? NaN,
   );
   const written = Math.min(columns ?? Infinity, stride - columnOffset);
@@ -205,6 +229,18 @@ for (const placement of ["texture", "buffer"] as const) {
       await checkLinear({ ...base, columnOffset: 36 });
       await checkLinear({ ...base, columnOffset: 36, columns: direction === "forward" ? 152 : 92 });
       await checkLinear({ ...base, columnOffset: 64, maxShardRows: 64, accumulate: true });
+    }
+  });
+
+  Deno.test(`a linear product from a ${placement} adds a low-rank product of any rank`, async () => {
+    for (const direction of directions) {
+      for (const dtype of ["f16", "f32"] as const) {
+        await checkLinear({ m: 33, rows: 150, cols: 90, direction, dtype, placement, rank: 8 });
+        await checkLinear({ m: 17, rows: 67, cols: 197, direction, dtype, placement, rank: 3, accumulate: true });
+      }
+      const base = { m: 19, rows: 150, cols: 91, direction, dtype: "f16", placement } as const;
+      await checkLinear({ ...base, rank: 17, columnOffset: 64 });
+      await checkLinear({ ...base, rank: 5, maxShardRows: 64 });
     }
   });
 

@@ -1,0 +1,196 @@
+// A model as a GGUF for llama.cpp. Owns the choice of arch, the metadata of the model, row order and what llama.cpp's deci needs; refuses tokenizers.
+import { CompressoError } from "../errors.ts";
+import { type DecoderSpec, EMBEDDING, HEAD, type LayerSpec, normName, tensorShapes } from "../nn/spec.ts";
+import { ropeFrequencies } from "../nn/rope.ts";
+import type { GGUF_ARCHS } from "./gguf_spec.ts";
+import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./gguf_names.ts";
+import type { GgufWriteType } from "./gguf_quant.ts";
+import { type GgufTyped, type GgufValue, TENSOR_FORMATS } from "./gguf_types.ts";
+import { type GgufItem, writeGguf } from "./gguf_write.ts";
+import { elementCount } from "./rows.ts";
+import type { WeightSource } from "./source.ts";
+
+/** An architecture that llama.cpp knows. */
+export type GgufArch = typeof GGUF_ARCHS[number];
+
+/** How to export. */
+export interface GgufExportOptions {
+  /**
+   * Type of the weight matrices; vectors are always f32. Where a row is no multiple of 32 values, q8_0 and q4_0 fall back to
+   * f16; with q4_0, embedding and head are q8_0.
+   */
+  readonly dtype: GgufWriteType;
+  /** `auto` (default): llama where all layers are alike and whole, else deci. */
+  readonly arch?: "auto" | GgufArch;
+  /** `tokenizer.*` entries, written as they are. */
+  readonly tokenizerMetadata: ReadonlyMap<string, GgufValue | GgufTyped>;
+  /** Name of the model, `general.name`. */
+  readonly name: string;
+}
+
+/** What was written. */
+export interface GgufExport {
+  readonly arch: GgufArch;
+  /** The layers as the file holds them: for deci, some have a zero head or a zero FFN column more than the model. */
+  readonly layers: readonly LayerSpec[];
+  /** Tensors that could not have the wanted type, by their GGUF names. */
+  readonly fellBack: readonly string[];
+}
+
+/**
+ * Writes the weights of `source` as a GGUF, a tensor at a time, atomically.
+ * Throws `CompressoError("usage")` for arch llama where layers differ, `CompressoError("mismatch")` for a vocabulary of another
+ * size than the embedding, `CompressoError("numeric")` for weights that are not finite or too large for the type.
+ */
+export async function exportGguf(source: WeightSource, path: string, options: GgufExportOptions): Promise<GgufExport> {
+  const { spec } = source;
+  const arch = chooseArch(spec, options.arch ?? "auto");
+  const layers = arch === "deci" ? deciLayers(spec.layers) : spec.layers;
+  const fellBack: string[] = [];
+  const tensors = ropeItems(spec);
+  const names = ggufNames(layers.length);
+  for (const [canonical, shape] of tensorShapes({ ...spec, layers })) {
+    const gguf = names.get(canonical) ?? { name: canonical };
+    const { type, wanted } = typeFor(canonical, shape, options.dtype);
+    if (type !== wanted) fellBack.push(gguf.name);
+    tensors.push({ name: gguf.name, type, shape, data: () => tensorData(source, { canonical, gguf, shape }) });
+  }
+  const metadata = modelMetadata({ ...spec, layers }, { ...options, arch });
+  await writeGguf(path, { metadata, tensors });
+  return { arch, layers, fellBack };
+}
+
+/**
+ * The layers that llama.cpp's deci computes rightly: without FFN it leaves a layer before adding its attention, and aborts in
+ * the last layer; without heads it fails in the first. One zero FFN column, or one zero head, changes no value.
+ */
+export function deciLayers(layers: readonly LayerSpec[]): LayerSpec[] {
+  return layers.map(({ heads, kvHeads, ffn }, index) => {
+    const head = heads === 0 && index === 0;
+    const column = ffn === 0 && (heads > 0 || head || index === layers.length - 1);
+    return { heads: head ? 1 : heads, kvHeads: head ? 1 : kvHeads, ffn: column ? 1 : ffn };
+  });
+}
+
+function chooseArch(spec: DecoderSpec, wanted: "auto" | GgufArch): GgufArch {
+  const [first] = spec.layers;
+  const other = spec.layers.findIndex(({ heads, kvHeads, ffn }) =>
+    heads === 0 || ffn === 0 || heads !== first?.heads || kvHeads !== first.kvHeads || ffn !== first.ffn
+  );
+  if (wanted !== "llama" || other < 0) return wanted === "auto" ? (other < 0 ? "llama" : "deci") : wanted;
+  const shown = ({ heads, kvHeads, ffn }: LayerSpec): string =>
+    `${heads} heads, ${kvHeads} KV heads, ${ffn} FFN columns`;
+  throw new CompressoError("usage", {
+    what: "cannot export as arch llama",
+    rule: "all layers have the same heads, KV heads and FFN columns, and at least one of each",
+    value: `layer ${other}: ${shown(spec.layers[other] ?? { heads: 0, kvHeads: 0, ffn: 0 })}`,
+    mend: "take arch deci, or pad the layers",
+  });
+}
+
+function modelMetadata(
+  spec: DecoderSpec,
+  options: GgufExportOptions & { readonly arch: GgufArch },
+): Map<string, GgufValue | GgufTyped> {
+  const { arch, dtype, tokenizerMetadata } = options;
+  const [first] = spec.layers;
+  const float = (value: number): GgufTyped => ({ type: "f32", value });
+  const counts = (key: keyof LayerSpec): GgufValue =>
+    arch === "llama" ? first?.[key] ?? 0 : Int32Array.from(spec.layers, (layer) => layer[key]);
+  const metadata = new Map<string, GgufValue | GgufTyped>([
+    ["general.architecture", arch],
+    ["general.type", "model"],
+    ["general.name", options.name],
+    ["general.file_type", FILE_TYPES[dtype]],
+    ["general.quantization_version", 2],
+    [`${arch}.vocab_size`, spec.vocab],
+    [`${arch}.context_length`, spec.maxPosition],
+    [`${arch}.embedding_length`, spec.hidden],
+    [`${arch}.block_count`, spec.layers.length],
+    [`${arch}.feed_forward_length`, counts("ffn")],
+    [`${arch}.attention.head_count`, counts("heads")],
+    [`${arch}.attention.head_count_kv`, counts("kvHeads")],
+    [`${arch}.attention.key_length`, spec.headDim],
+    [`${arch}.attention.value_length`, spec.headDim],
+    [`${arch}.attention.layer_norm_rms_epsilon`, float(spec.normEps)],
+    [`${arch}.rope.dimension_count`, spec.headDim],
+    [`${arch}.rope.freq_base`, float(spec.rope.base)],
+  ]);
+  if (spec.rope.scaling.kind === "linear") {
+    metadata.set(`${arch}.rope.scaling.type`, "linear");
+    metadata.set(`${arch}.rope.scaling.factor`, float(spec.rope.scaling.factor));
+  }
+  for (const [key, value] of tokenizerMetadata) {
+    if (!key.startsWith("tokenizer.")) {
+      throw new CompressoError("usage", {
+        what: "cannot export the tokenizer",
+        rule: "its keys start with tokenizer.",
+        value: key,
+      });
+    }
+    metadata.set(key, value);
+  }
+  const tokens = tokenizerMetadata.get("tokenizer.ggml.tokens");
+  if (Array.isArray(tokens) && tokens.length !== spec.vocab) {
+    throw new CompressoError("mismatch", {
+      what: "cannot export the tokenizer",
+      rule: `it has a token for each of the ${spec.vocab} rows of the embedding`,
+      value: `${tokens.length} tokens`,
+    });
+  }
+  // Ids that the tokenizer does not name come from the model.
+  const [eos, eot] = spec.eosIds.filter((id) => id !== tokenizerMetadata.get("tokenizer.ggml.eos_token_id"));
+  const hasEos = tokenizerMetadata.has("tokenizer.ggml.eos_token_id");
+  const ids = { bos: spec.bosId, eos, eot: hasEos ? eos : eot, padding: spec.padId };
+  for (const [name, id] of Object.entries(ids)) {
+    const key = `tokenizer.ggml.${name}_token_id`;
+    if (typeof id === "number" && !metadata.has(key)) metadata.set(key, id);
+  }
+  return metadata;
+}
+
+/** Values of `general.file_type`: the type of most matrices. */
+const FILE_TYPES: Readonly<Record<GgufWriteType, number>> = { f32: 0, f16: 1, q4_0: 2, q8_0: 7, bf16: 32 };
+
+function typeFor(
+  canonical: string,
+  shape: readonly number[],
+  dtype: GgufWriteType,
+): { readonly type: GgufWriteType; readonly wanted: GgufWriteType } {
+  if (shape.length === 1) return { type: "f32", wanted: "f32" };
+  const wanted = dtype === "q4_0" && (canonical === EMBEDDING || canonical === HEAD) ? "q8_0" : dtype;
+  const fits = (shape.at(-1) ?? 0) % TENSOR_FORMATS[wanted].block === 0;
+  return { type: fits ? wanted : "f16", wanted };
+}
+
+/** llama.cpp knows the llama3 rule only as its result: divisors of the frequencies. */
+function ropeItems({ rope, headDim }: DecoderSpec): GgufItem[] {
+  if (rope.scaling.kind !== "llama3" && rope.scaling.kind !== "factors") return [];
+  const plain = ropeFrequencies({ headDim, rope: { base: rope.base, scaling: { kind: "none" } } });
+  const scaled = ropeFrequencies({ headDim, rope });
+  const factors = Float32Array.from(plain, (frequency, i) => frequency / (scaled[i] ?? frequency));
+  return [{ name: ROPE_FREQS, type: "f32", shape: [factors.length], data: () => factors }];
+}
+
+async function tensorData(
+  source: WeightSource,
+  tensor: { readonly canonical: string; readonly gguf: GgufName; readonly shape: readonly number[] },
+): Promise<Float32Array> {
+  const { canonical, gguf, shape } = tensor;
+  const original = tensorShapes(source.spec).get(canonical);
+  // What the model does not have is added: weights of 0, and norms of 1 so that nothing divides by them.
+  if (!original) return new Float32Array(elementCount(shape)).fill(isNorm(source.spec, canonical) ? 1 : 0);
+  const data = await source.read(canonical);
+  const projection = gguf.part?.projection;
+  if (projection !== "q" && projection !== "k") return data;
+  const out = new Float32Array(data.length);
+  const [rows = 0, width = 0] = shape;
+  for (let row = 0; row < rows; row++) {
+    out.set(data.subarray(row * width, (row + 1) * width), ggufRow(row, source.spec.headDim) * width);
+  }
+  return out;
+}
+
+function isNorm(spec: DecoderSpec, name: string): boolean {
+  return spec.layers.some((_, layer) => name === normName(layer, "attention") || name === normName(layer, "ffn"));
+}

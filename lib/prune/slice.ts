@@ -1,0 +1,202 @@
+// The pruned model as a smaller ordinary model: LoRA merged, cut units dropped, soft masks folded into weights. Owns that algebra; refuses files and the GPU.
+import { CompressoError } from "../errors.ts";
+import type { WeightSource } from "../io/source.ts";
+import { type MaskValues, packMasks, slotLayout } from "../nn/masks.ts";
+import {
+  type DecoderSpec,
+  EMBEDDING,
+  FINAL_NORM,
+  HEAD,
+  type LayerSpec,
+  normName,
+  parameterCount,
+  type Projection,
+  projectionName,
+  PROJECTIONS,
+  projectionShape,
+} from "../nn/spec.ts";
+import { cheapestGroupSize, type HeadGroup, planHeads } from "./head_groups.ts";
+import { type LowRank, type Remap, remapSource } from "./remap.ts";
+
+/** LoRA to merge: W + (alpha / rank)·B·A. */
+export interface MergeLora {
+  readonly rank: number;
+  readonly alpha: number;
+  /** `lora.<layer>.<projection>.<A|B>`: A [rank, in], B [out, rank] of the unpruned model. */
+  readonly weights: ReadonlyMap<string, Float32Array>;
+}
+
+/** What {@link sliceModel} applies. */
+export interface SliceInput {
+  /** Mask values z; 0 means cut, an absent kind is all 1. */
+  readonly masks?: MaskValues;
+  readonly lora?: MergeLora;
+}
+
+/** A layer's new shape and where its parts come from. */
+interface LayerPlan {
+  readonly spec: LayerSpec;
+  /** Rows or columns of the base for the query heads, KV heads and FFN columns; −1 for zeros. */
+  readonly q: Int32Array;
+  readonly kv: Int32Array;
+  readonly ffn: Int32Array;
+  /** Mask values of those; absent where all are 1. */
+  readonly qScale: Float64Array | undefined;
+  readonly ffnScale: Float64Array | undefined;
+}
+
+/**
+ * The model that computes the same as `base` with these masks and LoRA, without what z = 0 cuts. Lazy: reads a tensor of the base when one of its own is read.
+ *
+ * - z of heads goes into columns of o_proj, z of FFN columns into rows of up_proj (the mask is on silu(gate)·up), z of hidden dims into columns of
+ *   the embedding and rows of o_proj and down_proj. The head takes the embedding without z, so soft hidden masks untie it.
+ * - RMSNorm with D of H dims kept: the masked mean runs over all H, and mean_H = (D/H)·mean_D. So w' = w·√(H/D) and ε' = ε·H/D.
+ * - A KV head goes with the last head of its group. Groups that differ in size are made equal, in the cheapest way by parameters: shorter
+ *   ones get zero heads, or longer ones are split and their KV head is repeated (see `cheapestGroupSize`).
+ *
+ * Throws `CompressoError("input")` for masks or LoRA that do not fit the model, and where no hidden dim is left.
+ */
+export function sliceModel(base: WeightSource, { masks = {}, lora }: SliceInput): WeightSource {
+  const { spec } = base, layout = slotLayout(spec);
+  const z = packMasks(spec, layout, masks);
+  const lowRank = lora ? lowRanks(spec, lora) : new Map<string, LowRank>();
+  const part = (slot: number | undefined, count: number): Float32Array => z.subarray(slot ?? 0, (slot ?? 0) + count);
+  const hiddenMask = part(layout.hidden, spec.hidden);
+  const kept = keptIndices(hiddenMask);
+  if (kept.length === 0) {
+    throw new CompressoError("input", {
+      what: "cannot slice the model",
+      rule: "at least one hidden dim is kept",
+      value: "the hidden mask is 0 everywhere",
+    });
+  }
+  const hidden = kept.length === spec.hidden ? undefined : kept;
+  const hiddenScale = scaleOf(hiddenMask, kept);
+  const plans = spec.layers.map((layer, index) => {
+    const slots = layout.layers[index];
+    return planLayer(spec, layer, { heads: part(slots?.head, layer.heads), ffn: part(slots?.ffn, layer.ffn) });
+  });
+  const ratio = spec.hidden / kept.length;
+  const normScale = hidden ? new Float64Array(kept.length).fill(Math.sqrt(ratio)) : undefined;
+
+  const remaps = new Map<string, Remap>();
+  remaps.set(EMBEDDING, { from: EMBEDDING, cols: hidden, colScale: hiddenScale });
+  remaps.set(HEAD, { from: spec.tied ? EMBEDDING : HEAD, cols: hidden });
+  const norm = (name: string): unknown => remaps.set(name, { from: name, rows: hidden, rowScale: normScale });
+  norm(FINAL_NORM);
+  plans.forEach((plan, index) => {
+    norm(normName(index, "attention"));
+    norm(normName(index, "ffn"));
+    for (const projection of PROJECTIONS) {
+      const from = projectionName(index, projection);
+      const picked = pick(plan, projection, { hidden, hiddenScale });
+      remaps.set(from, { from, ...picked, lowRank: lowRank.get(`${index}.${projection}`) });
+    }
+  });
+  const sliced: DecoderSpec = {
+    ...spec,
+    hidden: kept.length,
+    layers: plans.map((plan) => plan.spec),
+    normEps: hidden ? spec.normEps * ratio : spec.normEps,
+    tied: spec.tied && !hiddenScale,
+  };
+  return remapSource(base, sliced, (name) => remaps.get(name) ?? { from: name });
+}
+
+/** Numbers of parameters of a model and of the model sliced from it. */
+export function countParameters(base: DecoderSpec, sliced: DecoderSpec): { readonly before: number; readonly after: number } {
+  return { before: parameterCount(base), after: parameterCount(sliced) };
+}
+
+function pick(
+  plan: LayerPlan,
+  projection: Projection,
+  { hidden, hiddenScale }: { readonly hidden: Int32Array | undefined; readonly hiddenScale: Float64Array | undefined },
+): Omit<Remap, "from"> {
+  switch (projection) {
+    case "q":
+      return { rows: plan.q, cols: hidden };
+    case "k":
+    case "v":
+      return { rows: plan.kv, cols: hidden };
+    case "o":
+      return { rows: hidden, cols: plan.q, rowScale: hiddenScale, colScale: plan.qScale };
+    case "gate":
+      return { rows: plan.ffn, cols: hidden };
+    case "up":
+      return { rows: plan.ffn, cols: hidden, rowScale: plan.ffnScale };
+    case "down":
+      return { rows: hidden, cols: plan.ffn, rowScale: hiddenScale };
+  }
+}
+
+function planLayer(
+  { headDim }: DecoderSpec,
+  layer: LayerSpec,
+  mask: { readonly heads: Float32Array; readonly ffn: Float32Array },
+): LayerPlan {
+  const share = layer.kvHeads > 0 ? layer.heads / layer.kvHeads : 0;
+  const groups: HeadGroup[] = Array.from({ length: layer.kvHeads }, (_, kv) => ({
+    kv,
+    heads: Array.from({ length: share }, (_, i) => kv * share + i).filter((head) => mask.heads[head] !== 0),
+  })).filter((group) => group.heads.length > 0);
+  const plan = planHeads(groups, { size: cheapestGroupSize([groups.map((group) => group.heads.length)]) });
+  const ffn = keptIndices(mask.ffn);
+  const qScale = scaleOf(mask.heads, plan.heads);
+  return {
+    spec: { heads: plan.heads.length, kvHeads: plan.kvHeads.length, ffn: ffn.length },
+    q: headRows(plan.heads, headDim),
+    kv: headRows(plan.kvHeads, headDim),
+    ffn,
+    qScale: qScale && Float64Array.from({ length: qScale.length * headDim }, (_, i) => qScale[Math.floor(i / headDim)] ?? 0),
+    ffnScale: scaleOf(mask.ffn, ffn),
+  };
+}
+
+/** Rows of each head in turn; those of head −1 are all −1. */
+export function headRows(heads: Int32Array, headDim: number): Int32Array {
+  const rows = new Int32Array(heads.length * headDim);
+  heads.forEach((head, place) => {
+    for (let i = 0; i < headDim; i++) rows[place * headDim + i] = head < 0 ? -1 : head * headDim + i;
+  });
+  return rows;
+}
+
+function keptIndices(mask: Float32Array): Int32Array {
+  return Int32Array.from([...mask.keys()].filter((index) => mask[index] !== 0));
+}
+
+/** Mask values at `indices`; undefined where all are 1. An index of −1 has nothing to scale. */
+function scaleOf(mask: Float32Array, indices: Int32Array): Float64Array | undefined {
+  const scale = Float64Array.from(indices, (index) => index < 0 ? 1 : mask[index] ?? 1);
+  return scale.every((value) => value === 1) ? undefined : scale;
+}
+
+/** LoRA by `<layer>.<projection>`, checked against the model. */
+function lowRanks(spec: DecoderSpec, { rank, alpha, weights }: MergeLora): Map<string, LowRank> {
+  const found = new Map<string, LowRank>();
+  for (const name of weights.keys()) {
+    const [, layerText = "", projectionText = "", side] = /^lora\.(\d+)\.(\w+)\.([AB])$/.exec(name) ?? [];
+    const layer = spec.layers[Number(layerText || -1)];
+    const projection = PROJECTIONS.find((candidate) => candidate === projectionText);
+    if (!layer || !projection) throw unfit(name, "its name is lora.<layer>.<projection>.<A|B> for a part of the model", name);
+    if (side === "B" && weights.has(`lora.${layerText}.${projection}.A`)) continue;
+    const [rows, cols] = projectionShape(spec, layer, projection);
+    const take = (which: "A" | "B", size: number): Float32Array => {
+      const key = `lora.${layerText}.${projection}.${which}`, data = weights.get(key);
+      if (data?.length === size) return data;
+      throw unfit(key, `it has ${size} values`, data ? `${data.length} values` : "it is missing");
+    };
+    found.set(`${Number(layerText)}.${projection}`, {
+      a: take("A", rank * cols),
+      b: take("B", rows * rank),
+      rank,
+      scale: alpha / rank,
+    });
+  }
+  return found;
+}
+
+function unfit(name: string, rule: string, value: string): CompressoError {
+  return new CompressoError("input", { what: `cannot merge the LoRA matrix '${name}'`, rule, value });
+}

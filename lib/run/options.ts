@@ -1,0 +1,152 @@
+// Options of a prune run with their defaults, as numbers that follow from the step budget. Owns validation; refuses the loop.
+import { CompressoError } from "../errors.ts";
+import type { LoraConfig } from "../nn/lora.ts";
+import type { DecoderSpec } from "../nn/spec.ts";
+import type { UnitKind } from "../prune/units.ts";
+import type { Row } from "../io/datasets.ts";
+
+/** How a sliced model's layers may differ: each its own widths, all padded to the widest, or all the same widths. */
+export type Layout = "compact" | "padded" | "uniform";
+
+/** Options of `prune`. */
+export interface PruneOptions {
+  /** Rows to train on. */
+  readonly rows: readonly Row[];
+  /** Share of the layers' linear weights to cut, in (0, 1). */
+  readonly sparsity: number;
+  /** Steps of the pruning stage. */
+  readonly steps: number;
+  /** Steps of LoRA alone before; default a tenth of `steps`. */
+  readonly prefinetune?: number;
+  /** Steps of LoRA with frozen masks after; default three tenths of `steps`. */
+  readonly postfinetune?: number;
+  /** Sequences a step; default 4. */
+  readonly batch?: number;
+  /** Tokens of a sequence, padding included; default 256. */
+  readonly seq?: number;
+  /** Default 1. */
+  readonly seed?: number;
+  /** Kinds of units; default KV groups, FFN columns and hidden dims. */
+  readonly units?: readonly UnitKind[];
+  /** Default rank 8, alpha 16 on q and v, no dropout. */
+  readonly lora?: Partial<LoraConfig>;
+  /** Text before every instruction; default the collaborative prompt, null for none. */
+  readonly prompt?: string | null;
+  /** Default "compact". It decides the hard masks where it is "uniform", and the files in any case. */
+  readonly layout?: Layout;
+  readonly rates?: Partial<Rates>;
+  /** Stops the run between two submits of a step; the run then throws the signal's reason. */
+  readonly signal?: AbortSignal;
+  readonly checkpoint?: CheckpointOptions;
+}
+
+/** Where and how often a run saves itself. */
+export interface CheckpointOptions {
+  /** The file. */
+  readonly path: string;
+  /** Steps between two checkpoints. */
+  readonly every: number;
+  /** Goes on from the file where it exists. Default false. */
+  readonly resume?: boolean;
+  /** Further facts that must be equal on resuming, such as hashes of model and data. */
+  readonly identity?: Readonly<Record<string, string | number | boolean | null>>;
+}
+
+/** Numbers of the training loop. */
+export interface Rates {
+  /** Peak learning rate of LoRA in all stages. */
+  readonly lora: number;
+  /** Learning rate of log α. */
+  readonly mask: number;
+  /** Rate of λ's ascent. */
+  readonly lambda: number;
+  /** β of hard concrete. */
+  readonly temperature: number;
+  /** Scale τ of its noise; 1 is Louizos et al. */
+  readonly noise: number;
+  /** Spread of the initial log α over the units. */
+  readonly spread: number;
+  /** Share of the pruning stage after which the target is reached. */
+  readonly warmup: number;
+  /** Share of the gap to the schedule that the projection closes at every step. */
+  readonly tracking: number;
+  /** Largest global norm of the LoRA gradients. */
+  readonly clipNorm: number;
+  readonly weightDecay: number;
+}
+
+/** Options with every default filled in. */
+export type ResolvedOptions =
+  & Required<Omit<PruneOptions, "signal" | "checkpoint" | "lora" | "rates">>
+  & { readonly lora: LoraConfig & { readonly dropout: number }; readonly rates: Rates };
+
+/** Units that are pruned by default. */
+export const DEFAULT_UNITS: readonly UnitKind[] = ["kv", "ffn", "hidden"];
+
+/** Fills in defaults. Throws `CompressoError("usage")` for values out of range. */
+export function resolveOptions(options: PruneOptions, spec: DecoderSpec): ResolvedOptions {
+  const { steps, batch = 4, seq = 256, seed = 1 } = options;
+  const resolved: ResolvedOptions = {
+    rows: options.rows,
+    sparsity: options.sparsity,
+    steps,
+    prefinetune: options.prefinetune ?? Math.round(steps * 0.1),
+    postfinetune: options.postfinetune ?? Math.round(steps * 0.3),
+    batch,
+    seq,
+    seed,
+    units: options.units ?? DEFAULT_UNITS,
+    lora: { rank: 8, alpha: 16, targets: ["q", "v"], dropout: 0, ...options.lora },
+    prompt: options.prompt === undefined ? null : options.prompt,
+    layout: options.layout ?? "compact",
+    rates: { ...defaultRates(steps), ...options.rates },
+  };
+  whole("steps", steps, 1);
+  whole("prefinetune", resolved.prefinetune, 0);
+  whole("postfinetune", resolved.postfinetune, 0);
+  whole("batch", batch, 1);
+  whole("seq", seq, 2);
+  whole("seed", seed, 0);
+  if (seq > spec.maxPosition) {
+    throw new CompressoError("usage", {
+      what: "cannot train on sequences of this length",
+      rule: `the model's longest context is ${spec.maxPosition} tokens`,
+      value: String(seq),
+      mend: "lower --seq",
+    });
+  }
+  for (const [name, value] of Object.entries(resolved.rates)) {
+    if (Number.isFinite(value) && value >= 0) continue;
+    throw new CompressoError("usage", {
+      what: `cannot use the rate '${name}'`,
+      rule: "it is a number ≥ 0",
+      value: String(value),
+    });
+  }
+  return resolved;
+}
+
+/** Rates for a step budget: with few steps log α must move further in each. */
+export function defaultRates(steps: number): Rates {
+  return {
+    lora: 5e-4,
+    mask: Math.min(0.2, Math.max(0.01, 10 / steps)),
+    lambda: 0.1,
+    temperature: 2 / 3,
+    noise: 0.2,
+    spread: 2.5,
+    warmup: 0.7,
+    tracking: 1,
+    clipNorm: 1,
+    weightDecay: 0,
+  };
+}
+
+function whole(name: string, value: number, least: number): void {
+  if (Number.isInteger(value) && value >= least) return;
+  throw new CompressoError("usage", {
+    what: `cannot use --${name} ${value}`,
+    rule: `it is a whole number, at least ${least}`,
+    value: String(value),
+  });
+}

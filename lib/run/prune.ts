@@ -1,0 +1,402 @@
+// A prune run: fine-tune, prune, fine-tune, as a stream of step records. Owns the loop, its schedule and checkpoints; refuses files of models.
+import { CompressoError } from "../errors.ts";
+import { type Batch, type Batches, createBatches, type EncodeReport, encodeRows } from "./batches.ts";
+import { type LoraWeights } from "../nn/lora.ts";
+import { maskSizes, type MaskValues, unpackMasks } from "../nn/masks.ts";
+import type { StepState } from "../nn/step_state.ts";
+import { createSaliency, initialLogAlpha } from "../prune/saliency.ts";
+import { cubicSparsity, progressOf, warmupCosine } from "../prune/schedule.ts";
+import {
+  checkReachable,
+  hardSparsity,
+  type Selection,
+  selectionMasks,
+  selectUnits,
+  type UnitTable,
+  unitTable,
+} from "../prune/units.ts";
+import { readCheckpoint, type RunIdentity, type RunPosition, writeCheckpoint } from "./checkpoint.ts";
+import type { Model } from "./model.ts";
+import { type PruneOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
+import type { Stage, StepRecord } from "./records.ts";
+import { adapterOf, createTrainer, RING_SLOTS, type StepKind, type StepNumbers, type Trainer } from "./trainer.ts";
+
+/** What a finished run has learned. */
+export interface PruneResult {
+  readonly masks: MaskValues;
+  readonly lora: { readonly rank: number; readonly alpha: number; readonly weights: LoraWeights };
+  readonly sparsity: { readonly target: number; readonly expected: number; readonly hard: number };
+  /** log α of every unit at the end of the pruning stage. */
+  readonly logAlpha: Float32Array;
+  readonly table: UnitTable;
+  readonly data: EncodeReport;
+  readonly seconds: Readonly<Record<Stage, number>>;
+  readonly tokensPerSecond: number;
+  readonly peakGpuBytes: number;
+}
+
+/** A run: iterate its records to drive it, then ask for its result. Dispose it to free the trainer's memory. */
+export interface PruneRun extends AsyncIterable<StepRecord>, Disposable {
+  readonly options: ResolvedOptions;
+  /** Steps of the whole run. */
+  readonly steps: number;
+  /** Steps that a resumed run had done before. */
+  readonly resumedAt: number;
+  /** Records that a resumed run had written before; later lines of its file belong to no state. */
+  readonly recordsAt: number;
+  /** What the last step left; throws before the last record was taken. */
+  result(): PruneResult;
+}
+
+const SALIENCY_BATCHES = 8;
+/** Records are read from the GPU when this much time has passed, or the ring is half full. */
+const FLUSH_SECONDS = 0.4;
+
+/** Prepares a run. Throws `CompressoError` for options that cannot work, before any GPU work. */
+export async function startPrune(model: Model, given: PruneOptions): Promise<PruneRun> {
+  const options = resolveOptions(given, model.spec);
+  const { tokenizer, spec, device } = model;
+  if (!tokenizer) {
+    throw new CompressoError("input", {
+      what: "cannot train on text",
+      rule: "the model has a tokenizer",
+      value: "there is none beside the weights",
+      mend: "put tokenizer.json into the model's folder",
+    });
+  }
+  const table = unitTable(spec, options.units);
+  checkReachable(table, options.sparsity);
+  const { examples, report } = encodeRows(options.rows, { tokenizer, prompt: options.prompt, seq: options.seq });
+  const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
+  const { batch, seq, seed } = options;
+  const makeBatches = (from: number): Batches => createBatches(examples, { batch, seq, seed: from, padId });
+  device.resetPeak();
+  const trainer = createTrainer(model, { batch, seq, seed, lora: options.lora, table });
+  try {
+    const run = new Run(model, { options, trainer, table, report, given, makeBatches });
+    await run.restore();
+    return run;
+  } catch (error) {
+    trainer[Symbol.dispose]();
+    throw error;
+  }
+}
+
+interface Parts {
+  readonly options: ResolvedOptions;
+  readonly trainer: Trainer;
+  readonly table: UnitTable;
+  readonly report: EncodeReport;
+  readonly given: PruneOptions;
+  readonly makeBatches: (seed: number) => Batches;
+}
+
+/** A step whose numbers are still on the GPU. */
+interface Pending {
+  readonly index: number;
+  readonly stage: Stage;
+  readonly target: number | null;
+  readonly rate: number;
+  readonly batch: Batch;
+}
+
+class Run implements PruneRun {
+  readonly options: ResolvedOptions;
+  readonly steps: number;
+  resumedAt = 0;
+  recordsAt = 0;
+  readonly #model: Model;
+  readonly #parts: Parts;
+  readonly #batches: Batches;
+  readonly #stages: readonly { readonly stage: Stage; readonly kind: StepKind; readonly steps: number }[];
+  #position: RunPosition;
+  #pending: Pending[] = [];
+  #lastFlush = performance.now();
+  #result: PruneResult | null = null;
+
+  constructor(model: Model, parts: Parts) {
+    const { prefinetune, steps, postfinetune, seed } = parts.options;
+    this.options = parts.options;
+    this.#model = model;
+    this.#parts = parts;
+    this.#batches = parts.makeBatches(seed);
+    this.#stages = [
+      { stage: "finetune", kind: "lora", steps: prefinetune },
+      { stage: "prune", kind: "masks", steps },
+      { stage: "postfinetune", kind: "lora", steps: postfinetune },
+    ];
+    this.steps = prefinetune + steps + postfinetune;
+    this.#position = {
+      stage: 0,
+      stageStep: 0,
+      step: 0,
+      loraUpdates: 0,
+      maskUpdates: 0,
+      cursor: this.#batches.cursor,
+      records: 0,
+      expected: null,
+      seconds: {},
+      tokens: 0,
+    };
+  }
+
+  async restore(): Promise<void> {
+    const checkpoint = this.#parts.given.checkpoint;
+    if (!checkpoint?.resume) return;
+    const { position, arrays } = await readCheckpoint(checkpoint.path, { identity: this.#identity() });
+    this.#position = position;
+    this.#batches.seek(position.cursor);
+    this.#parts.trainer.restore(arrays);
+    this.resumedAt = position.step;
+    this.recordsAt = position.records;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<StepRecord, void, undefined> {
+    const { given } = this.#parts, every = given.checkpoint?.every ?? Infinity;
+    try {
+      for (; this.#position.stage < this.#stages.length; this.#nextStage()) {
+        const stage = this.#stages[this.#position.stage];
+        if (!stage) break;
+        if (stage.stage === "prune" && this.#position.stageStep === 0 && stage.steps > 0) await this.#initialise();
+        while (this.#position.stageStep < stage.steps) {
+          await this.#step(stage);
+          const due = this.#position.step % every === 0;
+          if (due || this.#shouldFlush()) yield* await this.#flush();
+          if (due) await this.#save();
+        }
+        yield* await this.#flush();
+        if (stage.stage === "prune") await this.#harden();
+      }
+      await this.#finish();
+    } catch (error) {
+      if (given.signal?.aborted && given.checkpoint) {
+        yield* await this.#flush();
+        await this.#save();
+      }
+      throw error;
+    }
+  }
+
+  result(): PruneResult {
+    if (this.#result) return this.#result;
+    throw new CompressoError("usage", {
+      what: "cannot give the result of the run",
+      rule: "the run is at its end",
+      value: `step ${this.#position.step} of ${this.steps}`,
+      mend: "take its records to the last one first",
+    });
+  }
+
+  [Symbol.dispose](): void {
+    this.#parts.trainer[Symbol.dispose]();
+  }
+
+  /** Starts log α from the saliency of the units on batches of their own. */
+  async #initialise(): Promise<void> {
+    const { trainer, table, makeBatches, options, given } = this.#parts;
+    const batches = makeBatches((options.seed + 0x5a11) >>> 0);
+    const saliency = createSaliency(table);
+    const count = Math.min(SALIENCY_BATCHES, Math.max(2, Math.ceil(options.steps / 10)));
+    for (let index = 0; index < count; index++) {
+      const state = this.#state({ rate: 0, target: 0 });
+      const signal = given.signal ? { signal: given.signal } : {};
+      saliency.add(await trainer.maskGradients(batches.next(), { state, ...signal }));
+    }
+    trainer.setLogAlpha(initialLogAlpha(saliency.perParameter(), { spread: options.rates.spread }));
+  }
+
+  async #step(
+    { stage, kind, steps }: { readonly stage: Stage; readonly kind: StepKind; readonly steps: number },
+  ): Promise<void> {
+    const { trainer, options, given } = this.#parts, { rates } = options;
+    const start = performance.now();
+    const progress = progressOf(this.#position.stageStep, steps);
+    const target = stage === "prune"
+      ? cubicSparsity({ target: options.sparsity, warmup: rates.warmup })(progress)
+      : null;
+    const rate = learningRate(stage, rates.lora, progress);
+    const batch = this.#batches.next();
+    const state = this.#state({ rate, target: target ?? 0 });
+    try {
+      await trainer.step(kind, batch, { state, ...(given.signal ? { signal: given.signal } : {}) });
+    } catch (error) {
+      this.#batches.seek(this.#position.cursor);
+      throw error;
+    }
+    this.#pending.push({ index: this.#position.step, stage, target, rate, batch });
+    const position = this.#position;
+    this.#position = {
+      ...position,
+      stageStep: position.stageStep + 1,
+      step: position.step + 1,
+      loraUpdates: position.loraUpdates + 1,
+      maskUpdates: position.maskUpdates + (kind === "masks" ? 1 : 0),
+      cursor: this.#batches.cursor,
+      seconds: { ...position.seconds, [stage]: (position.seconds[stage] ?? 0) + (performance.now() - start) / 1000 },
+      tokens: position.tokens + batch.realTokens,
+    };
+  }
+
+  #state({ rate, target }: { readonly rate: number; readonly target: number }): StepState {
+    const { options } = this.#parts, { rates } = options;
+    return {
+      seed: options.seed,
+      step: this.#position.step,
+      lossScale: 1,
+      target,
+      loraRate: rate,
+      maskRate: rates.mask,
+      lambdaRate: rates.lambda,
+      noise: rates.noise,
+      temperature: rates.temperature,
+      loraUpdates: this.#position.loraUpdates + 1,
+      maskUpdates: this.#position.maskUpdates + 1,
+      clipNorm: rates.clipNorm,
+      weightDecay: rates.weightDecay,
+      tracking: rates.tracking,
+    };
+  }
+
+  #shouldFlush(): boolean {
+    return this.#pending.length >= RING_SLOTS / 2 || performance.now() - this.#lastFlush > FLUSH_SECONDS * 1000;
+  }
+
+  /** Reads the numbers of the pending steps and makes records of them. Throws where a loss is not finite. */
+  async #flush(): Promise<StepRecord[]> {
+    const pending = this.#pending, first = pending[0];
+    if (!first) return [];
+    const numbers = await this.#parts.trainer.numbers(first.index, pending.length);
+    this.#pending = [];
+    const now = performance.now(), seconds = Math.max(1e-6, (now - this.#lastFlush) / 1000);
+    this.#lastFlush = now;
+    const tokens = pending.reduce((sum, { batch }) => sum + batch.realTokens, 0);
+    const records = pending.map((step, index) => this.#record(step, numbers[index], tokens / seconds));
+    this.#position = { ...this.#position, records: this.#position.records + records.length };
+    const broken = records.find(({ loss, gradNorm }) => !Number.isFinite(loss) || !Number.isFinite(gradNorm));
+    if (broken) {
+      throw new CompressoError("numeric", {
+        what: `cannot go on after step ${broken.step}`,
+        rule: "loss and gradients are finite",
+        value: `loss ${broken.loss}, gradient norm ${broken.gradNorm}`,
+        mend: "lower the learning rates, or load the base in f32",
+      });
+    }
+    return records;
+  }
+
+  #record(
+    { stage, target, rate, batch, index }: Pending,
+    numbers: StepNumbers | undefined,
+    tokensPerSecond: number,
+  ): StepRecord {
+    return {
+      stage,
+      step: index + 1,
+      steps: this.steps,
+      loss: numbers?.loss ?? NaN,
+      target,
+      expected: target === null ? null : numbers?.projected ?? NaN,
+      lambda1: numbers?.lambda1 ?? NaN,
+      lambda2: numbers?.lambda2 ?? NaN,
+      gradNorm: numbers?.gradNorm ?? NaN,
+      learningRate: rate,
+      tokens: batch.realTokens,
+      labelTokens: batch.labelTokens,
+      tokensPerSecond,
+      gpuBytes: this.#model.device.bytes,
+    };
+  }
+
+  /** Ends the pruning stage: exactly as many units as the target demands fall, the others keep their deterministic z. */
+  async #harden(): Promise<void> {
+    const { trainer, table, options } = this.#parts;
+    const { logAlpha, constraint } = await trainer.save();
+    const kept = chooseUnits(table, logAlpha, options);
+    trainer.setMasks(hardMasks(table, kept, { logAlpha, temperature: options.rates.temperature }));
+    this.#position = { ...this.#position, expected: constraint[7] ?? NaN };
+  }
+
+  async #finish(): Promise<void> {
+    const { trainer, table, options, report } = this.#parts, { spec, device } = this.#model;
+    const { slots, logAlpha } = await trainer.save();
+    const masks = unpackMasks(spec, table.layout, slots);
+    const kept = Uint8Array.from({ length: table.count }, (_, unit) => slots[table.slotFirst[unit] ?? 0] === 0 ? 0 : 1);
+    const { seconds, tokens, expected } = this.#position;
+    const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
+    this.#result = {
+      masks,
+      lora: { rank: options.lora.rank, alpha: options.lora.alpha, weights: await trainer.loraWeights() },
+      sparsity: { target: options.sparsity, expected: expected ?? NaN, hard: hardSparsity(table, kept) },
+      logAlpha,
+      table,
+      data: report,
+      seconds: {
+        finetune: seconds["finetune"] ?? 0,
+        prune: seconds["prune"] ?? 0,
+        postfinetune: seconds["postfinetune"] ?? 0,
+      },
+      tokensPerSecond: total > 0 ? tokens / total : 0,
+      peakGpuBytes: device.peakBytes,
+    };
+  }
+
+  #nextStage(): void {
+    this.#position = { ...this.#position, stage: this.#position.stage + 1, stageStep: 0 };
+  }
+
+  async #save(): Promise<void> {
+    const checkpoint = this.#parts.given.checkpoint;
+    if (!checkpoint) return;
+    const arrays = await this.#parts.trainer.save();
+    await writeCheckpoint(checkpoint.path, { identity: this.#identity(), position: this.#position, arrays });
+  }
+
+  #identity(): RunIdentity {
+    const { options, given, report } = this.#parts, { rows: _rows, rates, lora, units, ...plain } = options;
+    return {
+      ...plain,
+      units: units.join(","),
+      lora: JSON.stringify(lora),
+      rates: JSON.stringify(rates),
+      examples: `${report.examples} examples, ${report.tokens} tokens`,
+      model: JSON.stringify(maskSizes(this.#model.spec)),
+      baseDtype: this.#model.weights.baseDtype,
+      adapter: adapterOf(this.#model.device),
+      ...given.checkpoint?.identity,
+    };
+  }
+}
+
+/** Warm-up over a tenth; a cosine to a tenth of the peak in the last stage, constant before. */
+function learningRate(stage: Stage, peak: number, progress: number): number {
+  if (stage === "finetune") return peak * Math.min(1, progress / 0.5);
+  if (stage === "prune") return peak;
+  return warmupCosine({ peak, warmup: 0, floor: peak / 10 })(progress);
+}
+
+function chooseUnits(table: UnitTable, logAlpha: Float32Array, options: ResolvedOptions): Selection {
+  return selectUnits(table, logAlpha, { target: options.sparsity });
+}
+
+/** z of the kept units: hidden dims 1 (a tied output head must not see a folded z), others the median of their hard concrete, at least 0.1. */
+function hardMasks(
+  table: UnitTable,
+  kept: Selection,
+  { logAlpha, temperature }: { readonly logAlpha: Float32Array; readonly temperature: number },
+): MaskValues {
+  const hard = selectionMasks(table, kept);
+  const slots = new Float32Array(table.layout.count);
+  for (let unit = 0; unit < table.hiddenFirst; unit++) {
+    const stretched = 1.2 / (1 + Math.exp(-(logAlpha[unit] ?? 0) / temperature)) - 0.1;
+    const z = kept[unit] ? Math.max(0.1, Math.min(1, stretched)) : 0;
+    const first = table.slotFirst[unit] ?? 0;
+    slots.fill(z, first, first + (table.slotCount[unit] ?? 0));
+  }
+  const soft = unpackMasks(table.spec, table.layout, slots);
+  const prunesHeads = table.kinds.has("heads") || table.kinds.has("kv");
+  return {
+    head: prunesHeads ? soft.head : hard.head,
+    ffn: table.kinds.has("ffn") ? soft.ffn : hard.ffn,
+    hidden: hard.hidden,
+  };
+}

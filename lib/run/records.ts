@@ -1,0 +1,31 @@
+// Typed records of a run, the public stream that command line, reports and scripts read. Owns their shape; refuses to write files.
+
+/** The three stages, in order. */
+export type Stage = "finetune" | "prune" | "postfinetune";
+
+/** One training step. */
+export interface StepRecord {
+  readonly stage: Stage;
+  /** Steps done in the whole run, this one included. */
+  readonly step: number;
+  /** Steps of the whole run. */
+  readonly steps: number;
+  /** Mean cross-entropy over the batch's labels, in nats. */
+  readonly loss: number;
+  /** Sparsity that the schedule asks for; null outside the pruning stage. */
+  readonly target: number | null;
+  /** Expected sparsity ŝ after the step; null outside the pruning stage. */
+  readonly expected: number | null;
+  readonly lambda1: number;
+  readonly lambda2: number;
+  /** Global norm of the LoRA gradients before clipping. */
+  readonly gradNorm: number;
+  readonly learningRate: number;
+  /** Tokens that were not padding, and labels in the loss. */
+  readonly tokens: number;
+  readonly labelTokens: number;
+  /** Tokens a second since the last records came in, padding left out. */
+  readonly tokensPerSecond: number;
+  /** GPU memory in use, bytes. */
+  readonly gpuBytes: number;
+}

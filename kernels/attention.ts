@@ -7,8 +7,8 @@ import {
   masked,
   range,
   registers,
+  shift,
   stream,
-  turn,
   zeroTail,
 } from "./attention_text.ts";
 import type { KernelSource } from "./mod.ts";
@@ -37,7 +37,7 @@ export function attentionKernel(tile: AttentionTile): KernelSource {
     names: ["k", "v"],
     bindings: [1, 2],
     stride: "params.kvStride4",
-    locate: `let at = base + min(e, params.seq - 1u); let column = kv * ${vectors}u;`,
+    locate: (e) => ({ row: `base + min(${e}, params.seq - 1u)`, column: `kv * ${vectors}u` }),
   });
   const code = `${ATTENTION_PARAMS}
 @group(0) @binding(0) var<storage, read> q: array<vec4f>;
@@ -67,7 +67,7 @@ ${
     ).join("\n")
   }
   for (var c = 0u; c < params.vectors; c++) {
-${rows.map((r) => `    ${turn(`q${r}`, vectors, `q[from${r} + c] * params.scale`)}`).join("\n")}
+${rows.map((r) => `    ${shift(`q${r}`, vectors, { values: [`q[from${r} + c] * params.scale`] })}`).join("\n")}
   }
 ${keys.loop({ from: "0u", to: "end" }, forwardStep())}
 ${rows.map((r) => `  let inverse${r} = 1.0 / l${r};`).join("\n")}
@@ -75,7 +75,7 @@ ${rows.map((r) => `  let inverse${r} = 1.0 / l${r};`).join("\n")}
 ${
     rows.map((r) =>
       `    if (${owned(r)}) { o[from${r} + c] = ${masked(`o${r}_0 * inverse${r}`, headDim)}; }
-    ${turn(`o${r}`, vectors)}`
+    ${shift(`o${r}`, vectors, {})}`
     ).join("\n")
   }
   }

@@ -9,8 +9,8 @@ import {
   masked,
   range,
   registers,
+  shift,
   stream,
-  turn,
   zeroTail,
 } from "./attention_text.ts";
 import type { KernelSource } from "./mod.ts";
@@ -30,7 +30,7 @@ export function attentionQueryGradKernel(tile: AttentionTile): KernelSource {
     names: ["k", "v"],
     bindings: [1, 2],
     stride: "params.kvStride4",
-    locate: `let at = base + min(e, params.seq - 1u); let column = kv * ${vectors}u;`,
+    locate: (e) => ({ row: `base + min(${e}, params.seq - 1u)`, column: `kv * ${vectors}u` }),
   });
   const code = `${ATTENTION_PARAMS}
 @group(0) @binding(0) var<storage, read> q: array<vec4f>;
@@ -66,8 +66,8 @@ ${
   for (var c = 0u; c < params.vectors; c++) {
 ${
     rows.map((r) =>
-      `    ${turn(`q${r}`, vectors, `q[from${r} + c] * params.scale`)}
-    ${turn(`g${r}`, vectors, `d_o[from${r} + c]`)}
+      `    ${shift(`q${r}`, vectors, { values: [`q[from${r} + c] * params.scale`] })}
+    ${shift(`g${r}`, vectors, { values: [`d_o[from${r} + c]`] })}
     delta${r} += dot(g${r}_${vectors - 1}, o[from${r} + c]);`
     ).join("\n")
   }
@@ -78,7 +78,7 @@ ${keys.loop({ from: "0u", to: "end" }, step())}
 ${
     rows.map((r) =>
       `    if (${owned(r)}) { dq[from${r} + c] = ${masked(`dq${r}_0 * scale`, headDim)}; }
-    ${turn(`dq${r}`, vectors)}`
+    ${shift(`dq${r}`, vectors, {})}`
     ).join("\n")
   }
   }
@@ -149,8 +149,10 @@ export function attentionKeyGradKernel(tile: AttentionTile): KernelSource {
     names: ["q", "d_o"],
     bindings: [0, 1],
     stride: "params.qStride4",
-    locate:
-      `let at = base + min(e, count - 1u) / params.ratio; let column = (kv * params.ratio + min(e, count - 1u) % params.ratio) * ${vectors}u;`,
+    locate: (e) => {
+      const i = `min(${e}, count - 1u)`;
+      return { row: `base + ${i} / params.ratio`, column: `(kv * params.ratio + ${i} % params.ratio) * ${vectors}u` };
+    },
   });
   const code = `${ATTENTION_PARAMS}
 ${queries.declare}
@@ -183,8 +185,8 @@ ${
   for (var c = 0u; c < params.vectors; c++) {
 ${
     rows.map((r) =>
-      `    ${turn(`k${r}`, vectors, `k[from${r} + c] * params.scale`)}
-    ${turn(`v${r}`, vectors, `v[from${r} + c]`)}`
+      `    ${shift(`k${r}`, vectors, { values: [`k[from${r} + c] * params.scale`] })}
+    ${shift(`v${r}`, vectors, { values: [`v[from${r} + c]`] })}`
     ).join("\n")
   }
   }
@@ -197,8 +199,8 @@ ${
       dk[from${r} + c] = ${masked(`dk${r}_0 * scale`, headDim)};
       dv[from${r} + c] = ${masked(`dv${r}_0`, headDim)};
     }
-    ${turn(`dk${r}`, vectors)}
-    ${turn(`dv${r}`, vectors)}`
+    ${shift(`dk${r}`, vectors, {})}
+    ${shift(`dv${r}`, vectors, {})}`
     ).join("\n")
   }
   }

@@ -1,5 +1,5 @@
 // Attention of one query token over a cache of keys and values. Owns its WGSL generator; imports nothing but types and text helpers.
-import { dotOnto, headVectors, masked, range, zeroTail } from "./attention_text.ts";
+import { dotOnto, headVectors, masked, range, registers, shift, zeroTail } from "./attention_text.ts";
 import type { KernelSource } from "./mod.ts";
 
 /** Shape of one workgroup's work. */
@@ -16,15 +16,17 @@ export interface DecodeTile {
  *
  * Each lane takes every lanes-th key with an online softmax of its own; the lanes are merged in order through workgroup memory.
  * Shapes: q, o one row; k, v [capacity, kvStride4] vec4. Grid: x = heads of the model / tile.heads. Bindings: q, k, v, position, o, params.
- * params.scale is log2(e) / √headDim.
+ * params.vectors is the vec4 of a head (as a param, so that loops over it stay loops), params.scale log2(e) / √headDim.
  */
 export function decodeAttentionKernel(tile: DecodeTile): KernelSource {
   const { headDim, lanes } = tile;
   const vectors = headVectors(headDim);
   const heads = range(tile.heads), columns = range(vectors);
-  const chunk = Math.max(1, Math.min(lanes, vectors, Math.floor(512 / lanes)));
-  const rounds = range(Math.ceil(vectors / chunk)).map((i) => columns.slice(i * chunk, (i + 1) * chunk));
-  const code = `struct Params { ratio: u32, heads: u32, capacity: u32, qStride4: u32, kvStride4: u32, scale: f32 }
+  const by = Math.max(...range(8).map((i) => i + 1).filter((width) => vectors % width === 0));
+  const part = range(by);
+  const loop = `for (var c = 0u; c < params.vectors; c += ${by}u)`;
+  const code =
+    `struct Params { ratio: u32, heads: u32, capacity: u32, qStride4: u32, kvStride4: u32, vectors: u32, scale: f32 }
 @group(0) @binding(0) var<storage, read> q: array<vec4f>;
 @group(0) @binding(1) var<storage, read> k: array<vec4f>;
 @group(0) @binding(2) var<storage, read> v: array<vec4f>;
@@ -33,7 +35,7 @@ export function decodeAttentionKernel(tile: DecodeTile): KernelSource {
 @group(0) @binding(5) var<uniform> params: Params;
 var<workgroup> tops: array<f32, ${lanes}>;
 var<workgroup> sums: array<f32, ${lanes}>;
-var<workgroup> parts: array<vec4f, ${lanes * chunk}>;
+var<workgroup> parts: array<vec4f, ${lanes * by}>;
 
 @compute @workgroup_size(${lanes})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -41,31 +43,41 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let column = (h / params.ratio) * ${vectors}u;
   let keys = min(position[0] + 1u, params.capacity);
 ${
-    heads.map((g) =>
-      `${
-        columns.map((c) =>
-          `  let q${g}_${c} = q[(h + ${g}u) * ${vectors}u + ${c}u] * params.scale;\n  var o${g}_${c} = vec4f();`
-        ).join("\n")
-      }
+      heads.map((g) =>
+        `  ${registers(`q${g}`, vectors)}
+  ${registers(`o${g}`, vectors)}
   var m${g} = -3e38;
-  var l${g} = 0.0;`
-    ).join("\n")
-  }
+  var l${g} = 0.0;
+  ${loop} {
+    ${
+          shift(`q${g}`, vectors, {
+            by,
+            values: part.map((i) => `q[(h + ${g}u) * ${vectors}u + c + ${i}u] * params.scale`),
+          })
+        }
+  }`
+      ).join("\n")
+    }
   for (var j = lane; j < keys; j += ${lanes}u) {
     let at = j * params.kvStride4 + column;
-${columns.map((c) => `    let k${c} = k[at + ${c}u];`).join("\n")}
+    ${registers("x", vectors)}
+    ${loop} {
+      ${shift("x", vectors, { by, values: part.map((i) => `k[at + c + ${i}u]`) })}
+    }
 ${
-    heads.map((g) =>
-      `    var s${g} = ${columns.reduce<string | null>((sum, c) => dotOnto(sum, `q${g}_${c}`, `k${c}`), null)};
+      heads.map((g) =>
+        `    var s${g} = ${columns.reduce<string | null>((sum, c) => dotOnto(sum, `q${g}_${c}`, `x_${c}`), null)};
     let n${g} = max(m${g}, s${g});
     let a${g} = exp2(m${g} - n${g});
     let p${g} = exp2(s${g} - n${g});
     m${g} = n${g};
     l${g} = l${g} * a${g} + p${g};`
-    ).join("\n")
-  }
-${columns.map((c) => `    let v${c} = v[at + ${c}u];`).join("\n")}
-${heads.map((g) => columns.map((c) => `    o${g}_${c} = o${g}_${c} * a${g} + p${g} * v${c};`).join("\n")).join("\n")}
+      ).join("\n")
+    }
+    ${loop} {
+      ${shift("x", vectors, { by, values: part.map((i) => `v[at + c + ${i}u]`) })}
+    }
+${heads.map((g) => columns.map((c) => `    o${g}_${c} = o${g}_${c} * a${g} + p${g} * x_${c};`).join("\n")).join("\n")}
   }
 ${heads.map(merge).join("\n")}
   if (lane == 0u && h + ${tile.heads}u == params.heads) {
@@ -90,18 +102,17 @@ ${heads.map(merge).join("\n")}
   workgroupBarrier();
   var total${g} = 0.0;
   for (var i = 0u; i < ${lanes}u; i++) { total${g} += sums[i]; }
-${
-      rounds.map((round) =>
-        `  workgroupBarrier();
-${round.map((c, i) => `  parts[lane * ${chunk}u + ${i}u] = o${g}_${c} * w${g};`).join("\n")}
-  workgroupBarrier();
-  if (lane < ${round.length}u) {
-    var sum = vec4f();
-    for (var i = 0u; i < ${lanes}u; i++) { sum += parts[i * ${chunk}u + lane]; }
-    let c = ${round[0]}u + lane;
-    o[(h + ${g}u) * ${vectors}u + c] = ${masked(`sum / total${g}`, headDim)};
-  }`
-      ).join("\n")
-    }`;
+  for (var round = 0u; round < params.vectors; round += ${by}u) {
+    workgroupBarrier();
+${part.map((i) => `    parts[lane * ${by}u + ${i}u] = o${g}_${i} * w${g};`).join("\n")}
+    ${shift(`o${g}`, vectors, { by })}
+    workgroupBarrier();
+    if (lane < ${by}u) {
+      var sum = vec4f();
+      for (var i = 0u; i < ${lanes}u; i++) { sum += parts[i * ${by}u + lane]; }
+      let c = round + lane;
+      o[(h + ${g}u) * ${vectors}u + c] = ${masked(`sum / total${g}`, headDim)};
+    }
+  }`;
   }
 }

@@ -3,9 +3,9 @@ import type { Binding } from "./mod.ts";
 
 /**
  * Where a kernel reads the rows that all invocations of a workgroup share:
- * storage textures (fast where a CPU runs the shader), tiles in workgroup memory (GPUs), or the buffers themselves.
+ * storage textures (fast where a CPU runs the shader) or tiles in workgroup memory (GPUs).
  */
-export type AttentionVariant = "texture" | "workgroup" | "buffer";
+export type AttentionVariant = "texture" | "workgroup";
 
 /** Shape of one invocation's work. */
 export interface AttentionTile {
@@ -54,75 +54,69 @@ export interface Stream {
 }
 
 /**
- * Makes a stream. `locate` is WGSL statements that set `at` (the row in memory) and `column` (its first vec4) from the streamed index `e`,
- * which may lie past the end: the statements clamp it, so that what is read is finite.
+ * Makes a stream. `locate` gives the row in memory and its first vec4 for the streamed index `e`; the index may lie past the end,
+ * so the row is clamped: what is read is finite, and the kernel gives it no weight.
  */
 export function stream(
   tile: AttentionTile,
   options: {
     readonly names: readonly [string, string];
     readonly bindings: readonly [number, number];
+    /** vec4 from one row to the next. */
     readonly stride: string;
-    readonly locate: string;
+    readonly locate: (e: string) => { readonly row: string; readonly column: string };
   },
 ): Stream {
-  const { names, bindings, stride, locate } = options;
-  const vectors = headVectors(tile.headDim);
-  const texture = tile.variant === "texture";
+  return tile.variant === "texture" ? textureStream(tile, options) : workgroupStream(tile, options);
+}
+
+type StreamOptions = Parameters<typeof stream>[1];
+
+function textureStream(tile: AttentionTile, { names, bindings, locate }: StreamOptions): Stream {
   const declare = names.map((name, i) =>
-    texture
-      ? `@group(0) @binding(${bindings[i]}) var ${name}: texture_storage_2d<rgba32float, read>;`
-      : `@group(0) @binding(${bindings[i]}) var<storage, read> ${name}: array<vec4f>;`
+    `@group(0) @binding(${bindings[i]}) var ${name}: texture_storage_2d<rgba32float, read>;`
   ).join("\n");
-  const located = (name: string): string =>
-    texture ? `textureLoad(${name}, vec2u(column + c, at))` : `${name}[at * ${stride} + column + c]`;
-  if (tile.variant === "workgroup") {
-    const capacity = Math.floor(TILE_BYTES / (2 * vectors * 16));
-    const rows = Math.max(tile.step, Math.floor(capacity / tile.step) * tile.step);
-    return {
-      binding: "read",
-      declare: `${declare}\n${
-        names.map((name) => `var<workgroup> ${name}_tile: array<vec4f, ${rows * vectors}>;`).join("\n")
-      }`,
-      load: (which, k, c) => `${names[which]}_tile[slot + ${k * vectors + c}u]`,
-      loop: ({ from, to }, body) => `
-  for (var tile = ${from}; tile < ${to}; tile += ${rows}u) {
+  const places = range(tile.step).map((k) => {
+    const { row, column } = locate(`(j + ${k}u)`);
+    return `    let row${k} = ${row}; let column${k} = ${column};`;
+  });
+  return {
+    binding: "texture-f32",
+    declare,
+    load: (which, k, c) => `textureLoad(${names[which]}, vec2u(column${k} + ${c}u, row${k}))`,
+    loop: ({ from, to }, body) => `
+  for (var j = ${from}; j < ${to}; j += ${tile.step}u) {
+${places.join("\n")}
+${body}
+  }`,
+  };
+}
+
+function workgroupStream(tile: AttentionTile, { names, bindings, stride, locate }: StreamOptions): Stream {
+  const vectors = headVectors(tile.headDim);
+  const steps = Math.max(1, Math.floor(TILE_BYTES / (2 * 16 * vectors * tile.step)));
+  const size = steps * tile.step * vectors;
+  const declare = names.map((name, i) =>
+    `@group(0) @binding(${bindings[i]}) var<storage, read> ${name}: array<vec4f>;
+var<workgroup> ${name}_tile: array<vec4f, ${size}>;`
+  ).join("\n");
+  const { row, column } = locate(`(tile + slot / ${vectors}u)`);
+  return {
+    binding: "read",
+    declare,
+    load: (which, k, c) => `${names[which]}_tile[slot + ${k * vectors + c}u]`,
+    loop: ({ from, to }, body) => `
+  for (var tile = ${from}; tile < ${to}; tile += ${steps * tile.step}u) {
     workgroupBarrier();
-    for (var slot = lane; slot < ${rows * vectors}u; slot += ${tile.lanes}u) {
-      let e = tile + slot / ${vectors}u;
-      let c = slot % ${vectors}u;
-      ${locate}
-${names.map((name) => `      ${name}_tile[slot] = ${located(name)};`).join("\n")}
+    for (var slot = lane; slot < ${size}u; slot += ${tile.lanes}u) {
+      let at = (${row}) * ${stride} + ${column} + slot % ${vectors}u;
+${names.map((name) => `      ${name}_tile[slot] = ${name}[at];`).join("\n")}
     }
     workgroupBarrier();
-    for (var slot = 0u; slot < ${rows * vectors}u; slot += ${tile.step * vectors}u) {
+    for (var slot = 0u; slot < ${size}u; slot += ${tile.step * vectors}u) {
       let j = tile + slot / ${vectors}u;
 ${body}
     }
-  }`,
-    };
-  }
-  const steps = range(tile.step);
-  return {
-    binding: texture ? "texture-f32" : "read",
-    declare,
-    load: (which, k, c) =>
-      texture
-        ? `textureLoad(${names[which]}, vec2u(column${k} + ${c}u, at${k}))`
-        : `${names[which]}[at${k} * ${stride} + column${k} + ${c}u]`,
-    loop: ({ from, to }, body) => `
-  for (var j = ${from}; j < ${to}; j += ${tile.step}u) {
-${
-      steps.map((k) =>
-        `    ${
-          locate.replaceAll(/\bat\b/g, `at${k}`).replaceAll(/\bcolumn\b/g, `column${k}`).replaceAll(
-            /\be\b/g,
-            `(j + ${k}u)`,
-          )
-        }`
-      ).join("\n")
-    }
-${body}
   }`,
   };
 }
@@ -134,12 +128,17 @@ export function chunks(vectors: number, step: number): number[][] {
 }
 
 /**
- * Statements that turn the registers `name`0 … by one: each takes the next one's value, the last one takes `last`.
- * A head is loaded and stored by a loop of such turns: unrolled buffer accesses make llvmpipe's compiler five times slower.
+ * Statements that shift the registers `name`_0 … of a head down by `by`; the last ones take `values` where given.
+ * A head is loaded and stored by a loop of such shifts: fully unrolled buffer accesses make llvmpipe's compiler five times slower.
  */
-export function turn(name: string, vectors: number, last?: string): string {
-  const moves = range(vectors - 1).map((c) => `${name}_${c} = ${name}_${c + 1};`);
-  return [...moves, ...(last === undefined ? [] : [`${name}_${vectors - 1} = ${last};`])].join(" ");
+export function shift(name: string, vectors: number, { by = 1, values = [] }: {
+  readonly by?: number;
+  readonly values?: readonly string[];
+}): string {
+  return [
+    ...range(vectors - by).map((c) => `${name}_${c} = ${name}_${c + by};`),
+    ...values.map((value, i) => `${name}_${vectors - by + i} = ${value};`),
+  ].join(" ");
 }
 
 /** Declares the registers of a head. */

@@ -1,9 +1,11 @@
 // The only importer of .wgsl: every kernel as text with its bindings. Imports nothing of lib/.
 import adamwText from "./adamw.wgsl" with { type: "text" };
+import cacheAppendText from "./cache_append.wgsl" with { type: "text" };
 import crossEntropyText from "./cross_entropy.wgsl" with { type: "text" };
 import dropoutText from "./dropout.wgsl" with { type: "text" };
 import expectedSizeText from "./expected_size.wgsl" with { type: "text" };
 import expectedSizePrelude from "./expected_size_prelude.wgsl" with { type: "text" };
+import greedyNextText from "./greedy_next.wgsl" with { type: "text" };
 import hardConcretePrelude from "./hard_concrete.wgsl" with { type: "text" };
 import maskExpandText from "./mask_expand.wgsl" with { type: "text" };
 import maskPrelude from "./mask_prelude.wgsl" with { type: "text" };
@@ -89,6 +91,14 @@ export const crossEntropy = kernel(
   "cross_entropy",
   statePrelude + reduce(256) + crossEntropyText,
   "read read storage storage uniform",
+);
+/** A row to the KV cache: bindings k, v, position, kCache, vCache, params. */
+export const cacheAppend = kernel("cache_append", cacheAppendText, "read read read storage storage uniform");
+/** Greedy choice of the next token: bindings logits, tokens, picks, position, params. */
+export const greedyNext = kernel(
+  "greedy_next",
+  "const GROUP = 256u;\n" + greedyNextText,
+  "read storage storage storage uniform",
 );
 /** Dropout: bindings x, state, y, params. */
 export const dropout = kernel(

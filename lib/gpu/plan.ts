@@ -29,6 +29,8 @@ export function f32(value: number): { f32: number } {
 export interface RunOptions {
   /** Stops between two submits, by throwing the signal's reason. */
   readonly signal?: AbortSignal;
+  /** Replays in a row, without a wait between two of them. Default 1. */
+  readonly repeat?: number;
   /** Collects seconds by label; needs the feature timestamp-query and makes the run slower. */
   readonly profile?: Map<string, number>;
 }
@@ -211,16 +213,21 @@ export class Plan implements Disposable {
   /** Replays the plan. Resolves when the GPU has done all of it; submits are short so that the event loop stays alive. */
   async run(options: RunOptions = {}): Promise<void> {
     if (!this.#finished) this.finish();
-    if (options.profile && this.device.features.has("timestamp-query")) return await this.#runProfiled(options.profile);
+    const { repeat = 1, profile } = options;
+    if (profile && this.device.features.has("timestamp-query")) {
+      for (let time = 0; time < repeat; time++) await this.#runProfiled(profile);
+      return;
+    }
     const pending: Promise<void>[] = [];
     const start = performance.now();
+    const end = repeat * this.#steps.length;
     let total = 0;
-    for (let at = 0; at < this.#steps.length;) {
+    for (let at = 0; at < end;) {
       options.signal?.throwIfAborted();
       let cost = 0;
       const from = at;
-      while (at < this.#steps.length && (at === from || cost < this.#rate * SUBMIT_SECONDS)) {
-        cost += this.#steps[at]?.cost ?? 0;
+      while (at < end && (at === from || cost < this.#rate * SUBMIT_SECONDS)) {
+        cost += this.#steps[at % this.#steps.length]?.cost ?? 0;
         at++;
       }
       this.#submit(from, at);
@@ -248,7 +255,7 @@ export class Plan implements Disposable {
     const encoder = this.device.gpu.createCommandEncoder();
     let pass: GPUComputePassEncoder | null = null;
     for (let index = from; index < to; index++) {
-      const step = this.#steps[index];
+      const step = this.#steps[index % this.#steps.length];
       if (!step) continue;
       if (step.kind === "other") {
         pass?.end();

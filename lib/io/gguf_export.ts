@@ -1,6 +1,6 @@
 // A model as a GGUF for llama.cpp. Owns the choice of arch, the metadata of the model, row order and what llama.cpp's deci needs; refuses tokenizers.
 import { CompressoError } from "../errors.ts";
-import { type DecoderSpec, EMBEDDING, HEAD, type LayerSpec, normName, tensorShapes } from "../nn/spec.ts";
+import { type DecoderSpec, EMBEDDING, HEAD, type LayerSpec, tensorShapes } from "../nn/spec.ts";
 import { ropeFrequencies } from "../nn/rope.ts";
 import type { GGUF_ARCHS } from "./gguf_spec.ts";
 import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./gguf_names.ts";
@@ -49,11 +49,17 @@ export async function exportGguf(source: WeightSource, path: string, options: Gg
   const fellBack: string[] = [];
   const tensors = ropeItems(spec);
   const names = ggufNames(layers.length);
+  const own = tensorShapes(spec);
   for (const [canonical, shape] of tensorShapes({ ...spec, layers })) {
     const gguf = names.get(canonical) ?? { name: canonical };
     const { type, wanted } = typeFor(canonical, shape, options.dtype);
     if (type !== wanted) fellBack.push(gguf.name);
-    tensors.push({ name: gguf.name, type, shape, data: () => tensorData(source, { canonical, gguf, shape }) });
+    tensors.push({
+      name: gguf.name,
+      type,
+      shape,
+      data: () => tensorData(source, { canonical, gguf, shape, added: !own.has(canonical) }),
+    });
   }
   const metadata = modelMetadata({ ...spec, layers }, { ...options, arch });
   await writeGguf(path, { metadata, tensors });
@@ -138,6 +144,8 @@ function modelMetadata(
       value: `${tokens.length} tokens`,
     });
   }
+  // Without a tokenizer the file loads all the same, for token ids.
+  if (!metadata.has("tokenizer.ggml.model")) metadata.set("tokenizer.ggml.model", "no_vocab");
   // Ids that the tokenizer does not name come from the model.
   const [eos, eot] = spec.eosIds.filter((id) => id !== tokenizerMetadata.get("tokenizer.ggml.eos_token_id"));
   const hasEos = tokenizerMetadata.has("tokenizer.ggml.eos_token_id");
@@ -174,12 +182,16 @@ function ropeItems({ rope, headDim }: DecoderSpec): GgufItem[] {
 
 async function tensorData(
   source: WeightSource,
-  tensor: { readonly canonical: string; readonly gguf: GgufName; readonly shape: readonly number[] },
+  tensor: {
+    readonly canonical: string;
+    readonly gguf: GgufName;
+    readonly shape: readonly number[];
+    readonly added: boolean;
+  },
 ): Promise<Float32Array> {
   const { canonical, gguf, shape } = tensor;
-  const original = tensorShapes(source.spec).get(canonical);
   // What the model does not have is added: weights of 0, and norms of 1 so that nothing divides by them.
-  if (!original) return new Float32Array(elementCount(shape)).fill(isNorm(source.spec, canonical) ? 1 : 0);
+  if (tensor.added) return new Float32Array(elementCount(shape)).fill(shape.length === 1 ? 1 : 0);
   const data = await source.read(canonical);
   const projection = gguf.part?.projection;
   if (projection !== "q" && projection !== "k") return data;
@@ -189,8 +201,4 @@ async function tensorData(
     out.set(data.subarray(row * width, (row + 1) * width), ggufRow(row, source.spec.headDim) * width);
   }
   return out;
-}
-
-function isNorm(spec: DecoderSpec, name: string): boolean {
-  return spec.layers.some((_, layer) => name === normName(layer, "attention") || name === normName(layer, "ffn"));
 }

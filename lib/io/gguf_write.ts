@@ -116,7 +116,7 @@ function writeScalar(out: ByteWriter, key: string, { type, value }: GgufTyped): 
     }
     const [least, most] = RANGES[type];
     const whole = type === "f32" || type === "f64" || typeof value === "bigint" || Number.isInteger(value);
-    if (!whole || value < least || value > most) throw unusable(key, `a number of type ${type}`, String(value));
+    if (!whole || !(value >= least && value <= most)) throw unusable(key, `a number of type ${type}`, String(value));
     out.number(type, value);
   }
 }

@@ -1,7 +1,8 @@
 // A model as its user names it: a folder, a .gguf file, or `demo`. Owns finding weights, tokenizer and the demo's data; refuses the GPU.
 import { fileURLToPath } from "node:url";
 import { CompressoError } from "../errors.ts";
-import { openHfFolder } from "./hf_model.ts";
+import { tokenizerFromGguf } from "./gguf_tokenizer.ts";
+import { openWeights } from "./open.ts";
 import type { WeightSource } from "./source.ts";
 import { loadHfTokenizer, type Tokenizer } from "./tokenizer.ts";
 
@@ -18,7 +19,10 @@ export const DEMO = "demo";
 /** Opens weights and tokenizer. Throws `CompressoError("input")` where they are missing, broken or unsupported. */
 export async function openModelFiles(model: string): Promise<ModelFiles> {
   const path = modelPath(model);
-  return { source: await openHfFolder(path), tokenizer: await loadHfTokenizer(path) };
+  const source = await openWeights(path);
+  const metadata = "metadata" in source ? source.metadata : null;
+  if (!(metadata instanceof Map)) return { source, tokenizer: await loadHfTokenizer(path) };
+  return { source, tokenizer: metadata.has("tokenizer.ggml.model") ? tokenizerFromGguf(metadata) : null };
 }
 
 /** Path of a model: `demo` stands for the folder that the toolkit brings along. */

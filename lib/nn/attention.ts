@@ -6,10 +6,11 @@ import {
   type AttentionTile,
   type AttentionVariant,
   decodeAttentionKernel,
+  type KernelSource,
 } from "../../kernels/mod.ts";
 import type { Device, DeviceBuffer, DeviceTexture } from "../gpu/device.ts";
-import { compileKernel, type Kernel } from "../gpu/kernel.ts";
-import { f32, type Params, type Plan, u32 } from "../gpu/plan.ts";
+import { compileKernel } from "../gpu/kernel.ts";
+import { type Bound, f32, type Params, type Plan, u32 } from "../gpu/plan.ts";
 import { headStride, strideOf } from "./layout.ts";
 
 export { recordRope, type RopeOptions, ropeTable } from "./rope.ts";
@@ -32,6 +33,8 @@ export interface AttentionOptions {
   readonly variant?: AttentionVariant;
   /** Work of one invocation, in place of the default of the variant; for benchmarks. */
   readonly tiles?: Partial<Record<AttentionPass, Pick<AttentionTile, "lanes" | "rows" | "step">>>;
+  /** Floating-point operations of one dispatch, at most, as far as whole KV heads allow: a submit should stay short. Default 1e9. */
+  readonly dispatchCost?: number;
 }
 
 /** The kernels: forward, dq (lanes along queries), dk and dv (lanes along keys). */
@@ -104,60 +107,34 @@ export class AttentionScratch implements Disposable {
   }
 }
 
-/** Floating-point operations of one dispatch, at most (as far as whole heads allow): a submit should stay short. */
-const DISPATCH_COST = 1e9;
 const LOG2_E = Math.LOG2E;
 
 /** Records o = softmax(q·kᵀ / √headDim, causal)·v and lse. Writes (=) o, its padding columns as zeros, and lse; rows past batch·seq are left alone. */
 export function recordAttention(plan: Plan, shape: AttentionShape, buffers: AttentionBuffers): void {
-  if (shape.heads === 0 || shape.batch * shape.seq === 0) return;
   const { q, k, v, o, lse } = buffers;
-  const variant = variantOf(plan, buffers);
-  const tile = tileOf("forward", variant, { ...buffers, headDim: shape.headDim });
-  const [keys, values] = streamed(plan, shape, {
-    variant,
-    buffers,
-    names: ["k", "v"],
-    sources: [k, v],
-    heads: shape.kvHeads,
+  recordPass(plan, shape, {
+    ...buffers,
+    pass: "forward",
+    streamed: [k, v],
+    bound: ([keys, values], params) => [q, keys, values, o, lse, { params }],
   });
-  const kernel = compiled(plan.device, "forward", tile);
-  const owned = shape.seq * shape.heads / shape.kvHeads;
-  sliced(plan, shape, { kernel, tile, owned, matmuls: 2, bound: (params) => [q, keys, values, o, lse, { params }] });
 }
 
 /** Records the backward of {@link recordAttention}. Writes (=) delta, dq, dk and dv, their padding columns as zeros; bit-identical from run to run. */
 export function recordAttentionBackward(plan: Plan, shape: AttentionShape, buffers: AttentionBackwardBuffers): void {
-  if (shape.heads === 0 || shape.batch * shape.seq === 0) return;
   const { q, k, v, o, dO, lse, delta, dq, dk, dv } = buffers;
-  const variant = variantOf(plan, buffers);
-  {
-    const tile = tileOf("query", variant, { ...buffers, headDim: shape.headDim });
-    const [keys, values] = streamed(plan, shape, {
-      variant,
-      buffers,
-      names: ["k", "v"],
-      sources: [k, v],
-      heads: shape.kvHeads,
-    });
-    const owned = shape.seq * shape.heads / shape.kvHeads;
-    const bound = (
-      params: Params,
-    ): Parameters<Plan["dispatch"]>[1] => [q, keys, values, o, dO, lse, delta, dq, { params }];
-    sliced(plan, shape, { kernel: compiled(plan.device, "query", tile), tile, owned, matmuls: 3, bound });
-  }
-  const tile = tileOf("key", variant, { ...buffers, headDim: shape.headDim });
-  const [queries, grads] = streamed(plan, shape, {
-    variant,
-    buffers,
-    names: ["q", "dO"],
-    sources: [q, dO],
-    heads: shape.heads,
+  recordPass(plan, shape, {
+    ...buffers,
+    pass: "query",
+    streamed: [k, v],
+    bound: ([keys, values], params) => [q, keys, values, o, dO, lse, delta, dq, { params }],
   });
-  const bound = (
-    params: Params,
-  ): Parameters<Plan["dispatch"]>[1] => [queries, grads, k, v, lse, delta, dk, dv, { params }];
-  sliced(plan, shape, { kernel: compiled(plan.device, "key", tile), tile, owned: shape.seq, matmuls: 4, bound });
+  recordPass(plan, shape, {
+    ...buffers,
+    pass: "key",
+    streamed: [q, dO],
+    bound: ([queries, grads], params) => [queries, grads, k, v, lse, delta, dk, dv, { params }],
+  });
 }
 
 /** Records the attention of one query token over the first position[0] + 1 rows of a KV cache. Writes (=) row 0 of o with its padding columns. */
@@ -169,7 +146,7 @@ export function recordDecodeAttention(plan: Plan, shape: DecodeShape, buffers: D
   const lanes = 64;
   const source = memo(`decode ${headDim} ${shared}`, () => decodeAttentionKernel({ headDim, lanes, heads: shared }));
   const params = [
-    ...[ratio, heads, capacity, strideOf(heads * hs) / 4, strideOf(kvHeads * hs) / 4].map(u32),
+    ...[ratio, heads, capacity, strideOf(heads * hs) / 4, strideOf(kvHeads * hs) / 4, hs / 4].map(u32),
     f32(LOG2_E / Math.sqrt(headDim)),
   ];
   const { q, kCache, vCache, position, o } = buffers;
@@ -179,92 +156,75 @@ export function recordDecodeAttention(plan: Plan, shape: DecodeShape, buffers: D
   });
 }
 
-/** f32 that an invocation keeps in registers for its owned rows, at most, on a CPU (they live in the L1 cache there) and on a GPU. */
-const STATE = { texture: { forward: 768, query: 768, key: 512 }, gpu: { forward: 128, query: 192, key: 256 } } as const;
-/** f32 of state of an owned row, for each padded column of the head. */
-const STATE_PER_COLUMN = { forward: 2, query: 3, key: 4 } as const;
+/** What tells the three kernels apart. */
+const PASSES = {
+  // Products [seq, seq, headDim]; the streamed textures' names; on a CPU the padded columns of all owned rows of an invocation (they live in the
+  // L1 cache) and the streamed rows of a step. Measured on lavapipe with headDim 64: more owned rows share a load, which costs 6 cycles a value
+  // there, but the compiler's time grows faster than the speed.
+  forward: { generate: attentionKernel, products: 2, names: ["k", "v"], columns: 384, step: 2 },
+  query: { generate: attentionQueryGradKernel, products: 3, names: ["k", "v"], columns: 384, step: 4 },
+  key: { generate: attentionKeyGradKernel, products: 4, names: ["q", "dO"], columns: 256, step: 4 },
+} as const;
+
+type Streamed = readonly [DeviceBuffer | DeviceTexture, DeviceBuffer | DeviceTexture];
+
+interface PassOptions extends AttentionOptions {
+  readonly pass: AttentionPass;
+  /** The two matrices that all invocations of a workgroup share. */
+  readonly streamed: readonly [DeviceBuffer, DeviceBuffer];
+  readonly bound: (streamed: Streamed, params: Params) => readonly Bound[];
+}
+
+/** Records one kernel over all sequences and KV heads, in as many dispatches as keep each of them short. */
+function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): void {
+  const { batch, seq, heads, kvHeads, headDim } = shape;
+  const { pass, scratch, dispatchCost = 1e9, bound } = options;
+  const pairs = batch * kvHeads, ratio = heads / kvHeads, hs = headStride(headDim);
+  if (pairs * seq === 0) return;
+  const variant = options.variant ?? (plan.device.facts.isCpu && scratch ? "texture" : "workgroup");
+  const tile = { variant, headDim, ...tileOf(pass, variant, headDim), ...options.tiles?.[pass] };
+  const kernel = compileKernel(plan.device, memo(`${pass} ${JSON.stringify(tile)}`, () => PASSES[pass].generate(tile)));
+  const streamed = variant === "texture" ? copied(plan, shape, options) : options.streamed;
+  const owned = pass === "key" ? seq : seq * ratio;
+  const blocks = Math.ceil(owned / (tile.lanes * tile.rows));
+  const strides = [strideOf(heads * hs) / 4, strideOf(kvHeads * hs) / 4];
+  const cost = PASSES[pass].products * seq * (seq + 1) * headDim * ratio;
+  const part = Math.max(1, Math.min(pairs, Math.floor(dispatchCost / cost)));
+  for (let first = 0; first < pairs; first += part) {
+    const count = Math.min(part, pairs - first);
+    const integers = [seq, ratio, kvHeads, first, ...strides, blocks, batch * seq, hs / 4];
+    const params = [...integers.map(u32), f32(LOG2_E / Math.sqrt(headDim))];
+    plan.dispatch(kernel, bound(streamed, params), { groups: [blocks, count], cost: count * cost });
+  }
+}
 
 function tileOf(
   pass: AttentionPass,
   variant: AttentionVariant,
-  { headDim, tiles }: AttentionOptions & { readonly headDim: number },
-): AttentionTile {
-  const cpu = variant === "texture";
-  const perRow = STATE_PER_COLUMN[pass] * headStride(headDim);
-  const rows = cpu ? Math.min(8, Math.max(1, Math.floor(STATE.texture[pass] / perRow))) : 1;
-  return { variant, headDim, lanes: cpu ? 8 : 64, rows, step: 4, ...tiles?.[pass] };
+  headDim: number,
+): Pick<AttentionTile, "lanes" | "rows" | "step"> {
+  if (variant === "workgroup") return { lanes: 64, rows: 1, step: 2 };
+  const rows = Math.floor(PASSES[pass].columns / headStride(headDim));
+  return { lanes: 8, rows: Math.min(8, Math.max(1, rows)), step: PASSES[pass].step };
 }
 
-function variantOf(plan: Plan, { scratch, variant }: AttentionOptions): AttentionVariant {
-  return variant ?? (plan.device.facts.isCpu && scratch ? "texture" : "workgroup");
-}
-
-/** The streamed operands as the variant reads them. */
-function streamed(plan: Plan, shape: AttentionShape, options: {
-  readonly variant: AttentionVariant;
-  readonly buffers: AttentionOptions;
-  readonly names: readonly [string, string];
-  readonly sources: readonly [DeviceBuffer, DeviceBuffer];
-  readonly heads: number;
-}): [DeviceBuffer | DeviceTexture, DeviceBuffer | DeviceTexture] {
-  const { variant, buffers: { scratch }, names, sources, heads } = options;
-  if (variant !== "texture") return [sources[0], sources[1]];
+/** Records the copies of the streamed matrices to textures. */
+function copied(plan: Plan, shape: AttentionShape, { pass, scratch, streamed }: PassOptions): Streamed {
   if (!scratch) throw new Error("attention: the variant 'texture' needs a scratch");
-  const stride = strideOf(heads * headStride(shape.headDim)), rows = shape.batch * shape.seq;
-  const copied = (i: 0 | 1): DeviceTexture => {
-    const texture = scratch.texture(names[i], stride / 4, rows);
-    plan.copyToTexture(sources[i], texture, { bytesPerRow: stride * 4, rows });
+  const stride = strideOf((pass === "key" ? shape.heads : shape.kvHeads) * headStride(shape.headDim));
+  const rows = shape.batch * shape.seq;
+  const copy = (i: 0 | 1): DeviceTexture => {
+    const texture = scratch.texture(PASSES[pass].names[i], stride / 4, rows);
+    plan.copyToTexture(streamed[i], texture, { bytesPerRow: stride * 4, rows });
     return texture;
   };
-  return [copied(0), copied(1)];
+  return [copy(0), copy(1)];
 }
 
-/** Dispatches over all sequences and KV heads, in as many parts as keep one dispatch short. */
-function sliced(plan: Plan, shape: AttentionShape, options: {
-  readonly kernel: Kernel;
-  readonly tile: AttentionTile;
-  /** Owned rows of a KV head of one sequence. */
-  readonly owned: number;
-  /** Products [seq, seq, headDim] that the kernel computes. */
-  readonly matmuls: number;
-  readonly bound: (params: Params) => Parameters<Plan["dispatch"]>[1];
-}): void {
-  const { batch, seq, heads, kvHeads, headDim } = shape;
-  const { kernel, tile, owned, matmuls, bound } = options;
-  const hs = headStride(headDim), pairs = batch * kvHeads;
-  const blocks = Math.ceil(owned / (tile.lanes * tile.rows));
-  const costOfPair = matmuls * seq * (seq + 1) * headDim * heads / kvHeads;
-  const part = Math.max(1, Math.min(pairs, Math.floor(DISPATCH_COST / costOfPair)));
-  for (let first = 0; first < pairs; first += part) {
-    const count = Math.min(part, pairs - first);
-    const params: Params = [
-      ...[
-        seq,
-        heads / kvHeads,
-        kvHeads,
-        first,
-        strideOf(heads * hs) / 4,
-        strideOf(kvHeads * hs) / 4,
-        blocks,
-        batch * seq,
-        hs / 4,
-      ]
-        .map(u32),
-      f32(LOG2_E / Math.sqrt(headDim)),
-    ];
-    plan.dispatch(kernel, bound(params), { groups: [blocks, count], cost: count * costOfPair });
-  }
-}
-
-const GENERATORS = { forward: attentionKernel, query: attentionQueryGradKernel, key: attentionKeyGradKernel } as const;
-const sources = new Map<string, ReturnType<typeof attentionKernel>>();
-
-function compiled(device: Device, pass: AttentionPass, tile: AttentionTile): Kernel {
-  return compileKernel(device, memo(`${pass} ${JSON.stringify(tile)}`, () => GENERATORS[pass](tile)));
-}
+const sources = new Map<string, KernelSource>();
 
 /** The text of an unrolled kernel is long: it is made once. */
-function memo(key: string, make: () => ReturnType<typeof attentionKernel>): ReturnType<typeof attentionKernel> {
+function memo(key: string, make: () => KernelSource): KernelSource {
   let source = sources.get(key);
   if (!source) sources.set(key, source = make());
   return source;

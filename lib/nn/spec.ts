@@ -103,6 +103,15 @@ export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
   return shapes;
 }
 
+/** Whether all layers have the same counts, and at least one head and one FFN column: what formats without per-layer counts can say. */
+export function layersAlike({ layers }: DecoderSpec): boolean {
+  const [first] = layers;
+  if (!first || first.heads === 0 || first.ffn === 0) return false;
+  return layers.every(({ heads, kvHeads, ffn }) =>
+    heads === first.heads && kvHeads === first.kvHeads && ffn === first.ffn
+  );
+}
+
 /** Number of parameters of a whole model; a tied head counts once. */
 export function parameterCount(spec: DecoderSpec): number {
   let total = 0;

@@ -16,7 +16,10 @@ export interface HeadGroup {
  * Cuts the groups into groups of `size` query heads. A longer group is split, its KV head repeated; a shorter one is filled with zero heads.
  * With `kvHeads`, zero groups follow until there are so many.
  */
-export function planHeads(groups: readonly HeadGroup[], options: { readonly size: number; readonly kvHeads?: number }): HeadPlan {
+export function planHeads(
+  groups: readonly HeadGroup[],
+  options: { readonly size: number; readonly kvHeads?: number },
+): HeadPlan {
   const { size } = options;
   const heads: number[] = [], kvHeads: number[] = [];
   for (const { kv, heads: own } of groups) {

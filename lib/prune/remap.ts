@@ -37,7 +37,11 @@ const CHUNK_VALUES = 1 << 22;
  * The source with the tensors of `spec`, each made as `remap` says. Lazy: a read takes what it needs of the base, a chunk of rows at a time.
  * Products and sums are in f64 and rounded once. Throws `CompressoError("input")` for a tensor that `spec` has not.
  */
-export function remapSource(base: WeightSource, spec: DecoderSpec, remap: (name: string) => Remap | Constant): WeightSource {
+export function remapSource(
+  base: WeightSource,
+  spec: DecoderSpec,
+  remap: (name: string) => Remap | Constant,
+): WeightSource {
   const shapes = tensorShapes(spec), baseShapes = tensorShapes(base.spec);
   const shapeOf = (name: string): number[] => {
     const shape = shapes.get(name);

@@ -104,7 +104,10 @@ export function sliceModel(base: WeightSource, { masks = {}, lora }: SliceInput)
 }
 
 /** Numbers of parameters of a model and of the model sliced from it. */
-export function countParameters(base: DecoderSpec, sliced: DecoderSpec): { readonly before: number; readonly after: number } {
+export function countParameters(
+  base: DecoderSpec,
+  sliced: DecoderSpec,
+): { readonly before: number; readonly after: number } {
   return { before: parameterCount(base), after: parameterCount(sliced) };
 }
 
@@ -148,7 +151,8 @@ function planLayer(
     q: headRows(plan.heads, headDim),
     kv: headRows(plan.kvHeads, headDim),
     ffn,
-    qScale: qScale && Float64Array.from({ length: qScale.length * headDim }, (_, i) => qScale[Math.floor(i / headDim)] ?? 0),
+    qScale: qScale &&
+      Float64Array.from({ length: qScale.length * headDim }, (_, i) => qScale[Math.floor(i / headDim)] ?? 0),
     ffnScale: scaleOf(mask.ffn, ffn),
   };
 }
@@ -179,7 +183,9 @@ function lowRanks(spec: DecoderSpec, { rank, alpha, weights }: MergeLora): Map<s
     const [, layerText = "", projectionText = "", side] = /^lora\.(\d+)\.(\w+)\.([AB])$/.exec(name) ?? [];
     const layer = spec.layers[Number(layerText || -1)];
     const projection = PROJECTIONS.find((candidate) => candidate === projectionText);
-    if (!layer || !projection) throw unfit(name, "its name is lora.<layer>.<projection>.<A|B> for a part of the model", name);
+    if (!layer || !projection) {
+      throw unfit(name, "its name is lora.<layer>.<projection>.<A|B> for a part of the model", name);
+    }
     if (side === "B" && weights.has(`lora.${layerText}.${projection}.A`)) continue;
     const [rows, cols] = projectionShape(spec, layer, projection);
     const take = (which: "A" | "B", size: number): Float32Array => {

@@ -95,6 +95,27 @@ export class Model implements Disposable {
     return result;
   }
 
+  /** Residual stream of one sequence of T tokens: the masked embedding, then the output of each layer; [layers + 1] arrays [T × hidden]. */
+  async hiddenStates(tokens: ArrayLike<number>, adapters: Adapters = {}): Promise<Float32Array<ArrayBuffer>[]> {
+    const { vocab, hidden } = this.spec, seq = tokens.length, stride = strideOf(hidden);
+    checkTokens(tokens, vocab);
+    // A pass for backward keeps the input of every layer.
+    using pass = createPass(this.device, this.weights, { batch: 1, seq, backward: true, lora: adapters.lora ?? null });
+    this.#applyAdapters(pass, adapters);
+    const context = pass.plan();
+    using plan = context.plan;
+    recordForward(context);
+    writeStepState(this.device, pass.state, IDLE_STATE);
+    this.device.write(pass.act.tokens, Uint32Array.from(tokens));
+    await plan.run();
+    const stored = await this.device.read(pass.act.x.map((buffer) => ({ buffer, bytes: seq * stride * 4 })));
+    return stored.map((bytes) => {
+      const rows = new Float32Array(bytes), values = new Float32Array(seq * hidden);
+      for (let t = 0; t < seq; t++) values.set(rows.subarray(t * stride, t * stride + hidden), t * hidden);
+      return values;
+    });
+  }
+
   /**
    * Negative log-likelihood of each next token, in nats: value [b · seq + t] is that of token t + 1 of sequence b given the tokens
    * up to t; 0 where `labels` (unshifted, −100 = ignored) has none.

@@ -12,9 +12,8 @@ import {
 import { headStride, paddedRows, strideOf } from "../../lib/nn/layout.ts";
 import { attentionGradOracle, type AttentionInputs, attentionOracle } from "./helpers/attention_oracle.ts";
 
-type Variant = "texture" | "workgroup" | "buffer";
+type Variant = "texture" | "workgroup";
 
-/** A case and the seed of its inputs. */
 const SHAPES: readonly AttentionShape[] = [
   { batch: 1, seq: 1, heads: 1, kvHeads: 1, headDim: 2 },
   { batch: 3, seq: 7, heads: 4, kvHeads: 2, headDim: 6 },
@@ -32,11 +31,20 @@ const SHAPES: readonly AttentionShape[] = [
  */
 const TOLERANCE = 2e-5;
 
-for (const variant of ["texture", "workgroup", "buffer"] as const) {
+// One device for all tests: it keeps the compiled kernels, and compiling takes most of the time.
+let device: Device;
+Deno.test.beforeAll(async () => {
+  device = await openDevice();
+});
+Deno.test.afterAll(() => {
+  assert.equal(device.liveCount, 0);
+  device[Symbol.dispose]();
+});
+
+for (const variant of ["texture", "workgroup"] as const) {
   Deno.test(`recordAttention() and its backward match the oracle with the variant '${variant}'`, async () => {
-    using device = await openDevice();
     using scratch = new AttentionScratch(device);
-    for (const shape of SHAPES) await compare(device, shape, { variant, scratch });
+    for (const shape of SHAPES) await compare(shape, { variant, scratch });
   });
 }
 
@@ -61,28 +69,57 @@ Deno.test("the oracle's gradients match finite differences", () => {
 });
 
 Deno.test("recordAttention() keeps large scores finite", async () => {
-  using device = await openDevice();
   using scratch = new AttentionScratch(device);
   const shape = { batch: 1, seq: 40, heads: 2, kvHeads: 1, headDim: 6 };
   const inputs = randomInputs(shape);
   for (const x of [inputs.q, inputs.k]) x.forEach((value, i) => x[i] = Math.fround(value * 12));
   // Scores reach some 600: their f32 error of 1e-7 · 600 · √6 is the relative error of the weights.
   for (const variant of ["texture", "workgroup"] as const) {
-    await compare(device, shape, { variant, scratch, inputs, tolerance: 1e-3 });
+    await compare(shape, { variant, scratch, inputs, tolerance: 1e-3 });
   }
 });
 
-Deno.test("recordAttentionBackward() gives the same bits twice", async () => {
-  using device = await openDevice();
+Deno.test("recordAttention() and its backward match the oracle in several dispatches", async () => {
   using scratch = new AttentionScratch(device);
-  const shape = { batch: 1, seq: 130, heads: 2, kvHeads: 2, headDim: 64 };
-  const first = await runBoth(device, shape, { variant: "texture", scratch, ...random(shape) });
-  const second = await runBoth(device, shape, { variant: "texture", scratch, ...random(shape) });
+  const shape = { batch: 3, seq: 7, heads: 4, kvHeads: 2, headDim: 6 };
+  for (const dispatchCost of [1, 3500]) await compare(shape, { variant: "texture", scratch, dispatchCost }); // 1, and 1 to 2 pairs a dispatch
+});
+
+Deno.test("recordAttention() records nothing for a layer without heads", async () => {
+  using buffer = device.createBuffer("any", 16);
+  using plan = new Plan(device);
+  const shape = { batch: 1, seq: 4, heads: 0, kvHeads: 0, headDim: 8 };
+  recordAttention(plan, shape, { q: buffer, k: buffer, v: buffer, o: buffer, lse: buffer });
+  recordDecodeAttention(plan, { ...shape, capacity: 8 }, {
+    q: buffer,
+    kCache: buffer,
+    vCache: buffer,
+    o: buffer,
+    position: buffer,
+  });
+  assert.equal(plan.length, 0);
+});
+
+Deno.test("AttentionScratch shares textures among layers and frees them", () => {
+  const live = device.liveCount;
+  const scratch = new AttentionScratch(device);
+  const first = scratch.texture("k", 32, 20);
+  assert.equal(scratch.texture("k", 16, 20), first);
+  assert.notEqual(scratch.texture("v", 16, 20), first);
+  assert.notEqual(scratch.texture("k", 33, 20), first);
+  scratch[Symbol.dispose]();
+  assert.equal(device.liveCount, live);
+});
+
+Deno.test("recordAttentionBackward() gives the same bits twice", async () => {
+  using scratch = new AttentionScratch(device);
+  const shape = { batch: 2, seq: 130, heads: 6, kvHeads: 2, headDim: 10 };
+  const first = await runBoth(shape, { variant: "texture", scratch, ...random(shape) });
+  const second = await runBoth(shape, { variant: "texture", scratch, ...random(shape) });
   assert.deepEqual(first, second);
 });
 
 Deno.test("recordDecodeAttention() equals the last row of full attention", async () => {
-  using device = await openDevice();
   for (
     const [seq, heads, kvHeads, headDim] of [[1, 1, 1, 2], [5, 4, 2, 6], [63, 9, 3, 64], [65, 9, 3, 64], [
       130,
@@ -121,15 +158,21 @@ interface Run {
   readonly scratch: AttentionScratch;
   readonly inputs: AttentionInputs;
   readonly dO: Float64Array;
+  readonly dispatchCost?: number;
 }
 
 async function compare(
-  device: Device,
   shape: AttentionShape,
-  options: { variant: Variant; scratch: AttentionScratch; inputs?: AttentionInputs; tolerance?: number },
+  options: {
+    variant: Variant;
+    scratch: AttentionScratch;
+    inputs?: AttentionInputs;
+    tolerance?: number;
+    dispatchCost?: number;
+  },
 ): Promise<void> {
   const { inputs, dO } = { ...random(shape), ...options };
-  const got = await runBoth(device, shape, { ...options, inputs, dO });
+  const got = await runBoth(shape, { ...options, inputs, dO });
   const forward = attentionOracle(shape, inputs), grads = attentionGradOracle(shape, inputs, dO);
   const delta = new Float64Array(forward.lse.length);
   forward.o.forEach((value, i) => {
@@ -145,9 +188,8 @@ async function compare(
 
 /** Runs forward and backward on buffers whose outputs start as garbage. */
 async function runBoth(
-  device: Device,
   shape: AttentionShape,
-  { variant, scratch, inputs, dO }: Run,
+  { inputs, dO, ...options }: Run,
 ): Promise<Record<"o" | "lse" | "delta" | "dq" | "dk" | "dv", Float64Array>> {
   const { batch, seq, heads, kvHeads, headDim } = shape;
   const rows = batch * seq, queries = { rows, heads, headDim }, keys = { rows, heads: kvHeads, headDim };
@@ -169,8 +211,8 @@ async function runBoth(
     delta: garbage(heads * rows),
   };
   using plan = new Plan(device);
-  recordAttention(plan, shape, { ...buffers, variant, scratch });
-  recordAttentionBackward(plan, shape, { ...buffers, variant, scratch });
+  recordAttention(plan, shape, { ...buffers, ...options });
+  recordAttentionBackward(plan, shape, { ...buffers, ...options });
   await plan.run();
   const names = ["o", "dq", "dk", "dv", "lse", "delta"] as const;
   const [o, dq, dk, dv, lse, delta] = (await device.read(names.map((name) => ({ buffer: buffers[name] }))))
@@ -253,7 +295,6 @@ function assertClose(what: string, got: Float64Array, want: Float64Array, tolera
     const error = Math.abs(value - expected) / (1 + Math.abs(expected));
     if (!(error <= worstError)) [worst, worstError] = [i, error];
   });
-  if (Deno.env.get("SHOW")) console.log(what, worstError);
   assert.ok(
     worstError <= tolerance,
     `${what}: error ${worstError} > ${tolerance} at ${worst}: ${got[worst]} against ${want[worst]}`,

@@ -171,7 +171,9 @@ async function checkLinear(test: LinearCase): Promise<void> {
   const product = oracle(
     depth + rank,
     (i, k) => k < depth ? input[i * depth + k] ?? NaN : alpha * (h[i * rank + k - depth] ?? NaN),
-    isForward ? (k, n) => weight[(row0 + n) * cols + k] ?? NaN : (k, n) => weight[(row0 + k) * cols + n] ?? NaN,
+    isForward
+      ? (k, n) => (k < depth ? weight[(row0 + n) * cols + k] : low[n * rank + k - depth]) ?? NaN
+      : (k, n) => (k < depth ? weight[(row0 + k) * cols + n] : low[(k - depth) * width + n]) ?? NaN,
   );
   const written = Math.min(columns ?? Infinity, stride - columnOffset);
   assertCells(await device.readFloats(y, paddedRows(m) * stride), {

@@ -1,0 +1,35 @@
+// How every verb is declared: name, help with an example, wording of wrong use. Owns the dependency on commander's set-up; refuses what verbs do.
+import { Command } from "@commander-js/extra-typings";
+import { writeError } from "./output.ts";
+
+/** Help of a verb. */
+export interface VerbHelp {
+  /** One sentence, shown in the list of verbs too. */
+  readonly description: string;
+  /** Commands to copy, without the program. */
+  readonly examples: readonly string[];
+}
+
+/** How the program is called from a clone; what examples and hints show. */
+export const PROGRAM = "deno run -A cli/main.ts";
+
+/** A command that throws instead of leaving the process, and writes help to stdout and complaints to stderr. */
+export function verb(name: string, { description, examples }: VerbHelp): Command {
+  return quiet(new Command(name)).description(description).addHelpText("after", exampleText(examples));
+}
+
+/** Gives a command the house's manners: see {@link verb}. */
+export function quiet(command: Command): Command {
+  return command
+    .exitOverride()
+    .showSuggestionAfterError()
+    .configureHelp({ helpWidth: 110, showGlobalOptions: false })
+    .configureOutput({
+      outputError: (text) => writeError(text.replace(/^error: /, "compresso: ")),
+    });
+}
+
+function exampleText(examples: readonly string[]): string {
+  const word = examples.length === 1 ? "Example" : "Examples";
+  return `\n${word}:\n${examples.map((example) => `  ${PROGRAM} ${example}`).join("\n")}`;
+}

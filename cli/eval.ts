@@ -1,0 +1,129 @@
+// `compresso eval MODEL`: perplexity of a text, or accuracy on rows with choices. Owns the files and the report; refuses to measure.
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { CompressoError } from "../lib/errors.ts";
+import { readRows } from "../lib/io/datasets.ts";
+import { DEMO, demoData } from "../lib/io/open_model.ts";
+import { COLLABORATIVE_PROMPT } from "../lib/io/prompts.ts";
+import { encodeChoices } from "../lib/run/choice_rows.ts";
+import type { Model } from "../lib/run/model.ts";
+import { perplexity } from "../lib/run/perplexity.ts";
+import { scoreChoices } from "../lib/run/score.ts";
+import { verb } from "./command.ts";
+import { formatShare, print, printJson } from "./output.ts";
+import { readText } from "./read_text.ts";
+import { byteCount, oneOf, wholeNumber } from "./values.ts";
+import { BASE_DTYPES, type Loaded, withModel } from "./with_model.ts";
+
+const DEFAULT_WINDOW = 512;
+
+/** Declares the verb. */
+export function evaluate(): CommandUnknownOpts {
+  return verb("eval", {
+    description: "Measure a model: perplexity of a text, or accuracy on rows with choices.",
+    examples: [
+      "eval path/to/model --text book.txt --window 512 --limit-chars 100000 --json",
+      "eval demo --data fixtures/demo_data/heldout.jsonl",
+    ],
+  })
+    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .option("--text <file>", "a UTF-8 text: perplexity over whole windows, each read alone, no BOS added")
+    .option(
+      "--window <tokens>",
+      `tokens of a window (default: ${DEFAULT_WINDOW}, or the model's context where that is shorter)`,
+      wholeNumber("--window", { least: 2 }),
+    )
+    .option(
+      "--limit-chars <count>",
+      "use only so many characters of the text",
+      wholeNumber("--limit-chars", { least: 1 }),
+    )
+    .option(
+      "--data <file>",
+      "rows with choices: the share whose output is the likeliest choice (demo: its held-out rows)",
+    )
+    .option("--limit-rows <count>", "use only so many rows of the data", wholeNumber("--limit-rows", { least: 1 }))
+    .option("--with-prompt", "put the collaborative prompt before each instruction of the data")
+    .option("--base-dtype <type>", "weights on the GPU: f16 or f32 (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
+    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option("--json", "print one JSON object")
+    .action(async (path, options) => {
+      const { json = false } = options;
+      const task = await chooseTask(path, options);
+      await withModel(path, options, async (loaded) => {
+        const report = await task(loaded);
+        if (json) printJson(report.values);
+        else print(report.line);
+      });
+    });
+}
+
+interface Report {
+  readonly values: Readonly<Record<string, number>>;
+  readonly line: string;
+}
+
+interface Settings {
+  readonly text?: string | undefined;
+  readonly window?: number | undefined;
+  readonly limitChars?: number | undefined;
+  readonly data?: string | undefined;
+  readonly limitRows?: number | undefined;
+  readonly withPrompt?: true | undefined;
+}
+
+/** Reads the file before the model is loaded, so that a wrong path fails at once. */
+async function chooseTask(path: string, options: Settings): Promise<(loaded: Loaded) => Promise<Report>> {
+  const { text, data = path === DEMO && text === undefined ? demoData("heldout") : undefined } = options;
+  if (text !== undefined && data === undefined) {
+    const content = await readText(text);
+    return (loaded) => measureText(content, loaded, options);
+  }
+  if (data !== undefined && text === undefined) {
+    const rows = await readRows(data);
+    return async ({ model, signal, progress }) => {
+      const choices = encodeChoices(rows, {
+        tokenizer: tokenizerOf(model),
+        prompt: options.withPrompt ? COLLABORATIVE_PROMPT : null,
+        ...(options.limitRows === undefined ? {} : { limit: options.limitRows }),
+      });
+      const { accuracy, correct, total } = await scoreChoices(model, choices, {
+        signal,
+        onProgress: (done, all) => progress.phase("scoring", done / all),
+      });
+      return {
+        values: { accuracy, correct, n: total },
+        line: `accuracy ${formatShare(accuracy)} (${correct} of ${total})`,
+      };
+    };
+  }
+  throw new CompressoError("usage", {
+    what: "cannot measure the model",
+    rule: "give either --text or --data",
+    value: text === undefined ? "neither was given" : "both were given",
+  });
+}
+
+async function measureText(text: string, { model, signal, progress }: Loaded, options: Settings): Promise<Report> {
+  const { window = Math.min(DEFAULT_WINDOW, model.spec.maxPosition), limitChars } = options;
+  const result = await perplexity(model, text, {
+    window,
+    signal,
+    ...(limitChars === undefined ? {} : { limitChars }),
+    onProgress: (done, all) => progress.phase("measuring", done / all),
+  });
+  const { perplexity: value, tokens, nll, windows } = result;
+  return {
+    values: { perplexity: value, tokens, nll, windows, window },
+    line: `perplexity ${value.toFixed(4)} over ${tokens} tokens (${windows} windows of ${window})`,
+  };
+}
+
+function tokenizerOf({ tokenizer }: Model): NonNullable<Model["tokenizer"]> {
+  if (tokenizer) return tokenizer;
+  throw new CompressoError("input", {
+    what: "cannot score text",
+    rule: "the model has a tokenizer",
+    value: "there is none beside the weights",
+    mend: "put tokenizer.json into the model's folder",
+  });
+}

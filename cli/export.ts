@@ -1,0 +1,75 @@
+// `compresso export MODEL`: any readable model as a Hugging Face folder and a GGUF. Owns the verb; refuses to change weights. Needs no GPU.
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { basename, resolve } from "node:path";
+import { modelPath, openModelFiles } from "../lib/io/open_model.ts";
+import { exportModel, type ExportResult } from "../lib/run/export.ts";
+import { verb } from "./command.ts";
+import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
+import { watchInterrupt } from "./interrupt.ts";
+import { note, print, printJson } from "./output.ts";
+import { oneOf, someOf } from "./values.ts";
+
+const FORMATS = ["hf", "gguf"] as const;
+
+/** Declares the verb. */
+export function exportVerb(): CommandUnknownOpts {
+  return verb("export", {
+    description: "Write a model as a Hugging Face folder (DIR/model) and a GGUF (DIR/model.gguf). Needs no GPU.",
+    examples: [
+      "export runs/demo/model --out runs/padded --layout padded",
+      "export path/to/model --out out --gguf-dtype q8_0 --formats gguf",
+    ],
+  })
+    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .requiredOption("--out <dir>", "folder to write to")
+    .option(
+      "--layout <layout>",
+      "compact: layers as they are; padded: zeros to the widest layer; uniform: demands layers alike",
+      oneOf("--layout", LAYOUTS),
+      "compact" as const,
+    )
+    .option(
+      "--dtype <type>",
+      "type of the folder's weights: f32, f16 or bf16",
+      oneOf("--dtype", DTYPES),
+      "f16" as const,
+    )
+    .option(
+      "--gguf-dtype <type>",
+      `type of the GGUF's matrices: ${GGUF_DTYPES.join(", ")}`,
+      oneOf("--gguf-dtype", GGUF_DTYPES),
+      "f16" as const,
+    )
+    .option("--formats <list>", "which files: hf, gguf or both", someOf("--formats", FORMATS), FORMATS)
+    .option("--overwrite", "replace files that stand there")
+    .option("--json", "print one JSON object")
+    .action(async (path, { out, layout, dtype, ggufDtype, formats, overwrite, json }) => {
+      using interrupt = watchInterrupt();
+      const { source, tokenizer } = await openModelFiles(path);
+      const result = await exportModel(source, out, {
+        layout,
+        dtype,
+        ggufDtype,
+        formats,
+        tokenizer,
+        name: basename(resolve(modelPath(path))).replace(/\.gguf$/, ""),
+        replace: overwrite ?? false,
+        signal: interrupt.signal,
+      });
+      if (json) printJson(result);
+      else for (const line of exportLines(result)) print(line);
+      for (const line of skippedLines(result)) note(line);
+    });
+}
+
+/** Where each file can be loaded. */
+export function exportLines({ loadableBy }: Pick<ExportResult, "loadableBy">): string[] {
+  return loadableBy.flatMap(({ file, programs }) => [`${file} loads in`, ...programs.map((program) => `  ${program}`)]);
+}
+
+/** What could not be written, and why. */
+export function skippedLines({ skipped }: Pick<ExportResult, "skipped">): string[] {
+  return skipped.map(({ format, error }) =>
+    `compresso: no ${format === "hf" ? "Hugging Face folder" : "GGUF"}: ${error.message}`
+  );
+}

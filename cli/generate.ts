@@ -1,0 +1,97 @@
+// `compresso generate MODEL`: a prompt continued on stdout. Owns raw and chat prompts and the stream; refuses to choose tokens.
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { CompressoError } from "../lib/errors.ts";
+import { COLLABORATIVE_PROMPT, encodePrefix, endToken, formatExample } from "../lib/io/prompts.ts";
+import { createStreamDecoder, type Tokenizer } from "../lib/io/tokenizer.ts";
+import { generate } from "../lib/run/generate.ts";
+import { verb } from "./command.ts";
+import { print, printJson, writeResult } from "./output.ts";
+import { byteCount, oneOf, realNumber, wholeNumber } from "./values.ts";
+import { BASE_DTYPES, type Loaded, withModel } from "./with_model.ts";
+
+/** Declares the verb. */
+export function generateVerb(): CommandUnknownOpts {
+  return verb("generate", {
+    description: "Continue a prompt.",
+    examples: [
+      'generate path/to/model --prompt "The sea is" --max-tokens 40 --temperature 0',
+      'generate path/to/model --chat --prompt "Name three rivers."',
+    ],
+  })
+    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .requiredOption("--prompt <text>", "the text to continue")
+    .option("--max-tokens <count>", "tokens to generate at most", wholeNumber("--max-tokens", { least: 1 }), 100)
+    .option(
+      "--temperature <number>",
+      "0 always takes the likeliest token; 1 draws from the model's own distribution",
+      realNumber("--temperature", { least: 0 }),
+      0,
+    )
+    .option("--seed <number>", "seed of the draws", wholeNumber("--seed"), 1)
+    .option("--raw", "continue the prompt as it is (this is the default)")
+    .option("--chat", "take the prompt as an instruction, in the model's chat template or prompt style")
+    .option("--with-prompt", "with --chat: put the collaborative prompt before the instruction")
+    .option("--base-dtype <type>", "weights on the GPU: f16 or f32 (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
+    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option("--json", "print one JSON object with tokens and text, at the end")
+    .action(async (path, options) => {
+      const { raw, chat, withPrompt } = options;
+      if (raw && chat) throw excluded("either --raw or --chat", "both were given");
+      if (withPrompt && !chat) throw excluded("--with-prompt goes with --chat", "--chat is missing");
+      await withModel(path, options, (loaded) => run(loaded, options));
+    });
+}
+
+interface Settings {
+  readonly prompt: string;
+  readonly maxTokens: number;
+  readonly temperature: number;
+  readonly seed: number;
+  readonly chat?: true | undefined;
+  readonly withPrompt?: true | undefined;
+  readonly json?: true | undefined;
+}
+
+async function run({ model, signal, progress }: Loaded, settings: Settings): Promise<void> {
+  const { tokenizer } = model, { maxTokens, temperature, seed, json } = settings;
+  if (!tokenizer) {
+    throw new CompressoError("input", {
+      what: "cannot read the prompt",
+      rule: "the model has a tokenizer",
+      value: "there is none beside the weights",
+      mend: "put tokenizer.json into the model's folder",
+    });
+  }
+  const { prompt, end } = encodePrompt(tokenizer, settings);
+  const decoder = createStreamDecoder(tokenizer, { skipSpecial: true });
+  const tokens: number[] = [];
+  let text = "";
+  const emit = (piece: string): void => {
+    text += piece;
+    if (!json) writeResult(piece);
+  };
+  progress[Symbol.dispose](); // the answer may share the terminal with the line of progress
+  for await (const token of generate(model, prompt, { maxTokens, temperature, seed, signal })) {
+    if (token === end) break;
+    tokens.push(token);
+    emit(decoder.push(token));
+  }
+  emit(decoder.end());
+  if (json) printJson({ prompt, tokens, text });
+  else print();
+}
+
+/** Token ids of the prompt, and the token that ends an answer in a chat. */
+function encodePrompt(
+  tokenizer: Tokenizer,
+  { prompt, chat, withPrompt }: Settings,
+): { readonly prompt: readonly number[]; readonly end: number | null } {
+  if (!chat) return { prompt: [...tokenizer.leading, ...tokenizer.encode(prompt)], end: null };
+  const options = { tokenizer, prompt: withPrompt ? COLLABORATIVE_PROMPT : null };
+  const { prefix } = formatExample({ instruction: prompt, input: "", output: "" }, options);
+  return { prompt: encodePrefix(prefix, options), end: endToken(options) };
+}
+
+function excluded(rule: string, value: string): CompressoError {
+  return new CompressoError("usage", { what: "cannot use these options together", rule, value });
+}

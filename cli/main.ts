@@ -1,0 +1,36 @@
+#!/usr/bin/env -S deno run -A
+// The command line. Owns dispatch and exit statuses; each verb has its own file.
+import { CommanderError } from "@commander-js/extra-typings";
+import config from "../deno.json" with { type: "json" };
+import { quiet, verb } from "./command.ts";
+import { doctor } from "./doctor.ts";
+import { evaluate } from "./eval.ts";
+import { exportVerb } from "./export.ts";
+import { generateVerb } from "./generate.ts";
+import { inspect } from "./inspect.ts";
+import { reportError } from "./output.ts";
+import { pruneVerb } from "./prune.ts";
+
+/** Runs the command line on arguments and returns the exit status. */
+export async function main(args: readonly string[]): Promise<number> {
+  const program = verb("compresso", {
+    description: "Makes language models of the LLaMA family smaller by structural pruning, on WebGPU.",
+    examples: ["prune demo --sparsity 0.3 --steps 200 --out runs/demo"],
+  })
+    .version(config.version, "--version", "print the version")
+    .helpCommand("help [verb]", "show the help of a verb");
+  for (const make of [doctor, inspect, pruneVerb, evaluate, generateVerb, exportVerb]) program.addCommand(make());
+  quiet(program);
+  try {
+    await program.parseAsync([...args], { from: "user" });
+    return 0;
+  } catch (error) {
+    // Commander has said what is wrong; asking for help or the version is no error.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    // Whoever read our output has gone, as `head` does: the status is that of a process ended by SIGPIPE.
+    if (error instanceof Deno.errors.BrokenPipe) return 141;
+    return reportError(error);
+  }
+}
+
+if (import.meta.main) Deno.exit(await main(Deno.args));

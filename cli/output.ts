@@ -1,0 +1,80 @@
+// What reaches the terminal: results on stdout, everything else on stderr. Owns the two streams and the shape of an error; refuses to decide what is said.
+import { CompressoError } from "../lib/errors.ts";
+
+const encoder = new TextEncoder();
+
+/** Writes a line of the result to stdout. */
+export function print(line = ""): void {
+  writeResult(`${line}\n`);
+}
+
+/** Writes one JSON document to stdout; numbers that are not finite become null. */
+export function printJson(value: unknown): void {
+  print(JSON.stringify(value, null, 2));
+}
+
+/** Writes a part of the result to stdout as it is. */
+export function writeResult(text: string): void {
+  writeAll(Deno.stdout, text);
+}
+
+/** Writes a line about the work, not its result, to stderr. */
+export function note(line: string): void {
+  writeError(`${line}\n`);
+}
+
+/** Writes text to stderr as it is. */
+export function writeError(text: string): void {
+  writeAll(Deno.stderr, text);
+}
+
+/** Bytes with a binary unit, three digits. */
+export function formatBytes(bytes: number): string {
+  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+  const step = bytes < 1024 ? 0 : Math.min(units.length - 1, Math.floor(Math.log2(bytes) / 10));
+  const value = bytes / 2 ** (10 * step);
+  return `${step === 0 ? value : value.toPrecision(value < 1000 ? 3 : 4)} ${units[step]}`;
+}
+
+/** A count with separators between thousands. */
+export function formatCount(count: number): string {
+  return String(count).replace(/\B(?=(\d{3})+$)/g, ",");
+}
+
+/** A share as a percentage with one decimal. */
+export function formatShare(share: number): string {
+  return `${(100 * share).toFixed(1)} %`;
+}
+
+/** Shows an error and returns the exit status. An error of the toolkit is shown by its parts; anything else is a defect and is shown with its stack. */
+export function reportError(error: unknown): number {
+  const known = asKnown(error);
+  if (known) {
+    const { what, rule, value, mend } = known.parts;
+    const rows = [["rule", rule], ["now", value], ["mend", mend]].filter(([, text]) => text);
+    writeError(
+      [`compresso: ${what}`, ...rows.map(([name, text]) => `  ${`${name}:`.padEnd(6)}${text}`), ""].join("\n"),
+    );
+    return known.exitStatus;
+  }
+  const text = error instanceof Error ? error.stack ?? error.message : String(error);
+  note(`compresso: this should not happen, please report it\n${text}`);
+  return 1;
+}
+
+function asKnown(error: unknown): CompressoError | null {
+  if (error instanceof CompressoError) return error;
+  if (error instanceof Deno.errors.NotCapable) {
+    return new CompressoError("usage", {
+      what: "Deno refuses an operation that the command needs",
+      value: error.message.replace(/, run again.*$/, ""),
+      mend: "run it with `deno run -A`",
+    });
+  }
+  return null;
+}
+
+function writeAll(stream: { writeSync(bytes: Uint8Array): number }, text: string): void {
+  const bytes = encoder.encode(text);
+  for (let done = 0; done < bytes.length;) done += stream.writeSync(bytes.subarray(done));
+}

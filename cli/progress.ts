@@ -1,0 +1,119 @@
+// Progress of a run on stderr: one line that is rewritten on a terminal, plain lines elsewhere. Owns what is shown and how often; refuses the run.
+import { stripVTControlCharacters } from "node:util";
+import type { StepRecord } from "../lib/run/records.ts";
+import { writeError } from "./output.ts";
+
+/** Where progress goes. */
+export interface ProgressTarget {
+  readonly isTerminal: boolean;
+  /** Columns of the terminal at this moment. */
+  readonly columns: () => number;
+  readonly write: (text: string) => void;
+  /** Milliseconds. */
+  readonly now: () => number;
+}
+
+/** Progress of one run. Dispose it to end the line that is being rewritten. */
+export interface Progress extends Disposable {
+  /** A step is done. */
+  step(record: StepRecord): void;
+  /** Something else is going on, with its share done where known. */
+  phase(text: string, share?: number): void;
+  /** A line that stays. */
+  note(text: string): void;
+}
+
+/** A plain line comes after this long, or at every tenth step when some time has passed. */
+const PLAIN_SECONDS = 5, TENTH_SECONDS = 1;
+/** A terminal's line is rewritten at most this often. */
+const REDRAW_SECONDS = 0.1;
+/** Steps over which the speed is taken. */
+const SPEED_STEPS = 64;
+
+/** Progress on this process's stderr. */
+export function stderrProgress(): Progress {
+  return createProgress({
+    isTerminal: Deno.stderr.isTerminal(),
+    columns: () => {
+      try {
+        return Deno.consoleSize().columns;
+      } catch {
+        return 80;
+      }
+    },
+    write: writeError,
+    now: () => performance.now(),
+  });
+}
+
+/** Progress on any target. */
+export function createProgress(target: ProgressTarget): Progress {
+  const marks: { step: number; time: number }[] = [];
+  let lastShown = -Infinity, isOpen = false;
+
+  const clear = (): void => {
+    if (isOpen) target.write("\r\x1b[2K");
+    isOpen = false;
+  };
+  const show = (text: string, isDue: boolean): void => {
+    const now = target.now();
+    const elapsed = (now - lastShown) / 1000;
+    if (target.isTerminal ? elapsed < REDRAW_SECONDS && !isDue : !isDue && elapsed < PLAIN_SECONDS) return;
+    lastShown = now;
+    if (!target.isTerminal) return target.write(`${text}\n`);
+    // A line as wide as the terminal would wrap, and then could not be rewritten.
+    const room = Math.max(20, target.columns() - 1);
+    target.write(`\r\x1b[2K${[...stripVTControlCharacters(text)].slice(0, room).join("")}`);
+    isOpen = true;
+  };
+  return {
+    step(record): void {
+      marks.push({ step: record.step, time: target.now() });
+      if (marks.length > SPEED_STEPS) marks.shift();
+      const elapsed = (target.now() - lastShown) / 1000;
+      const isDue = record.step === record.steps || record.step % 10 === 0 && elapsed >= TENTH_SECONDS;
+      show(stepLine(record, secondsLeft(record, marks)), isDue);
+    },
+    phase(text, share): void {
+      show(share === undefined ? text : `${text} ${Math.round(100 * share)} %`, share === undefined || share >= 1);
+    },
+    note(text): void {
+      clear();
+      target.write(`${text}\n`);
+    },
+    [Symbol.dispose]: clear,
+  };
+}
+
+/** One step as text. */
+export function stepLine(record: StepRecord, left: number | null): string {
+  const { stage, step, steps, loss, target, expected, tokensPerSecond } = record;
+  const sparsity = target === null || expected === null ? [] : [`sparsity ${percent(expected)} → ${percent(target)} %`];
+  return [
+    `${stage} ${step}/${steps}`,
+    `loss ${loss.toFixed(3)}`,
+    ...sparsity,
+    `${tokensPerSecond < 10 ? tokensPerSecond.toFixed(1) : Math.round(tokensPerSecond)} tokens/s`,
+    ...(left === null ? [] : [`${duration(left)} left`]),
+  ].join("  ");
+}
+
+function secondsLeft({ step, steps }: StepRecord, marks: readonly { step: number; time: number }[]): number | null {
+  const first = marks[0], last = marks.at(-1);
+  // Records come in groups, and within a group no time passes.
+  if (!first || !last || last.time - first.time < 200) return null;
+  return (last.time - first.time) / 1000 / (last.step - first.step) * (steps - step);
+}
+
+function percent(share: number): string {
+  return (100 * share).toFixed(1);
+}
+
+/** Seconds as text: 8 s, 2 min 05 s, 3 h 20 min. */
+export function duration(seconds: number): string {
+  const whole = Math.max(0, Math.round(seconds));
+  const pad = (value: number): string => String(value).padStart(2, "0");
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${pad(whole % 60)} s`;
+  return `${Math.floor(whole / 3600)} h ${pad(Math.floor(whole % 3600 / 60))} min`;
+}

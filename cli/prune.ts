@@ -1,0 +1,89 @@
+// `compresso prune MODEL`: the three stages, and the smaller model's files. Owns options, progress and the report; refuses the loop itself.
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { CompressoError } from "../lib/errors.ts";
+import { readRows } from "../lib/io/datasets.ts";
+import { DEMO, demoData } from "../lib/io/open_model.ts";
+import { COLLABORATIVE_PROMPT } from "../lib/io/prompts.ts";
+import { PROJECTIONS } from "../lib/nn/spec.ts";
+import { UNIT_KINDS } from "../lib/prune/units.ts";
+import { PROGRAM, verb } from "./command.ts";
+import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
+import { byteCount, oneOf, realNumber, someOf, wholeNumber } from "./values.ts";
+import { BASE_DTYPES } from "./with_model.ts";
+import { prune, type PruneSettings } from "./prune_run.ts";
+
+/** Declares the verb. */
+export function pruneVerb(): CommandUnknownOpts {
+  const atLeast = (option: string, least: number) => wholeNumber(option, { least });
+  return verb("prune", {
+    description: "Make a model smaller: fine-tune, prune, fine-tune, slice, and write the files.",
+    examples: [
+      "prune demo --sparsity 0.3 --steps 200 --out runs/demo",
+      "prune path/to/model --data alpaca.json --sparsity 0.2 --steps 400 --batch 4 --seq 256 --out runs/model",
+    ],
+  })
+    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .requiredOption("--out <dir>", "folder for model/, model.gguf, run.json, records.jsonl and the checkpoint")
+    .option("--data <file>", "rows of instruction, input, output (JSON or JSON lines), or of text (demo: its own)")
+    .requiredOption(
+      "--sparsity <share>",
+      "share of the layers' linear weights to cut",
+      realNumber("--sparsity", { above: 0, below: 1 }),
+    )
+    .option("--steps <count>", "steps of the pruning stage", atLeast("--steps", 1), 200)
+    .option(
+      "--prefinetune <count>",
+      "steps of LoRA alone before (default: a tenth of --steps)",
+      atLeast("--prefinetune", 0),
+    )
+    .option(
+      "--postfinetune <count>",
+      "steps of LoRA after (default: three tenths of --steps)",
+      atLeast("--postfinetune", 0),
+    )
+    .option("--batch <count>", "sequences a step", atLeast("--batch", 1), 4)
+    .option("--seq <tokens>", "tokens of a sequence; the collaborative prompt counts", atLeast("--seq", 2), 256)
+    .option("--seed <number>", "seed of data order, masks and LoRA", atLeast("--seed", 0), 1)
+    .option(
+      "--units <kinds>",
+      "what is cut: heads or kv (KV groups), ffn, hidden",
+      someOf("--units", UNIT_KINDS),
+      ["kv", "ffn", "hidden"] as const,
+    )
+    .option("--no-prompt", "leave the collaborative prompt out")
+    .option("--rank <count>", "rank of LoRA", atLeast("--rank", 1), 8)
+    .option("--alpha <number>", "LoRA adds alpha / rank · B·A", realNumber("--alpha", { above: 0 }), 16)
+    .option("--targets <list>", "projections with LoRA", someOf("--targets", PROJECTIONS), ["q", "v"] as const)
+    .option("--dropout <share>", "dropout before LoRA", realNumber("--dropout", { least: 0, below: 1 }), 0)
+    .option("--lora-rate <number>", "peak learning rate of LoRA", realNumber("--lora-rate", { above: 0 }), 5e-4)
+    .option(
+      "--layout <layout>",
+      "compact: layers differ; padded: zeros to the widest layer; uniform: all layers alike",
+      oneOf("--layout", LAYOUTS),
+      "compact" as const,
+    )
+    .option(
+      "--dtype <type>",
+      "type of the folder's weights: f32, f16 or bf16",
+      oneOf("--dtype", DTYPES),
+      "f16" as const,
+    )
+    .option(
+      "--gguf-dtype <type>",
+      `type of the GGUF's matrices: ${GGUF_DTYPES.join(", ")}`,
+      oneOf("--gguf-dtype", GGUF_DTYPES),
+      "f16" as const,
+    )
+    .option(
+      "--base-dtype <type>",
+      "frozen weights on the GPU: f16 or f32",
+      oneOf("--base-dtype", BASE_DTYPES),
+      "f16" as const,
+    )
+    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option("--checkpoint-every <steps>", "steps between checkpoints", atLeast("--checkpoint-every", 1), 50)
+    .option("--resume", "go on from the checkpoint in --out; all other options as before")
+    .option("--overwrite", "start anew where --out holds an earlier run")
+    .option("--json", "print run.json at the end")
+    .action(async (model, options) => await prune(model, options));
+}

@@ -1,0 +1,80 @@
+// Values of options, checked as they are parsed. Owns the wording of a wrong number or word; refuses rules that need the model.
+import { CompressoError } from "../lib/errors.ts";
+
+/** A parser of one option's value. Throws `CompressoError("usage")`. */
+export type Parse<T> = (text: string) => T;
+
+/** A whole number from `least` on. */
+export function wholeNumber(option: string, { least = 0, most = 2 ** 31 - 1 }: Bounds = {}): Parse<number> {
+  const rule = most < 2 ** 31 - 1
+    ? `a whole number from ${least} to ${most}`
+    : `a whole number${least > 0 ? `, at least ${least}` : ""}`;
+  return (text) => {
+    const value = /^[+-]?\d+$/.test(text.trim()) ? Number(text) : NaN;
+    if (value >= least && value <= most) return value;
+    throw wrong(option, text, rule);
+  };
+}
+
+/** A number above `above` or from `least` on, and below `below`. */
+export function realNumber(
+  option: string,
+  { above, least, below }: { readonly above?: number; readonly least?: number; readonly below?: number },
+): Parse<number> {
+  const rules = [
+    ...(above === undefined ? [] : [`above ${above}`]),
+    ...(least === undefined ? [] : [`at least ${least}`]),
+    ...(below === undefined ? [] : [`below ${below}`]),
+  ];
+  return (text) => {
+    const value = text.trim() === "" ? NaN : Number(text);
+    const fits = Number.isFinite(value) && value > (above ?? -Infinity) && value >= (least ?? -Infinity) &&
+      value < (below ?? Infinity);
+    if (fits) return value;
+    throw wrong(option, text, `a number ${rules.join(" and ")}`);
+  };
+}
+
+/** One of a few words. */
+export function oneOf<const T extends string>(option: string, words: readonly T[]): Parse<T> {
+  return (text) => {
+    const found = words.find((word) => word === text.toLowerCase());
+    if (found !== undefined) return found;
+    throw wrong(option, text, `one of ${words.join(", ")}`);
+  };
+}
+
+/** Some of a few words, with commas between. */
+export function someOf<const T extends string>(option: string, words: readonly T[]): Parse<readonly T[]> {
+  const parseWord = oneOf(option, words);
+  return (text) => {
+    const parts = text.split(",").map((part) => part.trim()).filter((part) => part !== "");
+    if (parts.length > 0 && new Set(parts).size === parts.length) return parts.map(parseWord);
+    throw wrong(option, text, `some of ${words.join(",")}, each once`);
+  };
+}
+
+/** A number of bytes, perhaps with K, M, G or T (powers of 1024). */
+export function byteCount(option: string): Parse<number> {
+  return (text) => {
+    const [, digits, unit = ""] = /^(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?$/i.exec(text.trim()) ?? [];
+    const value = digits === undefined
+      ? NaN
+      : Math.floor(Number(digits) * 1024 ** "_kmgt".indexOf(unit.toLowerCase() || "_"));
+    if (value > 0 && Number.isSafeInteger(value)) return value;
+    throw wrong(option, text, "a number of bytes above 0, such as 800M or 6G");
+  };
+}
+
+interface Bounds {
+  readonly least?: number;
+  readonly most?: number;
+}
+
+function wrong(option: string, text: string, rule: string): CompressoError {
+  return new CompressoError("usage", {
+    what: `cannot use ${option} ${text}`,
+    rule: `${option} is ${rule}`,
+    value: text,
+  });
+}

@@ -1,0 +1,46 @@
+// What every verb that runs a model needs: device, loaded weights, Ctrl-C, progress. Owns their lifetime; refuses what is done with them.
+import { openDevice } from "../lib/gpu/device.ts";
+import { loadModel, type Model } from "../lib/run/model.ts";
+import { watchInterrupt } from "./interrupt.ts";
+import { type Progress, stderrProgress } from "./progress.ts";
+
+/** Options of {@link withModel}; absent or undefined means the default. */
+export interface ModelSettings {
+  /** Storage of the weights on the GPU. */
+  readonly baseDtype?: "f16" | "f32" | undefined;
+  /** Bytes of GPU memory that may be used. */
+  readonly memoryLimit?: number | undefined;
+  /** What is said at the first Ctrl-C. */
+  readonly onInterrupt?: string;
+}
+
+/** What {@link withModel} lends. */
+export interface Loaded {
+  readonly model: Model;
+  readonly signal: AbortSignal;
+  readonly progress: Progress;
+}
+
+/** Words of `--base-dtype`. */
+export const BASE_DTYPES = ["f16", "f32"] as const;
+
+/** Opens the device, loads the model, and frees both when the work is done or has failed. */
+export async function withModel<T>(
+  path: string,
+  settings: ModelSettings,
+  work: (loaded: Loaded) => Promise<T>,
+): Promise<T> {
+  const { baseDtype = "f16", memoryLimit, onInterrupt } = settings;
+  using interrupt = watchInterrupt(onInterrupt);
+  using progress = stderrProgress();
+  using device = await openDevice(memoryLimit === undefined ? {} : { memoryLimit });
+  const { signal } = interrupt;
+  using model = await loadModel(path, {
+    device,
+    baseDtype,
+    signal,
+    onProgress: (share) => progress.phase("loading the model", share),
+  });
+  signal.throwIfAborted();
+  return await work({ model, signal, progress });
+}

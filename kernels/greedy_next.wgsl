@@ -1,0 +1,50 @@
+// Ends a decoding step: the most likely token t = argmax logits, the lowest id among equals, becomes the next step's input.
+// tokens[0] = t, picks[position[0]] = t, then position[0] += 1. Where a logit is NaN or infinite, picks gets 0xffffffff and tokens 0.
+// Shapes: logits [vocab]; tokens, position one u32; picks [capacity]. Grid: one workgroup. Writes (=).
+struct Params { vocab: u32, capacity: u32 }
+const NONE = 0xffffffffu;
+@group(0) @binding(0) var<storage, read> logits: array<f32>;
+@group(0) @binding(1) var<storage, read_write> tokens: array<u32>;
+@group(0) @binding(2) var<storage, read_write> picks: array<u32>;
+@group(0) @binding(3) var<storage, read_write> position: array<u32>;
+@group(0) @binding(4) var<uniform> params: Params;
+var<workgroup> values: array<f32, GROUP>;
+var<workgroup> ids: array<u32, GROUP>;
+var<workgroup> broken: atomic<u32>;
+
+@compute @workgroup_size(GROUP) fn main(@builtin(local_invocation_index) lane: u32) {
+  var best = -3.4e38;
+  var id = NONE;
+  var finite = true;
+  for (var c = lane; c < params.vocab; c += GROUP) {
+    let value = logits[c];
+    // By its bits: compilers may assume that no value is NaN.
+    finite = finite && (bitcast<u32>(value) & 0x7f800000u) != 0x7f800000u;
+    if (id == NONE || value > best) {
+      best = value;
+      id = c;
+    }
+  }
+  if (!finite) { atomicStore(&broken, 1u); }
+  values[lane] = best;
+  ids[lane] = id;
+  workgroupBarrier();
+  for (var step = GROUP / 2u; step > 0u; step /= 2u) {
+    if (lane < step) {
+      let other = values[lane + step];
+      let at = ids[lane + step];
+      // Lanes without a column hold NONE, the highest id.
+      if (at != NONE && (ids[lane] == NONE || other > values[lane] || (other == values[lane] && at < ids[lane]))) {
+        values[lane] = other;
+        ids[lane] = at;
+      }
+    }
+    workgroupBarrier();
+  }
+  if (lane != 0u) { return; }
+  let at = position[0];
+  let isBroken = atomicLoad(&broken) == 1u;
+  tokens[0] = select(ids[0], 0u, isBroken);
+  if (at < params.capacity) { picks[at] = select(ids[0], NONE, isBroken); }
+  position[0] = at + 1u;
+}

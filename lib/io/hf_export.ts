@@ -1,0 +1,153 @@
+// A model as a Hugging Face folder. Owns which configuration says its shape, and the folder's files; refuses to cut or pad.
+import { CompressoError } from "../errors.ts";
+import { type DecoderSpec, layersAlike, tensorShapes } from "../nn/spec.ts";
+import { writeFolderAtomically } from "./atomic.ts";
+import { ropeConfig } from "./hf_rope_export.ts";
+import configurationText from "./remote_code/configuration_compresso.py" with { type: "text" };
+import modelingText from "./remote_code/modeling_compresso.py" with { type: "text" };
+import { type SafetensorsItem, writeShardedSafetensors } from "./safetensors_write.ts";
+import type { WeightSource } from "./source.ts";
+import type { Json } from "./tokenizer_compat.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/** Dtypes of a folder's weights. */
+export type HfDtype = "f32" | "f16" | "bf16";
+
+/** Which classes load the folder: those of transformers, or Python files in the folder (`trust_remote_code`). */
+export type HfForm = "llama" | "mistral" | "compresso";
+
+/** How to export. */
+export interface HfExportOptions {
+  readonly dtype: HfDtype;
+  /** Null writes a folder without tokenizer. */
+  readonly tokenizer: Tokenizer | null;
+  /** Further keys of generation_config.json, such as temperature. */
+  readonly generation?: Json;
+  /** Whether a folder that stands there may be replaced; default false. */
+  readonly replace?: boolean;
+  /** Weights above this many bytes are cut into several files; default 5 GB. */
+  readonly maxShardBytes?: number;
+  readonly signal?: AbortSignal;
+}
+
+const TORCH_DTYPES: Readonly<Record<HfDtype, string>> = { f32: "float32", f16: "float16", bf16: "bfloat16" };
+const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
+
+/**
+ * Writes the model as a folder that appears whole or not at all. Layers that are all alike give a stock configuration: Llama, or Mistral without
+ * sliding window (the same computation) where heads do not divide the hidden size, which Llama's refuses. Layers that differ give `compresso`,
+ * with the Python files that load it; see `padded` for a folder that stock classes load all the same.
+ *
+ * Throws `CompressoError("input")` where the folder is not empty, where RoPE factors have no name here, and as the writer of safetensors.
+ */
+export async function exportHf(
+  source: WeightSource,
+  folder: string,
+  options: HfExportOptions,
+): Promise<{ form: HfForm }> {
+  const { spec } = source, { dtype, tokenizer, signal } = options;
+  const form = formOf(spec), config = hfConfig(spec, { dtype });
+  if (tokenizer && tokenizer.vocabSize > spec.vocab) {
+    throw new CompressoError("mismatch", {
+      what: "cannot write this tokenizer beside the model",
+      rule: "the model has an embedding row for each token",
+      value: `${spec.vocab} rows, ${tokenizer.vocabSize} tokens`,
+    });
+  }
+  const items = [...tensorShapes(spec)].map(([name, shape]): SafetensorsItem => ({
+    name,
+    shape,
+    dtype: FILE_DTYPES[dtype],
+    data: () => {
+      signal?.throwIfAborted();
+      return source.read(name);
+    },
+  }));
+  await writeFolderAtomically(folder, async (path) => {
+    const json = (name: string, value: unknown): Promise<void> =>
+      Deno.writeTextFile(`${path}/${name}`, `${JSON.stringify(value, null, 2)}\n`);
+    await json("config.json", config);
+    await json("generation_config.json", { ...tokenIds(spec, { nulls: false }), ...options.generation });
+    if (form === "compresso") {
+      await Deno.writeTextFile(`${path}/configuration_compresso.py`, configurationText);
+      await Deno.writeTextFile(`${path}/modeling_compresso.py`, modelingText);
+    }
+    if (tokenizer) {
+      const { json: content, config: settings, chatTemplate } = tokenizer;
+      await json("tokenizer.json", content);
+      await json(
+        "tokenizer_config.json",
+        chatTemplate === null ? settings : { ...settings, chat_template: chatTemplate },
+      );
+    }
+    await writeShardedSafetensors(path, items, options.maxShardBytes ? { maxShardBytes: options.maxShardBytes } : {});
+    signal?.throwIfAborted();
+  }, { replace: options.replace ?? false });
+  return { form };
+}
+
+/** The configuration that says the shape of a model. */
+export function formOf(spec: DecoderSpec): HfForm {
+  const [first] = spec.layers;
+  if (!first || !layersAlike(spec)) return "compresso";
+  return spec.hidden % first.heads === 0 ? "llama" : "mistral";
+}
+
+/** Content of config.json, for transformers 5 and 4. */
+export function hfConfig(spec: DecoderSpec, { dtype }: { readonly dtype: HfDtype }): Json {
+  const form = formOf(spec);
+  const most = (key: "heads" | "kvHeads" | "ffn"): number => Math.max(1, ...spec.layers.map((layer) => layer[key]));
+  // Counts of all layers in one are only there to be read by tools where layers differ.
+  const kvHeads = most("kvHeads"),
+    heads = form === "compresso" ? Math.ceil(most("heads") / kvHeads) * kvHeads : most("heads");
+  const name = form === "llama" ? "Llama" : form === "mistral" ? "Mistral" : "Compresso";
+  return {
+    architectures: [`${name}ForCausalLM`],
+    model_type: form,
+    ...(form === "compresso" ? remoteCode(spec) : {}),
+    ...(form === "mistral" ? { sliding_window: null } : { attention_bias: false, mlp_bias: false }),
+    attention_dropout: 0,
+    hidden_act: "silu",
+    hidden_size: spec.hidden,
+    head_dim: spec.headDim,
+    initializer_range: 0.02,
+    intermediate_size: most("ffn"),
+    max_position_embeddings: spec.maxPosition,
+    num_attention_heads: heads,
+    num_hidden_layers: spec.layers.length,
+    num_key_value_heads: kvHeads,
+    rms_norm_eps: spec.normEps,
+    ...ropeConfig(spec),
+    tie_word_embeddings: spec.tied,
+    use_cache: true,
+    vocab_size: spec.vocab,
+    ...tokenIds(spec, { nulls: true }),
+    // transformers 5 reads the first, 4 the second.
+    dtype: TORCH_DTYPES[dtype],
+    torch_dtype: TORCH_DTYPES[dtype],
+  };
+}
+
+function remoteCode(spec: DecoderSpec): Json {
+  return {
+    auto_map: {
+      AutoConfig: "configuration_compresso.CompressoConfig",
+      AutoModel: "modeling_compresso.CompressoModel",
+      AutoModelForCausalLM: "modeling_compresso.CompressoForCausalLM",
+    },
+    per_layer_config: spec.layers.map(({ heads, kvHeads, ffn }) => ({
+      num_attention_heads: heads,
+      num_key_value_heads: kvHeads,
+      intermediate_size: ffn,
+    })),
+  };
+}
+
+function tokenIds({ bosId, eosIds, padId }: DecoderSpec, { nulls }: { readonly nulls: boolean }): Json {
+  const ids: Json = {
+    bos_token_id: bosId,
+    eos_token_id: eosIds.length > 1 ? [...eosIds] : eosIds[0] ?? null,
+    pad_token_id: padId,
+  };
+  return nulls ? ids : Object.fromEntries(Object.entries(ids).filter(([, value]) => value !== null));
+}

@@ -1,0 +1,47 @@
+// Rows with choices as token ids for scoring. Owns finding the right choice and the prompt before it; refuses to score.
+import { CompressoError } from "../errors.ts";
+import type { DataSet } from "../io/datasets.ts";
+import { encodePrefix, encodeResponse, endToken, formatExample } from "../io/prompts.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
+import type { ChoiceRow } from "./score.ts";
+
+/** Options of {@link encodeChoices}. */
+export interface ChoiceOptions {
+  readonly tokenizer: Tokenizer;
+  /** Text before every instruction, such as the collaborative prompt; null for none. */
+  readonly prompt: string | null;
+  /** Rows that are taken at most, from the first. Default: all. */
+  readonly limit?: number;
+}
+
+/**
+ * Encodes every row as its prompt and its choices, each ending with the end token where there is one.
+ * Throws `CompressoError("input")` for rows without choices, or whose output is none of them.
+ */
+export function encodeChoices(data: DataSet, { tokenizer, prompt, limit = Infinity }: ChoiceOptions): ChoiceRow[] {
+  const format = { tokenizer, prompt };
+  const end = endToken(format);
+  if (data.kind === "text") throw unscorable("the file", "its rows are texts");
+  return data.rows.slice(0, limit).map((row, index) => {
+    const choices = row.choices ?? [], answer = choices.indexOf(row.output);
+    if (choices.length < 2) throw unscorable(`row ${index + 1}`, `${choices.length} choices`);
+    if (answer < 0) throw unscorable(`row ${index + 1}`, `the output ${JSON.stringify(row.output)} is no choice`);
+    const { prefix } = formatExample(row, format);
+    return {
+      prefix: encodePrefix(prefix, format),
+      choices: choices.map((choice) => {
+        const { response } = formatExample({ ...row, output: choice }, format);
+        return [...encodeResponse(prefix, response, format), ...(end === null ? [] : [end])];
+      }),
+      answer,
+    };
+  });
+}
+
+function unscorable(where: string, value: string): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot score ${where}`,
+    rule: 'a row has "choices", a list of strings with the output among them',
+    value,
+  });
+}

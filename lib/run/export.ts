@@ -1,0 +1,137 @@
+// A finished model as files that other programs load: a Hugging Face folder and a GGUF. Owns their places and what is said of who loads them; refuses formats' details.
+import { CompressoError } from "../errors.ts";
+import { exportGguf } from "../io/gguf_export.ts";
+import type { GgufWriteType } from "../io/gguf_quant.ts";
+import { ggufTokenizerMetadata } from "../io/gguf_tokenizer_export.ts";
+import { exportHf, type HfDtype } from "../io/hf_export.ts";
+import { ropeConfig } from "../io/hf_rope_export.ts";
+import type { WeightSource } from "../io/source.ts";
+import type { Json } from "../io/tokenizer_compat.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
+import { layersAlike } from "../nn/spec.ts";
+import { type Layout, padded } from "../prune/layouts.ts";
+
+/** The files that {@link exportModel} writes. */
+export type ExportFormat = "hf" | "gguf";
+
+/** How to export. */
+export interface ExportOptions {
+  /** Default "compact". "uniform" demands layers that are alike already, see `uniformMasks`. */
+  readonly layout?: Layout;
+  /** Dtype of the folder's weights; default "f16". */
+  readonly dtype?: HfDtype;
+  /** Type of the GGUF's matrices; default `dtype`. */
+  readonly ggufDtype?: GgufWriteType;
+  /** Null writes files for token ids only. */
+  readonly tokenizer: Tokenizer | null;
+  /** Name of the model within the GGUF. */
+  readonly name: string;
+  /** Further keys of generation_config.json. */
+  readonly generation?: Json;
+  /** Default: both. */
+  readonly formats?: readonly ExportFormat[];
+  /** Whether files that stand there may be replaced; default false. */
+  readonly replace?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+/** What was written. */
+export interface ExportResult {
+  /** Path of the folder; null where it was not asked for or skipped. */
+  readonly hf: string | null;
+  /** Path of the GGUF; null where it was not asked for or skipped. */
+  readonly gguf: string | null;
+  /** Which programs load each file. */
+  readonly loadableBy: readonly { readonly file: string; readonly programs: readonly string[] }[];
+  /** Formats that cannot hold this model or its tokenizer, with the reason. */
+  readonly skipped: readonly { readonly format: ExportFormat; readonly error: CompressoError }[];
+}
+
+/**
+ * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp), each whole or not at all, both in the same layout.
+ * A format that cannot hold the model or its tokenizer is skipped, with the reason, as long as another one is written.
+ *
+ * Throws `CompressoError("usage")` for layout "uniform" where layers differ, `CompressoError("input")` where files stand there already or no
+ * format can hold the model, `CompressoError("numeric")` for weights that the dtype cannot hold.
+ */
+export async function exportModel(source: WeightSource, outDir: string, options: ExportOptions): Promise<ExportResult> {
+  const { layout = "compact", dtype = "f16", tokenizer, replace = false, signal } = options;
+  const laidOut = layout === "padded" ? padded(source) : source;
+  const alike = layersAlike(laidOut.spec);
+  if (layout === "uniform" && !alike) {
+    throw new CompressoError("usage", {
+      what: "cannot export with the layout uniform",
+      rule: "all layers have the same heads, KV heads and FFN columns",
+      value: "they differ",
+      mend: 'prune with the layout uniform, or export as "padded" or "compact"',
+    });
+  }
+  const paths = { hf: `${outDir}/model`, gguf: `${outDir}/model.gguf` };
+  const formats = options.formats ?? ["hf", "gguf"];
+  const skipped: { format: ExportFormat; error: CompressoError }[] = [];
+  const possible = <T>(format: ExportFormat, prepare: () => T): T | null => {
+    if (!formats.includes(format)) return null;
+    try {
+      return prepare();
+    } catch (error) {
+      if (!(error instanceof CompressoError) || error.code !== "input") throw error;
+      skipped.push({ format, error });
+      return null;
+    }
+  };
+  // All that can be refused is tried before anything is written.
+  const hf = possible("hf", () => ropeConfig(laidOut.spec));
+  const metadata = possible(
+    "gguf",
+    () => tokenizer ? ggufTokenizerMetadata(tokenizer, { vocab: laidOut.spec.vocab }) : new Map<string, never>(),
+  );
+  if (!hf && !metadata && skipped[0]) throw skipped[0].error;
+  if (metadata && !replace) await refuseFile(paths.gguf);
+
+  const loadableBy: { file: string; programs: readonly string[] }[] = [];
+  if (hf) {
+    const { form } = await exportHf(laidOut, paths.hf, {
+      dtype,
+      tokenizer,
+      replace,
+      ...(options.generation ? { generation: options.generation } : {}),
+      ...(signal ? { signal } : {}),
+    });
+    loadableBy.push({ file: paths.hf, programs: form === "compresso" ? REMOTE_CODE : STOCK });
+  }
+  if (metadata) {
+    signal?.throwIfAborted();
+    const { arch } = await exportGguf(laidOut, paths.gguf, {
+      dtype: options.ggufDtype ?? dtype,
+      tokenizerMetadata: metadata,
+      name: options.name,
+    });
+    loadableBy.push({ file: paths.gguf, programs: arch === "deci" ? DECI : LLAMA });
+  }
+  return { hf: hf ? paths.hf : null, gguf: metadata ? paths.gguf : null, loadableBy, skipped };
+}
+
+const STOCK = [
+  "transformers: AutoModelForCausalLM.from_pretrained(folder)",
+  "mlx-lm",
+  "vLLM (by its source code; not tried)",
+  "compresso",
+];
+const REMOTE_CODE = [
+  "transformers: AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
+  "PEFT, on the model that transformers loaded",
+  "compresso",
+];
+const LLAMA = ["llama.cpp", "node-llama-cpp", "compresso"];
+const DECI = ["llama.cpp and node-llama-cpp, as architecture deci: its layers differ", "compresso"];
+
+async function refuseFile(path: string): Promise<void> {
+  const there = await Deno.stat(path).then(() => true, () => false);
+  if (!there) return;
+  throw new CompressoError("input", {
+    what: `cannot write ${path}`,
+    rule: "no file stands there",
+    value: "there is one",
+    mend: "choose another folder, or allow replacing this one",
+  });
+}

@@ -1,0 +1,141 @@
+// Multiple choice: which continuation of a prefix the model finds most likely. Owns the score of a choice; refuses prompts and text.
+import { CompressoError } from "../errors.ts";
+import { IGNORED_LABEL } from "../io/prompts.ts";
+import type { Adapters, Model } from "./model.ts";
+
+/** One question as token ids. */
+export interface ChoiceRow {
+  /** What stands before the answer; not empty. */
+  readonly prefix: readonly number[];
+  /** Continuations, none empty; each may end with the end token, which then counts. */
+  readonly choices: readonly (readonly number[])[];
+  /** Index of the right choice. */
+  readonly answer: number;
+}
+
+/** Options of {@link scoreChoices}. */
+export interface ScoreOptions {
+  /** Tokens of each sequence with its padding. Default: the longest prefix with its choice. */
+  readonly seq?: number;
+  /** Sequences that run at once. Default: as many as make up to 2048 tokens. */
+  readonly batch?: number;
+  readonly adapters?: Adapters;
+  readonly signal?: AbortSignal;
+  /** Called after each batch with the sequences scored so far. */
+  readonly onProgress?: (sequences: number, total: number) => void;
+}
+
+/** What the model made of one question. */
+export interface RowScore {
+  /** The choice with the highest score, the first among equals. */
+  readonly picked: number;
+  readonly isCorrect: boolean;
+  /** Log-likelihood of each choice after the prefix, in nats: the sum over its tokens, not their mean. */
+  readonly scores: readonly number[];
+}
+
+/** Scores of all questions. */
+export interface ScoreResult {
+  /** correct / total. */
+  readonly accuracy: number;
+  readonly correct: number;
+  readonly total: number;
+  readonly perRow: readonly RowScore[];
+}
+
+const BATCH_TOKENS = 2048;
+
+/**
+ * Scores every choice of every row, and counts the rows where the right one has the highest log-likelihood.
+ *
+ * @throws CompressoError("usage") for sizes that are not positive; "input" for no rows, an empty prefix or choice, an answer that is
+ * no choice, and a sequence longer than `seq` or the model's context; "numeric" where a likelihood is not finite.
+ */
+export async function scoreChoices(
+  model: Model,
+  rows: readonly ChoiceRow[],
+  options: ScoreOptions = {},
+): Promise<ScoreResult> {
+  const { adapters, signal, onProgress } = options;
+  const sequences = rows.flatMap(({ prefix, choices }) => choices.map((choice) => ({ prefix, choice })));
+  const longest = sequences.reduce((most, { prefix, choice }) => Math.max(most, prefix.length + choice.length), 0);
+  const seq = options.seq ?? longest;
+  checkSizes({ seq: options.seq, batch: options.batch });
+  checkRows(rows, { seq, context: model.spec.maxPosition });
+  const batch = Math.min(sequences.length, options.batch ?? Math.max(1, Math.floor(BATCH_TOKENS / seq)));
+  const scores: number[] = [];
+  for (let first = 0; first < sequences.length; first += batch) {
+    signal?.throwIfAborted();
+    const part = sequences.slice(first, first + batch);
+    // Padding stands on the right, where a causal model does not see it; token 0 exists in every vocabulary.
+    const tokens = new Uint32Array(batch * seq), labels = new Int32Array(batch * seq).fill(IGNORED_LABEL);
+    part.forEach(({ prefix, choice }, index) => {
+      tokens.set(prefix, index * seq);
+      tokens.set(choice, index * seq + prefix.length);
+      labels.set(choice, index * seq + prefix.length);
+    });
+    const losses = await model.tokenLosses(tokens, labels, {
+      batch,
+      ...(adapters ? { adapters } : {}),
+      ...(signal ? { signal } : {}),
+    });
+    for (const index of part.keys()) {
+      let score = 0;
+      for (let t = 0; t < seq; t++) score -= losses[index * seq + t] ?? 0;
+      scores.push(score);
+    }
+    onProgress?.(first + part.length, sequences.length);
+  }
+  checkFinite(scores);
+  let at = 0;
+  const perRow = rows.map(({ choices, answer }): RowScore => {
+    const own = scores.slice(at, at += choices.length);
+    const picked = own.indexOf(Math.max(...own));
+    return { picked, isCorrect: picked === answer, scores: own };
+  });
+  const correct = perRow.filter(({ isCorrect }) => isCorrect).length;
+  return { accuracy: correct / rows.length, correct, total: rows.length, perRow };
+}
+
+function checkSizes(sizes: Readonly<Record<string, number | undefined>>): void {
+  for (const [name, value] of Object.entries(sizes)) {
+    if (value === undefined || (Number.isInteger(value) && value >= 1)) continue;
+    throw new CompressoError("usage", {
+      what: "cannot score choices",
+      rule: `${name} is a whole number, at least 1`,
+      value: String(value),
+    });
+  }
+}
+
+function checkRows(rows: readonly ChoiceRow[], { seq, context }: { seq: number; context: number }): void {
+  const fail = (where: string, rule: string, value: string): never => {
+    throw new CompressoError("input", { what: `cannot score ${where}`, rule, value });
+  };
+  if (rows.length === 0) fail("choices", "there is at least one row", "no rows");
+  rows.forEach(({ prefix, choices, answer }, index) => {
+    const where = `row ${index}`;
+    if (prefix.length === 0) fail(where, "the prefix has at least one token", "an empty prefix");
+    if (choices.length === 0) fail(where, "it has choices", "none");
+    if (!Number.isInteger(answer) || choices[answer] === undefined) {
+      fail(where, `the answer is an index below ${choices.length}`, String(answer));
+    }
+    const most = Math.min(seq, context);
+    for (const choice of choices) {
+      if (choice.length === 0) fail(where, "a choice has at least one token", "an empty choice");
+      const length = prefix.length + choice.length;
+      if (length > most) fail(where, `prefix and choice have at most ${most} tokens`, `${length} tokens`);
+    }
+  });
+}
+
+function checkFinite(scores: readonly number[]): void {
+  const bad = scores.find((score) => !Number.isFinite(score));
+  if (bad === undefined) return;
+  throw new CompressoError("numeric", {
+    what: "cannot score choices",
+    rule: "the log-likelihood of every choice is finite",
+    value: String(bad),
+    mend: "check the model's weights, masks and LoRA",
+  });
+}

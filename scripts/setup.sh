@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Sets up what the toolkit needs: Deno, from the npm package `deno`, and a Vulkan driver where there is no GPU adapter.
+# Says what it will install before it does; does nothing where nothing is missing. Run it, or source it to have its PATH.
+# Debian and Ubuntu get both. Elsewhere it installs Deno only, and says which driver the user installs.
+
+compresso_setup() {
+  local need_major=2 need_minor=9
+  # Where npm puts programs for one user; an earlier run may have done so.
+  local home_bin="$HOME/.local/bin"
+  [ -x "$home_bin/deno" ] && PATH="$home_bin:$PATH"
+  export PATH
+
+  if ! deno_is_recent "$need_major" "$need_minor"; then
+    install_deno || return 1
+    hash -r
+    if ! deno_is_recent "$need_major" "$need_minor"; then
+      complain "Deno $need_major.$need_minor or newer was installed but does not run: try 'deno --version'"
+      return 1
+    fi
+  fi
+  say "Deno $(deno_version)"
+
+  if ! has_adapter; then
+    install_driver || return 1
+    if ! has_adapter; then
+      complain "there is still no GPU adapter: run 'deno run -A cli/main.ts doctor'"
+      return 1
+    fi
+  fi
+  say "GPU adapter: $(adapter_name)"
+}
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+complain() { printf 'setup: cannot go on: %s\n' "$*" >&2; }
+
+deno_version() { deno --version 2>/dev/null | sed -n '1s/^deno \([0-9.]*\).*/\1/p'; }
+
+deno_is_recent() {
+  local version major minor
+  command -v deno >/dev/null 2>&1 || return 1
+  version=$(deno_version)
+  major=${version%%.*}
+  minor=${version#*.}
+  minor=${minor%%.*}
+  [ -n "$major" ] && [ -n "$minor" ] || return 1
+  [ "$major" -gt "$1" ] || { [ "$major" -eq "$1" ] && [ "$minor" -ge "$2" ]; }
+}
+
+install_deno() {
+  if ! command -v npm >/dev/null 2>&1; then
+    complain "neither Deno 2.9 nor npm is there; install Node.js with npm (Debian: apt-get install nodejs npm), or Deno itself"
+    return 1
+  fi
+  local root
+  root=$(npm root --global)
+  while [ ! -e "$root" ]; do root=$(dirname "$root"); done
+  # npm may warn that it left out install scripts; Deno's package works without them.
+  if [ -w "$root" ]; then
+    say "will install: Deno (npm install --global deno)"
+    npm install --global --no-fund --no-audit deno >&2
+  else
+    say "will install: Deno for this user (npm install --global --prefix $HOME/.local deno)"
+    npm install --global --prefix "$HOME/.local" --no-fund --no-audit deno >&2 || return 1
+    PATH="$HOME/.local/bin:$PATH"
+    export PATH
+    say "in other terminals, put $HOME/.local/bin on the PATH"
+  fi
+}
+
+adapter_name() {
+  NO_COLOR=1 deno eval 'console.log((await navigator.gpu?.requestAdapter())?.info.description ?? "")' 2>/dev/null
+}
+
+has_adapter() { [ -n "$(adapter_name)" ]; }
+
+install_driver() {
+  local as_root=()
+  if ! command -v apt-get >/dev/null 2>&1; then
+    complain "there is no GPU adapter; install your GPU's driver or a Vulkan driver for the CPU (Mesa's lavapipe) and try again"
+    return 1
+  fi
+  if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null 2>&1; then
+      complain "there is no GPU adapter, and installing one needs root: as root, run 'apt-get install mesa-vulkan-drivers'"
+      return 1
+    fi
+    as_root=(sudo)
+  fi
+  say "will install: mesa-vulkan-drivers, a Vulkan driver (${as_root[*]:+sudo }apt-get install mesa-vulkan-drivers)"
+  "${as_root[@]}" apt-get update -q >&2 &&
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends mesa-vulkan-drivers >&2
+}
+
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+  set -euo pipefail
+  compresso_setup
+fi

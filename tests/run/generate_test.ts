@@ -1,0 +1,224 @@
+// Generation with the KV cache against full recomputation of every token, its stop rules, draws and errors.
+import assert from "node:assert/strict";
+import { CompressoError } from "../../lib/errors.ts";
+import { openDevice } from "../../lib/gpu/device.ts";
+import { createDecodePass } from "../../lib/nn/decode_pass.ts";
+import type { DecoderSpec } from "../../lib/nn/spec.ts";
+import { generate, type GenerateOptions, generateText, sampleToken } from "../../lib/run/generate.ts";
+import { loadModelFrom, type Model } from "../../lib/run/model.ts";
+import { assertClose, distance, type GoldenName } from "../golden/helpers/golden.ts";
+import { randomSource } from "../io/models.ts";
+import { greedyReference, openDemo, openGoldenModel, rowOf, someTokens } from "./helpers/reference.ts";
+
+const NAMES: readonly GoldenName[] = ["gqa_llama3", "mha_linear", "mqa_bf16_sharded", "gqa_f16"];
+// Both paths are f32 with other orders of summation; the golden tests hold each within this of f64.
+const LOGIT_TOLERANCE = 1e-4;
+
+for (const name of NAMES) {
+  Deno.test(`greedy tokens of ${name} equal those of full recomputation, bare and with masks and LoRA`, async () => {
+    using device = await openDevice();
+    const { model, adapters } = await openGoldenModel(name, { device });
+    using _ = model;
+    const before = device.liveCount;
+    for (const length of [1, 2, 7, 33]) {
+      const prompt = someTokens(length, model.spec.vocab);
+      for (const attached of [{}, { adapters }]) {
+        const actual = await all(model, prompt, { maxTokens: 12, ...attached });
+        assert.deepEqual(actual, await greedyReference(model, prompt, { maxTokens: 12, ...attached }));
+      }
+    }
+    const plain = await all(model, [5, 9, 3], { maxTokens: 12 });
+    assert.notDeepEqual(await all(model, [5, 9, 3], { maxTokens: 12, adapters }), plain, "adapters change the tokens");
+    await model.logits([1]); // the model's own cached pass may have grown the count
+    assert.ok(before <= device.liveCount);
+  });
+}
+
+Deno.test("logits at every position equal those of the batched forward, behind any length of prefill", async () => {
+  using device = await openDevice();
+  for (const name of NAMES) {
+    const { model } = await openGoldenModel(name, { device });
+    using _ = model;
+    const { vocab } = model.spec, tokens = someTokens(70, vocab);
+    const expected = await model.logits(tokens);
+    for (const start of [0, 1, 31, 64]) {
+      using pass = createDecodePass(device, model.weights, { capacity: tokens.length });
+      await pass.prefill(tokens.slice(0, start));
+      assert.equal(pass.length, start);
+      const distances = [];
+      for (let t = start; t < tokens.length; t++) {
+        const logits = await pass.logits(tokens[t] ?? 0);
+        distances.push(distance(`${name} from ${start}, logits[${t}]`, logits, rowOf(expected, t, vocab)));
+      }
+      assertClose(distances, LOGIT_TOLERANCE);
+      await assert.rejects(pass.logits(0), /capacity 70/);
+    }
+  }
+});
+
+Deno.test("layers of different shapes, some without attention or FFN, generate as they compute", async () => {
+  const spec: DecoderSpec = {
+    vocab: 37,
+    hidden: 20,
+    headDim: 6,
+    layers: [
+      { heads: 4, kvHeads: 2, ffn: 33 },
+      { heads: 0, kvHeads: 0, ffn: 20 },
+      { heads: 3, kvHeads: 3, ffn: 0 },
+      { heads: 0, kvHeads: 0, ffn: 0 },
+      { heads: 20, kvHeads: 4, ffn: 70 },
+    ],
+    normEps: 1e-5,
+    rope: { base: 10000, scaling: { kind: "none" } },
+    tied: false,
+    maxPosition: 128,
+    bosId: null,
+    eosIds: [],
+    padId: null,
+  };
+  using device = await openDevice();
+  using model = await loadModelFrom(randomSource(spec), { device, baseDtype: "f32" });
+  const prompt = someTokens(9, spec.vocab);
+  assert.deepEqual(
+    await all(model, prompt, { maxTokens: 20 }),
+    await greedyReference(model, prompt, { maxTokens: 20 }),
+  );
+});
+
+Deno.test("generation ends before an end token, after maxTokens and where the context is full", async () => {
+  using device = await openDevice();
+  const prompt = [5, 9, 3, 11, 20];
+  const { model } = await openGoldenModel("mha_linear", { device, spec: { eosIds: [] } });
+  using _ = model;
+  const tokens = await all(model, prompt, { maxTokens: 30 });
+  assert.equal(tokens.length, 30);
+  assert.deepEqual(await all(model, prompt, { maxTokens: 1 }), tokens.slice(0, 1));
+  for (const at of [0, 1, 6]) { // the first token; within the first groups
+    const end = tokens[at] ?? -1;
+    const { model: ending } = await openGoldenModel("mha_linear", { device, spec: { eosIds: [999, end] } });
+    using _ending = ending;
+    assert.deepEqual(await all(ending, prompt, { maxTokens: 30 }), tokens.slice(0, tokens.indexOf(end)));
+  }
+  const { model: short } = await openGoldenModel("mha_linear", { device, spec: { eosIds: [], maxPosition: 12 } });
+  using _short = short;
+  assert.deepEqual(await all(short, prompt, { maxTokens: 30 }), tokens.slice(0, 7));
+});
+
+Deno.test("everything allocated is freed after the last token, an early break, an abort and an error", async () => {
+  using device = await openDevice();
+  const { model, adapters } = await openGoldenModel("gqa_llama3", { device, spec: { eosIds: [] } });
+  using _ = model;
+  const before = device.liveCount, bytes = device.bytes;
+  const check = (): void => assert.deepEqual([device.liveCount, device.bytes], [before, bytes]);
+  await all(model, [5, 9, 3], { maxTokens: 5, adapters });
+  check();
+  for await (const _token of generate(model, [5, 9, 3], { maxTokens: 50, temperature: 1 })) break;
+  check();
+  for (const temperature of [0, 1]) {
+    const abort = new AbortController(), got: number[] = [];
+    await assert.rejects(async () => {
+      for await (const token of generate(model, [5, 9], { maxTokens: 400, temperature, signal: abort.signal })) {
+        if (got.push(token) === 3) abort.abort(new Error("enough"));
+      }
+    }, /enough/);
+    assert.ok(got.length >= 3 && got.length < 400, `${got.length} tokens before the abort took effect`);
+    check();
+    const weights = new Map([...adapters.lora.weights].map(([key, values]) => [key, values.map(() => NaN)]));
+    await assert.rejects(
+      all(model, [5, 9, 3], { maxTokens: 5, temperature, adapters: { lora: { ...adapters.lora, weights } } }),
+      (error) => error instanceof CompressoError && error.code === "numeric",
+    );
+    check();
+  }
+});
+
+Deno.test("draws depend on the seed, and at a low temperature the most likely token wins", async () => {
+  using device = await openDevice();
+  const { model, adapters } = await openGoldenModel("gqa_f16", { device, spec: { eosIds: [] } });
+  using _ = model;
+  const draw = (seed: number, temperature: number): Promise<number[]> =>
+    all(model, [5, 9, 3], { maxTokens: 20, temperature, seed, adapters });
+  const first = await draw(1, 1);
+  assert.deepEqual(await draw(1, 1), first);
+  assert.notDeepEqual(await draw(2, 1), first);
+  const cold = await draw(1, 1e-4);
+  assert.deepEqual(cold, await all(model, [5, 9, 3], { maxTokens: 20, adapters }));
+  assert.notDeepEqual(first, cold);
+});
+
+Deno.test("sampleToken() draws each token as often as softmax(logits / temperature) says", () => {
+  const logits = Float32Array.of(1, -2, 0.5, 1, -200, 3), temperature = 0.7, draws = 20000;
+  const weights = [...logits].map((logit) => Math.exp(logit / temperature));
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  const counts = weights.map(() => 0);
+  for (let i = 0; i < draws; i++) {
+    const id = sampleToken(logits, { temperature, u: (i + 0.5) / draws });
+    counts[id] = (counts[id] ?? 0) + 1;
+  }
+  // Evenly spaced u hit an interval of length p in p·draws ± 1 points.
+  counts.forEach((count, id) => {
+    const expected = (weights[id] ?? 0) / total * draws;
+    assert.ok(Math.abs(count - expected) <= 1, `token ${id}: ${count} draws, expected ${expected}`);
+  });
+  assert.equal(sampleToken(logits, { temperature, u: 1 - 2 ** -25 }), 5);
+  for (const bad of [NaN, Infinity]) {
+    assert.throws(() => sampleToken(Float32Array.of(0, bad), { temperature, u: 0.5 }), /not finite|finite/);
+  }
+});
+
+Deno.test("an empty prompt stands for BOS where there is one", async () => {
+  using device = await openDevice();
+  const { model } = await openGoldenModel("gqa_f16", { device });
+  using _ = model;
+  assert.deepEqual(await all(model, [], { maxTokens: 6 }), await all(model, [1], { maxTokens: 6 }));
+  const { model: without } = await openGoldenModel("gqa_f16", { device, spec: { bosId: null } });
+  using _without = without;
+  assert.throws(() => generate(without, [], { maxTokens: 6 }), isError("input", /BOS/));
+});
+
+Deno.test("prompts and options that cannot be used are refused at once", async () => {
+  using device = await openDevice();
+  const { model } = await openGoldenModel("gqa_f16", { device });
+  using _ = model;
+  const { maxPosition, vocab } = model.spec;
+  const refused = (prompt: number[], options: Partial<GenerateOptions>): () => unknown => () =>
+    generate(model, prompt, { maxTokens: 4, ...options });
+  assert.throws(refused(someTokens(maxPosition, vocab), {}), isError("input", /context of 128 tokens.*128 tokens/));
+  for (const token of [-1, vocab, 1.5, NaN]) assert.throws(refused([3, token], {}), isError("input", /token ids/));
+  for (const maxTokens of [0, -1, 1.5]) assert.throws(refused([3], { maxTokens }), isError("usage", /maxTokens/));
+  for (const temperature of [-1, NaN]) assert.throws(refused([3], { temperature }), isError("usage", /temperature/));
+  assert.throws(refused([3], { seed: -1 }), isError("usage", /seed/));
+  assert.throws(() => generateText(model, "Hello", { maxTokens: 4 }), isError("input", /tokenizer/));
+});
+
+Deno.test("the demo model's text is that of its greedy tokens", async () => {
+  using device = await openDevice();
+  const demo = await openDemo(device);
+  if (!demo) return;
+  using model = demo.model;
+  const { tokenizer } = demo;
+  const prompt = "Where is Tom?\nSam has a bee. Tom ran to the garden. Anna found the apple.\n";
+  const prompted = [...tokenizer.leading, ...tokenizer.encode(prompt)];
+  const tokens = await greedyReference(model, prompted, { maxTokens: 12 });
+  const pieces: string[] = [];
+  for await (const piece of generateText(model, prompt, { maxTokens: 12 })) pieces.push(piece);
+  assert.deepEqual(await all(model, prompted, { maxTokens: 12 }), tokens);
+  const text = pieces.join("");
+  assert.equal(text, tokenizer.decode(tokens));
+  assert.equal(text, "garden");
+});
+
+async function all(model: Model, prompt: readonly number[], options: GenerateOptions): Promise<number[]> {
+  const tokens: number[] = [];
+  for await (const token of generate(model, prompt, options)) tokens.push(token);
+  return tokens;
+}
+
+function isError(code: CompressoError["code"], message: RegExp): (error: unknown) => boolean {
+  return (error) => {
+    assert.ok(error instanceof CompressoError, String(error));
+    assert.equal(error.code, code);
+    assert.match(error.message, message);
+    return true;
+  };
+}

@@ -1,0 +1,117 @@
+// Perplexity against the plain definition in f64, its windows, batches and errors.
+import assert from "node:assert/strict";
+import { CompressoError } from "../../lib/errors.ts";
+import { openDevice } from "../../lib/gpu/device.ts";
+import { type Adapters, loadModelFrom, type Model } from "../../lib/run/model.ts";
+import { perplexity, type PerplexityOptions } from "../../lib/run/perplexity.ts";
+import { nllReference, openDemo, openGoldenModel, someTokens } from "./helpers/reference.ts";
+
+// The reference takes the same f32 logits, only its log-sum-exp is f64.
+const NLL_TOLERANCE = 1e-5;
+
+Deno.test("perplexity equals that of the logits of every window, whatever the batch", async () => {
+  using device = await openDevice();
+  for (const name of ["gqa_llama3", "mha_linear"] as const) {
+    const { model, adapters } = await openGoldenModel(name, { device });
+    using _ = model;
+    const window = 13, tokens = someTokens(5 * window + 4, model.spec.vocab);
+    for (const attached of [{}, { adapters }]) {
+      const expected = await meanReference(model, tokens, { window, ...attached });
+      for (const batch of [1, 2, 5, 64, undefined]) {
+        const actual = await perplexity(model, tokens, { window, ...(batch ? { batch } : {}), ...attached });
+        assert.ok(
+          Math.abs(actual.nll - expected) <= NLL_TOLERANCE * expected,
+          `${name}, batch ${batch}: ${actual.nll}, expected ${expected}`,
+        );
+        assert.deepEqual(
+          [actual.tokens, actual.windows, actual.perplexity],
+          [5 * (window - 1), 5, Math.exp(actual.nll)],
+        );
+      }
+    }
+  }
+});
+
+Deno.test("perplexity() measures the first windows only where maxWindows says so, and tells how far it is", async () => {
+  using device = await openDevice();
+  const { model } = await openGoldenModel("gqa_f16", { device });
+  using _ = model;
+  const tokens = someTokens(40, model.spec.vocab), seen: [number, number][] = [];
+  const onProgress = (windows: number, total: number): void => void seen.push([windows, total]);
+  const actual = await perplexity(model, tokens, { window: 8, maxWindows: 3, batch: 2, onProgress });
+  assert.deepEqual(actual, await perplexity(model, tokens.slice(0, 24), { window: 8, batch: 2 }));
+  assert.deepEqual(seen, [[2, 3], [3, 3]]);
+});
+
+Deno.test("perplexity of the demo model takes the first characters of a text, without special tokens", async () => {
+  using device = await openDevice();
+  const demo = await openDemo(device);
+  if (!demo) return;
+  using model = demo.model;
+  const { tokenizer } = demo;
+  const text = "Where is Tom?\nSam has a bee. Tom ran to the garden. Anna found the apple.\ngarden\n".repeat(3);
+  const tokens = tokenizer.encode(text.slice(0, 150));
+  const actual = await perplexity(model, text, { window: 16, limitChars: 150 });
+  assert.deepEqual(actual, await perplexity(model, tokens, { window: 16 }));
+  assert.notDeepEqual(actual, await perplexity(model, text, { window: 16 }));
+  const expected = await meanReference(model, tokens, { window: 16 });
+  assert.ok(Math.abs(actual.nll - expected) <= NLL_TOLERANCE * expected, `${actual.nll}, expected ${expected}`);
+});
+
+Deno.test("limitChars counts code points", async () => {
+  using device = await openDevice();
+  const { model: bare } = await openGoldenModel("gqa_f16", { device });
+  using _ = bare;
+  const demo = await openDemo(device);
+  if (!demo) return;
+  demo.model[Symbol.dispose]();
+  const encoded: string[] = [];
+  const tokenizer = { ...demo.tokenizer, encode: (text: string): number[] => (encoded.push(text), [1, 2, 3, 4]) };
+  using model = await loadModelFrom(bare.source, { device, tokenizer });
+  for (const limitChars of [1, 2, 3, 9]) await perplexity(model, "a😀b", { window: 2, limitChars });
+  assert.deepEqual(encoded, ["a", "a😀", "a😀b", "a😀b"]);
+});
+
+Deno.test("perplexity() refuses what it cannot measure", async () => {
+  using device = await openDevice();
+  const { model, adapters } = await openGoldenModel("gqa_f16", { device });
+  using _ = model;
+  const tokens = someTokens(20, model.spec.vocab);
+  const rejects = (
+    text: string | number[],
+    options: PerplexityOptions,
+    [code, message]: [CompressoError["code"], RegExp],
+  ): Promise<void> =>
+    assert.rejects(perplexity(model, text, options), (error) => {
+      assert.ok(error instanceof CompressoError, String(error));
+      assert.equal(error.code, code);
+      assert.match(error.message, message);
+      return true;
+    });
+  await rejects(tokens, { window: 21 }, ["input", /one window of 21 tokens; now: 20 tokens/]);
+  await rejects([], { window: 2 }, ["input", /0 tokens/]);
+  await rejects("text", { window: 2 }, ["input", /tokenizer/]);
+  for (const window of [1, 2.5, 129]) await rejects(tokens, { window }, ["usage", /window/]);
+  await rejects(tokens, { window: 4, limitChars: 9 }, ["usage", /limitChars/]);
+  await rejects(tokens, { window: 4, batch: 0 }, ["usage", /batch/]);
+  await rejects(tokens, { window: 4, maxWindows: 0 }, ["usage", /maxWindows/]);
+  await rejects([...tokens, model.spec.vocab], { window: 3 }, ["input", /token/]);
+  const weights = new Map([...adapters.lora.weights].map(([key, values]) => [key, values.map(() => NaN)]));
+  await rejects(tokens, { window: 4, adapters: { lora: { ...adapters.lora, weights } } }, ["numeric", /finite/]);
+  const reason = new Error("enough");
+  await assert.rejects(perplexity(model, tokens, { window: 4, signal: AbortSignal.abort(reason) }), reason);
+});
+
+async function meanReference(
+  model: Model,
+  tokens: readonly number[],
+  { window, adapters }: { readonly window: number; readonly adapters?: Adapters },
+): Promise<number> {
+  const windows = Math.floor(tokens.length / window);
+  let sum = 0;
+  for (let index = 0; index < windows; index++) {
+    const part = tokens.slice(index * window, (index + 1) * window);
+    sum += await nllReference(model, part, { from: 1, ...(adapters ? { adapters } : {}) });
+  }
+  return sum / (windows * (window - 1));
+}

@@ -1,0 +1,113 @@
+// Scores of choices against brute force, one sequence at a time in f64, and on the demo's held-out rows.
+import assert from "node:assert/strict";
+import { CompressoError } from "../../lib/errors.ts";
+import { openDevice } from "../../lib/gpu/device.ts";
+import { readRows } from "../../lib/io/datasets.ts";
+import { demoData } from "../../lib/io/open_model.ts";
+import { encodeChoices } from "../../lib/run/choice_rows.ts";
+import { type ChoiceRow, scoreChoices, type ScoreOptions } from "../../lib/run/score.ts";
+import { argmax, nllReference, openDemo, openGoldenModel, someTokens } from "./helpers/reference.ts";
+
+// The reference takes the same f32 logits, only its log-sum-exp is f64.
+const SCORE_TOLERANCE = 1e-5;
+
+Deno.test("scores of choices equal brute force, whatever the batch and padding", async () => {
+  using device = await openDevice();
+  for (const name of ["mqa_bf16_sharded", "gqa_f16"] as const) {
+    const { model, adapters } = await openGoldenModel(name, { device });
+    using _ = model;
+    const tokens = someTokens(60, model.spec.vocab);
+    const rows: ChoiceRow[] = [
+      { prefix: tokens.slice(0, 1), choices: [[4], [7, 8, 2], [9, 2]], answer: 1 },
+      { prefix: tokens.slice(3, 20), choices: [[30, 31, 32, 33, 2], [30, 31, 32, 34, 2]], answer: 0 },
+      { prefix: tokens.slice(20, 29), choices: [[1], [2], [3], [4]], answer: 3 },
+    ];
+    for (const attached of [{}, { adapters }]) {
+      const expected: number[][] = [];
+      for (const { prefix, choices } of rows) {
+        const scores: number[] = [];
+        for (const choice of choices) {
+          const from = prefix.length;
+          scores.push(-await nllReference(model, [...prefix, ...choice], { from, ...attached }));
+        }
+        expected.push(scores);
+      }
+      const picked = expected.map(argmax);
+      for (const options of [{}, { batch: 2 }, { batch: 4, seq: 40 }, { batch: 100, seq: 23 }]) {
+        const actual = await scoreChoices(model, rows, { ...options, ...attached });
+        actual.perRow.forEach(({ scores }, row) =>
+          scores.forEach((score, choice) => {
+            const wanted = expected[row]?.[choice] ?? NaN;
+            assert.ok(
+              Math.abs(score - wanted) <= SCORE_TOLERANCE * Math.abs(wanted),
+              `${name} ${JSON.stringify(options)}, row ${row}, choice ${choice}: ${score}, expected ${wanted}`,
+            );
+          })
+        );
+        assert.deepEqual(actual.perRow.map((row) => row.scores.length), [3, 2, 4]);
+        assert.deepEqual(actual.perRow.map((row) => row.picked), picked);
+        const correct = picked.filter((choice, row) => choice === rows[row]?.answer).length;
+        assert.deepEqual([actual.correct, actual.total, actual.accuracy], [correct, 3, correct / 3]);
+      }
+    }
+  }
+});
+
+Deno.test("a row is correct exactly where its answer is the choice that was picked", async () => {
+  using device = await openDevice();
+  const { model } = await openGoldenModel("gqa_f16", { device });
+  using _ = model;
+  const row = { prefix: [5, 9, 3], choices: [[4], [7], [9, 2]] };
+  const [first] = (await scoreChoices(model, [{ ...row, answer: 0 }])).perRow;
+  assert.ok(first);
+  const rows = row.choices.map((_, answer) => ({ ...row, answer }));
+  const { perRow, correct, accuracy } = await scoreChoices(model, rows);
+  assert.deepEqual(perRow.map(({ isCorrect }) => isCorrect), row.choices.map((_, answer) => answer === first.picked));
+  assert.deepEqual([correct, accuracy], [1, 1 / 3]);
+  const twins = await scoreChoices(model, [{ prefix: [5, 9], choices: [[4, 6], [4, 6]], answer: 0 }]);
+  assert.equal(twins.correct, 1, "the first among equals");
+});
+
+Deno.test("the demo model answers its held-out rows far better than chance", async () => {
+  using device = await openDevice();
+  const demo = await openDemo(device);
+  if (!demo) return;
+  using model = demo.model;
+  const { tokenizer } = demo;
+  const rows = encodeChoices(await readRows(demoData("heldout")), { tokenizer, prompt: null, limit: 40 });
+  const { accuracy, total } = await scoreChoices(model, rows);
+  assert.equal(total, 40);
+  assert.ok(accuracy >= 0.8, `accuracy ${accuracy}, chance 0.2`);
+  const chance = await scoreChoices(model, rows, { adapters: { masks: { hidden: new Float32Array(128) } } });
+  assert.ok(chance.accuracy < 0.5, `accuracy ${chance.accuracy} of a model that is masked away`);
+});
+
+Deno.test("scoreChoices() refuses rows and sizes that it cannot score", async () => {
+  using device = await openDevice();
+  const { model } = await openGoldenModel("gqa_f16", { device });
+  using _ = model;
+  const row: ChoiceRow = { prefix: [5, 9, 3], choices: [[4], [7, 8]], answer: 1 };
+  const rejects = (
+    rows: ChoiceRow[],
+    options: ScoreOptions,
+    [code, message]: [CompressoError["code"], RegExp],
+  ): Promise<void> =>
+    assert.rejects(scoreChoices(model, rows, options), (error) => {
+      assert.ok(error instanceof CompressoError, String(error));
+      assert.equal(error.code, code);
+      assert.match(error.message, message);
+      return true;
+    });
+  await rejects([], {}, ["input", /no rows/]);
+  await rejects([row, { ...row, prefix: [] }], {}, ["input", /row 1.*empty prefix/]);
+  await rejects([{ ...row, choices: [], answer: 0 }], {}, ["input", /choices/]);
+  await rejects([{ ...row, choices: [[4], []] }], {}, ["input", /empty choice/]);
+  for (const answer of [-1, 2, 0.5]) await rejects([{ ...row, answer }], {}, ["input", /answer/]);
+  await rejects([row], { seq: 4 }, ["input", /at most 4 tokens; now: 5 tokens/]);
+  await rejects([{ ...row, prefix: someTokens(127, model.spec.vocab) }], {}, ["input", /at most 128 tokens/]);
+  await rejects([{ ...row, choices: [[4], [model.spec.vocab]] }], {}, ["input", /token ids/]);
+  for (const value of [0, 1.5]) {
+    await rejects([row], { seq: value }, ["usage", /seq/]);
+    await rejects([row], { batch: value }, ["usage", /batch/]);
+  }
+});

@@ -27,7 +27,8 @@ struct Params { rows: u32, stride: u32, vocab: u32, firstRow: u32, gradient: u32
   var sum = 0.0;
   for (var c = lane; c < params.vocab; c += GROUP) { sum += exp(logits[base + c] - top); }
   let total = group_sum(sum, lane);
-  if (lane == 0u) { loss[token] = log(total) + top - logits[base + u32(wanted)]; }
+  // The difference first: it is exact where the two logits are close, however large they are.
+  if (lane == 0u) { loss[token] = log(total) + (top - logits[base + u32(wanted)]); }
   if (params.gradient == 0u) { return; }
   workgroupBarrier();
   storageBarrier();

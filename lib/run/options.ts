@@ -2,11 +2,9 @@
 import { CompressoError } from "../errors.ts";
 import type { LoraConfig } from "../nn/lora.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
+import type { Layout } from "../prune/layouts.ts";
 import type { UnitKind } from "../prune/units.ts";
 import type { Row } from "../io/datasets.ts";
-
-/** How a sliced model's layers may differ: each its own widths, all padded to the widest, or all the same widths. */
-export type Layout = "compact" | "padded" | "uniform";
 
 /** Options of `prune`. */
 export interface PruneOptions {

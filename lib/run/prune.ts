@@ -4,6 +4,7 @@ import { type Batch, type Batches, createBatches, type EncodeReport, encodeRows 
 import { type LoraWeights } from "../nn/lora.ts";
 import { maskSizes, type MaskValues, unpackMasks } from "../nn/masks.ts";
 import type { StepState } from "../nn/step_state.ts";
+import { uniformMasks } from "../prune/layouts.ts";
 import { createSaliency, initialLogAlpha } from "../prune/saliency.ts";
 import { cubicSparsity, progressOf, warmupCosine } from "../prune/schedule.ts";
 import {
@@ -17,7 +18,7 @@ import {
 } from "../prune/units.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, writeCheckpoint } from "./checkpoint.ts";
 import type { Model } from "./model.ts";
-import { type PruneOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
+import { type CheckpointOptions, type PruneOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { adapterOf, createTrainer, RING_SLOTS, type StepKind, type StepNumbers, type Trainer } from "./trainer.ts";
 
@@ -30,6 +31,8 @@ export interface PruneResult {
   readonly logAlpha: Float32Array;
   readonly table: UnitTable;
   readonly data: EncodeReport;
+  /** Sequences that were not trained on. */
+  readonly heldout: readonly (readonly number[])[];
   readonly seconds: Readonly<Record<Stage, number>>;
   readonly tokensPerSecond: number;
   readonly peakGpuBytes: number;
@@ -40,10 +43,9 @@ export interface PruneRun extends AsyncIterable<StepRecord>, Disposable {
   readonly options: ResolvedOptions;
   /** Steps of the whole run. */
   readonly steps: number;
-  /** Steps that a resumed run had done before. */
-  readonly resumedAt: number;
-  /** Records that a resumed run had written before; later lines of its file belong to no state. */
-  readonly recordsAt: number;
+  readonly data: EncodeReport;
+  /** Reads the checkpoint of a run that is resumed; iteration does it too. Steps and records that were done before. */
+  prepare(): Promise<{ readonly steps: number; readonly records: number }>;
   /** What the last step left; throws before the last record was taken. */
   result(): PruneResult;
 }
@@ -53,7 +55,7 @@ const SALIENCY_BATCHES = 8;
 const FLUSH_SECONDS = 0.4;
 
 /** Prepares a run. Throws `CompressoError` for options that cannot work, before any GPU work. */
-export async function startPrune(model: Model, given: PruneOptions): Promise<PruneRun> {
+export function startPrune(model: Model, given: PruneOptions): PruneRun {
   const options = resolveOptions(given, model.spec);
   const { tokenizer, spec, device } = model;
   if (!tokenizer) {
@@ -66,20 +68,22 @@ export async function startPrune(model: Model, given: PruneOptions): Promise<Pru
   }
   const table = unitTable(spec, options.units);
   checkReachable(table, options.sparsity);
-  const { examples, report } = encodeRows(options.rows, { tokenizer, prompt: options.prompt, seq: options.seq });
+  const encoding = { tokenizer, prompt: options.prompt, seq: options.seq };
+  const [training, heldoutRows] = splitRows(options.rows);
+  const { examples, report } = encodeRows(training, encoding);
+  const heldout = encodeRows(heldoutRows, encoding).examples.map(({ tokens }) => [...tokens]);
   const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
   const { batch, seq, seed } = options;
   const makeBatches = (from: number): Batches => createBatches(examples, { batch, seq, seed: from, padId });
   device.resetPeak();
   const trainer = createTrainer(model, { batch, seq, seed, lora: options.lora, table });
-  try {
-    const run = new Run(model, { options, trainer, table, report, given, makeBatches });
-    await run.restore();
-    return run;
-  } catch (error) {
-    trainer[Symbol.dispose]();
-    throw error;
-  }
+  return new Run(model, { options, trainer, table, report, heldout, given, makeBatches });
+}
+
+/** Rows to train on, and up to 8 that are held out for comparing the masked with the sliced model. */
+function splitRows<T>(rows: readonly T[]): [training: readonly T[], heldout: readonly T[]] {
+  const count = Math.min(8, Math.floor(rows.length / 10));
+  return count === 0 ? [rows, rows.slice(-1)] : [rows.slice(0, -count), rows.slice(-count)];
 }
 
 interface Parts {
@@ -87,6 +91,7 @@ interface Parts {
   readonly trainer: Trainer;
   readonly table: UnitTable;
   readonly report: EncodeReport;
+  readonly heldout: readonly (readonly number[])[];
   readonly given: PruneOptions;
   readonly makeBatches: (seed: number) => Batches;
 }
@@ -103,13 +108,12 @@ interface Pending {
 class Run implements PruneRun {
   readonly options: ResolvedOptions;
   readonly steps: number;
-  resumedAt = 0;
-  recordsAt = 0;
   readonly #model: Model;
   readonly #parts: Parts;
   readonly #batches: Batches;
   readonly #stages: readonly { readonly stage: Stage; readonly kind: StepKind; readonly steps: number }[];
   #position: RunPosition;
+  #prepared = false;
   #pending: Pending[] = [];
   #lastFlush = performance.now();
   #result: PruneResult | null = null;
@@ -140,19 +144,28 @@ class Run implements PruneRun {
     };
   }
 
-  async restore(): Promise<void> {
+  get data(): EncodeReport {
+    return this.#parts.report;
+  }
+
+  async prepare(): Promise<{ readonly steps: number; readonly records: number }> {
     const checkpoint = this.#parts.given.checkpoint;
-    if (!checkpoint?.resume) return;
+    if (checkpoint?.resume && !this.#prepared && await exists(checkpoint.path)) await this.#restore(checkpoint);
+    this.#prepared = true;
+    return { steps: this.#position.step, records: this.#position.records };
+  }
+
+  async #restore(checkpoint: CheckpointOptions): Promise<void> {
     const { position, arrays } = await readCheckpoint(checkpoint.path, { identity: this.#identity() });
     this.#position = position;
     this.#batches.seek(position.cursor);
     this.#parts.trainer.restore(arrays);
-    this.resumedAt = position.step;
-    this.recordsAt = position.records;
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<StepRecord, void, undefined> {
     const { given } = this.#parts, every = given.checkpoint?.every ?? Infinity;
+    await this.prepare();
+    this.#lastFlush = performance.now();
     try {
       for (; this.#position.stage < this.#stages.length; this.#nextStage()) {
         const stage = this.#stages[this.#position.stage];
@@ -311,13 +324,18 @@ class Run implements PruneRun {
   async #harden(): Promise<void> {
     const { trainer, table, options } = this.#parts;
     const { logAlpha, constraint } = await trainer.save();
-    const kept = chooseUnits(table, logAlpha, options);
-    trainer.setMasks(hardMasks(table, kept, { logAlpha, temperature: options.rates.temperature }));
+    const kept = selectUnits(table, logAlpha, { target: options.sparsity });
+    const masks = hardMasks(table, kept, { logAlpha, temperature: options.rates.temperature });
+    trainer.setMasks(
+      options.layout === "uniform"
+        ? uniformMasks(table.spec, unitScores(table, logAlpha), { masks, target: options.sparsity })
+        : masks,
+    );
     this.#position = { ...this.#position, expected: constraint[7] ?? NaN };
   }
 
   async #finish(): Promise<void> {
-    const { trainer, table, options, report } = this.#parts, { spec, device } = this.#model;
+    const { trainer, table, options, report, heldout } = this.#parts, { spec, device } = this.#model;
     const { slots, logAlpha } = await trainer.save();
     const masks = unpackMasks(spec, table.layout, slots);
     const kept = Uint8Array.from({ length: table.count }, (_, unit) => slots[table.slotFirst[unit] ?? 0] === 0 ? 0 : 1);
@@ -330,6 +348,7 @@ class Run implements PruneRun {
       logAlpha,
       table,
       data: report,
+      heldout,
       seconds: {
         finetune: seconds["finetune"] ?? 0,
         prune: seconds["prune"] ?? 0,
@@ -374,8 +393,18 @@ function learningRate(stage: Stage, peak: number, progress: number): number {
   return warmupCosine({ peak, warmup: 0, floor: peak / 10 })(progress);
 }
 
-function chooseUnits(table: UnitTable, logAlpha: Float32Array, options: ResolvedOptions): Selection {
-  return selectUnits(table, logAlpha, { target: options.sparsity });
+/** Unit scores in the layout of masks; units that are not pruned score highest. */
+function unitScores(table: UnitTable, scores: Float32Array): MaskValues {
+  const slots = new Float32Array(table.layout.count).fill(Number.MAX_VALUE);
+  for (let unit = 0; unit < table.count; unit++) {
+    const first = table.slotFirst[unit] ?? 0;
+    slots.fill(scores[unit] ?? 0, first, first + (table.slotCount[unit] ?? 0));
+  }
+  return unpackMasks(table.spec, table.layout, slots);
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(() => true, () => false);
 }
 
 /** z of the kept units: hidden dims 1 (a tied output head must not see a folded z), others the median of their hard concrete, at least 0.1. */

@@ -12,34 +12,9 @@ import {
   shardPaddedRows,
   writeRows,
 } from "../../lib/nn/matrix.ts";
+import { assertCells, type Cell, lay, random, STALE } from "./helpers/cells.ts";
 
 const device: Device = await openDevice();
-
-/** A deterministic sequence in [-1, 1). */
-function random(count: number, seed: number): Float32Array<ArrayBuffer> {
-  let state = (seed * 2654435761 + 12345) >>> 0;
-  return Float32Array.from({ length: count }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 31 - 1;
-  });
-}
-
-/** Lays rows × cols values out at a stride, `fill` elsewhere. */
-function lay(
-  values: Float32Array,
-  options: { rows: number; cols: number; stride: number; total?: number; offset?: number; fill?: number },
-): Float32Array<ArrayBuffer> {
-  const { rows, cols, stride, offset = 0, fill = 0 } = options;
-  const out = new Float32Array(options.total ?? offset + rows * stride).fill(fill);
-  for (let r = 0; r < rows; r++) out.set(values.subarray(r * cols, (r + 1) * cols), offset + r * stride);
-  return out;
-}
-
-/** A wanted value and how far the actual one may be from it. */
-interface Cell {
-  readonly value: number;
-  readonly bound: number;
-}
 
 interface Oracle {
   at(row: number, column: number): Cell;
@@ -58,29 +33,6 @@ function oracle(k: number, a: (m: number, k: number) => number, b: (k: number, n
       return { value, bound: (k + 3) * 2 ** -24 * size + 1e-30 };
     },
   };
-}
-
-/** Asserts every cell of a stored matrix; the bound is 0 for a cell that must be untouched or zero. */
-function assertCells(got: Float32Array, options: {
-  what: string;
-  rows: number;
-  stride: number;
-  want: (row: number, column: number) => Cell;
-}): void {
-  const { what, rows, stride, want } = options;
-  let worst = { ratio: -1, text: "" };
-  for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < stride; column++) {
-      const { value, bound } = want(row, column);
-      const actual = got[row * stride + column] ?? NaN;
-      const distance = Math.abs(actual - value);
-      const ratio = distance === 0 ? 0 : Number.isNaN(distance) ? Infinity : distance / bound;
-      if (ratio > worst.ratio) {
-        worst = { ratio, text: `[${row}, ${column}]: ${actual} instead of ${value}, ${ratio} bounds away` };
-      }
-    }
-  }
-  assert.ok(worst.ratio <= 1, `${what}: worst at ${worst.text}`);
 }
 
 /** Fills scratch textures with NaN, as what an earlier use left there must not matter. */
@@ -106,8 +58,6 @@ interface LinearCase {
   /** Rank of an added low-rank product. */
   rank?: number;
 }
-
-const STALE = 7;
 
 async function checkLinear(test: LinearCase): Promise<void> {
   const { m, rows, cols, direction, dtype, placement, accumulate = false, columnOffset = 0 } = test;

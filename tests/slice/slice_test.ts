@@ -86,7 +86,8 @@ Deno.test("groups of different lengths become equal, with zero heads or a repeat
 
 Deno.test("a long group beside short ones is split, and its KV head repeated, where that is smaller", async () => {
   assert.equal(cheapestGroupSize([[8, 1, 1]]), 2, "18 heads of both kinds instead of 27");
-  assert.equal(cheapestGroupSize([[6, 1, 1, 1]]), 1, "18 instead of 28, or of 18 with size 2");
+  assert.equal(cheapestGroupSize([[6, 1, 1, 1]]), 2, "18 with size 2 as with 1: the larger");
+  assert.equal(cheapestGroupSize([[5, 1, 1, 1]]), 1, "16 instead of 24, or of 18 with size 2");
   assert.equal(cheapestGroupSize([[3, 3, 2]]), 3);
   assert.equal(cheapestGroupSize([[], []]), 1);
   using device = await openDevice();

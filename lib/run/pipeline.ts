@@ -1,0 +1,74 @@
+// From a model to a folder with the smaller one: records on disk as they come, checkpoints, export. Owns the folder's layout; refuses the loop and the formats.
+import { CompressoError } from "../errors.ts";
+import { writeFileAtomically } from "../io/atomic.ts";
+import type { Model } from "./model.ts";
+import type { CheckpointOptions, PruneOptions } from "./options.ts";
+import type { StepRecord } from "./records.ts";
+import { prune, type PruneSession, type RunSummary, type SessionExportOptions } from "./session.ts";
+
+/** Options of {@link compress}. */
+export interface CompressOptions extends Omit<PruneOptions, "checkpoint"> {
+  /** Folder that gets model/, model.gguf, records.jsonl, run.json and, until the run is done, checkpoint.safetensors. */
+  readonly out: string;
+  /** Steps between two checkpoints; default 50. 0 writes one on an abort only. */
+  readonly checkpointEvery?: number;
+  /** Goes on from the folder's checkpoint. */
+  readonly resume?: boolean;
+  /** Facts that a resumed run must share, such as the paths of model and data. */
+  readonly identity?: CheckpointOptions["identity"];
+  readonly export?: SessionExportOptions;
+  /** Called when the run stands, before the first step, with the steps that a resumed run had done. */
+  readonly onStart?: (session: PruneSession, doneBefore: number) => void;
+  readonly onRecord?: (record: StepRecord) => void;
+  /** Called before the comparison of masked and sliced model, and before the files are written. */
+  readonly onPhase?: (phase: "slice" | "export") => void;
+}
+
+/** Name of the checkpoint within the folder of a run. */
+export const CHECKPOINT_FILE = "checkpoint.safetensors";
+
+/** Runs all stages, slices, verifies and writes. Throws `CompressoError("usage")` for `resume` without a checkpoint. */
+export async function compress(model: Model, options: CompressOptions): Promise<RunSummary> {
+  const { out, checkpointEvery = 50, resume = false, identity, onStart, onRecord, onPhase, ...rest } = options;
+  const path = `${out}/${CHECKPOINT_FILE}`;
+  if (resume && !(await Deno.stat(path).then(() => true, () => false))) {
+    throw new CompressoError("usage", {
+      what: `cannot resume the run in ${out}`,
+      rule: `the folder holds ${CHECKPOINT_FILE}`,
+      value: "there is none",
+      mend: "start it without --resume",
+    });
+  }
+  const every = checkpointEvery > 0 ? checkpointEvery : Infinity;
+  using session = prune(model, {
+    ...rest,
+    checkpoint: { path, every, resume, ...(identity ? { identity } : {}) },
+  });
+  const before = await session.prepare();
+  await Deno.mkdir(out, { recursive: true });
+  const recordsPath = `${out}/records.jsonl`;
+  await writeFileAtomically(recordsPath, await firstLines(recordsPath, before.records));
+  onStart?.(session, before.steps);
+  using file = await Deno.open(recordsPath, { append: true });
+  const encoder = new TextEncoder();
+  for await (const record of session) {
+    await writeAll(file, encoder.encode(JSON.stringify(record) + "\n"));
+    onRecord?.(record);
+  }
+  onPhase?.("slice");
+  await session.slice();
+  onPhase?.("export");
+  const summary = await session.export(out, options.export ?? {});
+  await Deno.remove(path).catch(() => undefined);
+  return summary;
+}
+
+async function firstLines(path: string, count: number): Promise<string> {
+  if (count === 0) return "";
+  const text = await Deno.readTextFile(path);
+  return text.split("\n").slice(0, count).map((line) => line + "\n").join("");
+}
+
+async function writeAll(file: Deno.FsFile, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
+}

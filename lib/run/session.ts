@@ -1,0 +1,171 @@
+// Pruning as users see it: a stream of records whose run then offers slice() and export(). Owns the way from learned masks to verified files; refuses the loop.
+import { writeFileAtomically } from "../io/atomic.ts";
+import type { WeightSource } from "../io/source.ts";
+import { type DecoderSpec, type LayerSpec, parameterCount } from "../nn/spec.ts";
+import { sliceModel } from "../prune/slice.ts";
+import { exportModel, type ExportOptions, type ExportResult } from "./export.ts";
+import { loadModelFrom, type Model } from "./model.ts";
+import type { Layout } from "../prune/layouts.ts";
+import type { PruneOptions, ResolvedOptions } from "./options.ts";
+import { type PruneResult, type PruneRun, startPrune } from "./prune.ts";
+import type { StepRecord } from "./records.ts";
+import { type VerifyResult, verifySliced } from "./verify.ts";
+
+/** A pruned model, physically smaller, not yet written. */
+export interface SlicedModel {
+  readonly source: WeightSource;
+  readonly spec: DecoderSpec;
+  readonly parameters: { readonly before: number; readonly after: number };
+  /** Masked and sliced model compared on held-out tokens, both in f32. */
+  readonly maskedVsSliced: VerifyResult;
+}
+
+/** Contents of run.json. */
+export interface RunSummary {
+  readonly sparsity: PruneResult["sparsity"];
+  readonly parameters: SlicedModel["parameters"];
+  readonly layers: readonly LayerSpec[];
+  readonly hidden: number;
+  readonly maskedVsSliced: { readonly maxAbs: number; readonly range: number };
+  /** Seconds by stage. */
+  readonly seconds: PruneResult["seconds"];
+  readonly tokensPerSecond: number;
+  readonly peakGpuBytes: number;
+  readonly adapter: string;
+  /** Rows used, cut and left out. */
+  readonly data: PruneResult["data"];
+  readonly options: Omit<ResolvedOptions, "rows">;
+  readonly files: ExportResult["loadableBy"];
+  readonly skipped: readonly { readonly format: string; readonly reason: string }[];
+}
+
+/** Options of {@link PruneSession.export}; layout is the run's. */
+export type SessionExportOptions =
+  & Partial<Pick<ExportOptions, "dtype" | "ggufDtype" | "name" | "generation" | "formats" | "replace" | "signal">>
+  & { readonly layout?: Layout };
+
+/** A prune run with what follows it. Dispose it to free its GPU memory. */
+export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
+  readonly #model: Model;
+  readonly #run: PruneRun;
+  readonly #signal: AbortSignal | undefined;
+  #sliced: SlicedModel | null = null;
+
+  constructor(model: Model, run: PruneRun, signal: AbortSignal | undefined) {
+    this.#model = model;
+    this.#run = run;
+    this.#signal = signal;
+  }
+
+  /** Options with all defaults filled in. */
+  get options(): ResolvedOptions {
+    return this.#run.options;
+  }
+
+  /** Steps of all stages. */
+  get steps(): number {
+    return this.#run.steps;
+  }
+
+  /** What became of the rows. */
+  get data(): PruneRun["data"] {
+    return this.#run.data;
+  }
+
+  /** Reads the checkpoint of a resumed run; iteration does it too. Returns the steps and records that were done before. */
+  prepare(): Promise<{ readonly steps: number; readonly records: number }> {
+    return this.#run.prepare();
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<StepRecord> {
+    return this.#run[Symbol.asyncIterator]();
+  }
+
+  /** Masks, LoRA and figures of the finished run; throws before the last record was taken. */
+  result(): PruneResult {
+    return this.#run.result();
+  }
+
+  /**
+   * Cuts the model and proves it equal to the masked one. Frees the trainer: the session's GPU memory is the model's again.
+   * Throws `CompressoError("mismatch")` where logits differ by more than 1e-3 of their range, naming the layer that first differs.
+   */
+  async slice(): Promise<SlicedModel> {
+    if (this.#sliced) return this.#sliced;
+    const { masks, lora, heldout } = this.#run.result();
+    this.#run[Symbol.dispose]();
+    const { device, source: base, spec } = this.#model;
+    const source = sliceModel(base, { masks, lora });
+    const signal = this.#signal ? { signal: this.#signal } : {};
+    const isExact = this.#model.weights.baseDtype === "f32";
+    const reference = isExact ? this.#model : await loadModelFrom(base, { device, baseDtype: "f32", ...signal });
+    try {
+      using sliced = await loadModelFrom(source, { device, baseDtype: "f32", ...signal });
+      const adapters = { masks, lora: { ...lora, targets: this.options.lora.targets } };
+      const maskedVsSliced = await verifySliced(reference, sliced, { adapters, tokens: heldout, ...signal });
+      const parameters = { before: parameterCount(spec), after: parameterCount(source.spec) };
+      return this.#sliced = { source, spec: source.spec, parameters, maskedVsSliced };
+    } finally {
+      if (!isExact) reference[Symbol.dispose]();
+    }
+  }
+
+  /** Writes `dir/model/`, `dir/model.gguf` and, last, `dir/run.json`. Returns what run.json holds. */
+  async export(dir: string, options: SessionExportOptions = {}): Promise<RunSummary> {
+    const sliced = await this.slice(), result = this.#run.result();
+    await Deno.mkdir(dir, { recursive: true });
+    const { loadableBy, skipped } = await exportModel(sliced.source, dir, {
+      layout: this.options.layout,
+      name: "pruned by Compresso",
+      tokenizer: this.#model.tokenizer,
+      ...(this.#signal ? { signal: this.#signal } : {}),
+      ...options,
+    });
+    const { rows: _rows, ...plain } = this.options;
+    const { maxAbs, range } = sliced.maskedVsSliced;
+    const summary: RunSummary = {
+      sparsity: result.sparsity,
+      parameters: sliced.parameters,
+      layers: sliced.spec.layers,
+      hidden: sliced.spec.hidden,
+      maskedVsSliced: { maxAbs, range },
+      seconds: result.seconds,
+      tokensPerSecond: result.tokensPerSecond,
+      peakGpuBytes: result.peakGpuBytes,
+      adapter: this.#model.device.facts.description,
+      data: result.data,
+      options: plain,
+      files: loadableBy,
+      skipped: skipped.map(({ format, error }) => ({ format, reason: error.message })),
+    };
+    await writeFileAtomically(`${dir}/run.json`, JSON.stringify(summary, null, 2) + "\n");
+    return summary;
+  }
+
+  [Symbol.dispose](): void {
+    this.#run[Symbol.dispose]();
+  }
+}
+
+/**
+ * Prunes a model by the three stages of Compresso: LoRA alone, LoRA and masks under the cubic schedule, LoRA with frozen masks.
+ *
+ * Iterating the session drives the run; afterwards `slice()` cuts the model and `export()` writes it.
+ *
+ * @throws CompressoError("usage") for options out of range; "input" for a model without tokenizer or rows without a response.
+ * @example
+ * ```ts
+ * import { demoData, loadModel, openDevice, prune, readRows } from "../../mod.ts";
+ *
+ * using device = await openDevice();
+ * using model = await loadModel("demo", { device });
+ * const { rows } = await readRows(demoData("train"));
+ * using run = prune(model, { rows, sparsity: 0.2, steps: 2, batch: 1, seq: 96, prefinetune: 0, postfinetune: 0 });
+ * for await (const { step, loss, expected } of run) console.log(step, loss, expected);
+ * const { parameters } = await run.slice();
+ * if (parameters.after >= parameters.before) throw new Error("not smaller");
+ * ```
+ */
+export function prune(model: Model, options: PruneOptions): PruneSession {
+  return new PruneSession(model, startPrune(model, options), options.signal);
+}

@@ -1,0 +1,251 @@
+// Written models read back: each layout, each dtype, with tokenizer; and nothing half-written.
+import assert from "node:assert/strict";
+import { openDevice } from "../../mod.ts";
+import { CompressoError } from "../../lib/errors.ts";
+import { exportHf, hfConfig } from "../../lib/io/hf_export.ts";
+import { openHfFolder } from "../../lib/io/hf_model.ts";
+import { ropeConfig } from "../../lib/io/hf_rope_export.ts";
+import { openWeights } from "../../lib/io/open.ts";
+import { demoData, modelPath, openModelFiles } from "../../lib/io/open_model.ts";
+import type { WeightSource } from "../../lib/io/source.ts";
+import { loadHfTokenizer } from "../../lib/io/tokenizer.ts";
+import { ropeFrequencies } from "../../lib/nn/rope.ts";
+import { type DecoderSpec, tensorShapes } from "../../lib/nn/spec.ts";
+import { padded, uniformMasks } from "../../lib/prune/layouts.ts";
+import { sliceModel } from "../../lib/prune/slice.ts";
+import { exportModel } from "../../lib/run/export.ts";
+import { assertClose } from "../golden/helpers/golden.ts";
+import { LOGIT_TOLERANCE, logitDistance, NAMES, openSource, randomLora, randomMasks } from "./helpers.ts";
+
+async function names(folder: string): Promise<string[]> {
+  const found: string[] = [];
+  for await (const entry of Deno.readDir(folder)) found.push(entry.name);
+  return found.sort();
+}
+
+async function equalTensors(actual: WeightSource, expected: WeightSource): Promise<void> {
+  assert.deepEqual(actual.spec, expected.spec);
+  for (const name of tensorShapes(expected.spec).keys()) {
+    assert.deepEqual(await actual.read(name), await expected.read(name), name);
+  }
+}
+
+Deno.test("each layout of each model reads back from a folder with the same spec and weights", async () => {
+  const out = await Deno.makeTempDir();
+  try {
+    for (const name of NAMES) {
+      const source = await openSource(name), { spec } = source;
+      const masks = randomMasks(spec, { seed: 31, kinds: ["head", "ffn", "hidden"], soft: name === "gqa_f16" });
+      const lora = randomLora(spec, { seed: 42 });
+      const compact = sliceModel(source, { masks, lora });
+      const even = sliceModel(source, { masks: uniformMasks(spec, {}, { masks, target: 0.3 }), lora });
+      for (const [layout, made] of Object.entries({ compact, padded: padded(compact), uniform: even })) {
+        const folder = `${out}/${name}/${layout}`;
+        const { form } = await exportHf(made, folder, { dtype: "f32", tokenizer: null, maxShardBytes: 20000 });
+        assert.equal(form === "compresso", layout === "compact", `${name} ${layout} is ${form}`);
+        await equalTensors(await openHfFolder(folder), made);
+        const files = await names(folder);
+        assert.ok(files.includes("model.safetensors.index.json"), "the weights were cut into shards");
+        assert.equal(files.includes("modeling_compresso.py"), layout === "compact");
+      }
+    }
+  } finally {
+    await Deno.remove(out, { recursive: true });
+  }
+});
+
+Deno.test("exportModel() writes a folder and a GGUF that compute what the sliced model does", async () => {
+  const out = await Deno.makeTempDir();
+  try {
+    using device = await openDevice();
+    const { source, tokenizer } = await openModelFiles("demo"), { spec } = source;
+    assert.ok(tokenizer);
+    const masks = randomMasks(spec, { seed: 51, kinds: ["head", "ffn", "hidden"] });
+    masks.head?.fill(0, 0, 8);
+    masks.ffn?.fill(0, spec.layers[0]?.ffn ?? 0, 2 * (spec.layers[0]?.ffn ?? 0));
+    const sliced = sliceModel(source, { masks, lora: randomLora(spec, { seed: 52 }) });
+    for (const layout of ["compact", "padded"] as const) {
+      const result = await exportModel(sliced, `${out}/${layout}`, {
+        layout,
+        dtype: "f32",
+        tokenizer,
+        name: "demo cut",
+      });
+      assert.deepEqual(result.skipped, []);
+      assert.deepEqual(await names(`${out}/${layout}`), ["model", "model.gguf"]);
+      assert.deepEqual(result.loadableBy.map(({ file }) => file), [result.hf, result.gguf]);
+      assert.equal(/trust_remote_code/.test(result.loadableBy[0]?.programs.join() ?? ""), layout === "compact");
+      assert.equal(/deci/.test(result.loadableBy[1]?.programs.join() ?? ""), layout === "compact");
+      for (const path of [result.hf ?? "", result.gguf ?? ""]) {
+        const reopened = await openWeights(path);
+        assertClose([await logitDistance(device, path, { expected: sliced, actual: reopened })], LOGIT_TOLERANCE);
+      }
+      const again = await loadHfTokenizer(result.hf ?? "");
+      assert.deepEqual(again?.json, tokenizer.json);
+      assert.deepEqual(again?.config, tokenizer.config);
+      assert.equal(again?.chatTemplate, tokenizer.chatTemplate);
+      assert.ok("compresso_style" in (again?.config ?? {}));
+    }
+    const [line] = (await Deno.readTextFile(demoData("heldout"))).split("\n", 1);
+    const again = await loadHfTokenizer(`${out}/compact/model`);
+    assert.deepEqual(again?.encode(line ?? ""), tokenizer.encode(line ?? ""));
+  } finally {
+    await Deno.remove(out, { recursive: true });
+  }
+});
+
+Deno.test("f16 and bf16 folders hold the rounded weights, and their config says so", async () => {
+  const out = await Deno.makeTempDir();
+  try {
+    const source = await openSource("gqa_llama3");
+    for (const [dtype, torch, relative] of [["f16", "float16", 2 ** -11], ["bf16", "bfloat16", 2 ** -8]] as const) {
+      await exportHf(source, `${out}/${dtype}`, { dtype, tokenizer: null });
+      const read = await openHfFolder(`${out}/${dtype}`);
+      assert.deepEqual([read.config["dtype"], read.config["torch_dtype"]], [torch, torch]);
+      const [ours, theirs] = [await read.read("model.norm.weight"), await source.read("model.norm.weight")];
+      assert.equal(read.storedDtype("model.norm.weight"), dtype);
+      ours.forEach((value, i) => {
+        const exact = theirs[i] ?? NaN;
+        assert.ok(Math.abs(value - exact) <= relative * Math.abs(exact), `${value} for ${exact}`);
+      });
+    }
+  } finally {
+    await Deno.remove(out, { recursive: true });
+  }
+});
+
+Deno.test("nothing is left of a folder whose writing failed or was stopped", async () => {
+  const out = await Deno.makeTempDir();
+  try {
+    const source = await openSource("gqa_f16");
+    const controller = new AbortController();
+    let reads = 0;
+    const watched = (act: () => void): WeightSource => ({
+      ...source,
+      read(name, rows): Promise<Float32Array<ArrayBuffer>> {
+        if (++reads === 5) act();
+        return source.read(name, rows);
+      },
+    });
+    const stopped = watched(() => controller.abort());
+    const options = { dtype: "f32", tokenizer: null } as const;
+    await assert.rejects(exportHf(stopped, `${out}/model`, { ...options, signal: controller.signal }), /abort/i);
+    assert.equal(reads, 5);
+    reads = 0;
+    const failing = watched(() => {
+      throw new Error("the disk is gone");
+    });
+    await assert.rejects(exportHf(failing, `${out}/model`, options), /the disk is gone/);
+    assert.deepEqual(await names(out), []);
+
+    await exportHf(source, `${out}/model`, options);
+    await assert.rejects(exportHf(source, `${out}/model`, options), /new or empty/);
+    reads = 0;
+    await assert.rejects(exportHf(failing, `${out}/model`, { ...options, replace: true }), /the disk is gone/);
+    assert.deepEqual(await names(out), ["model"]);
+    await equalTensors(await openHfFolder(`${out}/model`), source);
+  } finally {
+    await Deno.remove(out, { recursive: true });
+  }
+});
+
+Deno.test("exportModel() refuses to overwrite, a layout that does not hold, and says why a format is skipped", async () => {
+  const out = await Deno.makeTempDir();
+  try {
+    const source = await openSource("gqa_f16");
+    const options = { dtype: "f32", tokenizer: null, name: "x" } as const;
+    const cut = sliceModel(source, { masks: randomMasks(source.spec, { seed: 1, kinds: ["ffn"] }) });
+    await assert.rejects(exportModel(cut, out, { ...options, layout: "uniform" }), (error) => {
+      return error instanceof CompressoError && error.code === "usage";
+    });
+    assert.deepEqual(await names(out), []);
+    await exportModel(source, out, { ...options, formats: ["gguf"] });
+    await assert.rejects(exportModel(source, out, options), /no file stands there/);
+    assert.deepEqual(await names(out), ["model.gguf"], "refused before the folder was written");
+    await exportModel(source, out, { ...options, replace: true });
+
+    const factors = [1, 1, 2, 3, 4];
+    const odd = {
+      ...source,
+      spec: { ...source.spec, rope: { base: 1e4, scaling: { kind: "factors", factors } } },
+    } as const;
+    const result = await exportModel(odd, `${out}/odd`, options);
+    assert.deepEqual([result.hf, result.gguf], [null, `${out}/odd/model.gguf`]);
+    assert.match(result.skipped[0]?.error.message ?? "", /export as GGUF/);
+    await assert.rejects(exportModel(odd, `${out}/odd2`, { ...options, formats: ["hf"] }), /export as GGUF/);
+  } finally {
+    await Deno.remove(out, { recursive: true });
+  }
+});
+
+Deno.test("config.json has the class that loads the shape, and RoPE in both forms", async () => {
+  const { spec } = await openSource("gqa_llama3");
+  const shaped = (change: Partial<DecoderSpec>): Record<string, unknown> => ({
+    ...hfConfig({ ...spec, ...change }, { dtype: "f16" }),
+  });
+  const llama = shaped({ eosIds: [2, 3], bosId: null });
+  assert.deepEqual(
+    [llama["model_type"], llama["architectures"], llama["head_dim"], llama["eos_token_id"], llama["bos_token_id"]],
+    ["llama", ["LlamaForCausalLM"], 8, [2, 3], null],
+  );
+  const own = {
+    rope_type: "llama3",
+    factor: 8,
+    low_freq_factor: 1,
+    high_freq_factor: 4,
+    original_max_position_embeddings: 64,
+  };
+  assert.deepEqual(llama["rope_parameters"], { ...own, rope_theta: 10000 });
+  assert.deepEqual([llama["rope_scaling"], llama["rope_theta"]], [own, 10000]);
+  const mistral = shaped({ hidden: 47 });
+  assert.deepEqual(
+    [mistral["model_type"], mistral["architectures"], mistral["sliding_window"]],
+    ["mistral", ["MistralForCausalLM"], null],
+  );
+  const layers = [{ heads: 6, kvHeads: 2, ffn: 7 }, { heads: 0, kvHeads: 0, ffn: 9 }];
+  const remote = shaped({ layers });
+  assert.deepEqual([remote["model_type"], remote["intermediate_size"], remote["num_attention_heads"]], [
+    "compresso",
+    9,
+    6,
+  ]);
+  assert.deepEqual(remote["per_layer_config"], [
+    { num_attention_heads: 6, num_key_value_heads: 2, intermediate_size: 7 },
+    { num_attention_heads: 0, num_key_value_heads: 0, intermediate_size: 9 },
+  ]);
+  assert.ok("auto_map" in remote && !("auto_map" in llama));
+});
+
+Deno.test("RoPE factors of a GGUF are recognised as the llama3 setting that they came from", () => {
+  for (const [factor, base, headDim] of [[8, 500000, 128], [32, 500000, 64]] as const) {
+    const scaling = { kind: "llama3", factor, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPosition: 8192 } as const;
+    const plain = ropeFrequencies({ headDim, rope: { base, scaling: { kind: "none" } } });
+    const scaled = ropeFrequencies({ headDim, rope: { base, scaling } });
+    const factors = Array.from(plain, (value, i) => Math.fround(value / (scaled[i] ?? NaN)));
+    const config = ropeConfig({ headDim, rope: { base, scaling: { kind: "factors", factors } } });
+    assert.deepEqual(config, ropeConfig({ headDim, rope: { base, scaling } }));
+    const changed = factors.with(-1, 7);
+    assert.throws(
+      () => ropeConfig({ headDim, rope: { base, scaling: { kind: "factors", factors: changed } } }),
+      /export as GGUF/,
+    );
+  }
+});
+
+Deno.test("a folder of the demo keeps its tokenizer's ids and the model's end tokens", async () => {
+  const out = await Deno.makeTempDir();
+  try {
+    const { source, tokenizer } = await openModelFiles(modelPath("demo"));
+    await exportHf(source, `${out}/model`, { dtype: "f16", tokenizer, generation: { temperature: 0.5 } });
+    await equalTensors(await openHfFolder(`${out}/model`), source);
+    assert.deepEqual(JSON.parse(await Deno.readTextFile(`${out}/model/generation_config.json`)), {
+      eos_token_id: 1,
+      pad_token_id: 0,
+      temperature: 0.5,
+    });
+    const small = { ...source, spec: { ...source.spec, vocab: 700 } };
+    await assert.rejects(exportHf(small, `${out}/small`, { dtype: "f16", tokenizer }), /embedding row for each token/);
+  } finally {
+    await Deno.remove(out, { recursive: true });
+  }
+});

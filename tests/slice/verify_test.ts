@@ -1,0 +1,86 @@
+// The check that runs before a sliced model is written.
+import assert from "node:assert/strict";
+import { loadModelFrom, openDevice } from "../../mod.ts";
+import { CompressoError } from "../../lib/errors.ts";
+import type { WeightSource } from "../../lib/io/source.ts";
+import { FINAL_NORM, projectionName } from "../../lib/nn/spec.ts";
+import { sliceModel } from "../../lib/prune/slice.ts";
+import { verifySliced } from "../../lib/run/verify.ts";
+import { assertClose, distance } from "../golden/helpers/golden.ts";
+import { openSource, randomLora, randomMasks, someTokens } from "./helpers.ts";
+
+/** The source with one tensor changed. */
+function tampered(source: WeightSource, tensor: string, change: (values: Float32Array) => void): WeightSource {
+  return {
+    ...source,
+    async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
+      const values = await source.read(name, rows);
+      if (name === tensor) change(values);
+      return values;
+    },
+  };
+}
+
+Deno.test("verifySliced() gives the difference where the models agree, and names the first layer where they do not", async () => {
+  using device = await openDevice();
+  const source = await openSource("gqa_llama3");
+  const adapters = {
+    masks: randomMasks(source.spec, { seed: 3, kinds: ["head", "ffn", "hidden"], soft: true }),
+    lora: randomLora(source.spec, { seed: 4 }),
+  };
+  const sliced = sliceModel(source, adapters);
+  const tokens = [someTokens(source.spec), [5], someTokens(source.spec, 9)];
+  using masked = await loadModelFrom(source, { device, baseDtype: "f32" });
+  {
+    using model = await loadModelFrom(sliced, { device, baseDtype: "f32" });
+    const result = await verifySliced(masked, model, { adapters, tokens, window: 8 });
+    assert.equal(result.tokens, 27);
+    assert.ok(result.range > 0.1 && result.maxAbs < 1e-5 * result.range, JSON.stringify(result));
+    await assert.rejects(verifySliced(masked, model, { adapters, tokens: [] }), /held-out tokens/);
+    // Without the masks the two are different models.
+    await assert.rejects(verifySliced(masked, model, { adapters: { lora: adapters.lora }, tokens }), CompressoError);
+  }
+  const scale = (values: Float32Array): void => values.forEach((value, i) => values[i] = value * 1.05);
+  const cases: [string, (values: Float32Array) => void, RegExp][] = [
+    ["model.embed_tokens.weight", scale, /first in the embedding/],
+    [projectionName(0, "up"), scale, /first in the output of layer 0/],
+    [projectionName(2, "v"), scale, /first in the output of layer 2/],
+    [FINAL_NORM, scale, /first in the final norm or the output head/],
+  ];
+  for (const [tensor, change, message] of cases) {
+    using model = await loadModelFrom(tampered(sliced, tensor, change), { device, baseDtype: "f32" });
+    await assert.rejects(verifySliced(masked, model, { adapters, tokens }), (error) => {
+      assert.ok(error instanceof CompressoError && error.code === "mismatch", tensor);
+      assert.match(error.message, message);
+      return true;
+    });
+  }
+});
+
+Deno.test("hiddenStates() holds the masked embedding first, and what the final norm and head make logits of last", async () => {
+  using device = await openDevice();
+  const source = await openSource("mha_linear"), { spec } = source;
+  using model = await loadModelFrom(source, { device, baseDtype: "f32" });
+  const tokens = someTokens(spec, 5);
+  const masks = randomMasks(spec, { seed: 3, kinds: ["hidden"], soft: true });
+  const states = await model.hiddenStates(tokens, { masks });
+  assert.deepEqual(states.map((state) => state.length), Array(spec.layers.length + 1).fill(5 * spec.hidden));
+  const embedding = await source.read("model.embed_tokens.weight");
+  const first = tokens.flatMap((token) =>
+    Array.from(
+      { length: spec.hidden },
+      (_, d) => (embedding[token * spec.hidden + d] ?? NaN) * (masks.hidden?.[d] ?? NaN),
+    )
+  );
+  assertClose([distance("x0", states[0] ?? [], first)], 1e-6);
+  const last = states.at(-1) ?? [], norm = await source.read(FINAL_NORM), head = await source.read("lm_head.weight");
+  const logits = tokens.flatMap((_, t) => {
+    const row = [...last.slice(t * spec.hidden, (t + 1) * spec.hidden)];
+    const rms = Math.sqrt(row.reduce((sum, x) => sum + x * x, 0) / spec.hidden + spec.normEps);
+    return Array.from(
+      { length: spec.vocab },
+      (_, v) => row.reduce((sum, x, d) => sum + x / rms * (norm[d] ?? NaN) * (head[v * spec.hidden + d] ?? NaN), 0),
+    );
+  });
+  assertClose([distance("logits", await model.logits(tokens, { masks }), logits)], 1e-5);
+});

@@ -20,6 +20,7 @@ export type { Tokenizer } from "./lib/io/tokenizer.ts";
 export type { LoraConfig, LoraWeights } from "./lib/nn/lora.ts";
 export type { MaskKind, MaskValues } from "./lib/nn/masks.ts";
 export { type DecoderSpec, type LayerSpec, parameterCount, type Projection, type RopeScaling } from "./lib/nn/spec.ts";
+export { magnitudeScores } from "./lib/prune/baselines.ts";
 export { type Layout, padded, uniformMasks } from "./lib/prune/layouts.ts";
 export { sliceModel } from "./lib/prune/slice.ts";
 export {

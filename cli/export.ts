@@ -7,7 +7,7 @@ import { verb } from "./command.ts";
 import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
 import { watchInterrupt } from "./interrupt.ts";
 import { note, print, printJson } from "./output.ts";
-import { oneOf, someOf } from "./values.ts";
+import { oneOf, required, someOf } from "./values.ts";
 
 const FORMATS = ["hf", "gguf"] as const;
 
@@ -21,7 +21,7 @@ export function exportVerb(): CommandUnknownOpts {
     ],
   })
     .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
-    .requiredOption("--out <dir>", "folder to write to")
+    .option("--out <dir>", "folder to write to (required)")
     .option(
       "--layout <layout>",
       "compact: layers as they are; padded: zeros to the widest layer; uniform: demands layers alike",
@@ -46,7 +46,7 @@ export function exportVerb(): CommandUnknownOpts {
     .action(async (path, { out, layout, dtype, ggufDtype, formats, overwrite, json }) => {
       using interrupt = watchInterrupt();
       const { source, tokenizer } = await openModelFiles(path);
-      const result = await exportModel(source, out, {
+      const result = await exportModel(source, required(out, "--out"), {
         layout,
         dtype,
         ggufDtype,

@@ -6,7 +6,7 @@ import { createStreamDecoder, type Tokenizer } from "../lib/io/tokenizer.ts";
 import { generate } from "../lib/run/generate.ts";
 import { verb } from "./command.ts";
 import { print, printJson, writeResult } from "./output.ts";
-import { byteCount, oneOf, realNumber, wholeNumber } from "./values.ts";
+import { byteCount, oneOf, realNumber, required, wholeNumber } from "./values.ts";
 import { BASE_DTYPES, type Loaded, withModel } from "./with_model.ts";
 
 /** Declares the verb. */
@@ -19,7 +19,7 @@ export function generateVerb(): CommandUnknownOpts {
     ],
   })
     .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
-    .requiredOption("--prompt <text>", "the text to continue")
+    .option("--prompt <text>", "the text to continue (required)")
     .option("--max-tokens <count>", "tokens to generate at most", wholeNumber("--max-tokens", { least: 1 }), 100)
     .option(
       "--temperature <number>",
@@ -38,7 +38,8 @@ export function generateVerb(): CommandUnknownOpts {
       const { raw, chat, withPrompt } = options;
       if (raw && chat) throw excluded("either --raw or --chat", "both were given");
       if (withPrompt && !chat) throw excluded("--with-prompt goes with --chat", "--chat is missing");
-      await withModel(path, options, (loaded) => run(loaded, options));
+      const prompt = required(options.prompt, "--prompt");
+      await withModel(path, options, (loaded) => run(loaded, { ...options, prompt }));
     });
 }
 

@@ -49,7 +49,7 @@ export function stderrProgress(): Progress {
 /** Progress on any target. */
 export function createProgress(target: ProgressTarget): Progress {
   const marks: { step: number; time: number }[] = [];
-  let lastShown = -Infinity, isOpen = false;
+  let lastShown = target.now(), isOpen = false;
 
   const clear = (): void => {
     if (isOpen) target.write("\r\x1b[2K");
@@ -75,7 +75,7 @@ export function createProgress(target: ProgressTarget): Progress {
       show(stepLine(record, secondsLeft(record, marks)), isDue);
     },
     phase(text, share): void {
-      show(share === undefined ? text : `${text} ${Math.round(100 * share)} %`, share === undefined || share >= 1);
+      show(share === undefined ? text : `${text} ${Math.round(100 * share)} %`, share === undefined);
     },
     note(text): void {
       clear();

@@ -1,20 +1,16 @@
 // `compresso prune MODEL`: the three stages, and the smaller model's files. Owns options, progress and the report; refuses the loop itself.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
-import { CompressoError } from "../lib/errors.ts";
-import { readRows } from "../lib/io/datasets.ts";
-import { DEMO, demoData } from "../lib/io/open_model.ts";
-import { COLLABORATIVE_PROMPT } from "../lib/io/prompts.ts";
 import { PROJECTIONS } from "../lib/nn/spec.ts";
 import { UNIT_KINDS } from "../lib/prune/units.ts";
-import { PROGRAM, verb } from "./command.ts";
+import { verb } from "./command.ts";
 import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
-import { byteCount, oneOf, realNumber, someOf, wholeNumber } from "./values.ts";
+import { byteCount, oneOf, type Parse, realNumber, required, someOf, wholeNumber } from "./values.ts";
 import { BASE_DTYPES } from "./with_model.ts";
-import { prune, type PruneSettings } from "./prune_run.ts";
+import { runPrune } from "./prune_run.ts";
 
 /** Declares the verb. */
 export function pruneVerb(): CommandUnknownOpts {
-  const atLeast = (option: string, least: number) => wholeNumber(option, { least });
+  const atLeast = (option: string, least: number): Parse<number> => wholeNumber(option, { least });
   return verb("prune", {
     description: "Make a model smaller: fine-tune, prune, fine-tune, slice, and write the files.",
     examples: [
@@ -23,11 +19,11 @@ export function pruneVerb(): CommandUnknownOpts {
     ],
   })
     .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
-    .requiredOption("--out <dir>", "folder for model/, model.gguf, run.json, records.jsonl and the checkpoint")
+    .option("--out <dir>", "folder for model/, model.gguf, run.json, records.jsonl and the checkpoint (required)")
     .option("--data <file>", "rows of instruction, input, output (JSON or JSON lines), or of text (demo: its own)")
-    .requiredOption(
+    .option(
       "--sparsity <share>",
-      "share of the layers' linear weights to cut",
+      "share of the layers' linear weights to cut (required)",
       realNumber("--sparsity", { above: 0, below: 1 }),
     )
     .option("--steps <count>", "steps of the pruning stage", atLeast("--steps", 1), 200)
@@ -85,5 +81,11 @@ export function pruneVerb(): CommandUnknownOpts {
     .option("--resume", "go on from the checkpoint in --out; all other options as before")
     .option("--overwrite", "start anew where --out holds an earlier run")
     .option("--json", "print run.json at the end")
-    .action(async (model, options) => await prune(model, options));
+    .action(async (model, options) =>
+      await runPrune(model, {
+        ...options,
+        sparsity: required(options.sparsity, "--sparsity"),
+        out: required(options.out, "--out"),
+      })
+    );
 }

@@ -1,19 +1,22 @@
-// A prune run as the command line drives it: what stands in --out, progress, Ctrl-C, the report. Owns those; refuses options' parsing.
-import { join } from "node:path";
+// A prune run as the command line drives it: progress, Ctrl-C, the report. Owns those; refuses the parsing of options.
+import { basename, resolve } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
-import { readRows } from "../lib/io/datasets.ts";
-import { DEMO, demoData } from "../lib/io/open_model.ts";
+import { readRows, type Row } from "../lib/io/datasets.ts";
+import { DEMO, demoData, modelPath } from "../lib/io/open_model.ts";
 import { COLLABORATIVE_PROMPT } from "../lib/io/prompts.ts";
 import type { Projection } from "../lib/nn/spec.ts";
+import type { Layout } from "../lib/prune/layouts.ts";
 import type { UnitKind } from "../lib/prune/units.ts";
-import type { Layout } from "../lib/run/options.ts";
-import { compress, type CompressResult } from "../lib/run/pipeline.ts";
+import { compress } from "../lib/run/pipeline.ts";
+import type { RunSummary } from "../lib/run/session.ts";
 import { PROGRAM } from "./command.ts";
-import { exportLines, skippedLines } from "./export.ts";
+import { exportLines } from "./export.ts";
+import { fileDigest, modelDigest } from "./fingerprint.ts";
 import type { DTYPES, GGUF_DTYPES } from "./formats.ts";
-import { formatBytes, formatCount, formatShare, print, printJson } from "./output.ts";
-import { duration, type Progress } from "./progress.ts";
-import { type ModelSettings, withModel } from "./with_model.ts";
+import { formatBytes, formatCount, formatShare, note, print, printJson } from "./output.ts";
+import { duration } from "./progress.ts";
+import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
+import { type Loaded, type ModelSettings, withModel } from "./with_model.ts";
 
 /** Options of the verb, as parsed. */
 export interface PruneSettings extends ModelSettings {
@@ -40,4 +43,127 @@ export interface PruneSettings extends ModelSettings {
   readonly resume?: true | undefined;
   readonly overwrite?: true | undefined;
   readonly json?: true | undefined;
+}
+
+/** Runs the verb. */
+export async function runPrune(path: string, settings: PruneSettings): Promise<void> {
+  const { out, resume = false, overwrite = false, json } = settings;
+  await checkRunFolder(out, { resume, overwrite });
+  const { sparsity, steps, batch, seq, seed } = settings;
+  const earlier = resume ? await finishedRun(out, { sparsity, steps, batch, seq, seed }) : null;
+  if (earlier) note(`compresso: the run in ${out} is finished already`);
+  const summary = earlier ?? await start(path, settings);
+  if (json) printJson(summary);
+  else show(summary, out);
+}
+
+async function start(path: string, settings: PruneSettings): Promise<RunSummary> {
+  const { out } = settings;
+  const dataPath = settings.data ?? (path === DEMO ? demoData("train") : null);
+  if (dataPath === null) {
+    throw new CompressoError("usage", {
+      what: "cannot prune without data",
+      rule: "--data names instruction rows or texts; only demo has its own",
+      mend: "add --data FILE",
+    });
+  }
+  const { rows } = await readRows(dataPath);
+  try {
+    return await withModel(path, {
+      ...settings,
+      onInterrupt: "stopping after a checkpoint; once more ends at once",
+    }, async (loaded) => {
+      const identity = { weights: await modelDigest(modelPath(path)), data: await fileDigest(dataPath) };
+      return await drive(loaded, { settings, rows, identity, name: basename(resolve(modelPath(path))) });
+    });
+  } catch (error) {
+    if (error instanceof CompressoError && error.code === "aborted" && await isResumable(out)) {
+      throw new CompressoError("aborted", { ...error.parts, mend: `to go on, run: ${resumeCommand()}` });
+    }
+    throw error;
+  }
+}
+
+async function drive({ model, signal, progress }: Loaded, run: {
+  readonly settings: PruneSettings;
+  readonly rows: readonly Row[];
+  readonly identity: Readonly<Record<string, string>>;
+  readonly name: string;
+}): Promise<RunSummary> {
+  const { settings, rows, identity, name } = run, { out, resume = false } = settings;
+  const { prefinetune, postfinetune } = settings;
+  const { rank, alpha, targets, dropout, dtype, ggufDtype } = settings;
+  if (settings.overwrite) await clearRunFolder(out);
+  return await compress(model, {
+    rows,
+    sparsity: settings.sparsity,
+    steps: settings.steps,
+    ...(prefinetune === undefined ? {} : { prefinetune }),
+    ...(postfinetune === undefined ? {} : { postfinetune }),
+    batch: settings.batch,
+    seq: settings.seq,
+    seed: settings.seed,
+    units: settings.units,
+    lora: { rank, alpha, targets, dropout },
+    prompt: settings.prompt ? COLLABORATIVE_PROMPT : null,
+    layout: settings.layout,
+    rates: { lora: settings.loraRate },
+    signal,
+    out,
+    resume,
+    checkpointEvery: settings.checkpointEvery,
+    identity,
+    export: { dtype, ggufDtype, name: `${name} pruned by Compresso`, replace: true },
+    onStart: ({ steps, data }, doneBefore) => {
+      const skipped = data.skipped > 0 ? `, ${data.skipped} left out` : "";
+      const cut = data.truncated > 0 ? `, ${data.truncated} cut to ${settings.seq} tokens` : "";
+      progress.note(
+        `${formatCount(data.examples)} examples${cut}${skipped}; ${steps} steps on ${model.device.facts.description}`,
+      );
+      if (doneBefore > 0) progress.note(`going on after step ${doneBefore}`);
+    },
+    onRecord: (record) => progress.step(record),
+    onPhase: (phase) =>
+      progress.phase(phase === "slice" ? "comparing the sliced model with the masked one" : "writing the files"),
+  });
+}
+
+function show(summary: RunSummary, out: string): void {
+  const { sparsity, parameters, layers, hidden, maskedVsSliced, seconds, skipped } = summary;
+  const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
+  const range = (key: "heads" | "kvHeads" | "ffn"): string => {
+    const values = layers.map((layer) => layer[key]), least = Math.min(...values), most = Math.max(...values);
+    return least === most ? String(least) : `${least} to ${most}`;
+  };
+  print(
+    `sparsity    ${formatShare(sparsity.hard)} of the layers' linear weights (target ${
+      formatShare(sparsity.target)
+    }, expected ${formatShare(sparsity.expected)})`,
+  );
+  print(`parameters  ${formatCount(parameters.before)} → ${formatCount(parameters.after)}`);
+  print(
+    `layers      ${layers.length}, each with ${range("heads")} heads, ${range("kvHeads")} KV heads, ${
+      range("ffn")
+    } FFN columns; hidden ${hidden}`,
+  );
+  print(
+    `check       sliced and masked logits differ by at most ${maskedVsSliced.maxAbs.toExponential(1)} (range ${
+      maskedVsSliced.range.toFixed(1)
+    })`,
+  );
+  print(
+    `time        ${duration(total)}, ${Math.round(summary.tokensPerSecond)} tokens/s, at most ${
+      formatBytes(summary.peakGpuBytes)
+    } on the GPU`,
+  );
+  print(`records     ${out}/records.jsonl, ${out}/run.json`);
+  for (const line of exportLines({ loadableBy: summary.files })) print(line);
+  for (const { format, reason } of skipped) print(`no ${format} file: ${reason}`);
+}
+
+/** The command that goes on with this run, as the user typed it. */
+function resumeCommand(): string {
+  const words = Deno.args.filter((word) => word !== "--overwrite" && word !== "--resume");
+  const quoted = words.map((word) => /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+  return [PROGRAM, ...quoted, "--resume"].join(" ");
 }

@@ -66,6 +66,16 @@ export function byteCount(option: string): Parse<number> {
   };
 }
 
+/** An option that the verb cannot do without; commander's own check would come before its word on a mistyped one. */
+export function required<T>(value: T | undefined, option: string): T {
+  if (value !== undefined) return value;
+  throw new CompressoError("usage", {
+    what: `cannot start without ${option}`,
+    rule: `${option} is required`,
+    mend: "see --help",
+  });
+}
+
 interface Bounds {
   readonly least?: number;
   readonly most?: number;

@@ -87,8 +87,9 @@ install_driver() {
     as_root=(sudo)
   fi
   say "will install: mesa-vulkan-drivers, a Vulkan driver (${as_root[*]:+sudo }apt-get install mesa-vulkan-drivers)"
-  "${as_root[@]}" apt-get update -q >&2 &&
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends mesa-vulkan-drivers >&2
+  # One broken list among others must not stop it.
+  "${as_root[@]}" apt-get update -q >&2 || say "apt-get update met errors; going on with the lists that are there"
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends mesa-vulkan-drivers >&2
 }
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then

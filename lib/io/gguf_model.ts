@@ -11,6 +11,7 @@ import type { RowRange, WeightSource } from "./source.ts";
 
 /** Weights of a GGUF, with all that its header says. */
 export interface GgufSource extends WeightSource, GgufHeader {
+  readonly format: "gguf";
   readonly path: string;
 }
 
@@ -34,6 +35,7 @@ export async function openGguf(path: string): Promise<GgufSource> {
     });
   };
   return {
+    format: "gguf",
     path,
     version: file.version,
     metadata: file.metadata,

@@ -30,13 +30,16 @@ function quantizeQ8(values: Float32Array): Uint8Array {
   const scales = new Float32Array(values.length / block);
   for (let b = 0; b < scales.length; b++) {
     let largest = 0;
-    for (let i = 0; i < block; i++) largest = Math.max(largest, Math.abs(values[b * block + i] as number));
+    for (let i = b * block; i < (b + 1) * block; i++) {
+      const size = Math.abs(values[i] as number);
+      if (size > largest) largest = size;
+    }
     const d = fround(largest / 127);
     const inverse = inverseOf(d);
     scales[b] = d;
     for (let i = 0; i < block; i++) {
       const x = fround(values[b * block + i] as number * inverse);
-      out[b * bytes + 2 + i] = Math.sign(x) * Math.floor(Math.abs(x) + 0.5);
+      out[b * bytes + 2 + i] = x < 0 ? x - 0.5 | 0 : x + 0.5 | 0;
     }
   }
   return withScales(out, scales, bytes);
@@ -56,13 +59,18 @@ function quantizeQ4(values: Float32Array): Uint8Array {
     const d = fround(extreme / -8);
     const inverse = inverseOf(d);
     scales[b] = d;
-    const nibble = (i: number): number => {
-      const x = fround(fround(values[b * block + i] as number * inverse) + 8.5);
-      return Math.min(15, Math.trunc(x));
-    };
-    for (let i = 0; i < 16; i++) out[b * bytes + 2 + i] = nibble(i) | nibble(i + 16) << 4;
+    for (let i = 0; i < 16; i++) {
+      const at = b * block + i;
+      const low = nibble(values[at] as number, inverse), high = nibble(values[at + 16] as number, inverse);
+      out[b * bytes + 2 + i] = low | high << 4;
+    }
   }
   return withScales(out, scales, bytes);
+}
+
+function nibble(value: number, inverse: number): number {
+  const q = fround(fround(value * inverse) + 8.5) | 0;
+  return q > 15 ? 15 : q;
 }
 
 /** 1/d in f32; 0 where d is 0 or so small that the inverse overflows (f16 stores such a d as 0 anyway). */

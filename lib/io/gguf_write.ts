@@ -3,7 +3,7 @@ import { CompressoError } from "../errors.ts";
 import { AtomicFile } from "./atomic.ts";
 import { type GgufWriteType, quantize } from "./gguf_quant.ts";
 import { type GgufScalarType, type GgufTyped, type GgufValue, TENSOR_FORMATS, VALUE_TYPES } from "./gguf_types.ts";
-import { firstNonFinite } from "./half.ts";
+import { F16_LIMIT, firstAtLeast, firstNonFinite } from "./half.ts";
 import { elementCount } from "./rows.ts";
 
 /** A tensor to write. `data` is called once, when its turn comes; its values are encoded as `type`. */
@@ -142,7 +142,7 @@ async function writeTensor(file: AtomicFile, item: GgufItem): Promise<void> {
 function checkRange(values: Float32Array, { name, type }: GgufItem, at: number): void {
   const limit = LIMITS[type];
   const bad = firstNonFinite(values);
-  const large = bad >= 0 ? bad : values.findIndex((value) => Math.abs(value) >= limit);
+  const large = bad >= 0 ? bad : firstAtLeast(values, limit);
   if (large < 0) return;
   throw new CompressoError("numeric", {
     what: `cannot write ${name} as ${type}`,
@@ -158,10 +158,10 @@ const PIECE_VALUES = 1 << 22;
 /** From here on a value, or the f16 scale of its block, rounds to infinity. */
 const LIMITS: Readonly<Record<GgufWriteType, number>> = {
   f32: Infinity,
-  f16: 65520,
+  f16: F16_LIMIT,
   bf16: 3.396e38,
-  q8_0: 65520 * 127,
-  q4_0: 65520 * 8,
+  q8_0: F16_LIMIT * 127,
+  q4_0: F16_LIMIT * 8,
 };
 
 const RANGES: Readonly<

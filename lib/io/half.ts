@@ -42,10 +42,17 @@ export function narrowBf16(values: Float32Array): Uint16Array<ArrayBuffer> {
 
 /** Position of the first finite value that f16 cannot hold (it would round to infinity), or −1. */
 export function overflowsF16(values: Float32Array): number {
-  // 65,520 is half way between the largest f16 and the next power of two; it rounds to even, up.
+  return firstAtLeast(values, F16_LIMIT);
+}
+
+/** From here on f16 rounds to infinity: half way between the largest f16 and the next power of two, rounded to even. */
+export const F16_LIMIT = 65520;
+
+/** Position of the first finite value with |value| ≥ limit, or −1. */
+export function firstAtLeast(values: Float32Array, limit: number): number {
   for (let i = 0; i < values.length; i++) {
     const size = Math.abs(values[i] as number);
-    if (size >= 65520 && size < Infinity) return i;
+    if (size >= limit && size < Infinity) return i;
   }
   return -1;
 }

@@ -4,7 +4,7 @@ import type { DecoderSpec, LayerSpec } from "../nn/spec.ts";
 import { refusal, shown, valueAt } from "./hf_refusal.ts";
 import { ropeOf } from "./hf_rope.ts";
 
-/** The model types that are read: `compresso` is a llama whose layers may differ, with `per_layer_config`. */
+/** The model types that are read: `compresso` is a llama whose layers may differ, with `layer_counts`. */
 export const MODEL_TYPES = ["llama", "mistral", "compresso"] as const;
 
 const count = z.int().positive();
@@ -29,10 +29,12 @@ const CONFIG = z.looseObject({
   sliding_window: count.nullish(),
   layer_types: z.array(z.literal("full_attention")).nullish(),
   quantization_config: z.null().optional(),
+  // Of transformers 5: layers that differ, which its stock classes do not load.
+  per_layer_config: z.null().optional(),
   bos_token_id: tokenId,
   eos_token_id: tokenIds,
   pad_token_id: tokenId,
-  per_layer_config: z.array(z.object({
+  layer_counts: z.array(z.object({
     num_attention_heads: z.int().nonnegative(),
     num_key_value_heads: z.int().nonnegative(),
     intermediate_size: z.int().nonnegative(),
@@ -113,17 +115,17 @@ function impliedHeadDim(config: Config, fail: Fail): number {
 }
 
 function layersOf(config: Config, fail: Fail): LayerSpec[] {
-  const { per_layer_config: own, num_hidden_layers: length } = config;
+  const { layer_counts: own, num_hidden_layers: length } = config;
   if (own) {
     if (config.model_type !== "compresso") {
-      fail("per_layer_config", 'only model_type "compresso" has it: others ignore it');
+      fail("layer_counts", 'only model_type "compresso" has it: others ignore it');
     }
-    if (own.length !== length) fail("num_hidden_layers", `it is the length of per_layer_config = ${own.length}`);
+    if (own.length !== length) fail("num_hidden_layers", `it is the length of layer_counts = ${own.length}`);
     return own.map((layer, index) => {
       const { num_attention_heads: heads, num_key_value_heads: kvHeads, intermediate_size: ffn } = layer;
       if (heads > 0 ? kvHeads === 0 || heads % kvHeads !== 0 : kvHeads > 0) {
         fail(
-          "per_layer_config",
+          "layer_counts",
           `num_key_value_heads divides num_attention_heads, and both are 0 or none (layer ${index}: ${kvHeads}, ${heads})`,
         );
       }

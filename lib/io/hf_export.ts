@@ -66,7 +66,7 @@ export async function exportHf(
   await writeFolderAtomically(folder, async (path) => {
     const json = (name: string, value: unknown): Promise<void> =>
       Deno.writeTextFile(`${path}/${name}`, `${JSON.stringify(value, null, 2)}\n`);
-    await json("config.json", config);
+    await Deno.writeTextFile(`${path}/config.json`, withFloats(`${JSON.stringify(config, null, 2)}\n`));
     await json("generation_config.json", { ...tokenIds(spec, { nulls: false }), ...options.generation });
     if (form === "compresso") {
       await Deno.writeTextFile(`${path}/configuration_compresso.py`, configurationText);
@@ -128,6 +128,11 @@ export function hfConfig(spec: DecoderSpec, { dtype }: { readonly dtype: HfDtype
   };
 }
 
+/** Writes 8 as 8.0 where transformers 4 wants a float, and warns of an integer. */
+function withFloats(json: string): string {
+  return json.replace(/"(factor|low_freq_factor|high_freq_factor|rope_theta)": (\d+)(?=[,\n])/g, '"$1": $2.0');
+}
+
 function remoteCode(spec: DecoderSpec): Json {
   return {
     auto_map: {
@@ -135,7 +140,7 @@ function remoteCode(spec: DecoderSpec): Json {
       AutoModel: "modeling_compresso.CompressoModel",
       AutoModelForCausalLM: "modeling_compresso.CompressoForCausalLM",
     },
-    per_layer_config: spec.layers.map(({ heads, kvHeads, ffn }) => ({
+    layer_counts: spec.layers.map(({ heads, kvHeads, ffn }) => ({
       num_attention_heads: heads,
       num_key_value_heads: kvHeads,
       intermediate_size: ffn,

@@ -9,6 +9,7 @@ import type { WeightSource } from "./source.ts";
 
 /** Weights of a Hugging Face folder. */
 export interface HfSource extends WeightSource {
+  readonly format: "hf";
   readonly folder: string;
   /** config.json as parsed, for writers that pass other keys on. */
   readonly config: Readonly<Record<string, unknown>>;
@@ -30,6 +31,7 @@ export async function openHfFolder(folder: string): Promise<HfSource> {
   const files = await openShards(folder);
   checkTensors(spec, files, folder);
   return {
+    format: "hf",
     folder,
     config,
     spec,

@@ -1,15 +1,14 @@
 // Weights from a path, whatever stands there. Owns telling formats apart by content, never by extension; refuses to read any itself.
 import { CompressoError } from "../errors.ts";
 import { fileSize, looksLike, readBytes, unreadable } from "./bytes.ts";
-import { openGguf } from "./gguf_model.ts";
-import { noWeights, openHfFolder } from "./hf_model.ts";
-import type { WeightSource } from "./source.ts";
+import { type GgufSource, openGguf } from "./gguf_model.ts";
+import { type HfSource, noWeights, openHfFolder } from "./hf_model.ts";
 
 /**
- * Opens a Hugging Face folder (one with config.json) or a GGUF file.
+ * Opens a Hugging Face folder (one with config.json) or a GGUF file; `format` tells which it was.
  * Throws `CompressoError("input")` for a path that is neither, saying what it seems to be, and as the reader of the format.
  */
-export async function openWeights(path: string): Promise<WeightSource> {
+export async function openWeights(path: string): Promise<HfSource | GgufSource> {
   const info = await Deno.stat(path).catch((error) => {
     throw unreadable(path, error);
   });

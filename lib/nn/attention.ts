@@ -205,7 +205,7 @@ function tileOf(
 ): Pick<AttentionTile, "lanes" | "rows" | "step"> {
   if (variant === "workgroup") return { lanes: 64, rows: 1, step: 2 };
   const rows = Math.floor(PASSES[pass].columns / headStride(headDim));
-  return { lanes: 8, rows: Math.min(8, Math.max(1, rows)), step: PASSES[pass].step };
+  return { lanes: 8, rows: Math.min(6, Math.max(1, rows)), step: PASSES[pass].step };
 }
 
 /** Records the copies of the streamed matrices to textures. */

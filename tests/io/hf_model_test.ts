@@ -82,7 +82,7 @@ Deno.test("openHfFolder() reads a compact folder whose layers differ, with absen
     model_type: "compresso",
     num_hidden_layers: 3,
     tie_word_embeddings: true,
-    per_layer_config: layers.map(({ heads, kvHeads, ffn }) => ({
+    layer_counts: layers.map(({ heads, kvHeads, ffn }) => ({
       num_attention_heads: heads,
       num_key_value_heads: kvHeads,
       intermediate_size: ffn,
@@ -94,7 +94,7 @@ Deno.test("openHfFolder() reads a compact folder whose layers differ, with absen
     assert.deepEqual(source.spec, spec);
     await assertSameWeights(source, randomSource(spec));
     const bad = structuredClone(config);
-    bad.per_layer_config[2] = { num_attention_heads: 3, num_key_value_heads: 2, intermediate_size: 1 };
+    bad.layer_counts[2] = { num_attention_heads: 3, num_key_value_heads: 2, intermediate_size: 1 };
     await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify(bad));
     await rejectsWith(openHfFolder(folder), "input", /divides num_attention_heads.*layer 2: 2, 3/);
     const short = { ...config, num_hidden_layers: 4 };
@@ -102,7 +102,7 @@ Deno.test("openHfFolder() reads a compact folder whose layers differ, with absen
     await rejectsWith(
       openHfFolder(folder),
       "input",
-      /num_hidden_layers: it is the length of per_layer_config = 3; now: num_hidden_layers = 4/,
+      /num_hidden_layers: it is the length of layer_counts = 3; now: num_hidden_layers = 4/,
     );
     await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify({ ...config, model_type: "llama" }));
     await rejectsWith(openHfFolder(folder), "input", /only model_type "compresso" has it/);

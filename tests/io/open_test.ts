@@ -7,6 +7,7 @@ import { assertSameWeights, randomSource, SPEC } from "./models.ts";
 Deno.test("openWeights() opens a Hugging Face folder", async () => {
   const source = await openWeights(fixture("golden/mqa_bf16_sharded/model"));
   assert.equal(source.storedDtype("model.norm.weight"), "bf16");
+  assert.equal(source.format, "hf");
   assert.equal(source.spec.rope.scaling.kind, "llama3");
 });
 
@@ -14,7 +15,9 @@ Deno.test("openWeights() opens a GGUF by its content, whatever its name", async 
   await inTemporaryFolder(async (folder) => {
     const source = randomSource(SPEC);
     await exportGguf(source, `${folder}/model.bin`, { dtype: "f32", tokenizerMetadata: new Map(), name: "x" });
-    await assertSameWeights(await openWeights(`${folder}/model.bin`), source);
+    const read = await openWeights(`${folder}/model.bin`);
+    assert.equal(read.format, "gguf");
+    await assertSameWeights(read, source);
   });
 });
 

@@ -77,8 +77,11 @@ Deno.test("the demo model answers its held-out rows far better than chance", asy
   const rows = encodeChoices(await readRows(demoData("heldout")), { tokenizer, prompt: null, limit: 40 });
   const { accuracy, total } = await scoreChoices(model, rows);
   assert.equal(total, 40);
-  assert.ok(accuracy >= 0.8, `accuracy ${accuracy}, chance 0.2`);
-  const chance = await scoreChoices(model, rows, { adapters: { masks: { hidden: new Float32Array(128) } } });
+  // A model that guesses among the five choices has 20 of 40 right with a probability of 2e-5.
+  assert.ok(accuracy >= 0.5, `accuracy ${accuracy}, chance 0.2`);
+  const chance = await scoreChoices(model, rows, {
+    adapters: { masks: { hidden: new Float32Array(model.spec.hidden) } },
+  });
   assert.ok(chance.accuracy < 0.5, `accuracy ${chance.accuracy} of a model that is masked away`);
 });
 

@@ -209,7 +209,7 @@ Deno.test("config.json has the class that loads the shape, and RoPE in both form
     9,
     6,
   ]);
-  assert.deepEqual(remote["per_layer_config"], [
+  assert.deepEqual(remote["layer_counts"], [
     { num_attention_heads: 6, num_key_value_heads: 2, intermediate_size: 7 },
     { num_attention_heads: 0, num_key_value_heads: 0, intermediate_size: 9 },
   ]);

@@ -1,28 +1,22 @@
-"""Configuration of a LLaMA whose layers differ: per_layer_config holds the counts of each layer."""
+"""Configuration of a LLaMA whose layers differ: layer_counts holds the counts of each layer."""
 
-from transformers.models.llama.configuration_llama import LlamaConfig
+from transformers.models.mistral.configuration_mistral import MistralConfig
 
 
-class CompressoConfig(LlamaConfig):
-    """LlamaConfig with per_layer_config, a list of {num_attention_heads, num_key_value_heads, intermediate_size}.
+class CompressoConfig(MistralConfig):
+    """A LLaMA configuration with layer_counts: {num_attention_heads, num_key_value_heads, intermediate_size} of each layer.
 
     A count of 0 means that the layer has no attention or no MLP. The counts outside the list are those of the widest layer.
+    The base is Mistral's configuration, because LlamaConfig refuses a hidden size that is no multiple of the number of heads.
     """
 
     model_type = "compresso"
 
-    def __init__(self, per_layer_config=None, **kwargs):
-        super().__init__(**kwargs)
-        # Not under its own name: transformers 5 has a property per_layer_config with another meaning.
-        self.layer_counts = per_layer_config
-
-    def validate_architecture(self):
-        """The hidden size needs to be no multiple of the number of heads: head_dim is given."""
-
-    def to_dict(self):
-        output = super().to_dict()
-        output["per_layer_config"] = output.pop("layer_counts", None)
-        return output
+    def __init__(self, layer_counts=None, sliding_window=None, attention_bias=False, mlp_bias=False, **kwargs):
+        super().__init__(sliding_window=sliding_window, **kwargs)
+        self.attention_bias = attention_bias
+        self.mlp_bias = mlp_bias
+        self.layer_counts = layer_counts
 
 
 __all__ = ["CompressoConfig"]

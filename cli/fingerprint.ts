@@ -1,0 +1,45 @@
+// What tells whether a resumed run has the model and data of the first. Owns the digests; refuses to compare them.
+import { createHash, type Hash } from "node:crypto";
+import { join } from "node:path";
+
+/** Bytes at either end of a model's file that go into its digest: whole files of many GB would take minutes. */
+const END_BYTES = 1 << 20;
+
+/** Digest of a file's whole content. */
+export async function fileDigest(path: string): Promise<string> {
+  const hash = createHash("sha256");
+  using file = await Deno.open(path);
+  await addRange(hash, file, Infinity);
+  return hash.digest("hex").slice(0, 16);
+}
+
+/** Digest of a model, a file or a folder: names, sizes, and both ends of every file. */
+export async function modelDigest(path: string): Promise<string> {
+  const hash = createHash("sha256");
+  for (const name of await fileNames(path)) {
+    using file = await Deno.open(name === "" ? path : join(path, name));
+    const { size } = await file.stat();
+    hash.update(`${name}\n${size}\n`);
+    await addRange(hash, file, END_BYTES);
+    await file.seek(Math.max(0, size - END_BYTES), Deno.SeekMode.Start);
+    await addRange(hash, file, END_BYTES);
+  }
+  return hash.digest("hex").slice(0, 16);
+}
+
+async function fileNames(path: string): Promise<string[]> {
+  if (!(await Deno.stat(path)).isDirectory) return [""];
+  const names: string[] = [];
+  for await (const entry of Deno.readDir(path)) if (entry.isFile) names.push(entry.name);
+  return names.sort();
+}
+
+async function addRange(hash: Hash, file: Deno.FsFile, most: number): Promise<void> {
+  const buffer = new Uint8Array(Math.min(most, END_BYTES));
+  for (let left = most; left > 0;) {
+    const count = await file.read(buffer.subarray(0, Math.min(left, buffer.length)));
+    if (count === null) return;
+    hash.update(buffer.subarray(0, count));
+    left -= count;
+  }
+}

@@ -1,0 +1,76 @@
+// The folder of a prune run before the run: what stands there, and what may happen to it. Owns those rules; refuses the run.
+import { join } from "node:path";
+import { CompressoError } from "../lib/errors.ts";
+import { CHECKPOINT_FILE } from "../lib/run/pipeline.ts";
+import type { RunSummary } from "../lib/run/session.ts";
+
+/** What a run leaves in its folder. */
+const RUN_FILES = ["run.json", "model", "model.gguf", CHECKPOINT_FILE] as const;
+
+/** Refuses a folder that holds an earlier run, unless it is to be replaced or resumed. */
+export async function checkRunFolder(
+  out: string,
+  { resume, overwrite }: { readonly resume: boolean; readonly overwrite: boolean },
+): Promise<void> {
+  if (resume && overwrite) {
+    throw new CompressoError("usage", {
+      what: "cannot use these options together",
+      rule: "either --resume or --overwrite",
+    });
+  }
+  const info = await Deno.stat(out).catch(() => null);
+  if (info && !info.isDirectory) {
+    throw new CompressoError("usage", { what: `cannot write to ${out}`, rule: "--out is a folder", value: "a file" });
+  }
+  if (resume || overwrite) return;
+  const found = await presentFiles(out);
+  if (found.length === 0) return;
+  const isUnfinished = found.includes(CHECKPOINT_FILE);
+  throw new CompressoError("usage", {
+    what: `cannot start a run in ${out}`,
+    rule: "the folder holds no earlier run",
+    value: `it holds ${found.join(", ")}`,
+    mend: isUnfinished
+      ? "go on with --resume, start anew with --overwrite, or choose another --out"
+      : "start anew with --overwrite, or choose another --out",
+  });
+}
+
+/** Removes what an earlier run left, so that a run that stops early leaves no model that is not its own. */
+export async function clearRunFolder(out: string): Promise<void> {
+  for (const name of await presentFiles(out)) await Deno.remove(join(out, name), { recursive: true });
+}
+
+/** Whether a run that stopped can be resumed. */
+export async function isResumable(out: string): Promise<boolean> {
+  return (await presentFiles(out)).includes(CHECKPOINT_FILE);
+}
+
+/**
+ * What the finished run in the folder has written; null where it is not finished.
+ * Throws `CompressoError("mismatch")` where it had other options than those given.
+ */
+export async function finishedRun(
+  out: string,
+  given: Readonly<Record<string, string | number | boolean>>,
+): Promise<RunSummary | null> {
+  const found = await presentFiles(out);
+  if (!found.includes("run.json") || found.includes(CHECKPOINT_FILE)) return null;
+  const path = join(out, "run.json");
+  const summary: RunSummary = JSON.parse(await Deno.readTextFile(path));
+  const then: Readonly<Record<string, unknown>> = { ...summary.options };
+  const differing = Object.entries(given).filter(([name, value]) => String(then[name]) !== String(value));
+  if (differing.length === 0) return summary;
+  throw new CompressoError("mismatch", {
+    what: `cannot resume the run in ${out}`,
+    rule: "options are those of the first run, which is finished",
+    value: differing.map(([name, value]) => `${name}: ${then[name]} then, ${value} now`).join("; "),
+    mend: "start anew with --overwrite, or choose another --out",
+  });
+}
+
+async function presentFiles(out: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const name of RUN_FILES) if (await Deno.stat(join(out, name)).then(() => true, () => false)) found.push(name);
+  return found;
+}

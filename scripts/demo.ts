@@ -1,0 +1,76 @@
+// The demo: prunes the model in fixtures/ by 30 % and compares it with a one-shot magnitude cut of the same size. Owns the story that it tells; refuses options.
+import {
+  COLLABORATIVE_PROMPT,
+  compress,
+  demoData,
+  encodeChoices,
+  generateText,
+  loadModel,
+  loadModelFrom,
+  magnitudeScores,
+  type Model,
+  openDevice,
+  readRows,
+  scoreChoices,
+  selectionMasks,
+  selectUnits,
+  sliceModel,
+  unitTable,
+} from "../mod.ts";
+
+const SPARSITY = 0.3;
+const out = Deno.args[0] ?? "out/demo";
+
+using device = await openDevice();
+using dense = await loadModel("demo", { device });
+const { tokenizer } = dense;
+if (!tokenizer) throw new Error("the demo has no tokenizer");
+const heldout = await readRows(demoData("heldout"));
+const questions = encodeChoices(heldout, { tokenizer, prompt: null });
+const chance = questions.reduce((sum, { choices }) => sum + 1 / choices.length, 0) / questions.length;
+
+async function score(model: Model): Promise<string> {
+  const { accuracy, total } = await scoreChoices(model, questions);
+  return `${(100 * accuracy).toFixed(1)} % of ${total} held-out questions`;
+}
+
+console.log(`chance             ${(100 * chance).toFixed(1)} %`);
+console.log(`dense              ${await score(dense)}`);
+
+// One-shot: the units of least magnitude fall at once, nothing is trained.
+const table = unitTable(dense.spec, ["kv", "ffn"]);
+const kept = selectUnits(table, await magnitudeScores(dense.source, table), { target: SPARSITY });
+using oneShot = await loadModelFrom(sliceModel(dense.source, { masks: selectionMasks(table, kept) }), { device });
+console.log(`one-shot magnitude ${await score(oneShot)}, at ${100 * SPARSITY} % sparsity`);
+
+// Compresso: fine-tune, prune under a cubic schedule, fine-tune.
+const { rows } = await readRows(demoData("train"));
+const summary = await compress(dense, {
+  rows,
+  sparsity: SPARSITY,
+  steps: 80,
+  batch: 8,
+  seq: 240,
+  units: ["kv", "ffn"],
+  prompt: COLLABORATIVE_PROMPT,
+  out,
+  export: { replace: true },
+  onRecord: ({ step, steps, stage, loss, expected }) => {
+    if (step % 10 !== 0) return;
+    const sparsity = expected === null ? "" : `, expected sparsity ${expected.toFixed(3)}`;
+    console.log(`  ${stage} ${step}/${steps}: loss ${loss.toFixed(3)}${sparsity}`);
+  },
+});
+using pruned = await loadModel(`${out}/model`, { device });
+console.log(`Compresso          ${await score(pruned)}, at ${(100 * summary.sparsity.hard).toFixed(1)} % sparsity`);
+console.log(`parameters         ${summary.parameters.before} before, ${summary.parameters.after} after`);
+console.log(`masked = sliced    largest logit difference ${summary.maskedVsSliced.maxAbs.toExponential(1)}`);
+for (const { file, programs } of summary.files) console.log(`${file} is loaded by ${programs.join("; ")}`);
+
+const row = heldout.rows[0];
+if (row?.kind === "instruct") {
+  const prompt = `${row.instruction}\n${row.input}\n`;
+  let answer = "";
+  for await (const piece of generateText(pruned, prompt, { maxTokens: 8, temperature: 0 })) answer += piece;
+  console.log(`\n${prompt}> ${answer.trim()}   (right: ${row.output})`);
+}

@@ -1,0 +1,408 @@
+// Kernels of the learned masks: samples, slots, expected size, descent, projection and records against f64 oracles.
+import assert from "node:assert/strict";
+import { maskSample, record } from "../../kernels/mod.ts";
+import { type Device, type DeviceBuffer, openDevice } from "../../lib/gpu/device.ts";
+import { compileKernel } from "../../lib/gpu/kernel.ts";
+import { Plan, u32 } from "../../lib/gpu/plan.ts";
+import { createMaskSlots, type MaskSlots } from "../../lib/nn/masks.ts";
+import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../lib/nn/step_state.ts";
+import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner } from "../../lib/prune/mask_learner.ts";
+import { type UnitTable, unitTable } from "../../lib/prune/units.ts";
+import { uniform } from "../../lib/random.ts";
+import { decoder, GROUPED, KINDS, MULTI_HEAD, sparsityOf, UNEVEN } from "../prune/helpers/decoders.ts";
+import { assertCells, assertValues, type Cell, random, ROUND, STALE, stateBuffer } from "./helpers/cells.ts";
+
+const device: Device = await openDevice();
+
+const LOW = -0.1, HIGH = 1.1;
+type Noise = Pick<StepState, "noise" | "temperature">;
+
+const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
+
+/** P(z > 0), with the floor of the noise that keeps it differentiable. */
+function aliveChance(logAlpha: number, { noise, temperature }: Noise): number {
+  return sigmoid((logAlpha - temperature * Math.log(-LOW / HIGH)) / Math.max(noise, 0.05));
+}
+
+/** The stretched hard concrete value before its clamp, and its slope in log α. */
+function stretched(logAlpha: number, u: number, { noise, temperature }: Noise): { value: number; slope: number } {
+  const s = sigmoid((noise * (Math.log(u) - Math.log(1 - u)) + logAlpha) / temperature);
+  return { value: s * (HIGH - LOW) + LOW, slope: s * (1 - s) * (HIGH - LOW) / temperature };
+}
+
+function drawOf(seed: number, step: number, unit: number): number {
+  return Math.min(1 - 1e-6, Math.max(1e-6, Math.fround(uniform(seed, step, 1, unit))));
+}
+
+/** (z, slope, p, 0) of every unit as the kernel draws them. */
+async function sample(logAlpha: Float32Array<ArrayBuffer>, state: Partial<StepState>): Promise<Float32Array> {
+  const units = logAlpha.length;
+  using stateNow = stateBuffer(device, state);
+  using alpha = device.uploadBuffer("log alpha", logAlpha);
+  using draws = device.uploadBuffer("draws", new Float32Array(4 * (units + 1)).fill(STALE));
+  using plan = new Plan(device);
+  plan.dispatch(compileKernel(device, maskSample), [alpha, stateNow, draws, { params: [u32(units)] }], {
+    groups: [Math.ceil(units / 64)],
+  });
+  await plan.run();
+  return await device.readFloats(draws, 4 * (units + 1));
+}
+
+Deno.test("mask_sample draws z, its slope and P(z > 0) by the hard concrete distribution", async () => {
+  const seed = 9, step = 31;
+  for (const units of [1, 63, 64, 65, 1000]) {
+    for (
+      const { noise, temperature } of [
+        { noise: 1, temperature: 2 / 3 },
+        { noise: 0.2, temperature: 2 / 3 },
+        { noise: 0, temperature: 0.5 },
+        { noise: 1, temperature: 5 },
+      ]
+    ) {
+      const logAlpha = random(units, units).map((value) => 5 * value);
+      const draws = await sample(logAlpha, { seed, step, noise, temperature });
+      // log errs by 2⁻²¹ or 3 ulp of at most 14, sigmoid's slope is at most 1/4; exp errs by (3 + 2·|x|) ulp of a value s·(1 − s) ≤ 1/4.
+      const zBound = 0.3 * ((noise * 2 ** -18 + 2 ** -20) / temperature + 2 ** -18);
+      assertCells(draws, {
+        what: `${units} units, noise ${noise}, temperature ${temperature}`,
+        rows: units + 1,
+        stride: 4,
+        want(unit, part): Cell {
+          if (unit === units) return { value: STALE, bound: 0 };
+          const alpha = logAlpha[unit] ?? NaN;
+          const { value, slope } = stretched(alpha, drawOf(seed, step, unit), { noise, temperature });
+          switch (part) {
+            case 0:
+              return { value: Math.min(1, Math.max(0, value)), bound: zBound };
+            case 1: {
+              const edge = Math.min(Math.abs(value), Math.abs(value - 1));
+              if (edge <= zBound) return { value: slope / 2, bound: slope }; // either side of the clamp
+              return { value: value > 0 && value < 1 ? slope : 0, bound: 2 * zBound / temperature };
+            }
+            case 2: {
+              const p = aliveChance(alpha, { noise, temperature });
+              const size = (Math.abs(alpha) + 3 * temperature) / Math.max(noise, 0.05);
+              return { value: p, bound: 8 * (1 + size) * ROUND * p * (1 - p) + 4 * ROUND * p };
+            }
+            default:
+              return { value: 0, bound: 0 };
+          }
+        },
+      });
+    }
+  }
+});
+
+Deno.test("mask_sample gives exact 0 and 1 as often as hard concrete says", async () => {
+  const units = 20000;
+  for (
+    const { alpha, noise, temperature } of [
+      { alpha: 0, noise: 1, temperature: 2 / 3 },
+      { alpha: -1.5, noise: 1, temperature: 2 / 3 },
+      { alpha: 2, noise: 1, temperature: 2 },
+      { alpha: -1, noise: 0.5, temperature: 2 / 3 },
+    ]
+  ) {
+    const draws = await sample(new Float32Array(units).fill(alpha), { seed: 4, step: 2, noise, temperature });
+    let zeros = 0, ones = 0;
+    for (let unit = 0; unit < units; unit++) {
+      if (draws[4 * unit] === 0) zeros++;
+      if (draws[4 * unit] === 1) ones++;
+    }
+    const what = `log α ${alpha}, noise ${noise}, β ${temperature}`;
+    assertShare(zeros / units, 1 - aliveChance(alpha, { noise, temperature }), `${what}: zeros`);
+    // z = 1 where s ≥ (1 − γ) / (ζ − γ), whose logit is log 11.
+    assertShare(ones / units, sigmoid((alpha - temperature * Math.log(11)) / noise), `${what}: ones`);
+    assert.equal(draws[2], Math.fround(draws[2] ?? NaN));
+  }
+
+  function assertShare(share: number, chance: number, what: string): void {
+    const deviation = Math.sqrt(chance * (1 - chance) / units);
+    assert.ok(Math.abs(share - chance) < 5 * deviation, `${what}: ${share}, expected ${chance} ± ${deviation}`);
+  }
+});
+
+/** A learner with its slots and state, and one plan of a sample and an update. */
+interface Rig extends Disposable {
+  readonly learner: MaskLearner;
+  readonly slots: MaskSlots;
+  readonly state: DeviceBuffer;
+  /** Runs a sample and an update from log α; returns what they leave. */
+  step(options: {
+    readonly state: Partial<StepState>;
+    readonly logAlpha?: Float32Array<ArrayBuffer>;
+    readonly dz?: Float32Array<ArrayBuffer>;
+    readonly lambda?: readonly [number, number];
+  }): Promise<After>;
+}
+
+interface After {
+  readonly logAlpha: Float32Array;
+  readonly moments: Float32Array;
+  readonly constraint: Float32Array;
+  readonly z: Float32Array;
+}
+
+function rig(table: UnitTable): Rig {
+  const learner = createMaskLearner(device, table), slots = createMaskSlots(device, table.spec);
+  const state = createStepState(device), plan = new Plan(device);
+  learner.recordSample(plan, { state, slots });
+  learner.recordUpdate(plan, { state, slots });
+  return {
+    learner,
+    slots,
+    state,
+    async step({ state: wanted, logAlpha, dz, lambda }): Promise<After> {
+      writeStepState(device, state, { ...IDLE_STATE, ...wanted });
+      if (logAlpha) device.write(learner.logAlpha, logAlpha);
+      if (dz) device.write(slots.dz, dz);
+      if (lambda) device.write(learner.constraint, Float32Array.from(lambda), 12);
+      await plan.run();
+      return {
+        logAlpha: await device.readFloats(learner.logAlpha, table.count),
+        moments: await device.readFloats(learner.moments, 2 * table.count),
+        constraint: await device.readFloats(learner.constraint, CONSTRAINT_FLOATS),
+        z: await device.readFloats(slots.z, table.layout.count),
+      };
+    },
+    [Symbol.dispose]: () => [plan, state, slots, learner].forEach((resource) => resource[Symbol.dispose]()),
+  };
+}
+
+const TABLES = [UNEVEN, MULTI_HEAD, GROUPED].flatMap((spec) => KINDS.map((kinds) => unitTable(spec, kinds)));
+const nameOf = (table: UnitTable): string => `${[...table.kinds].join(",")} of ${JSON.stringify(table.spec.layers)}`;
+const NOISE: Noise = { noise: 0.7, temperature: 2 / 3 };
+
+function expected(table: UnitTable, logAlpha: ArrayLike<number>, noise: Noise = NOISE): number {
+  return sparsityOf(table, Float64Array.from(logAlpha, (alpha) => aliveChance(alpha, noise)));
+}
+
+/** Derivative of ŝ by each log α, by central differences. */
+function slopes(table: UnitTable, logAlpha: ArrayLike<number>): Float64Array {
+  const moved = Float64Array.from(logAlpha), step = 1e-5;
+  return moved.map((alpha, unit) => {
+    moved[unit] = alpha + step;
+    const above = expected(table, moved);
+    moved[unit] = alpha - step;
+    const below = expected(table, moved);
+    moved[unit] = alpha;
+    return (above - below) / (2 * step);
+  });
+}
+
+Deno.test("mask_expand writes the units' slots, heads of a KV group alike, and leaves all others", async () => {
+  for (const table of TABLES) {
+    using setup = rig(table);
+    const before = random(table.layout.count, 5), logAlpha = random(table.count, 6).map((value) => 2 * value);
+    device.write(setup.slots.z, before);
+    const { z } = await setup.step({ state: { ...NOISE, seed: 3, step: 8 }, logAlpha });
+    const want = before.slice();
+    for (let unit = 0; unit < table.count; unit++) {
+      const { value } = stretched(logAlpha[unit] ?? NaN, drawOf(3, 8, unit), NOISE);
+      const first = table.slotFirst[unit] ?? NaN;
+      want.fill(Math.min(1, Math.max(0, value)), first, first + (table.slotCount[unit] ?? NaN));
+    }
+    assertValues(z, {
+      what: nameOf(table),
+      // As z in the test of mask_sample; what no unit owns is untouched.
+      want: (slot) => ({ value: want[slot] ?? NaN, bound: want[slot] === before[slot] ? 0 : 4e-6 }),
+    });
+  }
+});
+
+Deno.test("expected_size gives ŝ by the shapes of what lives, and λ climbs with its gap", async () => {
+  for (const table of TABLES) {
+    using setup = rig(table);
+    const logAlpha = random(table.count, 7).map((value) => 3 * value), target = 0.3, lambda = [0.5, -0.25] as const;
+    const { constraint } = await setup.step({
+      state: { ...NOISE, target, lambdaRate: 2 },
+      logAlpha,
+      lambda,
+    });
+    const s = expected(table, logAlpha), gap = s - target;
+    const lambda1 = lambda[0] + 2 * gap, lambda2 = lambda[1] + 2 * gap * gap;
+    const wanted = [s, lambda1, lambda2, lambda1 + 2 * lambda2 * gap];
+    // Sums of up to 300 terms of size ≤ 1 in a tree, divided by the total.
+    assertValues(constraint.subarray(2, 6), {
+      what: nameOf(table),
+      want: (index) => ({ value: wanted[index] ?? NaN, bound: 64 * ROUND * (1 + Math.abs(wanted[index] ?? NaN)) }),
+    });
+  }
+});
+
+Deno.test("mask_update descends along the constraint's gradient, which is that of finite differences", async () => {
+  for (const table of TABLES) {
+    using setup = rig(table);
+    const logAlpha = random(table.count, 8).map((value) => 2 * value);
+    const { moments, constraint } = await setup.step({
+      state: { ...NOISE, target: 0.2, maskRate: 0.01 },
+      logAlpha,
+      lambda: [3, 1],
+    });
+    const force = constraint[5] ?? NaN, slope = slopes(table, logAlpha);
+    const largest = slope.reduce((most, value) => Math.max(most, Math.abs(value)), 0) * Math.abs(force);
+    assert.ok(largest > 0);
+    // After one step m is a tenth of the gradient. p and its products err by some 20 roundings; 1e-10 / step of the difference is less.
+    assertCells(moments, {
+      what: nameOf(table),
+      rows: table.count,
+      stride: 2,
+      want(unit, part): Cell {
+        const gradient = force * (slope[unit] ?? NaN);
+        if (part === 0) return { value: 0.1 * gradient, bound: 0.1 * 1e-5 * largest };
+        return { value: 0.01 * gradient ** 2, bound: 0.01 * 2e-5 * largest ** 2 };
+      },
+    });
+  }
+});
+
+Deno.test("mask_update is Adam on the sum of a unit's slot gradients times its slope, within ±12", async () => {
+  for (const table of [unitTable(GROUPED, ["kv", "ffn", "hidden"]), unitTable(UNEVEN, ["heads", "ffn"])]) {
+    using setup = rig(table);
+    const rate = 0.05, seed = 2;
+    let logAlpha = random(table.count, 9).map((value) => 2 * value);
+    logAlpha.set([12.5, -13]); // as a projection may leave them: back to the limits
+    const m = new Float64Array(table.count), v = new Float64Array(table.count);
+    for (let step = 0; step < 4; step++) {
+      const dz = random(table.layout.count, 20 + step).map((value) => 1e-2 * value);
+      const { logAlpha: next, moments } = await setup.step({
+        state: { ...NOISE, seed, step, target: 0.5, maskRate: rate, maskUpdates: step + 1 },
+        dz,
+        lambda: [1, 0],
+        ...(step === 0 ? { logAlpha } : {}),
+      });
+      const slope = slopes(table, logAlpha), force = 1; // λ1 + 2·λ2·gap with λ2 = 0
+      for (let unit = 0; unit < table.count; unit++) {
+        const first = table.slotFirst[unit] ?? NaN,
+          { value, slope: dzda } = stretched(
+            logAlpha[unit] ?? NaN,
+            drawOf(seed, step, unit),
+            NOISE,
+          );
+        let gradient = 0;
+        for (let i = 0; i < (table.slotCount[unit] ?? NaN); i++) gradient += dz[first + i] ?? NaN;
+        gradient = gradient * (value > 0 && value < 1 ? dzda : 0) + force * (slope[unit] ?? NaN);
+        m[unit] = 0.9 * (m[unit] ?? NaN) + 0.1 * gradient;
+        v[unit] = 0.99 * (v[unit] ?? NaN) + 0.01 * gradient ** 2;
+      }
+      const what = `${nameOf(table)}, step ${step}`;
+      // Gradients are at most some 0.02 and as exact as above.
+      assertCells(moments, {
+        what: `moments of ${what}`,
+        rows: table.count,
+        stride: 2,
+        want: (unit, part) =>
+          part === 0
+            ? { value: m[unit] ?? NaN, bound: 4e-8 }
+            : { value: v[unit] ?? NaN, bound: 1e-4 * (v[unit] ?? NaN) + 1e-12 },
+      });
+      const c1 = 1 - 0.9 ** (step + 1), c2 = 1 - 0.99 ** (step + 1), before = logAlpha;
+      assertValues(next, {
+        what: `log α of ${what}`,
+        want(unit): Cell {
+          // From the GPU's own moments, as their quotient amplifies errors of a small gradient.
+          const first = moments[2 * unit] ?? NaN, second = moments[2 * unit + 1] ?? NaN;
+          const moved = (before[unit] ?? NaN) - rate * first / c1 / (Math.sqrt(second / c2) + 1e-8);
+          const value = Math.max(-12, Math.min(12, moved));
+          return { value, bound: 4 * ROUND * Math.abs(value) + 32 * ROUND * rate };
+        },
+      });
+      logAlpha = Float32Array.from(next);
+    }
+    assert.deepEqual([...logAlpha.subarray(0, 2)], [12, -12]);
+  }
+});
+
+Deno.test("mask_project shifts all log α by one number such that ŝ meets the target", async () => {
+  for (const table of TABLES) {
+    using setup = rig(table);
+    const start = random(table.count, 10).map((value) => 2 * value);
+    const fixed = table.fixed * table.spec.hidden / table.total;
+    for (const target of [0.02, 0.3, 0.7]) {
+      const { logAlpha, constraint } = await setup.step({
+        state: { ...NOISE, target, tracking: 1 },
+        logAlpha: start,
+        lambda: [0, 0],
+      });
+      const shift = constraint[6] ?? NaN, reached = constraint[7] ?? NaN;
+      assertValues(logAlpha, {
+        what: `log α for ${target} with ${nameOf(table)}`,
+        want(unit): Cell {
+          const value = (start[unit] ?? NaN) + shift;
+          return { value, bound: 2 * ROUND * Math.abs(value) };
+        },
+      });
+      // What is reached is what the f64 oracle sees; sums as in expected_size.
+      assert.ok(Math.abs(reached - expected(table, logAlpha)) < 1e-5, `${reached} is recorded for ${nameOf(table)}`);
+      // A target beyond all that these units can cut takes all of them.
+      const wanted = Math.min(target, table.kinds.has("hidden") ? 1 : 1 - fixed);
+      assert.ok(Math.abs(reached - wanted) < 1e-4, `${reached} instead of ${wanted} for ${nameOf(table)}`);
+    }
+  }
+});
+
+Deno.test("mask_project closes the share `tracking` of the gap, and leaves log α alone with none", async () => {
+  const table = unitTable(GROUPED, ["heads", "ffn", "hidden"]), start = random(table.count, 11);
+  using setup = rig(table);
+  const before = expected(table, start);
+  for (const [tracking, wanted] of [[0.5, (before + 0.4) / 2], [0.1, before + 0.1 * (0.4 - before)]] as const) {
+    const { logAlpha, constraint } = await setup.step({
+      state: { ...NOISE, target: 0.4, tracking },
+      logAlpha: start,
+      lambda: [0, 0],
+    });
+    assert.ok(Math.abs(expected(table, logAlpha) - wanted) < 1e-4, `tracking ${tracking}: ${constraint[7]}`);
+  }
+  const { logAlpha, constraint } = await setup.step({
+    state: { ...NOISE, target: 0.4 },
+    logAlpha: start,
+    lambda: [0, 0],
+  });
+  assert.deepEqual(logAlpha, start);
+  assert.equal(constraint[6], 0);
+  assert.ok(Math.abs((constraint[7] ?? NaN) - before) < 1e-5);
+});
+
+Deno.test("expected_size and mask_project hold for more units than one workgroup has lanes", async () => {
+  const table = unitTable(decoder([{ heads: 320, kvHeads: 160, ffn: 2000 }], { hidden: 700 }), [
+    "heads",
+    "ffn",
+    "hidden",
+  ]);
+  using setup = rig(table);
+  const start = random(table.count, 12);
+  const { logAlpha, constraint } = await setup.step({
+    state: { ...NOISE, target: 0.25, tracking: 1 },
+    logAlpha: start,
+    lambda: [0, 0],
+  });
+  assert.ok(Math.abs((constraint[2] ?? NaN) - expected(table, start)) < 1e-5, `ŝ before is ${constraint[2]}`);
+  assert.ok(Math.abs(expected(table, logAlpha) - 0.25) < 1e-4, `ŝ after is ${constraint[7]}`);
+});
+
+Deno.test("record writes metrics and constraint to the slot of the step, and wraps around", async () => {
+  const slots = 3;
+  using metrics = device.createBuffer("metrics", 32);
+  using constraint = device.createBuffer("constraint", 32);
+  using state = createStepState(device);
+  using ring = device.uploadBuffer("ring", new Float32Array(16 * slots + 4).fill(STALE));
+  using plan = new Plan(device);
+  plan.dispatch(compileKernel(device, record), [metrics, constraint, state, ring, { params: [u32(slots)] }], {
+    groups: [1],
+  });
+  const wanted = new Float32Array(16 * slots + 4).fill(STALE);
+  for (const step of [4, 5, 6, 7]) {
+    const row = Float32Array.from({ length: 16 }, (_, index) => 100 * step + index);
+    device.write(metrics, row.subarray(0, 8));
+    device.write(constraint, row.subarray(8));
+    writeStepState(device, state, { ...IDLE_STATE, step });
+    await plan.run();
+    wanted.set(row, 16 * (step % slots));
+    assert.deepEqual(await device.readFloats(ring, wanted.length), wanted);
+  }
+});
+
+Deno.test("mask kernels leave no buffer behind", () => {
+  assert.equal(device.liveCount, 0);
+  device[Symbol.dispose]();
+});

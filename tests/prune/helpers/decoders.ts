@@ -1,0 +1,112 @@
+// Specs to prune, and their size by spec arithmetic. Owns the independent count of parameters; refuses unit tables' own costs.
+import { type DecoderSpec, type LayerSpec, PROJECTIONS, projectionShape } from "../../../lib/nn/spec.ts";
+import type { UnitKind, UnitTable } from "../../../lib/prune/units.ts";
+
+/** A decoder of the given layers; what pruning does not look at is small. */
+export function decoder(
+  layers: readonly LayerSpec[],
+  { hidden = 20, headDim = 6 }: { hidden?: number; headDim?: number } = {},
+): DecoderSpec {
+  return {
+    vocab: 11,
+    hidden,
+    headDim,
+    layers,
+    normEps: 1e-5,
+    rope: { base: 1e4, scaling: { kind: "none" } },
+    tied: true,
+    maxPosition: 64,
+    bosId: null,
+    eosIds: [],
+    padId: null,
+  };
+}
+
+/** Grouped queries, a layer without heads, one without FFN, and counts that differ. */
+export const UNEVEN: DecoderSpec = decoder([
+  { heads: 6, kvHeads: 2, ffn: 70 },
+  { heads: 0, kvHeads: 0, ffn: 33 },
+  { heads: 3, kvHeads: 3, ffn: 0 },
+  { heads: 4, kvHeads: 1, ffn: 129 },
+]);
+
+/** As many KV heads as heads in every layer. */
+export const MULTI_HEAD: DecoderSpec = decoder([
+  { heads: 4, kvHeads: 4, ffn: 40 },
+  { heads: 4, kvHeads: 4, ffn: 40 },
+]);
+
+/** Two groups of three heads in every layer. */
+export const GROUPED: DecoderSpec = decoder([
+  { heads: 6, kvHeads: 2, ffn: 65 },
+  { heads: 6, kvHeads: 2, ffn: 65 },
+  { heads: 6, kvHeads: 2, ffn: 65 },
+], { hidden: 36, headDim: 8 });
+
+/** Every choice of kinds that excludes nothing. */
+export const KINDS: readonly (readonly UnitKind[])[] = [
+  ["heads"],
+  ["kv"],
+  ["ffn"],
+  ["hidden"],
+  ["heads", "ffn"],
+  ["kv", "ffn"],
+  ["heads", "ffn", "hidden"],
+  ["kv", "ffn", "hidden"],
+];
+
+/** Parameters of all linear weights of the layers: the sum of their shapes. */
+export function linearParameters(spec: DecoderSpec): number {
+  let total = 0;
+  for (const layer of spec.layers) {
+    for (const projection of PROJECTIONS) {
+      const [rows, cols] = projectionShape(spec, layer, projection);
+      total += rows * cols;
+    }
+  }
+  return total;
+}
+
+/** Chance to live, 0 to 1, of each head, FFN column and hidden dim; KV heads of a layer live by `kv`. */
+export interface Alive {
+  readonly layers: readonly { readonly heads: number[]; readonly kv: number[]; readonly ffn: number[] }[];
+  readonly hidden: number[];
+}
+
+/**
+ * Spreads one number a unit, its chance to live, to heads, KV heads, columns and dims by the order of units alone: heads or KV groups by
+ * layer, FFN columns by layer, hidden dims. A KV head lives while any head of its group lives, each on its own; with units of kind "kv" heads live together.
+ */
+export function aliveOf({ spec, kinds }: UnitTable, chance: ArrayLike<number>): Alive {
+  let next = 0;
+  const take = (count: number): number[] => Array.from({ length: count }, () => chance[next++] ?? NaN);
+  const ones = (count: number): number[] => new Array<number>(count).fill(1);
+  const attention = spec.layers.map(({ heads, kvHeads }) => {
+    if (kinds.has("kv")) {
+      const kv = take(kvHeads), share = heads / kvHeads;
+      return { kv, heads: kv.flatMap((p) => new Array<number>(share).fill(p)) };
+    }
+    const units = kinds.has("heads") ? take(heads) : ones(heads);
+    const kv = Array.from({ length: kvHeads }, (_, group) => {
+      const share = heads / kvHeads;
+      return 1 - units.slice(group * share, (group + 1) * share).reduce((dead, p) => dead * (1 - p), 1);
+    });
+    return { kv, heads: units };
+  });
+  const ffn = spec.layers.map((layer) => kinds.has("ffn") ? take(layer.ffn) : ones(layer.ffn));
+  const hidden = kinds.has("hidden") ? take(spec.hidden) : ones(spec.hidden);
+  return { layers: attention.map((part, index) => ({ ...part, ffn: ffn[index] ?? [] })), hidden };
+}
+
+/** 1 − (expected) kept parameters / parameters, by the shapes of the projections. */
+export function sparsityOf(table: UnitTable, chance: ArrayLike<number>): number {
+  const { spec } = table,
+    { layers, hidden } = aliveOf(table, chance),
+    sum = (values: number[]): number => values.reduce((total, value) => total + value, 0);
+  const kept = {
+    ...spec,
+    hidden: sum(hidden),
+    layers: layers.map((layer) => ({ heads: sum(layer.heads), kvHeads: sum(layer.kv), ffn: sum(layer.ffn) })),
+  };
+  return 1 - linearParameters(kept) / linearParameters(spec);
+}

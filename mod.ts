@@ -4,7 +4,15 @@
  * @module
  */
 export * from "./lib/errors.ts";
-export { type AdapterFacts, Device, type DeviceOptions, openDevice } from "./lib/gpu/device.ts";
+export {
+  type AdapterFacts,
+  Device,
+  type DeviceBuffer,
+  type DeviceOptions,
+  type DeviceTexture,
+  openDevice,
+  type Resource,
+} from "./lib/gpu/device.ts";
 export {
   type DataReport,
   type DataSet,
@@ -13,26 +21,35 @@ export {
   type Row,
   type TextRow,
 } from "./lib/io/datasets.ts";
+export type { GgufWriteType } from "./lib/io/gguf_quant.ts";
+export type { GgufTensorType } from "./lib/io/gguf_types.ts";
+export type { HfDtype } from "./lib/io/hf_export.ts";
 export { demoData } from "./lib/io/open_model.ts";
 export { COLLABORATIVE_PROMPT } from "./lib/io/prompts.ts";
 export type { RowRange, WeightSource } from "./lib/io/source.ts";
 export type { Tokenizer } from "./lib/io/tokenizer.ts";
+export type { Json } from "./lib/io/tokenizer_compat.ts";
 export type { LoraConfig, LoraWeights } from "./lib/nn/lora.ts";
-export type { MaskKind, MaskValues } from "./lib/nn/masks.ts";
+export type { MaskKind, MaskValues, SlotLayout } from "./lib/nn/masks.ts";
+export type { Matrix, MatrixDtype, MatrixPlacement, MatrixShard } from "./lib/nn/matrix.ts";
+export type { LayerWeights, Weights } from "./lib/nn/weights.ts";
 export { type DecoderSpec, type LayerSpec, parameterCount, type Projection, type RopeScaling } from "./lib/nn/spec.ts";
 export { magnitudeScores } from "./lib/prune/baselines.ts";
-export { type Layout, padded, uniformMasks } from "./lib/prune/layouts.ts";
-export { sliceModel } from "./lib/prune/slice.ts";
+export { type Layout, padded, type UniformInput, uniformMasks } from "./lib/prune/layouts.ts";
+export { type MergeLora, type SliceInput, sliceModel } from "./lib/prune/slice.ts";
 export {
   hardSparsity,
+  type Selection,
   selectionMasks,
   selectUnits,
+  type UnitGroup,
   type UnitKind,
   type UnitTable,
   unitTable,
 } from "./lib/prune/units.ts";
-export { encodeChoices } from "./lib/run/choice_rows.ts";
-export { exportModel, type ExportOptions, type ExportResult } from "./lib/run/export.ts";
+export type { EncodeReport } from "./lib/run/batches.ts";
+export { type ChoiceOptions, encodeChoices } from "./lib/run/choice_rows.ts";
+export { type ExportFormat, exportModel, type ExportOptions, type ExportResult } from "./lib/run/export.ts";
 export { generate, type GenerateOptions, generateText } from "./lib/run/generate.ts";
 export {
   type Adapters,
@@ -44,12 +61,12 @@ export {
   type LoraInput,
   Model,
 } from "./lib/run/model.ts";
-export type { PruneOptions, Rates, ResolvedOptions } from "./lib/run/options.ts";
+export type { CheckpointOptions, PruneOptions, Rates, ResolvedOptions } from "./lib/run/options.ts";
 export { perplexity, type PerplexityOptions, type PerplexityResult } from "./lib/run/perplexity.ts";
 export { compress, type CompressOptions } from "./lib/run/pipeline.ts";
-export type { PruneResult } from "./lib/run/prune.ts";
+export type { PruneResult, PruneRun } from "./lib/run/prune.ts";
 export type { Stage, StepRecord } from "./lib/run/records.ts";
-export { type ChoiceRow, scoreChoices, type ScoreOptions, type ScoreResult } from "./lib/run/score.ts";
+export { type ChoiceRow, type RowScore, scoreChoices, type ScoreOptions, type ScoreResult } from "./lib/run/score.ts";
 export {
   prune,
   PruneSession,

@@ -42,10 +42,14 @@ export interface ErrorParts {
  * ```
  */
 export class CompressoError extends Error {
+  /** Always "CompressoError". */
   override readonly name = "CompressoError";
+  /** Reason, for programs. */
   readonly code: ErrorCode;
+  /** What the message is made of. */
   readonly parts: ErrorParts;
 
+  /** Makes the message from its parts. */
   constructor(code: ErrorCode, parts: ErrorParts, options?: ErrorOptions) {
     super(sentence(parts), options);
     this.code = code;

@@ -11,7 +11,9 @@ export interface DeviceOptions {
 
 /** What is known of the adapter; written to records and benchmarks. */
 export interface AdapterFacts {
+  /** Name that the driver gives. */
   readonly description: string;
+  /** Vendor as WebGPU reports it. */
   readonly vendor: string;
   /** Whether a CPU executes the shaders (lavapipe, SwiftShader): products then read their operands from storage textures. */
   readonly isCpu: boolean;
@@ -19,8 +21,11 @@ export interface AdapterFacts {
 
 /** A GPU allocation that is counted and must be disposed. */
 export interface Resource<T> extends Disposable {
+  /** The WebGPU object. */
   readonly raw: T;
+  /** Size in bytes. */
   readonly bytes: number;
+  /** Name in error messages. */
   readonly label: string;
 }
 
@@ -36,8 +41,11 @@ const STORAGE_USAGE = 0x80 | 0x04 | 0x08; // STORAGE | COPY_SRC | COPY_DST
 
 /** A GPU device that counts what it lends. Made by {@link openDevice}; dispose it to free everything. */
 export class Device implements Disposable {
+  /** The WebGPU device. */
   readonly gpu: GPUDevice;
+  /** What is known of the adapter. */
   readonly facts: AdapterFacts;
+  /** WebGPU features that were granted. */
   readonly features: ReadonlySet<string>;
   readonly #memoryLimit: number;
   readonly #live = new Set<Resource<{ destroy(): void }>>();
@@ -46,6 +54,7 @@ export class Device implements Disposable {
   #failure: string | null = null;
   #disposed = false;
 
+  /** Wraps a WebGPU device; use {@link openDevice}. */
   constructor(gpu: GPUDevice, facts: AdapterFacts, memoryLimit: number) {
     this.gpu = gpu;
     this.facts = facts;
@@ -188,6 +197,7 @@ export class Device implements Disposable {
     this.check();
   }
 
+  /** Frees all live resources and the device. */
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;

@@ -36,7 +36,7 @@ export function ropeConfig(spec: Pick<DecoderSpec, "headDim" | "rope">): Json {
     };
   return {
     rope_parameters: { ...own, rope_theta: base },
-    rope_scaling: scaling.kind === "none" ? null : own,
+    ...(scaling.kind === "none" ? {} : { rope_scaling: own }),
     rope_theta: base,
   };
 }

@@ -3,7 +3,9 @@ import type { DecoderSpec } from "../nn/spec.ts";
 
 /** A range of rows of a matrix, [start, start + count). */
 export interface RowRange {
+  /** First row. */
   readonly start: number;
+  /** Number of rows. */
   readonly count: number;
 }
 
@@ -12,6 +14,7 @@ export interface RowRange {
  * Layout of q and k rows is Hugging Face's (rotate-half RoPE), whatever the file holds.
  */
 export interface WeightSource {
+  /** Shape of the model. */
   readonly spec: DecoderSpec;
   /** Reads a whole tensor or a range of its rows, row-major. Throws `CompressoError("input")` where the file is broken. */
   read(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>>;

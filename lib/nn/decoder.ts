@@ -1,7 +1,7 @@
 // One decoder layer, forward and backward, as records into a plan. Owns the order of operations; refuses allocation and the output head.
 import type { Plan } from "../gpu/plan.ts";
 import type { Activations } from "./activations.ts";
-import { recordAttention, recordAttentionBackward, recordRope } from "./attention.ts";
+import { type AttentionShape, recordAttention, recordAttentionBackward, recordRope } from "./attention.ts";
 import type { DeviceBuffer } from "../gpu/device.ts";
 import { headStride, strideOf } from "./layout.ts";
 import { type Operand, operand } from "./linear.ts";
@@ -304,7 +304,7 @@ function asOperand({ plan, act }: DecoderContext, buffer: DeviceBuffer, width: n
   return operand(plan, act.operands, buffer, { rows: act.rows, stride: strideOf(width) });
 }
 
-function attentionShape({ act, weights }: DecoderContext, { spec }: LayerWeights) {
+function attentionShape({ act, weights }: DecoderContext, { spec }: LayerWeights): AttentionShape {
   const { batch, seq } = act.shape;
   return { batch, seq, heads: spec.heads, kvHeads: spec.kvHeads, headDim: weights.spec.headDim };
 }

@@ -11,6 +11,7 @@ export interface LoraConfig {
   readonly rank: number;
   /** Scale: the update is (alpha / rank)·B·A. */
   readonly alpha: number;
+  /** Projections that carry LoRA. */
   readonly targets: readonly Projection[];
   /** Probability that an element of the input of A is dropped in training; default 0. */
   readonly dropout?: number;

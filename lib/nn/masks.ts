@@ -7,15 +7,21 @@ import type { DecoderSpec } from "./spec.ts";
 
 /** Where the slots of each part begin, in f32; every part begins at a multiple of 64 (256 bytes), so that it can be bound alone. */
 export interface SlotLayout {
+  /** Slots in all. */
   readonly count: number;
+  /** First slot of the hidden dims. */
   readonly hidden: number;
+  /** First slots of each layer. */
   readonly layers: readonly { readonly head: number; readonly ffn: number }[];
 }
 
 /** Mask values or their gradients by kind: head [Σ heads], ffn [Σ ffn] over the layers in order, hidden [hidden]. */
 export interface MaskValues {
+  /** z of heads. */
   readonly head?: Float32Array;
+  /** z of FFN columns. */
   readonly ffn?: Float32Array;
+  /** z of hidden dims. */
   readonly hidden?: Float32Array;
 }
 

@@ -10,23 +10,33 @@ export type MatrixPlacement = "texture" | "buffer";
 
 /** Rows [row0, row0 + rows) of a matrix; in memory they are padded to a multiple of 64 rows of zeros. */
 export interface MatrixShard {
+  /** First row. */
   readonly row0: number;
+  /** Number of rows. */
   readonly rows: number;
+  /** Where they lie. */
   readonly resource: DeviceBuffer | DeviceTexture;
 }
 
 /** A frozen matrix W [rows = out, cols = in], stored once and used for y = x·Wᵀ and for dx = dy·W. */
 export interface Matrix extends Disposable {
+  /** Name in error messages. */
   readonly label: string;
+  /** Number of rows. */
   readonly rows: number;
+  /** Columns, the input width. */
   readonly cols: number;
   /** Values from one stored row to the next, of which `cols` are not padding. */
   readonly stride: number;
   /** Stored rows, a multiple of 64; those beyond `rows` are zero. */
   readonly paddedRows: number;
+  /** Storage of a value. */
   readonly dtype: MatrixDtype;
+  /** Kind of memory. */
   readonly placement: MatrixPlacement;
+  /** Parts by rows. */
   readonly shards: readonly MatrixShard[];
+  /** GPU memory in bytes. */
   readonly bytes: number;
 }
 

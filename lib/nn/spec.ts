@@ -26,20 +26,27 @@ export interface LayerSpec {
 
 /** A decoder-only transformer of the LLaMA architecture: RMSNorm, RoPE, causal attention, SwiGLU. */
 export interface DecoderSpec {
+  /** Number of token ids. */
   readonly vocab: number;
+  /** Width of the residual stream. */
   readonly hidden: number;
+  /** Width of one attention head. */
   readonly headDim: number;
+  /** Decoder layers in order. */
   readonly layers: readonly LayerSpec[];
   /** ε of every RMSNorm. */
   readonly normEps: number;
+  /** Rotary position embedding. */
   readonly rope: { readonly base: number; readonly scaling: RopeScaling };
   /** Whether the output head is the embedding matrix. */
   readonly tied: boolean;
   /** Longest context the model was trained for, in tokens. */
   readonly maxPosition: number;
+  /** Token that begins a text, if any. */
   readonly bosId: number | null;
   /** Tokens that end a generation. */
   readonly eosIds: readonly number[];
+  /** Token that pads a batch, if any. */
   readonly padId: number | null;
 }
 

@@ -19,7 +19,9 @@ import {
 
 /** Weights of one layer; the attention or FFN part is null where the layer has none. */
 export interface LayerWeights {
+  /** Counts of the layer. */
   readonly spec: LayerSpec;
+  /** Norm [stride] and projections of attention. */
   readonly attention: {
     readonly norm: DeviceBuffer;
     readonly q: Matrix;
@@ -27,6 +29,7 @@ export interface LayerWeights {
     readonly v: Matrix;
     readonly o: Matrix;
   } | null;
+  /** Norm [stride] and projections of the FFN. */
   readonly ffn:
     | { readonly norm: DeviceBuffer; readonly gate: Matrix; readonly up: Matrix; readonly down: Matrix }
     | null;
@@ -34,10 +37,15 @@ export interface LayerWeights {
 
 /** All weights of a model. */
 export interface Weights extends Disposable {
+  /** Shape of the model. */
   readonly spec: DecoderSpec;
+  /** Storage of the matrices. */
   readonly baseDtype: MatrixDtype;
+  /** Token embedding [vocab, hidden]. */
   readonly embedding: Matrix;
+  /** Layers in order. */
   readonly layers: readonly LayerWeights[];
+  /** Weight of the final norm [stride]. */
   readonly finalNorm: DeviceBuffer;
   /** Output head; the embedding itself where tied. */
   readonly head: Matrix;

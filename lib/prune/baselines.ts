@@ -27,7 +27,9 @@ export async function magnitudeScores(source: WeightSource, table: UnitTable): P
     layers.push(sums);
     for (const projection of PROJECTIONS) {
       const [units, width] = partsOf(projection, sums, spec);
-      if (units.length > 0) addSquares(await source.read(projectionName(index, projection)), { projection, units, width, hidden });
+      if (units.length > 0) {
+        addSquares(await source.read(projectionName(index, projection)), { projection, units, width, hidden });
+      }
     }
   }
   return scoresOf(table, layers, hidden);
@@ -66,7 +68,10 @@ function scoresOf(table: UnitTable, layers: readonly LayerSums[], hidden: Float6
       const perDim = table.total / spec.hidden;
       return (hidden[unit - table.hiddenFirst] ?? 0) / perDim;
     }
-    const index = table.layer[unit] ?? 0, sums = layers[index], layer = spec.layers[index], slots = layout.layers[index];
+    const index = table.layer[unit] ?? 0,
+      sums = layers[index],
+      layer = spec.layers[index],
+      slots = layout.layers[index];
     if (!sums || !layer || !slots) return 0;
     const slot = table.slotFirst[unit] ?? 0, count = table.slotCount[unit] ?? 0;
     if (unit >= table.ffnFirst) return (sums.ffn[slot - slots.ffn] ?? 0) / (3 * spec.hidden);

@@ -58,7 +58,7 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
     moments,
     constraint,
     maskGrads,
-    recordSample(plan, { state, slots: { z } }) {
+    recordSample(plan, { state, slots: { z } }): void {
       plan.section("masks");
       plan.dispatch(compileKernel(device, maskSample), [logAlpha, state, draws, { params: [u32(units)] }], {
         groups: unitGroups,
@@ -69,7 +69,7 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
         cost: 10 * slots,
       });
     },
-    recordUpdate(plan, { state, slots: { dz } }) {
+    recordUpdate(plan, { state, slots: { dz } }): void {
       plan.section("masks");
       plan.dispatch(
         compileKernel(device, expectedSize),

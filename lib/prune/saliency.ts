@@ -14,7 +14,7 @@ export function createSaliency(table: UnitTable): Saliency {
   const sums = new Float64Array(table.count);
   let batches = 0;
   return {
-    add(slotGradients) {
+    add(slotGradients): void {
       batches++;
       for (let unit = 0; unit < table.count; unit++) {
         const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);

@@ -20,7 +20,9 @@ import { type LowRank, type Remap, remapSource } from "./remap.ts";
 
 /** LoRA to merge: W + (alpha / rank)·B·A. */
 export interface MergeLora {
+  /** Inner dimension r. */
   readonly rank: number;
+  /** Scale numerator. */
   readonly alpha: number;
   /** `lora.<layer>.<projection>.<A|B>`: A [rank, in], B [out, rank] of the unpruned model. */
   readonly weights: ReadonlyMap<string, Float32Array>;
@@ -30,6 +32,7 @@ export interface MergeLora {
 export interface SliceInput {
   /** Mask values z; 0 means cut, an absent kind is all 1. */
   readonly masks?: MaskValues;
+  /** LoRA to merge before cutting. */
   readonly lora?: MergeLora;
 }
 

@@ -11,7 +11,9 @@ export const UNIT_KINDS: readonly UnitKind[] = ["heads", "kv", "ffn", "hidden"];
 
 /** Units that live together: K and V of a KV group live while any head of the group lives. */
 export interface UnitGroup {
+  /** First unit. */
   readonly first: number;
+  /** Number of units. */
   readonly count: number;
   /** Parameters of the group itself, per hidden dim. */
   readonly cost: number;
@@ -19,8 +21,11 @@ export interface UnitGroup {
 
 /** The units of a model, in order: heads or KV groups by layer, FFN columns by layer, hidden dims. */
 export interface UnitTable {
+  /** Shape of the unpruned model. */
   readonly spec: DecoderSpec;
+  /** Kinds of units that are pruned. */
   readonly kinds: ReadonlySet<UnitKind>;
+  /** Number of units. */
   readonly count: number;
   /** Index of the first hidden dim; equal to `count` where hidden dims are not pruned. */
   readonly hiddenFirst: number;
@@ -30,9 +35,11 @@ export interface UnitTable {
   readonly cost: Float32Array;
   /** Slots of each unit, a consecutive range; see `slotLayout`. */
   readonly slotFirst: Uint32Array;
+  /** Number of slots of each unit. */
   readonly slotCount: Uint32Array;
   /** Layer of each unit; hidden dims have none (0). */
   readonly layer: Uint32Array;
+  /** KV groups whose heads are units of their own. */
   readonly groups: readonly UnitGroup[];
   /** Index into `groups` of each unit, or −1. */
   readonly groupOf: Int32Array;
@@ -40,6 +47,7 @@ export interface UnitTable {
   readonly fixed: number;
   /** Parameters of all layers' linear weights: what sparsity is a share of. */
   readonly total: number;
+  /** Slots that the units act on. */
   readonly layout: SlotLayout;
 }
 

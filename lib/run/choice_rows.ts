@@ -7,6 +7,7 @@ import type { ChoiceRow } from "./score.ts";
 
 /** Options of {@link encodeChoices}. */
 export interface ChoiceOptions {
+  /** Tokenizer of the model. */
   readonly tokenizer: Tokenizer;
   /** Text before every instruction, such as the collaborative prompt; null for none. */
   readonly prompt: string | null;

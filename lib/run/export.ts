@@ -32,6 +32,7 @@ export interface ExportOptions {
   readonly formats?: readonly ExportFormat[];
   /** Whether files that stand there may be replaced; default false. */
   readonly replace?: boolean;
+  /** Stops the work. */
   readonly signal?: AbortSignal;
 }
 

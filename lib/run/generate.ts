@@ -16,7 +16,9 @@ export interface GenerateOptions {
   readonly temperature?: number;
   /** Seed of the draws, which depend on it and the token's position alone. Default 0. */
   readonly seed?: number;
+  /** Masks and LoRA. */
   readonly adapters?: Adapters;
+  /** Stops the work. */
   readonly signal?: AbortSignal;
 }
 

@@ -17,16 +17,19 @@ import { loadWeights, type Weights } from "../nn/weights.ts";
 
 /** Options of {@link loadModel}. */
 export interface LoadModelOptions {
+  /** Where the model lies. */
   readonly device: Device;
   /** Storage of the frozen weights on the GPU. Default "f16". */
   readonly baseDtype?: MatrixDtype;
   /** Share of the weights that has been loaded, 0 to 1. */
   readonly onProgress?: (done: number) => void;
+  /** Stops the work. */
   readonly signal?: AbortSignal;
 }
 
 /** LoRA with its matrices: names `lora.<layer>.<projection>.<A|B>`, A [rank, in], B [out, rank]. */
 export interface LoraInput extends Omit<LoraConfig, "dropout"> {
+  /** Matrices by name. */
   readonly weights: ReadonlyMap<string, Float32Array>;
 }
 
@@ -34,6 +37,7 @@ export interface LoraInput extends Omit<LoraConfig, "dropout"> {
 export interface Adapters {
   /** Mask values z; an absent kind is all 1. */
   readonly masks?: MaskValues;
+  /** LoRA that is added to the projections. */
   readonly lora?: LoraInput;
 }
 
@@ -47,6 +51,7 @@ export interface GradientInput extends Adapters {
 
 /** Mean loss over the labels, and gradients by name. */
 export interface GradientResult {
+  /** Mean cross-entropy over the labels, in nats. */
   readonly loss: number;
   /** `lora.<layer>.<projection>.<A|B>`, `mask.head` [Σ heads], `mask.ffn` [Σ ffn], `mask.hidden` [hidden]. */
   readonly gradients: Map<string, Float32Array>;
@@ -54,12 +59,17 @@ export interface GradientResult {
 
 /** A model on the GPU; dispose it to free its memory. */
 export class Model implements Disposable {
+  /** Where the model lies. */
   readonly device: Device;
+  /** Weights as they were read. */
   readonly source: WeightSource;
+  /** Weights on the GPU. */
   readonly weights: Weights;
+  /** Null where the model has none. */
   readonly tokenizer: Tokenizer | null;
   #cached: { key: string; pass: Pass; layers: Plan; loss: Plan | null } | null = null;
 
+  /** Wraps loaded weights; use {@link loadModel}. */
   constructor(device: Device, source: WeightSource, parts: { weights: Weights; tokenizer: Tokenizer | null }) {
     this.device = device;
     this.source = source;
@@ -179,6 +189,7 @@ export class Model implements Disposable {
     return { loss: losses.reduce((sum, loss) => sum + loss, 0) / Math.max(1, count), gradients };
   }
 
+  /** Frees the weights and all cached buffers. */
   [Symbol.dispose](): void {
     this.#release();
     this.weights[Symbol.dispose]();

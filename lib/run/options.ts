@@ -32,9 +32,11 @@ export interface PruneOptions {
   readonly prompt?: string | null;
   /** Default "compact". It decides the hard masks where it is "uniform", and the files in any case. */
   readonly layout?: Layout;
+  /** Numbers of the loop; defaults follow from `steps`. */
   readonly rates?: Partial<Rates>;
   /** Stops the run between two submits of a step; the run then throws the signal's reason. */
   readonly signal?: AbortSignal;
+  /** Where the run saves itself; default nowhere. */
   readonly checkpoint?: CheckpointOptions;
 }
 
@@ -70,6 +72,7 @@ export interface Rates {
   readonly tracking: number;
   /** Largest global norm of the LoRA gradients. */
   readonly clipNorm: number;
+  /** Decoupled weight decay of LoRA. */
   readonly weightDecay: number;
 }
 

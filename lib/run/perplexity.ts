@@ -13,7 +13,9 @@ export interface PerplexityOptions {
   readonly maxWindows?: number;
   /** Windows that run at once. Default: as many as make up to 2048 tokens. */
   readonly batch?: number;
+  /** Masks and LoRA. */
   readonly adapters?: Adapters;
+  /** Stops the work. */
   readonly signal?: AbortSignal;
   /** Called after each batch with the windows measured so far. */
   readonly onProgress?: (windows: number, total: number) => void;
@@ -27,6 +29,7 @@ export interface PerplexityResult {
   readonly nll: number;
   /** Tokens that were predicted: window − 1 of each window. */
   readonly tokens: number;
+  /** Windows that were run. */
   readonly windows: number;
 }
 

@@ -16,9 +16,11 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint"> {
   readonly resume?: boolean;
   /** Facts that a resumed run must share, such as the paths of model and data. */
   readonly identity?: CheckpointOptions["identity"];
+  /** Dtypes and names of the files. */
   readonly export?: SessionExportOptions;
   /** Called when the run stands, before the first step, with the steps that a resumed run had done. */
   readonly onStart?: (session: PruneSession, doneBefore: number) => void;
+  /** Called for every step. */
   readonly onRecord?: (record: StepRecord) => void;
   /** Called before the comparison of masked and sliced model, and before the files are written. */
   readonly onPhase?: (phase: "slice" | "export") => void;

@@ -5,6 +5,7 @@ export type Stage = "finetune" | "prune" | "postfinetune";
 
 /** One training step. */
 export interface StepRecord {
+  /** Stage of the step. */
   readonly stage: Stage;
   /** Steps done in the whole run, this one included. */
   readonly step: number;
@@ -16,13 +17,17 @@ export interface StepRecord {
   readonly target: number | null;
   /** Expected sparsity ŝ after the step; null outside the pruning stage. */
   readonly expected: number | null;
+  /** Multiplier of the gap. */
   readonly lambda1: number;
+  /** Multiplier of the squared gap. */
   readonly lambda2: number;
   /** Global norm of the LoRA gradients before clipping. */
   readonly gradNorm: number;
+  /** Learning rate of LoRA. */
   readonly learningRate: number;
   /** Tokens that were not padding, and labels in the loss. */
   readonly tokens: number;
+  /** Labels in the loss. */
   readonly labelTokens: number;
   /** Tokens a second since the last records came in, padding left out. */
   readonly tokensPerSecond: number;

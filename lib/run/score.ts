@@ -19,7 +19,9 @@ export interface ScoreOptions {
   readonly seq?: number;
   /** Sequences that run at once. Default: as many as make up to 2048 tokens. */
   readonly batch?: number;
+  /** Masks and LoRA. */
   readonly adapters?: Adapters;
+  /** Stops the work. */
   readonly signal?: AbortSignal;
   /** Called after each batch with the sequences scored so far. */
   readonly onProgress?: (sequences: number, total: number) => void;
@@ -29,6 +31,7 @@ export interface ScoreOptions {
 export interface RowScore {
   /** The choice with the highest score, the first among equals. */
   readonly picked: number;
+  /** Whether it is the right one. */
   readonly isCorrect: boolean;
   /** Log-likelihood of each choice after the prefix, in nats: the sum over its tokens, not their mean. */
   readonly scores: readonly number[];
@@ -38,8 +41,11 @@ export interface RowScore {
 export interface ScoreResult {
   /** correct / total. */
   readonly accuracy: number;
+  /** Rows answered rightly. */
   readonly correct: number;
+  /** Rows scored. */
   readonly total: number;
+  /** Scores row by row. */
   readonly perRow: readonly RowScore[];
 }
 

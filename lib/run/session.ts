@@ -13,8 +13,11 @@ import { type VerifyResult, verifySliced } from "./verify.ts";
 
 /** A pruned model, physically smaller, not yet written. */
 export interface SlicedModel {
+  /** Weights of the smaller model. */
   readonly source: WeightSource;
+  /** Shape of the smaller model. */
   readonly spec: DecoderSpec;
+  /** Parameters of the whole model, before and after. */
   readonly parameters: { readonly before: number; readonly after: number };
   /** Masked and sliced model compared on held-out tokens, both in f32. */
   readonly maskedVsSliced: VerifyResult;
@@ -22,20 +25,31 @@ export interface SlicedModel {
 
 /** Contents of run.json. */
 export interface RunSummary {
+  /** Wanted, expected and reached sparsity. */
   readonly sparsity: PruneResult["sparsity"];
+  /** Parameters of the whole model, before and after. */
   readonly parameters: SlicedModel["parameters"];
+  /** Heads, KV heads and FFN columns of each layer. */
   readonly layers: readonly LayerSpec[];
+  /** Hidden size. */
   readonly hidden: number;
+  /** Largest difference and range of the logits. */
   readonly maskedVsSliced: { readonly maxAbs: number; readonly range: number };
   /** Seconds by stage. */
   readonly seconds: PruneResult["seconds"];
+  /** Tokens a second over all stages. */
   readonly tokensPerSecond: number;
+  /** Largest GPU memory of the run, bytes. */
   readonly peakGpuBytes: number;
+  /** Adapter that ran it. */
   readonly adapter: string;
   /** Rows used, cut and left out. */
   readonly data: PruneResult["data"];
+  /** Options with all defaults filled in. */
   readonly options: Omit<ResolvedOptions, "rows">;
+  /** Files and the programs that load them. */
   readonly files: ExportResult["loadableBy"];
+  /** Formats that cannot hold the model. */
   readonly skipped: readonly { readonly format: string; readonly reason: string }[];
 }
 
@@ -51,6 +65,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #signal: AbortSignal | undefined;
   #sliced: SlicedModel | null = null;
 
+  /** Wraps a run; use {@link prune}. */
   constructor(model: Model, run: PruneRun, signal: AbortSignal | undefined) {
     this.#model = model;
     this.#run = run;
@@ -77,6 +92,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return this.#run.prepare();
   }
 
+  /** Drives the run and yields its records. */
   [Symbol.asyncIterator](): AsyncIterator<StepRecord> {
     return this.#run[Symbol.asyncIterator]();
   }
@@ -142,6 +158,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return summary;
   }
 
+  /** Frees the trainer. */
   [Symbol.dispose](): void {
     this.#run[Symbol.dispose]();
   }

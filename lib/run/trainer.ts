@@ -52,7 +52,7 @@ export interface TrainerArrays {
 export interface Trainer extends Disposable {
   readonly pass: Pass;
   readonly learner: MaskLearner;
-  /** Runs one step; on abort nothing has changed that the next step would see. */
+  /** Runs one step; on abort all that {@link Trainer.save} gives is as before the step. */
   step(
     kind: StepKind,
     batch: Batch,
@@ -89,11 +89,17 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   const ring = own(device.createBuffer("ring", 4 * RING_SLOTS * RING_FLOATS));
   const { lora, masks, act, state } = pass;
   if (!lora) throw new Error("createTrainer: the pass has no LoRA");
+  const lastMasks = own(device.createBuffer("last mask z", 4 * masks.layout.count));
+  const restoreMasks = own(new Plan(device));
+  restoreMasks.copy(lastMasks, masks.z, { bytes: lastMasks.bytes });
   device.write(lora.params, packLora(spec, lora, initialLora(lora, { seed: options.seed })));
 
   const gradients = (kind: StepKind, dropout: boolean): Plan => {
     const context = pass.plan({ dropout, maskGrads: kind === "masks" ? learner.maskGrads : new Set() });
-    if (kind === "masks" && dropout) learner.recordSample(context.plan, { state, slots: masks });
+    if (kind === "masks" && dropout) {
+      context.plan.copy(masks.z, lastMasks, { bytes: masks.z.bytes });
+      learner.recordSample(context.plan, { state, slots: masks });
+    }
     recordGradients(context);
     return own(context.plan.finish());
   };
@@ -135,20 +141,26 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   return {
     pass,
     learner,
-    async step(kind, data, { state: stepState, signal }) {
+    async step(kind, data, { state: stepState, signal }): Promise<void> {
       const { gradients: forwardBackward, update } = plans[kind] ??= {
         gradients: gradients(kind, true),
         update: updates(kind),
       };
       load(data, stepState);
-      await forwardBackward.run(signal ? { signal } : {});
+      signal?.throwIfAborted(); // from here on the first submit is certain, and with it the copy of z
+      try {
+        await forwardBackward.run(signal ? { signal } : {});
+      } catch (error) {
+        if (kind === "masks") await restoreMasks.run();
+        throw error;
+      }
       await update.run();
     },
-    async numbers(firstStep, count) {
+    async numbers(firstStep, count): Promise<StepNumbers[]> {
       const values = await device.readFloats(ring, RING_SLOTS * RING_FLOATS);
       return Array.from({ length: count }, (_, index) => numbersOf(values, firstStep + index));
     },
-    async maskGradients(data, { state: stepState, signal }) {
+    async maskGradients(data, { state: stepState, signal }): Promise<Float32Array> {
       probe ??= gradients("masks", false);
       load(data, stepState);
       await probe.run(signal ? { signal } : {});
@@ -157,7 +169,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
     setMasks: (values) => device.write(masks.z, packMasks(spec, masks.layout, values)),
     setLogAlpha: (values) => device.write(learner.logAlpha, values),
     loraWeights: async () => unpackLora(spec, lora, await device.readFloats(lora.params, lora.count)),
-    async save() {
+    async save(): Promise<TrainerArrays> {
       const counts: readonly [DeviceBuffer, number][] = [
         [lora.params, lora.count],
         [lora.m, lora.count],
@@ -179,7 +191,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
         slots: at(6),
       };
     },
-    restore(arrays) {
+    restore(arrays): void {
       device.write(lora.params, arrays.lora);
       device.write(lora.m, arrays.loraM);
       device.write(lora.v, arrays.loraV);

@@ -12,6 +12,7 @@ export interface VerifyInput {
   readonly window?: number;
   /** Largest difference of a logit, as part of the logits' range; default 1e-3. */
   readonly tolerance?: number;
+  /** Stops the work. */
   readonly signal?: AbortSignal;
 }
 

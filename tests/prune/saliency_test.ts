@@ -1,0 +1,69 @@
+// Saliency of units from mask gradients, and the initial log α that follows from it.
+import assert from "node:assert/strict";
+import { createSaliency, initialLogAlpha } from "../../lib/prune/saliency.ts";
+import { selectUnits, unitParameters, type UnitTable, unitTable } from "../../lib/prune/units.ts";
+import { uniform } from "../../lib/random.ts";
+import { GROUPED, UNEVEN } from "./helpers/decoders.ts";
+
+const slotsOf = (table: UnitTable, seed: number): Float32Array =>
+  Float32Array.from({ length: table.layout.count }, (_, slot) => uniform(seed, slot) - 0.5);
+
+Deno.test("saliency is the mean over batches of a unit's squared gradient, for each parameter it saves", () => {
+  for (const table of [unitTable(GROUPED, ["kv", "ffn", "hidden"]), unitTable(UNEVEN, ["heads", "ffn"])]) {
+    const batches = [slotsOf(table, 1), slotsOf(table, 2), slotsOf(table, 3)], saliency = createSaliency(table);
+    for (const gradients of batches) saliency.add(gradients);
+    const got = saliency.perParameter();
+    for (let unit = 0; unit < table.count; unit++) {
+      const first = table.slotFirst[unit] ?? NaN, end = first + (table.slotCount[unit] ?? NaN);
+      // One mask on several heads: its gradient is the sum of theirs, squared after the sum.
+      const squares = batches.map((gradients) => gradients.subarray(first, end).reduce((sum, g) => sum + g, 0) ** 2);
+      const wanted = squares.reduce((sum, square) => sum + square, 0) / 3 / unitParameters(table, unit);
+      const actual = got[unit] ?? NaN;
+      assert.ok(Math.abs(actual - wanted) <= 1e-12 * wanted, `unit ${unit}: ${actual} instead of ${wanted}`);
+    }
+  }
+});
+
+Deno.test("saliency without a batch is zero everywhere, and gives an equal log α", () => {
+  const table = unitTable(GROUPED, ["ffn"]), none = createSaliency(table).perParameter();
+  assert.deepEqual([...none], new Array(table.count).fill(0));
+  assert.deepEqual([...initialLogAlpha(none, { spread: 2.5 })], new Array(table.count).fill(0));
+});
+
+Deno.test("initialLogAlpha() keeps the order of the saliency, is centred on its median and limited to ±3 · spread", () => {
+  const count = 1001, spread = 2.5;
+  // Saliencies over forty orders of magnitude, and a zero.
+  const saliency = Float64Array.from({ length: count }, (_, i) => i === 0 ? 0 : 10 ** (40 * uniform(5, i) - 30));
+  const logAlpha = initialLogAlpha(saliency, { spread });
+  const order = [...saliency.keys()].sort((a, b) => (saliency[a] ?? NaN) - (saliency[b] ?? NaN));
+  for (let i = 1; i < count; i++) {
+    const [low, high] = [logAlpha[order[i - 1] ?? -1] ?? NaN, logAlpha[order[i] ?? -1] ?? NaN];
+    assert.ok(low <= high, `${low} before ${high} at rank ${i}`);
+  }
+  assert.equal(logAlpha[order[500] ?? -1], 0);
+  assert.ok(logAlpha.every((value) => Math.abs(value) <= 3 * spread));
+});
+
+Deno.test("initialLogAlpha() spreads logarithms by their robust deviation, whatever the scale of the saliency", () => {
+  // Logarithms −2, −1, 0, 1, 2 of equal frequency: the 16th and 84th percentile are −2 and 2.
+  const saliency = Float64Array.from({ length: 500 }, (_, i) => Math.exp(i % 5 - 2));
+  const logAlpha = initialLogAlpha(saliency, { spread: 2 });
+  for (let i = 0; i < 500; i++) {
+    assert.ok(Math.abs((logAlpha[i] ?? NaN) - (i % 5 - 2)) < 1e-6, `log α[${i}] is ${logAlpha[i]}`);
+  }
+  const scaled = initialLogAlpha(saliency.map((value) => value * 1e-9), { spread: 2 });
+  scaled.forEach((value, i) => assert.ok(Math.abs(value - (logAlpha[i] ?? NaN)) < 1e-5));
+});
+
+Deno.test("units of the least saliency per parameter fall first", () => {
+  const table = unitTable(GROUPED, ["kv", "ffn", "hidden"]), saliency = createSaliency(table);
+  const gradients = new Float32Array(table.layout.count).fill(1);
+  // Three columns and one dim that the loss hardly feels.
+  const weak = [table.ffnFirst + 4, table.ffnFirst + 70, table.hiddenFirst - 1, table.hiddenFirst + 9];
+  for (const unit of weak) gradients[table.slotFirst[unit] ?? -1] = 1e-4;
+  saliency.add(gradients);
+  const logAlpha = initialLogAlpha(saliency.perParameter(), { spread: 2.5 });
+  const saved = weak.reduce((sum, unit) => sum + unitParameters(table, unit), 0) / table.total;
+  const kept = selectUnits(table, logAlpha, { target: 0.9 * saved });
+  assert.deepEqual([...kept.keys()].filter((unit) => kept[unit] === 0).sort((a, b) => a - b), weak);
+});

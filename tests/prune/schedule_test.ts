@@ -1,0 +1,45 @@
+// Schedules: their values at known points, and their shape.
+import assert from "node:assert/strict";
+import { cubicSparsity, progressOf, warmupCosine } from "../../lib/prune/schedule.ts";
+
+const close = (actual: number, expected: number): void =>
+  assert.ok(Math.abs(actual - expected) < 1e-12, `${actual} instead of ${expected}`);
+
+Deno.test("cubicSparsity() follows T + (s0 − T)(1 − k / warm-up)³ and stays at the target", () => {
+  const schedule = cubicSparsity({ target: 0.4, warmup: 0.8 });
+  for (
+    const [progress, expected] of [[0, 0], [0.2, 0.4 * (1 - 0.75 ** 3)], [0.4, 0.35], [0.8, 0.4], [1, 0.4]] as const
+  ) {
+    close(schedule(progress), expected);
+  }
+  const later = cubicSparsity({ target: 0.4, warmup: 0.5, start: 0.1 });
+  for (const [progress, expected] of [[0, 0.1], [0.25, 0.4 - 0.3 / 8], [0.5, 0.4], [0.9, 0.4]] as const) {
+    close(later(progress), expected);
+  }
+});
+
+Deno.test("cubicSparsity() never falls, and moves by less in every step", () => {
+  const schedule = cubicSparsity({ target: 0.3, warmup: 0.7 });
+  let last = Infinity;
+  for (let k = 1; k <= 50; k++) {
+    const gain = schedule(k / 50) - schedule((k - 1) / 50);
+    assert.ok(gain >= 0 && gain <= last + 1e-12, `step ${k} gains ${gain} after ${last}`);
+    last = gain;
+  }
+});
+
+Deno.test("warmupCosine() climbs to its peak and falls to its floor", () => {
+  const rate = warmupCosine({ peak: 2, warmup: 0.2, floor: 0.5 });
+  for (const [progress, expected] of [[0, 0], [0.1, 1], [0.2, 2], [0.6, 1.25], [1, 0.5]] as const) {
+    close(rate(progress), expected);
+  }
+  close(warmupCosine({ peak: 2, warmup: 0 })(0), 2);
+  close(warmupCosine({ peak: 2, warmup: 0 })(1), 0);
+  close(warmupCosine({ peak: 2, warmup: 1 })(0.5), 1);
+});
+
+Deno.test("progressOf() moves with the first step and ends at 1", () => {
+  assert.deepEqual([0, 1, 2, 3].map((index) => progressOf(index, 4)), [0.25, 0.5, 0.75, 1]);
+  assert.equal(progressOf(9, 4), 1);
+  assert.equal(progressOf(0, 0), 1);
+});

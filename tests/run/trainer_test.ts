@@ -1,0 +1,268 @@
+// Properties of training on a small random model: it learns, repeats itself to the bit, goes on from a save, and stops without a trace.
+import assert from "node:assert/strict";
+import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import { unpackMasks } from "../../lib/nn/masks.ts";
+import { shiftLabels } from "../../lib/nn/pass.ts";
+import { PROJECTIONS } from "../../lib/nn/spec.ts";
+import { IDLE_STATE, type StepState } from "../../lib/nn/step_state.ts";
+import { unitTable } from "../../lib/prune/units.ts";
+import { uniform } from "../../lib/random.ts";
+import type { Batch } from "../../lib/run/batches.ts";
+import { loadModel, type Model } from "../../lib/run/model.ts";
+import { createTrainer, RING_SLOTS, type StepKind, type Trainer, type TrainerArrays } from "../../lib/run/trainer.ts";
+import { openGolden } from "../golden/helpers/golden.ts";
+
+const BATCH = 2, SEQ = 24;
+const LORA = { rank: 3, alpha: 6, targets: PROJECTIONS, dropout: 0.1 };
+
+/** Random tokens; the first four labels of every row and the last five of every second row do not count. */
+function randomBatch(vocab: number, seed: number, { batch = BATCH, seq = SEQ } = {}): Batch {
+  const tokens = Uint32Array.from({ length: batch * seq }, (_, i) => Math.floor(vocab * uniform(seed, i)));
+  const labels = Int32Array.from(tokens, (token, i) => {
+    const at = i % seq, isPadding = Math.floor(i / seq) % 2 === 1 && at >= seq - 5;
+    return at < 4 || isPadding ? -100 : token;
+  });
+  const labelTokens = shiftLabels(labels, { seq }).reduce((count, target) => count + (target >= 0 ? 1 : 0), 0);
+  return { tokens, labels, realTokens: tokens.length, labelTokens };
+}
+
+function stateAt(step: number, state: Partial<StepState> = {}): StepState {
+  return {
+    ...IDLE_STATE,
+    seed: 11,
+    step,
+    target: 0.02 * (step + 1),
+    loraRate: 5e-3,
+    maskRate: 0.1,
+    lambdaRate: 0.1,
+    noise: 0.5,
+    loraUpdates: step + 1,
+    maskUpdates: step + 1,
+    clipNorm: 1,
+    weightDecay: 0.01,
+    tracking: 1,
+    ...state,
+  };
+}
+
+interface Setup extends Disposable {
+  readonly device: Device;
+  readonly model: Model;
+  trainer(options?: { seed?: number; dropout?: number; batch?: number; seq?: number }): Trainer;
+}
+
+async function setup(name: "gqa_f16" | "gqa_llama3" = "gqa_f16"): Promise<Setup> {
+  const device = await openDevice();
+  const { modelPath } = await openGolden(name);
+  const model = await loadModel(modelPath, { device, baseDtype: "f32" });
+  const table = unitTable(model.spec, ["kv", "ffn", "hidden"]);
+  return {
+    device,
+    model,
+    trainer({ seed = 5, dropout = LORA.dropout, batch = BATCH, seq = SEQ } = {}): Trainer {
+      const trainer = createTrainer(model, { batch, seq, seed, lora: { ...LORA, dropout }, table });
+      trainer.setLogAlpha(Float32Array.from({ length: table.count }, (_, unit) => 4 * uniform(6, unit) - 1));
+      return trainer;
+    },
+    [Symbol.dispose](): void {
+      model[Symbol.dispose]();
+      device[Symbol.dispose]();
+    },
+  };
+}
+
+/** Steps `from` … `to` − 1 of one kind, each on a batch of its own. */
+async function steps(trainer: Trainer, kind: StepKind, { from, to }: { from: number; to: number }): Promise<void> {
+  const { vocab } = trainer.pass.weights.spec;
+  for (let step = from; step < to; step++) await trainer.step(kind, randomBatch(vocab, step), { state: stateAt(step) });
+}
+
+function assertSame(actual: TrainerArrays, expected: TrainerArrays, what: string): void {
+  for (const [name, values] of Object.entries(expected)) {
+    assert.deepEqual(Object.entries(actual).find(([key]) => key === name)?.[1], values, `${name} ${what}`);
+  }
+}
+
+Deno.test("the loss of a batch falls over 20 LoRA steps on it", async () => {
+  for (const name of ["gqa_f16", "gqa_llama3"] as const) {
+    using parts = await setup(name);
+    using trainer = parts.trainer({ dropout: 0 });
+    const batch = randomBatch(parts.model.spec.vocab, 1);
+    for (let step = 0; step < 20; step++) {
+      await trainer.step("lora", batch, { state: stateAt(step, { loraRate: 2e-2, weightDecay: 0 }) });
+    }
+    const numbers = await trainer.numbers(0, 20), losses = numbers.map(({ loss }) => loss);
+    const [first = NaN] = losses, last = losses.at(-1) ?? NaN;
+    assert.deepEqual(numbers.map(({ step }) => step), Array.from({ length: 20 }, (_, step) => step));
+    assert.ok(last < 0.8 * first, `${name}: ${losses.map((loss) => loss.toFixed(3)).join(" ")}`);
+    // The targets are random: before training no token is likelier than another.
+    assert.ok(Math.abs(first - Math.log(parts.model.spec.vocab)) < 0.5, `${name} begins at ${first}`);
+  }
+});
+
+Deno.test("LoRA steps leave masks, log α and their constraint alone; mask steps move all", async () => {
+  using parts = await setup();
+  using trainer = parts.trainer();
+  const start = await trainer.save();
+  await steps(trainer, "lora", { from: 0, to: 2 });
+  const tuned = await trainer.save();
+  for (const name of ["logAlpha", "maskMoments", "constraint", "slots"] as const) {
+    assert.deepEqual(tuned[name], start[name], name);
+  }
+  for (const name of ["lora", "loraM", "loraV"] as const) assert.notDeepEqual(tuned[name], start[name], name);
+  await steps(trainer, "masks", { from: 2, to: 4 });
+  const pruned = await trainer.save();
+  for (const name of Object.keys(pruned) as (keyof TrainerArrays)[]) {
+    assert.notDeepEqual(pruned[name], tuned[name], name);
+    assert.ok(pruned[name].every(Number.isFinite), `${name} is finite`);
+  }
+});
+
+Deno.test("two trainers of the same seed give the same bits after steps of each kind, another seed does not", async () => {
+  using parts = await setup();
+  const run = async (seed: number): Promise<TrainerArrays[]> => {
+    using trainer = parts.trainer({ seed });
+    await steps(trainer, "lora", { from: 0, to: 6 });
+    const tuned = await trainer.save();
+    await steps(trainer, "masks", { from: 6, to: 12 });
+    return [tuned, await trainer.save()];
+  };
+  const [first, second, other] = [await run(5), await run(5), await run(6)];
+  first.forEach((arrays, index) => assertSame(second[index] ?? arrays, arrays, `of run ${index}`));
+  assert.equal(second.length, 2);
+  assert.notDeepEqual(other[0]?.lora, first[0]?.lora);
+});
+
+Deno.test("a trainer restored from a save goes on with the same bits", async () => {
+  using parts = await setup();
+  using trainer = parts.trainer();
+  await steps(trainer, "lora", { from: 0, to: 3 });
+  await steps(trainer, "masks", { from: 3, to: 6 });
+  const saved = await trainer.save();
+  using resumed = parts.trainer({ seed: 999 });
+  resumed.restore(saved);
+  assertSame(await resumed.save(), saved, "right after restoring");
+  for (const one of [trainer, resumed]) {
+    await steps(one, "masks", { from: 6, to: 9 });
+    await steps(one, "lora", { from: 9, to: 11 });
+  }
+  assertSame(await resumed.save(), await trainer.save(), "after going on");
+  assert.deepEqual(await resumed.numbers(6, 5), await trainer.numbers(6, 5));
+});
+
+Deno.test("a step that is aborted before it begins or in its midst leaves the save as it was", async () => {
+  const batch = 8, seq = 96;
+  using parts = await setup();
+  const { vocab } = parts.model.spec, reason = new Error("stop");
+  const data = randomBatch(vocab, 1, { batch, seq });
+  for (const kind of ["lora", "masks"] as const) {
+    using trainer = parts.trainer({ batch, seq });
+    const state = { state: stateAt(0) };
+    await trainer.step(kind, data, state);
+    const before = await trainer.save(), next = { state: stateAt(1) };
+    await assert.rejects(trainer.step(kind, data, { ...next, signal: AbortSignal.abort(reason) }), reason);
+    assertSame(await trainer.save(), before, `after a ${kind} step that was aborted at once`);
+    const controller = new AbortController();
+    // The step submits its first pieces before this line goes on.
+    const running = trainer.step(kind, data, { ...next, signal: controller.signal });
+    controller.abort(reason);
+    const stopped = await running.then(() => false, (error) => assert.equal(error, reason) === undefined);
+    if (!stopped) {
+      console.log("this adapter runs the whole step in two submits: aborting in its midst was not tested");
+      continue;
+    }
+    assertSame(await trainer.save(), before, `after a ${kind} step that was aborted in its midst`);
+    // And the step can be done again, as if nothing had happened.
+    await trainer.step(kind, data, next);
+    using twin = parts.trainer({ batch, seq });
+    twin.restore(before);
+    await twin.step(kind, data, next);
+    assertSame(await trainer.save(), await twin.save(), `after a repeated ${kind} step`);
+  }
+});
+
+Deno.test("the records of a step are the loss and gradients of the model with that LoRA and those masks", async () => {
+  using parts = await setup();
+  const { model } = parts;
+  for (const kind of ["lora", "masks"] as const) {
+    using trainer = parts.trainer({ dropout: 0 });
+    const batch = randomBatch(model.spec.vocab, 2);
+    for (let step = 0; step < 3; step++) {
+      const lora = await trainer.loraWeights();
+      await trainer.step(kind, batch, { state: stateAt(step) });
+      const [numbers] = await trainer.numbers(step, 1), { slots } = await trainer.save();
+      const masks = unpackMasks(model.spec, trainer.learner.table.layout, slots);
+      const rows = (values: ArrayLike<number>): number[][] =>
+        Array.from({ length: BATCH }, (_, row) => Array.from(values).slice(row * SEQ, (row + 1) * SEQ));
+      const { loss, gradients } = await model.lossAndGradients({
+        tokens: rows(batch.tokens),
+        labels: rows(batch.labels),
+        masks,
+        lora: { ...LORA, weights: lora },
+      });
+      let squares = 0;
+      for (const [name, values] of gradients) {
+        if (name.startsWith("lora.")) squares += values.reduce((sum, value) => sum + value * value, 0);
+      }
+      const what = `${kind}, step ${step}`;
+      // The same kernels on the same numbers; only the last sum runs in another order.
+      assertClose(numbers?.loss, loss, 1e-6, `loss of ${what}`);
+      assertClose(numbers?.gradNorm, Math.sqrt(squares), 1e-5, `gradient norm of ${what}`);
+      if (kind === "masks") assertClose(numbers?.projected, 0.02 * (step + 1), 1e-2, `ŝ of ${what}`);
+    }
+  }
+});
+
+Deno.test("maskGradients() are those of the model at the trainer's masks, and change nothing that is saved", async () => {
+  using parts = await setup();
+  const { model } = parts;
+  using trainer = parts.trainer();
+  const { layout } = trainer.learner.table, batch = randomBatch(model.spec.vocab, 3);
+  const ffn = Float32Array.from({ length: 2 * 53 }, (_, i) => uniform(7, i));
+  trainer.setMasks({ ffn });
+  const before = await trainer.save();
+  const got = unpackMasks(model.spec, layout, await trainer.maskGradients(batch, { state: stateAt(0) }));
+  assertSame(await trainer.save(), before, "after maskGradients()");
+  const rows = (values: ArrayLike<number>): number[][] =>
+    Array.from({ length: BATCH }, (_, row) => Array.from(values).slice(row * SEQ, (row + 1) * SEQ));
+  const { gradients } = await model.lossAndGradients({
+    tokens: rows(batch.tokens),
+    labels: rows(batch.labels),
+    masks: { ffn },
+    lora: { ...LORA, weights: await trainer.loraWeights() },
+  });
+  for (const kind of ["head", "ffn", "hidden"] as const) {
+    assert.deepEqual(got[kind], gradients.get(`mask.${kind}`), kind);
+    assert.ok(got[kind].some((value) => value !== 0));
+  }
+});
+
+Deno.test("the ring keeps the numbers of the last steps when it wraps around", async () => {
+  using parts = await setup();
+  using trainer = parts.trainer();
+  await steps(trainer, "lora", { from: RING_SLOTS - 2, to: RING_SLOTS + 2 });
+  const numbers = await trainer.numbers(RING_SLOTS - 2, 4);
+  assert.deepEqual(numbers.map(({ step }) => step), [254, 255, 256, 257]);
+  assert.equal(new Set(numbers.map(({ loss }) => loss)).size, 4);
+  assert.ok(numbers.every(({ loss, gradNorm }) => loss > 0 && gradNorm > 0));
+});
+
+Deno.test("a trainer gives all its buffers back", async () => {
+  using parts = await setup();
+  const { device } = parts, live = device.liveCount, { bytes } = device;
+  {
+    using trainer = parts.trainer();
+    assert.ok(device.liveCount > live);
+    await steps(trainer, "lora", { from: 0, to: 1 });
+    await steps(trainer, "masks", { from: 1, to: 2 });
+    await trainer.maskGradients(randomBatch(parts.model.spec.vocab, 1), { state: stateAt(2) });
+    await trainer.save();
+  }
+  assert.equal(device.liveCount, live);
+  assert.equal(device.bytes, bytes);
+});
+
+function assertClose(actual: number | undefined, expected: number, tolerance: number, what: string): void {
+  const distance = Math.abs((actual ?? NaN) - expected) / Math.abs(expected);
+  assert.ok(distance <= tolerance, `${what}: ${actual} instead of ${expected}`);
+}

@@ -22,7 +22,6 @@ export {
   type TextRow,
 } from "./lib/io/datasets.ts";
 export type { GgufWriteType } from "./lib/io/gguf_quant.ts";
-export type { GgufTensorType } from "./lib/io/gguf_types.ts";
 export type { HfDtype } from "./lib/io/hf_export.ts";
 export { demoData } from "./lib/io/open_model.ts";
 export { COLLABORATIVE_PROMPT } from "./lib/io/prompts.ts";

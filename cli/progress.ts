@@ -88,7 +88,9 @@ export function createProgress(target: ProgressTarget): Progress {
 /** One step as text. */
 export function stepLine(record: StepRecord, left: number | null): string {
   const { stage, step, steps, loss, target, expected, tokensPerSecond } = record;
-  const sparsity = target === null || expected === null ? [] : [`sparsity ${percent(expected)} → ${percent(target)} %`];
+  const sparsity = target === null || expected === null
+    ? []
+    : [`sparsity ${percent(expected)} % (target ${percent(target)} %)`];
   return [
     `${stage} ${step}/${steps}`,
     `loss ${loss.toFixed(3)}`,

@@ -138,6 +138,8 @@ export class Device implements Disposable {
 
   /** Writes data to a buffer from a byte offset on (a multiple of 4); the length is padded to a multiple of 4 by the caller. */
   write(target: DeviceBuffer, data: ArrayBufferView<ArrayBuffer>, byteOffset = 0): void {
+    // Deno 2.9 panics on an empty write.
+    if (data.byteLength === 0) return;
     this.gpu.queue.writeBuffer(target.raw, byteOffset, data.buffer, data.byteOffset, data.byteLength);
   }
 

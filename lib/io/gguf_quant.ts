@@ -1,9 +1,9 @@
 // f32 to GGML's stored types: f32, f16, bf16, Q8_0, Q4_0. Owns the rounding, that of ggml's reference quantiser bit for bit; refuses K-quants.
 import { narrowBf16, narrowF16 } from "./half.ts";
-import { type GgufTensorType, TENSOR_FORMATS } from "./gguf_types.ts";
+import { TENSOR_FORMATS } from "./gguf_types.ts";
 
 /** Types that can be written. */
-export type GgufWriteType = Extract<GgufTensorType, "f32" | "f16" | "bf16" | "q8_0" | "q4_0">;
+export type GgufWriteType = "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
 
 const fround = Math.fround;
 

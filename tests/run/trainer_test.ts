@@ -51,9 +51,9 @@ interface Setup extends Disposable {
   trainer(options?: { seed?: number; dropout?: number; batch?: number; seq?: number }): Trainer;
 }
 
-async function setup(name: "gqa_f16" | "gqa_llama3" = "gqa_f16"): Promise<Setup> {
+async function setup(): Promise<Setup> {
   const device = await openDevice();
-  const { modelPath } = await openGolden(name);
+  const { modelPath } = await openGolden("gqa_f16");
   const model = await loadModel(modelPath, { device, baseDtype: "f32" });
   const table = unitTable(model.spec, ["kv", "ffn", "hidden"]);
   return {
@@ -84,20 +84,16 @@ function assertSame(actual: TrainerArrays, expected: TrainerArrays, what: string
 }
 
 Deno.test("the loss of a batch falls over 20 LoRA steps on it", async () => {
-  for (const name of ["gqa_f16", "gqa_llama3"] as const) {
-    using parts = await setup(name);
-    using trainer = parts.trainer({ dropout: 0 });
-    const batch = randomBatch(parts.model.spec.vocab, 1);
-    for (let step = 0; step < 20; step++) {
-      await trainer.step("lora", batch, { state: stateAt(step, { loraRate: 2e-2, weightDecay: 0 }) });
-    }
-    const numbers = await trainer.numbers(0, 20), losses = numbers.map(({ loss }) => loss);
-    const [first = NaN] = losses, last = losses.at(-1) ?? NaN;
-    assert.deepEqual(numbers.map(({ step }) => step), Array.from({ length: 20 }, (_, step) => step));
-    assert.ok(last < 0.8 * first, `${name}: ${losses.map((loss) => loss.toFixed(3)).join(" ")}`);
-    // The targets are random: before training no token is likelier than another.
-    assert.ok(Math.abs(first - Math.log(parts.model.spec.vocab)) < 0.5, `${name} begins at ${first}`);
+  using parts = await setup();
+  using trainer = parts.trainer({ dropout: 0 });
+  const batch = randomBatch(parts.model.spec.vocab, 1);
+  for (let step = 0; step < 20; step++) {
+    await trainer.step("lora", batch, { state: stateAt(step, { loraRate: 2e-2, weightDecay: 0 }) });
   }
+  const numbers = await trainer.numbers(0, 20), losses = numbers.map(({ loss }) => loss);
+  const [first = NaN] = losses, last = losses.at(-1) ?? NaN;
+  assert.deepEqual(numbers.map(({ step }) => step), Array.from({ length: 20 }, (_, step) => step));
+  assert.ok(last < 0.8 * first, losses.map((loss) => loss.toFixed(3)).join(" "));
 });
 
 Deno.test("LoRA steps leave masks, log α and their constraint alone; mask steps move all", async () => {
@@ -151,24 +147,22 @@ Deno.test("a trainer restored from a save goes on with the same bits", async () 
 });
 
 Deno.test("a step that is aborted before it begins or in its midst leaves the save as it was", async () => {
-  const batch = 8, seq = 96;
+  const batch = 16, seq = 128; // enough work for several submits on a CPU
   using parts = await setup();
-  const { vocab } = parts.model.spec, reason = new Error("stop");
-  const data = randomBatch(vocab, 1, { batch, seq });
-  for (const kind of ["lora", "masks"] as const) {
+  const { vocab } = parts.model.spec, reason = new Error("stop"), data = randomBatch(vocab, 1, { batch, seq });
+  for (const [earlier, kind] of [["masks", "lora"], ["lora", "masks"]] as const) {
     using trainer = parts.trainer({ batch, seq });
-    const state = { state: stateAt(0) };
-    await trainer.step(kind, data, state);
+    await trainer.step(earlier, data, { state: stateAt(0) });
     const before = await trainer.save(), next = { state: stateAt(1) };
     await assert.rejects(trainer.step(kind, data, { ...next, signal: AbortSignal.abort(reason) }), reason);
     assertSame(await trainer.save(), before, `after a ${kind} step that was aborted at once`);
     const controller = new AbortController();
-    // The step submits its first pieces before this line goes on.
     const running = trainer.step(kind, data, { ...next, signal: controller.signal });
-    controller.abort(reason);
-    const stopped = await running.then(() => false, (error) => assert.equal(error, reason) === undefined);
+    controller.abort(reason); // the first pieces of the step are submitted by now
+    const stopped = await running.then(() => false, (error) => error === reason);
     if (!stopped) {
-      console.log("this adapter runs the whole step in two submits: aborting in its midst was not tested");
+      assert.ok(!parts.device.facts.isCpu, `the ${kind} step went on to its end`);
+      console.log("this adapter takes a whole step in two submits: aborting in its midst was not tested");
       continue;
     }
     assertSame(await trainer.save(), before, `after a ${kind} step that was aborted in its midst`);

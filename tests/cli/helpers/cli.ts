@@ -1,0 +1,70 @@
+// Drives the command line as a user does, in a process of its own. Owns temporary folders and broken models; refuses to assert.
+import { fromFileUrl, join } from "./paths.ts";
+
+/** Root of the repository. */
+export const ROOT: string = fromFileUrl("../../../");
+
+/** What a finished command left. */
+export interface CliResult {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Runs the command line to its end. */
+export async function cli(
+  args: readonly string[],
+  options: { readonly env?: Readonly<Record<string, string>> } = {},
+): Promise<CliResult> {
+  const { code, stdout, stderr } = await command(args, options.env).output();
+  return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
+}
+
+/** A command that is not started yet; its output is piped. */
+export function command(args: readonly string[], env: Readonly<Record<string, string>> = {}): Deno.Command {
+  return new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "cli/main.ts", ...args],
+    cwd: ROOT,
+    env: { NO_COLOR: "1", ...env },
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  });
+}
+
+/** A folder that is removed when disposed. */
+export class TemporaryFolder implements Disposable {
+  readonly path: string = Deno.makeTempDirSync({ prefix: "compresso_cli_" });
+
+  /** Path of something in the folder. */
+  at(...names: readonly string[]): string {
+    return join(this.path, ...names);
+  }
+
+  /** Whether something stands there. */
+  has(...names: readonly string[]): boolean {
+    try {
+      Deno.lstatSync(this.at(...names));
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    Deno.removeSync(this.path, { recursive: true });
+  }
+}
+
+/** Copies the demo model to a folder, its weight file changed by `change`. */
+export async function copyDemo(
+  folder: string,
+  change: (weights: Uint8Array) => Uint8Array = (same) => same,
+): Promise<void> {
+  const from = join(ROOT, "fixtures", "demo");
+  await Deno.mkdir(folder, { recursive: true });
+  for await (const { name } of Deno.readDir(from)) {
+    const bytes = await Deno.readFile(join(from, name));
+    await Deno.writeFile(join(folder, name), name === "model.safetensors" ? change(bytes) : bytes);
+  }
+}

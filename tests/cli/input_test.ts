@@ -1,0 +1,134 @@
+// Bad input: one clear error each, its exit status, and nothing half-written.
+import assert from "node:assert/strict";
+import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
+
+/** Asserts one message by its parts, without a stack, and an empty stdout. */
+function assertRefused(
+  { code, stdout, stderr }: { readonly code: number; readonly stdout: string; readonly stderr: string },
+  expected: { readonly code: number; readonly message: RegExp },
+): void {
+  assert.equal(code, expected.code, stderr);
+  assert.equal(stdout, "");
+  assert.match(stderr, expected.message);
+  assert.equal(stderr.match(/^compresso: /gm)?.length, 1, stderr);
+  assert.doesNotMatch(stderr, /\n\s+at |should not happen/);
+}
+
+Deno.test("a model that is not there, or no model, is refused with status 3", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("model.gguf"), "hello, I am a letter");
+  await Deno.mkdir(folder.at("empty"));
+  const cases: [string, RegExp][] = [
+    [folder.at("nowhere"), /cannot read/],
+    [folder.at("model.gguf"), /cannot open the model/],
+    [folder.at("empty"), /config\.json/],
+  ];
+  for (const [path, message] of cases) {
+    for (
+      const args of [["inspect", path], ["generate", path, "--prompt", "a"], [
+        "export",
+        path,
+        "--out",
+        folder.at("out"),
+      ]]
+    ) {
+      assertRefused(await cli(args), { code: 3, message });
+    }
+  }
+  assert.ok(!folder.has("out"));
+});
+
+Deno.test("a truncated safetensors file is refused with status 3, and nothing is written", async () => {
+  using folder = new TemporaryFolder();
+  await copyDemo(folder.at("model"), (bytes) => bytes.subarray(0, bytes.length >> 1));
+  const message = /model\.safetensors/;
+  assertRefused(await cli(["inspect", folder.at("model")]), { code: 3, message });
+  assertRefused(await cli(["export", folder.at("model"), "--out", folder.at("out")]), { code: 3, message });
+  assert.ok(!folder.has("out"));
+});
+
+Deno.test("a safetensors file that is named .gguf is refused by its content", async () => {
+  using folder = new TemporaryFolder();
+  await copyDemo(folder.at("model"));
+  await Deno.rename(folder.at("model", "model.safetensors"), folder.at("model.gguf"));
+  assertRefused(await cli(["inspect", folder.at("model.gguf")]), { code: 3, message: /safetensors/ });
+});
+
+Deno.test("an unsupported architecture is refused by name", async () => {
+  using folder = new TemporaryFolder();
+  await copyDemo(folder.at("model"));
+  const config = JSON.parse(await Deno.readTextFile(folder.at("model", "config.json")));
+  await Deno.writeTextFile(
+    folder.at("model", "config.json"),
+    JSON.stringify({ ...config, architectures: ["BertModel"], model_type: "bert" }),
+  );
+  assertRefused(await cli(["inspect", folder.at("model")]), { code: 3, message: /bert/i });
+});
+
+Deno.test("NaN among the weights stops prune and export before anything is written", async () => {
+  using folder = new TemporaryFolder();
+  await copyDemo(folder.at("model"), (bytes) => {
+    // The last f16 of the file: NaN.
+    bytes.set([0x00, 0x7e], bytes.length - 2);
+    return bytes;
+  });
+  await Deno.writeTextFile(folder.at("data.jsonl"), '{"instruction":"Where is Tom?","output":"garden"}\n');
+  const prune = [
+    "prune",
+    folder.at("model"),
+    "--data",
+    folder.at("data.jsonl"),
+    "--sparsity",
+    "0.3",
+    "--out",
+    folder.at("out"),
+  ];
+  assertRefused(await cli(prune), { code: 5, message: /NaN/ });
+  assertRefused(await cli(["export", folder.at("model"), "--out", folder.at("out")]), { code: 5, message: /NaN/ });
+  assert.ok(!folder.has("out", "model"));
+  assert.ok(!folder.has("out", "model.gguf"));
+  assert.ok(!folder.has("out", "run.json"));
+});
+
+Deno.test("data that cannot be read is refused with status 3", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("broken.jsonl"), '{"instruction":"a","output":"b"}\n{"instruction":\n');
+  await Deno.writeTextFile(folder.at("other.json"), '[{"question":"a","answer":"b"}]');
+  await Deno.writeFile(folder.at("latin1.txt"), new Uint8Array([0x63, 0x61, 0x66, 0xe9, 0x0a]));
+  const prune = (
+    data: string,
+  ): string[] => ["prune", "demo", "--data", data, "--sparsity", "0.3", "--out", folder.at("out")];
+  assertRefused(await cli(prune(folder.at("broken.jsonl"))), { code: 3, message: /line 2/ });
+  assertRefused(await cli(prune(folder.at("other.json"))), { code: 3, message: /"question"/ });
+  assertRefused(await cli(prune(folder.at("none.json"))), { code: 3, message: /no such file/ });
+  assertRefused(await cli(["eval", "demo", "--text", folder.at("latin1.txt")]), { code: 3, message: /not UTF-8/ });
+  assertRefused(await cli(["eval", "demo", "--text", folder.at("none.txt")]), { code: 3, message: /no such file/ });
+  assert.ok(!folder.has("out"));
+});
+
+Deno.test("a model without tokenizer can be inspected, and says that text needs one", async () => {
+  using folder = new TemporaryFolder();
+  await copyDemo(folder.at("model"));
+  await Deno.remove(folder.at("model", "tokenizer.json"));
+  const inspect = await cli(["inspect", folder.at("model"), "--json"]);
+  assert.equal(inspect.code, 0, inspect.stderr);
+  assert.equal(JSON.parse(inspect.stdout).tokenizer, null);
+  assertRefused(await cli(["generate", folder.at("model"), "--prompt", "a"]), { code: 3, message: /tokenizer/ });
+});
+
+Deno.test("without an adapter every verb that needs one ends with status 4 and names the package that mends it", async () => {
+  using folder = new TemporaryFolder();
+  // A backend that this system does not have.
+  const env = { DENO_WEBGPU_BACKEND: Deno.build.os === "windows" ? "metal" : "dx12" };
+  const cases = [
+    ["doctor"],
+    ["doctor", "--json"],
+    ["generate", "demo", "--prompt", "a"],
+    ["prune", "demo", "--sparsity", "0.3", "--out", folder.at("out")],
+  ];
+  for (const args of cases) {
+    assertRefused(await cli(args, { env }), { code: 4, message: /no GPU adapter[^]*mesa-vulkan-drivers/ });
+  }
+  assert.ok(!folder.has("out"));
+  assert.equal((await cli(["inspect", "demo"], { env })).code, 0, "inspect needs no GPU");
+});

@@ -1,0 +1,100 @@
+// Help, mistyped words and wrong values: what the command line says and how it ends.
+import assert from "node:assert/strict";
+import { cli, TemporaryFolder } from "./helpers/cli.ts";
+
+const VERBS = ["doctor", "inspect", "prune", "eval", "generate", "export"];
+
+Deno.test("--help of the program names every verb, on stdout, with status 0", async () => {
+  const { code, stdout, stderr } = await cli(["--help"]);
+  assert.equal(code, 0);
+  assert.equal(stderr, "");
+  for (const verb of VERBS) assert.match(stdout, new RegExp(`^  ${verb} `, "m"));
+});
+
+for (const verb of VERBS) {
+  Deno.test(`--help of ${verb} has an example that starts with the program`, async () => {
+    const { code, stdout } = await cli([verb, "--help"]);
+    assert.equal(code, 0);
+    assert.match(stdout, new RegExp(`Examples?:\n  deno run -A cli/main.ts ${verb}`));
+  });
+}
+
+Deno.test("no verb at all shows the help on stderr and ends with 2", async () => {
+  const { code, stdout, stderr } = await cli([]);
+  assert.equal(code, 2);
+  assert.equal(stdout, "");
+  assert.match(stderr, /Usage: compresso/);
+});
+
+Deno.test("a mistyped verb or option is answered with the likely one and status 2", async () => {
+  const cases: [string[], RegExp][] = [
+    [["prun", "demo"], /unknown command 'prun'\n\(Did you mean prune\?\)/],
+    [["prune", "demo", "--sparsty", "0.3"], /unknown option '--sparsty'\n\(Did you mean --sparsity\?\)/],
+    [["eval", "demo", "--windo", "12"], /unknown option '--windo'\n\(Did you mean --window\?\)/],
+  ];
+  for (const [args, message] of cases) {
+    const { code, stdout, stderr } = await cli(args);
+    assert.equal(code, 2, stderr);
+    assert.equal(stdout, "");
+    assert.match(stderr, message);
+  }
+});
+
+Deno.test("a value out of range is refused with option, rule and value, and nothing is written", async () => {
+  using folder = new TemporaryFolder();
+  const out = folder.at("run");
+  const cases: [string, string, RegExp][] = [
+    ["--sparsity", "0", /number above 0 and below 1/],
+    ["--sparsity", "1.5", /number above 0 and below 1/],
+    ["--sparsity", "30%", /number above 0 and below 1/],
+    ["--steps", "0", /whole number, at least 1/],
+    ["--steps", "2.5", /whole number, at least 1/],
+    ["--batch", "-1", /whole number, at least 1/],
+    ["--seq", "many", /whole number, at least 2/],
+    ["--seed", "", /whole number/],
+    ["--units", "heads,ears", /one of heads, kv, ffn, hidden/],
+    ["--targets", "q,q", /each once/],
+    ["--dropout", "1", /at least 0 and below 1/],
+    ["--layout", "loose", /one of compact, padded, uniform/],
+    ["--gguf-dtype", "q3_k", /one of f32, f16, bf16, q8_0, q4_0/],
+    ["--memory-limit", "lots", /such as 800M or 6G/],
+  ];
+  for (const [option, value, rule] of cases) {
+    const { code, stdout, stderr } = await cli(["prune", "demo", "--sparsity", "0.3", "--out", out, option, value]);
+    assert.equal(code, 2, `${option} ${value}: ${stderr}`);
+    assert.equal(stdout, "");
+    assert.match(stderr, rule);
+    assert.ok(stderr.includes(option), stderr);
+    assert.doesNotMatch(stderr, /\n\s+at /, "no stack");
+  }
+  assert.ok(!folder.has("run"));
+});
+
+Deno.test("options that are missing or exclude each other are refused", async () => {
+  using folder = new TemporaryFolder();
+  const cases: [string[], RegExp][] = [
+    [["prune", "demo", "--out", folder.at("run")], /cannot start without --sparsity/],
+    [["prune", "demo", "--sparsity", "0.3"], /cannot start without --out/],
+    [["prune"], /missing required argument 'model'/],
+    [["generate", "demo"], /cannot start without --prompt/],
+    [["export", "demo"], /cannot start without --out/],
+    [["eval", folder.path], /either --text or --data/],
+    [["eval", "demo", "--text", "a", "--data", "b"], /either --text or --data/],
+    [["generate", "demo", "--prompt", "a", "--raw", "--chat"], /either --raw or --chat/],
+    [["prune", "demo", "--sparsity", "0.3", "--units", "heads,kv", "--out", folder.at("run")], /either heads or kv/],
+    [
+      ["prune", "demo", "--sparsity", "0.3", "--out", folder.at("run"), "--resume", "--overwrite"],
+      /--resume or --overwrite/,
+    ],
+    [["prune", folder.path, "--sparsity", "0.3", "--out", folder.at("run")], /--data names/],
+    [["prune", "demo", "--sparsity", "0.3", "--seq", "4096", "--out", folder.at("run")], /longest context is 512/],
+    [["prune", "demo", "--sparsity", "0.9999", "--out", folder.at("run")], /cannot reach a sparsity of 0.9999/],
+  ];
+  for (const [args, message] of cases) {
+    const { code, stdout, stderr } = await cli(args);
+    assert.equal(code, 2, `${args.join(" ")}: ${stderr}`);
+    assert.equal(stdout, "");
+    assert.match(stderr, message);
+  }
+  assert.ok(!folder.has("run"));
+});

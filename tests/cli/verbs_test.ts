@@ -1,0 +1,127 @@
+// Every verb but prune doing its work on the demo.
+import assert from "node:assert/strict";
+import { cli, command, TemporaryFolder } from "./helpers/cli.ts";
+
+const QUESTION = "Where is Tom?\nSam has a bee. Tom ran to the garden. Tom took the violin.\n";
+
+Deno.test("doctor --json prints one object with adapter, limits and a right product", async () => {
+  const { code, stdout, stderr } = await cli(["doctor", "--json"]);
+  assert.equal(code, 0, stderr);
+  const report = JSON.parse(stdout);
+  assert.ok(report.product.largestError <= report.product.bound);
+  assert.equal(typeof report.adapter.isCpu, "boolean");
+  assert.ok(report.limits.maxStorageBufferBindingSize >= 2 ** 27);
+  assert.ok(report.waitMilliseconds > 0);
+});
+
+Deno.test("doctor says the same to a reader", async () => {
+  const { code, stdout } = await cli(["doctor"]);
+  assert.equal(code, 0);
+  assert.match(stdout, /^product .*right/m);
+  assert.match(stdout, new RegExp(`^deno +${Deno.version.deno}`, "m"));
+});
+
+Deno.test("inspect --json tells the demo's shape and inspect draws a bar for each layer", async () => {
+  const { stdout } = await cli(["inspect", "demo", "--json"]);
+  const facts = JSON.parse(stdout);
+  assert.equal(facts.format, "hf");
+  const { hidden, headDim, layers, vocab } = facts.spec;
+  const linear = layers.reduce(
+    (sum: number, layer: { heads: number; kvHeads: number; ffn: number }) =>
+      sum + hidden * (2 * headDim * (layer.heads + layer.kvHeads) + 3 * layer.ffn),
+    0,
+  );
+  assert.equal(facts.prunable, linear);
+  assert.equal(facts.parameters, linear + vocab * hidden + (2 * layers.length + 1) * hidden);
+  assert.equal(facts.dtypes.f16, facts.parameters);
+  assert.equal(facts.tokenizer.vocab, vocab);
+  const text = await cli(["inspect", "demo"]);
+  assert.equal(text.stdout.match(/█/g) === null, false);
+  assert.equal(text.stdout.match(/^ +\d+  █/gm)?.length, layers.length);
+});
+
+Deno.test("generate answers a question of the demo's kind, the same way each time and in --json", async () => {
+  const args = ["generate", "demo", "--prompt", QUESTION, "--max-tokens", "8", "--temperature", "0"];
+  const plain = await cli(args), json = await cli([...args, "--json"]);
+  assert.equal(plain.code, 0, plain.stderr);
+  assert.equal(plain.stdout, "garden\n");
+  const { tokens, text } = JSON.parse(json.stdout);
+  assert.equal(text, "garden");
+  assert.ok(tokens.length >= 1 && tokens.length <= 8);
+});
+
+Deno.test("generate --temperature depends on the seed alone", async () => {
+  const draw = async (seed: string): Promise<string> => {
+    const args = ["--prompt", "Tom", "--max-tokens", "12", "--temperature", "2"];
+    const { code, stdout, stderr } = await cli(["generate", "demo", ...args, "--seed", seed]);
+    assert.equal(code, 0, stderr);
+    return stdout;
+  };
+  assert.equal(await draw("7"), await draw("7"));
+  assert.notEqual(await draw("7"), await draw("8"));
+});
+
+Deno.test("generate takes an instruction with --chat, in the prompt style of the model", async () => {
+  const args = ["--chat", "--max-tokens", "8", "--json"];
+  const chat = await cli(["generate", "demo", "--prompt", QUESTION.trimEnd(), ...args]);
+  assert.equal(chat.code, 0, chat.stderr);
+  assert.equal(JSON.parse(chat.stdout).text, "garden");
+});
+
+Deno.test("eval --text prints perplexity and tokens of whole windows only", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("text.txt"), QUESTION.repeat(20));
+  const args = ["eval", "demo", "--text", folder.at("text.txt"), "--window", "32"];
+  const { code, stdout, stderr } = await cli([...args, "--limit-chars", "1000", "--json"]);
+  assert.equal(code, 0, stderr);
+  const { perplexity, tokens, windows } = JSON.parse(stdout);
+  assert.ok(perplexity > 1 && Number.isFinite(perplexity));
+  assert.equal(tokens, windows * 31);
+  assert.ok(windows >= 1);
+  const plain = await cli(args);
+  assert.match(plain.stdout, /^perplexity \d+\.\d+ over \d+ tokens/);
+});
+
+Deno.test("eval of a text shorter than a window is refused", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("text.txt"), "Tom ran.");
+  const { code, stdout, stderr } = await cli(["eval", "demo", "--text", folder.at("text.txt"), "--window", "64"]);
+  assert.equal(code, 3, stderr);
+  assert.equal(stdout, "");
+  assert.match(stderr, /at least one window of 64 tokens/);
+});
+
+Deno.test("eval demo scores its held-out rows far above chance", async () => {
+  const { code, stdout, stderr } = await cli(["eval", "demo", "--limit-rows", "60", "--json"]);
+  assert.equal(code, 0, stderr);
+  const { accuracy, correct, n } = JSON.parse(stdout);
+  assert.equal(n, 60);
+  assert.equal(accuracy, correct / n);
+  assert.ok(accuracy > 0.5, `accuracy ${accuracy}, chance is 0.2`);
+});
+
+Deno.test("export writes a folder and a GGUF that give the same answers, and refuses to replace them unasked", async () => {
+  using folder = new TemporaryFolder();
+  const args = ["export", "demo", "--out", folder.at("out"), "--dtype", "f32", "--gguf-dtype", "f16"];
+  const { code, stdout, stderr } = await cli(args);
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /transformers/);
+  assert.match(stdout, /llama\.cpp/);
+  for (const path of [folder.at("out", "model"), folder.at("out", "model.gguf")]) {
+    const answer = await cli(["generate", path, "--prompt", QUESTION, "--max-tokens", "8"]);
+    assert.equal(answer.stdout, "garden\n", answer.stderr);
+  }
+  const again = await cli(args);
+  assert.equal(again.code, 3);
+  assert.equal((await cli([...args, "--overwrite", "--json"])).code, 0);
+});
+
+Deno.test("a reader that goes away ends the command without a message", async () => {
+  const child = command(["generate", "demo", "--prompt", "Tom", "--max-tokens", "400", "--temperature", "3"]).spawn();
+  const reader = child.stdout.getReader();
+  await reader.read();
+  await reader.cancel();
+  const [status, stderr] = await Promise.all([child.status, new Response(child.stderr).text()]);
+  assert.ok([0, 141].includes(status.code), `${status.code}: ${stderr}`);
+  assert.doesNotMatch(stderr, /should not happen/);
+});

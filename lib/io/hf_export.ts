@@ -2,6 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import { type DecoderSpec, layersAlike, tensorShapes } from "../nn/spec.ts";
 import { writeFolderAtomically } from "./atomic.ts";
+import { firstNonFinite } from "./half.ts";
 import { ropeConfig } from "./hf_rope_export.ts";
 import configurationText from "./remote_code/configuration_compresso.py" with { type: "text" };
 import modelingText from "./remote_code/modeling_compresso.py" with { type: "text" };
@@ -38,7 +39,8 @@ const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
  * sliding window (the same computation) where heads do not divide the hidden size, which Llama's refuses. Layers that differ give `compresso`,
  * with the Python files that load it; see `padded` for a folder that stock classes load all the same.
  *
- * Throws `CompressoError("input")` where the folder is not empty, where RoPE factors have no name here, and as the writer of safetensors.
+ * Throws `CompressoError("input")` where the folder is not empty, where RoPE factors have no name here, `CompressoError("numeric")` for
+ * weights that are not finite, and as the writer of safetensors.
  */
 export async function exportHf(
   source: WeightSource,
@@ -58,9 +60,9 @@ export async function exportHf(
     name,
     shape,
     dtype: FILE_DTYPES[dtype],
-    data: () => {
+    data: async () => {
       signal?.throwIfAborted();
-      return source.read(name);
+      return finite(name, await source.read(name));
     },
   }));
   await writeFolderAtomically(folder, async (path) => {
@@ -84,6 +86,17 @@ export async function exportHf(
     signal?.throwIfAborted();
   }, { replace: options.replace ?? false });
   return { form };
+}
+
+function finite(name: string, values: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer> {
+  const bad = firstNonFinite(values);
+  if (bad < 0) return values;
+  throw new CompressoError("numeric", {
+    what: `cannot write '${name}'`,
+    rule: "weights are finite",
+    value: `${values[bad]} at value ${bad}`,
+    mend: "check the weight file",
+  });
 }
 
 /** The configuration that says the shape of a model. */

@@ -1,7 +1,8 @@
 // Options of a prune run with their defaults, as numbers that follow from the step budget. Owns validation; refuses the loop.
 import { CompressoError } from "../errors.ts";
+import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import type { LoraConfig } from "../nn/lora.ts";
-import type { DecoderSpec } from "../nn/spec.ts";
+import type { DecoderSpec, Projection } from "../nn/spec.ts";
 import type { Layout } from "../prune/layouts.ts";
 import type { UnitKind } from "../prune/units.ts";
 import type { Row } from "../io/datasets.ts";
@@ -81,12 +82,20 @@ export type ResolvedOptions =
   & Required<Omit<PruneOptions, "signal" | "checkpoint" | "lora" | "rates">>
   & { readonly lora: LoraConfig & { readonly dropout: number }; readonly rates: Rates };
 
-/** Units that are pruned by default. */
-export const DEFAULT_UNITS: readonly UnitKind[] = ["kv", "ffn", "hidden"];
+/** Defaults that do not follow from other options; the command line shows the same ones. */
+export const DEFAULTS = {
+  batch: 4,
+  seq: 256,
+  seed: 1,
+  units: ["kv", "ffn", "hidden"] as readonly UnitKind[],
+  lora: { rank: 8, alpha: 16, targets: ["q", "v"] as readonly Projection[], dropout: 0 },
+  layout: "compact" as Layout,
+  loraRate: 5e-4,
+} as const;
 
 /** Fills in defaults. Throws `CompressoError("usage")` for values out of range. */
 export function resolveOptions(options: PruneOptions, spec: DecoderSpec): ResolvedOptions {
-  const { steps, batch = 4, seq = 256, seed = 1 } = options;
+  const { steps, batch = DEFAULTS.batch, seq = DEFAULTS.seq, seed = DEFAULTS.seed } = options;
   const resolved: ResolvedOptions = {
     rows: options.rows,
     sparsity: options.sparsity,
@@ -96,10 +105,10 @@ export function resolveOptions(options: PruneOptions, spec: DecoderSpec): Resolv
     batch,
     seq,
     seed,
-    units: options.units ?? DEFAULT_UNITS,
-    lora: { rank: 8, alpha: 16, targets: ["q", "v"], dropout: 0, ...options.lora },
-    prompt: options.prompt === undefined ? null : options.prompt,
-    layout: options.layout ?? "compact",
+    units: options.units ?? DEFAULTS.units,
+    lora: { ...DEFAULTS.lora, ...options.lora },
+    prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
+    layout: options.layout ?? DEFAULTS.layout,
     rates: { ...defaultRates(steps), ...options.rates },
   };
   whole("steps", steps, 1);
@@ -130,7 +139,7 @@ export function resolveOptions(options: PruneOptions, spec: DecoderSpec): Resolv
 /** Rates for a step budget: with few steps log α must move further in each. */
 export function defaultRates(steps: number): Rates {
   return {
-    lora: 5e-4,
+    lora: DEFAULTS.loraRate,
     mask: Math.min(0.2, Math.max(0.01, 10 / steps)),
     lambda: 0.1,
     temperature: 2 / 3,

@@ -1,0 +1,122 @@
+// Progress on a terminal and elsewhere, and the parsing of values, without a process.
+import assert from "node:assert/strict";
+import { formatBytes, formatCount } from "../../cli/output.ts";
+import { createProgress, duration, type Progress } from "../../cli/progress.ts";
+import { byteCount, someOf, wholeNumber } from "../../cli/values.ts";
+import type { StepRecord } from "../../lib/run/records.ts";
+
+function record(step: number): StepRecord {
+  return {
+    stage: "prune",
+    step,
+    steps: 100,
+    loss: 2.5,
+    target: 0.2,
+    expected: 0.1,
+    lambda1: 0,
+    lambda2: 0,
+    gradNorm: 1,
+    learningRate: 1e-3,
+    tokens: 100,
+    labelTokens: 10,
+    tokensPerSecond: 812.4,
+    gpuBytes: 0,
+  };
+}
+
+/** A progress that writes to a list, with a clock that is set by hand. */
+function fake(
+  { isTerminal, columns = 200 }: { readonly isTerminal: boolean; readonly columns?: number },
+): { progress: Progress; written: string[]; clock: { now: number } } {
+  const written: string[] = [], clock = { now: 0 };
+  const progress = createProgress({
+    isTerminal,
+    columns: () => columns,
+    write: (text) => written.push(text),
+    now: () => clock.now,
+  });
+  return { progress, written, clock };
+}
+
+Deno.test("off a terminal a line comes at tenth steps and after five seconds, not more", () => {
+  const { progress, written, clock } = fake({ isTerminal: false });
+  for (let step = 1; step <= 30; step++) {
+    clock.now += 250;
+    progress.step(record(step));
+  }
+  assert.equal(written.length, 3);
+  assert.ok(written.every((line) => line.endsWith("\n") && !line.includes("\r")));
+  written.length = 0;
+  for (let step = 31; step <= 34; step++) {
+    clock.now += 2600;
+    progress.step(record(step));
+  }
+  assert.equal(written.length, 2, "two steps of 2.6 s are more than 5 s");
+});
+
+Deno.test("a step's line has loss, sparsity and target, speed and the time that is left", () => {
+  const { progress, written, clock } = fake({ isTerminal: false });
+  for (let step = 1; step <= 10; step++) {
+    clock.now += 1000;
+    progress.step(record(step));
+  }
+  assert.equal(
+    written.at(-1),
+    "prune 10/100  loss 2.500  sparsity 10.0 % (target 20.0 %)  812 tokens/s  1 min 30 s left\n",
+  );
+});
+
+Deno.test("on a terminal one line is rewritten, no wider than the terminal, and cleared before a note and at the end", () => {
+  const { progress, written, clock } = fake({ isTerminal: true, columns: 40 });
+  for (let step = 1; step <= 5; step++) {
+    clock.now += 200;
+    progress.step(record(step));
+  }
+  assert.equal(written.length, 5);
+  for (const text of written) {
+    assert.ok(text.startsWith("\r\x1b[2K") && !text.includes("\n"));
+    assert.ok(text.length - "\r\x1b[2K".length < 40, `${text.length} characters`);
+  }
+  progress.note("a note");
+  assert.deepEqual(written.slice(5), ["\r\x1b[2K", "a note\n"]);
+  clock.now += 200;
+  progress.step(record(6));
+  progress[Symbol.dispose]();
+  assert.equal(written.at(-1), "\r\x1b[2K");
+});
+
+Deno.test("durations, counts and bytes read well", () => {
+  assert.deepEqual([8.2, 125, 12_000].map(duration), ["8 s", "2 min 05 s", "3 h 20 min"]);
+  assert.deepEqual([7, 1234, 134_515_008].map(formatCount), ["7", "1,234", "134,515,008"]);
+  assert.deepEqual([0, 900, 2048, 128 * 2 ** 20, 1.5 * 2 ** 30].map(formatBytes), [
+    "0 bytes",
+    "900 bytes",
+    "2.00 KiB",
+    "128 MiB",
+    "1.50 GiB",
+  ]);
+});
+
+Deno.test("byteCount() takes powers of 1024 and refuses what is no size", () => {
+  const parse = byteCount("--memory-limit");
+  assert.deepEqual(["1000", "2K", "800M", "1.5G", "6GiB", "1tb"].map(parse), [
+    1000,
+    2048,
+    800 * 2 ** 20,
+    1.5 * 2 ** 30,
+    6 * 2 ** 30,
+    2 ** 40,
+  ]);
+  for (const text of ["", "0", "-1", "G", "6X", "1e3", "Infinity"]) assert.throws(() => parse(text), /--memory-limit/);
+});
+
+Deno.test("wholeNumber() and someOf() refuse what Number() and split() would let through", () => {
+  const whole = wholeNumber("--steps", { least: 1 });
+  assert.equal(whole("12"), 12);
+  for (const text of ["", " ", "1e3", "0x10", "1_000", "12.0", "99999999999"]) {
+    assert.throws(() => whole(text), /--steps/, text);
+  }
+  const some = someOf("--units", ["kv", "ffn"]);
+  assert.deepEqual(some("ffn, kv"), ["ffn", "kv"]);
+  for (const text of ["", ",", "kv,kv", "kv,hid"]) assert.throws(() => some(text), /--units/, text);
+});

@@ -1,0 +1,218 @@
+// `compresso prune` on the demo: its files, Ctrl-C, a kill, and going on with the same bits.
+import assert from "node:assert/strict";
+import { cli, type CliResult, command, TemporaryFolder } from "./helpers/cli.ts";
+
+// Small enough for a CPU adapter; prefinetune and postfinetune follow: 2 + 16 + 5 steps.
+const OPTIONS = [
+  "--sparsity",
+  "0.3",
+  "--steps",
+  "16",
+  "--batch",
+  "2",
+  "--seq",
+  "96",
+  "--no-prompt",
+  "--checkpoint-every",
+  "4",
+];
+const STEPS = 23;
+
+function prune(out: string, ...more: readonly string[]): string[] {
+  return ["prune", "demo", ...OPTIONS, "--out", out, ...more];
+}
+
+interface Reference {
+  readonly result: CliResult;
+  readonly folder: TemporaryFolder;
+  readonly weights: Uint8Array;
+  readonly gguf: Uint8Array;
+}
+
+let reference: Promise<Reference> | null = null;
+
+/** A run that was never stopped, made once. */
+function uninterrupted(): Promise<Reference> {
+  return reference ??= (async () => {
+    const folder = new TemporaryFolder();
+    globalThis.addEventListener("unload", () => folder[Symbol.dispose]());
+    const result = await cli(prune(folder.at("run")));
+    assert.equal(result.code, 0, result.stderr);
+    return { result, folder, ...await modelBytes(folder.at("run")) };
+  })();
+}
+
+async function modelBytes(out: string): Promise<{ weights: Uint8Array; gguf: Uint8Array }> {
+  return {
+    weights: await Deno.readFile(`${out}/model/model.safetensors`),
+    gguf: await Deno.readFile(`${out}/model.gguf`),
+  };
+}
+
+async function records(out: string): Promise<Record<string, unknown>[]> {
+  const lines = (await Deno.readTextFile(`${out}/records.jsonl`)).trimEnd().split("\n");
+  return lines.map((line) => JSON.parse(line));
+}
+
+/** Starts a run, sends it a signal once it has written so many records, and waits for its end. */
+async function stopped(
+  out: string,
+  { signal, records: count }: { readonly signal: Deno.Signal; readonly records: number },
+): Promise<CliResult & { readonly milliseconds: number }> {
+  const child = command(prune(out)).spawn();
+  const output = Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+  while ((await Deno.readTextFile(`${out}/records.jsonl`).catch(() => "")).split("\n").length <= count) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  const start = performance.now();
+  child.kill(signal);
+  const { code } = await child.status;
+  const milliseconds = performance.now() - start;
+  const [stdout, stderr] = await output;
+  return { code, stdout, stderr, milliseconds };
+}
+
+Deno.test("prune writes the model, its GGUF, a record a step and run.json", async () => {
+  const { result, folder } = await uninterrupted();
+  const out = folder.at("run");
+  assert.match(result.stdout, /^sparsity +30\.\d %/);
+  assert.match(result.stdout, /^check +sliced and masked logits differ/m);
+  assert.match(result.stdout, /llama\.cpp/);
+  const rows = await records(out);
+  assert.equal(rows.length, STEPS);
+  assert.deepEqual(rows.map(({ step }) => step), rows.map((_, index) => index + 1));
+  const stages = rows.map(({ stage }) => stage);
+  assert.deepEqual([...new Set(stages)], ["finetune", "prune", "postfinetune"]);
+  for (const { loss, tokensPerSecond } of rows) assert.ok(Number(loss) > 0 && Number(tokensPerSecond) > 0);
+  const targets = rows.filter(({ stage }) => stage === "prune").map(({ target }) => Number(target));
+  assert.equal(targets.at(-1), 0.3);
+
+  const run = JSON.parse(await Deno.readTextFile(`${out}/run.json`));
+  assert.equal(run.sparsity.target, 0.3);
+  assert.ok(run.sparsity.hard >= 0.3 && run.sparsity.hard < 0.32, `hard sparsity ${run.sparsity.hard}`);
+  assert.ok(Math.abs(run.sparsity.expected - 0.3) < 0.02, `expected sparsity ${run.sparsity.expected}`);
+  assert.ok(run.parameters.after < run.parameters.before);
+  assert.ok(run.maskedVsSliced.maxAbs <= 1e-3 * run.maskedVsSliced.range);
+  for (const key of ["seconds", "tokensPerSecond", "peakGpuBytes", "adapter", "options", "hidden"]) {
+    assert.ok(run[key], key);
+  }
+  const inspected = JSON.parse((await cli(["inspect", `${out}/model`, "--json"])).stdout);
+  assert.equal(inspected.parameters, run.parameters.after);
+  assert.deepEqual(inspected.spec.layers, run.layers);
+  assert.equal(inspected.spec.hidden, run.hidden);
+  assert.ok(!folder.has("run", "checkpoint.safetensors"), "a finished run needs no checkpoint");
+});
+
+Deno.test("progress comes as plain lines with loss, sparsity and target, speed and time left", async () => {
+  const { result } = await uninterrupted();
+  assert.match(
+    result.stderr,
+    /^prune \d+\/23  loss \d+\.\d{3}  sparsity \d+\.\d % \(target \d+\.\d %\)  [\d.]+ tokens\/s  \d+ s left$/m,
+  );
+  assert.ok(!result.stderr.includes("\x1b"), "no escape codes where stderr is no terminal");
+});
+
+Deno.test("the sliced model generates and can be exported again", async () => {
+  const { folder } = await uninterrupted();
+  for (const path of [folder.at("run", "model"), folder.at("run", "model.gguf")]) {
+    const { code, stdout, stderr } = await cli(["generate", path, "--prompt", "Where is Tom?\nTom ran to the hall.\n"]);
+    assert.equal(code, 0, stderr);
+    assert.ok(stdout.trim() !== "");
+  }
+  const args = ["export", folder.at("run", "model"), "--out", folder.at("padded"), "--layout", "padded"];
+  const { code, stdout, stderr } = await cli(args);
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /vLLM|mlx/);
+});
+
+Deno.test("Ctrl-C stops within a second with a checkpoint and no model, and --resume ends with the same bits", async () => {
+  const { weights, gguf, folder: first } = await uninterrupted();
+  using folder = new TemporaryFolder();
+  const out = folder.at("run");
+  const { code, stdout, stderr, milliseconds } = await stopped(out, { signal: "SIGINT", records: 6 });
+  assert.equal(code, 130, stderr);
+  assert.equal(stdout, "");
+  assert.match(stderr, /stopped by Ctrl-C\n  mend: to go on, run: .* --resume$/m);
+  assert.ok(milliseconds < 1000, `took ${milliseconds} ms`);
+  assert.ok(folder.has("run", "checkpoint.safetensors"));
+  for (const name of ["model", "model.gguf", "run.json"]) assert.ok(!folder.has("run", name), name);
+  const before = await Deno.readFile(folder.at("run", "checkpoint.safetensors"));
+
+  const fresh = await cli(prune(out));
+  assert.equal(fresh.code, 2, fresh.stderr);
+  assert.match(fresh.stderr, /it holds checkpoint\.safetensors\n  mend: go on with --resume/);
+
+  await Deno.writeTextFile(
+    folder.at("data.jsonl"),
+    '{"instruction":"Where is Tom?","input":"Tom is here.","output":"hall"}\n',
+  );
+  const others: [string[], RegExp][] = [
+    [["--seed", "2"], /seed: 1 then, 2 now/],
+    [["--sparsity", "0.25"], /sparsity: 0\.3 then, 0\.25 now/],
+    [["--rank", "4"], /lora: .*"rank":8.* then, .*"rank":4.* now/],
+    [["--data", folder.at("data.jsonl")], /data: [0-9a-f]+ then, [0-9a-f]+ now/],
+  ];
+  for (const [args, message] of others) {
+    const refused = await cli(prune(out, "--resume", ...args));
+    assert.equal(refused.code, 6, refused.stderr);
+    assert.match(refused.stderr, message);
+  }
+  assert.deepEqual(await Deno.readFile(folder.at("run", "checkpoint.safetensors")), before, "refusing leaves it alone");
+
+  const resumed = await cli(prune(out, "--resume"));
+  assert.equal(resumed.code, 0, resumed.stderr);
+  assert.match(resumed.stderr, /going on after step \d+/);
+  const after = await modelBytes(out);
+  assert.deepEqual(after.weights, weights);
+  assert.deepEqual(after.gguf, gguf);
+  const losses = async (path: string): Promise<unknown[]> =>
+    (await records(path)).map(({ step, loss }) => [step, loss]);
+  assert.deepEqual(await losses(out), await losses(first.at("run")));
+});
+
+Deno.test("a run that was killed goes on from its last checkpoint and ends with the same bits", async () => {
+  const { weights, gguf } = await uninterrupted();
+  using folder = new TemporaryFolder();
+  const out = folder.at("run");
+  const { code } = await stopped(out, { signal: "SIGKILL", records: 10 });
+  assert.equal(code, 137);
+  assert.ok(folder.has("run", "checkpoint.safetensors"));
+  for (const name of ["model", "model.gguf", "run.json"]) assert.ok(!folder.has("run", name), name);
+  const resumed = await cli(prune(out, "--resume"));
+  assert.equal(resumed.code, 0, resumed.stderr);
+  assert.deepEqual(await modelBytes(out), { weights, gguf });
+  assert.equal((await records(out)).length, STEPS);
+});
+
+Deno.test("a finished run is left alone: --resume says so, and only --overwrite replaces it", async () => {
+  const { folder, weights } = await uninterrupted();
+  const out = folder.at("run");
+  const again = await cli(prune(out));
+  assert.equal(again.code, 2, again.stderr);
+  assert.match(again.stderr, /it holds run\.json, model, model\.gguf\n  mend: start anew with --overwrite/);
+  const resumed = await cli(prune(out, "--resume", "--json"));
+  assert.equal(resumed.code, 0, resumed.stderr);
+  assert.match(resumed.stderr, /finished already/);
+  assert.equal(JSON.parse(resumed.stdout).sparsity.target, 0.3);
+  const other = await cli(prune(out, "--resume", "--seed", "5"));
+  assert.equal(other.code, 6, other.stderr);
+  assert.deepEqual((await modelBytes(out)).weights, weights);
+
+  const copy = folder.at("copy");
+  await Deno.mkdir(`${copy}/model`, { recursive: true });
+  await Deno.writeTextFile(`${copy}/run.json`, "{}");
+  await Deno.writeTextFile(`${copy}/model/stale.txt`, "of an earlier run");
+  const short = ["--steps", "2", "--prefinetune", "0", "--postfinetune", "0", "--layout", "uniform"];
+  const replaced = await cli(prune(copy, "--overwrite", ...short));
+  assert.equal(replaced.code, 0, replaced.stderr);
+  assert.ok(!folder.has("copy", "model", "stale.txt"));
+  const { layers } = JSON.parse(await Deno.readTextFile(`${copy}/run.json`));
+  assert.equal(new Set(layers.map((layer: unknown) => JSON.stringify(layer))).size, 1, "uniform layers are alike");
+});
+
+Deno.test("--resume without a checkpoint is refused", async () => {
+  using folder = new TemporaryFolder();
+  const { code, stderr } = await cli(prune(folder.at("run"), "--resume"));
+  assert.equal(code, 2, stderr);
+  assert.match(stderr, /cannot resume/);
+});

@@ -17,6 +17,8 @@ export function watchInterrupt(said = "stopping; once more ends at once"): Inter
   const listeners = names.map((name) => {
     const listener = (): void => {
       if (controller.signal.aborted) Deno.exit(130);
+      // The terminal has echoed ^C behind the line of progress.
+      if (Deno.stderr.isTerminal()) note("");
       note(`compresso: ${said}`);
       controller.abort(new CompressoError("aborted", { what: `stopped by ${name === "SIGINT" ? "Ctrl-C" : name}` }));
     };

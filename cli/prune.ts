@@ -2,6 +2,7 @@
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { PROJECTIONS } from "../lib/nn/spec.ts";
 import { UNIT_KINDS } from "../lib/prune/units.ts";
+import { DEFAULT_UNITS } from "../lib/run/options.ts";
 import { verb } from "./command.ts";
 import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
 import { byteCount, oneOf, type Parse, realNumber, required, someOf, wholeNumber } from "./values.ts";
@@ -44,7 +45,7 @@ export function pruneVerb(): CommandUnknownOpts {
       "--units <kinds>",
       "what is cut: heads or kv (KV groups), ffn, hidden",
       someOf("--units", UNIT_KINDS),
-      ["kv", "ffn", "hidden"] as const,
+      DEFAULT_UNITS,
     )
     .option("--no-prompt", "leave the collaborative prompt out")
     .option("--rank <count>", "rank of LoRA", atLeast("--rank", 1), 8)

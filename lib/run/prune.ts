@@ -1,8 +1,9 @@
 // A prune run: fine-tune, prune, fine-tune, as a stream of step records. Owns the loop, its schedule and checkpoints; refuses files of models.
+import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
 import { type Batch, type Batches, createBatches, type EncodeReport, encodeRows } from "./batches.ts";
 import { type LoraWeights } from "../nn/lora.ts";
-import { maskSizes, type MaskValues, unpackMasks } from "../nn/masks.ts";
+import { type MaskValues, unpackMasks } from "../nn/masks.ts";
 import type { StepState } from "../nn/step_state.ts";
 import { uniformMasks } from "../prune/layouts.ts";
 import { createSaliency, initialLogAlpha } from "../prune/saliency.ts";
@@ -87,7 +88,8 @@ export function startPrune(model: Model, given: PruneOptions): PruneRun {
   const makeBatches = (from: number): Batches => createBatches(examples, { batch, seq, seed: from, padId });
   device.resetPeak();
   const trainer = createTrainer(model, { batch, seq, seed, lora: options.lora, table });
-  return new Run(model, { options, trainer, table, report, heldout, given, makeBatches });
+  const digest = digestOf(examples.flatMap(({ tokens, labels }) => [tokens, labels]));
+  return new Run(model, { options, trainer, table, report, heldout, digest, given, makeBatches });
 }
 
 /** Rows to train on, and up to 8 that are held out for comparing the masked with the sliced model. */
@@ -102,6 +104,8 @@ interface Parts {
   readonly table: UnitTable;
   readonly report: EncodeReport;
   readonly heldout: readonly (readonly number[])[];
+  /** Hash of all examples. */
+  readonly digest: string;
   readonly given: PruneOptions;
   readonly makeBatches: (seed: number) => Batches;
 }
@@ -190,6 +194,7 @@ class Run implements PruneRun {
         yield* await this.#flush();
         if (stage.stage === "prune") await this.#harden();
       }
+      if (!this.#result) await this.#save();
       await this.#finish();
     } catch (error) {
       if (given.signal?.aborted && given.checkpoint) {
@@ -387,8 +392,8 @@ class Run implements PruneRun {
       units: units.join(","),
       lora: JSON.stringify(lora),
       rates: JSON.stringify(rates),
-      examples: `${report.examples} examples, ${report.tokens} tokens`,
-      model: JSON.stringify(maskSizes(this.#model.spec)),
+      examples: `${report.examples} examples, ${report.tokens} tokens, ${this.#parts.digest}`,
+      model: digestOf([JSON.stringify(this.#model.spec)]),
       baseDtype: this.#model.weights.baseDtype,
       adapter: adapterOf(this.#model.device),
       ...given.checkpoint?.identity,
@@ -411,6 +416,12 @@ function unitScores(table: UnitTable, scores: Float32Array): MaskValues {
     slots.fill(scores[unit] ?? 0, first, first + (table.slotCount[unit] ?? 0));
   }
   return unpackMasks(table.spec, table.layout, slots);
+}
+
+function digestOf(parts: Iterable<string | Uint8Array | Uint32Array | Int32Array>): string {
+  const hash = createHash("sha256");
+  for (const part of parts) hash.update(part);
+  return hash.digest("hex").slice(0, 16);
 }
 
 async function exists(path: string): Promise<boolean> {

@@ -107,7 +107,7 @@ Deno.test("progress comes as plain lines with loss, sparsity and target, speed a
   const { result } = await uninterrupted();
   assert.match(
     result.stderr,
-    /^prune \d+\/23  loss \d+\.\d{3}  sparsity \d+\.\d % \(target \d+\.\d %\)  [\d.]+ tokens\/s  \d+ s left$/m,
+    /^prune \d+\/23 {2}loss \d+\.\d{3} {2}sparsity \d+\.\d % \(target \d+\.\d %\) {2}[\d.]+ tokens\/s {2}\d+ s left$/m,
   );
   assert.ok(!result.stderr.includes("\x1b"), "no escape codes where stderr is no terminal");
 });
@@ -132,7 +132,7 @@ Deno.test("Ctrl-C stops within a second with a checkpoint and no model, and --re
   const { code, stdout, stderr, milliseconds } = await stopped(out, { signal: "SIGINT", records: 6 });
   assert.equal(code, 130, stderr);
   assert.equal(stdout, "");
-  assert.match(stderr, /stopped by Ctrl-C\n  mend: to go on, run: .* --resume$/m);
+  assert.match(stderr, /stopped by Ctrl-C\n {2}mend: to go on, run: .* --resume$/m);
   assert.ok(milliseconds < 1000, `took ${milliseconds} ms`);
   assert.ok(folder.has("run", "checkpoint.safetensors"));
   for (const name of ["model", "model.gguf", "run.json"]) assert.ok(!folder.has("run", name), name);
@@ -140,7 +140,7 @@ Deno.test("Ctrl-C stops within a second with a checkpoint and no model, and --re
 
   const fresh = await cli(prune(out));
   assert.equal(fresh.code, 2, fresh.stderr);
-  assert.match(fresh.stderr, /it holds checkpoint\.safetensors\n  mend: go on with --resume/);
+  assert.match(fresh.stderr, /it holds checkpoint\.safetensors\n {2}mend: go on with --resume/);
 
   await Deno.writeTextFile(
     folder.at("data.jsonl"),
@@ -189,7 +189,7 @@ Deno.test("a finished run is left alone: --resume says so, and only --overwrite 
   const out = folder.at("run");
   const again = await cli(prune(out));
   assert.equal(again.code, 2, again.stderr);
-  assert.match(again.stderr, /it holds run\.json, model, model\.gguf\n  mend: start anew with --overwrite/);
+  assert.match(again.stderr, /it holds run\.json, model, model\.gguf\n {2}mend: start anew with --overwrite/);
   const resumed = await cli(prune(out, "--resume", "--json"));
   assert.equal(resumed.code, 0, resumed.stderr);
   assert.match(resumed.stderr, /finished already/);

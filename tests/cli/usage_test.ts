@@ -8,14 +8,14 @@ Deno.test("--help of the program names every verb, on stdout, with status 0", as
   const { code, stdout, stderr } = await cli(["--help"]);
   assert.equal(code, 0);
   assert.equal(stderr, "");
-  for (const verb of VERBS) assert.match(stdout, new RegExp(`^  ${verb} `, "m"));
+  for (const verb of VERBS) assert.match(stdout, new RegExp(`^ {2}${verb} `, "m"));
 });
 
 for (const verb of VERBS) {
   Deno.test(`--help of ${verb} has an example that starts with the program`, async () => {
     const { code, stdout } = await cli([verb, "--help"]);
     assert.equal(code, 0);
-    assert.match(stdout, new RegExp(`Examples?:\n  deno run -A cli/main.ts ${verb}`));
+    assert.match(stdout, new RegExp(`Examples?:\n {2}deno run -A cli/main.ts ${verb}`));
   });
 }
 

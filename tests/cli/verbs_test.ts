@@ -37,7 +37,7 @@ Deno.test("inspect --json tells the demo's shape and inspect draws a bar for eac
   assert.equal(facts.tokenizer.vocab, vocab);
   const text = await cli(["inspect", "demo"]);
   assert.equal(text.stdout.match(/█/g) === null, false);
-  assert.equal(text.stdout.match(/^ +\d+  █/gm)?.length, layers.length);
+  assert.equal(text.stdout.match(/^ +\d+ {2}█/gm)?.length, layers.length);
 });
 
 Deno.test("generate answers a question of the demo's kind, the same way each time and in --json", async () => {

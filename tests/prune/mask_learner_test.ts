@@ -62,7 +62,7 @@ const spread = (count: number, seed: number): Float32Array<ArrayBuffer> =>
   Float32Array.from({ length: count }, (_, unit) => 5 * (uniform(seed, unit) - 0.5));
 
 Deno.test("expected sparsity follows the cubic schedule at every step, for all kinds of units", async () => {
-  const schedule = cubicSparsity({ target: 0.15, warmup: 0.7 }), steps = 12;
+  const schedule = cubicSparsity({ target: 0.15, warmup: 0.7 }), steps = 8;
   for (const spec of [UNEVEN, MULTI_HEAD]) {
     for (const kinds of KINDS) {
       const table = unitTable(spec, kinds);

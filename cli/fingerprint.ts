@@ -1,17 +1,9 @@
-// What tells whether a resumed run has the model and data of the first. Owns the digests; refuses to compare them.
+// What tells whether a resumed run has the weights of the first. Owns the digest; refuses to compare. The run itself compares data and options.
 import { createHash, type Hash } from "node:crypto";
 import { join } from "node:path";
 
 /** Bytes at either end of a model's file that go into its digest: whole files of many GB would take minutes. */
 const END_BYTES = 1 << 20;
-
-/** Digest of a file's whole content. */
-export async function fileDigest(path: string): Promise<string> {
-  const hash = createHash("sha256");
-  using file = await Deno.open(path);
-  await addRange(hash, file, Infinity);
-  return hash.digest("hex").slice(0, 16);
-}
 
 /** Digest of a model, a file or a folder: names, sizes, and both ends of every file. */
 export async function modelDigest(path: string): Promise<string> {

@@ -2,7 +2,7 @@
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { PROJECTIONS } from "../lib/nn/spec.ts";
 import { UNIT_KINDS } from "../lib/prune/units.ts";
-import { DEFAULT_UNITS } from "../lib/run/options.ts";
+import { DEFAULTS } from "../lib/run/options.ts";
 import { verb } from "./command.ts";
 import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
 import { byteCount, oneOf, type Parse, realNumber, required, someOf, wholeNumber } from "./values.ts";
@@ -38,21 +38,36 @@ export function pruneVerb(): CommandUnknownOpts {
       "steps of LoRA after (default: three tenths of --steps)",
       atLeast("--postfinetune", 0),
     )
-    .option("--batch <count>", "sequences a step", atLeast("--batch", 1), 4)
-    .option("--seq <tokens>", "tokens of a sequence; the collaborative prompt counts", atLeast("--seq", 2), 256)
-    .option("--seed <number>", "seed of data order, masks and LoRA", atLeast("--seed", 0), 1)
+    .option("--batch <count>", "sequences a step", atLeast("--batch", 1), DEFAULTS.batch)
+    .option(
+      "--seq <tokens>",
+      "tokens of a sequence; the collaborative prompt counts",
+      atLeast("--seq", 2),
+      DEFAULTS.seq,
+    )
+    .option("--seed <number>", "seed of data order, masks and LoRA", atLeast("--seed", 0), DEFAULTS.seed)
     .option(
       "--units <kinds>",
       "what is cut: heads or kv (KV groups), ffn, hidden",
       someOf("--units", UNIT_KINDS),
-      DEFAULT_UNITS,
+      DEFAULTS.units,
     )
     .option("--no-prompt", "leave the collaborative prompt out")
-    .option("--rank <count>", "rank of LoRA", atLeast("--rank", 1), 8)
-    .option("--alpha <number>", "LoRA adds alpha / rank · B·A", realNumber("--alpha", { above: 0 }), 16)
-    .option("--targets <list>", "projections with LoRA", someOf("--targets", PROJECTIONS), ["q", "v"] as const)
+    .option("--rank <count>", "rank of LoRA", atLeast("--rank", 1), DEFAULTS.lora.rank)
+    .option(
+      "--alpha <number>",
+      "LoRA adds alpha / rank · B·A",
+      realNumber("--alpha", { above: 0 }),
+      DEFAULTS.lora.alpha,
+    )
+    .option("--targets <list>", "projections with LoRA", someOf("--targets", PROJECTIONS), DEFAULTS.lora.targets)
     .option("--dropout <share>", "dropout before LoRA", realNumber("--dropout", { least: 0, below: 1 }), 0)
-    .option("--lora-rate <number>", "peak learning rate of LoRA", realNumber("--lora-rate", { above: 0 }), 5e-4)
+    .option(
+      "--lora-rate <number>",
+      "peak learning rate of LoRA",
+      realNumber("--lora-rate", { above: 0 }),
+      DEFAULTS.loraRate,
+    )
     .option(
       "--layout <layout>",
       "compact: layers differ; padded: zeros to the widest layer; uniform: all layers alike",

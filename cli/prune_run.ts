@@ -11,7 +11,7 @@ import { compress } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 import { PROGRAM } from "./command.ts";
 import { exportLines } from "./export.ts";
-import { fileDigest, modelDigest } from "./fingerprint.ts";
+import { modelDigest } from "./fingerprint.ts";
 import type { DTYPES, GGUF_DTYPES } from "./formats.ts";
 import { formatBytes, formatCount, formatShare, note, print, printJson } from "./output.ts";
 import { duration } from "./progress.ts";
@@ -73,7 +73,7 @@ async function start(path: string, settings: PruneSettings): Promise<RunSummary>
       ...settings,
       onInterrupt: "stopping after a checkpoint; once more ends at once",
     }, async (loaded) => {
-      const identity = { weights: await modelDigest(modelPath(path)), data: await fileDigest(dataPath) };
+      const identity = { weights: await modelDigest(modelPath(path)) };
       return await drive(loaded, { settings, rows, identity, name: basename(resolve(modelPath(path))) });
     });
   } catch (error) {

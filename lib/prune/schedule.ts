@@ -30,6 +30,16 @@ export function warmupCosine(
   };
 }
 
+/** Learning rate of LoRA: warm-up over the first half of the first stage, constant, and a cosine to a tenth over the last stage. */
+export function stageRate(
+  stage: "finetune" | "prune" | "postfinetune",
+  { peak }: { readonly peak: number },
+): (progress: Progress) => number {
+  if (stage === "finetune") return (progress) => peak * Math.min(1, 2 * progress);
+  if (stage === "prune") return () => peak;
+  return warmupCosine({ peak, warmup: 0, floor: peak / 10 });
+}
+
 /** Progress of step `index` of `count`; steps count from 0, and the first step already moves. */
 export function progressOf(index: number, count: number): Progress {
   return count <= 0 ? 1 : Math.min(1, (index + 1) / count);

@@ -5,18 +5,10 @@ import { type Batch, type Batches, createBatches, type EncodeReport, encodeRows 
 import { type LoraWeights } from "../nn/lora.ts";
 import { type MaskValues, unpackMasks } from "../nn/masks.ts";
 import type { StepState } from "../nn/step_state.ts";
-import { uniformMasks } from "../prune/layouts.ts";
+import { hardenMasks } from "../prune/harden.ts";
 import { createSaliency, initialLogAlpha } from "../prune/saliency.ts";
-import { cubicSparsity, progressOf, warmupCosine } from "../prune/schedule.ts";
-import {
-  checkReachable,
-  hardSparsity,
-  type Selection,
-  selectionMasks,
-  selectUnits,
-  type UnitTable,
-  unitTable,
-} from "../prune/units.ts";
+import { cubicSparsity, progressOf, stageRate } from "../prune/schedule.ts";
+import { checkReachable, hardSparsity, type UnitTable, unitTable } from "../prune/units.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, writeCheckpoint } from "./checkpoint.ts";
 import type { Model } from "./model.ts";
 import { type CheckpointOptions, type PruneOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
@@ -242,7 +234,7 @@ class Run implements PruneRun {
     const target = stage === "prune"
       ? cubicSparsity({ target: options.sparsity, warmup: rates.warmup })(progress)
       : null;
-    const rate = learningRate(stage, rates.lora, progress);
+    const rate = stageRate(stage, { peak: rates.lora })(progress);
     const batch = this.#batches.next();
     const state = this.#state({ rate, target: target ?? 0 });
     try {
@@ -339,13 +331,8 @@ class Run implements PruneRun {
   async #harden(): Promise<void> {
     const { trainer, table, options } = this.#parts;
     const { logAlpha, constraint } = await trainer.save();
-    const kept = selectUnits(table, logAlpha, { target: options.sparsity });
-    const masks = hardMasks(table, kept, { logAlpha, temperature: options.rates.temperature });
-    trainer.setMasks(
-      options.layout === "uniform"
-        ? uniformMasks(table.spec, unitScores(table, logAlpha), { masks, target: options.sparsity })
-        : masks,
-    );
+    const { sparsity: target, layout, rates } = options;
+    trainer.setMasks(hardenMasks(table, logAlpha, { target, temperature: rates.temperature, layout }));
     this.#position = { ...this.#position, expected: constraint[7] ?? NaN };
   }
 
@@ -401,23 +388,6 @@ class Run implements PruneRun {
   }
 }
 
-/** Warm-up over a tenth; a cosine to a tenth of the peak in the last stage, constant before. */
-function learningRate(stage: Stage, peak: number, progress: number): number {
-  if (stage === "finetune") return peak * Math.min(1, progress / 0.5);
-  if (stage === "prune") return peak;
-  return warmupCosine({ peak, warmup: 0, floor: peak / 10 })(progress);
-}
-
-/** Unit scores in the layout of masks; units that are not pruned score highest. */
-function unitScores(table: UnitTable, scores: Float32Array): MaskValues {
-  const slots = new Float32Array(table.layout.count).fill(Number.MAX_VALUE);
-  for (let unit = 0; unit < table.count; unit++) {
-    const first = table.slotFirst[unit] ?? 0;
-    slots.fill(scores[unit] ?? 0, first, first + (table.slotCount[unit] ?? 0));
-  }
-  return unpackMasks(table.spec, table.layout, slots);
-}
-
 function digestOf(parts: Iterable<string | Uint8Array | Uint32Array | Int32Array>): string {
   const hash = createHash("sha256");
   for (const part of parts) hash.update(part);
@@ -426,27 +396,4 @@ function digestOf(parts: Iterable<string | Uint8Array | Uint32Array | Int32Array
 
 async function exists(path: string): Promise<boolean> {
   return await Deno.stat(path).then(() => true, () => false);
-}
-
-/** z of the kept units: hidden dims 1 (a tied output head must not see a folded z), others the median of their hard concrete, at least 0.1. */
-function hardMasks(
-  table: UnitTable,
-  kept: Selection,
-  { logAlpha, temperature }: { readonly logAlpha: Float32Array; readonly temperature: number },
-): MaskValues {
-  const hard = selectionMasks(table, kept);
-  const slots = new Float32Array(table.layout.count);
-  for (let unit = 0; unit < table.hiddenFirst; unit++) {
-    const stretched = 1.2 / (1 + Math.exp(-(logAlpha[unit] ?? 0) / temperature)) - 0.1;
-    const z = kept[unit] ? Math.max(0.1, Math.min(1, stretched)) : 0;
-    const first = table.slotFirst[unit] ?? 0;
-    slots.fill(z, first, first + (table.slotCount[unit] ?? 0));
-  }
-  const soft = unpackMasks(table.spec, table.layout, slots);
-  const prunesHeads = table.kinds.has("heads") || table.kinds.has("kv");
-  return {
-    head: prunesHeads ? soft.head : hard.head,
-    ffn: table.kinds.has("ffn") ? soft.ffn : hard.ffn,
-    hidden: hard.hidden,
-  };
 }

@@ -5,14 +5,13 @@ import { readRows } from "../lib/io/datasets.ts";
 import { DEMO, demoData } from "../lib/io/open_model.ts";
 import { COLLABORATIVE_PROMPT } from "../lib/io/prompts.ts";
 import { encodeChoices } from "../lib/run/choice_rows.ts";
-import type { Model } from "../lib/run/model.ts";
 import { perplexity } from "../lib/run/perplexity.ts";
 import { scoreChoices } from "../lib/run/score.ts";
 import { verb } from "./command.ts";
 import { formatShare, print, printJson } from "./output.ts";
 import { readText } from "./read_text.ts";
 import { byteCount, oneOf, wholeNumber } from "./values.ts";
-import { BASE_DTYPES, type Loaded, withModel } from "./with_model.ts";
+import { BASE_DTYPES, type Loaded, tokenizerOf, withModel } from "./with_model.ts";
 
 const DEFAULT_WINDOW = 512;
 
@@ -116,14 +115,4 @@ async function measureText(text: string, { model, signal, progress }: Loaded, op
     values: { perplexity: value, tokens, nll, windows, window },
     line: `perplexity ${value.toFixed(4)} over ${tokens} tokens (${windows} windows of ${window})`,
   };
-}
-
-function tokenizerOf({ tokenizer }: Model): NonNullable<Model["tokenizer"]> {
-  if (tokenizer) return tokenizer;
-  throw new CompressoError("input", {
-    what: "cannot score text",
-    rule: "the model has a tokenizer",
-    value: "there is none beside the weights",
-    mend: "put tokenizer.json into the model's folder",
-  });
 }

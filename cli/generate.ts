@@ -7,7 +7,7 @@ import { generate } from "../lib/run/generate.ts";
 import { verb } from "./command.ts";
 import { print, printJson, writeResult } from "./output.ts";
 import { byteCount, oneOf, realNumber, required, wholeNumber } from "./values.ts";
-import { BASE_DTYPES, type Loaded, withModel } from "./with_model.ts";
+import { BASE_DTYPES, type Loaded, tokenizerOf, withModel } from "./with_model.ts";
 
 /** Declares the verb. */
 export function generateVerb(): CommandUnknownOpts {
@@ -54,15 +54,8 @@ interface Settings {
 }
 
 async function run({ model, signal, progress }: Loaded, settings: Settings): Promise<void> {
-  const { tokenizer } = model, { maxTokens, temperature, seed, json } = settings;
-  if (!tokenizer) {
-    throw new CompressoError("input", {
-      what: "cannot read the prompt",
-      rule: "the model has a tokenizer",
-      value: "there is none beside the weights",
-      mend: "put tokenizer.json into the model's folder",
-    });
-  }
+  const { maxTokens, temperature, seed, json } = settings;
+  const tokenizer = tokenizerOf(model);
   const { prompt, end } = encodePrompt(tokenizer, settings);
   const decoder = createStreamDecoder(tokenizer, { skipSpecial: true });
   const tokens: number[] = [];

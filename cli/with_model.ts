@@ -1,5 +1,7 @@
 // What every verb that runs a model needs: device, loaded weights, Ctrl-C, progress. Owns their lifetime; refuses what is done with them.
+import { CompressoError } from "../lib/errors.ts";
 import { openDevice } from "../lib/gpu/device.ts";
+import type { Tokenizer } from "../lib/io/tokenizer.ts";
 import { loadModel, type Model } from "../lib/run/model.ts";
 import { watchInterrupt } from "./interrupt.ts";
 import { type Progress, stderrProgress } from "./progress.ts";
@@ -43,4 +45,15 @@ export async function withModel<T>(
   });
   signal.throwIfAborted();
   return await work({ model, signal, progress });
+}
+
+/** The model's tokenizer. Throws `CompressoError("input")` where it has none. */
+export function tokenizerOf({ tokenizer }: Model): Tokenizer {
+  if (tokenizer) return tokenizer;
+  throw new CompressoError("input", {
+    what: "cannot read text",
+    rule: "the model has a tokenizer",
+    value: "there is none beside the weights",
+    mend: "put tokenizer.json into the model's folder",
+  });
 }

@@ -1,16 +1,10 @@
 // Expected sparsity of the masks and its constraint. With p = P(z > 0) and c = parameters of a unit per hidden dim:
 //   R = Σ_units c·p + Σ_KV groups c·(1 − Π(1 − p));  H = Σ_hidden p (or the hidden size);  ŝ = 1 − H·R / total.
 // Then λ ascent on λ1·(ŝ − t) + λ2·(ŝ − t)²:  λ1 += rate·(ŝ − t), λ2 += rate·(ŝ − t)²;  force = dL/dŝ = λ1 + 2·λ2·(ŝ − t).
-// Units: [0, fixedHidden) are heads and FFN columns with bits of c in units[u].x; units from hiddenFirst on are hidden dims.
+// Units: [0, hiddenFirst) are heads and FFN columns with bits of c in units[u].x; units from hiddenFirst on are hidden dims.
 // groups: (first unit, count, bits of c) of each KV group whose K and V live while any of its heads lives.
 // constraint (see the layout in lib/prune): R, H, ŝ, λ1, λ2, force. Grid: one workgroup. Writes (=).
-struct Params { units: u32, hiddenFirst: u32, groupCount: u32, hiddenSize: f32, fixedR: f32, total: f32 }
 @group(0) @binding(0) var<storage, read> logAlpha: array<f32>;
-@group(0) @binding(1) var<storage, read> units: array<vec4u>;
-@group(0) @binding(2) var<storage, read> groups: array<vec4u>;
-@group(0) @binding(3) var<storage, read> state: StepState;
-@group(0) @binding(4) var<storage, read_write> constraint: array<f32>;
-@group(0) @binding(5) var<uniform> params: Params;
 
 @compute @workgroup_size(GROUP) fn main(@builtin(local_invocation_index) lane: u32) {
   let size = expected_size(0.0, lane);

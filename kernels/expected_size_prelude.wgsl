@@ -1,4 +1,12 @@
-// Prelude: (R, H) of all masks with log α shifted by `shift`; see expected_size.wgsl. Needs logAlpha, units, groups, params and GROUP.
+// Prelude: (R, H) of all masks with log α shifted by `shift`; see expected_size.wgsl. Declares bindings 1 to 5; needs
+// logAlpha as binding 0 and GROUP.
+struct Params { units: u32, hiddenFirst: u32, groupCount: u32, hiddenSize: f32, fixedR: f32, total: f32 }
+@group(0) @binding(1) var<storage, read> units: array<vec4u>;
+@group(0) @binding(2) var<storage, read> groups: array<vec4u>;
+@group(0) @binding(3) var<storage, read> state: StepState;
+@group(0) @binding(4) var<storage, read_write> constraint: array<f32>;
+@group(0) @binding(5) var<uniform> params: Params;
+
 fn expected_size(shift: f32, lane: u32) -> vec2f {
   var r = 0.0;
   var h = 0.0;

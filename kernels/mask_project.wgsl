@@ -1,12 +1,6 @@
 // Projects log α onto the constraint: adds the one shift to all units with which ŝ = ŝ0 + tracking · (target − ŝ0), found by bisection.
 // Shapes as in expected_size.wgsl. Grid: one workgroup. Updates logAlpha in place; constraint[6] = shift, constraint[7] = ŝ after it.
-struct Params { units: u32, hiddenFirst: u32, groupCount: u32, hiddenSize: f32, fixedR: f32, total: f32 }
 @group(0) @binding(0) var<storage, read_write> logAlpha: array<f32>;
-@group(0) @binding(1) var<storage, read> units: array<vec4u>;
-@group(0) @binding(2) var<storage, read> groups: array<vec4u>;
-@group(0) @binding(3) var<storage, read> state: StepState;
-@group(0) @binding(4) var<storage, read_write> constraint: array<f32>;
-@group(0) @binding(5) var<uniform> params: Params;
 
 @compute @workgroup_size(GROUP) fn main(@builtin(local_invocation_index) lane: u32) {
   let now = expected_size(0.0, lane);

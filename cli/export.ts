@@ -45,6 +45,7 @@ export function exportVerb(): CommandUnknownOpts {
     .option("--json", "print one JSON object")
     .action(async (path, { out, layout, dtype, ggufDtype, formats, overwrite, json }) => {
       using interrupt = watchInterrupt();
+      interrupt.start();
       const { source, tokenizer } = await openModelFiles(path);
       const result = await exportModel(source, required(out, "--out"), {
         layout,

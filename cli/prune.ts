@@ -3,6 +3,7 @@ import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { PROJECTIONS } from "../lib/nn/spec.ts";
 import { UNIT_KINDS } from "../lib/prune/units.ts";
 import { DEFAULTS } from "../lib/run/options.ts";
+import { DEFAULTS } from "../lib/run/options.ts";
 import { verb } from "./command.ts";
 import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
 import { byteCount, oneOf, type Parse, realNumber, required, someOf, wholeNumber } from "./values.ts";
@@ -61,7 +62,12 @@ export function pruneVerb(): CommandUnknownOpts {
       DEFAULTS.lora.alpha,
     )
     .option("--targets <list>", "projections with LoRA", someOf("--targets", PROJECTIONS), DEFAULTS.lora.targets)
-    .option("--dropout <share>", "dropout before LoRA", realNumber("--dropout", { least: 0, below: 1 }), 0)
+    .option(
+      "--dropout <share>",
+      "dropout before LoRA",
+      realNumber("--dropout", { least: 0, below: 1 }),
+      DEFAULTS.lora.dropout,
+    )
     .option(
       "--lora-rate <number>",
       "peak learning rate of LoRA",
@@ -72,7 +78,7 @@ export function pruneVerb(): CommandUnknownOpts {
       "--layout <layout>",
       "compact: layers differ; padded: zeros to the widest layer; uniform: all layers alike",
       oneOf("--layout", LAYOUTS),
-      "compact" as const,
+      DEFAULTS.layout,
     )
     .option(
       "--dtype <type>",

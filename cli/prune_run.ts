@@ -72,6 +72,7 @@ async function start(path: string, settings: PruneSettings): Promise<RunSummary>
     return await withModel(path, {
       ...settings,
       onInterrupt: "stopping after a checkpoint; once more ends at once",
+      listensLater: true,
     }, async (loaded) => {
       const identity = { weights: await modelDigest(modelPath(path)) };
       return await drive(loaded, { settings, rows, identity, name: basename(resolve(modelPath(path))) });
@@ -84,7 +85,7 @@ async function start(path: string, settings: PruneSettings): Promise<RunSummary>
   }
 }
 
-async function drive({ model, signal, progress }: Loaded, run: {
+async function drive({ model, signal, progress, listen }: Loaded, run: {
   readonly settings: PruneSettings;
   readonly rows: readonly Row[];
   readonly identity: Readonly<Record<string, string>>;
@@ -94,6 +95,7 @@ async function drive({ model, signal, progress }: Loaded, run: {
   const { prefinetune, postfinetune } = settings;
   const { rank, alpha, targets, dropout, dtype, ggufDtype } = settings;
   if (settings.overwrite) await clearRunFolder(out);
+  progress.phase(`encoding ${formatCount(rows.length)} rows`);
   return await compress(model, {
     rows,
     sparsity: settings.sparsity,
@@ -115,6 +117,7 @@ async function drive({ model, signal, progress }: Loaded, run: {
     identity,
     export: { dtype, ggufDtype, name: `${name} pruned by Compresso`, replace: true },
     onStart: ({ steps, data }, doneBefore) => {
+      listen();
       const skipped = data.skipped > 0 ? `, ${data.skipped} left out` : "";
       const cut = data.truncated > 0 ? `, ${data.truncated} cut to ${settings.seq} tokens` : "";
       progress.note(

@@ -14,6 +14,8 @@ export interface ModelSettings {
   readonly memoryLimit?: number | undefined;
   /** What is said at the first Ctrl-C. */
   readonly onInterrupt?: string;
+  /** Whether the work itself calls `listen`; until then Ctrl-C ends the process at once. Default false. */
+  readonly listensLater?: boolean;
 }
 
 /** What {@link withModel} lends. */
@@ -21,6 +23,8 @@ export interface Loaded {
   readonly model: Model;
   readonly signal: AbortSignal;
   readonly progress: Progress;
+  /** From here on Ctrl-C fires `signal`. */
+  readonly listen: () => void;
 }
 
 /** Words of `--base-dtype`. */
@@ -32,8 +36,9 @@ export async function withModel<T>(
   settings: ModelSettings,
   work: (loaded: Loaded) => Promise<T>,
 ): Promise<T> {
-  const { baseDtype = "f16", memoryLimit, onInterrupt } = settings;
+  const { baseDtype = "f16", memoryLimit, onInterrupt, listensLater } = settings;
   using interrupt = watchInterrupt(onInterrupt);
+  if (!listensLater) interrupt.start();
   using progress = stderrProgress();
   using device = await openDevice(memoryLimit === undefined ? {} : { memoryLimit });
   const { signal } = interrupt;
@@ -44,7 +49,7 @@ export async function withModel<T>(
     onProgress: (share) => progress.phase("loading the model", share),
   });
   signal.throwIfAborted();
-  return await work({ model, signal, progress });
+  return await work({ model, signal, progress, listen: interrupt.start });
 }
 
 /** The model's tokenizer. Throws `CompressoError("input")` where it has none. */

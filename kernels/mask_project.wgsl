@@ -9,8 +9,8 @@
   var reached = present;
   if (state.tracking > 0.0) {
     let wanted = present + state.tracking * (state.goal - present);
-    var low = -24.0;
-    var high = 24.0;
+    var low = -250.0;
+    var high = 250.0;
     for (var i = 0u; i < 40u; i++) {
       shift = 0.5 * (low + high);
       let size = expected_size(shift, lane);

@@ -4,7 +4,7 @@
 // Grid: x units. Updates logAlpha and moments in place; log α is clamped to ±LIMIT.
 const B1 = 0.9;
 const B2 = 0.99;
-const LIMIT = 12.0;
+const LIMIT = 100.0;
 struct Params { units: u32, hiddenFirst: u32, total: f32 }
 @group(0) @binding(0) var<storage, read> dz: array<f32>;
 @group(0) @binding(1) var<storage, read> draws: array<vec4f>;

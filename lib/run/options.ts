@@ -25,7 +25,7 @@ export interface PruneOptions {
   readonly seq?: number;
   /** Default 1. */
   readonly seed?: number;
-  /** Kinds of units; default KV groups, FFN columns and hidden dims. */
+  /** Kinds of units; default KV groups and FFN columns. */
   readonly units?: readonly UnitKind[];
   /** Default rank 8, alpha 16 on q and v, no dropout. */
   readonly lora?: Partial<LoraConfig>;
@@ -87,7 +87,7 @@ export const DEFAULTS = {
   batch: 4,
   seq: 256,
   seed: 1,
-  units: ["kv", "ffn", "hidden"] as readonly UnitKind[],
+  units: ["kv", "ffn"] as readonly UnitKind[],
   lora: { rank: 8, alpha: 16, targets: ["q", "v"] as readonly Projection[], dropout: 0 },
   layout: "compact" as Layout,
   loraRate: 5e-4,
@@ -140,11 +140,11 @@ export function resolveOptions(options: PruneOptions, spec: DecoderSpec): Resolv
 export function defaultRates(steps: number): Rates {
   return {
     lora: DEFAULTS.loraRate,
-    mask: Math.min(0.2, Math.max(0.01, 10 / steps)),
+    mask: Math.min(0.3, Math.max(0.03, 20 / steps)),
     lambda: 0.1,
     temperature: 2 / 3,
     noise: 0.2,
-    spread: 2.5,
+    spread: 8,
     warmup: 0.7,
     tracking: 1,
     clipNorm: 1,

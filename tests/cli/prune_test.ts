@@ -49,6 +49,13 @@ async function modelBytes(out: string): Promise<{ weights: Uint8Array; gguf: Uin
   };
 }
 
+/** Asserts equal bytes; `assert.deepEqual` would print a difference of megabytes, which takes all memory. */
+function assertSameBytes(actual: Uint8Array, expected: Uint8Array, what: string): void {
+  assert.equal(actual.length, expected.length, `length of ${what}`);
+  const at = actual.findIndex((byte, index) => byte !== expected[index]);
+  assert.equal(at, -1, `${what} differs from byte ${at} on`);
+}
+
 async function records(out: string): Promise<Record<string, unknown>[]> {
   const lines = (await Deno.readTextFile(`${out}/records.jsonl`)).trimEnd().split("\n");
   return lines.map((line) => JSON.parse(line));
@@ -157,17 +164,38 @@ Deno.test("Ctrl-C stops within a second with a checkpoint and no model, and --re
     assert.equal(refused.code, 6, refused.stderr);
     assert.match(refused.stderr, message);
   }
-  assert.deepEqual(await Deno.readFile(folder.at("run", "checkpoint.safetensors")), before, "refusing leaves it alone");
+  assertSameBytes(await Deno.readFile(folder.at("run", "checkpoint.safetensors")), before, "the refused checkpoint");
 
   const resumed = await cli(prune(out, "--resume"));
   assert.equal(resumed.code, 0, resumed.stderr);
   assert.match(resumed.stderr, /going on after step \d+/);
   const after = await modelBytes(out);
-  assert.deepEqual(after.weights, weights);
-  assert.deepEqual(after.gguf, gguf);
+  assertSameBytes(after.weights, weights, "model.safetensors");
+  assertSameBytes(after.gguf, gguf, "model.gguf");
   const losses = async (path: string): Promise<unknown[]> =>
     (await records(path)).map(({ step, loss }) => [step, loss]);
   assert.deepEqual(await losses(out), await losses(first.at("run")));
+});
+
+Deno.test("Ctrl-C before the first step ends at once and leaves nothing", async () => {
+  using folder = new TemporaryFolder();
+  // Rows enough that encoding them, which blocks the event loop, takes longer than the wait for its end.
+  const row = JSON.stringify({ instruction: "Where is Tom?", input: "Tom is here. ".repeat(40), output: "hall" });
+  await Deno.writeTextFile(folder.at("data.jsonl"), `${row}\n`.repeat(20_000));
+  const child = command(prune(folder.at("run"), "--data", folder.at("data.jsonl"))).spawn();
+  const stdout = new Response(child.stdout).text();
+  let stderr = "";
+  const reader = child.stderr.pipeThrough(new TextDecoderStream()).getReader();
+  while (!stderr.includes("encoding 20,000 rows")) stderr += (await reader.read()).value ?? "";
+  const start = performance.now();
+  child.kill("SIGINT");
+  const { code } = await child.status;
+  const milliseconds = performance.now() - start;
+  while (!(await reader.read()).done);
+  assert.equal(code, 130, stderr);
+  assert.ok(milliseconds < 1000, `took ${milliseconds} ms`);
+  assert.equal(await stdout, "");
+  assert.ok(!folder.has("run"));
 });
 
 Deno.test("a run that was killed goes on from its last checkpoint and ends with the same bits", async () => {
@@ -180,7 +208,9 @@ Deno.test("a run that was killed goes on from its last checkpoint and ends with 
   for (const name of ["model", "model.gguf", "run.json"]) assert.ok(!folder.has("run", name), name);
   const resumed = await cli(prune(out, "--resume"));
   assert.equal(resumed.code, 0, resumed.stderr);
-  assert.deepEqual(await modelBytes(out), { weights, gguf });
+  const after = await modelBytes(out);
+  assertSameBytes(after.weights, weights, "model.safetensors");
+  assertSameBytes(after.gguf, gguf, "model.gguf");
   assert.equal((await records(out)).length, STEPS);
 });
 
@@ -196,7 +226,7 @@ Deno.test("a finished run is left alone: --resume says so, and only --overwrite 
   assert.equal(JSON.parse(resumed.stdout).sparsity.target, 0.3);
   const other = await cli(prune(out, "--resume", "--seed", "5"));
   assert.equal(other.code, 6, other.stderr);
-  assert.deepEqual((await modelBytes(out)).weights, weights);
+  assertSameBytes((await modelBytes(out)).weights, weights, "model.safetensors");
 
   const copy = folder.at("copy");
   await Deno.mkdir(`${copy}/model`, { recursive: true });

@@ -51,7 +51,7 @@ function keptMasks(
 
 /** Unit scores in the layout of masks; units that are not pruned score highest. */
 function unitScores(table: UnitTable, scores: Float32Array): MaskValues {
-  const slots = new Float32Array(table.layout.count).fill(Number.MAX_VALUE);
+  const slots = new Float32Array(table.layout.count).fill(1e30);
   for (let unit = 0; unit < table.count; unit++) {
     const first = table.slotFirst[unit] ?? 0;
     slots.fill(scores[unit] ?? 0, first, first + (table.slotCount[unit] ?? 0));

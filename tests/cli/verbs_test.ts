@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { cli, command, TemporaryFolder } from "./helpers/cli.ts";
 
-const QUESTION = "Where is Tom?\nSam has a bee. Tom ran to the garden. Tom took the violin.\n";
+const QUESTION =
+  "Answer the question.\nStory: Sam met the bee. Tom went to Rome. Eva took the axe. Nina saw five stars. Where is Tom?\n";
 
 Deno.test("doctor --json prints one object with adapter, limits and a right product", async () => {
   const { code, stdout, stderr } = await cli(["doctor", "--json"]);
@@ -44,9 +45,9 @@ Deno.test("generate answers a question of the demo's kind, the same way each tim
   const args = ["generate", "demo", "--prompt", QUESTION, "--max-tokens", "8", "--temperature", "0"];
   const plain = await cli(args), json = await cli([...args, "--json"]);
   assert.equal(plain.code, 0, plain.stderr);
-  assert.equal(plain.stdout, "garden\n");
+  assert.equal(plain.stdout, "in Rome\n");
   const { tokens, text } = JSON.parse(json.stdout);
-  assert.equal(text, "garden");
+  assert.equal(text, "in Rome");
   assert.ok(tokens.length >= 1 && tokens.length <= 8);
 });
 
@@ -65,7 +66,7 @@ Deno.test("generate takes an instruction with --chat, in the prompt style of the
   const args = ["--chat", "--max-tokens", "8", "--json"];
   const chat = await cli(["generate", "demo", "--prompt", QUESTION.trimEnd(), ...args]);
   assert.equal(chat.code, 0, chat.stderr);
-  assert.equal(JSON.parse(chat.stdout).text, "garden");
+  assert.equal(JSON.parse(chat.stdout).text, "in Rome");
 });
 
 Deno.test("eval --text prints perplexity and tokens of whole windows only", async () => {
@@ -97,7 +98,7 @@ Deno.test("eval demo scores its held-out rows far above chance", async () => {
   const { accuracy, correct, n } = JSON.parse(stdout);
   assert.equal(n, 60);
   assert.equal(accuracy, correct / n);
-  assert.ok(accuracy > 0.5, `accuracy ${accuracy}, chance is 0.2`);
+  assert.ok(accuracy > 0.8, `accuracy ${accuracy}, chance is 0.2`);
 });
 
 Deno.test("export writes a folder and a GGUF that give the same answers, and refuses to replace them unasked", async () => {
@@ -109,7 +110,7 @@ Deno.test("export writes a folder and a GGUF that give the same answers, and ref
   assert.match(stdout, /llama\.cpp/);
   for (const path of [folder.at("out", "model"), folder.at("out", "model.gguf")]) {
     const answer = await cli(["generate", path, "--prompt", QUESTION, "--max-tokens", "8"]);
-    assert.equal(answer.stdout, "garden\n", answer.stderr);
+    assert.equal(answer.stdout, "in Rome\n", answer.stderr);
   }
   const again = await cli(args);
   assert.equal(again.code, 3);

@@ -194,7 +194,7 @@ Deno.test("the demo model's text is that of its greedy tokens", async () => {
   if (!demo) return;
   using model = demo.model;
   const { tokenizer } = demo;
-  const prompt = "Where is Tom?\nSam has a bee. Tom ran to the garden. Anna found the apple.\n";
+  const prompt = "Answer the question.\nStory: Sam met the bee. Tom went to Rome. Eva took the axe. Where is Tom?\n";
   const prompted = [...tokenizer.leading, ...tokenizer.encode(prompt)];
   const tokens = await greedyReference(model, prompted, { maxTokens: 12 });
   const pieces: string[] = [];

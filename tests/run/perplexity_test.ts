@@ -49,7 +49,10 @@ Deno.test("perplexity of the demo model takes the first characters of a text, wi
   if (!demo) return;
   using model = demo.model;
   const { tokenizer } = demo;
-  const text = "Where is Tom?\nSam has a bee. Tom ran to the garden. Anna found the apple.\ngarden\n".repeat(3);
+  const text =
+    "Answer the question.\nStory: Sam met the bee. Tom went to Rome. Eva took the axe. Where is Tom?\nin Rome\n".repeat(
+      3,
+    );
   const tokens = tokenizer.encode(text.slice(0, 150));
   const actual = await perplexity(model, text, { window: 16, limitChars: 150 });
   assert.deepEqual(actual, await perplexity(model, tokens, { window: 16 }));

@@ -1,0 +1,72 @@
+// Magnitude scores against sums taken weight by weight.
+import assert from "node:assert/strict";
+import { type HfSource, openHfFolder } from "../../lib/io/hf_model.ts";
+import { type DecoderSpec, projectionName } from "../../lib/nn/spec.ts";
+import { magnitudeScores } from "../../lib/prune/baselines.ts";
+import { type UnitKind, type UnitTable, unitTable } from "../../lib/prune/units.ts";
+
+const MODEL = new URL("../../fixtures/golden/gqa_llama3/model", import.meta.url).pathname;
+
+async function scoresOf(kinds: readonly UnitKind[]): Promise<{
+  source: HfSource;
+  table: UnitTable;
+  scores: Float64Array;
+  spec: DecoderSpec;
+}> {
+  const source = await openHfFolder(MODEL), table = unitTable(source.spec, kinds);
+  return { source, table, scores: await magnitudeScores(source, table), spec: source.spec };
+}
+
+function meanSquare(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value * value, 0) / values.length;
+}
+
+function assertNear(actual: number | undefined, expected: number): void {
+  assert.ok(actual !== undefined && Math.abs(actual - expected) <= 1e-9 * expected, `${actual}, expected ${expected}`);
+}
+
+Deno.test("magnitudeScores() of an FFN column is the mean square of its gate row, up row and down column", async () => {
+  const { source, table, scores, spec } = await scoresOf(["ffn"]);
+  const layer = 1, column = 57, { hidden } = spec, ffn = spec.layers[layer]?.ffn ?? 0;
+  const gate = await source.read(projectionName(layer, "gate")), up = await source.read(projectionName(layer, "up"));
+  const down = await source.read(projectionName(layer, "down"));
+  const own = [
+    ...gate.subarray(column * hidden, (column + 1) * hidden),
+    ...up.subarray(column * hidden, (column + 1) * hidden),
+    ...Array.from({ length: hidden }, (_, row) => down[row * ffn + column] ?? NaN),
+  ];
+  assertNear(scores[table.ffnFirst + (spec.layers[0]?.ffn ?? 0) + column], meanSquare(own));
+});
+
+Deno.test("magnitudeScores() of a KV group covers its query heads, its K and V, and their output columns", async () => {
+  const { source, scores, spec } = await scoresOf(["kv"]);
+  const layer = 2, group = 1, { hidden, headDim } = spec;
+  const { heads, kvHeads } = spec.layers[layer] ?? { heads: 0, kvHeads: 1 }, share = heads / kvHeads;
+  const rows = (data: Float32Array, first: number, count: number): number[] => [
+    ...data.subarray(first * hidden, (first + count) * hidden),
+  ];
+  const q = await source.read(projectionName(layer, "q")), k = await source.read(projectionName(layer, "k"));
+  const v = await source.read(projectionName(layer, "v")), o = await source.read(projectionName(layer, "o"));
+  const width = heads * headDim, from = group * share * headDim;
+  const output = Array.from({ length: hidden }, (_, row) => [
+    ...o.subarray(row * width + from, row * width + from + share * headDim),
+  ]).flat();
+  const own = [
+    ...rows(q, from, share * headDim),
+    ...rows(k, group * headDim, headDim),
+    ...rows(v, group * headDim, headDim),
+    ...output,
+  ];
+  assertNear(scores[layer * kvHeads + group], meanSquare(own));
+});
+
+Deno.test("magnitudeScores() of hidden dims add up to the squares of all weights of the layers", async () => {
+  const { source, scores, spec, table } = await scoresOf(["hidden"]);
+  let total = 0;
+  for (let layer = 0; layer < spec.layers.length; layer++) {
+    for (const name of ["q", "k", "v", "o", "gate", "up", "down"] as const) {
+      for (const value of await source.read(projectionName(layer, name))) total += value * value;
+    }
+  }
+  assertNear(scores.reduce((sum, score) => sum + score, 0) * table.total / spec.hidden, total);
+});

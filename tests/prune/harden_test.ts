@@ -1,0 +1,62 @@
+// Hard masks from log α: the target is met, the lowest log α falls, kept units keep their soft z.
+import assert from "node:assert/strict";
+import { hardenMasks } from "../../lib/prune/harden.ts";
+import { unitTable } from "../../lib/prune/units.ts";
+import { uniform } from "../../lib/random.ts";
+import type { DecoderSpec } from "../../lib/nn/spec.ts";
+
+const SPEC: DecoderSpec = {
+  vocab: 50,
+  hidden: 24,
+  headDim: 6,
+  layers: Array.from({ length: 3 }, () => ({ heads: 4, kvHeads: 2, ffn: 37 })),
+  normEps: 1e-5,
+  rope: { base: 10000, scaling: { kind: "none" } },
+  tied: true,
+  maxPosition: 64,
+  bosId: null,
+  eosIds: [],
+  padId: null,
+};
+
+function logAlphaOf(count: number): Float32Array<ArrayBuffer> {
+  return Float32Array.from({ length: count }, (_, unit) => 8 * (uniform(5, 0, unit) - 0.5));
+}
+
+Deno.test("hardenMasks() cuts FFN columns below one threshold and gives the others their median z", () => {
+  const table = unitTable(SPEC, ["ffn"]), logAlpha = logAlphaOf(table.count), temperature = 2 / 3;
+  const { ffn = new Float32Array(0), hidden, head } = hardenMasks(table, logAlpha, {
+    target: 0.3,
+    temperature,
+    layout: "compact",
+  });
+  const highestCut = Math.max(...logAlpha.filter((_, unit) => ffn[unit] === 0));
+  const lowestKept = Math.min(...logAlpha.filter((_, unit) => ffn[unit] !== 0));
+  assert.ok(highestCut <= lowestKept, `${highestCut} was cut, ${lowestKept} kept`);
+  ffn.forEach((z, unit) => {
+    if (z === 0) return;
+    const median = 1.2 / (1 + Math.exp(-(logAlpha[unit] ?? 0) / temperature)) - 0.1;
+    assert.ok(Math.abs(z - Math.min(1, Math.max(0.1, median))) < 1e-6, `unit ${unit}: ${z}, median ${median}`);
+  });
+  assert.ok(hidden?.every((z) => z === 1) && head?.every((z) => z === 1), "kinds that are not pruned stay 1");
+});
+
+Deno.test("hardenMasks() keeps hidden dims at 1 or 0, since a tied head must not see a folded z", () => {
+  const table = unitTable(SPEC, ["hidden", "ffn"]), logAlpha = logAlphaOf(table.count);
+  const { hidden } = hardenMasks(table, logAlpha, { target: 0.4, temperature: 2 / 3, layout: "padded" });
+  assert.ok(hidden?.every((z) => z === 0 || z === 1));
+  assert.ok(hidden?.some((z) => z === 0), "some fall at this target");
+});
+
+Deno.test("hardenMasks() cuts all layers alike under the layout uniform", () => {
+  const table = unitTable(SPEC, ["kv", "ffn"]), logAlpha = logAlphaOf(table.count);
+  const masks = hardenMasks(table, logAlpha, { target: 0.35, temperature: 2 / 3, layout: "uniform" });
+  const counts = (values: Float32Array | undefined, width: number): number[] =>
+    SPEC.layers.map((_, layer) =>
+      values?.subarray(layer * width, (layer + 1) * width).filter((z) => z !== 0).length ?? 0
+    );
+  assert.equal(new Set(counts(masks.ffn, 37)).size, 1);
+  assert.equal(new Set(counts(masks.head, 4)).size, 1);
+  const cut = masks.ffn?.filter((z) => z === 0).length ?? 0;
+  assert.ok(cut > 0, "something is cut");
+});

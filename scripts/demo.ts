@@ -19,6 +19,7 @@ import {
 } from "../mod.ts";
 
 const SPARSITY = 0.3;
+const UNITS = ["kv", "ffn", "hidden"] as const;
 const out = Deno.args[0] ?? "out/demo";
 
 using device = await openDevice();
@@ -38,7 +39,7 @@ console.log(`chance             ${(100 * chance).toFixed(1)} %`);
 console.log(`dense              ${await score(dense)}`);
 
 // One-shot: the units of least magnitude fall at once, nothing is trained.
-const table = unitTable(dense.spec, ["kv", "ffn"]);
+const table = unitTable(dense.spec, UNITS);
 const kept = selectUnits(table, await magnitudeScores(dense.source, table), { target: SPARSITY });
 using oneShot = await loadModelFrom(sliceModel(dense.source, { masks: selectionMasks(table, kept) }), { device });
 console.log(`one-shot magnitude ${await score(oneShot)}, at ${100 * SPARSITY} % sparsity`);
@@ -51,7 +52,7 @@ const summary = await compress(dense, {
   steps: 80,
   batch: 8,
   seq: 240,
-  units: ["kv", "ffn"],
+  units: UNITS,
   prompt: COLLABORATIVE_PROMPT,
   out,
   export: { replace: true },

@@ -37,6 +37,11 @@ export function evaluate(): CommandUnknownOpts {
       wholeNumber("--limit-chars", { least: 1 }),
     )
     .option(
+      "--max-windows <count>",
+      "measure only so many windows",
+      wholeNumber("--max-windows", { least: 1 }),
+    )
+    .option(
       "--data <file>",
       "rows with choices: the share whose output is the likeliest choice (demo: its held-out rows)",
     )
@@ -65,6 +70,7 @@ interface Settings {
   readonly text?: string | undefined;
   readonly window?: number | undefined;
   readonly limitChars?: number | undefined;
+  readonly maxWindows?: number | undefined;
   readonly data?: string | undefined;
   readonly limitRows?: number | undefined;
   readonly withPrompt?: true | undefined;
@@ -103,11 +109,12 @@ async function chooseTask(path: string, options: Settings): Promise<(loaded: Loa
 }
 
 async function measureText(text: string, { model, signal, progress }: Loaded, options: Settings): Promise<Report> {
-  const { window = Math.min(DEFAULT_WINDOW, model.spec.maxPosition), limitChars } = options;
+  const { window = Math.min(DEFAULT_WINDOW, model.spec.maxPosition), limitChars, maxWindows } = options;
   const result = await perplexity(model, text, {
     window,
     signal,
     ...(limitChars === undefined ? {} : { limitChars }),
+    ...(maxWindows === undefined ? {} : { maxWindows }),
     onProgress: (done, all) => progress.phase("measuring", done / all),
   });
   const { perplexity: value, tokens, nll, windows } = result;

@@ -54,6 +54,8 @@ const summary = await compress(dense, {
   seq: 240,
   units: UNITS,
   prompt: COLLABORATIVE_PROMPT,
+  lora: { targets: ["q", "k", "v", "o", "gate", "up", "down"] },
+  rates: { lora: 2e-3 },
   out,
   export: { replace: true },
   onRecord: ({ step, steps, stage, loss, expected }) => {
@@ -68,10 +70,11 @@ console.log(`parameters         ${summary.parameters.before} before, ${summary.p
 console.log(`masked = sliced    largest logit difference ${summary.maskedVsSliced.maxAbs.toExponential(1)}`);
 for (const { file, programs } of summary.files) console.log(`${file} is loaded by ${programs.join("; ")}`);
 
-const row = heldout.rows[0];
-if (row?.kind === "instruct") {
-  const prompt = `${row.instruction}\n${row.input}\n`;
+console.log("\nThe smaller model answers:");
+for (const row of heldout.rows.slice(0, 4)) {
+  if (row.kind !== "instruct") continue;
   let answer = "";
+  const prompt = `${row.instruction}\n${row.input}\n`;
   for await (const piece of generateText(pruned, prompt, { maxTokens: 8, temperature: 0 })) answer += piece;
-  console.log(`\n${prompt}> ${answer.trim()}   (right: ${row.output})`);
+  console.log(`${row.input}\n  ${answer.trim()} (${answer.trim() === row.output ? "right" : `right: ${row.output}`})`);
 }

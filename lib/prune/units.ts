@@ -124,7 +124,8 @@ export function unitParameters(table: UnitTable, unit: number): number {
 }
 
 /**
- * Keeps the units of the highest score such that the sparsity is at least `target`, and below it with the last cut unit back.
+ * Keeps the units of the highest score such that the sparsity is at least `target`, and below it with the last cut unit back. A unit that would
+ * overshoot by more than the smallest unit is passed over, so that the last to fall is a small one, unless the target cannot be reached so.
  * One hidden dim and, over all layers, one head and one FFN column always stay. Ties fall to the lower index first.
  * Throws `CompressoError("usage")` where the target cannot be reached with these kinds of units.
  */
@@ -135,19 +136,36 @@ export function selectUnits(
 ): Selection {
   const order = Uint32Array.from({ length: table.count }, (_, unit) => unit)
     .sort((a, b) => (scores[a] ?? 0) - (scores[b] ?? 0) || a - b);
+  const smallest = order.reduce((least, unit) => Math.min(least, unitParameters(table, unit)), Infinity) / table.total;
+  const fine = cutInOrder(table, order, { target, slack: smallest });
+  if (fine.sparsity >= target) return fine.kept;
+  const coarse = cutInOrder(table, order, { target, slack: Infinity });
+  if (coarse.sparsity >= target) return coarse.kept;
+  throw unreachable(target, coarse.sparsity, table.kinds);
+}
+
+/** Cuts units in order until the target is reached, passing over those that would overshoot it by more than the slack. */
+function cutInOrder(
+  table: UnitTable,
+  order: Uint32Array,
+  { target, slack }: { readonly target: number; readonly slack: number },
+): { readonly kept: Selection; readonly sparsity: number } {
   const kept: Selection = new Uint8Array(table.count).fill(1);
   const left = [table.ffnFirst, table.hiddenFirst - table.ffnFirst, table.count - table.hiddenFirst];
   const tally = new Tally(table);
   for (const unit of order) {
-    if (tally.sparsity() >= target) return kept;
+    if (tally.sparsity() >= target) break;
     const kind = unit < table.ffnFirst ? 0 : unit < table.hiddenFirst ? 1 : 2;
     if ((left[kind] ?? 0) <= 1) continue;
+    tally.drop(unit);
+    if (tally.sparsity() > target + slack) {
+      tally.restore(unit);
+      continue;
+    }
     left[kind] = (left[kind] ?? 0) - 1;
     kept[unit] = 0;
-    tally.drop(unit);
   }
-  if (tally.sparsity() >= target) return kept;
-  throw unreachable(target, tally.sparsity(), table.kinds);
+  return { kept, sparsity: tally.sparsity() };
 }
 
 /** Mask values z of a selection. */
@@ -194,17 +212,26 @@ class Tally {
   }
 
   drop(unit: number): void {
+    this.#change(unit, -1);
+  }
+
+  restore(unit: number): void {
+    this.#change(unit, 1);
+  }
+
+  #change(unit: number, sign: 1 | -1): void {
     const { hiddenFirst, cost, groupOf, groups } = this.#table;
     if (unit >= hiddenFirst) {
-      this.#hidden--;
+      this.#hidden += sign;
       return;
     }
-    this.#perDim -= cost[unit] ?? 0;
+    this.#perDim += sign * (cost[unit] ?? 0);
     const index = groupOf[unit] ?? -1, group = groups[index];
     if (!group) return;
-    const alive = (this.#alive[index] ?? 0) - 1;
+    const before = this.#alive[index] ?? 0, alive = before + sign;
     this.#alive[index] = alive;
-    if (alive === 0) this.#perDim -= group.cost;
+    // K and V go with the last head of their group, and come back with the first.
+    if (Math.min(before, alive) === 0) this.#perDim += sign * group.cost;
   }
 
   sparsity(): number {

@@ -1,7 +1,7 @@
 // Saliency of units from mask gradients, and the initial log α that follows from it.
 import assert from "node:assert/strict";
 import { createSaliency, initialLogAlpha } from "../../lib/prune/saliency.ts";
-import { selectUnits, unitParameters, type UnitTable, unitTable } from "../../lib/prune/units.ts";
+import { hardSparsity, selectUnits, unitParameters, type UnitTable, unitTable } from "../../lib/prune/units.ts";
 import { uniform } from "../../lib/random.ts";
 import { GROUPED, UNEVEN } from "./helpers/decoders.ts";
 
@@ -63,7 +63,8 @@ Deno.test("units of the least saliency per parameter fall first", () => {
   for (const unit of weak) gradients[table.slotFirst[unit] ?? -1] = 1e-4;
   saliency.add(gradients);
   const logAlpha = initialLogAlpha(saliency.perParameter(), { spread: 2.5 });
-  const saved = weak.reduce((sum, unit) => sum + unitParameters(table, unit), 0) / table.total;
-  const kept = selectUnits(table, logAlpha, { target: 0.9 * saved });
+  const wanted = new Uint8Array(table.count).fill(1);
+  for (const unit of weak) wanted[unit] = 0;
+  const kept = selectUnits(table, logAlpha, { target: hardSparsity(table, wanted) - 1e-9 });
   assert.deepEqual([...kept.keys()].filter((unit) => kept[unit] === 0).sort((a, b) => a - b), weak);
 });

@@ -6,35 +6,72 @@
 export * from "./lib/errors.ts";
 export {
   type AdapterFacts,
+  type AdapterOffer,
+  describeAdapter,
   Device,
   type DeviceBuffer,
+  type DeviceLimits,
   type DeviceOptions,
   type DeviceTexture,
+  type MemoryUse,
   openDevice,
   type Resource,
 } from "./lib/gpu/device.ts";
+export type { ChatMessage } from "./lib/io/chat_template.ts";
 export {
+  type ChatRow,
   type DataReport,
   type DataSet,
   type InstructRow,
+  type LeftOut,
+  type ReadOptions,
   readRows,
   type Row,
   type TextRow,
 } from "./lib/io/datasets.ts";
+export type { Compression } from "./lib/io/datasets_bytes.ts";
+export type { TextFormat } from "./lib/io/datasets_split.ts";
 export type { GgufWriteType } from "./lib/io/gguf_quant.ts";
 export type { HfDtype } from "./lib/io/hf_export.ts";
 export { demoData } from "./lib/io/open_model.ts";
 export { COLLABORATIVE_PROMPT } from "./lib/io/prompts.ts";
-export type { RowRange, WeightSource } from "./lib/io/source.ts";
+export type { BlockOptions, RowRange, WeightSource } from "./lib/io/source.ts";
 export type { Tokenizer } from "./lib/io/tokenizer.ts";
 export type { Json } from "./lib/io/tokenizer_compat.ts";
 export type { LoraConfig, LoraWeights } from "./lib/nn/lora.ts";
 export type { MaskKind, MaskValues, SlotLayout } from "./lib/nn/masks.ts";
 export type { Matrix, MatrixDtype, MatrixPlacement, MatrixShard } from "./lib/nn/matrix.ts";
+export type { QuantRows } from "./lib/nn/quant.ts";
 export type { LayerWeights, Weights } from "./lib/nn/weights.ts";
 export { type DecoderSpec, type LayerSpec, parameterCount, type Projection, type RopeScaling } from "./lib/nn/spec.ts";
 export { magnitudeScores } from "./lib/prune/baselines.ts";
 export { type Layout, padded, type UniformInput, uniformMasks } from "./lib/prune/layouts.ts";
+export { builtinSchedule, SCHEDULE_NAMES, type ScheduleName } from "./lib/prune/builtin_schedules.ts";
+export {
+  constant,
+  cosine,
+  cubic,
+  type CurveFunction,
+  exponential,
+  type ExponentialOptions,
+  linear,
+  type RampOptions,
+  steps,
+} from "./lib/prune/curves.ts";
+export { evaluateSchedule, type ScheduleOutput } from "./lib/prune/schedule_output.ts";
+export {
+  type Curve,
+  type CurveInput,
+  defineSchedule,
+  type FrozenUnits,
+  type LayerState,
+  RATE_NAMES,
+  type RateName,
+  type RecordView,
+  type Schedule,
+  type ScheduleDefinition,
+  type ScheduleInput,
+} from "./lib/prune/schedule_script.ts";
 export { type MergeLora, type SliceInput, sliceModel } from "./lib/prune/slice.ts";
 export {
   hardSparsity,
@@ -50,6 +87,9 @@ export type { EncodeReport } from "./lib/run/batches.ts";
 export { type ChoiceOptions, encodeChoices } from "./lib/run/choice_rows.ts";
 export { type ExportFormat, exportModel, type ExportOptions, type ExportResult } from "./lib/run/export.ts";
 export { generate, type GenerateOptions, generateText } from "./lib/run/generate.ts";
+export { type MemoryOptions, type MemoryPlan, planMemory, type PlannedAdapter } from "./lib/run/memory.ts";
+export { adviseMemory, fits, type MemoryAdvice, type MemoryBudget } from "./lib/run/memory_advice.ts";
+export type { MemoryPart } from "./lib/run/memory_parts.ts";
 export {
   type Adapters,
   type GradientInput,
@@ -65,7 +105,16 @@ export { perplexity, type PerplexityOptions, type PerplexityResult } from "./lib
 export { compress, type CompressOptions } from "./lib/run/pipeline.ts";
 export type { PruneResult, PruneRun } from "./lib/run/prune.ts";
 export type { Stage, StepRecord } from "./lib/run/records.ts";
+export {
+  type OpenSchedule,
+  openSchedule,
+  type OpenScheduleOptions,
+  type ScheduleSource,
+} from "./lib/run/schedule_host.ts";
+export type { IsolationLimits } from "./lib/run/schedule_process.ts";
 export { type ChoiceRow, type RowScore, scoreChoices, type ScoreOptions, type ScoreResult } from "./lib/run/score.ts";
+export { type SelfDataOptions, type SelfDataSettings, type SelfText, writeTexts } from "./lib/run/qat.ts";
+export { type SelfDataFileOptions, type SelfDataResult, writeTextFile } from "./lib/run/qat_file.ts";
 export {
   prune,
   PruneSession,

@@ -5,8 +5,10 @@ import { type Device, openDevice } from "../lib/gpu/device.ts";
 import { Plan } from "../lib/gpu/plan.ts";
 import { OperandPool } from "../lib/nn/operand.ts";
 import { recordMatmul } from "../lib/nn/matmul.ts";
+import { loadTuning, type TuningFile } from "../lib/run/tuning_cache.ts";
 import { verb } from "./command.ts";
 import { formatBytes, print, printJson } from "./output.ts";
+import { tuningPlace } from "./tuning.ts";
 
 /** Limits that decide what fits. */
 const LIMITS = [
@@ -37,6 +39,7 @@ export function doctor(): CommandUnknownOpts {
 async function run(asJson: boolean): Promise<void> {
   using device = await openDevice();
   const error = await productError(device);
+  const path = tuningPlace(device);
   const report: Report = {
     adapter: device.facts,
     deno: Deno.version.deno,
@@ -44,6 +47,7 @@ async function run(asJson: boolean): Promise<void> {
     limits: Object.fromEntries(LIMITS.map((name) => [name, device.limits[name]])),
     product: { shape: [M, K, N], largestError: error, bound: PRODUCT_BOUND },
     waitMilliseconds: await waitLatency(device),
+    tuning: path === null ? null : { path, ...await loadTuning(device, path) },
   };
   if (asJson) printJson(report);
   else show(report);
@@ -63,9 +67,11 @@ interface Report {
   readonly limits: Readonly<Record<string, number>>;
   readonly product: { readonly shape: readonly number[]; readonly largestError: number; readonly bound: number };
   readonly waitMilliseconds: number;
+  /** The table of tuned kernels; null where there is no place for one. */
+  readonly tuning: TuningFile & { readonly path: string } | null;
 }
 
-function show({ adapter, deno, system, limits, product, waitMilliseconds }: Report): void {
+function show({ adapter, deno, system, limits, product, waitMilliseconds, tuning }: Report): void {
   print(
     `adapter   ${adapter.description}${
       adapter.isCpu ? " (the CPU runs the shaders: correct, and slow for big models)" : ""
@@ -79,10 +85,23 @@ function show({ adapter, deno, system, limits, product, waitMilliseconds }: Repo
     } from the CPU's`,
   );
   print(`wait      ${waitMilliseconds.toFixed(1)} ms for an answer of the GPU (median of ${WAITS})`);
+  print(`kernels   ${tuningLine(tuning)}`);
   print("limits");
   for (const [name, value] of Object.entries(limits)) {
     const isSize = name.endsWith("Size") && !name.includes("Workgroups");
     print(`  ${name.padEnd(34)}${isSize ? formatBytes(value) : value}`);
+  }
+}
+
+function tuningLine(tuning: Report["tuning"]): string {
+  if (tuning === null) return "run with their defaults, as there is no cache folder that may be used";
+  switch (tuning.state) {
+    case "used":
+      return `tuned for ${tuning.entries} products (${tuning.path})`;
+    case "absent":
+      return "not tuned yet; the first long run measures them";
+    case "ignored":
+      return `${tuning.path} is ignored, as ${tuning.reason}; the next long run replaces it`;
   }
 }
 

@@ -1,13 +1,15 @@
 // `compresso generate MODEL`: a prompt continued on stdout. Owns raw and chat prompts and the stream; refuses to choose tokens.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
-import { COLLABORATIVE_PROMPT, encodePrefix, endToken, formatExample } from "../lib/io/prompts.ts";
+import { encodePrefix, endToken, formatExample } from "../lib/io/prompts.ts";
 import { createStreamDecoder, type Tokenizer } from "../lib/io/tokenizer.ts";
 import { generate } from "../lib/run/generate.ts";
 import { verb } from "./command.ts";
 import { print, printJson, writeResult } from "./output.ts";
+import { promptText } from "./prompt.ts";
+import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
 import { byteCount, oneOf, realNumber, required, wholeNumber } from "./values.ts";
-import { BASE_DTYPES, type Loaded, tokenizerOf, withModel } from "./with_model.ts";
+import { BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, tokenizerOf, withModel } from "./with_model.ts";
 
 /** Declares the verb. */
 export function generateVerb(): CommandUnknownOpts {
@@ -30,16 +32,22 @@ export function generateVerb(): CommandUnknownOpts {
     .option("--seed <number>", "seed of the draws", wholeNumber("--seed"), 1)
     .option("--raw", "continue the prompt as it is (this is the default)")
     .option("--chat", "take the prompt as an instruction, in the model's chat template or prompt style")
-    .option("--with-prompt", "with --chat: put the collaborative prompt before the instruction")
-    .option("--base-dtype <type>", "weights on the GPU: f16 or f32 (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
+    .option("--with-prompt", "with --chat: put the collaborative prompt before the instruction (default: none)")
+    .option("--prompt-file <file>", "with --chat: put your own text before the instruction, in place of that prompt")
+    .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...TUNING_OPTION)
+    .option(...NO_TUNING_OPTION)
     .option("--json", "print one JSON object with tokens and text, at the end")
     .action(async (path, options) => {
-      const { raw, chat, withPrompt } = options;
+      const { raw, chat, withPrompt = false, promptFile = withPrompt } = options;
       if (raw && chat) throw excluded("either --raw or --chat", "both were given");
-      if (withPrompt && !chat) throw excluded("--with-prompt goes with --chat", "--chat is missing");
+      if (promptFile !== false && !chat) {
+        throw excluded("--with-prompt and --prompt-file go with --chat", "--chat is missing");
+      }
       const prompt = required(options.prompt, "--prompt");
-      await withModel(path, options, (loaded) => run(loaded, { ...options, prompt }));
+      const before = await promptText(promptFile);
+      await withModel(path, options, (loaded) => run(loaded, { ...options, prompt, before }));
     });
 }
 
@@ -49,11 +57,12 @@ interface Settings {
   readonly temperature: number;
   readonly seed: number;
   readonly chat?: true | undefined;
-  readonly withPrompt?: true | undefined;
+  /** Text before the instruction. */
+  readonly before: string | null;
   readonly json?: true | undefined;
 }
 
-async function run({ model, signal, progress }: Loaded, settings: Settings): Promise<void> {
+async function run({ model, signal, progress, tune }: Loaded, settings: Settings): Promise<void> {
   const { maxTokens, temperature, seed, json } = settings;
   const tokenizer = tokenizerOf(model);
   const { prompt, end } = encodePrompt(tokenizer, settings);
@@ -64,6 +73,7 @@ async function run({ model, signal, progress }: Loaded, settings: Settings): Pro
     text += piece;
     if (!json) writeResult(piece);
   };
+  await tune({ rows: prompt.length, directions: ["forward"], tokens: prompt.length + maxTokens });
   progress[Symbol.dispose](); // the answer may share the terminal with the line of progress
   for await (const token of generate(model, prompt, { maxTokens, temperature, seed, signal })) {
     if (token === end) break;
@@ -78,10 +88,10 @@ async function run({ model, signal, progress }: Loaded, settings: Settings): Pro
 /** Token ids of the prompt, and the token that ends an answer in a chat. */
 function encodePrompt(
   tokenizer: Tokenizer,
-  { prompt, chat, withPrompt }: Settings,
+  { prompt, chat, before }: Settings,
 ): { readonly prompt: readonly number[]; readonly end: number | null } {
   if (!chat) return { prompt: [...tokenizer.leading, ...tokenizer.encode(prompt)], end: null };
-  const options = { tokenizer, prompt: withPrompt ? COLLABORATIVE_PROMPT : null };
+  const options = { tokenizer, prompt: before };
   const { prefix } = formatExample({ instruction: prompt, input: "", output: "" }, options);
   return { prompt: encodePrefix(prefix, options), end: endToken(options) };
 }

@@ -3,13 +3,16 @@
 import { CommanderError } from "@commander-js/extra-typings";
 import config from "../deno.json" with { type: "json" };
 import { quiet, verb } from "./command.ts";
+import { data } from "./data.ts";
 import { doctor } from "./doctor.ts";
 import { evaluate } from "./eval.ts";
 import { exportVerb } from "./export.ts";
 import { generateVerb } from "./generate.ts";
 import { inspect } from "./inspect.ts";
 import { reportError } from "./output.ts";
+import { planVerb } from "./plan.ts";
 import { pruneVerb } from "./prune.ts";
+import { scheduleVerb } from "./schedule.ts";
 
 /** Runs the command line on arguments and returns the exit status. */
 export async function main(args: readonly string[]): Promise<number> {
@@ -19,7 +22,9 @@ export async function main(args: readonly string[]): Promise<number> {
   })
     .version(config.version, "--version", "print the version")
     .helpCommand("help [verb]", "show the help of a verb");
-  for (const make of [doctor, inspect, pruneVerb, evaluate, generateVerb, exportVerb]) program.addCommand(make());
+  for (const make of [doctor, inspect, planVerb, pruneVerb, scheduleVerb, data, evaluate, generateVerb, exportVerb]) {
+    program.addCommand(make());
+  }
   quiet(program);
   try {
     await program.parseAsync([...args], { from: "user" });

@@ -5,8 +5,9 @@ import { UNIT_KINDS } from "../lib/prune/units.ts";
 import { DEFAULTS } from "../lib/run/options.ts";
 import { verb } from "./command.ts";
 import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
+import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
 import { byteCount, oneOf, type Parse, realNumber, required, someOf, wholeNumber } from "./values.ts";
-import { BASE_DTYPES } from "./with_model.ts";
+import { BASE_DTYPE_HELP, BASE_DTYPES } from "./with_model.ts";
 import { runPrune } from "./prune_run.ts";
 
 /** Declares the verb. */
@@ -93,11 +94,14 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--base-dtype <type>",
-      "frozen weights on the GPU: f16 or f32",
+      BASE_DTYPE_HELP,
       oneOf("--base-dtype", BASE_DTYPES),
       "f16" as const,
     )
+    .option("--no-recompute", "keep all activations for backward: quicker, more memory, the same result")
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...TUNING_OPTION)
+    .option(...NO_TUNING_OPTION)
     .option("--checkpoint-every <steps>", "steps between checkpoints", atLeast("--checkpoint-every", 1), 50)
     .option("--resume", "go on from the checkpoint in --out; all other options as before")
     .option("--overwrite", "start anew where --out holds an earlier run")

@@ -7,6 +7,7 @@ import { COLLABORATIVE_PROMPT } from "../lib/io/prompts.ts";
 import type { Projection } from "../lib/nn/spec.ts";
 import type { Layout } from "../lib/prune/layouts.ts";
 import type { UnitKind } from "../lib/prune/units.ts";
+import { checkMemory } from "../lib/run/memory_advice.ts";
 import { compress } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 import { PROGRAM } from "./command.ts";
@@ -14,6 +15,7 @@ import { exportLines } from "./export.ts";
 import { modelDigest } from "./fingerprint.ts";
 import type { DTYPES, GGUF_DTYPES } from "./formats.ts";
 import { formatBytes, formatCount, formatShare, note, print, printJson } from "./output.ts";
+import { memoryOptions } from "./plan.ts";
 import { duration } from "./progress.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
 import { type Loaded, type ModelSettings, withModel } from "./with_model.ts";
@@ -37,6 +39,7 @@ export interface PruneSettings extends ModelSettings {
   readonly dropout: number;
   readonly loraRate: number;
   readonly layout: Layout;
+  readonly recompute: boolean;
   readonly dtype: typeof DTYPES[number];
   readonly ggufDtype: typeof GGUF_DTYPES[number];
   readonly checkpointEvery: number;
@@ -58,7 +61,7 @@ export async function runPrune(path: string, settings: PruneSettings): Promise<v
 }
 
 async function start(path: string, settings: PruneSettings): Promise<RunSummary> {
-  const { out } = settings;
+  const { out, memoryLimit } = settings;
   const dataPath = settings.data ?? (path === DEMO ? demoData("train") : null);
   if (dataPath === null) {
     throw new CompressoError("usage", {
@@ -73,6 +76,12 @@ async function start(path: string, settings: PruneSettings): Promise<RunSummary>
       ...settings,
       onInterrupt: "stopping after a checkpoint; once more ends at once",
       listensLater: true,
+      onShape: (spec, { limits, facts: { isCpu } }) =>
+        checkMemory(
+          spec,
+          memoryOptions(settings, { limits, isCpu }),
+          memoryLimit === undefined ? {} : { memoryLimit },
+        ),
     }, async (loaded) => {
       const identity = { weights: await modelDigest(modelPath(path)) };
       return await drive(loaded, { settings, rows, identity, name: basename(resolve(modelPath(path))) });
@@ -85,7 +94,7 @@ async function start(path: string, settings: PruneSettings): Promise<RunSummary>
   }
 }
 
-async function drive({ model, signal, progress, listen }: Loaded, run: {
+async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
   readonly settings: PruneSettings;
   readonly rows: readonly Row[];
   readonly identity: Readonly<Record<string, string>>;
@@ -95,6 +104,8 @@ async function drive({ model, signal, progress, listen }: Loaded, run: {
   const { prefinetune, postfinetune } = settings;
   const { rank, alpha, targets, dropout, dtype, ggufDtype } = settings;
   if (settings.overwrite) await clearRunFolder(out);
+  const tokens = settings.batch * settings.seq;
+  await tune({ rows: tokens, rank, tokens: tokens * (settings.steps + (prefinetune ?? 0) + (postfinetune ?? 0)) });
   progress.phase(`encoding ${formatCount(rows.length)} rows`);
   return await compress(model, {
     rows,
@@ -106,6 +117,7 @@ async function drive({ model, signal, progress, listen }: Loaded, run: {
     seq: settings.seq,
     seed: settings.seed,
     units: settings.units,
+    recompute: settings.recompute,
     lora: { rank, alpha, targets, dropout },
     prompt: settings.prompt ? COLLABORATIVE_PROMPT : null,
     layout: settings.layout,
@@ -157,7 +169,7 @@ function show(summary: RunSummary, out: string): void {
   print(
     `time        ${duration(total)}, ${Math.round(summary.tokensPerSecond)} tokens/s, at most ${
       formatBytes(summary.peakGpuBytes)
-    } on the GPU`,
+    } on the GPU (planned: ${formatBytes(summary.plannedGpuBytes)})`,
   );
   print(`records     ${out}/records.jsonl, ${out}/run.json`);
   for (const line of exportLines({ loadableBy: summary.files })) print(line);

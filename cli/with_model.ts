@@ -1,17 +1,24 @@
 // What every verb that runs a model needs: device, loaded weights, Ctrl-C, progress. Owns their lifetime; refuses what is done with them.
 import { CompressoError } from "../lib/errors.ts";
-import { openDevice } from "../lib/gpu/device.ts";
+import { type Device, openDevice } from "../lib/gpu/device.ts";
+import { openModelFiles } from "../lib/io/open_model.ts";
 import type { Tokenizer } from "../lib/io/tokenizer.ts";
-import { loadModel, type Model } from "../lib/run/model.ts";
+import type { DecoderSpec } from "../lib/nn/spec.ts";
+import { loadModelFrom, type Model } from "../lib/run/model.ts";
 import { watchInterrupt } from "./interrupt.ts";
 import { type Progress, stderrProgress } from "./progress.ts";
+import { tuneFor, type TuneRequest, type TuningSetting } from "./tuning.ts";
 
 /** Options of {@link withModel}; absent or undefined means the default. */
 export interface ModelSettings {
   /** Storage of the weights on the GPU. */
-  readonly baseDtype?: "f16" | "f32" | undefined;
+  readonly baseDtype?: typeof BASE_DTYPES[number] | undefined;
   /** Bytes of GPU memory that may be used. */
   readonly memoryLimit?: number | undefined;
+  /** Where tuned kernels are kept. Default: the user's cache. */
+  readonly tuning?: TuningSetting | undefined;
+  /** Called before any weight is read; what it throws is the end. */
+  readonly onShape?: (spec: DecoderSpec, device: Device) => Promise<unknown>;
   /** What is said at the first Ctrl-C. */
   readonly onInterrupt?: string;
   /** Whether the work itself calls `listen`; until then Ctrl-C ends the process at once. Default false. */
@@ -25,10 +32,15 @@ export interface Loaded {
   readonly progress: Progress;
   /** From here on Ctrl-C fires `signal`. */
   readonly listen: () => void;
+  /** To be called once what will run is known, before it is recorded: measures kernels, a few seconds at most. */
+  readonly tune: (request: TuneRequest) => Promise<void>;
 }
 
 /** Words of `--base-dtype`. */
-export const BASE_DTYPES = ["f16", "f32"] as const;
+export const BASE_DTYPES = ["f16", "f32", "q8", "q4"] as const;
+
+/** What `--base-dtype` chooses. */
+export const BASE_DTYPE_HELP = "frozen weights on the GPU: f16, f32, or blocks of 8 or 4 bits (q8, q4)";
 
 /** Opens the device, loads the model, and frees both when the work is done or has failed. */
 export async function withModel<T>(
@@ -36,20 +48,24 @@ export async function withModel<T>(
   settings: ModelSettings,
   work: (loaded: Loaded) => Promise<T>,
 ): Promise<T> {
-  const { baseDtype = "f16", memoryLimit, onInterrupt, listensLater } = settings;
+  const { baseDtype = "f16", memoryLimit, tuning: setting = true, onInterrupt, listensLater } = settings;
   using interrupt = watchInterrupt(onInterrupt);
   if (!listensLater) interrupt.start();
   using progress = stderrProgress();
   using device = await openDevice(memoryLimit === undefined ? {} : { memoryLimit });
   const { signal } = interrupt;
-  using model = await loadModel(path, {
+  const { source, tokenizer } = await openModelFiles(path);
+  await settings.onShape?.(source.spec, device);
+  using model = await loadModelFrom(source, {
     device,
+    tokenizer,
     baseDtype,
     signal,
     onProgress: (share) => progress.phase("loading the model", share),
   });
   signal.throwIfAborted();
-  return await work({ model, signal, progress, listen: interrupt.start });
+  const tune = (request: TuneRequest): Promise<void> => tuneFor(model, request, { setting, progress, signal });
+  return await work({ model, signal, progress, listen: interrupt.start, tune });
 }
 
 /** The model's tokenizer. Throws `CompressoError("input")` where it has none. */

@@ -1,20 +1,22 @@
 // Embedding look-up from a frozen matrix in any storage. Owns its WGSL; imports nothing but types.
 import type { KernelSource } from "./mod.ts";
-import { weightAccess, weightBinding, type WeightStorage } from "./weight_access.ts";
+import { weightAccess, weightBindings, type WeightStorage } from "./weight_access.ts";
 
 /**
+ * Bindings E (and its scales), tokens, x, params:
  * x[m, c] = E[tokens[m], c] for the tokens of one shard of E (rows firstRow … firstRow + count − 1); other rows are left as they are.
  * Shapes: tokens [rows] u32; x [rows, stride]. Grid: x columns / 4, y rows. Writes (=) x.
  */
 export function embeddingKernel(storage: WeightStorage): KernelSource {
+  const weights = weightBindings(storage), next = weights.length;
   return {
     name: `embedding-${storage.placement}-${storage.dtype}`,
-    bindings: [weightBinding(storage), "read", "storage", "uniform"],
+    bindings: [...weights, "read", "storage", "uniform"],
     code: `${weightAccess(storage, 0)}
 struct Params { rows: u32, stride4: u32, firstRow: u32, count: u32 }
-@group(0) @binding(1) var<storage, read> tokens: array<u32>;
-@group(0) @binding(2) var<storage, read_write> x: array<vec4f>;
-@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(${next}) var<storage, read> tokens: array<u32>;
+@group(0) @binding(${next + 1}) var<storage, read_write> x: array<vec4f>;
+@group(0) @binding(${next + 2}) var<uniform> params: Params;
 
 @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3u) {
   if (id.x >= params.stride4) { return; }

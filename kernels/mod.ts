@@ -1,6 +1,7 @@
 // The only importer of .wgsl: every kernel as text with its bindings. Imports nothing of lib/.
 import adamwText from "./adamw.wgsl" with { type: "text" };
 import cacheAppendText from "./cache_append.wgsl" with { type: "text" };
+import copyRowsText from "./copy_rows.wgsl" with { type: "text" };
 import crossEntropyText from "./cross_entropy.wgsl" with { type: "text" };
 import dropoutText from "./dropout.wgsl" with { type: "text" };
 import expectedSizeText from "./expected_size.wgsl" with { type: "text" };
@@ -58,13 +59,15 @@ const reduce = (group: number): string => `const GROUP = ${group}u;\n${reducePre
 const block = `const BLOCK = ${ROW_BLOCK}u;\n`;
 const metrics = `const GRAD_SQUARES = ${GRAD_SQUARES}u;\n`;
 
+/** Invocations that share a row of a norm: a CPU's are one vector, as barriers between vectors cost it more than the work. */
+export type NormLanes = 8 | 64;
 /** y = RMSNorm(x): bindings x, w, y, r, params. */
-export const rmsNorm = kernel("rms_norm", reduce(64) + rmsNormText, "read read storage storage uniform");
+export const rmsNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
+  kernel("rms_norm", reduce(lanes) + rmsNormText, "read read storage storage uniform")
+);
 /** dx of RMSNorm: bindings dy, x, w, r, dx, params. */
-export const rmsNormBackward = kernel(
-  "rms_norm_backward",
-  reduce(64) + rmsNormBackwardText,
-  "read read read read storage uniform",
+export const rmsNormBackward: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
+  kernel("rms_norm_backward", reduce(lanes) + rmsNormBackwardText, "read read read read storage uniform")
 );
 /** Masked SwiGLU: bindings gate, up, z, a, params. */
 export const swiglu = kernel("swiglu", swigluText, "read read read storage uniform");
@@ -86,6 +89,8 @@ export const scaleBackward = kernel(
 export const reducePartials = kernel("reduce_partials", reducePartialsText, "read storage uniform");
 /** out = x + y ∘ z: bindings x, y, z, out, params. */
 export const residual = kernel("residual", residualText, "read read read storage uniform");
+/** Rows by an index: bindings order, x, y, params. */
+export const copyRows = kernel("copy_rows", copyRowsText, "read read storage uniform");
 /** Cross-entropy of a chunk: bindings targets, state, logits → dlogits, loss, params. */
 export const crossEntropy = kernel(
   "cross_entropy",
@@ -142,6 +147,10 @@ export const maskProject = kernel(
 );
 /** A row of the record ring: bindings metrics, constraint, state, ring, params. */
 export const record = kernel("record", statePrelude + recordText, "read read read storage uniform");
+
+function forLanes(make: (lanes: NormLanes) => KernelSource): Record<NormLanes, KernelSource> {
+  return { 8: make(8), 64: make(64) };
+}
 
 function kernel(name: string, code: string, bindings: string): KernelSource {
   return { name, code, bindings: bindings.split(" ") as Binding[] };

@@ -1,5 +1,15 @@
 // Matrix product from storage textures, one register tile an invocation: the design for adapters that are a CPU. Owns its WGSL; imports nothing but types.
 import type { KernelSource } from "./mod.ts";
+import {
+  isQuantized,
+  QUANT_BLOCK,
+  quantBits,
+  quantColumns,
+  type QuantDtype,
+  quantValues,
+  weightBindings,
+  type WeightDtype,
+} from "./weight_access.ts";
 
 /**
  * One kernel of the family C[m, n] (=|+=) α · Σₖ opA(A)[m, k] · opB(B)[k, n].
@@ -10,11 +20,11 @@ export interface TextureProduct {
   readonly transposeA: boolean;
   /** B is stored [n][k] instead of [k][n]. */
   readonly transposeB: boolean;
-  /** How B is stored: a texel holds 4 f32 or 8 f16 consecutive values of a stored row. */
-  readonly dtype: "f32" | "f16";
+  /** How B is stored: a texel holds 4 f32 or 8 f16 consecutive values of a stored row, or codes as `weightAccess` says. */
+  readonly dtype: WeightDtype;
   /** Rows of C an invocation owns; a multiple of 4 where A is stored [k][m]. */
   readonly rows: number;
-  /** vec4 columns of C an invocation owns; even where B is f16 stored [k][n]. */
+  /** vec4 columns of C an invocation owns; even where B is stored [k][n] as anything but f32. */
   readonly vectors: number;
   /** C is stored [n][m]: lets lanes run along the longer side of a thin result. Such a C is written by single f32. */
   readonly transposeC?: boolean;
@@ -37,11 +47,12 @@ export function textureTileColumns({ vectors }: TextureProduct): number {
 
 /** Values of k in one step. */
 export function textureStep({ dtype, transposeB }: TextureProduct): number {
-  return dtype === "f16" && transposeB ? 8 : 4;
+  if (!transposeB) return 4;
+  return isQuantized(dtype) ? QUANT_BLOCK : dtype === "f16" ? 8 : 4;
 }
 
 /**
- * Bindings A (texture-f32), B (texture-f32 | texture-u32), with `low` its two (texture-f32), C, params.
+ * Bindings A (texture-f32), B (texture-f32 | texture-u32), its scales where it is in blocks, with `low` its two (texture-f32), C, params.
  * Grid: x tiles of `rows` rows, y tiles of {@link textureTileColumns} columns.
  * Only m < rows and n < columns are written; what A and B hold beyond these does not matter.
  */
@@ -52,7 +63,8 @@ export function productTexture(variant: TextureProduct): KernelSource {
   const image = (format: string): string => `texture_storage_2d<${format}, read>;`;
   const declarations = [
     `var a: ${image("rgba32float")}`,
-    `var b: ${image(dtype === "f16" ? "rgba32uint" : "rgba32float")}`,
+    `var b: ${image(dtype === "f32" ? "rgba32float" : "rgba32uint")}`,
+    ...(isQuantized(dtype) ? [`var scales: ${image("rgba32uint")}`] : []),
     ...(low ? [`var low_a: ${image("rgba32float")}`, `var low_b: ${image("rgba32float")}`] : []),
     `var<storage, read_write> c: array<${scalar ? "f32" : "vec4f"}>;`,
     `var<uniform> p: Params;`,
@@ -97,7 +109,7 @@ ${scalar ? storeScalars(transposeC) : STORE_VECTOR}
     code,
     bindings: [
       "texture-f32",
-      dtype === "f16" ? "texture-u32" : "texture-f32",
+      ...weightBindings({ placement: "texture", dtype }),
       ...(low ? ["texture-f32", "texture-f32"] as const : []),
       "storage",
       "uniform",
@@ -110,7 +122,7 @@ interface Loop {
   readonly variant: TextureProduct;
   readonly a: string;
   readonly b: string;
-  readonly dtype: "f32" | "f16";
+  readonly dtype: WeightDtype;
   readonly steps: string;
   /** Prefix of A's texel index along k. */
   readonly first: string;
@@ -123,6 +135,7 @@ interface Loop {
 }
 
 function loop(of: Loop): string {
+  if (isQuantized(of.dtype) && of.variant.transposeB) return blockLoop(of);
   return `  for (var step = 0u; step < ${of.steps}; step++) {
 ${loadA(of)}
 ${loadB(of)}
@@ -130,9 +143,32 @@ ${multiply(of)}
   }`;
 }
 
-/** Whether a texel of B holds two adjacent vec4 columns. */
+/** One d and m for each row of B serves 32 values of k; a step has 4 of them, as 8 would spill registers. */
+function blockLoop(of: Loop): string {
+  return `  for (var block = 0u; block < ${of.steps}; block++) {
+${lines(of.variant.vectors, (v) => blockScales(of.variant, v))}
+    for (var part = 0u; part < ${QUANT_BLOCK / 4}u; part++) {
+    let step = block * ${QUANT_BLOCK / 4}u + part;
+${loadA(of)}
+${loadB(of)}
+${multiply(of)}
+    }
+  }`;
+}
+
+/** d and m of the 4 rows of B that are the v-th vec4 column. */
+function blockScales(variant: TextureProduct, v: number): string {
+  const pairs = XYZW.map((part) => `unpack2x16float(scale${v}.${part})`);
+  const gather = (half: "x" | "y"): string => `vec4f(${pairs.map((_, i) => `pair${v}_${i}.${half}`).join(", ")})`;
+  return `    let scale${v} = textureLoad(scales, vec2u(block, ${column(variant, v)}));
+${lines(4, (i) => `    let pair${v}_${i} = ${pairs[i]};`)}
+    let scale_d${v} = ${gather("x")};
+    let scale_m${v} = ${gather("y")};`;
+}
+
+/** Whether an invocation owns two adjacent vec4 columns at a time, as a texel of B or of its scales reaches over both. */
 function isPaired({ dtype, transposeB }: TextureProduct): boolean {
-  return dtype === "f16" && !transposeB;
+  return dtype !== "f32" && !transposeB;
 }
 
 /** Index of the v-th vec4 column of an invocation. */
@@ -142,7 +178,7 @@ function column(variant: TextureProduct, v: number): string {
 
 function loadA({ variant, a, dtype, first, k, alpha }: Loop): string {
   const { rows, transposeA } = variant;
-  const chunks = textureStep({ ...variant, dtype }) / 4;
+  const chunks = chunksOf(variant, dtype);
   const factor = alpha ? `${alpha} * ` : "";
   if (!transposeA) {
     return lines(rows * chunks, (i) => {
@@ -159,8 +195,14 @@ function loadA({ variant, a, dtype, first, k, alpha }: Loop): string {
   });
 }
 
+/** Texels of A along k in one step. */
+function chunksOf({ transposeB }: TextureProduct, dtype: WeightDtype): number {
+  return dtype === "f16" && transposeB ? 2 : 1;
+}
+
 function loadB({ variant, b, dtype, k, columns }: Loop): string {
   const { vectors, transposeB } = variant;
+  if (isQuantized(dtype)) return transposeB ? loadRowCodes(variant, dtype) : loadColumnCodes(variant, dtype);
   if (transposeB) {
     return lines(vectors * 4, (index) => {
       const v = index >> 2, i = index & 3;
@@ -182,6 +224,41 @@ function loadB({ variant, b, dtype, k, columns }: Loop): string {
   });
 }
 
+/** Codes of 4 rows of B and 4 values of k from the lowest bits on, for each vec4 column. */
+function loadRowCodes(variant: TextureProduct, dtype: QuantDtype): string {
+  const parts = quantColumns(dtype) / 4;
+  return lines(variant.vectors, (v) => {
+    const load = (x: string): string => `textureLoad(b, vec2u(${x}, ${column(variant, v)}))`;
+    return `    let w${v} = ${parts === 1 ? load("step") : `${load("step / 2u")} >> vec4u(step % 2u * 16u)`};`;
+  });
+}
+
+/** Codes of 4 values of k and 8 columns, and their d and m, for each pair of vec4 columns. */
+function loadColumnCodes({ vectors }: TextureProduct, dtype: QuantDtype): string {
+  const texels = 8 / quantColumns(dtype);
+  return lines(vectors / 2, (pair) => {
+    const x = `(x0 + ${pair * LANES}u)`;
+    return `${lines(texels, (i) => `    let w${pair}_${i} = textureLoad(b, vec2u(${x} * ${texels}u + ${i}u, step));`)}
+    let scale${pair} = textureLoad(scales, vec2u(${x} / ${QUANT_BLOCK / 8}u, step));
+${lines(4, (j) => `    let pair${pair}_${j} = unpack2x16float(scale${pair}.${XYZW[j]});`)}`;
+  });
+}
+
+/** B's vec4 of the j-th value of k and the v-th vec4 column, from its codes. */
+function fromCodes(
+  variant: TextureProduct,
+  dtype: QuantDtype,
+  { j, v }: { readonly j: number; readonly v: number },
+): string {
+  if (variant.transposeB) {
+    const bits = quantBits(dtype);
+    return `vec4f(vec4i((w${v} >> vec4u(${j * bits}u)) & vec4u(${2 ** bits - 1}u))) * scale_d${v} + scale_m${v}`;
+  }
+  const pair = v >> 1, half = v & 1;
+  const [word, firstBit] = dtype === "q4" ? [`w${pair}_0`, 16 * half] : [`w${pair}_${half}`, 0];
+  return `${quantValues(`vec4u(${word}.${XYZW[j]})`, dtype, firstBit)} * pair${pair}_${j}.x + pair${pair}_${j}.y`;
+}
+
 /** Guard of a texel of four values of k. */
 function alongK(k: string): string {
   return `(step * 4u + vec4u(0u, 1u, 2u, 3u) < vec4u(${k}))`;
@@ -199,7 +276,7 @@ function masked(load: string, guard: string | null, dtype = "f32"): string {
 function multiply({ variant, dtype }: Loop): string {
   const { rows, vectors, transposeA, transposeB } = variant;
   const out: string[] = [];
-  for (let chunk = 0; chunk < textureStep({ ...variant, dtype }) / 4; chunk++) {
+  for (let chunk = 0; chunk < chunksOf(variant, dtype); chunk++) {
     for (let v = 0; v < vectors; v++) {
       if (transposeB && dtype === "f16") {
         for (let i = 0; i < 4; i++) {
@@ -210,7 +287,9 @@ function multiply({ variant, dtype }: Loop): string {
       }
       for (let j = 0; j < 4; j++) {
         const target = `    let b${4 * chunk + j}_${v} = `;
-        if (transposeB) {
+        if (isQuantized(dtype)) {
+          out.push(`${target}${fromCodes(variant, dtype, { j, v })};`);
+        } else if (transposeB) {
           const parts = [0, 1, 2, 3].map((i) =>
             dtype === "f32" ? `d${v}_${i}.${XYZW[j]}` : `u${chunk}_${v}_${i}_${j >> 1}.${XYZW[j & 1]}`
           );

@@ -1,31 +1,45 @@
 // Matrix product by workgroup tiles from storage buffers: the design for real GPUs. Owns its WGSL; imports nothing but types.
 import type { KernelSource } from "./mod.ts";
+import { weightAccess, weightBindings, type WeightDtype } from "./weight_access.ts";
 
 /** One kernel of the family y[m, n] (=|+=) Σₖ x[m, k] · opW(W)[k, n]. */
 export interface TiledProduct {
   /** W is stored [n][k] (forward) instead of [k][n] (backward). */
   readonly transposeB: boolean;
-  readonly dtype: "f32" | "f16";
-  /** Rows of y an invocation owns; a workgroup of 16 × 16 invocations owns 16 times as many, and 64 columns. */
+  readonly dtype: WeightDtype;
+  /** Rows of y an invocation owns; a workgroup of 16 × 16 invocations owns 16 times as many. */
   readonly rows: number;
+  /** Columns of y an invocation owns, a multiple of 4; a workgroup owns 16 times as many. */
+  readonly columns: number;
 }
 
-/** Columns of y that one workgroup owns. */
-export const TILED_COLUMNS = 64;
 /** Values of k in one step. */
 export const TILED_STEP = 16;
 /** Invocations of a workgroup along each side of its tile. */
 export const TILED_SIDE = 16;
 
+/** Bytes of workgroup memory that a kernel takes. */
+export function tiledBytes({ rows, columns }: Pick<TiledProduct, "rows" | "columns">): number {
+  return 4 * TILED_STEP * (TILED_SIDE * (rows + columns) + 2 * PITCH_PAD);
+}
+
+/** Invocations of a workgroup. */
+const GROUP = TILED_SIDE * TILED_SIDE;
+/** Columns from one vec4 of an invocation to its next: neighbours read neighbouring columns. */
+const SPAN = 4 * TILED_SIDE;
+/** Floats by which a row of a tile is longer than its values, against bank conflicts of the transposing stores. */
+const PITCH_PAD = 4;
+
 /**
- * Bindings x, W (f32, or f16 in pairs), y, params. Grid: x tiles of 16 · `rows` rows, y tiles of 64 columns.
- * W's both sides are multiples of 64; x has no need of rows beyond m.
+ * Bindings x, W (and its scales where it is in blocks), y, params. Grid: x tiles of 16 · `rows` rows, y tiles of 16 · `columns` columns.
+ * The order of the sum is fixed: k ascending, whatever the tile. W's both sides are multiples of 64; x has no need of rows beyond m.
  */
-export function productTiled({ transposeB, dtype, rows }: TiledProduct): KernelSource {
-  const tileRows = TILED_SIDE * rows;
+export function productTiled({ transposeB, dtype, rows, columns }: TiledProduct): KernelSource {
+  const tileRows = TILED_SIDE * rows, tileColumns = TILED_SIDE * columns, vectors = columns / 4;
+  const storage = { placement: "buffer", dtype } as const, weights = weightBindings(storage), next = 1 + weights.length;
   return {
-    name: `product-tiled-${transposeB ? "forward" : "backward"}-${dtype}-${rows}`,
-    bindings: ["read", "read", "storage", "uniform"],
+    name: `product-tiled-${transposeB ? "forward" : "backward"}-${dtype}-${rows}x${columns}`,
+    bindings: ["read", ...weights, "storage", "uniform"],
     code: `struct Params {
   rows: u32,       // m
   columns: u32,    // values written of each row of y, a multiple of 4
@@ -38,67 +52,66 @@ export function productTiled({ transposeB, dtype, rows }: TiledProduct): KernelS
   accumulate: u32, // 1: +=, 0: =
 }
 @group(0) @binding(0) var<storage, read> x: array<vec4f>;
-@group(0) @binding(1) var<storage, read> w: array<${dtype === "f16" ? "vec2u" : "vec4f"}>;
-@group(0) @binding(2) var<storage, read_write> y: array<vec4f>;
-@group(0) @binding(3) var<uniform> p: Params;
+${weightAccess(storage, 1)}
+@group(0) @binding(${next}) var<storage, read_write> y: array<vec4f>;
+@group(0) @binding(${next + 1}) var<uniform> p: Params;
 
-// [k][m] and [k][n]; 4 more than the tile, against bank conflicts of the transposing stores.
-const PITCH_X = ${tileRows + 4}u;
-const PITCH_W = ${TILED_COLUMNS + 4}u;
-var<workgroup> tile_x: array<f32, ${TILED_STEP * (tileRows + 4)}>;
-var<workgroup> tile_w: array<f32, ${TILED_STEP * (TILED_COLUMNS + 4)}>;
-
-fn load_w(index: u32) -> vec4f {
-${
-      dtype === "f16"
-        ? "  let pair = w[index];\n  return vec4f(unpack2x16float(pair.x), unpack2x16float(pair.y));"
-        : "  return w[index];"
-    }
-}
+// [k][m] and [k][n]
+const PITCH_X = ${tileRows + PITCH_PAD}u;
+const PITCH_W = ${tileColumns + PITCH_PAD}u;
+var<workgroup> tile_x: array<f32, ${TILED_STEP * (tileRows + PITCH_PAD)}>;
+var<workgroup> tile_w: array<f32, ${TILED_STEP * (tileColumns + PITCH_PAD)}>;
 
 @compute @workgroup_size(${TILED_SIDE}, ${TILED_SIDE}) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) id: vec3u) {
   let t = id.y * ${TILED_SIDE}u + id.x;
   let m0 = group.x * ${tileRows}u;
-  let n0 = group.y * ${TILED_COLUMNS}u;
-  var sum: array<vec4f, ${rows}>;
+  let n0 = group.y * ${tileColumns}u;
+  var sum: array<vec4f, ${rows * vectors}>;
   for (var step = 0u; step < p.steps; step++) {
-    if (t < ${tileRows * 4}u) {
-      let m = t / 4u;
-      let k = t % 4u;
+    for (var i = t; i < ${tileRows * 4}u; i += ${GROUP}u) {
+      let m = i / 4u;
+      let k = i % 4u;
       let value = x[min(m0 + m, p.rows - 1u) * p.strideX + p.first + step * 4u + k];
       for (var j = 0u; j < 4u; j++) { tile_x[(k * 4u + j) * PITCH_X + m] = value[j]; }
     }
-    {
+    for (var i = t; i < ${tileColumns * 4}u; i += ${GROUP}u) {
 ${
       transposeB
-        ? `      let n = t / 4u;
-      let k = t % 4u;
-      let value = load_w((n0 + n) * p.strideW + step * 4u + k);
+        ? `      let n = i / 4u;
+      let k = i % 4u;
+      let value = load_weight4(min(n0 + n, p.columns - 1u), step * 4u + k, p.strideW);
       for (var j = 0u; j < 4u; j++) { tile_w[(k * 4u + j) * PITCH_W + n] = value[j]; }`
-        : `      let k = t / 16u;
-      let n = t % 16u;
-      let value = load_w((step * ${TILED_STEP}u + k) * p.strideW + n0 / 4u + n);
+        : `      let k = i / ${tileColumns / 4}u;
+      let n = i % ${tileColumns / 4}u;
+      let value = load_weight4(step * ${TILED_STEP}u + k, min(n0 / 4u + n, p.columns / 4u - 1u), p.strideW);
       for (var j = 0u; j < 4u; j++) { tile_w[k * PITCH_W + n * 4u + j] = value[j]; }`
     }
     }
     workgroupBarrier();
     for (var k = 0u; k < ${TILED_STEP}u; k++) {
-      let at = k * PITCH_W + id.x * 4u;
-      let b = vec4f(tile_w[at], tile_w[at + 1u], tile_w[at + 2u], tile_w[at + 3u]);
-${lines(rows, (r) => `      sum[${r}] += tile_x[k * PITCH_X + id.y * ${rows}u + ${r}u] * b;`)}
+${
+      lines(vectors, (v) =>
+        `      let at${v} = k * PITCH_W + id.x * 4u + ${v * SPAN}u;
+      let b${v} = vec4f(${[0, 1, 2, 3].map((j) => `tile_w[at${v} + ${j}u]`).join(", ")});`)
+    }
+${
+      lines(rows * vectors, (i) => {
+        const r = Math.floor(i / vectors);
+        return `      sum[${i}] += tile_x[k * PITCH_X + id.y * ${rows}u + ${r}u] * b${i % vectors};`;
+      })
+    }
     }
     workgroupBarrier();
   }
-  let n4 = n0 / 4u + id.x;
-  if (n4 * 4u >= p.columns) { return; }
 ${
-      lines(rows, (r) =>
+      lines(rows * vectors, (i) =>
         `  {
-    let m = m0 + id.y * ${rows}u + ${r}u;
+    let m = m0 + id.y * ${rows}u + ${Math.floor(i / vectors)}u;
+    let n4 = n0 / 4u + id.x + ${(i % vectors) * SPAN / 4}u;
     let at = p.offset + m * p.strideY + n4;
-    if (m < p.rows) {
-      if (p.accumulate == 1u) { sum[${r}] += y[at]; }
-      y[at] = sum[${r}];
+    if (m < p.rows && n4 * 4u < p.columns) {
+      if (p.accumulate == 1u) { sum[${i}] += y[at]; }
+      y[at] = sum[${i}];
     }
   }`)
     }

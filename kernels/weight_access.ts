@@ -1,22 +1,51 @@
 // WGSL that reads four values of a frozen matrix, for each of its storages. Owns the texel layouts; imports nothing but types.
 import type { Binding } from "./mod.ts";
 
+/** Storage of the values of a frozen matrix. */
+export type WeightDtype = "f32" | "f16" | QuantDtype;
+/** Storage in blocks of {@link QUANT_BLOCK} columns of a row: value = d·q + m, q of 8 or 4 bits, d and m f16. */
+export type QuantDtype = "q8" | "q4";
+
 /** How a frozen matrix is stored: see `Matrix` in lib/nn. */
 export interface WeightStorage {
   readonly placement: "texture" | "buffer";
-  readonly dtype: "f32" | "f16";
+  readonly dtype: WeightDtype;
 }
 
-/** Kind of the binding of a matrix. */
-export function weightBinding({ placement, dtype }: WeightStorage): Binding {
-  if (placement === "buffer") return "read";
-  return dtype === "f32" ? "texture-f32" : "texture-u32";
+/** Columns of a row that share d and m. */
+export const QUANT_BLOCK = 32;
+/** Rows of a texel of codes, one a component, and of a texel of scales. */
+export const QUANT_ROWS = 4;
+
+/** Whether a matrix is stored in blocks. */
+export function isQuantized(dtype: WeightDtype): dtype is QuantDtype {
+  return dtype === "q8" || dtype === "q4";
 }
 
-/** Declares binding `index` and `load_weight4(row, c4, stride4)`: the values of columns 4·c4 … 4·c4 + 3. */
-export function weightAccess({ placement, dtype }: WeightStorage, index: number): string {
-  const head = `@group(0) @binding(${index}) var`;
+/** Bits of a code. */
+export function quantBits(dtype: QuantDtype): 4 | 8 {
+  return dtype === "q8" ? 8 : 4;
+}
+
+/** Columns of a texel of codes: 4 rows × 8 columns of 4 bits, or 4 rows × 4 columns of 8 bits, the first column lowest. */
+export function quantColumns(dtype: QuantDtype): number {
+  return 32 / quantBits(dtype);
+}
+
+/** Kinds of the bindings of a matrix: its values or codes, and the scales of the latter (a texel: 4 rows of one block, d below m). */
+export function weightBindings({ placement, dtype }: WeightStorage): Binding[] {
+  if (isQuantized(dtype)) return placement === "buffer" ? ["read", "read"] : ["texture-u32", "texture-u32"];
+  if (placement === "buffer") return ["read"];
+  return [dtype === "f32" ? "texture-f32" : "texture-u32"];
+}
+
+/**
+ * Declares the bindings of a matrix from `first` on and `load_weight4(row, c4, stride4)`: the values of columns 4·c4 … 4·c4 + 3.
+ */
+export function weightAccess({ placement, dtype }: WeightStorage, first: number): string {
+  const head = `@group(0) @binding(${first}) var`;
   const signature = "fn load_weight4(row: u32, c4: u32, stride4: u32) -> vec4f";
+  if (isQuantized(dtype)) return quantAccess({ placement, dtype }, first, signature);
   if (placement === "texture" && dtype === "f32") {
     return `${head} weight: texture_storage_2d<rgba32float, read>;
 ${signature} { return textureLoad(weight, vec2u(c4, row)); }
@@ -42,4 +71,40 @@ ${signature} {
   return vec4f(unpack2x16float(pair.x), unpack2x16float(pair.y));
 }
 `;
+}
+
+/** As {@link weightAccess}: four codes of a word, and the scale of their block. */
+function quantAccess(
+  { placement, dtype }: { readonly placement: WeightStorage["placement"]; readonly dtype: QuantDtype },
+  first: number,
+  signature: string,
+): string {
+  const words = quantColumns(dtype) / 4;
+  const declare = (index: number, name: string): string =>
+    `@group(0) @binding(${first + index}) ` +
+    (placement === "buffer"
+      ? `var<storage, read> ${name}: array<u32>;`
+      : `var ${name}: texture_storage_2d<rgba32uint, read>;`);
+  const word = (name: string, column: string, perRow: string): string =>
+    placement === "buffer"
+      ? `${name}[(row / ${QUANT_ROWS}u * (${perRow}) + ${column}) * ${QUANT_ROWS}u + row % ${QUANT_ROWS}u]`
+      : `textureLoad(${name}, vec2u(${column}, row / ${QUANT_ROWS}u))[row % ${QUANT_ROWS}u]`;
+  return `${declare(0, "weight")}
+${declare(1, "scales")}
+${signature} {
+  let word = ${word("weight", `c4 / ${words}u`, `stride4 / ${words}u`)}${
+    words === 1 ? "" : ` >> (c4 % ${words}u * 16u)`
+  };
+  let scale = unpack2x16float(${word("scales", "c4 / 8u", "stride4 / 8u")});
+  return ${quantValues("vec4u(word)", dtype)} * scale.x + scale.y;
+}
+`;
+}
+
+/** Four codes of a word, which `words` repeats four times, as vec4f: the lowest ones. */
+export function quantValues(words: string, dtype: QuantDtype, firstBit = 0): string {
+  const bits = quantBits(dtype);
+  const shifts = [0, 1, 2, 3].map((i) => `${firstBit + i * bits}u`);
+  // Through i32, as a CPU converts signed integers in one instruction, unsigned ones in eight.
+  return `vec4f(vec4i((${words} >> vec4u(${shifts.join(", ")})) & vec4u(${2 ** bits - 1}u)))`;
 }

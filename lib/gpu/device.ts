@@ -29,6 +29,35 @@ export interface Resource<T> extends Disposable {
   readonly label: string;
 }
 
+/** One live allocation, as {@link Device.peakUsage} lists it. */
+export interface MemoryUse {
+  /** What the allocation is for. */
+  readonly label: string;
+  /** Size in bytes. */
+  readonly bytes: number;
+  /** What it is, and so which limits hold: a buffer that kernels bind as storage, another buffer, or a texture. */
+  readonly kind: "storage" | "buffer" | "texture";
+}
+
+/** The limits that decide what fits and how matrices are cut to shards. */
+export type DeviceLimits = Readonly<
+  Record<
+    | "maxBufferSize"
+    | "maxStorageBufferBindingSize"
+    | "maxTextureDimension2D"
+    | "maxComputeWorkgroupsPerDimension",
+    number
+  >
+>;
+
+/** What an adapter offers, told without opening a device. */
+export interface AdapterOffer {
+  /** What is known of the adapter. */
+  readonly facts: AdapterFacts;
+  /** Limits that {@link openDevice} would be granted. */
+  readonly limits: DeviceLimits;
+}
+
 /** A counted GPU buffer. */
 export type DeviceBuffer = Resource<GPUBuffer>;
 /** A counted 2D texture of one mip level. */
@@ -39,6 +68,9 @@ export const TEXEL_BYTES = 16;
 
 const STORAGE_USAGE = 0x80 | 0x04 | 0x08; // STORAGE | COPY_SRC | COPY_DST
 
+/** Workgroups a dimension; WebGPU's default, which no adapter is asked to exceed. */
+const MAX_WORKGROUPS = 65535;
+
 /** A GPU device that counts what it lends. Made by {@link openDevice}; dispose it to free everything. */
 export class Device implements Disposable {
   /** The WebGPU device. */
@@ -47,19 +79,30 @@ export class Device implements Disposable {
   readonly facts: AdapterFacts;
   /** WebGPU features that were granted. */
   readonly features: ReadonlySet<string>;
-  readonly #memoryLimit: number;
-  readonly #live = new Set<Resource<{ destroy(): void }>>();
+  /** Budget for all buffers and textures, in bytes; infinite where there is none. */
+  readonly memoryLimit: number;
+  /** Whether the device only counts: its objects hold nothing, and what runs on it has no effect. See `openDryDevice`. */
+  readonly isDry: boolean;
+  readonly #live = new Map<Resource<{ destroy(): void }>, MemoryUse>();
+  readonly #excesses: CompressoError[] = [];
   #bytes = 0;
   #peakBytes = 0;
+  /** What was live at the peak; null while the present state is the peak. */
+  #peakUsage: readonly MemoryUse[] | null = null;
   #failure: string | null = null;
   #disposed = false;
 
   /** Wraps a WebGPU device; use {@link openDevice}. */
-  constructor(gpu: GPUDevice, facts: AdapterFacts, memoryLimit: number) {
+  constructor(
+    gpu: GPUDevice,
+    facts: AdapterFacts,
+    { memoryLimit = Infinity, isDry = false }: { readonly memoryLimit?: number; readonly isDry?: boolean } = {},
+  ) {
     this.gpu = gpu;
     this.facts = facts;
     this.features = new Set(gpu.features);
-    this.#memoryLimit = memoryLimit;
+    this.memoryLimit = memoryLimit;
+    this.isDry = isDry;
     gpu.addEventListener("uncapturederror", (event) => {
       event.preventDefault();
       this.#failure ??= (event as GPUUncapturedErrorEvent).error.message;
@@ -84,6 +127,16 @@ export class Device implements Disposable {
     return this.#peakBytes;
   }
 
+  /** What was live when {@link bytes} was {@link peakBytes}. */
+  peakUsage(): readonly MemoryUse[] {
+    return this.#peakUsage ?? [...this.#live.values()];
+  }
+
+  /** What a dry device was asked for beyond its limits, where another throws. */
+  get excesses(): readonly CompressoError[] {
+    return this.#excesses;
+  }
+
   /** Number of live buffers and textures; 0 after all owners were disposed. */
   get liveCount(): number {
     return this.#live.size;
@@ -92,6 +145,13 @@ export class Device implements Disposable {
   /** Starts the measurement of {@link peakBytes} anew. */
   resetPeak(): void {
     this.#peakBytes = this.#bytes;
+    this.#peakUsage = null;
+  }
+
+  /** Throws the error of something beyond the limits; a dry device notes it down and goes on. */
+  refuse(error: CompressoError): void {
+    if (!this.isDry) throw error;
+    this.#excesses.push(error);
   }
 
   /** Allocates a zeroed storage buffer. Throws `CompressoError("gpu")` over the budget or the adapter's limits. */
@@ -101,15 +161,18 @@ export class Device implements Disposable {
       ? Math.min(this.limits.maxBufferSize, this.limits.maxStorageBufferBindingSize)
       : this.limits.maxBufferSize;
     if (size > limit) {
-      throw new CompressoError("gpu", {
-        what: `cannot allocate the GPU buffer '${label}'`,
-        rule: `a buffer holds at most ${limit} bytes on this adapter`,
-        value: `${size} bytes`,
-        mend: "use a smaller batch or sequence, or another adapter",
-      });
+      this.refuse(
+        new CompressoError("gpu", {
+          what: `cannot allocate the GPU buffer '${label}'`,
+          rule: `a buffer holds at most ${limit} bytes on this adapter`,
+          value: `${size} bytes`,
+          mend: "use a smaller batch or sequence, or another adapter",
+        }),
+      );
     }
     this.#reserve(label, size);
-    return this.#track(label, size, this.gpu.createBuffer({ label, size, usage }));
+    const kind = usage & 0x80 ? "storage" : "buffer";
+    return this.#track({ label, bytes: size, kind }, this.gpu.createBuffer({ label, size, usage }));
   }
 
   /** Allocates a buffer and fills it. */
@@ -123,17 +186,20 @@ export class Device implements Disposable {
   createTexture(label: string, width: number, height: number, format: "rgba32float" | "rgba32uint"): DeviceTexture {
     const limit = this.limits.maxTextureDimension2D;
     if (width > limit || height > limit) {
-      throw new CompressoError("gpu", {
-        what: `cannot allocate the GPU texture '${label}'`,
-        rule: `a side has at most ${limit} texels on this adapter`,
-        value: `${width} × ${height}`,
-        mend: "use a smaller batch or sequence, or another adapter",
-      });
+      this.refuse(
+        new CompressoError("gpu", {
+          what: `cannot allocate the GPU texture '${label}'`,
+          rule: `a side has at most ${limit} texels on this adapter`,
+          value: `${width} × ${height}`,
+          mend: "use a smaller batch or sequence, or another adapter",
+        }),
+      );
     }
     const size = width * height * TEXEL_BYTES;
     this.#reserve(label, size);
     const usage = 0x08 | 0x02 | 0x01; // STORAGE_BINDING | COPY_DST | COPY_SRC
-    return this.#track(label, size, this.gpu.createTexture({ label, size: [width, height], format, usage }));
+    const texture = this.gpu.createTexture({ label, size: [width, height], format, usage });
+    return this.#track({ label, bytes: size, kind: "texture" }, texture);
   }
 
   /** Writes data to a buffer from a byte offset on (a multiple of 4); the length is padded to a multiple of 4 by the caller. */
@@ -203,24 +269,27 @@ export class Device implements Disposable {
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    for (const resource of [...this.#live]) resource[Symbol.dispose]();
+    for (const resource of [...this.#live.keys()]) resource[Symbol.dispose]();
     this.gpu.destroy();
   }
 
   #reserve(label: string, bytes: number): void {
-    if (this.#bytes + bytes > this.#memoryLimit) {
+    if (this.#bytes + bytes > this.memoryLimit) {
       throw new CompressoError("gpu", {
         what: `cannot allocate '${label}' (${bytes} bytes)`,
-        rule: `the memory limit is ${this.#memoryLimit} bytes`,
+        rule: `the memory limit is ${this.memoryLimit} bytes`,
         value: `${this.#bytes} bytes are in use`,
         mend: "raise --memory-limit, or use a smaller batch or sequence",
       });
     }
     this.#bytes += bytes;
-    this.#peakBytes = Math.max(this.#peakBytes, this.#bytes);
+    if (this.#bytes <= this.#peakBytes) return;
+    this.#peakBytes = this.#bytes;
+    this.#peakUsage = null;
   }
 
-  #track<T extends { destroy(): void }>(label: string, bytes: number, raw: T): Resource<T> {
+  #track<T extends { destroy(): void }>(use: MemoryUse, raw: T): Resource<T> {
+    const { label, bytes } = use;
     let live = true;
     const resource: Resource<T> = {
       raw,
@@ -229,12 +298,13 @@ export class Device implements Disposable {
       [Symbol.dispose]: () => {
         if (!live) return;
         live = false;
+        if (this.#bytes === this.#peakBytes) this.#peakUsage ??= [...this.#live.values()];
         this.#live.delete(resource);
         this.#bytes -= bytes;
         raw.destroy();
       },
     };
-    this.#live.add(resource);
+    this.#live.set(resource, use);
     return resource;
   }
 }
@@ -251,9 +321,31 @@ export class Device implements Disposable {
  * ```
  */
 export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
-  const adapter = await navigator.gpu?.requestAdapter(
-    options.powerPreference ? { powerPreference: options.powerPreference } : {},
-  );
+  const { adapter, facts, limits } = await requestAdapter(options);
+  const gpu = await adapter.requestDevice({
+    requiredFeatures: (["timestamp-query"] as const).filter((feature) => adapter.features.has(feature)),
+    requiredLimits: {
+      maxBufferSize: limits.maxBufferSize,
+      maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
+      maxStorageBuffersPerShaderStage: Math.min(16, adapter.limits.maxStorageBuffersPerShaderStage),
+      maxStorageTexturesPerShaderStage: Math.min(8, adapter.limits.maxStorageTexturesPerShaderStage),
+      maxTextureDimension2D: limits.maxTextureDimension2D,
+      maxComputeWorkgroupStorageSize: adapter.limits.maxComputeWorkgroupStorageSize,
+      maxComputeInvocationsPerWorkgroup: adapter.limits.maxComputeInvocationsPerWorkgroup,
+      maxComputeWorkgroupSizeX: adapter.limits.maxComputeWorkgroupSizeX,
+    },
+  });
+  return new Device(gpu, facts, options.memoryLimit === undefined ? {} : { memoryLimit: options.memoryLimit });
+}
+
+/** Tells what the adapter of {@link openDevice} offers. Throws `CompressoError("gpu")` where there is none. */
+export async function describeAdapter(options: DeviceOptions = {}): Promise<AdapterOffer> {
+  const { facts, limits } = await requestAdapter(options);
+  return { facts, limits };
+}
+
+async function requestAdapter({ powerPreference }: DeviceOptions): Promise<AdapterOffer & { adapter: GPUAdapter }> {
+  const adapter = await navigator.gpu?.requestAdapter(powerPreference ? { powerPreference } : {});
   if (!adapter) {
     throw new CompressoError("gpu", {
       what: "no GPU adapter was found",
@@ -263,23 +355,15 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
     });
   }
   const { limits, info } = adapter;
-  const gpu = await adapter.requestDevice({
-    requiredFeatures: (["timestamp-query"] as const).filter((feature) => adapter.features.has(feature)),
-    requiredLimits: {
+  const isCpu = info.isFallbackAdapter || /llvmpipe|swiftshader|lavapipe/i.test(info.description);
+  return {
+    adapter,
+    facts: { description: info.description || "unnamed adapter", vendor: info.vendor, isCpu },
+    limits: {
       maxBufferSize: limits.maxBufferSize,
       maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
-      maxStorageBuffersPerShaderStage: Math.min(16, limits.maxStorageBuffersPerShaderStage),
-      maxStorageTexturesPerShaderStage: Math.min(8, limits.maxStorageTexturesPerShaderStage),
       maxTextureDimension2D: limits.maxTextureDimension2D,
-      maxComputeWorkgroupStorageSize: limits.maxComputeWorkgroupStorageSize,
-      maxComputeInvocationsPerWorkgroup: limits.maxComputeInvocationsPerWorkgroup,
-      maxComputeWorkgroupSizeX: limits.maxComputeWorkgroupSizeX,
+      maxComputeWorkgroupsPerDimension: MAX_WORKGROUPS,
     },
-  });
-  const isCpu = info.isFallbackAdapter || /llvmpipe|swiftshader|lavapipe/i.test(info.description);
-  return new Device(
-    gpu,
-    { description: info.description || "unnamed adapter", vendor: info.vendor, isCpu },
-    options.memoryLimit ?? Infinity,
-  );
+  };
 }

@@ -35,8 +35,12 @@ export interface RunOptions {
   readonly profile?: Map<string, number>;
 }
 
+/** Whether a step is part of a run. */
+type Condition = () => boolean;
+
 interface Dispatch {
   readonly kind: "dispatch";
+  readonly isWanted: Condition | null;
   readonly kernel: Kernel;
   readonly bound: readonly Bound[];
   readonly groups: readonly [number, number, number];
@@ -46,11 +50,13 @@ interface Dispatch {
 }
 interface Other {
   readonly kind: "other";
+  readonly isWanted: Condition | null;
   readonly label: string;
   readonly cost: number;
   encode(encoder: GPUCommandEncoder): void;
 }
 type Step = Dispatch | Other;
+type Unconditional<T> = T extends Step ? Omit<T, "isWanted"> : never;
 
 const UNIFORM_ALIGN = 256;
 /** Wanted length of one submit, so that signals and progress stay alive. */
@@ -67,6 +73,7 @@ export class Plan implements Disposable {
   /** Cost units (about: floating-point operations) a second, learned from the runs. */
   #rate: number;
   #label = "";
+  #condition: Condition | null = null;
 
   constructor(device: Device) {
     this.device = device;
@@ -83,6 +90,17 @@ export class Plan implements Disposable {
     this.#label = label;
   }
 
+  /** Records what a run leaves out where the condition, asked once at its start, does not hold. */
+  optional(isWanted: () => boolean, record: () => void): void {
+    if (this.#condition) throw new Error("Plan.optional: conditions do not nest");
+    this.#condition = isWanted;
+    try {
+      record();
+    } finally {
+      this.#condition = null;
+    }
+  }
+
   /** Records a dispatch. `cost` is its floating-point operations, as far as they matter for splitting submits. */
   dispatch(
     kernel: Kernel,
@@ -95,12 +113,14 @@ export class Plan implements Disposable {
     }
     const limit = this.device.limits.maxComputeWorkgroupsPerDimension;
     if (x > limit || y > limit || z > limit) {
-      throw new CompressoError("gpu", {
-        what: `cannot run kernel '${kernel.name}'`,
-        rule: `at most ${limit} workgroups a dimension`,
-        value: `${x} × ${y} × ${z}`,
-        mend: "use a smaller batch or sequence",
-      });
+      this.device.refuse(
+        new CompressoError("gpu", {
+          what: `cannot run kernel '${kernel.name}'`,
+          rule: `at most ${limit} workgroups a dimension`,
+          value: `${x} × ${y} × ${z}`,
+          mend: "use a smaller batch or sequence",
+        }),
+      );
     }
     if (x === 0 || y === 0 || z === 0) return;
     this.#record({
@@ -220,17 +240,18 @@ export class Plan implements Disposable {
     }
     const pending: Promise<void>[] = [];
     const start = performance.now();
-    const end = repeat * this.#steps.length;
+    const steps = this.#wanted();
+    const end = repeat * steps.length;
     let total = 0;
     for (let at = 0; at < end;) {
       options.signal?.throwIfAborted();
       let cost = 0;
       const from = at;
       while (at < end && (at === from || cost < this.#rate * SUBMIT_SECONDS)) {
-        cost += this.#steps[at % this.#steps.length]?.cost ?? 0;
+        cost += steps[at % steps.length]?.cost ?? 0;
         at++;
       }
-      this.#submit(from, at);
+      this.#submit(steps, from, at);
       total += cost;
       pending.push(this.device.gpu.queue.onSubmittedWorkDone());
       if (pending.length >= IN_FLIGHT) await pending.shift();
@@ -246,16 +267,23 @@ export class Plan implements Disposable {
     this.#steps.length = 0;
   }
 
-  #record(step: Step): void {
+  #record(step: Unconditional<Step>): void {
     if (this.#finished) throw new Error("the plan is finished");
-    this.#steps.push(step);
+    this.#steps.push({ ...step, isWanted: this.#condition });
   }
 
-  #submit(from: number, to: number): void {
+  /** The steps of a run: those whose condition holds. */
+  #wanted(): readonly Step[] {
+    return this.#steps.some((step) => step.isWanted)
+      ? this.#steps.filter((step) => step.isWanted?.() ?? true)
+      : this.#steps;
+  }
+
+  #submit(steps: readonly Step[], from: number, to: number): void {
     const encoder = this.device.gpu.createCommandEncoder();
     let pass: GPUComputePassEncoder | null = null;
     for (let index = from; index < to; index++) {
-      const step = this.#steps[index % this.#steps.length];
+      const step = steps[index % steps.length];
       if (!step) continue;
       if (step.kind === "other") {
         pass?.end();
@@ -276,11 +304,12 @@ export class Plan implements Disposable {
     const querySet = gpu.createQuerySet({ type: "timestamp", count: 2 * batch });
     using resolved = this.device.createBuffer("timestamps", 16 * batch, 0x0200 | 0x04); // QUERY_RESOLVE | COPY_SRC
     const add = (label: string, seconds: number): void => void profile.set(label, (profile.get(label) ?? 0) + seconds);
-    for (let at = 0; at < this.#steps.length;) {
+    const steps = this.#wanted();
+    for (let at = 0; at < steps.length;) {
       const encoder = gpu.createCommandEncoder();
       const labels: string[] = [];
-      while (at < this.#steps.length && labels.length < batch) {
-        const step = this.#steps[at++];
+      while (at < steps.length && labels.length < batch) {
+        const step = steps[at++];
         if (!step) continue;
         if (step.kind === "other") {
           step.encode(encoder);

@@ -1,6 +1,6 @@
 // Chat messages to one text. Owns the rendering of a tokenizer's Jinja template; refuses to tokenize and to invent a
 // template.
-import { Template } from "@huggingface/jinja";
+import { Template } from "../packages.ts";
 import { CompressoError } from "../errors.ts";
 import { type Tokenizer, tokenText } from "./tokenizer.ts";
 

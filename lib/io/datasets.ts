@@ -1,290 +1,168 @@
-// Rows of training and evaluation data. Owns the reading of instruction rows and texts from JSON, JSON lines and plain
-// text, told apart by content;
-// refuses parquet, archives and rows it would have to guess about.
+// Rows of training and evaluation data from a file. Owns which rows are kept, the rules that hold for all of them and
+// the report; refuses tokens.
 import { CompressoError } from "../errors.ts";
-import { isObject, type Json } from "./tokenizer_compat.ts";
+import { type Compression, dataError, openData, textOf } from "./datasets_bytes.ts";
+import { parquetRows } from "./datasets_parquet.ts";
+import {
+  type ChatRow,
+  emptyField,
+  type InstructRow,
+  kindName,
+  parseRow,
+  type Row,
+  type TextRow,
+} from "./datasets_row.ts";
+import { createSplitter, type Place, type TextFormat, type ValueSink } from "./datasets_split.ts";
 
-/** An instruction with its answer. */
-export interface InstructRow {
-  /** Tells the kinds of rows apart. */
-  readonly kind: "instruct";
-  /** What is asked for. */
-  readonly instruction: string;
-  /** Context of the instruction; empty where there is none. */
-  readonly input: string;
-  /** The answer. */
-  readonly output: string;
-  /** Answers to choose from, where the row has a list of strings under `choices`. */
-  readonly choices: readonly string[] | null;
-  /** All other fields of the row. */
-  readonly extra: Json;
+export type { ChatRow, InstructRow, Row, TextRow } from "./datasets_row.ts";
+
+/** Options of {@link readRows}. */
+export interface ReadOptions {
+  /** Field that holds the document of a row; without it, the fields tell the kind of a row. */
+  readonly textField?: string | undefined;
+  /** Rows to keep at most, from the first on; the rest is not read. Default: all. */
+  readonly limit?: number | undefined;
+  /** Whether broken rows are left out and reported instead of ending the reading. Default false. */
+  readonly skipBroken?: boolean | undefined;
 }
 
-/** A document. */
-export interface TextRow {
-  /** Tells the kinds of rows apart. */
-  readonly kind: "text";
-  /** The document. */
-  readonly text: string;
-  /** All other fields of the row. */
-  readonly extra: Json;
+/** A row that was left out. */
+export interface LeftOut {
+  /** The line of JSON lines, else the place in the array or table, from 1. */
+  readonly row: number;
+  /** Why. */
+  readonly reason: string;
 }
-
-/** A row of either kind. */
-export type Row = InstructRow | TextRow;
 
 /** What was read and what was left out. */
 export interface DataReport {
+  /** What the file is. */
+  readonly format: TextFormat | "parquet";
+  /** How it is compressed as a whole; pages of a parquet file do not count. */
+  readonly compression: Compression;
   /** Rows kept. */
   readonly rows: number;
-  /** Rows left out because they are empty; `row` is the line of JSON lines, else the place in the array, from 1. */
-  readonly skipped: readonly { readonly row: number; readonly reason: string }[];
+  /** Rows left out because they are empty. */
+  readonly skipped: readonly LeftOut[];
+  /** Rows left out because they are broken, where that was asked for. */
+  readonly broken: readonly LeftOut[];
+  /** Whether reading ended at the limit; there may be more rows then. */
+  readonly limited: boolean;
 }
 
 /** Rows of one kind. */
 export type DataSet =
   | { readonly kind: "instruct"; readonly rows: readonly InstructRow[]; readonly report: DataReport }
+  | { readonly kind: "chat"; readonly rows: readonly ChatRow[]; readonly report: DataReport }
   | { readonly kind: "text"; readonly rows: readonly TextRow[]; readonly report: DataReport };
 
-const MAX_BYTES = 500 * 2 ** 20;
-
-interface Place {
-  readonly number: number;
-  readonly label: string;
-}
-
 /**
- * Reads a JSON array or JSON lines of `{instruction, input?, output}` or `{text}`, or plain text as one document.
- * Throws `CompressoError("input")` for a file that is missing, empty, binary or not UTF-8, and for a broken row, which
- * it names.
+ * Reads rows from a JSON array, JSON lines, a parquet table, or plain text as one document, told apart by content; all
+ * but parquet also inside gzip or Zstandard. The file is read piece by piece: memory holds the rows alone, and with
+ * `limit` no more of the file is read than it takes.
+ *
+ * A row is `{instruction, input?, output}`, `{messages: [{role, content}]}`, `{conversations: [{from, value}]}`
+ * (ShareGPT) or `{text}`; all rows of a file are of one kind.
+ *
+ * @throws CompressoError("input") for a file that is missing, empty, binary or not UTF-8, and for a broken row, which it
+ * names; "usage" for a limit below 1.
  */
-export async function readRows(path: string): Promise<DataSet> {
-  return parseRows(await readUtf8(path), path);
+export async function readRows(path: string, options: ReadOptions = {}): Promise<DataSet> {
+  const collector = createCollector(path, options);
+  const { file, kind } = await openData(path);
+  using _file = file;
+  if (kind === "parquet") {
+    const { sink } = collector;
+    for await (const { number, value } of parquetRows(file, { path, wanted: collector.wanted })) {
+      sink.value({ number, label: `row ${number}` }, value);
+    }
+    return collector.finish("parquet", "none");
+  }
+  const splitter = createSplitter(collector.sink);
+  for await (const text of textOf(file, { path, compression: kind })) {
+    splitter.push(text);
+    if (collector.sink.isFull) break;
+  }
+  return collector.finish(splitter.finish(), kind);
 }
 
 /** {@link readRows} on text that is already at hand; `path` is for messages only. */
-export function parseRows(text: string, path: string): DataSet {
-  const start = text.trimStart();
-  if (start === "") throw fail(path, "the file has rows", "it is empty");
-  const values = /^\[\s*[{\]]/.test(start)
-    ? arrayValues(text, path)
-    : /^\{/.test(start)
-    ? lineValues(text, path)
-    : [{ place: { number: 1, label: "the text" }, value: { text } }];
-  const instruct: InstructRow[] = [];
-  const texts: TextRow[] = [];
-  const skipped: { row: number; reason: string }[] = [];
-  let first: { kind: Row["kind"]; place: Place } | null = null;
-  for (const { place, value } of values) {
-    if (value === undefined) {
-      skipped.push({ row: place.number, reason: "blank line" });
-      continue;
-    }
-    const row = parseRow(value, place, path);
+export function parseRows(text: string, path: string, options: ReadOptions = {}): DataSet {
+  const collector = createCollector(path, options);
+  const splitter = createSplitter(collector.sink);
+  splitter.push(text);
+  return collector.finish(splitter.finish(), "none");
+}
+
+/** Keeps rows as their values come. */
+interface Collector {
+  readonly sink: ValueSink;
+  /** Rows that may still be kept. */
+  readonly wanted: () => number;
+  finish(format: DataReport["format"], compression: Compression): DataSet;
+}
+
+function createCollector(path: string, options: ReadOptions): Collector {
+  const { textField, limit = Infinity, skipBroken = false } = options;
+  if (limit !== Infinity && (!Number.isInteger(limit) || limit < 1)) {
+    const rule = "limit is a whole number, at least 1";
+    throw new CompressoError("usage", { what: `cannot read the data of ${path}`, rule, value: String(limit) });
+  }
+  const rows = { instruct: new Array<InstructRow>(), chat: new Array<ChatRow>(), text: new Array<TextRow>() };
+  const skipped: LeftOut[] = [], broken: LeftOut[] = [];
+  let count = 0;
+  let first: { readonly kind: Row["kind"]; readonly place: Place } | null = null;
+
+  const reject = (place: Place, rule: string, { problem, mend }: { problem: string; mend: string }): void => {
+    if (!skipBroken) throw dataError(path, rule, { value: `${place.label} ${problem}`, mend });
+    broken.push({ row: place.number, reason: problem });
+  };
+  const keep = (row: Row, place: Place): void => {
     if (first !== null && first.kind !== row.kind) {
-      throw fail(
-        path,
-        "all rows are of one kind, instructions or texts",
-        `${first.place.label} is ${kindName(first.kind)}, ${place.label} is ${kindName(row.kind)}`,
-        "split the file in two",
-      );
+      throw dataError(path, "all rows are of one kind: instructions, conversations or texts", {
+        value: `${first.place.label} is ${kindName(first.kind)}, ${place.label} is ${kindName(row.kind)}`,
+        mend: "split the file, or name the field that holds the text",
+      });
     }
     first ??= { kind: row.kind, place };
     const empty = emptyField(row);
-    if (empty !== null) skipped.push({ row: place.number, reason: `empty "${empty}"` });
-    else if (row.kind === "instruct") instruct.push(row);
-    else texts.push(row);
-  }
-  const rows = instruct.length + texts.length;
-  if (rows === 0) throw fail(path, "the file has rows that are not empty", `${skipped.length} empty rows`);
-  const report = { rows, skipped };
-  return instruct.length > 0 ? { kind: "instruct", rows: instruct, report } : { kind: "text", rows: texts, report };
-}
-
-interface Value {
-  readonly place: Place;
-  /** Undefined for a blank line. */
-  readonly value: unknown;
-}
-
-function arrayValues(text: string, path: string): Value[] {
-  const { value: list, message } = parseJson(text);
-  if (message !== null) throw fail(path, "the file is a JSON array", arrayError(text, message));
-  const values = Array.isArray(list) ? list : [];
-  return values.map((value, index) => ({ place: { number: index + 1, label: `row ${index + 1}` }, value }));
-}
-
-function lineValues(text: string, path: string): Value[] {
-  const whole = wholeObject(text);
-  if (whole !== null) return [{ place: { number: 1, label: "row 1" }, value: whole }];
-  const lines = text.split("\n");
-  if (lines.at(-1)?.trim() === "") lines.pop();
-  return lines.map((line, index) => {
-    const place = { number: index + 1, label: `line ${index + 1}` };
-    if (line.trim() === "") return { place, value: undefined };
-    const { value, message } = parseJson(line);
-    if (message === null) return { place, value };
-    const mend = "mend or remove that line; a file that starts with { is read as JSON lines";
-    throw fail(path, "each line is one JSON object", `${place.label}: ${message}`, mend);
-  });
-}
-
-/** A single object that spans lines. */
-function wholeObject(text: string): Json | null {
-  const firstLine = text.trimStart().split("\n", 1)[0] ?? "";
-  if (parseJson(firstLine).message === null) return null;
-  const { value } = parseJson(text);
-  return isObject(value) ? value : null;
-}
-
-function parseRow(value: unknown, place: Place, path: string): Row {
-  if (!isObject(value)) throw fail(path, "each row is an object", `${place.label} is ${typeName(value)}`);
-  const has = (key: string): boolean => value[key] !== undefined;
-  if (has("instruction") && has("output")) {
-    const { instruction, input, output, choices, ...extra } = value;
-    const list = Array.isArray(choices) && choices.every((choice) => typeof choice === "string") ? choices : null;
-    return {
-      kind: "instruct",
-      instruction: textField(instruction, "instruction", place, path),
-      input: input === undefined || input === null ? "" : textField(input, "input", place, path),
-      output: textField(output, "output", place, path),
-      choices: list,
-      extra: list === null && choices !== undefined ? { ...extra, choices } : extra,
-    };
-  }
-  if (has("text")) {
-    const { text, ...extra } = value;
-    return { kind: "text", text: textField(text, "text", place, path), extra };
-  }
-  const keys = Object.keys(value).map((key) => JSON.stringify(key)).join(", ");
-  throw fail(
-    path,
-    'a row has "instruction" and "output" (and perhaps "input"), or "text"',
-    `${place.label} has ${keys === "" ? "no fields" : keys}`,
-    "rename the fields",
-  );
-}
-
-function textField(value: unknown, name: string, place: Place, path: string): string {
-  if (typeof value === "string") return value;
-  throw fail(path, `"${name}" is a string`, `${place.label}: ${typeName(value)}`);
-}
-
-function emptyField(row: Row): string | null {
-  if (row.kind === "text") return row.text.trim() === "" ? "text" : null;
-  if (row.instruction.trim() === "") return "instruction";
-  return row.output.trim() === "" ? "output" : null;
-}
-
-async function readUtf8(path: string): Promise<string> {
-  let bytes: Uint8Array;
-  try {
-    const { isDirectory, size } = await Deno.stat(path);
-    if (isDirectory) throw fail(path, "the data are one file", "a folder", "name a file in it");
-    if (size > MAX_BYTES) {
-      throw fail(
-        path,
-        `the file is at most ${MAX_BYTES / 2 ** 20} MiB`,
-        `${Math.ceil(size / 2 ** 20)} MiB`,
-        "split it",
-      );
-    }
-    bytes = await Deno.readFile(path);
-  } catch (error) {
-    if (error instanceof CompressoError) throw error;
-    const missing = error instanceof Deno.errors.NotFound;
-    throw fail(path, "the file can be read", missing ? "no such file" : String(error), missing ? "check the path" : "");
-  }
-  const magic = String.fromCharCode(...bytes.subarray(0, 4));
-  if (magic === "PAR1") throw fail(path, "the file is text", "it is parquet", "convert it to JSON lines");
-  if (magic.startsWith("\x1f\x8b")) throw fail(path, "the file is text", "it is gzip", "unpack it");
-  try {
-    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-    const zero = text.indexOf("\0");
-    if (zero < 0) return text;
-  } catch {
-    if (!bytes.includes(0)) {
-      throw fail(path, "the file is UTF-8", `it is not, from byte ${invalidByte(bytes)}`, "convert it to UTF-8");
-    }
-  }
-  throw fail(path, "the file is text", "it is binary or UTF-16: it has zero bytes", "convert it to UTF-8 JSON lines");
-}
-
-/** Position of the first byte that is not UTF-8. */
-function invalidByte(bytes: Uint8Array): number {
-  // The longest beginning that decodes as a stream ends within the bad sequence.
-  let [low, high] = [0, bytes.length];
-  while (low < high) {
-    const middle = Math.ceil((low + high) / 2);
-    if (decodes(bytes.subarray(0, middle), true)) low = middle;
-    else high = middle - 1;
-  }
-  while (low > 0 && !decodes(bytes.subarray(0, low), false)) low--;
-  return low;
-}
-
-function decodes(bytes: Uint8Array, stream: boolean): boolean {
-  try {
-    new TextDecoder("utf-8", { fatal: true }).decode(bytes, { stream });
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-/**
- * What is wrong with a broken JSON array, with the row and line where it starts to be: the parser's own message may
- * name neither.
- */
-function arrayError(text: string, message: string): string {
-  let row = 1, depth = 0, inString = false;
-  let start = text.indexOf("[") + 1;
-  for (let index = start; index < text.length; index++) {
-    const character = text[index];
-    if (inString) {
-      if (character === "\\") index++;
-      else if (character === '"') inString = false;
-    } else if (character === '"') inString = true;
-    else if (character === "{" || character === "[") depth++;
-    else if (depth > 0 && (character === "}" || character === "]")) depth--;
-    else if (depth === 0 && (character === "," || character === "]")) {
-      if (parseJson(text.slice(start, index)).message !== null) break;
-      start = index + 1;
-      if (character === ",") row++;
-      else return `after the array, line ${lineOf(text, start)}: ${message}`;
-    }
-  }
-  const lead = /^\s*/.exec(text.slice(start))?.[0].length ?? 0;
-  return `row ${row}, line ${lineOf(text, start + lead)}: ${message}`;
-}
-
-function lineOf(text: string, position: number): number {
-  return text.slice(0, position).split("\n").length;
-}
-
-/** The value of a JSON text, or what is wrong with it. */
-function parseJson(text: string): { readonly value: unknown; readonly message: string | null } {
-  try {
-    return { value: JSON.parse(text), message: null };
-  } catch (error) {
-    return { value: null, message: error instanceof Error ? error.message : String(error) };
-  }
-}
-
-function kindName(kind: Row["kind"]): string {
-  return kind === "instruct" ? "an instruction" : "a text";
-}
-
-function typeName(value: unknown): string {
-  if (value === null) return "null";
-  return Array.isArray(value) ? "a list" : typeof value === "object" ? "an object" : `a ${typeof value}`;
-}
-
-function fail(path: string, rule: string, value: string, mend = ""): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot read the data of ${path}`,
-    rule,
-    value,
-    ...(mend === "" ? {} : { mend }),
-  });
+    if (empty !== null) return void skipped.push({ row: place.number, reason: `empty "${empty}"` });
+    count++;
+    const numbered = { number: place.number };
+    if (row.kind === "instruct") rows.instruct.push({ ...row, ...numbered });
+    else if (row.kind === "chat") rows.chat.push({ ...row, ...numbered });
+    else rows.text.push({ ...row, ...numbered });
+  };
+  const sink: ValueSink = {
+    value(place, value): void {
+      const parsed = parseRow(value, { textField });
+      if ("row" in parsed) keep(parsed.row, place);
+      else reject(place, parsed.fault.rule, parsed.fault);
+    },
+    document: (place, text) => keep({ kind: "text", text, extra: {} }, place),
+    blank: ({ number }) => void skipped.push({ row: number, reason: "blank line" }),
+    broken(place, problem): void {
+      reject(place, "each row is one JSON value", { problem, mend: "mend or remove it, or have broken rows left out" });
+    },
+    refuse(rule, value, mend): never {
+      throw dataError(path, rule, { value, mend });
+    },
+    get isFull(): boolean {
+      return count >= limit;
+    },
+  };
+  return {
+    sink,
+    wanted: () => limit - count,
+    finish(format, compression): DataSet {
+      if (count === 0) {
+        const faults = broken.length > 0 ? ` and ${broken.length} broken rows, the first: ${broken[0]?.reason}` : "";
+        throw dataError(path, "the file has rows that are not empty", { value: `${skipped.length} empty${faults}` });
+      }
+      const report = { format, compression, rows: count, skipped, broken, limited: count >= limit };
+      if (rows.instruct.length > 0) return { kind: "instruct", rows: rows.instruct, report };
+      if (rows.chat.length > 0) return { kind: "chat", rows: rows.chat, report };
+      return { kind: "text", rows: rows.text, report };
+    },
+  };
 }

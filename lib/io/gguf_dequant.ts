@@ -150,13 +150,13 @@ function fifth(raw: Uint8Array, at: number, i: number): number {
 }
 
 /** Scale of one of 8 groups: 6 bits, the last four packed as 4 + 2 bits. */
-function scale6(raw: Uint8Array, at: number, group: number): number {
+export function scale6(raw: Uint8Array, at: number, group: number): number {
   if (group < 4) return byte(raw, at + group) & 63;
   return byte(raw, at + group + 4) & 15 | byte(raw, at + group - 4) >> 6 << 4;
 }
 
 /** Minimum of one of 8 groups, packed as the scales. */
-function minimum6(raw: Uint8Array, at: number, group: number): number {
+export function minimum6(raw: Uint8Array, at: number, group: number): number {
   if (group < 4) return byte(raw, at + group + 4) & 63;
   return byte(raw, at + group + 4) >> 4 | byte(raw, at + group) >> 6 << 4;
 }

@@ -1,5 +1,6 @@
 // A GGUF of arch llama or deci as a source of weights. Owns the checks of its tensors and the order of q and k rows; refuses other architectures.
 import { CompressoError } from "../errors.ts";
+import { blocksOf, type QuantRows } from "../nn/quant.ts";
 import { type DecoderSpec, tensorShapes } from "../nn/spec.ts";
 import { type GgufFile, openGgufFile } from "./gguf.ts";
 import type { GgufHeader, GgufTensor } from "./gguf_header.ts";
@@ -7,7 +8,7 @@ import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./gguf_names.ts";
 import { ggufSpec } from "./gguf_spec.ts";
 import { ggufError } from "./gguf_types.ts";
 import { rowWindow } from "./rows.ts";
-import type { RowRange, WeightSource } from "./source.ts";
+import type { BlockOptions, RowRange, WeightSource } from "./source.ts";
 
 /** Weights of a GGUF, with all that its header says. */
 export interface GgufSource extends WeightSource, GgufHeader {
@@ -47,6 +48,12 @@ export async function openGguf(path: string): Promise<GgufSource> {
         ? await readRotated(file, { tensor, headDim: spec.headDim, rows })
         : await file.readTensor(tensor.name, rows);
     },
+    async readBlocks(name, options): Promise<QuantRows | null> {
+      const { tensor, rotated } = tensorOf(name);
+      return rotated
+        ? await readRotatedBlocks(file, { tensor, headDim: spec.headDim, ...options })
+        : await file.readTensorBlocks(tensor.name, options);
+    },
     storedDtype: (name): string => tensorOf(name).tensor.type,
   };
 }
@@ -54,19 +61,57 @@ export async function openGguf(path: string): Promise<GgufSource> {
 /** Rows of q or k in Hugging Face's order: reads the heads that hold them, then picks. */
 async function readRotated(
   file: GgufFile,
-  options: { readonly tensor: GgufTensor; readonly headDim: number; readonly rows: RowRange | undefined },
+  { tensor, headDim, rows }: Rotated & { readonly rows: RowRange | undefined },
 ): Promise<Float32Array<ArrayBuffer>> {
-  const { tensor, headDim } = options;
-  const { start, count, width } = rowWindow(tensor.name, tensor.shape, { rows: options.rows });
+  const { heads, width, rowOf, count } = headsOf({ tensor, headDim, rows });
+  return pickRows(await file.readTensor(tensor.name, heads), new Float32Array(count * width), { width, rowOf });
+}
+
+/** The same as blocks: rows are whole blocks, so only rows move. */
+async function readRotatedBlocks(
+  file: GgufFile,
+  { tensor, headDim, bits, rows }: Rotated & BlockOptions,
+): Promise<QuantRows | null> {
+  const { heads, width, rowOf, count } = headsOf({ tensor, headDim, rows });
+  const blocks = await file.readTensorBlocks(tensor.name, { bits, rows: heads });
+  if (!blocks) return null;
+  const { codes, scales } = blocks, perRow = blocksOf(width);
+  return {
+    codes: pickRows(codes, new Uint8Array(count * width), { width, rowOf }),
+    scales: pickRows(scales, new Uint32Array(count * perRow), { width: perRow, rowOf }),
+  };
+}
+
+/** A q or k weight. */
+interface Rotated {
+  readonly tensor: GgufTensor;
+  readonly headDim: number;
+}
+
+/** The rows of the heads that hold `rows`, and which of these is the i-th wanted one. */
+function headsOf({ tensor, headDim, rows }: Rotated & { readonly rows: RowRange | undefined }): {
+  readonly heads: RowRange;
+  readonly width: number;
+  readonly count: number;
+  readonly rowOf: (index: number) => number;
+} {
+  const { start, count, width } = rowWindow(tensor.name, tensor.shape, { rows });
   const first = Math.floor(start / headDim) * headDim;
   const end = Math.ceil((start + count) / headDim) * headDim;
-  const heads = await file.readTensor(tensor.name, { start: first, count: end - first });
-  const out = new Float32Array(count * width);
-  for (let row = 0; row < count; row++) {
-    const from = (ggufRow(start + row, headDim) - first) * width;
-    out.set(heads.subarray(from, from + width), row * width);
+  const rowOf = (index: number): number => ggufRow(start + index, headDim) - first;
+  return { heads: { start: first, count: end - first }, width, count, rowOf };
+}
+
+/** Fills `target` with rows of `from`. */
+function pickRows<T extends Float32Array | Uint8Array | Uint32Array>(
+  from: T,
+  target: T,
+  { width, rowOf }: { readonly width: number; readonly rowOf: (index: number) => number },
+): T {
+  for (let row = 0; row < target.length / width; row++) {
+    target.set(from.subarray(rowOf(row) * width, (rowOf(row) + 1) * width), row * width);
   }
-  return out;
+  return target;
 }
 
 function checkTensors(

@@ -1,5 +1,5 @@
 // config.json of a Hugging Face folder as a DecoderSpec. Owns the keys, their defaults (those of transformers 5) and what is refused; reads no file.
-import { z } from "zod";
+import { z } from "../packages.ts";
 import type { DecoderSpec, LayerSpec } from "../nn/spec.ts";
 import { refusal, shown, valueAt } from "./hf_refusal.ts";
 import { ropeOf } from "./hf_rope.ts";

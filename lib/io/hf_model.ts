@@ -1,4 +1,5 @@
 // A Hugging Face folder as a source of weights: config.json, safetensors in one file or shards. Owns the finding and checking of tensors; refuses pickles.
+import { dirname, join } from "node:path";
 import { CompressoError } from "../errors.ts";
 import { type DecoderSpec, HEAD, tensorShapes } from "../nn/spec.ts";
 import { unreadable } from "./bytes.ts";
@@ -24,10 +25,7 @@ const SINGLE = "model.safetensors";
  * a wrong shape or dtype, and a tensor of the decoder that the config does not announce (a bias, say).
  */
 export async function openHfFolder(folder: string): Promise<HfSource> {
-  const configPath = `${folder}/config.json`;
-  const config = asObject(await readJson(configPath), configPath);
-  const generation = await readJson(`${folder}/generation_config.json`, { optional: true });
-  const spec = parseHfConfig(config, { path: configPath, ...(generation === undefined ? {} : { generation }) });
+  const { config, spec } = await readHfConfig(`${folder}/config.json`);
   const files = await openShards(folder);
   checkTensors(spec, files, folder);
   return {
@@ -52,6 +50,13 @@ export async function openHfFolder(folder: string): Promise<HfSource> {
       value: "no such tensor",
     });
   }
+}
+
+/** Reads a config.json, with the generation_config.json beside it where there is one; no weights are needed. */
+export async function readHfConfig(path: string): Promise<Pick<HfSource, "config" | "spec">> {
+  const config = asObject(await readJson(path), path);
+  const generation = await readJson(join(dirname(path), "generation_config.json"), { optional: true });
+  return { config, spec: parseHfConfig(config, { path, ...(generation === undefined ? {} : { generation }) }) };
 }
 
 /** The file that holds each tensor. */

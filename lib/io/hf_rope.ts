@@ -1,6 +1,6 @@
 // RoPE settings of a config.json: rope_theta with rope_scaling (before transformers 5), or rope_parameters.
 // Owns their rules; refuses kinds but default, linear, llama3.
-import { z } from "zod";
+import { z } from "../packages.ts";
 import type { DecoderSpec, RopeScaling } from "../nn/spec.ts";
 import { refusal, shown, valueAt } from "./hf_refusal.ts";
 

@@ -1,4 +1,5 @@
 // What every reader of weights offers and every writer takes. Owns the interface; refuses any file format.
+import type { QuantRows } from "../nn/quant.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 
 /** A range of rows of a matrix, [start, start + count). */
@@ -7,6 +8,14 @@ export interface RowRange {
   readonly start: number;
   /** Number of rows. */
   readonly count: number;
+}
+
+/** Options of {@link WeightSource.readBlocks}. */
+export interface BlockOptions {
+  /** Most bits of a code. */
+  readonly bits: 4 | 8;
+  /** Default: all rows. */
+  readonly rows?: RowRange;
 }
 
 /**
@@ -18,6 +27,11 @@ export interface WeightSource {
   readonly spec: DecoderSpec;
   /** Reads a whole tensor or a range of its rows, row-major. Throws `CompressoError("input")` where the file is broken. */
   read(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>>;
+  /**
+   * Reads rows as the file's own blocks of 32 columns, in codes of at most `bits` bits, so that they are not quantised twice.
+   * Null where the file has no such blocks; absent where the source never has. Throws as `read`.
+   */
+  readBlocks?(name: string, options: BlockOptions): Promise<QuantRows | null>;
   /** Dtype in which the file stores the tensor, in lower case: "f32", "f16", "bf16", "q4_1", … */
   storedDtype(name: string): string;
 }

@@ -1,6 +1,6 @@
 // Text to token ids and back. Owns the Tokenizer interface, loading from a Hugging Face folder and decoding piece by
 // piece; refuses to train or fetch.
-import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
+import { LibraryTokenizer } from "../packages.ts";
 import { join } from "node:path";
 import { CompressoError } from "../errors.ts";
 import { forJavaScript, isObject, type Json, repairDecoder } from "./tokenizer_compat.ts";

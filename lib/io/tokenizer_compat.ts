@@ -1,6 +1,6 @@
 // Rewrites a tokenizer.json for the JavaScript tokenizer library where it reads a node otherwise than the Rust one.
 // Owns those rewrites; refuses to tokenize.
-import { ByteFallbackDecoder } from "@huggingface/tokenizers";
+import { ByteFallbackDecoder } from "../packages.ts";
 import { CompressoError } from "../errors.ts";
 import { byteLevel, GPT2_SPLIT, type PreTokenizerNode, split } from "./pre_tokenizers.ts";
 

@@ -15,18 +15,34 @@ export interface PassShape {
 
 /** What a pass needs beside the plain forward. */
 export interface ActivationOptions extends PassShape {
-  /** Keeps the input of every layer and allocates the gradients' buffers. */
+  /** Keeps the input of every layer and of its FFN, and allocates the gradients' buffers. */
   readonly backward: boolean;
+  /** Whether backward computes the rest of a layer anew (gradient checkpointing) instead of keeping it. Default true. */
+  readonly recompute?: boolean;
+  /** Keeps what every layer adds to the residual stream too, for the gradients of hidden masks. Default false. */
+  readonly keepsWrites?: boolean;
   /** Rank of LoRA, 0 for none. */
   readonly rank: number;
   /** Tokens of a chunk of the output head. */
   readonly headRows: number;
 }
 
-/** Names of the per-layer buffers of the forward pass. */
-type Forward = "h1" | "h2" | "q" | "k" | "v" | "o" | "om" | "y1" | "x1" | "gate" | "up" | "a" | "y2";
+/** Buffers of a layer's forward pass. */
+const FORWARD = ["h1", "h2", "q", "k", "v", "o", "om", "y1", "x1", "gate", "up", "a", "y2"] as const;
+type Forward = typeof FORWARD[number];
 /** Names of the buffers of the backward pass. */
 type Backward = "dx" | "dh" | "dq" | "dk" | "dv" | "dom" | "da";
+
+/** Buffers of the forward pass of one layer; layers share those that are not kept for backward. */
+export interface LayerActivations {
+  readonly forward: Readonly<Record<Forward, DeviceBuffer>>;
+  /** 1 / rms of each row [rows], of the attention norm and of the FFN norm. */
+  readonly rms: readonly [DeviceBuffer, DeviceBuffer];
+  /** Log-sum-exp of attention [heads, rows]. */
+  readonly lse: DeviceBuffer;
+  /** LoRA: A·x of each projection [rows, rank]. */
+  readonly inner: Readonly<Record<Projection, DeviceBuffer>> | null;
+}
 
 /** Buffers of one pass over `rows` = batch · seq tokens. All are [paddedRows, stride] f32 unless said otherwise. */
 export interface Activations extends Disposable {
@@ -34,18 +50,24 @@ export interface Activations extends Disposable {
   readonly rows: number;
   /** Token ids [rows] u32. */
   readonly tokens: DeviceBuffer;
-  /** Next-token targets [rows] i32, −1 where there is none. */
+  /** Rows in the order in which the output head takes them [rows] u32; see `writeTargets`. */
+  readonly order: DeviceBuffer;
+  /** Next-token targets in that order [rows] i32, −1 where there is none. */
   readonly targets: DeviceBuffer;
-  /** Loss of each token [rows]. */
+  /** Loss of each token in that order [rows]. */
   readonly loss: DeviceBuffer;
+  /** Rows at the head of that order which have a target; chunks of the output head beyond them are left out. */
+  readonly wanted: { rows: number };
   /** Input of layer l and, last, the output of all layers. Without backward two buffers take turns. */
   readonly x: readonly DeviceBuffer[];
-  readonly forward: Readonly<Record<Forward, DeviceBuffer>>;
+  /** Output of the embedding before its mask. */
+  readonly embedded: DeviceBuffer;
+  /** Buffers of each layer. */
+  readonly layers: readonly LayerActivations[];
   readonly backward: Readonly<Record<Backward, DeviceBuffer>> | null;
-  /** 1 / rms of each row [rows], of the attention norm, the FFN norm and the final norm. */
-  readonly rms: readonly [DeviceBuffer, DeviceBuffer, DeviceBuffer];
-  /** Log-sum-exp of attention [heads, rows] and its backward's row sums. */
-  readonly lse: DeviceBuffer;
+  /** 1 / rms of each row of the final norm [rows]. */
+  readonly rmsFinal: DeviceBuffer;
+  /** Row sums of attention's backward [heads, rows]. */
   readonly delta: DeviceBuffer;
   /** Output of the final norm, and its gradient. */
   readonly final: DeviceBuffer;
@@ -56,8 +78,7 @@ export interface Activations extends Disposable {
   readonly dchunk: DeviceBuffer | null;
   /** Partial sums of mask gradients. */
   readonly partial: DeviceBuffer;
-  /** LoRA: A·x of each projection [rows, rank], the gradient of one, and a dropped-out input. */
-  readonly inner: Readonly<Record<Projection, DeviceBuffer>> | null;
+  /** LoRA: the gradient of one A·x [rows, rank], and a dropped-out input. */
   readonly dinner: DeviceBuffer | null;
   readonly dropped: DeviceBuffer | null;
   readonly operands: OperandPool;
@@ -88,33 +109,18 @@ export function createActivations(device: Device, spec: DecoderSpec, shape: Acti
     const kept = Array.from({ length: inputs }, (_, index) => act(`x${index}`, hidden));
     const x = Array.from({ length: spec.layers.length + 1 }, (_, index) => kept[index % inputs] ?? act("x", hidden));
     const heads = Math.max(1, ...spec.layers.map((layer) => layer.heads));
-    const inner = (): Record<Projection, DeviceBuffer> => {
-      const buffers: Partial<Record<Projection, DeviceBuffer>> = {};
-      for (const name of PROJECTIONS) buffers[name] = floats(`lora ${name}`, paddedRows(rows) * shape.rank);
-      return buffers as Record<Projection, DeviceBuffer>;
-    };
+    const layers = createLayers(spec, shape, { act, floats });
     return {
       shape,
       rows,
       tokens: floats("tokens", rows),
+      order: own(device.uploadBuffer("order", Uint32Array.from({ length: rows }, (_, row) => row))),
       targets: floats("targets", rows),
       loss: floats("loss", rows),
+      wanted: { rows },
       x,
-      forward: {
-        h1: act("h1", hidden),
-        h2: act("h2", hidden),
-        q: act("q", wide.q),
-        k: act("k", wide.kv),
-        v: act("v", wide.kv),
-        o: act("o", wide.q),
-        om: act("om", wide.q),
-        y1: act("y1", hidden),
-        x1: act("x1", hidden),
-        gate: act("gate", wide.ffn),
-        up: act("up", wide.ffn),
-        a: act("a", wide.ffn),
-        y2: act("y2", hidden),
-      },
+      embedded: layers[0]?.forward.h1 ?? act("embedded", hidden),
+      layers,
       backward: shape.backward
         ? {
           dx: act("dx", hidden),
@@ -126,8 +132,7 @@ export function createActivations(device: Device, spec: DecoderSpec, shape: Acti
           da: act("da", wide.ffn),
         }
         : null,
-      rms: [floats("rms1", rows), floats("rms2", rows), floats("rms final", rows)],
-      lse: floats("lse", heads * rows),
+      rmsFinal: floats("rms final", rows),
       delta: floats("delta", heads * rows),
       final: act("final", hidden),
       dfinal: shape.backward ? act("dfinal", hidden) : null,
@@ -138,7 +143,6 @@ export function createActivations(device: Device, spec: DecoderSpec, shape: Acti
         "partial",
         partialFloats({ rows, width: Math.max(hidden, wide.q, wide.ffn) }),
       ),
-      inner: shape.rank > 0 ? inner() : null,
       dinner: shape.rank > 0 ? floats("lora dinner", paddedRows(rows) * shape.rank) : null,
       dropped: shape.rank > 0 ? act("dropped", Math.max(hidden, wide.q, wide.ffn)) : null,
       operands: own(new OperandPool(device)),
@@ -149,4 +153,47 @@ export function createActivations(device: Device, spec: DecoderSpec, shape: Acti
     dispose();
     throw error;
   }
+}
+
+/** Buffers of every layer: what backward needs and does not compute anew is each layer's own. */
+function createLayers(
+  spec: DecoderSpec,
+  shape: ActivationOptions,
+  { act, floats }: {
+    readonly act: (label: string, width: number) => DeviceBuffer;
+    readonly floats: (label: string, count: number) => DeviceBuffer;
+  },
+): LayerActivations[] {
+  const { backward, recompute = true, keepsWrites = false, rank } = shape;
+  const rows = shape.batch * shape.seq, { hidden } = spec;
+  const heads = Math.max(1, ...spec.layers.map((layer) => layer.heads));
+  const widthsFor = ({ q, kv, ffn }: ReturnType<typeof widest>): Record<Forward, number> => ({
+    ...{ h1: hidden, h2: hidden, y1: hidden, x1: hidden, y2: hidden },
+    ...{ q, k: kv, v: kv, o: q, om: q },
+    ...{ gate: ffn, up: ffn, a: ffn },
+  });
+  const wide = widthsFor(widest(spec));
+  const kept: readonly string[] = !backward ? [] : recompute ? ["x1", ...(keepsWrites ? ["y1", "y2"] : [])] : FORWARD;
+  const keepsAll = kept.length === FORWARD.length;
+  const inner = (label: string): LayerActivations["inner"] =>
+    rank > 0 ? record(PROJECTIONS, (name) => floats(`lora ${name}${label}`, paddedRows(rows) * rank)) : null;
+  const sums = (label: string): Pick<LayerActivations, "rms" | "lse"> => ({
+    rms: [floats(`rms1${label}`, rows), floats(`rms2${label}`, rows)],
+    lse: floats(`lse${label}`, heads * rows),
+  });
+  const shared = new Map(FORWARD.filter((name) => !kept.includes(name)).map((name) => [name, act(name, wide[name])]));
+  const sharedSums = keepsAll ? null : sums("");
+  const sharedInner = backward ? null : inner("");
+  return spec.layers.map((layer, index) => {
+    const label = ` of layer ${index}`, widths = widthsFor({ ...headWidths(spec, layer), ffn: layer.ffn });
+    return {
+      forward: record(FORWARD, (name) => shared.get(name) ?? act(name + label, widths[name])),
+      ...(sharedSums ?? sums(label)),
+      inner: backward ? inner(label) : sharedInner,
+    };
+  });
+}
+
+function record<K extends string, V>(keys: readonly K[], valueOf: (key: K) => V): Record<K, V> {
+  return Object.fromEntries(keys.map((key) => [key, valueOf(key)])) as Record<K, V>;
 }

@@ -4,7 +4,7 @@ import { CompressoError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import { compileKernel } from "../gpu/kernel.ts";
 import { Plan, u32 } from "../gpu/plan.ts";
-import { type Activations, createActivations } from "./activations.ts";
+import { createActivations } from "./activations.ts";
 import { recordDecodeAttention, recordRope, ropeTable } from "./attention.ts";
 import { type DecoderContext, recordSelfAttention } from "./decoder.ts";
 import { recordFinalNorm, recordLogits } from "./head.ts";
@@ -171,13 +171,13 @@ function recordStep(base: DecoderContext, decoding: Decoding): Plan {
 
 /** The plan of the first tokens: all layers, whose keys and values are copied before the next layer overwrites them. */
 function recordPrefill(base: DecoderContext, caches: readonly Cache[]): Plan {
-  const { plan, act: { forward, rows }, weights } = base;
+  const { plan, act: { layers, rows }, weights } = base;
   const context: DecoderContext = {
     ...base,
     attend: (own, index) => {
       recordSelfAttention(own, index);
-      const cache = caches[index], layer = weights.layers[index];
-      if (!cache || !layer) return;
+      const cache = caches[index], layer = weights.layers[index], forward = layers[index]?.forward;
+      if (!cache || !layer || !forward) return;
       const bytes = 4 * rows * strideOf(headWidths(weights.spec, layer.spec).kv);
       plan.copy(forward.k, cache.k, { bytes });
       plan.copy(forward.v, cache.v, { bytes });
@@ -193,11 +193,9 @@ function recordCachedAttention(
   { caches, position, capacity }: Decoding,
   index: number,
 ): void {
-  const cache = caches[index], layer = weights.layers[index];
-  if (!cache || !layer) return;
-  const { headDim } = weights.spec,
-    { heads, kvHeads } = layer.spec,
-    { q, k, v, o }: Activations["forward"] = act.forward;
+  const cache = caches[index], layer = weights.layers[index], own = act.layers[index];
+  if (!cache || !layer || !own) return;
+  const { headDim } = weights.spec, { heads, kvHeads } = layer.spec, { q, k, v, o } = own.forward;
   const widths = headWidths(weights.spec, layer.spec), kvStride = strideOf(widths.kv);
   const turn = { rows: 1, seq: 1, headDim, cosSin: rope, positionBuffer: position };
   recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });

@@ -18,6 +18,7 @@ import {
   recordSwiglu,
   recordSwigluBackward,
 } from "./ops.ts";
+import type { Projection } from "./spec.ts";
 import type { LayerWeights, Weights } from "./weights.ts";
 import { headWidths } from "./weights.ts";
 
@@ -36,20 +37,20 @@ export interface DecoderContext {
   readonly dropout: boolean;
   /** Kinds of masks whose gradients are wanted. */
   readonly maskGrads: ReadonlySet<MaskKind>;
-  /** Records act.forward.o from the layer's q, k and v before RoPE, in place of {@link recordSelfAttention}: for caches. */
+  /** Records the layer's o from its q, k and v before RoPE, in place of {@link recordSelfAttention}: for caches. */
   readonly attend?: (context: DecoderContext, index: number) => void;
 }
 
 /** x[0] = embedding(tokens) ∘ z_hidden. */
 export function recordInput(context: DecoderContext): void {
   const { plan, weights, act } = context;
-  const { rows, x, forward } = act;
+  const { rows, x, embedded } = act;
   const target = x[0];
   if (!target) return;
   plan.section("embedding");
-  recordEmbedding(plan, weights.embedding, { tokens: act.tokens, x: forward.h1 }, rows);
+  recordEmbedding(plan, weights.embedding, { tokens: act.tokens, x: embedded }, rows);
   const width = weights.spec.hidden;
-  recordScale(plan, { x: forward.h1, z: hiddenMask(context), y: target }, { rows, width, groupWidth: 1 });
+  recordScale(plan, { x: embedded, z: hiddenMask(context), y: target }, { rows, width, groupWidth: 1 });
 }
 
 /** dz_hidden += the embedding's share; dx is the gradient of x[0]. */
@@ -57,55 +58,59 @@ export function recordInputBackward(context: DecoderContext): void {
   const { plan, weights, act } = context;
   if (!act.backward || !context.maskGrads.has("hidden")) return;
   plan.section("embedding");
-  recordEmbedding(plan, weights.embedding, { tokens: act.tokens, x: act.forward.h1 }, act.rows);
-  recordHiddenBackward(context, act.forward.h1);
+  recordEmbedding(plan, weights.embedding, { tokens: act.tokens, x: act.embedded }, act.rows);
+  recordHiddenBackward(context, act.embedded);
 }
 
-/** x[index + 1] = layer(x[index]). With `last` false the final residual write is left out (recomputation for backward). */
-export function recordLayer(
-  context: DecoderContext,
-  index: number,
-  { recompute }: { readonly recompute: boolean },
-): void {
+/** x[index + 1] = layer(x[index]). */
+export function recordLayer(context: DecoderContext, index: number): void {
   const { plan, weights, act } = context;
-  const layer = weights.layers[index], x = act.x[index], out = act.x[index + 1];
-  if (!layer || !x || !out) return;
-  const width = weights.spec.hidden, { rows, forward } = act;
-  const hasFfn = layer.ffn !== null;
+  const layer = weights.layers[index], x = act.x[index], out = act.x[index + 1], forward = act.layers[index]?.forward;
+  if (!layer || !forward || !x || !out) return;
+  const width = weights.spec.hidden, { rows } = act;
   const z = hiddenMask(context);
   let middle = x;
   if (layer.attention) {
-    recordAttentionPart(context, index, x);
+    recordAttentionPart(context, index, { x, again: false });
     plan.section("elementwise");
-    middle = hasFfn ? forward.x1 : out;
-    if (hasFfn || !recompute) recordResidual(plan, { x, y: forward.y1, z, out: middle }, { rows, width });
+    middle = layer.ffn ? forward.x1 : out;
+    recordResidual(plan, { x, y: forward.y1, z, out: middle }, { rows, width });
   }
-  if (hasFfn) {
-    recordFfnPart(context, index, middle, { recompute });
+  if (layer.ffn) {
+    recordFfnPart(context, index, { x: middle, again: false });
     plan.section("elementwise");
-    if (!recompute) recordResidual(plan, { x: middle, y: forward.y2, z, out }, { rows, width });
+    recordResidual(plan, { x: middle, y: forward.y2, z, out }, { rows, width });
   }
-  if (!layer.attention && !hasFfn && !recompute) {
-    plan.copy(x, out, { bytes: rows * strideOf(width) * 4 });
-  }
+  if (!layer.attention && !layer.ffn) plan.copy(x, out, { bytes: rows * strideOf(width) * 4 });
 }
 
-/** Backward of layer `index`: act.backward.dx holds dL/dx[index + 1] and becomes dL/dx[index]. Recomputes the layer first. */
+/** Computes anew what backward needs of a layer and what was not kept: x[index] and x1 were, and y1 and y2 if they are needed. */
+function recordLayerAgain(context: DecoderContext, index: number): void {
+  const { weights, act } = context;
+  const layer = weights.layers[index], x = act.x[index], forward = act.layers[index]?.forward;
+  if (!layer || !forward || !x) return;
+  if (layer.attention) recordAttentionPart(context, index, { x, again: true });
+  if (layer.ffn) recordFfnPart(context, index, { x: layer.attention ? forward.x1 : x, again: true });
+}
+
+/** Backward of layer `index`: act.backward.dx holds dL/dx[index + 1] and becomes dL/dx[index]. */
 export function recordLayerBackward(context: DecoderContext, index: number): void {
   const { weights, act } = context;
-  const layer = weights.layers[index], x = act.x[index];
-  if (!layer || !x || !act.backward) return;
-  recordLayer(context, index, { recompute: true });
-  if (layer.ffn) recordFfnBackward(context, index, layer.attention ? act.forward.x1 : x);
+  const layer = weights.layers[index], x = act.x[index], forward = act.layers[index]?.forward;
+  if (!layer || !forward || !x || !act.backward) return;
+  // The last layer's values are still where forward left them.
+  const isLast = index === weights.layers.length - 1;
+  if (act.shape.recompute !== false && !isLast) recordLayerAgain(context, index);
+  if (layer.ffn) recordFfnBackward(context, index, layer.attention ? forward.x1 : x);
   if (layer.attention) recordAttentionPartBackward(context, index, x);
 }
 
 /** o = causal attention of the pass's own rows; turns q and k in place (RoPE). */
 export function recordSelfAttention(context: DecoderContext, index: number): void {
   const { plan, weights, act } = context;
-  const layer = weights.layers[index], f = act.forward;
-  if (!layer?.attention) return;
-  const widths = headWidths(weights.spec, layer.spec);
+  const layer = weights.layers[index], own = act.layers[index];
+  if (!layer?.attention || !own) return;
+  const f = own.forward, widths = headWidths(weights.spec, layer.spec);
   rotate(context, { buffer: f.q, heads: layer.spec.heads, width: widths.q, inverse: false });
   rotate(context, { buffer: f.k, heads: layer.spec.kvHeads, width: widths.kv, inverse: false });
   recordAttention(plan, attentionShape(context, layer), {
@@ -113,24 +118,30 @@ export function recordSelfAttention(context: DecoderContext, index: number): voi
     k: f.k,
     v: f.v,
     o: f.o,
-    lse: act.lse,
+    lse: own.lse,
     scratch: act.attention,
   });
 }
 
-function recordAttentionPart(context: DecoderContext, index: number, x: DeviceBuffer): void {
+/** y1 from x; `again`: what backward needs of it. */
+function recordAttentionPart(
+  context: DecoderContext,
+  index: number,
+  { x, again }: { readonly x: DeviceBuffer; readonly again: boolean },
+): void {
   const { plan, weights, act } = context;
-  const layer = weights.layers[index];
-  if (!layer?.attention) return;
-  const { spec } = weights, { rows, forward: f } = act, { norm } = layer.attention;
+  const layer = weights.layers[index], own = act.layers[index];
+  if (!layer?.attention || !own) return;
+  const { spec } = weights, { rows } = act, { forward: f, rms } = own, { norm } = layer.attention;
   plan.section("elementwise");
-  recordRmsNorm(plan, { x, w: norm, y: f.h1, r: act.rms[0] }, { rows, width: spec.hidden, eps: spec.normEps });
+  recordRmsNorm(plan, { x, w: norm, y: f.h1, r: rms[0] }, { rows, width: spec.hidden, eps: spec.normEps });
   const input = { buffer: f.h1, operand: asOperand(context, f.h1, spec.hidden), width: spec.hidden };
-  recordProjection(context, { layer: index, projection: "q", input, output: f.q });
-  recordProjection(context, { layer: index, projection: "k", input, output: f.k });
-  recordProjection(context, { layer: index, projection: "v", input, output: f.v });
+  for (const projection of ["q", "k", "v"] as const) {
+    recordProjection(context, { layer: index, projection, input, output: f[projection], again });
+  }
   plan.section("attention");
   (context.attend ?? recordSelfAttention)(context, index);
+  if (again && !hasLora(context, index, "o")) return;
   const width = headWidths(spec, layer.spec).q;
   plan.section("elementwise");
   recordScale(plan, { x: f.o, z: headMask(context, index), y: f.om }, {
@@ -138,42 +149,44 @@ function recordAttentionPart(context: DecoderContext, index: number, x: DeviceBu
     width,
     groupWidth: headStride(spec.headDim),
   });
+  if (again) return;
   const masked = { buffer: f.om, operand: asOperand(context, f.om, width), width };
-  recordProjection(context, { layer: index, projection: "o", input: masked, output: f.y1 });
+  recordProjection(context, { layer: index, projection: "o", input: masked, output: f.y1, again });
 }
 
+/** y2 from x; `again`: what backward needs of it. */
 function recordFfnPart(
   context: DecoderContext,
   index: number,
-  x: DeviceBuffer,
-  { recompute }: { readonly recompute: boolean },
+  { x, again }: { readonly x: DeviceBuffer; readonly again: boolean },
 ): void {
   const { plan, weights, act } = context;
-  const layer = weights.layers[index];
-  if (!layer?.ffn) return;
-  const { spec } = weights, { rows, forward: f } = act, width = layer.spec.ffn;
+  const layer = weights.layers[index], own = act.layers[index];
+  if (!layer?.ffn || !own) return;
+  const { spec } = weights, { rows } = act, { forward: f, rms } = own, width = layer.spec.ffn;
   plan.section("elementwise");
-  recordRmsNorm(plan, { x, w: layer.ffn.norm, y: f.h2, r: act.rms[1] }, {
+  recordRmsNorm(plan, { x, w: layer.ffn.norm, y: f.h2, r: rms[1] }, {
     rows,
     width: spec.hidden,
     eps: spec.normEps,
   });
   const input = { buffer: f.h2, operand: asOperand(context, f.h2, spec.hidden), width: spec.hidden };
-  recordProjection(context, { layer: index, projection: "gate", input, output: f.gate });
-  recordProjection(context, { layer: index, projection: "up", input, output: f.up });
+  for (const projection of ["gate", "up"] as const) {
+    recordProjection(context, { layer: index, projection, input, output: f[projection], again });
+  }
+  if (again && !hasLora(context, index, "down")) return;
   plan.section("elementwise");
   recordSwiglu(plan, { gate: f.gate, up: f.up, z: ffnMask(context, index), a: f.a }, { rows, width });
-  const hasLora = context.lora?.find(index, "down") !== null && context.lora !== null;
-  if (recompute && !context.maskGrads.has("hidden") && !hasLora) return;
+  if (again) return;
   const activated = { buffer: f.a, operand: asOperand(context, f.a, width), width };
-  recordProjection(context, { layer: index, projection: "down", input: activated, output: f.y2 });
+  recordProjection(context, { layer: index, projection: "down", input: activated, output: f.y2, again });
 }
 
 function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuffer): void {
   const { plan, weights, act } = context;
-  const layer = weights.layers[index], b = act.backward;
-  if (!layer?.ffn || !b) return;
-  const { spec } = weights, { rows, forward: f } = act, width = layer.spec.ffn, hidden = spec.hidden;
+  const layer = weights.layers[index], own = act.layers[index], b = act.backward;
+  if (!layer?.ffn || !own || !b) return;
+  const { rows } = act, { forward: f, rms } = own, width = layer.spec.ffn, { hidden } = weights.spec;
   recordHiddenBackward(context, f.y2);
   recordProjectionBackward(context, {
     layer: index,
@@ -205,7 +218,7 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
     });
   }
   plan.section("elementwise");
-  recordRmsNormBackward(plan, { dy: b.dh, x, w: layer.ffn.norm, r: act.rms[1], dx: b.dx }, {
+  recordRmsNormBackward(plan, { dy: b.dh, x, w: layer.ffn.norm, r: rms[1], dx: b.dx }, {
     rows,
     width: hidden,
     accumulate: true,
@@ -214,9 +227,9 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
 
 function recordAttentionPartBackward(context: DecoderContext, index: number, x: DeviceBuffer): void {
   const { plan, weights, act } = context;
-  const layer = weights.layers[index], b = act.backward;
-  if (!layer?.attention || !b) return;
-  const { spec } = weights, { rows, forward: f } = act, hidden = spec.hidden;
+  const layer = weights.layers[index], own = act.layers[index], b = act.backward;
+  if (!layer?.attention || !own || !b) return;
+  const { spec } = weights, { rows } = act, { forward: f, rms, lse } = own, { hidden } = spec;
   const widths = headWidths(spec, layer.spec);
   recordHiddenBackward(context, f.y1);
   recordProjectionBackward(context, {
@@ -245,7 +258,7 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
     v: f.v,
     o: f.o,
     dO: f.om,
-    lse: act.lse,
+    lse,
     delta: act.delta,
     dq: b.dq,
     dk: b.dk,
@@ -266,7 +279,7 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
     });
   }
   plan.section("elementwise");
-  recordRmsNormBackward(plan, { dy: b.dh, x, w: layer.attention.norm, r: act.rms[0], dx: b.dx }, {
+  recordRmsNormBackward(plan, { dy: b.dh, x, w: layer.attention.norm, r: rms[0], dx: b.dx }, {
     rows,
     width: hidden,
     accumulate: true,
@@ -286,6 +299,10 @@ function recordHiddenBackward(context: DecoderContext, unmasked: DeviceBuffer): 
     partial: act.partial,
     dz: context.maskGrads.has("hidden") ? slotSlice(masks.dz, masks.layout.hidden, width) : null,
   }, { rows: act.rows, width, groupWidth: 1, accumulate: true });
+}
+
+function hasLora({ lora }: DecoderContext, index: number, projection: Projection): boolean {
+  return lora !== null && lora.find(index, projection) !== null;
 }
 
 function hiddenMask({ masks, weights }: DecoderContext): ReturnType<typeof slotSlice> {

@@ -1,12 +1,41 @@
 // The final norm, output head and cross-entropy, in chunks of tokens: [tokens, vocab] never exists whole. Owns the chunking; refuses the layers.
 import { roundUp, strideOf } from "./layout.ts";
 import type { DecoderContext } from "./decoder.ts";
+import type { Pass } from "./pass.ts";
 import { operand, recordLinear } from "./linear.ts";
-import { recordCrossEntropy, recordRmsNorm, recordRmsNormBackward } from "./ops.ts";
+import { recordCopyRows, recordCrossEntropy, recordRmsNorm, recordRmsNormBackward } from "./ops.ts";
 
-/** Tokens of a chunk such that its logits take about 32 MiB, at most `rows`. */
+/** Rows of the tile of a product. */
+const ROW_TILE = 16;
+
+/** Tokens of a chunk such that its logits take about 32 MiB, at most `rows`; all chunks are about alike, and whole tiles of rows. */
 export function headRowsFor(vocab: number, rows: number): number {
-  return Math.max(1, Math.min(rows, 512, Math.floor((1 << 23) / strideOf(vocab))));
+  const most = Math.max(1, Math.min(rows, 512, Math.floor((1 << 23) / strideOf(vocab))));
+  const even = Math.ceil(rows / Math.ceil(rows / most));
+  return even < rows && roundUp(even, ROW_TILE) <= roundUp(most, ROW_TILE) ? roundUp(even, ROW_TILE) : even;
+}
+
+/** Writes next-token targets [rows], −1 where there is none: the head takes the rows that have one first, and leaves out chunks without. */
+export function writeTargets({ device, act }: Pick<Pass, "device" | "act">, targets: Int32Array): void {
+  const order = new Uint32Array(targets.length), sorted = new Int32Array(targets.length).fill(-1);
+  let at = 0;
+  targets.forEach((target, row) => {
+    if (target < 0) return;
+    order[at] = row;
+    sorted[at++] = target;
+  });
+  act.wanted.rows = at;
+  targets.forEach((target, row) => {
+    if (target < 0) order[at++] = row;
+  });
+  device.write(act.order, order);
+  device.write(act.targets, sorted);
+}
+
+/** act.loss by row instead of by the head's order; `order` is that of {@link writeTargets}. */
+export function lossByRow(losses: Float32Array, targets: Int32Array): Float32Array<ArrayBuffer> {
+  let at = 0;
+  return Float32Array.from(targets, (target) => target < 0 ? 0 : losses[at++] ?? NaN);
 }
 
 /** act.final = RMSNorm(output of the last layer). */
@@ -14,7 +43,7 @@ export function recordFinalNorm({ plan, weights, act }: DecoderContext): void {
   const { spec } = weights, x = act.x[spec.layers.length];
   if (!x) return;
   plan.section("elementwise");
-  recordRmsNorm(plan, { x, w: weights.finalNorm, y: act.final, r: act.rms[2] }, {
+  recordRmsNorm(plan, { x, w: weights.finalNorm, y: act.final, r: act.rmsFinal }, {
     rows: act.rows,
     width: spec.hidden,
     eps: spec.normEps,
@@ -30,6 +59,12 @@ export function recordLogits(
   const stride = strideOf(weights.spec.hidden);
   plan.section("head");
   plan.copy(act.final, act.chunk, { bytes: rows * stride * 4, sourceOffset: first * stride * 4 });
+  recordHead(context, { rows });
+}
+
+/** act.logits = head(act.chunk). */
+function recordHead({ plan, weights, act }: DecoderContext, { rows }: { readonly rows: number }): void {
+  const stride = strideOf(weights.spec.hidden);
   recordLinear(
     plan,
     operand(plan, act.operands, act.chunk, { rows, stride }),
@@ -39,27 +74,38 @@ export function recordLogits(
   );
 }
 
-/** act.loss of every token; with `gradient`, act.backward.dx = dL/d(output of the last layer), L = state.lossScale · Σ loss. */
+/** act.loss of every row with a target, in the order of {@link writeTargets}, 0 of the others; with `gradient`, act.backward.dx = dL/d(output of the last layer), L = state.lossScale · Σ loss. */
 export function recordLoss(context: DecoderContext, { gradient }: { readonly gradient: boolean }): void {
   const { plan, weights, act, state } = context;
   const { spec } = weights;
   recordFinalNorm(context);
+  plan.section("head");
+  plan.clear(act.loss);
+  if (gradient && act.dfinal) plan.clear(act.dfinal);
   for (let first = 0; first < act.rows; first += act.shape.headRows) {
-    const rows = Math.min(act.shape.headRows, act.rows - first);
-    recordLogits(context, { first, rows });
-    recordCrossEntropy(plan, { targets: act.targets, state, logits: act.logits, loss: act.loss }, {
-      rows,
-      stride: strideOf(spec.vocab),
-      vocab: spec.vocab,
-      firstRow: first,
-      gradient,
+    const rows = Math.min(act.shape.headRows, act.rows - first), width = spec.hidden;
+    plan.optional(() => first < act.wanted.rows, () => {
+      recordCopyRows(plan, { order: act.order, x: act.final, y: act.chunk }, {
+        rows,
+        width,
+        first,
+        direction: "gather",
+      });
+      recordHead(context, { rows });
+      recordCrossEntropy(plan, { targets: act.targets, state, logits: act.logits, loss: act.loss }, {
+        rows,
+        stride: strideOf(spec.vocab),
+        vocab: spec.vocab,
+        firstRow: first,
+        gradient,
+      });
+      if (gradient) recordLogitsBackward(context, { first, rows });
     });
-    if (gradient) recordLogitsBackward(context, { first, rows });
   }
   const x = act.x[spec.layers.length];
   if (!gradient || !act.backward || !act.dfinal || !x) return;
   plan.section("elementwise");
-  recordRmsNormBackward(plan, { dy: act.dfinal, x, w: weights.finalNorm, r: act.rms[2], dx: act.backward.dx }, {
+  recordRmsNormBackward(plan, { dy: act.dfinal, x, w: weights.finalNorm, r: act.rmsFinal, dx: act.backward.dx }, {
     rows: act.rows,
     width: spec.hidden,
     accumulate: false,
@@ -70,6 +116,7 @@ function recordLogitsBackward(
   { plan, weights, act }: DecoderContext,
   { first, rows }: { readonly first: number; readonly rows: number },
 ): void {
+  const { order } = act, width = weights.spec.hidden;
   if (!act.dchunk || !act.dfinal) return;
   const { head, spec } = weights;
   const target = { buffer: act.dchunk, stride: strideOf(spec.hidden) };
@@ -85,8 +132,5 @@ function recordLogitsBackward(
       recordLinear(plan, x, head, target, { rows, direction: "backward", shard: index, accumulate: index > 0 });
     });
   }
-  plan.copy(act.dchunk, act.dfinal, {
-    bytes: rows * target.stride * 4,
-    targetOffset: first * target.stride * 4,
-  });
+  recordCopyRows(plan, { order, x: act.dchunk, y: act.dfinal }, { rows, width, first, direction: "scatter" });
 }

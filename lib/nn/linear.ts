@@ -4,7 +4,6 @@ import {
   productTiled,
   textureStep,
   textureTileColumns,
-  TILED_COLUMNS,
   TILED_SIDE,
   TILED_STEP,
 } from "../../kernels/mod.ts";
@@ -15,6 +14,7 @@ import { strideOf } from "./layout.ts";
 import { type Matrix, type MatrixDtype, type MatrixShard, shardPaddedRows } from "./matrix.ts";
 import { recordMatmul } from "./matmul.ts";
 import { type BufferView, type Operand, type OperandPool, viewTexture } from "./operand.ts";
+import { type Product, productTile } from "./variants.ts";
 
 export { type MatmulOptions, recordMatmul } from "./matmul.ts";
 export { type BufferView, type Operand, operand, OperandPool } from "./operand.ts";
@@ -55,21 +55,6 @@ export interface LowRank {
   readonly pool: OperandPool;
 }
 
-/** Tile of a texture product for up to `upTo` tokens. */
-interface TextureTile {
-  readonly upTo: number;
-  readonly rows: number;
-  readonly vectors: number;
-}
-
-/** Measured on lavapipe (scripts/bench/products.ts): the best or within 10 % of it for both directions and dtypes. */
-const TEXTURE_TILES: readonly TextureTile[] = [
-  { upTo: 1, rows: 1, vectors: 2 },
-  { upTo: 4, rows: 4, vectors: 2 },
-  { upTo: 8, rows: 8, vectors: 2 },
-  { upTo: Infinity, rows: 16, vectors: 2 },
-];
-
 /**
  * Whether a low-rank product goes into the same texture kernel. Measured on lavapipe at 1024 tokens, rank 8: 7 to 17 % quicker than two kernels,
  * but about 14 % slower forward from f16.
@@ -79,13 +64,11 @@ const FUSES_LOW: Readonly<Record<`${Direction}-${MatrixDtype}`, boolean>> = {
   "forward-f32": true,
   "backward-f16": true,
   "backward-f32": true,
+  "forward-q8": true,
+  "forward-q4": true,
+  "backward-q8": true,
+  "backward-q4": true,
 };
-
-/** Rows an invocation of a tiled product owns, for up to `upTo` tokens. */
-const TILED_ROWS: readonly { readonly upTo: number; readonly rows: number }[] = [
-  { upTo: 16, rows: 1 },
-  { upTo: Infinity, rows: 4 },
-];
 
 /**
  * Records y[M, W.rows] (=|+=) x[M, W.cols]·Wᵀ (forward) or y[M, W.cols] (=|+=) x[M, W.rows]·W (backward).
@@ -129,6 +112,15 @@ export function recordLinear(plan: Plan, x: Operand, w: Matrix, y: LinearTarget,
   if (options.low && !isFused) recordLow(plan, w, y, options.low, options);
 }
 
+/** The product of one shard as its kernel sees it. Padding has no part in it. */
+export function linearProduct(
+  { placement, dtype, cols }: Pick<Matrix, "placement" | "dtype" | "cols">,
+  { rows, direction, shardRows }: { readonly rows: number; readonly direction: Direction; readonly shardRows: number },
+): Product {
+  const [n, k] = direction === "forward" ? [shardRows, cols] : [cols, shardRows];
+  return { family: `linear-${placement}`, layout: direction, dtype, m: rows, n, k };
+}
+
 /** One shard's product. */
 interface Part {
   readonly shard: MatrixShard;
@@ -144,8 +136,7 @@ interface Part {
 
 function recordTexture(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, part: Part): void {
   if (!x.texture) throw new Error(`recordLinear: the operand of '${w.label}' has no texture`);
-  const tile = TEXTURE_TILES.find(({ upTo }) => part.rows <= upTo);
-  if (!tile) throw new Error(`recordLinear: no tile for ${part.rows} tokens`);
+  const tile = productTile(plan.device, linearProduct(w, { ...part, shardRows: part.shard.rows }));
   const { low, direction } = part;
   const transposeB = direction === "forward";
   const variant = {
@@ -153,7 +144,7 @@ function recordTexture(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, part:
     transposeB,
     dtype: w.dtype,
     rows: tile.rows,
-    vectors: tile.vectors,
+    vectors: tile.columns / 4,
     low: low !== undefined,
   };
   const width = transposeB ? part.shard.rows : w.cols;
@@ -184,7 +175,7 @@ function recordTexture(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, part:
   ];
   plan.dispatch(
     compileKernel(plan.device, productTexture(variant)),
-    [x.texture, part.shard.resource, ...lowTextures, y.buffer, { params }],
+    [x.texture, ...part.shard.resources, ...lowTextures, y.buffer, { params }],
     {
       groups: [Math.ceil(part.rows / tile.rows), Math.ceil(part.columns / textureTileColumns(variant))],
       cost: 2 * part.rows * part.columns * (part.depth + (low?.rank ?? 0)),
@@ -209,8 +200,7 @@ function recordLow(plan: Plan, w: Matrix, y: LinearTarget, low: LowRank, options
 }
 
 function recordTiled(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, part: Part): void {
-  const tile = TILED_ROWS.find(({ upTo }) => part.rows <= upTo);
-  if (!tile) throw new Error(`recordLinear: no tile for ${part.rows} tokens`);
+  const tile = productTile(plan.device, linearProduct(w, { ...part, shardRows: part.shard.rows }));
   const params = [
     u32(part.rows),
     u32(part.columns),
@@ -222,9 +212,9 @@ function recordTiled(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, part: P
     u32(y.stride / 4),
     u32(part.accumulate ? 1 : 0),
   ];
-  const source = productTiled({ transposeB: part.direction === "forward", dtype: w.dtype, rows: tile.rows });
-  plan.dispatch(compileKernel(plan.device, source), [x.buffer, part.shard.resource, y.buffer, { params }], {
-    groups: [Math.ceil(part.rows / (TILED_SIDE * tile.rows)), Math.ceil(part.columns / TILED_COLUMNS)],
+  const source = productTiled({ transposeB: part.direction === "forward", dtype: w.dtype, ...tile });
+  plan.dispatch(compileKernel(plan.device, source), [x.buffer, ...part.shard.resources, y.buffer, { params }], {
+    groups: [Math.ceil(part.rows / (TILED_SIDE * tile.rows)), Math.ceil(part.columns / (TILED_SIDE * tile.columns))],
     cost: 2 * part.rows * part.columns * part.depth,
   });
 }

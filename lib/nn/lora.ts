@@ -47,7 +47,7 @@ export type LoraWeights = Map<string, Float32Array>;
 
 /** Allocates zero LoRA parameters for the projections that the model has. */
 export function createLora(device: Device, spec: DecoderSpec, config: LoraConfig): Lora {
-  validate(config);
+  checkLora(config);
   const entries: LoraEntry[] = [];
   let offset = 0;
   spec.layers.forEach((layer, index) => {
@@ -128,7 +128,8 @@ function take(weights: ReadonlyMap<string, Float32Array>, name: string, size: nu
   });
 }
 
-function validate({ rank, alpha, targets, dropout = 0 }: LoraConfig): void {
+/** Throws `CompressoError("usage")` for settings out of range. */
+export function checkLora({ rank, alpha, targets, dropout = 0 }: LoraConfig): void {
   const fail = (rule: string, value: string): never => {
     throw new CompressoError("usage", { what: "cannot use these LoRA settings", rule, value });
   };

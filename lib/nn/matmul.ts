@@ -9,7 +9,9 @@ import {
 } from "../../kernels/mod.ts";
 import { compileKernel } from "../gpu/kernel.ts";
 import { f32, type Plan, u32 } from "../gpu/plan.ts";
+import type { MatrixPlacement } from "./matrix.ts";
 import { type BufferView, type OperandPool, viewTexture } from "./operand.ts";
+import { type Product, productTile } from "./variants.ts";
 
 /** C[m, n] (=|+=) alpha · opA(A)[m, k] · opB(B)[k, n]. */
 export interface MatmulOptions {
@@ -31,9 +33,6 @@ export interface MatmulOptions {
   readonly pool?: OperandPool;
 }
 
-const BUFFER_TILE = { rows: 4, columns: 4 };
-const TEXTURE_TILE = { rows: 8, vectors: 2 };
-
 /** Records a general product. C must not share a buffer with A or B; the sum over k has a fixed order, and only m × n values are written. */
 export function recordMatmul(plan: Plan, options: MatmulOptions): void {
   const { a, b, c } = options;
@@ -42,6 +41,23 @@ export function recordMatmul(plan: Plan, options: MatmulOptions): void {
   }
   if (options.pool?.placement === "texture") recordTexture(plan, options.pool, options);
   else recordBuffer(plan, options);
+}
+
+/** The product as its kernel sees it. From textures, lanes run along the longer side of C: Cᵀ = opB(B)ᵀ · opA(A)ᵀ where that is m. */
+export function matmulProduct(
+  placement: MatrixPlacement,
+  { m, n, k, transposeA = false, transposeB = false }: Omit<MatmulOptions, "a" | "b" | "c">,
+): Product {
+  const isSwapped = placement === "texture" && m > n;
+  const letters = isSwapped ? [!transposeB, !transposeA, true] : [transposeA, transposeB, false];
+  return {
+    family: `matmul-${placement}`,
+    layout: letters.map((isTransposed) => isTransposed ? "t" : "n").join(""),
+    dtype: "f32",
+    m: isSwapped ? n : m,
+    n: isSwapped ? m : n,
+    k,
+  };
 }
 
 function recordTexture(plan: Plan, pool: OperandPool, options: MatmulOptions): void {
@@ -58,15 +74,16 @@ function recordTexture(plan: Plan, pool: OperandPool, options: MatmulOptions): v
     columns: transposeB ? k : n,
     slot: "matmul-b",
   });
-  // Lanes run along the longer side of C: Cᵀ = opB(B)ᵀ · opA(A)ᵀ where that is m.
-  const isSwapped = m > n;
-  const [rows, columns] = isSwapped ? [n, m] : [m, n];
+  const product = matmulProduct("texture", options), { m: rows, n: columns } = product;
+  const isSwapped = product.layout.endsWith("t");
   const offset = c.offset ?? 0;
+  const tile = productTile(plan.device, product);
   const variant: TextureProduct = {
-    ...TEXTURE_TILE,
+    rows: tile.rows,
+    vectors: tile.columns / 4,
     dtype: "f32",
-    transposeA: isSwapped ? !transposeB : transposeA,
-    transposeB: isSwapped ? !transposeA : transposeB,
+    transposeA: product.layout.startsWith("t"),
+    transposeB: product.layout[1] === "t",
     transposeC: isSwapped,
     scalarC: isSwapped || offset % 4 !== 0 || c.stride % 4 !== 0 || columns % 4 !== 0,
     tail: k % 4 !== 0,
@@ -91,8 +108,9 @@ function recordTexture(plan: Plan, pool: OperandPool, options: MatmulOptions): v
 
 function recordBuffer(plan: Plan, options: MatmulOptions): void {
   const { a, b, c, m, n, k, transposeA = false, transposeB = false, alpha = 1, accumulate = false } = options;
-  const tilesN = Math.ceil(n / BUFFER_TILE.columns);
-  const tiles = Math.ceil(m / BUFFER_TILE.rows) * tilesN;
+  const tile = productTile(plan.device, matmulProduct("buffer", options));
+  const tilesN = Math.ceil(n / tile.columns);
+  const tiles = Math.ceil(m / tile.rows) * tilesN;
   const params = [
     u32(m),
     u32(n),
@@ -109,7 +127,7 @@ function recordBuffer(plan: Plan, options: MatmulOptions): void {
     u32(accumulate ? 1 : 0),
     f32(alpha),
   ];
-  plan.dispatch(compileKernel(plan.device, productBuffer(BUFFER_TILE)), [a.buffer, b.buffer, c.buffer, { params }], {
+  plan.dispatch(compileKernel(plan.device, productBuffer(tile)), [a.buffer, b.buffer, c.buffer, { params }], {
     groups: [Math.ceil(tiles / BUFFER_GROUP)],
     cost: 2 * m * n * k,
   });

@@ -1,8 +1,10 @@
 // The elementwise and row-wise operations of a decoder, forward and backward, as records into a plan. Owns the kernels' parameters; refuses to allocate.
 import {
+  copyRows,
   crossEntropy,
   dropout,
   embeddingKernel,
+  type NormLanes,
   reducePartials,
   residual,
   rmsNorm,
@@ -44,24 +46,28 @@ export function partialFloats({ rows, width }: Extent): number {
 export function recordEmbedding(plan: Plan, table: Matrix, io: { tokens: Span; x: Span }, rows: number): void {
   const stride4 = table.stride / 4;
   const kernel = compileKernel(plan.device, embeddingKernel(table));
-  for (const { row0, rows: count, resource } of table.shards) {
+  for (const { row0, rows: count, resources } of table.shards) {
     plan.dispatch(
       kernel,
-      [resource, io.tokens, io.x, { params: [u32(rows), u32(stride4), u32(row0), u32(count)] }],
+      [...resources, io.tokens, io.x, { params: [u32(rows), u32(stride4), u32(row0), u32(count)] }],
       { groups: [Math.ceil(stride4 / LANES), rows], cost: rows * table.stride },
     );
   }
+}
+
+function normLanes({ device }: Plan): NormLanes {
+  return device.facts.isCpu ? 8 : 64;
 }
 
 /** y = RMSNorm(x)·w and r = 1 / rms; writes (=). Shapes: w [stride], r [rows]. */
 export function recordRmsNorm(
   plan: Plan,
   io: { x: Span; w: Span; y: Span; r: Span },
-  { rows, width, eps }: Extent & { readonly eps: number },
+  { rows, width, eps, lanes = normLanes(plan) }: Extent & { readonly eps: number; readonly lanes?: NormLanes },
 ): void {
   const stride4 = strideOf(width) / 4;
   plan.dispatch(
-    compileKernel(plan.device, rmsNorm),
+    compileKernel(plan.device, rmsNorm[lanes]),
     [io.x, io.w, io.y, io.r, { params: [u32(rows), u32(stride4), f32(width), f32(eps)] }],
     { groups: [rows], cost: 8 * rows * width },
   );
@@ -71,11 +77,14 @@ export function recordRmsNorm(
 export function recordRmsNormBackward(
   plan: Plan,
   io: { dy: Span; x: Span; w: Span; r: Span; dx: Span },
-  { rows, width, accumulate }: Extent & { readonly accumulate: boolean },
+  { rows, width, accumulate, lanes = normLanes(plan) }: Extent & {
+    readonly accumulate: boolean;
+    readonly lanes?: NormLanes;
+  },
 ): void {
   const stride4 = strideOf(width) / 4;
   plan.dispatch(
-    compileKernel(plan.device, rmsNormBackward),
+    compileKernel(plan.device, rmsNormBackward[lanes]),
     [io.dy, io.x, io.w, io.r, io.dx, { params: [u32(rows), u32(stride4), f32(width), u32(accumulate ? 1 : 0)] }],
     { groups: [rows], cost: 12 * rows * width },
   );
@@ -161,6 +170,20 @@ export function recordCrossEntropy(
       params: [u32(rows), u32(stride), u32(vocab), u32(firstRow), u32(gradient ? 1 : 0)],
     }],
     { groups: [rows], cost: 30 * rows * vocab },
+  );
+}
+
+/** Gather y[i] (=) x[order[first + i]], or scatter y[order[first + i]] (=) x[i]; rows of `width`. */
+export function recordCopyRows(
+  plan: Plan,
+  io: { order: Span; x: Span; y: Span },
+  { rows, width, first, direction }: Extent & { readonly first: number; readonly direction: "gather" | "scatter" },
+): void {
+  const stride4 = strideOf(width) / 4;
+  plan.dispatch(
+    compileKernel(plan.device, copyRows),
+    [io.order, io.x, io.y, { params: [u32(first), u32(stride4), u32(direction === "scatter" ? 1 : 0)] }],
+    { groups: [Math.ceil(stride4 / LANES), rows], cost: 4 * rows * width },
   );
 }
 

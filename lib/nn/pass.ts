@@ -14,6 +14,10 @@ import type { Weights } from "./weights.ts";
 export interface PassOptions extends PassShape {
   /** Allocates what backward needs. Default false. */
   readonly backward?: boolean;
+  /** Whether backward computes most of a layer anew, so that little is kept (gradient checkpointing). Default true. */
+  readonly recompute?: boolean;
+  /** Masks whose gradients backward will be asked for. Default: all kinds. */
+  readonly maskGrads?: ReadonlySet<MaskKind>;
   readonly lora?: LoraConfig | null;
   /** Tokens of a chunk of the output head; default: as many as fit 32 MiB of logits. */
   readonly headRows?: number;
@@ -39,7 +43,9 @@ export function createPass(device: Device, weights: Weights, options: PassOption
   const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
   try {
     const headRows = options.headRows ?? headRowsFor(spec.vocab, batch * seq);
-    const act = own(createActivations(device, spec, { batch, seq, backward, rank: config?.rank ?? 0, headRows }));
+    const keepsWrites = options.maskGrads?.has("hidden") ?? true;
+    const { recompute = true } = options, rank = config?.rank ?? 0;
+    const act = own(createActivations(device, spec, { batch, seq, backward, recompute, keepsWrites, rank, headRows }));
     const masks = own(createMaskSlots(device, spec));
     const lora = config ? own(createLora(device, spec, config)) : null;
     const state = own(createStepState(device));
@@ -51,17 +57,10 @@ export function createPass(device: Device, weights: Weights, options: PassOption
       masks,
       lora,
       state,
-      plan: ({ dropout = false, maskGrads = new Set<MaskKind>() } = {}) => ({
-        plan: new Plan(device),
-        weights,
-        act,
-        masks,
-        lora,
-        rope,
-        state,
-        dropout,
-        maskGrads,
-      }),
+      plan: ({ dropout = false, maskGrads = new Set<MaskKind>() } = {}) => {
+        if (maskGrads.has("hidden") && !keepsWrites) throw new Error("this pass keeps nothing for hidden masks");
+        return { plan: new Plan(device), weights, act, masks, lora, rope, state, dropout, maskGrads };
+      },
       [Symbol.dispose]: dispose,
     };
   } catch (error) {
@@ -73,7 +72,7 @@ export function createPass(device: Device, weights: Weights, options: PassOption
 /** Records the layers: act.x[layers] from act.tokens. */
 export function recordForward(context: DecoderContext): void {
   recordInput(context);
-  context.weights.layers.forEach((_, index) => recordLayer(context, index, { recompute: false }));
+  context.weights.layers.forEach((_, index) => recordLayer(context, index));
 }
 
 /** Records forward, loss and backward: act.loss, LoRA gradients (=) and the wanted mask gradients (=) in masks.dz. */

@@ -19,51 +19,53 @@ export interface OperandActivation extends Activation {
   readonly operand: Operand;
 }
 
-/** y = W·x (=), then += LoRA. A·x is kept in act.inner for backward. */
+/** y = W·x + LoRA (=). A·x is kept for backward; `again`: it is there already. */
 export function recordProjection(
   context: DecoderContext,
-  { layer, projection, input, output }: {
+  { layer, projection, input, output, again }: {
     readonly layer: number;
     readonly projection: Projection;
     readonly input: OperandActivation;
     readonly output: DeviceBuffer;
+    readonly again: boolean;
   },
 ): void {
   const { plan, act, weights, lora } = context;
   const weightsOf = weights.layers[layer], matrix = weightsOf && projectionMatrix(weightsOf, projection);
   if (!matrix) return;
-  const rows = act.rows;
+  const { rows, operands: pool } = act;
+  const entry = lora?.find(layer, projection), kept = act.layers[layer]?.inner?.[projection];
+  const target = { buffer: output, stride: strideOf(matrix.rows) };
+  if (!lora || !entry || !kept) {
+    plan.section("products");
+    recordLinear(plan, input.operand, matrix, target, { rows, direction: "forward" });
+    return;
+  }
+  const { rank } = lora.config, inner = flat(kept, rank);
+  if (!again) {
+    plan.section("lora");
+    recordMatmul(plan, {
+      pool,
+      a: dropRate(context) > 0 ? recordDropped(context, entry, input) : input.operand,
+      b: { buffer: lora.params, offset: entry.aOffset, stride: entry.shape[1] },
+      c: inner,
+      m: rows,
+      n: rank,
+      k: input.width,
+      transposeB: true,
+    });
+  }
   plan.section("products");
-  recordLinear(plan, input.operand, matrix, { buffer: output, stride: strideOf(matrix.rows) }, {
+  recordLinear(plan, input.operand, matrix, target, {
     rows,
     direction: "forward",
-  });
-  const entry = lora?.find(layer, projection);
-  if (!lora || !entry || !act.inner) return;
-  plan.section("lora");
-  const { rank } = lora.config;
-  const inner = flat(act.inner[projection], rank);
-  recordMatmul(plan, {
-    pool: act.operands,
-    a: dropRate(context) > 0 ? recordDropped(context, entry, input) : input.operand,
-    b: { buffer: lora.params, offset: entry.aOffset, stride: entry.shape[1] },
-    c: inner,
-    m: rows,
-    n: rank,
-    k: input.width,
-    transposeB: true,
-  });
-  recordMatmul(plan, {
-    pool: act.operands,
-    a: inner,
-    b: { buffer: lora.params, offset: entry.bOffset, stride: rank },
-    c: flat(output, strideOf(matrix.rows)),
-    m: rows,
-    n: matrix.rows,
-    k: rank,
-    transposeB: true,
-    alpha: lora.scale,
-    accumulate: true,
+    low: {
+      h: inner,
+      weight: { buffer: lora.params, offset: entry.bOffset, stride: rank },
+      rank,
+      alpha: lora.scale,
+      pool,
+    },
   });
 }
 
@@ -82,22 +84,20 @@ export function recordProjectionBackward(
   const { plan, act, weights, lora } = context;
   const weightsOf = weights.layers[layer], matrix = weightsOf && projectionMatrix(weightsOf, projection);
   if (!matrix) return;
-  const rows = act.rows;
-  plan.section("products");
-  recordLinear(plan, gradient.operand, matrix, { buffer: output, stride: strideOf(matrix.cols) }, {
-    rows,
-    direction: "backward",
-    accumulate,
-  });
-  const entry = lora?.find(layer, projection);
-  if (!lora || !entry || !act.inner || !act.dinner) return;
+  const { rows, operands: pool } = act, dy = gradient.operand;
+  const entry = lora?.find(layer, projection), kept = act.layers[layer]?.inner?.[projection];
+  const target = { buffer: output, stride: strideOf(matrix.cols) };
+  if (!lora || !entry || !kept || !act.dinner) {
+    plan.section("products");
+    recordLinear(plan, dy, matrix, target, { rows, direction: "backward", accumulate });
+    return;
+  }
   plan.section("lora");
   const { rank } = lora.config;
-  const dy = gradient.operand, dx = flat(output, strideOf(input.width));
   const dinner = flat(act.dinner, rank);
   const a: BufferView = { buffer: lora.params, offset: entry.aOffset, stride: entry.shape[1] };
   recordMatmul(plan, {
-    pool: act.operands,
+    pool,
     a: dy,
     b: { buffer: lora.params, offset: entry.bOffset, stride: rank },
     c: dinner,
@@ -107,9 +107,9 @@ export function recordProjectionBackward(
     alpha: lora.scale,
   });
   recordMatmul(plan, {
-    pool: act.operands,
+    pool,
     a: dy,
-    b: flat(act.inner[projection], rank),
+    b: flat(kept, rank),
     c: { buffer: lora.grads, offset: entry.bOffset, stride: rank },
     m: matrix.rows,
     n: rank,
@@ -118,7 +118,7 @@ export function recordProjectionBackward(
     alpha: lora.scale,
   });
   recordMatmul(plan, {
-    pool: act.operands,
+    pool,
     a: dinner,
     b: recordDropped(context, entry, input),
     c: { buffer: lora.grads, offset: entry.aOffset, stride: entry.shape[1] },
@@ -128,17 +128,25 @@ export function recordProjectionBackward(
     transposeA: true,
   });
   const drops = dropRate(context) > 0 && act.dropped;
+  plan.section("products");
+  recordLinear(plan, dy, matrix, target, {
+    rows,
+    direction: "backward",
+    accumulate,
+    ...(drops ? {} : { low: { h: dinner, weight: a, rank, pool } }),
+  });
+  if (!drops) return;
+  plan.section("lora");
   recordMatmul(plan, {
-    pool: act.operands,
+    pool,
     a: dinner,
     b: a,
-    c: drops ? flat(drops, strideOf(input.width)) : dx,
+    c: flat(drops, strideOf(input.width)),
     m: rows,
     n: matrix.cols,
     k: rank,
-    accumulate: !drops,
   });
-  if (drops) recordDropoutOf(context, entry, { from: drops, to: output, width: input.width, accumulate: true });
+  recordDropoutOf(context, entry, { from: drops, to: output, width: input.width, accumulate: true });
 }
 
 /** The input of A: x itself, or dropout(x) in a scratch buffer. */

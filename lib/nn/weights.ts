@@ -1,9 +1,10 @@
 // The frozen weights of a decoder in GPU memory. Owns their padding to the memory layout; refuses to know files and training.
 import { CompressoError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
-import type { WeightSource } from "../io/source.ts";
+import type { RowRange, WeightSource } from "../io/source.ts";
 import { headStride, strideOf } from "./layout.ts";
-import { createMatrix, type Matrix, type MatrixDtype, writeRows } from "./matrix.ts";
+import { createMatrix, type Matrix, type MatrixDtype, writeBlocks, writeRows } from "./matrix.ts";
+import type { QuantRows } from "./quant.ts";
 import {
   type DecoderSpec,
   EMBEDDING,
@@ -39,7 +40,7 @@ export interface LayerWeights {
 export interface Weights extends Disposable {
   /** Shape of the model. */
   readonly spec: DecoderSpec;
-  /** Storage of the matrices. */
+  /** Storage of the matrices; embedding and head have its {@link headDtype}. */
   readonly baseDtype: MatrixDtype;
   /** Token embedding [vocab, hidden]. */
   readonly embedding: Matrix;
@@ -62,6 +63,8 @@ export interface LoadOptions {
 
 /** Rows read at once, in values, so that no copy of a whole embedding is needed. */
 const CHUNK_VALUES = 1 << 24;
+/** Rows are read in multiples of this many, as those of blocks are stored together; see `writeRows`. */
+const CHUNK_ROWS = 64;
 
 /** Width of the query heads and of the KV heads of a layer in memory. */
 export function headWidths(spec: DecoderSpec, layer: LayerSpec): { readonly q: number; readonly kv: number } {
@@ -74,7 +77,14 @@ export function storedShape(spec: DecoderSpec, layer: LayerSpec, projection: Pro
   return projectionShape({ ...spec, headDim: headStride(spec.headDim) }, layer, projection);
 }
 
-/** Uploads a model. Throws `CompressoError("numeric")` where a tensor holds NaN or infinity. */
+/**
+ * Storage of embedding and output head where the layers have `baseDtype`: q8 for q4, as 4 bits there raise the perplexity of SmolLM2-135M by 7 %.
+ */
+export function headDtype(baseDtype: MatrixDtype): MatrixDtype {
+  return baseDtype === "q4" ? "q8" : baseDtype;
+}
+
+/** Uploads a model; on a dry device it only allocates. Throws `CompressoError("numeric")` where a tensor holds NaN or infinity. */
 export async function loadWeights(device: Device, source: WeightSource, options: LoadOptions): Promise<Weights> {
   const { spec } = source;
   const owned: Disposable[] = [];
@@ -87,12 +97,16 @@ export async function loadWeights(device: Device, source: WeightSource, options:
   const matrix = async (name: string, shape: readonly [number, number], logical: readonly [number, number]) => {
     options.signal?.throwIfAborted();
     const [rows, cols] = shape;
-    const target = own(createMatrix(device, name, { rows, cols, dtype: options.baseDtype }));
+    const dtype = name === EMBEDDING || name === HEAD ? headDtype(options.baseDtype) : options.baseDtype;
+    const target = own(createMatrix(device, name, { rows, cols, dtype }));
+    if (device.isDry) return target;
     if (shape[0] === logical[0] && shape[1] === logical[1]) {
-      const chunk = Math.max(1, Math.floor(CHUNK_VALUES / cols));
+      const chunk = CHUNK_ROWS * Math.max(1, Math.floor(CHUNK_VALUES / cols / CHUNK_ROWS));
       for (let start = 0; start < rows; start += chunk) {
-        const count = Math.min(chunk, rows - start);
-        writeRows(device, target, start, finite(name, await source.read(name, { start, count })));
+        const range = { start, count: Math.min(chunk, rows - start) };
+        const blocks = await blocksOf(source, { name, range, dtype });
+        if (blocks) writeBlocks(device, target, start, blocks);
+        else writeRows(device, target, start, finite(name, await source.read(name, range)));
       }
     } else {
       writeRows(device, target, 0, padHeads(spec, finite(name, await source.read(name)), { shape, logical }));
@@ -101,7 +115,7 @@ export async function loadWeights(device: Device, source: WeightSource, options:
   };
   const vector = async (name: string): Promise<DeviceBuffer> => {
     const padded = new Float32Array(strideOf(spec.hidden));
-    padded.set(finite(name, await source.read(name)));
+    if (!device.isDry) padded.set(finite(name, await source.read(name)));
     return own(device.uploadBuffer(name, padded));
   };
 
@@ -204,6 +218,15 @@ export function unpadHeads(
 function paddedIndex(spec: DecoderSpec, index: number): number {
   const head = Math.floor(index / spec.headDim);
   return head * headStride(spec.headDim) + index - head * spec.headDim;
+}
+
+/** Rows as the file's own blocks, if it has them and the matrix can hold them as they are. */
+async function blocksOf(
+  source: WeightSource,
+  { name, range, dtype }: { readonly name: string; readonly range: RowRange; readonly dtype: MatrixDtype },
+): Promise<QuantRows | null> {
+  if (dtype !== "q8" && dtype !== "q4") return null;
+  return await source.readBlocks?.(name, { bits: dtype === "q8" ? 8 : 4, rows: range }) ?? null;
 }
 
 function finite(name: string, data: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer> {

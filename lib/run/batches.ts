@@ -1,9 +1,26 @@
-// Rows to batches of token ids. Owns encoding of a whole data set, windows of long texts, and an order that can be
-// resumed exactly; refuses to read files.
+// Rows to batches of token ids. Owns encoding of a whole data set with its report, and an order that can be resumed
+// exactly; refuses to read files.
 import { CompressoError } from "../errors.ts";
-import type { Row } from "../io/datasets.ts";
-import { countLabels, encodeExample, type EncodeOptions, type Example, IGNORED_LABEL } from "../io/prompts.ts";
+import type { DataReport, Row } from "../io/datasets.ts";
+import {
+  countLabels,
+  type EncodedRow,
+  encodeExample,
+  type EncodeOptions,
+  type Example,
+  IGNORED_LABEL,
+  promptCost,
+} from "../io/prompts.ts";
 import { checkSeed, shuffle } from "../random.ts";
+import { packTexts, windows } from "./packing.ts";
+
+/** Options of {@link encodeRows}. */
+export interface EncodeRowsOptions extends EncodeOptions {
+  /** Whether texts are joined to full sequences, see `packTexts`. Default: true for texts, and never for other rows. */
+  readonly packing?: boolean | undefined;
+  /** What the reading of the rows left out, to be a part of the report. */
+  readonly reading?: DataReport | undefined;
+}
 
 /** What became of the rows of a data set. */
 export interface EncodeReport {
@@ -15,10 +32,24 @@ export interface EncodeReport {
   readonly truncated: number;
   /** Rows left out because no label of theirs enters the loss. */
   readonly skipped: number;
-  /** Tokens of all examples. */
+  /** Rows that were left out in reading because they are empty; not among `rows`. */
+  readonly empty: number;
+  /** Rows that were left out in reading because they are broken; not among `rows`. */
+  readonly broken: number;
+  /** Tokens of all examples, padding left out. */
   readonly tokens: number;
   /** Labels that enter the loss. */
   readonly labelTokens: number;
+  /** Tokens of padding that fill all examples to `seq`. */
+  readonly padding: number;
+  /** Whether texts were joined. */
+  readonly packed: boolean;
+  /** Tokens that filled no sequence in packing. */
+  readonly leftOver: number;
+  /** Tokens that the prompt adds to each row; 0 for texts, which get none. */
+  readonly promptTokens: number;
+  /** The first few rows of each kind by number: the line in JSON lines, else the place in the array or table. */
+  readonly lines: Readonly<Record<"truncated" | "skipped" | "empty" | "broken", readonly number[]>>;
 }
 
 /** One batch, right-padded. */
@@ -65,49 +96,103 @@ export interface BatchOptions {
   readonly padId: number;
 }
 
+/** Row numbers that a report names. */
+const NAMED = 5;
+
 /**
- * Encodes all rows, cutting texts to windows and counting what was cut or left out. Throws `CompressoError("input")`
- * where no example is left.
+ * Encodes all rows: texts are packed, or cut to windows each for itself; what was cut or left out is counted.
+ *
+ * @throws CompressoError("input") where no example is left, and for a conversation that the chat template refuses;
+ * "usage" for `packing` of rows that are no texts.
  */
 export function encodeRows(
   rows: readonly Row[],
-  options: EncodeOptions,
+  options: EncodeRowsOptions,
 ): { examples: Example[]; report: EncodeReport } {
-  checkSize("seq", options.seq, 2);
-  const examples: Example[] = [];
-  let truncated = 0, skipped = 0, tokens = 0, labelTokens = 0;
-  for (const row of rows) {
-    const encoded = encodeExample(row, options);
-    const pieces = row.kind === "text" ? windows(encoded, options.seq) : encoded.labelTokens > 0 ? [encoded] : [];
-    if (encoded.truncated) truncated++;
-    if (pieces.length === 0) skipped++;
-    for (const piece of pieces) {
-      examples.push({ tokens: piece.tokens, labels: piece.labels });
-      tokens += piece.tokens.length;
-      labelTokens += countLabels(piece.labels);
-    }
-  }
+  const { seq, reading } = options;
+  checkSize("seq", seq, 2);
+  const packed = rows.length > 0 && (options.packing ?? rows.every(({ kind }) => kind === "text"));
+  const { examples, leftOver, truncated, skipped } = packed ? packRows(rows, options) : encodeEach(rows, options);
+  const promptTokens = rows.some(({ kind }) => kind !== "text") ? promptCost(options) : 0;
   if (examples.length === 0) {
+    const prompt = promptTokens > 0 ? `, of which the prompt takes ${promptTokens}` : "";
     throw new CompressoError("input", {
       what: "cannot train on these data",
       rule: "at least one row has a response within seq tokens",
-      value: `${rows.length} rows, seq ${options.seq}`,
+      value: `${rows.length} rows, seq ${seq}${prompt}`,
       mend: "raise seq",
     });
   }
-  return {
-    examples,
-    report: { rows: rows.length, examples: examples.length, truncated, skipped, tokens, labelTokens },
+  const tokens = examples.reduce((sum, example) => sum + example.tokens.length, 0);
+  const empty = reading?.skipped.map(({ row }) => row) ?? [], broken = reading?.broken.map(({ row }) => row) ?? [];
+  const report: EncodeReport = {
+    rows: rows.length,
+    examples: examples.length,
+    truncated: truncated.length,
+    skipped: skipped.length,
+    empty: empty.length,
+    broken: broken.length,
+    tokens,
+    labelTokens: examples.reduce((sum, { labels }) => sum + countLabels(labels), 0),
+    padding: examples.length * seq - tokens,
+    packed,
+    leftOver,
+    promptTokens,
+    lines: {
+      truncated: truncated.slice(0, NAMED),
+      skipped: skipped.slice(0, NAMED),
+      empty: empty.slice(0, NAMED),
+      broken: broken.slice(0, NAMED),
+    },
   };
+  return { examples, report };
 }
 
-/** Cuts a text to windows of `seq` tokens; a tail of one token, which has nothing to predict, is left out. */
-export function windows(text: Example, seq: number): Example[] {
-  const found: Example[] = [];
-  for (let start = 0; start + 2 <= text.tokens.length; start += seq) {
-    found.push({ tokens: text.tokens.slice(start, start + seq), labels: text.labels.slice(start, start + seq) });
+interface Encoded {
+  readonly examples: Example[];
+  readonly leftOver: number;
+  /** Row numbers. */
+  readonly truncated: readonly number[];
+  readonly skipped: readonly number[];
+}
+
+function packRows(rows: readonly Row[], { tokenizer, seq }: EncodeRowsOptions): Encoded {
+  const texts = rows.map((row) => {
+    if (row.kind === "text") return row.text;
+    throw new CompressoError("usage", {
+      what: "cannot pack these rows",
+      rule: "packing is for rows of text",
+      value: `row ${row.number ?? "?"} is none`,
+      mend: "leave packing out",
+    });
+  });
+  const { examples, leftOver, empty } = packTexts(texts, { tokenizer, seq });
+  return { examples, leftOver, truncated: [], skipped: empty.map((index) => rows[index]?.number ?? index + 1) };
+}
+
+function encodeEach(rows: readonly Row[], options: EncodeRowsOptions): Encoded {
+  const examples: Example[] = [], truncated: number[] = [], skipped: number[] = [];
+  for (const [index, row] of rows.entries()) {
+    const number = row.number ?? index + 1;
+    const encoded = encodeNumbered(row, number, options);
+    const pieces = row.kind === "text" ? windows(encoded, options.seq) : encoded.labelTokens > 0 ? [encoded] : [];
+    if (encoded.truncated) truncated.push(number);
+    if (pieces.length === 0) skipped.push(number);
+    for (const { tokens, labels } of pieces) examples.push({ tokens, labels });
   }
-  return found;
+  return { examples, leftOver: 0, truncated, skipped };
+}
+
+/** Adds to an error in which row it is. */
+function encodeNumbered(row: Row, number: number, options: EncodeRowsOptions): EncodedRow {
+  try {
+    return encodeExample(row, options);
+  } catch (error) {
+    if (!(error instanceof CompressoError) || row.kind !== "chat") throw error;
+    throw new CompressoError(error.code, { ...error.parts, what: `${error.parts.what}, row ${number}` }, {
+      cause: error,
+    });
+  }
 }
 
 /**

@@ -22,7 +22,9 @@ export interface ChoiceOptions {
 export function encodeChoices(data: DataSet, { tokenizer, prompt, limit = Infinity }: ChoiceOptions): ChoiceRow[] {
   const format = { tokenizer, prompt };
   const end = endToken(format);
-  if (data.kind === "text") throw unscorable("the file", "its rows are texts");
+  if (data.kind !== "instruct") {
+    throw unscorable("the file", `its rows are ${data.kind === "text" ? "texts" : "conversations"}`);
+  }
   return data.rows.slice(0, limit).map((row, index) => {
     const choices = row.choices ?? [], answer = choices.indexOf(row.output);
     if (choices.length < 2) throw unscorable(`row ${index + 1}`, `${choices.length} choices`);

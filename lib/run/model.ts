@@ -5,7 +5,7 @@ import type { Plan } from "../gpu/plan.ts";
 import { openModelFiles } from "../io/open_model.ts";
 import type { WeightSource } from "../io/source.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
-import { recordFinalNorm, recordLogits, recordLoss } from "../nn/head.ts";
+import { lossByRow, recordFinalNorm, recordLogits, recordLoss, writeTargets } from "../nn/head.ts";
 import { strideOf } from "../nn/layout.ts";
 import { type LoraConfig, packLora, unpackLora } from "../nn/lora.ts";
 import { type MaskKind, type MaskValues, packMasks, unpackMasks } from "../nn/masks.ts";
@@ -146,9 +146,10 @@ export class Model implements Disposable {
       prepared.loss = context.plan.finish();
     }
     this.device.write(pass.act.tokens, Uint32Array.from(tokens));
-    this.device.write(pass.act.targets, shiftLabels(labels, { seq }));
+    const targets = shiftLabels(labels, { seq });
+    writeTargets(pass, targets);
     await prepared.loss.run(options.signal ? { signal: options.signal } : {});
-    return await this.device.readFloats(pass.act.loss, tokens.length);
+    return lossByRow(await this.device.readFloats(pass.act.loss, tokens.length), targets);
   }
 
   /** Loss and gradients of LoRA and masks (with respect to z), at the given masks and LoRA. */
@@ -171,7 +172,7 @@ export class Model implements Disposable {
     using plan = context.plan;
     recordGradients(context);
     this.device.write(pass.act.tokens, Uint32Array.from(tokens));
-    this.device.write(pass.act.targets, targets);
+    writeTargets(pass, targets);
     writeStepState(this.device, pass.state, { ...IDLE_STATE, lossScale: 1 / Math.max(1, count) });
     await plan.run();
     const { lora, masks, act } = pass;

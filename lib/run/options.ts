@@ -1,7 +1,7 @@
 // Options of a prune run with their defaults, as numbers that follow from the step budget. Owns validation; refuses the loop.
 import { CompressoError } from "../errors.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
-import type { LoraConfig } from "../nn/lora.ts";
+import { checkLora, type LoraConfig } from "../nn/lora.ts";
 import type { DecoderSpec, Projection } from "../nn/spec.ts";
 import type { Layout } from "../prune/layouts.ts";
 import type { UnitKind } from "../prune/units.ts";
@@ -33,6 +33,11 @@ export interface PruneOptions {
   readonly prompt?: string | null;
   /** Default "compact". It decides the hard masks where it is "uniform", and the files in any case. */
   readonly layout?: Layout;
+  /**
+   * Whether backward computes most of each layer anew (gradient checkpointing) instead of keeping it: less memory, more time, the same bits.
+   * Default true.
+   */
+  readonly recompute?: boolean;
   /** Numbers of the loop; defaults follow from `steps`. */
   readonly rates?: Partial<Rates>;
   /** Stops the run between two submits of a step; the run then throws the signal's reason. */
@@ -109,8 +114,10 @@ export function resolveOptions(options: PruneOptions, spec: DecoderSpec): Resolv
     lora: { ...DEFAULTS.lora, ...options.lora },
     prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
     layout: options.layout ?? DEFAULTS.layout,
+    recompute: options.recompute ?? true,
     rates: { ...defaultRates(steps), ...options.rates },
   };
+  checkLora(resolved.lora);
   whole("steps", steps, 1);
   whole("prefinetune", resolved.prefinetune, 0);
   whole("postfinetune", resolved.postfinetune, 0);

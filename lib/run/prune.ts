@@ -1,7 +1,6 @@
 // A prune run: fine-tune, prune, fine-tune, as a stream of step records. Owns the loop, its schedule and checkpoints; refuses files of models.
-import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
-import { type Batch, type Batches, createBatches, type EncodeReport, encodeRows } from "./batches.ts";
+import type { Batch, Batches, EncodeReport } from "./batches.ts";
 import { type LoraWeights } from "../nn/lora.ts";
 import { type MaskValues, unpackMasks } from "../nn/masks.ts";
 import type { StepState } from "../nn/step_state.ts";
@@ -10,9 +9,11 @@ import { createSaliency, initialLogAlpha } from "../prune/saliency.ts";
 import { cubicSparsity, progressOf, stageRate } from "../prune/schedule.ts";
 import { checkReachable, hardSparsity, type UnitTable, unitTable } from "../prune/units.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, writeCheckpoint } from "./checkpoint.ts";
+import { checkMemory } from "./memory_advice.ts";
 import type { Model } from "./model.ts";
 import { type CheckpointOptions, type PruneOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
 import type { Stage, StepRecord } from "./records.ts";
+import { digestOf, encodeRun, type RunData } from "./run_data.ts";
 import { adapterOf, createTrainer, RING_SLOTS, type StepKind, type StepNumbers, type Trainer } from "./trainer.ts";
 
 /** What a finished run has learned. */
@@ -37,6 +38,8 @@ export interface PruneResult {
   readonly tokensPerSecond: number;
   /** Largest GPU memory in use, bytes. */
   readonly peakGpuBytes: number;
+  /** The same as planned before the first step; see `planMemory`. */
+  readonly plannedGpuBytes: number;
 }
 
 /** A run: iterate its records to drive it, then ask for its result. Dispose it to free the trainer's memory. */
@@ -47,7 +50,10 @@ export interface PruneRun extends AsyncIterable<StepRecord>, Disposable {
   readonly steps: number;
   /** What became of the rows. */
   readonly data: EncodeReport;
-  /** Reads the checkpoint of a run that is resumed; iteration does it too. Steps and records that were done before. */
+  /**
+   * Plans the memory, allocates, and reads the checkpoint of a run that is resumed; iteration does it too. Steps and records that were done
+   * before. Throws `CompressoError("gpu")` where the run does not fit, with what would.
+   */
   prepare(): Promise<{ readonly steps: number; readonly records: number }>;
   /** What the last step left; throws before the last record was taken. */
   result(): PruneResult;
@@ -60,46 +66,22 @@ const FLUSH_SECONDS = 0.4;
 /** Prepares a run. Throws `CompressoError` for options that cannot work, before any GPU work. */
 export function startPrune(model: Model, given: PruneOptions): PruneRun {
   const options = resolveOptions(given, model.spec);
-  const { tokenizer, spec, device } = model;
-  if (!tokenizer) {
-    throw new CompressoError("input", {
-      what: "cannot train on text",
-      rule: "the model has a tokenizer",
-      value: "there is none beside the weights",
-      mend: "put tokenizer.json into the model's folder",
-    });
-  }
-  const table = unitTable(spec, options.units);
+  const table = unitTable(model.spec, options.units);
   checkReachable(table, options.sparsity);
-  const encoding = { tokenizer, prompt: options.prompt, seq: options.seq };
-  const [training, heldoutRows] = splitRows(options.rows);
-  const { examples, report } = encodeRows(training, encoding);
-  const heldout = encodeRows(heldoutRows, encoding).examples.map(({ tokens }) => [...tokens]);
-  const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
-  const { batch, seq, seed } = options;
-  const makeBatches = (from: number): Batches => createBatches(examples, { batch, seq, seed: from, padId });
-  device.resetPeak();
-  const trainer = createTrainer(model, { batch, seq, seed, lora: options.lora, table });
-  const digest = digestOf(examples.flatMap(({ tokens, labels }) => [tokens, labels]));
-  return new Run(model, { options, trainer, table, report, heldout, digest, given, makeBatches });
+  return new Run(model, { options, table, given, ...encodeRun(model, options) });
 }
 
-/** Rows to train on, and up to 8 that are held out for comparing the masked with the sliced model. */
-function splitRows<T>(rows: readonly T[]): [training: readonly T[], heldout: readonly T[]] {
-  const count = Math.min(8, Math.floor(rows.length / 10));
-  return count === 0 ? [rows, rows.slice(-1)] : [rows.slice(0, -count), rows.slice(-count)];
-}
-
-interface Parts {
-  readonly options: ResolvedOptions;
+/** What is there from the first step on. */
+interface Ready {
   readonly trainer: Trainer;
+  /** What the device is to hold at most. */
+  readonly plannedBytes: number;
+}
+
+interface Parts extends RunData {
+  readonly options: ResolvedOptions;
   readonly table: UnitTable;
-  readonly report: EncodeReport;
-  readonly heldout: readonly (readonly number[])[];
-  /** Hash of all examples. */
-  readonly digest: string;
   readonly given: PruneOptions;
-  readonly makeBatches: (seed: number) => Batches;
 }
 
 /** A step whose numbers are still on the GPU. */
@@ -119,7 +101,7 @@ class Run implements PruneRun {
   readonly #batches: Batches;
   readonly #stages: readonly { readonly stage: Stage; readonly kind: StepKind; readonly steps: number }[];
   #position: RunPosition;
-  #prepared = false;
+  #ready: Ready | null = null;
   #pending: Pending[] = [];
   #lastFlush = performance.now();
   #result: PruneResult | null = null;
@@ -155,17 +137,37 @@ class Run implements PruneRun {
   }
 
   async prepare(): Promise<{ readonly steps: number; readonly records: number }> {
-    const checkpoint = this.#parts.given.checkpoint;
-    if (checkpoint?.resume && !this.#prepared && await exists(checkpoint.path)) await this.#restore(checkpoint);
-    this.#prepared = true;
+    const { checkpoint } = this.#parts.given;
+    if (!this.#ready) {
+      this.#ready = await this.#allocate();
+      if (checkpoint?.resume && await exists(checkpoint.path)) await this.#restore(checkpoint);
+    }
     return { steps: this.#position.step, records: this.#position.records };
+  }
+
+  get #trainer(): Trainer {
+    if (!this.#ready) throw new Error("the run is not prepared");
+    return this.#ready.trainer;
+  }
+
+  async #allocate(): Promise<Ready> {
+    const { options, table } = this.#parts, { batch, seq, seed, lora, recompute } = options;
+    const { spec, device, weights: { baseDtype } } = this.#model;
+    const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
+    const plan = await checkMemory(spec, { ...options, baseDtype, adapter }, {
+      memoryLimit: device.memoryLimit,
+      deviceBytes: device.bytes,
+    });
+    device.resetPeak();
+    const trainer = createTrainer(this.#model, { batch, seq, seed, lora, table, recompute });
+    return { trainer, plannedBytes: plan.peakBytes + plan.otherBytes };
   }
 
   async #restore(checkpoint: CheckpointOptions): Promise<void> {
     const { position, arrays } = await readCheckpoint(checkpoint.path, { identity: this.#identity() });
     this.#position = position;
     this.#batches.seek(position.cursor);
-    this.#parts.trainer.restore(arrays);
+    this.#trainer.restore(arrays);
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<StepRecord, void, undefined> {
@@ -208,12 +210,12 @@ class Run implements PruneRun {
   }
 
   [Symbol.dispose](): void {
-    this.#parts.trainer[Symbol.dispose]();
+    this.#ready?.trainer[Symbol.dispose]();
   }
 
   /** Starts log α from the saliency of the units on batches of their own. */
   async #initialise(): Promise<void> {
-    const { trainer, table, makeBatches, options, given } = this.#parts;
+    const { table, makeBatches, options, given } = this.#parts, trainer = this.#trainer;
     const batches = makeBatches((options.seed + 0x5a11) >>> 0);
     const saliency = createSaliency(table);
     const count = Math.min(SALIENCY_BATCHES, Math.max(2, Math.ceil(options.steps / 10)));
@@ -228,7 +230,7 @@ class Run implements PruneRun {
   async #step(
     { stage, kind, steps }: { readonly stage: Stage; readonly kind: StepKind; readonly steps: number },
   ): Promise<void> {
-    const { trainer, options, given } = this.#parts, { rates } = options;
+    const { options, given } = this.#parts, { rates } = options;
     const start = performance.now();
     const progress = progressOf(this.#position.stageStep, steps);
     const target = stage === "prune"
@@ -238,7 +240,7 @@ class Run implements PruneRun {
     const batch = this.#batches.next();
     const state = this.#state({ rate, target: target ?? 0 });
     try {
-      await trainer.step(kind, batch, { state, ...(given.signal ? { signal: given.signal } : {}) });
+      await this.#trainer.step(kind, batch, { state, ...(given.signal ? { signal: given.signal } : {}) });
     } catch (error) {
       this.#batches.seek(this.#position.cursor);
       throw error;
@@ -285,7 +287,7 @@ class Run implements PruneRun {
   async #flush(): Promise<StepRecord[]> {
     const pending = this.#pending, first = pending[0];
     if (!first) return [];
-    const numbers = await this.#parts.trainer.numbers(first.index, pending.length);
+    const numbers = await this.#trainer.numbers(first.index, pending.length);
     this.#pending = [];
     const now = performance.now(), seconds = Math.max(1e-6, (now - this.#lastFlush) / 1000);
     this.#lastFlush = now;
@@ -324,12 +326,13 @@ class Run implements PruneRun {
       labelTokens: batch.labelTokens,
       tokensPerSecond,
       gpuBytes: this.#model.device.bytes,
+      plannedGpuBytes: this.#ready?.plannedBytes ?? NaN,
     };
   }
 
   /** Ends the pruning stage: exactly as many units as the target demands fall, the others keep their deterministic z. */
   async #harden(): Promise<void> {
-    const { trainer, table, options } = this.#parts;
+    const { table, options } = this.#parts, trainer = this.#trainer;
     const { logAlpha, constraint } = await trainer.save();
     const { sparsity: target, layout, rates } = options;
     trainer.setMasks(hardenMasks(table, logAlpha, { target, temperature: rates.temperature, layout }));
@@ -337,7 +340,7 @@ class Run implements PruneRun {
   }
 
   async #finish(): Promise<void> {
-    const { trainer, table, options, report, heldout } = this.#parts, { spec, device } = this.#model;
+    const { table, options, report, heldout } = this.#parts, { spec, device } = this.#model, trainer = this.#trainer;
     const { slots, logAlpha } = await trainer.save();
     const masks = unpackMasks(spec, table.layout, slots);
     const kept = Uint8Array.from({ length: table.count }, (_, unit) => slots[table.slotFirst[unit] ?? 0] === 0 ? 0 : 1);
@@ -358,6 +361,7 @@ class Run implements PruneRun {
       },
       tokensPerSecond: total > 0 ? tokens / total : 0,
       peakGpuBytes: device.peakBytes,
+      plannedGpuBytes: this.#ready?.plannedBytes ?? NaN,
     };
   }
 
@@ -368,12 +372,13 @@ class Run implements PruneRun {
   async #save(): Promise<void> {
     const checkpoint = this.#parts.given.checkpoint;
     if (!checkpoint) return;
-    const arrays = await this.#parts.trainer.save();
+    const arrays = await this.#trainer.save();
     await writeCheckpoint(checkpoint.path, { identity: this.#identity(), position: this.#position, arrays });
   }
 
   #identity(): RunIdentity {
-    const { options, given, report } = this.#parts, { rows: _rows, rates, lora, units, ...plain } = options;
+    const { options, given, report } = this.#parts,
+      { rows: _rows, recompute: _recompute, rates, lora, units, ...plain } = options;
     return {
       ...plain,
       units: units.join(","),
@@ -386,12 +391,6 @@ class Run implements PruneRun {
       ...given.checkpoint?.identity,
     };
   }
-}
-
-function digestOf(parts: Iterable<string | Uint8Array | Uint32Array | Int32Array>): string {
-  const hash = createHash("sha256");
-  for (const part of parts) hash.update(part);
-  return hash.digest("hex").slice(0, 16);
 }
 
 async function exists(path: string): Promise<boolean> {

@@ -33,4 +33,6 @@ export interface StepRecord {
   readonly tokensPerSecond: number;
   /** GPU memory in use, bytes. */
   readonly gpuBytes: number;
+  /** Largest GPU memory that was planned for the run, bytes. */
+  readonly plannedGpuBytes: number;
 }

@@ -4,12 +4,12 @@ import type { WeightSource } from "../io/source.ts";
 import { type DecoderSpec, type LayerSpec, parameterCount } from "../nn/spec.ts";
 import { sliceModel } from "../prune/slice.ts";
 import { exportModel, type ExportOptions, type ExportResult } from "./export.ts";
-import { loadModelFrom, type Model } from "./model.ts";
+import type { Model } from "./model.ts";
 import type { Layout } from "../prune/layouts.ts";
 import type { PruneOptions, ResolvedOptions } from "./options.ts";
 import { type PruneResult, type PruneRun, startPrune } from "./prune.ts";
 import type { StepRecord } from "./records.ts";
-import { type VerifyResult, verifySliced } from "./verify.ts";
+import { type VerifyResult, verifyShape, verifySliced } from "./verify.ts";
 
 /** A pruned model, physically smaller, not yet written. */
 export interface SlicedModel {
@@ -39,8 +39,10 @@ export interface RunSummary {
   readonly seconds: PruneResult["seconds"];
   /** Tokens a second over all stages. */
   readonly tokensPerSecond: number;
-  /** Largest GPU memory of the run, bytes. */
+  /** Largest GPU memory of the run, the comparison of masked and sliced model included, bytes. */
   readonly peakGpuBytes: number;
+  /** The same as planned before the first step, bytes. */
+  readonly plannedGpuBytes: number;
   /** Adapter that ran it. */
   readonly adapter: string;
   /** Rows used, cut and left out. */
@@ -64,6 +66,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #run: PruneRun;
   readonly #signal: AbortSignal | undefined;
   #sliced: SlicedModel | null = null;
+  /** Of training and comparison. */
+  #peakBytes = 0;
 
   /** Wraps a run; use {@link prune}. */
   constructor(model: Model, run: PruneRun, signal: AbortSignal | undefined) {
@@ -112,18 +116,16 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     this.#run[Symbol.dispose]();
     const { device, source: base, spec } = this.#model;
     const source = sliceModel(base, { masks, lora });
-    const signal = this.#signal ? { signal: this.#signal } : {};
-    const isExact = this.#model.weights.baseDtype === "f32";
-    const reference = isExact ? this.#model : await loadModelFrom(base, { device, baseDtype: "f32", ...signal });
-    try {
-      using sliced = await loadModelFrom(source, { device, baseDtype: "f32", ...signal });
-      const adapters = { masks, lora: { ...lora, targets: this.options.lora.targets } };
-      const maskedVsSliced = await verifySliced(reference, sliced, { adapters, tokens: heldout, ...signal });
-      const parameters = { before: parameterCount(spec), after: parameterCount(source.spec) };
-      return this.#sliced = { source, spec: source.spec, parameters, maskedVsSliced };
-    } finally {
-      if (!isExact) reference[Symbol.dispose]();
-    }
+    const maskedVsSliced = await verifySliced(base, source, {
+      device,
+      adapters: { masks, lora: { ...lora, targets: this.options.lora.targets } },
+      tokens: heldout,
+      ...verifyShape(this.options),
+      ...(this.#signal ? { signal: this.#signal } : {}),
+    });
+    this.#peakBytes = device.peakBytes;
+    const parameters = { before: parameterCount(spec), after: parameterCount(source.spec) };
+    return this.#sliced = { source, spec: source.spec, parameters, maskedVsSliced };
   }
 
   /** Writes `dir/model/`, `dir/model.gguf` and, last, `dir/run.json`. Returns what run.json holds. */
@@ -147,7 +149,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       maskedVsSliced: { maxAbs, range },
       seconds: result.seconds,
       tokensPerSecond: result.tokensPerSecond,
-      peakGpuBytes: result.peakGpuBytes,
+      peakGpuBytes: this.#peakBytes,
+      plannedGpuBytes: result.plannedGpuBytes,
       adapter: this.#model.device.facts.description,
       data: result.data,
       options: plain,

@@ -3,6 +3,7 @@ import { adamw, GRAD_SQUARES, record, sum } from "../../kernels/mod.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import { compileKernel } from "../gpu/kernel.ts";
 import { Plan, u32 } from "../gpu/plan.ts";
+import { writeTargets } from "../nn/head.ts";
 import { initialLora, type LoraConfig, type LoraWeights, packLora, unpackLora } from "../nn/lora.ts";
 import { type MaskValues, packMasks } from "../nn/masks.ts";
 import { createPass, type Pass, recordGradients, shiftLabels } from "../nn/pass.ts";
@@ -19,6 +20,8 @@ export interface TrainerOptions {
   readonly seed: number;
   readonly lora: LoraConfig;
   readonly table: UnitTable;
+  /** See `PruneOptions.recompute`. Default true. */
+  readonly recompute?: boolean;
 }
 
 /** What a step trains: LoRA alone at the present masks, or LoRA and masks. */
@@ -79,11 +82,11 @@ const SUM_GROUPS = 64;
 
 /** Allocates everything and sets LoRA to its initial values (B = 0). */
 export function createTrainer(model: Model, options: TrainerOptions): Trainer {
-  const { device, weights, spec } = model, { batch, seq, table } = options;
+  const { device, weights, spec } = model, { batch, seq, table, lora: config, recompute = true } = options;
   const owned: Disposable[] = [];
   const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
-  const pass = own(createPass(device, weights, { batch, seq, backward: true, lora: options.lora }));
-  const learner = own(createMaskLearner(device, table));
+  const learner = own(createMaskLearner(device, table)), { maskGrads } = learner;
+  const pass = own(createPass(device, weights, { batch, seq, backward: true, recompute, maskGrads, lora: config }));
   const metrics = own(device.createBuffer("metrics", 32));
   const sums = own(device.createBuffer("sums", 4 * SUM_GROUPS));
   const ring = own(device.createBuffer("ring", 4 * RING_SLOTS * RING_FLOATS));
@@ -134,7 +137,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
 
   const load = (data: Batch, stepState: StepState): void => {
     device.write(act.tokens, data.tokens);
-    device.write(act.targets, shiftLabels(data.labels, { seq }));
+    writeTargets(pass, shiftLabels(data.labels, { seq }));
     writeStepState(device, state, { ...stepState, lossScale: 1 / Math.max(1, data.labelTokens) });
   };
 

@@ -1,120 +1,163 @@
-// Speed of matrix products on this adapter: `deno run -A scripts/bench/products.ts [filter]`. Owns its shapes and clock; asserts nothing.
-//
-// On an adapter that is a CPU the figure is GFLOP/s by CPU time: floating-point operations · cores / CPU seconds of this process,
-// so that other processes on the machine count little. Elsewhere it is by wall clock.
-import { cpuUsage } from "node:process";
-import { type Device, openDevice } from "../../lib/gpu/device.ts";
+// Matrix products as benchmark cases: those of frozen weights, and LoRA's thin ones. Owns their shapes; refuses the clock.
+import { headRowsFor } from "../../lib/nn/head.ts";
+import { paddedRows, roundUp, strideOf } from "../../lib/nn/layout.ts";
+import {
+  type BufferView,
+  type Direction,
+  type MatmulOptions,
+  operand,
+  OperandPool,
+  recordLinear,
+  recordMatmul,
+} from "../../lib/nn/linear.ts";
+import { createMatrix, type MatrixDtype, writeRows } from "../../lib/nn/matrix.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { paddedRows, strideOf } from "../../lib/nn/layout.ts";
-import { type MatmulOptions, operand, OperandPool, recordLinear, recordMatmul } from "../../lib/nn/linear.ts";
-import { createMatrix, writeRows } from "../../lib/nn/matrix.ts";
+import { activation, DTYPES, type KernelCase, type KernelGroup, noise, type Recorder, type Scale } from "./cases.ts";
+import { SMOLLM2 } from "./random_model.ts";
 
-/** Work of one measured run, so that short products are repeated in one plan. */
-const RUN_FLOPS = 2e9;
-const RUNS = 7;
-/** Tokens, output width, input width: SmolLM2-135M's q and o, up, down; one token and a few, as in generation. */
-const SHAPES = [
-  [1024, 1024, 1024],
-  [1024, 576, 576],
-  [1024, 1536, 576],
-  [1024, 576, 1536],
-  [256, 576, 576],
-  [256, 1536, 576],
-  [256, 576, 1536],
-  [8, 1536, 576],
-  [1, 1536, 576],
-] as const;
+/** y[tokens, out] = x·Wᵀ (forward) or dx[tokens, in] = dy·W (backward). */
+interface Shape {
+  readonly tokens: number;
+  readonly out: number;
+  readonly in: number;
+}
+
+const DIRECTIONS: readonly Direction[] = ["forward", "backward"];
 const RANK = 8;
 
-const filter = Deno.args[0] ?? "";
-using device = await openDevice();
-console.log(
-  `${device.facts.description}, GFLOP/s by ${device.facts.isCpu ? "CPU time" : "wall clock"}, median of ${RUNS}`,
-);
-console.log("product".padEnd(44), "GFLOP/s".padStart(8), "ms".padStart(9), "first ms".padStart(9));
-for (const dtype of ["f16", "f32"] as const) {
-  for (const direction of ["forward", "backward"] as const) {
-    for (const [rows, out, inputs] of SHAPES) {
-      const name = `${direction} ${dtype} ${rows} x ${out} x ${inputs}`;
-      if (!name.includes(filter)) continue;
-      using matrix = createMatrix(device, "w", { rows: out, cols: inputs, dtype });
+const { hidden, ffn, vocab } = SMOLLM2;
+/** SmolLM2's q and o, gate and up, down. */
+const layerShapes = (tokens: number): Shape[] => [
+  { tokens, out: hidden, in: hidden },
+  { tokens, out: ffn, in: hidden },
+  { tokens, out: hidden, in: ffn },
+];
+
+const SHAPES: Readonly<Record<Scale, Readonly<Record<string, readonly Shape[]>>>> = {
+  full: {
+    "1024³": [{ tokens: 1024, out: 1024, in: 1024 }],
+    "1 and 8 tokens": [{ tokens: 1, out: ffn, in: hidden }, { tokens: 8, out: ffn, in: hidden }],
+    "256 tokens": layerShapes(256),
+    "1024 tokens": layerShapes(1024),
+    "2048 tokens": layerShapes(2048),
+    head: [{ tokens: headRowsFor(vocab, 1024), out: vocab, in: hidden }],
+  },
+  quick: { "256 tokens": layerShapes(256) },
+  tiny: { "16 tokens": [{ tokens: 16, out: 64, in: 32 }] },
+};
+
+/** Products of frozen weights, with the same work for peers. */
+export function productGroups(scale: Scale): KernelGroup[] {
+  return Object.entries(SHAPES[scale]).map(([name, shapes]) => ({
+    name: `products, ${name}`,
+    cases: DIRECTIONS.flatMap((direction) =>
+      shapes.flatMap((shape) => DTYPES.map((dtype) => linear(shape, { direction, dtype })))
+    ),
+    peerCases: DIRECTIONS.flatMap((direction) =>
+      shapes.map((shape) => ({ name: nameOf(shape, direction), kind: "product" as const, direction, ...shape }))
+    ),
+  }));
+}
+
+/** LoRA's products of rank 8, with the bytes that each must move. */
+export function loraGroups(scale: Scale): KernelGroup[] {
+  const tokens = { full: 1024, quick: 256, tiny: 16 }[scale];
+  const shapes = scale === "full" ? [[hidden, hidden], [ffn, hidden]] as const : [[hidden, hidden]] as const;
+  return [{ name: "lora", cases: shapes.flatMap(([out, inputs]) => thin({ tokens, out, in: inputs })), peerCases: [] }];
+}
+
+function nameOf({ tokens, out, in: inputs }: Shape, direction: Direction): string {
+  return direction === "forward" ? `${tokens}×${inputs} · (${out}×${inputs})ᵀ` : `${tokens}×${out} · ${out}×${inputs}`;
+}
+
+function linear(
+  shape: Shape,
+  { direction, dtype }: { readonly direction: Direction; readonly dtype: MatrixDtype },
+): KernelCase {
+  const { tokens, out, in: inputs } = shape;
+  return {
+    name: nameOf(shape, direction),
+    variant: dtype,
+    unit: "flops",
+    work: 2 * tokens * out * inputs,
+    async setup(device, stack): Promise<Recorder> {
+      const matrix = stack.use(createMatrix(device, "w", { rows: out, cols: inputs, dtype }));
       writeRows(device, matrix, 0, noise(out * inputs));
       const [width, depth] = direction === "forward" ? [out, inputs] : [inputs, out];
-      using x = device.uploadBuffer("x", noise(paddedRows(rows) * strideOf(depth)));
-      using y = device.createBuffer("y", 4 * paddedRows(rows) * strideOf(width));
-      using pool = new OperandPool(device);
-      await report(device, name, 2 * rows * out * inputs, (plan, count) => {
-        const view = operand(plan, pool, x, { rows, stride: strideOf(depth) });
-        for (let i = 0; i < count; i++) {
-          recordLinear(plan, view, matrix, { buffer: y, stride: strideOf(width) }, { rows, direction });
-        }
+      const stride = strideOf(depth);
+      const x = activation(device, stack, { rows: tokens, width: depth });
+      const target = {
+        buffer: stack.use(device.createBuffer("y", 4 * paddedRows(tokens) * strideOf(width))),
+        stride: strideOf(width),
+      };
+      const pool = stack.use(new OperandPool(device));
+      using copies = new Plan(device);
+      const isSharded = matrix.placement === "texture" && matrix.shards.length > 1 && direction === "backward";
+      if (!isSharded) {
+        const view = operand(copies, pool, x, { rows: tokens, stride });
+        await copies.run();
+        return (plan) => recordLinear(plan, view, matrix, target, { rows: tokens, direction });
+      }
+      // As in lib/nn/head.ts: a texture is not as wide as a large vocabulary.
+      const views = matrix.shards.map((shard, index) => {
+        const columns = [shard.row0, Math.min(roundUp(shard.rows, 64), stride - shard.row0)] as const;
+        return operand(copies, pool, x, { rows: tokens, stride, columns, slot: `shard ${index}` });
       });
-    }
-  }
-}
-for (const [tokens, out, inputs] of [[1024, 576, 576], [1024, 1536, 576]] as const) {
-  const strideIn = strideOf(inputs), strideOut = strideOf(out), strideRank = strideOf(RANK);
-  using x = device.uploadBuffer("x", noise(tokens * strideIn));
-  using dy = device.uploadBuffer("dy", noise(tokens * strideOut));
-  using h = device.uploadBuffer("h", noise(tokens * strideRank));
-  using weights = device.uploadBuffer("lora", noise(RANK * (inputs + out)));
-  using result = device.createBuffer("result", 4 * tokens * Math.max(strideIn, strideOut));
-  using pool = new OperandPool(device);
-  using setup = new Plan(device);
-  const viewX = operand(setup, pool, x, { rows: tokens, stride: strideIn, slot: "x" });
-  const viewDy = operand(setup, pool, dy, { rows: tokens, stride: strideOut, slot: "dy" });
-  await setup.run();
-  const viewH = { buffer: h, stride: strideRank };
-  const a = { buffer: weights, stride: inputs }, b = { buffer: weights, offset: RANK * inputs, stride: RANK };
-  const target = (stride: number): { buffer: typeof result; stride: number } => ({ buffer: result, stride });
-  const products: Readonly<Record<string, MatmulOptions>> = {
-    "h = x·Aᵀ": { a: viewX, b: a, c: target(strideRank), m: tokens, n: RANK, k: inputs, transposeB: true },
-    "y += h·Bᵀ": { a: viewH, b, c: target(strideOut), m: tokens, n: out, k: RANK, transposeB: true, accumulate: true },
-    "dh = dy·B": { a: viewDy, b, c: target(strideRank), m: tokens, n: RANK, k: out },
-    "dB = dyᵀ·h": { a: viewDy, b: viewH, c: target(RANK), m: out, n: RANK, k: tokens, transposeA: true },
-    "dA = dhᵀ·x": { a: viewH, b: viewX, c: target(inputs), m: RANK, n: inputs, k: tokens, transposeA: true },
-    "dx += dh·A": { a: viewH, b: a, c: target(strideIn), m: tokens, n: inputs, k: RANK, accumulate: true },
+      await copies.run();
+      return (plan) =>
+        views.forEach((view, shard) =>
+          recordLinear(plan, view, matrix, target, { rows: tokens, direction, shard, accumulate: shard > 0 })
+        );
+    },
   };
-  for (const [formula, options] of Object.entries(products)) {
-    const name = `rank ${RANK} ${formula} ${tokens} x ${out} x ${inputs}`;
-    if (!name.includes(filter)) continue;
-    await report(device, name, 2 * options.m * options.n * options.k, (plan, count) => {
-      for (let i = 0; i < count; i++) recordMatmul(plan, { ...options, alpha: 1e-3, pool });
-    });
-  }
 }
 
-async function report(
-  device: Device,
-  name: string,
-  flops: number,
-  record: (plan: Plan, count: number) => void,
-): Promise<void> {
-  const count = Math.ceil(RUN_FLOPS / flops);
-  using plan = new Plan(device);
-  let start = performance.now();
-  record(plan, count);
-  await plan.run();
-  const first = performance.now() - start;
-  const seconds: number[] = [];
-  for (let run = 0; run < RUNS; run++) {
-    start = performance.now();
-    const before = cpuUsage();
-    await plan.run();
-    const used = cpuUsage(before);
-    const cpu = (used.user + used.system) / 1e6 / navigator.hardwareConcurrency;
-    seconds.push((device.facts.isCpu ? cpu : (performance.now() - start) / 1000) / count);
-  }
-  const median = seconds.sort((p, q) => p - q)[RUNS >> 1] ?? NaN;
-  console.log(
-    name.padEnd(44),
-    (flops / median / 1e9).toFixed(1).padStart(8),
-    (median * 1e3).toFixed(3).padStart(9),
-    first.toFixed(0).padStart(9),
-  );
-}
-
-/** Values in [-1, 1) without a pattern that matters. */
-function noise(count: number): Float32Array<ArrayBuffer> {
-  return Float32Array.from({ length: count }, (_, index) => Math.sin(index * 1.7));
+function thin({ tokens, out, in: inputs }: Shape): KernelCase[] {
+  const formulas = ["h = x·Aᵀ", "y += h·Bᵀ", "dh = dy·B", "dB = dyᵀ·h", "dA = dhᵀ·x", "dx += dh·A"] as const;
+  return formulas.map((formula) => {
+    // Sizes of the product [m, k] × [k, n].
+    const [m, n, k] = {
+      "h = x·Aᵀ": [tokens, RANK, inputs],
+      "y += h·Bᵀ": [tokens, out, RANK],
+      "dh = dy·B": [tokens, RANK, out],
+      "dB = dyᵀ·h": [out, RANK, tokens],
+      "dA = dhᵀ·x": [RANK, inputs, tokens],
+      "dx += dh·A": [tokens, inputs, RANK],
+    }[formula] as [number, number, number];
+    return {
+      name: `lora r=${RANK} ${formula} ${tokens}×${inputs}→${out}`,
+      variant: "",
+      unit: "bytes",
+      work: 4 * (m * k + k * n + m * n * (formula.includes("+=") ? 2 : 1)),
+      async setup(device, stack): Promise<Recorder> {
+        const pool = stack.use(new OperandPool(device));
+        using copies = new Plan(device);
+        const read = (width: number, slot: string): BufferView => {
+          const buffer = activation(device, stack, { rows: tokens, width });
+          return operand(copies, pool, buffer, { rows: tokens, stride: strideOf(width), slot });
+        };
+        const x = read(inputs, "x"), dy = read(out, "dy");
+        await copies.run();
+        const h: BufferView = {
+          buffer: activation(device, stack, { rows: tokens, width: RANK }),
+          stride: strideOf(RANK),
+        };
+        const lora = stack.use(device.uploadBuffer("lora", noise(RANK * (inputs + out))));
+        const a: BufferView = { buffer: lora, stride: inputs };
+        const b: BufferView = { buffer: lora, offset: RANK * inputs, stride: RANK };
+        const widest = paddedRows(Math.max(tokens, out)) * Math.max(strideOf(inputs), strideOf(out));
+        const result = stack.use(device.createBuffer("result", 4 * widest));
+        const c = (stride: number): BufferView => ({ buffer: result, stride });
+        const operands: Pick<MatmulOptions, "a" | "b" | "c" | "transposeA" | "transposeB" | "accumulate"> = {
+          "h = x·Aᵀ": { a: x, b: a, c: c(strideOf(RANK)), transposeB: true },
+          "y += h·Bᵀ": { a: h, b, c: c(strideOf(out)), transposeB: true, accumulate: true },
+          "dh = dy·B": { a: dy, b, c: c(strideOf(RANK)) },
+          "dB = dyᵀ·h": { a: dy, b: h, c: c(RANK), transposeA: true },
+          "dA = dhᵀ·x": { a: h, b: x, c: c(inputs), transposeA: true },
+          "dx += dh·A": { a: h, b: a, c: c(strideOf(inputs)), accumulate: true },
+        }[formula];
+        return (plan) => recordMatmul(plan, { ...operands, m, n, k, alpha: 1e-3, pool });
+      },
+    };
+  });
 }

@@ -21,6 +21,7 @@ function record(step: number): StepRecord {
     labelTokens: 10,
     tokensPerSecond: 812.4,
     gpuBytes: 0,
+    plannedGpuBytes: 0,
   };
 }
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { cli, TemporaryFolder } from "./helpers/cli.ts";
 
-const VERBS = ["doctor", "inspect", "prune", "eval", "generate", "export"];
+const VERBS = ["doctor", "inspect", "plan", "prune", "eval", "generate", "export"];
 
 Deno.test("--help of the program names every verb, on stdout, with status 0", async () => {
   const { code, stdout, stderr } = await cli(["--help"]);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import type { Row } from "../../lib/io/datasets.ts";
+import { parseRows, type Row } from "../../lib/io/datasets.ts";
 import { COLLABORATIVE_PROMPT, countLabels, type Example, IGNORED_LABEL } from "../../lib/io/prompts.ts";
-import { type Batch, createBatches, encodeRows, windows } from "../../lib/run/batches.ts";
+import { type Batch, createBatches, encodeRows } from "../../lib/run/batches.ts";
 import { failure, tokenizerOf, withConfig } from "./fixtures.ts";
 
 /** Example n has the tokens 10n + 1, 10n + 2, … and only its last is a label. */
@@ -13,6 +13,9 @@ function example(number: number, length: number): Example {
 
 const FIVE: readonly Example[] = [3, 2, 4, 3, 2].map((length, number) => example(number, length));
 const OPTIONS = { batch: 2, seq: 4, seed: 7, padId: 99 } as const;
+
+/** Shuffles of seed 7; an order that changes would break resumed runs. */
+const PINNED = [[2, 4, 3, 0, 1], [3, 2, 0, 4, 1], [0, 3, 4, 2, 1]];
 
 /** Numbers of the examples in a batch. */
 function numbers(batch: Batch, seq: number = OPTIONS.seq): number[] {
@@ -86,19 +89,13 @@ Deno.test("createBatches() refuses sizes, seeds, cursors and examples that canno
   assert.throws(() => batches.seek({ epoch: -1, index: 0 }), failure("mismatch", /epoch -1/));
 });
 
-Deno.test("windows() cuts a text and drops a tail of one token", () => {
-  const lengths = (length: number): number[] => windows(example(0, length), 4).map(({ tokens }) => tokens.length);
-  assert.deepEqual(lengths(0), []);
-  assert.deepEqual(lengths(1), []);
-  assert.deepEqual(lengths(4), [4]);
-  assert.deepEqual(lengths(5), [4]);
-  assert.deepEqual(lengths(6), [4, 2]);
-  const [, second] = windows(example(0, 6), 4);
-  assert.deepEqual([...second?.tokens ?? []], [5, 6]);
-  assert.deepEqual([...second?.labels ?? []], [IGNORED_LABEL, 6]);
+Deno.test("the order of the first epochs is this one, on every machine", () => {
+  const batches = createBatches(FIVE, { ...OPTIONS, batch: 5 });
+  const orders = [0, 1, 2].map(() => numbers(batches.next()));
+  assert.deepEqual(orders, PINNED);
 });
 
-Deno.test("encodeRows() counts rows, cuts and rows that teach nothing", async () => {
+Deno.test("encodeRows() counts rows, cuts and rows that teach nothing, and names the first of them", async () => {
   const tokenizer = withConfig(await tokenizerOf("byte_level"), { compresso_style: "plain" }, null);
   const instruct = (instruction: string, input: string, output: string): Row => ({
     kind: "instruct",
@@ -108,19 +105,75 @@ Deno.test("encodeRows() counts rows, cuts and rows that teach nothing", async ()
     choices: null,
     extra: {},
   });
+  const long = "the river carries the stone ".repeat(9);
   const rows = [
     instruct("Where?", "", "here"),
-    instruct("Where?", "the river carries the stone ".repeat(9), "here"),
-    instruct("the river carries the stone ".repeat(9), "", "here"),
+    { ...instruct("Where?", long, "here"), number: 12 },
+    instruct(long, "", "here"),
   ];
-  const { examples, report } = encodeRows(rows, { tokenizer, prompt: null, seq: 24 });
+  const options = { tokenizer, prompt: null, seq: 24 };
+  const { examples, report } = encodeRows(rows, options);
   assert.equal(examples.length, 2);
   const tokens = examples.reduce((sum, { tokens }) => sum + tokens.length, 0);
   const labelTokens = examples.reduce((sum, { labels }) => sum + countLabels(labels), 0);
-  assert.deepEqual(report, { rows: 3, examples: 2, truncated: 2, skipped: 1, tokens, labelTokens });
+  assert.deepEqual(report, {
+    rows: 3,
+    examples: 2,
+    truncated: 2,
+    skipped: 1,
+    empty: 0,
+    broken: 0,
+    tokens,
+    labelTokens,
+    padding: 48 - tokens,
+    packed: false,
+    leftOver: 0,
+    promptTokens: 0,
+    lines: { truncated: [12, 3], skipped: [3], empty: [], broken: [] },
+  });
+  assert.throws(() => encodeRows(rows.slice(2), options), failure("input", /1 rows, seq 24;/));
   assert.throws(
-    () => encodeRows(rows.slice(2), { tokenizer, prompt: null, seq: 24 }),
-    failure("input", /1 rows, seq 24/),
+    () => encodeRows(rows.slice(0, 1), { ...options, packing: true }),
+    failure("usage", /for rows of text/),
+  );
+});
+
+Deno.test("encodeRows() reports what reading left out, at most the first five of each", async () => {
+  const tokenizer = await tokenizerOf("byte_level");
+  const lines = Array.from({ length: 9 }, (_, index) => JSON.stringify({ text: index % 2 === 0 ? "" : "stone" }));
+  const { rows, report: reading } = parseRows([...lines, "{", "{}"].join("\n"), "x", { skipBroken: true });
+  const { report } = encodeRows(rows, { tokenizer, prompt: null, seq: 4, packing: false, reading });
+  assert.deepEqual([report.rows, report.empty, report.broken], [4, 5, 2]);
+  assert.deepEqual(report.lines, { truncated: [], skipped: [], empty: [1, 3, 5, 7, 9], broken: [10, 11] });
+  const more = { ...reading, skipped: Array.from({ length: 7 }, (_, index) => ({ row: index + 1, reason: "" })) };
+  const { report: short } = encodeRows(rows, { tokenizer, prompt: null, seq: 4, packing: false, reading: more });
+  assert.deepEqual([short.empty, short.lines.empty], [7, [1, 2, 3, 4, 5]]);
+});
+
+Deno.test("the report tells what the prompt costs: the tokens by which each row is longer", async () => {
+  const chat = await tokenizerOf("byte_level"), sentencepiece = await tokenizerOf("sentencepiece");
+  const { rows } = parseRows(
+    '{"instruction":"Where is it?","output":"here"}\n{"instruction":"Why?","output":"x"}',
+    "x",
+  );
+  for (const style of ["chat", "alpaca", "plain"] as const) {
+    for (const tokenizer of [chat, sentencepiece]) {
+      const encode = (prompt: string | null): ReturnType<typeof encodeRows> =>
+        encodeRows(rows, { tokenizer, prompt, style, seq: 2000 });
+      const bare = encode(null), prompted = encode("Be small.\nKeep what matters.");
+      const cost = prompted.report.promptTokens;
+      assert(cost > 5, String(cost));
+      assert.equal(prompted.report.tokens - bare.report.tokens, 2 * cost, style);
+      assert.equal(prompted.report.labelTokens, bare.report.labelTokens);
+      assert.equal(bare.report.promptTokens, 0);
+    }
+  }
+  const texts = parseRows('{"text":"the river carries the stone"}', "x").rows;
+  const report = (prompt: string | null): unknown => encodeRows(texts, { tokenizer: chat, prompt, seq: 8 });
+  assert.deepEqual(report(COLLABORATIVE_PROMPT), report(null));
+  assert.throws(
+    () => encodeRows(rows, { tokenizer: chat, prompt: "Be small.", seq: 8 }),
+    failure("input", /seq 8, of which the prompt takes \d+; mend: raise seq/),
   );
 });
 
@@ -130,14 +183,10 @@ Deno.test("encodeRows() cuts texts to windows that hold every token but single t
   const rows = texts.map((text): Row => ({ kind: "text", text, extra: {} }));
   const whole = tokenizer.encode(texts[0] ?? "");
   const seq = whole.length - 2;
-  const { examples, report } = encodeRows(rows, { tokenizer, prompt: COLLABORATIVE_PROMPT, seq });
+  const { examples, report } = encodeRows(rows, { tokenizer, prompt: COLLABORATIVE_PROMPT, seq, packing: false });
   assert.deepEqual(examples.flatMap(({ tokens }) => [...tokens]), whole);
-  assert.deepEqual(report, {
-    rows: 2,
-    examples: 2,
-    truncated: 0,
-    skipped: 1,
-    tokens: whole.length,
-    labelTokens: whole.length - 2,
-  });
+  const { rows: count, skipped, tokens, labelTokens, padding, packed, promptTokens, lines } = report;
+  assert.deepEqual([count, report.examples, skipped, lines.skipped], [2, 2, 1, [2]]);
+  assert.deepEqual([tokens, labelTokens, padding], [whole.length, whole.length - 2, 2 * seq - whole.length]);
+  assert.deepEqual([packed, promptTokens], [false, 0]);
 });

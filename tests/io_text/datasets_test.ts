@@ -12,11 +12,13 @@ Deno.test("parseRows() reads an array, JSON lines and one object alike", () => {
   const array = parseRows(JSON.stringify([ROW, { instruction: "Hi", output: "Ho" }], null, 2), "x");
   assert.equal(array.kind, "instruct");
   assert.deepEqual(array.rows, [
-    { kind: "instruct", ...ROW, choices: null, extra: {} },
-    { kind: "instruct", instruction: "Hi", input: "", output: "Ho", choices: null, extra: {} },
+    { kind: "instruct", ...ROW, choices: null, extra: {}, number: 1 },
+    { kind: "instruct", instruction: "Hi", input: "", output: "Ho", choices: null, extra: {}, number: 2 },
   ]);
-  assert.deepEqual(array.report, { rows: 2, skipped: [] });
-  assert.deepEqual(parseRows(lines(ROW, { instruction: "Hi", output: "Ho", input: null }), "x"), array);
+  const report = { compression: "none", rows: 2, skipped: [], broken: [], limited: false };
+  assert.deepEqual(array.report, { format: "JSON array", ...report });
+  const jsonLines = parseRows(lines(ROW, { instruction: "Hi", output: "Ho", input: null }), "x");
+  assert.deepEqual(jsonLines, { ...array, report: { format: "JSON lines", ...report } });
   assert.deepEqual(parseRows(JSON.stringify(ROW, null, 2), "x").rows, [array.rows[0]]);
 });
 
@@ -45,34 +47,34 @@ Deno.test("parseRows() reads texts, and anything that is not JSON as one documen
 Deno.test("parseRows() counts empty rows with their place", () => {
   const text = lines(ROW) + "\n" + lines({ ...ROW, output: " " }, { ...ROW, instruction: "" }, ROW);
   const { rows, report } = parseRows(text, "x");
-  assert.equal(rows.length, 2);
-  assert.deepEqual(report, {
-    rows: 2,
-    skipped: [
-      { row: 2, reason: "blank line" },
-      { row: 3, reason: 'empty "output"' },
-      { row: 4, reason: 'empty "instruction"' },
-    ],
-  });
+  assert.deepEqual(rows.map(({ number }) => number), [1, 5]);
+  assert.deepEqual(report.skipped, [
+    { row: 2, reason: "blank line" },
+    { row: 3, reason: 'empty "output"' },
+    { row: 4, reason: 'empty "instruction"' },
+  ]);
 });
 
 Deno.test("parseRows() names the line or row that is broken", () => {
   const refuse = (text: string, message: RegExp): void =>
     assert.throws(() => parseRows(text, "data.x"), failure("input", message));
   refuse(lines(ROW) + '{"instruction": "Hi", \n' + lines(ROW), /data\.x.*line 2/);
-  refuse(lines(ROW, { ...ROW, output: 3 }), /"output" is a string; now: line 2: a number/);
+  refuse(lines(ROW, { ...ROW, output: 3 }), /"output" is a string; now: line 2 has a number as "output"/);
   refuse(lines(ROW) + "[1]\n", /each row is an object; now: line 2 is a list/);
   refuse(lines({ question: "?", answer: "!" }), /line 1 has "question", "answer"/);
   refuse(lines({ instruction: "only" }), /line 1 has "instruction"/);
   refuse(JSON.stringify([ROW, {}]), /row 2 has no fields/);
-  refuse('[\n{"text": "a, [\\""},\n{"text": }\n]', /JSON array; now: row 2, line 3: Unexpected token '}'/);
-  refuse('[\n{"text": "a"},\n]', /row 2, line 3/);
-  refuse('[{"text": "a"},\n\n{"text": "b', /row 2, line 3/);
-  refuse('[{"text": "a"}]\n[1]', /after the array, line 1/);
+  refuse(
+    '[\n{"text": "a, [\\""},\n{"text": }\n]',
+    /one JSON value; now: row 2, line 3 is not JSON: Unexpected token '}'/,
+  );
+  refuse('[\n{"text": "a"},\n]', /row 2, line 3 is missing behind a comma/);
+  refuse('[{"text": "a"},\n\n{"text": "b', /row 2, line 3 does not end/);
+  refuse('[{"text": "a"}]\n[1]', /more after its end, on line 2/);
   refuse(lines(ROW, { text: "t" }), /line 1 is an instruction, line 2 is a text/);
   refuse(" \n", /it is empty/);
-  refuse("[]", /not empty; now: 0 empty rows/);
-  refuse(lines({ text: "" }), /not empty; now: 1 empty rows/);
+  refuse("[]", /not empty; now: 0 empty/);
+  refuse(lines({ text: "" }), /not empty; now: 1 empty/);
 });
 
 Deno.test("readRows() tells by content, not by name, and skips a byte order mark", async () => {
@@ -93,10 +95,89 @@ Deno.test("readRows() says why a file cannot be data", async () => {
     await assert.rejects(readRows(`${folder}/none`), failure("input", /no such file/));
     await assert.rejects(readRows(folder), failure("input", /a folder/));
     await refuse("", /it is empty/);
-    await refuse("PAR1....", /parquet.*convert/);
-    await refuse([0x1f, 0x8b, 8, 0], /gzip/);
+    await refuse("PAR1....", /whole parquet file/);
+    await refuse([0x1f, 0x8b, 8, 0], /gzip data are whole/);
     await refuse([0xff, 0xfe, 0x7b, 0x00], /UTF-16/);
     await refuse([0x61, 0xc3, 0xa9, 0x62, 0xe9, 0x63], /UTF-8; now: it is not, from byte 4/);
     await refuse([0x61, 0xe2, 0x82], /not/);
   });
+});
+
+Deno.test("skipBroken leaves broken rows out and reports them by line", () => {
+  const text = lines(ROW) + "{not json\n" + lines([1], { ...ROW, output: 3 }, { question: "?" }, ROW);
+  const { rows, report } = parseRows(text, "x", { skipBroken: true });
+  assert.deepEqual(rows.map(({ number }) => number), [1, 6]);
+  assert.deepEqual(report.broken.map(({ row }) => row), [2, 3, 4, 5]);
+  assert.match(report.broken[0]?.reason ?? "", /^is not JSON: /);
+  assert.deepEqual(report.broken.slice(1).map(({ reason }) => reason), [
+    "is a list",
+    'has a number as "output"',
+    'has "question"',
+  ]);
+  const array = parseRows(`[${JSON.stringify(ROW)}, {"text": }, ${JSON.stringify(ROW)}]`, "x", { skipBroken: true });
+  assert.deepEqual([array.rows.map(({ number }) => number), array.report.broken.map(({ row }) => row)], [[1, 3], [2]]);
+  assert.throws(
+    () => parseRows("{oops\n{}\n", "x", { skipBroken: true }),
+    failure("input", /0 empty and 2 broken rows, the first: is not JSON/),
+  );
+});
+
+Deno.test("limit keeps the first rows and reads no further", () => {
+  const broken = lines(ROW, { ...ROW, output: "" }, { ...ROW, output: "3" }) + "{not json\n";
+  const { rows, report } = parseRows(broken, "x", { limit: 2 });
+  assert.deepEqual(rows.map(({ number }) => number), [1, 3]);
+  assert.equal(report.limited, true);
+  const array = parseRows(`[${JSON.stringify(ROW)}, {"text": }]`, "x", { limit: 1 });
+  assert.deepEqual([array.rows.length, array.report.limited], [1, true]);
+  assert.equal(parseRows(lines(ROW), "x", { limit: 2 }).report.limited, false);
+  for (const limit of [0, -1, 1.5, NaN]) {
+    assert.throws(() => parseRows(lines(ROW), "x", { limit }), failure("usage", /limit is a whole number/));
+  }
+});
+
+Deno.test("textField names the text, whatever else a row has", () => {
+  const data = parseRows(lines({ body: "one", text: "other", instruction: "x", output: "y" }), "x", {
+    textField: "body",
+  });
+  assert(data.kind === "text");
+  assert.deepEqual(data.rows.map(({ text }) => text), ["one"]);
+  assert.deepEqual(data.rows[0]?.extra, { text: "other", instruction: "x", output: "y" });
+  const other = { textField: "body" };
+  assert.throws(
+    () => parseRows(lines({ text: "t" }), "x", other),
+    failure("input", /a row has "body"; now: line 1 has "text"/),
+  );
+  assert.throws(() => parseRows(lines({ body: 1 }), "x", other), failure("input", /"body" is a string/));
+  assert.equal(parseRows("A plain text.", "x", other).kind, "text");
+});
+
+Deno.test("conversations are read from messages, and from ShareGPT's names", () => {
+  const messages = [{ role: "user", content: "Hi" }, { role: "assistant", content: "Ho" }];
+  const open = parseRows(lines({ messages, id: 1 }), "x");
+  assert(open.kind === "chat");
+  assert.deepEqual(open.rows, [{ kind: "chat", messages, extra: { id: 1 }, number: 1 }]);
+  const conversations = [{ from: "human", value: "Hi" }, { from: "gpt", value: "Ho" }];
+  const shared = parseRows(lines({ conversations, id: 1 }), "x");
+  assert.deepEqual(shared.rows, open.rows);
+  const system = [{ from: "system", value: "Be brief." }, ...conversations];
+  assert.deepEqual(parseRows(lines({ conversations: system }), "x").rows.map((row) => row.kind), ["chat"]);
+});
+
+Deno.test("a conversation without answer is empty, and a wrong message is named", () => {
+  const user = { role: "user", content: "Hi" }, full = { role: "assistant", content: "Ho" };
+  const chats = [[user, full], [user], [], [user, { ...full, content: " " }]].map((messages) => ({ messages }));
+  const { rows, report } = parseRows(lines(...chats), "x");
+  assert.equal(rows.length, 1);
+  assert.deepEqual(report.skipped, [2, 3, 4].map((row) => ({ row, reason: 'empty "assistant"' })));
+  const refuse = (messages: unknown, message: RegExp): void =>
+    assert.throws(() => parseRows(lines({ messages }), "x"), failure("input", message));
+  refuse("Hi", /line 1 has a string as "messages"/);
+  refuse([user, "Ho"], /line 1 has a string as message 2 of "messages"/);
+  refuse([user, { role: "tool", content: "1" }], /line 1 has the role "tool" in message 2/);
+  refuse([{ content: "Hi" }], /has the role undefined in message 1/);
+  refuse([{ role: "user", content: ["Hi"] }], /has a list in message 1/);
+  assert.throws(
+    () => parseRows(lines({ messages: [user, full] }, ROW), "x"),
+    failure("input", /a conversation, line 2 is an instr/),
+  );
 });

@@ -5,11 +5,12 @@ import { Plan } from "../../lib/gpu/plan.ts";
 import { createMatrix, writeRows } from "../../lib/nn/matrix.ts";
 import { recordEmbedding } from "../../lib/nn/ops.ts";
 import { assertActivation, dense, denseOf, staleActivation } from "./helpers/cells.ts";
+import { DTYPES, stored as storedValues } from "./helpers/stored.ts";
 
 const device: Device = await openDevice();
 
 for (const placement of ["texture", "buffer"] as const) {
-  for (const dtype of ["f32", "f16"] as const) {
+  for (const dtype of DTYPES) {
     Deno.test(`recordEmbedding() copies the tokens' rows from a ${placement} of ${dtype}, whole or in shards`, async () => {
       for (const [vocab, width] of [[1, 1], [63, 3], [64, 63], [150, 64], [150, 65], [150, 300]] as const) {
         for (const maxShardRows of [64, 128, 1024]) {
@@ -23,9 +24,7 @@ for (const placement of ["texture", "buffer"] as const) {
           });
           assert.equal(matrix.shards.length, Math.ceil(vocab / maxShardRows));
           writeRows(device, matrix, 0, table.values);
-          const stored = dtype === "f16"
-            ? denseOf(vocab, width, Float32Array.from(new Float16Array(table.values)))
-            : table;
+          const stored = denseOf(vocab, width, storedValues(table.values, { cols: width, dtype }));
           // Both ends of every shard, a repetition, and some rows in no order.
           const ids = [0, 63, 64, 127, 128, 149, 149, 1, 77, 30].map((id) => id % vocab);
           const tokens = Uint32Array.from({ length: 70 }, (_, index) => ids[index % ids.length] ?? 0);

@@ -21,7 +21,8 @@ import {
 
 const device: Device = await openDevice();
 
-/** A workgroup of 64 lanes sums 256 columns a turn. */
+/** Invocations of a row; 64 of them sum 256 columns a turn. */
+const LANES = [8, 64] as const;
 const SIZES = [[1, 1], [2, 3], [65, 63], [3, 64], [5, 65], [4, 255], [3, 257], [2, 1030]] as const;
 const EPS = 1e-5;
 
@@ -59,8 +60,9 @@ function normGradient(
   };
 }
 
-/** Roundings of the sum (turns of four, the tree of 64 lanes), of its root (2 ulp), and of a few products. */
-const roundings = (width: number): number => Math.ceil(width / 256) + 8 + 3 * 4 + 8;
+/** Roundings of the sum (turns of four, the tree of the lanes), of its root (2 ulp), and of a few products. */
+const roundings = (width: number, lanes: number): number =>
+  Math.ceil(width / (4 * lanes)) + 2 + Math.log2(lanes) + 3 * 4 + 8;
 
 Deno.test("the gradient of RMSNorm is that of finite differences", () => {
   for (const width of [1, 3, 10]) {
@@ -72,90 +74,100 @@ Deno.test("the gradient of RMSNorm is that of finite differences", () => {
   }
 });
 
-Deno.test("recordRmsNorm() takes the mean over the width, not the stride, for every size", async () => {
-  for (const [rows, width] of SIZES) {
-    for (const [size, eps] of [[3, EPS], [1e-3, 0.25], [1e6, EPS]] as const) {
-      const x = dense(rows, width, { seed: 1, size }), w = random(width, 2);
-      using xBuffer = uploadActivation(device, x);
-      using wBuffer = device.uploadBuffer("w", lay(w, { rows: 1, cols: width, stride: strideOf(width) }));
-      using y = staleActivation(device, rows, width);
-      using r = device.uploadBuffer("r", new Float32Array(rows + 2).fill(STALE));
-      using plan = new Plan(device);
-      recordRmsNorm(plan, { x: xBuffer, w: wBuffer, y, r }, { rows, width, eps });
-      await plan.run();
-      const wanted = Array.from({ length: rows }, (_, row) => norm(rowOf(x.values, row, width), w, eps));
-      const what = `${rows} × ${width}, size ${size}, ε ${eps}`;
-      await assertActivation(device, y, {
-        what,
-        rows,
-        cols: width,
-        want(row, column): Cell {
-          const value = wanted[row]?.y[column] ?? NaN;
-          return { value, bound: roundings(width) * ROUND * Math.abs(value) };
-        },
-      });
-      assertValues(await device.readFloats(r, rows + 2), {
-        what: `r of ${what}`,
-        want(row): Cell {
-          if (row >= rows) return { value: STALE, bound: 0 };
-          const value = wanted[row]?.r ?? NaN;
-          return { value, bound: roundings(width) * ROUND * value };
-        },
-      });
+for (const lanes of LANES) {
+  Deno.test(`recordRmsNorm() takes the mean over the width, not the stride, for every size, with ${lanes} lanes`, async () => {
+    for (const [rows, width] of SIZES) {
+      for (const [size, eps] of [[3, EPS], [1e-3, 0.25], [1e6, EPS]] as const) {
+        const x = dense(rows, width, { seed: 1, size }), w = random(width, 2);
+        using xBuffer = uploadActivation(device, x);
+        using wBuffer = device.uploadBuffer("w", lay(w, { rows: 1, cols: width, stride: strideOf(width) }));
+        using y = staleActivation(device, rows, width);
+        using r = device.uploadBuffer("r", new Float32Array(rows + 2).fill(STALE));
+        using plan = new Plan(device);
+        recordRmsNorm(plan, { x: xBuffer, w: wBuffer, y, r }, { rows, width, eps, lanes });
+        await plan.run();
+        const wanted = Array.from({ length: rows }, (_, row) => norm(rowOf(x.values, row, width), w, eps));
+        const what = `${rows} × ${width}, size ${size}, ε ${eps}`;
+        await assertActivation(device, y, {
+          what,
+          rows,
+          cols: width,
+          want(row, column): Cell {
+            const value = wanted[row]?.y[column] ?? NaN;
+            return { value, bound: roundings(width, lanes) * ROUND * Math.abs(value) };
+          },
+        });
+        assertValues(await device.readFloats(r, rows + 2), {
+          what: `r of ${what}`,
+          want(row): Cell {
+            if (row >= rows) return { value: STALE, bound: 0 };
+            const value = wanted[row]?.r ?? NaN;
+            return { value, bound: roundings(width, lanes) * ROUND * value };
+          },
+        });
+      }
     }
-  }
-});
-
+  });
+}
 Deno.test("recordRmsNorm() of a row of zeros is zero", async () => {
   using x = uploadActivation(device, denseOf(2, 5, Float32Array.of(0, 0, 0, 0, 0, 1, 1, 1, 1, 1)));
   using w = device.uploadBuffer("w", lay(Float32Array.of(1, 1, 1, 1, 1), { rows: 1, cols: 5, stride: 64 }));
   using y = staleActivation(device, 2, 5);
   using r = device.createBuffer("r", 8);
   using plan = new Plan(device);
-  recordRmsNorm(plan, { x, w, y, r }, { rows: 2, width: 5, eps: EPS });
+  recordRmsNorm(plan, { x, w, y, r }, { rows: 2, width: 5, eps: EPS, lanes: 64 });
   await plan.run();
   await assertActivation(device, y, {
     what: "zeros",
     rows: 2,
     cols: 5,
-    want: (row) => ({ value: row / Math.sqrt(1 + EPS), bound: row * roundings(5) * ROUND }),
+    want: (row) => ({ value: row / Math.sqrt(1 + EPS), bound: row * roundings(5, 64) * ROUND }),
   });
 });
 
-Deno.test("recordRmsNormBackward() gives dx for every size, set or accumulated", async () => {
-  for (const accumulate of [false, true]) {
-    for (const [rows, width] of SIZES) {
-      const x = dense(rows, width, { seed: 1, size: 2 }), dy = dense(rows, width, { seed: 3 }), w = random(width, 2);
-      const before = dense(rows, width, { seed: 4 });
-      const oneRow = (row: number): Float32Array => rowOf(x.values, row, width);
-      using xBuffer = uploadActivation(device, x);
-      using dyBuffer = uploadActivation(device, dy);
-      using wBuffer = device.uploadBuffer("w", lay(w, { rows: 1, cols: width, stride: strideOf(width) }));
-      using r = device.uploadBuffer("r", Float32Array.from({ length: rows }, (_, row) => norm(oneRow(row), w, EPS).r));
-      using dx = accumulate ? uploadActivation(device, before) : staleActivation(device, rows, width);
-      using plan = new Plan(device);
-      recordRmsNormBackward(plan, { dy: dyBuffer, x: xBuffer, w: wBuffer, r, dx }, { rows, width, accumulate });
-      await plan.run();
-      const wanted = Array.from(
-        { length: rows },
-        (_, row) => normGradient(rowOf(dy.values, row, width), oneRow(row), { w, eps: EPS }),
-      );
-      await assertActivation(device, dx, {
-        what: `${rows} × ${width}${accumulate ? " (+=)" : ""}`,
-        rows,
-        cols: width,
-        fill: accumulate ? 0 : STALE,
-        want(row, column): Cell {
-          const { dx: values, size } = wanted[row] ?? { dx: [], size: [] };
-          const base = accumulate ? before.at(row, column) : 0;
-          const bound = roundings(width) * ROUND * (size[column] ?? NaN) + 2 * ROUND * Math.abs(base);
-          return { value: base + (values[column] ?? NaN), bound };
-        },
-      });
+for (const lanes of LANES) {
+  Deno.test(`recordRmsNormBackward() gives dx for every size, set or accumulated, with ${lanes} lanes`, async () => {
+    for (const accumulate of [false, true]) {
+      for (const [rows, width] of SIZES) {
+        const x = dense(rows, width, { seed: 1, size: 2 }), dy = dense(rows, width, { seed: 3 }), w = random(width, 2);
+        const before = dense(rows, width, { seed: 4 });
+        const oneRow = (row: number): Float32Array => rowOf(x.values, row, width);
+        using xBuffer = uploadActivation(device, x);
+        using dyBuffer = uploadActivation(device, dy);
+        using wBuffer = device.uploadBuffer("w", lay(w, { rows: 1, cols: width, stride: strideOf(width) }));
+        using r = device.uploadBuffer(
+          "r",
+          Float32Array.from({ length: rows }, (_, row) => norm(oneRow(row), w, EPS).r),
+        );
+        using dx = accumulate ? uploadActivation(device, before) : staleActivation(device, rows, width);
+        using plan = new Plan(device);
+        recordRmsNormBackward(plan, { dy: dyBuffer, x: xBuffer, w: wBuffer, r, dx }, {
+          rows,
+          width,
+          accumulate,
+          lanes,
+        });
+        await plan.run();
+        const wanted = Array.from(
+          { length: rows },
+          (_, row) => normGradient(rowOf(dy.values, row, width), oneRow(row), { w, eps: EPS }),
+        );
+        await assertActivation(device, dx, {
+          what: `${rows} × ${width}${accumulate ? " (+=)" : ""}`,
+          rows,
+          cols: width,
+          fill: accumulate ? 0 : STALE,
+          want(row, column): Cell {
+            const { dx: values, size } = wanted[row] ?? { dx: [], size: [] };
+            const base = accumulate ? before.at(row, column) : 0;
+            const bound = roundings(width, lanes) * ROUND * (size[column] ?? NaN) + 2 * ROUND * Math.abs(base);
+            return { value: base + (values[column] ?? NaN), bound };
+          },
+        });
+      }
     }
-  }
-});
-
+  });
+}
 Deno.test("norms leave no buffer behind", () => {
   assert.equal(device.liveCount, 0);
   device[Symbol.dispose]();

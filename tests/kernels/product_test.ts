@@ -13,6 +13,7 @@ import {
   writeRows,
 } from "../../lib/nn/matrix.ts";
 import { assertCells, type Cell, lay, random, STALE } from "./helpers/cells.ts";
+import { DTYPES, stored } from "./helpers/stored.ts";
 
 const device: Device = await openDevice();
 
@@ -62,7 +63,7 @@ interface LinearCase {
 async function checkLinear(test: LinearCase): Promise<void> {
   const { m, rows, cols, direction, dtype, placement, accumulate = false, columnOffset = 0 } = test;
   const values = random(rows * cols, 1);
-  const weight = dtype === "f16" ? Float32Array.from(new Float16Array(values)) : values;
+  const weight = stored(values, { cols, dtype });
   using matrix = createMatrix(device, "w", {
     rows,
     cols,
@@ -142,9 +143,7 @@ async function checkLinear(test: LinearCase): Promise<void> {
   });
 }
 
-const storages = (["texture", "buffer"] as const).flatMap((placement) =>
-  (["f32", "f16"] as const).map((dtype) => ({ placement, dtype }))
-);
+const storages = (["texture", "buffer"] as const).flatMap((placement) => DTYPES.map((dtype) => ({ placement, dtype })));
 const directions = ["forward", "backward"] as const;
 
 for (const { placement, dtype } of storages) {
@@ -174,19 +173,21 @@ for (const { placement, dtype } of storages) {
 for (const placement of ["texture", "buffer"] as const) {
   Deno.test(`a linear product from a ${placement} works on one shard, and writes at a column offset only the wanted columns`, async () => {
     for (const direction of directions) {
-      const base = { m: 14, rows: 150, cols: 90, direction, dtype: "f16", placement } as const;
-      await checkLinear({ ...base, maxShardRows: 64, shard: 0 });
-      await checkLinear({ ...base, maxShardRows: 64, shard: 2 });
-      await checkLinear({ ...base, maxShardRows: 64, shard: 1, accumulate: true });
-      await checkLinear({ ...base, columnOffset: 36 });
-      await checkLinear({ ...base, columnOffset: 36, columns: direction === "forward" ? 152 : 92 });
-      await checkLinear({ ...base, columnOffset: 64, maxShardRows: 64, accumulate: true });
+      for (const dtype of ["f16", "q8", "q4"] as const) {
+        const base = { m: 14, rows: 150, cols: 90, direction, dtype, placement } as const;
+        await checkLinear({ ...base, maxShardRows: 64, shard: 0 });
+        await checkLinear({ ...base, maxShardRows: 64, shard: 2 });
+        await checkLinear({ ...base, maxShardRows: 64, shard: 1, accumulate: true });
+        await checkLinear({ ...base, columnOffset: 36 });
+        await checkLinear({ ...base, columnOffset: 36, columns: direction === "forward" ? 152 : 92 });
+        await checkLinear({ ...base, columnOffset: 64, maxShardRows: 64, accumulate: true });
+      }
     }
   });
 
   Deno.test(`a linear product from a ${placement} adds a low-rank product of any rank`, async () => {
     for (const direction of directions) {
-      for (const dtype of ["f16", "f32"] as const) {
+      for (const dtype of DTYPES) {
         await checkLinear({ m: 33, rows: 150, cols: 90, direction, dtype, placement, rank: 8 });
         await checkLinear({ m: 17, rows: 67, cols: 197, direction, dtype, placement, rank: 3, accumulate: true });
       }

@@ -5,7 +5,7 @@ import { unpackMasks } from "../../lib/nn/masks.ts";
 import { shiftLabels } from "../../lib/nn/pass.ts";
 import { PROJECTIONS } from "../../lib/nn/spec.ts";
 import { IDLE_STATE, type StepState } from "../../lib/nn/step_state.ts";
-import { unitTable } from "../../lib/prune/units.ts";
+import { type UnitKind, unitTable } from "../../lib/prune/units.ts";
 import { uniform } from "../../lib/random.ts";
 import type { Batch } from "../../lib/run/batches.ts";
 import { loadModel, type Model } from "../../lib/run/model.ts";
@@ -13,6 +13,7 @@ import { createTrainer, RING_SLOTS, type StepKind, type Trainer, type TrainerArr
 import { openGolden } from "../golden/helpers/golden.ts";
 
 const BATCH = 2, SEQ = 24;
+const UNITS: readonly UnitKind[] = ["kv", "ffn", "hidden"];
 const LORA = { rank: 3, alpha: 6, targets: PROJECTIONS, dropout: 0.1 };
 
 /** Random tokens; the first four labels of every row and the last five of every second row do not count. */
@@ -48,19 +49,33 @@ function stateAt(step: number, state: Partial<StepState> = {}): StepState {
 interface Setup extends Disposable {
   readonly device: Device;
   readonly model: Model;
-  trainer(options?: { seed?: number; dropout?: number; batch?: number; seq?: number }): Trainer;
+  trainer(options?: {
+    seed?: number;
+    dropout?: number;
+    batch?: number;
+    seq?: number;
+    recompute?: boolean;
+    units?: readonly UnitKind[];
+  }): Trainer;
 }
 
 async function setup(): Promise<Setup> {
   const device = await openDevice();
   const { modelPath } = await openGolden("gqa_f16");
   const model = await loadModel(modelPath, { device, baseDtype: "f32" });
-  const table = unitTable(model.spec, ["kv", "ffn", "hidden"]);
   return {
     device,
     model,
-    trainer({ seed = 5, dropout = LORA.dropout, batch = BATCH, seq = SEQ } = {}): Trainer {
-      const trainer = createTrainer(model, { batch, seq, seed, lora: { ...LORA, dropout }, table });
+    trainer({
+      seed = 5,
+      dropout = LORA.dropout,
+      batch = BATCH,
+      seq = SEQ,
+      recompute = true,
+      units = UNITS,
+    } = {}): Trainer {
+      const table = unitTable(model.spec, units);
+      const trainer = createTrainer(model, { batch, seq, seed, lora: { ...LORA, dropout }, table, recompute });
       trainer.setLogAlpha(Float32Array.from({ length: table.count }, (_, unit) => 4 * uniform(6, unit) - 1));
       return trainer;
     },
@@ -127,6 +142,48 @@ Deno.test("two trainers of the same seed give the same bits after steps of each 
   first.forEach((arrays, index) => assertSame(second[index] ?? arrays, arrays, `of run ${index}`));
   assert.equal(second.length, 2);
   assert.notDeepEqual(other[0]?.lora, first[0]?.lora);
+});
+
+for (const units of [["kv", "ffn", "hidden"], ["heads", "ffn"]] as const) {
+  Deno.test(`keeping all activations takes more memory and gives the same bits, with masks on ${units.join(", ")}`, async () => {
+    using parts = await setup();
+    const run = async (recompute: boolean): Promise<{ arrays: TrainerArrays; bytes: number }> => {
+      const before = parts.device.bytes;
+      using trainer = parts.trainer({ recompute, units });
+      await steps(trainer, "lora", { from: 0, to: 2 });
+      await steps(trainer, "masks", { from: 2, to: 5 });
+      return { arrays: await trainer.save(), bytes: parts.device.bytes - before };
+    };
+    const anew = await run(true), kept = await run(false);
+    assertSame(kept.arrays, anew.arrays, "with all kept");
+    assert.ok(kept.bytes > anew.bytes, `${kept.bytes} bytes against ${anew.bytes}`);
+  });
+}
+
+Deno.test("a step does not depend on tokens whose head chunks are left out", async () => {
+  // One head chunk takes up to 512 rows: only the first of three has labels here, though they lie at the ends of their rows.
+  using parts = await setup();
+  const { vocab } = parts.model.spec, seq = 240, batch = 5;
+  using trainer = parts.trainer({ batch, seq, dropout: 0 });
+  assert.ok(trainer.pass.act.shape.headRows <= 512);
+  const data = randomBatch(vocab, 3, { batch, seq });
+  const labels = data.labels.map((label, i) => i % seq >= seq - 20 ? label : -100);
+  const labelTokens = shiftLabels(labels, { seq }).filter((target) => target >= 0).length;
+  await trainer.step("lora", { ...data, labels, labelTokens }, { state: stateAt(0, { loraRate: 0 }) });
+  const [numbers] = await trainer.numbers(0, 1);
+  const rows = (values: Uint32Array | Int32Array): number[][] =>
+    Array.from({ length: batch }, (_, row) => [...values.subarray(row * seq, (row + 1) * seq)]);
+  const lora = { ...LORA, weights: await trainer.loraWeights() };
+  const { loss, gradients } = await parts.model.lossAndGradients({
+    tokens: rows(data.tokens),
+    labels: rows(labels),
+    lora,
+  });
+  assert.ok(trainer.pass.act.wanted.rows === labelTokens && labelTokens <= trainer.pass.act.shape.headRows);
+  assert.ok(Math.abs((numbers?.loss ?? NaN) - loss) < 1e-6 * loss, `${numbers?.loss} against ${loss}`);
+  const squares = [...gradients].filter(([name]) => name.startsWith("lora.")).flatMap(([, values]) => [...values]);
+  const norm = Math.hypot(...squares);
+  assert.ok(Math.abs((numbers?.gradNorm ?? NaN) - norm) < 1e-5 * norm, `${numbers?.gradNorm} against ${norm}`);
 });
 
 Deno.test("a trainer restored from a save goes on with the same bits", async () => {

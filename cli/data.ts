@@ -1,0 +1,144 @@
+// `compresso data`: the rows of a file looked at, and rows that a model writes itself. Owns the two verbs; refuses to
+// train.
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { CompressoError } from "../lib/errors.ts";
+import { modelPath } from "../lib/io/open_model.ts";
+import { partPath, writeTextFile } from "../lib/run/qat_file.ts";
+import { verb } from "./command.ts";
+import { inspectData } from "./data_inspect.ts";
+import { modelDigest } from "./fingerprint.ts";
+import { formatCount, print, printJson } from "./output.ts";
+import { duration } from "./progress.ts";
+import { NO_PROMPT_OPTION, PROMPT_OPTION } from "./prompt.ts";
+import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
+import { byteCount, oneOf, realNumber, required, wholeNumber } from "./values.ts";
+import { BASE_DTYPE_HELP, BASE_DTYPES, type ModelSettings, withModel } from "./with_model.ts";
+
+/** Declares the verb. */
+export function data(): CommandUnknownOpts {
+  return verb("data", {
+    description: "Look at training data, or let a model write its own.",
+    examples: [
+      "data inspect alpaca.json --model path/to/model --seq 256",
+      "data generate path/to/model --count 1000 --tokens 256 --out own.jsonl",
+    ],
+  })
+    .addCommand(inspectVerb())
+    .addCommand(generateVerb());
+}
+
+function inspectVerb(): CommandUnknownOpts {
+  return verb("inspect", {
+    description: "Count the rows of a file, name broken and empty ones, and show what becomes of them in training.",
+    examples: ["data inspect alpaca.json --model demo --seq 128", "data inspect c4.json.gz --limit 1000 --json"],
+  })
+    .argument("<file>", "JSON, JSON lines or text, also in gzip or Zstandard, or parquet")
+    .option("--model <model>", "a Hugging Face folder, a .gguf file, or demo: also count tokens, as prune sees them")
+    .option("--seq <tokens>", "tokens of a sequence", wholeNumber("--seq", { least: 2 }), 256)
+    .option("--text-field <name>", "field that holds the text of a row (default: text)")
+    .option("--limit <rows>", "read only so many rows", wholeNumber("--limit", { least: 1 }))
+    .option(...PROMPT_OPTION)
+    .option(...NO_PROMPT_OPTION)
+    .option("--no-packing", "cut each text to sequences of its own instead of joining texts")
+    .option("--json", "print one JSON object")
+    .action(async (file, options) => await inspectData(file, options));
+}
+
+function generateVerb(): CommandUnknownOpts {
+  return verb("generate", {
+    description: "Let a model write texts to train on, as LLM-QAT does: first tokens the likeliest, the rest drawn.",
+    examples: [
+      "data generate demo --count 50 --tokens 64 --out own.jsonl",
+      "data generate path/to/model --out own.jsonl --resume",
+    ],
+  })
+    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .option("--out <file>", "JSON lines of {text} (required)")
+    .option("--count <texts>", "texts to write", wholeNumber("--count", { least: 1 }), 1000)
+    .option("--tokens <count>", "tokens of a text at most", wholeNumber("--tokens", { least: 2 }), 256)
+    .option(
+      "--temperature <number>",
+      "1 draws from the model's own distribution, less from its likelier tokens",
+      realNumber("--temperature", { above: 0 }),
+      1,
+    )
+    .option("--seed <number>", "seed of first tokens and draws", wholeNumber("--seed"), 1)
+    .option("--resume", "go on where an earlier run with the same options stopped")
+    .option("--overwrite", "replace what stands at --out")
+    .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
+    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...TUNING_OPTION)
+    .option(...NO_TUNING_OPTION)
+    .option("--json", "print one JSON object")
+    .action(async (model, options) => await runGenerate(model, { ...options, out: required(options.out, "--out") }));
+}
+
+interface GenerateSettings extends ModelSettings {
+  readonly out: string;
+  readonly count: number;
+  readonly tokens: number;
+  readonly temperature: number;
+  readonly seed: number;
+  readonly resume?: true | undefined;
+  readonly overwrite?: true | undefined;
+  readonly json?: true | undefined;
+}
+
+/** Rows of a pass: first tokens only, all others come one by one. */
+const PASS_ROWS = 5;
+
+async function runGenerate(path: string, settings: GenerateSettings): Promise<void> {
+  const { out, count, tokens, temperature, seed, resume = false, baseDtype = "f16" } = settings;
+  await checkTarget(settings);
+  const onInterrupt = "stopping; what is written stays; once more ends at once";
+  try {
+    await withModel(path, { ...settings, onInterrupt }, async ({ model, signal, progress, tune }) => {
+      await tune({ rows: PASS_ROWS, directions: ["forward"], tokens: count * tokens });
+      const start = performance.now();
+      const result = await writeTextFile(model, {
+        path: out,
+        count,
+        tokens,
+        temperature,
+        seed,
+        resume,
+        identity: { weights: await modelDigest(modelPath(path)), baseDtype },
+        signal,
+        onStart: (there) => there > 0 && progress.note(`going on after text ${there}`),
+        onText: ({ index }) => progress.phase("writing texts", (index + 1) / count),
+      });
+      progress[Symbol.dispose]();
+      const seconds = (performance.now() - start) / 1000;
+      if (settings.json) return printJson({ ...result, seconds });
+      const speed = result.tokens === 0
+        ? ""
+        : ` in ${duration(seconds)}, ${(result.tokens / seconds).toFixed(1)} tokens/s`;
+      print(`${formatCount(count)} texts in ${out}; ${formatCount(result.tokens)} tokens written now${speed}`);
+    });
+  } catch (error) {
+    if (!(error instanceof CompressoError) || error.code !== "aborted" || !(await exists(partPath(out)))) throw error;
+    throw new CompressoError("aborted", { ...error.parts, mend: "go on with the same command and --resume" });
+  }
+}
+
+/** Refuses to replace a file, or the part of an earlier run, unasked. */
+async function checkTarget({ out, resume, overwrite }: GenerateSettings): Promise<void> {
+  const refuse = (rule: string, value: string, mend: string): never => {
+    throw new CompressoError("usage", { what: `cannot write texts to ${out}`, rule, value, mend });
+  };
+  if (resume && overwrite) refuse("either --resume or --overwrite", "both were given", "leave one out");
+  if (overwrite) return;
+  if (await exists(out)) {
+    refuse("--out is a new file", "there is one", "choose another, or replace it with --overwrite");
+  }
+  if (resume || !(await exists(partPath(out)))) return;
+  refuse(
+    "no earlier run stopped there",
+    `it left ${partPath(out)}`,
+    "go on with --resume, or start anew with --overwrite",
+  );
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(() => true, () => false);
+}

@@ -1,0 +1,155 @@
+// `compresso data inspect FILE`: what the rows of a file are, and with a model what becomes of them in training. Owns the
+// description; refuses the GPU.
+import { CompressoError } from "../lib/errors.ts";
+import { type DataReport, type LeftOut, readRows, type Row } from "../lib/io/datasets.ts";
+import { openModelFiles } from "../lib/io/open_model.ts";
+import { encodeExample } from "../lib/io/prompts.ts";
+import type { Tokenizer } from "../lib/io/tokenizer.ts";
+import { type EncodeReport, encodeRows } from "../lib/run/batches.ts";
+import { formatBytes, formatCount, formatShare, print, printJson } from "./output.ts";
+import { type PromptSetting, promptText } from "./prompt.ts";
+
+/** Options of the verb, as parsed. */
+export interface InspectSettings {
+  readonly model?: string | undefined;
+  readonly seq: number;
+  readonly textField?: string | undefined;
+  readonly limit?: number | undefined;
+  readonly prompt?: PromptSetting | undefined;
+  readonly packing: boolean;
+  readonly json?: true | undefined;
+}
+
+/** Smallest, middle, 95th percentile and largest of some lengths. */
+interface Lengths {
+  readonly least: number;
+  readonly median: number;
+  readonly p95: number;
+  readonly most: number;
+}
+
+interface Facts {
+  readonly file: string;
+  readonly bytes: number;
+  readonly kind: Row["kind"];
+  readonly read: DataReport;
+  readonly characters: Lengths;
+  /** With a model: tokens of whole rows, prompt included. */
+  readonly tokens: Lengths | null;
+  /** With a model: what becomes of the rows. */
+  readonly training: (EncodeReport & { readonly seq: number }) | null;
+}
+
+/** Runs the verb. */
+export async function inspectData(file: string, settings: InspectSettings): Promise<void> {
+  const { textField, limit, seq, model } = settings;
+  const prompt = await promptText(settings.prompt ?? true);
+  const { kind, rows, report } = await readRows(file, { textField, limit, skipBroken: true });
+  const tokenizer = model === undefined ? null : await tokenizerOf(model);
+  const options = tokenizer && { tokenizer, prompt };
+  const facts: Facts = {
+    file,
+    bytes: (await Deno.stat(file)).size,
+    kind,
+    read: report,
+    characters: lengths(rows.map(charactersOf)),
+    tokens: options && lengths(rows.map((row) => encodeExample(row, { ...options, seq: WHOLE }).tokens.length)),
+    training: options && {
+      seq,
+      ...encodeRows(rows, {
+        ...options,
+        seq,
+        reading: report,
+        ...(kind === "text" ? { packing: settings.packing } : {}),
+      }).report,
+    },
+  };
+  if (settings.json) printJson(facts);
+  else show(facts);
+}
+
+/** No row is cut to this many tokens. */
+const WHOLE = 2 ** 31;
+
+async function tokenizerOf(model: string): Promise<Tokenizer> {
+  const { tokenizer } = await openModelFiles(model);
+  if (tokenizer) return tokenizer;
+  throw new CompressoError("input", {
+    what: `cannot count tokens for ${model}`,
+    rule: "the model has a tokenizer",
+    value: "there is none beside the weights",
+    mend: "put tokenizer.json into the model's folder",
+  });
+}
+
+function charactersOf(row: Row): number {
+  switch (row.kind) {
+    case "text":
+      return row.text.length;
+    case "instruct":
+      return row.instruction.length + row.input.length + row.output.length;
+    case "chat":
+      return row.messages.reduce((sum, { content }) => sum + content.length, 0);
+  }
+}
+
+function lengths(values: readonly number[]): Lengths {
+  const sorted = Float64Array.from(values).sort();
+  const at = (share: number): number => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0;
+  return { least: at(0), median: at(0.5), p95: at(0.95), most: at(1) };
+}
+
+const NOUNS: Readonly<Record<Row["kind"], string>> = {
+  instruct: "instructions",
+  chat: "conversations",
+  text: "texts",
+};
+
+function show({ file, bytes, kind, read, characters, tokens, training }: Facts): void {
+  const compressed = read.compression === "none" ? "" : ` in ${read.compression}`;
+  print(`file        ${file} (${read.format}${compressed}, ${formatBytes(bytes)})`);
+  const more = read.limited ? ", as many as --limit allows" : "";
+  print(`rows        ${formatCount(read.rows)} ${NOUNS[kind]}${more}`);
+  if (read.skipped.length > 0) print(`empty       ${leftOut(read.skipped)}`);
+  if (read.broken.length > 0) print(`broken      ${leftOut(read.broken)}`);
+  print(`characters  ${lengthsLine(characters)}`);
+  if (!tokens || !training) return;
+  print(`tokens      ${lengthsLine(tokens)}`);
+  for (const line of trainingLines(training, kind)) print(line);
+}
+
+function trainingLines(training: EncodeReport & { readonly seq: number }, kind: Row["kind"]): string[] {
+  const { seq, examples, truncated, skipped, padding, packed, leftOver, promptTokens, rows, lines } = training;
+  const all = training.tokens + padding;
+  const parts = [
+    `${formatCount(examples)} examples${packed ? ", texts joined" : ""}`,
+    ...(truncated > 0 ? [`${formatCount(truncated)} rows cut (${places(lines.truncated, truncated)})`] : []),
+    ...(skipped > 0 ? [`${formatCount(skipped)} left out (${places(lines.skipped, skipped)})`] : []),
+    ...(leftOver > 0 ? [`${formatCount(leftOver)} tokens at the end left out`] : []),
+    `${formatShare(padding / all)} padding`,
+    `${formatCount(training.labelTokens)} tokens learned`,
+  ];
+  const share = formatShare(promptTokens * (rows - skipped) / Math.max(1, training.tokens));
+  return [
+    `at seq ${String(seq).padEnd(5)}${parts.join("; ")}`,
+    promptTokens > 0
+      ? `prompt      ${promptTokens} tokens in each row, ${share} of all`
+      : `prompt      ${kind === "text" ? "texts get none" : "none"}`,
+  ];
+}
+
+function lengthsLine({ least, median, p95, most }: Lengths): string {
+  return `${formatCount(least)} to ${formatCount(most)}, half at most ${formatCount(median)}, 95 % at most ${
+    formatCount(p95)
+  }`;
+}
+
+/** The first few with their reasons. */
+function leftOut(rows: readonly LeftOut[]): string {
+  const first = rows.slice(0, 3).map(({ row, reason }) => `${row}: ${reason}`);
+  return `${formatCount(rows.length)} (row ${first.join("; ")}${rows.length > 3 ? "; …" : ""})`;
+}
+
+function places(first: readonly number[], count: number): string {
+  return `row ${first.join(", ")}${count > first.length ? ", …" : ""}`;
+}

@@ -1,0 +1,117 @@
+// `compresso plan MODEL`: the GPU memory of a prune run, before anything is loaded or downloaded. Owns the table; refuses to open a GPU for more than its limits.
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { CompressoError } from "../lib/errors.ts";
+import { type AdapterOffer, describeAdapter, type DeviceLimits } from "../lib/gpu/device.ts";
+import { openSpec } from "../lib/io/open_spec.ts";
+import { type DecoderSpec, parameterCount, type Projection, PROJECTIONS } from "../lib/nn/spec.ts";
+import { UNIT_KINDS, type UnitKind } from "../lib/prune/units.ts";
+import { type MemoryOptions, type MemoryPlan, planMemory } from "../lib/run/memory.ts";
+import { adviseMemory, fits, refusal } from "../lib/run/memory_advice.ts";
+import { MEMORY_PARTS, type MemoryPart } from "../lib/run/memory_parts.ts";
+import { DEFAULTS } from "../lib/run/options.ts";
+import { verb } from "./command.ts";
+import { formatBytes, formatCount, print, printJson } from "./output.ts";
+import { byteCount, oneOf, someOf, wholeNumber } from "./values.ts";
+import { BASE_DTYPE_HELP, BASE_DTYPES } from "./with_model.ts";
+
+/** Options of `prune` that memory depends on, as parsed. */
+export interface MemorySettings {
+  readonly batch: number;
+  readonly seq: number;
+  readonly rank: number;
+  readonly targets: readonly Projection[];
+  readonly units: readonly UnitKind[];
+  readonly recompute: boolean;
+  readonly baseDtype?: typeof BASE_DTYPES[number] | undefined;
+}
+
+/** Declares the verb. */
+export function planVerb(): CommandUnknownOpts {
+  return verb("plan", {
+    description: "Tell how much GPU memory `prune` takes with these options. Reads no weights and needs no GPU.",
+    examples: [
+      "plan demo --batch 8",
+      "plan path/to/config.json --base-dtype q4 --batch 1 --seq 512 --memory-limit 8G",
+    ],
+  })
+    .argument("<model>", "a Hugging Face folder, or its config.json alone; a .gguf file; or demo")
+    .option("--batch <count>", "sequences a step", wholeNumber("--batch", { least: 1 }), DEFAULTS.batch)
+    .option("--seq <tokens>", "tokens of a sequence", wholeNumber("--seq", { least: 2 }), DEFAULTS.seq)
+    .option("--units <kinds>", "what is cut: heads or kv, ffn, hidden", someOf("--units", UNIT_KINDS), DEFAULTS.units)
+    .option("--rank <count>", "rank of LoRA", wholeNumber("--rank", { least: 1 }), DEFAULTS.lora.rank)
+    .option("--targets <list>", "projections with LoRA", someOf("--targets", PROJECTIONS), DEFAULTS.lora.targets)
+    .option("--base-dtype <type>", BASE_DTYPE_HELP, oneOf("--base-dtype", BASE_DTYPES), "f16" as const)
+    .option("--no-recompute", "keep all activations for backward")
+    .option("--memory-limit <bytes>", "GPU memory to fit into, such as 6G", byteCount("--memory-limit"))
+    .option("--json", "print one JSON object")
+    .action(async (model, { json, memoryLimit, ...settings }) => {
+      const spec = await openSpec(model), adapter = await adapterHere();
+      const options = memoryOptions(settings, adapter && { limits: adapter.limits, isCpu: adapter.facts.isCpu });
+      const budget = memoryLimit === undefined ? {} : { memoryLimit };
+      const plan = await planMemory(spec, options);
+      const isEnough = fits(plan, budget);
+      const advice = isEnough ? [] : await adviseMemory(spec, options, budget);
+      if (json) printJson({ model, adapter, options: settings, ...budget, fits: isEnough, ...plan, advice });
+      else show(model, { spec, adapter, settings, memoryLimit, plan });
+      if (!isEnough) throw refusal({ ...plan, otherBytes: 0 }, { ...budget, advice });
+    });
+}
+
+/** The options of a plan from those of `prune`. */
+export function memoryOptions(
+  { batch, seq, rank, targets, units, recompute, baseDtype = "f16" }: MemorySettings,
+  adapter: { readonly limits: DeviceLimits; readonly isCpu: boolean } | null,
+): MemoryOptions {
+  return { batch, seq, lora: { rank, targets }, units, recompute, baseDtype, ...(adapter ? { adapter } : {}) };
+}
+
+/** The adapter of this machine; null where there is none. */
+async function adapterHere(): Promise<AdapterOffer | null> {
+  try {
+    return await describeAdapter();
+  } catch (error) {
+    if (error instanceof CompressoError && error.code === "gpu") return null;
+    throw error;
+  }
+}
+
+function show(model: string, { spec, adapter, settings, memoryLimit, plan }: {
+  readonly spec: DecoderSpec;
+  readonly adapter: AdapterOffer | null;
+  readonly settings: MemorySettings;
+  readonly memoryLimit: number | undefined;
+  readonly plan: MemoryPlan;
+}): void {
+  const { batch, seq, rank, targets, units, recompute, baseDtype } = settings;
+  const { peakBytes, parts, stages, largestBuffer } = plan;
+  print(`model     ${model}, ${formatCount(parameterCount(spec))} parameters in ${spec.layers.length} layers`);
+  print(
+    adapter
+      ? `adapter   ${adapter.facts.description}; products read ${adapter.facts.isCpu ? "textures" : "buffers"}`
+      : "adapter   none here: planned for a GPU with the limits that every WebGPU adapter grants",
+  );
+  print(
+    `run       ${batch} × ${seq} tokens, base ${baseDtype}, LoRA of rank ${rank} on ${targets.join(",")}, units ${
+      units.join(",")
+    }${recompute ? "" : ", nothing computed anew"}`,
+  );
+  print();
+  const rows = Object.entries(MEMORY_PARTS) as [MemoryPart, string][];
+  const width = Math.max(...rows.map(([, name]) => name.length));
+  const line = (name: string, bytes: number): string =>
+    `${name.padEnd(width)}  ${formatBytes(bytes).padStart(9)}  ${(100 * bytes / peakBytes).toFixed(1).padStart(5)} %`;
+  for (const [part, name] of rows) if (parts[part] > 0) print(line(name, parts[part]));
+  print(line("peak", peakBytes));
+  print();
+  print(`limit     ${memoryLimit === undefined ? "none given (--memory-limit)" : formatBytes(memoryLimit)}`);
+  print(
+    `stages    training ${formatBytes(stages.training)}, comparing the sliced model ${
+      formatBytes(stages.verification)
+    }`,
+  );
+  print(
+    `largest   buffer '${largestBuffer.label}', ${formatBytes(largestBuffer.bytes)} of ${
+      formatBytes(largestBuffer.limit)
+    } that a binding may have`,
+  );
+}

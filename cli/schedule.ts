@@ -1,0 +1,100 @@
+// `compresso schedule preview F`: what a schedule will do, before it costs GPU time. Owns options and the report; refuses to draw.
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { writeFileAtomically } from "../lib/io/atomic.ts";
+import { SCHEDULE_NAMES } from "../lib/prune/builtin_schedules.ts";
+import { openSchedule } from "../lib/run/schedule_host.ts";
+import { verb } from "./command.ts";
+import { plotColumns, plotRows } from "./plot.ts";
+import { formatShare, note, print, printJson } from "./output.ts";
+import { type Preview, type PreviewPoint, previewSchedule, previewSeries } from "./schedule_preview.ts";
+import { previewSvg } from "./schedule_svg.ts";
+import { realNumber, wholeNumber } from "./values.ts";
+
+/** How scripts run, in the words of every `--help` that takes one. */
+export const SCHEDULE_HELP = `Schedules:
+  A schedule is ${SCHEDULE_NAMES.join(", ")}, or a script, given as a file or URL:
+
+    import { defineSchedule } from "./mod.ts"; // or its URL, or "compresso"
+    export default defineSchedule({ sparsity: ({ progress }) => progress < 0.5 ? 0.1 : 0.1 + 0.3 * (progress - 0.5) });
+
+  Every script, a file of your own too, runs isolated: in a process of its own, without permissions, with limits of
+  heap and time. It has the language, and from mod.ts defineSchedule and the built-in curves; no other imports, no
+  clock, no chance. --trust runs it in this process instead, as your own code with all its rights.`;
+
+/** Declares the verb. */
+export function scheduleVerb(): CommandUnknownOpts {
+  return verb("schedule", {
+    description: "Look at schedules of a pruning run.",
+    examples: ["schedule preview cubic --steps 200 --sparsity 0.3"],
+  }).addCommand(previewVerb());
+}
+
+function previewVerb(): CommandUnknownOpts {
+  return verb("preview", {
+    description: "Plot what a schedule does over the pruning stage, before it costs GPU time.",
+    examples: [
+      "schedule preview cubic --steps 200 --sparsity 0.3",
+      "schedule preview scripts/examples/layerwise.ts --svg schedule.svg",
+    ],
+  })
+    .argument("<schedule>", `a file, a URL, or one of ${SCHEDULE_NAMES.join(", ")}`)
+    .option("--steps <count>", "steps of the pruning stage", wholeNumber("--steps", { least: 1 }), 200)
+    .option(
+      "--sparsity <share>",
+      "the run's target",
+      realNumber("--sparsity", { above: 0, below: 1 }),
+      0.3,
+    )
+    .option("--layers <count>", "layers of the simulated model", wholeNumber("--layers", { least: 1, most: 1000 }), 12)
+    .option("--svg <file>", "draw it to an SVG file too")
+    .option("--json", "print one JSON object with every step")
+    .option("--trust", "run a script in this process, as your own code")
+    .addHelpText("after", `\n${SCHEDULE_HELP}`)
+    .action(async (source, { steps, sparsity, layers, svg, json, trust }) => {
+      await using schedule = await openSchedule(source, {
+        ...(trust ? { trust } : {}),
+        onLog: (line) => note(`script: ${line}`),
+      });
+      const preview = await previewSchedule(schedule, { steps, sparsity, layers });
+      if (svg !== undefined) {
+        await writeFileAtomically(svg, previewSvg(preview));
+        note(`wrote ${svg}`);
+      }
+      if (json) printJson(preview);
+      else show(preview);
+    });
+}
+
+function show(preview: Preview): void {
+  const { name, isolated, steps, sparsity, simulated, points, endsBefore } = preview;
+  print(`schedule    ${name}${isolated ? ", isolated" : ""}`);
+  print(`run         ${steps} steps to ${formatShare(sparsity)} sparsity`);
+  print(`simulated   ${simulated}`);
+  if (points.length > 0) print();
+  for (const [index, series] of previewSeries(preview).entries()) {
+    for (const line of plotRows(series, { rows: index === 0 ? 8 : 3, columns: plotColumns(), count: steps })) {
+      print(line);
+    }
+    print();
+  }
+  for (const line of layerLines(points.at(-1))) print(line);
+  const frozen = points.filter(({ freeze }) => freeze.length > 0);
+  if (frozen.length > 0) print(`freezes     units in ${frozen.length} of ${points.length} steps`);
+  print(endsBefore === null ? "ends        after the last step" : `ends        before step ${endsBefore} of ${steps}`);
+}
+
+const BAR = 24;
+
+/** Targets of the layers at the last step. */
+function layerLines(last: PreviewPoint | undefined): string[] {
+  if (!last?.layers) return [];
+  return [
+    "layers at the last step",
+    ...last.layers.map((value, layer) => {
+      const filled = Math.round(BAR * (value ?? 0));
+      const bar = value === null ? "free" : "█".repeat(filled) + "·".repeat(BAR - filled) + ` ${formatShare(value)}`;
+      return `${String(layer).padStart(5)}       ${bar}`;
+    }),
+    "",
+  ];
+}

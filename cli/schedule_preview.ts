@@ -1,0 +1,126 @@
+// A schedule's decisions over a simulated pruning stage. Owns the simulation; refuses to open schedules and to draw.
+import { cubicSparsity, progressOf } from "../lib/prune/schedule.ts";
+import type { ScheduleOutput } from "../lib/prune/schedule_output.ts";
+import { type LayerState, RATE_NAMES, type RecordView } from "../lib/prune/schedule_script.ts";
+import { defaultRates } from "../lib/run/options.ts";
+import type { OpenSchedule } from "../lib/run/schedule_host.ts";
+
+/** One step of a preview. */
+export interface PreviewPoint extends ScheduleOutput {
+  /** The step, from 0. */
+  readonly step: number;
+  /** Share of the stage done with it. */
+  readonly progress: number;
+  /** Sparsity that the step holds: the schedule's, or the run's own where it says nothing. */
+  readonly target: number;
+}
+
+/** What a schedule does over a stage. */
+export interface Preview {
+  readonly name: string;
+  readonly isolated: boolean;
+  readonly steps: number;
+  /** The run's target. */
+  readonly sparsity: number;
+  /** In words, what the schedule was shown in place of a run. */
+  readonly simulated: string;
+  /** The steps up to the end. */
+  readonly points: readonly PreviewPoint[];
+  /** The step before which the schedule ends the stage; null where it does not. */
+  readonly endsBefore: number | null;
+}
+
+/** A line of a chart; a point for each step. */
+export interface Series {
+  readonly name: string;
+  readonly values: readonly number[];
+}
+
+const RECORDS = 32;
+
+/** Asks a schedule for every step. Throws what it throws. */
+export async function previewSchedule(
+  schedule: OpenSchedule,
+  { steps, sparsity, layers: count }: { readonly steps: number; readonly sparsity: number; readonly layers: number },
+): Promise<Preview> {
+  const { name, isolated } = schedule, rates = defaultRates(steps);
+  const points: PreviewPoint[] = [], records: RecordView[] = [];
+  let layers: readonly LayerState[] = Array.from({ length: count }, () => ({ heads: 0, ffn: 0 }));
+  let endsBefore: number | null = null;
+  for (let step = 0; step < steps; step++) {
+    const progress = progressOf(step, steps);
+    const output = await schedule.evaluate({
+      progress,
+      step,
+      steps,
+      sparsity,
+      records: records.slice(-RECORDS),
+      layers,
+    });
+    if (output.end) {
+      endsBefore = step;
+      break;
+    }
+    const warmup = output.rates.warmup ?? rates.warmup;
+    const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup })(progress);
+    points.push({ step, progress, target, ...output });
+    layers = layers.map((layer, index) => nextLayer(layer, { index, target, output }));
+    records.push(simulatedRecord(step, { progress, target, learningRate: output.rates.lora ?? rates.lora }));
+  }
+  return {
+    name,
+    isolated,
+    steps,
+    sparsity,
+    simulated: `${count} layers that follow their targets at once; loss 2.2 + 0.4·e^(−4·progress) + 2·sparsity²`,
+    points,
+    endsBefore,
+  };
+}
+
+/** What is drawn: the sparsity, then every number of the loop that the schedule sets. */
+export function previewSeries({ points }: Preview): readonly Series[] {
+  if (points.length === 0) return [];
+  const own = points.some(({ sparsity }) => sparsity !== null) ? "" : " (the run's own)";
+  const set = RATE_NAMES.filter((rate) => points.some(({ rates }) => rates[rate] !== undefined));
+  return [
+    { name: `sparsity${own}`, values: points.map(({ target }) => target) },
+    ...set.map((rate) => ({ name: rate, values: points.map(({ rates }) => rates[rate] ?? NaN) })),
+  ];
+}
+
+function nextLayer(
+  layer: LayerState,
+  { index, target, output: { layers, freeze } }: {
+    readonly index: number;
+    readonly target: number;
+    readonly output: ScheduleOutput;
+  },
+): LayerState {
+  const share = layers?.[index] ?? target;
+  const frozen = (kind: "heads" | "ffn"): boolean =>
+    freeze.some((units) => units.layer === index && units.kind === kind);
+  return { heads: frozen("heads") ? layer.heads : share, ffn: frozen("ffn") ? layer.ffn : share };
+}
+
+function simulatedRecord(
+  step: number,
+  { progress, target, learningRate }: {
+    readonly progress: number;
+    readonly target: number;
+    readonly learningRate: number;
+  },
+): RecordView {
+  const loss = 2.2 + 0.4 * Math.exp(-4 * progress) + 2 * target ** 2;
+  return {
+    stage: "prune",
+    step: step + 1,
+    loss,
+    target,
+    expected: target,
+    lambda1: 0,
+    lambda2: 0,
+    gradNorm: 1,
+    learningRate,
+  };
+}

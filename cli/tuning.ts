@@ -1,0 +1,85 @@
+// Tuned kernels for the verbs that run a model. Owns the place of the table and when products are measured; refuses to fail: without a table, kernels run with their defaults.
+import { createHash } from "node:crypto";
+import { isAbsolute, join } from "node:path";
+import type { Device } from "../lib/gpu/device.ts";
+import { adapterIdentity } from "../lib/gpu/tuning.ts";
+import { type TuneOptions, tuneProducts } from "../lib/nn/tune.ts";
+import { parameterCount } from "../lib/nn/spec.ts";
+import type { Model } from "../lib/run/model.ts";
+import { loadTuning, saveTuning } from "../lib/run/tuning_cache.ts";
+import type { Progress } from "./progress.ts";
+
+/** Value of `--tuning FILE` and `--no-tuning`: a path, false, or true for the default place. */
+export type TuningSetting = string | boolean;
+
+/** What a verb is about to run. */
+export interface TuneRequest extends Pick<TuneOptions, "rows" | "directions" | "rank"> {
+  /** Tokens of all passes together. */
+  readonly tokens: number;
+}
+
+/** Floating-point operations of a run below which it is over sooner than measuring would pay; a table that is there is used all the same. */
+const LEAST_WORK = 1e13;
+
+/** Declaration of the options, for every verb that measures. */
+export const TUNING_OPTION = [
+  "--tuning <file>",
+  "where measured kernel speeds are kept (default: the user's cache)",
+] as const;
+/** See {@link TUNING_OPTION}. */
+export const NO_TUNING_OPTION = ["--no-tuning", "run kernels with their defaults; results are the same bits"] as const;
+
+/** Puts the table in use; before a long run, measures what it does not know yet, a few seconds at most, and keeps it. */
+export async function tuneFor(
+  { device, spec, weights }: Model,
+  request: TuneRequest,
+  { setting, progress, signal }: {
+    readonly setting: TuningSetting;
+    readonly progress: Progress;
+    readonly signal: AbortSignal;
+  },
+): Promise<void> {
+  if (setting === false) return;
+  const path = setting === true ? tuningPlace(device) : setting;
+  if (path !== null) await loadTuning(device, path);
+  const { tokens, directions = ["forward", "backward"] } = request;
+  if (2 * parameterCount(spec) * tokens * directions.length < LEAST_WORK) return;
+  const { measured } = await tuneProducts(device, spec, {
+    ...request,
+    baseDtype: weights.baseDtype,
+    signal,
+    onProgress: (share) => progress.phase("measuring kernels", share),
+  });
+  if (path !== null && measured > 0) await saveTuning(device, path);
+}
+
+/**
+ * The file of this adapter in the user's cache folder, as the platform has it; null where that is not known or may not be used.
+ * Asks for no permission: a question in the middle of a run would be worse than no cache.
+ */
+export function tuningPlace(device: Device): string | null {
+  const folder = cacheFolder();
+  if (folder === null) return null;
+  const name = createHash("sha256").update(adapterIdentity(device)).digest("hex").slice(0, 12);
+  const path = join(folder, "compresso", `tuning-${name}.json`);
+  return isGranted({ name: "read", path }) && isGranted({ name: "write", path }) ? path : null;
+}
+
+function cacheFolder(): string | null {
+  const { os } = Deno.build;
+  if (os === "windows") return variable("LOCALAPPDATA");
+  const home = variable("HOME");
+  if (os === "darwin") return home && join(home, "Library", "Caches");
+  return variable("XDG_CACHE_HOME") ?? (home && join(home, ".cache"));
+}
+
+/** An environment variable that holds an absolute path: the XDG specification wants others ignored. */
+function variable(name: string): string | null {
+  if (!isGranted({ name: "env", variable: name })) return null;
+  const value = Deno.env.get(name);
+  return value !== undefined && isAbsolute(value) ? value : null;
+}
+
+function isGranted(descriptor: Deno.PermissionDescriptor): boolean {
+  return Deno.permissions.querySync(descriptor).state === "granted";
+}

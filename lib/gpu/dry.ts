@@ -1,0 +1,74 @@
+// A device that only counts: the code of a run allocates and records on it, and what it would have taken is the memory plan. Owns objects that do nothing; refuses to compute.
+import { Device, type DeviceLimits } from "./device.ts";
+
+/** Options of {@link openDryDevice}. */
+export interface DryDeviceOptions {
+  /** Limits to plan for; default {@link DEFAULT_LIMITS}. */
+  readonly limits?: DeviceLimits;
+  /** Whether a CPU runs the shaders: operands and weights are then textures. */
+  readonly isCpu: boolean;
+  /** Name of the adapter that is planned for. */
+  readonly description?: string;
+}
+
+/** What every WebGPU adapter grants (WebGPU, section 3.6.2 "Limits"). */
+export const DEFAULT_LIMITS: DeviceLimits = {
+  maxBufferSize: 2 ** 28,
+  maxStorageBufferBindingSize: 2 ** 27,
+  maxTextureDimension2D: 8192,
+  maxComputeWorkgroupsPerDimension: 65535,
+};
+
+/**
+ * Opens a device that allocates nothing, runs nothing and reads zeros, but counts as {@link Device} does: `peakBytes` and
+ * `peakUsage()` are what the same calls take on an adapter with these limits. What is beyond a limit is not thrown but
+ * listed in {@link Device.excesses}. There is no budget: a plan is to tell how much is needed.
+ */
+export function openDryDevice({ limits = DEFAULT_LIMITS, isCpu, description = "none" }: DryDeviceOptions): Device {
+  // The toolkit uses a small part of WebGPU; a call outside of it fails at once as no function.
+  const gpu = dryGpu(limits) as unknown as GPUDevice;
+  return new Device(gpu, { description, vendor: "", isCpu }, { isDry: true });
+}
+
+function dryGpu(limits: DeviceLimits): Record<keyof typeof MEMBERS, unknown> {
+  return { ...MEMBERS, limits, lost: new Promise<never>(() => {}) };
+}
+
+const nothing = (): void => undefined;
+const none = (): object => ({});
+const done = (): Promise<void> => Promise.resolve();
+
+const PASS = { setPipeline: nothing, setBindGroup: nothing, dispatchWorkgroups: nothing, end: nothing };
+
+const ENCODER = {
+  beginComputePass: () => PASS,
+  copyBufferToBuffer: nothing,
+  copyBufferToTexture: nothing,
+  copyTextureToBuffer: nothing,
+  clearBuffer: nothing,
+  resolveQuerySet: nothing,
+  finish: none,
+};
+
+const MEMBERS = {
+  limits: null,
+  lost: null,
+  features: new Set<string>(),
+  addEventListener: nothing,
+  destroy: nothing,
+  queue: { writeBuffer: nothing, writeTexture: nothing, submit: nothing, onSubmittedWorkDone: done },
+  createBuffer: ({ size }: GPUBufferDescriptor) => ({
+    destroy: nothing,
+    mapAsync: done,
+    getMappedRange: () => new ArrayBuffer(size),
+    unmap: nothing,
+  }),
+  createTexture: () => ({ destroy: nothing, createView: none }),
+  createBindGroupLayout: none,
+  createPipelineLayout: none,
+  createShaderModule: none,
+  createComputePipeline: none,
+  createBindGroup: none,
+  createQuerySet: () => ({ destroy: nothing }),
+  createCommandEncoder: () => ENCODER,
+};

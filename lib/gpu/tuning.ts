@@ -1,0 +1,70 @@
+// Which variant of a kernel was found quickest for which work, by device, and its text form. Owns the table; refuses to know kernels, to measure and to touch files.
+import type { Device } from "./device.ts";
+
+/** Names of variants by names of work; what is not in it runs with the default. */
+export type Tuning = Map<string, string>;
+
+/** What a table was measured on. A table of another machine or of other kernels is no good. */
+export interface TuningIdentity {
+  /** Adapter and driver as WebGPU names them, and the runtime, whose version decides how WGSL is translated. */
+  readonly adapter: string;
+  /** Digest of the kernels that were compared. */
+  readonly kernels: string;
+}
+
+/** A table that fits, or why there is none. */
+export type ReadTuning =
+  | { readonly isFit: true; readonly tuning: Tuning }
+  | { readonly isFit: false; readonly reason: string };
+
+const FORMAT = "compresso-tuning";
+/** To be raised when keys or names of variants mean something else. */
+const VERSION = 1;
+
+const tables = new WeakMap<Device, Tuning>();
+
+/** The device's own table, empty at first. */
+export function tuningOf(device: Device): Tuning {
+  let table = tables.get(device);
+  if (!table) tables.set(device, table = new Map());
+  return table;
+}
+
+/** Name of the adapter, its driver and the runtime, as far as they are told. */
+export function adapterIdentity({ facts, gpu }: Device): string {
+  const { architecture = "", device = "" } = gpu.adapterInfo ?? {};
+  const { os, arch } = Deno.build;
+  return [facts.description, facts.vendor, architecture, device, `deno ${Deno.version.deno} ${os} ${arch}`].join(" | ");
+}
+
+/** The table as text, keys in order. */
+export function formatTuning(tuning: ReadonlyMap<string, string>, { adapter, kernels }: TuningIdentity): string {
+  const entries = Object.fromEntries([...tuning].sort(([first], [second]) => first < second ? -1 : 1));
+  return JSON.stringify({ format: FORMAT, version: VERSION, adapter, kernels, entries }, null, 2) + "\n";
+}
+
+/** Reads {@link formatTuning}'s text. Never throws: whatever is not a table of this identity is not fit. */
+export function parseTuning(text: string, identity: TuningIdentity): ReadTuning {
+  const no = (reason: string): ReadTuning => ({ isFit: false, reason });
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return no("it is no whole JSON document");
+  }
+  if (!isRecord(value) || value.format !== FORMAT) return no("it is not a table of tuned kernels");
+  if (value.version !== VERSION) return no(`it has version ${String(value.version)}, not ${VERSION}`);
+  if (value.adapter !== identity.adapter) return no("it was measured on another adapter, driver or version of Deno");
+  if (value.kernels !== identity.kernels) return no("it was measured with other kernels");
+  if (!isRecord(value.entries)) return no("it has no entries");
+  const tuning: Tuning = new Map();
+  for (const [key, name] of Object.entries(value.entries)) {
+    if (typeof name !== "string") return no(`its entry '${key}' is broken`);
+    tuning.set(key, name);
+  }
+  return { isFit: true, tuning };
+}
+
+function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}

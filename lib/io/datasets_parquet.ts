@@ -1,0 +1,80 @@
+// Rows of a parquet table. Owns the reading of row groups one after another and the unpacking of pages; refuses to know
+// what a row is.
+import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
+import { parquetMetadataAsync, parquetReadObjects, toJson } from "../packages.ts";
+import { dataError, messageOf } from "./datasets_bytes.ts";
+
+/** One of the compressors of hyparquet. */
+type Unpack = (input: Uint8Array, outputLength: number) => Uint8Array;
+
+// A page never gets longer than its header says, whatever its bytes claim.
+const COMPRESSORS: Readonly<Record<"GZIP" | "ZSTD" | "BROTLI", Unpack>> = {
+  GZIP: (input, maxOutputLength) => gunzipSync(input, { maxOutputLength }),
+  ZSTD: (input, maxOutputLength) => zstdDecompressSync(input, { maxOutputLength }),
+  BROTLI: (input, maxOutputLength) => brotliDecompressSync(input, { maxOutputLength }),
+};
+
+/** hyparquet has snappy built in. */
+const CODECS: readonly string[] = ["UNCOMPRESSED", "SNAPPY", ...Object.keys(COMPRESSORS)];
+
+/**
+ * The rows of an open file as plain JSON values, one row group in memory at a time. `wanted` tells before each read how
+ * many rows are still wanted; 0 ends the reading. Throws `CompressoError("input")` for a broken table and for a page
+ * compression that is not known. The file stays open.
+ */
+export async function* parquetRows(
+  file: Deno.FsFile,
+  { path, wanted }: { readonly path: string; readonly wanted: () => number },
+): AsyncGenerator<{ readonly number: number; readonly value: unknown }, void, undefined> {
+  const buffer = { byteLength: (await file.stat()).size, slice: sliceOf(file) };
+  const metadata = await guarded(path, () => parquetMetadataAsync(buffer));
+  const codecs = metadata.row_groups.flatMap(({ columns }) => columns.map((column) => column.meta_data?.codec ?? ""));
+  const unknown = codecs.find((codec) => codec !== "" && !CODECS.includes(codec));
+  if (unknown !== undefined) {
+    throw dataError(path, `pages are compressed with one of ${CODECS.join(", ")}`, {
+      value: unknown,
+      mend: "write the table with zstd or snappy",
+    });
+  }
+  let groupStart = 0;
+  for (const { num_rows } of metadata.row_groups) {
+    const groupEnd = groupStart + Number(num_rows);
+    for (let rowStart = groupStart; rowStart < groupEnd && wanted() > 0;) {
+      const rowEnd = Math.min(groupEnd, rowStart + wanted());
+      const range = { rowStart, rowEnd };
+      const rows = await guarded(
+        path,
+        () => parquetReadObjects({ file: buffer, metadata, compressors: COMPRESSORS, ...range }),
+      );
+      for (const [index, row] of rows.entries()) yield { number: rowStart + index + 1, value: toJson(row) };
+      rowStart = rowEnd;
+    }
+    groupStart = groupEnd;
+  }
+}
+
+/** Reads at once: hyparquet asks for several columns at a time, and a file has one position. */
+function sliceOf(file: Deno.FsFile): (start: number, end?: number) => ArrayBuffer {
+  return (start, end) => {
+    const stop = end ?? file.statSync().size;
+    const bytes = new Uint8Array(Math.max(0, stop - start));
+    file.seekSync(start, Deno.SeekMode.Start);
+    for (let done = 0; done < bytes.length;) {
+      const got = file.readSync(bytes.subarray(done));
+      if (got === null) throw new Error(`the file ends before byte ${stop}`);
+      done += got;
+    }
+    return bytes.buffer;
+  };
+}
+
+async function guarded<T>(path: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw dataError(path, "it is a whole parquet file", {
+      value: messageOf(error),
+      mend: "fetch or write the file again",
+    });
+  }
+}

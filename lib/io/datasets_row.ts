@@ -1,0 +1,186 @@
+// One row of data from one parsed value. Owns the kinds of rows, the fields of each and when a row is empty; refuses
+// files.
+import type { ChatMessage } from "./chat_template.ts";
+import { isObject, type Json } from "./tokenizer_compat.ts";
+
+/** An instruction with its answer. */
+export interface InstructRow {
+  /** Tells the kinds of rows apart. */
+  readonly kind: "instruct";
+  /** What is asked for. */
+  readonly instruction: string;
+  /** Context of the instruction; empty where there is none. */
+  readonly input: string;
+  /** The answer. */
+  readonly output: string;
+  /** Answers to choose from, where the row has a list of strings under `choices`. */
+  readonly choices: readonly string[] | null;
+  /** Where the row stands: the line in JSON lines, else its place in the array or table; from 1. */
+  readonly number?: number;
+  /** All other fields of the row. */
+  readonly extra: Json;
+}
+
+/** A document. */
+export interface TextRow {
+  /** Tells the kinds of rows apart. */
+  readonly kind: "text";
+  /** The document. */
+  readonly text: string;
+  /** Where the row stands: the line in JSON lines, else its place in the array or table; from 1. */
+  readonly number?: number;
+  /** All other fields of the row. */
+  readonly extra: Json;
+}
+
+/** A conversation; the assistant's turns are what is learned. */
+export interface ChatRow {
+  /** Tells the kinds of rows apart. */
+  readonly kind: "chat";
+  /** Turns in order. */
+  readonly messages: readonly ChatMessage[];
+  /** Where the row stands: the line in JSON lines, else its place in the array or table; from 1. */
+  readonly number?: number;
+  /** All other fields of the row. */
+  readonly extra: Json;
+}
+
+/** A row of any kind. */
+export type Row = InstructRow | TextRow | ChatRow;
+
+/** Why a value is no row. */
+export interface Fault {
+  /** The rule that is broken. */
+  readonly rule: string;
+  /** What the row is or has, to be read behind its place: `has a number as "output"`. */
+  readonly problem: string;
+  /** What the user can do. */
+  readonly mend: string;
+}
+
+/** A row, or why there is none. */
+export type ParsedRow = { readonly row: Row } | { readonly fault: Fault };
+
+/** Options of {@link parseRow}. */
+export interface RowFields {
+  /** Field that holds the document; without it, the fields tell the kind of a row. */
+  readonly textField?: string | undefined;
+}
+
+/** Names of a speaker in `messages` and, as ShareGPT has them, in `conversations`. */
+const ROLES: ReadonlyMap<string, ChatMessage["role"]> = new Map([
+  ["system", "system"],
+  ["user", "user"],
+  ["human", "user"],
+  ["assistant", "assistant"],
+  ["gpt", "assistant"],
+  ["chatgpt", "assistant"],
+  ["model", "assistant"],
+]);
+
+/**
+ * A row from a parsed value: `textField` where it is given, else `instruction` and `output`, `messages` or
+ * `conversations`, or `text`, whichever comes first in this list.
+ */
+export function parseRow(value: unknown, { textField }: RowFields): ParsedRow {
+  if (!isObject(value)) return fault("each row is an object", `is ${typeName(value)}`);
+  const has = (key: string): boolean => value[key] !== undefined && value[key] !== null;
+  if (textField !== undefined) {
+    if (value[textField] !== undefined) return parseText(value, textField);
+    return fault(`a row has ${JSON.stringify(textField)}`, fieldsOf(value), "name another field as the text");
+  }
+  if (value["instruction"] !== undefined && value["output"] !== undefined) return parseInstruct(value);
+  if (has("messages")) return parseChat(value, "messages");
+  if (has("conversations")) return parseChat(value, "conversations");
+  if (value["text"] !== undefined) return parseText(value, "text");
+  return fault(
+    'a row has "instruction" and "output" (and perhaps "input"), "messages", "conversations" or "text"',
+    fieldsOf(value),
+    "rename the fields, or name the one that holds the text",
+  );
+}
+
+/** The field that is empty, so that there is nothing to learn; null where none is. */
+export function emptyField(row: Row): string | null {
+  switch (row.kind) {
+    case "text":
+      return row.text.trim() === "" ? "text" : null;
+    case "instruct":
+      if (row.instruction.trim() === "") return "instruction";
+      return row.output.trim() === "" ? "output" : null;
+    case "chat":
+      return row.messages.some(({ role, content }) => role === "assistant" && content.trim() !== "")
+        ? null
+        : "assistant";
+  }
+}
+
+/** The kind of a row in words. */
+export function kindName(kind: Row["kind"]): string {
+  return kind === "instruct" ? "an instruction" : kind === "chat" ? "a conversation" : "a text";
+}
+
+function parseInstruct({ instruction, input, output, choices, ...extra }: Json): ParsedRow {
+  if (typeof instruction !== "string") return notText(instruction, "instruction");
+  if (input !== undefined && input !== null && typeof input !== "string") return notText(input, "input");
+  if (typeof output !== "string") return notText(output, "output");
+  const list = Array.isArray(choices) && choices.every((choice) => typeof choice === "string") ? choices : null;
+  return {
+    row: {
+      kind: "instruct",
+      instruction,
+      input: input ?? "",
+      output,
+      choices: list,
+      extra: list === null && choices !== undefined ? { ...extra, choices } : extra,
+    },
+  };
+}
+
+function parseText(value: Json, field: string): ParsedRow {
+  const { [field]: text, ...extra } = value;
+  return typeof text === "string" ? { row: { kind: "text", text, extra } } : notText(text, field);
+}
+
+function parseChat(value: Json, field: "messages" | "conversations"): ParsedRow {
+  const { [field]: list, ...extra } = value;
+  if (!Array.isArray(list)) return fault(`"${field}" is a list`, `has ${typeName(list)} as "${field}"`);
+  const messages: ChatMessage[] = [];
+  for (const [index, message] of list.entries()) {
+    const where = `message ${index + 1} of "${field}"`;
+    if (!isObject(message)) return fault("each message is an object", `has ${typeName(message)} as ${where}`);
+    const { role: said, content } = speakerOf(message);
+    const role = typeof said === "string" ? ROLES.get(said.toLowerCase()) : undefined;
+    if (role === undefined) {
+      const rule = "a message is of a system, user (human) or assistant (gpt)";
+      return fault(rule, `has the role ${JSON.stringify(said) ?? "undefined"} in ${where}`);
+    }
+    if (typeof content !== "string") return fault("a message is a string", `has ${typeName(content)} in ${where}`);
+    messages.push({ role, content });
+  }
+  return { row: { kind: "chat", messages, extra } };
+}
+
+function speakerOf(message: Json): { readonly role: unknown; readonly content: unknown } {
+  const { role, content, from, value } = message;
+  return role === undefined && content === undefined ? { role: from, content: value } : { role, content };
+}
+
+function notText(value: unknown, field: string): ParsedRow {
+  return fault(`"${field}" is a string`, `has ${typeName(value)} as "${field}"`);
+}
+
+function fieldsOf(value: Json): string {
+  const keys = Object.keys(value).map((key) => JSON.stringify(key)).join(", ");
+  return keys === "" ? "has no fields" : `has ${keys}`;
+}
+
+function fault(rule: string, problem: string, mend = ""): ParsedRow {
+  return { fault: { rule, problem, mend } };
+}
+
+function typeName(value: unknown): string {
+  if (value === null) return "null";
+  if (value === undefined) return "nothing";
+  return Array.isArray(value) ? "a list" : typeof value === "object" ? "an object" : `a ${typeof value}`;
+}

@@ -1,0 +1,130 @@
+// A conversation as tokens, with the mask of what is learned. Owns where the assistant's turns begin and end in the text
+// of a template; refuses labels and lengths.
+import { CompressoError } from "../errors.ts";
+import { type ChatMessage, renderChat } from "./chat_template.ts";
+import { encodeBehind, grow, NO_CONTEXT } from "./prompts_context.ts";
+import { endToken, formatExample, type FormatOptions, styleOf, withPrompt } from "./prompts_format.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/** A conversation as token ids; both have one entry for each token. */
+export interface EncodedChat {
+  readonly ids: readonly number[];
+  /** Whether the token is of an assistant's turn, its end token included. */
+  readonly learned: readonly boolean[];
+}
+
+/** A stretch of the conversation's text. */
+interface Piece {
+  readonly text: string;
+  readonly learned: boolean;
+}
+
+/**
+ * Encodes a conversation up to the last turn of the assistant. In chat style the text is what the template makes of all
+ * of it, and the turns are found by rendering its beginnings; in the other styles each user turn is an instruction.
+ *
+ * Each turn of the assistant is tokenized behind the text that asks for it, so that this text has the tokens that it has
+ * when the model is to answer.
+ *
+ * @throws CompressoError("input") where the template refuses the messages, or the text of the first turns changes when
+ * more turns follow.
+ */
+export function encodeChat(messages: readonly ChatMessage[], options: FormatOptions): EncodedChat {
+  return styleOf(options) === "chat" ? encodeTemplate(messages, options) : encodeTurns(messages, options);
+}
+
+function encodeTemplate(messages: readonly ChatMessage[], options: FormatOptions): EncodedChat {
+  const { tokenizer } = options;
+  const writer = createWriter(tokenizer, []);
+  for (const { text, learned } of templatePieces(withPrompt(messages, options), tokenizer)) {
+    const ids = writer.add(text);
+    // Behind its end token a template may write a line break, which the model is never asked for.
+    const last = ids.findLastIndex((id) => tokenizer.isSpecial(id));
+    const count = last < 0 ? ids.length : last + 1;
+    writer.mark(ids.map((_, index) => learned && index < count));
+  }
+  // What stands behind the last end token is of no use.
+  const count = writer.learned.lastIndexOf(true) + 1;
+  const ids = writer.ids.slice(0, count), learned = writer.learned.slice(0, count);
+  // A template without end token leaves the end of the last turn to EOS, as for a single answer.
+  const end = endToken(options), last = ids.at(-1);
+  const isOpen = end !== null && last !== undefined && !tokenizer.isSpecial(last);
+  return isOpen ? { ids: [...ids, end], learned: [...learned, true] } : { ids, learned };
+}
+
+function templatePieces(messages: readonly ChatMessage[], tokenizer: Tokenizer): Piece[] {
+  const pieces: Piece[] = [];
+  let text = "";
+  messages.forEach(({ role }, index) => {
+    if (role !== "assistant") return;
+    const asked = renderChat(tokenizer, messages.slice(0, index), { addGenerationPrompt: true });
+    const answered = renderChat(tokenizer, messages.slice(0, index + 1), { addGenerationPrompt: false });
+    if (!asked.startsWith(text) || !answered.startsWith(asked)) throw unstable(index, messages.length);
+    pieces.push({ text: asked.slice(text.length), learned: false });
+    pieces.push({ text: answered.slice(asked.length), learned: true });
+    text = answered;
+  });
+  return pieces;
+}
+
+/** Instructions and answers in turn, each answer with the end token; system turns are a part of the prompt. */
+function encodeTurns(messages: readonly ChatMessage[], options: FormatOptions): EncodedChat {
+  const { tokenizer } = options;
+  const writer = createWriter(tokenizer, tokenizer.leading);
+  const end = endToken(options);
+  const gap = styleOf(options) === "alpaca" ? "\n\n" : "\n";
+  let prompt = options.prompt, before = "";
+  let questions: string[] = [];
+  for (const { role, content } of messages) {
+    if (role === "system") prompt = prompt === null ? content : `${prompt}\n\n${content}`;
+    if (role === "user") questions.push(content);
+    if (role !== "assistant") continue;
+    const row = { instruction: questions.join("\n\n"), input: "", output: content };
+    const { prefix, response } = formatExample(row, { ...options, prompt });
+    writer.mark(writer.add(before + prefix).map(() => false));
+    writer.mark(writer.add(response).map(() => true));
+    if (end !== null) writer.end(end);
+    [prompt, questions, before] = [null, [], gap];
+  }
+  return writer;
+}
+
+/** Tokens that grow with the text. */
+interface Writer extends EncodedChat {
+  /** Appends a text; returns its ids. */
+  add(text: string): number[];
+  /** Says which of the ids appended last are learned. */
+  mark(learned: readonly boolean[]): void;
+  /** Appends an end token that is learned. */
+  end(id: number): void;
+}
+
+function createWriter(tokenizer: Tokenizer, leading: readonly number[]): Writer {
+  const ids = [...leading], learned = leading.map(() => false);
+  let context = NO_CONTEXT;
+  return {
+    ids,
+    learned,
+    add(text): number[] {
+      const added = encodeBehind(context, text, tokenizer);
+      context = grow(context, { text, ids: added }, tokenizer);
+      ids.push(...added);
+      return added;
+    },
+    mark: (flags) => void learned.push(...flags),
+    end(id): void {
+      ids.push(id);
+      learned.push(true);
+      context = { text: tokenizer.idToToken(id) ?? "", ids: [id] };
+    },
+  };
+}
+
+function unstable(index: number, count: number): CompressoError {
+  return new CompressoError("input", {
+    what: "cannot tell what the assistant says in a chat",
+    rule: "the chat template writes the first turns alike whatever follows them",
+    value: `it writes message ${index + 1} of ${count}, or what stands before it, otherwise when asked to go on`,
+    mend: 'split the conversation into single questions and answers, or use the style "alpaca" or "plain"',
+  });
+}

@@ -1,0 +1,135 @@
+// The layout of prompts that goes with a tokenizer. Owns the three styles, what a chat template writes around an answer,
+// and where the collaborative prompt stands; refuses labels and lengths.
+import { CompressoError } from "../errors.ts";
+import { type ChatMessage, renderChat } from "./chat_template.ts";
+import type { InstructRow } from "./datasets_row.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/** Layout of prompts: the tokenizer's chat template, headings as in Alpaca, or bare lines. */
+export type PromptStyle = "chat" | "alpaca" | "plain";
+
+/** What decides on the layout of a prompt. */
+export interface FormatOptions {
+  /** Its config and chat template decide on the style. */
+  readonly tokenizer: Tokenizer;
+  /** Text put before the instruction, such as the collaborative prompt; null for none. */
+  readonly prompt: string | null;
+  /** "auto" (default) takes the tokenizer's own style, see {@link promptStyle}. */
+  readonly style?: "auto" | PromptStyle;
+}
+
+/** The style of a tokenizer: `compresso_style` of its config, else "chat" where it has a template, else "alpaca". */
+export function promptStyle(tokenizer: Tokenizer): PromptStyle {
+  const own = tokenizer.config["compresso_style"];
+  if (own === undefined) return tokenizer.chatTemplate === null ? "alpaca" : "chat";
+  if (own === "chat" || own === "alpaca" || own === "plain") return own;
+  throw new CompressoError("input", {
+    what: "cannot format prompts",
+    rule: 'compresso_style in tokenizer_config.json is "chat", "alpaca" or "plain"',
+    value: JSON.stringify(own),
+  });
+}
+
+/** The style that the options ask for. */
+export function styleOf({ style = "auto", tokenizer }: FormatOptions): PromptStyle {
+  return style === "auto" ? promptStyle(tokenizer) : style;
+}
+
+/** The text that the model is given and the text that it is to answer. */
+export function formatExample(
+  row: Pick<InstructRow, "instruction" | "input" | "output">,
+  options: FormatOptions,
+): { prefix: string; response: string } {
+  const { tokenizer, prompt } = options;
+  const { instruction, input } = row;
+  switch (styleOf(options)) {
+    case "chat": {
+      const user = input === "" ? instruction : `${instruction}\n\n${input}`;
+      return { prefix: chatPrefix(user, options), response: turnShape(tokenizer).lead + row.output };
+    }
+    case "alpaca": {
+      const parts = [`### Instruction:\n${instruction}`, ...(input === "" ? [] : [`### Input:\n${input}`])];
+      const prefix = [...(prompt === null ? [] : [prompt]), ...parts, "### Response:\n"].join("\n\n");
+      return { prefix, response: row.output };
+    }
+    case "plain": {
+      const lines = [...(prompt === null ? [] : [prompt]), instruction, ...(input === "" ? [] : [input])];
+      return { prefix: lines.map((line) => `${line}\n`).join(""), response: row.output };
+    }
+  }
+}
+
+/**
+ * The token that ends a response: what the chat template puts after an assistant's turn where that is a special token,
+ * else EOS; null without both.
+ */
+export function endToken(options: FormatOptions): number | null {
+  const { tokenizer } = options;
+  return (styleOf(options) === "chat" ? turnShape(tokenizer).end : null) ?? tokenizer.eosId;
+}
+
+/**
+ * Messages with the prompt before them: as the system turn or before its text, or, where the template refuses a system
+ * turn, before the text of the first message.
+ */
+export function withPrompt(
+  messages: readonly ChatMessage[],
+  { tokenizer, prompt }: Pick<FormatOptions, "tokenizer" | "prompt">,
+): readonly ChatMessage[] {
+  const [first, ...others] = messages;
+  if (prompt === null || first === undefined) return messages;
+  const before = { role: first.role, content: `${prompt}\n\n${first.content}` };
+  if (first.role === "system") return [before, ...others];
+  return acceptsSystem(tokenizer) ? [{ role: "system", content: prompt }, ...messages] : [before, ...others];
+}
+
+/** What a chat template writes around an assistant's answer. */
+export interface TurnShape {
+  /** White space between the generation prompt and the answer, as in "[/INST] answer". */
+  readonly lead: string;
+  /** The special token behind the answer. */
+  readonly end: number | null;
+}
+
+const shapes = new WeakMap<Tokenizer, TurnShape>();
+const systems = new WeakMap<Tokenizer, boolean>();
+
+/** What the tokenizer's chat template writes around an answer. */
+export function turnShape(tokenizer: Tokenizer): TurnShape {
+  const known = shapes.get(tokenizer);
+  if (known) return known;
+  const [question, answer] = ["question", "answer"];
+  const turn: ChatMessage = { role: "user", content: question };
+  const opening = renderChat(tokenizer, [turn], { addGenerationPrompt: true });
+  const text = renderChat(tokenizer, [turn, { role: "assistant", content: answer }], { addGenerationPrompt: false });
+  const start = text.lastIndexOf(answer);
+  const lead = text.startsWith(opening) ? text.slice(opening.length, Math.max(start, opening.length)) : "";
+  const [first] = tokenizer.encode(text.slice(start + answer.length).trimStart());
+  const shape = {
+    lead: lead.trim() === "" ? lead : "",
+    end: first !== undefined && tokenizer.isSpecial(first) ? first : null,
+  };
+  shapes.set(tokenizer, shape);
+  return shape;
+}
+
+function chatPrefix(user: string, options: FormatOptions): string {
+  const turns: readonly ChatMessage[] = [{ role: "user", content: user }];
+  return renderChat(options.tokenizer, withPrompt(turns, options), { addGenerationPrompt: true });
+}
+
+/** Whether the chat template takes a system turn: some raise an exception, some leave it out without a word. */
+function acceptsSystem(tokenizer: Tokenizer): boolean {
+  const known = systems.get(tokenizer);
+  if (known !== undefined) return known;
+  const content = "Be brief.";
+  const turns: readonly ChatMessage[] = [{ role: "system", content }, { role: "user", content: "question" }];
+  let accepted = false;
+  try {
+    accepted = renderChat(tokenizer, turns, { addGenerationPrompt: true }).includes(content);
+  } catch {
+    // A template that cannot render even a lone question is refused where the row itself is rendered.
+  }
+  systems.set(tokenizer, accepted);
+  return accepted;
+}

@@ -1,0 +1,172 @@
+// Weights in blocks of 32 columns, value = d·q + m, on the host. Owns the rounding and the packing into texels; refuses files and the GPU.
+import { QUANT_BLOCK, QUANT_ROWS, quantBits, quantColumns, type QuantDtype } from "../../kernels/mod.ts";
+
+/** Rows of a matrix in blocks: column c of a row is d·q + m, with d and m of block ⌊c / 32⌋. */
+export interface QuantRows {
+  /** q, row-major; a row is padded to whole blocks. */
+  readonly codes: Uint8Array<ArrayBuffer>;
+  /** d (lower half) and m (upper half) as f16 bits, one word for each block of a row, row-major. */
+  readonly scales: Uint32Array<ArrayBuffer>;
+}
+
+/** Rows as the texels of a matrix, [rows / 4, stride / columns of a texel] and [rows / 4, stride / 32]. */
+export interface QuantTexels {
+  readonly codes: Uint32Array<ArrayBuffer>;
+  readonly scales: Uint32Array<ArrayBuffer>;
+}
+
+/** Largest magnitude that {@link quantizeRows} takes: all its d and m are finite in f16 then. */
+export const QUANT_LIMIT = 32768;
+
+/** Blocks of a row. */
+export function blocksOf(cols: number): number {
+  return Math.ceil(cols / QUANT_BLOCK);
+}
+
+/**
+ * Rounds rows of finite values of at most {@link QUANT_LIMIT} to the nearest code. No value moves by more than d/2 (and an f32 rounding):
+ * - q8: d is max |x| / 127, rounded up to f16; q = 128 is 0.
+ * - q4: m is min x rounded down to f16, d (max x − m) / 15 rounded up to f16.
+ *   A block that holds a zero keeps it: d is (max(x, 0) − min(x, 0)) / 14 rounded up to 7 bits, m a multiple of it.
+ *
+ * Zeros stay zeros, so padding needs no care; rows are padded to whole blocks with them.
+ */
+export function quantizeRows(
+  values: Float32Array,
+  { cols, dtype }: { readonly cols: number; readonly dtype: QuantDtype },
+): QuantRows {
+  const rows = values.length / cols, blocks = blocksOf(cols);
+  const codes = new Uint8Array(rows * blocks * QUANT_BLOCK);
+  const scales = new Float16Array(2 * rows * blocks);
+  const block = new Float64Array(QUANT_BLOCK);
+  for (let index = 0; index < rows * blocks; index++) {
+    const from = Math.floor(index / blocks) * cols, first = index % blocks * QUANT_BLOCK;
+    const count = Math.min(QUANT_BLOCK, cols - first);
+    let least = count < QUANT_BLOCK ? 0 : Infinity, most = count < QUANT_BLOCK ? 0 : -Infinity;
+    let hasZero = count < QUANT_BLOCK;
+    block.fill(0);
+    for (let i = 0; i < count; i++) {
+      const x = values[from + first + i] ?? 0;
+      block[i] = x;
+      if (x < least) least = x;
+      if (x > most) most = x;
+      if (x === 0) hasZero = true;
+    }
+    const { d, m } = dtype === "q8" ? symmetric(least, most) : hasZero ? withZero(least, most) : affine(least, most);
+    scales[2 * index] = d;
+    scales[2 * index + 1] = m;
+    if (d === 0) continue;
+    const top = 2 ** quantBits(dtype) - 1;
+    for (let i = 0; i < QUANT_BLOCK; i++) {
+      codes[index * QUANT_BLOCK + i] = Math.min(top, Math.floor(((block[i] ?? 0) - m) / d + 0.5));
+    }
+  }
+  return { codes, scales: new Uint32Array(scales.buffer) };
+}
+
+/** The values of rows in f32. */
+export function dequantizeRows({ codes, scales }: QuantRows, cols: number): Float32Array<ArrayBuffer> {
+  const blocks = blocksOf(cols), rows = scales.length / blocks;
+  const values = new Float32Array(rows * cols), pairs = Float32Array.from(new Float16Array(scales.buffer));
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < cols; column++) {
+      const block = row * blocks + Math.floor(column / QUANT_BLOCK);
+      // Exact in f64, so rounded once, as d·q is exact in f32 too.
+      const q = codes[row * blocks * QUANT_BLOCK + column] ?? 0;
+      values[row * cols + column] = (pairs[2 * block] ?? 0) * q + (pairs[2 * block + 1] ?? 0);
+    }
+  }
+  return values;
+}
+
+/** Index of the first word of scales that holds NaN or infinity, or −1. */
+export function firstBrokenScale({ scales }: QuantRows): number {
+  return scales.findIndex((word) => (word & 0x7c00) === 0x7c00 || (word & 0x7c000000) === 0x7c000000);
+}
+
+/** Lays rows out as texels of 4 rows; what is missing to 4 rows and to the stride (a multiple of 64) is zero. */
+export function packTexels(
+  { codes, scales }: QuantRows,
+  { cols, stride, dtype }: { readonly cols: number; readonly stride: number; readonly dtype: QuantDtype },
+): QuantTexels {
+  const blocks = blocksOf(cols), width = blocks * QUANT_BLOCK, rows = scales.length / blocks;
+  const bits = quantBits(dtype), perWord = quantColumns(dtype);
+  const groups = Math.ceil(rows / QUANT_ROWS), texels = stride / perWord, scaleTexels = stride / QUANT_BLOCK;
+  const words = new Uint32Array(groups * texels * QUANT_ROWS);
+  const scaleWords = new Uint32Array(groups * scaleTexels * QUANT_ROWS);
+  for (let row = 0; row < rows; row++) {
+    const group = Math.floor(row / QUANT_ROWS), part = row % QUANT_ROWS;
+    for (let t = 0, at = row * width; t < width / perWord; t++) {
+      let word = 0;
+      for (let shift = 0; shift < 32; shift += bits) word |= (codes[at++] ?? 0) << shift;
+      words[(group * texels + t) * QUANT_ROWS + part] = word;
+    }
+    for (let block = 0; block < blocks; block++) {
+      scaleWords[(group * scaleTexels + block) * QUANT_ROWS + part] = scales[row * blocks + block] ?? 0;
+    }
+  }
+  return { codes: words, scales: scaleWords };
+}
+
+/** The reverse of {@link packTexels}, for all rows of the texels. */
+export function unpackTexels(
+  { codes, scales }: QuantTexels,
+  { cols, stride, dtype }: { readonly cols: number; readonly stride: number; readonly dtype: QuantDtype },
+): QuantRows {
+  const blocks = blocksOf(cols), width = blocks * QUANT_BLOCK;
+  const bits = quantBits(dtype), perWord = quantColumns(dtype), mask = 2 ** bits - 1;
+  const texels = stride / perWord, scaleTexels = stride / QUANT_BLOCK, rows = codes.length / texels;
+  const out = new Uint8Array(rows * width), outScales = new Uint32Array(rows * blocks);
+  for (let row = 0; row < rows; row++) {
+    const group = Math.floor(row / QUANT_ROWS), part = row % QUANT_ROWS;
+    for (let column = 0; column < width; column++) {
+      const word = codes[(group * texels + Math.floor(column / perWord)) * QUANT_ROWS + part] ?? 0;
+      out[row * width + column] = word >>> column % perWord * bits & mask;
+    }
+    for (let block = 0; block < blocks; block++) {
+      outScales[row * blocks + block] = scales[(group * scaleTexels + block) * QUANT_ROWS + part] ?? 0;
+    }
+  }
+  return { codes: out, scales: outScales };
+}
+
+interface Scale {
+  readonly d: number;
+  readonly m: number;
+}
+
+/** −128·d is exact in f16. */
+function symmetric(least: number, most: number): Scale {
+  const d = f16Above(Math.max(-least, most) / 127);
+  return { d, m: -128 * d };
+}
+
+function affine(least: number, most: number): Scale {
+  const m = least < 0 ? -f16Above(-least) : f16Below(least);
+  return { d: f16Above((most - m) / 15), m };
+}
+
+/** least ≤ 0 ≤ most. With d of 7 bits, m = −z·d, z ≤ 15, has 11 and is exact in f16. */
+function withZero(least: number, most: number): Scale {
+  const size = (most - least) / 14;
+  if (size === 0) return { d: 0, m: 0 };
+  const unit = 2 ** Math.max(-24, Math.floor(Math.log2(size)) - 6);
+  const d = Math.ceil(size / unit) * unit;
+  return { d, m: Math.ceil(-least / d) * -d };
+}
+
+const half = new Float16Array(1), halfBits = new Uint16Array(half.buffer);
+
+/** The least f16 that is ≥ x, for x ≥ 0. */
+function f16Above(x: number): number {
+  half[0] = x;
+  if ((half[0] ?? 0) < x) halfBits[0] = (halfBits[0] ?? 0) + 1;
+  return half[0] ?? 0;
+}
+
+/** The greatest f16 that is ≤ x, for x ≥ 0. */
+function f16Below(x: number): number {
+  half[0] = x;
+  if ((half[0] ?? 0) > x) halfBits[0] = (halfBits[0] ?? 0) - 1;
+  return half[0] ?? 0;
+}

@@ -1,0 +1,118 @@
+// Curves for schedules: numbers as functions of progress, in closed form. Owns the built-in shapes; refuses the loop and files.
+//
+// Isolated schedule scripts get this file as their `mod.ts`: beside the error type it may import types only.
+import { CompressoError } from "../errors.ts";
+import type { CurveInput } from "./schedule_script.ts";
+
+/** A curve over a pruning stage; usable wherever a schedule takes a number. */
+export type CurveFunction = (input: CurveInput) => number;
+
+/** Ends of a curve, and when it arrives. */
+export interface RampOptions {
+  /** Value at progress 0. Default 0. */
+  readonly from?: number;
+  /** Value from `warmup` on; "target" is the run's sparsity. */
+  readonly to: number | "target";
+  /** Progress, in [0, 1], from which on the value is `to`. Default 1. */
+  readonly warmup?: number;
+}
+
+/** Options of {@link exponential}. */
+export interface ExponentialOptions extends RampOptions {
+  /** k of e^(−k·q), above 0; the larger, the more of the way is done early. Default 5. ln(from / to) gives from·(to / from)^q. */
+  readonly steepness?: number;
+}
+
+/**
+ * to + (from − to)·(1 − q)³ with q = min(1, progress / warmup): fast at first, then ever slower (Zhu & Gupta 2017).
+ * Throws `CompressoError("usage")` for options out of range, as all curves do.
+ *
+ * @example
+ * ```ts
+ * import { cubic } from "./curves.ts";
+ * const curve = cubic({ to: "target", warmup: 0.5 });
+ * if (curve({ progress: 0.25, sparsity: 0.5 }) !== 0.4375) throw new Error("not cubic");
+ * ```
+ */
+export function cubic(options: RampOptions): CurveFunction {
+  return ramp("cubic", options, (q) => (1 - q) ** 3);
+}
+
+/** to + (from − to)·(1 − q) with q = min(1, progress / warmup): a straight line. */
+export function linear(options: RampOptions): CurveFunction {
+  return ramp("linear", options, (q) => 1 - q);
+}
+
+/** to + (from − to)·(1 + cos(π·q)) / 2 with q = min(1, progress / warmup): slow at both ends. */
+export function cosine(options: RampOptions): CurveFunction {
+  return ramp("cosine", options, (q) => (1 + Math.cos(Math.PI * q)) / 2);
+}
+
+/** to + (from − to)·(e^(−k·q) − e^(−k)) / (1 − e^(−k)) with q = min(1, progress / warmup) and k the steepness. */
+export function exponential({ steepness = 5, ...options }: ExponentialOptions): CurveFunction {
+  if (!(steepness > 0 && steepness <= 700)) {
+    throw wrong("exponential", { rule: "steepness lies in (0, 700]", value: steepness });
+  }
+  const last = Math.exp(-steepness);
+  return ramp("exponential", options, (q) => (Math.exp(-steepness * q) - last) / (1 - last));
+}
+
+/**
+ * Stairs: from each [progress, value] on its value, until the next. The first begins at progress 0.
+ *
+ * @example
+ * ```ts
+ * import { steps } from "./curves.ts";
+ * const curve = steps([[0, 0.1], [0.5, "target"]]);
+ * if (curve({ progress: 0.4, sparsity: 0.3 }) !== 0.1 || curve({ progress: 0.5, sparsity: 0.3 }) !== 0.3) throw new Error("no stairs");
+ * ```
+ */
+export function steps(stairs: readonly (readonly [progress: number, value: number | "target"])[]): CurveFunction {
+  stairs.forEach(([progress, value], index) => {
+    const before = stairs[index - 1]?.[0] ?? -1;
+    if (!(progress > before && progress <= 1) || (index === 0 && progress !== 0)) {
+      throw wrong("steps", { rule: "progress begins at 0 and rises up to 1", value: progress });
+    }
+    checkLevel("steps", value);
+  });
+  if (stairs.length === 0) throw wrong("steps", { rule: "there is at least one stair", value: "none" });
+  return (input) => {
+    let value = levelOf(stairs[0]?.[1] ?? 0, input);
+    for (const [progress, next] of stairs) if (progress <= input.progress) value = levelOf(next, input);
+    return value;
+  };
+}
+
+/** The same value all along. */
+export function constant(value: number | "target"): CurveFunction {
+  checkLevel("constant", value);
+  return (input) => levelOf(value, input);
+}
+
+/** A curve that leaves `from` as `rest` falls from 1 to 0. */
+function ramp(
+  name: string,
+  { from = 0, to, warmup = 1 }: RampOptions,
+  rest: (q: number) => number,
+): CurveFunction {
+  checkLevel(name, from);
+  checkLevel(name, to);
+  if (!(warmup >= 0 && warmup <= 1)) throw wrong(name, { rule: "warmup lies in [0, 1]", value: warmup });
+  return (input) => {
+    const end = levelOf(to, input), q = warmup > 0 ? Math.min(1, input.progress / warmup) : 1;
+    return q === 1 ? end : end + (from - end) * rest(q);
+  };
+}
+
+function levelOf(level: number | "target", { sparsity }: CurveInput): number {
+  return level === "target" ? sparsity : level;
+}
+
+function checkLevel(name: string, level: unknown): void {
+  if (level === "target" || Number.isFinite(level)) return;
+  throw wrong(name, { rule: 'a value is a finite number, or "target" for the run\'s sparsity', value: level });
+}
+
+function wrong(name: string, { rule, value }: { readonly rule: string; readonly value: unknown }): CompressoError {
+  return new CompressoError("usage", { what: `cannot make a curve with ${name}()`, rule, value: String(value) });
+}

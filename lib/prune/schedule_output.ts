@@ -1,0 +1,173 @@
+// What a schedule decides for a step, checked: finite, in range, of this model. Owns the rules of every value; refuses to know where values come from.
+import { CompressoError } from "../errors.ts";
+import {
+  type FrozenUnits,
+  RATE_NAMES,
+  type RateName,
+  rawOutput,
+  type Schedule,
+  type ScheduleInput,
+} from "./schedule_script.ts";
+
+/** What a schedule has decided for one step. */
+export interface ScheduleOutput {
+  /** Sparsity to hold, in [0, 1); null where the schedule leaves it to the run. */
+  readonly sparsity: number | null;
+  /** Sparsity of each layer, in [0, 1], or null where it is free; null where the schedule says nothing of layers. */
+  readonly layers: readonly (number | null)[] | null;
+  /** Units that do not move. */
+  readonly freeze: readonly FrozenUnits[];
+  /** Whether the stage ends before this step. */
+  readonly end: boolean;
+  /** Numbers of the loop that the schedule sets. */
+  readonly rates: { readonly [rate in RateName]?: number };
+}
+
+/**
+ * What a schedule decides for a step. Throws `CompressoError`: "numeric" where a value is no finite number, "input" where it is out of range or
+ * the schedule throws.
+ */
+export function evaluateSchedule(schedule: Schedule, input: ScheduleInput): ScheduleOutput {
+  let raw: unknown;
+  try {
+    raw = rawOutput(schedule, input);
+  } catch (error) {
+    throw new CompressoError("input", {
+      what: `cannot use the schedule at step ${input.step} of ${input.steps}`,
+      rule: "its functions return a value",
+      value: error instanceof Error ? `${error.name}: ${error.message}` : String(error),
+    }, { cause: error });
+  }
+  return checkOutput(raw, input);
+}
+
+/** Checks what `rawOutput` gave, perhaps in another process. Throws as {@link evaluateSchedule} does. */
+export function checkOutput(raw: unknown, input: ScheduleInput): ScheduleOutput {
+  const at = { step: input.step, steps: input.steps };
+  if (!isRecord(raw)) throw refusal(at, { rule: "it decides as an object", value: show(raw) });
+  const has = (part: string): boolean => Object.hasOwn(raw, part);
+  const list = (part: string): readonly unknown[] => {
+    const value = raw[part];
+    if (Array.isArray(value)) return value;
+    throw refusal(at, { rule: `${part} is a list`, value: `${part} = ${show(value)}` });
+  };
+  const end = has("end") ? raw["end"] : false;
+  if (typeof end !== "boolean") throw refusal(at, { rule: "end is true or false", value: `end = ${show(end)}` });
+  return {
+    sparsity: has("sparsity") ? checkNumber(at, { name: "sparsity", value: raw["sparsity"], below: 1 }) : null,
+    layers: has("layers") ? checkLayers(at, { values: list("layers"), count: input.layers.length }) : null,
+    freeze: has("freeze") ? checkFreeze(at, { values: list("freeze"), count: input.layers.length }) : [],
+    end,
+    rates: checkRates(at, has("rates") ? raw["rates"] : {}),
+  };
+}
+
+/** The step, for messages. */
+interface At {
+  readonly step: number;
+  readonly steps: number;
+}
+
+interface Bounds {
+  /** Default 0. */
+  readonly least?: number;
+  readonly above?: number;
+  readonly most?: number;
+  readonly below?: number;
+}
+
+/** Bounds beside "at least 0". */
+const RATE_BOUNDS: { readonly [rate in RateName]?: Bounds } = {
+  temperature: { above: 0 },
+  warmup: { most: 1 },
+  tracking: { most: 1 },
+};
+
+function checkRates(at: At, given: unknown): ScheduleOutput["rates"] {
+  if (!isRecord(given)) throw refusal(at, { rule: "rates is an object", value: `rates = ${show(given)}` });
+  const rates: { [rate in RateName]?: number } = {};
+  for (const name of RATE_NAMES) {
+    if (!Object.hasOwn(given, name)) continue;
+    rates[name] = checkNumber(at, { name: `rates.${name}`, value: given[name], ...RATE_BOUNDS[name] });
+  }
+  return rates;
+}
+
+function checkLayers(at: At, { values, count }: Listed): readonly (number | null)[] {
+  if (values.length !== count) {
+    throw refusal(at, {
+      rule: `layers has an entry for each of the ${count} layers`,
+      value: `${values.length} entries`,
+    });
+  }
+  // Array.from, unlike map, does not skip the holes of a sparse list.
+  return Array.from(
+    values,
+    (value, layer) => value === null ? null : checkNumber(at, { name: `layers[${layer}]`, value, most: 1 }),
+  );
+}
+
+function checkFreeze(at: At, { values, count }: Listed): readonly FrozenUnits[] {
+  return Array.from(values, (entry): FrozenUnits => {
+    const { layer, kind } = isRecord(entry) ? entry : {};
+    const known = typeof layer === "number" && Number.isInteger(layer) && layer >= 0 && layer < count;
+    if (known && (kind === "heads" || kind === "ffn")) return { layer, kind };
+    throw refusal(at, {
+      rule: `freeze names a layer from 0 to ${count - 1} and the kind "heads" or "ffn"`,
+      value: `layer ${show(layer)}, kind ${show(kind)}`,
+    });
+  });
+}
+
+interface Listed {
+  readonly values: readonly unknown[];
+  /** Layers of the model. */
+  readonly count: number;
+}
+
+function checkNumber(
+  at: At,
+  { name, value, least = 0, above, most, below }: Bounds & { readonly name: string; readonly value: unknown },
+): number {
+  const finite = typeof value === "number" && Number.isFinite(value);
+  const fits = finite && value >= least && value > (above ?? -Infinity) && value <= (most ?? Infinity) &&
+    value < (below ?? Infinity);
+  if (fits) return value;
+  const bounds = [
+    above === undefined ? `at least ${least}` : `above ${above}`,
+    ...(most === undefined ? [] : [`at most ${most}`]),
+    ...(below === undefined ? [] : [`below ${below}`]),
+  ];
+  throw refusal(at, {
+    rule: `${name} is a finite number, ${bounds.join(" and ")}`,
+    value: `${name} = ${show(value)}`,
+    code: finite ? "input" : "numeric",
+  });
+}
+
+function refusal(
+  { step, steps }: At,
+  { rule, value, code = "input" }: {
+    readonly rule: string;
+    readonly value: string;
+    readonly code?: "numeric" | "input";
+  },
+): CompressoError {
+  return new CompressoError(code, {
+    what: `cannot use the schedule at step ${step} of ${steps}`,
+    rule,
+    value,
+    mend: "`compresso schedule preview` shows its values before a run",
+  });
+}
+
+function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** A value in a message: short, whatever it is. */
+function show(value: unknown): string {
+  if (typeof value === "string") return value.slice(0, 80);
+  if (typeof value === "object" && value !== null) return Array.isArray(value) ? "a list" : "an object";
+  return typeof value === "function" ? "a function" : String(value);
+}

@@ -1,0 +1,184 @@
+// Schedules that users write: what one sees and what it may decide. Owns the contract; refuses the loop, files and processes.
+//
+// An isolated script runs with this file's code: beside the error type it may import types only.
+import { CompressoError } from "../errors.ts";
+
+/** What the built-in curves read. */
+export interface CurveInput {
+  /** Share of the pruning stage that is done with this step: 1 / steps at the first step, 1 at the last. */
+  readonly progress: number;
+  /** The run's sparsity target. */
+  readonly sparsity: number;
+}
+
+/** What a schedule sees at every step of the pruning stage. */
+export interface ScheduleInput extends CurveInput {
+  /** The step of the pruning stage, from 0. */
+  readonly step: number;
+  /** Steps of the pruning stage. */
+  readonly steps: number;
+  /** The last records of the run that are known, oldest first, 32 at most. */
+  readonly records: readonly RecordView[];
+  /** State of every decoder layer. */
+  readonly layers: readonly LayerState[];
+}
+
+/** What a schedule sees of a step's record: whatever is the same whenever the run is repeated. */
+export interface RecordView {
+  /** Stage of the step. */
+  readonly stage: "finetune" | "prune" | "postfinetune";
+  /** Steps done in the whole run, this one included. */
+  readonly step: number;
+  /** Mean cross-entropy over the batch's labels, in nats. */
+  readonly loss: number;
+  /** Sparsity that the schedule asked for; null outside the pruning stage. */
+  readonly target: number | null;
+  /** Expected sparsity ŝ after the step; null outside the pruning stage. */
+  readonly expected: number | null;
+  /** Multiplier of the gap. */
+  readonly lambda1: number;
+  /** Multiplier of the squared gap. */
+  readonly lambda2: number;
+  /** Global norm of the LoRA gradients before clipping. */
+  readonly gradNorm: number;
+  /** Learning rate of LoRA. */
+  readonly learningRate: number;
+}
+
+/** Expected shares that are cut of a layer's units, each in [0, 1]; 0 where units of the kind are not pruned. */
+export interface LayerState {
+  /** Of its heads. */
+  readonly heads: number;
+  /** Of its FFN columns. */
+  readonly ffn: number;
+}
+
+/** A number of the loop: fixed, or as a function of what the schedule sees. */
+export type Curve = number | ((input: ScheduleInput) => number);
+
+/** Units of one kind in one layer. */
+export interface FrozenUnits {
+  /** The layer, from 0. */
+  readonly layer: number;
+  /** The kind. */
+  readonly kind: "heads" | "ffn";
+}
+
+/** Numbers of the loop that a schedule may set: the names of `Rates`. */
+export const RATE_NAMES = [
+  "lora",
+  "mask",
+  "lambda",
+  "temperature",
+  "noise",
+  "spread",
+  "warmup",
+  "tracking",
+  "clipNorm",
+  "weightDecay",
+] as const;
+/** Name of a number of the loop. */
+export type RateName = typeof RATE_NAMES[number];
+
+/**
+ * What a schedule decides; all parts are optional, and what is left out is as in a run without a schedule. Every function must follow from
+ * its input alone, without memory, clock or chance: only then does a resumed run end with the same bits.
+ */
+export interface ScheduleDefinition {
+  /** Sparsity to hold now, in [0, 1). */
+  readonly sparsity?: Curve;
+  /** Sparsity of each layer by itself, in [0, 1]; null leaves a layer free. As many as there are layers. */
+  readonly layers?: (input: ScheduleInput) => readonly (number | null)[];
+  /** Units that do not move in this step. */
+  readonly freeze?: (input: ScheduleInput) => readonly FrozenUnits[];
+  /** Whether the pruning stage ends before this step. */
+  readonly end?: (input: ScheduleInput) => boolean;
+  /** Numbers of the loop. `spread` counts at the first step only, `warmup` where there is no `sparsity`. */
+  readonly rates?: { readonly [rate in RateName]?: Curve };
+}
+
+/** A schedule as {@link defineSchedule} checks it. */
+export interface Schedule {
+  /** What it decides. */
+  readonly definition: ScheduleDefinition;
+}
+
+/**
+ * Makes a schedule, which a script gives as its default export or a program as an option of its run.
+ * Throws `CompressoError("usage")` for a part that does not exist or is neither number nor function.
+ *
+ * @example
+ * ```ts
+ * import { defineSchedule } from "./schedule_script.ts";
+ * export default defineSchedule({ sparsity: ({ progress }) => progress < 0.5 ? 0.1 : 0.1 + 0.3 * (progress - 0.5) });
+ * ```
+ */
+export function defineSchedule(definition: ScheduleDefinition): Schedule {
+  const { rates = {} } = checkKeys(definition, PARTS, "part");
+  for (const name of FUNCTIONS) check(definition[name], { name, curve: false });
+  check(definition.sparsity, { name: "sparsity", curve: true });
+  for (const [name, curve] of Object.entries(checkKeys(rates, RATE_NAMES, "rate"))) {
+    check(curve, { name: `rates.${name}`, curve: true });
+  }
+  return Object.freeze({ definition: Object.freeze({ ...definition, rates: Object.freeze({ ...rates }) }) });
+}
+
+/** A script's default export as a schedule. Throws `CompressoError("input")` for anything else. */
+export function asSchedule(exported: unknown): Schedule {
+  if (isRecord(exported) && isRecord(exported["definition"])) return defineSchedule(exported["definition"]);
+  throw new CompressoError("input", {
+    what: "cannot use the script as a schedule",
+    rule: "its default export is defineSchedule({ … })",
+    value: exported === undefined ? "no default export" : typeof exported,
+    mend: "write `export default defineSchedule({ … })`",
+  });
+}
+
+/** What a schedule's functions return, unchecked; parts that it leaves out are absent. Throws what they throw. */
+export function rawOutput({ definition }: Schedule, input: ScheduleInput): unknown {
+  const { sparsity, layers, freeze, end, rates = {} } = definition;
+  const valueOf = (curve: Curve): unknown => typeof curve === "function" ? curve(input) : curve;
+  return {
+    ...(sparsity === undefined ? {} : { sparsity: valueOf(sparsity) }),
+    ...(layers === undefined ? {} : { layers: layers(input) }),
+    ...(freeze === undefined ? {} : { freeze: freeze(input) }),
+    ...(end === undefined ? {} : { end: end(input) }),
+    rates: Object.fromEntries(
+      Object.entries(rates).filter(([, curve]) => curve !== undefined).map(([name, curve]) => [name, valueOf(curve)]),
+    ),
+  };
+}
+
+const PARTS = ["sparsity", "layers", "freeze", "end", "rates"] as const;
+const FUNCTIONS = ["layers", "freeze", "end"] as const;
+/** Throws where an object has other keys than it may. */
+function checkKeys<T extends object>(object: T, known: readonly string[], word: string): T {
+  const keys: readonly string[] | null = isRecord(object) ? Object.keys(object) : null;
+  const stranger = keys?.find((key) => !known.includes(key));
+  if (keys && stranger === undefined) return object;
+  throw new CompressoError("usage", {
+    what: "cannot define the schedule",
+    rule: `its ${word}s are some of ${known.join(", ")}`,
+    value: stranger ?? show(object),
+  });
+}
+
+function check(value: unknown, { name, curve }: { readonly name: string; readonly curve: boolean }): void {
+  if (value === undefined || typeof value === "function" || (curve && typeof value === "number")) return;
+  throw new CompressoError("usage", {
+    what: "cannot define the schedule",
+    rule: `${name} is ${curve ? "a number or a function" : "a function"}`,
+    value: show(value),
+  });
+}
+
+function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** A value in a message: short, whatever it is. */
+function show(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value.slice(0, 40));
+  if (typeof value === "object" && value !== null) return Array.isArray(value) ? "a list" : "an object";
+  return typeof value === "function" ? "a function" : String(value);
+}

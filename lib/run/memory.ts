@@ -1,0 +1,155 @@
+// How much GPU memory a prune run takes, before it is run. Owns the dry run that counts it; refuses formulas of its own.
+import type { ErrorParts } from "../errors.ts";
+import type { Device, DeviceLimits, MemoryUse } from "../gpu/device.ts";
+import { DEFAULT_LIMITS, openDryDevice } from "../gpu/dry.ts";
+import type { WeightSource } from "../io/source.ts";
+import type { LoraConfig, LoraWeights } from "../nn/lora.ts";
+import type { MatrixDtype } from "../nn/matrix.ts";
+import { type DecoderSpec, tensorShapes } from "../nn/spec.ts";
+import { IDLE_STATE } from "../nn/step_state.ts";
+import { type UnitKind, unitTable } from "../prune/units.ts";
+import type { Batch } from "./batches.ts";
+import { bytesByPart, type MemoryPart } from "./memory_parts.ts";
+import { loadModelFrom, type Model } from "./model.ts";
+import { type ResolvedOptions, resolveOptions } from "./options.ts";
+import { createTrainer } from "./trainer.ts";
+import { rehearseVerify, verifyShape } from "./verify.ts";
+
+/** What is planned; the options of `prune` that memory depends on, with the same defaults. */
+export interface MemoryOptions {
+  /** Sequences a step; default 4. */
+  readonly batch?: number;
+  /** Tokens of a sequence; default 256. */
+  readonly seq?: number;
+  /** Rank and targets of LoRA, and whether it has dropout. */
+  readonly lora?: Partial<LoraConfig>;
+  /** Kinds of units; hidden masks need more to be kept. */
+  readonly units?: readonly UnitKind[];
+  /** Whether backward computes layers anew instead of keeping them; default true. */
+  readonly recompute?: boolean;
+  /** Storage of the frozen weights; default "f16". */
+  readonly baseDtype?: MatrixDtype;
+  /** The adapter to plan for; default: the limits that every adapter grants, and a GPU. */
+  readonly adapter?: PlannedAdapter;
+}
+
+/** What an adapter changes about a plan. */
+export interface PlannedAdapter {
+  /** Limits of the device. */
+  readonly limits: DeviceLimits;
+  /** Whether a CPU runs the shaders: weights and operands then lie in textures. */
+  readonly isCpu: boolean;
+}
+
+/** What a run would take. */
+export interface MemoryPlan {
+  /** Largest number of bytes in use at once, over all stages. */
+  readonly peakBytes: number;
+  /** Bytes at the peak by what they are for; they add up to it. */
+  readonly parts: Readonly<Record<MemoryPart, number>>;
+  /** Bytes of the frozen weights alone, and peaks of training and of comparing the sliced with the masked model, which include them. */
+  readonly stages: { readonly weights: number; readonly training: number; readonly verification: number };
+  /** The largest storage buffer, and the size that the adapter allows for one. */
+  readonly largestBuffer: { readonly label: string; readonly bytes: number; readonly limit: number };
+  /** What the adapter's limits refuse; empty where the run can start. */
+  readonly excesses: readonly ErrorParts[];
+}
+
+/**
+ * Plans the GPU memory of a prune run of a model of this shape: all that is allocated runs on a device that only counts (see
+ * {@link openDryDevice}), so the plan is what `Device.peakBytes` will be. Needs no weights and no adapter.
+ *
+ * @throws CompressoError("usage") for options out of range.
+ * @example
+ * ```ts
+ * import { type DecoderSpec, planMemory } from "../../mod.ts";
+ *
+ * const layer = { heads: 9, kvHeads: 3, ffn: 1536 };
+ * const spec: DecoderSpec = {
+ *   vocab: 49152,
+ *   hidden: 576,
+ *   headDim: 64,
+ *   layers: Array.from({ length: 30 }, () => layer),
+ *   normEps: 1e-5,
+ *   rope: { base: 100_000, scaling: { kind: "none" } },
+ *   tied: true,
+ *   maxPosition: 8192,
+ *   bosId: 1,
+ *   eosIds: [2],
+ *   padId: null,
+ * };
+ * const { peakBytes, parts } = await planMemory(spec, { batch: 1, seq: 1024 });
+ * if (peakBytes > 2 ** 30 || parts.base > peakBytes) throw new Error(`${peakBytes} bytes`);
+ * ```
+ */
+export async function planMemory(spec: DecoderSpec, options: MemoryOptions = {}): Promise<MemoryPlan> {
+  const { adapter = { limits: DEFAULT_LIMITS, isCpu: false }, baseDtype = "f16", ...rest } = options;
+  const resolved = resolveOptions({ rows: [], sparsity: 0.5, steps: 1, ...rest }, spec);
+  const source = zeros(spec);
+  using device = openDryDevice(adapter);
+  using model = await loadModelFrom(source, { device, baseDtype });
+  const weights = device.bytes;
+  const lora = await dryTraining(model, resolved);
+  const training = measured(device);
+  device.resetPeak();
+  const { rank, alpha, targets } = resolved.lora;
+  await rehearseVerify(source, {
+    device,
+    adapters: { lora: { rank, alpha, targets, weights: lora } },
+    ...verifyShape(resolved),
+  });
+  const verification = measured(device);
+  const peak = training.bytes >= verification.bytes ? training : verification;
+  const buffers = [...training.uses, ...verification.uses].filter(({ kind }) => kind === "storage");
+  const largest = buffers.reduce((most, use) => use.bytes > most.bytes ? use : most, { label: "none", bytes: 0 });
+  const { maxBufferSize, maxStorageBufferBindingSize } = adapter.limits;
+  return {
+    peakBytes: peak.bytes,
+    parts: bytesByPart(peak.uses),
+    stages: { weights, training: training.bytes, verification: verification.bytes },
+    largestBuffer: {
+      label: largest.label,
+      bytes: largest.bytes,
+      limit: Math.min(maxBufferSize, maxStorageBufferBindingSize),
+    },
+    excesses: device.excesses.map(({ parts }) => parts),
+  };
+}
+
+/** Trains one step of each kind, and reads what a run reads; the trainer records its plans when they are first used. */
+async function dryTraining(model: Model, options: ResolvedOptions): Promise<LoraWeights> {
+  const { batch, seq, seed, lora, units, recompute } = options;
+  const table = unitTable(model.spec, units);
+  using trainer = createTrainer(model, { batch, seq, seed, lora, table, recompute });
+  const count = batch * seq;
+  const data: Batch = {
+    tokens: new Uint32Array(count),
+    labels: new Int32Array(count),
+    realTokens: count,
+    labelTokens: count,
+  };
+  const state = { state: IDLE_STATE };
+  await trainer.step("lora", data, state);
+  await trainer.maskGradients(data, state);
+  await trainer.step("masks", data, state);
+  await trainer.numbers(0, 1);
+  await trainer.save();
+  return await trainer.loraWeights();
+}
+
+function measured(device: Device): { readonly bytes: number; readonly uses: readonly MemoryUse[] } {
+  return { bytes: device.peakBytes, uses: device.peakUsage() };
+}
+
+/** A model of this shape whose weights are 0. */
+function zeros(spec: DecoderSpec): WeightSource {
+  const shapes = tensorShapes(spec);
+  return {
+    spec,
+    read(name, rows): Promise<Float32Array<ArrayBuffer>> {
+      const [count = 0, ...others] = shapes.get(name) ?? [];
+      return Promise.resolve(new Float32Array(others.reduce((size, side) => size * side, rows?.count ?? count)));
+    },
+    storedDtype: () => "f32",
+  };
+}

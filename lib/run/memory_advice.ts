@@ -1,0 +1,138 @@
+// What makes a run fit that does not: single changes of options, each planned anew. Owns the search and the refusal; refuses to plan by itself.
+import { CompressoError } from "../errors.ts";
+import type { MatrixDtype } from "../nn/matrix.ts";
+import type { DecoderSpec } from "../nn/spec.ts";
+import { type MemoryOptions, type MemoryPlan, planMemory } from "./memory.ts";
+import { DEFAULTS } from "./options.ts";
+
+/** A change of options that makes a run fit. */
+export interface MemoryAdvice {
+  /** The change in the words of the command line, such as "--batch 2". */
+  readonly change: string;
+  /** The options that change. */
+  readonly options: Pick<MemoryOptions, "batch" | "seq" | "baseDtype" | "recompute">;
+  /** Planned peak with the change. */
+  readonly peakBytes: number;
+}
+
+/** What a plan has to fit into. */
+export interface MemoryBudget {
+  /** Bytes that the run may use; default no limit but the adapter's. */
+  readonly memoryLimit?: number;
+}
+
+/** Dtypes of frozen weights from the largest to the smallest. */
+const DTYPES: readonly MatrixDtype[] = ["f32", "f16", "q8", "q4"];
+/** Sequence lengths that are tried are multiples of this. */
+const SEQ_STEP = 32;
+
+/** Whether a plan keeps within the budget and the adapter's limits. */
+export function fits({ peakBytes, excesses }: MemoryPlan, { memoryLimit = Infinity }: MemoryBudget): boolean {
+  return peakBytes <= memoryLimit && excesses.length === 0;
+}
+
+/**
+ * Looks for what makes a run fit: one change if one is enough, of each kind the mildest; else all of them together; else nothing.
+ * Recomputation where it is off, a smaller dtype of the frozen weights, fewer sequences a step, shorter sequences.
+ */
+export async function adviseMemory(
+  spec: DecoderSpec,
+  options: MemoryOptions,
+  budget: MemoryBudget,
+): Promise<MemoryAdvice[]> {
+  const { batch = DEFAULTS.batch, seq = DEFAULTS.seq, baseDtype = "f16" } = options;
+  const attempt = async (change: MemoryAdvice["options"]): Promise<MemoryAdvice | null> => {
+    const plan = await planMemory(spec, { ...options, ...change });
+    return fits(plan, budget) ? { change: wordsOf(change), options: change, peakBytes: plan.peakBytes } : null;
+  };
+  const shorter = (fixed: MemoryAdvice["options"]): Promise<MemoryAdvice | null> =>
+    largest(Math.ceil(seq / SEQ_STEP) - 1, (steps) => attempt({ ...fixed, seq: steps * SEQ_STEP }));
+  const single: (MemoryAdvice | null)[] = [];
+  if (options.recompute === false) single.push(await attempt({ recompute: true }));
+  for (const dtype of DTYPES.slice(DTYPES.indexOf(baseDtype) + 1)) single.push(await attempt({ baseDtype: dtype }));
+  single.push(await largest(batch - 1, (count) => attempt({ batch: count })));
+  single.push(await shorter({}));
+  const fitting = single.filter((advice) => advice !== null);
+  if (fitting.length > 0) return fitting;
+  const least = DTYPES.at(-1) ?? baseDtype;
+  const all: MemoryAdvice["options"] = {
+    ...(options.recompute === false ? { recompute: true } : {}),
+    ...(baseDtype === least ? {} : { baseDtype: least }),
+    ...(batch > 1 ? { batch: 1 } : {}),
+  };
+  const together = await attempt(all) ?? await shorter(all);
+  return together ? [together] : [];
+}
+
+/** A plan that fits, on a device that may hold other things. */
+export interface CheckedPlan extends MemoryPlan {
+  /** Bytes on the device that are no part of the plan. */
+  readonly otherBytes: number;
+}
+
+/**
+ * Plans a run and refuses one that does not fit.
+ *
+ * @throws CompressoError("gpu") over the budget or the adapter's limits, naming the changes that would fit.
+ */
+export async function checkMemory(
+  spec: DecoderSpec,
+  options: MemoryOptions,
+  { memoryLimit = Infinity, deviceBytes = 0 }: MemoryBudget & {
+    /** Bytes in use on the device, the frozen weights among them. */
+    readonly deviceBytes?: number;
+  } = {},
+): Promise<CheckedPlan> {
+  const plan = await planMemory(spec, options);
+  const otherBytes = Math.max(0, deviceBytes - plan.stages.weights), budget = { memoryLimit: memoryLimit - otherBytes };
+  if (fits(plan, budget)) return { ...plan, otherBytes };
+  throw refusal({ ...plan, otherBytes }, { memoryLimit, advice: await adviseMemory(spec, options, budget) });
+}
+
+/** The error for a plan that does not fit, with what would. */
+export function refusal(
+  { peakBytes, otherBytes, excesses: [excess] }: CheckedPlan,
+  { memoryLimit = Infinity, advice }: MemoryBudget & { readonly advice: readonly MemoryAdvice[] },
+): CompressoError {
+  const others = otherBytes > 0 ? `, and ${mebibytes(otherBytes)} are in use already` : "";
+  const isOver = peakBytes + otherBytes > memoryLimit;
+  return new CompressoError("gpu", {
+    what: "cannot prune in the memory that there is",
+    rule: isOver
+      ? `the planned peak is within the memory limit, ${mebibytes(memoryLimit)}`
+      : excess?.rule ?? "the plan is within the adapter's limits",
+    value: isOver
+      ? `the run needs ${mebibytes(peakBytes)}${others}`
+      : `${excess?.what ?? "the plan is not"}: ${excess?.value ?? ""}`,
+    mend: advice.length > 0
+      ? `use ${advice.map(({ change, peakBytes: bytes }) => `${change} (${mebibytes(bytes)})`).join(", or ")}`
+      : "use a smaller model, or another adapter",
+  });
+}
+
+/** Bytes in MiB, rounded up, so that what is said to be enough is. */
+export function mebibytes(bytes: number): string {
+  return `${Math.ceil(bytes / 2 ** 20)} MiB`;
+}
+
+/** What `attempt` gives for the largest number from 1 to `most` that it gives anything for; it must do so for all smaller ones too. */
+async function largest<T>(most: number, attempt: (value: number) => Promise<T | null>): Promise<T | null> {
+  let low = 0, high = most + 1, best: T | null = null;
+  while (high - low > 1) {
+    // The smallest first: where it is too large, all are.
+    const middle = low === 0 && high === most + 1 ? 1 : Math.floor((low + high) / 2), found = await attempt(middle);
+    if (found) [low, best] = [middle, found];
+    else if (middle === 1) return null;
+    else high = middle;
+  }
+  return best;
+}
+
+function wordsOf({ batch, seq, baseDtype, recompute }: MemoryAdvice["options"]): string {
+  return [
+    ...(baseDtype === undefined ? [] : [`--base-dtype ${baseDtype}`]),
+    ...(batch === undefined ? [] : [`--batch ${batch}`]),
+    ...(seq === undefined ? [] : [`--seq ${seq}`]),
+    ...(recompute ? ["no longer --no-recompute"] : []),
+  ].join(" and ");
+}

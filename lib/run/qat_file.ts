@@ -1,0 +1,139 @@
+// Self-written data on disk: a part that grows and can be continued, then the whole file. Owns both files; refuses the
+// texts.
+import { CompressoError } from "../errors.ts";
+import { AtomicFile } from "../io/atomic.ts";
+import type { Model } from "./model.ts";
+import { type SelfDataOptions, type SelfText, writeTexts } from "./qat.ts";
+
+/** Options of {@link writeTextFile}. */
+export interface SelfDataFileOptions extends Omit<SelfDataOptions, "skip"> {
+  /** The file, JSON lines of `{"text": …}`; until it is whole, its texts lie in `PATH.part`. */
+  readonly path: string;
+  /** Goes on from `PATH.part` where there is one. Default false: what is there is replaced. */
+  readonly resume?: boolean | undefined;
+  /** Facts that must be the same for going on, such as a hash of the weights. */
+  readonly identity?: Readonly<Record<string, string | number>> | undefined;
+  /** Called when it is known how many texts were there. */
+  readonly onStart?: ((there: number) => void) | undefined;
+  /** Called after each text. */
+  readonly onText?: ((text: SelfText) => void) | undefined;
+}
+
+/** What was written. */
+export interface SelfDataResult {
+  /** The file. */
+  readonly path: string;
+  /** Texts in the file. */
+  readonly count: number;
+  /** Texts that were there before. */
+  readonly resumed: number;
+  /** Tokens that were generated now, first tokens included. */
+  readonly tokens: number;
+}
+
+/** Path of the growing part. */
+export function partPath(path: string): string {
+  return `${path}.part`;
+}
+
+/**
+ * Writes {@link writeTexts} to a file. Each text is on disk before the next begins; a stopped or crashed run leaves
+ * `PATH.part`, from which `resume` makes the same file as a run that was not stopped. `PATH` itself appears whole or not
+ * at all. `count` may be raised on resuming.
+ *
+ * @throws CompressoError("mismatch") for resuming with other settings; "input" where the disk refuses the file; and what
+ * {@link writeTexts} throws.
+ */
+export async function writeTextFile(model: Model, options: SelfDataFileOptions): Promise<SelfDataResult> {
+  const { path, count, resume = false, identity = {}, onStart, onText, signal } = options;
+  const { tokens, temperature = 1, seed = 1 } = options;
+  const settings = { tokens, temperature, seed };
+  const header = JSON.stringify({ settings: { ...settings, ...identity } });
+  const part = partPath(path);
+  // The options are checked before the part of an earlier run is touched.
+  writeTexts(model, { count, ...settings });
+  const there = resume ? Math.min(count, await standing(part, header)) : 0;
+  if (there === 0) await replace(part, `${header}\n`);
+  onStart?.(there);
+  let generated = 0;
+  {
+    using file = await Deno.open(part, { append: true });
+    for await (const text of writeTexts(model, { count, ...settings, skip: there, signal })) {
+      await append(file, { path, line: `${JSON.stringify({ text: text.text })}\n` });
+      generated += text.tokens;
+      onText?.(text);
+    }
+  }
+  await publish(part, { path, count });
+  return { path, count, resumed: there, tokens: generated };
+}
+
+/** Texts of a part, whose unfinished last line is cut off; 0 where there is no part. */
+async function standing(part: string, header: string): Promise<number> {
+  let bytes: Uint8Array;
+  try {
+    bytes = await Deno.readFile(part);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return 0;
+    throw unwritable(part, error);
+  }
+  const end = bytes.lastIndexOf(NEWLINE) + 1;
+  if (end === 0) return 0;
+  const first = new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(NEWLINE)));
+  if (first !== header) {
+    throw new CompressoError("mismatch", {
+      what: `cannot go on with ${part}`,
+      rule: "it was begun with the same model and settings",
+      value: `${first} then, ${header} now`,
+      mend: "use the settings of the first run, or start anew",
+    });
+  }
+  if (end < bytes.length) await Deno.truncate(part, end);
+  let lines = 0;
+  for (const byte of bytes.subarray(0, end)) if (byte === NEWLINE) lines++;
+  return lines - 1;
+}
+
+const NEWLINE = 10;
+
+async function replace(part: string, content: string): Promise<void> {
+  using file = await AtomicFile.open(part);
+  await file.write(new TextEncoder().encode(content));
+  await file.commit();
+}
+
+async function append(
+  file: Deno.FsFile,
+  { path, line }: { readonly path: string; readonly line: string },
+): Promise<void> {
+  const bytes = new TextEncoder().encode(line);
+  try {
+    for (let done = 0; done < bytes.length;) done += await file.write(bytes.subarray(done));
+    await file.syncData();
+  } catch (error) {
+    throw unwritable(path, error);
+  }
+}
+
+/** Moves the first `count` texts to their path and removes the part. */
+async function publish(
+  part: string,
+  { path, count }: { readonly path: string; readonly count: number },
+): Promise<void> {
+  const bytes = await Deno.readFile(part);
+  const start = bytes.indexOf(NEWLINE) + 1;
+  let end = start;
+  for (let line = 0; line < count; line++) end = bytes.indexOf(NEWLINE, end) + 1;
+  using file = await AtomicFile.open(path);
+  await file.write(bytes.subarray(start, end));
+  await file.commit();
+  await Deno.remove(part);
+}
+
+function unwritable(path: string, error: unknown): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot write ${path}`,
+    value: error instanceof Error ? error.message : String(error),
+    mend: "check the path, the rights and the free space",
+  }, { cause: error });
+}

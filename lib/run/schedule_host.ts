@@ -1,0 +1,117 @@
+// Opens a schedule: built in, defined in the program, or a script, isolated or trusted. Owns that choice; refuses the loop.
+import { CompressoError } from "../errors.ts";
+import { builtinSchedule, isScheduleName } from "../prune/builtin_schedules.ts";
+import { checkOutput, evaluateSchedule, type ScheduleOutput } from "../prune/schedule_output.ts";
+import { asSchedule, type Schedule, type ScheduleInput } from "../prune/schedule_script.ts";
+import curvesText from "../prune/curves.ts" with { type: "text" };
+import errorsText from "../errors.ts" with { type: "text" };
+import scriptText from "../prune/schedule_script.ts" with { type: "text" };
+import { type IsolationLimits, startIsolated } from "./schedule_process.ts";
+import { dataUrl } from "./schedule_sandbox.ts";
+import { readScript, scriptUrl } from "./schedule_source.ts";
+
+/** A schedule by what a user may give: a built-in name, a path, a URL, or one that the program made. */
+export type ScheduleSource = string | URL | Schedule;
+
+/** Options of {@link openSchedule}. */
+export interface OpenScheduleOptions {
+  /** Whether a script runs in this process, as the user's own code with all rights of the process. Default false. */
+  readonly trust?: boolean;
+  /** Limits of an isolated script. */
+  readonly limits?: IsolationLimits;
+  /** Where a built-in schedule reaches its target, a share of the stage. Default 0.7. */
+  readonly warmup?: number;
+  /** Stops reading and evaluating, and ends the script's process; what was waiting throws the signal's reason. */
+  readonly signal?: AbortSignal;
+  /** Takes lines that an isolated script logs. */
+  readonly onLog?: (line: string) => void;
+}
+
+/** A schedule that can be asked. Dispose it to end its process. */
+export interface OpenSchedule extends AsyncDisposable {
+  /** As messages name it: a built-in name, a path, a URL, or "defineSchedule". */
+  readonly name: string;
+  /** Whether it runs in a process without permissions. */
+  readonly isolated: boolean;
+  /** What it decides for a step, checked. One step at a time. Throws `CompressoError` "input" or "numeric", with step and value. */
+  evaluate(input: ScheduleInput): Promise<ScheduleOutput>;
+}
+
+/** Names that an isolated script can import from mod.ts. */
+export const SCRIPT_API = [
+  "defineSchedule",
+  "cubic",
+  "linear",
+  "cosine",
+  "exponential",
+  "steps",
+  "constant",
+  "CompressoError",
+] as const;
+
+/**
+ * Opens a schedule. A script, be it a file or a URL, runs isolated: in a process of its own without permissions, with limits of heap and time,
+ * and imports of nothing but mod.ts, which gives it `defineSchedule` and the built-in curves. Throws `CompressoError("input")` where it
+ * cannot be read, breaks a rule, or gives no schedule.
+ */
+export async function openSchedule(source: ScheduleSource, options: OpenScheduleOptions = {}): Promise<OpenSchedule> {
+  const { trust = false, limits, warmup, signal, onLog } = options;
+  if (typeof source === "string" && isScheduleName(source)) {
+    return inProcess(builtinSchedule(source, warmup === undefined ? {} : { warmup }), source);
+  }
+  if (typeof source !== "string" && !(source instanceof URL)) return inProcess(source, "defineSchedule");
+  const url = scriptUrl(source), name = String(source);
+  if (trust) return inProcess(await importTrusted(url), name);
+  const given = signal ? { signal } : {};
+  const { text, isJavaScript, toolkitImports } = await readScript(url, { ...given, name });
+  const script = await startIsolated({
+    ...given,
+    ...(limits ? { limits } : {}),
+    ...(onLog ? { onLog } : {}),
+    name,
+    kit: kitUrl(),
+    kitNames: SCRIPT_API,
+    script: dataUrl(text, isJavaScript ? "javascript" : "typescript"),
+    toolkitImports,
+  });
+  return {
+    name,
+    isolated: true,
+    evaluate: async (input) =>
+      checkOutput(await script.request(input, `at step ${input.step} of ${input.steps}`), input),
+    [Symbol.asyncDispose]: () => script[Symbol.asyncDispose](),
+  };
+}
+
+function inProcess(schedule: Schedule, name: string): OpenSchedule {
+  return {
+    name,
+    isolated: false,
+    // Async, so that its errors are rejections, as those of a script are.
+    evaluate: (input) => Promise.try(() => evaluateSchedule(schedule, input)),
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  };
+}
+
+async function importTrusted(url: URL): Promise<Schedule> {
+  let module: unknown;
+  try {
+    module = await import(url.href);
+  } catch (error) {
+    throw new CompressoError("input", {
+      what: `cannot load the schedule ${url.href}`,
+      rule: "it is a module that Deno can import",
+      value: error instanceof Error ? `${error.name}: ${error.message}` : String(error),
+    }, { cause: error });
+  }
+  return asSchedule(typeof module === "object" && module !== null && "default" in module ? module.default : undefined);
+}
+
+/** The code that an isolated script runs with, as one URL: modules at data: URLs have no relative imports, so each holds the URLs of its own. */
+function kitUrl(): string {
+  const errors = dataUrl(errorsText, "typescript");
+  const withErrors = (text: string): string =>
+    dataUrl(text.replaceAll('"../errors.ts"', JSON.stringify(errors)), "typescript");
+  const modules = [errors, withErrors(curvesText), withErrors(scriptText)];
+  return dataUrl(modules.map((module) => `export * from ${JSON.stringify(module)};`).join("\n"), "javascript");
+}

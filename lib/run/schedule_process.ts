@@ -1,0 +1,267 @@
+// The process of an isolated schedule script. Owns its limits, the exchange of lines and the killing; refuses to know what a schedule is.
+import { CompressoError } from "../errors.ts";
+import { z } from "../packages.ts";
+import { spawnSandbox } from "./schedule_sandbox.ts";
+
+/** Limits of an isolated script. */
+export interface IsolationLimits {
+  /** Seconds for the script to load. Default 10. */
+  readonly startSeconds?: number;
+  /** Seconds for each step. Default 2. */
+  readonly stepSeconds?: number;
+  /** Its JavaScript heap, MiB. Default 64. */
+  readonly heapMiB?: number;
+  /** Processor time in all, whole seconds; not on Windows. Default 900. */
+  readonly processorSeconds?: number;
+}
+
+/** Options of {@link startIsolated}. */
+export interface IsolationOptions {
+  readonly limits?: IsolationLimits;
+  /** As messages name the script. */
+  readonly name: string;
+  /** URL of the code that is trusted: what checks and evaluates the script. */
+  readonly kit: string;
+  /** URL of the script's code. */
+  readonly script: string;
+  /** Names that the script's import of the toolkit gives. */
+  readonly kitNames: readonly string[];
+  /** Specifiers that mean the toolkit. */
+  readonly toolkitImports: readonly string[];
+  /** Ends the process. */
+  readonly signal?: AbortSignal;
+  /** Takes lines that the script logs. */
+  readonly onLog?: (line: string) => void;
+}
+
+/** A script that is loaded. */
+export interface IsolatedScript extends AsyncDisposable {
+  /** Sends one value and takes the reply. One at a time; `at` names the moment in messages. */
+  request(value: unknown, at: string): Promise<unknown>;
+}
+
+const MAX_REPLY = 1 << 20;
+const MAX_STDERR = 1 << 16;
+/** What Deno itself and memory outside the heap may take beside the heap, MiB. */
+const BESIDE_HEAP_MIB = 192;
+const MEMORY_POLL_MS = 50;
+/** After the time limit, for a reply that waits while this process was busy. */
+const GRACE_MS = 200;
+
+const REPLY = z.union([
+  z.strictObject({ output: z.unknown(), logs: z.array(z.string()).max(100) }),
+  z.strictObject({ error: z.string(), logs: z.array(z.string()).max(100) }),
+]);
+
+/** Starts the process and loads the script. Throws `CompressoError("input")` with what the script did, when it breaks a rule. */
+export async function startIsolated(options: IsolationOptions): Promise<IsolatedScript> {
+  options.signal?.throwIfAborted();
+  const script = new Isolated(options);
+  try {
+    await script.load();
+    return script;
+  } catch (error) {
+    await script[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+class Isolated implements IsolatedScript {
+  readonly #options: IsolationOptions;
+  readonly #limits: Required<IsolationLimits>;
+  readonly #child: Deno.ChildProcess;
+  readonly #writer: WritableStreamDefaultWriter<Uint8Array<ArrayBuffer>>;
+  readonly #reader: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>;
+  readonly #decoder = new TextDecoder();
+  readonly #watch: ReturnType<typeof setInterval>;
+  readonly #abort = (): void => this.#kill();
+  #text = "";
+  /** Why the process was killed. */
+  #breach: string | null = null;
+  #ended = false;
+  #busy = false;
+
+  constructor(options: IsolationOptions) {
+    this.#options = options;
+    this.#limits = { startSeconds: 10, stepSeconds: 2, heapMiB: 64, processorSeconds: 900, ...options.limits };
+    this.#child = spawnSandbox({ ...options, ...this.#limits });
+    // A run that is never disposed must not keep its process alive.
+    this.#child.unref();
+    this.#writer = this.#child.stdin.getWriter();
+    this.#reader = this.#child.stdout.getReader();
+    this.#watch = setInterval(() => this.#checkMemory(), MEMORY_POLL_MS);
+    Deno.unrefTimer(this.#watch);
+    options.signal?.addEventListener("abort", this.#abort);
+  }
+
+  async load(): Promise<void> {
+    const { kit, script } = this.#options, { startSeconds: seconds } = this.#limits;
+    await this.#exchange({ kit, script }, { at: "while it was loaded", seconds });
+  }
+
+  async request(value: unknown, at: string): Promise<unknown> {
+    return await this.#exchange(value, { at, seconds: this.#limits.stepSeconds });
+  }
+
+  async #exchange(
+    value: unknown,
+    { at, seconds }: { readonly at: string; readonly seconds: number },
+  ): Promise<unknown> {
+    const { signal, onLog } = this.#options;
+    signal?.throwIfAborted();
+    if (this.#busy) throw new Error("a schedule is asked for one step at a time");
+    this.#busy = true;
+    const reply = await this.#withinTime(seconds, async () => {
+      // Where the process has gone, writing fails, and reading says so too.
+      await this.#writer.write(new TextEncoder().encode(`${JSON.stringify(value)}\n`)).catch(() => {});
+      return await this.#readLine();
+    });
+    this.#busy = false;
+    if (reply === null) throw await this.#whyEnded(at);
+    const { data } = REPLY.safeParse(parsed(reply));
+    if (!data) throw await this.#stopFor(at, "its reply is not what the protocol asks for");
+    for (const line of data.logs) onLog?.(printable(line));
+    if ("error" in data) throw this.#refusal(at, plain(data.error));
+    return data.output;
+  }
+
+  /** The next line of stdout; null where there is none. */
+  async #readLine(): Promise<string | null> {
+    for (let end = this.#text.indexOf("\n"); end < 0; end = this.#text.indexOf("\n")) {
+      if (this.#text.length > MAX_REPLY) return this.#stop(`it wrote more than ${MAX_REPLY >> 20} MiB`);
+      const { value, done } = await this.#reader.read();
+      if (done) return null;
+      this.#text += this.#decoder.decode(value, { stream: true });
+    }
+    const [line = "", ...rest] = this.#text.split("\n");
+    this.#text = rest.join("\n");
+    // One reply to one request: whatever follows was not asked for.
+    return this.#text === "" ? line : this.#stop("it wrote more than it was asked for");
+  }
+
+  async #withinTime(seconds: number, work: () => Promise<string | null>): Promise<string | null> {
+    let timer = setTimeout(() => {
+      // If this process was busy, the reply may lie there already; reading comes first then.
+      timer = setTimeout(() => this.#stop(`it took longer than ${seconds} s`), GRACE_MS);
+    }, seconds * 1000);
+    try {
+      return await work();
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Memory outside the heap has no flag; where the system shows the process's memory, it is looked at. */
+  #checkMemory(): void {
+    if (Deno.build.os !== "linux" || this.#ended) return;
+    const limit = this.#limits.heapMiB + BESIDE_HEAP_MIB;
+    try {
+      const [, resident] = /VmRSS:\s+(\d+) kB/.exec(Deno.readTextFileSync(`/proc/${this.#child.pid}/status`)) ?? [];
+      if (Number(resident) > limit * 1024) this.#stop(`it took more than ${limit} MiB of memory`);
+    } catch {
+      // It has ended.
+    }
+  }
+
+  #stop(breach: string): null {
+    this.#breach ??= breach;
+    this.#kill();
+    return null;
+  }
+
+  #kill(): void {
+    try {
+      this.#child.kill("SIGKILL");
+    } catch {
+      // It has ended.
+    }
+  }
+
+  async #stopFor(at: string, breach: string): Promise<Error> {
+    this.#stop(breach);
+    return await this.#whyEnded(at);
+  }
+
+  async #whyEnded(at: string): Promise<Error> {
+    const { signal } = this.#options;
+    this.#child.ref();
+    // Its output has ended, so it is about to, and how it does tells why.
+    const timer = setTimeout(() => this.#kill(), this.#breach === null ? GRACE_MS * 5 : 0);
+    const { code, signal: died } = await this.#child.status;
+    clearTimeout(timer);
+    const stderr = await this.#finish();
+    // Ctrl-C reaches every process of the terminal, and this one perhaps later.
+    if (died === "SIGINT" || died === "SIGTERM") await new Promise((resolve) => setTimeout(resolve, GRACE_MS));
+    if (signal?.aborted) return asError(signal.reason);
+    if (this.#breach !== null) return this.#refusal(at, this.#breach);
+    if (died === "SIGXCPU") {
+      return this.#refusal(at, `it took more than ${this.#limits.processorSeconds} s of processor time`);
+    }
+    if (/heap (?:limit|out of memory)|out of memory/i.test(stderr)) {
+      return this.#refusal(at, `it took more than its heap of ${this.#limits.heapMiB} MiB`);
+    }
+    const said = /^error: .*/m.exec(stderr)?.[0] ?? stderr.trim().split("\n")[0] ?? "";
+    return this.#refusal(at, `its process ended (${died ?? `status ${code}`})${said ? `: ${said}` : ""}`);
+  }
+
+  #refusal(at: string, value: string): CompressoError {
+    return new CompressoError("input", {
+      what: `cannot use the schedule ${this.#options.name}`,
+      rule:
+        "an isolated script has the language, the builders of schedules and numbers; no files, network, other imports, clock or chance",
+      value: `${at}: ${printable(value)}`,
+      mend: "mend the script, or pass --trust to run it as your own code, with all rights of this process",
+    });
+  }
+
+  /** Ends the process and gives the start of what it wrote to stderr. */
+  async #finish(): Promise<string> {
+    if (this.#ended) return "";
+    this.#ended = true;
+    clearInterval(this.#watch);
+    this.#options.signal?.removeEventListener("abort", this.#abort);
+    // Where it ended by itself, this does nothing.
+    this.#kill();
+    this.#child.ref();
+    let stderr = "";
+    const decoder = new TextDecoder();
+    for await (const chunk of this.#child.stderr) {
+      if (stderr.length < MAX_STDERR) stderr += decoder.decode(chunk, { stream: true });
+    }
+    await this.#reader.cancel();
+    await this.#writer.abort().catch(() => {});
+    await this.#child.status;
+    return stderr;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#finish();
+  }
+}
+
+function parsed(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return null;
+  }
+}
+
+function asError(reason: unknown): Error {
+  return reason instanceof Error ? reason : new CompressoError("aborted", { what: "the run was stopped" });
+}
+
+/** Deno's words for a refused import, as a user would say it. */
+function plain(error: string): string {
+  const [, specifier] = /(?:Blocked by null entry for "|Import |specifier was requested: )"([^"]+)"/.exec(error) ??
+    /(npm) specifiers were requested/.exec(error) ?? [];
+  if (specifier === undefined) return error;
+  return `it imports ${specifier}${/, line \d+$/.exec(error)?.[0] ?? ""}`;
+}
+
+/** Text of a stranger, for a terminal: one line, no control characters, no code in URLs. */
+function printable(text: string): string {
+  return text.replace(/data:application\/\w+;base64,[A-Za-z\d+/=.…]*/g, "the script")
+    // deno-lint-ignore no-control-regex
+    .replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]+/g, " ").slice(0, 400);
+}

@@ -1,0 +1,128 @@
+// What runs an isolated schedule script, inside the process without permissions. Owns the lock-down and its end of the protocol; refuses imports.
+//
+// `schedule_process.ts` takes this file as text. One line of JSON in, one out: first { kit, script } (URLs of code), then a `ScheduleInput` for
+// each step. A reply is { output } or { error }, with the lines that the script logged.
+import type { rawOutput, Schedule, ScheduleInput } from "../prune/schedule_script.ts";
+
+/** The code of `lib/prune/schedule_script.ts` and `curves.ts`. */
+interface Kit {
+  readonly asSchedule: (exported: unknown) => Schedule;
+  readonly rawOutput: typeof rawOutput;
+}
+
+/** Where the stand-in for mod.ts finds the kit. */
+const KIT = Symbol.for("compresso.kit");
+/** What is left of the global object: the language, without clock, chance and memory outside the heap. */
+const LANGUAGE = new Set<PropertyKey>(
+  ("Object Function Array Number Boolean String Symbol BigInt Math JSON Reflect Proxy Promise RegExp Map Set WeakMap WeakSet Iterator " +
+    "Error AggregateError EvalError RangeError ReferenceError SyntaxError TypeError URIError " +
+    "parseFloat parseInt isFinite isNaN NaN Infinity undefined globalThis").split(" "),
+);
+const MAX_LOGS = 20, MAX_TEXT = 600;
+
+const { stdin, stdout, exit } = Deno, encoder = new TextEncoder(), decoder = new TextDecoder();
+const buffer = new Uint8Array(1 << 16);
+let text = "", logs: string[] = [];
+
+await serve();
+// Whatever the script still runs ends with the host.
+exit();
+
+async function serve(): Promise<void> {
+  const { kit, script } = JSON.parse(await nextLine() ?? "{}") as { readonly kit: string; readonly script: string };
+  // Deno shortens such URLs in messages, but not their ends.
+  const describe = describer(script.slice(-12));
+  // A copy, because a module's namespace cannot be frozen.
+  const code = { ...await import(kit) as Kit };
+  lockDown(code);
+  let schedule: Schedule;
+  try {
+    schedule = code.asSchedule((await import(script) as { readonly default?: unknown }).default);
+    send({ output: null });
+  } catch (error) {
+    return send({ error: describe(error) });
+  }
+  for (let line = await nextLine(); line !== null; line = await nextLine()) {
+    try {
+      send({ output: code.rawOutput(schedule, JSON.parse(line) as ScheduleInput) });
+    } catch (error) {
+      send({ error: describe(error) });
+    }
+  }
+}
+
+async function nextLine(): Promise<string | null> {
+  for (;;) {
+    const end = text.indexOf("\n");
+    if (end >= 0) {
+      const line = text.slice(0, end);
+      text = text.slice(end + 1);
+      return line;
+    }
+    const count = await stdin.read(buffer);
+    if (count === null) return null;
+    text += decoder.decode(buffer.subarray(0, count), { stream: true });
+  }
+}
+
+function send(reply: { readonly output: unknown } | { readonly error: string }): void {
+  // JSON has no word for NaN or undefined; as texts they reach the check that names them.
+  const line = JSON.stringify({ ...reply, logs }, (_key, value: unknown) => {
+    if (typeof value === "number") return Number.isFinite(value) ? value : String(value);
+    return value === null || ["string", "boolean", "object"].includes(typeof value) ? value : String(value);
+  });
+  logs = [];
+  const bytes = encoder.encode(`${line}\n`);
+  for (let done = 0; done < bytes.length;) done += stdout.writeSync(bytes.subarray(done));
+}
+
+/** Type, message and line of whatever a script threw; `end` is that of its URL. */
+function describer(end: string): (error: unknown) => string {
+  return (error) => {
+    if (!(error instanceof Error)) return `it threw ${String(error).slice(0, MAX_TEXT)}`;
+    const message = `${error.name}: ${error.message}`, [, place] = `${message}\n${error.stack}`.split(`${end}:`);
+    const [line] = /^\d+/.exec(place ?? "") ?? [];
+    return `${message.replace(/\s+at data:\S*$/, "").slice(0, MAX_TEXT)}${line === undefined ? "" : `, line ${line}`}`;
+  };
+}
+
+/** Leaves the script the language and a console, and freezes both. */
+function lockDown(kit: Kit): void {
+  const textOf = (value: unknown): string =>
+    typeof value === "object" ? JSON.stringify(value) ?? "undefined" : String(value);
+  const note = (...values: unknown[]): void => {
+    if (logs.length < MAX_LOGS) logs.push(values.map(textOf).join(" ").slice(0, MAX_TEXT));
+  };
+  Math.random = () => {
+    throw new Error("Math.random is not there: a schedule follows from its input alone");
+  };
+  for (const key of Reflect.ownKeys(globalThis)) {
+    if (!LANGUAGE.has(key)) Reflect.deleteProperty(globalThis, key);
+  }
+  Reflect.set(globalThis, "console", { log: note, info: note, debug: note, warn: note, error: note });
+  Reflect.set(globalThis, KIT, kit);
+  Object.setPrototypeOf(globalThis, Object.prototype);
+  // Deno tells of an unhandled rejection with it, before it ends the process.
+  Reflect.set(globalThis, "dispatchEvent", () => true);
+  const hidden: unknown[] = [
+    [][Symbol.iterator](),
+    ""[Symbol.iterator](),
+    new Map()[Symbol.iterator](),
+    new Set()[Symbol.iterator](),
+    "".matchAll(/./g),
+    function* (): Generator {},
+    async function (): Promise<void> {},
+    async function* (): AsyncGenerator {},
+  ];
+  const seen = new Set<unknown>(), queue: unknown[] = [globalThis, ...hidden];
+  for (let value = queue.pop(); value !== undefined; value = queue.pop()) {
+    if ((typeof value !== "object" && typeof value !== "function") || value === null || seen.has(value)) continue;
+    seen.add(value);
+    queue.push(Object.getPrototypeOf(value));
+    for (const key of Reflect.ownKeys(value)) {
+      const part = Reflect.getOwnPropertyDescriptor(value, key);
+      queue.push(part?.value ?? null, part?.get ?? null, part?.set ?? null);
+    }
+    Object.freeze(value);
+  }
+}

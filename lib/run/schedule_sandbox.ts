@@ -1,0 +1,88 @@
+// The sandbox of an isolated schedule script. Owns Deno's command line, environment and start; refuses the exchange with it.
+//
+// The process has no permissions, nothing of the user's environment, no modules but data: URLs, and a heap limit. Code goes in over stdin, so
+// that the script is loaded by a computed import, which Deno checks for permissions, unlike the imports of a main module.
+import { builtinModules } from "node:module";
+import runnerText from "./schedule_runner.ts" with { type: "text" };
+
+/** What a sandbox is made for. */
+export interface SandboxOptions {
+  /** JavaScript heap, MiB. */
+  readonly heapMiB: number;
+  /** Processor time in all, seconds. */
+  readonly processorSeconds: number;
+  /** Names that an import of the toolkit gives. */
+  readonly kitNames: readonly string[];
+  /** Specifiers that mean the toolkit. */
+  readonly toolkitImports: readonly string[];
+}
+
+/** Starts the process with all three streams piped. */
+export function spawnSandbox(options: SandboxOptions): Deno.ChildProcess {
+  const spawn = (program: string, args: readonly string[]): Deno.ChildProcess =>
+    new Deno.Command(program, {
+      args: [...args],
+      clearEnv: true,
+      env: sandboxEnvironment(),
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+  const deno = Deno.execPath(), args = sandboxArgs(options);
+  if (Deno.build.os === "windows") return spawn(deno, args);
+  try {
+    // A shell sets what Deno cannot: no core dump of a full heap, and an end even where this process has died.
+    const limits = `ulimit -c 0; ulimit -S -t ${Math.ceil(options.processorSeconds)}; exec "$0" "$@"`;
+    return spawn("/bin/sh", ["-c", limits, deno, ...args]);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return spawn(deno, args);
+    throw error;
+  }
+}
+
+/** Text as a URL. */
+export function dataUrl(text: string, kind: "json" | "javascript" | "typescript"): string {
+  return `data:application/${kind};base64,${new TextEncoder().encode(text).toBase64()}`;
+}
+
+/** What Deno needs to find its cache folder, and nothing else of the user's; the script itself may not read it either. */
+function sandboxEnvironment(): Record<string, string> {
+  const env: Record<string, string> = { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", DENO_NO_PACKAGE_JSON: "1" };
+  const system = Deno.build.os === "windows" ? ["SystemRoot", "LOCALAPPDATA", "TEMP"] : ["HOME"];
+  for (const variable of ["DENO_DIR", ...system]) {
+    const { state } = Deno.permissions.querySync({ name: "env", variable });
+    const value = state === "granted" ? Deno.env.get(variable) : undefined;
+    if (value !== undefined) env[variable] = value;
+  }
+  return env;
+}
+
+/** Arguments of `deno` for a process without permissions, and with a heap limit. */
+function sandboxArgs({ heapMiB, kitNames, toolkitImports }: SandboxOptions): string[] {
+  const toolkit = dataUrl(
+    `const kit = globalThis[Symbol.for("compresso.kit")];\n` +
+      kitNames.map((name) => `export const ${name} = kit.${name};`).join("\n"),
+    "javascript",
+  );
+  const modules = builtinModules.map((name) => [name.startsWith("node:") ? name : `node:${name}`, null]);
+  const imports = Object.fromEntries([
+    ...["file:///", "http://", "https://"].map((prefix) => [prefix, null]),
+    ...modules,
+    ...toolkitImports.map((specifier) => [specifier, toolkit]),
+  ]);
+  return [
+    "run",
+    "--quiet",
+    "--no-prompt",
+    "--no-remote",
+    "--no-npm",
+    "--cached-only",
+    "--no-config",
+    "--no-lock",
+    "--no-code-cache",
+    `--v8-flags=--max-heap-size=${heapMiB},--disallow-code-generation-from-strings`,
+    "--import-map",
+    dataUrl(JSON.stringify({ imports }), "json"),
+    dataUrl(runnerText, "typescript"),
+  ];
+}

@@ -1,0 +1,94 @@
+// The text of a schedule script that is to run isolated. Owns reading a file or URL, with limits, and which of its imports mean mod.ts; refuses to run it.
+import { resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { CompressoError } from "../errors.ts";
+
+/** A script as it was read. */
+export interface ScriptSource {
+  /** Its code. */
+  readonly text: string;
+  /** Whether it is plain JavaScript, by its name; else TypeScript. */
+  readonly isJavaScript: boolean;
+  /** Specifiers in its text that mean this toolkit's mod.ts. */
+  readonly toolkitImports: readonly string[];
+}
+
+/** Longest script, in bytes. */
+export const MAX_SCRIPT_BYTES = 1 << 20;
+const FETCH_SECONDS = 20;
+
+/** Where a script lies: an absolute URL, of a file for a path. Throws `CompressoError("usage")` for schemes other than file, http and https. */
+export function scriptUrl(source: string | URL): URL {
+  const url = typeof source === "string"
+    ? /^[a-z][a-z\d+.-]+:/i.test(source) ? new URL(source) : pathToFileURL(resolve(source))
+    : source;
+  if (["file:", "http:", "https:"].includes(url.protocol)) return url;
+  throw new CompressoError("usage", {
+    what: `cannot read the schedule ${String(source)}`,
+    rule: "a schedule is a file, an http or https URL, or the name of a built-in one",
+    value: url.protocol,
+  });
+}
+
+/** Reads a script. Throws `CompressoError("input")` where it is not there, too long or not UTF-8. */
+export async function readScript(
+  url: URL,
+  { name, signal }: { readonly name: string; readonly signal?: AbortSignal },
+): Promise<ScriptSource> {
+  try {
+    const bytes = url.protocol === "file:" ? await readFile(url) : await fetchBytes(url, signal);
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    return { text, isJavaScript: /\.m?js$/.test(url.pathname), toolkitImports: findToolkitImports(text) };
+  } catch (error) {
+    signal?.throwIfAborted();
+    throw new CompressoError("input", {
+      what: `cannot read the schedule ${name}`,
+      rule: `it is a UTF-8 text of at most ${MAX_SCRIPT_BYTES >> 20} MiB`,
+      value: valueOf(error),
+      mend: url.protocol === "file:" ? "check the path" : "check the address; a page about a script is none",
+    }, { cause: error });
+  }
+}
+
+/** What is wrong with a script's bytes. */
+class Refusal extends Error {}
+
+async function readFile(url: URL): Promise<Uint8Array> {
+  const { isFile, size } = await Deno.stat(url);
+  if (!isFile) throw new Refusal("not a file");
+  if (size > MAX_SCRIPT_BYTES) throw new Refusal(`${size} bytes`);
+  return await Deno.readFile(url);
+}
+
+async function fetchBytes(url: URL, signal: AbortSignal | undefined): Promise<Uint8Array> {
+  const limit = AbortSignal.timeout(FETCH_SECONDS * 1000);
+  const response = await fetch(url, { signal: signal ? AbortSignal.any([signal, limit]) : limit });
+  const type = response.headers.get("content-type") ?? "";
+  if (!response.ok || type.startsWith("text/html")) {
+    await response.body?.cancel();
+    throw new Refusal(response.ok ? "an HTML page" : `status ${response.status} ${response.statusText}`);
+  }
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
+  let size = 0;
+  for await (const chunk of response.body ?? []) {
+    size += chunk.length;
+    if (size > MAX_SCRIPT_BYTES) throw new Refusal(`more than ${MAX_SCRIPT_BYTES} bytes`);
+    chunks.push(chunk);
+  }
+  return new Uint8Array(await new Blob(chunks).arrayBuffer());
+}
+
+/** A wrong find in a comment or text does no harm: it only says what an import of that name would mean. */
+function findToolkitImports(text: string): string[] {
+  const found = text.matchAll(/\b(?:from|import)\s*\(?\s*(["'])([^"'\n]{1,500})\1/g);
+  return [...new Set(Array.from(found, ([, , specifier = ""]) => specifier))].filter((specifier) =>
+    /^(?:compresso|(?:jsr:\/?)?@compresso\/compresso(?:@[^/]*)?)$/.test(specifier) || /(?:^|\/)mod\.ts$/.test(specifier)
+  );
+}
+
+function valueOf(error: unknown): string {
+  if (error instanceof Deno.errors.NotFound) return "no such file";
+  if (error instanceof TypeError && /encoded data/.test(error.message)) return "it is not UTF-8";
+  if (error instanceof DOMException && error.name === "TimeoutError") return `no answer within ${FETCH_SECONDS} s`;
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,105 @@
+// The parts "load" and "slice": models from and to disk. Owns the temporary files and the rates; refuses to judge the disk, whose cache is warm.
+import type { Device } from "../../lib/gpu/device.ts";
+import type { GgufWriteType } from "../../lib/io/gguf_quant.ts";
+import { openWeights } from "../../lib/io/open.ts";
+import type { ModelFiles } from "../../lib/io/open_model.ts";
+import { parameterCount } from "../../lib/nn/spec.ts";
+import { exportModel } from "../../lib/run/export.ts";
+import { loadModelFrom } from "../../lib/run/model.ts";
+import type { Scale } from "./cases.ts";
+import type { Machine } from "./machine.ts";
+import { randomSlice } from "./slicing.ts";
+import { timed, type Timing, typical } from "./timing.ts";
+
+/** One way from or to disk. */
+export interface FileRow {
+  readonly name: string;
+  readonly bytes: number;
+  readonly parameters: number;
+  readonly timing: Timing;
+  /** Reading, writing and slicing run on one core: on a CPU adapter by CPU seconds, not divided by the cores. */
+  readonly typicalSeconds: number;
+  /** Bytes of the file a second. */
+  readonly rate: number;
+}
+
+const REPEATS: Readonly<Record<Scale, number>> = { full: 3, quick: 2, tiny: 1 };
+/** A folder of f16, and GGUF files of f16 and of blocks. */
+const GGUF_TYPES: readonly GgufWriteType[] = ["f16", "q8_0"];
+/** Shares of the layers' weights that are cut. */
+export const SPARSITIES = [0.2, 0.4] as const;
+
+/** Writes the model as each format, loads each to the GPU, and slices the folder. */
+export async function measureFiles(
+  device: Device,
+  { files, modelPath, parts, folder, scale, machine, log }: {
+    readonly files: ModelFiles;
+    /** Where the model came from, if from a file. */
+    readonly modelPath: string | null;
+    readonly parts: { readonly load: boolean; readonly slice: boolean };
+    /** Temporary files go here and are removed. */
+    readonly folder: string;
+    readonly scale: Scale;
+    readonly machine: Machine;
+    readonly log: (line: string) => void;
+  },
+): Promise<{ readonly load: FileRow[]; readonly slice: FileRow[] }> {
+  const clock = { ...machine.clock, cores: 1 }, repeats = REPEATS[scale];
+  const load: FileRow[] = [], slice: FileRow[] = [];
+  const { tokenizer, source } = files, parameters = parameterCount(source.spec);
+  const row = (name: string, timing: Timing, of: { readonly bytes: number; readonly parameters: number }): FileRow => {
+    const typicalSeconds = typical(clock, timing);
+    return { name, ...of, timing, typicalSeconds, rate: of.bytes / typicalSeconds };
+  };
+  const readBack = async (name: string, path: string): Promise<void> => {
+    if (!parts.load) return;
+    log(`load: ${name}`);
+    const timing = await timed(async () => {
+      // Weights alone: a tokenizer's time has nothing to do with bytes of weights.
+      using model = await loadModelFrom(await openWeights(path), { device });
+      await model.device.idle();
+    }, { repeats });
+    load.push(row(name, timing, { bytes: await sizeOf(path), parameters }));
+  };
+
+  const temporary = await Deno.makeTempDir({ dir: folder, prefix: "bench-" });
+  try {
+    const shared = { tokenizer, name: "bench", replace: true, dtype: "f16" } as const;
+    if (modelPath) await readBack(`${modelPath.split("/").at(-1)}, as it is`, modelPath);
+    const dense = `${temporary}/dense`;
+    const writeFolder = await timed(() => exportModel(source, dense, { ...shared, formats: ["hf"] }), { repeats: 1 });
+    await readBack("folder, f16", `${dense}/model`);
+    if (parts.load) {
+      for (const ggufDtype of GGUF_TYPES) {
+        await exportModel(source, dense, { ...shared, ggufDtype, formats: ["gguf"] });
+        await readBack(`GGUF, ${ggufDtype}`, `${dense}/model.gguf`);
+      }
+    }
+    if (parts.slice) {
+      slice.push(row("written whole, folder f16", writeFolder, { bytes: await sizeOf(`${dense}/model`), parameters }));
+      const opened = await openWeights(`${dense}/model`);
+      for (const sparsity of SPARSITIES) {
+        const name = `cut by ${100 * sparsity} %, folder f16 → folder f16`, path = `${temporary}/sliced`;
+        log(`slice: ${name}`);
+        const sliced = randomSlice(opened, { sparsity });
+        const timing = await timed(() => exportModel(sliced, path, { ...shared, formats: ["hf"] }), { repeats });
+        const bytes = await sizeOf(`${path}/model`);
+        slice.push(row(name, timing, { bytes, parameters: parameterCount(sliced.spec) }));
+      }
+    }
+  } finally {
+    await Deno.remove(temporary, { recursive: true });
+  }
+  return { load, slice };
+}
+
+/** Bytes of a file, or of the weights in a folder. */
+async function sizeOf(path: string): Promise<number> {
+  const info = await Deno.stat(path);
+  if (!info.isDirectory) return info.size;
+  let sum = 0;
+  for await (const { name } of Deno.readDir(path)) {
+    if (name.endsWith(".safetensors")) sum += (await Deno.stat(`${path}/${name}`)).size;
+  }
+  return sum;
+}

@@ -1,0 +1,15 @@
+// A model with a random share of its KV groups and FFN columns cut: speed does not depend on which. Owns the draw; refuses to prune well.
+import type { WeightSource } from "../../lib/io/source.ts";
+import { sliceModel } from "../../lib/prune/slice.ts";
+import { selectionMasks, selectUnits, unitTable } from "../../lib/prune/units.ts";
+import { uniform } from "../../lib/random.ts";
+
+const SEED = 1;
+
+/** Cuts KV groups and FFN columns, in random order, until the sparsity is reached; 0 cuts nothing. */
+export function randomSlice(source: WeightSource, { sparsity }: { readonly sparsity: number }): WeightSource {
+  if (sparsity === 0) return source;
+  const table = unitTable(source.spec, ["kv", "ffn"]);
+  const scores = Float64Array.from({ length: table.count }, (_, unit) => uniform(SEED, unit));
+  return sliceModel(source, { masks: selectionMasks(table, selectUnits(table, scores, { target: sparsity })) });
+}

@@ -1,0 +1,143 @@
+// `compresso data` as a user drives it, and the prompt at inference.
+import assert from "node:assert/strict";
+import { gzipSync } from "node:zlib";
+import { cli, command, TemporaryFolder } from "./helpers/cli.ts";
+
+const SMALL = ["--count", "3", "--tokens", "8", "--seed", "2"] as const;
+
+Deno.test("data inspect names empty and broken lines, and with a model what becomes of the rows", async () => {
+  using folder = new TemporaryFolder();
+  const row = {
+    instruction: "Answer the question.",
+    input: "Story: Tom went to Rome. Where is Tom?",
+    output: "in Rome",
+  };
+  const lines = [row, { ...row, output: "" }, row, { ...row, input: "Tom took the axe. ".repeat(30) }];
+  const text = lines.map((line) => JSON.stringify(line)).join("\n") + "\n{broken\n";
+  await Deno.writeFile(folder.at("rows.jsonl.gz"), gzipSync(text));
+  const args = ["data", "inspect", folder.at("rows.jsonl.gz"), "--model", "demo", "--no-prompt", "--seq", "64"];
+  const { code, stdout, stderr } = await cli(args);
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /JSON lines in gzip/);
+  assert.match(stdout, /^rows +3 instructions$/m);
+  assert.match(stdout, /^empty +1 \(row 2: empty "output"\)$/m);
+  assert.match(stdout, /^broken +1 \(row 5: is not JSON/m);
+  assert.match(stdout, /^at seq 64 +3 examples; 1 rows cut \(row 4\)/m);
+  assert.match(stdout, /^prompt +none$/m);
+  const json = JSON.parse((await cli([...args, "--json"])).stdout);
+  assert.deepEqual([json.kind, json.read.rows, json.training.truncated, json.training.broken], ["instruct", 3, 1, 1]);
+  assert.equal(json.training.promptTokens, 0);
+});
+
+Deno.test("data inspect shows what the prompt costs: ours, and one's own", async () => {
+  using folder = new TemporaryFolder();
+  const args = ["data", "inspect", "fixtures/demo_data/heldout.jsonl", "--model", "demo", "--limit", "20", "--json"];
+  await Deno.writeTextFile(folder.at("prompt.txt"), "Tom.\n");
+  const inspect = async (...more: readonly string[]): Promise<{ readonly tokens: number; readonly prompt: number }> => {
+    const { code, stdout, stderr } = await cli([...args, "--seq", "400", ...more]);
+    assert.equal(code, 0, stderr);
+    const { training } = JSON.parse(stdout);
+    return { tokens: training.tokens, prompt: training.promptTokens };
+  };
+  const none = await inspect("--no-prompt"),
+    ours = await inspect(),
+    own = await inspect("--prompt", folder.at("prompt.txt"));
+  assert.deepEqual([none.prompt, ours.prompt > 50, own.prompt > 0], [0, true, true]);
+  assert.equal(ours.tokens - none.tokens, 20 * ours.prompt);
+  assert.equal(own.tokens - none.tokens, 20 * own.prompt);
+  await Deno.writeTextFile(folder.at("prompt.txt"), " \n");
+  const empty = await cli([...args, "--prompt", folder.at("prompt.txt")]);
+  assert.equal(empty.code, 3);
+  assert.match(empty.stderr, /it is empty/);
+});
+
+Deno.test("data inspect takes texts by their field, joined unless told not to", async () => {
+  using folder = new TemporaryFolder();
+  const lines = ["Tom went to Rome.", "Eva took the axe."].map((body) => JSON.stringify({ body }) + "\n").join("");
+  await Deno.writeTextFile(folder.at("texts.jsonl"), lines);
+  const args = ["data", "inspect", folder.at("texts.jsonl"), "--model", "demo", "--seq", "5", "--json"];
+  const wrong = await cli(args);
+  assert.equal(wrong.code, 3);
+  assert.match(wrong.stderr, /0 empty and 2 broken rows, the first: has "body"/);
+  const joined = JSON.parse((await cli([...args, "--text-field", "body"])).stdout).training;
+  assert.deepEqual([joined.packed, joined.padding], [true, 0]);
+  const apart = JSON.parse((await cli([...args, "--text-field", "body", "--no-packing"])).stdout).training;
+  assert.equal(apart.packed, false);
+});
+
+Deno.test("data generate writes texts that data inspect reads, the same ones each time, and replaces nothing unasked", async () => {
+  using folder = new TemporaryFolder();
+  const generate = (name: string, ...more: readonly string[]): ReturnType<typeof cli> =>
+    cli(["data", "generate", "demo", ...SMALL, "--out", folder.at(name), ...more]);
+  const first = await generate("a.jsonl"), json = await generate("b.jsonl", "--json");
+  assert.equal(first.code, 0, first.stderr);
+  assert.match(first.stdout, /^3 texts in .*a\.jsonl; \d+ tokens written now/);
+  const { count, tokens } = JSON.parse(json.stdout);
+  assert.deepEqual([count, tokens >= 6], [3, true]);
+  const text = await Deno.readTextFile(folder.at("a.jsonl"));
+  assert.equal(await Deno.readTextFile(folder.at("b.jsonl")), text);
+  const rows = text.trimEnd().split("\n").map((line) => JSON.parse(line));
+  assert.deepEqual(rows.map((row) => Object.keys(row)), [["text"], ["text"], ["text"]]);
+  const { stdout } = await cli(["data", "inspect", folder.at("a.jsonl")]);
+  assert.match(stdout, /^rows +3 texts$/m);
+  const again = await generate("a.jsonl");
+  assert.equal(again.code, 2);
+  assert.match(again.stderr, /--overwrite/);
+  assert.equal((await generate("a.jsonl", "--overwrite")).code, 0);
+  assert.equal((await generate("a.jsonl", "--resume", "--overwrite")).code, 2);
+  assert.equal((await cli(["data", "generate", "demo"])).code, 2);
+});
+
+Deno.test("data generate that is stopped says how to go on, and --resume gives the file of a run that was not", async () => {
+  using folder = new TemporaryFolder();
+  const args = ["data", "generate", "demo", "--tokens", "8", "--out", folder.at("own.jsonl")];
+  const child = command([...args, "--count", "100000"]).spawn();
+  while (!folder.has("own.jsonl.part") || (await Deno.stat(folder.at("own.jsonl.part"))).size < 300) {
+    await new Promise((done) => setTimeout(done, 20));
+  }
+  child.kill("SIGINT");
+  const { code, stderr } = await child.output();
+  assert.equal(code, 130);
+  assert.match(new TextDecoder().decode(stderr), /go on with the same command and --resume/);
+  assert.equal(folder.has("own.jsonl"), false);
+  const blocked = await cli([...args, "--count", "4"]);
+  assert.equal(blocked.code, 2);
+  assert.match(blocked.stderr, /go on with --resume, or start anew with --overwrite/);
+  const part = await Deno.readTextFile(folder.at("own.jsonl.part"));
+  const written = part.split("\n").length - 2;
+  assert.ok(written >= 1);
+  const resumed = await cli([...args, "--count", String(written + 1), "--resume", "--json"]);
+  assert.equal(resumed.code, 0, resumed.stderr);
+  assert.equal(JSON.parse(resumed.stdout).resumed, written);
+  const [, ...before] = part.trimEnd().split("\n");
+  const lines = (await Deno.readTextFile(folder.at("own.jsonl"))).trimEnd().split("\n");
+  assert.deepEqual([lines.length, lines.slice(0, -1)], [written + 1, before]);
+});
+
+Deno.test("the prompt at inference is none, ours, or a file, in generate --chat and in eval --data", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("prompt.txt"), "Tom went to Rome.\n");
+  const prompt = async (...more: readonly string[]): Promise<number> => {
+    const args = ["--chat", "--prompt", "Where is Tom?", "--max-tokens", "1", "--json"];
+    const { code, stdout, stderr } = await cli(["generate", "demo", ...args, ...more]);
+    assert.equal(code, 0, stderr);
+    return JSON.parse(stdout).prompt.length;
+  };
+  const none = await prompt(), own = await prompt("--prompt-file", folder.at("prompt.txt"));
+  assert.ok(none < own && own < await prompt("--with-prompt"));
+  const eval5 = async (...more: readonly string[]): Promise<number> => {
+    const { code, stdout, stderr } = await cli(["eval", "demo", "--limit-rows", "5", "--json", ...more]);
+    assert.equal(code, 0, stderr);
+    return JSON.parse(stdout).n;
+  };
+  for (const more of [["--no-prompt"], ["--with-prompt"], ["--prompt", folder.at("prompt.txt")]]) {
+    assert.equal(await eval5(...more), 5);
+  }
+  for (
+    const wrong of [
+      ["eval", "demo", "--with-prompt", "--no-prompt"],
+      ["eval", "demo", "--text", folder.at("prompt.txt"), "--with-prompt"],
+      ["generate", "demo", "--prompt", "Tom", "--prompt-file", folder.at("prompt.txt")],
+    ]
+  ) assert.equal((await cli(wrong)).code, 2, wrong.join(" "));
+});

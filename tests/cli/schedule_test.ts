@@ -1,0 +1,118 @@
+// `compresso schedule preview`: the plot, the SVG, the JSON, and what is refused.
+import assert from "node:assert/strict";
+import { plotRows } from "../../cli/plot.ts";
+import { cli, TemporaryFolder } from "./helpers/cli.ts";
+
+Deno.test("schedule preview plots a built-in schedule, says that the run is simulated, and keeps to the width", async () => {
+  const { code, stdout, stderr } = await cli(["schedule", "preview", "linear", "--steps", "100", "--sparsity", "0.4"]);
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /schedule +linear\nrun +100 steps to 40\.0 % sparsity\nsimulated +12 layers/);
+  assert.match(stdout, /^ +0\.4 ┤ +█*/m);
+  assert.match(stdout, /step 99$/m);
+  assert.match(stdout, /ends +after the last step/);
+  assert.ok(stdout.split("\n").slice(3).every((line) => [...line].length <= 80));
+});
+
+Deno.test("schedule preview shows rates, layers, frozen units and the end of a script, and writes an SVG for light and dark", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(
+    folder.at("mine.ts"),
+    `import { defineSchedule, steps } from "compresso";
+console.log("hello");
+export default defineSchedule({
+  sparsity: steps([[0, 0.1], [0.5, "target"]]),
+  layers: ({ layers }) => layers.map((_, layer) => layer === 0 ? null : 0.25),
+  freeze: ({ step }) => step < 3 ? [{ layer: 0, kind: "heads" }] : [],
+  end: ({ records }) => records.length === 16,
+  rates: { lora: ({ progress }) => 1e-3 * progress },
+});`,
+  );
+  const args = ["schedule", "preview", folder.at("mine.ts"), "--steps", "20", "--layers", "2"];
+  const { code, stdout, stderr } = await cli([...args, "--svg", folder.at("out", "mine.svg")]);
+  assert.equal(code, 0, stderr);
+  assert.match(stderr, /script: hello/);
+  assert.match(stdout, /mine\.ts, isolated/);
+  assert.match(stdout, /^lora$/m);
+  assert.match(stdout, /0 +free\n +1 +█{6}·{18} 25\.0 %/);
+  assert.match(stdout, /freezes +units in 3 of 16 steps/);
+  assert.match(stdout, /ends +before step 16 of 20/);
+  const svg = await Deno.readTextFile(folder.at("out", "mine.svg"));
+  assert.match(svg, /^<svg [^]*<title id="title">[^<]*mine\.ts, 20 steps to 30 % sparsity<\/title>/);
+  assert.match(svg, /prefers-color-scheme: dark/);
+  assert.equal(svg.match(/<path class="line"/g)?.length, 2, "sparsity and lora");
+  assert.equal(svg.match(/<path class="layer"/g)?.length, 2);
+  for (const label of ["lora", "ends before step 16", "step 0", "targets of the 2 layers"]) {
+    assert.ok(svg.includes(label), label);
+  }
+});
+
+Deno.test("schedule preview --json has every step", async () => {
+  const { code, stdout, stderr } = await cli(["schedule", "preview", "step", "--steps", "8", "--json"]);
+  assert.equal(code, 0, stderr);
+  const { points, isolated, endsBefore } = JSON.parse(stdout);
+  assert.equal(isolated, false);
+  assert.equal(endsBefore, null);
+  assert.equal(points.length, 8);
+  assert.deepEqual(points[7], {
+    step: 7,
+    progress: 1,
+    target: 0.3,
+    sparsity: 0.3,
+    layers: null,
+    freeze: [],
+    end: false,
+    rates: {},
+  });
+});
+
+Deno.test("schedule preview refuses what is no schedule, with one error and its status", async () => {
+  using folder = new TemporaryFolder();
+  const script = async (text: string): Promise<string> => {
+    await Deno.writeTextFile(folder.at("mine.ts"), text);
+    return folder.at("mine.ts");
+  };
+  const head = `import { defineSchedule } from "compresso"; export default defineSchedule(`;
+  const cases: readonly (readonly [string, number, RegExp])[] = [
+    [folder.at("none.ts"), 3, /cannot read the schedule.*\n.*\n +now: +no such file/],
+    [await script(`${head}{ sparsity: ({ step }) => step === 7 ? NaN : 0.1 });`), 5, /step 7 of 200[^]*sparsity = NaN/],
+  ];
+  for (const [source, status, message] of cases) {
+    const { code, stdout, stderr } = await cli(["schedule", "preview", source]);
+    assert.equal(code, status, stderr);
+    assert.equal(stdout, "");
+    assert.match(stderr, message);
+    assert.equal(stderr.match(/^compresso: /gm)?.length, 1, stderr);
+  }
+  const hostile = await cli(["schedule", "preview", await script(`${head}{ sparsity: () => Deno.pid / 1e9 });`)]);
+  assert.equal(hostile.code, 3);
+  assert.match(hostile.stderr, /Deno is not defined[^]*--trust/);
+  const trusted = await cli([
+    "schedule",
+    "preview",
+    await script(
+      `export default { definition: { sparsity: () => Deno.pid > 0 ? 0.1 : 0.2 } };`,
+    ),
+    "--trust",
+  ]);
+  assert.equal(trusted.code, 0, trusted.stderr);
+});
+
+Deno.test("the help of schedule preview says that every script runs isolated, and what --trust does", async () => {
+  const { code, stdout } = await cli(["schedule", "preview", "--help"]);
+  assert.equal(code, 0);
+  assert.match(stdout, /a file of your own too, runs isolated/);
+  assert.match(stdout, /--trust runs it in this process/);
+});
+
+Deno.test("plotRows() draws bars in eighths, and keeps the place of steps after an early end", () => {
+  assert.deepEqual(plotRows({ name: "a", values: [0, 0.25, 0.5, 1] }, { rows: 1, columns: 22, count: 10 }), [
+    "a",
+    "         1 ┤ ▂▄█",
+    "           └──────────",
+    "            0   step 9",
+  ]);
+  const two = plotRows({ name: "a", values: [0, 0.5, 1, NaN, 1] }, { rows: 2, columns: 17, count: 5 });
+  assert.deepEqual(two.slice(1, 3), ["         1 ┤    ██  ██", "         0 ┤  ████  ██"]);
+  const flat = plotRows({ name: "a", values: [0, 0] }, { rows: 1, columns: 22, count: 2 });
+  assert.equal(flat[1], "         0 ┤");
+});

@@ -1,0 +1,52 @@
+// Tuned kernels as a user meets them: doctor tells of the table, and no state of it changes what a verb says.
+import assert from "node:assert/strict";
+import { dirname } from "node:path";
+import { cli, TemporaryFolder } from "./helpers/cli.ts";
+
+/** Deno's own cache, which must stay where it is when the environment of a command is changed. */
+async function denoFolder(): Promise<string> {
+  const { stdout } = await new Deno.Command(Deno.execPath(), { args: ["info", "--json"] }).output();
+  return JSON.parse(new TextDecoder().decode(stdout)).denoDir;
+}
+
+Deno.test("doctor tells that nothing is tuned, and that a broken table is ignored", async () => {
+  using folder = new TemporaryFolder();
+  const env = {
+    XDG_CACHE_HOME: folder.path,
+    HOME: folder.path,
+    LOCALAPPDATA: folder.path,
+    DENO_DIR: await denoFolder(),
+  };
+  const report = async (): Promise<{ path: string; state: string; reason?: string; entries?: number }> => {
+    const { code, stdout, stderr } = await cli(["doctor", "--json"], { env });
+    assert.equal(code, 0, stderr);
+    return JSON.parse(stdout).tuning;
+  };
+  const { path, state } = await report();
+  assert.equal(state, "absent");
+  assert.ok(path.startsWith(folder.path), path);
+  assert.equal(folder.has("compresso"), false);
+  await Deno.mkdir(dirname(path), { recursive: true });
+  await Deno.writeTextFile(path, "{");
+  assert.equal((await report()).state, "ignored");
+  const { code, stdout } = await cli(["doctor"], { env });
+  assert.equal(code, 0);
+  assert.match(stdout, /^kernels .*is ignored, as it is no whole JSON document/m);
+});
+
+Deno.test("generate says the same with a broken table, without one, and with --no-tuning", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("broken.json"), '{"format":');
+  const args = ["generate", "demo", "--prompt", "Tom met", "--max-tokens", "4"];
+  const answers = [
+    await cli([...args, "--tuning", folder.at("broken.json")]),
+    await cli([...args, "--tuning", folder.at("none", "tuning.json")]),
+    await cli([...args, "--no-tuning"]),
+  ];
+  for (const { code, stdout, stderr } of answers) {
+    assert.equal(code, 0, stderr);
+    assert.equal(stderr, answers[0]?.stderr);
+    assert.equal(stdout, answers[0]?.stdout);
+  }
+  assert.equal(folder.has("none"), false);
+});

@@ -1,0 +1,202 @@
+// Conversations as tokens: what is learned of them in each style, and what a template must hold to.
+import assert from "node:assert/strict";
+import { type ChatMessage, renderChat } from "../../lib/io/chat_template.ts";
+import { type ChatRow, parseRows } from "../../lib/io/datasets.ts";
+import { tokenizerFromGguf } from "../../lib/io/gguf_tokenizer.ts";
+import { openWeights } from "../../lib/io/open.ts";
+import {
+  COLLABORATIVE_PROMPT,
+  encodeExample,
+  type EncodeOptions,
+  encodePrefix,
+  endToken,
+  formatExample,
+  IGNORED_LABEL,
+} from "../../lib/io/prompts.ts";
+import type { Tokenizer } from "../../lib/io/tokenizer.ts";
+import { encodeRows } from "../../lib/run/batches.ts";
+import { sharedFile } from "../io/files.ts";
+import { failure, tokenizerOf, withConfig } from "./fixtures.ts";
+
+const SEQ = 4000;
+
+function chat(...contents: readonly string[]): ChatRow {
+  const messages = contents.map((content, index): ChatMessage => ({
+    role: index % 2 === 0 ? "user" : "assistant",
+    content,
+  }));
+  return { kind: "chat", messages, extra: {} };
+}
+
+const LONG = chat("Where is the stone?", "in the river", "And now? 👍", "12 stones,\nor 3", "Go on.", "日本");
+
+/** Stretches of tokens that are learned, as text, and those that are not. */
+function stretches(row: ChatRow, options: EncodeOptions): { learned: string[]; others: string[] } {
+  const { tokens, labels } = encodeExample(row, options);
+  const found: { learned: boolean; ids: number[] }[] = [];
+  tokens.forEach((id, index) => {
+    const learned = labels[index] !== IGNORED_LABEL;
+    if (learned) assert.equal(labels[index], id);
+    const last = found.at(-1);
+    if (last?.learned === learned) last.ids.push(id);
+    else found.push({ learned, ids: [id] });
+  });
+  const text = (learned: boolean): string[] =>
+    found.filter((stretch) => stretch.learned === learned).map(({ ids }) => options.tokenizer.decode(ids));
+  return { learned: text(true), others: text(false) };
+}
+
+Deno.test("in a chat template all that the assistant says is learned, with its end token, and nothing else", async () => {
+  const tokenizer = await tokenizerOf("byte_level");
+  const { learned, others } = stretches(LONG, { tokenizer, prompt: null, seq: SEQ });
+  assert.deepEqual(learned, ["in the river<|end|>", "12 stones,\nor 3<|end|>", "日本<|end|>"]);
+  assert.deepEqual(others, [
+    "<|start|>user\nWhere is the stone?<|end|>\n<|start|>assistant\n",
+    "\n<|start|>user\nAnd now? 👍<|end|>\n<|start|>assistant\n",
+    "\n<|start|>user\nGo on.<|end|>\n<|start|>assistant\n",
+  ]);
+});
+
+for (const name of ["byte_level", "sentencepiece"] as const) {
+  Deno.test(`a ${name} conversation has the tokens of the whole rendered text`, async () => {
+    const tokenizer = await tokenizerOf(name);
+    const { tokens } = encodeExample(LONG, { tokenizer, prompt: null, seq: SEQ });
+    const text = renderChat(tokenizer, LONG.messages, { addGenerationPrompt: false });
+    // What stands behind the last end token is left out.
+    assert.deepEqual([...tokens], tokenizer.encode(text.trimEnd()));
+  });
+
+  Deno.test(`in a ${name} conversation each answer follows the tokens that ask for it in generation`, async () => {
+    const tokenizer = await tokenizerOf(name);
+    const { tokens, labels } = encodeExample(LONG, { tokenizer, prompt: null, seq: SEQ });
+    for (const answer of [1, 3, 5]) {
+      const asked = renderChat(tokenizer, LONG.messages.slice(0, answer), { addGenerationPrompt: true });
+      const prefix = encodePrefix(asked, { tokenizer, prompt: null });
+      assert.deepEqual([...tokens.slice(0, prefix.length)], prefix);
+      assert.equal(labels[prefix.length - 1], IGNORED_LABEL);
+      assert.notEqual(labels[prefix.length], IGNORED_LABEL);
+    }
+  });
+
+  for (const style of ["chat", "alpaca", "plain"] as const) {
+    Deno.test(`one question and answer in ${style} style are the ${name} tokens of an instruction`, async () => {
+      const tokenizer = await tokenizerOf(name);
+      for (const output of ["in the river", "A", " \n x", "日本"]) {
+        for (const prompt of [null, COLLABORATIVE_PROMPT]) {
+          const options = { tokenizer, prompt, style, seq: SEQ };
+          const row = { kind: "instruct", instruction: "Where?", input: "", output, choices: null, extra: {} } as const;
+          // The SentencePiece template trims what the assistant says.
+          if (name === "sentencepiece" && style === "chat" && output !== output.trim()) continue;
+          assert.deepEqual(encodeExample(chat("Where?", output), options), encodeExample(row, options));
+        }
+      }
+    });
+  }
+}
+
+Deno.test("the prompt stands in the system turn, before its text, or where there can be none, before the question", async () => {
+  const tokenizer = await tokenizerOf("byte_level"), prompt = "Be small.";
+  const first = (row: ChatRow, of: Tokenizer): string =>
+    stretches(row, { tokenizer: of, prompt, seq: SEQ }).others[0] ?? "";
+  const row = chat("Count.", "1");
+  const question = "<|start|>user\nCount.<|end|>\n<|start|>assistant\n";
+  assert.equal(first(row, tokenizer), `<|start|>system\nBe small.<|end|>\n${question}`);
+  const system: ChatRow = { ...row, messages: [{ role: "system", content: "Be kind." }, ...row.messages] };
+  assert.equal(first(system, tokenizer), `<|start|>system\nBe small.\n\nBe kind.<|end|>\n${question}`);
+  assert.match(first(row, await tokenizerOf("sentencepiece")), /\[INST\] Be small\.\n\nCount\. \[\/INST\]/);
+  // This template leaves system turns out without a word.
+  const silent = withConfig(
+    tokenizer,
+    {},
+    "{% for m in messages %}{% if m['role'] != 'system' %}{{ '<|start|>' + m['role'] + '\n' + m['content'] + '<|end|>' }}{% endif %}{% endfor %}" +
+      "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}",
+  );
+  assert.equal(first(row, silent), "<|start|>user\nBe small.\n\nCount.<|end|><|start|>assistant\n");
+});
+
+Deno.test("without a template a conversation is instructions and answers in turn, each with the end token", async () => {
+  const tokenizer = withConfig(await tokenizerOf("byte_level"), {}, null);
+  const messages: readonly ChatMessage[] = [
+    { role: "system", content: "Be kind." },
+    { role: "user", content: "Count." },
+    { role: "assistant", content: "1" },
+    { role: "user", content: "Go on." },
+    { role: "user", content: "Please." },
+    { role: "assistant", content: "2" },
+    { role: "user", content: "This is not answered." },
+  ];
+  const row: ChatRow = { kind: "chat", messages, extra: {} };
+  const alpaca = stretches(row, { tokenizer, prompt: "Be small.", style: "alpaca", seq: SEQ });
+  assert.deepEqual(alpaca.learned, ["1<|end|>", "2<|end|>"]);
+  assert.deepEqual(alpaca.others, [
+    "Be small.\n\nBe kind.\n\n### Instruction:\nCount.\n\n### Response:\n",
+    "\n\n### Instruction:\nGo on.\n\nPlease.\n\n### Response:\n",
+  ]);
+  const plain = stretches(row, { tokenizer, prompt: null, style: "plain", seq: SEQ });
+  assert.deepEqual(plain, { learned: alpaca.learned, others: ["Be kind.\nCount.\n", "\nGo on.\n\nPlease.\n"] });
+});
+
+Deno.test("a template without end token leaves it to EOS at the end of the conversation", async () => {
+  const bare = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}" +
+    "{% if add_generation_prompt %}assistant: {% endif %}";
+  const tokenizer = withConfig(await tokenizerOf("byte_level"), {}, bare);
+  const { learned } = stretches(chat("Count.", "1", "Go on.", "2"), { tokenizer, prompt: null, seq: SEQ });
+  assert.deepEqual(learned, ["1\n", "2\n<|end|>"]);
+});
+
+Deno.test("a long conversation loses its end, and one whose answers are cut off teaches nothing", async () => {
+  const tokenizer = await tokenizerOf("byte_level");
+  const whole = encodeExample(LONG, { tokenizer, prompt: null, seq: SEQ });
+  assert.equal(whole.truncated, false);
+  const cut = encodeExample(LONG, { tokenizer, prompt: null, seq: 40 });
+  assert.deepEqual([cut.truncated, cut.tokens.length], [true, 40]);
+  assert.deepEqual([...cut.tokens], [...whole.tokens.slice(0, 40)]);
+  assert.deepEqual([...cut.labels], [...whole.labels.slice(0, 40)]);
+  const { report } = encodeRows([LONG, chat("Where is the stone? ".repeat(9), "here")], {
+    tokenizer,
+    prompt: null,
+    seq: 40,
+  });
+  assert.deepEqual([report.examples, report.truncated, report.skipped, report.packed], [1, 2, 1, false]);
+  assert.deepEqual(report.lines.skipped, [2]);
+});
+
+Deno.test("a template that writes earlier turns otherwise is refused with the number of the row", async () => {
+  // As templates do that drop the thoughts of all turns but the last.
+  const dropping = "{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' }}" +
+    "{% if loop.last or m['role'] == 'user' %}{{ m['content'] }}{% else %}{{ 'gone' }}{% endif %}{{ '<|end|>' }}{% endfor %}" +
+    "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}";
+  const tokenizer = withConfig(await tokenizerOf("byte_level"), {}, dropping);
+  const lines = [chat("Count.", "1"), chat("Count.", "1", "Go on.", "2")].map(({ messages }) =>
+    JSON.stringify({ messages })
+  );
+  const { rows } = parseRows(["", ...lines].join("\n"), "x");
+  const options = { tokenizer, prompt: null, seq: SEQ };
+  assert.equal(encodeRows(rows.slice(0, 1), options).examples.length, 1);
+  const message = /says in a chat, row 3; rule: the chat template writes the first turns alike.*message 4 of 4/;
+  assert.throws(() => encodeRows(rows, options), failure("input", message));
+  const turned: ChatRow = { kind: "chat", messages: [...LONG.messages].reverse(), number: 7, extra: {} };
+  assert.throws(
+    () => encodeRows([turned], { ...options, tokenizer: withConfig(tokenizer, {}, "{{ raise_exception('no') }}") }),
+    failure("input", /cannot format a chat, row 7; .*the template says: no/),
+  );
+});
+
+Deno.test("SmolLM2's own template: answers and end tokens are learned, with and without the prompt", async () => {
+  const path = sharedFile("models/SmolLM2-135M-Instruct.Q4_1.gguf");
+  if (path === null) return;
+  const source = await openWeights(path);
+  assert("metadata" in source && source.metadata instanceof Map);
+  const tokenizer = tokenizerFromGguf(source.metadata);
+  const expected = ["in the river<|im_end|>", "12 stones,\nor 3<|im_end|>", "日本<|im_end|>"];
+  for (const prompt of [null, COLLABORATIVE_PROMPT]) {
+    const options = { tokenizer, prompt, seq: SEQ };
+    const { learned, others } = stretches(LONG, options);
+    assert.deepEqual(learned, expected);
+    assert.equal(
+      others[0],
+      formatExample({ instruction: "Where is the stone?", input: "", output: "" }, options).prefix,
+    );
+    assert.equal(encodeExample(LONG, options).tokens.at(-1), endToken(options));
+  }
+});

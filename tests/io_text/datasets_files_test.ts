@@ -1,0 +1,190 @@
+// Data files as they come: cut into pieces anywhere, compressed, or as parquet tables of another program.
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { gzipSync, zstdCompressSync } from "node:zlib";
+import { type DataSet, parseRows, readRows } from "../../lib/io/datasets.ts";
+import { createSplitter, type Place, type ValueSink } from "../../lib/io/datasets_split.ts";
+import { failure, inFolder } from "./fixtures.ts";
+
+/** Everything that a splitter says about a text that comes in pieces of `size` characters. */
+function told(text: string, size: number): unknown[] {
+  const said: unknown[] = [];
+  const sink: ValueSink = {
+    value: ({ label }, value) => void said.push([label, value]),
+    document: ({ label }, document) => void said.push([label, document]),
+    blank: ({ label }) => void said.push([label, "blank"]),
+    broken: ({ label }: Place, problem) => void said.push([label, problem]),
+    refuse: (rule, value): never => {
+      throw new Error(`${rule}: ${value}`);
+    },
+    isFull: false,
+  };
+  const splitter = createSplitter(sink);
+  try {
+    for (let at = 0; at < text.length; at += size) splitter.push(text.slice(at, at + size));
+    said.push(splitter.finish());
+  } catch (error) {
+    said.push(String(error));
+  }
+  return said;
+}
+
+const TRICKY: Readonly<Record<string, string>> = {
+  lines: '{"text": "a \\"}[,\\\\"}\r\n\n{"text": "b"}\n{oops}\n{"text": {"x": [1, 2]}}',
+  object: '{\n  "text": "a",\n  "more": [1,\n 2]\n}\n',
+  array: '\ufeff [\n{"text": "a ]}, \\" \\\\"},\n\n {"text": [1, {"x": "]"}]}\n, {"text": }, 3 , "s\\\\" ]\n ',
+  "array in array": '[[1, 2], {"a": []}]',
+  "broken array": '[{"text": "a"},\n\n{"text": "b',
+  "array and more": '[{"text": "a"}]\n\n{"text": "b"}',
+  "a lone bracket": " [ ",
+  text: "[1] A footnote.\n{braces}",
+};
+
+for (const [name, text] of Object.entries(TRICKY)) {
+  Deno.test(`${name} gives the same values wherever its pieces end`, () => {
+    const whole = told(text, text.length);
+    for (const size of [1, 2, 3, 5, 7]) assert.deepEqual(told(text, size), whole, `pieces of ${size}`);
+  });
+}
+
+Deno.test("the splitter places each value", () => {
+  const said = (name: string): unknown[] => told(TRICKY[name] ?? "", 4);
+  assert.deepEqual(said("lines").map((entry) => Array.isArray(entry) ? entry[0] : entry), [
+    "line 1",
+    "line 2",
+    "line 3",
+    "line 4",
+    "line 5",
+    "JSON lines",
+  ]);
+  assert.deepEqual(said("object"), [["row 1", { text: "a", more: [1, 2] }], "JSON object"]);
+  const [first, second, third, ...rest] = said("array");
+  assert.deepEqual([first, second], [["row 1", { text: 'a ]}, " \\' }], ["row 2", { text: [1, { x: "]" }] }]]);
+  assert.match(String(third), /^row 3, line 5,is not JSON/);
+  assert.deepEqual(rest, [["row 4", 3], ["row 5", "s\\"], "JSON array"]);
+  assert.match(String(said("broken array").at(-1)), /row 2, line 3 does not end/);
+  assert.match(String(said("array and more").at(-1)), /more after its end, on line 3/);
+});
+
+const ROWS = Array.from({ length: 40 }, (_, index) => ({ text: `Document ${index}: the stone — 石 👍.` }));
+const LINES = ROWS.map((row) => JSON.stringify(row) + "\n").join("");
+
+async function read(bytes: Uint8Array, options: Parameters<typeof readRows>[1] = {}): Promise<DataSet> {
+  let data: DataSet | null = null;
+  await inFolder(async (folder) => {
+    await Deno.writeFile(`${folder}/data`, bytes);
+    data = await readRows(`${folder}/data`, options);
+  });
+  assert(data);
+  return data;
+}
+
+Deno.test("gzip and Zstandard give the rows of the plain file, of one member or many", async () => {
+  const plain = parseRows(LINES, "x");
+  const half = LINES.indexOf("\n", LINES.length / 2) - 3;
+  const many = [gzipSync(LINES.slice(0, half)), gzipSync(LINES.slice(half))];
+  for (
+    const bytes of [gzipSync(LINES), new Uint8Array([...many.flatMap((part) => [...part])]), zstdCompressSync(LINES)]
+  ) {
+    const { rows, report } = await read(bytes);
+    assert.deepEqual(rows, plain.rows);
+    assert.equal(report.compression, bytes[0] === 0x1f ? "gzip" : "zstd");
+    assert.equal(report.format, "JSON lines");
+  }
+  const text = await read(gzipSync("A plain text."));
+  assert.deepEqual([text.kind, text.report.format], ["text", "plain text"]);
+  const array = await read(gzipSync(JSON.stringify(ROWS, null, 1)));
+  assert.deepEqual(array.rows, plain.rows);
+});
+
+Deno.test("gzip that is cut off is refused, unless the limit is reached before", async () => {
+  // Random letters do not compress away, so that half of the bytes holds about half of the rows.
+  const words = Array.from({ length: 30000 }, (_, index) => ((index * 7919) % 104729).toString(36));
+  const lines = words.map((text) => `${JSON.stringify({ text })}\n`).join("");
+  const bytes = gzipSync(lines), cut = bytes.subarray(0, bytes.length / 2);
+  await assert.rejects(read(cut), failure("input", /the gzip data are whole; now: unexpected end of file/));
+  const { rows, report } = await read(cut, { limit: 7 });
+  assert.deepEqual(rows, parseRows(lines, "x", { limit: 7 }).rows);
+  assert.equal(report.limited, true);
+});
+
+Deno.test("characters and the first bad byte are found across the pieces that a file is read in", async () => {
+  // Pieces are 2^20 bytes: a text of 4-byte characters behind one letter has one across each border.
+  const text = "a" + "👍".repeat(2 ** 19);
+  const data = await read(new TextEncoder().encode(text));
+  assert(data.kind === "text" && data.rows[0]?.text === text);
+  const bytes = new TextEncoder().encode(text);
+  bytes[2 ** 20 + 1] = 0x41;
+  // The character that begins at 2^20 − 3 lacks nothing; the one after it begins at 2^20 + 1 and is broken.
+  await assert.rejects(
+    read(bytes),
+    failure("input", new RegExp(`it is not, from byte ${2 ** 20 + 2}$|${2 ** 20 + 2};`)),
+  );
+});
+
+function table(name: string): string {
+  return fileURLToPath(new URL(`../../fixtures/parquet/${name}.parquet`, import.meta.url));
+}
+
+for (const name of ["texts_zstd", "texts_brotli"]) {
+  Deno.test(`the table ${name} gives its documents with their places and other fields`, async () => {
+    const { kind, rows, report } = await readRows(table(name));
+    assert(kind === "text");
+    const numbers = [1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12];
+    assert.deepEqual(rows.map(({ number }) => number), numbers);
+    assert.deepEqual(
+      rows.map(({ text }) => text),
+      numbers.map((number) => `Document ${number} tells of stone ${number * number % 7} in the river — 石 👍.`),
+    );
+    assert.deepEqual(rows[3]?.extra, {
+      url: "https://example.org/4",
+      timestamp: "2023-11-14T22:13:20.004Z",
+      length: 47,
+    });
+    assert.deepEqual(report, {
+      format: "parquet",
+      compression: "none",
+      rows: 11,
+      skipped: [{ row: 4, reason: 'empty "text"' }],
+      broken: [],
+      limited: false,
+    });
+  });
+}
+
+Deno.test("limit ends the reading of a table at any row, within and between its groups", async () => {
+  const all = await readRows(table("texts_zstd"));
+  for (const limit of [1, 3, 4, 5, 9, 11]) {
+    const { rows, report } = await readRows(table("texts_zstd"), { limit });
+    assert.deepEqual(rows, all.rows.slice(0, limit));
+    assert.equal(report.limited, true);
+  }
+});
+
+Deno.test("tables hold instructions with nulls and lists, and conversations", async () => {
+  const instructions = await readRows(table("instructions_gzip"));
+  assert(instructions.kind === "instruct");
+  const fields = instructions.rows.map((
+    { instruction, input, output, choices },
+  ) => [instruction, input, output, choices]);
+  assert.deepEqual(fields, [
+    ["Add.", "1 + 1", "2", ["1", "2"]],
+    ["Say hello.", "", "Hello.", null],
+    ["Name a river.", "", "The Rhine.", ["The Rhine.", "The Alps."]],
+  ]);
+  const chats = await readRows(table("chats_snappy"));
+  assert(chats.kind === "chat");
+  assert.deepEqual(chats.rows.map(({ messages }) => messages.length), [2, 5]);
+  assert.deepEqual(chats.rows[1]?.messages[4], { role: "assistant", content: "2" });
+  const named = await readRows(table("texts_zstd"), { textField: "url", limit: 1 });
+  assert(named.kind === "text" && named.rows[0]?.text === "https://example.org/0");
+});
+
+Deno.test("a table that is broken, or compressed in a way that is not known, is refused", async () => {
+  await assert.rejects(readRows(table("instructions_lz4")), failure("input", /ZSTD, BROTLI; now: LZ4_RAW/));
+  const bytes = await Deno.readFile(table("texts_zstd"));
+  await assert.rejects(read(bytes.subarray(0, 2000)), failure("input", /whole parquet file/));
+  const page = bytes.slice();
+  page.fill(0xff, 40, 200);
+  await assert.rejects(read(page), failure("input", /whole parquet file/));
+});

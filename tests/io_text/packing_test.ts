@@ -1,0 +1,86 @@
+// Texts joined to full sequences, token by token, and cut to windows.
+import assert from "node:assert/strict";
+import type { Row } from "../../lib/io/datasets.ts";
+import { type Example, IGNORED_LABEL } from "../../lib/io/prompts.ts";
+import type { Tokenizer } from "../../lib/io/tokenizer.ts";
+import { encodeRows } from "../../lib/run/batches.ts";
+import { packTexts, windows } from "../../lib/run/packing.ts";
+import { tokenizerOf, withConfig } from "./fixtures.ts";
+
+const TEXTS = ["the river carries the stone", "x", "a garden near the river", "12 stones, or 3"] as const;
+
+function example(number: number, length: number): Example {
+  const tokens = Uint32Array.from({ length }, (_, index) => 10 * number + index + 1);
+  const labels = Int32Array.from(tokens, (token, index) => index === length - 1 ? token : IGNORED_LABEL);
+  return { tokens, labels };
+}
+
+/** All texts in a row, each between BOS, where there is one, and EOS. */
+function joined(tokenizer: Tokenizer): number[] {
+  return TEXTS.flatMap((text) => [...tokenizer.leading, ...tokenizer.encode(text), tokenizer.eosId ?? -1]);
+}
+
+for (const name of ["byte_level", "sentencepiece"] as const) {
+  Deno.test(`packTexts() with ${name} cuts all tokens with EOS behind each text to full sequences`, async () => {
+    const tokenizer = await tokenizerOf(name);
+    const whole = joined(tokenizer);
+    for (const seq of [2, 7, whole.length - 1, whole.length]) {
+      const { examples, leftOver, empty } = packTexts(TEXTS, { tokenizer, seq });
+      assert(examples.every(({ tokens }) => tokens.length === seq));
+      assert.equal(examples.length, Math.floor(whole.length / seq));
+      assert.deepEqual(examples.flatMap(({ tokens }) => [...tokens]), whole.slice(0, examples.length * seq));
+      assert.deepEqual([leftOver, empty], [whole.length % seq, []]);
+      for (const { tokens, labels } of examples) {
+        const learned = [...tokens].map((id) => id === tokenizer.bosId ? IGNORED_LABEL : id);
+        assert.deepEqual([...labels], learned);
+      }
+    }
+  });
+}
+
+Deno.test("packTexts() makes one short sequence of texts that fill none", async () => {
+  const tokenizer = await tokenizerOf("byte_level");
+  const whole = joined(tokenizer);
+  const { examples, leftOver } = packTexts(TEXTS, { tokenizer, seq: whole.length + 1 });
+  assert.deepEqual(examples.map(({ tokens }) => [...tokens]), [whole]);
+  assert.equal(leftOver, 0);
+  assert.deepEqual(packTexts([], { tokenizer, seq: 4 }), { examples: [], leftOver: 0, empty: [] });
+});
+
+Deno.test("packTexts() puts EOS once behind a text whose tokenizer adds it, and none where there is none", async () => {
+  const tokenizer = await tokenizerOf("sentencepiece");
+  const doubled = withConfig(tokenizer, { add_bos_token: true, add_eos_token: true }, null);
+  assert.deepEqual(doubled.trailing, [tokenizer.eosId]);
+  const tokens = (of: Tokenizer): number[][] =>
+    packTexts(TEXTS, { tokenizer: of, seq: 9 }).examples.map((packed) => [...packed.tokens]);
+  assert.deepEqual(tokens(doubled), tokens(tokenizer));
+  const bare = withConfig(await tokenizerOf("byte_level"), { eos_token: null }, null);
+  const [first] = packTexts(["x", "y"], { tokenizer: bare, seq: 2 }).examples;
+  assert.deepEqual([...first?.tokens ?? []], [...bare.encode("x"), ...bare.encode("y")]);
+});
+
+Deno.test("encodeRows() packs texts unless told not to, and counts texts without tokens as left out", async () => {
+  const tokenizer = await tokenizerOf("byte_level");
+  const rows = ["", ...TEXTS].map((text, index): Row => ({ kind: "text", text, number: index + 4, extra: {} }));
+  const whole = joined(tokenizer);
+  const { examples, report } = encodeRows(rows, { tokenizer, prompt: null, seq: 5 });
+  assert.deepEqual(examples, packTexts(TEXTS, { tokenizer, seq: 5 }).examples);
+  assert.deepEqual([report.packed, report.padding, report.leftOver], [true, 0, whole.length % 5]);
+  assert.deepEqual([report.rows, report.skipped, report.lines.skipped], [5, 1, [4]]);
+  assert.equal(report.tokens + report.leftOver, whole.length);
+  const apart = encodeRows(rows, { tokenizer, prompt: null, seq: 5, packing: false });
+  assert.equal(apart.report.packed, false);
+  assert(apart.report.padding > 0);
+});
+
+Deno.test("windows() cuts a text and drops a tail of one token", () => {
+  const lengths = (length: number): number[] => windows(example(0, length), 4).map(({ tokens }) => tokens.length);
+  assert.deepEqual(lengths(0), []);
+  assert.deepEqual(lengths(1), []);
+  assert.deepEqual(lengths(4), [4]);
+  assert.deepEqual(lengths(5), [4]);
+  assert.deepEqual(lengths(6), [4, 2]);
+  const [, second] = windows(example(0, 6), 4);
+  assert.deepEqual([...second?.tokens ?? []], [5, 6]);
+  assert.deepEqual([...second?.labels ?? []], [IGNORED_LABEL, 6]);
+});

@@ -1,0 +1,22 @@
+// What a matrix holds after its values were rounded to a dtype, for oracles. Owns nothing else; refuses the GPU.
+import type { MatrixDtype } from "../../../lib/nn/matrix.ts";
+import { dequantizeRows, quantizeRows } from "../../../lib/nn/quant.ts";
+
+/** Every dtype of a matrix. */
+export const DTYPES: readonly MatrixDtype[] = ["f32", "f16", "q8", "q4"];
+
+/** Values as a matrix of the dtype stores them; `cols` values a row. */
+export function stored(
+  values: Float32Array<ArrayBuffer>,
+  { cols, dtype }: { readonly cols: number; readonly dtype: MatrixDtype },
+): Float32Array<ArrayBuffer> {
+  switch (dtype) {
+    case "f32":
+      return values;
+    case "f16":
+      return Float32Array.from(new Float16Array(values));
+    case "q8":
+    case "q4":
+      return dequantizeRows(quantizeRows(values, { cols, dtype }), cols);
+  }
+}

@@ -1,0 +1,140 @@
+// Schedules as users write them: what is a schedule, what it sees, and the check of every value that it gives.
+import assert from "node:assert/strict";
+import { CompressoError } from "../../lib/errors.ts";
+import { evaluateSchedule, type ScheduleOutput } from "../../lib/prune/schedule_output.ts";
+import {
+  asSchedule,
+  defineSchedule,
+  type RateName,
+  type RecordView,
+  type ScheduleDefinition,
+  type ScheduleInput,
+} from "../../lib/prune/schedule_script.ts";
+import type { Rates } from "../../lib/run/options.ts";
+import type { StepRecord } from "../../lib/run/records.ts";
+
+const INPUT: ScheduleInput = {
+  progress: 0.25,
+  step: 4,
+  steps: 20,
+  sparsity: 0.3,
+  records: [],
+  layers: [{ heads: 0.1, ffn: 0.2 }, { heads: 0.3, ffn: 0.4 }],
+};
+
+function evaluate(definition: ScheduleDefinition, input = INPUT): ScheduleOutput {
+  return evaluateSchedule(defineSchedule(definition), input);
+}
+
+// These lines fail to compile where the names of the loop and those of schedules part.
+const rateNames: { readonly [rate in keyof Rates]: RateName } & { readonly [rate in RateName]: keyof Rates } = {
+  lora: "lora",
+  mask: "mask",
+  lambda: "lambda",
+  temperature: "temperature",
+  noise: "noise",
+  spread: "spread",
+  warmup: "warmup",
+  tracking: "tracking",
+  clipNorm: "clipNorm",
+  weightDecay: "weightDecay",
+};
+const asView = (record: StepRecord): RecordView => record;
+
+Deno.test("the schedule of the documentation holds 0.1 for half of the stage, then rises to 0.25", () => {
+  const schedule = defineSchedule({
+    sparsity: ({ progress }) => progress < 0.5 ? 0.1 : 0.1 + 0.3 * (progress - 0.5),
+  });
+  const at = (progress: number): number | null => evaluateSchedule(schedule, { ...INPUT, progress }).sparsity;
+  assert.equal(at(0), 0.1);
+  assert.equal(at(0.499), 0.1);
+  assert.equal(at(0.75), 0.1 + 0.3 * 0.25);
+  assert.equal(at(1), 0.25);
+});
+
+Deno.test("a schedule sees its input and may decide everything", () => {
+  const output = evaluate({
+    sparsity: 0.2,
+    layers: ({ layers }) => layers.map(({ heads }, index) => index === 0 ? null : heads),
+    freeze: ({ layers }) => layers.flatMap(({ ffn }, layer) => ffn > 0.3 ? [{ layer, kind: "ffn" }] : []),
+    end: ({ step }) => step === 4,
+    rates: { lora: ({ progress }) => 1e-3 * progress, temperature: 0.5 },
+  });
+  assert.deepEqual(output, {
+    sparsity: 0.2,
+    layers: [null, 0.3],
+    freeze: [{ layer: 1, kind: "ffn" }],
+    end: true,
+    rates: { lora: 2.5e-4, temperature: 0.5 },
+  });
+});
+
+Deno.test("what a schedule leaves out is left to the run", () => {
+  assert.deepEqual(evaluate({}), { sparsity: null, layers: null, freeze: [], end: false, rates: {} });
+});
+
+Deno.test("every number of the loop may be a curve, and none else", () => {
+  for (const name of Object.values(rateNames)) {
+    assert.deepEqual(evaluate({ rates: { [name]: () => 0.5 } }).rates, { [name]: 0.5 });
+  }
+  assert.ok(asView);
+});
+
+Deno.test("a value that is not finite or out of range is refused with its name, value and step", () => {
+  const number = (value: unknown): () => number => () => value as number;
+  const cases: readonly (readonly [ScheduleDefinition, "input" | "numeric", string])[] = [
+    [{ sparsity: number(NaN) }, "numeric", "sparsity = NaN"],
+    [{ sparsity: number(undefined) }, "numeric", "sparsity = undefined"],
+    [{ sparsity: number("0.1") }, "numeric", "sparsity = 0.1"],
+    [{ sparsity: 1 }, "input", "sparsity = 1"],
+    [{ sparsity: -0.1 }, "input", "sparsity = -0.1"],
+    [{ rates: { lora: number(Infinity) } }, "numeric", "rates.lora = Infinity"],
+    [{ rates: { lambda: -1 } }, "input", "rates.lambda = -1"],
+    [{ rates: { temperature: 0 } }, "input", "rates.temperature = 0"],
+    [{ rates: { tracking: 2 } }, "input", "rates.tracking = 2"],
+    [{ layers: () => [0.1] }, "input", "1 entries"],
+    [{ layers: () => [0.1, 1.1] }, "input", "layers[1] = 1.1"],
+    [{ layers: () => new Array(2) }, "numeric", "layers[0] = undefined"],
+    [{ layers: number(3) as unknown as () => number[] }, "input", "layers = 3"],
+    [{ freeze: () => [{ layer: 2, kind: "ffn" }] }, "input", "layer 2, kind ffn"],
+    [{ freeze: () => [{ layer: 0, kind: "hidden" as "ffn" }] }, "input", "layer 0, kind hidden"],
+    [{ end: number(1) as unknown as () => boolean }, "input", "end = 1"],
+  ];
+  for (const [definition, code, value] of cases) {
+    assert.throws(() => evaluate(definition), (error) => {
+      assert.ok(error instanceof CompressoError);
+      assert.equal(error.parts.value, value);
+      assert.equal(error.code, code, value);
+      assert.match(error.parts.what, /step 4 of 20/);
+      return true;
+    });
+  }
+});
+
+Deno.test("a schedule that throws is named with the step", () => {
+  const broken = (): number => {
+    throw new TypeError("no such record");
+  };
+  assert.throws(() => evaluate({ sparsity: broken }), /step 4 of 20.*TypeError: no such record/);
+});
+
+Deno.test("defineSchedule() refuses parts that do not exist or are neither number nor function", () => {
+  const cases: readonly (readonly [unknown, RegExp])[] = [
+    [{ sparcity: 0.1 }, /sparsity, layers, freeze, end, rates; now: sparcity/],
+    [{ rates: { beta: 0.1 } }, /lora, mask.*now: beta/],
+    [{ sparsity: "0.1" }, /sparsity is a number or a function/],
+    [{ layers: [0.1] }, /layers is a function/],
+    [null, /now: null/],
+  ];
+  for (const [definition, message] of cases) {
+    assert.throws(() => defineSchedule(definition as ScheduleDefinition), message);
+  }
+});
+
+Deno.test("asSchedule() takes what defineSchedule() gave, of any copy of this module, and nothing else", () => {
+  const copy = { definition: { sparsity: 0.1 } };
+  assert.equal(evaluateSchedule(asSchedule(copy), INPUT).sparsity, 0.1);
+  for (const exported of [undefined, null, 0.3, { sparsity: 0.1 }, () => 0.1]) {
+    assert.throws(() => asSchedule(exported), /default export is defineSchedule/);
+  }
+});

@@ -1,0 +1,239 @@
+// The memory plan: equal to what runs take, within reach of every adapter, and followed by advice that helps.
+import assert from "node:assert/strict";
+import { adviseMemory, fits, loadModel, openDevice, planMemory, type PruneOptions, readRows } from "../../mod.ts";
+import { CompressoError } from "../../lib/errors.ts";
+import type { Device } from "../../lib/gpu/device.ts";
+import { DEFAULT_LIMITS, openDryDevice } from "../../lib/gpu/dry.ts";
+import { demoData } from "../../lib/io/open_model.ts";
+import { openSpec } from "../../lib/io/open_spec.ts";
+import type { MatrixDtype } from "../../lib/nn/matrix.ts";
+import type { DecoderSpec } from "../../lib/nn/spec.ts";
+import type { MemoryOptions, MemoryPlan } from "../../lib/run/memory.ts";
+import { bytesByPart, MEMORY_PARTS, partOfLabel } from "../../lib/run/memory_parts.ts";
+import { startPrune } from "../../lib/run/prune.ts";
+import { PruneSession } from "../../lib/run/session.ts";
+
+const MIB = 2 ** 20;
+
+/** LLaMA-7B as its config.json says. */
+const LLAMA_7B = {
+  model_type: "llama",
+  vocab_size: 32000,
+  hidden_size: 4096,
+  num_hidden_layers: 32,
+  num_attention_heads: 32,
+  intermediate_size: 11008,
+  max_position_embeddings: 2048,
+  rms_norm_eps: 1e-6,
+  bos_token_id: 1,
+  eos_token_id: 2,
+};
+
+/** A prune run of the demo with these options, as short as one can be. */
+async function pruneOptions(options: MemoryOptions): Promise<PruneOptions> {
+  const { rows } = await readRows(demoData("train"));
+  const { batch, seq, lora, units, recompute } = options;
+  return {
+    rows: rows.slice(0, 40),
+    sparsity: 0.3,
+    steps: 1,
+    prefinetune: 1,
+    postfinetune: 0,
+    prompt: null,
+    ...(batch === undefined ? {} : { batch }),
+    ...(seq === undefined ? {} : { seq }),
+    ...(lora ? { lora } : {}),
+    ...(units ? { units } : {}),
+    ...(recompute === undefined ? {} : { recompute }),
+  };
+}
+
+/** Plans for the device at hand. */
+async function planFor(device: Device, options: MemoryOptions): Promise<MemoryPlan> {
+  const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
+  return await planMemory(await openSpec("demo"), { ...options, adapter });
+}
+
+const SHAPES: readonly (MemoryOptions & { readonly baseDtype: MatrixDtype })[] = [
+  { batch: 2, seq: 96, baseDtype: "f16" },
+  { batch: 3, seq: 70, baseDtype: "f32", units: ["heads", "ffn", "hidden"], recompute: false },
+  { batch: 1, seq: 64, baseDtype: "q4", lora: { rank: 4, targets: ["q", "o", "gate", "down"] } },
+  { batch: 5, seq: 65, baseDtype: "q8", lora: { rank: 16, dropout: 0.1 }, recompute: false },
+];
+
+for (const shape of SHAPES) {
+  Deno.test(`planMemory() is what a run takes to the byte: ${JSON.stringify(shape)}`, async () => {
+    const plan = await (async () => {
+      using device = await openDevice();
+      const planned = await planFor(device, shape);
+      using model = await loadModel("demo", { device, baseDtype: shape.baseDtype });
+      assert.equal(device.bytes, planned.stages.weights);
+      using session = new PruneSession(model, startPrune(model, await pruneOptions(shape)), undefined);
+      const planOfRecords = new Set<number>();
+      for await (const { plannedGpuBytes } of session) planOfRecords.add(plannedGpuBytes);
+      assert.equal(device.peakBytes, planned.stages.training);
+      const uses = device.peakUsage();
+      assert.deepEqual(bytesByPart(uses), planned.parts);
+      for (const { label } of uses) assert.notEqual(partOfLabel(label), null, `no part knows '${label}'`);
+      session[Symbol.dispose](); // frees the trainer, as slice() does
+      device.resetPeak();
+      await session.slice();
+      assert.equal(device.peakBytes, planned.stages.verification);
+      assert.deepEqual([...planOfRecords], [planned.peakBytes]);
+      return planned;
+    })();
+    assert.equal(plan.peakBytes, Math.max(plan.stages.training, plan.stages.verification));
+    assert.equal(Object.values(plan.parts).reduce((sum, bytes) => sum + bytes, 0), plan.peakBytes);
+    assert.deepEqual(Object.keys(plan.parts), Object.keys(MEMORY_PARTS));
+    assert.deepEqual(plan.excesses, []);
+  });
+}
+
+Deno.test("a run without LoRA stages takes at most what is planned, and not a tenth less", async () => {
+  using device = await openDevice();
+  const shape = { batch: 2, seq: 64 }, plan = await planFor(device, shape);
+  using model = await loadModel("demo", { device });
+  using run = startPrune(model, { ...await pruneOptions(shape), prefinetune: 0 });
+  for await (const _ of run);
+  assert.ok(device.peakBytes <= plan.peakBytes && device.peakBytes > 0.9 * plan.peakBytes, `${device.peakBytes}`);
+});
+
+Deno.test("a plan needs a config.json only, and LLaMA-7B with a q4 base trains on 512 tokens in less than 8 GB", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify(LLAMA_7B));
+    const spec = await openSpec(folder);
+    assert.deepEqual(await openSpec(`${folder}/config.json`), spec);
+    const plan = await planMemory(spec, { batch: 1, seq: 512, baseDtype: "q4" });
+    assert.ok(plan.peakBytes < 8e9, `${plan.peakBytes}`);
+    // 6.48 billion parameters of layers in blocks of 4 bits and a scale, 0.26 billion of embedding and head in 8 bits at least.
+    assert.ok(plan.stages.weights > 6.47e9 / 2 + 0.26e9 && plan.stages.weights < 4.5e9, `${plan.stages.weights}`);
+    assert.deepEqual(plan.excesses, []);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("models with large vocabularies stay within the limits of every adapter, whatever the dtype and the placement", async () => {
+  const lavapipe = { ...DEFAULT_LIMITS, maxBufferSize: 2 ** 31 - 1, maxTextureDimension2D: 16384 };
+  for (const vocab of [32000, 65536, 151936]) {
+    const spec: DecoderSpec = { ...await openSpec("demo"), vocab, hidden: 2048 };
+    for (const baseDtype of ["f32", "f16", "q8", "q4"] as const) {
+      for (const [limits, isCpu] of [[DEFAULT_LIMITS, false], [DEFAULT_LIMITS, true], [lavapipe, true]] as const) {
+        const { excesses } = await planMemory(spec, { batch: 1, seq: 64, baseDtype, adapter: { limits, isCpu } });
+        assert.deepEqual(excesses, [], `${vocab} ${baseDtype} ${isCpu}`);
+      }
+    }
+  }
+});
+
+Deno.test("what is beyond a limit of the adapter is in the plan, and refuses the run before anything is allocated", async () => {
+  const limits = { ...DEFAULT_LIMITS, maxStorageBufferBindingSize: MIB };
+  const spec = await openSpec("demo"), options = { adapter: { limits, isCpu: false } };
+  const plan = await planMemory(spec, options);
+  assert.match(plan.excesses[0]?.what ?? "", /GPU buffer/);
+  assert.equal(plan.excesses[0]?.rule, `a buffer holds at most ${MIB} bytes on this adapter`);
+  assert.ok(plan.largestBuffer.bytes > MIB && plan.largestBuffer.limit === MIB);
+  assert.ok(!fits(plan, {}) && !fits(plan, { memoryLimit: 1e12 }));
+  for (const { options: change } of await adviseMemory(spec, options, {})) {
+    assert.deepEqual((await planMemory(spec, { ...options, ...change })).excesses, []);
+  }
+});
+
+Deno.test("a run that does not fit is refused before its first step, and each advice makes it fit", async () => {
+  const shape = { batch: 4, seq: 96, baseDtype: "f32" as const, recompute: false };
+  const memoryLimit = await (async () => {
+    using device = await openDevice();
+    const plans = [planFor(device, { ...shape, baseDtype: "q4" }), planFor(device, { ...shape, recompute: true })];
+    return Math.max(...(await Promise.all(plans)).map(({ peakBytes }) => peakBytes));
+  })();
+  const advice = await (async () => {
+    using device = await openDevice({ memoryLimit });
+    using model = await loadModel("demo", { device, baseDtype: shape.baseDtype });
+    const before = device.bytes;
+    using run = startPrune(model, await pruneOptions(shape));
+    await assert.rejects(run.prepare(), (error) => {
+      assert.ok(error instanceof CompressoError && error.code === "gpu");
+      assert.match(error.message, /planned peak is within the memory limit, \d+ MiB; now: the run needs \d+ MiB/);
+      for (const change of [/--base-dtype q4/, /--batch \d/, /--seq \d+/, /no longer --no-recompute/]) {
+        assert.match(error.message, change);
+      }
+      return true;
+    });
+    await assert.rejects(async () => {
+      for await (const _ of run) assert.fail("a step was done");
+    }, /planned peak/);
+    assert.equal(device.bytes, before);
+    const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
+    return await adviseMemory(model.spec, { ...shape, adapter }, { memoryLimit });
+  })();
+  assert.ok(advice.length >= 4, JSON.stringify(advice));
+  for (const { change, options, peakBytes } of advice) {
+    assert.ok(peakBytes <= memoryLimit, change);
+    const changed = { ...shape, ...options };
+    using device = await openDevice({ memoryLimit });
+    using model = await loadModel("demo", { device, baseDtype: changed.baseDtype });
+    using run = startPrune(model, await pruneOptions({ ...changed }));
+    let steps = 0;
+    for await (const _ of run) steps++;
+    assert.equal(steps, 2, change);
+    assert.ok(device.peakBytes <= peakBytes && device.peakBytes > 0.9 * peakBytes, `${change}: ${device.peakBytes}`);
+  }
+});
+
+Deno.test("advice is the mildest that fits of each kind, all together where one is not enough, and none where nothing helps", async () => {
+  const spec = await openSpec("demo"), options = { batch: 8, seq: 256 };
+  const { peakBytes } = await planMemory(spec, options);
+  const single = await adviseMemory(spec, options, { memoryLimit: 0.6 * peakBytes });
+  for (const { options: { batch, seq }, peakBytes: bytes } of single) {
+    assert.ok(bytes <= 0.6 * peakBytes);
+    const milder = batch ? { batch: batch + 1 } : seq ? { seq: seq + 32 } : null;
+    if (milder) assert.ok((await planMemory(spec, { ...options, ...milder })).peakBytes > 0.6 * peakBytes);
+  }
+  assert.ok(single.some(({ change }) => change.startsWith("--batch")) && single.some(({ options: o }) => o.seq));
+  const [together, ...others] = await adviseMemory(spec, options, { memoryLimit: 4.5 * MIB });
+  assert.ok(together && others.length === 0 && together.peakBytes <= 4.5 * MIB);
+  assert.match(together.change, /^--base-dtype q4 and --batch 1 and --seq \d+$/);
+  assert.deepEqual(await adviseMemory(spec, options, { memoryLimit: 1 }), []);
+});
+
+Deno.test("what else is on the device counts against its limit", async () => {
+  using device = await openDevice({ memoryLimit: 24 * MIB });
+  using model = await loadModel("demo", { device });
+  const shape = { batch: 2, seq: 96 };
+  using run = startPrune(model, await pruneOptions(shape));
+  {
+    using _other = device.createBuffer("other", 14 * MIB);
+    await assert.rejects(run.prepare(), /and 14 MiB are in use already/);
+  }
+  await run.prepare();
+});
+
+Deno.test("a dry device counts as another does, reads zeros, and holds what was live at the peak", async () => {
+  using device = openDryDevice({ isCpu: true });
+  assert.ok(device.isDry);
+  const first = device.createBuffer("first", 100), second = device.createTexture("second", 3, 2, "rgba32float");
+  first[Symbol.dispose]();
+  using _third = device.uploadBuffer("third", Float32Array.of(1, 2));
+  assert.equal(device.peakBytes, 112 + 96);
+  assert.deepEqual(device.peakUsage(), [
+    { label: "first", bytes: 112, kind: "storage" },
+    { label: "second", bytes: 96, kind: "texture" },
+  ]);
+  assert.deepEqual([...await device.readFloats(_third, 2)], [0, 0]);
+  second[Symbol.dispose]();
+  assert.equal(device.bytes, 16);
+  assert.equal(device.liveCount, 1);
+  device.createBuffer("huge", 2 ** 30)[Symbol.dispose]();
+  assert.match(device.excesses[0]?.message ?? "", /cannot allocate the GPU buffer 'huge'/);
+});
+
+Deno.test("planMemory() refuses options that no run may have", async () => {
+  const spec = await openSpec("demo");
+  for (const options of [{ batch: 0 }, { seq: 1.5 }, { seq: 4096 }, { lora: { rank: 0 } }, { units: [] }]) {
+    await assert.rejects(
+      planMemory(spec, options),
+      (error) => error instanceof CompressoError && error.code === "usage",
+    );
+  }
+});

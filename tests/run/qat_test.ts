@@ -1,0 +1,189 @@
+// Data that the demo model writes itself: the first tokens, the draws, and a file that can be continued.
+import assert from "node:assert/strict";
+import { CompressoError, type ErrorCode } from "../../lib/errors.ts";
+import { openDevice } from "../../lib/gpu/device.ts";
+import { readRows } from "../../lib/io/datasets.ts";
+import type { Tokenizer } from "../../lib/io/tokenizer.ts";
+import type { Model } from "../../lib/run/model.ts";
+import { type SelfDataOptions, type SelfText, writeTexts } from "../../lib/run/qat.ts";
+import { partPath, type SelfDataFileOptions, writeTextFile } from "../../lib/run/qat_file.ts";
+import { inTemporaryFolder } from "../io/files.ts";
+import { greedyReference, openDemo, openGoldenModel } from "./helpers/reference.ts";
+
+const SETTINGS = { count: 4, tokens: 8, seed: 3 } as const;
+
+async function all(model: Model, options: SelfDataOptions): Promise<SelfText[]> {
+  return await Array.fromAsync(writeTexts(model, options));
+}
+
+async function withDemo(work: (model: Model, tokenizer: Tokenizer) => Promise<void>): Promise<void> {
+  using device = await openDevice();
+  const demo = await openDemo(device);
+  if (!demo) return;
+  using model = demo.model;
+  await work(model, demo.tokenizer);
+}
+
+Deno.test("the same seed gives the same texts, another seed others, and text n does not depend on the others", async () => {
+  await withDemo(async (model) => {
+    const texts = await all(model, SETTINGS);
+    assert.deepEqual(texts.map(({ index }) => index), [0, 1, 2, 3]);
+    assert.ok(texts.every(({ text, tokens }) => text.trim() !== "" && tokens >= 2 && tokens <= SETTINGS.tokens));
+    assert.equal(new Set(texts.map(({ text }) => text)).size, texts.length);
+    assert.deepEqual(await all(model, SETTINGS), texts);
+    assert.deepEqual(await all(model, { ...SETTINGS, skip: 3 }), texts.slice(3));
+    assert.notDeepEqual(await all(model, { ...SETTINGS, seed: 4 }), texts);
+    assert.notDeepEqual(await all(model, { ...SETTINGS, temperature: 3 }), texts);
+  });
+});
+
+Deno.test("a text goes on greedily to its third, fourth or fifth token, and is drawn from there", async () => {
+  await withDemo(async (model, tokenizer) => {
+    // As short as the greedy beginning: temperature and draws cannot matter.
+    for (const [index, lead] of [3, 4, 5].entries()) {
+      const options = { count: index + 1, skip: index, seed: SETTINGS.seed };
+      const [cold] = await all(model, { ...options, tokens: lead, temperature: 0.1 });
+      const [hot] = await all(model, { ...options, tokens: lead, temperature: 50 });
+      assert.deepEqual(hot, cold);
+      const [longer] = await all(model, { ...options, tokens: lead + 6, temperature: 50 });
+      assert.ok(longer?.text.startsWith(cold?.text ?? "?"), `${longer?.text} after ${cold?.text}`);
+      const [other] = await all(model, { ...options, tokens: lead + 6, temperature: 0.1 });
+      assert.notEqual(other?.text, longer?.text);
+      // The greedy part against full recomputation.
+      const [first] = tokenizer.encode(cold?.text ?? "");
+      assert.ok(first !== undefined && cold);
+      const ids = await greedyReference(model, [...tokenizer.leading, first], { maxTokens: lead - 1 });
+      assert.equal(tokenizer.decode([first, ...ids], { skipSpecial: true }).replace(/\uFFFD+$/, ""), cold.text);
+    }
+  });
+});
+
+Deno.test("first tokens are not special, are whole characters, and do not come twice before all were used", async () => {
+  await withDemo(async (model, tokenizer) => {
+    // One token behind the first: the text shows both.
+    const texts = await all(model, { count: 40, tokens: 2, seed: 1 });
+    for (const { text } of texts) {
+      assert.ok(text.trim() !== "");
+      const [first] = tokenizer.encode(text);
+      assert.ok(first !== undefined && !tokenizer.isSpecial(first));
+    }
+    assert.ok(new Set(texts.map(({ text }) => text)).size > 36, "40 first tokens give about as many texts");
+  });
+});
+
+Deno.test("the file holds the texts, one {text} a line, and reads as data", async () => {
+  await withDemo(async (model) => {
+    await inTemporaryFolder(async (folder) => {
+      const path = `${folder}/deep/own.jsonl`, seen: number[] = [];
+      const result = await writeTextFile(model, { ...SETTINGS, path, onText: ({ index }) => seen.push(index) });
+      const texts = await all(model, SETTINGS);
+      const expected = texts.map(({ text }) => JSON.stringify({ text }) + "\n").join("");
+      assert.equal(await Deno.readTextFile(path), expected);
+      const tokens = texts.reduce((sum, text) => sum + text.tokens, 0);
+      assert.deepEqual(result, { path, count: 4, resumed: 0, tokens });
+      assert.deepEqual(seen, [0, 1, 2, 3]);
+      assert.deepEqual(await namesIn(`${folder}/deep`), ["own.jsonl"]);
+      const { kind, rows } = await readRows(path);
+      assert.deepEqual([kind, rows.length], ["text", 4]);
+    });
+  });
+});
+
+Deno.test("a run that was stopped goes on to the bytes of one that was not, wherever its last line was cut", async () => {
+  await withDemo(async (model) => {
+    await inTemporaryFolder(async (folder) => {
+      const whole = { ...SETTINGS, path: `${folder}/whole.jsonl` };
+      await writeTextFile(model, whole);
+      const expected = await Deno.readTextFile(whole.path);
+
+      const stop = new AbortController(), path = `${folder}/own.jsonl`;
+      const options: SelfDataFileOptions = { ...SETTINGS, path };
+      const onText = ({ index }: SelfText): void => {
+        if (index === 2) stop.abort(new CompressoError("aborted", { what: "stopped" }));
+      };
+      await assert.rejects(
+        writeTextFile(model, { ...options, signal: stop.signal, onText }),
+        isError("aborted", /stopped/),
+      );
+      assert.deepEqual(await namesIn(folder), ["own.jsonl.part", "whole.jsonl"]);
+      const part = await Deno.readFile(partPath(path));
+
+      for (const cut of [0, 1, 20]) {
+        await Deno.writeFile(partPath(path), part.subarray(0, part.length - cut));
+        let there = -1;
+        const { resumed } = await writeTextFile(model, { ...options, resume: true, onStart: (count) => there = count });
+        assert.equal(await Deno.readTextFile(path), expected);
+        assert.deepEqual([resumed, there], cut === 0 ? [3, 3] : [2, 2], `cut by ${cut}`);
+        assert.deepEqual(await namesIn(folder), ["own.jsonl", "whole.jsonl"]);
+      }
+      // A part cut within its first line is no part.
+      await Deno.writeFile(partPath(path), part.subarray(0, 7));
+      assert.equal((await writeTextFile(model, { ...options, resume: true })).resumed, 0);
+      assert.equal(await Deno.readTextFile(path), expected);
+      // More texts than were wanted at first, and fewer.
+      await Deno.writeFile(partPath(path), part);
+      await writeTextFile(model, { ...options, count: 2, resume: true });
+      assert.equal(await Deno.readTextFile(path), expected.split("\n").slice(0, 2).join("\n") + "\n");
+    });
+  });
+});
+
+Deno.test("a run is not continued with other settings, and a wrong option leaves its part alone", async () => {
+  await withDemo(async (model) => {
+    await inTemporaryFolder(async (folder) => {
+      const path = `${folder}/own.jsonl`;
+      const stop = new AbortController();
+      const onText = (): void => stop.abort(new CompressoError("aborted", { what: "stopped" }));
+      const options: SelfDataFileOptions = { ...SETTINGS, path, identity: { weights: "abc" } };
+      await assert.rejects(
+        writeTextFile(model, { ...options, signal: stop.signal, onText }),
+        isError("aborted", /stopped/),
+      );
+      const part = await Deno.readTextFile(partPath(path));
+      const resume = (change: Partial<SelfDataFileOptions>): Promise<unknown> =>
+        writeTextFile(model, { ...options, resume: true, ...change });
+      for (const change of [{ seed: 4 }, { tokens: 10 }, { temperature: 0.5 }, { identity: { weights: "abd" } }]) {
+        await assert.rejects(resume(change), isError("mismatch", /begun with the same model and settings/));
+      }
+      await assert.rejects(resume({ tokens: 1 }), isError("usage", /tokens is a whole number from 2 to/));
+      await assert.rejects(writeTextFile(model, { ...options, count: 0 }), isError("usage", /count/));
+      assert.equal(await Deno.readTextFile(partPath(path)), part);
+    });
+  });
+});
+
+Deno.test("options out of range and a model without tokenizer are refused at once", async () => {
+  using device = await openDevice();
+  const demo = await openDemo(device);
+  if (!demo) return;
+  using model = demo.model;
+  const refused = (change: Partial<SelfDataOptions>): () => unknown => () =>
+    writeTexts(model, { ...SETTINGS, ...change });
+  for (const count of [0, 1.5]) assert.throws(refused({ count }), isError("usage", /count/));
+  for (const tokens of [1, model.spec.maxPosition + 1, NaN]) {
+    assert.throws(refused({ tokens }), isError("usage", /tokens/));
+  }
+  for (const temperature of [0, -1, Infinity]) {
+    assert.throws(refused({ temperature }), isError("usage", /temperature/));
+  }
+  assert.throws(refused({ skip: -1 }), isError("usage", /skip/));
+  assert.throws(refused({ seed: -1 }), isError("usage", /seed/));
+  const { model: bare } = await openGoldenModel("gqa_f16", { device });
+  using _bare = bare;
+  assert.throws(() => writeTexts(bare, SETTINGS), isError("input", /needs a tokenizer/));
+});
+
+async function namesIn(folder: string): Promise<string[]> {
+  const names: string[] = [];
+  for await (const { name } of Deno.readDir(folder)) names.push(name);
+  return names.sort();
+}
+
+function isError(code: ErrorCode, message: RegExp): (error: unknown) => boolean {
+  return (error) => {
+    assert.ok(error instanceof CompressoError, String(error));
+    assert.equal(error.code, code);
+    assert.match(error.message, message);
+    return true;
+  };
+}

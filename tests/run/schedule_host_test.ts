@@ -1,0 +1,218 @@
+// Opening schedules: every kind of source, isolated and trusted, gives the same values; what is wrong is named.
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { CompressoError } from "../../lib/errors.ts";
+import { cubic } from "../../lib/prune/curves.ts";
+import type { ScheduleOutput } from "../../lib/prune/schedule_output.ts";
+import { defineSchedule, type ScheduleInput } from "../../lib/prune/schedule_script.ts";
+import {
+  openSchedule,
+  type OpenScheduleOptions,
+  type ScheduleSource,
+  SCRIPT_API,
+} from "../../lib/run/schedule_host.ts";
+import { INPUT, Lair, scriptOf } from "./helpers/scripts.ts";
+
+const MOD = new URL("../../mod.ts", import.meta.url);
+const EXAMPLES = new URL("../../scripts/examples/", import.meta.url);
+
+async function evaluate(
+  source: ScheduleSource,
+  options: OpenScheduleOptions & { readonly input?: ScheduleInput } = {},
+): Promise<ScheduleOutput> {
+  await using schedule = await openSchedule(source, options);
+  return await schedule.evaluate(options.input ?? INPUT);
+}
+
+/** A script that uses the builders, with types, and everything that it sees. */
+function wholeScript(mod: string): string {
+  return `import { cubic, defineSchedule, type ScheduleInput } from ${JSON.stringify(mod)};
+const curve = cubic({ to: "target", warmup: 0.5 });
+export default defineSchedule({
+  sparsity: (input: ScheduleInput): number => curve(input),
+  layers: ({ layers }) => layers.map(({ heads }, layer) => layer === 0 ? null : heads),
+  freeze: ({ records }) => records.length > 1 ? [{ layer: 1, kind: "ffn" }] : [],
+  end: ({ step, steps }) => step + 1 === steps,
+  rates: { lora: 1e-4, temperature: ({ records }) => records.at(-1)?.loss ?? 0.5 },
+});`;
+}
+
+Deno.test("a script gives the same isolated, trusted and inline", async () => {
+  await using lair = new Lair();
+  const record = { stage: "prune", step: 3, target: 0.1, expected: null, lambda1: 0.1, lambda2: -0.2, gradNorm: 1 };
+  const records = [2.5, 1 / 3].map((loss) => ({ ...record, stage: "prune", loss, learningRate: 1e-4 }) as const);
+  const input = { ...INPUT, records };
+  const path = await lair.write(wholeScript(MOD.href));
+  const expected = {
+    sparsity: cubic({ to: "target", warmup: 0.5 })(input),
+    layers: [null, 0.3],
+    freeze: [{ layer: 1, kind: "ffn" }],
+    end: false,
+    rates: { lora: 1e-4, temperature: 1 / 3 },
+  };
+  assert.deepEqual(await evaluate(path, { input }), expected);
+  assert.deepEqual(await evaluate(path, { input, trust: true }), expected);
+  const inline = defineSchedule({ sparsity: cubic({ to: "target", warmup: 0.5 }) });
+  assert.equal((await evaluate(inline, { input })).sparsity, expected.sparsity);
+});
+
+Deno.test("a built-in schedule is opened by its name", async () => {
+  assert.equal((await evaluate("linear", { warmup: 0.5 })).sparsity, 0.15);
+  assert.equal((await evaluate("constant")).sparsity, 0.3);
+});
+
+Deno.test("mod.ts may be imported by path, by URL and by name", async () => {
+  await using lair = new Lair();
+  for (
+    const mod of [
+      "./mod.ts",
+      "../../mod.ts",
+      "https://example.com/compresso@1/mod.ts",
+      "compresso",
+      "jsr:@compresso/compresso@^1",
+    ]
+  ) {
+    const { sparsity } = await evaluate(await lair.write(wholeScript(mod)));
+    assert.equal(sparsity, cubic({ to: "target", warmup: 0.5 })(INPUT), mod);
+  }
+});
+
+Deno.test("an isolated script gets every builder that mod.ts has, and is told what it cannot have", async () => {
+  await using lair = new Lair();
+  const { defineSchedule: _, ...others } = Object.fromEntries(SCRIPT_API.map((name) => [name, name]));
+  const names = Object.keys(others).join(", ");
+  const path = await lair.write(scriptOf({
+    top: `import { ${names} } from "./mod.ts";\nconsole.log([${names}].map((builder) => typeof builder).join(" "));`,
+  }));
+  const logs: string[] = [];
+  await evaluate(path, { onLog: (line) => logs.push(line) });
+  assert.deepEqual(logs, [Object.keys(others).map(() => "function").join(" ")]);
+  await assert.rejects(
+    evaluate(await lair.write(scriptOf({ top: `import { loadModel } from "./mod.ts"; loadModel();` }))),
+    /does not provide an export named 'loadModel'.*--trust/,
+  );
+});
+
+Deno.test("the name of every builder in an isolated script is one of mod.ts", async () => {
+  const mod: Record<string, unknown> = await import(MOD.href);
+  for (const name of SCRIPT_API) assert.equal(typeof mod[name], "function", name);
+});
+
+Deno.test("a value out of range is refused with step and value, isolated too", async () => {
+  await using lair = new Lair();
+  const cases: readonly (readonly [string, string, string])[] = [
+    ["return 0 / 0;", "numeric", "sparsity = NaN"],
+    ["return -1 / 0;", "numeric", "sparsity = -Infinity"],
+    ["return;", "numeric", "sparsity = undefined"],
+    ["return 10n;", "numeric", "sparsity = 10"],
+    ["return 1;", "input", "sparsity = 1"],
+  ];
+  for (const [body, code, value] of cases) {
+    await assert.rejects(evaluate(await lair.write(scriptOf({ body }))), (error) => {
+      assert.ok(error instanceof CompressoError);
+      assert.equal(error.code, code);
+      assert.equal(error.parts.value, value);
+      assert.match(error.parts.what, /step 4 of 20/);
+      return true;
+    });
+  }
+});
+
+Deno.test("a script with a mistake is named with its line", async () => {
+  await using lair = new Lair();
+  const cases: readonly (readonly [string, RegExp])[] = [
+    [scriptOf({ top: "const a = ;" }), /SyntaxError.*line 2/],
+    [
+      scriptOf({ body: "\n\n  return undefinedThing;" }),
+      /step 4 of 20: ReferenceError: undefinedThing is not defined, line 5/,
+    ],
+    ["export const a = 1;", /default export is defineSchedule.*no default export/],
+    [`import { defineSchedule } from "compresso"; export default defineSchedule({ sparcity: 1 });`, /now: sparcity/],
+    [`import { cubic } from "compresso"; cubic({ to: 1, warmup: 2 });`, /warmup lies in \[0, 1\]; now: 2/],
+  ];
+  for (const [text, message] of cases) await assert.rejects(evaluate(await lair.write(text)), message);
+});
+
+Deno.test("a script that cannot be read is refused", async () => {
+  await using lair = new Lair();
+  await Deno.writeFile(lair.at("latin1.ts"), new Uint8Array([0x2f, 0x2f, 0xe9]));
+  await Deno.writeFile(lair.at("long.ts"), new Uint8Array((1 << 20) + 1).fill(0x20));
+  const cases: readonly (readonly [string, RegExp])[] = [
+    [lair.at("none.ts"), /no such file/],
+    [lair.at("."), /not a file/],
+    [lair.at("latin1.ts"), /not UTF-8/],
+    [lair.at("long.ts"), /1048577 bytes/],
+    ["ftp://example.com/a.ts", /file, an http or https URL.*ftp:/],
+  ];
+  for (const [source, message] of cases) await assert.rejects(evaluate(source), message);
+});
+
+Deno.test("a script at a URL runs isolated, and what is no script there is refused", async () => {
+  const replies: Readonly<Record<string, Response>> = {
+    "/mine.ts": new Response(wholeScript("../mod.ts")),
+    "/page": new Response("<html></html>", { headers: { "content-type": "text/html; charset=utf-8" } }),
+    "/long.ts": new Response(new Uint8Array((1 << 20) + 1).fill(0x20)),
+  };
+  const server = Deno.serve(
+    { port: 0, hostname: "127.0.0.1", onListen: () => {} },
+    (request) => replies[new URL(request.url).pathname] ?? new Response("nothing", { status: 404 }),
+  );
+  const at = (path: string): URL => new URL(path, `http://127.0.0.1:${server.addr.port}`);
+  try {
+    await using schedule = await openSchedule(at("/mine.ts").href);
+    assert.ok(schedule.isolated);
+    assert.equal((await schedule.evaluate(INPUT)).sparsity, cubic({ to: "target", warmup: 0.5 })(INPUT));
+    await assert.rejects(evaluate(at("/page")), /an HTML page/);
+    await assert.rejects(evaluate(at("/long.ts")), /more than 1048576 bytes/);
+    await assert.rejects(evaluate(at("/none.ts")), /status 404/);
+  } finally {
+    await server.shutdown();
+  }
+});
+
+Deno.test("an abort ends the script at once, with the signal's reason", async () => {
+  await using lair = new Lair();
+  const controller = new AbortController(), reason = new CompressoError("aborted", { what: "stopped by the test" });
+  await using schedule = await openSchedule(await lair.write(scriptOf({ body: "for (;;) {}" })), {
+    signal: controller.signal,
+    limits: { stepSeconds: 60 },
+  });
+  const start = performance.now(), timer = setTimeout(() => controller.abort(reason), 50);
+  await assert.rejects(schedule.evaluate(INPUT), (error) => error === reason);
+  clearTimeout(timer);
+  assert.ok(performance.now() - start < 10_000);
+  await assert.rejects(openSchedule(lair.at("script.ts"), { signal: controller.signal }), (error) => error === reason);
+});
+
+Deno.test("a schedule that is never disposed does not keep its program alive", async () => {
+  await using lair = new Lair();
+  const host = new URL("../../lib/run/schedule_host.ts", import.meta.url).href;
+  const program = await lair.write(
+    `const { openSchedule } = await import(${JSON.stringify(host)});
+const schedule = await openSchedule(${JSON.stringify(await lair.write(scriptOf({}), "schedule.ts"))});
+console.log((await schedule.evaluate(${JSON.stringify(INPUT)})).sparsity);`,
+    "program.ts",
+  );
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--config", fileURLToPath(new URL("../../deno.json", import.meta.url)), program],
+    signal: AbortSignal.timeout(30_000),
+  }).output();
+  assert.equal(new TextDecoder().decode(stdout).trim(), "0.1", new TextDecoder().decode(stderr));
+  assert.equal(code, 0);
+});
+
+Deno.test("the example schedules give values in range at every step, isolated and trusted", async () => {
+  for (const name of ["cubic_with_plateaus.ts", "early_stop.ts", "layerwise.ts"]) {
+    await using isolated = await openSchedule(new URL(name, EXAMPLES));
+    await using trusted = await openSchedule(new URL(name, EXAMPLES), { trust: true });
+    let last = -1;
+    for (let step = 0; step < INPUT.steps; step++) {
+      const input = { ...INPUT, step, progress: (step + 1) / INPUT.steps };
+      const output = await isolated.evaluate(input);
+      assert.deepEqual(output, await trusted.evaluate(input));
+      assert.ok((output.sparsity ?? NaN) >= last, `${name} falls at step ${step}`);
+      last = output.sparsity ?? NaN;
+    }
+    assert.ok(Math.abs(last - INPUT.sparsity) < 1e-12, `${name} ends at ${last}`);
+  }
+});

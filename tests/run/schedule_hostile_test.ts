@@ -1,0 +1,219 @@
+// Hostile schedule scripts: what each tries fails, ends its own run with a clear error, and nothing else.
+import assert from "node:assert/strict";
+import { CompressoError, type ErrorCode } from "../../lib/errors.ts";
+import { openSchedule, type OpenScheduleOptions } from "../../lib/run/schedule_host.ts";
+import { INPUT, Lair, scriptOf } from "./helpers/scripts.ts";
+
+interface Attack {
+  readonly text: string;
+  /** What the error says that it did. */
+  readonly expected: RegExp;
+  /** Default "input". */
+  readonly code?: ErrorCode;
+  readonly options?: OpenScheduleOptions;
+  /** Seconds within which it must have ended, those of a busy machine included. */
+  readonly within?: number;
+}
+
+/** Runs a script for two steps, and asserts that it ends as it must, and that the next one runs as if nothing had been. */
+async function assertStopped(
+  lair: Lair,
+  { text, expected, code = "input", options = {}, within = 10 }: Attack,
+): Promise<void> {
+  const logs: string[] = [], start = performance.now();
+  const attack = async (): Promise<void> => {
+    await using schedule = await openSchedule(await lair.write(text), { ...options, onLog: (line) => logs.push(line) });
+    await schedule.evaluate(INPUT);
+    // Time for what a script left to run after its step.
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    await schedule.evaluate(INPUT);
+  };
+  let message = "";
+  await assert.rejects(attack, (error) => {
+    assert.ok(error instanceof CompressoError, String(error));
+    assert.equal(error.code, code);
+    message = error.message;
+    assert.match(message, expected);
+    return true;
+  });
+  assert.ok(performance.now() - start < within * 1000, `it took ${performance.now() - start} ms: ${message}`);
+  // deno-lint-ignore no-control-regex
+  assert.doesNotMatch(message, /[\u0000-\u001f\u007f-\u009f]/);
+  assert.ok(![...logs, message].some((line) => line.includes(lair.secret)), "the secret came out");
+  assert.equal(lair.hits, 0, "the server was reached");
+  assert.equal(Reflect.get({}, "polluted"), undefined);
+  await using honest = await openSchedule(await lair.write(scriptOf({}), "honest.ts"));
+  assert.equal((await honest.evaluate(INPUT)).sparsity, 0.1);
+}
+
+Deno.test("a script that reads or writes files is stopped", async (t) => {
+  await using lair = new Lair();
+  const path = JSON.stringify(lair.secretPath), url = JSON.stringify(new URL(`file://${lair.secretPath}`).href);
+  const attacks: readonly (readonly [string, string, RegExp])[] = [
+    ["Deno", `console.log(Deno.readTextFileSync(${path}));`, /step 4 of 20: ReferenceError: Deno is not defined/],
+    [
+      "Deno by another way",
+      `console.log(globalThis["De" + "no"].readTextFileSync(${path}));`,
+      /TypeError: Cannot read/,
+    ],
+    ["process", `console.log(process.getBuiltinModule("node:fs"));`, /ReferenceError: process is not defined/],
+    ["writing", `Deno.writeTextFileSync(${path}, "");`, /ReferenceError: Deno is not defined/],
+    ["the environment", `console.log(Deno.env.get("PATH"));`, /ReferenceError: Deno is not defined/],
+    ["local storage", `localStorage.setItem("a", "b");`, /ReferenceError: localStorage is not defined/],
+    ["the cache storage", `caches.open("a");`, /ReferenceError: caches is not defined/],
+  ];
+  for (const [name, body, expected] of attacks) {
+    await t.step(name, () => assertStopped(lair, { text: scriptOf({ body }), expected }));
+  }
+  const imports: readonly (readonly [string, string])[] = [
+    ["a static import", `import secret from ${url}; console.log(secret);`],
+    ["a static import as text", `import secret from ${url} with { type: "text" }; console.log(secret);`],
+    ["an import by path", `import secret from ${path}; console.log(secret);`],
+    ["an import of a literal", `console.log((await import(${url})).default);`],
+    ["a computed import", `console.log((await import(${url}.split("").join(""))).default);`],
+    ["an import of its own", `import secret from "./secret.js"; console.log(secret);`],
+  ];
+  for (const [name, top] of imports) {
+    await t.step(
+      name,
+      () => assertStopped(lair, { text: scriptOf({ top }), expected: /while it was loaded: it imports / }),
+    );
+  }
+});
+
+Deno.test("a script that reaches for the network or the GPU is stopped", async (t) => {
+  await using lair = new Lair();
+  const url = JSON.stringify(lair.url);
+  const attacks: readonly (readonly [string, string, RegExp])[] = [
+    ["fetch", `console.log(await (await fetch(${url})).text());`, /fetch is not defined/],
+    ["WebSocket", `new WebSocket(${url}.replace("http", "ws"));`, /WebSocket is not defined/],
+    ["Deno.connect", `await Deno.connect({ port: 80 });`, /Deno is not defined/],
+    ["a Worker", `new Worker(${url}, { type: "module" });`, /Worker is not defined/],
+    ["the GPU", `await navigator.gpu.requestAdapter();`, /navigator is not defined/],
+    ["a static import", `import secret from ${url}; console.log(secret);`, /it imports http:/],
+    ["a computed import", `console.log(await import(${url} + "a.js"));`, /it imports http:/],
+    ["an npm package", `import zod from "npm:zod";`, /it imports npm/],
+    ["a jsr package", `import path from "jsr:@std/path";`, /it imports https:/],
+    ["node:fs", `import fs from "node:fs";`, /it imports node:fs/],
+    [
+      "node:v8, computed",
+      `(await import("no" + "de:v8")).setFlagsFromString("--max-heap-size=9999");`,
+      /it imports node:v8/,
+    ],
+    ["node:worker_threads", `await import("node:worker_threads");`, /it imports node:worker_threads/],
+    ["internals", `await import("ext:core/ops");`, /ext: modules/],
+  ];
+  for (const [name, top, expected] of attacks) {
+    await t.step(name, () => assertStopped(lair, { text: scriptOf({ top }), expected }));
+  }
+});
+
+Deno.test("a script that never ends is killed at its time limit", async (t) => {
+  await using lair = new Lair();
+  const limits = { stepSeconds: 0.5 };
+  const attacks: readonly (readonly [string, { readonly top?: string; readonly body?: string }, RegExp])[] = [
+    ["in a step", { body: "for (;;) {}" }, /step 4 of 20: it took longer than 0\.5 s/],
+    ["in microtasks", { top: "(async () => { for (;;) await 0; })();" }, /it took longer than 0\.5 s/],
+    ["in what it throws", { body: "throw { toString() { for (;;) {} } };" }, /it took longer than 0\.5 s/],
+    ["in a regular expression", { body: `/^(a+)+$/.test("a".repeat(50) + "!");` }, /it took longer than 0\.5 s/],
+    ["in a promise", { top: "await new Promise(() => {});" }, /its process ended.*never resolved/],
+  ];
+  for (const [name, parts, expected] of attacks) {
+    await t.step(name, () => assertStopped(lair, { text: scriptOf(parts), expected, options: { limits } }));
+  }
+  await t.step("while it is loaded", () =>
+    assertStopped(lair, {
+      text: scriptOf({ top: "for (;;) {}" }),
+      expected: /while it was loaded: it took longer than 1 s/,
+      options: { limits: { startSeconds: 1 } },
+    }));
+  await t.step({
+    name: "by processor time, where the time limit does not stop it",
+    ignore: Deno.build.os === "windows",
+    fn: () =>
+      assertStopped(lair, {
+        text: scriptOf({ body: "for (;;) {}" }),
+        expected: /step 4 of 20: it took more than 1 s of processor time/,
+        options: { limits: { stepSeconds: 60, processorSeconds: 1 } },
+        within: 30,
+      }),
+  });
+});
+
+Deno.test("a script that fills the memory is killed", async (t) => {
+  await using lair = new Lair();
+  const limits = { heapMiB: 32, stepSeconds: 30 };
+  const attacks: readonly (readonly [string, { readonly top?: string; readonly body?: string }, RegExp])[] = [
+    ["with objects", { body: "const all = []; for (;;) all.push({ x: [1, 2, 3] });" }, /more than its heap of 32 MiB/],
+    [
+      "with numbers",
+      { body: "const all = []; for (;;) all.push(new Array(1e6).fill(0.5));" },
+      /more than its heap of 32 MiB/,
+    ],
+    ["with a long text", { body: `let s = "x"; for (;;) s += s;` }, /RangeError: Invalid string length/],
+    ["with a deep recursion", { body: "const f = () => f() + 1; f();" }, /RangeError: Maximum call stack/],
+    ["with buffers", { body: "new Uint8Array(1e9).fill(1);" }, /Uint8Array is not defined/],
+    ["with its reply", { body: `return "x".repeat(2 ** 21);` }, /it wrote more than 1 MiB/],
+  ];
+  for (const [name, parts, expected] of attacks) {
+    await t.step(name, () => assertStopped(lair, { text: scriptOf(parts), expected, options: { limits }, within: 30 }));
+  }
+  await t.step({
+    name: "outside the heap, with the text of modules",
+    ignore: Deno.build.os !== "linux",
+    fn: () =>
+      assertStopped(lair, {
+        text: scriptOf({ top: `for (let i = 0;; i++) await import("data:text/javascript,//" + i + "x".repeat(1e7));` }),
+        expected: /it took more than \d+ MiB of memory/,
+        options: { limits: { startSeconds: 30 } },
+        within: 30,
+      }),
+  });
+});
+
+Deno.test("a script that pollutes prototypes is stopped, in its process and ours", async (t) => {
+  await using lair = new Lair();
+  const attacks: readonly (readonly [string, string])[] = [
+    ["Object.prototype", "Object.prototype.polluted = 1;"],
+    ["by defining", `Object.defineProperty(Object.prototype, "polluted", { value: 1 });`],
+    ["of a hidden object", "Object.getPrototypeOf([][Symbol.iterator]()).next = () => ({ done: true });"],
+    ["Array.prototype", "Array.prototype.map = () => [];"],
+    ["JSON", `JSON.stringify = () => '{"output":{},"logs":[]}';`],
+    ["the global object", "globalThis.JSON = {};"],
+    ["the toolkit's code", `globalThis[Symbol.for("compresso.kit")].rawOutput = () => ({});`],
+  ];
+  for (const [name, body] of attacks) {
+    await t.step(
+      name,
+      () => assertStopped(lair, { text: scriptOf({ body }), expected: /step 4 of 20: TypeError: Cannot / }),
+    );
+  }
+  await t.step("with JSON of its reply", () =>
+    assertStopped(lair, {
+      text: scriptOf({ body: `return JSON.parse('{"__proto__":{"polluted":1}}');` }),
+      expected: /sparsity = an object/,
+      code: "numeric",
+    }));
+});
+
+Deno.test("a script that depends on more than its input is stopped", async (t) => {
+  await using lair = new Lair();
+  const attacks: readonly (readonly [string, string, RegExp])[] = [
+    ["chance", "Math.random();", /Math\.random is not there/],
+    ["the clock", "Date.now();", /Date is not defined/],
+    ["code from text", `Function("return 1")();`, /Code generation from strings/],
+  ];
+  for (const [name, body, expected] of attacks) {
+    await t.step(name, () => assertStopped(lair, { text: scriptOf({ body }), expected }));
+  }
+});
+
+Deno.test("what a script throws cannot control the terminal", async () => {
+  await using lair = new Lair();
+  const text = scriptOf({ body: `throw new Error("\\u001b[2J\\u001b]0;owned\\u0007 first\\nsecond");` });
+  await assertStopped(lair, { text, expected: /Error: .*first second, line 3/ });
+  await assertStopped(lair, {
+    text: scriptOf({ body: `Promise.reject(new Error("later"));` }),
+    expected: /its process ended.*later/,
+  });
+});

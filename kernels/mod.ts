@@ -48,6 +48,8 @@ export interface KernelSource {
   readonly name: string;
   readonly code: string;
   readonly bindings: readonly Binding[];
+  /** Whether it needs a device with subgroups. */
+  readonly usesSubgroups?: boolean;
 }
 
 /** Rows that one invocation of a column reduction sums before the partials are added up. */

@@ -1,5 +1,6 @@
 // Matrix product from storage textures, one register tile an invocation: the design for adapters that are a CPU. Owns its WGSL; imports nothing but types.
 import type { KernelSource } from "./mod.ts";
+import { HEADER, STORE_VECTOR, storeScalars } from "./product_texture_text.ts";
 import {
   isQuantized,
   QUANT_BLOCK,
@@ -34,10 +35,16 @@ export interface TextureProduct {
   readonly tail?: boolean;
   /** Adds `lowAlpha` · Σⱼ low A[m, j] · opB(low B)[j, n] (two more f32 textures, stored as A and B are): LoRA without a second pass over C. */
   readonly low?: boolean;
+  /**
+   * A workgroup is one subgroup: its lanes load different texels of A and hand them to all others, where otherwise each lane loads the
+   * same. Wants subgroups of {@link TEXTURE_LANES}, lanes numbered as invocations, and A stored [m][k].
+   */
+  readonly broadcast?: boolean;
 }
 
 /** Invocations of a workgroup: one vector of a 256-bit CPU. */
-const LANES = 8;
+export const TEXTURE_LANES = 8;
+const LANES = TEXTURE_LANES;
 const XYZW = ["x", "y", "z", "w"] as const;
 
 /** Columns of C that one workgroup owns. */
@@ -82,7 +89,8 @@ export function productTexture(variant: TextureProduct): KernelSource {
     columns: "p.lowColumns",
   };
   const name = `product-${[transposeA, transposeB, transposeC].map((isSet) => isSet ? "t" : "n").join("")}` +
-    `-${dtype}-${rows}x${vectors}${scalar ? "-scalar" : ""}${tail ? "-tail" : ""}${low ? "-low" : ""}`;
+    `-${dtype}-${rows}x${vectors}${scalar ? "-scalar" : ""}${tail ? "-tail" : ""}${low ? "-low" : ""}` +
+    (variant.broadcast ? "-broadcast" : "");
   const code = `${HEADER}
 ${lines(declarations.length, (i) => `@group(0) @binding(${i}) ${declarations[i]}`)}
 
@@ -107,6 +115,7 @@ ${scalar ? storeScalars(transposeC) : STORE_VECTOR}
   return {
     name,
     code,
+    ...(variant.broadcast ? { usesSubgroups: true } : {}),
     bindings: [
       "texture-f32",
       ...weightBindings({ placement: "texture", dtype }),
@@ -137,9 +146,7 @@ interface Loop {
 function loop(of: Loop): string {
   if (isQuantized(of.dtype) && of.variant.transposeB) return blockLoop(of);
   return `  for (var step = 0u; step < ${of.steps}; step++) {
-${loadA(of)}
-${loadB(of)}
-${multiply(of)}
+${oneStep(of)}
   }`;
 }
 
@@ -149,11 +156,44 @@ function blockLoop(of: Loop): string {
 ${lines(of.variant.vectors, (v) => blockScales(of.variant, v))}
     for (var part = 0u; part < ${QUANT_BLOCK / 4}u; part++) {
     let step = block * ${QUANT_BLOCK / 4}u + part;
-${loadA(of)}
-${loadB(of)}
-${multiply(of)}
+${oneStep(of)}
     }
   }`;
+}
+
+/**
+ * Everything is loaded first, as a load is a call that no register outlives. Where lanes share A there are few loads of it, and it is better
+ * to keep a column of B in registers for all rows: each is loaded right before its multiply-adds.
+ */
+function oneStep(of: Loop): string {
+  const { variant, dtype } = of, { rows, vectors, broadcast } = variant;
+  const all = range(vectors), chunks = range(chunksOf(variant, dtype));
+  if (!broadcast) {
+    return [
+      loadA(of),
+      loadB(of, all),
+      ...chunks.flatMap((chunk) => [
+        ...all.map((v) => unpack(of, chunk, v)),
+        ...range(rows).flatMap((r) => all.map((v) => accumulate(of, chunk, { r, v }))),
+      ]),
+    ].filter((text) => text !== "").join("\n");
+  }
+  const width = dtype !== "f32" && !variant.transposeB ? 2 : 1; // columns of one load of B
+  return [
+    loadA(of),
+    ...range(vectors / width).flatMap((index) => {
+      const columns = all.slice(index * width, (index + 1) * width);
+      return [
+        loadB(of, columns),
+        ...columns.flatMap((v) =>
+          chunks.flatMap((chunk) => [
+            unpack(of, chunk, v),
+            ...range(rows).flatMap((r) => [share(chunk, { r, v }), accumulate(of, chunk, { r, v })]),
+          ])
+        ),
+      ];
+    }),
+  ].filter((text) => text !== "").join("\n");
 }
 
 /** d and m of the 4 rows of B that are the v-th vec4 column. */
@@ -176,10 +216,11 @@ function column(variant: TextureProduct, v: number): string {
   return isPaired(variant) ? `2u * (x0 + ${(v >> 1) * LANES}u) + ${v & 1}u` : `x0 + ${v * LANES}u`;
 }
 
-function loadA({ variant, a, dtype, first, k, alpha }: Loop): string {
-  const { rows, transposeA } = variant;
+function loadA(of: Loop): string {
+  const { variant, a, dtype, first, k, alpha } = of, { rows, transposeA } = variant;
   const chunks = chunksOf(variant, dtype);
   const factor = alpha ? `${alpha} * ` : "";
+  if (variant.broadcast) return loadShared(of, { chunks, factor });
   if (!transposeA) {
     return lines(rows * chunks, (i) => {
       const chunk = i % chunks, row = Math.floor(i / chunks);
@@ -195,25 +236,54 @@ function loadA({ variant, a, dtype, first, k, alpha }: Loop): string {
   });
 }
 
+/** Texels of A along k, a row by lane. */
+function loadShared(
+  { variant: { rows }, a, first, k }: Loop,
+  { chunks, factor }: { readonly chunks: number; readonly factor: string },
+): string {
+  return lines(Math.ceil(rows / LANES) * chunks, (i) => {
+    const chunk = i % chunks, group = Math.floor(i / chunks);
+    const load = `textureLoad(${a}, vec2u(${first}step * ${chunks}u + ${chunk}u, m0 + ${group * LANES}u + lane))`;
+    return `    let s${group}_${chunk} = ${factor}${masked(load, k && alongK(k))};`;
+  });
+}
+
+/** Hands a row's texel of A to all lanes, for one column: kept longer it would be spilled. */
+function share(chunk: number, cell: Cell): string {
+  const { r } = cell;
+  return `    let ${sharedName(chunk, cell)} = subgroupBroadcast(s${Math.floor(r / LANES)}_${chunk}, ${r % LANES}u);`;
+}
+
+function sharedName(chunk: number, { r, v }: Cell): string {
+  return `a${r}_${chunk}_${v}`;
+}
+
+/** A row and a vec4 column of the tile. */
+interface Cell {
+  readonly r: number;
+  readonly v: number;
+}
+
 /** Texels of A along k in one step. */
 function chunksOf({ transposeB }: TextureProduct, dtype: WeightDtype): number {
   return dtype === "f16" && transposeB ? 2 : 1;
 }
 
-function loadB({ variant, b, dtype, k, columns }: Loop): string {
-  const { vectors, transposeB } = variant;
-  if (isQuantized(dtype)) return transposeB ? loadRowCodes(variant, dtype) : loadColumnCodes(variant, dtype);
+/** Texels of B for some vec4 columns, pairs of them where a texel holds two. */
+function loadB({ variant, b, dtype, k, columns }: Loop, of: readonly number[]): string {
+  const { transposeB } = variant, pairs = [...new Set(of.map((v) => v >> 1))];
+  if (isQuantized(dtype)) return transposeB ? loadRowCodes(variant, dtype, of) : loadColumnCodes(dtype, pairs);
   if (transposeB) {
-    return lines(vectors * 4, (index) => {
-      const v = index >> 2, i = index & 3;
+    return lines(of.length * 4, (index) => {
+      const v = of[index >> 2] ?? 0, i = index & 3;
       const n = `(${column(variant, v)}) * 4u + ${i}u`;
       const guard = [k && alongK(k), columns && `vec4<bool>(${n} < ${columns})`].filter(Boolean).join(" & ");
       return `    let d${v}_${i} = ${masked(`textureLoad(${b}, vec2u(step, ${n}))`, guard, dtype)};`;
     });
   }
-  const texels = dtype === "f16" ? vectors / 2 : vectors;
-  return lines(4 * texels, (index) => {
-    const v = index % texels, j = Math.floor(index / texels);
+  const texels = dtype === "f16" ? pairs : of;
+  return lines(4 * texels.length, (index) => {
+    const v = texels[index % texels.length] ?? 0, j = Math.floor(index / texels.length);
     const x = dtype === "f16" ? `x0 + ${v * LANES}u` : column(variant, v);
     const guard = [
       k && `vec4<bool>(${acrossK(k, j)})`,
@@ -225,23 +295,23 @@ function loadB({ variant, b, dtype, k, columns }: Loop): string {
 }
 
 /** Codes of 4 rows of B and 4 values of k from the lowest bits on, for each vec4 column. */
-function loadRowCodes(variant: TextureProduct, dtype: QuantDtype): string {
+function loadRowCodes(variant: TextureProduct, dtype: QuantDtype, of: readonly number[]): string {
   const parts = quantColumns(dtype) / 4;
-  return lines(variant.vectors, (v) => {
+  return of.map((v) => {
     const load = (x: string): string => `textureLoad(b, vec2u(${x}, ${column(variant, v)}))`;
     return `    let w${v} = ${parts === 1 ? load("step") : `${load("step / 2u")} >> vec4u(step % 2u * 16u)`};`;
-  });
+  }).join("\n");
 }
 
 /** Codes of 4 values of k and 8 columns, and their d and m, for each pair of vec4 columns. */
-function loadColumnCodes({ vectors }: TextureProduct, dtype: QuantDtype): string {
+function loadColumnCodes(dtype: QuantDtype, pairs: readonly number[]): string {
   const texels = 8 / quantColumns(dtype);
-  return lines(vectors / 2, (pair) => {
+  return pairs.map((pair) => {
     const x = `(x0 + ${pair * LANES}u)`;
     return `${lines(texels, (i) => `    let w${pair}_${i} = textureLoad(b, vec2u(${x} * ${texels}u + ${i}u, step));`)}
     let scale${pair} = textureLoad(scales, vec2u(${x} / ${QUANT_BLOCK / 8}u, step));
 ${lines(4, (j) => `    let pair${pair}_${j} = unpack2x16float(scale${pair}.${XYZW[j]});`)}`;
-  });
+  }).join("\n");
 }
 
 /** B's vec4 of the j-th value of k and the v-th vec4 column, from its codes. */
@@ -273,78 +343,50 @@ function masked(load: string, guard: string | null, dtype = "f32"): string {
   return guard && dtype === "f32" ? `select(vec4f(), ${load}, ${guard})` : load;
 }
 
-function multiply({ variant, dtype }: Loop): string {
-  const { rows, vectors, transposeA, transposeB } = variant;
-  const out: string[] = [];
-  for (let chunk = 0; chunk < chunksOf(variant, dtype); chunk++) {
-    for (let v = 0; v < vectors; v++) {
-      if (transposeB && dtype === "f16") {
-        for (let i = 0; i < 4; i++) {
-          for (let pair = 0; pair < 2; pair++) {
-            out.push(`    let u${chunk}_${v}_${i}_${pair} = unpack2x16float(d${v}_${i}.${XYZW[2 * chunk + pair]});`);
-          }
-        }
-      }
-      for (let j = 0; j < 4; j++) {
-        const target = `    let b${4 * chunk + j}_${v} = `;
-        if (isQuantized(dtype)) {
-          out.push(`${target}${fromCodes(variant, dtype, { j, v })};`);
-        } else if (transposeB) {
-          const parts = [0, 1, 2, 3].map((i) =>
-            dtype === "f32" ? `d${v}_${i}.${XYZW[j]}` : `u${chunk}_${v}_${i}_${j >> 1}.${XYZW[j & 1]}`
-          );
-          out.push(`${target}vec4f(${parts.join(", ")});`);
-        } else if (dtype === "f16") {
-          const [low, high] = v % 2 === 0 ? "xy" : "zw";
-          const texel = `e${j}_${v >> 1}`;
-          out.push(`${target}vec4f(unpack2x16float(${texel}.${low}), unpack2x16float(${texel}.${high}));`);
-        }
+/** B's four vec4 of a chunk and a column, as f32. */
+function unpack({ variant, dtype }: Loop, chunk: number, v: number): string {
+  const { transposeB } = variant, out: string[] = [];
+  if (transposeB && dtype === "f16") {
+    for (let i = 0; i < 4; i++) {
+      for (let pair = 0; pair < 2; pair++) {
+        out.push(`    let u${chunk}_${v}_${i}_${pair} = unpack2x16float(d${v}_${i}.${XYZW[2 * chunk + pair]});`);
       }
     }
-    for (let r = 0; r < rows; r++) {
-      for (let v = 0; v < vectors; v++) {
-        const terms = [0, 1, 2, 3].map((j) => {
-          const left = transposeA ? `t${4 * chunk + j}_${r >> 2}.${XYZW[r & 3]}` : `a${r}_${chunk}.${XYZW[j]}`;
-          return `${left} * b${4 * chunk + j}_${v}`;
-        });
-        out.push(`    c${r * vectors + v} += ${terms.join(" + ")};`);
-      }
+  }
+  for (let j = 0; j < 4; j++) {
+    const target = `    let b${4 * chunk + j}_${v} = `;
+    if (isQuantized(dtype)) {
+      out.push(`${target}${fromCodes(variant, dtype, { j, v })};`);
+    } else if (transposeB) {
+      const parts = [0, 1, 2, 3].map((i) =>
+        dtype === "f32" ? `d${v}_${i}.${XYZW[j]}` : `u${chunk}_${v}_${i}_${j >> 1}.${XYZW[j & 1]}`
+      );
+      out.push(`${target}vec4f(${parts.join(", ")});`);
+    } else if (dtype === "f16") {
+      const [low, high] = v % 2 === 0 ? "xy" : "zw";
+      const texel = `e${j}_${v >> 1}`;
+      out.push(`${target}vec4f(unpack2x16float(${texel}.${low}), unpack2x16float(${texel}.${high}));`);
     }
   }
   return out.join("\n");
 }
 
-/** Params of the kernels, in order. */
-const HEADER = `struct Params {
-  rows: u32,       // m
-  columns: u32,    // n, a multiple of 4 unless C is written by single f32
-  k: u32,
-  steps: u32,      // steps of k
-  first: u32,      // first texel of A along k, where A is stored [m][k]
-  offset: u32,     // first value of C, in f32; a multiple of 4 unless C is written by single f32
-  stride: u32,     // of C, in f32
-  accumulate: u32, // 1: +=, 0: =
-  alpha: f32,
-  lowAlpha: f32,   // these three only with low
-  lowK: u32,
-  lowColumns: u32, // n of low B; C's further columns get nothing of it
-}`;
-
-const STORE_VECTOR = `      let at = (p.offset + m * p.stride) / 4u + n4;
-      var value = p.alpha * tile[i];
-      if (p.accumulate == 1u) { value += c[at]; }
-      c[at] = value;`;
-
-function storeScalars(transposeC: boolean): string {
-  return `      let value = p.alpha * tile[i];
-      for (var j = 0u; j < min(4u, p.columns - n4 * 4u); j++) {
-        let at = p.offset + ${transposeC ? "(n4 * 4u + j) * p.stride + m" : "m * p.stride + n4 * 4u + j"};
-        var sum = value[j];
-        if (p.accumulate == 1u) { sum += c[at]; }
-        c[at] = sum;
-      }`;
+/** Adds a chunk of four values of k to one cell of the tile; the order of the sum is the same in all variants. */
+function accumulate({ variant }: Loop, chunk: number, { r, v }: Cell): string {
+  const { vectors, transposeA, broadcast } = variant;
+  const terms = [0, 1, 2, 3].map((j) => {
+    const left = transposeA
+      ? `t${4 * chunk + j}_${r >> 2}.${XYZW[r & 3]}`
+      : `${broadcast ? sharedName(chunk, { r, v }) : `a${r}_${chunk}`}.${XYZW[j]}`;
+    return `${left} * b${4 * chunk + j}_${v}`;
+  });
+  return `    c${r * vectors + v} += ${terms.join(" + ")};`;
 }
 
 function lines(count: number, line: (index: number) => string): string {
   return Array.from({ length: count }, (_, index) => line(index)).join("\n");
+}
+
+function range(count: number): number[] {
+  return Array.from({ length: count }, (_, index) => index);
 }

@@ -1,10 +1,13 @@
 // The GPU device: limits, error capture, memory budget and the count of live resources. Owns every allocation; refuses to know kernels.
 import { CompressoError } from "../errors.ts";
+import { probeSubgroups, type Subgroups, subgroupSize } from "./subgroups.ts";
 
 /** Options of {@link openDevice}. */
 export interface DeviceOptions {
   /** Budget for all buffers and textures, in bytes; the adapter's own memory is not reported by WebGPU. Default: no budget. */
   readonly memoryLimit?: number;
+  /** Whether kernels may use subgroups; they are quicker with them and compute the same. Default: where the adapter has them. */
+  readonly subgroups?: false;
   /** Which adapter to prefer where there are several. */
   readonly powerPreference?: "low-power" | "high-performance";
 }
@@ -79,6 +82,8 @@ export class Device implements Disposable {
   readonly facts: AdapterFacts;
   /** WebGPU features that were granted. */
   readonly features: ReadonlySet<string>;
+  /** Null where kernels must do without. */
+  readonly subgroups: Subgroups | null;
   /** Budget for all buffers and textures, in bytes; infinite where there is none. */
   readonly memoryLimit: number;
   /** Whether the device only counts: its objects hold nothing, and what runs on it has no effect. See `openDryDevice`. */
@@ -96,13 +101,18 @@ export class Device implements Disposable {
   constructor(
     gpu: GPUDevice,
     facts: AdapterFacts,
-    { memoryLimit = Infinity, isDry = false }: { readonly memoryLimit?: number; readonly isDry?: boolean } = {},
+    { memoryLimit = Infinity, isDry = false, subgroups = null }: {
+      readonly memoryLimit?: number;
+      readonly isDry?: boolean;
+      readonly subgroups?: Subgroups | null;
+    } = {},
   ) {
     this.gpu = gpu;
     this.facts = facts;
     this.features = new Set(gpu.features);
     this.memoryLimit = memoryLimit;
     this.isDry = isDry;
+    this.subgroups = subgroups;
     gpu.addEventListener("uncapturederror", (event) => {
       event.preventDefault();
       this.#failure ??= (event as GPUUncapturedErrorEvent).error.message;
@@ -322,7 +332,7 @@ export class Device implements Disposable {
  */
 export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   const { adapter, facts, limits } = await requestAdapter(options);
-  const gpu = await adapter.requestDevice({
+  const descriptor = {
     requiredFeatures: (["timestamp-query"] as const).filter((feature) => adapter.features.has(feature)),
     requiredLimits: {
       maxBufferSize: limits.maxBufferSize,
@@ -334,8 +344,23 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
       maxComputeInvocationsPerWorkgroup: adapter.limits.maxComputeInvocationsPerWorkgroup,
       maxComputeWorkgroupSizeX: adapter.limits.maxComputeWorkgroupSizeX,
     },
-  });
-  return new Device(gpu, facts, options.memoryLimit === undefined ? {} : { memoryLimit: options.memoryLimit });
+  };
+  const size = facts.isCpu && options.subgroups !== false ? subgroupSize(adapter) : null; // no kernel for GPUs uses them
+  const withSubgroups = size === null ? null : await requestSubgroups(adapter, descriptor);
+  const gpu = withSubgroups ?? await adapter.requestDevice(descriptor);
+  const subgroups = withSubgroups && size !== null ? await probeSubgroups(withSubgroups, size) : null;
+  const { memoryLimit } = options;
+  return new Device(gpu, facts, { subgroups, ...(memoryLimit === undefined ? {} : { memoryLimit }) });
+}
+
+/** Deno 2.9 grants the feature, but does not list it: the one way to know is to ask. Null where it is refused. */
+async function requestSubgroups(adapter: GPUAdapter, descriptor: GPUDeviceDescriptor): Promise<GPUDevice | null> {
+  try {
+    const requiredFeatures = [...descriptor.requiredFeatures ?? [], "subgroups" as const];
+    return await adapter.requestDevice({ ...descriptor, requiredFeatures });
+  } catch {
+    return null;
+  }
 }
 
 /** Tells what the adapter of {@link openDevice} offers. Throws `CompressoError("gpu")` where there is none. */

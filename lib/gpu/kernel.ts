@@ -27,7 +27,7 @@ export function compileKernel(device: Device, source: KernelSource, constants: C
     label: source.name,
     entries: source.bindings.map((binding, index) => layoutEntry(binding, index)),
   });
-  const module = device.gpu.createShaderModule({ label: source.name, code: source.code });
+  const module = device.gpu.createShaderModule({ label: source.name, code: codeFor(device, source) });
   const pipeline = device.gpu.createComputePipeline({
     label: source.name,
     layout: device.gpu.createPipelineLayout({ bindGroupLayouts: [layout] }),
@@ -40,7 +40,8 @@ export function compileKernel(device: Device, source: KernelSource, constants: C
 
 /** Throws the compiler's messages where the kernel's WGSL is wrong; used by tests and `doctor`. */
 export async function assertCompiles(device: Device, source: KernelSource): Promise<void> {
-  const info = await device.gpu.createShaderModule({ label: source.name, code: source.code }).getCompilationInfo();
+  const code = codeFor(device, source);
+  const info = await device.gpu.createShaderModule({ label: source.name, code }).getCompilationInfo();
   const errors = info.messages.filter((message) => message.type === "error");
   if (errors.length > 0) {
     throw new CompressoError("gpu", {
@@ -48,6 +49,12 @@ export async function assertCompiles(device: Device, source: KernelSource): Prom
       value: errors.map((message) => `${message.lineNum}:${message.linePos} ${message.message}`).join("; "),
     });
   }
+}
+
+function codeFor({ subgroups }: Device, { name, code, usesSubgroups }: KernelSource): string {
+  if (!usesSubgroups) return code;
+  if (!subgroups) throw new Error(`kernel '${name}' needs subgroups`);
+  return subgroups.directive + code;
 }
 
 function layoutEntry(binding: KernelSource["bindings"][number], index: number): GPUBindGroupLayoutEntry {

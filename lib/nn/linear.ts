@@ -14,7 +14,7 @@ import { strideOf } from "./layout.ts";
 import { type Matrix, type MatrixDtype, type MatrixShard, shardPaddedRows } from "./matrix.ts";
 import { recordMatmul } from "./matmul.ts";
 import { type BufferView, type Operand, type OperandPool, viewTexture } from "./operand.ts";
-import { type Product, productTile } from "./variants.ts";
+import { type Product, productTile, sharesA } from "./variants.ts";
 
 export { type MatmulOptions, recordMatmul } from "./matmul.ts";
 export { type BufferView, type Operand, operand, OperandPool } from "./operand.ts";
@@ -146,6 +146,7 @@ function recordTexture(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, part:
     rows: tile.rows,
     vectors: tile.columns / 4,
     low: low !== undefined,
+    broadcast: sharesA(plan.device, tile),
   };
   const width = transposeB ? part.shard.rows : w.cols;
   const lowTextures = low

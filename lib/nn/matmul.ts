@@ -11,7 +11,7 @@ import { compileKernel } from "../gpu/kernel.ts";
 import { f32, type Plan, u32 } from "../gpu/plan.ts";
 import type { MatrixPlacement } from "./matrix.ts";
 import { type BufferView, type OperandPool, viewTexture } from "./operand.ts";
-import { type Product, productTile } from "./variants.ts";
+import { type Product, productTile, sharesA } from "./variants.ts";
 
 /** C[m, n] (=|+=) alpha · opA(A)[m, k] · opB(B)[k, n]. */
 export interface MatmulOptions {
@@ -87,6 +87,7 @@ function recordTexture(plan: Plan, pool: OperandPool, options: MatmulOptions): v
     transposeC: isSwapped,
     scalarC: isSwapped || offset % 4 !== 0 || c.stride % 4 !== 0 || columns % 4 !== 0,
     tail: k % 4 !== 0,
+    broadcast: !product.layout.startsWith("t") && sharesA(plan.device, tile),
   };
   const params = [
     u32(rows),

@@ -1,6 +1,6 @@
 // Tiles of the product kernels: candidates, defaults, and which of them a device uses. Owns the choice; refuses to measure (see tune.ts) and to record.
 import { createHash } from "node:crypto";
-import { productBuffer, productTexture, productTiled, tiledBytes } from "../../kernels/mod.ts";
+import { productBuffer, productTexture, productTiled, TEXTURE_LANES, tiledBytes } from "../../kernels/mod.ts";
 import type { Device } from "../gpu/device.ts";
 import { adapterIdentity, type TuningIdentity, tuningOf } from "../gpu/tuning.ts";
 import type { MatrixDtype } from "./matrix.ts";
@@ -52,6 +52,12 @@ const CHOICES: Readonly<Record<ProductFamily, readonly Choice[]>> = {
   "matmul-buffer": [{ upTo: Infinity, tiles: tiles("4x4 2x4 4x2 8x4 8x8") }],
 };
 
+/**
+ * Where lanes share A, more rows cost few loads of it, and f32 needs no code to unpack: all of 32 rows stays in a CPU's instruction cache.
+ */
+const SHARED_F32: Choice = { upTo: Infinity, tiles: tiles("32x8 16x8 8x8 24x8 16x16") };
+const SHARED_FROM = 64;
+
 /** Sizes up to here are told apart; above, a key has the nearest power of √2, so that layers of uneven widths share it. */
 const EXACT_UP_TO = 16;
 /** Longer sides are alike: a shard of a large vocabulary has as many rows as the adapter allows. */
@@ -59,14 +65,19 @@ const MOST = 2 ** 13;
 
 /** The tile that the device uses for a product: the tuned one, else the default. */
 export function productTile(device: Device, product: Product): Tile {
-  const all = choiceOf(product).tiles, name = tuningOf(device).get(productKey(product));
+  const all = choiceOf(device, product).tiles, name = tuningOf(device).get(productKey(product));
   const tile = name === undefined ? undefined : all.find((known) => tileName(known) === name);
-  return tile ?? defaultTile(product);
+  return tile ?? defaultTile(device, product);
+}
+
+/** Whether the device's texture kernels with this tile let lanes share an A that is stored [m][k]. Values are the same; with few rows there is little to share. */
+export function sharesA(device: Device, { rows }: Tile): boolean {
+  return hasSharing(device) && rows >= 4;
 }
 
 /** Tiles that a device can use for a product, the default first. */
 export function candidateTiles(device: Device, product: Product): readonly Tile[] {
-  const all = choiceOf(product).tiles;
+  const all = choiceOf(device, product).tiles;
   if (product.family !== "linear-buffer") return all;
   return all.filter((tile) => tiledBytes(tile) <= device.limits.maxComputeWorkgroupStorageSize);
 }
@@ -83,7 +94,7 @@ export function tileName({ rows, columns }: Tile): string {
 
 /** What a tuning table of this device and these kernels is known by. */
 export function tuningIdentity(device: Device): TuningIdentity {
-  return { adapter: adapterIdentity(device), kernels: kernelDigest() };
+  return { adapter: adapterIdentity(device), kernels: kernelDigest(hasSharing(device)) };
 }
 
 /** A side of a product to measure for products of this length: longer ones have the same key. */
@@ -91,14 +102,16 @@ export function measuredSide(size: number): number {
   return Math.min(size, MOST);
 }
 
-function choiceOf({ family, m }: Product): Choice {
+function choiceOf(device: Device, { family, m, dtype }: Product): Choice {
+  const isShared = family === "linear-texture" && dtype === "f32" && m > SHARED_FROM && hasSharing(device);
+  if (isShared) return SHARED_F32;
   const choice = CHOICES[family].find(({ upTo }) => m <= upTo);
   if (!choice) throw new Error(`no tile of ${family} for ${m} rows`);
   return choice;
 }
 
-function defaultTile(product: Product): Tile {
-  const [tile] = choiceOf(product).tiles;
+function defaultTile(device: Device, product: Product): Tile {
+  const [tile] = choiceOf(device, product).tiles;
   if (!tile) throw new Error(`no tile of ${product.family}`);
   return tile;
 }
@@ -107,21 +120,29 @@ function bucket(size: number): number {
   return size <= EXACT_UP_TO ? size : Math.round(2 ** (Math.round(2 * Math.log2(Math.min(size, MOST))) / 2));
 }
 
-let digest: string | null = null;
+function hasSharing({ subgroups }: Device): boolean {
+  return subgroups?.size === TEXTURE_LANES;
+}
+
+const digests = new Map<boolean, string>();
 
 /** Digest of one kernel of each kind: other kernels have other speeds. */
-function kernelDigest(): string {
-  if (digest !== null) return digest;
-  const hash = createHash("sha256");
+function kernelDigest(broadcast: boolean): string {
+  const known = digests.get(broadcast);
+  if (known !== undefined) return known;
+  const hash = createHash("sha256"),
+    thin = { transposeA: true, dtype: "f32", rows: 8, vectors: 2, tail: true } as const;
   for (const transposeB of [true, false]) {
     for (const dtype of ["f32", "f16", "q8", "q4"] as const) {
-      hash.update(productTexture({ transposeA: false, transposeB, dtype, rows: 8, vectors: 2 }).code);
+      hash.update(productTexture({ transposeA: false, transposeB, dtype, rows: 8, vectors: 2, broadcast }).code);
       hash.update(productTiled({ transposeB, dtype, rows: 4, columns: 4 }).code);
     }
-    hash.update(productTexture({ transposeA: true, transposeB, dtype: "f32", rows: 8, vectors: 2, tail: true }).code);
+    hash.update(productTexture({ ...thin, transposeB }).code);
   }
   hash.update(productBuffer({ rows: 4, columns: 4 }).code);
-  return digest = hash.digest("hex").slice(0, 16);
+  const digest = hash.digest("hex").slice(0, 16);
+  digests.set(broadcast, digest);
+  return digest;
 }
 
 function tiles(names: string): Tile[] {

@@ -129,6 +129,37 @@ for (const placement of ["texture", "buffer"] as const) {
   });
 }
 
+Deno.test("products are the same bits with and without subgroups", async () => {
+  using plain = await openDevice({ subgroups: false });
+  assert.equal(plain.subgroups, null);
+  for (const dtype of ["f32", "f16", "q8", "q4"] as const) {
+    for (const direction of ["forward", "backward"] as const) {
+      const results: Uint32Array[] = [], rows = 77, out = 75, cols = 131;
+      for (const own of [device, plain]) {
+        using matrix = createMatrix(own, "w", { rows: out, cols, dtype, placement: "texture" });
+        writeRows(own, matrix, 0, random(out * cols, 1));
+        const [width, depth] = direction === "forward" ? [out, cols] : [cols, out], stride = strideOf(depth);
+        using x = own.uploadBuffer("x", random(paddedRows(rows) * stride, 2));
+        using h = own.uploadBuffer("h", random(rows * 5, 3)), weight = own.uploadBuffer("low", random(5 * 131, 4));
+        using y = own.createBuffer("y", 4 * rows * strideOf(width));
+        using pool = new OperandPool(own, "texture");
+        using plan = new Plan(own);
+        const low = { h: { buffer: h, stride: 5 }, weight: { buffer: weight, stride: 5 }, rank: 5, alpha: 0.5, pool };
+        recordLinear(plan, operand(plan, pool, x, { rows, stride }), matrix, { buffer: y, stride: strideOf(width) }, {
+          rows,
+          direction,
+          ...(direction === "forward" ? { low } : {}),
+        });
+        await plan.run();
+        results.push(new Uint32Array((await own.readFloats(y, rows * strideOf(width))).buffer));
+      }
+      const [first, second] = results;
+      assert.equal(first?.findIndex((value, index) => value !== second?.[index]), -1, `${direction} ${dtype}`);
+      assert.ok(first?.some((value) => value !== 0));
+    }
+  }
+});
+
 /** A plan that tells what is dispatched. */
 class WatchedPlan extends Plan {
   readonly names: string[] = [];

@@ -34,11 +34,12 @@ export type { TextFormat } from "./lib/io/datasets_split.ts";
 export type { GgufWriteType } from "./lib/io/gguf_quant.ts";
 export type { HfDtype } from "./lib/io/hf_export.ts";
 export { demoData } from "./lib/io/open_model.ts";
+export { type PeftAdapter, type PeftWriteOptions, readPeftAdapter, writePeftAdapter } from "./lib/io/peft.ts";
 export { COLLABORATIVE_PROMPT } from "./lib/io/prompts.ts";
 export type { BlockOptions, RowRange, WeightSource } from "./lib/io/source.ts";
 export type { Tokenizer } from "./lib/io/tokenizer.ts";
 export type { Json } from "./lib/io/tokenizer_compat.ts";
-export type { LoraConfig, LoraWeights } from "./lib/nn/lora.ts";
+export { type LoraConfig, loraScale, type LoraWeights } from "./lib/nn/lora.ts";
 export type { MaskKind, MaskValues, SlotLayout } from "./lib/nn/masks.ts";
 export type { Matrix, MatrixDtype, MatrixPlacement, MatrixShard } from "./lib/nn/matrix.ts";
 export type { QuantRows } from "./lib/nn/quant.ts";
@@ -100,10 +101,12 @@ export {
   type LoraInput,
   Model,
 } from "./lib/run/model.ts";
+export type { RunHandle, RunHooks } from "./lib/run/hooks.ts";
+export { type Method, METHODS } from "./lib/run/methods.ts";
 export type { CheckpointOptions, PruneOptions, Rates, ResolvedOptions } from "./lib/run/options.ts";
 export { perplexity, type PerplexityOptions, type PerplexityResult } from "./lib/run/perplexity.ts";
 export { compress, type CompressOptions } from "./lib/run/pipeline.ts";
-export type { PruneResult, PruneRun } from "./lib/run/prune.ts";
+export type { PruneResult, PruneRun } from "./lib/run/prune_result.ts";
 export type { Stage, StepRecord } from "./lib/run/records.ts";
 export {
   type OpenSchedule,

@@ -12,7 +12,7 @@ import { NO_PROMPT_OPTION, PROMPT_OPTION, type PromptSetting, promptText } from 
 import { readText } from "./read_text.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
 import { byteCount, oneOf, wholeNumber } from "./values.ts";
-import { BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, tokenizerOf, withModel } from "./with_model.ts";
+import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, tokenizerOf, withModel } from "./with_model.ts";
 
 const DEFAULT_WINDOW = 512;
 /** Tokens of a pass: perplexity and scoring fill their batches up to about so many. */
@@ -54,6 +54,7 @@ export function evaluate(): CommandUnknownOpts {
     .option("--with-prompt", "put the collaborative prompt before each instruction of the data (default: none)")
     .option(...PROMPT_OPTION)
     .option(...NO_PROMPT_OPTION)
+    .option(...ADAPTER_OPTION)
     .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
     .option(...TUNING_OPTION)
@@ -97,7 +98,7 @@ async function chooseTask(path: string, options: Settings): Promise<(loaded: Loa
   }
   if (data !== undefined && text === undefined) {
     const rows = await readRows(data);
-    return async ({ model, signal, progress, tune }) => {
+    return async ({ model, adapters, signal, progress, tune }) => {
       const choices = encodeChoices(rows, {
         tokenizer: tokenizerOf(model),
         prompt,
@@ -110,6 +111,7 @@ async function chooseTask(path: string, options: Settings): Promise<(loaded: Loa
         tokens: Math.max(0, ...lengths) * lengths.length,
       });
       const { accuracy, correct, total } = await scoreChoices(model, choices, {
+        adapters,
         signal,
         onProgress: (done, all) => progress.phase("scoring", done / all),
       });
@@ -138,7 +140,7 @@ function excluded(rule: string, value: string): CompressoError {
 
 async function measureText(
   text: string,
-  { model, signal, progress, tune }: Loaded,
+  { model, adapters, signal, progress, tune }: Loaded,
   options: Settings,
 ): Promise<Report> {
   const { window = Math.min(DEFAULT_WINDOW, model.spec.maxPosition), limitChars, maxWindows } = options;
@@ -147,6 +149,7 @@ async function measureText(
   await tune({ rows: BATCH_TOKENS, directions: ["forward"], tokens: about });
   const result = await perplexity(model, text, {
     window,
+    adapters,
     signal,
     ...(limitChars === undefined ? {} : { limitChars }),
     ...(maxWindows === undefined ? {} : { maxWindows }),

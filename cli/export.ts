@@ -1,13 +1,15 @@
-// `compresso export MODEL`: any readable model as a Hugging Face folder and a GGUF. Owns the verb; refuses to change weights. Needs no GPU.
+// `compresso export MODEL`: any readable model, with an adapter merged where asked, as a Hugging Face folder and a GGUF. Owns the verb; refuses to cut. Needs no GPU.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { basename, resolve } from "node:path";
 import { modelPath, openModelFiles } from "../lib/io/open_model.ts";
+import { sliceModel } from "../lib/prune/slice.ts";
 import { exportModel, type ExportResult } from "../lib/run/export.ts";
 import { verb } from "./command.ts";
 import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
 import { watchInterrupt } from "./interrupt.ts";
 import { note, print, printJson } from "./output.ts";
 import { oneOf, required, someOf } from "./values.ts";
+import { readAdapters } from "./with_model.ts";
 
 const FORMATS = ["hf", "gguf"] as const;
 
@@ -18,6 +20,7 @@ export function exportVerb(): CommandUnknownOpts {
     examples: [
       "export runs/demo/model --out runs/padded --layout padded",
       "export path/to/model --out out --gguf-dtype q8_0 --formats gguf",
+      "export path/to/model --adapter path/to/adapter --out merged",
     ],
   })
     .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
@@ -40,14 +43,19 @@ export function exportVerb(): CommandUnknownOpts {
       oneOf("--gguf-dtype", GGUF_DTYPES),
       "f16" as const,
     )
+    .option(
+      "--adapter <path>",
+      "LoRA to merge into the weights: a folder in PEFT's format, or its .safetensors file",
+    )
     .option("--formats <list>", "which files: hf, gguf or both", someOf("--formats", FORMATS), FORMATS)
     .option("--overwrite", "replace files that stand there")
     .option("--json", "print one JSON object")
-    .action(async (path, { out, layout, dtype, ggufDtype, formats, overwrite, json }) => {
+    .action(async (path, { out, layout, dtype, ggufDtype, adapter, formats, overwrite, json }) => {
       using interrupt = watchInterrupt();
       interrupt.start();
       const { source, tokenizer } = await openModelFiles(path);
-      const result = await exportModel(source, required(out, "--out"), {
+      const { lora } = await readAdapters(adapter, source.spec);
+      const result = await exportModel(lora ? sliceModel(source, { lora }) : source, required(out, "--out"), {
         layout,
         dtype,
         ggufDtype,

@@ -9,7 +9,7 @@ import { print, printJson, writeResult } from "./output.ts";
 import { promptText } from "./prompt.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
 import { byteCount, oneOf, realNumber, required, wholeNumber } from "./values.ts";
-import { BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, tokenizerOf, withModel } from "./with_model.ts";
+import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, tokenizerOf, withModel } from "./with_model.ts";
 
 /** Declares the verb. */
 export function generateVerb(): CommandUnknownOpts {
@@ -34,6 +34,7 @@ export function generateVerb(): CommandUnknownOpts {
     .option("--chat", "take the prompt as an instruction, in the model's chat template or prompt style")
     .option("--with-prompt", "with --chat: put the collaborative prompt before the instruction (default: none)")
     .option("--prompt-file <file>", "with --chat: put your own text before the instruction, in place of that prompt")
+    .option(...ADAPTER_OPTION)
     .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
     .option(...TUNING_OPTION)
@@ -62,7 +63,7 @@ interface Settings {
   readonly json?: true | undefined;
 }
 
-async function run({ model, signal, progress, tune }: Loaded, settings: Settings): Promise<void> {
+async function run({ model, adapters, signal, progress, tune }: Loaded, settings: Settings): Promise<void> {
   const { maxTokens, temperature, seed, json } = settings;
   const tokenizer = tokenizerOf(model);
   const { prompt, end } = encodePrompt(tokenizer, settings);
@@ -75,7 +76,7 @@ async function run({ model, signal, progress, tune }: Loaded, settings: Settings
   };
   await tune({ rows: prompt.length, directions: ["forward"], tokens: prompt.length + maxTokens });
   progress[Symbol.dispose](); // the answer may share the terminal with the line of progress
-  for await (const token of generate(model, prompt, { maxTokens, temperature, seed, signal })) {
+  for await (const token of generate(model, prompt, { maxTokens, temperature, seed, adapters, signal })) {
     if (token === end) break;
     tokens.push(token);
     emit(decoder.push(token));

@@ -5,6 +5,9 @@ import { UNIT_KINDS } from "../lib/prune/units.ts";
 import { DEFAULTS } from "../lib/run/options.ts";
 import { verb } from "./command.ts";
 import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
+import { SCHEDULE_NAMES } from "../lib/prune/builtin_schedules.ts";
+import { METHODS } from "../lib/run/methods.ts";
+import { NO_PROMPT_OPTION, PROMPT_OPTION } from "./prompt.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
 import { byteCount, oneOf, type Parse, realNumber, required, someOf, wholeNumber } from "./values.ts";
 import { BASE_DTYPE_HELP, BASE_DTYPES } from "./with_model.ts";
@@ -28,7 +31,7 @@ export function pruneVerb(): CommandUnknownOpts {
       "share of the layers' linear weights to cut (required)",
       realNumber("--sparsity", { above: 0, below: 1 }),
     )
-    .option("--steps <count>", "steps of the pruning stage", atLeast("--steps", 1), 200)
+    .option("--steps <count>", "steps of the pruning stage", atLeast("--steps", 0), 200)
     .option(
       "--prefinetune <count>",
       "steps of LoRA alone before (default: a tenth of --steps)",
@@ -53,7 +56,23 @@ export function pruneVerb(): CommandUnknownOpts {
       someOf("--units", UNIT_KINDS),
       DEFAULTS.units,
     )
-    .option("--no-prompt", "leave the collaborative prompt out")
+    .option(
+      "--method <name>",
+      `how units are chosen: ${METHODS.join(", ")}; the steps of a one-shot method are all recovery`,
+      oneOf("--method", METHODS),
+      "compresso" as const,
+    )
+    .option(
+      "--schedule <name|file|url>",
+      `sparsity step by step: ${SCHEDULE_NAMES.join(", ")}, or a script, which runs isolated (default: cubic)`,
+    )
+    .option("--trust", "run the schedule's script with all rights of this program, not isolated")
+    .option(...PROMPT_OPTION)
+    .option(...NO_PROMPT_OPTION)
+    .option("--text-field <name>", "field of the data that holds texts")
+    .option("--limit-rows <count>", "rows to read at most", atLeast("--limit-rows", 1))
+    .option("--skip-broken", "leave broken rows out and count them, instead of stopping")
+    .option("--no-packing", "one text a sequence, instead of texts joined to full ones")
     .option("--rank <count>", "rank of LoRA", atLeast("--rank", 1), DEFAULTS.lora.rank)
     .option(
       "--alpha <number>",

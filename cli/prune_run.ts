@@ -1,13 +1,14 @@
 // A prune run as the command line drives it: progress, Ctrl-C, the report. Owns those; refuses the parsing of options.
 import { basename, resolve } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
-import { readRows, type Row } from "../lib/io/datasets.ts";
+import { type DataReport, readRows, type Row } from "../lib/io/datasets.ts";
 import { DEMO, demoData, modelPath } from "../lib/io/open_model.ts";
-import { COLLABORATIVE_PROMPT } from "../lib/io/prompts.ts";
 import type { Projection } from "../lib/nn/spec.ts";
 import type { Layout } from "../lib/prune/layouts.ts";
 import type { UnitKind } from "../lib/prune/units.ts";
+import type { EncodeReport } from "../lib/run/batches.ts";
 import { checkMemory } from "../lib/run/memory_advice.ts";
+import type { Method } from "../lib/run/methods.ts";
 import { compress } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 import { PROGRAM } from "./command.ts";
@@ -16,6 +17,7 @@ import { modelDigest } from "./fingerprint.ts";
 import type { DTYPES, GGUF_DTYPES } from "./formats.ts";
 import { formatBytes, formatCount, formatShare, note, print, printJson } from "./output.ts";
 import { memoryOptions } from "./plan.ts";
+import { type PromptSetting, promptText } from "./prompt.ts";
 import { duration } from "./progress.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
 import { type Loaded, type ModelSettings, withModel } from "./with_model.ts";
@@ -32,7 +34,14 @@ export interface PruneSettings extends ModelSettings {
   readonly seq: number;
   readonly seed: number;
   readonly units: readonly UnitKind[];
-  readonly prompt: boolean;
+  readonly method: Method;
+  readonly schedule?: string | undefined;
+  readonly trust?: true | undefined;
+  readonly prompt?: PromptSetting | undefined;
+  readonly textField?: string | undefined;
+  readonly limitRows?: number | undefined;
+  readonly skipBroken?: true | undefined;
+  readonly packing: boolean;
   readonly rank: number;
   readonly alpha: number;
   readonly targets: readonly Projection[];
@@ -70,7 +79,13 @@ async function start(path: string, settings: PruneSettings): Promise<RunSummary>
       mend: "add --data FILE",
     });
   }
-  const { rows } = await readRows(dataPath);
+  const { textField, limitRows, skipBroken } = settings;
+  const { rows, report: reading } = await readRows(dataPath, {
+    ...(textField === undefined ? {} : { textField }),
+    ...(limitRows === undefined ? {} : { limit: limitRows }),
+    ...(skipBroken ? { skipBroken } : {}),
+  });
+  const prompt = await promptText(settings.prompt ?? true);
   try {
     return await withModel(path, {
       ...settings,
@@ -84,7 +99,14 @@ async function start(path: string, settings: PruneSettings): Promise<RunSummary>
         ),
     }, async (loaded) => {
       const identity = { weights: await modelDigest(modelPath(path)) };
-      return await drive(loaded, { settings, rows, identity, name: basename(resolve(modelPath(path))) });
+      return await drive(loaded, {
+        settings,
+        rows,
+        reading,
+        prompt,
+        identity,
+        name: basename(resolve(modelPath(path))),
+      });
     });
   } catch (error) {
     if (error instanceof CompressoError && error.code === "aborted" && await isResumable(out)) {
@@ -97,10 +119,12 @@ async function start(path: string, settings: PruneSettings): Promise<RunSummary>
 async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
   readonly settings: PruneSettings;
   readonly rows: readonly Row[];
+  readonly reading: DataReport;
+  readonly prompt: string | null;
   readonly identity: Readonly<Record<string, string>>;
   readonly name: string;
 }): Promise<RunSummary> {
-  const { settings, rows, identity, name } = run, { out, resume = false } = settings;
+  const { settings, rows, reading, prompt, identity, name } = run, { out, resume = false } = settings;
   const { prefinetune, postfinetune } = settings;
   const { rank, alpha, targets, dropout, dtype, ggufDtype } = settings;
   if (settings.overwrite) await clearRunFolder(out);
@@ -119,7 +143,12 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
     units: settings.units,
     recompute: settings.recompute,
     lora: { rank, alpha, targets, dropout },
-    prompt: settings.prompt ? COLLABORATIVE_PROMPT : null,
+    prompt,
+    reading,
+    ...(settings.packing ? {} : { packing: false }),
+    method: settings.method,
+    ...(settings.schedule === undefined ? {} : { schedule: settings.schedule }),
+    trustSchedule: settings.trust ?? false,
     layout: settings.layout,
     rates: { lora: settings.loraRate },
     signal,
@@ -130,17 +159,26 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
     export: { dtype, ggufDtype, name: `${name} pruned by Compresso`, replace: true },
     onStart: ({ steps, data }, doneBefore) => {
       listen();
-      const skipped = data.skipped > 0 ? `, ${data.skipped} left out` : "";
-      const cut = data.truncated > 0 ? `, ${data.truncated} cut to ${settings.seq} tokens` : "";
-      progress.note(
-        `${formatCount(data.examples)} examples${cut}${skipped}; ${steps} steps on ${model.device.facts.description}`,
-      );
+      progress.note(`${dataLine(data, settings)}; ${steps} steps on ${model.device.facts.description}`);
       if (doneBefore > 0) progress.note(`going on after step ${doneBefore}`);
     },
     onRecord: (record) => progress.step(record),
     onPhase: (phase) =>
       progress.phase(phase === "slice" ? "comparing the sliced model with the masked one" : "writing the files"),
   });
+}
+
+/** What became of the rows, with the first few places of what was cut or left out. */
+function dataLine(data: EncodeReport, { seq }: Pick<PruneSettings, "seq">): string {
+  const at = (lines: readonly number[]): string => lines.length > 0 ? ` (rows ${lines.join(", ")}…)` : "";
+  return [
+    `${formatCount(data.examples)} examples${data.packed ? ` of ${seq} tokens, texts joined` : ""}`,
+    ...(data.truncated > 0 ? [`${data.truncated} cut to ${seq} tokens${at(data.lines.truncated)}`] : []),
+    ...(data.skipped > 0 ? [`${data.skipped} left out${at(data.lines.skipped)}`] : []),
+    ...(data.empty > 0 ? [`${data.empty} empty${at(data.lines.empty)}`] : []),
+    ...(data.broken > 0 ? [`${data.broken} broken${at(data.lines.broken)}`] : []),
+    ...(data.promptTokens > 0 ? [`the prompt takes ${data.promptTokens} tokens of each`] : []),
+  ].join(", ");
 }
 
 function show(summary: RunSummary, out: string): void {

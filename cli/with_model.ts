@@ -2,9 +2,10 @@
 import { CompressoError } from "../lib/errors.ts";
 import { type Device, openDevice } from "../lib/gpu/device.ts";
 import { openModelFiles } from "../lib/io/open_model.ts";
+import { readPeftAdapter } from "../lib/io/peft.ts";
 import type { Tokenizer } from "../lib/io/tokenizer.ts";
 import type { DecoderSpec } from "../lib/nn/spec.ts";
-import { loadModelFrom, type Model } from "../lib/run/model.ts";
+import { type Adapters, loadModelFrom, type Model } from "../lib/run/model.ts";
 import { watchInterrupt } from "./interrupt.ts";
 import { type Progress, stderrProgress } from "./progress.ts";
 import { tuneFor, type TuneRequest, type TuningSetting } from "./tuning.ts";
@@ -15,6 +16,8 @@ export interface ModelSettings {
   readonly baseDtype?: typeof BASE_DTYPES[number] | undefined;
   /** Bytes of GPU memory that may be used. */
   readonly memoryLimit?: number | undefined;
+  /** PEFT adapter that the work gets as `adapters`: a folder, or its .safetensors file. Default: none. */
+  readonly adapter?: string | undefined;
   /** Where tuned kernels are kept. Default: the user's cache. */
   readonly tuning?: TuningSetting | undefined;
   /** Called before any weight is read; what it throws is the end. */
@@ -28,6 +31,8 @@ export interface ModelSettings {
 /** What {@link withModel} lends. */
 export interface Loaded {
   readonly model: Model;
+  /** LoRA of the adapter, where one was asked for; it is not merged. */
+  readonly adapters: Adapters;
   readonly signal: AbortSignal;
   readonly progress: Progress;
   /** From here on Ctrl-C fires `signal`. */
@@ -41,6 +46,12 @@ export const BASE_DTYPES = ["f16", "f32", "q8", "q4"] as const;
 
 /** What `--base-dtype` chooses. */
 export const BASE_DTYPE_HELP = "frozen weights on the GPU: f16, f32, or blocks of 8 or 4 bits (q8, q4)";
+
+/** `--adapter` of the verbs that run a model as it is. */
+export const ADAPTER_OPTION = [
+  "--adapter <path>",
+  "LoRA to add to the model, not merged: a folder in PEFT's format, or its .safetensors file",
+] as const;
 
 /** Opens the device, loads the model, and frees both when the work is done or has failed. */
 export async function withModel<T>(
@@ -56,6 +67,7 @@ export async function withModel<T>(
   const { signal } = interrupt;
   const { source, tokenizer } = await openModelFiles(path);
   await settings.onShape?.(source.spec, device);
+  const adapters = await readAdapters(settings.adapter, source.spec);
   using model = await loadModelFrom(source, {
     device,
     tokenizer,
@@ -65,7 +77,14 @@ export async function withModel<T>(
   });
   signal.throwIfAborted();
   const tune = (request: TuneRequest): Promise<void> => tuneFor(model, request, { setting, progress, signal });
-  return await work({ model, signal, progress, listen: interrupt.start, tune });
+  return await work({ model, adapters, signal, progress, listen: interrupt.start, tune });
+}
+
+/** LoRA of the adapter at a path, as evaluation takes it; nothing without a path. */
+export async function readAdapters(path: string | undefined, spec: DecoderSpec): Promise<Adapters> {
+  if (path === undefined) return {};
+  const { config, weights } = await readPeftAdapter(path, spec);
+  return { lora: { ...config, weights } };
 }
 
 /** The model's tokenizer. Throws `CompressoError("input")` where it has none. */

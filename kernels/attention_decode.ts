@@ -9,17 +9,19 @@ export interface DecodeTile {
   readonly lanes: number;
   /** Query heads of one KV group that share the keys they read; divides heads / kvHeads. */
   readonly heads: number;
+  /** Multiplies each head's output with its mask z [heads], bound before o. */
+  readonly isMasked?: boolean;
 }
 
 /**
  * o[h] = Σ_j softmax_j(q[h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ position[0]. Writes (=) row 0 of o.
  *
  * Each lane takes every lanes-th key with an online softmax of its own; the lanes are merged in order through workgroup memory.
- * Shapes: q, o one row; k, v [capacity, kvStride4] vec4. Grid: x = heads of the model / tile.heads. Bindings: q, k, v, position, o, params.
+ * Shapes: q, o one row; k, v [capacity, kvStride4] vec4. Grid: x = heads of the model / tile.heads. Bindings: q, k, v, position, z (where masked), o, params.
  * params.vectors is the vec4 of a head (as a param, so that loops over it stay loops), params.scale log2(e) / √headDim.
  */
 export function decodeAttentionKernel(tile: DecodeTile): KernelSource {
-  const { headDim, lanes } = tile;
+  const { headDim, lanes, isMasked = false } = tile;
   const vectors = headVectors(headDim);
   const heads = range(tile.heads), columns = range(vectors);
   const by = Math.max(...range(8).map((i) => i + 1).filter((width) => vectors % width === 0));
@@ -31,8 +33,9 @@ export function decodeAttentionKernel(tile: DecodeTile): KernelSource {
 @group(0) @binding(1) var<storage, read> k: array<vec4f>;
 @group(0) @binding(2) var<storage, read> v: array<vec4f>;
 @group(0) @binding(3) var<storage, read> position: array<u32>;
-@group(0) @binding(4) var<storage, read_write> o: array<vec4f>;
-@group(0) @binding(5) var<uniform> params: Params;
+${isMasked ? "@group(0) @binding(4) var<storage, read> z: array<f32>;" : ""}
+@group(0) @binding(${isMasked ? 5 : 4}) var<storage, read_write> o: array<vec4f>;
+@group(0) @binding(${isMasked ? 6 : 5}) var<uniform> params: Params;
 var<workgroup> tops: array<f32, ${lanes}>;
 var<workgroup> sums: array<f32, ${lanes}>;
 var<workgroup> parts: array<vec4f, ${lanes * by}>;
@@ -86,8 +89,8 @@ ${heads.map(merge).join("\n")}
 }
 `;
   return {
-    name: `attention_decode-${headDim}-${tile.heads}`,
-    bindings: ["read", "read", "read", "read", "storage", "uniform"],
+    name: `attention_decode-${headDim}-${tile.heads}${isMasked ? "-masked" : ""}`,
+    bindings: ["read", "read", "read", "read", ...(isMasked ? ["read" as const] : []), "storage", "uniform"],
     code,
   };
 
@@ -111,7 +114,9 @@ ${part.map((i) => `    parts[lane * ${by}u + ${i}u] = o${g}_${i} * w${g};`).join
       var sum = vec4f();
       for (var i = 0u; i < ${lanes}u; i++) { sum += parts[i * ${by}u + lane]; }
       let c = round + lane;
-      o[(h + ${g}u) * ${vectors}u + c] = ${masked(`sum / total${g}`, headDim)};
+      o[(h + ${g}u) * ${vectors}u + c] = ${
+      masked(isMasked ? `sum / total${g} * z[h + ${g}u]` : `sum / total${g}`, headDim)
+    };
     }
   }`;
   }

@@ -1,6 +1,11 @@
 // The only importer of .wgsl: every kernel as text with its bindings. Imports nothing of lib/.
+import { CACHE_KEYS } from "./attention_decode_texture.ts";
+import addBiasText from "./add_bias.wgsl" with { type: "text" };
 import adamwText from "./adamw.wgsl" with { type: "text" };
 import cacheAppendText from "./cache_append.wgsl" with { type: "text" };
+import cacheFillText from "./cache_fill.wgsl" with { type: "text" };
+import columnStatsText from "./column_stats.wgsl" with { type: "text" };
+import columnStatsMergeText from "./column_stats_merge.wgsl" with { type: "text" };
 import copyRowsText from "./copy_rows.wgsl" with { type: "text" };
 import crossEntropyText from "./cross_entropy.wgsl" with { type: "text" };
 import dropoutText from "./dropout.wgsl" with { type: "text" };
@@ -20,6 +25,7 @@ import reducePrelude from "./reduce.wgsl" with { type: "text" };
 import residualText from "./residual.wgsl" with { type: "text" };
 import rmsNormText from "./rms_norm.wgsl" with { type: "text" };
 import rmsNormBackwardText from "./rms_norm_backward.wgsl" with { type: "text" };
+import rotateAppendText from "./rotate_append.wgsl" with { type: "text" };
 import scaleText from "./scale.wgsl" with { type: "text" };
 import scaleBackwardText from "./scale_backward.wgsl" with { type: "text" };
 import statePrelude from "./state.wgsl" with { type: "text" };
@@ -30,7 +36,9 @@ import swigluBackwardText from "./swiglu_backward.wgsl" with { type: "text" };
 export * from "./attention.ts";
 export * from "./attention_backward.ts";
 export * from "./attention_decode.ts";
+export * from "./attention_decode_texture.ts";
 export * from "./embedding.ts";
+export * from "./matvec.ts";
 export * from "./rope.ts";
 export * from "./product_buffer.ts";
 export * from "./product_pack.ts";
@@ -41,7 +49,7 @@ export * from "./weight_access.ts";
 export type { AttentionTile, AttentionVariant } from "./attention_text.ts";
 
 /** How a kernel sees a binding of group 0, in order: inputs, outputs, params. */
-export type Binding = "read" | "storage" | "uniform" | "texture-f32" | "texture-u32";
+export type Binding = "read" | "storage" | "uniform" | "texture-f32" | "texture-u32" | "texture-store-f32";
 
 /** WGSL of one kernel, entry point `main`. */
 export interface KernelSource {
@@ -91,6 +99,12 @@ export const scaleBackward = kernel(
 export const reducePartials = kernel("reduce_partials", reducePartialsText, "read storage uniform");
 /** out = x + y ∘ z: bindings x, y, z, out, params. */
 export const residual = kernel("residual", residualText, "read read read storage uniform");
+/** y += b: bindings b, y, params. */
+export const addBias = kernel("add_bias", addBiasText, "read storage uniform");
+/** Means and squared deviations of columns by block of rows: bindings x, keep, counts, partial, params. */
+export const columnStats = kernel("column_stats", block + columnStatsText, "read read read storage uniform");
+/** Blocks to running statistics: bindings partial, counts, stats, params. */
+export const columnStatsMerge = kernel("column_stats_merge", columnStatsMergeText, "read read storage uniform");
 /** Rows by an index: bindings order, x, y, params. */
 export const copyRows = kernel("copy_rows", copyRowsText, "read read storage uniform");
 /** Cross-entropy of a chunk: bindings targets, state, logits → dlogits, loss, params. */
@@ -101,6 +115,14 @@ export const crossEntropy = kernel(
 );
 /** A row to the KV cache: bindings k, v, position, kCache, vCache, params. */
 export const cacheAppend = kernel("cache_append", cacheAppendText, "read read read storage storage uniform");
+/** First rows of the KV cache in textures: bindings k, v, kCache, vCache, params. */
+export const cacheFill = kernel(
+  "cache_fill",
+  `const CACHE_KEYS = ${CACHE_KEYS}u;\n${cacheFillText}`,
+  "read read texture-store-f32 texture-store-f32 uniform",
+);
+/** RoPE of one token and its row of the KV cache: bindings table, position, qkv, kCache, vCache, params. */
+export const rotateAppend = kernel("rotate_append", rotateAppendText, "read read storage storage storage uniform");
 /** Greedy choice of the next token: bindings logits, tokens, picks, position, params. */
 export const greedyNext = kernel(
   "greedy_next",

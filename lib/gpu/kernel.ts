@@ -70,5 +70,7 @@ function layoutEntry(binding: KernelSource["bindings"][number], index: number): 
       return { ...base, storageTexture: { access: "read-only", format: "rgba32float" } };
     case "texture-u32":
       return { ...base, storageTexture: { access: "read-only", format: "rgba32uint" } };
+    case "texture-store-f32":
+      return { ...base, storageTexture: { access: "write-only", format: "rgba32float" } };
   }
 }

@@ -33,6 +33,8 @@ export interface RunOptions {
   readonly repeat?: number;
   /** Collects seconds by label; needs the feature timestamp-query and makes the run slower. */
   readonly profile?: Map<string, number>;
+  /** Called when all of it is submitted, if not done: what is submitted then comes right behind. */
+  readonly onSubmitted?: () => void;
 }
 
 /** Whether a step is part of a run. */
@@ -236,6 +238,7 @@ export class Plan implements Disposable {
     const { repeat = 1, profile } = options;
     if (profile && this.device.features.has("timestamp-query")) {
       for (let time = 0; time < repeat; time++) await this.#runProfiled(profile);
+      options.onSubmitted?.();
       return;
     }
     const pending: Promise<void>[] = [];
@@ -254,6 +257,7 @@ export class Plan implements Disposable {
       this.#submit(steps, from, at);
       total += cost;
       pending.push(this.device.gpu.queue.onSubmittedWorkDone());
+      if (at >= end) options.onSubmitted?.();
       if (pending.length >= IN_FLIGHT) await pending.shift();
     }
     await Promise.all(pending);

@@ -190,13 +190,13 @@ async function tensorData(
   },
 ): Promise<Float32Array> {
   const { canonical, gguf, shape } = tensor;
-  // What the model does not have is added: weights of 0, and norms of 1 so that nothing divides by them.
-  if (tensor.added) return new Float32Array(elementCount(shape)).fill(shape.length === 1 ? 1 : 0);
+  // What the model does not have is added: weights and biases of 0, and norms of 1 so that nothing divides by them.
+  if (tensor.added) return new Float32Array(elementCount(shape)).fill(gguf.part ? 0 : 1);
   const data = await source.read(canonical);
   const projection = gguf.part?.projection;
   if (projection !== "q" && projection !== "k") return data;
   const out = new Float32Array(data.length);
-  const [rows = 0, width = 0] = shape;
+  const [rows = 0, width = 1] = shape;
   for (let row = 0; row < rows; row++) {
     out.set(data.subarray(row * width, (row + 1) * width), ggufRow(row, source.spec.headDim) * width);
   }

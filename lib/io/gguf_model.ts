@@ -138,8 +138,7 @@ function checkTensors(
   for (const name of file.tensors.keys()) {
     if (known.has(name)) continue;
     const rule = "it holds no tensor but those that the metadata imply";
-    const mend = name.endsWith(".bias") ? "models with biases are not supported" : undefined;
-    throw ggufError(file.path, { rule, value: name, ...(mend ? { mend } : {}) });
+    throw ggufError(file.path, { rule, value: name });
   }
   return found;
 }

@@ -1,5 +1,5 @@
 // Tensor names and row order of GGUF beside the canonical ones. Owns both translations; refuses files.
-import { EMBEDDING, FINAL_NORM, HEAD, normName, type Projection, projectionName } from "../nn/spec.ts";
+import { biasName, EMBEDDING, FINAL_NORM, HEAD, normName, type Projection, projectionName } from "../nn/spec.ts";
 
 /** RoPE divisors, one for each pair of a head; not a weight, but settings of the model. */
 export const ROPE_FREQS = "rope_freqs.weight";
@@ -17,7 +17,7 @@ const PARTS: readonly (readonly [Projection, string])[] = [
 /** What a canonical tensor is in a GGUF. */
 export interface GgufName {
   readonly name: string;
-  /** Layer and projection where the tensor is the weight of one. */
+  /** Layer and projection where the tensor is the weight or bias of one. */
   readonly part?: { readonly layer: number; readonly projection: Projection };
 }
 
@@ -32,15 +32,16 @@ export function ggufNames(layers: number): Map<string, GgufName> {
     names.set(normName(layer, "attention"), { name: `blk.${layer}.attn_norm.weight` });
     names.set(normName(layer, "ffn"), { name: `blk.${layer}.ffn_norm.weight` });
     for (const [projection, part] of PARTS) {
-      const name = `blk.${layer}.${part}.weight`;
-      names.set(projectionName(layer, projection), { name, part: { layer, projection } });
+      const own = { layer, projection };
+      names.set(projectionName(layer, projection), { name: `blk.${layer}.${part}.weight`, part: own });
+      names.set(biasName(layer, projection), { name: `blk.${layer}.${part}.bias`, part: own });
     }
   }
   return names;
 }
 
 /**
- * Where a row of a q or k weight stands in a GGUF of arch llama or deci. Hugging Face's RoPE turns value i of a head with
+ * Where a row of a q or k weight, or a value of its bias, stands in a GGUF of arch llama or deci. Hugging Face's RoPE turns value i of a head with
  * value i + headDim/2, llama.cpp's value 2i with 2i + 1: its converter reorders the rows of each head to match.
  */
 export function ggufRow(row: number, headDim: number): number {

@@ -1,7 +1,15 @@
 // Metadata of a GGUF as a DecoderSpec. Owns the keys of arch llama and deci and what is refused; refuses other architectures and weights.
-import type { DecoderSpec, LayerSpec, RopeScaling } from "../nn/spec.ts";
+import {
+  biasName,
+  type DecoderSpec,
+  type LayerSpec,
+  type Projection,
+  PROJECTIONS,
+  type RopeScaling,
+  withBiases,
+} from "../nn/spec.ts";
 import type { GgufFile } from "./gguf.ts";
-import { ROPE_FREQS } from "./gguf_names.ts";
+import { ggufNames, ROPE_FREQS } from "./gguf_names.ts";
 import { ggufError } from "./gguf_types.ts";
 
 /** Architectures that are read; deci is a llama whose layers may differ. */
@@ -69,7 +77,7 @@ export async function ggufSpec(file: GgufFile): Promise<DecoderSpec> {
     return value;
   };
   const eosIds = [id("eos"), id("eot")].filter((value) => value !== null);
-  return {
+  return withBiases({
     vocab,
     hidden,
     headDim,
@@ -84,7 +92,16 @@ export async function ggufSpec(file: GgufFile): Promise<DecoderSpec> {
     bosId: id("bos"),
     eosIds: [...new Set(eosIds)],
     padId: id("padding"),
-  };
+  }, biasesOf(file, layers.length));
+}
+
+/** No key says which biases there are: llama.cpp takes those that it finds. */
+function biasesOf({ tensors }: GgufFile, layers: number): Projection[] {
+  const names = ggufNames(layers);
+  return PROJECTIONS.filter((projection) =>
+    Array.from({ length: layers }, (_, layer) => names.get(biasName(layer, projection))?.name ?? "")
+      .some((name) => tensors.has(name))
+  );
 }
 
 const NONE = -1;

@@ -1,11 +1,11 @@
 // config.json of a Hugging Face folder as a DecoderSpec. Owns the keys, their defaults (those of transformers 5) and what is refused; reads no file.
 import { z } from "../packages.ts";
-import type { DecoderSpec, LayerSpec } from "../nn/spec.ts";
+import { type DecoderSpec, type LayerSpec, type Projection, withBiases } from "../nn/spec.ts";
 import { refusal, shown, valueAt } from "./hf_refusal.ts";
 import { ropeOf } from "./hf_rope.ts";
 
 /** The model types that are read: `compresso` is a llama whose layers may differ, with `layer_counts`. */
-export const MODEL_TYPES = ["llama", "mistral", "compresso"] as const;
+export const MODEL_TYPES = ["llama", "mistral", "qwen2", "compresso"] as const;
 
 const count = z.int().positive();
 const tokenId = z.int().nullish();
@@ -24,9 +24,10 @@ const CONFIG = z.looseObject({
   max_position_embeddings: count.nullish(),
   rms_norm_eps: z.number().positive().default(1e-6),
   tie_word_embeddings: z.boolean().default(false),
-  attention_bias: z.literal(false).nullish(),
-  mlp_bias: z.literal(false).nullish(),
+  attention_bias: z.boolean().nullish(),
+  mlp_bias: z.boolean().nullish(),
   sliding_window: count.nullish(),
+  use_sliding_window: z.literal(false).nullish(),
   layer_types: z.array(z.literal("full_attention")).nullish(),
   quantization_config: z.null().optional(),
   // Of transformers 5: layers that differ, which its stock classes do not load.
@@ -53,7 +54,7 @@ export interface HfConfigFiles {
 }
 
 /**
- * Reads a parsed config.json of model type llama, mistral or compresso.
+ * Reads a parsed config.json of one of {@link MODEL_TYPES}.
  * Throws `CompressoError("input")` naming the key, its value and the rule where the model is none that a {@link DecoderSpec} describes.
  */
 export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec {
@@ -63,7 +64,8 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
     throw refusal(files.path, { key, rule, value: shown(valueAt(json, [key])), mend });
   };
   // transformers' own defaults, for keys that old files leave out.
-  const maxPosition = config.max_position_embeddings ?? (config.model_type === "mistral" ? 131072 : 2048);
+  const isQwen = config.model_type === "qwen2";
+  const maxPosition = config.max_position_embeddings ?? MAX_POSITIONS[config.model_type];
   const window = config.sliding_window === undefined && config.model_type === "mistral" ? 4096 : config.sliding_window;
   if (config.model_type === "mistral" && window && window < maxPosition) {
     fail(
@@ -76,8 +78,11 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
   if (headDim % 2 !== 0) fail("head_dim", "it is even: RoPE turns pairs");
   const ids = (value: number | number[] | null | undefined): number[] => [value ?? []].flat();
   const has = (key: string): boolean => valueAt(json, [key]) !== undefined;
-  const eosIds = new Set([...has("eos_token_id") ? ids(config.eos_token_id) : [2], ...ids(generation.eos_token_id)]);
-  const bosId = has("bos_token_id") ? config.bos_token_id ?? null : 1;
+  const eosIds = new Set([
+    ...has("eos_token_id") ? ids(config.eos_token_id) : isQwen ? [] : [2],
+    ...ids(generation.eos_token_id),
+  ]);
+  const bosId = has("bos_token_id") ? config.bos_token_id ?? null : isQwen ? null : 1;
   const padId = config.pad_token_id ?? generation.pad_token_id ?? null;
   const inVocab = (key: string, id: number): void => {
     if (id >= config.vocab_size || id < 0) {
@@ -88,7 +93,7 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
   if (bosId !== null) inVocab("bos_token_id", bosId);
   // LLaMA 1 says "no padding" with −1.
   if (padId !== null && padId !== -1) inVocab("pad_token_id", padId);
-  return {
+  return withBiases({
     vocab: config.vocab_size,
     hidden: config.hidden_size,
     headDim,
@@ -100,7 +105,22 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
     bosId,
     eosIds: [...eosIds],
     padId: padId === -1 ? null : padId,
-  };
+  }, biasesOf(config, fail));
+}
+
+const MAX_POSITIONS = { llama: 2048, mistral: 131072, qwen2: 32768, compresso: 2048 } as const;
+
+/** Biases go by model type: what a type ignores in its config is refused. */
+function biasesOf({ model_type, attention_bias, mlp_bias }: Config, fail: Fail): Projection[] {
+  if (model_type === "mistral" || model_type === "qwen2") {
+    if (attention_bias) fail("attention_bias", `a ${model_type} does not have it`);
+    if (mlp_bias) fail("mlp_bias", `a ${model_type} does not have it`);
+    return model_type === "qwen2" ? ["q", "k", "v"] : [];
+  }
+  return [
+    ...attention_bias ? ["q", "k", "v", "o"] as const : [],
+    ...mlp_bias ? ["gate", "up", "down"] as const : [],
+  ];
 }
 
 type Fail = (key: string, rule: string, mend?: string) => never;
@@ -134,7 +154,7 @@ function layersOf(config: Config, fail: Fail): LayerSpec[] {
   }
   const heads = config.num_attention_heads ?? fail("num_attention_heads", "it is given");
   const ffn = config.intermediate_size ?? fail("intermediate_size", "it is given");
-  const kvHeads = config.num_key_value_heads ?? (config.model_type === "mistral" ? 8 : heads);
+  const kvHeads = config.num_key_value_heads ?? { llama: heads, mistral: 8, qwen2: 32, compresso: heads }[config.model_type];
   if (heads % kvHeads !== 0) fail("num_key_value_heads", `it divides num_attention_heads = ${heads}`);
   return Array.from({ length }, () => ({ heads, kvHeads, ffn }));
 }
@@ -152,9 +172,8 @@ function validated<T>(schema: z.ZodType<T>, json: unknown, path: string): T {
 }
 
 const MENDS: Readonly<Record<string, string>> = {
-  model_type: "give a model of the LLaMA or Mistral architecture",
-  attention_bias: "models with biases are not supported",
-  mlp_bias: "models with biases are not supported",
+  model_type: "give a model of the LLaMA, Mistral or Qwen2 architecture",
   hidden_act: "only SwiGLU models are supported",
+  use_sliding_window: "only attention that reaches the whole context is supported",
   quantization_config: "give the model without quantisation, or a GGUF",
 };

@@ -1,11 +1,20 @@
 // A model as a Hugging Face folder. Owns which configuration says its shape, and the folder's files; refuses to cut or pad.
 import { CompressoError } from "../errors.ts";
-import { type DecoderSpec, layersAlike, tensorShapes } from "../nn/spec.ts";
+import {
+  type DecoderSpec,
+  hasBias,
+  layersAlike,
+  type Projection,
+  PROJECTIONS,
+  tensorShapes,
+  withBiases,
+} from "../nn/spec.ts";
 import { writeFolderAtomically } from "./atomic.ts";
 import { firstNonFinite } from "./half.ts";
 import { ropeConfig } from "./hf_rope_export.ts";
 import configurationText from "./remote_code/configuration_compresso.py" with { type: "text" };
 import modelingText from "./remote_code/modeling_compresso.py" with { type: "text" };
+import { elementCount } from "./rows.ts";
 import { type SafetensorsItem, writeShardedSafetensors } from "./safetensors_write.ts";
 import type { WeightSource } from "./source.ts";
 import type { Json } from "./tokenizer_compat.ts";
@@ -37,7 +46,8 @@ const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
 /**
  * Writes the model as a folder that appears whole or not at all. Layers that are all alike give a stock configuration: Llama, or Mistral without
  * sliding window (the same computation) where heads do not divide the hidden size, which Llama's refuses. Layers that differ give `compresso`,
- * with the Python files that load it; see `padded` for a folder that stock classes load all the same.
+ * with the Python files that load it; see `padded` for a folder that stock classes load all the same. So do biases where only Mistral's would
+ * fit, which has none. Llama's biases are those of q, k, v and o together, and of gate, up and down: what the model does not have is zeros.
  *
  * Throws `CompressoError("input")` where the folder is not empty, where RoPE factors have no name here, `CompressoError("numeric")` for
  * weights that are not finite, and as the writer of safetensors.
@@ -56,13 +66,14 @@ export async function exportHf(
       value: `${spec.vocab} rows, ${tokenizer.vocabSize} tokens`,
     });
   }
-  const items = [...tensorShapes(spec)].map(([name, shape]): SafetensorsItem => ({
+  const own = tensorShapes(spec);
+  const items = [...tensorShapes(withBiases(spec, writtenBiases(spec)))].map(([name, shape]): SafetensorsItem => ({
     name,
     shape,
     dtype: FILE_DTYPES[dtype],
     data: async () => {
       signal?.throwIfAborted();
-      return finite(name, await source.read(name));
+      return own.has(name) ? finite(name, await source.read(name)) : new Float32Array(elementCount(shape));
     },
   }));
   await writeFolderAtomically(folder, async (path) => {
@@ -103,7 +114,27 @@ function finite(name: string, values: Float32Array<ArrayBuffer>): Float32Array<A
 export function formOf(spec: DecoderSpec): HfForm {
   const [first] = spec.layers;
   if (!first || !layersAlike(spec)) return "compresso";
-  return spec.hidden % first.heads === 0 ? "llama" : "mistral";
+  if (spec.hidden % first.heads === 0) return "llama";
+  return spec.biases?.length ? "compresso" : "mistral";
+}
+
+const BIAS_KEYS: Readonly<Record<"attention_bias" | "mlp_bias", readonly Projection[]>> = {
+  attention_bias: ["q", "k", "v", "o"],
+  mlp_bias: ["gate", "up", "down"],
+};
+
+/** The two keys of a configuration that say which biases there are. */
+function biasConfig(spec: DecoderSpec): Record<keyof typeof BIAS_KEYS, boolean> {
+  const has = (key: keyof typeof BIAS_KEYS): boolean => BIAS_KEYS[key].some((projection) => hasBias(spec, projection));
+  return { attention_bias: has("attention_bias"), mlp_bias: has("mlp_bias") };
+}
+
+/** The biases that a folder must hold, as its configuration can only say all or none of each block. */
+function writtenBiases(spec: DecoderSpec): Projection[] {
+  const config = biasConfig(spec);
+  return PROJECTIONS.filter((projection) =>
+    config[BIAS_KEYS.attention_bias.includes(projection) ? "attention_bias" : "mlp_bias"]
+  );
 }
 
 /** Content of config.json, for transformers 5 and 4. */
@@ -118,7 +149,7 @@ export function hfConfig(spec: DecoderSpec, { dtype }: { readonly dtype: HfDtype
     architectures: [`${name}ForCausalLM`],
     model_type: form,
     ...(form === "compresso" ? remoteCode(spec) : {}),
-    ...(form === "mistral" ? { sliding_window: null } : { attention_bias: false, mlp_bias: false }),
+    ...(form === "mistral" ? { sliding_window: null } : biasConfig(spec)),
     attention_dropout: 0,
     hidden_act: "silu",
     hidden_size: spec.hidden,

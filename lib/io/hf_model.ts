@@ -20,7 +20,7 @@ const INDEX = "model.safetensors.index.json";
 const SINGLE = "model.safetensors";
 
 /**
- * Opens a folder as transformers writes it: model type llama or mistral, or our own `compresso` whose layers may differ.
+ * Opens a folder as transformers writes it: model type llama, mistral or qwen2, or our own `compresso` whose layers may differ.
  * Only headers are read here. Throws `CompressoError("input")` for a config that is not supported, a missing file or tensor,
  * a wrong shape or dtype, and a tensor of the decoder that the config does not announce (a bias, say).
  */
@@ -109,7 +109,9 @@ function checkTensors(spec: DecoderSpec, files: ReadonlyMap<string, SafetensorsF
   for (const name of files.keys()) {
     // Old files carry the RoPE table, tied ones sometimes the head; both are known to be what the config says.
     if (shapes.has(name) || name === HEAD || name.endsWith(".rotary_emb.inv_freq")) continue;
-    const mend = name.endsWith(".bias") ? "models with biases are not supported" : undefined;
+    const mend = name.endsWith(".bias")
+      ? "attention_bias and mlp_bias of config.json say which biases there are"
+      : undefined;
     throw broken(`the model ${folder}`, "it holds no tensor but those that config.json implies", name, mend);
   }
 }

@@ -1,11 +1,10 @@
-// Causal attention with grouped KV heads: forward, backward, and one-token decoding. Owns tile choice and scratch; refuses RoPE tables (see rope.ts).
+// Causal attention with grouped KV heads, forward and backward. Owns tile choice and scratch; refuses RoPE tables (see rope.ts).
 import {
   attentionKernel,
   attentionKeyGradKernel,
   attentionQueryGradKernel,
   type AttentionTile,
   type AttentionVariant,
-  decodeAttentionKernel,
   type KernelSource,
 } from "../../kernels/mod.ts";
 import type { Device, DeviceBuffer, DeviceTexture } from "../gpu/device.ts";
@@ -13,6 +12,7 @@ import { compileKernel } from "../gpu/kernel.ts";
 import { type Bound, f32, type Params, type Plan, u32 } from "../gpu/plan.ts";
 import { headStride, strideOf } from "./layout.ts";
 
+export { type DecodeBuffers, type DecodeShape, recordDecodeAttention } from "./attention_decode.ts";
 export { recordRope, type RopeOptions, ropeTable } from "./rope.ts";
 
 /** Sizes of one layer's attention. Row m = b·seq + t; heads is a multiple of kvHeads. */
@@ -56,26 +56,6 @@ export interface AttentionBackwardBuffers extends AttentionBuffers {
   readonly dq: DeviceBuffer;
   readonly dk: DeviceBuffer;
   readonly dv: DeviceBuffer;
-}
-
-/** Sizes of {@link recordDecodeAttention}. */
-export interface DecodeShape {
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-  /** Rows of the caches. */
-  readonly capacity: number;
-}
-
-/** Buffers of {@link recordDecodeAttention}. */
-export interface DecodeBuffers {
-  /** One row. */
-  readonly q: DeviceBuffer;
-  readonly kCache: DeviceBuffer;
-  readonly vCache: DeviceBuffer;
-  readonly o: DeviceBuffer;
-  /** One u32: position[0] + 1 keys are valid. */
-  readonly position: DeviceBuffer;
 }
 
 /** Textures that the attention of all layers reads its operands from. Whoever makes it disposes it, after the plans that use it. */
@@ -134,25 +114,6 @@ export function recordAttentionBackward(plan: Plan, shape: AttentionShape, buffe
     pass: "key",
     streamed: [q, dO],
     bound: ([queries, grads], params) => [queries, grads, k, v, lse, delta, dk, dv, { params }],
-  });
-}
-
-/** Records the attention of one query token over the first position[0] + 1 rows of a KV cache. Writes (=) row 0 of o with its padding columns. */
-export function recordDecodeAttention(plan: Plan, shape: DecodeShape, buffers: DecodeBuffers): void {
-  const { heads, kvHeads, headDim, capacity } = shape;
-  if (heads === 0) return;
-  const ratio = heads / kvHeads, hs = headStride(headDim);
-  const shared = Math.max(...[1, 2, 3, 4].filter((count) => ratio % count === 0 && (count === 1 || count * hs <= 256)));
-  const lanes = 64;
-  const source = memo(`decode ${headDim} ${shared}`, () => decodeAttentionKernel({ headDim, lanes, heads: shared }));
-  const params = [
-    ...[ratio, heads, capacity, strideOf(heads * hs) / 4, strideOf(kvHeads * hs) / 4, hs / 4].map(u32),
-    f32(LOG2_E / Math.sqrt(headDim)),
-  ];
-  const { q, kCache, vCache, position, o } = buffers;
-  plan.dispatch(compileKernel(plan.device, source), [q, kCache, vCache, position, o, { params }], {
-    groups: [heads / shared],
-    cost: 4 * headDim * heads * capacity,
   });
 }
 

@@ -1,19 +1,19 @@
-// Decoding one sequence token by token with a cache of keys and values. Owns the caches and the plan of one token; refuses sampling and stop rules.
-import { cacheAppend, greedyNext } from "../../kernels/mod.ts";
+// Decoding one sequence token by token with a cache of keys and values. Owns the sequence's state and which step it takes; refuses sampling and stop rules.
 import { CompressoError } from "../errors.ts";
-import type { Device, DeviceBuffer } from "../gpu/device.ts";
-import { compileKernel } from "../gpu/kernel.ts";
-import { Plan, u32 } from "../gpu/plan.ts";
+import type { Device } from "../gpu/device.ts";
+import { Plan } from "../gpu/plan.ts";
 import { createActivations } from "./activations.ts";
-import { recordDecodeAttention, recordRope, ropeTable } from "./attention.ts";
+import { ropeTable } from "./attention.ts";
+import { createCaches, type DecodeCaches, recordCacheFill } from "./decode_cache.ts";
+import { createGeneralStep } from "./decode_general.ts";
+import { createDecodeStep, type DecodeState, stepPlacement } from "./decode_step.ts";
 import { type DecoderContext, recordSelfAttention } from "./decoder.ts";
-import { recordFinalNorm, recordLogits } from "./head.ts";
 import { strideOf } from "./layout.ts";
 import { createLora, type Lora, type LoraConfig } from "./lora.ts";
 import { createMaskSlots, type MaskKind, type MaskSlots } from "./masks.ts";
 import { recordForward } from "./pass.ts";
 import { createStepState } from "./step_state.ts";
-import { headWidths, type Weights } from "./weights.ts";
+import type { Weights } from "./weights.ts";
 
 /** Options of {@link createDecodePass}. */
 export interface DecodePassOptions {
@@ -36,26 +36,26 @@ export interface DecodePass extends Disposable {
     options?: { readonly signal?: AbortSignal | undefined },
   ): Promise<Float32Array<ArrayBuffer>>;
   /**
-   * Reads one token and then count − 1 that it chooses itself; returns the most likely token after each, `count` in all.
+   * Reads one token, or with null the one that it chose last, and then count − 1 that it chooses itself; returns the most likely token after
+   * each, `count` in all. May be called again before it resolves: the work then goes on without a gap.
    * Throws `CompressoError("numeric")` where the logits are not finite.
    */
   greedy(
-    token: number,
-    options: { readonly count: number; readonly signal?: AbortSignal | undefined },
+    token: number | null,
+    options: {
+      readonly count: number;
+      readonly signal?: AbortSignal | undefined;
+      /** See `Plan.run`. */
+      readonly profile?: Map<string, number>;
+    },
   ): Promise<number[]>;
 }
 
-/** Keys (after RoPE) and values of a layer, [capacity, strideOf(kvHeads·hs)]; null where the layer has no attention. */
-type Cache = { readonly k: DeviceBuffer; readonly v: DeviceBuffer } | null;
-
-/** Buffers that the records of one token refer to. */
-interface Decoding {
-  readonly caches: readonly Cache[];
-  /** One u32: tokens read so far, the position of the present one. */
-  readonly position: DeviceBuffer;
-  /** The most likely token after each position, [capacity] u32. */
-  readonly picks: DeviceBuffer;
-  readonly capacity: number;
+/** Options of one run of the step. */
+interface TokenRun {
+  readonly repeat: number;
+  readonly signal: AbortSignal | undefined;
+  readonly profile?: Map<string, number> | undefined;
 }
 
 /** What kernels/greedy_next.wgsl writes for logits that are not finite. */
@@ -74,29 +74,24 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
     length += count;
   };
   try {
-    const act = own(createActivations(device, spec, { batch: 1, seq: 1, backward: false, rank, headRows: 1 }));
     const masks = own(createMaskSlots(device, spec));
     const lora = config ? own(createLora(device, spec, config)) : null;
-    const shared = {
+    const stepState = own(createStepState(device));
+    const fused = lora ? null : stepPlacement(device, weights, capacity);
+    const caches = own(createCaches(device, spec, { capacity, placement: fused ?? "buffer" }));
+    const state: DecodeState = {
       weights,
       masks,
-      lora,
+      caches,
       rope: own(device.uploadBuffer("rope", ropeTable(spec, capacity))),
-      state: own(createStepState(device)),
-      dropout: false,
-      maskGrads: new Set<MaskKind>(),
-    };
-    const decoding: Decoding = {
-      caches: weights.layers.map((layer): Cache => {
-        if (!layer.attention) return null;
-        const bytes = 4 * capacity * strideOf(headWidths(spec, layer.spec).kv);
-        return { k: own(device.createBuffer("k cache", bytes)), v: own(device.createBuffer("v cache", bytes)) };
-      }),
+      token: own(device.createBuffer("token", 4)),
       position: own(device.createBuffer("position", 4)),
       picks: own(device.createBuffer("picks", 4 * capacity)),
-      capacity,
+      logits: own(device.createBuffer("logits", 4 * strideOf(spec.vocab))),
     };
-    const step = own(recordStep({ ...shared, plan: new Plan(device), act }, decoding));
+    const step = own(
+      fused ? createDecodeStep(device, state) : createGeneralStep(device, state, { lora, stepState }),
+    );
 
     const prefill: DecodePass["prefill"] = async (tokens, { signal } = {}) => {
       if (length > 0) throw new Error("decoding: the sequence has begun");
@@ -109,15 +104,50 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
         rank,
         headRows: 1,
       });
-      using plan = recordPrefill({ ...shared, plan: new Plan(device), act: batch }, decoding.caches);
+      using plan = recordPrefill({
+        plan: new Plan(device),
+        weights,
+        act: batch,
+        masks,
+        lora,
+        rope: state.rope,
+        state: stepState,
+        dropout: false,
+        maskGrads: new Set<MaskKind>(),
+      }, caches);
       device.write(batch.tokens, Uint32Array.from(tokens));
-      device.write(decoding.position, Uint32Array.of(tokens.length));
+      device.write(state.position, Uint32Array.of(tokens.length));
       await plan.run(signal ? { signal } : {});
     };
-    const run = async (token: number, repeat: number, signal: AbortSignal | undefined): Promise<void> => {
+    // Runs follow each other in the queue as soon as the one before is submitted.
+    let turn = Promise.resolve();
+    const run = async <T>(
+      token: number | null,
+      { repeat, signal, profile }: TokenRun,
+      read: () => Promise<T>,
+    ): Promise<T> => {
       advance(repeat);
-      device.write(act.tokens, Uint32Array.of(token));
-      await step.run({ repeat, ...(signal ? { signal } : {}) });
+      const before = turn, submitted = Promise.withResolvers<void>();
+      turn = submitted.promise;
+      try {
+        await before;
+        if (token !== null) device.write(state.token, Uint32Array.of(token));
+        const results: Promise<T>[] = [];
+        await step.plan.run({
+          repeat,
+          ...(signal ? { signal } : {}),
+          ...(profile ? { profile } : {}),
+          onSubmitted: () => {
+            const result = read();
+            result.catch(() => {}); // it is awaited below unless the run fails first
+            results.push(result);
+            submitted.resolve();
+          },
+        });
+        return await (results[0] ?? read());
+      } finally {
+        submitted.resolve();
+      }
     };
     return {
       masks,
@@ -127,13 +157,11 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
       },
       prefill,
       async logits(token, { signal } = {}): Promise<Float32Array<ArrayBuffer>> {
-        await run(token, 1, signal);
-        return await device.readFloats(act.logits, spec.vocab);
+        return await run(token, { repeat: 1, signal }, () => device.readFloats(state.logits, spec.vocab));
       },
-      async greedy(token, { count, signal }): Promise<number[]> {
-        const first = length;
-        await run(token, count, signal);
-        const [bytes] = await device.read([{ buffer: decoding.picks, byteOffset: 4 * first, bytes: 4 * count }]);
+      async greedy(token, { count, signal, profile }): Promise<number[]> {
+        const range = { buffer: state.picks, byteOffset: 4 * length, bytes: 4 * count };
+        const [bytes] = await run(token, { repeat: count, signal, profile }, () => device.read([range]));
         const picks = [...new Uint32Array(bytes ?? new ArrayBuffer(0))];
         if (picks.includes(NO_PICK)) throw notFinite();
         return picks;
@@ -156,58 +184,19 @@ export function notFinite(): CompressoError {
   });
 }
 
-/** The plan of one token: act.tokens[0] at position[0] to act.logits, then the greedy choice as the next input. */
-function recordStep(base: DecoderContext, decoding: Decoding): Plan {
-  const context: DecoderContext = { ...base, attend: (_, index) => recordCachedAttention(base, decoding, index) };
-  const { plan, act, weights: { spec } } = context;
-  recordForward(context);
-  recordFinalNorm(context);
-  recordLogits(context, { first: 0, rows: 1 });
-  plan.dispatch(compileKernel(plan.device, greedyNext), [act.logits, act.tokens, decoding.picks, decoding.position, {
-    params: [u32(spec.vocab), u32(decoding.capacity)],
-  }], { groups: [1], cost: 4 * spec.vocab });
-  return plan.finish();
-}
-
-/** The plan of the first tokens: all layers, whose keys and values are copied before the next layer overwrites them. */
-function recordPrefill(base: DecoderContext, caches: readonly Cache[]): Plan {
+/** The plan of the first tokens: all layers, whose keys and values are copied before the next layer overwrites them; no logits. */
+function recordPrefill(base: DecoderContext, caches: DecodeCaches): Plan {
   const { plan, act: { layers, rows }, weights } = base;
   const context: DecoderContext = {
     ...base,
     attend: (own, index) => {
       recordSelfAttention(own, index);
-      const cache = caches[index], layer = weights.layers[index], forward = layers[index]?.forward;
-      if (!cache || !layer || !forward) return;
-      const bytes = 4 * rows * strideOf(headWidths(weights.spec, layer.spec).kv);
-      plan.copy(forward.k, cache.k, { bytes });
-      plan.copy(forward.v, cache.v, { bytes });
+      const forward = layers[index]?.forward;
+      if (forward) {
+        recordCacheFill(plan, caches, { spec: weights.spec, layer: index, k: forward.k, v: forward.v, rows });
+      }
     },
   };
   recordForward(context);
   return plan.finish();
-}
-
-/** o of one query at position[0] over the cache, to which its own key and value are appended first. */
-function recordCachedAttention(
-  { plan, act, weights, rope }: DecoderContext,
-  { caches, position, capacity }: Decoding,
-  index: number,
-): void {
-  const cache = caches[index], layer = weights.layers[index], own = act.layers[index];
-  if (!cache || !layer || !own) return;
-  const { headDim } = weights.spec, { heads, kvHeads } = layer.spec, { q, k, v, o } = own.forward;
-  const widths = headWidths(weights.spec, layer.spec), kvStride = strideOf(widths.kv);
-  const turn = { rows: 1, seq: 1, headDim, cosSin: rope, positionBuffer: position };
-  recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
-  recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: kvStride });
-  plan.dispatch(compileKernel(plan.device, cacheAppend), [k, v, position, cache.k, cache.v, {
-    params: [u32(kvStride / 4), u32(capacity)],
-  }], { groups: [Math.ceil(kvStride / 256)], cost: 2 * kvStride });
-  recordDecodeAttention(plan, { heads, kvHeads, headDim, capacity }, {
-    q,
-    kCache: cache.k,
-    vCache: cache.v,
-    o,
-    position,
-  });
 }

@@ -39,6 +39,15 @@ export interface DecoderContext {
   readonly maskGrads: ReadonlySet<MaskKind>;
   /** Records the layer's o from its q, k and v before RoPE, in place of {@link recordSelfAttention}: for caches. */
   readonly attend?: (context: DecoderContext, index: number) => void;
+  /** Called in forward when a layer's input of o or down was recorded, before it is overwritten: for statistics. */
+  readonly observe?: (context: DecoderContext, index: number, input: ObservedInput) => void;
+}
+
+/** The masked input of o_proj [rows, heads·headStride] or of down_proj [rows, ffn]. */
+export interface ObservedInput {
+  readonly of: "o" | "down";
+  readonly buffer: DeviceBuffer;
+  readonly width: number;
 }
 
 /** x[0] = embedding(tokens) ∘ z_hidden. */
@@ -150,6 +159,7 @@ function recordAttentionPart(
     groupWidth: headStride(spec.headDim),
   });
   if (again) return;
+  context.observe?.(context, index, { of: "o", buffer: f.om, width });
   const masked = { buffer: f.om, operand: asOperand(context, f.om, width), width };
   recordProjection(context, { layer: index, projection: "o", input: masked, output: f.y1, again });
 }
@@ -178,6 +188,7 @@ function recordFfnPart(
   plan.section("elementwise");
   recordSwiglu(plan, { gate: f.gate, up: f.up, z: ffnMask(context, index), a: f.a }, { rows, width });
   if (again) return;
+  context.observe?.(context, index, { of: "down", buffer: f.a, width });
   const activated = { buffer: f.a, operand: asOperand(context, f.a, width), width };
   recordProjection(context, { layer: index, projection: "down", input: activated, output: f.y2, again });
 }

@@ -1,4 +1,4 @@
-// LoRA (Hu et al. 2021): y = W·x + s·B·A·x with s = α / rank. Owns the flat parameter buffers and their offsets; refuses the base weights.
+// LoRA (Hu et al. 2021): y = W·x + s·B·A·x. Owns the scale s, the flat parameter buffers and their offsets; refuses the base weights.
 import { CompressoError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import { normal } from "../random.ts";
@@ -9,12 +9,24 @@ import { padHeads, presentProjections, storedShape, unpadHeads } from "./weights
 export interface LoraConfig {
   /** Inner dimension r. */
   readonly rank: number;
-  /** Scale: the update is (alpha / rank)·B·A. */
+  /** Numerator of the scale; see {@link loraScale}. */
   readonly alpha: number;
+  /** Whether the scale is alpha / √rank instead of alpha / rank. Default false. */
+  readonly rsLora?: boolean;
   /** Projections that carry LoRA. */
   readonly targets: readonly Projection[];
   /** Probability that an element of the input of A is dropped in training; default 0. */
   readonly dropout?: number;
+}
+
+/** A projection that carries LoRA. */
+export interface LoraModule {
+  /** Index of the layer. */
+  readonly layer: number;
+  /** Its projection. */
+  readonly projection: Projection;
+  /** Logical shape [out, in] of the projection. */
+  readonly shape: readonly [number, number];
 }
 
 /** Where A [rank, in] and B [out, rank] of one projection lie in the flat buffers, in f32 elements. */
@@ -45,26 +57,44 @@ export interface Lora extends Disposable {
 /** LoRA matrices by name `lora.<layer>.<projection>.<A|B>`, logical shapes A [rank, in] and B [out, rank]. */
 export type LoraWeights = Map<string, Float32Array>;
 
+/**
+ * The factor s of B·A: alpha / rank (Hu et al. 2021), or alpha / √rank with `rsLora`, whose updates do not fade as the rank grows
+ * (rank-stabilised LoRA, Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
+ */
+export function loraScale({ rank, alpha, rsLora = false }: Pick<LoraConfig, "rank" | "alpha" | "rsLora">): number {
+  return alpha / (rsLora ? Math.sqrt(rank) : rank);
+}
+
+/** The projections among `targets` that the model has, in canonical order. */
+export function loraModules(spec: DecoderSpec, targets: readonly Projection[]): LoraModule[] {
+  return spec.layers.flatMap((layer, index) =>
+    presentProjections(layer).filter((projection) => targets.includes(projection)).map((projection) => ({
+      layer: index,
+      projection,
+      shape: projectionShape(spec, layer, projection),
+    }))
+  );
+}
+
 /** Allocates zero LoRA parameters for the projections that the model has. */
 export function createLora(device: Device, spec: DecoderSpec, config: LoraConfig): Lora {
   checkLora(config);
   const entries: LoraEntry[] = [];
   let offset = 0;
-  spec.layers.forEach((layer, index) => {
-    for (const projection of presentProjections(layer)) {
-      if (!config.targets.includes(projection)) continue;
-      const shape = storedShape(spec, layer, projection), logical = projectionShape(spec, layer, projection);
-      const aOffset = offset, bOffset = offset + config.rank * shape[1];
-      offset = bOffset + shape[0] * config.rank;
-      entries.push({ layer: index, projection, aOffset, bOffset, shape, logical });
-    }
-  });
+  for (const { layer, projection, shape: logical } of loraModules(spec, config.targets)) {
+    const counts = spec.layers[layer];
+    if (!counts) continue;
+    const shape = storedShape(spec, counts, projection);
+    const aOffset = offset, bOffset = offset + config.rank * shape[1];
+    offset = bOffset + shape[0] * config.rank;
+    entries.push({ layer, projection, aOffset, bOffset, shape, logical });
+  }
   const buffer = (label: string): DeviceBuffer => device.createBuffer(`lora ${label}`, offset * 4);
   const buffers = { params: buffer("params"), grads: buffer("grads"), m: buffer("m"), v: buffer("v") };
   const byKey = new Map(entries.map((entry) => [`${entry.layer}.${entry.projection}`, entry]));
   return {
     config,
-    scale: config.alpha / config.rank,
+    scale: loraScale(config),
     entries,
     count: offset,
     ...buffers,
@@ -133,7 +163,7 @@ export function checkLora({ rank, alpha, targets, dropout = 0 }: LoraConfig): vo
   const fail = (rule: string, value: string): never => {
     throw new CompressoError("usage", { what: "cannot use these LoRA settings", rule, value });
   };
-  if (!Number.isInteger(rank) || rank < 1 || rank > 256) fail("rank is a whole number from 1 to 256", String(rank));
+  if (!Number.isInteger(rank) || rank < 1) fail("rank is a whole number, at least 1", String(rank));
   if (!(alpha > 0) || !Number.isFinite(alpha)) fail("alpha is a positive number", String(alpha));
   if (!(dropout >= 0 && dropout < 1)) fail("dropout lies in [0, 1)", String(dropout));
   if (targets.length === 0) fail(`targets are some of ${PROJECTIONS.join(", ")}`, "none");

@@ -1,5 +1,8 @@
 // The elementwise and row-wise operations of a decoder, forward and backward, as records into a plan. Owns the kernels' parameters; refuses to allocate.
 import {
+  addBias,
+  columnStats,
+  columnStatsMerge,
   copyRows,
   crossEntropy,
   dropout,
@@ -150,6 +153,34 @@ export function recordResidual(
   { rows, width }: Extent,
 ): void {
   columns(plan, compileKernel(plan.device, residual), [io.x, io.y, io.z, io.out], { rows, width, cost: 8 });
+}
+
+/** y[m] += b; adds (+=). Shapes: b [stride], y [rows, stride]. */
+export function recordBias(plan: Plan, io: { b: Span; y: Span }, { rows, width }: Extent): void {
+  columns(plan, compileKernel(plan.device, addBias), [io.b, io.y], { rows, width, cost: 8 });
+}
+
+/**
+ * Adds the rows with keep = 1 to running statistics of each column: mean, and squared deviations from it; accumulates (+=).
+ * Shapes: x [rows, stride]; keep [rows] u32; counts [1 + rowBlocks(rows)] u32, the rows added before, then those kept of each block;
+ * partial at least 2 · partialFloats; stats [2, stride], zeros at first.
+ */
+export function recordColumnStats(
+  plan: Plan,
+  io: { x: Span; keep: Span; counts: Span; partial: Span; stats: Span },
+  { rows, width }: Extent,
+): void {
+  const stride4 = strideOf(width) / 4, blocks = rowBlocks(rows), lanes = Math.ceil(stride4 / LANES);
+  plan.dispatch(
+    compileKernel(plan.device, columnStats),
+    [io.x, io.keep, io.counts, io.partial, { params: [u32(rows), u32(stride4)] }],
+    { groups: [lanes, blocks], cost: 16 * rows * width },
+  );
+  plan.dispatch(
+    compileKernel(plan.device, columnStatsMerge),
+    [io.partial, io.counts, io.stats, { params: [u32(blocks), u32(stride4)] }],
+    { groups: [lanes], cost: 16 * blocks * width },
+  );
 }
 
 /** Cross-entropy of a chunk of rows, logits := dlogits where `gradient`. Shapes: logits [rows, stride]; targets, loss [tokens]. */

@@ -1,10 +1,10 @@
-// A projection with LoRA, y = W·x + s·B·A·x, forward and backward. Owns the order of its products; refuses to know what is projected.
+// A projection with LoRA and bias, y = W·x + s·B·A·x + b, forward and backward. Owns the order of its products; refuses to know what is projected.
 import type { DeviceBuffer } from "../gpu/device.ts";
 import type { DecoderContext } from "./decoder.ts";
 import { strideOf } from "./layout.ts";
 import { type BufferView, type Operand, recordLinear, recordMatmul } from "./linear.ts";
 import type { LoraEntry } from "./lora.ts";
-import { recordDropout } from "./ops.ts";
+import { recordBias, recordDropout } from "./ops.ts";
 import type { Projection } from "./spec.ts";
 import { projectionMatrix } from "./weights.ts";
 
@@ -19,17 +19,27 @@ export interface OperandActivation extends Activation {
   readonly operand: Operand;
 }
 
-/** y = W·x + LoRA (=). A·x is kept for backward; `again`: it is there already. */
-export function recordProjection(
-  context: DecoderContext,
-  { layer, projection, input, output, again }: {
-    readonly layer: number;
-    readonly projection: Projection;
-    readonly input: OperandActivation;
-    readonly output: DeviceBuffer;
-    readonly again: boolean;
-  },
-): void {
+/** What {@link recordProjection} records. */
+interface ForwardRecord {
+  readonly layer: number;
+  readonly projection: Projection;
+  readonly input: OperandActivation;
+  readonly output: DeviceBuffer;
+  readonly again: boolean;
+}
+
+/** y = W·x + LoRA + bias (=). A·x is kept for backward; `again`: it is there already. */
+export function recordProjection(context: DecoderContext, record: ForwardRecord): void {
+  recordProduct(context, record);
+  const { plan, act, weights } = context, { layer, projection, output } = record;
+  const weightsOf = weights.layers[layer], bias = weightsOf?.biases[projection];
+  if (!weightsOf || !bias) return;
+  plan.section("elementwise");
+  const width = projectionMatrix(weightsOf, projection)?.rows ?? 0;
+  recordBias(plan, { b: bias, y: output }, { rows: act.rows, width });
+}
+
+function recordProduct(context: DecoderContext, { layer, projection, input, output, again }: ForwardRecord): void {
   const { plan, act, weights, lora } = context;
   const weightsOf = weights.layers[layer], matrix = weightsOf && projectionMatrix(weightsOf, projection);
   if (!matrix) return;

@@ -40,6 +40,8 @@ export interface DecoderSpec {
   readonly rope: { readonly base: number; readonly scaling: RopeScaling };
   /** Whether the output head is the embedding matrix. */
   readonly tied: boolean;
+  /** Projections with a bias, in every layer that has them; absent where none has. */
+  readonly biases?: readonly Projection[];
   /** Longest context the model was trained for, in tokens. */
   readonly maxPosition: number;
   /** Token that begins a text, if any. */
@@ -67,6 +69,22 @@ export const HEAD = "lm_head.weight";
 export function projectionName(layer: number, projection: Projection): string {
   const block = projection === "gate" || projection === "up" || projection === "down" ? "mlp" : "self_attn";
   return `model.layers.${layer}.${block}.${projection}_proj.weight`;
+}
+
+/** Canonical name of a projection's bias, shape [out]. */
+export function biasName(layer: number, projection: Projection): string {
+  return projectionName(layer, projection).replace(/weight$/, "bias");
+}
+
+/** Whether a projection has a bias. */
+export function hasBias({ biases = [] }: DecoderSpec, projection: Projection): boolean {
+  return biases.includes(projection);
+}
+
+/** A spec with these biases, in canonical order. */
+export function withBiases(spec: DecoderSpec, biases: Iterable<Projection>): DecoderSpec {
+  const wanted = new Set(biases), { biases: _, ...plain } = spec;
+  return wanted.size === 0 ? plain : { ...plain, biases: PROJECTIONS.filter((projection) => wanted.has(projection)) };
 }
 
 /** Canonical name of a layer's RMSNorm weight, shape [hidden]: before attention or before the FFN. */
@@ -102,7 +120,9 @@ export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
     if (ffn) shapes.set(normName(index, "ffn"), [spec.hidden]);
     for (const projection of PROJECTIONS) {
       const shape = projectionShape(spec, layer, projection);
-      if (shape[0] > 0 && shape[1] > 0) shapes.set(projectionName(index, projection), shape);
+      if (shape[0] === 0 || shape[1] === 0) continue;
+      shapes.set(projectionName(index, projection), shape);
+      if (hasBias(spec, projection)) shapes.set(biasName(index, projection), [shape[0]]);
     }
   });
   shapes.set(FINAL_NORM, [spec.hidden]);

@@ -6,9 +6,11 @@ import { headStride, strideOf } from "./layout.ts";
 import { createMatrix, type Matrix, type MatrixDtype, writeBlocks, writeRows } from "./matrix.ts";
 import type { QuantRows } from "./quant.ts";
 import {
+  biasName,
   type DecoderSpec,
   EMBEDDING,
   FINAL_NORM,
+  hasBias,
   HEAD,
   type LayerSpec,
   normName,
@@ -34,6 +36,8 @@ export interface LayerWeights {
   readonly ffn:
     | { readonly norm: DeviceBuffer; readonly gate: Matrix; readonly up: Matrix; readonly down: Matrix }
     | null;
+  /** Biases [stride] of the projections that have one. */
+  readonly biases: Readonly<Partial<Record<Projection, DeviceBuffer>>>;
 }
 
 /** All weights of a model. */
@@ -145,6 +149,7 @@ export async function loadWeights(device: Device, source: WeightSource, options:
           up: await part("up"),
           down: await part("down"),
         },
+        biases: await loadBiases(device, source, { index, own }),
       });
       progress();
     }
@@ -157,6 +162,66 @@ export async function loadWeights(device: Device, source: WeightSource, options:
     dispose();
     throw error;
   }
+}
+
+/**
+ * The matrices of `weights` with the biases of `source`, the same model but for them. Disposing it frees its biases alone: the matrices stay
+ * those of `weights`.
+ */
+export async function shareWeights(device: Device, weights: Weights, source: WeightSource): Promise<Weights> {
+  const owned: Disposable[] = [];
+  const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
+  const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
+  try {
+    const layers: LayerWeights[] = [];
+    for (const [index, layer] of weights.layers.entries()) {
+      layers.push({ ...layer, biases: await loadBiases(device, source, { index, own }) });
+    }
+    return { ...weights, spec: source.spec, layers, [Symbol.dispose]: dispose };
+  } catch (error) {
+    dispose();
+    throw error;
+  }
+}
+
+/** Overwrites the biases on the GPU with those of `source`, which has biases of the same projections. */
+export async function writeBiases(device: Device, weights: Weights, source: WeightSource): Promise<void> {
+  for (const [index, { biases }] of weights.layers.entries()) {
+    for (const projection of PROJECTIONS) {
+      const target = biases[projection];
+      if (target) device.write(target, await readBias(source, index, projection));
+    }
+  }
+}
+
+async function loadBiases(
+  device: Device,
+  source: WeightSource,
+  { index, own }: { readonly index: number; readonly own: <T extends Disposable>(resource: T) => T },
+): Promise<LayerWeights["biases"]> {
+  const { spec } = source, layer = spec.layers[index];
+  const biases: Partial<Record<Projection, DeviceBuffer>> = {};
+  for (const projection of layer ? presentProjections(layer) : []) {
+    if (!hasBias(spec, projection) || !layer) continue;
+    const [width] = storedShape(spec, layer, projection), name = biasName(index, projection);
+    const padded = device.isDry ? new Float32Array(strideOf(width)) : await readBias(source, index, projection);
+    biases[projection] = own(device.uploadBuffer(name, padded));
+  }
+  return biases;
+}
+
+/** A bias as it lies in memory, [strideOf(width)]. */
+async function readBias(
+  source: WeightSource,
+  index: number,
+  projection: Projection,
+): Promise<Float32Array<ArrayBuffer>> {
+  const { spec } = source, layer = spec.layers[index] ?? { heads: 0, kvHeads: 0, ffn: 0 };
+  const name = biasName(index, projection), data = finite(name, await source.read(name));
+  const [width] = storedShape(spec, layer, projection);
+  const padded = new Float32Array(strideOf(width));
+  padded.set(width === data.length ? data : padHeads(spec, data, { shape: [1, width], logical: [1, data.length] }));
+  return padded;
 }
 
 /** Weight matrix of a projection, null where the layer has no such part. */

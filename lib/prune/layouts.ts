@@ -3,6 +3,7 @@ import { CompressoError } from "../errors.ts";
 import type { WeightSource } from "../io/source.ts";
 import { type MaskValues, packMasks, slotLayout } from "../nn/masks.ts";
 import {
+  biasName,
   type DecoderSpec,
   layersAlike,
   type LayerSpec,
@@ -56,6 +57,8 @@ export function padded(source: WeightSource): WeightSource {
         ? layer.ffn > 0
         : layer.heads > 0;
       made.set(from, there ? { from, ...maps[projection] } : { fill: 0 });
+      const bias = biasName(index, projection), { rows } = maps[projection];
+      made.set(bias, there ? { from: bias, rows } : { fill: 0 });
     }
     if (layer.heads === 0) made.set(normName(index, "attention"), { fill: 1 });
     if (layer.ffn === 0) made.set(normName(index, "ffn"), { fill: 1 });

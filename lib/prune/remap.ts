@@ -1,7 +1,7 @@
 // A source of weights whose tensors are rows and columns of another's: picked, scaled, padded with zeros. Owns that arithmetic; refuses to know why.
 import { CompressoError } from "../errors.ts";
 import { elementCount, rowWindow } from "../io/rows.ts";
-import type { WeightSource } from "../io/source.ts";
+import type { RowRange, WeightSource } from "../io/source.ts";
 import { type DecoderSpec, tensorShapes } from "../nn/spec.ts";
 
 /** Low-rank update W + scale·B·A of the base's tensor: A [rank, in], B [out, rank]. */
@@ -15,6 +15,8 @@ export interface LowRank {
 /** How a tensor comes from one of the base. Maps give the base's row or column for each of ours; −1 stands for zeros, an absent map for all. */
 export interface Remap {
   readonly from: string;
+  /** Tensors of the base of the same shape that are added, before rows and columns are picked. */
+  readonly plus?: readonly string[] | undefined;
   readonly rows?: Int32Array | undefined;
   readonly cols?: Int32Array | undefined;
   /** Factor of each of our rows. */
@@ -57,7 +59,7 @@ export function remapSource(
     storedDtype(name): string {
       shapeOf(name);
       const made = remap(name);
-      if ("fill" in made || made.rowScale || made.colScale || made.lowRank) return "f32";
+      if ("fill" in made || made.rowScale || made.colScale || made.lowRank || made.plus?.length) return "f32";
       return base.storedDtype(made.from);
     },
     async read(name, range): Promise<Float32Array<ArrayBuffer>> {
@@ -67,7 +69,7 @@ export function remapSource(
       if ("fill" in made) return out.fill(made.fill);
       const baseShape = baseShapes.get(made.from) ?? [];
       const baseWidth = elementCount(baseShape.slice(1));
-      const plain = !made.rows && !made.cols && !made.rowScale && !made.colScale && !made.lowRank;
+      const plain = !made.rows && !made.cols && !made.rowScale && !made.colScale && !made.lowRank && !made.plus?.length;
       if (plain) return await base.read(made.from, ...(range ? [range] : []));
       const rowOf = (index: number): number => made.rows ? made.rows[index] ?? -1 : index;
       const most = Math.max(1, Math.floor(CHUNK_VALUES / Math.max(1, baseWidth)));
@@ -84,7 +86,7 @@ export function remapSource(
           if (row >= 0 && (row < last || row - first >= most)) break;
           if (row >= 0) last = row;
         }
-        const chunk = await base.read(made.from, { start: first, count: last - first + 1 });
+        const chunk = await readSum(base, made, { start: first, count: last - first + 1 });
         for (; at < end; at++) {
           const row = rowOf(at);
           if (row < 0) continue;
@@ -95,6 +97,16 @@ export function remapSource(
       return out;
     },
   };
+}
+
+/** Rows of the base's tensor and of those that are added to it. */
+async function readSum(base: WeightSource, { from, plus = [] }: Remap, rows: RowRange): Promise<Float32Array> {
+  const sum = await base.read(from, rows);
+  for (const name of plus) {
+    const values = await base.read(name, rows);
+    for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] ?? 0) + (values[i] ?? 0);
+  }
+  return sum;
 }
 
 function writeRow(

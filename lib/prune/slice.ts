@@ -1,11 +1,14 @@
 // The pruned model as a smaller ordinary model: LoRA merged, cut units dropped, soft masks folded into weights. Owns that algebra; refuses files and the GPU.
 import { CompressoError } from "../errors.ts";
 import type { WeightSource } from "../io/source.ts";
+import { loraScale } from "../nn/lora.ts";
 import { type MaskValues, packMasks, slotLayout } from "../nn/masks.ts";
 import {
+  biasName,
   type DecoderSpec,
   EMBEDDING,
   FINAL_NORM,
+  hasBias,
   HEAD,
   type LayerSpec,
   normName,
@@ -14,16 +17,19 @@ import {
   projectionName,
   PROJECTIONS,
   projectionShape,
+  withBiases,
 } from "../nn/spec.ts";
 import { cheapestGroupSize, type HeadGroup, planHeads } from "./head_groups.ts";
-import { type LowRank, type Remap, remapSource } from "./remap.ts";
+import { type Constant, type LowRank, type Remap, remapSource } from "./remap.ts";
 
-/** LoRA to merge: W + (alpha / rank)·B·A. */
+/** LoRA to merge: W + s·B·A, with s of {@link loraScale}. */
 export interface MergeLora {
   /** Inner dimension r. */
   readonly rank: number;
-  /** Scale numerator. */
+  /** Numerator of the scale. */
   readonly alpha: number;
+  /** Whether the scale is alpha / √rank instead of alpha / rank. Default false. */
+  readonly rsLora?: boolean;
   /** `lora.<layer>.<projection>.<A|B>`: A [rank, in], B [out, rank] of the unpruned model. */
   readonly weights: ReadonlyMap<string, Float32Array>;
 }
@@ -54,6 +60,8 @@ interface LayerPlan {
  * - z of heads goes into columns of o_proj, z of FFN columns into rows of up_proj (the mask is on silu(gate)·up), z of hidden dims into columns of
  *   the embedding and rows of o_proj and down_proj. The head takes the embedding without z, so soft hidden masks untie it.
  * - RMSNorm with D of H dims kept: the masked mean runs over all H, and mean_H = (D/H)·mean_D. So w' = w·√(H/D) and ε' = ε·H/D.
+ * - Biases follow the rows of their weights. A part that is cut whole leaves the bias of o_proj or down_proj: it moves to the last such write to
+ *   the residual stream before it, which nothing between the two reads. Where there is none, the part keeps a head or column of zeros.
  * - A KV head goes with the last head of its group. Groups that differ in size are made equal, in the cheapest way by parameters: shorter
  *   ones get zero heads, or longer ones are split and their KV head is repeated (see `cheapestGroupSize`).
  *
@@ -75,14 +83,21 @@ export function sliceModel(base: WeightSource, { masks = {}, lora }: SliceInput)
   }
   const hidden = kept.length === spec.hidden ? undefined : kept;
   const hiddenScale = scaleOf(hiddenMask, kept);
+  let isFirst = true;
   const plans = spec.layers.map((layer, index) => {
     const slots = layout.layers[index];
-    return planLayer(spec, layer, { heads: part(slots?.head, layer.heads), ffn: part(slots?.ffn, layer.ffn) });
+    const plan = planLayer(spec, layer, {
+      heads: part(slots?.head, layer.heads),
+      ffn: part(slots?.ffn, layer.ffn),
+      isFirst,
+    });
+    if (plan.spec.heads > 0 || plan.spec.ffn > 0) isFirst = false;
+    return plan;
   });
   const ratio = spec.hidden / kept.length;
   const normScale = hidden ? new Float64Array(kept.length).fill(Math.sqrt(ratio)) : undefined;
 
-  const remaps = new Map<string, Remap>();
+  const remaps = new Map<string, Remap | Constant>();
   remaps.set(EMBEDDING, { from: EMBEDDING, cols: hidden, colScale: hiddenScale });
   remaps.set(HEAD, { from: spec.tied ? EMBEDDING : HEAD, cols: hidden });
   const norm = (name: string): unknown => remaps.set(name, { from: name, rows: hidden, rowScale: normScale });
@@ -94,10 +109,16 @@ export function sliceModel(base: WeightSource, { masks = {}, lora }: SliceInput)
       const from = projectionName(index, projection);
       const picked = pick(plan, projection, { hidden, hiddenScale });
       remaps.set(from, { from, ...picked, lowRank: lowRank.get(`${index}.${projection}`) });
+      const bias = biasName(index, projection), { rows, rowScale } = picked;
+      if (hasBias(spec, projection)) remaps.set(bias, { from: bias, rows, rowScale });
     }
   });
+  const outputs = outputBiases(spec, plans);
+  for (const [name, [from, ...plus]] of outputs) {
+    remaps.set(name, from ? { from, plus, rows: hidden, rowScale: hiddenScale } : { fill: 0 });
+  }
   const sliced: DecoderSpec = {
-    ...spec,
+    ...withBiases(spec, [...spec.biases ?? [], ...outputs.size > 0 ? ["o", "down"] as const : []]),
     hidden: kept.length,
     layers: plans.map((plan) => plan.spec),
     normEps: hidden ? spec.normEps * ratio : spec.normEps,
@@ -136,18 +157,53 @@ function pick(
   }
 }
 
+/**
+ * The biases of the base that each bias of a sliced o_proj or down_proj is the sum of. Empty where no part with such a bias is cut whole: all
+ * biases then stay where they are.
+ */
+function outputBiases(spec: DecoderSpec, plans: readonly LayerPlan[]): Map<string, readonly string[]> {
+  const sums = new Map<string, string[]>();
+  let last: string[] | undefined, hasMoved = false;
+  plans.forEach((plan, index) => {
+    const layer = spec.layers[index];
+    for (const projection of ["o", "down"] as const) {
+      const part = projection === "o" ? "heads" : "ffn", name = biasName(index, projection);
+      const isLeft = plan.spec[part] > 0;
+      if (isLeft) sums.set(name, last = []);
+      if (!layer || layer[part] === 0 || !hasBias(spec, projection)) continue;
+      last?.push(name);
+      hasMoved ||= !isLeft;
+    }
+  });
+  return hasMoved ? sums : new Map();
+}
+
 function planLayer(
-  { headDim }: DecoderSpec,
+  spec: DecoderSpec,
   layer: LayerSpec,
-  mask: { readonly heads: Float32Array; readonly ffn: Float32Array },
+  mask: {
+    readonly heads: Float32Array;
+    readonly ffn: Float32Array;
+    /** Whether no part of the layers before is left. */
+    readonly isFirst: boolean;
+  },
 ): LayerPlan {
+  const { headDim } = spec;
   const share = layer.kvHeads > 0 ? layer.heads / layer.kvHeads : 0;
   const groups: HeadGroup[] = Array.from({ length: layer.kvHeads }, (_, kv) => ({
     kv,
     heads: Array.from({ length: share }, (_, i) => kv * share + i).filter((head) => mask.heads[head] !== 0),
   })).filter((group) => group.heads.length > 0);
-  const plan = planHeads(groups, { size: cheapestGroupSize([groups.map((group) => group.heads.length)]) });
-  const ffn = keptIndices(mask.ffn);
+  const keepsBias = (projection: Projection, count: number): boolean =>
+    mask.isFirst && count > 0 && hasBias(spec, projection);
+  const plan = planHeads(groups, {
+    size: cheapestGroupSize([groups.map((group) => group.heads.length)]),
+    kvHeads: groups.length === 0 && keepsBias("o", layer.heads) ? 1 : groups.length,
+  });
+  const columns = keptIndices(mask.ffn);
+  const ffn = columns.length === 0 && plan.heads.length === 0 && keepsBias("down", layer.ffn)
+    ? Int32Array.of(-1)
+    : columns;
   const qScale = scaleOf(mask.heads, plan.heads);
   return {
     spec: { heads: plan.heads.length, kvHeads: plan.kvHeads.length, ffn: ffn.length },
@@ -180,7 +236,8 @@ function scaleOf(mask: Float32Array, indices: Int32Array): Float64Array | undefi
 }
 
 /** LoRA by `<layer>.<projection>`, checked against the model. */
-function lowRanks(spec: DecoderSpec, { rank, alpha, weights }: MergeLora): Map<string, LowRank> {
+function lowRanks(spec: DecoderSpec, lora: MergeLora): Map<string, LowRank> {
+  const { rank, weights } = lora, scale = loraScale(lora);
   const found = new Map<string, LowRank>();
   for (const name of weights.keys()) {
     const [, layerText = "", projectionText = "", side] = /^lora\.(\d+)\.(\w+)\.([AB])$/.exec(name) ?? [];
@@ -200,7 +257,7 @@ function lowRanks(spec: DecoderSpec, { rank, alpha, weights }: MergeLora): Map<s
       a: take("A", rank * cols),
       b: take("B", rows * rank),
       rank,
-      scale: alpha / rank,
+      scale,
     });
   }
   return found;

@@ -3,6 +3,7 @@ import { CompressoError } from "../errors.ts";
 import { openSafetensors } from "../io/safetensors.ts";
 import { writeSafetensors } from "../io/safetensors_write.ts";
 import type { BatchCursor } from "./batches.ts";
+import type { RecordView } from "../prune/schedule_script.ts";
 import type { TrainerArrays } from "./trainer.ts";
 
 /** What a run is, by name: two runs with the same identity go through the same states. */
@@ -21,6 +22,12 @@ export interface RunPosition {
   readonly records: number;
   /** Expected sparsity at the end of the pruning stage; null before. */
   readonly expected: number | null;
+  /** Sparsity that the last step of the pruning stage aimed at; null before. */
+  readonly target: number | null;
+  /** Steps that a schedule left out by ending the pruning stage. */
+  readonly leftOut: number;
+  /** The last records, oldest first, as far as a schedule sees them. */
+  readonly recent: readonly RecordView[];
   /** Seconds spent so far, by stage. */
   readonly seconds: Readonly<Record<string, number>>;
   /** Tokens seen so far, padding left out. */
@@ -34,7 +41,7 @@ export interface Checkpoint {
   readonly arrays: TrainerArrays;
 }
 
-const VERSION = 1;
+const VERSION = 2;
 const FIELDS = ["lora", "loraM", "loraV", "logAlpha", "maskMoments", "constraint", "slots"] as const;
 
 /** Writes a checkpoint: temporary file, fsync, rename. */

@@ -22,7 +22,7 @@ export interface GenerateOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Wanted time between two reads of greedy tokens: a wait for the GPU costs 11 ms and more, whatever was computed. */
+/** Wanted time between two reads of greedy tokens. */
 const GROUP_SECONDS = 0.1;
 /** Tokens between two reads, at most. */
 const GROUP_TOKENS = 64;
@@ -118,46 +118,66 @@ async function* continuation(
   device.write(pass.masks.z, packMasks(spec, pass.masks.layout, masks));
   if (lora && pass.lora) device.write(pass.lora.params, packLora(spec, pass.lora, lora.weights));
   await pass.prefill(prompt.slice(0, -1), { signal });
-  const next = temperature === 0 ? greedyGroups(pass, signal) : samples(pass, { temperature, seed, signal });
-  let token = prompt.at(-1) ?? 0;
-  for (let left = count; left > 0;) {
-    for (const id of await next(token, left)) {
-      if (spec.eosIds.includes(id)) return;
-      yield id;
-      token = id;
-      left--;
-    }
+  const last = prompt.at(-1) ?? 0;
+  const tokens = temperature === 0
+    ? greedyTokens(pass, last, { count, signal })
+    : sampledTokens(pass, last, { count, temperature, seed, signal });
+  for await (const id of tokens) {
+    if (spec.eosIds.includes(id)) return;
+    yield id;
   }
 }
 
-/** Reads a token; returns one or more that follow it, at most `left`. */
-type Next = (token: number, left: number) => Promise<readonly number[]>;
-
-/** Greedy tokens in groups that grow until one takes {@link GROUP_SECONDS}. */
-function greedyGroups(pass: DecodePass, signal: AbortSignal | undefined): Next {
-  let size = 1;
-  return async (token, left) => {
-    const count = Math.min(size, left), start = performance.now();
-    const tokens = await pass.greedy(token, { count, signal });
-    const seconds = (performance.now() - start) / 1000;
-    if (seconds < GROUP_SECONDS / 2) size = Math.min(GROUP_TOKENS, 2 * size);
-    else if (seconds > GROUP_SECONDS) size = Math.max(1, Math.floor(size / 2));
-    return tokens;
+/**
+ * Greedy tokens in groups that grow until one takes {@link GROUP_SECONDS}. While one group is read the next is under way, as if no token
+ * ended the text; if one does, that work is given up.
+ */
+async function* greedyTokens(
+  pass: DecodePass,
+  token: number,
+  { count, signal }: { readonly count: number; readonly signal: AbortSignal | undefined },
+): AsyncGenerator<number, void, undefined> {
+  const end = new AbortController();
+  const either = signal ? AbortSignal.any([signal, end.signal]) : end.signal;
+  let size = 1, left = count;
+  const start = (first: number | null): Promise<number[]> => {
+    const group = pass.greedy(first, { count: Math.min(size, left), signal: either });
+    group.catch(() => {}); // it may fail before it is awaited
+    left -= Math.min(size, left);
+    return group;
   };
+  let group: Promise<number[]> | null = start(token);
+  try {
+    while (group) {
+      const current: Promise<number[]> = group, from = performance.now();
+      group = left > 0 ? start(null) : null;
+      const ids = await current;
+      const seconds = (performance.now() - from) / 1000;
+      if (seconds < GROUP_SECONDS / 2) size = Math.min(GROUP_TOKENS, 2 * size);
+      else if (seconds > GROUP_SECONDS) size = Math.max(1, Math.floor(size / 2));
+      yield* ids;
+    }
+  } finally {
+    end.abort();
+    await group?.catch(() => {});
+  }
 }
 
-function samples(
+async function* sampledTokens(
   pass: DecodePass,
-  { temperature, seed, signal }: {
+  token: number,
+  { count, temperature, seed, signal }: {
+    readonly count: number;
     readonly temperature: number;
     readonly seed: number;
     readonly signal: AbortSignal | undefined;
   },
-): Next {
-  return async (token) => {
-    const logits = await pass.logits(token, { signal });
-    return [sampleToken(logits, { temperature, u: uniform(seed, STREAM, pass.length) })];
-  };
+): AsyncGenerator<number, void, undefined> {
+  for (let left = count, last = token; left > 0; left--) {
+    const logits = await pass.logits(last, { signal });
+    last = sampleToken(logits, { temperature, u: uniform(seed, STREAM, pass.length) });
+    yield last;
+  }
 }
 
 function checkPrompt({ vocab, bosId, maxPosition }: DecoderSpec, tokens: readonly number[]): readonly number[] {

@@ -7,7 +7,7 @@ import type { WeightSource } from "../io/source.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { lossByRow, recordFinalNorm, recordLogits, recordLoss, writeTargets } from "../nn/head.ts";
 import { strideOf } from "../nn/layout.ts";
-import { type LoraConfig, packLora, unpackLora } from "../nn/lora.ts";
+import { type LoraConfig, loraScale, packLora, unpackLora } from "../nn/lora.ts";
 import { type MaskKind, type MaskValues, packMasks, unpackMasks } from "../nn/masks.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import { createPass, type Pass, recordForward, recordGradients, shiftLabels } from "../nn/pass.ts";
@@ -201,7 +201,7 @@ export class Model implements Disposable {
     adapters: Adapters,
   ): Promise<{ key: string; pass: Pass; layers: Plan; loss: Plan | null }> {
     const { lora } = adapters;
-    const key = JSON.stringify([shape, lora ? [lora.rank, lora.alpha, lora.targets] : null]);
+    const key = JSON.stringify([shape, lora ? [lora.rank, loraScale(lora), lora.targets] : null]);
     if (this.#cached?.key !== key) {
       this.#release();
       const pass = createPass(this.device, this.weights, { ...shape, lora: lora ?? null });

@@ -5,7 +5,10 @@ import { checkLora, type LoraConfig } from "../nn/lora.ts";
 import type { DecoderSpec, Projection } from "../nn/spec.ts";
 import type { Layout } from "../prune/layouts.ts";
 import type { UnitKind } from "../prune/units.ts";
-import type { Row } from "../io/datasets.ts";
+import type { DataReport, Row } from "../io/datasets.ts";
+import type { RunHooks } from "./hooks.ts";
+import { isOneShot, type Method, METHODS } from "./methods.ts";
+import type { ScheduleSource } from "./schedule_host.ts";
 
 /** Options of `prune`. */
 export interface PruneOptions {
@@ -38,6 +41,18 @@ export interface PruneOptions {
    * Default true.
    */
   readonly recompute?: boolean;
+  /** How units are chosen. Default "compresso": learned masks. */
+  readonly method?: Method;
+  /** What the pruning stage aims at, step by step: a built-in name, a script's path or URL, or `defineSchedule(…)`. Default "cubic". */
+  readonly schedule?: ScheduleSource;
+  /** Whether a schedule's script runs in this process with all its rights, instead of isolated. Default false. */
+  readonly trustSchedule?: boolean;
+  /** Whether texts are joined to full sequences; default: as `encodeRows` has it. */
+  readonly packing?: boolean;
+  /** What became of the rows in reading, for the report. */
+  readonly reading?: DataReport;
+  /** Functions that the run calls. */
+  readonly hooks?: RunHooks;
   /** Numbers of the loop; defaults follow from `steps`. */
   readonly rates?: Partial<Rates>;
   /** Stops the run between two submits of a step; the run then throws the signal's reason. */
@@ -84,8 +99,20 @@ export interface Rates {
 
 /** Options with every default filled in. */
 export type ResolvedOptions =
-  & Required<Omit<PruneOptions, "signal" | "checkpoint" | "lora" | "rates">>
+  & Required<Omit<PruneOptions, NotResolved>>
   & { readonly lora: LoraConfig & { readonly dropout: number }; readonly rates: Rates };
+
+/** Options that are no numbers of the run: they stay as they were given. */
+type NotResolved =
+  | "signal"
+  | "checkpoint"
+  | "lora"
+  | "rates"
+  | "schedule"
+  | "trustSchedule"
+  | "packing"
+  | "reading"
+  | "hooks";
 
 /** Defaults that do not follow from other options; the command line shows the same ones. */
 export const DEFAULTS = {
@@ -115,10 +142,12 @@ export function resolveOptions(options: PruneOptions, spec: DecoderSpec): Resolv
     prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
     layout: options.layout ?? DEFAULTS.layout,
     recompute: options.recompute ?? true,
+    method: options.method ?? "compresso",
     rates: { ...defaultRates(steps), ...options.rates },
   };
   checkLora(resolved.lora);
-  whole("steps", steps, 1);
+  whole("steps", steps, isOneShot(resolved.method) ? 0 : 1);
+  checkMethod(options);
   whole("prefinetune", resolved.prefinetune, 0);
   whole("postfinetune", resolved.postfinetune, 0);
   whole("batch", batch, 1);
@@ -157,6 +186,23 @@ export function defaultRates(steps: number): Rates {
     clipNorm: 1,
     weightDecay: 0,
   };
+}
+
+function checkMethod({ method = "compresso", schedule }: PruneOptions): void {
+  if (!METHODS.includes(method)) {
+    throw new CompressoError("usage", {
+      what: "cannot prune by this method",
+      rule: `methods are ${METHODS.join(", ")}`,
+      value: String(method),
+    });
+  }
+  if (schedule !== undefined && isOneShot(method)) {
+    throw new CompressoError("usage", {
+      what: `cannot use a schedule with the method ${method}`,
+      rule: "a one-shot method cuts everything before its first step",
+      mend: "leave --schedule out, or use compresso or gradual",
+    });
+  }
 }
 
 function whole(name: string, value: number, least: number): void {

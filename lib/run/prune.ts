@@ -1,65 +1,23 @@
 // A prune run: fine-tune, prune, fine-tune, as a stream of step records. Owns the loop, its schedule and checkpoints; refuses files of models.
 import { CompressoError } from "../errors.ts";
 import type { Batch, Batches, EncodeReport } from "./batches.ts";
-import { type LoraWeights } from "../nn/lora.ts";
-import { type MaskValues, unpackMasks } from "../nn/masks.ts";
+import { unpackMasks } from "../nn/masks.ts";
 import type { StepState } from "../nn/step_state.ts";
-import { hardenMasks } from "../prune/harden.ts";
-import { createSaliency, initialLogAlpha } from "../prune/saliency.ts";
-import { cubicSparsity, progressOf, stageRate } from "../prune/schedule.ts";
+import { progressOf, stageRate } from "../prune/schedule.ts";
 import { checkReachable, hardSparsity, type UnitTable, unitTable } from "../prune/units.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, writeCheckpoint } from "./checkpoint.ts";
+import { type Chooser, createChooser } from "./chooser.ts";
+import type { RunHandle } from "./hooks.ts";
 import { checkMemory } from "./memory_advice.ts";
+import { type StagePlan, stagesOf } from "./methods.ts";
 import type { Model } from "./model.ts";
 import { type CheckpointOptions, type PruneOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
+import type { PruneResult, PruneRun } from "./prune_result.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { digestOf, encodeRun, type RunData } from "./run_data.ts";
-import { adapterOf, createTrainer, RING_SLOTS, type StepKind, type StepNumbers, type Trainer } from "./trainer.ts";
+import { openSteerer, RECORDS_SEEN, recordView, type Steerer, type Steering } from "./steering.ts";
+import { adapterOf, createTrainer, RING_SLOTS, type StepNumbers, type Trainer } from "./trainer.ts";
 
-/** What a finished run has learned. */
-export interface PruneResult {
-  /** Hard masks z; kept units may have soft values. */
-  readonly masks: MaskValues;
-  /** LoRA as trained. */
-  readonly lora: { readonly rank: number; readonly alpha: number; readonly weights: LoraWeights };
-  /** Wanted, expected at the end of the pruning stage, and of the hard masks. */
-  readonly sparsity: { readonly target: number; readonly expected: number; readonly hard: number };
-  /** log α of every unit at the end of the pruning stage. */
-  readonly logAlpha: Float32Array;
-  /** The units. */
-  readonly table: UnitTable;
-  /** What became of the rows. */
-  readonly data: EncodeReport;
-  /** Sequences that were not trained on. */
-  readonly heldout: readonly (readonly number[])[];
-  /** Seconds by stage. */
-  readonly seconds: Readonly<Record<Stage, number>>;
-  /** Tokens a second over all stages, padding left out. */
-  readonly tokensPerSecond: number;
-  /** Largest GPU memory in use, bytes. */
-  readonly peakGpuBytes: number;
-  /** The same as planned before the first step; see `planMemory`. */
-  readonly plannedGpuBytes: number;
-}
-
-/** A run: iterate its records to drive it, then ask for its result. Dispose it to free the trainer's memory. */
-export interface PruneRun extends AsyncIterable<StepRecord>, Disposable {
-  /** Options with all defaults filled in. */
-  readonly options: ResolvedOptions;
-  /** Steps of the whole run. */
-  readonly steps: number;
-  /** What became of the rows. */
-  readonly data: EncodeReport;
-  /**
-   * Plans the memory, allocates, and reads the checkpoint of a run that is resumed; iteration does it too. Steps and records that were done
-   * before. Throws `CompressoError("gpu")` where the run does not fit, with what would.
-   */
-  prepare(): Promise<{ readonly steps: number; readonly records: number }>;
-  /** What the last step left; throws before the last record was taken. */
-  result(): PruneResult;
-}
-
-const SALIENCY_BATCHES = 8;
 /** Records are read from the GPU when this much time has passed, or the ring is half full. */
 const FLUSH_SECONDS = 0.4;
 
@@ -68,12 +26,14 @@ export function startPrune(model: Model, given: PruneOptions): PruneRun {
   const options = resolveOptions(given, model.spec);
   const table = unitTable(model.spec, options.units);
   checkReachable(table, options.sparsity);
-  return new Run(model, { options, table, given, ...encodeRun(model, options) });
+  return new Run(model, { options, table, given, ...encodeRun(model, options, given) });
 }
 
 /** What is there from the first step on. */
 interface Ready {
   readonly trainer: Trainer;
+  readonly steerer: Steerer;
+  readonly chooser: Chooser;
   /** What the device is to hold at most. */
   readonly plannedBytes: number;
 }
@@ -91,15 +51,16 @@ interface Pending {
   readonly target: number | null;
   readonly rate: number;
   readonly batch: Batch;
+  /** Sparsity of masks that are hard already; else null. */
+  readonly hard: number | null;
 }
 
 class Run implements PruneRun {
   readonly options: ResolvedOptions;
-  readonly steps: number;
   readonly #model: Model;
   readonly #parts: Parts;
   readonly #batches: Batches;
-  readonly #stages: readonly { readonly stage: Stage; readonly kind: StepKind; readonly steps: number }[];
+  readonly #stages: readonly StagePlan[];
   #position: RunPosition;
   #ready: Ready | null = null;
   #pending: Pending[] = [];
@@ -107,17 +68,11 @@ class Run implements PruneRun {
   #result: PruneResult | null = null;
 
   constructor(model: Model, parts: Parts) {
-    const { prefinetune, steps, postfinetune, seed } = parts.options;
     this.options = parts.options;
     this.#model = model;
     this.#parts = parts;
-    this.#batches = parts.makeBatches(seed);
-    this.#stages = [
-      { stage: "finetune", kind: "lora", steps: prefinetune },
-      { stage: "prune", kind: "masks", steps },
-      { stage: "postfinetune", kind: "lora", steps: postfinetune },
-    ];
-    this.steps = prefinetune + steps + postfinetune;
+    this.#batches = parts.makeBatches(parts.options.seed);
+    this.#stages = stagesOf(parts.options);
     this.#position = {
       stage: 0,
       stageStep: 0,
@@ -127,9 +82,16 @@ class Run implements PruneRun {
       cursor: this.#batches.cursor,
       records: 0,
       expected: null,
+      target: null,
+      leftOut: 0,
+      recent: [],
       seconds: {},
       tokens: 0,
     };
+  }
+
+  get steps(): number {
+    return this.#stages.reduce((sum, { steps }) => sum + steps, 0) - this.#position.leftOut;
   }
 
   get data(): EncodeReport {
@@ -145,9 +107,13 @@ class Run implements PruneRun {
     return { steps: this.#position.step, records: this.#position.records };
   }
 
-  get #trainer(): Trainer {
+  get #now(): Ready {
     if (!this.#ready) throw new Error("the run is not prepared");
-    return this.#ready.trainer;
+    return this.#ready;
+  }
+
+  get #trainer(): Trainer {
+    return this.#now.trainer;
   }
 
   async #allocate(): Promise<Ready> {
@@ -159,8 +125,22 @@ class Run implements PruneRun {
       deviceBytes: device.bytes,
     });
     device.resetPeak();
+    const { schedule, trustSchedule: trust, signal } = this.#parts.given;
+    const steerer = await openSteerer(table, options, { schedule, trust, signal });
     const trainer = createTrainer(this.#model, { batch, seq, seed, lora, table, recompute });
-    return { trainer, plannedBytes: plan.peakBytes + plan.otherBytes };
+    const chooser = createChooser({
+      model: this.#model,
+      table,
+      options,
+      trainer,
+      makeBatches: this.#parts.makeBatches,
+      maskGradients: (batches) =>
+        trainer.maskGradients(batches.next(), {
+          state: this.#state({ rate: 0, target: 0 }),
+          ...(signal ? { signal } : {}),
+        }),
+    });
+    return { trainer, steerer, chooser, plannedBytes: plan.peakBytes + plan.otherBytes };
   }
 
   async #restore(checkpoint: CheckpointOptions): Promise<void> {
@@ -178,15 +158,18 @@ class Run implements PruneRun {
       for (; this.#position.stage < this.#stages.length; this.#nextStage()) {
         const stage = this.#stages[this.#position.stage];
         if (!stage) break;
-        if (stage.stage === "prune" && this.#position.stageStep === 0 && stage.steps > 0) await this.#initialise();
+        const isFirst = this.#position.stageStep === 0;
+        if (isFirst) await given.hooks?.beforeStage?.(stage.stage, this.#handle(stage.stage));
+        if (isFirst && stage.stage === "prune") await this.#now.chooser.begin();
         while (this.#position.stageStep < stage.steps) {
-          await this.#step(stage);
+          if (!await this.#step(stage)) break;
           const due = this.#position.step % every === 0;
           if (due || this.#shouldFlush()) yield* await this.#flush();
           if (due) await this.#save();
         }
         yield* await this.#flush();
         if (stage.stage === "prune") await this.#harden();
+        await given.hooks?.afterStage?.(stage.stage, this.#handle(stage.stage));
       }
       if (!this.#result) await this.#save();
       await this.#finish();
@@ -196,6 +179,8 @@ class Run implements PruneRun {
         await this.#save();
       }
       throw error;
+    } finally {
+      await this.#ready?.steerer[Symbol.asyncDispose]();
     }
   }
 
@@ -213,42 +198,48 @@ class Run implements PruneRun {
     this.#ready?.trainer[Symbol.dispose]();
   }
 
-  /** Starts log α from the saliency of the units on batches of their own. */
-  async #initialise(): Promise<void> {
-    const { table, makeBatches, options, given } = this.#parts, trainer = this.#trainer;
-    const batches = makeBatches((options.seed + 0x5a11) >>> 0);
-    const saliency = createSaliency(table);
-    const count = Math.min(SALIENCY_BATCHES, Math.max(2, Math.ceil(options.steps / 10)));
-    for (let index = 0; index < count; index++) {
-      const state = this.#state({ rate: 0, target: 0 });
-      const signal = given.signal ? { signal: given.signal } : {};
-      saliency.add(await trainer.maskGradients(batches.next(), { state, ...signal }));
-    }
-    trainer.setLogAlpha(initialLogAlpha(saliency.perParameter(), { spread: options.rates.spread }));
+  /** What a step of the pruning stage aims at; null in other stages. */
+  async #steer({ stage, steps }: StagePlan): Promise<Steering | null> {
+    if (stage !== "prune") return null;
+    const { stageStep: step, recent: records } = this.#position;
+    return await this.#now.steerer.at({ step, steps, records, logAlpha: () => this.#trainer.logAlpha() });
   }
 
-  async #step(
-    { stage, kind, steps }: { readonly stage: Stage; readonly kind: StepKind; readonly steps: number },
-  ): Promise<void> {
-    const { options, given } = this.#parts, { rates } = options;
+  /** Runs one step; false where the schedule ends the stage before it. */
+  async #step({ stage, kind, steps }: StagePlan): Promise<boolean> {
+    const { options, given } = this.#parts;
     const start = performance.now();
-    const progress = progressOf(this.#position.stageStep, steps);
-    const target = stage === "prune"
-      ? cubicSparsity({ target: options.sparsity, warmup: rates.warmup })(progress)
-      : null;
-    const rate = stageRate(stage, { peak: rates.lora })(progress);
+    const steering = await this.#steer({ stage, kind, steps });
+    if (steering?.end) {
+      this.#position = { ...this.#position, leftOut: steps - this.#position.stageStep };
+      return false;
+    }
+    if (steering && (steering.layers !== null || steering.freeze.length > 0)) {
+      throw new CompressoError("usage", {
+        what: "cannot follow the schedule",
+        rule: "targets of single layers and frozen units are not supported yet",
+        mend: "set a sparsity for all layers",
+      });
+    }
+    const rates = steering?.rates ?? options.rates, target = steering?.target ?? null;
+    const rate = stageRate(stage, { peak: rates.lora })(progressOf(this.#position.stageStep, steps));
+    await given.hooks?.beforeStep?.(this.#handle(stage));
     const batch = this.#batches.next();
-    const state = this.#state({ rate, target: target ?? 0 });
+    const state = this.#state({ rate, target: target ?? 0 }, rates);
+    const { chooser } = this.#now, step = this.#position.stageStep;
+    const hard = target === null ? null : await chooser.beforeStep({ step, target });
     try {
       await this.#trainer.step(kind, batch, { state, ...(given.signal ? { signal: given.signal } : {}) });
     } catch (error) {
       this.#batches.seek(this.#position.cursor);
       throw error;
     }
-    this.#pending.push({ index: this.#position.step, stage, target, rate, batch });
+    if (target !== null) await chooser.afterStep();
+    this.#pending.push({ index: this.#position.step, stage, target, rate, batch, hard });
     const position = this.#position;
     this.#position = {
       ...position,
+      target: target ?? position.target,
       stageStep: position.stageStep + 1,
       step: position.step + 1,
       loraUpdates: position.loraUpdates + 1,
@@ -257,10 +248,26 @@ class Run implements PruneRun {
       seconds: { ...position.seconds, [stage]: (position.seconds[stage] ?? 0) + (performance.now() - start) / 1000 },
       tokens: position.tokens + batch.realTokens,
     };
+    return true;
   }
 
-  #state({ rate, target }: { readonly rate: number; readonly target: number }): StepState {
-    const { options } = this.#parts, { rates } = options;
+  #handle(stage: Stage): RunHandle {
+    const { table } = this.#parts, trainer = this.#trainer;
+    return {
+      stage,
+      step: this.#position.step,
+      table,
+      logAlpha: () => trainer.logAlpha(),
+      setLogAlpha: (values) => trainer.setLogAlpha(values),
+      masks: () => trainer.masks(),
+      setMasks: (masks) => trainer.setMasks(masks),
+      lora: () => trainer.loraWeights(),
+      setLora: (weights) => trainer.setLora(weights),
+    };
+  }
+
+  #state({ rate, target }: { readonly rate: number; readonly target: number }, rates = this.options.rates): StepState {
+    const { options } = this.#parts;
     return {
       seed: options.seed,
       step: this.#position.step,
@@ -280,7 +287,8 @@ class Run implements PruneRun {
   }
 
   #shouldFlush(): boolean {
-    return this.#pending.length >= RING_SLOTS / 2 || performance.now() - this.#lastFlush > FLUSH_SECONDS * 1000;
+    return this.#now.steerer.needsRecords || this.#parts.given.hooks?.afterStep !== undefined ||
+      this.#pending.length >= RING_SLOTS / 2 || performance.now() - this.#lastFlush > FLUSH_SECONDS * 1000;
   }
 
   /** Reads the numbers of the pending steps and makes records of them. Throws where a loss is not finite. */
@@ -293,7 +301,12 @@ class Run implements PruneRun {
     this.#lastFlush = now;
     const tokens = pending.reduce((sum, { batch }) => sum + batch.realTokens, 0);
     const records = pending.map((step, index) => this.#record(step, numbers[index], tokens / seconds));
-    this.#position = { ...this.#position, records: this.#position.records + records.length };
+    this.#position = {
+      ...this.#position,
+      records: this.#position.records + records.length,
+      recent: [...this.#position.recent, ...records.map(recordView)].slice(-RECORDS_SEEN),
+    };
+    for (const record of records) await this.#parts.given.hooks?.afterStep?.(record, this.#handle(record.stage));
     const broken = records.find(({ loss, gradNorm }) => !Number.isFinite(loss) || !Number.isFinite(gradNorm));
     if (broken) {
       throw new CompressoError("numeric", {
@@ -307,7 +320,7 @@ class Run implements PruneRun {
   }
 
   #record(
-    { stage, target, rate, batch, index }: Pending,
+    { stage, target, rate, batch, index, hard }: Pending,
     numbers: StepNumbers | undefined,
     tokensPerSecond: number,
   ): StepRecord {
@@ -317,7 +330,7 @@ class Run implements PruneRun {
       steps: this.steps,
       loss: numbers?.loss ?? NaN,
       target,
-      expected: target === null ? null : numbers?.projected ?? NaN,
+      expected: target === null ? null : hard ?? numbers?.projected ?? NaN,
       lambda1: numbers?.lambda1 ?? NaN,
       lambda2: numbers?.lambda2 ?? NaN,
       gradNorm: numbers?.gradNorm ?? NaN,
@@ -330,13 +343,10 @@ class Run implements PruneRun {
     };
   }
 
-  /** Ends the pruning stage: exactly as many units as the target demands fall, the others keep their deterministic z. */
+  /** Ends the pruning stage: exactly as many units fall as the last target of the schedule demands. */
   async #harden(): Promise<void> {
-    const { table, options } = this.#parts, trainer = this.#trainer;
-    const { logAlpha, constraint } = await trainer.save();
-    const { sparsity: target, layout, rates } = options;
-    trainer.setMasks(hardenMasks(table, logAlpha, { target, temperature: rates.temperature, layout }));
-    this.#position = { ...this.#position, expected: constraint[7] ?? NaN };
+    const target = this.#position.target ?? this.options.sparsity;
+    this.#position = { ...this.#position, target, expected: await this.#now.chooser.end(target) };
   }
 
   async #finish(): Promise<void> {
@@ -344,12 +354,12 @@ class Run implements PruneRun {
     const { slots, logAlpha } = await trainer.save();
     const masks = unpackMasks(spec, table.layout, slots);
     const kept = Uint8Array.from({ length: table.count }, (_, unit) => slots[table.slotFirst[unit] ?? 0] === 0 ? 0 : 1);
-    const { seconds, tokens, expected } = this.#position;
+    const { seconds, tokens, expected, target } = this.#position;
     const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
     this.#result = {
       masks,
       lora: { rank: options.lora.rank, alpha: options.lora.alpha, weights: await trainer.loraWeights() },
-      sparsity: { target: options.sparsity, expected: expected ?? NaN, hard: hardSparsity(table, kept) },
+      sparsity: { target: target ?? options.sparsity, expected: expected ?? NaN, hard: hardSparsity(table, kept) },
       logAlpha,
       table,
       data: report,
@@ -384,6 +394,7 @@ class Run implements PruneRun {
       units: units.join(","),
       lora: JSON.stringify(lora),
       rates: JSON.stringify(rates),
+      schedule: this.#now.steerer.identity,
       examples: `${report.examples} examples, ${report.tokens} tokens, ${this.#parts.digest}`,
       model: digestOf([JSON.stringify(this.#model.spec)]),
       baseDtype: this.#model.weights.baseDtype,

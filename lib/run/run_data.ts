@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
 import { type Batches, createBatches, type EncodeReport, encodeRows } from "./batches.ts";
 import type { Model } from "./model.ts";
-import type { ResolvedOptions } from "./options.ts";
+import type { PruneOptions, ResolvedOptions } from "./options.ts";
 
 /** Rows as a run uses them. */
 export interface RunData {
@@ -17,7 +17,11 @@ export interface RunData {
 }
 
 /** Encodes the rows of a run. Throws `CompressoError("input")` for a model without tokenizer. */
-export function encodeRun({ tokenizer }: Model, { rows, prompt, batch, seq }: ResolvedOptions): RunData {
+export function encodeRun(
+  { tokenizer }: Model,
+  { rows, prompt, batch, seq }: ResolvedOptions,
+  { packing, reading }: Pick<PruneOptions, "packing" | "reading"> = {},
+): RunData {
   if (!tokenizer) {
     throw new CompressoError("input", {
       what: "cannot train on text",
@@ -26,9 +30,9 @@ export function encodeRun({ tokenizer }: Model, { rows, prompt, batch, seq }: Re
       mend: "put tokenizer.json into the model's folder",
     });
   }
-  const encoding = { tokenizer, prompt, seq };
+  const encoding = { tokenizer, prompt, seq, ...(packing === undefined ? {} : { packing }) };
   const [training, heldoutRows] = splitRows(rows);
-  const { examples, report } = encodeRows(training, encoding);
+  const { examples, report } = encodeRows(training, { ...encoding, ...(reading ? { reading } : {}) });
   const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
   return {
     report,

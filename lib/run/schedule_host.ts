@@ -1,4 +1,5 @@
 // Opens a schedule: built in, defined in the program, or a script, isolated or trusted. Owns that choice; refuses the loop.
+import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
 import { builtinSchedule, isScheduleName } from "../prune/builtin_schedules.ts";
 import { checkOutput, evaluateSchedule, type ScheduleOutput } from "../prune/schedule_output.ts";
@@ -33,6 +34,8 @@ export interface OpenSchedule extends AsyncDisposable {
   readonly name: string;
   /** Whether it runs in a process without permissions. */
   readonly isolated: boolean;
+  /** What tells it from another one: its name, or a hash of its text. */
+  readonly identity: string;
   /** What it decides for a step, checked. One step at a time. Throws `CompressoError` "input" or "numeric", with step and value. */
   evaluate(input: ScheduleInput): Promise<ScheduleOutput>;
 }
@@ -57,11 +60,19 @@ export const SCRIPT_API = [
 export async function openSchedule(source: ScheduleSource, options: OpenScheduleOptions = {}): Promise<OpenSchedule> {
   const { trust = false, limits, warmup, signal, onLog } = options;
   if (typeof source === "string" && isScheduleName(source)) {
-    return inProcess(builtinSchedule(source, warmup === undefined ? {} : { warmup }), source);
+    return inProcess(builtinSchedule(source, warmup === undefined ? {} : { warmup }), {
+      name: source,
+      identity: source,
+    });
   }
-  if (typeof source !== "string" && !(source instanceof URL)) return inProcess(source, "defineSchedule");
+  if (typeof source !== "string" && !(source instanceof URL)) {
+    return inProcess(source, { name: "defineSchedule", identity: definitionHash(source) });
+  }
   const url = scriptUrl(source), name = String(source);
-  if (trust) return inProcess(await importTrusted(url), name);
+  if (trust) {
+    const schedule = await importTrusted(url);
+    return inProcess(schedule, { name, identity: definitionHash(schedule) });
+  }
   const given = signal ? { signal } : {};
   const { text, isJavaScript, toolkitImports } = await readScript(url, { ...given, name });
   const script = await startIsolated({
@@ -77,20 +88,35 @@ export async function openSchedule(source: ScheduleSource, options: OpenSchedule
   return {
     name,
     isolated: true,
+    identity: `script ${hash(text)}`,
     evaluate: async (input) =>
       checkOutput(await script.request(input, `at step ${input.step} of ${input.steps}`), input),
     [Symbol.asyncDispose]: () => script[Symbol.asyncDispose](),
   };
 }
 
-function inProcess(schedule: Schedule, name: string): OpenSchedule {
+function inProcess(
+  schedule: Schedule,
+  { name, identity }: { readonly name: string; readonly identity: string },
+): OpenSchedule {
   return {
     name,
+    identity,
     isolated: false,
     // Async, so that its errors are rejections, as those of a script are.
     evaluate: (input) => Promise.try(() => evaluateSchedule(schedule, input)),
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };
+}
+
+/** A hash of what a definition says; of what its functions read from outside it knows nothing. */
+function definitionHash({ definition }: Schedule): string {
+  const text = JSON.stringify(definition, (_, value) => typeof value === "function" ? String(value) : value);
+  return `schedule ${hash(text)}`;
+}
+
+function hash(text: string): string {
+  return createHash("sha256").update(text).digest("hex").slice(0, 16);
 }
 
 async function importTrusted(url: URL): Promise<Schedule> {

@@ -6,8 +6,10 @@ import { sliceModel } from "../prune/slice.ts";
 import { exportModel, type ExportOptions, type ExportResult } from "./export.ts";
 import type { Model } from "./model.ts";
 import type { Layout } from "../prune/layouts.ts";
+import type { RunHooks } from "./hooks.ts";
 import type { PruneOptions, ResolvedOptions } from "./options.ts";
-import { type PruneResult, type PruneRun, startPrune } from "./prune.ts";
+import { startPrune } from "./prune.ts";
+import type { PruneResult, PruneRun } from "./prune_result.ts";
 import type { StepRecord } from "./records.ts";
 import { type VerifyResult, verifyShape, verifySliced } from "./verify.ts";
 
@@ -65,15 +67,17 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #model: Model;
   readonly #run: PruneRun;
   readonly #signal: AbortSignal | undefined;
+  readonly #hooks: RunHooks;
   #sliced: SlicedModel | null = null;
   /** Of training and comparison. */
   #peakBytes = 0;
 
   /** Wraps a run; use {@link prune}. */
-  constructor(model: Model, run: PruneRun, signal: AbortSignal | undefined) {
+  constructor(model: Model, run: PruneRun, { signal, hooks = {} }: Pick<PruneOptions, "signal" | "hooks"> = {}) {
     this.#model = model;
     this.#run = run;
     this.#signal = signal;
+    this.#hooks = hooks;
   }
 
   /** Options with all defaults filled in. */
@@ -131,6 +135,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   /** Writes `dir/model/`, `dir/model.gguf` and, last, `dir/run.json`. Returns what run.json holds. */
   async export(dir: string, options: SessionExportOptions = {}): Promise<RunSummary> {
     const sliced = await this.slice(), result = this.#run.result();
+    await this.#hooks.beforeExport?.(dir);
     await Deno.mkdir(dir, { recursive: true });
     const { loadableBy, skipped } = await exportModel(sliced.source, dir, {
       layout: this.options.layout,
@@ -158,6 +163,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       skipped: skipped.map(({ format, error }) => ({ format, reason: error.message })),
     };
     await writeFileAtomically(`${dir}/run.json`, JSON.stringify(summary, null, 2) + "\n");
+    await this.#hooks.afterExport?.(dir);
     return summary;
   }
 
@@ -187,5 +193,5 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
  * ```
  */
 export function prune(model: Model, options: PruneOptions): PruneSession {
-  return new PruneSession(model, startPrune(model, options), options.signal);
+  return new PruneSession(model, startPrune(model, options), options);
 }

@@ -5,7 +5,7 @@ import { compileKernel } from "../gpu/kernel.ts";
 import { Plan, u32 } from "../gpu/plan.ts";
 import { writeTargets } from "../nn/head.ts";
 import { initialLora, type LoraConfig, type LoraWeights, packLora, unpackLora } from "../nn/lora.ts";
-import { type MaskValues, packMasks } from "../nn/masks.ts";
+import { type MaskValues, packMasks, unpackMasks } from "../nn/masks.ts";
 import { createPass, type Pass, recordGradients, shiftLabels } from "../nn/pass.ts";
 import { type StepState, writeStepState } from "../nn/step_state.ts";
 import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner } from "../prune/mask_learner.ts";
@@ -24,8 +24,8 @@ export interface TrainerOptions {
   readonly recompute?: boolean;
 }
 
-/** What a step trains: LoRA alone at the present masks, or LoRA and masks. */
-export type StepKind = "lora" | "masks";
+/** What a step trains: LoRA alone at the present masks; LoRA and masks; or LoRA, with the gradients of the masks to look at. */
+export type StepKind = "lora" | "masks" | "gradual";
 
 /** Numbers of one step as the GPU recorded them. */
 export interface StepNumbers {
@@ -68,9 +68,14 @@ export interface Trainer extends Disposable {
     batch: Batch,
     options: { readonly state: StepState; readonly signal?: AbortSignal },
   ): Promise<Float32Array>;
+  /** dL/dz of all slots in the last step of kind "masks" or "gradual". */
+  slotGradients(): Promise<Float32Array>;
+  masks(): Promise<Required<MaskValues>>;
   setMasks(masks: MaskValues): void;
+  logAlpha(): Promise<Float32Array<ArrayBuffer>>;
   setLogAlpha(values: Float32Array<ArrayBuffer>): void;
   loraWeights(): Promise<LoraWeights>;
+  setLora(weights: ReadonlyMap<string, Float32Array>): void;
   save(): Promise<TrainerArrays>;
   restore(arrays: TrainerArrays): void;
 }
@@ -98,7 +103,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   device.write(lora.params, packLora(spec, lora, initialLora(lora, { seed: options.seed })));
 
   const gradients = (kind: StepKind, dropout: boolean): Plan => {
-    const context = pass.plan({ dropout, maskGrads: kind === "masks" ? learner.maskGrads : new Set() });
+    const context = pass.plan({ dropout, maskGrads: kind === "lora" ? new Set() : learner.maskGrads });
     if (kind === "masks" && dropout) {
       context.plan.copy(masks.z, lastMasks, { bytes: masks.z.bytes });
       learner.recordSample(context.plan, { state, slots: masks });
@@ -170,6 +175,10 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
       return await device.readFloats(masks.dz, masks.layout.count);
     },
     setMasks: (values) => device.write(masks.z, packMasks(spec, masks.layout, values)),
+    slotGradients: () => device.readFloats(masks.dz, masks.layout.count),
+    masks: async () => unpackMasks(spec, masks.layout, await device.readFloats(masks.z, masks.layout.count)),
+    logAlpha: () => device.readFloats(learner.logAlpha, table.count),
+    setLora: (weights) => device.write(lora.params, packLora(spec, lora, weights)),
     setLogAlpha: (values) => device.write(learner.logAlpha, values),
     loraWeights: async () => unpackLora(spec, lora, await device.readFloats(lora.params, lora.count)),
     async save(): Promise<TrainerArrays> {

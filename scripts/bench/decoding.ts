@@ -5,7 +5,7 @@ import { parameterCount } from "../../lib/nn/spec.ts";
 import { randomU32 } from "../../lib/random.ts";
 import { loadModelFrom } from "../../lib/run/model.ts";
 import { DTYPES, modelDtypes, type Scale } from "./cases.ts";
-import { measureDecode } from "/tmp/decode_stub.ts";
+import { bytesOfToken, measureDecode } from "./decode.ts";
 import { SPARSITIES } from "./files.ts";
 import type { Machine } from "./machine.ts";
 import type { Peers } from "./peers.ts";
@@ -23,6 +23,9 @@ export interface DecodeRow {
   /** Of all tokens of a repeat. */
   readonly timing: Timing;
   readonly tokensPerSecond: number;
+  /** Bytes of weights that one token reads, and as a share of what the adapter can stream; null for peers. */
+  readonly bytesPerToken: number | null;
+  readonly share: number | null;
   /** Tokens a second over those of the dense model, and its parameters over ours; 1 where nothing is cut. */
   readonly speedup: number | null;
   readonly shrinkage: number | null;
@@ -62,12 +65,19 @@ export async function measureDecoding(
   const prompt = Array.from({ length: lengths.prompt }, (_, index) => 3 + randomU32(1, index) % (vocab - 3));
   const rows: DecodeRow[] = [];
   const add = (
-    row: Omit<DecodeRow, "tokensPerSecond" | "speedup" | "shrinkage">,
+    row: Omit<DecodeRow, "tokensPerSecond" | "share" | "speedup" | "shrinkage">,
     dense: DecodeRow | null,
   ): DecodeRow => {
     const tokensPerSecond = tokens / typical(machine.clock, row.timing);
     const speedup = dense ? tokensPerSecond / dense.tokensPerSecond : null;
-    const made = { ...row, tokensPerSecond, speedup, shrinkage: dense ? dense.parameters / row.parameters : null };
+    const share = row.bytesPerToken === null ? null : row.bytesPerToken * tokensPerSecond / machine.peaks.bytes;
+    const made = {
+      ...row,
+      tokensPerSecond,
+      share,
+      speedup,
+      shrinkage: dense ? dense.parameters / row.parameters : null,
+    };
     rows.push(made);
     return made;
   };
@@ -77,7 +87,15 @@ export async function measureDecoding(
     const work = { name: "decode", kind: "decode" as const, model: ggufPath, prompt, tokens };
     for (const { peer, version, timing, note } of await peers.run("llama.cpp", [work], { repeats })) {
       const parameters = parameterCount(source.spec);
-      const row = { program: peer, version, variant: "as the file", sparsity: 0, parameters, timing };
+      const row = {
+        program: peer,
+        version,
+        variant: "as the file",
+        sparsity: 0,
+        parameters,
+        bytesPerToken: null,
+        timing,
+      };
       add(note === undefined ? row : { ...row, note }, null);
     }
   };
@@ -89,7 +107,15 @@ export async function measureDecoding(
       using model = await loadModelFrom(sliced, { device, baseDtype: dtype });
       const timing = await measureDecode(model, { prompt, tokens, repeats });
       const parameters = parameterCount(sliced.spec);
-      const row = add({ program: "ours", version: "", variant: dtype, sparsity, parameters, timing }, dense);
+      const row = add({
+        program: "ours",
+        version: "",
+        variant: dtype,
+        sparsity,
+        parameters,
+        bytesPerToken: bytesOfToken(model),
+        timing,
+      }, dense);
       dense ??= row;
     }
     if (dtype === DTYPES[0]) await llama();

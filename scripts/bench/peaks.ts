@@ -154,7 +154,7 @@ const streamRead: KernelSource = {
   bindings: ["read", "storage", "uniform"],
 };
 
-/** The same from a storage texture, a row an invocation group of 8 lanes. */
+/** The same from a storage texture whose width is a multiple of 64: 8 rows an invocation group of 8 lanes, 8 loads before their sum. */
 const streamTexture: KernelSource = {
   name: "peak_read_texture",
   code: `@group(0) @binding(0) var source: texture_storage_2d<rgba32float, read>;
@@ -162,8 +162,10 @@ const streamTexture: KernelSource = {
 @group(0) @binding(2) var<uniform> width: u32;
 @compute @workgroup_size(8) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   var sum = vec4f();
-  for (var r = 0u; r < 8u; r++) {
-    for (var x = lane; x < width; x += 8u) { sum += textureLoad(source, vec2u(x, group.x * 8u + r)); }
+  for (var r = group.x * 8u; r < group.x * 8u + 8u; r++) {
+    for (var x = lane; x < width; x += 64u) {
+      sum += ${Array.from({ length: 8 }, (_, i) => `textureLoad(source, vec2u(x + ${8 * i}u, r))`).join(" + ")};
+    }
   }
   sums[group.x * 8u + lane] = sum;
 }`,

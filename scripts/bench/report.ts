@@ -130,19 +130,22 @@ function decodeText({ decode }: BenchResults): string {
   if (!decode) return "";
   const { model, prompt, tokens, rows } = decode;
   const factor = (value: number | null): string => value === null ? "–" : `${value.toFixed(2)}×`;
+  const notes = rows.flatMap(({ program, note }) => note === undefined ? [] : [`\n${program}: ${note}`]);
   return `decode: ${model}; ${tokens} tokens after a prompt of ${prompt}\n\n${
     table(
-      ["", "cut", "tokens/s", "parameters", "faster", "smaller"],
+      ["", "cut", "tokens/s", "weights/token", "of peak", "parameters", "faster", "smaller"],
       rows.map((row) => [
         `${row.program} ${row.version} ${row.variant}`.replace("  ", " "),
         percent(row.sparsity),
         short(row.tokensPerSecond),
+        row.bytesPerToken === null ? "–" : si(row.bytesPerToken, "B"),
+        row.share === null ? "–" : percent(row.share),
         si(row.parameters, ""),
         factor(row.speedup),
         factor(row.shrinkage),
       ]),
     )
-  }`;
+  }${notes.join("")}`;
 }
 
 function fileText(title: string, rows: NonNullable<BenchResults["load"]>): string {

@@ -24,7 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig  # noqa: E402
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 torch.set_num_threads(1)
@@ -71,6 +71,22 @@ MODELS = {
             num_hidden_layers=2, vocab_size=83, tie_word_embeddings=True, max_position_embeddings=128,
             rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, **COMMON),
     },
+    "gqa_bias": {
+        "dtype": torch.float32, "old": None, "shard": None,
+        "config": lambda: LlamaConfig(
+            hidden_size=40, num_attention_heads=4, num_key_value_heads=2, head_dim=10, intermediate_size=53,
+            num_hidden_layers=2, vocab_size=83, tie_word_embeddings=True, max_position_embeddings=128, mlp_bias=True,
+            rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+            **{**COMMON, "attention_bias": True}),
+    },
+    "qwen2": {
+        "dtype": torch.float32, "old": None, "shard": None,
+        "config": lambda: Qwen2Config(
+            hidden_size=36, num_attention_heads=6, num_key_value_heads=2, intermediate_size=49, num_hidden_layers=2,
+            vocab_size=79, tie_word_embeddings=False, max_position_embeddings=128, rms_norm_eps=1e-6,
+            rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
+            **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
 }
 
 LEGEND = {
@@ -89,7 +105,9 @@ def write_model(folder, recipe, generator):
     model = AutoModelForCausalLM.from_config(recipe["config"]())
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.dim() == 1:
+            if name.endswith(".bias"):
+                weight.copy_(normal(generator, *weight.shape, std=0.4))
+            elif weight.dim() == 1:
                 weight.copy_(torch.rand(weight.shape, generator=generator, dtype=torch.float64) + 0.5)
             elif "embed_tokens" in name or "lm_head" in name:
                 weight.copy_(normal(generator, *weight.shape, std=0.4))
@@ -128,6 +146,10 @@ def to_float64(model):
     rotary.forward = rope
 
 
+def head_dim_of(config):
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 def projection(layer, target):
     return getattr(layer.mlp if target in ("gate", "up", "down") else layer.self_attn, f"{target}_proj")
 
@@ -136,7 +158,7 @@ def attach(model, lora, masks):
     """Hooks LoRA and masks into a model; returns the handles. The order of hooks matters: LoRA first, then z_hidden."""
     handles = []
     z_hidden = masks["mask.hidden"]
-    head_dim = model.config.head_dim
+    head_dim = head_dim_of(model.config)
 
     def before(module, scale):
         handles.append(module.register_forward_pre_hook(lambda _, args: (args[0] * scale,)))
@@ -185,10 +207,13 @@ def folded_loss(folder, batch, lora, masks):
             for target in TARGETS:
                 weight = projection(layer, target).weight
                 weight += ALPHA / RANK * lora[f"lora.{index}.{target}.B"] @ lora[f"lora.{index}.{target}.A"]
-            layer.self_attn.o_proj.weight *= masks["mask.head"][index].repeat_interleave(model.config.head_dim)
+            layer.self_attn.o_proj.weight *= masks["mask.head"][index].repeat_interleave(head_dim_of(model.config))
             layer.mlp.down_proj.weight *= masks["mask.ffn"][index]
             layer.self_attn.o_proj.weight.mul_(z_hidden[:, None])
             layer.mlp.down_proj.weight.mul_(z_hidden[:, None])
+            for target in ("o", "down"):
+                if projection(layer, target).bias is not None:
+                    projection(layer, target).bias.mul_(z_hidden)
         tokens, labels = batch
         return model.float()(input_ids=tokens, labels=labels, use_cache=False).loss.item()
 
@@ -274,7 +299,7 @@ def make(name, recipe, root, seed):
         model_rope = model.model.rotary_emb.forward
         if recipe["config"]().rope_parameters["rope_type"] != "default":
             inverse = recipe["config"]().rope_parameters["rope_theta"] ** (
-                -torch.arange(0, model.config.head_dim, 2, dtype=torch.float64) / model.config.head_dim)
+                -torch.arange(0, head_dim_of(model.config), 2, dtype=torch.float64) / head_dim_of(model.config))
             model.model.rotary_emb.forward = lambda x, position_ids, **_: tuple(
                 f(torch.cat([position_ids[..., None].double() * inverse] * 2, dim=-1)) for f in (torch.cos, torch.sin))
             unscaled = model(input_ids=tokens, use_cache=False).logits
@@ -289,7 +314,7 @@ def make(name, recipe, root, seed):
     for key, value in stats.items():
         print(f"  {key:16} {LEGEND.get(key.split('.')[1], LEGEND['run'])}: {', '.join(f'{number:.4g}' for number in value)}")
     return {"dtype": str(recipe["dtype"]).removeprefix("torch."), "heads": model.config.num_attention_heads,
-            "kv_heads": model.config.num_key_value_heads, "head_dim": model.config.head_dim}
+            "kv_heads": model.config.num_key_value_heads, "head_dim": head_dim_of(model.config)}
 
 
 def main():

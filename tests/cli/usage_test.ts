@@ -48,7 +48,7 @@ Deno.test("a value out of range is refused with option, rule and value, and noth
     ["--sparsity", "1.5", /number above 0 and below 1/],
     ["--sparsity", "30%", /number above 0 and below 1/],
     ["--steps", "0", /whole number, at least 1/],
-    ["--steps", "2.5", /whole number, at least 1/],
+    ["--steps", "2.5", /whole number/],
     ["--batch", "-1", /whole number, at least 1/],
     ["--seq", "many", /whole number, at least 2/],
     ["--seed", "", /whole number/],

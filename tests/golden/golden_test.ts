@@ -24,6 +24,8 @@ const CASES: readonly { name: GoldenName; baseDtype: "f32" | "f16" }[] = [
   { name: "mqa_bf16_sharded", baseDtype: "f32" },
   { name: "gqa_f16", baseDtype: "f32" },
   { name: "gqa_f16", baseDtype: "f16" },
+  { name: "gqa_bias", baseDtype: "f32" },
+  { name: "qwen2", baseDtype: "f32" },
 ];
 const BATCHES: readonly BatchName[] = ["pair", "single"];
 const RUNS: readonly RunName[] = ["bare", "lora", "full"];
@@ -140,14 +142,37 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
       layers: layers(2, 4, { kvHeads: 2, ffn: 53 }),
       maxPosition: 128,
     }],
+    ["gqa_bias", {
+      headDim: 10,
+      tied: true,
+      rope: { base: 10000, scaling: { kind: "none" } },
+      layers: layers(2, 4, { kvHeads: 2, ffn: 53 }),
+      maxPosition: 128,
+      biases: ["q", "k", "v", "o", "gate", "up", "down"],
+    }],
+    ["qwen2", {
+      headDim: 6,
+      tied: false,
+      rope: { base: 1000, scaling: { kind: "none" } },
+      layers: layers(2, 6, { kvHeads: 2, ffn: 49 }),
+      maxPosition: 128,
+      biases: ["q", "k", "v"],
+    }],
   ]);
   using device = await openDevice();
-  for (const [name, { headDim, tied, rope, layers, maxPosition }] of wanted) {
+  for (const [name, { headDim, tied, rope, layers, maxPosition, biases }] of wanted) {
     using model = await loadModel((await openGolden(name)).modelPath, { device, baseDtype: "f32" });
     const { spec } = model;
     assert.deepEqual(
-      { headDim: spec.headDim, tied: spec.tied, rope: spec.rope, layers: spec.layers, maxPosition: spec.maxPosition },
-      { headDim, tied, rope, layers, maxPosition },
+      {
+        headDim: spec.headDim,
+        tied: spec.tied,
+        rope: spec.rope,
+        layers: spec.layers,
+        maxPosition: spec.maxPosition,
+        biases: spec.biases,
+      },
+      { headDim, tied, rope, layers, maxPosition, biases },
       name,
     );
     assert.deepEqual([spec.bosId, [...spec.eosIds], spec.padId], [1, [2], 0], name);

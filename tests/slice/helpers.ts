@@ -10,8 +10,15 @@ import { normal, uniform } from "../../lib/random.ts";
 import { type Adapters, loadModelFrom } from "../../lib/run/model.ts";
 import { type Distance, distance, type GoldenName, openGolden } from "../golden/helpers/golden.ts";
 
-/** The random models: grouped, one KV head, all KV heads; tied and untied; every kind of RoPE. */
-export const NAMES: readonly GoldenName[] = ["gqa_llama3", "mha_linear", "mqa_bf16_sharded", "gqa_f16"];
+/** The random models: grouped, one KV head, all KV heads; tied and untied; every kind of RoPE; without biases, with all, and with those of Qwen2. */
+export const NAMES: readonly GoldenName[] = [
+  "gqa_llama3",
+  "mha_linear",
+  "mqa_bf16_sharded",
+  "gqa_f16",
+  "gqa_bias",
+  "qwen2",
+];
 
 /**
  * Largest difference of two computations of the same logits, relative to the largest logit. The sums are the same numbers in another order, or

@@ -1,0 +1,144 @@
+// Attention of one query token over a cache in textures: the design for adapters that are a CPU. Owns its WGSL generator and the caches' layout; imports nothing but types and text helpers.
+import { dotOnto, headVectors, range } from "./attention_text.ts";
+import type { DecodeTile } from "./attention_decode.ts";
+import type { KernelSource } from "./mod.ts";
+
+/** Keys of a row of a cache texture, which holds those of one KV head side by side: a CPU reads a head's keys from first to last. */
+export const CACHE_KEYS = 64;
+
+const LANES = 8;
+/** Keys that are loaded before they are used. */
+const STEP = 4;
+
+/**
+ * o[h] = z[h] · Σ_j softmax_j(q[h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ position[0]. Writes (=) the heads of o, not its padding.
+ *
+ * Row by row of the caches, with an online softmax; lanes are columns of a head, and add up scores through workgroup memory, in order.
+ * Shapes: q, o one row of vec4, head h from h·vectors on; z [heads]; k, v textures of {@link CACHE_KEYS}·vectors × kvHeads·rows texels, where
+ * key j of head h' lies in row h'·rows + ⌊j / CACHE_KEYS⌋, from (j % CACHE_KEYS)·vectors on.
+ * Grid: x = heads of the model / tile.heads. Bindings: q, k, v (texture-f32), position, z, o, params. params.scale is log2(e) / √headDim.
+ */
+export function decodeAttentionTexture({ headDim, heads: count }: Pick<DecodeTile, "headDim" | "heads">): KernelSource {
+  const vectors = headVectors(headDim),
+    heads = range(count),
+    owned = range(Math.ceil(vectors / LANES)),
+    steps = range(STEP);
+  const lines = <T>(items: readonly T[], line: (item: T) => string): string => items.map(line).join("\n");
+  const eight = (array: string, at: string): string => range(LANES).map((i) => `${array}[${at} + ${i}u]`).join(", ");
+  const load = (name: string): string =>
+    lines(steps, (u) =>
+      `      let at${u} = min(j + ${u}u, count - 1u) * ${vectors}u;
+${lines(owned, (i) => `      let x${u}_${i} = textureLoad(${name}, vec2u(at${u} + c${i}, row));`)}`);
+  const code = `struct Params { ratio: u32, capacity: u32, rows: u32, scale: f32 }
+@group(0) @binding(0) var<storage, read> q: array<vec4f>;
+@group(0) @binding(1) var k: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(2) var v: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(3) var<storage, read> position: array<u32>;
+@group(0) @binding(4) var<storage, read> z: array<f32>;
+@group(0) @binding(5) var<storage, read_write> o: array<vec4f>;
+@group(0) @binding(6) var<uniform> params: Params;
+var<workgroup> partial: array<f32, ${count * CACHE_KEYS * LANES}>;
+var<workgroup> weights: array<f32, ${count * CACHE_KEYS}>;
+var<workgroup> shared_values: array<f32, ${count * LANES}>;
+
+@compute @workgroup_size(${LANES})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let h = group.x * ${count}u;
+  let first = h / params.ratio * params.rows;
+  let keys = min(position[0] + 1u, params.capacity);
+  // Lanes past the end of a head read its last column, with a query of zero.
+${lines(owned, (i) => `  let c${i} = min(lane + ${i * LANES}u, ${vectors - 1}u);`)}
+${
+    lines(heads, (g) =>
+      lines(owned, (i) =>
+        `  let q${g}_${i} = select(0.0, params.scale, lane + ${
+          i * LANES
+        }u < ${vectors}u) * q[(h + ${g}u) * ${vectors}u + c${i}];
+  var o${g}_${i} = vec4f();`) +
+      `
+  var top${g} = -3e38;
+  var total${g} = 0.0;`)
+  }
+  for (var tile = 0u; tile < keys; tile += ${CACHE_KEYS}u) {
+    let count = min(${CACHE_KEYS}u, keys - tile);
+    let row = first + tile / ${CACHE_KEYS}u;
+    for (var j = 0u; j < count; j += ${STEP}u) {
+${load("k")}
+${
+    lines(heads, (g) =>
+      lines(steps, (u) =>
+        `      partial[(${g * CACHE_KEYS}u + j + ${u}u) * ${LANES}u + lane] = ${
+          owned.reduce<string | null>((sum, i) =>
+            dotOnto(sum, `q${g}_${i}`, `x${u}_${i}`), null)
+        };`))
+  }
+    }
+    workgroupBarrier();
+${lines(heads, (g) => `    var most${g} = top${g};`)}
+    for (var j = lane; j < count; j += ${LANES}u) {
+${
+    lines(heads, (g) =>
+      `      let s${g} = ${
+        range(LANES).map((i) =>
+          `partial[(${g * CACHE_KEYS}u + j) * ${LANES}u + ${i}u]`
+        ).join(" + ")
+      };
+      weights[${g * CACHE_KEYS}u + j] = s${g};
+      most${g} = max(most${g}, s${g});`)
+  }
+    }
+${lines(heads, (g) => `    shared_values[${g * LANES}u + lane] = most${g};`)}
+    workgroupBarrier();
+${
+    lines(heads, (g) =>
+      `    most${g} = ${
+        range(LANES).map((i) =>
+          `shared_values[${g * LANES + i}u]`
+        ).reduce((most, value) => `max(${most}, ${value})`)
+      };
+    let shrink${g} = exp2(top${g} - most${g});
+    top${g} = most${g};
+    total${g} *= shrink${g};
+${lines(owned, (i) => `    o${g}_${i} *= shrink${g};`)}`)
+  }
+    // Each lane takes the keys whose scores it wrote; the rest of the last step has no weight.
+    for (var j = lane; j < (count + ${STEP - 1}u) / ${STEP}u * ${STEP}u; j += ${LANES}u) {
+${
+    lines(heads, (g) =>
+      `      let p${g} = select(0.0, exp2(weights[${g * CACHE_KEYS}u + j] - top${g}), j < count);
+      weights[${g * CACHE_KEYS}u + j] = p${g};
+      total${g} += p${g};`)
+  }
+    }
+    workgroupBarrier();
+    for (var j = 0u; j < count; j += ${STEP}u) {
+${load("v")}
+${
+    lines(heads, (g) =>
+      lines(steps, (u) =>
+        `      let w${g}_${u} = weights[${g * CACHE_KEYS}u + j + ${u}u];
+${lines(owned, (i) => `      o${g}_${i} += w${g}_${u} * x${u}_${i};`)}`))
+  }
+    }
+    workgroupBarrier();
+  }
+${lines(heads, (g) => `  shared_values[${g * LANES}u + lane] = total${g};`)}
+  workgroupBarrier();
+${
+    lines(heads, (g) =>
+      `  let factor${g} = z[h + ${g}u] / (${eight("shared_values", `${g * LANES}u`).replaceAll(", ", " + ")});
+${
+        lines(owned, (i) =>
+          `  if (lane + ${
+            i * LANES
+          }u < ${vectors}u) { o[(h + ${g}u) * ${vectors}u + c${i}] = o${g}_${i} * factor${g}; }`)
+      }`)
+  }
+}
+`;
+  return {
+    name: `attention_decode_texture-${headDim}-${count}`,
+    bindings: ["read", "texture-f32", "texture-f32", "read", "read", "storage", "uniform"],
+    code,
+  };
+}

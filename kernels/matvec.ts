@@ -1,0 +1,115 @@
+// Products of frozen matrices with one vector, for generating token by token. Owns the kernels' frame; refuses several rows of x.
+import { endingBindings, endingFunctions, endingText, type MatvecEnding, type MatvecRole } from "./matvec_text.ts";
+import { bufferBody } from "./matvec_buffer.ts";
+import { textureBody, type TextureUnits } from "./matvec_texture.ts";
+import type { KernelSource } from "./mod.ts";
+import { weightBindings, type WeightStorage } from "./weight_access.ts";
+
+export { type MatvecEnding, type MatvecRole, texelOf } from "./matvec_text.ts";
+export { MATVEC_BUFFER_ROWS } from "./matvec_buffer.ts";
+export { MATVEC_TEXTURE_ROWS, type TextureUnits, textureUnits } from "./matvec_texture.ts";
+
+/** One kernel of the family: s = W·x, or W·RMSNorm(x), for the rows of `parts` matrices, and an ending. */
+export interface Matvec {
+  readonly storage: WeightStorage;
+  readonly ending: MatvecEnding;
+  /** Matrices one after another in the grid (1 where the ending is "residual" or "swiglu", whose second matrix does not count). */
+  readonly parts: number;
+  /** What the parts of a "rotate" are. */
+  readonly roles?: readonly MatvecRole[];
+  /** x is RMS-normalised first: x·w / sqrt(mean x² + ε). */
+  readonly norm: boolean;
+  /** Texture only: loads along a row that the kernel unrolls; of `rounds` it only matters whether there are several. */
+  readonly units?: TextureUnits;
+}
+
+/** Invocations of a workgroup. */
+export function matvecLanes({ storage }: Pick<Matvec, "storage">): number {
+  return storage.placement === "texture" ? 8 : 64;
+}
+
+/** Params of the kernels before those of the parts. */
+const PARAMS = `  columns: u32,    // of x that mean something; whatever x holds beyond them counts as 0
+  pitch: u32,      // texels from one row of W to the next; buffers only
+  scalePitch: u32, // the same of its scales
+  rounds: u32,     // textures only
+  groupRows: u32,  // rows of a workgroup
+  eps: f32,        // of the norm; its mean is over the columns
+  headStride: u32, // these four only for "rotate"
+  half: u32,
+  positions: u32,
+  cacheRows: u32,  // texture rows of a KV head`;
+
+/**
+ * Bindings: of each matrix its own (two where it is in blocks), x, with \`norm\` its weight, those of the ending (z; or RoPE's table, position;
+ * y or the caches), params. Grid: x and y the workgroups of all parts; params end with firstGroup, rows and offset of each part.
+ * Rows of W, a multiple of 64 in memory, may be read beyond the logical ones; these are not written.
+ * The order of a sum is fixed by the storage alone, not by the grid.
+ */
+export function matvecKernel(kernel: Matvec): KernelSource {
+  const { storage, ending, parts, roles = [], norm, units } = kernel;
+  const matrices = ending === "swiglu" ? 2 : parts;
+  const lanes = matvecLanes(kernel), isTexture = storage.placement === "texture";
+  const weights = weightBindings(storage);
+  const bindings: { kind: KernelSource["bindings"][number]; declare: string }[] = [];
+  for (let m = 0; m < matrices; m++) {
+    weights.forEach((kind, index) => {
+      const name = `${index === 0 ? "w" : "scales"}${m}`;
+      bindings.push({ kind, declare: declareWeights(storage, name, index) });
+    });
+  }
+  bindings.push({ kind: "read", declare: "var<storage, read> x: array<vec4f>;" });
+  if (norm) bindings.push({ kind: "read", declare: "var<storage, read> norm: array<vec4f>;" });
+  bindings.push(...endingBindings(ending, roles));
+  bindings.push({ kind: "uniform", declare: "var<uniform> params: Params;" });
+  const list = Array.from({ length: parts }, (_, p) => p);
+  const fields = list.map((p) => `  firstGroup${p}: u32, rows${p}: u32, offset${p}: u32,`).join("\n");
+  const name = ["matvec", storage.placement, storage.dtype, ending, ...roles, parts, ...(norm ? ["norm"] : [])];
+  const code = `struct Params {
+${PARAMS}
+${fields}
+}
+${bindings.map(({ declare }, index) => `@group(0) @binding(${index}) ${declare}`).join("\n")}
+${isTexture ? textureBody(kernel).module : bufferBody(kernel).module}
+${endingFunctions(ending)}
+/** x with what lies beyond its columns as 0. */
+fn x_at(c4: u32) -> vec4f { return select(vec4f(), x[c4], c4 * 4u + vec4u(0u, 1u, 2u, 3u) < vec4u(params.columns)); }
+
+@compute @workgroup_size(${lanes}) fn main(
+  @builtin(workgroup_id) id: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let group = id.x + id.y * grid.x;
+  var part = 0u;
+  var n0 = group * params.groupRows;
+  var rows = params.rows0;
+  var offset = params.offset0;
+${
+    list.slice(1).map((p) =>
+      `  if (group >= params.firstGroup${p}) {
+    part = ${p}u;
+    n0 = (group - params.firstGroup${p}) * params.groupRows;
+    rows = params.rows${p};
+    offset = params.offset${p};
+  }`
+    ).join("\n")
+  }
+  let count = min(params.groupRows, max(rows, n0) - n0);
+${isTexture ? textureBody(kernel).main : bufferBody(kernel).main}
+${endingText(ending, roles, lanes)}
+}
+`;
+  return {
+    name: [...name, ...(units ? [units.units + (units.half ? 0.5 : 0), ...(units.rounds > 1 ? ["rounds"] : [])] : [])]
+      .join("-"),
+    bindings: bindings.map(({ kind }) => kind),
+    code,
+  };
+}
+
+function declareWeights({ placement, dtype }: WeightStorage, name: string, index: number): string {
+  const isFloat = dtype === "f32" && index === 0;
+  if (placement === "buffer") return `var<storage, read> ${name}: array<${isFloat ? "vec4f" : "vec4u"}>;`;
+  return `var ${name}: texture_storage_2d<${isFloat ? "rgba32float" : "rgba32uint"}, read>;`;
+}

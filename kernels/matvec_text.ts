@@ -1,0 +1,190 @@
+// Pieces of WGSL that the matrix-vector kernels share: how a texel of weights meets x, and what becomes of the sums. Owns no kernel.
+import { CACHE_KEYS } from "./attention_decode_texture.ts";
+import type { Binding } from "./mod.ts";
+import { isQuantized, QUANT_BLOCK, QUANT_ROWS, quantBits, quantColumns, type WeightDtype } from "./weight_access.ts";
+
+/** What becomes of the sums s = W·x of a row n. */
+export type MatvecEnding =
+  /** y[offset + n] = s. */
+  | "store"
+  /** y[n] = silu(s)·s'·z[n], with s' of the second matrix. */
+  | "swiglu"
+  /** y[n] += s·z[n]. */
+  | "residual"
+  /** q = RoPE(s); key position[0] of the key texture = RoPE(s), of the value texture = s: see {@link MatvecRole} and `decodeAttentionTexture`. */
+  | "rotate";
+
+/** Where a part of a "rotate" goes. */
+export type MatvecRole = "q" | "k" | "v";
+
+const XYZW = ["x", "y", "z", "w"] as const;
+
+/** How one texel of weights is laid out. */
+export interface Texel {
+  /** Columns of a texel: vec4 of x that it meets, times 4. */
+  readonly columns: number;
+  /** Rows of a texel. */
+  readonly rows: number;
+  /** Texels of a row that share one texel of scales; 0 where there are none. */
+  readonly perScale: number;
+  /** WGSL type of a texel. */
+  readonly type: "vec4f" | "vec4u";
+}
+
+/** Layout of a dtype's texels, as `Matrix` in lib/nn stores them. */
+export function texelOf(dtype: WeightDtype): Texel {
+  if (isQuantized(dtype)) {
+    const columns = quantColumns(dtype);
+    return { columns, rows: QUANT_ROWS, perScale: QUANT_BLOCK / columns, type: "vec4u" };
+  }
+  return dtype === "f32"
+    ? { columns: 4, rows: 1, perScale: 0, type: "vec4f" }
+    : { columns: 8, rows: 1, perScale: 0, type: "vec4u" };
+}
+
+/** Factor by which column c of a texel's x is multiplied beforehand: codes are masked in place, not shifted down. */
+export function columnScale(dtype: WeightDtype, column: number): number {
+  if (!isQuantized(dtype)) return 1;
+  const bits = quantBits(dtype), shift = bits * column;
+  return shift + bits === 32 ? 1 : 2 ** -shift;
+}
+
+/** {@link columnScale} of four columns as a WGSL expression; null where all are 1. */
+export function columnScale4(dtype: WeightDtype, first: number): string | null {
+  const scales = [0, 1, 2, 3].map((i) => columnScale(dtype, first + i));
+  return scales.every((scale) => scale === 1) ? null : `vec4f(${scales.map((scale) => scale.toString()).join(", ")})`;
+}
+
+/**
+ * WGSL expression of the sum of a texel's columns: of one row as f32, of four as vec4f. x holds the names of its vec4.
+ * Quantized codes come without their scale. `unpacked` is a prefix of names for what the statements in `before` define.
+ */
+export function texelDot(
+  dtype: WeightDtype,
+  { texel, x, name }: { readonly texel: string; readonly x: readonly string[]; readonly name: string },
+): { readonly before: string; readonly sum: string } {
+  const factor = (column: number): string => `${x[column >> 2]}.${XYZW[column & 3]}`;
+  if (dtype === "f32") {
+    return { before: "", sum: [0, 1, 2, 3].map((c) => `${factor(c)} * ${texel}.${XYZW[c]}`).join(" + ") };
+  }
+  if (dtype === "f16") {
+    return {
+      before: [0, 1, 2, 3].map((i) => `let ${name}_${i} = unpack2x16float(${texel}.${XYZW[i]});`).join(" "),
+      sum: Array.from({ length: 8 }, (_, c) => `${factor(c)} * ${name}_${c >> 1}.${XYZW[c & 1]}`).join(" + "),
+    };
+  }
+  const bits = quantBits(dtype);
+  const terms = Array.from({ length: quantColumns(dtype) }, (_, c) => {
+    const shift = bits * c, isLast = shift + bits === 32;
+    const code = isLast ? `${texel} >> vec4u(${shift}u)` : `${texel} & vec4u(${(2 ** bits - 1) * 2 ** shift}u)`;
+    // Through i32, as a CPU converts signed integers in one instruction, unsigned ones in eight.
+    return `${factor(c)} * vec4f(vec4i(${code}))`;
+  });
+  return { before: "", sum: terms.join(" + ") };
+}
+
+/** Statement that adds d·sum + m·(sum of x) of four rows to `target`. */
+export function scaledSum(
+  { target, sum, total, scale, name }: {
+    readonly target: string;
+    readonly sum: string;
+    /** Sum of x over the columns. */
+    readonly total: string;
+    /** A texel of scales. */
+    readonly scale: string;
+    readonly name: string;
+  },
+): string {
+  const pairs = XYZW.map((c, i) => `let ${name}_${i} = unpack2x16float(${scale}.${c});`).join(" ");
+  const pick = (half: string): string => `vec4f(${XYZW.map((_, i) => `${name}_${i}.${half}`).join(", ")})`;
+  return `${pairs} ${target} += ${pick("x")} * (${sum}) + ${pick("y")} * ${total};`;
+}
+
+/** Bindings of an ending, in order, each with its WGSL declaration. */
+export function endingBindings(
+  ending: MatvecEnding,
+  roles: readonly MatvecRole[],
+): readonly { readonly kind: Binding; readonly declare: string }[] {
+  const y = { kind: "storage", declare: "var<storage, read_write> y: array<f32>;" } as const;
+  const read = (declare: string): { readonly kind: Binding; readonly declare: string } => ({
+    kind: "read",
+    declare: `var<storage, read> ${declare};`,
+  });
+  switch (ending) {
+    case "store":
+      return [y];
+    case "swiglu":
+    case "residual":
+      return [read("z: array<f32>"), y];
+    case "rotate":
+      return [
+        read("table: array<vec2f>"),
+        read("position: array<u32>"),
+        ...roles.map((role) =>
+          role === "q" ? y : {
+            kind: "texture-store-f32" as const,
+            declare: `var ${role}_cache: texture_storage_2d<rgba32float, write>;`,
+          }
+        ),
+      ];
+  }
+}
+
+/**
+ * Statements that end a workgroup: its rows are n0 … n0 + count − 1 of part `part`, `sum_of(i)` is the sum of row n0 + i, and of the
+ * second matrix of "swiglu" that of i + params.groupRows. `lanes` invocations share the work.
+ */
+export function endingText(ending: MatvecEnding, roles: readonly MatvecRole[], lanes: number): string {
+  const each = (body: string): string => `for (var i = lane; i < count; i += ${lanes}u) { ${body} }`;
+  switch (ending) {
+    case "store":
+      return `  ${each("y[offset + n0 + i] = sum_of(i) * factor;")}`;
+    case "residual":
+      return `  ${each("let n = offset + n0 + i; y[n] = fma(sum_of(i) * factor, z[n], y[n]);")}`;
+    case "swiglu":
+      return `  ${
+        each(`
+    let gate = sum_of(i) * factor;
+    let n = offset + n0 + i;
+    y[n] = gate / (1.0 + exp(-gate)) * (sum_of(i + params.groupRows) * factor) * z[n];
+  `)
+      }`;
+    case "rotate":
+      return `  let at = position[0];
+${
+        roles.map((role, part) =>
+          `  if (part == ${part}u) {
+    ${
+            role === "q"
+              ? each("y[offset + n0 + i] = rotated(i, at) * factor;")
+              : `for (var i = lane * 4u; i < count; i += ${4 * lanes}u) {
+      let value = vec4f(${
+                [0, 1, 2, 3].map((j) => role === "k" ? `rotated(i + ${j}u, at)` : `sum_of(i + ${j}u)`).join(", ")
+              }) * factor;
+      let n = offset + n0 + i;
+      let column = at % ${CACHE_KEYS}u * params.headStride + n % params.headStride;
+      textureStore(${role}_cache, vec2u(column / 4u, n / params.headStride * params.cacheRows + at / ${CACHE_KEYS}u), value);
+    }`
+          }
+  }`
+        ).join("\n")
+      }`;
+  }
+}
+
+/** Functions that an ending calls. A workgroup of "rotate" owns whole heads of `params.headStride` rows, `params.half` pairs each. */
+export function endingFunctions(ending: MatvecEnding): string {
+  if (ending !== "rotate") return "";
+  return `
+fn rotated(i: u32, at: u32) -> f32 {
+  let j = i % params.headStride;
+  let isLow = j < params.half;
+  let pair = select(j - params.half, j, isLow);
+  if (pair >= params.half) { return 0.0; }
+  let turn = table[min(at, params.positions - 1u) * params.half + pair];
+  let own = sum_of(i);
+  if (isLow) { return own * turn.x - sum_of(i + params.half) * turn.y; }
+  return own * turn.x + sum_of(i - params.half) * turn.y;
+}
+`;
+}

@@ -1,0 +1,195 @@
+// Body of the matrix-vector kernels for adapters that are a CPU: x in registers, rows of W streamed from a texture. Owns its WGSL; imports text and types.
+import type { Matvec } from "./matvec.ts";
+import { columnScale4, scaledSum, texelDot, texelOf } from "./matvec_text.ts";
+import { isQuantized, type WeightDtype } from "./weight_access.ts";
+
+/** Rows of a workgroup at most, all matrices of a "swiglu" together: as many sums fit 16 KiB of workgroup memory. */
+export const MATVEC_TEXTURE_ROWS = 384;
+/** Most units in registers: the compiler's time grows with them. */
+const MAX_UNITS = 32;
+/** Up to here every number of units has its own kernel. */
+const EXACT_UNITS = 10;
+
+const LANES = 8;
+
+/** How the loads along a row are unrolled. */
+export interface TextureUnits {
+  /** Units of the whole workgroup in a round, see {@link textureUnits}. */
+  readonly units: number;
+  /** Whether half a unit follows them. */
+  readonly half: boolean;
+  /** Rounds that a row takes. */
+  readonly rounds: number;
+}
+
+/**
+ * What one invocation loads at once is a unit: one texel, or two texels of a block and its scales. The units of the eight invocations lie side
+ * by side, so that a row is read from its first byte to its last: a CPU's prefetcher follows only such reads (measured: 20 GB/s a core, and
+ * 9 GB/s with the invocations on rows side by side). Many units are rounded up, so that layers of uneven widths share kernels.
+ */
+export function textureUnits(dtype: WeightDtype, columns: number): TextureUnits {
+  const { span } = unitOf(dtype), halves = Math.ceil(2 * columns / span);
+  if (isQuantized(dtype) && halves % 2 === 1 && halves > 1 && halves < 2 * EXACT_UNITS) {
+    return { units: (halves - 1) / 2, half: true, rounds: 1 };
+  }
+  const all = Math.max(1, Math.ceil(halves / 2));
+  const rounds = Math.ceil(all / MAX_UNITS), units = Math.ceil(all / rounds);
+  return { units: units <= EXACT_UNITS ? units : Math.ceil(units / 2) * 2, half: false, rounds };
+}
+
+interface Unit {
+  /** Texels of a unit. */
+  readonly texels: number;
+  /** Texels from one to the next. */
+  readonly step: number;
+  /** Columns that the units of all invocations span. */
+  readonly span: number;
+}
+
+function unitOf(dtype: WeightDtype): Unit {
+  const { columns, perScale } = texelOf(dtype), texels = perScale === 0 ? 1 : 2;
+  return { texels, step: perScale / texels, span: LANES * texels * columns };
+}
+
+/** Loads of one invocation: texels of W by their column, the vec4 of x that they meet, and where the scales lie. */
+interface Load {
+  readonly texels: readonly { readonly column: string; readonly x: readonly string[] }[];
+  readonly scale: string;
+  /** Name of the sum of x. */
+  readonly total: string;
+}
+
+/** Declarations and statements of main() up to the sums. */
+export function textureBody(kernel: Matvec): { readonly module: string; readonly main: string } {
+  const { storage: { dtype }, ending, parts, norm, units: { units, half, rounds } = NO_UNITS } = kernel;
+  const { texels, step, span } = unitOf(dtype), isMany = rounds > 1;
+  const texel = texelOf(dtype), vectors = texel.columns / 4, perUnit = texels * vectors, quantized = isQuantized(dtype);
+  const registers = list(units * perUnit);
+
+  const place = (unit: string, t: number): string => `first + ${unit} * ${LANES * texels}u + ${t * step}u`;
+  const loads: Load[] = list(units).map((u) => ({
+    texels: list(texels).map((t) => ({
+      column: place(`${u}u`, t),
+      x: list(vectors).map((v) => `x${(u * texels + t) * vectors + v}`),
+    })),
+    scale: `firstScale + ${u * span / 32}u`,
+    total: `t${u}`,
+  }));
+  const rest: Load = {
+    texels: [{ column: `lane + ${units * LANES * texels}u`, x: list(vectors).map((v) => `y${v}`) }],
+    scale: `lane / ${texel.perScale}u + ${units * span / 32}u`,
+    total: "rest",
+  };
+
+  /** Statements that load x for texels of W, given the names that it goes to. */
+  const loadX = (columns: readonly string[], targets: readonly string[], total: string): string =>
+    columns.flatMap((column, t) =>
+      list(vectors).map((v) => {
+        const i = t * vectors + v, c4 = `(${column}) * ${vectors}u + ${v}u`, scale = columnScale4(dtype, 4 * v);
+        return `    let v${i} = x_at(${c4});
+${norm ? `    squares += v${i} * v${i};\n    let h${i} = v${i} * norm[${c4}];` : `    let h${i} = v${i};`}
+    ${targets[i]} = h${i}${scale ? ` * ${scale}` : ""};`;
+      })
+    ).join("\n") +
+    (quantized
+      ? `\n    ${total} = ${targets.map((_, i) => `h${i}.x + h${i}.y + h${i}.z + h${i}.w`).join(" + ")};`
+      : "");
+  // In a loop that shifts the registers down: unrolled loads of buffers make llvmpipe's compiler several times slower.
+  const fill = `  for (var i = 0u; i < ${units}u; i++) {
+    ${registers.slice(0, -perUnit).map((i) => `x${i} = x${i + perUnit};`).join(" ")}
+    ${quantized ? list(units - 1).map((i) => `t${i} = t${i + 1};`).join(" ") : ""}
+${
+    loadX(
+      list(texels).map((t) => place("i", t)),
+      registers.slice(-perUnit).map((i) => `x${i}`),
+      `t${units - 1}`,
+    )
+  }
+  }
+${
+    half
+      ? `  {\n${loadX(rest.texels.map(({ column }) => column), rest.texels.flatMap(({ x }) => x), rest.total)}\n  }`
+      : ""
+  }`;
+
+  const all = half ? [...loads, rest] : loads;
+  const row = (m: number): string => {
+    const texture = quantized ? "n0 / 4u + r / 4u" : "n0 + r";
+    const at = `(${m === 1 && ending === "swiglu" ? "r + params.groupRows" : "r"}) * ${LANES}u + lane`;
+    // All loads come before their arithmetic: an image load is a call, which saves all registers.
+    const codes = all.flatMap((load, u) =>
+      load.texels.map(({ column }, t) => `      let d${u}_${t} = textureLoad(w${m}, vec2u(${column}, ${texture}));`)
+    );
+    const scales = quantized
+      ? all.map(({ scale }, u) => `      let e${u} = textureLoad(scales${m}, vec2u(${scale}, ${texture}));`)
+      : [];
+    const sums = all.map((load, u) => {
+      const dots = load.texels.map(({ x }, t) => texelDot(dtype, { texel: `d${u}_${t}`, x, name: `f${u}_${t}` }));
+      const before = dots.map((dot) => dot.before).join(" "), sum = dots.map((dot) => dot.sum).join(" + ");
+      return `      ${before} ` +
+        (quantized
+          ? scaledSum({ target: "sum", sum, total: load.total, scale: `e${u}`, name: `g${u}` })
+          : `sum += ${sum};`);
+    });
+    const store = quantized
+      ? list(4).map((j) => `      ${storeSum(`${at} + ${j * LANES}u`, `sum[${j}]`, isMany)}`).join("\n")
+      : `      ${storeSum(at, "sum", isMany)}`;
+    return `    for (var r = 0u; r < count; r += ${texel.rows}u) {
+      var sum = ${quantized ? "vec4f()" : "0.0"};
+${[...codes, ...scales, ...sums].join("\n")}
+${store}
+    }`;
+  };
+  const rows = ending === "swiglu"
+    ? [row(0), row(1)].join("\n")
+    : parts === 1
+    ? row(0)
+    : list(parts).map((m) => `    if (part == ${m}u) {\n${row(m)}\n    }`).join("\n");
+
+  const lane = quantized ? `lane / ${step}u * ${texel.perScale}u + lane % ${step}u` : "lane";
+  const ofRound = (count: number): string => (isMany ? ` + round * ${count}u` : "");
+  const round = `  let first = ${lane}${ofRound(units * LANES * texels)};
+${quantized ? `  let firstScale = lane / ${step}u${ofRound(units * span / 32)};` : ""}
+${fill}
+${rows}`;
+  const reduce = (base: string): string =>
+    `  for (var i = lane; i < count; i += ${LANES}u) {
+    let at = (i${base}) * ${LANES}u;
+    sums[at] = ${list(LANES).map((j) => `sums[at + ${j}u]`).join(" + ")};
+  }`;
+  return {
+    module: `var<workgroup> sums: array<f32, ${MATVEC_TEXTURE_ROWS * LANES}>;
+${norm ? `var<workgroup> square_sums: array<f32, ${LANES}>;` : ""}
+fn sum_of(i: u32) -> f32 { return sums[i * ${LANES}u]; }`,
+    main: `${
+      [...registers.map((i) => `x${i}`), ...(half ? rest.texels.flatMap(({ x }) => x) : [])]
+        .map((x) => `  var ${x} = vec4f();`).join("\n")
+    }
+${quantized ? all.map(({ total }) => `  var ${total} = 0.0;`).join("\n") : ""}
+${norm ? "  var squares = vec4f();" : ""}
+${isMany ? `  for (var round = 0u; round < params.rounds; round++) {\n${round}\n  }` : round}
+${norm ? "  square_sums[lane] = squares.x + squares.y + squares.z + squares.w;" : ""}
+  workgroupBarrier();
+${
+      norm
+        ? `  let factor = inverseSqrt((${
+          list(LANES).map((j) => `square_sums[${j}]`).join(" + ")
+        }) / f32(params.columns) + params.eps);`
+        : "  let factor = 1.0;"
+    }
+${reduce("")}
+${ending === "swiglu" ? reduce(" + params.groupRows") : ""}
+  workgroupBarrier();`,
+  };
+}
+
+const NO_UNITS: TextureUnits = { units: 1, half: false, rounds: 1 };
+
+function list(count: number): number[] {
+  return Array.from({ length: count }, (_, index) => index);
+}
+
+function storeSum(at: string, value: string, isMany: boolean): string {
+  if (!isMany) return `sums[${at}] = ${value};`;
+  return `if (round == 0u) { sums[${at}] = ${value}; } else { sums[${at}] += ${value}; }`;
+}

@@ -1,0 +1,29 @@
+// Gradual saliency: hard masks at the schedule's target, chosen anew every few steps by a running mean of squared mask gradients. Owns the mean and the choice; refuses the loop.
+import { selectionMasks, selectUnits, unitParameters, type UnitTable } from "./units.ts";
+import type { MaskValues } from "../nn/masks.ts";
+
+/** Steps between two choices. */
+export const GRADUAL_EVERY = 3;
+/** Weight of the past in the running mean. */
+const DECAY = 0.95;
+
+/** Adds one step's dL/dz of all slots to the running mean (Σ over a unit's slots, squared, per parameter that the unit saves), in place. */
+export function addGradients(table: UnitTable, mean: Float32Array, slotGradients: Float32Array): void {
+  for (let unit = 0; unit < table.count; unit++) {
+    const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
+    let gradient = 0;
+    for (let slot = first; slot < end; slot++) gradient += slotGradients[slot] ?? 0;
+    const value = gradient * gradient / unitParameters(table, unit);
+    mean[unit] = DECAY * (mean[unit] ?? 0) + (1 - DECAY) * value;
+  }
+}
+
+/** Hard masks of the units that the mean keeps at a sparsity. Units that were cut have gradients too: they can come back. */
+export function gradualMasks(
+  table: UnitTable,
+  mean: Float32Array,
+  { target }: { readonly target: number },
+): { readonly masks: Required<MaskValues>; readonly kept: Uint8Array<ArrayBuffer> } {
+  const kept = target > 0 ? selectUnits(table, mean, { target }) : new Uint8Array(table.count).fill(1);
+  return { masks: selectionMasks(table, kept), kept };
+}

@@ -1,0 +1,155 @@
+// How a method chooses units during the pruning stage: learned masks, gradual saliency, a score at once. Owns what happens at its beginning, at every step and at its end; refuses the loop.
+import type { MaskValues } from "../nn/masks.ts";
+import { magnitudeScores } from "../prune/baselines.ts";
+import { addGradients, GRADUAL_EVERY, gradualMasks } from "../prune/gradual.ts";
+import { hardenMasks } from "../prune/harden.ts";
+import { createSaliency, initialLogAlpha } from "../prune/saliency.ts";
+import { hardSparsity, type UnitTable } from "../prune/units.ts";
+import { packMasks } from "../nn/masks.ts";
+import type { Batches } from "./batches.ts";
+import type { OneShotMethod } from "./methods.ts";
+import type { Model } from "./model.ts";
+import type { ResolvedOptions } from "./options.ts";
+import type { Trainer } from "./trainer.ts";
+
+/** A method at work. All that it knows lies in the trainer, so that checkpoints have it. */
+export interface Chooser {
+  /** Before the first step of the stage. */
+  begin(): Promise<void>;
+  /** Before every step. Returns the sparsity of masks that are hard already, null while they are learned. */
+  beforeStep(at: { readonly step: number; readonly target: number }): Promise<number | null>;
+  /** After every step. */
+  afterStep(): Promise<void>;
+  /** Makes the masks hard at the target. Returns the sparsity that was expected before. */
+  end(target: number): Promise<number>;
+}
+
+/** What a method works with. */
+export interface ChooserParts {
+  readonly model: Model;
+  readonly table: UnitTable;
+  readonly options: ResolvedOptions;
+  readonly trainer: Trainer;
+  readonly makeBatches: (seed: number) => Batches;
+  /** dL/dz of all slots on a batch, at the present masks. */
+  readonly maskGradients: (batches: Batches) => Promise<Float32Array>;
+}
+
+const SALIENCY_BATCHES = 8;
+/** Told apart from the seed of training, so that saliency has batches of its own. */
+const SALIENCY_SEED = 0x5a11;
+
+/** The chooser of the run's method. */
+export function createChooser(parts: ChooserParts): Chooser {
+  const { method } = parts.options;
+  if (method === "compresso") return learned(parts);
+  return method === "gradual" ? gradual(parts) : oneShot(parts, method);
+}
+
+function learned({ table, options, trainer, makeBatches, maskGradients }: ChooserParts): Chooser {
+  const { rates, layout } = options;
+  return {
+    async begin(): Promise<void> {
+      const batches = makeBatches((options.seed + SALIENCY_SEED) >>> 0);
+      const saliency = createSaliency(table);
+      const count = Math.min(SALIENCY_BATCHES, Math.max(2, Math.ceil(options.steps / 10)));
+      for (let index = 0; index < count; index++) saliency.add(await maskGradients(batches));
+      trainer.setLogAlpha(initialLogAlpha(saliency.perParameter(), { spread: rates.spread }));
+    },
+    beforeStep: () => Promise.resolve(null),
+    afterStep: () => Promise.resolve(),
+    async end(target): Promise<number> {
+      const { logAlpha, constraint } = await trainer.save();
+      trainer.setMasks(hardenMasks(table, logAlpha, { target, temperature: rates.temperature, layout }));
+      return constraint[7] ?? NaN;
+    },
+  };
+}
+
+/** log α holds the running mean of squared gradients. */
+function gradual({ table, options, trainer }: ChooserParts): Chooser {
+  let hard: number | null = null;
+  return {
+    begin: () => Promise.resolve(trainer.setLogAlpha(new Float32Array(table.count))),
+    async beforeStep({ step, target }): Promise<number> {
+      if (step > 0 && step % GRADUAL_EVERY === 0) {
+        const { masks, kept } = gradualMasks(table, await trainer.logAlpha(), { target });
+        trainer.setMasks(masks);
+        hard = hardSparsity(table, kept);
+      }
+      return hard ??= sparsityOf(table, await trainer.masks());
+    },
+    async afterStep(): Promise<void> {
+      const mean = await trainer.logAlpha();
+      addGradients(table, mean, await trainer.slotGradients());
+      trainer.setLogAlpha(mean);
+    },
+    end: async (target) => chooseHard(table, await trainer.logAlpha(), { target, options, trainer }),
+  };
+}
+
+function oneShot({ model, table, options, trainer }: ChooserParts, method: OneShotMethod): Chooser {
+  return {
+    begin: () => Promise.resolve(),
+    beforeStep: () => Promise.resolve(null),
+    afterStep: () => Promise.resolve(),
+    async end(target): Promise<number> {
+      const scores = await scoresOf(method, { model, table });
+      trainer.setLogAlpha(ranks(scores));
+      return chooseHard(table, scores, { target, options, trainer });
+    },
+  };
+}
+
+async function scoresOf(
+  method: OneShotMethod,
+  { model, table }: { readonly model: Model; readonly table: UnitTable },
+): Promise<ArrayLike<number>> {
+  switch (method) {
+    case "magnitude":
+      return await magnitudeScores(model.source, table);
+  }
+}
+
+/** Keeps the units of the highest scores, with z = 1. Returns the sparsity. */
+function chooseHard(
+  table: UnitTable,
+  scores: ArrayLike<number>,
+  { target, options, trainer }: {
+    readonly target: number;
+    readonly options: ResolvedOptions;
+    readonly trainer: Trainer;
+  },
+): number {
+  const { layout, rates: { temperature } } = options;
+  const { head, ffn, hidden } = hardenMasks(table, ranks(scores), { target, temperature, layout });
+  const masks: MaskValues = {
+    ...(head ? { head: binary(head) } : {}),
+    ...(ffn ? { ffn: binary(ffn) } : {}),
+    ...(hidden ? { hidden: binary(hidden) } : {}),
+  };
+  trainer.setMasks(masks);
+  return sparsityOf(table, masks);
+}
+
+/** Exact sparsity of hard masks. */
+export function sparsityOf(table: UnitTable, masks: MaskValues): number {
+  const slots = packMasks(table.spec, table.layout, masks);
+  return hardSparsity(
+    table,
+    Uint8Array.from({ length: table.count }, (_, unit) => slots[table.slotFirst[unit] ?? 0] === 0 ? 0 : 1),
+  );
+}
+
+/** Places in ascending order of score, ties by index: what f32 holds of any scores without mixing their order. */
+function ranks(scores: ArrayLike<number>): Float32Array<ArrayBuffer> {
+  const order = Array.from({ length: scores.length }, (_, unit) => unit)
+    .sort((a, b) => (scores[a] ?? 0) - (scores[b] ?? 0) || a - b);
+  const result = new Float32Array(scores.length);
+  order.forEach((unit, rank) => result[unit] = rank);
+  return result;
+}
+
+function binary(values: Float32Array): Float32Array {
+  return values.map((value) => value > 0 ? 1 : 0);
+}

@@ -1,0 +1,39 @@
+// What a program may do in the midst of a run: look at masks and LoRA, change them, and follow stages and files. Owns the contract; refuses the loop.
+import type { LoraWeights } from "../nn/lora.ts";
+import type { MaskValues } from "../nn/masks.ts";
+import type { UnitTable } from "../prune/units.ts";
+import type { Stage, StepRecord } from "./records.ts";
+
+/** A run as a hook sees it. What it reads waits for the GPU; what it writes holds from the next step on, and is part of checkpoints. */
+export interface RunHandle {
+  /** Stage of the present step. */
+  readonly stage: Stage;
+  /** Steps of the whole run that are done. */
+  readonly step: number;
+  /** The prunable units, in the order of log α. */
+  readonly table: UnitTable;
+  /** log α of every unit. */
+  logAlpha(): Promise<Float32Array>;
+  setLogAlpha(values: Float32Array<ArrayBuffer>): void;
+  /** Mask values z of the last step: sampled in the pruning stage, hard after it. */
+  masks(): Promise<Required<MaskValues>>;
+  /** Sets z. In the pruning stage of learned masks the next step samples them anew; see {@link setLogAlpha}. */
+  setMasks(masks: MaskValues): void;
+  /** LoRA matrices by name, `lora.<layer>.<projection>.<A|B>`. */
+  lora(): Promise<LoraWeights>;
+  /** Sets all LoRA matrices; Adam's moments stay. */
+  setLora(weights: ReadonlyMap<string, Float32Array>): void;
+}
+
+/** Functions that a run calls. A step waits for them; what they throw ends the run. */
+export interface RunHooks {
+  readonly beforeStep?: (run: RunHandle) => void | Promise<void>;
+  /** With it every step's numbers are read from the GPU at once. */
+  readonly afterStep?: (record: StepRecord, run: RunHandle) => void | Promise<void>;
+  readonly beforeStage?: (stage: Stage, run: RunHandle) => void | Promise<void>;
+  /** After the masks became hard, where the stage is that of pruning. */
+  readonly afterStage?: (stage: Stage, run: RunHandle) => void | Promise<void>;
+  /** Before the files are written, and after, with the folder. */
+  readonly beforeExport?: (dir: string) => void | Promise<void>;
+  readonly afterExport?: (dir: string) => void | Promise<void>;
+}

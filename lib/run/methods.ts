@@ -1,0 +1,43 @@
+// How units are chosen: learned masks, gradual saliency, or a score in one shot. Owns the names and what each method does to the stages; refuses the loop.
+import type { StepKind } from "./trainer.ts";
+import type { ResolvedOptions } from "./options.ts";
+import type { Stage } from "./records.ts";
+
+/** Methods: Compresso's learned masks; gradual saliency; and one-shot scores, whose steps are all recovery. */
+export const METHODS = ["compresso", "gradual", "magnitude"] as const;
+/** Name of a method. */
+export type Method = typeof METHODS[number];
+/** A method that scores the units once. */
+export type OneShotMethod = Exclude<Method, "compresso" | "gradual">;
+
+/** A stage of a run. */
+export interface StagePlan {
+  readonly stage: Stage;
+  readonly kind: StepKind;
+  readonly steps: number;
+}
+
+/** Whether the units are chosen once, before any training. */
+export function isOneShot(method: Method): method is OneShotMethod {
+  return method !== "compresso" && method !== "gradual";
+}
+
+/** Stages of a method: a one-shot method gives the same number of steps to the recovery of LoRA. */
+export function stagesOf(
+  { method, prefinetune, steps, postfinetune }: Pick<
+    ResolvedOptions,
+    "method" | "prefinetune" | "steps" | "postfinetune"
+  >,
+): readonly StagePlan[] {
+  if (isOneShot(method)) {
+    return [
+      { stage: "prune", kind: "lora", steps: 0 },
+      { stage: "postfinetune", kind: "lora", steps: prefinetune + steps + postfinetune },
+    ];
+  }
+  return [
+    { stage: "finetune", kind: "lora", steps: prefinetune },
+    { stage: "prune", kind: method === "gradual" ? "gradual" : "masks", steps },
+    { stage: "postfinetune", kind: "lora", steps: postfinetune },
+  ];
+}

@@ -1,0 +1,50 @@
+// What a run gives: its handle while it goes on, and what it has learned at its end. Owns the contract; refuses the loop.
+import type { LoraWeights } from "../nn/lora.ts";
+import type { MaskValues } from "../nn/masks.ts";
+import type { UnitTable } from "../prune/units.ts";
+import type { EncodeReport } from "./batches.ts";
+import type { ResolvedOptions } from "./options.ts";
+import type { Stage, StepRecord } from "./records.ts";
+
+/** What a finished run has learned. */
+export interface PruneResult {
+  /** Hard masks z; kept units may have soft values. */
+  readonly masks: MaskValues;
+  /** LoRA as trained. */
+  readonly lora: { readonly rank: number; readonly alpha: number; readonly weights: LoraWeights };
+  /** Wanted, expected at the end of the pruning stage, and of the hard masks. */
+  readonly sparsity: { readonly target: number; readonly expected: number; readonly hard: number };
+  /** log α of every unit at the end of the pruning stage. */
+  readonly logAlpha: Float32Array;
+  /** The units. */
+  readonly table: UnitTable;
+  /** What became of the rows. */
+  readonly data: EncodeReport;
+  /** Sequences that were not trained on. */
+  readonly heldout: readonly (readonly number[])[];
+  /** Seconds by stage. */
+  readonly seconds: Readonly<Record<Stage, number>>;
+  /** Tokens a second over all stages, padding left out. */
+  readonly tokensPerSecond: number;
+  /** Largest GPU memory in use, bytes. */
+  readonly peakGpuBytes: number;
+  /** The same as planned before the first step; see `planMemory`. */
+  readonly plannedGpuBytes: number;
+}
+
+/** A run: iterate its records to drive it, then ask for its result. Dispose it to free the trainer's memory. */
+export interface PruneRun extends AsyncIterable<StepRecord>, Disposable {
+  /** Options with all defaults filled in. */
+  readonly options: ResolvedOptions;
+  /** Steps of the whole run. */
+  readonly steps: number;
+  /** What became of the rows. */
+  readonly data: EncodeReport;
+  /**
+   * Plans the memory, allocates, and reads the checkpoint of a run that is resumed; iteration does it too. Steps and records that were done
+   * before. Throws `CompressoError("gpu")` where the run does not fit, with what would.
+   */
+  prepare(): Promise<{ readonly steps: number; readonly records: number }>;
+  /** What the last step left; throws before the last record was taken. */
+  result(): PruneResult;
+}

@@ -1,0 +1,133 @@
+// What a pruning stage aims at, step by step: the built-in cubic schedule, or the user's own. Owns what a schedule is shown; refuses the loop.
+import type { UnitTable } from "../prune/units.ts";
+import { cubicSparsity, progressOf } from "../prune/schedule.ts";
+import type { ScheduleOutput } from "../prune/schedule_output.ts";
+import type { LayerState, RecordView } from "../prune/schedule_script.ts";
+import type { Rates, ResolvedOptions } from "./options.ts";
+import type { StepRecord } from "./records.ts";
+import { type OpenSchedule, openSchedule, type ScheduleSource } from "./schedule_host.ts";
+
+/** What a step of the pruning stage aims at. */
+export interface Steering {
+  /** Sparsity to hold. */
+  readonly target: number;
+  readonly rates: Rates;
+  /** Whether the stage ends before this step. */
+  readonly end: boolean;
+  readonly layers: ScheduleOutput["layers"];
+  readonly freeze: ScheduleOutput["freeze"];
+}
+
+/** What is known when a step is steered. */
+export interface SteeringInput {
+  /** Step of the stage, from 0, and steps of the stage. */
+  readonly step: number;
+  readonly steps: number;
+  /** The last records, oldest first. */
+  readonly records: readonly RecordView[];
+  /** log α of the units now; asked for only where a schedule wants it. */
+  readonly logAlpha: () => Promise<Float32Array>;
+}
+
+/** Decides what every step aims at. Dispose it to end a schedule's process. */
+export interface Steerer extends AsyncDisposable {
+  /** Whether it must be shown the records of all steps before. */
+  readonly needsRecords: boolean;
+  /** What tells it from another one, for resumed runs. */
+  readonly identity: string;
+  at(input: SteeringInput): Promise<Steering>;
+}
+
+/** Records that a schedule sees. */
+export const RECORDS_SEEN = 32;
+
+/** Opens the schedule of a run. Throws `CompressoError("input")` where it cannot be read. */
+export async function openSteerer(
+  table: UnitTable,
+  options: Pick<ResolvedOptions, "sparsity" | "rates">,
+  { schedule, trust = false, signal, onLog }: {
+    readonly schedule?: ScheduleSource | undefined;
+    readonly trust?: boolean | undefined;
+    readonly signal?: AbortSignal | undefined;
+    readonly onLog?: ((line: string) => void) | undefined;
+  },
+): Promise<Steerer> {
+  const { sparsity, rates } = options;
+  if (schedule === undefined) return cubic(sparsity, rates);
+  const opened = await openSchedule(schedule, {
+    trust,
+    warmup: rates.warmup,
+    ...(signal ? { signal } : {}),
+    ...(onLog ? { onLog } : {}),
+  });
+  return scripted(opened, table, { sparsity, rates });
+}
+
+function cubic(sparsity: number, rates: Rates): Steerer {
+  const curve = cubicSparsity({ target: sparsity, warmup: rates.warmup });
+  return {
+    needsRecords: false,
+    identity: "cubic",
+    at: ({ step, steps }) =>
+      Promise.resolve({ target: curve(progressOf(step, steps)), rates, end: false, layers: null, freeze: [] }),
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  };
+}
+
+function scripted(
+  schedule: OpenSchedule,
+  table: UnitTable,
+  { sparsity, rates }: { readonly sparsity: number; readonly rates: Rates },
+): Steerer {
+  return {
+    needsRecords: true,
+    identity: schedule.identity,
+    async at({ step, steps, records, logAlpha }): Promise<Steering> {
+      const progress = progressOf(step, steps);
+      const output = await schedule.evaluate({
+        progress,
+        sparsity,
+        step,
+        steps,
+        records,
+        layers: layerStates(table, await logAlpha(), rates),
+      });
+      const now: Rates = { ...rates, ...output.rates };
+      const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup: now.warmup })(progress);
+      return { target, rates: now, end: output.end, layers: output.layers, freeze: output.freeze };
+    },
+    [Symbol.asyncDispose]: () => schedule[Symbol.asyncDispose](),
+  };
+}
+
+/** Expected share cut of each layer's heads and FFN columns: 1 − mean P(z > 0), as kernels/hard_concrete.wgsl has it. */
+export function layerStates(
+  table: UnitTable,
+  logAlpha: Float32Array,
+  { temperature, noise }: Pick<Rates, "temperature" | "noise">,
+): LayerState[] {
+  const sums = table.spec.layers.map(() => ({ heads: 0, headUnits: 0, ffn: 0, ffnUnits: 0 }));
+  const shift = temperature * Math.log(11), scale = Math.max(noise, 0.05);
+  for (let unit = 0; unit < table.hiddenFirst; unit++) {
+    const sum = sums[table.layer[unit] ?? 0];
+    if (!sum) continue;
+    const cut = 1 / (1 + Math.exp(((logAlpha[unit] ?? 0) + shift) / scale));
+    if (unit < table.ffnFirst) {
+      sum.heads += cut;
+      sum.headUnits++;
+    } else {
+      sum.ffn += cut;
+      sum.ffnUnits++;
+    }
+  }
+  return sums.map(({ heads, headUnits, ffn, ffnUnits }) => ({
+    heads: headUnits > 0 ? heads / headUnits : 0,
+    ffn: ffnUnits > 0 ? ffn / ffnUnits : 0,
+  }));
+}
+
+/** What a schedule sees of a record. */
+export function recordView(record: StepRecord): RecordView {
+  const { stage, step, loss, target, expected, lambda1, lambda2, gradNorm, learningRate } = record;
+  return { stage, step, loss, target, expected, lambda1, lambda2, gradNorm, learningRate };
+}

@@ -1,0 +1,151 @@
+// Tokens a second of generation: `deno run -A scripts/bench/decode.ts [MODEL] [--dtype f16,q4] [--sparsity 0,0.4] [--tokens N] [--prompt N] [--repeats N] [--profile]`.
+// Owns how a decoding is timed; refuses quality, and asserts nothing.
+//
+// Decoding reads every weight once a token, so the yardstick is the speed of reading: that of a kernel that only adds up a large texture (a
+// buffer where matrices lie in buffers). On an adapter that is a CPU figures are by CPU time, see timing.ts; wall clock stands beside.
+import { parseArgs } from "node:util";
+import type { KernelSource } from "../../kernels/mod.ts";
+import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import { compileKernel } from "../../lib/gpu/kernel.ts";
+import { Plan, u32 } from "../../lib/gpu/plan.ts";
+import { DEMO, openModelFiles } from "../../lib/io/open_model.ts";
+import { createDecodePass } from "../../lib/nn/decode_pass.ts";
+import type { Matrix, MatrixDtype } from "../../lib/nn/matrix.ts";
+import { parameterCount } from "../../lib/nn/spec.ts";
+import { loadModelFrom, type Model } from "../../lib/run/model.ts";
+import { clockOf } from "./machine.ts";
+import { randomSlice } from "./slicing.ts";
+import { median } from "./stats.ts";
+import { secondsBy, timed, type Timing, typical } from "./timing.ts";
+
+/** Length of a measured decoding. */
+export interface DecodeLength {
+  /** Token ids that are read before the clock starts, at least one. */
+  readonly prompt: readonly number[];
+  /** Tokens that are generated. */
+  readonly tokens: number;
+  readonly repeats: number;
+}
+
+/** Times `tokens` greedy tokens after a prompt, in seconds of each repeat; loading the prompt and compiling kernels is not timed. */
+export async function measureDecode(model: Model, { prompt, tokens, repeats }: DecodeLength): Promise<Timing> {
+  const { device, weights } = model, last = prompt.at(-1) ?? 0;
+  const seconds: number[] = [], cpuSeconds: number[] = [];
+  let firstSeconds = 0;
+  for (let repeat = 0; repeat <= repeats; repeat++) {
+    using pass = createDecodePass(device, weights, { capacity: prompt.length + tokens });
+    await pass.prefill(prompt.slice(0, -1));
+    const timing = await timed(() => pass.greedy(last, { count: tokens }), { repeats: 1 });
+    if (repeat === 0) {
+      // Compiles the kernels.
+      firstSeconds = timing.seconds[0] ?? 0;
+      continue;
+    }
+    seconds.push(...timing.seconds);
+    cpuSeconds.push(...timing.cpuSeconds);
+  }
+  return { seconds, cpuSeconds, firstSeconds };
+}
+
+/** Bytes of weights that one token reads. */
+export function bytesOfToken({ weights: { layers, head } }: Model): number {
+  const matrices: Matrix[] = [head];
+  for (const { attention, ffn } of layers) {
+    if (attention) matrices.push(attention.q, attention.k, attention.v, attention.o);
+    if (ffn) matrices.push(ffn.gate, ffn.up, ffn.down);
+  }
+  return matrices.reduce((sum, { bytes }) => sum + bytes, 0);
+}
+
+/** Texels of a row and rows of the texture that {@link readingSpeed} adds up: 256 MiB. */
+const TEXELS = 1024, ROWS = 16384;
+const ROWS_OF_GROUP = 256;
+
+/** Bytes a second of adding up a texture, or a buffer where matrices lie in buffers, row by row. */
+export async function readingSpeed(device: Device, { repeats }: { readonly repeats: number }): Promise<number> {
+  const isTexture = device.facts.isCpu, lanes = isTexture ? 8 : 64, bytes = 16 * TEXELS * ROWS;
+  const rows = isTexture ? ROWS_OF_GROUP : 4;
+  const load = (i: number): string =>
+    isTexture ? `textureLoad(source, vec2u(c + ${i * lanes}u, r))` : `source[r * ${TEXELS}u + c + ${i * lanes}u]`;
+  const kernel: KernelSource = {
+    name: "reading speed",
+    bindings: [isTexture ? "texture-u32" : "read", "storage", "uniform"],
+    code: `struct Params { rows: u32 }
+@group(0) @binding(0) var${
+      isTexture ? " source: texture_storage_2d<rgba32uint, read>" : "<storage, read> source: array<vec4u>"
+    };
+@group(0) @binding(1) var<storage, read_write> sums: array<vec4u>;
+@group(0) @binding(2) var<uniform> params: Params;
+@compute @workgroup_size(${lanes}) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  var sum = vec4u();
+  for (var r = group.x * params.rows; r < (group.x + 1u) * params.rows; r++) {
+    for (var c = lane; c < ${TEXELS}u; c += ${8 * lanes}u) {
+      sum ^= ${Array.from({ length: 8 }, (_, i) => load(i)).join(" ^ ")};
+    }
+  }
+  sums[group.x * ${lanes}u + lane] = sum;
+}
+`,
+  };
+  using source = isTexture
+    ? device.createTexture("source", TEXELS, ROWS, "rgba32uint")
+    : device.createBuffer("source", Math.min(bytes, device.limits.maxStorageBufferBindingSize));
+  using sums = device.createBuffer("sums", 16 * lanes * ROWS / rows);
+  using plan = new Plan(device);
+  const groups = Math.floor(source.bytes / (16 * TEXELS) / rows);
+  plan.dispatch(compileKernel(device, kernel), [source, sums, { params: [u32(rows)] }], { groups: [groups] });
+  await plan.run();
+  return source.bytes / typical(clockOf(device), await timed(() => plan.run(), { repeats }));
+}
+
+async function main(): Promise<void> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      dtype: { type: "string", default: "f16" },
+      sparsity: { type: "string", default: "0" },
+      tokens: { type: "string", default: "64" },
+      prompt: { type: "string", default: "64" },
+      repeats: { type: "string", default: "5" },
+      profile: { type: "boolean", default: false },
+    },
+  });
+  const { source } = await openModelFiles(positionals[0] ?? DEMO);
+  const tokens = Number(values.tokens), repeats = Number(values.repeats);
+  const prompt = Array.from({ length: Number(values.prompt) }, (_, index) => (index * 7919 + 5) % source.spec.vocab);
+  using device = await openDevice();
+  const clock = clockOf(device), speed = await readingSpeed(device, { repeats });
+  console.log(`${device.facts.description}, ${tokens} tokens after ${prompt.length}, median of ${repeats}`);
+  console.log(`reading: ${(speed / 1e9).toFixed(1)} GB/s by ${clock.kind} time`);
+  console.log(
+    "dtype sparsity parameters  MB/token  tokens/s by " + `${clock.kind}`.padEnd(5) + " wall    share of reading",
+  );
+  for (const dtype of values.dtype.split(",") as MatrixDtype[]) {
+    for (const sparsity of values.sparsity.split(",").map(Number)) {
+      using model = await loadModelFrom(randomSlice(source, { sparsity }), { device, baseDtype: dtype });
+      const timing = await measureDecode(model, { prompt, tokens, repeats });
+      const rate = tokens / median(secondsBy(clock, timing)), bytes = bytesOfToken(model);
+      console.log([
+        dtype.padEnd(5),
+        String(sparsity).padEnd(8),
+        String(parameterCount(model.spec)).padStart(10),
+        (bytes / 1e6).toFixed(1).padStart(9),
+        rate.toFixed(1).padStart(16),
+        (tokens / median(timing.seconds)).toFixed(1).padStart(8),
+        `${(100 * rate * bytes / speed).toFixed(0)} %`.padStart(9),
+      ].join(" "));
+      if (values.profile) await profile(model, { prompt, tokens: Math.min(8, tokens), repeats: 1 });
+    }
+  }
+}
+
+/** Prints the seconds of each part of a token by the device's own timestamps. */
+async function profile(model: Model, { prompt, tokens }: DecodeLength): Promise<void> {
+  using pass = createDecodePass(model.device, model.weights, { capacity: prompt.length + tokens });
+  await pass.prefill(prompt.slice(0, -1));
+  const parts = new Map<string, number>();
+  await pass.greedy(prompt.at(-1) ?? 0, { count: tokens, profile: parts });
+  for (const [part, seconds] of parts) console.log(`  ${part.padEnd(12)} ${(seconds * 1e3 / tokens).toFixed(2)} ms`);
+}
+
+if (import.meta.main) await main();

@@ -1,0 +1,197 @@
+// Decoding attention over both kinds of caches, and what fills them, against the f64 oracle.
+import assert from "node:assert/strict";
+import { CACHE_KEYS, rotateAppend } from "../../kernels/mod.ts";
+import { type DeviceBuffer, openDevice } from "../../lib/gpu/device.ts";
+import { compileKernel } from "../../lib/gpu/kernel.ts";
+import { Plan, u32 } from "../../lib/gpu/plan.ts";
+import { cacheRows, recordDecodeAttention, recordTextureDecodeAttention } from "../../lib/nn/attention_decode.ts";
+import { createCaches, fitsTextures, recordCacheFill } from "../../lib/nn/decode_cache.ts";
+import { headStride, strideOf } from "../../lib/nn/layout.ts";
+import { ropeTable } from "../../lib/nn/rope.ts";
+import type { DecoderSpec } from "../../lib/nn/spec.ts";
+import { SPEC } from "../io/models.ts";
+import { attentionOracle } from "./helpers/attention_oracle.ts";
+import { assertCells, random, ROUND, STALE } from "./helpers/cells.ts";
+
+/** As in attention_test.ts. */
+const TOLERANCE = 2e-5;
+
+/** One key, a row of a cache texture less, just and more than full, odd head counts, heads narrower and wider than eight vec4. */
+const SHAPES = [
+  { seq: 1, heads: 1, kvHeads: 1, headDim: 2 },
+  { seq: 5, heads: 4, kvHeads: 2, headDim: 6 },
+  { seq: CACHE_KEYS - 1, heads: 9, kvHeads: 3, headDim: 64 },
+  { seq: CACHE_KEYS, heads: 3, kvHeads: 1, headDim: 10 },
+  { seq: CACHE_KEYS + 1, heads: 7, kvHeads: 1, headDim: 64 },
+  { seq: 200, heads: 2, kvHeads: 2, headDim: 128 },
+] as const;
+
+for (const placement of ["texture", "buffer"] as const) {
+  Deno.test(`decoding attention over a ${placement} equals the last row of full attention, times the heads' masks`, async () => {
+    using device = await openDevice();
+    // Kernels over buffers take long to compile; attention_test.ts has more shapes.
+    for (const { seq, heads, kvHeads, headDim } of placement === "buffer" ? SHAPES.slice(0, 3) : SHAPES) {
+      const hs = headStride(headDim), width = heads * headDim, capacity = seq + 3, stride = strideOf(kvHeads * hs);
+      const values = (count: number, seed: number): Float64Array =>
+        Float64Array.from(random(count, seed), (v) => 3 * v);
+      const inputs = {
+        q: values(seq * width, 1),
+        k: values(seq * kvHeads * headDim, 2),
+        v: values(seq * kvHeads * headDim, 3),
+      };
+      const mask = random(heads, 4);
+      const want = attentionOracle({ batch: 1, seq, heads, kvHeads, headDim }, inputs).o.subarray((seq - 1) * width);
+      const kv = { rows: seq, heads: kvHeads, headDim, stride };
+      using k = device.uploadBuffer("k", padded(inputs.k, kv));
+      using v = device.uploadBuffer("v", padded(inputs.v, kv));
+      const query = inputs.q.subarray((seq - 1) * width);
+      using q = device.uploadBuffer("q", padded(query, { rows: 1, heads, headDim, stride: strideOf(heads * hs) }));
+      using z = device.uploadBuffer("z", mask);
+      using position = device.uploadBuffer("position", Uint32Array.of(seq - 1));
+      using o = device.uploadBuffer("o", new Float32Array(strideOf(heads * hs)).fill(STALE));
+      const spec = specOf({ heads, kvHeads, headDim });
+      using caches = createCaches(device, spec, { capacity, placement });
+      using plan = new Plan(device);
+      recordCacheFill(plan, caches, { spec, layer: 0, k, v, rows: seq });
+      const cache = caches.layers[0] ?? assert.fail();
+      const shape = { heads, kvHeads, headDim, capacity };
+      if (cache.placement === "buffer") {
+        recordDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, position, z, o });
+      } else recordTextureDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, position, z, o });
+      await plan.run();
+      const padding = placement === "buffer" ? 0 : STALE;
+      assertCells(await device.readFloats(o, strideOf(heads * hs)), {
+        what: JSON.stringify({ seq, ...shape }),
+        rows: 1,
+        stride: strideOf(heads * hs),
+        want(_, column) {
+          const h = Math.floor(column / hs), c = column % hs;
+          if (h >= heads) return { value: padding, bound: 0 };
+          if (c >= headDim) return { value: 0, bound: 0 };
+          const value = (want[h * headDim + c] ?? NaN) * (mask[h] ?? NaN);
+          return { value, bound: TOLERANCE * (1 + Math.abs(value)) };
+        },
+      });
+    }
+  });
+}
+
+Deno.test("large scores stay finite, whichever row of the cache they lie in", async () => {
+  using device = await openDevice();
+  const shape = { heads: 1, kvHeads: 1, headDim: 4, capacity: 140 }, seq = 130;
+  for (const top of [0, 63, 64, 129]) {
+    const keys = new Float64Array(seq * 4).fill(-1000), marks = new Float64Array(seq * 4);
+    keys.fill(1000, 4 * top, 4 * top + 4);
+    marks.fill(5, 4 * top, 4 * top + 4);
+    const row = { rows: seq, heads: 1, headDim: 4, stride: 64 };
+    using k = device.uploadBuffer("k", padded(keys, row));
+    using v = device.uploadBuffer("v", padded(marks, row));
+    using q = device.uploadBuffer("q", new Float32Array(64).fill(1000));
+    using z = device.uploadBuffer("z", Float32Array.of(1));
+    using position = device.uploadBuffer("position", Uint32Array.of(seq - 1));
+    using o = device.createBuffer("o", 256);
+    const spec = specOf(shape);
+    using caches = createCaches(device, spec, { capacity: shape.capacity, placement: "texture" });
+    const cache = caches.layers[0];
+    assert.ok(cache?.placement === "texture");
+    using plan = new Plan(device);
+    recordCacheFill(plan, caches, { spec, layer: 0, k, v, rows: seq });
+    recordTextureDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, position, z, o });
+    await plan.run();
+    assert.deepEqual([...await device.readFloats(o, 4)], [5, 5, 5, 5], `key ${top}`);
+  }
+});
+
+Deno.test("rotateAppend turns the query in place, and writes one row of the caches, none past their end", async () => {
+  using device = await openDevice();
+  for (
+    const { heads, kvHeads, headDim } of [{ heads: 1, kvHeads: 1, headDim: 2 }, { heads: 3, kvHeads: 3, headDim: 6 }, {
+      heads: 9,
+      kvHeads: 3,
+      headDim: 64,
+    }]
+  ) {
+    for (const at of [0, 4, 5]) {
+      const capacity = 5, hs = headStride(headDim), half = headDim / 2, stride = strideOf(kvHeads * hs);
+      const k0 = heads * hs, v0 = k0 + kvHeads * hs, values = random(v0 + kvHeads * hs, 1);
+      // Padding of heads is zero, as that of the weights is.
+      values.forEach((_, n) => n % hs >= headDim && (values[n] = 0));
+      const table = ropeTable({ headDim, rope: { base: 50, scaling: { kind: "none" } } }, capacity + 1);
+      using rope = device.uploadBuffer("rope", table);
+      using position = device.uploadBuffer("position", Uint32Array.of(at));
+      using qkv = device.uploadBuffer("qkv", values);
+      using kCache = device.uploadBuffer("k", new Float32Array(capacity * stride).fill(STALE));
+      using vCache = device.uploadBuffer("v", new Float32Array(capacity * stride).fill(STALE));
+      using plan = new Plan(device);
+      const params = [heads, kvHeads, hs / 4, half, k0 / 4, v0 / 4, stride / 4, capacity, capacity + 1].map(u32);
+      const threads = (heads + kvHeads) * half + kvHeads * hs;
+      plan.dispatch(compileKernel(device, rotateAppend), [rope, position, qkv, kCache, vCache, { params }], {
+        groups: [Math.ceil(threads / 64)],
+      });
+      await plan.run();
+      const turned = (n: number): { value: number; bound: number } => {
+        const j = n % hs, pair = j % half, low = n - j + pair;
+        if (j >= headDim) return { value: 0, bound: 0 };
+        const [a = NaN, b = NaN] = [values[low], values[low + half]],
+          [cos = NaN, sin = NaN] = table.subarray(2 * (at * half + pair));
+        return {
+          value: j < half ? a * cos - b * sin : b * cos + a * sin,
+          bound: 4 * ROUND * (Math.abs(a) + Math.abs(b)),
+        };
+      };
+      const what = JSON.stringify({ heads, kvHeads, headDim, at });
+      const read = (buffer: DeviceBuffer, length: number): Promise<Float32Array> => device.readFloats(buffer, length);
+      assertCells(await read(qkv, values.length), {
+        what: `${what}, qkv`,
+        rows: 1,
+        stride: values.length,
+        want: (_, n) => n < k0 ? turned(n) : { value: values[n] ?? NaN, bound: 0 },
+      });
+      for (const [cache, from] of [[kCache, k0], [vCache, v0]] as const) {
+        assertCells(await read(cache, capacity * stride), {
+          what: `${what}, cache from ${from}`,
+          rows: capacity,
+          stride,
+          want(row, n) {
+            const isPadding = n >= kvHeads * hs || (from === k0 && n % hs >= headDim);
+            if (row !== at || isPadding) return { value: STALE, bound: 0 };
+            return from === k0 ? turned(k0 + n) : { value: values[v0 + n] ?? NaN, bound: 0 };
+          },
+        });
+      }
+    }
+  }
+});
+
+Deno.test("caches go to textures as far as these hold them", async () => {
+  using device = await openDevice();
+  const most = Math.floor(device.limits.maxTextureDimension2D / 2) * CACHE_KEYS; // two KV heads
+  assert.equal(fitsTextures(device, SPEC, most), true);
+  assert.equal(fitsTextures(device, SPEC, most + 1), false);
+  assert.equal(cacheRows(CACHE_KEYS + 1), 2);
+});
+
+/** A model of one layer. */
+function specOf(
+  { heads, kvHeads, headDim }: { readonly heads: number; readonly kvHeads: number; readonly headDim: number },
+): DecoderSpec {
+  return { ...SPEC, headDim, layers: [{ heads, kvHeads, ffn: 0 }] };
+}
+
+/** Dense [rows, heads·headDim] as the padded layout. */
+function padded(
+  data: Float64Array,
+  { rows, heads, headDim, stride }: {
+    readonly rows: number;
+    readonly heads: number;
+    readonly headDim: number;
+    readonly stride: number;
+  },
+): Float32Array<ArrayBuffer> {
+  const out = new Float32Array(rows * stride), hs = headStride(headDim);
+  data.forEach((value, i) => {
+    const row = Math.floor(i / (heads * headDim)), column = i % (heads * headDim);
+    out[row * stride + Math.floor(column / headDim) * hs + column % headDim] = value;
+  });
+  return out;
+}

@@ -1,0 +1,308 @@
+// Matrix-vector products of a decoding step against an f64 oracle, in every storage and with every ending.
+import assert from "node:assert/strict";
+import { CACHE_KEYS, textureUnits } from "../../kernels/mod.ts";
+import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import { Plan } from "../../lib/gpu/plan.ts";
+import { cacheRows } from "../../lib/nn/attention_decode.ts";
+import { headStride, strideOf } from "../../lib/nn/layout.ts";
+import { createMatrix, type Matrix, type MatrixDtype, type MatrixPlacement, writeRows } from "../../lib/nn/matrix.ts";
+import {
+  type MatvecInput,
+  recordGatedProducts,
+  recordResidualProduct,
+  recordRotatedProducts,
+  recordStoredProducts,
+} from "../../lib/nn/matvec.ts";
+import { ropeTable } from "../../lib/nn/rope.ts";
+import { assertCells, type Cell, random, ROUND, STALE } from "./helpers/cells.ts";
+import { DTYPES, stored } from "./helpers/stored.ts";
+
+const device: Device = await openDevice();
+const EPS = 1e-5;
+
+const storages = (["texture", "buffer"] as const).flatMap((placement) => DTYPES.map((dtype) => ({ placement, dtype })));
+/** Rows and columns: one, odd, around the columns that the invocations of a workgroup load at once, and more than a kernel unrolls. */
+const SIZES = [[1, 1], [3, 31], [4, 33], [65, 63], [127, 65], [70, 127], [66, 129], [200, 577], [130, 2100], [
+  9,
+  4099,
+]] as const;
+
+interface Storage {
+  readonly dtype: MatrixDtype;
+  readonly placement: MatrixPlacement;
+  readonly maxShardRows?: number;
+}
+
+interface Weights extends Disposable {
+  readonly matrix: Matrix;
+  /** What the matrix holds after rounding, row-major. */
+  readonly values: Float32Array;
+}
+
+function weights(rows: number, cols: number, storage: Storage, seed: number): Weights {
+  const values = random(rows * cols, seed), { dtype } = storage;
+  const matrix = createMatrix(device, `w${seed}`, { rows, cols, ...storage });
+  writeRows(device, matrix, 0, values);
+  return { matrix, values: stored(values, { cols, dtype }), [Symbol.dispose]: () => matrix[Symbol.dispose]() };
+}
+
+interface Input extends Disposable {
+  readonly input: MatvecInput;
+  readonly values: Float64Array;
+}
+
+/** A vector, or one with a norm; its buffer holds other things beyond the columns. */
+function vector(cols: number, { isNormed, size = 1 }: { readonly isNormed: boolean; readonly size?: number }): Input {
+  const raw = random(cols, 2).map((value) => value * size), scale = random(cols, 3), stride = strideOf(cols) + 64;
+  const padded = new Float32Array(stride).fill(STALE), norm = new Float32Array(strideOf(cols));
+  padded.set(raw);
+  norm.set(scale);
+  const buffer = device.uploadBuffer("x", padded), weight = device.uploadBuffer("norm", norm);
+  const mean = raw.reduce((sum, value) => sum + value * value, 0) / cols, factor = 1 / Math.sqrt(mean + EPS);
+  return {
+    input: { buffer, width: cols, ...(isNormed ? { norm: { weight, eps: EPS } } : {}) },
+    values: Float64Array.from(raw, (value, c) => isNormed ? value * (scale[c] ?? 0) * factor : value),
+    [Symbol.dispose]: () => [buffer, weight].forEach((resource) => resource[Symbol.dispose]()),
+  };
+}
+
+/**
+ * Σ w·x of a row in f64, with a rigorous bound of an f32 sum in any order; a norm adds the roundings of its factor. Codes are summed
+ * without their scale, d·Σ q·x + m·Σ x, whose terms are larger than those of Σ w·x.
+ */
+function rowSum({ matrix: { cols, dtype }, values }: Weights, x: Float64Array, row: number): Cell {
+  let value = 0, size = 0, least = 0, most = 0;
+  for (let c = 0; c < cols; c++) {
+    const w = values[row * cols + c] ?? 0;
+    value += w * (x[c] ?? 0);
+    size += Math.abs(w * (x[c] ?? 0));
+    least = Math.min(least, w);
+    most = Math.max(most, w);
+  }
+  const widest = dtype === "f32" || dtype === "f16"
+    ? 0
+    : 2 * Math.max(most, -least) * x.reduce((sum, factor) => sum + Math.abs(factor), 0);
+  return { value, bound: (2 * cols + 20) * ROUND * (size + widest) + 1e-30 };
+}
+
+async function check(
+  what: string,
+  y: { buffer: Parameters<Device["readFloats"]>[0]; length: number },
+  want: (n: number) => Cell,
+): Promise<void> {
+  assertCells(await device.readFloats(y.buffer, y.length), {
+    what,
+    rows: 1,
+    stride: y.length,
+    want: (_, n) => want(n),
+  });
+}
+
+for (const storage of storages) {
+  const name = `a ${storage.placement} of ${storage.dtype}`;
+  Deno.test(`products of ${name} with one vector match the oracle for any size, with and without norm`, async () => {
+    for (const [rows, cols] of SIZES) {
+      for (const isNormed of [false, true]) {
+        using w = weights(rows, cols, storage, 1);
+        using x = vector(cols, { isNormed, size: 3 });
+        const before = new Float32Array(strideOf(rows) + 64).fill(STALE);
+        using y = device.uploadBuffer("y", before);
+        using plan = new Plan(device);
+        recordStoredProducts(plan, x.input, { parts: [{ matrix: w.matrix, offset: 0 }], y });
+        await plan.run();
+        await check(
+          `${name} ${rows} x ${cols} norm ${isNormed}`,
+          { buffer: y, length: before.length },
+          (n) => n < rows ? rowSum(w, x.values, n) : { value: STALE, bound: 0 },
+        );
+      }
+    }
+  });
+
+  Deno.test(`products of ${name} go through shards and several matrices, each at its offset`, async () => {
+    const cols = 100, sizes = [200, 37, 70], offsets = [0, 256, 320];
+    const all = sizes.map((rows, i) => weights(rows, cols, { ...storage, maxShardRows: 64 }, i));
+    using x = vector(cols, { isNormed: true });
+    using y = device.uploadBuffer("y", new Float32Array(448).fill(STALE));
+    using plan = new Plan(device);
+    recordStoredProducts(plan, x.input, {
+      parts: all.map(({ matrix }, i) => ({ matrix, offset: offsets[i] ?? 0 })),
+      y,
+    });
+    await plan.run();
+    await check(name, { buffer: y, length: 448 }, (n) => {
+      const i = offsets.findLastIndex((offset) => offset <= n), w = all[i], row = n - (offsets[i] ?? 0);
+      return w && row < w.matrix.rows ? rowSum(w, x.values, row) : { value: STALE, bound: 0 };
+    });
+    all.forEach((w) => w[Symbol.dispose]());
+  });
+
+  Deno.test(`gated products of ${name} are silu(gate)·up·z`, async () => {
+    for (const [rows, cols, maxShardRows] of [[1, 5, 64], [67, 65, 64], [300, 200, 128], [513, 40, 1024]] as const) {
+      using gate = weights(rows, cols, { ...storage, maxShardRows }, 4);
+      using up = weights(rows, cols, { ...storage, maxShardRows }, 5);
+      using x = vector(cols, { isNormed: true });
+      const mask = random(rows, 6);
+      using z = device.uploadBuffer("z", mask);
+      using y = device.uploadBuffer("y", new Float32Array(strideOf(rows) + 64).fill(STALE));
+      using plan = new Plan(device);
+      recordGatedProducts(plan, x.input, { gate: gate.matrix, up: up.matrix, z, y });
+      await plan.run();
+      await check(`${name} ${rows} x ${cols}`, { buffer: y, length: strideOf(rows) + 64 }, (n) => {
+        if (n >= rows) return { value: STALE, bound: 0 };
+        const g = rowSum(gate, x.values, n), u = rowSum(up, x.values, n), masked = mask[n] ?? 0;
+        const silu = g.value / (1 + Math.exp(-g.value)), value = silu * u.value * masked;
+        // |silu'| is at most 1.1; exp and the products round a few times.
+        const bound = Math.abs(masked) *
+          (1.1 * g.bound * Math.abs(u.value) + Math.abs(silu) * u.bound + 2 * g.bound * u.bound);
+        return { value, bound: bound + 16 * ROUND * Math.abs(value) + 1e-30 };
+      });
+    }
+  });
+
+  Deno.test(`residual products of ${name} add W·x·z`, async () => {
+    for (const [rows, cols, maxShardRows] of [[1, 1, 64], [20, 33, 64], [130, 70, 64], [576, 150, 1024]] as const) {
+      using w = weights(rows, cols, { ...storage, maxShardRows }, 7);
+      using x = vector(cols, { isNormed: false });
+      const mask = random(rows, 8), before = random(strideOf(rows) + 64, 9);
+      using z = device.uploadBuffer("z", mask);
+      using y = device.uploadBuffer("y", before);
+      using plan = new Plan(device);
+      recordResidualProduct(plan, x.input, { matrix: w.matrix, z, y });
+      await plan.run();
+      await check(`${name} ${rows} x ${cols}`, { buffer: y, length: before.length }, (n) => {
+        const old = before[n] ?? 0;
+        if (n >= rows) return { value: old, bound: 0 };
+        const { value, bound } = rowSum(w, x.values, n), masked = mask[n] ?? 0, sum = old + value * masked;
+        return { value: sum, bound: Math.abs(masked) * bound + 4 * ROUND * (Math.abs(old) + Math.abs(value)) };
+      });
+    }
+  });
+}
+
+for (const dtype of DTYPES) {
+  Deno.test(`rotated products of ${dtype} are RoPE of q and k, and v, at the token's position`, async () => {
+    const capacity = 70, at = 66, storage = { dtype, placement: "texture" } as const;
+    for (
+      const { heads, kvHeads, headDim, cols } of [
+        { heads: 1, kvHeads: 1, headDim: 2, cols: 7 },
+        { heads: 4, kvHeads: 2, headDim: 6, cols: 33 },
+        { heads: 9, kvHeads: 3, headDim: 64, cols: 100 },
+      ]
+    ) {
+      const width = headStride(headDim), rows = cacheRows(capacity);
+      using q = weights(heads * width, cols, storage, 1);
+      using k = weights(kvHeads * width, cols, storage, 2);
+      using v = weights(kvHeads * width, cols, storage, 3);
+      using x = vector(cols, { isNormed: true });
+      const table = ropeTable({ headDim, rope: { base: 100, scaling: { kind: "none" } } }, capacity);
+      using rope = device.uploadBuffer("rope", table);
+      using position = device.uploadBuffer("position", Uint32Array.of(at));
+      using turned = device.uploadBuffer("q", new Float32Array(heads * width + 64).fill(STALE));
+      const size = [CACHE_KEYS * width / 4, kvHeads * rows] as const;
+      using kCache = device.createTexture("k", ...size, "rgba32float");
+      using vCache = device.createTexture("v", ...size, "rgba32float");
+      for (const cache of [kCache, vCache]) {
+        const stale = new Float32Array(4 * size[0] * size[1]).fill(STALE);
+        device.gpu.queue.writeTexture({ texture: cache.raw }, stale, { bytesPerRow: 16 * size[0] }, [...size]);
+      }
+      using plan = new Plan(device);
+      recordRotatedProducts(plan, x.input, { q: q.matrix, k: k.matrix, v: v.matrix }, {
+        headDim,
+        rope,
+        position,
+        q: turned,
+        kCache,
+        vCache,
+        cacheRows: rows,
+      });
+      await plan.run();
+      const rotated = (w: Weights, n: number): Cell => {
+        const j = n % width, half = headDim / 2, pair = j % half;
+        if (j >= headDim) return { value: 0, bound: 0 };
+        const low = rowSum(w, x.values, n - j + pair), high = rowSum(w, x.values, n - j + pair + half);
+        const [cos = 0, sin = 0] = table.subarray(2 * (at * half + pair));
+        const value = j < half ? low.value * cos - high.value * sin : high.value * cos + low.value * sin;
+        const size = Math.abs(low.value) + Math.abs(high.value);
+        return { value, bound: 1.5 * (low.bound + high.bound) + 4 * ROUND * size };
+      };
+      const what = `${dtype}, ${heads} heads of ${headDim}`;
+      await check(
+        what,
+        { buffer: turned, length: heads * width + 64 },
+        (n) => n < heads * width ? rotated(q, n) : { value: STALE, bound: 0 },
+      );
+      for (const [cache, w, role] of [[kCache, k, "k"], [vCache, v, "v"]] as const) {
+        assertCells(await readTexture(cache.raw, ...size), {
+          what: `${what}, ${role}`,
+          rows: size[1],
+          stride: 4 * size[0],
+          want: (row, column) => {
+            const key = row % rows * CACHE_KEYS + Math.floor(column / width);
+            if (key !== at) return { value: STALE, bound: 0 };
+            const n = Math.floor(row / rows) * width + column % width;
+            return role === "k" ? rotated(w, n) : rowSum(w, x.values, n);
+          },
+        });
+      }
+    }
+  });
+}
+
+Deno.test("a row of more columns than a texture kernel unrolls takes several rounds", async () => {
+  for (const [dtype, cols] of [["f32", 1100], ["f16", 2100], ["q4", 4200]] as const) {
+    assert.ok(textureUnits(dtype, cols).rounds > 1);
+    using w = weights(9, cols, { dtype, placement: "texture" }, 1);
+    using x = vector(cols, { isNormed: true });
+    using y = device.createBuffer("y", 64);
+    using plan = new Plan(device);
+    recordStoredProducts(plan, x.input, { parts: [{ matrix: w.matrix, offset: 0 }], y });
+    await plan.run();
+    await check(`${dtype}, ${cols} columns`, { buffer: y, length: 9 }, (n) => rowSum(w, x.values, n));
+  }
+});
+
+Deno.test("textureUnits() covers every width, and few of them for many widths", () => {
+  for (const [dtype, span] of [["f32", 32], ["f16", 64], ["q8", 64], ["q4", 128]] as const) {
+    const kernels = new Set<string>();
+    for (let columns = 64; columns <= 8192; columns += 64) {
+      const { units, half, rounds } = textureUnits(dtype, columns),
+        covered = (units + (half ? 0.5 : 0)) * rounds * span;
+      kernels.add(JSON.stringify({ units, half, isMany: rounds > 1 }));
+      assert.ok(covered >= columns && covered < 1.25 * columns + span, `${dtype}: ${covered} for ${columns} columns`);
+      assert.ok(units >= 1 && units <= 32, `${dtype}: ${units} units for ${columns} columns`);
+    }
+    assert.ok(kernels.size <= 40, `${dtype}: ${kernels.size} kernels`);
+  }
+});
+
+Deno.test("the sums do not depend on how rows are cut into shards and workgroups", async () => {
+  const rows = 150, cols = 70;
+  for (const storage of storages) {
+    const results: Float32Array[] = [];
+    for (const maxShardRows of [64, 1024]) {
+      using w = weights(rows, cols, { ...storage, maxShardRows }, 1);
+      using x = vector(cols, { isNormed: true });
+      using y = device.createBuffer("y", 4 * strideOf(rows));
+      using plan = new Plan(device);
+      recordStoredProducts(plan, x.input, { parts: [{ matrix: w.matrix, offset: 0 }], y });
+      await plan.run();
+      results.push(await device.readFloats(y, rows));
+    }
+    for (const result of results) {
+      const at = result.findIndex((value, n) => value !== results[0]?.[n]);
+      assert.equal(at, -1, `${storage.placement} ${storage.dtype}: row ${at} differs`);
+    }
+  }
+});
+
+async function readTexture(texture: GPUTexture, texels: number, rows: number): Promise<Float32Array> {
+  const pitch = Math.ceil(16 * texels / 256) * 256;
+  using staging = device.createBuffer("read", pitch * rows);
+  const encoder = device.gpu.createCommandEncoder();
+  encoder.copyTextureToBuffer({ texture }, { buffer: staging.raw, bytesPerRow: pitch }, [texels, rows]);
+  device.gpu.queue.submit([encoder.finish()]);
+  const raw = await device.readFloats(staging, pitch * rows / 4), result = new Float32Array(4 * texels * rows);
+  for (let r = 0; r < rows; r++) result.set(raw.subarray(r * pitch / 4, r * pitch / 4 + 4 * texels), 4 * texels * r);
+  return result;
+}

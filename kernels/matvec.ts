@@ -50,7 +50,7 @@ export function matvecKernel(kernel: Matvec): KernelSource {
   const { storage, ending, parts, roles = [], norm, units } = kernel;
   const matrices = ending === "swiglu" ? 2 : parts;
   const lanes = matvecLanes(kernel), isTexture = storage.placement === "texture";
-  const weights = weightBindings(storage);
+  const body = isTexture ? textureBody(kernel) : bufferBody(kernel), weights = weightBindings(storage);
   const bindings: { kind: KernelSource["bindings"][number]; declare: string }[] = [];
   for (let m = 0; m < matrices; m++) {
     weights.forEach((kind, index) => {
@@ -70,7 +70,7 @@ ${PARAMS}
 ${fields}
 }
 ${bindings.map(({ declare }, index) => `@group(0) @binding(${index}) ${declare}`).join("\n")}
-${isTexture ? textureBody(kernel).module : bufferBody(kernel).module}
+${body.module}
 ${endingFunctions(ending)}
 /** x with what lies beyond its columns as 0. */
 fn x_at(c4: u32) -> vec4f { return select(vec4f(), x[c4], c4 * 4u + vec4u(0u, 1u, 2u, 3u) < vec4u(params.columns)); }
@@ -96,7 +96,7 @@ ${
     ).join("\n")
   }
   let count = min(params.groupRows, max(rows, n0) - n0);
-${isTexture ? textureBody(kernel).main : bufferBody(kernel).main}
+${body.main}
 ${endingText(ending, roles, lanes)}
 }
 `;

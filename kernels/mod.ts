@@ -48,7 +48,7 @@ export * from "./weight_access.ts";
 
 export type { AttentionTile, AttentionVariant } from "./attention_text.ts";
 
-/** How a kernel sees a binding of group 0, in order: inputs, outputs, params. */
+/** How a kernel sees a binding of group 0, in order: inputs, outputs, params. "texture-store-f32" is written, the other textures are read. */
 export type Binding = "read" | "storage" | "uniform" | "texture-f32" | "texture-u32" | "texture-store-f32";
 
 /** WGSL of one kernel, entry point `main`. */

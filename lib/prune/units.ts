@@ -1,13 +1,20 @@
-// Prunable units: what each mask cuts and what it costs. Owns the unit table and the exact size of a selection; refuses sampling and learning.
-import { CompressoError } from "../errors.ts";
+// Prunable units: what each mask cuts and what it costs. Owns the unit table and what masks say of it; refuses sampling, learning and the choice of units.
 import { type MaskValues, type SlotLayout, slotLayout } from "../nn/masks.ts";
-import type { DecoderSpec } from "../nn/spec.ts";
+import type { DecoderSpec, LayerSpec } from "../nn/spec.ts";
+import { Tally } from "./tally.ts";
+import {
+  checkAnyUnits,
+  checkKinds,
+  mayCutHeads,
+  nextNarrower,
+  type ResolvedRules,
+  resolveRules,
+  type UnitKind,
+  type UnitRules,
+} from "./unit_rules.ts";
 
-/** Kinds of units: single attention heads, or KV groups with all their heads; FFN columns; hidden dims. */
-export type UnitKind = "heads" | "kv" | "ffn" | "hidden";
-
-/** All kinds, in the order of the command line's help. */
-export const UNIT_KINDS: readonly UnitKind[] = ["heads", "kv", "ffn", "hidden"];
+export { checkReachable, type SelectOptions, selectUnits } from "./selection.ts";
+export { type MinimumWidths, type ResolvedRules, UNIT_KINDS, type UnitKind, type UnitRules } from "./unit_rules.ts";
 
 /** Units that live together: K and V of a KV group live while any head of the group lives. */
 export interface UnitGroup {
@@ -19,88 +26,139 @@ export interface UnitGroup {
   readonly cost: number;
 }
 
-/** The units of a model, in order: heads or KV groups by layer, FFN columns by layer, hidden dims. */
+/** Attention or FFN of one layer; sizes are parameters per hidden dim. */
+export interface LayerPart {
+  /** First unit of its own, and how many; none where the part is not cut. */
+  readonly first: number;
+  readonly count: number;
+  /** KV groups whose heads are units of their own. */
+  readonly firstGroup: number;
+  readonly groupCount: number;
+  /** What no unit of the part cuts. */
+  readonly fixed: number;
+  /** The whole part. */
+  readonly total: number;
+  /** Heads or columns that stay at least. */
+  readonly minimum: number;
+}
+
+/** What is cut of one layer. */
+export interface LayerUnits {
+  readonly attention: LayerPart;
+  readonly ffn: LayerPart;
+  /** The unit that cuts the layer whole, or −1. */
+  readonly gate: number;
+}
+
+/** The units of a model, in order: heads or KV groups by layer, FFN columns by layer, hidden dims, whole layers. */
 export interface UnitTable {
   /** Shape of the unpruned model. */
   readonly spec: DecoderSpec;
   /** Kinds of units that are pruned. */
   readonly kinds: ReadonlySet<UnitKind>;
+  /** What must not be cut. Units that can never fall are not in the table. */
+  readonly rules: ResolvedRules;
   /** Number of units. */
   readonly count: number;
-  /** Index of the first hidden dim; equal to `count` where hidden dims are not pruned. */
-  readonly hiddenFirst: number;
   /** Index of the first FFN column. */
   readonly ffnFirst: number;
-  /** Parameters per hidden dim of a head (or KV group) or FFN column; of a hidden dim 0. */
+  /** Index of the first hidden dim; equal to `layerFirst` where hidden dims are not pruned. */
+  readonly hiddenFirst: number;
+  /** Index of the first unit that is a whole layer; equal to `count` where layers are not cut. */
+  readonly layerFirst: number;
+  /** Parameters per hidden dim of a head (or KV group) or FFN column; of other units 0. */
   readonly cost: Float32Array;
-  /** Slots of each unit, a consecutive range; see `slotLayout`. */
+  /** Slots of each unit, a consecutive range; see `slotLayout`. That of a whole layer has padding in it, where z and dL/dz are 0. */
   readonly slotFirst: Uint32Array;
   /** Number of slots of each unit. */
   readonly slotCount: Uint32Array;
   /** Layer of each unit; hidden dims have none (0). */
   readonly layer: Uint32Array;
+  /** Units by layer. */
+  readonly layers: readonly LayerUnits[];
   /** KV groups whose heads are units of their own. */
   readonly groups: readonly UnitGroup[];
   /** Index into `groups` of each unit, or −1. */
   readonly groupOf: Int32Array;
   /** Parameters per hidden dim that are never cut. */
   readonly fixed: number;
-  /** Parameters of all layers' linear weights: what sparsity is a share of. */
+  /** What sparsity is a share of: parameters of all layers' linear weights, and `rules.rest` of all hidden dims. */
   readonly total: number;
   /** Slots that the units act on. */
   readonly layout: SlotLayout;
 }
 
-/** Kept units as flags, 1 or 0. */
+/** Kept units as flags, 1 or 0. A head or column counts as cut where its whole layer is, whatever its own flag says. */
 export type Selection = Uint8Array<ArrayBuffer>;
 
-/** Builds the unit table. Throws `CompressoError("usage")` for kinds that exclude each other or none at all. */
-export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[]): UnitTable {
-  const set = checkKinds(kinds);
-  const layout = slotLayout(spec), { headDim } = spec;
-  const rows: { cost: number; slot: number; slots: number; layer: number; group: number }[] = [];
-  const groups: UnitGroup[] = [];
-  let fixed = 0, perDim = 0;
-  spec.layers.forEach(({ heads, kvHeads, ffn }, layer) => {
-    perDim += 2 * headDim * (heads + kvHeads) + 3 * ffn;
-    const slot = layout.layers[layer]?.head ?? 0, share = kvHeads > 0 ? heads / kvHeads : 0;
-    if (!set.has("heads") && !set.has("kv")) fixed += 2 * headDim * (heads + kvHeads);
-    else if (set.has("kv") || share === 1) {
-      const cost = 2 * headDim * (share + 1);
-      for (let g = 0; g < kvHeads; g++) rows.push({ cost, slot: slot + g * share, slots: share, layer, group: -1 });
-    } else {
-      for (let g = 0; g < kvHeads; g++) {
-        groups.push({ first: rows.length, count: share, cost: 2 * headDim });
-        for (let h = 0; h < share; h++) {
-          rows.push({ cost: 2 * headDim, slot: slot + g * share + h, slots: 1, layer, group: groups.length - 1 });
-        }
-      }
-    }
+interface Row {
+  readonly cost: number;
+  readonly slot: number;
+  readonly slots: number;
+  readonly layer: number;
+  readonly group: number;
+}
+
+/**
+ * Builds the unit table. Throws `CompressoError("usage")` for kinds that exclude each other or none at all, for rules that this model cannot
+ * keep, and where they leave nothing of a kind to cut.
+ */
+export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: UnitRules = {}): UnitTable {
+  const set = checkKinds(kinds), resolved = resolveRules(spec, rules);
+  const { protect, minimum, align, rest } = resolved, layout = slotLayout(spec);
+  const rows: Row[] = [], groups: UnitGroup[] = [];
+  const attention = spec.layers.map((layer, index) => {
+    const isCut = !protect.has(index);
+    const kind = isCut && set.has("kv") ? "kv" : isCut && set.has("heads") ? "heads" : null;
+    return attentionPart(layer, { index, rows, groups, kind, spec, slot: layout.layers[index]?.head ?? 0, resolved });
   });
   const ffnFirst = rows.length;
-  spec.layers.forEach(({ ffn }, layer) => {
-    if (!set.has("ffn")) fixed += 3 * ffn;
-    else {
-      const slot = layout.layers[layer]?.ffn ?? 0;
-      for (let c = 0; c < ffn; c++) rows.push({ cost: 3, slot: slot + c, slots: 1, layer, group: -1 });
-    }
+  const ffn = spec.layers.map(({ ffn: width }, layer): LayerPart => {
+    const first = rows.length, slot = layout.layers[layer]?.ffn ?? 0;
+    const isCut = set.has("ffn") && !protect.has(layer) && nextNarrower(width, { align, least: minimum.ffn }) >= 0;
+    for (let c = 0; isCut && c < width; c++) rows.push({ cost: 3, slot: slot + c, slots: 1, layer, group: -1 });
+    return {
+      first,
+      count: rows.length - first,
+      firstGroup: 0,
+      groupCount: 0,
+      fixed: isCut ? 0 : 3 * width,
+      total: 3 * width,
+      minimum: isCut ? minimum.ffn : width,
+    };
   });
   const hiddenFirst = rows.length;
-  if (set.has("hidden")) {
+  if (set.has("hidden") && nextNarrower(spec.hidden, { align, least: Math.max(1, minimum.hidden) }) > 0) {
     for (let d = 0; d < spec.hidden; d++) {
       rows.push({ cost: 0, slot: layout.hidden + d, slots: 1, layer: 0, group: -1 });
     }
   }
+  const layerFirst = rows.length;
+  const parts = spec.layers.map((layer, index): LayerUnits => {
+    const own = { attention: attention[index] ?? ABSENT, ffn: ffn[index] ?? ABSENT };
+    const isCut = set.has("layers") && !protect.has(index) && own.attention.total + own.ffn.total > 0 &&
+      spec.layers.length > Math.max(1, minimum.layers);
+    if (!isCut) return { ...own, gate: -1 };
+    const { head = 0, ffn: column = 0 } = layout.layers[index] ?? {};
+    rows.push({ cost: 0, slot: head, slots: column + layer.ffn - head, layer: index, group: -1 });
+    return { ...own, gate: rows.length - 1 };
+  });
+  checkAnyUnits(spec, resolved, unitsByKind(set, { ffnFirst, hiddenFirst, layerFirst, count: rows.length }));
+  const perDim = parts.reduce((sum, part) => sum + part.attention.total + part.ffn.total, rest);
+  const fixed = parts.reduce((sum, part) => part.gate < 0 ? sum + part.attention.fixed + part.ffn.fixed : sum, rest);
   return {
     spec,
     kinds: set,
+    rules: resolved,
     count: rows.length,
-    hiddenFirst,
     ffnFirst,
+    hiddenFirst,
+    layerFirst,
     cost: Float32Array.from(rows, (row) => row.cost),
     slotFirst: Uint32Array.from(rows, (row) => row.slot),
     slotCount: Uint32Array.from(rows, (row) => row.slots),
     layer: Uint32Array.from(rows, (row) => row.layer),
+    layers: parts,
     groups,
     groupOf: Int32Array.from(rows, (row) => row.group),
     fixed,
@@ -116,56 +174,23 @@ export function hardSparsity(table: UnitTable, kept: Selection): number {
   return tally.sparsity();
 }
 
+/** Shape of the model that slicing leaves of a selection; see `sliceModel`. */
+export function selectedSpec(table: UnitTable, kept: Selection): DecoderSpec {
+  const tally = new Tally(table);
+  for (let unit = 0; unit < table.count; unit++) if (!kept[unit]) tally.drop(unit);
+  return { ...table.spec, ...tally.shape() };
+}
+
 /** Parameters that cutting a unit alone saves, all others kept. */
 export function unitParameters(table: UnitTable, unit: number): number {
-  if (unit >= table.hiddenFirst) return table.total / table.spec.hidden;
-  const group = table.groups[table.groupOf[unit] ?? -1];
-  return ((table.cost[unit] ?? 0) + (group ? group.cost / group.count : 0)) * table.spec.hidden;
-}
-
-/**
- * Keeps the units of the highest score such that the sparsity is at least `target`, and below it with the last cut unit back. A unit that would
- * overshoot by more than the smallest unit is passed over, so that the last to fall is a small one, unless the target cannot be reached so.
- * One hidden dim and, over all layers, one head and one FFN column always stay. Ties fall to the lower index first.
- * Throws `CompressoError("usage")` where the target cannot be reached with these kinds of units.
- */
-export function selectUnits(
-  table: UnitTable,
-  scores: ArrayLike<number>,
-  { target }: { readonly target: number },
-): Selection {
-  const order = Uint32Array.from({ length: table.count }, (_, unit) => unit)
-    .sort((a, b) => (scores[a] ?? 0) - (scores[b] ?? 0) || a - b);
-  const smallest = order.reduce((least, unit) => Math.min(least, unitParameters(table, unit)), Infinity) / table.total;
-  const fine = cutInOrder(table, order, { target, slack: smallest });
-  if (fine.sparsity >= target) return fine.kept;
-  const coarse = cutInOrder(table, order, { target, slack: Infinity });
-  if (coarse.sparsity >= target) return coarse.kept;
-  throw unreachable(target, coarse.sparsity, table.kinds);
-}
-
-/** Cuts units in order until the target is reached, passing over those that would overshoot it by more than the slack. */
-function cutInOrder(
-  table: UnitTable,
-  order: Uint32Array,
-  { target, slack }: { readonly target: number; readonly slack: number },
-): { readonly kept: Selection; readonly sparsity: number } {
-  const kept: Selection = new Uint8Array(table.count).fill(1);
-  const left = [table.ffnFirst, table.hiddenFirst - table.ffnFirst, table.count - table.hiddenFirst];
-  const tally = new Tally(table);
-  for (const unit of order) {
-    if (tally.sparsity() >= target) break;
-    const kind = unit < table.ffnFirst ? 0 : unit < table.hiddenFirst ? 1 : 2;
-    if ((left[kind] ?? 0) <= 1) continue;
-    tally.drop(unit);
-    if (tally.sparsity() > target + slack) {
-      tally.restore(unit);
-      continue;
-    }
-    left[kind] = (left[kind] ?? 0) - 1;
-    kept[unit] = 0;
+  const { hidden } = table.spec;
+  if (unit >= table.layerFirst) {
+    const part = table.layers[table.layer[unit] ?? 0];
+    return ((part?.attention.total ?? 0) + (part?.ffn.total ?? 0)) * hidden;
   }
-  return { kept, sparsity: tally.sparsity() };
+  if (unit >= table.hiddenFirst) return table.total / hidden;
+  const group = table.groups[table.groupOf[unit] ?? -1];
+  return ((table.cost[unit] ?? 0) + (group ? group.cost / group.count : 0)) * hidden;
 }
 
 /** Mask values z of a selection. */
@@ -184,80 +209,65 @@ export function selectionMasks(table: UnitTable, kept: Selection): Required<Mask
   };
 }
 
-/** Refuses a sparsity that no selection of these units can have. */
-export function checkReachable(table: UnitTable, target: number): void {
-  if (!(target > 0 && target < 1)) {
-    throw new CompressoError("usage", {
-      what: "cannot prune to this sparsity",
-      rule: "sparsity is a share of the layers' linear weights, above 0 and below 1",
-      value: String(target),
-      mend: "try 0.2",
-    });
-  }
-  selectUnits(table, new Float32Array(table.count), { target });
-}
-
-/** Running size of a selection. */
-class Tally {
-  readonly #table: UnitTable;
-  readonly #alive: Uint32Array;
-  #perDim: number;
-  #hidden: number;
-
-  constructor(table: UnitTable) {
-    this.#table = table;
-    this.#alive = Uint32Array.from(table.groups, (group) => group.count);
-    this.#perDim = table.total / table.spec.hidden;
-    this.#hidden = table.spec.hidden;
-  }
-
-  drop(unit: number): void {
-    this.#change(unit, -1);
-  }
-
-  restore(unit: number): void {
-    this.#change(unit, 1);
-  }
-
-  #change(unit: number, sign: 1 | -1): void {
-    const { hiddenFirst, cost, groupOf, groups } = this.#table;
-    if (unit >= hiddenFirst) {
-      this.#hidden += sign;
-      return;
-    }
-    this.#perDim += sign * (cost[unit] ?? 0);
-    const index = groupOf[unit] ?? -1, group = groups[index];
-    if (!group) return;
-    const before = this.#alive[index] ?? 0, alive = before + sign;
-    this.#alive[index] = alive;
-    // K and V go with the last head of their group, and come back with the first.
-    if (Math.min(before, alive) === 0) this.#perDim += sign * group.cost;
-  }
-
-  sparsity(): number {
-    return 1 - this.#perDim * this.#hidden / this.#table.total;
-  }
-}
-
-function checkKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
-  const fail = (rule: string): never => {
-    throw new CompressoError("usage", {
-      what: "cannot prune these units",
-      rule,
-      value: kinds.join(",") || "none",
-      mend: "try kv,ffn",
-    });
-  };
-  for (const kind of kinds) if (!UNIT_KINDS.includes(kind)) fail(`units are some of ${UNIT_KINDS.join(", ")}`);
-  if (kinds.length === 0) fail("at least one kind of unit");
-  if (kinds.includes("heads") && kinds.includes("kv")) fail("either heads or kv, not both");
-  return new Set(kinds);
-}
-
-function unreachable(target: number, most: number, kinds: ReadonlySet<UnitKind>): CompressoError {
-  return new CompressoError("usage", {
-    what: `cannot reach a sparsity of ${target}`,
-    rule: `cutting ${[...kinds].join(", ")} reaches at most ${most.toFixed(4)}`,
-    mend: "lower --sparsity or add kinds to --units",
+/** The reverse of {@link selectionMasks}, from slots as `packMasks` lays them out: a unit is kept where one of its slots is not 0. */
+export function keptUnits(table: UnitTable, slots: ArrayLike<number>): Selection {
+  return Uint8Array.from({ length: table.count }, (_, unit) => {
+    const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
+    for (let slot = first; slot < end; slot++) if (slots[slot] !== 0) return 1;
+    return 0;
   });
+}
+
+const ABSENT: LayerPart = { first: 0, count: 0, firstGroup: 0, groupCount: 0, fixed: 0, total: 0, minimum: 0 };
+
+/** Adds the units of a layer's attention to `rows` and `groups`. */
+function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec: { headDim }, slot, resolved }: {
+  readonly index: number;
+  readonly rows: Row[];
+  readonly groups: UnitGroup[];
+  /** How the heads are cut; null where they are not. */
+  readonly kind: "heads" | "kv" | null;
+  readonly spec: DecoderSpec;
+  /** Slot of the first head. */
+  readonly slot: number;
+  readonly resolved: ResolvedRules;
+}): LayerPart {
+  const { heads, kvHeads } = layer, share = kvHeads > 0 ? heads / kvHeads : 0;
+  const first = rows.length, firstGroup = groups.length, total = 2 * headDim * (heads + kvHeads);
+  const part = { first, firstGroup, total };
+  if (kind === null || !mayCutHeads(layer, kind, resolved)) {
+    return { ...part, count: 0, groupCount: 0, fixed: total, minimum: heads };
+  }
+  for (let g = 0; g < kvHeads; g++) {
+    if (kind === "kv" || share === 1) {
+      rows.push({ cost: 2 * headDim * (share + 1), slot: slot + g * share, slots: share, layer: index, group: -1 });
+      continue;
+    }
+    groups.push({ first: rows.length, count: share, cost: 2 * headDim });
+    for (let h = 0; h < share; h++) {
+      const at = slot + g * share + h;
+      rows.push({ cost: 2 * headDim, slot: at, slots: 1, layer: index, group: groups.length - 1 });
+    }
+  }
+  return {
+    ...part,
+    count: rows.length - first,
+    groupCount: groups.length - firstGroup,
+    fixed: 0,
+    minimum: resolved.minimum.heads,
+  };
+}
+
+function unitsByKind(
+  kinds: ReadonlySet<UnitKind>,
+  { ffnFirst, hiddenFirst, layerFirst, count }: Pick<UnitTable, "ffnFirst" | "hiddenFirst" | "layerFirst" | "count">,
+): Map<UnitKind, number> {
+  const counts: Readonly<Record<UnitKind, number>> = {
+    heads: ffnFirst,
+    kv: ffnFirst,
+    ffn: hiddenFirst - ffnFirst,
+    hidden: layerFirst - hiddenFirst,
+    layers: count - layerFirst,
+  };
+  return new Map([...kinds].map((kind) => [kind, counts[kind]]));
 }

@@ -1,8 +1,8 @@
-// Writes our logits of given tokens to a JSON file {tokens, logits}, which reload_hf.py and llama_cpp.mjs compare with.
+// Writes our logits of given tokens to a JSON file {tokens, logits}, which reload_hf.py, reload_peft.py and llama_cpp.mjs compare with.
 // Owns that file; compares nothing.
 import { parseArgs } from "node:util";
 import process from "node:process";
-import { loadModel, openDevice } from "../../mod.ts";
+import { loadModel, openDevice, readPeftAdapter } from "../../mod.ts";
 
 const HELP = `usage: deno run -A scripts/check/dump_logits.ts MODEL --out FILE [options]
 
@@ -11,6 +11,7 @@ Writes {tokens, logits} of MODEL (folder or GGUF) as JSON; logits are [tokens x 
   --out FILE         JSON file to write
   --tokens 1,2,3     token ids (default: as many as --count, spread over the vocabulary)
   --count N          how many tokens where --tokens is absent (17)
+  --adapter PATH     LoRA in PEFT's format, added without merging
   --base-dtype TYPE  f32 or f16, dtype of the weights on the GPU (f32)
   --help             this text`;
 
@@ -20,6 +21,7 @@ const { values: options, positionals } = parseArgs({
     out: { type: "string" },
     tokens: { type: "string" },
     count: { type: "string", default: "17" },
+    adapter: { type: "string" },
     "base-dtype": { type: "string", default: "f32" },
     help: { type: "boolean", default: false },
   },
@@ -37,7 +39,9 @@ if (path === undefined || out === undefined || (baseDtype !== "f32" && baseDtype
 using device = await openDevice();
 using model = await loadModel(path, { device, baseDtype });
 const tokens = options.tokens?.split(",").map(Number) ?? spread(Number(options.count), model.spec.vocab);
-const logits = await model.logits(tokens);
+const adapter = options.adapter === undefined ? null : await readPeftAdapter(options.adapter, model.spec);
+const lora = adapter && { ...adapter.config, weights: adapter.weights };
+const logits = await model.logits(tokens, lora ? { lora } : {});
 await Deno.writeTextFile(out, JSON.stringify({ tokens, logits: Array.from(logits) }));
 const finite = logits.every(Number.isFinite);
 console.log(`${finite ? "PASS" : "FAIL"} wrote ${out}: ${tokens.length} x ${model.spec.vocab} logits`);

@@ -5,7 +5,7 @@ import { openGguf } from "../../lib/io/gguf_model.ts";
 import { ggufNames, ggufRow } from "../../lib/io/gguf_names.ts";
 import type { GgufTyped, GgufValue } from "../../lib/io/gguf_types.ts";
 import { type GgufItem, writeGguf } from "../../lib/io/gguf_write.ts";
-import { tensorShapes } from "../../lib/nn/spec.ts";
+import { PROJECTIONS, tensorShapes, withBiases } from "../../lib/nn/spec.ts";
 import { inTemporaryFolder, rejectsWith, sharedFile } from "./files.ts";
 import { randomNumbers, randomSource, SPEC } from "./models.ts";
 
@@ -20,9 +20,10 @@ Deno.test("ggufRow() reorders a head as reshape(2, headDim / 2).swapaxes(0, 1) d
 
 Deno.test("ggufNames() gives every canonical tensor its own name", () => {
   const names = ggufNames(SPEC.layers.length);
-  assert.deepEqual(new Set(names.keys()), new Set(tensorShapes(SPEC).keys()));
+  assert.deepEqual(new Set(names.keys()), new Set(tensorShapes(withBiases(SPEC, PROJECTIONS)).keys()));
   assert.equal(new Set([...names.values()].map(({ name }) => name)).size, names.size);
   assert.equal(names.get("model.layers.1.self_attn.o_proj.weight")?.name, "blk.1.attn_output.weight");
+  assert.equal(names.get("model.layers.0.mlp.down_proj.bias")?.name, "blk.0.ffn_down.bias");
 });
 
 /** The files of a small model: metadata and tensors that a test may change before writing. */
@@ -189,7 +190,16 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
     ({ metadata }) => metadata.set("llama.feed_forward_length", 32),
     /blk\.0\.ffn_gate\.weight has the shape \[32, 20\].*now: \[33, 20\]/,
   ],
-  ["a bias", ({ tensors }) => tensors.push(item("blk.0.attn_q.bias", [24])), /attn_q\.bias; mend: models with biases/],
+  [
+    "a bias that one layer has and another has not",
+    ({ tensors }) => tensors.push(item("blk.0.attn_q.bias", [24])),
+    /holds the tensor blk\.1\.attn_q\.bias, \[24\]; now: no such tensor/,
+  ],
+  [
+    "a bias of no projection",
+    ({ tensors }) => tensors.push(item("blk.0.attn_norm.bias", [20])),
+    /no tensor but those.*now: blk\.0\.attn_norm\.bias/,
+  ],
   [
     "too few RoPE divisors",
     ({ tensors }) => tensors.push(item("rope_freqs.weight", [2])),

@@ -170,8 +170,8 @@ Deno.test("openHfFolder() takes head_dim from hidden_size and KV heads from head
 
 const REFUSED: readonly (readonly [Record<string, unknown>, RegExp])[] = [
   [
-    { model_type: "qwen2" },
-    /model_type: .*"llama"\|"mistral"\|"compresso"; now: model_type = "qwen2"; mend: give a model/,
+    { model_type: "gemma" },
+    /model_type: .*"llama"\|"mistral"\|"qwen2"\|"compresso"; now: model_type = "gemma"; mend: give a model/,
   ],
   [{ vocab_size: undefined }, /vocab_size: .*expected number; now: vocab_size = not given/],
   [{ hidden_size: "20" }, /hidden_size: expected number, received string; now: hidden_size = "20"/],
@@ -184,8 +184,18 @@ const REFUSED: readonly (readonly [Record<string, unknown>, RegExp])[] = [
   ],
   [{ num_key_value_heads: 3 }, /num_key_value_heads: it divides num_attention_heads = 4; now: num_key_value_heads = 3/],
   [{ hidden_act: "gelu" }, /hidden_act: expected "silu"; now: hidden_act = "gelu"; mend: only SwiGLU/],
-  [{ attention_bias: true }, /attention_bias: expected false; now: attention_bias = true; mend: models with biases/],
-  [{ mlp_bias: true }, /mlp_bias: expected false; now: mlp_bias = true/],
+  [{ attention_bias: 1 }, /attention_bias: expected boolean, received number; now: attention_bias = 1/],
+  [{ attention_bias: true }, /holds the tensor model\.layers\.0\.self_attn\.q_proj\.bias, \[24\]; now: no such tensor/],
+  [{ mlp_bias: true }, /holds the tensor model\.layers\.0\.mlp\.gate_proj\.bias, \[33\]; now: no such tensor/],
+  [
+    { model_type: "mistral", sliding_window: null, attention_bias: true },
+    /attention_bias: a mistral does not have it; now: attention_bias = true/,
+  ],
+  [{ model_type: "qwen2", mlp_bias: true }, /mlp_bias: a qwen2 does not have it; now: mlp_bias = true/],
+  [
+    { model_type: "qwen2", use_sliding_window: true },
+    /use_sliding_window: expected false; now: use_sliding_window = true; mend: only attention/,
+  ],
   [{ quantization_config: { quant_method: "gptq" } }, /quantization_config: .*mend: give the model without/],
   [
     { model_type: "mistral", sliding_window: 64 },
@@ -234,7 +244,10 @@ Deno.test("openHfFolder() names a tensor that is missing, has a wrong shape or i
       (shapes) => shapes.set("model.layers.0.self_attn.k_proj.weight", [6, 20]),
       /k_proj\.weight has the shape \[12, 20\].*now: \[6, 20\]/,
     ],
-    [(shapes) => shapes.set("model.layers.0.self_attn.q_proj.bias", [24]), /q_proj\.bias; mend: models with biases/],
+    [
+      (shapes) => shapes.set("model.layers.0.self_attn.q_proj.bias", [24]),
+      /q_proj\.bias; mend: attention_bias and mlp_bias/,
+    ],
     [(shapes) => shapes.set("model.layers.2.mlp.up_proj.weight", [33, 20]), /no tensor but those.*model\.layers\.2/],
   ];
   for (const [shapes, message] of cases) {

@@ -249,6 +249,57 @@ for (const dtype of DTYPES) {
   });
 }
 
+Deno.test("rotated products take several dispatches where an adapter binds few textures, with the same bits", async () => {
+  const headDim = 6, heads = 4, kvHeads = 2, width = headStride(headDim), cols = 70, { limits } = device;
+  for (const dtype of ["f16", "q4"] as const) {
+    const results: Float32Array[][] = [], counts: number[] = [];
+    for (const maxStorageTexturesPerShaderStage of [limits.maxStorageTexturesPerShaderStage, 4]) {
+      const storage = { dtype, placement: "texture" } as const;
+      using q = weights(heads * width, cols, storage, 1);
+      using k = weights(kvHeads * width, cols, storage, 2);
+      using v = weights(kvHeads * width, cols, storage, 3);
+      using x = vector(cols, { isNormed: true });
+      using rope = device.uploadBuffer(
+        "rope",
+        ropeTable({ headDim, rope: { base: 100, scaling: { kind: "none" } } }, 1),
+      );
+      using position = device.createBuffer("position", 4);
+      using turned = device.createBuffer("q", 4 * heads * width);
+      const size = [CACHE_KEYS * width / 4, kvHeads] as const;
+      using kCache = device.createTexture("k", ...size, "rgba32float");
+      using vCache = device.createTexture("v", ...size, "rgba32float");
+      using plan = new Plan(device);
+      Object.defineProperty(device, "limits", {
+        configurable: true,
+        value: {
+          maxStorageTexturesPerShaderStage,
+          maxComputeWorkgroupsPerDimension: limits.maxComputeWorkgroupsPerDimension,
+        },
+      });
+      recordRotatedProducts(plan, x.input, { q: q.matrix, k: k.matrix, v: v.matrix }, {
+        headDim,
+        rope,
+        position,
+        q: turned,
+        kCache,
+        vCache,
+        cacheRows: 1,
+      });
+      Reflect.deleteProperty(device, "limits");
+      counts.push(plan.length);
+      await plan.run();
+      results.push([
+        await device.readFloats(turned, heads * width),
+        await readTexture(kCache.raw, ...size),
+        await readTexture(vCache.raw, ...size),
+      ]);
+    }
+    assert.deepEqual(counts, [1, dtype === "f16" ? 2 : 3]);
+    assert.ok(results[0]?.every((part) => part.some((value) => value !== 0)));
+    assert.deepEqual(results[1], results[0]);
+  }
+});
+
 Deno.test("a row of more columns than a texture kernel unrolls takes several rounds", async () => {
   for (const [dtype, cols] of [["f32", 1100], ["f16", 2100], ["q4", 4200]] as const) {
     assert.ok(textureUnits(dtype, cols).rounds > 1);

@@ -1,0 +1,137 @@
+// What must not be cut: protected layers, least widths, aligned widths. Owns their checks and how narrow each part may become; refuses units and scores.
+import { CompressoError } from "../errors.ts";
+import type { DecoderSpec, LayerSpec } from "../nn/spec.ts";
+
+/** Kinds of units: single attention heads, or KV groups with all their heads; FFN columns; hidden dims; whole layers. */
+export type UnitKind = "heads" | "kv" | "ffn" | "hidden" | "layers";
+
+/** All kinds, in the order of the command line's help. */
+export const UNIT_KINDS: readonly UnitKind[] = ["heads", "kv", "ffn", "hidden", "layers"];
+
+/** Widths that stay at least; a part that is no wider than that is not cut at all. Default 0 each. */
+export interface MinimumWidths {
+  /** Query heads of a layer. */
+  readonly heads?: number;
+  /** FFN columns of a layer. */
+  readonly ffn?: number;
+  /** Hidden dims. */
+  readonly hidden?: number;
+  /** Layers that keep their gate, where whole layers are cut. */
+  readonly layers?: number;
+}
+
+/** Limits of what is cut. */
+export interface UnitRules {
+  /** Layers whose heads, columns and gate are never cut, from 0. Default none. */
+  readonly protect?: readonly number[];
+  readonly minimum?: MinimumWidths;
+  /** Kept FFN widths and a kept hidden size are multiples of it, or what they were. Default 1. */
+  readonly align?: number;
+  /**
+   * Further parameters per hidden dim that sparsity counts: 0, the default, for a share of the layers' linear weights; those of embedding, norms
+   * and head for a share of the model (see `sizeTarget`).
+   */
+  readonly rest?: number;
+}
+
+/** Rules with every default filled in. */
+export interface ResolvedRules {
+  readonly protect: ReadonlySet<number>;
+  readonly minimum: Required<MinimumWidths>;
+  readonly align: number;
+  readonly rest: number;
+}
+
+/** Fills in defaults. Throws `CompressoError("usage")` for layers that do not exist and numbers that are no widths. */
+export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules {
+  const { protect = [], minimum = {}, align = 1, rest = 0 } = rules, count = spec.layers.length;
+  for (const layer of protect) {
+    if (Number.isInteger(layer) && layer >= 0 && layer < count) continue;
+    throw refusal("cannot protect this layer", `layers go from 0 to ${count - 1}`, String(layer));
+  }
+  const { heads = 0, ffn = 0, hidden = 0, layers = 0 } = minimum;
+  for (const [name, width] of Object.entries({ heads, ffn, hidden, layers })) {
+    if (Number.isInteger(width) && width >= 0) continue;
+    throw refusal(`cannot keep this many ${name}`, "a least width is a whole number, 0 or more", String(width));
+  }
+  if (!Number.isInteger(align) || align < 1) {
+    throw refusal("cannot align widths", "they are multiples of a whole number, at least 1", String(align));
+  }
+  if (!(Number.isFinite(rest) && rest >= 0)) {
+    throw refusal("cannot count these parameters", "their number per hidden dim is finite and ≥ 0", String(rest));
+  }
+  return { protect: new Set(protect), minimum: { heads, ffn, hidden, layers }, align, rest };
+}
+
+/** Checks the choice of kinds. Throws `CompressoError("usage")` for kinds that exclude each other, or none at all. */
+export function checkKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
+  const fail = (rule: string): never => {
+    throw refusal("cannot prune these units", rule, kinds.join(",") || "none", "try kv,ffn");
+  };
+  for (const kind of kinds) if (!UNIT_KINDS.includes(kind)) fail(`units are some of ${UNIT_KINDS.join(", ")}`);
+  if (kinds.length === 0) fail("at least one kind of unit");
+  if (kinds.includes("heads") && kinds.includes("kv")) fail("either heads or kv, not both");
+  return new Set(kinds);
+}
+
+/** The widest width below `width` that may be kept; −1 where there is none. */
+export function nextNarrower(width: number, { align, least }: { readonly align: number; readonly least: number }): number {
+  const narrower = Math.floor((width - 1) / align) * align;
+  return width > 0 && narrower >= least ? narrower : -1;
+}
+
+/** Whether any head, or KV group, of a layer may be cut. */
+export function mayCutHeads({ heads, kvHeads }: LayerSpec, kind: "heads" | "kv", { minimum }: ResolvedRules): boolean {
+  const step = kind === "kv" && kvHeads > 0 ? heads / kvHeads : 1;
+  return heads > 0 && heads - step >= minimum.heads;
+}
+
+/**
+ * Refuses rules that leave nothing of a kind to cut although the model has some: then the kind would be an option that does nothing.
+ * `units` are the numbers of units by kind.
+ */
+export function checkAnyUnits(
+  spec: DecoderSpec,
+  rules: ResolvedRules,
+  units: ReadonlyMap<UnitKind, number>,
+): void {
+  const { layers, hidden } = spec, { protect, minimum, align } = rules;
+  const widest = (of: (layer: LayerSpec) => number): number => Math.max(0, ...layers.map(of));
+  const heads = widest((layer) => layer.heads), ffn = widest((layer) => layer.ffn);
+  const has: Readonly<Record<UnitKind, boolean>> = {
+    heads: heads > 0,
+    kv: heads > 0,
+    ffn: ffn > 0,
+    hidden: true,
+    layers: heads + ffn > 0,
+  };
+  for (const [kind, count] of units) {
+    if (count > 0 || !has[kind]) continue;
+    const [rule, value] = kind !== "hidden" && layers.every((_, index) => protect.has(index))
+      ? ["at least one layer is not protected", `all ${layers.length} layers are`]
+      : kind === "hidden"
+      ? [
+        "the hidden size is above its least width and the alignment",
+        `hidden size ${hidden}, at least ${minimum.hidden}, aligned to ${align}`,
+      ]
+      : kind === "layers"
+      ? [
+        "fewer layers stay at least than may be cut",
+        `${layers.length} layers, ${protect.size} protected, at least ${minimum.layers}`,
+      ]
+      : kind === "ffn"
+      ? [
+        "some layer that is not protected is wider than what stays at least",
+        `widest FFN ${ffn}, at least ${minimum.ffn}, aligned to ${align}`,
+      ]
+      : [
+        "some layer that is not protected has more heads than stay at least",
+        `most heads ${heads}, at least ${minimum.heads}`,
+      ];
+    throw refusal(`cannot prune ${kind}`, rule, value, `take ${kind} out of the units, or loosen the rule`);
+  }
+}
+
+function refusal(what: string, rule: string, value: string, mend?: string): CompressoError {
+  return new CompressoError("usage", { what, rule, value, ...(mend === undefined ? {} : { mend }) });
+}

@@ -1,0 +1,232 @@
+// The loop of a run: schedules steer it, hooks reach into it, methods choose units, and an interrupted run ends with the same bits. On the demo model.
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import {
+  cubic,
+  defineSchedule,
+  demoData,
+  type Device,
+  hardSparsity,
+  loadModel,
+  type Model,
+  openDevice,
+  prune,
+  type PruneOptions,
+  type PruneResult,
+  readRows,
+  type RunHooks,
+  type StepRecord,
+} from "../../mod.ts";
+import { magnitudeScores } from "../../lib/prune/baselines.ts";
+import { selectionMasks, selectUnits, unitTable } from "../../lib/prune/units.ts";
+
+const { rows } = await readRows(demoData("train"), { limit: 64 });
+const BASE = {
+  rows,
+  sparsity: 0.2,
+  steps: 8,
+  prefinetune: 1,
+  postfinetune: 2,
+  batch: 1,
+  seq: 80,
+  prompt: null,
+} as const;
+
+async function withDemo(work: (parts: { model: Model; device: Device }) => Promise<void>): Promise<void> {
+  using device = await openDevice();
+  using model = await loadModel("demo", { device });
+  await work({ model, device });
+}
+
+async function drive(
+  model: Model,
+  options: Partial<PruneOptions>,
+): Promise<{ records: StepRecord[]; result: PruneResult; steps: number }> {
+  using run = prune(model, { ...BASE, ...options });
+  const records: StepRecord[] = [];
+  for await (const record of run) records.push(record);
+  return { records, result: run.result(), steps: run.steps };
+}
+
+/** A hash of whatever of a run depends on neither clock nor what was freed before. */
+function bitsOf({ records, result }: { records: StepRecord[]; result: PruneResult }): string {
+  const steps = records.map(({ tokensPerSecond: _speed, gpuBytes: _bytes, ...record }) => record);
+  const arrays = [...Object.values(result.masks), ...result.lora.weights.values(), result.logAlpha];
+  const text = JSON.stringify([steps, result.sparsity, arrays.map((values) => [...values as Float32Array])]);
+  return createHash("sha256").update(text).digest("hex");
+}
+
+/** Runs until step `at`, stops there, and goes on in a new run. */
+async function interrupted(
+  model: Model,
+  options: Partial<PruneOptions>,
+  at: number,
+): Promise<ReturnType<typeof drive>> {
+  const folder = await Deno.makeTempDir();
+  try {
+    const checkpoint = { path: `${folder}/checkpoint.safetensors`, every: 1000 };
+    const controller = new AbortController();
+    const seen: StepRecord[] = [];
+    await assert.rejects(async () => {
+      using run = prune(model, { ...BASE, ...options, checkpoint, signal: controller.signal });
+      for await (const record of run) {
+        seen.push(record);
+        if (record.step === at) controller.abort(new Error("enough"));
+      }
+    }, /enough/);
+    const rest = await drive(model, { ...options, checkpoint: { ...checkpoint, resume: true } });
+    return { ...rest, records: [...seen, ...rest.records] };
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+Deno.test("a schedule sets target, rates and end, and the masks become hard at its last target", async () => {
+  await withDemo(async ({ model }) => {
+    const schedule = defineSchedule({
+      sparsity: ({ progress }) => 0.25 * progress,
+      rates: { lora: ({ step }) => 1e-4 * (step + 1) },
+      end: ({ step, records }) => step >= 5 && records.length === 6,
+    });
+    const { records, result, steps } = await drive(model, { schedule });
+    const pruning = records.filter(({ stage }) => stage === "prune");
+    assert.deepEqual(pruning.map(({ target }) => target), [1, 2, 3, 4, 5].map((k) => 0.25 * k / 8));
+    pruning.forEach(({ expected, target }) => assert.ok(Math.abs((expected ?? 1) - (target ?? 0)) < 1e-5));
+    assert.deepEqual(pruning.map(({ learningRate }) => learningRate), [1, 2, 3, 4, 5].map((k) => 1e-4 * k));
+    assert.equal(records.length, 1 + 5 + 2);
+    assert.deepEqual([steps, records.at(-1)?.steps], [8, 8]);
+    const { target, hard } = result.sparsity;
+    assert.equal(target, 0.25 * 5 / 8);
+    assert.ok(hard >= target && hard < target + 0.002, `${hard}`);
+  });
+});
+
+Deno.test("a schedule sees the layers' state, and an error of its own names the step", async () => {
+  await withDemo(async ({ model }) => {
+    const seen: number[] = [];
+    const schedule = defineSchedule({
+      sparsity: ({ layers, step, sparsity }) => {
+        seen.push(layers.reduce((sum, { ffn }) => sum + ffn, 0) / layers.length);
+        return step === 6 ? 2 * sparsity + 1 : sparsity * step / 8;
+      },
+    });
+    await assert.rejects(drive(model, { schedule }), /step 6/);
+    assert.equal(seen.length, 7);
+    assert.ok((seen[0] ?? 1) < 0.6 && (seen[6] ?? 0) > 0, seen.join(" "));
+    // Before the first projection log α is centred: after it the share cut follows the targets upwards.
+    for (let step = 2; step < 7; step++) assert.ok((seen[step] ?? 0) >= (seen[step - 1] ?? 0) - 1e-3, seen.join(" "));
+  });
+});
+
+for (const method of ["compresso", "gradual"] as const) {
+  Deno.test(`a run of the method ${method} with a schedule that was interrupted ends with the same bits`, async () => {
+    await withDemo(async ({ model }) => {
+      const schedule = defineSchedule({
+        sparsity: cubic({ to: "target", warmup: 0.8 }),
+        rates: { lora: ({ records }) => 1e-3 / (1 + records.length + (records.at(-1)?.loss ?? 0)) },
+      });
+      const whole = await drive(model, { method, schedule });
+      for (const at of [3, 7]) {
+        assert.equal(bitsOf(await interrupted(model, { method, schedule }, at)), bitsOf(whole), `after step ${at}`);
+      }
+      const other = defineSchedule({ sparsity: cubic({ to: "target", warmup: 0.7 }) });
+      assert.notEqual(bitsOf(await drive(model, { method, schedule: other })), bitsOf(whole));
+    });
+  });
+}
+
+Deno.test("a checkpoint of another schedule is refused", async () => {
+  await withDemo(async ({ model }) => {
+    const path = await Deno.makeTempFile();
+    await Deno.remove(path);
+    const half = defineSchedule({ sparsity: 0.1 }), full = defineSchedule({ sparsity: 0.2 });
+    await drive(model, { schedule: half, checkpoint: { path, every: 4 } });
+    await assert.rejects(drive(model, { schedule: full, checkpoint: { path, every: 4, resume: true } }), /schedule/);
+    await Deno.remove(path);
+  });
+});
+
+Deno.test("gradual saliency holds hard masks at the schedule's target, of ones and zeros", async () => {
+  await withDemo(async ({ model }) => {
+    const { records, result } = await drive(model, { method: "gradual", steps: 12 });
+    const pruning = records.filter(({ stage }) => stage === "prune");
+    pruning.forEach(({ expected, target }, step) => {
+      // Masks are chosen at every third step; until the next they stay.
+      const wanted = step < 3 ? 0 : pruning[step - step % 3]?.target ?? NaN;
+      if (step < 3) assert.equal(expected, 0);
+      else {assert.ok(
+          (expected ?? 0) >= wanted && (expected ?? 1) < wanted + 0.002,
+          `${step}: ${expected} of ${target}`,
+        );}
+    });
+    assert.ok(Object.values(result.masks).every((values: Float32Array) => values.every((z) => z === 0 || z === 1)));
+    assert.ok(result.sparsity.hard >= 0.2 && result.sparsity.hard < 0.202);
+  });
+});
+
+Deno.test("the method magnitude cuts the units of least magnitude, and all its steps are recovery", async () => {
+  await withDemo(async ({ model }) => {
+    const { records, result } = await drive(model, { method: "magnitude" });
+    assert.deepEqual(new Set(records.map(({ stage }) => stage)), new Set(["postfinetune"]));
+    assert.equal(records.length, 11);
+    const table = unitTable(model.spec, ["kv", "ffn"]);
+    const kept = selectUnits(table, await magnitudeScores(model.source, table), { target: 0.2 });
+    assert.equal(result.sparsity.hard, hardSparsity(table, kept));
+    const wanted = selectionMasks(table, kept);
+    assert.deepEqual([...result.masks.ffn ?? []], [...wanted.ffn]);
+    assert.deepEqual([...result.masks.head ?? []], [...wanted.head]);
+    const bare = await drive(model, { method: "magnitude", steps: 0, prefinetune: 0, postfinetune: 0 });
+    assert.deepEqual([bare.records.length, bare.result.sparsity.hard], [0, result.sparsity.hard]);
+    await assert.rejects(drive(model, { method: "magnitude", schedule: "linear" }), /schedule/);
+  });
+});
+
+Deno.test("hooks follow steps and stages, and what they write holds from the next step on", async () => {
+  await withDemo(async ({ model }) => {
+    const calls: string[] = [];
+    let lastLora: Float32Array | undefined;
+    const hooks: RunHooks = {
+      beforeStage: (stage) => void calls.push(`+${stage}`),
+      afterStage: (stage) => void calls.push(`-${stage}`),
+      beforeStep: ({ step }) => void calls.push(`${step}`),
+      afterStep: async ({ stage, step }, run) => {
+        calls.push(`${step}!`);
+        if (stage !== "postfinetune") return;
+        const weights = await run.lora(), masks = await run.masks();
+        [lastLora] = weights.values();
+        assert.ok(masks.ffn.some((z) => z === 0));
+        if (step !== 5) return;
+        for (const values of weights.values()) values.fill(0);
+        run.setLora(weights);
+        run.setMasks({ ...masks, ffn: masks.ffn.map(() => 1) });
+      },
+    };
+    const { result } = await drive(model, { steps: 3, postfinetune: 1, hooks });
+    const [prefix, rest] = [["+finetune", "0", "1!", "-finetune"], [
+      "+prune",
+      "1",
+      "2!",
+      "2",
+      "3!",
+      "3",
+      "4!",
+      "-prune",
+    ]];
+    assert.deepEqual(calls, [...prefix, ...rest, "+postfinetune", "4", "5!", "-postfinetune"]);
+    assert.ok(
+      lastLora?.every((value) => value === 0) &&
+        [...result.lora.weights.values()].every((m) => m.every((v) => v === 0)),
+    );
+    assert.ok(result.masks.ffn?.every((z) => z === 1));
+    await assert.rejects(
+      drive(model, {
+        hooks: {
+          beforeStep: ({ step }) => {
+            if (step === 2) throw new Error("no");
+          },
+        },
+      }),
+      /no/,
+    );
+  });
+});

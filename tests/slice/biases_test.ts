@@ -1,0 +1,100 @@
+// Biases of models that are cut: they follow their rows, and outlive the part they belong to.
+import assert from "node:assert/strict";
+import { openDevice } from "../../mod.ts";
+import type { MaskValues } from "../../lib/nn/masks.ts";
+import { biasName, type DecoderSpec, type Projection, projectionName, PROJECTIONS } from "../../lib/nn/spec.ts";
+import { padded } from "../../lib/prune/layouts.ts";
+import { remapSource } from "../../lib/prune/remap.ts";
+import { sliceModel } from "../../lib/prune/slice.ts";
+import { assertClose } from "../golden/helpers/golden.ts";
+import { LOGIT_TOLERANCE, logitDistance, openSource, randomLora, randomMasks, randomSource } from "./helpers.ts";
+
+const LAYERS = 4;
+
+async function specWith(biases: readonly Projection[]): Promise<DecoderSpec> {
+  const { spec } = await openSource("gqa_llama3"), [layer] = spec.layers;
+  assert.ok(layer);
+  return { ...spec, layers: Array.from({ length: LAYERS }, () => layer), biases };
+}
+
+/** Masks that cut whole parts, and in what is left some dims and units softly. */
+function without(spec: DecoderSpec, heads: readonly number[], ffn: readonly number[]): MaskValues {
+  const soft = randomMasks(spec, { seed: 9, kinds: ["head", "ffn", "hidden"], soft: true });
+  const cut = (values: Float32Array | undefined, key: "heads" | "ffn", layers: readonly number[]): Float32Array =>
+    Float32Array.from(spec.layers.flatMap((layer, i) => {
+      const own = values?.subarray(i * layer[key], (i + 1) * layer[key]) ?? [];
+      return layers.includes(i) ? Array.from(own, () => 0) : [...own];
+    }));
+  return { ...soft, head: cut(soft.head, "heads", heads), ffn: cut(soft.ffn, "ffn", ffn) };
+}
+
+for (const biases of [PROJECTIONS, ["o"], ["down"], ["o", "down"], ["q", "k", "v"]] as const) {
+  Deno.test(`parts that are cut whole leave their output's bias, with biases of ${biases.join(", ")}`, async () => {
+    using device = await openDevice();
+    const spec = await specWith(biases), source = randomSource(spec);
+    const cases: readonly (readonly [readonly number[], readonly number[]])[] = [
+      [[2], []],
+      [[], [1, 3]],
+      [[1, 2], [0, 1]], // three writes in a row go: their biases gather at the first one
+      [[0], [2]],
+      [[0, 1], [0, 3]],
+      [[0, 1, 2, 3], [0, 1, 2, 3]],
+    ];
+    for (const [heads, ffn] of cases) {
+      const masks = without(spec, heads, ffn), lora = randomLora(spec, { seed: 4 });
+      const sliced = sliceModel(source, { masks, lora });
+      const name = `no heads in [${heads}], no FFN in [${ffn}]`;
+      // Before the first write that is left there is nowhere to go.
+      const keepsHead = heads.includes(0) && biases.some((projection) => projection === "o");
+      const keepsColumn = heads.includes(0) && ffn.includes(0) && !keepsHead &&
+        biases.some((projection) => projection === "down");
+      assert.deepEqual(
+        sliced.spec.layers.map((layer) => [layer.heads > 0, layer.ffn > 0]),
+        spec.layers.map((_, i) => [
+          !heads.includes(i) || (i === 0 && keepsHead),
+          !ffn.includes(i) || (i === 0 && keepsColumn),
+        ]),
+        name,
+      );
+      for (const actual of [sliced, padded(sliced)]) {
+        assertClose(
+          [await logitDistance(device, name, { expected: source, adapters: { masks, lora }, actual })],
+          LOGIT_TOLERANCE,
+        );
+      }
+    }
+  });
+}
+
+Deno.test("without a bias of the kind that is cut, the biases stay those of the base", async () => {
+  const spec = await specWith(["q", "down"]), source = randomSource(spec);
+  const sliced = sliceModel(source, { masks: { head: without(spec, [1, 2], []).head ?? new Float32Array() } });
+  assert.deepEqual(sliced.spec.biases, ["q", "down"]);
+  assert.equal(sliced.storedDtype(biasName(0, "down")), "f32");
+  assert.deepEqual(await sliced.read(biasName(1, "down")), await source.read(biasName(1, "down")));
+});
+
+Deno.test("a head or column of zeros that holds a bias has no weights", async () => {
+  const spec = await specWith(["o"]);
+  const sliced = sliceModel(randomSource(spec), { masks: without(spec, [0], []) });
+  assert.deepEqual([sliced.spec.layers[0]?.heads, sliced.spec.layers[0]?.kvHeads], [1, 1]);
+  for (const projection of ["q", "k", "v", "o"] as const) {
+    assert.ok((await sliced.read(projectionName(0, projection))).every((value) => value === 0), projection);
+  }
+});
+
+Deno.test("remapSource() adds tensors before it picks and scales rows", async () => {
+  const spec = await specWith(["o", "down"]), source = randomSource(spec);
+  const names = [biasName(0, "o"), biasName(2, "o"), biasName(1, "down")];
+  const [a = [], b = [], c = []] = await Promise.all(names.map((name) => source.read(name)));
+  const [from = "", ...plus] = names;
+  const made = remapSource(source, { ...spec, hidden: 2 }, () => ({
+    from,
+    plus,
+    rows: Int32Array.of(7, 3),
+    rowScale: Float64Array.of(1, 0.5),
+  }));
+  const sum = (i: number): number => Math.fround(Math.fround((a[i] ?? 0) + (b[i] ?? 0)) + (c[i] ?? 0));
+  assert.deepEqual([...await made.read(from)], [sum(7), sum(3) / 2]);
+  assert.equal(made.storedDtype(from), "f32");
+});

@@ -7,7 +7,7 @@ import { weightBindings, type WeightStorage } from "./weight_access.ts";
 
 export { type MatvecEnding, type MatvecRole, texelOf } from "./matvec_text.ts";
 export { MATVEC_BUFFER_ROWS } from "./matvec_buffer.ts";
-export { MATVEC_TEXTURE_ROWS, type TextureUnits, textureUnits } from "./matvec_texture.ts";
+export { textureRows, type TextureUnits, textureUnits } from "./matvec_texture.ts";
 
 /** One kernel of the family: s = W·x, or W·RMSNorm(x), for the rows of `parts` matrices, and an ending. */
 export interface Matvec {
@@ -21,6 +21,8 @@ export interface Matvec {
   readonly norm: boolean;
   /** Texture only: loads along a row that the kernel unrolls; of `rounds` it only matters whether there are several. */
   readonly units?: TextureUnits;
+  /** Texture only: rows of a workgroup at most, see {@link textureRows}. */
+  readonly rows?: number;
 }
 
 /** Invocations of a workgroup. */

@@ -3,14 +3,20 @@ import type { Matvec } from "./matvec.ts";
 import { columnScale4, scaledSum, texelDot, texelOf } from "./matvec_text.ts";
 import { isQuantized, type WeightDtype } from "./weight_access.ts";
 
-/** Rows of a workgroup at most, all matrices of a "swiglu" together: as many sums fit 16 KiB of workgroup memory. */
-export const MATVEC_TEXTURE_ROWS = 384;
+/** Rows of a workgroup at most, all matrices of a "swiglu" together; more were no quicker. */
+const MAX_ROWS = 768;
 /** Most units in registers: the compiler's time grows with them. */
 const MAX_UNITS = 32;
 /** Up to here every number of units has its own kernel. */
 const EXACT_UNITS = 10;
 
 const LANES = 8;
+
+/** Rows of a workgroup, all matrices of a "swiglu" together, whose sums fit so many bytes of workgroup memory. */
+export function textureRows(workgroupBytes: number): number {
+  const sums = Math.floor(workgroupBytes / 4) - LANES; // beside those of a norm
+  return Math.min(MAX_ROWS, Math.floor(sums / LANES / 8) * 8);
+}
 
 /** How the loads along a row are unrolled. */
 export interface TextureUnits {
@@ -61,7 +67,8 @@ interface Load {
 
 /** Declarations and statements of main() up to the sums. */
 export function textureBody(kernel: Matvec): { readonly module: string; readonly main: string } {
-  const { storage: { dtype }, ending, parts, norm, units: { units, half, rounds } = NO_UNITS } = kernel;
+  const { storage: { dtype }, ending, parts, norm, rows: most = MAX_ROWS, units: { units, half, rounds } = NO_UNITS } =
+    kernel;
   const { texels, step, span } = unitOf(dtype), isMany = rounds > 1;
   const texel = texelOf(dtype), vectors = texel.columns / 4, perUnit = texels * vectors, quantized = isQuantized(dtype);
   const registers = list(units * perUnit);
@@ -158,7 +165,7 @@ ${rows}`;
     sums[at] = ${list(LANES).map((j) => `sums[at + ${j}u]`).join(" + ")};
   }`;
   return {
-    module: `var<workgroup> sums: array<f32, ${MATVEC_TEXTURE_ROWS * LANES}>;
+    module: `var<workgroup> sums: array<f32, ${most * LANES}>;
 ${norm ? `var<workgroup> square_sums: array<f32, ${LANES}>;` : ""}
 fn sum_of(i: u32) -> f32 { return sums[i * ${LANES}u]; }`,
     main: `${

@@ -160,7 +160,8 @@ function modelMetadata(
 /** Values of `general.file_type`: the type of most matrices. */
 const FILE_TYPES: Readonly<Record<GgufWriteType, number>> = { f32: 0, f16: 1, q4_0: 2, q8_0: 7, bf16: 32 };
 
-function typeFor(
+/** The type that a tensor gets, and the one that it would have if its rows were whole blocks. */
+export function typeFor(
   canonical: string,
   shape: readonly number[],
   dtype: GgufWriteType,

@@ -1,11 +1,11 @@
 // Products of frozen matrices with the one vector of a decoding step, each with what is made of it. Owns grids and params; refuses to allocate.
 import {
   MATVEC_BUFFER_ROWS,
-  MATVEC_TEXTURE_ROWS,
   type MatvecEnding,
   matvecKernel,
   type MatvecRole,
   texelOf,
+  textureRows,
   textureUnits,
 } from "../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceTexture } from "../gpu/device.ts";
@@ -37,8 +37,8 @@ export interface RotatedTarget {
   readonly vCache: DeviceTexture;
 }
 
-/** Workgroups for each core of a CPU: enough to even out, few enough that reading x costs little. */
-const GROUPS_PER_CORE = 2;
+/** Rows of a workgroup on a CPU at least: fewer take less time than reading x. */
+const MIN_ROWS = 32;
 /** Storage buffers of a kernel at most: what WebGPU guarantees. */
 const MAX_BUFFERS = 8;
 /** Workgroups along x at most. */
@@ -152,7 +152,7 @@ function partsOfDispatch(plan: Plan, x: MatvecInput, { matrix, ending, parts }: 
 function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
   const { matrix, ending, parts, rotation = [0, 0, 0, 0], bound } = product;
   const { dtype, placement, stride } = matrix, { norm } = x;
-  const units = textureUnits(dtype, stride);
+  const units = textureUnits(dtype, stride), most = textureRows(plan.device.limits.maxComputeWorkgroupStorageSize);
   const roles = parts.flatMap(({ role }) => role ?? []);
   const source = matvecKernel({
     storage: { placement, dtype },
@@ -160,9 +160,9 @@ function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
     parts: parts.length,
     roles,
     norm: norm !== undefined,
-    ...(placement === "texture" ? { units } : {}),
+    ...(placement === "texture" ? { units, rows: most } : {}),
   });
-  const groupRows = placement === "buffer" ? MATVEC_BUFFER_ROWS : textureRows(product);
+  const groupRows = placement === "buffer" ? MATVEC_BUFFER_ROWS : rowsOfGroup(product, most);
   let groups = 0;
   const places = parts.flatMap(({ rows, offset }) => {
     const first = groups;
@@ -192,10 +192,10 @@ function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
   );
 }
 
-/** Rows of a workgroup where a CPU runs the shader: a few groups for each core, as alike as can be. */
-function textureRows({ ending, parts, align = 4 }: Product): number {
+/** Rows of a workgroup where a CPU runs the shader: one for each core, as each reads x anew, or a multiple if that is more than `most`. */
+function rowsOfGroup({ ending, parts, align = 4 }: Product, most: number): number {
   const rows = parts.reduce((sum, part) => sum + part.rows, 0), cores = navigator.hardwareConcurrency;
-  const most = Math.floor(MATVEC_TEXTURE_ROWS / (ending === "swiglu" ? 2 : 1) / align) * align;
-  const groups = roundUp(Math.max(rows / most, GROUPS_PER_CORE * cores), cores);
-  return Math.min(most, roundUp(Math.ceil(rows / groups), align));
+  const highest = Math.floor(most / (ending === "swiglu" ? 2 : 1) / align) * align;
+  const groups = roundUp(Math.max(1, rows / highest), cores);
+  return Math.min(highest, roundUp(Math.max(MIN_ROWS, Math.ceil(rows / groups)), align));
 }

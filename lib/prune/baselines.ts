@@ -1,7 +1,16 @@
-// One-shot baselines: scores of units without training. Owns the magnitude score; refuses selection and learning.
+// One-shot baselines that need no activations: magnitude, random, first-order Taylor. Owns these scores; refuses selection, learning and running a model.
 import type { WeightSource } from "../io/source.ts";
 import { type DecoderSpec, type Projection, projectionName, PROJECTIONS } from "../nn/spec.ts";
-import type { UnitTable } from "./units.ts";
+import { randomU32 } from "../random.ts";
+import { unitParameters, type UnitTable } from "./units.ts";
+
+/** Scores that choose units at once; see the function of each. */
+export const ONE_SHOT_METHODS = ["magnitude", "random", "taylor", "wanda-sp", "flap"] as const;
+/** Name of a one-shot score. */
+export type OneShotMethod = typeof ONE_SHOT_METHODS[number];
+
+/** Told apart from other draws of the same seed. */
+const RANDOM_STREAM = 0x4a4d;
 
 /** Squared weights of one layer, summed by head, KV head, FFN column and hidden dim. */
 interface LayerSums {
@@ -35,6 +44,44 @@ export async function magnitudeScores(source: WeightSource, table: UnitTable): P
   return scoresOf(table, layers, hidden);
 }
 
+/** A random order of the units, decided by the seed alone: what any score has to beat. */
+export function randomScores(table: UnitTable, { seed }: { readonly seed: number }): Float64Array<ArrayBuffer> {
+  return Float64Array.from({ length: table.count }, (_, unit) => randomU32(seed, RANDOM_STREAM, unit) / 2 ** 32);
+}
+
+/** Mean gradient of the loss with respect to each slot's mask, batch by batch. */
+export interface Taylor {
+  /** Adds a batch's dL/dz of all slots at z = 1, L the mean loss over its `labels` labels. */
+  add(slotGradients: Float32Array, options: { readonly labels: number }): void;
+  /** |dL/dz| of each unit per parameter that it saves. */
+  scores(): Float64Array<ArrayBuffer>;
+}
+
+/**
+ * First-order Taylor importance as in LLM-Pruner (Ma et al. 2023, arXiv 2305.11627), at the units' own masks: |∂L/∂z| with z = 1, for L the mean
+ * loss over all calibration data, so that the sign of a batch counts and only the mean loses it.
+ *
+ * The same as there: z scales the unit's columns of o_proj or down_proj, so ∂L/∂z = Σ w·∂L/∂w over them, which is LLM-Pruner's "vector-wise"
+ * term of that matrix (`--taylor vectorize`), and of v_proj and up_proj, whose rows the output is linear in.
+ * Different: LLM-Pruner adds up such terms of all matrices of a unit, also of q, k and gate; its element-wise variants take |w·∂L/∂w| before
+ * the sum. It ranks the units of each layer apart and cuts the same share of some layers; here, as for every method, one ranking by score per
+ * parameter goes through all layers.
+ */
+export function createTaylor(table: UnitTable): Taylor {
+  const sums = new Float64Array(table.count);
+  let total = 0;
+  return {
+    add(slotGradients, { labels }): void {
+      total += labels;
+      for (let unit = 0; unit < table.count; unit++) {
+        const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
+        for (let slot = first; slot < end; slot++) sums[unit] = (sums[unit] ?? 0) + labels * (slotGradients[slot] ?? 0);
+      }
+    },
+    scores: () => sums.map((sum, unit) => Math.abs(sum) / Math.max(1, total) / unitParameters(table, unit)),
+  };
+}
+
 /** Which sums a projection's rows (or, of o and down, columns) belong to, and how many of them make a unit. */
 function partsOf(projection: Projection, sums: LayerSums, spec: DecoderSpec): readonly [Float64Array, number] {
   if (projection === "q" || projection === "o") return [sums.heads, spec.headDim];
@@ -63,21 +110,27 @@ function addSquares(
 
 function scoresOf(table: UnitTable, layers: readonly LayerSums[], hidden: Float64Array): Float64Array<ArrayBuffer> {
   const { spec, layout } = table;
+  const sum = (values: Float64Array): number => values.reduce((total, value) => total + value, 0);
   return Float64Array.from({ length: table.count }, (_, unit) => {
-    if (unit >= table.hiddenFirst) {
-      const perDim = table.total / spec.hidden;
-      return (hidden[unit - table.hiddenFirst] ?? 0) / perDim;
-    }
-    const index = table.layer[unit] ?? 0,
-      sums = layers[index],
-      layer = spec.layers[index],
-      slots = layout.layers[index];
+    const index = table.layer[unit] ?? 0, sums = layers[index], layer = spec.layers[index];
+    const slots = layout.layers[index], slot = table.slotFirst[unit] ?? 0, count = table.slotCount[unit] ?? 0;
     if (!sums || !layer || !slots) return 0;
-    const slot = table.slotFirst[unit] ?? 0, count = table.slotCount[unit] ?? 0;
+    if (unit >= table.layerFirst) {
+      return (sum(sums.heads) + sum(sums.kvHeads) + sum(sums.ffn)) / unitParameters(table, unit);
+    }
+    if (unit >= table.hiddenFirst) {
+      const perDim = layers.length === 0 ? 1 : linearPerDim(spec);
+      return (hidden[slot - layout.hidden] ?? 0) / perDim;
+    }
     if (unit >= table.ffnFirst) return (sums.ffn[slot - slots.ffn] ?? 0) / (3 * spec.hidden);
     const first = slot - slots.head, share = layer.heads / layer.kvHeads;
-    const own = sums.heads.subarray(first, first + count).reduce((sum, value) => sum + value, 0);
     const kv = (sums.kvHeads[Math.floor(first / share)] ?? 0) * count / share;
-    return (own + kv) / (2 * spec.headDim * spec.hidden * (count + count / share));
+    return (sum(sums.heads.subarray(first, first + count)) + kv) /
+      (2 * spec.headDim * spec.hidden * (count + count / share));
   });
+}
+
+/** Weights of the layers' matrices per hidden dim. */
+function linearPerDim({ headDim, layers }: DecoderSpec): number {
+  return layers.reduce((sum, { heads, kvHeads, ffn }) => sum + 2 * headDim * (heads + kvHeads) + 3 * ffn, 0);
 }

@@ -1,60 +1,58 @@
-// From learned log α to hard masks. Owns the threshold that meets the target exactly and the z of what stays; refuses learning.
+// From learned log α to hard masks: which units stay, and the z of what stays. Owns that z; refuses learning and the choice of units.
 import { type MaskValues, unpackMasks } from "../nn/masks.ts";
-import { type Layout, uniformMasks } from "./layouts.ts";
-import { selectionMasks, selectUnits, type UnitTable } from "./units.ts";
+import type { Layout } from "./layouts.ts";
+import { type SelectOptions, selectUnits } from "./selection.ts";
+import { type UniformCounts, uniformCounts, uniformSelection } from "./uniform.ts";
+import type { Selection, UnitTable } from "./unit_table.ts";
 
 /** Options of {@link hardenMasks}. */
-export interface HardenOptions {
+export interface HardenOptions extends SelectOptions {
   /** Sparsity that is reached at least, and by less than one unit more. */
   readonly target: number;
   /** β of hard concrete. */
   readonly temperature: number;
-  /** "uniform" cuts every layer alike; other layouts do not matter here. */
+  /** "uniform" keeps equally many units in every layer; other layouts do not matter here. */
   readonly layout: Layout;
+  /** Widths of a uniform layout, as the run aimed at them; default: those of `uniformCounts` for the target. */
+  readonly counts?: UniformCounts;
 }
 
 /** Least z of a unit that stays. */
 const LEAST_KEPT = 0.1;
 
 /**
- * Masks z of the units with the highest log α. Kept hidden dims get 1, since a tied output head must not see a folded z; kept heads and FFN
- * columns the median of their hard concrete, at least 0.1, so that the model stays what LoRA was trained with.
+ * Masks z of the units with the highest log α. Kept hidden dims get 1, since a tied output head must not see a folded z; kept heads, FFN columns
+ * and layers the median of their hard concrete, at least 0.1, so that the model stays what LoRA was trained with.
+ *
+ * Throws `CompressoError("usage")` where the target cannot be met; see `selectUnits` and `uniformCounts`.
  */
 export function hardenMasks(table: UnitTable, logAlpha: Float32Array, options: HardenOptions): MaskValues {
-  const { target, temperature, layout } = options;
-  const kept = selectUnits(table, logAlpha, { target });
-  const masks = keptMasks(table, kept, { logAlpha, temperature });
-  return layout === "uniform" ? uniformMasks(table.spec, unitScores(table, logAlpha), { masks, target }) : masks;
+  return keptMasks(table, hardSelection(table, logAlpha, options), { logAlpha, temperature: options.temperature });
+}
+
+/** The units that {@link hardenMasks} keeps. */
+export function hardSelection(
+  table: UnitTable,
+  logAlpha: ArrayLike<number>,
+  { target, size, layerTargets, layout, counts }: Omit<HardenOptions, "temperature">,
+): Selection {
+  if (layout !== "uniform") return selectUnits(table, logAlpha, { target, size, layerTargets });
+  return uniformSelection(table, logAlpha, counts ?? uniformCounts(table, { target, size }));
 }
 
 function keptMasks(
   table: UnitTable,
-  kept: Uint8Array<ArrayBuffer>,
+  kept: Selection,
   { logAlpha, temperature }: { readonly logAlpha: Float32Array; readonly temperature: number },
-): MaskValues {
-  const hard = selectionMasks(table, kept);
-  const slots = new Float32Array(table.layout.count);
-  for (let unit = 0; unit < table.hiddenFirst; unit++) {
-    const stretched = 1.2 / (1 + Math.exp(-(logAlpha[unit] ?? 0) / temperature)) - 0.1;
-    const z = kept[unit] ? Math.max(LEAST_KEPT, Math.min(1, stretched)) : 0;
-    const first = table.slotFirst[unit] ?? 0;
-    slots.fill(z, first, first + (table.slotCount[unit] ?? 0));
-  }
-  const soft = unpackMasks(table.spec, table.layout, slots);
-  const prunesHeads = table.kinds.has("heads") || table.kinds.has("kv");
-  return {
-    head: prunesHeads ? soft.head : hard.head,
-    ffn: table.kinds.has("ffn") ? soft.ffn : hard.ffn,
-    hidden: hard.hidden,
-  };
-}
-
-/** Unit scores in the layout of masks; units that are not pruned score highest. */
-function unitScores(table: UnitTable, scores: Float32Array): MaskValues {
-  const slots = new Float32Array(table.layout.count).fill(1e30);
+): Required<MaskValues> {
+  const slots = new Float32Array(table.layout.count).fill(1);
+  // z of a slot is the product of its unit's and its layer's.
   for (let unit = 0; unit < table.count; unit++) {
-    const first = table.slotFirst[unit] ?? 0;
-    slots.fill(scores[unit] ?? 0, first, first + (table.slotCount[unit] ?? 0));
+    const isHidden = unit >= table.hiddenFirst && unit < table.layerFirst;
+    const stretched = 1.2 / (1 + Math.exp(-(logAlpha[unit] ?? 0) / temperature)) - 0.1;
+    const z = !kept[unit] ? 0 : isHidden ? 1 : Math.max(LEAST_KEPT, Math.min(1, stretched));
+    const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
+    for (let slot = first; slot < end; slot++) slots[slot] = (slots[slot] ?? 0) * z;
   }
   return unpackMasks(table.spec, table.layout, slots);
 }

@@ -62,6 +62,8 @@ export interface Batch {
   readonly realTokens: number;
   /** Labels that enter the loss. */
   readonly labelTokens: number;
+  /** Tokens of each example before its padding. Default: seq. */
+  readonly lengths?: readonly number[];
 }
 
 /** Where an iteration stands: `index` examples of epoch `epoch` are used. */
@@ -235,15 +237,17 @@ export function createBatches(examples: readonly Example[], options: BatchOption
     next(): Batch {
       const tokens = new Uint32Array(batch * seq).fill(padId);
       const labels = new Int32Array(batch * seq).fill(IGNORED_LABEL);
+      const lengths: number[] = [];
       let realTokens = 0, labelTokens = 0;
       for (let row = 0; row < batch; row++) {
         const example = take();
         tokens.set(example.tokens, row * seq);
         labels.set(example.labels, row * seq);
+        lengths.push(example.tokens.length);
         realTokens += example.tokens.length;
         labelTokens += countLabels(example.labels);
       }
-      return { tokens, labels, realTokens, labelTokens };
+      return { tokens, labels, realTokens, labelTokens, lengths };
     },
     seek(cursor: BatchCursor): void {
       const inside = Number.isInteger(cursor.index) && cursor.index >= 0 && cursor.index <= examples.length;

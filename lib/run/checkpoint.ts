@@ -56,12 +56,12 @@ export async function writeCheckpoint(path: string, { identity, position, arrays
 /** Reads a checkpoint and refuses one of another run. Throws `CompressoError("mismatch")` that lists what differs. */
 export async function readCheckpoint(
   path: string,
-  { identity }: { readonly identity: RunIdentity },
+  { identity, mayDiffer = [] }: { readonly identity: RunIdentity; readonly mayDiffer?: readonly string[] | undefined },
 ): Promise<Checkpoint> {
   const file = await openSafetensors(path);
   const meta = parseMeta(file.metadata.get("compresso"), path);
   const names = [...new Set([...Object.keys(identity), ...Object.keys(meta.identity)])];
-  const differing = names.filter((name) => identity[name] !== meta.identity[name]);
+  const differing = names.filter((name) => identity[name] !== meta.identity[name] && !mayDiffer.includes(name));
   if (differing.length > 0) {
     throw new CompressoError("mismatch", {
       what: `cannot resume from ${path}`,

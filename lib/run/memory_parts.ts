@@ -40,7 +40,7 @@ const LABELS: readonly (readonly [RegExp, MemoryPart])[] = [
   [/^(mask \w+|last mask z|log alpha|constraint|units|KV groups|unit of slot)$/, "masks"],
   [/^(operand|matmul-[ab])$/, "operands"],
   [/^attention /, "attention"],
-  [/^(params|rope|step state|metrics|sums|ring|read-back|timestamps)$/, "rest"],
+  [/^(params|rope|step state|metrics|sums|ring|read-back|timestamps|calibration \w+)$/, "rest"],
 ];
 
 /** The part that a label belongs to; null for a label that no part knows, which counts as "rest". */

@@ -69,6 +69,8 @@ export interface CheckpointOptions {
   readonly every: number;
   /** Goes on from the file where it exists. Default false. */
   readonly resume?: boolean;
+  /** Names of options that may have changed since the checkpoint, such as "schedule"; of all others a resumed run refuses a change. */
+  readonly mayDiffer?: readonly string[];
   /** Further facts that must be equal on resuming, such as hashes of model and data. */
   readonly identity?: Readonly<Record<string, string | number | boolean | null>>;
 }

@@ -144,7 +144,8 @@ class Run implements PruneRun {
   }
 
   async #restore(checkpoint: CheckpointOptions): Promise<void> {
-    const { position, arrays } = await readCheckpoint(checkpoint.path, { identity: this.#identity() });
+    const { path, mayDiffer } = checkpoint;
+    const { position, arrays } = await readCheckpoint(path, { identity: this.#identity(), mayDiffer });
     this.#position = position;
     this.#batches.seek(position.cursor);
     this.#trainer.restore(arrays);

@@ -21,7 +21,7 @@ def make(options):
     config = LoraConfig(
         r=options.rank, lora_alpha=options.alpha, use_rslora=options.rslora, lora_dropout=options.dropout,
         target_modules=[f"{name}_proj" for name in options.targets.split(",")], task_type="CAUSAL_LM")
-    model = get_peft_model(load_model(options.base), config)
+    model = get_peft_model(load_model(options.base, trust_remote_code=True), config)
     generator = torch.Generator().manual_seed(options.seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -38,7 +38,7 @@ def compare(options):
     ids = torch.tensor([given["tokens"]])
     ours = torch.tensor(given["logits"]).reshape(ids.shape[1], -1)
     failures, figures = [], []
-    base = load_model(options.base)
+    base = load_model(options.base, trust_remote_code=True)
     with torch.no_grad():
         bare = base(input_ids=ids, use_cache=False).logits[0]
         model = PeftModel.from_pretrained(base, options.adapter).eval()
@@ -62,7 +62,7 @@ def main():
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name in ("make", "compare"):
         verb = verbs.add_parser(name)
-        verb.add_argument("base", help="Hugging Face folder of the base model")
+        verb.add_argument("base", help="Hugging Face folder of the base model; its own modelling code is trusted")
         verb.add_argument("adapter", help="folder of the adapter")
         if name == "compare":
             verb.add_argument("--logits", required=True, help="JSON of dump_logits.ts --adapter: {tokens, logits}")

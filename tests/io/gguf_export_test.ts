@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { type DecoderSpec, type LayerSpec, tensorShapes } from "../../lib/nn/spec.ts";
+import { type DecoderSpec, type LayerSpec, PROJECTIONS, tensorShapes, withBiases } from "../../lib/nn/spec.ts";
 import { openGgufFile } from "../../lib/io/gguf.ts";
 import { deciLayers, exportGguf, type GgufExportOptions } from "../../lib/io/gguf_export.ts";
 import { type GgufSource, openGguf } from "../../lib/io/gguf_model.ts";
@@ -73,6 +73,34 @@ Deno.test("exportGguf() writes layers that differ as arch deci, without the tens
   });
 });
 
+Deno.test("exportGguf() writes biases, those of q and k in llama.cpp's order, and openGguf() finds them", async () => {
+  for (const biases of [PROJECTIONS, ["o", "down"], ["q", "k", "v"]] as const) {
+    const alike = randomSource(withBiases(SPEC, biases));
+    const differing = randomSource(withBiases(withLayers([4, 2, 33], [0, 0, 7], [3, 1, 1]), biases));
+    for (const source of [alike, differing]) {
+      await exported(source, { dtype: "f16" }, async (read) => {
+        assert.deepEqual(read.spec, source.spec);
+        await assertSameWeights(read, source, 2 ** -12);
+        for (const name of tensorShapes(source.spec).keys()) {
+          if (name.endsWith(".bias")) assert.equal(read.storedDtype(name), "f32", name);
+        }
+      });
+    }
+  }
+  await inTemporaryFolder(async (folder) => {
+    const source = randomSource(withBiases(SPEC, ["k", "v"]));
+    await exportGguf(source, `${folder}/a`, OPTIONS);
+    const file = await openGgufFile(`${folder}/a`);
+    const original = await source.read("model.layers.1.self_attn.k_proj.bias");
+    const order = [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11];
+    assert.deepEqual([...await file.readTensor("blk.1.attn_k.bias")], order.map((row) => original[row]));
+    assert.deepEqual(
+      await file.readTensor("blk.1.attn_v.bias"),
+      await source.read("model.layers.1.self_attn.v_proj.bias"),
+    );
+  });
+});
+
 const L = (heads: number, kvHeads: number, ffn: number): LayerSpec => ({ heads, kvHeads, ffn });
 
 Deno.test("deciLayers() keeps a zero FFN column where a layer has heads: llama.cpp would drop their output", () => {
@@ -89,7 +117,7 @@ Deno.test("deciLayers() keeps a zero FFN column in the last layer: llama.cpp wou
 });
 
 Deno.test("exportGguf() adds zero heads and columns with norms of 1, and leaves the rest as it is", async () => {
-  const source = randomSource(withLayers([0, 0, 9], [2, 1, 0], [0, 0, 0]));
+  const source = randomSource(withBiases(withLayers([0, 0, 9], [2, 1, 0], [0, 0, 0]), ["o", "down"]));
   await exported(source, { dtype: "f16" }, async (read, fellBack) => {
     assert.deepEqual(read.spec.layers, [L(1, 1, 9), L(2, 1, 1), L(0, 0, 1)]);
     assert.deepEqual(fellBack, []);

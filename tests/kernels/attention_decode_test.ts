@@ -11,7 +11,7 @@ import { ropeTable } from "../../lib/nn/rope.ts";
 import type { DecoderSpec } from "../../lib/nn/spec.ts";
 import { SPEC } from "../io/models.ts";
 import { attentionOracle } from "./helpers/attention_oracle.ts";
-import { assertCells, random, ROUND, STALE } from "./helpers/cells.ts";
+import { assertCells, type Cell, random, ROUND, STALE } from "./helpers/cells.ts";
 
 /** As in attention_test.ts. */
 const TOLERANCE = 2e-5;
@@ -64,7 +64,7 @@ for (const placement of ["texture", "buffer"] as const) {
         what: JSON.stringify({ seq, ...shape }),
         rows: 1,
         stride: strideOf(heads * hs),
-        want(_, column) {
+        want(_, column): Cell {
           const h = Math.floor(column / hs), c = column % hs;
           if (h >= heads) return { value: padding, bound: 0 };
           if (c >= headDim) return { value: 0, bound: 0 };
@@ -129,7 +129,7 @@ Deno.test("rotateAppend turns the query in place, and writes one row of the cach
         groups: [Math.ceil(threads / 64)],
       });
       await plan.run();
-      const turned = (n: number): { value: number; bound: number } => {
+      const turned = (n: number): Cell => {
         const j = n % hs, pair = j % half, low = n - j + pair;
         if (j >= headDim) return { value: 0, bound: 0 };
         const [a = NaN, b = NaN] = [values[low], values[low + half]],
@@ -152,7 +152,7 @@ Deno.test("rotateAppend turns the query in place, and writes one row of the cach
           what: `${what}, cache from ${from}`,
           rows: capacity,
           stride,
-          want(row, n) {
+          want(row, n): Cell {
             const isPadding = n >= kvHeads * hs || (from === k0 && n % hs >= headDim);
             if (row !== at || isPadding) return { value: STALE, bound: 0 };
             return from === k0 ? turned(k0 + n) : { value: values[v0 + n] ?? NaN, bound: 0 };

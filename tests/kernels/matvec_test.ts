@@ -273,6 +273,7 @@ Deno.test("rotated products take several dispatches where an adapter binds few t
         configurable: true,
         value: {
           maxStorageTexturesPerShaderStage,
+          maxComputeWorkgroupStorageSize: 16384,
           maxComputeWorkgroupsPerDimension: limits.maxComputeWorkgroupsPerDimension,
         },
       });

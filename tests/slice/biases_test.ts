@@ -6,8 +6,17 @@ import { biasName, type DecoderSpec, type Projection, projectionName, PROJECTION
 import { padded } from "../../lib/prune/layouts.ts";
 import { remapSource } from "../../lib/prune/remap.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
+import { verifySliced } from "../../lib/run/verify.ts";
 import { assertClose } from "../golden/helpers/golden.ts";
-import { LOGIT_TOLERANCE, logitDistance, openSource, randomLora, randomMasks, randomSource } from "./helpers.ts";
+import {
+  LOGIT_TOLERANCE,
+  logitDistance,
+  openSource,
+  randomLora,
+  randomMasks,
+  randomSource,
+  someTokens,
+} from "./helpers.ts";
 
 const LAYERS = 4;
 
@@ -65,6 +74,18 @@ for (const biases of [PROJECTIONS, ["o"], ["down"], ["o", "down"], ["q", "k", "v
     }
   });
 }
+
+Deno.test("verifySliced() agrees where biases moved to other layers", async () => {
+  using device = await openDevice();
+  const spec = await specWith(["o", "down"]), source = randomSource(spec);
+  const masks = without(spec, [1, 2], [0, 1]), tokens = [someTokens(spec)];
+  const { maxAbs, range } = await verifySliced(source, sliceModel(source, { masks }), {
+    device,
+    adapters: { masks },
+    tokens,
+  });
+  assert.ok(maxAbs <= LOGIT_TOLERANCE * range, `${maxAbs} of ${range}`);
+});
 
 Deno.test("without a bias of the kind that is cut, the biases stay those of the base", async () => {
   const spec = await specWith(["q", "down"]), source = randomSource(spec);

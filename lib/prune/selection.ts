@@ -1,0 +1,254 @@
+// Which units fall for a target. Owns the greedy choice and the refusal of what cannot be reached; refuses scores of its own.
+import { CompressoError } from "../errors.ts";
+import type { DecoderSpec } from "../nn/spec.ts";
+import { type Piece, piecesOf } from "./pieces.ts";
+import { type Measure, Tally } from "./tally.ts";
+import { type UnitRules } from "./unit_rules.ts";
+import { type Selection, type UnitTable, unitTable } from "./unit_table.ts";
+
+/** A size that the sliced model must not exceed. */
+export interface SizeTarget {
+  readonly measure: Measure;
+  readonly most: number;
+  /** What is measured, for messages: "parameters", "bytes". */
+  readonly unit: string;
+}
+
+/** What a selection has to meet. */
+export interface SelectOptions {
+  /** Sparsity to reach; null, or absent, where only `size` or `layerTargets` count. */
+  readonly target?: number | null;
+  /** Takes the place of `target`. */
+  readonly size?: SizeTarget | undefined;
+  /**
+   * Share to cut of each layer's own linear weights, hidden dims not counted; null leaves a layer free. They go first: where they cut more than
+   * `target` already, nothing else falls.
+   */
+  readonly layerTargets?: readonly (number | null)[] | null | undefined;
+}
+
+/**
+ * Keeps the units of the highest score such that the target is reached, and not with the last cut unit back. A unit that would overshoot by more
+ * than the smallest unit is passed over, so that the last to fall is a small one, unless the target cannot be reached so; then larger ones may
+ * be the last, the smallest that do. The table's rules hold; with aligned widths blocks take the place of units, see `piecesOf`.
+ * One hidden dim, one layer and, over all layers, one head and one FFN column always stay. Ties fall to the lower index first.
+ *
+ * Throws `CompressoError("usage")` where the target cannot be reached with these units and rules, and names the rules that limit.
+ */
+export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options: SelectOptions): Selection {
+  return choose(table, piecesOf(table, scores), options);
+}
+
+/** {@link selectUnits} for pieces in the order in which they fall, after all of `forced`. */
+export function choose(
+  table: UnitTable,
+  pieces: readonly Piece[],
+  options: SelectOptions & { readonly forced?: readonly Piece[] },
+): Selection {
+  const { target = null, size, layerTargets, forced = [] } = options, { hidden } = table.spec;
+  const tally = new Tally(table, size?.measure);
+  const whole = size ? tally.size() : 0;
+  for (const piece of forced) if (!drop(tally, piece)) throw unforced(piece);
+  const targeted = (piece: Piece): boolean => piece.layer !== null && (layerTargets?.[piece.layer] ?? null) !== null;
+  if (layerTargets) {
+    checkLayerTargets(table, layerTargets);
+    const byLayer = Map.groupBy(pieces.filter(targeted), (piece) => piece.layer);
+    layerTargets.forEach((goal, layer) => {
+      if (goal === null) return;
+      const { attention, ffn, gate } = table.layers[layer] ?? EMPTY;
+      const total = (attention.total + ffn.total) * hidden, own = byLayer.get(layer) ?? [];
+      // The whole layer falls only where its units cannot do it.
+      const order = [...own.filter(({ units }) => units[0] !== gate), ...own.filter(({ units }) => units[0] === gate)];
+      const met = cutUntil(tally, order, {
+        isMet: () => tally.layerSparsity(layer) >= goal - ROUNDING,
+        overshoots: (slack) => tally.layerSparsity(layer) > goal + slack / total,
+      });
+      if (!met) throw unreachableLayer(layer, { goal, most: tally.layerSparsity(layer) });
+    });
+  }
+  const free = layerTargets ? pieces.filter((piece) => !targeted(piece)) : pieces;
+  if (size) {
+    const perParameter = whole / table.total;
+    const met = cutUntil(tally, free, {
+      isMet: () => tally.size() <= size.most,
+      overshoots: (slack) => tally.size() < size.most - slack * perParameter,
+    });
+    if (!met) throw unreachable(table, options, tally.size());
+  } else if (target !== null) {
+    const met = cutUntil(tally, free, {
+      isMet: () => tally.sparsity() >= target,
+      overshoots: (slack) => tally.sparsity() > target + slack / table.total,
+    });
+    if (!met) throw unreachable(table, options, tally.sparsity());
+  }
+  return tally.kept;
+}
+
+/** Exact sparsity of a selection: 1 − kept parameters / total, K and V of a group counted while one of its heads lives. */
+export function hardSparsity(table: UnitTable, kept: Selection): number {
+  return tallyOf(table, kept).sparsity();
+}
+
+/** Shape of the model that slicing leaves of a selection; see `sliceModel`. */
+export function selectedSpec(table: UnitTable, kept: Selection): DecoderSpec {
+  return { ...table.spec, ...tallyOf(table, kept).shape() };
+}
+
+/** The largest sparsity that the units and rules of a table allow. */
+export function mostSparsity(table: UnitTable): number {
+  const tally = new Tally(table);
+  cutUntil(tally, piecesOf(table, new Uint8Array(table.count)), { isMet: () => false, overshoots: () => false });
+  return tally.sparsity();
+}
+
+/** Refuses a target that no selection of these units can have. */
+export function checkReachable(
+  table: UnitTable,
+  target: number,
+  options: Pick<SelectOptions, "layerTargets"> = {},
+): void {
+  if (!(target > 0 && target < 1)) {
+    throw new CompressoError("usage", {
+      what: "cannot prune to this sparsity",
+      rule: `sparsity is a share of the ${
+        table.rules.rest > 0 ? "model's parameters" : "layers' linear weights"
+      }, above 0 and below 1`,
+      value: String(target),
+      mend: "try 0.2",
+    });
+  }
+  selectUnits(table, new Float32Array(table.count), { ...options, target });
+}
+
+/** Refuses targets of single layers that are no shares, or beyond what the units and rules of a layer allow. */
+export function checkLayerTargets(table: UnitTable, targets: readonly (number | null)[]): void {
+  const { headDim, layers } = table.spec, { align } = table.rules;
+  if (targets.length !== layers.length) {
+    throw new CompressoError("usage", {
+      what: "cannot aim at targets of single layers",
+      rule: `there is one for each of the ${layers.length} layers`,
+      value: `${targets.length} targets`,
+    });
+  }
+  targets.forEach((goal, index) => {
+    const { attention, ffn, gate } = table.layers[index] ?? EMPTY, layer = layers[index];
+    if (goal === null || !layer) return;
+    const share = layer.kvHeads > 0 ? layer.heads / layer.kvHeads : 1;
+    const groups = Math.ceil(attention.minimum / share);
+    // Under "kv" heads stay by the group; with heads as units K and V of a started group stay.
+    const heads = table.kinds.has("kv") ? groups * share : attention.minimum;
+    const kept = (attention.count > 0 ? 2 * headDim * (heads + groups) : attention.fixed) +
+      (ffn.count > 0 ? 3 * Math.ceil(ffn.minimum / align) * align : ffn.fixed);
+    const total = attention.total + ffn.total, most = gate >= 0 || total === 0 ? 1 : 1 - kept / total;
+    if (goal >= 0 && goal <= most + ROUNDING) return;
+    throw unreachableLayer(index, { goal, most });
+  });
+}
+
+const EMPTY = { attention: { total: 0 }, ffn: { total: 0 }, gate: -1 } as UnitTable["layers"][number];
+
+/** Errors of a quotient of whole numbers. */
+const ROUNDING = 1e-12;
+
+/** When enough is cut, and when too much; slack is in parameters. */
+interface Aim {
+  readonly isMet: () => boolean;
+  readonly overshoots: (slack: number) => boolean;
+}
+
+/**
+ * Cuts pieces in order until the aim is met. Pieces that would overshoot by more than the smallest one are passed over; where that does not reach
+ * the aim, all is begun anew with the next larger size, at last without limit.
+ */
+function cutUntil(tally: Tally, order: readonly Piece[], aim: Aim): boolean {
+  if (aim.isMet()) return true;
+  const sizes = [...new Set(order.map(({ size }) => size))].sort((a, b) => a - b).slice(0, MOST_SLACKS);
+  for (const slack of [...sizes, Infinity]) {
+    const cut: Piece[] = [], stopped = new Set<string | null>();
+    for (const piece of order) {
+      if (piece.queue !== null && stopped.has(piece.queue)) continue;
+      const fell = drop(tally, piece);
+      if (fell && !aim.overshoots(slack)) cut.push(piece);
+      else {
+        if (fell) restore(tally, piece.units);
+        stopped.add(piece.queue);
+        continue;
+      }
+      if (aim.isMet()) return true;
+    }
+    if (slack !== Infinity) for (const piece of cut.reverse()) restore(tally, piece.units);
+  }
+  return false;
+}
+
+/** Sizes that are tried as the last to fall, before any is let through. */
+const MOST_SLACKS = 16;
+
+/** Drops all units of a piece, or none where a rule forbids one. */
+function drop(tally: Tally, { units }: Piece): boolean {
+  for (const [index, unit] of units.entries()) {
+    if (!tally.allows(unit)) {
+      restore(tally, units.slice(0, index));
+      return false;
+    }
+    tally.drop(unit);
+  }
+  return true;
+}
+
+function restore(tally: Tally, units: readonly number[]): void {
+  for (let index = units.length - 1; index >= 0; index--) tally.restore(units[index] ?? 0);
+}
+
+function tallyOf(table: UnitTable, kept: Selection): Tally {
+  const tally = new Tally(table);
+  for (let unit = 0; unit < table.count; unit++) if (!kept[unit]) tally.drop(unit);
+  return tally;
+}
+
+function unreachable(table: UnitTable, { target, size, layerTargets }: SelectOptions, most: number): CompressoError {
+  const { spec, rules } = table, kinds = [...table.kinds];
+  const { protect, minimum, align, rest } = rules, now: UnitRules = { minimum, align, rest, protect: [...protect] };
+  const loosened: readonly (readonly [string, UnitRules])[] = [
+    ...(protect.size > 0 ? [["protected layers", { ...now, protect: [] }] as const] : []),
+    ...(Object.values(minimum).some((width) => width > 0) ? [["least widths", { ...now, minimum: {} }] as const] : []),
+    ...(align > 1 ? [["aligned widths", { ...now, align: 1 }] as const] : []),
+  ];
+  const gains = loosened.map(([name, loose]) => [name, mostSparsity(unitTable(spec, kinds, loose))] as const)
+    .filter(([, reached]) => reached > mostSparsity(table));
+  const limits = [
+    ...gains.map(([name, reached]) => `${name} (without: ${reached.toFixed(4)})`),
+    ...(layerTargets?.some((goal) => goal !== null) ? ["targets of single layers"] : []),
+  ];
+  const units = kinds.join(", "), shown = (value: number): string => Math.ceil(value).toLocaleString("en");
+  return new CompressoError("usage", {
+    what: size
+      ? `cannot make the model as small as ${shown(size.most)} ${size.unit}`
+      : `cannot reach a sparsity of ${target}`,
+    rule: size
+      ? `cutting ${units} leaves at least ${shown(most)} ${size.unit}`
+      : `cutting ${units} reaches at most ${most.toFixed(4)}`,
+    ...(limits.length > 0 ? { value: `limited by ${limits.join(", ")}` } : {}),
+    mend: `${size ? `raise the number of ${size.unit}` : "lower --sparsity"}${
+      limits.length > 0 ? ", loosen a limit" : ""
+    } or add kinds to --units`,
+  });
+}
+
+function unforced({ queue }: Piece): CompressoError {
+  return new CompressoError("usage", {
+    what: "cannot cut all layers alike",
+    rule: "every layer may become as narrow as the narrowest",
+    value: `${queue ?? "a layer"} may not: too few would be left`,
+    mend: "lower the least widths",
+  });
+}
+
+function unreachableLayer(layer: number, { goal, most }: { readonly goal: number; readonly most: number }): CompressoError {
+  return new CompressoError("usage", {
+    what: `cannot cut ${goal} of layer ${layer}`,
+    rule: `its units and their rules allow 0 to ${most.toFixed(4)}`,
+    value: String(goal),
+    mend: "lower the layer's target, or add kinds to --units",
+  });
+}

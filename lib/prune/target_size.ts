@@ -1,0 +1,90 @@
+// Targets as a size: parameters of the whole model, or bytes of its file. Owns the search for the sparsity that has it; refuses file formats.
+import { CompressoError } from "../errors.ts";
+import { type DecoderSpec, hasBias, PROJECTIONS, projectionShape } from "../nn/spec.ts";
+import { byScore } from "./pieces.ts";
+import { hardSparsity, selectUnits, type SizeTarget } from "./selection.ts";
+import type { Measure } from "./tally.ts";
+import { uniformCounts, uniformSelection } from "./uniform.ts";
+import type { UnitTable } from "./unit_table.ts";
+
+/** Counts parameters as `parameterCount` does: embedding, norms and head included, a tied head once. */
+export function parameterMeasure(spec: DecoderSpec): Measure {
+  return {
+    layer(layer, hidden): number {
+      let total = (layer.heads > 0 ? hidden : 0) + (layer.ffn > 0 ? hidden : 0);
+      for (const projection of PROJECTIONS) {
+        const [rows, cols] = projectionShape({ ...spec, hidden }, layer, projection);
+        total += rows * cols + (hasBias(spec, projection) && cols > 0 ? rows : 0);
+      }
+      return total;
+    },
+    rest: (hidden) => hidden * (spec.vocab * (spec.tied ? 1 : 2) + 1),
+  };
+}
+
+/** A number of parameters of the whole model as a target. */
+export function parameterTarget(spec: DecoderSpec, most: number): SizeTarget {
+  return { measure: parameterMeasure(spec), most, unit: "parameters" };
+}
+
+/**
+ * What embedding, final norm and head of a model take for each hidden dim, in the measure's size of a weight of the layers. As `rest` of the
+ * rules it makes sparsity a share of the whole measure; then the target of a run that cuts hidden dims meets the size however many fall.
+ */
+export function restPerDim(spec: DecoderSpec, { measure }: SizeTarget): number {
+  const { layers, hidden, headDim } = spec;
+  const perDim = layers.reduce((sum, { heads, kvHeads, ffn }) => sum + 2 * headDim * (heads + kvHeads) + 3 * ffn, 0);
+  const inLayers = layers.reduce((sum, layer) => sum + measure.layer(layer, hidden), 0);
+  return inLayers > 0 ? measure.rest(hidden) / inLayers * perDim : 0;
+}
+
+/** Options of {@link targetSparsity}. */
+export interface TargetSparsityOptions {
+  /** Scores of the units; absent, every kind gives the same share of its width in every layer. */
+  readonly scores?: ArrayLike<number>;
+  /** Whether all layers are cut alike. */
+  readonly isUniform?: boolean;
+}
+
+/**
+ * The sparsity of the selection that just meets a size, found by making it. Hidden dims take parts of embedding and head with them, so where they
+ * are among the units the sparsity depends on how many fall; a run's last step selects by the size itself (`SelectOptions.size`).
+ * Tied matrices stay tied, as hard hidden masks are 0 and 1.
+ *
+ * Throws `CompressoError("usage")` for a size that the model has already, and for one below the least that the units and rules leave.
+ */
+export function targetSparsity(
+  table: UnitTable,
+  size: SizeTarget,
+  { scores, isUniform = false }: TargetSparsityOptions = {},
+): number {
+  const { measure, most, unit } = size, { layers, hidden } = table.spec;
+  const whole = layers.reduce((sum, layer) => sum + measure.layer(layer, hidden), measure.rest(hidden));
+  if (!(most > 0 && most < whole)) {
+    throw new CompressoError("usage", {
+      what: `cannot prune to this number of ${unit}`,
+      rule: `it is above 0 and below the model's own ${Math.round(whole).toLocaleString("en")}`,
+      value: Number.isFinite(most) ? most.toLocaleString("en") : String(most),
+      mend: "give a smaller number",
+    });
+  }
+  if (isUniform) {
+    const counts = uniformCounts(table, { size, ...(scores ? { scores } : {}) });
+    return hardSparsity(table, uniformSelection(table, scores ?? new Uint8Array(table.count), counts));
+  }
+  return hardSparsity(table, selectUnits(table, scores ?? evenScores(table), { size }));
+}
+
+/** Scores with which every kind in every layer falls by the same share: the place of each unit in its part. */
+function evenScores(table: UnitTable): Float64Array {
+  const { hiddenFirst, layerFirst, count } = table, scores = new Float64Array(table.count);
+  const spread = (first: number, width: number): void =>
+    byScore(first, width, []).forEach((unit, place) => scores[unit] = (place + 0.5) / width);
+  for (const { attention, ffn } of table.layers) {
+    spread(attention.first, attention.count);
+    spread(ffn.first, ffn.count);
+  }
+  spread(hiddenFirst, layerFirst - hiddenFirst);
+  spread(layerFirst, count - layerFirst);
+  return scores;
+}

@@ -1,0 +1,200 @@
+// All layers cut alike, learned as such: counts that meet a target, goals on the way to them, and the units that stay. Owns rows through all layers; refuses masks.
+import { CompressoError } from "../errors.ts";
+import { byScore, type Piece, type Queue, sorted } from "./pieces.ts";
+import { choose, hardSparsity, selectedSpec, type SelectOptions } from "./selection.ts";
+import { type Selection, unitParameters, type UnitTable } from "./unit_table.ts";
+
+/** Widths that all layers have in the end. */
+export interface UniformCounts {
+  /** Query heads, a multiple of `kvHeads`. */
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly ffn: number;
+  readonly hidden: number;
+}
+
+/** Options of {@link uniformCounts}. */
+export interface UniformOptions extends Pick<SelectOptions, "target" | "size"> {
+  /** Scores of the units, for the share of each kind; absent, every kind gives the same share of its width. */
+  readonly scores?: ArrayLike<number>;
+}
+
+/** Share to cut of the parameters of attention and FFN of each layer, hidden dims not counted; null leaves a part free. */
+export interface PartGoals {
+  readonly attention: readonly (number | null)[];
+  readonly ffn: readonly (number | null)[];
+}
+
+/** Where a run is to go that cuts all layers alike. */
+export interface UniformGoals {
+  readonly counts: UniformCounts;
+  /** Sparsity with these counts, at least the target. */
+  readonly sparsity: number;
+  /** Goals with which the expected sparsity is `now`: the final ones, scaled. Hidden dims follow from the goal of the whole. */
+  at(now: number): PartGoals;
+}
+
+/**
+ * Counts that all layers can have, at which the target is reached, and not with the last row back. A row is one FFN column (`align` columns) in
+ * every layer, or one KV group with its heads; where a layer has one KV group only, one query head. Rows fall as units do in `selectUnits`, by
+ * their mean score, each layer's lowest units first.
+ *
+ * Throws `CompressoError("usage")` where layers cannot become alike, and as `selectUnits`.
+ */
+export function uniformCounts(table: UnitTable, { target, size, scores }: UniformOptions): UniformCounts {
+  const ranks = scores ?? new Uint8Array(table.count);
+  const forced: Piece[] = [], rows: Piece[] = [];
+  for (const queue of queuesOf(table, ranks)) {
+    if (queue.forced.length > 0) forced.push(pieceOf(table, ranks, { ...queue, units: queue.forced }));
+    let score = -Infinity;
+    queue.rows.forEach((units, index) => {
+      const row = pieceOf(table, ranks, { ...queue, units });
+      score = Math.max(score, scores ? row.score : (index + 0.5) / queue.rows.length);
+      rows.push({ ...row, score });
+    });
+  }
+  if (forced.length > 0) refuseForced(table, forced, target ?? null);
+  const kept = choose(table, sorted(rows), { target: target ?? null, size, forced });
+  const { hidden, layers: [first] } = selectedSpec(table, kept);
+  return { heads: first?.heads ?? 0, kvHeads: first?.kvHeads ?? 0, ffn: first?.ffn ?? 0, hidden };
+}
+
+/** Goals of every step of a run whose layers are cut alike. Throws as {@link uniformCounts}. */
+export function uniformGoals(table: UnitTable, options: UniformOptions): UniformGoals {
+  const counts = uniformCounts(table, options), { headDim } = table.spec;
+  const sparsity = hardSparsity(table, uniformSelection(table, new Uint8Array(table.count), counts));
+  const final = table.layers.map(({ attention, ffn }) => ({
+    attention: attention.count > 0 ? 1 - 2 * headDim * (counts.heads + counts.kvHeads) / attention.total : null,
+    ffn: ffn.count > 0 ? 1 - 3 * counts.ffn / ffn.total : null,
+  }));
+  return {
+    counts,
+    sparsity,
+    at(now): PartGoals {
+      const share = sparsity > 0 ? Math.min(1, Math.max(0, now / sparsity)) : 0;
+      const scaled = (goal: number | null): number | null => goal === null ? null : goal * share;
+      return { attention: final.map((goal) => scaled(goal.attention)), ffn: final.map((goal) => scaled(goal.ffn)) };
+    },
+  };
+}
+
+/** Keeps the units of the highest score in each layer, as many as the counts say. */
+export function uniformSelection(table: UnitTable, scores: ArrayLike<number>, counts: UniformCounts): Selection {
+  const kept: Selection = new Uint8Array(table.count).fill(1);
+  const cut = (units: readonly number[]): void => units.forEach((unit) => kept[unit] = 0);
+  table.layers.forEach(({ ffn }, layer) => {
+    const groups = headGroups(table, scores, layer);
+    const lives = isSingleGroup(table) ? counts.heads : counts.kvHeads;
+    groups.slice(0, Math.max(0, groups.length - lives)).forEach(cut);
+    cut(byScore(ffn.first, ffn.count, scores).slice(0, Math.max(0, ffn.count - counts.ffn)));
+  });
+  const { hiddenFirst, layerFirst } = table, dims = layerFirst - hiddenFirst;
+  cut(byScore(hiddenFirst, dims, scores).slice(0, Math.max(0, dims - counts.hidden)));
+  return kept;
+}
+
+/** Rows of one kind in the order in which they fall; `forced` are the units that make layers alike to begin with. */
+interface RowQueue extends Pick<Queue, "name"> {
+  readonly forced: readonly number[];
+  readonly rows: readonly (readonly number[])[];
+}
+
+function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
+  const { kinds, layers, spec, hiddenFirst, layerFirst, rules: { align } } = table;
+  if (kinds.has("layers")) throw impossible("whole layers are not among the units", [...kinds].join(", "));
+  const queues: RowQueue[] = [];
+  const shares = new Set(spec.layers.map(({ heads, kvHeads }) => kvHeads > 0 ? heads / kvHeads : 0));
+  if (shares.size > 1) throw impossible("all layers have as many heads to a KV head", [...shares].join(", "));
+  const heads = layers.map((_, layer) => headGroups(table, scores, layer));
+  const isCut = kinds.has("heads") || kinds.has("kv");
+  checkAlike(spec.layers.map((layer) => layer.heads), { name: "heads", isCut, units: heads });
+  if (isCut) queues.push(rowsOf("heads", heads, 1));
+  const columns = layers.map(({ ffn }) => byScore(ffn.first, ffn.count, scores).map((unit) => [unit]));
+  checkAlike(spec.layers.map((layer) => layer.ffn), { name: "FFN columns", isCut: kinds.has("ffn"), units: columns });
+  if (kinds.has("ffn")) queues.push(rowsOf("ffn", columns, align));
+  if (kinds.has("hidden")) {
+    const dims = byScore(hiddenFirst, layerFirst - hiddenFirst, scores).map((unit) => [unit]);
+    queues.push(rowsOf("hidden", [dims], align));
+  }
+  return queues;
+}
+
+/** Every layer's lowest, second lowest … unit, `step` at a time; wider layers first come down to the narrowest. */
+function rowsOf(name: string, layers: readonly (readonly (readonly number[])[])[], step: number): RowQueue {
+  const widths = layers.map((units) => units.length), narrowest = Math.min(...widths);
+  const isAlike = widths.every((width) => width === narrowest);
+  const start = isAlike ? narrowest : Math.floor(narrowest / step) * step;
+  const take = (from: number, to: number): number[] =>
+    layers.flatMap((units) => units.slice(units.length - from, units.length - to).flat());
+  const rows: number[][] = [];
+  for (let from = start; from > 0;) {
+    const to = Math.floor((from - 1) / step) * step;
+    rows.push(take(from, to));
+    from = to;
+  }
+  return { name, forced: layers.flatMap((units) => units.slice(0, units.length - start).flat()), rows };
+}
+
+/** Units of a layer's KV groups, the group of the lowest mean score first. With one group only, each head stands alone. */
+function headGroups(table: UnitTable, scores: ArrayLike<number>, layer: number): readonly (readonly number[])[] {
+  const { first, count, firstGroup, groupCount } = table.layers[layer]?.attention ??
+    { first: 0, count: 0, firstGroup: 0, groupCount: 0 };
+  if (groupCount === 0 || isSingleGroup(table)) return byScore(first, count, scores).map((unit) => [unit]);
+  const groups = table.groups.slice(firstGroup, firstGroup + groupCount).map((group) => {
+    const units = byScore(group.first, group.count, scores);
+    return { units, score: units.reduce((sum, unit) => sum + (scores[unit] ?? 0), 0) / units.length };
+  });
+  return groups.sort((a, b) => a.score - b.score).map(({ units }) => units);
+}
+
+/** Whether heads are units and no layer has more than one KV group. */
+function isSingleGroup({ kinds, spec }: UnitTable): boolean {
+  return kinds.has("heads") && spec.layers.every(({ kvHeads }) => kvHeads <= 1);
+}
+
+function pieceOf(
+  table: UnitTable,
+  scores: ArrayLike<number>,
+  { name, units }: { readonly name: string; readonly units: readonly number[] },
+): Piece {
+  return {
+    units,
+    score: units.reduce((sum, unit) => sum + (scores[unit] ?? 0), 0) / units.length,
+    queue: name,
+    layer: null,
+    size: units.reduce((sum, unit) => sum + unitParameters(table, unit), 0),
+  };
+}
+
+/** Refuses layers of different widths where some of them cannot be cut. */
+function checkAlike(widths: readonly number[], { name, isCut, units }: {
+  readonly name: string;
+  readonly isCut: boolean;
+  readonly units: readonly (readonly unknown[])[];
+}): void {
+  const alike = new Set(widths).size === 1;
+  if (!isCut && !alike) throw impossible(`all layers have as many ${name}, or they are among the units`, widths.join(", "));
+  const stuck = units.flatMap(({ length }, layer) => length === 0 ? [layer] : []);
+  if (!isCut || stuck.length === 0) return;
+  throw impossible(
+    `${name} of every layer can be cut`,
+    `those of layer ${stuck.join(", ")} cannot: absent, protected, or as few as must stay`,
+  );
+}
+
+function refuseForced(table: UnitTable, forced: readonly Piece[], target: number | null): void {
+  const kept: Selection = new Uint8Array(table.count).fill(1);
+  for (const unit of forced.flatMap(({ units }) => units)) kept[unit] = 0;
+  const alone = hardSparsity(table, kept), least = Math.min(...forced.map(({ size }) => size)) / table.total;
+  if (target === null || alone <= target + least) return;
+  throw impossible("the target is what equal widths alone cut, or more", `target ${target}, equal widths cut ${alone.toFixed(4)}`);
+}
+
+function impossible(rule: string, value: string): CompressoError {
+  return new CompressoError("usage", {
+    what: "cannot cut all layers alike",
+    rule,
+    value,
+    mend: 'change the rule or the units, or take the layout "padded"',
+  });
+}

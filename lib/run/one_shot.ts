@@ -1,0 +1,79 @@
+// One-shot scores of a loaded model, on the footing of learned masks: same units, same batches. Owns which data a method looks at; refuses selection and the loop.
+import { createTaylor, magnitudeScores, type OneShotMethod, randomScores } from "../prune/baselines.ts";
+import { type ActivationStats, flapScores, wandaScores } from "../prune/baselines_activations.ts";
+import { applyCompensation, withOutputBiases } from "../prune/baselines_bias.ts";
+import type { UnitTable } from "../prune/units.ts";
+import type { WeightSource } from "../io/source.ts";
+import type { MaskValues } from "../nn/masks.ts";
+import { shareWeights, writeBiases } from "../nn/weights.ts";
+import type { Batch } from "./batches.ts";
+import { calibrate } from "./calibrate.ts";
+import { Model } from "./model.ts";
+
+/** Options of {@link oneShotScores}. */
+export interface OneShotOptions {
+  readonly method: OneShotMethod;
+  /** Calibration data of taylor, wanda-sp and flap; not asked for by the others. All batches have `batch` · `seq` tokens. */
+  readonly batches: Iterable<Batch>;
+  readonly batch: number;
+  readonly seq: number;
+  /** Decides random scores. */
+  readonly seed: number;
+  /** dL/dz of all slots on a batch, masks at 1, for taylor: see `Trainer.maskGradients`. */
+  readonly maskGradients: (batch: Batch) => Promise<Float32Array>;
+  readonly signal?: AbortSignal;
+}
+
+/** Scores of all units; those of the lowest fall first, see `selectUnits`. */
+export interface OneShotScores {
+  readonly scores: Float64Array<ArrayBuffer>;
+  /** What FLAP's compensation needs; null for other methods. */
+  readonly stats: ActivationStats | null;
+}
+
+/** Scores the units once. Throws `CompressoError("usage")` for units that the method does not score. */
+export async function oneShotScores(model: Model, table: UnitTable, options: OneShotOptions): Promise<OneShotScores> {
+  const { method, batches, batch, seq, seed, maskGradients, signal } = options, { source } = model;
+  switch (method) {
+    case "magnitude":
+      return { scores: await magnitudeScores(source, table), stats: null };
+    case "random":
+      return { scores: randomScores(table, { seed }), stats: null };
+    case "taylor": {
+      const taylor = createTaylor(table);
+      for (const data of batches) {
+        signal?.throwIfAborted();
+        taylor.add(await maskGradients(data), { labels: data.labelTokens });
+      }
+      return { scores: taylor.scores(), stats: null };
+    }
+    case "wanda-sp":
+    case "flap": {
+      const stats = await calibrate(model, { batches, batch, seq, ...(signal ? { signal } : {}) });
+      if (method === "wanda-sp") return { scores: await wandaScores(source, table, stats), stats: null };
+      return { scores: await flapScores(source, table, stats), stats };
+    }
+  }
+}
+
+/**
+ * The model with biases of o_proj and down_proj, zeros where it has none, for a run that may compensate later. It shares all other weights with
+ * `model` and must not outlive it; disposing it frees its biases and its own passes.
+ */
+export async function withCompensation(model: Model): Promise<Model> {
+  const { device, weights, tokenizer } = model, source = withOutputBiases(model.source);
+  return new Model(device, source, { weights: await shareWeights(device, weights, source), tokenizer });
+}
+
+/**
+ * Writes the compensation for masks into the biases of a model of {@link withCompensation}: holds from the next forward pass on. Returns the
+ * weights to slice with these masks in place of `model.source`.
+ */
+export async function compensate(
+  model: Model,
+  { masks, stats }: { readonly masks: MaskValues; readonly stats: ActivationStats },
+): Promise<WeightSource> {
+  const source = applyCompensation(model.source, { masks, stats });
+  await writeBiases(model.device, model.weights, source);
+  return source;
+}

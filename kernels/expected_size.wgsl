@@ -1,16 +1,15 @@
-// Expected sparsity of the masks and its constraint. With p = P(z > 0) and c = parameters of a unit per hidden dim:
-//   R = Σ_units c·p + Σ_KV groups c·(1 − Π(1 − p));  H = Σ_hidden p (or the hidden size);  ŝ = 1 − H·R / total.
+// Expected sparsity of the masks and its constraint. With p = P(z > 0), c = parameters of a unit per hidden dim, and the gate's p of each layer:
+//   R = Σ_layers p_layer·(c_fixed + Σ_units c·p + Σ_KV groups c·(1 − Π(1 − p)));  H = Σ_hidden p (or the hidden size);  ŝ = 1 − H·R / total.
 // Then λ ascent on λ1·(ŝ − t) + λ2·(ŝ − t)²:  λ1 += rate·(ŝ − t), λ2 += rate·(ŝ − t)²;  force = dL/dŝ = λ1 + 2·λ2·(ŝ − t).
-// Units: [0, hiddenFirst) are heads and FFN columns with bits of c in units[u].x; units from hiddenFirst on are hidden dims.
-// groups: (first unit, count, bits of c) of each KV group whose K and V live while any of its heads lives.
+// Without a goal (state.goal < 0) ŝ − t counts as 0. Units [0, hiddenFirst) are heads and FFN columns, [hiddenFirst, layerFirst) hidden dims, then gates.
 // constraint (see the layout in lib/prune): R, H, ŝ, λ1, λ2, force. Grid: one workgroup. Writes (=).
 @group(0) @binding(0) var<storage, read> logAlpha: array<f32>;
 
 @compute @workgroup_size(GROUP) fn main(@builtin(local_invocation_index) lane: u32) {
-  let size = expected_size(0.0, lane);
+  let size = expected_size(PRESENT, lane);
   if (lane != 0u) { return; }
   let sparsity = 1.0 - size.x * size.y / params.total;
-  let gap = sparsity - state.goal;
+  let gap = select(sparsity - state.goal, 0.0, state.goal < 0.0);
   constraint[0] = size.x;
   constraint[1] = size.y;
   constraint[2] = sparsity;

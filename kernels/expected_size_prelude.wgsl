@@ -1,24 +1,25 @@
-// Prelude: (R, H) of all masks with log α shifted by `shift`; see expected_size.wgsl. Declares bindings 1 to 5; needs
-// logAlpha as binding 0 and GROUP.
-struct Params { units: u32, hiddenFirst: u32, groupCount: u32, hiddenSize: f32, fixedR: f32, total: f32 }
-@group(0) @binding(1) var<storage, read> units: array<vec4u>;
-@group(0) @binding(2) var<storage, read> groups: array<vec4u>;
-@group(0) @binding(3) var<storage, read> state: StepState;
-@group(0) @binding(4) var<storage, read_write> constraint: array<f32>;
-@group(0) @binding(5) var<uniform> params: Params;
+// Prelude: (R, H) of all masks with log α moved by `shift`; see expected_size.wgsl. Declares bindings 1 to 4; needs logAlpha as binding 0, GROUP,
+// the prelude of tables and one that says how a unit moves.
+struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, layers: u32, hiddenSize: f32, fixedR: f32, total: f32 }
+@group(0) @binding(1) var<storage, read> tables: array<vec4u>;
+@group(0) @binding(2) var<storage, read> state: StepState;
+@group(0) @binding(3) var<storage, read_write> constraint: array<f32>;
+@group(0) @binding(4) var<uniform> params: Params;
 
 fn expected_size(shift: f32, lane: u32) -> vec2f {
   var r = 0.0;
   var h = 0.0;
-  for (var u = lane; u < params.hiddenFirst; u += GROUP) { r = fma(bitcast<f32>(units[u].x), alive(logAlpha[u] + shift), r); }
+  fill_gates(shift, lane);
+  for (var u = lane; u < params.hiddenFirst; u += GROUP) { r = fma(cost_of(u) * gate_of(bound_of(u)), alive(moved(u, shift)), r); }
   for (var g = lane; g < params.groupCount; g += GROUP) {
-    let group = groups[g];
+    let group = tables[params.units + g];
     var dead = 1.0;
-    for (var i = 0u; i < group.y; i++) { dead *= 1.0 - alive(logAlpha[group.x + i] + shift); }
-    r += bitcast<f32>(group.z) * (1.0 - dead);
+    for (var i = 0u; i < group.y; i++) { dead *= 1.0 - alive(moved(group.x + i, shift)); }
+    r += bitcast<f32>(group.z) * gate_of(3u * group.w) * (1.0 - dead);
   }
-  for (var u = params.hiddenFirst + lane; u < params.units; u += GROUP) { h += alive(logAlpha[u] + shift); }
+  for (var u = params.hiddenFirst + lane; u < params.layerFirst; u += GROUP) { h += alive(moved(u, shift)); }
+  r += gated_rest(lane);
   let rows = group_sum(r, lane) + params.fixedR;
   let dims = group_sum(h, lane);
-  return vec2f(rows, select(params.hiddenSize, dims, params.units > params.hiddenFirst));
+  return vec2f(rows, select(params.hiddenSize, dims, params.layerFirst > params.hiddenFirst));
 }

@@ -1,39 +1,50 @@
-// One descent step on log α by Adam, gradient = slope · Σ over the unit's slots of dz  +  force · dŝ/d(log α):
-//   dŝ/d(log α) = −p'·(H·(c + c_kv·Π_others(1 − p))) / total for heads and FFN columns, −p'·R / total for hidden dims.
-// Shapes: logAlpha, draws (z, slope, p, 0), moments (m, v) [units]; dz [slots]; units [units] of (bits of c, first slot, slots, KV group or 0xffffffff).
+// One descent step on log α by Adam, gradient = slope · z_layer · Σ over the unit's slots of dz  +  force · dŝ/d(log α):
+//   dŝ/d(log α) = −p'·p_layer·H·(c + c_kv·Π_others(1 − p)) / total for heads and FFN columns, −p'·R / total for hidden dims, and
+//   −p'·H·(expected parameters of the layer) / total for gates, whose slots' sum is that of mask_gates.wgsl.
+// Shapes: logAlpha, draws (z, slope, p, 0), moments (m, v) [units]; dz [slots]; tables as in mask_tables.wgsl. A held unit stays, moments and all.
 // Grid: x units. Updates logAlpha and moments in place; log α is clamped to ±LIMIT.
 const B1 = 0.9;
 const B2 = 0.99;
 const LIMIT = 100.0;
-struct Params { units: u32, hiddenFirst: u32, total: f32 }
+struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, total: f32 }
 @group(0) @binding(0) var<storage, read> dz: array<f32>;
 @group(0) @binding(1) var<storage, read> draws: array<vec4f>;
-@group(0) @binding(2) var<storage, read> units: array<vec4u>;
-@group(0) @binding(3) var<storage, read> groups: array<vec4u>;
-@group(0) @binding(4) var<storage, read> constraint: array<f32>;
-@group(0) @binding(5) var<storage, read> state: StepState;
-@group(0) @binding(6) var<storage, read_write> logAlpha: array<f32>;
-@group(0) @binding(7) var<storage, read_write> moments: array<vec2f>;
-@group(0) @binding(8) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> tables: array<vec4u>;
+@group(0) @binding(3) var<storage, read> constraint: array<f32>;
+@group(0) @binding(4) var<storage, read> state: StepState;
+@group(0) @binding(5) var<storage, read_write> logAlpha: array<f32>;
+@group(0) @binding(6) var<storage, read_write> moments: array<vec2f>;
+@group(0) @binding(7) var<uniform> params: Params;
 
 @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3u) {
   let unit = id.x;
-  if (unit >= params.units) { return; }
-  let info = units[unit];
+  if (unit >= params.units || is_held(unit)) { return; }
+  let info = tables[unit];
   let draw = draws[unit];
   var gradient = 0.0;
-  for (var i = 0u; i < info.z; i++) { gradient += dz[info.y + i]; }
-  gradient *= draw.y;
-  var perDim = bitcast<f32>(info.x);
-  if (info.w != 0xffffffffu) {
-    let group = groups[info.w];
-    var others = bitcast<f32>(group.z);
-    for (var i = 0u; i < group.y; i++) {
-      if (group.x + i != unit) { others *= 1.0 - draws[group.x + i].z; }
+  var kept = constraint[0];
+  if (unit >= params.layerFirst) {
+    let layer = layer_terms(bound_of(unit) / 3u);
+    gradient = layer.x * draw.y;
+    kept = constraint[1] * layer.y;
+  } else {
+    for (var i = 0u; i < (info.z & SLOTS); i++) { gradient += dz[info.y + i]; }
+    gradient *= draw.y;
+    if (unit < params.hiddenFirst) {
+      var perDim = bitcast<f32>(info.x);
+      if (info.w != NONE) {
+        let group = tables[params.units + info.w];
+        var others = bitcast<f32>(group.z);
+        for (var i = 0u; i < group.y; i++) {
+          if (group.x + i != unit) { others *= 1.0 - draws[group.x + i].z; }
+        }
+        perDim += others;
+      }
+      let gate = gate_draw(bound_of(unit) / 3u);
+      gradient *= gate.x;
+      kept = constraint[1] * perDim * gate.z;
     }
-    perDim += others;
   }
-  let kept = select(constraint[1] * perDim, constraint[0], unit >= params.hiddenFirst);
   gradient -= constraint[5] * alive_slope(draw.z) * kept / params.total;
   let first = B1 * moments[unit].x + (1.0 - B1) * gradient;
   let second = B2 * moments[unit].y + (1.0 - B2) * gradient * gradient;

@@ -1,6 +1,6 @@
 // The collaborative prompt, on and off in training and at inference: the four cases of the paper, on the demo model.
 //
-//   deno run -A scripts/examples/prompt_ablation.ts [steps]
+//   deno run -A scripts/examples/prompt_ablation.ts [steps] [questions]
 //
 // Prints the share of held-out questions that each pruned model answers rightly. Few steps by default, so that it takes minutes on a CPU: read the
 // figures as an illustration, not as a finding; more steps and several seeds make one.
@@ -16,7 +16,7 @@ import {
   scoreChoices,
 } from "../../mod.ts";
 
-const steps = Number(Deno.args[0] ?? 40), QUESTIONS = 100;
+const steps = Number(Deno.args[0] ?? 40), limit = Number(Deno.args[1] ?? 100);
 using device = await openDevice();
 using model = await loadModel("demo", { device });
 const { tokenizer } = model;
@@ -36,7 +36,7 @@ for (const trained of [true, false]) {
     const questions = encodeChoices(heldout, {
       tokenizer,
       prompt: asked ? COLLABORATIVE_PROMPT : null,
-      limit: QUESTIONS,
+      limit,
     });
     const { accuracy } = await scoreChoices(small, questions);
     console.log(`${word(trained).padEnd(20)}${word(asked).padEnd(14)}${(100 * accuracy).toFixed(1)} %`);

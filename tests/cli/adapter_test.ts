@@ -1,6 +1,6 @@
 // --adapter of eval, generate and export, on the demo.
 import assert from "node:assert/strict";
-import { readPeftAdapter, writePeftAdapter } from "../../lib/io/peft.ts";
+import { writePeftAdapter } from "../../lib/io/peft.ts";
 import { openSpec } from "../../lib/io/open_spec.ts";
 import { loraModules, type LoraWeights } from "../../lib/nn/lora.ts";
 import { normal } from "../../lib/random.ts";
@@ -68,5 +68,4 @@ Deno.test("an adapter that is missing or of another kind ends a verb before the 
   assert.equal(dora.code, 3);
   assert.match(dora.stderr, /use_dora/);
   assert.equal(folder.has("out"), false);
-  await assert.rejects(readPeftAdapter(folder.at("adapter"), await openSpec("demo")), /use_dora/);
 });

@@ -31,7 +31,7 @@ Deno.test("rank_sweep.ts prints a line for each rank", async () => {
 });
 
 Deno.test("prompt_ablation.ts prints all four cases", async () => {
-  const [, ...lines] = (await run("prompt_ablation.ts", "3")).trimEnd().split("\n");
+  const [, ...lines] = (await run("prompt_ablation.ts", "3", "10")).trimEnd().split("\n");
   const cases = lines.map((line) => line.split(/ +/).slice(0, 2).join(" "));
   assert.deepEqual(cases, ["on on", "on off", "off on", "off off"]);
   for (const line of lines) assert.match(line, /\d+\.\d %$/);

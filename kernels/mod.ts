@@ -13,11 +13,21 @@ import expectedSizeText from "./expected_size.wgsl" with { type: "text" };
 import expectedSizePrelude from "./expected_size_prelude.wgsl" with { type: "text" };
 import greedyNextText from "./greedy_next.wgsl" with { type: "text" };
 import hardConcretePrelude from "./hard_concrete.wgsl" with { type: "text" };
+import maskBoundsText from "./mask_bounds.wgsl" with { type: "text" };
 import maskExpandText from "./mask_expand.wgsl" with { type: "text" };
+import maskGatesText from "./mask_gates.wgsl" with { type: "text" };
+import maskGatesNone from "./mask_gates_none.wgsl" with { type: "text" };
+import maskGatesSome from "./mask_gates_some.wgsl" with { type: "text" };
+import maskMovedBounded from "./mask_moved_bounded.wgsl" with { type: "text" };
+import maskMovedFree from "./mask_moved_free.wgsl" with { type: "text" };
 import maskPrelude from "./mask_prelude.wgsl" with { type: "text" };
 import maskProjectText from "./mask_project.wgsl" with { type: "text" };
 import maskSampleText from "./mask_sample.wgsl" with { type: "text" };
+import maskSaturation from "./mask_saturation.wgsl" with { type: "text" };
+import maskTables from "./mask_tables.wgsl" with { type: "text" };
 import maskUpdateText from "./mask_update.wgsl" with { type: "text" };
+import maskUpdateGated from "./mask_update_gated.wgsl" with { type: "text" };
+import maskUpdatePlain from "./mask_update_plain.wgsl" with { type: "text" };
 import randomPrelude from "./random.wgsl" with { type: "text" };
 import recordText from "./record.wgsl" with { type: "text" };
 import reducePartialsText from "./reduce_partials.wgsl" with { type: "text" };
@@ -149,31 +159,60 @@ export const maskSample = kernel(
   statePrelude + randomPrelude + hardConcretePrelude + maskSampleText,
   "read read storage uniform",
 );
-/** Unit values to slots: bindings draws, unitOf, slots, params. */
+/** Unit values to slots: bindings draws, owners, slots, params. */
 export const maskExpand = kernel("mask_expand", maskExpandText, "read read storage uniform");
-/** Expected sparsity and λ ascent: bindings logAlpha, units, groups, state, constraint, params. */
-export const expectedSize = kernel(
-  "expected_size",
-  statePrelude + reduce(256) + hardConcretePrelude + expectedSizePrelude + expectedSizeText,
+
+/** Layers whose gates one workgroup can hold. */
+export const MOST_GATED_LAYERS = 1024;
+/** How masks are learned: whether layers have gates, and whether bounds or holds keep units from moving freely. */
+export interface MaskVariant {
+  readonly gated: boolean;
+  readonly bounded: boolean;
+}
+const expected = ({ gated, bounded }: MaskVariant): string =>
+  `const MOST_LAYERS = ${MOST_GATED_LAYERS}u;\n` + statePrelude + reduce(256) + hardConcretePrelude + maskTables +
+  expectedSizePrelude + (bounded ? maskMovedBounded : maskMovedFree) + (gated ? maskGatesSome : maskGatesNone);
+/** Expected sparsity and λ ascent: bindings logAlpha, tables, state, constraint, params. */
+export const expectedSize = forGates((gated) =>
+  kernel("expected_size", expected({ gated, bounded: false }) + expectedSizeText, "read read read storage uniform")
+);
+/** Sums and sizes for the layers' gates: bindings dz, draws, tables, gates, params. */
+export const maskGates = kernel(
+  "mask_gates",
+  reduce(64) + maskTables + maskGatesText,
+  "read read read storage uniform",
+);
+/** Descent on log α: bindings dz, draws, tables, constraint, state, logAlpha, moments, params; gated: and gates. */
+export const maskUpdate = forGates((gated) =>
+  kernel(
+    "mask_update",
+    statePrelude + hardConcretePrelude + maskTables + maskUpdateText + (gated ? maskUpdateGated : maskUpdatePlain),
+    `read read read read read storage storage uniform${gated ? " read" : ""}`,
+  )
+);
+/** Bounds of the shift by part: bindings logAlpha, tables, state, goals, bounds, params. */
+export const maskBounds = kernel(
+  "mask_bounds",
+  statePrelude + reduce(256) + hardConcretePrelude + maskTables + maskSaturation + maskBoundsText,
   "read read read read storage uniform",
 );
-/** Descent on log α: bindings dz, draws, units, groups, constraint, state, logAlpha, moments, params. */
-export const maskUpdate = kernel(
-  "mask_update",
-  statePrelude + hardConcretePrelude + maskUpdateText,
-  "read read read read read read storage storage uniform",
-);
-/** Projection onto the constraint: bindings logAlpha, units, groups, state, constraint, params. */
-export const maskProject = kernel(
-  "mask_project",
-  statePrelude + reduce(256) + hardConcretePrelude + expectedSizePrelude + maskProjectText,
-  "storage read read read storage uniform",
-);
+/** Projection onto the constraint: bindings logAlpha, tables, state, constraint, params; bounded: and bounds. */
+export const maskProject: Readonly<Record<"gated" | "plain", Readonly<Record<"bounded" | "free", KernelSource>>>> =
+  forGates((gated) => ({ bounded: projection({ gated, bounded: true }), free: projection({ gated, bounded: false }) }));
 /** A row of the record ring: bindings metrics, constraint, state, ring, params. */
 export const record = kernel("record", statePrelude + recordText, "read read read storage uniform");
 
 function forLanes(make: (lanes: NormLanes) => KernelSource): Record<NormLanes, KernelSource> {
   return { 8: make(8), 64: make(64) };
+}
+
+function forGates<T>(make: (gated: boolean) => T): Readonly<Record<"gated" | "plain", T>> {
+  return { gated: make(true), plain: make(false) };
+}
+
+function projection(variant: MaskVariant): KernelSource {
+  const bindings = `storage read read storage uniform${variant.bounded ? " read" : ""}`;
+  return kernel("mask_project", expected(variant) + maskSaturation + maskProjectText, bindings);
 }
 
 function kernel(name: string, code: string, bindings: string): KernelSource {

@@ -38,7 +38,8 @@ export function byteMeasure(spec: DecoderSpec, kind: FileKind): Measure {
       const norm = bytes(normName(0, "attention"), [hidden]);
       let total = (layer.heads > 0 ? norm : 0) + (layer.ffn > 0 ? norm : 0);
       for (const projection of PROJECTIONS) {
-        const [rows, cols] = projectionShape({ ...spec, hidden }, layer, projection), name = projectionName(0, projection);
+        const [rows, cols] = projectionShape({ ...spec, hidden }, layer, projection),
+          name = projectionName(0, projection);
         if (rows === 0 || cols === 0) continue;
         total += bytes(name, [rows, cols]) + (hasBias(spec, projection) ? bytes(name, [rows]) : 0);
       }

@@ -1,15 +1,31 @@
 // Learned masks on the GPU: log α of every unit, its samples, its update and the constraint. Owns these buffers and records; refuses the loop and its rates.
-import { expectedSize, maskExpand, maskProject, maskSample, maskUpdate } from "../../kernels/mod.ts";
+import {
+  expectedSize,
+  maskBounds,
+  maskExpand,
+  maskGates,
+  maskProject,
+  maskSample,
+  maskUpdate,
+  MOST_GATED_LAYERS,
+} from "../../kernels/mod.ts";
+import { CompressoError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import { compileKernel } from "../gpu/kernel.ts";
 import { f32, type Params, type Plan, u32 } from "../gpu/plan.ts";
 import type { MaskKind, MaskSlots } from "../nn/masks.ts";
-import type { UnitTable } from "./units.ts";
+import { markHeld, ownersOfSlots, packTables } from "./mask_tables.ts";
+import { checkLayerTargets } from "./selection.ts";
+import type { PartGoals } from "./uniform.ts";
+import type { UnitTable } from "./unit_table.ts";
 
 /** f32 of the constraint: R, H, ŝ, λ1, λ2, force, shift, ŝ after the projection. See kernels/expected_size.wgsl. */
 export const CONSTRAINT_FLOATS = 8;
 
-/** Buffers of the masks of one model. */
+/**
+ * Buffers of the masks of one model. A step's target below 0 is none: λ rests, and units without goals of their own are not shifted.
+ * Holds and goals are no part of a checkpoint: whoever resumes sets them again.
+ */
 export interface MaskLearner extends Disposable {
   readonly table: UnitTable;
   readonly logAlpha: DeviceBuffer;
@@ -18,6 +34,15 @@ export interface MaskLearner extends Disposable {
   readonly constraint: DeviceBuffer;
   /** Kinds of masks that the units need gradients of. */
   readonly maskGrads: ReadonlySet<MaskKind>;
+  /** Units, 1 of `held`, that do not move from the next update on; null frees all. */
+  setHold(held: ArrayLike<number> | null): void;
+  /**
+   * Expected share to cut of each layer's own linear weights, hidden dims not counted; null leaves a layer, or all, free. The target of the whole
+   * then moves the free units only. Throws `CompressoError("usage")` for shares that the table's rules do not allow.
+   */
+  setLayerGoals(goals: readonly (number | null)[] | null): void;
+  /** The same for attention and FFN of each layer, as a uniform layout has it. A layer's own goal goes before those of its parts. */
+  setPartGoals(goals: PartGoals | null): void;
   /** Records z ~ hard concrete(log α) into the slots. */
   recordSample(plan: Plan, io: { readonly state: DeviceBuffer; readonly slots: MaskSlots }): void;
   /** Records λ ascent, one descent step on log α from the slots' gradients, and the projection onto the constraint. */
@@ -25,104 +50,138 @@ export interface MaskLearner extends Disposable {
 }
 
 const LANES = 64;
-const NONE = 0xffffffff;
 
-/** Allocates the buffers; log α is 0 until it is written. */
+/** Allocates the buffers; log α is 0 until it is written. Throws `CompressoError("usage")` for gates of too many layers. */
 export function createMaskLearner(device: Device, table: UnitTable): MaskLearner {
   const owned: Disposable[] = [];
   const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
-  const units = table.count, slots = table.layout.count;
+  const units = table.count, slotCount = table.layout.count, layers = table.layers.length;
+  const gates = units - table.layerFirst, { minimum } = table.rules;
+  if (gates > 0 && layers > MOST_GATED_LAYERS) throw tooManyLayers(layers);
+  const words = packTables(table), goals = new Float32Array(3 * layers + 1).fill(-1);
   const logAlpha = own(device.createBuffer("log alpha", 4 * units));
   const draws = own(device.createBuffer("mask draws", 16 * units));
   const moments = own(device.createBuffer("mask moments", 8 * units));
   const constraint = own(device.createBuffer("constraint", 4 * CONSTRAINT_FLOATS));
-  const info = own(device.uploadBuffer("units", packUnits(table)));
-  const groups = own(device.uploadBuffer("KV groups", packGroups(table)));
-  const unitOf = own(device.uploadBuffer("unit of slot", unitOfSlots(table)));
-  const sizes: Params = [
-    u32(units),
-    u32(table.hiddenFirst),
-    u32(table.groups.length),
-    f32(table.spec.hidden),
-    f32(table.fixed),
-    f32(table.total),
-  ];
+  const tables = own(device.uploadBuffer("mask tables", words));
+  const owners = own(device.uploadBuffer("mask owners", ownersOfSlots(table)));
+  const goalBuffer = own(device.uploadBuffer("mask goals", goals));
+  const bounds = own(device.createBuffer("mask bounds", 8 * (3 * layers + 1)));
+  const gateTerms = gates > 0 ? own(device.createBuffer("mask gates", 8 * layers)) : null;
+  const { projection, kernels } = kernelsOf(gates > 0);
+  const leastGates = gates > 0 ? Math.max(0, minimum.layers - (layers - gates)) : 0;
+  const hasLeast = leastGates > 0 || (table.kinds.has("hidden") && minimum.hidden > 0) ||
+    table.layers.some(({ attention, ffn }) => [attention, ffn].some((part) => part.count > 0 && part.minimum > 0));
+  let held = new Uint8Array(units);
+  const isBounded = (): boolean => hasLeast || held.includes(1) || goals.some((goal) => goal >= 0);
+  const counts = [u32(units), u32(table.hiddenFirst), u32(table.layerFirst), u32(table.groups.length)];
+  const sizes: Params = [...counts, u32(layers), f32(table.spec.hidden), f32(table.fixed), f32(table.total)];
   const unitGroups = [Math.ceil(units / LANES)] as const;
-  const maskGrads = new Set<MaskKind>();
-  if (table.kinds.has("heads") || table.kinds.has("kv")) maskGrads.add("head");
-  if (table.kinds.has("ffn")) maskGrads.add("ffn");
-  if (table.kinds.has("hidden")) maskGrads.add("hidden");
+  const setGoals = (entries: (layer: number) => Partial<Record<0 | 1 | 2, number | null>>): void => {
+    const before = goals.slice();
+    for (let layer = 0; layer < layers; layer++) {
+      for (const [at, goal] of Object.entries(entries(layer))) goals[3 * layer + Number(at)] = goal ?? -1;
+    }
+    if (goals.some((goal, index) => goal !== before[index])) device.write(goalBuffer, goals);
+  };
   return {
     table,
     logAlpha,
     moments,
     constraint,
-    maskGrads,
+    maskGrads: gradientsOf(table),
+    setHold(wanted): void {
+      const flags = Uint8Array.from({ length: units }, (_, unit) => wanted?.[unit] ? 1 : 0);
+      if (flags.every((flag, unit) => flag === held[unit])) return;
+      held = flags;
+      markHeld(table, words, held);
+      device.write(tables, words.subarray(0, 4 * units));
+    },
+    setLayerGoals(wanted): void {
+      if (wanted) checkLayerTargets(table, wanted);
+      setGoals((layer) => ({ 0: wanted?.[layer] ?? null }));
+    },
+    setPartGoals(wanted): void {
+      setGoals((layer) => ({ 1: wanted?.attention[layer] ?? null, 2: wanted?.ffn[layer] ?? null }));
+    },
     recordSample(plan, { state, slots: { z } }): void {
       plan.section("masks");
       plan.dispatch(compileKernel(device, maskSample), [logAlpha, state, draws, { params: [u32(units)] }], {
         groups: unitGroups,
         cost: 60 * units,
       });
-      plan.dispatch(compileKernel(device, maskExpand), [draws, unitOf, z, { params: [u32(slots)] }], {
-        groups: [Math.ceil(slots / LANES)],
-        cost: 10 * slots,
+      plan.dispatch(compileKernel(device, maskExpand), [draws, owners, z, { params: [u32(slotCount)] }], {
+        groups: [Math.ceil(slotCount / LANES)],
+        cost: 10 * slotCount,
       });
     },
     recordUpdate(plan, { state, slots: { dz } }): void {
       plan.section("masks");
-      plan.dispatch(
-        compileKernel(device, expectedSize),
-        [logAlpha, info, groups, state, constraint, { params: sizes }],
-        { groups: [1], cost: 60 * units },
-      );
-      plan.dispatch(compileKernel(device, maskUpdate), [
-        dz,
-        draws,
-        info,
-        groups,
-        constraint,
-        state,
-        logAlpha,
-        moments,
-        { params: [u32(units), u32(table.hiddenFirst), f32(table.total)] },
-      ], { groups: unitGroups, cost: 80 * units });
-      plan.dispatch(
-        compileKernel(device, maskProject),
-        [logAlpha, info, groups, state, constraint, { params: sizes }],
-        { groups: [1], cost: 2400 * units },
-      );
+      plan.dispatch(compileKernel(device, kernels.expected), [logAlpha, tables, state, constraint, { params: sizes }], {
+        groups: [1],
+        cost: 60 * units,
+      });
+      if (gateTerms) {
+        const params = [u32(units), u32(table.groups.length)];
+        plan.dispatch(compileKernel(device, maskGates), [dz, draws, tables, gateTerms, { params }], {
+          groups: [layers],
+          cost: 10 * slotCount,
+        });
+      }
+      const shared = [dz, draws, tables, constraint, state, logAlpha, moments, {
+        params: [...counts, f32(table.total)],
+      }];
+      plan.dispatch(compileKernel(device, kernels.update), [...shared, ...gateTerms ? [gateTerms] : []], {
+        groups: unitGroups,
+        cost: 80 * units,
+      });
+      plan.optional(isBounded, () => {
+        const params = [...counts, u32(layers), f32(minimum.hidden), f32(leastGates)];
+        plan.dispatch(compileKernel(device, maskBounds), [logAlpha, tables, state, goalBuffer, bounds, { params }], {
+          groups: [layers + 1],
+          cost: 2400 * units,
+        });
+        plan.dispatch(
+          compileKernel(device, projection.bounded),
+          [logAlpha, tables, state, constraint, { params: sizes }, bounds],
+          { groups: [1], cost: 3600 * units },
+        );
+      });
+      plan.optional(() => !isBounded(), () =>
+        plan.dispatch(
+          compileKernel(device, projection.free),
+          [logAlpha, tables, state, constraint, { params: sizes }],
+          { groups: [1], cost: 2400 * units },
+        ));
     },
     [Symbol.dispose]: () => owned.forEach((resource) => resource[Symbol.dispose]()),
   };
 }
 
-function packUnits(table: UnitTable): Uint32Array<ArrayBuffer> {
-  const words = new Uint32Array(4 * table.count);
-  words.set(
-    bitsOf(table.cost).flatMap((bits, unit) => {
-      const group = table.groupOf[unit] ?? -1;
-      return [bits, table.slotFirst[unit] ?? 0, table.slotCount[unit] ?? 0, group < 0 ? NONE : group];
-    }),
-  );
-  return words;
+function kernelsOf(gated: boolean): {
+  readonly kernels: { readonly expected: typeof expectedSize.plain; readonly update: typeof maskUpdate.plain };
+  readonly projection: typeof maskProject.plain;
+} {
+  const variant = gated ? "gated" : "plain";
+  return {
+    kernels: { expected: expectedSize[variant], update: maskUpdate[variant] },
+    projection: maskProject[variant],
+  };
 }
 
-function packGroups(table: UnitTable): Uint32Array<ArrayBuffer> {
-  const costs = bitsOf(Float32Array.from(table.groups, (group) => group.cost));
-  const words = table.groups.flatMap(({ first, count }, index) => [first, count, costs[index] ?? 0, 0]);
-  return Uint32Array.from(words.length > 0 ? words : [0, 0, 0, 0]);
+function gradientsOf({ kinds }: UnitTable): Set<MaskKind> {
+  const wanted = new Set<MaskKind>();
+  if (kinds.has("heads") || kinds.has("kv") || kinds.has("layers")) wanted.add("head");
+  if (kinds.has("ffn") || kinds.has("layers")) wanted.add("ffn");
+  if (kinds.has("hidden")) wanted.add("hidden");
+  return wanted;
 }
 
-function unitOfSlots(table: UnitTable): Uint32Array<ArrayBuffer> {
-  const unitOf = new Uint32Array(table.layout.count).fill(NONE);
-  for (let unit = 0; unit < table.count; unit++) {
-    const first = table.slotFirst[unit] ?? 0;
-    unitOf.fill(unit, first, first + (table.slotCount[unit] ?? 0));
-  }
-  return unitOf;
-}
-
-function bitsOf(values: Float32Array): number[] {
-  return [...new Uint32Array(Float32Array.from(values).buffer)];
+function tooManyLayers(layers: number): CompressoError {
+  return new CompressoError("usage", {
+    what: "cannot cut whole layers of this model",
+    rule: `it has at most ${MOST_GATED_LAYERS} layers`,
+    value: `${layers} layers`,
+    mend: "take layers out of the units",
+  });
 }

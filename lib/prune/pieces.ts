@@ -22,7 +22,9 @@ export interface Queue {
 
 /** Units from `first` on, in ascending order of score, ties by index. */
 export function byScore(first: number, count: number, scores: ArrayLike<number>): number[] {
-  return Array.from({ length: count }, (_, i) => first + i).sort((a, b) => (scores[a] ?? 0) - (scores[b] ?? 0) || a - b);
+  return Array.from({ length: count }, (_, i) => first + i).sort((a, b) =>
+    (scores[a] ?? 0) - (scores[b] ?? 0) || a - b
+  );
 }
 
 /**

@@ -36,25 +36,43 @@ export interface SelectOptions {
  * Throws `CompressoError("usage")` where the target cannot be reached with these units and rules, and names the rules that limit.
  */
 export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options: SelectOptions): Selection {
-  return choose(table, piecesOf(table, scores), options);
+  let kept = attempt(table, piecesOf(table, scores), options);
+  if (typeof kept === "function" && table.groups.length > 0) {
+    // Heads that stay one in every group keep all K and V: near the limit groups have to fall whole.
+    kept = attempt(table, piecesOf(table, groupScores(table, scores)), options);
+  }
+  // Which units stay last can matter too; this is the order by which targets are checked beforehand.
+  if (typeof kept === "function") kept = attempt(table, piecesOf(table, new Uint8Array(table.count)), options);
+  if (typeof kept === "function") throw kept();
+  return kept;
 }
 
 /** {@link selectUnits} for pieces in the order in which they fall, after all of `forced`. */
-export function choose(
-  table: UnitTable,
-  pieces: readonly Piece[],
-  options: SelectOptions & { readonly forced?: readonly Piece[] },
-): Selection {
+export function choose(table: UnitTable, pieces: readonly Piece[], options: ChooseOptions): Selection {
+  const kept = attempt(table, pieces, options);
+  if (typeof kept === "function") throw kept();
+  return kept;
+}
+
+interface ChooseOptions extends SelectOptions {
+  readonly forced?: readonly Piece[];
+}
+
+/** Why there is no selection. */
+type Unmet = () => CompressoError;
+
+/** A selection, if there is one for pieces in this order. */
+function attempt(table: UnitTable, pieces: readonly Piece[], options: ChooseOptions): Selection | Unmet {
   const { target = null, size, layerTargets, forced = [] } = options, { hidden } = table.spec;
   const tally = new Tally(table, size?.measure);
   const whole = size ? tally.size() : 0;
-  for (const piece of forced) if (!drop(tally, piece)) throw unforced(piece);
+  for (const piece of forced) if (!drop(tally, piece)) return () => unforced(piece);
   const targeted = (piece: Piece): boolean => piece.layer !== null && (layerTargets?.[piece.layer] ?? null) !== null;
   if (layerTargets) {
     checkLayerTargets(table, layerTargets);
     const byLayer = Map.groupBy(pieces.filter(targeted), (piece) => piece.layer);
-    layerTargets.forEach((goal, layer) => {
-      if (goal === null) return;
+    for (const [layer, goal] of layerTargets.entries()) {
+      if (goal === null) continue;
       const { attention, ffn, gate } = table.layers[layer] ?? EMPTY;
       const total = (attention.total + ffn.total) * hidden, own = byLayer.get(layer) ?? [];
       // The whole layer falls only where its units cannot do it.
@@ -63,8 +81,8 @@ export function choose(
         isMet: () => tally.layerSparsity(layer) >= goal - ROUNDING,
         overshoots: (slack) => tally.layerSparsity(layer) > goal + slack / total,
       });
-      if (!met) throw unreachableLayer(layer, { goal, most: tally.layerSparsity(layer) });
-    });
+      if (!met) return () => unreachableLayer(layer, { goal, most: tally.layerSparsity(layer) });
+    }
   }
   const free = layerTargets ? pieces.filter((piece) => !targeted(piece)) : pieces;
   if (size) {
@@ -73,13 +91,13 @@ export function choose(
       isMet: () => tally.size() <= size.most,
       overshoots: (slack) => tally.size() < size.most - slack * perParameter,
     });
-    if (!met) throw unreachable(table, options, tally.size());
+    if (!met) return () => unreachable(table, options, tally.size());
   } else if (target !== null) {
     const met = cutUntil(tally, free, {
       isMet: () => tally.sparsity() >= target,
       overshoots: (slack) => tally.sparsity() > target + slack / table.total,
     });
-    if (!met) throw unreachable(table, options, tally.sparsity());
+    if (!met) return () => unreachable(table, options, tally.sparsity());
   }
   return tally.kept;
 }
@@ -150,6 +168,14 @@ const EMPTY = { attention: { total: 0 }, ffn: { total: 0 }, gate: -1 } as UnitTa
 /** Errors of a quotient of whole numbers. */
 const ROUNDING = 1e-12;
 
+/** Scores by which the heads of a KV group fall one after the other. */
+function groupScores({ groups, groupOf }: UnitTable, scores: ArrayLike<number>): Float64Array {
+  const means = groups.map(({ first, count }) =>
+    Array.from({ length: count }, (_, i) => scores[first + i] ?? 0).reduce((sum, score) => sum + score, 0) / count
+  );
+  return Float64Array.from(groupOf, (group, unit) => means[group] ?? scores[unit] ?? 0);
+}
+
 /** When enough is cut, and when too much; slack is in parameters. */
 interface Aim {
   readonly isMet: () => boolean;
@@ -176,7 +202,7 @@ function cutUntil(tally: Tally, order: readonly Piece[], aim: Aim): boolean {
       }
       if (aim.isMet()) return true;
     }
-    if (slack !== Infinity) for (const piece of cut.reverse()) restore(tally, piece.units);
+    if (slack !== Infinity) { for (const piece of cut.reverse()) restore(tally, piece.units); }
   }
   return false;
 }
@@ -244,7 +270,10 @@ function unforced({ queue }: Piece): CompressoError {
   });
 }
 
-function unreachableLayer(layer: number, { goal, most }: { readonly goal: number; readonly most: number }): CompressoError {
+function unreachableLayer(
+  layer: number,
+  { goal, most }: { readonly goal: number; readonly most: number },
+): CompressoError {
   return new CompressoError("usage", {
     what: `cannot cut ${goal} of layer ${layer}`,
     rule: `its units and their rules allow 0 to ${most.toFixed(4)}`,

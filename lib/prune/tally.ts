@@ -64,7 +64,8 @@ export class Tally {
     const layer = this.#table.layer[unit] ?? 0;
     if (!this.#gate[layer]) return false;
     if (unit >= layerFirst) {
-      return this.#livingLayers - 1 >= Math.max(1, minimum.layers) && this.#spares("attention", this.#widthOf("attention", layer)) &&
+      return this.#livingLayers - 1 >= Math.max(1, minimum.layers) &&
+        this.#spares("attention", this.#widthOf("attention", layer)) &&
         this.#spares("ffn", this.#widthOf("ffn", layer));
     }
     const name = this.#partName(unit), slots = this.#table.slotCount[unit] ?? 0;

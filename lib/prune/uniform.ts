@@ -173,7 +173,9 @@ function checkAlike(widths: readonly number[], { name, isCut, units }: {
   readonly units: readonly (readonly unknown[])[];
 }): void {
   const alike = new Set(widths).size === 1;
-  if (!isCut && !alike) throw impossible(`all layers have as many ${name}, or they are among the units`, widths.join(", "));
+  if (!isCut && !alike) {
+    throw impossible(`all layers have as many ${name}, or they are among the units`, widths.join(", "));
+  }
   const stuck = units.flatMap(({ length }, layer) => length === 0 ? [layer] : []);
   if (!isCut || stuck.length === 0) return;
   throw impossible(
@@ -187,7 +189,10 @@ function refuseForced(table: UnitTable, forced: readonly Piece[], target: number
   for (const unit of forced.flatMap(({ units }) => units)) kept[unit] = 0;
   const alone = hardSparsity(table, kept), least = Math.min(...forced.map(({ size }) => size)) / table.total;
   if (target === null || alone <= target + least) return;
-  throw impossible("the target is what equal widths alone cut, or more", `target ${target}, equal widths cut ${alone.toFixed(4)}`);
+  throw impossible(
+    "the target is what equal widths alone cut, or more",
+    `target ${target}, equal widths cut ${alone.toFixed(4)}`,
+  );
 }
 
 function impossible(rule: string, value: string): CompressoError {

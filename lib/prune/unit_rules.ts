@@ -75,7 +75,10 @@ export function checkKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
 }
 
 /** The widest width below `width` that may be kept; −1 where there is none. */
-export function nextNarrower(width: number, { align, least }: { readonly align: number; readonly least: number }): number {
+export function nextNarrower(
+  width: number,
+  { align, least }: { readonly align: number; readonly least: number },
+): number {
   const narrower = Math.floor((width - 1) / align) * align;
   return width > 0 && narrower >= least ? narrower : -1;
 }

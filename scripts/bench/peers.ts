@@ -31,6 +31,8 @@ export type PeerCase =
     readonly model: string;
     readonly prompt: readonly number[];
     readonly tokens: number;
+    /** Default: one a core. */
+    readonly threads?: number;
   };
 
 /** Name of a peer in its own lines. */
@@ -77,12 +79,6 @@ const PROGRAMS: Readonly<Record<PeerName, Program>> = {
     install: "Node.js and the npm registry once, for npm:node-llama-cpp",
   },
 };
-
-/**
- * OpenMP's threads wait asleep: by default they spin, which counts as CPU time. On a machine with other load, where one thread of
- * two waits for the other, that made torch look four to ten times slower by CPU time than it is.
- */
-const ENVIRONMENT = { OMP_WAIT_POLICY: "PASSIVE" } as const;
 
 /** Longest time that one peer may take for one list of cases. */
 const LIMIT_SECONDS = 1200;
@@ -138,7 +134,7 @@ async function converse(
   let child: Deno.ChildProcess;
   try {
     const pipes = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
-    child = new Deno.Command(program, { args, env: ENVIRONMENT, ...pipes }).spawn();
+    child = new Deno.Command(program, { args, ...pipes }).spawn();
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
     return { lines: [], failure: `${program} is not installed` };

@@ -23,8 +23,8 @@ ADAPTERS = {
     # Modules that differ in rank and alpha, and a layer without.
     "patterns": (torch.float16, dict(
         r=2, lora_alpha=6, target_modules=["k_proj", "o_proj", "up_proj", "down_proj"], layers_to_transform=[1],
-        rank_pattern={"o_proj": 4, "model.layers.1.mlp.up_proj": 1}, alpha_pattern={"o_proj": 3, "^layers.1": 99,
-        "self_attn.k_proj": 9})),
+        rank_pattern={"o_proj": 4, "model.layers.1.mlp.up_proj": 1},
+        alpha_pattern={"o_proj": 3, "^k_proj": 99, "self_attn.k_proj": 9})),  # ^ matches whole names only: nothing here
 }
 TOKENS = 11
 

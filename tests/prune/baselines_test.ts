@@ -1,7 +1,7 @@
 // Magnitude scores against sums taken weight by weight.
 import assert from "node:assert/strict";
 import { type HfSource, openHfFolder } from "../../lib/io/hf_model.ts";
-import { type DecoderSpec, projectionName } from "../../lib/nn/spec.ts";
+import { type DecoderSpec, projectionName, PROJECTIONS } from "../../lib/nn/spec.ts";
 import { magnitudeScores } from "../../lib/prune/baselines.ts";
 import { type UnitKind, type UnitTable, unitTable } from "../../lib/prune/units.ts";
 
@@ -69,4 +69,14 @@ Deno.test("magnitudeScores() of hidden dims add up to the squares of all weights
     }
   }
   assertNear(scores.reduce((sum, score) => sum + score, 0) * table.total / spec.hidden, total);
+});
+
+Deno.test("magnitudeScores() of a whole layer is the mean square of its weights, whatever else sparsity counts", async () => {
+  const source = await openHfFolder(MODEL), { spec } = source;
+  const table = unitTable(spec, ["layers", "hidden"], { rest: 50, protect: [0] });
+  const scores = await magnitudeScores(source, table), layer = 2, own: number[] = [];
+  for (const name of PROJECTIONS) own.push(...await source.read(projectionName(layer, name)));
+  assertNear(scores[table.layerFirst + layer - 1], meanSquare(own));
+  const plain = await magnitudeScores(source, unitTable(spec, ["hidden"]));
+  assertNear(scores[table.hiddenFirst + 5], plain[5] ?? NaN);
 });

@@ -18,6 +18,7 @@ import {
   decoder,
   GROUPED,
   KINDS,
+  LAYER_KINDS,
   linearParameters,
   MULTI_HEAD,
   sparsityOf,
@@ -95,11 +96,12 @@ Deno.test("unitTable() refuses no kind, an unknown kind, and heads with KV group
     );
   fails([], /at least one kind/);
   fails(["heads", "kv"], /either heads or kv/);
-  fails(["layers"], /heads, kv, ffn, hidden/);
+  fails(["neurons"], /heads, kv, ffn, hidden, layers/);
 });
 
 Deno.test("hardSparsity() is the count of the parameters that are left, for random selections", () => {
-  for (const [index, table] of TABLES.entries()) {
+  const gated = SPECS.flatMap((spec) => LAYER_KINDS.map((kinds) => unitTable(spec, kinds)));
+  for (const [index, table] of [...TABLES, ...gated].entries()) {
     for (const share of [0, 0.1, 0.5, 0.9, 1]) {
       const kept: Selection = Uint8Array.from(scoresOf(table, index), (score) => score < share ? 0 : 1);
       const counted = sparsityOf(table, kept);

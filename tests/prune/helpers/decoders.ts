@@ -55,6 +55,15 @@ export const KINDS: readonly (readonly UnitKind[])[] = [
   ["kv", "ffn", "hidden"],
 ];
 
+/** Choices with whole layers. */
+export const LAYER_KINDS: readonly (readonly UnitKind[])[] = [
+  ["layers"],
+  ["hidden", "layers"],
+  ["kv", "layers"],
+  ["heads", "ffn", "layers"],
+  ["kv", "ffn", "hidden", "layers"],
+];
+
 /** Parameters of all linear weights of the layers: the sum of their shapes. */
 export function linearParameters(spec: DecoderSpec): number {
   let total = 0;
@@ -67,35 +76,59 @@ export function linearParameters(spec: DecoderSpec): number {
   return total;
 }
 
-/** Chance to live, 0 to 1, of each head, FFN column and hidden dim; KV heads of a layer live by `kv`. */
+/** Chance to live, 0 to 1, of each head, FFN column and hidden dim; KV heads of a layer live by `kv`. Those of heads and columns are given the layer's `gate`. */
 export interface Alive {
-  readonly layers: readonly { readonly heads: number[]; readonly kv: number[]; readonly ffn: number[] }[];
+  readonly layers: readonly {
+    readonly heads: number[];
+    readonly kv: number[];
+    readonly ffn: number[];
+    readonly gate: number;
+  }[];
   readonly hidden: number[];
 }
 
 /**
  * Spreads one number a unit, its chance to live, to heads, KV heads, columns and dims by the order of units alone: heads or KV groups by
- * layer, FFN columns by layer, hidden dims. A KV head lives while any head of its group lives, each on its own; with units of kind "kv" heads live together.
+ * layer, FFN columns by layer, hidden dims, gates. A KV head lives while any head of its group lives, each on its own; with units of kind "kv"
+ * heads live together. Parts that the rules keep whole have no units.
  */
-export function aliveOf({ spec, kinds }: UnitTable, chance: ArrayLike<number>): Alive {
+export function aliveOf({ spec, kinds, rules, layers }: UnitTable, chance: ArrayLike<number>): Alive {
   let next = 0;
   const take = (count: number): number[] => Array.from({ length: count }, () => chance[next++] ?? NaN);
   const ones = (count: number): number[] => new Array<number>(count).fill(1);
-  const attention = spec.layers.map(({ heads, kvHeads }) => {
-    if (kinds.has("kv")) {
+  const attention = spec.layers.map(({ heads, kvHeads }, index) => {
+    const isCut = (layers[index]?.attention.count ?? 0) > 0;
+    if (kinds.has("kv") && isCut) {
       const kv = take(kvHeads), share = heads / kvHeads;
       return { kv, heads: kv.flatMap((p) => new Array<number>(share).fill(p)) };
     }
-    const units = kinds.has("heads") ? take(heads) : ones(heads);
+    const units = kinds.has("heads") && isCut ? take(heads) : ones(heads);
     const kv = Array.from({ length: kvHeads }, (_, group) => {
       const share = heads / kvHeads;
       return 1 - units.slice(group * share, (group + 1) * share).reduce((dead, p) => dead * (1 - p), 1);
     });
     return { kv, heads: units };
   });
-  const ffn = spec.layers.map((layer) => kinds.has("ffn") ? take(layer.ffn) : ones(layer.ffn));
+  const ffn = spec.layers.map((layer, index) =>
+    (layers[index]?.ffn.count ?? 0) > 0 ? take(layer.ffn) : ones(layer.ffn)
+  );
   const hidden = kinds.has("hidden") ? take(spec.hidden) : ones(spec.hidden);
-  return { layers: attention.map((part, index) => ({ ...part, ffn: ffn[index] ?? [] })), hidden };
+  const gates = spec.layers.map(({ heads, ffn }, index) =>
+    kinds.has("layers") && !rules.protect.has(index) && heads + ffn > 0 ? take(1)[0] ?? NaN : 1
+  );
+  return {
+    layers: attention.map((part, index) => ({ ...part, ffn: ffn[index] ?? [], gate: gates[index] ?? NaN })),
+    hidden,
+  };
+}
+
+/** 1 − (expected) kept parameters of one layer / its parameters, hidden dims not counted. */
+export function layerSparsityOf(table: UnitTable, chance: ArrayLike<number>, index: number): number {
+  const { headDim } = table.spec, layer = table.spec.layers[index] ?? { heads: 0, kvHeads: 0, ffn: 0 };
+  const part = aliveOf(table, chance).layers[index],
+    sum = (values: number[] = []): number => values.reduce((a, b) => a + b, 0);
+  const kept = 2 * headDim * (sum(part?.heads) + sum(part?.kv)) + 3 * sum(part?.ffn);
+  return 1 - (part?.gate ?? NaN) * kept / (2 * headDim * (layer.heads + layer.kvHeads) + 3 * layer.ffn);
 }
 
 /** 1 − (expected) kept parameters / parameters, by the shapes of the projections. */
@@ -106,7 +139,11 @@ export function sparsityOf(table: UnitTable, chance: ArrayLike<number>): number 
   const kept = {
     ...spec,
     hidden: sum(hidden),
-    layers: layers.map((layer) => ({ heads: sum(layer.heads), kvHeads: sum(layer.kv), ffn: sum(layer.ffn) })),
+    layers: layers.map(({ heads, kv, ffn, gate }) => ({
+      heads: gate * sum(heads),
+      kvHeads: gate * sum(kv),
+      ffn: gate * sum(ffn),
+    })),
   };
   return 1 - linearParameters(kept) / linearParameters(spec);
 }

@@ -1,0 +1,147 @@
+// Bounds of the shift that mask_project adds to log α, by part of a layer: both are the shift that meets a goal, found by bisection, where there is one.
+//   goals [3 · layers]: share to cut of a layer's parameters, of its attention's, of its FFN's; < 0 is none. That of the layer goes before the others.
+// Else the lower bound is the shift at which as many heads or columns are expected to live as must stay, and there is no upper one.
+// Like the whole, a goal is approached by the share `tracking`. Hidden dims are not counted.
+// Shapes: logAlpha [units]; bounds [3 · layers + 1] of (lower, upper), at 3·layer + (0 heads, 1 FFN, 2 gate), the last of hidden dims.
+// Grid: a workgroup a layer, and one for hidden dims and the number of gates. Writes (=).
+struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, layers: u32, leastHidden: f32, leastGates: f32 }
+@group(0) @binding(0) var<storage, read> logAlpha: array<f32>;
+@group(0) @binding(1) var<storage, read> tables: array<vec4u>;
+@group(0) @binding(2) var<storage, read> state: StepState;
+@group(0) @binding(3) var<storage, read> goals: array<f32>;
+@group(0) @binding(4) var<storage, read_write> bounds: array<vec2f>;
+@group(0) @binding(5) var<uniform> params: Params;
+
+const FREE = 1000.0;
+const ATTENTION = 0u;
+const FFN = 1u;
+const WHOLE = 2u;
+
+fn moved(unit: u32, shift: f32) -> f32 { return logAlpha[unit] + select(shift, 0.0, is_held(unit)); }
+
+/// Expected (parameters per hidden dim, heads or columns) of the units of a part.
+fn part_size(row: u32, shift: f32, lane: u32) -> vec2f {
+  let part = tables[row];
+  var r = 0.0;
+  var n = 0.0;
+  for (var i = lane; i < part.y; i += GROUP) {
+    let unit = part.x + i;
+    let p = alive(moved(unit, shift));
+    r = fma(cost_of(unit), p, r);
+    n = fma(f32(tables[unit].z & SLOTS), p, n);
+  }
+  for (var g = lane; g < part.w; g += GROUP) {
+    let group = tables[params.units + part.z + g];
+    var dead = 1.0;
+    for (var i = 0u; i < group.y; i++) { dead *= 1.0 - alive(moved(group.x + i, shift)); }
+    r += bitcast<f32>(group.z) * (1.0 - dead);
+  }
+  let parameters = group_sum(r, lane) + bitcast<f32>(tables[row + 1u].x);
+  let width = group_sum(n, lane);
+  return vec2f(parameters, width);
+}
+
+/// Expected number of units that live.
+fn alive_count(first: u32, count: u32, shift: f32, lane: u32) -> f32 {
+  var n = 0.0;
+  for (var i = lane; i < count; i += GROUP) { n += alive(moved(first + i, shift)); }
+  return group_sum(n, lane);
+}
+
+/// Expected share cut of attention, FFN or both with the gate; a part does not go below its lower bound.
+fn share_cut(first: u32, which: u32, shift: f32, low: vec2f, lane: u32) -> f32 {
+  var kept = 0.0;
+  var all = 0.0;
+  if (which != FFN) {
+    kept += part_size(first, max(shift, low.x), lane).x;
+    all += bitcast<f32>(tables[first + 1u].y);
+  }
+  if (which != ATTENTION) {
+    kept += part_size(first + 2u, max(shift, low.y), lane).x;
+    all += bitcast<f32>(tables[first + 3u].y);
+  }
+  let gate = tables[first + 1u].w;
+  if (which == WHOLE && gate != NONE) { kept *= alive(moved(gate, shift)); }
+  return 1.0 - kept / max(all, 1.0);
+}
+
+/// The shift at which the share is `goal`.
+fn goal_shift(first: u32, which: u32, goal: f32, low: vec2f, lane: u32) -> f32 {
+  let present = share_cut(first, which, 0.0, vec2f(-FREE), lane);
+  let wanted = present + state.tracking * (goal - present);
+  var below = -250.0;
+  var above = 250.0;
+  var shift = 0.0;
+  for (var i = 0u; i < 40u; i++) {
+    shift = 0.5 * (below + above);
+    if (share_cut(first, which, shift, low, lane) > wanted) { below = shift; } else { above = shift; }
+  }
+  if (which == FFN) { return short_of_saturation(shift, tables[first + 2u].x, tables[first + 2u].y, lane); }
+  shift = short_of_saturation(shift, tables[first].x, tables[first].y, lane);
+  if (which == WHOLE) { shift = short_of_saturation(shift, tables[first + 2u].x, tables[first + 2u].y, lane); }
+  return shift;
+}
+
+/// The lowest shift at which the part is as wide as it must be.
+fn least_shift(row: u32, lane: u32) -> f32 {
+  let least = bitcast<f32>(tables[row + 1u].z);
+  if (least <= 0.0 || tables[row].y == 0u) { return -FREE; }
+  var below = -250.0;
+  var above = 250.0;
+  for (var i = 0u; i < 40u; i++) {
+    let shift = 0.5 * (below + above);
+    if (part_size(row, shift, lane).y < least) { below = shift; } else { above = shift; }
+  }
+  return short_of_saturation(above, tables[row].x, tables[row].y, lane);
+}
+
+/// The lowest shift at which so many of the units live.
+fn least_count_shift(first: u32, count: u32, least: f32, lane: u32) -> f32 {
+  if (least <= 0.0 || count == 0u) { return -FREE; }
+  var below = -250.0;
+  var above = 250.0;
+  for (var i = 0u; i < 40u; i++) {
+    let shift = 0.5 * (below + above);
+    if (alive_count(first, count, shift, lane) < least) { below = shift; } else { above = shift; }
+  }
+  return short_of_saturation(above, first, count, lane);
+}
+
+@compute @workgroup_size(GROUP) fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let layer = group.x;
+  if (layer == params.layers) {
+    let hidden = least_count_shift(params.hiddenFirst, params.layerFirst - params.hiddenFirst, params.leastHidden, lane);
+    let gates = least_count_shift(params.layerFirst, params.units - params.layerFirst, params.leastGates, lane);
+    for (var l = lane; l < params.layers; l += GROUP) {
+      if (goals[3u * l] < 0.0) { bounds[3u * l + 2u] = vec2f(gates, FREE); }
+    }
+    if (lane == 0u) { bounds[3u * layer] = vec2f(hidden, FREE); }
+    return;
+  }
+  let first = params.units + params.groupCount + 5u * layer;
+  let low = vec2f(least_shift(first, lane), least_shift(first + 2u, lane));
+  var attention = vec2f(low.x, FREE);
+  var ffn = vec2f(low.y, FREE);
+  var gate = vec2f(0.0);
+  let whole = goals[3u * layer];
+  if (whole >= 0.0) {
+    let shift = goal_shift(first, WHOLE, whole, low, lane);
+    attention = vec2f(max(shift, low.x));
+    ffn = vec2f(max(shift, low.y));
+    gate = vec2f(shift);
+  } else {
+    if (goals[3u * layer + 1u] >= 0.0) {
+      attention = vec2f(max(low.x, goal_shift(first, ATTENTION, goals[3u * layer + 1u], low, lane)));
+    }
+    if (goals[3u * layer + 2u] >= 0.0) {
+      ffn = vec2f(max(low.y, goal_shift(first, FFN, goals[3u * layer + 2u], low, lane)));
+    }
+  }
+  if (lane != 0u) { return; }
+  bounds[3u * layer] = attention;
+  bounds[3u * layer + 1u] = ffn;
+  if (whole >= 0.0) { bounds[3u * layer + 2u] = gate; }
+}

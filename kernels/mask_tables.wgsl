@@ -1,0 +1,13 @@
+// Prelude: what masks cut, as lib/prune/mask_tables.ts packs it. Needs `tables: array<vec4u>`:
+//   units  [units]      (bits of c, first slot, slots | held << 15 | bound << 16, KV group or NONE); bound = 3·layer + (0 heads, 1 FFN, 2 gate), 3·layers of hidden dims
+//   groups [groups]     (first unit, count, bits of c, layer) of each KV group whose K and V live while any of its heads lives
+//   layers [5 · layers] attention (first unit, count, first group, groups), (bits of fixed c, of all c, of the least heads, gate or NONE);
+//                       FFN likewise, without gate; slots (first head, heads, first column, columns)
+// c are parameters per hidden dim. A held unit does not move.
+const NONE = 0xffffffffu;
+const HELD = 0x8000u;
+const SLOTS = 0x7fffu;
+
+fn cost_of(unit: u32) -> f32 { return bitcast<f32>(tables[unit].x); }
+fn is_held(unit: u32) -> bool { return (tables[unit].z & HELD) != 0u; }
+fn bound_of(unit: u32) -> u32 { return tables[unit].z >> 16u; }

@@ -1,0 +1,113 @@
+// A decoder on the CPU in f64, written from the formulas alone: what statistics and first-order scores are compared with.
+// Owns the plain definition; refuses batches and padding.
+import type { WeightSource } from "../../../lib/io/source.ts";
+import type { MaskValues } from "../../../lib/nn/masks.ts";
+import { ropeFrequencies } from "../../../lib/nn/rope.ts";
+import { EMBEDDING, FINAL_NORM, HEAD, normName, type Projection, tensorShapes } from "../../../lib/nn/spec.ts";
+
+/** A row of f64 values for each token. */
+export type Rows = readonly Float64Array[];
+
+/** What a forward pass gave. */
+export interface Forward {
+  /** Masked inputs of o_proj [heads·headDim] and down_proj [ffn] of each layer. */
+  readonly inputs: readonly { readonly o: Rows; readonly down: Rows }[];
+  readonly logits: Rows;
+}
+
+/** Runs one sequence, with masks where given. */
+export type Decoder = (tokens: readonly number[], masks?: MaskValues) => Forward;
+
+/** Reads all weights of a model without absent parts. */
+export async function decoderOf(source: WeightSource): Promise<Decoder> {
+  const { spec } = source, weights = new Map<string, Float32Array>();
+  for (const name of tensorShapes(spec).keys()) weights.set(name, await source.read(name));
+  const at = (name: string): Float32Array => weights.get(name) ?? new Float32Array();
+  const frequencies = ropeFrequencies(spec), { headDim, hidden } = spec, half = headDim / 2;
+
+  const product = (x: Rows, name: string): Float64Array[] => {
+    const w = at(name), bias = weights.get(name.replace(/weight$/, "bias"));
+    return x.map((row) =>
+      Float64Array.from(
+        { length: w.length / row.length },
+        (_, i) => row.reduce((sum, value, j) => sum + value * (w[i * row.length + j] ?? NaN), bias?.[i] ?? 0),
+      )
+    );
+  };
+  const norm = (x: Rows, name: string): Float64Array[] =>
+    x.map((row) => {
+      const rms = Math.sqrt(row.reduce((sum, value) => sum + value * value, 0) / hidden + spec.normEps);
+      return row.map((value, i) => value / rms * (at(name)[i] ?? NaN));
+    });
+  /** Rotates pairs (i, i + headDim / 2) of every head by the position. */
+  const rotate = (x: Rows): Float64Array[] =>
+    x.map((row, position) =>
+      row.map((value, i) => {
+        const inHead = i % headDim, angle = position * (frequencies[inHead % half] ?? NaN);
+        const other = inHead < half ? -(row[i + half] ?? NaN) : row[i - half] ?? NaN;
+        return value * Math.cos(angle) + other * Math.sin(angle);
+      })
+    );
+  const attention = (q: Rows, k: Rows, v: Rows, share: number): Float64Array[] =>
+    q.map((query, t) => {
+      const out = new Float64Array(query.length);
+      for (let head = 0; head < query.length / headDim; head++) {
+        const first = head * headDim, kv = Math.floor(head / share) * headDim;
+        const scores = k.slice(0, t + 1).map((key) => {
+          let dot = 0;
+          for (let i = 0; i < headDim; i++) dot += (query[first + i] ?? NaN) * (key[kv + i] ?? NaN);
+          return Math.exp(dot / Math.sqrt(headDim));
+        });
+        const total = scores.reduce((sum, score) => sum + score, 0);
+        scores.forEach((score, s) => {
+          for (let i = 0; i < headDim; i++) {
+            out[first + i] = (out[first + i] ?? 0) + score / total * (v[s]?.[kv + i] ?? NaN);
+          }
+        });
+      }
+      return out;
+    });
+
+  return (tokens, masks = {}) => {
+    const z = masks.hidden ?? new Float32Array(hidden).fill(1);
+    const added = (x: Rows, y: Rows): Float64Array[] =>
+      x.map((row, t) => row.map((value, i) => value + (y[t]?.[i] ?? NaN) * (z[i] ?? NaN)));
+    let x: Rows = tokens.map((token) =>
+      Float64Array.from({ length: hidden }, (_, i) => (at(EMBEDDING)[token * hidden + i] ?? NaN) * (z[i] ?? NaN))
+    );
+    let heads = 0, columns = 0;
+    const inputs = spec.layers.map((layer, index) => {
+      const block = (projection: Projection): string =>
+        `model.layers.${index}.${
+          ["gate", "up", "down"].includes(projection) ? "mlp" : "self_attn"
+        }.${projection}_proj.weight`;
+      const h = norm(x, normName(index, "attention"));
+      const [q, k] = [rotate(product(h, block("q"))), rotate(product(h, block("k")))];
+      const o = attention(q, k, product(h, block("v")), layer.heads / layer.kvHeads)
+        .map((row) => row.map((value, i) => value * (masks.head?.[heads + Math.floor(i / headDim)] ?? 1)));
+      x = added(x, product(o, block("o")));
+      const g = norm(x, normName(index, "ffn")), up = product(g, block("up"));
+      const down = product(g, block("gate")).map((row, t) =>
+        row.map((gate, i) => gate / (1 + Math.exp(-gate)) * (up[t]?.[i] ?? NaN) * (masks.ffn?.[columns + i] ?? 1))
+      );
+      x = added(x, product(down, block("down")));
+      heads += layer.heads;
+      columns += layer.ffn;
+      return { o, down };
+    });
+    return { inputs, logits: product(norm(x, FINAL_NORM), spec.tied ? EMBEDDING : HEAD) };
+  };
+}
+
+/** Σ −ln p(labels[t + 1] | tokens up to t) over the labels that count, and their number. */
+export function lossOf(logits: Rows, labels: readonly number[]): { readonly sum: number; readonly count: number } {
+  let sum = 0, count = 0;
+  logits.forEach((row, t) => {
+    const label = labels[t + 1] ?? -100;
+    if (label < 0) return;
+    const top = row.reduce((most, value) => Math.max(most, value), -Infinity);
+    sum += top + Math.log(row.reduce((total, value) => total + Math.exp(value - top), 0)) - (row[label] ?? NaN);
+    count++;
+  });
+  return { sum, count };
+}

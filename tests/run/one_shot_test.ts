@@ -1,0 +1,384 @@
+// One-shot scores against their definitions in f64, and FLAP's compensation on the model that it is for.
+import assert from "node:assert/strict";
+import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import { openHfFolder } from "../../lib/io/hf_model.ts";
+import { demoData } from "../../lib/io/open_model.ts";
+import { readRows } from "../../lib/io/datasets.ts";
+import type { WeightSource } from "../../lib/io/source.ts";
+import { type MaskValues, unpackMasks } from "../../lib/nn/masks.ts";
+import { biasName, projectionName } from "../../lib/nn/spec.ts";
+import { IDLE_STATE } from "../../lib/nn/step_state.ts";
+import { ONE_SHOT_METHODS } from "../../lib/prune/baselines.ts";
+import { type ActivationStats, flapScores, wandaScores } from "../../lib/prune/baselines_activations.ts";
+import { applyCompensation, withOutputBiases } from "../../lib/prune/baselines_bias.ts";
+import { sliceModel } from "../../lib/prune/slice.ts";
+import { selectionMasks, selectUnits, type UnitKind, unitParameters, unitTable } from "../../lib/prune/units.ts";
+import { uniform } from "../../lib/random.ts";
+import { type Batch, createBatches, encodeRows } from "../../lib/run/batches.ts";
+import { calibrate } from "../../lib/run/calibrate.ts";
+import { loadModelFrom, type Model } from "../../lib/run/model.ts";
+import { compensate, oneShotScores, withCompensation } from "../../lib/run/one_shot.ts";
+import { createTrainer } from "../../lib/run/trainer.ts";
+import { verifySliced } from "../../lib/run/verify.ts";
+import { assertClose, distance, type GoldenName, openGolden } from "../golden/helpers/golden.ts";
+import { decoderOf, lossOf, type Rows } from "./helpers/decoder_f64.ts";
+import { openDemo } from "./helpers/reference.ts";
+
+const BATCH = 3, SEQ = 24;
+/** f32 forward passes are off by about 1e-6 of the largest value; the statistics add little. */
+const TOLERANCE = 2e-5;
+
+const device: Device = await openDevice();
+
+async function withGolden(
+  name: GoldenName,
+  work: (parts: { model: Model; source: WeightSource; batches: readonly Batch[] }) => Promise<void>,
+): Promise<void> {
+  const source = await openHfFolder((await openGolden(name)).modelPath);
+  using model = await loadModelFrom(source, { device, baseDtype: "f32" });
+  await work({ model, source, batches: [1, 2].map((seed) => randomBatch(source.spec.vocab, seed)) });
+}
+
+/** Random tokens in sequences of different lengths, of which the first three have no label. */
+function randomBatch(vocab: number, seed: number): Batch {
+  const lengths = Array.from({ length: BATCH }, (_, row) => SEQ - (row === 0 ? 0 : 4 * row + seed));
+  const tokens = Uint32Array.from({ length: BATCH * SEQ }, (_, i) => Math.floor(vocab * uniform(seed, i)));
+  const labels = Int32Array.from(tokens, (token, i) => {
+    const at = i % SEQ;
+    return at < 3 || at >= (lengths[Math.floor(i / SEQ)] ?? SEQ) ? -100 : token;
+  });
+  const count = (of: ArrayLike<boolean>): number => Array.from(of).filter(Boolean).length;
+  return {
+    tokens,
+    labels,
+    lengths,
+    realTokens: lengths.reduce((sum, length) => sum + length, 0),
+    labelTokens: count(Array.from(labels, (label) => label >= 0)),
+  };
+}
+
+/** The sequences of batches without padding. */
+function sequences(batches: readonly Batch[]): { tokens: number[]; labels: number[] }[] {
+  return batches.flatMap(({ tokens, labels, lengths = [] }) =>
+    lengths.map((length, row) => ({
+      tokens: [...tokens.subarray(row * SEQ, row * SEQ + length)],
+      labels: [...labels.subarray(row * SEQ, row * SEQ + length)],
+    }))
+  );
+}
+
+/** Inputs of o or down of a layer over all tokens. */
+async function inputsOf(source: WeightSource, batches: readonly Batch[]): Promise<{ o: Rows; down: Rows }[]> {
+  const decode = await decoderOf(source), passes = sequences(batches).map(({ tokens }) => decode(tokens).inputs);
+  return source.spec.layers.map((_, layer) => ({
+    o: passes.flatMap((inputs) => inputs[layer]?.o ?? []),
+    down: passes.flatMap((inputs) => inputs[layer]?.down ?? []),
+  }));
+}
+
+function columnsOf(rows: Rows): number[][] {
+  return Array.from({ length: rows[0]?.length ?? 0 }, (_, j) => rows.map((row) => row[j] ?? NaN));
+}
+
+const mean = (values: ArrayLike<number>): number => Array.from(values).reduce((sum, x) => sum + x, 0) / values.length;
+const squares = (values: ArrayLike<number>): number => {
+  const middle = mean(values);
+  return Array.from(values).reduce((sum, x) => sum + (x - middle) ** 2, 0);
+};
+const deviation = (values: ArrayLike<number>): number => Math.sqrt(squares(values) / (values.length - 1));
+
+for (const name of ["gqa_llama3", "gqa_f16", "qwen2"] as const) {
+  Deno.test(`calibrate() gives the statistics of all tokens but padding, for ${name}`, async () => {
+    await withGolden(name, async ({ model, source, batches }) => {
+      const stats = await calibrate(model, { batches, batch: BATCH, seq: SEQ });
+      assert.equal(stats.tokens, batches.reduce((sum, { realTokens }) => sum + realTokens, 0));
+      const wanted = await inputsOf(source, batches);
+      wanted.forEach((layer, index) => {
+        for (const  of of["o", "down"] as const) {
+          const columns = columnsOf(layer[of]), own = stats.layers[index]?.[of];
+          assertClose([
+            distance(`mean of ${of} ${index}`, own?.mean ?? [], columns.map(mean)),
+            distance(`squares of ${of} ${index}`, own?.squares ?? [], columns.map(squares)),
+          ], TOLERANCE);
+        }
+      });
+    });
+  });
+}
+
+Deno.test("calibrate() does not see what padding holds, and frees all that it took", async () => {
+  await withGolden("gqa_f16", async ({ model, batches }) => {
+    const bytes = device.bytes, stats = await calibrate(model, { batches, batch: BATCH, seq: SEQ });
+    assert.equal(device.bytes, bytes);
+    const others = batches.map((batch) => ({
+      ...batch,
+      tokens: batch.tokens.map((token, i) => i % SEQ < (batch.lengths?.[Math.floor(i / SEQ)] ?? SEQ) ? token : 5),
+    }));
+    assert.notDeepEqual(others[0]?.tokens, batches[0]?.tokens);
+    assert.deepEqual(await calibrate(model, { batches: others, batch: BATCH, seq: SEQ }), stats);
+  });
+});
+
+/** Scores by the model, the table, and everything that the definitions need. */
+async function scored(
+  { model, batches }: { readonly model: Model; readonly batches: readonly Batch[] },
+  kinds: readonly UnitKind[],
+  method: typeof ONE_SHOT_METHODS[number],
+): Promise<{ table: ReturnType<typeof unitTable>; scores: Float64Array }> {
+  const table = unitTable(model.spec, kinds);
+  using trainer = createTrainer(model, {
+    batch: BATCH,
+    seq: SEQ,
+    seed: 1,
+    lora: { rank: 2, alpha: 2, targets: ["q"] },
+    table,
+  });
+  const { scores } = await oneShotScores(model, table, {
+    method,
+    batches,
+    batch: BATCH,
+    seq: SEQ,
+    seed: 7,
+    maskGradients: (batch) => trainer.maskGradients(batch, { state: IDLE_STATE }),
+  });
+  return { table, scores };
+}
+
+/** A layer's units of a kind with the channels of each. */
+function unitChannels(
+  table: ReturnType<typeof unitTable>,
+  layer: number,
+  of: "o" | "down",
+): { readonly unit: number; readonly channels: readonly number[] }[] {
+  const width = of === "o" ? table.spec.headDim : 1, slots = table.layout.layers[layer];
+  const first = of === "o" ? 0 : table.ffnFirst, end = of === "o" ? table.ffnFirst : table.hiddenFirst;
+  return Array.from({ length: end - first }, (_, i) => first + i).filter((unit) => table.layer[unit] === layer).map(
+    (unit) => {
+      const slot = (table.slotFirst[unit] ?? NaN) - (of === "o" ? slots?.head ?? NaN : slots?.ffn ?? NaN);
+      const count = (table.slotCount[unit] ?? NaN) * width;
+      return { unit, channels: Array.from({ length: count }, (_, i) => slot * width + i) };
+    },
+  );
+}
+
+for (const kinds of [["heads", "ffn"], ["kv", "ffn"]] as const) {
+  Deno.test(`flap scores ${kinds} by standardised variance times squared weights`, async () => {
+    await withGolden("gqa_f16", async ({ model, source, batches }) => {
+      const { table, scores } = await scored({ model, batches }, kinds, "flap");
+      const inputs = await inputsOf(source, batches), wanted = new Float64Array(table.count);
+      for (const [layer, rows] of inputs.entries()) {
+        for (const  of of["o", "down"] as const) {
+          const weight = await source.read(projectionName(layer, of)), columns = columnsOf(rows[of]);
+          const metric = columns.map((column, j) => {
+            const norm = weight.reduce((sum, w, at) => at % columns.length === j ? sum + w * w : sum, 0);
+            const value = deviation(column) ** 2 * norm;
+            return of === "o" ? value ** 2 : value;
+          });
+          const standard = metric.map((value) => (value - mean(metric)) / deviation(metric));
+          for (const { unit, channels } of unitChannels(table, layer, of)) {
+            wanted[unit] = mean(channels.map((j) => standard[j] ?? NaN));
+          }
+        }
+      }
+      // The squares of squares of an f32 forward pass.
+      assertClose([distance("flap", scores, wanted)], 4 * TOLERANCE);
+    });
+  });
+
+  Deno.test(`wanda-sp ranks ${kinds} within each layer by ‖x‖ times mean |w|, so that each loses the same share`, async () => {
+    await withGolden("gqa_llama3", async ({ model, source, batches }) => {
+      const { table, scores } = await scored({ model, batches }, kinds, "wanda-sp");
+      const inputs = await inputsOf(source, batches);
+      for (const [layer, rows] of inputs.entries()) {
+        for (const  of of["o", "down"] as const) {
+          const weight = await source.read(projectionName(layer, of)), columns = columnsOf(rows[of]);
+          const metric = columns.map((column, j) => {
+            const sum = weight.reduce((sum, w, at) => at % columns.length === j ? sum + Math.abs(w) : sum, 0);
+            return Math.sqrt(column.reduce((sum, x) => sum + x * x, 0)) * sum / source.spec.hidden;
+          });
+          const units = unitChannels(table, layer, of);
+          const values = units.map(({ channels }) => channels.reduce((sum, j) => sum + (metric[j] ?? NaN), 0));
+          units.forEach(({ unit }, i) => {
+            const rank = values.filter((value) => value < (values[i] ?? NaN)).length;
+            assert.equal(scores[unit], (rank + 1) / units.length, `${of} of layer ${layer}, unit ${i}`);
+          });
+        }
+      }
+    });
+  });
+}
+
+Deno.test("taylor is |dL/dz| of the mean loss over all batches, per parameter, by differences in f64", async () => {
+  await withGolden("gqa_f16", async ({ model, source, batches }) => {
+    const { spec } = source, decode = await decoderOf(source), rows = sequences(batches);
+    const loss = (masks: MaskValues): number => {
+      const all = rows.map(({ tokens, labels }) => lossOf(decode(tokens, masks).logits, labels));
+      return all.reduce((sum, own) => sum + own.sum, 0) / all.reduce((count, own) => count + own.count, 0);
+    };
+    for (const kinds of [["heads", "ffn", "hidden"], ["kv"], ["heads", "ffn", "layers"]] as const) {
+      const { table, scores } = await scored({ model, batches }, kinds, "taylor");
+      const step = 1e-3, largest = Math.max(...scores);
+      const some = [0, 3, table.ffnFirst + 17, table.hiddenFirst + 5, table.count - 1].filter((u) => u < table.count);
+      for (const unit of some) {
+        const moved = (by: number): MaskValues => {
+          const slots = new Float32Array(table.layout.count).fill(1);
+          const first = table.slotFirst[unit] ?? NaN, end = first + (table.slotCount[unit] ?? NaN);
+          slots.fill(1 + by, first, end);
+          return unpackMasks(spec, table.layout, slots);
+        };
+        const wanted = Math.abs(loss(moved(step)) - loss(moved(-step))) / (2 * step) / unitParameters(table, unit);
+        // step² of the difference, and the rounding of z = 1 ± step to f32.
+        const off = Math.abs((scores[unit] ?? NaN) - wanted);
+        assert.ok(off <= 1e-3 * largest, `${kinds} unit ${unit}: ${scores[unit]} instead of ${wanted}`);
+      }
+    }
+  });
+});
+
+Deno.test("random scores are decided by the seed alone, and no unit is favoured", async () => {
+  await withGolden("gqa_llama3", async ({ model, batches }) => {
+    const [a, b] = [
+      await scored({ model, batches }, ["kv", "ffn"], "random"),
+      await scored({ model, batches }, [
+        "kv",
+        "ffn",
+      ], "random"),
+    ];
+    assert.deepEqual(a.scores, b.scores);
+    assert.equal(new Set(a.scores).size, a.table.count);
+    assert.ok(Math.abs(mean(a.scores) - 0.5) < 0.1 && a.scores.every((score) => score >= 0 && score < 1));
+    const other = await oneShotScores(model, a.table, {
+      method: "random",
+      batches: [],
+      batch: 1,
+      seq: 1,
+      seed: 8,
+      maskGradients: () => Promise.reject(new Error("not asked for")),
+    });
+    assert.notDeepEqual(other.scores, a.scores);
+  });
+});
+
+Deno.test("wanda-sp and flap refuse units that they do not score", async () => {
+  await withGolden("gqa_f16", async ({ model, source, batches }) => {
+    const stats = await calibrate(model, { batches, batch: BATCH, seq: SEQ });
+    for (const [kind, score] of [["hidden", flapScores], ["layers", wandaScores]] as const) {
+      const table = unitTable(source.spec, ["ffn", kind]);
+      await assert.rejects(score(source, table, stats), new RegExp(`cannot prune ${kind} by`));
+    }
+  });
+});
+
+for (const name of ["gqa_f16", "gqa_bias"] as const) {
+  Deno.test(`compensation keeps the mean of each output of ${name} over the calibration data`, async () => {
+    await withGolden(name, async ({ model, source, batches }) => {
+      const { spec } = source, rows = sequences(batches);
+      const stats = await calibrate(model, { batches, batch: BATCH, seq: SEQ });
+      const layers = spec.layers.length, [first] = spec.layers;
+      assert.ok(first);
+      const ones = (count: number): Float32Array => new Float32Array(count).fill(1);
+      // Of layer 0 alone, the only one whose inputs stay what they were; its FFN is silent where heads are cut.
+      const head = ones(layers * first.heads), ffn = ones(layers * first.ffn), silent = ones(layers * first.ffn);
+      head[1] = 0;
+      head[2] = 0.25; // what is left of a soft mask is not lost
+      ffn.fill(0, 3, 20);
+      silent.fill(0, 0, first.ffn);
+      const cases: readonly (readonly [string, MaskValues, MaskValues])[] = [
+        ["o", { head }, { ffn: silent }],
+        ["down", { ffn }, {}],
+      ];
+      for (const [part, cut, always] of cases) {
+        using compensated = await loadModelFrom(applyCompensation(source, { masks: cut, stats }), {
+          device,
+          baseDtype: "f32",
+        });
+        const outputs = async (model: Model, masks: MaskValues): Promise<number[]> => {
+          const states: number[][] = [];
+          for (const { tokens } of rows) {
+            const [, after = []] = await model.hiddenStates(tokens, { masks });
+            tokens.forEach((_, t) => states.push([...after.slice(t * spec.hidden, (t + 1) * spec.hidden)]));
+          }
+          return columnsOf(states.map((row) => Float64Array.from(row))).map(mean);
+        };
+        const wanted = await outputs(model, always);
+        assertClose([distance(part, await outputs(compensated, { ...always, ...cut }), wanted)], 1e-4);
+        const { relative } = distance(part, await outputs(model, { ...always, ...cut }), wanted);
+        assert.ok(relative > 1e-2, `without the bias the means differ, by ${relative}`);
+      }
+    });
+  });
+}
+
+Deno.test("a compensated source has its own biases beside the new ones, ranges of rows, and nothing where nothing is cut", async () => {
+  await withGolden("gqa_bias", async ({ model, source, batches }) => {
+    const stats = await calibrate(model, { batches, batch: BATCH, seq: SEQ }), { spec } = source;
+    const zeros = withOutputBiases(source);
+    assert.deepEqual(zeros.spec, spec);
+    assert.deepEqual(await zeros.read(biasName(0, "o")), await source.read(biasName(0, "o")));
+    const head = new Float32Array(8).fill(1);
+    head[5] = 0;
+    const made = applyCompensation(source, { masks: { head }, stats }), name = biasName(1, "o");
+    assert.deepEqual(await made.read(biasName(0, "o")), await source.read(biasName(0, "o")));
+    assert.deepEqual(await made.read(biasName(1, "down")), await source.read(biasName(1, "down")));
+    assert.deepEqual(await made.read(biasName(1, "q")), await source.read(biasName(1, "q")));
+    assert.notDeepEqual(await made.read(name), await source.read(name));
+    assert.deepEqual(await made.read(name, { start: 3, count: 4 }), (await made.read(name)).slice(3, 7));
+    assert.equal(made.storedDtype(name), "f32");
+    const short: ActivationStats = { ...stats, layers: stats.layers.slice(1) };
+    assert.throws(() => applyCompensation(source, { masks: { head }, stats: short }), /statistics are those of this/);
+  });
+});
+
+Deno.test("on the demo FLAP with its bias has a lower loss on the calibration data than the same heads without, and slices exactly", async () => {
+  const demo = await openDemo(device);
+  if (!demo) return;
+  using base = demo.model;
+  const { tokenizer } = demo, seq = 80, batch = 4;
+  const { rows } = await readRows(demoData("train"), { limit: 40 });
+  const { examples } = encodeRows(rows, { tokenizer, prompt: null, seq });
+  const all = createBatches(examples, { batch, seq, seed: 1, padId: tokenizer.padId ?? 0 });
+  const batches = Array.from({ length: 4 }, () => all.next());
+  assert.ok(batches.some(({ lengths }) => lengths?.some((length) => length < seq)), "some rows are padded");
+  const bytes = device.bytes;
+  {
+    using model = await withCompensation(base);
+    const table = unitTable(model.spec, ["heads"]);
+    const { scores, stats } = await oneShotScores(model, table, {
+      method: "flap",
+      batches,
+      batch,
+      seq,
+      seed: 1,
+      maskGradients: () => Promise.reject(new Error("not asked for")),
+    });
+    assert.ok(stats);
+    const masks = selectionMasks(table, selectUnits(table, scores, { target: 0.2 }));
+    const loss = async (): Promise<number> => {
+      let sum = 0, count = 0;
+      for (const { tokens, lengths = [], realTokens } of batches) {
+        // All tokens that were counted, prompts included.
+        const labels = Int32Array.from(
+          tokens,
+          (token, i) => i % seq < (lengths[Math.floor(i / seq)] ?? 0) ? token : -100,
+        );
+        const losses = await model.tokenLosses(tokens, labels, { batch, adapters: { masks } });
+        sum += losses.reduce((total, value) => total + value, 0);
+        count += realTokens - batch;
+      }
+      return sum / count;
+    };
+    const before = await loss();
+    const source = await compensate(model, { masks, stats });
+    const after = await loss();
+    assert.ok(after < before - 0.1, `${after} with the bias, ${before} without`);
+    const tokens = examples.slice(0, 2).map((example) => [...example.tokens]);
+    const { maxAbs, range } = await verifySliced(source, sliceModel(source, { masks }), {
+      device,
+      adapters: { masks },
+      tokens,
+    });
+    assert.ok(maxAbs < 1e-5 * range, `masked and sliced differ by ${maxAbs} of ${range}`);
+  }
+  assert.equal(device.bytes, bytes, "only the biases were taken, and they are freed");
+  assert.ok((await base.logits([1, 2, 3])).every(Number.isFinite), "the model goes on without them");
+});

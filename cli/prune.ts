@@ -76,10 +76,11 @@ export function pruneVerb(): CommandUnknownOpts {
     .option("--rank <count>", "rank of LoRA", atLeast("--rank", 1), DEFAULTS.lora.rank)
     .option(
       "--alpha <number>",
-      "LoRA adds alpha / rank · B·A",
+      "LoRA adds alpha / rank · B·A, with --rslora alpha / √rank · B·A",
       realNumber("--alpha", { above: 0 }),
       DEFAULTS.lora.alpha,
     )
+    .option("--rslora", "rank-stabilised LoRA")
     .option("--targets <list>", "projections with LoRA", someOf("--targets", PROJECTIONS), DEFAULTS.lora.targets)
     .option(
       "--dropout <share>",

@@ -44,6 +44,7 @@ export interface PruneSettings extends ModelSettings {
   readonly packing: boolean;
   readonly rank: number;
   readonly alpha: number;
+  readonly rslora?: true | undefined;
   readonly targets: readonly Projection[];
   readonly dropout: number;
   readonly loraRate: number;
@@ -142,7 +143,7 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
     seed: settings.seed,
     units: settings.units,
     recompute: settings.recompute,
-    lora: { rank, alpha, targets, dropout },
+    lora: { rank, alpha, targets, dropout, ...(settings.rslora ? { rsLora: true } : {}) },
     prompt,
     reading,
     ...(settings.packing ? {} : { packing: false }),

@@ -58,7 +58,8 @@ const WEIGHTS_FILE = "adapter_model.safetensors";
  * appears whole or not at all.
  *
  * Throws `CompressoError("usage")` for settings out of range, `CompressoError("input")` where a matrix is missing, has another size or belongs to
- * no target, and where the folder holds something and not `replace`; `CompressoError("numeric")` for values that are not finite.
+ * no target, where the model has no target, and where the folder holds something and not `replace`; `CompressoError("numeric")` for values that
+ * are not finite.
  *
  * @example
  * ```ts
@@ -68,7 +69,7 @@ const WEIGHTS_FILE = "adapter_model.safetensors";
  * using model = await loadModel("demo", { device });
  * const { rows } = await readRows(demoData("train"));
  * const lora = { rank: 4, alpha: 8, rsLora: true, targets: ["q", "v"] } as const;
- * using run = prune(model, { rows, sparsity: 0.1, steps: 1, batch: 1, seq: 96, prefinetune: 1, postfinetune: 0, lora });
+ * using run = prune(model, { rows, sparsity: 0.1, steps: 1, batch: 1, seq: 96, prompt: null, lora });
  * for await (const { loss } of run) console.log(loss);
  * const out = await Deno.makeTempDir();
  * const { weights } = run.result().lora;
@@ -87,6 +88,13 @@ export async function writePeftAdapter(dir: string, options: PeftWriteOptions): 
       const data = matrix(weights.get(name), { name, shape });
       items.push({ name: tensorName(layer, projection, side), dtype: "F32", shape, data: () => data });
     }
+  }
+  if (items.length === 0) {
+    throw new CompressoError("input", {
+      what: "cannot write the adapter",
+      rule: "the model has a target",
+      value: targets.join(", "),
+    });
   }
   const extra = [...weights.keys()].find((name) => !names.has(name));
   if (extra !== undefined) {

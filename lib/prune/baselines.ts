@@ -75,7 +75,7 @@ export function createTaylor(table: UnitTable): Taylor {
       total += labels;
       for (let unit = 0; unit < table.count; unit++) {
         const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
-        for (let slot = first; slot < end; slot++) sums[unit] = (sums[unit] ?? 0) + (slotGradients[slot] ?? 0);
+        for (let slot = first; slot < end; slot++) sums[unit] = (sums[unit] ?? 0) + labels * (slotGradients[slot] ?? 0);
       }
     },
     scores: () => sums.map((sum, unit) => Math.abs(sum) / Math.max(1, total) / unitParameters(table, unit)),

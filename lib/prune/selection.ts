@@ -55,6 +55,7 @@ export function choose(table: UnitTable, pieces: readonly Piece[], options: Choo
 }
 
 interface ChooseOptions extends SelectOptions {
+  /** Pieces that fall in any case; given, though empty, where pieces are rows through all layers. */
   readonly forced?: readonly Piece[];
 }
 
@@ -114,8 +115,11 @@ export function selectedSpec(table: UnitTable, kept: Selection): DecoderSpec {
 
 /** The largest sparsity that the units and rules of a table allow. */
 export function mostSparsity(table: UnitTable): number {
-  const tally = new Tally(table);
-  cutUntil(tally, piecesOf(table, new Uint8Array(table.count)), { isMet: () => false, overshoots: () => false });
+  const tally = new Tally(table), stopped = new Set<string>();
+  for (const piece of piecesOf(table, new Uint8Array(table.count))) {
+    if (piece.queue !== null && stopped.has(piece.queue)) continue;
+    if (!drop(tally, piece) && piece.queue !== null) stopped.add(piece.queue);
+  }
   return tally.sparsity();
 }
 
@@ -232,7 +236,8 @@ function tallyOf(table: UnitTable, kept: Selection): Tally {
   return tally;
 }
 
-function unreachable(table: UnitTable, { target, size, layerTargets }: SelectOptions, most: number): CompressoError {
+function unreachable(table: UnitTable, options: ChooseOptions, most: number): CompressoError {
+  const { target, size, layerTargets, forced } = options;
   const { spec, rules } = table, kinds = [...table.kinds];
   const { protect, minimum, align, rest } = rules, now: UnitRules = { minimum, align, rest, protect: [...protect] };
   const loosened: readonly (readonly [string, UnitRules])[] = [
@@ -246,7 +251,8 @@ function unreachable(table: UnitTable, { target, size, layerTargets }: SelectOpt
     ...gains.map(([name, reached]) => `${name} (without: ${reached.toFixed(4)})`),
     ...(layerTargets?.some((goal) => goal !== null) ? ["targets of single layers"] : []),
   ];
-  const units = kinds.join(", "), shown = (value: number): string => Math.ceil(value).toLocaleString("en");
+  const units = `${kinds.join(", ")}${forced ? " alike in all layers" : ""}`,
+    shown = (value: number): string => Math.ceil(value).toLocaleString("en");
   return new CompressoError("usage", {
     what: size
       ? `cannot make the model as small as ${shown(size.most)} ${size.unit}`

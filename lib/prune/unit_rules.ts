@@ -128,7 +128,9 @@ export function checkAnyUnits(
         `widest FFN ${ffn}, at least ${minimum.ffn}, aligned to ${align}`,
       ]
       : [
-        "some layer that is not protected has more heads than stay at least",
+        `some layer that is not protected has more heads than stay at least, by one ${
+          kind === "kv" ? "KV group" : "head"
+        }`,
         `most heads ${heads}, at least ${minimum.heads}`,
       ];
     throw refusal(`cannot prune ${kind}`, rule, value, `take ${kind} out of the units, or loosen the rule`);

@@ -12,20 +12,25 @@ import { Model } from "./model.ts";
 
 /** Options of {@link oneShotScores}. */
 export interface OneShotOptions {
+  /** The score. */
   readonly method: OneShotMethod;
   /** Calibration data of taylor, wanda-sp and flap; not asked for by the others. All batches have `batch` · `seq` tokens. */
   readonly batches: Iterable<Batch>;
+  /** Sequences of a batch. */
   readonly batch: number;
+  /** Tokens of a sequence with its padding. */
   readonly seq: number;
   /** Decides random scores. */
   readonly seed: number;
   /** dL/dz of all slots on a batch, masks at 1, for taylor: see `Trainer.maskGradients`. */
   readonly maskGradients: (batch: Batch) => Promise<Float32Array>;
+  /** Stops the work. */
   readonly signal?: AbortSignal;
 }
 
 /** Scores of all units; those of the lowest fall first, see `selectUnits`. */
 export interface OneShotScores {
+  /** One for each unit; higher is to be kept. */
   readonly scores: Float64Array<ArrayBuffer>;
   /** What FLAP's compensation needs; null for other methods. */
   readonly stats: ActivationStats | null;

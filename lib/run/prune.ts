@@ -359,7 +359,7 @@ class Run implements PruneRun {
     const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
     this.#result = {
       masks,
-      lora: { rank: options.lora.rank, alpha: options.lora.alpha, weights: await trainer.loraWeights() },
+      lora: { ...options.lora, weights: await trainer.loraWeights() },
       sparsity: { target: target ?? options.sparsity, expected: expected ?? NaN, hard: hardSparsity(table, kept) },
       logAlpha,
       table,

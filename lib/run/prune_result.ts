@@ -1,5 +1,5 @@
 // What a run gives: its handle while it goes on, and what it has learned at its end. Owns the contract; refuses the loop.
-import type { LoraWeights } from "../nn/lora.ts";
+import type { LoraConfig, LoraWeights } from "../nn/lora.ts";
 import type { MaskValues } from "../nn/masks.ts";
 import type { UnitTable } from "../prune/units.ts";
 import type { EncodeReport } from "./batches.ts";
@@ -11,7 +11,7 @@ export interface PruneResult {
   /** Hard masks z; kept units may have soft values. */
   readonly masks: MaskValues;
   /** LoRA as trained. */
-  readonly lora: { readonly rank: number; readonly alpha: number; readonly weights: LoraWeights };
+  readonly lora: LoraConfig & { readonly weights: LoraWeights };
   /** Wanted, expected at the end of the pruning stage, and of the hard masks. */
   readonly sparsity: { readonly target: number; readonly expected: number; readonly hard: number };
   /** log α of every unit at the end of the pruning stage. */

@@ -122,7 +122,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const source = sliceModel(base, { masks, lora });
     const maskedVsSliced = await verifySliced(base, source, {
       device,
-      adapters: { masks, lora: { ...lora, targets: this.options.lora.targets } },
+      adapters: { masks, lora },
       tokens: heldout,
       ...verifyShape(this.options),
       ...(this.#signal ? { signal: this.#signal } : {}),

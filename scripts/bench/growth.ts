@@ -160,7 +160,8 @@ function sizesAt(
   }
 }
 
-function fits(axis: Axis, points: readonly GrowthPoint[], { clock }: Machine): Growth[] {
+/** Fits of time, memory and every section that is more than nothing. */
+export function fits(axis: Axis, points: readonly GrowthPoint[], { clock }: Pick<Machine, "clock">): Growth[] {
   const x = points.map((point) => point.x);
   const make = (quantity: string, unit: "s" | "B", y: readonly number[]): Growth => {
     const allowed = REQUIRED[axis][quantity] ?? 1;
@@ -189,7 +190,7 @@ function fits(axis: Axis, points: readonly GrowthPoint[], { clock }: Machine): G
 }
 
 /** What grows faster than it must, a sentence each. */
-function findings({ axis, growths }: AxisResult): string[] {
+export function findings({ axis, growths }: Pick<AxisResult, "axis" | "growths">): string[] {
   const last = ({ y }: Growth): number => y.at(-1) ?? 0;
   const total = growths.find(({ quantity }) => quantity === "time");
   return growths.flatMap((growth) => {

@@ -195,8 +195,6 @@ function percent(share: number): string {
 /** a + b·x + c·x² with its numbers. */
 export function fitText({ fit, unit }: Growth): string {
   const powers = ["", "·x", "·x²"];
-  return fit.coefficients.map((value, power) => `${si(value, unit)}${powers[power] ?? ""}`).join(" + ").replaceAll(
-    "+ -",
-    "− ",
-  );
+  const terms = fit.coefficients.map((value, power) => `${si(value, unit)}${powers[power] ?? ""}`);
+  return terms.join(" + ").replaceAll("+ -", "− ").replace(/^-/, "−");
 }

@@ -3,12 +3,13 @@ import assert from "node:assert/strict";
 import { EMBEDDING, projectionName } from "../../lib/nn/spec.ts";
 import { shares } from "../../scripts/bench/cases.ts";
 import { linearTicks, logTicks, si } from "../../scripts/bench/chart.ts";
+import { findings, fits } from "../../scripts/bench/growth.ts";
 import { bench } from "../../scripts/bench/main.ts";
 import { parseOptions, PARTS } from "../../scripts/bench/options.ts";
 import { randomModel, SMOLLM2, specOf } from "../../scripts/bench/random_model.ts";
 import { evaluate, logLogExponent, median, polynomialFit } from "../../scripts/bench/stats.ts";
 import type { BenchResults } from "../../scripts/bench/suite.ts";
-import { typical } from "../../scripts/bench/timing.ts";
+import { type Timing, typical } from "../../scripts/bench/timing.ts";
 
 Deno.test("median() is the middle of the sorted values, the mean of two for an even count", () => {
   assert.equal(median([10, 9, 100]), 10);
@@ -44,6 +45,27 @@ Deno.test("logLogExponent() finds the power of an exact power law", () => {
     const found = logLogExponent(x, x.map((value) => 3e-4 * value ** power));
     assert.ok(Math.abs(found - power) < 1e-12, `${found} is not ${power}`);
   }
+});
+
+Deno.test("findings() names what grows faster than the mathematics requires, and nothing else", () => {
+  const clock = { kind: "wall", cores: 2 } as const;
+  const timing = (seconds: number): Timing => ({ seconds: [seconds], cpuSeconds: [seconds] });
+  const measured = (products: number): string[] => {
+    const points = [128, 256, 512, 1024].map((x) => ({
+      x,
+      timing: timing(1e-6 * (x ** 2 + x ** products)),
+      peakBytes: 1e6 + 1000 * x,
+      // Attention is quadratic, as it must be; copies are cubic, but too small to matter.
+      sections: {
+        attention: timing(1e-6 * x ** 2),
+        products: timing(1e-6 * x ** products),
+        copies: timing(1e-13 * x ** 3),
+      },
+    }));
+    return findings({ axis: "sequence", growths: fits("sequence", points, { clock }) });
+  };
+  assert.deepEqual(measured(1), []);
+  assert.deepEqual(measured(1.5), ["products grows with sequence as x^1.50 at its largest sizes; x^1 is required"]);
 });
 
 Deno.test("typical() divides CPU seconds by the cores, and takes wall seconds as they are", () => {

@@ -168,6 +168,27 @@ Deno.test("openHfFolder() takes head_dim from hidden_size and KV heads from head
   });
 });
 
+Deno.test("openHfFolder() reads biases, and the defaults of qwen2, as transformers has them", async () => {
+  const cases: readonly (readonly [Record<string, unknown>, Partial<DecoderSpec>])[] = [
+    [{ attention_bias: true }, { biases: ["q", "k", "v", "o"] }],
+    [{ mlp_bias: true }, { biases: ["gate", "up", "down"] }],
+    [{ model_type: "qwen2", use_sliding_window: false, sliding_window: 4096 }, { biases: ["q", "k", "v"] }],
+    [
+      { model_type: "qwen2", bos_token_id: undefined, eos_token_id: undefined, max_position_embeddings: undefined },
+      { biases: ["q", "k", "v"], bosId: null, eosIds: [], maxPosition: 32768 },
+    ],
+  ];
+  for (const [change, expected] of cases) {
+    const spec = { ...SPEC, ...expected };
+    await inTemporaryFolder(async (folder) => {
+      await writeFolder(folder, { ...CONFIG, ...change }, { spec });
+      const source = await openHfFolder(folder);
+      assert.deepEqual(source.spec, spec);
+      await assertSameWeights(source, randomSource(spec));
+    });
+  }
+});
+
 const REFUSED: readonly (readonly [Record<string, unknown>, RegExp])[] = [
   [
     { model_type: "gemma" },

@@ -164,6 +164,9 @@ Deno.test("writePeftAdapter() refuses matrices that do not fit and leaves nothin
     await rejectsWith(write(changed("lora.2.q.A", new Float32Array(40))), "input", /lora\.2\.q\.A/);
     await rejectsWith(write(changed("lora.0.q.A", new Float32Array(40).fill(NaN))), "numeric", /lora\.0\.q\.A.*NaN/);
     await rejectsWith(write(good, { ...config, rank: 0 }), "usage", /rank/);
+    const bare = { ...SPEC, layers: [{ heads: 0, kvHeads: 0, ffn: 0 }] };
+    const nothing = writePeftAdapter(`${folder}/adapter`, { spec: bare, config, weights: new Map(), baseModel: null });
+    await rejectsWith(nothing, "input", /the model has a target; now: q, up/);
     assert.deepEqual([...Deno.readDirSync(folder)], []);
   });
 });
@@ -206,7 +209,11 @@ const REFUSED: readonly {
     config: { rank_pattern: { "(q|v)_proj": 4 } },
     message: /rank_pattern.*\(q\|v\)_proj/,
   },
-  { name: "a regular expression for alpha", config: { alpha_pattern: { "layers.[01].*": 4 } }, message: /alpha_pattern: keys are names/ },
+  {
+    name: "a regular expression for alpha",
+    config: { alpha_pattern: { "layers.[01].*": 4 } },
+    message: /alpha_pattern: keys are names/,
+  },
   { name: "another rank", config: { r: 3 }, message: /q_proj\.lora_A\.weight is \[3, 40\]: its rank is 3.*\[2, 40\]/ },
   {
     name: "targets without tensors",

@@ -1,38 +1,26 @@
 // Kernels of the learned masks: samples, slots, expected size, descent and projection against f64 oracles.
 import assert from "node:assert/strict";
 import { maskSample } from "../../kernels/mod.ts";
-import { type Device, type DeviceBuffer, openDevice } from "../../lib/gpu/device.ts";
+import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
-import { createMaskSlots, type MaskSlots } from "../../lib/nn/masks.ts";
-import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../lib/nn/step_state.ts";
-import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner } from "../../lib/prune/mask_learner.ts";
-import { type UnitTable, unitTable } from "../../lib/prune/units.ts";
-import { uniform } from "../../lib/random.ts";
-import { decoder, GROUPED, KINDS, MULTI_HEAD, sparsityOf, UNEVEN } from "../prune/helpers/decoders.ts";
+import type { StepState } from "../../lib/nn/step_state.ts";
+import { unitTable } from "../../lib/prune/units.ts";
+import { decoder, GROUPED, KINDS, LAYER_KINDS, MULTI_HEAD, UNEVEN } from "../prune/helpers/decoders.ts";
 import { assertCells, assertValues, type Cell, random, ROUND, STALE, stateBuffer } from "./helpers/cells.ts";
+import {
+  aliveChance,
+  createRig,
+  drawOf,
+  expected,
+  nameOf,
+  NOISE,
+  sigmoid,
+  slopes,
+  stretched,
+} from "./helpers/mask_rig.ts";
 
 const device: Device = await openDevice();
-
-const LOW = -0.1, HIGH = 1.1;
-type Noise = Pick<StepState, "noise" | "temperature">;
-
-const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
-
-/** P(z > 0), with the floor of the noise that keeps it differentiable. */
-function aliveChance(logAlpha: number, { noise, temperature }: Noise): number {
-  return sigmoid((logAlpha - temperature * Math.log(-LOW / HIGH)) / Math.max(noise, 0.05));
-}
-
-/** The stretched hard concrete value before its clamp, and its slope in log α. */
-function stretched(logAlpha: number, u: number, { noise, temperature }: Noise): { value: number; slope: number } {
-  const s = sigmoid((noise * (Math.log(u) - Math.log(1 - u)) + logAlpha) / temperature);
-  return { value: s * (HIGH - LOW) + LOW, slope: s * (1 - s) * (HIGH - LOW) / temperature };
-}
-
-function drawOf(seed: number, step: number, unit: number): number {
-  return Math.min(1 - 1e-6, Math.max(1e-6, Math.fround(uniform(seed, step, 1, unit))));
-}
 
 /** (z, slope, p, 0) of every unit as the kernel draws them. */
 async function sample(logAlpha: Float32Array<ArrayBuffer>, state: Partial<StepState>): Promise<Float32Array> {
@@ -121,82 +109,21 @@ Deno.test("mask_sample gives exact 0 and 1 as often as hard concrete says", asyn
   }
 });
 
-/** A learner with its slots and state, and one plan of a sample and an update. */
-interface Rig extends Disposable {
-  readonly learner: MaskLearner;
-  readonly slots: MaskSlots;
-  readonly state: DeviceBuffer;
-  /** Runs a sample and an update from log α; returns what they leave. */
-  step(options: {
-    readonly state: Partial<StepState>;
-    readonly logAlpha?: Float32Array<ArrayBuffer>;
-    readonly dz?: Float32Array<ArrayBuffer>;
-    readonly lambda?: readonly [number, number];
-  }): Promise<After>;
-}
-
-interface After {
-  readonly logAlpha: Float32Array;
-  readonly moments: Float32Array;
-  readonly constraint: Float32Array;
-  readonly z: Float32Array;
-}
-
-function rig(table: UnitTable): Rig {
-  const learner = createMaskLearner(device, table), slots = createMaskSlots(device, table.spec);
-  const state = createStepState(device), plan = new Plan(device);
-  learner.recordSample(plan, { state, slots });
-  learner.recordUpdate(plan, { state, slots });
-  return {
-    learner,
-    slots,
-    state,
-    async step({ state: wanted, logAlpha, dz, lambda }): Promise<After> {
-      writeStepState(device, state, { ...IDLE_STATE, ...wanted });
-      if (logAlpha) device.write(learner.logAlpha, logAlpha);
-      if (dz) device.write(slots.dz, dz);
-      if (lambda) device.write(learner.constraint, Float32Array.from(lambda), 12);
-      await plan.run();
-      return {
-        logAlpha: await device.readFloats(learner.logAlpha, table.count),
-        moments: await device.readFloats(learner.moments, 2 * table.count),
-        constraint: await device.readFloats(learner.constraint, CONSTRAINT_FLOATS),
-        z: await device.readFloats(slots.z, table.layout.count),
-      };
-    },
-    [Symbol.dispose]: () => [plan, state, slots, learner].forEach((resource) => resource[Symbol.dispose]()),
-  };
-}
-
 const TABLES = [
   ...KINDS.map((kinds) => unitTable(UNEVEN, kinds)),
   unitTable(MULTI_HEAD, ["heads", "ffn"]),
   unitTable(GROUPED, ["heads", "ffn", "hidden"]),
   unitTable(GROUPED, ["kv"]),
 ];
-const nameOf = (table: UnitTable): string => `${[...table.kinds].join(",")} of ${JSON.stringify(table.spec.layers)}`;
-const NOISE: Noise = { noise: 0.7, temperature: 2 / 3 };
-
-function expected(table: UnitTable, logAlpha: ArrayLike<number>, noise: Noise = NOISE): number {
-  return sparsityOf(table, Float64Array.from(logAlpha, (alpha) => aliveChance(alpha, noise)));
-}
-
-/** Derivative of ŝ by each log α, by central differences. */
-function slopes(table: UnitTable, logAlpha: ArrayLike<number>): Float64Array {
-  const moved = Float64Array.from(logAlpha), step = 1e-5;
-  return moved.map((alpha, unit) => {
-    moved[unit] = alpha + step;
-    const above = expected(table, moved);
-    moved[unit] = alpha - step;
-    const below = expected(table, moved);
-    moved[unit] = alpha;
-    return (above - below) / (2 * step);
-  });
-}
-
+/** The same with gates of whole layers, one of which is protected. */
+const ALL_TABLES = [
+  ...TABLES,
+  ...LAYER_KINDS.map((kinds) => unitTable(UNEVEN, kinds)),
+  unitTable(GROUPED, ["heads", "ffn", "hidden", "layers"], { protect: [1] }),
+];
 Deno.test("mask_expand writes the units' slots, heads of a KV group alike, and leaves all others", async () => {
   for (const table of TABLES) {
-    using setup = rig(table);
+    using setup = createRig(device, table);
     const before = random(table.layout.count, 5), logAlpha = random(table.count, 6).map((value) => 2 * value);
     device.write(setup.slots.z, before);
     const { z } = await setup.step({ state: { ...NOISE, seed: 3, step: 8 }, logAlpha });
@@ -215,8 +142,8 @@ Deno.test("mask_expand writes the units' slots, heads of a KV group alike, and l
 });
 
 Deno.test("expected_size gives ŝ by the shapes of what lives, and λ climbs with its gap", async () => {
-  for (const table of TABLES) {
-    using setup = rig(table);
+  for (const table of ALL_TABLES) {
+    using setup = createRig(device, table);
     const logAlpha = random(table.count, 7).map((value) => 3 * value), target = 0.3, lambda = [0.5, -0.25] as const;
     const { constraint } = await setup.step({
       state: { ...NOISE, target, lambdaRate: 2 },
@@ -235,8 +162,8 @@ Deno.test("expected_size gives ŝ by the shapes of what lives, and λ climbs wit
 });
 
 Deno.test("mask_update descends along the constraint's gradient, which is that of finite differences", async () => {
-  for (const table of TABLES) {
-    using setup = rig(table);
+  for (const table of ALL_TABLES) {
+    using setup = createRig(device, table);
     const logAlpha = random(table.count, 8).map((value) => 2 * value);
     const { moments, constraint } = await setup.step({
       state: { ...NOISE, target: 0.2, maskRate: 0.01 },
@@ -262,7 +189,7 @@ Deno.test("mask_update descends along the constraint's gradient, which is that o
 
 Deno.test("mask_update is Adam on the sum of a unit's slot gradients times its slope, within ±100", async () => {
   for (const table of [unitTable(GROUPED, ["kv", "ffn", "hidden"]), unitTable(UNEVEN, ["heads", "ffn"])]) {
-    using setup = rig(table);
+    using setup = createRig(device, table);
     const rate = 0.05, seed = 2;
     let logAlpha = random(table.count, 9).map((value) => 2 * value);
     logAlpha.set([100.5, -101]); // as a projection may leave them: back to the limits
@@ -318,8 +245,8 @@ Deno.test("mask_update is Adam on the sum of a unit's slot gradients times its s
 });
 
 Deno.test("mask_project shifts all log α by one number such that ŝ meets the target", async () => {
-  for (const table of TABLES) {
-    using setup = rig(table);
+  for (const table of ALL_TABLES) {
+    using setup = createRig(device, table);
     const start = random(table.count, 10).map((value) => 2 * value);
     const fixed = table.fixed * table.spec.hidden / table.total;
     for (const target of [0.02, 0.6]) {
@@ -347,7 +274,7 @@ Deno.test("mask_project shifts all log α by one number such that ŝ meets the t
 
 Deno.test("mask_project closes the share `tracking` of the gap, and leaves log α alone with none", async () => {
   const table = unitTable(GROUPED, ["heads", "ffn", "hidden"]), start = random(table.count, 11);
-  using setup = rig(table);
+  using setup = createRig(device, table);
   const before = expected(table, start);
   for (const [tracking, wanted] of [[0.5, (before + 0.4) / 2], [0.1, before + 0.1 * (0.4 - before)]] as const) {
     const { logAlpha, constraint } = await setup.step({
@@ -373,7 +300,7 @@ Deno.test("expected_size and mask_project hold for more units than one workgroup
     "ffn",
     "hidden",
   ]);
-  using setup = rig(table);
+  using setup = createRig(device, table);
   const start = random(table.count, 12);
   const { logAlpha, constraint } = await setup.step({
     state: { ...NOISE, target: 0.25, tracking: 1 },

@@ -1,6 +1,7 @@
 // One-shot scores against their definitions in f64, and FLAP's compensation on the model that it is for.
 import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import { openDryDevice } from "../../lib/gpu/dry.ts";
 import { openHfFolder } from "../../lib/io/hf_model.ts";
 import { demoData } from "../../lib/io/open_model.ts";
 import { readRows } from "../../lib/io/datasets.ts";
@@ -94,11 +95,11 @@ for (const name of ["gqa_llama3", "gqa_f16", "qwen2"] as const) {
       assert.equal(stats.tokens, batches.reduce((sum, { realTokens }) => sum + realTokens, 0));
       const wanted = await inputsOf(source, batches);
       wanted.forEach((layer, index) => {
-        for (const  of of["o", "down"] as const) {
-          const columns = columnsOf(layer[of]), own = stats.layers[index]?.[of];
+        for (const part of ["o", "down"] as const) {
+          const columns = columnsOf(layer[part]), own = stats.layers[index]?.[part];
           assertClose([
-            distance(`mean of ${of} ${index}`, own?.mean ?? [], columns.map(mean)),
-            distance(`squares of ${of} ${index}`, own?.squares ?? [], columns.map(squares)),
+            distance(`mean of ${part} ${index}`, own?.mean ?? [], columns.map(mean)),
+            distance(`squares of ${part} ${index}`, own?.squares ?? [], columns.map(squares)),
           ], TOLERANCE);
         }
       });
@@ -117,6 +118,20 @@ Deno.test("calibrate() does not see what padding holds, and frees all that it to
     assert.notDeepEqual(others[0]?.tokens, batches[0]?.tokens);
     assert.deepEqual(await calibrate(model, { batches: others, batch: BATCH, seq: SEQ }), stats);
   });
+});
+
+Deno.test("calibrate() and the biases take on a dry device what they take on a real one", async () => {
+  const source = await openHfFolder((await openGolden("gqa_f16")).modelPath);
+  const peakOf = async (device: Device): Promise<number> => {
+    using model = await loadModelFrom(source, { device, baseDtype: "f32" });
+    using biased = await withCompensation(model);
+    const stats = await calibrate(biased, { batches: [randomBatch(source.spec.vocab, 1)], batch: BATCH, seq: SEQ });
+    assert.equal(stats.layers.length, source.spec.layers.length);
+    return device.peakBytes;
+  };
+  using real = await openDevice();
+  using dry = openDryDevice({ limits: real.limits, isCpu: real.facts.isCpu });
+  assert.equal(await peakOf(dry), await peakOf(real));
 });
 
 /** Scores by the model, the table, and everything that the definitions need. */
@@ -148,13 +163,13 @@ async function scored(
 function unitChannels(
   table: ReturnType<typeof unitTable>,
   layer: number,
-  of: "o" | "down",
+  part: "o" | "down",
 ): { readonly unit: number; readonly channels: readonly number[] }[] {
-  const width = of === "o" ? table.spec.headDim : 1, slots = table.layout.layers[layer];
-  const first = of === "o" ? 0 : table.ffnFirst, end = of === "o" ? table.ffnFirst : table.hiddenFirst;
+  const width = part === "o" ? table.spec.headDim : 1, slots = table.layout.layers[layer];
+  const first = part === "o" ? 0 : table.ffnFirst, end = part === "o" ? table.ffnFirst : table.hiddenFirst;
   return Array.from({ length: end - first }, (_, i) => first + i).filter((unit) => table.layer[unit] === layer).map(
     (unit) => {
-      const slot = (table.slotFirst[unit] ?? NaN) - (of === "o" ? slots?.head ?? NaN : slots?.ffn ?? NaN);
+      const slot = (table.slotFirst[unit] ?? NaN) - (part === "o" ? slots?.head ?? NaN : slots?.ffn ?? NaN);
       const count = (table.slotCount[unit] ?? NaN) * width;
       return { unit, channels: Array.from({ length: count }, (_, i) => slot * width + i) };
     },
@@ -167,15 +182,15 @@ for (const kinds of [["heads", "ffn"], ["kv", "ffn"]] as const) {
       const { table, scores } = await scored({ model, batches }, kinds, "flap");
       const inputs = await inputsOf(source, batches), wanted = new Float64Array(table.count);
       for (const [layer, rows] of inputs.entries()) {
-        for (const  of of["o", "down"] as const) {
-          const weight = await source.read(projectionName(layer, of)), columns = columnsOf(rows[of]);
+        for (const part of ["o", "down"] as const) {
+          const weight = await source.read(projectionName(layer, part)), columns = columnsOf(rows[part]);
           const metric = columns.map((column, j) => {
             const norm = weight.reduce((sum, w, at) => at % columns.length === j ? sum + w * w : sum, 0);
             const value = deviation(column) ** 2 * norm;
-            return of === "o" ? value ** 2 : value;
+            return part === "o" ? value ** 2 : value;
           });
           const standard = metric.map((value) => (value - mean(metric)) / deviation(metric));
-          for (const { unit, channels } of unitChannels(table, layer, of)) {
+          for (const { unit, channels } of unitChannels(table, layer, part)) {
             wanted[unit] = mean(channels.map((j) => standard[j] ?? NaN));
           }
         }
@@ -190,17 +205,17 @@ for (const kinds of [["heads", "ffn"], ["kv", "ffn"]] as const) {
       const { table, scores } = await scored({ model, batches }, kinds, "wanda-sp");
       const inputs = await inputsOf(source, batches);
       for (const [layer, rows] of inputs.entries()) {
-        for (const  of of["o", "down"] as const) {
-          const weight = await source.read(projectionName(layer, of)), columns = columnsOf(rows[of]);
+        for (const part of ["o", "down"] as const) {
+          const weight = await source.read(projectionName(layer, part)), columns = columnsOf(rows[part]);
           const metric = columns.map((column, j) => {
             const sum = weight.reduce((sum, w, at) => at % columns.length === j ? sum + Math.abs(w) : sum, 0);
             return Math.sqrt(column.reduce((sum, x) => sum + x * x, 0)) * sum / source.spec.hidden;
           });
-          const units = unitChannels(table, layer, of);
+          const units = unitChannels(table, layer, part);
           const values = units.map(({ channels }) => channels.reduce((sum, j) => sum + (metric[j] ?? NaN), 0));
           units.forEach(({ unit }, i) => {
             const rank = values.filter((value) => value < (values[i] ?? NaN)).length;
-            assert.equal(scores[unit], (rank + 1) / units.length, `${of} of layer ${layer}, unit ${i}`);
+            assert.equal(scores[unit], (rank + 1) / units.length, `${part} of layer ${layer}, unit ${i}`);
           });
         }
       }

@@ -1,0 +1,216 @@
+// Goals of layers and parts, held units and least widths in the projection: each moves just the units that it may, and is met.
+import assert from "node:assert/strict";
+import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import type { UnitKind, UnitRules, UnitTable } from "../../lib/prune/units.ts";
+import { unitTable } from "../../lib/prune/units.ts";
+import { aliveOf, decoder, layerSparsityOf, sparsityOf, UNEVEN } from "../prune/helpers/decoders.ts";
+import { random } from "./helpers/cells.ts";
+import { aliveChance, createRig, expected, nameOf, NOISE } from "./helpers/mask_rig.ts";
+
+const device: Device = await openDevice();
+const DEEP = decoder(Array.from({ length: 5 }, () => ({ heads: 8, kvHeads: 4, ffn: 70 })), { hidden: 36, headDim: 4 });
+const KINDS: readonly (readonly UnitKind[])[] = [
+  ["kv", "ffn"],
+  ["heads", "ffn", "hidden"],
+  ["kv", "ffn", "hidden", "layers"],
+];
+const startOf = (table: UnitTable, seed: number): Float32Array<ArrayBuffer> =>
+  random(table.count, seed).map((value) => 3 * value);
+const chances = (logAlpha: ArrayLike<number>): Float64Array =>
+  Float64Array.from(logAlpha, (alpha) => aliveChance(alpha, NOISE));
+const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
+
+/** By how much each unit moved, to f32's rounding of sums of that size. */
+function shifts(before: Float32Array, after: Float32Array): number[] {
+  return Array.from(after, (value, unit) => Math.round((value - (before[unit] ?? NaN)) * 1e4) / 1e4);
+}
+
+function table(kinds: readonly UnitKind[], rules: UnitRules = {}): UnitTable {
+  return unitTable(DEEP, kinds, rules);
+}
+
+Deno.test("a layer with a goal of its own meets it by one shift, and the others the goal of the whole by another", async () => {
+  for (const kinds of KINDS) {
+    for (const rules of [{}, { protect: [4] }]) {
+      const units = table(kinds, rules), start = startOf(units, 1), goals = [0.4, null, 0.1, null, null];
+      using setup = createRig(device, units);
+      setup.learner.setLayerGoals(goals);
+      const state = { ...NOISE, target: 0.3, tracking: 1 };
+      const { logAlpha, constraint } = await setup.step({ state, logAlpha: start, lambda: [0, 0] });
+      const what = nameOf(units), p = chances(logAlpha);
+      goals.forEach((goal, layer) => {
+        const reached = layerSparsityOf(units, p, layer);
+        if (goal !== null) {
+          assert.ok(Math.abs(reached - goal) < 1e-4, `layer ${layer}: ${reached}, not ${goal}: ${what}`);
+        }
+      });
+      assert.ok(Math.abs(sparsityOf(units, p) - 0.3) < 1e-4, `${sparsityOf(units, p)}: ${what}`);
+      assert.ok(Math.abs((constraint[7] ?? NaN) - 0.3) < 1e-4);
+      const moves = shifts(start, logAlpha),
+        isDim = (u: number): boolean => u >= units.hiddenFirst && u < units.layerFirst;
+      const groups = Map.groupBy(moves.keys(), (u) => {
+        const layer = units.layer[u] ?? NaN;
+        return !isDim(u) && goals[layer] !== null ? layer : "free";
+      });
+      assert.equal(groups.size, 3);
+      for (const [group, members] of groups) {
+        const own = new Set(members.map((u) => moves[u] ?? NaN));
+        assert.ok(own.size <= 2, `${group} moved by ${[...own]}: ${what}`); // two where a rounding falls on the edge
+        assert.ok(Math.max(...own) - Math.min(...own) < 3e-4, `${group} moved by ${[...own]}: ${what}`);
+      }
+    }
+  }
+});
+
+Deno.test("goals of attention and FFN are met each, and hidden dims then meet that of the whole", async () => {
+  const goals = {
+    attention: [0.3, 0.1, null, 0.3, 0.3],
+    ffn: [0.2, 0.2, 0.2, null, 0.25],
+  };
+  for (const kinds of [["kv", "ffn"], ["heads", "ffn", "hidden"]] as const) {
+    const units = table(kinds), start = startOf(units, 2);
+    using setup = createRig(device, units);
+    setup.learner.setPartGoals(goals);
+    const { logAlpha } = await setup.step({
+      state: { ...NOISE, target: 0.28, tracking: 1 },
+      logAlpha: start,
+      lambda: [0, 0],
+    });
+    const p = chances(logAlpha), { layers } = aliveOf(units, p);
+    layers.forEach(({ heads, kv, ffn }, layer) => {
+      const attention = 1 - (sum(heads) + sum(kv)) / 12, columns = 1 - sum(ffn) / 70;
+      const [a, f] = [goals.attention[layer] ?? null, goals.ffn[layer] ?? null];
+      if (a !== null) assert.ok(Math.abs(attention - a) < 1e-4, `attention of layer ${layer}: ${attention}, not ${a}`);
+      if (f !== null) assert.ok(Math.abs(columns - f) < 1e-4, `FFN of layer ${layer}: ${columns}, not ${f}`);
+    });
+    assert.ok(Math.abs(sparsityOf(units, p) - 0.28) < 1e-4, `${sparsityOf(units, p)} for ${kinds}`);
+  }
+});
+
+Deno.test("held units stay, moments and all, and the others meet the goal without them", async () => {
+  for (const kinds of KINDS) {
+    const units = table(kinds), start = startOf(units, 3), held = Uint8Array.from(start, (_, u) => u % 3 === 0 ? 1 : 0);
+    using setup = createRig(device, units);
+    setup.learner.setHold(held);
+    const dz = random(units.layout.count, 4);
+    const options = { dz, lambda: [1, 1] as const };
+    const state = { ...NOISE, target: 0.3, tracking: 1, maskRate: 0.05 };
+    const first = await setup.step({ state, logAlpha: start, ...options });
+    for (let u = 0; u < units.count; u++) {
+      const now = first.logAlpha[u] ?? NaN, before = start[u] ?? NaN;
+      if (held[u]) assert.deepEqual([now, first.moments[2 * u], first.moments[2 * u + 1]], [before, 0, 0], `unit ${u}`);
+      else assert.notEqual(now, before, `unit ${u} did not move`);
+    }
+    assert.ok(Math.abs(expected(units, first.logAlpha) - 0.3) < 1e-4, nameOf(units));
+    // Freed, they move again.
+    setup.learner.setHold(null);
+    const second = await setup.step({ state, ...options });
+    assert.ok([...held.keys()].every((u) => second.logAlpha[u] !== first.logAlpha[u]), nameOf(units));
+  }
+});
+
+Deno.test("without a goal of the whole λ rests and only units with goals are shifted", async () => {
+  const units = table(["kv", "ffn"]), start = startOf(units, 5);
+  using setup = createRig(device, units);
+  setup.learner.setLayerGoals([null, 0.5, null, null, null]);
+  const { logAlpha, constraint } = await setup.step({
+    state: { ...NOISE, target: -1, tracking: 1, lambdaRate: 1 },
+    logAlpha: start,
+    lambda: [0.5, 0.25],
+  });
+  assert.deepEqual([...constraint.subarray(3, 7)], [0.5, 0.25, 0.5, 0]);
+  assert.ok(Math.abs(layerSparsityOf(units, chances(logAlpha), 1) - 0.5) < 1e-4);
+  assert.ok(Math.abs((constraint[7] ?? NaN) - expected(units, logAlpha)) < 1e-5, "what is reached is recorded");
+  logAlpha.forEach((value, u) => units.layer[u] === 1 || assert.equal(value, start[u], `unit ${u}`));
+});
+
+Deno.test("no part is expected to become narrower than its least width, and the rest makes up for it", async () => {
+  const minimum = { heads: 5, ffn: 40, hidden: 30, layers: 4 };
+  for (
+    const [kinds, target] of [[["kv", "ffn"], 0.3], [["heads", "ffn", "hidden"], 0.4], [KINDS[2] ?? [], 0.45]] as const
+  ) {
+    const units = table(kinds, { minimum }), start = startOf(units, 6);
+    // A layer, the hidden dims and the gates that a common shift would cut to the bone.
+    for (let u = 0; u < units.count; u++) {
+      if (units.layer[u] === 2 || u >= units.hiddenFirst) start[u] = (start[u] ?? 0) - 4;
+    }
+    using setup = createRig(device, units);
+    const { logAlpha } = await setup.step({
+      state: { ...NOISE, target, tracking: 1 },
+      logAlpha: start,
+      lambda: [0, 0],
+    });
+    const p = chances(logAlpha), { layers, hidden } = aliveOf(units, p);
+    layers.forEach(({ heads, ffn }, layer) => {
+      assert.ok(sum(heads) > minimum.heads - 1e-3, `${sum(heads)} heads in layer ${layer}: ${kinds}`);
+      assert.ok(sum(ffn) > minimum.ffn - 1e-2, `${sum(ffn)} columns in layer ${layer}: ${kinds}`);
+    });
+    assert.ok(sum(hidden) > minimum.hidden - 1e-2, `${sum(hidden)} dims: ${kinds}`);
+    assert.ok(sum(layers.map(({ gate }) => gate)) > minimum.layers - 1e-3, `gates: ${kinds}`);
+    assert.ok(Math.abs(sparsityOf(units, p) - target) < 1e-4, `${sparsityOf(units, p)}, not ${target}: ${kinds}`);
+    assert.ok(sum(layers[2]?.ffn ?? []) < minimum.ffn + 0.1, "the bound holds layer 2 back");
+  }
+});
+
+Deno.test("a share `tracking` of the gap to a layer's goal is closed", async () => {
+  const units = table(["kv", "ffn"]), start = startOf(units, 7), before = layerSparsityOf(units, chances(start), 3);
+  using setup = createRig(device, units);
+  setup.learner.setLayerGoals([null, null, null, 0.7, null]);
+  for (const tracking of [0.25, 0]) {
+    const state = { ...NOISE, target: 0.3, tracking };
+    const { logAlpha } = await setup.step({ state, logAlpha: start, lambda: [0, 0] });
+    const reached = layerSparsityOf(units, chances(logAlpha), 3), wanted = before + tracking * (0.7 - before);
+    assert.ok(Math.abs(reached - wanted) < 1e-4, `${reached}, not ${wanted}`);
+  }
+});
+
+Deno.test("goals of 0 and 1 keep the order of log α, so that a later goal finds it", async () => {
+  for (const goals of [null, [1, 0, null, null, null]]) {
+    const units = table(["kv", "ffn"]), start = startOf(units, 8).map((value) => 8 * value);
+    using setup = createRig(device, units);
+    const state = { ...NOISE, noise: 0.2, target: 0, tracking: 1, maskRate: 1e-6 };
+    for (let step = 0; step < 3; step++) {
+      setup.learner.setLayerGoals(goals);
+      await setup.step({
+        state: { ...state, target: step % 2 },
+        lambda: [0, 0],
+        ...(step === 0 ? { logAlpha: start } : {}),
+      });
+    }
+    setup.learner.setLayerGoals(goals && [0.3, 0.3, null, null, null]);
+    const { logAlpha } = await setup.step({ state: { ...state, target: 0.3 }, lambda: [0, 0] });
+    const layers = goals ? [[0], [1], [2, 3, 4]] : [[0, 1, 2, 3, 4]];
+    for (const own of layers) {
+      const members = [...start.keys()].filter((u) => own.includes(units.layer[u] ?? NaN));
+      const order = (values: Float32Array): number[] =>
+        members.toSorted((a, b) => (values[a] ?? NaN) - (values[b] ?? NaN));
+      assert.deepEqual(order(logAlpha), order(start), `layers ${own}`);
+    }
+    const p = Float64Array.from(logAlpha, (alpha) => aliveChance(alpha, { ...NOISE, noise: 0.2 }));
+    assert.ok(Math.abs(sparsityOf(units, p) - 0.3) < 1e-3, `${sparsityOf(units, p)}`);
+  }
+});
+
+Deno.test("goals and holds that are taken back leave the bits as they would be without", async () => {
+  for (const kinds of KINDS) {
+    const units = unitTable(UNEVEN, kinds), start = startOf(units, 9), dz = random(units.layout.count, 10);
+    const state = { ...NOISE, target: 0.2, tracking: 1, maskRate: 0.05, lambdaRate: 0.1 };
+    using plain = createRig(device, units);
+    const want = await plain.step({ state, logAlpha: start, dz, lambda: [1, 0] });
+    using setup = createRig(device, units);
+    setup.learner.setHold(new Uint8Array(units.count).fill(1));
+    setup.learner.setLayerGoals([0.1, null, null, null]);
+    setup.learner.setPartGoals({ attention: [0.1, null, null, null], ffn: [null, 0.2, null, null] });
+    await setup.step({ state, logAlpha: start, dz, lambda: [1, 0] });
+    setup.learner.setHold(null);
+    setup.learner.setLayerGoals(null);
+    setup.learner.setPartGoals(null);
+    device.write(setup.learner.moments, new Float32Array(2 * units.count));
+    assert.deepEqual(await setup.step({ state, logAlpha: start, dz, lambda: [1, 0] }), want, nameOf(units));
+  }
+});
+
+Deno.test("bounds leave no buffer behind", () => {
+  assert.equal(device.liveCount, 0);
+  device[Symbol.dispose]();
+});

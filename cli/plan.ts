@@ -1,4 +1,5 @@
 // `compresso plan MODEL`: the GPU memory of a prune run, before anything is loaded or downloaded. Owns the table; refuses to open a GPU for more than its limits.
+import { type Method, METHODS } from "../lib/run/methods.ts";
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
 import { type AdapterOffer, describeAdapter, type DeviceLimits } from "../lib/gpu/device.ts";
@@ -22,6 +23,7 @@ export interface MemorySettings {
   readonly targets: readonly Projection[];
   readonly units: readonly UnitKind[];
   readonly recompute: boolean;
+  readonly method: Method;
   readonly baseDtype?: typeof BASE_DTYPES[number] | undefined;
 }
 
@@ -42,6 +44,12 @@ export function planVerb(): CommandUnknownOpts {
     .option("--targets <list>", "projections with LoRA", someOf("--targets", PROJECTIONS), DEFAULTS.lora.targets)
     .option("--base-dtype <type>", BASE_DTYPE_HELP, oneOf("--base-dtype", BASE_DTYPES), "f16" as const)
     .option("--no-recompute", "keep all activations for backward")
+    .option(
+      "--method <name>",
+      `how units are chosen: ${METHODS.join(", ")}`,
+      oneOf("--method", METHODS),
+      "compresso" as const,
+    )
     .option("--memory-limit <bytes>", "GPU memory to fit into, such as 6G", byteCount("--memory-limit"))
     .option("--json", "print one JSON object")
     .action(async (model, { json, memoryLimit, ...settings }) => {
@@ -59,10 +67,10 @@ export function planVerb(): CommandUnknownOpts {
 
 /** The options of a plan from those of `prune`. */
 export function memoryOptions(
-  { batch, seq, rank, targets, units, recompute, baseDtype = "f16" }: MemorySettings,
+  { batch, seq, rank, targets, units, recompute, method, baseDtype = "f16" }: MemorySettings,
   adapter: { readonly limits: DeviceLimits; readonly isCpu: boolean } | null,
 ): MemoryOptions {
-  return { batch, seq, lora: { rank, targets }, units, recompute, baseDtype, ...(adapter ? { adapter } : {}) };
+  return { batch, seq, lora: { rank, targets }, units, recompute, method, baseDtype, ...(adapter ? { adapter } : {}) };
 }
 
 /** The adapter of this machine; null where there is none. */

@@ -13,32 +13,35 @@ struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, 
 @group(0) @binding(5) var<uniform> params: Params;
 
 const FREE = 1000.0;
+const HALVINGS = 32u; // of [-250, 250]: 1e-7 is left
 const ATTENTION = 0u;
 const FFN = 1u;
 const WHOLE = 2u;
 
 fn moved(unit: u32, shift: f32) -> f32 { return logAlpha[unit] + select(shift, 0.0, is_held(unit)); }
 
-/// Expected (parameters per hidden dim, heads or columns) of the units of a part.
-fn part_size(row: u32, shift: f32, lane: u32) -> vec2f {
+/// Expected parameters per hidden dim of a part.
+fn part_size(row: u32, shift: f32, lane: u32) -> f32 {
   let part = tables[row];
   var r = 0.0;
-  var n = 0.0;
-  for (var i = lane; i < part.y; i += GROUP) {
-    let unit = part.x + i;
-    let p = alive(moved(unit, shift));
-    r = fma(cost_of(unit), p, r);
-    n = fma(f32(tables[unit].z & SLOTS), p, n);
-  }
+  for (var i = lane; i < part.y; i += GROUP) { r = fma(cost_of(part.x + i), alive(moved(part.x + i, shift)), r); }
   for (var g = lane; g < part.w; g += GROUP) {
     let group = tables[params.units + part.z + g];
     var dead = 1.0;
     for (var i = 0u; i < group.y; i++) { dead *= 1.0 - alive(moved(group.x + i, shift)); }
     r += bitcast<f32>(group.z) * (1.0 - dead);
   }
-  let parameters = group_sum(r, lane) + bitcast<f32>(tables[row + 1u].x);
-  let width = group_sum(n, lane);
-  return vec2f(parameters, width);
+  return group_sum(r, lane) + bitcast<f32>(tables[row + 1u].x);
+}
+
+/// Expected number of heads or columns of a part.
+fn part_width(row: u32, shift: f32, lane: u32) -> f32 {
+  let part = tables[row];
+  var n = 0.0;
+  for (var i = lane; i < part.y; i += GROUP) {
+    n = fma(f32(tables[part.x + i].z & SLOTS), alive(moved(part.x + i, shift)), n);
+  }
+  return group_sum(n, lane);
 }
 
 /// Expected number of units that live.
@@ -53,11 +56,11 @@ fn share_cut(first: u32, which: u32, shift: f32, low: vec2f, lane: u32) -> f32 {
   var kept = 0.0;
   var all = 0.0;
   if (which != FFN) {
-    kept += part_size(first, max(shift, low.x), lane).x;
+    kept += part_size(first, max(shift, low.x), lane);
     all += bitcast<f32>(tables[first + 1u].y);
   }
   if (which != ATTENTION) {
-    kept += part_size(first + 2u, max(shift, low.y), lane).x;
+    kept += part_size(first + 2u, max(shift, low.y), lane);
     all += bitcast<f32>(tables[first + 3u].y);
   }
   let gate = tables[first + 1u].w;
@@ -72,7 +75,7 @@ fn goal_shift(first: u32, which: u32, goal: f32, low: vec2f, lane: u32) -> f32 {
   var below = -250.0;
   var above = 250.0;
   var shift = 0.0;
-  for (var i = 0u; i < 40u; i++) {
+  for (var i = 0u; i < HALVINGS; i++) {
     shift = 0.5 * (below + above);
     if (share_cut(first, which, shift, low, lane) > wanted) { below = shift; } else { above = shift; }
   }
@@ -88,9 +91,9 @@ fn least_shift(row: u32, lane: u32) -> f32 {
   if (least <= 0.0 || tables[row].y == 0u) { return -FREE; }
   var below = -250.0;
   var above = 250.0;
-  for (var i = 0u; i < 40u; i++) {
+  for (var i = 0u; i < HALVINGS; i++) {
     let shift = 0.5 * (below + above);
-    if (part_size(row, shift, lane).y < least) { below = shift; } else { above = shift; }
+    if (part_width(row, shift, lane) < least) { below = shift; } else { above = shift; }
   }
   return short_of_saturation(above, tables[row].x, tables[row].y, lane);
 }
@@ -100,7 +103,7 @@ fn least_count_shift(first: u32, count: u32, least: f32, lane: u32) -> f32 {
   if (least <= 0.0 || count == 0u) { return -FREE; }
   var below = -250.0;
   var above = 250.0;
-  for (var i = 0u; i < 40u; i++) {
+  for (var i = 0u; i < HALVINGS; i++) {
     let shift = 0.5 * (below + above);
     if (alive_count(first, count, shift, lane) < least) { below = shift; } else { above = shift; }
   }

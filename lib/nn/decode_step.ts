@@ -61,6 +61,7 @@ interface Context extends DecodeState, Vectors {
 
 /** Where the caches of {@link createDecodeStep} have to lie, or null where it cannot serve. */
 export function stepPlacement(device: Device, weights: Weights, capacity: number): MatrixPlacement | null {
+  if (weights.spec.biases?.length) return null; // the fused kernels add none
   if (weights.embedding.placement === "buffer") return "buffer";
   // RoPE is applied to the rows of a workgroup, which must not part a head, and shards might.
   const isWhole = weights.layers.every(({ attention: part }) =>

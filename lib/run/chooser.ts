@@ -1,14 +1,15 @@
 // How a method chooses units during the pruning stage: learned masks, gradual saliency, a score at once. Owns what happens at its beginning, at every step and at its end; refuses the loop.
 import type { MaskValues } from "../nn/masks.ts";
-import { magnitudeScores } from "../prune/baselines.ts";
+import type { OneShotMethod } from "../prune/baselines.ts";
 import { addGradients, GRADUAL_EVERY, gradualMasks } from "../prune/gradual.ts";
 import { hardenMasks } from "../prune/harden.ts";
 import { createSaliency, initialLogAlpha } from "../prune/saliency.ts";
 import { hardSparsity, type UnitTable } from "../prune/units.ts";
 import { packMasks } from "../nn/masks.ts";
-import type { Batches } from "./batches.ts";
-import type { OneShotMethod } from "./methods.ts";
+import type { WeightSource } from "../io/source.ts";
+import type { Batch, Batches } from "./batches.ts";
 import type { Model } from "./model.ts";
+import { compensate, type OneShotScores, oneShotScores } from "./one_shot.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { Trainer } from "./trainer.ts";
 
@@ -22,6 +23,10 @@ export interface Chooser {
   afterStep(): Promise<void>;
   /** Makes the masks hard at the target. Returns the sparsity that was expected before. */
   end(target: number): Promise<number>;
+  /** After a checkpoint of a run whose masks are hard was read. */
+  resumed(): Promise<void>;
+  /** Weights that are sliced at the end, where they are not the model's own. */
+  readonly source: WeightSource | null;
 }
 
 /** What a method works with. */
@@ -32,12 +37,13 @@ export interface ChooserParts {
   readonly trainer: Trainer;
   readonly makeBatches: (seed: number) => Batches;
   /** dL/dz of all slots on a batch, at the present masks. */
-  readonly maskGradients: (batches: Batches) => Promise<Float32Array>;
+  readonly maskGradients: (batch: Batch) => Promise<Float32Array>;
+  readonly signal?: AbortSignal | undefined;
 }
 
-const SALIENCY_BATCHES = 8;
-/** Told apart from the seed of training, so that saliency has batches of its own. */
-const SALIENCY_SEED = 0x5a11;
+const CALIBRATION_BATCHES = 8;
+/** Told apart from the seed of training, so that calibration has batches of its own. */
+const CALIBRATION_SEED = 0x5a11;
 
 /** The chooser of the run's method. */
 export function createChooser(parts: ChooserParts): Chooser {
@@ -46,18 +52,16 @@ export function createChooser(parts: ChooserParts): Chooser {
   return method === "gradual" ? gradual(parts) : oneShot(parts, method);
 }
 
-function learned({ table, options, trainer, makeBatches, maskGradients }: ChooserParts): Chooser {
-  const { rates, layout } = options;
+function learned(parts: ChooserParts): Chooser {
+  const { table, options, trainer, maskGradients } = parts, { rates, layout } = options;
   return {
+    ...NOTHING,
     async begin(): Promise<void> {
-      const batches = makeBatches((options.seed + SALIENCY_SEED) >>> 0);
       const saliency = createSaliency(table);
-      const count = Math.min(SALIENCY_BATCHES, Math.max(2, Math.ceil(options.steps / 10)));
-      for (let index = 0; index < count; index++) saliency.add(await maskGradients(batches));
+      const count = Math.min(CALIBRATION_BATCHES, Math.max(2, Math.ceil(options.steps / 10)));
+      for (const batch of calibrationBatches(parts, count)) saliency.add(await maskGradients(batch));
       trainer.setLogAlpha(initialLogAlpha(saliency.perParameter(), { spread: rates.spread }));
     },
-    beforeStep: () => Promise.resolve(null),
-    afterStep: () => Promise.resolve(),
     async end(target): Promise<number> {
       const { logAlpha, constraint } = await trainer.save();
       trainer.setMasks(hardenMasks(table, logAlpha, { target, temperature: rates.temperature, layout }));
@@ -70,6 +74,7 @@ function learned({ table, options, trainer, makeBatches, maskGradients }: Choose
 function gradual({ table, options, trainer }: ChooserParts): Chooser {
   let hard: number | null = null;
   return {
+    ...NOTHING,
     begin: () => Promise.resolve(trainer.setLogAlpha(new Float32Array(table.count))),
     async beforeStep({ step, target }): Promise<number> {
       if (step > 0 && step % GRADUAL_EVERY === 0) {
@@ -88,28 +93,54 @@ function gradual({ table, options, trainer }: ChooserParts): Chooser {
   };
 }
 
-function oneShot({ model, table, options, trainer }: ChooserParts, method: OneShotMethod): Chooser {
+function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
+  const { model, table, options, trainer, maskGradients, signal } = parts, { batch, seq, seed } = options;
+  let source: WeightSource | null = null;
+  const score = (): Promise<OneShotScores> =>
+    oneShotScores(model, table, {
+      method,
+      batches: calibrationBatches(parts, CALIBRATION_BATCHES),
+      batch,
+      seq,
+      seed,
+      maskGradients,
+      ...(signal ? { signal } : {}),
+    });
+  const compensated = async (stats: OneShotScores["stats"]): Promise<void> => {
+    if (stats) source = await compensate(model, { masks: await trainer.masks(), stats });
+  };
   return {
-    begin: () => Promise.resolve(),
-    beforeStep: () => Promise.resolve(null),
-    afterStep: () => Promise.resolve(),
+    ...NOTHING,
     async end(target): Promise<number> {
-      const scores = await scoresOf(method, { model, table });
+      const { scores, stats } = await score();
       trainer.setLogAlpha(ranks(scores));
-      return chooseHard(table, scores, { target, options, trainer });
+      const sparsity = chooseHard(table, scores, { target, options, trainer });
+      await compensated(stats);
+      return sparsity;
+    },
+    async resumed(): Promise<void> {
+      if (method === "flap") await compensated((await score()).stats);
+    },
+    get source(): WeightSource | null {
+      return source;
     },
   };
 }
 
-async function scoresOf(
-  method: OneShotMethod,
-  { model, table }: { readonly model: Model; readonly table: UnitTable },
-): Promise<ArrayLike<number>> {
-  switch (method) {
-    case "magnitude":
-      return await magnitudeScores(model.source, table);
-  }
+/** The same batches at every call. */
+function* calibrationBatches({ makeBatches, options }: ChooserParts, count: number): Generator<Batch> {
+  const batches = makeBatches((options.seed + CALIBRATION_SEED) >>> 0);
+  for (let index = 0; index < count; index++) yield batches.next();
 }
+
+/** What most methods do at most times. */
+const NOTHING = {
+  begin: () => Promise.resolve(),
+  beforeStep: () => Promise.resolve(null),
+  afterStep: () => Promise.resolve(),
+  resumed: () => Promise.resolve(),
+  source: null,
+} as const;
 
 /** Keeps the units of the highest scores, with z = 1. Returns the sparsity. */
 function chooseHard(

@@ -12,6 +12,8 @@ import type { Batch } from "./batches.ts";
 import { bytesByPart, type MemoryPart } from "./memory_parts.ts";
 import { loadModelFrom, type Model } from "./model.ts";
 import { type ResolvedOptions, resolveOptions } from "./options.ts";
+import { calibrate } from "./calibrate.ts";
+import type { Method } from "./methods.ts";
 import { createTrainer } from "./trainer.ts";
 import { rehearseVerify, verifyShape } from "./verify.ts";
 
@@ -27,6 +29,8 @@ export interface MemoryOptions {
   readonly units?: readonly UnitKind[];
   /** Whether backward computes layers anew instead of keeping them; default true. */
   readonly recompute?: boolean;
+  /** How units are chosen: two methods look at activations first. Default "compresso". */
+  readonly method?: Method;
   /** Storage of the frozen weights; default "f16". */
   readonly baseDtype?: MatrixDtype;
   /** The adapter to plan for; default: the limits that every adapter grants, and a GPU. */
@@ -118,7 +122,7 @@ export async function planMemory(spec: DecoderSpec, options: MemoryOptions = {})
 
 /** Trains one step of each kind, and reads what a run reads; the trainer records its plans when they are first used. */
 async function dryTraining(model: Model, options: ResolvedOptions): Promise<LoraWeights> {
-  const { batch, seq, seed, lora, units, recompute } = options;
+  const { batch, seq, seed, lora, units, recompute, method } = options;
   const table = unitTable(model.spec, units);
   using trainer = createTrainer(model, { batch, seq, seed, lora, table, recompute });
   const count = batch * seq;
@@ -131,6 +135,7 @@ async function dryTraining(model: Model, options: ResolvedOptions): Promise<Lora
   const state = { state: IDLE_STATE };
   await trainer.step("lora", data, state);
   await trainer.maskGradients(data, state);
+  if (method === "wanda-sp" || method === "flap") await calibrate(model, { batches: [data], batch, seq });
   await trainer.step("masks", data, state);
   await trainer.numbers(0, 1);
   await trainer.save();

@@ -1,14 +1,13 @@
 // How units are chosen: learned masks, gradual saliency, or a score in one shot. Owns the names and what each method does to the stages; refuses the loop.
+import { ONE_SHOT_METHODS, type OneShotMethod } from "../prune/baselines.ts";
 import type { StepKind } from "./trainer.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { Stage } from "./records.ts";
 
 /** Methods: Compresso's learned masks; gradual saliency; and one-shot scores, whose steps are all recovery. */
-export const METHODS = ["compresso", "gradual", "magnitude"] as const;
+export const METHODS = ["compresso", "gradual", ...ONE_SHOT_METHODS] as const;
 /** Name of a method. */
 export type Method = typeof METHODS[number];
-/** A method that scores the units once. */
-export type OneShotMethod = Exclude<Method, "compresso" | "gradual">;
 
 /** A stage of a run. */
 export interface StagePlan {

@@ -2,6 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import type { Batch, Batches, EncodeReport } from "./batches.ts";
 import { unpackMasks } from "../nn/masks.ts";
+import { withBiases } from "../nn/spec.ts";
 import type { StepState } from "../nn/step_state.ts";
 import { progressOf, stageRate } from "../prune/schedule.ts";
 import { checkReachable, hardSparsity, type UnitTable, unitTable } from "../prune/units.ts";
@@ -11,6 +12,7 @@ import type { RunHandle } from "./hooks.ts";
 import { checkMemory } from "./memory_advice.ts";
 import { type StagePlan, stagesOf } from "./methods.ts";
 import type { Model } from "./model.ts";
+import { withCompensation } from "./one_shot.ts";
 import { type CheckpointOptions, type PruneOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
 import type { PruneResult, PruneRun } from "./prune_result.ts";
 import type { Stage, StepRecord } from "./records.ts";
@@ -34,6 +36,8 @@ interface Ready {
   readonly trainer: Trainer;
   readonly steerer: Steerer;
   readonly chooser: Chooser;
+  /** The model that is trained: that of the run, or one with biases beside it. */
+  readonly model: Model;
   /** What the device is to hold at most. */
   readonly plannedBytes: number;
 }
@@ -118,7 +122,8 @@ class Run implements PruneRun {
 
   async #allocate(): Promise<Ready> {
     const { options, table } = this.#parts, { batch, seq, seed, lora, recompute } = options;
-    const { spec, device, weights: { baseDtype } } = this.#model;
+    const { device, weights: { baseDtype } } = this.#model, isFlap = options.method === "flap";
+    const spec = isFlap ? withBiases(this.#model.spec, ["o", "down"]) : this.#model.spec;
     const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
     const plan = await checkMemory(spec, { ...options, baseDtype, adapter }, {
       memoryLimit: device.memoryLimit,
@@ -127,20 +132,22 @@ class Run implements PruneRun {
     device.resetPeak();
     const { schedule, trustSchedule: trust, signal } = this.#parts.given;
     const steerer = await openSteerer(table, options, { schedule, trust, signal });
-    const trainer = createTrainer(this.#model, { batch, seq, seed, lora, table, recompute });
+    const model = isFlap ? await withCompensation(this.#model) : this.#model;
+    const trainer = createTrainer(model, { batch, seq, seed, lora, table, recompute });
     const chooser = createChooser({
-      model: this.#model,
+      model,
       table,
       options,
       trainer,
+      signal,
       makeBatches: this.#parts.makeBatches,
-      maskGradients: (batches) =>
-        trainer.maskGradients(batches.next(), {
+      maskGradients: (data) =>
+        trainer.maskGradients(data, {
           state: this.#state({ rate: 0, target: 0 }),
           ...(signal ? { signal } : {}),
         }),
     });
-    return { trainer, steerer, chooser, plannedBytes: plan.peakBytes + plan.otherBytes };
+    return { trainer, steerer, chooser, model, plannedBytes: plan.peakBytes + plan.otherBytes };
   }
 
   async #restore(checkpoint: CheckpointOptions): Promise<void> {
@@ -149,6 +156,8 @@ class Run implements PruneRun {
     this.#position = position;
     this.#batches.seek(position.cursor);
     this.#trainer.restore(arrays);
+    const pruning = this.#stages.findIndex(({ stage }) => stage === "prune");
+    if (position.stage > pruning) await this.#now.chooser.resumed();
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<StepRecord, void, undefined> {
@@ -197,6 +206,7 @@ class Run implements PruneRun {
 
   [Symbol.dispose](): void {
     this.#ready?.trainer[Symbol.dispose]();
+    if (this.#ready && this.#ready.model !== this.#model) this.#ready.model[Symbol.dispose]();
   }
 
   /** What a step of the pruning stage aims at; null in other stages. */
@@ -358,6 +368,7 @@ class Run implements PruneRun {
     const { seconds, tokens, expected, target } = this.#position;
     const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
     this.#result = {
+      source: this.#now.chooser.source ?? this.#model.source,
       masks,
       lora: { ...options.lora, weights: await trainer.loraWeights() },
       sparsity: { target: target ?? options.sparsity, expected: expected ?? NaN, hard: hardSparsity(table, kept) },

@@ -1,4 +1,5 @@
 // What a run gives: its handle while it goes on, and what it has learned at its end. Owns the contract; refuses the loop.
+import type { WeightSource } from "../io/source.ts";
 import type { LoraConfig, LoraWeights } from "../nn/lora.ts";
 import type { MaskValues } from "../nn/masks.ts";
 import type { UnitTable } from "../prune/units.ts";
@@ -8,6 +9,8 @@ import type { Stage, StepRecord } from "./records.ts";
 
 /** What a finished run has learned. */
 export interface PruneResult {
+  /** Weights to slice: the model's own, or with FLAP's compensation in their biases. */
+  readonly source: WeightSource;
   /** Hard masks z; kept units may have soft values. */
   readonly masks: MaskValues;
   /** LoRA as trained. */

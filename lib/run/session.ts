@@ -116,9 +116,9 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
    */
   async slice(): Promise<SlicedModel> {
     if (this.#sliced) return this.#sliced;
-    const { masks, lora, heldout } = this.#run.result();
+    const { masks, lora, heldout, source: base } = this.#run.result();
     this.#run[Symbol.dispose]();
-    const { device, source: base, spec } = this.#model;
+    const { device, spec } = this.#model;
     const source = sliceModel(base, { masks, lora });
     const maskedVsSliced = await verifySliced(base, source, {
       device,

@@ -181,6 +181,42 @@ Deno.test("the method magnitude cuts the units of least magnitude, and all its s
   });
 });
 
+for (const method of ["random", "taylor", "wanda-sp", "flap"] as const) {
+  Deno.test(`the method ${method} cuts to the target before its first step, as planned and resumable`, async () => {
+    await withDemo(async ({ model, device }) => {
+      const whole = await drive(model, { method });
+      assert.equal(whole.records.length, 11);
+      const { hard } = whole.result.sparsity;
+      assert.ok(hard >= 0.2 && hard < 0.203, `${hard}`);
+      assert.ok(whole.result.peakGpuBytes <= whole.result.plannedGpuBytes, "more memory than planned");
+      const again = await interrupted(model, { method }, 4);
+      assert.equal(bitsOf(again), bitsOf(whole));
+      const name = "model.layers.1.mlp.down_proj.bias";
+      const biasOf = async ({ source }: PruneResult): Promise<number[]> => [...await source.read(name)];
+      if (method === "flap") {
+        const bias = await biasOf(whole.result);
+        assert.ok(bias.some((value) => value !== 0));
+        assert.deepEqual(await biasOf(again.result), bias);
+      } else assert.equal(whole.result.source, model.source);
+      assert.ok(device.liveCount > 0);
+    });
+  });
+}
+
+Deno.test("a FLAP run slices with its compensation, equal to the masked model", async () => {
+  await withDemo(async ({ model, device }) => {
+    const live = device.liveCount;
+    {
+      using run = prune(model, { ...BASE, method: "flap", steps: 2 });
+      for await (const _ of run) { /* to its end */ }
+      const { spec, maskedVsSliced } = await run.slice();
+      assert.deepEqual(spec.biases, ["o", "down"]);
+      assert.ok(maskedVsSliced.maxAbs < 1e-4 * maskedVsSliced.range);
+    }
+    assert.equal(device.liveCount, live);
+  });
+});
+
 Deno.test("hooks follow steps and stages, and what they write holds from the next step on", async () => {
   await withDemo(async ({ model }) => {
     const calls: string[] = [];

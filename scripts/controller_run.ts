@@ -1,0 +1,140 @@
+// The mask learner without a model: its own kernels under a made-up loss, as long as a pruning stage. Owns that loss; refuses models and charts.
+import { record } from "../kernels/mod.ts";
+import type { Device } from "../lib/gpu/device.ts";
+import { compileKernel } from "../lib/gpu/kernel.ts";
+import { Plan, u32 } from "../lib/gpu/plan.ts";
+import { createMaskSlots } from "../lib/nn/masks.ts";
+import { createStepState, type StepState, writeStepState } from "../lib/nn/step_state.ts";
+import { hardSelection } from "../lib/prune/harden.ts";
+import type { Layout } from "../lib/prune/layouts.ts";
+import { createMaskLearner } from "../lib/prune/mask_learner.ts";
+import { createSaliency, initialLogAlpha } from "../lib/prune/saliency.ts";
+import { cubicSparsity, progressOf } from "../lib/prune/schedule.ts";
+import { uniformGoals } from "../lib/prune/uniform.ts";
+import { hardSparsity, type Selection, type UnitTable } from "../lib/prune/units.ts";
+import { uniform } from "../lib/random.ts";
+import { defaultRates } from "../lib/run/options.ts";
+
+/** Options of {@link runController}. */
+export interface ControllerOptions {
+  /** Steps of the pruning stage. */
+  readonly steps: number;
+  readonly sparsity: number;
+  /** Default "compact". */
+  readonly layout?: Layout;
+  /** Share of each layer to cut at the end; on the way it is scaled like the schedule. Default none. */
+  readonly layerTargets?: readonly (number | null)[];
+  /** Default 1. */
+  readonly seed?: number;
+}
+
+/** What a stage of learned masks did. */
+export interface ControllerTrace {
+  /** Sparsity that the schedule asked for, and that was expected after each step. */
+  readonly target: readonly number[];
+  readonly expected: readonly number[];
+  readonly lambda1: readonly number[];
+  readonly lambda2: readonly number[];
+  /** The units that are kept in the end, and their exact sparsity. */
+  readonly kept: Selection;
+  readonly hard: number;
+  readonly logAlpha: Float32Array;
+}
+
+/** Steps under way at once: reading and waiting cost more than such a step. */
+const AT_ONCE = 64;
+const RING_FLOATS = 16;
+
+/**
+ * Runs a pruning stage with the rates that `prune` takes for so many steps. The loss falls by the importance of what lives: Σ importance · (1 − z),
+ * importance log-normal over the slots, its gradient noisy at every step; log α starts from the saliency of a few steps.
+ */
+export async function runController(
+  device: Device,
+  table: UnitTable,
+  { steps, sparsity, layout = "compact", layerTargets, seed = 1 }: ControllerOptions,
+): Promise<ControllerTrace> {
+  using learner = createMaskLearner(device, table);
+  using slots = createMaskSlots(device, table.spec);
+  using state = createStepState(device);
+  using metrics = device.createBuffer("metrics", 32);
+  using ring = device.createBuffer("ring", 4 * AT_ONCE * RING_FLOATS);
+  using plan = new Plan(device);
+  learner.recordSample(plan, { state, slots });
+  learner.recordUpdate(plan, { state, slots });
+  const bound = [metrics, learner.constraint, state, ring, { params: [u32(AT_ONCE)] }];
+  plan.dispatch(compileKernel(device, record), bound, { groups: [1] });
+
+  const rates = defaultRates(steps), schedule = cubicSparsity({ target: sparsity, warmup: rates.warmup });
+  const goals = layout === "uniform" ? uniformGoals(table, { target: sparsity }) : null;
+  device.write(learner.logAlpha, startOf(table, { spread: rates.spread, seed }));
+  const target: number[] = [], expected: number[] = [], lambda1: number[] = [], lambda2: number[] = [];
+  for (let first = 0; first < steps; first += AT_ONCE) {
+    const runs: Promise<void>[] = [], count = Math.min(AT_ONCE, steps - first);
+    for (let step = first; step < first + count; step++) {
+      const now = schedule(progressOf(step, steps));
+      target.push(now);
+      learner.setPartGoals(goals?.at(now) ?? null);
+      learner.setLayerGoals(layerTargets?.map((goal) => goal === null ? null : goal * now / sparsity) ?? null);
+      device.write(slots.dz, gradientsOf(table, { step, seed }));
+      writeStepState(device, state, stateOf({ step, seed, target: now, rates }));
+      runs.push(plan.run());
+    }
+    await Promise.all(runs);
+    const values = await device.readFloats(ring, AT_ONCE * RING_FLOATS);
+    for (let step = first; step < first + count; step++) {
+      const at = (step % AT_ONCE) * RING_FLOATS + 8;
+      lambda1.push(values[at + 3] ?? NaN);
+      lambda2.push(values[at + 4] ?? NaN);
+      expected.push(values[at + 7] ?? NaN);
+    }
+  }
+  const logAlpha = await device.readFloats(learner.logAlpha, table.count);
+  const kept = hardSelection(table, logAlpha, {
+    target: sparsity,
+    layout,
+    layerTargets,
+    ...(goals ? { counts: goals.counts } : {}),
+  });
+  return { target, expected, lambda1, lambda2, kept, hard: hardSparsity(table, kept), logAlpha };
+}
+
+function stateOf({ step, seed, target, rates }: {
+  readonly step: number;
+  readonly seed: number;
+  readonly target: number;
+  readonly rates: ReturnType<typeof defaultRates>;
+}): StepState {
+  const { lora, mask, lambda, noise, temperature, clipNorm, weightDecay, tracking } = rates;
+  return {
+    seed,
+    step,
+    lossScale: 1,
+    target,
+    loraRate: lora,
+    maskRate: mask,
+    lambdaRate: lambda,
+    noise,
+    temperature,
+    loraUpdates: step + 1,
+    maskUpdates: step + 1,
+    clipNorm,
+    weightDecay,
+    tracking,
+  };
+}
+
+/** dL/dz of every slot at a step: −importance, give or take as much again. */
+function gradientsOf(table: UnitTable, { step, seed }: { readonly step: number; readonly seed: number }): Float32Array<ArrayBuffer> {
+  return Float32Array.from({ length: table.layout.count }, (_, slot) => {
+    const importance = 1e-3 * Math.exp(3 * (uniform(seed, 0, 40, slot) - 0.5));
+    return -importance * 4 * (uniform(seed, step, 41, slot) - 0.25);
+  });
+}
+
+/** log α from the saliency of four steps that do not come again. */
+function startOf(table: UnitTable, { spread, seed }: { readonly spread: number; readonly seed: number }): Float32Array<ArrayBuffer> {
+  const saliency = createSaliency(table);
+  for (let step = 0; step < 4; step++) saliency.add(gradientsOf(table, { step: 1e6 + step, seed }));
+  return initialLogAlpha(saliency.perParameter(), { spread });
+}

@@ -59,17 +59,22 @@ export async function runController(
   using state = createStepState(device);
   using metrics = device.createBuffer("metrics", 32);
   using ring = device.createBuffer("ring", 4 * AT_ONCE * RING_FLOATS);
-  using plan = new Plan(device);
-  learner.recordSample(plan, { state, slots });
-  learner.recordUpdate(plan, { state, slots });
-  const bound = [metrics, learner.constraint, state, ring, { params: [u32(AT_ONCE)] }];
-  plan.dispatch(compileKernel(device, record), bound, { groups: [1] });
+  const recordStep = (): Plan => {
+    const plan = new Plan(device);
+    learner.recordSample(plan, { state, slots });
+    learner.recordUpdate(plan, { state, slots });
+    const bound = [metrics, learner.constraint, state, ring, { params: [u32(AT_ONCE)] }];
+    plan.dispatch(compileKernel(device, record), bound, { groups: [1] });
+    return plan;
+  };
 
   const rates = defaultRates(steps), schedule = cubicSparsity({ target: sparsity, warmup: rates.warmup });
   const goals = layout === "uniform" ? uniformGoals(table, { target: sparsity }) : null;
   device.write(learner.logAlpha, startOf(table, { spread: rates.spread, seed }));
   const target: number[] = [], expected: number[] = [], lambda1: number[] = [], lambda2: number[] = [];
   for (let first = 0; first < steps; first += AT_ONCE) {
+    // A plan that has not been timed yet submits such a step at once, so that steps stay in order though none is waited for.
+    using plan = recordStep();
     const runs: Promise<void>[] = [], count = Math.min(AT_ONCE, steps - first);
     for (let step = first; step < first + count; step++) {
       const now = schedule(progressOf(step, steps));
@@ -125,7 +130,10 @@ function stateOf({ step, seed, target, rates }: {
 }
 
 /** dL/dz of every slot at a step: −importance, give or take as much again. */
-function gradientsOf(table: UnitTable, { step, seed }: { readonly step: number; readonly seed: number }): Float32Array<ArrayBuffer> {
+function gradientsOf(
+  table: UnitTable,
+  { step, seed }: { readonly step: number; readonly seed: number },
+): Float32Array<ArrayBuffer> {
   return Float32Array.from({ length: table.layout.count }, (_, slot) => {
     const importance = 1e-3 * Math.exp(3 * (uniform(seed, 0, 40, slot) - 0.5));
     return -importance * 4 * (uniform(seed, step, 41, slot) - 0.25);
@@ -133,7 +141,10 @@ function gradientsOf(table: UnitTable, { step, seed }: { readonly step: number; 
 }
 
 /** log α from the saliency of four steps that do not come again. */
-function startOf(table: UnitTable, { spread, seed }: { readonly spread: number; readonly seed: number }): Float32Array<ArrayBuffer> {
+function startOf(
+  table: UnitTable,
+  { spread, seed }: { readonly spread: number; readonly seed: number },
+): Float32Array<ArrayBuffer> {
   const saliency = createSaliency(table);
   for (let step = 0; step < 4; step++) saliency.add(gradientsOf(table, { step: 1e6 + step, seed }));
   return initialLogAlpha(saliency.perParameter(), { spread });

@@ -66,18 +66,25 @@ export async function measureStep(
     const typicalSeconds = typical(machine.clock, row.timing);
     rows.push({ ...row, typicalSeconds, tokensPerSecond: tokens / typicalSeconds });
   };
-  for (const dtype of modelDtypes(scale)) {
-    log(`step: ${name}, ${shape.batch} × ${shape.seq} tokens, frozen weights in ${dtype}`);
+  const variants = modelDtypes(scale).flatMap((dtype) => [false, true].map((recompute) => ({ dtype, recompute })));
+  for (const { dtype, recompute } of variants) {
+    const variant = recompute ? dtype : `${dtype}, all kept`;
+    log(`step: ${name}, ${shape.batch} × ${shape.seq} tokens, frozen weights in ${variant}`);
     using model = await loadModelFrom(source, { device, baseDtype: dtype });
-    using step = await openStep(model, shape);
-    const names = peerCase && dtype === DTYPES[0] ? peers.available(STEP_PEERS) : [];
+    using step = await openStep(model, shape, { recompute });
+    // Peers keep all activations, so they take turns with the variant that does so too.
+    const names = peerCase && dtype === DTYPES[0] && !recompute ? peers.available(STEP_PEERS) : [];
     const parts: Timing[] = [];
     for (const [round, count] of shares(repeats, names.length + 1).entries()) {
       parts.push(await timed(() => step.run(), { repeats: count }));
       const peer = names[round];
       if (!peer || !peerCase) continue;
       log(`step: ${peer}`);
-      for (const { version, timing, note } of await peers.run(peer, [peerCase], { repeats })) {
+      for (
+        const { version, timing, note } of await peers.run(peer, [peerCase], {
+          repeats: peer === "jax-js" ? 1 : repeats, // minutes each
+        })
+      ) {
         const base = {
           program: peer,
           version,
@@ -93,7 +100,7 @@ export async function measureStep(
     const timestamps = await step.timestamps();
     const sections = await step.sections({ ...effort, repeats: Math.min(3, effort.repeats) });
     const { peakBytes } = step;
-    add({ program: "ours", version: "", variant: dtype, timing: joined(...parts), peakBytes, sections, timestamps });
+    add({ program: "ours", version: "", variant, timing: joined(...parts), peakBytes, sections, timestamps });
   }
   return {
     ...shape,

@@ -51,13 +51,23 @@ export const SECTIONS: readonly string[] = [
 const SEED = 1;
 
 /** Allocates a step and runs it once, which records its plans and compiles kernels. */
-export async function openStep(model: Model, shape: StepShape): Promise<Step> {
+export async function openStep(
+  model: Model,
+  shape: StepShape,
+  { recompute = true }: { readonly recompute?: boolean } = {},
+): Promise<Step> {
   const { device, spec } = model;
   device.resetPeak();
   const { rank, alpha, targets, units } = TRAINING;
   const stack = new DisposableStack();
   const trainer = stack.use(
-    createTrainer(model, { ...shape, seed: SEED, lora: { rank, alpha, targets }, table: unitTable(spec, units) }),
+    createTrainer(model, {
+      ...shape,
+      seed: SEED,
+      lora: { rank, alpha, targets },
+      table: unitTable(spec, units),
+      recompute,
+    }),
   );
   const batch = randomBatch(spec.vocab, shape);
   let step = 0;

@@ -193,7 +193,7 @@ export const maskUpdate = forGates((gated) =>
 /** Bounds of the shift by part: bindings logAlpha, tables, state, goals, bounds, params. */
 export const maskBounds = kernel(
   "mask_bounds",
-  statePrelude + reduce(32) + hardConcretePrelude + maskTables + maskSaturation + maskBoundsText,
+  statePrelude + reduce(64) + hardConcretePrelude + maskTables + maskSaturation + maskBoundsText,
   "read read read read storage uniform",
 );
 /** Projection onto the constraint: bindings logAlpha, tables, state, constraint, params; bounded: and bounds. */

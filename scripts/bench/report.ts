@@ -100,7 +100,7 @@ function stepText({ step, machine }: BenchResults): string {
   }, masks of ${training.units.join(", ")}`;
   const own = rows.find(({ program }) => program === "ours");
   const main = table(
-    ["", "tokens/s", "s", "GPU memory", "ours f16 :"],
+    ["", "tokens/s", "s", "GPU memory", `${own?.variant ?? ""} :`],
     rows.map((row) => [
       `${row.program} ${row.version} ${row.variant}`.replace("  ", " "),
       short(row.tokensPerSecond),

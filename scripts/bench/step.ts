@@ -66,7 +66,9 @@ export async function measureStep(
     const typicalSeconds = typical(machine.clock, row.timing);
     rows.push({ ...row, typicalSeconds, tokensPerSecond: tokens / typicalSeconds });
   };
-  const variants = modelDtypes(scale).flatMap((dtype) => [false, true].map((recompute) => ({ dtype, recompute })));
+  const variants = modelDtypes(scale).flatMap((dtype) =>
+    (dtype === "f32" || dtype === "f16" ? [false, true] : [true]).map((recompute) => ({ dtype, recompute }))
+  );
   for (const { dtype, recompute } of variants) {
     const variant = recompute ? dtype : `${dtype}, all kept`;
     log(`step: ${name}, ${shape.batch} × ${shape.seq} tokens, frozen weights in ${variant}`);

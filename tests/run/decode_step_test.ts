@@ -58,6 +58,19 @@ for (const placement of ["texture", "buffer"] as const) {
   });
 }
 
+for (const name of ["gqa_bias", "qwen2"] as const) {
+  for (const placement of ["texture", "buffer"] as const) {
+    Deno.test(`logits of ${name}, which has biases, equal those of the full forward pass in ${placement}s`, async () => {
+      using device = await DEVICES[placement]();
+      const { model, adapters: { masks } } = await openGoldenModel(name, { device });
+      using _ = model;
+      assert.ok((model.spec.biases ?? []).length > 0);
+      await assertLogits(model, { what: name });
+      await assertLogits(model, { what: `${name} with masks`, masks });
+    });
+  }
+}
+
 Deno.test("decoding goes on past one row of a cache texture", async () => {
   using device = await openDevice();
   const { model } = await openGoldenModel("gqa_llama3", { device });

@@ -1,0 +1,99 @@
+// The property that pruning rests on: for any number of steps the expected sparsity follows the schedule, and the hard one meets the target to within one unit.
+import assert from "node:assert/strict";
+import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import { layersAlike } from "../../lib/nn/spec.ts";
+import { defaultRates } from "../../lib/run/options.ts";
+import { selectedSpec, unitParameters, type UnitRules, type UnitTable, unitTable } from "../../lib/prune/units.ts";
+import { type ControllerTrace, runController } from "../../scripts/controller_run.ts";
+import { decoder, layerSparsityOf } from "./helpers/decoders.ts";
+
+const device: Device = await openDevice();
+const SPEC = decoder(Array.from({ length: 4 }, () => ({ heads: 6, kvHeads: 3, ffn: 100 })), { hidden: 48, headDim: 8 });
+
+/** Asserts ±1 % once the schedule has warmed up, and before. */
+function assertFollows({ target, expected }: ControllerTrace, steps: number, what: string): void {
+  const warm = Math.ceil(defaultRates(steps).warmup * steps);
+  assert.equal(expected.length, steps);
+  expected.forEach((sparsity, step) => {
+    const gap = Math.abs(sparsity - (target[step] ?? NaN));
+    assert.ok(gap <= 0.01, `${gap} from the schedule at step ${step}, ${step < warm ? "warming up" : "warm"}: ${what}`);
+  });
+}
+
+/** Parameters of a column or of an aligned block of them, the smallest unit, as a share. */
+function smallest(table: UnitTable): number {
+  return table.rules.align * unitParameters(table, table.ffnFirst) / table.total;
+}
+
+for (const steps of [60, 150, 1000]) {
+  Deno.test(`in ${steps} steps expected sparsity follows the schedule, and hard sparsity meets the target`, async () => {
+    for (const kinds of [["kv", "ffn"], ["heads", "ffn", "hidden"]] as const) {
+      const table = unitTable(SPEC, kinds), trace = await runController(device, table, { steps, sparsity: 0.3 });
+      const what = `${kinds}, ${steps} steps`;
+      assertFollows(trace, steps, what);
+      assert.ok(trace.hard >= 0.3 && trace.hard < 0.3 + smallest(table), `hard sparsity ${trace.hard}: ${what}`);
+      // Units do move: the run is no mere threshold on where they began.
+      assert.ok(trace.lambda1.some((value) => value !== 0) && trace.logAlpha.every(Number.isFinite), what);
+    }
+  });
+}
+
+Deno.test("it holds with gates, rules and other targets as well", async () => {
+  const steps = 60;
+  const cases: readonly (readonly [readonly ("heads" | "kv" | "ffn" | "hidden" | "layers")[], UnitRules, number])[] = [
+    [["kv", "ffn", "layers"], {}, 0.4],
+    [["heads", "ffn", "hidden", "layers"], { protect: [0] }, 0.25],
+    [["kv", "ffn"], { protect: [0, 3], minimum: { heads: 2, ffn: 30 } }, 0.2],
+    [["kv", "ffn", "hidden"], { minimum: { heads: 4, ffn: 60, hidden: 40 } }, 0.3],
+    [["kv", "ffn"], { align: 16 }, 0.3],
+    [["ffn"], {}, 0.02],
+    [["kv", "ffn"], {}, 0.8],
+  ];
+  for (const [kinds, rules, sparsity] of cases) {
+    const table = unitTable(SPEC, kinds, rules), trace = await runController(device, table, { steps, sparsity });
+    const what = `${kinds}, ${JSON.stringify(rules)}, ${sparsity}`;
+    assertFollows(trace, steps, what);
+    assert.ok(
+      trace.hard >= sparsity && trace.hard < sparsity + smallest(table),
+      `hard sparsity ${trace.hard}: ${what}`,
+    );
+  }
+});
+
+Deno.test("a uniform layout is learned as such: layers shrink alike and end alike", async () => {
+  for (
+    const [kinds, rules] of [[["kv", "ffn"], {}], [["heads", "ffn", "hidden"], {}], [["kv", "ffn"], {
+      align: 16,
+    }]] as const
+  ) {
+    const table = unitTable(SPEC, kinds, rules), what = `${kinds}, ${JSON.stringify(rules)}`;
+    const trace = await runController(device, table, { steps: 60, sparsity: 0.3, layout: "uniform" });
+    assertFollows(trace, 60, what);
+    assert.ok(layersAlike(selectedSpec(table, trace.kept)), what);
+    // A row is a column, or an aligned block, in each of four layers.
+    assert.ok(trace.hard >= 0.3 && trace.hard < 0.3 + 4 * smallest(table), `hard sparsity ${trace.hard}: ${what}`);
+    // What is learned is uniform already: in every layer as many units are likely to live as stay.
+    const alive = (first: number, count: number): number =>
+      trace.logAlpha.subarray(first, first + count).reduce(
+        (sum, alpha) => sum + 1 / (1 + Math.exp(-(alpha + 1.6) / 0.2)),
+        0,
+      );
+    const widths = table.layers.map(({ ffn }) => alive(ffn.first, ffn.count));
+    assert.ok(Math.max(...widths) - Math.min(...widths) < 0.05, `${widths}: ${what}`);
+  }
+});
+
+Deno.test("targets of single layers are followed beside that of the whole", async () => {
+  const table = unitTable(SPEC, ["kv", "ffn"]), layerTargets = [0, null, 0.5, null];
+  const trace = await runController(device, table, { steps: 60, sparsity: 0.3, layerTargets });
+  assertFollows(trace, 60, "layers");
+  assert.ok(trace.hard >= 0.3 && trace.hard < 0.3 + smallest(table), `hard sparsity ${trace.hard}`);
+  assert.equal(layerSparsityOf(table, trace.kept, 0), 0);
+  const reached = layerSparsityOf(table, trace.kept, 2);
+  assert.ok(reached >= 0.5 && reached < 0.5 + 4 * smallest(table), `layer 2: ${reached}`);
+});
+
+Deno.test("controllers leave no buffer behind", () => {
+  assert.equal(device.liveCount, 0);
+  device[Symbol.dispose]();
+});

@@ -9,7 +9,7 @@ import { SCHEDULE_NAMES } from "../lib/prune/builtin_schedules.ts";
 import { METHODS } from "../lib/run/methods.ts";
 import { NO_PROMPT_OPTION, PROMPT_OPTION } from "./prompt.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
-import { byteCount, oneOf, type Parse, realNumber, required, someOf, wholeNumber } from "./values.ts";
+import { byteCount, layerList, oneOf, type Parse, realNumber, required, someOf, wholeNumber } from "./values.ts";
 import { BASE_DTYPE_HELP, BASE_DTYPES } from "./with_model.ts";
 import { runPrune } from "./prune_run.ts";
 
@@ -52,10 +52,19 @@ export function pruneVerb(): CommandUnknownOpts {
     .option("--seed <number>", "seed of data order, masks and LoRA", atLeast("--seed", 0), DEFAULTS.seed)
     .option(
       "--units <kinds>",
-      "what is cut: heads or kv (KV groups), ffn, hidden",
+      "what is cut: heads or kv (KV groups), ffn, hidden, layers (whole ones)",
       someOf("--units", UNIT_KINDS),
       DEFAULTS.units,
     )
+    .option(
+      "--protect <layers>",
+      "layers that are never cut, such as 0,1,-1 (negative: from the end)",
+      layerList("--protect"),
+    )
+    .option("--align <count>", "kept FFN widths and hidden size are multiples of it", atLeast("--align", 1), 1)
+    .option("--min-heads <count>", "query heads that a layer keeps at least", atLeast("--min-heads", 0), 0)
+    .option("--min-ffn <count>", "FFN columns that a layer keeps at least", atLeast("--min-ffn", 0), 0)
+    .option("--min-hidden <count>", "hidden dims that stay at least", atLeast("--min-hidden", 0), 0)
     .option(
       "--method <name>",
       `how units are chosen: ${METHODS.join(", ")}; the steps of a one-shot method are all recovery`,

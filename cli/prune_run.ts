@@ -34,6 +34,11 @@ export interface PruneSettings extends ModelSettings {
   readonly seq: number;
   readonly seed: number;
   readonly units: readonly UnitKind[];
+  readonly protect?: readonly number[] | undefined;
+  readonly align: number;
+  readonly minHeads: number;
+  readonly minFfn: number;
+  readonly minHidden: number;
   readonly method: Method;
   readonly schedule?: string | undefined;
   readonly trust?: true | undefined;
@@ -143,6 +148,12 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
     seed: settings.seed,
     units: settings.units,
     recompute: settings.recompute,
+    rules: {
+      align: settings.align,
+      minimum: { heads: settings.minHeads, ffn: settings.minFfn, hidden: settings.minHidden },
+      // −1 is the last layer.
+      protect: (settings.protect ?? []).map((layer) => layer < 0 ? model.spec.layers.length + layer : layer),
+    },
     lora: { rank, alpha, targets, dropout, ...(settings.rslora ? { rsLora: true } : {}) },
     prompt,
     reading,

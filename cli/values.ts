@@ -44,6 +44,15 @@ export function oneOf<const T extends string>(option: string, words: readonly T[
   };
 }
 
+/** Layers by number; negative ones count from the end. */
+export function layerList(option: string): Parse<readonly number[]> {
+  return (text) => {
+    const parts = text.split(",").map((part) => part.trim());
+    if (parts.every((part) => /^-?\d+$/.test(part))) return parts.map(Number);
+    throw wrong(option, text, "layer numbers with commas between, such as 0,1,-1");
+  };
+}
+
 /** Some of a few words, with commas between. */
 export function someOf<const T extends string>(option: string, words: readonly T[]): Parse<readonly T[]> {
   const parseWord = oneOf(option, words);

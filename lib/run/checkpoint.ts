@@ -24,6 +24,8 @@ export interface RunPosition {
   readonly expected: number | null;
   /** Sparsity that the last step of the pruning stage aimed at; null before. */
   readonly target: number | null;
+  /** What it aimed at in single layers. */
+  readonly layerTargets: readonly (number | null)[] | null;
   /** Steps that a schedule left out by ending the pruning stage. */
   readonly leftOut: number;
   /** The last records, oldest first, as far as a schedule sees them. */

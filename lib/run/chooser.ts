@@ -1,8 +1,11 @@
 // How a method chooses units during the pruning stage: learned masks, gradual saliency, a score at once. Owns what happens at its beginning, at every step and at its end; refuses the loop.
+import { CompressoError } from "../errors.ts";
 import type { MaskValues } from "../nn/masks.ts";
 import type { OneShotMethod } from "../prune/baselines.ts";
 import { addGradients, GRADUAL_EVERY, gradualMasks } from "../prune/gradual.ts";
 import { hardenMasks } from "../prune/harden.ts";
+import type { FrozenUnits } from "../prune/schedule_script.ts";
+import { uniformGoals } from "../prune/uniform.ts";
 import { createSaliency, initialLogAlpha } from "../prune/saliency.ts";
 import { hardSparsity, type UnitTable } from "../prune/units.ts";
 import { packMasks } from "../nn/masks.ts";
@@ -18,15 +21,25 @@ export interface Chooser {
   /** Before the first step of the stage. */
   begin(): Promise<void>;
   /** Before every step. Returns the sparsity of masks that are hard already, null while they are learned. */
-  beforeStep(at: { readonly step: number; readonly target: number }): Promise<number | null>;
+  beforeStep(at: ChooserAim): Promise<number | null>;
   /** After every step. */
   afterStep(): Promise<void>;
   /** Makes the masks hard at the target. Returns the sparsity that was expected before. */
-  end(target: number): Promise<number>;
+  end(target: number, layerTargets: ChooserAim["layers"]): Promise<number>;
   /** After a checkpoint of a run whose masks are hard was read. */
   resumed(): Promise<void>;
   /** Weights that are sliced at the end, where they are not the model's own. */
   readonly source: WeightSource | null;
+}
+
+/** What a step aims at. */
+export interface ChooserAim {
+  /** Step of the stage, from 0. */
+  readonly step: number;
+  readonly target: number;
+  /** Targets of single layers; null, for one or all, leaves them to the whole. */
+  readonly layers: readonly (number | null)[] | null;
+  readonly freeze: readonly FrozenUnits[];
 }
 
 /** What a method works with. */
@@ -54,6 +67,7 @@ export function createChooser(parts: ChooserParts): Chooser {
 
 function learned(parts: ChooserParts): Chooser {
   const { table, options, trainer, maskGradients } = parts, { rates, layout } = options;
+  const uniform = layout === "uniform" ? uniformGoals(table, { target: options.sparsity }) : null;
   return {
     ...NOTHING,
     async begin(): Promise<void> {
@@ -62,9 +76,18 @@ function learned(parts: ChooserParts): Chooser {
       for (const batch of calibrationBatches(parts, count)) saliency.add(await maskGradients(batch));
       trainer.setLogAlpha(initialLogAlpha(saliency.perParameter(), { spread: rates.spread }));
     },
-    async end(target): Promise<number> {
+    beforeStep({ target, layers, freeze }): Promise<null> {
+      const { learner } = trainer;
+      learner.setLayerGoals(layers);
+      learner.setPartGoals(uniform?.at(target) ?? null);
+      learner.setHold(freeze.length > 0 ? heldUnits(table, freeze) : null);
+      return Promise.resolve(null);
+    },
+    async end(target, layerTargets): Promise<number> {
       const { logAlpha, constraint } = await trainer.save();
-      trainer.setMasks(hardenMasks(table, logAlpha, { target, temperature: rates.temperature, layout }));
+      const { temperature } = rates, counts = target === options.sparsity ? uniform?.counts : undefined;
+      const aim = { target, temperature, layout, layerTargets, ...(counts ? { counts } : {}) };
+      trainer.setMasks(hardenMasks(table, logAlpha, aim));
       return constraint[7] ?? NaN;
     },
   };
@@ -76,7 +99,15 @@ function gradual({ table, options, trainer }: ChooserParts): Chooser {
   return {
     ...NOTHING,
     begin: () => Promise.resolve(trainer.setLogAlpha(new Float32Array(table.count))),
-    async beforeStep({ step, target }): Promise<number> {
+    async beforeStep({ step, target, layers, freeze }): Promise<number> {
+      if (layers || freeze.length > 0) {
+        throw new CompressoError("usage", {
+          what: "cannot follow the schedule",
+          rule: "targets of single layers and frozen units are for learned masks",
+          value: `the method ${options.method}`,
+          mend: "use --method compresso, or leave `layers` and `freeze` out",
+        });
+      }
       if (step > 0 && step % GRADUAL_EVERY === 0) {
         const { masks, kept } = gradualMasks(table, await trainer.logAlpha(), { target });
         trainer.setMasks(masks);
@@ -141,6 +172,16 @@ const NOTHING = {
   resumed: () => Promise.resolve(),
   source: null,
 } as const;
+
+/** Flags of the units that a schedule freezes. */
+function heldUnits(table: UnitTable, freeze: readonly FrozenUnits[]): Uint8Array {
+  const held = new Uint8Array(table.count);
+  for (const { layer, kind } of freeze) {
+    const [from, end] = kind === "heads" ? [0, table.ffnFirst] : [table.ffnFirst, table.hiddenFirst];
+    for (let unit = from; unit < end; unit++) if (table.layer[unit] === layer) held[unit] = 1;
+  }
+  return held;
+}
 
 /** Keeps the units of the highest scores, with z = 1. Returns the sparsity. */
 function chooseHard(

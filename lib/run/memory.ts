@@ -122,8 +122,8 @@ export async function planMemory(spec: DecoderSpec, options: MemoryOptions = {})
 
 /** Trains one step of each kind, and reads what a run reads; the trainer records its plans when they are first used. */
 async function dryTraining(model: Model, options: ResolvedOptions): Promise<LoraWeights> {
-  const { batch, seq, seed, lora, units, recompute, method } = options;
-  const table = unitTable(model.spec, units);
+  const { batch, seq, seed, lora, units, rules, recompute, method } = options;
+  const table = unitTable(model.spec, units, rules);
   using trainer = createTrainer(model, { batch, seq, seed, lora, table, recompute });
   const count = batch * seq;
   const data: Batch = {

@@ -4,7 +4,7 @@ import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { checkLora, type LoraConfig } from "../nn/lora.ts";
 import type { DecoderSpec, Projection } from "../nn/spec.ts";
 import type { Layout } from "../prune/layouts.ts";
-import type { UnitKind } from "../prune/units.ts";
+import type { UnitKind, UnitRules } from "../prune/units.ts";
 import type { DataReport, Row } from "../io/datasets.ts";
 import type { RunHooks } from "./hooks.ts";
 import { isOneShot, type Method, METHODS } from "./methods.ts";
@@ -41,6 +41,8 @@ export interface PruneOptions {
    * Default true.
    */
   readonly recompute?: boolean;
+  /** Protected layers, least widths, aligned widths. Default: none. */
+  readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
   /** How units are chosen. Default "compresso": learned masks. */
   readonly method?: Method;
   /** What the pruning stage aims at, step by step: a built-in name, a script's path or URL, or `defineSchedule(…)`. Default "cubic". */
@@ -145,6 +147,7 @@ export function resolveOptions(options: PruneOptions, spec: DecoderSpec): Resolv
     layout: options.layout ?? DEFAULTS.layout,
     recompute: options.recompute ?? true,
     method: options.method ?? "compresso",
+    rules: options.rules ?? {},
     rates: { ...defaultRates(steps), ...options.rates },
   };
   checkLora(resolved.lora);

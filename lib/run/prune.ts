@@ -26,7 +26,7 @@ const FLUSH_SECONDS = 0.4;
 /** Prepares a run. Throws `CompressoError` for options that cannot work, before any GPU work. */
 export function startPrune(model: Model, given: PruneOptions): PruneRun {
   const options = resolveOptions(given, model.spec);
-  const table = unitTable(model.spec, options.units);
+  const table = unitTable(model.spec, options.units, options.rules);
   checkReachable(table, options.sparsity);
   return new Run(model, { options, table, given, ...encodeRun(model, options, given) });
 }
@@ -87,6 +87,7 @@ class Run implements PruneRun {
       records: 0,
       expected: null,
       target: null,
+      layerTargets: null,
       leftOut: 0,
       recent: [],
       seconds: {},
@@ -225,20 +226,15 @@ class Run implements PruneRun {
       this.#position = { ...this.#position, leftOut: steps - this.#position.stageStep };
       return false;
     }
-    if (steering && (steering.layers !== null || steering.freeze.length > 0)) {
-      throw new CompressoError("usage", {
-        what: "cannot follow the schedule",
-        rule: "targets of single layers and frozen units are not supported yet",
-        mend: "set a sparsity for all layers",
-      });
-    }
     const rates = steering?.rates ?? options.rates, target = steering?.target ?? null;
     const rate = stageRate(stage, { peak: rates.lora })(progressOf(this.#position.stageStep, steps));
     await given.hooks?.beforeStep?.(this.#handle(stage));
     const batch = this.#batches.next();
     const state = this.#state({ rate, target: target ?? 0 }, rates);
     const { chooser } = this.#now, step = this.#position.stageStep;
-    const hard = target === null ? null : await chooser.beforeStep({ step, target });
+    const hard = target === null
+      ? null
+      : await chooser.beforeStep({ step, target, layers: steering?.layers ?? null, freeze: steering?.freeze ?? [] });
     try {
       await this.#trainer.step(kind, batch, { state, ...(given.signal ? { signal: given.signal } : {}) });
     } catch (error) {
@@ -251,6 +247,7 @@ class Run implements PruneRun {
     this.#position = {
       ...position,
       target: target ?? position.target,
+      layerTargets: steering?.layers ?? position.layerTargets,
       stageStep: position.stageStep + 1,
       step: position.step + 1,
       loraUpdates: position.loraUpdates + 1,
@@ -357,7 +354,11 @@ class Run implements PruneRun {
   /** Ends the pruning stage: exactly as many units fall as the last target of the schedule demands. */
   async #harden(): Promise<void> {
     const target = this.#position.target ?? this.options.sparsity;
-    this.#position = { ...this.#position, target, expected: await this.#now.chooser.end(target) };
+    this.#position = {
+      ...this.#position,
+      target,
+      expected: await this.#now.chooser.end(target, this.#position.layerTargets),
+    };
   }
 
   async #finish(): Promise<void> {
@@ -400,12 +401,13 @@ class Run implements PruneRun {
 
   #identity(): RunIdentity {
     const { options, given, report } = this.#parts,
-      { rows: _rows, recompute: _recompute, rates, lora, units, ...plain } = options;
+      { rows: _rows, recompute: _recompute, rates, lora, units, rules, ...plain } = options;
     return {
       ...plain,
       units: units.join(","),
       lora: JSON.stringify(lora),
       rates: JSON.stringify(rates),
+      rules: JSON.stringify(rules),
       schedule: this.#now.steerer.identity,
       examples: `${report.examples} examples, ${report.tokens} tokens, ${this.#parts.digest}`,
       model: digestOf([JSON.stringify(this.#model.spec)]),

@@ -75,6 +75,19 @@ export function byteCount(option: string): Parse<number> {
   };
 }
 
+/** A number of parameters, perhaps with K, M, B or T (powers of 1000). */
+export function parameterCount(option: string): Parse<number> {
+  return (text) => {
+    const [, digits, unit = ""] = /^(\d+(?:\.\d+)?)\s*([kmbt]?)$/i.exec(text.trim()) ?? [];
+    // Rounded, as 5.4 · 1000³ need not be whole.
+    const value = digits === undefined
+      ? NaN
+      : Math.round(Number(digits) * 1000 ** "_kmbt".indexOf(unit.toLowerCase() || "_"));
+    if (value > 0 && Number.isSafeInteger(value)) return value;
+    throw wrong(option, text, "a number of parameters above 0, such as 110M or 5.4B");
+  };
+}
+
 /** An option that the verb cannot do without; commander's own check would come before its word on a mistyped one. */
 export function required<T>(value: T | undefined, option: string): T {
   if (value !== undefined) return value;

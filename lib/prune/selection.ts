@@ -95,7 +95,7 @@ function attempt(table: UnitTable, pieces: readonly Piece[], options: ChooseOpti
     if (!met) return () => unreachable(table, options, tally.size());
   } else if (target !== null) {
     const met = cutUntil(tally, free, {
-      isMet: () => tally.sparsity() >= target,
+      isMet: () => tally.sparsity() >= target - ROUNDING,
       overshoots: (slack) => tally.sparsity() > target + slack / table.total,
     });
     if (!met) return () => unreachable(table, options, tally.sparsity());

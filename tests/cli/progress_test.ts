@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { formatBytes, formatCount } from "../../cli/output.ts";
 import { createProgress, duration, type Progress } from "../../cli/progress.ts";
-import { byteCount, someOf, wholeNumber } from "../../cli/values.ts";
+import { byteCount, parameterCount, someOf, wholeNumber } from "../../cli/values.ts";
 import type { StepRecord } from "../../lib/run/records.ts";
 
 function record(step: number): StepRecord {
@@ -109,6 +109,21 @@ Deno.test("byteCount() takes powers of 1024 and refuses what is no size", () => 
     2 ** 40,
   ]);
   for (const text of ["", "0", "-1", "G", "6X", "1e3", "Infinity"]) assert.throws(() => parse(text), /--memory-limit/);
+});
+
+Deno.test("parameterCount() takes powers of 1000 and refuses what is no number of parameters", () => {
+  const parse = parameterCount("--target-params");
+  assert.deepEqual(["1000", "250K", "110M", "5.4B", "0.1b", " 1.2 T "].map(parse), [
+    1000,
+    250e3,
+    110e6,
+    5.4e9,
+    1e8,
+    1.2e12,
+  ]);
+  for (const text of ["", "0", "-1", "B", "5.4G", "5,4B", "1e9", "0.0001"]) {
+    assert.throws(() => parse(text), /--target-params .* such as 110M or 5\.4B/, text);
+  }
 });
 
 Deno.test("wholeNumber() and someOf() refuse what Number() and split() would let through", () => {

@@ -60,3 +60,23 @@ Deno.test("hardenMasks() cuts all layers alike under the layout uniform", () => 
   const cut = masks.ffn?.filter((z) => z === 0).length ?? 0;
   assert.ok(cut > 0, "something is cut");
 });
+
+Deno.test("hardenMasks() multiplies z of a unit by that of its layer, and a layer that falls takes all with it", () => {
+  const table = unitTable(SPEC, ["ffn", "layers"]), logAlpha = logAlphaOf(table.count), temperature = 2 / 3;
+  const gates = [-4, 0.3, 4];
+  logAlpha.set(gates, table.layerFirst);
+  const { head, ffn } = hardenMasks(table, logAlpha, { target: 0.35, temperature, layout: "compact" });
+  const median = (alpha: number): number =>
+    Math.min(1, Math.max(0.1, 1.2 / (1 + Math.exp(-alpha / temperature)) - 0.1));
+  for (const layer of [0, 1, 2]) {
+    const gate = layer === 0 ? 0 : median(gates[layer] ?? NaN);
+    for (const z of head?.subarray(4 * layer, 4 * layer + 4) ?? []) {
+      assert.ok(Math.abs(z - gate) < 1e-6, `${z}, not ${gate}`);
+    }
+    ffn?.subarray(37 * layer, 37 * layer + 37).forEach((z, column) => {
+      const own = median(logAlpha[37 * layer + column] ?? NaN);
+      assert.ok(z === 0 || Math.abs(z - gate * own) < 1e-6, `column ${column} of layer ${layer}: ${z}`);
+      assert.ok(layer > 0 || z === 0);
+    });
+  }
+});

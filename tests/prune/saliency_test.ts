@@ -9,7 +9,7 @@ const slotsOf = (table: UnitTable, seed: number): Float32Array =>
   Float32Array.from({ length: table.layout.count }, (_, slot) => uniform(seed, slot) - 0.5);
 
 Deno.test("saliency is the mean over batches of a unit's squared gradient, for each parameter it saves", () => {
-  for (const table of [unitTable(GROUPED, ["kv", "ffn", "hidden"]), unitTable(UNEVEN, ["heads", "ffn"])]) {
+  for (const table of [unitTable(GROUPED, ["kv", "ffn", "hidden"]), unitTable(UNEVEN, ["heads", "ffn", "layers"])]) {
     const batches = [slotsOf(table, 1), slotsOf(table, 2), slotsOf(table, 3)], saliency = createSaliency(table);
     for (const gradients of batches) saliency.add(gradients);
     const got = saliency.perParameter();

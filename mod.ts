@@ -126,3 +126,8 @@ export {
   type SlicedModel,
 } from "./lib/run/session.ts";
 export { type VerifyInput, type VerifyResult, verifySliced } from "./lib/run/verify.ts";
+export type { Subgroups } from "./lib/gpu/subgroups.ts";
+export type { SelectOptions, SizeTarget } from "./lib/prune/selection.ts";
+export type { Measure } from "./lib/prune/tally.ts";
+export type { MinimumWidths, ResolvedRules, UnitRules } from "./lib/prune/unit_rules.ts";
+export type { LayerPart, LayerUnits } from "./lib/prune/unit_table.ts";

@@ -8,7 +8,9 @@ import { type Selection, type UnitTable, unitTable } from "./unit_table.ts";
 
 /** A size that the sliced model must not exceed. */
 export interface SizeTarget {
+  /** How large layers and the rest are. */
   readonly measure: Measure;
+  /** Largest size allowed. */
   readonly most: number;
   /** What is measured, for messages: "parameters", "bytes". */
   readonly unit: string;

@@ -24,6 +24,7 @@ export interface MinimumWidths {
 export interface UnitRules {
   /** Layers whose heads, columns and gate are never cut, from 0. Default none. */
   readonly protect?: readonly number[];
+  /** Widths that stay at least. */
   readonly minimum?: MinimumWidths;
   /** Kept FFN widths and a kept hidden size are multiples of it, or what they were. Default 1. */
   readonly align?: number;
@@ -36,9 +37,13 @@ export interface UnitRules {
 
 /** Rules with every default filled in. */
 export interface ResolvedRules {
+  /** See {@link UnitRules.protect}. */
   readonly protect: ReadonlySet<number>;
+  /** See {@link UnitRules.minimum}. */
   readonly minimum: Required<MinimumWidths>;
+  /** See {@link UnitRules.align}. */
   readonly align: number;
+  /** See {@link UnitRules.rest}. */
   readonly rest: number;
 }
 

@@ -26,9 +26,11 @@ export interface UnitGroup {
 export interface LayerPart {
   /** First unit of its own, and how many; none where the part is not cut. */
   readonly first: number;
+  /** Number of units. */
   readonly count: number;
   /** KV groups whose heads are units of their own. */
   readonly firstGroup: number;
+  /** Number of these groups. */
   readonly groupCount: number;
   /** What no unit of the part cuts. */
   readonly fixed: number;
@@ -40,7 +42,9 @@ export interface LayerPart {
 
 /** What is cut of one layer. */
 export interface LayerUnits {
+  /** Its heads or KV groups. */
   readonly attention: LayerPart;
+  /** Its FFN columns. */
   readonly ffn: LayerPart;
   /** The unit that cuts the layer whole, or −1. */
   readonly gate: number;

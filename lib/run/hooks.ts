@@ -14,6 +14,7 @@ export interface RunHandle {
   readonly table: UnitTable;
   /** log α of every unit. */
   logAlpha(): Promise<Float32Array>;
+  /** Sets log α of every unit. */
   setLogAlpha(values: Float32Array<ArrayBuffer>): void;
   /** Mask values z of the last step: sampled in the pruning stage, hard after it. */
   masks(): Promise<Required<MaskValues>>;
@@ -27,13 +28,16 @@ export interface RunHandle {
 
 /** Functions that a run calls. A step waits for them; what they throw ends the run. */
 export interface RunHooks {
+  /** Before the batch of a step is taken. */
   readonly beforeStep?: (run: RunHandle) => void | Promise<void>;
   /** With it every step's numbers are read from the GPU at once. */
   readonly afterStep?: (record: StepRecord, run: RunHandle) => void | Promise<void>;
+  /** Before the first step of a stage, or the first after resuming at its beginning. */
   readonly beforeStage?: (stage: Stage, run: RunHandle) => void | Promise<void>;
   /** After the masks became hard, where the stage is that of pruning. */
   readonly afterStage?: (stage: Stage, run: RunHandle) => void | Promise<void>;
-  /** Before the files are written, and after, with the folder. */
+  /** Before the files are written, with their folder. */
   readonly beforeExport?: (dir: string) => void | Promise<void>;
+  /** After all files are written. */
   readonly afterExport?: (dir: string) => void | Promise<void>;
 }

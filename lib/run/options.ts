@@ -103,20 +103,13 @@ export interface Rates {
 
 /** Options with every default filled in. */
 export type ResolvedOptions =
-  & Required<Omit<PruneOptions, NotResolved>>
+  & Required<
+    Omit<
+      PruneOptions,
+      "signal" | "checkpoint" | "lora" | "rates" | "schedule" | "trustSchedule" | "packing" | "reading" | "hooks"
+    >
+  >
   & { readonly lora: LoraConfig & { readonly dropout: number }; readonly rates: Rates };
-
-/** Options that are no numbers of the run: they stay as they were given. */
-type NotResolved =
-  | "signal"
-  | "checkpoint"
-  | "lora"
-  | "rates"
-  | "schedule"
-  | "trustSchedule"
-  | "packing"
-  | "reading"
-  | "hooks";
 
 /** Defaults that do not follow from other options; the command line shows the same ones. */
 export const DEFAULTS = {

@@ -109,6 +109,20 @@ Deno.test("held units stay, moments and all, and the others meet the goal withou
   }
 });
 
+Deno.test("a layer's goal is met by its free units where others of it are held", async () => {
+  const units = table(["kv", "ffn"]),
+    start = startOf(units, 3),
+    held = Uint8Array.from(start, (_, u) => u % 4 === 0 ? 1 : 0);
+  using setup = createRig(device, units);
+  setup.learner.setHold(held);
+  setup.learner.setLayerGoals([null, 0.4, null, null, null]);
+  const state = { ...NOISE, target: 0.3, tracking: 1 };
+  const { logAlpha } = await setup.step({ state, logAlpha: start, lambda: [0, 0] });
+  assert.ok(Math.abs(layerSparsityOf(units, chances(logAlpha), 1) - 0.4) < 1e-4);
+  assert.ok(Math.abs(expected(units, logAlpha) - 0.3) < 1e-4);
+  logAlpha.forEach((value, u) => held[u] === 0 || assert.equal(value, start[u], `unit ${u}`));
+});
+
 Deno.test("without a goal of the whole λ rests and only units with goals are shifted", async () => {
   const units = table(["kv", "ffn"]), start = startOf(units, 5);
   using setup = createRig(device, units);

@@ -181,9 +181,36 @@ Deno.test("aligned columns fall in blocks of a layer's lowest scores, by the mea
 });
 
 Deno.test("equal scores cut aligned blocks in order, whatever rounding their means have", () => {
-  const table = unitTable(decoder([{ heads: 0, kvHeads: 0, ffn: 13 }]), ["ffn"], { align: 3 });
-  const kept = selectUnits(table, new Float64Array(13).fill(0.1), { target: 0.5 });
-  assert.deepEqual([...kept.keys()].filter((unit) => kept[unit] === 0), [0, 1, 2, 3, 4, 5, 6]);
+  // The mean of ten times 0.1 is less than 0.1.
+  const table = unitTable(decoder([{ heads: 0, kvHeads: 0, ffn: 21 }]), ["ffn"], { align: 10 });
+  for (const [columns, cut] of [[1, 1], [11, 11]] as const) {
+    const kept = selectUnits(table, new Float64Array(21).fill(0.1), { target: columns / 21 - 1e-9 });
+    assert.deepEqual(
+      [...kept.keys()].filter((unit) => kept[unit] === 0),
+      Array.from({ length: cut }, (_, unit) => unit),
+    );
+  }
+});
+
+Deno.test("near the limit KV groups fall whole, those of the lowest scores, and the last to stay is the one that must", () => {
+  // Three heads stay in each layer: one in each of three groups keeps three K and V, all in two groups two.
+  const table = unitTable(DEEP, ["heads"], { minimum: { heads: 3 } }), scores = scoresOf(table, 11);
+  const kept = selectUnits(table, scores, { target: mostSparsity(table) });
+  assertRules(table, kept, "heads");
+  for (let layer = 0; layer < 6; layer++) {
+    const groups = table.groups.slice(4 * layer, 4 * layer + 4).map(({ first }) => [first, first + 1]);
+    const living = groups.filter((units) => units.some((unit) => kept[unit]));
+    const mean = (units: number[]): number => sum(units.map((unit) => scores[unit] ?? NaN));
+    assert.deepEqual(
+      living,
+      groups.toSorted((a, b) => mean(b) - mean(a)).slice(0, 2).toSorted((a, b) => (a[0] ?? 0) - (b[0] ?? 0)),
+    );
+  }
+  // One group stays of all layers; the smallest lies in layer 2, though others have higher scores.
+  const uneven = unitTable(UNEVEN, ["kv"]), order = Float64Array.from({ length: uneven.count }, (_, unit) => -unit);
+  for (const target of [0.9, 0.99, 1]) {
+    selectUnits(uneven, order, { target: target * mostSparsity(uneven) });
+  }
 });
 
 Deno.test("targets of single layers are met to within one unit each, and the rest falls elsewhere", () => {

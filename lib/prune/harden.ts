@@ -1,4 +1,5 @@
 // From learned log α to hard masks: which units stay, and the z of what stays. Owns that z; refuses learning and the choice of units.
+import { CompressoError } from "../errors.ts";
 import { type MaskValues, unpackMasks } from "../nn/masks.ts";
 import type { Layout } from "./layouts.ts";
 import { type SelectOptions, selectUnits } from "./selection.ts";
@@ -37,6 +38,14 @@ export function hardSelection(
   { target, size, layerTargets, layout, counts }: Omit<HardenOptions, "temperature">,
 ): Selection {
   if (layout !== "uniform") return selectUnits(table, logAlpha, { target, size, layerTargets });
+  if (layerTargets?.some((goal) => goal !== null)) {
+    throw new CompressoError("usage", {
+      what: "cannot cut all layers alike",
+      rule: "no layer has a target of its own",
+      value: layerTargets.join(", "),
+      mend: "take another layout",
+    });
+  }
   return uniformSelection(table, logAlpha, counts ?? uniformCounts(table, { target, size }));
 }
 

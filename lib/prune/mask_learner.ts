@@ -41,7 +41,7 @@ export interface MaskLearner extends Disposable {
    * then moves the free units only. Throws `CompressoError("usage")` for shares that the table's rules do not allow.
    */
   setLayerGoals(goals: readonly (number | null)[] | null): void;
-  /** The same for attention and FFN of each layer, as a uniform layout has it. A layer's own goal goes before those of its parts. */
+  /** The same for attention and FFN of each layer, as a uniform layout has it. Both kinds of goals throw `CompressoError("usage")` beside the other. */
   setPartGoals(goals: PartGoals | null): void;
   /** Records z ~ hard concrete(log α) into the slots. */
   recordSample(plan: Plan, io: { readonly state: DeviceBuffer; readonly slots: MaskSlots }): void;
@@ -81,6 +81,12 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
     const before = goals.slice();
     for (let layer = 0; layer < layers; layer++) {
       for (const [at, goal] of Object.entries(entries(layer))) goals[3 * layer + Number(at)] = goal ?? -1;
+    }
+    const isSet = (at: number): boolean =>
+      goals.some((goal, index) => index < 3 * layers && index % 3 === at && goal >= 0);
+    if (isSet(0) && (isSet(1) || isSet(2))) {
+      goals.set(before);
+      throw twofoldGoals();
     }
     if (goals.some((goal, index) => goal !== before[index])) device.write(goalBuffer, goals);
   };
@@ -175,6 +181,15 @@ function gradientsOf({ kinds }: UnitTable): Set<MaskKind> {
   if (kinds.has("ffn") || kinds.has("layers")) wanted.add("ffn");
   if (kinds.has("hidden")) wanted.add("hidden");
   return wanted;
+}
+
+function twofoldGoals(): CompressoError {
+  return new CompressoError("usage", {
+    what: "cannot aim at targets of single layers",
+    rule: "layers have targets of their own, or are all cut alike",
+    value: 'the layout "uniform", and targets of single layers',
+    mend: "take another layout, or leave `layers` out of the schedule",
+  });
 }
 
 function tooManyLayers(layers: number): CompressoError {

@@ -1,5 +1,6 @@
 // Goals of layers and parts, held units and least widths in the projection: each moves just the units that it may, and is met.
 import assert from "node:assert/strict";
+import { CompressoError } from "../../lib/errors.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import type { UnitKind, UnitRules, UnitTable } from "../../lib/prune/units.ts";
 import { unitTable } from "../../lib/prune/units.ts";
@@ -214,14 +215,31 @@ Deno.test("goals and holds that are taken back leave the bits as they would be w
     using setup = createRig(device, units);
     setup.learner.setHold(new Uint8Array(units.count).fill(1));
     setup.learner.setLayerGoals([0.1, null, null, null]);
-    setup.learner.setPartGoals({ attention: [0.1, null, null, null], ffn: [null, 0.2, null, null] });
     await setup.step({ state, logAlpha: start, dz, lambda: [1, 0] });
     setup.learner.setHold(null);
     setup.learner.setLayerGoals(null);
+    setup.learner.setPartGoals({ attention: [0.1, null, null, null], ffn: [null, 0.2, null, null] });
+    await setup.step({ state, dz, lambda: [1, 0] });
     setup.learner.setPartGoals(null);
     device.write(setup.learner.moments, new Float32Array(2 * units.count));
     assert.deepEqual(await setup.step({ state, logAlpha: start, dz, lambda: [1, 0] }), want, nameOf(units));
   }
+});
+
+Deno.test("a learner refuses goals that no unit can meet, and goals of layers beside those of parts", () => {
+  const units = table(["kv"], { minimum: { heads: 4 } });
+  using setup = createRig(device, units);
+  const fails = (run: () => void, rule: RegExp): void =>
+    assert.throws(
+      run,
+      (error) => error instanceof CompressoError && error.code === "usage" && rule.test(error.message),
+    );
+  fails(() => setup.learner.setLayerGoals([0.9, null, null, null, null]), /cut 0\.9 of layer 0/);
+  fails(() => setup.learner.setLayerGoals([0.1]), /one for each of the 5 layers/);
+  setup.learner.setLayerGoals([0.1, null, null, null, null]);
+  const none = DEEP.layers.map(() => null);
+  setup.learner.setPartGoals({ attention: none, ffn: none });
+  fails(() => setup.learner.setPartGoals({ attention: [0.1, 0.1, 0.1, 0.1, 0.1], ffn: none }), /layout "uniform"/);
 });
 
 Deno.test("bounds leave no buffer behind", () => {

@@ -206,11 +206,10 @@ Deno.test("near the limit KV groups fall whole, those of the lowest scores, and 
       groups.toSorted((a, b) => mean(b) - mean(a)).slice(0, 2).toSorted((a, b) => (a[0] ?? 0) - (b[0] ?? 0)),
     );
   }
-  // One group stays of all layers; the smallest lies in layer 2, though others have higher scores.
-  const uneven = unitTable(UNEVEN, ["kv"]), order = Float64Array.from({ length: uneven.count }, (_, unit) => -unit);
-  for (const target of [0.9, 0.99, 1]) {
-    selectUnits(uneven, order, { target: target * mostSparsity(uneven) });
-  }
+  // One group stays of all layers. The most falls where that is the one of layer 1, though the other has the higher score.
+  const uneven = unitTable(decoder([{ heads: 4, kvHeads: 1, ffn: 9 }, { heads: 1, kvHeads: 1, ffn: 9 }]), ["kv"]);
+  assert.deepEqual([...selectUnits(uneven, [1, 0], { target: mostSparsity(uneven) })], [0, 1]);
+  assert.deepEqual([...selectUnits(uneven, [1, 0], { target: 0.01 })], [1, 0]);
 });
 
 Deno.test("targets of single layers are met to within one unit each, and the rest falls elsewhere", () => {

@@ -149,6 +149,10 @@ Deno.test("hardenMasks() cuts to the counts that a run aimed at, and slices to a
   }
   const kept = uniformSelection(table, logAlpha, uniformCounts(table, { target: 0.4 }));
   assert.ok(hardSparsity(table, kept) >= 0.4);
+  fails(
+    () => hardenMasks(table, logAlpha, { ...options, layerTargets: [0.1, null, null] }),
+    /no layer has a target of its own/,
+  );
 });
 
 Deno.test("layers that cannot become alike are refused with the reason", () => {

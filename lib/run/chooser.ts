@@ -7,7 +7,7 @@ import { hardenMasks } from "../prune/harden.ts";
 import type { FrozenUnits } from "../prune/schedule_script.ts";
 import { uniformGoals } from "../prune/uniform.ts";
 import { createSaliency, initialLogAlpha } from "../prune/saliency.ts";
-import { hardSparsity, type UnitTable } from "../prune/units.ts";
+import { hardSparsity, keptUnits, type UnitTable } from "../prune/units.ts";
 import { packMasks } from "../nn/masks.ts";
 import type { WeightSource } from "../io/source.ts";
 import type { Batch, Batches } from "./batches.ts";
@@ -206,11 +206,7 @@ function chooseHard(
 
 /** Exact sparsity of hard masks. */
 export function sparsityOf(table: UnitTable, masks: MaskValues): number {
-  const slots = packMasks(table.spec, table.layout, masks);
-  return hardSparsity(
-    table,
-    Uint8Array.from({ length: table.count }, (_, unit) => slots[table.slotFirst[unit] ?? 0] === 0 ? 0 : 1),
-  );
+  return hardSparsity(table, keptUnits(table, packMasks(table.spec, table.layout, masks)));
 }
 
 /** Places in ascending order of score, ties by index: what f32 holds of any scores without mixing their order. */

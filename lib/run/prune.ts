@@ -5,7 +5,7 @@ import { unpackMasks } from "../nn/masks.ts";
 import { withBiases } from "../nn/spec.ts";
 import type { StepState } from "../nn/step_state.ts";
 import { progressOf, stageRate } from "../prune/schedule.ts";
-import { checkReachable, hardSparsity, type UnitTable, unitTable } from "../prune/units.ts";
+import { checkReachable, hardSparsity, keptUnits, type UnitTable, unitTable } from "../prune/units.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, writeCheckpoint } from "./checkpoint.ts";
 import { type Chooser, createChooser } from "./chooser.ts";
 import type { RunHandle } from "./hooks.ts";
@@ -365,7 +365,7 @@ class Run implements PruneRun {
     const { table, options, report, heldout } = this.#parts, { spec, device } = this.#model, trainer = this.#trainer;
     const { slots, logAlpha } = await trainer.save();
     const masks = unpackMasks(spec, table.layout, slots);
-    const kept = Uint8Array.from({ length: table.count }, (_, unit) => slots[table.slotFirst[unit] ?? 0] === 0 ? 0 : 1);
+    const kept = keptUnits(table, slots);
     const { seconds, tokens, expected, target } = this.#position;
     const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
     this.#result = {

@@ -1,6 +1,6 @@
 // A prune run: fine-tune, prune, fine-tune, as a stream of step records. Owns the loop, its schedule and checkpoints; refuses files of models.
 import { CompressoError } from "../errors.ts";
-import type { Batch, Batches, EncodeReport } from "./batches.ts";
+import type { Batches, EncodeReport } from "./batches.ts";
 import { unpackMasks } from "../nn/masks.ts";
 import { withBiases } from "../nn/spec.ts";
 import type { StepState } from "../nn/step_state.ts";
@@ -16,9 +16,10 @@ import { withCompensation } from "./one_shot.ts";
 import { type CheckpointOptions, type PruneOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
 import type { PruneResult, PruneRun } from "./prune_result.ts";
 import type { Stage, StepRecord } from "./records.ts";
-import { digestOf, encodeRun, type RunData } from "./run_data.ts";
+import { encodeRun, type RunData } from "./run_data.ts";
+import { identityOf, type PendingStep, recordOf, stepStateOf } from "./run_parts.ts";
 import { openSteerer, RECORDS_SEEN, recordView, type Steerer, type Steering } from "./steering.ts";
-import { adapterOf, createTrainer, RING_SLOTS, type StepNumbers, type Trainer } from "./trainer.ts";
+import { createTrainer, RING_SLOTS, type Trainer } from "./trainer.ts";
 
 /** Records are read from the GPU when this much time has passed, or the ring is half full. */
 const FLUSH_SECONDS = 0.4;
@@ -48,17 +49,6 @@ interface Parts extends RunData {
   readonly given: PruneOptions;
 }
 
-/** A step whose numbers are still on the GPU. */
-interface Pending {
-  readonly index: number;
-  readonly stage: Stage;
-  readonly target: number | null;
-  readonly rate: number;
-  readonly batch: Batch;
-  /** Sparsity of masks that are hard already; else null. */
-  readonly hard: number | null;
-}
-
 class Run implements PruneRun {
   readonly options: ResolvedOptions;
   readonly #model: Model;
@@ -67,7 +57,7 @@ class Run implements PruneRun {
   readonly #stages: readonly StagePlan[];
   #position: RunPosition;
   #ready: Ready | null = null;
-  #pending: Pending[] = [];
+  #pending: PendingStep[] = [];
   #lastFlush = performance.now();
   #result: PruneResult | null = null;
 
@@ -144,7 +134,7 @@ class Run implements PruneRun {
       makeBatches: this.#parts.makeBatches,
       maskGradients: (data) =>
         trainer.maskGradients(data, {
-          state: this.#state({ rate: 0, target: 0 }),
+          state: this.#state(0, 0),
           ...(signal ? { signal } : {}),
         }),
     });
@@ -230,7 +220,7 @@ class Run implements PruneRun {
     const rate = stageRate(stage, { peak: rates.lora })(progressOf(this.#position.stageStep, steps));
     await given.hooks?.beforeStep?.(this.#handle(stage));
     const batch = this.#batches.next();
-    const state = this.#state({ rate, target: target ?? 0 }, rates);
+    const state = this.#state(rate, target ?? 0, rates);
     const { chooser } = this.#now, step = this.#position.stageStep;
     const hard = target === null
       ? null
@@ -274,24 +264,8 @@ class Run implements PruneRun {
     };
   }
 
-  #state({ rate, target }: { readonly rate: number; readonly target: number }, rates = this.options.rates): StepState {
-    const { options } = this.#parts;
-    return {
-      seed: options.seed,
-      step: this.#position.step,
-      lossScale: 1,
-      target,
-      loraRate: rate,
-      maskRate: rates.mask,
-      lambdaRate: rates.lambda,
-      noise: rates.noise,
-      temperature: rates.temperature,
-      loraUpdates: this.#position.loraUpdates + 1,
-      maskUpdates: this.#position.maskUpdates + 1,
-      clipNorm: rates.clipNorm,
-      weightDecay: rates.weightDecay,
-      tracking: rates.tracking,
-    };
+  #state(rate: number, target: number, rates = this.options.rates): StepState {
+    return stepStateOf(this.options, this.#position, { rate, target, rates });
   }
 
   #shouldFlush(): boolean {
@@ -308,7 +282,13 @@ class Run implements PruneRun {
     const now = performance.now(), seconds = Math.max(1e-6, (now - this.#lastFlush) / 1000);
     this.#lastFlush = now;
     const tokens = pending.reduce((sum, { batch }) => sum + batch.realTokens, 0);
-    const records = pending.map((step, index) => this.#record(step, numbers[index], tokens / seconds));
+    const run = {
+      steps: this.steps,
+      tokensPerSecond: tokens / seconds,
+      gpuBytes: this.#model.device.bytes,
+      plannedGpuBytes: this.#now.plannedBytes,
+    };
+    const records = pending.map((step, index) => recordOf(step, numbers[index], run));
     this.#position = {
       ...this.#position,
       records: this.#position.records + records.length,
@@ -325,30 +305,6 @@ class Run implements PruneRun {
       });
     }
     return records;
-  }
-
-  #record(
-    { stage, target, rate, batch, index, hard }: Pending,
-    numbers: StepNumbers | undefined,
-    tokensPerSecond: number,
-  ): StepRecord {
-    return {
-      stage,
-      step: index + 1,
-      steps: this.steps,
-      loss: numbers?.loss ?? NaN,
-      target,
-      expected: target === null ? null : hard ?? numbers?.projected ?? NaN,
-      lambda1: numbers?.lambda1 ?? NaN,
-      lambda2: numbers?.lambda2 ?? NaN,
-      gradNorm: numbers?.gradNorm ?? NaN,
-      learningRate: rate,
-      tokens: batch.realTokens,
-      labelTokens: batch.labelTokens,
-      tokensPerSecond,
-      gpuBytes: this.#model.device.bytes,
-      plannedGpuBytes: this.#ready?.plannedBytes ?? NaN,
-    };
   }
 
   /** Ends the pruning stage: exactly as many units fall as the last target of the schedule demands. */
@@ -384,7 +340,7 @@ class Run implements PruneRun {
       },
       tokensPerSecond: total > 0 ? tokens / total : 0,
       peakGpuBytes: device.peakBytes,
-      plannedGpuBytes: this.#ready?.plannedBytes ?? NaN,
+      plannedGpuBytes: this.#now.plannedBytes,
     };
   }
 
@@ -400,21 +356,8 @@ class Run implements PruneRun {
   }
 
   #identity(): RunIdentity {
-    const { options, given, report } = this.#parts,
-      { rows: _rows, recompute: _recompute, rates, lora, units, rules, ...plain } = options;
-    return {
-      ...plain,
-      units: units.join(","),
-      lora: JSON.stringify(lora),
-      rates: JSON.stringify(rates),
-      rules: JSON.stringify(rules),
-      schedule: this.#now.steerer.identity,
-      examples: `${report.examples} examples, ${report.tokens} tokens, ${this.#parts.digest}`,
-      model: digestOf([JSON.stringify(this.#model.spec)]),
-      baseDtype: this.#model.weights.baseDtype,
-      adapter: adapterOf(this.#model.device),
-      ...given.checkpoint?.identity,
-    };
+    const { options, given } = this.#parts;
+    return identityOf(this.#model, this.#parts, { options, given, schedule: this.#now.steerer.identity });
   }
 }
 

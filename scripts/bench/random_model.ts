@@ -3,18 +3,9 @@ import { rowWindow } from "../../lib/io/rows.ts";
 import type { WeightSource } from "../../lib/io/source.ts";
 import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../lib/nn/spec.ts";
 import { randomU32 } from "../../lib/random.ts";
+import type { DecoderConfig } from "./peers/protocol.ts";
 
-/** What a decoder with equal layers is made of; also what the peers are told. */
-export interface DecoderConfig {
-  readonly hidden: number;
-  readonly layers: number;
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-  readonly ffn: number;
-  readonly vocab: number;
-  readonly tied: boolean;
-}
+export type { DecoderConfig };
 
 /** SmolLM2-135M (Hugging Face, 2024). */
 export const SMOLLM2: DecoderConfig = {

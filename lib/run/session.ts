@@ -186,7 +186,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
  * using device = await openDevice();
  * using model = await loadModel("demo", { device });
  * const { rows } = await readRows(demoData("train"));
- * using run = prune(model, { rows, sparsity: 0.2, steps: 2, batch: 1, seq: 96, prefinetune: 0, postfinetune: 0 });
+ * using run = prune(model, { rows, sparsity: 0.2, steps: 2, batch: 1, seq: 96, prompt: null, postfinetune: 0 });
  * for await (const { step, loss, expected } of run) console.log(step, loss, expected);
  * const { parameters } = await run.slice();
  * if (parameters.after >= parameters.before) throw new Error("not smaller");

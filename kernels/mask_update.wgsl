@@ -1,11 +1,15 @@
 // One descent step on log α by Adam, gradient = slope · z_layer · Σ over the unit's slots of dz  +  force · dŝ/d(log α):
 //   dŝ/d(log α) = −p'·p_layer·H·(c + c_kv·Π_others(1 − p)) / total for heads and FFN columns, −p'·R / total for hidden dims, and
 //   −p'·H·(expected parameters of the layer) / total for gates, whose slots' sum is that of mask_gates.wgsl.
-// Shapes: logAlpha, draws (z, slope, p, 0), moments (m, v) [units]; dz [slots]; tables as in mask_tables.wgsl. A held unit stays, moments and all.
+// To it comes drift · log(S' / S), where S = dz² of the unit, a running mean that forgets 1 − memory of itself at each step: log α follows the
+// saliency that it started from. S = 0 is none.
+// Shapes: logAlpha, draws (z, slope, p, 0) [units]; moments (m, v) [units], then S [units], then drift, memory; dz [slots]; tables as in
+// mask_tables.wgsl. A held unit stays, moments and all.
 // Grid: x units. Updates logAlpha and moments in place; log α is clamped to ±LIMIT.
 const B1 = 0.9;
 const B2 = 0.99;
 const LIMIT = 100.0;
+const LEAST = 1e-30; // of a saliency
 struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, total: f32 }
 @group(0) @binding(0) var<storage, read> dz: array<f32>;
 @group(0) @binding(1) var<storage, read> draws: array<vec4f>;
@@ -13,7 +17,7 @@ struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, 
 @group(0) @binding(3) var<storage, read> constraint: array<f32>;
 @group(0) @binding(4) var<storage, read> state: StepState;
 @group(0) @binding(5) var<storage, read_write> logAlpha: array<f32>;
-@group(0) @binding(6) var<storage, read_write> moments: array<vec2f>;
+@group(0) @binding(6) var<storage, read_write> moments: array<f32>;
 @group(0) @binding(7) var<uniform> params: Params;
 
 @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3u) {
@@ -21,14 +25,17 @@ struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, 
   if (unit >= params.units || is_held(unit)) { return; }
   let info = tables[unit];
   let draw = draws[unit];
-  var gradient = 0.0;
+  var gradient = 0.0; // dz of the unit, then of its log α
+  var squared = 0.0;
   var kept = constraint[0];
   if (unit >= params.layerFirst) {
     let layer = layer_terms(bound_of(unit) / 3u);
+    squared = layer.x * layer.x;
     gradient = layer.x * draw.y;
     kept = constraint[1] * layer.y;
   } else {
     for (var i = 0u; i < (info.z & SLOTS); i++) { gradient += dz[info.y + i]; }
+    squared = gradient * gradient;
     gradient *= draw.y;
     if (unit < params.hiddenFirst) {
       var perDim = bitcast<f32>(info.x);
@@ -46,9 +53,18 @@ struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, 
     }
   }
   gradient -= constraint[5] * alive_slope(draw.z) * kept / params.total;
-  let first = B1 * moments[unit].x + (1.0 - B1) * gradient;
-  let second = B2 * moments[unit].y + (1.0 - B2) * gradient * gradient;
-  moments[unit] = vec2f(first, second);
+  let first = B1 * moments[2u * unit] + (1.0 - B1) * gradient;
+  let second = B2 * moments[2u * unit + 1u] + (1.0 - B2) * gradient * gradient;
+  moments[2u * unit] = first;
+  moments[2u * unit + 1u] = second;
   let step = first / state.maskCorrection1 / (sqrt(second / state.maskCorrection2) + 1e-8);
-  logAlpha[unit] = clamp(logAlpha[unit] - state.maskRate * step, -LIMIT, LIMIT);
+  let tail = 3u * params.units;
+  let past = moments[2u * params.units + unit];
+  var follow = 0.0;
+  if (past > 0.0) {
+    let saliency = max(LEAST, mix(squared, past, moments[tail + 1u]));
+    follow = moments[tail] * log(saliency / past);
+    moments[2u * params.units + unit] = saliency;
+  }
+  logAlpha[unit] = clamp(logAlpha[unit] - state.maskRate * step + follow, -LIMIT, LIMIT);
 }

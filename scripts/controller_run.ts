@@ -8,7 +8,7 @@ import { createStepState, type StepState, writeStepState } from "../lib/nn/step_
 import { hardSelection } from "../lib/prune/harden.ts";
 import type { Layout } from "../lib/prune/layouts.ts";
 import { createMaskLearner } from "../lib/prune/mask_learner.ts";
-import { createSaliency, initialLogAlpha } from "../lib/prune/saliency.ts";
+import { createSaliency, maskStart } from "../lib/prune/saliency.ts";
 import { cubicSparsity, progressOf } from "../lib/prune/schedule.ts";
 import { uniformGoals } from "../lib/prune/uniform.ts";
 import { hardSparsity, type Selection, type UnitTable } from "../lib/prune/units.ts";
@@ -147,5 +147,5 @@ function startOf(
 ): Float32Array<ArrayBuffer> {
   const saliency = createSaliency(table);
   for (let step = 0; step < 4; step++) saliency.add(gradientsOf(table, { step: 1e6 + step, seed }));
-  return initialLogAlpha(saliency.perParameter(), { spread });
+  return maskStart(saliency.perParameter(), { spread }).logAlpha;
 }

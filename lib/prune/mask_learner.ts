@@ -29,11 +29,16 @@ export const CONSTRAINT_FLOATS = 8;
 export interface MaskLearner extends Disposable {
   readonly table: UnitTable;
   readonly logAlpha: DeviceBuffer;
-  /** (m, v) of Adam for each unit. */
+  /** {@link momentFloats}: (m, v) of Adam for each unit, then what {@link MaskLearner.follow} sets. */
   readonly moments: DeviceBuffer;
   readonly constraint: DeviceBuffer;
   /** Kinds of masks that the units need gradients of. */
   readonly maskGrads: ReadonlySet<MaskKind>;
+  /**
+   * From the next update on log α moves with the logarithm of the units' saliency, times `drift`. The saliency goes on from these values as a running
+   * mean of (dL/dz)² that keeps `memory` of itself at each step; units of saliency 0 have none. Until it is called nothing is followed.
+   */
+  follow(saliency: ArrayLike<number>, options: { readonly drift: number; readonly memory: number }): void;
   /** Units, 1 of `held`, that do not move from the next update on; null frees all. */
   setHold(held: ArrayLike<number> | null): void;
   /**
@@ -50,6 +55,13 @@ export interface MaskLearner extends Disposable {
 }
 
 const LANES = 64;
+/** Least saliency above 0 that is told from none. */
+const LEAST_SALIENCY = 1e-30;
+
+/** Length of {@link MaskLearner.moments}. */
+export function momentFloats({ count }: UnitTable): number {
+  return 3 * count + 2;
+}
 
 /** Allocates the buffers; log α is 0 until it is written. Throws `CompressoError("usage")` for gates of too many layers. */
 export function createMaskLearner(device: Device, table: UnitTable): MaskLearner {
@@ -61,7 +73,7 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
   const words = packTables(table), goals = new Float32Array(3 * layers + 1).fill(-1);
   const logAlpha = own(device.createBuffer("log alpha", 4 * units));
   const draws = own(device.createBuffer("mask draws", 16 * units));
-  const moments = own(device.createBuffer("mask moments", 8 * units));
+  const moments = own(device.createBuffer("mask moments", 4 * momentFloats(table)));
   const constraint = own(device.createBuffer("constraint", 4 * CONSTRAINT_FLOATS));
   const tables = own(device.uploadBuffer("mask tables", words));
   const owners = own(device.uploadBuffer("mask owners", ownersOfSlots(table)));
@@ -96,6 +108,10 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
     moments,
     constraint,
     maskGrads: gradientsOf(table),
+    follow(saliency, { drift, memory }): void {
+      const values = Float32Array.from({ length: units }, (_, unit) => Math.max(LEAST_SALIENCY, saliency[unit] ?? 0));
+      device.write(moments, Float32Array.of(...values, drift, memory), 8 * units);
+    },
     setHold(wanted): void {
       const flags = Uint8Array.from({ length: units }, (_, unit) => wanted?.[unit] ? 1 : 0);
       if (flags.every((flag, unit) => flag === held[unit])) return;

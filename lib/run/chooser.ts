@@ -6,7 +6,7 @@ import { addGradients, GRADUAL_EVERY, gradualMasks } from "../prune/gradual.ts";
 import { hardenMasks } from "../prune/harden.ts";
 import type { FrozenUnits } from "../prune/schedule_script.ts";
 import { uniformGoals } from "../prune/uniform.ts";
-import { createSaliency, initialLogAlpha } from "../prune/saliency.ts";
+import { createSaliency, maskStart } from "../prune/saliency.ts";
 import { hardSparsity, keptUnits, type UnitTable } from "../prune/units.ts";
 import { packMasks } from "../nn/masks.ts";
 import type { WeightSource } from "../io/source.ts";
@@ -74,7 +74,9 @@ function learned(parts: ChooserParts): Chooser {
       const saliency = createSaliency(table);
       const count = Math.min(CALIBRATION_BATCHES, Math.max(2, Math.ceil(options.steps / 10)));
       for (const batch of calibrationBatches(parts, count)) saliency.add(await maskGradients(batch));
-      trainer.setLogAlpha(initialLogAlpha(saliency.perParameter(), { spread: rates.spread }));
+      const { logAlpha, drift } = maskStart(saliency.perParameter(), { spread: rates.spread });
+      trainer.setLogAlpha(logAlpha);
+      trainer.learner.follow(saliency.mean(), { drift, memory: rates.memory });
     },
     beforeStep({ target, layers, freeze }): Promise<null> {
       const { learner } = trainer;

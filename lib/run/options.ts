@@ -91,6 +91,8 @@ export interface Rates {
   readonly noise: number;
   /** Spread of the initial log α over the units. */
   readonly spread: number;
+  /** Share of itself that the running saliency keeps at each step; 1 leaves log α to its own gradient. */
+  readonly memory: number;
   /** Share of the pruning stage after which the target is reached. */
   readonly warmup: number;
   /** Share of the gap to the schedule that the projection closes at every step. */
@@ -179,6 +181,7 @@ export function defaultRates(steps: number): Rates {
     temperature: 2 / 3,
     noise: 0.2,
     spread: 8,
+    memory: 1 - 1 / Math.min(100, Math.max(20, steps / 8)),
     warmup: 0.7,
     tracking: 1,
     clipNorm: 1,

@@ -8,7 +8,7 @@ import { initialLora, type LoraConfig, type LoraWeights, packLora, unpackLora } 
 import { type MaskValues, packMasks, unpackMasks } from "../nn/masks.ts";
 import { createPass, type Pass, recordGradients, shiftLabels } from "../nn/pass.ts";
 import { type StepState, writeStepState } from "../nn/step_state.ts";
-import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner } from "../prune/mask_learner.ts";
+import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner, momentFloats } from "../prune/mask_learner.ts";
 import type { UnitTable } from "../prune/units.ts";
 import type { Batch } from "./batches.ts";
 import type { Model } from "./model.ts";
@@ -187,7 +187,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
         [lora.m, lora.count],
         [lora.v, lora.count],
         [learner.logAlpha, table.count],
-        [learner.moments, 2 * table.count],
+        [learner.moments, momentFloats(table)],
         [learner.constraint, CONSTRAINT_FLOATS],
         [masks.z, masks.layout.count],
       ];

@@ -1,6 +1,6 @@
 // Saliency of units from mask gradients, and the initial log α that follows from it.
 import assert from "node:assert/strict";
-import { createSaliency, initialLogAlpha } from "../../lib/prune/saliency.ts";
+import { createSaliency, maskStart } from "../../lib/prune/saliency.ts";
 import { hardSparsity, selectUnits, unitParameters, type UnitTable, unitTable } from "../../lib/prune/units.ts";
 import { uniform } from "../../lib/random.ts";
 import { GROUPED, UNEVEN } from "./helpers/decoders.ts";
@@ -27,14 +27,14 @@ Deno.test("saliency is the mean over batches of a unit's squared gradient, for e
 Deno.test("saliency without a batch is zero everywhere, and gives an equal log α", () => {
   const table = unitTable(GROUPED, ["ffn"]), none = createSaliency(table).perParameter();
   assert.deepEqual([...none], new Array(table.count).fill(0));
-  assert.deepEqual([...initialLogAlpha(none, { spread: 2.5 })], new Array(table.count).fill(0));
+  assert.deepEqual([...maskStart(none, { spread: 2.5 }).logAlpha], new Array(table.count).fill(0));
 });
 
-Deno.test("initialLogAlpha() keeps the order of the saliency, is centred on its median and limited to ±3 · spread", () => {
+Deno.test("maskStart() keeps the order of the saliency, is centred on its median and limited to ±3 · spread", () => {
   const count = 1001, spread = 2.5;
   // Saliencies over forty orders of magnitude, and a zero.
   const saliency = Float64Array.from({ length: count }, (_, i) => i === 0 ? 0 : 10 ** (40 * uniform(5, i) - 30));
-  const logAlpha = initialLogAlpha(saliency, { spread });
+  const logAlpha = maskStart(saliency, { spread }).logAlpha;
   const order = [...saliency.keys()].sort((a, b) => (saliency[a] ?? NaN) - (saliency[b] ?? NaN));
   for (let i = 1; i < count; i++) {
     const [low, high] = [logAlpha[order[i - 1] ?? -1] ?? NaN, logAlpha[order[i] ?? -1] ?? NaN];
@@ -44,14 +44,14 @@ Deno.test("initialLogAlpha() keeps the order of the saliency, is centred on its 
   assert.ok(logAlpha.every((value) => Math.abs(value) <= 3 * spread));
 });
 
-Deno.test("initialLogAlpha() spreads logarithms by their robust deviation, whatever the scale of the saliency", () => {
+Deno.test("maskStart() spreads logarithms by their robust deviation, whatever the scale of the saliency", () => {
   // Logarithms −2, −1, 0, 1, 2 of equal frequency: the 16th and 84th percentile are −2 and 2.
   const saliency = Float64Array.from({ length: 500 }, (_, i) => Math.exp(i % 5 - 2));
-  const logAlpha = initialLogAlpha(saliency, { spread: 2 });
+  const logAlpha = maskStart(saliency, { spread: 2 }).logAlpha;
   for (let i = 0; i < 500; i++) {
     assert.ok(Math.abs((logAlpha[i] ?? NaN) - (i % 5 - 2)) < 1e-6, `log α[${i}] is ${logAlpha[i]}`);
   }
-  const scaled = initialLogAlpha(saliency.map((value) => value * 1e-9), { spread: 2 });
+  const scaled = maskStart(saliency.map((value) => value * 1e-9), { spread: 2 }).logAlpha;
   scaled.forEach((value, i) => assert.ok(Math.abs(value - (logAlpha[i] ?? NaN)) < 1e-5));
 });
 
@@ -62,7 +62,7 @@ Deno.test("units of the least saliency per parameter fall first", () => {
   const weak = [table.ffnFirst + 4, table.ffnFirst + 70, table.hiddenFirst - 1, table.hiddenFirst + 9];
   for (const unit of weak) gradients[table.slotFirst[unit] ?? -1] = 1e-4;
   saliency.add(gradients);
-  const logAlpha = initialLogAlpha(saliency.perParameter(), { spread: 2.5 });
+  const logAlpha = maskStart(saliency.perParameter(), { spread: 2.5 }).logAlpha;
   const wanted = new Uint8Array(table.count).fill(1);
   for (const unit of weak) wanted[unit] = 0;
   const kept = selectUnits(table, logAlpha, { target: hardSparsity(table, wanted) - 1e-9 });

@@ -27,7 +27,7 @@ function evaluate(definition: ScheduleDefinition, input = INPUT): ScheduleOutput
 }
 
 // These lines fail to compile where the names of the loop and those of schedules part.
-const rateNames: { readonly [rate in keyof Rates]: RateName } & { readonly [rate in RateName]: keyof Rates } = {
+const rateNames: { readonly [rate in Exclude<keyof Rates, "memory">]: RateName } & { readonly [rate in RateName]: keyof Rates } = {
   lora: "lora",
   mask: "mask",
   lambda: "lambda",

@@ -3,7 +3,12 @@ import type { Device, DeviceBuffer } from "../../../lib/gpu/device.ts";
 import { Plan } from "../../../lib/gpu/plan.ts";
 import { createMaskSlots, type MaskSlots } from "../../../lib/nn/masks.ts";
 import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../../lib/nn/step_state.ts";
-import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner } from "../../../lib/prune/mask_learner.ts";
+import {
+  CONSTRAINT_FLOATS,
+  createMaskLearner,
+  type MaskLearner,
+  momentFloats,
+} from "../../../lib/prune/mask_learner.ts";
 import type { UnitTable } from "../../../lib/prune/units.ts";
 import { uniform } from "../../../lib/random.ts";
 import { sparsityOf } from "../../prune/helpers/decoders.ts";
@@ -79,7 +84,7 @@ export function createRig(device: Device, table: UnitTable): Rig {
       await plan.run();
       return {
         logAlpha: await device.readFloats(learner.logAlpha, table.count),
-        moments: await device.readFloats(learner.moments, 2 * table.count),
+        moments: await device.readFloats(learner.moments, momentFloats(table)),
         constraint: await device.readFloats(learner.constraint, CONSTRAINT_FLOATS),
         z: await device.readFloats(slots.z, table.layout.count),
       };

@@ -88,15 +88,25 @@ export function sampleToken(logits: Float32Array, options: ChoiceOptions): numbe
   const scores = penalized(logits, options);
   const best = largest(scores), top = scores[best] ?? 0;
   if (temperature === 0) return best;
-  const weights = scores.map((score) => Math.exp((score - top) / temperature));
-  if (topK > 0 && topK < scores.length) keepLargest(weights, scores, topK);
+  if (topK > 0 && topK < scores.length) keepLargest(scores, topK);
+  const weights = new Float64Array(scores.length);
+  for (let id = 0; id < weights.length; id++) {
+    const score = scores[id] ?? 0;
+    if (score > -Infinity) weights[id] = Math.exp((score - top) / temperature);
+  }
   if (topP < 1) keepNucleus(weights, topP);
   return draw(weights, u);
 }
 
+// The loops below pass over a whole vocabulary for each token: they count indices, as iterators take several times as long.
+
 function penalized(logits: Float32Array, { repetitionPenalty = 1, seen = [] }: ChoiceOptions): Float64Array {
-  const scores = Float64Array.from(logits);
-  for (const score of scores) if (!Number.isFinite(score)) throw notFinite();
+  const scores = new Float64Array(logits.length);
+  for (let id = 0; id < scores.length; id++) {
+    const logit = logits[id] ?? NaN;
+    if (!Number.isFinite(logit)) throw notFinite();
+    scores[id] = logit;
+  }
   if (repetitionPenalty === 1) return scores;
   for (const id of new Set(seen)) {
     const score = scores[id];
@@ -107,16 +117,20 @@ function penalized(logits: Float32Array, { repetitionPenalty = 1, seen = [] }: C
 
 function largest(scores: Float64Array): number {
   let best = 0, top = -Infinity;
-  for (const [id, score] of scores.entries()) if (score > top) [best, top] = [id, score];
+  for (let id = 0; id < scores.length; id++) {
+    const score = scores[id] ?? NaN;
+    if (score <= top) continue;
+    best = id;
+    top = score;
+  }
   return best;
 }
 
 /** Index drawn in proportion to weights. */
 function draw(weights: Float64Array, u: number): number {
-  let total = 0;
-  for (const weight of weights) total += weight;
-  let left = u * total, last = 0;
-  for (const [id, weight] of weights.entries()) {
+  let left = u * sum(weights), last = 0;
+  for (let id = 0; id < weights.length; id++) {
+    const weight = weights[id] ?? 0;
     if (weight === 0) continue;
     last = id;
     left -= weight;
@@ -125,58 +139,74 @@ function draw(weights: Float64Array, u: number): number {
   return last; // rounding may leave a rest: then the last token that can be drawn
 }
 
-/** Sets the weights to 0 whose score lies below the k-th largest. */
-function keepLargest(weights: Float64Array, scores: Float64Array, k: number): void {
-  const least = scores[selectTop(scores, { need: k, mass: () => 1 }).at(-1) ?? 0] ?? 0;
-  for (const [id, score] of scores.entries()) if (score < least) weights[id] = 0;
+/** Sets the scores to −∞ that lie below the k-th largest. */
+function keepLargest(scores: Float64Array, k: number): void {
+  const ids = idsFrom(scores, -Infinity);
+  const least = scores[ids[selectTop(ids, scores, { need: k, masses: null }) - 1] ?? 0] ?? 0;
+  for (let id = 0; id < scores.length; id++) if ((scores[id] ?? 0) < least) scores[id] = -Infinity;
 }
 
 /** Sets all weights to 0 but the fewest of the largest whose share reaches p, at least one. */
 function keepNucleus(weights: Float64Array, p: number): void {
+  const total = sum(weights);
+  // Weights below this do not reach 1 − p all together, so none of them is kept; mostly few are left. The factor is for rounding.
+  const least = (1 - 1e-9) * (1 - p) * total / weights.length;
+  const ids = idsFrom(weights, least);
+  const count = selectTop(ids, weights, { need: p * total, masses: weights });
+  for (let index = count; index < ids.length; index++) weights[ids[index] ?? 0] = 0;
+  for (let id = 0; id < weights.length; id++) if ((weights[id] ?? 0) < least) weights[id] = 0;
+}
+
+function sum(values: Float64Array): number {
   let total = 0;
-  for (const weight of weights) total += weight;
-  const kept = selectTop(weights, { need: p * total, mass: (id) => weights[id] ?? 0 });
-  const values = [...kept].map((id) => weights[id] ?? 0);
-  weights.fill(0);
-  for (const [index, id] of kept.entries()) weights[id] = values[index] ?? 0;
+  for (let index = 0; index < values.length; index++) total += values[index] ?? 0;
+  return total;
+}
+
+/** Ids of the values from `least` on. */
+function idsFrom(values: Float64Array, least: number): Uint32Array {
+  const ids = new Uint32Array(values.length);
+  let count = 0;
+  for (let id = 0; id < values.length; id++) if ((values[id] ?? 0) >= least) ids[count++] = id;
+  return ids.subarray(0, count);
 }
 
 /**
- * Ids of the largest values, as few as reach the needed mass, at least one; the least of them comes last, the others in no order.
- * Of equal values the lower id is the larger. Partitions as quickselect does (Hoare 1961): about 3 looks at each value, where sorting a
- * vocabulary would take 16.
+ * Moves the ids of the largest values to the front, as few as reach the needed mass (each has its own or, with null, 1) and at least one,
+ * and returns how many; the least of them comes last, the others in no order. Of equal values the lower id is the larger.
+ * Partitions as quickselect does (Hoare 1961): about 3 looks at each value, where sorting a vocabulary would take 16.
  */
 function selectTop(
+  ids: Uint32Array,
   values: Float64Array,
-  { need, mass }: { readonly need: number; readonly mass: (id: number) => number },
-): Uint32Array {
-  const ids = Uint32Array.from(values, (_, id) => id);
-  const at = (index: number): number => ids[index] ?? 0;
-  const swap = (a: number, b: number): void => {
-    const id = at(a);
-    ids[a] = at(b);
-    ids[b] = id;
-  };
+  { need, masses }: { readonly need: number; readonly masses: Float64Array | null },
+): number {
   // All before `low` are kept, with `left` still to reach; none from `high` on is.
   let low = 0, high = ids.length, left = need;
   while (low < high) {
-    swap((low + high) >>> 1, high - 1);
-    const pivot = at(high - 1), value = values[pivot] ?? 0;
+    swap(ids, (low + high) >>> 1, high - 1);
+    const pivot = ids[high - 1] ?? 0, value = values[pivot] ?? 0;
     let border = low, larger = 0;
     for (let index = low; index < high - 1; index++) {
-      const id = at(index), own = values[id] ?? 0;
+      const id = ids[index] ?? 0, own = values[id] ?? 0;
       if (own < value || (own === value && id > pivot)) continue;
-      larger += mass(id);
-      swap(index, border++);
+      larger += masses ? masses[id] ?? 0 : 1;
+      swap(ids, index, border++);
     }
-    swap(border, high - 1);
-    const reached = larger + mass(pivot);
-    if (larger >= left) high = border;
-    else {
-      low = border + 1;
-      if (reached >= left) break;
-      left -= reached;
+    swap(ids, border, high - 1);
+    if (larger >= left) {
+      high = border;
+      continue;
     }
+    low = border + 1;
+    left -= larger + (masses ? masses[pivot] ?? 0 : 1);
+    if (left <= 0) break;
   }
-  return ids.subarray(0, Math.max(1, low));
+  return Math.max(1, low);
+}
+
+function swap(ids: Uint32Array, a: number, b: number): void {
+  const id = ids[a] ?? 0;
+  ids[a] = ids[b] ?? 0;
+  ids[b] = id;
 }

@@ -17,18 +17,8 @@ export interface StreamTextOptions {
   readonly tokenizer: Tokenizer;
   /** See {@link GenerateTextOptions.stop}. */
   readonly stop?: readonly string[] | undefined;
-}
-
-/** What {@link streamText} saw. */
-export interface StreamedText {
-  /** Why the text ended. */
-  readonly reason: FinishReason;
-  /** All tokens, those of a stop string included, without the end token. */
-  readonly tokens: readonly number[];
-  /** Seconds until the first token: reading the prompt, compiling kernels. */
-  readonly promptSeconds: number;
-  /** Seconds of the further tokens. Time in which nobody asked for text is in neither. */
-  readonly tokenSeconds: number;
+  /** Called with each token, before its text is given. */
+  readonly onToken?: (id: number) => void;
 }
 
 /**
@@ -65,40 +55,28 @@ export function generateText(
   const { stop = [] } = options;
   checkStops(stop);
   const tokens = generate(model, [...tokenizer.leading, ...tokenizer.encode(prompt)], options);
-  const stream = streamText(tokens, { tokenizer, stop });
-  return pieces();
-
-  async function* pieces(): AsyncGenerator<string, FinishReason, undefined> {
-    return (yield* stream).reason;
-  }
+  return streamText(tokens, { tokenizer, stop });
 }
 
-/** Text of tokens as they come: whole characters without special tokens, up to the first stop string, at which the tokens are ended too. */
+/**
+ * Text of tokens as they come: whole characters without special tokens, up to the first stop string, at which the tokens are ended too.
+ * Returns why the text ended.
+ */
 export async function* streamText(
   tokens: AsyncGenerator<number, FinishReason, undefined>,
-  { tokenizer, stop = [] }: StreamTextOptions,
-): AsyncGenerator<string, StreamedText, undefined> {
+  { tokenizer, stop = [], onToken }: StreamTextOptions,
+): AsyncGenerator<string, FinishReason, undefined> {
   const decoder = createStreamDecoder(tokenizer, { skipSpecial: true }), filter = createStopFilter(stop);
-  const seen: number[] = [];
-  let promptSeconds = 0, tokenSeconds = 0;
-  const next = async (): Promise<IteratorResult<number, FinishReason>> => {
-    const from = performance.now(), result = await tokens.next(), seconds = (performance.now() - from) / 1000;
-    if (seen.length === 0) promptSeconds = seconds;
-    else tokenSeconds += seconds;
-    return result;
-  };
-  const ended = (reason: FinishReason): StreamedText => ({ reason, tokens: seen, promptSeconds, tokenSeconds });
   try {
-    for (;;) {
-      const { done, value } = await next();
-      if (!done) seen.push(value);
-      const text = filter.push(done ? decoder.end() : decoder.push(value));
+    for (let next = await tokens.next();; next = await tokens.next()) {
+      if (!next.done) onToken?.(next.value);
+      const text = filter.push(next.done ? decoder.end() : decoder.push(next.value));
       if (text !== "") yield text;
-      if (filter.stopped) return ended("stop");
-      if (!done) continue;
+      if (filter.stopped) return "stop";
+      if (!next.done) continue;
       const rest = filter.end();
       if (rest !== "") yield rest;
-      return ended(value);
+      return next.value;
     }
   } finally {
     await tokens.return("stop");

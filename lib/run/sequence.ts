@@ -26,6 +26,9 @@ export interface Sequence extends Disposable {
   readonly reused: number;
 }
 
+/** Tokens that a cache holds at first, so that the next turns find room. */
+const LEAST_CAPACITY = 512;
+
 /** A cache without tokens; it takes memory from its first prompt on, and grows with the prompts. */
 export function createSequence(model: Model, options: { readonly adapters?: Adapters } = {}): Sequence {
   const { spec } = model, { adapters = {} } = options;
@@ -40,14 +43,13 @@ export function createSequence(model: Model, options: { readonly adapters?: Adap
   /** The pass, rewound to what it holds of the prompt. */
   const prepare = (prompt: readonly number[], needed: number): DecodePass => {
     if (!pass || capacity < needed) {
-      const doubled = Math.min(2 * capacity, spec.maxPosition);
       release();
-      capacity = Math.max(needed, doubled);
+      capacity = Math.max(needed, Math.min(Math.max(LEAST_CAPACITY, 2 * capacity), spec.maxPosition));
       pass = openPass(model, { capacity, adapters });
     }
     const wanted = prompt.length - 1, same = Math.min(commonLength(held, prompt), wanted);
     // Behind cached tokens attention is slower than at the start: not worth it for a small part.
-    const start = 2 * same < wanted ? 0 : same;
+    const start = 8 * same < wanted ? 0 : same;
     held = held.slice(0, start);
     pass.rewind(start);
     return pass;

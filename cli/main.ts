@@ -3,6 +3,7 @@
 import { CommanderError } from "@commander-js/extra-typings";
 import config from "../deno.json" with { type: "json" };
 import { quiet, verb } from "./command.ts";
+import { chatVerb } from "./chat.ts";
 import { data } from "./data.ts";
 import { doctor } from "./doctor.ts";
 import { evaluate } from "./eval.ts";
@@ -22,7 +23,20 @@ export async function main(args: readonly string[]): Promise<number> {
   })
     .version(config.version, "--version", "print the version")
     .helpCommand("help [verb]", "show the help of a verb");
-  for (const make of [doctor, inspect, planVerb, pruneVerb, scheduleVerb, data, evaluate, generateVerb, exportVerb]) {
+  for (
+    const make of [
+      doctor,
+      inspect,
+      planVerb,
+      pruneVerb,
+      scheduleVerb,
+      data,
+      evaluate,
+      generateVerb,
+      chatVerb,
+      exportVerb,
+    ]
+  ) {
     program.addCommand(make());
   }
   quiet(program);

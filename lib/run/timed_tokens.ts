@@ -30,7 +30,7 @@ export function timeTokens(source: AsyncGenerator<number, FinishReason, undefine
         const { done, value } = await source.next();
         const seconds = (performance.now() - from) / 1000;
         if (times.count === 0) times.promptSeconds += seconds;
-        else times.tokenSeconds += seconds;
+        else if (!done) times.tokenSeconds += seconds; // an end token is none of the tokens
         if (done) return value;
         times.count++;
         yield value;

@@ -1,5 +1,4 @@
 // Answers of one model or two on stdout, as they come. Owns whether they stand side by side or one after the other; refuses to ask.
-import { CompressoError } from "../lib/errors.ts";
 import type { FinishReason } from "../lib/run/generate.ts";
 import { tokensPerSecond, type TokenTimes } from "../lib/run/timed_tokens.ts";
 import { columnWidth, createColumns } from "./columns.ts";
@@ -45,7 +44,8 @@ export async function speak<T extends Spoken>(voices: readonly Voice<T>[]): Prom
     }
     return results;
   } finally {
-    for (const { pieces } of voices) await closed(pieces);
+    // After an error the others are given up.
+    for (const { pieces } of voices) await pieces[Symbol.asyncDispose]();
   }
 }
 
@@ -112,15 +112,6 @@ async function through<T>({ pieces }: Voice<T>, write: (piece: string) => void):
     const { done, value } = await pieces.next();
     if (done) return value;
     write(value);
-  }
-}
-
-/** Ends an answer that nobody waits for any more; what it throws then is of no use. */
-async function closed(pieces: AsyncGenerator<string, unknown, undefined>): Promise<void> {
-  try {
-    await pieces.return(undefined);
-  } catch (error) {
-    if (!(error instanceof CompressoError)) throw error;
   }
 }
 

@@ -104,6 +104,17 @@ export {
 export type { RunHandle, RunHooks } from "./lib/run/hooks.ts";
 export { type Method, METHODS } from "./lib/run/methods.ts";
 export type { CheckpointOptions, PruneOptions, Rates, ResolvedOptions } from "./lib/run/options.ts";
+export {
+  type Alarm,
+  ALARM_ACTIONS,
+  type AlarmAction,
+  MONITOR_NAMES,
+  type MonitorName,
+  type MonitorOptions,
+  type MonitorSetting,
+  type ResolvedMonitor,
+  type ResolvedMonitors,
+} from "./lib/run/monitors/alarm.ts";
 export { perplexity, type PerplexityOptions, type PerplexityResult } from "./lib/run/perplexity.ts";
 export { compress, type CompressOptions } from "./lib/run/pipeline.ts";
 export type { PruneResult, PruneRun } from "./lib/run/prune_result.ts";

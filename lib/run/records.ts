@@ -1,4 +1,6 @@
 // Typed records of a run, the public stream that command line, reports and scripts read. Owns their shape; refuses to write files.
+import type { LayerState } from "../prune/schedule_script.ts";
+import type { Alarm } from "./monitors/alarm.ts";
 
 /** The three stages, in order. */
 export type Stage = "finetune" | "prune" | "postfinetune";
@@ -35,4 +37,8 @@ export interface StepRecord {
   readonly gpuBytes: number;
   /** Largest GPU memory that was planned for the run, bytes. */
   readonly plannedGpuBytes: number;
+  /** Shares cut of each layer's heads and FFN columns: expected ones while masks are learned, else exact; null where they were not read at this step. */
+  readonly layers: readonly LayerState[] | null;
+  /** What the monitors said at this step. */
+  readonly alarms: readonly Alarm[];
 }

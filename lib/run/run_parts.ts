@@ -65,6 +65,8 @@ export function recordOf(
     tokensPerSecond: run.tokensPerSecond,
     gpuBytes: run.gpuBytes,
     plannedGpuBytes: run.plannedGpuBytes,
+    layers: null,
+    alarms: [],
   };
 }
 

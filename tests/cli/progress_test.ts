@@ -22,6 +22,8 @@ function record(step: number): StepRecord {
     tokensPerSecond: 812.4,
     gpuBytes: 0,
     plannedGpuBytes: 0,
+    layers: null,
+    alarms: [],
   };
 }
 

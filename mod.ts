@@ -102,6 +102,7 @@ export {
   Model,
 } from "./lib/run/model.ts";
 export type { RunHandle, RunHooks } from "./lib/run/hooks.ts";
+export type { FileBytes, MaskSummary, ModelBefore } from "./lib/run/mask_summary.ts";
 export { type Method, METHODS } from "./lib/run/methods.ts";
 export type { CheckpointOptions, PruneOptions, Rates, ResolvedOptions } from "./lib/run/options.ts";
 export {

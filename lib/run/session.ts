@@ -4,6 +4,14 @@ import type { WeightSource } from "../io/source.ts";
 import { type DecoderSpec, type LayerSpec, parameterCount } from "../nn/spec.ts";
 import { sliceModel } from "../prune/slice.ts";
 import { exportModel, type ExportOptions, type ExportResult } from "./export.ts";
+import {
+  type FileBytes,
+  fileBytes,
+  type MaskSummary,
+  maskSummary,
+  type ModelBefore,
+  modelBefore,
+} from "./mask_summary.ts";
 import type { Model } from "./model.ts";
 import type { Layout } from "../prune/layouts.ts";
 import type { RunHooks } from "./hooks.ts";
@@ -51,6 +59,12 @@ export interface RunSummary {
   readonly data: PruneResult["data"];
   /** Options with all defaults filled in. */
   readonly options: Omit<ResolvedOptions, "rows">;
+  /** The model as it was. */
+  readonly before: ModelBefore;
+  /** What was cut of it. */
+  readonly masks: MaskSummary;
+  /** Sizes of what was written. */
+  readonly fileBytes: readonly FileBytes[];
   /** Files and the programs that load them. */
   readonly files: ExportResult["loadableBy"];
   /** Formats that cannot hold the model. */
@@ -159,6 +173,9 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       adapter: this.#model.device.facts.description,
       data: result.data,
       options: plain,
+      before: modelBefore(this.#model.source),
+      masks: maskSummary(this.#model.spec, result.masks),
+      fileBytes: await fileBytes(loadableBy.map(({ file }) => file)),
       files: loadableBy,
       skipped: skipped.map(({ format, error }) => ({ format, reason: error.message })),
     };

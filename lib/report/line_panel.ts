@@ -1,6 +1,6 @@
 // One pair of axes with lines, as SVG elements; d3-scale places ticks, d3-shape makes paths. Owns the geometry; refuses documents and to choose what is shown.
 import { pathLine, scaleLinear, scaleLog } from "../packages.ts";
-import { line, round, seriesClass, short, si, text, textWidth } from "./svg.ts";
+import { escape, line, round, seriesClass, short, si, text, textWidth, verticalText } from "./svg.ts";
 
 /** A point of a series; a number that is not finite breaks the line. */
 export type Point = readonly [x: number, y: number];
@@ -97,25 +97,26 @@ export function linePanel({ x, y, series, marks = [] }: PanelContent, box: Panel
     body.push(text(toX(value), bottom + 16, label, { anchor: "middle", tone: "soft", size: 11 }));
   }
   body.push(text((left + right) / 2, bottom + 32, x.label, { anchor: "middle", tone: "soft", size: 11 }));
-  if (y.label !== "") {
-    const middle = round((top + bottom) / 2), at = round(box.x + 11);
-    body.push(
-      text(at, middle, y.label, { anchor: "middle", tone: "soft", size: 11 })
-        .replace("<text ", `<text transform="rotate(-90 ${at} ${middle})" `),
-    );
-  }
+  if (y.label !== "") body.push(verticalText(box.x + 11, (top + bottom) / 2, y.label));
   for (const { x: value, label } of marks) {
     const at = toX(value), isRight = at > (left + right) / 2;
     if (!(at >= left - 0.5 && at <= right + 0.5)) continue;
     body.push(line([at, top - 12], [at, bottom], { kind: "mark", dash: "3 3" }));
     body.push(text(at + (isRight ? -4 : 4), top - 4, label, { anchor: isRight ? "end" : "start", size: 11 }));
   }
-  series.forEach(({ name: _name, points, style = {} }, index) => {
+  series.forEach(({ name, points, style = {} }, index) => {
     body.push(
-      ...drawSeries(thinned(points, MOST_POINTS), { style, index, isShown, place: ([px, py]) => [toX(px), toY(py)] }),
+      ...drawSeries(thinned(points, MOST_POINTS), {
+        style,
+        index,
+        name,
+        isShown,
+        place: ([px, py]) => [toX(px), toY(py)],
+      }),
     );
   });
-  const scaleText = ({ scale = "linear" }: Axis, d3: Scale): string => [scale, ...d3.domain(), ...d3.range()].join(" ");
+  const scaleText = ({ scale = "linear", format = "plain", label }: Axis, d3: Scale): string =>
+    escape([scale, ...d3.domain(), ...d3.range(), format, label].join(" "));
   return { body, attributes: ` data-x="${scaleText(x, toX)}" data-y="${scaleText(y, toY)}"` };
 }
 
@@ -128,9 +129,11 @@ export function seriesSample(
   return drawSeries(points, { style, index, isShown: () => true, place: (point) => point }).join("");
 }
 
-function drawSeries(points: readonly Point[], { style, index, isShown, place }: {
+function drawSeries(points: readonly Point[], { style, index, name, isShown, place }: {
   readonly style: SeriesStyle;
   readonly index: number;
+  /** Told to a page's script; a sample in a legend has none. */
+  readonly name?: string;
   readonly isShown: (point: Point) => boolean;
   readonly place: (point: Point) => Point;
 }): string[] {
@@ -158,7 +161,8 @@ function drawSeries(points: readonly Point[], { style, index, isShown, place }: 
     );
   });
   const shade = opacity === 1 ? "" : ` opacity="${opacity}"`;
-  return [`<g class="series ${seriesClass(color)}"${shade}>${body.join("")}</g>`];
+  const told = name === undefined ? "" : ` data-name="${escape(name)}"`;
+  return [`<g class="${seriesClass(color)}"${told}${shade}>${body.join("")}</g>`];
 }
 
 /**

@@ -83,6 +83,12 @@ export function text(
   }" text-anchor="${anchor}"${styled}>${escape(content)}</text>`;
 }
 
+/** One line of text that reads upwards, its middle at a point: the label of a vertical axis. */
+export function verticalText(x: number, y: number, content: string): string {
+  const drawn = text(x, y, content, { anchor: "middle", tone: "soft", size: 11 });
+  return drawn.replace("<text ", `<text transform="rotate(-90 ${round(x)} ${round(y)})" `);
+}
+
 /** A straight line. */
 export function line(
   [x1, y1]: readonly [number, number],

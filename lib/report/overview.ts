@@ -1,0 +1,237 @@
+// The numbers of a report as tables: what came out, sizes, evaluation, alarms, options. Owns their rows and wording; refuses HTML.
+import { alarmsOf, keptRecords, mean } from "./facts.ts";
+import type { ReportRun } from "./read_run.ts";
+import { short } from "./svg.ts";
+import type { Table } from "./table.ts";
+
+/** A number that stands out at the head of a report of one run. */
+export interface Tile {
+  readonly label: string;
+  readonly value: string;
+  readonly note: string;
+}
+
+/** Steps over which first and last loss are taken. */
+const ENDS = 10;
+const ABSENT = "–";
+
+/** The main numbers of one run. */
+export function tilesOf(run: ReportRun): Tile[] {
+  const { summary, records } = run,
+    last = records.at(-1),
+    alarms = alarmsOf(run).length,
+    pruned = records.findLast(({ target }) => target !== null);
+  const sparsity = summary
+    ? { value: percent(summary.sparsity.hard), note: `hard; target ${percent(summary.sparsity.target)}` }
+    : pruned
+    ? { value: percent(pruned.expected ?? NaN), note: `expected; target ${percent(pruned.target ?? NaN)}` }
+    : { value: ABSENT, note: "the pruning stage has not begun" };
+  const { before, after } = summary?.parameters ?? { before: NaN, after: NaN }, loss = lossEnds(run);
+  return [
+    { label: "Sparsity", ...sparsity },
+    ...(summary
+      ? [{ label: "Parameters", value: grouped(after), note: `of ${grouped(before)}: ${percent(after / before)}` }]
+      : []),
+    { label: "Loss", value: short(loss.last), note: `mean of the last steps; of the first ${short(loss.first)}` },
+    { label: "Steps", value: `${last?.step ?? 0}`, note: last ? `of ${last.steps}` : "none yet" },
+    { label: "Alarms", value: String(alarms), note: alarms === 0 ? "nothing seemed wrong" : "see below" },
+  ];
+}
+
+/** What the runs came to, a column for each. */
+export function resultTable(runs: readonly ReportRun[]): Table {
+  const row = (name: string, value: (run: ReportRun) => string): string[] => [name, ...runs.map(value)];
+  const summed = (value: (summary: NonNullable<ReportRun["summary"]>) => string) => ({ summary }: ReportRun): string =>
+    summary ? value(summary) : ABSENT;
+  const last = (value: (record: ReportRun["records"][number]) => string) => ({ records }: ReportRun): string => {
+    const record = records.at(-1);
+    return record ? value(record) : ABSENT;
+  };
+  return withoutEmpty({
+    caption: "Result",
+    head: ["", ...runs.map(({ name }) => name)],
+    rows: [
+      row("state", stateOf),
+      row("sparsity, target", summed(({ sparsity }) => percent(sparsity.target))),
+      row("sparsity, expected", summed(({ sparsity }) => percent(sparsity.expected))),
+      row("sparsity, hard", summed(({ sparsity }) => percent(sparsity.hard))),
+      row("loss, first steps", (run) => short(lossEnds(run).first)),
+      row("loss, last steps", (run) => short(lossEnds(run).last)),
+      row(
+        "seconds, by stage",
+        summed(({ seconds: { finetune, prune, postfinetune } }) =>
+          [finetune, prune, postfinetune].map((value) => Math.round(value)).join(" + ")
+        ),
+      ),
+      row(
+        "tokens a second",
+        (run) =>
+          run.summary ? short(run.summary.tokensPerSecond) : last(({ tokensPerSecond }) => short(tokensPerSecond))(run),
+      ),
+      row(
+        "GPU memory, peak",
+        (run) => run.summary ? bytesText(run.summary.peakGpuBytes) : last(({ gpuBytes }) => bytesText(gpuBytes))(run),
+      ),
+      row("GPU memory, planned", last(({ plannedGpuBytes }) => bytesText(plannedGpuBytes))),
+      row(
+        "logits, sliced and masked, differ by",
+        summed(({ maskedVsSliced }) =>
+          maskedVsSliced ? `${maskedVsSliced.maxAbs.toExponential(1)}, range ${short(maskedVsSliced.range)}` : ABSENT
+        ),
+      ),
+      row("adapter", ({ adapter }) => adapter ?? ABSENT),
+    ],
+  });
+}
+
+/** Parameters, shapes and bytes before and after; null where no run is finished. */
+export function sizeTable(runs: readonly ReportRun[]): Table | null {
+  const rows = runs.flatMap(({ name, summary }): string[][] => {
+    if (!summary) return [];
+    const { parameters, before, layers, hidden, fileBytes = [] } = summary;
+    const called = (what: string): string => runs.length === 1 ? what : `${name}, ${what}`;
+    const change = (what: string, [from, to]: readonly [number, number], show: (value: number) => string): string[] => [
+      called(what),
+      show(from),
+      show(to),
+      percent(to / from),
+    ];
+    const sum = (
+      list: readonly { readonly heads: number; readonly kvHeads: number; readonly ffn: number }[],
+      key: "heads" | "kvHeads" | "ffn",
+    ): number => list.reduce((total, layer) => total + layer[key], 0);
+    return [
+      change("parameters", [parameters.before, parameters.after], grouped),
+      ...(before
+        ? [
+          change("heads", [sum(before.layers, "heads"), sum(layers, "heads")], grouped),
+          change("KV heads", [sum(before.layers, "kvHeads"), sum(layers, "kvHeads")], grouped),
+          change("FFN columns", [sum(before.layers, "ffn"), sum(layers, "ffn")], grouped),
+          change("hidden size", [before.hidden, hidden], grouped),
+          ...fileBytes.map(({ file, bytes }) =>
+            change(`bytes of ${file.split(/[/\\]/).at(-1) ?? file}`, [before.bytes, bytes], bytesText)
+          ),
+        ]
+        : []),
+    ];
+  });
+  return rows.length === 0 ? null : {
+    caption: "Size; bytes before are those of the weights as they were stored",
+    head: ["", "before", "after", "left"],
+    rows,
+  };
+}
+
+/** Measurements beside each other, a column for each file; null where there are none. */
+export function evaluationTable(runs: readonly ReportRun[]): Table | null {
+  const columns = runs.flatMap((run) =>
+    run.evaluations.map(({ name, scores }) => ({ name: runs.length === 1 ? name : `${run.name}, ${name}`, scores }))
+  );
+  if (columns.length === 0) return null;
+  const keys = [
+    ...new Set(columns.flatMap(({ scores }) => scores.map(({ task, metric }) => JSON.stringify([task, metric])))),
+  ];
+  return {
+    caption: "Evaluation; ± is the standard error",
+    head: ["task, metric", ...columns.map(({ name }) => name)],
+    rows: keys.map((key) => {
+      const found = columns.map(({ scores }) =>
+        scores.find(({ task, metric }) => JSON.stringify([task, metric]) === key)
+      );
+      const known = found.find((score) => score !== undefined);
+      return [
+        `${known?.task ?? ""}, ${known?.metric ?? ""}`,
+        ...found.map((score) =>
+          score === undefined
+            ? ABSENT
+            : `${score.value.toFixed(4)}${score.stderr === null ? "" : ` ± ${score.stderr.toFixed(4)}`}${
+              score.count === null ? "" : ` (${grouped(score.count)})`
+            }`
+        ),
+      ];
+    }),
+  };
+}
+
+/** What the monitors said; null for no alarms. */
+export function alarmTable(runs: readonly ReportRun[]): Table | null {
+  const rows = runs.flatMap((run) =>
+    alarmsOf(run).map(({ step, monitor, action, message, change }) => [
+      runs.length === 1 ? `step ${step}` : `${run.name}, step ${step}`,
+      monitor,
+      action,
+      message,
+      change,
+    ])
+  );
+  return rows.length === 0
+    ? null
+    : { caption: "Alarms", head: ["at", "monitor", "action", "what was seen", "what to change"], rows };
+}
+
+/** Options of all runs; those that differ come first, and say so. Null where none are known. */
+export function optionTable(runs: readonly ReportRun[]): Table | null {
+  const known = runs.map(({ options }) => options ? new Map(flattened(options)) : null);
+  const names = [...new Set(known.flatMap((options) => [...options?.keys() ?? []]))];
+  if (names.length === 0) return null;
+  const rows = names.map((name) => {
+    const values = known.map((options) => options ? options.get(name) ?? ABSENT : "not known");
+    return { name, values, differs: new Set(values).size > 1 };
+  });
+  return {
+    caption: "Options, defaults filled in",
+    head: ["", ...runs.map(({ name }) => name)],
+    rows: [...rows.filter(({ differs }) => differs), ...rows.filter(({ differs }) => !differs)].map((
+      { name, values, differs },
+    ) => [differs ? `${name} (differs)` : name, ...values]),
+  };
+}
+
+/** In words, whether a run goes on. */
+function stateOf({ summary, records }: ReportRun): string {
+  const last = records.at(-1);
+  if (summary) return "finished";
+  return last ? `not finished: ${last.stage}, step ${last.step} of ${last.steps}` : "not finished: no step yet";
+}
+
+function lossEnds({ records }: ReportRun): { readonly first: number; readonly last: number } {
+  const losses = keptRecords(records).map(({ loss }) => loss);
+  return { first: mean(losses.slice(0, ENDS)), last: mean(losses.slice(-ENDS)) };
+}
+
+/** Nested options by dotted names. */
+function flattened(options: Readonly<Record<string, unknown>>, prefix = ""): [string, string][] {
+  return Object.entries(options).flatMap(([name, value]): [string, string][] => {
+    const key = `${prefix}${name}`;
+    if (Array.isArray(value)) {
+      return [[
+        key,
+        value.length === 0
+          ? "none"
+          : value.map((one) => typeof one === "object" ? JSON.stringify(one) : String(one)).join(", "),
+      ]];
+    }
+    if (typeof value === "object" && value !== null) return flattened({ ...value }, `${key}.`);
+    return [[key, value === null ? "none" : String(value)]];
+  });
+}
+
+function withoutEmpty({ rows, ...table }: Table): Table {
+  return { ...table, rows: rows.filter(([, ...cells]) => cells.some((cell) => cell !== ABSENT)) };
+}
+
+function percent(share: number): string {
+  return Number.isFinite(share) ? `${(100 * share).toFixed(2)} %` : ABSENT;
+}
+
+/** A count with separators between thousands. */
+function grouped(count: number): string {
+  return Number.isFinite(count) ? String(count).replace(/\B(?=(\d{3})+$)/g, ",") : ABSENT;
+}
+
+function bytesText(bytes: number): string {
+  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+  const step = bytes < 1024 ? 0 : Math.min(units.length - 1, Math.floor(Math.log2(bytes) / 10));
+  const value = bytes / 2 ** (10 * step);
+  return `${step === 0 ? Math.round(value) : value.toPrecision(value < 1000 ? 3 : 4)} ${units[step]}`;
+}

@@ -25,9 +25,12 @@ export function layerBars({ title, description, label, runs, width = 760, embedd
   readonly embedded?: boolean;
 }): string {
   const names = legend(
-    runs.flatMap(({ name }, color) => [
+    runs.flatMap(({ name, uniform }, color) => [
       { name, style: { color, width: 8 } },
-      { name: runs.length > 1 ? `${name}, uniform` : "uniform", style: { color, line: "dashed" as const } },
+      {
+        name: `${runs.length > 1 ? `${name}, ` : ""}uniform: ${short(100 * uniform)} %`,
+        style: { color, line: "dashed" as const },
+      },
     ]),
     { x: 8, y: 2, width: width - 16 },
   );

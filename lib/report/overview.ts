@@ -1,5 +1,6 @@
 // The numbers of a report as tables: what came out, sizes, evaluation, alarms, options. Owns their rows and wording; refuses HTML.
 import { alarmsOf, keptRecords, mean } from "./facts.ts";
+import type { Evaluation } from "./evaluation.ts";
 import type { ReportRun } from "./read_run.ts";
 import { short } from "./svg.ts";
 import type { Table } from "./table.ts";
@@ -123,10 +124,11 @@ export function sizeTable(runs: readonly ReportRun[]): Table | null {
 }
 
 /** Measurements beside each other, a column for each file; null where there are none. */
-export function evaluationTable(runs: readonly ReportRun[]): Table | null {
-  const columns = runs.flatMap((run) =>
+export function evaluationTable(runs: readonly ReportRun[], others: readonly Evaluation[]): Table | null {
+  const own = runs.flatMap((run) =>
     run.evaluations.map(({ name, scores }) => ({ name: runs.length === 1 ? name : `${run.name}, ${name}`, scores }))
   );
+  const columns: readonly Evaluation[] = [...own, ...others];
   if (columns.length === 0) return null;
   const keys = [
     ...new Set(columns.flatMap(({ scores }) => scores.map(({ task, metric }) => JSON.stringify([task, metric])))),

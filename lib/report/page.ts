@@ -20,7 +20,7 @@ details { margin-top: 6px } summary { cursor: pointer; color: var(--link); font-
 .scroll { overflow-x: auto; margin-top: 8px; max-height: 480px; overflow-y: auto }
 table { border-collapse: collapse; font-size: 13px } caption { text-align: left; color: var(--soft); padding-bottom: 4px }
 th, td { padding: 4px 16px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); max-width: 420px; overflow-wrap: anywhere } th { font-weight: 600 } tbody th { font-weight: 400; color: var(--soft) }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 2px }
 @media (max-width: 480px) { body { padding: 16px 12px 32px } .tiles { grid-template-columns: 1fr 1fr } }
 @media print { body { max-width: none; padding: 0; font-size: 11pt } nav, details, output, #status { display: none } figure, .tiles, tr { break-inside: avoid } h2 { break-after: avoid } .plot, .scroll { overflow: visible; max-height: none } .plot svg { min-width: 0 } * { print-color-adjust: exact; -webkit-print-color-adjust: exact } }

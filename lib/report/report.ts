@@ -1,5 +1,6 @@
 // A report of runs as one HTML file. Owns the order of its parts; refuses to read folders and to write files.
 import { CompressoError } from "../errors.ts";
+import type { Evaluation } from "./evaluation.ts";
 import { type Figure, figuresOf } from "./figures.ts";
 import { alarmTable, evaluationTable, optionTable, resultTable, sizeTable, tilesOf } from "./overview.ts";
 import { pageHtml } from "./page.ts";
@@ -11,6 +12,8 @@ import { type Table, tableHtml } from "./table.ts";
 export interface ReportOptions {
   /** Headline; default: the names of the runs. */
   readonly title?: string;
+  /** Measurements to show beside those that the runs have. */
+  readonly evaluations?: readonly Evaluation[];
 }
 
 /**
@@ -33,13 +36,13 @@ export function renderReport(runs: readonly ReportRun[], options: ReportOptions 
       value: "none",
     });
   }
-  return pageHtml({ ...headOf(runs, options), content: reportContent(runs), live: null });
+  return pageHtml({ ...headOf(runs, options), content: reportContent(runs, options), live: null });
 }
 
 /** Title and the line below it. */
 export function headOf(
   runs: readonly ReportRun[],
-  { title }: ReportOptions,
+  { title }: Pick<ReportOptions, "title">,
 ): { readonly title: string; readonly note: string } {
   const names = runs.map(({ name }) => name).join(", ");
   const adapters = [...new Set(runs.flatMap(({ adapter }) => adapter === null ? [] : [adapter]))].join("; ");
@@ -52,7 +55,10 @@ export function headOf(
 }
 
 /** All that stands between head and foot, as HTML. */
-export function reportContent(given: readonly ReportRun[]): string {
+export function reportContent(
+  given: readonly ReportRun[],
+  { evaluations = [] }: Pick<ReportOptions, "evaluations"> = {},
+): string {
   const runs = withDistinctNames(given), [first] = runs;
   const figures = figuresOf(runs),
     sections: { readonly id: string; readonly title: string; readonly html: string }[] = [];
@@ -63,7 +69,7 @@ export function reportContent(given: readonly ReportRun[]): string {
   add("alarms", "Alarms", alarmTable(runs));
   for (const figure of figures) sections.push({ id: figure.id, title: figure.title, html: figureHtml(figure) });
   add("size", "Size", sizeTable(runs));
-  add("evaluation", "Evaluation", evaluationTable(runs));
+  add("evaluation", "Evaluation", evaluationTable(runs, evaluations));
   add("options", "Options", optionTable(runs));
   const links = sections.map(({ id, title }) => `<li><a href="#${id}">${escape(title)}</a></li>`).join("");
   return [

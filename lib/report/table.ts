@@ -9,27 +9,28 @@ export interface Table {
   readonly rows: readonly (readonly string[])[];
 }
 
+/** A number with its unit, or none: columns of them stand right. */
+const NUMBER = /^(?:–|[-−]?\d[\d.,]*(?:e[-+]?\d+)?(?: ?(?:%|bytes|[KMGT]iB))?)$/;
+
 /** The table in a frame that scrolls sideways where the page is narrow. `id` is unique on the page. */
 export function tableHtml({ caption, head, rows }: Table, id: string): string {
-  const body = rows.map(([first = "", ...cells]) =>
-    `<tr><th scope="row">${escape(first)}</th>${
-      cells.map((cell) => `<td${kindOf(cell)}>${escape(cell)}</td>`).join("")
-    }</tr>`
-  );
+  const isNumber = head.map((_, column) => column > 0 && rows.every((row) => NUMBER.test(row[column] ?? "")));
+  const body = rows.map(([first = "", ...cells]) => {
+    const tds = cells.map((cell, at) => `<td${isNumber[at + 1] ? ' class="number"' : ""}>${escape(cell)}</td>`);
+    return `<tr><th scope="row">${escape(first)}</th>${tds.join("")}</tr>`;
+  });
   // A frame that scrolls must take the focus, or the keyboard could not reach its end.
   return `<div class="scroll" role="region" aria-labelledby="${id}" tabindex="0"><table>
 <caption id="${id}">${escape(caption)}</caption>
-<thead><tr>${head.map((cell) => `<th scope="col">${escape(cell)}</th>`).join("")}</tr></thead>
+<thead><tr>${
+    head.map((cell, column) => `<th scope="col"${isNumber[column] ? ' class="number"' : ""}>${escape(cell)}</th>`).join(
+      "",
+    )
+  }</tr></thead>
 <tbody>
 ${body.join("\n")}
 </tbody>
 </table></div>`;
-}
-
-function kindOf(cell: string): string {
-  return /^[-−+]?[\d.,]+(?:e[-+]?\d+)?(?:\s?(?:%|[kMGTmµn]?[a-zA-Z]{0,5}|±.*))?$/.test(cell) || cell === "–"
-    ? ' class="number"'
-    : "";
 }
 
 /** At most about `most` rows of a long table, evenly spread, the last one among them. */

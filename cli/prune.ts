@@ -134,6 +134,12 @@ export function pruneVerb(): CommandUnknownOpts {
     .option("--checkpoint-every <steps>", "steps between checkpoints", atLeast("--checkpoint-every", 1), 50)
     .option("--resume", "go on from the checkpoint in --out; all other options as before")
     .option("--overwrite", "start anew where --out holds an earlier run")
+    .option("--dashboard", "serve the run's report while it goes on, on this machine alone; says where")
+    .option(
+      "--dashboard-port <port>",
+      "port of the dashboard, which it asks for too (default: a free one)",
+      wholeNumber("--dashboard-port", { least: 0, most: 65535 }),
+    )
     .option("--json", "print run.json at the end")
     .action(async (model, options) =>
       await runPrune(model, {

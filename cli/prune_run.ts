@@ -12,6 +12,7 @@ import type { Method } from "../lib/run/methods.ts";
 import { compress } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 import { PROGRAM } from "./command.ts";
+import { type Dashboard, openDashboard } from "./dashboard.ts";
 import { exportLines } from "./export.ts";
 import { modelDigest } from "./fingerprint.ts";
 import type { DTYPES, GGUF_DTYPES } from "./formats.ts";
@@ -60,6 +61,8 @@ export interface PruneSettings extends ModelSettings {
   readonly checkpointEvery: number;
   readonly resume?: true | undefined;
   readonly overwrite?: true | undefined;
+  readonly dashboard?: true | undefined;
+  readonly dashboardPort?: number | undefined;
   readonly json?: true | undefined;
 }
 
@@ -70,12 +73,16 @@ export async function runPrune(path: string, settings: PruneSettings): Promise<v
   const { sparsity, steps, batch, seq, seed } = settings;
   const earlier = resume ? await finishedRun(out, { sparsity, steps, batch, seq, seed }) : null;
   if (earlier) note(`compresso: the run in ${out} is finished already`);
-  const summary = earlier ?? await start(path, settings);
+  const port = settings.dashboardPort ?? (settings.dashboard ? 0 : null);
+  await using dashboard = earlier || port === null ? null : await openDashboard(port, note);
+  if (dashboard) note(`dashboard   ${dashboard.url}`);
+  const summary = earlier ?? await start(path, settings, dashboard);
+  dashboard?.tell({ kind: "finished" });
   if (json) printJson(summary);
   else show(summary, out);
 }
 
-async function start(path: string, settings: PruneSettings): Promise<RunSummary> {
+async function start(path: string, settings: PruneSettings, dashboard: Dashboard | null): Promise<RunSummary> {
   const { out, memoryLimit } = settings;
   const dataPath = settings.data ?? (path === DEMO ? demoData("train") : null);
   if (dataPath === null) {
@@ -112,6 +119,7 @@ async function start(path: string, settings: PruneSettings): Promise<RunSummary>
         prompt,
         identity,
         name: basename(resolve(modelPath(path))),
+        dashboard,
       });
     });
   } catch (error) {
@@ -129,8 +137,9 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
   readonly prompt: string | null;
   readonly identity: Readonly<Record<string, string>>;
   readonly name: string;
+  readonly dashboard: Dashboard | null;
 }): Promise<RunSummary> {
-  const { settings, rows, reading, prompt, identity, name } = run, { out, resume = false } = settings;
+  const { settings, rows, reading, prompt, identity, name, dashboard } = run, { out, resume = false } = settings;
   const { prefinetune, postfinetune } = settings;
   const { rank, alpha, targets, dropout, dtype, ggufDtype } = settings;
   if (settings.overwrite) await clearRunFolder(out);
@@ -169,14 +178,24 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
     checkpointEvery: settings.checkpointEvery,
     identity,
     export: { dtype, ggufDtype, name: `${name} pruned by Compresso`, replace: true },
-    onStart: ({ steps, data }, doneBefore) => {
+    onStart: ({ steps, data, options: { rows: _rows, ...options } }, doneBefore) => {
       listen();
+      dashboard?.tell({
+        kind: "started",
+        folder: out,
+        name: basename(resolve(out)),
+        options,
+        adapter: model.device.facts.description,
+      });
       progress.note(`${dataLine(data, settings)}; ${steps} steps on ${model.device.facts.description}`);
       if (doneBefore > 0) progress.note(`going on after step ${doneBefore}`);
     },
     onRecord: (record) => progress.step(record),
-    onPhase: (phase) =>
-      progress.phase(phase === "slice" ? "comparing the sliced model with the masked one" : "writing the files"),
+    onPhase: (phase) => {
+      const text = phase === "slice" ? "comparing the sliced model with the masked one" : "writing the files";
+      dashboard?.tell({ kind: "state", text: `All steps are done; ${text}.` });
+      progress.phase(text);
+    },
   });
 }
 

@@ -102,7 +102,12 @@
   const replace = (html) => {
     const fresh = new DOMParser().parseFromString(html, "text/html");
     const main = document.querySelector("main");
-    const focused = document.activeElement?.closest("[id]")?.id;
+    const { activeElement: active } = document;
+    const focused = active?.id
+      ? `#${CSS.escape(active.id)}`
+      : active?.matches("main a")
+      ? `a[href="${active.getAttribute("href")}"]`
+      : null;
     const opened = [...main.querySelectorAll("details[open]")].map(({ id }) => id);
     const scrolled = [...main.querySelectorAll("[id]")].filter((one) => one.scrollLeft > 0).map((
       one,
@@ -113,7 +118,7 @@
       const element = document.getElementById(id);
       if (element) element.scrollLeft = left;
     }
-    if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+    if (focused) main.querySelector(focused)?.focus({ preventScroll: true });
     enlivenAll();
   };
   // A reader who is at a value must not lose it.

@@ -1,0 +1,173 @@
+// What the dashboard of a run answers to a browser: the report of its records so far, as a page that refreshes itself. Owns the state, the answers and
+// how often they are made anew; refuses sockets and the run.
+import { parseRecords, readRun, type ReportRun } from "../lib/report/read_run.ts";
+import { headOf, reportContent } from "../lib/report/report.ts";
+import { pageHtml } from "../lib/report/page.ts";
+import type { StepRecord } from "../lib/run/records.ts";
+
+/** What the process of the run tells the dashboard. Records are not among it: those are read from the run's folder. */
+export type DashboardMessage =
+  | {
+    readonly kind: "started";
+    /** The run's folder, whose records.jsonl is that of this run from now on. */
+    readonly folder: string;
+    readonly name: string;
+    readonly options: Readonly<Record<string, unknown>>;
+    readonly adapter: string;
+  }
+  /** What goes on. */
+  | { readonly kind: "state"; readonly text: string }
+  /** run.json is written. */
+  | { readonly kind: "finished" };
+
+/** Answers of one dashboard. */
+export interface DashboardPages {
+  /** Takes a message. */
+  tell(message: DashboardMessage): void;
+  /** Answers a request. */
+  answer(request: Request): Promise<Response>;
+  /** Milliseconds since a browser asked last; Infinity for never. */
+  readonly idle: number;
+  /** Whether a browser has got the end of the run. */
+  readonly endWasSeen: boolean;
+}
+
+interface MadePage {
+  readonly content: string;
+  readonly state: string;
+  /** Another one for everything that differs. */
+  readonly tag: string;
+  readonly at: number;
+  readonly run: ReportRun;
+}
+
+/** A page is made anew this often at most, however many look at it. */
+const REFRESH_MS = 1500;
+const HOSTS = /^(127\.0\.0\.1|localhost|\[::1\])(:\d+)?$/;
+
+/** Starts with a run that is being prepared. */
+export function createPages({ now = (): number => performance.now() } = {}): DashboardPages {
+  let started: Extract<DashboardMessage, { kind: "started" }> | null = null, isFinished = false;
+  let state = "The run is being prepared.", askedAt = -Infinity, endWasSeen = false;
+  let made: { readonly content: string; readonly tag: string; readonly at: number; readonly run: ReportRun } | null =
+    null;
+  let making: Promise<MadePage> | null = null, isStale = true;
+  let tail: RecordTail | null = null, version = 0;
+  // A browser that was left open must not take this run's page for that of another one at the same port.
+  const instance = crypto.randomUUID().slice(0, 8);
+
+  const currentRun = async (): Promise<ReportRun> => {
+    if (!started) return { name: "run", records: [], summary: null, options: null, adapter: null, evaluations: [] };
+    if (isFinished) return await readRun(started.folder);
+    const { name, options, adapter } = started;
+    const records = await (tail ??= openTail(`${started.folder}/records.jsonl`)).read();
+    return { name, records, summary: null, options, adapter, evaluations: [] };
+  };
+  const make = async (): Promise<MadePage> => {
+    isStale = false;
+    const said = state, run = await currentRun(), content = reportContent([run]);
+    const isSame = made?.content === content && made.state === said;
+    return made = {
+      content,
+      state: said,
+      tag: isSame && made ? made.tag : `"${instance}-${++version}"`,
+      at: now(),
+      run,
+    };
+  };
+  const current = async (): Promise<MadePage> => {
+    if (made && !isStale && now() - made.at < REFRESH_MS) return made;
+    // All that ask meanwhile wait for the same page.
+    return await (making ??= make().finally(() => {
+      making = null;
+    }));
+  };
+
+  return {
+    tell(message): void {
+      isStale = true;
+      if (message.kind === "started") [started, tail, isFinished, state] = [message, null, false, "The run goes on."];
+      else if (message.kind === "state") state = message.text;
+      else [isFinished, state] = [true, "The run is finished."];
+    },
+    async answer(request): Promise<Response> {
+      const { pathname } = new URL(request.url);
+      // A page from elsewhere that points its own name at this machine must not read the run.
+      if (!HOSTS.test(request.headers.get("host") ?? "")) return plain(403, "this server is for this machine alone");
+      if (request.method !== "GET" && request.method !== "HEAD") return plain(405, "only GET");
+      if (pathname !== "/" && pathname !== "/content") return plain(404, "no such page");
+      askedAt = now();
+      let page: MadePage;
+      try {
+        page = await current();
+      } catch (error) {
+        return plain(500, `cannot show the run: ${error instanceof Error ? error.message : String(error)}`);
+      }
+      const { content, tag, run, state: said } = page;
+      if (isFinished && run.summary) endWasSeen = true;
+      const headers = {
+        ...HEADERS,
+        "etag": tag,
+        "x-state": encodeURIComponent(said),
+        "content-type": "text/html; charset=utf-8",
+      };
+      if (pathname === "/content") {
+        if (request.headers.get("if-none-match") === tag) return new Response(null, { status: 304, headers });
+        return new Response(content, { headers });
+      }
+      return new Response(pageHtml({ ...headOf([run], {}), content, live: { tag, state: said } }), { headers });
+    },
+    get idle(): number {
+      return now() - askedAt;
+    },
+    get endWasSeen(): boolean {
+      return endWasSeen;
+    },
+  };
+}
+
+const HEADERS = {
+  "cache-control": "no-store",
+  "content-security-policy": "frame-ancestors 'none'",
+  "cross-origin-resource-policy": "same-origin",
+  "referrer-policy": "no-referrer",
+  "x-content-type-options": "nosniff",
+} as const;
+
+function plain(status: number, text: string): Response {
+  return new Response(`${text}\n`, { status, headers: { ...HEADERS, "content-type": "text/plain; charset=utf-8" } });
+}
+
+interface RecordTail {
+  /** All whole records so far. */
+  read(): Promise<readonly StepRecord[]>;
+}
+
+/** Reads what was appended to a file of records since the last look; all anew where the file became shorter. */
+function openTail(path: string): RecordTail {
+  let records: StepRecord[] = [], offset = 0;
+  return {
+    async read(): Promise<readonly StepRecord[]> {
+      using file = await Deno.open(path).catch(() => null) ?? { size: 0, [Symbol.dispose]: () => {} };
+      if (!("stat" in file)) return records;
+      const { size } = await file.stat();
+      if (size < offset) [records, offset] = [[], 0];
+      const bytes = new Uint8Array(size - offset);
+      await file.seek(offset, Deno.SeekMode.Start);
+      let filled = 0;
+      while (filled < bytes.length) {
+        const count = await file.read(bytes.subarray(filled));
+        if (count === null) break;
+        filled += count;
+      }
+      // A line that is still being written waits for the next look.
+      const end = bytes.subarray(0, filled).lastIndexOf(10) + 1;
+      records = [
+        ...records,
+        ...parseRecords(new TextDecoder().decode(bytes.subarray(0, end)), { path, isFinished: false }),
+      ];
+      offset += end;
+      return records;
+    },
+  };
+}

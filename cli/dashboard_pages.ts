@@ -49,8 +49,7 @@ const HOSTS = /^(127\.0\.0\.1|localhost|\[::1\])(:\d+)?$/;
 export function createPages({ now = (): number => performance.now() } = {}): DashboardPages {
   let started: Extract<DashboardMessage, { kind: "started" }> | null = null, isFinished = false;
   let state = "The run is being prepared.", askedAt = -Infinity, endWasSeen = false;
-  let made: { readonly content: string; readonly tag: string; readonly at: number; readonly run: ReportRun } | null =
-    null;
+  let made: MadePage | null = null;
   let making: Promise<MadePage> | null = null, isStale = true;
   let tail: RecordTail | null = null, version = 0;
   // A browser that was left open must not take this run's page for that of another one at the same port.

@@ -26,7 +26,7 @@ export interface Evaluation {
 }
 
 /** Numbers that say how something was measured, not how well the model did. */
-const CIRCUMSTANCES = /^(n|tokens|windows?|stride|correct|shots?|limit|seed|seconds|.*stderr.*)$/;
+const CIRCUMSTANCES = /^(n|nll|tokens|windows?|stride|correct|shots?|limit|seed|seconds|.*stderr.*)$/;
 
 /** Reads a file of `compresso eval --json`. Throws `CompressoError("input")` for anything else. */
 export async function readEvaluation(path: string): Promise<Evaluation> {

@@ -49,8 +49,8 @@ export function resultTable(runs: readonly ReportRun[]): Table {
     return record ? value(record) : ABSENT;
   };
   return withoutEmpty({
-    caption: "Result",
-    head: ["", ...runs.map(({ name }) => name)],
+    caption: runs.length === 1 ? "What the run came to" : "What the runs came to",
+    head: ["measure", ...runs.map(({ name }) => name)],
     rows: [
       row("state", stateOf),
       row("sparsity, target", summed(({ sparsity }) => percent(sparsity.target))),
@@ -117,8 +117,8 @@ export function sizeTable(runs: readonly ReportRun[]): Table | null {
     ];
   });
   return rows.length === 0 ? null : {
-    caption: "Size; bytes before are those of the weights as they were stored",
-    head: ["", "before", "after", "left"],
+    caption: "Before and after; bytes before are those of the weights as they were stored",
+    head: ["measure", "before", "after", "left"],
     rows,
   };
 }
@@ -134,7 +134,7 @@ export function evaluationTable(runs: readonly ReportRun[], others: readonly Eva
     ...new Set(columns.flatMap(({ scores }) => scores.map(({ task, metric }) => JSON.stringify([task, metric])))),
   ];
   return {
-    caption: "Evaluation; ± is the standard error",
+    caption: "Measured values; ± is the standard error, the count in brackets",
     head: ["task, metric", ...columns.map(({ name }) => name)],
     rows: keys.map((key) => {
       const found = columns.map(({ scores }) =>
@@ -166,9 +166,11 @@ export function alarmTable(runs: readonly ReportRun[]): Table | null {
       change,
     ])
   );
-  return rows.length === 0
-    ? null
-    : { caption: "Alarms", head: ["at", "monitor", "action", "what was seen", "what to change"], rows };
+  return rows.length === 0 ? null : {
+    caption: "What the monitors of the run saw",
+    head: ["at", "monitor", "action", "what was seen", "what to change"],
+    rows,
+  };
 }
 
 /** Options of all runs; those that differ come first, and say so. Null where none are known. */
@@ -181,8 +183,8 @@ export function optionTable(runs: readonly ReportRun[]): Table | null {
     return { name, values, differs: new Set(values).size > 1 };
   });
   return {
-    caption: "Options, defaults filled in",
-    head: ["", ...runs.map(({ name }) => name)],
+    caption: "As the run was started, defaults filled in",
+    head: ["option", ...runs.map(({ name }) => name)],
     rows: [...rows.filter(({ differs }) => differs), ...rows.filter(({ differs }) => !differs)].map((
       { name, values, differs },
     ) => [differs ? `${name} (differs)` : name, ...values]),

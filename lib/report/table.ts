@@ -20,7 +20,7 @@ export function tableHtml({ caption, head, rows }: Table, id: string): string {
     return `<tr><th scope="row">${escape(first)}</th>${tds.join("")}</tr>`;
   });
   // A frame that scrolls must take the focus, or the keyboard could not reach its end.
-  return `<div class="scroll" id="${id}-frame" role="region" aria-labelledby="${id}" tabindex="0"><table>
+  return `<div class="scroll" id="${id}-frame" role="group" aria-labelledby="${id}" tabindex="0"><table>
 <caption id="${id}">${escape(caption)}</caption>
 <thead><tr>${
     head.map((cell, column) => `<th scope="col"${isNumber[column] ? ' class="number"' : ""}>${escape(cell)}</th>`).join(

@@ -45,8 +45,8 @@ Deno.test("linePanel() puts values where the scales say, and tells them to scrip
     y: { label: "y", domain: [0, 1] },
     series: [{ name: "a", points: [[0, 0], [5, 0.5], [10, 1]] }],
   }, BOX);
-  const [, left = 0, right = 0] = /data-x="linear 0 10 ([\d.]+) ([\d.]+)"/.exec(attributes)?.map(Number) ?? [];
-  const [, bottom = 0, top = 0] = /data-y="linear 0 1 ([\d.]+) ([\d.]+)"/.exec(attributes)?.map(Number) ?? [];
+  const [, left = 0, right = 0] = /data-x="linear 0 10 ([\d.]+) ([\d.]+) plain x"/.exec(attributes)?.map(Number) ?? [];
+  const [, bottom = 0, top = 0] = /data-y="linear 0 1 ([\d.]+) ([\d.]+) plain y"/.exec(attributes)?.map(Number) ?? [];
   assert.ok(left > 20 && right > left + 250 && right < 400 && bottom > top + 100, attributes);
   const rounded = (value: number): number => Math.round(value * 10) / 10;
   assert.deepEqual(paths(body), [[

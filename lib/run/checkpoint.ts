@@ -44,6 +44,8 @@ export interface RunPosition {
   readonly alarms: readonly Alarm[];
   /** Alarms that the next record says. */
   readonly unsaid: readonly Alarm[];
+  /** Step after which the masks were last looked at. */
+  readonly looked: number;
   /** What the monitors remember. */
   readonly monitors: MonitorState;
 }
@@ -68,25 +70,29 @@ export interface RunState {
 /** A checkpoint in memory. */
 export interface Checkpoint extends RunState {
   readonly identity: RunIdentity;
-  /** The state that the run would go back to; null where it is the present one. */
-  readonly good: RunState | null;
+  /** States that the run could go back to, oldest first. */
+  readonly kept: readonly RunState[];
 }
 
 const VERSION = 3;
 const FIELDS = ["lora", "loraM", "loraV", "logAlpha", "maskMoments", "constraint", "slots"] as const;
 
-/** Before the names of the arrays of {@link Checkpoint.good}. */
-const GOOD = "good.";
+/** Before the names of the arrays of {@link Checkpoint.kept}. */
+const prefixOf = (index: number): string => `kept.${index}.`;
 
 /** Writes a checkpoint: temporary file, fsync, rename. */
 export async function writeCheckpoint(
   path: string,
-  { identity, position, arrays, good }: Checkpoint,
+  { identity, position, arrays, kept }: Checkpoint,
 ): Promise<void> {
   await writeSafetensors(
     path,
-    [...tensorsOf("", arrays), ...good ? tensorsOf(GOOD, good.arrays) : []],
-    { metadata: { compresso: JSON.stringify({ version: VERSION, identity, position, good: good?.position ?? null }) } },
+    [...tensorsOf("", arrays), ...kept.flatMap((state, index) => tensorsOf(prefixOf(index), state.arrays))],
+    {
+      metadata: {
+        compresso: JSON.stringify({ version: VERSION, identity, position, kept: kept.map(({ position }) => position) }),
+      },
+    },
   );
 }
 
@@ -107,12 +113,15 @@ export async function readCheckpoint(
       mend: "give the same options, or another --out",
     });
   }
-  const { position, good } = meta;
+  const { position } = meta;
   return {
     identity,
     position,
     arrays: await arraysOf(file, "", path),
-    good: good && { position: good, arrays: await arraysOf(file, GOOD, path) },
+    kept: await Promise.all(meta.kept.map(async (position, index) => ({
+      position,
+      arrays: await arraysOf(file, prefixOf(index), path),
+    }))),
   };
 }
 
@@ -136,14 +145,14 @@ async function arraysOf(file: SafetensorsFile, prefix: string, path: string): Pr
 interface Meta {
   readonly identity: RunIdentity;
   readonly position: RunPosition;
-  readonly good: RunPosition | null;
+  readonly kept: readonly RunPosition[];
 }
 
 function parseMeta(text: string | undefined, path: string): Meta {
   if (text === undefined) throw broken(path);
-  const { version, identity, position, good = null }: Partial<Meta> & { version?: number } = JSON.parse(text);
-  if (version !== VERSION || !identity || !position) throw broken(path);
-  return { identity, position, good };
+  const { version, identity, position, kept }: Partial<Meta> & { version?: number } = JSON.parse(text);
+  if (version !== VERSION || !identity || !position || !kept) throw broken(path);
+  return { identity, position, kept };
 }
 
 function broken(path: string): CompressoError {

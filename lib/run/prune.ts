@@ -1,7 +1,6 @@
 // A prune run: fine-tune, prune, fine-tune, as a stream of step records. Owns the loop, its schedule and checkpoints; refuses files of models.
 import { CompressoError } from "../errors.ts";
 import type { Batches, EncodeReport } from "./batches.ts";
-import { unpackMasks } from "../nn/masks.ts";
 import type { StepState } from "../nn/step_state.ts";
 import { progressOf, stageRate } from "../prune/schedule.ts";
 import { checkReachable, hardSparsity, keptUnits, unitTable } from "../prune/units.ts";
@@ -13,7 +12,15 @@ import type { Finding } from "./monitors/alarm.ts";
 import { brokenFinding, findCause, type StepToSearch } from "./monitors/find_cause.ts";
 import { stopError, type Verdict } from "./monitors/judge.ts";
 import { lookAtMasks, type MaskLook } from "./monitors/mask_look.ts";
-import { oversee, overseeHard, type Oversight, oversightOf, wentBack } from "./monitors/oversee.ts";
+import {
+  goodState,
+  keptStates,
+  oversee,
+  overseeHard,
+  type Oversight,
+  oversightOf,
+  wentBack,
+} from "./monitors/oversee.ts";
 import { asShortage } from "./monitors/shortage.ts";
 import { type CheckpointOptions, type PruneOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
 import type { PruneResult, PruneRun } from "./prune_result.ts";
@@ -27,6 +34,7 @@ import {
   identityOf,
   type PendingStep,
   recordOf,
+  resultOf,
   slowedRates,
   stepStateOf,
 } from "./run_parts.ts";
@@ -57,8 +65,8 @@ class Run implements PruneRun {
   readonly #oversight: Oversight;
   #position: RunPosition;
   #ready: Ready | null = null;
-  /** The last state in which no monitor found anything to go back for. */
-  #good: RunState | null = null;
+  /** States to go back to, oldest first; the last one is of the present stage. */
+  #kept: readonly RunState[] = [];
   #pending: PendingStep[] = [];
   #lastFlush = performance.now();
   #result: PruneResult | null = null;
@@ -96,19 +104,14 @@ class Run implements PruneRun {
     return this.#ready;
   }
 
-  get #lastGood(): RunState {
-    if (!this.#good) throw new Error("the run is not prepared");
-    return this.#good;
-  }
-
   get #trainer(): Trainer {
     return this.#now.trainer;
   }
 
   async #restore({ path, mayDiffer }: CheckpointOptions): Promise<void> {
-    const { good, ...state } = await readCheckpoint(path, { identity: this.#identity(), mayDiffer });
+    const { kept, ...state } = await readCheckpoint(path, { identity: this.#identity(), mayDiffer });
     await this.#adopt(state);
-    this.#good = good ?? state;
+    this.#kept = kept;
   }
 
   /** Goes on from a state. */
@@ -126,7 +129,8 @@ class Run implements PruneRun {
 
   /** Keeps the present state to go back to. */
   async #keep(arrays?: TrainerArrays): Promise<void> {
-    this.#good = { position: this.#position, arrays: arrays ?? await this.#trainer.save() };
+    const state = { position: this.#position, arrays: arrays ?? await this.#trainer.save() };
+    this.#kept = keptStates([...this.#kept, state], state.position.step);
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<StepRecord, void, undefined> {
@@ -144,7 +148,7 @@ class Run implements PruneRun {
       }
       const { model, plannedBytes } = this.#now, { step } = this.#position;
       const explained = await asShortage(error, { model, options, step, plannedBytes });
-      if (explained !== error) await this.#saveGood();
+      if (explained !== error) await this.#save(this.#kept.at(-1));
       throw explained;
     } finally {
       await this.#ready?.steerer[Symbol.asyncDispose]();
@@ -162,7 +166,7 @@ class Run implements PruneRun {
     while (this.#position.stageStep < stage.steps) {
       if (!await this.#step(stage)) break;
       const { step, stageStep } = this.#position, due = step % every === 0;
-      const looks = step % this.#oversight.lookEvery === 0 || stageStep === stage.steps;
+      const looks = this.#oversight.looksAt(step) || stageStep === stage.steps;
       if ((due || looks || this.#shouldFlush()) && (yield* this.#flush({ looks }))) return;
       if (due) await this.#save();
     }
@@ -276,10 +280,11 @@ class Run implements PruneRun {
    */
   async *#flush({ looks }: { readonly looks: boolean }): AsyncGenerator<StepRecord, boolean, undefined> {
     const pending = this.#pending, first = pending[0], { afterStep } = this.#parts.given.hooks ?? {};
-    const isNew = looks && this.#good?.position.step !== this.#position.step;
+    const isNew = looks && this.#position.looked !== this.#position.step;
     if (!first && !isNew) return false;
     const numbers = first ? await this.#trainer.numbers(first.index, pending.length) : [];
     const arrays = isNew ? await this.#trainer.save() : null, look = arrays && this.#look(arrays);
+    if (isNew) this.#position = { ...this.#position, looked: this.#position.step };
     this.#pending = [];
     const now = performance.now(), seconds = Math.max(1e-6, (now - this.#lastFlush) / 1000);
     this.#lastFlush = now;
@@ -294,7 +299,7 @@ class Run implements PruneRun {
         look: isLast ? look : null,
         broken: plain && await this.#broken(plain),
         memory: { bytes, planned, limit },
-        goodStep: this.#good?.position.step ?? 0,
+        goodStep: this.#goodAt(plain?.step ?? this.#position.step).position.step,
       }, this.#oversight);
       this.#position = seen.position;
       if (seen.record) {
@@ -303,28 +308,36 @@ class Run implements PruneRun {
       }
       if (await this.#act(seen.verdict)) return true;
     }
-    if (arrays) await this.#keep(arrays);
+    if (arrays && this.#oversight.keepsAt(this.#position.step)) await this.#keep(arrays);
     return false;
   }
 
   /** Does what the monitors demand. True where the run went back; throws where it stops. */
   async #act(verdict: Verdict): Promise<boolean> {
     if (verdict.action === null || verdict.action === "warn") return false;
+    const good = this.#goodAt(verdict.step),
+      state = { ...good, position: wentBack(good.position, verdict, this.#position) };
     if (verdict.action === "stop") {
-      await this.#saveGood();
+      await this.#save(good);
       throw stopError(verdict);
     }
-    const { position, arrays } = this.#lastGood;
-    this.#good = { position: wentBack(position, verdict, this.#position), arrays };
-    await this.#adopt(this.#good);
+    await this.#adopt(state);
+    this.#kept = [state];
     await this.#save();
     return true;
+  }
+
+  #goodAt(step: number): RunState {
+    const good = goodState(this.#kept, step);
+    if (!good) throw new Error("the run is not prepared");
+    return good;
   }
 
   /** What to say of a record whose numbers are not finite: the run goes back to the step to find out; null for any other. */
   async #broken({ step, loss, gradNorm }: StepRecord): Promise<Finding | null> {
     if (Number.isFinite(loss) && Number.isFinite(gradNorm)) return null;
-    await this.#adopt(this.#lastGood);
+    const from = this.#kept.at(-1);
+    if (from) await this.#adopt(from);
     const stage = this.#stage;
     if (!stage) throw new Error(`there is no stage of step ${step}`);
     await this.#enter(stage);
@@ -352,46 +365,24 @@ class Run implements PruneRun {
   }
 
   async #finish(): Promise<void> {
-    const { table, options, report, heldout } = this.#parts, { spec, device } = this.#model, trainer = this.#trainer;
-    const { slots, logAlpha } = await trainer.save();
-    const masks = unpackMasks(spec, table.layout, slots);
-    const kept = keptUnits(table, slots);
-    const { seconds, tokens, expected, target } = this.#position;
-    const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
-    this.#result = {
-      source: this.#now.chooser.source ?? this.#model.source,
-      masks,
-      lora: { ...options.lora, weights: await trainer.loraWeights() },
-      sparsity: { target: target ?? options.sparsity, expected: expected ?? NaN, hard: hardSparsity(table, kept) },
+    const { trainer, chooser, plannedBytes } = this.#now, { logAlpha, slots } = await trainer.save();
+    this.#result = resultOf(this.#parts, this.#position, {
+      source: chooser.source ?? this.#model.source,
+      weights: await trainer.loraWeights(),
       logAlpha,
-      table,
-      data: report,
-      heldout,
-      seconds: {
-        finetune: seconds["finetune"] ?? 0,
-        prune: seconds["prune"] ?? 0,
-        postfinetune: seconds["postfinetune"] ?? 0,
-      },
-      tokensPerSecond: total > 0 ? tokens / total : 0,
-      peakGpuBytes: device.peakBytes,
-      plannedGpuBytes: this.#now.plannedBytes,
-      alarms: this.#position.alarms,
-    };
+      slots,
+      peakGpuBytes: this.#model.device.peakBytes,
+      plannedGpuBytes: plannedBytes,
+    });
   }
 
-  async #save(): Promise<void> {
-    const checkpoint = this.#parts.given.checkpoint, position = this.#position, good = this.#lastGood;
+  /** Saves the present state, or one to go on from where the present one is of no use. */
+  async #save(state?: RunState): Promise<void> {
+    const checkpoint = this.#parts.given.checkpoint, position = this.#position;
     if (!checkpoint) return;
-    const arrays = good.position === position ? good.arrays : await this.#trainer.save();
-    const state = { position, arrays, good: good.position === position ? null : good };
-    await writeCheckpoint(checkpoint.path, { identity: this.#identity(), ...state });
-  }
-
-  /** Saves the state to go on from where the present one is of no use. */
-  async #saveGood(): Promise<void> {
-    const checkpoint = this.#parts.given.checkpoint;
-    if (!checkpoint) return;
-    await writeCheckpoint(checkpoint.path, { identity: this.#identity(), ...this.#lastGood, good: null });
+    const present = state ?? { position, arrays: await this.#trainer.save() };
+    const kept = this.#kept.filter((one) => one.position.step <= present.position.step);
+    await writeCheckpoint(checkpoint.path, { identity: this.#identity(), ...present, kept });
   }
 
   #identity(): RunIdentity {

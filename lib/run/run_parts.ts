@@ -1,12 +1,17 @@
-// What a run makes of its options and its place: the numbers of a step, its record, and what a checkpoint is bound to. Owns these forms; refuses the loop.
+// What a run makes of its options and its place: the numbers of a step, its record, its result, and what a checkpoint is bound to. Owns these forms; refuses the loop.
+import type { LoraWeights } from "../nn/lora.ts";
+import { unpackMasks } from "../nn/masks.ts";
 import type { StepState } from "../nn/step_state.ts";
 import { progressOf } from "../prune/schedule.ts";
+import { hardSparsity, keptUnits } from "../prune/units.ts";
 import type { Batch, BatchCursor } from "./batches.ts";
 import type { PruneAim, RunIdentity, RunPosition } from "./checkpoint.ts";
 import type { RunHandle } from "./hooks.ts";
 import type { Model } from "./model.ts";
 import { FRESH_MONITORS } from "./monitors/watch.ts";
 import type { PruneOptions, Rates, ResolvedOptions } from "./options.ts";
+import type { PruneResult } from "./prune_result.ts";
+import type { RunParts } from "./ready.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { digestOf, type RunData } from "./run_data.ts";
 import type { Steering } from "./steering.ts";
@@ -46,6 +51,7 @@ export function firstPosition(cursor: BatchCursor): RunPosition {
     halvings: 0,
     alarms: [],
     unsaid: [],
+    looked: 0,
     monitors: FRESH_MONITORS,
   };
 }
@@ -155,5 +161,33 @@ export function handleOf(trainer: Trainer, at: Pick<RunHandle, "stage" | "step" 
     setMasks: (masks) => trainer.setMasks(masks),
     lora: () => trainer.loraWeights(),
     setLora: (weights) => trainer.setLora(weights),
+  };
+}
+
+/** What a run has learned at its end. */
+export function resultOf(
+  { table, options, report: data, heldout }: Pick<RunParts, "table" | "options" | "report" | "heldout">,
+  { seconds, tokens, expected, target, alarms }: RunPosition,
+  { weights, slots, ...end }: Pick<PruneResult, "source" | "logAlpha" | "peakGpuBytes" | "plannedGpuBytes"> & {
+    readonly weights: LoraWeights;
+    readonly slots: Float32Array;
+  },
+): PruneResult {
+  const total = Object.values(seconds).reduce((sum, value) => sum + value, 0), kept = keptUnits(table, slots);
+  return {
+    ...end,
+    masks: unpackMasks(table.spec, table.layout, slots),
+    lora: { ...options.lora, weights },
+    sparsity: { target: target ?? options.sparsity, expected: expected ?? NaN, hard: hardSparsity(table, kept) },
+    table,
+    data,
+    heldout,
+    seconds: {
+      finetune: seconds["finetune"] ?? 0,
+      prune: seconds["prune"] ?? 0,
+      postfinetune: seconds["postfinetune"] ?? 0,
+    },
+    tokensPerSecond: total > 0 ? tokens / total : 0,
+    alarms,
   };
 }

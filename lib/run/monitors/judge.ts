@@ -4,6 +4,7 @@ import type { Alarm, AlarmAction, Finding, ResolvedMonitors } from "./alarm.ts";
 
 /** What is decided about a step. */
 export interface Verdict {
+  readonly step: number;
   readonly alarms: readonly Alarm[];
   /** The strongest action among them; null without alarms. */
   readonly action: AlarmAction | null;
@@ -45,7 +46,7 @@ export function judge(
       change,
     };
   });
-  return { alarms, action };
+  return { step, alarms, action };
 }
 
 /** The error of an alarm that stops the run. */

@@ -1,6 +1,6 @@
 // One step of a run under its monitors: the record with its alarms, the position after it, and what is to be done. Owns that step as a function; refuses effects.
 import { type UnitTable } from "../../prune/units.ts";
-import type { RunPosition } from "../checkpoint.ts";
+import type { RunPosition, RunState } from "../checkpoint.ts";
 import type { ResolvedOptions } from "../options.ts";
 import type { StepRecord } from "../records.ts";
 import { RECORDS_SEEN, recordView } from "../steering.ts";
@@ -18,8 +18,10 @@ export interface Oversight {
   readonly table: UnitTable;
   /** Share that the largest unit cuts. */
   readonly unit: number;
-  /** Steps between two looks at the masks, at which the state is kept for going back. */
-  readonly lookEvery: number;
+  /** Whether the masks are looked at after a step. */
+  readonly looksAt: (step: number) => boolean;
+  /** Whether the state after a step that was looked at is kept to go back to. */
+  readonly keepsAt: (step: number) => boolean;
 }
 
 /** What was seen of a step. */
@@ -41,8 +43,12 @@ export interface Overseen {
   readonly verdict: Verdict;
 }
 
-/** Looks at most, and at least every so many steps. */
+/** Looks in a run, where that is more often than every so many steps. */
 const LOOKS = 32, LEAST_OFTEN = 8;
+/** Least steps between two states that are kept. */
+const KEEP_EVERY = 4;
+/** A state is good if no alarm came up in so many steps after it: a loss takes some steps to run away. */
+const PROVEN = 5;
 
 /** What holds for a run of so many steps. */
 export function oversightOf(
@@ -50,12 +56,26 @@ export function oversightOf(
   table: UnitTable,
   { steps }: { readonly steps: number },
 ): Oversight {
+  const lookEvery = Math.min(LEAST_OFTEN, Math.max(1, Math.ceil(steps / LOOKS)));
+  const keepEvery = lookEvery * Math.ceil(KEEP_EVERY / lookEvery);
   return {
     options,
     table,
     unit: largestUnit(table, options.layout),
-    lookEvery: Math.min(LEAST_OFTEN, Math.max(1, Math.ceil(steps / LOOKS))),
+    looksAt: (step) => step % lookEvery === 0,
+    keepsAt: (step) => step % keepEvery === 0,
   };
+}
+
+/** The state to go back to from a step: the last one that was good, else the first there is. */
+export function goodState(kept: readonly RunState[], step: number): RunState | undefined {
+  return kept.findLast(({ position }) => position.step <= step - PROVEN) ?? kept[0];
+}
+
+/** Of the states up to a step those that it can be gone back to from any later step. */
+export function keptStates(kept: readonly RunState[], step: number): readonly RunState[] {
+  const good = goodState(kept, step);
+  return good ? kept.slice(kept.indexOf(good)) : [];
 }
 
 /** Takes in a step. Alarms that lead back are not its record's, which is undone, but the next one's. */

@@ -13,6 +13,7 @@ export {
   type DeviceLimits,
   type DeviceOptions,
   type DeviceTexture,
+  type MemoryShortage,
   type MemoryUse,
   openDevice,
   type Resource,

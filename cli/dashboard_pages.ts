@@ -3,6 +3,7 @@
 import { parseRecords, readRun, type ReportRun } from "../lib/report/read_run.ts";
 import { headOf, reportContent } from "../lib/report/report.ts";
 import { pageHtml } from "../lib/report/page.ts";
+import type { Alarm } from "../lib/run/monitors/alarm.ts";
 import type { StepRecord } from "../lib/run/records.ts";
 
 /** What the process of the run tells the dashboard. Records are not among it: those are read from the run's folder. */
@@ -15,6 +16,7 @@ export type DashboardMessage =
     readonly options: Readonly<Record<string, unknown>>;
     readonly adapter: string;
   }
+  | { readonly kind: "alarm"; readonly alarm: Alarm }
   /** What goes on. */
   | { readonly kind: "state"; readonly text: string }
   /** run.json is written. */
@@ -45,6 +47,9 @@ interface MadePage {
 const REFRESH_MS = 1500;
 const HOSTS = /^(127\.0\.0\.1|localhost|\[::1\])(:\d+)?$/;
 
+/** Of a run that is not finished. */
+const NOTHING = { records: [], summary: null, evaluations: [], alarms: [] } as const;
+
 /** Starts with a run that is being prepared. */
 export function createPages({ now = (): number => performance.now() } = {}): DashboardPages {
   let started: Extract<DashboardMessage, { kind: "started" }> | null = null, isFinished = false;
@@ -52,15 +57,20 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
   let made: MadePage | null = null;
   let making: Promise<MadePage> | null = null, isStale = true;
   let tail: RecordTail | null = null, version = 0;
+  const told: Alarm[] = [];
   // A browser that was left open must not take this run's page for that of another one at the same port.
   const instance = crypto.randomUUID().slice(0, 8);
 
   const currentRun = async (): Promise<ReportRun> => {
-    if (!started) return { name: "run", records: [], summary: null, options: null, adapter: null, evaluations: [] };
+    if (!started) return { ...NOTHING, name: "run", options: null, adapter: null };
     if (isFinished) return await readRun(started.folder);
     const { name, options, adapter } = started;
     const records = await (tail ??= openTail(`${started.folder}/records.jsonl`)).read();
-    return { name, records, summary: null, options, adapter, evaluations: [] };
+    // Those of steps that were taken back are in no record; those before a resumed run were not told.
+    const alarms = new Map(
+      [...records.flatMap((record) => record.alarms), ...told].map((alarm) => [JSON.stringify(alarm), alarm]),
+    );
+    return { ...NOTHING, name, records, options, adapter, alarms: [...alarms.values()] };
   };
   const make = async (): Promise<MadePage> => {
     isStale = false;
@@ -86,6 +96,7 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
     tell(message): void {
       isStale = true;
       if (message.kind === "started") [started, tail, isFinished, state] = [message, null, false, "The run goes on."];
+      else if (message.kind === "alarm") told.push(message.alarm);
       else if (message.kind === "state") state = message.text;
       else [isFinished, state] = [true, "The run is finished."];
     },
@@ -142,31 +153,42 @@ interface RecordTail {
   read(): Promise<readonly StepRecord[]>;
 }
 
-/** Reads what was appended to a file of records since the last look; all anew where the file became shorter. */
+/**
+ * Reads what was appended to a file of records since the last look. A run that goes back to an earlier step shortens the file and writes on: where
+ * the last line that was read stands no more where it stood, all is read anew.
+ */
 function openTail(path: string): RecordTail {
-  let records: StepRecord[] = [], offset = 0;
+  let records: readonly StepRecord[] = [], last = new Uint8Array(), end = 0;
   return {
     async read(): Promise<readonly StepRecord[]> {
-      using file = await Deno.open(path).catch(() => null) ?? { size: 0, [Symbol.dispose]: () => {} };
-      if (!("stat" in file)) return records;
-      const { size } = await file.stat();
-      if (size < offset) [records, offset] = [[], 0];
-      const bytes = new Uint8Array(size - offset);
-      await file.seek(offset, Deno.SeekMode.Start);
-      let filled = 0;
-      while (filled < bytes.length) {
-        const count = await file.read(bytes.subarray(filled));
-        if (count === null) break;
-        filled += count;
+      const file = await Deno.open(path).catch(() => null);
+      if (!file) return records;
+      using _open = file;
+      let added = await bytesFrom(file, end - last.length);
+      if (last.every((byte, at) => byte === added[at])) added = added.subarray(last.length);
+      else {
+        [records, last, end] = [[], new Uint8Array(), 0];
+        added = await bytesFrom(file, 0);
       }
       // A line that is still being written waits for the next look.
-      const end = bytes.subarray(0, filled).lastIndexOf(10) + 1;
-      records = [
-        ...records,
-        ...parseRecords(new TextDecoder().decode(bytes.subarray(0, end)), { path, isFinished: false }),
-      ];
-      offset += end;
-      return records;
+      const whole = added.subarray(0, added.lastIndexOf(10) + 1);
+      if (whole.length === 0) return records;
+      const parsed = parseRecords(new TextDecoder().decode(whole), { path, isFinished: false });
+      last = whole.slice(whole.lastIndexOf(10, whole.length - 2) + 1);
+      end += whole.length;
+      return records = [...records, ...parsed];
     },
   };
+}
+
+async function bytesFrom(file: Deno.FsFile, offset: number): Promise<Uint8Array> {
+  const { size } = await file.stat(), bytes = new Uint8Array(Math.max(0, size - offset));
+  await file.seek(offset, Deno.SeekMode.Start);
+  let filled = 0;
+  while (filled < bytes.length) {
+    const count = await file.read(bytes.subarray(filled));
+    if (count === null) break;
+    filled += count;
+  }
+  return bytes.subarray(0, filled);
 }

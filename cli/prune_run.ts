@@ -9,8 +9,10 @@ import type { UnitKind } from "../lib/prune/units.ts";
 import type { EncodeReport } from "../lib/run/batches.ts";
 import { checkMemory } from "../lib/run/memory_advice.ts";
 import type { Method } from "../lib/run/methods.ts";
+import type { MonitorOptions } from "../lib/run/monitors/alarm.ts";
 import { compress } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
+import { alarmLine } from "./alarms.ts";
 import { PROGRAM } from "./command.ts";
 import { type Dashboard, openDashboard } from "./dashboard.ts";
 import { exportLines } from "./export.ts";
@@ -58,6 +60,7 @@ export interface PruneSettings extends ModelSettings {
   readonly recompute: boolean;
   readonly dtype: typeof DTYPES[number];
   readonly ggufDtype: typeof GGUF_DTYPES[number];
+  readonly onAlarm?: MonitorOptions | undefined;
   readonly checkpointEvery: number;
   readonly resume?: true | undefined;
   readonly overwrite?: true | undefined;
@@ -172,6 +175,7 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
     trustSchedule: settings.trust ?? false,
     layout: settings.layout,
     rates: { lora: settings.loraRate },
+    ...(settings.onAlarm ? { monitors: settings.onAlarm } : {}),
     signal,
     out,
     resume,
@@ -190,7 +194,13 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
       progress.note(`${dataLine(data, settings)}; ${steps} steps on ${model.device.facts.description}`);
       if (doneBefore > 0) progress.note(`going on after step ${doneBefore}`);
     },
-    onRecord: (record) => progress.step(record),
+    onRecord: (record) => {
+      progress.step(record);
+      for (const alarm of record.alarms) {
+        progress.note(alarmLine(alarm));
+        dashboard?.tell({ kind: "alarm", alarm });
+      }
+    },
     onPhase: (phase) => {
       const text = phase === "slice" ? "comparing the sliced model with the masked one" : "writing the files";
       dashboard?.tell({ kind: "state", text: `All steps are done; ${text}.` });
@@ -240,6 +250,7 @@ function show(summary: RunSummary, out: string): void {
       formatBytes(summary.peakGpuBytes)
     } on the GPU (planned: ${formatBytes(summary.plannedGpuBytes)})`,
   );
+  for (const alarm of summary.alarms) print(`alarm       ${alarmLine(alarm)}`);
   print(`records     ${out}/records.jsonl, ${out}/run.json`);
   for (const line of exportLines({ loadableBy: summary.files })) print(line);
   for (const { format, reason } of skipped) print(`no ${format} file: ${reason}`);

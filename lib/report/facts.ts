@@ -1,8 +1,7 @@
 // What figures and tables need of a run beyond what is recorded: smoothing, the way that counts, cut shares of layers. Owns these sums; refuses to draw.
 import type { LayerSpec } from "../nn/spec.ts";
-import type { Alarm } from "../run/monitors/alarm.ts";
 import type { Stage, StepRecord } from "../run/records.ts";
-import type { ReportRun, ReportSummary } from "./read_run.ts";
+import type { ReportSummary } from "./read_run.ts";
 
 /**
  * Exponential mean with the weight e^(−1 / span) from step to step, without the bias towards a first value. What is not finite is left out of
@@ -57,11 +56,6 @@ export function layerSparsity(
     layers: sizes.map((size) => size.before > 0 ? 1 - size.after / size.before : 0),
     uniform: 1 - total("after") / total("before"),
   };
-}
-
-/** Alarms of all records, those of steps taken back included. */
-export function alarmsOf({ records }: ReportRun): Alarm[] {
-  return records.flatMap(({ alarms }) => alarms);
 }
 
 /** Mean of what is finite; NaN for nothing. */

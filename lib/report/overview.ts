@@ -1,5 +1,5 @@
 // The numbers of a report as tables: what came out, sizes, evaluation, alarms, options. Owns their rows and wording; refuses HTML.
-import { alarmsOf, keptRecords, mean } from "./facts.ts";
+import { keptRecords, mean } from "./facts.ts";
 import type { Evaluation } from "./evaluation.ts";
 import type { ReportRun } from "./read_run.ts";
 import { short } from "./svg.ts";
@@ -20,7 +20,7 @@ const ABSENT = "–";
 export function tilesOf(run: ReportRun): Tile[] {
   const { summary, records } = run,
     last = records.at(-1),
-    alarms = alarmsOf(run).length,
+    alarms = run.alarms.length,
     pruned = records.findLast(({ target }) => target !== null);
   const sparsity = summary
     ? { value: percent(summary.sparsity.hard), note: `hard; target ${percent(summary.sparsity.target)}` }
@@ -158,10 +158,10 @@ export function evaluationTable(runs: readonly ReportRun[], others: readonly Eva
 /** What the monitors said; null for no alarms. */
 export function alarmTable(runs: readonly ReportRun[]): Table | null {
   const rows = runs.flatMap((run) =>
-    alarmsOf(run).map(({ step, monitor, action, message, change }) => [
+    run.alarms.map(({ step, monitor, action, restored, message, change }) => [
       runs.length === 1 ? `step ${step}` : `${run.name}, step ${step}`,
       monitor,
-      action,
+      restored === null ? action : `${action} to step ${restored}`,
       message,
       change,
     ])

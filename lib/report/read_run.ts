@@ -4,13 +4,13 @@ import { CompressoError } from "../errors.ts";
 import { openSafetensors } from "../io/safetensors.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 import { z } from "../packages.ts";
-import { ALARM_ACTIONS, MONITOR_NAMES } from "../run/monitors/alarm.ts";
+import { type Alarm, ALARM_ACTIONS, MONITOR_NAMES } from "../run/monitors/alarm.ts";
 import { CHECKPOINT_FILE } from "../run/pipeline.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { RunSummary } from "../run/session.ts";
 import { type Evaluation, readEvaluation } from "./evaluation.ts";
 
-/** What a report reads of run.json; runs of older versions lack the last four. */
+/** What a report reads of run.json; runs of older versions lack the last ones. */
 export type ReportSummary =
   & Pick<RunSummary, "sparsity" | "parameters" | "layers" | "hidden" | "seconds" | "tokensPerSecond" | "peakGpuBytes">
   & Partial<Pick<RunSummary, "before" | "masks" | "fileBytes" | "maskedVsSliced">>;
@@ -29,6 +29,8 @@ export interface ReportRun {
   readonly adapter: string | null;
   /** What the models were measured at. */
   readonly evaluations: readonly Evaluation[];
+  /** What its monitors said, at steps that were taken back too. */
+  readonly alarms: readonly Alarm[];
 }
 
 const RECORDS_FILE = "records.jsonl", SUMMARY_FILE = "run.json";
@@ -37,6 +39,15 @@ const RECORDS_FILE = "records.jsonl", SUMMARY_FILE = "run.json";
 const number = z.number().nullable().transform((value) => value ?? NaN);
 const share = z.number().nullable();
 const count = z.int().nonnegative();
+
+const ALARM = z.object({
+  monitor: z.enum(MONITOR_NAMES),
+  step: count,
+  action: z.enum(ALARM_ACTIONS),
+  restored: count.nullable().default(null),
+  message: z.string(),
+  change: z.string(),
+});
 
 const RECORD = z.object({
   stage: z.enum(["finetune", "prune", "postfinetune"]),
@@ -55,13 +66,7 @@ const RECORD = z.object({
   gpuBytes: count,
   plannedGpuBytes: count,
   layers: z.array(z.object({ heads: z.number(), ffn: z.number() })).nullable().default(null),
-  alarms: z.array(z.object({
-    monitor: z.enum(MONITOR_NAMES),
-    step: count,
-    action: z.enum(ALARM_ACTIONS),
-    message: z.string(),
-    change: z.string(),
-  })).default([]),
+  alarms: z.array(ALARM).default([]),
 });
 
 const layer = z.object({ heads: count, kvHeads: count, ffn: count });
@@ -83,6 +88,7 @@ const SUMMARY = z.looseObject({
     hidden: z.array(z.number()),
   }).optional(),
   fileBytes: z.array(z.object({ file: z.string(), bytes: count })).optional(),
+  alarms: z.array(ALARM).optional(),
 });
 
 /**
@@ -97,13 +103,15 @@ export async function readRun(folder: string): Promise<ReportRun> {
   if (recordsText === null) throw await noRun(folder);
   const parsed = summaryText === null ? null : parseSummary(summaryText, summaryPath);
   const identity = parsed ? null : await checkpointIdentity(join(folder, CHECKPOINT_FILE));
+  const records = parseRecords(recordsText, { path: recordsPath, isFinished: parsed !== null });
   return {
     name: basename(resolve(folder)),
-    records: parseRecords(recordsText, { path: recordsPath, isFinished: parsed !== null }),
+    records,
     summary: parsed?.summary ?? null,
     options: parsed?.options ?? identity,
     adapter: parsed?.adapter ?? (typeof identity?.["adapter"] === "string" ? identity["adapter"] : null),
     evaluations: await readEvaluations(folder),
+    alarms: parsed?.alarms ?? records.flatMap(({ alarms }) => alarms),
   };
 }
 
@@ -142,10 +150,14 @@ export function parseRecords(
   return records;
 }
 
-function parseSummary(
-  text: string,
-  path: string,
-): { readonly summary: ReportSummary; readonly options: Readonly<Record<string, unknown>>; readonly adapter: string } {
+interface ParsedSummary {
+  readonly summary: ReportSummary;
+  readonly options: Readonly<Record<string, unknown>>;
+  readonly adapter: string;
+  readonly alarms: readonly Alarm[] | undefined;
+}
+
+function parseSummary(text: string, path: string): ParsedSummary {
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -180,6 +192,7 @@ function parseSummary(
     },
     options: rest.options,
     adapter: rest.adapter,
+    alarms: rest.alarms,
   };
 }
 

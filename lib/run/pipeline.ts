@@ -53,8 +53,15 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   onStart?.(session, before.steps);
   using file = await Deno.open(recordsPath, { append: true });
   const encoder = new TextEncoder();
+  let lines = before.records;
   for await (const record of session) {
+    // A run that went back does steps anew: the file keeps one line of each, the one that led to the result.
+    if (record.step <= lines) {
+      lines = record.step - 1;
+      await file.truncate(encoder.encode(await firstLines(recordsPath, lines)).length);
+    }
     await writeAll(file, encoder.encode(JSON.stringify(record) + "\n"));
+    lines++;
     onRecord?.(record);
   }
   onPhase?.("slice");

@@ -15,6 +15,7 @@ import {
 import type { Model } from "./model.ts";
 import type { Layout } from "../prune/layouts.ts";
 import type { RunHooks } from "./hooks.ts";
+import type { Alarm } from "./monitors/alarm.ts";
 import type { PruneOptions, ResolvedOptions } from "./options.ts";
 import { startPrune } from "./prune.ts";
 import type { PruneResult, PruneRun } from "./prune_result.ts";
@@ -53,6 +54,8 @@ export interface RunSummary {
   readonly peakGpuBytes: number;
   /** The same as planned before the first step, bytes. */
   readonly plannedGpuBytes: number;
+  /** What the monitors said, in order; see {@link PruneResult.alarms}. */
+  readonly alarms: readonly Alarm[];
   /** Adapter that ran it. */
   readonly adapter: string;
   /** Rows used, cut and left out. */
@@ -170,6 +173,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       tokensPerSecond: result.tokensPerSecond,
       peakGpuBytes: this.#peakBytes,
       plannedGpuBytes: result.plannedGpuBytes,
+      alarms: result.alarms,
       adapter: this.#model.device.facts.description,
       data: result.data,
       options: plain,

@@ -21,6 +21,7 @@ const ALARM = {
   monitor: "divergence",
   step: 12,
   action: "warn",
+  restored: null,
   message: "the loss is 0.6 of the way to a guess (threshold 0.5)",
   change: "lower the learning rates",
 } as const;
@@ -28,9 +29,7 @@ const ALARM = {
 browserTest(
   "a report shows its figures, asks for nothing, and has nothing that axe or the console complains of, in light, dark and narrow",
   async (browser) => {
-    const run = madeRun("learned");
-    const records = run.records.map((record) => record.step === 12 ? { ...record, alarms: [ALARM] } : record);
-    using file = await reportFile(renderReport([{ ...run, records }]));
+    using file = await reportFile(renderReport([madeRun("learned", { alarms: [ALARM] })]));
     for (const view of [{}, { scheme: "dark" as const }, { width: 360, height: 640 }]) {
       const watched = await openPage(browser, file.url, view), { page } = watched, what = JSON.stringify(view);
       assert.deepEqual(
@@ -66,7 +65,8 @@ browserTest("several runs with hostile names and texts are shown as text", async
     adapter: HOSTILE,
     options: { prompt: HOSTILE, [HOSTILE]: 1 },
     evaluations: [{ name: HOSTILE, scores: [{ task: HOSTILE, metric: HOSTILE, value: 1, stderr: null, count: null }] }],
-    records: [madeRecord(1, { alarms: [{ ...ALARM, message: HOSTILE, change: HOSTILE }] }), madeRecord(2)],
+    records: [madeRecord(1), madeRecord(2)],
+    alarms: [{ ...ALARM, message: HOSTILE, change: HOSTILE }],
   });
   using file = await reportFile(renderReport([madeRun("plain"), other], { title: HOSTILE }));
   const watched = await openPage(browser, file.url), { page } = watched;

@@ -50,7 +50,7 @@ Deno.test("the dashboard answers with the records so far, says when nothing is n
   );
 });
 
-Deno.test("records that a rollback or another run made shorter are read anew", async () => {
+Deno.test("records that a rollback took back are read anew, longer or shorter than before, and its alarm stays", async () => {
   using folder = new TemporaryFolder();
   const clock = { now: 0 }, pages = createPages({ now: () => clock.now });
   const content = async (): Promise<string> => {
@@ -64,6 +64,21 @@ Deno.test("records that a rollback or another run made shorter are read anew", a
   await Deno.writeTextFile(folder.at("records.jsonl"), "");
   await append(folder, records(1, 5));
   assert.match(await content(), /step 5 of 40/);
+  const alarm = {
+    monitor: "nan",
+    step: 5,
+    action: "rollback",
+    restored: 3,
+    message: "the loss is NaN",
+    change: "x",
+  } as const;
+  pages.tell({ kind: "alarm", alarm });
+  await Deno.writeTextFile(folder.at("records.jsonl"), "");
+  await append(folder, [...records(1, 3), ...[4, 5, 6, 7].map((step) => madeRecord(step, { loss: 77 }))]);
+  const html = await content();
+  assert.match(html, /step 7 of 40/);
+  assert.match(html, /rollback to step 3/);
+  assert.equal(html.match(/<td[^>]*>77<\/td>/g)?.length, 4);
 });
 
 Deno.test("the dashboard answers this machine alone, and only to be read", async () => {

@@ -61,6 +61,7 @@ export function madeRun(name: string, change: Partial<ReportRun> = {}): ReportRu
       name: "eval",
       scores: [{ task: "arc_easy", metric: "acc", value: 0.5, stderr: 0.01, count: 2376 }],
     }],
+    alarms: [],
     ...change,
   };
 }

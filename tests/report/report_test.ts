@@ -87,12 +87,13 @@ Deno.test("alarms stand in a table, and rolled-back steps are drawn once", () =>
     monitor: "nan",
     step: 6,
     action: "rollback",
+    restored: 3,
     message: "loss NaN",
     change: "lower the rates",
   } as const;
   const records = [
     ...[1, 2, 3, 4, 5].map((step) => madeRecord(step)),
-    madeRecord(6, { loss: NaN, alarms: [alarm] }),
+    madeRecord(6, { loss: NaN }),
     ...[4, 5, 6, 7].map((step) => madeRecord(step, { loss: 1 })),
   ];
   assert.deepEqual(keptRecords(records).map(({ step, loss }) => [step, step < 4 ? 0 : loss]), [
@@ -104,8 +105,8 @@ Deno.test("alarms stand in a table, and rolled-back steps are drawn once", () =>
     [6, 1],
     [7, 1],
   ]);
-  const html = renderReport([madeRun("mine", { records })]);
-  for (const cell of ["step 6", "nan", "rollback", "loss NaN", "lower the rates"]) {
+  const html = renderReport([madeRun("mine", { records, alarms: [alarm] })]);
+  for (const cell of ["step 6", "nan", "rollback to step 3", "loss NaN", "lower the rates"]) {
     assert.ok(cells(html).includes(cell), cell);
   }
 });

@@ -30,6 +30,8 @@ export interface Alarm {
   readonly step: number;
   /** What the run did about it. */
   readonly action: AlarmAction;
+  /** Step that the run went back to; null where it did not. */
+  readonly restored: number | null;
   /** What was seen, the value beside its threshold. */
   readonly message: string;
   /** What to change. */
@@ -44,7 +46,10 @@ export interface MonitorSetting {
   readonly threshold?: number;
 }
 
-/** How a run is watched; what is left out has its default. */
+/**
+ * How a run is watched; what is left out has its default. Where going back would change nothing, with masks that were made hard at once, an
+ * alarm that is to roll back only warns.
+ */
 export interface MonitorOptions {
   /** Share of a kind's units that is cut (0.95), or of the target that is missed (the same), from which on masks count as collapsed. Default: roll back. */
   readonly collapse?: MonitorSetting;
@@ -115,7 +120,7 @@ export function resolveMonitors(options: MonitorOptions = {}): ResolvedMonitors 
     const allowed = MONITOR_ACTIONS[name], found = allowed.find((one) => one === action);
     const others = name === "nan" ? "" : " or off";
     if (!found) throw refusal(name, `its action is ${allowed.join(" or ")}${others}`, String(action));
-    if (name === "nan" && options.nan?.threshold !== undefined) {
+    if (name === "nan" && threshold !== THRESHOLDS.nan) {
       throw refusal(name, "it has no threshold", String(threshold));
     }
     if (name !== "nan" && !(threshold > 0 && threshold <= 1)) {
@@ -137,4 +142,15 @@ export function resolveMonitors(options: MonitorOptions = {}): ResolvedMonitors 
 
 function refusal(name: string, rule: string, value: string): CompressoError {
   return new CompressoError("usage", { what: `cannot set the monitor '${name}'`, rule, value });
+}
+
+/** What a monitor has found, before it is decided what follows. */
+export interface Finding extends Pick<Alarm, "monitor" | "message" | "change"> {
+  /** Tells findings of one monitor apart: an alarm is raised anew only after its finding was gone. */
+  readonly key: string;
+}
+
+/** A share as text. */
+export function percent(share: number): string {
+  return `${(100 * share).toFixed(1)} %`;
 }

@@ -1,0 +1,144 @@
+// Which tensor brought in a number that is not finite. Owns the search, from the base model to gradients; refuses to go back to the step.
+import { type LoraWeights, unpackLora } from "../../nn/lora.ts";
+import { packMasks } from "../../nn/masks.ts";
+import { EMBEDDING, FINAL_NORM, HEAD, tensorShapes } from "../../nn/spec.ts";
+import type { StepState } from "../../nn/step_state.ts";
+import type { UnitTable } from "../../prune/units.ts";
+import type { Batch } from "../batches.ts";
+import type { Model } from "../model.ts";
+import type { Inspection, StepKind, Trainer } from "../trainer.ts";
+import type { Finding } from "./alarm.ts";
+
+/** A step right before it is run. */
+export interface StepToSearch {
+  readonly kind: StepKind;
+  readonly batch: Batch;
+  readonly state: StepState;
+}
+
+/** Where the number was found. */
+export interface Cause {
+  /** The tensor, or the value that was computed. */
+  readonly tensor: string;
+  /** What to change. */
+  readonly change: string;
+  /** Whether the model brings it along, so that no other rates help. */
+  readonly isBase: boolean;
+}
+
+/** Largest number of f16. */
+const F16_MAX = 65504;
+const LOWER = "lower the learning rate of LoRA (--lora-rate)";
+
+/** Searches, from what comes first: base weights, what is trained, activations, gradients. Changes the trainer's state. */
+export async function findCause(
+  { model, trainer, table }: { readonly model: Model; readonly trainer: Trainer; readonly table: UnitTable },
+  { kind, batch, state }: StepToSearch,
+): Promise<Cause> {
+  const before = await trainer.save(), { lora } = trainer.pass;
+  trainer.restore({
+    ...before,
+    lora: new Float32Array(before.lora.length),
+    slots: packMasks(model.spec, table.layout, {}),
+  });
+  const base = placeOf(await trainer.inspect("lora", batch, { state }));
+  if (base) return await baseCause(model, base);
+  trainer.restore(before);
+  const trained = trainedCause(
+    { ...before, weights: lora ? unpackLora(model.spec, lora, before.lora) : new Map() },
+    table,
+  );
+  if (trained) return { tensor: trained, change: `${LOWER}, or the rate \`mask\``, isBase: false };
+  const inspection = await trainer.inspect(kind, batch, { state }), place = placeOf(inspection);
+  if (place) return { tensor: place.name, change: LOWER, isBase: false };
+  return { tensor: gradientCause(inspection), change: `${LOWER}, or load the base in f32`, isBase: false };
+}
+
+/** The finding of it. */
+export function brokenFinding(
+  { tensor, change }: Cause,
+  { step, loss, gradNorm }: { readonly step: number; readonly loss: number; readonly gradNorm: number },
+): Finding {
+  return {
+    monitor: "nan",
+    key: "nan",
+    message: `numbers are not finite at step ${step}: loss ${loss}, gradient norm ${gradNorm}; first in ${tensor}`,
+    change,
+  };
+}
+
+interface Place {
+  /** Layer whose output is broken; −1 is the embedding, null the head. */
+  readonly layer: number | null;
+  readonly name: string;
+}
+
+function placeOf({ streams, loss }: Inspection): Place | null {
+  const first = streams.indexOf(false);
+  if (first === 0) return { layer: -1, name: "the output of the embedding" };
+  if (first > 0) return { layer: first - 1, name: `the residual stream after layer ${first - 1}` };
+  return loss ? null : { layer: null, name: "the logits" };
+}
+
+/** The weight of the base model that is to blame, or the place where it overflows. */
+async function baseCause({ source, weights }: Model, { layer, name }: Place): Promise<Cause> {
+  const isIn = (tensor: string): boolean =>
+    layer === null
+      ? [FINAL_NORM, HEAD, EMBEDDING].includes(tensor)
+      : layer < 0
+      ? tensor === EMBEDDING
+      : tensor.startsWith(`model.layers.${layer}.`);
+  const isF16 = weights.baseDtype === "f16", most = isF16 ? F16_MAX : Infinity;
+  for (const tensor of tensorShapes(source.spec).keys()) {
+    if (!isIn(tensor)) continue;
+    const values = await source.read(tensor), at = values.findIndex((value) => !(Math.abs(value) <= most));
+    if (at < 0) continue;
+    return {
+      tensor: `${tensor}, element ${at} is ${values[at]}`,
+      change: Number.isFinite(values[at] ?? NaN) ? "load the base in f32 (--base-dtype f32)" : "mend the model's file",
+      isBase: true,
+    };
+  }
+  return {
+    tensor: `${name} of the model as it was loaded, masks and LoRA left out`,
+    change: isF16 ? "load the base in f32 (--base-dtype f32)" : "look for weights out of all proportion in the model",
+    isBase: true,
+  };
+}
+
+function trainedCause(
+  { weights, logAlpha, slots }: {
+    readonly weights: LoraWeights;
+    readonly logAlpha: Float32Array;
+    readonly slots: Float32Array;
+  },
+  table: UnitTable,
+): string | null {
+  for (const [name, values] of weights) {
+    const at = brokenAt(values);
+    if (at >= 0) return `${name}, element ${at} is ${values[at]}`;
+  }
+  const unit = brokenAt(logAlpha);
+  if (unit >= 0) return `log α of ${unitName(table, unit)}: ${logAlpha[unit]}`;
+  const slot = brokenAt(slots);
+  return slot < 0 ? null : `the masks, slot ${slot} is ${slots[slot]}`;
+}
+
+/** Backward runs from the last layer to the first, so the last broken gradient is the first that broke. */
+function gradientCause({ gradients, slots }: Inspection): string {
+  const first = [...gradients].reverse().find(([, values]) => brokenAt(values) >= 0);
+  if (first) return `the gradient of ${first[0]}`;
+  return brokenAt(slots) >= 0 ? "the gradients of the masks" : "the norm of LoRA's gradients, each of which is finite";
+}
+
+function brokenAt(values: Float32Array): number {
+  return values.findIndex((value) => !Number.isFinite(value));
+}
+
+function unitName(table: UnitTable, unit: number): string {
+  const layer = table.layer[unit] ?? 0, part = table.layers[layer];
+  if (unit >= table.layerFirst) return `layer ${layer}`;
+  if (unit >= table.hiddenFirst) return `hidden dim ${unit - table.hiddenFirst}`;
+  if (unit >= table.ffnFirst) return `FFN column ${unit - (part?.ffn.first ?? 0)} of layer ${layer}`;
+  return `${table.kinds.has("kv") ? "KV group" : "head"} ${unit - (part?.attention.first ?? 0)} of layer ${layer}`;
+}

@@ -66,9 +66,6 @@ export function layerBars({ title, description, label, runs, width = 760, embedd
       }" stroke="currentColor" stroke-width="2" stroke-dasharray="6 4"/></g>`,
     );
     if (runs.length > 1) return;
-    body.push(
-      text(width - RIGHT, at - 6, `uniform ${short(100 * uniform)} %`, { anchor: "end", size: 11, halo: true }),
-    );
     // Each bar says its value where the pointer rests on it.
     values.forEach((value, layer) => {
       const note = escape(`${name}, layer ${layer}: ${short(100 * value)} %`);

@@ -54,7 +54,7 @@ export function lineChart(chart: LineChart): string {
       y += 17;
     }
   }
-  const names = legend(series, { x: MARGIN, y: y + 4, width: inner });
+  const names = legend(series, { x: embedded ? 0 : MARGIN, y: y + 4, width: inner });
   body.push(...names.body);
   y += names.height + 4;
   const panel = linePanel(chart, { x: embedded ? 0 : MARGIN, y, width: embedded ? width : inner, height });

@@ -84,7 +84,9 @@ export function reportContent(
 
 function tilesHtml(run: ReportRun): string {
   const tiles = tilesOf(run).map(({ label, value, note }) =>
-    `<div><dt>${escape(label)}</dt><dd class="big">${escape(value)}</dd><dd class="small">${escape(note)}</dd></div>`
+    `<div><dt>${escape(label)}</dt><dd class="big">${escape(value)}</dd><dd class="small">${
+      escape(note.replaceAll(" %", "\u00a0%"))
+    }</dd></div>`
   );
   return `<dl class="tiles">${tiles.join("")}</dl>`;
 }

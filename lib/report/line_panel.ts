@@ -11,6 +11,8 @@ export interface Axis {
   readonly label: string;
   /** First and last value; default: those of the points. */
   readonly domain?: readonly [number, number];
+  /** Whether 0 belongs to the axis whatever the points are. Default false. */
+  readonly zero?: boolean;
   /** "log" leaves out what is not above 0. Default "linear". */
   readonly scale?: "linear" | "log";
   /** "share" shows 0.2 as 20 %, "si" 2000 as 2 k. Default "plain". */
@@ -54,6 +56,8 @@ export interface PanelContent {
 
 /** Where a panel lies: its outer edges, labels within. */
 export interface PanelBox {
+  /** Room for the labels of the vertical axis, where panels are to be in line; default: what they need. */
+  readonly labels?: number;
   readonly x: number;
   readonly y: number;
   readonly width: number;
@@ -77,7 +81,7 @@ export function linePanel({ x, y, series, marks = [] }: PanelContent, box: Panel
   const all = series.flatMap(({ points }) => points.filter(isShown));
   const toY = scaleOf(y, all.map(([, value]) => value), { nice: y.domain === undefined });
   const rows = ticksOf(toY, { axis: y, count: Math.max(2, Math.min(6, box.height / 45)) });
-  const left = box.x + 22 + Math.max(24, ...rows.map(({ label }) => textWidth(label, 11)));
+  const left = box.x + 22 + (box.labels ?? Math.max(24, ...rows.map(({ label }) => textWidth(label, 11))));
   const right = box.x + box.width - 12, top = box.y + 10 + (marks.length > 0 ? 14 : 0);
   const bottom = box.y + box.height - 38;
   const toX = scaleOf(x, all.map(([value]) => value), { nice: false }).range([left, right]);
@@ -194,7 +198,7 @@ export function thinned(points: readonly Point[], most: number): readonly Point[
 type Scale = ReturnType<typeof scaleLinear<number, number>> | ReturnType<typeof scaleLog<number, number>>;
 
 function scaleOf(
-  { domain, scale = "linear" }: Axis,
+  { domain, zero = false, scale = "linear" }: Axis,
   values: readonly number[],
   { nice }: { readonly nice: boolean },
 ): Scale {
@@ -214,6 +218,7 @@ function scaleOf(
     return nice && most / least >= 10 ? made.nice() : made;
   }
   if (!(most >= least)) [least, most] = [0, 1];
+  if (zero) [least, most] = [Math.min(0, least), Math.max(0, most)];
   if (least === most) [least, most] = [least - (Math.abs(least) || 1) / 2, most + (Math.abs(most) || 1) / 2];
   const made = scaleLinear<number, number>().domain([least, most]);
   return nice ? made.nice(6) : made;

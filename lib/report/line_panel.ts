@@ -71,8 +71,8 @@ export interface DrawnPanel {
 }
 
 const DASHES = { solid: "", dashed: "6 4", dotted: "2 3", none: "" } as const;
-/** Points that a line has at most; more than pixels would not show. */
-const MOST_POINTS = 1200;
+/** Points that a line has at most for each pixel of the panel's width; more would not show. */
+const POINTS_PER_PIXEL = 1.5;
 
 /** Draws axes, grid, marks and lines. Series without finite points leave their axes empty. */
 export function linePanel({ x, y, series, marks = [] }: PanelContent, box: PanelBox): DrawnPanel {
@@ -110,7 +110,7 @@ export function linePanel({ x, y, series, marks = [] }: PanelContent, box: Panel
   }
   series.forEach(({ name, points, style = {} }, index) => {
     body.push(
-      ...drawSeries(thinned(points, MOST_POINTS), {
+      ...drawSeries(thinned(points, Math.max(200, POINTS_PER_PIXEL * box.width)), {
         style,
         index,
         name,

@@ -35,14 +35,19 @@ export interface SeriesStyle {
 
 /** A line of a chart. */
 export interface LineSeries {
+  /** What the legend calls it. */
   readonly name: string;
+  /** In the order in which they are joined. */
   readonly points: readonly Point[];
+  /** How it is drawn; default: a solid line. */
   readonly style?: SeriesStyle;
 }
 
 /** A vertical line at a value of x. */
 export interface PanelMark {
+  /** The value. */
   readonly x: number;
+  /** What stands beside the line. */
   readonly label: string;
 }
 

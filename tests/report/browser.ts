@@ -27,7 +27,7 @@ export function browserTest(name: string, test: (browser: Browser) => Promise<vo
     // The browser is another program, and its driver keeps timers of its own.
     sanitizeOps: false,
     sanitizeResources: false,
-    async fn() {
+    async fn(): Promise<void> {
       const browser = await chromium.launch({ executablePath: CHROMIUM ?? "", args: FLAGS });
       try {
         await test(browser);

@@ -148,6 +148,8 @@ function refusal(name: string, rule: string, value: string): CompressoError {
 export interface Finding extends Pick<Alarm, "monitor" | "message" | "change"> {
   /** Tells findings of one monitor apart: an alarm is raised anew only after its finding was gone. */
   readonly key: string;
+  /** Whether no way back can help: a run that would go back stops. Default false. */
+  readonly isFinal?: boolean;
 }
 
 /** A share as text. */

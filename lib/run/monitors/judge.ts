@@ -28,10 +28,10 @@ export function judge(
   { settings, step, halvings, goodStep, canGoBack }: JudgeInput,
 ): Verdict {
   const isSpent = halvings >= settings.rollbacks;
-  const wanted = found.map(({ monitor }): AlarmAction => {
+  const wanted = found.map(({ monitor, isFinal = false }): AlarmAction => {
     const action = settings[monitor]?.action ?? "warn";
     if (action !== "rollback") return action;
-    return !canGoBack ? "warn" : isSpent ? "stop" : "rollback";
+    return !canGoBack ? "warn" : isSpent || isFinal ? "stop" : "rollback";
   });
   const action = (["stop", "rollback", "warn"] as const).find((one) => wanted.includes(one)) ?? null;
   const alarms = found.map(({ monitor, message, change }, index): Alarm => {

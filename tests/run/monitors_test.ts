@@ -163,7 +163,7 @@ Deno.test("the strongest action is taken, and a run that went back too often sto
     { monitor: "dead-layer", key: "", message: "a layer", change: "protect it" },
     { monitor: "divergence", key: "", message: "a loss", change: "lower it" },
   ];
-  const at = { settings, step: 40, halvings: 0, goodStep: 32, canGoBack: true };
+  const at = { settings, step: 40, halvings: 0, goodStep: 32 };
   const back = judge(found, at);
   assert.equal(back.action, "rollback");
   assert.deepEqual(back.alarms.map(({ action, restored }) => [action, restored]), [["warn", null], ["rollback", 32]]);
@@ -172,7 +172,7 @@ Deno.test("the strongest action is taken, and a run that went back too often sto
   const error = stopError(stop);
   assert.deepEqual([error.code, error.parts.mend], ["numeric", "lower it"]);
   assert.match(error.message, /after step 40; .*'divergence'.*a loss; the run went back 2 times/);
-  assert.equal(judge(found, { ...at, canGoBack: false }).action, "warn");
+  assert.equal(judge(found.map((one) => ({ ...one, instead: "warn" })), at).action, "warn");
   assert.equal(judge([], at).action, null);
 });
 

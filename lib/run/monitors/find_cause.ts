@@ -64,7 +64,7 @@ export function brokenFinding(
     key: "nan",
     message: `numbers are not finite at step ${step}: loss ${loss}, gradient norm ${gradNorm}; first in ${tensor}`,
     change,
-    isFinal: isBase,
+    ...(isBase ? { instead: "stop" } : {}),
   };
 }
 

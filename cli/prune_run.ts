@@ -182,7 +182,7 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
     onRecord: (record) => {
       progress.step(record);
       // A run that goes back more than once says again why it went back before.
-      for (const alarm of record.alarms) if (!told.has(alarm)) progress.note(alarmLine(alarm));
+      for (const alarm of record.alarms) if (!told.has(alarm)) progress.note(`alarm at ${alarmLine(alarm)}`);
       record.alarms.forEach((alarm) => told.add(alarm));
     },
     onPhase: (phase) =>

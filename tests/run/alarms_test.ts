@@ -298,3 +298,30 @@ Deno.test("memory that runs out is told near the limit, and a run that it ends s
   );
   for (const guest of guests) guest[Symbol.dispose]();
 });
+
+for (const how of ["the adapter has no more", "the device is lost"] as const) {
+  Deno.test(`a run that ends because ${how} saves its last good state without the device, and says what needs less`, async () => {
+    const path = await Deno.makeTempFile({ suffix: ".safetensors" });
+    await Deno.remove(path);
+    const checkpoint = { path, every: 1000 };
+    using device = await openDevice();
+    using model = await loadModel("demo", { device });
+    const beforeStep = ({ step }: RunHandle): void => {
+      if (step !== 5) return;
+      if (how === "the device is lost") device.gpu.destroy();
+      else {
+        const error = new GPUOutOfMemoryError("no memory left");
+        device.gpu.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
+      }
+    };
+    const { error, records } = await failure(model, { checkpoint, hooks: { beforeStep, afterStep: () => {} } });
+    assert.deepEqual([error.code, records.length], ["gpu", 5]);
+    assert.match(error.message, new RegExp(`'memory'.*${how}.*mend: use --base-dtype q4`));
+    // Another device goes on after step 4, the last state that was kept.
+    await withDemo(async (healthy) => {
+      const rest = await drive(healthy, { checkpoint: { ...checkpoint, resume: true } });
+      assert.deepEqual(rest.records.map(({ step }) => step), [5, 6, 7, 8]);
+    });
+    await Deno.remove(path);
+  });
+}

@@ -8,7 +8,7 @@ import type { ResolvedOptions } from "../options.ts";
 const HOW: Readonly<Record<MemoryShortage, string>> = {
   limit: "the limit does not allow what the run asks for",
   adapter: "the adapter has no more",
-  lost: "the device is lost, which mostly is for want of memory",
+  lost: "the device is lost, which often is for want of memory",
 };
 
 /** An error of the GPU as an alarm of memory, if memory is what ran out and is watched; any other error as it is. */

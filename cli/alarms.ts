@@ -44,5 +44,5 @@ export function alarmLine({ monitor, step, action, restored, message, change }: 
   const done = restored === null
     ? action === "stop" ? "; stopping" : ""
     : `; went back to step ${restored} with halved rates`;
-  return `alarm at step ${step} (${monitor}): ${message}${done}; to mend it: ${change}`;
+  return `step ${step}, ${monitor}: ${message}${done}; to mend it: ${change}`;
 }

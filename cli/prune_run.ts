@@ -9,7 +9,7 @@ import type { UnitKind } from "../lib/prune/units.ts";
 import type { EncodeReport } from "../lib/run/batches.ts";
 import { checkMemory } from "../lib/run/memory_advice.ts";
 import type { Method } from "../lib/run/methods.ts";
-import type { MonitorOptions } from "../lib/run/monitors/alarm.ts";
+import type { Alarm, MonitorOptions } from "../lib/run/monitors/alarm.ts";
 import { compress } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";
@@ -149,6 +149,7 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
   const tokens = settings.batch * settings.seq;
   await tune({ rows: tokens, rank, tokens: tokens * (settings.steps + (prefinetune ?? 0) + (postfinetune ?? 0)) });
   progress.phase(`encoding ${formatCount(rows.length)} rows`);
+  const told = new Set<Alarm>();
   return await compress(model, {
     rows,
     sparsity: settings.sparsity,
@@ -196,8 +197,10 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
     },
     onRecord: (record) => {
       progress.step(record);
-      for (const alarm of record.alarms) {
-        progress.note(alarmLine(alarm));
+      // A run that goes back more than once says again why it went back before.
+      for (const alarm of record.alarms.filter((one) => !told.has(one))) {
+        told.add(alarm);
+        progress.note(`alarm at ${alarmLine(alarm)}`);
         dashboard?.tell({ kind: "alarm", alarm });
       }
     },

@@ -20,7 +20,7 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint"> {
   readonly export?: SessionExportOptions;
   /** Called when the run stands, before the first step, with the steps that a resumed run had done. */
   readonly onStart?: (session: PruneSession, doneBefore: number) => void;
-  /** Called for every step. */
+  /** Called for every step; see {@link StepRecord.step} for a run that goes back. */
   readonly onRecord?: (record: StepRecord) => void;
   /** Called before the comparison of masked and sliced model, and before the files are written. */
   readonly onPhase?: (phase: "slice" | "export") => void;

@@ -47,8 +47,8 @@ export interface MonitorSetting {
 }
 
 /**
- * How a run is watched; what is left out has its default. Where going back would change nothing, with masks that were made hard at once, an
- * alarm that is to roll back only warns.
+ * How a run is watched; what is left out has its default. Where going back would change nothing, an alarm that is to roll back only warns: of
+ * masks that have just become hard, and of masks that stay open; one of a base model that overflows stops the run.
  */
 export interface MonitorOptions {
   /** Share of a kind's units that is cut (0.95), or of the target that is missed (the same), from which on masks count as collapsed. Default: roll back. */
@@ -148,6 +148,8 @@ function refusal(name: string, rule: string, value: string): CompressoError {
 export interface Finding extends Pick<Alarm, "monitor" | "message" | "change"> {
   /** Tells findings of one monitor apart: an alarm is raised anew only after its finding was gone. */
   readonly key: string;
+  /** What is done in place of going back, where that cannot help. */
+  readonly instead?: "warn" | "stop";
 }
 
 /** A share as text. */

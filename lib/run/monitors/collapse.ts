@@ -37,6 +37,7 @@ export function watchCollapse(
         percent(1 - setting.threshold)
       } of the target ${percent(target)}`,
       change: "set the rate `tracking` to 1, or raise the rates `mask` and `lambda`",
+      instead: "warn", // lower rates would move them still less
     });
   }
   return found;

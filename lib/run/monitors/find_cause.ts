@@ -26,8 +26,8 @@ export interface Cause {
   readonly isBase: boolean;
 }
 
-/** Largest number of f16. */
-const F16_MAX = 65504;
+/** Largest number of f32. */
+const F32_MAX = 3.4028234663852886e38;
 const LOWER = "lower the learning rate of LoRA (--lora-rate)";
 
 /** Searches, from what comes first: base weights, what is trained, activations, gradients. Changes the trainer's state. */
@@ -56,7 +56,7 @@ export async function findCause(
 
 /** The finding of it. */
 export function brokenFinding(
-  { tensor, change }: Cause,
+  { tensor, change, isBase }: Cause,
   { step, loss, gradNorm }: { readonly step: number; readonly loss: number; readonly gradNorm: number },
 ): Finding {
   return {
@@ -64,6 +64,7 @@ export function brokenFinding(
     key: "nan",
     message: `numbers are not finite at step ${step}: loss ${loss}, gradient norm ${gradNorm}; first in ${tensor}`,
     change,
+    ...(isBase ? { instead: "stop" } : {}),
   };
 }
 
@@ -80,28 +81,26 @@ function placeOf({ streams, loss }: Inspection): Place | null {
   return loss ? null : { layer: null, name: "the logits" };
 }
 
-/** The weight of the base model that is to blame, or the place where it overflows. */
-async function baseCause({ source, weights }: Model, { layer, name }: Place): Promise<Cause> {
-  const isIn = (tensor: string): boolean =>
+/** Weights are finite, as loading sees to it: what overflows is a product, most likely of the largest weight there. */
+async function baseCause({ source }: Model, { layer, name }: Place): Promise<Cause> {
+  const isThere = (tensor: string): boolean =>
     layer === null
       ? [FINAL_NORM, HEAD, EMBEDDING].includes(tensor)
       : layer < 0
       ? tensor === EMBEDDING
       : tensor.startsWith(`model.layers.${layer}.`);
-  const isF16 = weights.baseDtype === "f16", most = isF16 ? F16_MAX : Infinity;
+  let most = 0, place = "";
   for (const tensor of tensorShapes(source.spec).keys()) {
-    if (!isIn(tensor)) continue;
-    const values = await source.read(tensor), at = values.findIndex((value) => !(Math.abs(value) <= most));
-    if (at < 0) continue;
-    return {
-      tensor: `${tensor}, element ${at} is ${values[at]}`,
-      change: Number.isFinite(values[at] ?? NaN) ? "load the base in f32 (--base-dtype f32)" : "mend the model's file",
-      isBase: true,
-    };
+    if (!isThere(tensor)) continue;
+    (await source.read(tensor)).forEach((value, at) => {
+      if (Math.abs(value) <= most) return;
+      most = Math.abs(value);
+      place = `${tensor}, element ${at} is ${value}`;
+    });
   }
   return {
-    tensor: `${name} of the model as it was loaded, masks and LoRA left out`,
-    change: isF16 ? "load the base in f32 (--base-dtype f32)" : "look for weights out of all proportion in the model",
+    tensor: `${name} of the model as it was loaded, without masks and LoRA; the largest weight there is ${place}`,
+    change: "mend the model's weights: they overflow whatever is trained",
     isBase: true,
   };
 }
@@ -128,7 +127,12 @@ function trainedCause(
 function gradientCause({ gradients, slots }: Inspection): string {
   const first = [...gradients].reverse().find(([, values]) => brokenAt(values) >= 0);
   if (first) return `the gradient of ${first[0]}`;
-  return brokenAt(slots) >= 0 ? "the gradients of the masks" : "the norm of LoRA's gradients, each of which is finite";
+  if (brokenAt(slots) >= 0) return "the gradients of the masks";
+  let squares = 0;
+  for (const values of gradients.values()) for (const value of values) squares += value * value;
+  return squares > F32_MAX
+    ? "the sum of the squares of LoRA's gradients, each of which is finite"
+    : "nothing when the step was repeated, so a hook or the device has changed what it computes";
 }
 
 function brokenAt(values: Float32Array): number {

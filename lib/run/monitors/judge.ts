@@ -18,20 +18,18 @@ export interface JudgeInput {
   readonly halvings: number;
   /** Step of its last good state. */
   readonly goodStep: number;
-  /** Whether going back can change what was found; where it cannot, it only warns. */
-  readonly canGoBack: boolean;
 }
 
 /** Decides. A run that may not go back once more stops, and one that stops does not go back. */
 export function judge(
   found: readonly Finding[],
-  { settings, step, halvings, goodStep, canGoBack }: JudgeInput,
+  { settings, step, halvings, goodStep }: JudgeInput,
 ): Verdict {
   const isSpent = halvings >= settings.rollbacks;
-  const wanted = found.map(({ monitor }): AlarmAction => {
+  const wanted = found.map(({ monitor, instead }): AlarmAction => {
     const action = settings[monitor]?.action ?? "warn";
     if (action !== "rollback") return action;
-    return !canGoBack ? "warn" : isSpent ? "stop" : "rollback";
+    return instead ?? (isSpent ? "stop" : "rollback");
   });
   const action = (["stop", "rollback", "warn"] as const).find((one) => wanted.includes(one)) ?? null;
   const alarms = found.map(({ monitor, message, change }, index): Alarm => {

@@ -104,7 +104,7 @@ export function oversee(position: RunPosition, seen: Seen, { options, table, uni
     found.push(...watched.found);
   }
   const step = given?.step ?? position.step;
-  const verdict = judge(found, { settings, step, halvings: position.halvings, goodStep, canGoBack: true });
+  const verdict = judge(found, { settings, step, halvings: position.halvings, goodStep });
   const said = verdict.alarms.filter(({ action }) => action !== "rollback");
   return {
     record: given && { ...given, alarms: [...position.unsaid, ...said] },
@@ -128,18 +128,24 @@ export function overseeHard(
 ): Pick<Overseen, "position" | "verdict"> {
   const { monitors: settings, sparsity } = options, target = position.target ?? sparsity;
   const { collapse, "dead-layer": dead, constraint } = settings;
-  const { state, found } = fresh(position.monitors, [
+  const found: readonly Finding[] = [
     ...collapse ? watchCollapse(look, { target, expected: hard, isWarm: true, setting: collapse }) : [],
     ...dead ? watchLayers(look, { table, setting: dead }) : [],
     ...constraint ? checkHard({ target, hard }, { unit }) : [],
-  ], ["collapse", "dead-layer", "constraint"]);
+  ];
+  const watched = fresh(position.monitors, found, ["collapse", "dead-layer", "constraint"]);
   const { step, halvings } = position;
-  const verdict = judge(found, { settings, step, halvings, goodStep: step, canGoBack: false });
+  const verdict = judge(watched.found.map((one) => ({ ...one, instead: "warn" })), {
+    settings,
+    step,
+    halvings,
+    goodStep: step,
+  });
   return {
     verdict,
     position: {
       ...position,
-      monitors: state,
+      monitors: watched.state,
       alarms: [...position.alarms, ...verdict.alarms],
       unsaid: [...position.unsaid, ...verdict.alarms],
     },

@@ -8,10 +8,10 @@ import type { ResolvedOptions } from "../options.ts";
 const HOW: Readonly<Record<MemoryShortage, string>> = {
   limit: "the limit does not allow what the run asks for",
   adapter: "the adapter has no more",
-  lost: "the device is lost, which mostly is for want of memory",
+  lost: "the device is lost, which often is for want of memory",
 };
 
-/** An error of the GPU as an alarm of memory, if memory is what ran out; any other error as it is. */
+/** An error of the GPU as an alarm of memory, if memory is what ran out and is watched; any other error as it is. */
 export async function asShortage(
   error: unknown,
   { model: { device, spec, weights }, options, step, plannedBytes }: {
@@ -22,7 +22,8 @@ export async function asShortage(
   },
 ): Promise<unknown> {
   const { shortage, bytes } = device;
-  if (!(error instanceof CompressoError) || error.code !== "gpu" || shortage === null) return error;
+  const isOne = error instanceof CompressoError && error.code === "gpu" && shortage !== null;
+  if (!isOne || options.monitors.memory === null) return error;
   return new CompressoError("gpu", {
     what: `cannot go on after step ${step}`,
     rule: "the monitor 'memory' raises no alarm",

@@ -45,7 +45,7 @@ export type { MaskKind, MaskValues, SlotLayout } from "./lib/nn/masks.ts";
 export type { Matrix, MatrixDtype, MatrixPlacement, MatrixShard } from "./lib/nn/matrix.ts";
 export type { QuantRows } from "./lib/nn/quant.ts";
 export type { LayerWeights, Weights } from "./lib/nn/weights.ts";
-export { type Evaluation, readEvaluation, type Score } from "./lib/report/evaluation.ts";
+export { type Evaluation, readEvaluation, type Score, type ScoreChange } from "./lib/report/evaluation.ts";
 export { type LineChart, lineChart } from "./lib/report/line_chart.ts";
 export type { Axis, LineSeries, PanelMark, Point, SeriesStyle } from "./lib/report/line_panel.ts";
 export { readRun, type ReportRun, type ReportSummary } from "./lib/report/read_run.ts";

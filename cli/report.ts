@@ -42,7 +42,7 @@ A run that goes on or was interrupted is shown as far as it is.`,
         Promise.all(folders.map(readRun)),
         Promise.all(evalFiles.map(readEvaluation)),
       ]);
-      const html = renderReport(runs, { evaluations, ...(title === undefined ? {} : { title }) });
+      const html = renderReport(runs, { evaluations: evaluations.flat(), ...(title === undefined ? {} : { title }) });
       await writeFileAtomically(path, html);
       print(`${path}  ${formatBytes(new TextEncoder().encode(html).length)}`);
     });

@@ -1,6 +1,6 @@
 // The numbers of a report as tables: what came out, sizes, evaluation, alarms, options. Owns their rows and wording; refuses HTML.
 import { keptRecords, mean } from "./facts.ts";
-import type { Evaluation } from "./evaluation.ts";
+import type { Evaluation, Score } from "./evaluation.ts";
 import type { ReportRun } from "./read_run.ts";
 import { short } from "./svg.ts";
 import type { Table } from "./table.ts";
@@ -134,7 +134,8 @@ export function evaluationTable(runs: readonly ReportRun[], others: readonly Eva
     ...new Set(columns.flatMap(({ scores }) => scores.map(({ task, metric }) => JSON.stringify([task, metric])))),
   ];
   return {
-    caption: "Measured values; ± is the standard error, the count in brackets",
+    caption:
+      "Measured values; ± is the standard error, the count in brackets; against another model item by item, with its 95 % interval",
     head: ["task, metric", ...columns.map(({ name }) => name)],
     rows: keys.map((key) => {
       const found = columns.map(({ scores }) =>
@@ -143,16 +144,22 @@ export function evaluationTable(runs: readonly ReportRun[], others: readonly Eva
       const known = found.find((score) => score !== undefined);
       return [
         `${known?.task ?? ""}, ${known?.metric ?? ""}`,
-        ...found.map((score) =>
-          score === undefined
-            ? ABSENT
-            : `${score.value.toFixed(4)}${score.stderr === null ? "" : ` ± ${score.stderr.toFixed(4)}`}${
-              score.count === null ? "" : ` (${grouped(score.count)})`
-            }`
-        ),
+        ...found.map((score) => score ? scoreText(score) : ABSENT),
       ];
     }),
   };
+}
+
+/** Such as 0.6150 ± 0.0110 (1,838); −0.0200 (−0.0310 … −0.0090) against dense. */
+function scoreText({ value, stderr, count, change }: Score): string {
+  const own = `${value.toFixed(4)}${stderr === null ? "" : ` ± ${stderr.toFixed(4)}`}${
+    count === null ? "" : ` (${grouped(count)})`
+  }`;
+  if (!change) return own;
+  const show = (number: number): string =>
+    change.isRatio ? number.toFixed(4) : `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(4)}`;
+  const interval = change.low === null || change.high === null ? "" : ` (${show(change.low)} … ${show(change.high)})`;
+  return `${own}; ${change.isRatio ? "× " : ""}${show(change.value)}${interval} against ${change.against}`;
 }
 
 /** What the monitors said; null for no alarms. */
@@ -216,6 +223,8 @@ function flattened(options: Readonly<Record<string, unknown>>, prefix = ""): [st
       ]];
     }
     if (typeof value === "object" && value !== null) return flattened({ ...value }, `${key}.`);
+    // 2/3 in sixteen digits says no more.
+    if (typeof value === "number" && !Number.isInteger(value)) return [[key, String(Number(value.toPrecision(6)))]];
     return [[key, value === null ? "none" : String(value)]];
   });
 }

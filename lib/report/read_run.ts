@@ -213,7 +213,7 @@ async function readEvaluations(folder: string): Promise<Evaluation[]> {
   for await (const { name, isFile } of Deno.readDir(folder)) {
     if (isFile && name.startsWith("eval") && name.endsWith(".json")) names.push(name);
   }
-  return await Promise.all(names.sort().map((name) => readEvaluation(join(folder, name))));
+  return (await Promise.all(names.sort().map((name) => readEvaluation(join(folder, name))))).flat();
 }
 
 async function readIfThere(path: string): Promise<string | null> {

@@ -64,7 +64,10 @@ browserTest("several runs with hostile names and texts are shown as text", async
   const other = madeRun(HOSTILE, {
     adapter: HOSTILE,
     options: { prompt: HOSTILE, [HOSTILE]: 1 },
-    evaluations: [{ name: HOSTILE, scores: [{ task: HOSTILE, metric: HOSTILE, value: 1, stderr: null, count: null }] }],
+    evaluations: [{
+      name: HOSTILE,
+      scores: [{ task: HOSTILE, metric: HOSTILE, value: 1, stderr: null, count: null, change: null }],
+    }],
     records: [madeRecord(1), madeRecord(2)],
     alarms: [{ ...ALARM, message: HOSTILE, change: HOSTILE }],
   });

@@ -59,7 +59,7 @@ export function madeRun(name: string, change: Partial<ReportRun> = {}): ReportRu
     adapter: "a made adapter",
     evaluations: [{
       name: "eval",
-      scores: [{ task: "arc_easy", metric: "acc", value: 0.5, stderr: 0.01, count: 2376 }],
+      scores: [{ task: "arc_easy", metric: "acc", value: 0.5, stderr: 0.01, count: 2376, change: null }],
     }],
     alarms: [],
     ...change,

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { parseEvaluation } from "../../lib/report/evaluation.ts";
 import { parseRecords, readRun } from "../../lib/report/read_run.ts";
+import { renderReport } from "../../lib/report/report.ts";
 import { TemporaryFolder } from "../cli/helpers/cli.ts";
 import { madeRecord, madeRun } from "./made_run.ts";
 
@@ -95,25 +96,79 @@ Deno.test("broken lines, other versions and folders without a run are refused, w
 Deno.test("parseEvaluation() reads tasks, perplexity and accuracy, with their standard errors and counts", () => {
   const tasks = {
     tasks: {
-      arc_easy: { acc: 0.5, acc_norm: 0.48, stderr: 0.02, acc_norm_stderr: 0.03, n: 600 },
-      piqa: { acc: 0.7, n: 100 },
+      arc_easy: { acc: 0.5, acc_norm: 0.48, stderr: 0.02, acc_norm_stderr: 0.03, n: 600, truncated: 2 },
+      piqa: { acc: 0.7, stderr: null, n: 100 },
     },
   };
-  assert.deepEqual(parseEvaluation(JSON.stringify(tasks), "e"), [
-    { task: "arc_easy", metric: "acc", value: 0.5, stderr: 0.02, count: 600 },
-    { task: "arc_easy", metric: "acc_norm", value: 0.48, stderr: 0.03, count: 600 },
-    { task: "piqa", metric: "acc", value: 0.7, stderr: null, count: 100 },
+  assert.deepEqual(parseEvaluation(JSON.stringify(tasks), "runs/e.json"), [{
+    name: "e",
+    scores: [
+      { task: "arc_easy", metric: "acc", value: 0.5, stderr: 0.02, count: 600, change: null },
+      { task: "arc_easy", metric: "acc_norm", value: 0.48, stderr: 0.03, count: 600, change: null },
+      { task: "piqa", metric: "acc", value: 0.7, stderr: null, count: 100, change: null },
+    ],
+  }]);
+  const scores = (text: string): unknown => parseEvaluation(text, "e")[0]?.scores;
+  assert.deepEqual(scores(`{"perplexity":20.5,"tokens":511,"nll":1543,"windows":1,"window":512}`), [
+    { task: "text, windows of 512", metric: "perplexity", value: 20.5, stderr: null, count: 511, change: null },
   ]);
-  assert.deepEqual(parseEvaluation(`{"perplexity":20.5,"tokens":511,"nll":1543,"windows":1,"window":512}`, "e"), [
-    { task: "text", metric: "perplexity", value: 20.5, stderr: null, count: 511 },
+  assert.deepEqual(scores(`{"accuracy":0.99,"correct":99,"n":100}`), [
+    { task: "choices", metric: "accuracy", value: 0.99, stderr: null, count: 100, change: null },
   ]);
-  assert.deepEqual(parseEvaluation(`{"accuracy":0.99,"correct":99,"n":100}`, "e"), [
-    { task: "choices", metric: "accuracy", value: 0.99, stderr: null, count: 100 },
-  ]);
-  for (const text of ["", "[1]", "{}", `{"tasks":{}}`, `{"tasks":{"a":{"n":3}}}`, `"acc"`, "null"]) {
+  for (
+    const text of [
+      "",
+      "[1]",
+      "{}",
+      `{"tasks":{}}`,
+      `{"tasks":{"a":{"n":3}}}`,
+      `"acc"`,
+      "null",
+      `{"models":[]}`,
+      `{"models":[{}]}`,
+    ]
+  ) {
     assert.throws(() => parseEvaluation(text, "e.json"), {
       code: "input",
       message: /cannot use the evaluation e\.json/,
     }, text);
   }
+});
+
+Deno.test("parseEvaluation() reads several models, with the paired differences from the first", () => {
+  const text = JSON.stringify({
+    models: [
+      {
+        model: "dense",
+        tasks: { piqa: { acc: 0.7, n: 10 } },
+        perplexities: [{ perplexity: 20, window: 128, stride: 64, tokens: 5 }],
+      },
+      {
+        model: "small",
+        tasks: { piqa: { acc: 0.6, n: 10 } },
+        perplexities: [{ perplexity: 30, window: 128, stride: 64, tokens: 5 }],
+      },
+    ],
+    differences: [{
+      model: "small",
+      against: "dense",
+      tasks: { piqa: { acc: { difference: -0.1, stderr: 0.05, low: -0.2, high: 0 } } },
+      perplexities: [{ window: 128, stride: 64, ratio: 1.5, low: 1.4, high: 1.6 }],
+    }],
+  });
+  const [dense, small] = parseEvaluation(text, "both.json");
+  assert.deepEqual([dense?.name, small?.name], ["dense", "small"]);
+  assert.ok(dense?.scores.every(({ change }) => change === null));
+  assert.deepEqual(small?.scores.map(({ task, metric, value, change }) => [task, metric, value, change]), [
+    [
+      "text, windows of 128, each 64 further",
+      "perplexity",
+      30,
+      { against: "dense", isRatio: true, value: 1.5, low: 1.4, high: 1.6 },
+    ],
+    ["piqa", "acc", 0.6, { against: "dense", isRatio: false, value: -0.1, low: -0.2, high: 0 }],
+  ]);
+  const html = renderReport([madeRun("mine", { evaluations: parseEvaluation(text, "both.json") })]);
+  assert.ok(html.includes("30.0000 (5); × 1.5000 (1.4000 … 1.6000) against dense"));
+  assert.ok(html.includes("0.6000 (10); −0.1000 (−0.2000 … +0.0000) against dense"));
 });

@@ -11,14 +11,22 @@ export interface Dashboard extends AsyncDisposable {
   tell(message: DashboardMessage): void;
 }
 
-/** How long the end of a run waits at most for a browser that is open to see it. */
-const FAREWELL_MS = 3000;
+/** Options of {@link openDashboard}. */
+export interface DashboardOptions {
+  /** Told of what goes wrong in the thread. */
+  readonly onTrouble: (text: string) => void;
+  /** Milliseconds that the end of a run waits at most for a browser that is open to see it. Default 3000. */
+  readonly farewell?: number;
+}
 
 /**
  * Serves a dashboard on loopback; port 0 takes a free one. Once it stands, nothing that goes wrong in it stops the run: `onTrouble` is told.
  * Throws `CompressoError("usage")` where the port is not to be had.
  */
-export async function openDashboard(port: number, onTrouble: (text: string) => void): Promise<Dashboard> {
+export async function openDashboard(
+  port: number,
+  { onTrouble, farewell = 3000 }: DashboardOptions,
+): Promise<Dashboard> {
   const worker = new Worker(new URL("./dashboard_worker.ts", import.meta.url), { type: "module" });
   const { port1: channel, port2 } = new MessageChannel();
   const { promise: answer, resolve, reject } = Promise.withResolvers<DashboardReply>();
@@ -57,7 +65,7 @@ export async function openDashboard(port: number, onTrouble: (text: string) => v
     },
     async [Symbol.asyncDispose](): Promise<void> {
       let timer: ReturnType<typeof setTimeout> | undefined;
-      if (hasFinished) await Promise.race([done, new Promise((late) => timer = setTimeout(late, FAREWELL_MS))]);
+      if (hasFinished) await Promise.race([done, new Promise((late) => timer = setTimeout(late, farewell))]);
       clearTimeout(timer);
       close();
     },

@@ -40,11 +40,13 @@ interface MadePage {
   /** Another one for everything that differs. */
   readonly tag: string;
   readonly at: number;
+  /** Milliseconds that it took. */
+  readonly took: number;
   readonly run: ReportRun;
 }
 
-/** A page is made anew this often at most, however many look at it. */
-const REFRESH_MS = 1500;
+/** A page is made anew this often at most, however many look at it, and not before so many times as long have passed as making it took. */
+const REFRESH_MS = 1500, REFRESH_TIMES = 20;
 const HOSTS = /^(127\.0\.0\.1|localhost|\[::1\])(:\d+)?$/;
 
 /** Of a run that is not finished. */
@@ -74,18 +76,19 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
   };
   const make = async (): Promise<MadePage> => {
     isStale = false;
-    const said = state, run = await currentRun(), content = reportContent([run]);
+    const start = now(), said = state, run = await currentRun(), content = reportContent([run]);
     const isSame = made?.content === content && made.state === said;
     return made = {
       content,
       state: said,
       tag: isSame && made ? made.tag : `"${instance}-${++version}"`,
       at: now(),
+      took: now() - start,
       run,
     };
   };
   const current = async (): Promise<MadePage> => {
-    if (made && !isStale && now() - made.at < REFRESH_MS) return made;
+    if (made && !isStale && now() - made.at < Math.max(REFRESH_MS, REFRESH_TIMES * made.took)) return made;
     // All that ask meanwhile wait for the same page.
     return await (making ??= make().finally(() => {
       making = null;

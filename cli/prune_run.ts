@@ -77,7 +77,7 @@ export async function runPrune(path: string, settings: PruneSettings): Promise<v
   const earlier = resume ? await finishedRun(out, { sparsity, steps, batch, seq, seed }) : null;
   if (earlier) note(`compresso: the run in ${out} is finished already`);
   const port = settings.dashboardPort ?? (settings.dashboard ? 0 : null);
-  await using dashboard = earlier || port === null ? null : await openDashboard(port, note);
+  await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
   if (dashboard) note(`dashboard   ${dashboard.url}`);
   const summary = earlier ?? await start(path, settings, dashboard);
   dashboard?.tell({ kind: "finished" });

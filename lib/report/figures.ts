@@ -49,6 +49,7 @@ function lossFigure(curves: readonly Curves[]): Figure {
     name: isAlone ? "loss" : `${name}, each step`,
     points: records.map(({ step, loss }): Point => [step, loss]),
     style: { color: index, width: 1, opacity: 0.45 },
+    listed: isAlone,
   }));
   const mean = curves.map(({ name, index, records }): LineSeries => ({
     name: isAlone ? "smoothed" : name,
@@ -58,7 +59,7 @@ function lossFigure(curves: readonly Curves[]): Figure {
   return {
     id: "loss",
     title: "Loss",
-    caption: `Mean cross-entropy of the labels of each step's batch, and its exponential mean over about ${
+    caption: `Mean cross-entropy of the labels of each step's batch (thin), and its exponential mean over about ${
       [...new Set(spans.map((span) => Math.round(span)))].join(" or ")
     } steps.`,
     svg: lineChart({
@@ -85,7 +86,7 @@ function sparsityFigure(curves: readonly Curves[]): Figure {
     const hard = run.summary?.sparsity.hard;
     return [
       {
-        name: called(name, "expected"),
+        name: isAlone ? "expected" : name,
         points: pruning.map(({ step, expected }): Point => [step, expected ?? NaN]),
         style: { color: index, width: isAlone ? 4 : 2, ...(isAlone ? { opacity: 0.6 } : {}) },
       },
@@ -93,11 +94,13 @@ function sparsityFigure(curves: readonly Curves[]): Figure {
         name: called(name, "target"),
         points: pruning.map(({ step, target }): Point => [step, target ?? NaN]),
         style: { color: isAlone ? 1 : index, line: "dashed", width: 1.5 },
+        listed: isAlone,
       },
       ...(hard === undefined || !last ? [] : [{
         name: called(name, "hard"),
         points: [[last.step, hard]] as const,
         style: { color: isAlone ? 2 : index, line: "none" as const },
+        listed: isAlone,
       }]),
     ];
   });
@@ -105,7 +108,7 @@ function sparsityFigure(curves: readonly Curves[]): Figure {
     id: "sparsity",
     title: "Sparsity",
     caption:
-      "Share of the layers' linear weights that is cut: what the schedule asked for, what the masks are expected to cut, and what was cut once they were hard.",
+      "Share of the layers' linear weights that is cut: what the schedule asked for (dashed), what the masks are expected to cut (solid), and what was cut once they were hard (dot).",
     svg: lineChart({
       title: "Sparsity",
       description: "Target and expected sparsity of the pruning stage, and the hard one at its end.",
@@ -126,7 +129,7 @@ function lambdaFigure(curves: readonly Curves[]): Figure {
   const isAlone = curves.length === 1;
   const series = curves.flatMap(({ name, index, records }): LineSeries[] => [
     {
-      name: isAlone ? "λ1" : `${name}, λ1`,
+      name: isAlone ? "λ1" : name,
       points: records.map(({ step, lambda1 }): Point => [step, lambda1]),
       style: { color: index },
     },
@@ -134,12 +137,13 @@ function lambdaFigure(curves: readonly Curves[]): Figure {
       name: isAlone ? "λ2" : `${name}, λ2`,
       points: records.map(({ step, lambda2 }): Point => [step, lambda2]),
       style: { color: isAlone ? 1 : index, line: "dashed" },
+      listed: isAlone,
     },
   ]);
   return {
     id: "lambda",
     title: "Multipliers λ",
-    caption: "λ1 weighs the gap between expected sparsity and target, λ2 its square.",
+    caption: "λ1 (solid) weighs the gap between expected sparsity and target, λ2 (dashed) its square.",
     svg: lineChart({
       title: "Multipliers λ",
       description: "λ1 weighs the gap between expected sparsity and target, λ2 its square.",

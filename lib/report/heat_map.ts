@@ -65,13 +65,18 @@ function drawBlock({ label, rows, notes = [], ends }: HeatBlock, { x, top, cell,
   const shades = new Map<number, string>();
   const gap = cell > 5 && rowHeight > 5 ? 1 : 0;
   rows.forEach((values, row) => {
-    values.forEach((value, column) => {
-      if (value === null || !Number.isFinite(value)) return;
-      const shade = value <= 0 ? 0 : Math.max(1, Math.round(SHADES * Math.min(1, value)));
-      const at = `M${round(x + column * cell)} ${round(top + row * rowHeight)}`;
-      const w = round(cell - gap), h = round(rowHeight - gap);
-      shades.set(shade, `${shades.get(shade) ?? ""}${at}h${w}v${h}h-${w}z`);
-    });
+    for (let column = 0; column < values.length;) {
+      const shade = shadeOf(values[column]);
+      let end = column + 1;
+      // Cells without a gap between them are drawn as one where their shade is the same.
+      while (gap === 0 && end < values.length && shadeOf(values[end]) === shade) end++;
+      if (shade !== null) {
+        const at = `M${round(x + column * cell)} ${round(top + row * rowHeight)}`;
+        const w = round((end - column) * cell - gap), h = round(rowHeight - gap);
+        shades.set(shade, `${shades.get(shade) ?? ""}${at}h${w}v${h}h-${w}z`);
+      }
+      column = end;
+    }
   });
   const count = Math.max(1, ...rows.map(({ length }) => length)), bottom = top + rows.length * rowHeight;
   const cells = [...shades].sort(([a], [b]) => a - b).map(([shade, path]) =>
@@ -89,6 +94,11 @@ function drawBlock({ label, rows, notes = [], ends }: HeatBlock, { x, top, cell,
     ]
     : [];
   return [text(x, top - 8, label, { size: 11 }), ...cells, ...hovers, ...below];
+}
+
+function shadeOf(value: number | null | undefined): number | null {
+  if (value === null || value === undefined || !Number.isFinite(value)) return null;
+  return value <= 0 ? 0 : Math.max(1, Math.round(SHADES * Math.min(1, value)));
 }
 
 /** Nothing is still a faint cell: what was cut differs from what never was. */

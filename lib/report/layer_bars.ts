@@ -12,7 +12,7 @@ export interface LayerBars {
   readonly uniform: number;
 }
 
-const LEFT = 52, RIGHT = 12, HEIGHT = 230;
+const LEFT = 60, RIGHT = 12, HEIGHT = 230;
 
 /** Draws the bars; those of several runs stand side by side. */
 export function layerBars({ title, description, label, runs, width = 760, embedded = false }: {
@@ -51,7 +51,7 @@ export function layerBars({ title, description, label, runs, width = 760, embedd
     );
   }
   body.push(text((LEFT + width - RIGHT) / 2, bottom + 32, "layer", { anchor: "middle", tone: "soft", size: 11 }));
-  body.push(verticalText(11, (top + bottom) / 2, label));
+  body.push(verticalText(10, (top + bottom) / 2, label));
   runs.forEach(({ values, uniform, name }, index) => {
     const path = values.map((value, layer) => {
       const x = LEFT + layer * slot + slot * 0.1 + index * bar, height = bottom - toY(value);

@@ -71,18 +71,19 @@ export function lineChart(chart: LineChart): string {
 
 /** Samples of the series beside their names, in as many rows as they need; nothing for one series alone. */
 export function legend(
-  series: readonly Pick<LineSeries, "name" | "style">[],
+  series: readonly Pick<LineSeries, "name" | "style" | "listed">[],
   { x: left, y: top, width }: { readonly x: number; readonly y: number; readonly width: number },
 ): { readonly body: readonly string[]; readonly height: number } {
-  if (series.length < 2) return { body: [], height: 0 };
+  const listed = [...series.entries()].filter(([, one]) => one.listed ?? true);
+  if (listed.length < 2) return { body: [], height: 0 };
   const body: string[] = [];
   let x = left, y = top;
-  series.forEach((one, index) => {
+  for (const [index, one] of listed) {
     const needed = 26 + textWidth(one.name) + 14;
     if (x > left && x + needed > left + width) [x, y] = [left, y + 18];
     body.push(seriesSample(one, { index, x, y: y + 7 }), text(x + 26, y + 11, one.name));
     x += needed;
-  });
+  }
   return { body, height: y - top + 22 };
 }
 

@@ -41,6 +41,8 @@ export interface LineSeries {
   readonly points: readonly Point[];
   /** How it is drawn; default: a solid line. */
   readonly style?: SeriesStyle;
+  /** Whether the legend has it; default true. */
+  readonly listed?: boolean;
 }
 
 /** A vertical line at a value of x. */
@@ -86,7 +88,7 @@ export function linePanel({ x, y, series, marks = [] }: PanelContent, box: Panel
   const all = series.flatMap(({ points }) => points.filter(isShown));
   const toY = scaleOf(y, all.map(([, value]) => value), { nice: y.domain === undefined });
   const rows = ticksOf(toY, { axis: y, count: Math.max(2, Math.min(6, box.height / 45)) });
-  const left = box.x + 22 + (box.labels ?? Math.max(24, ...rows.map(({ label }) => textWidth(label, 11))));
+  const left = box.x + 30 + (box.labels ?? Math.max(24, ...rows.map(({ label }) => textWidth(label, 11))));
   const right = box.x + box.width - 12, top = box.y + 10 + (marks.length > 0 ? 14 : 0);
   const bottom = box.y + box.height - 38;
   const toX = scaleOf(x, all.map(([value]) => value), { nice: false }).range([left, right]);
@@ -100,13 +102,14 @@ export function linePanel({ x, y, series, marks = [] }: PanelContent, box: Panel
   let free = -Infinity;
   for (const { value, label } of ticksOf(toX, { axis: x, count: Math.max(2, Math.min(8, box.width / 80)) })) {
     body.push(line([toX(value), bottom], [toX(value), bottom + 4], { kind: "axis" }));
-    const half = textWidth(label, 11) / 2;
-    if (toX(value) - half < free) continue;
-    free = toX(value) + half + 4;
-    body.push(text(toX(value), bottom + 16, label, { anchor: "middle", tone: "soft", size: 11 }));
+    // The last label must not stand out of the panel.
+    const width = textWidth(label, 11), start = Math.min(toX(value) - width / 2, box.x + box.width - width);
+    if (start < free) continue;
+    free = start + width + 4;
+    body.push(text(start + width / 2, bottom + 16, label, { anchor: "middle", tone: "soft", size: 11 }));
   }
   body.push(text((left + right) / 2, bottom + 32, x.label, { anchor: "middle", tone: "soft", size: 11 }));
-  if (y.label !== "") body.push(verticalText(box.x + 11, (top + bottom) / 2, y.label));
+  if (y.label !== "") body.push(verticalText(box.x + 10, (top + bottom) / 2, y.label));
   for (const { x: value, label } of marks) {
     const at = toX(value), isRight = at > (left + right) / 2;
     if (!(at >= left - 0.5 && at <= right + 0.5)) continue;

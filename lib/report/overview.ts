@@ -31,7 +31,7 @@ export function tilesOf(run: ReportRun): Tile[] {
   return [
     { label: "Sparsity", ...sparsity },
     ...(summary
-      ? [{ label: "Parameters", value: grouped(after), note: `of ${grouped(before)}: ${percent(after / before)}` }]
+      ? [{ label: "Parameters", value: brief(after), note: `of ${grouped(before)}: ${percent(after / before)}` }]
       : []),
     { label: "Loss", value: short(loss.last), note: `mean of the last steps; of the first ${short(loss.first)}` },
     { label: "Steps", value: `${last?.step ?? 0}`, note: last ? `of ${last.steps}` : "none yet" },
@@ -240,6 +240,13 @@ function percent(share: number): string {
 /** A count with separators between thousands. */
 function grouped(count: number): string {
   return Number.isFinite(count) ? String(count).replace(/\B(?=(\d{3})+$)/g, ",") : ABSENT;
+}
+
+/** A count that is read at a glance: 729,238, 113.3 M, 5.40 B. */
+function brief(count: number): string {
+  if (count < 1e6) return grouped(count);
+  const [unit, letter] = count < 1e9 ? [1e6, "M"] : [1e9, "B"];
+  return `${(count / unit).toPrecision(4)} ${letter}`;
 }
 
 function bytesText(bytes: number): string {

@@ -9,7 +9,7 @@ import type { RunHandle } from "./hooks.ts";
 import { type StagePlan, stagesOf } from "./methods.ts";
 import type { Model } from "./model.ts";
 import type { Finding } from "./monitors/alarm.ts";
-import { brokenFinding, findCause, type StepToSearch } from "./monitors/find_cause.ts";
+import { brokenFinding, brokenNumbers, findCause, type StepToSearch } from "./monitors/find_cause.ts";
 import { stopError, type Verdict } from "./monitors/judge.ts";
 import { lookAtMasks, type MaskLook } from "./monitors/mask_look.ts";
 import {
@@ -293,11 +293,11 @@ class Run implements PruneRun {
     const run = { steps: this.steps, tokensPerSecond: tokens / seconds, gpuBytes: bytes, plannedGpuBytes: planned };
     const records = pending.map((step, index) => recordOf(step, numbers[index], run));
     for (const [index, plain] of (records.length > 0 ? records : [null]).entries()) {
-      const isLast = index >= records.length - 1, aim = pending[index]?.aim ?? this.#position.aim;
-      const seen = await oversee({ ...this.#position, aim }, {
+      const own = index >= records.length - 1 ? look : null, aim = pending[index]?.aim ?? this.#position.aim;
+      const seen = oversee({ ...this.#position, aim }, {
         record: plain,
-        look: isLast ? look : null,
-        broken: plain && await this.#broken(plain),
+        look: own,
+        broken: plain && await this.#broken(plain.step, brokenNumbers(plain, own)),
         memory: { bytes, planned, limit },
         goodStep: this.#goodAt(plain?.step ?? this.#position.step).position.step,
       }, this.#oversight);
@@ -308,7 +308,8 @@ class Run implements PruneRun {
       }
       if (await this.#act(seen.verdict)) return true;
     }
-    if (arrays && this.#oversight.keepsAt(this.#position.step)) await this.#keep(arrays);
+    // A hook may have changed what was read before it.
+    if (arrays && this.#oversight.keepsAt(this.#position.step)) await this.#keep(afterStep ? undefined : arrays);
     return false;
   }
 
@@ -333,19 +334,21 @@ class Run implements PruneRun {
     return good;
   }
 
-  /** What to say of a record whose numbers are not finite: the run goes back to the step to find out; null for any other. */
-  async #broken({ step, loss, gradNorm }: StepRecord): Promise<Finding | null> {
-    if (Number.isFinite(loss) && Number.isFinite(gradNorm)) return null;
+  /** What to say of numbers that are not finite: the run goes back to the step to find out; null where there are none. */
+  async #broken(at: number, numbers: string): Promise<Finding | null> {
     const from = this.#kept.at(-1);
-    if (from) await this.#adopt(from);
-    const stage = this.#stage;
-    if (!stage) throw new Error(`there is no stage of step ${step}`);
-    await this.#enter(stage);
-    while (this.#position.step < step - 1) await this.#step(stage);
-    const broken = await this.#prepareStep(stage);
-    if (!broken) throw new Error(`step ${step} cannot be repeated`);
-    const cause = await findCause({ ...this.#now, table: this.#parts.table }, broken);
-    return brokenFinding(cause, { step, loss, gradNorm });
+    if (numbers === "" || !from) return null;
+    await this.#adopt(from);
+    try {
+      const stage = this.#stage;
+      if (stage) await this.#enter(stage);
+      while (stage && this.#position.step < at - 1) await this.#step(stage);
+      const step = stage && await this.#prepareStep(stage);
+      const { table } = this.#parts;
+      return brokenFinding(step ? await findCause({ ...this.#now, table }, step) : null, { step: at, numbers });
+    } finally {
+      await this.#adopt(from);
+    }
   }
 
   #look(arrays: TrainerArrays): MaskLook {

@@ -100,8 +100,8 @@ Deno.test("masks that collapse, oscillate or leave a layer dead, and a constrain
       "constraint 6",
       "collapse 6",
       "collapse 8",
-      "oscillation 8",
       "collapse 10",
+      "oscillation 10",
       "collapse 11",
     ]);
     assert.deepEqual(result.alarms, told);
@@ -111,7 +111,7 @@ Deno.test("masks that collapse, oscillate or leave a layer dead, and a constrain
     };
     assert.match(messageAt("collapse 4"), /collapse to one.*`tracking`/);
     assert.match(messageAt("dead-layer 5"), /layer 1 is dead: 100\.0 % of its heads .*--protect 1/);
-    assert.match(messageAt("oscillation 8"), /3\d\.\d % of the units turned back, 3 looks on end.*`mask`/);
+    assert.match(messageAt("oscillation 10"), /3\d\.\d % of the units turned back, 3 looks on end.*`mask`/);
     assert.match(messageAt("collapse 11"), /collapse to zero: 100\.0 % of the FFN columns/);
     assert.match(messageAt("constraint 4"), /expected sparsity 0\.0 %, target 20\.0 %/);
     assert.deepEqual(records[4]?.layers?.map(({ heads, ffn }) => Math.round(heads + ffn)), [0, 2, 0, 0, 0]);
@@ -221,18 +221,29 @@ Deno.test("a number that is not finite is traced to its tensor and step, in what
     assert.equal(trained.error.code, "numeric");
     assert.match(
       trained.error.message,
-      /'nan'.*not finite at step 3: loss NaN.*first in lora\.1\.v\.A, element 3 is NaN/,
+      /'nan'.*not finite at step 3 \(loss NaN.*first in lora\.1\.v\.A, element 3 is NaN/,
     );
     assert.deepEqual(trained.records.map(({ step }) => step), [1, 2, 3]);
     const overflow = await failure(model, broken((weights) => weights.get("lora.2.v.B")?.fill(3e38)));
     assert.match(
       overflow.error.message,
-      /at step 3: .*first in (the gradient of lora\.2|the residual stream after layer 2)/,
+      /at step 3 .*first in (the gradient of lora\.2|the residual stream after layer 2)/,
     );
+    const masked = await failure(model, {
+      monitors: { nan: { action: "stop" } },
+      hooks: {
+        beforeStep: async (run) => {
+          if (run.step !== 7) return;
+          run.setLogAlpha(
+            Float32Array.from(await run.logAlpha(), (value, unit) => unit === run.table.ffnFirst + 3 ? NaN : value),
+          );
+        },
+      },
+    });
+    assert.match(masked.error.message, /at step 8 \(loss .*first in log α of FFN column 3 of layer 0, which is NaN/);
     // Only once: the run goes back, and the second time all is well.
     let poisoned = false;
     const once = await drive(model, {
-      ...broken((weights) => poisoned ||= weights.get("lora.1.v.A")?.fill(NaN) !== undefined),
       monitors: {},
       hooks: {
         beforeStep: async (run) => {

@@ -53,9 +53,9 @@ export interface MonitorSetting {
 export interface MonitorOptions {
   /** Share of a kind's units that is cut (0.95), or of the target that is missed (the same), from which on masks count as collapsed. Default: roll back. */
   readonly collapse?: MonitorSetting;
-  /** Share of a layer's units that is cut, of each kind that is pruned in it, from which on it is dead; default 0.98. Default: warn. */
+  /** Share of a layer's heads and of its FFN columns that is cut, from which on it is dead; default 0.98. Default: warn. */
   readonly "dead-layer"?: MonitorSetting;
-  /** Share of the units that turn back at one look, having turned at the look before it; default 0.05, at three looks on end. Default: roll back. */
+  /** Share of the units that turn back at one look, having turned at the look before it; default 0.25, at three looks on end. Default: roll back. */
   readonly oscillation?: MonitorSetting;
   /** Share of the way from the lowest loss so far to that of a uniform guess, ln(vocabulary); default 0.5. Default: roll back. */
   readonly divergence?: MonitorSetting;
@@ -96,7 +96,7 @@ export const MONITOR_ACTIONS: Readonly<Record<MonitorName, readonly AlarmAction[
 const THRESHOLDS: Readonly<Record<MonitorName, number>> = {
   collapse: 0.95,
   "dead-layer": 0.98,
-  oscillation: 0.05,
+  oscillation: 0.25,
   divergence: 0.5,
   nan: 0,
   constraint: 0.01,

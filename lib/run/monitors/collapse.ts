@@ -43,7 +43,7 @@ export function watchCollapse(
   return found;
 }
 
-/** Layers of which every part that is pruned is cut from `threshold` on. One that may be cut whole is not dead but pruned. */
+/** Layers that add nothing, since all of them is cut from `threshold` on. One that may be cut whole is not dead but pruned. */
 export function watchLayers(
   { layers }: MaskLook,
   { table, setting }: { readonly table: UnitTable; readonly setting: ResolvedMonitor },
@@ -52,16 +52,17 @@ export function watchLayers(
   table.layers.forEach(({ attention, ffn, gate }, index) => {
     const state = layers[index];
     if (!state || gate >= 0) return;
-    const shares = [...attention.count > 0 ? [state.heads] : [], ...ffn.count > 0 ? [state.ffn] : []];
-    if (shares.length === 0 || shares.some((share) => share < setting.threshold)) return;
     const parts = [
-      ...attention.count > 0 ? [`${percent(state.heads)} of its heads`] : [],
-      ...ffn.count > 0 ? [`${percent(state.ffn)} of its FFN columns`] : [],
-    ];
+      { part: attention, cut: state.heads, name: "heads" },
+      { part: ffn, cut: state.ffn, name: "FFN columns" },
+    ].filter(({ part }) => part.total > 0);
+    // A part that is not pruned keeps its layer alive.
+    if (parts.length === 0 || parts.some(({ part, cut }) => part.count === 0 || cut < setting.threshold)) return;
+    const shares = parts.map(({ cut, name }) => `${percent(cut)} of its ${name}`).join(" and ");
     found.push({
       monitor: "dead-layer",
       key: `dead-layer ${index}`,
-      message: `layer ${index} is dead: ${parts.join(" and ")} are cut, limit ${percent(setting.threshold)}`,
+      message: `layer ${index} is dead: ${shares} are cut, limit ${percent(setting.threshold)}`,
       change:
         `protect it (--protect ${index}), or set least widths (--min-heads, --min-ffn); to cut layers on purpose, add layers to the units`,
     });

@@ -6,8 +6,10 @@ import type { StepState } from "../../nn/step_state.ts";
 import type { UnitTable } from "../../prune/units.ts";
 import type { Batch } from "../batches.ts";
 import type { Model } from "../model.ts";
+import type { StepRecord } from "../records.ts";
 import type { Inspection, StepKind, Trainer } from "../trainer.ts";
 import type { Finding } from "./alarm.ts";
+import { brokenUnit, type MaskLook } from "./mask_look.ts";
 
 /** A step right before it is run. */
 export interface StepToSearch {
@@ -54,15 +56,29 @@ export async function findCause(
   return { tensor: gradientCause(inspection), change: `${LOWER}, or load the base in f32`, isBase: false };
 }
 
-/** The finding of it. */
-export function brokenFinding(
-  { tensor, change, isBase }: Cause,
-  { step, loss, gradNorm }: { readonly step: number; readonly loss: number; readonly gradNorm: number },
-): Finding {
+/** What of a step's numbers is not finite, and of its masks where they were looked at; empty where all is. */
+export function brokenNumbers({ loss, gradNorm, expected }: StepRecord, look: MaskLook | null): string {
+  const isFine = [loss, gradNorm, expected ?? 0].every(Number.isFinite) && !look?.broken;
+  if (isFine) return "";
+  return [
+    `loss ${loss}`,
+    `gradient norm ${gradNorm}`,
+    ...Number.isFinite(expected ?? 0) ? [] : [`expected sparsity ${expected}`],
+    ...look?.broken ? [`not finite: ${look.broken}`] : [],
+  ].join(", ");
+}
+
+/** The finding of broken numbers; without a cause where the step cannot be repeated. */
+export function brokenFinding(cause: Cause | null, { step, numbers }: {
+  readonly step: number;
+  readonly numbers: string;
+}): Finding {
+  const nothing = { tensor: "nothing that can be computed anew", change: LOWER, isBase: false };
+  const { tensor, change, isBase } = cause ?? nothing;
   return {
     monitor: "nan",
     key: "nan",
-    message: `numbers are not finite at step ${step}: loss ${loss}, gradient norm ${gradNorm}; first in ${tensor}`,
+    message: `numbers are not finite at step ${step} (${numbers}); first in ${tensor}`,
     change,
     ...(isBase ? { instead: "stop" } : {}),
   };
@@ -117,8 +133,8 @@ function trainedCause(
     const at = brokenAt(values);
     if (at >= 0) return `${name}, element ${at} is ${values[at]}`;
   }
-  const unit = brokenAt(logAlpha);
-  if (unit >= 0) return `log α of ${unitName(table, unit)}: ${logAlpha[unit]}`;
+  const unit = brokenUnit(table, { logAlpha });
+  if (unit !== null) return unit;
   const slot = brokenAt(slots);
   return slot < 0 ? null : `the masks, slot ${slot} is ${slots[slot]}`;
 }
@@ -137,12 +153,4 @@ function gradientCause({ gradients, slots }: Inspection): string {
 
 function brokenAt(values: Float32Array): number {
   return values.findIndex((value) => !Number.isFinite(value));
-}
-
-function unitName(table: UnitTable, unit: number): string {
-  const layer = table.layer[unit] ?? 0, part = table.layers[layer];
-  if (unit >= table.layerFirst) return `layer ${layer}`;
-  if (unit >= table.hiddenFirst) return `hidden dim ${unit - table.hiddenFirst}`;
-  if (unit >= table.ffnFirst) return `FFN column ${unit - (part?.ffn.first ?? 0)} of layer ${layer}`;
-  return `${table.kinds.has("kv") ? "KV group" : "head"} ${unit - (part?.attention.first ?? 0)} of layer ${layer}`;
 }

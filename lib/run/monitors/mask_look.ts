@@ -21,12 +21,14 @@ export interface MaskLook {
   readonly kinds: readonly KindState[];
   /** 1 for every unit that is more cut than not. */
   readonly closed: Uint8Array;
+  /** What of a unit is not finite; null where everything is. */
+  readonly broken: string | null;
 }
 
 /** Looks at the masks; `learned` has the rates at which they are learned, null where z is hard. */
 export function lookAtMasks(
   table: UnitTable,
-  { logAlpha, slots }: Pick<TrainerArrays, "logAlpha" | "slots">,
+  { logAlpha, maskMoments, slots }: Pick<TrainerArrays, "logAlpha" | "maskMoments" | "slots">,
   { learned }: { readonly learned: Pick<Rates, "temperature" | "noise"> | null },
 ): MaskLook {
   const cuts = learned
@@ -47,5 +49,25 @@ export function lookAtMasks(
       cut: cuts.subarray(first, end).reduce((sum, cut) => sum + cut, 0) / (end - first),
     })),
     closed: Uint8Array.from(cuts, (cut) => cut > 0.5 ? 1 : 0),
+    broken: brokenUnit(table, { logAlpha, maskMoments }),
   };
+}
+
+/** Says which unit has a log α, or moments (m, v) of Adam, that are not finite: a GPU's clamp may hide that from all that follows. */
+export function brokenUnit(
+  table: UnitTable,
+  { logAlpha, maskMoments }: { readonly logAlpha: Float32Array; readonly maskMoments?: Float32Array },
+): string | null {
+  const isBroken = (value: number): boolean => !Number.isFinite(value);
+  const unit = logAlpha.findIndex(isBroken), moment = maskMoments?.findIndex(isBroken) ?? -1;
+  if (unit >= 0) return `log α of ${unitName(table, unit)}, which is ${logAlpha[unit]}`;
+  return moment < 0 ? null : `Adam's moments of log α of ${unitName(table, moment >> 1)}`;
+}
+
+function unitName(table: UnitTable, unit: number): string {
+  const layer = table.layer[unit] ?? 0, part = table.layers[layer];
+  if (unit >= table.layerFirst) return `layer ${layer}`;
+  if (unit >= table.hiddenFirst) return `hidden dim ${unit - table.hiddenFirst}`;
+  if (unit >= table.ffnFirst) return `FFN column ${unit - (part?.ffn.first ?? 0)} of layer ${layer}`;
+  return `${table.kinds.has("kv") ? "KV group" : "head"} ${unit - (part?.attention.first ?? 0)} of layer ${layer}`;
 }

@@ -19,7 +19,7 @@ output { position: absolute; top: 0; right: 0; max-width: 70%; padding: 1px 6px;
 details { margin-top: 6px } summary { cursor: pointer; color: var(--link); font-size: 13px }
 .scroll { overflow-x: auto; margin-top: 8px; max-height: 480px; overflow-y: auto }
 table { border-collapse: collapse; font-size: 13px } caption { text-align: left; color: var(--soft); padding-bottom: 4px }
-th, td { padding: 4px 16px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); max-width: 420px; overflow-wrap: anywhere } th { font-weight: 600 } tbody th { font-weight: 400; color: var(--soft) }
+th, td { padding: 4px 16px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); max-width: 420px; overflow-wrap: break-word } th { font-weight: 600 } tbody th { font-weight: 400; color: var(--soft) }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 2px }
 @media (max-width: 480px) { body { padding: 16px 12px 32px } .tiles { grid-template-columns: 1fr 1fr } }

@@ -70,6 +70,16 @@ Deno.test("a step's line has loss, sparsity and target, speed and the time that 
   );
 });
 
+Deno.test("after a run went back the time that is left is taken anew", () => {
+  const { progress, written, clock } = fake({ isTerminal: true });
+  for (const step of [8, 9, 10, 7, 8, 9]) {
+    clock.now += 1000;
+    progress.step(record(step));
+  }
+  assert.match(written[3] ?? "", /tokens\/s$/, "one step tells nothing");
+  assert.match(written.at(-1) ?? "", /1 min 31 s left$/);
+});
+
 Deno.test("on a terminal one line is rewritten, no wider than the terminal, and cleared before a note and at the end", () => {
   const { progress, written, clock } = fake({ isTerminal: true, columns: 40 });
   for (let step = 1; step <= 5; step++) {

@@ -21,7 +21,7 @@ export function tilesOf(run: ReportRun): Tile[] {
   const { summary, records } = run,
     last = records.at(-1),
     alarms = run.alarms.length,
-    pruned = records.findLast(({ target }) => target !== null);
+    pruned = lastPruned(run);
   const sparsity = summary
     ? { value: percent(summary.sparsity.hard), note: `hard; target ${percent(summary.sparsity.target)}` }
     : pruned
@@ -53,8 +53,8 @@ export function resultTable(runs: readonly ReportRun[]): Table {
     head: ["measure", ...runs.map(({ name }) => name)],
     rows: [
       row("state", stateOf),
-      row("sparsity, target", summed(({ sparsity }) => percent(sparsity.target))),
-      row("sparsity, expected", summed(({ sparsity }) => percent(sparsity.expected))),
+      row("sparsity, target", (run) => percent(run.summary?.sparsity.target ?? lastPruned(run)?.target ?? NaN)),
+      row("sparsity, expected", (run) => percent(run.summary?.sparsity.expected ?? lastPruned(run)?.expected ?? NaN)),
       row("sparsity, hard", summed(({ sparsity }) => percent(sparsity.hard))),
       row("loss, first steps", (run) => short(lossEnds(run).first)),
       row("loss, last steps", (run) => short(lossEnds(run).last)),
@@ -203,6 +203,11 @@ function stateOf({ summary, records }: ReportRun): string {
   const last = records.at(-1);
   if (summary) return "finished";
   return last ? `not finished: ${last.stage}, step ${last.step} of ${last.steps}` : "not finished: no step yet";
+}
+
+/** The last step that pruned. */
+function lastPruned({ records }: ReportRun): ReportRun["records"][number] | undefined {
+  return records.findLast(({ target }) => target !== null);
 }
 
 function lossEnds({ records }: ReportRun): { readonly first: number; readonly last: number } {

@@ -65,6 +65,12 @@ Deno.test("a run that goes on is reported without what only its end knows, and o
   ]);
   assert.deepEqual(headings(html), ["Result", "Loss", "Sparsity", "Multipliers λ", "Layers as the masks learn"]);
   assert.ok(cells(html).includes("not finished: prune, step 12 of 40"));
+  const target = `${(100 * (madeRecord(12).target ?? NaN)).toFixed(2)} %`;
+  assert.equal(
+    cells(html).slice(0, 12).filter((cell) => cell === target).length,
+    2,
+    "target and expected of the last step",
+  );
   assert.ok(!html.includes("NaN"));
   const none = renderReport([
     madeRun("mine", { records: [], summary: null, evaluations: [], options: null, adapter: null }),

@@ -1,6 +1,7 @@
 // The numbers of a report as tables: what came out, sizes, evaluation, alarms, options. Owns their rows and wording; refuses HTML.
 import { keptRecords, mean } from "./facts.ts";
 import type { Evaluation, Score } from "./evaluation.ts";
+import { formatBytes, formatCount } from "./numbers.ts";
 import type { ReportRun } from "./read_run.ts";
 import { short } from "./svg.ts";
 import type { Table } from "./table.ts";
@@ -71,9 +72,10 @@ export function resultTable(runs: readonly ReportRun[]): Table {
       ),
       row(
         "GPU memory, peak",
-        (run) => run.summary ? bytesText(run.summary.peakGpuBytes) : last(({ gpuBytes }) => bytesText(gpuBytes))(run),
+        (run) =>
+          run.summary ? formatBytes(run.summary.peakGpuBytes) : last(({ gpuBytes }) => formatBytes(gpuBytes))(run),
       ),
-      row("GPU memory, planned", last(({ plannedGpuBytes }) => bytesText(plannedGpuBytes))),
+      row("GPU memory, planned", last(({ plannedGpuBytes }) => formatBytes(plannedGpuBytes))),
       row(
         "logits, sliced and masked, differ by",
         summed(({ maskedVsSliced }) =>
@@ -110,7 +112,7 @@ export function sizeTable(runs: readonly ReportRun[]): Table | null {
           change("FFN columns", [sum(before.layers, "ffn"), sum(layers, "ffn")], grouped),
           change("hidden size", [before.hidden, hidden], grouped),
           ...fileBytes.map(({ file, bytes }) =>
-            change(`bytes of ${file.split(/[/\\]/).at(-1) ?? file}`, [before.bytes, bytes], bytesText)
+            change(`bytes of ${file.split(/[/\\]/).at(-1) ?? file}`, [before.bytes, bytes], formatBytes)
           ),
         ]
         : []),
@@ -244,7 +246,7 @@ function percent(share: number): string {
 
 /** A count with separators between thousands. */
 function grouped(count: number): string {
-  return Number.isFinite(count) ? String(count).replace(/\B(?=(\d{3})+$)/g, ",") : ABSENT;
+  return Number.isFinite(count) ? formatCount(count) : ABSENT;
 }
 
 /** A count that is read at a glance: 729,238, 113.3 M, 5.40 B. */
@@ -252,11 +254,4 @@ function brief(count: number): string {
   if (count < 1e6) return grouped(count);
   const [unit, letter] = count < 1e9 ? [1e6, "M"] : [1e9, "B"];
   return `${(count / unit).toPrecision(4)} ${letter}`;
-}
-
-function bytesText(bytes: number): string {
-  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-  const step = bytes < 1024 ? 0 : Math.min(units.length - 1, Math.floor(Math.log2(bytes) / 10));
-  const value = bytes / 2 ** (10 * step);
-  return `${step === 0 ? Math.round(value) : value.toPrecision(value < 1000 ? 3 : 4)} ${units[step]}`;
 }

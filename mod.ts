@@ -13,6 +13,7 @@ export {
   type DeviceLimits,
   type DeviceOptions,
   type DeviceTexture,
+  type MemoryShortage,
   type MemoryUse,
   openDevice,
   type Resource,
@@ -44,6 +45,11 @@ export type { MaskKind, MaskValues, SlotLayout } from "./lib/nn/masks.ts";
 export type { Matrix, MatrixDtype, MatrixPlacement, MatrixShard } from "./lib/nn/matrix.ts";
 export type { QuantRows } from "./lib/nn/quant.ts";
 export type { LayerWeights, Weights } from "./lib/nn/weights.ts";
+export { type Evaluation, readEvaluation, type Score, type ScoreChange } from "./lib/report/evaluation.ts";
+export { type LineChart, lineChart } from "./lib/report/line_chart.ts";
+export type { Axis, LineSeries, PanelMark, Point, SeriesStyle } from "./lib/report/line_panel.ts";
+export { readRun, type ReportRun, type ReportSummary } from "./lib/report/read_run.ts";
+export { renderReport, type ReportOptions } from "./lib/report/report.ts";
 export { type DecoderSpec, type LayerSpec, parameterCount, type Projection, type RopeScaling } from "./lib/nn/spec.ts";
 export { magnitudeScores } from "./lib/prune/baselines.ts";
 export { type Layout, padded, type UniformInput, uniformMasks } from "./lib/prune/layouts.ts";
@@ -104,8 +110,20 @@ export {
   Model,
 } from "./lib/run/model.ts";
 export type { RunHandle, RunHooks } from "./lib/run/hooks.ts";
+export type { FileBytes, MaskSummary, ModelBefore } from "./lib/run/mask_summary.ts";
 export { type Method, METHODS } from "./lib/run/methods.ts";
 export type { CheckpointOptions, PruneOptions, Rates, ResolvedOptions } from "./lib/run/options.ts";
+export {
+  type Alarm,
+  ALARM_ACTIONS,
+  type AlarmAction,
+  MONITOR_NAMES,
+  type MonitorName,
+  type MonitorOptions,
+  type MonitorSetting,
+  type ResolvedMonitor,
+  type ResolvedMonitors,
+} from "./lib/run/monitors/alarm.ts";
 export { perplexity, type PerplexityOptions, type PerplexityResult } from "./lib/run/perplexity.ts";
 export { compress, type CompressOptions } from "./lib/run/pipeline.ts";
 export type { PruneResult, PruneRun } from "./lib/run/prune_result.ts";

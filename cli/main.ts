@@ -13,6 +13,7 @@ import { inspect } from "./inspect.ts";
 import { reportError } from "./output.ts";
 import { planVerb } from "./plan.ts";
 import { pruneVerb } from "./prune.ts";
+import { reportVerb } from "./report.ts";
 import { scheduleVerb } from "./schedule.ts";
 
 /** Runs the command line on arguments and returns the exit status. */
@@ -35,6 +36,7 @@ export async function main(args: readonly string[]): Promise<number> {
       generateVerb,
       chatVerb,
       exportVerb,
+      reportVerb,
     ]
   ) {
     program.addCommand(make());

@@ -3,6 +3,7 @@ import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { PROJECTIONS } from "../lib/nn/spec.ts";
 import { UNIT_KINDS } from "../lib/prune/units.ts";
 import { DEFAULTS } from "../lib/run/options.ts";
+import { ON_ALARM_OPTION } from "./alarms.ts";
 import { verb } from "./command.ts";
 import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
 import { SCHEDULE_NAMES } from "../lib/prune/builtin_schedules.ts";
@@ -131,9 +132,16 @@ export function pruneVerb(): CommandUnknownOpts {
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
+    .option(...ON_ALARM_OPTION)
     .option("--checkpoint-every <steps>", "steps between checkpoints", atLeast("--checkpoint-every", 1), 50)
     .option("--resume", "go on from the checkpoint in --out; all other options as before")
     .option("--overwrite", "start anew where --out holds an earlier run")
+    .option("--dashboard", "serve the run's report while it goes on, on this machine alone; says where")
+    .option(
+      "--dashboard-port <port>",
+      "port of the dashboard, which it asks for too (default: a free one)",
+      wholeNumber("--dashboard-port", { least: 0, most: 65535 }),
+    )
     .option("--json", "print run.json at the end")
     .action(async (model, options) =>
       await runPrune(model, {

@@ -9,9 +9,12 @@ import type { UnitKind } from "../lib/prune/units.ts";
 import type { EncodeReport } from "../lib/run/batches.ts";
 import { checkMemory } from "../lib/run/memory_advice.ts";
 import type { Method } from "../lib/run/methods.ts";
+import type { Alarm, MonitorOptions } from "../lib/run/monitors/alarm.ts";
 import { compress } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
+import { alarmLine } from "./alarms.ts";
 import { PROGRAM } from "./command.ts";
+import { type Dashboard, openDashboard } from "./dashboard.ts";
 import { exportLines } from "./export.ts";
 import { modelDigest } from "./fingerprint.ts";
 import type { DTYPES, GGUF_DTYPES } from "./formats.ts";
@@ -57,9 +60,12 @@ export interface PruneSettings extends ModelSettings {
   readonly recompute: boolean;
   readonly dtype: typeof DTYPES[number];
   readonly ggufDtype: typeof GGUF_DTYPES[number];
+  readonly onAlarm?: MonitorOptions | undefined;
   readonly checkpointEvery: number;
   readonly resume?: true | undefined;
   readonly overwrite?: true | undefined;
+  readonly dashboard?: true | undefined;
+  readonly dashboardPort?: number | undefined;
   readonly json?: true | undefined;
 }
 
@@ -70,12 +76,16 @@ export async function runPrune(path: string, settings: PruneSettings): Promise<v
   const { sparsity, steps, batch, seq, seed } = settings;
   const earlier = resume ? await finishedRun(out, { sparsity, steps, batch, seq, seed }) : null;
   if (earlier) note(`compresso: the run in ${out} is finished already`);
-  const summary = earlier ?? await start(path, settings);
+  const port = settings.dashboardPort ?? (settings.dashboard ? 0 : null);
+  await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
+  if (dashboard) note(`dashboard   ${dashboard.url}`);
+  const summary = earlier ?? await start(path, settings, dashboard);
+  dashboard?.tell({ kind: "finished" });
   if (json) printJson(summary);
   else show(summary, out);
 }
 
-async function start(path: string, settings: PruneSettings): Promise<RunSummary> {
+async function start(path: string, settings: PruneSettings, dashboard: Dashboard | null): Promise<RunSummary> {
   const { out, memoryLimit } = settings;
   const dataPath = settings.data ?? (path === DEMO ? demoData("train") : null);
   if (dataPath === null) {
@@ -112,6 +122,7 @@ async function start(path: string, settings: PruneSettings): Promise<RunSummary>
         prompt,
         identity,
         name: basename(resolve(modelPath(path))),
+        dashboard,
       });
     });
   } catch (error) {
@@ -129,14 +140,16 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
   readonly prompt: string | null;
   readonly identity: Readonly<Record<string, string>>;
   readonly name: string;
+  readonly dashboard: Dashboard | null;
 }): Promise<RunSummary> {
-  const { settings, rows, reading, prompt, identity, name } = run, { out, resume = false } = settings;
+  const { settings, rows, reading, prompt, identity, name, dashboard } = run, { out, resume = false } = settings;
   const { prefinetune, postfinetune } = settings;
   const { rank, alpha, targets, dropout, dtype, ggufDtype } = settings;
   if (settings.overwrite) await clearRunFolder(out);
   const tokens = settings.batch * settings.seq;
   await tune({ rows: tokens, rank, tokens: tokens * (settings.steps + (prefinetune ?? 0) + (postfinetune ?? 0)) });
   progress.phase(`encoding ${formatCount(rows.length)} rows`);
+  const told = new Set<Alarm>();
   return await compress(model, {
     rows,
     sparsity: settings.sparsity,
@@ -163,20 +176,39 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
     trustSchedule: settings.trust ?? false,
     layout: settings.layout,
     rates: { lora: settings.loraRate },
+    ...(settings.onAlarm ? { monitors: settings.onAlarm } : {}),
     signal,
     out,
     resume,
     checkpointEvery: settings.checkpointEvery,
     identity,
     export: { dtype, ggufDtype, name: `${name} pruned by Compresso`, replace: true },
-    onStart: ({ steps, data }, doneBefore) => {
+    onStart: ({ steps, data, options: { rows: _rows, ...options } }, doneBefore) => {
       listen();
+      dashboard?.tell({
+        kind: "started",
+        folder: out,
+        name: basename(resolve(out)),
+        options,
+        adapter: model.device.facts.description,
+      });
       progress.note(`${dataLine(data, settings)}; ${steps} steps on ${model.device.facts.description}`);
       if (doneBefore > 0) progress.note(`going on after step ${doneBefore}`);
     },
-    onRecord: (record) => progress.step(record),
-    onPhase: (phase) =>
-      progress.phase(phase === "slice" ? "comparing the sliced model with the masked one" : "writing the files"),
+    onRecord: (record) => {
+      progress.step(record);
+      // A run that goes back more than once says again why it went back before.
+      for (const alarm of record.alarms.filter((one) => !told.has(one))) {
+        told.add(alarm);
+        progress.note(`alarm at ${alarmLine(alarm)}`);
+        dashboard?.tell({ kind: "alarm", alarm });
+      }
+    },
+    onPhase: (phase) => {
+      const text = phase === "slice" ? "comparing the sliced model with the masked one" : "writing the files";
+      dashboard?.tell({ kind: "state", text: `All steps are done; ${text}.` });
+      progress.phase(text);
+    },
   });
 }
 
@@ -221,6 +253,7 @@ function show(summary: RunSummary, out: string): void {
       formatBytes(summary.peakGpuBytes)
     } on the GPU (planned: ${formatBytes(summary.plannedGpuBytes)})`,
   );
+  for (const alarm of summary.alarms) print(`alarm       ${alarmLine(alarm)}`);
   print(`records     ${out}/records.jsonl, ${out}/run.json`);
   for (const line of exportLines({ loadableBy: summary.files })) print(line);
   for (const { format, reason } of skipped) print(`no ${format} file: ${reason}`);

@@ -4,6 +4,9 @@ import { CompressoError } from "../lib/errors.ts";
 import { CHECKPOINT_FILE } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 
+/** Name of a run's report in its folder. */
+export const REPORT_FILE = "report.html";
+
 /** What a run leaves in its folder. */
 const RUN_FILES = ["run.json", "model", "model.gguf", CHECKPOINT_FILE] as const;
 
@@ -39,6 +42,8 @@ export async function checkRunFolder(
 /** Removes what an earlier run left, so that a run that stops early leaves no model that is not its own. */
 export async function clearRunFolder(out: string): Promise<void> {
   for (const name of await presentFiles(out)) await Deno.remove(join(out, name), { recursive: true });
+  // A report of the earlier run would be taken for one of this run.
+  await Deno.remove(join(out, REPORT_FILE)).catch(() => undefined);
 }
 
 /** Whether a run that stopped can be resumed. */

@@ -8,6 +8,7 @@ import type { UnitKind, UnitRules } from "../prune/units.ts";
 import type { DataReport, Row } from "../io/datasets.ts";
 import type { RunHooks } from "./hooks.ts";
 import { isOneShot, type Method, METHODS } from "./methods.ts";
+import { type MonitorOptions, type ResolvedMonitors, resolveMonitors } from "./monitors/alarm.ts";
 import type { ScheduleSource } from "./schedule_host.ts";
 
 /** Options of `prune`. */
@@ -55,6 +56,8 @@ export interface PruneOptions {
   readonly reading?: DataReport;
   /** Functions that the run calls. */
   readonly hooks?: RunHooks;
+  /** What is watched while the run goes on, and what an alarm does. Default: everything; see {@link MonitorOptions}. */
+  readonly monitors?: MonitorOptions;
   /** Numbers of the loop; defaults follow from `steps`. */
   readonly rates?: Partial<Rates>;
   /** Stops the run between two submits of a step; the run then throws the signal's reason. */
@@ -106,10 +109,23 @@ export type ResolvedOptions =
   & Required<
     Omit<
       PruneOptions,
-      "signal" | "checkpoint" | "lora" | "rates" | "schedule" | "trustSchedule" | "packing" | "reading" | "hooks"
+      | "signal"
+      | "checkpoint"
+      | "lora"
+      | "rates"
+      | "schedule"
+      | "trustSchedule"
+      | "packing"
+      | "reading"
+      | "hooks"
+      | "monitors"
     >
   >
-  & { readonly lora: LoraConfig & { readonly dropout: number }; readonly rates: Rates };
+  & {
+    readonly lora: LoraConfig & { readonly dropout: number };
+    readonly rates: Rates;
+    readonly monitors: ResolvedMonitors;
+  };
 
 /** Defaults that do not follow from other options; the command line shows the same ones. */
 export const DEFAULTS = {
@@ -141,6 +157,7 @@ export function resolveOptions(options: PruneOptions, spec: DecoderSpec): Resolv
     recompute: options.recompute ?? true,
     method: options.method ?? "compresso",
     rules: options.rules ?? {},
+    monitors: resolveMonitors(options.monitors),
     rates: { ...defaultRates(steps), ...options.rates },
   };
   checkLora(resolved.lora);

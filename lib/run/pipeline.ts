@@ -20,7 +20,7 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint"> {
   readonly export?: SessionExportOptions;
   /** Called when the run stands, before the first step, with the steps that a resumed run had done. */
   readonly onStart?: (session: PruneSession, doneBefore: number) => void;
-  /** Called for every step. */
+  /** Called for every step; see {@link StepRecord.step} for a run that goes back. */
   readonly onRecord?: (record: StepRecord) => void;
   /** Called before the comparison of masked and sliced model, and before the files are written. */
   readonly onPhase?: (phase: "slice" | "export") => void;
@@ -53,8 +53,15 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   onStart?.(session, before.steps);
   using file = await Deno.open(recordsPath, { append: true });
   const encoder = new TextEncoder();
+  let lines = before.records;
   for await (const record of session) {
+    // A run that went back does steps anew: the file keeps one line of each, the one that led to the result.
+    if (record.step <= lines) {
+      lines = record.step - 1;
+      await file.truncate(encoder.encode(await firstLines(recordsPath, lines)).length);
+    }
     await writeAll(file, encoder.encode(JSON.stringify(record) + "\n"));
+    lines++;
     onRecord?.(record);
   }
   onPhase?.("slice");

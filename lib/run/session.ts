@@ -4,9 +4,18 @@ import type { WeightSource } from "../io/source.ts";
 import { type DecoderSpec, type LayerSpec, parameterCount } from "../nn/spec.ts";
 import { sliceModel } from "../prune/slice.ts";
 import { exportModel, type ExportOptions, type ExportResult } from "./export.ts";
+import {
+  type FileBytes,
+  fileBytes,
+  type MaskSummary,
+  maskSummary,
+  type ModelBefore,
+  modelBefore,
+} from "./mask_summary.ts";
 import type { Model } from "./model.ts";
 import type { Layout } from "../prune/layouts.ts";
 import type { RunHooks } from "./hooks.ts";
+import type { Alarm } from "./monitors/alarm.ts";
 import type { PruneOptions, ResolvedOptions } from "./options.ts";
 import { startPrune } from "./prune.ts";
 import type { PruneResult, PruneRun } from "./prune_result.ts";
@@ -45,12 +54,20 @@ export interface RunSummary {
   readonly peakGpuBytes: number;
   /** The same as planned before the first step, bytes. */
   readonly plannedGpuBytes: number;
+  /** What the monitors said, in order; see {@link PruneResult.alarms}. */
+  readonly alarms: readonly Alarm[];
   /** Adapter that ran it. */
   readonly adapter: string;
   /** Rows used, cut and left out. */
   readonly data: PruneResult["data"];
   /** Options with all defaults filled in. */
   readonly options: Omit<ResolvedOptions, "rows">;
+  /** The model as it was. */
+  readonly before: ModelBefore;
+  /** What was cut of it. */
+  readonly masks: MaskSummary;
+  /** Sizes of what was written. */
+  readonly fileBytes: readonly FileBytes[];
   /** Files and the programs that load them. */
   readonly files: ExportResult["loadableBy"];
   /** Formats that cannot hold the model. */
@@ -156,9 +173,13 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       tokensPerSecond: result.tokensPerSecond,
       peakGpuBytes: this.#peakBytes,
       plannedGpuBytes: result.plannedGpuBytes,
+      alarms: result.alarms,
       adapter: this.#model.device.facts.description,
       data: result.data,
       options: plain,
+      before: modelBefore(this.#model.source),
+      masks: maskSummary(this.#model.spec, result.masks),
+      fileBytes: await fileBytes(loadableBy.map(({ file }) => file)),
       files: loadableBy,
       skipped: skipped.map(({ format, error }) => ({ format, reason: error.message })),
     };

@@ -3,6 +3,7 @@ import { withBiases } from "../nn/spec.ts";
 import type { StepState } from "../nn/step_state.ts";
 import type { UnitTable } from "../prune/units.ts";
 import { type Chooser, createChooser } from "./chooser.ts";
+import type { MemoryOptions } from "./memory.ts";
 import { checkMemory } from "./memory_advice.ts";
 import type { Model } from "./model.ts";
 import { withCompensation } from "./one_shot.ts";
@@ -36,10 +37,9 @@ export async function allocateRun(
   { state }: { readonly state: () => StepState },
 ): Promise<Ready> {
   const { options, table } = parts, { batch, seq, seed, lora, recompute } = options;
-  const { device, weights: { baseDtype } } = base, isFlap = options.method === "flap";
+  const { device } = base, isFlap = options.method === "flap";
   const spec = isFlap ? withBiases(base.spec, ["o", "down"]) : base.spec;
-  const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
-  const plan = await checkMemory(spec, { ...options, baseDtype, adapter }, {
+  const plan = await checkMemory(spec, memoryOptionsOf(base, options), {
     memoryLimit: device.memoryLimit,
     deviceBytes: device.bytes,
   });
@@ -67,4 +67,13 @@ export function chooserOf(
     makeBatches,
     maskGradients: (data) => trainer.maskGradients(data, { state: state(), ...(signal ? { signal } : {}) }),
   });
+}
+
+/** What of a run its memory depends on. */
+export function memoryOptionsOf(
+  { device, weights: { baseDtype } }: Model,
+  { batch, seq, lora, units, rules, recompute, method }: ResolvedOptions,
+): MemoryOptions & Pick<ResolvedOptions, "rules"> {
+  const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
+  return { batch, seq, lora, units, rules, recompute, method, baseDtype, adapter };
 }

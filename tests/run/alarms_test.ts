@@ -4,6 +4,7 @@ import {
   type Alarm,
   compress,
   CompressoError,
+  defineSchedule,
   demoData,
   loadModel,
   loadModelFrom,
@@ -120,6 +121,27 @@ Deno.test("masks that collapse, oscillate or leave a layer dead, and a constrain
     assert.equal(stopped.error.code, "numeric");
     assert.match(stopped.error.message, /after step 4; .*'collapse'.*collapse to one/);
     assert.deepEqual([stopped.records.length, stopped.records.at(-1)?.alarms.at(-1)?.action], [4, "stop"]);
+  });
+});
+
+Deno.test("hard masks off the target are told with the next record, and a layer that they leave dead", async () => {
+  await withDemo(async (model) => {
+    // Targets of single layers go before that of the whole.
+    const schedule = defineSchedule({
+      sparsity: 0.05,
+      layers: ({ layers }) => layers.map((_, layer) => layer === 3 ? 1 : 0.2),
+    });
+    const monitors = { constraint: { action: "rollback" } } as const; // which would change nothing here
+    const { records, result } = await drive(model, { schedule, monitors, prefinetune: 0, postfinetune: 1 });
+    const told = result.alarms.filter(({ monitor }) => monitor === "constraint");
+    assert.deepEqual(told.map(({ step, action, restored }) => [step, action, restored]), [[2, "warn", null]]);
+    assert.match(told[0]?.message ?? "", /hard sparsity 3\d\.\d %, target 5\.0 %/);
+    assert.match(told[0]?.change ?? "", /single layers and of the whole agree/);
+    assert.deepEqual(records.at(-1)?.alarms.filter(({ monitor }) => monitor === "constraint"), told);
+    assert.ok(
+      result.alarms.some(({ monitor, message }) => monitor === "dead-layer" && message.startsWith("layer 3 is dead")),
+    );
+    assert.deepEqual(records.at(-1)?.layers?.[3], { heads: 1, ffn: 1 });
   });
 });
 

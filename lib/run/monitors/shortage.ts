@@ -4,6 +4,7 @@ import type { Device, MemoryShortage } from "../../gpu/device.ts";
 import { adviceWords, adviseMemory, mebibytes } from "../memory_advice.ts";
 import type { Model } from "../model.ts";
 import type { ResolvedOptions } from "../options.ts";
+import { memoryOptionsOf } from "../ready.ts";
 
 const HOW: Readonly<Record<MemoryShortage, string>> = {
   limit: "the limit does not allow what the run asks for",
@@ -14,14 +15,14 @@ const HOW: Readonly<Record<MemoryShortage, string>> = {
 /** An error of the GPU as an alarm of memory, if memory is what ran out and is watched; any other error as it is. */
 export async function asShortage(
   error: unknown,
-  { model: { device, spec, weights }, options, step, plannedBytes }: {
+  { model, options, step, plannedBytes }: {
     readonly model: Model;
     readonly options: ResolvedOptions;
     readonly step: number;
     readonly plannedBytes: number;
   },
 ): Promise<unknown> {
-  const { shortage, bytes } = device;
+  const { device } = model, { shortage, bytes } = device;
   const isOne = error instanceof CompressoError && error.code === "gpu" && shortage !== null;
   if (!isOne || options.monitors.memory === null) return error;
   return new CompressoError("gpu", {
@@ -31,12 +32,7 @@ export async function asShortage(
       mebibytes(plannedBytes)
     } were planned (${error.parts.what}${error.parts.value ? `: ${error.parts.value}` : ""})`,
     mend: await mendOf(device, {
-      adviseFor: (memoryLimit) =>
-        adviseMemory(spec, {
-          ...options,
-          baseDtype: weights.baseDtype,
-          adapter: { limits: device.limits, isCpu: device.facts.isCpu },
-        }, { memoryLimit }),
+      adviseFor: (memoryLimit) => adviseMemory(model.spec, memoryOptionsOf(model, options), { memoryLimit }),
       plannedBytes,
     }),
   }, { cause: error });

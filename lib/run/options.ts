@@ -8,7 +8,10 @@ import type { UnitKind, UnitRules } from "../prune/units.ts";
 import type { DataReport, Row } from "../io/datasets.ts";
 import type { RunHooks } from "./hooks.ts";
 import { isOneShot, type Method, METHODS } from "./methods.ts";
+import { checkRates, defaultRates, LORA_RATE, type Rates } from "./rates.ts";
 import type { ScheduleSource } from "./schedule_host.ts";
+
+export { defaultRates, type Rates } from "./rates.ts";
 
 /** Options of `prune`. */
 export interface PruneOptions {
@@ -77,30 +80,6 @@ export interface CheckpointOptions {
   readonly identity?: Readonly<Record<string, string | number | boolean | null>>;
 }
 
-/** Numbers of the training loop. */
-export interface Rates {
-  /** Peak learning rate of LoRA in all stages. */
-  readonly lora: number;
-  /** Learning rate of log α. */
-  readonly mask: number;
-  /** Rate of λ's ascent. */
-  readonly lambda: number;
-  /** β of hard concrete. */
-  readonly temperature: number;
-  /** Scale τ of its noise; 1 is Louizos et al. */
-  readonly noise: number;
-  /** Spread of the initial log α over the units. */
-  readonly spread: number;
-  /** Share of the pruning stage after which the target is reached. */
-  readonly warmup: number;
-  /** Share of the gap to the schedule that the projection closes at every step. */
-  readonly tracking: number;
-  /** Largest global norm of the LoRA gradients. */
-  readonly clipNorm: number;
-  /** Decoupled weight decay of LoRA. */
-  readonly weightDecay: number;
-}
-
 /** Options with every default filled in. */
 export type ResolvedOptions =
   & Required<
@@ -119,7 +98,7 @@ export const DEFAULTS = {
   units: ["kv", "ffn"] as readonly UnitKind[],
   lora: { rank: 8, alpha: 16, targets: ["q", "v"] as readonly Projection[], dropout: 0 },
   layout: "compact" as Layout,
-  loraRate: 5e-4,
+  loraRate: LORA_RATE,
 } as const;
 
 /** Fills in defaults. Throws `CompressoError("usage")` for values out of range. */
@@ -159,31 +138,8 @@ export function resolveOptions(options: PruneOptions, spec: DecoderSpec): Resolv
       mend: "lower --seq",
     });
   }
-  for (const [name, value] of Object.entries(resolved.rates)) {
-    if (Number.isFinite(value) && value >= 0) continue;
-    throw new CompressoError("usage", {
-      what: `cannot use the rate '${name}'`,
-      rule: "it is a number ≥ 0",
-      value: String(value),
-    });
-  }
+  checkRates(resolved.rates);
   return resolved;
-}
-
-/** Rates for a step budget: with few steps log α must move further in each. */
-export function defaultRates(steps: number): Rates {
-  return {
-    lora: DEFAULTS.loraRate,
-    mask: Math.min(0.3, Math.max(0.03, 20 / steps)),
-    lambda: 0.1,
-    temperature: 2 / 3,
-    noise: 0.2,
-    spread: 8,
-    warmup: 0.7,
-    tracking: 1,
-    clipNorm: 1,
-    weightDecay: 0,
-  };
 }
 
 function checkMethod({ method = "compresso", schedule }: PruneOptions): void {

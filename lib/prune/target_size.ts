@@ -2,9 +2,9 @@
 import { CompressoError } from "../errors.ts";
 import { type DecoderSpec, hasBias, PROJECTIONS, projectionShape } from "../nn/spec.ts";
 import { byScore } from "./pieces.ts";
-import { hardSparsity, selectUnits, type SizeTarget } from "./selection.ts";
+import { hardSparsity, leastSize, selectUnits, type SizeTarget } from "./selection.ts";
 import type { Measure } from "./tally.ts";
-import { uniformCounts, uniformSelection } from "./uniform.ts";
+import { uniformCounts, uniformPieces, uniformSelection } from "./uniform.ts";
 import type { UnitTable } from "./unit_table.ts";
 
 /** Counts parameters as `parameterCount` does: embedding, norms and head included, a tied head once. */
@@ -61,11 +61,15 @@ export function targetSparsity(
   const { measure, most, unit } = size, { layers, hidden } = table.spec;
   const whole = layers.reduce((sum, layer) => sum + measure.layer(layer, hidden), measure.rest(hidden));
   if (!(most > 0 && most < whole)) {
+    const { forced, rows } = isUniform ? uniformPieces(table) : { forced: [], rows: undefined };
+    const least = leastSize(table, size, { pieces: rows && [...forced, ...rows] });
+    const shown = (value: number): string => Math.ceil(value).toLocaleString("en");
     throw new CompressoError("usage", {
       what: `cannot prune to this number of ${unit}`,
-      rule: `it is above 0 and below the model's own ${Math.round(whole).toLocaleString("en")}`,
+      rule: `it is below the model's own ${shown(whole)}, and at least ${shown(least)}, which cutting ${
+        [...table.kinds].join(", ")
+      } leaves`,
       value: Number.isFinite(most) ? most.toLocaleString("en") : String(most),
-      mend: "give a smaller number",
     });
   }
   if (isUniform) {

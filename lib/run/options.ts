@@ -4,12 +4,15 @@ import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { checkLora, type LoraConfig } from "../nn/lora.ts";
 import type { DecoderSpec, Projection } from "../nn/spec.ts";
 import type { Layout } from "../prune/layouts.ts";
+import { START_RULES, type StartRule } from "../prune/start.ts";
 import type { UnitKind, UnitRules } from "../prune/units.ts";
 import type { DataReport, Row } from "../io/datasets.ts";
 import type { RunHooks } from "./hooks.ts";
 import { isOneShot, type Method, METHODS } from "./methods.ts";
-import { checkRates, defaultRates, LORA_RATE, type Rates } from "./rates.ts";
+import { type Preset, type PresetOptions, presetOptions, PRESETS } from "./presets.ts";
+import { LORA_RATE, type Rates, resolveRates } from "./rates.ts";
 import type { ScheduleSource } from "./schedule_host.ts";
+import type { WantedSize } from "./size_goal.ts";
 
 export { defaultRates, type Rates } from "./rates.ts";
 
@@ -17,8 +20,10 @@ export { defaultRates, type Rates } from "./rates.ts";
 export interface PruneOptions {
   /** Rows to train on. */
   readonly rows: readonly Row[];
-  /** Share of the layers' linear weights to cut, in (0, 1). */
-  readonly sparsity: number;
+  /** Share of the layers' linear weights to cut, in (0, 1). Either this or `size` is given. */
+  readonly sparsity?: number;
+  /** Size that the pruned model is to have, whatever sparsity that is. A schedule says the way to it, unless it ends the stage early. */
+  readonly size?: WantedSize;
   /** Steps of the pruning stage. */
   readonly steps: number;
   /** Steps of LoRA alone before; default a tenth of `steps`. */
@@ -60,6 +65,10 @@ export interface PruneOptions {
   readonly hooks?: RunHooks;
   /** Numbers of the loop; defaults follow from `steps`. */
   readonly rates?: Partial<Rates>;
+  /** Where learned masks start. Default "saliency". */
+  readonly start?: StartRule;
+  /** Defaults that take the place of all others: "paper" are the published ones. Options given beside it win. */
+  readonly preset?: Preset;
   /** Stops the run between two submits of a step; the run then throws the signal's reason. */
   readonly signal?: AbortSignal;
   /** Where the run saves itself; default nowhere. */
@@ -85,10 +94,16 @@ export type ResolvedOptions =
   & Required<
     Omit<
       PruneOptions,
-      "signal" | "checkpoint" | "lora" | "rates" | "schedule" | "trustSchedule" | "packing" | "reading" | "hooks"
+      | ("signal" | "checkpoint" | "lora" | "rates" | "schedule" | "trustSchedule" | "packing" | "reading" | "hooks")
+      | ("size" | "preset")
     >
   >
-  & { readonly lora: LoraConfig & { readonly dropout: number }; readonly rates: Rates };
+  & {
+    readonly lora: LoraConfig & { readonly dropout: number };
+    readonly rates: Rates;
+    readonly size: WantedSize | null;
+    readonly preset: Preset | null;
+  };
 
 /** Defaults that do not follow from other options; the command line shows the same ones. */
 export const DEFAULTS = {
@@ -101,30 +116,37 @@ export const DEFAULTS = {
   loraRate: LORA_RATE,
 } as const;
 
-/** Fills in defaults. Throws `CompressoError("usage")` for values out of range. */
+/**
+ * Fills in defaults. Sparsity is 0 where a size is given: `sizeGoal` finds it. Throws `CompressoError("usage")` for values out of range.
+ */
 export function resolveOptions(options: PruneOptions, spec: DecoderSpec): ResolvedOptions {
   const { steps, batch = DEFAULTS.batch, seq = DEFAULTS.seq, seed = DEFAULTS.seed } = options;
+  const preset = presetOf(options);
   const resolved: ResolvedOptions = {
     rows: options.rows,
-    sparsity: options.sparsity,
+    sparsity: options.sparsity ?? 0,
+    size: options.size ?? null,
+    preset: options.preset ?? null,
     steps,
-    prefinetune: options.prefinetune ?? Math.round(steps * 0.1),
-    postfinetune: options.postfinetune ?? Math.round(steps * 0.3),
+    prefinetune: options.prefinetune ?? preset.prefinetune ?? Math.round(steps * 0.1),
+    postfinetune: options.postfinetune ?? preset.postfinetune ?? Math.round(steps * 0.3),
     batch,
     seq,
     seed,
-    units: options.units ?? DEFAULTS.units,
-    lora: { ...DEFAULTS.lora, ...options.lora },
+    units: options.units ?? preset.units ?? DEFAULTS.units,
+    lora: { ...DEFAULTS.lora, ...preset.lora, ...options.lora },
     prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
     layout: options.layout ?? DEFAULTS.layout,
     recompute: options.recompute ?? true,
     method: options.method ?? "compresso",
     rules: options.rules ?? {},
-    rates: { ...defaultRates(steps), ...options.rates },
+    start: options.start ?? preset.start ?? "saliency",
+    rates: resolveRates(steps, { preset: preset.rates, given: options.rates }),
   };
   checkLora(resolved.lora);
   whole("steps", steps, isOneShot(resolved.method) ? 0 : 1);
   checkMethod(options);
+  checkGoal(options);
   whole("prefinetune", resolved.prefinetune, 0);
   whole("postfinetune", resolved.postfinetune, 0);
   whole("batch", batch, 1);
@@ -138,16 +160,43 @@ export function resolveOptions(options: PruneOptions, spec: DecoderSpec): Resolv
       mend: "lower --seq",
     });
   }
-  checkRates(resolved.rates);
   return resolved;
 }
 
-function checkMethod({ method = "compresso", schedule }: PruneOptions): void {
+function presetOf({ preset, steps }: PruneOptions): Partial<PresetOptions> {
+  if (preset === undefined) return {};
+  if (PRESETS.includes(preset)) return presetOptions(preset, steps);
+  throw new CompressoError("usage", {
+    what: "cannot use this preset",
+    rule: `presets are ${PRESETS.join(", ")}`,
+    value: String(preset),
+  });
+}
+
+function checkGoal({ sparsity, size }: PruneOptions): void {
+  if ((sparsity === undefined) !== (size === undefined)) return;
+  throw new CompressoError("usage", {
+    what: "cannot tell how small the model is to become",
+    rule: "exactly one of these is given: a sparsity, a number of parameters, a number of bytes",
+    value: size === undefined ? "none of them" : "a sparsity and a size",
+    mend: "give --sparsity, --target-params or --target-bytes",
+  });
+}
+
+function checkMethod({ method = "compresso", schedule, start }: PruneOptions): void {
   if (!METHODS.includes(method)) {
     throw new CompressoError("usage", {
       what: "cannot prune by this method",
       rule: `methods are ${METHODS.join(", ")}`,
       value: String(method),
+    });
+  }
+  if (start !== undefined && !(START_RULES.includes(start) && method === "compresso")) {
+    throw new CompressoError("usage", {
+      what: `cannot start masks from '${start}'`,
+      rule: `learned masks, the method compresso, start from ${START_RULES.join(" or ")}`,
+      value: `method ${method}`,
+      mend: "leave --start out",
     });
   }
   if (schedule !== undefined && isOneShot(method)) {

@@ -4,6 +4,7 @@ import type { Batches, EncodeReport } from "./batches.ts";
 import { unpackMasks } from "../nn/masks.ts";
 import { withBiases } from "../nn/spec.ts";
 import type { StepState } from "../nn/step_state.ts";
+import { hardenMasks } from "../prune/harden.ts";
 import { progressOf, stageRate } from "../prune/schedule.ts";
 import { checkReachable, hardSparsity, keptUnits, type UnitTable, unitTable } from "../prune/units.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, writeCheckpoint } from "./checkpoint.ts";
@@ -18,6 +19,7 @@ import type { PruneResult, PruneRun } from "./prune_result.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { encodeRun, type RunData } from "./run_data.ts";
 import { identityOf, type PendingStep, recordOf, stepStateOf } from "./run_parts.ts";
+import { type SizeGoal, sizeGoal } from "./size_goal.ts";
 import { openSteerer, RECORDS_SEEN, recordView, type Steerer, type Steering } from "./steering.ts";
 import { createTrainer, RING_SLOTS, type Trainer } from "./trainer.ts";
 
@@ -26,10 +28,11 @@ const FLUSH_SECONDS = 0.4;
 
 /** Prepares a run. Throws `CompressoError` for options that cannot work, before any GPU work. */
 export function startPrune(model: Model, given: PruneOptions): PruneRun {
-  const options = resolveOptions(given, model.spec);
-  const table = unitTable(model.spec, options.units, options.rules);
-  checkReachable(table, options.sparsity);
-  return new Run(model, { options, table, given, ...encodeRun(model, options, given) });
+  const asked = resolveOptions(given, model.spec), goal = asked.size && sizeGoal(model, asked, asked.size);
+  const options = goal ? { ...asked, sparsity: goal.sparsity } : asked;
+  const table = goal?.table ?? unitTable(model.spec, options.units, options.rules);
+  if (!goal) checkReachable(table, options.sparsity);
+  return new Run(model, { options, table, goal, given, ...encodeRun(model, options, given) });
 }
 
 /** What is there from the first step on. */
@@ -46,6 +49,7 @@ interface Ready {
 interface Parts extends RunData {
   readonly options: ResolvedOptions;
   readonly table: UnitTable;
+  readonly goal: SizeGoal | null;
   readonly given: PruneOptions;
 }
 
@@ -112,11 +116,12 @@ class Run implements PruneRun {
   }
 
   async #allocate(): Promise<Ready> {
-    const { options, table } = this.#parts, { batch, seq, seed, lora, recompute } = options;
+    const { options, table, goal } = this.#parts, { batch, seq, seed, lora, recompute } = options;
     const { device, weights: { baseDtype } } = this.#model, isFlap = options.method === "flap";
     const spec = isFlap ? withBiases(this.#model.spec, ["o", "down"]) : this.#model.spec;
     const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
-    const plan = await checkMemory(spec, { ...options, baseDtype, adapter }, {
+    const { size: _size, preset: _preset, start: _start, ...planned } = options;
+    const plan = await checkMemory(spec, { ...planned, baseDtype, adapter }, {
       memoryLimit: device.memoryLimit,
       deviceBytes: device.bytes,
     });
@@ -132,6 +137,8 @@ class Run implements PruneRun {
       trainer,
       signal,
       makeBatches: this.#parts.makeBatches,
+      // A schedule that ended the stage early has the last word on how much is cut.
+      harden: (...args) => (this.#position.leftOut > 0 ? hardenMasks : goal?.harden ?? hardenMasks)(...args),
       maskGradients: (data) =>
         trainer.maskGradients(data, {
           state: this.#state(0, 0),
@@ -217,7 +224,8 @@ class Run implements PruneRun {
       return false;
     }
     const rates = steering?.rates ?? options.rates, target = steering?.target ?? null;
-    const rate = stageRate(stage, { peak: rates.lora })(progressOf(this.#position.stageStep, steps));
+    const peak = stage === "postfinetune" ? rates.recovery : rates.lora;
+    const rate = stageRate(stage, { peak })(progressOf(this.#position.stageStep, steps));
     await given.hooks?.beforeStep?.(this.#handle(stage));
     const batch = this.#batches.next();
     const state = this.#state(rate, target ?? 0, rates);

@@ -3,8 +3,10 @@ import { CompressoError } from "../errors.ts";
 
 /** Numbers of the training loop. */
 export interface Rates {
-  /** Peak learning rate of LoRA in all stages. */
+  /** Peak learning rate of LoRA, in the last stage that of `recovery`. */
   readonly lora: number;
+  /** Peak learning rate of LoRA in the last stage, with frozen masks; default: that of `lora`. */
+  readonly recovery: number;
   /** Learning rate of log α. */
   readonly mask: number;
   /** Rate of λ's ascent. */
@@ -13,12 +15,14 @@ export interface Rates {
   readonly temperature: number;
   /** Scale τ of its noise; 1 is Louizos et al. */
   readonly noise: number;
-  /** Spread of the initial log α over the units. */
+  /** Spread of the initial log α over the units, where it starts from their saliency. */
   readonly spread: number;
   /** Share of the pruning stage after which the target is reached. */
   readonly warmup: number;
-  /** Share of the gap to the schedule that the projection closes at every step. */
+  /** Share of the gap to the schedule that the projection closes at every step; 0 leaves the constraint to λ alone. */
   readonly tracking: number;
+  /** log α is clamped to ± this after each update, before the projection. */
+  readonly limit: number;
   /** Largest global norm of the LoRA gradients. */
   readonly clipNorm: number;
   /** Decoupled weight decay of LoRA. */
@@ -32,6 +36,7 @@ export const LORA_RATE = 5e-4;
 export function defaultRates(steps: number): Rates {
   return {
     lora: LORA_RATE,
+    recovery: LORA_RATE,
     mask: Math.min(0.3, Math.max(0.03, 20 / steps)),
     lambda: 0.1,
     temperature: 2 / 3,
@@ -39,18 +44,37 @@ export function defaultRates(steps: number): Rates {
     spread: 8,
     warmup: 0.7,
     tracking: 1,
+    limit: 100,
     clipNorm: 1,
     weightDecay: 0,
   };
 }
 
-/** Throws `CompressoError("usage")` for a number out of range. */
-export function checkRates(rates: Rates): void {
+/** Rates of a run: what is given, then the preset's, then the default. */
+export function resolveRates(
+  steps: number,
+  { preset = {}, given = {} }: {
+    readonly preset?: Partial<Rates> | undefined;
+    readonly given?: Partial<Rates> | undefined;
+  },
+): Rates {
+  const rates = { ...defaultRates(steps), ...preset, ...given };
+  const recovery = given.recovery ?? given.lora ?? preset.recovery ?? rates.lora;
+  checkRates({ ...rates, recovery });
+  return { ...rates, recovery };
+}
+
+const ABOVE_ZERO: readonly (keyof Rates)[] = ["temperature", "limit"];
+const SHARES: readonly (keyof Rates)[] = ["warmup", "tracking"];
+
+function checkRates(rates: Rates): void {
+  const is = (names: readonly string[], name: string): boolean => names.includes(name);
   for (const [name, value] of Object.entries(rates)) {
-    if (Number.isFinite(value) && value >= 0) continue;
+    const most = is(SHARES, name) ? 1 : Infinity, isPositive = is(ABOVE_ZERO, name);
+    if (Number.isFinite(value) && value <= most && (isPositive ? value > 0 : value >= 0)) continue;
     throw new CompressoError("usage", {
       what: `cannot use the rate '${name}'`,
-      rule: "it is a number ≥ 0",
+      rule: `it is a number ${isPositive ? "above 0" : most === 1 ? "from 0 to 1" : "≥ 0"}`,
       value: String(value),
     });
   }

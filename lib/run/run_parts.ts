@@ -40,6 +40,7 @@ export function stepStateOf(
     clipNorm: rates.clipNorm,
     weightDecay: rates.weightDecay,
     tracking: rates.tracking,
+    limit: rates.limit,
   };
 }
 
@@ -78,13 +79,14 @@ export function identityOf(
     readonly given: PruneOptions;
   },
 ): RunIdentity {
-  const { rows: _rows, recompute: _recompute, rates, lora, units, rules, ...plain } = options;
+  const { rows: _rows, recompute: _recompute, rates, lora, units, rules, size, ...plain } = options;
   return {
     ...plain,
     units: units.join(","),
     lora: JSON.stringify(lora),
     rates: JSON.stringify(rates),
     rules: JSON.stringify(rules),
+    size: JSON.stringify(size),
     schedule,
     examples: `${report.examples} examples, ${report.tokens} tokens, ${digest}`,
     model: digestOf([JSON.stringify(spec)]),

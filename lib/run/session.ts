@@ -11,6 +11,7 @@ import type { PruneOptions, ResolvedOptions } from "./options.ts";
 import { startPrune } from "./prune.ts";
 import type { PruneResult, PruneRun } from "./prune_result.ts";
 import type { StepRecord } from "./records.ts";
+import { checkExportSize, exportDefaults, GGUF_NAME, reachedSize, type SizeResult } from "./size_goal.ts";
 import { type VerifyResult, verifyShape, verifySliced } from "./verify.ts";
 
 /** A pruned model, physically smaller, not yet written. */
@@ -21,6 +22,8 @@ export interface SlicedModel {
   readonly spec: DecoderSpec;
   /** Parameters of the whole model, before and after. */
   readonly parameters: { readonly before: number; readonly after: number };
+  /** The size that was asked for and is reached; null where a sparsity was. */
+  readonly size: SizeResult | null;
   /** Masked and sliced model compared on held-out tokens, both in f32. */
   readonly maskedVsSliced: VerifyResult;
 }
@@ -31,6 +34,8 @@ export interface RunSummary {
   readonly sparsity: PruneResult["sparsity"];
   /** Parameters of the whole model, before and after. */
   readonly parameters: SlicedModel["parameters"];
+  /** The size that was asked for and is reached; null where a sparsity was. */
+  readonly size: SlicedModel["size"];
   /** Heads, KV heads and FFN columns of each layer. */
   readonly layers: readonly LayerSpec[];
   /** Hidden size. */
@@ -129,19 +134,23 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     });
     this.#peakBytes = device.peakBytes;
     const parameters = { before: parameterCount(spec), after: parameterCount(source.spec) };
-    return this.#sliced = { source, spec: source.spec, parameters, maskedVsSliced };
+    const { size: wanted, units } = this.options, { tokenizer } = this.#model;
+    const size = wanted && reachedSize(source.spec, wanted, { tokenizer, units });
+    return this.#sliced = { source, spec: source.spec, parameters, size, maskedVsSliced };
   }
 
   /** Writes `dir/model/`, `dir/model.gguf` and, last, `dir/run.json`. Returns what run.json holds. */
   async export(dir: string, options: SessionExportOptions = {}): Promise<RunSummary> {
+    checkExportSize(this.options.size, options);
     const sliced = await this.slice(), result = this.#run.result();
     await this.#hooks.beforeExport?.(dir);
     await Deno.mkdir(dir, { recursive: true });
     const { loadableBy, skipped } = await exportModel(sliced.source, dir, {
       layout: this.options.layout,
-      name: "pruned by Compresso",
+      name: GGUF_NAME,
       tokenizer: this.#model.tokenizer,
       ...(this.#signal ? { signal: this.#signal } : {}),
+      ...exportDefaults(this.options.size),
       ...options,
     });
     const { rows: _rows, ...plain } = this.options;
@@ -149,6 +158,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const summary: RunSummary = {
       sparsity: result.sparsity,
       parameters: sliced.parameters,
+      size: sliced.size,
       layers: sliced.spec.layers,
       hidden: sliced.spec.hidden,
       maskedVsSliced: { maxAbs, range },

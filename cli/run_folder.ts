@@ -52,19 +52,20 @@ export async function isResumable(out: string): Promise<boolean> {
  */
 export async function finishedRun(
   out: string,
-  given: Readonly<Record<string, string | number | boolean>>,
+  given: Readonly<Record<string, unknown>>,
 ): Promise<RunSummary | null> {
   const found = await presentFiles(out);
   if (!found.includes("run.json") || found.includes(CHECKPOINT_FILE)) return null;
   const path = join(out, "run.json");
   const summary: RunSummary = JSON.parse(await Deno.readTextFile(path));
   const then: Readonly<Record<string, unknown>> = { ...summary.options };
-  const differing = Object.entries(given).filter(([name, value]) => String(then[name]) !== String(value));
+  const shown = (value: unknown): string => JSON.stringify(value) ?? "none";
+  const differing = Object.entries(given).filter(([name, value]) => shown(then[name]) !== shown(value));
   if (differing.length === 0) return summary;
   throw new CompressoError("mismatch", {
     what: `cannot resume the run in ${out}`,
     rule: "options are those of the first run, which is finished",
-    value: differing.map(([name, value]) => `${name}: ${then[name]} then, ${value} now`).join("; "),
+    value: differing.map(([name, value]) => `${name}: ${shown(then[name])} then, ${shown(value)} now`).join("; "),
     mend: "start anew with --overwrite, or choose another --out",
   });
 }

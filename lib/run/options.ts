@@ -12,7 +12,7 @@ import { isOneShot, type Method, METHODS } from "./methods.ts";
 import { type Preset, type PresetOptions, presetOptions, PRESETS } from "./presets.ts";
 import { LORA_RATE, type Rates, resolveRates } from "./rates.ts";
 import type { ScheduleSource } from "./schedule_host.ts";
-import type { WantedSize } from "./size_goal.ts";
+import { alignment, type WantedSize } from "./size_goal.ts";
 
 export { defaultRates, type Rates } from "./rates.ts";
 
@@ -49,7 +49,10 @@ export interface PruneOptions {
    * Default true.
    */
   readonly recompute?: boolean;
-  /** Protected layers, least widths, aligned widths. Default: none. */
+  /**
+   * Protected layers, least widths, aligned widths. Default: none; for a size in bytes of a GGUF in blocks widths are aligned to the block, since
+   * matrices of other widths would fall back to f16.
+   */
   readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
   /** How units are chosen. Default "compresso": learned masks. */
   readonly method?: Method;
@@ -139,7 +142,7 @@ export function resolveOptions(options: PruneOptions, spec: DecoderSpec): Resolv
     layout: options.layout ?? DEFAULTS.layout,
     recompute: options.recompute ?? true,
     method: options.method ?? "compresso",
-    rules: options.rules ?? {},
+    rules: { ...alignment(options.size), ...options.rules },
     start: options.start ?? preset.start ?? "saliency",
     rates: resolveRates(steps, { preset: preset.rates, given: options.rates }),
   };

@@ -1,6 +1,7 @@
 // A wanted size of the pruned model, in parameters or bytes of its file, from the first look to the hard masks. Owns the way to it; refuses the choice of units.
 import { CompressoError } from "../errors.ts";
 import { byteTarget, fileBytes, type FileKind } from "../io/file_size.ts";
+import { TENSOR_FORMATS } from "../io/gguf_types.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { packMasks } from "../nn/masks.ts";
 import { type DecoderSpec, parameterCount, withBiases } from "../nn/spec.ts";
@@ -8,7 +9,7 @@ import { hardenMasks } from "../prune/harden.ts";
 import type { SizeTarget } from "../prune/selection.ts";
 import { planSlice } from "../prune/slice.ts";
 import { parameterTarget, restPerDim, targetSparsity } from "../prune/target_size.ts";
-import { keptUnits, selectedSpec, type UnitTable, unitTable } from "../prune/units.ts";
+import { keptUnits, selectedSpec, type UnitRules, type UnitTable, unitTable } from "../prune/units.ts";
 import type { ExportOptions } from "./export.ts";
 import type { ResolvedOptions } from "./options.ts";
 
@@ -23,6 +24,13 @@ export type WantedSize =
 
 /** Name of the model within a GGUF, where none is given. */
 export const GGUF_NAME = "pruned by Compresso";
+
+/** Rules that a size has unless others are given: widths in whole blocks, where matrices of other widths fall back to f16 and the file grows. */
+export function alignment(wanted: WantedSize | undefined): Pick<UnitRules, "align"> {
+  if (!wanted || "parameters" in wanted || wanted.file.format !== "gguf") return {};
+  const { block } = TENSOR_FORMATS[wanted.file.dtype];
+  return block > 1 ? { align: block } : {};
+}
 
 /** The way to a size. */
 export interface SizeGoal {

@@ -200,6 +200,10 @@ export function pruneVerb(): CommandUnknownOpts {
       oneOf("--base-dtype", BASE_DTYPES),
       "f16" as const,
     )
+    .option(
+      "--save-adapter",
+      "save LoRA too, in PEFT's format: DIR/adapter, for the sliced model without it, DIR/unmerged",
+    )
     .option("--no-recompute", "keep all activations for backward: quicker, more memory, the same result")
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
     .option(...TUNING_OPTION)

@@ -51,6 +51,7 @@ export interface PruneSettings extends ModelSettings, RateSettings, TargetSettin
   readonly targets: readonly Projection[];
   readonly dropout: number;
   readonly layout: Layout;
+  readonly saveAdapter?: true | undefined;
   readonly recompute: boolean;
   readonly checkpointEvery: number;
   readonly resume?: true | undefined;
@@ -170,7 +171,7 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
     resume,
     checkpointEvery: settings.checkpointEvery,
     identity,
-    export: { dtype, ggufDtype, name, replace: true },
+    export: { dtype, ggufDtype, name, replace: true, saveAdapter: settings.saveAdapter ?? false },
     onStart: ({ steps, data }, doneBefore) => {
       listen();
       progress.note(`${dataLine(data, settings)}; ${steps} steps on ${model.device.facts.description}`);

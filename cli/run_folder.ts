@@ -1,11 +1,12 @@
 // The folder of a prune run before the run: what stands there, and what may happen to it. Owns those rules; refuses the run.
 import { join } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
+import { ADAPTER_FOLDER, UNMERGED_FOLDER } from "../lib/run/export_adapter.ts";
 import { CHECKPOINT_FILE } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 
 /** What a run leaves in its folder. */
-const RUN_FILES = ["run.json", "model", "model.gguf", CHECKPOINT_FILE] as const;
+const RUN_FILES = ["run.json", "model", "model.gguf", UNMERGED_FOLDER, ADAPTER_FOLDER, CHECKPOINT_FILE] as const;
 
 /** Refuses a folder that holds an earlier run, unless it is to be replaced or resumed. */
 export async function checkRunFolder(

@@ -3,6 +3,7 @@ import { writeFileAtomically } from "../io/atomic.ts";
 import type { WeightSource } from "../io/source.ts";
 import { type DecoderSpec, type LayerSpec, parameterCount } from "../nn/spec.ts";
 import { sliceModel } from "../prune/slice.ts";
+import { exportAdapter } from "./export_adapter.ts";
 import { exportModel, type ExportOptions, type ExportResult } from "./export.ts";
 import type { Model } from "./model.ts";
 import type { Layout } from "../prune/layouts.ts";
@@ -65,7 +66,14 @@ export interface RunSummary {
 /** Options of {@link PruneSession.export}; layout is the run's. */
 export type SessionExportOptions =
   & Partial<Pick<ExportOptions, "dtype" | "ggufDtype" | "name" | "generation" | "formats" | "replace" | "signal">>
-  & { readonly layout?: Layout };
+  & {
+    readonly layout?: Layout;
+    /**
+     * Whether LoRA is saved too, in PEFT's format: `dir/adapter/`, for the sliced model without LoRA, `dir/unmerged/`. Default false. As it was
+     * trained, for the unpruned model with its masks, it is `result().lora`; see `writePeftAdapter`.
+     */
+    readonly saveAdapter?: boolean;
+  };
 
 /** A prune run with what follows it. Dispose it to free its GPU memory. */
 export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
@@ -139,20 +147,26 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return this.#sliced = { source, spec: source.spec, parameters, size, maskedVsSliced };
   }
 
-  /** Writes `dir/model/`, `dir/model.gguf` and, last, `dir/run.json`. Returns what run.json holds. */
+  /** Writes `dir/model/`, `dir/model.gguf`, with `saveAdapter` the adapter, and, last, `dir/run.json`. Returns what run.json holds. */
   async export(dir: string, options: SessionExportOptions = {}): Promise<RunSummary> {
     checkExportSize(this.options.size, options);
     const sliced = await this.slice(), result = this.#run.result();
     await this.#hooks.beforeExport?.(dir);
     await Deno.mkdir(dir, { recursive: true });
-    const { loadableBy, skipped } = await exportModel(sliced.source, dir, {
+    const { saveAdapter = false, ...files } = options, signal = files.signal ?? this.#signal;
+    const how = {
       layout: this.options.layout,
       name: GGUF_NAME,
       tokenizer: this.#model.tokenizer,
-      ...(this.#signal ? { signal: this.#signal } : {}),
       ...exportDefaults(this.options.size),
-      ...options,
-    });
+      ...files,
+      ...(signal ? { signal } : {}),
+    };
+    const { loadableBy, skipped } = await exportModel(sliced.source, dir, how);
+    const { layout, dtype = "f16", tokenizer, replace = false } = how, { masks, lora } = result;
+    const beside = saveAdapter
+      ? await exportAdapter(result.source, dir, { masks, lora, layout, dtype, tokenizer, replace, signal })
+      : [];
     const { rows: _rows, ...plain } = this.options;
     const { maxAbs, range } = sliced.maskedVsSliced;
     const summary: RunSummary = {
@@ -169,7 +183,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       adapter: this.#model.device.facts.description,
       data: result.data,
       options: plain,
-      files: loadableBy,
+      files: [...loadableBy, ...beside],
       skipped: skipped.map(({ format, error }) => ({ format, reason: error.message })),
     };
     await writeFileAtomically(`${dir}/run.json`, JSON.stringify(summary, null, 2) + "\n");

@@ -119,9 +119,11 @@ Deno.test("every method writes files of the wanted size, in both layouts and wit
     assert.ok(wanted);
     const { reached, said, written } = await run(model, wanted, options), what = JSON.stringify([wanted, options]);
     const most = mostOf(wanted);
-    // A row of a uniform layout is a column of every layer or a KV group of every layer; a hidden dim of the demo has 5103 parameters.
-    const unit = options.units?.includes("hidden") ? 6000 : 5 * 3 * 192, bytes = "bytes" in wanted ? 2 : 1;
-    assert.ok(reached <= most && reached > most - unit * bytes, `${reached} of ${most}: ${what}`);
+    // A row of a uniform layout is a column of every layer or a KV group of every layer; a hidden dim of the demo has 5103 parameters. In q8_0
+    // columns go by blocks of 32.
+    const unit = options.units?.includes("hidden") ? 6000 : 5 * 3 * 192;
+    const slack = !("bytes" in wanted) ? unit : wanted.file.dtype === "q8_0" ? 32 * 3 * 192 * 34 / 32 : 2 * unit;
+    assert.ok(reached <= most && reached > most - slack, `${reached} of ${most}: ${what}`);
     const { unit: said1, ...rest } = said as { unit: string; wanted: number; reached: number };
     assert.deepEqual(
       [said1, rest.wanted, rest.reached],
@@ -147,13 +149,31 @@ Deno.test("the schedule leads to the sparsity of the size, of the whole model wh
   assert.ok(Math.abs((plain.records.at(-1) ?? NaN) - share) < 0.002, `${plain.records}, not ${share}`);
 });
 
-Deno.test("a schedule that ends its stage early keeps to its own last target", async () => {
+Deno.test("a run that was stopped goes on to its size, and to no other; a schedule that ends early keeps to its own last target", async () => {
   using device = await openDevice();
   using model = await loadModel("demo", { device });
-  const wanted = { parameters: Math.floor(0.8 * parameterCount(spec)) };
-  const end = ({ step }: { readonly step: number }): boolean => step === 1;
-  const early = await run(model, wanted, { schedule: { definition: { end } } });
-  assert.ok(early.reached > wanted.parameters + 10_000, `${early.reached}`);
+  const folder = await Deno.makeTempDir();
+  try {
+    const wanted = { parameters: Math.floor(0.8 * parameterCount(spec)) };
+    const checkpoint = { path: `${folder}/checkpoint.safetensors`, every: 1 };
+    await assert.rejects(
+      run(model, wanted, { checkpoint, hooks: { beforeStep: ({ step }) => assert.ok(step < 2, "stopped") } }),
+      /stopped/,
+    );
+    const resumed = { ...checkpoint, resume: true };
+    await assert.rejects(
+      run(model, { parameters: wanted.parameters - 1 }, { checkpoint: resumed }),
+      /size: \{"parameters":783206\} then, \{"parameters":783205\} now/,
+    );
+    const rest = await run(model, wanted, { checkpoint: resumed });
+    assert.equal(rest.records.length, 1);
+    assert.ok(rest.reached <= wanted.parameters && rest.reached > wanted.parameters - 576, `${rest.reached}`);
+    const end = ({ step }: { readonly step: number }): boolean => step === 1;
+    const early = await run(model, wanted, { schedule: { definition: { end } } });
+    assert.ok(early.reached > wanted.parameters + 10_000, `${early.reached}`);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
 });
 
 Deno.test("sizes out of reach, and sizes beside what contradicts them, are refused before anything is done", async () => {

@@ -56,6 +56,12 @@ export function choose(table: UnitTable, pieces: readonly Piece[], options: Choo
   return kept;
 }
 
+/** The same; null where there is no such selection. */
+export function tryChoose(table: UnitTable, pieces: readonly Piece[], options: ChooseOptions): Selection | null {
+  const kept = attempt(table, pieces, options);
+  return typeof kept === "function" ? null : kept;
+}
+
 interface ChooseOptions extends SelectOptions {
   /** Pieces that fall in any case; given, though empty, where pieces are rows through all layers. */
   readonly forced?: readonly Piece[];

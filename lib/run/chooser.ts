@@ -74,7 +74,7 @@ function learned(parts: ChooserParts): Chooser {
   return {
     ...NOTHING,
     async begin(): Promise<void> {
-      if (options.start === "constant") return trainer.setLogAlpha(constantLogAlpha(table));
+      if (options.start === "constant") return trainer.setLogAlpha(constantLogAlpha(table, options));
       const saliency = createSaliency(table);
       const count = Math.min(CALIBRATION_BATCHES, Math.max(2, Math.ceil(options.steps / 10)));
       for (const batch of calibrationBatches(parts, count)) saliency.add(await maskGradients(batch));

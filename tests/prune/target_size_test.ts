@@ -159,6 +159,13 @@ Deno.test("targetSparsity() is that of the selection that meets the size, also w
       );
     }
   }
+  // Heads in groups count like their groups.
+  const layers = Array.from({ length: 5 }, () => ({ heads: 6, kvHeads: 3, ffn: 24 }));
+  const grouped = decoder(layers, { hidden: 48, headDim: 8 });
+  const [heads = 0, groups = 0] = (["heads", "kv"] as const).map((kind) =>
+    targetSparsity(unitTable(grouped, [kind, "ffn"]), parameterTarget(grouped, 0.82 * parameterCount(grouped)))
+  );
+  assert.ok(Math.abs(heads - groups) < 0.02, `${heads} and ${groups}`);
   // Without hidden dims the sparsity does not depend on which units fall: embedding and head stay as they are.
   const table = unitTable(BLOCKED, ["ffn"]), size = parameterTarget(BLOCKED, 80_000);
   const [one, other] = [1, 2].map((seed) => targetSparsity(table, size, { scores: scoresOf(table, seed) }));

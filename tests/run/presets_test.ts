@@ -13,6 +13,8 @@ import {
   readRows,
   type StepRecord,
 } from "../../mod.ts";
+import { constantLogAlpha } from "../../lib/prune/start.ts";
+import { unitTable } from "../../lib/prune/units.ts";
 import { openModelFiles } from "../../lib/io/open_model.ts";
 import { loadModelFrom } from "../../lib/run/model.ts";
 import { resolveOptions } from "../../lib/run/options.ts";
@@ -55,6 +57,27 @@ Deno.test("the preset paper is the published settings", () => {
   assert.deepEqual(lora, { rank: 8, alpha: 8, targets: ["q", "v"], dropout: 0 });
   assert.deepEqual([units, start, preset], [["heads", "ffn", "hidden"], "constant", "paper"]);
   assert.deepEqual([prefinetune, postfinetune], [10, 30]); // 1, 8 and 3 epochs
+});
+
+Deno.test("the constant start is that of each kind, give or take 0.01, by the seed", () => {
+  const table = unitTable(spec, ["heads", "ffn", "hidden"]), { ffnFirst, hiddenFirst, count } = table;
+  const values = constantLogAlpha(table, { seed: 1 });
+  for (
+    const [from, to, mean] of [[0, ffnFirst, 10], [ffnFirst, hiddenFirst, Math.log(99)], [
+      hiddenFirst,
+      count,
+      10,
+    ]] as const
+  ) {
+    const own = [...values.subarray(from, to)], n = own.length;
+    const average = own.reduce((sum, value) => sum + value, 0) / n;
+    const deviation = Math.sqrt(own.reduce((sum, value) => sum + (value - mean) ** 2, 0) / n);
+    // Five standard errors.
+    assert.ok(Math.abs(average - mean) < 0.05 / Math.sqrt(n), `${average}, not ${mean}`);
+    assert.ok(Math.abs(deviation - 0.01) < 0.05 / Math.sqrt(2 * n), `${deviation}`);
+  }
+  assert.deepEqual(constantLogAlpha(table, { seed: 1 }), values);
+  assert.notDeepEqual(constantLogAlpha(table, { seed: 2 }), values);
 });
 
 Deno.test("an option beside a preset wins, and without one the recovery has the rate of LoRA", () => {

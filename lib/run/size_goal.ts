@@ -3,7 +3,7 @@ import { CompressoError } from "../errors.ts";
 import { byteTarget, fileBytes, type FileKind } from "../io/file_size.ts";
 import { TENSOR_FORMATS } from "../io/gguf_types.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
-import { packMasks } from "../nn/masks.ts";
+import { type MaskValues, packMasks } from "../nn/masks.ts";
 import { type DecoderSpec, parameterCount, withBiases } from "../nn/spec.ts";
 import { hardenMasks } from "../prune/harden.ts";
 import type { SizeTarget } from "../prune/selection.ts";
@@ -87,7 +87,7 @@ export function sizeGoal(
   return {
     table,
     sparsity: targetSparsity(table, plus(target, beside), { isUniform: options.layout === "uniform" }),
-    harden(_, logAlpha, { counts: _counts, ...aim }) {
+    harden(_, logAlpha, { counts: _counts, ...aim }): MaskValues {
       let extra = beside;
       for (let round = 0;; round++) {
         const masks = hardenMasks(table, logAlpha, { ...aim, size: plus(target, extra) });

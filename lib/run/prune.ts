@@ -4,7 +4,6 @@ import type { Batches, EncodeReport } from "./batches.ts";
 import { unpackMasks } from "../nn/masks.ts";
 import { withBiases } from "../nn/spec.ts";
 import type { StepState } from "../nn/step_state.ts";
-import { hardenMasks } from "../prune/harden.ts";
 import { progressOf, stageRate } from "../prune/schedule.ts";
 import { checkReachable, hardSparsity, keptUnits, type UnitTable, unitTable } from "../prune/units.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, writeCheckpoint } from "./checkpoint.ts";
@@ -19,7 +18,7 @@ import type { PruneResult, PruneRun } from "./prune_result.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { encodeRun, type RunData } from "./run_data.ts";
 import { identityOf, type PendingStep, recordOf, stepStateOf } from "./run_parts.ts";
-import { type SizeGoal, sizeGoal } from "./size_goal.ts";
+import { hardenAt, type SizeGoal, sizeGoal } from "./size_goal.ts";
 import { openSteerer, RECORDS_SEEN, recordView, type Steerer, type Steering } from "./steering.ts";
 import { createTrainer, RING_SLOTS, type Trainer } from "./trainer.ts";
 
@@ -138,7 +137,7 @@ class Run implements PruneRun {
       signal,
       makeBatches: this.#parts.makeBatches,
       // A schedule that ended the stage early has the last word on how much is cut.
-      harden: (...args) => (this.#position.leftOut > 0 ? hardenMasks : goal?.harden ?? hardenMasks)(...args),
+      harden: hardenAt(goal, { isOff: () => this.#position.leftOut > 0 }),
       maskGradients: (data) =>
         trainer.maskGradients(data, {
           state: this.#state(0, 0),

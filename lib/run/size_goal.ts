@@ -42,6 +42,11 @@ export interface SizeGoal {
   readonly harden: typeof hardenMasks;
 }
 
+/** {@link hardenMasks} for a run: at its size where it has one, unless that is off. */
+export function hardenAt(goal: SizeGoal | null, { isOff }: { readonly isOff: () => boolean }): typeof hardenMasks {
+  return (...args) => (isOff() ? hardenMasks : goal?.harden ?? hardenMasks)(...args);
+}
+
 /** What a size was and has become. */
 export interface SizeResult {
   /** What is counted. */

@@ -5,7 +5,7 @@ import { unpackMasks } from "../nn/masks.ts";
 import { withBiases } from "../nn/spec.ts";
 import type { StepState } from "../nn/step_state.ts";
 import { progressOf, stageRate } from "../prune/schedule.ts";
-import { checkReachable, hardSparsity, keptUnits, type UnitTable, unitTable } from "../prune/units.ts";
+import { hardSparsity, keptUnits, type UnitTable } from "../prune/units.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, writeCheckpoint } from "./checkpoint.ts";
 import { type Chooser, createChooser } from "./chooser.ts";
 import type { RunHandle } from "./hooks.ts";
@@ -18,7 +18,7 @@ import type { PruneResult, PruneRun } from "./prune_result.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { encodeRun, type RunData } from "./run_data.ts";
 import { identityOf, type PendingStep, recordOf, stepStateOf } from "./run_parts.ts";
-import { hardenAt, type SizeGoal, sizeGoal } from "./size_goal.ts";
+import { aimRun, hardenAt, type SizeGoal } from "./size_goal.ts";
 import { openSteerer, RECORDS_SEEN, recordView, type Steerer, type Steering } from "./steering.ts";
 import { createTrainer, RING_SLOTS, type Trainer } from "./trainer.ts";
 
@@ -27,11 +27,8 @@ const FLUSH_SECONDS = 0.4;
 
 /** Prepares a run. Throws `CompressoError` for options that cannot work, before any GPU work. */
 export function startPrune(model: Model, given: PruneOptions): PruneRun {
-  const asked = resolveOptions(given, model.spec), goal = asked.size && sizeGoal(model, asked, asked.size);
-  const options = goal ? { ...asked, sparsity: goal.sparsity } : asked;
-  const table = goal?.table ?? unitTable(model.spec, options.units, options.rules);
-  if (!goal) checkReachable(table, options.sparsity);
-  return new Run(model, { options, table, goal, given, ...encodeRun(model, options, given) });
+  const aim = aimRun(model, resolveOptions(given, model.spec));
+  return new Run(model, { ...aim, given, ...encodeRun(model, aim.options, given) });
 }
 
 /** What is there from the first step on. */

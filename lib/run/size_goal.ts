@@ -9,8 +9,9 @@ import { hardenMasks } from "../prune/harden.ts";
 import type { SizeTarget } from "../prune/selection.ts";
 import { planSlice } from "../prune/slice.ts";
 import { parameterTarget, restPerDim, targetSparsity } from "../prune/target_size.ts";
-import { keptUnits, selectedSpec, type UnitRules, type UnitTable, unitTable } from "../prune/units.ts";
+import { checkReachable, keptUnits, selectedSpec, type UnitRules, type UnitTable, unitTable } from "../prune/units.ts";
 import type { ExportOptions } from "./export.ts";
+import type { Model } from "./model.ts";
 import type { ResolvedOptions } from "./options.ts";
 
 /**
@@ -42,6 +43,20 @@ export interface SizeGoal {
   readonly harden: typeof hardenMasks;
 }
 
+/** What a run aims at: the units, and the size or, checked to be within reach, the sparsity. Throws as {@link sizeGoal} and `checkReachable`. */
+export function aimRun(
+  model: Pick<Model, "spec" | "tokenizer">,
+  asked: ResolvedOptions,
+): { readonly options: ResolvedOptions; readonly table: UnitTable; readonly goal: SizeGoal | null } {
+  if (asked.size) {
+    const goal = sizeGoal(model, asked, asked.size);
+    return { options: { ...asked, sparsity: goal.sparsity }, table: goal.table, goal };
+  }
+  const table = unitTable(model.spec, asked.units, asked.rules);
+  checkReachable(table, asked.sparsity);
+  return { options: asked, table, goal: null };
+}
+
 /** {@link hardenMasks} for a run: at its size where it has one, unless that is off. */
 export function hardenAt(goal: SizeGoal | null, { isOff }: { readonly isOff: () => boolean }): typeof hardenMasks {
   return (...args) => (isOff() ? hardenMasks : goal?.harden ?? hardenMasks)(...args);
@@ -69,7 +84,7 @@ const ROUNDS = 8;
  * "padded", whose zeros no unit accounts for; `CompressoError("input")` for a GGUF that cannot hold the model's tokenizer.
  */
 export function sizeGoal(
-  { spec, tokenizer }: { readonly spec: DecoderSpec; readonly tokenizer: Tokenizer | null },
+  { spec, tokenizer }: Pick<Model, "spec" | "tokenizer">,
   options: Pick<ResolvedOptions, "units" | "rules" | "layout" | "method">,
   wanted: WantedSize,
 ): SizeGoal {

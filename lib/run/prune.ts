@@ -133,7 +133,6 @@ class Run implements PruneRun {
       trainer,
       signal,
       makeBatches: this.#parts.makeBatches,
-      // A schedule that ended the stage early has the last word on how much is cut.
       harden: hardenAt(goal, { isOff: () => this.#position.leftOut > 0 }),
       maskGradients: (data) =>
         trainer.maskGradients(data, {

@@ -57,7 +57,7 @@ export function aimRun(
   return { options: asked, table, goal: null };
 }
 
-/** {@link hardenMasks} for a run: at its size where it has one, unless that is off. */
+/** {@link hardenMasks} for a run: at its size where it has one; off once a schedule ended the stage early, which then has the last word. */
 export function hardenAt(goal: SizeGoal | null, { isOff }: { readonly isOff: () => boolean }): typeof hardenMasks {
   return (...args) => (isOff() ? hardenMasks : goal?.harden ?? hardenMasks)(...args);
 }

@@ -133,7 +133,7 @@ class Run implements PruneRun {
       trainer,
       signal,
       makeBatches: this.#parts.makeBatches,
-      harden: hardenAt(goal, { isOff: () => this.#position.leftOut > 0 }),
+      harden: hardenAt(goal, () => this.#position.leftOut > 0),
       maskGradients: (data) =>
         trainer.maskGradients(data, {
           state: this.#state(0, 0),

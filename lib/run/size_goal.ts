@@ -58,7 +58,7 @@ export function aimRun(
 }
 
 /** {@link hardenMasks} for a run: at its size where it has one; off once a schedule ended the stage early, which then has the last word. */
-export function hardenAt(goal: SizeGoal | null, { isOff }: { readonly isOff: () => boolean }): typeof hardenMasks {
+export function hardenAt(goal: SizeGoal | null, isOff: () => boolean): typeof hardenMasks {
   return (...args) => (isOff() ? hardenMasks : goal?.harden ?? hardenMasks)(...args);
 }
 

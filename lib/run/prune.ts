@@ -116,8 +116,7 @@ class Run implements PruneRun {
     const { device, weights: { baseDtype } } = this.#model, isFlap = options.method === "flap";
     const spec = isFlap ? withBiases(this.#model.spec, ["o", "down"]) : this.#model.spec;
     const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
-    const { size: _size, preset: _preset, start: _start, ...planned } = options;
-    const plan = await checkMemory(spec, { ...planned, baseDtype, adapter }, {
+    const plan = await checkMemory(spec, { ...options, baseDtype, adapter }, {
       memoryLimit: device.memoryLimit,
       deviceBytes: device.bytes,
     });

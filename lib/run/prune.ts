@@ -218,8 +218,7 @@ class Run implements PruneRun {
       return false;
     }
     const rates = steering?.rates ?? options.rates, target = steering?.target ?? null;
-    const peak = stage === "postfinetune" ? rates.recovery : rates.lora;
-    const rate = stageRate(stage, { peak })(progressOf(this.#position.stageStep, steps));
+    const rate = stageRate(stage, rates)(progressOf(this.#position.stageStep, steps));
     await given.hooks?.beforeStep?.(this.#handle(stage));
     const batch = this.#batches.next();
     const state = this.#state(rate, target ?? 0, rates);

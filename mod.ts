@@ -32,6 +32,7 @@ export {
 } from "./lib/io/datasets.ts";
 export type { Compression } from "./lib/io/datasets_bytes.ts";
 export type { TextFormat } from "./lib/io/datasets_split.ts";
+export type { FileKind } from "./lib/io/file_size.ts";
 export type { GgufWriteType } from "./lib/io/gguf_quant.ts";
 export type { HfDtype } from "./lib/io/hf_export.ts";
 export { demoData } from "./lib/io/open_model.ts";
@@ -80,6 +81,8 @@ export {
   type ScheduleInput,
 } from "./lib/prune/schedule_script.ts";
 export { type MergeLora, type SliceInput, sliceModel } from "./lib/prune/slice.ts";
+export { type SlicedLora, sliceLora } from "./lib/prune/slice_lora.ts";
+export { START_RULES, type StartRule } from "./lib/prune/start.ts";
 export {
   hardSparsity,
   type Selection,
@@ -124,6 +127,8 @@ export {
   type ResolvedMonitor,
   type ResolvedMonitors,
 } from "./lib/run/monitors/alarm.ts";
+export { type Preset, type PresetOptions, presetOptions, PRESETS } from "./lib/run/presets.ts";
+export type { SizeResult, WantedSize } from "./lib/run/size_goal.ts";
 export { perplexity, type PerplexityOptions, type PerplexityResult } from "./lib/run/perplexity.ts";
 export { compress, type CompressOptions } from "./lib/run/pipeline.ts";
 export type { PruneResult, PruneRun } from "./lib/run/prune_result.ts";

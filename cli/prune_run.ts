@@ -8,7 +8,6 @@ import type { Layout } from "../lib/prune/layouts.ts";
 import type { UnitKind } from "../lib/prune/units.ts";
 import type { EncodeReport } from "../lib/run/batches.ts";
 import { checkMemory } from "../lib/run/memory_advice.ts";
-import type { Method } from "../lib/run/methods.ts";
 import type { Alarm, MonitorOptions } from "../lib/run/monitors/alarm.ts";
 import { compress } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
@@ -17,19 +16,19 @@ import { PROGRAM } from "./command.ts";
 import { type Dashboard, openDashboard } from "./dashboard.ts";
 import { exportLines } from "./export.ts";
 import { modelDigest } from "./fingerprint.ts";
-import type { DTYPES, GGUF_DTYPES } from "./formats.ts";
 import { formatBytes, formatCount, formatShare, note, print, printJson } from "./output.ts";
 import { memoryOptions } from "./plan.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";
 import { duration } from "./progress.ts";
+import { type RateSettings, ratesOf } from "./rates.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
+import { goalOf, sizeLine, type TargetSettings } from "./targets.ts";
 import { type Loaded, type ModelSettings, withModel } from "./with_model.ts";
 
 /** Options of the verb, as parsed. */
-export interface PruneSettings extends ModelSettings {
+export interface PruneSettings extends ModelSettings, RateSettings, TargetSettings {
   readonly out: string;
   readonly data?: string | undefined;
-  readonly sparsity: number;
   readonly steps: number;
   readonly prefinetune?: number | undefined;
   readonly postfinetune?: number | undefined;
@@ -38,11 +37,10 @@ export interface PruneSettings extends ModelSettings {
   readonly seed: number;
   readonly units: readonly UnitKind[];
   readonly protect?: readonly number[] | undefined;
-  readonly align: number;
+  readonly align?: number | undefined;
   readonly minHeads: number;
   readonly minFfn: number;
   readonly minHidden: number;
-  readonly method: Method;
   readonly schedule?: string | undefined;
   readonly trust?: true | undefined;
   readonly prompt?: PromptSetting | undefined;
@@ -55,11 +53,9 @@ export interface PruneSettings extends ModelSettings {
   readonly rslora?: true | undefined;
   readonly targets: readonly Projection[];
   readonly dropout: number;
-  readonly loraRate: number;
   readonly layout: Layout;
+  readonly saveAdapter?: true | undefined;
   readonly recompute: boolean;
-  readonly dtype: typeof DTYPES[number];
-  readonly ggufDtype: typeof GGUF_DTYPES[number];
   readonly onAlarm?: MonitorOptions | undefined;
   readonly checkpointEvery: number;
   readonly resume?: true | undefined;
@@ -72,9 +68,11 @@ export interface PruneSettings extends ModelSettings {
 /** Runs the verb. */
 export async function runPrune(path: string, settings: PruneSettings): Promise<void> {
   const { out, resume = false, overwrite = false, json } = settings;
+  const goal = goalOf(settings, { name: modelName(path) });
+  ratesOf(settings);
   await checkRunFolder(out, { resume, overwrite });
-  const { sparsity, steps, batch, seq, seed } = settings;
-  const earlier = resume ? await finishedRun(out, { sparsity, steps, batch, seq, seed }) : null;
+  const { steps, batch, seq, seed } = settings;
+  const earlier = resume ? await finishedRun(out, { ...goal, steps, batch, seq, seed }) : null;
   if (earlier) note(`compresso: the run in ${out} is finished already`);
   const port = settings.dashboardPort ?? (settings.dashboard ? 0 : null);
   await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
@@ -121,7 +119,7 @@ async function start(path: string, settings: PruneSettings, dashboard: Dashboard
         reading,
         prompt,
         identity,
-        name: basename(resolve(modelPath(path))),
+        name: modelName(path),
         dashboard,
       });
     });
@@ -131,6 +129,11 @@ async function start(path: string, settings: PruneSettings, dashboard: Dashboard
     }
     throw error;
   }
+}
+
+/** Name of the model within a GGUF. */
+function modelName(path: string): string {
+  return `${basename(resolve(modelPath(path)))} pruned by Compresso`;
 }
 
 async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
@@ -152,7 +155,7 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
   const told = new Set<Alarm>();
   return await compress(model, {
     rows,
-    sparsity: settings.sparsity,
+    ...goalOf(settings, { name }),
     steps: settings.steps,
     ...(prefinetune === undefined ? {} : { prefinetune }),
     ...(postfinetune === undefined ? {} : { postfinetune }),
@@ -162,7 +165,7 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
     units: settings.units,
     recompute: settings.recompute,
     rules: {
-      align: settings.align,
+      ...(settings.align === undefined ? {} : { align: settings.align }),
       minimum: { heads: settings.minHeads, ffn: settings.minFfn, hidden: settings.minHidden },
       // −1 is the last layer.
       protect: (settings.protect ?? []).map((layer) => layer < 0 ? model.spec.layers.length + layer : layer),
@@ -175,14 +178,14 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
     ...(settings.schedule === undefined ? {} : { schedule: settings.schedule }),
     trustSchedule: settings.trust ?? false,
     layout: settings.layout,
-    rates: { lora: settings.loraRate },
+    ...ratesOf(settings),
     ...(settings.onAlarm ? { monitors: settings.onAlarm } : {}),
     signal,
     out,
     resume,
     checkpointEvery: settings.checkpointEvery,
     identity,
-    export: { dtype, ggufDtype, name: `${name} pruned by Compresso`, replace: true },
+    export: { dtype, ggufDtype, name, replace: true, saveAdapter: settings.saveAdapter ?? false },
     onStart: ({ steps, data, options: { rows: _rows, ...options } }, doneBefore) => {
       listen();
       dashboard?.tell({
@@ -226,18 +229,19 @@ function dataLine(data: EncodeReport, { seq }: Pick<PruneSettings, "seq">): stri
 }
 
 function show(summary: RunSummary, out: string): void {
-  const { sparsity, parameters, layers, hidden, maskedVsSliced, seconds, skipped } = summary;
+  const { sparsity, parameters, size, layers, hidden, maskedVsSliced, seconds, skipped } = summary;
   const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
   const range = (key: "heads" | "kvHeads" | "ffn"): string => {
     const values = layers.map((layer) => layer[key]), least = Math.min(...values), most = Math.max(...values);
     return least === most ? String(least) : `${least} to ${most}`;
   };
   print(
-    `sparsity    ${formatShare(sparsity.hard)} of the layers' linear weights (target ${
-      formatShare(sparsity.target)
-    }, expected ${formatShare(sparsity.expected)})`,
+    `sparsity    ${formatShare(sparsity.hard)} of the ${
+      size?.sparsityOf === "model" ? "whole model" : "layers' linear weights"
+    } (target ${formatShare(sparsity.target)}, expected ${formatShare(sparsity.expected)})`,
   );
   print(`parameters  ${formatCount(parameters.before)} → ${formatCount(parameters.after)}`);
+  if (size) print(`size        ${sizeLine(size)}`);
   print(
     `layers      ${layers.length}, each with ${range("heads")} heads, ${range("kvHeads")} KV heads, ${
       range("ffn")

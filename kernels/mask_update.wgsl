@@ -2,10 +2,9 @@
 //   dŝ/d(log α) = −p'·p_layer·H·(c + c_kv·Π_others(1 − p)) / total for heads and FFN columns, −p'·R / total for hidden dims, and
 //   −p'·H·(expected parameters of the layer) / total for gates, whose slots' sum is that of mask_gates.wgsl.
 // Shapes: logAlpha, draws (z, slope, p, 0), moments (m, v) [units]; dz [slots]; tables as in mask_tables.wgsl. A held unit stays, moments and all.
-// Grid: x units. Updates logAlpha and moments in place; log α is clamped to ±LIMIT.
+// Grid: x units. Updates logAlpha and moments in place; log α is clamped to ±state.limit.
 const B1 = 0.9;
 const B2 = 0.99;
-const LIMIT = 100.0;
 struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, total: f32 }
 @group(0) @binding(0) var<storage, read> dz: array<f32>;
 @group(0) @binding(1) var<storage, read> draws: array<vec4f>;
@@ -50,5 +49,5 @@ struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, 
   let second = B2 * moments[unit].y + (1.0 - B2) * gradient * gradient;
   moments[unit] = vec2f(first, second);
   let step = first / state.maskCorrection1 / (sqrt(second / state.maskCorrection2) + 1e-8);
-  logAlpha[unit] = clamp(logAlpha[unit] - state.maskRate * step, -LIMIT, LIMIT);
+  logAlpha[unit] = clamp(logAlpha[unit] - state.maskRate * step, -state.limit, state.limit);
 }

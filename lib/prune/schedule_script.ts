@@ -64,7 +64,7 @@ export interface FrozenUnits {
   readonly kind: "heads" | "ffn";
 }
 
-/** Numbers of the loop that a schedule may set: the names of `Rates`. */
+/** Numbers of the loop that a schedule may set: the names of `Rates`, but for `recovery`, which is of the last stage. */
 export const RATE_NAMES = [
   "lora",
   "mask",
@@ -74,6 +74,7 @@ export const RATE_NAMES = [
   "spread",
   "warmup",
   "tracking",
+  "limit",
   "clipNorm",
   "weightDecay",
 ] as const;

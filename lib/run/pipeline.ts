@@ -4,6 +4,7 @@ import { writeFileAtomically } from "../io/atomic.ts";
 import type { Model } from "./model.ts";
 import type { CheckpointOptions, PruneOptions } from "./options.ts";
 import type { StepRecord } from "./records.ts";
+import { checkExportSize } from "./size_goal.ts";
 import { prune, type PruneSession, type RunSummary, type SessionExportOptions } from "./session.ts";
 
 /** Options of {@link compress}. */
@@ -32,6 +33,7 @@ export const CHECKPOINT_FILE = "checkpoint.safetensors";
 /** Runs all stages, slices, verifies and writes. Throws `CompressoError("usage")` for `resume` without a checkpoint. */
 export async function compress(model: Model, options: CompressOptions): Promise<RunSummary> {
   const { out, checkpointEvery = 50, resume = false, identity, onStart, onRecord, onPhase, ...rest } = options;
+  checkExportSize(rest.size, options.export ?? {});
   const path = `${out}/${CHECKPOINT_FILE}`;
   if (resume && !(await Deno.stat(path).then(() => true, () => false))) {
     throw new CompressoError("usage", {

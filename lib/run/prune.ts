@@ -3,7 +3,7 @@ import { CompressoError } from "../errors.ts";
 import type { Batches, EncodeReport } from "./batches.ts";
 import type { StepState } from "../nn/step_state.ts";
 import { progressOf, stageRate } from "../prune/schedule.ts";
-import { checkReachable, hardSparsity, keptUnits, unitTable } from "../prune/units.ts";
+import { hardSparsity, keptUnits } from "../prune/units.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, type RunState, writeCheckpoint } from "./checkpoint.ts";
 import type { RunHandle } from "./hooks.ts";
 import { type StagePlan, stagesOf } from "./methods.ts";
@@ -38,6 +38,7 @@ import {
   slowedRates,
   stepStateOf,
 } from "./run_parts.ts";
+import { aimRun } from "./size_goal.ts";
 import type { Steering } from "./steering.ts";
 import { RING_SLOTS, type Trainer, type TrainerArrays } from "./trainer.ts";
 
@@ -46,10 +47,8 @@ const FLUSH_SECONDS = 0.4;
 
 /** Prepares a run. Throws `CompressoError` for options that cannot work, before any GPU work. */
 export function startPrune(model: Model, given: PruneOptions): PruneRun {
-  const options = resolveOptions(given, model.spec);
-  const table = unitTable(model.spec, options.units, options.rules);
-  checkReachable(table, options.sparsity);
-  return new Run(model, { options, table, given, ...encodeRun(model, options, given) });
+  const aim = aimRun(model, resolveOptions(given, model.spec));
+  return new Run(model, { ...aim, given, ...encodeRun(model, aim.options, given) });
 }
 
 interface PreparedStep extends StepToSearch, PendingStep {
@@ -68,6 +67,7 @@ class Run implements PruneRun {
   /** States to go back to, oldest first; the last one is of the present stage. */
   #kept: readonly RunState[] = [];
   #pending: PendingStep[] = [];
+  readonly #place = { state: () => this.#state(0, 0), leftOut: () => this.#position.leftOut };
   #lastFlush = performance.now();
   #result: PruneResult | null = null;
 
@@ -92,7 +92,7 @@ class Run implements PruneRun {
   async prepare(): Promise<{ readonly steps: number; readonly records: number }> {
     const { checkpoint } = this.#parts.given;
     if (!this.#ready) {
-      this.#ready = await allocateRun(this.#model, this.#parts, { state: () => this.#state(0, 0) });
+      this.#ready = await allocateRun(this.#model, this.#parts, this.#place);
       if (checkpoint?.resume && await exists(checkpoint.path)) await this.#restore(checkpoint);
       else await this.#keep();
     }
@@ -122,7 +122,7 @@ class Run implements PruneRun {
     this.#batches.seek(position.cursor);
     this.#trainer.restore(arrays);
     // What a chooser remembers is of the state before.
-    const chooser = chooserOf(this.#parts, this.#now, { state: () => this.#state(0, 0) });
+    const chooser = chooserOf(this.#parts, this.#now, this.#place);
     this.#ready = { ...this.#now, chooser };
     if (position.stage > pruning) await chooser.resumed();
   }
@@ -212,7 +212,7 @@ class Run implements PruneRun {
     const steering = await this.#steer({ stage, kind, steps });
     if (steering?.end) return null;
     const rates = slowedRates(steering?.rates ?? options.rates, halvings), target = steering?.target ?? null;
-    const rate = stageRate(stage, { peak: rates.lora })(progressOf(stageStep, steps));
+    const rate = stageRate(stage, rates)(progressOf(stageStep, steps));
     await given.hooks?.beforeStep?.(this.#handle(stage));
     const batch = this.#batches.next();
     const state = this.#state(rate, target ?? 0, rates);

@@ -9,6 +9,7 @@ import type { Model } from "./model.ts";
 import { withCompensation } from "./one_shot.ts";
 import type { PruneOptions, ResolvedOptions } from "./options.ts";
 import type { RunData } from "./run_data.ts";
+import { hardenAt, type SizeGoal } from "./size_goal.ts";
 import { openSteerer, type Steerer } from "./steering.ts";
 import { createTrainer, type Trainer } from "./trainer.ts";
 
@@ -27,14 +28,24 @@ export interface Ready {
 export interface RunParts extends RunData {
   readonly options: ResolvedOptions;
   readonly table: UnitTable;
+  /** The size that the run has to come to; null where it aims at a sparsity. */
+  readonly goal: SizeGoal | null;
   readonly given: PruneOptions;
+}
+
+/** Where a run is, asked when it matters. */
+export interface RunPlace {
+  /** Numbers of a step without any rate. */
+  readonly state: () => StepState;
+  /** Steps that a schedule left out by ending the pruning stage. */
+  readonly leftOut: () => number;
 }
 
 /** Allocates everything. Throws `CompressoError("gpu")` where it does not fit. */
 export async function allocateRun(
   base: Model,
   parts: RunParts,
-  { state }: { readonly state: () => StepState },
+  at: RunPlace,
 ): Promise<Ready> {
   const { options, table } = parts, { batch, seq, seed, lora, recompute } = options;
   const { device } = base, isFlap = options.method === "flap";
@@ -48,15 +59,15 @@ export async function allocateRun(
   const steerer = await openSteerer(table, options, { schedule, trust, signal });
   const model = isFlap ? await withCompensation(base) : base;
   const trainer = createTrainer(model, { batch, seq, seed, lora, table, recompute });
-  const chooser = chooserOf(parts, { model, trainer }, { state });
+  const chooser = chooserOf(parts, { model, trainer }, at);
   return { trainer, steerer, chooser, model, plannedBytes: plan.peakBytes + plan.otherBytes };
 }
 
 /** A chooser that remembers nothing yet. */
 export function chooserOf(
-  { options, table, makeBatches, given: { signal } }: RunParts,
+  { options, table, goal, makeBatches, given: { signal } }: RunParts,
   { model, trainer }: Pick<Ready, "model" | "trainer">,
-  { state }: { readonly state: () => StepState },
+  { state, leftOut }: RunPlace,
 ): Chooser {
   return createChooser({
     model,
@@ -65,6 +76,7 @@ export function chooserOf(
     trainer,
     signal,
     makeBatches,
+    harden: hardenAt(goal, () => leftOut() > 0),
     maskGradients: (data) => trainer.maskGradients(data, { state: state(), ...(signal ? { signal } : {}) }),
   });
 }

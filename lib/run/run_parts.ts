@@ -59,7 +59,13 @@ export function firstPosition(cursor: BatchCursor): RunPosition {
 /** Learning rates after a run went back so often: half of them each time. */
 export function slowedRates(rates: Rates, halvings: number): Rates {
   const share = 0.5 ** halvings;
-  return { ...rates, lora: rates.lora * share, mask: rates.mask * share, lambda: rates.lambda * share };
+  return {
+    ...rates,
+    lora: rates.lora * share,
+    mask: rates.mask * share,
+    lambda: rates.lambda * share,
+    recovery: rates.recovery * share,
+  };
 }
 
 /** How monitors have to see a step of the pruning stage. */
@@ -92,6 +98,7 @@ export function stepStateOf(
     clipNorm: rates.clipNorm,
     weightDecay: rates.weightDecay,
     tracking: rates.tracking,
+    limit: rates.limit,
   };
 }
 
@@ -135,13 +142,15 @@ export function identityOf(
     readonly given: PruneOptions;
   },
 ): RunIdentity {
-  const { rows: _rows, recompute: _recompute, monitors: _monitors, rates, lora, units, rules, ...plain } = options;
+  const { rows: _rows, recompute: _recompute, monitors: _monitors, rates, lora, units, rules, size, ...plain } =
+    options;
   return {
     ...plain,
     units: units.join(","),
     lora: JSON.stringify(lora),
     rates: JSON.stringify(rates),
     rules: JSON.stringify(rules),
+    size: JSON.stringify(size),
     schedule,
     examples: `${report.examples} examples, ${report.tokens} tokens, ${digest}`,
     model: digestOf([JSON.stringify(spec)]),

@@ -131,7 +131,8 @@ export function overseeHard(
   const found: readonly Finding[] = [
     ...collapse ? watchCollapse(look, { target, expected: hard, isWarm: true, setting: collapse }) : [],
     ...dead ? watchLayers(look, { table, setting: dead }) : [],
-    ...constraint ? checkHard({ target, hard }, { unit }) : [],
+    // A size decides what is cut, and is met or refused.
+    ...constraint && options.size === null ? checkHard({ target, hard }, { unit }) : [],
   ];
   const watched = fresh(position.monitors, found, ["collapse", "dead-layer", "constraint"]);
   const { step, halvings } = position;

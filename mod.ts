@@ -13,6 +13,7 @@ export {
   type DeviceLimits,
   type DeviceOptions,
   type DeviceTexture,
+  type MemoryShortage,
   type MemoryUse,
   openDevice,
   type Resource,
@@ -31,11 +32,12 @@ export {
 } from "./lib/io/datasets.ts";
 export type { Compression } from "./lib/io/datasets_bytes.ts";
 export type { TextFormat } from "./lib/io/datasets_split.ts";
+export type { FileKind } from "./lib/io/file_size.ts";
 export type { GgufWriteType } from "./lib/io/gguf_quant.ts";
 export type { HfDtype } from "./lib/io/hf_export.ts";
 export { demoData } from "./lib/io/open_model.ts";
 export { type PeftAdapter, type PeftWriteOptions, readPeftAdapter, writePeftAdapter } from "./lib/io/peft.ts";
-export { COLLABORATIVE_PROMPT } from "./lib/io/prompts.ts";
+export { COLLABORATIVE_PROMPT, type PromptStyle } from "./lib/io/prompts.ts";
 export type { BlockOptions, RowRange, WeightSource } from "./lib/io/source.ts";
 export type { Tokenizer } from "./lib/io/tokenizer.ts";
 export type { Json } from "./lib/io/tokenizer_compat.ts";
@@ -44,6 +46,11 @@ export type { MaskKind, MaskValues, SlotLayout } from "./lib/nn/masks.ts";
 export type { Matrix, MatrixDtype, MatrixPlacement, MatrixShard } from "./lib/nn/matrix.ts";
 export type { QuantRows } from "./lib/nn/quant.ts";
 export type { LayerWeights, Weights } from "./lib/nn/weights.ts";
+export { type Evaluation, readEvaluation, type Score, type ScoreChange } from "./lib/report/evaluation.ts";
+export { type LineChart, lineChart } from "./lib/report/line_chart.ts";
+export type { Axis, LineSeries, PanelMark, Point, SeriesStyle } from "./lib/report/line_panel.ts";
+export { readRun, type ReportRun, type ReportSummary } from "./lib/report/read_run.ts";
+export { renderReport, type ReportOptions } from "./lib/report/report.ts";
 export { type DecoderSpec, type LayerSpec, parameterCount, type Projection, type RopeScaling } from "./lib/nn/spec.ts";
 export { magnitudeScores } from "./lib/prune/baselines.ts";
 export { type Layout, padded, type UniformInput, uniformMasks } from "./lib/prune/layouts.ts";
@@ -74,6 +81,8 @@ export {
   type ScheduleInput,
 } from "./lib/prune/schedule_script.ts";
 export { type MergeLora, type SliceInput, sliceModel } from "./lib/prune/slice.ts";
+export { type SlicedLora, sliceLora } from "./lib/prune/slice_lora.ts";
+export { START_RULES, type StartRule } from "./lib/prune/start.ts";
 export {
   hardSparsity,
   type Selection,
@@ -85,9 +94,11 @@ export {
   unitTable,
 } from "./lib/prune/units.ts";
 export type { EncodeReport } from "./lib/run/batches.ts";
+export { type Chat, type ChatAnswer, type ChatOptions, createChat } from "./lib/run/chat.ts";
 export { type ChoiceOptions, encodeChoices } from "./lib/run/choice_rows.ts";
 export { type ExportFormat, exportModel, type ExportOptions, type ExportResult } from "./lib/run/export.ts";
-export { generate, type GenerateOptions, generateText } from "./lib/run/generate.ts";
+export { type FinishReason, generate, type GenerateOptions } from "./lib/run/generate.ts";
+export { generateText, type GenerateTextOptions } from "./lib/run/generate_text.ts";
 export { type MemoryOptions, type MemoryPlan, planMemory, type PlannedAdapter } from "./lib/run/memory.ts";
 export { adviseMemory, fits, type MemoryAdvice, type MemoryBudget } from "./lib/run/memory_advice.ts";
 export type { MemoryPart } from "./lib/run/memory_parts.ts";
@@ -102,12 +113,28 @@ export {
   Model,
 } from "./lib/run/model.ts";
 export type { RunHandle, RunHooks } from "./lib/run/hooks.ts";
+export type { FileBytes, MaskSummary, ModelBefore } from "./lib/run/mask_summary.ts";
 export { type Method, METHODS } from "./lib/run/methods.ts";
 export type { CheckpointOptions, PruneOptions, Rates, ResolvedOptions } from "./lib/run/options.ts";
+export {
+  type Alarm,
+  ALARM_ACTIONS,
+  type AlarmAction,
+  MONITOR_NAMES,
+  type MonitorName,
+  type MonitorOptions,
+  type MonitorSetting,
+  type ResolvedMonitor,
+  type ResolvedMonitors,
+} from "./lib/run/monitors/alarm.ts";
+export { type Preset, type PresetOptions, presetOptions, PRESETS } from "./lib/run/presets.ts";
+export type { SizeResult, WantedSize } from "./lib/run/size_goal.ts";
 export { perplexity, type PerplexityOptions, type PerplexityResult } from "./lib/run/perplexity.ts";
 export { compress, type CompressOptions } from "./lib/run/pipeline.ts";
 export type { PruneResult, PruneRun } from "./lib/run/prune_result.ts";
 export type { Stage, StepRecord } from "./lib/run/records.ts";
+export type { SamplingOptions } from "./lib/run/sampling.ts";
+export type { TokenTimes } from "./lib/run/timed_tokens.ts";
 export {
   type OpenSchedule,
   openSchedule,

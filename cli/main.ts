@@ -3,6 +3,7 @@
 import { CommanderError } from "@commander-js/extra-typings";
 import config from "../deno.json" with { type: "json" };
 import { quiet, verb } from "./command.ts";
+import { chatVerb } from "./chat.ts";
 import { data } from "./data.ts";
 import { doctor } from "./doctor.ts";
 import { evaluate } from "./eval.ts";
@@ -12,6 +13,7 @@ import { inspect } from "./inspect.ts";
 import { reportError } from "./output.ts";
 import { planVerb } from "./plan.ts";
 import { pruneVerb } from "./prune.ts";
+import { reportVerb } from "./report.ts";
 import { scheduleVerb } from "./schedule.ts";
 
 /** Runs the command line on arguments and returns the exit status. */
@@ -22,7 +24,21 @@ export async function main(args: readonly string[]): Promise<number> {
   })
     .version(config.version, "--version", "print the version")
     .helpCommand("help [verb]", "show the help of a verb");
-  for (const make of [doctor, inspect, planVerb, pruneVerb, scheduleVerb, data, evaluate, generateVerb, exportVerb]) {
+  for (
+    const make of [
+      doctor,
+      inspect,
+      planVerb,
+      pruneVerb,
+      scheduleVerb,
+      data,
+      evaluate,
+      generateVerb,
+      chatVerb,
+      exportVerb,
+      reportVerb,
+    ]
+  ) {
     program.addCommand(make());
   }
   quiet(program);

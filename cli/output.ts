@@ -1,6 +1,8 @@
 // What reaches the terminal: results on stdout, everything else on stderr. Owns the two streams and the shape of an error; refuses to decide what is said.
 import { CompressoError } from "../lib/errors.ts";
 
+export { formatBytes, formatCount } from "../lib/report/numbers.ts";
+
 const encoder = new TextEncoder();
 
 /** Writes a line of the result to stdout. */
@@ -26,19 +28,6 @@ export function note(line: string): void {
 /** Writes text to stderr as it is. */
 export function writeError(text: string): void {
   writeAll(Deno.stderr, text);
-}
-
-/** Bytes with a binary unit, three digits. */
-export function formatBytes(bytes: number): string {
-  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-  const step = bytes < 1024 ? 0 : Math.min(units.length - 1, Math.floor(Math.log2(bytes) / 10));
-  const value = bytes / 2 ** (10 * step);
-  return `${step === 0 ? value : value.toPrecision(value < 1000 ? 3 : 4)} ${units[step]}`;
-}
-
-/** A count with separators between thousands. */
-export function formatCount(count: number): string {
-  return String(count).replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
 /** A share as a percentage with one decimal. */

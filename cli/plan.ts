@@ -10,9 +10,12 @@ import { type MemoryOptions, type MemoryPlan, planMemory } from "../lib/run/memo
 import { adviseMemory, fits, refusal } from "../lib/run/memory_advice.ts";
 import { MEMORY_PARTS, type MemoryPart } from "../lib/run/memory_parts.ts";
 import { DEFAULTS } from "../lib/run/options.ts";
+import { PRESETS } from "../lib/run/presets.ts";
+import { sizeGoal } from "../lib/run/size_goal.ts";
 import { verb } from "./command.ts";
 import { formatBytes, formatCount, print, printJson } from "./output.ts";
-import { byteCount, oneOf, someOf, wholeNumber } from "./values.ts";
+import { shapeDefaults } from "./rates.ts";
+import { byteCount, oneOf, parameterCount as parameterCountOf, someOf, wholeNumber } from "./values.ts";
 import { BASE_DTYPE_HELP, BASE_DTYPES } from "./with_model.ts";
 
 /** Options of `prune` that memory depends on, as parsed. */
@@ -39,9 +42,23 @@ export function planVerb(): CommandUnknownOpts {
     .argument("<model>", "a Hugging Face folder, or its config.json alone; a .gguf file; or demo")
     .option("--batch <count>", "sequences a step", wholeNumber("--batch", { least: 1 }), DEFAULTS.batch)
     .option("--seq <tokens>", "tokens of a sequence", wholeNumber("--seq", { least: 2 }), DEFAULTS.seq)
-    .option("--units <kinds>", "what is cut: heads or kv, ffn, hidden", someOf("--units", UNIT_KINDS), DEFAULTS.units)
-    .option("--rank <count>", "rank of LoRA", wholeNumber("--rank", { least: 1 }), DEFAULTS.lora.rank)
-    .option("--targets <list>", "projections with LoRA", someOf("--targets", PROJECTIONS), DEFAULTS.lora.targets)
+    .option(
+      "--units <kinds>",
+      `what is cut: heads or kv, ffn, hidden (default: ${DEFAULTS.units})`,
+      someOf("--units", UNIT_KINDS),
+    )
+    .option("--rank <count>", `rank of LoRA (default: ${DEFAULTS.lora.rank})`, wholeNumber("--rank", { least: 1 }))
+    .option(
+      "--targets <list>",
+      `projections with LoRA (default: ${DEFAULTS.lora.targets})`,
+      someOf("--targets", PROJECTIONS),
+    )
+    .option("--preset <name>", `${PRESETS.join(", ")}: units and LoRA as in prune`, oneOf("--preset", PRESETS))
+    .option(
+      "--target-params <count>",
+      "tell what sparsity this number of parameters is, such as 5.4B",
+      parameterCountOf("--target-params"),
+    )
     .option("--base-dtype <type>", BASE_DTYPE_HELP, oneOf("--base-dtype", BASE_DTYPES), "f16" as const)
     .option("--no-recompute", "keep all activations for backward")
     .option(
@@ -52,15 +69,28 @@ export function planVerb(): CommandUnknownOpts {
     )
     .option("--memory-limit <bytes>", "GPU memory to fit into, such as 6G", byteCount("--memory-limit"))
     .option("--json", "print one JSON object")
-    .action(async (model, { json, memoryLimit, ...settings }) => {
+    .action(async (model, { json, memoryLimit, targetParams, ...given }) => {
+      const settings = { ...given, ...shapeDefaults(given) };
       const spec = await openSpec(model), adapter = await adapterHere();
       const options = memoryOptions(settings, adapter && { limits: adapter.limits, isCpu: adapter.facts.isCpu });
       const budget = memoryLimit === undefined ? {} : { memoryLimit };
       const plan = await planMemory(spec, options);
       const isEnough = fits(plan, budget);
       const advice = isEnough ? [] : await adviseMemory(spec, options, budget);
-      if (json) printJson({ model, adapter, options: settings, ...budget, fits: isEnough, ...plan, advice });
-      else show(model, { spec, adapter, settings, memoryLimit, plan });
+      const target = targetParams === undefined ? null : targetOf(spec, targetParams, settings);
+      const { preset: _preset, ...shown } = settings;
+      if (json) {
+        printJson({
+          model,
+          adapter,
+          options: shown,
+          ...budget,
+          ...(target ? { target } : {}),
+          fits: isEnough,
+          ...plan,
+          advice,
+        });
+      } else show(model, { spec, adapter, settings, memoryLimit, target, plan });
       if (!isEnough) throw refusal({ ...plan, otherBytes: 0 }, { ...budget, advice });
     });
 }
@@ -73,6 +103,17 @@ export function memoryOptions(
   return { batch, seq, lora: { rank, targets }, units, recompute, method, baseDtype, ...(adapter ? { adapter } : {}) };
 }
 
+/** What a number of parameters means for a run with these units. */
+interface Target {
+  readonly parameters: number;
+  readonly sparsity: number;
+}
+
+function targetOf(spec: DecoderSpec, parameters: number, { units, method }: MemorySettings): Target {
+  const shape = { units, method, rules: {}, layout: DEFAULTS.layout };
+  return { parameters, sparsity: sizeGoal({ spec, tokenizer: null }, shape, { parameters }).sparsity };
+}
+
 /** The adapter of this machine; null where there is none. */
 async function adapterHere(): Promise<AdapterOffer | null> {
   try {
@@ -83,11 +124,12 @@ async function adapterHere(): Promise<AdapterOffer | null> {
   }
 }
 
-function show(model: string, { spec, adapter, settings, memoryLimit, plan }: {
+function show(model: string, { spec, adapter, settings, memoryLimit, target, plan }: {
   readonly spec: DecoderSpec;
   readonly adapter: AdapterOffer | null;
   readonly settings: MemorySettings;
   readonly memoryLimit: number | undefined;
+  readonly target: Target | null;
   readonly plan: MemoryPlan;
 }): void {
   const { batch, seq, rank, targets, units, recompute, baseDtype } = settings;
@@ -103,6 +145,14 @@ function show(model: string, { spec, adapter, settings, memoryLimit, plan }: {
       units.join(",")
     }${recompute ? "" : ", nothing computed anew"}`,
   );
+  if (target) {
+    const whole = units.includes("hidden") ? "model" : "layers' linear weights";
+    print(
+      `target    ${formatCount(target.parameters)} parameters: a sparsity of ${
+        target.sparsity.toFixed(4)
+      } of the ${whole}`,
+    );
+  }
   print();
   const rows = Object.entries(MEMORY_PARTS) as [MemoryPart, string][];
   const width = Math.max(...rows.map(([, name]) => name.length));

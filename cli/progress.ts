@@ -1,6 +1,7 @@
-// Progress of a run on stderr: one line that is rewritten on a terminal, plain lines elsewhere. Owns what is shown and how often; refuses the run.
+// Progress of a run on stderr: on a terminal one line that is rewritten, above it now and then a line with the masks; plain lines elsewhere. Owns what is shown and how often; refuses the run.
 import { stripVTControlCharacters } from "node:util";
 import type { StepRecord } from "../lib/run/records.ts";
+import { MASK_MAP_LEGEND, maskMap } from "./mask_map.ts";
 import { writeError } from "./output.ts";
 
 /** Where progress goes. */
@@ -27,6 +28,8 @@ export interface Progress extends Disposable {
 const PLAIN_SECONDS = 5, TENTH_SECONDS = 1;
 /** A terminal's line is rewritten at most this often. */
 const REDRAW_SECONDS = 0.1;
+/** A terminal gets a line of the masks after this long at the earliest, and this many in a run at most. */
+const MAP_SECONDS = 4, MOST_MAPS = 24;
 /** Steps over which the speed is taken. */
 const SPEED_STEPS = 64;
 
@@ -50,6 +53,7 @@ export function stderrProgress(): Progress {
 export function createProgress(target: ProgressTarget): Progress {
   const marks: { step: number; time: number }[] = [];
   let lastShown = target.now(), isOpen = false;
+  let lastMap: { readonly step: number; readonly time: number } | null = null;
 
   const clear = (): void => {
     if (isOpen) target.write("\r\x1b[2K");
@@ -66,8 +70,24 @@ export function createProgress(target: ProgressTarget): Progress {
     target.write(`\r\x1b[2K${[...stripVTControlCharacters(text)].slice(0, room).join("")}`);
     isOpen = true;
   };
+  // Lines that stay: an interrupt's own line or a narrower terminal cannot garble them, and above each other they show how the masks came about.
+  const showMasks = ({ step, steps, layers }: StepRecord): void => {
+    const now = target.now();
+    if (!target.isTerminal || layers === null || layers.length === 0) return;
+    // A run that goes back shows them anew.
+    if (lastMap && lastMap.step < step) {
+      if (now - lastMap.time < MAP_SECONDS * 1000 || step - lastMap.step < steps / MOST_MAPS) return;
+    }
+    clear();
+    if (!lastMap) target.write(`${MASK_MAP_LEGEND}\n`);
+    target.write(`${maskMap({ step, steps, layers }, Math.max(20, target.columns() - 1))}\n`);
+    lastMap = { step, time: now };
+  };
   return {
     step(record): void {
+      showMasks(record);
+      // Another run has begun, or this one went back.
+      if (record.step <= (marks.at(-1)?.step ?? 0)) marks.length = 0;
       marks.push({ step: record.step, time: target.now() });
       if (marks.length > SPEED_STEPS) marks.shift();
       const elapsed = (target.now() - lastShown) / 1000;

@@ -3,13 +3,28 @@ import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { PROJECTIONS } from "../lib/nn/spec.ts";
 import { UNIT_KINDS } from "../lib/prune/units.ts";
 import { DEFAULTS } from "../lib/run/options.ts";
+import { ON_ALARM_OPTION } from "./alarms.ts";
 import { verb } from "./command.ts";
 import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
 import { SCHEDULE_NAMES } from "../lib/prune/builtin_schedules.ts";
 import { METHODS } from "../lib/run/methods.ts";
+import { PRESETS } from "../lib/run/presets.ts";
+import { START_RULES } from "../lib/prune/start.ts";
+import { maskRate, shapeDefaults } from "./rates.ts";
+import { TARGET_FILES } from "./targets.ts";
 import { NO_PROMPT_OPTION, PROMPT_OPTION } from "./prompt.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
-import { byteCount, layerList, oneOf, type Parse, realNumber, required, someOf, wholeNumber } from "./values.ts";
+import {
+  byteCount,
+  layerList,
+  oneOf,
+  parameterCount,
+  type Parse,
+  realNumber,
+  required,
+  someOf,
+  wholeNumber,
+} from "./values.ts";
 import { BASE_DTYPE_HELP, BASE_DTYPES } from "./with_model.ts";
 import { runPrune } from "./prune_run.ts";
 
@@ -28,18 +43,38 @@ export function pruneVerb(): CommandUnknownOpts {
     .option("--data <file>", "rows of instruction, input, output (JSON or JSON lines), or of text (demo: its own)")
     .option(
       "--sparsity <share>",
-      "share of the layers' linear weights to cut (required)",
+      "share of the layers' linear weights to cut; this, --target-params or --target-bytes is required",
       realNumber("--sparsity", { above: 0, below: 1 }),
+    )
+    .option(
+      "--target-params <count>",
+      "parameters of the smaller model at most, embedding and head included, such as 5.4B, 120M or 113280192",
+      parameterCount("--target-params"),
+    )
+    .option(
+      "--target-bytes <bytes>",
+      "bytes of the smaller model's file at most, such as 200M or 1.5G (powers of 1024); see --target-file",
+      byteCount("--target-bytes"),
+    )
+    .option(
+      "--target-file <format>",
+      "whose bytes they are: hf, the folder's safetensors as --dtype; gguf, model.gguf as --gguf-dtype",
+      oneOf("--target-file", TARGET_FILES),
+    )
+    .option(
+      "--preset <name>",
+      `${PRESETS.join(", ")}: the published settings; options given beside it win`,
+      oneOf("--preset", PRESETS),
     )
     .option("--steps <count>", "steps of the pruning stage", atLeast("--steps", 0), 200)
     .option(
       "--prefinetune <count>",
-      "steps of LoRA alone before (default: a tenth of --steps)",
+      "steps of LoRA alone before (default: a tenth of --steps; paper: an eighth)",
       atLeast("--prefinetune", 0),
     )
     .option(
       "--postfinetune <count>",
-      "steps of LoRA after (default: three tenths of --steps)",
+      "steps of LoRA after (default: three tenths of --steps; paper: three eighths)",
       atLeast("--postfinetune", 0),
     )
     .option("--batch <count>", "sequences a step", atLeast("--batch", 1), DEFAULTS.batch)
@@ -52,16 +87,19 @@ export function pruneVerb(): CommandUnknownOpts {
     .option("--seed <number>", "seed of data order, masks and LoRA", atLeast("--seed", 0), DEFAULTS.seed)
     .option(
       "--units <kinds>",
-      "what is cut: heads or kv (KV groups), ffn, hidden, layers (whole ones)",
+      `what is cut: heads or kv (KV groups), ffn, hidden, layers (whole ones) (default: ${DEFAULTS.units}; paper: heads,ffn,hidden)`,
       someOf("--units", UNIT_KINDS),
-      DEFAULTS.units,
     )
     .option(
       "--protect <layers>",
       "layers that are never cut, such as 0,1,-1 (negative: from the end)",
       layerList("--protect"),
     )
-    .option("--align <count>", "kept FFN widths and hidden size are multiples of it", atLeast("--align", 1), 1)
+    .option(
+      "--align <count>",
+      "kept FFN widths and hidden size are multiples of it (default: 1; the block of --gguf-dtype for a size of model.gguf)",
+      atLeast("--align", 1),
+    )
     .option("--min-heads <count>", "query heads that a layer keeps at least", atLeast("--min-heads", 0), 0)
     .option("--min-ffn <count>", "FFN columns that a layer keeps at least", atLeast("--min-ffn", 0), 0)
     .option("--min-hidden <count>", "hidden dims that stay at least", atLeast("--min-hidden", 0), 0)
@@ -82,15 +120,18 @@ export function pruneVerb(): CommandUnknownOpts {
     .option("--limit-rows <count>", "rows to read at most", atLeast("--limit-rows", 1))
     .option("--skip-broken", "leave broken rows out and count them, instead of stopping")
     .option("--no-packing", "one text a sequence, instead of texts joined to full ones")
-    .option("--rank <count>", "rank of LoRA", atLeast("--rank", 1), DEFAULTS.lora.rank)
+    .option("--rank <count>", `rank of LoRA (default: ${DEFAULTS.lora.rank})`, atLeast("--rank", 1))
     .option(
       "--alpha <number>",
-      "LoRA adds alpha / rank · B·A, with --rslora alpha / √rank · B·A",
+      `LoRA adds alpha / rank · B·A, with --rslora alpha / √rank · B·A (default: ${DEFAULTS.lora.alpha}; paper: 8)`,
       realNumber("--alpha", { above: 0 }),
-      DEFAULTS.lora.alpha,
     )
     .option("--rslora", "rank-stabilised LoRA")
-    .option("--targets <list>", "projections with LoRA", someOf("--targets", PROJECTIONS), DEFAULTS.lora.targets)
+    .option(
+      "--targets <list>",
+      `projections with LoRA (default: ${DEFAULTS.lora.targets})`,
+      someOf("--targets", PROJECTIONS),
+    )
     .option(
       "--dropout <share>",
       "dropout before LoRA",
@@ -99,9 +140,49 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--lora-rate <number>",
-      "peak learning rate of LoRA",
+      `peak learning rate of LoRA (default: ${DEFAULTS.loraRate}; paper: 5e-5)`,
       realNumber("--lora-rate", { above: 0 }),
-      DEFAULTS.loraRate,
+    )
+    .option(
+      "--recovery-rate <number>",
+      "peak learning rate of LoRA in the last stage (default: that of --lora-rate; paper: 4e-4)",
+      realNumber("--recovery-rate", { above: 0 }),
+    )
+    .option(
+      "--start <rule>",
+      "where log α of learned masks starts: saliency, or constant, as published (paper)",
+      oneOf("--start", START_RULES),
+    )
+    .option(...maskRate("spread", "spread of log α that starts from saliency (default: 8)"))
+    .option(
+      ...maskRate(
+        "memory",
+        "share of itself that the running saliency keeps at each step; 1: log α does not follow it (default: 0.95 to 0.99)",
+        { most: 1 },
+      ),
+    )
+    .option(...maskRate("mask-rate", "learning rate of log α (default: 20 / --steps, from 0.03 to 0.3; paper: 0.1)"))
+    .option(...maskRate("lambda-rate", "rate of λ's ascent (default: 0.1)"))
+    .option(...maskRate("temperature", "β of hard concrete, such as 0.5, 1, 2 or 5 (default: 2/3)", { above: 0 }))
+    .option(...maskRate("noise", "scale of its noise; 1 is Louizos et al. (default: 0.2; paper: 1)"))
+    .option(
+      ...maskRate(
+        "tracking",
+        "share of the gap to the schedule that each step closes; 0 leaves it to λ (default: 1; paper: 0)",
+        { most: 1 },
+      ),
+    )
+    .option(
+      ...maskRate(
+        "log-alpha-limit",
+        "log α is kept within ± this after each update (default: 100; paper: log 100 = 4.605)",
+        { above: 0 },
+      ),
+    )
+    .option(
+      "--warmup <share>",
+      "share of --steps after which the target is reached (default: 0.7; paper: 0.5)",
+      realNumber("--warmup", { least: 0, most: 1 }),
     )
     .option(
       "--layout <layout>",
@@ -127,18 +208,29 @@ export function pruneVerb(): CommandUnknownOpts {
       oneOf("--base-dtype", BASE_DTYPES),
       "f16" as const,
     )
+    .option(
+      "--save-adapter",
+      "save LoRA too, in PEFT's format: DIR/adapter, for the sliced model without it, DIR/unmerged",
+    )
     .option("--no-recompute", "keep all activations for backward: quicker, more memory, the same result")
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
+    .option(...ON_ALARM_OPTION)
     .option("--checkpoint-every <steps>", "steps between checkpoints", atLeast("--checkpoint-every", 1), 50)
     .option("--resume", "go on from the checkpoint in --out; all other options as before")
     .option("--overwrite", "start anew where --out holds an earlier run")
+    .option("--dashboard", "serve the run's report while it goes on, on this machine alone; says where")
+    .option(
+      "--dashboard-port <port>",
+      "port of the dashboard, which it asks for too (default: a free one)",
+      wholeNumber("--dashboard-port", { least: 0, most: 65535 }),
+    )
     .option("--json", "print run.json at the end")
     .action(async (model, options) =>
       await runPrune(model, {
         ...options,
-        sparsity: required(options.sparsity, "--sparsity"),
+        ...shapeDefaults(options),
         out: required(options.out, "--out"),
       })
     );

@@ -8,25 +8,27 @@ import type { Layout } from "../lib/prune/layouts.ts";
 import type { UnitKind } from "../lib/prune/units.ts";
 import type { EncodeReport } from "../lib/run/batches.ts";
 import { checkMemory } from "../lib/run/memory_advice.ts";
-import type { Method } from "../lib/run/methods.ts";
+import type { Alarm, MonitorOptions } from "../lib/run/monitors/alarm.ts";
 import { compress } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
+import { alarmLine } from "./alarms.ts";
 import { PROGRAM } from "./command.ts";
+import { type Dashboard, openDashboard } from "./dashboard.ts";
 import { exportLines } from "./export.ts";
 import { modelDigest } from "./fingerprint.ts";
-import type { DTYPES, GGUF_DTYPES } from "./formats.ts";
 import { formatBytes, formatCount, formatShare, note, print, printJson } from "./output.ts";
 import { memoryOptions } from "./plan.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";
 import { duration } from "./progress.ts";
+import { type RateSettings, ratesOf } from "./rates.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
+import { goalOf, sizeLine, type TargetSettings } from "./targets.ts";
 import { type Loaded, type ModelSettings, withModel } from "./with_model.ts";
 
 /** Options of the verb, as parsed. */
-export interface PruneSettings extends ModelSettings {
+export interface PruneSettings extends ModelSettings, RateSettings, TargetSettings {
   readonly out: string;
   readonly data?: string | undefined;
-  readonly sparsity: number;
   readonly steps: number;
   readonly prefinetune?: number | undefined;
   readonly postfinetune?: number | undefined;
@@ -35,11 +37,10 @@ export interface PruneSettings extends ModelSettings {
   readonly seed: number;
   readonly units: readonly UnitKind[];
   readonly protect?: readonly number[] | undefined;
-  readonly align: number;
+  readonly align?: number | undefined;
   readonly minHeads: number;
   readonly minFfn: number;
   readonly minHidden: number;
-  readonly method: Method;
   readonly schedule?: string | undefined;
   readonly trust?: true | undefined;
   readonly prompt?: PromptSetting | undefined;
@@ -52,30 +53,37 @@ export interface PruneSettings extends ModelSettings {
   readonly rslora?: true | undefined;
   readonly targets: readonly Projection[];
   readonly dropout: number;
-  readonly loraRate: number;
   readonly layout: Layout;
+  readonly saveAdapter?: true | undefined;
   readonly recompute: boolean;
-  readonly dtype: typeof DTYPES[number];
-  readonly ggufDtype: typeof GGUF_DTYPES[number];
+  readonly onAlarm?: MonitorOptions | undefined;
   readonly checkpointEvery: number;
   readonly resume?: true | undefined;
   readonly overwrite?: true | undefined;
+  readonly dashboard?: true | undefined;
+  readonly dashboardPort?: number | undefined;
   readonly json?: true | undefined;
 }
 
 /** Runs the verb. */
 export async function runPrune(path: string, settings: PruneSettings): Promise<void> {
   const { out, resume = false, overwrite = false, json } = settings;
+  const goal = goalOf(settings, { name: modelName(path) });
+  ratesOf(settings);
   await checkRunFolder(out, { resume, overwrite });
-  const { sparsity, steps, batch, seq, seed } = settings;
-  const earlier = resume ? await finishedRun(out, { sparsity, steps, batch, seq, seed }) : null;
+  const { steps, batch, seq, seed } = settings;
+  const earlier = resume ? await finishedRun(out, { ...goal, steps, batch, seq, seed }) : null;
   if (earlier) note(`compresso: the run in ${out} is finished already`);
-  const summary = earlier ?? await start(path, settings);
+  const port = settings.dashboardPort ?? (settings.dashboard ? 0 : null);
+  await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
+  if (dashboard) note(`dashboard   ${dashboard.url}`);
+  const summary = earlier ?? await start(path, settings, dashboard);
+  dashboard?.tell({ kind: "finished" });
   if (json) printJson(summary);
   else show(summary, out);
 }
 
-async function start(path: string, settings: PruneSettings): Promise<RunSummary> {
+async function start(path: string, settings: PruneSettings, dashboard: Dashboard | null): Promise<RunSummary> {
   const { out, memoryLimit } = settings;
   const dataPath = settings.data ?? (path === DEMO ? demoData("train") : null);
   if (dataPath === null) {
@@ -111,7 +119,8 @@ async function start(path: string, settings: PruneSettings): Promise<RunSummary>
         reading,
         prompt,
         identity,
-        name: basename(resolve(modelPath(path))),
+        name: modelName(path),
+        dashboard,
       });
     });
   } catch (error) {
@@ -122,6 +131,11 @@ async function start(path: string, settings: PruneSettings): Promise<RunSummary>
   }
 }
 
+/** Name of the model within a GGUF. */
+function modelName(path: string): string {
+  return `${basename(resolve(modelPath(path)))} pruned by Compresso`;
+}
+
 async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
   readonly settings: PruneSettings;
   readonly rows: readonly Row[];
@@ -129,17 +143,19 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
   readonly prompt: string | null;
   readonly identity: Readonly<Record<string, string>>;
   readonly name: string;
+  readonly dashboard: Dashboard | null;
 }): Promise<RunSummary> {
-  const { settings, rows, reading, prompt, identity, name } = run, { out, resume = false } = settings;
+  const { settings, rows, reading, prompt, identity, name, dashboard } = run, { out, resume = false } = settings;
   const { prefinetune, postfinetune } = settings;
   const { rank, alpha, targets, dropout, dtype, ggufDtype } = settings;
   if (settings.overwrite) await clearRunFolder(out);
   const tokens = settings.batch * settings.seq;
   await tune({ rows: tokens, rank, tokens: tokens * (settings.steps + (prefinetune ?? 0) + (postfinetune ?? 0)) });
   progress.phase(`encoding ${formatCount(rows.length)} rows`);
+  const told = new Set<Alarm>();
   return await compress(model, {
     rows,
-    sparsity: settings.sparsity,
+    ...goalOf(settings, { name }),
     steps: settings.steps,
     ...(prefinetune === undefined ? {} : { prefinetune }),
     ...(postfinetune === undefined ? {} : { postfinetune }),
@@ -149,7 +165,7 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
     units: settings.units,
     recompute: settings.recompute,
     rules: {
-      align: settings.align,
+      ...(settings.align === undefined ? {} : { align: settings.align }),
       minimum: { heads: settings.minHeads, ffn: settings.minFfn, hidden: settings.minHidden },
       // −1 is the last layer.
       protect: (settings.protect ?? []).map((layer) => layer < 0 ? model.spec.layers.length + layer : layer),
@@ -162,21 +178,40 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
     ...(settings.schedule === undefined ? {} : { schedule: settings.schedule }),
     trustSchedule: settings.trust ?? false,
     layout: settings.layout,
-    rates: { lora: settings.loraRate },
+    ...ratesOf(settings),
+    ...(settings.onAlarm ? { monitors: settings.onAlarm } : {}),
     signal,
     out,
     resume,
     checkpointEvery: settings.checkpointEvery,
     identity,
-    export: { dtype, ggufDtype, name: `${name} pruned by Compresso`, replace: true },
-    onStart: ({ steps, data }, doneBefore) => {
+    export: { dtype, ggufDtype, name, replace: true, saveAdapter: settings.saveAdapter ?? false },
+    onStart: ({ steps, data, options: { rows: _rows, ...options } }, doneBefore) => {
       listen();
+      dashboard?.tell({
+        kind: "started",
+        folder: out,
+        name: basename(resolve(out)),
+        options,
+        adapter: model.device.facts.description,
+      });
       progress.note(`${dataLine(data, settings)}; ${steps} steps on ${model.device.facts.description}`);
       if (doneBefore > 0) progress.note(`going on after step ${doneBefore}`);
     },
-    onRecord: (record) => progress.step(record),
-    onPhase: (phase) =>
-      progress.phase(phase === "slice" ? "comparing the sliced model with the masked one" : "writing the files"),
+    onRecord: (record) => {
+      progress.step(record);
+      // A run that goes back more than once says again why it went back before.
+      for (const alarm of record.alarms.filter((one) => !told.has(one))) {
+        told.add(alarm);
+        progress.note(`alarm at ${alarmLine(alarm)}`);
+        dashboard?.tell({ kind: "alarm", alarm });
+      }
+    },
+    onPhase: (phase) => {
+      const text = phase === "slice" ? "comparing the sliced model with the masked one" : "writing the files";
+      dashboard?.tell({ kind: "state", text: `All steps are done; ${text}.` });
+      progress.phase(text);
+    },
   });
 }
 
@@ -194,18 +229,19 @@ function dataLine(data: EncodeReport, { seq }: Pick<PruneSettings, "seq">): stri
 }
 
 function show(summary: RunSummary, out: string): void {
-  const { sparsity, parameters, layers, hidden, maskedVsSliced, seconds, skipped } = summary;
+  const { sparsity, parameters, size, layers, hidden, maskedVsSliced, seconds, skipped } = summary;
   const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
   const range = (key: "heads" | "kvHeads" | "ffn"): string => {
     const values = layers.map((layer) => layer[key]), least = Math.min(...values), most = Math.max(...values);
     return least === most ? String(least) : `${least} to ${most}`;
   };
   print(
-    `sparsity    ${formatShare(sparsity.hard)} of the layers' linear weights (target ${
-      formatShare(sparsity.target)
-    }, expected ${formatShare(sparsity.expected)})`,
+    `sparsity    ${formatShare(sparsity.hard)} of the ${
+      size?.sparsityOf === "model" ? "whole model" : "layers' linear weights"
+    } (target ${formatShare(sparsity.target)}, expected ${formatShare(sparsity.expected)})`,
   );
   print(`parameters  ${formatCount(parameters.before)} → ${formatCount(parameters.after)}`);
+  if (size) print(`size        ${sizeLine(size)}`);
   print(
     `layers      ${layers.length}, each with ${range("heads")} heads, ${range("kvHeads")} KV heads, ${
       range("ffn")
@@ -221,6 +257,7 @@ function show(summary: RunSummary, out: string): void {
       formatBytes(summary.peakGpuBytes)
     } on the GPU (planned: ${formatBytes(summary.plannedGpuBytes)})`,
   );
+  for (const alarm of summary.alarms) print(`alarm       ${alarmLine(alarm)}`);
   print(`records     ${out}/records.jsonl, ${out}/run.json`);
   for (const line of exportLines({ loadableBy: summary.files })) print(line);
   for (const { format, reason } of skipped) print(`no ${format} file: ${reason}`);

@@ -1,11 +1,15 @@
 // The folder of a prune run before the run: what stands there, and what may happen to it. Owns those rules; refuses the run.
 import { join } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
+import { ADAPTER_FOLDER, UNMERGED_FOLDER } from "../lib/run/export_adapter.ts";
 import { CHECKPOINT_FILE } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 
+/** Name of a run's report in its folder. */
+export const REPORT_FILE = "report.html";
+
 /** What a run leaves in its folder. */
-const RUN_FILES = ["run.json", "model", "model.gguf", CHECKPOINT_FILE] as const;
+const RUN_FILES = ["run.json", "model", "model.gguf", UNMERGED_FOLDER, ADAPTER_FOLDER, CHECKPOINT_FILE] as const;
 
 /** Refuses a folder that holds an earlier run, unless it is to be replaced or resumed. */
 export async function checkRunFolder(
@@ -39,6 +43,8 @@ export async function checkRunFolder(
 /** Removes what an earlier run left, so that a run that stops early leaves no model that is not its own. */
 export async function clearRunFolder(out: string): Promise<void> {
   for (const name of await presentFiles(out)) await Deno.remove(join(out, name), { recursive: true });
+  // A report of the earlier run would be taken for one of this run.
+  await Deno.remove(join(out, REPORT_FILE)).catch(() => undefined);
 }
 
 /** Whether a run that stopped can be resumed. */
@@ -52,19 +58,20 @@ export async function isResumable(out: string): Promise<boolean> {
  */
 export async function finishedRun(
   out: string,
-  given: Readonly<Record<string, string | number | boolean>>,
+  given: Readonly<Record<string, unknown>>,
 ): Promise<RunSummary | null> {
   const found = await presentFiles(out);
   if (!found.includes("run.json") || found.includes(CHECKPOINT_FILE)) return null;
   const path = join(out, "run.json");
   const summary: RunSummary = JSON.parse(await Deno.readTextFile(path));
   const then: Readonly<Record<string, unknown>> = { ...summary.options };
-  const differing = Object.entries(given).filter(([name, value]) => String(then[name]) !== String(value));
+  const shown = (value: unknown): string => JSON.stringify(value) ?? "none";
+  const differing = Object.entries(given).filter(([name, value]) => shown(then[name]) !== shown(value));
   if (differing.length === 0) return summary;
   throw new CompressoError("mismatch", {
     what: `cannot resume the run in ${out}`,
     rule: "options are those of the first run, which is finished",
-    value: differing.map(([name, value]) => `${name}: ${then[name]} then, ${value} now`).join("; "),
+    value: differing.map(([name, value]) => `${name}: ${shown(then[name])} then, ${shown(value)} now`).join("; "),
     mend: "start anew with --overwrite, or choose another --out",
   });
 }

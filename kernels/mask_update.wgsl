@@ -5,10 +5,9 @@
 // saliency that it started from. S = 0 is none.
 // Shapes: logAlpha, draws (z, slope, p, 0) [units]; moments (m, v) [units], then S [units], then drift, memory; dz [slots]; tables as in
 // mask_tables.wgsl. A held unit stays, moments and all.
-// Grid: x units. Updates logAlpha and moments in place; log α is clamped to ±LIMIT.
+// Grid: x units. Updates logAlpha and moments in place; log α is clamped to ±state.limit.
 const B1 = 0.9;
 const B2 = 0.99;
-const LIMIT = 100.0;
 const LEAST = 1e-30; // of a saliency
 struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, total: f32 }
 @group(0) @binding(0) var<storage, read> dz: array<f32>;
@@ -66,5 +65,5 @@ struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, 
     follow = moments[tail] * log(saliency / past);
     moments[2u * params.units + unit] = saliency;
   }
-  logAlpha[unit] = clamp(logAlpha[unit] - state.maskRate * step + follow, -LIMIT, LIMIT);
+  logAlpha[unit] = clamp(logAlpha[unit] - state.maskRate * step + follow, -state.limit, state.limit);
 }

@@ -16,4 +16,5 @@ struct StepState {
   clipNorm: f32,        // largest global norm of the LoRA gradients; 0 = no clipping
   weightDecay: f32,
   tracking: f32,        // share of the gap between expected sparsity and target that the projection closes, 0 = none
+  limit: f32,           // log α is clamped to ± this after each update
 }

@@ -5,23 +5,21 @@ import { openDevice } from "../lib/gpu/device.ts";
 import type { DecoderSpec } from "../lib/nn/spec.ts";
 import { unitParameters, unitTable } from "../lib/prune/units.ts";
 import { defaultRates } from "../lib/run/options.ts";
-import {
-  bodyTop,
-  colorOf,
-  legend,
-  line,
-  linearTicks,
-  MARGIN,
-  round,
-  short,
-  svgDocument,
-  text,
-  WIDTH,
-} from "./bench/chart.ts";
+import { legend } from "../lib/report/line_chart.ts";
+import { linePanel, type LineSeries, type Point } from "../lib/report/line_panel.ts";
+import { short, svgFigure, text, wrapText } from "../lib/report/svg.ts";
 import { type ControllerTrace, runController } from "./controller_run.ts";
 
-const BUDGETS = [60, 150, 1000], SPARSITY = 0.3, SPACE = 22, TOP_HEIGHT = 190, LOW_HEIGHT = 90;
-const SERIES = ["expected sparsity", "schedule", "hard sparsity at the end", "λ1", "λ2"] as const;
+const BUDGETS = [60, 150, 1000], SPARSITY = 0.3, WIDTH = 880, MARGIN = 20, SPACE = 16;
+const TOP_HEIGHT = 250, LOW_HEIGHT = 160, LABELS = 34;
+/** How each series is drawn, also in the legend. */
+const SERIES = {
+  expected: { name: "expected sparsity", style: { color: 0, width: 5, opacity: 0.6 } },
+  target: { name: "schedule", style: { color: 1, width: 1.5, line: "dashed" } },
+  hard: { name: "hard sparsity at the end", style: { color: 2, line: "none" } },
+  lambda1: { name: "λ1", style: { color: 3, width: 1.5 } },
+  lambda2: { name: "λ2", style: { color: 5, width: 1.5 } },
+} as const satisfies Readonly<Record<string, Pick<LineSeries, "name" | "style">>>;
 const SPEC: DecoderSpec = {
   vocab: 64,
   hidden: 64,
@@ -54,21 +52,27 @@ function chart(traces: readonly ControllerTrace[], unit: number): string {
     `Mask learner alone under a made-up loss, ${SPEC.layers.length} layers, KV groups and FFN columns, target ${
       percent(SPARSITY)
     }; a column, the smallest unit, is ${percent(unit)}`;
-  const begin = bodyTop(subtitle), names = legend(SERIES, begin), top = begin + names.height + 14;
-  const width = (WIDTH - 2 * MARGIN - 2 * SPACE) / BUDGETS.length;
+  const lines = wrapText(subtitle, WIDTH - 2 * MARGIN), begin = 40 + 17 * lines.length;
+  const names = legend(Object.values(SERIES), { x: MARGIN, y: begin, width: WIDTH - 2 * MARGIN });
+  const top = begin + names.height + 8, width = (WIDTH - 2 * MARGIN - 2 * SPACE) / BUDGETS.length;
   const lambdas = traces.flatMap(({ lambda1, lambda2 }) => [...lambda1, ...lambda2]);
-  const most = Math.max(...lambdas.map(Math.abs), 1e-6);
+  const most = 1.1 * lambdas.reduce((largest, value) => Math.max(largest, Math.abs(value)), 1e-6);
   const notes = traces.map((trace, index) => noteOf(trace, BUDGETS[index] ?? 1));
-  const body = traces.flatMap((trace, index) =>
-    panel(trace, { x: MARGIN + index * (width + SPACE), y: top, width, most, note: notes[index] ?? "" })
-  );
-  return svgDocument([...names.body, ...body], {
+  const body = [
+    text(MARGIN, 30, title, { size: 16, weight: 600 }),
+    ...lines.map((line, row) => text(MARGIN, 49 + 17 * row, line, { tone: "soft" })),
+    ...names.body,
+    ...traces.flatMap((trace, index) =>
+      panels(trace, { x: MARGIN + index * (width + SPACE), y: top, width, most, note: notes[index] ?? "" })
+    ),
+  ];
+  return svgFigure(body, {
     title,
-    subtitle,
     description: `Expected sparsity lies on the cubic schedule throughout. ${
       notes.map((note, index) => `${BUDGETS[index]} steps: ${note}`).join("; ")
     }.`,
-    height: top + 44 + TOP_HEIGHT + SPACE + LOW_HEIGHT + 44,
+    width: WIDTH,
+    height: top + 36 + TOP_HEIGHT + LOW_HEIGHT + 12,
   });
 }
 
@@ -78,7 +82,8 @@ function noteOf({ target, expected, hard }: ControllerTrace, steps: number): str
   return `gap at most ${gap < 5e-6 ? "0.001 %" : percent(gap)} once warm, hard ${exact(hard)}`;
 }
 
-function panel(
+/** Sparsity above, multipliers below. */
+function panels(
   { target, expected, lambda1, lambda2, hard }: ControllerTrace,
   { x, y, width, most, note }: {
     readonly x: number;
@@ -88,46 +93,28 @@ function panel(
     readonly note: string;
   },
 ): string[] {
-  const steps = target.length, left = x + 40, right = x + width - 8;
-  const high = y + 44, middle = high + TOP_HEIGHT, low = middle + SPACE, bottom = low + LOW_HEIGHT;
-  const toX = (step: number): number => left + (right - left) * step / steps;
-  const largest = 0.36, toY = (value: number): number => middle - TOP_HEIGHT * value / largest;
-  const toLow = (value: number): number => bottom - LOW_HEIGHT * value / (1.1 * most);
-  const body = [text(x, y + 12, `${steps} steps`, { weight: 600 }), text(x, y + 30, note, { tone: "soft", size: 11 })];
-  for (const tick of [0, 0.1, 0.2, 0.3]) {
-    body.push(line([left, toY(tick)], [right, toY(tick)], { kind: tick === 0 ? "axis" : "grid" }));
-    body.push(text(left - 6, toY(tick) + 4, percent(tick), { anchor: "end", tone: "soft", size: 11 }));
-  }
-  for (const tick of linearTicks(most, 2).filter((value) => value <= 1.1 * most)) {
-    body.push(line([left, toLow(tick)], [right, toLow(tick)], { kind: tick === 0 ? "axis" : "grid" }));
-    body.push(text(left - 6, toLow(tick) + 4, short(tick), { anchor: "end", tone: "soft", size: 11 }));
-  }
-  for (const step of [0, steps / 2, steps]) {
-    body.push(line([toX(step), bottom], [toX(step), bottom + 4], { kind: "axis" }));
-    const anchor = step === 0 ? "start" : step === steps ? "end" : "middle";
-    body.push(text(toX(step), bottom + 17, String(step), { anchor, tone: "soft", size: 11 }));
-  }
-  body.push(text((left + right) / 2, bottom + 34, "step", { anchor: "middle", tone: "soft", size: 11 }));
-  const curve = (values: readonly number[], to: (value: number) => number, style: string): string =>
-    `<polyline points="${
-      sampled(values).map(([step, value]) => `${round(toX(step))},${round(to(value))}`).join(" ")
-    }" fill="none" ${style}/>`;
-  body.push(
-    curve(expected, toY, `stroke="${colorOf(0)}" stroke-width="5" stroke-linecap="round"`),
-    curve(target, toY, `stroke="${colorOf(1)}" stroke-width="1.5" stroke-dasharray="4 3"`),
-    curve(lambda1, toLow, `stroke="${colorOf(3)}" stroke-width="1.5"`),
-    curve(lambda2, toLow, `stroke="${colorOf(4)}" stroke-width="1.5"`),
-    `<circle cx="${round(toX(steps))}" cy="${round(toY(hard))}" r="5" fill="${colorOf(2)}"/>`,
-    text(toX(steps) - 4, toY(hard) - 11, exact(hard), { anchor: "end", halo: true }),
-  );
-  return body;
-}
-
-/** At most some 150 points of a curve, the last one among them; steps count from 1. */
-function sampled(values: readonly number[]): (readonly [number, number])[] {
-  const every = Math.max(1, Math.floor(values.length / 150));
-  return [...values.entries()].filter(([step]) => step % every === 0 || step === values.length - 1)
-    .map(([step, value]) => [step + 1, value] as const);
+  const steps = target.length, axis = { label: "step", domain: [0, steps] as const };
+  const curve = (values: readonly number[]): Point[] => values.map((value, step): Point => [step + 1, value]);
+  const high = linePanel({
+    x: { ...axis, label: "" },
+    y: { label: "", domain: [0, 0.36], format: "share" },
+    series: [
+      { ...SERIES.expected, points: curve(expected) },
+      { ...SERIES.target, points: curve(target) },
+      { ...SERIES.hard, points: [[steps, hard]] },
+    ],
+  }, { x, y: y + 36, width, height: TOP_HEIGHT, labels: LABELS });
+  const low = linePanel({
+    x: axis,
+    y: { label: "", domain: [Math.min(0, ...lambda1, ...lambda2), most] },
+    series: [{ ...SERIES.lambda1, points: curve(lambda1) }, { ...SERIES.lambda2, points: curve(lambda2) }],
+  }, { x, y: y + 36 + TOP_HEIGHT - 16, width, height: LOW_HEIGHT, labels: LABELS });
+  return [
+    text(x, y + 12, `${steps} steps`, { weight: 600 }),
+    text(x, y + 30, note, { tone: "soft", size: 11 }),
+    ...high.body,
+    ...low.body,
+  ];
 }
 
 /** As many digits as show the smallest unit. */

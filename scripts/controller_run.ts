@@ -110,7 +110,7 @@ function stateOf({ step, seed, target, rates }: {
   readonly target: number;
   readonly rates: ReturnType<typeof defaultRates>;
 }): StepState {
-  const { lora, mask, lambda, noise, temperature, clipNorm, weightDecay, tracking } = rates;
+  const { lora, mask, lambda, noise, temperature, clipNorm, weightDecay, tracking, limit } = rates;
   return {
     seed,
     step,
@@ -126,6 +126,7 @@ function stateOf({ step, seed, target, rates }: {
     clipNorm,
     weightDecay,
     tracking,
+    limit,
   };
 }
 

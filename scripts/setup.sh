@@ -30,6 +30,33 @@ compresso_setup() {
   say "GPU adapter: $(adapter_name)"
 }
 
+# A Chromium for the tests of pages, where apt can give one. Without one those tests are left out and say so, so this never fails.
+compresso_setup_browser() {
+  local name as_root=()
+  for name in chromium chromium-browser google-chrome google-chrome-stable; do
+    if command -v "$name" >/dev/null 2>&1; then
+      say "browser: $(command -v "$name")"
+      return 0
+    fi
+  done
+  if ! command -v apt-get >/dev/null 2>&1; then
+    say "there is no Chromium, and no apt-get to install it: tests of pages are left out"
+    return 0
+  fi
+  if [ "$(id -u)" -ne 0 ]; then
+    # No question may stop a script that nobody watches.
+    if ! sudo -n true 2>/dev/null; then
+      say "there is no Chromium, and installing it needs root: tests of pages are left out"
+      return 0
+    fi
+    as_root=(sudo -n)
+  fi
+  say "will install: chromium, for the tests of pages (${as_root[*]:+sudo }apt-get install chromium)"
+  "${as_root[@]}" apt-get update -q >&2 || say "apt-get update met errors; going on with the lists that are there"
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends chromium fonts-dejavu-core >&2 ||
+    say "apt-get could not install it: tests of pages are left out"
+}
+
 say() { printf 'setup: %s\n' "$*" >&2; }
 complain() { printf 'setup: cannot go on: %s\n' "$*" >&2; }
 

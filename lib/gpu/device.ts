@@ -1,6 +1,6 @@
 // The GPU device: limits, error capture, memory budget and the count of live resources. Owns every allocation; refuses to know kernels.
 import { CompressoError } from "../errors.ts";
-import { probeSubgroups, type Subgroups, subgroupSize } from "./subgroups.ts";
+import { probeSubgroups, requestSubgroups, type Subgroups, subgroupSize } from "./subgroups.ts";
 
 /** Options of {@link openDevice}. */
 export interface DeviceOptions {
@@ -61,6 +61,9 @@ export interface AdapterOffer {
   readonly limits: DeviceLimits;
 }
 
+/** How memory ran out; see {@link Device.shortage}. */
+export type MemoryShortage = "limit" | "adapter" | "lost";
+
 /** A counted GPU buffer. */
 export type DeviceBuffer = Resource<GPUBuffer>;
 /** A counted 2D texture of one mip level. */
@@ -95,6 +98,7 @@ export class Device implements Disposable {
   /** What was live at the peak; null while the present state is the peak. */
   #peakUsage: readonly MemoryUse[] | null = null;
   #failure: string | null = null;
+  #shortage: MemoryShortage | null = null;
   #disposed = false;
 
   /** Wraps a WebGPU device; use {@link openDevice}. */
@@ -115,10 +119,14 @@ export class Device implements Disposable {
     this.subgroups = subgroups;
     gpu.addEventListener("uncapturederror", (event) => {
       event.preventDefault();
-      this.#failure ??= (event as GPUUncapturedErrorEvent).error.message;
+      const { error } = event as GPUUncapturedErrorEvent;
+      if (error instanceof GPUOutOfMemoryError) this.#shortage ??= "adapter";
+      this.#failure ??= error.message;
     });
     gpu.lost.then((info) => {
-      if (!this.#disposed) this.#failure ??= `device lost: ${info.message}`;
+      if (this.#disposed) return;
+      this.#shortage ??= "lost";
+      this.#failure ??= `device lost: ${info.message}`;
     });
   }
 
@@ -135,6 +143,11 @@ export class Device implements Disposable {
   /** Largest value that {@link bytes} has had since {@link resetPeak}. */
   get peakBytes(): number {
     return this.#peakBytes;
+  }
+
+  /** How memory ran out: over the limit, on the adapter, or by the loss of the device, which mostly is for want of it; null where it did not. */
+  get shortage(): MemoryShortage | null {
+    return this.#shortage;
   }
 
   /** What was live when {@link bytes} was {@link peakBytes}. */
@@ -285,6 +298,7 @@ export class Device implements Disposable {
 
   #reserve(label: string, bytes: number): void {
     if (this.#bytes + bytes > this.memoryLimit) {
+      this.#shortage ??= "limit";
       throw new CompressoError("gpu", {
         what: `cannot allocate '${label}' (${bytes} bytes)`,
         rule: `the memory limit is ${this.memoryLimit} bytes`,
@@ -351,16 +365,6 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   const subgroups = withSubgroups && size !== null ? await probeSubgroups(withSubgroups, size) : null;
   const { memoryLimit } = options;
   return new Device(gpu, facts, { subgroups, ...(memoryLimit === undefined ? {} : { memoryLimit }) });
-}
-
-/** Deno 2.9 grants the feature, but does not list it: the one way to know is to ask. Null where it is refused. */
-async function requestSubgroups(adapter: GPUAdapter, descriptor: GPUDeviceDescriptor): Promise<GPUDevice | null> {
-  try {
-    const requiredFeatures = [...descriptor.requiredFeatures ?? [], "subgroups" as const];
-    return await adapter.requestDevice({ ...descriptor, requiredFeatures });
-  } catch {
-    return null;
-  }
 }
 
 /** Tells what the adapter of {@link openDevice} offers. Throws `CompressoError("gpu")` where there is none. */

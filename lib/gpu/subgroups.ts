@@ -59,3 +59,16 @@ async function run(gpu: GPUDevice, module: GPUShaderModule, size: number): Promi
   staging.destroy();
   return values;
 }
+
+/** Deno 2.9 grants the feature, but does not list it: the one way to know is to ask. Null where it is refused. */
+export async function requestSubgroups(
+  adapter: GPUAdapter,
+  descriptor: GPUDeviceDescriptor,
+): Promise<GPUDevice | null> {
+  try {
+    const requiredFeatures = [...descriptor.requiredFeatures ?? [], "subgroups" as const];
+    return await adapter.requestDevice({ ...descriptor, requiredFeatures });
+  } catch {
+    return null;
+  }
+}

@@ -1,4 +1,4 @@
-// Bytes of a model's tensors in a file, from its shape alone. Owns the sum; refuses headers, tokenizers and writing.
+// Bytes of a model's file, from its shape alone. Owns the sum by layers and the exact whole; refuses writing.
 import {
   type DecoderSpec,
   EMBEDDING,
@@ -12,10 +12,13 @@ import {
 } from "../nn/spec.ts";
 import type { SizeTarget } from "../prune/selection.ts";
 import type { Measure } from "../prune/tally.ts";
-import { typeFor } from "./gguf_export.ts";
+import { ggufFileBytes, typeFor } from "./gguf_export.ts";
 import type { GgufWriteType } from "./gguf_quant.ts";
+import { ggufTokenizerMetadata } from "./gguf_tokenizer_export.ts";
 import { TENSOR_FORMATS } from "./gguf_types.ts";
-import type { HfDtype } from "./hf_export.ts";
+import { GGUF_ALIGNMENT } from "./gguf_write.ts";
+import { type HfDtype, hfWeightBytes } from "./hf_export.ts";
+import type { Tokenizer } from "./tokenizer.ts";
 
 /** A kind of file and the type of its matrices. */
 export type FileKind =
@@ -24,14 +27,15 @@ export type FileKind =
 
 /**
  * Counts the bytes of the tensors that a file of this kind holds: in a GGUF vectors are f32, matrices whose rows are no multiple of a block fall
- * back to f16, and with q4_0 embedding and head are q8_0. Header and tokenizer come on top.
+ * back to f16, with q4_0 embedding and head are q8_0, and tensors are aligned. Header and tokenizer come on top: see {@link fileBytes}.
  */
 export function byteMeasure(spec: DecoderSpec, kind: FileKind): Measure {
   const bytes = (name: string, shape: readonly number[]): number => {
     const values = shape.reduce((product, size) => product * size, 1);
     const type = kind.format === "hf" ? kind.dtype : typeFor(name, shape, kind.dtype).type;
     const { block, bytes: perBlock } = TENSOR_FORMATS[type];
-    return values / block * perBlock;
+    const total = values / block * perBlock;
+    return kind.format === "gguf" ? Math.ceil(total / GGUF_ALIGNMENT) * GGUF_ALIGNMENT : total;
   };
   return {
     layer(layer, hidden): number {
@@ -49,6 +53,26 @@ export function byteMeasure(spec: DecoderSpec, kind: FileKind): Measure {
       bytes(EMBEDDING, [spec.vocab, hidden]) + bytes(FINAL_NORM, [hidden]) +
       (spec.tied ? 0 : bytes(HEAD, [spec.vocab, hidden])),
   };
+}
+
+/** What a file holds beside the tensors. */
+export interface FileContent {
+  /** Null for token ids only. */
+  readonly tokenizer: Tokenizer | null;
+  /** Name of the model within a GGUF. */
+  readonly name: string;
+}
+
+/**
+ * Bytes of the file as it is exported: of a folder the safetensors alone (all shards), of a GGUF the file with its tokenizer.
+ * Throws `CompressoError("input")` for a tokenizer that a GGUF cannot hold.
+ */
+export function fileBytes(spec: DecoderSpec, kind: FileKind, { tokenizer, name }: FileContent): number {
+  if (kind.format === "hf") return hfWeightBytes(spec, kind);
+  const tokenizerMetadata = tokenizer
+    ? ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab })
+    : new Map<string, never>();
+  return ggufFileBytes(spec, { dtype: kind.dtype, tokenizerMetadata, name });
 }
 
 /** A number of bytes of a file's tensors as a target. */

@@ -6,7 +6,7 @@ import type { GGUF_ARCHS } from "./gguf_spec.ts";
 import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./gguf_names.ts";
 import type { GgufWriteType } from "./gguf_quant.ts";
 import { type GgufTyped, type GgufValue, TENSOR_FORMATS } from "./gguf_types.ts";
-import { type GgufItem, writeGguf } from "./gguf_write.ts";
+import { ggufBytes, type GgufContent, type GgufItem, writeGguf } from "./gguf_write.ts";
 import { elementCount } from "./rows.ts";
 import type { WeightSource } from "./source.ts";
 
@@ -43,6 +43,23 @@ export interface GgufExport {
  * size than the embedding, `CompressoError("numeric")` for weights that are not finite or too large for the type.
  */
 export async function exportGguf(source: WeightSource, path: string, options: GgufExportOptions): Promise<GgufExport> {
+  const { content, ...result } = contentOf(source, options);
+  await writeGguf(path, content);
+  return result;
+}
+
+/** Bytes of the file that {@link exportGguf} would write for a model of this shape. */
+export function ggufFileBytes(spec: DecoderSpec, options: GgufExportOptions): number {
+  const read = (): never => {
+    throw new Error("only the size is asked for");
+  };
+  return ggufBytes(contentOf({ spec, read, storedDtype: read }, options).content);
+}
+
+function contentOf(
+  source: WeightSource,
+  options: GgufExportOptions,
+): GgufExport & { readonly content: GgufContent } {
   const { spec } = source;
   const arch = chooseArch(spec, options.arch ?? "auto");
   const layers = arch === "deci" ? deciLayers(spec.layers) : spec.layers;
@@ -62,8 +79,7 @@ export async function exportGguf(source: WeightSource, path: string, options: Gg
     });
   }
   const metadata = modelMetadata({ ...spec, layers }, { ...options, arch });
-  await writeGguf(path, { metadata, tensors });
-  return { arch, layers, fellBack };
+  return { arch, layers, fellBack, content: { metadata, tensors } };
 }
 
 /**

@@ -6,6 +6,9 @@ import { type GgufScalarType, type GgufTyped, type GgufValue, TENSOR_FORMATS, VA
 import { F16_LIMIT, firstAtLeast, firstNonFinite } from "./half.ts";
 import { elementCount } from "./rows.ts";
 
+/** What tensors are aligned to, where the metadata do not say otherwise. */
+export const GGUF_ALIGNMENT = 32;
+
 /** A tensor to write. `data` is called once, when its turn comes; its values are encoded as `type`. */
 export interface GgufItem {
   readonly name: string;
@@ -31,10 +34,7 @@ export interface GgufContent {
  * too large for the type, `CompressoError("usage")` for a name given twice and a value out of range.
  */
 export async function writeGguf(path: string, content: GgufContent): Promise<void> {
-  const alignment = content.metadata.get("general.alignment") ?? 32;
-  if (typeof alignment !== "number" || alignment < 8 || alignment % 8 !== 0) {
-    throw unusable("general.alignment", "a plain number, a multiple of 8", String(alignment));
-  }
+  const alignment = alignmentOf(content);
   using file = await AtomicFile.open(path);
   await file.write(headerBytes(content, alignment));
   for (const item of content.tensors) {
@@ -44,6 +44,21 @@ export async function writeGguf(path: string, content: GgufContent): Promise<voi
   // Readers map whole pages of aligned tensors: the last one is padded too.
   await file.write(padding(file.written, alignment));
   await file.commit();
+}
+
+/** Bytes of the file that {@link writeGguf} would write. Asks for no data. */
+export function ggufBytes(content: GgufContent): number {
+  const alignment = alignmentOf(content), aligned = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;
+  return content.tensors.reduce(
+    (sum, item) => sum + aligned(byteLength(item)),
+    aligned(headerBytes(content, alignment).length),
+  );
+}
+
+function alignmentOf({ metadata }: GgufContent): number {
+  const alignment = metadata.get("general.alignment") ?? GGUF_ALIGNMENT;
+  if (typeof alignment === "number" && alignment >= 8 && alignment % 8 === 0) return alignment;
+  throw unusable("general.alignment", "a plain number, a multiple of 8", String(alignment));
 }
 
 function headerBytes({ metadata, tensors }: GgufContent, alignment: number): Uint8Array {

@@ -15,7 +15,7 @@ import { ropeConfig } from "./hf_rope_export.ts";
 import configurationText from "./remote_code/configuration_compresso.py" with { type: "text" };
 import modelingText from "./remote_code/modeling_compresso.py" with { type: "text" };
 import { elementCount } from "./rows.ts";
-import { type SafetensorsItem, writeShardedSafetensors } from "./safetensors_write.ts";
+import { type SafetensorsItem, shardedSafetensorsBytes, writeShardedSafetensors } from "./safetensors_write.ts";
 import type { WeightSource } from "./source.ts";
 import type { Json } from "./tokenizer_compat.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -67,12 +67,11 @@ export async function exportHf(
     });
   }
   const own = tensorShapes(spec);
-  const items = [...tensorShapes(withBiases(spec, writtenBiases(spec)))].map(([name, shape]): SafetensorsItem => ({
-    name,
-    shape,
-    dtype: FILE_DTYPES[dtype],
+  const items = weightItems(spec, dtype).map((item): SafetensorsItem => ({
+    ...item,
     data: async () => {
       signal?.throwIfAborted();
+      const { name, shape } = item;
       return own.has(name) ? finite(name, await source.read(name)) : new Float32Array(elementCount(shape));
     },
   }));
@@ -97,6 +96,16 @@ export async function exportHf(
     signal?.throwIfAborted();
   }, { replace: options.replace ?? false });
   return { form };
+}
+
+/** Bytes of a folder's safetensors, headers and all, without config, tokenizer and index. */
+export function hfWeightBytes(spec: DecoderSpec, { dtype }: Pick<HfExportOptions, "dtype">): number {
+  return shardedSafetensorsBytes(weightItems(spec, dtype));
+}
+
+function weightItems(spec: DecoderSpec, dtype: HfDtype): Omit<SafetensorsItem, "data">[] {
+  const shapes = tensorShapes(withBiases(spec, writtenBiases(spec)));
+  return [...shapes].map(([name, shape]) => ({ name, shape, dtype: FILE_DTYPES[dtype] }));
 }
 
 function finite(name: string, values: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer> {

@@ -30,6 +30,8 @@ export interface PeftWriteOptions {
   readonly weights: ReadonlyMap<string, Float32Array>;
   /** Name or path of the base model, where PEFT is to find it; null leaves it open. */
   readonly baseModel: string | null;
+  /** Text of a README.md beside it, which tells people what it belongs to; default none. */
+  readonly readme?: string;
   /** Whether a folder that stands there may be replaced; default false. */
   readonly replace?: boolean;
 }
@@ -78,7 +80,7 @@ const WEIGHTS_FILE = "adapter_model.safetensors";
  * ```
  */
 export async function writePeftAdapter(dir: string, options: PeftWriteOptions): Promise<void> {
-  const { spec, config, weights, baseModel, replace = false } = options, { rank, targets } = config;
+  const { spec, config, weights, baseModel, readme, replace = false } = options, { rank, targets } = config;
   checkLora(config);
   const items: SafetensorsItem[] = [], names = new Set<string>();
   for (const { layer, projection, shape: [rows, cols] } of loraModules(spec, targets)) {
@@ -104,6 +106,7 @@ export async function writePeftAdapter(dir: string, options: PeftWriteOptions): 
     const json = JSON.stringify(peftConfig(config, { baseModel }), null, 2);
     await writeFileAtomically(`${folder}/${CONFIG_FILE}`, `${json}\n`);
     await writeSafetensors(`${folder}/${WEIGHTS_FILE}`, items);
+    if (readme !== undefined) await writeFileAtomically(`${folder}/README.md`, readme);
   }, { replace });
 }
 

@@ -50,7 +50,7 @@ export async function writeSafetensors(
 ): Promise<void> {
   const sorted = items.toSorted((a, b) => DTYPE_BITS[b.dtype] - DTYPE_BITS[a.dtype]);
   using file = await AtomicFile.open(path);
-  await file.write(headerBytes(sorted, { metadata: options.metadata ?? { format: "pt" }, path }));
+  await file.write(headerBytes(sorted, { metadata: options.metadata ?? FOR_TORCH, path }));
   for (const item of sorted) await file.write(await itemBytes(item));
   await file.commit();
 }
@@ -83,6 +83,26 @@ export async function writeShardedSafetensors(
   await writeFileAtomically(`${folder}/model.safetensors.index.json`, `${JSON.stringify(index, null, 2)}\n`);
   return [...names, "model.safetensors.index.json"];
 }
+
+/** Bytes of all files that {@link writeShardedSafetensors} would write these tensors to, without the index. Asks for no data. */
+export function shardedSafetensorsBytes(
+  items: readonly Omit<SafetensorsItem, "data">[],
+  options: SafetensorsWriteOptions & { readonly maxShardBytes?: number } = {},
+): number {
+  const shards = cut(items.map((item) => ({ ...item, data: noData })), options.maxShardBytes ?? DEFAULT_SHARD_BYTES);
+  return (shards.length > 0 ? shards : [[]]).reduce((sum, shard) => {
+    const sorted = shard.toSorted((a, b) => DTYPE_BITS[b.dtype] - DTYPE_BITS[a.dtype]);
+    const header = headerBytes(sorted, { metadata: options.metadata ?? FOR_TORCH, path: "the file" });
+    return sum + header.length + shard.reduce((bytes, item) => bytes + byteLength(item), 0);
+  }, 0);
+}
+
+function noData(): never {
+  throw new Error("only the size is asked for");
+}
+
+/** transformers demands it. */
+const FOR_TORCH = { format: "pt" };
 
 function cut(items: readonly SafetensorsItem[], maxBytes: number): SafetensorsItem[][] {
   if (!(maxBytes > 0)) {

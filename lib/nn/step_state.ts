@@ -23,9 +23,11 @@ export interface StepState {
   readonly clipNorm: number;
   readonly weightDecay: number;
   readonly tracking: number;
+  /** Largest |log α| after an update. */
+  readonly limit: number;
 }
 
-const BYTES = 64;
+const BYTES = 68;
 /** Decay rates of Adam: kernels/adamw.wgsl and kernels/mask_update.wgsl. */
 const LORA_BETAS = [0.9, 0.999] as const;
 const MASK_BETAS = [0.9, 0.99] as const;
@@ -56,6 +58,7 @@ export function writeStepState(device: Device, buffer: DeviceBuffer, state: Step
     state.clipNorm,
     state.weightDecay,
     state.tracking,
+    state.limit,
   ].forEach((value, index) => view.setFloat32(8 + 4 * index, value, true));
   device.write(buffer, new Uint8Array(bytes));
 }
@@ -76,4 +79,5 @@ export const IDLE_STATE: StepState = {
   clipNorm: 0,
   weightDecay: 0,
   tracking: 0,
+  limit: 100,
 };

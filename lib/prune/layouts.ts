@@ -14,7 +14,7 @@ import {
 } from "../nn/spec.ts";
 import { cheapestGroupSize, type HeadGroup, planHeads } from "./head_groups.ts";
 import { type Constant, type Remap, remapSource } from "./remap.ts";
-import { headRows } from "./slice.ts";
+import { headRows, type SlicePlan } from "./slice.ts";
 
 /**
  * How a pruned model is written: `compact` as it was sliced, layers differ; `padded` with zeros to the widest layer;
@@ -30,8 +30,15 @@ export const LAYOUTS: readonly Layout[] = ["compact", "padded", "uniform"];
  * Query heads per KV head become one number, the one with the fewest parameters. A layer without attention or FFN gets one of zeros.
  */
 export function padded(source: WeightSource): WeightSource {
-  const { spec } = source, { headDim } = spec;
-  if (layersAlike(spec)) return source;
+  if (layersAlike(source.spec)) return source;
+  const { spec, made } = paddedPlan(source.spec);
+  return remapSource(source, spec, (name) => made.get(name) ?? { from: name });
+}
+
+/** Shape and tensors of {@link padded}. */
+export function paddedPlan(spec: DecoderSpec): SlicePlan {
+  const { headDim } = spec;
+  if (layersAlike(spec)) return { spec, made: new Map() };
   const shares = spec.layers.map(({ heads, kvHeads }) => Array.from({ length: kvHeads }, () => heads / kvHeads));
   const size = cheapestGroupSize(shares);
   const groups = spec.layers.map(groupsOf);
@@ -64,7 +71,7 @@ export function padded(source: WeightSource): WeightSource {
     if (layer.ffn === 0) made.set(normName(index, "ffn"), { fill: 1 });
   });
   const layers = spec.layers.map((): LayerSpec => ({ heads: kvHeads * size, kvHeads, ffn }));
-  return remapSource(source, { ...spec, layers }, (name) => made.get(name) ?? { from: name });
+  return { spec: { ...spec, layers }, made };
 }
 
 /** What {@link uniformMasks} takes beside the scores. */

@@ -30,14 +30,14 @@ export function warmupCosine(
   };
 }
 
-/** Learning rate of LoRA: warm-up over the first half of the first stage, constant, and a cosine to a tenth over the last stage. */
+/** Learning rate of LoRA: warm-up over the first half of the first stage, constant, and over the last stage a cosine from `recovery` to a tenth. */
 export function stageRate(
   stage: "finetune" | "prune" | "postfinetune",
-  { peak }: { readonly peak: number },
+  { lora, recovery }: { readonly lora: number; readonly recovery: number },
 ): (progress: Progress) => number {
-  if (stage === "finetune") return (progress) => peak * Math.min(1, 2 * progress);
-  if (stage === "prune") return () => peak;
-  return warmupCosine({ peak, warmup: 0, floor: peak / 10 });
+  if (stage === "finetune") return (progress) => lora * Math.min(1, 2 * progress);
+  if (stage === "prune") return () => lora;
+  return warmupCosine({ peak: recovery, warmup: 0, floor: recovery / 10 });
 }
 
 /** Progress of step `index` of `count`; steps count from 0, and the first step already moves. */

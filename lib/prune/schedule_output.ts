@@ -81,6 +81,7 @@ const RATE_BOUNDS: { readonly [rate in RateName]?: Bounds } = {
   temperature: { above: 0 },
   warmup: { most: 1 },
   tracking: { most: 1 },
+  limit: { above: 0 },
 };
 
 function checkRates(at: At, given: unknown): ScheduleOutput["rates"] {

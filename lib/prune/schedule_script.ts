@@ -64,16 +64,16 @@ export interface FrozenUnits {
   readonly kind: "heads" | "ffn";
 }
 
-/** Numbers of the loop that a schedule may set: the names of `Rates`. */
+/** Numbers of the loop that a schedule may set: the names of `Rates`, but for those of the start of masks and of the last stage. */
 export const RATE_NAMES = [
   "lora",
   "mask",
   "lambda",
   "temperature",
   "noise",
-  "spread",
   "warmup",
   "tracking",
+  "limit",
   "clipNorm",
   "weightDecay",
 ] as const;
@@ -93,7 +93,7 @@ export interface ScheduleDefinition {
   readonly freeze?: (input: ScheduleInput) => readonly FrozenUnits[];
   /** Whether the pruning stage ends before this step. */
   readonly end?: (input: ScheduleInput) => boolean;
-  /** Numbers of the loop. `spread` counts at the first step only, `warmup` where there is no `sparsity`. */
+  /** Numbers of the loop. `warmup` counts where there is no `sparsity`. */
   readonly rates?: { readonly [rate in RateName]?: Curve };
 }
 

@@ -56,6 +56,12 @@ export function choose(table: UnitTable, pieces: readonly Piece[], options: Choo
   return kept;
 }
 
+/** The same; null where there is no such selection. */
+export function tryChoose(table: UnitTable, pieces: readonly Piece[], options: ChooseOptions): Selection | null {
+  const kept = attempt(table, pieces, options);
+  return typeof kept === "function" ? null : kept;
+}
+
 interface ChooseOptions extends SelectOptions {
   /** Pieces that fall in any case; given, though empty, where pieces are rows through all layers. */
   readonly forced?: readonly Piece[];
@@ -94,13 +100,13 @@ function attempt(table: UnitTable, pieces: readonly Piece[], options: ChooseOpti
       isMet: () => tally.size() <= size.most,
       overshoots: (slack) => tally.size() < size.most - slack * perParameter,
     });
-    if (!met) return () => unreachable(table, options, tally.size());
+    if (!met) return () => unreachable(table, options, { most: tally.size(), whole });
   } else if (target !== null) {
     const met = cutUntil(tally, free, {
       isMet: () => tally.sparsity() >= target - ROUNDING,
       overshoots: (slack) => tally.sparsity() > target + slack / table.total,
     });
-    if (!met) return () => unreachable(table, options, tally.sparsity());
+    if (!met) return () => unreachable(table, options, { most: tally.sparsity(), whole });
   }
   return tally.kept;
 }
@@ -117,12 +123,26 @@ export function selectedSpec(table: UnitTable, kept: Selection): DecoderSpec {
 
 /** The largest sparsity that the units and rules of a table allow. */
 export function mostSparsity(table: UnitTable): number {
-  const tally = new Tally(table), stopped = new Set<string>();
-  for (const piece of piecesOf(table, new Uint8Array(table.count))) {
+  return cutAll(new Tally(table), piecesOf(table, new Uint8Array(table.count))).sparsity();
+}
+
+/** The least size that the units and rules of a table leave, where these pieces fall; by default single units. */
+export function leastSize(
+  table: UnitTable,
+  { measure }: Pick<SizeTarget, "measure">,
+  { pieces = piecesOf(table, new Uint8Array(table.count)) }: { readonly pieces?: readonly Piece[] | undefined } = {},
+): number {
+  return cutAll(new Tally(table, measure), pieces).size();
+}
+
+/** Cuts all that may be cut. */
+function cutAll(tally: Tally, pieces: readonly Piece[]): Tally {
+  const stopped = new Set<string>();
+  for (const piece of pieces) {
     if (piece.queue !== null && stopped.has(piece.queue)) continue;
     if (!drop(tally, piece) && piece.queue !== null) stopped.add(piece.queue);
   }
-  return tally.sparsity();
+  return tally;
 }
 
 /** Refuses a target that no selection of these units can have. */
@@ -238,7 +258,11 @@ function tallyOf(table: UnitTable, kept: Selection): Tally {
   return tally;
 }
 
-function unreachable(table: UnitTable, options: ChooseOptions, most: number): CompressoError {
+function unreachable(
+  table: UnitTable,
+  options: ChooseOptions,
+  { most, whole }: { readonly most: number; readonly whole: number },
+): CompressoError {
   const { target, size, layerTargets, forced } = options;
   const { spec, rules } = table, kinds = [...table.kinds];
   const { protect, minimum, align, rest } = rules, now: UnitRules = { minimum, align, rest, protect: [...protect] };
@@ -260,7 +284,7 @@ function unreachable(table: UnitTable, options: ChooseOptions, most: number): Co
       ? `cannot make the model as small as ${shown(size.most)} ${size.unit}`
       : `cannot reach a sparsity of ${target}`,
     rule: size
-      ? `cutting ${units} leaves at least ${shown(most)} ${size.unit}`
+      ? `cutting ${units} leaves at least ${shown(most)} of ${shown(whole)} ${size.unit}`
       : `cutting ${units} reaches at most ${most.toFixed(4)}`,
     ...(limits.length > 0 ? { value: `limited by ${limits.join(", ")}` } : {}),
     mend: `${size ? `raise the number of ${size.unit}` : "lower --sparsity"}${

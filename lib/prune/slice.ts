@@ -68,9 +68,25 @@ interface LayerPlan {
  * Throws `CompressoError("input")` for masks or LoRA that do not fit the model, and where no hidden dim is left.
  */
 export function sliceModel(base: WeightSource, { masks = {}, lora }: SliceInput): WeightSource {
-  const { spec } = base, layout = slotLayout(spec);
-  const z = packMasks(spec, layout, masks);
-  const lowRank = lora ? lowRanks(spec, lora) : new Map<string, LowRank>();
+  const lowRank = lora ? lowRanks(base.spec, lora) : new Map<string, LowRank>();
+  const { spec, made } = planSlice(base.spec, masks);
+  return remapSource(base, spec, (name) => {
+    const remap = made.get(name) ?? { from: name };
+    return "fill" in remap ? remap : { ...remap, lowRank: lowRank.get(name) };
+  });
+}
+
+/** What slicing makes of a model. */
+export interface SlicePlan {
+  /** Shape of the sliced model. */
+  readonly spec: DecoderSpec;
+  /** Where its tensors come from; one that is absent is that of the base. */
+  readonly made: ReadonlyMap<string, Remap | Constant>;
+}
+
+/** Shape and tensors of the sliced model, without LoRA. Throws as {@link sliceModel}. */
+export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
+  const layout = slotLayout(spec), z = packMasks(spec, layout, masks);
   const part = (slot: number | undefined, count: number): Float32Array => z.subarray(slot ?? 0, (slot ?? 0) + count);
   const hiddenMask = part(layout.hidden, spec.hidden);
   const kept = keptIndices(hiddenMask);
@@ -108,7 +124,7 @@ export function sliceModel(base: WeightSource, { masks = {}, lora }: SliceInput)
     for (const projection of PROJECTIONS) {
       const from = projectionName(index, projection);
       const picked = pick(plan, projection, { hidden, hiddenScale });
-      remaps.set(from, { from, ...picked, lowRank: lowRank.get(`${index}.${projection}`) });
+      remaps.set(from, { from, ...picked });
       const bias = biasName(index, projection), { rows, rowScale } = picked;
       if (hasBias(spec, projection)) remaps.set(bias, { from: bias, rows, rowScale });
     }
@@ -124,7 +140,7 @@ export function sliceModel(base: WeightSource, { masks = {}, lora }: SliceInput)
     normEps: hidden ? spec.normEps * ratio : spec.normEps,
     tied: spec.tied && !hiddenScale,
   };
-  return remapSource(base, sliced, (name) => remaps.get(name) ?? { from: name });
+  return { spec: sliced, made: remaps };
 }
 
 /** Numbers of parameters of a model and of the model sliced from it. */
@@ -235,7 +251,7 @@ function scaleOf(mask: Float32Array, indices: Int32Array): Float64Array | undefi
   return scale.every((value) => value === 1) ? undefined : scale;
 }
 
-/** LoRA by `<layer>.<projection>`, checked against the model. */
+/** LoRA by the name of the weight that it adds to, checked against the model. */
 function lowRanks(spec: DecoderSpec, lora: MergeLora): Map<string, LowRank> {
   const { rank, weights } = lora, scale = loraScale(lora);
   const found = new Map<string, LowRank>();
@@ -253,7 +269,7 @@ function lowRanks(spec: DecoderSpec, lora: MergeLora): Map<string, LowRank> {
       if (data?.length === size) return data;
       throw unfit(key, `it has ${size} values`, data ? `${data.length} values` : "it is missing");
     };
-    found.set(`${Number(layerText)}.${projection}`, {
+    found.set(projectionName(Number(layerText), projection), {
       a: take("A", rank * cols),
       b: take("B", rows * rank),
       rank,

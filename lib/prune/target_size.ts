@@ -1,11 +1,11 @@
 // Targets as a size: parameters of the whole model, or bytes of its file. Owns the search for the sparsity that has it; refuses file formats.
 import { CompressoError } from "../errors.ts";
 import { type DecoderSpec, hasBias, PROJECTIONS, projectionShape } from "../nn/spec.ts";
-import { byScore } from "./pieces.ts";
-import { hardSparsity, selectUnits, type SizeTarget } from "./selection.ts";
+import { byScore, type Piece, piecesOf, sorted } from "./pieces.ts";
+import { hardSparsity, leastSize, selectUnits, type SizeTarget, tryChoose } from "./selection.ts";
 import type { Measure } from "./tally.ts";
-import { uniformCounts, uniformSelection } from "./uniform.ts";
-import type { UnitTable } from "./unit_table.ts";
+import { uniformCounts, uniformPieces, uniformSelection } from "./uniform.ts";
+import { type Selection, unitParameters, type UnitTable } from "./unit_table.ts";
 
 /** Counts parameters as `parameterCount` does: embedding, norms and head included, a tied head once. */
 export function parameterMeasure(spec: DecoderSpec): Measure {
@@ -61,27 +61,54 @@ export function targetSparsity(
   const { measure, most, unit } = size, { layers, hidden } = table.spec;
   const whole = layers.reduce((sum, layer) => sum + measure.layer(layer, hidden), measure.rest(hidden));
   if (!(most > 0 && most < whole)) {
+    const { forced, rows } = isUniform ? uniformPieces(table) : { forced: [], rows: undefined };
+    const least = leastSize(table, size, { pieces: rows && [...forced, ...rows] });
+    const shown = (value: number): string => Math.ceil(value).toLocaleString("en");
     throw new CompressoError("usage", {
       what: `cannot prune to this number of ${unit}`,
-      rule: `it is above 0 and below the model's own ${Math.round(whole).toLocaleString("en")}`,
+      rule: `it is below the model's own ${shown(whole)}, and at least ${shown(least)}, which cutting ${
+        [...table.kinds].join(", ")
+      } leaves`,
       value: Number.isFinite(most) ? most.toLocaleString("en") : String(most),
-      mend: "give a smaller number",
     });
   }
   if (isUniform) {
     const counts = uniformCounts(table, { size, ...(scores ? { scores } : {}) });
     return hardSparsity(table, uniformSelection(table, scores ?? new Uint8Array(table.count), counts));
   }
-  return hardSparsity(table, selectUnits(table, scores ?? evenScores(table), { size }));
+  return hardSparsity(table, scores ? selectUnits(table, scores, { size }) : evenSelection(table, size));
 }
 
-/** Scores with which every kind in every layer falls by the same share: the place of each unit in its part. */
+/**
+ * A selection to which every kind in every layer gives the same share. Heads of a KV group fall together where they can: slicing fills groups of
+ * different lengths up, and a sparsity that counts on that would be far too high for other selections.
+ */
+function evenSelection(table: UnitTable, size: SizeTarget): Selection {
+  const scores = evenScores(table), { groups, groupOf, layer } = table;
+  if (groups.length > 0) {
+    const together = groups.map(({ first, count }): Piece => {
+      const units = Array.from({ length: count }, (_, head) => first + head);
+      const parameters = units.reduce((sum, unit) => sum + unitParameters(table, unit), 0);
+      return { units, score: scores[first] ?? 0, queue: null, layer: layer[first] ?? 0, size: parameters };
+    });
+    const others = piecesOf(table, scores).filter(({ units: [unit = 0] }) => (groupOf[unit] ?? -1) < 0);
+    const kept = tryChoose(table, sorted([...together, ...others]), { size });
+    if (kept) return kept;
+  }
+  return selectUnits(table, scores, { size });
+}
+
+/** The place of each unit in its part, that of its group for a head of one. */
 function evenScores(table: UnitTable): Float64Array {
   const { hiddenFirst, layerFirst, count } = table, scores = new Float64Array(table.count);
   const spread = (first: number, width: number): void =>
     byScore(first, width, []).forEach((unit, place) => scores[unit] = (place + 0.5) / width);
   for (const { attention, ffn } of table.layers) {
-    spread(attention.first, attention.count);
+    if (attention.groupCount === 0) spread(attention.first, attention.count);
+    for (let place = 0; place < attention.groupCount; place++) {
+      const { first = 0, count: heads = 0 } = table.groups[attention.firstGroup + place] ?? {};
+      scores.fill((place + 0.5) / attention.groupCount, first, first + heads);
+    }
     spread(ffn.first, ffn.count);
   }
   spread(hiddenFirst, layerFirst - hiddenFirst);

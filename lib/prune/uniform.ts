@@ -42,6 +42,18 @@ export interface UniformGoals {
  * Throws `CompressoError("usage")` where layers cannot become alike, and as `selectUnits`.
  */
 export function uniformCounts(table: UnitTable, { target, size, scores }: UniformOptions): UniformCounts {
+  const { forced, rows } = uniformPieces(table, scores);
+  if (forced.length > 0) refuseForced(table, forced, target ?? null);
+  const kept = choose(table, rows, { target: target ?? null, size, forced });
+  const { hidden, layers: [first] } = selectedSpec(table, kept);
+  return { heads: first?.heads ?? 0, kvHeads: first?.kvHeads ?? 0, ffn: first?.ffn ?? 0, hidden };
+}
+
+/** What falls together where all layers are cut alike: rows in their order, and before them what makes layers alike. */
+export function uniformPieces(
+  table: UnitTable,
+  scores?: ArrayLike<number>,
+): { readonly forced: readonly Piece[]; readonly rows: readonly Piece[] } {
   const ranks = scores ?? new Uint8Array(table.count);
   const forced: Piece[] = [], rows: Piece[] = [];
   for (const queue of queuesOf(table, ranks)) {
@@ -53,10 +65,7 @@ export function uniformCounts(table: UnitTable, { target, size, scores }: Unifor
       rows.push({ ...row, score });
     });
   }
-  if (forced.length > 0) refuseForced(table, forced, target ?? null);
-  const kept = choose(table, sorted(rows), { target: target ?? null, size, forced });
-  const { hidden, layers: [first] } = selectedSpec(table, kept);
-  return { heads: first?.heads ?? 0, kvHeads: first?.kvHeads ?? 0, ffn: first?.ffn ?? 0, hidden };
+  return { forced, rows: sorted(rows) };
 }
 
 /** Goals of every step of a run whose layers are cut alike. Throws as {@link uniformCounts}. */

@@ -1,9 +1,11 @@
 // Checkpoints of a prune run: one safetensors file, written atomically. Owns the format and the comparison with a new run; refuses to decide when.
 import { CompressoError } from "../errors.ts";
-import { openSafetensors } from "../io/safetensors.ts";
-import { writeSafetensors } from "../io/safetensors_write.ts";
+import { openSafetensors, type SafetensorsFile } from "../io/safetensors.ts";
+import { type SafetensorsItem, writeSafetensors } from "../io/safetensors_write.ts";
 import type { BatchCursor } from "./batches.ts";
 import type { RecordView } from "../prune/schedule_script.ts";
+import type { Alarm } from "./monitors/alarm.ts";
+import type { MonitorState } from "./monitors/watch.ts";
 import type { TrainerArrays } from "./trainer.ts";
 
 /** What a run is, by name: two runs with the same identity go through the same states. */
@@ -34,24 +36,63 @@ export interface RunPosition {
   readonly seconds: Readonly<Record<string, number>>;
   /** Tokens seen so far, padding left out. */
   readonly tokens: number;
+  /** What the last step of the pruning stage went by; null where the last step was of another one. */
+  readonly aim: PruneAim | null;
+  /** How often the run went back; its rates are halved as often. */
+  readonly halvings: number;
+  /** Alarms so far, but for those of undone steps that did not lead back. */
+  readonly alarms: readonly Alarm[];
+  /** Alarms that the next record says. */
+  readonly unsaid: readonly Alarm[];
+  /** Step after which the masks were last looked at. */
+  readonly looked: number;
+  /** What the monitors remember. */
+  readonly monitors: MonitorState;
 }
 
-/** A checkpoint in memory. */
-export interface Checkpoint {
-  readonly identity: RunIdentity;
+/** How monitors have to see a step of the pruning stage. */
+export interface PruneAim {
+  /** Rates at which masks are learned. */
+  readonly temperature: number;
+  readonly noise: number;
+  /** Whether the warm-up is over. */
+  readonly isWarm: boolean;
+  /** Whether it is, and the target alone decides what is cut. */
+  readonly isBound: boolean;
+}
+
+/** A state of a run. */
+export interface RunState {
   readonly position: RunPosition;
   readonly arrays: TrainerArrays;
 }
 
-const VERSION = 2;
+/** A checkpoint in memory. */
+export interface Checkpoint extends RunState {
+  readonly identity: RunIdentity;
+  /** States that the run could go back to, oldest first. */
+  readonly kept: readonly RunState[];
+}
+
+const VERSION = 3;
 const FIELDS = ["lora", "loraM", "loraV", "logAlpha", "maskMoments", "constraint", "slots"] as const;
 
+/** Before the names of the arrays of {@link Checkpoint.kept}. */
+const prefixOf = (index: number): string => `kept.${index}.`;
+
 /** Writes a checkpoint: temporary file, fsync, rename. */
-export async function writeCheckpoint(path: string, { identity, position, arrays }: Checkpoint): Promise<void> {
+export async function writeCheckpoint(
+  path: string,
+  { identity, position, arrays, kept }: Checkpoint,
+): Promise<void> {
   await writeSafetensors(
     path,
-    FIELDS.map((name) => ({ name, dtype: "F32", shape: [arrays[name].length], data: () => arrays[name] })),
-    { metadata: { compresso: JSON.stringify({ version: VERSION, identity, position }) } },
+    [...tensorsOf("", arrays), ...kept.flatMap((state, index) => tensorsOf(prefixOf(index), state.arrays))],
+    {
+      metadata: {
+        compresso: JSON.stringify({ version: VERSION, identity, position, kept: kept.map(({ position }) => position) }),
+      },
+    },
   );
 }
 
@@ -72,22 +113,46 @@ export async function readCheckpoint(
       mend: "give the same options, or another --out",
     });
   }
-  const [lora, loraM, loraV, logAlpha, maskMoments, constraint, slots] = await Promise.all(
-    FIELDS.map((name) => file.read(name)),
-  );
-  if (!lora || !loraM || !loraV || !logAlpha || !maskMoments || !constraint || !slots) throw broken(path);
+  const { position } = meta;
   return {
     identity,
-    position: meta.position,
-    arrays: { lora, loraM, loraV, logAlpha, maskMoments, constraint, slots },
+    position,
+    arrays: await arraysOf(file, "", path),
+    kept: await Promise.all(meta.kept.map(async (position, index) => ({
+      position,
+      arrays: await arraysOf(file, prefixOf(index), path),
+    }))),
   };
 }
 
-function parseMeta(text: string | undefined, path: string): { identity: RunIdentity; position: RunPosition } {
+function tensorsOf(prefix: string, arrays: TrainerArrays): SafetensorsItem[] {
+  return FIELDS.map((name) => ({
+    name: prefix + name,
+    dtype: "F32",
+    shape: [arrays[name].length],
+    data: () => arrays[name],
+  }));
+}
+
+async function arraysOf(file: SafetensorsFile, prefix: string, path: string): Promise<TrainerArrays> {
+  const [lora, loraM, loraV, logAlpha, maskMoments, constraint, slots] = await Promise.all(
+    FIELDS.map((name) => file.read(prefix + name)),
+  );
+  if (!lora || !loraM || !loraV || !logAlpha || !maskMoments || !constraint || !slots) throw broken(path);
+  return { lora, loraM, loraV, logAlpha, maskMoments, constraint, slots };
+}
+
+interface Meta {
+  readonly identity: RunIdentity;
+  readonly position: RunPosition;
+  readonly kept: readonly RunPosition[];
+}
+
+function parseMeta(text: string | undefined, path: string): Meta {
   if (text === undefined) throw broken(path);
-  const meta: { version?: number; identity?: RunIdentity; position?: RunPosition } = JSON.parse(text);
-  if (meta.version !== VERSION || !meta.identity || !meta.position) throw broken(path);
-  return { identity: meta.identity, position: meta.position };
+  const { version, identity, position, kept }: Partial<Meta> & { version?: number } = JSON.parse(text);
+  if (version !== VERSION || !identity || !position || !kept) throw broken(path);
+  return { identity, position, kept };
 }
 
 function broken(path: string): CompressoError {

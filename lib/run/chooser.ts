@@ -3,10 +3,11 @@ import { CompressoError } from "../errors.ts";
 import type { MaskValues } from "../nn/masks.ts";
 import type { OneShotMethod } from "../prune/baselines.ts";
 import { addGradients, GRADUAL_EVERY, gradualMasks } from "../prune/gradual.ts";
-import { hardenMasks } from "../prune/harden.ts";
+import type { hardenMasks } from "../prune/harden.ts";
 import type { FrozenUnits } from "../prune/schedule_script.ts";
 import { uniformGoals } from "../prune/uniform.ts";
 import { createSaliency, maskStart } from "../prune/saliency.ts";
+import { constantLogAlpha } from "../prune/start.ts";
 import { hardSparsity, keptUnits, type UnitTable } from "../prune/units.ts";
 import { packMasks } from "../nn/masks.ts";
 import type { WeightSource } from "../io/source.ts";
@@ -51,6 +52,8 @@ export interface ChooserParts {
   readonly makeBatches: (seed: number) => Batches;
   /** dL/dz of all slots on a batch, at the present masks. */
   readonly maskGradients: (batch: Batch) => Promise<Float32Array>;
+  /** Makes masks hard, at the target or at the run's size. */
+  readonly harden: typeof hardenMasks;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -71,6 +74,7 @@ function learned(parts: ChooserParts): Chooser {
   return {
     ...NOTHING,
     async begin(): Promise<void> {
+      if (options.start === "constant") return trainer.setLogAlpha(constantLogAlpha(table, options));
       const saliency = createSaliency(table);
       const count = Math.min(CALIBRATION_BATCHES, Math.max(2, Math.ceil(options.steps / 10)));
       for (const batch of calibrationBatches(parts, count)) saliency.add(await maskGradients(batch));
@@ -89,14 +93,14 @@ function learned(parts: ChooserParts): Chooser {
       const { logAlpha, constraint } = await trainer.save();
       const { temperature } = rates, counts = target === options.sparsity ? uniform?.counts : undefined;
       const aim = { target, temperature, layout, layerTargets, ...(counts ? { counts } : {}) };
-      trainer.setMasks(hardenMasks(table, logAlpha, aim));
+      trainer.setMasks(parts.harden(table, logAlpha, aim));
       return constraint[7] ?? NaN;
     },
   };
 }
 
 /** log α holds the running mean of squared gradients. */
-function gradual({ table, options, trainer }: ChooserParts): Chooser {
+function gradual({ table, options, trainer, harden }: ChooserParts): Chooser {
   let hard: number | null = null;
   return {
     ...NOTHING,
@@ -122,12 +126,12 @@ function gradual({ table, options, trainer }: ChooserParts): Chooser {
       addGradients(table, mean, await trainer.slotGradients());
       trainer.setLogAlpha(mean);
     },
-    end: async (target) => chooseHard(table, await trainer.logAlpha(), { target, options, trainer }),
+    end: async (target) => chooseHard(table, await trainer.logAlpha(), { target, options, trainer, harden }),
   };
 }
 
 function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
-  const { model, table, options, trainer, maskGradients, signal } = parts, { batch, seq, seed } = options;
+  const { model, table, options, trainer, maskGradients, harden, signal } = parts, { batch, seq, seed } = options;
   let source: WeightSource | null = null;
   const score = (): Promise<OneShotScores> =>
     oneShotScores(model, table, {
@@ -147,7 +151,7 @@ function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
     async end(target): Promise<number> {
       const { scores, stats } = await score();
       trainer.setLogAlpha(ranks(scores));
-      const sparsity = chooseHard(table, scores, { target, options, trainer });
+      const sparsity = chooseHard(table, scores, { target, options, trainer, harden });
       await compensated(stats);
       return sparsity;
     },
@@ -189,14 +193,12 @@ function heldUnits(table: UnitTable, freeze: readonly FrozenUnits[]): Uint8Array
 function chooseHard(
   table: UnitTable,
   scores: ArrayLike<number>,
-  { target, options, trainer }: {
+  { target, options, trainer, harden }: {
     readonly target: number;
-    readonly options: ResolvedOptions;
-    readonly trainer: Trainer;
-  },
+  } & Pick<ChooserParts, "options" | "trainer" | "harden">,
 ): number {
   const { layout, rates: { temperature } } = options;
-  const { head, ffn, hidden } = hardenMasks(table, ranks(scores), { target, temperature, layout });
+  const { head, ffn, hidden } = harden(table, ranks(scores), { target, temperature, layout });
   const masks: MaskValues = {
     ...(head ? { head: binary(head) } : {}),
     ...(ffn ? { ffn: binary(ffn) } : {}),

@@ -26,7 +26,10 @@ export interface RunHandle {
   setLora(weights: ReadonlyMap<string, Float32Array>): void;
 }
 
-/** Functions that a run calls. A step waits for them; what they throw ends the run. */
+/**
+ * Functions that a run calls. A step waits for them; what they throw ends the run. Where a run goes back after an alarm (see `MonitorOptions`),
+ * they are called anew for what is done anew.
+ */
 export interface RunHooks {
   /** Before the batch of a step is taken. */
   readonly beforeStep?: (run: RunHandle) => void | Promise<void>;

@@ -7,7 +7,7 @@ import type { LoraConfig, LoraWeights } from "../nn/lora.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import { type DecoderSpec, tensorShapes } from "../nn/spec.ts";
 import { IDLE_STATE } from "../nn/step_state.ts";
-import { type UnitKind, unitTable } from "../prune/units.ts";
+import { type UnitKind, type UnitRules, unitTable } from "../prune/units.ts";
 import type { Batch } from "./batches.ts";
 import { bytesByPart, type MemoryPart } from "./memory_parts.ts";
 import { loadModelFrom, type Model } from "./model.ts";
@@ -27,6 +27,8 @@ export interface MemoryOptions {
   readonly lora?: Partial<LoraConfig>;
   /** Kinds of units; hidden masks need more to be kept. */
   readonly units?: readonly UnitKind[];
+  /** Units that are never cut are not learned. */
+  readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
   /** Whether backward computes layers anew instead of keeping them; default true. */
   readonly recompute?: boolean;
   /** How units are chosen: two methods look at activations first. Default "compresso". */
@@ -87,8 +89,8 @@ export interface MemoryPlan {
  * ```
  */
 export async function planMemory(spec: DecoderSpec, options: MemoryOptions = {}): Promise<MemoryPlan> {
-  const { adapter = { limits: DEFAULT_LIMITS, isCpu: false }, baseDtype = "f16", ...rest } = options;
-  const resolved = resolveOptions({ rows: [], sparsity: 0.5, steps: 1, ...rest }, spec);
+  const { adapter = { limits: DEFAULT_LIMITS, isCpu: false }, baseDtype = "f16" } = options;
+  const resolved = resolveOptions({ rows: [], sparsity: 0.5, steps: 1, ...shapeOf(options) }, spec);
   const source = zeros(spec);
   using device = openDryDevice(adapter);
   using model = await loadModelFrom(source, { device, baseDtype });
@@ -117,6 +119,21 @@ export async function planMemory(spec: DecoderSpec, options: MemoryOptions = {})
       limit: Math.min(maxBufferSize, maxStorageBufferBindingSize),
     },
     excesses: device.excesses.map(({ parts }) => parts),
+  };
+}
+
+/** The options that count here: a run hands all of its own over, its goal and start among them. */
+function shapeOf(
+  { batch, seq, lora, units, rules, recompute, method }: MemoryOptions,
+): Omit<MemoryOptions, "baseDtype" | "adapter"> {
+  return {
+    ...(batch === undefined ? {} : { batch }),
+    ...(seq === undefined ? {} : { seq }),
+    ...(lora === undefined ? {} : { lora }),
+    ...(units === undefined ? {} : { units }),
+    ...(rules === undefined ? {} : { rules }),
+    ...(recompute === undefined ? {} : { recompute }),
+    ...(method === undefined ? {} : { method }),
   };
 }
 

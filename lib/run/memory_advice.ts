@@ -104,10 +104,14 @@ export function refusal(
     value: isOver
       ? `the run needs ${mebibytes(peakBytes)}${others}`
       : `${excess?.what ?? "the plan is not"}: ${excess?.value ?? ""}`,
-    mend: advice.length > 0
-      ? `use ${advice.map(({ change, peakBytes: bytes }) => `${change} (${mebibytes(bytes)})`).join(", or ")}`
-      : "use a smaller model, or another adapter",
+    mend: adviceWords(advice),
   });
+}
+
+/** Advice as one sentence. */
+export function adviceWords(advice: readonly MemoryAdvice[]): string {
+  if (advice.length === 0) return "use a smaller model, or another adapter";
+  return `use ${advice.map(({ change, peakBytes }) => `${change} (${mebibytes(peakBytes)})`).join(", or ")}`;
 }
 
 /** Bytes in MiB, rounded up, so that what is said to be enough is. */

@@ -4,18 +4,27 @@ import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { checkLora, type LoraConfig } from "../nn/lora.ts";
 import type { DecoderSpec, Projection } from "../nn/spec.ts";
 import type { Layout } from "../prune/layouts.ts";
+import { START_RULES, type StartRule } from "../prune/start.ts";
 import type { UnitKind, UnitRules } from "../prune/units.ts";
 import type { DataReport, Row } from "../io/datasets.ts";
 import type { RunHooks } from "./hooks.ts";
 import { isOneShot, type Method, METHODS } from "./methods.ts";
+import { type MonitorOptions, type ResolvedMonitors, resolveMonitors } from "./monitors/alarm.ts";
+import { type Preset, type PresetOptions, presetOptions, PRESETS } from "./presets.ts";
+import { LORA_RATE, type Rates, resolveRates } from "./rates.ts";
 import type { ScheduleSource } from "./schedule_host.ts";
+import { alignment, type WantedSize } from "./size_goal.ts";
+
+export { defaultRates, type Rates } from "./rates.ts";
 
 /** Options of `prune`. */
 export interface PruneOptions {
   /** Rows to train on. */
   readonly rows: readonly Row[];
-  /** Share of the layers' linear weights to cut, in (0, 1). */
-  readonly sparsity: number;
+  /** Share of the layers' linear weights to cut, in (0, 1). Either this or `size` is given. */
+  readonly sparsity?: number;
+  /** Size that the pruned model is to have, whatever sparsity that is. A schedule says the way to it, unless it ends the stage early. */
+  readonly size?: WantedSize;
   /** Steps of the pruning stage. */
   readonly steps: number;
   /** Steps of LoRA alone before; default a tenth of `steps`. */
@@ -41,7 +50,10 @@ export interface PruneOptions {
    * Default true.
    */
   readonly recompute?: boolean;
-  /** Protected layers, least widths, aligned widths. Default: none. */
+  /**
+   * Protected layers, least widths, aligned widths. Default: none; for a size in bytes of a GGUF in blocks widths are aligned to the block, since
+   * matrices of other widths would fall back to f16.
+   */
   readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
   /** How units are chosen. Default "compresso": learned masks. */
   readonly method?: Method;
@@ -55,8 +67,14 @@ export interface PruneOptions {
   readonly reading?: DataReport;
   /** Functions that the run calls. */
   readonly hooks?: RunHooks;
+  /** What is watched while the run goes on, and what an alarm does. Default: everything; see {@link MonitorOptions}. */
+  readonly monitors?: MonitorOptions;
   /** Numbers of the loop; defaults follow from `steps`. */
   readonly rates?: Partial<Rates>;
+  /** Where learned masks start. Default "saliency". */
+  readonly start?: StartRule;
+  /** Defaults that take the place of all others: "paper" are the published ones. Options given beside it win. */
+  readonly preset?: Preset;
   /** Stops the run between two submits of a step; the run then throws the signal's reason. */
   readonly signal?: AbortSignal;
   /** Where the run saves itself; default nowhere. */
@@ -77,41 +95,32 @@ export interface CheckpointOptions {
   readonly identity?: Readonly<Record<string, string | number | boolean | null>>;
 }
 
-/** Numbers of the training loop. */
-export interface Rates {
-  /** Peak learning rate of LoRA in all stages. */
-  readonly lora: number;
-  /** Learning rate of log α. */
-  readonly mask: number;
-  /** Rate of λ's ascent. */
-  readonly lambda: number;
-  /** β of hard concrete. */
-  readonly temperature: number;
-  /** Scale τ of its noise; 1 is Louizos et al. */
-  readonly noise: number;
-  /** Spread of the initial log α over the units. */
-  readonly spread: number;
-  /** Share of itself that the running saliency keeps at each step; 1 leaves log α to its own gradient. */
-  readonly memory: number;
-  /** Share of the pruning stage after which the target is reached. */
-  readonly warmup: number;
-  /** Share of the gap to the schedule that the projection closes at every step. */
-  readonly tracking: number;
-  /** Largest global norm of the LoRA gradients. */
-  readonly clipNorm: number;
-  /** Decoupled weight decay of LoRA. */
-  readonly weightDecay: number;
-}
-
 /** Options with every default filled in. */
 export type ResolvedOptions =
   & Required<
     Omit<
       PruneOptions,
-      "signal" | "checkpoint" | "lora" | "rates" | "schedule" | "trustSchedule" | "packing" | "reading" | "hooks"
+      | "signal"
+      | "checkpoint"
+      | "lora"
+      | "rates"
+      | "schedule"
+      | "trustSchedule"
+      | "packing"
+      | "reading"
+      | "hooks"
+      | "monitors"
+      | "size"
+      | "preset"
     >
   >
-  & { readonly lora: LoraConfig & { readonly dropout: number }; readonly rates: Rates };
+  & {
+    readonly lora: LoraConfig & { readonly dropout: number };
+    readonly rates: Rates;
+    readonly monitors: ResolvedMonitors;
+    readonly size: WantedSize | null;
+    readonly preset: Preset | null;
+  };
 
 /** Defaults that do not follow from other options; the command line shows the same ones. */
 export const DEFAULTS = {
@@ -121,33 +130,41 @@ export const DEFAULTS = {
   units: ["kv", "ffn"] as readonly UnitKind[],
   lora: { rank: 8, alpha: 16, targets: ["q", "v"] as readonly Projection[], dropout: 0 },
   layout: "compact" as Layout,
-  loraRate: 5e-4,
+  loraRate: LORA_RATE,
 } as const;
 
-/** Fills in defaults. Throws `CompressoError("usage")` for values out of range. */
+/**
+ * Fills in defaults. Sparsity is 0 where a size is given: `sizeGoal` finds it. Throws `CompressoError("usage")` for values out of range.
+ */
 export function resolveOptions(options: PruneOptions, spec: DecoderSpec): ResolvedOptions {
   const { steps, batch = DEFAULTS.batch, seq = DEFAULTS.seq, seed = DEFAULTS.seed } = options;
+  const preset = presetOf(options);
   const resolved: ResolvedOptions = {
     rows: options.rows,
-    sparsity: options.sparsity,
+    sparsity: options.sparsity ?? 0,
+    size: options.size ?? null,
+    preset: options.preset ?? null,
     steps,
-    prefinetune: options.prefinetune ?? Math.round(steps * 0.1),
-    postfinetune: options.postfinetune ?? Math.round(steps * 0.3),
+    prefinetune: options.prefinetune ?? preset.prefinetune ?? Math.round(steps * 0.1),
+    postfinetune: options.postfinetune ?? preset.postfinetune ?? Math.round(steps * 0.3),
     batch,
     seq,
     seed,
-    units: options.units ?? DEFAULTS.units,
-    lora: { ...DEFAULTS.lora, ...options.lora },
+    units: options.units ?? preset.units ?? DEFAULTS.units,
+    lora: { ...DEFAULTS.lora, ...preset.lora, ...options.lora },
     prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
     layout: options.layout ?? DEFAULTS.layout,
     recompute: options.recompute ?? true,
     method: options.method ?? "compresso",
-    rules: options.rules ?? {},
-    rates: { ...defaultRates(steps), ...options.rates },
+    rules: { ...alignment(options.size), ...options.rules },
+    start: options.start ?? preset.start ?? "saliency",
+    rates: resolveRates(steps, { preset: preset.rates, given: options.rates }),
+    monitors: resolveMonitors(options.monitors),
   };
   checkLora(resolved.lora);
   whole("steps", steps, isOneShot(resolved.method) ? 0 : 1);
   checkMethod(options);
+  checkGoal(options);
   whole("prefinetune", resolved.prefinetune, 0);
   whole("postfinetune", resolved.postfinetune, 0);
   whole("batch", batch, 1);
@@ -161,40 +178,43 @@ export function resolveOptions(options: PruneOptions, spec: DecoderSpec): Resolv
       mend: "lower --seq",
     });
   }
-  for (const [name, value] of Object.entries(resolved.rates)) {
-    if (Number.isFinite(value) && value >= 0) continue;
-    throw new CompressoError("usage", {
-      what: `cannot use the rate '${name}'`,
-      rule: "it is a number ≥ 0",
-      value: String(value),
-    });
-  }
   return resolved;
 }
 
-/** Rates for a step budget: with few steps log α must move further in each. */
-export function defaultRates(steps: number): Rates {
-  return {
-    lora: DEFAULTS.loraRate,
-    mask: Math.min(0.3, Math.max(0.03, 20 / steps)),
-    lambda: 0.1,
-    temperature: 2 / 3,
-    noise: 0.2,
-    spread: 8,
-    memory: 1 - 1 / Math.min(100, Math.max(20, steps / 8)),
-    warmup: 0.7,
-    tracking: 1,
-    clipNorm: 1,
-    weightDecay: 0,
-  };
+function presetOf({ preset, steps }: PruneOptions): Partial<PresetOptions> {
+  if (preset === undefined) return {};
+  if (PRESETS.includes(preset)) return presetOptions(preset, steps);
+  throw new CompressoError("usage", {
+    what: "cannot use this preset",
+    rule: `presets are ${PRESETS.join(", ")}`,
+    value: String(preset),
+  });
 }
 
-function checkMethod({ method = "compresso", schedule }: PruneOptions): void {
+function checkGoal({ sparsity, size }: PruneOptions): void {
+  if ((sparsity === undefined) !== (size === undefined)) return;
+  throw new CompressoError("usage", {
+    what: "cannot tell how small the model is to become",
+    rule: "exactly one of these is given: a sparsity, a number of parameters, a number of bytes",
+    value: size === undefined ? "none of them" : "a sparsity and a size",
+    mend: "give --sparsity, --target-params or --target-bytes",
+  });
+}
+
+function checkMethod({ method = "compresso", schedule, start }: PruneOptions): void {
   if (!METHODS.includes(method)) {
     throw new CompressoError("usage", {
       what: "cannot prune by this method",
       rule: `methods are ${METHODS.join(", ")}`,
       value: String(method),
+    });
+  }
+  if (start !== undefined && !(START_RULES.includes(start) && method === "compresso")) {
+    throw new CompressoError("usage", {
+      what: `cannot start masks from '${start}'`,
+      rule: `learned masks, the method compresso, start from ${START_RULES.join(" or ")}`,
+      value: `method ${method}`,
+      mend: "leave --start out",
     });
   }
   if (schedule !== undefined && isOneShot(method)) {

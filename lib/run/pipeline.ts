@@ -4,6 +4,7 @@ import { writeFileAtomically } from "../io/atomic.ts";
 import type { Model } from "./model.ts";
 import type { CheckpointOptions, PruneOptions } from "./options.ts";
 import type { StepRecord } from "./records.ts";
+import { checkExportSize } from "./size_goal.ts";
 import { prune, type PruneSession, type RunSummary, type SessionExportOptions } from "./session.ts";
 
 /** Options of {@link compress}. */
@@ -20,7 +21,7 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint"> {
   readonly export?: SessionExportOptions;
   /** Called when the run stands, before the first step, with the steps that a resumed run had done. */
   readonly onStart?: (session: PruneSession, doneBefore: number) => void;
-  /** Called for every step. */
+  /** Called for every step; see {@link StepRecord.step} for a run that goes back. */
   readonly onRecord?: (record: StepRecord) => void;
   /** Called before the comparison of masked and sliced model, and before the files are written. */
   readonly onPhase?: (phase: "slice" | "export") => void;
@@ -32,6 +33,7 @@ export const CHECKPOINT_FILE = "checkpoint.safetensors";
 /** Runs all stages, slices, verifies and writes. Throws `CompressoError("usage")` for `resume` without a checkpoint. */
 export async function compress(model: Model, options: CompressOptions): Promise<RunSummary> {
   const { out, checkpointEvery = 50, resume = false, identity, onStart, onRecord, onPhase, ...rest } = options;
+  checkExportSize(rest.size, options.export ?? {});
   const path = `${out}/${CHECKPOINT_FILE}`;
   if (resume && !(await Deno.stat(path).then(() => true, () => false))) {
     throw new CompressoError("usage", {
@@ -53,8 +55,15 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   onStart?.(session, before.steps);
   using file = await Deno.open(recordsPath, { append: true });
   const encoder = new TextEncoder();
+  let lines = before.records;
   for await (const record of session) {
+    // A run that went back does steps anew: the file keeps one line of each, the one that led to the result.
+    if (record.step <= lines) {
+      lines = record.step - 1;
+      await file.truncate(encoder.encode(await firstLines(recordsPath, lines)).length);
+    }
     await writeAll(file, encoder.encode(JSON.stringify(record) + "\n"));
+    lines++;
     onRecord?.(record);
   }
   onPhase?.("slice");

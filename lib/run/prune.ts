@@ -1,88 +1,84 @@
 // A prune run: fine-tune, prune, fine-tune, as a stream of step records. Owns the loop, its schedule and checkpoints; refuses files of models.
 import { CompressoError } from "../errors.ts";
 import type { Batches, EncodeReport } from "./batches.ts";
-import { unpackMasks } from "../nn/masks.ts";
-import { withBiases } from "../nn/spec.ts";
 import type { StepState } from "../nn/step_state.ts";
 import { progressOf, stageRate } from "../prune/schedule.ts";
-import { checkReachable, hardSparsity, keptUnits, type UnitTable, unitTable } from "../prune/units.ts";
-import { readCheckpoint, type RunIdentity, type RunPosition, writeCheckpoint } from "./checkpoint.ts";
-import { type Chooser, createChooser } from "./chooser.ts";
+import { hardSparsity, keptUnits } from "../prune/units.ts";
+import { readCheckpoint, type RunIdentity, type RunPosition, type RunState, writeCheckpoint } from "./checkpoint.ts";
 import type { RunHandle } from "./hooks.ts";
-import { checkMemory } from "./memory_advice.ts";
 import { type StagePlan, stagesOf } from "./methods.ts";
 import type { Model } from "./model.ts";
-import { withCompensation } from "./one_shot.ts";
+import type { Finding } from "./monitors/alarm.ts";
+import { brokenFinding, brokenNumbers, findCause, type StepToSearch } from "./monitors/find_cause.ts";
+import { stopError, type Verdict } from "./monitors/judge.ts";
+import { lookAtMasks, type MaskLook } from "./monitors/mask_look.ts";
+import {
+  goodState,
+  keptStates,
+  oversee,
+  overseeHard,
+  type Oversight,
+  oversightOf,
+  wentBack,
+} from "./monitors/oversee.ts";
+import { asShortage } from "./monitors/shortage.ts";
 import { type CheckpointOptions, type PruneOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
 import type { PruneResult, PruneRun } from "./prune_result.ts";
 import type { Stage, StepRecord } from "./records.ts";
-import { encodeRun, type RunData } from "./run_data.ts";
-import { identityOf, type PendingStep, recordOf, stepStateOf } from "./run_parts.ts";
-import { openSteerer, RECORDS_SEEN, recordView, type Steerer, type Steering } from "./steering.ts";
-import { createTrainer, RING_SLOTS, type Trainer } from "./trainer.ts";
+import { allocateRun, chooserOf, type Ready, type RunParts } from "./ready.ts";
+import { encodeRun } from "./run_data.ts";
+import {
+  aimOf,
+  firstPosition,
+  handleOf,
+  identityOf,
+  type PendingStep,
+  recordOf,
+  resultOf,
+  slowedRates,
+  stepStateOf,
+} from "./run_parts.ts";
+import { aimRun } from "./size_goal.ts";
+import type { Steering } from "./steering.ts";
+import { RING_SLOTS, type Trainer, type TrainerArrays } from "./trainer.ts";
 
 /** Records are read from the GPU when this much time has passed, or the ring is half full. */
 const FLUSH_SECONDS = 0.4;
 
 /** Prepares a run. Throws `CompressoError` for options that cannot work, before any GPU work. */
 export function startPrune(model: Model, given: PruneOptions): PruneRun {
-  const options = resolveOptions(given, model.spec);
-  const table = unitTable(model.spec, options.units, options.rules);
-  checkReachable(table, options.sparsity);
-  return new Run(model, { options, table, given, ...encodeRun(model, options, given) });
+  const aim = aimRun(model, resolveOptions(given, model.spec));
+  return new Run(model, { ...aim, given, ...encodeRun(model, aim.options, given) });
 }
 
-/** What is there from the first step on. */
-interface Ready {
-  readonly trainer: Trainer;
-  readonly steerer: Steerer;
-  readonly chooser: Chooser;
-  /** The model that is trained: that of the run, or one with biases beside it. */
-  readonly model: Model;
-  /** What the device is to hold at most. */
-  readonly plannedBytes: number;
-}
-
-interface Parts extends RunData {
-  readonly options: ResolvedOptions;
-  readonly table: UnitTable;
-  readonly given: PruneOptions;
+interface PreparedStep extends StepToSearch, PendingStep {
+  readonly layers: Steering["layers"];
 }
 
 class Run implements PruneRun {
   readonly options: ResolvedOptions;
   readonly #model: Model;
-  readonly #parts: Parts;
+  readonly #parts: RunParts;
   readonly #batches: Batches;
   readonly #stages: readonly StagePlan[];
+  readonly #oversight: Oversight;
   #position: RunPosition;
   #ready: Ready | null = null;
+  /** States to go back to, oldest first; the last one is of the present stage. */
+  #kept: readonly RunState[] = [];
   #pending: PendingStep[] = [];
+  readonly #place = { state: () => this.#state(0, 0), leftOut: () => this.#position.leftOut };
   #lastFlush = performance.now();
   #result: PruneResult | null = null;
 
-  constructor(model: Model, parts: Parts) {
+  constructor(model: Model, parts: RunParts) {
     this.options = parts.options;
     this.#model = model;
     this.#parts = parts;
     this.#batches = parts.makeBatches(parts.options.seed);
     this.#stages = stagesOf(parts.options);
-    this.#position = {
-      stage: 0,
-      stageStep: 0,
-      step: 0,
-      loraUpdates: 0,
-      maskUpdates: 0,
-      cursor: this.#batches.cursor,
-      records: 0,
-      expected: null,
-      target: null,
-      layerTargets: null,
-      leftOut: 0,
-      recent: [],
-      seconds: {},
-      tokens: 0,
-    };
+    this.#position = firstPosition(this.#batches.cursor);
+    this.#oversight = oversightOf(parts.options, parts.table, { steps: this.steps });
   }
 
   get steps(): number {
@@ -96,8 +92,9 @@ class Run implements PruneRun {
   async prepare(): Promise<{ readonly steps: number; readonly records: number }> {
     const { checkpoint } = this.#parts.given;
     if (!this.#ready) {
-      this.#ready = await this.#allocate();
+      this.#ready = await allocateRun(this.#model, this.#parts, this.#place);
       if (checkpoint?.resume && await exists(checkpoint.path)) await this.#restore(checkpoint);
+      else await this.#keep();
     }
     return { steps: this.#position.step, records: this.#position.records };
   }
@@ -111,78 +108,80 @@ class Run implements PruneRun {
     return this.#now.trainer;
   }
 
-  async #allocate(): Promise<Ready> {
-    const { options, table } = this.#parts, { batch, seq, seed, lora, recompute } = options;
-    const { device, weights: { baseDtype } } = this.#model, isFlap = options.method === "flap";
-    const spec = isFlap ? withBiases(this.#model.spec, ["o", "down"]) : this.#model.spec;
-    const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
-    const plan = await checkMemory(spec, { ...options, baseDtype, adapter }, {
-      memoryLimit: device.memoryLimit,
-      deviceBytes: device.bytes,
-    });
-    device.resetPeak();
-    const { schedule, trustSchedule: trust, signal } = this.#parts.given;
-    const steerer = await openSteerer(table, options, { schedule, trust, signal });
-    const model = isFlap ? await withCompensation(this.#model) : this.#model;
-    const trainer = createTrainer(model, { batch, seq, seed, lora, table, recompute });
-    const chooser = createChooser({
-      model,
-      table,
-      options,
-      trainer,
-      signal,
-      makeBatches: this.#parts.makeBatches,
-      maskGradients: (data) =>
-        trainer.maskGradients(data, {
-          state: this.#state(0, 0),
-          ...(signal ? { signal } : {}),
-        }),
-    });
-    return { trainer, steerer, chooser, model, plannedBytes: plan.peakBytes + plan.otherBytes };
+  async #restore({ path, mayDiffer }: CheckpointOptions): Promise<void> {
+    const { kept, ...state } = await readCheckpoint(path, { identity: this.#identity(), mayDiffer });
+    await this.#adopt(state);
+    this.#kept = kept;
   }
 
-  async #restore(checkpoint: CheckpointOptions): Promise<void> {
-    const { path, mayDiffer } = checkpoint;
-    const { position, arrays } = await readCheckpoint(path, { identity: this.#identity(), mayDiffer });
+  /** Goes on from a state. */
+  async #adopt({ position, arrays }: RunState): Promise<void> {
+    const pruning = this.#stages.findIndex(({ stage }) => stage === "prune");
     this.#position = position;
+    this.#pending = [];
     this.#batches.seek(position.cursor);
     this.#trainer.restore(arrays);
-    const pruning = this.#stages.findIndex(({ stage }) => stage === "prune");
-    if (position.stage > pruning) await this.#now.chooser.resumed();
+    // What a chooser remembers is of the state before.
+    const chooser = chooserOf(this.#parts, this.#now, this.#place);
+    this.#ready = { ...this.#now, chooser };
+    if (position.stage > pruning) await chooser.resumed();
+  }
+
+  /** Keeps the present state to go back to. */
+  async #keep(arrays?: TrainerArrays): Promise<void> {
+    const state = { position: this.#position, arrays: arrays ?? await this.#trainer.save() };
+    this.#kept = keptStates([...this.#kept, state], state.position.step);
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<StepRecord, void, undefined> {
-    const { given } = this.#parts, every = given.checkpoint?.every ?? Infinity;
+    const { given, options } = this.#parts;
     await this.prepare();
     this.#lastFlush = performance.now();
     try {
-      for (; this.#position.stage < this.#stages.length; this.#nextStage()) {
-        const stage = this.#stages[this.#position.stage];
-        if (!stage) break;
-        const isFirst = this.#position.stageStep === 0;
-        if (isFirst) await given.hooks?.beforeStage?.(stage.stage, this.#handle(stage.stage));
-        if (isFirst && stage.stage === "prune") await this.#now.chooser.begin();
-        while (this.#position.stageStep < stage.steps) {
-          if (!await this.#step(stage)) break;
-          const due = this.#position.step % every === 0;
-          if (due || this.#shouldFlush()) yield* await this.#flush();
-          if (due) await this.#save();
-        }
-        yield* await this.#flush();
-        if (stage.stage === "prune") await this.#harden();
-        await given.hooks?.afterStage?.(stage.stage, this.#handle(stage.stage));
-      }
+      for (let stage = this.#stage; stage; stage = this.#stage) yield* this.#drive(stage);
       if (!this.#result) await this.#save();
       await this.#finish();
     } catch (error) {
       if (given.signal?.aborted && given.checkpoint) {
-        yield* await this.#flush();
+        yield* this.#flush({ looks: false });
         await this.#save();
       }
-      throw error;
+      const { model, plannedBytes } = this.#now, { step } = this.#position;
+      const explained = await asShortage(error, { model, options, step, plannedBytes });
+      if (explained !== error) await this.#save(this.#kept.at(-1));
+      throw explained;
     } finally {
       await this.#ready?.steerer[Symbol.asyncDispose]();
     }
+  }
+
+  get #stage(): StagePlan | undefined {
+    return this.#stages[this.#position.stage];
+  }
+
+  /** Runs a stage to its end, or until the run goes back. */
+  async *#drive(stage: StagePlan): AsyncGenerator<StepRecord, void, undefined> {
+    const { hooks, checkpoint } = this.#parts.given, every = checkpoint?.every ?? Infinity;
+    await this.#enter(stage);
+    while (this.#position.stageStep < stage.steps) {
+      if (!await this.#step(stage)) break;
+      const { step, stageStep } = this.#position, due = step % every === 0;
+      const looks = this.#oversight.looksAt(step) || stageStep === stage.steps;
+      if ((due || looks || this.#shouldFlush()) && (yield* this.#flush({ looks }))) return;
+      if (due) await this.#save();
+    }
+    if (yield* this.#flush({ looks: true })) return;
+    if (stage.stage === "prune") await this.#harden();
+    await hooks?.afterStage?.(stage.stage, this.#handle(stage.stage));
+    this.#position = { ...this.#position, stage: this.#position.stage + 1, stageStep: 0 };
+    await this.#keep();
+  }
+
+  /** What comes before the first step of a stage. */
+  async #enter({ stage }: StagePlan): Promise<void> {
+    if (this.#position.stageStep > 0) return;
+    await this.#parts.given.hooks?.beforeStage?.(stage, this.#handle(stage));
+    if (stage === "prune") await this.#now.chooser.begin();
   }
 
   result(): PruneResult {
@@ -207,37 +206,50 @@ class Run implements PruneRun {
     return await this.#now.steerer.at({ step, steps, records, logAlpha: () => this.#trainer.logAlpha() });
   }
 
-  /** Runs one step; false where the schedule ends the stage before it. */
-  async #step({ stage, kind, steps }: StagePlan): Promise<boolean> {
-    const { options, given } = this.#parts;
-    const start = performance.now();
+  /** All that a step needs; null where the schedule ends the stage before it. */
+  async #prepareStep({ stage, kind, steps }: StagePlan): Promise<PreparedStep | null> {
+    const { options, given } = this.#parts, { stageStep, halvings, step: index } = this.#position;
     const steering = await this.#steer({ stage, kind, steps });
-    if (steering?.end) {
-      this.#position = { ...this.#position, leftOut: steps - this.#position.stageStep };
-      return false;
-    }
-    const rates = steering?.rates ?? options.rates, target = steering?.target ?? null;
-    const rate = stageRate(stage, { peak: rates.lora })(progressOf(this.#position.stageStep, steps));
+    if (steering?.end) return null;
+    const rates = slowedRates(steering?.rates ?? options.rates, halvings), target = steering?.target ?? null;
+    const rate = stageRate(stage, rates)(progressOf(stageStep, steps));
     await given.hooks?.beforeStep?.(this.#handle(stage));
     const batch = this.#batches.next();
     const state = this.#state(rate, target ?? 0, rates);
-    const { chooser } = this.#now, step = this.#position.stageStep;
-    const hard = target === null
-      ? null
-      : await chooser.beforeStep({ step, target, layers: steering?.layers ?? null, freeze: steering?.freeze ?? [] });
+    const hard = steering
+      ? await this.#now.chooser.beforeStep({
+        step: stageStep,
+        target: steering.target,
+        layers: steering.layers,
+        freeze: steering.freeze,
+      })
+      : null;
+    const aim = steering && aimOf({ ...steering, rates }, { step: stageStep, steps });
+    return { index, stage, kind, batch, state, rate, target, hard, aim, layers: steering?.layers ?? null };
+  }
+
+  /** Runs one step; false where the schedule ends the stage before it. */
+  async #step(plan: StagePlan): Promise<boolean> {
+    const { signal } = this.#parts.given, start = performance.now();
+    const step = await this.#prepareStep(plan), position = this.#position;
+    if (!step) {
+      this.#position = { ...position, leftOut: plan.steps - position.stageStep };
+      return false;
+    }
+    const { kind, batch, state, target, stage } = step;
     try {
-      await this.#trainer.step(kind, batch, { state, ...(given.signal ? { signal: given.signal } : {}) });
+      await this.#trainer.step(kind, batch, { state, ...(signal ? { signal } : {}) });
     } catch (error) {
-      this.#batches.seek(this.#position.cursor);
+      this.#batches.seek(position.cursor);
       throw error;
     }
-    if (target !== null) await chooser.afterStep();
-    this.#pending.push({ index: this.#position.step, stage, target, rate, batch, hard });
-    const position = this.#position;
+    if (target !== null) await this.#now.chooser.afterStep();
+    this.#pending.push(step);
     this.#position = {
       ...position,
       target: target ?? position.target,
-      layerTargets: steering?.layers ?? position.layerTargets,
+      layerTargets: step.layers ?? position.layerTargets,
+      aim: step.aim,
       stageStep: position.stageStep + 1,
       step: position.step + 1,
       loraUpdates: position.loraUpdates + 1,
@@ -250,18 +262,7 @@ class Run implements PruneRun {
   }
 
   #handle(stage: Stage): RunHandle {
-    const { table } = this.#parts, trainer = this.#trainer;
-    return {
-      stage,
-      step: this.#position.step,
-      table,
-      logAlpha: () => trainer.logAlpha(),
-      setLogAlpha: (values) => trainer.setLogAlpha(values),
-      masks: () => trainer.masks(),
-      setMasks: (masks) => trainer.setMasks(masks),
-      lora: () => trainer.loraWeights(),
-      setLora: (weights) => trainer.setLora(weights),
-    };
+    return handleOf(this.#trainer, { stage, step: this.#position.step, table: this.#parts.table });
   }
 
   #state(rate: number, target: number, rates = this.options.rates): StepState {
@@ -273,86 +274,118 @@ class Run implements PruneRun {
       this.#pending.length >= RING_SLOTS / 2 || performance.now() - this.#lastFlush > FLUSH_SECONDS * 1000;
   }
 
-  /** Reads the numbers of the pending steps and makes records of them. Throws where a loss is not finite. */
-  async #flush(): Promise<StepRecord[]> {
-    const pending = this.#pending, first = pending[0];
-    if (!first) return [];
-    const numbers = await this.#trainer.numbers(first.index, pending.length);
+  /**
+   * Reads the numbers of the pending steps, makes records of them and asks the monitors; with `looks` also of the masks, whose state is then kept.
+   * True where the run went back. Throws where an alarm stops it.
+   */
+  async *#flush({ looks }: { readonly looks: boolean }): AsyncGenerator<StepRecord, boolean, undefined> {
+    const pending = this.#pending, first = pending[0], { afterStep } = this.#parts.given.hooks ?? {};
+    const isNew = looks && this.#position.looked !== this.#position.step;
+    if (!first && !isNew) return false;
+    const numbers = first ? await this.#trainer.numbers(first.index, pending.length) : [];
+    const arrays = isNew ? await this.#trainer.save() : null, look = arrays && this.#look(arrays);
+    if (isNew) this.#position = { ...this.#position, looked: this.#position.step };
     this.#pending = [];
     const now = performance.now(), seconds = Math.max(1e-6, (now - this.#lastFlush) / 1000);
     this.#lastFlush = now;
     const tokens = pending.reduce((sum, { batch }) => sum + batch.realTokens, 0);
-    const run = {
-      steps: this.steps,
-      tokensPerSecond: tokens / seconds,
-      gpuBytes: this.#model.device.bytes,
-      plannedGpuBytes: this.#now.plannedBytes,
-    };
+    const { bytes, memoryLimit: limit } = this.#model.device, planned = this.#now.plannedBytes;
+    const run = { steps: this.steps, tokensPerSecond: tokens / seconds, gpuBytes: bytes, plannedGpuBytes: planned };
     const records = pending.map((step, index) => recordOf(step, numbers[index], run));
-    this.#position = {
-      ...this.#position,
-      records: this.#position.records + records.length,
-      recent: [...this.#position.recent, ...records.map(recordView)].slice(-RECORDS_SEEN),
-    };
-    for (const record of records) await this.#parts.given.hooks?.afterStep?.(record, this.#handle(record.stage));
-    const broken = records.find(({ loss, gradNorm }) => !Number.isFinite(loss) || !Number.isFinite(gradNorm));
-    if (broken) {
-      throw new CompressoError("numeric", {
-        what: `cannot go on after step ${broken.step}`,
-        rule: "loss and gradients are finite",
-        value: `loss ${broken.loss}, gradient norm ${broken.gradNorm}`,
-        mend: "lower the learning rates, or load the base in f32",
-      });
+    for (const [index, plain] of (records.length > 0 ? records : [null]).entries()) {
+      const own = index >= records.length - 1 ? look : null, aim = pending[index]?.aim ?? this.#position.aim;
+      const seen = oversee({ ...this.#position, aim }, {
+        record: plain,
+        look: own,
+        broken: plain && await this.#broken(plain.step, brokenNumbers(plain, own)),
+        memory: { bytes, planned, limit },
+        goodStep: this.#goodAt(plain?.step ?? this.#position.step).position.step,
+      }, this.#oversight);
+      this.#position = seen.position;
+      if (seen.record) {
+        await afterStep?.(seen.record, this.#handle(seen.record.stage));
+        yield seen.record;
+      }
+      if (await this.#act(seen.verdict)) return true;
     }
-    return records;
+    // A hook may have changed what was read before it.
+    if (arrays && this.#oversight.keepsAt(this.#position.step)) await this.#keep(afterStep ? undefined : arrays);
+    return false;
+  }
+
+  /** Does what the monitors demand. True where the run went back; throws where it stops. */
+  async #act(verdict: Verdict): Promise<boolean> {
+    if (verdict.action === null || verdict.action === "warn") return false;
+    const good = this.#goodAt(verdict.step),
+      state = { ...good, position: wentBack(good.position, verdict, this.#position) };
+    if (verdict.action === "stop") {
+      await this.#save(good);
+      throw stopError(verdict);
+    }
+    await this.#adopt(state);
+    this.#kept = [state];
+    await this.#save();
+    return true;
+  }
+
+  #goodAt(step: number): RunState {
+    const good = goodState(this.#kept, step);
+    if (!good) throw new Error("the run is not prepared");
+    return good;
+  }
+
+  /** What to say of numbers that are not finite: the run goes back to the step to find out; null where there are none. */
+  async #broken(at: number, numbers: string): Promise<Finding | null> {
+    const from = this.#kept.at(-1);
+    if (numbers === "" || !from) return null;
+    await this.#adopt(from);
+    try {
+      const stage = this.#stage;
+      if (stage) await this.#enter(stage);
+      while (stage && this.#position.step < at - 1) await this.#step(stage);
+      const step = stage && await this.#prepareStep(stage);
+      const { table } = this.#parts;
+      return brokenFinding(step ? await findCause({ ...this.#now, table }, step) : null, { step: at, numbers });
+    } finally {
+      await this.#adopt(from);
+    }
+  }
+
+  #look(arrays: TrainerArrays): MaskLook {
+    const { aim } = this.#position;
+    return lookAtMasks(this.#parts.table, arrays, { learned: this.options.method === "compresso" ? aim : null });
   }
 
   /** Ends the pruning stage: exactly as many units fall as the last target of the schedule demands. */
   async #harden(): Promise<void> {
-    const target = this.#position.target ?? this.options.sparsity;
-    this.#position = {
-      ...this.#position,
-      target,
-      expected: await this.#now.chooser.end(target, this.#position.layerTargets),
-    };
+    const { table } = this.#parts, target = this.#position.target ?? this.options.sparsity;
+    const expected = await this.#now.chooser.end(target, this.#position.layerTargets);
+    this.#position = { ...this.#position, target, expected, aim: null };
+    const arrays = await this.#trainer.save(), hard = hardSparsity(table, keptUnits(table, arrays.slots));
+    const { position, verdict } = overseeHard(this.#position, { look: this.#look(arrays), hard }, this.#oversight);
+    this.#position = position;
+    await this.#act(verdict);
   }
 
   async #finish(): Promise<void> {
-    const { table, options, report, heldout } = this.#parts, { spec, device } = this.#model, trainer = this.#trainer;
-    const { slots, logAlpha } = await trainer.save();
-    const masks = unpackMasks(spec, table.layout, slots);
-    const kept = keptUnits(table, slots);
-    const { seconds, tokens, expected, target } = this.#position;
-    const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
-    this.#result = {
-      source: this.#now.chooser.source ?? this.#model.source,
-      masks,
-      lora: { ...options.lora, weights: await trainer.loraWeights() },
-      sparsity: { target: target ?? options.sparsity, expected: expected ?? NaN, hard: hardSparsity(table, kept) },
+    const { trainer, chooser, plannedBytes } = this.#now, { logAlpha, slots } = await trainer.save();
+    this.#result = resultOf(this.#parts, this.#position, {
+      source: chooser.source ?? this.#model.source,
+      weights: await trainer.loraWeights(),
       logAlpha,
-      table,
-      data: report,
-      heldout,
-      seconds: {
-        finetune: seconds["finetune"] ?? 0,
-        prune: seconds["prune"] ?? 0,
-        postfinetune: seconds["postfinetune"] ?? 0,
-      },
-      tokensPerSecond: total > 0 ? tokens / total : 0,
-      peakGpuBytes: device.peakBytes,
-      plannedGpuBytes: this.#now.plannedBytes,
-    };
+      slots,
+      peakGpuBytes: this.#model.device.peakBytes,
+      plannedGpuBytes: plannedBytes,
+    });
   }
 
-  #nextStage(): void {
-    this.#position = { ...this.#position, stage: this.#position.stage + 1, stageStep: 0 };
-  }
-
-  async #save(): Promise<void> {
-    const checkpoint = this.#parts.given.checkpoint;
+  /** Saves the present state, or one to go on from where the present one is of no use. */
+  async #save(state?: RunState): Promise<void> {
+    const checkpoint = this.#parts.given.checkpoint, position = this.#position;
     if (!checkpoint) return;
-    const arrays = await this.#trainer.save();
-    await writeCheckpoint(checkpoint.path, { identity: this.#identity(), position: this.#position, arrays });
+    const present = state ?? { position, arrays: await this.#trainer.save() };
+    const kept = this.#kept.filter((one) => one.position.step <= present.position.step);
+    await writeCheckpoint(checkpoint.path, { identity: this.#identity(), ...present, kept });
   }
 
   #identity(): RunIdentity {

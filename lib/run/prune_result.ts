@@ -4,6 +4,7 @@ import type { LoraConfig, LoraWeights } from "../nn/lora.ts";
 import type { MaskValues } from "../nn/masks.ts";
 import type { UnitTable } from "../prune/units.ts";
 import type { EncodeReport } from "./batches.ts";
+import type { Alarm } from "./monitors/alarm.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { Stage, StepRecord } from "./records.ts";
 
@@ -33,6 +34,8 @@ export interface PruneResult {
   readonly peakGpuBytes: number;
   /** The same as planned before the first step; see `planMemory`. */
   readonly plannedGpuBytes: number;
+  /** What the monitors said, in order; alarms of steps that were undone are left out, but for those that led back. */
+  readonly alarms: readonly Alarm[];
 }
 
 /** A run: iterate its records to drive it, then ask for its result. Dispose it to free the trainer's memory. */

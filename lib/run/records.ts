@@ -1,4 +1,6 @@
 // Typed records of a run, the public stream that command line, reports and scripts read. Owns their shape; refuses to write files.
+import type { LayerState } from "../prune/schedule_script.ts";
+import type { Alarm } from "./monitors/alarm.ts";
 
 /** The three stages, in order. */
 export type Stage = "finetune" | "prune" | "postfinetune";
@@ -7,7 +9,10 @@ export type Stage = "finetune" | "prune" | "postfinetune";
 export interface StepRecord {
   /** Stage of the step. */
   readonly stage: Stage;
-  /** Steps done in the whole run, this one included. */
+  /**
+   * Steps done in the whole run, this one included. One that is not larger than that of the record before says that the run went back: all
+   * records from that step on are void, and the steps are done anew.
+   */
   readonly step: number;
   /** Steps of the whole run. */
   readonly steps: number;
@@ -35,4 +40,8 @@ export interface StepRecord {
   readonly gpuBytes: number;
   /** Largest GPU memory that was planned for the run, bytes. */
   readonly plannedGpuBytes: number;
+  /** Shares cut of each layer's heads and FFN columns: expected ones while masks are learned, else exact; null where they were not read at this step. */
+  readonly layers: readonly LayerState[] | null;
+  /** What the monitors said at this step; at the first one after the run went back, also why it did. */
+  readonly alarms: readonly Alarm[];
 }

@@ -1,12 +1,21 @@
-// What a run makes of its options and its place: the numbers of a step, its record, and what a checkpoint is bound to. Owns these forms; refuses the loop.
+// What a run makes of its options and its place: the numbers of a step, its record, its result, and what a checkpoint is bound to. Owns these forms; refuses the loop.
+import type { LoraWeights } from "../nn/lora.ts";
+import { unpackMasks } from "../nn/masks.ts";
 import type { StepState } from "../nn/step_state.ts";
-import type { Batch } from "./batches.ts";
-import type { RunIdentity, RunPosition } from "./checkpoint.ts";
+import { progressOf } from "../prune/schedule.ts";
+import { hardSparsity, keptUnits } from "../prune/units.ts";
+import type { Batch, BatchCursor } from "./batches.ts";
+import type { PruneAim, RunIdentity, RunPosition } from "./checkpoint.ts";
+import type { RunHandle } from "./hooks.ts";
 import type { Model } from "./model.ts";
+import { FRESH_MONITORS } from "./monitors/watch.ts";
 import type { PruneOptions, Rates, ResolvedOptions } from "./options.ts";
+import type { PruneResult } from "./prune_result.ts";
+import type { RunParts } from "./ready.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { digestOf, type RunData } from "./run_data.ts";
-import { adapterOf, type StepNumbers } from "./trainer.ts";
+import type { Steering } from "./steering.ts";
+import { adapterOf, type StepNumbers, type Trainer } from "./trainer.ts";
 
 /** A step whose numbers are still on the GPU. */
 export interface PendingStep {
@@ -17,6 +26,55 @@ export interface PendingStep {
   readonly batch: Batch;
   /** Sparsity of masks that are hard already; else null. */
   readonly hard: number | null;
+  /** What it went by in the pruning stage; else null. */
+  readonly aim: PruneAim | null;
+}
+
+/** Where a run begins. */
+export function firstPosition(cursor: BatchCursor): RunPosition {
+  return {
+    stage: 0,
+    stageStep: 0,
+    step: 0,
+    loraUpdates: 0,
+    maskUpdates: 0,
+    cursor,
+    records: 0,
+    expected: null,
+    target: null,
+    layerTargets: null,
+    leftOut: 0,
+    recent: [],
+    seconds: {},
+    tokens: 0,
+    aim: null,
+    halvings: 0,
+    alarms: [],
+    unsaid: [],
+    looked: 0,
+    monitors: FRESH_MONITORS,
+  };
+}
+
+/** Learning rates after a run went back so often: half of them each time. */
+export function slowedRates(rates: Rates, halvings: number): Rates {
+  const share = 0.5 ** halvings;
+  return {
+    ...rates,
+    lora: rates.lora * share,
+    mask: rates.mask * share,
+    lambda: rates.lambda * share,
+    recovery: rates.recovery * share,
+  };
+}
+
+/** How monitors have to see a step of the pruning stage. */
+export function aimOf(
+  { rates: { temperature, noise, warmup }, layers, freeze }: Steering,
+  { step, steps }: { readonly step: number; readonly steps: number },
+): PruneAim {
+  const isWarm = progressOf(step, steps) >= warmup;
+  return { temperature, noise, isWarm, isBound: isWarm && layers === null && freeze.length === 0 };
 }
 
 /** The numbers of the step at a position; its batch decides the loss scale. */
@@ -40,6 +98,7 @@ export function stepStateOf(
     clipNorm: rates.clipNorm,
     weightDecay: rates.weightDecay,
     tracking: rates.tracking,
+    limit: rates.limit,
   };
 }
 
@@ -65,10 +124,15 @@ export function recordOf(
     tokensPerSecond: run.tokensPerSecond,
     gpuBytes: run.gpuBytes,
     plannedGpuBytes: run.plannedGpuBytes,
+    layers: null,
+    alarms: [],
   };
 }
 
-/** What a resumed run must share with its checkpoint. Whether layers are computed anew does not change a bit, and is no part of it. */
+/**
+ * What a resumed run must share with its checkpoint. Whether layers are computed anew does not change a bit, and is no part of it; nor are
+ * monitors, so that a run which one of them has stopped can go on without it.
+ */
 export function identityOf(
   { spec, weights, device }: Model,
   { report, digest }: Pick<RunData, "report" | "digest">,
@@ -78,18 +142,61 @@ export function identityOf(
     readonly given: PruneOptions;
   },
 ): RunIdentity {
-  const { rows: _rows, recompute: _recompute, rates, lora, units, rules, ...plain } = options;
+  const { rows: _rows, recompute: _recompute, monitors: _monitors, rates, lora, units, rules, size, ...plain } =
+    options;
   return {
     ...plain,
     units: units.join(","),
     lora: JSON.stringify(lora),
     rates: JSON.stringify(rates),
     rules: JSON.stringify(rules),
+    size: JSON.stringify(size),
     schedule,
     examples: `${report.examples} examples, ${report.tokens} tokens, ${digest}`,
     model: digestOf([JSON.stringify(spec)]),
     baseDtype: weights.baseDtype,
     adapter: adapterOf(device),
     ...given.checkpoint?.identity,
+  };
+}
+
+/** What hooks may do at a step. */
+export function handleOf(trainer: Trainer, at: Pick<RunHandle, "stage" | "step" | "table">): RunHandle {
+  return {
+    ...at,
+    logAlpha: () => trainer.logAlpha(),
+    setLogAlpha: (values) => trainer.setLogAlpha(values),
+    masks: () => trainer.masks(),
+    setMasks: (masks) => trainer.setMasks(masks),
+    lora: () => trainer.loraWeights(),
+    setLora: (weights) => trainer.setLora(weights),
+  };
+}
+
+/** What a run has learned at its end. */
+export function resultOf(
+  { table, options, report: data, heldout }: Pick<RunParts, "table" | "options" | "report" | "heldout">,
+  { seconds, tokens, expected, target, alarms }: RunPosition,
+  { weights, slots, ...end }: Pick<PruneResult, "source" | "logAlpha" | "peakGpuBytes" | "plannedGpuBytes"> & {
+    readonly weights: LoraWeights;
+    readonly slots: Float32Array;
+  },
+): PruneResult {
+  const total = Object.values(seconds).reduce((sum, value) => sum + value, 0), kept = keptUnits(table, slots);
+  return {
+    ...end,
+    masks: unpackMasks(table.spec, table.layout, slots),
+    lora: { ...options.lora, weights },
+    sparsity: { target: target ?? options.sparsity, expected: expected ?? NaN, hard: hardSparsity(table, kept) },
+    table,
+    data,
+    heldout,
+    seconds: {
+      finetune: seconds["finetune"] ?? 0,
+      prune: seconds["prune"] ?? 0,
+      postfinetune: seconds["postfinetune"] ?? 0,
+    },
+    tokensPerSecond: total > 0 ? tokens / total : 0,
+    alarms,
   };
 }

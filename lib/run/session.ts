@@ -3,14 +3,25 @@ import { writeFileAtomically } from "../io/atomic.ts";
 import type { WeightSource } from "../io/source.ts";
 import { type DecoderSpec, type LayerSpec, parameterCount } from "../nn/spec.ts";
 import { sliceModel } from "../prune/slice.ts";
+import { exportAdapter } from "./export_adapter.ts";
 import { exportModel, type ExportOptions, type ExportResult } from "./export.ts";
+import {
+  type FileBytes,
+  fileBytes,
+  type MaskSummary,
+  maskSummary,
+  type ModelBefore,
+  modelBefore,
+} from "./mask_summary.ts";
 import type { Model } from "./model.ts";
 import type { Layout } from "../prune/layouts.ts";
 import type { RunHooks } from "./hooks.ts";
+import type { Alarm } from "./monitors/alarm.ts";
 import type { PruneOptions, ResolvedOptions } from "./options.ts";
 import { startPrune } from "./prune.ts";
 import type { PruneResult, PruneRun } from "./prune_result.ts";
 import type { StepRecord } from "./records.ts";
+import { checkExportSize, exportDefaults, GGUF_NAME, reachedSize, type SizeResult } from "./size_goal.ts";
 import { type VerifyResult, verifyShape, verifySliced } from "./verify.ts";
 
 /** A pruned model, physically smaller, not yet written. */
@@ -21,6 +32,8 @@ export interface SlicedModel {
   readonly spec: DecoderSpec;
   /** Parameters of the whole model, before and after. */
   readonly parameters: { readonly before: number; readonly after: number };
+  /** The size that was asked for and is reached; null where a sparsity was. */
+  readonly size: SizeResult | null;
   /** Masked and sliced model compared on held-out tokens, both in f32. */
   readonly maskedVsSliced: VerifyResult;
 }
@@ -31,6 +44,8 @@ export interface RunSummary {
   readonly sparsity: PruneResult["sparsity"];
   /** Parameters of the whole model, before and after. */
   readonly parameters: SlicedModel["parameters"];
+  /** The size that was asked for and is reached; null where a sparsity was. */
+  readonly size: SlicedModel["size"];
   /** Heads, KV heads and FFN columns of each layer. */
   readonly layers: readonly LayerSpec[];
   /** Hidden size. */
@@ -45,12 +60,20 @@ export interface RunSummary {
   readonly peakGpuBytes: number;
   /** The same as planned before the first step, bytes. */
   readonly plannedGpuBytes: number;
+  /** What the monitors said, in order; see {@link PruneResult.alarms}. */
+  readonly alarms: readonly Alarm[];
   /** Adapter that ran it. */
   readonly adapter: string;
   /** Rows used, cut and left out. */
   readonly data: PruneResult["data"];
   /** Options with all defaults filled in. */
   readonly options: Omit<ResolvedOptions, "rows">;
+  /** The model as it was. */
+  readonly before: ModelBefore;
+  /** What was cut of it. */
+  readonly masks: MaskSummary;
+  /** Sizes of what was written. */
+  readonly fileBytes: readonly FileBytes[];
   /** Files and the programs that load them. */
   readonly files: ExportResult["loadableBy"];
   /** Formats that cannot hold the model. */
@@ -60,7 +83,14 @@ export interface RunSummary {
 /** Options of {@link PruneSession.export}; layout is the run's. */
 export type SessionExportOptions =
   & Partial<Pick<ExportOptions, "dtype" | "ggufDtype" | "name" | "generation" | "formats" | "replace" | "signal">>
-  & { readonly layout?: Layout };
+  & {
+    readonly layout?: Layout;
+    /**
+     * Whether LoRA is saved too, in PEFT's format: `dir/adapter/`, for the sliced model without LoRA, `dir/unmerged/`. Default false. As it was
+     * trained, for the unpruned model with its masks, it is `result().lora`; see `writePeftAdapter`.
+     */
+    readonly saveAdapter?: boolean;
+  };
 
 /** A prune run with what follows it. Dispose it to free its GPU memory. */
 export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
@@ -129,26 +159,37 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     });
     this.#peakBytes = device.peakBytes;
     const parameters = { before: parameterCount(spec), after: parameterCount(source.spec) };
-    return this.#sliced = { source, spec: source.spec, parameters, maskedVsSliced };
+    const { size: wanted, units } = this.options, { tokenizer } = this.#model;
+    const size = wanted && reachedSize(source.spec, wanted, { tokenizer, units });
+    return this.#sliced = { source, spec: source.spec, parameters, size, maskedVsSliced };
   }
 
-  /** Writes `dir/model/`, `dir/model.gguf` and, last, `dir/run.json`. Returns what run.json holds. */
+  /** Writes `dir/model/`, `dir/model.gguf`, with `saveAdapter` the adapter, and, last, `dir/run.json`. Returns what run.json holds. */
   async export(dir: string, options: SessionExportOptions = {}): Promise<RunSummary> {
+    checkExportSize(this.options.size, options);
     const sliced = await this.slice(), result = this.#run.result();
     await this.#hooks.beforeExport?.(dir);
     await Deno.mkdir(dir, { recursive: true });
-    const { loadableBy, skipped } = await exportModel(sliced.source, dir, {
+    const { saveAdapter = false, ...files } = options, signal = files.signal ?? this.#signal;
+    const how = {
       layout: this.options.layout,
-      name: "pruned by Compresso",
+      name: GGUF_NAME,
       tokenizer: this.#model.tokenizer,
-      ...(this.#signal ? { signal: this.#signal } : {}),
-      ...options,
-    });
+      ...exportDefaults(this.options.size),
+      ...files,
+      ...(signal ? { signal } : {}),
+    };
+    const { loadableBy, skipped } = await exportModel(sliced.source, dir, how);
+    const { layout, dtype = "f16", tokenizer, replace = false } = how, { masks, lora } = result;
+    const beside = saveAdapter
+      ? await exportAdapter(result.source, dir, { masks, lora, layout, dtype, tokenizer, replace, signal })
+      : [];
     const { rows: _rows, ...plain } = this.options;
     const { maxAbs, range } = sliced.maskedVsSliced;
     const summary: RunSummary = {
       sparsity: result.sparsity,
       parameters: sliced.parameters,
+      size: sliced.size,
       layers: sliced.spec.layers,
       hidden: sliced.spec.hidden,
       maskedVsSliced: { maxAbs, range },
@@ -156,10 +197,14 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       tokensPerSecond: result.tokensPerSecond,
       peakGpuBytes: this.#peakBytes,
       plannedGpuBytes: result.plannedGpuBytes,
+      alarms: result.alarms,
       adapter: this.#model.device.facts.description,
       data: result.data,
       options: plain,
-      files: loadableBy,
+      before: modelBefore(this.#model.source),
+      masks: maskSummary(this.#model.spec, result.masks),
+      fileBytes: await fileBytes(loadableBy.map(({ file }) => file)),
+      files: [...loadableBy, ...beside],
       skipped: skipped.map(({ format, error }) => ({ format, reason: error.message })),
     };
     await writeFileAtomically(`${dir}/run.json`, JSON.stringify(summary, null, 2) + "\n");

@@ -100,18 +100,30 @@ function scripted(
   };
 }
 
-/** Expected share cut of each layer's heads and FFN columns: 1 − mean P(z > 0), as kernels/hard_concrete.wgsl has it. */
+/** Expected share cut of each layer's heads and FFN columns. */
 export function layerStates(
   table: UnitTable,
   logAlpha: Float32Array,
-  { temperature, noise }: Pick<Rates, "temperature" | "noise">,
+  rates: Pick<Rates, "temperature" | "noise">,
 ): LayerState[] {
-  const sums = table.spec.layers.map(() => ({ heads: 0, headUnits: 0, ffn: 0, ffnUnits: 0 }));
+  return layerShares(table, expectedCuts(logAlpha, rates));
+}
+
+/** How far each unit is cut by expectation: 1 − P(z > 0), as kernels/hard_concrete.wgsl has it. */
+export function expectedCuts(
+  logAlpha: Float32Array,
+  { temperature, noise }: Pick<Rates, "temperature" | "noise">,
+): Float64Array {
   const shift = temperature * Math.log(11), scale = Math.max(noise, 0.05);
+  return Float64Array.from(logAlpha, (value) => 1 / (1 + Math.exp((value + shift) / scale)));
+}
+
+/** Mean cut of each layer's heads and FFN columns. */
+export function layerShares(table: UnitTable, cuts: ArrayLike<number>): LayerState[] {
+  const sums = table.spec.layers.map(() => ({ heads: 0, headUnits: 0, ffn: 0, ffnUnits: 0 }));
   for (let unit = 0; unit < table.hiddenFirst; unit++) {
-    const sum = sums[table.layer[unit] ?? 0];
+    const sum = sums[table.layer[unit] ?? 0], cut = cuts[unit] ?? 0;
     if (!sum) continue;
-    const cut = 1 / (1 + Math.exp(((logAlpha[unit] ?? 0) + shift) / scale));
     if (unit < table.ffnFirst) {
       sum.heads += cut;
       sum.headUnits++;

@@ -4,6 +4,7 @@ import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import { compileKernel } from "../gpu/kernel.ts";
 import { Plan, u32 } from "../gpu/plan.ts";
 import { writeTargets } from "../nn/head.ts";
+import { strideOf } from "../nn/layout.ts";
 import { initialLora, type LoraConfig, type LoraWeights, packLora, unpackLora } from "../nn/lora.ts";
 import { type MaskValues, packMasks, unpackMasks } from "../nn/masks.ts";
 import { createPass, type Pass, recordGradients, shiftLabels } from "../nn/pass.ts";
@@ -51,6 +52,17 @@ export interface TrainerArrays {
   readonly slots: Float32Array<ArrayBuffer>;
 }
 
+/** What a step computed. */
+export interface Inspection {
+  /** Whether the residual stream is finite: after the embedding, then after each layer. */
+  readonly streams: readonly boolean[];
+  /** Whether the loss of every token is finite. */
+  readonly loss: boolean;
+  /** Gradients of LoRA by name, and of all slots. */
+  readonly gradients: LoraWeights;
+  readonly slots: Float32Array;
+}
+
 /** Trains LoRA and masks of one model. Dispose it to free its buffers. */
 export interface Trainer extends Disposable {
   readonly pass: Pass;
@@ -68,6 +80,8 @@ export interface Trainer extends Disposable {
     batch: Batch,
     options: { readonly state: StepState; readonly signal?: AbortSignal },
   ): Promise<Float32Array>;
+  /** Forward and backward of a step without its update, and which of their values are finite. Masks that are learned are sampled. */
+  inspect(kind: StepKind, batch: Batch, options: { readonly state: StepState }): Promise<Inspection>;
   /** dL/dz of all slots in the last step of kind "masks" or "gradual". */
   slotGradients(): Promise<Float32Array>;
   masks(): Promise<Required<MaskValues>>;
@@ -138,6 +152,8 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
     return plan.finish();
   };
   const plans: { [K in StepKind]?: { readonly gradients: Plan; readonly update: Plan } } = {};
+  const plansOf = (kind: StepKind): { readonly gradients: Plan; readonly update: Plan } =>
+    plans[kind] ??= { gradients: gradients(kind, true), update: updates(kind) };
   let probe: Plan | null = null;
 
   const load = (data: Batch, stepState: StepState): void => {
@@ -150,10 +166,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
     pass,
     learner,
     async step(kind, data, { state: stepState, signal }): Promise<void> {
-      const { gradients: forwardBackward, update } = plans[kind] ??= {
-        gradients: gradients(kind, true),
-        update: updates(kind),
-      };
+      const { gradients: forwardBackward, update } = plansOf(kind);
       load(data, stepState);
       signal?.throwIfAborted(); // from here on the first submit is certain, and with it the copy of z
       try {
@@ -173,6 +186,18 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
       load(data, stepState);
       await probe.run(signal ? { signal } : {});
       return await device.readFloats(masks.dz, masks.layout.count);
+    },
+    async inspect(kind, data, { state: stepState }): Promise<Inspection> {
+      load(data, stepState);
+      await plansOf(kind).gradients.run();
+      const streams: boolean[] = [], floats = act.rows * strideOf(spec.hidden);
+      for (const x of act.x) streams.push((await device.readFloats(x, floats)).every(Number.isFinite));
+      return {
+        streams,
+        loss: (await device.readFloats(act.loss, act.rows)).every(Number.isFinite),
+        gradients: unpackLora(spec, lora, await device.readFloats(lora.grads, lora.count)),
+        slots: await device.readFloats(masks.dz, masks.layout.count),
+      };
     },
     setMasks: (values) => device.write(masks.z, packMasks(spec, masks.layout, values)),
     slotGradients: () => device.readFloats(masks.dz, masks.layout.count),

@@ -1,4 +1,7 @@
-// The frame of our SVG charts: document, styles for light and dark, text, ticks, legend. Owns how they look; refuses any data.
+// The frame of the benchmarks' charts: title and subtitle, colors of bars, ticks, legend. Owns how they look; refuses any data.
+import { round, svgFigure, text, textWidth } from "../../lib/report/svg.ts";
+
+export { line, round, short, si, text, textWidth } from "../../lib/report/svg.ts";
 
 /** A color of a series, readable on light and dark grounds; Okabe & Ito (2008), safe for the color-blind. */
 export const COLORS = [
@@ -27,9 +30,6 @@ export function inkOn(color: string): string {
   return luminance > 0.179 ? "#000000" : "#ffffff";
 }
 
-/** Size of all text but titles, in pixels. */
-export const FONT = 12;
-const FAMILY = "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif";
 /** Width of the document; all charts are as wide. */
 export const WIDTH = 880;
 /** Distance of everything from the edge. */
@@ -63,51 +63,13 @@ export function svgDocument(
     readonly height: number;
   },
 ): string {
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" width="${WIDTH}" height="${height}" role="img" aria-labelledby="title desc" font-family="${FAMILY}" font-size="${FONT}">
-<title id="title">${escape(title)}</title>
-<desc id="desc">${escape(description)}</desc>
-<style>
-.ground { fill: #ffffff } .ink { fill: #1b1f24 } .soft { fill: #59636e } .grid { stroke: #d8dee4 } .axis { stroke: #8c959f } .mark { stroke: #1b1f24 } .value { paint-order: stroke; stroke: #ffffff; stroke-width: 3px }
-@media (prefers-color-scheme: dark) {
-.ground { fill: #0d1117 } .ink { fill: #e6edf3 } .soft { fill: #9198a1 } .grid { stroke: #2a313a } .axis { stroke: #656c76 } .mark { stroke: #e6edf3 } .value { stroke: #0d1117 }
-}
-</style>
-<rect class="ground" width="${WIDTH}" height="${height}"/>
-${text(MARGIN, 30, title, { size: 16, weight: 600 })}
-${wrapped(subtitle).map((line, row) => text(MARGIN, 49 + 18 * row, line, { tone: "soft" })).join("\n")}
-${body.join("\n")}
-</svg>
-`;
-}
-
-/** One line of text. */
-export function text(
-  x: number,
-  y: number,
-  content: string,
-  { anchor = "start", tone = "ink", size = FONT, weight = 400, halo = false }: {
-    readonly anchor?: "start" | "middle" | "end";
-    readonly tone?: "ink" | "soft";
-    readonly size?: number;
-    readonly weight?: number;
-    /** Keeps lines behind the text away from it. */
-    readonly halo?: boolean;
-  } = {},
-): string {
-  const styled = `${size === FONT ? "" : ` font-size="${size}"`}${weight === 400 ? "" : ` font-weight="${weight}"`}`;
-  return `<text class="${tone}${halo ? " value" : ""}" x="${round(x)}" y="${
-    round(y)
-  }" text-anchor="${anchor}"${styled}>${escape(content)}</text>`;
-}
-
-/** A straight line. */
-export function line(
-  [x1, y1]: readonly [number, number],
-  [x2, y2]: readonly [number, number],
-  { kind, dash }: { readonly kind: "grid" | "axis" | "mark"; readonly dash?: string },
-): string {
-  const dashes = dash ? ` stroke-dasharray="${dash}"` : "";
-  return `<line class="${kind}" x1="${round(x1)}" y1="${round(y1)}" x2="${round(x2)}" y2="${round(y2)}"${dashes}/>`;
+  const lines = wrapped(subtitle).map((line, row) => text(MARGIN, 49 + 18 * row, line, { tone: "soft" }));
+  return svgFigure([text(MARGIN, 30, title, { size: 16, weight: 600 }), ...lines, ...body], {
+    title,
+    description,
+    width: WIDTH,
+    height,
+  });
 }
 
 /** A filled rectangle. */
@@ -119,11 +81,6 @@ export function rect(
   return `<rect x="${round(x)}" y="${round(y)}" width="${round(Math.max(0, width))}" height="${
     round(height)
   }" fill="${fill}"/>`;
-}
-
-/** Room that a text takes at most: fonts differ, so this is generous. */
-export function textWidth(content: string, size: number = FONT): number {
-  return content.length * size * 0.62;
 }
 
 /** Names beside their colors, in as many lines as they need; `height` is that of all lines. */
@@ -172,27 +129,4 @@ export function logTicks([smallest, largest]: readonly [number, number], most: n
     ticksOf([1], 2),
   ];
   return choices.find((ticks) => ticks.length <= most) ?? ticksOf([1], 3);
-}
-
-/** A number with an SI prefix and its unit: 0.0021 s is "2.1 ms". */
-export function si(value: number, unit: string): string {
-  if (value === 0) return `0 ${unit}`.trim();
-  const prefixes = ["n", "µ", "m", "", "k", "M", "G", "T"];
-  const power = Math.min(4, Math.max(-3, Math.floor(Math.log10(Math.abs(value)) / 3 + 1e-9)));
-  return `${short(value / 1000 ** power)} ${prefixes[power + 3] ?? ""}${unit}`.trim();
-}
-
-/** Three significant digits at most, without trailing zeros. */
-export function short(value: number): string {
-  return Number.isFinite(value) ? String(Number(value.toPrecision(3))) : "–";
-}
-
-/** Text as XML. */
-export function escape(content: string): string {
-  return content.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
-}
-
-/** Pixels with one decimal. */
-export function round(value: number): number {
-  return Math.round(value * 10) / 10;
 }

@@ -170,5 +170,6 @@ function stateAt(step: number): StepState {
     clipNorm: 1,
     weightDecay: 0.01,
     tracking: 1,
+    limit: 100,
   };
 }

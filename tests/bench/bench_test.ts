@@ -10,6 +10,7 @@ import { randomModel, SMOLLM2, specOf } from "../../scripts/bench/random_model.t
 import { evaluate, logLogExponent, median, polynomialFit } from "../../scripts/bench/stats.ts";
 import type { BenchResults } from "../../scripts/bench/suite.ts";
 import { type Timing, typical } from "../../scripts/bench/timing.ts";
+import { assertStandsAlone } from "../report/svg.ts";
 
 Deno.test("median() is the middle of the sorted values, the mean of two for an even count", () => {
   assert.equal(median([10, 9, 100]), 10);
@@ -132,7 +133,7 @@ Deno.test("the suite measures every part at tiny sizes, and writes bench.json an
       "step_sections.svg",
     ]);
     for (const name of files.filter((file) => file.endsWith(".svg"))) {
-      assertDrawn(await Deno.readTextFile(`${out}/${name}`), name);
+      assertStandsAlone(await Deno.readTextFile(`${out}/${name}`), name);
     }
   } finally {
     await Deno.remove(out, { recursive: true });
@@ -170,23 +171,4 @@ function checkResults(
       growths.some(({ quantity }) => quantity === "time") && growths.some(({ quantity }) => quantity === "memory"),
     );
   }
-}
-
-/** Well-formed as far as our writer can go wrong: nesting, quotes, escapes, numbers; and a name and description for screen readers. */
-function assertDrawn(svg: string, name: string): void {
-  const open: string[] = [];
-  for (
-    const [, closing, tag, attributes = "", self] of svg.matchAll(
-      /<(\/?)([a-z]+)((?:\s+[\w:-]+="[^"<>]*")*)\s*(\/?)>/gi,
-    )
-  ) {
-    assert.ok(!/NaN|Infinity|undefined/.test(attributes), `${name}: <${tag}${attributes}>`);
-    if (closing) assert.equal(open.pop(), tag, `${name}: </${tag}>`);
-    else if (!self) open.push(tag ?? "");
-  }
-  assert.deepEqual(open, [], `${name}: all elements are closed`);
-  const rest = svg.replaceAll(/<!--.*?-->/gs, "").replaceAll(/<\/?[a-z]+(?:\s+[\w:-]+="[^"<>]*")*\s*\/?>/gi, "");
-  assert.ok(!/[<>]|&(?!(?:amp|lt|gt|quot);)/.test(rest), `${name}: text is escaped`);
-  assert.match(svg, /<title id="title">[^<]+<\/title>\s*<desc id="desc">[^<]{20,}<\/desc>/, name);
-  assert.match(svg, /prefers-color-scheme: dark/, name);
 }

@@ -1,6 +1,7 @@
 // Progress on a terminal and elsewhere, and the parsing of values, without a process.
 import assert from "node:assert/strict";
 import { formatBytes, formatCount } from "../../cli/output.ts";
+import { maskMap } from "../../cli/mask_map.ts";
 import { createProgress, duration, type Progress } from "../../cli/progress.ts";
 import { byteCount, parameterCount, someOf, wholeNumber } from "../../cli/values.ts";
 import type { StepRecord } from "../../lib/run/records.ts";
@@ -22,6 +23,8 @@ function record(step: number): StepRecord {
     tokensPerSecond: 812.4,
     gpuBytes: 0,
     plannedGpuBytes: 0,
+    layers: null,
+    alarms: [],
   };
 }
 
@@ -67,6 +70,16 @@ Deno.test("a step's line has loss, sparsity and target, speed and the time that 
   );
 });
 
+Deno.test("after a run went back the time that is left is taken anew", () => {
+  const { progress, written, clock } = fake({ isTerminal: true });
+  for (const step of [8, 9, 10, 7, 8, 9]) {
+    clock.now += 1000;
+    progress.step(record(step));
+  }
+  assert.match(written[3] ?? "", /tokens\/s$/, "one step tells nothing");
+  assert.match(written.at(-1) ?? "", /1 min 31 s left$/);
+});
+
 Deno.test("on a terminal one line is rewritten, no wider than the terminal, and cleared before a note and at the end", () => {
   const { progress, written, clock } = fake({ isTerminal: true, columns: 40 });
   for (let step = 1; step <= 5; step++) {
@@ -84,6 +97,40 @@ Deno.test("on a terminal one line is rewritten, no wider than the terminal, and 
   progress.step(record(6));
   progress[Symbol.dispose]();
   assert.equal(written.at(-1), "\r\x1b[2K");
+});
+
+Deno.test("on a terminal the masks of the layers come as lines that stay, some seconds apart; elsewhere there are none", () => {
+  const masks = (step: number): StepRecord => ({
+    ...record(step),
+    layers: [{ heads: 0, ffn: 1 }, { heads: step / 100, ffn: 0.99 }, { heads: 0.5, ffn: 0.01 }],
+  });
+  const { progress, written, clock } = fake({ isTerminal: true });
+  for (let step = 1; step <= 100; step++) {
+    clock.now += 1000;
+    progress.step(masks(step));
+  }
+  const lines = written.filter((text) => text.endsWith("\n"));
+  assert.equal(lines[0], "kept of each layer, first to last: █ all, ▄ half, · nothing\n");
+  assert.equal(lines[1], "step   1/100  heads █▇▄  FFN ·▁▇\n");
+  assert.equal(lines.at(-1), "step  96/100  heads █▁▄  FFN ·▁▇\n");
+  assert.equal(lines.length, 1 + 20, "a line each 5 of 100 steps: 24 at most in a run");
+  written.length = 0;
+  progress.step(masks(40));
+  assert.ok(written.includes("step  40/100  heads █▅▄  FFN ·▁▇\n"), "a run that went back shows them anew");
+  const plain = fake({ isTerminal: false });
+  for (let step = 1; step <= 100; step++) {
+    plain.clock.now += 1000;
+    plain.progress.step(masks(step));
+  }
+  assert.ok(plain.written.every((line) => line.startsWith("prune ")));
+});
+
+Deno.test("maskMap() keeps to the width of the terminal: neighbours share a character", () => {
+  const layers = Array.from({ length: 80 }, (_, layer) => ({ heads: layer < 40 ? 0 : 1, ffn: 0.5 }));
+  const line = maskMap({ step: 7, steps: 300, layers }, 60);
+  assert.equal([...line].length, 60);
+  assert.match(line, /^step {3}7\/300 {2}heads █{8}[▃-▅]·{8} {2}FFN ▄{17}$/);
+  assert.equal(maskMap({ step: 7, steps: 300, layers: layers.slice(0, 2) }, 60), "step   7/300  heads ██  FFN ▄▄");
 });
 
 Deno.test("durations, counts and bytes read well", () => {

@@ -1,12 +1,13 @@
 // Goals of layers and parts, held units and least widths in the projection: each moves just the units that it may, and is met.
 import assert from "node:assert/strict";
+import { momentFloats } from "../../lib/prune/mask_learner.ts";
 import { CompressoError } from "../../lib/errors.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import type { UnitKind, UnitRules, UnitTable } from "../../lib/prune/units.ts";
 import { unitTable } from "../../lib/prune/units.ts";
 import { aliveOf, decoder, layerSparsityOf, sparsityOf, UNEVEN } from "../prune/helpers/decoders.ts";
 import { random } from "./helpers/cells.ts";
-import { aliveChance, createRig, expected, nameOf, NOISE } from "./helpers/mask_rig.ts";
+import { aliveChance, createRig, expected, nameOf, NOISE, type Rig } from "./helpers/mask_rig.ts";
 
 const device: Device = await openDevice();
 const DEEP = decoder(Array.from({ length: 5 }, () => ({ heads: 8, kvHeads: 4, ffn: 70 })), { hidden: 36, headDim: 4 });
@@ -29,6 +30,23 @@ function shifts(before: Float32Array, after: Float32Array): number[] {
 function table(kinds: readonly UnitKind[], rules: UnitRules = {}): UnitTable {
   return unitTable(DEEP, kinds, rules);
 }
+
+Deno.test("without tracking goals move nothing", async () => {
+  const units = table(["heads", "ffn", "hidden"]),
+    setGoals = [
+      (setup: Rig) => setup.learner.setLayerGoals([0.4, null, 0.1, null, null]),
+      (setup: Rig) =>
+        setup.learner.setPartGoals({ attention: [0.2, 0.2, 0.2, 0.2, 0.2], ffn: [0.1, 0.1, 0.1, 0.1, 0.1] }),
+    ];
+  for (const start of [startOf(units, 3), new Float32Array(units.count).fill(10)]) {
+    for (const set of setGoals) {
+      using setup = createRig(device, units);
+      set(setup);
+      const { logAlpha } = await setup.step({ state: { ...NOISE, target: 0.3 }, logAlpha: start, lambda: [0, 0] });
+      assert.deepEqual(logAlpha, start);
+    }
+  }
+});
 
 Deno.test("a layer with a goal of its own meets it by one shift, and the others the goal of the whole by another", async () => {
   for (const kinds of KINDS) {

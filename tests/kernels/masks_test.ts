@@ -187,17 +187,22 @@ Deno.test("mask_update descends along the constraint's gradient, which is that o
   }
 });
 
-Deno.test("mask_update is Adam on the sum of a unit's slot gradients times its slope, within ±100", async () => {
-  for (const table of [unitTable(GROUPED, ["kv", "ffn", "hidden"]), unitTable(UNEVEN, ["heads", "ffn"])]) {
+Deno.test("mask_update is Adam on the sum of a unit's slot gradients times its slope, within ± its limit", async () => {
+  const cases = [
+    { table: unitTable(GROUPED, ["kv", "ffn", "hidden"]), limit: 100 },
+    { table: unitTable(UNEVEN, ["heads", "ffn"]), limit: 100 },
+    { table: unitTable(GROUPED, ["heads", "ffn", "hidden"]), limit: Math.log(100) },
+  ];
+  for (const { table, limit } of cases) {
     using setup = createRig(device, table);
     const rate = 0.05, seed = 2;
     let logAlpha = random(table.count, 9).map((value) => 2 * value);
-    logAlpha.set([100.5, -101]); // as a projection may leave them: back to the limits
+    logAlpha.set([limit + 0.5, -limit - 1]); // as a projection, or the start, may leave them: back to the limits
     const m = new Float64Array(table.count), v = new Float64Array(table.count);
     for (let step = 0; step < 4; step++) {
       const dz = random(table.layout.count, 20 + step).map((value) => 1e-2 * value);
       const { logAlpha: next, moments } = await setup.step({
-        state: { ...NOISE, seed, step, target: 0.5, maskRate: rate, maskUpdates: step + 1 },
+        state: { ...NOISE, seed, step, target: 0.5, maskRate: rate, limit, maskUpdates: step + 1 },
         dz,
         lambda: [1, 0],
         ...(step === 0 ? { logAlpha } : {}),
@@ -234,12 +239,12 @@ Deno.test("mask_update is Adam on the sum of a unit's slot gradients times its s
           // From the GPU's own moments, as their quotient amplifies errors of a small gradient.
           const first = moments[2 * unit] ?? NaN, second = moments[2 * unit + 1] ?? NaN;
           const moved = (before[unit] ?? NaN) - rate * first / c1 / (Math.sqrt(second / c2) + 1e-8);
-          const value = Math.max(-100, Math.min(100, moved));
+          const value = Math.max(-limit, Math.min(limit, moved));
           return { value, bound: 4 * ROUND * Math.abs(value) + 32 * ROUND * rate };
         },
       });
       logAlpha = Float32Array.from(next);
-      if (step === 0) assert.deepEqual([...logAlpha.subarray(0, 2)], [100, -100]);
+      if (step === 0) assert.deepEqual([...logAlpha.subarray(0, 2)], [Math.fround(limit), -Math.fround(limit)]);
     }
   }
 });

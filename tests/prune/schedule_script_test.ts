@@ -27,18 +27,20 @@ function evaluate(definition: ScheduleDefinition, input = INPUT): ScheduleOutput
 }
 
 // These lines fail to compile where the names of the loop and those of schedules part.
-const rateNames: { readonly [rate in Exclude<keyof Rates, "memory">]: RateName } & { readonly [rate in RateName]: keyof Rates } = {
-  lora: "lora",
-  mask: "mask",
-  lambda: "lambda",
-  temperature: "temperature",
-  noise: "noise",
-  spread: "spread",
-  warmup: "warmup",
-  tracking: "tracking",
-  clipNorm: "clipNorm",
-  weightDecay: "weightDecay",
-};
+const rateNames:
+  & { readonly [rate in Exclude<keyof Rates, "recovery" | "spread" | "memory">]: RateName }
+  & { readonly [rate in RateName]: keyof Rates } = {
+    lora: "lora",
+    mask: "mask",
+    lambda: "lambda",
+    temperature: "temperature",
+    noise: "noise",
+    warmup: "warmup",
+    tracking: "tracking",
+    limit: "limit",
+    clipNorm: "clipNorm",
+    weightDecay: "weightDecay",
+  };
 const asView = (record: StepRecord): RecordView => record;
 
 Deno.test("the schedule of the documentation holds 0.1 for half of the stage, then rises to 0.25", () => {

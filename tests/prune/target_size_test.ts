@@ -54,7 +54,8 @@ function bytesOf(spec: DecoderSpec, { format, dtype }: FileKind): number {
     const wanted = dtype === "q4_0" && isTable ? "q8_0" : dtype;
     const isBlocked = wanted.startsWith("q"), fits = !isBlocked || (shape.at(-1) ?? 0) % 32 === 0;
     const type = format === "gguf" && shape.length === 1 ? "f32" : fits ? wanted : "f16";
-    total += values * (perValue[type] ?? NaN);
+    const bytes = values * (perValue[type] ?? NaN);
+    total += format === "gguf" ? 32 * Math.ceil(bytes / 32) : bytes; // tensors are aligned
   }
   return total;
 }
@@ -158,6 +159,13 @@ Deno.test("targetSparsity() is that of the selection that meets the size, also w
       );
     }
   }
+  // Heads in groups count like their groups.
+  const layers = Array.from({ length: 5 }, () => ({ heads: 6, kvHeads: 3, ffn: 24 }));
+  const grouped = decoder(layers, { hidden: 48, headDim: 8 });
+  const [heads = 0, groups = 0] = (["heads", "kv"] as const).map((kind) =>
+    targetSparsity(unitTable(grouped, [kind, "ffn"]), parameterTarget(grouped, 0.82 * parameterCount(grouped)))
+  );
+  assert.ok(Math.abs(heads - groups) < 0.02, `${heads} and ${groups}`);
   // Without hidden dims the sparsity does not depend on which units fall: embedding and head stay as they are.
   const table = unitTable(BLOCKED, ["ffn"]), size = parameterTarget(BLOCKED, 80_000);
   const [one, other] = [1, 2].map((seed) => targetSparsity(table, size, { scores: scoresOf(table, seed) }));
@@ -192,15 +200,18 @@ Deno.test("counting embedding and head makes the sparsity that of the whole, how
 Deno.test("sizes that the model has already, or cannot come down to, are refused with the bounds", () => {
   const table = unitTable(UNTIED, ["kv", "ffn"]), whole = parameterCount(UNTIED);
   for (const most of [whole, 2 * whole, 0, -1, NaN]) {
-    fails(() => targetSparsity(table, parameterTarget(UNTIED, most)), /above 0 and below the model's own 56,736/);
+    fails(
+      () => targetSparsity(table, parameterTarget(UNTIED, most)),
+      /below the model's own 56,736, and at least 2\d,\d{3}, which cutting kv, ffn leaves/,
+    );
   }
   fails(
     () => targetSparsity(table, parameterTarget(UNTIED, 10_000)),
-    /as small as 10,000 parameters; rule: cutting kv, ffn leaves at least 2\d,\d{3} parameters; .*raise the number of parameters/,
+    /as small as 10,000 parameters; rule: cutting kv, ffn leaves at least 2\d,\d{3} of 56,736 parameters; .*raise the number of parameters/,
   );
   fails(
     () => targetSparsity(table, byteTarget(UNTIED, 9999, { format: "hf", dtype: "f16" }), { isUniform: true }),
-    /cutting kv, ffn alike in all layers leaves at least \d\d,\d{3} bytes/,
+    /cutting kv, ffn alike in all layers leaves at least \d\d,\d{3} of 113,472 bytes/,
   );
   targetSparsity(table, parameterTarget(UNTIED, whole - 1));
 });

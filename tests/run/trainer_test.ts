@@ -42,6 +42,7 @@ function stateAt(step: number, state: Partial<StepState> = {}): StepState {
     clipNorm: 1,
     weightDecay: 0.01,
     tracking: 1,
+    limit: 100,
     ...state,
   };
 }

@@ -1,0 +1,91 @@
+// Numbers of the loop and presets as options. Owns which of them a method takes; refuses their defaults (see lib/run/rates.ts, lib/run/presets.ts).
+import { CompressoError } from "../lib/errors.ts";
+import type { Projection } from "../lib/nn/spec.ts";
+import type { StartRule } from "../lib/prune/start.ts";
+import type { UnitKind } from "../lib/prune/units.ts";
+import type { Method } from "../lib/run/methods.ts";
+import { DEFAULTS, type PruneOptions, type Rates } from "../lib/run/options.ts";
+import { type Preset, presetOptions } from "../lib/run/presets.ts";
+import { type Parse, type RealBounds, realNumber } from "./values.ts";
+
+/** Rates as parsed; what is absent follows from the preset or the step budget. */
+export interface RateSettings {
+  readonly method: Method;
+  readonly preset?: Preset | undefined;
+  readonly start?: StartRule | undefined;
+  readonly loraRate?: number | undefined;
+  readonly recoveryRate?: number | undefined;
+  readonly maskRate?: number | undefined;
+  readonly lambdaRate?: number | undefined;
+  readonly temperature?: number | undefined;
+  readonly noise?: number | undefined;
+  readonly spread?: number | undefined;
+  readonly memory?: number | undefined;
+  readonly warmup?: number | undefined;
+  readonly tracking?: number | undefined;
+  readonly logAlphaLimit?: number | undefined;
+}
+
+/** Declaration of a rate of learned masks. */
+export function maskRate<const N extends string>(
+  name: N,
+  help: string,
+  { above, least = 0, most }: RealBounds = {},
+): readonly [`--${N} <number>`, string, Parse<number>] {
+  const bounds = { ...(above === undefined ? { least } : { above }), ...(most === undefined ? {} : { most }) };
+  return [`--${name} <number>`, help, realNumber(`--${name}`, bounds)];
+}
+
+/** What a preset may change and other parts of a run ask for, such as its memory plan: as given, as the preset has it, or the default. */
+export function shapeDefaults({ preset, units, rank, alpha, targets }: {
+  readonly preset?: Preset | undefined;
+  readonly units?: readonly UnitKind[] | undefined;
+  readonly rank?: number | undefined;
+  readonly alpha?: number | undefined;
+  readonly targets?: readonly Projection[] | undefined;
+}): {
+  readonly units: readonly UnitKind[];
+  readonly rank: number;
+  readonly alpha: number;
+  readonly targets: readonly Projection[];
+} {
+  const own = preset ? presetOptions(preset, 0) : {}, lora = { ...DEFAULTS.lora, ...own.lora };
+  return {
+    units: units ?? own.units ?? DEFAULTS.units,
+    rank: rank ?? lora.rank,
+    alpha: alpha ?? lora.alpha,
+    targets: targets ?? lora.targets,
+  };
+}
+
+/**
+ * Preset, start rule and rates for the run. Throws `CompressoError("usage")` for a rate of learned masks beside a method that learns none.
+ */
+export function ratesOf(settings: RateSettings): Pick<PruneOptions, "preset" | "start" | "rates"> {
+  const { method, preset, start, loraRate, recoveryRate, warmup } = settings;
+  const learned: Partial<Record<keyof Rates, number | undefined>> = {
+    mask: settings.maskRate,
+    lambda: settings.lambdaRate,
+    temperature: settings.temperature,
+    noise: settings.noise,
+    spread: settings.spread,
+    memory: settings.memory,
+    tracking: settings.tracking,
+    limit: settings.logAlphaLimit,
+  };
+  const isGiven = ([, value]: readonly [string, number | undefined]): boolean => value !== undefined;
+  const [other] = Object.entries(learned).find(isGiven) ?? [];
+  if (method !== "compresso" && other !== undefined) {
+    throw new CompressoError("usage", {
+      what: "cannot use these options together",
+      rule: "rates of learned masks are for the method compresso",
+      value: `--method ${method}, and the rate '${other}'`,
+    });
+  }
+  const all = { lora: loraRate, recovery: recoveryRate, warmup, ...learned };
+  return {
+    rates: Object.fromEntries(Object.entries(all).filter(isGiven)),
+    ...(preset === undefined ? {} : { preset }),
+    ...(start === undefined ? {} : { start }),
+  };
+}

@@ -1,0 +1,63 @@
+// How small the model is to become, as options: a share, parameters or bytes of a file. Owns their words; refuses to meet them.
+import { CompressoError } from "../lib/errors.ts";
+import type { PruneOptions } from "../lib/run/options.ts";
+import type { SizeResult } from "../lib/run/size_goal.ts";
+import type { DTYPES, GGUF_DTYPES } from "./formats.ts";
+import { formatCount } from "./output.ts";
+
+/** Words of `--target-file`. */
+export const TARGET_FILES = ["hf", "gguf"] as const;
+
+/** Options as parsed. */
+export interface TargetSettings {
+  readonly sparsity?: number | undefined;
+  readonly targetParams?: number | undefined;
+  readonly targetBytes?: number | undefined;
+  readonly targetFile?: typeof TARGET_FILES[number] | undefined;
+  readonly dtype: typeof DTYPES[number];
+  readonly ggufDtype: typeof GGUF_DTYPES[number];
+}
+
+/** The run's goal. `name` is that of the model within a GGUF. Throws `CompressoError("usage")` unless exactly one is given. */
+export function goalOf(
+  { sparsity, targetParams, targetBytes, targetFile, dtype, ggufDtype }: TargetSettings,
+  { name }: { readonly name: string },
+): Pick<PruneOptions, "sparsity" | "size"> {
+  const given = [sparsity, targetParams, targetBytes].filter((value) => value !== undefined).length;
+  if (given === 0) {
+    throw new CompressoError("usage", {
+      what: "cannot start without --sparsity",
+      rule: "--sparsity, --target-params or --target-bytes is required",
+      mend: "see --help",
+    });
+  }
+  if (given > 1) {
+    throw new CompressoError("usage", {
+      what: "cannot use these options together",
+      rule: "one of --sparsity, --target-params and --target-bytes",
+    });
+  }
+  if (targetFile !== undefined && targetBytes === undefined) {
+    throw new CompressoError("usage", {
+      what: "cannot use --target-file",
+      rule: "it says whose bytes --target-bytes are",
+      mend: "leave it out",
+    });
+  }
+  if (sparsity !== undefined) return { sparsity };
+  if (targetParams !== undefined) return { size: { parameters: targetParams } };
+  const isGguf = targetFile === "gguf";
+  return {
+    size: isGguf
+      ? { bytes: targetBytes ?? 0, file: { format: "gguf", dtype: ggufDtype }, name }
+      : { bytes: targetBytes ?? 0, file: { format: "hf", dtype } },
+  };
+}
+
+/** A size for the report. */
+export function sizeLine({ unit, wanted, reached, file }: SizeResult): string {
+  const where = file === null
+    ? ""
+    : ` in ${file.format === "hf" ? "model/*.safetensors" : "model.gguf"}, ${file.dtype}`;
+  return `${formatCount(reached)} ${unit}${where}, wanted at most ${formatCount(wanted)}`;
+}

@@ -1,0 +1,160 @@
+// Measurements of models as `compresso eval --json` prints them. Owns reading them for a table; refuses to measure.
+import { basename } from "node:path";
+import { CompressoError } from "../errors.ts";
+import { isObject } from "../io/tokenizer_compat.ts";
+
+/** One measured number. */
+export interface Score {
+  /** Task that it was measured at; "text" for perplexity, "choices" for rows with choices. */
+  readonly task: string;
+  /** Its name, such as acc_norm. */
+  readonly metric: string;
+  /** The number. */
+  readonly value: number;
+  /** Its standard error; null where none was given. */
+  readonly stderr: number | null;
+  /** How many items or tokens it is of; null where that was not given. */
+  readonly count: number | null;
+  /** How it compares with the same of another model, item by item; null where that was not measured. */
+  readonly change: ScoreChange | null;
+}
+
+/** A score beside that of another model, with its 95 % confidence interval. */
+export interface ScoreChange {
+  /** The other model. */
+  readonly against: string;
+  /** Whether the numbers are this score over the other's; else they are differences. */
+  readonly isRatio: boolean;
+  /** The ratio or the difference. */
+  readonly value: number;
+  /** Lower end of the interval; null where it could not be told. */
+  readonly low: number | null;
+  /** Upper end. */
+  readonly high: number | null;
+}
+
+/** The measurements of one model. */
+export interface Evaluation {
+  /** Name of the file without its ending; the model, where the file holds several. */
+  readonly name: string;
+  /** The numbers, in the file's order. */
+  readonly scores: readonly Score[];
+}
+
+type Values = Readonly<Record<string, unknown>>;
+
+/** Numbers that say how something was measured, not how well the model did. */
+const CIRCUMSTANCES = /^(n|nll|tokens|windows?|stride|correct|shots?|limit|seed|seconds|truncated|.*stderr.*)$/;
+
+/** Reads a file of `compresso eval --json`. Throws `CompressoError("input")` for anything else. */
+export async function readEvaluation(path: string): Promise<Evaluation[]> {
+  let text: string;
+  try {
+    text = await Deno.readTextFile(path);
+  } catch (error) {
+    throw new CompressoError("input", {
+      what: `cannot read the evaluation ${path}`,
+      value: error instanceof Deno.errors.NotFound ? "no such file" : String(error),
+    });
+  }
+  return parseEvaluation(text, path);
+}
+
+/** The models of an evaluation's JSON; `path` is named in errors, and names a model alone. */
+export function parseEvaluation(text: string, path: string): Evaluation[] {
+  let value: unknown = null;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw wrong(path, error instanceof Error ? error.message : String(error));
+  }
+  if (!isObject(value)) throw wrong(path, Array.isArray(value) ? "a list" : typeof value);
+  const { models, differences } = value;
+  const changes = objects(differences);
+  const named = Array.isArray(models)
+    ? objects(models).map((one, index) =>
+      [typeof one["model"] === "string" ? one["model"] : `model ${index + 1}`, one] as const
+    )
+    : [[basename(path).replace(/\.json$/, ""), value] as const];
+  const evaluations = named.map(([name, one]): Evaluation => {
+    const change = Array.isArray(models) ? changes.find((other) => other["model"] === name) ?? null : null;
+    return { name, scores: scoresOfModel(one, change) };
+  });
+  if (evaluations.length === 0 || evaluations.some(({ scores }) => scores.length === 0)) {
+    throw wrong(path, `keys ${Object.keys(value).slice(0, 8).join(", ") || "none"}`);
+  }
+  return evaluations;
+}
+
+function scoresOfModel(values: Values, change: Values | null): Score[] {
+  const against = typeof change?.["against"] === "string" ? change["against"] : "";
+  const tasks = isObject(values["tasks"]) ? values["tasks"] : {}, changes = change?.["tasks"];
+  const perplexities = objects(values["perplexities"]), ratios = objects(change?.["perplexities"]);
+  const alone = typeof values["perplexity"] === "number" ? [values] : [];
+  const windows = [...alone, ...perplexities].flatMap((measured, index) =>
+    scoresOf(measured, { task: windowName(measured), change: { perplexity: ratios[index] }, against })
+  );
+  const choices = typeof values["accuracy"] === "number" ? scoresOf(values, { task: "choices", change, against }) : [];
+  return [
+    ...windows,
+    ...choices,
+    ...Object.entries(tasks).flatMap(([task, measured]) =>
+      isObject(measured)
+        ? scoresOf(measured, {
+          task,
+          change: isObject(changes) && isObject(changes[task]) ? changes[task] : null,
+          against,
+        })
+        : []
+    ),
+  ];
+}
+
+function scoresOf(measured: Values, { task, change, against }: {
+  readonly task: string;
+  readonly change: Values | null;
+  readonly against: string;
+}): Score[] {
+  const numberAt = (...names: readonly string[]): number | null => numbers(measured, names)[0] ?? null;
+  return Object.entries(measured).flatMap(([metric, value]) => {
+    if (typeof value !== "number" || CIRCUMSTANCES.test(metric)) return [];
+    // One `stderr` is that of the first metric.
+    const stderr = numberAt(`${metric}_stderr`, ...(metric === "acc" || metric === "accuracy" ? ["stderr"] : []));
+    const found = change?.[metric];
+    return [{
+      ...{ task, metric, value, stderr, count: numberAt("n", "tokens") },
+      change: isObject(found) ? changeOf(found, against) : null,
+    }];
+  });
+}
+
+function changeOf(found: Values, against: string): ScoreChange | null {
+  const [ratio] = numbers(found, ["ratio"]), [value = ratio] = numbers(found, ["difference"]);
+  if (value === undefined) return null;
+  const at = (name: string): number | null => numbers(found, [name])[0] ?? null;
+  return { against, isRatio: ratio !== undefined, value, low: at("low"), high: at("high") };
+}
+
+function windowName({ window, stride }: Values): string {
+  if (typeof window !== "number") return "text";
+  return `text, windows of ${window}${typeof stride === "number" ? `, each ${stride} further` : ""}`;
+}
+
+function numbers(values: Values, names: readonly string[]): number[] {
+  return names.flatMap((name) => {
+    const value = values[name];
+    return typeof value === "number" ? [value] : [];
+  });
+}
+
+function objects(value: unknown): Values[] {
+  return Array.isArray(value) ? value.filter(isObject) : [];
+}
+
+function wrong(path: string, value: string): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot use the evaluation ${path}`,
+    rule: "it is what `compresso eval --json` prints: an object of tasks, perplexity or accuracy, or of several models",
+    value,
+  });
+}

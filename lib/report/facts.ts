@@ -1,0 +1,65 @@
+// What figures and tables need of a run beyond what is recorded: smoothing, the way that counts, cut shares of layers. Owns these sums; refuses to draw.
+import type { LayerSpec } from "../nn/spec.ts";
+import type { Stage, StepRecord } from "../run/records.ts";
+import type { ReportSummary } from "./read_run.ts";
+
+/**
+ * Exponential mean with the weight e^(−1 / span) from step to step, without the bias towards a first value. What is not finite is left out of
+ * the mean.
+ */
+export function smoothed(values: readonly number[], span: number): number[] {
+  const keep = Math.exp(-1 / span);
+  let sum = 0, weight = 0;
+  return values.map((value) => {
+    if (Number.isFinite(value)) [sum, weight] = [sum * keep + value * (1 - keep), weight * keep + 1 - keep];
+    return weight > 0 ? sum / weight : NaN;
+  });
+}
+
+/** Records without those that a run took back: it goes on from an earlier step, and their steps come again. */
+export function keptRecords(records: readonly StepRecord[]): StepRecord[] {
+  const kept: StepRecord[] = [];
+  for (const record of records) {
+    while ((kept.at(-1)?.step ?? 0) >= record.step) kept.pop();
+    kept.push(record);
+  }
+  return kept;
+}
+
+/** Where each stage begins, after the first one. */
+export function stageStarts(records: readonly StepRecord[]): { readonly x: number; readonly stage: Stage }[] {
+  return records.flatMap(({ stage, step }, index) => {
+    const before = records[index - 1];
+    return before && before.stage !== stage ? [{ x: step, stage }] : [];
+  });
+}
+
+/** Share of each layer's linear weights that was cut, and of all layers together; null where run.json does not say. */
+export function layerSparsity(
+  { before, masks, layers, hidden }: ReportSummary,
+): { readonly layers: readonly number[]; readonly uniform: number } | null {
+  if (!before || !masks || layers.length !== before.layers.length) return null;
+  const perDim = ({ heads, kvHeads, ffn }: LayerSpec): number => 2 * before.headDim * (heads + kvHeads) + 3 * ffn;
+  const sizes = before.layers.map((layer, index) => {
+    const z = masks.heads[index] ?? [], share = layer.kvHeads > 0 ? layer.heads / layer.kvHeads : 1;
+    const groups = Array.from({ length: layer.kvHeads }, (_, group) => z.slice(group * share, (group + 1) * share));
+    const kept: LayerSpec = {
+      heads: z.filter((value) => value !== 0).length,
+      // Keys and values live while a head of their group does.
+      kvHeads: groups.filter((group) => group.some((value) => value !== 0)).length,
+      ffn: layers[index]?.ffn ?? 0,
+    };
+    return { before: perDim(layer) * before.hidden, after: perDim(kept) * hidden };
+  });
+  const total = (key: "before" | "after"): number => sizes.reduce((sum, size) => sum + size[key], 0);
+  return {
+    layers: sizes.map((size) => size.before > 0 ? 1 - size.after / size.before : 0),
+    uniform: 1 - total("after") / total("before"),
+  };
+}
+
+/** Mean of what is finite; NaN for nothing. */
+export function mean(values: readonly number[]): number {
+  const finite = values.filter(Number.isFinite);
+  return finite.reduce((sum, value) => sum + value, 0) / finite.length;
+}

@@ -1,0 +1,257 @@
+// The numbers of a report as tables: what came out, sizes, evaluation, alarms, options. Owns their rows and wording; refuses HTML.
+import { keptRecords, mean } from "./facts.ts";
+import type { Evaluation, Score } from "./evaluation.ts";
+import { formatBytes, formatCount } from "./numbers.ts";
+import type { ReportRun } from "./read_run.ts";
+import { short } from "./svg.ts";
+import type { Table } from "./table.ts";
+
+/** A number that stands out at the head of a report of one run. */
+export interface Tile {
+  readonly label: string;
+  readonly value: string;
+  readonly note: string;
+}
+
+/** Steps over which first and last loss are taken. */
+const ENDS = 10;
+const ABSENT = "–";
+
+/** The main numbers of one run. */
+export function tilesOf(run: ReportRun): Tile[] {
+  const { summary, records } = run,
+    last = records.at(-1),
+    alarms = run.alarms.length,
+    pruned = lastPruned(run);
+  const sparsity = summary
+    ? { value: percent(summary.sparsity.hard), note: `hard; target ${percent(summary.sparsity.target)}` }
+    : pruned
+    ? { value: percent(pruned.expected ?? NaN), note: `expected; target ${percent(pruned.target ?? NaN)}` }
+    : { value: ABSENT, note: "the pruning stage has not begun" };
+  const { before, after } = summary?.parameters ?? { before: NaN, after: NaN }, loss = lossEnds(run);
+  return [
+    { label: "Sparsity", ...sparsity },
+    ...(summary
+      ? [{ label: "Parameters", value: brief(after), note: `of ${grouped(before)}: ${percent(after / before)}` }]
+      : []),
+    { label: "Loss", value: short(loss.last), note: `mean of the last steps; of the first ${short(loss.first)}` },
+    { label: "Steps", value: `${last?.step ?? 0}`, note: last ? `of ${last.steps}` : "none yet" },
+    { label: "Alarms", value: String(alarms), note: alarms === 0 ? "nothing seemed wrong" : "see below" },
+  ];
+}
+
+/** What the runs came to, a column for each. */
+export function resultTable(runs: readonly ReportRun[]): Table {
+  const row = (name: string, value: (run: ReportRun) => string): string[] => [name, ...runs.map(value)];
+  const summed = (value: (summary: NonNullable<ReportRun["summary"]>) => string) => ({ summary }: ReportRun): string =>
+    summary ? value(summary) : ABSENT;
+  const last = (value: (record: ReportRun["records"][number]) => string) => ({ records }: ReportRun): string => {
+    const record = records.at(-1);
+    return record ? value(record) : ABSENT;
+  };
+  return withoutEmpty({
+    caption: runs.length === 1 ? "What the run came to" : "What the runs came to",
+    head: ["measure", ...runs.map(({ name }) => name)],
+    rows: [
+      row("state", stateOf),
+      row("sparsity, target", (run) => percent(run.summary?.sparsity.target ?? lastPruned(run)?.target ?? NaN)),
+      row("sparsity, expected", (run) => percent(run.summary?.sparsity.expected ?? lastPruned(run)?.expected ?? NaN)),
+      row("sparsity, hard", summed(({ sparsity }) => percent(sparsity.hard))),
+      row("loss, first steps", (run) => short(lossEnds(run).first)),
+      row("loss, last steps", (run) => short(lossEnds(run).last)),
+      row(
+        "seconds, by stage",
+        summed(({ seconds: { finetune, prune, postfinetune } }) =>
+          [finetune, prune, postfinetune].map((value) => Math.round(value)).join(" + ")
+        ),
+      ),
+      row(
+        "tokens a second",
+        (run) =>
+          run.summary ? short(run.summary.tokensPerSecond) : last(({ tokensPerSecond }) => short(tokensPerSecond))(run),
+      ),
+      row(
+        "GPU memory, peak",
+        (run) =>
+          run.summary ? formatBytes(run.summary.peakGpuBytes) : last(({ gpuBytes }) => formatBytes(gpuBytes))(run),
+      ),
+      row("GPU memory, planned", last(({ plannedGpuBytes }) => formatBytes(plannedGpuBytes))),
+      row(
+        "logits, sliced and masked, differ by",
+        summed(({ maskedVsSliced }) =>
+          maskedVsSliced ? `${maskedVsSliced.maxAbs.toExponential(1)}, range ${short(maskedVsSliced.range)}` : ABSENT
+        ),
+      ),
+      row("adapter", ({ adapter }) => adapter ?? ABSENT),
+    ],
+  });
+}
+
+/** Parameters, shapes and bytes before and after; null where no run is finished. */
+export function sizeTable(runs: readonly ReportRun[]): Table | null {
+  const rows = runs.flatMap(({ name, summary }): string[][] => {
+    if (!summary) return [];
+    const { parameters, before, layers, hidden, fileBytes = [] } = summary;
+    const called = (what: string): string => runs.length === 1 ? what : `${name}, ${what}`;
+    const change = (what: string, [from, to]: readonly [number, number], show: (value: number) => string): string[] => [
+      called(what),
+      show(from),
+      show(to),
+      percent(to / from),
+    ];
+    const sum = (
+      list: readonly { readonly heads: number; readonly kvHeads: number; readonly ffn: number }[],
+      key: "heads" | "kvHeads" | "ffn",
+    ): number => list.reduce((total, layer) => total + layer[key], 0);
+    return [
+      change("parameters", [parameters.before, parameters.after], grouped),
+      ...(before
+        ? [
+          change("heads", [sum(before.layers, "heads"), sum(layers, "heads")], grouped),
+          change("KV heads", [sum(before.layers, "kvHeads"), sum(layers, "kvHeads")], grouped),
+          change("FFN columns", [sum(before.layers, "ffn"), sum(layers, "ffn")], grouped),
+          change("hidden size", [before.hidden, hidden], grouped),
+          ...fileBytes.map(({ file, bytes }) =>
+            change(`bytes of ${file.split(/[/\\]/).at(-1) ?? file}`, [before.bytes, bytes], formatBytes)
+          ),
+        ]
+        : []),
+    ];
+  });
+  return rows.length === 0 ? null : {
+    caption: "Before and after; bytes before are those of the weights as they were stored",
+    head: ["measure", "before", "after", "left"],
+    rows,
+  };
+}
+
+/** Measurements beside each other, a column for each file; null where there are none. */
+export function evaluationTable(runs: readonly ReportRun[], others: readonly Evaluation[]): Table | null {
+  const own = runs.flatMap((run) =>
+    run.evaluations.map(({ name, scores }) => ({ name: runs.length === 1 ? name : `${run.name}, ${name}`, scores }))
+  );
+  const columns: readonly Evaluation[] = [...own, ...others];
+  if (columns.length === 0) return null;
+  const keys = [
+    ...new Set(columns.flatMap(({ scores }) => scores.map(({ task, metric }) => JSON.stringify([task, metric])))),
+  ];
+  return {
+    caption:
+      "Measured values; ± is the standard error, the count in brackets; against another model item by item, with its 95 % interval",
+    head: ["task, metric", ...columns.map(({ name }) => name)],
+    rows: keys.map((key) => {
+      const found = columns.map(({ scores }) =>
+        scores.find(({ task, metric }) => JSON.stringify([task, metric]) === key)
+      );
+      const known = found.find((score) => score !== undefined);
+      return [
+        `${known?.task ?? ""}, ${known?.metric ?? ""}`,
+        ...found.map((score) => score ? scoreText(score) : ABSENT),
+      ];
+    }),
+  };
+}
+
+/** Such as 0.6150 ± 0.0110 (1,838); −0.0200 (−0.0310 … −0.0090) against dense. */
+function scoreText({ value, stderr, count, change }: Score): string {
+  const own = `${value.toFixed(4)}${stderr === null ? "" : ` ± ${stderr.toFixed(4)}`}${
+    count === null ? "" : ` (${grouped(count)})`
+  }`;
+  if (!change) return own;
+  const show = (number: number): string =>
+    change.isRatio ? number.toFixed(4) : `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(4)}`;
+  const interval = change.low === null || change.high === null ? "" : ` (${show(change.low)} … ${show(change.high)})`;
+  return `${own}; ${change.isRatio ? "× " : ""}${show(change.value)}${interval} against ${change.against}`;
+}
+
+/** What the monitors said; null for no alarms. */
+export function alarmTable(runs: readonly ReportRun[]): Table | null {
+  const rows = runs.flatMap((run) =>
+    run.alarms.map(({ step, monitor, action, restored, message, change }) => [
+      runs.length === 1 ? `step ${step}` : `${run.name}, step ${step}`,
+      monitor,
+      restored === null ? action : `${action} to step ${restored}`,
+      message,
+      change,
+    ])
+  );
+  return rows.length === 0 ? null : {
+    caption: "What the monitors of the run saw",
+    head: ["at", "monitor", "action", "what was seen", "what to change"],
+    rows,
+  };
+}
+
+/** Options of all runs; those that differ come first, and say so. Null where none are known. */
+export function optionTable(runs: readonly ReportRun[]): Table | null {
+  const known = runs.map(({ options }) => options ? new Map(flattened(options)) : null);
+  const names = [...new Set(known.flatMap((options) => [...options?.keys() ?? []]))];
+  if (names.length === 0) return null;
+  const rows = names.map((name) => {
+    const values = known.map((options) => options ? options.get(name) ?? ABSENT : "not known");
+    return { name, values, differs: new Set(values).size > 1 };
+  });
+  return {
+    caption: "As the run was started, defaults filled in",
+    head: ["option", ...runs.map(({ name }) => name)],
+    rows: [...rows.filter(({ differs }) => differs), ...rows.filter(({ differs }) => !differs)].map((
+      { name, values, differs },
+    ) => [differs ? `${name} (differs)` : name, ...values]),
+  };
+}
+
+/** In words, whether a run goes on. */
+function stateOf({ summary, records }: ReportRun): string {
+  const last = records.at(-1);
+  if (summary) return "finished";
+  return last ? `not finished: ${last.stage}, step ${last.step} of ${last.steps}` : "not finished: no step yet";
+}
+
+/** The last step that pruned. */
+function lastPruned({ records }: ReportRun): ReportRun["records"][number] | undefined {
+  return records.findLast(({ target }) => target !== null);
+}
+
+function lossEnds({ records }: ReportRun): { readonly first: number; readonly last: number } {
+  const losses = keptRecords(records).map(({ loss }) => loss);
+  return { first: mean(losses.slice(0, ENDS)), last: mean(losses.slice(-ENDS)) };
+}
+
+/** Nested options by dotted names. */
+function flattened(options: Readonly<Record<string, unknown>>, prefix = ""): [string, string][] {
+  return Object.entries(options).flatMap(([name, value]): [string, string][] => {
+    const key = `${prefix}${name}`;
+    if (Array.isArray(value)) {
+      return [[
+        key,
+        value.length === 0
+          ? "none"
+          : value.map((one) => typeof one === "object" ? JSON.stringify(one) : String(one)).join(", "),
+      ]];
+    }
+    if (typeof value === "object" && value !== null) return flattened({ ...value }, `${key}.`);
+    // 2/3 in sixteen digits says no more.
+    if (typeof value === "number" && !Number.isInteger(value)) return [[key, String(Number(value.toPrecision(6)))]];
+    return [[key, value === null ? "none" : String(value)]];
+  });
+}
+
+function withoutEmpty({ rows, ...table }: Table): Table {
+  return { ...table, rows: rows.filter(([, ...cells]) => cells.some((cell) => cell !== ABSENT)) };
+}
+
+function percent(share: number): string {
+  return Number.isFinite(share) ? `${(100 * share).toFixed(2)} %` : ABSENT;
+}
+
+/** A count with separators between thousands. */
+function grouped(count: number): string {
+  return Number.isFinite(count) ? formatCount(count) : ABSENT;
+}
+
+/** A count that is read at a glance: 729,238, 113.3 M, 5.40 B. */
+function brief(count: number): string {
+  if (count < 1e6) return grouped(count);
+  const [unit, letter] = count < 1e9 ? [1e6, "M"] : [1e9, "B"];
+  return `${(count / unit).toPrecision(4)} ${letter}`;
+}

@@ -1,0 +1,248 @@
+// A run's folder as what a report shows. Owns records.jsonl, run.json and what is refused of them; refuses to draw, and to read weights.
+import { basename, join, resolve } from "node:path";
+import { CompressoError } from "../errors.ts";
+import { openSafetensors } from "../io/safetensors.ts";
+import { isObject } from "../io/tokenizer_compat.ts";
+import { z } from "../packages.ts";
+import { type Alarm, ALARM_ACTIONS, MONITOR_NAMES } from "../run/monitors/alarm.ts";
+import { CHECKPOINT_FILE } from "../run/pipeline.ts";
+import type { StepRecord } from "../run/records.ts";
+import type { RunSummary } from "../run/session.ts";
+import { type Evaluation, readEvaluation } from "./evaluation.ts";
+
+/** What a report reads of run.json; runs of older versions lack the last ones. */
+export type ReportSummary =
+  & Pick<RunSummary, "sparsity" | "parameters" | "layers" | "hidden" | "seconds" | "tokensPerSecond" | "peakGpuBytes">
+  & Partial<Pick<RunSummary, "before" | "masks" | "fileBytes" | "maskedVsSliced">>;
+
+/** One run of a report. */
+export interface ReportRun {
+  /** What it is called in legends. */
+  readonly name: string;
+  /** Its steps so far. */
+  readonly records: readonly StepRecord[];
+  /** What run.json says; null while the run goes on, or where it was interrupted. */
+  readonly summary: ReportSummary | null;
+  /** Options with their defaults; null where they are not known. */
+  readonly options: Readonly<Record<string, unknown>> | null;
+  /** The GPU that ran it; null where it is not known. */
+  readonly adapter: string | null;
+  /** What the models were measured at. */
+  readonly evaluations: readonly Evaluation[];
+  /** What its monitors said, at steps that were taken back too. */
+  readonly alarms: readonly Alarm[];
+}
+
+const RECORDS_FILE = "records.jsonl", SUMMARY_FILE = "run.json";
+
+/** JSON has no NaN: it is written as null. */
+const number = z.number().nullable().transform((value) => value ?? NaN);
+const share = z.number().nullable();
+const count = z.int().nonnegative();
+
+const ALARM = z.object({
+  monitor: z.enum(MONITOR_NAMES),
+  step: count,
+  action: z.enum(ALARM_ACTIONS),
+  restored: count.nullable().default(null),
+  message: z.string(),
+  change: z.string(),
+});
+
+const RECORD = z.object({
+  stage: z.enum(["finetune", "prune", "postfinetune"]),
+  step: z.int().positive(),
+  steps: z.int().positive(),
+  loss: number,
+  target: share,
+  expected: share,
+  lambda1: number,
+  lambda2: number,
+  gradNorm: number,
+  learningRate: number,
+  tokens: count,
+  labelTokens: count,
+  tokensPerSecond: number,
+  gpuBytes: count,
+  plannedGpuBytes: count,
+  layers: z.array(z.object({ heads: z.number(), ffn: z.number() })).nullable().default(null),
+  alarms: z.array(ALARM).default([]),
+});
+
+const layer = z.object({ heads: count, kvHeads: count, ffn: count });
+const SUMMARY = z.looseObject({
+  sparsity: z.object({ target: number, expected: number, hard: number }),
+  parameters: z.object({ before: count, after: count }),
+  layers: z.array(layer),
+  hidden: count,
+  seconds: z.object({ finetune: number, prune: number, postfinetune: number }),
+  tokensPerSecond: number,
+  peakGpuBytes: count,
+  adapter: z.string(),
+  options: z.record(z.string(), z.unknown()),
+  maskedVsSliced: z.object({ maxAbs: number, range: number }).optional(),
+  before: z.object({ layers: z.array(layer), hidden: count, headDim: count, bytes: z.number() }).optional(),
+  masks: z.object({
+    heads: z.array(z.array(z.number())),
+    ffn: z.array(z.array(z.number())),
+    hidden: z.array(z.number()),
+  }).optional(),
+  fileBytes: z.array(z.object({ file: z.string(), bytes: count })).optional(),
+  alarms: z.array(ALARM).optional(),
+});
+
+/**
+ * Reads a run's folder: records.jsonl, run.json where the run is finished, and files named `eval….json`, as `compresso eval --json` prints
+ * them. A run that goes on, or was interrupted, is read as far as it is.
+ *
+ * Throws `CompressoError("input")` where the folder holds no run, and for broken lines and records of another version, with file and line.
+ */
+export async function readRun(folder: string): Promise<ReportRun> {
+  const recordsPath = join(folder, RECORDS_FILE), summaryPath = join(folder, SUMMARY_FILE);
+  const [recordsText, summaryText] = await Promise.all([readIfThere(recordsPath), readIfThere(summaryPath)]);
+  if (recordsText === null) throw await noRun(folder);
+  const parsed = summaryText === null ? null : parseSummary(summaryText, summaryPath);
+  const identity = parsed ? null : await checkpointIdentity(join(folder, CHECKPOINT_FILE));
+  const records = parseRecords(recordsText, { path: recordsPath, isFinished: parsed !== null });
+  return {
+    name: basename(resolve(folder)),
+    records,
+    summary: parsed?.summary ?? null,
+    options: parsed?.options ?? identity,
+    adapter: parsed?.adapter ?? (typeof identity?.["adapter"] === "string" ? identity["adapter"] : null),
+    evaluations: await readEvaluations(folder),
+    alarms: parsed?.alarms ?? records.flatMap(({ alarms }) => alarms),
+  };
+}
+
+/**
+ * Records of a run, one a line. Of a run that is not finished the last line may be half written, and is left out then.
+ * Throws `CompressoError("input")` naming the line.
+ */
+export function parseRecords(
+  text: string,
+  { path, isFinished }: { readonly path: string; readonly isFinished: boolean },
+): StepRecord[] {
+  const lines = text.split("\n"), tail = lines.pop() ?? "", records: StepRecord[] = [];
+  // Every whole line ends with a line feed.
+  if (isFinished && tail !== "") lines.push(tail);
+  lines.forEach((line, index) => {
+    const at = `line ${index + 1} of ${path}`;
+    let value: unknown;
+    try {
+      value = JSON.parse(line);
+    } catch (error) {
+      throw broken(`cannot read ${at}`, {
+        rule: "each line is a step's record as JSON",
+        value: line === "" ? "an empty line" : error instanceof Error ? error.message : String(error),
+      });
+    }
+    const parsed = RECORD.safeParse(value);
+    if (!parsed.success) {
+      throw broken(`cannot use ${at}`, {
+        rule: "it is a step's record as this version of Compresso writes it",
+        value: firstIssue(parsed.error),
+        mend: "report the run with the version that wrote it",
+      });
+    }
+    records.push(parsed.data);
+  });
+  return records;
+}
+
+interface ParsedSummary {
+  readonly summary: ReportSummary;
+  readonly options: Readonly<Record<string, unknown>>;
+  readonly adapter: string;
+  readonly alarms: readonly Alarm[] | undefined;
+}
+
+function parseSummary(text: string, path: string): ParsedSummary {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw broken(`cannot read ${path}`, {
+      rule: "it is JSON",
+      value: error instanceof Error ? error.message : String(error),
+    });
+  }
+  const parsed = SUMMARY.safeParse(value);
+  if (!parsed.success) {
+    throw broken(`cannot use ${path}`, {
+      rule: "it is a run's summary as this version of Compresso writes it",
+      value: firstIssue(parsed.error),
+      mend: "report the run with the version that wrote it",
+    });
+  }
+  const { before, masks, fileBytes, maskedVsSliced, ...rest } = parsed.data;
+  if (masks && before && (masks.heads.length !== before.layers.length || masks.ffn.length !== before.layers.length)) {
+    throw broken(`cannot use ${path}`, {
+      rule: "masks has an entry for each layer",
+      value: `${before.layers.length} layers, ${masks.heads.length} of heads, ${masks.ffn.length} of FFN columns`,
+    });
+  }
+  return {
+    summary: {
+      ...rest,
+      ...(before ? { before } : {}),
+      ...(masks ? { masks } : {}),
+      ...(fileBytes ? { fileBytes } : {}),
+      ...(maskedVsSliced ? { maskedVsSliced } : {}),
+    },
+    options: rest.options,
+    adapter: rest.adapter,
+    alarms: rest.alarms,
+  };
+}
+
+/** What the checkpoint of an unfinished run says of its options; null where there is none, or it cannot be read now. */
+async function checkpointIdentity(path: string): Promise<Readonly<Record<string, unknown>> | null> {
+  try {
+    const { metadata } = await openSafetensors(path);
+    const meta: unknown = JSON.parse(metadata.get("compresso") ?? "null");
+    const identity = isObject(meta) ? meta["identity"] : null;
+    return isObject(identity) ? identity : null;
+  } catch {
+    return null;
+  }
+}
+
+async function readEvaluations(folder: string): Promise<Evaluation[]> {
+  const names: string[] = [];
+  for await (const { name, isFile } of Deno.readDir(folder)) {
+    if (isFile && name.startsWith("eval") && name.endsWith(".json")) names.push(name);
+  }
+  return (await Promise.all(names.sort().map((name) => readEvaluation(join(folder, name))))).flat();
+}
+
+async function readIfThere(path: string): Promise<string | null> {
+  try {
+    return await Deno.readTextFile(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return null;
+    throw broken(`cannot read ${path}`, { value: error instanceof Error ? error.message : String(error) });
+  }
+}
+
+async function noRun(folder: string): Promise<CompressoError> {
+  const info = await Deno.stat(folder).catch(() => null);
+  return new CompressoError("input", {
+    what: `cannot report ${folder}`,
+    rule: `a run's folder holds ${RECORDS_FILE}`,
+    value: info === null ? "no such folder" : info.isDirectory ? "it holds none" : "it is no folder",
+    mend: "name the folder that `compresso prune` was given as --out",
+  });
+}
+
+function firstIssue(error: z.ZodError): string {
+  const [issue] = error.issues;
+  return issue ? `${issue.path.join(".") || "the whole"}: ${issue.message}` : "it is not";
+}
+
+function broken(
+  what: string,
+  parts: { readonly rule?: string; readonly value: string; readonly mend?: string },
+): CompressoError {
+  return new CompressoError("input", { what, ...parts });
+}

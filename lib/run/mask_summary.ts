@@ -1,0 +1,88 @@
+// What run.json keeps of masks and sizes, for reports: small enough to read, whole enough to draw. Owns these forms; refuses to write them.
+import { TENSOR_FORMATS } from "../io/gguf_types.ts";
+import type { WeightSource } from "../io/source.ts";
+import type { MaskValues } from "../nn/masks.ts";
+import { type DecoderSpec, type LayerSpec, tensorShapes } from "../nn/spec.ts";
+
+/** Masks of a run by layer of the model as it was. */
+export interface MaskSummary {
+  /** z of every head; 0 where it is cut. */
+  readonly heads: readonly (readonly number[])[];
+  /** Kept shares of the layer's FFN columns, in stretches of equal width: 64, or as many as there are columns. */
+  readonly ffn: readonly (readonly number[])[];
+  /** The same of the hidden dims. */
+  readonly hidden: readonly number[];
+}
+
+/** A model before it was pruned. */
+export interface ModelBefore {
+  /** Heads, KV heads and FFN columns of each layer. */
+  readonly layers: readonly LayerSpec[];
+  /** Hidden size. */
+  readonly hidden: number;
+  /** Width of a head. */
+  readonly headDim: number;
+  /** Bytes of its tensors as they are stored. */
+  readonly bytes: number;
+}
+
+/** A file or folder and its size. */
+export interface FileBytes {
+  /** Its path. */
+  readonly file: string;
+  /** Of a folder: of its weights, those of its other files left out. */
+  readonly bytes: number;
+}
+
+const BINS = 64;
+
+/** Masks as run.json holds them; an absent kind counts as kept. */
+export function maskSummary({ layers, hidden }: DecoderSpec, masks: MaskValues): MaskSummary {
+  let head = 0, column = 0;
+  const heads: number[][] = [], ffn: number[][] = [];
+  for (const layer of layers) {
+    const z = masks.head?.subarray(head, head + layer.heads) ?? new Float32Array(layer.heads).fill(1);
+    // Six digits show more than f32 holds of what matters, and keep the file short.
+    heads.push(Array.from(z, (value) => Number(value.toPrecision(6))));
+    ffn.push(keptShares(masks.ffn?.subarray(column, column + layer.ffn), layer.ffn));
+    head += layer.heads;
+    column += layer.ffn;
+  }
+  return { heads, ffn, hidden: keptShares(masks.hidden, hidden) };
+}
+
+function keptShares(z: Float32Array | undefined, count: number): number[] {
+  const bins = Math.min(BINS, count);
+  return Array.from({ length: bins }, (_, bin) => {
+    const from = Math.floor(bin * count / bins), end = Math.floor((bin + 1) * count / bins);
+    let kept = 0;
+    for (let at = from; at < end; at++) if ((z?.[at] ?? 1) !== 0) kept++;
+    return Number((kept / (end - from)).toFixed(4));
+  });
+}
+
+/** Shape of a model and bytes of its tensors. */
+export function modelBefore(source: WeightSource): ModelBefore {
+  const { layers, hidden, headDim } = source.spec;
+  let bytes = 0;
+  for (const [name, shape] of tensorShapes(source.spec)) {
+    const type = source.storedDtype(name),
+      format = Object.entries(TENSOR_FORMATS).find(([known]) => known === type)?.[1];
+    const values = shape.reduce((product, size) => product * size, 1);
+    bytes += values * (format ? format.bytes / format.block : 4);
+  }
+  return { layers, hidden, headDim, bytes };
+}
+
+/** Sizes of files and of the weights in folders. */
+export async function fileBytes(paths: readonly string[]): Promise<FileBytes[]> {
+  return await Promise.all(paths.map(async (file) => {
+    const info = await Deno.stat(file);
+    if (!info.isDirectory) return { file, bytes: info.size };
+    let bytes = 0;
+    for await (const { name } of Deno.readDir(file)) {
+      if (name.endsWith(".safetensors")) bytes += (await Deno.stat(`${file}/${name}`)).size;
+    }
+    return { file, bytes };
+  }));
+}

@@ -1,0 +1,71 @@
+// Masks that collapse to all zero or all one, and layers that add nothing any more. Owns both rules; refuses to look at the GPU.
+import type { UnitTable } from "../../prune/units.ts";
+import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
+import type { MaskLook } from "./mask_look.ts";
+
+/**
+ * All zero: a kind of units is cut but for 1 − `threshold` of it, and to an extent that the target does not ask for. All one: after the warm-up
+ * no more than 1 − `threshold` of the target is cut.
+ */
+export function watchCollapse(
+  { kinds }: MaskLook,
+  { target, expected, isWarm, setting }: {
+    readonly target: number;
+    readonly expected: number;
+    /** Whether the warm-up is over. */
+    readonly isWarm: boolean;
+    readonly setting: ResolvedMonitor;
+  },
+): readonly Finding[] {
+  const most = Math.max(setting.threshold, (1 + target) / 2), found: Finding[] = [];
+  for (const { name, cut } of kinds) {
+    if (cut < most) continue;
+    found.push({
+      monitor: "collapse",
+      key: `collapse ${name}`,
+      message: `the masks collapse to zero: ${percent(cut)} of the ${name} are cut, limit ${percent(most)}, target ${
+        percent(target)
+      }`,
+      change: `lower the rate \`mask\`, prune in more steps, set a least width, or leave the ${name} out of the units`,
+    });
+  }
+  if (isWarm && target > 0 && expected <= (1 - setting.threshold) * target) {
+    found.push({
+      monitor: "collapse",
+      key: "collapse open",
+      message: `the masks collapse to one: after the warm-up ${percent(expected)} is cut, less than ${
+        percent(1 - setting.threshold)
+      } of the target ${percent(target)}`,
+      change: "set the rate `tracking` to 1, or raise the rates `mask` and `lambda`",
+      instead: "warn", // lower rates would move them still less
+    });
+  }
+  return found;
+}
+
+/** Layers that add nothing, since all of them is cut from `threshold` on. One that may be cut whole is not dead but pruned. */
+export function watchLayers(
+  { layers }: MaskLook,
+  { table, setting }: { readonly table: UnitTable; readonly setting: ResolvedMonitor },
+): readonly Finding[] {
+  const found: Finding[] = [];
+  table.layers.forEach(({ attention, ffn, gate }, index) => {
+    const state = layers[index];
+    if (!state || gate >= 0) return;
+    const parts = [
+      { part: attention, cut: state.heads, name: "heads" },
+      { part: ffn, cut: state.ffn, name: "FFN columns" },
+    ].filter(({ part }) => part.total > 0);
+    // A part that is not pruned keeps its layer alive.
+    if (parts.length === 0 || parts.some(({ part, cut }) => part.count === 0 || cut < setting.threshold)) return;
+    const shares = parts.map(({ cut, name }) => `${percent(cut)} of its ${name}`).join(" and ");
+    found.push({
+      monitor: "dead-layer",
+      key: `dead-layer ${index}`,
+      message: `layer ${index} is dead: ${shares} are cut, limit ${percent(setting.threshold)}`,
+      change:
+        `protect it (--protect ${index}), or set least widths (--min-heads, --min-ffn); to cut layers on purpose, add layers to the units`,
+    });
+  });
+  return found;
+}

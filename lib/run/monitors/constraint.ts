@@ -1,0 +1,71 @@
+// The sparsity constraint that is not met: expected against target while masks are learned, hard against target at the end. Owns both tolerances; refuses to correct.
+import { GRADUAL_EVERY } from "../../prune/gradual.ts";
+import type { Layout } from "../../prune/layouts.ts";
+import type { RecordView } from "../../prune/schedule_script.ts";
+import { type UnitTable } from "../../prune/units.ts";
+import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
+
+/** Of sums in f32 and quotients of whole numbers. */
+const ROUNDING = 1e-6;
+
+/**
+ * Compares the last record's expected sparsity with its target. Masks that are hard already were chosen at one of the last few targets, and
+ * meet it to within one unit.
+ */
+export function watchConstraint(
+  records: readonly RecordView[],
+  { setting, isHard, unit }: { readonly setting: ResolvedMonitor; readonly isHard: boolean; readonly unit: number },
+): readonly Finding[] {
+  const last = records.at(-1);
+  if (!last || last.target === null || last.expected === null) return [];
+  const targets = records.slice(isHard ? -GRADUAL_EVERY : -1).flatMap(({ target }) => target === null ? [] : [target]);
+  const least = Math.min(...targets), most = Math.max(...targets) + (isHard ? unit : 0);
+  const gap = Math.max(least - last.expected, last.expected - most, 0);
+  if (gap <= setting.threshold) return [];
+  return [{
+    monitor: "constraint",
+    key: "constraint",
+    message: `the constraint is not met: expected sparsity ${percent(last.expected)}, target ${
+      percent(last.target)
+    }, off by more than ${percent(setting.threshold)} after the warm-up`,
+    change: isHard
+      ? "choose masks by hooks of the same sparsity, or leave them to the method"
+      : "set the rate `tracking` to 1, raise the rates `mask` and `lambda`, or give the pruning stage more steps",
+  }];
+}
+
+/** Compares the sparsity of the hard masks with the target: at least that, and less than one unit more. */
+export function checkHard(
+  { target, hard }: { readonly target: number; readonly hard: number },
+  { unit }: { readonly unit: number },
+): readonly Finding[] {
+  if (hard >= target - ROUNDING && hard < target + unit + ROUNDING) return [];
+  return [{
+    monitor: "constraint",
+    key: "constraint",
+    message: `the constraint is not met: hard sparsity ${percent(hard)}, target ${percent(target)}, one unit ${
+      percent(unit)
+    }`,
+    change: hard < target
+      ? "prune further kinds of units, or loosen protected layers, least and aligned widths"
+      : "let the schedule's targets of single layers and of the whole agree",
+  }];
+}
+
+/** The largest share that one unit cuts: blocks where widths are aligned, one unit in every layer where all are cut alike. */
+export function largestUnit(table: UnitTable, layout: Layout): number {
+  const { hidden, layers } = table.spec, { align } = table.rules;
+  let most = 0;
+  for (let unit = 0; unit < table.count; unit++) {
+    const group = table.groups[table.groupOf[unit] ?? -1], layer = table.layers[table.layer[unit] ?? 0];
+    const parameters = unit >= table.layerFirst
+      ? ((layer?.attention.total ?? 0) + (layer?.ffn.total ?? 0)) * hidden
+      : unit >= table.hiddenFirst
+      ? table.total / hidden
+      : ((table.cost[unit] ?? 0) + (group?.cost ?? 0)) * hidden;
+    const isAligned = unit >= table.ffnFirst && unit < table.layerFirst;
+    const isInAll = layout === "uniform" && unit < table.hiddenFirst;
+    most = Math.max(most, parameters * (isAligned ? align : 1) * (isInAll ? layers.length : 1));
+  }
+  return most / table.total;
+}

@@ -1,0 +1,43 @@
+// A loss that runs away. Owns the mean that is watched and its limit; refuses numbers that are not finite, which have a monitor of their own.
+import { type Finding, type ResolvedMonitor } from "./alarm.ts";
+
+/** What is remembered of the losses. */
+export interface LossHistory {
+  /** The last losses, oldest first. */
+  readonly last: readonly number[];
+  /** The lowest mean of so many losses so far; null before there was one. */
+  readonly lowest: number | null;
+}
+
+/** Nothing seen yet. */
+export const NO_LOSSES: LossHistory = { last: [], lowest: null };
+
+/** Steps over which the mean is taken: a batch of few tokens has a loss of its own. */
+const MEAN_STEPS = 4;
+/** Least room above the lowest loss, in nats, for models that are hardly better than a guess. */
+const LEAST_ROOM = 1;
+
+/**
+ * Takes in one loss. The mean of the last four may rise by `threshold` of the way from the lowest such mean to the loss of a uniform guess,
+ * `chance` = ln(vocabulary): a step that no healthy pruning takes, whatever the model and its data.
+ */
+export function watchLoss(
+  history: LossHistory,
+  loss: number,
+  { chance, setting }: { readonly chance: number; readonly setting: ResolvedMonitor },
+): { readonly history: LossHistory; readonly found: readonly Finding[] } {
+  const last = [...history.last, loss].slice(-MEAN_STEPS);
+  if (last.length < MEAN_STEPS) return { history: { ...history, last }, found: [] };
+  const mean = last.reduce((sum, value) => sum + value, 0) / last.length;
+  const lowest = Math.min(mean, history.lowest ?? mean);
+  const limit = lowest + setting.threshold * Math.max(LEAST_ROOM, chance - lowest);
+  const found: Finding[] = mean <= limit ? [] : [{
+    monitor: "divergence",
+    key: "divergence",
+    message: `the loss runs away: its mean over ${MEAN_STEPS} steps is ${mean.toFixed(3)}, limit ${
+      limit.toFixed(3)
+    } (lowest ${lowest.toFixed(3)}, a uniform guess ${chance.toFixed(3)})`,
+    change: "lower the learning rate of LoRA (--lora-rate), or prune in more steps or to a lower sparsity",
+  }];
+  return { history: { last, lowest }, found };
+}

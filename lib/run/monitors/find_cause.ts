@@ -1,0 +1,156 @@
+// Which tensor brought in a number that is not finite. Owns the search, from the base model to gradients; refuses to go back to the step.
+import { type LoraWeights, unpackLora } from "../../nn/lora.ts";
+import { packMasks } from "../../nn/masks.ts";
+import { EMBEDDING, FINAL_NORM, HEAD, tensorShapes } from "../../nn/spec.ts";
+import type { StepState } from "../../nn/step_state.ts";
+import type { UnitTable } from "../../prune/units.ts";
+import type { Batch } from "../batches.ts";
+import type { Model } from "../model.ts";
+import type { StepRecord } from "../records.ts";
+import type { Inspection, StepKind, Trainer } from "../trainer.ts";
+import type { Finding } from "./alarm.ts";
+import { brokenUnit, type MaskLook } from "./mask_look.ts";
+
+/** A step right before it is run. */
+export interface StepToSearch {
+  readonly kind: StepKind;
+  readonly batch: Batch;
+  readonly state: StepState;
+}
+
+/** Where the number was found. */
+export interface Cause {
+  /** The tensor, or the value that was computed. */
+  readonly tensor: string;
+  /** What to change. */
+  readonly change: string;
+  /** Whether the model brings it along, so that no other rates help. */
+  readonly isBase: boolean;
+}
+
+/** Largest number of f32. */
+const F32_MAX = 3.4028234663852886e38;
+const LOWER = "lower the learning rate of LoRA (--lora-rate)";
+
+/** Searches, from what comes first: base weights, what is trained, activations, gradients. Changes the trainer's state. */
+export async function findCause(
+  { model, trainer, table }: { readonly model: Model; readonly trainer: Trainer; readonly table: UnitTable },
+  { kind, batch, state }: StepToSearch,
+): Promise<Cause> {
+  const before = await trainer.save(), { lora } = trainer.pass;
+  trainer.restore({
+    ...before,
+    lora: new Float32Array(before.lora.length),
+    slots: packMasks(model.spec, table.layout, {}),
+  });
+  const base = placeOf(await trainer.inspect("lora", batch, { state }));
+  if (base) return await baseCause(model, base);
+  trainer.restore(before);
+  const trained = trainedCause(
+    { ...before, weights: lora ? unpackLora(model.spec, lora, before.lora) : new Map() },
+    table,
+  );
+  if (trained) return { tensor: trained, change: `${LOWER}, or the rate \`mask\``, isBase: false };
+  const inspection = await trainer.inspect(kind, batch, { state }), place = placeOf(inspection);
+  if (place) return { tensor: place.name, change: LOWER, isBase: false };
+  return { tensor: gradientCause(inspection), change: `${LOWER}, or load the base in f32`, isBase: false };
+}
+
+/** What of a step's numbers is not finite, and of its masks where they were looked at; empty where all is. */
+export function brokenNumbers({ loss, gradNorm, expected }: StepRecord, look: MaskLook | null): string {
+  const isFine = [loss, gradNorm, expected ?? 0].every(Number.isFinite) && !look?.broken;
+  if (isFine) return "";
+  return [
+    `loss ${loss}`,
+    `gradient norm ${gradNorm}`,
+    ...Number.isFinite(expected ?? 0) ? [] : [`expected sparsity ${expected}`],
+    ...look?.broken ? [`not finite: ${look.broken}`] : [],
+  ].join(", ");
+}
+
+/** The finding of broken numbers; without a cause where the step cannot be repeated. */
+export function brokenFinding(cause: Cause | null, { step, numbers }: {
+  readonly step: number;
+  readonly numbers: string;
+}): Finding {
+  const nothing = { tensor: "nothing that can be computed anew", change: LOWER, isBase: false };
+  const { tensor, change, isBase } = cause ?? nothing;
+  return {
+    monitor: "nan",
+    key: "nan",
+    message: `numbers are not finite at step ${step} (${numbers}); first in ${tensor}`,
+    change,
+    ...(isBase ? { instead: "stop" } : {}),
+  };
+}
+
+interface Place {
+  /** Layer whose output is broken; −1 is the embedding, null the head. */
+  readonly layer: number | null;
+  readonly name: string;
+}
+
+function placeOf({ streams, loss }: Inspection): Place | null {
+  const first = streams.indexOf(false);
+  if (first === 0) return { layer: -1, name: "the output of the embedding" };
+  if (first > 0) return { layer: first - 1, name: `the residual stream after layer ${first - 1}` };
+  return loss ? null : { layer: null, name: "the logits" };
+}
+
+/** Weights are finite, as loading sees to it: what overflows is a product, most likely of the largest weight there. */
+async function baseCause({ source }: Model, { layer, name }: Place): Promise<Cause> {
+  const isThere = (tensor: string): boolean =>
+    layer === null
+      ? [FINAL_NORM, HEAD, EMBEDDING].includes(tensor)
+      : layer < 0
+      ? tensor === EMBEDDING
+      : tensor.startsWith(`model.layers.${layer}.`);
+  let most = 0, place = "";
+  for (const tensor of tensorShapes(source.spec).keys()) {
+    if (!isThere(tensor)) continue;
+    (await source.read(tensor)).forEach((value, at) => {
+      if (Math.abs(value) <= most) return;
+      most = Math.abs(value);
+      place = `${tensor}, element ${at} is ${value}`;
+    });
+  }
+  return {
+    tensor: `${name} of the model as it was loaded, without masks and LoRA; the largest weight there is ${place}`,
+    change: "mend the model's weights: they overflow whatever is trained",
+    isBase: true,
+  };
+}
+
+function trainedCause(
+  { weights, logAlpha, slots }: {
+    readonly weights: LoraWeights;
+    readonly logAlpha: Float32Array;
+    readonly slots: Float32Array;
+  },
+  table: UnitTable,
+): string | null {
+  for (const [name, values] of weights) {
+    const at = brokenAt(values);
+    if (at >= 0) return `${name}, element ${at} is ${values[at]}`;
+  }
+  const unit = brokenUnit(table, { logAlpha });
+  if (unit !== null) return unit;
+  const slot = brokenAt(slots);
+  return slot < 0 ? null : `the masks, slot ${slot} is ${slots[slot]}`;
+}
+
+/** Backward runs from the last layer to the first, so the last broken gradient is the first that broke. */
+function gradientCause({ gradients, slots }: Inspection): string {
+  const first = [...gradients].reverse().find(([, values]) => brokenAt(values) >= 0);
+  if (first) return `the gradient of ${first[0]}`;
+  if (brokenAt(slots) >= 0) return "the gradients of the masks";
+  let squares = 0;
+  for (const values of gradients.values()) for (const value of values) squares += value * value;
+  return squares > F32_MAX
+    ? "the sum of the squares of LoRA's gradients, each of which is finite"
+    : "nothing when the step was repeated, so a hook or the device has changed what it computes";
+}
+
+function brokenAt(values: Float32Array): number {
+  return values.findIndex((value) => !Number.isFinite(value));
+}

@@ -1,0 +1,59 @@
+// What follows from findings: alarms with their actions, or the error that ends the run. Owns that decision; refuses to carry it out.
+import { CompressoError } from "../../errors.ts";
+import type { Alarm, AlarmAction, Finding, ResolvedMonitors } from "./alarm.ts";
+
+/** What is decided about a step. */
+export interface Verdict {
+  readonly step: number;
+  readonly alarms: readonly Alarm[];
+  /** The strongest action among them; null without alarms. */
+  readonly action: AlarmAction | null;
+}
+
+/** Where a run stands when it is judged. */
+export interface JudgeInput {
+  readonly settings: ResolvedMonitors;
+  readonly step: number;
+  /** How often the run went back so far. */
+  readonly halvings: number;
+  /** Step of its last good state. */
+  readonly goodStep: number;
+}
+
+/** Decides. A run that may not go back once more stops, and one that stops does not go back. */
+export function judge(
+  found: readonly Finding[],
+  { settings, step, halvings, goodStep }: JudgeInput,
+): Verdict {
+  const isSpent = halvings >= settings.rollbacks;
+  const wanted = found.map(({ monitor, instead }): AlarmAction => {
+    const action = settings[monitor]?.action ?? "warn";
+    if (action !== "rollback") return action;
+    return instead ?? (isSpent ? "stop" : "rollback");
+  });
+  const action = (["stop", "rollback", "warn"] as const).find((one) => wanted.includes(one)) ?? null;
+  const alarms = found.map(({ monitor, message, change }, index): Alarm => {
+    const own = wanted[index] ?? "warn", taken = own === "rollback" && action === "stop" ? "stop" : own;
+    const isLast = taken === "stop" && settings[monitor]?.action === "rollback" && halvings > 0;
+    return {
+      monitor,
+      step,
+      action: taken,
+      restored: taken === "rollback" ? goodStep : null,
+      message: isLast ? `${message}; the run went back ${halvings} times before` : message,
+      change,
+    };
+  });
+  return { step, alarms, action };
+}
+
+/** The error of an alarm that stops the run. */
+export function stopError({ alarms }: Verdict, options?: ErrorOptions): CompressoError {
+  const alarm = alarms.find(({ action }) => action === "stop");
+  return new CompressoError(alarm?.monitor === "memory" ? "gpu" : "numeric", {
+    what: `cannot go on after step ${alarm?.step ?? 0}`,
+    rule: `the monitor '${alarm?.monitor ?? ""}' raises no alarm`,
+    value: alarm?.message ?? "",
+    mend: alarm?.change ?? "",
+  }, options);
+}

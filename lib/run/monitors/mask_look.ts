@@ -1,0 +1,73 @@
+// Masks at one moment as monitors and records see them: how much of each unit, layer and kind is cut. Owns these shares; refuses judgement.
+import type { LayerState } from "../../prune/schedule_script.ts";
+import { keptUnits, type UnitTable } from "../../prune/units.ts";
+import type { Rates } from "../options.ts";
+import { expectedCuts, layerShares } from "../steering.ts";
+import type { TrainerArrays } from "../trainer.ts";
+
+/** Units of one kind over all layers. */
+export interface KindState {
+  /** Name for messages. */
+  readonly name: string;
+  readonly count: number;
+  /** Share that is cut. */
+  readonly cut: number;
+}
+
+/** The masks at one step. */
+export interface MaskLook {
+  readonly layers: readonly LayerState[];
+  /** Kinds that are pruned. */
+  readonly kinds: readonly KindState[];
+  /** 1 for every unit that is more cut than not. */
+  readonly closed: Uint8Array;
+  /** What of a unit is not finite; null where everything is. */
+  readonly broken: string | null;
+}
+
+/** Looks at the masks; `learned` has the rates at which they are learned, null where z is hard. */
+export function lookAtMasks(
+  table: UnitTable,
+  { logAlpha, maskMoments, slots }: Pick<TrainerArrays, "logAlpha" | "maskMoments" | "slots">,
+  { learned }: { readonly learned: Pick<Rates, "temperature" | "noise"> | null },
+): MaskLook {
+  const cuts = learned
+    ? expectedCuts(logAlpha, learned)
+    : Float64Array.from(keptUnits(table, slots), (kept) => 1 - kept);
+  const heads = table.kinds.has("kv") ? "KV groups" : "heads";
+  const ranges = [
+    [heads, 0, table.ffnFirst],
+    ["FFN columns", table.ffnFirst, table.hiddenFirst],
+    ["hidden dims", table.hiddenFirst, table.layerFirst],
+    ["layers", table.layerFirst, table.count],
+  ] as const;
+  return {
+    layers: layerShares(table, cuts),
+    kinds: ranges.filter(([, first, end]) => end > first).map(([name, first, end]) => ({
+      name,
+      count: end - first,
+      cut: cuts.subarray(first, end).reduce((sum, cut) => sum + cut, 0) / (end - first),
+    })),
+    closed: Uint8Array.from(cuts, (cut) => cut > 0.5 ? 1 : 0),
+    broken: brokenUnit(table, { logAlpha, maskMoments }),
+  };
+}
+
+/** Says which unit has a log α, or moments (m, v) of Adam, that are not finite: a GPU's clamp may hide that from all that follows. */
+export function brokenUnit(
+  table: UnitTable,
+  { logAlpha, maskMoments }: { readonly logAlpha: Float32Array; readonly maskMoments?: Float32Array },
+): string | null {
+  const isBroken = (value: number): boolean => !Number.isFinite(value);
+  const unit = logAlpha.findIndex(isBroken), moment = maskMoments?.findIndex(isBroken) ?? -1;
+  if (unit >= 0) return `log α of ${unitName(table, unit)}, which is ${logAlpha[unit]}`;
+  return moment < 0 ? null : `Adam's moments of log α of ${unitName(table, moment >> 1)}`;
+}
+
+function unitName(table: UnitTable, unit: number): string {
+  const layer = table.layer[unit] ?? 0, part = table.layers[layer];
+  if (unit >= table.layerFirst) return `layer ${layer}`;
+  if (unit >= table.hiddenFirst) return `hidden dim ${unit - table.hiddenFirst}`;
+  if (unit >= table.ffnFirst) return `FFN column ${unit - (part?.ffn.first ?? 0)} of layer ${layer}`;
+  return `${table.kinds.has("kv") ? "KV group" : "head"} ${unit - (part?.attention.first ?? 0)} of layer ${layer}`;
+}

@@ -1,0 +1,167 @@
+// One step of a run under its monitors: the record with its alarms, the position after it, and what is to be done. Owns that step as a function; refuses effects.
+import { type UnitTable } from "../../prune/units.ts";
+import type { RunPosition, RunState } from "../checkpoint.ts";
+import type { ResolvedOptions } from "../options.ts";
+import type { StepRecord } from "../records.ts";
+import { RECORDS_SEEN, recordView } from "../steering.ts";
+import type { Finding } from "./alarm.ts";
+import { watchCollapse, watchLayers } from "./collapse.ts";
+import { checkHard, largestUnit } from "./constraint.ts";
+import { judge, type Verdict } from "./judge.ts";
+import type { MaskLook } from "./mask_look.ts";
+import type { MemoryState } from "./memory.ts";
+import { fresh, watchMasks, watchRecord } from "./watch.ts";
+
+/** What holds for the whole run. */
+export interface Oversight {
+  readonly options: ResolvedOptions;
+  readonly table: UnitTable;
+  /** Share that the largest unit cuts. */
+  readonly unit: number;
+  /** Whether the masks are looked at after a step. */
+  readonly looksAt: (step: number) => boolean;
+  /** Whether the state after a step that was looked at is kept to go back to. */
+  readonly keepsAt: (step: number) => boolean;
+}
+
+/** What was seen of a step. */
+export interface Seen {
+  /** Null where the masks alone are looked at. */
+  readonly record: StepRecord | null;
+  readonly look: MaskLook | null;
+  /** What was found out about numbers that are not finite. */
+  readonly broken: Finding | null;
+  readonly memory: MemoryState;
+  /** Step of the last good state. */
+  readonly goodStep: number;
+}
+
+/** What came of it. */
+export interface Overseen {
+  readonly position: RunPosition;
+  readonly record: StepRecord | null;
+  readonly verdict: Verdict;
+}
+
+/** Looks in a run, where that is more often than every so many steps. */
+const LOOKS = 32, LEAST_OFTEN = 8;
+/** Least steps between two states that are kept. */
+const KEEP_EVERY = 4;
+/** A state is good if no alarm came up in so many steps after it: a loss takes some steps to run away. */
+const PROVEN = 5;
+
+/** What holds for a run of so many steps. */
+export function oversightOf(
+  options: ResolvedOptions,
+  table: UnitTable,
+  { steps }: { readonly steps: number },
+): Oversight {
+  const lookEvery = Math.min(LEAST_OFTEN, Math.max(1, Math.ceil(steps / LOOKS)));
+  const keepEvery = lookEvery * Math.ceil(KEEP_EVERY / lookEvery);
+  return {
+    options,
+    table,
+    unit: largestUnit(table, options.layout),
+    looksAt: (step) => step % lookEvery === 0,
+    keepsAt: (step) => step % keepEvery === 0,
+  };
+}
+
+/** The state to go back to from a step: the last one that was good, else the first there is. */
+export function goodState(kept: readonly RunState[], step: number): RunState | undefined {
+  return kept.findLast(({ position }) => position.step <= step - PROVEN) ?? kept[0];
+}
+
+/** Of the states up to a step those that it can be gone back to from any later step. */
+export function keptStates(kept: readonly RunState[], step: number): readonly RunState[] {
+  const good = goodState(kept, step);
+  return good ? kept.slice(kept.indexOf(good)) : [];
+}
+
+/** Takes in a step. Alarms that lead back are not its record's, which is undone, but the next one's. */
+export function oversee(position: RunPosition, seen: Seen, { options, table, unit }: Oversight): Overseen {
+  const { look, broken, memory, goodStep } = seen, { monitors: settings, method } = options, { aim } = position;
+  const given = seen.record && { ...seen.record, layers: look?.layers ?? null };
+  const recent = given ? [...position.recent, recordView(given)].slice(-RECORDS_SEEN) : position.recent;
+  const found: Finding[] = broken ? [broken] : [];
+  let state = position.monitors;
+  if (given && !broken) {
+    const watched = watchRecord(state, {
+      records: recent,
+      chance: Math.log(table.spec.vocab),
+      isBound: aim?.isBound ?? false,
+      isHard: method === "gradual",
+      unit,
+      memory,
+    }, settings);
+    state = watched.state;
+    found.push(...watched.found);
+  }
+  if (look && aim && !broken) {
+    const target = position.target ?? options.sparsity, expected = recent.at(-1)?.expected ?? target;
+    const watched = watchMasks(state, { look, table, target, expected, isWarm: aim.isWarm }, settings);
+    state = watched.state;
+    found.push(...watched.found);
+  }
+  const step = given?.step ?? position.step;
+  const verdict = judge(found, { settings, step, halvings: position.halvings, goodStep });
+  const said = verdict.alarms.filter(({ action }) => action !== "rollback");
+  return {
+    record: given && { ...given, alarms: [...position.unsaid, ...said] },
+    verdict,
+    position: {
+      ...position,
+      records: position.records + (given ? 1 : 0),
+      recent,
+      monitors: state,
+      alarms: [...position.alarms, ...said],
+      unsaid: given ? [] : [...position.unsaid, ...said],
+    },
+  };
+}
+
+/** Takes in masks that have just become hard. Their alarms are the next record's, and cannot lead back: the same masks would come of it. */
+export function overseeHard(
+  position: RunPosition,
+  { look, hard }: { readonly look: MaskLook; readonly hard: number },
+  { options, table, unit }: Oversight,
+): Pick<Overseen, "position" | "verdict"> {
+  const { monitors: settings, sparsity } = options, target = position.target ?? sparsity;
+  const { collapse, "dead-layer": dead, constraint } = settings;
+  const found: readonly Finding[] = [
+    ...collapse ? watchCollapse(look, { target, expected: hard, isWarm: true, setting: collapse }) : [],
+    ...dead ? watchLayers(look, { table, setting: dead }) : [],
+    // A size decides what is cut, and is met or refused.
+    ...constraint && options.size === null ? checkHard({ target, hard }, { unit }) : [],
+  ];
+  const watched = fresh(position.monitors, found, ["collapse", "dead-layer", "constraint"]);
+  const { step, halvings } = position;
+  const verdict = judge(watched.found.map((one) => ({ ...one, instead: "warn" })), {
+    settings,
+    step,
+    halvings,
+    goodStep: step,
+  });
+  return {
+    verdict,
+    position: {
+      ...position,
+      monitors: watched.state,
+      alarms: [...position.alarms, ...verdict.alarms],
+      unsaid: [...position.unsaid, ...verdict.alarms],
+    },
+  };
+}
+
+/** Where a run goes on that goes back to a state: with halved rates, and knowing why. */
+export function wentBack(good: RunPosition, { alarms }: Verdict, now: RunPosition): RunPosition {
+  const reasons = alarms.filter(({ action }) => action === "rollback");
+  return {
+    ...good,
+    halvings: good.halvings + 1,
+    alarms: [...good.alarms, ...reasons],
+    unsaid: [...good.unsaid, ...reasons],
+    seconds: now.seconds,
+    tokens: now.tokens,
+  };
+}

@@ -1,0 +1,53 @@
+// Memory that ran out in the midst of a run: the error that says what would fit. Owns its words; refuses to free anything.
+import { CompressoError } from "../../errors.ts";
+import type { Device, MemoryShortage } from "../../gpu/device.ts";
+import { adviceWords, adviseMemory, mebibytes } from "../memory_advice.ts";
+import type { Model } from "../model.ts";
+import type { ResolvedOptions } from "../options.ts";
+import { memoryOptionsOf } from "../ready.ts";
+
+const HOW: Readonly<Record<MemoryShortage, string>> = {
+  limit: "the limit does not allow what the run asks for",
+  adapter: "the adapter has no more",
+  lost: "the device is lost, which often is for want of memory",
+};
+
+/** An error of the GPU as an alarm of memory, if memory is what ran out and is watched; any other error as it is. */
+export async function asShortage(
+  error: unknown,
+  { model, options, step, plannedBytes }: {
+    readonly model: Model;
+    readonly options: ResolvedOptions;
+    readonly step: number;
+    readonly plannedBytes: number;
+  },
+): Promise<unknown> {
+  const { device } = model, { shortage, bytes } = device;
+  const isOne = error instanceof CompressoError && error.code === "gpu" && shortage !== null;
+  if (!isOne || options.monitors.memory === null) return error;
+  return new CompressoError("gpu", {
+    what: `cannot go on after step ${step}`,
+    rule: "the monitor 'memory' raises no alarm",
+    value: `memory ran out: ${HOW[shortage]}; ${mebibytes(bytes)} are in use, ${
+      mebibytes(plannedBytes)
+    } were planned (${error.parts.what}${error.parts.value ? `: ${error.parts.value}` : ""})`,
+    mend: await mendOf(device, {
+      adviseFor: (memoryLimit) => adviseMemory(model.spec, memoryOptionsOf(model, options), { memoryLimit }),
+      plannedBytes,
+    }),
+  }, { cause: error });
+}
+
+/** What leaves room: for other things on the device under its limit, else for half of what was planned. */
+async function mendOf(
+  { bytes, memoryLimit }: Device,
+  { adviseFor, plannedBytes }: {
+    readonly adviseFor: (memoryLimit: number) => ReturnType<typeof adviseMemory>;
+    readonly plannedBytes: number;
+  },
+): Promise<string> {
+  const others = Math.max(0, bytes - plannedBytes);
+  const room = Number.isFinite(memoryLimit) ? memoryLimit - others : plannedBytes / 2;
+  const free = others > 0 ? `free what else lies on the device (${mebibytes(others)}), or ` : "";
+  return free + adviceWords(room > 0 ? await adviseFor(room) : []);
+}

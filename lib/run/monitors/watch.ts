@@ -1,0 +1,90 @@
+// All monitors of a run as two functions of what was seen before: of records, and of looks at the masks. Owns what lies between steps; refuses the GPU and what follows from alarms.
+import type { RecordView } from "../../prune/schedule_script.ts";
+import type { UnitTable } from "../../prune/units.ts";
+import type { Finding, MonitorName, ResolvedMonitors } from "./alarm.ts";
+import { watchCollapse, watchLayers } from "./collapse.ts";
+import { watchConstraint } from "./constraint.ts";
+import { type LossHistory, NO_LOSSES, watchLoss } from "./divergence.ts";
+import type { MaskLook } from "./mask_look.ts";
+import { type MemoryState, watchMemory } from "./memory.ts";
+import { type MaskHistory, watchTurns } from "./oscillation.ts";
+
+/** All that monitors remember; checkpoints have it, so that a resumed run raises the same alarms. */
+export interface MonitorState {
+  /** Findings that hold on. */
+  readonly active: readonly string[];
+  readonly losses: LossHistory;
+  readonly masks: MaskHistory | null;
+}
+
+/** Nothing seen yet. */
+export const FRESH_MONITORS: MonitorState = { active: [], losses: NO_LOSSES, masks: null };
+
+/** What a record's monitors need beside it. */
+export interface RecordSight {
+  /** The last records, the new one included, oldest first. */
+  readonly records: readonly RecordView[];
+  /** ln(vocabulary). */
+  readonly chance: number;
+  /** Whether the target holds for the whole, and the warm-up is over. */
+  readonly isBound: boolean;
+  /** Whether masks are hard while they are chosen. */
+  readonly isHard: boolean;
+  /** Share that the largest unit cuts. */
+  readonly unit: number;
+  readonly memory: MemoryState;
+}
+
+/** What the monitors of masks need beside a look at them. */
+export interface MaskSight {
+  readonly look: MaskLook;
+  readonly table: UnitTable;
+  readonly target: number;
+  /** Sparsity that is expected of the masks. */
+  readonly expected: number;
+  readonly isWarm: boolean;
+}
+
+/** What came of it: findings that did not hold before. */
+export interface Watched {
+  readonly state: MonitorState;
+  readonly found: readonly Finding[];
+}
+
+/** Takes in the newest record, whose numbers are finite. */
+export function watchRecord(state: MonitorState, sight: RecordSight, settings: ResolvedMonitors): Watched {
+  const { divergence, constraint, memory } = settings, found: Finding[] = [];
+  let { losses } = state;
+  const loss = sight.records.at(-1)?.loss;
+  if (divergence && loss !== undefined) {
+    const watched = watchLoss(losses, loss, { chance: sight.chance, setting: divergence });
+    losses = watched.history;
+    found.push(...watched.found);
+  }
+  if (constraint && sight.isBound) found.push(...watchConstraint(sight.records, { ...sight, setting: constraint }));
+  if (memory) found.push(...watchMemory(sight.memory, { setting: memory }));
+  return fresh({ ...state, losses }, found, ["divergence", "constraint", "memory"]);
+}
+
+/** Takes in a look at the masks in the pruning stage. */
+export function watchMasks(state: MonitorState, sight: MaskSight, settings: ResolvedMonitors): Watched {
+  const { collapse, "dead-layer": dead, oscillation } = settings, found: Finding[] = [];
+  let { masks } = state;
+  if (collapse) found.push(...watchCollapse(sight.look, { ...sight, setting: collapse }));
+  if (dead) found.push(...watchLayers(sight.look, { table: sight.table, setting: dead }));
+  if (oscillation) {
+    const watched = watchTurns(masks, sight.look, { setting: oscillation });
+    masks = watched.history;
+    found.push(...watched.found);
+  }
+  return fresh({ ...state, masks }, found, ["collapse", "dead-layer", "oscillation"]);
+}
+
+/** Findings that are new, and what holds now. */
+export function fresh(state: MonitorState, found: readonly Finding[], monitors: readonly MonitorName[]): Watched {
+  const isOthers = (key: string): boolean => !monitors.some((name) => key === name || key.startsWith(`${name} `));
+  return {
+    state: { ...state, active: [...state.active.filter(isOthers), ...found.map(({ key }) => key)] },
+    found: found.filter(({ key }) => !state.active.includes(key)),
+  };
+}

@@ -1,0 +1,46 @@
+// Sets of options by name. Owns their numbers; refuses to check what is given beside them.
+import type { PruneOptions } from "./options.ts";
+
+/** Presets by name. */
+export const PRESETS = ["paper"] as const;
+/** Name of a preset. */
+export type Preset = typeof PRESETS[number];
+
+/** Options that a preset sets. */
+export type PresetOptions = Pick<
+  PruneOptions,
+  "prefinetune" | "postfinetune" | "units" | "lora" | "start" | "rates"
+>;
+
+/**
+ * What a preset sets for so many steps of the pruning stage; an option that is given beside it wins.
+ *
+ * `paper` are the published settings of Compresso (arXiv 2310.05015 and its code): heads, FFN columns and hidden dims; log α from a constant and
+ * kept within ±log 100; hard concrete with β = 2/3 and its full noise; λ by gradient ascent alone, without projection; LoRA of rank 8 on q and v
+ * at 5e-5, in the last stage at 4e-4; one, eight and three epochs of the three stages, the target reached after half of the eight.
+ * They were made for some 50,000 steps: with few, the expected sparsity stays far behind the schedule. The hard sparsity meets its target all the
+ * same, by cutting at the end. The schedule is cubic as in the paper; the public scripts run it linear: `schedule: "linear"`.
+ */
+export function presetOptions(preset: Preset, steps: number): PresetOptions {
+  const presets: { readonly [name in Preset]: PresetOptions } = {
+    paper: {
+      prefinetune: Math.round(steps / 8),
+      postfinetune: Math.round(3 * steps / 8),
+      units: ["heads", "ffn", "hidden"],
+      lora: { rank: 8, alpha: 8, targets: ["q", "v"] },
+      start: "constant",
+      rates: {
+        lora: 5e-5,
+        recovery: 4e-4,
+        mask: 0.1,
+        lambda: 0.1,
+        temperature: 2 / 3,
+        noise: 1,
+        warmup: 0.5,
+        tracking: 0,
+        limit: Math.log(100),
+      },
+    },
+  };
+  return presets[preset];
+}

@@ -1,0 +1,87 @@
+// Numbers of the training loop, with defaults that follow from the step budget. Owns their ranges; refuses everything else that a run is told.
+import { CompressoError } from "../errors.ts";
+
+/** Numbers of the training loop. */
+export interface Rates {
+  /** Peak learning rate of LoRA, in the last stage that of `recovery`. */
+  readonly lora: number;
+  /** Peak learning rate of LoRA in the last stage, with frozen masks; default: that of `lora`. */
+  readonly recovery: number;
+  /** Learning rate of log α. */
+  readonly mask: number;
+  /** Rate of λ's ascent. */
+  readonly lambda: number;
+  /** β of hard concrete. */
+  readonly temperature: number;
+  /** Scale τ of its noise; 1 is Louizos et al. */
+  readonly noise: number;
+  /** Spread of the initial log α over the units, where it starts from their saliency. */
+  readonly spread: number;
+  /**
+   * Share of itself that the running saliency keeps at each step, where log α starts from it: log α follows its logarithm. With 1 it stays, and
+   * log α has its own gradient alone.
+   */
+  readonly memory: number;
+  /** Share of the pruning stage after which the target is reached. */
+  readonly warmup: number;
+  /** Share of the gap to the schedule that the projection closes at every step; 0 leaves the constraint to λ alone. */
+  readonly tracking: number;
+  /** log α is clamped to ± this after each update, before the projection. */
+  readonly limit: number;
+  /** Largest global norm of the LoRA gradients. */
+  readonly clipNorm: number;
+  /** Decoupled weight decay of LoRA. */
+  readonly weightDecay: number;
+}
+
+/** Peak learning rate of LoRA where none is given. */
+export const LORA_RATE = 5e-4;
+
+/** Rates for a step budget: with few steps log α must move further in each. */
+export function defaultRates(steps: number): Rates {
+  return {
+    lora: LORA_RATE,
+    recovery: LORA_RATE,
+    mask: Math.min(0.3, Math.max(0.03, 20 / steps)),
+    lambda: 0.1,
+    temperature: 2 / 3,
+    noise: 0.2,
+    spread: 8,
+    memory: 1 - 1 / Math.min(100, Math.max(20, steps / 8)),
+    warmup: 0.7,
+    tracking: 1,
+    limit: 100,
+    clipNorm: 1,
+    weightDecay: 0,
+  };
+}
+
+/** Rates of a run: what is given, then the preset's, then the default. */
+export function resolveRates(
+  steps: number,
+  { preset = {}, given = {} }: {
+    readonly preset?: Partial<Rates> | undefined;
+    readonly given?: Partial<Rates> | undefined;
+  },
+): Rates {
+  const rates = { ...defaultRates(steps), ...preset, ...given };
+  const recovery = given.recovery ?? given.lora ?? preset.recovery ?? rates.lora;
+  checkRates({ ...rates, recovery });
+  return { ...rates, recovery };
+}
+
+const ABOVE_ZERO: readonly (keyof Rates)[] = ["temperature", "limit"];
+const SHARES: readonly (keyof Rates)[] = ["memory", "warmup", "tracking"];
+
+function checkRates(rates: Rates): void {
+  const is = (names: readonly string[], name: string): boolean => names.includes(name);
+  for (const [name, value] of Object.entries(rates)) {
+    const most = is(SHARES, name) ? 1 : Infinity, isPositive = is(ABOVE_ZERO, name);
+    if (Number.isFinite(value) && value <= most && (isPositive ? value > 0 : value >= 0)) continue;
+    throw new CompressoError("usage", {
+      what: `cannot use the rate '${name}'`,
+      rule: `it is a number ${isPositive ? "above 0" : most === 1 ? "from 0 to 1" : "≥ 0"}`,
+      value: String(value),
+    });
+  }
+}

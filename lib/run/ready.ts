@@ -1,0 +1,91 @@
+// What a run has on the GPU from its first step on. Owns its allocation, checked against the memory that there is; refuses the loop.
+import { withBiases } from "../nn/spec.ts";
+import type { StepState } from "../nn/step_state.ts";
+import type { UnitTable } from "../prune/units.ts";
+import { type Chooser, createChooser } from "./chooser.ts";
+import type { MemoryOptions } from "./memory.ts";
+import { checkMemory } from "./memory_advice.ts";
+import type { Model } from "./model.ts";
+import { withCompensation } from "./one_shot.ts";
+import type { PruneOptions, ResolvedOptions } from "./options.ts";
+import type { RunData } from "./run_data.ts";
+import { hardenAt, type SizeGoal } from "./size_goal.ts";
+import { openSteerer, type Steerer } from "./steering.ts";
+import { createTrainer, type Trainer } from "./trainer.ts";
+
+/** What is there from the first step on. */
+export interface Ready {
+  readonly trainer: Trainer;
+  readonly steerer: Steerer;
+  readonly chooser: Chooser;
+  /** The model that is trained: that of the run, or one with biases beside it. */
+  readonly model: Model;
+  /** What the device is to hold at most. */
+  readonly plannedBytes: number;
+}
+
+/** What a run is made of. */
+export interface RunParts extends RunData {
+  readonly options: ResolvedOptions;
+  readonly table: UnitTable;
+  /** The size that the run has to come to; null where it aims at a sparsity. */
+  readonly goal: SizeGoal | null;
+  readonly given: PruneOptions;
+}
+
+/** Where a run is, asked when it matters. */
+export interface RunPlace {
+  /** Numbers of a step without any rate. */
+  readonly state: () => StepState;
+  /** Steps that a schedule left out by ending the pruning stage. */
+  readonly leftOut: () => number;
+}
+
+/** Allocates everything. Throws `CompressoError("gpu")` where it does not fit. */
+export async function allocateRun(
+  base: Model,
+  parts: RunParts,
+  at: RunPlace,
+): Promise<Ready> {
+  const { options, table } = parts, { batch, seq, seed, lora, recompute } = options;
+  const { device } = base, isFlap = options.method === "flap";
+  const spec = isFlap ? withBiases(base.spec, ["o", "down"]) : base.spec;
+  const plan = await checkMemory(spec, memoryOptionsOf(base, options), {
+    memoryLimit: device.memoryLimit,
+    deviceBytes: device.bytes,
+  });
+  device.resetPeak();
+  const { schedule, trustSchedule: trust, signal } = parts.given;
+  const steerer = await openSteerer(table, options, { schedule, trust, signal });
+  const model = isFlap ? await withCompensation(base) : base;
+  const trainer = createTrainer(model, { batch, seq, seed, lora, table, recompute });
+  const chooser = chooserOf(parts, { model, trainer }, at);
+  return { trainer, steerer, chooser, model, plannedBytes: plan.peakBytes + plan.otherBytes };
+}
+
+/** A chooser that remembers nothing yet. */
+export function chooserOf(
+  { options, table, goal, makeBatches, given: { signal } }: RunParts,
+  { model, trainer }: Pick<Ready, "model" | "trainer">,
+  { state, leftOut }: RunPlace,
+): Chooser {
+  return createChooser({
+    model,
+    table,
+    options,
+    trainer,
+    signal,
+    makeBatches,
+    harden: hardenAt(goal, () => leftOut() > 0),
+    maskGradients: (data) => trainer.maskGradients(data, { state: state(), ...(signal ? { signal } : {}) }),
+  });
+}
+
+/** What of a run its memory depends on. */
+export function memoryOptionsOf(
+  { device, weights: { baseDtype } }: Model,
+  { batch, seq, lora, units, rules, recompute, method }: ResolvedOptions,
+): MemoryOptions & Pick<ResolvedOptions, "rules"> {
+  const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
+  return { batch, seq, lora, units, rules, recompute, method, baseDtype, adapter };
+}

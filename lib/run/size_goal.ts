@@ -1,0 +1,200 @@
+// A wanted size of the pruned model, in parameters or bytes of its file, from the first look to the hard masks. Owns the way to it; refuses the choice of units.
+import { CompressoError } from "../errors.ts";
+import { byteTarget, fileBytes, type FileKind } from "../io/file_size.ts";
+import { TENSOR_FORMATS } from "../io/gguf_types.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
+import { type MaskValues, packMasks } from "../nn/masks.ts";
+import { type DecoderSpec, parameterCount, withBiases } from "../nn/spec.ts";
+import { hardenMasks } from "../prune/harden.ts";
+import type { SizeTarget } from "../prune/selection.ts";
+import { planSlice } from "../prune/slice.ts";
+import { parameterTarget, restPerDim, targetSparsity } from "../prune/target_size.ts";
+import { checkReachable, keptUnits, selectedSpec, type UnitRules, type UnitTable, unitTable } from "../prune/units.ts";
+import type { ExportOptions } from "./export.ts";
+import type { Model } from "./model.ts";
+import type { ResolvedOptions } from "./options.ts";
+
+/**
+ * A size that the pruned model has at most, and comes within one unit of: parameters of the whole model, embedding, norms and head included and
+ * a tied head once; or bytes of its file, which are those of the folder's safetensors (header and all, config and tokenizer not), or of the whole
+ * GGUF with its tokenizer and `name`, by default that of {@link GGUF_NAME}.
+ */
+export type WantedSize =
+  | { readonly parameters: number }
+  | { readonly bytes: number; readonly file: FileKind; readonly name?: string };
+
+/** Name of the model within a GGUF, where none is given. */
+export const GGUF_NAME = "pruned by Compresso";
+
+/** Rules that a size has unless others are given: widths in whole blocks, where matrices of other widths fall back to f16 and the file grows. */
+export function alignment(wanted: WantedSize | undefined): Pick<UnitRules, "align"> {
+  if (!wanted || "parameters" in wanted || wanted.file.format !== "gguf") return {};
+  const { block } = TENSOR_FORMATS[wanted.file.dtype];
+  return block > 1 ? { align: block } : {};
+}
+
+/** The way to a size. */
+export interface SizeGoal {
+  /** Units of the run. Where hidden dims are cut, sparsity is a share of the whole model, so that it says the size however many fall. */
+  readonly table: UnitTable;
+  /** The sparsity that has the size, as far as it can be told before units are chosen. */
+  readonly sparsity: number;
+  /** {@link hardenMasks} at the size in place of the target. */
+  readonly harden: typeof hardenMasks;
+}
+
+/** What a run aims at: the units, and the size or, checked to be within reach, the sparsity. Throws as {@link sizeGoal} and `checkReachable`. */
+export function aimRun(
+  model: Pick<Model, "spec" | "tokenizer">,
+  asked: ResolvedOptions,
+): { readonly options: ResolvedOptions; readonly table: UnitTable; readonly goal: SizeGoal | null } {
+  if (asked.size) {
+    const goal = sizeGoal(model, asked, asked.size);
+    return { options: { ...asked, sparsity: goal.sparsity }, table: goal.table, goal };
+  }
+  const table = unitTable(model.spec, asked.units, asked.rules);
+  checkReachable(table, asked.sparsity);
+  return { options: asked, table, goal: null };
+}
+
+/** {@link hardenMasks} for a run: at its size where it has one; off once a schedule ended the stage early, which then has the last word. */
+export function hardenAt(goal: SizeGoal | null, isOff: () => boolean): typeof hardenMasks {
+  return (...args) => (isOff() ? hardenMasks : goal?.harden ?? hardenMasks)(...args);
+}
+
+/** What a size was and has become. */
+export interface SizeResult {
+  /** What is counted. */
+  readonly unit: "parameters" | "bytes";
+  /** Largest number allowed. */
+  readonly wanted: number;
+  /** That of the sliced model. */
+  readonly reached: number;
+  /** The file whose bytes they are. */
+  readonly file: FileKind | null;
+  /** What sparsity is a share of: the layers' linear weights or, where hidden dims are cut, the size of the whole model. */
+  readonly sparsityOf: "layers" | "model";
+}
+
+/** Rounds of cutting, measuring the file, and cutting anew for what its header takes; the second one nearly always settles it. */
+const ROUNDS = 8;
+
+/**
+ * Prepares a size. Throws `CompressoError("usage")` for one that the model has already or cannot come down to, with the range, and for the layout
+ * "padded", whose zeros no unit accounts for; `CompressoError("input")` for a GGUF that cannot hold the model's tokenizer.
+ */
+export function sizeGoal(
+  { spec, tokenizer }: Pick<Model, "spec" | "tokenizer">,
+  options: Pick<ResolvedOptions, "units" | "rules" | "layout" | "method">,
+  wanted: WantedSize,
+): SizeGoal {
+  if (options.layout === "padded") {
+    throw new CompressoError("usage", {
+      what: "cannot prune to a size with the layout padded",
+      rule: "the files hold what is kept; padded adds zeros to the widest layer",
+      value: "padded",
+      mend: "take the layout compact or uniform",
+    });
+  }
+  // FLAP leaves biases where there were none.
+  const own = options.method === "flap" ? withBiases(spec, [...spec.biases ?? [], "o", "down"]) : spec;
+  const { target, exact } = counting(own, wanted, tokenizer), most = target.most;
+  const measured = (shape: DecoderSpec): number => sizeOf(shape, target);
+  /** What the exact size has beside what layers and hidden dims account for. */
+  const beside = exact(own) - measured(own);
+  const rest = options.units.includes("hidden") ? restPerDim(own, target) : 0;
+  const table = unitTable(spec, options.units, { ...options.rules, rest });
+  return {
+    table,
+    sparsity: targetSparsity(table, plus(target, beside), { isUniform: options.layout === "uniform" }),
+    harden(_, logAlpha, { counts: _counts, ...aim }): MaskValues {
+      let extra = beside;
+      for (let round = 0;; round++) {
+        const masks = hardenMasks(table, logAlpha, { ...aim, size: plus(target, extra) });
+        const size = exact(planSlice(own, masks).spec);
+        const kept = keptUnits(table, packMasks(spec, table.layout, masks));
+        const found = size - measured(selectedSpec(table, kept));
+        if (found === extra || (round > ROUNDS && size <= most)) return masks;
+        // Between two headers of a few bytes more and less, the longer one.
+        extra = round < ROUNDS ? found : Math.max(found, extra);
+      }
+    },
+  };
+}
+
+/** Refuses an export that would not have the size: another dtype, or another name in the GGUF, than what it was counted for. */
+export function checkExportSize(
+  wanted: WantedSize | null | undefined,
+  { dtype, ggufDtype, layout, name }: Partial<Pick<ExportOptions, "dtype" | "ggufDtype" | "layout" | "name">>,
+): void {
+  if (!wanted) return;
+  const fail = (rule: string, value: string): never => {
+    throw new CompressoError("usage", {
+      what: "cannot export with these options",
+      rule,
+      value,
+      mend: "give the size for the file that is exported",
+    });
+  };
+  if (layout === "padded") fail("the size is that of what is kept, without the zeros of the layout padded", layout);
+  if ("parameters" in wanted) return;
+  const { file, name: counted = GGUF_NAME } = wanted;
+  const given = file.format === "hf" ? dtype : ggufDtype;
+  if (given !== undefined && given !== file.dtype) {
+    fail(`the size is that of the ${file.format} file as ${file.dtype}`, given);
+  }
+  if (file.format === "gguf" && name !== undefined && name !== counted) {
+    fail(`the size is that of the GGUF with the name '${counted}'`, name);
+  }
+}
+
+/** Export options that give a file the size it was counted for. */
+export function exportDefaults(
+  wanted: WantedSize | null,
+): Partial<Pick<ExportOptions, "dtype" | "ggufDtype" | "name">> {
+  if (!wanted || "parameters" in wanted) return {};
+  const { file, name = GGUF_NAME } = wanted;
+  return file.format === "hf" ? { dtype: file.dtype } : { ggufDtype: file.dtype, name };
+}
+
+/** Size of a sliced model. */
+export function reachedSize(
+  spec: DecoderSpec,
+  wanted: WantedSize,
+  { tokenizer, units }: { readonly tokenizer: Tokenizer | null; readonly units: ResolvedOptions["units"] },
+): SizeResult {
+  const { target: { unit, most }, exact } = counting(spec, wanted, tokenizer);
+  return {
+    unit,
+    wanted: most,
+    reached: exact(spec),
+    file: "bytes" in wanted ? wanted.file : null,
+    sparsityOf: units.includes("hidden") ? "model" : "layers",
+  };
+}
+
+interface Counting {
+  readonly target: SizeTarget & { readonly unit: SizeResult["unit"] };
+  readonly exact: (spec: DecoderSpec) => number;
+}
+
+function counting(spec: DecoderSpec, wanted: WantedSize, tokenizer: Tokenizer | null): Counting {
+  if ("parameters" in wanted) {
+    return { target: { ...parameterTarget(spec, wanted.parameters), unit: "parameters" }, exact: parameterCount };
+  }
+  const { bytes, file, name = GGUF_NAME } = wanted;
+  return {
+    target: { ...byteTarget(spec, bytes, file), unit: "bytes" },
+    exact: (shape) => fileBytes(shape, file, { tokenizer, name }),
+  };
+}
+
+/** The same target where the whole has so much more that no unit accounts for. */
+function plus(target: SizeTarget, extra: number): SizeTarget {
+  const { measure } = target;
+  return { ...target, measure: { ...measure, rest: (hidden) => measure.rest(hidden) + extra } };
+}
+
+function sizeOf({ layers, hidden }: DecoderSpec, { measure }: SizeTarget): number {
+  return layers.reduce((sum, layer) => sum + measure.layer(layer, hidden), measure.rest(hidden));
+}

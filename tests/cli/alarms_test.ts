@@ -1,0 +1,29 @@
+// Alarms on the command line: a run that one of them stops, and the same run going on without it.
+import assert from "node:assert/strict";
+import { cli, TemporaryFolder } from "./helpers/cli.ts";
+
+Deno.test("an alarm stops a run with its exit status, and the run goes on where it may only warn", async () => {
+  using folder = new TemporaryFolder();
+  const out = folder.at("run");
+  const options =
+    "--sparsity 0.2 --steps 2 --prefinetune 6 --postfinetune 1 --batch 1 --seq 96 --no-prompt --lora-rate 1";
+  const args = ["prune", "demo", ...options.split(" "), "--out", out];
+  const stopped = await cli([...args, "--on-alarm", "divergence=stop", "--on-alarm", "oscillation=off"]);
+  assert.equal(stopped.code, 5, stopped.stderr);
+  assert.match(stopped.stderr, /alarm at step \d, divergence: the loss runs away.*; stopping; to mend it: lower/);
+  assert.match(stopped.stderr, /cannot go on after step \d\n.*rule: .*'divergence'/);
+  const last = JSON.parse((await Deno.readTextFile(`${out}/records.jsonl`)).trimEnd().split("\n").at(-1) ?? "");
+  assert.deepEqual([last.alarms[0].monitor, last.alarms[0].action], ["divergence", "stop"]);
+  await assert.rejects(Deno.stat(`${out}/run.json`), Deno.errors.NotFound);
+
+  const rest = await cli([...args, "--on-alarm", "divergence=warn", "--resume"]);
+  assert.equal(rest.code, 0, rest.stderr);
+  assert.match(rest.stderr, /alarm at step \d, divergence: /);
+  assert.match(rest.stdout, /^alarm {7}step \d, divergence: /m);
+  const { alarms } = JSON.parse(await Deno.readTextFile(`${out}/run.json`));
+  assert.deepEqual([alarms[0].monitor, alarms[0].action], ["divergence", "warn"]);
+  const steps = (await Deno.readTextFile(`${out}/records.jsonl`)).trimEnd().split("\n").map((line) =>
+    JSON.parse(line).step
+  );
+  assert.deepEqual(steps, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+});

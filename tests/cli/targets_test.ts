@@ -1,0 +1,105 @@
+// Targets, presets and rates on the command line: what they ask of a run, what contradicts them, and a run with them all.
+import assert from "node:assert/strict";
+import { ratesOf, shapeDefaults } from "../../cli/rates.ts";
+import { goalOf } from "../../cli/targets.ts";
+import { CompressoError } from "../../mod.ts";
+import { cli, TemporaryFolder } from "./helpers/cli.ts";
+
+const FILES = { dtype: "bf16", ggufDtype: "q8_0" } as const, NAME = { name: "mine" };
+
+function refuses(run: () => unknown, message: RegExp): void {
+  assert.throws(run, (error) => {
+    assert.ok(error instanceof CompressoError && error.code === "usage", String(error));
+    assert.match(error.message, message);
+    return true;
+  });
+}
+
+Deno.test("exactly one target becomes the goal, bytes those of the file that is meant", () => {
+  assert.deepEqual(goalOf({ ...FILES, sparsity: 0.2 }, NAME), { sparsity: 0.2 });
+  assert.deepEqual(goalOf({ ...FILES, targetParams: 5.4e9 }, NAME), { size: { parameters: 5.4e9 } });
+  const folder = { bytes: 2 ** 20, file: { format: "hf", dtype: "bf16" } };
+  assert.deepEqual(goalOf({ ...FILES, targetBytes: 2 ** 20 }, NAME), { size: folder });
+  assert.deepEqual(goalOf({ ...FILES, targetBytes: 2 ** 20, targetFile: "hf" }, NAME), { size: folder });
+  assert.deepEqual(goalOf({ ...FILES, targetBytes: 2 ** 20, targetFile: "gguf" }, NAME), {
+    size: { bytes: 2 ** 20, file: { format: "gguf", dtype: "q8_0" }, name: "mine" },
+  });
+  refuses(() => goalOf(FILES, NAME), /cannot start without --sparsity.*--target-params or --target-bytes/);
+  refuses(() => goalOf({ ...FILES, sparsity: 0.2, targetParams: 9 }, NAME), /one of --sparsity, --target-params/);
+  refuses(() => goalOf({ ...FILES, targetParams: 9, targetBytes: 9 }, NAME), /one of --sparsity, --target-params/);
+  refuses(() => goalOf({ ...FILES, sparsity: 0.2, targetFile: "gguf" }, NAME), /whose bytes --target-bytes are/);
+});
+
+Deno.test("only rates that were given reach the run, and those of masks learned masks alone", () => {
+  assert.deepEqual(ratesOf({ method: "compresso" }), { rates: {} });
+  const all = {
+    ...{ loraRate: 1, recoveryRate: 2, maskRate: 3, lambdaRate: 4, temperature: 5, noise: 0, spread: 7 },
+    ...{ memory: 0.5, warmup: 0.5, tracking: 0, logAlphaLimit: 9 },
+  };
+  assert.deepEqual(ratesOf({ method: "compresso", preset: "paper", start: "saliency", ...all }), {
+    preset: "paper",
+    start: "saliency",
+    rates: {
+      ...{ lora: 1, recovery: 2, mask: 3, lambda: 4, temperature: 5, noise: 0, spread: 7 },
+      ...{ memory: 0.5, warmup: 0.5, tracking: 0, limit: 9 },
+    },
+  });
+  assert.deepEqual(ratesOf({ method: "flap", recoveryRate: 2, warmup: 0.5 }).rates, { recovery: 2, warmup: 0.5 });
+  refuses(
+    () => ratesOf({ method: "gradual", noise: 0 }),
+    /rates of learned masks.*--method gradual, and the rate 'noise'/,
+  );
+});
+
+Deno.test("what a preset leaves to be given is as given", () => {
+  assert.deepEqual(shapeDefaults({ preset: "paper", rank: 2 }), {
+    ...{ units: ["heads", "ffn", "hidden"], rank: 2, alpha: 8, targets: ["q", "v"] },
+  });
+  assert.deepEqual(shapeDefaults({ alpha: 3 }), { units: ["kv", "ffn"], rank: 8, alpha: 3, targets: ["q", "v"] });
+});
+
+Deno.test("a run as published writes a GGUF of the wanted bytes and an adapter, and is known again when it is resumed", async () => {
+  using folder = new TemporaryFolder();
+  const out = folder.at("run"), limit = 1_500_000;
+  const args = [
+    ...["prune", "demo", "--target-bytes", String(limit), "--target-file", "gguf", "--preset", "paper", "--steps", "3"],
+    ...["--noise", "0.5", "--batch", "1", "--seq", "96", "--no-prompt", "--no-tuning", "--save-adapter", "--out", out],
+  ];
+  const { code, stdout, stderr } = await cli(args);
+  assert.equal(code, 0, stderr);
+  const { size } = await Deno.stat(`${out}/model.gguf`);
+  assert.ok(size <= limit && size > limit - 20_000, `${size}`); // a hidden dim is some 10,000 bytes
+  assert.ok(stdout.includes(`size        ${size.toLocaleString("en")} bytes in model.gguf, f16`), stdout);
+  assert.match(stdout, /of the whole model \(target /);
+  for (const name of ["unmerged/model.safetensors", "adapter/adapter_model.safetensors", "adapter/README.md"]) {
+    assert.ok(folder.has("run", ...name.split("/")), name);
+  }
+  const { options } = JSON.parse(await Deno.readTextFile(`${out}/run.json`));
+  const { noise, mask, limit: clamp, recovery } = options.rates;
+  assert.deepEqual([options.preset, options.start, noise, mask, clamp, recovery], [
+    ...["paper", "constant", 0.5, 0.1, Math.log(100), 4e-4],
+  ]);
+  const again = await cli([...args, "--resume"]);
+  assert.equal(again.code, 0, again.stderr);
+  assert.match(again.stderr, /is finished already/);
+  const other = await cli([...args.with(3, String(limit + 1)), "--resume"]);
+  assert.match(other.stderr, /size: .*1500000.* then, .*1500001.* now/);
+});
+
+Deno.test("plan tells what sparsity a number of parameters is, and what cannot be reached", async () => {
+  const { code, stdout, stderr } = await cli([
+    "plan",
+    "demo",
+    "--target-params",
+    "0.7M",
+    "--batch",
+    "1",
+    "--seq",
+    "64",
+  ]);
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /target {4}700,000 parameters: a sparsity of 0\.336\d of the layers' linear weights/);
+  const refused = await cli(["plan", "demo", "--target-params", "1B"]);
+  assert.equal(refused.code, 2);
+  assert.match(refused.stderr, /below the model's own 979,008, and at least [\d,]+, which/);
+});

@@ -1,0 +1,197 @@
+// The dashboard of a run: its answers, its thread, and what a browser makes of it while records come in.
+import assert from "node:assert/strict";
+import { openDashboard } from "../../cli/dashboard.ts";
+import { createPages } from "../../cli/dashboard_pages.ts";
+import type { StepRecord } from "../../lib/run/records.ts";
+import { TemporaryFolder } from "../cli/helpers/cli.ts";
+import { assertAccessible, browserTest, openPage } from "./browser.ts";
+import { madeRecord, madeRun } from "./made_run.ts";
+
+const HOST = { host: "127.0.0.1:1" };
+
+async function append(folder: TemporaryFolder, records: readonly StepRecord[]): Promise<void> {
+  const text = records.map((record) => `${JSON.stringify(record)}\n`).join("");
+  await Deno.writeTextFile(folder.at("records.jsonl"), text, { append: true });
+}
+
+function records(first: number, last: number): StepRecord[] {
+  return Array.from({ length: last - first + 1 }, (_, index) => madeRecord(first + index));
+}
+
+function started(folder: TemporaryFolder): Parameters<ReturnType<typeof createPages>["tell"]>[0] {
+  return { kind: "started", folder: folder.path, name: "live run", options: { seed: 7 }, adapter: "an adapter" };
+}
+
+Deno.test("the dashboard answers with the records so far, says when nothing is new, and is made anew at most every 1.5 s", async () => {
+  using folder = new TemporaryFolder();
+  const clock = { now: 0 }, pages = createPages({ now: () => clock.now });
+  const get = (path: string, headers: Readonly<Record<string, string>> = {}): Promise<Response> =>
+    pages.answer(new Request(`http://127.0.0.1:1${path}`, { headers: { ...HOST, ...headers } }));
+  assert.match(await (await get("/")).text(), /The run is being prepared[^]*No step is done yet/);
+  await append(folder, records(1, 3));
+  pages.tell(started(folder));
+  const first = await get("/content"), tag = first.headers.get("etag") ?? "";
+  assert.match(await first.text(), /not finished: finetune, step 3 of 40/);
+  assert.equal(decodeURIComponent(first.headers.get("x-state") ?? ""), "The run goes on.");
+  assert.equal((await get("/content", { "if-none-match": tag })).status, 304);
+  await append(folder, records(4, 6));
+  await Deno.writeTextFile(folder.at("records.jsonl"), `{"half`, { append: true });
+  assert.equal((await get("/content", { "if-none-match": tag })).status, 304, "it was made just now");
+  clock.now += 1600;
+  const second = await get("/content", { "if-none-match": tag });
+  assert.equal(second.status, 200);
+  assert.match(await second.text(), /step 6 of 40/);
+  assert.notEqual(second.headers.get("etag"), tag);
+  clock.now += 1600;
+  assert.equal(
+    (await get("/content", { "if-none-match": second.headers.get("etag") ?? "" })).status,
+    304,
+    "made anew, and the same",
+  );
+});
+
+Deno.test("records that a rollback took back are read anew, longer or shorter than before, and its alarm stays", async () => {
+  using folder = new TemporaryFolder();
+  const clock = { now: 0 }, pages = createPages({ now: () => clock.now });
+  const content = async (): Promise<string> => {
+    clock.now += 2000;
+    return await (await pages.answer(new Request("http://localhost/content", { headers: { host: "localhost" } })))
+      .text();
+  };
+  await append(folder, records(1, 9));
+  pages.tell(started(folder));
+  assert.match(await content(), /step 9 of 40/);
+  await Deno.writeTextFile(folder.at("records.jsonl"), "");
+  await append(folder, records(1, 5));
+  assert.match(await content(), /step 5 of 40/);
+  const alarm = {
+    monitor: "nan",
+    step: 5,
+    action: "rollback",
+    restored: 3,
+    message: "the loss is NaN",
+    change: "x",
+  } as const;
+  pages.tell({ kind: "alarm", alarm });
+  await Deno.writeTextFile(folder.at("records.jsonl"), "");
+  await append(folder, [...records(1, 3), ...[4, 5, 6, 7].map((step) => madeRecord(step, { loss: 77 }))]);
+  const html = await content();
+  assert.match(html, /step 7 of 40/);
+  assert.match(html, /rollback to step 3/);
+  assert.equal(html.match(/<td[^>]*>77<\/td>/g)?.length, 4);
+});
+
+Deno.test("the dashboard answers this machine alone, and only to be read", async () => {
+  const pages = createPages();
+  const status = async (path: string, { host = "127.0.0.1:8123", method = "GET" } = {}): Promise<number> =>
+    (await pages.answer(new Request(`http://127.0.0.1:8123${path}`, { method, headers: { host } }))).status;
+  assert.equal(await status("/"), 200);
+  for (const host of ["localhost", "localhost:80", "[::1]:9"]) assert.equal(await status("/", { host }), 200, host);
+  for (const host of ["evil.example", "127.0.0.1.evil.example", "localhost.evil:80", ""]) {
+    assert.equal(await status("/", { host }), 403, host);
+  }
+  assert.equal(await status("/", { method: "POST" }), 405);
+  for (const path of ["/records.jsonl", "/../run.json", "/content/"]) assert.equal(await status(path), 404, path);
+});
+
+Deno.test("records that cannot be read are said, and the dashboard goes on", async () => {
+  using folder = new TemporaryFolder();
+  const clock = { now: 0 }, pages = createPages({ now: () => clock.now });
+  const get = (): Promise<Response> =>
+    pages.answer(new Request("http://localhost/content", { headers: { host: "localhost" } }));
+  await Deno.writeTextFile(folder.at("records.jsonl"), "{oops}\n");
+  pages.tell(started(folder));
+  const broken = await get();
+  assert.equal(broken.status, 500);
+  assert.match(await broken.text(), /cannot show the run: cannot read line 1 of /);
+  await Deno.writeTextFile(folder.at("records.jsonl"), "");
+  await append(folder, records(1, 2));
+  clock.now += 2000;
+  assert.equal((await get()).status, 200);
+});
+
+Deno.test("a dashboard's thread serves on loopback and ends with it; a port that is taken is refused", async () => {
+  using folder = new TemporaryFolder();
+  await append(folder, records(1, 8));
+  const trouble: string[] = [];
+  let url = "";
+  {
+    await using dashboard = await openDashboard(0, { onTrouble: (text) => trouble.push(text) });
+    url = dashboard.url;
+    assert.match(url, /^http:\/\/127\.0\.0\.1:\d+\/$/);
+    const port = Number(new URL(url).port);
+    await assert.rejects(openDashboard(port, { onTrouble: () => {} }), {
+      code: "usage",
+      message: new RegExp(`port on 127\\.0\\.0\\.1 is free.*port ${port}: .*in use.*--dashboard-port`),
+    });
+    dashboard.tell(started(folder));
+    let page = "";
+    for (let tries = 0; tries < 100 && !page.includes("step 8 of 40"); tries++) {
+      page = await (await fetch(url)).text();
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    assert.match(page, /live run[^]*an adapter[^]*step 8 of 40/);
+  }
+  // A thread takes a moment to end.
+  let isServed = true;
+  for (let tries = 0; tries < 200 && isServed; tries++) {
+    isServed = await fetch(url).then((response) => response.text()).then(() => true, () => false);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  assert.equal(isServed, false, "nobody listens any more");
+  assert.deepEqual(trouble, []);
+});
+
+Deno.test("the end of a run does not wait for viewers that have gone or never came", async () => {
+  using folder = new TemporaryFolder();
+  await append(folder, records(1, 3));
+  const start = performance.now();
+  {
+    await using dashboard = await openDashboard(0, { onTrouble: () => {}, farewell: 20_000 });
+    dashboard.tell(started(folder));
+    dashboard.tell({ kind: "finished" });
+  }
+  assert.ok(performance.now() - start < 15_000, `${performance.now() - start} ms`);
+});
+
+browserTest(
+  "an open dashboard shows new steps and the end by itself, keeps what is open, and stays when the run's program has gone",
+  async (browser) => {
+    using folder = new TemporaryFolder();
+    await append(folder, records(1, 10));
+    const dashboard = await openDashboard(0, { onTrouble: () => {}, farewell: 20_000 }), run = madeRun("live run");
+    dashboard.tell(started(folder));
+    const watched = await openPage(browser, dashboard.url), { page } = watched;
+    const stateShown = (text: string): Promise<unknown> =>
+      page.locator("main").getByText(text, { exact: true }).first().waitFor({ timeout: 15_000 });
+    try {
+      await stateShown("not finished: prune, step 10 of 40");
+      await page.locator("#loss-summary").focus();
+      await page.keyboard.press("Enter");
+      await append(folder, records(11, 20));
+      await stateShown("not finished: prune, step 20 of 40");
+      assert.ok(await page.locator("#loss-details table").isVisible(), "what was open stays open");
+      assert.equal(await page.evaluate("document.activeElement.id"), "loss-summary", "the focus stays");
+      await assertAccessible(watched, "live");
+      await append(folder, records(21, 40));
+      await Deno.writeTextFile(
+        folder.at("run.json"),
+        JSON.stringify({ ...run.summary, options: run.options, adapter: "x", files: [] }),
+      );
+      dashboard.tell({ kind: "finished" });
+      await Promise.all([stateShown("finished"), dashboard[Symbol.asyncDispose]()]);
+      assert.equal(await page.locator("figure svg").count(), 6);
+      await page.getByRole("status").filter({ hasText: "has ended" }).waitFor({ timeout: 15_000 });
+      assert.equal(await page.locator("figure svg").count(), 6, "the last state stays");
+    } finally {
+      await dashboard[Symbol.asyncDispose]();
+    }
+    const { origin } = new URL(dashboard.url);
+    assert.ok(watched.requests.every((url) => url.startsWith(`${origin}/`)), "only this server was asked");
+    // Once the server has gone, asking it fails: three times, then the page stops asking.
+    assert.ok(
+      watched.complaints.every((text) => /ERR_CONNECTION_REFUSED|\/content$/.test(text)),
+      watched.complaints.join("; "),
+    );
+  },
+);

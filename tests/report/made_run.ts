@@ -1,0 +1,67 @@
+// Runs as a report reads them, made up. Owns plausible numbers; refuses files.
+import type { ReportRun } from "../../lib/report/read_run.ts";
+import type { StepRecord } from "../../lib/run/records.ts";
+
+/** A record of step `step` of 40: 4 of fine-tuning, 28 of pruning, 8 of fine-tuning. */
+export function madeRecord(step: number, change: Partial<StepRecord> = {}): StepRecord {
+  const stage = step <= 4 ? "finetune" : step <= 32 ? "prune" : "postfinetune";
+  const target = stage === "prune" ? 0.3 * (1 - (1 - (step - 4) / 28) ** 3) : null;
+  return {
+    stage,
+    step,
+    steps: 40,
+    loss: 2 + Math.exp(-step / 8) + 0.2 * Math.sin(step * 7),
+    target,
+    expected: target,
+    lambda1: target === null ? 0 : 0.1 * target,
+    lambda2: target === null ? 0 : 0.2,
+    gradNorm: 1,
+    learningRate: 1e-3,
+    tokens: 100,
+    labelTokens: 80,
+    tokensPerSecond: 800,
+    gpuBytes: 1e7,
+    plannedGpuBytes: 1.2e7,
+    layers: target === null ? null : [{ heads: target, ffn: target * 1.4 }, { heads: 0, ffn: target * 0.5 }],
+    alarms: [],
+    ...change,
+  };
+}
+
+/** A finished run of two layers, each of 4 heads in 2 KV groups and 8 FFN columns; `change` replaces parts. */
+export function madeRun(name: string, change: Partial<ReportRun> = {}): ReportRun {
+  return {
+    name,
+    records: Array.from({ length: 40 }, (_, index) => madeRecord(index + 1)),
+    summary: {
+      sparsity: { target: 0.3, expected: 0.3, hard: 0.301 },
+      parameters: { before: 10_000, after: 7_500 },
+      layers: [{ heads: 2, kvHeads: 1, ffn: 4 }, { heads: 4, kvHeads: 2, ffn: 6 }],
+      hidden: 15,
+      seconds: { finetune: 1, prune: 20, postfinetune: 3 },
+      tokensPerSecond: 812,
+      peakGpuBytes: 1.1e7,
+      maskedVsSliced: { maxAbs: 1e-5, range: 20 },
+      before: {
+        layers: [{ heads: 4, kvHeads: 2, ffn: 8 }, { heads: 4, kvHeads: 2, ffn: 8 }],
+        hidden: 16,
+        headDim: 4,
+        bytes: 20_000,
+      },
+      masks: {
+        heads: [[1, 0.8, 0, 0], [1, 1, 1, 0.9]],
+        ffn: [[1, 1, 0, 0, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 0, 0]],
+        hidden: [1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1],
+      },
+      fileBytes: [{ file: "runs/a/model", bytes: 15_000 }],
+    },
+    options: { sparsity: 0.3, seed: 1, lora: { rank: 8, targets: ["q", "v"] }, prompt: null },
+    adapter: "a made adapter",
+    evaluations: [{
+      name: "eval",
+      scores: [{ task: "arc_easy", metric: "acc", value: 0.5, stderr: 0.01, count: 2376, change: null }],
+    }],
+    alarms: [],
+    ...change,
+  };
+}

@@ -1,0 +1,174 @@
+// Reading of runs and evaluations: what is taken, what is refused, and how it is said.
+import assert from "node:assert/strict";
+import { parseEvaluation } from "../../lib/report/evaluation.ts";
+import { parseRecords, readRun } from "../../lib/report/read_run.ts";
+import { renderReport } from "../../lib/report/report.ts";
+import { TemporaryFolder } from "../cli/helpers/cli.ts";
+import { madeRecord, madeRun } from "./made_run.ts";
+
+const RUN = madeRun("a");
+
+/** run.json of the made run. */
+function summaryText(change: Readonly<Record<string, unknown>> = {}): string {
+  return JSON.stringify({ ...RUN.summary, options: RUN.options, adapter: RUN.adapter, files: [], ...change });
+}
+
+function lines(count: number): string {
+  return Array.from({ length: count }, (_, index) => `${JSON.stringify(madeRecord(index + 1))}\n`).join("");
+}
+
+Deno.test("readRun() reads records, run.json and every eval….json of a finished run", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("records.jsonl"), lines(40));
+  await Deno.writeTextFile(folder.at("run.json"), summaryText());
+  await Deno.writeTextFile(
+    folder.at("eval_dense.json"),
+    JSON.stringify({ perplexity: 20.5, tokens: 100, nll: 302, windows: 3, window: 128 }),
+  );
+  await Deno.writeTextFile(folder.at("other.json"), "not read");
+  const run = await readRun(folder.path);
+  assert.deepEqual(run.records, RUN.records);
+  assert.deepEqual(run.summary?.masks, RUN.summary?.masks);
+  assert.deepEqual([run.options, run.adapter], [RUN.options, RUN.adapter]);
+  assert.deepEqual(run.evaluations.map(({ name }) => name), ["eval_dense"]);
+});
+
+Deno.test("a run that goes on is read as far as its last whole line, without run.json", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("records.jsonl"), lines(7) + `{"stage":"pru`);
+  const { records, summary, options } = await readRun(folder.path);
+  assert.deepEqual([records.length, summary, options], [7, null, null]);
+});
+
+Deno.test("records of older versions have no layers and no alarms, run.json of older versions no masks", async () => {
+  const { layers: _layers, alarms: _alarms, ...old } = madeRecord(1);
+  const [record] = parseRecords(JSON.stringify(old) + "\n", { path: "r", isFinished: true });
+  assert.deepEqual([record?.layers, record?.alarms], [null, []]);
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("records.jsonl"), lines(3));
+  await Deno.writeTextFile(
+    folder.at("run.json"),
+    summaryText({ masks: undefined, before: undefined, fileBytes: undefined }),
+  );
+  assert.equal((await readRun(folder.path)).summary?.masks, undefined);
+});
+
+Deno.test("a loss that was not a number is null in JSON, and NaN when read", () => {
+  const [record] = parseRecords(JSON.stringify(madeRecord(1, { loss: NaN })) + "\n", { path: "r", isFinished: false });
+  assert.ok(Number.isNaN(record?.loss));
+});
+
+Deno.test("broken lines, other versions and folders without a run are refused, with file and line", async () => {
+  const cases: readonly (readonly [string, RegExp])[] = [
+    [lines(2) + "{oops}\n" + lines(1), /line 3 of r.*each line is a step's record as JSON/s],
+    [lines(1) + "\n" + lines(1), /line 2 of r.*an empty line/s],
+    [lines(1) + JSON.stringify({ ...madeRecord(2), loss: "low" }) + "\n", /line 2 of r.*as this version.*loss: /s],
+    [JSON.stringify({ step: 1 }) + "\n", /line 1 of r.*stage: /s],
+    [JSON.stringify({ ...madeRecord(1), stage: "anneal" }) + "\n", /line 1 of r.*stage: /s],
+    [lines(1) + "[]\n", /line 2 of r/],
+    [lines(1) + `{"half`, /line 2 of r/],
+  ];
+  for (const [text, message] of cases) {
+    assert.throws(() => parseRecords(text, { path: "r", isFinished: true }), {
+      name: "CompressoError",
+      code: "input",
+      message,
+    });
+  }
+  using folder = new TemporaryFolder();
+  await assert.rejects(readRun(folder.at("none")), { code: "input", message: /cannot report .*none.*no such folder/s });
+  await assert.rejects(readRun(folder.path), { code: "input", message: /holds records\.jsonl.*it holds none/s });
+  await Deno.writeTextFile(folder.at("records.jsonl"), lines(2));
+  await assert.rejects(readRun(folder.at("records.jsonl")), { code: "input", message: /it is no folder/ });
+  for (
+    const [text, message] of [
+      ["{", /run\.json.*it is JSON/s],
+      ["{}", /run\.json.*sparsity: /s],
+      [summaryText({ parameters: { before: -1, after: 2 } }), /parameters\.before/],
+      [summaryText({ masks: { heads: [], ffn: [], hidden: [] } }), /2 layers, 0 of heads/],
+    ] as const
+  ) {
+    await Deno.writeTextFile(folder.at("run.json"), text);
+    await assert.rejects(readRun(folder.path), { code: "input", message });
+  }
+});
+
+Deno.test("parseEvaluation() reads tasks, perplexity and accuracy, with their standard errors and counts", () => {
+  const tasks = {
+    tasks: {
+      arc_easy: { acc: 0.5, acc_norm: 0.48, stderr: 0.02, acc_norm_stderr: 0.03, n: 600, truncated: 2 },
+      piqa: { acc: 0.7, stderr: null, n: 100 },
+    },
+  };
+  assert.deepEqual(parseEvaluation(JSON.stringify(tasks), "runs/e.json"), [{
+    name: "e",
+    scores: [
+      { task: "arc_easy", metric: "acc", value: 0.5, stderr: 0.02, count: 600, change: null },
+      { task: "arc_easy", metric: "acc_norm", value: 0.48, stderr: 0.03, count: 600, change: null },
+      { task: "piqa", metric: "acc", value: 0.7, stderr: null, count: 100, change: null },
+    ],
+  }]);
+  const scores = (text: string): unknown => parseEvaluation(text, "e")[0]?.scores;
+  assert.deepEqual(scores(`{"perplexity":20.5,"tokens":511,"nll":1543,"windows":1,"window":512}`), [
+    { task: "text, windows of 512", metric: "perplexity", value: 20.5, stderr: null, count: 511, change: null },
+  ]);
+  assert.deepEqual(scores(`{"accuracy":0.99,"correct":99,"n":100}`), [
+    { task: "choices", metric: "accuracy", value: 0.99, stderr: null, count: 100, change: null },
+  ]);
+  for (
+    const text of [
+      "",
+      "[1]",
+      "{}",
+      `{"tasks":{}}`,
+      `{"tasks":{"a":{"n":3}}}`,
+      `"acc"`,
+      "null",
+      `{"models":[]}`,
+      `{"models":[{}]}`,
+    ]
+  ) {
+    assert.throws(() => parseEvaluation(text, "e.json"), {
+      code: "input",
+      message: /cannot use the evaluation e\.json/,
+    }, text);
+  }
+});
+
+Deno.test("parseEvaluation() reads several models, with the paired differences from the first", () => {
+  const text = JSON.stringify({
+    models: [
+      {
+        model: "dense",
+        tasks: { piqa: { acc: 0.7, n: 10 } },
+        perplexities: [{ perplexity: 20, window: 128, stride: 64, tokens: 5 }],
+      },
+      {
+        model: "small",
+        tasks: { piqa: { acc: 0.6, n: 10 } },
+        perplexities: [{ perplexity: 30, window: 128, stride: 64, tokens: 5 }],
+      },
+    ],
+    differences: [{
+      model: "small",
+      against: "dense",
+      tasks: { piqa: { acc: { difference: -0.1, stderr: 0.05, low: -0.2, high: 0 } } },
+      perplexities: [{ window: 128, stride: 64, ratio: 1.5, low: 1.4, high: 1.6 }],
+    }],
+  });
+  const [dense, small] = parseEvaluation(text, "both.json");
+  assert.deepEqual([dense?.name, small?.name], ["dense", "small"]);
+  assert.ok(dense?.scores.every(({ change }) => change === null));
+  assert.deepEqual(small?.scores.map(({ task, metric, value, change }) => [task, metric, value, change]), [
+    [
+      "text, windows of 128, each 64 further",
+      "perplexity",
+      30,
+      { against: "dense", isRatio: true, value: 1.5, low: 1.4, high: 1.6 },
+    ],
+    ["piqa", "acc", 0.6, { against: "dense", isRatio: false, value: -0.1, low: -0.2, high: 0 }],
+  ]);
+  const html = renderReport([madeRun("mine", { evaluations: parseEvaluation(text, "both.json") })]);
+  assert.ok(html.includes("30.0000 (5); × 1.5000 (1.4000 … 1.6000) against dense"));
+  assert.ok(html.includes("0.6000 (10); −0.1000 (−0.2000 … +0.0000) against dense"));
+});

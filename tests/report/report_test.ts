@@ -1,0 +1,169 @@
+// The report's HTML, without a browser: what it holds of finished, unfinished and empty runs, and the sums behind it.
+import assert from "node:assert/strict";
+import { keptRecords, layerSparsity, smoothed, stageStarts } from "../../lib/report/facts.ts";
+import { heatMap } from "../../lib/report/heat_map.ts";
+import { renderReport } from "../../lib/report/report.ts";
+import { everyNth } from "../../lib/report/table.ts";
+import { madeRecord, madeRun } from "./made_run.ts";
+import { assertDrawn } from "./svg.ts";
+
+/** Text of all cells. */
+function cells(html: string): string[] {
+  return Array.from(html.matchAll(/<t[hd][^>]*>([^<]*)<\/t[hd]>/g), ([, text = ""]) => text);
+}
+
+function headings(html: string): string[] {
+  return Array.from(html.matchAll(/<h2 id="[\w-]+">([^<]*)<\/h2>/g), ([, text = ""]) => text);
+}
+
+Deno.test("a report of a finished run has every figure and table, well-formed, with the run's own numbers", () => {
+  const html = renderReport([madeRun("mine")]);
+  assert.deepEqual(headings(html), [
+    "Result",
+    "Loss",
+    "Sparsity",
+    "Multipliers λ",
+    "Masks",
+    "Layers as the masks learn",
+    "Sparsity of each layer",
+    "Size",
+    "Evaluation",
+    "Options",
+  ]);
+  const figures = html.match(/<svg [^]*?<\/svg>/g) ?? [];
+  assert.equal(figures.length, 6);
+  for (const figure of figures) assertDrawn(figure);
+  const ids = Array.from(html.matchAll(/ id="([^"]+)"/g), ([, id]) => id);
+  assert.equal(new Set(ids).size, ids.length, "ids are unique");
+  for (
+    const cell of [
+      "30.10 %",
+      "10,000",
+      "7,500",
+      "75.00 %",
+      "19.5 KiB",
+      "14.6 KiB",
+      "0.5000 ± 0.0100 (2,376)",
+      "lora.targets",
+      "q, v",
+      "none",
+    ]
+  ) {
+    assert.ok(cells(html).includes(cell), cell);
+  }
+  assert.ok(
+    !/(?:src|href)="(?!#|data:)/.test(html.replace(/<script>[^]*<\/script>/, "")),
+    "nothing is linked to from elsewhere",
+  );
+  assert.ok(!/https?:(?!\/\/www\.w3\.org\/2000\/svg)/.test(html), "no address but the namespace of SVG");
+});
+
+Deno.test("a run that goes on is reported without what only its end knows, and one without steps says so", () => {
+  const records = Array.from({ length: 12 }, (_, index) => madeRecord(index + 1));
+  const html = renderReport([
+    madeRun("mine", { records, summary: null, evaluations: [], options: null, adapter: null }),
+  ]);
+  assert.deepEqual(headings(html), ["Result", "Loss", "Sparsity", "Multipliers λ", "Layers as the masks learn"]);
+  assert.ok(cells(html).includes("not finished: prune, step 12 of 40"));
+  const target = `${(100 * (madeRecord(12).target ?? NaN)).toFixed(2)} %`;
+  assert.equal(
+    cells(html).slice(0, 12).filter((cell) => cell === target).length,
+    2,
+    "target and expected of the last step",
+  );
+  assert.ok(!html.includes("NaN"));
+  const none = renderReport([
+    madeRun("mine", { records: [], summary: null, evaluations: [], options: null, adapter: null }),
+  ]);
+  assert.match(none, /No step is done yet/);
+  assert.throws(() => renderReport([]), { code: "usage", message: /one run at least/ });
+});
+
+Deno.test("several runs are laid over each other, those of one name told apart, and options that differ come first", () => {
+  const html = renderReport([madeRun("same"), madeRun("same", { options: { sparsity: 0.3, seed: 2 } })]);
+  const [loss = ""] = html.match(/<svg [^]*?<\/svg>/g) ?? [];
+  for (const name of ["same", "same (2)"]) assert.ok(loss.includes(`data-name="${name}"`), name);
+  const options = cells(html.slice(html.indexOf('<h2 id="options">')));
+  assert.deepEqual(options.slice(0, 6), ["option", "same", "same (2)", "seed (differs)", "1", "2"]);
+  assert.equal(headings(html).filter((title) => title.startsWith("Masks: ")).length, 2);
+});
+
+Deno.test("alarms stand in a table, and rolled-back steps are drawn once", () => {
+  const alarm = {
+    monitor: "nan",
+    step: 6,
+    action: "rollback",
+    restored: 3,
+    message: "loss NaN",
+    change: "lower the rates",
+  } as const;
+  const records = [
+    ...[1, 2, 3, 4, 5].map((step) => madeRecord(step)),
+    madeRecord(6, { loss: NaN }),
+    ...[4, 5, 6, 7].map((step) => madeRecord(step, { loss: 1 })),
+  ];
+  assert.deepEqual(keptRecords(records).map(({ step, loss }) => [step, step < 4 ? 0 : loss]), [
+    [1, 0],
+    [2, 0],
+    [3, 0],
+    [4, 1],
+    [5, 1],
+    [6, 1],
+    [7, 1],
+  ]);
+  const html = renderReport([madeRun("mine", { records, alarms: [alarm] })]);
+  for (const cell of ["step 6", "nan", "rollback to step 3", "loss NaN", "lower the rates"]) {
+    assert.ok(cells(html).includes(cell), cell);
+  }
+});
+
+Deno.test("smoothed() is the exponential mean without bias, and leaves gaps out", () => {
+  assert.deepEqual(smoothed([3, 3, 3], 5).map((value) => Number(value.toFixed(9))), [3, 3, 3]);
+  const keep = Math.exp(-1 / 2), [, second = 0, third = 0] = smoothed([0, 1, NaN], 2);
+  assert.ok(Math.abs(second - 1 / (1 + keep)) < 1e-12);
+  assert.equal(third, second);
+  assert.ok(Number.isNaN(smoothed([NaN], 2)[0]));
+});
+
+Deno.test("layerSparsity() counts heads, KV groups that live, columns and hidden dims, as sparsity does", () => {
+  const { summary } = madeRun("mine");
+  assert.ok(summary);
+  const whole = (2 * 4 * 6 + 3 * 8) * 16;
+  // Layer 0 keeps 2 heads of one KV group and 4 columns; 15 of 16 hidden dims are left.
+  const first = (2 * 4 * 3 + 3 * 4) * 15, second = (2 * 4 * 6 + 3 * 6) * 15;
+  const { layers, uniform } = layerSparsity(summary) ?? { layers: [], uniform: NaN };
+  assert.deepEqual(layers, [1 - first / whole, 1 - second / whole]);
+  assert.ok(Math.abs(uniform - (1 - (first + second) / (2 * whole))) < 1e-12);
+  const { masks: _masks, ...older } = summary;
+  assert.equal(layerSparsity(older), null);
+});
+
+Deno.test("stageStarts() finds where stages begin; everyNth() keeps the last of a long list", () => {
+  const { records } = madeRun("mine");
+  assert.deepEqual(stageStarts(records), [{ x: 5, stage: "prune" }, { x: 33, stage: "postfinetune" }]);
+  const { items, every } = everyNth(records, 7);
+  assert.deepEqual([every, items.length, items.at(-1)?.step], [6, 8, 40]);
+});
+
+Deno.test("heatMap() shades by share, leaves cells that never were out, and thins labels of many layers", () => {
+  const draw = (rows: readonly (readonly (number | null)[])[]): string =>
+    heatMap({
+      title: "t",
+      description: "made up masks",
+      rowLabels: rows.map((_, row) => String(row)),
+      blocks: [{ label: "heads", rows }],
+      scale: ["cut", "kept"],
+    });
+  const svg = draw([[0, 0.5, 1], [1, null]]);
+  assertDrawn(svg);
+  const shades = new Map(
+    Array.from(svg.matchAll(/<path class="heat" d="([^"]*)" fill="currentColor" fill-opacity="([\d.]+)"/g), (
+      [, path = "", shade = ""],
+    ) => [Number(shade), path.split("M").length - 1]),
+  );
+  assert.deepEqual([...shades.values()], [1, 1, 2], "one cut, one half, two whole, none for null");
+  assert.ok([...shades.keys()].every((shade, at, all) => at === 0 || shade > (all[at - 1] ?? 1)));
+  const many = draw(Array.from({ length: 120 }, () => [1]));
+  const labels = Array.from(many.matchAll(/>(\d+)<\/text>/g), ([, text]) => Number(text));
+  assert.ok(labels.length >= 40 && labels.length <= 62, `${labels.length} labels`);
+});

@@ -1,0 +1,235 @@
+// The monitors of a run as functions: what raises an alarm and what does not, settings, and what follows. Without a GPU.
+import assert from "node:assert/strict";
+import { collectAlarms } from "../../cli/alarms.ts";
+import type { DecoderSpec } from "../../lib/nn/spec.ts";
+import type { RecordView } from "../../lib/prune/schedule_script.ts";
+import { type UnitKind, unitTable } from "../../lib/prune/units.ts";
+import type { RunPosition, RunState } from "../../lib/run/checkpoint.ts";
+import { CompressoError } from "../../lib/errors.ts";
+import { type Finding, resolveMonitors } from "../../lib/run/monitors/alarm.ts";
+import { watchCollapse, watchLayers } from "../../lib/run/monitors/collapse.ts";
+import { checkHard, largestUnit, watchConstraint } from "../../lib/run/monitors/constraint.ts";
+import { type LossHistory, NO_LOSSES, watchLoss } from "../../lib/run/monitors/divergence.ts";
+import { judge, stopError } from "../../lib/run/monitors/judge.ts";
+import { lookAtMasks, type MaskLook } from "../../lib/run/monitors/mask_look.ts";
+import { watchMemory } from "../../lib/run/monitors/memory.ts";
+import { type MaskHistory, watchTurns } from "../../lib/run/monitors/oscillation.ts";
+import { goodState, keptStates } from "../../lib/run/monitors/oversee.ts";
+import { fresh, FRESH_MONITORS } from "../../lib/run/monitors/watch.ts";
+import { firstPosition } from "../../lib/run/run_parts.ts";
+
+const setting = (threshold: number): { action: "warn"; threshold: number } => ({ action: "warn", threshold });
+const spec: DecoderSpec = {
+  vocab: 64,
+  hidden: 16,
+  headDim: 4,
+  layers: [{ heads: 4, kvHeads: 4, ffn: 32 }, { heads: 4, kvHeads: 4, ffn: 32 }],
+  normEps: 1e-5,
+  rope: { base: 10_000, scaling: { kind: "none" } },
+  tied: true,
+  maxPosition: 64,
+  bosId: 1,
+  eosIds: [2],
+  padId: null,
+};
+
+/** Losses one after the other; whether the last one raises an alarm. */
+function diverges(losses: readonly number[], threshold = 0.5): boolean {
+  let history: LossHistory = NO_LOSSES, isFound = false;
+  for (const loss of losses) {
+    const watched = watchLoss(history, loss, { chance: Math.log(49152), setting: setting(threshold) });
+    history = watched.history;
+    isFound = watched.found.length > 0;
+  }
+  return isFound;
+}
+
+Deno.test("a loss diverges when its mean has risen half the way to a guess, not by single spikes or by what pruning costs", () => {
+  assert.equal(diverges([2, 2, 2, 2, 7, 7, 7, 7]), true); // limit 2 + (10.8 − 2) / 2 = 6.4
+  assert.equal(diverges([2, 2, 2, 2, 6, 6, 6, 6]), false);
+  assert.equal(diverges([2, 2, 2, 2, 15]), false);
+  assert.equal(diverges([2, 2, 2, 2, 6, 6, 6, 6], 0.3), true);
+  assert.equal(diverges([11, 11, 11, 11, 11, 11]), false); // a model that was never better
+  assert.equal(diverges([9, 8, 7]), false);
+});
+
+Deno.test("masks collapse to zero by kind beyond the target, and to one after the warm-up", () => {
+  const look = (cut: number): MaskLook => ({
+    layers: [],
+    kinds: [{ name: "heads", count: 8, cut: 0.1 }, { name: "FFN columns", count: 64, cut }],
+    closed: new Uint8Array(72),
+    broken: null,
+  });
+  const at = { target: 0.3, expected: 0.3, isWarm: true, setting: setting(0.95) };
+  assert.deepEqual(watchCollapse(look(0.9), at), []);
+  const [zero] = watchCollapse(look(0.96), at);
+  assert.match(zero?.message ?? "", /collapse to zero: 96\.0 % of the FFN columns are cut, limit 95\.0 %/);
+  assert.match(zero?.change ?? "", /`mask`/);
+  // Where the target itself is high, more may fall.
+  assert.deepEqual(watchCollapse(look(0.96), { ...at, target: 0.95, expected: 0.95 }), []);
+  const [one] = watchCollapse(look(0), { ...at, expected: 0.01 });
+  assert.match(one?.message ?? "", /collapse to one/);
+  assert.deepEqual(watchCollapse(look(0), { ...at, expected: 0.01, isWarm: false }), []);
+});
+
+Deno.test("a layer is dead where all of it is cut, but not one that may be cut whole, is protected, or has a part that is not pruned", () => {
+  const layers = [{ heads: 1, ffn: 0.99 }, { heads: 1, ffn: 0.9 }];
+  const look: MaskLook = { layers, kinds: [], closed: new Uint8Array(0), broken: null };
+  const dead = (kinds: readonly UnitKind[], protect: readonly number[] = []): string[] =>
+    watchLayers(look, { table: unitTable(spec, kinds, { protect }), setting: setting(0.98) }).map(({ message }) =>
+      message
+    );
+  const [message, ...others] = dead(["heads", "ffn"]);
+  assert.match(message ?? "", /^layer 0 is dead: 100\.0 % of its heads and 99\.0 % of its FFN columns/);
+  assert.deepEqual(others, []);
+  assert.deepEqual(dead(["heads"]), []); // FFNs that are not pruned live
+  assert.deepEqual(dead(["heads", "ffn", "layers"]), []);
+  assert.deepEqual(dead(["heads", "ffn"], [0]), []);
+});
+
+Deno.test("masks oscillate when units turn back at three looks on end, not when each turns once", () => {
+  const turns = (looks: readonly string[]): boolean[] => {
+    let history: MaskHistory | null = null;
+    return looks.map((flags) => {
+      const look = { layers: [], kinds: [], closed: Uint8Array.from(flags, Number), broken: null };
+      const watched = watchTurns(history, look, { setting: setting(0.1) });
+      history = JSON.parse(JSON.stringify(watched.history)); // as a checkpoint has it
+      return watched.found.length > 0;
+    });
+  };
+  const [a, b] = ["1100000000", "0000000000"];
+  assert.deepEqual(turns([a, b, a, b, a]), [false, false, false, false, true]);
+  assert.deepEqual(turns([a, b, a, b, b, a, b]), [false, false, false, false, false, false, false]);
+  assert.deepEqual(turns(["0000000000", "1000000000", "1100000000", "1110000000", "1111000000"]), Array(5).fill(false));
+});
+
+Deno.test("the constraint is met to within the threshold while masks are learned, and by hard masks to within a unit", () => {
+  const record = (expected: number, target: number): RecordView => ({
+    stage: "prune",
+    step: 1,
+    loss: 1,
+    target,
+    expected,
+    lambda1: 0,
+    lambda2: 0,
+    gradNorm: 1,
+    learningRate: 1,
+  });
+  const soft = { setting: setting(0.01), isHard: false, unit: 0.001 }, hard = { ...soft, isHard: true };
+  assert.deepEqual(watchConstraint([record(0.209, 0.2)], soft), []);
+  assert.match(
+    watchConstraint([record(0.22, 0.2)], soft)[0]?.message ?? "",
+    /expected sparsity 22\.0 %, target 20\.0 %/,
+  );
+  // Hard masks were chosen at one of the last targets.
+  const rising = [record(0.1, 0.1), record(0.1, 0.14), record(0.1, 0.18)];
+  assert.deepEqual(watchConstraint(rising, hard), []);
+  assert.equal(watchConstraint(rising, soft).length, 1);
+  assert.equal(watchConstraint([...rising, record(0.1, 0.2)], hard).length, 1);
+  assert.deepEqual(checkHard({ target: 0.2, hard: 0.2005 }, { unit: 0.001 }), []);
+  assert.match(checkHard({ target: 0.2, hard: 0.19 }, { unit: 0.001 })[0]?.change ?? "", /further kinds/);
+  assert.match(checkHard({ target: 0.2, hard: 0.21 }, { unit: 0.001 })[0]?.change ?? "", /single layers/);
+  // 2 layers of 4·16·16 + 3·16·32 parameters; a head of 4 has 4·4·16, a column 3·16.
+  const total = 2 * (1024 + 1536);
+  assert.equal(largestUnit(unitTable(spec, ["heads", "ffn"]), "compact"), 256 / total);
+  assert.equal(largestUnit(unitTable(spec, ["ffn"], { align: 8 }), "uniform"), 8 * 2 * 48 / total);
+});
+
+Deno.test("memory runs out near the limit, unless that was the plan", () => {
+  const near = (bytes: number, planned: number, limit: number): Finding | undefined =>
+    watchMemory({ bytes: bytes * 2 ** 20, planned: planned * 2 ** 20, limit: limit * 2 ** 20 }, {
+      setting: setting(0.95),
+    })[0];
+  assert.equal(near(97, 97, 100), undefined);
+  assert.equal(near(90, 50, 100), undefined);
+  assert.equal(near(1e6, 50, Infinity), undefined);
+  assert.match(near(96, 50, 100)?.message ?? "", /96 MiB are in use, 50 MiB were planned; the limit is 100 MiB/);
+  assert.match(near(96, 50, 100)?.change ?? "", /46 MiB/);
+});
+
+Deno.test("a finding raises one alarm until it was gone", () => {
+  const found = (key: string): Finding => ({ monitor: "dead-layer", key, message: "", change: "" });
+  const first = fresh(FRESH_MONITORS, [found("dead-layer 1")], ["dead-layer"]);
+  assert.equal(first.found.length, 1);
+  const second = fresh(first.state, [found("dead-layer 1"), found("dead-layer 2")], ["dead-layer"]);
+  assert.deepEqual(second.found.map(({ key }) => key), ["dead-layer 2"]);
+  assert.deepEqual(fresh(second.state, [], ["divergence"]).state.active, ["dead-layer 1", "dead-layer 2"]);
+  const gone = fresh(second.state, [], ["dead-layer"]);
+  assert.equal(fresh(gone.state, [found("dead-layer 1")], ["dead-layer"]).found.length, 1);
+});
+
+Deno.test("the strongest action is taken, and a run that went back too often stops", () => {
+  const settings = resolveMonitors({ "dead-layer": { action: "warn" }, rollbacks: 2 });
+  const found: Finding[] = [
+    { monitor: "dead-layer", key: "", message: "a layer", change: "protect it" },
+    { monitor: "divergence", key: "", message: "a loss", change: "lower it" },
+  ];
+  const at = { settings, step: 40, halvings: 0, goodStep: 32 };
+  const back = judge(found, at);
+  assert.equal(back.action, "rollback");
+  assert.deepEqual(back.alarms.map(({ action, restored }) => [action, restored]), [["warn", null], ["rollback", 32]]);
+  const stop = judge(found, { ...at, halvings: 2 });
+  assert.equal(stop.action, "stop");
+  const error = stopError(stop);
+  assert.deepEqual([error.code, error.parts.mend], ["numeric", "lower it"]);
+  assert.match(error.message, /after step 40; .*'divergence'.*a loss; the run went back 2 times/);
+  assert.equal(judge(found.map((one) => ({ ...one, instead: "warn" })), at).action, "warn");
+  assert.equal(judge([], at).action, null);
+});
+
+Deno.test("a run goes back to the last state with some steps after it that were good", () => {
+  const states = [0, 8, 16, 24].map((step): RunState => ({
+    position: { ...firstPosition({ epoch: 0, index: 0 }), step } satisfies RunPosition,
+    arrays: null as unknown as RunState["arrays"],
+  }));
+  const goodStep = (step: number): number | undefined => goodState(states, step)?.position.step;
+  assert.deepEqual([25, 28, 29, 21, 3].map(goodStep), [16, 16, 24, 16, 0]);
+  assert.deepEqual(keptStates(states, 24).map(({ position }) => position.step), [16, 24]);
+  assert.deepEqual(keptStates(states.slice(0, 1), 0).length, 1);
+});
+
+Deno.test("settings that no monitor has are refused, in programs and on the command line", () => {
+  const refuses = (work: () => unknown, pattern: RegExp): void =>
+    assert.throws(
+      work,
+      (error) => error instanceof CompressoError && error.code === "usage" && pattern.test(error.message),
+    );
+  refuses(() => resolveMonitors({ loss: { action: "warn" } } as object), /'loss'.*monitors are collapse/);
+  refuses(() => resolveMonitors({ nan: { action: "off" } }), /rollback or stop/);
+  refuses(() => resolveMonitors({ memory: { action: "rollback" } }), /warn or stop or off/);
+  refuses(() => resolveMonitors({ divergence: { threshold: 0 } }), /\(0, 1\]/);
+  refuses(() => resolveMonitors({ rollbacks: -1 }), /whole/);
+  assert.equal(resolveMonitors({ collapse: { action: "off" } }).collapse, null);
+  assert.deepEqual(collectAlarms("nan=stop", collectAlarms("constraint=warn:0.02")), {
+    constraint: { action: "warn", threshold: 0.02 },
+    nan: { action: "stop" },
+  });
+  for (const text of ["nan", "nan=", "loss=warn", "nan=warn", "collapse=warn:2", "collapse=warn:x"]) {
+    refuses(() => collectAlarms(text), /nan|on-alarm|collapse/);
+  }
+});
+
+Deno.test("a look sees the cut of every layer and kind, expected or hard", () => {
+  const table = unitTable(spec, ["heads", "ffn"]);
+  const logAlpha = new Float32Array(table.count).fill(20);
+  logAlpha.fill(-20, table.ffnFirst, table.ffnFirst + 16); // half the columns of layer 0
+  const slots = new Float32Array(table.layout.count).fill(1);
+  slots.fill(0, table.slotFirst[0] ?? 0, (table.slotFirst[0] ?? 0) + 1); // one head of four of layer 0
+  const maskMoments = new Float32Array(2 * table.count);
+  const learned = lookAtMasks(table, { logAlpha, maskMoments, slots }, { learned: { temperature: 2 / 3, noise: 1 } });
+  const hard = lookAtMasks(table, { logAlpha, maskMoments, slots }, { learned: null });
+  const near = (actual: number | undefined, wanted: number): void =>
+    assert.ok(Math.abs((actual ?? NaN) - wanted) < 1e-6);
+  near(learned.layers[0]?.ffn, 0.5);
+  near(learned.layers[0]?.heads, 0);
+  near(learned.kinds[1]?.cut, 0.25);
+  assert.deepEqual(hard.layers, [{ heads: 0.25, ffn: 0 }, { heads: 0, ffn: 0 }]);
+  assert.deepEqual(hard.kinds.map(({ name, cut }) => [name, cut]), [["heads", 0.125], ["FFN columns", 0]]);
+  assert.equal(learned.closed.reduce((sum, flag) => sum + flag, 0), 16);
+  assert.equal(hard.broken, null);
+  logAlpha[1] = -Infinity;
+  assert.match(
+    lookAtMasks(table, { logAlpha, maskMoments, slots }, { learned: null }).broken ?? "",
+    /head 1 of layer 0/,
+  );
+});

@@ -1,0 +1,187 @@
+// The published settings as a preset, and the numbers of the loop as options: what they resolve to, and short runs with them on the demo.
+import assert from "node:assert/strict";
+import {
+  CompressoError,
+  demoData,
+  loadModel,
+  type Model,
+  openDevice,
+  prune,
+  type PruneOptions,
+  type PruneResult,
+  readPeftAdapter,
+  readRows,
+  type StepRecord,
+} from "../../mod.ts";
+import { constantLogAlpha } from "../../lib/prune/start.ts";
+import { unitTable } from "../../lib/prune/units.ts";
+import { openModelFiles } from "../../lib/io/open_model.ts";
+import { loadModelFrom } from "../../lib/run/model.ts";
+import { resolveOptions } from "../../lib/run/options.ts";
+
+const { source: { spec } } = await openModelFiles("demo");
+const { rows } = await readRows(demoData("train"), { limit: 64 });
+const BASE = { rows, sparsity: 0.2, steps: 80 } as const;
+
+async function drive(
+  model: Model,
+  options: Partial<PruneOptions>,
+  out?: string,
+): Promise<{ readonly records: readonly StepRecord[]; readonly result: PruneResult }> {
+  using run = prune(model, { ...BASE, batch: 1, seq: 64, prompt: null, ...options });
+  const records: StepRecord[] = [];
+  for await (const record of run) records.push(record);
+  if (out) await run.export(out, { dtype: "f32", formats: ["hf"], saveAdapter: true });
+  return { records, result: run.result() };
+}
+
+Deno.test("the preset paper is the published settings", () => {
+  const { rates, lora, units, start, prefinetune, postfinetune, preset } = resolveOptions(
+    { ...BASE, preset: "paper" },
+    spec,
+  );
+  assert.deepEqual(rates, {
+    lora: 5e-5,
+    recovery: 4e-4,
+    mask: 0.1,
+    lambda: 0.1,
+    temperature: 2 / 3,
+    noise: 1,
+    spread: rates.spread, // of no use where log α starts from a constant
+    memory: rates.memory, // likewise
+    warmup: 0.5,
+    tracking: 0,
+    limit: Math.log(1e2),
+    clipNorm: 1,
+    weightDecay: 0,
+  });
+  assert.deepEqual(lora, { rank: 8, alpha: 8, targets: ["q", "v"], dropout: 0 });
+  assert.deepEqual([units, start, preset], [["heads", "ffn", "hidden"], "constant", "paper"]);
+  assert.deepEqual([prefinetune, postfinetune], [10, 30]); // 1, 8 and 3 epochs
+});
+
+Deno.test("the constant start is that of each kind, give or take 0.01, by the seed", () => {
+  const table = unitTable(spec, ["heads", "ffn", "hidden"]), { ffnFirst, hiddenFirst, count } = table;
+  const values = constantLogAlpha(table, { seed: 1 });
+  for (
+    const [from, to, mean] of [[0, ffnFirst, 10], [ffnFirst, hiddenFirst, Math.log(99)], [
+      hiddenFirst,
+      count,
+      10,
+    ]] as const
+  ) {
+    const own = [...values.subarray(from, to)], n = own.length;
+    const average = own.reduce((sum, value) => sum + value, 0) / n;
+    const deviation = Math.sqrt(own.reduce((sum, value) => sum + (value - mean) ** 2, 0) / n);
+    // Five standard errors.
+    assert.ok(Math.abs(average - mean) < 0.05 / Math.sqrt(n), `${average}, not ${mean}`);
+    assert.ok(Math.abs(deviation - 0.01) < 0.05 / Math.sqrt(2 * n), `${deviation}`);
+  }
+  assert.deepEqual(constantLogAlpha(table, { seed: 1 }), values);
+  assert.notDeepEqual(constantLogAlpha(table, { seed: 2 }), values);
+});
+
+Deno.test("an option beside a preset wins, and without one the recovery has the rate of LoRA", () => {
+  const given: Partial<PruneOptions> = {
+    preset: "paper",
+    units: ["ffn"],
+    start: "saliency",
+    prefinetune: 3,
+    postfinetune: 4,
+    lora: { rank: 2 },
+    rates: { noise: 0.2, recovery: 1e-3, limit: 50 },
+  };
+  const resolved = resolveOptions({ ...BASE, ...given }, spec);
+  assert.deepEqual([resolved.units, resolved.start, resolved.prefinetune, resolved.postfinetune], [
+    ["ffn"],
+    "saliency",
+    3,
+    4,
+  ]);
+  assert.deepEqual(resolved.lora, { rank: 2, alpha: 8, targets: ["q", "v"], dropout: 0 });
+  const { noise, recovery, limit, lora, mask } = resolved.rates;
+  assert.deepEqual([noise, recovery, limit, lora, mask], [0.2, 1e-3, 50, 5e-5, 0.1]);
+  const rates = (options: Partial<PruneOptions>): number[] => {
+    const { lora, recovery } = resolveOptions({ ...BASE, ...options }, spec).rates;
+    return [lora, recovery];
+  };
+  assert.deepEqual(rates({}), [5e-4, 5e-4]);
+  assert.deepEqual(rates({ rates: { lora: 1e-3 } }), [1e-3, 1e-3]);
+  assert.deepEqual(rates({ rates: { recovery: 1e-4 } }), [5e-4, 1e-4]);
+  assert.deepEqual(rates({ preset: "paper", rates: { lora: 1e-3 } }), [1e-3, 1e-3]);
+});
+
+Deno.test("numbers out of range, other presets and a start without masks to learn are refused", () => {
+  const refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
+    [{ rates: { temperature: 0 } }, /'temperature'.*above 0/],
+    [{ rates: { limit: 0 } }, /'limit'.*above 0/],
+    [{ rates: { tracking: 1.5 } }, /'tracking'.*from 0 to 1/],
+    [{ rates: { warmup: 2 } }, /'warmup'.*from 0 to 1/],
+    [{ rates: { recovery: -1 } }, /'recovery'.*≥ 0/],
+    [{ rates: { mask: NaN } }, /'mask'.*≥ 0/],
+    [{ preset: "papers" }, /presets are paper; now: papers/],
+    [{ start: "random" }, /saliency or constant/],
+    [{ start: "constant", method: "gradual" }, /method gradual/],
+  ];
+  for (const [options, message] of refused) {
+    assert.throws(() => resolveOptions({ ...BASE, ...options }, spec), (error) => {
+      assert.ok(error instanceof CompressoError && error.code === "usage", String(error));
+      assert.match(error.message, message);
+      return true;
+    });
+  }
+});
+
+Deno.test("a short run as published stays behind its schedule, within ±log 100, and is cut exactly; its adapter fits what it leaves", async () => {
+  using device = await openDevice();
+  using model = await loadModel("demo", { device });
+  const out = await Deno.makeTempDir();
+  try {
+    const { records, result } = await drive(model, { preset: "paper", steps: 8 }, out);
+    assert.deepEqual([...new Set(records.map(({ stage }) => stage))], ["finetune", "prune", "postfinetune"]);
+    const pruning = records.filter(({ stage }) => stage === "prune"), last = pruning.at(-1);
+    assert.equal(last?.target, 0.2);
+    assert.ok((last?.expected ?? 1) < 0.05 && (last?.lambda1 ?? 0) < 0, JSON.stringify(last)); // λ pushes, and has hardly begun to
+    assert.ok(result.logAlpha.every((value) => Math.abs(value) <= Math.fround(Math.log(100))));
+    assert.ok(result.sparsity.hard >= 0.2 - 1e-12 && result.sparsity.hard < 0.21, `${result.sparsity.hard}`);
+    assert.deepEqual(pruning.map(({ learningRate }) => learningRate), pruning.map(() => 5e-5));
+    assert.ok(Math.abs((records.find(({ stage }) => stage === "postfinetune")?.learningRate ?? 0) - 3.1e-4) < 1e-6);
+
+    const tokens = Array.from({ length: 24 }, (_, i) => 7 + 11 * i);
+    const [merged, unmerged] = await Promise.all(["model", "unmerged"].map((name) => openModelFiles(`${out}/${name}`)));
+    assert.ok(merged && unmerged);
+    const { config, weights, baseModel } = await readPeftAdapter(`${out}/adapter`, unmerged.source.spec);
+    assert.equal(baseModel, `${out}/unmerged`);
+    assert.match(await Deno.readTextFile(`${out}/adapter/README.md`), /belongs to the folder `unmerged\/`/);
+    using one = await loadModelFrom(merged.source, { device, baseDtype: "f32" });
+    using two = await loadModelFrom(unmerged.source, { device, baseDtype: "f32" });
+    const wanted = await one.logits(tokens), bare = await two.logits(tokens);
+    const own = await two.logits(tokens, { lora: { ...config, weights } });
+    const largest = wanted.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+    const differ = (values: Float32Array): number =>
+      values.reduce((most, value, at) => Math.max(most, Math.abs(value - (wanted[at] ?? NaN))), 0) / largest;
+    assert.ok(differ(own) < 1e-5, `${differ(own)} of the largest logit`); // sums in another order, in f32
+    assert.ok(differ(bare) > 10 * differ(own), `LoRA matters: ${differ(bare)}`);
+  } finally {
+    await Deno.remove(out, { recursive: true });
+  }
+});
+
+Deno.test("a run with another β, start and warm-up follows its schedule all the same", async () => {
+  using device = await openDevice();
+  using model = await loadModel("demo", { device });
+  for (const temperature of [0.5, 5]) {
+    const rates = { temperature, noise: 1, warmup: 0.5, mask: 0.05 };
+    const { records, result } = await drive(model, {
+      steps: 4,
+      prefinetune: 0,
+      postfinetune: 0,
+      rates,
+      start: "constant",
+    });
+    for (const { expected, target } of records) {
+      assert.ok(Math.abs((expected ?? NaN) - (target ?? NaN)) < 1e-3, `β ${temperature}: ${expected}, not ${target}`);
+    }
+    assert.ok(result.sparsity.hard >= 0.2 - 1e-12 && result.sparsity.hard < 0.202, `${result.sparsity.hard}`);
+  }
+});

@@ -4,6 +4,10 @@
  * @module
  */
 export * from "./lib/errors.ts";
+export { type EvaluateOptions, type EvaluateResult, evaluateTasks } from "./lib/eval/evaluate.ts";
+export type { ItemScore, TaskScore } from "./lib/eval/metrics.ts";
+export { TASK_NAMES } from "./lib/eval/registry.ts";
+export { defineTask, type TaskDefinition, type TaskItem, type TaskRow } from "./lib/eval/task.ts";
 export {
   type AdapterFacts,
   type AdapterOffer,
@@ -115,7 +119,16 @@ export {
   type ScheduleSource,
 } from "./lib/run/schedule_host.ts";
 export type { IsolationLimits } from "./lib/run/schedule_process.ts";
-export { type ChoiceRow, type RowScore, scoreChoices, type ScoreOptions, type ScoreResult } from "./lib/run/score.ts";
+export {
+  type ChoiceRow,
+  type LikelihoodOptions,
+  logLikelihoods,
+  type RowScore,
+  scoreChoices,
+  type ScoreOptions,
+  type ScoreResult,
+  type Sequence,
+} from "./lib/run/score.ts";
 export { type SelfDataOptions, type SelfDataSettings, type SelfText, writeTexts } from "./lib/run/qat.ts";
 export { type SelfDataFileOptions, type SelfDataResult, writeTextFile } from "./lib/run/qat_file.ts";
 export {

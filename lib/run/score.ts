@@ -1,7 +1,15 @@
-// Multiple choice: which continuation of a prefix the model finds most likely. Owns the score of a choice; refuses prompts and text.
+// How likely continuations are, and multiple choice by them. Owns the score of a sequence; refuses prompts and text.
 import { CompressoError } from "../errors.ts";
 import { IGNORED_LABEL } from "../io/prompts.ts";
 import type { Adapters, Model } from "./model.ts";
+
+/** A text as token ids whose end is scored. */
+export interface Sequence {
+  /** What stands before; not empty. */
+  readonly prefix: readonly number[];
+  /** What is scored; not empty. */
+  readonly choice: readonly number[];
+}
 
 /** One question as token ids. */
 export interface ChoiceRow {
@@ -13,18 +21,20 @@ export interface ChoiceRow {
   readonly answer: number;
 }
 
-/** Options of {@link scoreChoices}. */
+/** Options of {@link scoreChoices} and {@link logLikelihoods}. */
 export interface ScoreOptions {
-  /** Tokens of each sequence with its padding. Default: the longest prefix with its choice. */
-  readonly seq?: number;
-  /** Sequences that run at once. Default: as many as make up to 2048 tokens. */
-  readonly batch?: number;
   /** Masks and LoRA. */
   readonly adapters?: Adapters;
   /** Stops the work. */
   readonly signal?: AbortSignal;
   /** Called after each batch with the sequences scored so far. */
   readonly onProgress?: (sequences: number, total: number) => void;
+}
+
+/** Options of {@link logLikelihoods}. */
+export interface LikelihoodOptions extends ScoreOptions {
+  /** Called after each batch with the places of the sequences that it has scored, and their log-likelihoods. */
+  readonly onScores?: (places: readonly number[], scores: readonly number[]) => void;
 }
 
 /** What the model made of one question. */
@@ -54,45 +64,17 @@ const BATCH_TOKENS = 2048;
 /**
  * Scores every choice of every row, and counts the rows where the right one has the highest log-likelihood.
  *
- * @throws CompressoError("usage") for sizes that are not positive; "input" for no rows, an empty prefix or choice, an answer that is
- * no choice, and a sequence longer than `seq` or the model's context; "numeric" where a likelihood is not finite.
+ * @throws CompressoError("input") for no rows, an empty prefix or choice, an answer that is no choice, and a sequence longer than the model's
+ * context; "numeric" where a likelihood is not finite.
  */
 export async function scoreChoices(
   model: Model,
   rows: readonly ChoiceRow[],
   options: ScoreOptions = {},
 ): Promise<ScoreResult> {
-  const { adapters, signal, onProgress } = options;
+  checkRows(rows, model.spec.maxPosition);
   const sequences = rows.flatMap(({ prefix, choices }) => choices.map((choice) => ({ prefix, choice })));
-  const longest = sequences.reduce((most, { prefix, choice }) => Math.max(most, prefix.length + choice.length), 0);
-  const seq = options.seq ?? longest;
-  checkSizes({ seq: options.seq, batch: options.batch });
-  checkRows(rows, { seq, context: model.spec.maxPosition });
-  const batch = Math.min(sequences.length, options.batch ?? Math.max(1, Math.floor(BATCH_TOKENS / seq)));
-  const scores: number[] = [];
-  for (let first = 0; first < sequences.length; first += batch) {
-    signal?.throwIfAborted();
-    const part = sequences.slice(first, first + batch);
-    // Padding stands on the right, where a causal model does not see it; token 0 exists in every vocabulary.
-    const tokens = new Uint32Array(batch * seq), labels = new Int32Array(batch * seq).fill(IGNORED_LABEL);
-    part.forEach(({ prefix, choice }, index) => {
-      tokens.set(prefix, index * seq);
-      tokens.set(choice, index * seq + prefix.length);
-      labels.set(choice, index * seq + prefix.length);
-    });
-    const losses = await model.tokenLosses(tokens, labels, {
-      batch,
-      ...(adapters ? { adapters } : {}),
-      ...(signal ? { signal } : {}),
-    });
-    for (const index of part.keys()) {
-      let score = 0;
-      for (let t = 0; t < seq; t++) score -= losses[index * seq + t] ?? 0;
-      scores.push(score);
-    }
-    onProgress?.(first + part.length, sequences.length);
-  }
-  checkFinite(scores);
+  const scores = await logLikelihoods(model, sequences, options);
   let at = 0;
   const perRow = rows.map(({ choices, answer }): RowScore => {
     const own = scores.slice(at, at += choices.length);
@@ -103,18 +85,54 @@ export async function scoreChoices(
   return { accuracy: correct / rows.length, correct, total: rows.length, perRow };
 }
 
-function checkSizes(sizes: Readonly<Record<string, number | undefined>>): void {
-  for (const [name, value] of Object.entries(sizes)) {
-    if (value === undefined || (Number.isInteger(value) && value >= 1)) continue;
-    throw new CompressoError("usage", {
-      what: "cannot score choices",
-      rule: `${name} is a whole number, at least 1`,
-      value: String(value),
+/**
+ * The log-likelihood of each sequence's choice after its prefix, in nats: the sum over its tokens. Sequences of about the same length run
+ * together.
+ *
+ * @throws CompressoError("input") for an empty prefix or choice and for ids outside the vocabulary; "numeric" where a likelihood is not finite.
+ */
+export async function logLikelihoods(
+  model: Model,
+  sequences: readonly Sequence[],
+  options: LikelihoodOptions = {},
+): Promise<number[]> {
+  const { adapters, signal, onProgress, onScores } = options;
+  const result = new Array<number>(sequences.length).fill(NaN);
+  const length = (place: number): number =>
+    (sequences[place]?.prefix.length ?? 0) + (sequences[place]?.choice.length ?? 0);
+  const order = [...sequences.keys()].sort((a, b) => length(b) - length(a));
+  for (let first = 0; first < order.length;) {
+    signal?.throwIfAborted();
+    const seq = length(order[first] ?? 0), batch = Math.max(1, Math.floor(BATCH_TOKENS / seq));
+    const part = order.slice(first, first + batch);
+    // Padding stands on the right, where a causal model does not see it; token 0 exists in every vocabulary.
+    const tokens = new Uint32Array(batch * seq), labels = new Int32Array(batch * seq).fill(IGNORED_LABEL);
+    part.forEach((place, index) => {
+      const { prefix, choice } = sequences[place] ?? { prefix: [], choice: [] };
+      tokens.set(prefix, index * seq);
+      tokens.set(choice, index * seq + prefix.length);
+      labels.set(choice, index * seq + prefix.length);
     });
+    const losses = await model.tokenLosses(tokens, labels, {
+      batch,
+      ...(adapters ? { adapters } : {}),
+      ...(signal ? { signal } : {}),
+    });
+    const scores = part.map((_, index) => {
+      let score = 0;
+      for (let t = 0; t < seq; t++) score -= losses[index * seq + t] ?? 0;
+      return score;
+    });
+    checkFinite(scores);
+    part.forEach((place, index) => result[place] = scores[index] ?? NaN);
+    first += part.length;
+    onScores?.(part, scores);
+    onProgress?.(first, order.length);
   }
+  return result;
 }
 
-function checkRows(rows: readonly ChoiceRow[], { seq, context }: { seq: number; context: number }): void {
+function checkRows(rows: readonly ChoiceRow[], most: number): void {
   const fail = (where: string, rule: string, value: string): never => {
     throw new CompressoError("input", { what: `cannot score ${where}`, rule, value });
   };
@@ -126,7 +144,6 @@ function checkRows(rows: readonly ChoiceRow[], { seq, context }: { seq: number; 
     if (!Number.isInteger(answer) || choices[answer] === undefined) {
       fail(where, `the answer is an index below ${choices.length}`, String(answer));
     }
-    const most = Math.min(seq, context);
     for (const choice of choices) {
       if (choice.length === 0) fail(where, "a choice has at least one token", "an empty choice");
       const length = prefix.length + choice.length;

@@ -47,6 +47,7 @@ export { type LoraConfig, loraScale, type LoraWeights } from "./lib/nn/lora.ts";
 export type { MaskKind, MaskValues, SlotLayout } from "./lib/nn/masks.ts";
 export type { Matrix, MatrixDtype, MatrixPlacement, MatrixShard } from "./lib/nn/matrix.ts";
 export type { QuantRows } from "./lib/nn/quant.ts";
+export type { Sequence, TokenTree } from "./lib/nn/token_tree.ts";
 export type { LayerWeights, Weights } from "./lib/nn/weights.ts";
 export { type DecoderSpec, type LayerSpec, parameterCount, type Projection, type RopeScaling } from "./lib/nn/spec.ts";
 export { magnitudeScores } from "./lib/prune/baselines.ts";
@@ -127,7 +128,6 @@ export {
   scoreChoices,
   type ScoreOptions,
   type ScoreResult,
-  type Sequence,
 } from "./lib/run/score.ts";
 export { type SelfDataOptions, type SelfDataSettings, type SelfText, writeTexts } from "./lib/run/qat.ts";
 export { type SelfDataFileOptions, type SelfDataResult, writeTextFile } from "./lib/run/qat_file.ts";

@@ -1,15 +1,10 @@
 // How likely continuations are, and multiple choice by them. Owns the score of a sequence; refuses prompts and text.
 import { CompressoError } from "../errors.ts";
-import { IGNORED_LABEL } from "../io/prompts.ts";
+import type { Sequence } from "../nn/token_tree.ts";
 import type { Adapters, Model } from "./model.ts";
+import { packSequences } from "./score_packing.ts";
 
-/** A text as token ids whose end is scored. */
-export interface Sequence {
-  /** What stands before; not empty. */
-  readonly prefix: readonly number[];
-  /** What is scored; not empty. */
-  readonly choice: readonly number[];
-}
+export type { Sequence } from "../nn/token_tree.ts";
 
 /** One question as token ids. */
 export interface ChoiceRow {
@@ -33,6 +28,8 @@ export interface ScoreOptions {
 
 /** Options of {@link logLikelihoods}. */
 export interface LikelihoodOptions extends ScoreOptions {
+  /** Whether sequences share passes and beginnings; false runs each alone, to compare with. Default true. */
+  readonly isPacked?: boolean;
   /** Called after each batch with the places of the sequences that it has scored, and their log-likelihoods. */
   readonly onScores?: (places: readonly number[], scores: readonly number[]) => void;
 }
@@ -59,8 +56,6 @@ export interface ScoreResult {
   readonly perRow: readonly RowScore[];
 }
 
-const BATCH_TOKENS = 2048;
-
 /**
  * Scores every choice of every row, and counts the rows where the right one has the highest log-likelihood.
  *
@@ -86,50 +81,48 @@ export async function scoreChoices(
 }
 
 /**
- * The log-likelihood of each sequence's choice after its prefix, in nats: the sum over its tokens. Sequences of about the same length run
- * together.
+ * The log-likelihood of each sequence's choice after its prefix, in nats: the sum over its tokens. Sequences that begin alike share what is
+ * computed of their beginning, and a pass holds as many as fit; the same numbers as one at a time but for rounding in f32.
  *
- * @throws CompressoError("input") for an empty prefix or choice and for ids outside the vocabulary; "numeric" where a likelihood is not finite.
+ * @throws CompressoError("input") for an empty prefix or choice, a sequence of which more tokens are read than the model's context, and for ids
+ * outside the vocabulary; "numeric" where a likelihood is not finite.
  */
 export async function logLikelihoods(
   model: Model,
   sequences: readonly Sequence[],
   options: LikelihoodOptions = {},
 ): Promise<number[]> {
-  const { adapters, signal, onProgress, onScores } = options;
+  const { adapters, signal, onProgress, onScores, isPacked = true } = options;
+  checkSequences(sequences, model.spec.maxPosition);
   const result = new Array<number>(sequences.length).fill(NaN);
-  const length = (place: number): number =>
-    (sequences[place]?.prefix.length ?? 0) + (sequences[place]?.choice.length ?? 0);
-  const order = [...sequences.keys()].sort((a, b) => length(b) - length(a));
-  for (let first = 0; first < order.length;) {
+  let done = 0;
+  for (const { tree, rows, places } of packSequences(sequences, { isPacked })) {
     signal?.throwIfAborted();
-    const seq = length(order[first] ?? 0), batch = Math.max(1, Math.floor(BATCH_TOKENS / seq));
-    const part = order.slice(first, first + batch);
-    // Padding stands on the right, where a causal model does not see it; token 0 exists in every vocabulary.
-    const tokens = new Uint32Array(batch * seq), labels = new Int32Array(batch * seq).fill(IGNORED_LABEL);
-    part.forEach((place, index) => {
-      const { prefix, choice } = sequences[place] ?? { prefix: [], choice: [] };
-      tokens.set(prefix, index * seq);
-      tokens.set(choice, index * seq + prefix.length);
-      labels.set(choice, index * seq + prefix.length);
-    });
-    const losses = await model.tokenLosses(tokens, labels, {
-      batch,
+    const losses = await model.treeLosses(tree, {
+      rows,
       ...(adapters ? { adapters } : {}),
       ...(signal ? { signal } : {}),
     });
-    const scores = part.map((_, index) => {
-      let score = 0;
-      for (let t = 0; t < seq; t++) score -= losses[index * seq + t] ?? 0;
-      return score;
-    });
+    const scores = tree.paths.map((edges) => edges.reduce((sum, edge) => sum - (losses[edge] ?? NaN), 0));
     checkFinite(scores);
-    part.forEach((place, index) => result[place] = scores[index] ?? NaN);
-    first += part.length;
-    onScores?.(part, scores);
-    onProgress?.(first, order.length);
+    places.forEach((place, index) => result[place] = scores[index] ?? NaN);
+    done += places.length;
+    onScores?.(places, scores);
+    onProgress?.(done, sequences.length);
   }
   return result;
+}
+
+function checkSequences(sequences: readonly Sequence[], most: number): void {
+  sequences.forEach(({ prefix, choice }, index) => {
+    const read = prefix.length + choice.length - 1;
+    if (prefix.length > 0 && choice.length > 0 && read <= most) return;
+    throw new CompressoError("input", {
+      what: `cannot score sequence ${index}`,
+      rule: `it has a prefix and a choice, of which at most ${most} tokens are read: all but the last`,
+      value: `a prefix of ${prefix.length} tokens and a choice of ${choice.length}`,
+    });
+  });
 }
 
 function checkRows(rows: readonly ChoiceRow[], most: number): void {
@@ -147,7 +140,13 @@ function checkRows(rows: readonly ChoiceRow[], most: number): void {
     for (const choice of choices) {
       if (choice.length === 0) fail(where, "a choice has at least one token", "an empty choice");
       const length = prefix.length + choice.length;
-      if (length > most) fail(where, `prefix and choice have at most ${most} tokens`, `${length} tokens`);
+      if (length > most + 1) {
+        fail(
+          where,
+          `prefix and choice have at most ${most + 1} tokens, of which the last is not read`,
+          `${length} tokens`,
+        );
+      }
     }
   });
 }

@@ -4,7 +4,7 @@ import type { Adapters, Model } from "../run/model.ts";
 import { logLikelihoods } from "../run/score.ts";
 import { encodeQuestion } from "./encode.ts";
 import { type ItemScore, pick, type TaskScore, taskScore } from "./metrics.ts";
-import { builtinTask } from "./registry.ts";
+import { builtinParts, builtinTask } from "./registry.ts";
 import { asTask, type TaskDefinition } from "./task.ts";
 import { type LoadedTask, loadTask } from "./task_data.ts";
 
@@ -73,7 +73,9 @@ export async function loadTasks(
   const twice = names.find((name, index) => names.indexOf(name) !== index);
   if (twice !== undefined) fail("each task is named once", twice);
   const loaded: LoadedTask[] = [];
-  for (const definition of definitions) loaded.push(await loadTask(definition, { folder: taskData, limit }));
+  for (const task of definitions) {
+    loaded.push(await loadTask(task, { folder: taskData, limit, parts: builtinParts(task) }));
+  }
   return loaded;
 }
 

@@ -9,8 +9,8 @@ export interface ItemScore {
   readonly picked: number;
   /** The choice with the highest score for each character of it, the first among equals. */
   readonly pickedNorm: number;
-  /** Index of the right choice. */
-  readonly answer: number;
+  /** Index of the right choice; null where none is right. */
+  readonly answer: number | null;
   /** "" where the task has no subsets. */
   readonly subset: string;
 }

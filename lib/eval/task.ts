@@ -26,8 +26,8 @@ export interface TaskItem {
   readonly choices: readonly string[];
   /** What is scored where each choice has a context of its own. */
   readonly continuation?: string;
-  /** Index of the right choice. */
-  readonly answer: number;
+  /** Index of the right choice; null where none is right, so that the question counts as answered wrongly. */
+  readonly answer: number | null;
 }
 
 /** A multiple choice task, see {@link defineTask}. */

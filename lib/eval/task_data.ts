@@ -14,7 +14,7 @@ export interface Question {
   readonly contexts: readonly string[];
   readonly continuations: readonly string[];
   readonly choices: readonly string[];
-  readonly answer: number;
+  readonly answer: number | null;
 }
 
 /** A task with its questions. */
@@ -29,6 +29,15 @@ const SPLITS = ["test", "validation", "valid"] as const;
 const SHOT_SPLITS = ["dev", "fewshot", "train"] as const;
 const EXTENSIONS = ["jsonl", "parquet", "jsonl.gz", "jsonl.zst", "json"] as const;
 
+/** Where a task's data lie and how many of them are taken. */
+export interface LoadOptions {
+  readonly folder: string;
+  /** Questions of each subset at most. */
+  readonly limit?: number | undefined;
+  /** Tasks for the subsets, which are read in its place where it has no file of its own. */
+  readonly parts?: readonly TaskDefinition[] | undefined;
+}
+
 /**
  * Reads a task's questions from `folder`, with `limit` the first ones of each subset only.
  *
@@ -36,10 +45,21 @@ const EXTENSIONS = ["jsonl", "parquet", "jsonl.gz", "jsonl.zst", "json"] as cons
  */
 export async function loadTask(
   task: TaskDefinition,
-  { folder, limit = Infinity }: { readonly folder: string; readonly limit?: number | undefined },
+  { folder, limit = Infinity, parts = [] }: LoadOptions,
 ): Promise<LoadedTask> {
   const { name, splits = SPLITS, shots = 0, shotSplits = SHOT_SPLITS, delimiter = " " } = task;
-  const path = await findData(name, { folder, splits });
+  const own = await findFile(name, { folder, splits });
+  if (own === null) {
+    const there: LoadedTask[] = [];
+    for (const part of parts) {
+      const { name: partName, splits: partSplits = SPLITS } = part;
+      if (await findFile(partName, { folder, splits: partSplits })) there.push(await loadTask(part, { folder, limit }));
+    }
+    if (there.length > 0) {
+      return { name, path: join(folder, `${name}_*`), questions: there.flatMap(({ questions }) => questions) };
+    }
+  }
+  const path = own ?? await noData(name, { folder, splits });
   const rows = await readRowsOf(task, path, task.subset ? Infinity : limit);
   const examples = shots > 0 ? await readExamples(task, await findData(name, { folder, splits: shotSplits })) : null;
   const taken = new Map<string, number>();
@@ -96,6 +116,7 @@ async function readExamples(
     }
     const text = rows.map((row) => {
       const item = checkItem(task.item(row), row), [contexts, continuations] = sides(item, delimiter);
+      if (item.answer === null) throw row.error("an example has a right choice", "has none");
       return `${contexts[item.answer]}${continuations[item.answer]}${shotDelimiter}`;
     }).join("");
     made.set(subset, text);
@@ -122,7 +143,7 @@ function checkItem(item: TaskItem, row: TaskRow): TaskItem {
   if (choices.length < 2) throw row.error("a question has at least two choices", `has ${shown(choices)}`);
   const empty = choices.indexOf("");
   if (empty >= 0) throw row.error("no choice is empty", `has ${shown(choices)}, of which number ${empty + 1} is`);
-  if (!Number.isInteger(answer) || answer < 0 || answer >= choices.length) {
+  if (answer !== null && (!Number.isInteger(answer) || answer < 0 || answer >= choices.length)) {
     throw row.error(`the answer is one of the ${choices.length} choices`, `has number ${answer}, counted from 0`);
   }
   if (typeof context === "string") return item;
@@ -136,16 +157,26 @@ function checkItem(item: TaskItem, row: TaskRow): TaskItem {
   );
 }
 
-async function findData(
-  name: string,
-  { folder, splits }: { readonly folder: string; readonly splits: readonly string[] },
-): Promise<string> {
+interface Wanted {
+  readonly folder: string;
+  readonly splits: readonly string[];
+}
+
+async function findData(name: string, wanted: Wanted): Promise<string> {
+  return await findFile(name, wanted) ?? await noData(name, wanted);
+}
+
+async function findFile(name: string, { folder, splits }: Wanted): Promise<string | null> {
   for (const split of splits) {
     for (const extension of EXTENSIONS) {
       const path = join(folder, `${name}.${split}.${extension}`);
       if (await isFile(path)) return path;
     }
   }
+  return null;
+}
+
+async function noData(name: string, { folder, splits }: Wanted): Promise<never> {
   const isFolder = await Deno.stat(folder).then((info) => info.isDirectory, () => false);
   throw new CompressoError("input", {
     what: `cannot find the data of the task ${name}`,

@@ -1,5 +1,7 @@
 // Tasks scored by a model. Owns the way from a list of tasks to their scores; refuses to print and to keep files.
+import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Adapters, Model } from "../run/model.ts";
 import { logLikelihoods } from "../run/score.ts";
 import { encodeQuestion } from "./encode.ts";
@@ -7,10 +9,11 @@ import { type ItemScore, pick, type TaskScore, taskScore } from "./metrics.ts";
 import { builtinParts, builtinTask } from "./registry.ts";
 import { asTask, type TaskDefinition } from "./task.ts";
 import { type LoadedTask, loadTask } from "./task_data.ts";
+import { isTaskFile, readTaskFile } from "./task_file.ts";
 
 /** Options of {@link evaluateTasks}. */
 export interface EvaluateOptions {
-  /** Names of built-in tasks, and tasks of your own. */
+  /** Names of built-in tasks, paths of task files (a module or JSON), and tasks that the program defines. */
   readonly tasks: readonly (string | TaskDefinition)[];
   /** Folder of the data, `<task>.<split>.jsonl` or `.parquet`. */
   readonly taskData: string;
@@ -68,7 +71,11 @@ export async function loadTasks(
   if (limit !== undefined && (!Number.isInteger(limit) || limit < 1)) {
     fail("limit is a whole number, at least 1", String(limit));
   }
-  const definitions = tasks.map((task) => typeof task === "string" ? builtinTask(task) : asTask(task, "evaluateTasks"));
+  const definitions: TaskDefinition[] = [];
+  for (const task of tasks) {
+    if (typeof task !== "string") definitions.push(asTask(task, "evaluateTasks"));
+    else definitions.push(isTaskFile(task) ? await readTaskFile(task) : builtinTask(task));
+  }
   const names = definitions.map(({ name }) => name);
   const twice = names.find((name, index) => names.indexOf(name) !== index);
   if (twice !== undefined) fail("each task is named once", twice);
@@ -79,43 +86,74 @@ export async function loadTasks(
   return loaded;
 }
 
+/** What tells a task's questions from others: a hash of what is asked and which choice is right. */
+export function taskDigest({ questions }: LoadedTask): string {
+  const hash = createHash("sha256");
+  for (const { contexts, continuations, choices, answer, subset } of questions) {
+    hash.update(JSON.stringify([contexts, continuations, choices, answer, subset]));
+  }
+  return hash.digest("hex").slice(0, 16);
+}
+
+/** Options of {@link scoreTask}. */
+export interface ScoreTaskOptions extends Pick<EvaluateOptions, "adapters" | "refuseLong" | "signal" | "onProgress"> {
+  /** Scores of the choices of questions that need not be scored again, by their places. */
+  readonly known?: ReadonlyMap<number, readonly number[]> | undefined;
+  /** Called for each question as soon as all its choices are scored, in no certain order; not for known ones. */
+  readonly onItem?: (place: number, item: TaskItemScore) => void;
+}
+
+/** What the model made of one question, and whether it had to be cut. */
+export interface TaskItemScore extends ItemScore {
+  /** Whether its context was cut from the left to fit the model. */
+  readonly isTruncated: boolean;
+}
+
 /** Scores the questions of one task. */
 export async function scoreTask(
   model: Model,
   task: LoadedTask,
-  options: Pick<EvaluateOptions, "adapters" | "refuseLong" | "signal" | "onProgress">,
-): Promise<(ItemScore & { readonly isTruncated: boolean })[]> {
-  const { adapters, refuseLong, signal, onProgress } = options, { tokenizer, spec } = model;
-  if (!tokenizer) {
-    throw new CompressoError("input", {
-      what: `cannot score the task ${task.name}`,
-      rule: "a model needs a tokenizer to read text",
-      value: "this one has none",
-      mend: "put tokenizer.json beside the weights",
-    });
-  }
-  const { questions } = task;
-  const encoded = questions.map((question) =>
-    encodeQuestion(task, question, { tokenizer, context: spec.maxPosition, refuseLong })
+  options: ScoreTaskOptions = {},
+): Promise<TaskItemScore[]> {
+  const { adapters, refuseLong, signal, onProgress, known, onItem } = options;
+  const { questions } = task, context = model.spec.maxPosition, tokenizer = tokenizerFor(model, task);
+  const encoded = questions.map((question) => encodeQuestion(task, question, { tokenizer, context, refuseLong }));
+  const own = questions.map(({ choices }, place) => {
+    const scores = known?.get(place);
+    return scores?.length === choices.length ? [...scores] : new Array<number>(choices.length).fill(NaN);
+  });
+  const isDone = (place: number): boolean => own[place]?.every((score) => !Number.isNaN(score)) ?? false;
+  const itemAt = (place: number): TaskItemScore => {
+    const { choices = [], answer = null, subset = "" } = questions[place] ?? {}, scores = own[place] ?? [];
+    return { scores, ...pick(scores, choices), answer, subset, isTruncated: encoded[place]?.isTruncated ?? false };
+  };
+  const open = encoded.flatMap(({ sequences }, place) =>
+    isDone(place) ? [] : sequences.map((sequence, choice) => ({ place, choice, sequence }))
   );
-  const owners = encoded.flatMap(({ sequences }, index) => sequences.map(() => index));
-  const missing = encoded.map(({ sequences }) => sequences.length);
-  let done = 0;
-  const scores = await logLikelihoods(model, encoded.flatMap(({ sequences }) => sequences), {
+  let done = questions.length - new Set(open.map(({ place }) => place)).size;
+  await logLikelihoods(model, open.map(({ sequence }) => sequence), {
     ...(adapters ? { adapters } : {}),
     ...(signal ? { signal } : {}),
-    onScores: (places) => {
-      for (const place of places) {
-        const owner = owners[place] ?? 0, left = (missing[owner] ?? 0) - 1;
-        missing[owner] = left;
-        if (left === 0) done++;
-      }
+    onScores: (indices, scores) => {
+      indices.forEach((index, at) => {
+        const { place, choice } = open[index] ?? { place: -1, choice: -1 }, row = own[place];
+        if (row) row[choice] = scores[at] ?? NaN;
+        if (!isDone(place)) return;
+        done++;
+        onItem?.(place, itemAt(place));
+      });
       onProgress?.(done, questions.length, task.name);
     },
   });
-  let at = 0;
-  return questions.map(({ choices, answer, subset }, index) => {
-    const own = scores.slice(at, at += choices.length);
-    return { scores: own, ...pick(own, choices), answer, subset, isTruncated: encoded[index]?.isTruncated ?? false };
+  return questions.map((_, place) => itemAt(place));
+}
+
+function tokenizerFor({ tokenizer }: Model, { name }: LoadedTask): Tokenizer {
+  if (tokenizer) return tokenizer;
+  throw new CompressoError("input", {
+    what: `cannot score the task ${name}`,
+    rule: "a model needs a tokenizer to read text",
+    value: "this one has none",
+    mend: "put tokenizer.json beside the weights",
   });
 }

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { CompressoError } from "../errors.ts";
 import { type PlacedValue, readValues } from "../io/datasets_values.ts";
+import { isObject, type Json } from "../io/tokenizer_compat.ts";
 import { createRow, shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
 
 /** One question as texts: `contexts[i]` and `continuations[i]` belong to choice i. */
@@ -68,7 +69,7 @@ export async function loadTask(
     const subset = task.subset?.(row) ?? "", count = taken.get(subset) ?? 0;
     if (count >= limit) continue;
     taken.set(subset, count + 1);
-    const item = checkItem(task.item(row), row);
+    const item = makeItem(task, row);
     const before = describe(task, row) + (examples ? examples(subset, row) : "");
     const [contexts, continuations] = sides(item, delimiter);
     questions.push({
@@ -115,7 +116,7 @@ async function readExamples(
       throw wanted.error(`${path} has ${shots} examples${whose}`, `wants ${shots}, and there are ${rows.length}`);
     }
     const text = rows.map((row) => {
-      const item = checkItem(task.item(row), row), [contexts, continuations] = sides(item, delimiter);
+      const item = makeItem(task, row), [contexts, continuations] = sides(item, delimiter);
       if (item.answer === null) throw row.error("an example has a right choice", "has none");
       return `${contexts[item.answer]}${continuations[item.answer]}${shotDelimiter}`;
     }).join("");
@@ -136,6 +137,24 @@ function sides(
   return typeof context === "string"
     ? [choices.map(() => context), choices.map((choice) => delimiter + choice)]
     : [context, choices.map(() => delimiter + continuation)];
+}
+
+/** The question of a row, checked: a task may be the user's own code. */
+function makeItem(task: TaskDefinition, row: TaskRow): TaskItem {
+  let item: unknown;
+  try {
+    item = task.item(row);
+  } catch (error) {
+    if (error instanceof CompressoError) throw error;
+    throw row.error("the task makes a question of each row", `ends in ${error}`);
+  }
+  const isTexts = (value: unknown): boolean => Array.isArray(value) && value.every((part) => typeof part === "string");
+  const { context, choices, continuation }: Json = isObject(item) ? item : {};
+  const isContext = typeof context === "string" || isTexts(context);
+  if (!isContext || !isTexts(choices) || (continuation !== undefined && typeof continuation !== "string")) {
+    throw row.error("a question has a context, choices that are texts, and an answer", `gives ${shown(item)}`);
+  }
+  return checkItem(item as TaskItem, row);
 }
 
 function checkItem(item: TaskItem, row: TaskRow): TaskItem {

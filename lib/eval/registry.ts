@@ -31,16 +31,16 @@ export function builtinTask(name: string): TaskDefinition {
   });
 }
 
-/** The candidate with the fewest edits to `word`, or null where all are far. */
+/** The candidate that begins with `word`, or that with the fewest edits to it; null where all are far. */
 export function nearest(word: string, candidates: readonly string[]): string | null {
   const plain = (text: string): string => text.toLowerCase().replaceAll(/[-\s]/g, "_");
+  const begun = word.length > 2 ? candidates.find((candidate) => candidate.startsWith(plain(word))) : undefined;
+  if (begun !== undefined) return begun;
   const ranked = candidates
     .map((candidate) => ({ candidate, edits: distance(plain(word), candidate) }))
     .sort((a, b) => a.edits - b.edits);
   const best = ranked[0];
-  if (best === undefined) return null;
-  const isBeginning = best.candidate.startsWith(plain(word)) && word.length > 2;
-  return isBeginning || best.edits <= Math.max(2, Math.floor(best.candidate.length / 3)) ? best.candidate : null;
+  return best && best.edits <= Math.max(2, Math.floor(best.candidate.length / 3)) ? best.candidate : null;
 }
 
 /** Levenshtein's distance. */

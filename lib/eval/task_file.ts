@@ -58,7 +58,8 @@ async function readJsonTask(path: string): Promise<TaskDefinition> {
   }
   const parsed = JsonTask.safeParse(value);
   if (!parsed.success) {
-    const [issue] = parsed.error.issues;
+    // A mistyped part says more than the part that is missing for it.
+    const { issues } = parsed.error, issue = issues.find(({ code }) => code === "unrecognized_keys") ?? issues[0];
     throw new CompressoError("input", {
       what: `cannot use the task of ${path}`,
       rule: "a task in JSON has name, context, choices, answer, and perhaps labels, splits, shots, description, subset",

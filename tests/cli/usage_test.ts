@@ -78,8 +78,8 @@ Deno.test("options that are missing or exclude each other are refused", async ()
     [["prune"], /missing required argument 'model'/],
     [["generate", "demo"], /cannot start without --prompt/],
     [["export", "demo"], /cannot start without --out/],
-    [["eval", folder.path], /either --text or --data/],
-    [["eval", "demo", "--text", "a", "--data", "b"], /either --text or --data/],
+    [["eval", folder.path], /either --text, --data or --tasks/],
+    [["eval", "demo", "--text", "a", "--data", "b"], /either --text, --data or --tasks/],
     [["generate", "demo", "--prompt", "a", "--raw", "--chat"], /either --raw or --chat/],
     [["prune", "demo", "--sparsity", "0.3", "--units", "heads,kv", "--out", folder.at("run")], /either heads or kv/],
     [

@@ -109,7 +109,7 @@ export {
 export type { RunHandle, RunHooks } from "./lib/run/hooks.ts";
 export { type Method, METHODS } from "./lib/run/methods.ts";
 export type { CheckpointOptions, PruneOptions, Rates, ResolvedOptions } from "./lib/run/options.ts";
-export { perplexity, type PerplexityOptions, type PerplexityResult } from "./lib/run/perplexity.ts";
+export { perplexity, type PerplexityOptions, type PerplexityResult, type WindowLoss } from "./lib/run/perplexity.ts";
 export { compress, type CompressOptions } from "./lib/run/pipeline.ts";
 export type { PruneResult, PruneRun } from "./lib/run/prune_result.ts";
 export type { Stage, StepRecord } from "./lib/run/records.ts";

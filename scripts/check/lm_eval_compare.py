@@ -49,7 +49,7 @@ def main():
             batch_size=args.batch,
             device="cpu",
             log_samples=True,
-            bootstrap_iters=0,
+            bootstrap_iters=100,  # 0 would leave out all standard errors; those of means need no bootstrap
         )
     failed = False
     for name, subset, local in made:

@@ -10,7 +10,7 @@ model=$1 data=$2 out=$3 limit=${4:-40} tasks=${5:-arc_easy,piqa,hellaswag,winogr
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cli() { deno run -A "$here/../../cli/main.ts" "$@"; }
 
-if [ ! -e "$out/hf/model/config.json" ]; then cli export "$model" --out "$out/hf" --dtype f32; fi
+if [ ! -e "$out/hf/model/config.json" ]; then cli export "$model" --out "$out/hf" --dtype f32 --formats hf; fi
 cli eval "$out/hf/model" --base-dtype f32 --tasks "$tasks" --task-data "$data" --limit "$limit" --out "$out/items-$limit.jsonl" --json \
   > "$out/scores-$limit.json"
 "${PYTHON:-python3}" "$here/lm_eval_compare.py" "$out/hf/model" --data "$data" --tasks "$tasks" --limit "$limit" \

@@ -5,6 +5,7 @@ import type { Plan } from "../gpu/plan.ts";
 import { openModelFiles } from "../io/open_model.ts";
 import type { WeightSource } from "../io/source.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import { notFinite } from "../nn/decode_pass.ts";
 import { lossByRow, recordFinalNorm, recordLogits, recordLoss, writeTargets } from "../nn/head.ts";
 import { strideOf } from "../nn/layout.ts";
 import { type LoraConfig, loraScale, packLora, unpackLora } from "../nn/lora.ts";
@@ -13,6 +14,7 @@ import type { MatrixDtype } from "../nn/matrix.ts";
 import { createPass, type Pass, recordForward, recordGradients, shiftLabels } from "../nn/pass.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { IDLE_STATE, writeStepState } from "../nn/step_state.ts";
+import { createTopPass, type TopLogprobs, type TopPass } from "../nn/top_pass.ts";
 import { loadWeights, type Weights } from "../nn/weights.ts";
 
 /** Options of {@link loadModel}. */
@@ -57,6 +59,15 @@ export interface GradientResult {
   readonly gradients: Map<string, Float32Array>;
 }
 
+/** The pass that was used last, with its plans so far. */
+interface Prepared {
+  readonly key: string;
+  readonly pass: Pass;
+  readonly layers: Plan;
+  loss: Plan | null;
+  top: TopPass | null;
+}
+
 /** A model on the GPU; dispose it to free its memory. */
 export class Model implements Disposable {
   /** Where the model lies. */
@@ -67,7 +78,7 @@ export class Model implements Disposable {
   readonly weights: Weights;
   /** Null where the model has none. */
   readonly tokenizer: Tokenizer | null;
-  #cached: { key: string; pass: Pass; layers: Plan; loss: Plan | null } | null = null;
+  #cached: Prepared | null = null;
 
   /** Wraps loaded weights; use {@link loadModel}. */
   constructor(device: Device, source: WeightSource, parts: { weights: Weights; tokenizer: Tokenizer | null }) {
@@ -152,6 +163,38 @@ export class Model implements Disposable {
     return lossByRow(await this.device.readFloats(pass.act.loss, tokens.length), targets);
   }
 
+  /**
+   * Log-probabilities of next tokens, in nats, from one forward pass over right-padded sequences: entry b · seq + t is about the token after
+   * token t of sequence b. `next` holds the ids asked for, −1 where none is: the entries there are 0. With each come the `top` most likely tokens.
+   *
+   * @throws CompressoError("input") for no tokens or ids outside the vocabulary, "usage" for `next` of another length and a `top` out of range;
+   * "numeric" where a log-probability is not finite.
+   */
+  async nextLogprobs(
+    tokens: ArrayLike<number>,
+    next: ArrayLike<number>,
+    options: {
+      readonly batch: number;
+      readonly top: number;
+      readonly adapters?: Adapters;
+      readonly signal?: AbortSignal;
+    },
+  ): Promise<TopLogprobs> {
+    const { batch, top, adapters = {}, signal } = options, { vocab } = this.spec;
+    checkTokens(tokens, vocab);
+    checkNext(tokens, next, { top, vocab });
+    const prepared = await this.#prepare({ batch, seq: tokens.length / batch }, adapters);
+    if (prepared.top?.top !== top) {
+      prepared.top?.[Symbol.dispose]();
+      prepared.top = null;
+      prepared.top = createTopPass(prepared.pass, { top });
+    }
+    this.device.write(prepared.pass.act.tokens, Uint32Array.from(tokens));
+    const found = await prepared.top.run(Int32Array.from(next), { signal });
+    if (![found.chosen, found.values].every((values) => values.every(Number.isFinite))) throw notFinite();
+    return found;
+  }
+
   /** Loss and gradients of LoRA and masks (with respect to z), at the given masks and LoRA. */
   async lossAndGradients(input: GradientInput): Promise<GradientResult> {
     const { tokens, batch, seq } = flatten(input.tokens), labels = flatten(input.labels).tokens;
@@ -199,7 +242,7 @@ export class Model implements Disposable {
   async #prepare(
     shape: { readonly batch: number; readonly seq: number },
     adapters: Adapters,
-  ): Promise<{ key: string; pass: Pass; layers: Plan; loss: Plan | null }> {
+  ): Promise<Prepared> {
     const { lora } = adapters;
     const key = JSON.stringify([shape, lora ? [lora.rank, loraScale(lora), lora.targets] : null]);
     if (this.#cached?.key !== key) {
@@ -209,7 +252,7 @@ export class Model implements Disposable {
       recordForward(context);
       recordFinalNorm(context);
       writeStepState(this.device, pass.state, IDLE_STATE);
-      this.#cached = { key, pass, layers: context.plan.finish(), loss: null };
+      this.#cached = { key, pass, layers: context.plan.finish(), loss: null, top: null };
     }
     this.#applyAdapters(this.#cached.pass, adapters);
     return await Promise.resolve(this.#cached);
@@ -222,6 +265,7 @@ export class Model implements Disposable {
 
   #release(): void {
     this.#cached?.loss?.[Symbol.dispose]();
+    this.#cached?.top?.[Symbol.dispose]();
     this.#cached?.layers[Symbol.dispose]();
     this.#cached?.pass[Symbol.dispose]();
     this.#cached = null;
@@ -272,6 +316,28 @@ function flatten(rows: readonly number[] | readonly (readonly number[])[]): {
 
 function isNested(rows: readonly number[] | readonly (readonly number[])[]): rows is readonly (readonly number[])[] {
   return Array.isArray(rows[0]);
+}
+
+function checkNext(
+  tokens: ArrayLike<number>,
+  next: ArrayLike<number>,
+  { top, vocab }: { readonly top: number; readonly vocab: number },
+): void {
+  const fail = (code: "usage" | "input", rule: string, value: string): never => {
+    throw new CompressoError(code, { what: "cannot ask for log-probabilities", rule, value });
+  };
+  if (next.length !== tokens.length) {
+    fail("usage", "there is one entry for each token", `${tokens.length} tokens, ${next.length} entries`);
+  }
+  if (!Number.isInteger(top) || top < 0 || top > vocab) {
+    fail("usage", `the most likely tokens asked for are a whole number from 0 to ${vocab}`, String(top));
+  }
+  for (let i = 0; i < next.length; i++) {
+    const id = next[i] ?? NaN;
+    if (!Number.isInteger(id) || id < -1 || id >= vocab) {
+      fail("input", `ids lie in [0, ${vocab}), or are -1`, String(id));
+    }
+  }
 }
 
 function checkTokens(tokens: ArrayLike<number>, vocab: number): void {

@@ -88,7 +88,8 @@ export {
 export type { EncodeReport } from "./lib/run/batches.ts";
 export { type ChoiceOptions, encodeChoices } from "./lib/run/choice_rows.ts";
 export { type ExportFormat, exportModel, type ExportOptions, type ExportResult } from "./lib/run/export.ts";
-export { generate, type GenerateOptions, generateText } from "./lib/run/generate.ts";
+export { type FinishReason, generate, type GenerateOptions } from "./lib/run/generate.ts";
+export { generateText, type GenerateTextOptions } from "./lib/run/generate_text.ts";
 export { type MemoryOptions, type MemoryPlan, planMemory, type PlannedAdapter } from "./lib/run/memory.ts";
 export { adviseMemory, fits, type MemoryAdvice, type MemoryBudget } from "./lib/run/memory_advice.ts";
 export type { MemoryPart } from "./lib/run/memory_parts.ts";
@@ -109,6 +110,7 @@ export { perplexity, type PerplexityOptions, type PerplexityResult } from "./lib
 export { compress, type CompressOptions } from "./lib/run/pipeline.ts";
 export type { PruneResult, PruneRun } from "./lib/run/prune_result.ts";
 export type { Stage, StepRecord } from "./lib/run/records.ts";
+export type { SamplingOptions } from "./lib/run/sampling.ts";
 export {
   type OpenSchedule,
   openSchedule,

@@ -1,37 +1,35 @@
-// Generation: a prompt continued token by token. Owns the choice of the next token and when to stop; refuses chat templates.
+// Generation: a prompt continued token by token. Owns how tokens are read from the GPU and when to stop; refuses texts, and how one is chosen.
 import { CompressoError } from "../errors.ts";
-import { createStreamDecoder } from "../io/tokenizer.ts";
-import { createDecodePass, type DecodePass, notFinite } from "../nn/decode_pass.ts";
+import { createDecodePass, type DecodePass } from "../nn/decode_pass.ts";
 import { packLora } from "../nn/lora.ts";
 import { packMasks } from "../nn/masks.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
-import { checkSeed, uniform } from "../random.ts";
 import type { Adapters, Model } from "./model.ts";
+import { checkSampling, createSampler, isGreedy, type Sampler, type SamplingOptions } from "./sampling.ts";
 
-/** Options of {@link generate} and {@link generateText}. */
-export interface GenerateOptions {
+/** Options of {@link generate}. */
+export interface GenerateOptions extends SamplingOptions {
   /** Tokens to generate at most. */
   readonly maxTokens: number;
-  /** 0 always takes the most likely token; else tokens are drawn from softmax(logits / temperature). Default 0. */
-  readonly temperature?: number;
-  /** Seed of the draws, which depend on it and the token's position alone. Default 0. */
-  readonly seed?: number;
+  /** Tokens that end the text besides those of the model, such as the end of a turn in a chat. Default: none. */
+  readonly endTokens?: readonly number[];
   /** Masks and LoRA. */
   readonly adapters?: Adapters;
   /** Stops the work. */
   readonly signal?: AbortSignal;
 }
 
+/** Why a text ended: at an end token, at a stop string, after `maxTokens`, or where the model's context was full. */
+export type FinishReason = "end" | "stop" | "length" | "context";
+
 /** Wanted time between two reads of greedy tokens. */
 const GROUP_SECONDS = 0.1;
 /** Tokens between two reads, at most. */
 const GROUP_TOKENS = 64;
-/** Stream of the random numbers that choose tokens. */
-const STREAM = 0x6e78;
 
 /**
- * Continues a prompt of token ids; an empty one stands for BOS. Ends before an end token of the model, after `maxTokens`,
- * or where prompt and continuation fill the model's context. The same seed gives the same tokens.
+ * Continues a prompt of token ids; an empty one stands for BOS. Ends before an end token, after `maxTokens`, or where prompt and
+ * continuation fill the model's context, and returns which of them it was. The same seed gives the same tokens.
  *
  * @throws CompressoError("usage") for options out of range; "input" for an empty prompt without BOS, one that fills the context,
  * and ids outside the vocabulary; "numeric" where the logits are not finite.
@@ -40,78 +38,21 @@ export function generate(
   model: Model,
   promptTokens: readonly number[],
   options: GenerateOptions,
-): AsyncGenerator<number, void, undefined> {
-  const { maxTokens, temperature = 0, seed = 0 } = options;
-  checkOptions({ maxTokens, temperature });
-  checkSeed(seed);
+): AsyncGenerator<number, FinishReason, undefined> {
+  const { maxTokens } = options;
+  checkMaxTokens(maxTokens);
+  checkSampling(options);
   const prompt = checkPrompt(model.spec, promptTokens);
   const count = Math.min(maxTokens, model.spec.maxPosition - prompt.length);
-  return continuation(model, prompt, { ...options, count, temperature, seed });
-}
-
-/**
- * Continues a text, piece by piece; a piece is whole characters, special tokens are left out. The prompt begins with the
- * tokens that the tokenizer puts before a text, and does not end with those that it puts after one.
- *
- * @throws CompressoError("input") for a model without tokenizer, and what {@link generate} throws.
- */
-export function generateText(
-  model: Model,
-  prompt: string,
-  options: GenerateOptions,
-): AsyncGenerator<string, void, undefined> {
-  const { tokenizer } = model;
-  if (!tokenizer) {
-    throw new CompressoError("input", {
-      what: "cannot generate text",
-      rule: "a model needs a tokenizer to read and write text",
-      value: "this one has none",
-      mend: "put tokenizer.json beside the weights",
-    });
-  }
-  const tokens = generate(model, [...tokenizer.leading, ...tokenizer.encode(prompt)], options);
-  const decoder = createStreamDecoder(tokenizer, { skipSpecial: true });
-  return pieces();
-
-  async function* pieces(): AsyncGenerator<string, void, undefined> {
-    for await (const token of tokens) {
-      const text = decoder.push(token);
-      if (text !== "") yield text;
-    }
-    const rest = decoder.end();
-    if (rest !== "") yield rest;
-  }
-}
-
-/** Index drawn from softmax(logits / temperature) by a uniform number u in (0, 1). Throws `CompressoError("numeric")` where a logit is not finite. */
-export function sampleToken(
-  logits: Float32Array,
-  { temperature, u }: { readonly temperature: number; readonly u: number },
-): number {
-  let top = -Infinity;
-  for (const logit of logits) {
-    if (!Number.isFinite(logit)) throw notFinite();
-    top = Math.max(top, logit);
-  }
-  let total = 0;
-  const weights = Float64Array.from(logits, (logit) => Math.exp((logit - top) / temperature));
-  for (const weight of weights) total += weight;
-  let left = u * total, last = 0;
-  for (const [id, weight] of weights.entries()) {
-    if (weight === 0) continue;
-    last = id;
-    left -= weight;
-    if (left < 0) break;
-  }
-  return last; // rounding may leave a rest: then the last token that can be drawn
+  return continuation(model, prompt, { ...options, count });
 }
 
 async function* continuation(
   model: Model,
   prompt: readonly number[],
-  options: GenerateOptions & { readonly count: number; readonly temperature: number; readonly seed: number },
-): AsyncGenerator<number, void, undefined> {
-  const { count, temperature, seed, adapters = {}, signal } = options;
+  options: GenerateOptions & { readonly count: number },
+): AsyncGenerator<number, FinishReason, undefined> {
+  const { count, maxTokens, endTokens = [], adapters = {}, signal } = options;
   const { device, weights, spec } = model, { lora, masks = {} } = adapters;
   signal?.throwIfAborted();
   using pass = createDecodePass(device, weights, { capacity: prompt.length + count, lora: lora ?? null });
@@ -119,13 +60,14 @@ async function* continuation(
   if (lora && pass.lora) device.write(pass.lora.params, packLora(spec, pass.lora, lora.weights));
   await pass.prefill(prompt.slice(0, -1), { signal });
   const last = prompt.at(-1) ?? 0;
-  const tokens = temperature === 0
+  const tokens = isGreedy(options)
     ? greedyTokens(pass, last, { count, signal })
-    : sampledTokens(pass, last, { count, temperature, seed, signal });
+    : sampledTokens(pass, last, { count, sampler: createSampler(options, prompt), signal });
   for await (const id of tokens) {
-    if (spec.eosIds.includes(id)) return;
+    if (spec.eosIds.includes(id) || endTokens.includes(id)) return "end";
     yield id;
   }
+  return count < maxTokens ? "context" : "length";
 }
 
 /**
@@ -166,16 +108,15 @@ async function* greedyTokens(
 async function* sampledTokens(
   pass: DecodePass,
   token: number,
-  { count, temperature, seed, signal }: {
+  { count, sampler, signal }: {
     readonly count: number;
-    readonly temperature: number;
-    readonly seed: number;
+    readonly sampler: Sampler;
     readonly signal: AbortSignal | undefined;
   },
 ): AsyncGenerator<number, void, undefined> {
   for (let left = count, last = token; left > 0; left--) {
     const logits = await pass.logits(last, { signal });
-    last = sampleToken(logits, { temperature, u: uniform(seed, STREAM, pass.length) });
+    last = sampler.choose(logits, pass.length);
     yield last;
   }
 }
@@ -209,10 +150,11 @@ function checkPrompt({ vocab, bosId, maxPosition }: DecoderSpec, tokens: readonl
   });
 }
 
-function checkOptions({ maxTokens, temperature }: { readonly maxTokens: number; readonly temperature: number }): void {
-  const fail = (rule: string, value: number): never => {
-    throw new CompressoError("usage", { what: "cannot generate with these settings", rule, value: String(value) });
-  };
-  if (!Number.isInteger(maxTokens) || maxTokens < 1) fail("maxTokens is a whole number, at least 1", maxTokens);
-  if (!Number.isFinite(temperature) || temperature < 0) fail("temperature is a number, at least 0", temperature);
+function checkMaxTokens(maxTokens: number): void {
+  if (Number.isInteger(maxTokens) && maxTokens >= 1) return;
+  throw new CompressoError("usage", {
+    what: "cannot generate with these settings",
+    rule: "maxTokens is a whole number, at least 1",
+    value: String(maxTokens),
+  });
 }

@@ -4,11 +4,13 @@ import { CompressoError } from "../../lib/errors.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { createDecodePass } from "../../lib/nn/decode_pass.ts";
 import type { DecoderSpec } from "../../lib/nn/spec.ts";
-import { generate, type GenerateOptions, generateText, sampleToken } from "../../lib/run/generate.ts";
+import { type FinishReason, generate, type GenerateOptions } from "../../lib/run/generate.ts";
+import { generateText } from "../../lib/run/generate_text.ts";
+import { sampleToken } from "../../lib/run/sampling.ts";
 import { loadModelFrom, type Model } from "../../lib/run/model.ts";
 import { assertClose, distance, type GoldenName } from "../golden/helpers/golden.ts";
 import { randomSource } from "../io/models.ts";
-import { greedyReference, openDemo, openGoldenModel, rowOf, someTokens } from "./helpers/reference.ts";
+import { argmax, greedyReference, openDemo, openGoldenModel, rowOf, someTokens } from "./helpers/reference.ts";
 
 const NAMES: readonly GoldenName[] = ["gqa_llama3", "mha_linear", "mqa_bf16_sharded", "gqa_f16"];
 // Both paths are f32 with other orders of summation; the golden tests hold each within this of f64.
@@ -101,6 +103,43 @@ Deno.test("generation ends before an end token, after maxTokens and where the co
   assert.deepEqual(await all(short, prompt, { maxTokens: 30 }), tokens.slice(0, 7));
 });
 
+Deno.test("generation says why it ended", async () => {
+  using device = await openDevice();
+  const prompt = [5, 9, 3, 11, 20];
+  const { model } = await openGoldenModel("mha_linear", { device, spec: { eosIds: [], maxPosition: 12 } });
+  using _ = model;
+  const run = async (maxTokens: number, endTokens: readonly number[]): Promise<[number[], FinishReason]> => {
+    const tokens = generate(model, prompt, { maxTokens, endTokens }), ids: number[] = [];
+    for (let next = await tokens.next();; next = await tokens.next()) {
+      if (next.done) return [ids, next.value];
+      ids.push(next.value);
+    }
+  };
+  const [ids, reason] = await run(7, []);
+  assert.equal(reason, "length");
+  assert.deepEqual(await run(8, []), [ids, "context"]);
+  const end = ids[4] ?? -1;
+  assert.deepEqual(await run(8, [end]), [ids.slice(0, ids.indexOf(end)), "end"]);
+});
+
+Deno.test("a repetition penalty changes the most likely token as the definition says", async () => {
+  using device = await openDevice();
+  const { model } = await openGoldenModel("gqa_llama3", { device, spec: { eosIds: [] } });
+  using _ = model;
+  const prompt = [5, 9, 3], repetitionPenalty = 1.7, expected = [...prompt];
+  for (let step = 0; step < 10; step++) {
+    const scores = rowOf(await model.logits(expected), expected.length - 1, model.spec.vocab).slice();
+    for (const id of new Set(expected)) {
+      const score = scores[id] ?? NaN;
+      scores[id] = score < 0 ? score * repetitionPenalty : score / repetitionPenalty;
+    }
+    expected.push(argmax(scores));
+  }
+  const actual = await all(model, prompt, { maxTokens: 10, repetitionPenalty });
+  assert.deepEqual(actual, expected.slice(prompt.length));
+  assert.notDeepEqual(actual, await all(model, prompt, { maxTokens: 10 }));
+});
+
 Deno.test("everything allocated is freed after the last token, an early break, an abort and an error", async () => {
   using device = await openDevice();
   const { model, adapters } = await openGoldenModel("gqa_llama3", { device, spec: { eosIds: [] } });
@@ -184,6 +223,7 @@ Deno.test("prompts and options that cannot be used are refused at once", async (
   for (const token of [-1, vocab, 1.5, NaN]) assert.throws(refused([3, token], {}), isError("input", /token ids/));
   for (const maxTokens of [0, -1, 1.5]) assert.throws(refused([3], { maxTokens }), isError("usage", /maxTokens/));
   for (const temperature of [-1, NaN]) assert.throws(refused([3], { temperature }), isError("usage", /temperature/));
+  assert.throws(refused([3], { topK: -1 }), isError("usage", /topK/));
   assert.throws(refused([3], { seed: -1 }), isError("usage", /seed/));
   assert.throws(() => generateText(model, "Hello", { maxTokens: 4 }), isError("input", /tokenizer/));
 });
@@ -201,7 +241,15 @@ Deno.test("the demo model's text is that of its greedy tokens", async () => {
   for await (const piece of generateText(model, prompt, { maxTokens: 12 })) pieces.push(piece);
   assert.deepEqual(await all(model, prompted, { maxTokens: 12 }), tokens);
   assert.ok(tokens.length > 0, "the demo answers something");
-  assert.equal(pieces.join(""), tokenizer.decode(tokens));
+  const text = tokenizer.decode(tokens);
+  assert.equal(pieces.join(""), text);
+  // A stop string within tokens and across them; what follows it is not generated to its end.
+  const stop = text.slice(1, -1), before = [device.liveCount, device.bytes];
+  const stopped = generateText(model, prompt, { maxTokens: 12, stop: ["no such text", stop] });
+  assert.deepEqual(await stopped.next(), { done: false, value: text.slice(0, 1) });
+  assert.deepEqual(await stopped.next(), { done: true, value: "stop" });
+  assert.deepEqual([device.liveCount, device.bytes], before);
+  assert.throws(() => generateText(model, prompt, { maxTokens: 12, stop: [""] }), isError("usage", /stop string/));
 });
 
 async function all(model: Model, prompt: readonly number[], options: GenerateOptions): Promise<number[]> {

@@ -129,6 +129,10 @@ export {
   type SlicedModel,
 } from "./lib/run/session.ts";
 export { type VerifyInput, type VerifyResult, verifySliced } from "./lib/run/verify.ts";
+export { type LikelyToken, type PlaceLogprobs, tokenLogprobs, type TokenLogprobsOptions } from "./lib/run/logprobs.ts";
+export type { RequestRecord } from "./lib/serve/handler.ts";
+export type { ServeLimits } from "./lib/serve/limits.ts";
+export { type ModelServer, serveModel, type ServeOptions } from "./lib/serve/serve.ts";
 export type { Subgroups } from "./lib/gpu/subgroups.ts";
 export type { SelectOptions, SizeTarget } from "./lib/prune/selection.ts";
 export type { Measure } from "./lib/prune/tally.ts";

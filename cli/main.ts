@@ -13,6 +13,7 @@ import { reportError } from "./output.ts";
 import { planVerb } from "./plan.ts";
 import { pruneVerb } from "./prune.ts";
 import { scheduleVerb } from "./schedule.ts";
+import { serveVerb } from "./serve.ts";
 
 /** Runs the command line on arguments and returns the exit status. */
 export async function main(args: readonly string[]): Promise<number> {
@@ -22,7 +23,20 @@ export async function main(args: readonly string[]): Promise<number> {
   })
     .version(config.version, "--version", "print the version")
     .helpCommand("help [verb]", "show the help of a verb");
-  for (const make of [doctor, inspect, planVerb, pruneVerb, scheduleVerb, data, evaluate, generateVerb, exportVerb]) {
+  for (
+    const make of [
+      doctor,
+      inspect,
+      planVerb,
+      pruneVerb,
+      scheduleVerb,
+      data,
+      evaluate,
+      generateVerb,
+      serveVerb,
+      exportVerb,
+    ]
+  ) {
     program.addCommand(make());
   }
   quiet(program);

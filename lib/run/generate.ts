@@ -13,6 +13,11 @@ export interface GenerateOptions extends SamplingOptions {
   readonly maxTokens: number;
   /** Tokens that end the text besides those of the model, such as the end of a turn in a chat. Default: none. */
   readonly endTokens?: readonly number[];
+  /**
+   * Called with each token that is chosen, the one that ends the text included, and the logits [vocab] of the model that it is chosen from.
+   * Greedy tokens are then read one by one, which takes longer.
+   */
+  readonly onChoice?: (id: number, logits: Float32Array) => void;
   /** Masks and LoRA. */
   readonly adapters?: Adapters;
   /** Stops the work. */
@@ -60,9 +65,10 @@ async function* continuation(
   if (lora && pass.lora) device.write(pass.lora.params, packLora(spec, pass.lora, lora.weights));
   await pass.prefill(prompt.slice(0, -1), { signal });
   const last = prompt.at(-1) ?? 0;
-  const tokens = isGreedy(options)
+  const { onChoice } = options;
+  const tokens = isGreedy(options) && !onChoice
     ? greedyTokens(pass, last, { count, signal })
-    : sampledTokens(pass, last, { count, sampler: createSampler(options, prompt), signal });
+    : sampledTokens(pass, last, { count, sampler: createSampler(options, prompt), onChoice, signal });
   for await (const id of tokens) {
     if (spec.eosIds.includes(id) || endTokens.includes(id)) return "end";
     yield id;
@@ -108,15 +114,17 @@ async function* greedyTokens(
 async function* sampledTokens(
   pass: DecodePass,
   token: number,
-  { count, sampler, signal }: {
+  { count, sampler, onChoice, signal }: {
     readonly count: number;
     readonly sampler: Sampler;
+    readonly onChoice: GenerateOptions["onChoice"];
     readonly signal: AbortSignal | undefined;
   },
 ): AsyncGenerator<number, void, undefined> {
   for (let left = count, last = token; left > 0; left--) {
     const logits = await pass.logits(last, { signal });
     last = sampler.choose(logits, pass.length);
+    onChoice?.(last, logits);
     yield last;
   }
 }

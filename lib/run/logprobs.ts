@@ -119,3 +119,24 @@ function checkLengths(sequences: readonly (readonly number[])[], context: number
     });
   }
 }
+
+/** What the model thinks of a place whose logits [vocab] are at hand, and of the token chosen there; in f64. */
+export function placeLogprobs(
+  logits: Float32Array,
+  { id, top }: { readonly id: number; readonly top: number },
+): PlaceLogprobs & { readonly logprob: number } {
+  let peak = -Infinity, sum = 0;
+  for (const logit of logits) peak = Math.max(peak, logit);
+  for (const logit of logits) sum += Math.exp(logit - peak);
+  const total = Math.log(sum), logprobOf = (at: number): number => (logits[at] ?? NaN) - peak - total;
+  // The list stays short, so most logits are compared with its last entry alone.
+  const best: number[] = [];
+  const value = (at: number | undefined): number => at === undefined ? -Infinity : logits[at] ?? NaN;
+  for (let at = 0; top > 0 && at < logits.length; at++) {
+    if (best.length === top && value(at) <= value(best.at(-1))) continue;
+    const place = best.findIndex((other) => value(at) > value(other));
+    best.splice(place < 0 ? best.length : place, 0, at);
+    if (best.length > top) best.pop();
+  }
+  return { logprob: logprobOf(id), top: best.map((at) => ({ id: at, logprob: logprobOf(at) })) };
+}

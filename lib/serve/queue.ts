@@ -5,6 +5,8 @@ import { ApiError } from "./api_error.ts";
 export interface Queue {
   /** Whether a request is being worked on. */
   readonly isBusy: boolean;
+  /** Whether newcomers are sent away. */
+  readonly isClosed: boolean;
   /** Requests that wait. */
   readonly waiting: number;
   /**
@@ -51,6 +53,9 @@ export function createQueue({ most }: { readonly most: number }): Queue {
   return {
     get isBusy(): boolean {
       return isBusy;
+    },
+    get isClosed(): boolean {
+      return isClosed;
     },
     get waiting(): number {
       return line.length;

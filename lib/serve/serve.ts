@@ -71,7 +71,7 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
   const { tokenizer } = model;
   if (!tokenizer) throw noTokenizer();
   checkAddress({ port, name, apiKey });
-  const queue = createQueue({ most: limits.queue }), ending = new AbortController(), cut = new AbortController();
+  const queue = createQueue({ most: limits.queue }), ending = new AbortController();
   const serving: Serving = {
     bench: { model, tokenizer, adapters, labels: createLabels(tokenizer) },
     name,
@@ -82,18 +82,20 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
     ending: ending.signal,
     onRequest: options.onRequest ?? null,
   };
-  const server = listen({ host, port }, { handler: createHandler(serving), signal: cut.signal });
+  const server = listen({ host, port }, { handler: createHandler(serving) });
 
   let stopping: Promise<void> | null = null;
   const shutdown = (): Promise<void> => stopping ??= stop();
   const stop = async (): Promise<void> => {
     signal?.removeEventListener("abort", onAbort);
     queue.close();
+    const late = Promise.withResolvers<void>();
     const timers = [
       setTimeout(() => ending.abort(), 1000 * limits.graceSeconds),
-      setTimeout(() => cut.abort(), 1000 * limits.graceSeconds + LAST_WORDS),
+      setTimeout(late.resolve, 1000 * limits.graceSeconds + LAST_WORDS),
     ];
-    await server.shutdown();
+    // A client that does not read its answer holds its connection, but nothing else any more.
+    await Promise.race([server.shutdown(), late.promise]);
     ending.abort(); // work whose client has gone may still be under way
     await queue.idle();
     timers.forEach(clearTimeout);
@@ -126,12 +128,12 @@ export function checkListen(address: { readonly host: string; readonly port: num
 
 function listen(
   address: { readonly host: string; readonly port: number },
-  { handler, signal }: { readonly handler: (request: Request) => Promise<Response>; readonly signal: AbortSignal },
+  { handler }: { readonly handler: (request: Request) => Promise<Response> },
 ): Deno.HttpServer<Deno.NetAddr> {
   try {
     const { host: hostname, port } = address;
     // Deno prints the address unless it is given something else to do.
-    return Deno.serve({ hostname, port, signal, onListen: () => {} }, handler);
+    return Deno.serve({ hostname, port, onListen: () => {} }, handler);
   } catch (error) {
     throw notListening(address, error);
   }

@@ -3,6 +3,15 @@
  *
  * @module
  */
+export {
+  benchModels,
+  type ModelBenchOptions,
+  type ModelBenchResult,
+  type ModelBenchRow,
+  type ModelFigures,
+  type NamedModel,
+} from "./lib/bench/models.ts";
+export type { Spread } from "./lib/bench/stats.ts";
 export * from "./lib/errors.ts";
 export {
   type AdapterFacts,

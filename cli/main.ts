@@ -2,6 +2,7 @@
 // The command line. Owns dispatch and exit statuses; each verb has its own file.
 import { CommanderError } from "@commander-js/extra-typings";
 import config from "../deno.json" with { type: "json" };
+import { benchVerb } from "./bench.ts";
 import { quiet, verb } from "./command.ts";
 import { data } from "./data.ts";
 import { doctor } from "./doctor.ts";
@@ -34,6 +35,7 @@ export async function main(args: readonly string[]): Promise<number> {
       evaluate,
       generateVerb,
       serveVerb,
+      benchVerb,
       exportVerb,
     ]
   ) {

@@ -44,7 +44,7 @@ export type { GgufWriteType } from "./lib/io/gguf_quant.ts";
 export type { HfDtype } from "./lib/io/hf_export.ts";
 export { demoData } from "./lib/io/open_model.ts";
 export { type PeftAdapter, type PeftWriteOptions, readPeftAdapter, writePeftAdapter } from "./lib/io/peft.ts";
-export { COLLABORATIVE_PROMPT } from "./lib/io/prompts.ts";
+export { COLLABORATIVE_PROMPT, type PromptStyle } from "./lib/io/prompts.ts";
 export type { BlockOptions, RowRange, WeightSource } from "./lib/io/source.ts";
 export type { Tokenizer } from "./lib/io/tokenizer.ts";
 export type { Json } from "./lib/io/tokenizer_compat.ts";
@@ -95,6 +95,7 @@ export {
   unitTable,
 } from "./lib/prune/units.ts";
 export type { EncodeReport } from "./lib/run/batches.ts";
+export { type Chat, type ChatAnswer, type ChatOptions, createChat } from "./lib/run/chat.ts";
 export { type ChoiceOptions, encodeChoices } from "./lib/run/choice_rows.ts";
 export { type ExportFormat, exportModel, type ExportOptions, type ExportResult } from "./lib/run/export.ts";
 export { type FinishReason, generate, type GenerateOptions } from "./lib/run/generate.ts";
@@ -120,6 +121,7 @@ export { compress, type CompressOptions } from "./lib/run/pipeline.ts";
 export type { PruneResult, PruneRun } from "./lib/run/prune_result.ts";
 export type { Stage, StepRecord } from "./lib/run/records.ts";
 export type { SamplingOptions } from "./lib/run/sampling.ts";
+export type { TokenTimes } from "./lib/run/timed_tokens.ts";
 export {
   type OpenSchedule,
   openSchedule,

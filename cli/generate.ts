@@ -1,14 +1,29 @@
-// `compresso generate MODEL`: a prompt continued on stdout. Owns raw and chat prompts and the stream; refuses to choose tokens.
+// `compresso generate MODEL`: a prompt continued on stdout. Owns raw and chat prompts and where they come from; refuses to choose tokens.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
 import { encodePrefix, endToken, formatExample } from "../lib/io/prompts.ts";
-import { createStreamDecoder, type Tokenizer } from "../lib/io/tokenizer.ts";
-import { generate } from "../lib/run/generate.ts";
+import type { Tokenizer } from "../lib/io/tokenizer.ts";
+import { generate, type GenerateOptions } from "../lib/run/generate.ts";
+import { streamText } from "../lib/run/generate_text.ts";
+import type { Adapters, Model } from "../lib/run/model.ts";
+import { timeTokens } from "../lib/run/timed_tokens.ts";
+import { listen, speak, type Spoken, spokenValues, type Voice } from "./answers.ts";
 import { verb } from "./command.ts";
-import { print, printJson, writeResult } from "./output.ts";
+import { printJson } from "./output.ts";
 import { promptText } from "./prompt.ts";
+import { readText, readTextInput } from "./read_text.ts";
+import {
+  REPETITION_PENALTY_OPTION,
+  samplingOf,
+  type SamplingSettings,
+  SEED_OPTION,
+  STOP_OPTION,
+  TEMPERATURE_OPTION,
+  TOP_K_OPTION,
+  TOP_P_OPTION,
+} from "./sampling.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
-import { byteCount, oneOf, realNumber, required, wholeNumber } from "./values.ts";
+import { byteCount, oneOf, required, wholeNumber } from "./values.ts";
 import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, tokenizerOf, withModel } from "./with_model.ts";
 
 /** Declares the verb. */
@@ -17,23 +32,25 @@ export function generateVerb(): CommandUnknownOpts {
     description: "Continue a prompt.",
     examples: [
       'generate path/to/model --prompt "The sea is" --max-tokens 40 --temperature 0',
-      'generate path/to/model --chat --prompt "Name three rivers."',
+      'generate path/to/model --chat --prompt "Name three rivers." --temperature 0.8 --top-p 0.9',
+      'generate path/to/model --compare path/to/pruned --prompt "The sea is"',
     ],
   })
     .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
-    .option("--prompt <text>", "the text to continue (required)")
+    .option("--prompt <text>", "the text to continue, or - for stdin; one line break at the end of stdin is left out")
+    .option("--text <file>", "take the text to continue from a UTF-8 file, without one line break at its end")
     .option("--max-tokens <count>", "tokens to generate at most", wholeNumber("--max-tokens", { least: 1 }), 100)
-    .option(
-      "--temperature <number>",
-      "0 always takes the likeliest token; 1 draws from the model's own distribution",
-      realNumber("--temperature", { least: 0 }),
-      0,
-    )
-    .option("--seed <number>", "seed of the draws", wholeNumber("--seed"), 1)
+    .option(...TEMPERATURE_OPTION)
+    .option(...TOP_K_OPTION)
+    .option(...TOP_P_OPTION)
+    .option(...REPETITION_PENALTY_OPTION)
+    .option(...STOP_OPTION)
+    .option(...SEED_OPTION)
     .option("--raw", "continue the prompt as it is (this is the default)")
     .option("--chat", "take the prompt as an instruction, in the model's chat template or prompt style")
     .option("--with-prompt", "with --chat: put the collaborative prompt before the instruction (default: none)")
     .option("--prompt-file <file>", "with --chat: put your own text before the instruction, in place of that prompt")
+    .option(...COMPARE_OPTION)
     .option(...ADAPTER_OPTION)
     .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
@@ -46,55 +63,101 @@ export function generateVerb(): CommandUnknownOpts {
       if (promptFile !== false && !chat) {
         throw excluded("--with-prompt and --prompt-file go with --chat", "--chat is missing");
       }
-      const prompt = required(options.prompt, "--prompt");
-      const before = await promptText(promptFile);
-      await withModel(path, options, (loaded) => run(loaded, { ...options, prompt, before }));
+      samplingOf(options);
+      const prompt = await readPrompt(options), before = await promptText(promptFile);
+      await withModel(path, options, (loaded) => run(path, loaded, { ...options, prompt, before }));
     });
 }
 
-interface Settings {
+/** `--compare` of the verbs that let a model speak. */
+export const COMPARE_OPTION = [
+  "--compare <model>",
+  "let a second model answer too (without --adapter): side by side on a terminal, with tokens/s",
+] as const;
+
+interface Settings extends SamplingSettings {
   readonly prompt: string;
   readonly maxTokens: number;
-  readonly temperature: number;
-  readonly seed: number;
   readonly chat?: true | undefined;
   /** Text before the instruction. */
   readonly before: string | null;
+  readonly compare?: string | undefined;
   readonly json?: true | undefined;
 }
 
-async function run({ model, adapters, signal, progress, tune }: Loaded, settings: Settings): Promise<void> {
-  const { maxTokens, temperature, seed, json } = settings;
-  const tokenizer = tokenizerOf(model);
-  const { prompt, end } = encodePrompt(tokenizer, settings);
-  const decoder = createStreamDecoder(tokenizer, { skipSpecial: true });
-  const tokens: number[] = [];
-  let text = "";
-  const emit = (piece: string): void => {
-    text += piece;
-    if (!json) writeResult(piece);
-  };
-  await tune({ rows: prompt.length, directions: ["forward"], tokens: prompt.length + maxTokens });
+async function run(path: string, loaded: Loaded, settings: Settings): Promise<void> {
+  const { model, other, adapters, signal, progress, tune } = loaded, { maxTokens, compare = "", json } = settings;
+  const { stop, ...sampling } = samplingOf(settings);
+  const options: GenerateOptions = { maxTokens, ...sampling, signal, readsAhead: other === null };
+  const speakers = [
+    { ...prepare(model, settings), name: path, model, adapters },
+    ...(other ? [{ ...prepare(other, settings), name: compare, model: other, adapters: {} }] : []),
+  ];
+  const rows = Math.max(...speakers.map(({ prompt }) => prompt.length));
+  await tune({ rows, directions: ["forward"], tokens: rows + maxTokens });
   progress[Symbol.dispose](); // the answer may share the terminal with the line of progress
-  for await (const token of generate(model, prompt, { maxTokens, temperature, seed, adapters, signal })) {
-    if (token === end) break;
-    tokens.push(token);
-    emit(decoder.push(token));
+  const voices = speakers.map((speaker) => voiceOf(speaker, { ...options, stop }));
+  if (!json) {
+    await speak(voices);
+    return;
   }
-  emit(decoder.end());
-  if (json) printJson({ prompt, tokens, text });
-  else print();
+  const heard = await listen(voices);
+  const values = heard.map((answer, index) => {
+    const { prompt = [], name } = speakers[index] ?? {};
+    return { model: name, prompt, text: answer.text, ...spokenValues(answer) };
+  });
+  printJson(other ? { models: values } : values[0]);
 }
 
-/** Token ids of the prompt, and the token that ends an answer in a chat. */
-function encodePrompt(
-  tokenizer: Tokenizer,
+interface Speaker {
+  readonly name: string;
+  readonly model: Model;
+  readonly adapters: Adapters;
+  readonly tokenizer: Tokenizer;
+  /** Token ids. */
+  readonly prompt: readonly number[];
+  /** Tokens that end the answer besides the model's own. */
+  readonly endTokens: readonly number[];
+}
+
+function voiceOf(
+  { name, model, adapters, tokenizer, prompt, endTokens }: Speaker,
+  { stop, ...options }: GenerateOptions & { readonly stop: readonly string[] },
+): Voice<Spoken> {
+  const { tokens, times } = timeTokens(generate(model, prompt, { ...options, adapters, endTokens }));
+  return { name, pieces: pieces() };
+
+  async function* pieces(): AsyncGenerator<string, Spoken, undefined> {
+    const seen: number[] = [];
+    const reason = yield* streamText(tokens, { tokenizer, stop, onToken: (id) => void seen.push(id) });
+    return { tokens: seen, reason, times };
+  }
+}
+
+function prepare(
+  model: Model,
   { prompt, chat, before }: Settings,
-): { readonly prompt: readonly number[]; readonly end: number | null } {
-  if (!chat) return { prompt: [...tokenizer.leading, ...tokenizer.encode(prompt)], end: null };
+): Pick<Speaker, "tokenizer" | "prompt" | "endTokens"> {
+  const tokenizer = tokenizerOf(model);
+  if (!chat) return { tokenizer, prompt: [...tokenizer.leading, ...tokenizer.encode(prompt)], endTokens: [] };
   const options = { tokenizer, prompt: before };
   const { prefix } = formatExample({ instruction: prompt, input: "", output: "" }, options);
-  return { prompt: encodePrefix(prefix, options), end: endToken(options) };
+  const end = endToken(options);
+  return { tokenizer, prompt: encodePrefix(prefix, options), endTokens: end === null ? [] : [end] };
+}
+
+async function readPrompt({ prompt, text }: { readonly prompt?: string; readonly text?: string }): Promise<string> {
+  if (text !== undefined) {
+    if (prompt !== undefined) throw excluded("either --prompt or --text", "both were given");
+    return withoutBreak(await readText(text));
+  }
+  const given = required(prompt, "--prompt");
+  return given === "-" ? withoutBreak(await readTextInput()) : given;
+}
+
+/** Editors and `echo` end a text with a line break that nobody means. */
+function withoutBreak(text: string): string {
+  return text.replace(/\r?\n$/, "");
 }
 
 function excluded(rule: string, value: string): CompressoError {

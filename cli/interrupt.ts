@@ -13,10 +13,16 @@ export interface Interrupt extends Disposable {
   start(): void;
 }
 
-/** Prepares to listen. The first signal aborts, the second ends the process at once. */
-export function watchInterrupt(said = "stopping; once more ends at once"): Interrupt {
+/**
+ * Prepares to listen. The first signal aborts, the second ends the process at once. With `ctrlCOnly` SIGTERM keeps the system's own way, for
+ * work that is one of several.
+ */
+export function watchInterrupt(
+  said = "stopping; once more ends at once",
+  { ctrlCOnly = false }: { readonly ctrlCOnly?: boolean } = {},
+): Interrupt {
   const controller = new AbortController();
-  const names: readonly Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT"] : ["SIGINT", "SIGTERM"];
+  const names: readonly Deno.Signal[] = ctrlCOnly || Deno.build.os === "windows" ? ["SIGINT"] : ["SIGINT", "SIGTERM"];
   const listeners: { readonly name: Deno.Signal; readonly listener: () => void }[] = [];
   const start = (): void => {
     if (listeners.length > 0) return;

@@ -4,6 +4,7 @@ import { CommanderError } from "@commander-js/extra-typings";
 import config from "../deno.json" with { type: "json" };
 import { benchVerb } from "./bench.ts";
 import { quiet, verb } from "./command.ts";
+import { chatVerb } from "./chat.ts";
 import { data } from "./data.ts";
 import { doctor } from "./doctor.ts";
 import { evaluate } from "./eval.ts";
@@ -34,6 +35,7 @@ export async function main(args: readonly string[]): Promise<number> {
       data,
       evaluate,
       generateVerb,
+      chatVerb,
       serveVerb,
       benchVerb,
       exportVerb,

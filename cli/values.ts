@@ -16,20 +16,26 @@ export function wholeNumber(option: string, { least = 0, most = 2 ** 31 - 1 }: B
   };
 }
 
-/** A number above `above` or from `least` on, and below `below`. */
+/** A number above `above` or from `least` on, and below `below` or up to `most`. */
 export function realNumber(
   option: string,
-  { above, least, below }: { readonly above?: number; readonly least?: number; readonly below?: number },
+  { above, least, below, most }: {
+    readonly above?: number;
+    readonly least?: number;
+    readonly below?: number;
+    readonly most?: number;
+  },
 ): Parse<number> {
   const rules = [
     ...(above === undefined ? [] : [`above ${above}`]),
     ...(least === undefined ? [] : [`at least ${least}`]),
     ...(below === undefined ? [] : [`below ${below}`]),
+    ...(most === undefined ? [] : [`at most ${most}`]),
   ];
   return (text) => {
     const value = text.trim() === "" ? NaN : Number(text);
     const fits = Number.isFinite(value) && value > (above ?? -Infinity) && value >= (least ?? -Infinity) &&
-      value < (below ?? Infinity);
+      value < (below ?? Infinity) && value <= (most ?? Infinity);
     if (fits) return value;
     throw wrong(option, text, `a number ${rules.join(" and ")}`);
   };

@@ -18,6 +18,8 @@ export interface ModelSettings {
   readonly memoryLimit?: number | undefined;
   /** PEFT adapter that the work gets as `adapters`: a folder, or its .safetensors file. Default: none. */
   readonly adapter?: string | undefined;
+  /** A second model beside the first, on the same device and stored alike. Default: none. */
+  readonly compare?: string | undefined;
   /** Where tuned kernels are kept. Default: the user's cache. */
   readonly tuning?: TuningSetting | undefined;
   /** Called before any weight is read; what it throws is the end. */
@@ -31,13 +33,15 @@ export interface ModelSettings {
 /** What {@link withModel} lends. */
 export interface Loaded {
   readonly model: Model;
+  /** The model of `compare`; null without. */
+  readonly other: Model | null;
   /** LoRA of the adapter, where one was asked for; it is not merged. */
   readonly adapters: Adapters;
   readonly signal: AbortSignal;
   readonly progress: Progress;
   /** From here on Ctrl-C fires `signal`. */
   readonly listen: () => void;
-  /** To be called once what will run is known, before it is recorded: measures kernels, a few seconds at most. */
+  /** To be called once what will run on each model is known, before it is recorded: measures kernels, a few seconds at most. */
   readonly tune: (request: TuneRequest) => Promise<void>;
 }
 
@@ -65,19 +69,22 @@ export async function withModel<T>(
   using progress = stderrProgress();
   using device = await openDevice(memoryLimit === undefined ? {} : { memoryLimit });
   const { signal } = interrupt;
-  const { source, tokenizer } = await openModelFiles(path);
-  await settings.onShape?.(source.spec, device);
-  const adapters = await readAdapters(settings.adapter, source.spec);
-  using model = await loadModelFrom(source, {
-    device,
-    tokenizer,
-    baseDtype,
-    signal,
-    onProgress: (share) => progress.phase("loading the model", share),
-  });
+  const files = await openModelFiles(path), { spec } = files.source;
+  // Both are opened before either is loaded, so that a wrong path fails at once.
+  const otherFiles = settings.compare === undefined ? null : await openModelFiles(settings.compare);
+  await settings.onShape?.(spec, device);
+  const adapters = await readAdapters(settings.adapter, spec);
+  const load = async ({ source, tokenizer }: typeof files, what: string): Promise<Model> => {
+    const onProgress = (share: number): void => progress.phase(`loading ${what}`, share);
+    return await loadModelFrom(source, { device, tokenizer, baseDtype, signal, onProgress });
+  };
+  using model = await load(files, "the model");
+  using other = otherFiles && await load(otherFiles, "the model to compare with");
   signal.throwIfAborted();
-  const tune = (request: TuneRequest): Promise<void> => tuneFor(model, request, { setting, progress, signal });
-  return await work({ model, adapters, signal, progress, listen: interrupt.start, tune });
+  const tune = async (request: TuneRequest): Promise<void> => {
+    for (const each of other ? [model, other] : [model]) await tuneFor(each, request, { setting, progress, signal });
+  };
+  return await work({ model, other, adapters, signal, progress, listen: interrupt.start, tune });
 }
 
 /** LoRA of the adapter at a path, as evaluation takes it; nothing without a path. */

@@ -1,4 +1,4 @@
-// Attention of one query token over a cache of keys and values. Owns its WGSL generator; imports nothing but types and text helpers.
+// Attention of query tokens over a cache of keys and values. Owns its WGSL generator; imports nothing but types and text helpers.
 import { dotOnto, headVectors, masked, range, registers, shift, zeroTail } from "./attention_text.ts";
 import type { KernelSource } from "./mod.ts";
 
@@ -14,10 +14,10 @@ export interface DecodeTile {
 }
 
 /**
- * o[h] = Σ_j softmax_j(q[h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ position[0]. Writes (=) row 0 of o.
+ * o[r, h] = Σ_j softmax_j(q[r, h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ position[0] + r. Writes (=) the rows of o.
  *
  * Each lane takes every lanes-th key with an online softmax of its own; the lanes are merged in order through workgroup memory.
- * Shapes: q, o one row; k, v [capacity, kvStride4] vec4. Grid: x = heads of the model / tile.heads. Bindings: q, k, v, position, z (where masked), o, params.
+ * Shapes: q, o [rows, qStride4] vec4; k, v [capacity, kvStride4] vec4. Grid: x = heads of the model / tile.heads, y rows from params.first on. Bindings: q, k, v, position, z (where masked), o, params.
  * params.vectors is the vec4 of a head (as a param, so that loops over it stay loops), params.scale log2(e) / √headDim.
  */
 export function decodeAttentionKernel(tile: DecodeTile): KernelSource {
@@ -28,7 +28,7 @@ export function decodeAttentionKernel(tile: DecodeTile): KernelSource {
   const part = range(by);
   const loop = `for (var c = 0u; c < params.vectors; c += ${by}u)`;
   const code =
-    `struct Params { ratio: u32, heads: u32, capacity: u32, qStride4: u32, kvStride4: u32, vectors: u32, scale: f32 }
+    `struct Params { ratio: u32, heads: u32, capacity: u32, qStride4: u32, kvStride4: u32, vectors: u32, first: u32, scale: f32 }
 @group(0) @binding(0) var<storage, read> q: array<vec4f>;
 @group(0) @binding(1) var<storage, read> k: array<vec4f>;
 @group(0) @binding(2) var<storage, read> v: array<vec4f>;
@@ -44,7 +44,9 @@ var<workgroup> parts: array<vec4f, ${lanes * by}>;
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let h = group.x * ${tile.heads}u;
   let column = (h / params.ratio) * ${vectors}u;
-  let keys = min(position[0] + 1u, params.capacity);
+  let row = params.first + group.y;
+  let start = row * params.qStride4;
+  let keys = min(position[0] + row + 1u, params.capacity);
 ${
       heads.map((g) =>
         `  ${registers(`q${g}`, vectors)}
@@ -55,7 +57,7 @@ ${
     ${
           shift(`q${g}`, vectors, {
             by,
-            values: part.map((i) => `q[(h + ${g}u) * ${vectors}u + c + ${i}u] * params.scale`),
+            values: part.map((i) => `q[start + (h + ${g}u) * ${vectors}u + c + ${i}u] * params.scale`),
           })
         }
   }`
@@ -84,7 +86,7 @@ ${heads.map((g) => columns.map((c) => `    o${g}_${c} = o${g}_${c} * a${g} + p${
   }
 ${heads.map(merge).join("\n")}
   if (lane == 0u && h + ${tile.heads}u == params.heads) {
-    ${zeroTail("o", { row: "0u", end: `params.heads * ${vectors}u`, stride: "params.qStride4" })}
+    ${zeroTail("o", { row: "row", end: `params.heads * ${vectors}u`, stride: "params.qStride4" })}
   }
 }
 `;
@@ -114,7 +116,7 @@ ${part.map((i) => `    parts[lane * ${by}u + ${i}u] = o${g}_${i} * w${g};`).join
       var sum = vec4f();
       for (var i = 0u; i < ${lanes}u; i++) { sum += parts[i * ${by}u + lane]; }
       let c = round + lane;
-      o[(h + ${g}u) * ${vectors}u + c] = ${
+      o[start + (h + ${g}u) * ${vectors}u + c] = ${
       masked(isMasked ? `sum / total${g} * z[h + ${g}u]` : `sum / total${g}`, headDim)
     };
     }

@@ -1,4 +1,4 @@
-// Attention of one query token over a cache in textures: the design for adapters that are a CPU. Owns its WGSL generator and the caches' layout; imports nothing but types and text helpers.
+// Attention of query tokens over a cache in textures: the design for adapters that are a CPU. Owns its WGSL generator and the caches' layout; imports nothing but types and text helpers.
 import { dotOnto, headVectors, range } from "./attention_text.ts";
 import type { DecodeTile } from "./attention_decode.ts";
 import type { KernelSource } from "./mod.ts";
@@ -11,12 +11,12 @@ const LANES = 8;
 const STEP = 4;
 
 /**
- * o[h] = z[h] · Σ_j softmax_j(q[h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ position[0]. Writes (=) the heads of o, not its padding.
+ * o[r, h] = z[h] · Σ_j softmax_j(q[r, h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ position[0] + r. Writes (=) the heads of o, not its padding.
  *
  * Row by row of the caches, with an online softmax; lanes are columns of a head, and add up scores through workgroup memory, in order.
- * Shapes: q, o one row of vec4, head h from h·vectors on; z [heads]; k, v textures of {@link CACHE_KEYS}·vectors × kvHeads·rows texels, where
+ * Shapes: q, o [rows, qStride4] vec4, head h from h·vectors on; z [heads]; k, v textures of {@link CACHE_KEYS}·vectors × kvHeads·rows texels, where
  * key j of head h' lies in row h'·rows + ⌊j / CACHE_KEYS⌋, from (j % CACHE_KEYS)·vectors on.
- * Grid: x = heads of the model / tile.heads. Bindings: q, k, v (texture-f32), position, z, o, params. params.scale is log2(e) / √headDim.
+ * Grid: x = heads of the model / tile.heads, y rows from params.first on. Bindings: q, k, v (texture-f32), position, z, o, params. params.scale is log2(e) / √headDim.
  */
 export function decodeAttentionTexture({ headDim, heads: count }: Pick<DecodeTile, "headDim" | "heads">): KernelSource {
   const vectors = headVectors(headDim),
@@ -29,7 +29,7 @@ export function decodeAttentionTexture({ headDim, heads: count }: Pick<DecodeTil
     lines(steps, (u) =>
       `      let at${u} = min(j + ${u}u, count - 1u) * ${vectors}u;
 ${lines(owned, (i) => `      let x${u}_${i} = textureLoad(${name}, vec2u(at${u} + c${i}, row));`)}`);
-  const code = `struct Params { ratio: u32, capacity: u32, rows: u32, scale: f32 }
+  const code = `struct Params { ratio: u32, capacity: u32, rows: u32, qStride4: u32, first: u32, scale: f32 }
 @group(0) @binding(0) var<storage, read> q: array<vec4f>;
 @group(0) @binding(1) var k: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(2) var v: texture_storage_2d<rgba32float, read>;
@@ -45,7 +45,9 @@ var<workgroup> shared_values: array<f32, ${count * LANES}>;
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let h = group.x * ${count}u;
   let first = h / params.ratio * params.rows;
-  let keys = min(position[0] + 1u, params.capacity);
+  let query = params.first + group.y;
+  let start = query * params.qStride4;
+  let keys = min(position[0] + query + 1u, params.capacity);
   // Lanes past the end of a head read its last column, with a query of zero.
 ${lines(owned, (i) => `  let c${i} = min(lane + ${i * LANES}u, ${vectors - 1}u);`)}
 ${
@@ -53,7 +55,7 @@ ${
       lines(owned, (i) =>
         `  let q${g}_${i} = select(0.0, params.scale, lane + ${
           i * LANES
-        }u < ${vectors}u) * q[(h + ${g}u) * ${vectors}u + c${i}];
+        }u < ${vectors}u) * q[start + (h + ${g}u) * ${vectors}u + c${i}];
   var o${g}_${i} = vec4f();`) +
       `
   var top${g} = -3e38;
@@ -131,7 +133,7 @@ ${
         lines(owned, (i) =>
           `  if (lane + ${
             i * LANES
-          }u < ${vectors}u) { o[(h + ${g}u) * ${vectors}u + c${i}] = o${g}_${i} * factor${g}; }`)
+          }u < ${vectors}u) { o[start + (h + ${g}u) * ${vectors}u + c${i}] = o${g}_${i} * factor${g}; }`)
       }`)
   }
 }

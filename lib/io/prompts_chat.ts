@@ -30,7 +30,21 @@ interface Piece {
  * more turns follow.
  */
 export function encodeChat(messages: readonly ChatMessage[], options: FormatOptions): EncodedChat {
-  return styleOf(options) === "chat" ? encodeTemplate(messages, options) : encodeTurns(messages, options);
+  return styleOf(options) === "chat"
+    ? encodeTemplate(messages, options)
+    : encodeTurns(messages, options, { asks: false });
+}
+
+/**
+ * Token ids that ask the model for the next turn of the assistant: in chat style the template's text with the opening of that turn, as
+ * transformers' `apply_chat_template` gives it with `add_generation_prompt`; in the other styles each user turn is an instruction.
+ *
+ * @throws CompressoError("input") where the template refuses the messages.
+ */
+export function encodeChatPrompt(messages: readonly ChatMessage[], options: FormatOptions): readonly number[] {
+  if (styleOf(options) !== "chat") return encodeTurns(messages, options, { asks: true }).ids;
+  const { tokenizer } = options;
+  return tokenizer.encode(renderChat(tokenizer, withPrompt(messages, options), { addGenerationPrompt: true }));
 }
 
 function encodeTemplate(messages: readonly ChatMessage[], options: FormatOptions): EncodedChat {
@@ -67,25 +81,34 @@ function templatePieces(messages: readonly ChatMessage[], tokenizer: Tokenizer):
   return pieces;
 }
 
-/** Instructions and answers in turn, each answer with the end token; system turns are a part of the prompt. */
-function encodeTurns(messages: readonly ChatMessage[], options: FormatOptions): EncodedChat {
+/**
+ * Instructions and answers in turn, each answer with the end token; system turns are a part of the prompt. With `asks` the turns after the
+ * last answer are an instruction too.
+ */
+function encodeTurns(
+  messages: readonly ChatMessage[],
+  options: FormatOptions,
+  { asks }: { readonly asks: boolean },
+): EncodedChat {
   const { tokenizer } = options;
   const writer = createWriter(tokenizer, tokenizer.leading);
   const end = endToken(options);
   const gap = styleOf(options) === "alpaca" ? "\n\n" : "\n";
   let prompt = options.prompt, before = "";
   let questions: string[] = [];
+  const format = (output: string): ReturnType<typeof formatExample> =>
+    formatExample({ instruction: questions.join("\n\n"), input: "", output }, { ...options, prompt });
   for (const { role, content } of messages) {
     if (role === "system") prompt = prompt === null ? content : `${prompt}\n\n${content}`;
     if (role === "user") questions.push(content);
     if (role !== "assistant") continue;
-    const row = { instruction: questions.join("\n\n"), input: "", output: content };
-    const { prefix, response } = formatExample(row, { ...options, prompt });
+    const { prefix, response } = format(content);
     writer.mark(writer.add(before + prefix).map(() => false));
     writer.mark(writer.add(response).map(() => true));
     if (end !== null) writer.end(end);
     [prompt, questions, before] = [null, [], gap];
   }
+  if (asks) writer.mark(writer.add(before + format("").prefix).map(() => false));
   return writer;
 }
 

@@ -1,8 +1,8 @@
-// Attention of one token over a KV cache in buffers or textures. Owns the choice of kernel and its params; refuses to allocate.
+// Attention of tokens over a KV cache in buffers or textures. Owns the choice of kernel and its params; refuses to allocate.
 import { CACHE_KEYS, decodeAttentionKernel, decodeAttentionTexture, type KernelSource } from "../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceTexture } from "../gpu/device.ts";
-import { compileKernel } from "../gpu/kernel.ts";
-import { f32, type Plan, u32 } from "../gpu/plan.ts";
+import { compileKernel, type Kernel } from "../gpu/kernel.ts";
+import { type Bound, f32, type Plan, u32 } from "../gpu/plan.ts";
 import { headStride, strideOf } from "./layout.ts";
 import type { Span } from "./ops.ts";
 
@@ -13,17 +13,19 @@ export interface DecodeShape {
   readonly headDim: number;
   /** Rows of the caches. */
   readonly capacity: number;
+  /** Query tokens, which follow each other. Default 1. */
+  readonly rows?: number;
 }
 
 /** Buffers of {@link recordDecodeAttention}. */
 export interface DecodeBuffers {
-  /** One row. */
+  /** [rows, strideOf(heads·hs)]; of a single row, only the heads need be there. */
   readonly q: DeviceBuffer;
   /** [capacity, strideOf(kvHeads·hs)]. */
   readonly kCache: DeviceBuffer;
   readonly vCache: DeviceBuffer;
   readonly o: DeviceBuffer;
-  /** One u32: position[0] + 1 keys are valid. */
+  /** One u32: position[0] + 1 keys are valid for the first row, and one more for each further one. */
   readonly position: DeviceBuffer;
   /** Masks of the heads, which multiply o. Default: none. */
   readonly z?: Span;
@@ -37,12 +39,14 @@ export interface TextureDecodeBuffers extends Omit<DecodeBuffers, "kCache" | "vC
 }
 
 const LOG2_E = Math.LOG2E;
+/** Floating-point operations of one dispatch, at most, as far as whole rows allow: a submit should stay short. */
+const DISPATCH_COST = 1e9;
 /** Invocations of a workgroup over buffers. */
 const LANES = 64;
 /** Columns of the query heads that one workgroup holds in registers, and heads. */
 const MAX_COLUMNS = 256, MAX_HEADS = 4;
 
-/** Records the attention of one query token over the first position[0] + 1 rows of a KV cache. Writes (=) row 0 of o with its padding columns. */
+/** Records the attention of query tokens over a KV cache that holds their own keys too. Writes (=) the rows of o with their padding columns. */
 export function recordDecodeAttention(plan: Plan, shape: DecodeShape, buffers: DecodeBuffers): void {
   const { heads, kvHeads, headDim, capacity } = shape;
   if (heads === 0) return;
@@ -51,30 +55,43 @@ export function recordDecodeAttention(plan: Plan, shape: DecodeShape, buffers: D
     `buffer ${headDim} ${shared} ${isMasked}`,
     () => decodeAttentionKernel({ headDim, lanes: LANES, heads: shared, isMasked }),
   );
-  const params = [
-    ...[heads / kvHeads, heads, capacity, strideOf(heads * hs) / 4, strideOf(kvHeads * hs) / 4, hs / 4].map(u32),
-    f32(LOG2_E / Math.sqrt(headDim)),
-  ];
+  const sizes = [heads / kvHeads, heads, capacity, strideOf(heads * hs) / 4, strideOf(kvHeads * hs) / 4, hs / 4];
   const { q, kCache, vCache, position, o, z } = buffers;
-  plan.dispatch(
-    compileKernel(plan.device, source),
-    [q, kCache, vCache, position, ...(z ? [z] : []), o, { params }],
-    { groups: [heads / shared], cost: costOf(shape) },
-  );
+  recordRows(plan, shape, {
+    kernel: compileKernel(plan.device, source),
+    sizes,
+    bound: [q, kCache, vCache, position, ...(z ? [z] : []), o],
+  });
 }
 
-/** As {@link recordDecodeAttention} over caches in textures. Writes (=) the heads of row 0 of o, and leaves its padding columns alone. */
+/** As {@link recordDecodeAttention} over caches in textures. Writes (=) the heads of the rows of o, and leaves their padding columns alone. */
 export function recordTextureDecodeAttention(plan: Plan, shape: DecodeShape, buffers: TextureDecodeBuffers): void {
-  const { heads, kvHeads, headDim, capacity } = shape;
+  const { heads, kvHeads, headDim, capacity } = shape, hs = headStride(headDim);
   if (heads === 0) return;
   const shared = sharedHeads(shape);
   const source = memo(`texture ${headDim} ${shared}`, () => decodeAttentionTexture({ headDim, heads: shared }));
   const { q, kCache, vCache, position, z, o } = buffers;
-  const params = [...[heads / kvHeads, capacity, cacheRows(capacity)].map(u32), f32(LOG2_E / Math.sqrt(headDim))];
-  plan.dispatch(compileKernel(plan.device, source), [q, kCache, vCache, position, z, o, { params }], {
-    groups: [heads / shared],
-    cost: costOf(shape),
+  recordRows(plan, shape, {
+    kernel: compileKernel(plan.device, source),
+    sizes: [heads / kvHeads, capacity, cacheRows(capacity), strideOf(heads * hs) / 4],
+    bound: [q, kCache, vCache, position, z, o],
   });
+}
+
+/** Records a kernel over all rows, in as many dispatches as keep each of them short. */
+function recordRows(plan: Plan, shape: DecodeShape, { kernel, sizes, bound }: {
+  readonly kernel: Kernel;
+  /** Params before the first row and the scale. */
+  readonly sizes: readonly number[];
+  readonly bound: readonly Bound[];
+}): void {
+  const { heads, headDim, capacity, rows = 1 } = shape;
+  const cost = 4 * headDim * heads * capacity, part = Math.max(1, Math.floor(DISPATCH_COST / cost));
+  for (let first = 0; first < rows; first += part) {
+    const count = Math.min(part, rows - first);
+    const params = [...[...sizes, first].map(u32), f32(LOG2_E / Math.sqrt(headDim))];
+    plan.dispatch(kernel, [...bound, { params }], { groups: [heads / sharedHeads(shape), count], cost: count * cost });
+  }
 }
 
 /** Rows of a cache texture that one KV head takes. */
@@ -87,10 +104,6 @@ function sharedHeads({ heads, kvHeads, headDim }: DecodeShape): number {
   const ratio = heads / kvHeads, hs = headStride(headDim);
   for (let count = MAX_HEADS; count > 1; count--) if (ratio % count === 0 && count * hs <= MAX_COLUMNS) return count;
   return 1;
-}
-
-function costOf({ heads, headDim, capacity }: DecodeShape): number {
-  return 4 * headDim * heads * capacity;
 }
 
 const sources = new Map<string, KernelSource>();

@@ -65,29 +65,31 @@ export function fitsTextures(device: Device, { headDim, layers }: DecoderSpec, c
     heads * cacheRows(capacity) <= maxTextureDimension2D;
 }
 
-/** Records the copy of the first `rows` rows of k and v, as a forward pass leaves them, to a layer's cache. */
+/** Records the copy of the first `rows` rows of k and v, as a forward pass leaves them, to the rows of a layer's cache from `first` (default 0) on. */
 export function recordCacheFill(
   plan: Plan,
   { capacity, layers }: DecodeCaches,
-  { spec, layer: index, k, v, rows }: {
+  { spec, layer: index, k, v, rows, first = 0 }: {
     readonly spec: DecoderSpec;
     readonly layer: number;
     readonly k: DeviceBuffer;
     readonly v: DeviceBuffer;
     readonly rows: number;
+    readonly first?: number;
   },
 ): void {
   const cache = layers[index], layer = spec.layers[index];
   if (!cache || !layer) return;
   const stride = strideOf(headWidths(spec, layer).kv);
   if (cache.placement === "buffer") {
-    plan.copy(k, cache.k, { bytes: 4 * rows * stride });
-    plan.copy(v, cache.v, { bytes: 4 * rows * stride });
+    const range = { bytes: 4 * rows * stride, targetOffset: 4 * first * stride };
+    plan.copy(k, cache.k, range);
+    plan.copy(v, cache.v, range);
     return;
   }
   const vectors = headStride(spec.headDim) / 4, height = Math.min(rows, GRID_HEIGHT);
   plan.dispatch(compileKernel(plan.device, cacheFill), [k, v, cache.k, cache.v, {
-    params: [rows, stride / 4, vectors, layer.kvHeads, cacheRows(capacity)].map(u32),
+    params: [rows, stride / 4, vectors, layer.kvHeads, cacheRows(capacity), first].map(u32),
   }], {
     groups: [Math.ceil(layer.kvHeads * vectors / 64), height, Math.ceil(rows / height)],
     cost: 40 * rows * stride,

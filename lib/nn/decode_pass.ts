@@ -1,17 +1,14 @@
 // Decoding one sequence token by token with a cache of keys and values. Owns the sequence's state and which step it takes; refuses sampling and stop rules.
 import { CompressoError } from "../errors.ts";
 import type { Device } from "../gpu/device.ts";
-import { Plan } from "../gpu/plan.ts";
-import { createActivations } from "./activations.ts";
 import { ropeTable } from "./attention.ts";
-import { createCaches, type DecodeCaches, recordCacheFill } from "./decode_cache.ts";
+import { createCaches } from "./decode_cache.ts";
 import { createGeneralStep } from "./decode_general.ts";
+import { runPrefill } from "./decode_prefill.ts";
 import { createDecodeStep, type DecodeState, stepPlacement } from "./decode_step.ts";
-import { type DecoderContext, recordSelfAttention } from "./decoder.ts";
 import { strideOf } from "./layout.ts";
 import { createLora, type Lora, type LoraConfig } from "./lora.ts";
-import { createMaskSlots, type MaskKind, type MaskSlots } from "./masks.ts";
-import { recordForward } from "./pass.ts";
+import { createMaskSlots, type MaskSlots } from "./masks.ts";
 import { createStepState } from "./step_state.ts";
 import type { Weights } from "./weights.ts";
 
@@ -22,14 +19,19 @@ export interface DecodePassOptions {
   readonly lora?: LoraConfig | null;
 }
 
-/** One sequence under way. Write masks and LoRA to it before its first token; after an error or an abort it can only be disposed. */
+/**
+ * One sequence under way. Write masks and LoRA to it before its first token. After an error it can only be disposed; after an abort it can
+ * be rewound too, to tokens that it had read before.
+ */
 export interface DecodePass extends Disposable {
   readonly masks: MaskSlots;
   readonly lora: Lora | null;
   /** Tokens that the model has read. */
   readonly length: number;
-  /** Reads the first tokens of the sequence, all at once. */
+  /** Reads the next tokens of the sequence, all at once. */
   prefill(tokens: readonly number[], options?: { readonly signal?: AbortSignal | undefined }): Promise<void>;
+  /** Forgets all tokens but the first `count`. No other call may be under way. */
+  rewind(count: number): void;
   /** Reads one token; returns the logits [vocab] of the next. */
   logits(
     token: number,
@@ -64,7 +66,6 @@ const NO_PICK = 0xffffffff;
 /** Allocates caches and buffers, and records the plan of one token. All masks are 1 and LoRA is zero at first. */
 export function createDecodePass(device: Device, weights: Weights, options: DecodePassOptions): DecodePass {
   const { spec } = weights, { capacity, lora: config = null } = options;
-  const rank = config?.rank ?? 0;
   const owned: Disposable[] = [];
   const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
   const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
@@ -94,30 +95,10 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
     );
 
     const prefill: DecodePass["prefill"] = async (tokens, { signal } = {}) => {
-      if (length > 0) throw new Error("decoding: the sequence has begun");
       if (tokens.length === 0) return;
+      const start = length;
       advance(tokens.length);
-      using batch = createActivations(device, spec, {
-        batch: 1,
-        seq: tokens.length,
-        backward: false,
-        rank,
-        headRows: 1,
-      });
-      using plan = recordPrefill({
-        plan: new Plan(device),
-        weights,
-        act: batch,
-        masks,
-        lora,
-        rope: state.rope,
-        state: stepState,
-        dropout: false,
-        maskGrads: new Set<MaskKind>(),
-      }, caches);
-      device.write(batch.tokens, Uint32Array.from(tokens));
-      device.write(state.position, Uint32Array.of(tokens.length));
-      await plan.run(signal ? { signal } : {});
+      await runPrefill(device, state, { tokens, start, lora, stepState, signal });
     };
     // Runs follow each other in the queue as soon as the one before is submitted.
     let turn = Promise.resolve();
@@ -156,6 +137,11 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
         return length;
       },
       prefill,
+      rewind(count): void {
+        if (count > length) throw new Error(`decoding: rewinding ${length} tokens to ${count}`);
+        length = count;
+        device.write(state.position, Uint32Array.of(count));
+      },
       async logits(token, { signal } = {}): Promise<Float32Array<ArrayBuffer>> {
         return await run(token, { repeat: 1, signal }, () => device.readFloats(state.logits, spec.vocab));
       },
@@ -182,21 +168,4 @@ export function notFinite(): CompressoError {
     value: "NaN or infinity among them",
     mend: "check the model's weights, masks and LoRA",
   });
-}
-
-/** The plan of the first tokens: all layers, whose keys and values are copied before the next layer overwrites them; no logits. */
-function recordPrefill(base: DecoderContext, caches: DecodeCaches): Plan {
-  const { plan, act: { layers, rows }, weights } = base;
-  const context: DecoderContext = {
-    ...base,
-    attend: (own, index) => {
-      recordSelfAttention(own, index);
-      const forward = layers[index]?.forward;
-      if (forward) {
-        recordCacheFill(plan, caches, { spec: weights.spec, layer: index, k: forward.k, v: forward.v, rows });
-      }
-    },
-  };
-  recordForward(context);
-  return plan.finish();
 }

@@ -18,6 +18,11 @@ export interface GenerateOptions extends SamplingOptions {
    * Greedy tokens are then read one by one, which takes longer.
    */
   readonly onChoice?: (id: number, logits: Float32Array) => void;
+  /**
+   * Whether the GPU goes on with likely tokens while the last ones are looked at, as it does where that is possible; false keeps it free
+   * between two tokens, for models that take turns. Default true.
+   */
+  readonly readsAhead?: boolean;
   /** Masks and LoRA. */
   readonly adapters?: Adapters;
   /** Stops the work. */
@@ -44,30 +49,54 @@ export function generate(
   promptTokens: readonly number[],
   options: GenerateOptions,
 ): AsyncGenerator<number, FinishReason, undefined> {
-  const { maxTokens } = options;
-  checkMaxTokens(maxTokens);
+  checkMaxTokens(options.maxTokens);
   checkSampling(options);
-  const prompt = checkPrompt(model.spec, promptTokens);
-  const count = Math.min(maxTokens, model.spec.maxPosition - prompt.length);
-  return continuation(model, prompt, { ...options, count });
+  return continuation(model, checkPrompt(model.spec, promptTokens), options);
 }
 
 async function* continuation(
   model: Model,
   prompt: readonly number[],
-  options: GenerateOptions & { readonly count: number },
+  options: GenerateOptions,
 ): AsyncGenerator<number, FinishReason, undefined> {
-  const { count, maxTokens, endTokens = [], adapters = {}, signal } = options;
-  const { device, weights, spec } = model, { lora, masks = {} } = adapters;
+  const { adapters = {}, signal } = options;
   signal?.throwIfAborted();
-  using pass = createDecodePass(device, weights, { capacity: prompt.length + count, lora: lora ?? null });
-  device.write(pass.masks.z, packMasks(spec, pass.masks.layout, masks));
-  if (lora && pass.lora) device.write(pass.lora.params, packLora(spec, pass.lora, lora.weights));
+  using pass = openPass(model, { capacity: prompt.length + roomFor(model.spec, prompt, options), adapters });
   await pass.prefill(prompt.slice(0, -1), { signal });
-  const last = prompt.at(-1) ?? 0;
-  const { onChoice } = options;
+  return yield* continueTokens(pass, prompt, { ...options, spec: model.spec });
+}
+
+/** Tokens that may follow a prompt: `maxTokens`, or fewer where the context ends. */
+export function roomFor({ maxPosition }: DecoderSpec, prompt: readonly number[], options: GenerateOptions): number {
+  return Math.min(options.maxTokens, maxPosition - prompt.length);
+}
+
+/** A pass with the adapters in place, at its beginning. */
+export function openPass(
+  { device, weights, spec }: Model,
+  { capacity, adapters: { lora, masks = {} } }: { readonly capacity: number; readonly adapters: Adapters },
+): DecodePass {
+  const pass = createDecodePass(device, weights, { capacity, lora: lora ?? null });
+  try {
+    device.write(pass.masks.z, packMasks(spec, pass.masks.layout, masks));
+    if (lora && pass.lora) device.write(pass.lora.params, packLora(spec, pass.lora, lora.weights));
+    return pass;
+  } catch (error) {
+    pass[Symbol.dispose]();
+    throw error;
+  }
+}
+
+/** The tokens behind a prompt of which the pass has read all but the last. */
+export async function* continueTokens(
+  pass: DecodePass,
+  prompt: readonly number[],
+  options: GenerateOptions & { readonly spec: DecoderSpec },
+): AsyncGenerator<number, FinishReason, undefined> {
+  const { spec, maxTokens, endTokens = [], readsAhead = true, onChoice, signal } = options;
+  const count = roomFor(spec, prompt, options), last = prompt.at(-1) ?? 0;
   const tokens = isGreedy(options) && !onChoice
-    ? greedyTokens(pass, last, { count, signal })
+    ? greedyTokens(pass, last, { count, readsAhead, signal })
     : sampledTokens(pass, last, { count, sampler: createSampler(options, prompt), onChoice, signal });
   for await (const id of tokens) {
     if (spec.eosIds.includes(id) || endTokens.includes(id)) return "end";
@@ -77,13 +106,17 @@ async function* continuation(
 }
 
 /**
- * Greedy tokens in groups that grow until one takes {@link GROUP_SECONDS}. While one group is read the next is under way, as if no token
- * ended the text; if one does, that work is given up.
+ * Greedy tokens in groups that grow until one takes {@link GROUP_SECONDS}. While one group is read the next is under way (with
+ * `readsAhead`), as if no token ended the text; if one does, that work is given up.
  */
 async function* greedyTokens(
   pass: DecodePass,
   token: number,
-  { count, signal }: { readonly count: number; readonly signal: AbortSignal | undefined },
+  { count, readsAhead, signal }: {
+    readonly count: number;
+    readonly readsAhead: boolean;
+    readonly signal: AbortSignal | undefined;
+  },
 ): AsyncGenerator<number, void, undefined> {
   const end = new AbortController();
   const either = signal ? AbortSignal.any([signal, end.signal]) : end.signal;
@@ -98,12 +131,13 @@ async function* greedyTokens(
   try {
     while (group) {
       const current: Promise<number[]> = group, from = performance.now();
-      group = left > 0 ? start(null) : null;
+      group = left > 0 && readsAhead ? start(null) : null;
       const ids = await current;
       const seconds = (performance.now() - from) / 1000;
       if (seconds < GROUP_SECONDS / 2) size = Math.min(GROUP_TOKENS, 2 * size);
       else if (seconds > GROUP_SECONDS) size = Math.max(1, Math.floor(size / 2));
       yield* ids;
+      if (!group && left > 0) group = start(null);
     }
   } finally {
     end.abort();
@@ -129,7 +163,8 @@ async function* sampledTokens(
   }
 }
 
-function checkPrompt({ vocab, bosId, maxPosition }: DecoderSpec, tokens: readonly number[]): readonly number[] {
+/** The prompt as it is read. See {@link generate} for what it throws. */
+export function checkPrompt({ vocab, bosId, maxPosition }: DecoderSpec, tokens: readonly number[]): readonly number[] {
   const what = "cannot continue this prompt";
   if (tokens.length === 0) {
     if (bosId !== null) return [bosId];
@@ -158,7 +193,8 @@ function checkPrompt({ vocab, bosId, maxPosition }: DecoderSpec, tokens: readonl
   });
 }
 
-function checkMaxTokens(maxTokens: number): void {
+/** Throws `CompressoError("usage")` for a number of tokens that cannot be generated. */
+export function checkMaxTokens(maxTokens: number): void {
   if (Number.isInteger(maxTokens) && maxTokens >= 1) return;
   throw new CompressoError("usage", {
     what: "cannot generate with these settings",

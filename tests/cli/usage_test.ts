@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { cli, TemporaryFolder } from "./helpers/cli.ts";
 
-const VERBS = ["doctor", "inspect", "plan", "prune", "eval", "generate", "export"];
+const VERBS = ["doctor", "inspect", "plan", "prune", "eval", "generate", "chat", "export"];
 
 Deno.test("--help of the program names every verb, on stdout, with status 0", async () => {
   const { code, stdout, stderr } = await cli(["--help"]);
@@ -77,6 +77,10 @@ Deno.test("options that are missing or exclude each other are refused", async ()
     [["prune", "demo", "--sparsity", "0.3"], /cannot start without --out/],
     [["prune"], /missing required argument 'model'/],
     [["generate", "demo"], /cannot start without --prompt/],
+    [["generate", "demo", "--prompt", "a", "--text", "b"], /either --prompt or --text/],
+    [["generate", "demo", "--prompt", "a", "--top-k", "4"], /--temperature above 0/],
+    [["generate", "demo", "--prompt", "a", "--top-p", "1.5"], /--top-p is a number above 0 and at most 1/],
+    [["generate", "demo", "--prompt", "a", "--stop", ""], /at least one character/],
     [["export", "demo"], /cannot start without --out/],
     [["eval", folder.path], /either --text or --data/],
     [["eval", "demo", "--text", "a", "--data", "b"], /either --text or --data/],

@@ -62,6 +62,29 @@ Deno.test("generate --temperature depends on the seed alone", async () => {
   assert.notEqual(await draw("7"), await draw("8"));
 });
 
+Deno.test("generate reads its prompt from stdin or a file, and ends before a stop string", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("prompt.txt"), `${QUESTION}\n`);
+  const args = ["--max-tokens", "8", "--stop", "nowhere", "--stop", "ome"];
+  const [piped, filed] = [
+    await cli(["generate", "demo", "--prompt", "-", ...args], { input: `${QUESTION}\n` }),
+    await cli(["generate", "demo", "--text", folder.at("prompt.txt"), ...args, "--json"]),
+  ];
+  assert.equal(piped.stdout, "in R\n", piped.stderr);
+  const { text, finish } = JSON.parse(filed.stdout);
+  assert.deepEqual([text, finish], ["in R", "stop"]);
+});
+
+Deno.test("generate --compare answers with both models, and a repetition penalty changes what they say", async () => {
+  const args = ["--compare", "demo", "--prompt", QUESTION, "--max-tokens", "8", "--repetition-penalty", "3", "--json"];
+  const { code, stdout, stderr } = await cli(["generate", "demo", ...args]);
+  assert.equal(code, 0, stderr);
+  const [first, second] = JSON.parse(stdout).models;
+  assert.notEqual(first.text, "in Rome");
+  assert.deepEqual([second.text, second.tokens], [first.text, first.tokens]);
+  for (const { tokensPerSecond, model } of [first, second]) assert.ok(model === "demo" && tokensPerSecond > 0);
+});
+
 Deno.test("generate takes an instruction with --chat, in the prompt style of the model", async () => {
   const args = ["--chat", "--max-tokens", "8", "--json"];
   const chat = await cli(["generate", "demo", "--prompt", QUESTION.trimEnd(), ...args]);

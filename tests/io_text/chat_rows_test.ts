@@ -13,6 +13,7 @@ import {
   formatExample,
   IGNORED_LABEL,
 } from "../../lib/io/prompts.ts";
+import { encodeChatPrompt } from "../../lib/io/prompts_chat.ts";
 import type { Tokenizer } from "../../lib/io/tokenizer.ts";
 import { encodeRows } from "../../lib/run/batches.ts";
 import { sharedFile } from "../io/files.ts";
@@ -55,6 +56,23 @@ Deno.test("in a chat template all that the assistant says is learned, with its e
     "\n<|start|>user\nAnd now? 👍<|end|>\n<|start|>assistant\n",
     "\n<|start|>user\nGo on.<|end|>\n<|start|>assistant\n",
   ]);
+});
+
+Deno.test("the tokens that ask for an answer are those that stand before it in training, in every style", async () => {
+  for (const name of ["byte_level", "sentencepiece"] as const) {
+    for (const style of ["chat", "alpaca", "plain"] as const) {
+      for (const prompt of [null, "Be brief."]) {
+        const options = { tokenizer: await tokenizerOf(name), prompt, style };
+        const { tokens, labels } = encodeExample(LONG, { ...options, seq: SEQ });
+        for (const answer of [1, 3, 5]) {
+          const asked = encodeChatPrompt(LONG.messages.slice(0, answer), options);
+          assert.deepEqual(asked, [...tokens.slice(0, asked.length)], `${name} ${style} ${prompt} ${answer}`);
+          assert.equal(labels[asked.length - 1], IGNORED_LABEL);
+          assert.notEqual(labels[asked.length], IGNORED_LABEL);
+        }
+      }
+    }
+  }
 });
 
 for (const name of ["byte_level", "sentencepiece"] as const) {

@@ -76,6 +76,64 @@ for (const placement of ["texture", "buffer"] as const) {
   });
 }
 
+for (const placement of ["texture", "buffer"] as const) {
+  Deno.test(`decoding attention of several rows over a ${placement}, filled in two parts, equals full attention`, async () => {
+    using device = await openDevice();
+    const { seq, heads, kvHeads, headDim } = { seq: CACHE_KEYS + 6, heads: 4, kvHeads: 2, headDim: 6 };
+    const hs = headStride(headDim), capacity = seq + 1, stride = strideOf(kvHeads * hs), wide = strideOf(heads * hs);
+    const shape = { batch: 1, seq, heads, kvHeads, headDim };
+    const [q, k, v] = [heads, kvHeads, kvHeads].map((count, i) =>
+      Float64Array.from(random(seq * count * headDim, i + 1))
+    );
+    assert.ok(q && k && v);
+    const want = attentionOracle(shape, { q, k, v }).o;
+    const spec = specOf({ heads, kvHeads, headDim });
+    using caches = createCaches(device, spec, { capacity, placement });
+    for (const [first, end] of [[0, 60], [60, seq]] as const) {
+      const rows = end - first;
+      const part = (values: Float64Array, count: number, stride: number): Float32Array<ArrayBuffer> =>
+        padded(values.subarray(first * count * headDim, end * count * headDim), {
+          rows,
+          heads: count,
+          headDim,
+          stride,
+        });
+      using queries = device.uploadBuffer("q", part(q, heads, wide));
+      using keys = device.uploadBuffer("k", part(k, kvHeads, stride));
+      using values = device.uploadBuffer("v", part(v, kvHeads, stride));
+      using z = device.uploadBuffer("z", new Float32Array(heads).fill(1));
+      using position = device.uploadBuffer("position", Uint32Array.of(first));
+      using o = device.createBuffer("o", 4 * rows * wide);
+      using plan = new Plan(device);
+      recordCacheFill(plan, caches, { spec, layer: 0, k: keys, v: values, rows, first });
+      const cache = caches.layers[0] ?? assert.fail();
+      const sizes = { heads, kvHeads, headDim, capacity, rows };
+      if (cache.placement === "buffer") {
+        recordDecodeAttention(plan, sizes, { q: queries, kCache: cache.k, vCache: cache.v, position, o });
+      } else {recordTextureDecodeAttention(plan, sizes, {
+          q: queries,
+          kCache: cache.k,
+          vCache: cache.v,
+          position,
+          z,
+          o,
+        });}
+      await plan.run();
+      assertCells(await device.readFloats(o, rows * wide), {
+        what: `rows ${first} to ${end}`,
+        rows,
+        stride: wide,
+        want(row, column): Cell {
+          const h = Math.floor(column / hs), c = column % hs;
+          if (h >= heads || c >= headDim) return { value: 0, bound: 0 };
+          const value = want[((first + row) * heads + h) * headDim + c] ?? NaN;
+          return { value, bound: TOLERANCE * (1 + Math.abs(value)) };
+        },
+      });
+    }
+  });
+}
+
 Deno.test("large scores stay finite, whichever row of the cache they lie in", async () => {
   using device = await openDevice();
   const shape = { heads: 1, kvHeads: 1, headDim: 4, capacity: 140 }, seq = 130;

@@ -127,6 +127,39 @@ Deno.test("greedy() asked again before it has answered goes on where it was", as
   await assert.rejects(pass.greedy(null, { count: 20 }), /capacity 20/);
 });
 
+for (const placement of ["texture", "buffer"] as const) {
+  Deno.test(`tokens read behind others, and anew after a rewind, count as if read from the start, in ${placement}s`, async () => {
+    using device = await DEVICES[placement]();
+    // Kernels over buffers take long to compile.
+    const layers = placement === "buffer" ? UNEVEN.layers.slice(0, 2) : UNEVEN.layers;
+    using model = await load({ ...UNEVEN, layers }, { device, dtype: "f32" });
+    const { spec, weights } = model, masks = someMasks(spec), tokens = someTokens(80, spec.vocab);
+    const expected = await model.logits(tokens, { masks });
+    using pass = createDecodePass(device, weights, { capacity: tokens.length });
+    device.write(pass.masks.z, packMasks(spec, pass.masks.layout, masks));
+    const check = async (t: number): Promise<void> => {
+      const logits = await pass.logits(tokens[t] ?? 0);
+      assertClose([distance(`logits[${t}]`, logits, rowOf(expected, t, spec.vocab))], TOLERANCE);
+    };
+    await pass.prefill(tokens.slice(0, 5));
+    await check(5);
+    await pass.prefill(tokens.slice(6, 70)); // past one row of a cache texture
+    assert.equal(pass.length, 70);
+    await check(70);
+    await pass.greedy(1, { count: 4 });
+    pass.rewind(40);
+    await pass.prefill(tokens.slice(40, 41));
+    await check(41);
+    const abort = new AbortController(), stopped = pass.greedy(2, { count: 30, signal: abort.signal });
+    abort.abort(new Error("enough"));
+    await assert.rejects(stopped, /enough/);
+    pass.rewind(30);
+    await pass.prefill(tokens.slice(30, 79));
+    await check(79);
+    assert.throws(() => pass.rewind(81), /rewinding 80 tokens to 81/);
+  });
+}
+
 Deno.test("a text that ends leaves no work behind", async () => {
   using device = await openDevice();
   using endless = await load(UNEVEN, { device, dtype: "f32" });

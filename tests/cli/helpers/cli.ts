@@ -11,22 +11,38 @@ export interface CliResult {
   readonly stderr: string;
 }
 
-/** Runs the command line to its end. */
+/** Runs the command line to its end, with a text on stdin if there is one. */
 export async function cli(
   args: readonly string[],
-  options: { readonly env?: Readonly<Record<string, string>> } = {},
+  options: { readonly env?: Readonly<Record<string, string>>; readonly input?: string | Uint8Array<ArrayBuffer> } = {},
 ): Promise<CliResult> {
-  const { code, stdout, stderr } = await command(args, options.env).output();
+  const { env, input } = options;
+  if (input === undefined) return readResult(await command(args, { env }).output());
+  const child = command(args, { env, stdin: "piped" }).spawn();
+  // Whoever refuses its arguments does not read.
+  const written = new Blob([input]).stream().pipeTo(child.stdin).catch(() => {});
+  const output = await child.output();
+  await written;
+  return readResult(output);
+}
+
+function readResult({ code, stdout, stderr }: Deno.CommandOutput): CliResult {
   return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
 }
 
 /** A command that is not started yet; its output is piped. */
-export function command(args: readonly string[], env: Readonly<Record<string, string>> = {}): Deno.Command {
+export function command(
+  args: readonly string[],
+  { env = {}, stdin = "null" }: {
+    readonly env?: Readonly<Record<string, string>> | undefined;
+    readonly stdin?: "null" | "piped";
+  } = {},
+): Deno.Command {
   return new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", "cli/main.ts", ...args],
     cwd: ROOT,
     env: { NO_COLOR: "1", ...env },
-    stdin: "null",
+    stdin,
     stdout: "piped",
     stderr: "piped",
   });

@@ -1,0 +1,89 @@
+// The plan that reads several tokens of a sequence at once, at its start or behind cached ones. Owns how their keys and values get into the caches; refuses
+// logits.
+import type { Device, DeviceBuffer } from "../gpu/device.ts";
+import { Plan } from "../gpu/plan.ts";
+import { createActivations } from "./activations.ts";
+import { recordDecodeAttention, recordTextureDecodeAttention } from "./attention_decode.ts";
+import { recordCacheFill } from "./decode_cache.ts";
+import type { DecodeState } from "./decode_step.ts";
+import { type DecoderContext, recordSelfAttention } from "./decoder.ts";
+import { strideOf } from "./layout.ts";
+import type { Lora } from "./lora.ts";
+import type { MaskKind } from "./masks.ts";
+import { recordForward } from "./pass.ts";
+import { recordRope } from "./rope.ts";
+import { headWidths } from "./weights.ts";
+
+/** What {@link runPrefill} reads. */
+export interface PrefillOptions {
+  readonly tokens: readonly number[];
+  /** Tokens in the caches before them. */
+  readonly start: number;
+  readonly lora: Lora | null;
+  readonly stepState: DecoderContext["state"];
+  readonly signal: AbortSignal | undefined;
+}
+
+/** Fills rows start … start + tokens − 1 of the caches. Afterwards `state.position` is start + tokens. */
+export async function runPrefill(device: Device, state: DecodeState, options: PrefillOptions): Promise<void> {
+  const { weights, masks, rope, position } = state, { tokens, start, lora, stepState, signal } = options;
+  using act = createActivations(device, weights.spec, {
+    batch: 1,
+    seq: tokens.length,
+    backward: false,
+    rank: lora?.config.rank ?? 0,
+    headRows: 1,
+  });
+  const heads = Math.max(1, ...weights.layers.map(({ spec }) => spec.heads));
+  using open = device.uploadBuffer("open masks", new Float32Array(heads).fill(1));
+  using plan = new Plan(device);
+  recordForward({
+    plan,
+    weights,
+    act,
+    masks,
+    lora,
+    rope,
+    state: stepState,
+    dropout: false,
+    maskGrads: new Set<MaskKind>(),
+    attend: start === 0
+      ? (own, index) => recordFirstAttention(own, state, index)
+      : (own, index) => recordLaterAttention(own, state, { index, start, open }),
+  });
+  device.write(act.tokens, Uint32Array.from(tokens));
+  device.write(position, Uint32Array.of(start));
+  await plan.run(signal ? { signal } : {});
+  device.write(position, Uint32Array.of(start + tokens.length));
+}
+
+/** Attention among the tokens alone; keys and values are copied before the next layer overwrites them. */
+function recordFirstAttention(context: DecoderContext, { caches }: DecodeState, index: number): void {
+  const { plan, act, weights: { spec } } = context;
+  recordSelfAttention(context, index);
+  const forward = act.layers[index]?.forward;
+  if (forward) recordCacheFill(plan, caches, { spec, layer: index, k: forward.k, v: forward.v, rows: act.rows });
+}
+
+/** Attention over the caches, to which the tokens' own keys and values are added first. */
+function recordLaterAttention(
+  { plan, act, weights, rope }: DecoderContext,
+  { caches, position }: DecodeState,
+  { index, start, open }: { readonly index: number; readonly start: number; readonly open: DeviceBuffer },
+): void {
+  const cache = caches.layers[index], layer = weights.layers[index], own = act.layers[index];
+  if (!cache || !layer || !own) return;
+  const { spec } = weights, { headDim } = spec, { heads, kvHeads } = layer.spec, { q, k, v, o } = own.forward;
+  const widths = headWidths(spec, layer.spec), { rows } = act;
+  const turn = { rows, seq: rows, headDim, cosSin: rope, positionBuffer: position };
+  recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
+  recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: strideOf(widths.kv) });
+  recordCacheFill(plan, caches, { spec, layer: index, k, v, rows, first: start });
+  const shape = { heads, kvHeads, headDim, capacity: caches.capacity, rows };
+  if (cache.placement === "buffer") {
+    recordDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position });
+    return;
+  }
+  plan.clear(o); // its padding, where layers of other widths have written
+  recordTextureDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position, z: open });
+}

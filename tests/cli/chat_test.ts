@@ -1,0 +1,117 @@
+// `compresso chat` as a pipe drives it, and what stops it. The terminal is tried by hand: no test here has one.
+import assert from "node:assert/strict";
+import { cli, command, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
+
+const STORY =
+  "Answer the question.\\\nStory: Sam met the bee. Tom went to Rome. Eva took the axe. Nina saw five stars.";
+const QUESTION = `${STORY} Where is Tom?\n`;
+
+Deno.test("chat answers each line of a pipe, and commands go to stderr", async () => {
+  const input = `\n${QUESTION}/reset\n/help\n/nonsense\n${QUESTION}/exit\nnot read\n`;
+  const { code, stdout, stderr } = await cli(["chat", "demo", "--max-tokens", "12"], { input });
+  assert.equal(code, 0, stderr);
+  assert.equal(stdout, "in Rome\nin Rome\n");
+  assert.match(stderr, /begins anew\n\/help .*\n\/reset/);
+  assert.match(stderr, /there is no \/nonsense/);
+});
+
+Deno.test("chat --json prints a line for each question, and a turn reads only what is new", async () => {
+  const { code, stdout, stderr } = await cli(["chat", "demo", "--max-tokens", "12", "--json"], {
+    input: QUESTION + `//slash\n${QUESTION}`.trimEnd(), // the last line has no break
+  });
+  assert.equal(code, 0, stderr);
+  const turns = stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
+  assert.deepEqual(turns.map(({ question }) => question), [
+    QUESTION.replace("\\\n", "\n").trimEnd(),
+    "/slash",
+    QUESTION.replace("\\\n", "\n").trimEnd(),
+  ]);
+  assert.deepEqual([turns[0].answer, turns[0].finish, turns[0].reusedTokens], ["in Rome", "end", 0]);
+  assert.ok(turns[1].reusedTokens >= turns[0].promptTokens);
+  assert.ok(turns[2].reusedTokens >= turns[1].promptTokens);
+  for (const { promptTokens, reusedTokens } of turns) assert.ok(promptTokens > reusedTokens);
+});
+
+Deno.test("chat --system and --with-prompt stand before the first question, and /system takes their place", async () => {
+  const tokens = async (args: readonly string[], input: string): Promise<number[]> => {
+    const { code, stdout, stderr } = await cli(["chat", "demo", "--max-tokens", "4", "--json", ...args], { input });
+    assert.equal(code, 0, stderr);
+    return stdout.trimEnd().split("\n").map((line) => JSON.parse(line).promptTokens);
+  };
+  const [bare = NaN, named = NaN] = await tokens([], `${QUESTION}/system Tom is in Rome.\n${QUESTION}`);
+  const [both = NaN, prompted = NaN] = await tokens(
+    ["--system", "Tom is in Rome.", "--with-prompt"],
+    `${QUESTION}/system\n${QUESTION}`,
+  );
+  assert.ok(named > bare && prompted > bare, `${bare}, ${named}, ${prompted}`);
+  assert.ok(both >= named + prompted - bare, `${both}`);
+});
+
+Deno.test("chat --compare answers with both models, one after the other", async () => {
+  using folder = new TemporaryFolder();
+  await copyDemo(folder.at("copy"));
+  const args = ["chat", "demo", "--compare", folder.at("copy"), "--max-tokens", "12"];
+  const plain = await cli(args, { input: QUESTION });
+  assert.equal(plain.code, 0, plain.stderr);
+  const lines = plain.stdout.split("\n");
+  assert.deepEqual(lines.filter((line) => !line.startsWith("(")), [
+    "demo:",
+    "in Rome",
+    "",
+    `${folder.at("copy")}:`,
+    "in Rome",
+    "",
+  ]);
+  assert.equal(plain.stdout.match(/^\(2 tokens, \d+\.\d tokens\/s\)$/gm)?.length, 2);
+});
+
+Deno.test("chat refuses a model that cannot chat, a question that is too long, and input that is no text", async () => {
+  using folder = new TemporaryFolder();
+  for (const [name, drop] of [["mute", "tokenizer.json"], ["base", "tokenizer_config.json"]] as const) {
+    await copyDemo(folder.at(name));
+    await Deno.remove(folder.at(name, drop));
+  }
+  const cases: readonly [string[], string | Uint8Array<ArrayBuffer>, number, RegExp][] = [
+    [[folder.at("mute")], QUESTION, 3, /needs a tokenizer/],
+    [[folder.at("base")], QUESTION, 3, /chat template.*\n.*neither/],
+    [["demo"], "Where is Tom? ".repeat(300), 3, /context of 512 tokens/],
+    [["demo"], Uint8Array.of(0xff, 10), 3, /UTF-8/],
+    [["demo", "--top-p", "0.5"], QUESTION, 2, /--temperature above 0/],
+    [["demo", "--style", "loud"], QUESTION, 2, /one of chat, alpaca, plain/],
+  ];
+  for (const [args, input, status, message] of cases) {
+    const { code, stdout, stderr } = await cli(["chat", ...args], { input });
+    assert.equal(code, status, `${args}: ${stderr}`);
+    assert.equal(stdout, "");
+    assert.match(stderr, message);
+  }
+});
+
+Deno.test(
+  "Ctrl-C stops the answer and the chat goes on; SIGTERM ends it",
+  { ignore: Deno.build.os === "windows" },
+  async () => {
+    const long = ["--max-tokens", "450", "--temperature", "3"];
+    const child = command(["chat", "demo", ...long], { stdin: "piped" }).spawn();
+    const writer = child.stdin.getWriter(), reader = child.stdout.getReader();
+    const said = new Response(child.stderr).text();
+    const ask = async (): Promise<void> => {
+      await writer.write(new TextEncoder().encode("Where is Tom?\n"));
+      await reader.read();
+    };
+    await ask();
+    child.kill("SIGINT");
+    await writer.write(new TextEncoder().encode("/reset\n"));
+    // Until the line break behind the stopped answer.
+    for (let text = ""; !text.endsWith("\n");) text = new TextDecoder().decode((await reader.read()).value);
+    await ask();
+    child.kill("SIGTERM");
+    const { code, signal } = await child.status;
+    await writer.close().catch(() => {});
+    await reader.cancel();
+    assert.deepEqual([code, signal], [143, "SIGTERM"]);
+    const stderr = await said;
+    assert.match(stderr, /stopping the answer; once more ends the program\n/);
+    assert.match(stderr, /begins anew/);
+  },
+);

@@ -48,10 +48,13 @@ export interface ModelFigures<T> {
 
 /** One model. */
 export interface ModelBenchRow {
+  /** As it was given. */
   readonly name: string;
+  /** All weights, embeddings included. */
   readonly parameters: number;
   /** Bytes of weights that one token reads. */
   readonly tokenBytes: number;
+  /** Medians with their range. */
   readonly figures: ModelFigures<Spread>;
   /** How many times as fast as the first model, repeat by repeat; null for the first. */
   readonly faster: ModelFigures<Spread> | null;
@@ -59,17 +62,25 @@ export interface ModelBenchRow {
 
 /** What was measured. */
 export interface ModelBenchResult {
+  /** What it was measured on. */
   readonly adapter: AdapterFacts;
+  /** Tokens of a prompt. */
   readonly prompt: number;
+  /** Tokens written behind it. */
   readonly tokens: number;
+  /** Sequences at once where it says "many". */
   readonly batch: number;
+  /** Measurements of each. */
   readonly repeats: number;
+  /** One a model, in the order given. */
   readonly rows: readonly ModelBenchRow[];
 }
 
 /** A model to measure. */
 export interface NamedModel {
+  /** For the result. */
   readonly name: string;
+  /** Loaded; all lie on one device. */
   readonly model: Model;
 }
 

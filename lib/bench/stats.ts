@@ -9,8 +9,11 @@ export function median(values: readonly number[]): number {
 
 /** Repeats of one measurement in short. */
 export interface Spread {
+  /** Middle value. */
   readonly median: number;
+  /** Smallest value. */
   readonly least: number;
+  /** Largest value. */
   readonly most: number;
 }
 

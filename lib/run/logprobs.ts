@@ -4,6 +4,7 @@ import type { Adapters, Model } from "./model.ts";
 
 /** A token that the model finds likely. */
 export interface LikelyToken {
+  /** Its id. */
   readonly id: number;
   /** In nats. */
   readonly logprob: number;

@@ -14,12 +14,17 @@ import { closing, type Queue } from "./queue.ts";
 
 /** What was done for a request, once its answer is made. */
 export interface RequestRecord {
+  /** HTTP method. */
   readonly method: string;
+  /** Path of the address. */
   readonly path: string;
   /** HTTP status; 499 where the client went before its answer was whole. */
   readonly status: number;
+  /** From its first byte until the answer was made, waiting included. */
   readonly seconds: number;
+  /** Tokens read. */
   readonly promptTokens: number;
+  /** Tokens written. */
   readonly completionTokens: number;
 }
 

@@ -28,8 +28,9 @@ export interface ServeOptions {
 
 /** A server under way. */
 export interface ModelServer extends AsyncDisposable {
-  /** Where it listens. */
+  /** Address where it listens. */
   readonly host: string;
+  /** Port where it listens; the one that was found where 0 was asked for. */
   readonly port: number;
   /** `http://host:port`; OpenAI's clients want `/v1` behind it. */
   readonly url: string;

@@ -4,7 +4,7 @@ import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { strideOf } from "../../lib/nn/layout.ts";
 import { recordTopLogits } from "../../lib/nn/ops.ts";
-import { assertValues, type Dense, dense, denseOf, lay, ROUND, STALE } from "./helpers/cells.ts";
+import { assertValues, type Cell, type Dense, dense, denseOf, lay, ROUND, STALE } from "./helpers/cells.ts";
 
 const device: Device = await openDevice();
 /** Logits of padding columns; if they counted, they would be the most likely. */
@@ -69,7 +69,7 @@ async function check(test: Case): Promise<void> {
   const bound = (p: number): number => 80 * ROUND + 2 ** -21 + 8 * ROUND * Math.abs(p);
   assertValues(got.chosen, {
     what: `log-probabilities of targets, ${what}`,
-    want(token) {
+    want(token): Cell {
       const row = token - firstRow, target = targets[row];
       if (row < 0 || target === undefined) return { value: STALE, bound: 0 };
       const p = order[row]?.find(({ id }) => id === target)?.p ?? 0;
@@ -82,7 +82,7 @@ async function check(test: Case): Promise<void> {
   got.ids.forEach((id, index) => assert.equal(id, entry(index)?.id ?? STALE, `id ${index}, ${what}`));
   assertValues(got.values, {
     what: `log-probabilities of the most likely, ${what}`,
-    want(index) {
+    want(index): Cell {
       const p = entry(index)?.p;
       return p === undefined ? { value: STALE, bound: 0 } : { value: p, bound: bound(p) };
     },

@@ -2,6 +2,7 @@
 import { basename } from "node:path";
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
+import { generate } from "../lib/run/generate.ts";
 import type { RequestRecord } from "../lib/serve/handler.ts";
 import { checkListen, serveModel } from "../lib/serve/serve.ts";
 import { verb } from "./command.ts";
@@ -14,6 +15,8 @@ import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, tokenizerOf,
 const KEY_VARIABLE = "COMPRESSO_API_KEY";
 /** Rows of a prompt for which kernels are chosen, and tokens that a server reads soon: for a large model what measuring costs is then won back. */
 const PROMPT_ROWS = 512, SOON_TOKENS = 100_000;
+/** Tokens of the prompt that is read before the first client's. */
+const WARM_TOKENS = 33;
 
 /** Declares the verb. */
 export function serveVerb(): CommandUnknownOpts {
@@ -82,6 +85,10 @@ async function run({ model, adapters, signal, progress, tune }: Loaded, settings
   const { host, port, name, apiKey, maxBody, maxRequestTokens, maxQueue, timeout, grace, log } = settings;
   tokenizerOf(model);
   await tune({ rows: PROMPT_ROWS, directions: ["forward"], tokens: SOON_TOKENS });
+  // The first pass compiles kernels, which on some adapters takes longer than a client would wait.
+  progress.phase("compiling kernels");
+  const prompt = Array<number>(Math.max(1, Math.min(WARM_TOKENS, model.spec.maxPosition - 2))).fill(0);
+  for await (const _ of generate(model, prompt, { maxTokens: 2, adapters, signal }));
   progress[Symbol.dispose](); // from here on the terminal belongs to the requests
   await using server = serveModel(model, {
     host,

@@ -16,6 +16,8 @@ export interface PrepareOptions {
 
 /** OpenAI's default for completions. */
 const COMPLETION_TOKENS = 16;
+/** Tokens of a chat's answer that does not say how long it may be: a cache for a whole context would take much memory for most answers. */
+const CHAT_TOKENS = 1024;
 
 /** The job of a completion. Throws `ApiError` 400, and `CompressoError("input")` for a text that the tokenizer cannot take. */
 export function prepareCompletion(fields: CompletionFields, options: PrepareOptions): Job {
@@ -74,7 +76,7 @@ export function prepareChat(fields: ChatFields, options: PrepareOptions): Job {
   return checkLengths({
     prompts: [{ ids: encodeWithin(text, options), leading: 0, text, sampling: samplingOf(fields) }],
     maxTokens: max_completion_tokens ?? max_tokens ?? null,
-    defaultTokens: Infinity,
+    defaultTokens: CHAT_TOKENS,
     stop: fields.stop ?? [],
     endTokens: end === null ? [] : [end],
     echo: false,

@@ -13,6 +13,10 @@ export {
 } from "./lib/bench/models.ts";
 export type { Spread } from "./lib/bench/stats.ts";
 export * from "./lib/errors.ts";
+export { type EvaluateOptions, type EvaluateResult, evaluateTasks } from "./lib/eval/evaluate.ts";
+export type { ItemScore, TaskScore } from "./lib/eval/metrics.ts";
+export { TASK_NAMES } from "./lib/eval/registry.ts";
+export { defineTask, type TaskDefinition, type TaskItem, type TaskRow } from "./lib/eval/task.ts";
 export {
   type AdapterFacts,
   type AdapterOffer,
@@ -52,6 +56,7 @@ export { type LoraConfig, loraScale, type LoraWeights } from "./lib/nn/lora.ts";
 export type { MaskKind, MaskValues, SlotLayout } from "./lib/nn/masks.ts";
 export type { Matrix, MatrixDtype, MatrixPlacement, MatrixShard } from "./lib/nn/matrix.ts";
 export type { QuantRows } from "./lib/nn/quant.ts";
+export type { Sequence, TokenTree } from "./lib/nn/token_tree.ts";
 export type { LayerWeights, Weights } from "./lib/nn/weights.ts";
 export type { TopLogprobs } from "./lib/nn/top_pass.ts";
 export { type DecoderSpec, type LayerSpec, parameterCount, type Projection, type RopeScaling } from "./lib/nn/spec.ts";
@@ -116,7 +121,7 @@ export {
 export type { RunHandle, RunHooks } from "./lib/run/hooks.ts";
 export { type Method, METHODS } from "./lib/run/methods.ts";
 export type { CheckpointOptions, PruneOptions, Rates, ResolvedOptions } from "./lib/run/options.ts";
-export { perplexity, type PerplexityOptions, type PerplexityResult } from "./lib/run/perplexity.ts";
+export { perplexity, type PerplexityOptions, type PerplexityResult, type WindowLoss } from "./lib/run/perplexity.ts";
 export { compress, type CompressOptions } from "./lib/run/pipeline.ts";
 export type { PruneResult, PruneRun } from "./lib/run/prune_result.ts";
 export type { Stage, StepRecord } from "./lib/run/records.ts";
@@ -129,7 +134,15 @@ export {
   type ScheduleSource,
 } from "./lib/run/schedule_host.ts";
 export type { IsolationLimits } from "./lib/run/schedule_process.ts";
-export { type ChoiceRow, type RowScore, scoreChoices, type ScoreOptions, type ScoreResult } from "./lib/run/score.ts";
+export {
+  type ChoiceRow,
+  type LikelihoodOptions,
+  logLikelihoods,
+  type RowScore,
+  scoreChoices,
+  type ScoreOptions,
+  type ScoreResult,
+} from "./lib/run/score.ts";
 export { type SelfDataOptions, type SelfDataSettings, type SelfText, writeTexts } from "./lib/run/qat.ts";
 export { type SelfDataFileOptions, type SelfDataResult, writeTextFile } from "./lib/run/qat_file.ts";
 export {

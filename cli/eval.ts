@@ -1,40 +1,45 @@
-// `compresso eval MODEL`: perplexity of a text, or accuracy on rows with choices. Owns the files and the report; refuses to measure.
+// `compresso eval MODEL…`: perplexity of a text, accuracy on rows with choices, or tasks. Owns the options and the report of one or several models; refuses to measure.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
-import { readRows } from "../lib/io/datasets.ts";
 import { DEMO, demoData } from "../lib/io/open_model.ts";
-import { encodeChoices } from "../lib/run/choice_rows.ts";
-import { perplexity } from "../lib/run/perplexity.ts";
-import { scoreChoices } from "../lib/run/score.ts";
 import { verb } from "./command.ts";
-import { formatShare, print, printJson } from "./output.ts";
-import { NO_PROMPT_OPTION, PROMPT_OPTION, type PromptSetting, promptText } from "./prompt.ts";
-import { readText } from "./read_text.ts";
+import { chooseRows } from "./eval_rows.ts";
+import { differences, differenceTable, type Measured, measurementTable, valuesOf } from "./eval_report.ts";
+import { chooseTasks } from "./eval_tasks.ts";
+import { chooseText, DEFAULT_WINDOW } from "./eval_text.ts";
+import type { EvalSettings, EvalWork } from "./eval_work.ts";
+import { print, printJson } from "./output.ts";
+import { NO_PROMPT_OPTION, PROMPT_OPTION } from "./prompt.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
-import { byteCount, oneOf, wholeNumber } from "./values.ts";
-import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, tokenizerOf, withModel } from "./with_model.ts";
-
-const DEFAULT_WINDOW = 512;
-/** Tokens of a pass: perplexity and scoring fill their batches up to about so many. */
-const BATCH_TOKENS = 2048;
-/** About what a tokenizer makes of English; only to tell whether the run will be long. */
-const CHARS_PER_TOKEN = 4;
+import { byteCount, oneOf, wholeNumber, wholeNumbers, wordList } from "./values.ts";
+import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, withModel } from "./with_model.ts";
 
 /** Declares the verb. */
 export function evaluate(): CommandUnknownOpts {
   return verb("eval", {
-    description: "Measure a model: perplexity of a text, or accuracy on rows with choices.",
+    description:
+      "Measure models: perplexity of a text, accuracy on rows with choices, or tasks as lm-evaluation-harness asks them.",
     examples: [
-      "eval path/to/model --text book.txt --window 512 --limit-chars 100000 --json",
+      "eval path/to/model --text book.txt --window 128,512 --limit-chars 100000 --json",
+      "eval path/to/model --text book.txt --window 512 --stride 256",
       "eval demo --data fixtures/demo_data/heldout.jsonl",
+      "eval dense.gguf runs/mine/model --tasks arc_easy,piqa --task-data data --limit 200 --out scores.jsonl",
     ],
   })
-    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .argument(
+      "<model...>",
+      "a Hugging Face folder, a .gguf file, or demo; of several the first is what the others are compared with",
+    )
     .option("--text <file>", "a UTF-8 text: perplexity over whole windows, each read alone, no BOS added")
     .option(
       "--window <tokens>",
-      `tokens of a window (default: ${DEFAULT_WINDOW}, or the model's context where that is shorter)`,
-      wholeNumber("--window", { least: 2 }),
+      `tokens of a window, or several such with commas (default: ${DEFAULT_WINDOW}, or the model's context where that is shorter)`,
+      wholeNumbers("--window", { least: 2 }),
+    )
+    .option(
+      "--stride <tokens>",
+      "let windows slide by so many tokens; only those that are new in a window count (default: windows side by side)",
+      wholeNumber("--stride", { least: 1 }),
     )
     .option(
       "--limit-chars <count>",
@@ -54,110 +59,99 @@ export function evaluate(): CommandUnknownOpts {
     .option("--with-prompt", "put the collaborative prompt before each instruction of the data (default: none)")
     .option(...PROMPT_OPTION)
     .option(...NO_PROMPT_OPTION)
+    .option(
+      "--tasks <list>",
+      "tasks with commas between: arc_easy, arc_challenge, piqa, hellaswag, winogrande, openbookqa, boolq, race, storycloze, mmlu (5 examples), " +
+        "bbh (3 examples), or a file with your own, such as ./mine.ts or ./mine.json",
+      wordList("--tasks"),
+    )
+    .option("--task-data <folder>", "where the tasks' data lie, as <task>.<split>.jsonl or .parquet")
+    .option(
+      "--limit <count>",
+      "use only so many questions of each task, or of each of its subsets",
+      wholeNumber("--limit", { least: 1 }),
+    )
+    .option(
+      "--refuse-long",
+      "fail where a question does not fit the model's context (default: its beginning is cut off)",
+    )
+    .option(
+      "--out <file>",
+      "keep each scored question of the tasks as a JSON line; the same command goes on from there",
+    )
     .option(...ADAPTER_OPTION)
     .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
     .option("--json", "print one JSON object")
-    .action(async (path, options) => {
+    .action(async (paths, options) => {
       const { json = false } = options;
-      const task = await chooseTask(path, options);
-      await withModel(path, options, async (loaded) => {
-        const report = await task(loaded);
-        if (json) printJson(report.values);
-        else print(report.line);
-      });
+      using work = await chooseWork(paths, options);
+      const measured: Measured[] = [];
+      for (const path of paths) {
+        const result = await withModel(path, { ...options, ...work.interrupt }, (loaded) => work.measure(path, loaded));
+        measured.push({ model: path, ...result });
+      }
+      const [first, ...others] = measured;
+      if (!first) return;
+      if (others.length === 0) {
+        if (json) printJson(valuesOf(first));
+        else for (const line of measurementTable([first])) print(line);
+        return;
+      }
+      const gaps = others.map((other) => differences(first, other));
+      if (json) {
+        const models = measured.map((one) => ({ model: one.model, ...valuesOf(one) }));
+        return printJson({ models, differences: gaps.map(({ values }) => values) });
+      }
+      for (const line of measurementTable(measured)) print(line);
+      for (const line of differenceTable(first, gaps)) print(line);
     });
 }
 
-interface Report {
-  readonly values: Readonly<Record<string, number>>;
-  readonly line: string;
-}
-
-interface Settings {
-  readonly text?: string | undefined;
-  readonly window?: number | undefined;
-  readonly limitChars?: number | undefined;
-  readonly maxWindows?: number | undefined;
-  readonly data?: string | undefined;
-  readonly limitRows?: number | undefined;
-  readonly withPrompt?: true | undefined;
-  readonly prompt?: PromptSetting | undefined;
-}
-
-/** Reads the file before the model is loaded, so that a wrong path fails at once. */
-async function chooseTask(path: string, options: Settings): Promise<(loaded: Loaded) => Promise<Report>> {
-  const { text, data = path === DEMO && text === undefined ? demoData("heldout") : undefined } = options;
-  const prompt = await promptOf(options);
-  if (text !== undefined && data === undefined) {
-    if (prompt !== null) throw excluded("a prompt goes with --data", "--text was given");
-    const content = await readText(text);
-    return (loaded) => measureText(content, loaded, options);
+/** What is to be measured: files are read before a model is loaded, so that a wrong path fails at once. */
+async function chooseWork(paths: readonly string[], options: EvalSettings): Promise<EvalWork> {
+  const twice = paths.find((path, index) => paths.indexOf(path) !== index);
+  if (twice !== undefined) {
+    throw new CompressoError("usage", { what: "cannot compare models", rule: "each is named once", value: twice });
   }
-  if (data !== undefined && text === undefined) {
-    const rows = await readRows(data);
-    return async ({ model, adapters, signal, progress, tune }) => {
-      const choices = encodeChoices(rows, {
-        tokenizer: tokenizerOf(model),
-        prompt,
-        ...(options.limitRows === undefined ? {} : { limit: options.limitRows }),
-      });
-      const lengths = choices.flatMap((row) => row.choices.map((choice) => row.prefix.length + choice.length));
-      await tune({
-        rows: BATCH_TOKENS,
-        directions: ["forward"],
-        tokens: Math.max(0, ...lengths) * lengths.length,
-      });
-      const { accuracy, correct, total } = await scoreChoices(model, choices, {
-        adapters,
-        signal,
-        onProgress: (done, all) => progress.phase("scoring", done / all),
-      });
-      return {
-        values: { accuracy, correct, n: total },
-        line: `accuracy ${formatShare(accuracy)} (${correct} of ${total})`,
-      };
-    };
+  const isDemo = paths.length === 1 && paths[0] === DEMO;
+  const isElse = options.text !== undefined || options.tasks !== undefined;
+  const data = options.data ?? (isDemo && !isElse ? demoData("heldout") : undefined);
+  const given = Object.entries({ "--text": options.text, "--data": data, "--tasks": options.tasks })
+    .filter(([, value]) => value !== undefined).map(([name]) => name);
+  if (given.length !== 1) {
+    throw new CompressoError("usage", {
+      what: "cannot measure the model",
+      rule: "give either --text, --data or --tasks",
+      value: given.length === 0 ? "none was given" : `${given.join(" and ")} were given`,
+    });
   }
-  throw new CompressoError("usage", {
-    what: "cannot measure the model",
-    rule: "give either --text or --data",
-    value: text === undefined ? "neither was given" : "both were given",
-  });
+  checkOptions(given[0] ?? "", options);
+  if (options.text !== undefined) return await chooseText(options.text, options);
+  if (options.tasks !== undefined) return await chooseTasks(paths, options.tasks, options);
+  return await chooseRows(data ?? "", options);
 }
 
-/** The prompt at inference: none unless asked for, whatever the model was trained with. */
-async function promptOf({ withPrompt, prompt = withPrompt ?? false }: Settings): Promise<string | null> {
-  if (withPrompt && prompt === false) throw excluded("either --with-prompt or --no-prompt", "both were given");
-  return await promptText(prompt);
-}
+/** Which work each option belongs to. */
+const BELONGS: Readonly<Record<string, readonly (keyof EvalSettings)[]>> = {
+  "--text": ["window", "stride", "limitChars", "maxWindows"],
+  "--data": ["limitRows", "withPrompt", "prompt"],
+  "--tasks": ["taskData", "limit", "refuseLong", "out"],
+};
 
-function excluded(rule: string, value: string): CompressoError {
-  return new CompressoError("usage", { what: "cannot use these options together", rule, value });
-}
-
-async function measureText(
-  text: string,
-  { model, adapters, signal, progress, tune }: Loaded,
-  options: Settings,
-): Promise<Report> {
-  const { window = Math.min(DEFAULT_WINDOW, model.spec.maxPosition), limitChars, maxWindows } = options;
-  const chars = Math.min(text.length, limitChars ?? Infinity);
-  const about = Math.min(chars / CHARS_PER_TOKEN, window * (maxWindows ?? Infinity));
-  await tune({ rows: BATCH_TOKENS, directions: ["forward"], tokens: about });
-  const result = await perplexity(model, text, {
-    window,
-    adapters,
-    signal,
-    ...(limitChars === undefined ? {} : { limitChars }),
-    ...(maxWindows === undefined ? {} : { maxWindows }),
-    onProgress: (done, all) => progress.phase("measuring", done / all),
-  });
-  const { perplexity: value, tokens, nll, windows } = result;
-  return {
-    values: { perplexity: value, tokens, nll, windows, window },
-    line: `perplexity ${value.toFixed(4)} over ${tokens} tokens (${windows} windows of ${window})`,
-  };
+function checkOptions(work: string, options: EvalSettings): void {
+  for (const [other, names] of Object.entries(BELONGS)) {
+    const stray = other === work ? undefined : names.find((name) => options[name] !== undefined);
+    if (stray === undefined) continue;
+    const flag = stray === "prompt"
+      ? "a prompt"
+      : `--${stray.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+    throw new CompressoError("usage", {
+      what: "cannot use these options together",
+      rule: `${flag} goes with ${other}`,
+      value: `${work} was given`,
+    });
+  }
 }

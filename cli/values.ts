@@ -50,6 +50,24 @@ export function oneOf<const T extends string>(option: string, words: readonly T[
   };
 }
 
+/** Whole numbers from `least` on, with commas between. */
+export function wholeNumbers(option: string, { least }: { readonly least: number }): Parse<readonly number[]> {
+  return (text) => {
+    const parts = text.split(",").map((part) => /^\s*\+?\d+\s*$/.test(part) ? Number(part) : NaN);
+    if (parts.every((part) => part >= least) && new Set(parts).size === parts.length) return parts;
+    throw wrong(option, text, `whole numbers from ${least} on, with commas between, each once`);
+  };
+}
+
+/** Words with commas between. */
+export function wordList(option: string): Parse<readonly string[]> {
+  return (text) => {
+    const words = text.split(",").map((word) => word.trim());
+    if (words.every((word) => word !== "")) return words;
+    throw wrong(option, text, "names with commas between");
+  };
+}
+
 /** Layers by number; negative ones count from the end. */
 export function layerList(option: string): Parse<readonly number[]> {
   return (text) => {

@@ -1,4 +1,4 @@
-// Perplexity of a text in windows. Owns the protocol; refuses to read files.
+// Perplexity of a text in windows, each alone or sliding. Owns the protocol; refuses to read files.
 import { CompressoError } from "../errors.ts";
 import { IGNORED_LABEL } from "../io/prompts.ts";
 import type { Adapters, Model } from "./model.ts";
@@ -7,6 +7,11 @@ import type { Adapters, Model } from "./model.ts";
 export interface PerplexityOptions {
   /** Tokens of a window. */
   readonly window: number;
+  /**
+   * Tokens from one window to the next, at most `window`: the windows slide, and of each only the tokens that the one before it did not have are
+   * counted, as in the page on perplexity of transformers' documentation. Default: windows stand side by side.
+   */
+  readonly stride?: number;
   /** Characters (code points) of the text that are used; only for a text. Default: all. */
   readonly limitChars?: number;
   /** Windows that are measured at most. Default: all. */
@@ -27,17 +32,28 @@ export interface PerplexityResult {
   readonly perplexity: number;
   /** Mean negative log-likelihood of a predicted token, in nats. */
   readonly nll: number;
-  /** Tokens that were predicted: window − 1 of each window. */
+  /** Tokens that were predicted: window − 1 of each window; with a stride below it, all but the first of the text. */
   readonly tokens: number;
   /** Windows that were run. */
   readonly windows: number;
+  /** What each window adds. */
+  readonly perWindow: readonly WindowLoss[];
+}
+
+/** The loss of one window. */
+export interface WindowLoss {
+  /** Sum of the negative log-likelihoods of its counted tokens, in nats. */
+  readonly nll: number;
+  /** Tokens that were counted. */
+  readonly tokens: number;
 }
 
 const BATCH_TOKENS = 2048;
 
 /**
  * Measures the perplexity of a text or of token ids. The first `limitChars` characters are encoded without special tokens and cut
- * to whole windows, the rest is dropped; each window is read alone from position 0, and all but its first token are predicted.
+ * to whole windows, the rest is dropped; each window is read alone from position 0, and all but its first token are predicted. With a stride
+ * every token but the first is predicted once, with at least window − stride tokens before it but in the first window, and nothing is dropped.
  *
  * @throws CompressoError("usage") for options out of range; "input" for a text shorter than one window, or a text where the model
  * has no tokenizer; "numeric" where the loss is not finite.
@@ -47,35 +63,47 @@ export async function perplexity(
   text: string | ArrayLike<number>,
   options: PerplexityOptions,
 ): Promise<PerplexityResult> {
-  const { window, maxWindows = Infinity, adapters, signal, onProgress } = options;
+  const { window, stride, maxWindows = Infinity, adapters, signal, onProgress } = options;
   checkOptions(model, text, options);
   const tokens = typeof text === "string" ? encode(model, text, options.limitChars) : text;
-  const windows = Math.min(maxWindows, Math.floor(tokens.length / window));
-  if (windows === 0) {
+  const spans = windowSpans(tokens.length, { window, stride }).slice(0, maxWindows);
+  if (spans.length === 0) {
     throw new CompressoError("input", {
       what: "cannot measure perplexity",
-      rule: `the text has at least one window of ${window} tokens`,
+      rule: stride === undefined
+        ? `the text has at least one window of ${window} tokens`
+        : "the text has at least two tokens",
       value: `${tokens.length} tokens`,
-      mend: "use a longer text or a smaller window",
+      mend: stride === undefined ? "use a longer text or a smaller window" : "use a longer text",
     });
   }
-  const batch = Math.min(windows, options.batch ?? Math.max(1, Math.floor(BATCH_TOKENS / window)));
-  let sum = 0;
-  for (let first = 0; first < windows; first += batch) {
+  const batch = Math.min(spans.length, options.batch ?? Math.max(1, Math.floor(BATCH_TOKENS / window)));
+  const perWindow: WindowLoss[] = [];
+  for (let first = 0; first < spans.length; first += batch) {
     signal?.throwIfAborted();
-    const count = Math.min(batch, windows - first);
+    const part = spans.slice(first, first + batch);
     // The last batch keeps the size: its missing windows hold token 0 and no label.
     const ids = new Uint32Array(batch * window), labels = new Int32Array(batch * window).fill(IGNORED_LABEL);
-    for (let i = 0; i < count * window; i++) labels[i] = ids[i] = tokens[first * window + i] ?? 0;
+    part.forEach(({ start, fresh, end }, index) => {
+      for (let at = start; at < end; at++) {
+        const token = tokens[at] ?? 0, place = index * window + at - start;
+        ids[place] = token;
+        if (at >= fresh) labels[place] = token;
+      }
+    });
     const losses = await model.tokenLosses(ids, labels, {
       batch,
       ...(adapters ? { adapters } : {}),
       ...(signal ? { signal } : {}),
     });
-    for (const loss of losses) sum += loss;
-    onProgress?.(first + count, windows);
+    part.forEach(({ start, fresh, end }, index) => {
+      let nll = 0;
+      for (let t = 0; t < window; t++) nll += losses[index * window + t] ?? 0;
+      perWindow.push({ nll, tokens: end - Math.max(fresh, start + 1) });
+    });
+    onProgress?.(perWindow.length, spans.length);
   }
-  const predicted = windows * (window - 1), nll = sum / predicted;
+  const [sum, predicted] = [total(perWindow, "nll"), total(perWindow, "tokens")], nll = sum / predicted;
   if (!Number.isFinite(nll)) {
     throw new CompressoError("numeric", {
       what: "cannot measure perplexity",
@@ -84,7 +112,38 @@ export async function perplexity(
       mend: "check the model's weights, masks and LoRA",
     });
   }
-  return { perplexity: Math.exp(nll), nll, tokens: predicted, windows };
+  return { perplexity: Math.exp(nll), nll, tokens: predicted, windows: spans.length, perWindow };
+}
+
+/** Tokens start … end − 1 are read, those from `fresh` on are counted. */
+interface WindowSpan {
+  readonly start: number;
+  readonly fresh: number;
+  readonly end: number;
+}
+
+function windowSpans(
+  length: number,
+  { window, stride }: { readonly window: number; readonly stride: number | undefined },
+): WindowSpan[] {
+  const spans: WindowSpan[] = [];
+  if (stride === undefined) {
+    for (let start = 0; start + window <= length; start += window) {
+      spans.push({ start, fresh: start, end: start + window });
+    }
+    return spans;
+  }
+  for (let start = 0, fresh = 0; fresh < length && length > 1; start += stride) {
+    const end = Math.min(start + window, length);
+    // The last window may hold nothing but the first token of one, which has no token before it.
+    if (end - Math.max(fresh, start + 1) > 0) spans.push({ start, fresh, end });
+    fresh = end;
+  }
+  return spans;
+}
+
+function total(windows: readonly WindowLoss[], key: keyof WindowLoss): number {
+  return windows.reduce((sum, window) => sum + window[key], 0);
 }
 
 function encode({ tokenizer }: Model, text: string, limitChars: number | undefined): number[] {
@@ -109,7 +168,7 @@ function firstChars(text: string, count: number): string {
 function checkOptions(
   { spec }: Model,
   text: string | ArrayLike<number>,
-  { window, limitChars, maxWindows, batch }: PerplexityOptions,
+  { window, stride, limitChars, maxWindows, batch }: PerplexityOptions,
 ): void {
   const fail = (rule: string, value: unknown): never => {
     throw new CompressoError("usage", { what: "cannot measure perplexity", rule, value: String(value) });
@@ -117,6 +176,9 @@ function checkOptions(
   const { maxPosition } = spec;
   if (!Number.isInteger(window) || window < 2 || window > maxPosition) {
     fail(`window is a whole number from 2 to the model's context of ${maxPosition} tokens`, window);
+  }
+  if (stride !== undefined && (!Number.isInteger(stride) || stride < 1 || stride > window)) {
+    fail(`stride is a whole number from 1 to the window of ${window} tokens`, stride);
   }
   if (limitChars !== undefined && typeof text !== "string") {
     fail("limitChars is for a text, not for token ids", limitChars);

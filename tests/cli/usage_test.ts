@@ -82,8 +82,8 @@ Deno.test("options that are missing or exclude each other are refused", async ()
     [["generate", "demo", "--prompt", "a", "--top-p", "1.5"], /--top-p is a number above 0 and at most 1/],
     [["generate", "demo", "--prompt", "a", "--stop", ""], /at least one character/],
     [["export", "demo"], /cannot start without --out/],
-    [["eval", folder.path], /either --text or --data/],
-    [["eval", "demo", "--text", "a", "--data", "b"], /either --text or --data/],
+    [["eval", folder.path], /either --text, --data or --tasks/],
+    [["eval", "demo", "--text", "a", "--data", "b"], /either --text, --data or --tasks/],
     [["generate", "demo", "--prompt", "a", "--raw", "--chat"], /either --raw or --chat/],
     [["prune", "demo", "--sparsity", "0.3", "--units", "heads,kv", "--out", folder.at("run")], /either heads or kv/],
     [

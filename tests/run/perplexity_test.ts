@@ -43,6 +43,32 @@ Deno.test("perplexity() measures the first windows only where maxWindows says so
   assert.deepEqual(seen, [[2, 3], [3, 3]]);
 });
 
+Deno.test("with a stride windows slide, and each token but the first counts once, with what its window has before it", async () => {
+  using device = await openDevice();
+  const { model } = await openGoldenModel("gqa_f16", { device });
+  using _ = model;
+  const tokens = someTokens(31, model.spec.vocab);
+  for (const [window, stride] of [[10, 4], [10, 10], [8, 7], [40, 3]] as const) {
+    let sum = 0, count = 0, windows = 0;
+    // As in transformers' documentation, "Perplexity of fixed-length models".
+    for (let begin = 0, seen = 0; seen < tokens.length; begin += stride, windows++) {
+      const end = Math.min(begin + window, tokens.length), fresh = Math.max(seen - begin, 1);
+      sum += await nllReference(model, tokens.slice(begin, end), { from: fresh });
+      count += end - begin - fresh;
+      seen = end;
+    }
+    const actual = await perplexity(model, tokens, { window, stride, batch: 3 });
+    const what = `window ${window}, stride ${stride}: ${actual.nll}, expected ${sum / count}`;
+    assert.ok(Math.abs(actual.nll - sum / count) <= NLL_TOLERANCE * actual.nll, what);
+    assert.equal(actual.tokens, count);
+    if (stride < window) assert.equal(count, tokens.length - 1);
+    assert.equal(actual.perWindow.reduce((total, { tokens }) => total + tokens, 0), count);
+    assert.ok(actual.windows <= windows);
+    const first = await perplexity(model, tokens, { window, stride, maxWindows: 1 });
+    assert.ok(Math.abs((first.perWindow[0]?.nll ?? NaN) - (actual.perWindow[0]?.nll ?? NaN)) < 1e-4);
+  }
+});
+
 Deno.test("perplexity of the demo model takes the first characters of a text, without special tokens", async () => {
   using device = await openDevice();
   const demo = await openDemo(device);
@@ -95,6 +121,8 @@ Deno.test("perplexity() refuses what it cannot measure", async () => {
   await rejects([], { window: 2 }, ["input", /0 tokens/]);
   await rejects("text", { window: 2 }, ["input", /tokenizer/]);
   for (const window of [1, 2.5, 129]) await rejects(tokens, { window }, ["usage", /window/]);
+  for (const stride of [0, 1.5, 5]) await rejects(tokens, { window: 4, stride }, ["usage", /stride/]);
+  await rejects([3], { window: 4, stride: 2 }, ["input", /two tokens; now: 1 tokens/]);
   await rejects(tokens, { window: 4, limitChars: 9 }, ["usage", /limitChars/]);
   await rejects(tokens, { window: 4, batch: 0 }, ["usage", /batch/]);
   await rejects(tokens, { window: 4, maxWindows: 0 }, ["usage", /maxWindows/]);

@@ -1,0 +1,45 @@
+// Accuracy on rows with choices for `compresso eval --data`. Owns the rows and their prompt; refuses other work.
+import { CompressoError } from "../lib/errors.ts";
+import { readRows } from "../lib/io/datasets.ts";
+import { encodeChoices } from "../lib/run/choice_rows.ts";
+import { scoreChoices } from "../lib/run/score.ts";
+import { BATCH_TOKENS, type EvalSettings, type EvalWork, plainWork } from "./eval_work.ts";
+import { promptText } from "./prompt.ts";
+import { tokenizerOf } from "./with_model.ts";
+
+/** Reads the rows. */
+export async function chooseRows(path: string, options: EvalSettings): Promise<EvalWork> {
+  const prompt = await promptOf(options);
+  const rows = await readRows(path);
+  return plainWork(async (_, { model, adapters, signal, progress, tune }) => {
+    const choices = encodeChoices(rows, {
+      tokenizer: tokenizerOf(model),
+      prompt,
+      ...(options.limitRows === undefined ? {} : { limit: options.limitRows }),
+    });
+    const lengths = choices.map((row) => row.prefix.length + row.choices.flat().length);
+    await tune({
+      rows: BATCH_TOKENS,
+      directions: ["forward"],
+      tokens: lengths.reduce((sum, length) => sum + length, 0),
+    });
+    const { accuracy, correct, total, perRow } = await scoreChoices(model, choices, {
+      adapters,
+      signal,
+      onProgress: (done, all) => progress.phase("scoring", done / all),
+    });
+    return { kind: "rows", accuracy, correct, n: total, right: perRow.map(({ isCorrect }) => isCorrect) };
+  });
+}
+
+/** The prompt at inference: none unless asked for, whatever the model was trained with. */
+async function promptOf({ withPrompt, prompt = withPrompt ?? false }: EvalSettings): Promise<string | null> {
+  if (withPrompt && prompt === false) {
+    throw new CompressoError("usage", {
+      what: "cannot use these options together",
+      rule: "either --with-prompt or --no-prompt",
+      value: "both were given",
+    });
+  }
+  return await promptText(prompt);
+}

@@ -1,0 +1,81 @@
+// Two models on the same questions or windows. Owns paired differences and their confidence intervals; refuses to measure.
+import { CompressoError } from "../errors.ts";
+import type { PerplexityResult } from "../run/perplexity.ts";
+import { type ItemScore, meanAndError } from "./metrics.ts";
+
+/** A difference of two models on the same data, with its 95 % confidence interval by the normal distribution. */
+export interface PairedDifference {
+  /** Second minus first. */
+  readonly difference: number;
+  /** Its standard error, from the differences item by item; NaN for one item. */
+  readonly stderr: number;
+  /** Lower end of the interval. */
+  readonly low: number;
+  /** Upper end. */
+  readonly high: number;
+}
+
+/** Ratio of two perplexities with its 95 % confidence interval. */
+export interface PerplexityRatio {
+  /** Second over first. */
+  readonly ratio: number;
+  /** Lower end of the interval. */
+  readonly low: number;
+  /** Upper end. */
+  readonly high: number;
+}
+
+/** Quantile of the normal distribution that leaves 2.5 % above. */
+const Z = 1.959963984540054;
+
+/**
+ * Differences in acc and acc_norm of a second model against a first on the same questions. As both models answer each question, what makes a
+ * question hard for both cancels: the interval is that of the mean of the differences, not of two independent means.
+ *
+ * @throws CompressoError("mismatch") where the questions are not the same.
+ */
+export function compareItems(
+  first: readonly ItemScore[],
+  second: readonly ItemScore[],
+): { readonly acc: PairedDifference; readonly acc_norm: PairedDifference } {
+  const isSame = first.length === second.length &&
+    first.every(({ answer, scores }, index) =>
+      answer === second[index]?.answer && scores.length === second[index]?.scores.length
+    );
+  if (!isSame) {
+    throw new CompressoError("mismatch", {
+      what: "cannot compare two models",
+      rule: "both have answered the same questions",
+      value: `${first.length} and ${second.length} questions`,
+    });
+  }
+  const gains = (isRight: (item: ItemScore) => boolean): PairedDifference =>
+    comparePairs(first.map(isRight), second.map(isRight));
+  return {
+    acc: gains(({ picked, answer }) => picked === answer),
+    acc_norm: gains(({ pickedNorm, answer }) => pickedNorm === answer),
+  };
+}
+
+/**
+ * Ratio of the perplexities of two models over the same windows; null where the windows differ, as with other tokenizers. The interval is that
+ * of the difference of the mean losses, with the windows as what varies.
+ */
+export function comparePerplexity(first: PerplexityResult, second: PerplexityResult): PerplexityRatio | null {
+  const a = first.perWindow, b = second.perWindow, n = a.length;
+  if (n !== b.length || a.some(({ tokens }, index) => tokens !== b[index]?.tokens)) return null;
+  const gap = second.nll - first.nll;
+  // Windows may have different numbers of tokens: the error of a ratio of sums.
+  const squares = a.reduce(
+    (sum, { nll, tokens }, index) => sum + ((b[index]?.nll ?? NaN) - nll - gap * tokens) ** 2,
+    0,
+  );
+  const stderr = n > 1 ? Math.sqrt(squares * n / (n - 1)) / first.tokens : NaN;
+  return { ratio: Math.exp(gap), low: Math.exp(gap - Z * stderr), high: Math.exp(gap + Z * stderr) };
+}
+
+/** Difference of the shares of what is true, item by item the same for both. */
+export function comparePairs(first: readonly boolean[], second: readonly boolean[]): PairedDifference {
+  const [difference, stderr] = meanAndError(first.map((right, index) => Number(second[index]) - Number(right)));
+  return { difference, stderr, low: difference - Z * stderr, high: difference + Z * stderr };
+}

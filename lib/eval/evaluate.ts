@@ -1,0 +1,159 @@
+// Tasks scored by a model. Owns the way from a list of tasks to their scores; refuses to print and to keep files.
+import { createHash } from "node:crypto";
+import { CompressoError } from "../errors.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
+import type { Adapters, Model } from "../run/model.ts";
+import { logLikelihoods } from "../run/score.ts";
+import { encodeQuestion } from "./encode.ts";
+import { type ItemScore, pick, type TaskScore, taskScore } from "./metrics.ts";
+import { builtinParts, builtinTask } from "./registry.ts";
+import { asTask, type TaskDefinition } from "./task.ts";
+import { type LoadedTask, loadTask } from "./task_data.ts";
+import { isTaskFile, readTaskFile } from "./task_file.ts";
+
+/** Options of {@link evaluateTasks}. */
+export interface EvaluateOptions {
+  /** Names of built-in tasks, paths of task files (a module or JSON), and tasks that the program defines. */
+  readonly tasks: readonly (string | TaskDefinition)[];
+  /** Folder of the data, `<task>.<split>.jsonl` or `.parquet`. */
+  readonly taskData: string;
+  /** Questions of each task, or of each of its subsets, at most, from the first on. Default: all. */
+  readonly limit?: number;
+  /** Masks and LoRA. */
+  readonly adapters?: Adapters;
+  /** Whether a question that does not fit the model's context is an error; else its context is cut from the left. Default false. */
+  readonly refuseLong?: boolean;
+  /** Stops the work. */
+  readonly signal?: AbortSignal;
+  /** Called with the questions of a task scored so far. */
+  readonly onProgress?: (done: number, total: number, task: string) => void;
+}
+
+/** Scores of all tasks by name. */
+export interface EvaluateResult {
+  /** Scores of each task. */
+  readonly tasks: Record<string, TaskScore>;
+  /** What the model made of each question, in the order of the data. */
+  readonly items: Record<string, readonly ItemScore[]>;
+}
+
+/**
+ * Evaluates a model on multiple choice tasks as EleutherAI's lm-evaluation-harness 0.4 does: the same prompts, the same division into context
+ * and continuation, acc, acc_norm and their standard errors.
+ *
+ * @throws CompressoError("usage") for an unknown task; "input" where data are missing or do not fit, and for a model without tokenizer;
+ * "numeric" where a likelihood is not finite.
+ * @example
+ * ```ts ignore
+ * const { tasks } = await evaluateTasks(model, { tasks: ["arc_easy", "piqa"], taskData: "data", limit: 100 });
+ * console.log(tasks.arc_easy?.acc, tasks.arc_easy?.stderr);
+ * ```
+ */
+export async function evaluateTasks(model: Model, options: EvaluateOptions): Promise<EvaluateResult> {
+  const loaded = await loadTasks(options);
+  const tasks: Record<string, TaskScore> = {}, items: Record<string, readonly ItemScore[]> = {};
+  for (const task of loaded) {
+    const scored = await scoreTask(model, task, options);
+    tasks[task.name] = taskScore(scored);
+    items[task.name] = scored;
+  }
+  return { tasks, items };
+}
+
+/** Reads the data of all tasks, so that what does not fit fails before the first is scored. */
+export async function loadTasks(
+  { tasks, taskData, limit }: Pick<EvaluateOptions, "tasks" | "taskData" | "limit">,
+): Promise<LoadedTask[]> {
+  const fail = (rule: string, value: string): never => {
+    throw new CompressoError("usage", { what: "cannot evaluate tasks", rule, value });
+  };
+  if (tasks.length === 0) fail("there is at least one task", "none");
+  if (limit !== undefined && (!Number.isInteger(limit) || limit < 1)) {
+    fail("limit is a whole number, at least 1", String(limit));
+  }
+  const definitions: TaskDefinition[] = [];
+  for (const task of tasks) {
+    if (typeof task !== "string") definitions.push(asTask(task, "evaluateTasks"));
+    else definitions.push(isTaskFile(task) ? await readTaskFile(task) : builtinTask(task));
+  }
+  const names = definitions.map(({ name }) => name);
+  const twice = names.find((name, index) => names.indexOf(name) !== index);
+  if (twice !== undefined) fail("each task is named once", twice);
+  const loaded: LoadedTask[] = [];
+  for (const task of definitions) {
+    loaded.push(await loadTask(task, { folder: taskData, limit, parts: builtinParts(task) }));
+  }
+  return loaded;
+}
+
+/** What tells a task's questions from others: a hash of what is asked and which choice is right. */
+export function taskDigest({ questions }: LoadedTask): string {
+  const hash = createHash("sha256");
+  for (const { contexts, continuations, choices, answer, subset } of questions) {
+    hash.update(JSON.stringify([contexts, continuations, choices, answer, subset]));
+  }
+  return hash.digest("hex").slice(0, 16);
+}
+
+/** Options of {@link scoreTask}. */
+export interface ScoreTaskOptions extends Pick<EvaluateOptions, "adapters" | "refuseLong" | "signal" | "onProgress"> {
+  /** Scores of the choices of questions that need not be scored again, by their places. */
+  readonly known?: ReadonlyMap<number, readonly number[]> | undefined;
+  /** Called for each question as soon as all its choices are scored, in no certain order; not for known ones. */
+  readonly onItem?: (place: number, item: TaskItemScore) => void;
+}
+
+/** What the model made of one question, and whether it had to be cut. */
+export interface TaskItemScore extends ItemScore {
+  /** Whether its context was cut from the left to fit the model. */
+  readonly isTruncated: boolean;
+}
+
+/** Scores the questions of one task. */
+export async function scoreTask(
+  model: Model,
+  task: LoadedTask,
+  options: ScoreTaskOptions = {},
+): Promise<TaskItemScore[]> {
+  const { adapters, refuseLong, signal, onProgress, known, onItem } = options;
+  const { questions } = task, context = model.spec.maxPosition, tokenizer = tokenizerFor(model, task);
+  const encoded = questions.map((question) => encodeQuestion(task, question, { tokenizer, context, refuseLong }));
+  const own = questions.map(({ choices }, place) => {
+    const scores = known?.get(place);
+    return scores?.length === choices.length ? [...scores] : new Array<number>(choices.length).fill(NaN);
+  });
+  const isDone = (place: number): boolean => own[place]?.every((score) => !Number.isNaN(score)) ?? false;
+  const itemAt = (place: number): TaskItemScore => {
+    const { choices = [], answer = null, subset = "" } = questions[place] ?? {}, scores = own[place] ?? [];
+    return { scores, ...pick(scores, choices), answer, subset, isTruncated: encoded[place]?.isTruncated ?? false };
+  };
+  const open = encoded.flatMap(({ sequences }, place) =>
+    isDone(place) ? [] : sequences.map((sequence, choice) => ({ place, choice, sequence }))
+  );
+  let done = questions.length - new Set(open.map(({ place }) => place)).size;
+  await logLikelihoods(model, open.map(({ sequence }) => sequence), {
+    ...(adapters ? { adapters } : {}),
+    ...(signal ? { signal } : {}),
+    onScores: (indices, scores) => {
+      indices.forEach((index, at) => {
+        const { place, choice } = open[index] ?? { place: -1, choice: -1 }, row = own[place];
+        if (row) row[choice] = scores[at] ?? NaN;
+        if (!isDone(place)) return;
+        done++;
+        onItem?.(place, itemAt(place));
+      });
+      onProgress?.(done, questions.length, task.name);
+    },
+  });
+  return questions.map((_, place) => itemAt(place));
+}
+
+function tokenizerFor({ tokenizer }: Model, { name }: LoadedTask): Tokenizer {
+  if (tokenizer) return tokenizer;
+  throw new CompressoError("input", {
+    what: `cannot score the task ${name}`,
+    rule: "a model needs a tokenizer to read text",
+    value: "this one has none",
+    mend: "put tokenizer.json beside the weights",
+  });
+}

@@ -1,0 +1,119 @@
+// Tasks that a user keeps in a file: a module that exports a definition, or JSON with templates. Owns reading both; refuses to run questions.
+import { resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { CompressoError } from "../errors.ts";
+import { z } from "../packages.ts";
+import { asTask, shown, type TaskDefinition, type TaskRow } from "./task.ts";
+
+/** A task as JSON. `{{field}}` in a text stands for a field of the row. */
+const JsonTask = z.strictObject({
+  name: z.string(),
+  /** The text before a choice. */
+  context: z.string(),
+  /** A field with a list of texts, or the choices themselves. */
+  choices: z.union([z.string(), z.array(z.string()).min(2)]),
+  /** A field: the index of the right choice, its text, or its label. */
+  answer: z.string(),
+  /** A field with the labels of the choices. */
+  labels: z.string().optional(),
+  splits: z.array(z.string()).min(1).optional(),
+  shots: z.int().min(0).optional(),
+  shotSplits: z.array(z.string()).min(1).optional(),
+  description: z.string().optional(),
+  delimiter: z.string().optional(),
+  shotDelimiter: z.string().optional(),
+  /** A field that names the subset of a row. */
+  subset: z.string().optional(),
+});
+
+/** Whether the word names a file and not a built-in task. */
+export function isTaskFile(word: string): boolean {
+  return /[/\\]/.test(word) || /\.(?:ts|js|mjs|json)$/.test(word);
+}
+
+/**
+ * Reads a task from a file. A `.ts`, `.js` or `.mjs` file is the user's own code: it is imported and runs with the rights of the process.
+ *
+ * @throws CompressoError("input") where the file is missing or defines no task.
+ */
+export async function readTaskFile(path: string): Promise<TaskDefinition> {
+  if (path.endsWith(".json")) return await readJsonTask(path);
+  let module: unknown;
+  try {
+    await Deno.stat(path);
+    module = await import(pathToFileURL(resolve(path)).href);
+  } catch (error) {
+    throw unreadable(path, "it is a module that Deno can import", error);
+  }
+  const value = typeof module === "object" && module !== null && "default" in module ? module.default : undefined;
+  return asTask(value, path);
+}
+
+async function readJsonTask(path: string): Promise<TaskDefinition> {
+  let value: unknown;
+  try {
+    value = JSON.parse(await Deno.readTextFile(path));
+  } catch (error) {
+    throw unreadable(path, "it is a JSON file", error);
+  }
+  const parsed = JsonTask.safeParse(value);
+  if (!parsed.success) {
+    // A mistyped part says more than the part that is missing for it.
+    const { issues } = parsed.error, issue = issues.find(({ code }) => code === "unrecognized_keys") ?? issues[0];
+    throw new CompressoError("input", {
+      what: `cannot use the task of ${path}`,
+      rule: "a task in JSON has name, context, choices, answer, and perhaps labels, splits, shots, description, subset",
+      value: issue ? `${issue.path.join(".") || "the file"}: ${issue.message}` : "another shape",
+    });
+  }
+  const { context, choices, answer, labels, description, subset, ...rest } = parsed.data;
+  const plain = Object.fromEntries(Object.entries(rest).filter(([, part]) => part !== undefined));
+  return asTask({
+    ...plain,
+    item: (row: TaskRow) => {
+      const texts = typeof choices === "string" ? row.texts(choices) : choices.map((choice) => filled(choice, row));
+      return { context: filled(context, row), choices: texts, answer: answerOf(row, { answer, labels, texts }) };
+    },
+    ...(description === undefined ? {} : { description: (row: TaskRow) => filled(description, row) }),
+    ...(subset === undefined ? {} : { subset: (row: TaskRow) => row.text(subset) }),
+  }, path);
+}
+
+/** A template with the fields of a row in place of their names. */
+function filled(template: string, row: TaskRow): string {
+  return template.replace(/\{\{\s*([^{}]+?)\s*\}\}/g, (_, field: string) => {
+    const value = row.value(field);
+    return typeof value === "number" || typeof value === "boolean" ? String(value) : row.text(field);
+  });
+}
+
+function answerOf(
+  row: TaskRow,
+  { answer, labels, texts }: {
+    readonly answer: string;
+    readonly labels: string | undefined;
+    readonly texts: readonly string[];
+  },
+): number {
+  const value = row.value(answer);
+  if (labels === undefined && typeof value !== "string") return row.whole(answer);
+  const wanted = row.text(answer),
+    known = labels === undefined ? texts : row.texts(labels),
+    index = known.indexOf(wanted);
+  if (index >= 0) return index;
+  if (labels === undefined && /^\s*\d+\s*$/.test(wanted)) return row.whole(answer);
+  throw row.error(
+    `"${answer}" is ${labels === undefined ? "a choice or its index" : `one of "${labels}"`}`,
+    `has ${shown(wanted)}`,
+  );
+}
+
+function unreadable(path: string, rule: string, error: unknown): CompressoError {
+  const missing = error instanceof Deno.errors.NotFound;
+  return new CompressoError("input", {
+    what: `cannot read the task ${path}`,
+    rule,
+    value: missing ? "no such file" : error instanceof Error ? `${error.name}: ${error.message}` : String(error),
+    ...(missing ? { mend: "check the path" } : {}),
+  }, { cause: error });
+}

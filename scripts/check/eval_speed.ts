@@ -1,0 +1,136 @@
+// How much quicker tasks are scored in packed passes with shared beginnings than one sequence at a time, and whether the numbers agree. Owns the
+// clock and the comparison; computes no score itself. Exit status 1 where numbers or decisions differ, or the speed-up is below --least.
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import process from "node:process";
+import { encodeQuestion } from "../../lib/eval/encode.ts";
+import { loadTasks } from "../../lib/eval/evaluate.ts";
+import { pick } from "../../lib/eval/metrics.ts";
+import { openDevice } from "../../lib/gpu/device.ts";
+import { nodeCount } from "../../lib/nn/token_tree.ts";
+import { tuneProducts } from "../../lib/nn/tune.ts";
+import { loadModel } from "../../lib/run/model.ts";
+import { logLikelihoods } from "../../lib/run/score.ts";
+import { packSequences } from "../../lib/run/score_packing.ts";
+
+const ROOT = fileURLToPath(new URL("../../", import.meta.url));
+const HELP = `usage: deno run -A scripts/check/eval_speed.ts [MODEL] [options]
+
+Scores the first questions of each task twice, packed and one sequence at a time, and prints one line a task with both times and the largest
+difference of a log-likelihood. Kernels are compiled and tuned for both before the clock runs.
+
+  MODEL          what compresso reads (../shared/models/SmolLM2-135M-Instruct.Q4_1.gguf)
+  --data DIR     data of the tasks (../shared/data)
+  --tasks LIST   (arc_easy,piqa,hellaswag,winogrande,openbookqa)
+  --limit N      questions of each task (40)
+  --least X      speed-up over all tasks that must be reached (3)
+  --json         prints one JSON object
+  --help         this text`;
+
+const { values: options, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    data: { type: "string", default: `${ROOT}../shared/data` },
+    tasks: { type: "string", default: "arc_easy,piqa,hellaswag,winogrande,openbookqa" },
+    limit: { type: "string", default: "40" },
+    least: { type: "string", default: "3" },
+    json: { type: "boolean", default: false },
+    help: { type: "boolean", default: false },
+  },
+});
+if (options.help) {
+  console.log(HELP);
+  process.exit(0);
+}
+
+/** Largest difference of two sums of f32 log-probabilities, as a share of them: both add the same terms in other orders. */
+const TOLERANCE = 2e-5;
+
+const path = positionals[0] ?? `${ROOT}../shared/models/SmolLM2-135M-Instruct.Q4_1.gguf`;
+const loaded = await loadTasks({
+  tasks: options.tasks.split(","),
+  taskData: options.data,
+  limit: Number(options.limit),
+});
+using device = await openDevice();
+using model = await loadModel(path, { device, baseDtype: "f32" });
+const { tokenizer, spec } = model;
+if (!tokenizer) throw new Error("the model has no tokenizer");
+const context = spec.maxPosition;
+const encoded = loaded.map((task) => ({
+  task,
+  sequences: task.questions.flatMap((question) => encodeQuestion(task, question, { tokenizer, context }).sequences),
+}));
+
+for (const rows of [2048, 64]) await tuneProducts(device, spec, { rows, directions: ["forward"], baseDtype: "f32" });
+interface Line {
+  readonly task: string;
+  readonly questions: number;
+  readonly sequences: number;
+  /** Tokens that sequences have alone, and that are computed when they share beginnings. */
+  readonly tokens: number;
+  readonly computed: number;
+  /** Seconds by the clock. */
+  readonly packed: number;
+  readonly single: number;
+  readonly speedup: number;
+  /** Seconds of the processor, for a machine that others use too. */
+  readonly packedCpu: number;
+  readonly singleCpu: number;
+  readonly worst: number;
+  readonly differing: number;
+}
+
+const lines: Line[] = [];
+for (const { task, sequences } of encoded) {
+  const run = async (isPacked: boolean): Promise<{ seconds: number; cpu: number; scores: readonly number[] }> => {
+    // Each size of a pass once before the clock runs: drivers compile kernels when they are first used.
+    const sizes = new Map(Array.from(packSequences(sequences, { isPacked }), (packing) => [packing.rows, packing]));
+    for (const { tree, rows } of sizes.values()) await model.treeLosses(tree, { rows });
+    const start = performance.now(), before = process.cpuUsage();
+    const scores = await logLikelihoods(model, sequences, { isPacked });
+    const { user, system } = process.cpuUsage(before);
+    return { seconds: (performance.now() - start) / 1000, cpu: (user + system) / 1e6, scores };
+  };
+  const packed = await run(true), single = await run(false);
+  let worst = 0, differing = 0, at = 0;
+  single.scores.forEach((score, index) => {
+    worst = Math.max(worst, Math.abs(score - (packed.scores[index] ?? NaN)) / Math.abs(score));
+  });
+  for (const { choices } of task.questions) {
+    const [a, b] = [packed, single].map(({ scores }) => pick(scores.slice(at, at + choices.length), choices));
+    differing += Number(a?.picked !== b?.picked || a?.pickedNorm !== b?.pickedNorm);
+    at += choices.length;
+  }
+  const computed = [...packSequences(sequences, { isPacked: true })].reduce(
+    (sum, { tree }) => sum + tree.tokens.length,
+    0,
+  );
+  const read = sequences.reduce((sum, sequence) => sum + nodeCount(sequence), 0);
+  const line: Line = {
+    ...{ task: task.name, questions: task.questions.length, sequences: sequences.length, tokens: read, computed },
+    ...{ packed: packed.seconds, single: single.seconds, speedup: single.seconds / packed.seconds },
+    ...{ packedCpu: packed.cpu, singleCpu: single.cpu, worst, differing },
+  };
+  lines.push(line);
+  if (!options.json) {
+    console.log(
+      `${line.task}: ${line.questions} questions, ${line.sequences} sequences; ${read} tokens alone, ${computed} packed; ` +
+        `${line.single.toFixed(1)} s alone, ${line.packed.toFixed(1)} s packed, ${
+          line.speedup.toFixed(2)
+        } times as quick ` +
+        `(of the processor ${line.singleCpu.toFixed(1)} and ${
+          line.packedCpu.toFixed(1)
+        } s); log-likelihoods differ by at most ${worst.toExponential(1)} of them, ${differing} decisions differ`,
+    );
+  }
+}
+const total = (key: "packed" | "single"): number => lines.reduce((sum, line) => sum + line[key], 0);
+const speedup = total("single") / total("packed");
+if (options.json) console.log(JSON.stringify({ speedup, tasks: lines }, null, 2));
+else console.log(`over all: ${speedup.toFixed(2)} times as quick`);
+const agree = lines.every(({ worst, differing }) => worst <= TOLERANCE && differing === 0);
+if (!agree || speedup < Number(options.least)) {
+  console.error(agree ? `below ${options.least} times` : "the numbers differ");
+  process.exit(1);
+}

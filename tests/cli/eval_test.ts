@@ -1,0 +1,145 @@
+// eval with tasks, several models and several windows, on the demo as a user drives it.
+import assert from "node:assert/strict";
+import { cli, command, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
+
+const TASKS = ["--task-data", "fixtures/tasks", "--no-tuning"];
+
+Deno.test("eval --tasks --json prints acc, acc_norm, their errors and n of each task", async () => {
+  const { code, stdout, stderr } = await cli([
+    "eval",
+    "demo",
+    "--tasks",
+    "arc_easy,mmlu",
+    ...TASKS,
+    "--limit",
+    "2",
+    "--json",
+  ]);
+  assert.equal(code, 0, stderr);
+  const { tasks } = JSON.parse(stdout);
+  assert.deepEqual(Object.keys(tasks), ["arc_easy", "mmlu"]);
+  const { acc, acc_norm, stderr: error, acc_norm_stderr, n } = tasks.arc_easy;
+  assert.equal(n, 2);
+  for (const share of [acc, acc_norm]) assert.ok([0, 0.5, 1].includes(share));
+  // √(¼ + ¼) / √2 where one of two is right, 0 where they are alike.
+  assert.equal(error, acc === 0.5 ? 0.5 : 0);
+  assert.equal(acc_norm_stderr, acc_norm === 0.5 ? 0.5 : 0);
+  assert.deepEqual([tasks.mmlu.n, tasks.mmlu.subsets.anatomy.n], [4, 2]);
+  const text = await cli(["eval", "demo", "--tasks", "arc_easy", ...TASKS]);
+  assert.match(text.stdout, /^arc_easy acc +\d+\.\d ± \d+\.\d % of 3$/m);
+});
+
+Deno.test("eval of several models prints a table, and paired differences from the first", async () => {
+  using folder = new TemporaryFolder();
+  await copyDemo(folder.at("same"));
+  // Another model: the last bytes of the weights are of some tensor.
+  await copyDemo(folder.at("other"), (weights) => weights.fill(0, weights.length - 60000));
+  const models = ["demo", folder.at("same"), folder.at("other")];
+  const args = ["eval", ...models, "--tasks", "piqa,mmlu", ...TASKS];
+  const { code, stdout, stderr } = await cli([...args, "--json"]);
+  assert.equal(code, 0, stderr);
+  const report = JSON.parse(stdout);
+  assert.deepEqual(report.models.map(({ model }: { model: string }) => model), models);
+  assert.deepEqual(report.models[0].tasks, report.models[1].tasks);
+  const [same, other] = report.differences;
+  assert.deepEqual([same.model, same.against], [models[1], "demo"]);
+  assert.deepEqual(same.tasks.piqa.acc, { difference: 0, stderr: 0, low: 0, high: 0 });
+  const gap = other.tasks.mmlu.acc;
+  const [first, , last] = report.models.map(({ tasks }: { tasks: { mmlu: { acc: number } } }) => tasks.mmlu.acc);
+  assert.ok(Math.abs(gap.difference - (last - first)) < 1e-12);
+  assert.ok(gap.low <= gap.difference && gap.difference <= gap.high);
+  const text = await cli(args);
+  assert.match(text.stdout, /^against demo, with 95 % confidence/m);
+  assert.match(text.stdout, /^piqa acc_norm +\d.*\d.*\d/m);
+});
+
+Deno.test("eval --text takes several windows and a stride, and compares models window by window", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("text.txt"), "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(12));
+  const args = ["--text", folder.at("text.txt"), "--window", "16,32", "--no-tuning"];
+  const { code, stdout, stderr } = await cli(["eval", "demo", ...args, "--stride", "8", "--json"]);
+  assert.equal(code, 0, stderr);
+  const { perplexities } = JSON.parse(stdout);
+  assert.deepEqual(perplexities.map(({ window, stride }: { window: number; stride: number }) => [window, stride]), [[
+    16,
+    8,
+  ], [32, 8]]);
+  assert.equal(perplexities[0].tokens, perplexities[1].tokens, "each token but the first counts once");
+  await copyDemo(folder.at("same"));
+  const both = await cli(["eval", "demo", folder.at("same"), ...args, "--json"]);
+  assert.deepEqual(JSON.parse(both.stdout).differences[0].perplexities, [
+    { window: 16, ratio: 1, low: 1, high: 1 },
+    { window: 32, ratio: 1, low: 1, high: 1 },
+  ]);
+  const table = await cli(["eval", "demo", folder.at("same"), ...args]);
+  assert.match(table.stdout, /^perplexity 16 +\d+\.\d+ +\d+\.\d+$/m);
+  assert.match(table.stdout, /^perplexity 32 +× 1\.0000 \(1\.0000 … 1\.0000\)$/m);
+});
+
+Deno.test("an evaluation that Ctrl-C stops keeps what is scored, and the same command ends it", async () => {
+  using folder = new TemporaryFolder();
+  const count = 400;
+  const row = (index: number): string =>
+    JSON.stringify({
+      goal: `Keep box ${index} of ${index * 7} stones dry.`,
+      sol1: `Put a lid on ${index}.`,
+      sol2: "Rain.",
+      label: 0,
+    });
+  await Deno.writeTextFile(folder.at("piqa.valid.jsonl"), Array.from({ length: count }, (_, i) => row(i)).join("\n"));
+  const out = folder.at("scores.jsonl");
+  const args = ["eval", "demo", "--tasks", "piqa", "--task-data", folder.path, "--out", out, "--no-tuning", "--json"];
+  const child = command(args).spawn();
+  const lines = async (): Promise<number> => (await Deno.readTextFile(out).catch(() => "")).split("\n").length - 1;
+  while (await lines() < 20) await new Promise((resolve) => setTimeout(resolve, 20));
+  child.kill("SIGINT");
+  const { code, stdout, stderr } = await child.output();
+  const said = new TextDecoder().decode(stderr);
+  assert.equal(code, 130, said);
+  assert.match(said, /what is scored stays in/);
+  assert.equal(stdout.length, 0);
+  const kept = await lines() - 1;
+  assert.ok(kept > 0 && kept < count, `${kept} of ${count} questions kept`);
+  const again = await cli(args);
+  assert.equal(again.code, 0, again.stderr);
+  assert.match(again.stderr, new RegExp(`going on with ${kept} scored questions`));
+  assert.equal(JSON.parse(again.stdout).tasks.piqa.n, count);
+  assert.equal(await lines() - 1, count);
+  const other = await cli([...args, "--limit", "5"]);
+  assert.equal(other.code, 6);
+  assert.match(other.stderr, /400 questions.* then, 5 questions.* now/);
+});
+
+Deno.test("eval refuses what it cannot do with tasks, by one clear error", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(
+    folder.at("piqa.valid.jsonl"),
+    '{"goal":"a","sol1":"b","sol2":"c","label":0}\n{"goal":"a","sol1":"b","label":0}\n',
+  );
+  await Deno.writeTextFile(folder.at("text.txt"), "text");
+  await copyDemo(folder.at("bare"));
+  await Deno.remove(folder.at("bare", "tokenizer.json"));
+  const data = ["--task-data", folder.path], text = ["--text", folder.at("text.txt")];
+  for (
+    const [args, code, message] of [
+      [["demo", "--tasks", "hellaswagg", ...data], 2, /did you mean hellaswag\?/],
+      [["demo", "--tasks", "piqa"], 2, /--task-data is required/],
+      [["demo", "--tasks", "piqa", "--task-data", folder.at("none")], 3, /is no folder/],
+      [["demo", "--tasks", "arc_easy", ...data], 3, /arc_easy\.<split>\.<ext>/],
+      [["demo", "--tasks", "piqa", ...data], 3, /"sol2".*\n.*line 2/],
+      [["demo", "--tasks", folder.at("none.ts"), ...data], 3, /no such file/],
+      [["demo", "--tasks", ",", ...data], 2, /names with commas/],
+      [[folder.at("bare"), "--tasks", "arc_easy", ...TASKS], 3, /tokenizer/],
+      [["demo", ...text, "--tasks", "piqa", ...data], 2, /either --text, --data or --tasks/],
+      [["demo", ...text, "--limit", "3"], 2, /--limit goes with --tasks/],
+      [["demo", "--tasks", "arc_easy", ...TASKS, "--stride", "3"], 2, /--stride goes with --text/],
+      [["demo", "demo", "--tasks", "arc_easy", ...TASKS], 2, /named once/],
+      [["demo", ...text, "--window", "8,x"], 2, /whole numbers from 2 on/],
+    ] as const
+  ) {
+    const result = await cli(["eval", ...args]);
+    assert.equal(result.code, code, `${args.join(" ")}: ${result.stderr}`);
+    assert.equal(result.stdout, "");
+    assert.match(result.stderr, message);
+  }
+});

@@ -1,0 +1,165 @@
+// Tasks scored by the demo model, kept in a file and compared. The demo is no good at them: what counts is that numbers agree.
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { CompressoError } from "../../lib/errors.ts";
+import { compareItems, comparePairs, comparePerplexity } from "../../lib/eval/compare.ts";
+import { encodeQuestion } from "../../lib/eval/encode.ts";
+import { evaluateTasks, loadTasks, scoreTask, taskDigest, type TaskItemScore } from "../../lib/eval/evaluate.ts";
+import { openEvaluationFile } from "../../lib/eval/evaluation_file.ts";
+import { openDevice } from "../../lib/gpu/device.ts";
+import { loadModelFrom } from "../../lib/run/model.ts";
+import { argmax, nllReference, openDemo } from "../run/helpers/reference.ts";
+
+const FOLDER = join(import.meta.dirname ?? ".", "../../fixtures/tasks");
+
+// The reference takes the same f32 logits of another pass, only its log-sum-exp is f64.
+const TOLERANCE = 1e-5;
+
+Deno.test("evaluateTasks() gives each choice the likelihood of its own sequence, and counts by it", async () => {
+  using device = await openDevice();
+  const demo = await openDemo(device);
+  if (!demo) return;
+  using model = demo.model;
+  const names = ["arc_easy", "winogrande", "mmlu"], seen: string[] = [];
+  const { tasks, items } = await evaluateTasks(model, {
+    tasks: names,
+    taskData: FOLDER,
+    limit: 2,
+    onProgress: (done, total, task) => seen.push(`${task} ${done}/${total}`),
+  });
+  assert.deepEqual(Object.keys(tasks), names);
+  assert.deepEqual(seen.slice(-1), ["mmlu 4/4"]);
+  for (const task of await loadTasks({ tasks: names, taskData: FOLDER, limit: 2 })) {
+    const own = items[task.name] ?? [];
+    let right = 0;
+    for (const [index, question] of task.questions.entries()) {
+      const { sequences } = encodeQuestion(task, question, {
+        tokenizer: demo.tokenizer,
+        context: model.spec.maxPosition,
+      });
+      const wanted: number[] = [];
+      for (const { prefix, choice } of sequences) {
+        wanted.push(-await nllReference(model, [...prefix, ...choice], { from: prefix.length }));
+      }
+      const { scores = [], picked } = own[index] ?? {};
+      scores.forEach((score, choice) => {
+        const want = wanted[choice] ?? NaN;
+        const what = `${task.name} ${question.label}, choice ${choice}: ${score}, expected ${want}`;
+        assert.ok(Math.abs(score - want) <= TOLERANCE * Math.abs(want), what);
+      });
+      assert.equal(picked, argmax(wanted));
+      right += Number(argmax(wanted) === question.answer);
+    }
+    assert.equal(tasks[task.name]?.acc, right / task.questions.length);
+    assert.equal(tasks[task.name]?.n, task.questions.length);
+  }
+});
+
+Deno.test("a model without tokenizer is refused, and so is a question that is too long where that was asked", async () => {
+  using device = await openDevice();
+  const demo = await openDemo(device);
+  if (!demo) return;
+  using model = demo.model;
+  using bare = await loadModelFrom(model.source, { device });
+  await assert.rejects(evaluateTasks(bare, { tasks: ["piqa"], taskData: FOLDER }), /needs a tokenizer/);
+  const spec = { ...model.source.spec, maxPosition: 12 };
+  using short = await loadModelFrom({ ...model.source, spec }, { device, tokenizer: demo.tokenizer });
+  await assert.rejects(evaluateTasks(short, { tasks: ["piqa"], taskData: FOLDER }), /piqa.*at most the 12 tokens/);
+  const cut = await evaluateTasks(short, { tasks: ["openbookqa"], taskData: FOLDER });
+  assert.equal(cut.tasks["openbookqa"]?.truncated, 2);
+  const refusing = evaluateTasks(short, { tasks: ["openbookqa"], taskData: FOLDER, refuseLong: true });
+  await assert.rejects(refusing, /openbookqa.*fit the model's 12 tokens; now: line 1/);
+});
+
+Deno.test("an evaluation that stops goes on from its file, and refuses that of another", async () => {
+  using device = await openDevice();
+  const demo = await openDemo(device);
+  if (!demo) return;
+  using model = demo.model;
+  const folder = await Deno.makeTempDir({ prefix: "compresso_evaluation_" });
+  try {
+    const path = join(folder, "scores.jsonl"), identity = { model: "demo", task: "x" };
+    const [task] = await loadTasks({ tasks: ["arc_easy"], taskData: FOLDER });
+    assert.ok(task);
+    const whole = await scoreTask(model, task);
+    {
+      using file = await openEvaluationFile(path, identity);
+      assert.equal(file.found, 0);
+      const item = whole[1];
+      assert.ok(item);
+      file.add("demo", "arc_easy", { place: 1, label: "line 2", item });
+    }
+    // The process died within a line.
+    await Deno.writeTextFile(path, '{"model":"demo","task":"arc_easy","pla', { append: true });
+    const scored: number[] = [];
+    {
+      using file = await openEvaluationFile(path, identity);
+      assert.equal(file.found, 1);
+      const known = file.known("demo", "arc_easy");
+      assert.deepEqual([...known.keys()], [1]);
+      assert.equal(file.known("other", "arc_easy").size, 0);
+      const items = await scoreTask(model, task, {
+        known,
+        onItem: (place, item) => {
+          scored.push(place);
+          file.add("demo", "arc_easy", { place, label: "", item });
+        },
+      });
+      assert.deepEqual(items.map(({ picked }) => picked), whole.map(({ picked }) => picked));
+      assert.deepEqual(items[1], whole[1]);
+    }
+    assert.deepEqual(scored.sort(), [0, 2], "what was known is not scored again");
+    const lines = (await Deno.readTextFile(path)).trim().split("\n").map((line) => JSON.parse(line));
+    assert.deepEqual(lines.slice(1).map(({ place }) => place).sort(), [0, 1, 2]);
+    using again = await openEvaluationFile(path, identity);
+    assert.equal(again.found, 3);
+    const other = openEvaluationFile(path, { ...identity, task: "y" });
+    await assert.rejects(
+      other,
+      (error) => error instanceof CompressoError && error.code === "mismatch" && /x then, y now/.test(error.message),
+    );
+    await Deno.writeTextFile(join(folder, "notes.txt"), "my notes\nof today\n");
+    await assert.rejects(openEvaluationFile(join(folder, "notes.txt"), identity), /written by an evaluation/);
+    assert.equal(await Deno.readTextFile(join(folder, "notes.txt")), "my notes\nof today\n");
+    await assert.rejects(openEvaluationFile(join(folder, "none", "x"), identity), /can be read and written/);
+    const [shorter] = await loadTasks({ tasks: ["arc_easy"], taskData: FOLDER, limit: 2 });
+    assert.ok(shorter);
+    assert.notEqual(taskDigest(shorter), taskDigest(task));
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("differences are paired: what is hard for both models cancels", () => {
+  const item = (picked: number, pickedNorm: number): TaskItemScore => ({
+    ...{ scores: [0, 0], picked, pickedNorm, answer: 0, subset: "", isTruncated: false },
+  });
+  // Ten questions: the second model loses two that the first had right and wins one.
+  const first = [0, 0, 0, 0, 0, 0, 1, 1, 1, 1].map((picked) => item(picked, 0));
+  const second = [1, 1, 0, 0, 0, 0, 0, 1, 1, 1].map((picked) => item(picked, 0));
+  const { acc, acc_norm } = compareItems(first, second);
+  // Differences −1, −1, 1 and seven zeros: mean −0.1, squares 3 − 10 · 0.01.
+  const stderr = Math.sqrt(2.9 / 9 / 10);
+  assert.ok(Math.abs(acc.difference + 0.1) < 1e-12 && Math.abs(acc.stderr - stderr) < 1e-12);
+  assert.ok(Math.abs(acc.high - (-0.1 + 1.959963985 * stderr)) < 1e-9);
+  assert.deepEqual([acc_norm.difference, acc_norm.low, acc_norm.high], [0, 0, 0]);
+  assert.ok(Number.isNaN(comparePairs([true], [false]).low), "one question has no interval");
+  assert.throws(() => compareItems(first, second.slice(1)), /same questions/);
+});
+
+Deno.test("the ratio of perplexities comes from the same windows, weighted by their tokens", () => {
+  const result = (nlls: readonly number[], tokens: readonly number[]) => {
+    const total = tokens.reduce((a, b) => a + b, 0), nll = nlls.reduce((a, b) => a + b, 0) / total;
+    const perWindow = nlls.map((nll, index) => ({ nll, tokens: tokens[index] ?? 0 }));
+    return { nll, perplexity: Math.exp(nll), tokens: total, windows: nlls.length, perWindow };
+  };
+  const first = result([10, 20, 31], [5, 10, 15]);
+  const same = comparePerplexity(first, result([15, 30, 46], [5, 10, 15]));
+  // Each token of the second costs 1 nat more: the ratio is e without doubt.
+  assert.ok(same && [same.ratio, same.low, same.high].every((value) => Math.abs(value - Math.E) < 1e-9));
+  const mixed = comparePerplexity(first, result([15, 28, 48], [5, 10, 15]));
+  assert.ok(mixed && Math.abs(mixed.ratio - Math.E) < 1e-9 && mixed.low < Math.E && mixed.high > Math.E);
+  // Residuals 0, −2 and 2 of 30 tokens: √(8 · 3 / 2) / 30.
+  assert.ok(Math.abs(Math.log(mixed.high) - 1 - 1.959963985 * Math.sqrt(12) / 30) < 1e-9);
+  assert.equal(comparePerplexity(first, result([10, 20, 31], [5, 10, 16])), null);
+});

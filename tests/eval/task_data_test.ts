@@ -1,0 +1,251 @@
+// Data of tasks: where they lie, what forms rows have, and what is said of rows that do not fit.
+import assert from "node:assert/strict";
+import { gzipSync } from "node:zlib";
+import { join } from "node:path";
+import { CompressoError, type ErrorCode } from "../../lib/errors.ts";
+import { loadTasks } from "../../lib/eval/evaluate.ts";
+import { nearest, TASK_NAMES } from "../../lib/eval/registry.ts";
+import { defineTask, type TaskDefinition } from "../../lib/eval/task.ts";
+import type { LoadedTask } from "../../lib/eval/task_data.ts";
+import { parsePythonLiteral } from "../../lib/eval/python_text.ts";
+
+const FIXTURES = join(import.meta.dirname ?? ".", "../../fixtures/tasks");
+const PIQA_ROW = { goal: "Dry it.", sol1: "Wait.", sol2: "Run.", label: 1 };
+
+/** A folder with the given files, removed when disposed. */
+function folderOf(files: Readonly<Record<string, string | Uint8Array>>): Disposable & { readonly path: string } {
+  const path = Deno.makeTempDirSync({ prefix: "compresso_tasks_" });
+  for (const [name, content] of Object.entries(files)) {
+    Deno.writeFileSync(join(path, name), typeof content === "string" ? new TextEncoder().encode(content) : content);
+  }
+  return { path, [Symbol.dispose]: () => Deno.removeSync(path, { recursive: true }) };
+}
+
+const lines = (...rows: readonly object[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
+
+async function load(
+  task: string | TaskDefinition,
+  files: Readonly<Record<string, string | Uint8Array>>,
+  limit?: number,
+): Promise<LoadedTask> {
+  using folder = folderOf(files);
+  const [loaded] = await loadTasks({ tasks: [task], taskData: folder.path, ...(limit === undefined ? {} : { limit }) });
+  assert.ok(loaded);
+  return loaded;
+}
+
+async function refused(
+  task: string | TaskDefinition,
+  files: Readonly<Record<string, string>>,
+  [code, message]: readonly [ErrorCode, RegExp],
+): Promise<void> {
+  await assert.rejects(load(task, files), (error) => {
+    assert.ok(error instanceof CompressoError, String(error));
+    assert.equal(error.code, code, error.message);
+    assert.match(error.message, message);
+    return true;
+  });
+}
+
+Deno.test("data are found by task and split, packed or not, and the split that the harness asks comes first", async () => {
+  const row = lines(PIQA_ROW);
+  for (const name of ["piqa.validation.jsonl", "piqa.valid.jsonl", "piqa.valid.json"]) {
+    assert.equal((await load("piqa", { [name]: row })).questions.length, 1, name);
+  }
+  assert.equal((await load("piqa", { "piqa.valid.jsonl.gz": gzipSync(row) })).questions.length, 1);
+  const both = await load("arc_easy", {
+    "arc_easy.validation.jsonl": "not read",
+    "arc_easy.test.jsonl": lines({ question: "Q", choices: { text: ["a", "b"], label: ["1", "2"] }, answerKey: "2" }),
+  });
+  assert.match(both.path, /arc_easy\.test\.jsonl$/);
+  assert.equal(both.questions[0]?.answer, 1);
+});
+
+Deno.test("a limit takes the first questions, of each subset where there are subsets", async () => {
+  const plain = await load("piqa", { "piqa.valid.jsonl": lines(PIQA_ROW, PIQA_ROW, { goal: "not read" }) }, 2);
+  assert.equal(plain.questions.length, 2);
+  const [mmlu] = await loadTasks({ tasks: ["mmlu"], taskData: FIXTURES, limit: 1 });
+  assert.deepEqual(mmlu?.questions.map(({ subset }) => subset), ["anatomy", "high_school_us_history"]);
+});
+
+Deno.test("subsets in files of their own make the same questions as one file with a field", async () => {
+  const [whole] = await loadTasks({ tasks: ["mmlu"], taskData: FIXTURES });
+  const files: Record<string, string> = {};
+  for (const split of ["test", "dev"]) {
+    const rows = (await Deno.readTextFile(join(FIXTURES, `mmlu.${split}.jsonl`))).trim().split("\n").map((line) =>
+      JSON.parse(line)
+    );
+    for (const subject of ["anatomy", "high_school_us_history"]) {
+      files[`mmlu_${subject}.${split}.jsonl`] = lines(...rows.filter((row) => row.subject === subject));
+    }
+  }
+  const parts = await load("mmlu", files);
+  const asked = (task: LoadedTask | undefined) => task?.questions.map(({ label: _, ...question }) => question);
+  assert.deepEqual(asked(parts), asked(whole));
+  const one = await load("mmlu_anatomy", files);
+  assert.deepEqual(asked(one), asked(whole)?.slice(0, 2));
+});
+
+Deno.test("rows of other releases of a data set make the same questions", async () => {
+  const boolq = { question: "do lamps give light", passage: "A lamp gives light." };
+  const [first, second] = await Promise.all(
+    [{ answer: true }, { label: 1 }].map((more) =>
+      load("boolq", { "boolq.validation.jsonl": lines({ ...boolq, ...more }) })
+    ),
+  );
+  assert.deepEqual(first?.questions, second?.questions);
+  assert.equal(first?.questions[0]?.answer, 1);
+  const race = { article: "A dog.", question: "Who?", options: ["a", "b", "c", "d"], answer: "C" };
+  const { question, options, answer } = race;
+  const single = await load("race", { "race.test.jsonl": lines(race) });
+  const problems = JSON.stringify([{ question, options, answer }]);
+  const listed = await load("race", { "race.test.jsonl": lines({ article: "A dog.", problems }) });
+  assert.deepEqual(single.questions, listed.questions);
+  assert.deepEqual(single.questions[0]?.contexts[2], "Article: A dog.\n\nWho?");
+  const hellaswag = { ctx: "Baking: A baker. he", endings: ["bakes.", "sleeps."], label: 0 };
+  const plain = await load("hellaswag", { "hellaswag.valid.jsonl": lines(hellaswag) });
+  assert.equal(plain.questions[0]?.contexts[0], "Baking: A baker. he");
+});
+
+Deno.test("rows that do not fit are refused with line and field", async () => {
+  const piqa = (row: object): Record<string, string> => ({ "piqa.valid.jsonl": lines(PIQA_ROW, row) });
+  await refused("piqa", piqa({ goal: "x", sol1: "a", label: 0 }), [
+    "input",
+    /piqa.*"sol2".*line 2 has only "goal", "sol1", "label"/,
+  ]);
+  await refused("piqa", piqa({ ...PIQA_ROW, sol1: 4 }), ["input", /"sol1" is a text; now: line 2 has 4/]);
+  await refused("piqa", piqa({ ...PIQA_ROW, sol2: "" }), ["input", /no choice is empty; now: line 2/]);
+  await refused("piqa", piqa({ ...PIQA_ROW, label: -1 }), ["input", /one of the 2 choices; now: line 2 has number -1/]);
+  await refused("piqa", piqa({ ...PIQA_ROW, label: "x" }), ["input", /"label" is a whole number/]);
+  await refused("piqa", piqa([]), ["input", /each row is an object; now: line 2/]);
+  await refused("piqa", { "piqa.valid.jsonl": `${lines(PIQA_ROW)}{"goal\n` }, ["input", /line 2 is not JSON/]);
+  await refused("piqa", { "piqa.valid.jsonl": "" }, ["input", /empty/]);
+  await refused("piqa", { "piqa.valid.jsonl": "Dry it.\n" }, ["input", /plain text/]);
+  await refused("piqa", { "piqa.test.jsonl": lines(PIQA_ROW) }, [
+    "input",
+    /piqa.*split validation, valid.*no such file/,
+  ]);
+  const arc = { question: "Q", choices: { text: ["a", "b"], label: ["A", "B"] }, answerKey: "C" };
+  await refused("arc_easy", { "arc_easy.test.jsonl": lines(arc) }, ["input", /"answerKey".*line 1 has "C"/]);
+  await refused("winogrande", {
+    "winogrande.valid.jsonl": lines({ sentence: "no blank", option1: "a", option2: "b", answer: "1" }),
+  }, ["input", /has a blank/]);
+  await refused("race", { "race.test.jsonl": lines({ article: "A", problems: "[{" }) }, [
+    "input",
+    /line 1 no Python literal/,
+  ]);
+  const mmlu = { question: "Q", subject: "anatomy", choices: ["1", "2", "3", "4"], answer: 0 };
+  await refused("mmlu", { "mmlu.test.jsonl": lines(mmlu) }, ["input", /mmlu.*split dev/]);
+  await refused("mmlu", { "mmlu.test.jsonl": lines(mmlu), "mmlu.dev.jsonl": lines(mmlu) }, [
+    "input",
+    /5 examples for "anatomy"; now: line 1 wants 5, and there are 1/,
+  ]);
+  await refused("bbh", {
+    "bbh.test.jsonl": lines({ input: "i", target: "t", subset: "snark" }),
+    "bbh.fewshot.jsonl": lines({ input: "i", target: "t", subset: "snark" }),
+  }, ["input", /a subset is one of .*line 1 has "snark"/]);
+});
+
+Deno.test("unknown tasks are refused with the likeliest that was meant", async () => {
+  for (const [word, meant] of [["arc-easy", "arc_easy"], ["hellaswg", "hellaswag"], ["wino", "winogrande"]]) {
+    await refused(word ?? "", {}, ["usage", new RegExp(`did you mean ${meant}\\?`)]);
+  }
+  await refused("mmlu_anatmy", {}, ["usage", /did you mean mmlu_anatomy\?/]);
+  assert.equal(nearest("xyzzy", TASK_NAMES), null);
+  await assert.rejects(loadTasks({ tasks: ["piqa", "piqa"], taskData: FIXTURES }), /named once/);
+  await assert.rejects(loadTasks({ tasks: [], taskData: FIXTURES }), /at least one task/);
+  await assert.rejects(loadTasks({ tasks: ["piqa"], taskData: FIXTURES, limit: 0 }), /limit/);
+});
+
+Deno.test("a task of one's own in a module and in JSON asks the same", async () => {
+  using folder = folderOf({
+    "mine.ts": `import { defineTask } from ${JSON.stringify(new URL("../../mod.ts", import.meta.url).href)};
+export default defineTask({
+  name: "capitals",
+  shots: 1,
+  description: (row) => \`On \${row.text("land")}.\\n\`,
+  item: (row) => ({ context: \`The capital of \${row.text("land")} is\`, choices: row.texts("towns"), answer: row.whole("right") }),
+});`,
+    "mine.json": JSON.stringify({
+      name: "capitals",
+      shots: 1,
+      description: "On {{land}}.\n",
+      context: "The capital of {{ land }} is",
+      choices: "towns",
+      answer: "right",
+    }),
+    "labels.json": JSON.stringify({
+      name: "capitals",
+      context: "{{land}}:",
+      choices: "towns",
+      answer: "key",
+      labels: "keys",
+    }),
+    "text.json": JSON.stringify({
+      name: "capitals",
+      context: "{{land}}, {{right}}:",
+      choices: ["{{land}} 1", "no"],
+      answer: "town",
+    }),
+    "capitals.test.jsonl": lines(
+      { land: "Norland", towns: ["Ost", "West"], right: 1, key: "b", keys: ["a", "b"], town: "Norland 1" },
+    ),
+    "capitals.dev.jsonl": lines({ land: "Sudland", towns: ["Up", "Down"], right: 0 }),
+    "broken.json": JSON.stringify({ name: "capitals", context: "x", choices: "towns", answr: "right" }),
+    "broken.ts": "export default { name: 'x' };",
+  });
+  const read = async (file: string): Promise<LoadedTask | undefined> =>
+    (await loadTasks({ tasks: [join(folder.path, file)], taskData: folder.path }))[0];
+  const [code, json] = [await read("mine.ts"), await read("mine.json")];
+  assert.deepEqual(code, json);
+  assert.deepEqual(json?.questions, [{
+    label: "line 1",
+    subset: "",
+    contexts: Array(2).fill("On Norland.\nThe capital of Sudland is Up\n\nThe capital of Norland is"),
+    continuations: [" Ost", " West"],
+    choices: ["Ost", "West"],
+    answer: 1,
+  }]);
+  assert.equal((await read("labels.json"))?.questions[0]?.answer, 1);
+  const text = (await read("text.json"))?.questions[0];
+  assert.deepEqual([text?.answer, text?.contexts[0], text?.choices], [0, "Norland, 1:", ["Norland 1", "no"]]);
+  await assert.rejects(read("broken.json"), /answr/);
+  await assert.rejects(read("broken.ts"), /item is a function/);
+  await assert.rejects(read("none.ts"), /no such file/);
+});
+
+Deno.test("a task that a program defines is checked, and so is what it makes of a row", async () => {
+  const item: TaskDefinition["item"] = (row) => ({ context: "c", choices: row.texts("t"), answer: 0 });
+  assert.throws(() => defineTask({ name: "a b", item }), /name is letters/);
+  assert.throws(() => defineTask({ name: "a", item, shots: 1.5 }), /shots/);
+  // deno-lint-ignore no-explicit-any -- what a script without types may hand over
+  const wrong = (value: unknown): any => value;
+  assert.throws(() => defineTask(wrong({ name: "a", item, shot: 1 })), /shot"/);
+  const data = { "a.test.jsonl": lines({ t: ["x", "y"] }) };
+  assert.equal((await load(defineTask({ name: "a", item }), data)).questions.length, 1);
+  await refused({ name: "a", item: () => wrong({ context: 3, choices: [] }) }, data, ["input", /line 1 gives/]);
+  await refused({ name: "a", item: () => wrong(null).b }, data, ["input", /line 1 ends in TypeError/]);
+  await refused(
+    { name: "a", item: () => ({ context: ["c"], choices: ["x", "y"], continuation: "z", answer: 0 }) },
+    data,
+    [
+      "input",
+      /one for each choice; now: line 1 has 1 for 2/,
+    ],
+  );
+  await refused({ name: "a", item: () => ({ context: ["c", "d"], choices: ["x", "y"], answer: 0 }) }, data, [
+    "input",
+    /has a continuation/,
+  ]);
+});
+
+Deno.test("parsePythonLiteral() reads lists, dicts, both quotes and escapes, and refuses code", () => {
+  const text = String
+    .raw`[{'a': "it's", "b": 'say \'no\' \\ \x41 \u00e9 \101 \q'}, (1, -2.5e1), True, None, 'one' "two",]`;
+  const want = [{ a: "it's", b: "say 'no' \\ A é A \\q" }, [1, -25], true, null, "onetwo"];
+  assert.deepEqual(parsePythonLiteral(text), want);
+  assert.deepEqual(parsePythonLiteral(" {} "), {});
+  for (const bad of ["", "[", "[1", "{'a'}", "f()", "'a", "[1 2]", "1 2", "'\\x4'"]) {
+    assert.throws(() => parsePythonLiteral(bad), SyntaxError, bad);
+  }
+});

@@ -1,0 +1,65 @@
+// Prompts and scores against what lm-evaluation-harness makes of the same rows (fixtures/tasks/golden.json).
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { type ItemScore, pick, taskScore } from "../../lib/eval/metrics.ts";
+import { loadTasks } from "../../lib/eval/evaluate.ts";
+import type { Question } from "../../lib/eval/task_data.ts";
+
+const FOLDER = join(import.meta.dirname ?? ".", "../../fixtures/tasks");
+
+interface Golden {
+  readonly tasks: Readonly<Record<string, GoldenTask>>;
+}
+interface GoldenTask {
+  readonly subsets: Readonly<Record<string, readonly GoldenItem[]>>;
+  readonly acc: number;
+  readonly acc_stderr: number | null;
+  readonly acc_norm: number;
+  readonly acc_norm_stderr: number | null;
+}
+interface GoldenItem {
+  readonly requests: readonly (readonly [context: string, continuation: string])[];
+  readonly scores: readonly number[];
+  readonly acc: number;
+  readonly acc_norm: number;
+}
+
+const golden: Golden = JSON.parse(await Deno.readTextFile(join(FOLDER, "golden.json")));
+
+for (const [name, { subsets, ...score }] of Object.entries(golden.tasks)) {
+  Deno.test(`the task ${name} asks and scores as lm-evaluation-harness does`, async () => {
+    const [task] = await loadTasks({ tasks: [name], taskData: FOLDER });
+    assert.ok(task);
+    const items: ItemScore[] = [];
+    for (const [subset, wanted] of Object.entries(subsets)) {
+      const questions: readonly Question[] = task.questions.filter((question) =>
+        subset === "" || question.subset === subset
+      );
+      assert.equal(questions.length, wanted.length, `questions of '${subset}'`);
+      for (const [index, { requests, scores, acc, acc_norm }] of wanted.entries()) {
+        const question = questions[index];
+        assert.ok(question);
+        assert.deepEqual(asked(question), requests, `${subset} ${question.label}`);
+        const picked = pick(scores, question.choices);
+        const { answer } = question;
+        assert.equal(Number(picked.picked === answer), acc, `acc of ${subset} ${question.label}`);
+        assert.equal(Number(picked.pickedNorm === answer), acc_norm, `acc_norm of ${subset} ${question.label}`);
+        items.push({ scores, ...picked, answer, subset: question.subset });
+      }
+    }
+    const actual = taskScore(items);
+    assert.equal(actual.n, items.length);
+    const close = (value: number, want: number | null, what: string): void => {
+      const fits = want === null ? Number.isNaN(value) : Math.abs(value - want) < 1e-12;
+      assert.ok(fits, `${what}: ${value}, expected ${want}`);
+    };
+    close(actual.acc, score.acc, "acc");
+    close(actual.acc_norm, score.acc_norm, "acc_norm");
+    close(actual.stderr, score.acc_stderr, "stderr");
+    close(actual.acc_norm_stderr, score.acc_norm_stderr, "acc_norm_stderr");
+  });
+}
+
+function asked({ contexts, continuations }: Question): [string, string][] {
+  return contexts.map((context, index) => [context, continuations[index] ?? ""]);
+}

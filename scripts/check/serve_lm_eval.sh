@@ -17,9 +17,10 @@ if [ ! -e "$out/hf/model/config.json" ]; then deno run -A "$main" export "$model
 deno run -A "$main" eval "$out/hf/model" --base-dtype f32 --tasks "$tasks" --task-data "$data" --limit "$limit" --out "$out/items-$limit.jsonl" \
   --json > "$out/scores-$limit.json"
 
+: > "$out/serve.txt"
 deno run -A "$main" serve "$out/hf/model" --base-dtype f32 --name checked --port 0 > "$out/serve.txt" &
 server=$!
-trap 'kill "$server" 2>/dev/null || true' EXIT
+trap 'kill "$server" 2>/dev/null && wait "$server" 2>/dev/null || true' EXIT
 until grep -q '^serving' "$out/serve.txt"; do
   kill -0 "$server" 2>/dev/null || { echo "the server did not start" >&2; exit 1; }
   sleep 0.2

@@ -3,6 +3,15 @@
  *
  * @module
  */
+export {
+  benchModels,
+  type ModelBenchOptions,
+  type ModelBenchResult,
+  type ModelBenchRow,
+  type ModelFigures,
+  type NamedModel,
+} from "./lib/bench/models.ts";
+export type { Spread } from "./lib/bench/stats.ts";
 export * from "./lib/errors.ts";
 export { type EvaluateOptions, type EvaluateResult, evaluateTasks } from "./lib/eval/evaluate.ts";
 export type { ItemScore, TaskScore } from "./lib/eval/metrics.ts";
@@ -56,6 +65,7 @@ export { type LineChart, lineChart } from "./lib/report/line_chart.ts";
 export type { Axis, LineSeries, PanelMark, Point, SeriesStyle } from "./lib/report/line_panel.ts";
 export { readRun, type ReportRun, type ReportSummary } from "./lib/report/read_run.ts";
 export { renderReport, type ReportOptions } from "./lib/report/report.ts";
+export type { TopLogprobs } from "./lib/nn/top_pass.ts";
 export { type DecoderSpec, type LayerSpec, parameterCount, type Projection, type RopeScaling } from "./lib/nn/spec.ts";
 export { magnitudeScores } from "./lib/prune/baselines.ts";
 export { type Layout, padded, type UniformInput, uniformMasks } from "./lib/prune/layouts.ts";
@@ -166,6 +176,10 @@ export {
   type SlicedModel,
 } from "./lib/run/session.ts";
 export { type VerifyInput, type VerifyResult, verifySliced } from "./lib/run/verify.ts";
+export { type LikelyToken, type PlaceLogprobs, tokenLogprobs, type TokenLogprobsOptions } from "./lib/run/logprobs.ts";
+export type { RequestRecord } from "./lib/serve/handler.ts";
+export type { ServeLimits } from "./lib/serve/limits.ts";
+export { type ModelServer, serveModel, type ServeOptions } from "./lib/serve/serve.ts";
 export type { Subgroups } from "./lib/gpu/subgroups.ts";
 export type { SelectOptions, SizeTarget } from "./lib/prune/selection.ts";
 export type { Measure } from "./lib/prune/tally.ts";

@@ -2,6 +2,7 @@
 // The command line. Owns dispatch and exit statuses; each verb has its own file.
 import { CommanderError } from "@commander-js/extra-typings";
 import config from "../deno.json" with { type: "json" };
+import { benchVerb } from "./bench.ts";
 import { quiet, verb } from "./command.ts";
 import { chatVerb } from "./chat.ts";
 import { data } from "./data.ts";
@@ -15,6 +16,7 @@ import { planVerb } from "./plan.ts";
 import { pruneVerb } from "./prune.ts";
 import { reportVerb } from "./report.ts";
 import { scheduleVerb } from "./schedule.ts";
+import { serveVerb } from "./serve.ts";
 
 /** Runs the command line on arguments and returns the exit status. */
 export async function main(args: readonly string[]): Promise<number> {
@@ -35,6 +37,8 @@ export async function main(args: readonly string[]): Promise<number> {
       evaluate,
       generateVerb,
       chatVerb,
+      serveVerb,
+      benchVerb,
       exportVerb,
       reportVerb,
     ]

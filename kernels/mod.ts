@@ -42,6 +42,7 @@ import statePrelude from "./state.wgsl" with { type: "text" };
 import sumText from "./sum.wgsl" with { type: "text" };
 import swigluText from "./swiglu.wgsl" with { type: "text" };
 import swigluBackwardText from "./swiglu_backward.wgsl" with { type: "text" };
+import topLogitsText from "./top_logits.wgsl" with { type: "text" };
 
 export * from "./attention.ts";
 export * from "./attention_backward.ts";
@@ -122,6 +123,12 @@ export const crossEntropy = kernel(
   "cross_entropy",
   statePrelude + reduce(256) + crossEntropyText,
   "read read storage storage uniform",
+);
+/** Log-probabilities of a chunk, of a target and the most likely: bindings targets, logits, chosen, ids, values, params. */
+export const topLogits = kernel(
+  "top_logits",
+  reduce(256) + topLogitsText,
+  "read read storage storage storage uniform",
 );
 /** A row to the KV cache: bindings k, v, position, kCache, vCache, params. */
 export const cacheAppend = kernel("cache_append", cacheAppendText, "read read read storage storage uniform");

@@ -1,9 +1,10 @@
 // The final norm, output head and cross-entropy, in chunks of tokens: [tokens, vocab] never exists whole. Owns the chunking; refuses the layers.
+import type { DeviceBuffer } from "../gpu/device.ts";
 import { roundUp, strideOf } from "./layout.ts";
 import type { DecoderContext } from "./decoder.ts";
 import type { Pass } from "./pass.ts";
 import { operand, recordLinear } from "./linear.ts";
-import { recordCopyRows, recordCrossEntropy, recordRmsNorm, recordRmsNormBackward } from "./ops.ts";
+import { recordCopyRows, recordCrossEntropy, recordRmsNorm, recordRmsNormBackward, recordTopLogits } from "./ops.ts";
 
 /** Rows of the tile of a product. */
 const ROW_TILE = 16;
@@ -30,6 +31,43 @@ export function writeTargets({ device, act }: Pick<Pass, "device" | "act">, targ
   });
   device.write(act.order, order);
   device.write(act.targets, sorted);
+}
+
+/** Where {@link recordTop} writes, both in the head's order. */
+export interface TopBuffers {
+  /** Log-probability of each target [rows]. */
+  readonly chosen: DeviceBuffer;
+  /** The most likely tokens [rows, top] u32 and their log-probabilities; one entry at least. */
+  readonly ids: DeviceBuffer;
+  readonly values: DeviceBuffer;
+  /** Tokens a row, at most the vocabulary. */
+  readonly top: number;
+}
+
+/** Records, for every row with a target in the order of {@link writeTargets}, the log-probabilities of the target and of the most likely tokens. */
+export function recordTop(context: DecoderContext, { top, ...buffers }: TopBuffers): void {
+  const { plan, weights: { spec }, act } = context;
+  recordFinalNorm(context);
+  plan.section("head");
+  for (let first = 0; first < act.rows; first += act.shape.headRows) {
+    const rows = Math.min(act.shape.headRows, act.rows - first);
+    plan.optional(() => first < act.wanted.rows, () => {
+      recordCopyRows(plan, { order: act.order, x: act.final, y: act.chunk }, {
+        rows,
+        width: spec.hidden,
+        first,
+        direction: "gather",
+      });
+      recordHead(context, { rows });
+      recordTopLogits(plan, { targets: act.targets, logits: act.logits, ...buffers }, {
+        rows,
+        stride: strideOf(spec.vocab),
+        vocab: spec.vocab,
+        firstRow: first,
+        top,
+      });
+    });
+  }
 }
 
 /** act.loss by row instead of by the head's order; `order` is that of {@link writeTargets}. */

@@ -17,6 +17,7 @@ import {
   scaleBackward,
   swiglu,
   swigluBackward,
+  topLogits,
 } from "../../kernels/mod.ts";
 import type { DeviceBuffer } from "../gpu/device.ts";
 import { compileKernel } from "../gpu/kernel.ts";
@@ -201,6 +202,30 @@ export function recordCrossEntropy(
       params: [u32(rows), u32(stride), u32(vocab), u32(firstRow), u32(gradient ? 1 : 0)],
     }],
     { groups: [rows], cost: 30 * rows * vocab },
+  );
+}
+
+/**
+ * Log-probabilities of a chunk of rows: of each target, and of the `top` most likely tokens. Shapes: logits [rows, stride]; targets, chosen
+ * [tokens]; ids, values [tokens, top], one entry at least.
+ */
+export function recordTopLogits(
+  plan: Plan,
+  io: { targets: Span; logits: Span; chosen: Span; ids: Span; values: Span },
+  { rows, stride, vocab, firstRow, top }: {
+    readonly rows: number;
+    readonly stride: number;
+    readonly vocab: number;
+    readonly firstRow: number;
+    readonly top: number;
+  },
+): void {
+  plan.dispatch(
+    compileKernel(plan.device, topLogits),
+    [io.targets, io.logits, io.chosen, io.ids, io.values, {
+      params: [u32(stride), u32(vocab), u32(firstRow), u32(top)],
+    }],
+    { groups: [rows], cost: (30 + 4 * top) * rows * vocab },
   );
 }
 

@@ -14,6 +14,11 @@ export interface GenerateOptions extends SamplingOptions {
   /** Tokens that end the text besides those of the model, such as the end of a turn in a chat. Default: none. */
   readonly endTokens?: readonly number[];
   /**
+   * Called with each token that is chosen, the one that ends the text included, and the logits [vocab] of the model that it is chosen from.
+   * Greedy tokens are then read one by one, which takes longer.
+   */
+  readonly onChoice?: (id: number, logits: Float32Array) => void;
+  /**
    * Whether the GPU goes on with likely tokens while the last ones are looked at, as it does where that is possible; false keeps it free
    * between two tokens, for models that take turns. Default true.
    */
@@ -88,11 +93,11 @@ export async function* continueTokens(
   prompt: readonly number[],
   options: GenerateOptions & { readonly spec: DecoderSpec },
 ): AsyncGenerator<number, FinishReason, undefined> {
-  const { spec, maxTokens, endTokens = [], readsAhead = true, signal } = options;
+  const { spec, maxTokens, endTokens = [], readsAhead = true, onChoice, signal } = options;
   const count = roomFor(spec, prompt, options), last = prompt.at(-1) ?? 0;
-  const tokens = isGreedy(options)
+  const tokens = isGreedy(options) && !onChoice
     ? greedyTokens(pass, last, { count, readsAhead, signal })
-    : sampledTokens(pass, last, { count, sampler: createSampler(options, prompt), signal });
+    : sampledTokens(pass, last, { count, sampler: createSampler(options, prompt), onChoice, signal });
   for await (const id of tokens) {
     if (spec.eosIds.includes(id) || endTokens.includes(id)) return "end";
     yield id;
@@ -143,15 +148,17 @@ async function* greedyTokens(
 async function* sampledTokens(
   pass: DecodePass,
   token: number,
-  { count, sampler, signal }: {
+  { count, sampler, onChoice, signal }: {
     readonly count: number;
     readonly sampler: Sampler;
+    readonly onChoice: GenerateOptions["onChoice"];
     readonly signal: AbortSignal | undefined;
   },
 ): AsyncGenerator<number, void, undefined> {
   for (let left = count, last = token; left > 0; left--) {
     const logits = await pass.logits(last, { signal });
     last = sampler.choose(logits, pass.length);
+    onChoice?.(last, logits);
     yield last;
   }
 }

@@ -5,6 +5,7 @@ import type { Plan } from "../gpu/plan.ts";
 import { openModelFiles } from "../io/open_model.ts";
 import type { WeightSource } from "../io/source.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import { notFinite } from "../nn/decode_pass.ts";
 import { lossByRow, recordFinalNorm, recordLogits, recordLoss, writeTargets } from "../nn/head.ts";
 import { strideOf } from "../nn/layout.ts";
 import { type LoraConfig, loraScale, packLora, unpackLora } from "../nn/lora.ts";
@@ -13,6 +14,7 @@ import type { MatrixDtype } from "../nn/matrix.ts";
 import { createPass, type Pass, recordForward, recordGradients, shiftLabels } from "../nn/pass.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { IDLE_STATE, writeStepState } from "../nn/step_state.ts";
+import { createTopPass, type TopLogprobs, type TopPass } from "../nn/top_pass.ts";
 import { type TokenTree, writeTree } from "../nn/token_tree.ts";
 import { loadWeights, type Weights } from "../nn/weights.ts";
 
@@ -72,6 +74,7 @@ interface CachedPass {
   readonly pass: Pass;
   layers: Plan | null;
   loss: Plan | null;
+  top: TopPass | null;
 }
 
 /** A model on the GPU; dispose it to free its memory. */
@@ -168,6 +171,38 @@ export class Model implements Disposable {
   }
 
   /**
+   * Log-probabilities of next tokens, in nats, from one forward pass over right-padded sequences: entry b · seq + t is about the token after
+   * token t of sequence b. `next` holds the ids asked for, −1 where none is: the entries there are 0. With each come the `top` most likely tokens.
+   *
+   * @throws CompressoError("input") for no tokens or ids outside the vocabulary, "usage" for `next` of another length and a `top` out of range;
+   * "numeric" where a log-probability is not finite.
+   */
+  async nextLogprobs(
+    tokens: ArrayLike<number>,
+    next: ArrayLike<number>,
+    options: {
+      readonly batch: number;
+      readonly top: number;
+      readonly adapters?: Adapters;
+      readonly signal?: AbortSignal;
+    },
+  ): Promise<TopLogprobs> {
+    const { batch, top, adapters = {}, signal } = options, { vocab } = this.spec;
+    checkTokens(tokens, vocab);
+    checkNext(tokens, next, { top, vocab });
+    const prepared = this.#prepare({ batch, seq: tokens.length / batch }, adapters);
+    if (prepared.top?.top !== top) {
+      prepared.top?.[Symbol.dispose]();
+      prepared.top = null;
+      prepared.top = createTopPass(prepared.pass, { top });
+    }
+    this.device.write(prepared.pass.act.tokens, Uint32Array.from(tokens));
+    const found = await prepared.top.run(Int32Array.from(next), { signal });
+    if (![found.chosen, found.values].every((values) => values.every(Number.isFinite))) throw notFinite();
+    return found;
+  }
+
+  /**
    * Negative log-likelihood of each edge of token trees, in nats: of its token after the nodes from the root to the one that it leaves. A node
    * is computed once, however many sequences it belongs to. `rows`, at least the nodes and the edges, is the size of the pass, which is kept
    * for the next call of the same size.
@@ -235,7 +270,7 @@ export class Model implements Disposable {
       this.#release();
       const pass = createPass(this.device, this.weights, { ...shape, lora: lora ?? null });
       writeStepState(this.device, pass.state, IDLE_STATE);
-      this.#cached = { key, pass, layers: null, loss: null };
+      this.#cached = { key, pass, layers: null, loss: null, top: null };
     }
     this.#applyAdapters(this.#cached.pass, adapters);
     return this.#cached;
@@ -259,6 +294,7 @@ export class Model implements Disposable {
 
   #release(): void {
     this.#cached?.loss?.[Symbol.dispose]();
+    this.#cached?.top?.[Symbol.dispose]();
     this.#cached?.layers?.[Symbol.dispose]();
     this.#cached?.pass[Symbol.dispose]();
     this.#cached = null;
@@ -309,6 +345,28 @@ function flatten(rows: readonly number[] | readonly (readonly number[])[]): {
 
 function isNested(rows: readonly number[] | readonly (readonly number[])[]): rows is readonly (readonly number[])[] {
   return Array.isArray(rows[0]);
+}
+
+function checkNext(
+  tokens: ArrayLike<number>,
+  next: ArrayLike<number>,
+  { top, vocab }: { readonly top: number; readonly vocab: number },
+): void {
+  const fail = (code: "usage" | "input", rule: string, value: string): never => {
+    throw new CompressoError(code, { what: "cannot ask for log-probabilities", rule, value });
+  };
+  if (next.length !== tokens.length) {
+    fail("usage", "there is one entry for each token", `${tokens.length} tokens, ${next.length} entries`);
+  }
+  if (!Number.isInteger(top) || top < 0 || top > vocab) {
+    fail("usage", `the most likely tokens asked for are a whole number from 0 to ${vocab}`, String(top));
+  }
+  for (let i = 0; i < next.length; i++) {
+    const id = next[i] ?? NaN;
+    if (!Number.isInteger(id) || id < -1 || id >= vocab) {
+      fail("input", `ids lie in [0, ${vocab}), or are -1`, String(id));
+    }
+  }
 }
 
 function checkTokens(tokens: ArrayLike<number>, vocab: number): void {

@@ -5,12 +5,13 @@
 // buffer where matrices lie in buffers). On an adapter that is a CPU figures are by CPU time, see timing.ts; wall clock stands beside.
 import { parseArgs } from "node:util";
 import type { KernelSource } from "../../kernels/mod.ts";
+import { bytesOfToken } from "../../lib/bench/token_bytes.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
 import { DEMO, openModelFiles } from "../../lib/io/open_model.ts";
 import { createDecodePass } from "../../lib/nn/decode_pass.ts";
-import type { Matrix, MatrixDtype } from "../../lib/nn/matrix.ts";
+import type { MatrixDtype } from "../../lib/nn/matrix.ts";
 import { parameterCount } from "../../lib/nn/spec.ts";
 import { loadModelFrom, type Model } from "../../lib/run/model.ts";
 import { clockOf } from "./machine.ts";
@@ -45,16 +46,6 @@ export async function measureDecode(model: Model, { prompt, tokens, repeats }: D
     cpuSeconds.push(...timing.cpuSeconds);
   }
   return { seconds, cpuSeconds, firstSeconds };
-}
-
-/** Bytes of weights that one token reads. */
-export function bytesOfToken({ weights: { layers, head } }: Model): number {
-  const matrices: Matrix[] = [head];
-  for (const { attention, ffn } of layers) {
-    if (attention) matrices.push(attention.q, attention.k, attention.v, attention.o);
-    if (ffn) matrices.push(ffn.gate, ffn.up, ffn.down);
-  }
-  return matrices.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
 /** Texels of a row and rows of the texture that {@link readingSpeed} adds up: 256 MiB. */

@@ -1,11 +1,6 @@
 // Medians and growth fits of measurements. Owns the arithmetic; refuses clocks and the GPU.
 
-/** Middle of the sorted values, the mean of the two middle ones for an even count; NaN for none. */
-export function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b), half = sorted.length >> 1;
-  const upper = sorted[half] ?? NaN;
-  return sorted.length % 2 === 1 ? upper : ((sorted[half - 1] ?? NaN) + upper) / 2;
-}
+export { median } from "../../lib/bench/stats.ts";
 
 /** y ≈ Σ coefficients[i]·xⁱ. */
 export interface Fit {

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { cli, TemporaryFolder } from "./helpers/cli.ts";
 
-const VERBS = ["doctor", "inspect", "plan", "prune", "eval", "generate", "chat", "export"];
+const VERBS = ["doctor", "inspect", "plan", "prune", "eval", "generate", "chat", "serve", "bench", "export"];
 
 Deno.test("--help of the program names every verb, on stdout, with status 0", async () => {
   const { code, stdout, stderr } = await cli(["--help"]);
@@ -77,6 +77,8 @@ Deno.test("options that are missing or exclude each other are refused", async ()
     [["prune", "demo", "--sparsity", "0.3"], /cannot start without --out/],
     [["prune"], /missing required argument 'model'/],
     [["generate", "demo"], /cannot start without --prompt/],
+    [["serve", "demo", "--port", "65536"], /--port is a whole number from 0 to 65535/],
+    [["bench", "demo", "--tokens", "1"], /--tokens is a whole number, at least 2/],
     [["generate", "demo", "--prompt", "a", "--text", "b"], /either --prompt or --text/],
     [["generate", "demo", "--prompt", "a", "--top-k", "4"], /--temperature above 0/],
     [["generate", "demo", "--prompt", "a", "--top-p", "1.5"], /--top-p is a number above 0 and at most 1/],

@@ -1,7 +1,7 @@
 // A real Chromium for the tests of pages. Owns finding and starting it, and the checks that hold for every page; refuses to skip silently.
-import axe from "axe-core";
+import axe from "npm:axe-core@^4.14.1";
 import assert from "node:assert/strict";
-import { type Browser, chromium, type Page } from "playwright-core";
+import { type Browser, chromium, type Page } from "npm:playwright-core@^1.65.0";
 
 /** Why a test of pages is left out; null where there is a browser. */
 export const CHROMIUM: string | null = await findChromium();

@@ -1,0 +1,243 @@
+// How fast models read and write, side by side in one run. Owns what is timed and in which order; refuses to load models, and quality.
+//
+// All figures are by wall clock, because that is what a user waits for. Models take turns within every repeat, each repeat in the other order
+// than the one before, so that a machine that grows slower, or has something else to do for a while, is as bad for all; and a ratio is
+// the median of those within the repeats.
+import { CompressoError } from "../errors.ts";
+import type { AdapterFacts } from "../gpu/device.ts";
+import { createDecodePass } from "../nn/decode_pass.ts";
+import { createPass } from "../nn/pass.ts";
+import { createTopPass } from "../nn/top_pass.ts";
+import { parameterCount } from "../nn/spec.ts";
+import { randomU32 } from "../random.ts";
+import type { Model } from "../run/model.ts";
+import { type Spread, spreadOf } from "./stats.ts";
+import { bytesOfToken } from "./token_bytes.ts";
+
+/** Options of {@link benchModels}. */
+export interface ModelBenchOptions {
+  /** Tokens of a prompt. Default 128. */
+  readonly prompt?: number;
+  /** Tokens written behind it, at least 2. Default 32. */
+  readonly tokens?: number;
+  /** Sequences at once where it says "many". Default 8. */
+  readonly batch?: number;
+  /** Measurements of each, behind one that does not count. Default 5. */
+  readonly repeats?: number;
+  /** Stops the work. */
+  readonly signal?: AbortSignal;
+  /** Called after each repeat of each model. */
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+/** What is measured of a model. Rates are tokens a second. */
+export interface ModelFigures<T> {
+  /** Seconds from a prompt's token ids to the first token behind it, allocation included. */
+  readonly firstToken: T;
+  /** Seconds of each token behind the first, one sequence. */
+  readonly nextToken: T;
+  /** Tokens of one prompt read, up to the likeliest token behind it. */
+  readonly promptRate: T;
+  /** The same with many prompts in one pass. */
+  readonly promptRateMany: T;
+  /** Tokens written, one sequence. */
+  readonly decodeRate: T;
+  /** Tokens written in all while many sequences take turns; each has its own step, which weights are read anew for. */
+  readonly decodeRateMany: T;
+}
+
+/** One model. */
+export interface ModelBenchRow {
+  /** As it was given. */
+  readonly name: string;
+  /** All weights, embeddings included. */
+  readonly parameters: number;
+  /** Bytes of weights that one token reads. */
+  readonly tokenBytes: number;
+  /** Medians with their range. */
+  readonly figures: ModelFigures<Spread>;
+  /** How many times as fast as the first model, repeat by repeat; null for the first. */
+  readonly faster: ModelFigures<Spread> | null;
+}
+
+/** What was measured. */
+export interface ModelBenchResult {
+  /** What it was measured on. */
+  readonly adapter: AdapterFacts;
+  /** Tokens of a prompt. */
+  readonly prompt: number;
+  /** Tokens written behind it. */
+  readonly tokens: number;
+  /** Sequences at once where it says "many". */
+  readonly batch: number;
+  /** Measurements of each. */
+  readonly repeats: number;
+  /** One a model, in the order given. */
+  readonly rows: readonly ModelBenchRow[];
+}
+
+/** A model to measure. */
+export interface NamedModel {
+  /** For the result. */
+  readonly name: string;
+  /** Loaded; all lie on one device. */
+  readonly model: Model;
+}
+
+const FIGURES = ["firstToken", "nextToken", "promptRate", "promptRateMany", "decodeRate", "decodeRateMany"] as const;
+type Figure = typeof FIGURES[number];
+/** Figures that are seconds; of the others more is better. */
+const SECONDS: ReadonlySet<Figure> = new Set<Figure>(["firstToken", "nextToken"]);
+
+/**
+ * Measures models that lie on one device: latency of the first token and of those behind it, and throughput of reading and writing, one
+ * sequence and many. Prompts are random tokens, and end tokens end nothing.
+ *
+ * @throws CompressoError("usage") for no model and options out of range, or where prompt and tokens do not fit a model's context.
+ */
+export async function benchModels(
+  models: readonly NamedModel[],
+  options: ModelBenchOptions = {},
+): Promise<ModelBenchResult> {
+  const { prompt = 128, tokens = 32, batch = 8, repeats = 5, signal, onProgress } = options;
+  const [first] = models;
+  if (!first) throw new CompressoError("usage", { what: "cannot measure", rule: "there is at least one model" });
+  checkSizes(models, { prompt, tokens, batch, repeats });
+  using stack = new DisposableStack();
+  const benches = models.map(({ model }) => stack.use(createBench(model, { prompt, tokens, batch, signal })));
+  const samples = benches.map(() => new Map<Figure, number[]>(FIGURES.map((figure) => [figure, []])));
+  let done = 0;
+  for (let repeat = 0; repeat <= repeats; repeat++) {
+    const order = benches.map((_, index) => index);
+    for (const index of repeat % 2 === 0 ? order : order.reverse()) {
+      signal?.throwIfAborted();
+      const measured = await benches[index]?.measure();
+      // The first round compiles kernels.
+      for (const figure of FIGURES) if (measured && repeat > 0) samples[index]?.get(figure)?.push(measured[figure]);
+      onProgress?.(++done, (repeats + 1) * models.length);
+    }
+  }
+  const rows = models.map(({ name, model }, index): ModelBenchRow => {
+    const own = (figure: Figure): readonly number[] => samples[index]?.get(figure) ?? [];
+    const ratios = (figure: Figure): readonly number[] =>
+      own(figure).map((value, repeat) => {
+        const base = samples[0]?.get(figure)?.[repeat] ?? NaN;
+        return SECONDS.has(figure) ? base / value : value / base;
+      });
+    return {
+      name,
+      parameters: parameterCount(model.spec),
+      tokenBytes: bytesOfToken(model),
+      figures: figuresOf((figure) => spreadOf(own(figure))),
+      faster: index === 0 ? null : figuresOf((figure) => spreadOf(ratios(figure))),
+    };
+  });
+  return { adapter: first.model.device.facts, prompt, tokens, batch, repeats, rows };
+}
+
+/** One model with its recorded passes. */
+interface Bench extends Disposable {
+  measure(): Promise<ModelFigures<number>>;
+}
+
+interface Sizes {
+  readonly prompt: number;
+  readonly tokens: number;
+  readonly batch: number;
+  readonly signal: AbortSignal | undefined;
+}
+
+function createBench({ device, weights, spec }: Model, { prompt, tokens, batch, signal }: Sizes): Bench {
+  const ids = (stream: number): number[] =>
+    Array.from({ length: prompt }, (_, index) => randomU32(1, stream, index) % spec.vocab);
+  const owned = new DisposableStack();
+  try {
+    const readers = [1, batch].map((count) => {
+      const pass = owned.use(createPass(device, weights, { batch: count, seq: prompt }));
+      const top = owned.use(createTopPass(pass, { top: 1 }));
+      const all = Array.from({ length: count }, (_, index) => ids(index)).flat();
+      // Asks for what stands behind the last token of each prompt alone, as generation does.
+      const wanted = Int32Array.from(all, (_, index) => (index + 1) % prompt === 0 ? 0 : -1);
+      return async (): Promise<number> => {
+        const seconds = await timed(async () => {
+          device.write(pass.act.tokens, Uint32Array.from(all));
+          await top.run(wanted, { signal });
+        });
+        return count * prompt / seconds;
+      };
+    });
+    const open = (): ReturnType<typeof createDecodePass> =>
+      createDecodePass(device, weights, { capacity: prompt + tokens });
+    const begin = async (pass: ReturnType<typeof open>, stream: number): Promise<void> => {
+      const own = ids(stream);
+      await pass.prefill(own.slice(0, -1), { signal });
+      await pass.greedy(own.at(-1) ?? 0, { count: 1, signal });
+    };
+    return {
+      async measure(): Promise<ModelFigures<number>> {
+        using single = new DisposableStack();
+        const start = performance.now();
+        const pass = single.use(open());
+        await begin(pass, 0);
+        const firstToken = (performance.now() - start) / 1000;
+        const nextToken = await timed(() => pass.greedy(null, { count: tokens - 1, signal })) / (tokens - 1);
+        single.dispose();
+        using together = new DisposableStack();
+        const many = Array.from({ length: batch }, () => together.use(open()));
+        for (const [index, each] of many.entries()) await begin(each, index);
+        const seconds = await timed(() =>
+          Promise.all(many.map((each) => each.greedy(null, { count: tokens - 1, signal })))
+        );
+        together.dispose();
+        const [promptRate = NaN, promptRateMany = NaN] = [await readers[0]?.(), await readers[1]?.()];
+        return {
+          firstToken,
+          nextToken,
+          promptRate,
+          promptRateMany,
+          decodeRate: 1 / nextToken,
+          decodeRateMany: batch * (tokens - 1) / seconds,
+        };
+      },
+      [Symbol.dispose]: () => owned.dispose(),
+    };
+  } catch (error) {
+    owned.dispose();
+    throw error;
+  }
+}
+
+async function timed(work: () => Promise<unknown>): Promise<number> {
+  const start = performance.now();
+  await work();
+  return (performance.now() - start) / 1000;
+}
+
+function figuresOf<T>(of: (figure: Figure) => T): ModelFigures<T> {
+  return {
+    firstToken: of("firstToken"),
+    nextToken: of("nextToken"),
+    promptRate: of("promptRate"),
+    promptRateMany: of("promptRateMany"),
+    decodeRate: of("decodeRate"),
+    decodeRateMany: of("decodeRateMany"),
+  };
+}
+
+function checkSizes(
+  models: readonly NamedModel[],
+  sizes: { readonly prompt: number; readonly tokens: number; readonly batch: number; readonly repeats: number },
+): void {
+  const fail = (rule: string, value: string): never => {
+    throw new CompressoError("usage", { what: "cannot measure with these sizes", rule, value });
+  };
+  for (const [name, value] of Object.entries(sizes)) {
+    const least = name === "tokens" ? 2 : 1;
+    if (!Number.isInteger(value) || value < least) fail(`${name} is a whole number, at least ${least}`, String(value));
+  }
+  for (const { name, model: { spec: { maxPosition } } } of models) {
+    const { prompt, tokens } = sizes;
+    if (prompt + tokens <= maxPosition) continue;
+    fail(`prompt and tokens fit the context of ${name}, ${maxPosition} tokens`, `${prompt} + ${tokens}`);
+  }
+}

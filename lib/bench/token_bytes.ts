@@ -1,0 +1,13 @@
+// What one token of generation reads of a model's weights. Owns the sum; refuses caches and activations.
+import type { Matrix } from "../nn/matrix.ts";
+import type { Model } from "../run/model.ts";
+
+/** Bytes of weights that one token reads. */
+export function bytesOfToken({ weights: { layers, head } }: Model): number {
+  const matrices: Matrix[] = [head];
+  for (const { attention, ffn } of layers) {
+    if (attention) matrices.push(attention.q, attention.k, attention.v, attention.o);
+    if (ffn) matrices.push(ffn.gate, ffn.up, ffn.down);
+  }
+  return matrices.reduce((sum, { bytes }) => sum + bytes, 0);
+}

@@ -1,0 +1,58 @@
+// The answers of `POST /v1/chat/completions`, whole and in pieces. Owns their shape; refuses to make them up.
+import { type AnswerHead, mergePieces, usageBody } from "./completions.ts";
+import type { Piece, TokenEntry, Usage } from "./job.ts";
+import type { Labels } from "./labels.ts";
+
+interface ShapeOptions {
+  readonly labels: Labels;
+  readonly top: number | null;
+}
+
+/** The event that a stream begins with. */
+export function chatOpening(head: AnswerHead): Record<string, unknown> {
+  const delta = { role: "assistant", content: "" };
+  return {
+    ...head,
+    object: "chat.completion.chunk",
+    choices: [{ index: 0, delta, logprobs: null, finish_reason: null }],
+  };
+}
+
+/** A piece as an event of a stream. */
+export function chatChunk(
+  head: AnswerHead,
+  { text, tokens, finish }: Piece,
+  { labels, top }: ShapeOptions,
+): Record<string, unknown> {
+  const logprobs = logprobsBody(tokens, { labels, top });
+  const choice = { index: 0, delta: text === "" ? {} : { content: text }, logprobs, finish_reason: finish };
+  return { ...head, object: "chat.completion.chunk", choices: [choice] };
+}
+
+/** All pieces as one answer. */
+export function chatBody(
+  head: AnswerHead,
+  pieces: readonly Piece[],
+  { labels, top, usage }: ShapeOptions & { readonly usage: Usage },
+): Record<string, unknown> {
+  const choices = mergePieces(pieces).map(({ text, tokens, finish }) => ({
+    index: 0,
+    message: { role: "assistant", content: text, refusal: null },
+    logprobs: logprobsBody(tokens, { labels, top }),
+    finish_reason: finish,
+  }));
+  return { ...head, object: "chat.completion", choices, usage: usageBody(usage) };
+}
+
+function logprobsBody(tokens: readonly TokenEntry[], { labels, top }: ShapeOptions): Record<string, unknown> | null {
+  if (top === null) return null;
+  const entry = (id: number, logprob: number | null): Record<string, unknown> => {
+    const token = labels(id);
+    return { token, logprob, bytes: [...new TextEncoder().encode(token)] };
+  };
+  const content = tokens.map(({ id, logprob, top: best }) => ({
+    ...entry(id, logprob),
+    top_logprobs: best.map((other) => entry(other.id, other.logprob)),
+  }));
+  return { content, refusal: null };
+}

@@ -1,0 +1,43 @@
+// Server-sent events. Owns their wording, the end of a stream and its errors; refuses what the events say.
+import { errorBody, toApiError } from "./api_error.ts";
+
+/**
+ * A response that sends events as they come, and `[DONE]` at the end; an error in between is the last event. Events are taken as fast as they
+ * come, so that a client that reads slowly keeps nobody waiting: what it has not read yet is a few kilobytes.
+ */
+export function eventStream(
+  events: AsyncGenerator<unknown, void, undefined>,
+  { onGone, describe }: {
+    /** Called where the client goes before the end. */
+    readonly onGone: () => void;
+    /** The error that a client is told of. */
+    readonly describe: (error: unknown) => unknown;
+  },
+): Response {
+  const encoder = new TextEncoder();
+  let isGone = false;
+  const body = new ReadableStream<Uint8Array>({
+    start(controller): void {
+      const send = (data: string): void => {
+        if (!isGone) controller.enqueue(encoder.encode(`data: ${data}\n\n`));
+      };
+      const pump = async (): Promise<void> => {
+        try {
+          for await (const event of events) send(JSON.stringify(event));
+          send("[DONE]");
+        } catch (error) {
+          send(JSON.stringify(errorBody(toApiError(describe(error)))));
+        }
+        if (!isGone) controller.close();
+      };
+      pump();
+    },
+    cancel(): void {
+      isGone = true;
+      onGone();
+    },
+  });
+  return new Response(body, {
+    headers: { "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache" },
+  });
+}

@@ -1,0 +1,288 @@
+// From a request to its response. Owns routes, the key, time and the turn on the GPU; refuses sockets.
+import { createHash, timingSafeEqual } from "node:crypto";
+import type { z } from "../packages.ts";
+import { ApiError, errorResponse, toApiError } from "./api_error.ts";
+import { parseFields, readJsonBody } from "./body.ts";
+import { chatBody, chatChunk, chatOpening } from "./chat.ts";
+import { type AnswerHead, completionBody, completionChunk, usageBody } from "./completions.ts";
+import { eventStream } from "./event_stream.ts";
+import { chatFields, type CommonFields, completionFields } from "./fields.ts";
+import { type Job, type Piece, runJob, type Usage, type Workbench } from "./job.ts";
+import type { ServeLimits } from "./limits.ts";
+import { prepareChat, prepareCompletion, type PrepareOptions } from "./prepare.ts";
+import { closing, type Queue } from "./queue.ts";
+
+/** What was done for a request, once its answer is made. */
+export interface RequestRecord {
+  /** HTTP method. */
+  readonly method: string;
+  /** Path of the address. */
+  readonly path: string;
+  /** HTTP status; 499 where the client went before its answer was whole. */
+  readonly status: number;
+  /** From its first byte until the answer was made, waiting included. */
+  readonly seconds: number;
+  /** Tokens read. */
+  readonly promptTokens: number;
+  /** Tokens written. */
+  readonly completionTokens: number;
+}
+
+/** What a handler works with. */
+export interface Serving {
+  readonly bench: Workbench;
+  /** Name of the model in requests and answers. */
+  readonly name: string;
+  /** Seconds since 1970. */
+  readonly created: number;
+  readonly limits: ServeLimits;
+  readonly queue: Queue;
+  readonly apiKey: string | null;
+  /** Fires when running requests have to end because the server stops. */
+  readonly ending: AbortSignal;
+  readonly onRequest: ((record: RequestRecord) => void) | null;
+}
+
+/** Two kinds of requests: their fields, their job, their answers. */
+interface Endpoint<Fields extends CommonFields> {
+  readonly schema: z.ZodType<Fields>;
+  readonly idPrefix: string;
+  prepare(fields: Fields, options: PrepareOptions): Job;
+  /** Event before the first piece. */
+  opening(head: AnswerHead): Record<string, unknown> | null;
+  chunk(head: AnswerHead, piece: Piece, options: Pick<Workbench, "labels"> & Pick<Job, "top">): Record<string, unknown>;
+  body(
+    head: AnswerHead,
+    pieces: readonly Piece[],
+    options: Pick<Workbench, "labels"> & Pick<Job, "top"> & { readonly usage: Usage },
+  ): Record<string, unknown>;
+}
+
+/** A request under way. */
+interface Call {
+  readonly request: Request;
+  readonly usage: Usage;
+  /** Fires when the work is to stop. */
+  readonly signal: AbortSignal;
+  /** Stops it. */
+  stop(reason: unknown): void;
+  /** Says how it ended; the first word counts. */
+  end(status: number): void;
+}
+
+/** The reason of a signal that fires because nobody waits for the answer any more. */
+const GONE = new ApiError({ status: 499, message: "the client has gone" });
+
+const COMPLETIONS: Endpoint<z.infer<typeof completionFields>> = {
+  schema: completionFields,
+  idPrefix: "cmpl",
+  prepare: prepareCompletion,
+  opening: () => null,
+  chunk: completionChunk,
+  body: completionBody,
+};
+
+const CHAT: Endpoint<z.infer<typeof chatFields>> = {
+  schema: chatFields,
+  idPrefix: "chatcmpl",
+  prepare: prepareChat,
+  opening: chatOpening,
+  chunk: chatChunk,
+  body: chatBody,
+};
+
+/** Makes the function that answers requests. It never throws. */
+export function createHandler(serving: Serving): (request: Request) => Promise<Response> {
+  return async (request) => {
+    const call = openCall(serving, request);
+    try {
+      const response = await route(serving, call);
+      // A stream ends later, and says so itself.
+      if (response.headers.get("content-type")?.startsWith("text/event-stream") !== true) call.end(response.status);
+      return response;
+    } catch (error) {
+      const told = toApiError(reasonOf(error, call));
+      call.end(told.parts.status);
+      return errorResponse(told);
+    }
+  };
+}
+
+async function route(serving: Serving, call: Call): Promise<Response> {
+  const { request } = call, { pathname } = new URL(request.url);
+  if (pathname === "/health") {
+    allow(request, "GET");
+    return health(serving);
+  }
+  checkKey(request, serving.apiKey);
+  switch (pathname) {
+    case "/v1/models":
+      allow(request, "GET");
+      return Response.json({ object: "list", data: [modelBody(serving)] });
+    case "/v1/completions":
+      allow(request, "POST");
+      return await answer(COMPLETIONS, serving, call);
+    case "/v1/chat/completions":
+      allow(request, "POST");
+      return await answer(CHAT, serving, call);
+  }
+  const named = /^\/v1\/models\/(.+)$/.exec(pathname)?.[1];
+  if (named === undefined) {
+    throw new ApiError({ status: 404, message: `unknown URL: ${pathname}`, code: "unknown_url" });
+  }
+  allow(request, "GET");
+  checkModel(decode(named), serving);
+  return Response.json(modelBody(serving));
+}
+
+async function answer<Fields extends CommonFields>(
+  endpoint: Endpoint<Fields>,
+  serving: Serving,
+  call: Call,
+): Promise<Response> {
+  const { bench, limits, name } = serving, { usage, signal } = call;
+  const body = await readJsonBody(call.request, { most: limits.bodyBytes, signal });
+  const fields = parseFields(endpoint.schema, body);
+  checkModel(fields.model, serving);
+  const job = endpoint.prepare(fields, { bench, limits });
+  const { top } = job, { labels } = bench;
+  const head = { id: `${endpoint.idPrefix}-${crypto.randomUUID()}`, created: seconds(), model: name };
+  const pieces = inTurn(serving, call, job);
+  if (!fields.stream) {
+    const all: Piece[] = [];
+    for await (const piece of pieces) all.push(piece);
+    return Response.json(endpoint.body(head, all, { labels, top, usage }));
+  }
+  const withUsage = fields.stream_options?.include_usage === true;
+  // With the first piece at hand all that can be wrong with a request is known, and its status can still say so.
+  const first = await pieces.next();
+  return eventStream(events(), {
+    onGone: () => call.stop(GONE),
+    describe(error): unknown {
+      const reason = reasonOf(error, call);
+      call.end(toApiError(reason).parts.status);
+      return reason;
+    },
+  });
+
+  async function* events(): AsyncGenerator<unknown, void, undefined> {
+    const usageField = withUsage ? { usage: null } : {};
+    const opening = endpoint.opening(head);
+    if (opening) yield { ...opening, ...usageField };
+    for (let next = first; !next.done; next = await pieces.next()) {
+      yield { ...endpoint.chunk(head, next.value, { labels, top }), ...usageField };
+    }
+    if (withUsage) {
+      const { object } = endpoint.chunk(head, EMPTY, { labels, top });
+      yield { ...head, object, choices: [], usage: usageBody(usage) };
+    }
+    call.end(200);
+  }
+}
+
+const EMPTY: Piece = { index: 0, text: "", tokens: [], finish: null };
+
+/** The pieces of a job, made while the request has the GPU to itself. */
+async function* inTurn(
+  { queue, bench }: Serving,
+  { usage, signal }: Call,
+  job: Job,
+): AsyncGenerator<Piece, void, undefined> {
+  using _turn = await queue.enter(signal);
+  yield* runJob(bench, job, { usage, signal });
+}
+
+function openCall({ limits, ending, onRequest }: Serving, request: Request): Call {
+  const start = performance.now(), own = new AbortController();
+  const usage = { promptTokens: 0, completionTokens: 0 };
+  const stop = (reason: unknown): void => own.abort(reason);
+  const onGone = (): void => stop(GONE), onEnding = (): void => stop(closing());
+  const timer = setTimeout(() => stop(late(limits.seconds)), limits.seconds * 1000);
+  request.signal.addEventListener("abort", onGone);
+  ending.addEventListener("abort", onEnding);
+  let isOver = false;
+  return {
+    request,
+    usage,
+    signal: own.signal,
+    stop,
+    end(status): void {
+      if (isOver) return;
+      isOver = true;
+      clearTimeout(timer);
+      request.signal.removeEventListener("abort", onGone);
+      ending.removeEventListener("abort", onEnding);
+      onRequest?.({
+        method: request.method,
+        path: new URL(request.url).pathname,
+        status,
+        seconds: (performance.now() - start) / 1000,
+        ...usage,
+      });
+    },
+  };
+}
+
+/** Work that was stopped throws the signal's reason or an error of its own making; the reason is what counts. */
+function reasonOf(error: unknown, { signal }: Call): unknown {
+  return signal.aborted ? signal.reason : error;
+}
+
+function health({ name, queue, ending }: Serving): Response {
+  const status = ending.aborted || queue.isClosed ? "stopping" : "ok";
+  return Response.json({ status, model: name, busy: queue.isBusy, waiting: queue.waiting });
+}
+
+function modelBody({ name, created }: Serving): Record<string, unknown> {
+  return { id: name, object: "model", created, owned_by: "compresso" };
+}
+
+function allow({ method }: Request, wanted: "GET" | "POST"): void {
+  if (method === wanted || (wanted === "GET" && method === "HEAD")) return;
+  throw new ApiError({
+    status: 405,
+    message: `this address takes ${wanted}, not ${method}`,
+    code: "method_not_allowed",
+  });
+}
+
+function checkKey({ headers }: Request, key: string | null): void {
+  if (key === null) return;
+  const given = /^Bearer\s+(.*)$/i.exec(headers.get("authorization") ?? "")?.[1]?.trim() ?? "";
+  // Digests are of one length, which a comparison in constant time needs.
+  const digest = (text: string): Uint8Array => createHash("sha256").update(text).digest();
+  if (timingSafeEqual(digest(given), digest(key))) return;
+  const message = given === "" ? "this server asks for an API key: Authorization: Bearer KEY" : "the API key is wrong";
+  throw new ApiError({ status: 401, message, code: "invalid_api_key" });
+}
+
+function checkModel(model: string, { name }: Serving): void {
+  if (model === name) return;
+  throw new ApiError({
+    status: 404,
+    message: `there is no model '${model}' here; this server has '${name}'`,
+    param: "model",
+    code: "model_not_found",
+  });
+}
+
+function late(limit: number): ApiError {
+  return new ApiError({
+    status: 408,
+    message: `the answer was not ready within ${limit} s, waiting included`,
+    type: "timeout_error",
+    code: "timeout",
+  });
+}
+
+function decode(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    throw new ApiError({ status: 400, message: "the address is not well encoded" });
+  }
+}
+
+function seconds(): number {
+  return Math.floor(Date.now() / 1000);
+}

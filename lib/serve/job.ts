@@ -1,0 +1,176 @@
+// What a request asks of the model, and how it is done piece by piece. Owns echo, log-probabilities and the end of a text; refuses HTTP and shapes of
+// answers.
+import type { Tokenizer } from "../io/tokenizer.ts";
+import { type FinishReason, generate } from "../run/generate.ts";
+import { streamText } from "../run/generate_text.ts";
+import { type LikelyToken, type PlaceLogprobs, placeLogprobs, tokenLogprobs } from "../run/logprobs.ts";
+import type { Adapters, Model } from "../run/model.ts";
+import { isGreedy, type SamplingOptions } from "../run/sampling.ts";
+import { codePoints, createTracker, type Labels } from "./labels.ts";
+
+/** A text to continue. */
+export interface Prompt {
+  readonly ids: readonly number[];
+  /** How many of them the tokenizer put before the text; they are no part of `text`. */
+  readonly leading: number;
+  readonly text: string;
+  readonly sampling: SamplingOptions;
+}
+
+/** All that a request asks for. */
+export interface Job {
+  readonly prompts: readonly Prompt[];
+  /** Tokens to generate for each at most, 0 for none. */
+  readonly maxTokens: number;
+  readonly stop: readonly string[];
+  readonly endTokens: readonly number[];
+  /** Whether the answer begins with the prompt. */
+  readonly echo: boolean;
+  /** Likely tokens wanted at each place; null for no log-probabilities. */
+  readonly top: number | null;
+}
+
+/** A token in an answer. */
+export interface TokenEntry {
+  readonly id: number;
+  /** Where its text begins, in code points. */
+  readonly offset: number;
+  /** In nats, of the model itself: before temperature and the like. Null for the first token of all. */
+  readonly logprob: number | null;
+  readonly top: readonly LikelyToken[];
+}
+
+/** A piece of an answer. */
+export interface Piece {
+  /** Of the prompt. */
+  readonly index: number;
+  readonly text: string;
+  /** Empty unless log-probabilities were asked for. */
+  readonly tokens: readonly TokenEntry[];
+  /** Set in the last piece of a prompt's answer. */
+  readonly finish: "stop" | "length" | null;
+}
+
+/** Tokens read and written. */
+export interface Usage {
+  promptTokens: number;
+  completionTokens: number;
+}
+
+/** What a job is done with. */
+export interface Workbench {
+  readonly model: Model;
+  readonly tokenizer: Tokenizer;
+  readonly adapters: Adapters;
+  readonly labels: Labels;
+}
+
+/** Does a job: the prompts one after the other, each ending with a piece that says why. Counts tokens in `usage` as it goes. */
+export async function* runJob(
+  bench: Workbench,
+  job: Job,
+  { usage, signal }: { readonly usage: Usage; readonly signal: AbortSignal },
+): AsyncGenerator<Piece, void, undefined> {
+  const { prompts, echo, top, maxTokens } = job;
+  const { model, adapters } = bench;
+  // The likeliest token behind the prompt comes with its log-probabilities: a scoring client asks for no more, and one pass does.
+  const scored = echo && top !== null
+    ? await tokenLogprobs(model, prompts.map(({ ids }) => ids), { top: Math.max(1, top), adapters, signal })
+    : null;
+  for (const [index, prompt] of prompts.entries()) {
+    usage.promptTokens += prompt.ids.length;
+    const places = scored?.[index] ?? null;
+    const start = echo ? codePoints(prompt.text) : 0;
+    if (echo) {
+      const tokens = places ? promptEntries(bench, { prompt, places, top: top ?? 0 }) : [];
+      yield { index, text: prompt.text, tokens, finish: maxTokens === 0 ? "length" : null };
+    } else if (maxTokens === 0) {
+      yield { index, text: "", tokens: [], finish: "length" };
+    }
+    if (maxTokens === 0) continue;
+    const next = places?.at(-1)?.top[0];
+    if (places && next && maxTokens === 1 && job.stop.length === 0 && isGreedy(prompt.sampling)) {
+      const isEnd = isEndToken(bench, job, next.id);
+      const entry = {
+        id: next.id,
+        offset: start,
+        logprob: next.logprob,
+        top: places.at(-1)?.top.slice(0, top ?? 0) ?? [],
+      };
+      if (!isEnd) usage.completionTokens++;
+      const text = isEnd ? "" : bench.tokenizer.decode([next.id], { skipSpecial: true });
+      yield { index, text, tokens: [entry], finish: isEnd ? "stop" : "length" };
+      continue;
+    }
+    yield* continuation(bench, job, { index, prompt, start, usage, signal });
+  }
+}
+
+async function* continuation(
+  bench: Workbench,
+  job: Job,
+  { index, prompt, start, usage, signal }: {
+    readonly index: number;
+    readonly prompt: Prompt;
+    /** Where the answer begins. */
+    readonly start: number;
+    readonly usage: Usage;
+    readonly signal: AbortSignal;
+  },
+): AsyncGenerator<Piece, void, undefined> {
+  const { model, tokenizer, adapters } = bench, { maxTokens, stop, endTokens, top } = job;
+  const tracker = createTracker(tokenizer, { start, skipSpecial: true });
+  let waiting: TokenEntry[] = [], end = start;
+  const onChoice = (id: number, logits: Float32Array): void => {
+    waiting.push({ id, offset: tracker.at, ...placeLogprobs(logits, { id, top: top ?? 0 }) });
+    if (!isEndToken(bench, job, id)) tracker.push(id);
+  };
+  const tokens = generate(model, prompt.ids, {
+    ...prompt.sampling,
+    maxTokens,
+    endTokens,
+    adapters,
+    signal,
+    ...(top === null ? {} : { onChoice }),
+  });
+  const pieces = streamText(tokens, { tokenizer, stop, onToken: () => void usage.completionTokens++ });
+  // A token goes with the first piece that holds its beginning: a part of a character or of a stop string is still held back.
+  let reason: FinishReason = "length";
+  try {
+    for (let next = await pieces.next();; next = await pieces.next()) {
+      if (next.done) {
+        reason = next.value;
+        break;
+      }
+      end += codePoints(next.value);
+      yield { index, text: next.value, tokens: waiting.filter(({ offset }) => offset < end), finish: null };
+      waiting = waiting.filter(({ offset }) => offset >= end);
+    }
+  } finally {
+    await pieces.return("stop");
+  }
+  const isStop = reason === "end" || reason === "stop";
+  // What belongs to a stop string is no part of the answer; an end token stands in its list, though it has no text.
+  yield { index, text: "", tokens: reason === "stop" ? [] : waiting, finish: isStop ? "stop" : "length" };
+}
+
+function promptEntries(
+  { tokenizer }: Workbench,
+  { prompt, places, top }: {
+    readonly prompt: Prompt;
+    readonly places: readonly PlaceLogprobs[];
+    readonly top: number;
+  },
+): TokenEntry[] {
+  const tracker = createTracker(tokenizer, { start: 0, skipSpecial: false });
+  return prompt.ids.map((id, place) => {
+    const found = places[place];
+    const entry = { id, offset: tracker.at, logprob: found?.logprob ?? null, top: found?.top.slice(0, top) ?? [] };
+    if (place >= prompt.leading) tracker.push(id);
+    return entry;
+  });
+}
+
+function isEndToken({ model }: Workbench, { endTokens }: Job, id: number): boolean {
+  return model.spec.eosIds.includes(id) || endTokens.includes(id);
+}

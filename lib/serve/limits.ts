@@ -1,0 +1,39 @@
+// What the server allows a request. Owns the defaults and their check; refuses to enforce them.
+import { CompressoError } from "../errors.ts";
+
+/** Limits of a server. */
+export interface ServeLimits {
+  /** Bytes of a request's body. Default 2 MiB. */
+  readonly bodyBytes: number;
+  /** Tokens of a request: of all its prompts, and those that it wants generated for each. Default 65536. */
+  readonly tokens: number;
+  /** Requests that wait for the GPU, beside the one that has it. Default 32. */
+  readonly queue: number;
+  /** Seconds of a request from its first byte to the last of its answer, waiting included. Default 300. */
+  readonly seconds: number;
+  /** Seconds that running requests get to end when the server stops. Default 10. */
+  readonly graceSeconds: number;
+}
+
+const DEFAULTS: ServeLimits = { bodyBytes: 2 ** 21, tokens: 65536, queue: 32, seconds: 300, graceSeconds: 10 };
+
+/** Limits with their defaults. Throws `CompressoError("usage")` for one out of range. */
+export function resolveLimits(limits: Partial<ServeLimits> = {}): ServeLimits {
+  const resolved = { ...DEFAULTS, ...limits };
+  const { bodyBytes, tokens, queue, seconds, graceSeconds } = resolved;
+  for (
+    const [name, value, least] of [["bodyBytes", bodyBytes, 1], ["tokens", tokens, 1], ["queue", queue, 0]] as const
+  ) {
+    if (!Number.isInteger(value) || value < least) fail(`${name} is a whole number, at least ${least}`, value);
+  }
+  // Timers take milliseconds below 2^31.
+  if (!(seconds > 0 && seconds < 2e6)) fail("seconds is a number above 0 and below 2000000", seconds);
+  if (!(graceSeconds >= 0 && graceSeconds < 2e6)) {
+    fail("graceSeconds is a number from 0 to below 2000000", graceSeconds);
+  }
+  return resolved;
+}
+
+function fail(rule: string, value: number): never {
+  throw new CompressoError("usage", { what: "cannot serve within these limits", rule, value: String(value) });
+}

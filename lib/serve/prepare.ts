@@ -1,0 +1,169 @@
+// From the fields of a request to a job. Owns tokenizing, the lengths that a model and the limits allow, and defaults; refuses to run it.
+import { type ChatMessage, renderChat } from "../io/chat_template.ts";
+import { turnShape } from "../io/prompts_format.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
+import type { SamplingOptions } from "../run/sampling.ts";
+import { badRequest } from "./api_error.ts";
+import type { ChatFields, CommonFields, CompletionFields } from "./fields.ts";
+import type { Job, Prompt, Workbench } from "./job.ts";
+import type { ServeLimits } from "./limits.ts";
+
+/** What decides on a job beside its fields. */
+export interface PrepareOptions {
+  readonly bench: Workbench;
+  readonly limits: ServeLimits;
+}
+
+/** OpenAI's default for completions. */
+const COMPLETION_TOKENS = 16;
+/** Tokens of a chat's answer that does not say how long it may be: a cache for a whole context would take much memory for most answers. */
+const CHAT_TOKENS = 1024;
+
+/** The job of a completion. Throws `ApiError` 400, and `CompressoError("input")` for a text that the tokenizer cannot take. */
+export function prepareCompletion(fields: CompletionFields, options: PrepareOptions): Job {
+  const { tokenizer } = options.bench, { prompt } = fields;
+  const texts: readonly (string | readonly number[])[] = typeof prompt === "string"
+    ? [prompt]
+    : isNumbers(prompt)
+    ? [prompt]
+    : prompt;
+  const prompts = texts.map((text): Prompt => {
+    const sampling = samplingOf(fields);
+    if (typeof text !== "string") {
+      const ids = checkIds(text, options);
+      return { ids, leading: 0, text: fields.echo ? tokenizer.decode(ids) : "", sampling };
+    }
+    const ids = [...tokenizer.leading, ...encodeWithin(text, options)];
+    return { ids: ids.length > 0 ? ids : beginning(options), leading: tokenizer.leading.length, text, sampling };
+  });
+  return checkLengths({
+    prompts,
+    maxTokens: fields.max_tokens ?? null,
+    defaultTokens: COMPLETION_TOKENS,
+    stop: fields.stop ?? [],
+    endTokens: [],
+    echo: fields.echo ?? false,
+    top: fields.logprobs ?? null,
+  }, options);
+}
+
+/** The job of a chat. Throws `ApiError` 400, without a chat template too, and `CompressoError("input")` where it refuses the messages. */
+export function prepareChat(fields: ChatFields, options: PrepareOptions): Job {
+  const { tokenizer } = options.bench;
+  const { max_tokens, max_completion_tokens, logprobs, top_logprobs } = fields;
+  if (tokenizer.chatTemplate === null) {
+    throw badRequest(
+      "this model has no chat template; use /v1/completions, or put chat_template.jinja beside its weights",
+      {
+        code: "no_chat_template",
+      },
+    );
+  }
+  if (max_tokens && max_completion_tokens && max_tokens !== max_completion_tokens) {
+    throw badRequest("max_tokens and max_completion_tokens differ; give one of them", { param: "max_tokens" });
+  }
+  if (top_logprobs && !logprobs) {
+    throw badRequest("top_logprobs goes with logprobs: true", { param: "top_logprobs" });
+  }
+  const messages = fields.messages.map(({ role, content }): ChatMessage => ({
+    role: role === "developer" ? "system" : role,
+    content: typeof content === "string" ? content : content.map(({ text }) => text).join(""),
+  }));
+  checkChars(messages.reduce((sum, { content }) => sum + content.length, 0), options);
+  const text = renderChat(tokenizer, messages, { addGenerationPrompt: true });
+  const { end } = turnShape(tokenizer);
+  // The template writes BOS itself where it wants it.
+  return checkLengths({
+    prompts: [{ ids: encodeWithin(text, options), leading: 0, text, sampling: samplingOf(fields) }],
+    maxTokens: max_completion_tokens ?? max_tokens ?? null,
+    defaultTokens: CHAT_TOKENS,
+    stop: fields.stop ?? [],
+    endTokens: end === null ? [] : [end],
+    echo: false,
+    top: logprobs ? top_logprobs ?? 0 : null,
+  }, options);
+}
+
+/** The most characters of a text that one token stands for: a longer text has more tokens than the context, and need not be encoded to know. */
+export function longestToken(tokenizer: Tokenizer): number {
+  let longest = 1;
+  for (let id = 0; id < tokenizer.vocabSize; id++) longest = Math.max(longest, tokenizer.idToToken(id)?.length ?? 0);
+  return longest;
+}
+
+const longest = new WeakMap<Tokenizer, number>();
+
+function checkChars(chars: number, { bench: { tokenizer, model } }: PrepareOptions): void {
+  const most = longest.get(tokenizer) ?? longestToken(tokenizer);
+  longest.set(tokenizer, most);
+  const { maxPosition } = model.spec;
+  if (chars > most * maxPosition) throw tooLong(maxPosition, `a text of ${chars} characters has more`);
+}
+
+function encodeWithin(text: string, options: PrepareOptions): number[] {
+  checkChars(text.length, options);
+  return options.bench.tokenizer.encode(text);
+}
+
+function checkIds(
+  ids: readonly number[],
+  { bench: { model: { spec: { vocab } } } }: PrepareOptions,
+): readonly number[] {
+  const bad = ids.find((id) => id >= vocab);
+  if (bad === undefined) return ids;
+  throw badRequest(`token ids of this model are below ${vocab}; ${bad} is not`, { param: "prompt" });
+}
+
+function beginning({ bench: { model } }: PrepareOptions): readonly number[] {
+  const { bosId } = model.spec;
+  if (bosId !== null) return [bosId];
+  throw badRequest("the prompt is empty, and this model has no token that begins a text", { param: "prompt" });
+}
+
+function checkLengths(
+  wanted: Omit<Job, "maxTokens"> & { readonly maxTokens: number | null; readonly defaultTokens: number },
+  { bench: { model }, limits }: PrepareOptions,
+): Job {
+  const { defaultTokens, ...job } = wanted, { maxPosition } = model.spec, { prompts } = job;
+  const length = prompts.reduce((most, { ids }) => Math.max(most, ids.length), 0);
+  const room = maxPosition - length, asked = job.maxTokens;
+  if (room < (asked ?? 1)) {
+    const text = asked === null ? `the prompt has ${length}` : `the prompt has ${length} and max_tokens is ${asked}`;
+    throw tooLong(maxPosition, text);
+  }
+  const sum = prompts.reduce((all, { ids }) => all + ids.length, 0);
+  // What is not asked for shrinks to what is allowed.
+  const allowed = Math.max(1, Math.floor((limits.tokens - sum) / prompts.length));
+  const maxTokens = asked ?? Math.min(defaultTokens, room, allowed);
+  const all = sum + prompts.length * maxTokens;
+  if (all > limits.tokens) {
+    throw badRequest(
+      `this server takes ${limits.tokens} tokens a request, prompts and answers together; asked for ${all}`,
+      {
+        code: "too_many_tokens",
+      },
+    );
+  }
+  return { ...job, maxTokens };
+}
+
+function samplingOf({ temperature, top_p, top_k, repetition_penalty, seed }: CommonFields): SamplingOptions {
+  return {
+    temperature: temperature ?? 1,
+    topP: top_p ?? 1,
+    topK: top_k ?? 0,
+    repetitionPenalty: repetition_penalty ?? 1,
+    seed: seed ?? crypto.getRandomValues(new Uint32Array(1))[0] ?? 0,
+  };
+}
+
+function isNumbers(prompt: readonly unknown[]): prompt is readonly number[] {
+  return typeof prompt[0] === "number";
+}
+
+function tooLong(context: number, text: string): ReturnType<typeof badRequest> {
+  return badRequest(`this model's context holds ${context} tokens; ${text}`, {
+    param: "prompt",
+    code: "context_length_exceeded",
+  });
+}

@@ -1,0 +1,180 @@
+// A model behind an OpenAI-compatible HTTP server. Owns the socket and the end of its life; refuses to load models and to print.
+import { CompressoError } from "../errors.ts";
+import type { Adapters, Model } from "../run/model.ts";
+import { createHandler, type RequestRecord, type Serving } from "./handler.ts";
+import { createLabels } from "./labels.ts";
+import { resolveLimits, type ServeLimits } from "./limits.ts";
+import { createQueue } from "./queue.ts";
+
+/** Options of {@link serveModel}. */
+export interface ServeOptions {
+  /** Name or address of the network interface. Default "127.0.0.1", which other machines cannot reach. */
+  readonly host?: string;
+  /** Port, 0 for any that is free. Default 8000. */
+  readonly port?: number;
+  /** Name of the model in requests and answers. Default "model". */
+  readonly name?: string;
+  /** What clients must send as `Authorization: Bearer KEY`; null for none. Default null. */
+  readonly apiKey?: string | null;
+  /** Limits that are not the default. */
+  readonly limits?: Partial<ServeLimits>;
+  /** Masks and LoRA. */
+  readonly adapters?: Adapters;
+  /** Stops the server as {@link ModelServer.shutdown} does. */
+  readonly signal?: AbortSignal;
+  /** Called for each request once its answer is made. */
+  readonly onRequest?: (record: RequestRecord) => void;
+}
+
+/** A server under way. */
+export interface ModelServer extends AsyncDisposable {
+  /** Address where it listens. */
+  readonly host: string;
+  /** Port where it listens; the one that was found where 0 was asked for. */
+  readonly port: number;
+  /** `http://host:port`; OpenAI's clients want `/v1` behind it. */
+  readonly url: string;
+  /** Resolves when it has ended, and the GPU is idle. */
+  readonly finished: Promise<void>;
+  /** Takes no more requests, sends away those that wait, lets the running one end within `graceSeconds`, and then stops it. */
+  shutdown(): Promise<void>;
+}
+
+/** Connections whose answers are made have this long to read them, in milliseconds. */
+const LAST_WORDS = 1000;
+
+/**
+ * Serves a model over HTTP as OpenAI's API does: `/v1/completions` (with `echo` and `logprobs`), `/v1/chat/completions`, both also as a stream,
+ * `/v1/models` and `/health`. Requests are answered one after the other; the model must not be used otherwise meanwhile. A client that goes
+ * ends its work.
+ *
+ * @throws CompressoError("input") for a model without tokenizer; "usage" for options out of range, and an address that cannot be
+ * listened at, such as a busy port.
+ *
+ * @example
+ * ```ts
+ * import { loadModel, openDevice, serveModel } from "../../mod.ts";
+ * using device = await openDevice();
+ * using model = await loadModel("demo", { device });
+ * await using server = serveModel(model, { port: 0, name: "demo" });
+ * const response = await fetch(`${server.url}/v1/completions`, {
+ *   method: "POST",
+ *   headers: { "content-type": "application/json" },
+ *   body: JSON.stringify({ model: "demo", prompt: "Tom went", max_tokens: 4 }),
+ * });
+ * const { choices } = await response.json();
+ * if (typeof choices[0].text !== "string") throw new Error("no text");
+ * ```
+ */
+export function serveModel(model: Model, options: ServeOptions = {}): ModelServer {
+  const { host = "127.0.0.1", port = 8000, name = "model", apiKey = null, adapters = {}, signal } = options;
+  const limits = resolveLimits(options.limits);
+  const { tokenizer } = model;
+  if (!tokenizer) throw noTokenizer();
+  checkAddress({ port, name, apiKey });
+  const queue = createQueue({ most: limits.queue }), ending = new AbortController();
+  const serving: Serving = {
+    bench: { model, tokenizer, adapters, labels: createLabels(tokenizer) },
+    name,
+    created: Math.floor(Date.now() / 1000),
+    limits,
+    queue,
+    apiKey,
+    ending: ending.signal,
+    onRequest: options.onRequest ?? null,
+  };
+  const server = listen({ host, port }, { handler: createHandler(serving) });
+
+  let stopping: Promise<void> | null = null;
+  const shutdown = (): Promise<void> => stopping ??= stop();
+  const stop = async (): Promise<void> => {
+    signal?.removeEventListener("abort", onAbort);
+    queue.close();
+    const late = Promise.withResolvers<void>();
+    const timers = [
+      setTimeout(() => ending.abort(), 1000 * limits.graceSeconds),
+      setTimeout(late.resolve, 1000 * limits.graceSeconds + LAST_WORDS),
+    ];
+    // A client that does not read its answer holds its connection, but nothing else any more.
+    await Promise.race([server.shutdown(), late.promise]);
+    ending.abort(); // work whose client has gone may still be under way
+    await queue.idle();
+    timers.forEach(clearTimeout);
+  };
+  const onAbort = (): void => void shutdown();
+  signal?.addEventListener("abort", onAbort);
+  if (signal?.aborted) onAbort();
+  const { hostname, port: chosen } = server.addr;
+  return {
+    host: hostname,
+    port: chosen,
+    url: `http://${hostname.includes(":") ? `[${hostname}]` : hostname}:${chosen}`,
+    finished: server.finished.then(shutdown),
+    shutdown,
+    [Symbol.asyncDispose]: shutdown,
+  };
+}
+
+/**
+ * Throws `CompressoError("usage")` where an address cannot be listened at: loading a model takes long, and need not come first.
+ */
+export function checkListen(address: { readonly host: string; readonly port: number }): void {
+  if (address.port === 0) return;
+  try {
+    Deno.listen({ hostname: address.host, port: address.port }).close();
+  } catch (error) {
+    throw notListening(address, error);
+  }
+}
+
+function listen(
+  address: { readonly host: string; readonly port: number },
+  { handler }: { readonly handler: (request: Request) => Promise<Response> },
+): Deno.HttpServer<Deno.NetAddr> {
+  try {
+    const { host: hostname, port } = address;
+    // Deno prints the address unless it is given something else to do.
+    return Deno.serve({ hostname, port, onListen: () => {} }, handler);
+  } catch (error) {
+    throw notListening(address, error);
+  }
+}
+
+function notListening({ host, port }: { readonly host: string; readonly port: number }, error: unknown): unknown {
+  const what = `cannot listen at ${host}:${port}`;
+  if (error instanceof Deno.errors.AddrInUse) {
+    return new CompressoError("usage", {
+      what,
+      rule: "a port serves one program at a time",
+      value: "another program has it",
+      mend: "stop that program, or take another port; 0 takes any that is free",
+    }, { cause: error });
+  }
+  if (error instanceof Deno.errors.NotCapable) return error;
+  const value = error instanceof Error ? error.message : String(error);
+  const rule = "host is an address of this machine, and the port may be used";
+  return new CompressoError("usage", { what, rule, value }, { cause: error });
+}
+
+function checkAddress(
+  { port, name, apiKey }: { readonly port: number; readonly name: string; readonly apiKey: string | null },
+): void {
+  const fail = (rule: string, value: string): never => {
+    throw new CompressoError("usage", { what: "cannot serve the model", rule, value });
+  };
+  if (!Number.isInteger(port) || port < 0 || port > 65535) fail("port is a whole number from 0 to 65535", String(port));
+  if (name === "") fail("the model has a name", "an empty one");
+  // What stands in a header: anything else could never be sent.
+  if (apiKey !== null && !/^[\x21-\x7e]+$/.test(apiKey)) {
+    fail("an API key is printable ASCII without spaces, at least one character", `${apiKey.length} characters`);
+  }
+}
+
+function noTokenizer(): CompressoError {
+  return new CompressoError("input", {
+    what: "cannot serve the model",
+    rule: "a model needs a tokenizer to read and write text",
+    value: "this one has none",
+    mend: "put tokenizer.json beside the weights",
+  });
+}

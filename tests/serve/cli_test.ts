@@ -1,0 +1,75 @@
+// `compresso serve` as a user runs it: what it says, the key's file, a busy port, and how it ends.
+import assert from "node:assert/strict";
+import { cli, command, TemporaryFolder } from "../cli/helpers/cli.ts";
+
+Deno.test("serve says where it listens, answers, and ends with status 130 on SIGINT and SIGTERM", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("key"), "open-sesame\n");
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    const args = [
+      "serve",
+      "demo",
+      "--port",
+      "0",
+      "--no-tuning",
+      "--log",
+      "--name",
+      "own",
+      "--api-key-file",
+      folder.at("key"),
+    ];
+    const child = command(args).spawn();
+    const stderr = new Response(child.stderr).text();
+    const { value: line, reader } = await firstLine(child.stdout);
+    const url = /^serving own at (http:\/\/127\.0\.0\.1:\d+\/v1)$/.exec(line)?.[1];
+    assert.ok(url, line);
+    const headers = { authorization: "Bearer open-sesame", "content-type": "application/json" };
+    const body = JSON.stringify({ model: "own", prompt: "Tom", max_tokens: 2 });
+    const response = await fetch(`${url}/completions`, { method: "POST", headers, body });
+    assert.equal(response.status, 200);
+    await response.body?.cancel();
+    const refused = await fetch(`${url}/models`);
+    assert.equal(refused.status, 401);
+    await refused.body?.cancel();
+
+    child.kill(signal);
+    assert.equal((await child.status).code, 130);
+    await reader.cancel();
+    assert.match(await stderr, /POST \/v1\/completions 200 .* tokens\n(.*\n)*compresso: stopped by/);
+  }
+});
+
+Deno.test("serve says at once that a port is busy", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const busy = await cli(["serve", "demo", "--port", String((listener.addr as Deno.NetAddr).port)]);
+  assert.equal(busy.code, 2);
+  assert.match(busy.stderr, /cannot listen at 127\.0\.0\.1:\d+\n.*\n.*another program has it/);
+  assert.equal(busy.stdout, "");
+});
+
+Deno.test("serve refuses a key that cannot be sent, and a model without tokenizer, before it listens", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("key"), "two words");
+  const wrong = await cli(["serve", "demo", "--port", "0", "--api-key-file", folder.at("key")]);
+  assert.equal(wrong.code, 2);
+  assert.match(wrong.stderr, /cannot use the API key of .*key\n/);
+  const absent = await cli(["serve", "demo", "--port", "0", "--api-key-file", folder.at("none")]);
+  assert.equal(absent.code, 3);
+  const mute = await cli(["serve", "fixtures/golden/gqa_f16/model", "--port", "0", "--no-tuning"]);
+  assert.equal(mute.code, 3);
+  assert.match(mute.stderr, /tokenizer/);
+  assert.equal(mute.stdout, "");
+});
+
+async function firstLine(
+  stream: ReadableStream<Uint8Array>,
+): Promise<{ readonly value: string; readonly reader: ReadableStreamDefaultReader<string> }> {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  while (!text.includes("\n")) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    text += value;
+  }
+  return { value: text.split("\n")[0] ?? "", reader };
+}

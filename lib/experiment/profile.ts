@@ -18,14 +18,14 @@ export interface CutProfile {
   readonly undecided: number | null;
 }
 
-/** How a run's loss went. */
+/** How a run's loss went; null where there are no steps. */
 export interface LossProfile {
   /** Mean over the last 8 steps. */
-  readonly last: number;
+  readonly last: number | null;
   /** Largest mean over 5 steps in a row, from the first step of the pruning stage on. */
-  readonly worst: number;
+  readonly worst: number | null;
   /** Standard deviation of the change from one step to the next over the pruning stage and after. */
-  readonly roughness: number;
+  readonly roughness: number | null;
   /** Largest gap between expected sparsity and schedule in the last tenth of the pruning stage; null where it has no steps. */
   readonly gap: number | null;
 }
@@ -67,6 +67,7 @@ function undecidedShare(
 
 /** Computes the profile of a run's records. */
 export function lossProfile(records: readonly StepRecord[]): LossProfile {
+  if (records.length === 0) return { last: null, worst: null, roughness: null, gap: null };
   const losses = records.map(({ loss }) => loss);
   const start = Math.max(0, records.findIndex(({ stage }) => stage !== "finetune")), from = losses.slice(start);
   const means = from.map((_, index) => mean(from.slice(index, index + 5))).slice(0, Math.max(1, from.length - 4));
@@ -78,7 +79,7 @@ export function lossProfile(records: readonly StepRecord[]): LossProfile {
   return {
     last: mean(losses.slice(-8)),
     worst: Math.max(...means),
-    roughness: Math.sqrt(mean(changes.map((change) => (change - middle) ** 2))),
+    roughness: changes.length === 0 ? null : Math.sqrt(mean(changes.map((change) => (change - middle) ** 2))),
     gap: gaps.length > 0 ? Math.max(...gaps) : null,
   };
 }

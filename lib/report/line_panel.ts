@@ -1,0 +1,233 @@
+// One pair of axes with lines, as SVG elements; d3-scale places ticks, d3-shape makes paths. Owns the geometry; refuses documents and to choose what is shown.
+import { pathLine, scaleLinear, scaleLog } from "../packages.ts";
+import { line, round, seriesClass, short, si, text, textWidth } from "./svg.ts";
+
+/** A point of a series; a number that is not finite breaks the line. */
+export type Point = readonly [x: number, y: number];
+
+/** An axis. */
+export interface Axis {
+  /** What it counts, with its unit. */
+  readonly label: string;
+  /** First and last value; default: those of the points. */
+  readonly domain?: readonly [number, number];
+  /** "log" leaves out what is not above 0. Default "linear". */
+  readonly scale?: "linear" | "log";
+  /** "share" shows 0.2 as 20 %, "si" 2000 as 2 k. Default "plain". */
+  readonly format?: "plain" | "share" | "si";
+}
+
+/** How a series is drawn. */
+export interface SeriesStyle {
+  /** Its color, counted from 0; default: its place among the series. */
+  readonly color?: number;
+  /** Default "solid"; "none" draws dots alone. */
+  readonly line?: "solid" | "dashed" | "dotted" | "none";
+  /** Width of the line in pixels; default 2. */
+  readonly width?: number;
+  /** From 0 to 1; default 1. */
+  readonly opacity?: number;
+  /** Whether every point has a dot; default: where the line is "none". */
+  readonly dots?: boolean;
+}
+
+/** A line of a chart. */
+export interface LineSeries {
+  readonly name: string;
+  readonly points: readonly Point[];
+  readonly style?: SeriesStyle;
+}
+
+/** A vertical line at a value of x. */
+export interface PanelMark {
+  readonly x: number;
+  readonly label: string;
+}
+
+/** What a panel shows. */
+export interface PanelContent {
+  readonly x: Axis;
+  readonly y: Axis;
+  readonly series: readonly LineSeries[];
+  readonly marks?: readonly PanelMark[];
+}
+
+/** Where a panel lies: its outer edges, labels within. */
+export interface PanelBox {
+  readonly x: number;
+  readonly y: number;
+  readonly width: number;
+  readonly height: number;
+}
+
+/** What is drawn, and its scales as attributes that a page's script can read values with. */
+export interface DrawnPanel {
+  readonly body: readonly string[];
+  readonly attributes: string;
+}
+
+const DASHES = { solid: "", dashed: "6 4", dotted: "2 3", none: "" } as const;
+/** Points that a line has at most; more than pixels would not show. */
+const MOST_POINTS = 1200;
+
+/** Draws axes, grid, marks and lines. Series without finite points leave their axes empty. */
+export function linePanel({ x, y, series, marks = [] }: PanelContent, box: PanelBox): DrawnPanel {
+  const isShown = ([px, py]: Point): boolean =>
+    Number.isFinite(px) && Number.isFinite(py) && (x.scale !== "log" || px > 0) && (y.scale !== "log" || py > 0);
+  const all = series.flatMap(({ points }) => points.filter(isShown));
+  const toY = scaleOf(y, all.map(([, value]) => value), { nice: y.domain === undefined });
+  const rows = ticksOf(toY, { axis: y, count: Math.max(2, Math.min(6, box.height / 45)) });
+  const left = box.x + 22 + Math.max(24, ...rows.map(({ label }) => textWidth(label, 11)));
+  const right = box.x + box.width - 12, top = box.y + 10 + (marks.length > 0 ? 14 : 0);
+  const bottom = box.y + box.height - 38;
+  const toX = scaleOf(x, all.map(([value]) => value), { nice: false }).range([left, right]);
+  toY.range([bottom, top]);
+  const body: string[] = [];
+  for (const { value, label } of rows) {
+    body.push(line([left, toY(value)], [right, toY(value)], { kind: "grid" }));
+    body.push(text(left - 6, toY(value) + 4, label, { anchor: "end", tone: "soft", size: 11 }));
+  }
+  body.push(line([left, bottom], [right, bottom], { kind: "axis" }));
+  let free = -Infinity;
+  for (const { value, label } of ticksOf(toX, { axis: x, count: Math.max(2, Math.min(8, box.width / 80)) })) {
+    body.push(line([toX(value), bottom], [toX(value), bottom + 4], { kind: "axis" }));
+    const half = textWidth(label, 11) / 2;
+    if (toX(value) - half < free) continue;
+    free = toX(value) + half + 4;
+    body.push(text(toX(value), bottom + 16, label, { anchor: "middle", tone: "soft", size: 11 }));
+  }
+  body.push(text((left + right) / 2, bottom + 32, x.label, { anchor: "middle", tone: "soft", size: 11 }));
+  if (y.label !== "") {
+    const middle = round((top + bottom) / 2), at = round(box.x + 11);
+    body.push(
+      text(at, middle, y.label, { anchor: "middle", tone: "soft", size: 11 })
+        .replace("<text ", `<text transform="rotate(-90 ${at} ${middle})" `),
+    );
+  }
+  for (const { x: value, label } of marks) {
+    const at = toX(value), isRight = at > (left + right) / 2;
+    if (!(at >= left - 0.5 && at <= right + 0.5)) continue;
+    body.push(line([at, top - 12], [at, bottom], { kind: "mark", dash: "3 3" }));
+    body.push(text(at + (isRight ? -4 : 4), top - 4, label, { anchor: isRight ? "end" : "start", size: 11 }));
+  }
+  series.forEach(({ name: _name, points, style = {} }, index) => {
+    body.push(
+      ...drawSeries(thinned(points, MOST_POINTS), { style, index, isShown, place: ([px, py]) => [toX(px), toY(py)] }),
+    );
+  });
+  const scaleText = ({ scale = "linear" }: Axis, d3: Scale): string => [scale, ...d3.domain(), ...d3.range()].join(" ");
+  return { body, attributes: ` data-x="${scaleText(x, toX)}" data-y="${scaleText(y, toY)}"` };
+}
+
+/** What stands for a series in a legend: a short line or a dot. */
+export function seriesSample(
+  { style = {} }: Pick<LineSeries, "style">,
+  { index, x, y }: { readonly index: number; readonly x: number; readonly y: number },
+): string {
+  const points: readonly Point[] = style.line === "none" ? [[x + 10, y]] : [[x, y], [x + 20, y]];
+  return drawSeries(points, { style, index, isShown: () => true, place: (point) => point }).join("");
+}
+
+function drawSeries(points: readonly Point[], { style, index, isShown, place }: {
+  readonly style: SeriesStyle;
+  readonly index: number;
+  readonly isShown: (point: Point) => boolean;
+  readonly place: (point: Point) => Point;
+}): string[] {
+  const { color = index, line: kind = "solid", width = 2, opacity = 1, dots = kind === "none" } = style;
+  const placed = points.map((point) => isShown(point) ? place(point) : null);
+  const body: string[] = [];
+  if (kind !== "none") {
+    const path = pathLine<Point | null>().defined((point) => point !== null)
+      .x((point) => round(point?.[0] ?? NaN)).y((point) => round(point?.[1] ?? NaN))(placed);
+    const dash = DASHES[kind] === "" ? "" : ` stroke-dasharray="${DASHES[kind]}"`;
+    if (path !== null) {
+      body.push(
+        `<path d="${path}" fill="none" stroke="currentColor" stroke-width="${width}" stroke-linejoin="round"${dash}/>`,
+      );
+    }
+  }
+  placed.forEach((point, at) => {
+    // A point alone would not show.
+    const isAlone = !placed[at - 1] && !placed[at + 1];
+    if (!point || (!dots && !isAlone)) return;
+    body.push(
+      `<circle cx="${round(point[0])}" cy="${round(point[1])}" r="${
+        dots ? 3.5 : Math.max(2, width)
+      }" fill="currentColor"/>`,
+    );
+  });
+  const shade = opacity === 1 ? "" : ` opacity="${opacity}"`;
+  return [`<g class="series ${seriesClass(color)}"${shade}>${body.join("")}</g>`];
+}
+
+/**
+ * At most about `most` points of a line: of each stretch the first, the least, the largest and the last, so that no peak is lost. Breaks of
+ * the line stay.
+ */
+export function thinned(points: readonly Point[], most: number): readonly Point[] {
+  if (points.length <= most) return points;
+  const stretch = Math.ceil(points.length / (most / 4)), kept: Point[] = [];
+  for (let start = 0; start < points.length; start += stretch) {
+    const end = Math.min(points.length, start + stretch) - 1;
+    let least = start, largest = start, broken = -1;
+    for (let at = start; at <= end; at++) {
+      const value = points[at]?.[1] ?? NaN;
+      if (!Number.isFinite(value)) broken = at;
+      if (value < (points[least]?.[1] ?? NaN)) least = at;
+      if (value > (points[largest]?.[1] ?? NaN)) largest = at;
+    }
+    for (
+      const at of [...new Set([start, least, largest, end, ...(broken < 0 ? [] : [broken])])].sort((a, b) => a - b)
+    ) {
+      const point = points[at];
+      if (point) kept.push(point);
+    }
+  }
+  return kept;
+}
+
+type Scale = ReturnType<typeof scaleLinear<number, number>> | ReturnType<typeof scaleLog<number, number>>;
+
+function scaleOf(
+  { domain, scale = "linear" }: Axis,
+  values: readonly number[],
+  { nice }: { readonly nice: boolean },
+): Scale {
+  // Spread would overflow the stack at a hundred thousand values.
+  let [least, most] = domain ??
+    values.reduce(
+      ([low, high], value) => [Math.min(low, value), Math.max(high, value)] as const,
+      [
+        Infinity,
+        -Infinity,
+      ] as const,
+    );
+  if (scale === "log") {
+    if (!(least > 0 && most >= least)) [least, most] = [1, 10];
+    if (least === most) [least, most] = [least / 2, most * 2];
+    const made = scaleLog<number, number>().domain([least, most]);
+    return nice && most / least >= 10 ? made.nice() : made;
+  }
+  if (!(most >= least)) [least, most] = [0, 1];
+  if (least === most) [least, most] = [least - (Math.abs(least) || 1) / 2, most + (Math.abs(most) || 1) / 2];
+  const made = scaleLinear<number, number>().domain([least, most]);
+  return nice ? made.nice(6) : made;
+}
+
+function ticksOf(
+  scale: Scale,
+  { axis: { format = "plain" }, count }: { readonly axis: Axis; readonly count: number },
+): { readonly value: number; readonly label: string }[] {
+  // d3's ticks of a logarithmic axis within one decade ignore the count.
+  const all = scale.ticks(count), every = Math.ceil(all.length / (1.6 * count));
+  const plain = scale.tickFormat(count);
+  return all.filter((_, index) => index % every === 0).map((value) => ({
+    value,
+    label: format === "share"
+      ? `${short(100 * value)} %`
+      : format === "si"
+      ? si(value, "")
+      : plain(value) || short(value),
+  }));
+}

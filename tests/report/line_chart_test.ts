@@ -1,0 +1,110 @@
+// Line charts: what stands in the SVG, and what odd data make of it.
+import assert from "node:assert/strict";
+import { lineChart } from "../../lib/report/line_chart.ts";
+import { linePanel, type Point, thinned } from "../../lib/report/line_panel.ts";
+import { assertDrawn } from "./svg.ts";
+
+const BOX = { x: 0, y: 0, width: 400, height: 200 };
+
+/** Points of the paths, in pixels. */
+function paths(body: readonly string[]): number[][][] {
+  return Array.from(
+    body.join("").matchAll(/<path d="([^"]*)"/g),
+    ([, path = ""]) => path.split(/(?=[ML])/).map((part) => part.slice(1).split(",").map(Number)),
+  );
+}
+
+Deno.test("lineChart() draws every series with a legend, ticks, labels and a description, in an SVG by itself", () => {
+  const svg = lineChart({
+    title: "Loss <of> a run",
+    description: "Made up & short.",
+    x: { label: "step" },
+    y: { label: "loss & more" },
+    series: [
+      { name: "a < b", points: [[0, 4], [50, 3], [100, 2]] },
+      { name: "dots", points: [[0, 2.5], [100, 3.5]], style: { line: "none" } },
+    ],
+    marks: [{ x: 50, label: "prune" }],
+  });
+  assertDrawn(svg);
+  assert.match(svg, /prefers-color-scheme: dark/);
+  assert.match(svg, /<title[^>]*>Loss &lt;of&gt; a run<\/title>/);
+  assert.match(
+    svg,
+    /<desc[^>]*>Made up &amp; short\. loss &amp; more over step\. a &lt; b: from 4 at 0 to 2 at 100; dots: from/,
+  );
+  for (const label of ["a &lt; b", "dots", "step", "prune", "20", "100", "4.0"]) {
+    assert.ok(svg.includes(`>${label}</text>`), label);
+  }
+  assert.equal(svg.match(/<circle/g)?.length, 3, "two dots, one in the legend");
+});
+
+Deno.test("linePanel() puts values where the scales say, and tells them to scripts", () => {
+  const { body, attributes } = linePanel({
+    x: { label: "x", domain: [0, 10] },
+    y: { label: "y", domain: [0, 1] },
+    series: [{ name: "a", points: [[0, 0], [5, 0.5], [10, 1]] }],
+  }, BOX);
+  const [, left = 0, right = 0] = /data-x="linear 0 10 ([\d.]+) ([\d.]+)"/.exec(attributes)?.map(Number) ?? [];
+  const [, bottom = 0, top = 0] = /data-y="linear 0 1 ([\d.]+) ([\d.]+)"/.exec(attributes)?.map(Number) ?? [];
+  assert.ok(left > 20 && right > left + 250 && right < 400 && bottom > top + 100, attributes);
+  const rounded = (value: number): number => Math.round(value * 10) / 10;
+  assert.deepEqual(paths(body), [[
+    [rounded(left), bottom],
+    [rounded((left + right) / 2), rounded((bottom + top) / 2)],
+    [right, top],
+  ]]);
+});
+
+Deno.test("a value that is not finite breaks the line, and a point between two such is a dot", () => {
+  const { body } = linePanel({
+    x: { label: "x" },
+    y: { label: "y" },
+    series: [{ name: "a", points: [[0, 1], [1, 2], [2, NaN], [3, 2], [4, Infinity], [5, 1], [6, 0]] }],
+  }, BOX);
+  assert.equal(body.join("").match(/[ML]/g)?.filter((letter) => letter === "M").length, 3);
+  assert.equal(body.join("").match(/<circle/g)?.length, 1);
+  assert.ok(!body.join("").includes("NaN"));
+});
+
+Deno.test("no points, one point, equal values and a logarithmic axis with a zero are drawn without NaN", () => {
+  const cases: readonly (readonly [string, readonly Point[], "linear" | "log"])[] = [
+    ["none", [], "linear"],
+    ["one", [[3, 7]], "linear"],
+    ["equal", [[1, 5], [2, 5]], "linear"],
+    ["zeros", [[1, 0], [2, 0]], "linear"],
+    ["tiny", [[1, 1e-300], [2, 2e-300]], "linear"],
+    ["log with a zero", [[1, 0], [2, 1e-5], [3, 10]], "log"],
+    ["log of nothing", [[1, -1]], "log"],
+    ["log of equal", [[1, 4], [2, 4]], "log"],
+  ];
+  for (const [name, points, scale] of cases) {
+    const svg = lineChart({ title: name, x: { label: "x" }, y: { label: "y", scale }, series: [{ name, points }] });
+    assertDrawn(svg);
+    assert.ok(!/NaN|Infinity/.test(svg), name);
+  }
+});
+
+Deno.test("a share is shown in per cent, SI numbers with their prefix", () => {
+  const svg = lineChart({
+    title: "t",
+    x: { label: "tokens", format: "si" },
+    y: { label: "sparsity", format: "share" },
+    series: [{ name: "a", points: [[0, 0], [4000, 0.4]] }],
+  });
+  for (const label of ["40 %", "2 k"]) assert.ok(svg.includes(`>${label}</text>`), label);
+});
+
+Deno.test("thinned() keeps first and last, every peak, and breaks, of a hundred thousand points", () => {
+  const points = Array.from(
+    { length: 100_000 },
+    (_, x): Point => [x, x === 31_234 ? 99 : x === 77_777 ? NaN : Math.sin(x)],
+  );
+  const kept = thinned(points, 1000);
+  assert.ok(kept.length <= 1010, `${kept.length}`);
+  assert.deepEqual([kept[0], kept.at(-1)], [points[0], points.at(-1)]);
+  assert.ok(kept.some(([x, y]) => x === 31_234 && y === 99));
+  assert.ok(kept.some(([, y]) => Number.isNaN(y)));
+  assert.ok(kept.every(([x], at) => at === 0 || x > (kept[at - 1]?.[0] ?? NaN)), "in order");
+  assert.equal(thinned(points.slice(0, 1000), 1000).length, 1000);
+});

@@ -131,3 +131,29 @@ export type { SelectOptions, SizeTarget } from "./lib/prune/selection.ts";
 export type { Measure } from "./lib/prune/tally.ts";
 export type { MinimumWidths, ResolvedRules, UnitRules } from "./lib/prune/unit_rules.ts";
 export type { LayerPart, LayerUnits } from "./lib/prune/unit_table.ts";
+export {
+  type ChoicesMeasure,
+  type DataSource,
+  defineExperiment,
+  type EvaluateDefinition,
+  type Experiment,
+  type ExperimentDefinition,
+  type FileData,
+  type Grid,
+  type RowsMeasure,
+  type SelfWrittenData,
+  type TasksMeasure,
+  type TextMeasure,
+} from "./lib/experiment/definition.ts";
+export type { Cell, Filter } from "./lib/experiment/grid.ts";
+export type { CellIdentity } from "./lib/experiment/identity.ts";
+export type { Value } from "./lib/experiment/measures.ts";
+export { openExperiment } from "./lib/experiment/open.ts";
+export type { CellOptions } from "./lib/experiment/options.ts";
+export type { CellModel, PlannedCell } from "./lib/experiment/plan.ts";
+export type { Contrast, ExperimentReport, Group, NumberName, ReportCell } from "./lib/experiment/report.ts";
+export type { ExperimentOverrides } from "./lib/experiment/resolve.ts";
+export { type ExperimentResult, runExperiment, type RunExperimentOptions } from "./lib/experiment/run.ts";
+export type { Difference, Spread } from "./lib/experiment/statistics.ts";
+export type { CellState } from "./lib/experiment/store.ts";
+export { rowPerplexity, type RowPerplexityOptions, type RowPerplexityResult } from "./lib/run/row_perplexity.ts";

@@ -6,6 +6,7 @@ import { quiet, verb } from "./command.ts";
 import { data } from "./data.ts";
 import { doctor } from "./doctor.ts";
 import { evaluate } from "./eval.ts";
+import { experimentVerb } from "./experiment.ts";
 import { exportVerb } from "./export.ts";
 import { generateVerb } from "./generate.ts";
 import { inspect } from "./inspect.ts";
@@ -25,6 +26,7 @@ export async function main(args: readonly string[]): Promise<number> {
   for (const make of [doctor, inspect, planVerb, pruneVerb, scheduleVerb, data, evaluate, generateVerb, exportVerb]) {
     program.addCommand(make());
   }
+  program.addCommand(experimentVerb());
   quiet(program);
   try {
     await program.parseAsync([...args], { from: "user" });

@@ -24,6 +24,8 @@ export interface Value {
   readonly stderr: number | null;
   /** Tokens or rows that it is a mean over. */
   readonly n: number;
+  /** The task that it is a score of. */
+  readonly task?: string;
 }
 
 /** How a measure is taken. */

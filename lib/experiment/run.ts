@@ -132,10 +132,17 @@ function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): Planned
       }, and their models were not kept; --redo runs them anew`,
     );
   }
-  return cells.filter(({ state }) => {
-    if (evaluateOnly) return state.kind === "pruned" || (state.kind === "unmeasured" && state.hasModel);
+  return cells.filter((cell) => {
+    const { state } = cell;
+    if (evaluateOnly) return hasPruned(cell);
     return state.kind !== "done" && (state.kind !== "unmeasured" || state.hasModel || redo);
   }).slice(0, maxCells);
+}
+
+/** Whether a cell's pruned model lies there and measures are all that is missing. */
+function hasPruned({ state }: PlannedCell): boolean {
+  return state.kind === "pruned" || (state.kind === "unmeasured" && state.hasModel) ||
+    (state.kind === "failed" && state.isPruned);
 }
 
 /** Runs and measures one cell, and records how that went. Throws only where the user has stopped it. */
@@ -147,15 +154,14 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
 }): Promise<void> {
   const { name, identity, state, model: { path, baseDtype, name: modelName } } = cell, { measures, cache } = plan;
   const events: CellEvents = { onRecord: options.onRecord, onPhase: options.onPhase, signal: options.signal };
+  const redoes = options.redo === true && (state.kind === "changed" || state.kind === "failed");
+  const isPruned = hasPruned(cell) && !redoes;
   try {
-    const isPruned = state.kind === "pruned" || (state.kind === "unmeasured" && state.hasModel);
+    await store.begin(name, identity, { anew: redoes || (state.kind === "unmeasured" && !isPruned) });
     const model = await slot.use(path, baseDtype, cell);
     const denseDir = store.dense(baseDtype === "f16" ? modelName : `${modelName}-${baseDtype}`);
     await takeMeasures(model, missingOf(measures, await store.measured(denseDir)), { dir: denseDir, store, events });
     if (!isPruned) {
-      const isAnew = state.kind === "changed" || state.kind === "unmeasured" ||
-        (options.redo === true && state.kind === "failed");
-      await store.begin(name, identity, { anew: isAnew });
       const rows = await cache.rows(cell.source, {
         model,
         weights: cell.model.weights,

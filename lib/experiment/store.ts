@@ -47,7 +47,8 @@ export type CellState =
   | { readonly kind: "new" | "stopped" | "pruned" | "done" }
   /** Its definition is not that of the folder. */
   | { readonly kind: "changed"; readonly what: string }
-  | { readonly kind: "failed"; readonly what: string }
+  /** Its pruning may have ended well all the same, and its measures failed. */
+  | { readonly kind: "failed"; readonly what: string; readonly isPruned: boolean }
   /** Measures that are not taken yet; without the model's files they cannot be. */
   | { readonly kind: "unmeasured"; readonly missing: readonly string[]; readonly hasModel: boolean };
 
@@ -84,15 +85,15 @@ export class Store {
     if (!then) return { kind: "new" };
     const what = differences(then, identity);
     if (what !== null) return { kind: "changed", what };
-    const result = await this.result(name);
-    if (result?.failure) return { kind: "failed", what: result.failure.message };
+    const result = await this.result(name), hasModel = await exists(join(dir, MODEL_FOLDER));
+    const isPruned = hasModel && await exists(join(dir, "run.json"));
+    if (result?.failure) return { kind: "failed", what: result.failure.message, isPruned };
     if (!result) {
-      if (await exists(join(dir, "run.json"))) return { kind: "pruned" };
+      if (isPruned) return { kind: "pruned" };
       return { kind: await exists(join(dir, CHECKPOINT_FILE)) ? "stopped" : "new" };
     }
     const missing = missingOf(measures, await this.measured(dir));
     if (missing.length === 0) return { kind: "done" };
-    const hasModel = await exists(join(dir, MODEL_FOLDER));
     return { kind: "unmeasured", missing: missing.map(({ id }) => id), hasModel };
   }
 

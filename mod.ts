@@ -4,6 +4,10 @@
  * @module
  */
 export * from "./lib/errors.ts";
+export { type EvaluateOptions, type EvaluateResult, evaluateTasks } from "./lib/eval/evaluate.ts";
+export type { ItemScore, TaskScore } from "./lib/eval/metrics.ts";
+export { TASK_NAMES } from "./lib/eval/registry.ts";
+export { defineTask, type TaskDefinition, type TaskItem, type TaskRow } from "./lib/eval/task.ts";
 export {
   type AdapterFacts,
   type AdapterOffer,
@@ -43,6 +47,7 @@ export { type LoraConfig, loraScale, type LoraWeights } from "./lib/nn/lora.ts";
 export type { MaskKind, MaskValues, SlotLayout } from "./lib/nn/masks.ts";
 export type { Matrix, MatrixDtype, MatrixPlacement, MatrixShard } from "./lib/nn/matrix.ts";
 export type { QuantRows } from "./lib/nn/quant.ts";
+export type { Sequence, TokenTree } from "./lib/nn/token_tree.ts";
 export type { LayerWeights, Weights } from "./lib/nn/weights.ts";
 export { type DecoderSpec, type LayerSpec, parameterCount, type Projection, type RopeScaling } from "./lib/nn/spec.ts";
 export { magnitudeScores } from "./lib/prune/baselines.ts";
@@ -115,7 +120,15 @@ export {
   type ScheduleSource,
 } from "./lib/run/schedule_host.ts";
 export type { IsolationLimits } from "./lib/run/schedule_process.ts";
-export { type ChoiceRow, type RowScore, scoreChoices, type ScoreOptions, type ScoreResult } from "./lib/run/score.ts";
+export {
+  type ChoiceRow,
+  type LikelihoodOptions,
+  logLikelihoods,
+  type RowScore,
+  scoreChoices,
+  type ScoreOptions,
+  type ScoreResult,
+} from "./lib/run/score.ts";
 export { type SelfDataOptions, type SelfDataSettings, type SelfText, writeTexts } from "./lib/run/qat.ts";
 export { type SelfDataFileOptions, type SelfDataResult, writeTextFile } from "./lib/run/qat_file.ts";
 export {

@@ -27,8 +27,15 @@ export const ATTENTION_PARAMS = `struct Params {
  * The queries of the heads of one KV group form one list i = t·ratio + g, so that an invocation's rows share the keys they read.
  * Invocation `lane` of block `x` owns i = x·lanes·rows + r·lanes + lane. Grid: x blocks, y sequence·kvHeads + KV head (from params.first on).
  * Bindings: q, k, v, o, lse, params.
+ *
+ * With `trees` the rows of a sequence are token trees in depth-first order, and a query sees its ancestors and itself: the keys j ≤ m with
+ * m < spans[j].y, the end of the subtree below j. spans[m].x is the root of m's tree; no key before it counts. Bindings: q, k, v, o, lse, spans
+ * [sequences · seq] of two u32, params.
  */
-export function attentionKernel(tile: AttentionTile): KernelSource {
+export function attentionKernel(
+  tile: AttentionTile,
+  { trees = false }: { readonly trees?: boolean } = {},
+): KernelSource {
   const { headDim, lanes, variant } = tile;
   const vectors = headVectors(headDim);
   const rows = range(tile.rows), steps = range(tile.step);
@@ -44,7 +51,9 @@ export function attentionKernel(tile: AttentionTile): KernelSource {
 ${keys.declare}
 @group(0) @binding(3) var<storage, read_write> o: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> lse: array<f32>;
-@group(0) @binding(5) var<uniform> params: Params;
+${trees ? "@group(0) @binding(5) var<storage, read> spans: array<vec2u>;\n" : ""}@group(0) @binding(${
+    trees ? 6 : 5
+  }) var<uniform> params: Params;
 
 @compute @workgroup_size(${lanes})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -69,7 +78,7 @@ ${
   for (var c = 0u; c < params.vectors; c++) {
 ${rows.map((r) => `    ${shift(`q${r}`, vectors, { values: [`q[from${r} + c] * params.scale`] })}`).join("\n")}
   }
-${keys.loop({ from: "0u", to: "end" }, forwardStep())}
+${keys.loop({ from: trees ? "spans[base + min(first, count - 1u) / params.ratio].x" : "0u", to: "end" }, forwardStep())}
 ${rows.map((r) => `  let inverse${r} = 1.0 / l${r};`).join("\n")}
   for (var c = 0u; c < params.vectors; c++) {
 ${
@@ -94,8 +103,12 @@ ${
 }
 `;
   return {
-    name: `attention-${variant}-${headDim}`,
-    bindings: ["read", keys.binding, keys.binding, "storage", "storage", "uniform"],
+    name: `attention-${variant}-${headDim}${trees ? "-trees" : ""}`,
+    bindings: [
+      ...["read", keys.binding, keys.binding, "storage", "storage"] as const,
+      ...(trees ? ["read" as const] : []),
+      "uniform",
+    ],
     code,
   };
 
@@ -116,8 +129,15 @@ ${
         }
       }
     });
+    if (trees) {
+      for (const k of steps) parts.push(`    let e${k} = spans[base + min(j + ${k}u, params.seq - 1u)].y;`);
+    }
     for (const r of rows) {
-      for (const k of steps) parts.push(`    s${r}_${k} = select(-3e38, s${r}_${k}, j + ${k}u <= t${r});`);
+      // A query whose first keys are all hidden gathers rubbish that its first visible key multiplies by exp2(−3e38) = 0.
+      for (const k of steps) {
+        const isSeen = `j + ${k}u <= t${r}${trees ? ` && t${r} < e${k}` : ""}`;
+        parts.push(`    s${r}_${k} = select(-3e38, s${r}_${k}, ${isSeen});`);
+      }
       const top = steps.reduce((best, k) => `max(${best}, s${r}_${k})`, `m${r}`);
       parts.push(`    let n${r} = ${top};`, `    let a${r} = exp2(m${r} - n${r});`, `    m${r} = n${r};`);
       for (const k of steps) parts.push(`    let p${r}_${k} = exp2(s${r}_${k} - n${r});`);

@@ -1,21 +1,29 @@
 // Rotary position embedding in place. Owns its WGSL; imports nothing but types.
 import type { KernelSource } from "./mod.ts";
 
+/** Where a row's position comes from. */
+export type RopePositions = "plain" | "offset" | "rows";
+
 /**
  * (x[i], x[i + half]) ← (x[i] cos − x[i + half] sin, x[i + half] cos + x[i] sin) for each head of each row, half = headDim / 2; params.sign = −1 turns back.
  * Shapes: x [rows, stride] f32, head h from column h·headStride on; table [positions, half] of (cos, sin).
- * The position of row m is m % seq, or position[0] + m % seq with `offset`. Grid: x = rows·half / 64, one invocation a row and pair for all heads.
- * Bindings: table, position (with `offset` only), x, params. Changes x.
+ * The position of row m is m % seq, position[0] + m % seq with "offset", or position[m] with "rows". Grid: x = rows·half / 64, one invocation a row and pair for all heads.
+ * Bindings: table, position (with "offset" and "rows"), x, params. Changes x.
  */
-export function ropeKernel(offset: boolean): KernelSource {
-  const shift = offset ? 1 : 0;
+export function ropeKernel(positions: RopePositions): KernelSource {
+  const isPlain = positions === "plain", shift = isPlain ? 0 : 1;
+  const at = {
+    plain: "row % params.seq",
+    offset: "row % params.seq + position[0]",
+    rows: "position[row]",
+  }[positions];
   return {
-    name: offset ? "rope_offset" : "rope",
-    bindings: ["read", ...(offset ? ["read" as const] : []), "storage", "uniform"],
+    name: isPlain ? "rope" : `rope_${positions}`,
+    bindings: ["read", ...(isPlain ? [] : ["read" as const]), "storage", "uniform"],
     code:
       `struct Params { rows: u32, seq: u32, heads: u32, half: u32, headStride: u32, stride: u32, positions: u32, sign: f32 }
 @group(0) @binding(0) var<storage, read> table: array<vec2f>;
-${offset ? "@group(0) @binding(1) var<storage, read> position: array<u32>;" : ""}
+${isPlain ? "" : "@group(0) @binding(1) var<storage, read> position: array<u32>;"}
 @group(0) @binding(${1 + shift}) var<storage, read_write> x: array<f32>;
 @group(0) @binding(${2 + shift}) var<uniform> params: Params;
 
@@ -24,7 +32,7 @@ ${offset ? "@group(0) @binding(1) var<storage, read> position: array<u32>;" : ""
   if (index >= params.rows * params.half) { return; }
   let row = index / params.half;
   let i = index % params.half;
-  let at = min(row % params.seq${offset ? " + position[0]" : ""}, params.positions - 1u);
+  let at = min(${at}, params.positions - 1u);
   let turn = table[at * params.half + i];
   let sine = turn.y * params.sign;
   var low = row * params.stride + i;

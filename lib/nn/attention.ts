@@ -47,6 +47,8 @@ export interface AttentionBuffers extends AttentionOptions {
   readonly v: DeviceBuffer;
   readonly o: DeviceBuffer;
   readonly lse: DeviceBuffer;
+  /** Forward only: the rows are token trees, see `attentionKernel`; [batch·seq] of two u32. */
+  readonly spans?: DeviceBuffer | undefined;
 }
 
 /** Buffers of {@link recordAttentionBackward}; gradients lie like their values, delta like lse. */
@@ -91,12 +93,13 @@ const LOG2_E = Math.LOG2E;
 
 /** Records o = softmax(q·kᵀ / √headDim, causal)·v and lse. Writes (=) o, its padding columns as zeros, and lse; rows past batch·seq are left alone. */
 export function recordAttention(plan: Plan, shape: AttentionShape, buffers: AttentionBuffers): void {
-  const { q, k, v, o, lse } = buffers;
+  const { q, k, v, o, lse, spans } = buffers;
   recordPass(plan, shape, {
     ...buffers,
     pass: "forward",
+    trees: spans !== undefined,
     streamed: [k, v],
-    bound: ([keys, values], params) => [q, keys, values, o, lse, { params }],
+    bound: ([keys, values], params) => [q, keys, values, o, lse, ...(spans ? [spans] : []), { params }],
   });
 }
 
@@ -131,6 +134,8 @@ type Streamed = readonly [DeviceBuffer | DeviceTexture, DeviceBuffer | DeviceTex
 
 interface PassOptions extends AttentionOptions {
   readonly pass: AttentionPass;
+  /** Whether the forward kernel is that for trees. */
+  readonly trees?: boolean;
   /** The two matrices that all invocations of a workgroup share. */
   readonly streamed: readonly [DeviceBuffer, DeviceBuffer];
   readonly bound: (streamed: Streamed, params: Params) => readonly Bound[];
@@ -139,12 +144,16 @@ interface PassOptions extends AttentionOptions {
 /** Records one kernel over all sequences and KV heads, in as many dispatches as keep each of them short. */
 function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): void {
   const { batch, seq, heads, kvHeads, headDim } = shape;
-  const { pass, scratch, dispatchCost = 1e9, bound } = options;
+  const { pass, trees = false, scratch, dispatchCost = 1e9, bound } = options;
   const pairs = batch * kvHeads, ratio = heads / kvHeads, hs = headStride(headDim);
   if (pairs * seq === 0) return;
   const variant = options.variant ?? (plan.device.facts.isCpu && scratch ? "texture" : "workgroup");
   const tile = { variant, headDim, ...tileOf(pass, variant, headDim), ...options.tiles?.[pass] };
-  const kernel = compileKernel(plan.device, memo(`${pass} ${JSON.stringify(tile)}`, () => PASSES[pass].generate(tile)));
+  const source = memo(
+    `${pass} ${trees} ${JSON.stringify(tile)}`,
+    () => trees ? attentionKernel(tile, { trees }) : PASSES[pass].generate(tile),
+  );
+  const kernel = compileKernel(plan.device, source);
   const streamed = variant === "texture" ? copied(plan, shape, options) : options.streamed;
   const owned = pass === "key" ? seq : seq * ratio;
   const blocks = Math.ceil(owned / (tile.lanes * tile.rows));

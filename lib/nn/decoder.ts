@@ -19,6 +19,7 @@ import {
   recordSwigluBackward,
 } from "./ops.ts";
 import type { Projection } from "./spec.ts";
+import type { TreeBuffers } from "./token_tree.ts";
 import type { LayerWeights, Weights } from "./weights.ts";
 import { headWidths } from "./weights.ts";
 
@@ -33,6 +34,8 @@ export interface DecoderContext {
   readonly rope: DeviceBuffer;
   /** Numbers of the step; needed by dropout and cross-entropy. */
   readonly state: DeviceBuffer;
+  /** Where the rows are token trees: forward only. */
+  readonly trees?: TreeBuffers | undefined;
   /** Whether LoRA's dropout is active. */
   readonly dropout: boolean;
   /** Kinds of masks whose gradients are wanted. */
@@ -128,6 +131,7 @@ export function recordSelfAttention(context: DecoderContext, index: number): voi
     v: f.v,
     o: f.o,
     lse: own.lse,
+    spans: context.trees?.spans,
     scratch: act.attention,
   });
 }
@@ -338,7 +342,7 @@ function attentionShape({ act, weights }: DecoderContext, { spec }: LayerWeights
 }
 
 function rotate(
-  { plan, act, weights, rope }: DecoderContext,
+  { plan, act, weights, rope, trees }: DecoderContext,
   { buffer, heads, width, inverse }: {
     readonly buffer: DeviceBuffer;
     readonly heads: number;
@@ -355,5 +359,6 @@ function rotate(
     stride: strideOf(width),
     cosSin: rope,
     inverse,
+    ...(trees ? { positions: trees.positions } : {}),
   });
 }

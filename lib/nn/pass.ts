@@ -8,6 +8,7 @@ import { headRowsFor, recordLoss } from "./head.ts";
 import { createLora, type Lora, type LoraConfig } from "./lora.ts";
 import { createMaskSlots, type MaskKind, type MaskSlots } from "./masks.ts";
 import { createStepState } from "./step_state.ts";
+import { createTreeBuffers, type TreeBuffers } from "./token_tree.ts";
 import type { Weights } from "./weights.ts";
 
 /** Options of {@link createPass}. */
@@ -19,6 +20,8 @@ export interface PassOptions extends PassShape {
   /** Masks whose gradients backward will be asked for. Default: all kinds. */
   readonly maskGrads?: ReadonlySet<MaskKind>;
   readonly lora?: LoraConfig | null;
+  /** Whether the rows are token trees, written by `writeTree`; not with backward. Default false. */
+  readonly trees?: boolean;
   /** Tokens of a chunk of the output head; default: as many as fit 32 MiB of logits. */
   readonly headRows?: number;
 }
@@ -31,6 +34,7 @@ export interface Pass extends Disposable {
   readonly masks: MaskSlots;
   readonly lora: Lora | null;
   readonly state: DeviceBuffer;
+  readonly trees: TreeBuffers | null;
   /** Starts a plan and its context. */
   plan(options?: { readonly dropout?: boolean; readonly maskGrads?: ReadonlySet<MaskKind> }): DecoderContext;
 }
@@ -49,6 +53,7 @@ export function createPass(device: Device, weights: Weights, options: PassOption
     const masks = own(createMaskSlots(device, spec));
     const lora = config ? own(createLora(device, spec, config)) : null;
     const state = own(createStepState(device));
+    const trees = options.trees ? own(createTreeBuffers(device, batch * seq)) : null;
     const rope = own(device.uploadBuffer("rope", ropeTable(spec, seq)));
     return {
       device,
@@ -57,9 +62,11 @@ export function createPass(device: Device, weights: Weights, options: PassOption
       masks,
       lora,
       state,
+      trees,
       plan: ({ dropout = false, maskGrads = new Set<MaskKind>() } = {}) => {
         if (maskGrads.has("hidden") && !keepsWrites) throw new Error("this pass keeps nothing for hidden masks");
-        return { plan: new Plan(device), weights, act, masks, lora, rope, state, dropout, maskGrads };
+        const context = { plan: new Plan(device), weights, act, masks, lora, rope, state, dropout, maskGrads };
+        return trees ? { ...context, trees } : context;
       },
       [Symbol.dispose]: dispose,
     };

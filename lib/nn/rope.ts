@@ -72,19 +72,22 @@ export interface RopeOptions {
   readonly inverse?: boolean;
   /** One u32 that is added to every position. */
   readonly positionBuffer?: DeviceBuffer;
+  /** The position of each row [rows] u32, in place of m % seq. */
+  readonly positions?: DeviceBuffer;
 }
 
 /** Records the rotation of all heads of a q or k buffer in place ("rotate half": pairs (i, i + headDim / 2)). */
 export function recordRope(plan: Plan, options: RopeOptions): void {
-  const { rows, seq, heads, headDim, buffer, stride, cosSin, inverse = false, positionBuffer } = options;
+  const { rows, seq, heads, headDim, buffer, stride, cosSin, inverse = false } = options;
+  const { positions, positionBuffer } = options, given = positions ?? positionBuffer;
   if (heads === 0 || rows === 0) return;
   const half = headDim / 2;
-  const kernel = compileKernel(plan.device, ropeKernel(positionBuffer !== undefined));
+  const kernel = compileKernel(plan.device, ropeKernel(positions ? "rows" : given ? "offset" : "plain"));
   const params = [rows, seq, heads, half, headStride(headDim), stride, Math.floor(cosSin.bytes / (8 * half))].map(u32);
   const groups = Math.ceil(rows * half / 64), width = Math.min(groups, 32768);
   plan.dispatch(
     kernel,
-    [cosSin, ...(positionBuffer ? [positionBuffer] : []), buffer, { params: [...params, f32(inverse ? -1 : 1)] }],
+    [cosSin, ...(given ? [given] : []), buffer, { params: [...params, f32(inverse ? -1 : 1)] }],
     { groups: [width, Math.ceil(groups / width)], cost: 20 * rows * half * heads },
   );
 }

@@ -13,6 +13,7 @@ import type { MatrixDtype } from "../nn/matrix.ts";
 import { createPass, type Pass, recordForward, recordGradients, shiftLabels } from "../nn/pass.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { IDLE_STATE, writeStepState } from "../nn/step_state.ts";
+import { type TokenTree, writeTree } from "../nn/token_tree.ts";
 import { loadWeights, type Weights } from "../nn/weights.ts";
 
 /** Options of {@link loadModel}. */
@@ -57,6 +58,22 @@ export interface GradientResult {
   readonly gradients: Map<string, Float32Array>;
 }
 
+/** Tokens of a pass of the model. */
+interface ModelPassShape {
+  readonly batch: number;
+  readonly seq: number;
+  /** Whether the rows are token trees. Default false. */
+  readonly trees?: boolean;
+}
+
+/** A pass with the plans that were recorded over it. */
+interface CachedPass {
+  readonly key: string;
+  readonly pass: Pass;
+  layers: Plan | null;
+  loss: Plan | null;
+}
+
 /** A model on the GPU; dispose it to free its memory. */
 export class Model implements Disposable {
   /** Where the model lies. */
@@ -67,7 +84,7 @@ export class Model implements Disposable {
   readonly weights: Weights;
   /** Null where the model has none. */
   readonly tokenizer: Tokenizer | null;
-  #cached: { key: string; pass: Pass; layers: Plan; loss: Plan | null } | null = null;
+  #cached: CachedPass | null = null;
 
   /** Wraps loaded weights; use {@link loadModel}. */
   constructor(device: Device, source: WeightSource, parts: { weights: Weights; tokenizer: Tokenizer | null }) {
@@ -86,10 +103,15 @@ export class Model implements Disposable {
   async logits(tokens: ArrayLike<number>, adapters: Adapters = {}): Promise<Float32Array<ArrayBuffer>> {
     const { vocab } = this.spec, seq = tokens.length;
     checkTokens(tokens, vocab);
-    const { pass, layers } = await this.#prepare({ batch: 1, seq }, adapters);
-    const { act } = pass;
+    const prepared = this.#prepare({ batch: 1, seq }, adapters), { pass } = prepared, { act } = pass;
+    if (!prepared.layers) {
+      const context = pass.plan();
+      recordForward(context);
+      recordFinalNorm(context);
+      prepared.layers = context.plan.finish();
+    }
     this.device.write(act.tokens, Uint32Array.from(tokens));
-    await layers.run();
+    await prepared.layers.run();
     const result = new Float32Array(seq * vocab), stride = strideOf(vocab);
     for (let first = 0; first < seq; first += act.shape.headRows) {
       const rows = Math.min(act.shape.headRows, seq - first);
@@ -137,19 +159,29 @@ export class Model implements Disposable {
   ): Promise<Float32Array<ArrayBuffer>> {
     const seq = tokens.length / options.batch;
     checkTokens(tokens, this.spec.vocab);
-    const prepared = await this.#prepare({ batch: options.batch, seq }, options.adapters ?? {});
-    const { pass } = prepared;
-    if (!prepared.loss) {
-      const context = pass.plan();
-      recordForward(context);
-      recordLoss(context, { gradient: false });
-      prepared.loss = context.plan.finish();
-    }
+    const { pass, loss } = this.#prepareLoss({ batch: options.batch, seq }, options.adapters ?? {});
     this.device.write(pass.act.tokens, Uint32Array.from(tokens));
     const targets = shiftLabels(labels, { seq });
     writeTargets(pass, targets);
-    await prepared.loss.run(options.signal ? { signal: options.signal } : {});
+    await loss.run(options.signal ? { signal: options.signal } : {});
     return lossByRow(await this.device.readFloats(pass.act.loss, tokens.length), targets);
+  }
+
+  /**
+   * Negative log-likelihood of each edge of token trees, in nats: of its token after the nodes from the root to the one that it leaves. A node
+   * is computed once, however many sequences it belongs to. `rows`, at least the nodes and the edges, is the size of the pass, which is kept
+   * for the next call of the same size.
+   */
+  async treeLosses(
+    tree: TokenTree,
+    options: { readonly rows: number; readonly adapters?: Adapters; readonly signal?: AbortSignal },
+  ): Promise<Float32Array<ArrayBuffer>> {
+    checkTokens(tree.tokens, this.spec.vocab);
+    checkTokens(tree.edgeTokens, this.spec.vocab);
+    const { pass, loss } = this.#prepareLoss({ batch: 1, seq: options.rows, trees: true }, options.adapters ?? {});
+    writeTree(pass, tree);
+    await loss.run(options.signal ? { signal: options.signal } : {});
+    return await this.device.readFloats(pass.act.loss, tree.edgeNodes.length);
   }
 
   /** Loss and gradients of LoRA and masks (with respect to z), at the given masks and LoRA. */
@@ -196,23 +228,28 @@ export class Model implements Disposable {
     this.weights[Symbol.dispose]();
   }
 
-  async #prepare(
-    shape: { readonly batch: number; readonly seq: number },
-    adapters: Adapters,
-  ): Promise<{ key: string; pass: Pass; layers: Plan; loss: Plan | null }> {
+  #prepare(shape: ModelPassShape, adapters: Adapters): CachedPass {
     const { lora } = adapters;
     const key = JSON.stringify([shape, lora ? [lora.rank, loraScale(lora), lora.targets] : null]);
     if (this.#cached?.key !== key) {
       this.#release();
       const pass = createPass(this.device, this.weights, { ...shape, lora: lora ?? null });
-      const context = pass.plan();
-      recordForward(context);
-      recordFinalNorm(context);
       writeStepState(this.device, pass.state, IDLE_STATE);
-      this.#cached = { key, pass, layers: context.plan.finish(), loss: null };
+      this.#cached = { key, pass, layers: null, loss: null };
     }
     this.#applyAdapters(this.#cached.pass, adapters);
-    return await Promise.resolve(this.#cached);
+    return this.#cached;
+  }
+
+  #prepareLoss(shape: ModelPassShape, adapters: Adapters): { readonly pass: Pass; readonly loss: Plan } {
+    const prepared = this.#prepare(shape, adapters), { pass } = prepared;
+    if (!prepared.loss) {
+      const context = pass.plan();
+      recordForward(context);
+      recordLoss(context, { gradient: false });
+      prepared.loss = context.plan.finish();
+    }
+    return { pass, loss: prepared.loss };
   }
 
   #applyAdapters(pass: Pass, { masks = {}, lora }: Adapters): void {
@@ -222,7 +259,7 @@ export class Model implements Disposable {
 
   #release(): void {
     this.#cached?.loss?.[Symbol.dispose]();
-    this.#cached?.layers[Symbol.dispose]();
+    this.#cached?.layers?.[Symbol.dispose]();
     this.#cached?.pass[Symbol.dispose]();
     this.#cached = null;
   }

@@ -1,7 +1,10 @@
-// Multiple choice: which continuation of a prefix the model finds most likely. Owns the score of a choice; refuses prompts and text.
+// How likely continuations are, and multiple choice by them. Owns the score of a sequence; refuses prompts and text.
 import { CompressoError } from "../errors.ts";
-import { IGNORED_LABEL } from "../io/prompts.ts";
+import type { Sequence } from "../nn/token_tree.ts";
 import type { Adapters, Model } from "./model.ts";
+import { packSequences } from "./score_packing.ts";
+
+export type { Sequence } from "../nn/token_tree.ts";
 
 /** One question as token ids. */
 export interface ChoiceRow {
@@ -13,18 +16,22 @@ export interface ChoiceRow {
   readonly answer: number;
 }
 
-/** Options of {@link scoreChoices}. */
+/** Options of {@link scoreChoices} and {@link logLikelihoods}. */
 export interface ScoreOptions {
-  /** Tokens of each sequence with its padding. Default: the longest prefix with its choice. */
-  readonly seq?: number;
-  /** Sequences that run at once. Default: as many as make up to 2048 tokens. */
-  readonly batch?: number;
   /** Masks and LoRA. */
   readonly adapters?: Adapters;
   /** Stops the work. */
   readonly signal?: AbortSignal;
   /** Called after each batch with the sequences scored so far. */
   readonly onProgress?: (sequences: number, total: number) => void;
+}
+
+/** Options of {@link logLikelihoods}. */
+export interface LikelihoodOptions extends ScoreOptions {
+  /** Whether sequences share passes and beginnings; false runs each alone, to compare with. Default true. */
+  readonly isPacked?: boolean;
+  /** Called after each batch with the places of the sequences that it has scored, and their log-likelihoods. */
+  readonly onScores?: (places: readonly number[], scores: readonly number[]) => void;
 }
 
 /** What the model made of one question. */
@@ -49,50 +56,20 @@ export interface ScoreResult {
   readonly perRow: readonly RowScore[];
 }
 
-const BATCH_TOKENS = 2048;
-
 /**
  * Scores every choice of every row, and counts the rows where the right one has the highest log-likelihood.
  *
- * @throws CompressoError("usage") for sizes that are not positive; "input" for no rows, an empty prefix or choice, an answer that is
- * no choice, and a sequence longer than `seq` or the model's context; "numeric" where a likelihood is not finite.
+ * @throws CompressoError("input") for no rows, an empty prefix or choice, an answer that is no choice, and a sequence longer than the model's
+ * context; "numeric" where a likelihood is not finite.
  */
 export async function scoreChoices(
   model: Model,
   rows: readonly ChoiceRow[],
   options: ScoreOptions = {},
 ): Promise<ScoreResult> {
-  const { adapters, signal, onProgress } = options;
+  checkRows(rows, model.spec.maxPosition);
   const sequences = rows.flatMap(({ prefix, choices }) => choices.map((choice) => ({ prefix, choice })));
-  const longest = sequences.reduce((most, { prefix, choice }) => Math.max(most, prefix.length + choice.length), 0);
-  const seq = options.seq ?? longest;
-  checkSizes({ seq: options.seq, batch: options.batch });
-  checkRows(rows, { seq, context: model.spec.maxPosition });
-  const batch = Math.min(sequences.length, options.batch ?? Math.max(1, Math.floor(BATCH_TOKENS / seq)));
-  const scores: number[] = [];
-  for (let first = 0; first < sequences.length; first += batch) {
-    signal?.throwIfAborted();
-    const part = sequences.slice(first, first + batch);
-    // Padding stands on the right, where a causal model does not see it; token 0 exists in every vocabulary.
-    const tokens = new Uint32Array(batch * seq), labels = new Int32Array(batch * seq).fill(IGNORED_LABEL);
-    part.forEach(({ prefix, choice }, index) => {
-      tokens.set(prefix, index * seq);
-      tokens.set(choice, index * seq + prefix.length);
-      labels.set(choice, index * seq + prefix.length);
-    });
-    const losses = await model.tokenLosses(tokens, labels, {
-      batch,
-      ...(adapters ? { adapters } : {}),
-      ...(signal ? { signal } : {}),
-    });
-    for (const index of part.keys()) {
-      let score = 0;
-      for (let t = 0; t < seq; t++) score -= losses[index * seq + t] ?? 0;
-      scores.push(score);
-    }
-    onProgress?.(first + part.length, sequences.length);
-  }
-  checkFinite(scores);
+  const scores = await logLikelihoods(model, sequences, options);
   let at = 0;
   const perRow = rows.map(({ choices, answer }): RowScore => {
     const own = scores.slice(at, at += choices.length);
@@ -103,18 +80,52 @@ export async function scoreChoices(
   return { accuracy: correct / rows.length, correct, total: rows.length, perRow };
 }
 
-function checkSizes(sizes: Readonly<Record<string, number | undefined>>): void {
-  for (const [name, value] of Object.entries(sizes)) {
-    if (value === undefined || (Number.isInteger(value) && value >= 1)) continue;
-    throw new CompressoError("usage", {
-      what: "cannot score choices",
-      rule: `${name} is a whole number, at least 1`,
-      value: String(value),
+/**
+ * The log-likelihood of each sequence's choice after its prefix, in nats: the sum over its tokens. Sequences that begin alike share what is
+ * computed of their beginning, and a pass holds as many as fit; the same numbers as one at a time but for rounding in f32.
+ *
+ * @throws CompressoError("input") for an empty prefix or choice, a sequence of which more tokens are read than the model's context, and for ids
+ * outside the vocabulary; "numeric" where a likelihood is not finite.
+ */
+export async function logLikelihoods(
+  model: Model,
+  sequences: readonly Sequence[],
+  options: LikelihoodOptions = {},
+): Promise<number[]> {
+  const { adapters, signal, onProgress, onScores, isPacked = true } = options;
+  checkSequences(sequences, model.spec.maxPosition);
+  const result = new Array<number>(sequences.length).fill(NaN);
+  let done = 0;
+  for (const { tree, rows, places } of packSequences(sequences, { isPacked })) {
+    signal?.throwIfAborted();
+    const losses = await model.treeLosses(tree, {
+      rows,
+      ...(adapters ? { adapters } : {}),
+      ...(signal ? { signal } : {}),
     });
+    const scores = tree.paths.map((edges) => edges.reduce((sum, edge) => sum - (losses[edge] ?? NaN), 0));
+    checkFinite(scores);
+    places.forEach((place, index) => result[place] = scores[index] ?? NaN);
+    done += places.length;
+    onScores?.(places, scores);
+    onProgress?.(done, sequences.length);
   }
+  return result;
 }
 
-function checkRows(rows: readonly ChoiceRow[], { seq, context }: { seq: number; context: number }): void {
+function checkSequences(sequences: readonly Sequence[], most: number): void {
+  sequences.forEach(({ prefix, choice }, index) => {
+    const read = prefix.length + choice.length - 1;
+    if (prefix.length > 0 && choice.length > 0 && read <= most) return;
+    throw new CompressoError("input", {
+      what: `cannot score sequence ${index}`,
+      rule: `it has a prefix and a choice, of which at most ${most} tokens are read: all but the last`,
+      value: `a prefix of ${prefix.length} tokens and a choice of ${choice.length}`,
+    });
+  });
+}
+
+function checkRows(rows: readonly ChoiceRow[], most: number): void {
   const fail = (where: string, rule: string, value: string): never => {
     throw new CompressoError("input", { what: `cannot score ${where}`, rule, value });
   };
@@ -126,11 +137,16 @@ function checkRows(rows: readonly ChoiceRow[], { seq, context }: { seq: number; 
     if (!Number.isInteger(answer) || choices[answer] === undefined) {
       fail(where, `the answer is an index below ${choices.length}`, String(answer));
     }
-    const most = Math.min(seq, context);
     for (const choice of choices) {
       if (choice.length === 0) fail(where, "a choice has at least one token", "an empty choice");
       const length = prefix.length + choice.length;
-      if (length > most) fail(where, `prefix and choice have at most ${most} tokens`, `${length} tokens`);
+      if (length > most + 1) {
+        fail(
+          where,
+          `prefix and choice have at most ${most + 1} tokens, of which the last is not read`,
+          `${length} tokens`,
+        );
+      }
     }
   });
 }

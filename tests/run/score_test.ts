@@ -5,13 +5,13 @@ import { openDevice } from "../../lib/gpu/device.ts";
 import { readRows } from "../../lib/io/datasets.ts";
 import { demoData } from "../../lib/io/open_model.ts";
 import { encodeChoices } from "../../lib/run/choice_rows.ts";
-import { type ChoiceRow, scoreChoices, type ScoreOptions } from "../../lib/run/score.ts";
+import { type ChoiceRow, logLikelihoods, scoreChoices } from "../../lib/run/score.ts";
 import { argmax, nllReference, openDemo, openGoldenModel, someTokens } from "./helpers/reference.ts";
 
 // The reference takes the same f32 logits, only its log-sum-exp is f64.
 const SCORE_TOLERANCE = 1e-5;
 
-Deno.test("scores of choices equal brute force, whatever the batch and padding", async () => {
+Deno.test("scores of choices equal brute force", async () => {
   using device = await openDevice();
   for (const name of ["mqa_bf16_sharded", "gqa_f16"] as const) {
     const { model, adapters } = await openGoldenModel(name, { device });
@@ -33,22 +33,60 @@ Deno.test("scores of choices equal brute force, whatever the batch and padding",
         expected.push(scores);
       }
       const picked = expected.map(argmax);
-      for (const options of [{}, { batch: 2 }, { batch: 4, seq: 40 }, { batch: 100, seq: 23 }]) {
-        const actual = await scoreChoices(model, rows, { ...options, ...attached });
-        actual.perRow.forEach(({ scores }, row) =>
-          scores.forEach((score, choice) => {
-            const wanted = expected[row]?.[choice] ?? NaN;
-            assert.ok(
-              Math.abs(score - wanted) <= SCORE_TOLERANCE * Math.abs(wanted),
-              `${name} ${JSON.stringify(options)}, row ${row}, choice ${choice}: ${score}, expected ${wanted}`,
-            );
-          })
-        );
-        assert.deepEqual(actual.perRow.map((row) => row.scores.length), [3, 2, 4]);
-        assert.deepEqual(actual.perRow.map((row) => row.picked), picked);
-        const correct = picked.filter((choice, row) => choice === rows[row]?.answer).length;
-        assert.deepEqual([actual.correct, actual.total, actual.accuracy], [correct, 3, correct / 3]);
-      }
+      const actual = await scoreChoices(model, rows, attached);
+      actual.perRow.forEach(({ scores }, row) =>
+        scores.forEach((score, choice) => {
+          const wanted = expected[row]?.[choice] ?? NaN;
+          assert.ok(
+            Math.abs(score - wanted) <= SCORE_TOLERANCE * Math.abs(wanted),
+            `${name}, row ${row}, choice ${choice}: ${score}, expected ${wanted}`,
+          );
+        })
+      );
+      assert.deepEqual(actual.perRow.map((row) => row.scores.length), [3, 2, 4]);
+      assert.deepEqual(actual.perRow.map((row) => row.picked), picked);
+      const correct = picked.filter((choice, row) => choice === rows[row]?.answer).length;
+      assert.deepEqual([actual.correct, actual.total, actual.accuracy], [correct, 3, correct / 3]);
+    }
+  }
+});
+
+Deno.test("packed sequences have the numbers of single ones, and the same choices win", async () => {
+  using device = await openDevice();
+  const { model, adapters } = await openGoldenModel("gqa_f16", { device });
+  using _ = model;
+  const { vocab } = model.spec, tokens = someTokens(4000, vocab);
+  // Beginnings of many lengths, some common to several rows, choices that begin alike, and more tokens than a pass has.
+  const rows: ChoiceRow[] = Array.from({ length: 18 }, (_, row) => ({
+    prefix: tokens.slice(row % 7 * 50, row % 7 * 50 + 1 + (row * 29) % 120),
+    choices: Array.from({ length: 2 + row % 4 }, (_, choice) => [
+      ...tokens.slice(900 + row, 901 + row + row % 5),
+      ...tokens.slice(1000 + 40 * row + 9 * choice, 1001 + 40 * row + 9 * choice + (row + choice) % 9),
+    ]),
+    answer: 0,
+  }));
+  const sequences = rows.flatMap(({ prefix, choices }) => choices.map((choice) => ({ prefix, choice })));
+  assert.ok(sequences.reduce((sum, { prefix, choice }) => sum + prefix.length + choice.length, 0) > 2048);
+  for (const attached of [{}, { adapters }]) {
+    const seen = new Map<number, number>();
+    const packed = await logLikelihoods(model, sequences, {
+      ...attached,
+      onScores: (places, scores) => places.forEach((place, index) => seen.set(place, scores[index] ?? NaN)),
+    });
+    const single = await logLikelihoods(model, sequences, { ...attached, isPacked: false });
+    single.forEach((score, index) => {
+      const other = packed[index] ?? NaN;
+      assert.ok(
+        Math.abs(score - other) <= SCORE_TOLERANCE * Math.abs(score),
+        `sequence ${index}: ${other} not ${score}`,
+      );
+      assert.equal(seen.get(index), other);
+    });
+    let at = 0;
+    for (const [row, { choices }] of rows.entries()) {
+      const [a, b] = [packed, single].map((scores) => scores.slice(at, at + choices.length));
+      assert.equal(argmax(a ?? []), argmax(b ?? []), `row ${row}`);
+      at += choices.length;
     }
   }
 });
@@ -90,27 +128,18 @@ Deno.test("scoreChoices() refuses rows and sizes that it cannot score", async ()
   const { model } = await openGoldenModel("gqa_f16", { device });
   using _ = model;
   const row: ChoiceRow = { prefix: [5, 9, 3], choices: [[4], [7, 8]], answer: 1 };
-  const rejects = (
-    rows: ChoiceRow[],
-    options: ScoreOptions,
-    [code, message]: [CompressoError["code"], RegExp],
-  ): Promise<void> =>
-    assert.rejects(scoreChoices(model, rows, options), (error) => {
+  const rejects = (rows: ChoiceRow[], [code, message]: [CompressoError["code"], RegExp]): Promise<void> =>
+    assert.rejects(scoreChoices(model, rows), (error) => {
       assert.ok(error instanceof CompressoError, String(error));
       assert.equal(error.code, code);
       assert.match(error.message, message);
       return true;
     });
-  await rejects([], {}, ["input", /no rows/]);
-  await rejects([row, { ...row, prefix: [] }], {}, ["input", /row 1.*empty prefix/]);
-  await rejects([{ ...row, choices: [], answer: 0 }], {}, ["input", /choices/]);
-  await rejects([{ ...row, choices: [[4], []] }], {}, ["input", /empty choice/]);
-  for (const answer of [-1, 2, 0.5]) await rejects([{ ...row, answer }], {}, ["input", /answer/]);
-  await rejects([row], { seq: 4 }, ["input", /at most 4 tokens; now: 5 tokens/]);
-  await rejects([{ ...row, prefix: someTokens(127, model.spec.vocab) }], {}, ["input", /at most 128 tokens/]);
-  await rejects([{ ...row, choices: [[4], [model.spec.vocab]] }], {}, ["input", /token ids/]);
-  for (const value of [0, 1.5]) {
-    await rejects([row], { seq: value }, ["usage", /seq/]);
-    await rejects([row], { batch: value }, ["usage", /batch/]);
-  }
+  await rejects([], ["input", /no rows/]);
+  await rejects([row, { ...row, prefix: [] }], ["input", /row 1.*empty prefix/]);
+  await rejects([{ ...row, choices: [], answer: 0 }], ["input", /choices/]);
+  await rejects([{ ...row, choices: [[4], []] }], ["input", /empty choice/]);
+  for (const answer of [-1, 2, 0.5]) await rejects([{ ...row, answer }], ["input", /answer/]);
+  await rejects([{ ...row, prefix: someTokens(128, model.spec.vocab) }], ["input", /at most 129 tokens/]);
+  await rejects([{ ...row, choices: [[4], [model.spec.vocab]] }], ["input", /token ids/]);
 });

@@ -1,0 +1,104 @@
+// Questions as token ids, cut as lm-evaluation-harness cuts them. Owns where a context ends and a continuation begins; refuses to score.
+import { CompressoError } from "../errors.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
+import type { Sequence } from "../run/score.ts";
+import { trimEnd } from "./python_text.ts";
+import type { LoadedTask, Question } from "./task_data.ts";
+
+/** A question ready to be scored. */
+export interface EncodedQuestion {
+  /** One for each choice. */
+  readonly sequences: readonly Sequence[];
+  /** Whether a context was cut from the left to fit the model. */
+  readonly isTruncated: boolean;
+}
+
+/** Options of {@link encodeQuestion}. */
+export interface EncodeQuestionOptions {
+  readonly tokenizer: Tokenizer;
+  /** Tokens that the model reads at most; the last token of a continuation is not read. */
+  readonly context: number;
+  /** Whether a question that does not fit is an error. Default false: its context loses tokens on the left. */
+  readonly refuseLong?: boolean | undefined;
+}
+
+/**
+ * Encodes a question as the harness's `_encode_pair` does: spaces at the end of a context go to the continuation, context and continuation are
+ * encoded together, and what follows the context's own tokens is the continuation. The tokenizer adds what it adds to any text, such as BOS,
+ * unless the text begins with it. An empty context is BOS, or EOS where there is none.
+ *
+ * @throws CompressoError("input") where a continuation has no tokens or more than the model's context, and for a question that does not fit
+ * where that is refused.
+ */
+export function encodeQuestion(
+  { name, path }: Pick<LoadedTask, "name" | "path">,
+  question: Question,
+  { tokenizer, context: most, refuseLong = false }: EncodeQuestionOptions,
+): EncodedQuestion {
+  const fail = (rule: string, value: string, mend?: string): never => {
+    throw new CompressoError("input", {
+      what: `cannot score the task ${name} from ${path}`,
+      rule,
+      value: `${question.label} has ${value}`,
+      ...(mend === undefined ? {} : { mend }),
+    });
+  };
+  const known = new Map<string, readonly number[]>();
+  let isTruncated = false;
+  const sequences = question.contexts.map((context, index): Sequence => {
+    const continuation = question.continuations[index] ?? "";
+    const [before, after] = context === ""
+      ? aloneEncoded(tokenizer, continuation)
+      : pairEncoded(tokenizer, { context, continuation, known });
+    const choice = index + 1;
+    if (before.length === 0) fail("a context has tokens", `none before choice ${choice}`);
+    if (after.length === 0) fail("a continuation has tokens", `none for choice ${choice}`);
+    if (after.length > most) {
+      fail(
+        `a continuation has at most the ${most} tokens of the model's context`,
+        `${after.length} for choice ${choice}`,
+      );
+    }
+    const over = before.length + after.length - (most + 1);
+    if (over <= 0) return { prefix: before, choice: after };
+    if (refuseLong) {
+      fail(
+        `context and continuation fit the model's ${most} tokens`,
+        `${before.length + after.length} for choice ${choice}`,
+        "allow that contexts are cut from the left, or use fewer examples",
+      );
+    }
+    isTruncated = true;
+    // A continuation as long as the context leaves one token in front of it: there always is one.
+    return { prefix: before.slice(over), choice: after };
+  });
+  return { sequences, isTruncated };
+}
+
+type Pair = readonly [context: readonly number[], continuation: readonly number[]];
+
+function aloneEncoded(tokenizer: Tokenizer, continuation: string): Pair {
+  const start = tokenizer.bosId ?? tokenizer.eosId, ids = tokenizer.encode(continuation);
+  if (start === null) return [[], ids];
+  return ids[0] === start ? [[start], ids.slice(1)] : [[start], ids];
+}
+
+function pairEncoded(
+  tokenizer: Tokenizer,
+  { context, continuation, known }: {
+    readonly context: string;
+    readonly continuation: string;
+    /** Encoded contexts: choices share theirs. */
+    readonly known: Map<string, readonly number[]>;
+  },
+): Pair {
+  const kept = trimEnd(context);
+  const start = tokenizer.bosId ?? tokenizer.eosId;
+  const startText = start === null ? null : tokenizer.idToToken(start);
+  const encode = (text: string): number[] =>
+    tokenizer.encode(text, { addSpecial: startText === null || !text.startsWith(startText) });
+  let before = known.get(kept);
+  if (!before) known.set(kept, before = encode(kept));
+  const whole = encode(context + continuation);
+  return [before, whole.slice(before.length)];
+}

@@ -1,0 +1,169 @@
+// What a task is: rows made into a context and choices. Owns the types of a definition and of a row's fields; refuses files and models.
+import { CompressoError } from "../errors.ts";
+import { isObject } from "../io/tokenizer_compat.ts";
+
+/** One row of a task's data. Fields in objects are named with a dot, such as `choices.text`; all but `value` throw `CompressoError("input")` that names file, line and field. */
+export interface TaskRow {
+  /** Whether the row has the field. */
+  has(field: string): boolean;
+  /** The field as it was parsed; undefined where there is none. */
+  value(field: string): unknown;
+  /** A string. */
+  text(field: string): string;
+  /** A list of strings. */
+  texts(field: string): readonly string[];
+  /** A whole number, which may stand in a string. */
+  whole(field: string): number;
+  /** The error of a row whose fields are there but do not fit. */
+  error(rule: string, value: string): CompressoError;
+}
+
+/** One question. */
+export interface TaskItem {
+  /** What stands before a choice. A list has one for each choice: then `continuation` is scored after each ("partial evaluation"). */
+  readonly context: string | readonly string[];
+  /** The choices; acc_norm divides a score by the length of its choice in characters. */
+  readonly choices: readonly string[];
+  /** What is scored where each choice has a context of its own. */
+  readonly continuation?: string;
+  /** Index of the right choice. */
+  readonly answer: number;
+}
+
+/** A multiple choice task, see {@link defineTask}. */
+export interface TaskDefinition {
+  /** Letters, digits, `_`, `-` and `.`; data are found as `<name>.<split>.jsonl`. */
+  readonly name: string;
+  /** Splits that hold the questions, the first that is there is taken. Default: test, validation, valid. */
+  readonly splits?: readonly string[];
+  /** Makes a question of a row. */
+  readonly item: (row: TaskRow) => TaskItem;
+  /** Solved examples before each question: the first rows of the subset. Default 0. */
+  readonly shots?: number;
+  /** Splits that hold the examples. Default: dev, fewshot, train. */
+  readonly shotSplits?: readonly string[];
+  /** Text before everything else, perhaps by row. Default: none. */
+  readonly description?: string | ((row: TaskRow) => string);
+  /** Between a context and its choice. Default: a space. */
+  readonly delimiter?: string;
+  /** Behind each example. Default: two line breaks. */
+  readonly shotDelimiter?: string;
+  /** Subset of a row, where examples belong to subsets; each is also scored on its own, and `limit` holds for each. */
+  readonly subset?: (row: TaskRow) => string;
+}
+
+/**
+ * Checks a task that a program or a script defines, and returns it.
+ *
+ * @throws CompressoError("input") for parts that are missing or of the wrong kind.
+ * @example
+ * ```ts
+ * import { defineTask } from "./mod.ts";
+ * export default defineTask({
+ *   name: "capitals",
+ *   item: (row) => ({
+ *     context: `The capital of ${row.text("country")} is`,
+ *     choices: row.texts("cities"),
+ *     answer: row.whole("label"),
+ *   }),
+ * });
+ * ```
+ */
+export function defineTask(definition: TaskDefinition): TaskDefinition {
+  return asTask(definition, "defineTask");
+}
+
+/** A value as a task definition; `where` names its source in messages. Throws `CompressoError("input")`. */
+export function asTask(value: unknown, where: string): TaskDefinition {
+  const fail = (rule: string, now: unknown): never => {
+    throw new CompressoError("input", {
+      what: `cannot use the task of ${where}`,
+      rule,
+      value: typeof now === "string" ? JSON.stringify(now) : String(now),
+      mend: "export default defineTask({ name, item: (row) => ({ context, choices, answer }) })",
+    });
+  };
+  if (!isObject(value)) return fail("a task is an object", value);
+  const check = (name: string, rule: string, holds: (part: unknown) => boolean): void => {
+    const part = value[name];
+    if (part !== undefined && !holds(part)) fail(`${name} is ${rule}`, part);
+  };
+  const isText = (part: unknown): boolean => typeof part === "string";
+  const isTexts = (part: unknown): boolean => Array.isArray(part) && part.length > 0 && part.every(isText);
+  const isFunction = (part: unknown): boolean => typeof part === "function";
+  const { name, item } = value;
+  if (typeof name !== "string" || !/^[\w.-]+$/.test(name)) fail("name is letters, digits, _, - and .", name);
+  if (typeof item !== "function") fail("item is a function of a row", item);
+  check("splits", "a list of names", isTexts);
+  check("shotSplits", "a list of names", isTexts);
+  check("shots", "a whole number from 0 on", (part) => Number.isInteger(part) && Number(part) >= 0);
+  check("delimiter", "a text", isText);
+  check("shotDelimiter", "a text", isText);
+  check("description", "a text or a function of a row", (part) => isText(part) || isFunction(part));
+  check("subset", "a function of a row", isFunction);
+  const known = [
+    "name",
+    "splits",
+    "item",
+    "shots",
+    "shotSplits",
+    "description",
+    "delimiter",
+    "shotDelimiter",
+    "subset",
+  ];
+  const unknown = Object.keys(value).find((key) => !known.includes(key));
+  if (unknown !== undefined) fail(`its parts are ${known.join(", ")}`, unknown);
+  return value as unknown as TaskDefinition;
+}
+
+/** Makes the fields of a parsed row readable. `where` names task and file, `label` the row. */
+export function createRow(
+  value: unknown,
+  { where, label }: { readonly where: string; readonly label: string },
+): TaskRow {
+  const error = (rule: string, problem: string): CompressoError =>
+    new CompressoError("input", { what: `cannot read ${where}`, rule, value: `${label} ${problem}` });
+  if (!isObject(value)) throw error("each row is an object", "is none");
+  const find = (field: string): unknown => {
+    if (Object.hasOwn(value, field)) return value[field];
+    let part: unknown = value;
+    for (const name of field.split(".")) part = isObject(part) && Object.hasOwn(part, name) ? part[name] : undefined;
+    return part;
+  };
+  const need = (field: string, kind: string): unknown => {
+    const found = find(field);
+    if (found === undefined || found === null) {
+      const fields = Object.keys(value).map((name) => JSON.stringify(name)).join(", ");
+      throw error(`each row has "${field}", ${kind}`, `has ${fields === "" ? "no field" : `only ${fields}`}`);
+    }
+    return found;
+  };
+  return {
+    has: (field) => find(field) !== undefined && find(field) !== null,
+    value: find,
+    text(field): string {
+      const found = need(field, "a text");
+      if (typeof found === "string") return found;
+      throw error(`"${field}" is a text`, `has ${shown(found)}`);
+    },
+    texts(field): readonly string[] {
+      const found = need(field, "a list of texts");
+      if (Array.isArray(found) && found.every((part) => typeof part === "string")) return found;
+      throw error(`"${field}" is a list of texts`, `has ${shown(found)}`);
+    },
+    whole(field): number {
+      const found = need(field, "a whole number");
+      const number = typeof found === "string" && /^\s*[+-]?\d+\s*$/.test(found) ? Number(found) : found;
+      if (typeof number === "number" && Number.isInteger(number)) return number;
+      throw error(`"${field}" is a whole number`, `has ${shown(found)}`);
+    },
+    error,
+  };
+}
+
+/** A value in a message, cut where it is long. */
+export function shown(value: unknown): string {
+  const text = JSON.stringify(value) ?? String(value);
+  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
+}

@@ -1,0 +1,160 @@
+// The questions of a task from its files, as the texts that a model will score. Owns where data lie, examples before a question and which rows
+// are taken; refuses tokens.
+import { join } from "node:path";
+import { CompressoError } from "../errors.ts";
+import { type PlacedValue, readValues } from "../io/datasets_values.ts";
+import { createRow, shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
+
+/** One question as texts: `contexts[i]` and `continuations[i]` belong to choice i. */
+export interface Question {
+  /** Where it stands, such as "line 3". */
+  readonly label: string;
+  /** "" where the task has no subsets. */
+  readonly subset: string;
+  readonly contexts: readonly string[];
+  readonly continuations: readonly string[];
+  readonly choices: readonly string[];
+  readonly answer: number;
+}
+
+/** A task with its questions. */
+export interface LoadedTask {
+  readonly name: string;
+  /** The file of the questions. */
+  readonly path: string;
+  readonly questions: readonly Question[];
+}
+
+const SPLITS = ["test", "validation", "valid"] as const;
+const SHOT_SPLITS = ["dev", "fewshot", "train"] as const;
+const EXTENSIONS = ["jsonl", "parquet", "jsonl.gz", "jsonl.zst", "json"] as const;
+
+/**
+ * Reads a task's questions from `folder`, with `limit` the first ones of each subset only.
+ *
+ * @throws CompressoError("input") where there is no file of the task, and for rows whose fields do not fit, by their lines.
+ */
+export async function loadTask(
+  task: TaskDefinition,
+  { folder, limit = Infinity }: { readonly folder: string; readonly limit?: number | undefined },
+): Promise<LoadedTask> {
+  const { name, splits = SPLITS, shots = 0, shotSplits = SHOT_SPLITS, delimiter = " " } = task;
+  const path = await findData(name, { folder, splits });
+  const rows = await readRowsOf(task, path, task.subset ? Infinity : limit);
+  const examples = shots > 0 ? await readExamples(task, await findData(name, { folder, splits: shotSplits })) : null;
+  const taken = new Map<string, number>();
+  const questions: Question[] = [];
+  for (const { row, label } of rows) {
+    const subset = task.subset?.(row) ?? "", count = taken.get(subset) ?? 0;
+    if (count >= limit) continue;
+    taken.set(subset, count + 1);
+    const item = checkItem(task.item(row), row);
+    const before = describe(task, row) + (examples ? examples(subset, row) : "");
+    const [contexts, continuations] = sides(item, delimiter);
+    questions.push({
+      ...{ label, subset, choices: item.choices, answer: item.answer },
+      contexts: contexts.map((context) => before + context),
+      continuations,
+    });
+  }
+  return { name, path, questions };
+}
+
+interface PlacedRow {
+  readonly row: TaskRow;
+  readonly label: string;
+}
+
+async function readRowsOf({ name }: TaskDefinition, path: string, limit: number): Promise<PlacedRow[]> {
+  const where = `the task ${name} from ${path}`;
+  return (await readValues(path, { limit })).map(({ place: { label }, value }: PlacedValue) => ({
+    row: createRow(value, { where, label }),
+    label,
+  }));
+}
+
+/** The text of the examples of each subset, made once. */
+async function readExamples(
+  task: TaskDefinition,
+  path: string,
+): Promise<(subset: string, row: TaskRow) => string> {
+  const { shots = 0, delimiter = " ", shotDelimiter = "\n\n" } = task;
+  const bySubset = new Map<string, TaskRow[]>();
+  for (const { row } of await readRowsOf(task, path, task.subset ? Infinity : shots)) {
+    const subset = task.subset?.(row) ?? "", known = bySubset.get(subset);
+    if (known) known.push(row);
+    else bySubset.set(subset, [row]);
+  }
+  const made = new Map<string, string>();
+  return (subset, wanted) => {
+    const known = made.get(subset);
+    if (known !== undefined) return known;
+    const rows = (bySubset.get(subset) ?? []).slice(0, shots);
+    if (rows.length < shots) {
+      const whose = subset === "" ? "" : ` for ${JSON.stringify(subset)}`;
+      throw wanted.error(`${path} has ${shots} examples${whose}`, `wants ${shots}, and there are ${rows.length}`);
+    }
+    const text = rows.map((row) => {
+      const item = checkItem(task.item(row), row), [contexts, continuations] = sides(item, delimiter);
+      return `${contexts[item.answer]}${continuations[item.answer]}${shotDelimiter}`;
+    }).join("");
+    made.set(subset, text);
+    return text;
+  };
+}
+
+function describe({ description = "" }: TaskDefinition, row: TaskRow): string {
+  return typeof description === "string" ? description : description(row);
+}
+
+/** Contexts and continuations of the choices. */
+function sides(
+  { context, choices, continuation = "" }: TaskItem,
+  delimiter: string,
+): [contexts: readonly string[], continuations: readonly string[]] {
+  return typeof context === "string"
+    ? [choices.map(() => context), choices.map((choice) => delimiter + choice)]
+    : [context, choices.map(() => delimiter + continuation)];
+}
+
+function checkItem(item: TaskItem, row: TaskRow): TaskItem {
+  const { context, choices, continuation, answer } = item;
+  if (choices.length < 2) throw row.error("a question has at least two choices", `has ${shown(choices)}`);
+  const empty = choices.indexOf("");
+  if (empty >= 0) throw row.error("no choice is empty", `has ${shown(choices)}, of which number ${empty + 1} is`);
+  if (!Number.isInteger(answer) || answer < 0 || answer >= choices.length) {
+    throw row.error(`the answer is one of the ${choices.length} choices`, `has number ${answer}, counted from 0`);
+  }
+  if (typeof context === "string") return item;
+  if (continuation === undefined || continuation === "") {
+    throw row.error("a question with a context for each choice has a continuation", "has none");
+  }
+  if (context.length === choices.length) return item;
+  throw row.error(
+    "there is one context, or one for each choice",
+    `has ${context.length} for ${choices.length} choices`,
+  );
+}
+
+async function findData(
+  name: string,
+  { folder, splits }: { readonly folder: string; readonly splits: readonly string[] },
+): Promise<string> {
+  for (const split of splits) {
+    for (const extension of EXTENSIONS) {
+      const path = join(folder, `${name}.${split}.${extension}`);
+      if (await isFile(path)) return path;
+    }
+  }
+  const isFolder = await Deno.stat(folder).then((info) => info.isDirectory, () => false);
+  throw new CompressoError("input", {
+    what: `cannot find the data of the task ${name}`,
+    rule: `they are ${join(folder, `${name}.<split>.<ext>`)}, split ${splits.join(", ")}, ext ${EXTENSIONS.join(", ")}`,
+    value: isFolder ? "no such file" : `${folder} is no folder`,
+    mend: "name the folder by --task-data, and its files by task and split",
+  });
+}
+
+async function isFile(path: string): Promise<boolean> {
+  return await Deno.stat(path).then((info) => info.isFile, () => false);
+}

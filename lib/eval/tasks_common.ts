@@ -1,0 +1,91 @@
+// Tasks of common sense and science, as lm-evaluation-harness 0.4 asks them. Owns their prompts; refuses files and scores.
+import { capitalize, trim, trimStart } from "./python_text.ts";
+import { shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
+
+/** Splits of data sets whose test labels are not public. */
+const VALIDATION = ["validation", "valid"] as const;
+
+/** ARC: "Question: …\nAnswer:" and the choices. */
+function arc(name: string): TaskDefinition {
+  return {
+    name,
+    item: (row) => ({
+      context: `Question: ${row.text("question")}\nAnswer:`,
+      choices: row.texts("choices.text"),
+      answer: labelled(row, row.text("answerKey")),
+    }),
+  };
+}
+
+/** ARC, the easy questions. */
+export const ARC_EASY: TaskDefinition = arc("arc_easy");
+/** ARC, the hard questions. */
+export const ARC_CHALLENGE: TaskDefinition = arc("arc_challenge");
+
+/** OpenBookQA. */
+export const OPENBOOKQA: TaskDefinition = {
+  name: "openbookqa",
+  item: (row) => ({
+    context: row.text("question_stem"),
+    choices: row.texts("choices.text"),
+    answer: labelled(row, trimStart(row.text("answerKey"))),
+  }),
+};
+
+/** PIQA. */
+export const PIQA: TaskDefinition = {
+  name: "piqa",
+  splits: VALIDATION,
+  item: (row) => ({
+    context: `Question: ${row.text("goal")}\nAnswer:`,
+    choices: [row.text("sol1"), row.text("sol2")],
+    answer: row.whole("label"),
+  }),
+};
+
+/**
+ * HellaSwag. The data set has activity_label, ctx_a and ctx_b, of which the harness capitalises the last; rows with `ctx` alone are taken
+ * as they are, with the activity in front where there is one.
+ */
+export const HELLASWAG: TaskDefinition = {
+  name: "hellaswag",
+  splits: VALIDATION,
+  item: (row) => ({
+    context: withoutBrackets(hellaswagContext(row)),
+    choices: row.texts("endings").map(withoutBrackets),
+    answer: row.whole("label"),
+  }),
+};
+
+/** WinoGrande, by partial evaluation: what follows the blank is scored after each of the two beginnings. */
+export const WINOGRANDE: TaskDefinition = {
+  name: "winogrande",
+  splits: VALIDATION,
+  item: (row): TaskItem => {
+    const sentence = row.text("sentence"), blank = sentence.indexOf("_"), answer = row.text("answer");
+    if (blank < 0) throw row.error('"sentence" has a blank, _', `has ${shown(sentence)}`);
+    if (answer !== "1" && answer !== "2") throw row.error('"answer" is "1" or "2"', `has ${shown(answer)}`);
+    const choices = ["option1", "option2"].map((field) => sentence.slice(0, blank) + row.text(field));
+    return { context: choices, choices, continuation: trim(sentence.slice(blank + 1)), answer: Number(answer) - 1 };
+  },
+};
+
+function hellaswagContext(row: TaskRow): string {
+  const activity = row.has("activity_label") ? `${row.text("activity_label")}: ` : "";
+  if (!row.has("ctx_a")) return activity + row.text("ctx");
+  return `${activity}${row.text("ctx_a")} ${capitalize(row.text("ctx_b"))}`;
+}
+
+/** Brackets are left-overs of the data set's sources. */
+function withoutBrackets(text: string): string {
+  return trim(text).replaceAll(" [title]", ". ").replace(/\[[^\n]*?\]/g, "").replaceAll("  ", " ");
+}
+
+/** Index of the right choice by its label. */
+function labelled(row: TaskRow, key: string): number {
+  const labels = row.texts("choices.label"), index = labels.indexOf(key);
+  if (index < 0) {
+    throw row.error('"answerKey" is one of "choices.label"', `has ${shown(key)}, not among ${shown(labels)}`);
+  }
+  return index;
+}

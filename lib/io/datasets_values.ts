@@ -1,0 +1,54 @@
+// Parsed values of a data file, whatever they hold: JSON lines, a JSON array or parquet, packed or not. Owns the reading to
+// memory; refuses to know what a row is.
+import { dataError, openData, textOf } from "./datasets_bytes.ts";
+import { parquetRows } from "./datasets_parquet.ts";
+import { createSplitter, type Place, type ValueSink } from "./datasets_split.ts";
+
+/** A value and where it stands. */
+export interface PlacedValue {
+  readonly place: Place;
+  readonly value: unknown;
+}
+
+/**
+ * Reads the values of a file, at most `limit` from the first on. Throws `CompressoError("input")` for a file that is
+ * missing, empty, binary or plain text, and for a value that does not parse, which it names.
+ */
+export async function readValues(
+  path: string,
+  { limit = Infinity }: { readonly limit?: number } = {},
+): Promise<PlacedValue[]> {
+  const values: PlacedValue[] = [];
+  const { file, kind } = await openData(path);
+  using _file = file;
+  if (kind === "parquet") {
+    for await (const { number, value } of parquetRows(file, { path, wanted: () => limit - values.length })) {
+      values.push({ place: { number, label: `row ${number}` }, value });
+    }
+  } else {
+    const sink: ValueSink = {
+      value: (place, value) => void values.push({ place, value }),
+      blank: () => {},
+      document(): void {
+        throw dataError(path, "it holds JSON lines or a JSON array", { value: "plain text" });
+      },
+      broken(place, problem): void {
+        throw dataError(path, "each row is one JSON value", { value: `${place.label} ${problem}` });
+      },
+      refuse(rule, value, mend): never {
+        throw dataError(path, rule, { value, mend });
+      },
+      get isFull(): boolean {
+        return values.length >= limit;
+      },
+    };
+    const splitter = createSplitter(sink);
+    for await (const text of textOf(file, { path, compression: kind })) {
+      splitter.push(text);
+      if (sink.isFull) break;
+    }
+    splitter.finish();
+  }
+  if (values.length === 0) throw dataError(path, "the file has rows", { value: "none" });
+  return values.slice(0, limit);
+}

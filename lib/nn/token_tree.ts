@@ -1,0 +1,155 @@
+// Sequences with common beginnings as trees, in which a common token stands once. Owns the layout and its buffers; refuses to choose sequences.
+import type { Device, DeviceBuffer } from "../gpu/device.ts";
+import type { Pass } from "./pass.ts";
+
+/** A text as token ids whose end is scored. */
+export interface Sequence {
+  /** What stands before; not empty. */
+  readonly prefix: readonly number[];
+  /** What is scored; not empty. Its last token is not read. */
+  readonly choice: readonly number[];
+}
+
+/**
+ * Trees in depth-first order, one behind the other. Node t is a token that is read; its keys are its ancestors and itself, the nodes j ≤ t
+ * with t < end[j]. An edge is a token that is predicted after a node.
+ */
+export interface TokenTree {
+  /** Token of each node. */
+  readonly tokens: Uint32Array<ArrayBuffer>;
+  /** Depth of each node below its root: its position in its sequences. */
+  readonly positions: Uint32Array<ArrayBuffer>;
+  /** [nodes, 2]: the root of each node's tree, and the end of the subtree below the node. */
+  readonly spans: Uint32Array<ArrayBuffer>;
+  /** Node that an edge leaves. */
+  readonly edgeNodes: Uint32Array<ArrayBuffer>;
+  /** Token that an edge predicts. */
+  readonly edgeTokens: Uint32Array<ArrayBuffer>;
+  /** Edges of each sequence's choice, in the order of its tokens. */
+  readonly paths: readonly (readonly number[])[];
+}
+
+/** What of a tree the kernels of the layers read; see `attentionKernel` and `ropeKernel`. */
+export interface TreeBuffers extends Disposable {
+  readonly spans: DeviceBuffer;
+  readonly positions: DeviceBuffer;
+}
+
+/** Grows a tree sequence by sequence. */
+export interface TreeBuilder {
+  /** Nodes so far. */
+  readonly nodes: number;
+  /** Edges so far. */
+  readonly edges: number;
+  /** Nodes that the sequence would share with the one before it. */
+  shared(sequence: Sequence): number;
+  /** Adds a sequence below the first `shared` nodes of the one before it; 0 begins a new tree. */
+  add(sequence: Sequence, shared: number): void;
+  /** The trees so far. */
+  finish(): TokenTree;
+}
+
+/** Token ids below this fit with a node into one exact number. */
+const MAX_TOKENS = 2 ** 26;
+
+/** Starts without a tree. */
+export function createTreeBuilder(): TreeBuilder {
+  const tokens: number[] = [], positions: number[] = [], roots: number[] = [], ends: number[] = [];
+  const edgeNodes: number[] = [], edgeTokens: number[] = [], paths: number[][] = [];
+  const edges = new Map<number, number>();
+  /** Nodes of the last sequence. */
+  const path: number[] = [];
+  const leave = (depth: number): void => {
+    for (const node of path.splice(depth)) ends[node] = tokens.length;
+  };
+  return {
+    get nodes(): number {
+      return tokens.length;
+    },
+    get edges(): number {
+      return edgeNodes.length;
+    },
+    shared(sequence): number {
+      const count = nodeCount(sequence);
+      let depth = 0;
+      while (depth < count && depth < path.length && tokens[path[depth] ?? -1] === tokenAt(sequence, depth)) depth++;
+      return depth;
+    },
+    add(sequence, shared): void {
+      leave(shared);
+      for (let depth = shared; depth < nodeCount(sequence); depth++) {
+        const node = tokens.push(tokenAt(sequence, depth)) - 1;
+        positions.push(depth);
+        roots.push(path[0] ?? node);
+        ends.push(node + 1);
+        path.push(node);
+      }
+      paths.push(sequence.choice.map((token, index) => {
+        const node = path[sequence.prefix.length - 1 + index] ?? -1, key = node * MAX_TOKENS + token;
+        const known = edges.get(key);
+        if (known !== undefined) return known;
+        edges.set(key, edgeNodes.length);
+        edgeTokens.push(token);
+        return edgeNodes.push(node) - 1;
+      }));
+    },
+    finish(): TokenTree {
+      leave(0);
+      return {
+        tokens: Uint32Array.from(tokens),
+        positions: Uint32Array.from(positions),
+        spans: Uint32Array.from(tokens.flatMap((_, node) => [roots[node] ?? 0, ends[node] ?? 0])),
+        edgeNodes: Uint32Array.from(edgeNodes),
+        edgeTokens: Uint32Array.from(edgeTokens),
+        paths,
+      };
+    },
+  };
+}
+
+/** Tokens of a sequence that are read. */
+export function nodeCount({ prefix, choice }: Sequence): number {
+  return prefix.length + choice.length - 1;
+}
+
+/** The token of a sequence at a position. */
+export function tokenAt({ prefix, choice }: Sequence, index: number): number {
+  return (index < prefix.length ? prefix[index] : choice[index - prefix.length]) ?? -1;
+}
+
+/** Allocates the buffers of trees with up to `rows` nodes. */
+export function createTreeBuffers(device: Device, rows: number): TreeBuffers {
+  const spans = device.createBuffer("tree spans", 8 * rows);
+  const positions = device.createBuffer("tree positions", 4 * rows);
+  return {
+    spans,
+    positions,
+    [Symbol.dispose](): void {
+      spans[Symbol.dispose]();
+      positions[Symbol.dispose]();
+    },
+  };
+}
+
+/** Writes trees into a pass for them: nodes, and edges as what the head predicts, which come in the tree's order. */
+export function writeTree({ device, act, trees }: Pick<Pass, "device" | "act" | "trees">, tree: TokenTree): void {
+  const { rows } = act, nodes = tree.tokens.length, edges = tree.edgeNodes.length;
+  if (!trees) throw new Error("this pass is not for trees");
+  if (nodes > rows || edges > rows) {
+    throw new Error(`a tree of ${nodes} nodes and ${edges} edges, a pass of ${rows} rows`);
+  }
+  // Rows behind the last node are trees of one token; token 0 exists in every vocabulary.
+  const spans = Uint32Array.from({ length: 2 * rows }, (_, index) => (index >> 1) + (index & 1));
+  spans.set(tree.spans);
+  device.write(trees.spans, spans);
+  device.write(trees.positions, filled(new Uint32Array(rows), tree.positions));
+  device.write(act.tokens, filled(new Uint32Array(rows), tree.tokens));
+  device.write(act.order, filled(new Uint32Array(rows), tree.edgeNodes));
+  device.write(act.targets, filled(new Int32Array(rows).fill(-1), tree.edgeTokens));
+  act.wanted.rows = edges;
+}
+
+function filled<T extends Uint32Array<ArrayBuffer> | Int32Array<ArrayBuffer>>(target: T, values: Uint32Array): T {
+  target.set(values);
+  return target;
+}

@@ -1,0 +1,66 @@
+// Which sequences run together, and which of them share their beginnings. Owns the order and the size of passes; refuses to run them.
+import { createTreeBuilder, nodeCount, type Sequence, tokenAt, type TokenTree } from "../nn/token_tree.ts";
+
+/** One pass of a model. */
+export interface Packing {
+  readonly tree: TokenTree;
+  /** Rows of the pass: nodes or edges of the tree, rounded up. */
+  readonly rows: number;
+  /** Places of the tree's sequences in what was given. */
+  readonly places: readonly number[];
+}
+
+/** Tokens of a pass, where its sequences are not longer. */
+const PASS_TOKENS = 2048;
+/** Sizes of a pass are multiples of this. */
+const ROW_STEP = 32;
+/** Least part of a sequence that it shares with the one before it, else it begins a tree of its own: attention walks over all of a tree. */
+const LEAST_SHARED = 1 / 4;
+
+/**
+ * Packs sequences in lexicographic order, in which those that begin alike follow each other, into passes of about the same size. With
+ * `isPacked` false each sequence is a pass, the longest first.
+ */
+export function* packSequences(
+  sequences: readonly Sequence[],
+  { isPacked }: { readonly isPacked: boolean },
+): Generator<Packing, void, undefined> {
+  const order = [...sequences.keys()];
+  const at = (place: number): Sequence => sequences[place] ?? { prefix: [], choice: [] };
+  if (isPacked) order.sort((a, b) => compare(at(a), at(b)));
+  else order.sort((a, b) => nodeCount(at(b)) - nodeCount(at(a)));
+  const longest = sequences.reduce((most, sequence) => Math.max(most, nodeCount(sequence)), 0);
+  const most = isPacked ? Math.max(PASS_TOKENS, longest) : 0;
+  let builder = createTreeBuilder(), places: number[] = [];
+  const pack = (isLast: boolean): Packing => {
+    const tree = builder.finish(), own = places, used = Math.max(builder.nodes, builder.edges);
+    builder = createTreeBuilder();
+    places = [];
+    // Full passes have one size, so that they are recorded once.
+    const rows = isPacked && !isLast ? most : used;
+    return { tree, rows: Math.ceil(rows / ROW_STEP) * ROW_STEP, places: own };
+  };
+  for (const place of order) {
+    const sequence = at(place), count = nodeCount(sequence);
+    let shared = builder.shared(sequence);
+    if (shared < LEAST_SHARED * count) shared = 0;
+    const isFull = builder.nodes + count - shared > most || builder.edges + sequence.choice.length > most;
+    if (places.length > 0 && isFull) {
+      yield pack(false);
+      shared = 0;
+    }
+    builder.add(sequence, shared);
+    places.push(place);
+  }
+  if (places.length > 0) yield pack(true);
+}
+
+/** Lexicographic order of the token ids. */
+function compare(a: Sequence, b: Sequence): number {
+  const [lengthA, lengthB] = [nodeCount(a) + 1, nodeCount(b) + 1];
+  for (let index = 0; index < Math.min(lengthA, lengthB); index++) {
+    const difference = tokenAt(a, index) - tokenAt(b, index);
+    if (difference !== 0) return difference;
+  }
+  return lengthA - lengthB;
+}

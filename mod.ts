@@ -168,5 +168,5 @@ export type { Contrast, ExperimentReport, Group, NumberName, ReportCell } from "
 export type { ExperimentOverrides } from "./lib/experiment/resolve.ts";
 export { type ExperimentResult, runExperiment, type RunExperimentOptions } from "./lib/experiment/run.ts";
 export type { Difference, Spread } from "./lib/experiment/statistics.ts";
-export type { CellState } from "./lib/experiment/store.ts";
+export type { CellFailure, CellState } from "./lib/experiment/store.ts";
 export { rowPerplexity, type RowPerplexityOptions, type RowPerplexityResult } from "./lib/run/row_perplexity.ts";

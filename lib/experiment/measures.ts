@@ -3,6 +3,8 @@
 import { CompressoError } from "../errors.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import { evaluateTasks, loadTasks } from "../eval/evaluate.ts";
+import type { TaskScore } from "../eval/metrics.ts";
 import { encodeChoices } from "../run/choice_rows.ts";
 import type { Model } from "../run/model.ts";
 import { perplexity } from "../run/perplexity.ts";
@@ -19,6 +21,7 @@ export interface Value {
   readonly name: string;
   /** Whether less is better. */
   readonly kind: "perplexity" | "accuracy";
+  /** The number. */
   readonly value: number;
   /** Standard error from the choice of texts or rows alone; null where it is not known. */
   readonly stderr: number | null;
@@ -116,6 +119,40 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
       });
     }
   }
+  const { tasks } = evaluate;
+  for (const name of tasks?.names ?? []) {
+    const { data, limit } = tasks ?? { data: "" },
+      [task] = await loadTasks({
+        tasks: [name],
+        taskData: data,
+        ...(limit === undefined ? {} : { limit }),
+      });
+    measures.push({
+      id: `task ${name}`,
+      identity: JSON.stringify({ limit, file: task ? await cache.digest(task.path) : null }),
+      take: async (model, control) => {
+        const { tasks: scores } = await evaluateTasks(model, {
+          tasks: [name],
+          taskData: data,
+          ...(limit === undefined ? {} : { limit }),
+          ...(control.signal ? { signal: control.signal } : {}),
+          onProgress: (done, total) => control.onProgress?.(done / total),
+        });
+        const { acc, acc_norm, stderr, acc_norm_stderr, n } = scores[name] ?? missingScore(name);
+        return [
+          { name: `${name} acc`, kind: "accuracy", value: acc, stderr: finite(stderr), n, task: name },
+          {
+            name: `${name} acc_norm`,
+            kind: "accuracy",
+            value: acc_norm,
+            stderr: finite(acc_norm_stderr),
+            n,
+            task: name,
+          },
+        ];
+      },
+    });
+  }
   return measures;
 }
 
@@ -142,6 +179,13 @@ async function takePerplexity(
 
 function settingName(setting: string | true): string {
   return setting === true ? "with" : shownOption(setting);
+}
+
+function missingScore(name: string): TaskScore {
+  throw new CompressoError("input", {
+    what: `cannot evaluate the task '${name}'`,
+    rule: "it has a score of its own name",
+  });
 }
 
 function tokenizerOf({ tokenizer }: Model): Tokenizer {

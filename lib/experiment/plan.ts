@@ -17,9 +17,13 @@ import type { CellState, Store } from "./store.ts";
 
 /** A model as a cell uses it. */
 export interface CellModel {
+  /** Its name in the experiment. */
   readonly name: string;
+  /** Where it lies. */
   readonly path: string;
+  /** Storage of its weights on the GPU. */
   readonly baseDtype: MatrixDtype;
+  /** Its shape. */
   readonly spec: DecoderSpec;
   /** Digest of its weights. */
   readonly weights: string;
@@ -27,13 +31,19 @@ export interface CellModel {
 
 /** A cell with all that decides it. */
 export interface PlannedCell extends Cell {
+  /** The model that it prunes. */
   readonly model: CellModel;
+  /** Where its rows come from. */
   readonly source: DataSource;
+  /** Options of its run. */
   readonly prune: Omit<PruneOptions, "rows">;
+  /** What decides its result. */
   readonly identity: CellIdentity;
+  /** How far it is. */
   readonly state: CellState;
-  /** Steps of all stages, and tokens in them, padding included. */
+  /** Steps of all stages. */
   readonly steps: number;
+  /** Tokens in them, padding included. */
   readonly tokens: number;
 }
 
@@ -45,6 +55,18 @@ export interface ExperimentPlan {
   readonly all: readonly PlannedCell[];
   readonly measures: readonly Measure[];
   readonly cache: RowCache;
+}
+
+/** The plan with the states that its cells have by now. */
+export async function refreshed(plan: ExperimentPlan, store: Store): Promise<ExperimentPlan> {
+  const all = await Promise.all(
+    plan.all.map(async (cell) => ({
+      ...cell,
+      state: await store.stateOf(cell.name, cell.identity, plan.measures),
+    })),
+  );
+  const chosen = new Set(plan.cells.map(({ name }) => name));
+  return { ...plan, all, cells: all.filter(({ name }) => chosen.has(name)) };
 }
 
 /**

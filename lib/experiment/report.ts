@@ -14,6 +14,7 @@ import { type CellOutcome, type Store, valuesOf, writeJson } from "./store.ts";
 
 /** A number that cells have. */
 export interface NumberName {
+  /** Name in tables. */
   readonly name: string;
   /** How it is shown; of measures more is better for "accuracy" alone. */
   readonly kind: Value["kind"] | "loss" | "share" | "count" | "seconds";
@@ -23,12 +24,17 @@ export interface NumberName {
 
 /** A finished cell. */
 export interface ReportCell {
+  /** Name of its folder. */
   readonly cell: string;
   /** Values along the axes, as shown. */
   readonly at: Readonly<Record<string, string>>;
+  /** Its numbers by name. */
   readonly numbers: Readonly<Record<string, number>>;
+  /** Share cut of each layer. */
   readonly layers: readonly number[];
+  /** Steps that were run. */
   readonly steps: number;
+  /** Tokens in them, padding left out. */
   readonly tokens: number;
 }
 
@@ -36,20 +42,27 @@ export interface ReportCell {
 export interface Group {
   /** Values along the axes but the seed. */
   readonly at: Readonly<Record<string, string>>;
-  /** Names of its finished cells, and how many it will have. */
+  /** Names of its finished cells. */
   readonly cells: readonly string[];
+  /** How many it will have. */
   readonly wanted: number;
+  /** Numbers over the seeds. */
   readonly numbers: Readonly<Record<string, Spread>>;
-  /** Share cut of each layer: mean over the seeds, and its mean distance between two seeds. */
+  /** Share cut of each layer, mean over the seeds. */
   readonly layers: readonly number[];
+  /** Mean distance of these shares between two seeds; null for one. */
   readonly layerSpread: number | null;
 }
 
 /** What one step along an axis changes, all else equal. */
 export interface Contrast {
+  /** The option. */
   readonly axis: string;
+  /** Its first value. */
   readonly from: string;
+  /** Another one. */
   readonly to: string;
+  /** What changes. */
   readonly numbers: Readonly<Record<string, Difference>>;
   /** Mean distance of the layers' cut shares between the two. */
   readonly layerDistance: Spread | null;
@@ -57,17 +70,25 @@ export interface Contrast {
 
 /** Contents of report.json. */
 export interface ExperimentReport {
+  /** Name of the experiment. */
   readonly name: string;
+  /** What it is to find out. */
   readonly question: string | null;
   /** What was run and how it was measured, line by line. */
   readonly protocol: readonly string[];
+  /** Options that differ. */
   readonly axes: readonly string[];
+  /** Numbers that there are. */
   readonly names: readonly NumberName[];
   /** Measures of the models as they were, by model. */
   readonly dense: Readonly<Record<string, readonly Value[]>>;
+  /** Cells that differ by seed alone. */
   readonly groups: readonly Group[];
+  /** What each value of an axis changes against its first. */
   readonly contrasts: readonly Contrast[];
+  /** Finished cells. */
   readonly cells: readonly ReportCell[];
+  /** The others. */
   readonly unfinished: readonly { readonly cell: string; readonly state: string }[];
   /** Losses of the finished cells, step by step; not in report.json. */
   readonly losses: Readonly<Record<string, readonly number[]>>;

@@ -3,13 +3,14 @@
 import { CompressoError } from "../errors.ts";
 import type { Device } from "../gpu/device.ts";
 import { loadModel, type Model } from "../run/model.ts";
+import type { StepRecord } from "../run/records.ts";
 import { type CellEvents, measureCell, outcomeOf, pruneCell, takeMeasures } from "./cell.ts";
 import type { Experiment } from "./definition.ts";
 import type { Filter } from "./grid.ts";
-import { type ExperimentPlan, planCells, type PlannedCell } from "./plan.ts";
+import { type ExperimentPlan, planCells, type PlannedCell, refreshed } from "./plan.ts";
 import { type ExperimentReport, makeReport, writeReport } from "./report.ts";
-import { type ExperimentOverrides, type ResolvedExperiment, resolveExperiment } from "./resolve.ts";
-import { type CellResult, missingOf, Store } from "./store.ts";
+import { type ExperimentOverrides, resolveExperiment } from "./resolve.ts";
+import { type CellFailure, missingOf, Store } from "./store.ts";
 
 /** Options of {@link runExperiment}. */
 export interface RunExperimentOptions extends ExperimentOverrides {
@@ -34,15 +35,15 @@ export interface RunExperimentOptions extends ExperimentOverrides {
     | ((cell: PlannedCell, place: { readonly index: number; readonly count: number }) => void)
     | undefined;
   /** Called when a cell has failed; the others go on. */
-  readonly onFailure?: ((cell: PlannedCell, failure: NonNullable<CellResult["failure"]>) => void) | undefined;
+  readonly onFailure?: ((cell: PlannedCell, failure: CellFailure) => void) | undefined;
   /** Called for what the user should know. */
   readonly onNote?: ((line: string) => void) | undefined;
   /** Called when a model was loaded, before it is used for a cell. */
   readonly onModel?: ((model: Model, cell: PlannedCell) => Promise<void>) | undefined;
   /** Called for every step. */
-  readonly onRecord?: CellEvents["onRecord"];
+  readonly onRecord?: ((record: StepRecord) => void) | undefined;
   /** Called while something else goes on, with its share done where known. */
-  readonly onPhase?: CellEvents["onPhase"];
+  readonly onPhase?: ((text: string, share?: number) => void) | undefined;
 }
 
 /** What a sitting has done. */
@@ -87,20 +88,25 @@ export async function runExperiment(experiment: Experiment, options: RunExperime
   const plan = await planCells(resolved, store, { only: options.only });
   const todo = toDo(plan, options);
   using slot = new ModelSlot(options.device, options);
+  const reportNow = async (): Promise<
+    { after: ExperimentPlan; report: ExperimentReport; files: readonly string[] }
+  > => {
+    const after = await refreshed(plan, store), report = await makeReport(resolved, after, store);
+    return { after, report, files: await writeReport(report, store.out) };
+  };
   let index = 0;
   try {
     for (const cell of todo) {
       options.signal?.throwIfAborted();
       options.onCell?.(cell, { index: index++, count: todo.length });
       await workOn(cell, { plan, store, slot, options });
-      await writeReport(await reportOf(resolved, store, options), store.out);
+      await reportNow();
     }
   } finally {
     // Also after Ctrl-C: the finished cells are in the tables.
-    if (index === 0 || options.signal?.aborted) await writeReport(await reportOf(resolved, store, options), store.out);
+    if (index === 0 || options.signal?.aborted) await reportNow();
   }
-  const report = await reportOf(resolved, store, options), files = await writeReport(report, store.out);
-  const after = await planCells(resolved, store, { only: options.only });
+  const { after, report, files } = await reportNow();
   return {
     report,
     files,
@@ -179,21 +185,13 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
     if (options.keep !== "models") await store.dropModel(name);
   } catch (error) {
     if (options.signal?.aborted) throw error;
-    const failure = {
-      code: error instanceof CompressoError ? error.code : "defect" as const,
+    const failure: CellFailure = {
+      code: error instanceof CompressoError ? error.code : "defect",
       message: error instanceof Error ? error.message : String(error),
     };
     await store.setResult(name, { cell: name, identity, outcome: null, failure });
     options.onFailure?.(cell, failure);
   }
-}
-
-async function reportOf(
-  experiment: ResolvedExperiment,
-  store: Store,
-  { only }: Pick<RunExperimentOptions, "only">,
-): Promise<ExperimentReport> {
-  return await makeReport(experiment, await planCells(experiment, store, { only }), store);
 }
 
 /** The one model that lies on the GPU. */

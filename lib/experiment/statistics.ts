@@ -4,7 +4,9 @@
 export interface Spread {
   /** In the order of the cells. */
   readonly values: readonly number[];
+  /** How many. */
   readonly n: number;
+  /** Their mean. */
   readonly mean: number;
   /** Sample standard deviation, √(Σ (x − mean)² / (n − 1)); null for one value. */
   readonly sd: number | null;
@@ -21,8 +23,11 @@ export function spreadOf(values: readonly number[]): Spread | null {
 
 /** Mean of a difference over pairs, and its standard error sd / √n; null for one pair. */
 export interface Difference {
+  /** The mean. */
   readonly mean: number;
+  /** Its standard error. */
   readonly stderr: number | null;
+  /** Pairs. */
   readonly n: number;
 }
 

@@ -39,7 +39,15 @@ export interface CellResult {
   /** Null where the run failed. */
   readonly outcome: CellOutcome | null;
   /** Null where all went well. */
-  readonly failure: { readonly code: ErrorCode | "defect"; readonly message: string } | null;
+  readonly failure: CellFailure | null;
+}
+
+/** Why a cell failed. */
+export interface CellFailure {
+  /** That of the error; "defect" where it was none of the toolkit's own. */
+  readonly code: ErrorCode | "defect";
+  /** Its message. */
+  readonly message: string;
 }
 
 /** How far a cell is. */

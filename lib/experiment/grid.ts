@@ -72,7 +72,21 @@ function modelKey({ options }: Cell): string {
 }
 
 function combinations({ grid, base = {} }: Pick<ExperimentDefinition, "grid" | "base">): CellOptions[] {
-  return gridsOf({ grid }).flatMap((part) => product(Object.entries(part)).map((values) => ({ ...base, ...values })));
+  return gridsOf({ grid }).flatMap((part) =>
+    product(Object.entries(part)).map((values): CellOptions => {
+      const { units, targets, ...rest } = { ...base, ...values };
+      // Lists of words have one form, so that equal ones are equal cells.
+      return {
+        ...rest,
+        ...(units === undefined ? {} : { units: joined(units) }),
+        ...(targets === undefined ? {} : { targets: joined(targets) }),
+      };
+    })
+  );
+}
+
+function joined(words: string | readonly string[]): string {
+  return typeof words === "string" ? words : words.join(",");
 }
 
 /** Every combination of the values; the last name changes first. */

@@ -97,8 +97,11 @@ export interface ExperimentDefinition {
   readonly name: string;
   /** What it is to find out; stands above its tables. */
   readonly question?: string | undefined;
-  /** Files that it uses by name; null where the command line must say. */
-  readonly files?: Readonly<Record<string, string | null>> | undefined;
+  /**
+   * Files that it uses by name. null: the command line must say where one lies; false: there is none unless it does, and measures that
+   * would use it are left out.
+   */
+  readonly files?: Readonly<Record<string, string | null | false>> | undefined;
   /** The model, or several by name. */
   readonly model: string | Readonly<Record<string, string>>;
   /** The data, or several sets by name. Default: those of the demo, for the demo. */
@@ -143,7 +146,7 @@ const grid = z.record(z.string(), z.array(z.unknown()).min(1));
 const FORM = z.strictObject({
   name,
   question: z.string().optional(),
-  files: z.record(name, path.nullable()).optional(),
+  files: z.record(name, z.union([path, z.literal(false)]).nullable()).optional(),
   model: z.union([path, z.record(name, path)]),
   data: z.union([source, z.record(name, source)]).optional(),
   base: options.optional(),

@@ -15,6 +15,8 @@ export interface CellOptions {
   readonly model?: string | undefined;
   /** Name of one of the experiment's data sets. */
   readonly data?: string | undefined;
+  /** Rows of the data that are taken at most, from the first on. */
+  readonly limitRows?: number | undefined;
   /** Storage of the frozen weights on the GPU; default "f16". */
   readonly baseDtype?: MatrixDtype | undefined;
   /** Share of the layers' linear weights to cut, in (0, 1); required. */
@@ -109,6 +111,7 @@ function words<const T extends string>(known: readonly T[]): z.ZodType<string | 
 const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptions[name], undefined>> } = {
   model: z.string().min(1),
   data: z.string().min(1),
+  limitRows: positive,
   baseDtype: z.enum(["f16", "f32", "q8", "q4"]),
   sparsity: z.number().gt(0).lt(1),
   steps: count,

@@ -102,7 +102,7 @@ async function planCell(cell: Cell, { experiment, store, cache, measures, model 
   readonly model: CellModel;
 }): Promise<PlannedCell> {
   const { options } = cell, { spec, weights } = model;
-  const source = pick(experiment.data, options.data, "data");
+  const source = limited(pick(experiment.data, options.data, "data"), options.limitRows);
   const prune = pruneOptions(options, { prompt: await promptOf(options.prompt), layers: spec.layers.length });
   const identity = identityOfCell({
     options,
@@ -140,6 +140,18 @@ async function modelOf({ options }: Cell, { experiment, cache, models }: {
   const model = { name, path, baseDtype, spec, weights };
   models.set(key, model);
   return model;
+}
+
+/** The first rows of a source. */
+function limited(source: DataSource, limit: number | undefined): DataSource {
+  if (limit === undefined) return source;
+  const file = typeof source === "string" ? { file: source } : source;
+  if ("file" in file && file.last === undefined) return { ...file, limit: Math.min(limit, file.limit ?? limit) };
+  throw new CompressoError("usage", {
+    what: "cannot use limitRows with these data",
+    rule: "it takes the first rows of a file",
+    value: "file" in file ? `the last ${file.last} rows are asked for` : "the model writes them itself",
+  });
 }
 
 /** One of several by its name; of one alone it need not be said. */

@@ -22,7 +22,7 @@ import type { CellOptions } from "./options.ts";
 export interface ExperimentOverrides {
   /** Folder that the definition's own paths are relative to; default the current one. */
   readonly root?: string | undefined;
-  /** Paths of named files. */
+  /** Paths of named files; "none" for one whose measures are left out. */
   readonly files?: Readonly<Record<string, string>> | undefined;
   /** Paths of models by name; "model" is the only one of an experiment with one. */
   readonly models?: Readonly<Record<string, string>> | undefined;
@@ -42,12 +42,17 @@ export interface ResolvedExperiment {
   readonly cells: readonly Cell[];
 }
 
+/** Stands for a file that is not there. */
+const NONE = "none";
+
 /** Makes the changes and finds the files. Throws `CompressoError("usage")` for names that the experiment does not have and files that nobody names. */
 export function resolveExperiment(experiment: Experiment, overrides: ExperimentOverrides = {}): ResolvedExperiment {
   const definition = withOptions(experiment.definition, overrides.set ?? {});
   const { root = "." } = overrides;
   const files: Record<string, string | null> = Object.fromEntries(
-    Object.entries(definition.files ?? {}).map(([name, path]) => [name, path === null ? null : resolve(root, path)]),
+    Object.entries(definition.files ?? {}).map((
+      [name, path],
+    ) => [name, path === false ? NONE : path === null ? null : resolve(root, path)]),
   );
   assign(files, overrides.files, { option: "--file", experiment: definition.name });
   const find = (path: string): string =>
@@ -80,7 +85,10 @@ export function resolveExperiment(experiment: Experiment, overrides: ExperimentO
     definition,
     models,
     data,
-    evaluate: foundMeasures(evaluate, find),
+    evaluate: foundMeasures(evaluate, {
+      find,
+      isThere: (path) => !path.startsWith("@") || files[path.slice(1)] !== NONE,
+    }),
     cells: cellsOf(definition).map(({ name, options }) => ({ name, options: foundOptions(options, find) })),
   };
 }
@@ -115,7 +123,8 @@ function assign(
         value: name,
       });
     }
-    paths[name] = path === DEMO && option === "--model" ? path : resolve(path);
+    const isWord = (path === DEMO && option === "--model") || (path === NONE && option === "--file");
+    paths[name] = isWord ? path : resolve(path);
   }
 }
 
@@ -125,12 +134,12 @@ function named(
   { name: experiment }: ExperimentDefinition,
 ): string {
   const path = files[name];
-  if (typeof path === "string") return path;
+  if (typeof path === "string" && path !== NONE) return path;
   throw new CompressoError("usage", {
     what: `cannot run the experiment '${experiment}'`,
     rule: `it needs a file that it calls '${name}'`,
-    value: path === null ? "nobody says where it is" : `its files are ${Object.keys(files).join(", ") || "none"}`,
-    mend: path === null ? `give --file ${name}=PATH` : `add '${name}' to its files`,
+    value: path !== undefined ? "nobody says where it is" : `its files are ${Object.keys(files).join(", ") || "none"}`,
+    mend: path !== undefined ? `give --file ${name}=PATH` : `add '${name}' to its files`,
   });
 }
 
@@ -141,13 +150,15 @@ function foundData(source: DataSource, find: Find): DataSource {
   return "generate" in source ? source : { ...source, file: find(source.file) };
 }
 
-function foundMeasures(evaluate: EvaluateDefinition, find: Find): EvaluateDefinition {
-  const { perplexity, rows, choices, tasks, prompt } = evaluate;
+function foundMeasures(
+  { perplexity = [], rows = [], choices = [], tasks, prompt }: EvaluateDefinition,
+  { find, isThere }: { readonly find: Find; readonly isThere: (path: string) => boolean },
+): EvaluateDefinition {
   return {
-    ...(perplexity ? { perplexity: perplexity.map((item) => ({ ...item, text: find(item.text) })) } : {}),
-    ...(rows ? { rows: rows.map((item) => ({ ...item, file: find(item.file) })) } : {}),
-    ...(choices ? { choices: choices.map((item) => ({ ...item, file: find(item.file) })) } : {}),
-    ...(tasks ? { tasks: { ...tasks, data: find(tasks.data) } } : {}),
+    perplexity: perplexity.filter(({ text }) => isThere(text)).map((item) => ({ ...item, text: find(item.text) })),
+    rows: rows.filter(({ file }) => isThere(file)).map((item) => ({ ...item, file: find(item.file) })),
+    choices: choices.filter(({ file }) => isThere(file)).map((item) => ({ ...item, file: find(item.file) })),
+    ...(tasks && isThere(tasks.data) ? { tasks: { ...tasks, data: find(tasks.data) } } : {}),
     prompt: (prompt ?? [false]).map((setting) => typeof setting === "string" ? find(setting) : setting),
   };
 }

@@ -31,7 +31,7 @@ function refuses(work: () => unknown, code: string, ...said: readonly RegExp[]):
 Deno.test("an experiment is refused with the part that is wrong", () => {
   const wrong = (change: object, ...said: RegExp[]): void =>
     refuses(() => defineExperiment({ ...PLAIN, ...change } as ExperimentDefinition), "usage", ...said);
-  wrong({ grid: { rnak: [2] } }, /the option 'rnak' in the grid/, /options are model, data, baseDtype/);
+  wrong({ grid: { rnak: [2] } }, /the option 'rnak' in the grid/, /options are model, data, limitRows/);
   wrong({ grid: { rank: [2, "four"] } }, /cannot use this rank in the grid/, /now: "four"/);
   wrong({ base: { sparsity: 1.5 } }, /cannot use this sparsity in the base/, /now: 1.5/);
   wrong({ base: { units: "kv,fnn" } }, /units/, /heads, kv, ffn/);

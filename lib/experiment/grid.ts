@@ -13,6 +13,9 @@ export interface Cell {
   readonly options: CellOptions;
 }
 
+/** Letters of a cell's name; file systems allow 255 of a folder's. */
+const MOST_NAME = 200;
+
 /** Values by which cells are chosen: a cell must have one of them. */
 export type Filter = ReadonlyMap<string, readonly string[]>;
 
@@ -35,9 +38,9 @@ export function cellsOf(definition: Pick<ExperimentDefinition, "grid" | "base">)
   const axes = axesOf(definition), taken = new Map<string, string>();
   const cells = combinations(definition).map((options): Cell => {
     const parts = axes.map((axis) => `${axis}=${shownOption(options[axis])}`);
-    const plain = parts.join(",").replace(/[^\w=,.+-]/g, "_") || "only";
+    const plain = (parts.join(",").replace(/[^\w=,.+-]/g, "_") || "only").slice(0, MOST_NAME);
     const key = JSON.stringify(axes.map((axis) => options[axis]));
-    const isFree = (taken.get(plain) ?? key) === key;
+    const isFree = plain.length < MOST_NAME && (taken.get(plain) ?? key) === key;
     if (isFree) taken.set(plain, key);
     return { name: isFree ? plain : `${plain},${hash(key)}`, options };
   });

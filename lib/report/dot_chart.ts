@@ -31,6 +31,8 @@ export interface DotChart {
 }
 
 const WIDTH = 760, MARGIN = 16, ROW = 20, AXIS = 34, SPACE = 18;
+/** Characters of a row's label at most; the whole stands in the description. */
+const MOST_LABEL = 42;
 
 /**
  * Draws the panels one below the other: an SVG document that needs no other file. A small dot is one value, a bar the mean, a whisker the
@@ -52,7 +54,7 @@ export function dotChart({ title, description, panels }: DotChart): string {
     y += 17;
   }
   const labels = panels.flatMap(({ rows }) => rows.map(({ label }) => label));
-  const left = MARGIN + Math.min(300, Math.max(60, ...labels.map((label) => textWidth(label)))) + 10;
+  const left = MARGIN + Math.max(60, ...labels.map((label) => textWidth(shortened(label)))) + 10;
   for (const panel of panels) {
     y += SPACE;
     body.push(...drawPanel(panel, { y, left, right: WIDTH - MARGIN - 24 }));
@@ -95,7 +97,7 @@ function drawPanel(
   }
   rows.forEach(({ label, values, mean, spread }, index) => {
     const center = top + ROW * (index + 0.5) + 2;
-    body.push(text(left - 10, center + 4, label, { anchor: "end" }));
+    body.push(text(left - 10, center + 4, shortened(label), { anchor: "end" }));
     if (!Number.isFinite(mean)) return;
     const parts = values.filter(Number.isFinite).map((value) =>
       `<circle cx="${round(toX(value))}" cy="${round(center)}" r="3" fill="currentColor" opacity="0.55"/>`
@@ -115,4 +117,8 @@ function drawPanel(
     body.push(`<g class="${seriesClass(index)}" data-name="${escape(label)}">${parts.join("")}</g>`);
   });
   return body;
+}
+
+function shortened(label: string): string {
+  return label.length > MOST_LABEL ? `${label.slice(0, MOST_LABEL - 1)}…` : label;
 }

@@ -177,7 +177,8 @@ export function checkOption(name: string, value: unknown, where: string): void {
   });
 }
 
-const RATES: Readonly<Record<keyof Rates, CellOptionName>> = {
+/** Options that are numbers of the loop. */
+const RATES: { readonly [rate in keyof Rates]?: CellOptionName } = {
   lora: "loraRate",
   mask: "maskRate",
   lambda: "lambdaRate",

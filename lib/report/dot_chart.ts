@@ -58,7 +58,7 @@ export function dotChart({ title, description, panels }: DotChart): string {
   for (const panel of panels) {
     y += SPACE;
     body.push(...drawPanel(panel, { y, left, right: WIDTH - MARGIN - 24 }));
-    y += 18 + ROW * panel.rows.length + AXIS;
+    y += topOf(panel) + ROW * panel.rows.length + AXIS;
   }
   const told = panels.map(({ title: name, rows }) =>
     `${name}: ${rows.map(({ label, mean }) => `${label} ${short(mean)}`).join(", ")}`
@@ -71,16 +71,22 @@ export function dotChart({ title, description, panels }: DotChart): string {
   });
 }
 
+/** Pixels from a panel's upper edge to its first row: the title, and the reference's label. */
+function topOf({ reference }: DotPanel): number {
+  return reference ? 32 : 18;
+}
+
 function drawPanel(
-  { title, rows, reference, format = "plain" }: DotPanel,
+  panel: DotPanel,
   { y, left, right }: { readonly y: number; readonly left: number; readonly right: number },
 ): string[] {
+  const { title, rows, reference, format = "plain" } = panel;
   const ends = rows.flatMap(({ values, mean, spread }) => [...values, mean - (spread ?? 0), mean + (spread ?? 0)]);
   const all = [...ends, ...(reference ? [reference.value] : [])].filter(Number.isFinite);
   let [least, most] = [Math.min(...all), Math.max(...all)];
   if (!(most > least)) [least, most] = all.length > 0 ? [least - 0.5, most + 0.5] : [0, 1];
   const toX = scaleLinear<number, number>().domain([least, most]).nice(6).range([left, right]);
-  const top = y + 18, bottom = top + ROW * rows.length + 4;
+  const top = y + topOf(panel), bottom = top + ROW * rows.length + 4;
   const shown = (value: number): string => format === "share" ? `${short(100 * value)} %` : short(value);
   const body: string[] = [text(MARGIN, y + 10, title, { weight: 600 })];
   for (const tick of toX.ticks(6)) {

@@ -118,7 +118,7 @@ export async function makeReport(
   for (const planned of all) {
     const { model: { name: model, baseDtype }, name, state } = planned;
     const denseName = baseDtype === "f16" ? model : `${model}-${baseDtype}`;
-    dense[denseName] ??= withMeans(valuesOf(measures, await store.measured(store.dense(denseName))));
+    dense[denseName] ??= withMeans(valuesOf(measures, await store.measured(store.dense(planned.model))));
     if (state.kind !== "done" && state.kind !== "unmeasured") {
       unfinished.push({ cell: name, state: "what" in state ? `${state.kind}: ${state.what}` : state.kind });
       continue;

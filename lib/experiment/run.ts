@@ -158,14 +158,14 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
   readonly slot: ModelSlot;
   readonly options: RunExperimentOptions;
 }): Promise<void> {
-  const { name, identity, state, model: { path, baseDtype, name: modelName } } = cell, { measures, cache } = plan;
+  const { name, identity, state, model: { path, baseDtype } } = cell, { measures, cache } = plan;
   const events: CellEvents = { onRecord: options.onRecord, onPhase: options.onPhase, signal: options.signal };
   const redoes = options.redo === true && (state.kind === "changed" || state.kind === "failed");
   const isPruned = hasPruned(cell) && !redoes;
   try {
     await store.begin(name, identity, { anew: redoes || (state.kind === "unmeasured" && !isPruned) });
     const model = await slot.use(path, baseDtype, cell);
-    const denseDir = store.dense(baseDtype === "f16" ? modelName : `${modelName}-${baseDtype}`);
+    const denseDir = store.dense(cell.model);
     await takeMeasures(model, missingOf(measures, await store.measured(denseDir)), { dir: denseDir, store, events });
     if (!isPruned) {
       const rows = await cache.rows(cell.source, {

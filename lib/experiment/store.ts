@@ -8,6 +8,7 @@ import type { StepRecord } from "../run/records.ts";
 import type { RunSummary } from "../run/session.ts";
 import { type CellIdentity, differences } from "./identity.ts";
 import type { Measure, Value } from "./measures.ts";
+import type { CellModel } from "./plan.ts";
 import type { CutProfile, LossProfile } from "./profile.ts";
 
 /** Values of a model by measure, each with what decided it. */
@@ -77,9 +78,9 @@ export class Store {
     return join(this.out, "cells", name);
   }
 
-  /** Folder of a model as it was, for its measures. */
-  dense(name: string): string {
-    return join(this.out, "dense", name);
+  /** Folder of a model as it was, for its measures. Other weights of the same name have another one. */
+  dense({ name, baseDtype, weights }: Pick<CellModel, "name" | "baseDtype" | "weights">): string {
+    return join(this.out, "dense", `${name}-${baseDtype}-${weights.slice(0, 8)}`);
   }
 
   /** Folder of self-written texts. */

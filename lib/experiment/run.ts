@@ -24,7 +24,7 @@ export interface RunExperimentOptions extends ExperimentOverrides {
   readonly maxCells?: number | undefined;
   /** "models" keeps the pruned models' folders, "none" removes each once it was measured. Default "none". */
   readonly keep?: "none" | "models" | undefined;
-  /** Only takes missing measures on models that were kept. Default false. */
+  /** Only takes missing measures on models that were kept, and leaves them there. Default false. */
   readonly evaluateOnly?: boolean | undefined;
   /** Runs cells anew that failed, whose definition changed, or that lack measures and their model. Default false. */
   readonly redo?: boolean | undefined;
@@ -182,7 +182,7 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
     slot.release();
     await measureCell(cell, { device, tokenizer }, { store, measures, events });
     await store.setResult(name, { cell: name, identity, outcome: await outcomeOf(cell, store), failure: null });
-    if (options.keep !== "models") await store.dropModel(name);
+    if (options.keep !== "models" && options.evaluateOnly !== true) await store.dropModel(name);
   } catch (error) {
     if (options.signal?.aborted) throw error;
     const failure: CellFailure = {

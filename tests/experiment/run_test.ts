@@ -181,11 +181,11 @@ experimentTest(
     const notes: string[] = [], more = { ...plain, evaluate: TINY.evaluate };
     const { worked, result } = await run(more, out, {
       evaluateOnly: true,
-      keep: "models",
       onNote: (line) => notes.push(line),
     });
     assert.deepEqual(worked, ["seed=1"]);
     assert.match(notes.join("\n"), /1 cells lack rows answers, choices questions, and their models were not kept/);
+    assert.ok(await exists(`${out}/cells/seed=1/model`), "measuring afterwards leaves the models");
     assert.equal(result.report.groups[0]?.numbers["answers"]?.n, 1);
     assert.match(await Deno.readTextFile(`${out}/report.md`), /\(n = 1\)/);
   },

@@ -193,21 +193,36 @@ experimentTest(
 
 experimentTest(
   "cells without LoRA train masks alone, and texts that the model writes are written once",
-  async (run, out) => {
+  async (run, out, other) => {
+    const schedule = `${other}/mine.ts`;
+    await Deno.writeTextFile(
+      schedule,
+      'import { defineSchedule } from "compresso";\nexport default defineSchedule({ rates: { lora: 1e-3 } });\n',
+    );
     const { result } = await run({
       ...TINY,
       data: { given: { file: demoData("train"), limit: 60 }, own: { generate: { count: 12, tokens: 24 } } },
-      grid: [{ lora: [true, false], data: ["given"] }, { data: ["own"], seed: [1, 2] }],
+      grid: [
+        { lora: [false], method: ["compresso", "magnitude"], data: ["given"] },
+        { lora: [false], schedule: [schedule], data: ["given"] },
+        { data: ["own"], seed: [1, 2] },
+      ],
       evaluate: {},
     }, out);
-    assert.deepEqual(result.failed, []);
-    const records = async (cell: string): Promise<{ stage: string; learningRate: number }[]> =>
-      (await Deno.readTextFile(`${out}/cells/${cell}/records.jsonl`)).trimEnd().split("\n").map((line) =>
-        JSON.parse(line)
-      );
+    const [failure, ...others] = result.failed;
+    assert.match(failure?.cell ?? "", /lora=off,.*schedule=mine/);
+    assert.match(
+      failure?.message ?? "",
+      /without LoRA; rule: its learning rate is 0 at every step; now: 0\.001 at step 1/,
+    );
+    assert.deepEqual(others, []);
     const names: string[] = [];
     for await (const { name } of Deno.readDir(`${out}/cells`)) names.push(name);
-    const without = await records(names.find((name) => name.includes("lora=off")) ?? "");
+    const records = async (part: string): Promise<{ stage: string; learningRate: number }[]> =>
+      (await Deno.readTextFile(`${out}/cells/${names.find((name) => name.includes(part))}/records.jsonl`))
+        .split("\n").filter((line) => line !== "").map((line) => JSON.parse(line));
+    assert.deepEqual(await records("method=magnitude"), [], "a one-shot cut without LoRA has no steps");
+    const without = await records("lora=off,method=compresso");
     assert.deepEqual(without.map(({ stage }) => stage), ["prune", "prune", "prune"]);
     assert.ok(without.every(({ learningRate }) => learningRate === 0));
     const files: string[] = [];

@@ -78,6 +78,8 @@ function cellOf(group: Group, { name, kind }: Pick<NumberName, "name" | "kind">)
 function shownSpread({ mean, sd }: Pick<Spread, "mean" | "sd">, kind: NumberName["kind"]): string {
   const value = shownNumber(mean, kind);
   if (sd === null || kind === "count") return value;
+  // As many digits as the mean has; what is nearly 0, such as gaps, has one that counts.
+  if (kind === "share" && Math.abs(mean) >= 0.001) return `${(100 * mean).toFixed(1)} ± ${(100 * sd).toFixed(1)} %`;
   return `${value.replace(/ %$/, "")} ± ${shownNumber(sd, kind)}`;
 }
 
@@ -86,18 +88,22 @@ function countOf({ cells, wanted }: Group): string {
 }
 
 function spreadNote({ names, dense, groups }: ExperimentReport): string {
-  const accuracies = Object.values(dense).flat().filter(({ kind, stderr }) => kind === "accuracy" && stderr !== null);
-  const questions = accuracies.length === 0
+  const counts = new Map(Object.values(dense).flat().map(({ name, n }) => [name, n] as const));
+  const errors = names.filter(({ kind }) => kind === "accuracy").flatMap(({ name }) =>
+    groups.flatMap(({ numbers }) => {
+      const mean = numbers[name]?.mean, count = counts.get(name);
+      return mean === undefined || count === undefined ? [] : [100 * Math.sqrt(mean * (1 - mean) / count)];
+    })
+  );
+  const questions = errors.length === 0
     ? ""
-    : ` The questions are the same for all runs, and few: by their choice alone an accuracy of the unpruned model has a standard error of ${
-      range(accuracies.map(({ stderr }) => 100 * (stderr ?? NaN)))
-    } points.`;
+    : ` The questions are the same for all runs, and few: by their choice alone an accuracy has a standard error of ${
+      range(errors)
+    } points, which ± does not hold.`;
   const single = groups.every(({ cells }) => cells.length <= 1)
     ? " Here every group has one run at most, so nothing is known of the spread."
     : "";
-  return `n is the number of finished runs, which differ by their seed alone; ± is the sample standard deviation over them, absent for one run.${single}${
-    names.some(({ kind }) => kind === "accuracy") ? questions : ""
-  }`;
+  return `n is the number of finished runs, which differ by their seed alone; ± is the sample standard deviation over them, absent for one run.${single}${questions}`;
 }
 
 function contrastPart(report: ExperimentReport): string[] {

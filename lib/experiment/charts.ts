@@ -32,10 +32,7 @@ export function groupLabel({ at }: Pick<Group, "at">, axes: readonly string[]): 
 
 function measureChart(report: ExperimentReport, groups: readonly Group[]): DrawnChart[] {
   // Means of tasks stand for the single ones.
-  const hasMeans = report.names.some(({ name }) => name.startsWith("mean acc"));
-  const shown = report.names.filter(({ isMeasure, name }) =>
-    isMeasure && !(hasMeans && / acc(_norm)?$/.test(name) && !name.startsWith("mean"))
-  );
+  const shown = report.names.filter(({ isMeasure, isPart = false }) => isMeasure && !isPart);
   const dense = Object.entries(report.dense);
   const panels = shown.map(({ name, kind }): DotPanel => {
     const own = dense.length === 1 ? dense[0]?.[1].find((value) => value.name === name) : undefined;

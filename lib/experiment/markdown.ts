@@ -21,7 +21,11 @@ export function markdown(report: ExperimentReport, charts: readonly DrawnChart[]
   parts.push(protocol.map((line) => `- ${line}`).join("\n"));
   if (cells.length === 0) parts.push("No cell is finished yet.");
   else {
-    parts.push("## What was measured", measureTable(report), spreadNote(report));
+    const measures = report.names.filter(({ isMeasure }) => isMeasure), single = measures.filter(isPart);
+    const size = report.names.filter(({ name }) => name === "hard sparsity" || name === "parameters");
+    const whole = [...measures.filter((name) => !isPart(name)), ...size];
+    parts.push("## What was measured", measureTable(report, whole), spreadNote(report));
+    if (single.length > 0) parts.push("Task by task:", measureTable(report, single));
     parts.push(...contrastPart(report));
     parts.push("## How the runs went", runTable(report), RUN_NOTE);
     parts.push("## Layers", layerTable(report), LAYER_NOTE);
@@ -45,10 +49,12 @@ export function shownNumber(value: number, kind: NumberName["kind"]): string {
   return value.toFixed(value < 100 ? 2 : 1);
 }
 
-function measureTable(report: ExperimentReport): string {
-  const { names, axes, groups, dense } = report, named = axes.filter((axis) => axis !== "seed");
-  const measures = names.filter(({ isMeasure }) => isMeasure);
-  const shown = [...measures, ...names.filter(({ name }) => name === "hard sparsity" || name === "parameters")];
+function isPart({ isPart = false }: NumberName): boolean {
+  return isPart;
+}
+
+function measureTable({ axes, groups, dense }: ExperimentReport, shown: readonly NumberName[]): string {
+  const named = axes.filter((axis) => axis !== "seed");
   const head = [...(named.length > 0 ? named : ["runs"]), "n", ...shown.map(({ name }) => name)];
   const denseRows = Object.entries(dense).filter(([, values]) => values.length > 0).map(([model, values]) => [
     `unpruned${Object.keys(dense).length > 1 ? ` ${model}` : ""}`,
@@ -107,7 +113,7 @@ function spreadNote({ names, dense, groups }: ExperimentReport): string {
 }
 
 function contrastPart(report: ExperimentReport): string[] {
-  const { contrasts, names } = report, measures = names.filter(({ isMeasure }) => isMeasure);
+  const { contrasts, names } = report, measures = names.filter((name) => name.isMeasure && !isPart(name));
   const shown = [...measures, ...names.filter(({ name }) => name === "loss, last 8 steps")];
   const found = contrasts.filter(({ numbers }) => Object.keys(numbers).length > 0);
   if (found.length === 0) return [];

@@ -20,6 +20,8 @@ export interface NumberName {
   readonly kind: Value["kind"] | "loss" | "share" | "count" | "seconds";
   /** Whether the model was measured, and not only the run. */
   readonly isMeasure: boolean;
+  /** Whether it is a part of a mean that is a number too. */
+  readonly isPart?: boolean;
 }
 
 /** A finished cell. */
@@ -198,11 +200,18 @@ function withMeans(values: readonly Value[]): Value[] {
       n: own.reduce((sum, { n }) => sum + n, 0),
     }];
   });
-  return [...means, ...values];
+  const isSingle = ({ task }: Value): boolean => task !== undefined && means.length > 0;
+  return [...values.filter((value) => !isSingle(value)), ...means, ...values.filter(isSingle)];
 }
 
 function namesOf(cells: readonly ReportCell[], values: readonly Value[]): NumberName[] {
-  const measured = new Map(values.map(({ name, kind }) => [name, { name, kind, isMeasure: true }] as const));
+  const tasks = new Set(values.flatMap(({ task }) => task ?? []));
+  const measured = new Map(values.map(({ name, kind, task }) =>
+    [
+      name,
+      { name, kind, isMeasure: true, ...(task !== undefined && tasks.size > 1 ? { isPart: true } : {}) },
+    ] as const
+  ));
   const run = RUN_NUMBERS.filter(({ name }) => cells.some(({ numbers }) => numbers[name] !== undefined));
   return [...measured.values(), ...run.map(({ name, kind, isMeasure }) => ({ name, kind, isMeasure }))];
 }

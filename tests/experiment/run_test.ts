@@ -14,7 +14,8 @@ const TINY: ExperimentDefinition = {
   model: "demo",
   data: { file: demoData("train"), limit: 60 },
   base: { sparsity: 0.2, steps: 3, prefinetune: 1, postfinetune: 1, batch: 2, seq: 48, prompt: false },
-  grid: { rank: [2, 4], seed: [1, 2] },
+  // alpha goes with rank, and is no axis of its own.
+  grid: [{ rank: [2], alpha: [4], seed: [1, 2] }, { rank: [4], alpha: [8], seed: [1, 2] }],
   evaluate: {
     rows: [{ name: "answers", file: demoData("heldout"), last: 8, seq: 48 }],
     choices: [{ name: "questions", file: demoData("heldout"), limit: 6 }],
@@ -61,19 +62,20 @@ experimentTest(
   "an experiment runs in sittings, skips what is finished, and its tables follow from its cells",
   async (run, out) => {
     const first = await run(TINY, out, { maxCells: 3 });
-    assert.deepEqual(first.worked, ["rank=2,seed=1", "rank=4,seed=1", "rank=2,seed=2"]);
+    assert.deepEqual(first.worked, ["rank=2,alpha=4,seed=1", "rank=4,alpha=8,seed=1", "rank=2,alpha=4,seed=2"]);
     assert.equal(first.result.left, 1);
-    const resultTime = (await Deno.stat(`${out}/cells/rank=2,seed=1/result.json`)).mtime;
+    const resultTime = (await Deno.stat(`${out}/cells/rank=2,alpha=4,seed=1/result.json`)).mtime;
     const second = await run(TINY, out);
-    assert.deepEqual(second.worked, ["rank=4,seed=2"]);
+    assert.deepEqual(second.worked, ["rank=4,alpha=8,seed=2"]);
     assert.equal(second.result.left, 0);
     assert.deepEqual((await run(TINY, out)).worked, []);
-    assert.deepEqual((await Deno.stat(`${out}/cells/rank=2,seed=1/result.json`)).mtime, resultTime);
-    assert.ok(!(await exists(`${out}/cells/rank=2,seed=1/model`)), "models are dropped once measured");
+    assert.deepEqual((await Deno.stat(`${out}/cells/rank=2,alpha=4,seed=1/result.json`)).mtime, resultTime);
+    assert.ok(!(await exists(`${out}/cells/rank=2,alpha=4,seed=1/model`)), "models are dropped once measured");
 
     const report = await json<ExperimentReport>(`${out}/report.json`);
-    assert.deepEqual(report.axes, ["rank", "seed"]);
-    assert.deepEqual(report.groups.map(({ at }) => at), [{ rank: "2" }, { rank: "4" }]);
+    assert.deepEqual(report.axes, ["rank", "alpha", "seed"]);
+    assert.equal(report.contrasts.length, 1, "rank and alpha change together");
+    assert.deepEqual(report.groups.map(({ at }) => at), [{ rank: "2", alpha: "4" }, { rank: "4", alpha: "8" }]);
     const measured = async (cell: string): Promise<Record<string, number>> => {
       const all = await json<Measured>(`${out}/cells/${cell}/measures.json`);
       return Object.fromEntries(
@@ -81,8 +83,8 @@ experimentTest(
       );
     };
     const values = {
-      "2": [await measured("rank=2,seed=1"), await measured("rank=2,seed=2")],
-      "4": [await measured("rank=4,seed=1"), await measured("rank=4,seed=2")],
+      "2": [await measured("rank=2,alpha=4,seed=1"), await measured("rank=2,alpha=4,seed=2")],
+      "4": [await measured("rank=4,alpha=8,seed=1"), await measured("rank=4,alpha=8,seed=2")],
     };
     for (const name of ["answers", "questions"]) {
       for (const rank of ["2", "4"] as const) {
@@ -108,8 +110,8 @@ experimentTest(
     const text = await Deno.readTextFile(`${out}/report.md`);
     const mean = report.groups[0]?.numbers["answers"]?.mean ?? NaN,
       sd = report.groups[0]?.numbers["answers"]?.sd ?? NaN;
-    assert.ok(text.includes(`| 2 | 2 | ${mean.toFixed(2)} ± ${sd.toFixed(2)} |`), text);
-    assert.match(text, /\| unpruned \| {2}\|/);
+    assert.ok(text.includes(`| 2 | 4 | 2 | ${mean.toFixed(2)} ± ${sd.toFixed(2)} |`), text);
+    assert.match(text, /\| unpruned \| {2}\| {2}\|/);
     for (const file of ["measures.svg", "loss.svg", "layers.svg"]) {
       assert.ok((await Deno.readTextFile(`${out}/${file}`)).startsWith("<svg "), file);
     }
@@ -174,20 +176,31 @@ experimentTest(
 
 experimentTest(
   "measures are added afterwards where models were kept, and only said to be missing where not",
-  async (run, out) => {
+  async (run, out, other) => {
     const plain = { ...TINY, grid: { seed: [1, 2] }, evaluate: {} };
     await run(plain, out, { keep: "models", only: new Map([["seed", ["1"]]]) });
     await run(plain, out, { only: new Map([["seed", ["2"]]]) });
-    const notes: string[] = [], more = { ...plain, evaluate: TINY.evaluate };
+    const question = {
+      question: "Where is Tom?",
+      choices: { text: ["in Lyon", "in Pisa"], label: ["A", "B"] },
+      answerKey: "B",
+    };
+    const { choices } = question, stem = { question_stem: "Tom is", choices, answerKey: "A" };
+    await Deno.writeTextFile(`${other}/arc_easy.test.jsonl`, JSON.stringify(question) + "\n");
+    await Deno.writeTextFile(`${other}/openbookqa.test.jsonl`, JSON.stringify(stem) + "\n");
+    const tasks = { names: ["arc_easy", "openbookqa"], data: other };
+    const notes: string[] = [], more = { ...plain, evaluate: { ...TINY.evaluate, tasks } };
     const { worked, result } = await run(more, out, {
       evaluateOnly: true,
       onNote: (line) => notes.push(line),
     });
     assert.deepEqual(worked, ["seed=1"]);
-    assert.match(notes.join("\n"), /1 cells lack rows answers, choices questions, and their models were not kept/);
+    assert.match(notes.join("\n"), /1 cells lack rows answers, choices questions, task arc_easy, task openbookqa, and/);
     assert.ok(await exists(`${out}/cells/seed=1/model`), "measuring afterwards leaves the models");
     assert.equal(result.report.groups[0]?.numbers["answers"]?.n, 1);
     assert.match(await Deno.readTextFile(`${out}/report.md`), /\(n = 1\)/);
+    const numbers = result.report.cells.find(({ cell }) => cell === "seed=1")?.numbers ?? {};
+    near(numbers["mean acc of 2 tasks"], ((numbers["arc_easy acc"] ?? NaN) + (numbers["openbookqa acc"] ?? NaN)) / 2);
   },
 );
 

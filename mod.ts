@@ -11,7 +11,7 @@ export {
   type ModelFigures,
   type NamedModel,
 } from "./lib/bench/models.ts";
-export type { Spread } from "./lib/bench/stats.ts";
+export type { Repeats } from "./lib/bench/stats.ts";
 export * from "./lib/errors.ts";
 export { type EvaluateOptions, type EvaluateResult, evaluateTasks } from "./lib/eval/evaluate.ts";
 export type { ItemScore, TaskScore } from "./lib/eval/metrics.ts";
@@ -185,3 +185,29 @@ export type { SelectOptions, SizeTarget } from "./lib/prune/selection.ts";
 export type { Measure } from "./lib/prune/tally.ts";
 export type { MinimumWidths, ResolvedRules, UnitRules } from "./lib/prune/unit_rules.ts";
 export type { LayerPart, LayerUnits } from "./lib/prune/unit_table.ts";
+export {
+  type ChoicesMeasure,
+  type DataSource,
+  defineExperiment,
+  type EvaluateDefinition,
+  type Experiment,
+  type ExperimentDefinition,
+  type FileData,
+  type Grid,
+  type RowsMeasure,
+  type SelfWrittenData,
+  type TasksMeasure,
+  type TextMeasure,
+} from "./lib/experiment/definition.ts";
+export type { Cell, Filter } from "./lib/experiment/grid.ts";
+export type { CellIdentity } from "./lib/experiment/identity.ts";
+export type { Value } from "./lib/experiment/measures.ts";
+export { openExperiment } from "./lib/experiment/open.ts";
+export type { CellOptions } from "./lib/experiment/options.ts";
+export type { CellModel, PlannedCell } from "./lib/experiment/plan.ts";
+export type { Contrast, ExperimentReport, Group, NumberName, ReportCell } from "./lib/experiment/report.ts";
+export type { ExperimentOverrides } from "./lib/experiment/resolve.ts";
+export { type ExperimentResult, runExperiment, type RunExperimentOptions } from "./lib/experiment/run.ts";
+export type { Difference, Spread } from "./lib/experiment/statistics.ts";
+export type { CellFailure, CellState } from "./lib/experiment/store.ts";
+export { rowPerplexity, type RowPerplexityOptions, type RowPerplexityResult } from "./lib/run/row_perplexity.ts";

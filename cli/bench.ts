@@ -1,7 +1,7 @@
 // `compresso bench MODEL…`: latency and throughput of models, side by side. Owns loading them and the table; refuses to measure.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { benchModels, type ModelBenchResult, type ModelFigures, type NamedModel } from "../lib/bench/models.ts";
-import type { Spread } from "../lib/bench/stats.ts";
+import type { Repeats } from "../lib/bench/stats.ts";
 import { openModelFiles } from "../lib/io/open_model.ts";
 import { loadModelFrom } from "../lib/run/model.ts";
 import { verb } from "./command.ts";
@@ -102,7 +102,7 @@ function printTable({ adapter, prompt, tokens, batch, repeats, rows }: ModelBenc
   }
 }
 
-function spread({ median, least, most }: Spread, show: (value: number) => string): string {
+function spread({ median, least, most }: Repeats, show: (value: number) => string): string {
   return `${show(median)} (${show(least)} – ${show(most)})`;
 }
 

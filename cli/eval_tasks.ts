@@ -6,7 +6,7 @@ import { taskScore } from "../lib/eval/metrics.ts";
 import type { LoadedTask } from "../lib/eval/task_data.ts";
 import { modelPath } from "../lib/io/open_model.ts";
 import { BATCH_TOKENS, type EvalSettings, type EvalWork, type Measurement } from "./eval_work.ts";
-import { modelDigest } from "./fingerprint.ts";
+import { modelDigest } from "../lib/io/fingerprint.ts";
 import { note } from "./output.ts";
 import { required } from "./values.ts";
 import { type Loaded, tokenizerOf } from "./with_model.ts";

@@ -8,6 +8,7 @@ import { chatVerb } from "./chat.ts";
 import { data } from "./data.ts";
 import { doctor } from "./doctor.ts";
 import { evaluate } from "./eval.ts";
+import { experimentVerb } from "./experiment.ts";
 import { exportVerb } from "./export.ts";
 import { generateVerb } from "./generate.ts";
 import { inspect } from "./inspect.ts";
@@ -45,6 +46,7 @@ export async function main(args: readonly string[]): Promise<number> {
   ) {
     program.addCommand(make());
   }
+  program.addCommand(experimentVerb());
   quiet(program);
   try {
     await program.parseAsync([...args], { from: "user" });

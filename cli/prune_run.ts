@@ -2,6 +2,7 @@
 import { basename, resolve } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
 import { type DataReport, readRows, type Row } from "../lib/io/datasets.ts";
+import { modelDigest } from "../lib/io/fingerprint.ts";
 import { DEMO, demoData, modelPath } from "../lib/io/open_model.ts";
 import type { Projection } from "../lib/nn/spec.ts";
 import type { Layout } from "../lib/prune/layouts.ts";
@@ -15,7 +16,6 @@ import { alarmLine } from "./alarms.ts";
 import { PROGRAM } from "./command.ts";
 import { type Dashboard, openDashboard } from "./dashboard.ts";
 import { exportLines } from "./export.ts";
-import { modelDigest } from "./fingerprint.ts";
 import { formatBytes, formatCount, formatShare, note, print, printJson } from "./output.ts";
 import { memoryOptions } from "./plan.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";

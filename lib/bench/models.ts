@@ -11,7 +11,7 @@ import { createTopPass } from "../nn/top_pass.ts";
 import { parameterCount } from "../nn/spec.ts";
 import { randomU32 } from "../random.ts";
 import type { Model } from "../run/model.ts";
-import { type Spread, spreadOf } from "./stats.ts";
+import { type Repeats, repeatsOf } from "./stats.ts";
 import { bytesOfToken } from "./token_bytes.ts";
 
 /** Options of {@link benchModels}. */
@@ -55,9 +55,9 @@ export interface ModelBenchRow {
   /** Bytes of weights that one token reads. */
   readonly tokenBytes: number;
   /** Medians with their range. */
-  readonly figures: ModelFigures<Spread>;
+  readonly figures: ModelFigures<Repeats>;
   /** How many times as fast as the first model, repeat by repeat; null for the first. */
-  readonly faster: ModelFigures<Spread> | null;
+  readonly faster: ModelFigures<Repeats> | null;
 }
 
 /** What was measured. */
@@ -128,8 +128,8 @@ export async function benchModels(
       name,
       parameters: parameterCount(model.spec),
       tokenBytes: bytesOfToken(model),
-      figures: figuresOf((figure) => spreadOf(own(figure))),
-      faster: index === 0 ? null : figuresOf((figure) => spreadOf(ratios(figure))),
+      figures: figuresOf((figure) => repeatsOf(own(figure))),
+      faster: index === 0 ? null : figuresOf((figure) => repeatsOf(ratios(figure))),
     };
   });
   return { adapter: first.model.device.facts, prompt, tokens, batch, repeats, rows };

@@ -8,7 +8,7 @@ export function median(values: readonly number[]): number {
 }
 
 /** Repeats of one measurement in short. */
-export interface Spread {
+export interface Repeats {
   /** Middle value. */
   readonly median: number;
   /** Smallest value. */
@@ -18,6 +18,6 @@ export interface Spread {
 }
 
 /** Median and range of values, of which there is at least one. */
-export function spreadOf(values: readonly number[]): Spread {
+export function repeatsOf(values: readonly number[]): Repeats {
   return { median: median(values), least: Math.min(...values), most: Math.max(...values) };
 }

@@ -1,15 +1,15 @@
 // `compresso bench` and benchModels(): that they measure what they name, side by side, not how fast anything is.
 import assert from "node:assert/strict";
 import { benchModels } from "../../lib/bench/models.ts";
-import { spreadOf } from "../../lib/bench/stats.ts";
+import { repeatsOf } from "../../lib/bench/stats.ts";
 import { CompressoError } from "../../lib/errors.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { loadModelFrom } from "../../lib/run/model.ts";
 import { cli } from "../cli/helpers/cli.ts";
 import { randomSource, SPEC } from "../io/models.ts";
 
-Deno.test("spreadOf() gives median and range", () => {
-  assert.deepEqual(spreadOf([3, 1, 2, 10]), { median: 2.5, least: 1, most: 10 });
+Deno.test("repeatsOf() gives median and range", () => {
+  assert.deepEqual(repeatsOf([3, 1, 2, 10]), { median: 2.5, least: 1, most: 10 });
 });
 
 Deno.test("benchModels() measures each model as often as asked, in turns, and compares with the first", async () => {

@@ -1,0 +1,219 @@
+// `compresso experiment FILE`: a grid of runs with its tables, in as many sittings as it takes. Owns options, progress and what is said; refuses
+// the runs.
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { dirname, join } from "node:path";
+import { CompressoError } from "../lib/errors.ts";
+import type { Experiment } from "../lib/experiment/definition.ts";
+import { openExperiment } from "../lib/experiment/open.ts";
+import { planCells, type PlannedCell } from "../lib/experiment/plan.ts";
+import { type ExperimentOverrides, resolveExperiment } from "../lib/experiment/resolve.ts";
+import { runExperiment, type RunExperimentOptions } from "../lib/experiment/run.ts";
+import { Store } from "../lib/experiment/store.ts";
+import { openDevice } from "../lib/gpu/device.ts";
+import { verb } from "./command.ts";
+import { namedPaths, selection, settings } from "./experiment_values.ts";
+import { watchInterrupt } from "./interrupt.ts";
+import { formatCount, note, print, printJson } from "./output.ts";
+import { stderrProgress } from "./progress.ts";
+import { NO_TUNING_OPTION, tuneFor, TUNING_OPTION, type TuningSetting } from "./tuning.ts";
+import { byteCount, oneOf, wholeNumber } from "./values.ts";
+
+/** Declares the verb. */
+export function experimentVerb(): CommandUnknownOpts {
+  return verb("experiment", {
+    description: "Run a grid of prune runs, measure every model, and write tables and charts; finished runs are kept.",
+    examples: [
+      "experiment scripts/experiments/rank.ts --out runs/rank",
+      "experiment scripts/experiments/rank.ts --dry-run --set steps=80 --only rank=2,seed=1",
+      "experiment mine.ts --model path/to/model --data alpaca.json --file wiki=wiki.txt --max-cells 3 --out runs/mine",
+    ],
+  })
+    .argument("<file>", "an experiment: a .ts file with `export default defineExperiment({ … })`, or the same as .json")
+    .option("--out <dir>", "folder of all results (default: runs/ and the experiment's name)")
+    .option(
+      "--model <path>",
+      "the model, or NAME=PATH where there are several; may be given more than once",
+      collect(namedPaths("--model", "model")),
+    )
+    .option(
+      "--data <file>",
+      "the data, or NAME=PATH where there are several; may be given more than once",
+      collect(namedPaths("--data", "data")),
+    )
+    .option(
+      "--file <name=path>",
+      "where a file lies that the experiment names @NAME",
+      collect(namedPaths("--file", null)),
+    )
+    .option(
+      "--set <key=value>",
+      "an option of all runs, or other values of an axis: seed=1,2,3",
+      collect(settings("--set")),
+    )
+    .option(
+      "--only <key=value>",
+      "runs with one of the values, such as method=taylor,sparsity=0.2",
+      collect(selection("--only")),
+    )
+    .option("--max-cells <count>", "runs in this sitting at most", wholeNumber("--max-cells", { least: 1 }))
+    .option(
+      "--keep <what>",
+      "models: leave the pruned models; none: remove each once it was measured",
+      oneOf("--keep", ["none", "models"]),
+      "none" as const,
+    )
+    .option("--evaluate-only", "only take measures that are missing, on models that were kept")
+    .option("--redo", "run anew what failed, has another definition than before, or lacks measures")
+    .option("--dry-run", "list the runs with their steps, tokens and state, and do nothing")
+    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...TUNING_OPTION)
+    .option(...NO_TUNING_OPTION)
+    .option("--json", "print one JSON object")
+    .action(async (file, options) => await run(file, options));
+}
+
+interface Settings {
+  readonly out?: string | undefined;
+  readonly model?: ReadonlyMap<string, readonly string[]> | undefined;
+  readonly data?: ReadonlyMap<string, readonly string[]> | undefined;
+  readonly file?: ReadonlyMap<string, readonly string[]> | undefined;
+  readonly set?: ReadonlyMap<string, readonly string[]> | undefined;
+  readonly only?: ReadonlyMap<string, readonly string[]> | undefined;
+  readonly maxCells?: number | undefined;
+  readonly keep: "none" | "models";
+  readonly evaluateOnly?: true | undefined;
+  readonly redo?: true | undefined;
+  readonly dryRun?: true | undefined;
+  readonly memoryLimit?: number | undefined;
+  readonly tuning?: TuningSetting | undefined;
+  readonly json?: true | undefined;
+}
+
+async function run(file: string, settings: Settings): Promise<void> {
+  const experiment = await openExperiment(file), { only, json = false } = settings;
+  const out = settings.out ?? join("runs", experiment.definition.name), overrides = overridesOf(file, settings);
+  if (settings.dryRun) {
+    const { cells } = await planCells(resolveExperiment(experiment, overrides), new Store(out), { only });
+    if (json) printJson({ out, cells: cells.map(cellFacts) });
+    else showPlan(cells, out);
+    return;
+  }
+  const { report, files, failed, left } = await drive(experiment, { settings, out, overrides });
+  if (json) printJson({ ...report, losses: undefined, out, failed, left });
+  else {
+    print(`finished    ${report.cells.length} runs; ${left} of those chosen are left`);
+    print(`tables      ${files[0]}, ${files[1]}`);
+    for (const chart of files.slice(2)) print(`chart       ${chart}`);
+  }
+  const [first] = failed;
+  if (!first) return;
+  throw new CompressoError("mismatch", {
+    what: `${failed.length} ${failed.length === 1 ? "run has" : "runs have"} failed`,
+    rule: "every run ends with a pruned model and its measures",
+    value: `${first.cell}: ${first.message}`,
+    mend: "the same command tries failed runs again, from their checkpoints where there are any; --redo from the start",
+  });
+}
+
+async function drive(experiment: Experiment, { settings, out, overrides }: {
+  readonly settings: Settings;
+  readonly out: string;
+  readonly overrides: ExperimentOverrides;
+}): ReturnType<typeof runExperiment> {
+  const { memoryLimit, tuning = true } = settings;
+  using interrupt = watchInterrupt("stopping after a checkpoint; once more ends at once");
+  interrupt.start();
+  using progress = stderrProgress();
+  using device = await openDevice(memoryLimit === undefined ? {} : { memoryLimit });
+  const { signal } = interrupt;
+  const options: RunExperimentOptions = {
+    ...overrides,
+    device,
+    out,
+    only: settings.only,
+    maxCells: settings.maxCells,
+    keep: settings.keep,
+    evaluateOnly: settings.evaluateOnly ?? false,
+    redo: settings.redo ?? false,
+    signal,
+    onCell: ({ name, state, steps }, { index, count }) =>
+      progress.note(`run ${index + 1} of ${count}: ${name} (${stateWord(state)}, ${steps} steps)`),
+    onFailure: (cell, { message }) => progress.note(`${cell.name} failed: ${message}`),
+    onNote: (line) => progress.note(line),
+    onModel: async (model, { prune: { batch = 4, seq = 256, lora }, tokens }) =>
+      await tuneFor(model, { rows: batch * seq, ...(lora?.rank ? { rank: lora.rank } : {}), tokens }, {
+        setting: tuning,
+        progress,
+        signal,
+      }),
+    onRecord: (record) => progress.step(record),
+    onPhase: (text, share) => progress.phase(text, share),
+  };
+  try {
+    return await runExperiment(experiment, options);
+  } catch (error) {
+    if (!(error instanceof CompressoError) || error.code !== "aborted") throw error;
+    throw new CompressoError("aborted", { ...error.parts, mend: "the same command goes on from there" });
+  }
+}
+
+/** Paths of the definition are relative to its file, those of the command line to the current folder. */
+function overridesOf(file: string, { model, data, file: files, set }: Settings): ExperimentOverrides {
+  const paths = (map: ReadonlyMap<string, readonly string[]> | undefined): Record<string, string> =>
+    Object.fromEntries([...map ?? []].map(([name, values]) => [name, values[0] ?? ""]));
+  return {
+    root: dirname(file),
+    models: paths(model),
+    data: paths(data),
+    files: paths(files),
+    set: Object.fromEntries([...set ?? []].map(([name, values]) => [name, values.map(valueOf)])),
+  };
+}
+
+function showPlan(cells: readonly PlannedCell[], out: string): void {
+  const width = Math.max(4, ...cells.map(({ name }) => name.length));
+  print(`${"run".padEnd(width)}  steps    tokens  state`);
+  for (const { name, steps, tokens, state } of cells) {
+    print(
+      `${name.padEnd(width)}  ${String(steps).padStart(5)} ${formatCount(tokens).padStart(9)}  ${stateWord(state)}`,
+    );
+  }
+  const todo = cells.filter(({ state }) => state.kind !== "done");
+  print();
+  print(
+    `${cells.length} runs, ${todo.length} to do: ${formatCount(sum(todo, ({ steps }) => steps))} steps, ${
+      formatCount(sum(todo, ({ tokens }) => tokens))
+    } tokens with padding; results in ${out}`,
+  );
+  for (const { name, state } of cells) if (state.kind === "changed") note(`${name} has changed: ${state.what}`);
+}
+
+function cellFacts({ name, steps, tokens, state, identity }: PlannedCell): Readonly<Record<string, unknown>> {
+  return { name, steps, tokens, state, identity };
+}
+
+function stateWord(state: PlannedCell["state"]): string {
+  if (state.kind === "unmeasured") return state.hasModel ? "to be measured" : "lacks measures";
+  if (state.kind === "pruned") return "pruned, to be measured";
+  return state.kind === "stopped" ? "stopped, goes on" : state.kind;
+}
+
+/** A value of `--set`: JSON where it is, else the text. */
+function valueOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
+function sum(cells: readonly PlannedCell[], of: (cell: PlannedCell) => number): number {
+  return cells.reduce((total, cell) => total + of(cell), 0);
+}
+
+type Pairs = ReadonlyMap<string, readonly string[]>;
+
+/** Joins what an option gives each time. */
+function collect(parse: (text: string) => Pairs): (text: string, before?: Pairs) => Pairs {
+  return (text, before) => new Map([...before ?? [], ...parse(text)]);
+}

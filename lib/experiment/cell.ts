@@ -1,0 +1,136 @@
+// One cell: prune, then measure what came out. Owns the way from a planned cell to its files; refuses the order of cells.
+import { join } from "node:path";
+import { CompressoError } from "../errors.ts";
+import { openModelFiles } from "../io/open_model.ts";
+import { isScheduleName } from "../prune/builtin_schedules.ts";
+import { loadModelFrom, type Model } from "../run/model.ts";
+import { compress } from "../run/pipeline.ts";
+import type { StepRecord } from "../run/records.ts";
+import type { PruneSession } from "../run/session.ts";
+import type { Measure } from "./measures.ts";
+import type { PlannedCell } from "./plan.ts";
+import { cutProfile, lossProfile } from "./profile.ts";
+import type { SourceRows } from "./rows.ts";
+import { type CellOutcome, missingOf, MODEL_FOLDER, type Store } from "./store.ts";
+
+/** What a sitting is told of. */
+export interface CellEvents {
+  /** Called for every step. */
+  readonly onRecord?: ((record: StepRecord) => void) | undefined;
+  /** Called while something else goes on, with its share done where known. */
+  readonly onPhase?: ((text: string, share?: number) => void) | undefined;
+  /** Stops the work; a run saves itself first. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Steps between two checkpoints. */
+const CHECKPOINT_EVERY = 50;
+
+/** Runs a cell up to its pruned model, from its checkpoint where there is one. */
+export async function pruneCell(
+  cell: PlannedCell,
+  model: Model,
+  { rows, store, events }: { readonly rows: SourceRows; readonly store: Store; readonly events: CellEvents },
+): Promise<void> {
+  const { name, prune, options } = cell;
+  let session: PruneSession | null = null;
+  await compress(model, {
+    ...prune,
+    ...rows,
+    out: store.cell(name),
+    checkpointEvery: CHECKPOINT_EVERY,
+    resume: await store.isResumable(name),
+    identity: { weights: cell.model.weights },
+    // The folder alone is measured; a GGUF would hold the same weights.
+    export: { formats: ["hf"], replace: true },
+    ...(events.signal ? { signal: events.signal } : {}),
+    hooks: {
+      // run.json comes last and says that all is there.
+      async beforeExport(): Promise<void> {
+        if (!session) return;
+        const { schedule, method = "compresso" } = options, { rates } = session.options;
+        // A script may have set β and noise to values that are not known here.
+        const learned = method === "compresso" && (schedule === undefined || isScheduleName(schedule));
+        await store.setCut(name, cutProfile(session.result(), { learned, rates }));
+      },
+    },
+    onStart: (started) => session = started,
+    onRecord(record): void {
+      if (options.lora === false && record.learningRate > 0) throw trainsAnyway(record);
+      events.onRecord?.(record);
+    },
+    onPhase: (phase) =>
+      events.onPhase?.(phase === "slice" ? "comparing the sliced model with the masked one" : "writing the model"),
+  });
+}
+
+/** Takes the measures that are missing on a cell's pruned model. Its tokens are those of the model that it came from. */
+export async function measureCell(
+  cell: PlannedCell,
+  base: Pick<Model, "device" | "tokenizer">,
+  { store, measures, events }: {
+    readonly store: Store;
+    readonly measures: readonly Measure[];
+    readonly events: CellEvents;
+  },
+): Promise<void> {
+  const dir = store.cell(cell.name), missing = missingOf(measures, await store.measured(dir));
+  if (missing.length === 0) return;
+  const { source } = await openModelFiles(join(dir, MODEL_FOLDER));
+  using pruned = await loadModelFrom(source, {
+    device: base.device,
+    tokenizer: base.tokenizer,
+    baseDtype: cell.model.baseDtype,
+    ...(events.signal ? { signal: events.signal } : {}),
+  });
+  await takeMeasures(pruned, missing, { dir, store, events });
+}
+
+/** Takes measures one by one; each is on disk before the next begins. */
+export async function takeMeasures(
+  model: Model,
+  measures: readonly Measure[],
+  { dir, store, events }: { readonly dir: string; readonly store: Store; readonly events: CellEvents },
+): Promise<void> {
+  for (const measure of measures) {
+    events.signal?.throwIfAborted();
+    const values = await measure.take(model, {
+      signal: events.signal,
+      onProgress: (share) => events.onPhase?.(`measuring ${measure.id}`, share),
+    });
+    await store.addMeasured(dir, measure, values);
+  }
+}
+
+/** What a pruned cell has, from its files. */
+export async function outcomeOf(cell: PlannedCell, store: Store): Promise<CellOutcome> {
+  const summary = await store.summary(cell.name), cut = await store.cut(cell.name);
+  if (!summary || !cut) {
+    throw new CompressoError("input", {
+      what: `cannot read the run of cell ${cell.name}`,
+      rule: "its folder holds run.json and cut.json",
+      value: summary ? "no cut.json" : "no run.json",
+      mend: "remove the folder, and the cell runs again",
+    });
+  }
+  const records = await store.records(cell.name);
+  return {
+    sparsity: summary.sparsity,
+    parameters: summary.parameters,
+    cut,
+    loss: lossProfile(records),
+    steps: records.length,
+    tokens: records.reduce((sum, { tokens }) => sum + tokens, 0),
+    seconds: Object.values(summary.seconds).reduce((sum, seconds) => sum + seconds, 0),
+    adapter: summary.adapter,
+  };
+}
+
+function trainsAnyway({ step, learningRate }: StepRecord): CompressoError {
+  return new CompressoError("mismatch", {
+    what: "cannot run a cell without LoRA",
+    rule: "its learning rate is 0 at every step",
+    value: `${learningRate} at step ${step}`,
+    mend: "leave rates.lora out of the schedule",
+  });
+}

@@ -1,0 +1,135 @@
+// The charts of an experiment: measures, losses and layers. Owns which there are and what they show; refuses geometry.
+import { dotChart, type DotPanel } from "../report/dot_chart.ts";
+import { lineChart } from "../report/line_chart.ts";
+import type { LineSeries } from "../report/line_panel.ts";
+import type { ExperimentReport, Group } from "./report.ts";
+
+/** A chart and where it stands. */
+export interface DrawnChart {
+  readonly file: string;
+  /** What it shows, in a few words. */
+  readonly title: string;
+  readonly svg: string;
+}
+
+/** Lines that can be told apart. */
+const MOST_LINES = 8;
+/** Steps over which a loss is averaged. */
+const SMOOTH = 5;
+
+/** Draws all charts for which there is something to show. */
+export function charts(report: ExperimentReport): DrawnChart[] {
+  const groups = report.groups.filter(({ cells }) => cells.length > 0);
+  if (groups.length === 0) return [];
+  return [...measureChart(report, groups), ...lossCharts(report, groups), ...layerCharts(report, groups)];
+}
+
+/** A group by its place, shortly. */
+export function groupLabel({ at }: Pick<Group, "at">, axes: readonly string[]): string {
+  const named = axes.filter((axis) => axis !== "seed");
+  return named.map((axis) => `${axis} ${at[axis]}`).join(", ") || "all";
+}
+
+function measureChart(report: ExperimentReport, groups: readonly Group[]): DrawnChart[] {
+  // Means of tasks stand for the single ones.
+  const shown = report.names.filter(({ isMeasure, isPart = false }) => isMeasure && !isPart);
+  const dense = Object.entries(report.dense);
+  const panels = shown.map(({ name, kind }): DotPanel => {
+    const own = dense.length === 1 ? dense[0]?.[1].find((value) => value.name === name) : undefined;
+    return {
+      title: `${name} (${kind === "perplexity" ? "perplexity, less is better" : "accuracy, more is better"})`,
+      format: kind === "accuracy" ? "share" : "plain",
+      rows: groups.flatMap((group) => {
+        const spread = group.numbers[name];
+        if (!spread) return [];
+        return [{ label: groupLabel(group, report.axes), values: spread.values, mean: spread.mean, spread: spread.sd }];
+      }),
+      ...(own ? { reference: { label: "unpruned", value: own.value } } : {}),
+    };
+  });
+  if (panels.every(({ rows }) => rows.length === 0)) return [];
+  const title = `${report.name}: what was measured`;
+  const description = "Dots are seeds, bars their means, whiskers one sample standard deviation to each side.";
+  return [{ file: "measures.svg", title: "what was measured", svg: dotChart({ title, description, panels }) }];
+}
+
+function lossCharts(report: ExperimentReport, groups: readonly Group[]): DrawnChart[] {
+  return inParts(report, groups).flatMap(({ suffix, name, part }) => {
+    const series = part.map((group): LineSeries => ({
+      name: groupLabel(group, report.axes),
+      points: meanLoss(group.cells.map((cell) => report.losses[cell] ?? [])),
+    })).filter(({ points }) => points.length > 0);
+    if (series.length === 0) return [];
+    return [{
+      file: `loss${suffix}.svg`,
+      title: `loss${name}`,
+      svg: lineChart({
+        title: `${report.name}: loss${name}`,
+        description: `Mean over the seeds, averaged over ${SMOOTH} steps.`,
+        x: { label: "step" },
+        y: { label: "loss, nats a token" },
+        series,
+      }),
+    }];
+  });
+}
+
+function layerCharts(report: ExperimentReport, groups: readonly Group[]): DrawnChart[] {
+  return inParts(report, groups).flatMap(({ suffix, name, part }) => {
+    const series = part.map((group): LineSeries => ({
+      name: groupLabel(group, report.axes),
+      points: group.layers.map((cut, layer) => [layer, cut] as const),
+      style: { dots: true },
+    }));
+    // The runs of a chart may have several sparsities: a line of their own for each.
+    const uniform = [...new Set(part.map(({ numbers }) => numbers["hard sparsity"]?.mean.toFixed(2)))];
+    const most = Math.max(0, ...part.map(({ layers }) => layers.length - 1));
+    const flat = uniform.flatMap((share): LineSeries[] =>
+      share === undefined ? [] : [{
+        name: `uniform, ${Math.round(100 * Number(share))} %`,
+        points: [[0, Number(share)], [most, Number(share)]],
+        style: { line: "dashed", color: 6, width: 1.5 },
+      }]
+    );
+    return [{
+      file: `layers${suffix}.svg`,
+      title: `share cut of each layer${name}`,
+      svg: lineChart({
+        title: `${report.name}: share cut of each layer${name}`,
+        description: "Share of a layer's linear weights that is cut, mean over the seeds; dashed: all layers alike.",
+        x: { label: "layer" },
+        y: { label: "share cut", format: "share" },
+        series: [...series, ...flat],
+      }),
+    }];
+  });
+}
+
+/** Groups in charts of at most so many lines: where there are more, one chart for each value of all axes but the first. */
+function inParts(
+  { axes }: ExperimentReport,
+  groups: readonly Group[],
+): { readonly suffix: string; readonly name: string; readonly part: readonly Group[] }[] {
+  if (groups.length <= MOST_LINES) return [{ suffix: "", name: "", part: groups }];
+  const others = axes.filter((axis) => axis !== "seed").slice(1);
+  const key = ({ at }: Group): string => others.map((axis) => `${axis} ${at[axis]}`).join(", ");
+  const keys = [...new Set(groups.map(key))];
+  return keys.map((one) => ({
+    suffix: one === "" ? "" : `-${one.replaceAll(/[^\w.]+/g, "-")}`,
+    name: one === "" ? "" : `, ${one}`,
+    part: groups.filter((group) => key(group) === one),
+  }));
+}
+
+/** The mean of several losses, averaged over the steps before; as long as the shortest. */
+function meanLoss(losses: readonly (readonly number[])[]): (readonly [number, number])[] {
+  const length = Math.min(...losses.map((list) => list.length));
+  const means = Array.from(
+    { length: Number.isFinite(length) ? length : 0 },
+    (_, step) => losses.reduce((sum, list) => sum + (list[step] ?? NaN), 0) / losses.length,
+  );
+  return means.map((_, step) => {
+    const window = means.slice(Math.max(0, step + 1 - SMOOTH), step + 1);
+    return [step + 1, window.reduce((sum, loss) => sum + loss, 0) / window.length] as const;
+  });
+}

@@ -1,0 +1,276 @@
+// What an experiment is: models, data, options that all runs share, a grid of those that differ, and what is measured. Owns the contract and its
+// check; refuses files and runs.
+import { CompressoError } from "../errors.ts";
+import { z } from "../packages.ts";
+import { type CellOptions, checkOption } from "./options.ts";
+
+/** Rows of a file. A path that begins with @ names one of {@link ExperimentDefinition.files}. */
+export interface FileData {
+  /** The file, as `readRows` takes it. */
+  readonly file: string;
+  /** Rows that are taken at most, from the first on. */
+  readonly limit?: number | undefined;
+  /** Rows that are taken from the end; not with `limit`. */
+  readonly last?: number | undefined;
+  /** Field that holds the text of a row. */
+  readonly textField?: string | undefined;
+  /** Whether broken rows are left out. */
+  readonly skipBroken?: boolean | undefined;
+}
+
+/** Texts that the unpruned model writes itself, once for the whole experiment; see `writeTexts` (LLM-QAT). */
+export interface SelfWrittenData {
+  /** How many texts, and how long they are. */
+  readonly generate: {
+    readonly count: number;
+    readonly tokens: number;
+    readonly temperature?: number | undefined;
+    readonly seed?: number | undefined;
+  };
+}
+
+/** Where a cell's rows come from; a text alone is a file. */
+export type DataSource = string | FileData | SelfWrittenData;
+
+/** Perplexity of a text; see `perplexity`. */
+export interface TextMeasure {
+  /** Name in tables. */
+  readonly name: string;
+  /** The file. */
+  readonly text: string;
+  /** Tokens of a window. */
+  readonly window: number;
+  /** Windows at most. */
+  readonly maxWindows?: number | undefined;
+  /** Characters at most. */
+  readonly limitChars?: number | undefined;
+}
+
+/** Perplexity over the rows of a file, each read alone; see `rowPerplexity`. */
+export interface RowsMeasure extends FileData {
+  /** Name in tables. */
+  readonly name: string;
+  /** Tokens to which longer rows are cut. */
+  readonly seq: number;
+}
+
+/** Accuracy on rows with choices; see `scoreChoices`. */
+export interface ChoicesMeasure {
+  /** Name in tables. */
+  readonly name: string;
+  /** The file. */
+  readonly file: string;
+  /** Rows at most, from the first on. */
+  readonly limit?: number | undefined;
+}
+
+/** Accuracy on known tasks and its mean; see `evaluateTasks`. */
+export interface TasksMeasure {
+  /** The tasks. */
+  readonly names: readonly string[];
+  /** Folder with their files. */
+  readonly data: string;
+  /** Rows of each at most. */
+  readonly limit?: number | undefined;
+}
+
+/** What is measured on every pruned model, and once on every model as it was. */
+export interface EvaluateDefinition {
+  /** Perplexity of texts. */
+  readonly perplexity?: readonly TextMeasure[] | undefined;
+  /** Perplexity over rows: of whole texts, or of the responses to instructions. */
+  readonly rows?: readonly RowsMeasure[] | undefined;
+  /** Accuracy on rows with choices. */
+  readonly choices?: readonly ChoicesMeasure[] | undefined;
+  /** Accuracy on known tasks. */
+  readonly tasks?: TasksMeasure | undefined;
+  /** The prompt at inference, before instructions of `rows` and `choices`; each is measured by itself. Default: none. */
+  readonly prompt?: readonly (boolean | string)[] | undefined;
+}
+
+/** Values of options that differ: every combination is a cell. */
+export type Grid = { readonly [name in keyof CellOptions]?: readonly unknown[] };
+
+/** An experiment. Paths are relative to its file; those that begin with @ name one of `files`. */
+export interface ExperimentDefinition {
+  /** Its name. */
+  readonly name: string;
+  /** What it is to find out; stands above its tables. */
+  readonly question?: string | undefined;
+  /**
+   * Files that it uses by name. null: the command line must say where one lies; false: there is none unless it does, and measures that
+   * would use it are left out.
+   */
+  readonly files?: Readonly<Record<string, string | null | false>> | undefined;
+  /** The model, or several by name. */
+  readonly model: string | Readonly<Record<string, string>>;
+  /** The data, or several sets by name. Default: those of the demo, for the demo. */
+  readonly data?: DataSource | Readonly<Record<string, DataSource>> | undefined;
+  /** Options that all cells share. */
+  readonly base?: CellOptions | undefined;
+  /** Options that differ; several grids are joined. */
+  readonly grid: Grid | readonly Grid[];
+  /** What is measured. */
+  readonly evaluate?: EvaluateDefinition | undefined;
+}
+
+/** An experiment whose form was checked. */
+export interface Experiment {
+  /** As it was given. */
+  readonly definition: ExperimentDefinition;
+}
+
+const name = z.string().regex(/^[\w.-]+(?: [\w.-]+)*$/, "expected letters, digits, '_', '-', '.' and single spaces");
+const path = z.string().min(1), positive = z.int().positive();
+const fileData = z.strictObject({
+  file: path,
+  limit: positive.optional(),
+  last: positive.optional(),
+  textField: z.string().optional(),
+  skipBroken: z.boolean().optional(),
+});
+const source = z.union([
+  path,
+  fileData,
+  z.strictObject({
+    generate: z.strictObject({
+      count: positive,
+      tokens: z.int().min(2),
+      temperature: z.number().positive().optional(),
+      seed: z.int().nonnegative().optional(),
+    }),
+  }),
+]);
+const options = z.record(z.string(), z.unknown());
+const grid = z.record(z.string(), z.array(z.unknown()).min(1));
+const FORM = z.strictObject({
+  name,
+  question: z.string().optional(),
+  files: z.record(name, z.union([path, z.literal(false)]).nullable()).optional(),
+  model: z.union([path, z.record(name, path)]),
+  data: z.union([source, z.record(name, source)]).optional(),
+  base: options.optional(),
+  grid: z.union([grid, z.array(grid).min(1)]),
+  evaluate: z.strictObject({
+    perplexity: z.array(z.strictObject({
+      name,
+      text: path,
+      window: z.int().min(2),
+      maxWindows: positive.optional(),
+      limitChars: positive.optional(),
+    })).optional(),
+    rows: z.array(fileData.extend({ name, seq: z.int().min(2) })).optional(),
+    choices: z.array(z.strictObject({ name, file: path, limit: positive.optional() })).optional(),
+    tasks: z.strictObject({ names: z.array(z.string()).min(1), data: path, limit: positive.optional() }).optional(),
+    prompt: z.array(z.union([z.boolean(), path])).min(1).optional(),
+  }).optional(),
+});
+
+/**
+ * Checks an experiment, which a file gives as its default export. Throws `CompressoError("usage")` that names the part which is wrong.
+ *
+ * @example
+ * ```ts
+ * import { defineExperiment } from "./definition.ts";
+ * export default defineExperiment({
+ *   name: "rank",
+ *   model: "demo",
+ *   base: { sparsity: 0.3, steps: 40 },
+ *   grid: { rank: [2, 4, 8], seed: [1, 2, 3] },
+ * });
+ * ```
+ */
+export function defineExperiment(definition: ExperimentDefinition): Experiment {
+  const parsed = FORM.safeParse(definition);
+  if (!parsed.success) throw wrongForm(parsed.error.issues[0], definition);
+  const where = "the experiment";
+  for (const [option, value] of Object.entries(definition.base ?? {})) {
+    if (value !== undefined) checkOption(option, value, `the base of ${where}`);
+  }
+  for (const part of gridsOf(definition)) {
+    for (const [option, values] of Object.entries(part)) {
+      for (const value of values ?? []) checkOption(option, value, `the grid of ${where}`);
+    }
+  }
+  checkRest(definition);
+  return Object.freeze({ definition });
+}
+
+/** The default export of a file as an experiment. Throws `CompressoError("input")` for anything else. */
+export function asExperiment(exported: unknown, file: string): Experiment {
+  if (typeof exported === "object" && exported !== null && "definition" in exported) {
+    return defineExperiment(exported.definition as ExperimentDefinition);
+  }
+  throw new CompressoError("input", {
+    what: `cannot use ${file} as an experiment`,
+    rule: "its default export is defineExperiment({ … })",
+    value: exported === undefined ? "no default export" : typeof exported,
+    mend: "write `export default defineExperiment({ … })`",
+  });
+}
+
+/** The grids of an experiment. */
+export function gridsOf({ grid }: Pick<ExperimentDefinition, "grid">): readonly Grid[] {
+  return isList(grid) ? grid : [grid];
+}
+
+/** Models by name; one alone is "model". */
+export function modelsOf({ model }: Pick<ExperimentDefinition, "model">): Readonly<Record<string, string>> {
+  return typeof model === "string" ? { model } : model;
+}
+
+/** Data sets by name; one alone is "data". */
+export function dataOf({ data }: Pick<ExperimentDefinition, "data">): Readonly<Record<string, DataSource>> {
+  if (data === undefined) return {};
+  return isSource(data) ? { data } : data;
+}
+
+function isList(grid: ExperimentDefinition["grid"]): grid is readonly Grid[] {
+  return Array.isArray(grid);
+}
+
+function isSource(data: NonNullable<ExperimentDefinition["data"]>): data is DataSource {
+  return source.safeParse(data).success;
+}
+
+/** What no single part can be wrong in. */
+function checkRest(definition: ExperimentDefinition): void {
+  const fail = (rule: string, value: string): never => {
+    throw new CompressoError("usage", { what: `cannot define the experiment '${definition.name}'`, rule, value });
+  };
+  const models = Object.keys(modelsOf(definition)), sets = Object.keys(dataOf(definition));
+  if (models.length === 0) fail("there is at least one model", "none");
+  const values = (option: "model" | "data"): unknown[] => [
+    ...(definition.base?.[option] === undefined ? [] : [definition.base[option]]),
+    ...gridsOf(definition).flatMap((part) => [...part[option] ?? []]),
+  ];
+  for (const value of values("model")) {
+    if (!models.includes(String(value))) fail(`'model' is one of ${models.join(", ")}`, String(value));
+  }
+  for (const value of values("data")) {
+    if (!sets.includes(String(value))) fail(`'data' is one of ${sets.join(", ") || "no sets"}`, String(value));
+  }
+  const { perplexity = [], rows = [], choices = [] } = definition.evaluate ?? {};
+  for (const group of [perplexity, rows, choices]) {
+    const names = group.map((item) => item.name), twice = names.find((one, index) => names.indexOf(one) !== index);
+    if (twice !== undefined) fail("measures of one kind have different names", twice);
+  }
+  for (const item of [...rows, ...Object.values(dataOf(definition))]) {
+    if (typeof item === "string" || "generate" in item || item.limit === undefined || item.last === undefined) continue;
+    fail("rows are taken from the first on, or from the end", `${item.file} with limit and last`);
+  }
+}
+
+function wrongForm(issue: z.core.$ZodIssue | undefined, definition: unknown): CompressoError {
+  const at = issue?.path ?? [];
+  const value = at.reduce<unknown>(
+    (part, key) => typeof part === "object" && part !== null ? Reflect.get(part, key) : undefined,
+    definition,
+  );
+  const shown = value === undefined ? "not given" : JSON.stringify(value) ?? String(value);
+  return new CompressoError("usage", {
+    what: "cannot define the experiment",
+    rule: `${at.length > 0 ? `${at.join(".")}: ` : ""}${issue?.message ?? "another form"}`,
+    value: shown.length > 120 ? `${shown.slice(0, 117)}…` : shown,
+  });
+}

@@ -1,0 +1,105 @@
+// The cells of an experiment: every combination of its grids, with a name and the axes along which they differ. Owns their order and names;
+// refuses to run them.
+import { createHash } from "node:crypto";
+import { CompressoError } from "../errors.ts";
+import { type ExperimentDefinition, type Grid, gridsOf } from "./definition.ts";
+import { CELL_OPTION_NAMES, type CellOptionName, type CellOptions, isCellOption, shownOption } from "./options.ts";
+
+/** One run of an experiment. */
+export interface Cell {
+  /** Name of its folder: the options along the axes. */
+  readonly name: string;
+  /** Options of the grid and those that all share. */
+  readonly options: CellOptions;
+}
+
+/** Letters of a cell's name; file systems allow 255 of a folder's. */
+const MOST_NAME = 200;
+
+/** Values by which cells are chosen: a cell must have one of them. */
+export type Filter = ReadonlyMap<string, readonly string[]>;
+
+/** Options that differ between the cells, in the order of the definition; the seed is last. */
+export function axesOf(definition: Pick<ExperimentDefinition, "grid" | "base">): CellOptionName[] {
+  const cells = combinations(definition);
+  const named = [...new Set(gridsOf(definition).flatMap((grid) => Object.keys(grid)))];
+  const differing = CELL_OPTION_NAMES.filter((name) =>
+    named.includes(name) && new Set(cells.map((cell) => JSON.stringify(cell[name]))).size > 1
+  );
+  const order = (name: CellOptionName): number => name === "seed" ? named.length : named.indexOf(name);
+  return differing.sort((a, b) => order(a) - order(b));
+}
+
+/**
+ * All cells. The first seed of every combination comes first, so that a sitting that ends early leaves a table that is wide and not deep; the
+ * cells of one model stand together, as a model is loaded once.
+ */
+export function cellsOf(definition: Pick<ExperimentDefinition, "grid" | "base">): Cell[] {
+  const axes = axesOf(definition), taken = new Map<string, string>();
+  const cells = combinations(definition).map((options): Cell => {
+    const parts = axes.map((axis) => `${axis}=${shownOption(options[axis])}`);
+    const plain = (parts.join(",").replace(/[^\w=,.+-]/g, "_") || "only").slice(0, MOST_NAME);
+    const key = JSON.stringify(axes.map((axis) => options[axis]));
+    const isFree = plain.length < MOST_NAME && (taken.get(plain) ?? key) === key;
+    if (isFree) taken.set(plain, key);
+    return { name: isFree ? plain : `${plain},${hash(key)}`, options };
+  });
+  const unique = [...new Map(cells.map((cell) => [cell.name, cell])).values()];
+  const seeds = [...new Set(unique.map(({ options }) => options.seed))];
+  const models = [...new Set(unique.map(modelKey))];
+  return unique
+    .map((cell, index) => ({
+      cell,
+      order: [models.indexOf(modelKey(cell)), seeds.indexOf(cell.options.seed), index] as const,
+    }))
+    .sort(({ order: a }, { order: b }) => a[0] - b[0] || a[1] - b[1] || a[2] - b[2])
+    .map(({ cell }) => cell);
+}
+
+/** The cells that a filter chooses. Throws `CompressoError("usage")` for options or values that no cell has. */
+export function chooseCells(cells: readonly Cell[], filter: Filter): Cell[] {
+  const fail = (name: string, rule: string, value: string): never => {
+    throw new CompressoError("usage", { what: `cannot choose cells by ${name}`, rule, value });
+  };
+  return [...filter].reduce((left, [name, values]) => {
+    if (!isCellOption(name)) return fail(name, `options are ${CELL_OPTION_NAMES.join(", ")}`, name);
+    const known = [...new Set(cells.map(({ options }) => shownOption(options[name])))];
+    const stranger = values.find((value) => !known.includes(value));
+    if (stranger !== undefined) fail(name, `in this experiment it is one of ${known.join(", ")}`, stranger);
+    return left.filter(({ options }) => values.includes(shownOption(options[name])));
+  }, [...cells]);
+}
+
+function modelKey({ options }: Cell): string {
+  return JSON.stringify([options.model, options.baseDtype]);
+}
+
+function combinations({ grid, base = {} }: Pick<ExperimentDefinition, "grid" | "base">): CellOptions[] {
+  return gridsOf({ grid }).flatMap((part) =>
+    product(Object.entries(part)).map((values): CellOptions => {
+      const { units, targets, ...rest } = { ...base, ...values };
+      // Lists of words have one form, so that equal ones are equal cells.
+      return {
+        ...rest,
+        ...(units === undefined ? {} : { units: joined(units) }),
+        ...(targets === undefined ? {} : { targets: joined(targets) }),
+      };
+    })
+  );
+}
+
+function joined(words: string | readonly string[]): string {
+  return typeof words === "string" ? words : words.join(",");
+}
+
+/** Every combination of the values; the last name changes first. */
+function product(entries: readonly (readonly [string, Grid[CellOptionName]])[]): CellOptions[] {
+  const [first, ...rest] = entries;
+  if (!first) return [{}];
+  const [name, values = []] = first, others = product(rest);
+  return values.flatMap((value) => others.map((other): CellOptions => ({ [name]: value, ...other })));
+}
+
+function hash(text: string): string {
+  return createHash("sha256").update(text).digest("hex").slice(0, 6);
+}

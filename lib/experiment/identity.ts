@@ -1,0 +1,69 @@
+// What a cell is, as facts that decide its result: two cells with the same facts end alike. Owns the facts and their comparison; refuses to
+// store them.
+import type { DecoderSpec } from "../nn/spec.ts";
+import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
+import { isScheduleName } from "../prune/builtin_schedules.ts";
+import { type PruneOptions, resolveOptions } from "../run/options.ts";
+import { digestOf } from "../run/run_data.ts";
+import type { CellOptions } from "./options.ts";
+
+/** Facts by name. */
+export type CellIdentity = Readonly<Record<string, string>>;
+
+/** What is known of a cell before it runs. */
+export interface CellFacts {
+  readonly options: CellOptions;
+  /** As the run takes them. */
+  readonly prune: Omit<PruneOptions, "rows">;
+  readonly spec: DecoderSpec;
+  /** Digests of weights, rows and the schedule's script. */
+  readonly weights: string;
+  readonly data: string;
+  readonly schedule: string;
+}
+
+/**
+ * The facts, with all defaults filled in, so that a default that changes is noticed. Whether layers are computed anew changes no bit and is
+ * none. Throws `CompressoError("usage")` for options that cannot work.
+ */
+export function identityOfCell({ options, prune, spec, weights, data, schedule }: CellFacts): CellIdentity {
+  const { rows: _rows, recompute: _recompute, prompt, ...rest } = resolveOptions({ ...prune, rows: [] }, spec);
+  const facts = { ...rest, packing: options.packing ?? null };
+  return {
+    ...Object.fromEntries(Object.entries(facts).flatMap(([name, value]) => flat(name, value))),
+    prompt: promptName(prompt),
+    schedule,
+    weights,
+    data,
+    baseDtype: options.baseDtype ?? "f16",
+  };
+}
+
+/** A prompt's text in a few letters. */
+export function promptName(prompt: string | null): string {
+  if (prompt === null) return "none";
+  return prompt === COLLABORATIVE_PROMPT ? "collaborative" : `text ${digestOf([prompt])}`;
+}
+
+/** A schedule in a few letters: its name, or a hash of its script. */
+export async function scheduleName(schedule: string | undefined): Promise<string> {
+  if (schedule === undefined) return "cubic, the default";
+  if (isScheduleName(schedule) || /^[a-z][a-z\d+.-]+:/i.test(schedule)) return schedule;
+  return `script ${digestOf([await Deno.readTextFile(schedule)])}`;
+}
+
+/** What differs, in words; null where nothing does. */
+export function differences(then: CellIdentity, now: CellIdentity): string | null {
+  const names = [...new Set([...Object.keys(then), ...Object.keys(now)])];
+  const differing = names.filter((name) => then[name] !== now[name]);
+  if (differing.length === 0) return null;
+  return differing.map((name) => `${name}: ${then[name] ?? "not given"} then, ${now[name] ?? "not given"} now`).join(
+    "; ",
+  );
+}
+
+/** An object's parts each by a name of its own. */
+function flat(name: string, value: unknown): [string, string][] {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return [[name, JSON.stringify(value) ?? ""]];
+  return Object.entries(value).flatMap(([part, inner]) => flat(`${name}.${part}`, inner));
+}

@@ -1,0 +1,198 @@
+// The report of an experiment as Markdown. Owns the wording and the number of digits; refuses to compute.
+import { type DrawnChart, groupLabel } from "./charts.ts";
+import type { Contrast, ExperimentReport, Group, NumberName } from "./report.ts";
+import type { Spread } from "./statistics.ts";
+
+/** Numbers of a run that a table has a column for, where they are worth one. */
+const RUN_TABLE = [
+  "loss, last 8 steps",
+  "loss, worst 5 steps",
+  "roughness of the loss",
+  "gap to the schedule",
+  "undecided units",
+  "unevenness of layers",
+] as const;
+
+/** The whole document. */
+export function markdown(report: ExperimentReport, charts: readonly DrawnChart[]): string {
+  const { name, question, protocol, unfinished, cells } = report;
+  const parts: string[] = [`# ${name}`];
+  if (question) parts.push(question);
+  parts.push(protocol.map((line) => `- ${line}`).join("\n"));
+  if (cells.length === 0) parts.push("No cell is finished yet.");
+  else {
+    const measures = report.names.filter(({ isMeasure }) => isMeasure), single = measures.filter(isPart);
+    const size = report.names.filter(({ name }) => name === "hard sparsity" || name === "parameters");
+    const whole = [...measures.filter((name) => !isPart(name)), ...size];
+    parts.push("## What was measured", measureTable(report, whole), spreadNote(report));
+    if (single.length > 0) parts.push("Task by task:", measureTable(report, single));
+    parts.push(...contrastPart(report));
+    parts.push("## How the runs went", runTable(report), RUN_NOTE);
+    parts.push("## Layers", layerTable(report), LAYER_NOTE);
+  }
+  for (const { file, title } of charts) parts.push(`![${title}](${file})`);
+  if (unfinished.length > 0) {
+    const lines = unfinished.map(({ cell, state }) => `- ${cell}: ${state.replaceAll("\n", " ")}`);
+    parts.push("## Not finished", lines.join("\n"));
+  }
+  return parts.join("\n\n") + "\n";
+}
+
+/** A number as its kind is shown. */
+export function shownNumber(value: number, kind: NumberName["kind"]): string {
+  if (!Number.isFinite(value)) return "–";
+  if (kind === "accuracy") return `${(100 * value).toFixed(1)} %`;
+  if (kind === "share") return percent(value);
+  if (kind === "count") return String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, ",");
+  if (kind === "seconds") return String(Math.round(value));
+  if (kind === "loss") return value.toFixed(3);
+  return value.toFixed(value < 100 ? 2 : 1);
+}
+
+function isPart({ isPart = false }: NumberName): boolean {
+  return isPart;
+}
+
+function measureTable({ axes, groups, dense }: ExperimentReport, shown: readonly NumberName[]): string {
+  const named = axes.filter((axis) => axis !== "seed");
+  const head = [...(named.length > 0 ? named : ["runs"]), "n", ...shown.map(({ name }) => name)];
+  const denseRows = Object.entries(dense).filter(([, values]) => values.length > 0).map(([model, values]) => [
+    `unpruned${Object.keys(dense).length > 1 ? ` ${model}` : ""}`,
+    ...named.slice(1).map(() => ""),
+    "",
+    ...shown.map(({ name, kind }) => {
+      const value = values.find((one) => one.name === name);
+      return value ? shownNumber(value.value, kind) : "";
+    }),
+  ]);
+  const rows = groups.map((group) => [
+    ...(named.length > 0 ? named.map((axis) => group.at[axis] ?? "") : ["all"]),
+    countOf(group),
+    ...shown.map(({ name, kind }) => cellOf(group, { name, kind })),
+  ]);
+  return table(head, [...denseRows, ...rows], named.length || 1);
+}
+
+/** A spread; where it is over fewer runs than its group has, their number is said. */
+function cellOf(group: Group, { name, kind }: Pick<NumberName, "name" | "kind">): string {
+  const spread = group.numbers[name];
+  if (!spread) return "–";
+  const fewer = spread.n < group.cells.length ? ` (n = ${spread.n})` : "";
+  return `${shownSpread(spread, kind)}${fewer}`;
+}
+
+function shownSpread({ mean, sd }: Pick<Spread, "mean" | "sd">, kind: NumberName["kind"]): string {
+  const value = shownNumber(mean, kind);
+  if (sd === null || kind === "count") return value;
+  // As many digits as the mean has; what is nearly 0, such as gaps, has one that counts.
+  if (kind === "share" && Math.abs(mean) >= 0.001) return `${(100 * mean).toFixed(1)} ± ${(100 * sd).toFixed(1)} %`;
+  return `${value.replace(/ %$/, "")} ± ${shownNumber(sd, kind)}`;
+}
+
+function countOf({ cells, wanted }: Group): string {
+  return cells.length === wanted ? String(wanted) : `${cells.length} of ${wanted}`;
+}
+
+function spreadNote({ names, dense, groups }: ExperimentReport): string {
+  const counts = new Map(Object.values(dense).flat().map(({ name, n }) => [name, n] as const));
+  const errors = names.filter(({ kind }) => kind === "accuracy").flatMap(({ name }) =>
+    groups.flatMap(({ numbers }) => {
+      const mean = numbers[name]?.mean, count = counts.get(name);
+      return mean === undefined || count === undefined ? [] : [100 * Math.sqrt(mean * (1 - mean) / count)];
+    })
+  );
+  const questions = errors.length === 0
+    ? ""
+    : ` The questions are the same for all runs, and few: by their choice alone an accuracy has a standard error of ${
+      range(errors)
+    } points, which ± does not hold.`;
+  const single = groups.every(({ cells }) => cells.length <= 1)
+    ? " Here every group has one run at most, so nothing is known of the spread."
+    : "";
+  return `n is the number of finished runs, which differ by their seed alone; ± is the sample standard deviation over them, absent for one run.${single}${questions}`;
+}
+
+function contrastPart(report: ExperimentReport): string[] {
+  const { contrasts, names } = report, measures = names.filter((name) => name.isMeasure && !isPart(name));
+  const shown = [...measures, ...names.filter(({ name }) => name === "loss, last 8 steps")];
+  const found = contrasts.filter(({ numbers }) => Object.keys(numbers).length > 0);
+  if (found.length === 0) return [];
+  const rows = found.map((contrast) => [
+    `${contrast.axis}: ${contrast.to} in place of ${contrast.from}`,
+    String(Math.max(...Object.values(contrast.numbers).map(({ n }) => n))),
+    ...shown.map(({ name, kind }) => differenceCell(contrast, { name, kind })),
+  ]);
+  return [
+    "## Differences",
+    table(["change", "pairs", ...shown.map(({ name }) => name)], rows, 1),
+    "Mean difference over all pairs of runs that differ in nothing else, seed included, ± its standard error (absent for one pair). With few pairs, what is less than two or three standard errors from 0 shows nothing.",
+  ];
+}
+
+function differenceCell({ numbers }: Contrast, { name, kind }: Pick<NumberName, "name" | "kind">): string {
+  const difference = numbers[name];
+  if (!difference) return "–";
+  const { mean, stderr } = difference, sign = mean < 0 ? "−" : "+";
+  const points = (value: number): string =>
+    kind === "accuracy" || kind === "share" ? (100 * value).toFixed(1) : shownNumber(value, kind);
+  const unit = kind === "accuracy" || kind === "share" ? " points" : "";
+  return `${sign}${points(Math.abs(mean))}${stderr === null ? "" : ` ± ${points(stderr)}`}${unit}`;
+}
+
+function runTable(report: ExperimentReport): string {
+  const { names, groups } = report, shown = RUN_TABLE.flatMap((name) => names.filter((one) => one.name === name));
+  const rows = groups.filter(({ cells }) => cells.length > 0).map((group) => [
+    groupLabel(group, report.axes),
+    String(group.cells.length),
+    ...shown.map(({ name, kind }) => cellOf(group, { name, kind })),
+  ]);
+  return table(["runs", "n", ...shown.map(({ name }) => name)], rows, 1);
+}
+
+const RUN_NOTE =
+  "Losses are those of training, in nats a token, on data that may differ between runs. The worst of 5 steps in a row and the roughness (standard deviation of the change from one step to the next) count from the pruning stage on. The gap is the largest one between expected sparsity and schedule in the last tenth of the pruning stage. A unit is undecided where its mask is open with a chance between 5 and 95 % at the end of that stage (learned masks only).";
+
+function layerTable({ groups, axes, contrasts }: ExperimentReport): string {
+  const rows = groups.filter(({ layers }) => layers.length > 0).map((group) => {
+    const { layers, layerSpread } = group, least = Math.min(...layers), most = Math.max(...layers);
+    const spread = group.numbers["unevenness of layers"];
+    return [
+      groupLabel(group, axes),
+      `${percent(least)} (layer ${layers.indexOf(least)})`,
+      `${percent(most)} (layer ${layers.indexOf(most)})`,
+      spread ? shownSpread(spread, "share") : "–",
+      layerSpread === null ? "–" : percent(layerSpread),
+    ];
+  });
+  const own = table(
+    ["runs", "least cut", "most cut", "distance from uniform", "distance between two seeds"],
+    rows,
+    1,
+  );
+  const changes = contrasts.flatMap(({ axis, from, to, layerDistance }) =>
+    layerDistance
+      ? [[`${axis}: ${to} in place of ${from}`, String(layerDistance.n), shownSpread(layerDistance, "share")]]
+      : []
+  );
+  return changes.length === 0 ? own : `${own}\n\n${table(["change", "pairs", "distance of the layers"], changes, 1)}`;
+}
+
+const LAYER_NOTE =
+  "Share of a layer's linear weights that is cut, mean over the seeds. Distances are means over the layers of the absolute difference: from all layers cut alike, between two seeds of the same options, and between two runs that differ in one option. An option moves the layers where its distance is larger than that between two seeds.";
+
+function table(head: readonly string[], rows: readonly (readonly string[])[], texts: number): string {
+  const line = (cells: readonly string[]): string =>
+    `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
+  const rule = `| ${head.map((_, index) => index < texts ? "---" : "--:").join(" | ")} |`;
+  return [line(head), rule, ...rows.map(line)].join("\n");
+}
+
+function percent(share: number): string {
+  const value = 100 * share;
+  return `${value !== 0 && Math.abs(value) < 0.1 ? value.toExponential(0) : value.toFixed(1)} %`;
+}
+
+function range(values: readonly number[]): string {
+  const least = Math.min(...values).toFixed(1), most = Math.max(...values).toFixed(1);
+  return least === most ? least : `${least} to ${most}`;
+}

@@ -1,0 +1,203 @@
+// What is measured on a model, as an experiment's definition says. Owns the list of measures, their names and what tells a stale value; refuses
+// to store values.
+import { CompressoError } from "../errors.ts";
+import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
+import { evaluateTasks, loadTasks } from "../eval/evaluate.ts";
+import type { TaskScore } from "../eval/metrics.ts";
+import { encodeChoices } from "../run/choice_rows.ts";
+import type { Model } from "../run/model.ts";
+import { perplexity } from "../run/perplexity.ts";
+import { rowPerplexity } from "../run/row_perplexity.ts";
+import { scoreChoices } from "../run/score.ts";
+import type { EvaluateDefinition } from "./definition.ts";
+import { promptName } from "./identity.ts";
+import { shownOption } from "./options.ts";
+import type { RowCache } from "./rows.ts";
+
+/** One number of a model. */
+export interface Value {
+  /** Name in tables, unique in an experiment. */
+  readonly name: string;
+  /** Whether less is better. */
+  readonly kind: "perplexity" | "accuracy";
+  /** The number. */
+  readonly value: number;
+  /** Standard error from the choice of texts or rows alone; null where it is not known. */
+  readonly stderr: number | null;
+  /** Tokens or rows that it is a mean over. */
+  readonly n: number;
+  /** The task that it is a score of. */
+  readonly task?: string;
+}
+
+/** How a measure is taken. */
+export interface Measure {
+  /** Names it in files. */
+  readonly id: string;
+  /** Whatever decides its values beside the model. */
+  readonly identity: string;
+  readonly take: (model: Model, control: Control) => Promise<Value[]>;
+}
+
+/** Progress and end of a measure. */
+export interface Control {
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((share: number) => void) | undefined;
+}
+
+/** The text of a prompt's setting: none, ours, or that of a file. */
+export async function promptOf(setting: boolean | string | undefined): Promise<string | null> {
+  if (setting === false) return null;
+  if (setting === undefined || setting === true) return COLLABORATIVE_PROMPT;
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(await Deno.readFile(setting)).trim();
+    if (text !== "") return text;
+    throw new TypeError("it is empty");
+  } catch (error) {
+    throw new CompressoError("input", {
+      what: `cannot use the prompt of ${setting}`,
+      rule: "it is a UTF-8 file that holds the text of the prompt",
+      value: error instanceof Deno.errors.NotFound ? "no such file" : error instanceof Error ? error.message : "broken",
+    }, { cause: error });
+  }
+}
+
+/** All measures of an experiment, in the order of the tables. Throws `CompressoError("input")` for files that are not there. */
+export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache): Promise<Measure[]> {
+  const settings = evaluate.prompt ?? [false];
+  const prompts = await Promise.all(settings.map(async (setting) => ({
+    // Values say with which prompt they were taken where there are several.
+    label: settings.length === 1 ? "" : `, ${setting === false ? "no" : settingName(setting)} prompt`,
+    prompt: await promptOf(setting),
+  })));
+  const measures: Measure[] = [];
+  for (const item of evaluate.perplexity ?? []) {
+    const { name, text, ...protocol } = item;
+    measures.push({
+      id: `perplexity ${name}`,
+      identity: JSON.stringify({ ...protocol, text: await cache.digest(text) }),
+      take: (model, control) => takePerplexity(model, { ...item, ...control }),
+    });
+  }
+  for (const { name, seq, ...file } of evaluate.rows ?? []) {
+    const set = await cache.read(file), isText = set.kind === "text";
+    for (const { label, prompt } of isText ? [{ label: "", prompt: null }] : prompts) {
+      measures.push({
+        id: `rows ${name}${label}`,
+        identity: JSON.stringify({ ...file, seq, prompt: promptName(prompt), file: await cache.digest(file.file) }),
+        take: async (model, control) => {
+          const { perplexity: value, tokens, stderr } = await rowPerplexity(model, set.rows, {
+            seq,
+            prompt,
+            ...(control.signal ? { signal: control.signal } : {}),
+            onProgress: (done, all) => control.onProgress?.(done / all),
+          });
+          // Of exp(nll), to first order.
+          return [{ name: `${name}${label}`, kind: "perplexity", value, stderr: finite(stderr * value), n: tokens }];
+        },
+      });
+    }
+  }
+  for (const { name, file, limit } of evaluate.choices ?? []) {
+    for (const { label, prompt } of prompts) {
+      measures.push({
+        id: `choices ${name}${label}`,
+        identity: JSON.stringify({ limit, prompt: promptName(prompt), file: await cache.digest(file) }),
+        take: async (model, control) => {
+          const rows = encodeChoices(await cache.read({ file }), {
+            tokenizer: tokenizerOf(model),
+            prompt,
+            ...(limit === undefined ? {} : { limit }),
+          });
+          const { accuracy, total } = await scoreChoices(model, rows, {
+            ...(control.signal ? { signal: control.signal } : {}),
+            onProgress: (done, all) => control.onProgress?.(done / all),
+          });
+          return [accuracyValue(`${name}${label}`, accuracy, total)];
+        },
+      });
+    }
+  }
+  const { tasks } = evaluate;
+  for (const name of tasks?.names ?? []) {
+    const { data, limit } = tasks ?? { data: "" },
+      [task] = await loadTasks({
+        tasks: [name],
+        taskData: data,
+        ...(limit === undefined ? {} : { limit }),
+      });
+    measures.push({
+      id: `task ${name}`,
+      identity: JSON.stringify({ limit, file: task ? await cache.digest(task.path) : null }),
+      take: async (model, control) => {
+        const { tasks: scores } = await evaluateTasks(model, {
+          tasks: [name],
+          taskData: data,
+          ...(limit === undefined ? {} : { limit }),
+          ...(control.signal ? { signal: control.signal } : {}),
+          onProgress: (done, total) => control.onProgress?.(done / total),
+        });
+        const { acc, acc_norm, stderr, acc_norm_stderr, n } = scores[name] ?? missingScore(name);
+        return [
+          { name: `${name} acc`, kind: "accuracy", value: acc, stderr: finite(stderr), n, task: name },
+          {
+            name: `${name} acc_norm`,
+            kind: "accuracy",
+            value: acc_norm,
+            stderr: finite(acc_norm_stderr),
+            n,
+            task: name,
+          },
+        ];
+      },
+    });
+  }
+  return measures;
+}
+
+/** An accuracy with its binomial standard error. */
+export function accuracyValue(name: string, accuracy: number, n: number): Value {
+  return { name, kind: "accuracy", value: accuracy, stderr: Math.sqrt(accuracy * (1 - accuracy) / n), n };
+}
+
+async function takePerplexity(
+  model: Model,
+  { name, text, window, maxWindows, limitChars, signal, onProgress }:
+    & NonNullable<EvaluateDefinition["perplexity"]>[number]
+    & Control,
+): Promise<Value[]> {
+  const { perplexity: value, tokens } = await perplexity(model, await Deno.readTextFile(text), {
+    window,
+    ...(maxWindows === undefined ? {} : { maxWindows }),
+    ...(limitChars === undefined ? {} : { limitChars }),
+    ...(signal ? { signal } : {}),
+    onProgress: (done, all) => onProgress?.(done / all),
+  });
+  return [{ name, kind: "perplexity", value, stderr: null, n: tokens }];
+}
+
+function settingName(setting: string | true): string {
+  return setting === true ? "with" : shownOption(setting);
+}
+
+function missingScore(name: string): TaskScore {
+  throw new CompressoError("input", {
+    what: `cannot evaluate the task '${name}'`,
+    rule: "it has a score of its own name",
+  });
+}
+
+function tokenizerOf({ tokenizer }: Model): Tokenizer {
+  if (tokenizer) return tokenizer;
+  throw new CompressoError("input", {
+    what: "cannot score text",
+    rule: "the model has a tokenizer",
+    value: "there is none beside the weights",
+    mend: "put tokenizer.json into the model's folder",
+  });
+}
+
+function finite(value: number): number | null {
+  return Number.isFinite(value) ? value : null;
+}

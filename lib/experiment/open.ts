@@ -1,0 +1,43 @@
+// An experiment from a file: a script whose default export is one, or JSON. Owns reading it; refuses remote files: an experiment is the user's
+// own program and runs with all rights of the process.
+import { extname, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { CompressoError } from "../errors.ts";
+import { asExperiment, defineExperiment, type Experiment, type ExperimentDefinition } from "./definition.ts";
+
+/**
+ * Opens an experiment: a .ts, .js or .mjs file, which is imported, or a .json file that holds what {@link defineExperiment} takes. Throws
+ * `CompressoError("input")` where it cannot be read or gives no experiment.
+ */
+export async function openExperiment(path: string): Promise<Experiment> {
+  const fail = (value: string, cause?: unknown): never => {
+    throw new CompressoError("input", {
+      what: `cannot read the experiment ${path}`,
+      rule: "it is a local .ts, .js, .mjs or .json file",
+      value,
+    }, { cause });
+  };
+  const kind = extname(path).toLowerCase();
+  if (/^https?:/i.test(path)) return fail("an address");
+  const info = await Deno.stat(path).catch(() => null);
+  if (!info?.isFile) return fail(info ? "not a file" : "no such file");
+  if (kind === ".json") return defineExperiment(await readJson(path, fail));
+  if (![".ts", ".js", ".mjs"].includes(kind)) return fail(`its name ends with '${kind}'`);
+  let module: { readonly default?: unknown };
+  try {
+    module = await import(pathToFileURL(resolve(path)).href);
+  } catch (error) {
+    // What the definition itself is refused for says more than this file can.
+    if (error instanceof CompressoError) throw error;
+    return fail(error instanceof Error ? error.message : String(error), error);
+  }
+  return asExperiment(module.default, path);
+}
+
+async function readJson(path: string, fail: (value: string, cause: unknown) => never): Promise<ExperimentDefinition> {
+  try {
+    return JSON.parse(await Deno.readTextFile(path));
+  } catch (error) {
+    return fail(error instanceof Error ? error.message : String(error), error);
+  }
+}

@@ -1,0 +1,267 @@
+// Options of a cell: every option of a prune run by one flat name, so that a grid or a command line can set any of them. Owns names, checks
+// and the way to `PruneOptions`; refuses files and grids.
+import { type Projection, PROJECTIONS } from "../nn/spec.ts";
+import type { MatrixDtype } from "../nn/matrix.ts";
+import { z } from "../packages.ts";
+import type { Layout } from "../prune/layouts.ts";
+import { UNIT_KINDS, type UnitKind } from "../prune/units.ts";
+import { isOneShot, type Method, METHODS } from "../run/methods.ts";
+import type { PruneOptions, Rates } from "../run/options.ts";
+import { CompressoError } from "../errors.ts";
+
+/** Options of one cell; what is absent has the default of a prune run. */
+export interface CellOptions {
+  /** Name of one of the experiment's models. */
+  readonly model?: string | undefined;
+  /** Name of one of the experiment's data sets. */
+  readonly data?: string | undefined;
+  /** Rows of the data that are taken at most, from the first on. */
+  readonly limitRows?: number | undefined;
+  /** Storage of the frozen weights on the GPU; default "f16". */
+  readonly baseDtype?: MatrixDtype | undefined;
+  /** Share of the layers' linear weights to cut, in (0, 1); required. */
+  readonly sparsity?: number | undefined;
+  /** Steps of the pruning stage; required. */
+  readonly steps?: number | undefined;
+  /** Steps of LoRA alone before. */
+  readonly prefinetune?: number | undefined;
+  /** Steps of LoRA with frozen masks after. */
+  readonly postfinetune?: number | undefined;
+  /** Sequences a step. */
+  readonly batch?: number | undefined;
+  /** Tokens of a sequence. */
+  readonly seq?: number | undefined;
+  /** Seed; cells that differ in nothing else are one group of the table. */
+  readonly seed?: number | undefined;
+  /** Kinds of units, as a list or with commas between. */
+  readonly units?: string | readonly UnitKind[] | undefined;
+  /** How units are chosen. */
+  readonly method?: Method | undefined;
+  /** Name of a built-in schedule, a script's path or its URL. */
+  readonly schedule?: string | undefined;
+  /** Whether a schedule's script runs with all rights. */
+  readonly trust?: boolean | undefined;
+  /** The prompt in training: true for the collaborative prompt (default), false for none, or the path of another text. */
+  readonly prompt?: boolean | string | undefined;
+  /** Whether texts are joined to full sequences. */
+  readonly packing?: boolean | undefined;
+  /** False: LoRA stays at its beginning, where it adds nothing, and stages that would train nothing else have no steps. Default true. */
+  readonly lora?: boolean | undefined;
+  /** Rank of LoRA. */
+  readonly rank?: number | undefined;
+  /** Numerator of LoRA's scale. */
+  readonly alpha?: number | undefined;
+  /** Rank-stabilised LoRA. */
+  readonly rslora?: boolean | undefined;
+  /** Projections with LoRA, as a list or with commas between. */
+  readonly targets?: string | readonly Projection[] | undefined;
+  /** Dropout before LoRA. */
+  readonly dropout?: number | undefined;
+  /** Peak learning rate of LoRA. */
+  readonly loraRate?: number | undefined;
+  /** Learning rate of log α. */
+  readonly maskRate?: number | undefined;
+  /** Rate of λ's ascent. */
+  readonly lambdaRate?: number | undefined;
+  /** β of hard concrete. */
+  readonly temperature?: number | undefined;
+  /** Scale of its noise. */
+  readonly noise?: number | undefined;
+  /** Spread of the initial log α. */
+  readonly spread?: number | undefined;
+  /** Share of the pruning stage after which the target is reached. */
+  readonly warmup?: number | undefined;
+  /** Share of the gap to the schedule that is closed at every step. */
+  readonly tracking?: number | undefined;
+  /** Largest norm of LoRA's gradients. */
+  readonly clipNorm?: number | undefined;
+  /** Weight decay of LoRA. */
+  readonly weightDecay?: number | undefined;
+  /** Layout of the pruned model. */
+  readonly layout?: Layout | undefined;
+  /** Whether backward computes layers anew; the same result. */
+  readonly recompute?: boolean | undefined;
+  /** Layers that are never cut. */
+  readonly protect?: readonly number[] | undefined;
+  /** Kept widths are multiples of it. */
+  readonly align?: number | undefined;
+  /** Query heads that a layer keeps at least. */
+  readonly minHeads?: number | undefined;
+  /** FFN columns that a layer keeps at least. */
+  readonly minFfn?: number | undefined;
+  /** Hidden dims that stay at least. */
+  readonly minHidden?: number | undefined;
+}
+
+/** Name of an option of a cell. */
+export type CellOptionName = keyof CellOptions;
+
+const count = z.int().nonnegative(), positive = z.int().positive(), rate = z.number().nonnegative();
+
+/** A list of words, or one text with commas between. */
+function words<const T extends string>(known: readonly T[]): z.ZodType<string | readonly T[]> {
+  const list = z.array(z.enum(known)).min(1);
+  return z.union([
+    list,
+    z.string().refine((text) => list.safeParse(splitWords(text)).success, `expected some of ${known.join(", ")}`),
+  ]) as z.ZodType<string | readonly T[]>;
+}
+
+/** How each option is checked. */
+const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptions[name], undefined>> } = {
+  model: z.string().min(1),
+  data: z.string().min(1),
+  limitRows: positive,
+  baseDtype: z.enum(["f16", "f32", "q8", "q4"]),
+  sparsity: z.number().gt(0).lt(1),
+  steps: count,
+  prefinetune: count,
+  postfinetune: count,
+  batch: positive,
+  seq: z.int().min(2),
+  seed: count,
+  units: words(UNIT_KINDS),
+  method: z.enum(METHODS),
+  schedule: z.string().min(1),
+  trust: z.boolean(),
+  prompt: z.union([z.boolean(), z.string().min(1)]),
+  packing: z.boolean(),
+  lora: z.boolean(),
+  rank: positive,
+  alpha: z.number().positive(),
+  rslora: z.boolean(),
+  targets: words(PROJECTIONS),
+  dropout: z.number().min(0).lt(1),
+  loraRate: rate,
+  maskRate: rate,
+  lambdaRate: rate,
+  temperature: z.number().positive(),
+  noise: rate,
+  spread: rate,
+  warmup: rate,
+  tracking: rate,
+  clipNorm: rate,
+  weightDecay: rate,
+  layout: z.enum(["compact", "uniform", "padded"]),
+  recompute: z.boolean(),
+  protect: z.array(z.int()),
+  align: positive,
+  minHeads: count,
+  minFfn: count,
+  minHidden: count,
+};
+
+/** Names of all options, in the order in which they are shown. */
+export const CELL_OPTION_NAMES: readonly CellOptionName[] = Object.keys(CHECKS).filter(isCellOption);
+
+/** Whether a text is the name of an option. */
+export function isCellOption(name: string): name is CellOptionName {
+  return Object.hasOwn(CHECKS, name);
+}
+
+/** Throws `CompressoError("usage")` for an option that does not exist, or a value that it cannot have; `where` is named. */
+export function checkOption(name: string, value: unknown, where: string): void {
+  if (!isCellOption(name)) {
+    throw new CompressoError("usage", {
+      what: `cannot use the option '${name}' in ${where}`,
+      rule: `options are ${CELL_OPTION_NAMES.join(", ")}`,
+      value: name,
+    });
+  }
+  const parsed = CHECKS[name].safeParse(value);
+  if (parsed.success) return;
+  throw new CompressoError("usage", {
+    what: `cannot use this ${name} in ${where}`,
+    rule: parsed.error.issues[0]?.message ?? "it has another type",
+    value: JSON.stringify(value) ?? String(value),
+  });
+}
+
+/** Options that are numbers of the loop. */
+const RATES: { readonly [rate in keyof Rates]?: CellOptionName } = {
+  lora: "loraRate",
+  mask: "maskRate",
+  lambda: "lambdaRate",
+  temperature: "temperature",
+  noise: "noise",
+  spread: "spread",
+  warmup: "warmup",
+  tracking: "tracking",
+  clipNorm: "clipNorm",
+  weightDecay: "weightDecay",
+};
+
+/**
+ * The options as `prune` takes them, without rows. `layers` is the number of the model's layers, from whose end negative ones of `protect`
+ * count. Throws `CompressoError("usage")` where sparsity or steps are missing.
+ */
+export function pruneOptions(
+  cell: CellOptions,
+  { prompt, layers }: { readonly prompt: string | null; readonly layers: number },
+): Omit<PruneOptions, "rows"> {
+  const { sparsity, steps, method, lora = true } = cell;
+  if (sparsity === undefined || steps === undefined) {
+    throw new CompressoError("usage", {
+      what: "cannot run a cell of the experiment",
+      rule: "base or grid say its sparsity and its steps",
+      value: sparsity === undefined ? "no sparsity" : "no steps",
+    });
+  }
+  const rates = Object.fromEntries(
+    Object.entries(RATES).flatMap(([rate, name]) => cell[name] === undefined ? [] : [[rate, cell[name]]]),
+  );
+  const stages = lora
+    ? given({ steps, prefinetune: cell.prefinetune, postfinetune: cell.postfinetune })
+    : { steps: method !== undefined && isOneShot(method) ? 0 : steps, prefinetune: 0, postfinetune: 0 };
+  return {
+    sparsity,
+    steps,
+    ...stages,
+    ...given({ batch: cell.batch, seq: cell.seq, seed: cell.seed, method, layout: cell.layout }),
+    ...given({ recompute: cell.recompute, packing: cell.packing, trustSchedule: cell.trust, schedule: cell.schedule }),
+    ...given({ units: wordList(cell.units, UNIT_KINDS) }),
+    prompt,
+    lora: given({
+      rank: cell.rank,
+      alpha: cell.alpha,
+      rsLora: cell.rslora,
+      dropout: cell.dropout,
+      targets: wordList(cell.targets, PROJECTIONS),
+    }),
+    rules: {
+      protect: (cell.protect ?? []).map((layer) => layer < 0 ? layers + layer : layer),
+      minimum: { heads: cell.minHeads ?? 0, ffn: cell.minFfn ?? 0, hidden: cell.minHidden ?? 0 },
+      align: cell.align ?? 1,
+    },
+    rates: { ...rates, ...(lora ? {} : { lora: 0 }) },
+  };
+}
+
+/** An option's value as tables and folders show it. */
+export function shownOption(value: unknown): string {
+  if (value === undefined) return "default";
+  if (typeof value === "boolean") return value ? "on" : "off";
+  if (Array.isArray(value)) return value.join("+");
+  const text = String(value);
+  return text.includes("/") ? text.replace(/^.*\//, "").replace(/\.\w+$/, "") : text.replaceAll(",", "+");
+}
+
+function wordList<const T extends string>(
+  value: string | readonly T[] | undefined,
+  known: readonly T[],
+): T[] | undefined {
+  if (value === undefined) return undefined;
+  const list: readonly string[] = typeof value === "string" ? splitWords(value) : value;
+  return known.filter((word) => list.includes(word));
+}
+
+function splitWords(text: string): string[] {
+  return text.split(",").map((word) => word.trim());
+}
+
+/** An object without its undefined parts. */
+function given<T extends object>(parts: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(parts).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: Exclude<T[K], undefined>;
+  };
+}

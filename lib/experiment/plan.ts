@@ -1,0 +1,166 @@
+// The plan of an experiment: its cells with their options, facts and state, before anything is run. Owns the checks that come first; refuses
+// the GPU.
+import { CompressoError } from "../errors.ts";
+import { modelPath, openModelFiles } from "../io/open_model.ts";
+import type { DecoderSpec } from "../nn/spec.ts";
+import { stagesOf } from "../run/methods.ts";
+import { type PruneOptions, resolveOptions } from "../run/options.ts";
+import type { MatrixDtype } from "../nn/matrix.ts";
+import type { DataSource } from "./definition.ts";
+import { type Cell, chooseCells, type Filter } from "./grid.ts";
+import { type CellIdentity, identityOfCell, scheduleName } from "./identity.ts";
+import { type Measure, measuresOf, promptOf } from "./measures.ts";
+import { pruneOptions } from "./options.ts";
+import type { ResolvedExperiment } from "./resolve.ts";
+import { RowCache } from "./rows.ts";
+import type { CellState, Store } from "./store.ts";
+
+/** A model as a cell uses it. */
+export interface CellModel {
+  /** Its name in the experiment. */
+  readonly name: string;
+  /** Where it lies. */
+  readonly path: string;
+  /** Storage of its weights on the GPU. */
+  readonly baseDtype: MatrixDtype;
+  /** Its shape. */
+  readonly spec: DecoderSpec;
+  /** Digest of its weights. */
+  readonly weights: string;
+}
+
+/** A cell with all that decides it. */
+export interface PlannedCell extends Cell {
+  /** The model that it prunes. */
+  readonly model: CellModel;
+  /** Where its rows come from. */
+  readonly source: DataSource;
+  /** Options of its run. */
+  readonly prune: Omit<PruneOptions, "rows">;
+  /** What decides its result. */
+  readonly identity: CellIdentity;
+  /** How far it is. */
+  readonly state: CellState;
+  /** Steps of all stages. */
+  readonly steps: number;
+  /** Tokens in them, padding included. */
+  readonly tokens: number;
+}
+
+/** The plan. */
+export interface ExperimentPlan {
+  /** Cells that were chosen, in the order in which they run. */
+  readonly cells: readonly PlannedCell[];
+  /** All cells of the experiment, chosen or not. */
+  readonly all: readonly PlannedCell[];
+  readonly measures: readonly Measure[];
+  readonly cache: RowCache;
+}
+
+/** The plan with the states that its cells have by now. */
+export async function refreshed(plan: ExperimentPlan, store: Store): Promise<ExperimentPlan> {
+  const all = await Promise.all(
+    plan.all.map(async (cell) => ({
+      ...cell,
+      state: await store.stateOf(cell.name, cell.identity, plan.measures),
+    })),
+  );
+  const chosen = new Set(plan.cells.map(({ name }) => name));
+  return { ...plan, all, cells: all.filter(({ name }) => chosen.has(name)) };
+}
+
+/**
+ * Plans an experiment. Throws `CompressoError` for options that cannot work in any of its cells, which it names, and for files that are missing.
+ */
+export async function planCells(
+  experiment: ResolvedExperiment,
+  store: Store,
+  { only = new Map() }: { readonly only?: Filter | undefined } = {},
+): Promise<ExperimentPlan> {
+  const cache = new RowCache(), measures = await measuresOf(experiment.evaluate, cache);
+  const models = new Map<string, CellModel>(), all: PlannedCell[] = [];
+  for (const cell of experiment.cells) {
+    const model = await modelOf(cell, { experiment, cache, models });
+    try {
+      all.push(await planCell(cell, { experiment, store, cache, measures, model }));
+    } catch (error) {
+      if (!(error instanceof CompressoError) || error.code !== "usage") throw error;
+      throw new CompressoError("usage", { ...error.parts, what: `${error.parts.what}, cell ${cell.name}` }, {
+        cause: error,
+      });
+    }
+  }
+  const chosen = new Set(chooseCells(experiment.cells, only).map(({ name }) => name));
+  return { cells: all.filter(({ name }) => chosen.has(name)), all, measures, cache };
+}
+
+async function planCell(cell: Cell, { experiment, store, cache, measures, model }: {
+  readonly experiment: ResolvedExperiment;
+  readonly store: Store;
+  readonly cache: RowCache;
+  readonly measures: readonly Measure[];
+  readonly model: CellModel;
+}): Promise<PlannedCell> {
+  const { options } = cell, { spec, weights } = model;
+  const source = limited(pick(experiment.data, options.data, "data"), options.limitRows);
+  const prune = pruneOptions(options, { prompt: await promptOf(options.prompt), layers: spec.layers.length });
+  const identity = identityOfCell({
+    options,
+    prune,
+    spec,
+    weights,
+    data: await cache.identity(source, weights),
+    schedule: await scheduleName(options.schedule),
+  });
+  const resolved = resolveOptions({ ...prune, rows: [] }, spec);
+  const steps = stagesOf(resolved).reduce((sum, stage) => sum + stage.steps, 0);
+  return {
+    ...cell,
+    model,
+    source,
+    prune,
+    identity,
+    state: await store.stateOf(cell.name, identity, measures),
+    steps,
+    tokens: steps * resolved.batch * resolved.seq,
+  };
+}
+
+async function modelOf({ options }: Cell, { experiment, cache, models }: {
+  readonly experiment: ResolvedExperiment;
+  readonly cache: RowCache;
+  readonly models: Map<string, CellModel>;
+}): Promise<CellModel> {
+  const path = pick(experiment.models, options.model, "model"), baseDtype = options.baseDtype ?? "f16";
+  const names = Object.keys(experiment.models);
+  const name = options.model ?? names[0] ?? "model", key = `${name} ${baseDtype}`;
+  const known = models.get(key);
+  if (known) return known;
+  const weights = await cache.digest(modelPath(path)), { source: { spec } } = await openModelFiles(path);
+  const model = { name, path, baseDtype, spec, weights };
+  models.set(key, model);
+  return model;
+}
+
+/** The first rows of a source. */
+function limited(source: DataSource, limit: number | undefined): DataSource {
+  if (limit === undefined) return source;
+  const file = typeof source === "string" ? { file: source } : source;
+  if ("file" in file && file.last === undefined) return { ...file, limit: Math.min(limit, file.limit ?? limit) };
+  throw new CompressoError("usage", {
+    what: "cannot use limitRows with these data",
+    rule: "it takes the first rows of a file",
+    value: "file" in file ? `the last ${file.last} rows are asked for` : "the model writes them itself",
+  });
+}
+
+/** One of several by its name; of one alone it need not be said. */
+function pick<T>(parts: Readonly<Record<string, T>>, name: string | undefined, option: string): T {
+  const names = Object.keys(parts), found = parts[name ?? (names.length === 1 ? names[0] ?? "" : "")];
+  if (found !== undefined) return found;
+  throw new CompressoError("usage", {
+    what: `cannot tell which ${option} a cell uses`,
+    rule: `'${option}' is set in base or grid where there are several`,
+    value: `${names.join(", ")}; ${name ?? "none"} is set`,
+  });
+}

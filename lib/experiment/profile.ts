@@ -1,0 +1,89 @@
+// What a run did to each layer, and how it went, in a few numbers. Owns their definitions; refuses to draw them.
+import { packMasks } from "../nn/masks.ts";
+import { Tally } from "../prune/tally.ts";
+import { keptUnits, type UnitTable } from "../prune/units.ts";
+import type { Rates } from "../run/options.ts";
+import type { PruneResult } from "../run/prune_result.ts";
+import type { StepRecord } from "../run/records.ts";
+
+/** Where a run cut. */
+export interface CutProfile {
+  /** Share cut of each layer's linear weights, cut hidden dims included. */
+  readonly layers: readonly number[];
+  /** The same if every layer had lost the same share: the hard sparsity. */
+  readonly uniform: number;
+  /** Mean distance of the layers from it, each with the weight of its parameters. */
+  readonly unevenness: number;
+  /** Share of the units whose chance to live lies between 5 and 95 % at the end of the pruning stage; null where masks are not learned. */
+  readonly undecided: number | null;
+}
+
+/** How a run's loss went; null where there are no steps. */
+export interface LossProfile {
+  /** Mean over the last 8 steps. */
+  readonly last: number | null;
+  /** Largest mean over 5 steps in a row, from the first step of the pruning stage on. */
+  readonly worst: number | null;
+  /** Standard deviation of the change from one step to the next over the pruning stage and after. */
+  readonly roughness: number | null;
+  /** Largest gap between expected sparsity and schedule in the last tenth of the pruning stage; null where it has no steps. */
+  readonly gap: number | null;
+}
+
+/** Computes the profile of a finished run; `learned` says whether its log α are those of learned masks. */
+export function cutProfile(
+  { table, masks, logAlpha, sparsity }: Pick<PruneResult, "table" | "masks" | "logAlpha" | "sparsity">,
+  { learned, rates }: { readonly learned: boolean; readonly rates: Pick<Rates, "temperature" | "noise"> },
+): CutProfile {
+  const { spec } = table, kept = keptUnits(table, packMasks(spec, table.layout, masks)), tally = new Tally(table);
+  let hidden = spec.hidden;
+  for (let unit = 0; unit < table.count; unit++) {
+    if (kept[unit]) continue;
+    if (unit >= table.hiddenFirst && unit < table.layerFirst) hidden--;
+    tally.drop(unit);
+  }
+  const layers = spec.layers.map((_, layer) => 1 - (1 - tally.layerSparsity(layer)) * hidden / spec.hidden);
+  const weights = table.layers.map(({ attention, ffn }) => attention.total + ffn.total);
+  const total = weights.reduce((sum, weight) => sum + weight, 0), uniform = sparsity.hard;
+  const unevenness = layers.reduce((sum, cut, layer) => sum + Math.abs(cut - uniform) * (weights[layer] ?? 0), 0) /
+    total;
+  return { layers, uniform, unevenness, undecided: learned ? undecidedShare(table, logAlpha, rates) : null };
+}
+
+/** P(z > 0) as kernels/hard_concrete.wgsl has it. */
+function undecidedShare(
+  table: UnitTable,
+  logAlpha: ArrayLike<number>,
+  { temperature, noise }: Pick<Rates, "temperature" | "noise">,
+): number {
+  const shift = temperature * Math.log(11), scale = Math.max(noise, 0.05);
+  let count = 0;
+  for (let unit = 0; unit < table.count; unit++) {
+    const alive = 1 / (1 + Math.exp(-((logAlpha[unit] ?? 0) + shift) / scale));
+    if (alive > 0.05 && alive < 0.95) count++;
+  }
+  return count / table.count;
+}
+
+/** Computes the profile of a run's records. */
+export function lossProfile(records: readonly StepRecord[]): LossProfile {
+  if (records.length === 0) return { last: null, worst: null, roughness: null, gap: null };
+  const losses = records.map(({ loss }) => loss);
+  const start = Math.max(0, records.findIndex(({ stage }) => stage !== "finetune")), from = losses.slice(start);
+  const means = from.map((_, index) => mean(from.slice(index, index + 5))).slice(0, Math.max(1, from.length - 4));
+  const changes = from.slice(1).map((loss, index) => loss - (from[index] ?? loss)), middle = mean(changes);
+  const pruning = records.filter(({ stage }) => stage === "prune");
+  const gaps = pruning.slice(-Math.ceil(pruning.length / 10)).map(({ target, expected }) =>
+    Math.abs((expected ?? NaN) - (target ?? NaN))
+  );
+  return {
+    last: mean(losses.slice(-8)),
+    worst: Math.max(...means),
+    roughness: changes.length === 0 ? null : Math.sqrt(mean(changes.map((change) => (change - middle) ** 2))),
+    gap: gaps.length > 0 ? Math.max(...gaps) : null,
+  };
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}

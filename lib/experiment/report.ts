@@ -1,0 +1,337 @@
+// The tables of an experiment as data: groups of cells that differ by seed alone, and differences along each axis. Owns what is compared with
+// what; refuses to draw or to word it.
+import { join } from "node:path";
+import { writeFileAtomically } from "../io/atomic.ts";
+import { charts } from "./charts.ts";
+import { axesOf, type Cell } from "./grid.ts";
+import { markdown } from "./markdown.ts";
+import type { Measure, Value } from "./measures.ts";
+import { type CellOptionName, shownOption } from "./options.ts";
+import type { ExperimentPlan, PlannedCell } from "./plan.ts";
+import type { ResolvedExperiment } from "./resolve.ts";
+import { type Difference, differenceOf, distanceOf, meanDistance, type Spread, spreadOf } from "./statistics.ts";
+import { type CellOutcome, type Store, valuesOf, writeJson } from "./store.ts";
+
+/** A number that cells have. */
+export interface NumberName {
+  /** Name in tables. */
+  readonly name: string;
+  /** How it is shown; of measures more is better for "accuracy" alone. */
+  readonly kind: Value["kind"] | "loss" | "share" | "count" | "seconds";
+  /** Whether the model was measured, and not only the run. */
+  readonly isMeasure: boolean;
+  /** Whether it is a part of a mean that is a number too. */
+  readonly isPart?: boolean;
+}
+
+/** A finished cell. */
+export interface ReportCell {
+  /** Name of its folder. */
+  readonly cell: string;
+  /** Values along the axes, as shown. */
+  readonly at: Readonly<Record<string, string>>;
+  /** Its numbers by name. */
+  readonly numbers: Readonly<Record<string, number>>;
+  /** Share cut of each layer. */
+  readonly layers: readonly number[];
+  /** Steps that were run. */
+  readonly steps: number;
+  /** Tokens in them, padding left out. */
+  readonly tokens: number;
+}
+
+/** Cells that differ by seed alone. */
+export interface Group {
+  /** Values along the axes but the seed. */
+  readonly at: Readonly<Record<string, string>>;
+  /** Names of its finished cells. */
+  readonly cells: readonly string[];
+  /** How many it will have. */
+  readonly wanted: number;
+  /** Numbers over the seeds. */
+  readonly numbers: Readonly<Record<string, Spread>>;
+  /** Share cut of each layer, mean over the seeds. */
+  readonly layers: readonly number[];
+  /** Mean distance of these shares between two seeds; null for one. */
+  readonly layerSpread: number | null;
+}
+
+/** What one step along an axis changes, all else equal. */
+export interface Contrast {
+  /** The option. */
+  readonly axis: string;
+  /** Its first value. */
+  readonly from: string;
+  /** Another one. */
+  readonly to: string;
+  /** What changes. */
+  readonly numbers: Readonly<Record<string, Difference>>;
+  /** Mean distance of the layers' cut shares between the two. */
+  readonly layerDistance: Spread | null;
+}
+
+/** Contents of report.json. */
+export interface ExperimentReport {
+  /** Name of the experiment. */
+  readonly name: string;
+  /** What it is to find out. */
+  readonly question: string | null;
+  /** What was run and how it was measured, line by line. */
+  readonly protocol: readonly string[];
+  /** Options that differ. */
+  readonly axes: readonly string[];
+  /** Numbers that there are. */
+  readonly names: readonly NumberName[];
+  /** Measures of the models as they were, by model. */
+  readonly dense: Readonly<Record<string, readonly Value[]>>;
+  /** Cells that differ by seed alone. */
+  readonly groups: readonly Group[];
+  /** What each value of an axis changes against its first. */
+  readonly contrasts: readonly Contrast[];
+  /** Finished cells. */
+  readonly cells: readonly ReportCell[];
+  /** The others. */
+  readonly unfinished: readonly { readonly cell: string; readonly state: string }[];
+  /** Losses of the finished cells, step by step; not in report.json. */
+  readonly losses: Readonly<Record<string, readonly number[]>>;
+}
+
+const RUN_NUMBERS: readonly (NumberName & { readonly of: (outcome: CellOutcome) => number | null })[] = [
+  { name: "hard sparsity", kind: "share", isMeasure: false, of: ({ sparsity }) => sparsity.hard },
+  { name: "parameters", kind: "count", isMeasure: false, of: ({ parameters }) => parameters.after },
+  { name: "loss, last 8 steps", kind: "loss", isMeasure: false, of: ({ loss }) => loss.last },
+  { name: "loss, worst 5 steps", kind: "loss", isMeasure: false, of: ({ loss }) => loss.worst },
+  { name: "roughness of the loss", kind: "loss", isMeasure: false, of: ({ loss }) => loss.roughness },
+  { name: "gap to the schedule", kind: "share", isMeasure: false, of: ({ loss }) => loss.gap },
+  { name: "undecided units", kind: "share", isMeasure: false, of: ({ cut }) => cut.undecided },
+  { name: "unevenness of layers", kind: "share", isMeasure: false, of: ({ cut }) => cut.unevenness },
+  { name: "seconds of training", kind: "seconds", isMeasure: false, of: ({ seconds }) => seconds },
+];
+
+/** Gathers what is known by now. */
+export async function makeReport(
+  experiment: ResolvedExperiment,
+  { all, measures }: ExperimentPlan,
+  store: Store,
+): Promise<ExperimentReport> {
+  const { definition } = experiment, axes = axesOf(definition);
+  const cells: ReportCell[] = [], losses: Record<string, readonly number[]> = {};
+  const dense: Record<string, readonly Value[]> = {}, unfinished: { cell: string; state: string }[] = [];
+  for (const planned of all) {
+    const { model: { name: model, baseDtype }, name, state } = planned;
+    const denseName = baseDtype === "f16" ? model : `${model}-${baseDtype}`;
+    dense[denseName] ??= withMeans(valuesOf(measures, await store.measured(store.dense(planned.model))));
+    if (state.kind !== "done" && state.kind !== "unmeasured") {
+      unfinished.push({ cell: name, state: "what" in state ? `${state.kind}: ${state.what}` : state.kind });
+      continue;
+    }
+    const found = await reportCell(planned, { axes, measures, store });
+    if (!found) continue;
+    cells.push(found);
+    losses[name] = (await store.records(name)).map(({ loss }) => loss);
+  }
+  const groups = groupsOf(all, cells, axes);
+  return {
+    name: definition.name,
+    question: definition.question ?? null,
+    protocol: protocolOf(experiment, all),
+    axes,
+    names: namesOf(cells, [...Object.values(dense), ...await valuesOfCells(all, measures, store)].flat()),
+    dense,
+    groups,
+    contrasts: contrastsOf(cells, axes, all.map((cell) => placeOf(cell, axes))),
+    cells,
+    unfinished,
+    losses,
+  };
+}
+
+/** Writes report.md, report.json and the charts. Returns their paths. */
+export async function writeReport(report: ExperimentReport, out: string): Promise<readonly string[]> {
+  const drawn = charts(report), { losses: _losses, ...data } = report;
+  const path = (name: string): string => join(out, name);
+  for (const { file, svg } of drawn) await writeFileAtomically(path(file), svg);
+  await writeFileAtomically(path("report.md"), markdown(report, drawn));
+  await writeJson(path("report.json"), data);
+  return ["report.md", "report.json", ...drawn.map(({ file }) => file)].map(path);
+}
+
+async function reportCell(planned: PlannedCell, { axes, measures, store }: {
+  readonly axes: readonly CellOptionName[];
+  readonly measures: readonly Measure[];
+  readonly store: Store;
+}): Promise<ReportCell | null> {
+  const result = await store.result(planned.name);
+  if (!result?.outcome) return null;
+  const { outcome } = result, numbers: Record<string, number> = {};
+  for (const { name, value } of withMeans(valuesOf(measures, await store.measured(store.cell(planned.name))))) {
+    numbers[name] = value;
+  }
+  for (const { name, of } of RUN_NUMBERS) {
+    const value = of(outcome);
+    if (value !== null && Number.isFinite(value)) numbers[name] = value;
+  }
+  const { cut: { layers }, steps, tokens } = outcome;
+  return { cell: planned.name, at: placeOf(planned, axes), numbers, layers, steps, tokens };
+}
+
+async function valuesOfCells(
+  all: readonly PlannedCell[],
+  measures: readonly Measure[],
+  store: Store,
+): Promise<Value[][]> {
+  const lists: Value[][] = [];
+  for (const { name } of all) lists.push(withMeans(valuesOf(measures, await store.measured(store.cell(name)))));
+  return lists;
+}
+
+/** Means over the tasks, where there are several. */
+function withMeans(values: readonly Value[]): Value[] {
+  const means = ["acc", "acc_norm"].flatMap((metric): Value[] => {
+    const own = values.filter(({ task, name }) => task !== undefined && name === `${task} ${metric}`);
+    if (own.length < 2) return [];
+    const total = own.reduce((sum, { value }) => sum + value, 0);
+    const errors = own.reduce((sum, { stderr }) => sum + (stderr ?? NaN) ** 2, 0);
+    return [{
+      name: `mean ${metric} of ${own.length} tasks`,
+      kind: "accuracy",
+      value: total / own.length,
+      stderr: Number.isFinite(errors) ? Math.sqrt(errors) / own.length : null,
+      n: own.reduce((sum, { n }) => sum + n, 0),
+    }];
+  });
+  const isSingle = ({ task }: Value): boolean => task !== undefined && means.length > 0;
+  return [...values.filter((value) => !isSingle(value)), ...means, ...values.filter(isSingle)];
+}
+
+function namesOf(cells: readonly ReportCell[], values: readonly Value[]): NumberName[] {
+  const tasks = new Set(values.flatMap(({ task }) => task ?? []));
+  const measured = new Map(values.map(({ name, kind, task }) =>
+    [
+      name,
+      { name, kind, isMeasure: true, ...(task !== undefined && tasks.size > 1 ? { isPart: true } : {}) },
+    ] as const
+  ));
+  const run = RUN_NUMBERS.filter(({ name }) => cells.some(({ numbers }) => numbers[name] !== undefined));
+  return [...measured.values(), ...run.map(({ name, kind, isMeasure }) => ({ name, kind, isMeasure }))];
+}
+
+function placeOf({ options }: Cell, axes: readonly CellOptionName[]): Record<string, string> {
+  return Object.fromEntries(axes.map((axis) => [axis, shownOption(options[axis])]));
+}
+
+function groupsOf(all: readonly Cell[], cells: readonly ReportCell[], axes: readonly CellOptionName[]): Group[] {
+  const others = axes.filter((axis) => axis !== "seed");
+  const key = (at: Readonly<Record<string, string>>): string => JSON.stringify(others.map((axis) => at[axis]));
+  const places = new Map(all.map((cell) => {
+    const at = placeOf(cell, others);
+    return [key(at), at] as const;
+  }));
+  return [...places].map(([wanted, at]): Group => {
+    const own = cells.filter((cell) => key(cell.at) === wanted);
+    const names = [...new Set(own.flatMap(({ numbers }) => Object.keys(numbers)))];
+    const layers = own.map((cell) => cell.layers);
+    return {
+      at,
+      cells: own.map(({ cell }) => cell),
+      wanted: all.filter((cell) => key(placeOf(cell, others)) === wanted).length,
+      numbers: Object.fromEntries(names.flatMap((name) => {
+        const spread = spreadOf(own.flatMap(({ numbers }) => numbers[name] ?? []));
+        return spread ? [[name, spread]] : [];
+      })),
+      layers: layers[0]?.map((_, layer) => spreadOf(layers.map((shares) => shares[layer] ?? NaN))?.mean ?? NaN) ?? [],
+      layerSpread: meanDistance(layers),
+    };
+  });
+}
+
+/** For each axis but the seed: every value against the first one, over all pairs of cells that differ in nothing else. */
+function contrastsOf(
+  cells: readonly ReportCell[],
+  axes: readonly CellOptionName[],
+  places: readonly Readonly<Record<string, string>>[],
+): Contrast[] {
+  const free = axes.filter((axis, index) => !axes.slice(0, index).some((other) => areTied(places, other, axis)));
+  return free.filter((axis) => axis !== "seed").flatMap((axis) => {
+    const rest = free.filter((other) => other !== axis);
+    const key = ({ at }: ReportCell): string => JSON.stringify(rest.map((other) => at[other]));
+    // In the order of the definition, whatever is finished.
+    const [from, ...others] = [...new Set(places.map((at) => at[axis] ?? ""))];
+    if (from === undefined) return [];
+    const first = new Map(cells.filter(({ at }) => at[axis] === from).map((cell) => [key(cell), cell]));
+    return others.map((to): Contrast => {
+      const pairs = cells.filter(({ at }) => at[axis] === to).flatMap((cell) => {
+        const partner = first.get(key(cell));
+        return partner ? [[partner, cell] as const] : [];
+      });
+      const names = [...new Set(pairs.flatMap(([, { numbers }]) => Object.keys(numbers)))];
+      const both = (name: string): (readonly [number, number])[] =>
+        pairs.flatMap(([a, b]) => {
+          const x = a.numbers[name], y = b.numbers[name];
+          return x === undefined || y === undefined ? [] : [[x, y] as const];
+        });
+      return {
+        axis,
+        from,
+        to,
+        numbers: Object.fromEntries(names.flatMap((name) => {
+          const difference = differenceOf(both(name));
+          return difference ? [[name, difference]] : [];
+        })),
+        layerDistance: spreadOf(
+          pairs.filter(([a, b]) => a.layers.length === b.layers.length).map(([a, b]) => distanceOf(a.layers, b.layers)),
+        ),
+      };
+    });
+  });
+}
+
+/** Whether two axes go together, one value of the one with one of the other, as rank and alpha may. */
+function areTied(
+  places: readonly Readonly<Record<string, string>>[],
+  a: CellOptionName,
+  b: CellOptionName,
+): boolean {
+  const pairs = new Set(places.map((at) => JSON.stringify([at[a], at[b]])));
+  const count = (axis: CellOptionName): number => new Set(places.map((at) => at[axis])).size;
+  return a !== "seed" && b !== "seed" && pairs.size === count(a) && pairs.size === count(b);
+}
+
+function protocolOf({ definition, evaluate }: ResolvedExperiment, all: readonly PlannedCell[]): string[] {
+  const shared = Object.entries(definition.base ?? {}).filter(([name]) =>
+    all.every(({ options }) =>
+      JSON.stringify(Reflect.get(options, name)) === JSON.stringify(all[0] && Reflect.get(all[0].options, name))
+    )
+  );
+  const numbers = (of: (cell: PlannedCell) => number): string => {
+    const values = all.map(of), least = Math.min(...values), most = Math.max(...values);
+    return least === most ? `${least}` : `${least} to ${most}`;
+  };
+  const base = (path: string): string => path.replace(/^.*\//, "");
+  return [
+    `${all.length} cells of ${numbers(({ steps }) => steps)} steps (${
+      numbers(({ tokens }) => tokens)
+    } tokens, padding included)`,
+    `the same for all: ${
+      shared.map(([name, value]) => `${name} ${shownOption(value)}`).join(", ") || "nothing but defaults"
+    }`,
+    ...(evaluate.perplexity ?? []).map(({ name, text, window, maxWindows }) =>
+      `${name}: perplexity of ${base(text)}, ${
+        maxWindows ?? "all"
+      } windows of ${window} tokens, no BOS, each read alone`
+    ),
+    ...(evaluate.rows ?? []).map(({ name, file, limit, last, seq }) =>
+      `${name}: perplexity over ${last ? `the last ${last} rows` : limit ? `the first ${limit} rows` : "the rows"} of ${
+        base(file)
+      }, each read alone and cut to ${seq} tokens`
+    ),
+    ...(evaluate.choices ?? []).map(({ name, file, limit }) =>
+      `${name}: share of ${limit ? `the first ${limit} rows` : "the rows"} of ${
+        base(file)
+      } whose right choice is the likeliest`
+    ),
+    ...(evaluate.tasks
+      ? [`${evaluate.tasks.names.join(", ")}: ${evaluate.tasks.limit ?? "all"} questions of each`]
+      : []),
+  ];
+}

@@ -1,0 +1,181 @@
+// An experiment with its files found and the command line's changes made. Owns paths, `@names` and overrides; refuses to read what the
+// paths name.
+import { resolve } from "node:path";
+import { CompressoError } from "../errors.ts";
+import { DEMO, demoData } from "../io/open_model.ts";
+import { isScheduleName } from "../prune/builtin_schedules.ts";
+import {
+  dataOf,
+  type DataSource,
+  defineExperiment,
+  type EvaluateDefinition,
+  type Experiment,
+  type ExperimentDefinition,
+  type Grid,
+  gridsOf,
+  modelsOf,
+} from "./definition.ts";
+import { type Cell, cellsOf } from "./grid.ts";
+import type { CellOptions } from "./options.ts";
+
+/** Changes to an experiment, such as the command line makes. Paths are relative to the current folder. */
+export interface ExperimentOverrides {
+  /** Folder that the definition's own paths are relative to; default the current one. */
+  readonly root?: string | undefined;
+  /** Paths of named files; "none" for one whose measures are left out. */
+  readonly files?: Readonly<Record<string, string>> | undefined;
+  /** Paths of models by name; "model" is the only one of an experiment with one. */
+  readonly models?: Readonly<Record<string, string>> | undefined;
+  /** Paths of data sets by name; "data" is the only one of an experiment with one. */
+  readonly data?: Readonly<Record<string, string>> | undefined;
+  /** Options set anew: the values of an axis, in place of the grid's, or one value in the base. */
+  readonly set?: Readonly<Record<string, readonly unknown[]>> | undefined;
+}
+
+/** An experiment that is ready to be run: all paths are absolute. */
+export interface ResolvedExperiment {
+  readonly definition: ExperimentDefinition;
+  readonly models: Readonly<Record<string, string>>;
+  readonly data: Readonly<Record<string, DataSource>>;
+  readonly evaluate: EvaluateDefinition;
+  /** All cells, their paths resolved too. */
+  readonly cells: readonly Cell[];
+}
+
+/** Stands for a file that is not there. */
+const NONE = "none";
+
+/** Makes the changes and finds the files. Throws `CompressoError("usage")` for names that the experiment does not have and files that nobody names. */
+export function resolveExperiment(experiment: Experiment, overrides: ExperimentOverrides = {}): ResolvedExperiment {
+  const definition = withOptions(experiment.definition, overrides.set ?? {});
+  const { root = "." } = overrides;
+  const files: Record<string, string | null> = Object.fromEntries(
+    Object.entries(definition.files ?? {}).map((
+      [name, path],
+    ) => [name, path === false ? NONE : path === null ? null : resolve(root, path)]),
+  );
+  assign(files, overrides.files, { option: "--file", experiment: definition.name });
+  const find = (path: string): string =>
+    path.startsWith("@") ? named(files, path.slice(1), definition) : resolve(root, path);
+
+  const models: Record<string, string> = mapValues(
+    modelsOf(definition),
+    (path) => path === DEMO || path.startsWith("@") ? path : resolve(root, path),
+  );
+  assign(models, overrides.models, { option: "--model", experiment: definition.name });
+  for (const [name, path] of Object.entries(models)) if (path.startsWith("@")) models[name] = find(path);
+
+  const isDemo = Object.values(models).every((path) => path === DEMO);
+  const own = dataOf(definition),
+    sets = Object.keys(own).length === 0 ? { data: isDemo ? demoData("train") : "" } : own;
+  const data: Record<string, DataSource> = { ...sets };
+  assign(data, overrides.data, { option: "--data", experiment: definition.name });
+  for (const [name, source] of Object.entries(data)) {
+    if (source === "") {
+      throw new CompressoError("usage", {
+        what: `cannot run the experiment '${definition.name}' without data`,
+        rule: "it names its data; only the demo has its own",
+        mend: "add `data` to the definition, or give --data FILE",
+      });
+    }
+    data[name] = overrides.data?.[name] !== undefined ? source : foundData(source, find);
+  }
+  const { evaluate = {} } = definition;
+  return {
+    definition,
+    models,
+    data,
+    evaluate: foundMeasures(evaluate, {
+      find,
+      isThere: (path) => !path.startsWith("@") || files[path.slice(1)] !== NONE,
+    }),
+    cells: cellsOf(definition).map(({ name, options }) => ({ name, options: foundOptions(options, find) })),
+  };
+}
+
+/** Sets options: an axis of a grid gets other values, the base another one. */
+function withOptions(
+  definition: ExperimentDefinition,
+  set: Readonly<Record<string, readonly unknown[]>>,
+): ExperimentDefinition {
+  let base: CellOptions = definition.base ?? {}, grids = gridsOf(definition);
+  for (const [name, values] of Object.entries(set)) {
+    if (grids.some((grid) => Object.hasOwn(grid, name))) {
+      grids = grids.map((grid): Grid => Object.hasOwn(grid, name) ? { ...grid, [name]: values } : grid);
+    } else if (values.length === 1) base = { ...base, [name]: values[0] };
+    // Options that are lists themselves, such as units.
+    else if (values.every((value) => typeof value === "string")) base = { ...base, [name]: values.join(",") };
+    else grids = grids.map((grid): Grid => ({ ...grid, [name]: values }));
+  }
+  return defineExperiment({ ...definition, base, grid: grids }).definition;
+}
+
+function assign(
+  paths: Record<string, DataSource | null>,
+  given: Readonly<Record<string, string>> | undefined,
+  { option, experiment }: { readonly option: string; readonly experiment: string },
+): void {
+  for (const [name, path] of Object.entries(given ?? {})) {
+    if (!Object.hasOwn(paths, name)) {
+      throw new CompressoError("usage", {
+        what: `cannot use ${option} ${name}=${path}`,
+        rule: `the experiment '${experiment}' has ${Object.keys(paths).join(", ") || "none of them"}`,
+        value: name,
+      });
+    }
+    const isWord = (path === DEMO && option === "--model") || (path === NONE && option === "--file");
+    paths[name] = isWord ? path : resolve(path);
+  }
+}
+
+function named(
+  files: Readonly<Record<string, string | null>>,
+  name: string,
+  { name: experiment }: ExperimentDefinition,
+): string {
+  const path = files[name];
+  if (typeof path === "string" && path !== NONE) return path;
+  throw new CompressoError("usage", {
+    what: `cannot run the experiment '${experiment}'`,
+    rule: `it needs a file that it calls '${name}'`,
+    value: path !== undefined ? "nobody says where it is" : `its files are ${Object.keys(files).join(", ") || "none"}`,
+    mend: path !== undefined ? `give --file ${name}=PATH` : `add '${name}' to its files`,
+  });
+}
+
+type Find = (path: string) => string;
+
+function foundData(source: DataSource, find: Find): DataSource {
+  if (typeof source === "string") return find(source);
+  return "generate" in source ? source : { ...source, file: find(source.file) };
+}
+
+function foundMeasures(
+  { perplexity = [], rows = [], choices = [], tasks, prompt }: EvaluateDefinition,
+  { find, isThere }: { readonly find: Find; readonly isThere: (path: string) => boolean },
+): EvaluateDefinition {
+  return {
+    perplexity: perplexity.filter(({ text }) => isThere(text)).map((item) => ({ ...item, text: find(item.text) })),
+    rows: rows.filter(({ file }) => isThere(file)).map((item) => ({ ...item, file: find(item.file) })),
+    choices: choices.filter(({ file }) => isThere(file)).map((item) => ({ ...item, file: find(item.file) })),
+    ...(tasks && isThere(tasks.data) ? { tasks: { ...tasks, data: find(tasks.data) } } : {}),
+    prompt: (prompt ?? [false]).map((setting) => typeof setting === "string" ? find(setting) : setting),
+  };
+}
+
+function foundOptions(options: CellOptions, find: Find): CellOptions {
+  const { schedule, prompt } = options;
+  const isPath = schedule !== undefined && !isScheduleName(schedule) && !/^[a-z][a-z\d+.-]+:/i.test(schedule);
+  return {
+    ...options,
+    ...(isPath ? { schedule: find(schedule) } : {}),
+    ...(typeof prompt === "string" ? { prompt: find(prompt) } : {}),
+  };
+}
+
+function mapValues(
+  record: Readonly<Record<string, string>>,
+  change: (value: string) => string,
+): Record<string, string> {
+  return Object.fromEntries(Object.entries(record).map(([name, value]) => [name, change(value)]));
+}

@@ -1,0 +1,122 @@
+// Rows of an experiment's data sets, read once, or written once by the model itself. Owns the cache and the folder of self-written texts;
+// refuses tokens.
+import { CompressoError } from "../errors.ts";
+import { type DataReport, type DataSet, readRows, type Row } from "../io/datasets.ts";
+import { modelDigest } from "../io/fingerprint.ts";
+import type { Model } from "../run/model.ts";
+import { partPath, writeTextFile } from "../run/qat_file.ts";
+import { digestOf } from "../run/run_data.ts";
+import type { DataSource, FileData, SelfWrittenData } from "./definition.ts";
+
+/** Rows to train on, and what became of those that were read. */
+export interface SourceRows {
+  readonly rows: readonly Row[];
+  readonly reading: DataReport;
+}
+
+/** What self-written texts need. */
+export interface Writer {
+  readonly model: Model;
+  /** Digest of the model's weights. */
+  readonly weights: string;
+  /** Folder of the texts. */
+  readonly folder: string;
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((share: number) => void) | undefined;
+}
+
+/** Reads and remembers. */
+export class RowCache {
+  readonly #sets = new Map<string, DataSet>();
+  readonly #digests = new Map<string, string>();
+
+  /** The rows of a file. */
+  async read(file: FileData): Promise<DataSet> {
+    const { limit, last, textField, skipBroken } = file, key = JSON.stringify(file);
+    const known = this.#sets.get(key);
+    if (known) return known;
+    const set = await readRows(file.file, {
+      ...(limit === undefined ? {} : { limit }),
+      ...(textField === undefined ? {} : { textField }),
+      ...(skipBroken ? { skipBroken } : {}),
+    });
+    const taken = last === undefined ? set : lastRows(set, { last, path: file.file });
+    this.#sets.set(key, taken);
+    return taken;
+  }
+
+  /** Rows of a source; self-written ones are written where they are not there yet. */
+  async rows(source: DataSource, writer: Writer): Promise<SourceRows> {
+    const file = typeof source === "string" ? { file: source } : source;
+    const { rows, report } = await this.read("generate" in file ? { file: await write(file, writer) } : file);
+    return { rows, reading: report };
+  }
+
+  /** A digest of a file or folder, of names, sizes and ends. Throws `CompressoError("input")` where there is none. */
+  async digest(path: string): Promise<string> {
+    const known = this.#digests.get(path);
+    if (known) return known;
+    try {
+      const digest = await modelDigest(path);
+      this.#digests.set(path, digest);
+      return digest;
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+      throw new CompressoError("input", {
+        what: `cannot read ${path}`,
+        rule: "what an experiment names is there",
+        value: "no such file or folder",
+        mend: "check the path; those of a definition are relative to its file",
+      }, { cause: error });
+    }
+  }
+
+  /** What tells a source from another one. */
+  async identity(source: DataSource, weights: string): Promise<string> {
+    if (typeof source === "string") return await this.digest(source);
+    if ("generate" in source) return JSON.stringify({ ...source.generate, weights });
+    const { file, ...rest } = source;
+    return JSON.stringify({ ...rest, file: await this.digest(file) });
+  }
+}
+
+/** Path of self-written texts; whatever decides them is in its name, so a file that is there is the right one. */
+export function writtenPath({ generate }: SelfWrittenData, { folder, weights, model }: Writer): string {
+  const key = digestOf([JSON.stringify({ ...generate, weights, baseDtype: model.weights.baseDtype })]);
+  return `${folder}/self-written-${key.slice(0, 8)}.jsonl`;
+}
+
+async function write(source: SelfWrittenData, writer: Writer): Promise<string> {
+  const { count, tokens, temperature, seed } = source.generate, { model, weights, signal, onProgress } = writer;
+  const path = writtenPath(source, writer);
+  if (await exists(path)) return path;
+  await Deno.mkdir(writer.folder, { recursive: true });
+  await writeTextFile(model, {
+    path,
+    count,
+    tokens,
+    ...(temperature === undefined ? {} : { temperature }),
+    ...(seed === undefined ? {} : { seed }),
+    resume: await exists(partPath(path)),
+    identity: { weights, baseDtype: model.weights.baseDtype },
+    ...(signal ? { signal } : {}),
+    onText: ({ index }) => onProgress?.((index + 1) / count),
+  });
+  return path;
+}
+
+function lastRows(set: DataSet, { last, path }: { readonly last: number; readonly path: string }): DataSet {
+  if (set.rows.length < last) {
+    throw new CompressoError("input", {
+      what: `cannot take the last ${last} rows of ${path}`,
+      rule: "the file has as many",
+      value: `${set.rows.length} rows`,
+    });
+  }
+  if (set.kind === "instruct") return { ...set, rows: set.rows.slice(-last) };
+  return set.kind === "chat" ? { ...set, rows: set.rows.slice(-last) } : { ...set, rows: set.rows.slice(-last) };
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(() => true, () => false);
+}

@@ -1,0 +1,234 @@
+// An experiment from its cells to its tables, in as many sittings as it takes. Owns the order, the one model on the GPU and what becomes of
+// failures; refuses the single run.
+import { CompressoError } from "../errors.ts";
+import type { Device } from "../gpu/device.ts";
+import { loadModel, type Model } from "../run/model.ts";
+import type { StepRecord } from "../run/records.ts";
+import { type CellEvents, measureCell, outcomeOf, pruneCell, takeMeasures } from "./cell.ts";
+import type { Experiment } from "./definition.ts";
+import type { Filter } from "./grid.ts";
+import { type ExperimentPlan, planCells, type PlannedCell, refreshed } from "./plan.ts";
+import { type ExperimentReport, makeReport, writeReport } from "./report.ts";
+import { type ExperimentOverrides, resolveExperiment } from "./resolve.ts";
+import { type CellFailure, missingOf, Store } from "./store.ts";
+
+/** Options of {@link runExperiment}. */
+export interface RunExperimentOptions extends ExperimentOverrides {
+  /** Where it runs. */
+  readonly device: Device;
+  /** Folder of all results; cells that are finished there are not run again. */
+  readonly out: string;
+  /** Cells to run: those with one of the values of each option. Default: all. */
+  readonly only?: Filter | undefined;
+  /** Cells that are worked on in this sitting at most. */
+  readonly maxCells?: number | undefined;
+  /** "models" keeps the pruned models' folders, "none" removes each once it was measured. Default "none". */
+  readonly keep?: "none" | "models" | undefined;
+  /** Only takes missing measures on models that were kept, and leaves them there. Default false. */
+  readonly evaluateOnly?: boolean | undefined;
+  /** Runs cells anew that failed, whose definition changed, or that lack measures and their model. Default false. */
+  readonly redo?: boolean | undefined;
+  /** Stops the work; the cell at work can go on from there. */
+  readonly signal?: AbortSignal | undefined;
+  /** Called before a cell is worked on. */
+  readonly onCell?:
+    | ((cell: PlannedCell, place: { readonly index: number; readonly count: number }) => void)
+    | undefined;
+  /** Called when a cell has failed; the others go on. */
+  readonly onFailure?: ((cell: PlannedCell, failure: CellFailure) => void) | undefined;
+  /** Called for what the user should know. */
+  readonly onNote?: ((line: string) => void) | undefined;
+  /** Called when a model was loaded, before it is used for a cell. */
+  readonly onModel?: ((model: Model, cell: PlannedCell) => Promise<void>) | undefined;
+  /** Called for every step. */
+  readonly onRecord?: ((record: StepRecord) => void) | undefined;
+  /** Called while something else goes on, with its share done where known. */
+  readonly onPhase?: ((text: string, share?: number) => void) | undefined;
+}
+
+/** What a sitting has done. */
+export interface ExperimentResult {
+  /** Tables of all that is known by now. */
+  readonly report: ExperimentReport;
+  /** Files of the tables and charts. */
+  readonly files: readonly string[];
+  /** Cells that failed, in this sitting or before. */
+  readonly failed: readonly { readonly cell: string; readonly message: string }[];
+  /** Chosen cells that are still to be done. */
+  readonly left: number;
+}
+
+/**
+ * Runs the cells of an experiment: each prunes a model and measures it, in a folder of its own, and what is finished is not done again. After
+ * every cell the tables are written anew: `report.md`, `report.json` and charts.
+ *
+ * @throws CompressoError("usage") for an experiment that cannot work; "mismatch" for cells whose definition is no longer that of their folder,
+ * unless `redo` is set; "aborted" where the signal fires. What a single cell throws is recorded, and the next one runs.
+ * @example
+ * ```ts
+ * import { defineExperiment, openDevice, runExperiment } from "../../mod.ts";
+ *
+ * using device = await openDevice();
+ * const out = await Deno.makeTempDir();
+ * const { report } = await runExperiment(
+ *   defineExperiment({
+ *     name: "rank",
+ *     model: "demo",
+ *     base: { sparsity: 0.2, steps: 2, prefinetune: 0, postfinetune: 0, batch: 1, seq: 96, prompt: false },
+ *     grid: { rank: [2, 4] },
+ *   }),
+ *   { device, out },
+ * );
+ * if (report.groups.length !== 2) throw new Error("a cell is missing");
+ * await Deno.remove(out, { recursive: true });
+ * ```
+ */
+export async function runExperiment(experiment: Experiment, options: RunExperimentOptions): Promise<ExperimentResult> {
+  const resolved = resolveExperiment(experiment, options), store = new Store(options.out);
+  const plan = await planCells(resolved, store, { only: options.only });
+  const todo = toDo(plan, options);
+  using slot = new ModelSlot(options.device, options);
+  const reportNow = async (): Promise<
+    { after: ExperimentPlan; report: ExperimentReport; files: readonly string[] }
+  > => {
+    const after = await refreshed(plan, store), report = await makeReport(resolved, after, store);
+    return { after, report, files: await writeReport(report, store.out) };
+  };
+  let index = 0;
+  try {
+    for (const cell of todo) {
+      options.signal?.throwIfAborted();
+      options.onCell?.(cell, { index: index++, count: todo.length });
+      await workOn(cell, { plan, store, slot, options });
+      await reportNow();
+    }
+  } finally {
+    // Also after Ctrl-C: the finished cells are in the tables.
+    if (index === 0 || options.signal?.aborted) await reportNow();
+  }
+  const { after, report, files } = await reportNow();
+  return {
+    report,
+    files,
+    failed: after.cells.flatMap(({ name: cell, state }) =>
+      state.kind === "failed" ? [{ cell, message: state.what }] : []
+    ),
+    left: after.cells.filter(({ state }) => state.kind !== "done").length,
+  };
+}
+
+/** Cells that this sitting works on. */
+function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): PlannedCell[] {
+  const { evaluateOnly = false, redo = false, maxCells = Infinity, onNote } = options;
+  const changed = cells.filter(({ state }) => state.kind === "changed"), first = changed[0];
+  if (first?.state.kind === "changed" && !redo && !evaluateOnly) {
+    throw new CompressoError("mismatch", {
+      what: `cannot go on with cell ${first.name}${changed.length > 1 ? ` and ${changed.length - 1} more` : ""}`,
+      rule: "a cell's definition is that of the sitting that began it",
+      value: first.state.what,
+      mend: "run them anew with --redo, or choose another --out",
+    });
+  }
+  const lacking = cells.filter(({ state }) => state.kind === "unmeasured" && !state.hasModel);
+  const [lack] = lacking;
+  if (lack?.state.kind === "unmeasured" && (evaluateOnly || !redo)) {
+    onNote?.(
+      `${lacking.length} cells lack ${
+        lack.state.missing.join(", ")
+      }, and their models were not kept; --redo runs them anew`,
+    );
+  }
+  return cells.filter((cell) => {
+    const { state } = cell;
+    if (evaluateOnly) return hasPruned(cell);
+    return state.kind !== "done" && (state.kind !== "unmeasured" || state.hasModel || redo);
+  }).slice(0, maxCells);
+}
+
+/** Whether a cell's pruned model lies there and measures are all that is missing. */
+function hasPruned({ state }: PlannedCell): boolean {
+  return state.kind === "pruned" || (state.kind === "unmeasured" && state.hasModel) ||
+    (state.kind === "failed" && state.isPruned);
+}
+
+/** Runs and measures one cell, and records how that went. Throws only where the user has stopped it. */
+async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
+  readonly plan: ExperimentPlan;
+  readonly store: Store;
+  readonly slot: ModelSlot;
+  readonly options: RunExperimentOptions;
+}): Promise<void> {
+  const { name, identity, state, model: { path, baseDtype } } = cell, { measures, cache } = plan;
+  const events: CellEvents = { onRecord: options.onRecord, onPhase: options.onPhase, signal: options.signal };
+  const redoes = options.redo === true && (state.kind === "changed" || state.kind === "failed");
+  const isPruned = hasPruned(cell) && !redoes;
+  try {
+    await store.begin(name, identity, { anew: redoes || (state.kind === "unmeasured" && !isPruned) });
+    const model = await slot.use(path, baseDtype, cell);
+    const denseDir = store.dense(cell.model);
+    await takeMeasures(model, missingOf(measures, await store.measured(denseDir)), { dir: denseDir, store, events });
+    if (!isPruned) {
+      const rows = await cache.rows(cell.source, {
+        model,
+        weights: cell.model.weights,
+        folder: store.data,
+        signal: options.signal,
+        onProgress: (share) => options.onPhase?.("writing texts to train on", share),
+      });
+      await pruneCell(cell, model, { rows, store, events });
+    }
+    const { device, tokenizer } = model;
+    // A dense model beside the pruned one might not fit.
+    slot.release();
+    await measureCell(cell, { device, tokenizer }, { store, measures, events });
+    await store.setResult(name, { cell: name, identity, outcome: await outcomeOf(cell, store), failure: null });
+    if (options.keep !== "models" && options.evaluateOnly !== true) await store.dropModel(name);
+  } catch (error) {
+    if (options.signal?.aborted) throw error;
+    const failure: CellFailure = {
+      code: error instanceof CompressoError ? error.code : "defect",
+      message: error instanceof Error ? error.message : String(error),
+    };
+    await store.setResult(name, { cell: name, identity, outcome: null, failure });
+    options.onFailure?.(cell, failure);
+  }
+}
+
+/** The one model that lies on the GPU. */
+class ModelSlot implements Disposable {
+  readonly #device: Device;
+  readonly #options: Pick<RunExperimentOptions, "onModel" | "onPhase" | "signal">;
+  #key = "";
+  #model: Model | null = null;
+
+  constructor(device: Device, options: Pick<RunExperimentOptions, "onModel" | "onPhase" | "signal">) {
+    this.#device = device;
+    this.#options = options;
+  }
+
+  async use(path: string, baseDtype: PlannedCell["model"]["baseDtype"], cell: PlannedCell): Promise<Model> {
+    const key = `${path} ${baseDtype}`;
+    if (this.#model && this.#key === key) return this.#model;
+    this.release();
+    const { onModel, onPhase, signal } = this.#options;
+    const model = await loadModel(path, {
+      device: this.#device,
+      baseDtype,
+      ...(signal ? { signal } : {}),
+      onProgress: (share) => onPhase?.("loading the model", share),
+    });
+    this.#model = model;
+    this.#key = key;
+    await onModel?.(model, cell);
+    return model;
+  }
+
+  release(): void {
+    this.#model?.[Symbol.dispose]();
+    this.#model = null;
+  }
+
+  [Symbol.dispose](): void {
+    this.release();
+  }
+}

@@ -1,0 +1,203 @@
+// The folder of an experiment: one for each cell, with what is done of it. Owns file names and the states that follow from them; refuses to run
+// anything.
+import { join } from "node:path";
+import { CompressoError, type ErrorCode } from "../errors.ts";
+import { writeFileAtomically } from "../io/atomic.ts";
+import { CHECKPOINT_FILE } from "../run/pipeline.ts";
+import type { StepRecord } from "../run/records.ts";
+import type { RunSummary } from "../run/session.ts";
+import { type CellIdentity, differences } from "./identity.ts";
+import type { Measure, Value } from "./measures.ts";
+import type { CellModel } from "./plan.ts";
+import type { CutProfile, LossProfile } from "./profile.ts";
+
+/** Values of a model by measure, each with what decided it. */
+export type Measured = Readonly<Record<string, { readonly identity: string; readonly values: readonly Value[] }>>;
+
+/** What a finished cell has. */
+export interface CellOutcome {
+  /** Sparsity as wanted, expected and reached. */
+  readonly sparsity: RunSummary["sparsity"];
+  /** Parameters of the whole model, before and after. */
+  readonly parameters: RunSummary["parameters"];
+  /** Where it cut. */
+  readonly cut: CutProfile;
+  /** How its loss went. */
+  readonly loss: LossProfile;
+  /** Steps that were run, and tokens in them, padding left out. */
+  readonly steps: number;
+  readonly tokens: number;
+  /** Seconds of training. */
+  readonly seconds: number;
+  /** Adapter that ran it. */
+  readonly adapter: string;
+}
+
+/** result.json of a cell. */
+export interface CellResult {
+  readonly cell: string;
+  readonly identity: CellIdentity;
+  /** Null where the run failed. */
+  readonly outcome: CellOutcome | null;
+  /** Null where all went well. */
+  readonly failure: CellFailure | null;
+}
+
+/** Why a cell failed. */
+export interface CellFailure {
+  /** That of the error; "defect" where it was none of the toolkit's own. */
+  readonly code: ErrorCode | "defect";
+  /** Its message. */
+  readonly message: string;
+}
+
+/** How far a cell is. */
+export type CellState =
+  | { readonly kind: "new" | "stopped" | "pruned" | "done" }
+  /** Its definition is not that of the folder. */
+  | { readonly kind: "changed"; readonly what: string }
+  /** Its pruning may have ended well all the same, and its measures failed. */
+  | { readonly kind: "failed"; readonly what: string; readonly isPruned: boolean }
+  /** Measures that are not taken yet; without the model's files they cannot be. */
+  | { readonly kind: "unmeasured"; readonly missing: readonly string[]; readonly hasModel: boolean };
+
+const FILES = { identity: "cell.json", cut: "cut.json", measured: "measures.json", result: "result.json" } as const;
+/** Folder of the pruned model within that of its cell. */
+export const MODEL_FOLDER = "model";
+
+/** Files of an experiment. */
+export class Store {
+  readonly out: string;
+
+  constructor(out: string) {
+    this.out = out;
+  }
+
+  /** Folder of a cell. */
+  cell(name: string): string {
+    return join(this.out, "cells", name);
+  }
+
+  /** Folder of a model as it was, for its measures. Other weights of the same name have another one. */
+  dense({ name, baseDtype, weights }: Pick<CellModel, "name" | "baseDtype" | "weights">): string {
+    return join(this.out, "dense", `${name}-${baseDtype}-${weights.slice(0, 8)}`);
+  }
+
+  /** Folder of self-written texts. */
+  get data(): string {
+    return join(this.out, "data");
+  }
+
+  /** How far a cell is, as its folder tells. */
+  async stateOf(name: string, identity: CellIdentity, measures: readonly Measure[]): Promise<CellState> {
+    const dir = this.cell(name), then = await readJson<CellIdentity>(join(dir, FILES.identity));
+    if (!then) return { kind: "new" };
+    const what = differences(then, identity);
+    if (what !== null) return { kind: "changed", what };
+    const result = await this.result(name), hasModel = await exists(join(dir, MODEL_FOLDER));
+    const isPruned = hasModel && await exists(join(dir, "run.json"));
+    if (result?.failure) return { kind: "failed", what: result.failure.message, isPruned };
+    if (!result) {
+      if (isPruned) return { kind: "pruned" };
+      return { kind: await exists(join(dir, CHECKPOINT_FILE)) ? "stopped" : "new" };
+    }
+    const missing = missingOf(measures, await this.measured(dir));
+    if (missing.length === 0) return { kind: "done" };
+    return { kind: "unmeasured", missing: missing.map(({ id }) => id), hasModel };
+  }
+
+  /** Makes the folder of a cell; `anew` removes what was there. */
+  async begin(name: string, identity: CellIdentity, { anew }: { readonly anew: boolean }): Promise<void> {
+    const dir = this.cell(name);
+    if (anew) await Deno.remove(dir, { recursive: true }).catch(() => undefined);
+    await Deno.mkdir(dir, { recursive: true });
+    await writeJson(join(dir, FILES.identity), identity);
+  }
+
+  /** result.json of a cell; null where there is none. */
+  async result(name: string): Promise<CellResult | null> {
+    return await readJson<CellResult>(join(this.cell(name), FILES.result));
+  }
+
+  async setResult(name: string, result: CellResult): Promise<void> {
+    await writeJson(join(this.cell(name), FILES.result), result);
+  }
+
+  /** Values of a cell or a dense model, by its folder. */
+  async measured(dir: string): Promise<Measured> {
+    return await readJson<Measured>(join(dir, FILES.measured)) ?? {};
+  }
+
+  async addMeasured(dir: string, measure: Measure, values: readonly Value[]): Promise<void> {
+    const all = { ...await this.measured(dir), [measure.id]: { identity: measure.identity, values } };
+    await Deno.mkdir(dir, { recursive: true });
+    await writeJson(join(dir, FILES.measured), all);
+  }
+
+  async setCut(name: string, cut: CutProfile): Promise<void> {
+    await writeJson(join(this.cell(name), FILES.cut), cut);
+  }
+
+  async cut(name: string): Promise<CutProfile | null> {
+    return await readJson<CutProfile>(join(this.cell(name), FILES.cut));
+  }
+
+  async summary(name: string): Promise<RunSummary | null> {
+    return await readJson<RunSummary>(join(this.cell(name), "run.json"));
+  }
+
+  /** Records of a cell's run, as far as it came. */
+  async records(name: string): Promise<StepRecord[]> {
+    const text = await Deno.readTextFile(join(this.cell(name), "records.jsonl")).catch(() => "");
+    return text.split("\n").filter((line) => line !== "").map((line) => JSON.parse(line));
+  }
+
+  /** Whether a cell's run can go on from its checkpoint. */
+  async isResumable(name: string): Promise<boolean> {
+    return await exists(join(this.cell(name), CHECKPOINT_FILE));
+  }
+
+  /** Removes the pruned model's files. */
+  async dropModel(name: string): Promise<void> {
+    await Deno.remove(join(this.cell(name), MODEL_FOLDER), { recursive: true }).catch(() => undefined);
+  }
+}
+
+/** Measures whose values are not there, or were taken otherwise. */
+export function missingOf(measures: readonly Measure[], measured: Measured): Measure[] {
+  return measures.filter(({ id, identity }) => measured[id]?.identity !== identity);
+}
+
+/** Values that are still true, in the order of the measures. */
+export function valuesOf(measures: readonly Measure[], measured: Measured): Value[] {
+  return measures.flatMap(({ id, identity }) => measured[id]?.identity === identity ? [...measured[id].values] : []);
+}
+
+/** Writes a value as JSON, whole or not at all. */
+export async function writeJson(path: string, value: unknown): Promise<void> {
+  await writeFileAtomically(path, JSON.stringify(value, null, 2) + "\n");
+}
+
+async function readJson<T>(path: string): Promise<T | null> {
+  let text: string;
+  try {
+    text = await Deno.readTextFile(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return null;
+    throw error;
+  }
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new CompressoError("input", {
+      what: `cannot read ${path}`,
+      rule: "it is what an earlier sitting has written",
+      value: error instanceof Error ? error.message : String(error),
+      mend: "remove the cell's folder, and the cell runs again",
+    }, { cause: error });
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(() => true, () => false);
+}

@@ -1,0 +1,126 @@
+// Perplexity over rows, each read alone: whole documents, or the responses to instructions. Owns the protocol; refuses to read files.
+import { CompressoError } from "../errors.ts";
+import type { Row } from "../io/datasets.ts";
+import { countLabels, encodeExample, type Example, IGNORED_LABEL } from "../io/prompts.ts";
+import type { Adapters, Model } from "./model.ts";
+
+/** Options of {@link rowPerplexity}. */
+export interface RowPerplexityOptions {
+  /** Tokens to which longer rows are cut. */
+  readonly seq: number;
+  /** Text before every instruction or conversation, such as the collaborative prompt. Default null: none. */
+  readonly prompt?: string | null;
+  /** Masks and LoRA. */
+  readonly adapters?: Adapters;
+  /** Stops the work. */
+  readonly signal?: AbortSignal;
+  /** Called after each batch with the rows measured so far. */
+  readonly onProgress?: (rows: number, total: number) => void;
+}
+
+/** What was measured. */
+export interface RowPerplexityResult {
+  /** exp(nll). */
+  readonly perplexity: number;
+  /** Mean negative log-likelihood over all predicted tokens of all rows, in nats: long rows count more. */
+  readonly nll: number;
+  /** Tokens that were predicted. */
+  readonly tokens: number;
+  /** Rows that were read; those without a token to predict are left out. */
+  readonly rows: number;
+  /** Standard error of nll, rows taken as independent. NaN for one row. */
+  readonly stderr: number;
+}
+
+const BATCH_TOKENS = 2048;
+/** Widths of batches are multiples of it, so that few plans are recorded. */
+const WIDTH_STEP = 64;
+
+/**
+ * Measures the perplexity of rows as training encodes them, with the tokenizer's own special tokens: all tokens of a text but its first, the
+ * responses and end tokens of instructions, the assistant's turns of conversations. Texts are cut to `seq` tokens, other rows as in training.
+ *
+ * @throws CompressoError("usage") for a `seq` out of range; "input" for a model without tokenizer and rows without anything to predict;
+ * "numeric" where the loss is not finite.
+ */
+export async function rowPerplexity(
+  model: Model,
+  rows: readonly Row[],
+  options: RowPerplexityOptions,
+): Promise<RowPerplexityResult> {
+  const { adapters, signal, onProgress } = options;
+  const examples = encode(model, rows, options);
+  const sums: number[] = [], counts: number[] = [];
+  for (const { width, part } of batchesOf(examples, options.seq)) {
+    signal?.throwIfAborted();
+    const ids = new Uint32Array(part.length * width), labels = new Int32Array(part.length * width).fill(IGNORED_LABEL);
+    part.forEach(({ tokens, labels: own }, index) => {
+      ids.set(tokens, index * width);
+      labels.set(own, index * width);
+      counts.push(countLabels(own));
+    });
+    const losses = await model.tokenLosses(ids, labels, {
+      batch: part.length,
+      ...(adapters ? { adapters } : {}),
+      ...(signal ? { signal } : {}),
+    });
+    for (const index of part.keys()) {
+      sums.push(losses.subarray(index * width, (index + 1) * width).reduce((sum, loss) => sum + loss, 0));
+    }
+    onProgress?.(sums.length, examples.length);
+  }
+  const predicted = counts.reduce((sum, count) => sum + count, 0);
+  const nll = sums.reduce((sum, value) => sum + value, 0) / predicted;
+  if (!Number.isFinite(nll)) {
+    throw new CompressoError("numeric", {
+      what: "cannot measure perplexity",
+      rule: "the loss of every token is finite",
+      value: `the mean is ${nll}`,
+      mend: "check the model's weights, masks and LoRA",
+    });
+  }
+  return { perplexity: Math.exp(nll), nll, tokens: predicted, rows: sums.length, stderr: errorOf(sums, counts) };
+}
+
+/** Longest rows first, so that a batch holds rows of about the same length. */
+function* batchesOf(
+  examples: readonly Example[],
+  seq: number,
+): Generator<{ readonly width: number; readonly part: readonly Example[] }> {
+  const sorted = [...examples].sort((a, b) => b.tokens.length - a.tokens.length);
+  for (let first = 0; first < sorted.length;) {
+    const longest = sorted[first]?.tokens.length ?? seq;
+    const width = Math.min(seq, Math.ceil(longest / WIDTH_STEP) * WIDTH_STEP);
+    const count = Math.max(1, Math.floor(BATCH_TOKENS / width));
+    yield { width, part: sorted.slice(first, first + count) };
+    first += count;
+  }
+}
+
+/** Standard error of the ratio of both sums, to first order. */
+function errorOf(sums: readonly number[], counts: readonly number[]): number {
+  const total = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0);
+  const rows = sums.length, nll = total(sums) / total(counts);
+  const squares = total(sums.map((sum, row) => (sum - nll * (counts[row] ?? 0)) ** 2));
+  return Math.sqrt(squares * rows / (rows - 1)) / total(counts);
+}
+
+function encode(
+  { tokenizer, spec }: Model,
+  rows: readonly Row[],
+  { seq, prompt = null }: RowPerplexityOptions,
+): Example[] {
+  const fail = (code: "usage" | "input", rule: string, value: string): never => {
+    throw new CompressoError(code, { what: "cannot measure perplexity over rows", rule, value });
+  };
+  if (!Number.isInteger(seq) || seq < 2 || seq > spec.maxPosition) {
+    fail("usage", `seq is a whole number from 2 to the model's context of ${spec.maxPosition} tokens`, String(seq));
+  }
+  if (!tokenizer) return fail("input", "a model needs a tokenizer to read text", "this one has none");
+  const examples = rows.map((row): Example => {
+    const { tokens, labels } = encodeExample(row, { tokenizer, prompt, seq });
+    return { tokens: tokens.slice(0, seq), labels: labels.slice(0, seq) };
+  }).filter(({ labels }) => countLabels(labels) > 0);
+  if (examples.length === 0) fail("input", "at least one row has a token to predict", `${rows.length} rows`);
+  return examples;
+}

@@ -1,0 +1,37 @@
+// The methods on the same footing: equal tokens, equal LoRA, three sparsities, three seeds at the middle one. Model, data and texts are named on the
+// command line; the folder of the tasks holds `<task>.<split>.jsonl`.
+//
+//   deno run -A cli/main.ts experiment scripts/experiments/quality.ts --out runs/quality --model MODEL --data alpaca.json \
+//     --file wikitext=wikitext2.valid.txt --file c4=c4_sample.jsonl --file tasks=FOLDER --max-cells 2
+//
+// On two cores without a GPU a run of a model of 135 million parameters takes half an hour or more: --max-cells and --only cut the grid into
+// sittings, whose results stay in --out.
+import { defineExperiment } from "../../mod.ts";
+
+const METHODS = ["compresso", "gradual", "taylor", "flap", "wanda-sp", "magnitude", "random"];
+
+export default defineExperiment({
+  name: "quality",
+  question:
+    "Which method leaves the best model at equal tokens? 220 steps each: 10 + 150 + 60 where units are chosen in training, all 220 as recovery where they are chosen in one shot.",
+  files: { wikitext: null, c4: null, tasks: null },
+  model: "demo",
+  base: {
+    steps: 150,
+    prefinetune: 10,
+    postfinetune: 60,
+    batch: 4,
+    seq: 256,
+    targets: "q,k,v,o,gate,up,down",
+    recompute: false,
+  },
+  grid: [
+    { method: METHODS, sparsity: [0.2], seed: [1, 2, 3] },
+    { method: METHODS, sparsity: [0.1, 0.3], seed: [1] },
+  ],
+  evaluate: {
+    perplexity: [{ name: "wikitext", text: "@wikitext", window: 512, maxWindows: 24, limitChars: 160_000 }],
+    rows: [{ name: "C4", file: "@c4", last: 100, seq: 512 }],
+    tasks: { names: ["arc_easy", "piqa", "hellaswag", "openbookqa"], data: "@tasks", limit: 200 },
+  },
+});

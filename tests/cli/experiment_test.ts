@@ -1,0 +1,67 @@
+// `compresso experiment` as a user drives it: the list of runs, Ctrl-C and going on, wrong use.
+import assert from "node:assert/strict";
+import { cli, command, TemporaryFolder } from "./helpers/cli.ts";
+
+const DEFINITION = {
+  name: "small",
+  model: "demo",
+  base: { sparsity: 0.2, steps: 6, prefinetune: 1, postfinetune: 1, batch: 2, seq: 48, prompt: false },
+  grid: { rank: [2, 4] },
+};
+
+Deno.test("experiment --dry-run lists runs, steps and tokens, and refuses names that are not there", async () => {
+  using folder = new TemporaryFolder();
+  const file = folder.at("small.json");
+  await Deno.writeTextFile(file, JSON.stringify(DEFINITION));
+  const run = (...more: string[]): ReturnType<typeof cli> =>
+    cli(["experiment", file, "--out", folder.at("out"), ...more]);
+  const { code, stdout, stderr } = await run(
+    "--dry-run",
+    "--set",
+    "steps=10",
+    "--set",
+    "rank=2,4,8",
+    "--only",
+    "rank=8,2",
+  );
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /^rank=2 +12 +1,152 {2}new\nrank=8 +12 +1,152 {2}new\n\n2 runs, 2 to do: 24 steps/m);
+  assert.ok(!folder.has("out"));
+  for (
+    const [more, message] of [
+      [["--only", "rank=3"], /cannot choose cells by rank\n.*one of 2, 4/],
+      [["--set", "rnak=3"], /the option 'rnak' in the base/],
+      [["--set", "rank"], /--set is KEY=VALUE/],
+      [["--file", "x=y"], /cannot use --file x=y/],
+    ] as const
+  ) {
+    const refused = await run("--dry-run", ...more);
+    assert.equal(refused.code, 2, refused.stderr);
+    assert.match(refused.stderr, message);
+    assert.equal(refused.stdout, "");
+  }
+});
+
+Deno.test("Ctrl-C leaves a checkpoint of the run and tables, and the same command goes on", async () => {
+  using folder = new TemporaryFolder();
+  const file = folder.at("small.json"), out = folder.at("out");
+  await Deno.writeTextFile(file, JSON.stringify({ ...DEFINITION, base: { ...DEFINITION.base, steps: 14 } }));
+  const args = ["experiment", file, "--out", out, "--no-tuning"];
+  const child = command(args).spawn();
+  const output = Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+  while ((await Deno.readTextFile(`${out}/cells/rank=2/records.jsonl`).catch(() => "")).split("\n").length <= 3) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  child.kill("SIGINT");
+  const { code } = await child.status, [stdout, stderr] = await output;
+  assert.equal(code, 130, stderr);
+  assert.equal(stdout, "");
+  assert.match(stderr, /stopped by Ctrl-C\n {2}mend: the same command goes on from there/);
+  assert.ok(folder.has("out", "cells", "rank=2", "checkpoint.safetensors"));
+  assert.match(await Deno.readTextFile(`${out}/report.md`), /- rank=2: stopped\n- rank=4: new/);
+  const again = await cli([...args, "--json"]);
+  assert.equal(again.code, 0, again.stderr);
+  assert.match(again.stderr, /run 1 of 2: rank=2 \(stopped, goes on, 16 steps\)/);
+  const { cells, failed, left } = JSON.parse(again.stdout);
+  assert.deepEqual([cells.length, failed, left], [2, [], 0]);
+});

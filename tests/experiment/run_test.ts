@@ -1,0 +1,250 @@
+// Experiments on the demo model: what they write, going on, failures, changes, and numbers that can be computed again.
+import assert from "node:assert/strict";
+import { CompressoError } from "../../lib/errors.ts";
+import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import type { ExperimentReport } from "../../lib/experiment/report.ts";
+import { runExperiment, type RunExperimentOptions } from "../../lib/experiment/run.ts";
+import type { CellResult, Measured } from "../../lib/experiment/store.ts";
+import { openDevice } from "../../lib/gpu/device.ts";
+import { demoData } from "../../lib/io/open_model.ts";
+
+const TINY: ExperimentDefinition = {
+  name: "tiny",
+  question: "Does it run?",
+  model: "demo",
+  data: { file: demoData("train"), limit: 60 },
+  base: { sparsity: 0.2, steps: 3, prefinetune: 1, postfinetune: 1, batch: 2, seq: 48, prompt: false },
+  // alpha goes with rank, and is no axis of its own.
+  grid: [{ rank: [2], alpha: [4], seed: [1, 2] }, { rank: [4], alpha: [8], seed: [1, 2] }],
+  evaluate: {
+    rows: [{ name: "answers", file: demoData("heldout"), last: 8, seq: 48 }],
+    choices: [{ name: "questions", file: demoData("heldout"), limit: 6 }],
+  },
+};
+
+type Run = (
+  definition: ExperimentDefinition,
+  out: string,
+  options?: Partial<RunExperimentOptions>,
+) => Promise<{ worked: string[]; result: Awaited<ReturnType<typeof runExperiment>> }>;
+
+/** A test with a device of its own and two folders that are removed at its end. */
+function experimentTest(name: string, test: (run: Run, out: string, other: string) => Promise<void>): void {
+  Deno.test(name, async () => {
+    const out = await Deno.makeTempDir({ prefix: "compresso_experiment_" }), other = await Deno.makeTempDir();
+    using device = await openDevice();
+    try {
+      await test(
+        async (definition, out, options = {}) => {
+          const worked: string[] = [];
+          const onCell = ({ name }: { readonly name: string }): unknown => worked.push(name);
+          const given = { device, out, onCell, ...options };
+          return { worked, result: await runExperiment(defineExperiment(definition), given) };
+        },
+        out,
+        other,
+      );
+    } finally {
+      for (const folder of [out, other]) await Deno.remove(folder, { recursive: true });
+    }
+  });
+}
+
+async function json<T>(path: string): Promise<T> {
+  return JSON.parse(await Deno.readTextFile(path));
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(() => true, () => false);
+}
+
+experimentTest(
+  "an experiment runs in sittings, skips what is finished, and its tables follow from its cells",
+  async (run, out) => {
+    const first = await run(TINY, out, { maxCells: 3 });
+    assert.deepEqual(first.worked, ["rank=2,alpha=4,seed=1", "rank=4,alpha=8,seed=1", "rank=2,alpha=4,seed=2"]);
+    assert.equal(first.result.left, 1);
+    const resultTime = (await Deno.stat(`${out}/cells/rank=2,alpha=4,seed=1/result.json`)).mtime;
+    const second = await run(TINY, out);
+    assert.deepEqual(second.worked, ["rank=4,alpha=8,seed=2"]);
+    assert.equal(second.result.left, 0);
+    assert.deepEqual((await run(TINY, out)).worked, []);
+    assert.deepEqual((await Deno.stat(`${out}/cells/rank=2,alpha=4,seed=1/result.json`)).mtime, resultTime);
+    assert.ok(!(await exists(`${out}/cells/rank=2,alpha=4,seed=1/model`)), "models are dropped once measured");
+
+    const report = await json<ExperimentReport>(`${out}/report.json`);
+    assert.deepEqual(report.axes, ["rank", "alpha", "seed"]);
+    assert.equal(report.contrasts.length, 1, "rank and alpha change together");
+    assert.deepEqual(report.groups.map(({ at }) => at), [{ rank: "2", alpha: "4" }, { rank: "4", alpha: "8" }]);
+    const measured = async (cell: string): Promise<Record<string, number>> => {
+      const all = await json<Measured>(`${out}/cells/${cell}/measures.json`);
+      return Object.fromEntries(
+        Object.values(all).flatMap(({ values }) => values.map(({ name, value }) => [name, value])),
+      );
+    };
+    const values = {
+      "2": [await measured("rank=2,alpha=4,seed=1"), await measured("rank=2,alpha=4,seed=2")],
+      "4": [await measured("rank=4,alpha=8,seed=1"), await measured("rank=4,alpha=8,seed=2")],
+    };
+    for (const name of ["answers", "questions"]) {
+      for (const rank of ["2", "4"] as const) {
+        const [a = NaN, b = NaN] = values[rank].map((one) => one[name] ?? NaN);
+        const spread = report.groups.find(({ at }) => at["rank"] === rank)?.numbers[name];
+        assert.deepEqual(spread?.values, [a, b]);
+        near(spread?.mean, (a + b) / 2);
+        near(spread?.sd, Math.abs(a - b) / Math.SQRT2);
+      }
+      const gaps = [0, 1].map((seed) => (values["4"][seed]?.[name] ?? NaN) - (values["2"][seed]?.[name] ?? NaN));
+      const [contrast] = report.contrasts;
+      assert.deepEqual([contrast?.axis, contrast?.from, contrast?.to], ["rank", "2", "4"]);
+      near(contrast?.numbers[name]?.mean, ((gaps[0] ?? NaN) + (gaps[1] ?? NaN)) / 2);
+      near(contrast?.numbers[name]?.stderr, Math.abs((gaps[0] ?? NaN) - (gaps[1] ?? NaN)) / 2);
+    }
+    // Layers weigh alike in the demo, and the hard sparsity is the mean over them.
+    for (const cell of report.cells) {
+      const mean = cell.layers.reduce((sum, share) => sum + share, 0) / cell.layers.length;
+      near(mean, cell.numbers["hard sparsity"], 1e-6);
+      assert.ok((cell.numbers["unevenness of layers"] ?? 0) > 0);
+      assert.equal(cell.steps, 5);
+    }
+    const text = await Deno.readTextFile(`${out}/report.md`);
+    const mean = report.groups[0]?.numbers["answers"]?.mean ?? NaN,
+      sd = report.groups[0]?.numbers["answers"]?.sd ?? NaN;
+    assert.ok(text.includes(`| 2 | 4 | 2 | ${mean.toFixed(2)} ± ${sd.toFixed(2)} |`), text);
+    assert.match(text, /\| unpruned \| {2}\| {2}\|/);
+    for (const file of ["measures.svg", "loss.svg", "layers.svg"]) {
+      assert.ok((await Deno.readTextFile(`${out}/${file}`)).startsWith("<svg "), file);
+    }
+  },
+);
+
+experimentTest("a stopped cell goes on from its checkpoint and ends with the same losses", async (run, out, whole) => {
+  const definition = { ...TINY, grid: { seed: [3] }, evaluate: {} };
+  await run(definition, whole);
+  const stop = new AbortController();
+  let steps = 0;
+  await assert.rejects(
+    run(definition, out, {
+      signal: stop.signal,
+      onRecord(): void {
+        if (++steps === 3) stop.abort(new CompressoError("aborted", { what: "stopped" }));
+      },
+    }),
+    /stopped/,
+  );
+  assert.ok(await exists(`${out}/cells/only/checkpoint.safetensors`));
+  assert.match(await Deno.readTextFile(`${out}/report.md`), /only: stopped/);
+  const { worked } = await run(definition, out);
+  assert.deepEqual(worked, ["only"]);
+  const losses = async (out: string): Promise<unknown[]> =>
+    (await Deno.readTextFile(`${out}/cells/only/records.jsonl`)).trimEnd().split("\n")
+      .map((line) => JSON.parse(line)).map(({ step, loss }) => [step, loss]);
+  assert.deepEqual(await losses(out), await losses(whole));
+});
+
+experimentTest(
+  "a cell that fails is recorded, and the others run; a changed definition is refused until --redo",
+  async (run, out) => {
+    // So many columns stay that the second target cannot be reached.
+    const definition: ExperimentDefinition = {
+      ...TINY,
+      base: { ...TINY.base, minFfn: 80, units: "ffn" },
+      grid: { sparsity: [0.9, 0.05] },
+      evaluate: {},
+    };
+    const { worked, result } = await run(definition, out);
+    assert.deepEqual(worked, ["sparsity=0.9", "sparsity=0.05"]);
+    assert.deepEqual(result.failed.map(({ cell }) => cell), ["sparsity=0.9"]);
+    const failed = await json<CellResult>(`${out}/cells/sparsity=0.9/result.json`);
+    assert.equal(failed.failure?.code, "usage");
+    assert.equal(failed.outcome, null);
+    assert.equal((await json<CellResult>(`${out}/cells/sparsity=0.05/result.json`)).failure, null);
+    assert.match(await Deno.readTextFile(`${out}/report.md`), /## Not finished\n\n- sparsity=0\.9: failed: /);
+
+    const changed = { ...definition, base: { ...definition.base, steps: 2 }, grid: { sparsity: [0.05, 0.04] } };
+    await assert.rejects(run(changed, out), (error) => {
+      assert.ok(error instanceof CompressoError);
+      assert.equal(error.code, "mismatch");
+      assert.match(error.message, /cell sparsity=0\.05;.*steps: 3 then, 2 now.*--redo/);
+      return true;
+    });
+    assert.equal((await run(changed, out, { redo: true })).result.left, 0);
+    const { identity } = await json<CellResult>(`${out}/cells/sparsity=0.05/result.json`);
+    assert.equal(identity["steps"], "2");
+  },
+);
+
+experimentTest(
+  "measures are added afterwards where models were kept, and only said to be missing where not",
+  async (run, out, other) => {
+    const plain = { ...TINY, grid: { seed: [1, 2] }, evaluate: {} };
+    await run(plain, out, { keep: "models", only: new Map([["seed", ["1"]]]) });
+    await run(plain, out, { only: new Map([["seed", ["2"]]]) });
+    const question = {
+      question: "Where is Tom?",
+      choices: { text: ["in Lyon", "in Pisa"], label: ["A", "B"] },
+      answerKey: "B",
+    };
+    const { choices } = question, stem = { question_stem: "Tom is", choices, answerKey: "A" };
+    await Deno.writeTextFile(`${other}/arc_easy.test.jsonl`, JSON.stringify(question) + "\n");
+    await Deno.writeTextFile(`${other}/openbookqa.test.jsonl`, JSON.stringify(stem) + "\n");
+    const tasks = { names: ["arc_easy", "openbookqa"], data: other };
+    const notes: string[] = [], more = { ...plain, evaluate: { ...TINY.evaluate, tasks } };
+    const { worked, result } = await run(more, out, {
+      evaluateOnly: true,
+      onNote: (line) => notes.push(line),
+    });
+    assert.deepEqual(worked, ["seed=1"]);
+    assert.match(notes.join("\n"), /1 cells lack rows answers, choices questions, task arc_easy, task openbookqa, and/);
+    assert.ok(await exists(`${out}/cells/seed=1/model`), "measuring afterwards leaves the models");
+    assert.equal(result.report.groups[0]?.numbers["answers"]?.n, 1);
+    assert.match(await Deno.readTextFile(`${out}/report.md`), /\(n = 1\)/);
+    const numbers = result.report.cells.find(({ cell }) => cell === "seed=1")?.numbers ?? {};
+    near(numbers["mean acc of 2 tasks"], ((numbers["arc_easy acc"] ?? NaN) + (numbers["openbookqa acc"] ?? NaN)) / 2);
+  },
+);
+
+experimentTest(
+  "cells without LoRA train masks alone, and texts that the model writes are written once",
+  async (run, out, other) => {
+    const schedule = `${other}/mine.ts`;
+    await Deno.writeTextFile(
+      schedule,
+      'import { defineSchedule } from "compresso";\nexport default defineSchedule({ rates: { lora: 1e-3 } });\n',
+    );
+    const { result } = await run({
+      ...TINY,
+      data: { given: { file: demoData("train"), limit: 60 }, own: { generate: { count: 12, tokens: 24 } } },
+      grid: [
+        { lora: [false], method: ["compresso", "magnitude"], data: ["given"] },
+        { lora: [false], schedule: [schedule], data: ["given"] },
+        { data: ["own"], seed: [1, 2] },
+      ],
+      evaluate: {},
+    }, out);
+    const [failure, ...others] = result.failed;
+    assert.match(failure?.cell ?? "", /lora=off,.*schedule=mine/);
+    assert.match(
+      failure?.message ?? "",
+      /without LoRA; rule: its learning rate is 0 at every step; now: 0\.001 at step 1/,
+    );
+    assert.deepEqual(others, []);
+    const names: string[] = [];
+    for await (const { name } of Deno.readDir(`${out}/cells`)) names.push(name);
+    const records = async (part: string): Promise<{ stage: string; learningRate: number }[]> =>
+      (await Deno.readTextFile(`${out}/cells/${names.find((name) => name.includes(part))}/records.jsonl`))
+        .split("\n").filter((line) => line !== "").map((line) => JSON.parse(line));
+    assert.deepEqual(await records("method=magnitude"), [], "a one-shot cut without LoRA has no steps");
+    const without = await records("lora=off,method=compresso");
+    assert.deepEqual(without.map(({ stage }) => stage), ["prune", "prune", "prune"]);
+    assert.ok(without.every(({ learningRate }) => learningRate === 0));
+    const files: string[] = [];
+    for await (const { name } of Deno.readDir(`${out}/data`)) files.push(name);
+    assert.equal(files.length, 1, files.join(", "));
+    assert.equal((await Deno.readTextFile(`${out}/data/${files[0]}`)).trimEnd().split("\n").length, 12);
+  },
+);
+
+function near(actual: number | null | undefined, expected: number | undefined, tolerance = 1e-12): void {
+  assert.ok(Math.abs((actual ?? NaN) - (expected ?? NaN)) <= tolerance, `${actual} for ${expected}`);
+}

@@ -1,0 +1,56 @@
+// Charts of dots: what stands in the SVG, and where.
+import assert from "node:assert/strict";
+import { dotChart } from "../../lib/report/dot_chart.ts";
+import { assertDrawn } from "./svg.ts";
+
+Deno.test("dotChart() draws every value, the mean and its spread on one scale, and escapes what it is told", () => {
+  const svg = dotChart({
+    title: "Rank <r>",
+    description: "Two seeds & one.",
+    panels: [
+      {
+        title: "perplexity",
+        rows: [
+          { label: "rank < 4", values: [10, 30], mean: 20, spread: 10 },
+          { label: "rank 8", values: [40], mean: 40, spread: null },
+          { label: "none", values: [], mean: NaN, spread: null },
+        ],
+        reference: { label: "unpruned", value: 0 },
+      },
+      { title: "accuracy", rows: [{ label: "rank 8", values: [0.5], mean: 0.5, spread: null }], format: "share" },
+    ],
+  });
+  assertDrawn(svg);
+  assert.match(
+    svg,
+    /<desc[^>]*>Two seeds &amp; one\. perplexity: rank &lt; 4 20, rank 8 40, none –; accuracy: rank 8 0\.5\./,
+  );
+  assert.equal(svg.match(/<circle/g)?.length, 4);
+  assert.ok(svg.includes(">40 %</text>"), "shares are percentages");
+  const [a = NaN, b = NaN, c = NaN] = Array.from(svg.matchAll(/<circle cx="([\d.]+)"/g), ([, x]) => Number(x));
+  const [, from = NaN, to = NaN] = /<path d="M([\d.]+) [\d.]+H([\d.]+)"/.exec(svg)?.map(Number) ?? [];
+  const means = Array.from(svg.matchAll(/<path d="M([\d.]+) [\d.]+V/g), ([, x]) => Number(x));
+  // Pixels are rounded to a tenth.
+  near(means[0], (a + b) / 2);
+  near(from, a);
+  near(to, b);
+  near(means[1], c);
+  near(c - b, (b - a) / 2);
+  assert.equal(svg.match(/<path d="M[\d.]+ [\d.]+H/g)?.length, 1, "one value has no whisker");
+});
+
+Deno.test("dotChart() stands a chart whose values are all alike, and shortens long labels", () => {
+  const label = "a very long name of a group of runs that nobody would want to read in a chart";
+  const svg = dotChart({
+    title: "Alike",
+    description: "The same.",
+    panels: [{ title: "x", rows: [{ label, values: [3, 3], mean: 3, spread: 0 }] }],
+  });
+  assertDrawn(svg);
+  assert.ok(!svg.includes("NaN"));
+  assert.ok(svg.includes(`>${label.slice(0, 41)}…</text>`));
+});
+
+function near(actual: number | undefined, expected: number): void {
+  assert.ok(Math.abs((actual ?? NaN) - expected) <= 0.2, `${actual} for ${expected}`);
+}

@@ -1,0 +1,50 @@
+// Perplexity over rows on the demo model.
+import assert from "node:assert/strict";
+import { openDevice } from "../../lib/gpu/device.ts";
+import { readRows, type Row } from "../../lib/io/datasets.ts";
+import { demoData } from "../../lib/io/open_model.ts";
+import { encodeExample } from "../../lib/io/prompts.ts";
+import { loadModel } from "../../lib/run/model.ts";
+import { rowPerplexity } from "../../lib/run/row_perplexity.ts";
+
+Deno.test("rowPerplexity() is the mean over all labels of all rows, each read alone, whatever the batches", async () => {
+  using device = await openDevice();
+  using model = await loadModel("demo", { device, baseDtype: "f32" });
+  const { tokenizer } = model;
+  if (!tokenizer) throw new Error("the demo has no tokenizer");
+  const { rows } = await readRows(demoData("heldout"), { limit: 3 });
+  const text: Row = { kind: "text", text: "Mary took the tea. ".repeat(30), extra: {} };
+  const seq = 80, all: readonly Row[] = [...rows, text];
+  // The oracle: loss of each row by itself, from the gradient's own forward pass.
+  let sum = 0, count = 0;
+  const sums: number[] = [], counts: number[] = [];
+  for (const row of all) {
+    const { tokens, labels } = encodeExample(row, { tokenizer, prompt: null, seq });
+    const own = [...labels.slice(0, seq)];
+    const { loss } = await model.lossAndGradients({ tokens: [...tokens.slice(0, seq)], labels: own });
+    const n = own.slice(1).filter((label) => label >= 0).length;
+    sum += loss * n;
+    count += n;
+    sums.push(loss * n);
+    counts.push(n);
+  }
+  const seen: number[] = [];
+  const result = await rowPerplexity(model, all, { seq, onProgress: (done) => seen.push(done) });
+  assert.equal(result.rows, 4);
+  assert.equal(result.tokens, count);
+  assert.equal(counts[3], seq - 1, "a long text is cut to seq tokens");
+  // f32 sums in another order.
+  assert.ok(Math.abs(result.nll - sum / count) < 1e-5, `${result.nll} for ${sum / count}`);
+  assert.equal(result.perplexity, Math.exp(result.nll));
+  assert.equal(seen.at(-1), 4);
+  // Error of a ratio of sums, n = 4.
+  const squares = sums.reduce((total, one, row) => total + (one - sum / count * (counts[row] ?? 0)) ** 2, 0);
+  assert.ok(Math.abs(result.stderr - Math.sqrt(squares * 4 / 3) / count) < 1e-5);
+
+  const prompted = await rowPerplexity(model, rows, { seq, prompt: "You are asked about a story." });
+  const plain = await rowPerplexity(model, rows, { seq });
+  assert.equal(prompted.tokens, plain.tokens, "a prompt adds no labels");
+  assert.notEqual(prompted.nll, plain.nll);
+  await assert.rejects(rowPerplexity(model, rows, { seq: 1 }), /seq is a whole number from 2/);
+  await assert.rejects(rowPerplexity(model, [], { seq }), /at least one row has a token to predict.*0 rows/s);
+});

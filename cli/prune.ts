@@ -36,6 +36,7 @@ export function pruneVerb(): CommandUnknownOpts {
     examples: [
       "prune demo --sparsity 0.3 --steps 200 --out runs/demo",
       "prune path/to/model --data alpaca.json --sparsity 0.2 --steps 400 --batch 4 --seq 256 --out runs/model",
+      "prune path/to/model --data alpaca.json --target-params 5.4B --save-adapter --out runs/model",
     ],
   })
     .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")

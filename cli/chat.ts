@@ -156,7 +156,8 @@ async function question(lines: Lines): Promise<string | null> {
   const parts: string[] = [];
   for (;;) {
     const line = await lines.next(parts.length === 0 ? "> " : "… ");
-    if (line === null) return parts.length === 0 ? null : parts.join("\n");
+    // On a terminal the user has thought better of it; a pipe may end without a last line.
+    if (line === null) return parts.length === 0 ? null : lines.isTerminal ? "" : parts.join("\n");
     if (!line.endsWith("\\")) return [...parts, line].join("\n");
     parts.push(line.slice(0, -1));
   }

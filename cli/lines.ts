@@ -67,10 +67,12 @@ async function typed(
   prompt: string,
   history: readonly string[],
 ): Promise<{ readonly text: string } | "interrupted" | null> {
+  // Not where results go, which may be a file.
+  const screen = Deno.stderr.isTerminal() ? process.stderr : process.stdout;
   const { promise, resolve } = Promise.withResolvers<{ readonly text: string } | "interrupted" | null>();
   const editor = createInterface({
     input: process.stdin,
-    output: process.stdout,
+    output: screen,
     terminal: true,
     history: [...history],
   });
@@ -84,6 +86,6 @@ async function typed(
     editor.close();
   });
   const line = await promise;
-  if (!line || line === "interrupted") process.stdout.write("\n");
+  if (!line || line === "interrupted") screen.write("\n");
   return line;
 }

@@ -19,12 +19,7 @@ export function wholeNumber(option: string, { least = 0, most = 2 ** 31 - 1 }: B
 /** A number above `above` or from `least` on, and below `below` or up to `most`. */
 export function realNumber(
   option: string,
-  { above, least, below, most }: {
-    readonly above?: number;
-    readonly least?: number;
-    readonly below?: number;
-    readonly most?: number;
-  },
+  { above, least, below, most }: RealBounds,
 ): Parse<number> {
   const rules = [
     ...(above === undefined ? [] : [`above ${above}`]),
@@ -120,6 +115,14 @@ export function required<T>(value: T | undefined, option: string): T {
     rule: `${option} is required`,
     mend: "see --help",
   });
+}
+
+/** Bounds of {@link realNumber}. */
+export interface RealBounds {
+  readonly above?: number;
+  readonly least?: number;
+  readonly below?: number;
+  readonly most?: number;
 }
 
 interface Bounds {

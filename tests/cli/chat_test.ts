@@ -1,6 +1,6 @@
-// `compresso chat` as a pipe drives it, and what stops it. The terminal is tried by hand: no test here has one.
+// `compresso chat` as a pipe and a terminal drive it, and what stops it.
 import assert from "node:assert/strict";
-import { cli, command, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
+import { cli, command, copyDemo, ROOT, TemporaryFolder } from "./helpers/cli.ts";
 
 const STORY =
   "Answer the question.\\\nStory: Sam met the bee. Tom went to Rome. Eva took the axe. Nina saw five stars.";
@@ -115,3 +115,72 @@ Deno.test(
     assert.match(stderr, /begins anew/);
   },
 );
+
+Deno.test("on a terminal chat edits lines, shows two models in columns, and Ctrl-C stops an answer", async () => {
+  const terminal = openTerminal(["chat", "demo", "--compare", "demo", "--max-tokens", "400", "--temperature", "3"]);
+  if (!terminal) return console.log("skipped: util-linux's script, which gives a terminal, is absent");
+  await using _ = terminal;
+  await terminal.until(/\/help lists.*> /s);
+  await terminal.type("Where is Ton\x7fm?\r");
+  await terminal.until(/demo +│ demo.*\n[^\n]+ │ [^\n]+/s);
+  await terminal.type("\x03");
+  await terminal.until(/stopping the answer.*> /s);
+  await terminal.type("/nonsense\r");
+  await terminal.until(/there is no \/nonsense.*> /s);
+  await terminal.type("half a line\x03"); // Ctrl-C drops it, and ends at an empty one
+  await terminal.until(/half a line.*\n.*> /s);
+  await terminal.type("\x1b[A"); // arrow up
+  await terminal.until(/\/nonsense/);
+  await terminal.type("\x15\x03");
+  assert.equal(await terminal.status(), 0);
+});
+
+interface Terminal extends AsyncDisposable {
+  /** Sends keys. */
+  type(keys: string): Promise<void>;
+  /** Waits until what came since the last wait fits. */
+  until(pattern: RegExp): Promise<void>;
+  /** Exit status of the command. */
+  status(): Promise<number>;
+}
+
+/** The command line on a pseudo-terminal of 80 columns, or null where there is no program that makes one. */
+function openTerminal(args: readonly string[]): Terminal | null {
+  if (Deno.build.os !== "linux") return null; // others have another program of this name
+  const line = `stty cols 80 rows 40; "${Deno.execPath()}" run -A cli/main.ts ${args.join(" ")}`;
+  let child: Deno.ChildProcess;
+  try {
+    child = new Deno.Command("script", {
+      args: ["--quiet", "--return", "--command", line, "/dev/null"],
+      cwd: ROOT,
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "null",
+    }).spawn();
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return null;
+    throw error;
+  }
+  const writer = child.stdin.getWriter(), reader = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
+  let screen = "";
+  return {
+    type: (keys) => writer.write(new TextEncoder().encode(keys)),
+    async until(pattern): Promise<void> {
+      while (!pattern.test(screen)) {
+        const { done, value = "" } = await reader.read();
+        assert.ok(!done, `the command ended before ${pattern}: ${screen}`);
+        screen += value;
+      }
+      screen = "";
+    },
+    async status(): Promise<number> {
+      while (!(await reader.read()).done);
+      return (await child.status).code;
+    },
+    async [Symbol.asyncDispose](): Promise<void> {
+      await writer.close().catch(() => {});
+      await reader.cancel();
+      await child.status;
+    },
+  };
+}

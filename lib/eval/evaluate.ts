@@ -44,8 +44,11 @@ export interface EvaluateResult {
  * @throws CompressoError("usage") for an unknown task; "input" where data are missing or do not fit, and for a model without tokenizer;
  * "numeric" where a likelihood is not finite.
  * @example
- * ```ts ignore
- * const { tasks } = await evaluateTasks(model, { tasks: ["arc_easy", "piqa"], taskData: "data", limit: 100 });
+ * ```ts
+ * import { evaluateTasks, loadModel, openDevice } from "../../mod.ts";
+ * using device = await openDevice();
+ * using model = await loadModel("demo", { device });
+ * const { tasks } = await evaluateTasks(model, { tasks: ["arc_easy", "piqa"], taskData: "fixtures/tasks", limit: 2 });
  * console.log(tasks.arc_easy?.acc, tasks.arc_easy?.stderr);
  * ```
  */

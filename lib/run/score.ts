@@ -28,8 +28,6 @@ export interface ScoreOptions {
 
 /** Options of {@link logLikelihoods}. */
 export interface LikelihoodOptions extends ScoreOptions {
-  /** Whether sequences share passes and beginnings; false runs each alone, to compare with. Default true. */
-  readonly isPacked?: boolean;
   /** Called after each batch with the places of the sequences that it has scored, and their log-likelihoods. */
   readonly onScores?: (places: readonly number[], scores: readonly number[]) => void;
 }
@@ -92,11 +90,11 @@ export async function logLikelihoods(
   sequences: readonly Sequence[],
   options: LikelihoodOptions = {},
 ): Promise<number[]> {
-  const { adapters, signal, onProgress, onScores, isPacked = true } = options;
+  const { adapters, signal, onProgress, onScores } = options;
   checkSequences(sequences, model.spec.maxPosition);
   const result = new Array<number>(sequences.length).fill(NaN);
   let done = 0;
-  for (const { tree, rows, places } of packSequences(sequences, { isPacked })) {
+  for (const { tree, rows, places } of packSequences(sequences)) {
     signal?.throwIfAborted();
     const losses = await model.treeLosses(tree, {
       rows,

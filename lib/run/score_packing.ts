@@ -17,27 +17,20 @@ const ROW_STEP = 32;
 /** Least part of a sequence that it shares with the one before it, else it begins a tree of its own: attention walks over all of a tree. */
 const LEAST_SHARED = 1 / 4;
 
-/**
- * Packs sequences in lexicographic order, in which those that begin alike follow each other, into passes of about the same size. With
- * `isPacked` false each sequence is a pass, the longest first.
- */
-export function* packSequences(
-  sequences: readonly Sequence[],
-  { isPacked }: { readonly isPacked: boolean },
-): Generator<Packing, void, undefined> {
+/** Packs sequences in lexicographic order, in which those that begin alike follow each other, into passes of about the same size. */
+export function* packSequences(sequences: readonly Sequence[]): Generator<Packing, void, undefined> {
   const order = [...sequences.keys()];
   const at = (place: number): Sequence => sequences[place] ?? { prefix: [], choice: [] };
-  if (isPacked) order.sort((a, b) => compare(at(a), at(b)));
-  else order.sort((a, b) => nodeCount(at(b)) - nodeCount(at(a)));
+  order.sort((a, b) => compare(at(a), at(b)));
   const longest = sequences.reduce((most, sequence) => Math.max(most, nodeCount(sequence)), 0);
-  const most = isPacked ? Math.max(PASS_TOKENS, longest) : 0;
+  const most = Math.max(PASS_TOKENS, longest);
   let builder = createTreeBuilder(), places: number[] = [];
   const pack = (isLast: boolean): Packing => {
     const tree = builder.finish(), own = places, used = Math.max(builder.nodes, builder.edges);
     builder = createTreeBuilder();
     places = [];
     // Full passes have one size, so that they are recorded once.
-    const rows = isPacked && !isLast ? most : used;
+    const rows = isLast ? used : most;
     return { tree, rows: Math.ceil(rows / ROW_STEP) * ROW_STEP, places: own };
   };
   for (const place of order) {

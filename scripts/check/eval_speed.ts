@@ -7,7 +7,7 @@ import { encodeQuestion } from "../../lib/eval/encode.ts";
 import { loadTasks } from "../../lib/eval/evaluate.ts";
 import { pick } from "../../lib/eval/metrics.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
-import { nodeCount } from "../../lib/nn/token_tree.ts";
+import { nodeCount, type Sequence } from "../../lib/nn/token_tree.ts";
 import { tuneProducts } from "../../lib/nn/tune.ts";
 import { loadModel } from "../../lib/run/model.ts";
 import { logLikelihoods } from "../../lib/run/score.ts";
@@ -83,48 +83,56 @@ interface Line {
 
 const lines: Line[] = [];
 for (const { task, sequences } of encoded) {
-  const run = async (isPacked: boolean): Promise<{ seconds: number; cpu: number; scores: readonly number[] }> => {
-    // Each size of a pass once before the clock runs: drivers compile kernels when they are first used.
-    const sizes = new Map(Array.from(packSequences(sequences, { isPacked }), (packing) => [packing.rows, packing]));
-    for (const { tree, rows } of sizes.values()) await model.treeLosses(tree, { rows });
-    const start = performance.now(), before = process.cpuUsage();
-    const scores = await logLikelihoods(model, sequences, { isPacked });
-    const { user, system } = process.cpuUsage(before);
-    return { seconds: (performance.now() - start) / 1000, cpu: (user + system) / 1e6, scores };
-  };
-  const packed = await run(true), single = await run(false);
-  let worst = 0, differing = 0, at = 0;
-  single.scores.forEach((score, index) => {
-    worst = Math.max(worst, Math.abs(score - (packed.scores[index] ?? NaN)) / Math.abs(score));
-  });
+  const packings = [...packSequences(sequences)];
+  const packed = await timed(
+    async () => {
+      for (const { tree, rows } of unique(packings, ({ rows }) => rows)) await model.treeLosses(tree, { rows });
+    },
+    () => logLikelihoods(model, sequences),
+  );
+  // By length, so that passes of the same size follow each other.
+  const byLength = sequences.toSorted((a, b) => nodeCount(b) - nodeCount(a));
+  const single = await timed(
+    async () => {
+      for (const sequence of unique(byLength, (one) => Math.ceil(nodeCount(one) / 32))) await alone(sequence);
+    },
+    async () => {
+      const scores = new Map<Sequence, number>();
+      for (const sequence of byLength) scores.set(sequence, await alone(sequence));
+      return sequences.map((sequence) => scores.get(sequence) ?? NaN);
+    },
+  );
+  const worst = single.scores.reduce((most, score, index) => {
+    return Math.max(most, Math.abs((score - (packed.scores[index] ?? NaN)) / score));
+  }, 0);
+  let differing = 0, at = 0;
   for (const { choices } of task.questions) {
     const [a, b] = [packed, single].map(({ scores }) => pick(scores.slice(at, at + choices.length), choices));
     differing += Number(a?.picked !== b?.picked || a?.pickedNorm !== b?.pickedNorm);
     at += choices.length;
   }
-  const computed = [...packSequences(sequences, { isPacked: true })].reduce(
-    (sum, { tree }) => sum + tree.tokens.length,
-    0,
-  );
-  const read = sequences.reduce((sum, sequence) => sum + nodeCount(sequence), 0);
   const line: Line = {
-    ...{ task: task.name, questions: task.questions.length, sequences: sequences.length, tokens: read, computed },
+    ...{ task: task.name, questions: task.questions.length, sequences: sequences.length },
+    tokens: sequences.reduce((sum, sequence) => sum + nodeCount(sequence) + 1, 0),
+    computed: packings.reduce((sum, { tree }) => sum + tree.tokens.length, 0),
     ...{ packed: packed.seconds, single: single.seconds, speedup: single.seconds / packed.seconds },
     ...{ packedCpu: packed.cpu, singleCpu: single.cpu, worst, differing },
   };
   lines.push(line);
   if (!options.json) {
     console.log(
-      `${line.task}: ${line.questions} questions, ${line.sequences} sequences; ${read} tokens alone, ${computed} packed; ` +
+      `${line.task}: ${line.questions} questions, ${line.sequences} sequences; ${line.tokens} tokens alone, ${line.computed} packed; ` +
         `${line.single.toFixed(1)} s alone, ${line.packed.toFixed(1)} s packed, ${
           line.speedup.toFixed(2)
         } times as quick ` +
         `(of the processor ${line.singleCpu.toFixed(1)} and ${
           line.packedCpu.toFixed(1)
-        } s); log-likelihoods differ by at most ${worst.toExponential(1)} of them, ${differing} decisions differ`,
+        } s); log-likelihoods differ by at most ` +
+        `${worst.toExponential(1)} of them, ${differing} decisions differ`,
     );
   }
 }
+
 const total = (key: "packed" | "single"): number => lines.reduce((sum, line) => sum + line[key], 0);
 const speedup = total("single") / total("packed");
 if (options.json) console.log(JSON.stringify({ speedup, tasks: lines }, null, 2));
@@ -133,4 +141,26 @@ const agree = lines.every(({ worst, differing }) => worst <= TOLERANCE && differ
 if (!agree || speedup < Number(options.least)) {
   console.error(agree ? `below ${options.least} times` : "the numbers differ");
   process.exit(1);
+}
+
+/** The log-likelihood of a choice from a pass with its sequence alone. */
+async function alone({ prefix, choice }: Sequence): Promise<number> {
+  const losses = await model.tokenLosses([...prefix, ...choice], [...prefix.map(() => -100), ...choice], { batch: 1 });
+  return -losses.reduce((sum, loss) => sum + loss, 0);
+}
+
+/** Times a run after each size of its passes has run once: drivers compile kernels when they are first used. */
+async function timed(
+  warm: () => Promise<void>,
+  run: () => Promise<readonly number[]>,
+): Promise<{ readonly seconds: number; readonly cpu: number; readonly scores: readonly number[] }> {
+  await warm();
+  const start = performance.now(), before = process.cpuUsage();
+  const scores = await run();
+  const { user, system } = process.cpuUsage(before);
+  return { seconds: (performance.now() - start) / 1000, cpu: (user + system) / 1e6, scores };
+}
+
+function unique<T>(values: readonly T[], key: (value: T) => number): T[] {
+  return [...new Map(values.map((value) => [key(value), value])).values()];
 }

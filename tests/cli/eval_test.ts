@@ -29,6 +29,25 @@ Deno.test("eval --tasks --json prints acc, acc_norm, their errors and n of each 
   assert.match(text.stdout, /^arc_easy acc +\d+\.\d ± \d+\.\d % of 3$/m);
 });
 
+Deno.test("eval takes a task of one's own, as the example has it", async () => {
+  using folder = new TemporaryFolder();
+  const row = { day: "Monday", next: ["Tuesday", "Friday"], right: 0 };
+  await Deno.writeTextFile(folder.at("weekdays.test.jsonl"), JSON.stringify(row));
+  const task = "scripts/examples/own_task.ts";
+  const { code, stdout, stderr } = await cli([
+    "eval",
+    "demo",
+    "--tasks",
+    task,
+    "--task-data",
+    folder.path,
+    "--no-tuning",
+    "--json",
+  ]);
+  assert.equal(code, 0, stderr);
+  assert.equal(JSON.parse(stdout).tasks.weekdays.n, 1);
+});
+
 Deno.test("eval of several models prints a table, and paired differences from the first", async () => {
   using folder = new TemporaryFolder();
   await copyDemo(folder.at("same"));

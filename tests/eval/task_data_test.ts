@@ -61,6 +61,23 @@ Deno.test("data are found by task and split, packed or not, and the split that t
   assert.equal(both.questions[0]?.answer, 1);
 });
 
+Deno.test("a parquet table is read like JSON lines", async () => {
+  const table = await Deno.readFile(join(FIXTURES, "../parquet/instructions_gzip.parquet"));
+  const item: TaskDefinition["item"] = (row) => ({
+    context: row.text("instruction"),
+    choices: [row.text("output"), "no"],
+    answer: 0,
+  });
+  const { questions } = await load(defineTask({ name: "table", item }), { "table.test.parquet": table }, 2);
+  assert.equal(questions.length, 2);
+  assert.deepEqual(questions.map(({ label }) => label), ["row 1", "row 2"]);
+  const wrong: TaskDefinition["item"] = (row) => ({ context: row.text("question"), choices: ["a", "b"], answer: 0 });
+  await assert.rejects(
+    load(defineTask({ name: "table", item: wrong }), { "table.test.parquet": table }),
+    /"question".*row 1/,
+  );
+});
+
 Deno.test("a limit takes the first questions, of each subset where there are subsets", async () => {
   const plain = await load("piqa", { "piqa.valid.jsonl": lines(PIQA_ROW, PIQA_ROW, { goal: "not read" }) }, 2);
   assert.equal(plain.questions.length, 2);

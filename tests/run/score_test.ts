@@ -73,7 +73,12 @@ Deno.test("packed sequences have the numbers of single ones, and the same choice
       ...attached,
       onScores: (places, scores) => places.forEach((place, index) => seen.set(place, scores[index] ?? NaN)),
     });
-    const single = await logLikelihoods(model, sequences, { ...attached, isPacked: false });
+    const single: number[] = [];
+    for (const { prefix, choice } of sequences) {
+      const labels = [...prefix.map(() => -100), ...choice];
+      const losses = await model.tokenLosses([...prefix, ...choice], labels, { batch: 1, ...attached });
+      single.push(-losses.reduce((sum, loss) => sum + loss, 0));
+    }
     single.forEach((score, index) => {
       const other = packed[index] ?? NaN;
       assert.ok(

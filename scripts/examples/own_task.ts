@@ -1,0 +1,12 @@
+// A task of one's own in a few lines: `compresso eval MODEL --tasks scripts/examples/own_task.ts --task-data DIR` reads DIR/weekdays.test.jsonl,
+// with rows such as {"day": "Monday", "next": ["Tuesday", "Friday"], "right": 0}. Owns the prompt; the rest is the toolkit's.
+import { defineTask } from "../../mod.ts";
+
+export default defineTask({
+  name: "weekdays",
+  item: (row) => ({
+    context: `The day after ${row.text("day")} is`,
+    choices: row.texts("next"),
+    answer: row.whole("right"),
+  }),
+});

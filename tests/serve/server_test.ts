@@ -196,7 +196,7 @@ Deno.test("models and health are there, other addresses and methods are not", as
 });
 
 Deno.test("every request that cannot be answered gets a status, the field at fault, and a code, and the next one works", async () => {
-  await using served = await serveDemo({ limits: { bodyBytes: 4000, tokens: 300 } });
+  await using served = await serveDemo({ limits: { bodyBytes: 20_000, tokens: 300 } });
   const { post, server } = served;
   const base = { model: NAME, prompt: "Tom", max_tokens: 1 },
     chat = { model: NAME, messages: [{ role: "user", content: "x" }] };
@@ -223,7 +223,8 @@ Deno.test("every request that cannot be answered gets a status, the field at fau
     [COMPLETIONS, { ...base, logit_bias: { 5: 1 } }, 400, "logit_bias.5", /not supported/],
     [COMPLETIONS, { ...base, frequency_penalty: 1 }, 400, "frequency_penalty", /only 0/],
     [COMPLETIONS, { ...base, min_p: 1 }, 400, "min_p", /knows no parameter 'min_p'/],
-    [COMPLETIONS, { ...base, prompt: "x".repeat(4000) }, 413, null, /4000 bytes/],
+    [COMPLETIONS, { ...base, prompt: "x".repeat(19_000) }, 400, "prompt", /19000 characters/],
+    [COMPLETIONS, { ...base, prompt: "x".repeat(20_000) }, 413, null, /20000 bytes/],
     [CHAT, { model: NAME, messages: [] }, 400, "messages", /empty/],
     [CHAT, { ...chat, messages: [{ role: "tool", content: "x" }] }, 400, "messages.0.role", /must be system/],
     [CHAT, { ...chat, max_tokens: 1, max_completion_tokens: 2 }, 400, "max_tokens", /differ/],
@@ -244,7 +245,7 @@ Deno.test("every request that cannot be answered gets a status, the field at fau
   assert.equal(form.status, 415, "a web page may send text anywhere");
   await form.body?.cancel();
   // Without content-length the bytes are counted as they come.
-  const parts = ReadableStream.from(Array.from({ length: 50 }, () => new TextEncoder().encode(" ".repeat(100))));
+  const parts = ReadableStream.from(Array.from({ length: 250 }, () => new TextEncoder().encode(" ".repeat(100))));
   const chunked = await fetch(`${server.url}${COMPLETIONS}`, {
     method: "POST",
     headers: { "content-type": "application/json" },

@@ -148,7 +148,6 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
   const { settings, rows, reading, prompt, identity, name, dashboard } = run, { out, resume = false } = settings;
   const { prefinetune, postfinetune } = settings;
   const { rank, alpha, targets, dropout, dtype, ggufDtype } = settings;
-  if (settings.overwrite) await clearRunFolder(out);
   const tokens = settings.batch * settings.seq;
   await tune({ rows: tokens, rank, tokens: tokens * (settings.steps + (prefinetune ?? 0) + (postfinetune ?? 0)) });
   progress.phase(`encoding ${formatCount(rows.length)} rows`);
@@ -186,6 +185,8 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
     checkpointEvery: settings.checkpointEvery,
     identity,
     export: { dtype, ggufDtype, name, replace: true, saveAdapter: settings.saveAdapter ?? false },
+    // Not before: what is refused must not cost the earlier run.
+    ...(settings.overwrite ? { onReady: () => clearRunFolder(out) } : {}),
     onStart: ({ steps, data, options: { rows: _rows, ...options } }, doneBefore) => {
       listen();
       dashboard?.tell({

@@ -19,6 +19,8 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint"> {
   readonly identity?: CheckpointOptions["identity"];
   /** Dtypes and names of the files. */
   readonly export?: SessionExportOptions;
+  /** Called when nothing of the run can be refused any more, before anything is written. */
+  readonly onReady?: () => Promise<void>;
   /** Called when the run stands, before the first step, with the steps that a resumed run had done. */
   readonly onStart?: (session: PruneSession, doneBefore: number) => void;
   /** Called for every step; see {@link StepRecord.step} for a run that goes back. */
@@ -32,7 +34,7 @@ export const CHECKPOINT_FILE = "checkpoint.safetensors";
 
 /** Runs all stages, slices, verifies and writes. Throws `CompressoError("usage")` for `resume` without a checkpoint. */
 export async function compress(model: Model, options: CompressOptions): Promise<RunSummary> {
-  const { out, checkpointEvery = 50, resume = false, identity, onStart, onRecord, onPhase, ...rest } = options;
+  const { out, checkpointEvery = 50, resume = false, identity, onReady, onStart, onRecord, onPhase, ...rest } = options;
   checkExportSize(rest.size, options.export ?? {});
   const path = `${out}/${CHECKPOINT_FILE}`;
   if (resume && !(await Deno.stat(path).then(() => true, () => false))) {
@@ -49,6 +51,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
     checkpoint: { path, every, resume, ...(identity ? { identity } : {}) },
   });
   const before = await session.prepare();
+  await onReady?.();
   await Deno.mkdir(out, { recursive: true });
   const recordsPath = `${out}/records.jsonl`;
   await writeFileAtomically(recordsPath, await firstLines(recordsPath, before.records));

@@ -49,7 +49,7 @@ export async function allocateRun(
 ): Promise<Ready> {
   const { options, table } = parts, { batch, seq, seed, lora, recompute } = options;
   const { device } = base, isFlap = options.method === "flap";
-  const spec = isFlap ? withBiases(base.spec, ["o", "down"]) : base.spec;
+  const spec = isFlap ? withBiases(base.spec, [...base.spec.biases ?? [], "o", "down"]) : base.spec;
   const plan = await checkMemory(spec, memoryOptionsOf(base, options), {
     memoryLimit: device.memoryLimit,
     deviceBytes: device.bytes,

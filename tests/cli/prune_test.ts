@@ -233,6 +233,9 @@ Deno.test("a finished run is left alone: --resume says so, and only --overwrite 
   await Deno.writeTextFile(`${copy}/run.json`, "{}");
   await Deno.writeTextFile(`${copy}/model/stale.txt`, "of an earlier run");
   const short = ["--steps", "2", "--prefinetune", "0", "--postfinetune", "0", "--layout", "uniform"];
+  const refused = await cli(prune(copy, "--overwrite", "--protect", "99", ...short));
+  assert.equal(refused.code, 2, refused.stderr);
+  assert.ok(folder.has("copy", "model", "stale.txt"), "what is refused leaves the earlier run as it was");
   const replaced = await cli(prune(copy, "--overwrite", ...short));
   assert.equal(replaced.code, 0, replaced.stderr);
   assert.ok(!folder.has("copy", "model", "stale.txt"));

@@ -7,7 +7,7 @@ import { createMaskSlots } from "../lib/nn/masks.ts";
 import { createStepState, type StepState, writeStepState } from "../lib/nn/step_state.ts";
 import { hardSelection } from "../lib/prune/harden.ts";
 import type { Layout } from "../lib/prune/layouts.ts";
-import { createMaskLearner } from "../lib/prune/mask_learner.ts";
+import { createMaskLearner, type MaskLearner } from "../lib/prune/mask_learner.ts";
 import { createSaliency, maskStart } from "../lib/prune/saliency.ts";
 import { cubicSparsity, progressOf } from "../lib/prune/schedule.ts";
 import { uniformGoals } from "../lib/prune/uniform.ts";
@@ -70,7 +70,7 @@ export async function runController(
 
   const rates = defaultRates(steps), schedule = cubicSparsity({ target: sparsity, warmup: rates.warmup });
   const goals = layout === "uniform" ? uniformGoals(table, { target: sparsity }) : null;
-  device.write(learner.logAlpha, startOf(table, { spread: rates.spread, seed }));
+  startMasks(device, learner, { rates, seed });
   const target: number[] = [], expected: number[] = [], lambda1: number[] = [], lambda2: number[] = [];
   for (let first = 0; first < steps; first += AT_ONCE) {
     // A plan that has not been timed yet submits such a step at once, so that steps stay in order though none is waited for.
@@ -141,12 +141,15 @@ function gradientsOf(
   });
 }
 
-/** log α from the saliency of four steps that do not come again. */
-function startOf(
-  table: UnitTable,
-  { spread, seed }: { readonly spread: number; readonly seed: number },
-): Float32Array<ArrayBuffer> {
-  const saliency = createSaliency(table);
+/** log α from the saliency of four steps that do not come again, which it follows from then on. */
+function startMasks(
+  device: Device,
+  learner: MaskLearner,
+  { rates: { spread, memory }, seed }: { readonly rates: ReturnType<typeof defaultRates>; readonly seed: number },
+): void {
+  const { table } = learner, saliency = createSaliency(table);
   for (let step = 0; step < 4; step++) saliency.add(gradientsOf(table, { step: 1e6 + step, seed }));
-  return maskStart(saliency.perParameter(), { spread }).logAlpha;
+  const { logAlpha, drift } = maskStart(saliency.perParameter(), { spread });
+  device.write(learner.logAlpha, logAlpha);
+  learner.follow(saliency.mean(), { drift, memory });
 }

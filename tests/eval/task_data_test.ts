@@ -235,13 +235,13 @@ Deno.test("a task that a program defines is checked, and so is what it makes of 
   const item: TaskDefinition["item"] = (row) => ({ context: "c", choices: row.texts("t"), answer: 0 });
   assert.throws(() => defineTask({ name: "a b", item }), /name is letters/);
   assert.throws(() => defineTask({ name: "a", item, shots: 1.5 }), /shots/);
-  // deno-lint-ignore no-explicit-any -- what a script without types may hand over
-  const wrong = (value: unknown): any => value;
+  // What a script without types may hand over.
+  const wrong = <T>(value: unknown): T => value as T;
   assert.throws(() => defineTask(wrong({ name: "a", item, shot: 1 })), /shot"/);
   const data = { "a.test.jsonl": lines({ t: ["x", "y"] }) };
   assert.equal((await load(defineTask({ name: "a", item }), data)).questions.length, 1);
   await refused({ name: "a", item: () => wrong({ context: 3, choices: [] }) }, data, ["input", /line 1 gives/]);
-  await refused({ name: "a", item: () => wrong(null).b }, data, ["input", /line 1 ends in TypeError/]);
+  await refused({ name: "a", item: () => wrong<{ b: never }>(null).b }, data, ["input", /line 1 ends in TypeError/]);
   await refused(
     { name: "a", item: () => ({ context: ["c"], choices: ["x", "y"], continuation: "z", answer: 0 }) },
     data,

@@ -125,7 +125,7 @@ function contrastPart(report: ExperimentReport): string[] {
   return [
     "## Differences",
     table(["change", "pairs", ...shown.map(({ name }) => name)], rows, 1),
-    "Mean difference over all pairs of runs that differ in nothing else, seed included, ± its standard error (absent for one pair). With few pairs, what is less than two or three standard errors from 0 shows nothing.",
+    "Mean difference over all pairs of runs that differ in nothing else, seed included, ± its standard error (absent for one pair). Where options act on each other, this mean hides it: the table above does not. With few pairs, what is less than two or three standard errors from 0 shows nothing.",
   ];
 }
 

@@ -58,7 +58,7 @@ export interface Group {
 
 /** What one step along an axis changes, all else equal. */
 export interface Contrast {
-  /** The option. */
+  /** The option, and those that go with it. */
   readonly axis: string;
   /** Its first value. */
   readonly from: string;
@@ -254,6 +254,7 @@ function contrastsOf(
   const free = axes.filter((axis, index) => !axes.slice(0, index).some((other) => areTied(places, other, axis)));
   return free.filter((axis) => axis !== "seed").flatMap((axis) => {
     const rest = free.filter((other) => other !== axis);
+    const tied = axes.filter((other) => other !== axis && areTied(places, axis, other));
     const key = ({ at }: ReportCell): string => JSON.stringify(rest.map((other) => at[other]));
     // In the order of the definition, whatever is finished.
     const [from, ...others] = [...new Set(places.map((at) => at[axis] ?? ""))];
@@ -271,7 +272,7 @@ function contrastsOf(
           return x === undefined || y === undefined ? [] : [[x, y] as const];
         });
       return {
-        axis,
+        axis: [axis, ...tied].join(" with "),
         from,
         to,
         numbers: Object.fromEntries(names.flatMap((name) => {

@@ -23,7 +23,7 @@ export default defineExperiment({
     targets: "q,k,v,o,gate,up,down",
     loraRate: 2e-3,
   },
-  grid: { layout: ["compact", "uniform"], prompt: [true, false], seed: [1, 2] },
+  grid: { layout: ["compact", "uniform"], prompt: [true, false], seed: [1, 2, 3] },
   evaluate: {
     perplexity: [{ name: "wikitext", text: "@wikitext", window: 512, maxWindows: 24, limitChars: 160_000 }],
     rows: [{ name: "held-out answers", file: "@heldout", last: 99, seq: 256 }],

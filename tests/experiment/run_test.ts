@@ -96,7 +96,7 @@ experimentTest(
       }
       const gaps = [0, 1].map((seed) => (values["4"][seed]?.[name] ?? NaN) - (values["2"][seed]?.[name] ?? NaN));
       const [contrast] = report.contrasts;
-      assert.deepEqual([contrast?.axis, contrast?.from, contrast?.to], ["rank", "2", "4"]);
+      assert.deepEqual([contrast?.axis, contrast?.from, contrast?.to], ["rank with alpha", "2", "4"]);
       near(contrast?.numbers[name]?.mean, ((gaps[0] ?? NaN) + (gaps[1] ?? NaN)) / 2);
       near(contrast?.numbers[name]?.stderr, Math.abs((gaps[0] ?? NaN) - (gaps[1] ?? NaN)) / 2);
     }

@@ -4,9 +4,11 @@ import { type Projection, PROJECTIONS } from "../nn/spec.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import { z } from "../packages.ts";
 import type { Layout } from "../prune/layouts.ts";
+import { START_RULES, type StartRule } from "../prune/start.ts";
 import { UNIT_KINDS, type UnitKind } from "../prune/units.ts";
 import { isOneShot, type Method, METHODS } from "../run/methods.ts";
 import type { PruneOptions, Rates } from "../run/options.ts";
+import { type Preset, PRESETS } from "../run/presets.ts";
 import { CompressoError } from "../errors.ts";
 
 /** Options of one cell; what is absent has the default of a prune run. */
@@ -59,6 +61,12 @@ export interface CellOptions {
   readonly dropout?: number | undefined;
   /** Peak learning rate of LoRA. */
   readonly loraRate?: number | undefined;
+  /** Peak learning rate of LoRA in the last stage. */
+  readonly recoveryRate?: number | undefined;
+  /** Published settings in place of the defaults. */
+  readonly preset?: Preset | undefined;
+  /** Where log α starts. */
+  readonly start?: StartRule | undefined;
   /** Learning rate of log α. */
   readonly maskRate?: number | undefined;
   /** Rate of λ's ascent. */
@@ -69,10 +77,14 @@ export interface CellOptions {
   readonly noise?: number | undefined;
   /** Spread of the initial log α. */
   readonly spread?: number | undefined;
+  /** Share of itself that the running saliency keeps at each step. */
+  readonly memory?: number | undefined;
   /** Share of the pruning stage after which the target is reached. */
   readonly warmup?: number | undefined;
   /** Share of the gap to the schedule that is closed at every step. */
   readonly tracking?: number | undefined;
+  /** log α is clamped to ± this. */
+  readonly logAlphaLimit?: number | undefined;
   /** Largest norm of LoRA's gradients. */
   readonly clipNorm?: number | undefined;
   /** Weight decay of LoRA. */
@@ -133,13 +145,18 @@ const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptio
   targets: words(PROJECTIONS),
   dropout: z.number().min(0).lt(1),
   loraRate: rate,
+  recoveryRate: rate,
+  preset: z.enum(PRESETS),
+  start: z.enum(START_RULES),
   maskRate: rate,
   lambdaRate: rate,
   temperature: z.number().positive(),
   noise: rate,
   spread: rate,
+  memory: z.number().min(0).max(1),
   warmup: rate,
   tracking: rate,
+  logAlphaLimit: z.number().positive(),
   clipNorm: rate,
   weightDecay: rate,
   layout: z.enum(["compact", "uniform", "padded"]),
@@ -178,15 +195,18 @@ export function checkOption(name: string, value: unknown, where: string): void {
 }
 
 /** Options that are numbers of the loop. */
-const RATES: { readonly [rate in keyof Rates]?: CellOptionName } = {
+const RATES: { readonly [rate in keyof Rates]: CellOptionName } = {
   lora: "loraRate",
+  recovery: "recoveryRate",
   mask: "maskRate",
   lambda: "lambdaRate",
   temperature: "temperature",
   noise: "noise",
   spread: "spread",
+  memory: "memory",
   warmup: "warmup",
   tracking: "tracking",
+  limit: "logAlphaLimit",
   clipNorm: "clipNorm",
   weightDecay: "weightDecay",
 };
@@ -219,7 +239,7 @@ export function pruneOptions(
     ...stages,
     ...given({ batch: cell.batch, seq: cell.seq, seed: cell.seed, method, layout: cell.layout }),
     ...given({ recompute: cell.recompute, packing: cell.packing, trustSchedule: cell.trust, schedule: cell.schedule }),
-    ...given({ units: wordList(cell.units, UNIT_KINDS) }),
+    ...given({ units: wordList(cell.units, UNIT_KINDS), preset: cell.preset, start: cell.start }),
     prompt,
     lora: given({
       rank: cell.rank,
@@ -233,7 +253,7 @@ export function pruneOptions(
       minimum: { heads: cell.minHeads ?? 0, ffn: cell.minFfn ?? 0, hidden: cell.minHidden ?? 0 },
       align: cell.align ?? 1,
     },
-    rates: { ...rates, ...(lora ? {} : { lora: 0 }) },
+    rates: { ...rates, ...(lora ? {} : { lora: 0, recovery: 0 }) },
   };
 }
 

@@ -6,7 +6,7 @@ import { modelPath } from "../lib/io/open_model.ts";
 import { partPath, writeTextFile } from "../lib/run/qat_file.ts";
 import { verb } from "./command.ts";
 import { inspectData } from "./data_inspect.ts";
-import { modelDigest } from "../lib/io/fingerprint.ts";
+import { modelDigest } from "./fingerprint.ts";
 import { formatCount, print, printJson } from "./output.ts";
 import { duration } from "./progress.ts";
 import { NO_PROMPT_OPTION, PROMPT_OPTION } from "./prompt.ts";

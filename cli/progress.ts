@@ -68,8 +68,6 @@ export function createProgress(target: ProgressTarget): Progress {
   };
   return {
     step(record): void {
-      // Another run has begun.
-      if (record.step <= (marks.at(-1)?.step ?? 0)) marks.length = 0;
       marks.push({ step: record.step, time: target.now() });
       if (marks.length > SPEED_STEPS) marks.shift();
       const elapsed = (target.now() - lastShown) / 1000;

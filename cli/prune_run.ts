@@ -13,7 +13,7 @@ import { compress } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 import { PROGRAM } from "./command.ts";
 import { exportLines } from "./export.ts";
-import { modelDigest } from "../lib/io/fingerprint.ts";
+import { modelDigest } from "./fingerprint.ts";
 import type { DTYPES, GGUF_DTYPES } from "./formats.ts";
 import { formatBytes, formatCount, formatShare, note, print, printJson } from "./output.ts";
 import { memoryOptions } from "./plan.ts";

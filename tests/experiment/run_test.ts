@@ -214,7 +214,7 @@ experimentTest(
     );
     const { result } = await run({
       ...TINY,
-      data: { given: { file: demoData("train"), limit: 60 }, own: { generate: { count: 12, tokens: 24 } } },
+      data: { given: { file: demoData("train"), limit: 60 }, own: { generate: { count: 5, tokens: 24 } } },
       grid: [
         { lora: [false], method: ["compresso", "magnitude"], data: ["given"] },
         { lora: [false], schedule: [schedule], data: ["given"] },
@@ -241,7 +241,7 @@ experimentTest(
     const files: string[] = [];
     for await (const { name } of Deno.readDir(`${out}/data`)) files.push(name);
     assert.equal(files.length, 1, files.join(", "));
-    assert.equal((await Deno.readTextFile(`${out}/data/${files[0]}`)).trimEnd().split("\n").length, 12);
+    assert.equal((await Deno.readTextFile(`${out}/data/${files[0]}`)).trimEnd().split("\n").length, 5);
   },
 );
 

@@ -65,7 +65,9 @@ export const WINOGRANDE: TaskDefinition = {
     const sentence = row.text("sentence"), blank = sentence.indexOf("_"), answer = row.text("answer");
     if (blank < 0) throw row.error('"sentence" has a blank, _', `has ${shown(sentence)}`);
     if (answer !== "1" && answer !== "2") throw row.error('"answer" is "1" or "2"', `has ${shown(answer)}`);
-    const choices = ["option1", "option2"].map((field) => sentence.slice(0, blank) + row.text(field));
+    const options = ["option1", "option2"].map((field) => row.text(field));
+    if (options.includes("")) throw row.error("no choice is empty", `has ${shown(options)}`);
+    const choices = options.map((option) => sentence.slice(0, blank) + option);
     return { context: choices, choices, continuation: trim(sentence.slice(blank + 1)), answer: Number(answer) - 1 };
   },
 };

@@ -42,6 +42,7 @@ export interface Pass extends Disposable {
 /** Allocates a pass over `batch` sequences of `seq` tokens. */
 export function createPass(device: Device, weights: Weights, options: PassOptions): Pass {
   const { spec } = weights, { batch, seq, backward = false, lora: config = null } = options;
+  if (options.trees && backward) throw new Error("a pass over trees has no backward");
   const owned: Disposable[] = [];
   const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
   const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());

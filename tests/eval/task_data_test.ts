@@ -147,6 +147,9 @@ Deno.test("rows that do not fit are refused with line and field", async () => {
   await refused("winogrande", {
     "winogrande.valid.jsonl": lines({ sentence: "no blank", option1: "a", option2: "b", answer: "1" }),
   }, ["input", /has a blank/]);
+  await refused("winogrande", {
+    "winogrande.valid.jsonl": lines({ sentence: "The _ ran.", option1: "dog", option2: "", answer: "1" }),
+  }, ["input", /no choice is empty; now: line 1/]);
   await refused("race", { "race.test.jsonl": lines({ article: "A", problems: "[{" }) }, [
     "input",
     /line 1 no Python literal/,

@@ -8,6 +8,7 @@
 //     --file heldout=alpaca.json --file questions=none --file wikitext=wiki.txt --file tasks=FOLDER --set steps=150 \
 //     --set prefinetune=10 --set postfinetune=60 --set seq=256 --set sparsity=0.2 --set units=kv,ffn --out runs/rank
 import { defineExperiment } from "../../mod.ts";
+import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 
 const SEEDS = [1, 2, 3];
 
@@ -15,32 +16,13 @@ export default defineExperiment({
   name: "rank",
   question:
     "How does quality depend on the rank of LoRA? alpha is twice the rank, so that the scale of what LoRA adds stays the same.",
-  files: {
-    heldout: "../../fixtures/demo_data/heldout.jsonl",
-    questions: "../../fixtures/demo_data/heldout.jsonl",
-    wikitext: false,
-    tasks: false,
-  },
+  files: FILES,
   model: "demo",
-  base: {
-    sparsity: 0.4,
-    steps: 30,
-    batch: 4,
-    seq: 48,
-    units: "kv,ffn,hidden",
-    prompt: false,
-    targets: "q,k,v,o,gate,up,down",
-    loraRate: 2e-3,
-  },
+  base: { ...BASE, prompt: false },
   grid: [
     { rank: [2], alpha: [4], seed: SEEDS },
     { rank: [4], alpha: [8], seed: SEEDS },
     { rank: [8], alpha: [16], seed: SEEDS },
   ],
-  evaluate: {
-    perplexity: [{ name: "wikitext", text: "@wikitext", window: 512, maxWindows: 24, limitChars: 160_000 }],
-    rows: [{ name: "held-out answers", file: "@heldout", last: 99, seq: 256 }],
-    choices: [{ name: "held-out questions", file: "@questions", limit: 100 }],
-    tasks: { names: ["arc_easy", "piqa", "hellaswag", "openbookqa"], data: "@tasks", limit: 200 },
-  },
+  evaluate: EVALUATE,
 });

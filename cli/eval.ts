@@ -77,7 +77,7 @@ export function evaluate(): CommandUnknownOpts {
     )
     .option(
       "--out <file>",
-      "keep each scored question of the tasks as a JSON line; the same command goes on from there",
+      "keep each scored question of the tasks, or each measured window of the text, as a JSON line; the same command goes on from there",
     )
     .option(...ADAPTER_OPTION)
     .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
@@ -129,28 +129,26 @@ async function chooseWork(paths: readonly string[], options: EvalSettings): Prom
     });
   }
   checkOptions(given[0] ?? "", options);
-  if (options.text !== undefined) return await chooseText(options.text, options);
+  if (options.text !== undefined) return await chooseText(paths, options.text, options);
   if (options.tasks !== undefined) return await chooseTasks(paths, options.tasks, options);
   return await chooseRows(data ?? "", options);
 }
 
-/** Which work each option belongs to. */
+/** Which options each work has; some belong to several. */
 const BELONGS: Readonly<Record<string, readonly (keyof EvalSettings)[]>> = {
-  "--text": ["window", "stride", "limitChars", "maxWindows"],
+  "--text": ["window", "stride", "limitChars", "maxWindows", "out"],
   "--data": ["limitRows", "withPrompt", "prompt"],
   "--tasks": ["taskData", "limit", "refuseLong", "out"],
 };
 
 function checkOptions(work: string, options: EvalSettings): void {
-  for (const [other, names] of Object.entries(BELONGS)) {
-    const stray = other === work ? undefined : names.find((name) => options[name] !== undefined);
-    if (stray === undefined) continue;
-    const flag = stray === "prompt"
-      ? "a prompt"
-      : `--${stray.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+  for (const name of new Set(Object.values(BELONGS).flat())) {
+    if (options[name] === undefined || BELONGS[work]?.includes(name)) continue;
+    const works = Object.keys(BELONGS).filter((other) => BELONGS[other]?.includes(name));
+    const flag = name === "prompt" ? "a prompt" : `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
     throw new CompressoError("usage", {
       what: "cannot use these options together",
-      rule: `${flag} goes with ${other}`,
+      rule: `${flag} goes with ${works.join(" or ")}`,
       value: `${work} was given`,
     });
   }

@@ -1,13 +1,10 @@
-// Tasks for `compresso eval --tasks`. Owns the questions, what is kept of them in a file and what must agree to go on; refuses other work.
-import { CompressoError } from "../lib/errors.ts";
+// Tasks for `compresso eval --tasks`. Owns the questions and what must agree of them to go on; refuses other work.
 import { type EvaluateResult, loadTasks, scoreTask, taskDigest } from "../lib/eval/evaluate.ts";
-import { type EvaluationFile, openEvaluationFile } from "../lib/eval/evaluation_file.ts";
+import { type EvaluationFile, type QuestionEntry, QUESTIONS } from "../lib/eval/evaluation_file.ts";
 import { taskScore } from "../lib/eval/metrics.ts";
 import type { LoadedTask } from "../lib/eval/task_data.ts";
-import { modelPath } from "../lib/io/open_model.ts";
-import { BATCH_TOKENS, type EvalSettings, type EvalWork, type Measurement } from "./eval_work.ts";
-import { modelDigest } from "../lib/io/fingerprint.ts";
-import { note } from "./output.ts";
+import { keptWork } from "./eval_kept.ts";
+import { BATCH_TOKENS, type EvalSettings, type EvalWork } from "./eval_work.ts";
 import { required } from "./values.ts";
 import { type Loaded, tokenizerOf } from "./with_model.ts";
 
@@ -20,24 +17,18 @@ export async function chooseTasks(
   names: readonly string[],
   options: EvalSettings,
 ): Promise<EvalWork> {
-  const { limit, out, refuseLong = false } = options;
+  const { limit, refuseLong = false } = options;
   const taskData = required(options.taskData, "--task-data");
   const tasks = await loadTasks({ tasks: names, taskData, ...(limit === undefined ? {} : { limit }) });
-  const file = out === undefined ? null : await openEvaluationFile(out, await identityOf(paths, tasks, options));
-  if (file && file.found > 0) note(`going on with ${file.found} scored questions of ${out}`);
-  const kept = `what is scored stays in ${out}, and the same command goes on`;
-  return {
-    interrupt: file ? { onInterrupt: `stopping; ${kept}; once more ends at once` } : {},
-    async measure(path, loaded): Promise<Measurement> {
-      try {
-        return { kind: "tasks", result: await measure(path, loaded, { tasks, file, refuseLong }) };
-      } catch (error) {
-        if (!file || !(error instanceof CompressoError) || error.code !== "aborted") throw error;
-        throw new CompressoError("aborted", { ...error.parts, mend: kept });
-      }
+  const digests = tasks.map((task) => [`task ${task.name}`, `${task.questions.length} questions, ${taskDigest(task)}`]);
+  const identity = { refuseLong, ...Object.fromEntries(digests) };
+  return await keptWork(paths, options, {
+    kind: QUESTIONS,
+    identity,
+    measure: async (path, loaded, file) => {
+      return { kind: "tasks", result: await measure(path, loaded, { tasks, file, refuseLong }) };
     },
-    [Symbol.dispose]: () => file?.[Symbol.dispose](),
-  };
+  });
 }
 
 async function measure(
@@ -45,7 +36,7 @@ async function measure(
   { model, adapters, signal, progress, tune }: Loaded,
   { tasks, file, refuseLong }: {
     readonly tasks: readonly LoadedTask[];
-    readonly file: EvaluationFile | null;
+    readonly file: EvaluationFile<readonly number[], QuestionEntry> | null;
     readonly refuseLong: boolean;
   },
 ): Promise<EvaluateResult> {
@@ -69,17 +60,4 @@ async function measure(
     result.tasks[task.name] = taskScore(items);
   }
   return result;
-}
-
-/** What must be as in the first run for its questions to count: scores depend on all of it. */
-async function identityOf(
-  paths: readonly string[],
-  tasks: readonly LoadedTask[],
-  { baseDtype = "f16", adapter, refuseLong = false }: EvalSettings,
-): Promise<Record<string, string | boolean>> {
-  const identity: Record<string, string | boolean> = { baseDtype, refuseLong };
-  for (const path of paths) identity[`model ${path}`] = await modelDigest(modelPath(path));
-  for (const task of tasks) identity[`task ${task.name}`] = `${task.questions.length} questions, ${taskDigest(task)}`;
-  if (adapter !== undefined) identity["adapter"] = await modelDigest(adapter);
-  return identity;
 }

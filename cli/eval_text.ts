@@ -1,7 +1,17 @@
-// Perplexity for `compresso eval --text`. Owns the text and its windows; refuses other work.
-import { perplexity } from "../lib/run/perplexity.ts";
-import { BATCH_TOKENS, type EvalSettings, type EvalWork, plainWork, type WindowMeasurement } from "./eval_work.ts";
+// Perplexity for `compresso eval --text`. Owns the text, its windows and what must agree of them to go on; refuses other work.
+import { type EvaluationFile, WINDOWS } from "../lib/eval/evaluation_file.ts";
+import { perplexity, type WindowLoss } from "../lib/run/perplexity.ts";
+import { digestOf } from "../lib/run/run_data.ts";
+import { keptWork } from "./eval_kept.ts";
+import {
+  BATCH_TOKENS,
+  type EvalSettings,
+  type EvalWork,
+  type Measurement,
+  type WindowMeasurement,
+} from "./eval_work.ts";
 import { readText } from "./read_text.ts";
+import type { Loaded } from "./with_model.ts";
 
 /** Tokens of a window, where the model's context is not shorter. */
 export const DEFAULT_WINDOW = 512;
@@ -9,31 +19,54 @@ export const DEFAULT_WINDOW = 512;
 const CHARS_PER_TOKEN = 4;
 
 /** Reads the text. */
-export async function chooseText(path: string, options: EvalSettings): Promise<EvalWork> {
-  const text = await readText(path);
-  const { stride, limitChars, maxWindows } = options;
-  return plainWork(async (_, { model, adapters, signal, progress, tune }) => {
-    const sizes = options.window ?? [Math.min(DEFAULT_WINDOW, model.spec.maxPosition)];
-    const chars = Math.min(text.length, limitChars ?? Infinity);
-    const tokens = sizes.reduce((sum, window) => {
-      const read = chars / CHARS_PER_TOKEN * (stride === undefined ? 1 : window / stride);
-      return sum + Math.min(read, window * (maxWindows ?? Infinity));
-    }, 0);
-    await tune({ rows: BATCH_TOKENS, directions: ["forward"], tokens });
-    const windows: WindowMeasurement[] = [];
-    for (const window of sizes) {
-      const result = await perplexity(model, text, {
-        window,
-        adapters,
-        signal,
-        ...(stride === undefined ? {} : { stride }),
-        ...(limitChars === undefined ? {} : { limitChars }),
-        ...(maxWindows === undefined ? {} : { maxWindows }),
-        onProgress: (done, all) =>
-          progress.phase(sizes.length === 1 ? "measuring" : `measuring windows of ${window}`, done / all),
-      });
-      windows.push({ ...result, window, stride: stride ?? null });
-    }
-    return { kind: "text", windows };
+export async function chooseText(
+  paths: readonly string[],
+  textPath: string,
+  options: EvalSettings,
+): Promise<EvalWork> {
+  const text = await readText(textPath);
+  const { window, stride = null, limitChars = null, maxWindows = null } = options;
+  const identity = { text: digestOf([text]), window: window?.join(",") ?? null, stride, limitChars, maxWindows };
+  return await keptWork(paths, options, {
+    kind: WINDOWS,
+    identity,
+    measure: (path, loaded, file) => measure(path, loaded, { text, options, file }),
   });
+}
+
+async function measure(
+  path: string,
+  { model, adapters, signal, progress, tune }: Loaded,
+  { text, options, file }: {
+    readonly text: string;
+    readonly options: EvalSettings;
+    readonly file: EvaluationFile<WindowLoss, WindowLoss> | null;
+  },
+): Promise<Measurement> {
+  const { stride, limitChars, maxWindows } = options;
+  const sizes = options.window ?? [Math.min(DEFAULT_WINDOW, model.spec.maxPosition)];
+  const chars = Math.min(text.length, limitChars ?? Infinity);
+  const tokens = sizes.reduce((sum, window) => {
+    const read = chars / CHARS_PER_TOKEN * (stride === undefined ? 1 : window / stride);
+    return sum + Math.min(read, window * (maxWindows ?? Infinity));
+  }, 0);
+  await tune({ rows: BATCH_TOKENS, directions: ["forward"], tokens });
+  const windows: WindowMeasurement[] = [];
+  for (const window of sizes) {
+    const result = await perplexity(model, text, {
+      window,
+      adapters,
+      signal,
+      ...(stride === undefined ? {} : { stride }),
+      ...(limitChars === undefined ? {} : { limitChars }),
+      ...(maxWindows === undefined ? {} : { maxWindows }),
+      ...(file
+        ? { known: file.known(path, window), onWindow: (place, loss) => file.add(path, window, { place, ...loss }) }
+        : {}),
+      onProgress: (done, all) =>
+        progress.phase(sizes.length === 1 ? "measuring" : `measuring windows of ${window}`, done / all),
+    });
+    windows.push({ ...result, window, stride: stride ?? null });
+  }
+  return { kind: "text", windows };
 }

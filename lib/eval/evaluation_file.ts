@@ -1,25 +1,64 @@
-// The file that an evaluation keeps its questions in as they are scored, so that one that stops goes on. Owns the format and what must agree;
-// refuses to score.
+// The file that an evaluation keeps its questions or windows in as they are scored, so that one that stops goes on. Owns the format and what
+// must agree; refuses to score.
 //
-// JSON lines: a head with what the evaluation is, then one line for each scored question. A line that was cut off as the process ended is
-// dropped; the others count.
+// JSON lines: a head with what the evaluation is, then one line for each scored question or window. A line that was cut off as the process
+// ended is dropped; the others count.
 import { CompressoError } from "../errors.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 import type { RunIdentity } from "../run/checkpoint.ts";
+import type { WindowLoss } from "../run/perplexity.ts";
 import type { TaskItemScore } from "./evaluate.ts";
 
+/** What a file keeps: `Added` goes into a line, `Known` comes back from it. */
+export interface EntryKind<Known, Added> {
+  /** Name of the field that says which part of the evaluation a line belongs to. */
+  readonly part: string;
+  /** What an entry is called. */
+  readonly noun: string;
+  /** The fields of a line. */
+  write(entry: Added): object;
+  /** What a line says; null where it is no such entry. */
+  read(line: Readonly<Record<string, unknown>>): Known | null;
+}
+
+/** A scored question, and where the data have it. */
+export interface QuestionEntry {
+  readonly label: string;
+  readonly item: TaskItemScore;
+}
+
+/** Questions of tasks; their scores are known. */
+export const QUESTIONS: EntryKind<readonly number[], QuestionEntry> = {
+  part: "task",
+  noun: "scored question",
+  write: ({ label, item: { scores, picked, pickedNorm, answer, subset, isTruncated } }) => ({
+    label,
+    subset,
+    answer,
+    picked,
+    picked_norm: pickedNorm,
+    truncated: isTruncated,
+    scores,
+  }),
+  read: ({ scores }) => Array.isArray(scores) ? scores.map(Number) : null,
+};
+
+/** Windows of a text, by their size. */
+export const WINDOWS: EntryKind<WindowLoss, WindowLoss> = {
+  part: "window",
+  noun: "measured window",
+  write: ({ nll, tokens }) => ({ nll, tokens }),
+  read: ({ nll, tokens }) => typeof nll === "number" && typeof tokens === "number" ? { nll, tokens } : null,
+};
+
 /** An open file; dispose it to close it. */
-export interface EvaluationFile extends Disposable {
-  /** Questions that it held when it was opened. */
+export interface EvaluationFile<Known, Added> extends Disposable {
+  /** Entries that it held when it was opened. */
   readonly found: number;
-  /** Scores that it held of a model's questions, by place. */
-  known(model: string, task: string): ReadonlyMap<number, readonly number[]>;
-  /** Adds a question. */
-  add(
-    model: string,
-    task: string,
-    entry: { readonly place: number; readonly label: string; readonly item: TaskItemScore },
-  ): void;
+  /** What it held of one part of the evaluation of a model, by place. */
+  known(model: string, part: string | number): ReadonlyMap<number, Known>;
+  /** Adds an entry. */
+  add(model: string, part: string | number, entry: { readonly place: number } & Added): void;
 }
 
 const VERSION = 1;
@@ -30,18 +69,22 @@ const VERSION = 1;
  * @throws CompressoError("mismatch") where it is that of another evaluation, with what differs; "input" where it is no such file or cannot be
  * written.
  */
-export async function openEvaluationFile(path: string, identity: RunIdentity): Promise<EvaluationFile> {
-  const text = await readOld(path), scores = new Map<string, Map<number, readonly number[]>>();
+export async function openEvaluationFile<Known, Added>(
+  path: string,
+  identity: RunIdentity,
+  { kind }: { readonly kind: EntryKind<Known, Added> },
+): Promise<EvaluationFile<Known, Added>> {
+  const text = await readOld(path), entries = new Map<string, Map<number, Known>>();
   let found = 0;
   if (text !== "") {
     const [head = "", ...lines] = text.split("\n").slice(0, -1);
     checkHead(path, head, identity);
     for (const line of lines) {
-      const value = parse(line);
-      const { model, task, place, scores: own } = isObject(value) ? value : {};
-      if (typeof place !== "number" || !Array.isArray(own)) throw broken(path, "a line that is no scored question");
-      const key = `${model}\n${task}`, known = scores.get(key) ?? new Map<number, readonly number[]>();
-      scores.set(key, known.set(place, own.map(Number)));
+      const parsed = parse(line), fields = isObject(parsed) ? parsed : {}, { model, place } = fields;
+      const entry = kind.read(fields);
+      if (typeof place !== "number" || entry === null) throw broken(path, `a line that is no ${kind.noun}`);
+      const key = `${model}\n${fields[kind.part]}`, known = entries.get(key) ?? new Map<number, Known>();
+      entries.set(key, known.set(place, entry));
       found++;
     }
   }
@@ -53,22 +96,8 @@ export async function openEvaluationFile(path: string, identity: RunIdentity): P
   if (text === "" || !text.includes("\n")) write({ compresso: "evaluation", version: VERSION, identity });
   return {
     found,
-    known: (model, task) => scores.get(`${model}\n${task}`) ?? new Map<number, readonly number[]>(),
-    add(model, task, { place, label, item }): void {
-      const { scores, picked, pickedNorm, answer, subset, isTruncated } = item;
-      write({
-        model,
-        task,
-        place,
-        label,
-        subset,
-        answer,
-        picked,
-        picked_norm: pickedNorm,
-        truncated: isTruncated,
-        scores,
-      });
-    },
+    known: (model, part) => entries.get(`${model}\n${part}`) ?? new Map<number, Known>(),
+    add: (model, part, entry) => write({ model, [kind.part]: part, place: entry.place, ...kind.write(entry) }),
     [Symbol.dispose]: () => file.close(),
   };
 }
@@ -104,7 +133,7 @@ function checkHead(path: string, line: string, identity: RunIdentity): void {
   if (differing.length === 0) return;
   throw new CompressoError("mismatch", {
     what: `cannot go on with the evaluation in ${path}`,
-    rule: "models, tasks, data and options are those of the first run",
+    rule: "models, data and options are those of the first run",
     value: differing.map((name) => `${name}: ${then[name] ?? "none"} then, ${identity[name] ?? "none"} now`).join("; "),
     mend: "give the same options, remove the file, or choose another --out",
   });

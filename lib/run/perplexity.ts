@@ -22,6 +22,13 @@ export interface PerplexityOptions {
   readonly adapters?: Adapters;
   /** Stops the work. */
   readonly signal?: AbortSignal;
+  /**
+   * Windows measured before with the same model, text and options, by place. A batch of nothing else is not run again; the others run as they
+   * would have without, so that every loss is the same to the last bit.
+   */
+  readonly known?: ReadonlyMap<number, WindowLoss>;
+  /** Called for each window as it is measured, with its place among the windows; not for known ones. */
+  readonly onWindow?: (place: number, loss: WindowLoss) => void;
   /** Called after each batch with the windows measured so far. */
   readonly onProgress?: (windows: number, total: number) => void;
 }
@@ -34,7 +41,7 @@ export interface PerplexityResult {
   readonly nll: number;
   /** Tokens that were predicted: window − 1 of each window; with a stride below it, all but the first of the text. */
   readonly tokens: number;
-  /** Windows that were run. */
+  /** Windows that count, known ones among them. */
   readonly windows: number;
   /** What each window adds. */
   readonly perWindow: readonly WindowLoss[];
@@ -63,7 +70,7 @@ export async function perplexity(
   text: string | ArrayLike<number>,
   options: PerplexityOptions,
 ): Promise<PerplexityResult> {
-  const { window, stride, maxWindows = Infinity, adapters, signal, onProgress } = options;
+  const { window, stride, maxWindows = Infinity, signal, known, onWindow, onProgress } = options;
   checkOptions(model, text, options);
   const tokens = typeof text === "string" ? encode(model, text, options.limitChars) : text;
   const spans = windowSpans(tokens.length, { window, stride }).slice(0, maxWindows);
@@ -81,38 +88,57 @@ export async function perplexity(
   const perWindow: WindowLoss[] = [];
   for (let first = 0; first < spans.length; first += batch) {
     signal?.throwIfAborted();
-    const part = spans.slice(first, first + batch);
-    // The last batch keeps the size: its missing windows hold token 0 and no label.
-    const ids = new Uint32Array(batch * window), labels = new Int32Array(batch * window).fill(IGNORED_LABEL);
-    part.forEach(({ start, fresh, end }, index) => {
-      for (let at = start; at < end; at++) {
-        const token = tokens[at] ?? 0, place = index * window + at - start;
-        ids[place] = token;
-        if (at >= fresh) labels[place] = token;
-      }
-    });
-    const losses = await model.tokenLosses(ids, labels, {
-      batch,
-      ...(adapters ? { adapters } : {}),
-      ...(signal ? { signal } : {}),
-    });
-    part.forEach(({ start, fresh, end }, index) => {
-      let nll = 0;
-      for (let t = 0; t < window; t++) nll += losses[index * window + t] ?? 0;
-      perWindow.push({ nll, tokens: end - Math.max(fresh, start + 1) });
+    const part = spans.slice(first, first + batch), before = part.map((_, index) => known?.get(first + index));
+    const measured = before.includes(undefined) ? await measureWindows(model, tokens, { ...options, part, batch }) : [];
+    part.forEach((_, index) => {
+      const old = before[index], loss = old ?? measured[index] ?? { nll: NaN, tokens: 0 }, place = perWindow.length;
+      checkFinite(loss.nll, place);
+      perWindow.push(loss);
+      if (!old) onWindow?.(place, loss);
     });
     onProgress?.(perWindow.length, spans.length);
   }
-  const [sum, predicted] = [total(perWindow, "nll"), total(perWindow, "tokens")], nll = sum / predicted;
-  if (!Number.isFinite(nll)) {
-    throw new CompressoError("numeric", {
-      what: "cannot measure perplexity",
-      rule: "the loss of every token is finite",
-      value: `the sum is ${sum}`,
-      mend: "check the model's weights, masks and LoRA",
-    });
-  }
+  const predicted = total(perWindow, "tokens"), nll = total(perWindow, "nll") / predicted;
   return { perplexity: Math.exp(nll), nll, tokens: predicted, windows: spans.length, perWindow };
+}
+
+/** Runs one batch. A last batch that is not full keeps the size: its missing windows hold token 0 and no label. */
+async function measureWindows(
+  model: Model,
+  tokens: ArrayLike<number>,
+  { part, batch, window, adapters, signal }: PerplexityOptions & {
+    readonly part: readonly WindowSpan[];
+    readonly batch: number;
+  },
+): Promise<WindowLoss[]> {
+  const ids = new Uint32Array(batch * window), labels = new Int32Array(batch * window).fill(IGNORED_LABEL);
+  part.forEach(({ start, fresh, end }, index) => {
+    for (let at = start; at < end; at++) {
+      const token = tokens[at] ?? 0, place = index * window + at - start;
+      ids[place] = token;
+      if (at >= fresh) labels[place] = token;
+    }
+  });
+  const losses = await model.tokenLosses(ids, labels, {
+    batch,
+    ...(adapters ? { adapters } : {}),
+    ...(signal ? { signal } : {}),
+  });
+  return part.map(({ start, fresh, end }, index) => {
+    let nll = 0;
+    for (let t = 0; t < window; t++) nll += losses[index * window + t] ?? 0;
+    return { nll, tokens: end - Math.max(fresh, start + 1) };
+  });
+}
+
+function checkFinite(nll: number, place: number): void {
+  if (Number.isFinite(nll)) return;
+  throw new CompressoError("numeric", {
+    what: "cannot measure perplexity",
+    rule: "the loss of every token is finite",
+    value: `the sum of window ${place + 1} is ${nll}`,
+    mend: "check the model's weights, masks and LoRA",
+  });
 }
 
 /** Tokens start … end − 1 are read, those from `fresh` on are counted. */

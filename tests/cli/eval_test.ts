@@ -129,6 +129,68 @@ Deno.test("an evaluation that Ctrl-C stops keeps what is scored, and the same co
   assert.match(other.stderr, /400 questions.* then, 5 questions.* now/);
 });
 
+Deno.test("perplexities that stop keep their windows, and the same command ends with the numbers of one that did not", async () => {
+  using folder = new TemporaryFolder();
+  const text = (name: string): string => `${name} met the bee. Tom went to Rome. Eva took the axe.\n`.repeat(110);
+  await Deno.writeTextFile(folder.at("text.txt"), text("Sam"));
+  await Deno.writeTextFile(folder.at("other.txt"), text("Ada"));
+  const out = folder.at("windows.jsonl"), rest = ["--stride", "48", "--no-tuning", "--json"];
+  const args = ["eval", "demo", "--text", folder.at("text.txt"), "--window", "64,96", ...rest];
+  const whole = await cli(args);
+  assert.equal(whole.code, 0, whole.stderr);
+  const { perplexities: [first, second] } = JSON.parse(whole.stdout);
+  assert.ok(first.windows > 2048 / 64, "more than one batch");
+  const ended = await cli([...args, "--out", out]);
+  assert.deepEqual([ended.code, ended.stdout], [0, whole.stdout], ended.stderr);
+  const [head = "", ...lines] = (await Deno.readTextFile(out)).trim().split("\n");
+  assert.equal(lines.length, first.windows + second.windows);
+  // A process that died within a line of the first size of windows, then of the second.
+  for (const kept of [2, first.windows + 3]) {
+    await Deno.writeTextFile(out, [head, ...lines.slice(0, kept), lines[kept]?.slice(0, 20)].join("\n"));
+    const again = await cli([...args, "--out", out]);
+    assert.deepEqual([again.code, again.stdout], [0, whole.stdout], again.stderr);
+    assert.match(again.stderr, new RegExp(`going on with ${kept} measured windows`));
+    assert.deepEqual((await Deno.readTextFile(out)).trim().split("\n"), [head, ...lines]);
+  }
+  // What the file says is believed, not measured again.
+  const changed = lines.map((line) => JSON.stringify({ ...JSON.parse(line), nll: 0 }));
+  await Deno.writeTextFile(out, [head, ...changed, ""].join("\n"));
+  const believed = await cli([...args, "--out", out]);
+  assert.deepEqual(JSON.parse(believed.stdout).perplexities.map(({ nll }: { nll: number }) => nll), [0, 0]);
+  const before = await Deno.readTextFile(out);
+  for (
+    const [other, message] of [
+      [["--text", folder.at("text.txt"), "--window", "64"], /window: 64,96 then, 64 now/],
+      [["--text", folder.at("text.txt"), "--window", "64,96", "--max-windows", "3"], /maxWindows: none then, 3 now/],
+      [["--text", folder.at("other.txt"), "--window", "64,96"], /now: +text: \w{16} then, \w{16} now$/m],
+    ] as const
+  ) {
+    const refused = await cli(["eval", "demo", ...other, ...rest, "--out", out]);
+    assert.equal(refused.code, 6, refused.stderr);
+    assert.match(refused.stderr, message);
+  }
+  const tasks = await cli(["eval", "demo", "--tasks", "piqa", ...TASKS, "--out", out]);
+  assert.equal(tasks.code, 6, tasks.stderr);
+  assert.equal(await Deno.readTextFile(out), before);
+});
+
+Deno.test("a perplexity that Ctrl-C stops says where its windows stay", async () => {
+  using folder = new TemporaryFolder();
+  const count = 3000, out = folder.at("windows.jsonl");
+  await Deno.writeTextFile(
+    folder.at("text.txt"),
+    "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(count),
+  );
+  const args = ["eval", "demo", "--text", folder.at("text.txt"), "--window", "64", "--out", out, "--no-tuning"];
+  const child = command(args).spawn();
+  const lines = async (): Promise<number> => (await Deno.readTextFile(out).catch(() => "")).split("\n").length - 1;
+  while (await lines() < 20) await new Promise((resolve) => setTimeout(resolve, 20));
+  child.kill("SIGINT");
+  const { code, stdout, stderr } = await child.output();
+  assert.deepEqual([code, stdout.length], [130, 0]);
+  assert.match(new TextDecoder().decode(stderr), /stopping; what is scored stays in .*windows\.jsonl/);
+});
+
 Deno.test("eval refuses what it cannot do with tasks, by one clear error", async () => {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(
@@ -150,6 +212,7 @@ Deno.test("eval refuses what it cannot do with tasks, by one clear error", async
       [["demo", "--tasks", ",", ...data], 2, /names with commas/],
       [[folder.at("bare"), "--tasks", "arc_easy", ...TASKS], 3, /tokenizer/],
       [["demo", ...text, "--tasks", "piqa", ...data], 2, /either --text, --data or --tasks/],
+      [["demo", "--out", folder.at("rows.jsonl")], 2, /--out goes with --text or --tasks/],
       [["demo", ...text, "--limit", "3"], 2, /--limit goes with --tasks/],
       [["demo", "--tasks", "arc_easy", ...TASKS, "--stride", "3"], 2, /--stride goes with --text/],
       [["demo", "demo", "--tasks", "arc_easy", ...TASKS], 2, /named once/],

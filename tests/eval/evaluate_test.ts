@@ -5,11 +5,12 @@ import { CompressoError } from "../../lib/errors.ts";
 import { compareItems, comparePairs, comparePerplexity } from "../../lib/eval/compare.ts";
 import { encodeQuestion } from "../../lib/eval/encode.ts";
 import { evaluateTasks, loadTasks, scoreTask, taskDigest, type TaskItemScore } from "../../lib/eval/evaluate.ts";
-import { openEvaluationFile } from "../../lib/eval/evaluation_file.ts";
+import { openEvaluationFile, QUESTIONS } from "../../lib/eval/evaluation_file.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { loadModelFrom } from "../../lib/run/model.ts";
 import { argmax, nllReference, openDemo } from "../run/helpers/reference.ts";
 
+const KIND = { kind: QUESTIONS };
 const FOLDER = join(import.meta.dirname ?? ".", "../../fixtures/tasks");
 
 // The reference takes the same f32 logits of another pass, only its log-sum-exp is f64.
@@ -83,7 +84,7 @@ Deno.test("an evaluation that stops goes on from its file, and refuses that of a
     assert.ok(task);
     const whole = await scoreTask(model, task);
     {
-      using file = await openEvaluationFile(path, identity);
+      using file = await openEvaluationFile(path, identity, KIND);
       assert.equal(file.found, 0);
       const item = whole[1];
       assert.ok(item);
@@ -93,7 +94,7 @@ Deno.test("an evaluation that stops goes on from its file, and refuses that of a
     await Deno.writeTextFile(path, '{"model":"demo","task":"arc_easy","pla', { append: true });
     const scored: number[] = [];
     {
-      using file = await openEvaluationFile(path, identity);
+      using file = await openEvaluationFile(path, identity, KIND);
       assert.equal(file.found, 1);
       const known = file.known("demo", "arc_easy");
       assert.deepEqual([...known.keys()], [1]);
@@ -111,17 +112,17 @@ Deno.test("an evaluation that stops goes on from its file, and refuses that of a
     assert.deepEqual(scored.sort(), [0, 2], "what was known is not scored again");
     const lines = (await Deno.readTextFile(path)).trim().split("\n").map((line) => JSON.parse(line));
     assert.deepEqual(lines.slice(1).map(({ place }) => place).sort(), [0, 1, 2]);
-    using again = await openEvaluationFile(path, identity);
+    using again = await openEvaluationFile(path, identity, KIND);
     assert.equal(again.found, 3);
-    const other = openEvaluationFile(path, { ...identity, task: "y" });
+    const other = openEvaluationFile(path, { ...identity, task: "y" }, KIND);
     await assert.rejects(
       other,
       (error) => error instanceof CompressoError && error.code === "mismatch" && /x then, y now/.test(error.message),
     );
     await Deno.writeTextFile(join(folder, "notes.txt"), "my notes\nof today\n");
-    await assert.rejects(openEvaluationFile(join(folder, "notes.txt"), identity), /written by an evaluation/);
+    await assert.rejects(openEvaluationFile(join(folder, "notes.txt"), identity, KIND), /written by an evaluation/);
     assert.equal(await Deno.readTextFile(join(folder, "notes.txt")), "my notes\nof today\n");
-    await assert.rejects(openEvaluationFile(join(folder, "none", "x"), identity), /can be read and written/);
+    await assert.rejects(openEvaluationFile(join(folder, "none", "x"), identity, KIND), /can be read and written/);
     const [shorter] = await loadTasks({ tasks: ["arc_easy"], taskData: FOLDER, limit: 2 });
     assert.ok(shorter);
     assert.notEqual(taskDigest(shorter), taskDigest(task));

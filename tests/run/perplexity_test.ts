@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { type Adapters, loadModelFrom, type Model } from "../../lib/run/model.ts";
-import { perplexity, type PerplexityOptions } from "../../lib/run/perplexity.ts";
+import { perplexity, type PerplexityOptions, type WindowLoss } from "../../lib/run/perplexity.ts";
 import { nllReference, openDemo, openGoldenModel, someTokens } from "./helpers/reference.ts";
 
 // The reference takes the same f32 logits, only its log-sum-exp is f64.
@@ -41,6 +41,32 @@ Deno.test("perplexity() measures the first windows only where maxWindows says so
   const actual = await perplexity(model, tokens, { window: 8, maxWindows: 3, batch: 2, onProgress });
   assert.deepEqual(actual, await perplexity(model, tokens.slice(0, 24), { window: 8, batch: 2 }));
   assert.deepEqual(seen, [[2, 3], [3, 3]]);
+});
+
+Deno.test("windows that are known are not run again, and the others come out the same to the last bit", async () => {
+  using device = await openDevice();
+  const { model } = await openGoldenModel("gqa_f16", { device });
+  using _ = model;
+  const tokens = someTokens(60, model.spec.vocab);
+  for (const options of [{ window: 8, batch: 3 }, { window: 10, stride: 4, batch: 2 }]) {
+    const seen: WindowLoss[] = [];
+    const whole = await perplexity(model, tokens, { ...options, onWindow: (place, loss) => seen[place] = loss });
+    assert.deepEqual(seen, whole.perWindow);
+    const all = seen.map((_, place) => place);
+    for (const places of [[0], [0, 1, 2], [1, 3, 6], all]) {
+      const known = new Map(seen.map((loss, place) => [place, loss] as const).filter(([at]) => places.includes(at)));
+      const added: number[] = [], onWindow = (place: number): void => void added.push(place);
+      assert.deepEqual(await perplexity(model, tokens, { ...options, known, onWindow }), whole);
+      assert.deepEqual(added, all.filter((place) => !known.has(place)));
+    }
+  }
+  const known = new Map([0, 1, 2].map((place) => [place, { nll: 0, tokens: 7 }]));
+  const run = model.tokenLosses.bind(model);
+  let runs = 0;
+  model.tokenLosses = (...args) => (runs++, run(...args));
+  const actual = await perplexity(model, tokens, { window: 8, batch: 3, known });
+  assert.equal(runs, 2, "one of three batches is known");
+  assert.deepEqual(actual.perWindow.slice(0, 3), [...known.values()]);
 });
 
 Deno.test("with a stride windows slide, and each token but the first counts once, with what its window has before it", async () => {

@@ -1,0 +1,45 @@
+// Work of `compresso eval` that goes on from the file of `--out`. Owns what must agree whatever is measured, and what is said of the file; refuses
+// to measure.
+import { CompressoError } from "../lib/errors.ts";
+import { type EntryKind, type EvaluationFile, openEvaluationFile } from "../lib/eval/evaluation_file.ts";
+import { modelDigest } from "../lib/io/fingerprint.ts";
+import { modelPath } from "../lib/io/open_model.ts";
+import type { RunIdentity } from "../lib/run/checkpoint.ts";
+import { type EvalSettings, type EvalWork, type Measurement, plainWork } from "./eval_work.ts";
+import { note } from "./output.ts";
+import type { Loaded } from "./with_model.ts";
+
+/** Work whose measure gets the open file, or null without `--out`. `identity` is what must be as in the first run beside the models. */
+export async function keptWork<Known, Added>(
+  paths: readonly string[],
+  { out, baseDtype = "f16", adapter }: EvalSettings,
+  { kind, identity, measure }: {
+    readonly kind: EntryKind<Known, Added>;
+    readonly identity: RunIdentity;
+    readonly measure: (
+      path: string,
+      loaded: Loaded,
+      file: EvaluationFile<Known, Added> | null,
+    ) => Promise<Measurement>;
+  },
+): Promise<EvalWork> {
+  if (out === undefined) return plainWork((path, loaded) => measure(path, loaded, null));
+  const whole: Record<string, RunIdentity[string]> = { baseDtype, ...identity };
+  for (const path of paths) whole[`model ${path}`] = await modelDigest(modelPath(path));
+  if (adapter !== undefined) whole["adapter"] = await modelDigest(adapter);
+  const file = await openEvaluationFile(out, whole, { kind });
+  if (file.found > 0) note(`going on with ${file.found} ${kind.noun}s of ${out}`);
+  const kept = `what is scored stays in ${out}, and the same command goes on`;
+  return {
+    interrupt: { onInterrupt: `stopping; ${kept}; once more ends at once` },
+    async measure(path, loaded): Promise<Measurement> {
+      try {
+        return await measure(path, loaded, file);
+      } catch (error) {
+        if (!(error instanceof CompressoError) || error.code !== "aborted") throw error;
+        throw new CompressoError("aborted", { ...error.parts, mend: kept });
+      }
+    },
+    [Symbol.dispose]: () => file[Symbol.dispose](),
+  };
+}

@@ -147,7 +147,8 @@ interface Terminal extends AsyncDisposable {
 /** The command line on a pseudo-terminal of 80 columns, or null where there is no program that makes one. */
 function openTerminal(args: readonly string[]): Terminal | null {
   if (Deno.build.os !== "linux") return null; // others have another program of this name
-  const line = `stty cols 80 rows 40; "${Deno.execPath()}" run -A cli/main.ts ${args.join(" ")}`;
+  // With exec, as a shell that stays beside the command (dash does) is ended by a Ctrl-C that the command outlives.
+  const line = `stty cols 80 rows 40; exec "${Deno.execPath()}" run -A cli/main.ts ${args.join(" ")}`;
   let child: Deno.ChildProcess;
   try {
     child = new Deno.Command("script", {

@@ -1,15 +1,15 @@
 // One descent step on log α by Adam, gradient = slope · z_layer · Σ over the unit's slots of dz  +  force · dŝ/d(log α):
 //   dŝ/d(log α) = −p'·p_layer·H·(c + c_kv·Π_others(1 − p)) / total for heads and FFN columns, −p'·R / total for hidden dims, and
 //   −p'·H·(expected parameters of the layer) / total for gates, whose slots' sum is that of mask_gates.wgsl.
-// To it comes drift · log(S' / S), where S = dz² of the unit, a running mean that forgets 1 − memory of itself at each step: log α follows the
-// saliency that it started from. S = 0 is none.
-// Shapes: logAlpha, draws (z, slope, p, 0) [units]; moments (m, v) [units], then S [units], then drift, memory; dz [slots]; tables as in
+// To it comes drift · log(S' / S), where S is a running mean of the Σ over the unit's slots of squares that forgets 1 − memory of itself at each
+// step: log α follows the saliency that it started from. A gate's square is that of its whole gradient. S = 0 is none.
+// Shapes: logAlpha, draws (z, slope, p, 0) [units]; moments (m, v) [units], then S [units], then drift, memory; dz [slots], then squares [slots]; tables as in
 // mask_tables.wgsl. A held unit stays, moments and all.
 // Grid: x units. Updates logAlpha and moments in place; log α is clamped to ±state.limit.
 const B1 = 0.9;
 const B2 = 0.99;
 const LEAST = 1e-30; // of a saliency
-struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, total: f32 }
+struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, slots: u32, total: f32 }
 @group(0) @binding(0) var<storage, read> dz: array<f32>;
 @group(0) @binding(1) var<storage, read> draws: array<vec4f>;
 @group(0) @binding(2) var<storage, read> tables: array<vec4u>;
@@ -33,8 +33,10 @@ struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, 
     gradient = layer.x * draw.y;
     kept = constraint[1] * layer.y;
   } else {
-    for (var i = 0u; i < (info.z & SLOTS); i++) { gradient += dz[info.y + i]; }
-    squared = gradient * gradient;
+    for (var i = 0u; i < (info.z & SLOTS); i++) {
+      gradient += dz[info.y + i];
+      squared += dz[params.slots + info.y + i];
+    }
     gradient *= draw.y;
     if (unit < params.hiddenFirst) {
       var perDim = bitcast<f32>(info.x);

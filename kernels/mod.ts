@@ -106,8 +106,8 @@ export const scaleBackward = kernel(
   maskPrelude + block + scaleBackwardText,
   "read read storage storage uniform",
 );
-/** dz from partials: bindings partial, dz, params. */
-export const reducePartials = kernel("reduce_partials", reducePartialsText, "read storage uniform");
+/** dz and its squares from partials: bindings partial, dz, squares, params. */
+export const reducePartials = kernel("reduce_partials", reducePartialsText, "read storage storage uniform");
 /** out = x + y ∘ z: bindings x, y, z, out, params. */
 export const residual = kernel("residual", residualText, "read read read storage uniform");
 /** y += b: bindings b, y, params. */

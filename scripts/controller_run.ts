@@ -3,7 +3,7 @@ import { record } from "../kernels/mod.ts";
 import type { Device } from "../lib/gpu/device.ts";
 import { compileKernel } from "../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../lib/gpu/plan.ts";
-import { createMaskSlots } from "../lib/nn/masks.ts";
+import { createMaskSlots, type SlotGradients } from "../lib/nn/masks.ts";
 import { createStepState, type StepState, writeStepState } from "../lib/nn/step_state.ts";
 import { hardSelection } from "../lib/prune/harden.ts";
 import type { Layout } from "../lib/prune/layouts.ts";
@@ -81,7 +81,8 @@ export async function runController(
       target.push(now);
       learner.setPartGoals(goals?.at(now) ?? null);
       learner.setLayerGoals(layerTargets?.map((goal) => goal === null ? null : goal * now / sparsity) ?? null);
-      device.write(slots.dz, gradientsOf(table, { step, seed }));
+      const { dz, squares } = gradientsOf(table, { step, seed });
+      device.write(slots.dz, Float32Array.of(...dz, ...squares));
       writeStepState(device, state, stateOf({ step, seed, target: now, rates }));
       runs.push(plan.run());
     }
@@ -134,11 +135,12 @@ function stateOf({ step, seed, target, rates }: {
 function gradientsOf(
   table: UnitTable,
   { step, seed }: { readonly step: number; readonly seed: number },
-): Float32Array<ArrayBuffer> {
-  return Float32Array.from({ length: table.layout.count }, (_, slot) => {
+): SlotGradients {
+  const dz = Float32Array.from({ length: table.layout.count }, (_, slot) => {
     const importance = 1e-3 * Math.exp(3 * (uniform(seed, 0, 40, slot) - 0.5));
     return -importance * 4 * (uniform(seed, step, 41, slot) - 0.25);
   });
+  return { dz, squares: dz.map((gradient) => gradient * gradient) }; // as of one block
 }
 
 /** log α from the saliency of four steps that do not come again, which it follows from then on. */

@@ -7,7 +7,7 @@ import { headStride, strideOf } from "./layout.ts";
 import { type Operand, operand } from "./linear.ts";
 import { recordProjection, recordProjectionBackward } from "./projection.ts";
 import type { Lora } from "./lora.ts";
-import { type MaskKind, type MaskSlots, slotSlice } from "./masks.ts";
+import { gradientSlices, type MaskKind, type MaskSlots, slotSlice } from "./masks.ts";
 import {
   recordEmbedding,
   recordResidual,
@@ -219,7 +219,7 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
     gate: f.gate,
     up: f.up,
     partial: act.partial,
-    dz: context.maskGrads.has("ffn") && slots ? slotSlice(context.masks.dz, slots.ffn, width) : null,
+    grads: context.maskGrads.has("ffn") && slots ? gradientSlices(context.masks, slots.ffn, width) : null,
   }, { rows, width });
   for (const projection of ["gate", "up"] as const) {
     const buffer = f[projection];
@@ -264,7 +264,7 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
     z: headMask(context, index),
     v: f.om,
     partial: act.partial,
-    dz: context.maskGrads.has("head") && slots ? slotSlice(context.masks.dz, slots.head, layer.spec.heads) : null,
+    grads: context.maskGrads.has("head") && slots ? gradientSlices(context.masks, slots.head, layer.spec.heads) : null,
   }, { rows, width: widths.q, groupWidth: headStride(spec.headDim), accumulate: false });
   plan.section("attention");
   recordAttentionBackward(plan, attentionShape(context, layer), {
@@ -312,7 +312,7 @@ function recordHiddenBackward(context: DecoderContext, unmasked: DeviceBuffer): 
     z: hiddenMask(context),
     v: unmasked,
     partial: act.partial,
-    dz: context.maskGrads.has("hidden") ? slotSlice(masks.dz, masks.layout.hidden, width) : null,
+    grads: context.maskGrads.has("hidden") ? gradientSlices(masks, masks.layout.hidden, width) : null,
   }, { rows: act.rows, width, groupWidth: 1, accumulate: true });
 }
 

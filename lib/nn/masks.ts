@@ -3,6 +3,7 @@ import { CompressoError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import type { BufferSlice } from "../gpu/plan.ts";
 import { strideOf } from "./layout.ts";
+import type { MaskGradients } from "./ops.ts";
 import type { DecoderSpec } from "./spec.ts";
 
 /** Where the slots of each part begin, in f32; every part begins at a multiple of 64 (256 bytes), so that it can be bound alone. */
@@ -25,13 +26,22 @@ export interface MaskValues {
   readonly hidden?: Float32Array;
 }
 
+/** Gradients of all slots. */
+export interface SlotGradients {
+  /** dL/dz. */
+  readonly dz: Float32Array;
+  /** Σ over blocks of `ROW_BLOCK` rows of (the block's share of dL/dz)²: row by row, where batches are few, a better measure than dz². */
+  readonly squares: Float32Array;
+}
+
 /** Kinds of masks. */
 export type MaskKind = "head" | "ffn" | "hidden";
 
-/** Slots of z and of dL/dz on the GPU. */
+/** Slots of z and of its gradients on the GPU. */
 export interface MaskSlots extends Disposable {
   readonly layout: SlotLayout;
   readonly z: DeviceBuffer;
+  /** dL/dz of all slots, then as many Σ over blocks of `ROW_BLOCK` rows of (the block's share of dL/dz)². */
   readonly dz: DeviceBuffer;
 }
 
@@ -50,7 +60,7 @@ export function slotLayout(spec: DecoderSpec): SlotLayout {
 export function createMaskSlots(device: Device, spec: DecoderSpec): MaskSlots {
   const layout = slotLayout(spec);
   const z = device.uploadBuffer("mask z", packMasks(spec, layout, {}));
-  const dz = device.createBuffer("mask dz", layout.count * 4);
+  const dz = device.createBuffer("mask dz", 2 * layout.count * 4);
   return {
     layout,
     z,
@@ -103,6 +113,15 @@ export function unpackMasks(
 /** Binding of a part of the slots. */
 export function slotSlice(buffer: DeviceBuffer, offset: number, count: number): BufferSlice {
   return { buffer, byteOffset: offset * 4, bytes: strideOf(count) * 4 };
+}
+
+/** Bindings of a part of the gradients. */
+export function gradientSlices(
+  { dz, layout }: MaskSlots,
+  offset: number,
+  count: number,
+): MaskGradients {
+  return { dz: slotSlice(dz, offset, count), squares: slotSlice(dz, layout.count + offset, count) };
 }
 
 function forEachPart(

@@ -34,6 +34,12 @@ export interface Extent {
   readonly width: number;
 }
 
+/** Gradients of a part of the masks: dL/dz, and the sum over blocks of rows of the squares of what each gives to it. */
+export interface MaskGradients {
+  readonly dz: Span;
+  readonly squares: Span;
+}
+
 const LANES = 64;
 
 /** Blocks of rows in the partial sums of a mask's gradient. */
@@ -103,10 +109,10 @@ export function recordSwiglu(
   columns(plan, compileKernel(plan.device, swiglu), [io.gate, io.up, io.z, io.a], { rows, width, cost: 20 });
 }
 
-/** Backward of {@link recordSwiglu}, in place: gate := dgate, up := dup; dz [width] (=) through `partial`. */
+/** Backward of {@link recordSwiglu}, in place: gate := dgate, up := dup; the mask gradients [width] (=) through `partial`. */
 export function recordSwigluBackward(
   plan: Plan,
-  io: { da: Span; z: Span; gate: Span; up: Span; partial: Span; dz: Span | null },
+  io: { da: Span; z: Span; gate: Span; up: Span; partial: Span; grads: MaskGradients | null },
   { rows, width }: Extent,
 ): void {
   const stride4 = strideOf(width) / 4;
@@ -115,7 +121,7 @@ export function recordSwigluBackward(
     [io.da, io.z, io.gate, io.up, io.partial, { params: [u32(rows), u32(stride4)] }],
     { groups: [Math.ceil(stride4 / LANES), rowBlocks(rows)], cost: 30 * rows * width },
   );
-  if (io.dz) reduce(plan, { partial: io.partial, dz: io.dz }, { rows, width, groupWidth: 1, accumulate: false });
+  if (io.grads) reduce(plan, io.partial, io.grads, { rows, width, groupWidth: 1, accumulate: false });
 }
 
 /** y = x ∘ z by groups of `groupWidth` columns; writes (=). Shapes: z [width / groupWidth]. */
@@ -132,10 +138,10 @@ export function recordScale(
   );
 }
 
-/** Backward of {@link recordScale}, in place: v (the unmasked values) := dy ∘ z; dz (=) or (+=) through `partial`. */
+/** Backward of {@link recordScale}, in place: v (the unmasked values) := dy ∘ z; the mask gradients (=) or (+=) through `partial`. */
 export function recordScaleBackward(
   plan: Plan,
-  io: { dy: Span; z: Span; v: Span; partial: Span; dz: Span | null },
+  io: { dy: Span; z: Span; v: Span; partial: Span; grads: MaskGradients | null },
   { rows, width, groupWidth, accumulate }: Extent & { readonly groupWidth: number; readonly accumulate: boolean },
 ): void {
   const stride4 = strideOf(width) / 4;
@@ -144,7 +150,7 @@ export function recordScaleBackward(
     [io.dy, io.z, io.v, io.partial, { params: [u32(rows), u32(stride4), u32(width), u32(groupWidth)] }],
     { groups: [Math.ceil(stride4 / LANES), rowBlocks(rows)], cost: 12 * rows * width },
   );
-  if (io.dz) reduce(plan, { partial: io.partial, dz: io.dz }, { rows, width, groupWidth, accumulate });
+  if (io.grads) reduce(plan, io.partial, io.grads, { rows, width, groupWidth, accumulate });
 }
 
 /** out = x + y ∘ z; writes (=). Shapes: z [stride]. */
@@ -265,13 +271,14 @@ export function recordDropout(
 
 function reduce(
   plan: Plan,
-  io: { partial: Span; dz: Span },
+  partial: Span,
+  { dz, squares }: MaskGradients,
   { rows, width, groupWidth, accumulate }: Extent & { readonly groupWidth: number; readonly accumulate: boolean },
 ): void {
   const units = Math.floor(width / groupWidth);
   plan.dispatch(
     compileKernel(plan.device, reducePartials),
-    [io.partial, io.dz, {
+    [partial, dz, squares, {
       params: [u32(rowBlocks(rows)), u32(strideOf(width)), u32(units), u32(groupWidth), u32(accumulate ? 1 : 0)],
     }],
     { groups: [Math.ceil(units / LANES)], cost: rowBlocks(rows) * width },

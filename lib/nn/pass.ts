@@ -83,7 +83,7 @@ export function recordForward(context: DecoderContext): void {
   context.weights.layers.forEach((_, index) => recordLayer(context, index));
 }
 
-/** Records forward, loss and backward: act.loss, LoRA gradients (=) and the wanted mask gradients (=) in masks.dz. */
+/** Records forward, loss and backward: act.loss, LoRA gradients (=) and the wanted mask gradients and their squares (=) in masks.dz. */
 export function recordGradients(context: DecoderContext): void {
   const { plan, weights, masks } = context;
   recordForward(context);

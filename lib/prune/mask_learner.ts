@@ -36,7 +36,7 @@ export interface MaskLearner extends Disposable {
   readonly maskGrads: ReadonlySet<MaskKind>;
   /**
    * From the next update on log α moves with the logarithm of the units' saliency, times `drift`. The saliency goes on from these values as a running
-   * mean of (dL/dz)² that keeps `memory` of itself at each step; units of saliency 0 have none. Until it is called nothing is followed.
+   * mean of the squares of dL/dz, see `MaskSlots.dz`, that keeps `memory` of itself at each step; units of saliency 0 have none. Until it is called nothing is followed.
    */
   follow(saliency: ArrayLike<number>, options: { readonly drift: number; readonly memory: number }): void;
   /** Units, 1 of `held`, that do not move from the next update on; null frees all. */
@@ -151,7 +151,7 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
         });
       }
       const shared = [dz, draws, tables, constraint, state, logAlpha, moments, {
-        params: [...counts, f32(table.total)],
+        params: [...counts, u32(table.layout.count), f32(table.total)],
       }];
       plan.dispatch(compileKernel(device, kernels.update), [...shared, ...gateTerms ? [gateTerms] : []], {
         groups: unitGroups,

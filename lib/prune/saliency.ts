@@ -1,13 +1,17 @@
 // Where log α starts: an order of the units by what their loss costs. Owns the map from mask gradients to log α; refuses to run the model.
+import type { SlotGradients } from "../nn/masks.ts";
 import { unitParameters, type UnitTable } from "./units.ts";
 
-/** Running mean of squared mask gradients, the diagonal of the empirical Fisher matrix at z = 1. */
+/**
+ * Mean of squared mask gradients, the diagonal of the empirical Fisher matrix. Squares are taken block of tokens by block of tokens: a few batches
+ * have many blocks, so their mean is far less noisy than that of squared gradients of whole batches.
+ */
 export interface Saliency {
-  /** Adds one batch's dL/dz of all slots. */
-  add(slotGradients: Float32Array): void;
-  /** Mean squared gradient of each unit. */
+  /** Adds the gradients of one batch. */
+  add(gradients: SlotGradients): void;
+  /** Mean square of each unit; of a layer's gate, that of its whole gradient. */
   mean(): Float64Array<ArrayBuffer>;
-  /** Mean squared gradient of each unit per parameter that it saves. */
+  /** The same per parameter that the unit saves. */
   perParameter(): Float64Array<ArrayBuffer>;
 }
 
@@ -18,17 +22,22 @@ export function createSaliency(table: UnitTable): Saliency {
   const mean = (): Float64Array<ArrayBuffer> => sums.map((sum) => sum / Math.max(1, batches));
   return {
     mean,
-    add(slotGradients): void {
+    add({ dz, squares }): void {
       batches++;
       for (let unit = 0; unit < table.count; unit++) {
         const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
-        let gradient = 0;
-        for (let slot = first; slot < end; slot++) gradient += slotGradients[slot] ?? 0;
-        sums[unit] = (sums[unit] ?? 0) + gradient * gradient;
+        const isGate = unit >= table.layerFirst;
+        sums[unit] = (sums[unit] ?? 0) + (isGate ? total(dz, first, end) ** 2 : total(squares, first, end));
       }
     },
     perParameter: () => mean().map((value, unit) => value / unitParameters(table, unit)),
   };
+}
+
+function total(values: Float32Array, first: number, end: number): number {
+  let sum = 0;
+  for (let slot = first; slot < end; slot++) sum += values[slot] ?? 0;
+  return sum;
 }
 
 /** Where log α starts, and how it moves with the logarithm of a saliency. */

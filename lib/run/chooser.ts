@@ -1,6 +1,6 @@
 // How a method chooses units during the pruning stage: learned masks, gradual saliency, a score at once. Owns what happens at its beginning, at every step and at its end; refuses the loop.
 import { CompressoError } from "../errors.ts";
-import type { MaskValues } from "../nn/masks.ts";
+import type { MaskValues, SlotGradients } from "../nn/masks.ts";
 import type { OneShotMethod } from "../prune/baselines.ts";
 import { addGradients, GRADUAL_EVERY, gradualMasks } from "../prune/gradual.ts";
 import type { hardenMasks } from "../prune/harden.ts";
@@ -50,8 +50,8 @@ export interface ChooserParts {
   readonly options: ResolvedOptions;
   readonly trainer: Trainer;
   readonly makeBatches: (seed: number) => Batches;
-  /** dL/dz of all slots on a batch, at the present masks. */
-  readonly maskGradients: (batch: Batch) => Promise<Float32Array>;
+  /** Gradients of all slots on a batch, at the present masks. */
+  readonly maskGradients: (batch: Batch) => Promise<SlotGradients>;
   /** Makes masks hard, at the target or at the run's size. */
   readonly harden: typeof hardenMasks;
   readonly signal?: AbortSignal | undefined;
@@ -140,7 +140,7 @@ function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
       batch,
       seq,
       seed,
-      maskGradients,
+      maskGradients: async (data) => (await maskGradients(data)).dz,
       ...(signal ? { signal } : {}),
     });
   const compensated = async (stats: OneShotScores["stats"]): Promise<void> => {

@@ -6,7 +6,7 @@ import { Plan, u32 } from "../gpu/plan.ts";
 import { writeTargets } from "../nn/head.ts";
 import { strideOf } from "../nn/layout.ts";
 import { initialLora, type LoraConfig, type LoraWeights, packLora, unpackLora } from "../nn/lora.ts";
-import { type MaskValues, packMasks, unpackMasks } from "../nn/masks.ts";
+import { type MaskValues, packMasks, type SlotGradients, unpackMasks } from "../nn/masks.ts";
 import { createPass, type Pass, recordGradients, shiftLabels } from "../nn/pass.ts";
 import { type StepState, writeStepState } from "../nn/step_state.ts";
 import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner, momentFloats } from "../prune/mask_learner.ts";
@@ -75,11 +75,11 @@ export interface Trainer extends Disposable {
   ): Promise<void>;
   /** Numbers of the last steps, up to {@link RING_SLOTS} of them, in order. */
   numbers(firstStep: number, count: number): Promise<StepNumbers[]>;
-  /** dL/dz of all slots at the present masks, without any update. */
+  /** Gradients of all slots at the present masks, without any update. */
   maskGradients(
     batch: Batch,
     options: { readonly state: StepState; readonly signal?: AbortSignal },
-  ): Promise<Float32Array>;
+  ): Promise<SlotGradients>;
   /** Forward and backward of a step without its update, and which of their values are finite. Masks that are learned are sampled. */
   inspect(kind: StepKind, batch: Batch, options: { readonly state: StepState }): Promise<Inspection>;
   /** dL/dz of all slots in the last step of kind "masks" or "gradual". */
@@ -181,11 +181,12 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
       const values = await device.readFloats(ring, RING_SLOTS * RING_FLOATS);
       return Array.from({ length: count }, (_, index) => numbersOf(values, firstStep + index));
     },
-    async maskGradients(data, { state: stepState, signal }): Promise<Float32Array> {
+    async maskGradients(data, { state: stepState, signal }): Promise<SlotGradients> {
       probe ??= gradients("masks", false);
       load(data, stepState);
       await probe.run(signal ? { signal } : {});
-      return await device.readFloats(masks.dz, masks.layout.count);
+      const { count } = masks.layout, both = await device.readFloats(masks.dz, 2 * count);
+      return { dz: both.subarray(0, count), squares: both.subarray(count) };
     },
     async inspect(kind, data, { state: stepState }): Promise<Inspection> {
       load(data, stepState);

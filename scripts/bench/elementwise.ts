@@ -94,7 +94,7 @@ function masked(rows: number, width: number): KernelCase[] {
         z: lend.floats(strideOf(width)),
         v: lend.activation(width),
         partial: lend.floats(partialFloats(extent)),
-        dz: lend.floats(strideOf(width)),
+        grads: { dz: lend.floats(strideOf(width)), squares: lend.floats(strideOf(width)) },
       };
       return (plan) => recordScaleBackward(plan, io, { ...extent, groupWidth: 1, accumulate: true });
     }),
@@ -120,7 +120,7 @@ function activations(rows: number, width: number): KernelCase[] {
         gate: lend.activation(width),
         up: lend.activation(width),
         partial: lend.floats(partialFloats(extent)),
-        dz: lend.floats(strideOf(width)),
+        grads: { dz: lend.floats(strideOf(width)), squares: lend.floats(strideOf(width)) },
       };
       return (plan) => recordSwigluBackward(plan, io, extent);
     }),

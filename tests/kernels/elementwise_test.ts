@@ -99,7 +99,7 @@ Deno.test("recordSwiglu() and its backward stay finite for gates of ±1000", asy
   using partial = device.createBuffer("partial", 4 * 64);
   using plan = new Plan(device);
   recordSwiglu(plan, { gate: gateBuffer, up: upBuffer, z, a }, { rows: 1, width: 4 });
-  recordSwigluBackward(plan, { da, z, gate: gateBuffer, up: upBuffer, partial, dz: null }, { rows: 1, width: 4 });
+  recordSwigluBackward(plan, { da, z, gate: gateBuffer, up: upBuffer, partial, grads: null }, { rows: 1, width: 4 });
   await plan.run();
   // e⁻⁹⁰ is 1e-39: below the smallest normal f32, so it may be zero.
   const exact = (wanted: readonly number[]) => (_: number, column: number): Cell => ({
@@ -121,8 +121,10 @@ Deno.test("recordSwigluBackward() gives dgate, dup and dz for every size, with z
     using zBuffer = device.uploadBuffer("z", z);
     using partial = device.uploadBuffer("partial", new Float32Array(partialFloats({ rows, width })).fill(STALE));
     using dz = device.uploadBuffer("dz", new Float32Array(strideOf(width)).fill(STALE));
+    using squares = device.uploadBuffer("squares", new Float32Array(strideOf(width)).fill(STALE));
+    const grads = { dz, squares };
     using plan = new Plan(device);
-    recordSwigluBackward(plan, { da: daBuffer, z: zBuffer, gate: gateBuffer, up: upBuffer, partial, dz }, {
+    recordSwigluBackward(plan, { da: daBuffer, z: zBuffer, gate: gateBuffer, up: upBuffer, partial, grads }, {
       rows,
       width,
     });
@@ -199,8 +201,9 @@ Deno.test("recordScaleBackward() gives dv in place of v, and dz, set or accumula
       using zBuffer = device.uploadBuffer("z", z);
       using partial = device.uploadBuffer("partial", new Float32Array(partialFloats({ rows, width })).fill(STALE));
       using dz = device.uploadBuffer("dz", new Float32Array(stored).fill(STALE));
+      using squares = device.uploadBuffer("squares", new Float32Array(stored));
       using plan = new Plan(device);
-      recordScaleBackward(plan, { dy: dyBuffer, z: zBuffer, v: vBuffer, partial, dz }, {
+      recordScaleBackward(plan, { dy: dyBuffer, z: zBuffer, v: vBuffer, partial, grads: { dz, squares } }, {
         rows,
         width,
         groupWidth,
@@ -249,14 +252,15 @@ Deno.test("dz of y = v ∘ z is that of finite differences", () => {
   });
 });
 
-Deno.test("reduce_partials sums any number of blocks, set or accumulated, and leaves what follows the units", async () => {
+Deno.test("reduce_partials sums any number of blocks and their squares, set or accumulated, and leaves what follows the units", async () => {
   for (const accumulate of [0, 1]) {
     for (const [blocks, units, groupWidth] of [[1, 1, 1], [2, 63, 1], [5, 64, 4], [17, 65, 3], [3, 300, 1]] as const) {
       const stride = strideOf(units * groupWidth), partial = dense(blocks, stride, { seed: 8 });
       using partialBuffer = device.uploadBuffer("partial", partial.values);
       using dz = device.uploadBuffer("dz", new Float32Array(units + 3).fill(STALE));
+      using squares = device.uploadBuffer("squares", new Float32Array(units + 3).fill(STALE));
       using plan = new Plan(device);
-      plan.dispatch(compileKernel(device, reducePartials), [partialBuffer, dz, {
+      plan.dispatch(compileKernel(device, reducePartials), [partialBuffer, dz, squares, {
         params: [u32(blocks), u32(stride), u32(units), u32(groupWidth), u32(accumulate)],
       }], { groups: [Math.ceil(units / 64)] });
       await plan.run();
@@ -270,6 +274,23 @@ Deno.test("reduce_partials sums any number of blocks, set or accumulated, and le
           });
           const base = accumulate * STALE;
           return { value: base + value, bound: bound + blocks * groupWidth * ROUND * base };
+        },
+      });
+      assertValues(await device.readFloats(squares, units + 3), {
+        what: `squares of ${blocks} blocks of ${units} · ${groupWidth}, accumulate ${accumulate}`,
+        want(unit): Cell {
+          if (unit >= units) return { value: STALE, bound: 0 };
+          const base = accumulate * STALE;
+          let value = base, bound = blocks * ROUND * base;
+          for (let block = 0; block < blocks; block++) {
+            const of = columnSum(groupWidth, {
+              each: 1,
+              term: (index) => partial.at(block, unit * groupWidth + index),
+            });
+            value += of.value ** 2;
+            bound += 2 * Math.abs(of.value) * of.bound + (blocks + 1) * ROUND * of.value ** 2;
+          }
+          return { value, bound };
         },
       });
     }

@@ -249,11 +249,13 @@ Deno.test("mask_update is Adam on the sum of a unit's slot gradients times its s
   }
 });
 
-Deno.test("mask_update moves log α with the logarithm of a unit's running squared gradient, where it is to follow one", async () => {
+Deno.test("mask_update moves log α with the logarithm of a unit's running squares, where it is to follow one", async () => {
   for (const table of [unitTable(GROUPED, ["kv", "ffn", "hidden"]), unitTable(UNEVEN, ["heads", "ffn", "layers"])]) {
     using setup = createRig(device, table);
     const drift = 1.5, memory = 0.8, start = random(table.count, 31).map((value) => 2 * value);
-    const dz = random(table.layout.count, 32), saliency = random(table.count, 33).map((value) => 1e-3 + value * value);
+    const slots = table.layout.count,
+      dz = random(2 * slots, 32).map((value, slot) => slot < slots ? value : value * value);
+    const saliency = random(table.count, 33).map((value) => 1e-3 + value * value);
     saliency[1] = 0; // of a unit that no batch has moved: told from none by the least that there is
     setup.learner.follow(saliency, { drift, memory });
     const held = new Uint8Array(table.count);
@@ -264,8 +266,8 @@ Deno.test("mask_update moves log α with the logarithm of a unit's running squar
     const { logAlpha, moments } = await setup.step({ state, dz, logAlpha: start });
     for (let unit = 0; unit < table.layerFirst; unit++) {
       const first = table.slotFirst[unit] ?? NaN, end = first + (table.slotCount[unit] ?? NaN);
-      const gradient = dz.subarray(first, end).reduce((sum, value) => sum + value, 0);
-      const past = Math.max(1e-30, saliency[unit] ?? NaN), now = memory * past + (1 - memory) * gradient ** 2;
+      const square = dz.subarray(slots + first, slots + end).reduce((sum, value) => sum + value, 0);
+      const past = Math.max(1e-30, saliency[unit] ?? NaN), now = memory * past + (1 - memory) * square;
       const wanted = unit === 2 ? past : now, moved = unit === 2 ? 0 : drift * Math.log(now / past);
       const [got, at] = [moments[2 * table.count + unit] ?? NaN, logAlpha[unit] ?? NaN];
       assert.ok(Math.abs(got - wanted) <= 1e-5 * wanted, `saliency ${unit} of ${nameOf(table)}: ${got}, not ${wanted}`);

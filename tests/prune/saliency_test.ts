@@ -1,23 +1,27 @@
 // Saliency of units from mask gradients, and the initial log α that follows from it.
 import assert from "node:assert/strict";
+import type { SlotGradients } from "../../lib/nn/masks.ts";
 import { createSaliency, maskStart } from "../../lib/prune/saliency.ts";
 import { hardSparsity, selectUnits, unitParameters, type UnitTable, unitTable } from "../../lib/prune/units.ts";
 import { uniform } from "../../lib/random.ts";
 import { GROUPED, UNEVEN } from "./helpers/decoders.ts";
 
-const slotsOf = (table: UnitTable, seed: number): Float32Array =>
-  Float32Array.from({ length: table.layout.count }, (_, slot) => uniform(seed, slot) - 0.5);
+const slotsOf = ({ layout: { count } }: UnitTable, seed: number): SlotGradients => ({
+  dz: Float32Array.from({ length: count }, (_, slot) => uniform(seed, slot) - 0.5),
+  squares: Float32Array.from({ length: count }, (_, slot) => uniform(seed, count + slot)),
+});
 
-Deno.test("saliency is the mean over batches of a unit's squared gradient, for each parameter it saves", () => {
+Deno.test("saliency is the mean over batches of the squares of a unit's slots, for each parameter it saves", () => {
   for (const table of [unitTable(GROUPED, ["kv", "ffn", "hidden"]), unitTable(UNEVEN, ["heads", "ffn", "layers"])]) {
     const batches = [slotsOf(table, 1), slotsOf(table, 2), slotsOf(table, 3)], saliency = createSaliency(table);
     for (const gradients of batches) saliency.add(gradients);
     const got = saliency.perParameter();
     for (let unit = 0; unit < table.count; unit++) {
       const first = table.slotFirst[unit] ?? NaN, end = first + (table.slotCount[unit] ?? NaN);
-      // One mask on several heads: its gradient is the sum of theirs, squared after the sum.
-      const squares = batches.map((gradients) => gradients.subarray(first, end).reduce((sum, g) => sum + g, 0) ** 2);
-      const wanted = squares.reduce((sum, square) => sum + square, 0) / 3 / unitParameters(table, unit);
+      const sumOf = (values: Float32Array): number => values.subarray(first, end).reduce((sum, g) => sum + g, 0);
+      // The gradient of a layer's gate is the sum of its slots', squared after the sum.
+      const of = batches.map(({ dz, squares }) => unit < table.layerFirst ? sumOf(squares) : sumOf(dz) ** 2);
+      const wanted = of.reduce((sum, square) => sum + square, 0) / 3 / unitParameters(table, unit);
       const actual = got[unit] ?? NaN;
       assert.ok(Math.abs(actual - wanted) <= 1e-12 * wanted, `unit ${unit}: ${actual} instead of ${wanted}`);
     }
@@ -57,11 +61,11 @@ Deno.test("maskStart() spreads logarithms by their robust deviation, whatever th
 
 Deno.test("units of the least saliency per parameter fall first", () => {
   const table = unitTable(GROUPED, ["kv", "ffn", "hidden"]), saliency = createSaliency(table);
-  const gradients = new Float32Array(table.layout.count).fill(1);
+  const squares = new Float32Array(table.layout.count).fill(1);
   // Three columns and one dim that the loss hardly feels.
   const weak = [table.ffnFirst + 4, table.ffnFirst + 70, table.hiddenFirst - 1, table.hiddenFirst + 9];
-  for (const unit of weak) gradients[table.slotFirst[unit] ?? -1] = 1e-4;
-  saliency.add(gradients);
+  for (const unit of weak) squares[table.slotFirst[unit] ?? -1] = 1e-8;
+  saliency.add({ dz: squares.map(Math.sqrt), squares });
   const logAlpha = maskStart(saliency.perParameter(), { spread: 2.5 }).logAlpha;
   const wanted = new Uint8Array(table.count).fill(1);
   for (const unit of weak) wanted[unit] = 0;

@@ -154,7 +154,7 @@ async function scored(
     batch: BATCH,
     seq: SEQ,
     seed: 7,
-    maskGradients: (batch) => trainer.maskGradients(batch, { state: IDLE_STATE }),
+    maskGradients: async (batch) => (await trainer.maskGradients(batch, { state: IDLE_STATE })).dz,
   });
   return { table, scores };
 }

@@ -273,7 +273,8 @@ Deno.test("maskGradients() are those of the model at the trainer's masks, and ch
   const ffn = Float32Array.from({ length: 2 * 53 }, (_, i) => uniform(7, i));
   trainer.setMasks({ ffn });
   const before = await trainer.save();
-  const got = unpackMasks(model.spec, layout, await trainer.maskGradients(batch, { state: stateAt(0) }));
+  const { dz, squares } = await trainer.maskGradients(batch, { state: stateAt(0) });
+  const got = unpackMasks(model.spec, layout, dz), squared = unpackMasks(model.spec, layout, squares);
   assertSame(await trainer.save(), before, "after maskGradients()");
   const rows = (values: ArrayLike<number>): number[][] =>
     Array.from({ length: BATCH }, (_, row) => Array.from(values).slice(row * SEQ, (row + 1) * SEQ));
@@ -286,6 +287,11 @@ Deno.test("maskGradients() are those of the model at the trainer's masks, and ch
   for (const kind of ["head", "ffn", "hidden"] as const) {
     assert.deepEqual(got[kind], gradients.get(`mask.${kind}`), kind);
     assert.ok(got[kind].some((value) => value !== 0));
+    // The batch is one block of rows. A hidden dim's gradient is the sum over all writes to the residual stream, its square that of theirs.
+    if (kind === "hidden") assert.ok(squared.hidden.every((value) => value > 0));
+    else {squared[kind].forEach((value, unit) =>
+        assertClose(value, (got[kind][unit] ?? NaN) ** 2, 1e-5, `${kind} ${unit}`)
+      );}
   }
 });
 

@@ -130,7 +130,7 @@ export function pruneVerb(): CommandUnknownOpts {
     .option("--rslora", "rank-stabilised LoRA")
     .option(
       "--targets <list>",
-      `projections with LoRA (default: ${DEFAULTS.lora.targets})`,
+      `projections with LoRA (default: ${DEFAULTS.lora.targets}; paper: q,v)`,
       someOf("--targets", PROJECTIONS),
     )
     .option(
@@ -164,8 +164,10 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(...maskRate("mask-rate", "learning rate of log α (default: 20 / --steps, from 0.03 to 0.3; paper: 0.1)"))
     .option(...maskRate("lambda-rate", "rate of λ's ascent (default: 0.1)"))
-    .option(...maskRate("temperature", "β of hard concrete, such as 0.5, 1, 2 or 5 (default: 2/3)", { above: 0 }))
-    .option(...maskRate("noise", "scale of its noise; 1 is Louizos et al. (default: 0.2; paper: 1)"))
+    .option(
+      ...maskRate("temperature", "β of hard concrete, such as 0.5, 1, 2 or 5 (default: 0.1; paper: 2/3)", { above: 0 }),
+    )
+    .option(...maskRate("noise", "scale of its noise; 1 is Louizos et al. (default: 0.1; paper: 1)"))
     .option(
       ...maskRate(
         "tracking",

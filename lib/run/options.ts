@@ -2,7 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { checkLora, type LoraConfig } from "../nn/lora.ts";
-import type { DecoderSpec, Projection } from "../nn/spec.ts";
+import { type DecoderSpec, PROJECTIONS } from "../nn/spec.ts";
 import type { Layout } from "../prune/layouts.ts";
 import { START_RULES, type StartRule } from "../prune/start.ts";
 import type { UnitKind, UnitRules } from "../prune/units.ts";
@@ -39,7 +39,7 @@ export interface PruneOptions {
   readonly seed?: number;
   /** Kinds of units; default KV groups and FFN columns. */
   readonly units?: readonly UnitKind[];
-  /** Default rank 8, alpha 16 on q and v, no dropout. */
+  /** Default rank 8, alpha 16 on all seven projections, no dropout. */
   readonly lora?: Partial<LoraConfig>;
   /** Text before every instruction; default the collaborative prompt, null for none. */
   readonly prompt?: string | null;
@@ -128,7 +128,7 @@ export const DEFAULTS = {
   seq: 256,
   seed: 1,
   units: ["kv", "ffn"] as readonly UnitKind[],
-  lora: { rank: 8, alpha: 16, targets: ["q", "v"] as readonly Projection[], dropout: 0 },
+  lora: { rank: 8, alpha: 16, targets: PROJECTIONS, dropout: 0 },
   layout: "compact" as Layout,
   loraRate: LORA_RATE,
 } as const;

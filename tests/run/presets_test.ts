@@ -105,9 +105,9 @@ Deno.test("an option beside a preset wins, and without one the recovery has the 
     const { lora, recovery } = resolveOptions({ ...BASE, ...options }, spec).rates;
     return [lora, recovery];
   };
-  assert.deepEqual(rates({}), [5e-4, 5e-4]);
+  assert.deepEqual(rates({}), [1e-3, 1e-3]);
   assert.deepEqual(rates({ rates: { lora: 1e-3 } }), [1e-3, 1e-3]);
-  assert.deepEqual(rates({ rates: { recovery: 1e-4 } }), [5e-4, 1e-4]);
+  assert.deepEqual(rates({ rates: { recovery: 1e-4 } }), [1e-3, 1e-4]);
   assert.deepEqual(rates({ preset: "paper", rates: { lora: 1e-3 } }), [1e-3, 1e-3]);
 });
 

@@ -18,7 +18,7 @@ Deno.test("plan prints what each part takes, the peak and the largest buffer", a
   const { code, stdout, stderr } = await cli(["plan", "demo", "--batch", "2"]);
   assert.equal(code, 0, stderr);
   assert.equal(stderr, "");
-  assert.match(stdout, /^run +2 × 256 tokens, base f16, LoRA of rank 8 on q,v, units kv,ffn$/m);
+  assert.match(stdout, /^run +2 × 256 tokens, base f16, LoRA of rank 8 on q,k,v,o,gate,up,down, units kv,ffn$/m);
   const shares = [...stdout.matchAll(/^(\S.*?) {2,}[\d.]+ [KM]iB +([\d.]+) %$/gm)].map(([, name, share]) => ({
     name,
     share: Number(share),

@@ -55,7 +55,12 @@ Deno.test("what a preset leaves to be given is as given", () => {
   assert.deepEqual(shapeDefaults({ preset: "paper", rank: 2 }), {
     ...{ units: ["heads", "ffn", "hidden"], rank: 2, alpha: 8, targets: ["q", "v"] },
   });
-  assert.deepEqual(shapeDefaults({ alpha: 3 }), { units: ["kv", "ffn"], rank: 8, alpha: 3, targets: ["q", "v"] });
+  assert.deepEqual(shapeDefaults({ alpha: 3 }), {
+    units: ["kv", "ffn"],
+    rank: 8,
+    alpha: 3,
+    targets: ["q", "k", "v", "o", "gate", "up", "down"],
+  });
 });
 
 Deno.test("a run as published writes a GGUF of the wanted bytes and an adapter, and is known again when it is resumed", async () => {

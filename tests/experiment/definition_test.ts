@@ -130,7 +130,7 @@ Deno.test("a plan has the steps, tokens and facts of each cell, and names the ce
   assert.equal(first?.steps, 4 + 0 + 1);
   assert.equal(first?.tokens, 5 * 4 * 48);
   assert.equal(first?.state.kind, "new");
-  assert.equal(first?.identity["rates.lora"], "0.0005", "defaults are part of what a cell is");
+  assert.equal(first?.identity["rates.lora"], "0.001", "defaults are part of what a cell is");
   assert.equal(first?.identity["prompt"], "none");
   const long = defineExperiment({ ...PLAIN, grid: { seq: [48, 100_000] } });
   await assert.rejects(planCells(resolveExperiment(long), store), /longest context.*100000|cell seq=100000/s);

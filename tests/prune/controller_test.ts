@@ -73,9 +73,10 @@ Deno.test("a uniform layout is learned as such: layers shrink alike and end alik
     // A row is a column, or an aligned block, in each of four layers.
     assert.ok(trace.hard >= 0.3 && trace.hard < 0.3 + 4 * smallest(table), `hard sparsity ${trace.hard}: ${what}`);
     // What is learned is uniform already: in every layer as many units are likely to live as stay.
+    const { temperature, noise } = defaultRates(60);
     const alive = (first: number, count: number): number =>
       trace.logAlpha.subarray(first, first + count).reduce(
-        (sum, alpha) => sum + 1 / (1 + Math.exp(-(alpha + 1.6) / 0.2)),
+        (sum, alpha) => sum + 1 / (1 + Math.exp(-(alpha + temperature * Math.log(11)) / noise)),
         0,
       );
     const widths = table.layers.map(({ ffn }) => alive(ffn.first, ffn.count));

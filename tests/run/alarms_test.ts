@@ -154,6 +154,7 @@ Deno.test("a loss that runs away leads back with halved rates; the files show th
         const controller = new AbortController(), seen: StepRecord[] = [];
         const work = compress(model, {
           ...BASE,
+          lora: { targets: ["q", "v"] },
           rates,
           out: `${folder}/${name}`,
           checkpointEvery: 1000,

@@ -23,6 +23,7 @@ import {
 
 const { rows } = await readRows(demoData("train"), { limit: 64 });
 const BASE = {
+  lora: { targets: ["q", "v"] },
   rows,
   sparsity: 0.2,
   steps: 2,
@@ -154,7 +155,6 @@ Deno.test("a loss that runs away leads back with halved rates; the files show th
         const controller = new AbortController(), seen: StepRecord[] = [];
         const work = compress(model, {
           ...BASE,
-          lora: { targets: ["q", "v"] },
           rates,
           out: `${folder}/${name}`,
           checkpointEvery: 1000,

@@ -289,9 +289,11 @@ Deno.test("maskGradients() are those of the model at the trainer's masks, and ch
     assert.ok(got[kind].some((value) => value !== 0));
     // The batch is one block of rows. A hidden dim's gradient is the sum over all writes to the residual stream, its square that of theirs.
     if (kind === "hidden") assert.ok(squared.hidden.every((value) => value > 0));
-    else {squared[kind].forEach((value, unit) =>
-        assertClose(value, (got[kind][unit] ?? NaN) ** 2, 1e-5, `${kind} ${unit}`)
-      );}
+    else {
+      for (const [unit, value] of squared[kind].entries()) {
+        assertClose(value, (got[kind][unit] ?? NaN) ** 2, 1e-5, `${kind} ${unit}`);
+      }
+    }
   }
 });
 

@@ -1,6 +1,7 @@
-"""Short trials of what to cut and how to train, in torch and bfloat16: the tables of docs/smollm2.md.
+"""Short trials of what to cut and how to train, in torch and bfloat16.
 
-Owns these trials; the product's own runs are another matter. `tokens.ts` writes the folder TOKENS first. FFN columns
+Owns these trials; the product's own runs are another matter. Written after the trials of docs/smollm2.md, from what made
+them; those figures were not made again by it. `tokens.ts` writes the folder TOKENS first. FFN columns
 alone are cut, as many as make the sparsity of all layers' linear weights. With glibc,
 MALLOC_MMAP_THRESHOLD_=8388608 in the environment keeps the memory of long trials low.
 
@@ -38,29 +39,29 @@ def columns_of(decoder, sparsity):
     return round(sparsity * total / (3 * decoder.hidden))
 
 
-def block_masks(masks, ids, block=BLOCK):
+def block_masks(masks, ids):
     """The same masks for each block of tokens, to take gradients of."""
-    return [mask.detach().float().expand(ids.numel() // block, -1).clone().requires_grad_() for mask in masks]
+    return [mask.detach().float().expand(ids.numel() // BLOCK, -1).clone().requires_grad_() for mask in masks]
 
 
-def mask_gradients(decoder, rows, batches, labels_of, block=BLOCK):
+def mask_gradients(decoder, rows, batches, labels_of):
     """Gradients of the masks at 1, block by block: [blocks, layers, ffn]."""
     ones, parts = [torch.ones(decoder.ffn)] * decoder.layers, []
     for _ in range(batches):
-        ids, labels, real = rows.next()
-        masks = block_masks(ones, ids, block)
+        ids, labels, _real = rows.next()
+        masks = block_masks(ones, ids)
         hidden = decoder.body(ids, masks)
-        loss = response_loss(decoder, hidden, labels_of(decoder, hidden, labels, real))
+        loss = response_loss(decoder, hidden, labels_of(decoder, hidden, labels))
         parts.append(torch.stack(torch.autograd.grad(loss, masks), 1))
     return torch.cat(parts)
 
 
-def given_labels(_decoder, _hidden, labels, _real):
+def given_labels(_decoder, _hidden, labels):
     return labels
 
 
 @torch.no_grad()
-def drawn_labels(decoder, hidden, labels, _real):
+def drawn_labels(decoder, hidden, labels):
     """In place of each label one that the model draws: the Fisher matrix itself and not the empirical one."""
     counts = labels[:, 1:] != IGNORED
     drawn = labels.clone()

@@ -39,7 +39,7 @@ function inspectVerb(): CommandUnknownOpts {
     .option("--limit <rows>", "read only so many rows", wholeNumber("--limit", { least: 1 }))
     .option(...PROMPT_OPTION)
     .option(...NO_PROMPT_OPTION)
-    .option("--no-packing", "cut each text to sequences of its own instead of joining texts")
+    .option("--no-packing", "a sequence for each row, padded or shortened, instead of rows joined to full ones")
     .option("--json", "print one JSON object")
     .action(async (file, options) => await inspectData(file, options));
 }

@@ -60,7 +60,7 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
         ...options,
         seq,
         reading: report,
-        ...(kind === "text" ? { packing: settings.packing } : {}),
+        packing: settings.packing,
       }).report,
     },
   };
@@ -122,10 +122,10 @@ function trainingLines(training: EncodeReport & { readonly seq: number }, kind: 
   const { seq, examples, truncated, skipped, padding, packed, leftOver, promptTokens, rows, lines } = training;
   const all = training.tokens + padding;
   const parts = [
-    `${formatCount(examples)} examples${packed ? ", texts joined" : ""}`,
+    `${formatCount(examples)} examples${packed ? ", rows joined" : ""}`,
     ...(truncated > 0 ? [`${formatCount(truncated)} rows cut (${places(lines.truncated, truncated)})`] : []),
     ...(skipped > 0 ? [`${formatCount(skipped)} left out (${places(lines.skipped, skipped)})`] : []),
-    ...(leftOver > 0 ? [`${formatCount(leftOver)} tokens at the end left out`] : []),
+    ...(leftOver > 0 ? [`${formatCount(leftOver)} tokens left out`] : []),
     `${formatShare(padding / all)} padding`,
     `${formatCount(training.labelTokens)} tokens learned`,
   ];

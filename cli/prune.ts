@@ -120,7 +120,7 @@ export function pruneVerb(): CommandUnknownOpts {
     .option("--text-field <name>", "field of the data that holds texts")
     .option("--limit-rows <count>", "rows to read at most", atLeast("--limit-rows", 1))
     .option("--skip-broken", "leave broken rows out and count them, instead of stopping")
-    .option("--no-packing", "one text a sequence, instead of texts joined to full ones")
+    .option("--no-packing", "a sequence for each row, padded or shortened, instead of rows joined to full ones")
     .option("--rank <count>", `rank of LoRA (default: ${DEFAULTS.lora.rank})`, atLeast("--rank", 1))
     .option(
       "--alpha <number>",
@@ -160,6 +160,12 @@ export function pruneVerb(): CommandUnknownOpts {
         "memory",
         "share of itself that the running saliency keeps at each step; 1: log α does not follow it (default: 0.95 to 0.99)",
         { most: 1 },
+      ),
+    )
+    .option(
+      ...maskRate(
+        "prior",
+        "weight of what the weights alone say of a unit's saliency, in medians of its layer (default: 1)",
       ),
     )
     .option(...maskRate("mask-rate", "learning rate of log α (default: 20 / --steps, from 0.03 to 0.3; paper: 0.1)"))

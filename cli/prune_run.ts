@@ -220,12 +220,13 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
 function dataLine(data: EncodeReport, { seq }: Pick<PruneSettings, "seq">): string {
   const at = (lines: readonly number[]): string => lines.length > 0 ? ` (rows ${lines.join(", ")}…)` : "";
   return [
-    `${formatCount(data.examples)} examples${data.packed ? ` of ${seq} tokens, texts joined` : ""}`,
+    `${formatCount(data.examples)} examples${data.packed ? ` of ${seq} tokens, rows joined` : ""}`,
     ...(data.truncated > 0 ? [`${data.truncated} cut to ${seq} tokens${at(data.lines.truncated)}`] : []),
+    ...(data.leftOver > 0 ? [`${formatCount(data.leftOver)} tokens left out`] : []),
     ...(data.skipped > 0 ? [`${data.skipped} left out${at(data.lines.skipped)}`] : []),
     ...(data.empty > 0 ? [`${data.empty} empty${at(data.lines.empty)}`] : []),
     ...(data.broken > 0 ? [`${data.broken} broken${at(data.lines.broken)}`] : []),
-    ...(data.promptTokens > 0 ? [`the prompt takes ${data.promptTokens} tokens of each`] : []),
+    ...(data.promptTokens > 0 ? [`the prompt takes ${data.promptTokens} tokens of each row`] : []),
   ].join(", ");
 }
 

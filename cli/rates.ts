@@ -21,6 +21,7 @@ export interface RateSettings {
   readonly noise?: number | undefined;
   readonly spread?: number | undefined;
   readonly memory?: number | undefined;
+  readonly prior?: number | undefined;
   readonly warmup?: number | undefined;
   readonly tracking?: number | undefined;
   readonly logAlphaLimit?: number | undefined;
@@ -70,6 +71,7 @@ export function ratesOf(settings: RateSettings): Pick<PruneOptions, "preset" | "
     noise: settings.noise,
     spread: settings.spread,
     memory: settings.memory,
+    prior: settings.prior,
     tracking: settings.tracking,
     limit: settings.logAlphaLimit,
   };

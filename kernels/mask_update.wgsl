@@ -1,10 +1,10 @@
 // One descent step on log α by Adam, gradient = slope · z_layer · Σ over the unit's slots of dz  +  force · dŝ/d(log α):
 //   dŝ/d(log α) = −p'·p_layer·H·(c + c_kv·Π_others(1 − p)) / total for heads and FFN columns, −p'·R / total for hidden dims, and
 //   −p'·H·(expected parameters of the layer) / total for gates, whose slots' sum is that of mask_gates.wgsl.
-// To it comes drift · log(S' / S), where S is a running mean of the Σ over the unit's slots of squares that forgets 1 − memory of itself at each
-// step: log α follows the saliency that it started from. A gate's square is that of its whole gradient. S = 0 is none.
-// Shapes: logAlpha, draws (z, slope, p, 0) [units]; moments (m, v) [units], then S [units], then drift, memory; dz [slots], then squares [slots]; tables as in
-// mask_tables.wgsl. A held unit stays, moments and all.
+// To it comes drift · log(S' / S), where S is a running mean of the Σ over the unit's slots of squares, plus the unit's prior, that forgets
+// 1 − memory of itself at each step: log α follows the saliency that it started from. A gate's square is that of its whole gradient. S = 0 is none.
+// Shapes: logAlpha, draws (z, slope, p, 0) [units]; moments (m, v) [units], then S [units], then priors [units], then drift, memory;
+// dz [slots], then squares [slots]; tables as in mask_tables.wgsl. A held unit stays, moments and all.
 // Grid: x units. Updates logAlpha and moments in place; log α is clamped to ±state.limit.
 const B1 = 0.9;
 const B2 = 0.99;
@@ -59,11 +59,12 @@ struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, 
   moments[2u * unit] = first;
   moments[2u * unit + 1u] = second;
   let step = first / state.maskCorrection1 / (sqrt(second / state.maskCorrection2) + 1e-8);
-  let tail = 3u * params.units;
+  let tail = 4u * params.units;
   let past = moments[2u * params.units + unit];
   var follow = 0.0;
   if (past > 0.0) {
-    let saliency = max(LEAST, mix(squared, past, moments[tail + 1u]));
+    let now = squared + moments[3u * params.units + unit];
+    let saliency = max(LEAST, mix(now, past, moments[tail + 1u]));
     follow = moments[tail] * log(saliency / past);
     moments[2u * params.units + unit] = saliency;
   }

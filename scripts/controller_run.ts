@@ -8,7 +8,7 @@ import { createStepState, type StepState, writeStepState } from "../lib/nn/step_
 import { hardSelection } from "../lib/prune/harden.ts";
 import type { Layout } from "../lib/prune/layouts.ts";
 import { createMaskLearner, type MaskLearner } from "../lib/prune/mask_learner.ts";
-import { createSaliency, maskStart } from "../lib/prune/saliency.ts";
+import { createSaliency, maskStart, perParameter } from "../lib/prune/saliency.ts";
 import { cubicSparsity, progressOf } from "../lib/prune/schedule.ts";
 import { uniformGoals } from "../lib/prune/uniform.ts";
 import { hardSparsity, type Selection, type UnitTable } from "../lib/prune/units.ts";
@@ -151,7 +151,7 @@ function startMasks(
 ): void {
   const { table } = learner, saliency = createSaliency(table);
   for (let step = 0; step < 4; step++) saliency.add(gradientsOf(table, { step: 1e6 + step, seed }));
-  const { logAlpha, drift } = maskStart(saliency.perParameter(), { spread });
+  const { logAlpha, drift } = maskStart(perParameter(table, saliency.mean()), { spread });
   device.write(learner.logAlpha, logAlpha);
-  learner.follow(saliency.mean(), { drift, memory });
+  learner.follow(saliency.mean(), { prior: [], drift, memory });
 }

@@ -27,8 +27,7 @@ export interface CellFacts {
  * none. Throws `CompressoError("usage")` for options that cannot work.
  */
 export function identityOfCell({ options, prune, spec, weights, data, schedule }: CellFacts): CellIdentity {
-  const { rows: _rows, recompute: _recompute, prompt, ...rest } = resolveOptions({ ...prune, rows: [] }, spec);
-  const facts = { ...rest, packing: options.packing ?? null };
+  const { rows: _rows, recompute: _recompute, prompt, ...facts } = resolveOptions({ ...prune, rows: [] }, spec);
   return {
     ...Object.fromEntries(Object.entries(facts).flatMap(([name, value]) => flat(name, value))),
     prompt: promptName(prompt),

@@ -45,7 +45,7 @@ export interface CellOptions {
   readonly trust?: boolean | undefined;
   /** The prompt in training: true for the collaborative prompt (default), false for none, or the path of another text. */
   readonly prompt?: boolean | string | undefined;
-  /** Whether texts are joined to full sequences. */
+  /** Whether rows are joined to full sequences. */
   readonly packing?: boolean | undefined;
   /** False: LoRA stays at its beginning, where it adds nothing, and stages that would train nothing else have no steps. Default true. */
   readonly lora?: boolean | undefined;
@@ -79,6 +79,8 @@ export interface CellOptions {
   readonly spread?: number | undefined;
   /** Share of itself that the running saliency keeps at each step. */
   readonly memory?: number | undefined;
+  /** Weight of what the weights alone say of a unit's saliency. */
+  readonly prior?: number | undefined;
   /** Share of the pruning stage after which the target is reached. */
   readonly warmup?: number | undefined;
   /** Share of the gap to the schedule that is closed at every step. */
@@ -154,6 +156,7 @@ const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptio
   noise: rate,
   spread: rate,
   memory: z.number().min(0).max(1),
+  prior: rate,
   warmup: rate,
   tracking: rate,
   logAlphaLimit: z.number().positive(),
@@ -204,6 +207,7 @@ const RATES: { readonly [rate in keyof Rates]: CellOptionName } = {
   noise: "noise",
   spread: "spread",
   memory: "memory",
+  prior: "prior",
   warmup: "warmup",
   tracking: "tracking",
   limit: "logAlphaLimit",

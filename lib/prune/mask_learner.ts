@@ -35,10 +35,14 @@ export interface MaskLearner extends Disposable {
   /** Kinds of masks that the units need gradients of. */
   readonly maskGrads: ReadonlySet<MaskKind>;
   /**
-   * From the next update on log α moves with the logarithm of the units' saliency, times `drift`. The saliency goes on from these values as a running
-   * mean of the squares of dL/dz, see `MaskSlots.dz`, that keeps `memory` of itself at each step; units of saliency 0 have none. Until it is called nothing is followed.
+   * From the next update on log α moves with the logarithm of the units' saliency, times `drift`. The saliency goes on from these values, which
+   * have the units' prior in them, as a running mean of the squares of dL/dz, see `MaskSlots.dz`, and the prior, that keeps `memory` of itself at
+   * each step. Until it is called nothing is followed.
    */
-  follow(saliency: ArrayLike<number>, options: { readonly drift: number; readonly memory: number }): void;
+  follow(
+    saliency: ArrayLike<number>,
+    options: { readonly prior: ArrayLike<number>; readonly drift: number; readonly memory: number },
+  ): void;
   /** Units, 1 of `held`, that do not move from the next update on; null frees all. */
   setHold(held: ArrayLike<number> | null): void;
   /**
@@ -60,7 +64,7 @@ const LEAST_SALIENCY = 1e-30;
 
 /** Length of {@link MaskLearner.moments}. */
 export function momentFloats({ count }: UnitTable): number {
-  return 3 * count + 2;
+  return 4 * count + 2;
 }
 
 /** Allocates the buffers; log α is 0 until it is written. Throws `CompressoError("usage")` for gates of too many layers. */
@@ -108,9 +112,14 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
     moments,
     constraint,
     maskGrads: gradientsOf(table),
-    follow(saliency, { drift, memory }): void {
-      const values = Float32Array.from({ length: units }, (_, unit) => Math.max(LEAST_SALIENCY, saliency[unit] ?? 0));
-      device.write(moments, Float32Array.of(...values, drift, memory), 8 * units);
+    follow(saliency, { prior, drift, memory }): void {
+      const followed = new Float32Array(2 * units + 2);
+      for (let unit = 0; unit < units; unit++) {
+        followed[unit] = Math.max(LEAST_SALIENCY, saliency[unit] ?? 0);
+        followed[units + unit] = prior[unit] ?? 0;
+      }
+      followed.set([drift, memory], 2 * units);
+      device.write(moments, followed, 8 * units);
     },
     setHold(wanted): void {
       const flags = Uint8Array.from({ length: units }, (_, unit) => wanted?.[unit] ? 1 : 0);

@@ -11,17 +11,14 @@ export interface Saliency {
   add(gradients: SlotGradients): void;
   /** Mean square of each unit; of a layer's gate, that of its whole gradient. */
   mean(): Float64Array<ArrayBuffer>;
-  /** The same per parameter that the unit saves. */
-  perParameter(): Float64Array<ArrayBuffer>;
 }
 
 /** Starts a mean over batches. */
 export function createSaliency(table: UnitTable): Saliency {
   const sums = new Float64Array(table.count);
   let batches = 0;
-  const mean = (): Float64Array<ArrayBuffer> => sums.map((sum) => sum / Math.max(1, batches));
   return {
-    mean,
+    mean: () => sums.map((sum) => sum / Math.max(1, batches)),
     add({ dz, squares }): void {
       batches++;
       for (let unit = 0; unit < table.count; unit++) {
@@ -30,8 +27,12 @@ export function createSaliency(table: UnitTable): Saliency {
         sums[unit] = (sums[unit] ?? 0) + (isGate ? total(dz, first, end) ** 2 : total(squares, first, end));
       }
     },
-    perParameter: () => mean().map((value, unit) => value / unitParameters(table, unit)),
   };
+}
+
+/** A saliency per parameter that the unit saves. */
+export function perParameter(table: UnitTable, saliency: Float64Array): Float64Array<ArrayBuffer> {
+  return Float64Array.from(saliency, (value, unit) => value / unitParameters(table, unit));
 }
 
 function total(values: Float32Array, first: number, end: number): number {

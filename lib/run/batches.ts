@@ -12,11 +12,11 @@ import {
   promptCost,
 } from "../io/prompts.ts";
 import { checkSeed, shuffle } from "../random.ts";
-import { packTexts, windows } from "./packing.ts";
+import { pack, packedText, windows } from "./packing.ts";
 
 /** Options of {@link encodeRows}. */
 export interface EncodeRowsOptions extends EncodeOptions {
-  /** Whether texts are joined to full sequences, see `packTexts`. Default: true for texts, and never for other rows. */
+  /** Whether rows are joined to full sequences, see `pack`. Default: true. */
   readonly packing?: boolean | undefined;
   /** What the reading of the rows left out, to be a part of the report. */
   readonly reading?: DataReport | undefined;
@@ -42,9 +42,9 @@ export interface EncodeReport {
   readonly labelTokens: number;
   /** Tokens of padding that fill all examples to `seq`. */
   readonly padding: number;
-  /** Whether texts were joined. */
+  /** Whether rows were joined. */
   readonly packed: boolean;
-  /** Tokens that filled no sequence in packing. */
+  /** Tokens that packing left out, see `pack`. */
   readonly leftOver: number;
   /** Tokens that the prompt adds to each row; 0 for texts, which get none. */
   readonly promptTokens: number;
@@ -102,10 +102,10 @@ export interface BatchOptions {
 const NAMED = 5;
 
 /**
- * Encodes all rows: texts are packed, or cut to windows each for itself; what was cut or left out is counted.
+ * Encodes all rows: they are packed, or each is a sequence of its own, shortened to `seq`, and a text several; what was
+ * shortened or left out is counted.
  *
  * @throws CompressoError("input") where no example is left, and for a conversation that the chat template refuses;
- * "usage" for `packing` of rows that are no texts.
  */
 export function encodeRows(
   rows: readonly Row[],
@@ -113,7 +113,7 @@ export function encodeRows(
 ): { examples: Example[]; report: EncodeReport } {
   const { seq, reading } = options;
   checkSize("seq", seq, 2);
-  const packed = rows.length > 0 && (options.packing ?? rows.every(({ kind }) => kind === "text"));
+  const packed = rows.length > 0 && (options.packing ?? true);
   const { examples, leftOver, truncated, skipped } = packed ? packRows(rows, options) : encodeEach(rows, options);
   const promptTokens = rows.some(({ kind }) => kind !== "text") ? promptCost(options) : 0;
   if (examples.length === 0) {
@@ -158,18 +158,21 @@ interface Encoded {
   readonly skipped: readonly number[];
 }
 
-function packRows(rows: readonly Row[], { tokenizer, seq }: EncodeRowsOptions): Encoded {
-  const texts = rows.map((row) => {
-    if (row.kind === "text") return row.text;
-    throw new CompressoError("usage", {
-      what: "cannot pack these rows",
-      rule: "packing is for rows of text",
-      value: `row ${row.number ?? "?"} is none`,
-      mend: "leave packing out",
-    });
-  });
-  const { examples, leftOver, empty } = packTexts(texts, { tokenizer, seq });
-  return { examples, leftOver, truncated: [], skipped: empty.map((index) => rows[index]?.number ?? index + 1) };
+function packRows(rows: readonly Row[], options: EncodeRowsOptions): Encoded {
+  const parts: Example[] = [], skipped: number[] = [];
+  for (const [index, row] of rows.entries()) {
+    const number = row.number ?? index + 1;
+    const part = row.kind === "text" ? packedText(row.text, options.tokenizer) : packedTurns(row, number, options);
+    if (part) parts.push(part);
+    else skipped.push(number);
+  }
+  return { ...pack(parts, options.seq), truncated: [], skipped };
+}
+
+/** A whole row to be joined; null where nothing of it is learned. */
+function packedTurns(row: Row, number: number, options: EncodeRowsOptions): Example | null {
+  const { tokens, labels, labelTokens } = encodeNumbered(row, number, { ...options, seq: Infinity });
+  return labelTokens > 0 ? { tokens, labels } : null;
 }
 
 function encodeEach(rows: readonly Row[], options: EncodeRowsOptions): Encoded {

@@ -6,7 +6,8 @@ import { addGradients, GRADUAL_EVERY, gradualMasks } from "../prune/gradual.ts";
 import type { hardenMasks } from "../prune/harden.ts";
 import type { FrozenUnits } from "../prune/schedule_script.ts";
 import { uniformGoals } from "../prune/uniform.ts";
-import { createSaliency, maskStart } from "../prune/saliency.ts";
+import { priorShape, saliencyPrior } from "../prune/prior.ts";
+import { createSaliency, maskStart, perParameter } from "../prune/saliency.ts";
 import { constantLogAlpha } from "../prune/start.ts";
 import { hardSparsity, keptUnits, type UnitTable } from "../prune/units.ts";
 import { packMasks } from "../nn/masks.ts";
@@ -69,7 +70,7 @@ export function createChooser(parts: ChooserParts): Chooser {
 }
 
 function learned(parts: ChooserParts): Chooser {
-  const { table, options, trainer, maskGradients } = parts, { rates, layout } = options;
+  const { model, table, options, trainer, maskGradients } = parts, { rates, layout } = options;
   const uniform = layout === "uniform" ? uniformGoals(table, { target: options.sparsity }) : null;
   return {
     ...NOTHING,
@@ -78,9 +79,12 @@ function learned(parts: ChooserParts): Chooser {
       const saliency = createSaliency(table);
       const count = Math.min(CALIBRATION_BATCHES, Math.max(2, Math.ceil(options.steps / 10)));
       for (const batch of calibrationBatches(parts, count)) saliency.add(await maskGradients(batch));
-      const { logAlpha, drift } = maskStart(saliency.perParameter(), { spread: rates.spread });
+      const measured = saliency.mean(), shape = await priorShape(model.source, table);
+      const prior = saliencyPrior(table, measured, { shape, weight: rates.prior });
+      const whole = measured.map((value, unit) => value + (prior[unit] ?? 0));
+      const { logAlpha, drift } = maskStart(perParameter(table, whole), { spread: rates.spread });
       trainer.setLogAlpha(logAlpha);
-      trainer.learner.follow(saliency.mean(), { drift, memory: rates.memory });
+      trainer.learner.follow(whole, { prior, drift, memory: rates.memory });
     },
     beforeStep({ target, layers, freeze }): Promise<null> {
       const { learner } = trainer;

@@ -61,7 +61,7 @@ export interface PruneOptions {
   readonly schedule?: ScheduleSource;
   /** Whether a schedule's script runs in this process with all its rights, instead of isolated. Default false. */
   readonly trustSchedule?: boolean;
-  /** Whether texts are joined to full sequences; default: as `encodeRows` has it. */
+  /** Whether rows are joined to full sequences instead of being padded or shortened to one each. Default true. */
   readonly packing?: boolean;
   /** What became of the rows in reading, for the report. */
   readonly reading?: DataReport;
@@ -106,7 +106,6 @@ export type ResolvedOptions =
       | "rates"
       | "schedule"
       | "trustSchedule"
-      | "packing"
       | "reading"
       | "hooks"
       | "monitors"
@@ -129,6 +128,7 @@ export const DEFAULTS = {
   seed: 1,
   units: ["kv", "ffn"] as readonly UnitKind[],
   lora: { rank: 8, alpha: 16, targets: PROJECTIONS, dropout: 0 },
+  packing: true,
   layout: "compact" as Layout,
   loraRate: LORA_RATE,
 } as const;
@@ -153,6 +153,7 @@ export function resolveOptions(options: PruneOptions, spec: DecoderSpec): Resolv
     units: options.units ?? preset.units ?? DEFAULTS.units,
     lora: { ...DEFAULTS.lora, ...preset.lora, ...options.lora },
     prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
+    packing: options.packing ?? preset.packing ?? DEFAULTS.packing,
     layout: options.layout ?? DEFAULTS.layout,
     recompute: options.recompute ?? true,
     method: options.method ?? "compresso",

@@ -1,52 +1,56 @@
-// Texts joined to sequences of one length. Owns packing and windows; refuses rows and batches.
-import { type Example, IGNORED_LABEL } from "../io/prompts.ts";
+// Rows joined to sequences of one length. Owns packing and windows; refuses rows and batches.
+import { countLabels, type Example, IGNORED_LABEL } from "../io/prompts.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 
-/** Texts as sequences. */
+/** Rows as sequences. */
 export interface Packed {
   readonly examples: Example[];
-  /** Tokens at the end that fill no sequence and are left out. */
+  /** Tokens that are left out: at the end, where they fill no sequence, and of sequences without a label. */
   readonly leftOver: number;
-  /** Places in the order given, from 0, of texts that have no tokens. */
-  readonly empty: readonly number[];
 }
 
 /**
- * Joins texts, each with the tokens that the tokenizer puts before a text and with EOS behind, and cuts the whole to
- * sequences of exactly `seq` tokens: no padding, and a text may begin in one sequence and end in the next. Attention is
- * not cut at the borders, so that a text sees those before it in its sequence; positions run through. All tokens are
- * labels but those that begin a text, which no model is asked for.
+ * Joins examples in the order given and cuts the whole to sequences of exactly `seq` tokens: no padding, and an example
+ * may begin in one sequence and end in the next. Attention is not cut at the borders, so that an example sees those before
+ * it in its sequence; positions run through.
  *
- * What is left at the end is left out, or makes a short sequence where there is no other. Texts are
- * joined in the order given.
+ * What is left at the end is left out, or makes a short sequence where there is no other. So is a sequence in which
+ * nothing is learned.
  */
-export function packTexts(
-  texts: Iterable<string>,
-  { tokenizer, seq }: { readonly tokenizer: Tokenizer; readonly seq: number },
-): Packed {
-  const { leading, eosId } = tokenizer;
-  const examples: Example[] = [], empty: number[] = [];
-  let at = 0;
-  let ids: number[] = [], labels: number[] = [];
+export function pack(parts: Iterable<Example>, seq: number): Packed {
+  const examples: Example[] = [];
+  let ids: number[] = [], labels: number[] = [], leftOver = 0;
   const cut = (start: number, end: number): void => {
-    const tokens = Uint32Array.from(ids.slice(start, end));
-    examples.push({ tokens, labels: Int32Array.from(labels.slice(start, end)) });
+    const example = {
+      tokens: Uint32Array.from(ids.slice(start, end)),
+      labels: Int32Array.from(labels.slice(start, end)),
+    };
+    if (countLabels(example.labels) > 0) examples.push(example);
+    else leftOver += end - start;
   };
-  for (const text of texts) {
-    const body = tokenizer.encode(text);
-    if (body.length === 0) empty.push(at);
-    at++;
-    if (body.length === 0) continue;
-    const tail = eosId === null ? tokenizer.trailing : [eosId];
-    ids = ids.concat(leading, body, tail);
-    labels = labels.concat(leading.map(() => IGNORED_LABEL), body, tail);
+  for (const part of parts) {
+    ids = ids.concat([...part.tokens]);
+    labels = labels.concat([...part.labels]);
     let start = 0;
     for (; ids.length - start >= seq; start += seq) cut(start, start + seq);
     [ids, labels] = [ids.slice(start), labels.slice(start)];
   }
-  if (examples.length > 0 || ids.length < 2) return { examples, leftOver: ids.length, empty };
-  cut(0, ids.length);
-  return { examples, leftOver: 0, empty };
+  if (examples.length === 0) cut(0, ids.length);
+  else leftOver += ids.length;
+  return { examples, leftOver };
+}
+
+/**
+ * A text to be joined: with the tokens that the tokenizer puts before a text and with EOS behind. All tokens are labels
+ * but those that begin a text, which no model is asked for. Null for a text without tokens.
+ */
+export function packedText(text: string, tokenizer: Tokenizer): Example | null {
+  const { leading, trailing, eosId } = tokenizer;
+  const body = tokenizer.encode(text);
+  if (body.length === 0) return null;
+  const tail = eosId === null ? trailing : [eosId];
+  const labels = [...leading.map(() => IGNORED_LABEL), ...body, ...tail];
+  return { tokens: Uint32Array.from([...leading, ...body, ...tail]), labels: Int32Array.from(labels) };
 }
 
 /** Cuts a text to windows of `seq` tokens; a tail of one token, which has nothing to predict, is left out. */

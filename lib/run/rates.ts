@@ -25,6 +25,11 @@ export interface Rates {
    * log α has its own gradient alone.
    */
   readonly memory: number;
+  /**
+   * Weight of what a unit's weights alone say of its saliency, where log α starts from it, in medians of its kind and layer: what a few batches
+   * cannot tell. 0 is none.
+   */
+  readonly prior: number;
   /** Share of the pruning stage after which the target is reached. */
   readonly warmup: number;
   /** Share of the gap to the schedule that the projection closes at every step; 0 leaves the constraint to λ alone. */
@@ -51,6 +56,7 @@ export function defaultRates(steps: number): Rates {
     noise: 0.1,
     spread: 8,
     memory: 1 - 1 / Math.min(100, Math.max(20, steps / 8)),
+    prior: 1,
     warmup: 0.7,
     tracking: 1,
     limit: 100,

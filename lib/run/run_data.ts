@@ -19,8 +19,8 @@ export interface RunData {
 /** Encodes the rows of a run. Throws `CompressoError("input")` for a model without tokenizer. */
 export function encodeRun(
   { tokenizer }: Model,
-  { rows, prompt, batch, seq }: ResolvedOptions,
-  { packing, reading }: Pick<PruneOptions, "packing" | "reading"> = {},
+  { rows, prompt, packing, batch, seq }: ResolvedOptions,
+  { reading }: Pick<PruneOptions, "reading"> = {},
 ): RunData {
   if (!tokenizer) {
     throw new CompressoError("input", {
@@ -30,7 +30,7 @@ export function encodeRun(
       mend: "put tokenizer.json into the model's folder",
     });
   }
-  const encoding = { tokenizer, prompt, seq, ...(packing === undefined ? {} : { packing }) };
+  const encoding = { tokenizer, prompt, packing, seq };
   const [training, heldoutRows] = splitRows(rows);
   const { examples, report } = encodeRows(training, { ...encoding, ...(reading ? { reading } : {}) });
   const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;

@@ -34,14 +34,14 @@ Deno.test("only rates that were given reach the run, and those of masks learned 
   assert.deepEqual(ratesOf({ method: "compresso" }), { rates: {} });
   const all = {
     ...{ loraRate: 1, recoveryRate: 2, maskRate: 3, lambdaRate: 4, temperature: 5, noise: 0, spread: 7 },
-    ...{ memory: 0.5, warmup: 0.5, tracking: 0, logAlphaLimit: 9 },
+    ...{ memory: 0.5, prior: 2, warmup: 0.5, tracking: 0, logAlphaLimit: 9 },
   };
   assert.deepEqual(ratesOf({ method: "compresso", preset: "paper", start: "saliency", ...all }), {
     preset: "paper",
     start: "saliency",
     rates: {
       ...{ lora: 1, recovery: 2, mask: 3, lambda: 4, temperature: 5, noise: 0, spread: 7 },
-      ...{ memory: 0.5, warmup: 0.5, tracking: 0, limit: 9 },
+      ...{ memory: 0.5, prior: 2, warmup: 0.5, tracking: 0, limit: 9 },
     },
   });
   assert.deepEqual(ratesOf({ method: "flap", recoveryRate: 2, warmup: 0.5 }).rates, { recovery: 2, warmup: 0.5 });

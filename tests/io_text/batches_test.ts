@@ -111,7 +111,7 @@ Deno.test("encodeRows() counts rows, cuts and rows that teach nothing, and names
     { ...instruct("Where?", long, "here"), number: 12 },
     instruct(long, "", "here"),
   ];
-  const options = { tokenizer, prompt: null, seq: 24 };
+  const options = { tokenizer, prompt: null, seq: 24, packing: false };
   const { examples, report } = encodeRows(rows, options);
   assert.equal(examples.length, 2);
   const tokens = examples.reduce((sum, { tokens }) => sum + tokens.length, 0);
@@ -132,10 +132,6 @@ Deno.test("encodeRows() counts rows, cuts and rows that teach nothing, and names
     lines: { truncated: [12, 3], skipped: [3], empty: [], broken: [] },
   });
   assert.throws(() => encodeRows(rows.slice(2), options), failure("input", /1 rows, seq 24;/));
-  assert.throws(
-    () => encodeRows(rows.slice(0, 1), { ...options, packing: true }),
-    failure("usage", /for rows of text/),
-  );
 });
 
 Deno.test("encodeRows() reports what reading left out, at most the first five of each", async () => {
@@ -159,7 +155,7 @@ Deno.test("the report tells what the prompt costs: the tokens by which each row 
   for (const style of ["chat", "alpaca", "plain"] as const) {
     for (const tokenizer of [chat, sentencepiece]) {
       const encode = (prompt: string | null): ReturnType<typeof encodeRows> =>
-        encodeRows(rows, { tokenizer, prompt, style, seq: 2000 });
+        encodeRows(rows, { tokenizer, prompt, style, seq: 2000, packing: false });
       const bare = encode(null), prompted = encode("Be small.\nKeep what matters.");
       const cost = prompted.report.promptTokens;
       assert(cost > 5, String(cost));
@@ -172,7 +168,7 @@ Deno.test("the report tells what the prompt costs: the tokens by which each row 
   const report = (prompt: string | null): unknown => encodeRows(texts, { tokenizer: chat, prompt, seq: 8 });
   assert.deepEqual(report(COLLABORATIVE_PROMPT), report(null));
   assert.throws(
-    () => encodeRows(rows, { tokenizer: chat, prompt: "Be small.", seq: 8 }),
+    () => encodeRows(rows, { tokenizer: chat, prompt: "Be small.", seq: 8, packing: false }),
     failure("input", /seq 8, of which the prompt takes \d+; mend: raise seq/),
   );
 });

@@ -174,6 +174,7 @@ Deno.test("a long conversation loses its end, and one whose answers are cut off 
     tokenizer,
     prompt: null,
     seq: 40,
+    packing: false,
   });
   assert.deepEqual([report.examples, report.truncated, report.skipped, report.packed], [1, 2, 1, false]);
   assert.deepEqual(report.lines.skipped, [2]);

@@ -1,10 +1,10 @@
-// Texts joined to full sequences, token by token, and cut to windows.
+// Rows joined to full sequences, token by token, and texts cut to windows.
 import assert from "node:assert/strict";
 import type { Row } from "../../lib/io/datasets.ts";
-import { type Example, IGNORED_LABEL } from "../../lib/io/prompts.ts";
+import { countLabels, encodeExample, type Example, IGNORED_LABEL } from "../../lib/io/prompts.ts";
 import type { Tokenizer } from "../../lib/io/tokenizer.ts";
 import { encodeRows } from "../../lib/run/batches.ts";
-import { packTexts, windows } from "../../lib/run/packing.ts";
+import { pack, type Packed, packedText, windows } from "../../lib/run/packing.ts";
 import { tokenizerOf, withConfig } from "./fixtures.ts";
 
 const TEXTS = ["the river carries the stone", "x", "a garden near the river", "12 stones, or 3"] as const;
@@ -15,21 +15,25 @@ function example(number: number, length: number): Example {
   return { tokens, labels };
 }
 
+function packTexts(texts: readonly string[], { tokenizer, seq }: { tokenizer: Tokenizer; seq: number }): Packed {
+  return pack(texts.flatMap((text) => packedText(text, tokenizer) ?? []), seq);
+}
+
 /** All texts in a row, each between BOS, where there is one, and EOS. */
 function joined(tokenizer: Tokenizer): number[] {
   return TEXTS.flatMap((text) => [...tokenizer.leading, ...tokenizer.encode(text), tokenizer.eosId ?? -1]);
 }
 
 for (const name of ["byte_level", "sentencepiece"] as const) {
-  Deno.test(`packTexts() with ${name} cuts all tokens with EOS behind each text to full sequences`, async () => {
+  Deno.test(`pack() with ${name} cuts all tokens with EOS behind each text to full sequences`, async () => {
     const tokenizer = await tokenizerOf(name);
     const whole = joined(tokenizer);
-    for (const seq of [2, 7, whole.length - 1, whole.length]) {
-      const { examples, leftOver, empty } = packTexts(TEXTS, { tokenizer, seq });
+    for (const seq of [3, 7, whole.length - 1, whole.length]) {
+      const { examples, leftOver } = packTexts(TEXTS, { tokenizer, seq });
       assert(examples.every(({ tokens }) => tokens.length === seq));
       assert.equal(examples.length, Math.floor(whole.length / seq));
       assert.deepEqual(examples.flatMap(({ tokens }) => [...tokens]), whole.slice(0, examples.length * seq));
-      assert.deepEqual([leftOver, empty], [whole.length % seq, []]);
+      assert.equal(leftOver, whole.length % seq);
       for (const { tokens, labels } of examples) {
         const learned = [...tokens].map((id) => id === tokenizer.bosId ? IGNORED_LABEL : id);
         assert.deepEqual([...labels], learned);
@@ -38,16 +42,17 @@ for (const name of ["byte_level", "sentencepiece"] as const) {
   });
 }
 
-Deno.test("packTexts() makes one short sequence of texts that fill none", async () => {
+Deno.test("pack() makes one short sequence of texts that fill none", async () => {
   const tokenizer = await tokenizerOf("byte_level");
   const whole = joined(tokenizer);
   const { examples, leftOver } = packTexts(TEXTS, { tokenizer, seq: whole.length + 1 });
   assert.deepEqual(examples.map(({ tokens }) => [...tokens]), [whole]);
   assert.equal(leftOver, 0);
-  assert.deepEqual(packTexts([], { tokenizer, seq: 4 }), { examples: [], leftOver: 0, empty: [] });
+  assert.deepEqual(packTexts([], { tokenizer, seq: 4 }), { examples: [], leftOver: 0 });
+  assert.equal(packedText("", tokenizer), null);
 });
 
-Deno.test("packTexts() puts EOS once behind a text whose tokenizer adds it, and none where there is none", async () => {
+Deno.test("packedText() puts EOS once behind a text whose tokenizer adds it, and none where there is none", async () => {
   const tokenizer = await tokenizerOf("sentencepiece");
   const doubled = withConfig(tokenizer, { add_bos_token: true, add_eos_token: true }, null);
   assert.deepEqual(doubled.trailing, [tokenizer.eosId]);
@@ -71,6 +76,54 @@ Deno.test("encodeRows() packs texts unless told not to, and counts texts without
   const apart = encodeRows(rows, { tokenizer, prompt: null, seq: 5, packing: false });
   assert.equal(apart.report.packed, false);
   assert(apart.report.padding > 0);
+});
+
+Deno.test("encodeRows() joins whole instructions and conversations, and leaves out what teaches nothing", async () => {
+  const tokenizer = await tokenizerOf("byte_level");
+  const long = "the river carries the stone ".repeat(9);
+  const instruct = (instruction: string, output: string): Row => (
+    { kind: "instruct", instruction, input: "", output, choices: null, extra: {} }
+  );
+  const messages = ["Where?", "here", "And then?", "there"].map((content, index) =>
+    ({ role: index % 2 === 0 ? "user" : "assistant", content }) as const
+  );
+  const rows: Row[] = [
+    instruct("Where?", "here"),
+    { kind: "chat", messages, extra: {} },
+    { kind: "chat", messages: messages.slice(0, 1), number: 8, extra: {} },
+    instruct("Tell.", long),
+  ];
+  for (const prompt of [null, "Be small."]) {
+    const whole = rows.map((row) => encodeExample(row, { tokenizer, prompt, seq: 1000 })).filter((row) =>
+      row.labelTokens > 0
+    );
+    const tokens = whole.flatMap((row) => [...row.tokens]), labels = whole.flatMap((row) => [...row.labels]);
+    const seq = 23;
+    const chunks = Array.from({ length: Math.floor(tokens.length / seq) }, (_, index) => ({
+      tokens: tokens.slice(index * seq, (index + 1) * seq),
+      labels: labels.slice(index * seq, (index + 1) * seq),
+    }));
+    const expected = chunks.filter((chunk) => chunk.labels.slice(1).some((label) => label !== IGNORED_LABEL));
+    const { examples, report } = encodeRows(rows, { tokenizer, prompt, seq });
+    const arrays = examples.map((example) => ({ tokens: [...example.tokens], labels: [...example.labels] }));
+    assert.deepEqual(arrays, expected);
+    assert(expected.length > 2 && tokens.length % seq > 0);
+    assert.deepEqual([report.packed, report.padding, report.truncated], [true, 0, 0]);
+    assert.deepEqual([report.skipped, report.lines.skipped, report.leftOver], [
+      1,
+      [8],
+      tokens.length - seq * expected.length,
+    ]);
+  }
+});
+
+Deno.test("pack() leaves out sequences without a label; the first label of a sequence asks for nothing", () => {
+  const { examples, leftOver } = pack([example(1, 8), example(2, 5)], 4);
+  // 1: labels at 7; 2: at 12, the first of its sequence.
+  assert.deepEqual(examples.map(({ tokens }) => [...tokens]), [[15, 16, 17, 18]]);
+  assert.equal(leftOver, 9);
+  assert(examples.every(({ labels }) => countLabels(labels) > 0));
+  assert.deepEqual(pack([example(1, 4), example(1, 4)], 9).examples.map(({ tokens }) => tokens.length), [8]);
 });
 
 Deno.test("windows() cuts a text and drops a tail of one token", () => {

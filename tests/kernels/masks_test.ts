@@ -257,7 +257,8 @@ Deno.test("mask_update moves log α with the logarithm of a unit's running squar
       dz = random(2 * slots, 32).map((value, slot) => slot < slots ? value : value * value);
     const saliency = random(table.count, 33).map((value) => 1e-3 + value * value);
     saliency[1] = 0; // of a unit that no batch has moved: told from none by the least that there is
-    setup.learner.follow(saliency, { drift, memory });
+    const prior = random(table.count, 34).map((value) => value > 0 ? value : 0);
+    setup.learner.follow(saliency, { prior, drift, memory });
     const held = new Uint8Array(table.count);
     held[2] = 1;
     setup.learner.setHold(held);
@@ -266,7 +267,7 @@ Deno.test("mask_update moves log α with the logarithm of a unit's running squar
     const { logAlpha, moments } = await setup.step({ state, dz, logAlpha: start });
     for (let unit = 0; unit < table.layerFirst; unit++) {
       const first = table.slotFirst[unit] ?? NaN, end = first + (table.slotCount[unit] ?? NaN);
-      const square = dz.subarray(slots + first, slots + end).reduce((sum, value) => sum + value, 0);
+      const square = dz.subarray(slots + first, slots + end).reduce((sum, value) => sum + value, prior[unit] ?? NaN);
       const past = Math.max(1e-30, saliency[unit] ?? NaN), now = memory * past + (1 - memory) * square;
       const wanted = unit === 2 ? past : now, moved = unit === 2 ? 0 : drift * Math.log(now / past);
       const [got, at] = [moments[2 * table.count + unit] ?? NaN, logAlpha[unit] ?? NaN];

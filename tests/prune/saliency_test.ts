@@ -1,7 +1,9 @@
 // Saliency of units from mask gradients, and the initial log α that follows from it.
 import assert from "node:assert/strict";
 import type { SlotGradients } from "../../lib/nn/masks.ts";
-import { createSaliency, maskStart } from "../../lib/prune/saliency.ts";
+import { normName, projectionName, tensorShapes } from "../../lib/nn/spec.ts";
+import { priorShape, saliencyPrior } from "../../lib/prune/prior.ts";
+import { createSaliency, maskStart, perParameter } from "../../lib/prune/saliency.ts";
 import { hardSparsity, selectUnits, unitParameters, type UnitTable, unitTable } from "../../lib/prune/units.ts";
 import { uniform } from "../../lib/random.ts";
 import { GROUPED, UNEVEN } from "./helpers/decoders.ts";
@@ -15,7 +17,7 @@ Deno.test("saliency is the mean over batches of the squares of a unit's slots, f
   for (const table of [unitTable(GROUPED, ["kv", "ffn", "hidden"]), unitTable(UNEVEN, ["heads", "ffn", "layers"])]) {
     const batches = [slotsOf(table, 1), slotsOf(table, 2), slotsOf(table, 3)], saliency = createSaliency(table);
     for (const gradients of batches) saliency.add(gradients);
-    const got = saliency.perParameter();
+    const got = perParameter(table, saliency.mean());
     for (let unit = 0; unit < table.count; unit++) {
       const first = table.slotFirst[unit] ?? NaN, end = first + (table.slotCount[unit] ?? NaN);
       const sumOf = (values: Float32Array): number => values.subarray(first, end).reduce((sum, g) => sum + g, 0);
@@ -29,7 +31,7 @@ Deno.test("saliency is the mean over batches of the squares of a unit's slots, f
 });
 
 Deno.test("saliency without a batch is zero everywhere, and gives an equal log α", () => {
-  const table = unitTable(GROUPED, ["ffn"]), none = createSaliency(table).perParameter();
+  const table = unitTable(GROUPED, ["ffn"]), none = perParameter(table, createSaliency(table).mean());
   assert.deepEqual([...none], new Array(table.count).fill(0));
   assert.deepEqual([...maskStart(none, { spread: 2.5 }).logAlpha], new Array(table.count).fill(0));
 });
@@ -66,9 +68,49 @@ Deno.test("units of the least saliency per parameter fall first", () => {
   const weak = [table.ffnFirst + 4, table.ffnFirst + 70, table.hiddenFirst - 1, table.hiddenFirst + 9];
   for (const unit of weak) squares[table.slotFirst[unit] ?? -1] = 1e-8;
   saliency.add({ dz: squares.map(Math.sqrt), squares });
-  const logAlpha = maskStart(saliency.perParameter(), { spread: 2.5 }).logAlpha;
+  const logAlpha = maskStart(perParameter(table, saliency.mean()), { spread: 2.5 }).logAlpha;
   const wanted = new Uint8Array(table.count).fill(1);
   for (const unit of weak) wanted[unit] = 0;
   const kept = selectUnits(table, logAlpha, { target: hardSparsity(table, wanted) - 1e-9 });
   assert.deepEqual([...kept.keys()].filter((unit) => kept[unit] === 0).sort((a, b) => a - b), weak);
+});
+
+Deno.test("the prior is the median of a unit's kind and layer, for an FFN column times its gate's relative square norm, squared", async () => {
+  for (const table of [unitTable(GROUPED, ["kv", "ffn", "hidden"]), unitTable(UNEVEN, ["heads", "ffn", "layers"])]) {
+    const { spec } = table, sizes = tensorShapes(spec);
+    const read = (name: string): Promise<Float32Array<ArrayBuffer>> => {
+      const length = (sizes.get(name) ?? []).reduce((product, size) => product * size, 1);
+      const values = Float32Array.from({ length }, (_, at) => 0.1 + uniform(name.length, name.charCodeAt(13), at));
+      return Promise.resolve(values);
+    };
+    const shape = await priorShape({ read }, table);
+    const saliency = Float64Array.from({ length: table.count }, (_, unit) => uniform(7, unit));
+    const prior = saliencyPrior(table, saliency, { shape, weight: 0.5 });
+    const kindOf = (unit: number): string =>
+      unit >= table.layerFirst
+        ? "layers"
+        : unit >= table.hiddenFirst
+        ? "hidden"
+        : `${unit >= table.ffnFirst ? "ffn" : "attention"} ${table.layer[unit]}`;
+    const peersOf = (unit: number): number[] => [...saliency.keys()].filter((other) => kindOf(other) === kindOf(unit));
+    for (let unit = 0; unit < table.count; unit++) {
+      const values = peersOf(unit).map((peer) => saliency[peer] ?? NaN).sort((a, b) => a - b);
+      let wanted = 0.5 * (values[Math.ceil(values.length / 2) - 1] ?? NaN);
+      if (kindOf(unit).startsWith("ffn")) {
+        const layer = table.layer[unit] ?? NaN, width = spec.layers[layer]?.ffn ?? NaN;
+        const gate = await read(projectionName(layer, "gate")), norm = await read(normName(layer, "ffn"));
+        const norms = Array.from(
+          { length: width },
+          (_, row) =>
+            norm.reduce((sum, weight, dim) => sum + (weight * (gate[row * spec.hidden + dim] ?? NaN)) ** 2, 0),
+        );
+        const column = unit - (table.layers[layer]?.ffn.first ?? NaN);
+        wanted *= ((norms[column] ?? NaN) / norms.reduce((sum, value) => sum + value / width, 0)) ** 2;
+      }
+      assert.ok(
+        Math.abs((prior[unit] ?? NaN) - wanted) <= 1e-9 * wanted,
+        `unit ${unit}: ${prior[unit]}, not ${wanted}`,
+      );
+    }
+  }
 });

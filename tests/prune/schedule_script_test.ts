@@ -28,7 +28,7 @@ function evaluate(definition: ScheduleDefinition, input = INPUT): ScheduleOutput
 
 // These lines fail to compile where the names of the loop and those of schedules part.
 const rateNames:
-  & { readonly [rate in Exclude<keyof Rates, "recovery" | "spread" | "memory">]: RateName }
+  & { readonly [rate in Exclude<keyof Rates, "recovery" | "spread" | "memory" | "prior">]: RateName }
   & { readonly [rate in RateName]: keyof Rates } = {
     lora: "lora",
     mask: "mask",

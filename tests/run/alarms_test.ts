@@ -32,6 +32,7 @@ const BASE = {
   batch: 1,
   seq: 80,
   prompt: null,
+  packing: false,
 } as const;
 /** Every alarm only warns, so that one run can go through many failures. */
 const WARN: MonitorOptions = {

@@ -350,7 +350,7 @@ Deno.test("on the demo FLAP with its bias has a lower loss on the calibration da
   using base = demo.model;
   const { tokenizer } = demo, seq = 80, batch = 4;
   const { rows } = await readRows(demoData("train"), { limit: 40 });
-  const { examples } = encodeRows(rows, { tokenizer, prompt: null, seq });
+  const { examples } = encodeRows(rows, { tokenizer, prompt: null, seq, packing: false });
   const all = createBatches(examples, { batch, seq, seed: 1, padId: tokenizer.padId ?? 0 });
   const batches = Array.from({ length: 4 }, () => all.next());
   assert.ok(batches.some(({ lengths }) => lengths?.some((length) => length < seq)), "some rows are padded");

@@ -49,6 +49,7 @@ Deno.test("the preset paper is the published settings", () => {
     noise: 1,
     spread: rates.spread, // of no use where log α starts from a constant
     memory: rates.memory, // likewise
+    prior: rates.prior,
     warmup: 0.5,
     tracking: 0,
     limit: Math.log(1e2),

@@ -1,0 +1,50 @@
+// What the weights alone say of a unit's saliency, for what a few batches cannot tell. Owns its shape and its scale; refuses gradients.
+import type { WeightSource } from "../io/source.ts";
+import { normName, projectionName } from "../nn/spec.ts";
+import type { UnitTable } from "./unit_table.ts";
+
+/**
+ * How units of one kind and layer differ by their weights: of an FFN column the squared norm of its gate row, behind the norm's weight, as a share
+ * of the layer's mean, squared once more; of all others 1. Columns of a strong gate open for few tokens and then wide: squares of a few batches,
+ * which have none of these tokens, rank them too low.
+ */
+export async function priorShape(
+  source: Pick<WeightSource, "read">,
+  table: UnitTable,
+): Promise<Float64Array<ArrayBuffer>> {
+  const shape = new Float64Array(table.count).fill(1), { hidden } = table.spec;
+  for (const [layer, { ffn: { first, count } }] of table.layers.entries()) {
+    if (count === 0) continue;
+    const gate = await source.read(projectionName(layer, "gate"));
+    const norm = await source.read(normName(layer, "ffn"));
+    const squares = Float64Array.from({ length: gate.length / hidden }, (_, row) => {
+      let sum = 0;
+      for (let dim = 0; dim < hidden; dim++) sum += ((gate[row * hidden + dim] ?? 0) * (norm[dim] ?? 0)) ** 2;
+      return sum;
+    });
+    const mean = squares.reduce((sum, square) => sum + square, 0) / squares.length;
+    const slots = table.layout.layers[layer]?.ffn ?? 0;
+    for (let unit = first; mean > 0 && unit < first + count; unit++) {
+      shape[unit] = ((squares[(table.slotFirst[unit] ?? 0) - slots] ?? 0) / mean) ** 2;
+    }
+  }
+  return shape;
+}
+
+/** The shape in units of a saliency: `weight` times the median of the unit's kind and layer. */
+export function saliencyPrior(
+  table: UnitTable,
+  saliency: ArrayLike<number>,
+  { shape, weight }: { readonly shape: ArrayLike<number>; readonly weight: number },
+): Float64Array<ArrayBuffer> {
+  const prior = new Float64Array(table.count);
+  const scale = (first: number, count: number): void => {
+    const sorted = Float64Array.from({ length: count }, (_, index) => saliency[first + index] ?? 0).sort();
+    const median = sorted[Math.floor((count - 1) / 2)] ?? 0;
+    for (let unit = first; unit < first + count; unit++) prior[unit] = weight * median * (shape[unit] ?? 0);
+  };
+  for (const { attention, ffn } of table.layers) for (const { first, count } of [attention, ffn]) scale(first, count);
+  scale(table.hiddenFirst, table.layerFirst - table.hiddenFirst);
+  scale(table.layerFirst, table.count - table.layerFirst);
+  return prior;
+}

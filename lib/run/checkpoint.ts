@@ -74,7 +74,7 @@ export interface Checkpoint extends RunState {
   readonly kept: readonly RunState[];
 }
 
-const VERSION = 3;
+const VERSION = 4;
 const FIELDS = ["lora", "loraM", "loraV", "logAlpha", "maskMoments", "constraint", "slots"] as const;
 
 /** Before the names of the arrays of {@link Checkpoint.kept}. */

@@ -1,7 +1,7 @@
 """Short trials of what to cut and how to train, in torch and bfloat16.
 
-Owns these trials; the product's own runs are another matter. Written after the trials of docs/smollm2.md, from what made
-them; those figures were not made again by it. `tokens.ts` writes the folder TOKENS first. FFN columns
+Owns these trials; the product's own runs are another matter. Written after the first trials of docs/smollm2.md, from
+what made them; those figures were not made again by it. `tokens.ts` writes the folder TOKENS first. FFN columns
 alone are cut, as many as make the sparsity of all layers' linear weights. With glibc,
 MALLOC_MMAP_THRESHOLD_=8388608 in the environment keeps the memory of long trials low.
 
@@ -70,11 +70,31 @@ def drawn_labels(decoder, hidden, labels):
     return drawn
 
 
-def show_saliency(decoder, options):
+def gate_shape(decoder):
+    """Squared norms of the gate's rows behind the norm's weight, as shares of the layer's mean: [layers, ffn]."""
     gate = torch.stack([
         (weights["gate"].float() * norms[1]).pow(2).sum(1) for weights, norms in zip(decoder.weights, decoder.norms)
     ])
-    gate = gate / gate.mean(1, keepdim=True)
+    return gate / gate.mean(1, keepdim=True)
+
+
+def with_prior(scores, gate, weight):
+    """The product's prior: the layer's median times the square of the gate's shape, added to scores [layers, ffn]."""
+    return scores + weight * scores.median(1, keepdim=True).values * gate.pow(2)
+
+
+def prior_of(decoder, options):
+    """What is added to scores: the product's prior, or the squares that other rows give the dense model, by their mean."""
+    if options.other is None:
+        gate = gate_shape(decoder)
+        return lambda scores: with_prior(scores, gate, options.prior)
+    rows = Rows(os.path.join(options.other, "rows.json"), options.seed)
+    squares = mask_gradients(decoder, rows, options.batches, given_labels).pow(2).mean(0)
+    return lambda scores: scores / scores.mean() + options.other_weight * squares / squares.mean()
+
+
+def show_saliency(decoder, options):
+    gate = gate_shape(decoder)
     for name, labels_of in (("given labels", given_labels), ("drawn labels", drawn_labels)):
         torch.manual_seed(options.seed)
         gradients = mask_gradients(decoder, Rows(options.rows, options.seed), options.batches, labels_of)
@@ -88,6 +108,7 @@ def show_saliency(decoder, options):
             "squares of blocks of equal norm": (squares / norms.clamp_min(1e-12)).mean(0),
             "squares + the layer's median": mean + floor,
             "squares + the layer's median x relative square of the gate's row": mean + floor * gate,
+            "the same, the factor squared": with_prior(mean, gate, 1),
         }
         for rule, scores in rules.items():
             masks = cut(scores, options.count)
@@ -109,7 +130,8 @@ def training_loss(decoder, batch, masks, options):
     with torch.no_grad():
         dense = decoder.body(ids, None, lora=False, states=dense_states)
     if options.kl_share > 0:
-        ours, theirs = (decoder.logits(x[:, :-1][real[:, :-1]]).log_softmax(-1) for x in (hidden, dense))
+        where = labels[:, 1:] != IGNORED if options.kl_on == "labels" else real[:, :-1]
+        ours, theirs = (decoder.logits(x[:, :-1][where]).log_softmax(-1) for x in (hidden, dense))
         divergence = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
         loss = (1 - options.kl_share) * loss + options.kl_share * divergence
     if states is not None:
@@ -149,7 +171,7 @@ def train(decoder, parameters, options, masks_at, on_gradients=None):
 def recover(decoder, options):
     rows = Rows(options.rows, 1)
     scores = mask_gradients(decoder, rows, options.batches, given_labels).pow(2).mean(0)
-    masks = cut(scores, options.count)
+    masks = cut(prior_of(decoder, options)(scores), options.count)
     print(f"untrained: perplexity {measure(decoder, masks, options)}", flush=True)
     parameters = decoder.train_all() if options.how == "all" else decoder.add_lora(options.rank, options.seed)
     train(decoder, parameters, options, lambda _step: masks)
@@ -157,14 +179,14 @@ def recover(decoder, options):
 
 def gradual(decoder, options):
     first, last = options.before, options.steps - options.after
-    scores = torch.zeros(decoder.layers, decoder.ffn)
+    scores, salient = torch.zeros(decoder.layers, decoder.ffn), prior_of(decoder, options)
     state = {"masks": [torch.ones(decoder.ffn)] * decoder.layers, "steps": 0}
 
     def masks_at(step):
         done = step - first
         if 0 < done <= last - first and (done % CHOICE_EVERY == 0 or step == last):
             progress = min(1, done / (options.warmup * (last - first)))
-            state["masks"] = cut(scores, round(options.count * (1 - (1 - progress) ** 3)))
+            state["masks"] = cut(salient(scores), round(options.count * (1 - (1 - progress) ** 3)))
         return state["masks"]
 
     def on_gradients(step, gradients):
@@ -190,11 +212,15 @@ def main():
     parser.add_argument("--batches", type=int, default=8, help="batches of the saliency")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--prior", type=float, default=0, help="weight of what the gate's rows say of a column")
+    parser.add_argument("--other", help="folder of tokens whose saliency in the dense model is added, in place of a prior")
+    parser.add_argument("--other-weight", type=float, default=10)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--decay", type=int, default=0, help="last steps, over which the rate falls to 0")
     parser.add_argument("--kl-share", type=float, default=0, help="share of KL to the dense model in the loss")
+    parser.add_argument("--kl-on", choices=["tokens", "labels"], default="tokens", help="where the KL is taken")
     parser.add_argument("--hidden-weight", type=float, default=0, help="weight of the relative error of hidden states")
     parser.add_argument("--before", type=int, default=10, help="gradual: steps before the first cut")
     parser.add_argument("--after", type=int, default=20, help="gradual: steps with the last masks")

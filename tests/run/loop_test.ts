@@ -18,6 +18,7 @@ import {
   type StepRecord,
 } from "../../mod.ts";
 import { magnitudeScores } from "../../lib/prune/baselines.ts";
+import { priorShape } from "../../lib/prune/prior.ts";
 import { selectionMasks, selectUnits, unitTable } from "../../lib/prune/units.ts";
 
 const { rows } = await readRows(demoData("train"), { limit: 64 });
@@ -291,5 +292,23 @@ Deno.test("hooks follow steps and stages, and what they write holds from the nex
       }),
       /no/,
     );
+  });
+});
+
+Deno.test("a prior far above all gradients orders the FFN columns of a layer by their gates, and no prior does not", async () => {
+  await withDemo(async ({ model }) => {
+    const table = unitTable(model.spec, ["ffn"]), shape = await priorShape(model.source, table);
+    const ordered = async (prior: number): Promise<boolean[]> => {
+      // log α stays where it starts.
+      const rates = { prior, mask: 0, lambda: 0, tracking: 0, memory: 1 };
+      const { result: { logAlpha } } = await drive(model, { units: ["ffn"], steps: 1, postfinetune: 0, rates });
+      return table.layers.map(({ ffn: { first, count } }) => {
+        const units = Array.from({ length: count }, (_, index) => first + index)
+          .sort((a, b) => (shape[a] ?? NaN) - (shape[b] ?? NaN));
+        return units.every((unit, at) => (logAlpha[unit] ?? NaN) >= (logAlpha[units[at - 1] ?? unit] ?? NaN));
+      });
+    };
+    assert.deepEqual(await ordered(1e9), table.layers.map(() => true));
+    assert.deepEqual(await ordered(0), table.layers.map(() => false));
   });
 });

@@ -93,7 +93,7 @@ function panels(
     readonly note: string;
   },
 ): string[] {
-  const steps = target.length, axis = { label: "step", domain: [0, steps] as const };
+  const steps = target.length, axis = { label: "step", format: "whole", domain: [0, steps] } as const;
   const curve = (values: readonly number[]): Point[] => values.map((value, step): Point => [step + 1, value]);
   const high = linePanel({
     x: { ...axis, label: "" },

@@ -66,7 +66,7 @@ function lossCharts(report: ExperimentReport, groups: readonly Group[]): DrawnCh
       svg: lineChart({
         title: `${report.name}: loss${name}`,
         description: `Mean over the seeds, averaged over ${SMOOTH} steps.`,
-        x: { label: "step" },
+        x: { label: "step", format: "whole" },
         y: { label: "loss, nats a token" },
         series,
       }),
@@ -97,7 +97,7 @@ function layerCharts(report: ExperimentReport, groups: readonly Group[]): DrawnC
       svg: lineChart({
         title: `${report.name}: share cut of each layer${name}`,
         description: "Share of a layer's linear weights that is cut, mean over the seeds; dashed: all layers alike.",
-        x: { label: "layer" },
+        x: { label: "layer", format: "whole" },
         y: { label: "share cut", format: "share" },
         series: [...series, ...flat],
       }),

@@ -65,7 +65,7 @@ function lossFigure(curves: readonly Curves[]): Figure {
     svg: lineChart({
       title: "Loss",
       description: "Mean cross-entropy of the labels of each step's batch.",
-      x: { label: "step" },
+      x: { label: "step", format: "whole" },
       y: { label: "loss, nats" },
       series: [...raw, ...mean],
       marks: marksOf(curves),
@@ -112,7 +112,7 @@ function sparsityFigure(curves: readonly Curves[]): Figure {
     svg: lineChart({
       title: "Sparsity",
       description: "Target and expected sparsity of the pruning stage, and the hard one at its end.",
-      x: { label: "step", domain: stepDomain(curves) },
+      x: { label: "step", format: "whole", domain: stepDomain(curves) },
       y: { label: "sparsity", format: "share" },
       series,
       marks: marksOf(curves),
@@ -147,7 +147,7 @@ function lambdaFigure(curves: readonly Curves[]): Figure {
     svg: lineChart({
       title: "Multipliers λ",
       description: "λ1 weighs the gap between expected sparsity and target, λ2 its square.",
-      x: { label: "step" },
+      x: { label: "step", format: "whole" },
       y: { label: "λ" },
       series,
       marks: marksOf(curves),

@@ -15,8 +15,8 @@ export interface Axis {
   readonly zero?: boolean;
   /** "log" leaves out what is not above 0. Default "linear". */
   readonly scale?: "linear" | "log";
-  /** "share" shows 0.2 as 20 %, "si" 2000 as 2 k. Default "plain". */
-  readonly format?: "plain" | "share" | "si";
+  /** "share" shows 0.2 as 20 %, "si" 2000 as 2 k; "whole" has no ticks between whole numbers. Default "plain". */
+  readonly format?: "plain" | "share" | "si" | "whole";
 }
 
 /** How a series is drawn. */
@@ -237,7 +237,8 @@ function ticksOf(
   { axis: { format = "plain" }, count }: { readonly axis: Axis; readonly count: number },
 ): { readonly value: number; readonly label: string }[] {
   // d3's ticks of a logarithmic axis within one decade ignore the count.
-  const all = scale.ticks(count), every = Math.ceil(all.length / (1.6 * count));
+  const all = scale.ticks(count).filter((value) => format !== "whole" || Number.isInteger(value));
+  const every = Math.ceil(all.length / (1.6 * count));
   const plain = scale.tickFormat(count);
   return all.filter((_, index) => index % every === 0).map((value) => ({
     value,
@@ -245,6 +246,8 @@ function ticksOf(
       ? `${short(100 * value)} %`
       : format === "si"
       ? si(value, "")
+      : format === "whole"
+      ? value.toLocaleString("en")
       : plain(value) || short(value),
   }));
 }

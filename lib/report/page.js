@@ -4,7 +4,7 @@
   "use strict";
   const SVG = "http://www.w3.org/2000/svg";
 
-  // "linear 0 100 40 700 plain step": kind, two values, their pixels, format, label.
+  // "linear 0 100 40 700 whole step": kind, two values, their pixels, format, label.
   const axisOf = (text) => {
     const [kind, v0, v1, p0, p1, format, ...label] = text.split(" ");
     const [from, to, first, last] = [v0, v1, p0, p1].map(Number);

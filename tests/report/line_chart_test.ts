@@ -56,6 +56,19 @@ Deno.test("linePanel() puts values where the scales say, and tells them to scrip
   ]]);
 });
 
+Deno.test("an axis of whole numbers has no ticks between them, one of any numbers has", () => {
+  const labels = (format: "whole" | "plain"): string[] => {
+    const { body } = linePanel({
+      x: { label: "layer", format },
+      y: { label: "y", format: "share" },
+      series: [{ name: "a", points: [[0, 0.1], [4, 0.3]] }],
+    }, { ...BOX, width: 900 });
+    return Array.from(body.join("").matchAll(/>([\d.]+)<\/text>/g), ([, label = ""]) => label);
+  };
+  assert.deepEqual(labels("whole"), ["0", "1", "2", "3", "4"]);
+  assert.ok(labels("plain").includes("0.5"));
+});
+
 Deno.test("a value that is not finite breaks the line, and a point between two such is a dot", () => {
   const { body } = linePanel({
     x: { label: "x" },

@@ -88,7 +88,7 @@ interface GenerateSettings extends ModelSettings {
 const PASS_ROWS = 5;
 
 async function runGenerate(path: string, settings: GenerateSettings): Promise<void> {
-  const { out, count, tokens, temperature, seed, resume = false, baseDtype = "f16" } = settings;
+  const { out, count, tokens, temperature, seed, resume = false, overwrite = false, baseDtype = "f16" } = settings;
   await checkTarget(settings);
   const onInterrupt = "stopping; what is written stays; once more ends at once";
   try {
@@ -117,7 +117,8 @@ async function runGenerate(path: string, settings: GenerateSettings): Promise<vo
     });
   } catch (error) {
     if (!(error instanceof CompressoError) || error.code !== "aborted" || !(await exists(partPath(out)))) throw error;
-    throw new CompressoError("aborted", { ...error.parts, mend: "go on with the same command and --resume" });
+    const mend = `go on with the same command and --resume${overwrite ? " in place of --overwrite" : ""}`;
+    throw new CompressoError("aborted", { ...error.parts, mend });
   }
 }
 
@@ -128,15 +129,18 @@ async function checkTarget({ out, resume, overwrite }: GenerateSettings): Promis
   };
   if (resume && overwrite) refuse("either --resume or --overwrite", "both were given", "leave one out");
   if (overwrite) return;
-  if (await exists(out)) {
-    refuse("--out is a new file", "there is one", "choose another, or replace it with --overwrite");
+  const part = partPath(out);
+  if (await exists(part)) {
+    // Where --overwrite was given then, the earlier file still stands.
+    if (resume) return;
+    refuse("no earlier run stopped there", `it left ${part}`, "go on with --resume, or start anew with --overwrite");
   }
-  if (resume || !(await exists(partPath(out)))) return;
-  refuse(
-    "no earlier run stopped there",
-    `it left ${partPath(out)}`,
-    "go on with --resume, or start anew with --overwrite",
-  );
+  if (!(await exists(out))) return;
+  if (resume) {
+    const mend = "choose another --out, or replace the file with --overwrite in place of --resume";
+    refuse("an earlier run stopped there", `the file stands there, and no ${part}`, mend);
+  }
+  refuse("--out is a new file", "there is one", "choose another, or replace it with --overwrite");
 }
 
 async function exists(path: string): Promise<boolean> {

@@ -58,7 +58,8 @@ export type DataSet =
 
 /**
  * Reads rows from a JSON array, JSON lines, a parquet table, or plain text as one document, told apart by content; all
- * but parquet also inside gzip or Zstandard. The file is read piece by piece: memory holds the rows alone, and with
+ * but parquet also inside gzip or Zstandard. A file named .json, .jsonl or .ndjson is never taken for plain text, so that
+ * a broken first line is found. The file is read piece by piece: memory holds the rows alone, and with
  * `limit` no more of the file is read than it takes.
  *
  * A row is `{instruction, input?, output}`, `{messages: [{role, content}]}`, `{conversations: [{from, value}]}`
@@ -78,7 +79,7 @@ export async function readRows(path: string, options: ReadOptions = {}): Promise
     }
     return collector.finish("parquet", "none");
   }
-  const splitter = createSplitter(collector.sink);
+  const splitter = createSplitter(collector.sink, { isJson: namesJson(path) });
   for await (const text of textOf(file, { path, compression: kind })) {
     splitter.push(text);
     if (collector.sink.isFull) break;
@@ -86,12 +87,16 @@ export async function readRows(path: string, options: ReadOptions = {}): Promise
   return collector.finish(splitter.finish(), kind);
 }
 
-/** {@link readRows} on text that is already at hand; `path` is for messages only. */
+/** {@link readRows} on text that is already at hand; `path` is for messages, and says whether it may be plain text. */
 export function parseRows(text: string, path: string, options: ReadOptions = {}): DataSet {
   const collector = createCollector(path, options);
-  const splitter = createSplitter(collector.sink);
+  const splitter = createSplitter(collector.sink, { isJson: namesJson(path) });
   splitter.push(text);
   return collector.finish(splitter.finish(), "none");
+}
+
+function namesJson(path: string): boolean {
+  return /\.(json|jsonl|ndjson)(\.(gz|zst))?$/i.test(path);
 }
 
 /** Keeps rows as their values come. */

@@ -3,6 +3,7 @@
 import { createGunzip, createZstdDecompress } from "node:zlib";
 import { Readable } from "node:stream";
 import { CompressoError } from "../errors.ts";
+import { byFrame } from "./zstd_frames.ts";
 
 /** How a file is compressed. */
 export type Compression = "none" | "gzip" | "zstd";
@@ -81,7 +82,8 @@ function kindOf(head: Uint8Array): FileKind {
   const starts = (...bytes: readonly number[]): boolean => bytes.every((byte, index) => head[index] === byte);
   if (starts(0x50, 0x41, 0x52, 0x31)) return "parquet"; // PAR1
   if (starts(0x1f, 0x8b)) return "gzip";
-  return starts(0x28, 0xb5, 0x2f, 0xfd) ? "zstd" : "none";
+  const skippable = starts((head[0] ?? 0) & 0x0f | 0x50, 0x2a, 0x4d, 0x18); // pzstd begins with such a frame
+  return skippable || starts(0x28, 0xb5, 0x2f, 0xfd) ? "zstd" : "none";
 }
 
 async function* piecesOf(file: Deno.FsFile): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
@@ -100,7 +102,7 @@ async function* unpacked(
   { path, compression }: { readonly path: string; readonly compression: "gzip" | "zstd" },
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const unpacker = compression === "gzip" ? createGunzip() : createZstdDecompress();
-  const source = Readable.from(pieces);
+  const source = Readable.from(compression === "gzip" ? pieces : byFrame(pieces));
   source.on("error", (error) => unpacker.destroy(error));
   source.pipe(unpacker);
   try {

@@ -42,34 +42,35 @@ const MAX_CHARS = 2 ** 28;
 /** So much of a file is held to see whether it is one object over several lines. */
 const MAX_OBJECT_CHARS = 2 ** 26;
 
-/** Cuts a text. */
-export function createSplitter(sink: ValueSink): Splitter {
+/** Cuts a text; with `isJson` it is no plain document, however it begins. */
+export function createSplitter(sink: ValueSink, { isJson = false }: { readonly isJson?: boolean } = {}): Splitter {
   let head = "";
   let inner: Splitter | null = null;
+  const settle = (): Splitter => {
+    const splitter = choose(head, { sink, isJson });
+    splitter.push(head.replace(/^\uFEFF/, ""));
+    head = "";
+    return splitter;
+  };
   return {
     push(text): void {
       if (inner) return inner.push(text);
       head += text;
       if (/^\uFEFF?\s*(?:\[\s*)?$/.test(head)) return; // not yet to be told
-      inner = choose(head, sink);
-      inner.push(head.replace(/^\uFEFF/, ""));
-      head = "";
+      inner = settle();
     },
     finish(): TextFormat {
-      if (!inner) {
-        if (head.trim() === "") sink.refuse("the file has rows", "it is empty", "");
-        inner = documentSplitter(sink);
-        inner.push(head);
-      }
+      if (!inner && head.trim() === "") sink.refuse("the file has rows", "it is empty", "");
+      inner ??= settle();
       return inner.finish();
     },
   };
 }
 
-function choose(head: string, sink: ValueSink): Splitter {
+function choose(head: string, { sink, isJson }: { readonly sink: ValueSink; readonly isJson: boolean }): Splitter {
   const start = head.replace(/^\uFEFF/, "").trimStart();
-  if (/^\[\s*[{\]]/.test(start)) return arraySplitter(sink);
-  return start.startsWith("{") ? lineSplitter(sink) : documentSplitter(sink);
+  if (/^\[\s*[{\]]/.test(start) || (isJson && start.startsWith("["))) return arraySplitter(sink);
+  return isJson || start.startsWith("{") ? lineSplitter(sink) : documentSplitter(sink);
 }
 
 function documentSplitter(sink: ValueSink): Splitter {

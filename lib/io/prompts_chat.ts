@@ -148,6 +148,7 @@ function unstable(index: number, count: number): CompressoError {
     what: "cannot tell what the assistant says in a chat",
     rule: "the chat template writes the first turns alike whatever follows them",
     value: `it writes message ${index + 1} of ${count}, or what stands before it, otherwise when asked to go on`,
-    mend: 'split the conversation into single questions and answers, or use the style "alpaca" or "plain"',
+    mend: "put system turns into the first question, split the conversation into single questions and answers, or " +
+      'set compresso_style in tokenizer_config.json to "alpaca" or "plain"',
   });
 }

@@ -70,7 +70,7 @@ export function endToken(options: FormatOptions): number | null {
 
 /**
  * Messages with the prompt before them: as the system turn or before its text, or, where the template refuses a system
- * turn, before the text of the first message.
+ * turn or does not keep it, before the text of the first message.
  */
 export function withPrompt(
   messages: readonly ChatMessage[],
@@ -118,15 +118,20 @@ function chatPrefix(user: string, options: FormatOptions): string {
   return renderChat(options.tokenizer, withPrompt(turns, options), { addGenerationPrompt: true });
 }
 
-/** Whether the chat template takes a system turn: some raise an exception, some leave it out without a word. */
+/**
+ * Whether the chat template takes a system turn: some raise an exception, some leave it out without a word, and some,
+ * such as Mistral's, write it only before a question that ends the chat, so that it is gone once an answer follows.
+ */
 function acceptsSystem(tokenizer: Tokenizer): boolean {
   const known = systems.get(tokenizer);
   if (known !== undefined) return known;
   const content = "Be brief.";
-  const turns: readonly ChatMessage[] = [{ role: "system", content }, { role: "user", content: "question" }];
+  const asked: readonly ChatMessage[] = [{ role: "system", content }, { role: "user", content: "question" }];
+  const answered: readonly ChatMessage[] = [...asked, { role: "assistant", content: "answer" }];
   let accepted = false;
   try {
-    accepted = renderChat(tokenizer, turns, { addGenerationPrompt: true }).includes(content);
+    accepted = renderChat(tokenizer, asked, { addGenerationPrompt: true }).includes(content) &&
+      renderChat(tokenizer, answered, { addGenerationPrompt: false }).includes(content);
   } catch {
     // A template that cannot render even a lone question is refused where the row itself is rendered.
   }

@@ -120,6 +120,38 @@ Deno.test("data generate that is stopped says how to go on, and --resume gives t
   assert.deepEqual([lines.length, lines.slice(0, -1)], [written + 1, before]);
 });
 
+Deno.test("data generate --overwrite that is stopped keeps the earlier file, and --resume goes on and replaces it", async () => {
+  using folder = new TemporaryFolder();
+  const own = folder.at("own.jsonl"), part = `${own}.part`, old = '{"text":"old"}\n';
+  await Deno.writeTextFile(own, old);
+  const args = ["data", "generate", "demo", "--tokens", "8", "--out", own];
+  const without = await cli([...args, "--count", "3", "--resume"]);
+  assert.equal(without.code, 2);
+  assert.match(
+    without.stderr,
+    /an earlier run stopped there\n.* no .*own\.jsonl\.part\n.*--overwrite in place of/,
+  );
+
+  const child = command([...args, "--count", "100000", "--overwrite"]).spawn();
+  while (!folder.has("own.jsonl.part") || (await Deno.stat(part)).size < 300) {
+    await new Promise((done) => setTimeout(done, 20));
+  }
+  child.kill("SIGINT");
+  const { code, stderr } = await child.output();
+  assert.equal(code, 130);
+  assert.match(new TextDecoder().decode(stderr), /the same command and --resume in place of --overwrite/);
+  assert.equal(await Deno.readTextFile(own), old);
+  const blocked = await cli([...args, "--count", "4"]);
+  assert.deepEqual([blocked.code, /go on with --resume/.test(blocked.stderr)], [2, true]);
+
+  const [, ...before] = (await Deno.readTextFile(part)).trimEnd().split("\n");
+  const resumed = await cli([...args, "--count", String(before.length + 1), "--resume", "--json"]);
+  assert.equal(resumed.code, 0, resumed.stderr);
+  assert.equal(JSON.parse(resumed.stdout).resumed, before.length);
+  const lines = (await Deno.readTextFile(own)).trimEnd().split("\n");
+  assert.deepEqual([lines.length, lines.slice(0, -1)], [before.length + 1, before]);
+});
+
 Deno.test("the prompt at inference is none, ours, or a file, in generate --chat and in eval --data", async () => {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(folder.at("prompt.txt"), "Tom went to Rome.\n");

@@ -132,6 +132,41 @@ Deno.test("the prompt stands in the system turn, before its text, or where there
   assert.equal(first(row, silent), "<|start|>user\nBe small.\n\nCount.<|end|><|start|>assistant\n");
 });
 
+/** Abridged from Mistral-7B-Instruct-v0.3: the system text stands only in a question that ends the chat. */
+const LAST_ONLY = "{%- if messages[0]['role'] == 'system' %}{%- set system_message = messages[0]['content'] %}" +
+  "{%- set loop_messages = messages[1:] %}{%- else %}{%- set loop_messages = messages %}{%- endif %}" +
+  "{%- for message in loop_messages %}{%- if message['role'] == 'user' %}" +
+  "{%- if loop.last and system_message is defined %}{{- '[INST] ' + system_message + '\\n\\n' + message['content'] + '[/INST]' }}" +
+  "{%- else %}{{- '[INST] ' + message['content'] + '[/INST]' }}{%- endif %}" +
+  "{%- else %}{{- ' ' + message['content'] + eos_token }}{%- endif %}{%- endfor %}";
+
+Deno.test("a template that keeps the system text only in a last question gets the prompt before the first", async () => {
+  const tokenizer = withConfig(await tokenizerOf("byte_level"), {}, LAST_ONLY), prompt = "Be small.";
+  const options = { tokenizer, prompt, seq: SEQ };
+  const { learned, others } = stretches(chat("Count.", "1", "Go on.", "2"), options);
+  assert.deepEqual(learned, [" 1<|end|>", " 2<|end|>"]);
+  assert.deepEqual(others, ["[INST] Be small.\n\nCount.[/INST]", "[INST] Go on.[/INST]"]);
+  // An instruction has the text that the template itself makes of a system turn.
+  const turns: readonly ChatMessage[] = [{ role: "system", content: prompt }, { role: "user", content: "Count." }];
+  const { prefix, response } = formatExample({ instruction: "Count.", input: "", output: "1" }, options);
+  assert.deepEqual([prefix, response], [renderChat(tokenizer, turns, { addGenerationPrompt: true }), " 1"]);
+  // A system turn of the row's own is lost with the answer.
+  const own: ChatRow = { ...chat(), messages: [...turns, { role: "assistant", content: "1" }] };
+  const message = /writes the first turns alike.*put system turns into the first question.*set compresso_style in/;
+  assert.throws(() => encodeExample(own, options), failure("input", message));
+  const plain = withConfig(tokenizer, { compresso_style: "plain" }, LAST_ONLY);
+  assert.deepEqual(stretches(own, { ...options, tokenizer: plain }).learned, ["1<|end|>"]);
+});
+
+Deno.test("a template that raises where an answer follows a system turn gets the prompt before the question", async () => {
+  const raising = "{% for m in messages %}{% if m['role'] == 'assistant' and messages[0]['role'] == 'system' %}" +
+    "{{ raise_exception('no') }}{% endif %}{{ '<|start|>' + m['role'] + '\n' + m['content'] + '<|end|>' }}{% endfor %}" +
+    "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}";
+  const tokenizer = withConfig(await tokenizerOf("byte_level"), {}, raising);
+  const { others } = stretches(chat("Count.", "1"), { tokenizer, prompt: "Be small.", seq: SEQ });
+  assert.deepEqual(others, ["<|start|>user\nBe small.\n\nCount.<|end|><|start|>assistant\n"]);
+});
+
 Deno.test("without a template a conversation is instructions and answers in turn, each with the end token", async () => {
   const tokenizer = withConfig(await tokenizerOf("byte_level"), {}, null);
   const messages: readonly ChatMessage[] = [

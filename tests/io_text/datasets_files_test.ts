@@ -4,10 +4,11 @@ import { fileURLToPath } from "node:url";
 import { gzipSync, zstdCompressSync } from "node:zlib";
 import { type DataSet, parseRows, readRows } from "../../lib/io/datasets.ts";
 import { createSplitter, type Place, type ValueSink } from "../../lib/io/datasets_split.ts";
+import { byFrame } from "../../lib/io/zstd_frames.ts";
 import { failure, inFolder } from "./fixtures.ts";
 
 /** Everything that a splitter says about a text that comes in pieces of `size` characters. */
-function told(text: string, size: number): unknown[] {
+function told(text: string, size: number, isJson = false): unknown[] {
   const said: unknown[] = [];
   const sink: ValueSink = {
     value: ({ label }, value) => void said.push([label, value]),
@@ -19,7 +20,7 @@ function told(text: string, size: number): unknown[] {
     },
     isFull: false,
   };
-  const splitter = createSplitter(sink);
+  const splitter = createSplitter(sink, { isJson });
   try {
     for (let at = 0; at < text.length; at += size) splitter.push(text.slice(at, at + size));
     said.push(splitter.finish());
@@ -44,6 +45,12 @@ for (const [name, text] of Object.entries(TRICKY)) {
   Deno.test(`${name} gives the same values wherever its pieces end`, () => {
     const whole = told(text, text.length);
     for (const size of [1, 2, 3, 5, 7]) assert.deepEqual(told(text, size), whole, `pieces of ${size}`);
+  });
+
+  Deno.test(`${name} as JSON gives the same values wherever its pieces end, and never a document`, () => {
+    const whole = told(text, text.length, true);
+    for (const size of [1, 2, 3, 5, 7]) assert.deepEqual(told(text, size, true), whole, `pieces of ${size}`);
+    assert.notEqual(whole.at(-1), "plain text");
   });
 }
 
@@ -106,6 +113,101 @@ Deno.test("gzip that is cut off is refused, unless the limit is reached before",
   const { rows, report } = await read(cut, { limit: 7 });
   assert.deepEqual(rows, parseRows(lines, "x", { limit: 7 }).rows);
   assert.equal(report.limited, true);
+});
+
+/** Lines of `words` words each that do not compress away, in as many Zstandard frames. */
+function frames(
+  count: number,
+  { rows, words }: { readonly rows: number; readonly words: number },
+): { readonly lines: string; readonly frames: readonly Uint8Array[] } {
+  let seed = 1;
+  const word = (): string => (seed = seed * 48271 % 2147483647).toString(36);
+  const lines = Array.from(
+    { length: count },
+    () =>
+      Array.from({ length: rows }, () => `${JSON.stringify({ text: Array.from({ length: words }, word).join(" ") })}\n`)
+        .join(""),
+  );
+  return { lines: lines.join(""), frames: lines.map((text) => zstdCompressSync(text)) };
+}
+
+function joined(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+  const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
+const SKIPPABLE = Uint8Array.of(0x5e, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 0x28, 0xb5, 0x2f);
+const EMPTY_SKIPPABLE = Uint8Array.of(0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0);
+/** A frame with a window descriptor, an RLE block of 1000 letters a, an empty raw block and no checksum. */
+const RLE_FRAME = Uint8Array.of(0x28, 0xb5, 0x2f, 0xfd, 0, 0x58, 0x42, 0x1f, 0, 0x61, 1, 0, 0);
+
+Deno.test("every frame of a Zstandard file is read, and skippable ones are passed over, also the first", async () => {
+  // The second file is of more than one piece.
+  for (const words of [1, 300]) {
+    const { lines, frames: [first = SKIPPABLE, ...others] } = frames(5, { rows: 200, words });
+    const expected = parseRows(lines, "x").rows;
+    assert.equal(expected.length, 1000);
+    const plain = joined([first, ...others]);
+    assert.equal(plain.length > 2 ** 20, words > 1);
+    assert.deepEqual((await read(plain)).rows, expected);
+    const skipping = await read(joined([SKIPPABLE, first, EMPTY_SKIPPABLE, SKIPPABLE, ...others, SKIPPABLE]));
+    assert.deepEqual([skipping.report.compression, skipping.rows], ["zstd", expected]);
+  }
+  const [row] = (await read(joined([RLE_FRAME, zstdCompressSync("b"), zstdCompressSync(""), RLE_FRAME]))).rows;
+  assert(row?.kind === "text" && row.text === `${"a".repeat(1000)}b${"a".repeat(1000)}`);
+});
+
+Deno.test("Zstandard that is cut off or goes on with something else is refused, unless the limit is reached before", async () => {
+  for (const words of [1, 1000]) {
+    const { lines, frames: [first = SKIPPABLE, second = SKIPPABLE] } = frames(2, { rows: 500, words });
+    const cut = joined([first, second.subarray(0, second.length / 2)]);
+    const rule = "the zstd data are whole; now: ";
+    const within = failure("input", new RegExp(`${rule}the data end within a frame`));
+    await assert.rejects(read(cut), within);
+    await assert.rejects(read(first.subarray(0, first.length / 2)), within);
+    await assert.rejects(read(first.subarray(0, -1)), within);
+    await assert.rejects(read(joined([first, SKIPPABLE.subarray(0, -1)])), within);
+    await assert.rejects(read(joined([first, second.subarray(0, 2)])), within);
+    const garbage = joined([first, new TextEncoder().encode("garbage")]);
+    await assert.rejects(read(garbage), failure("input", new RegExp(`${rule}.*bytes that begin no other`)));
+    // A small file is read to its end before the first row is taken, as with gzip.
+    if (words > 1) assert.deepEqual((await read(cut, { limit: 7 })).rows, parseRows(lines, "x", { limit: 7 }).rows);
+  }
+  await assert.rejects(read(SKIPPABLE), failure("input", /it is empty/));
+});
+
+Deno.test("pieces are cut where frames end, whatever size they come in", async () => {
+  const parts = [
+    SKIPPABLE,
+    ...frames(3, { rows: 200, words: 1 }).frames,
+    RLE_FRAME,
+    EMPTY_SKIPPABLE,
+    zstdCompressSync(""),
+  ];
+  const whole = joined(parts);
+  const cutBy = async (bytes: Uint8Array, size: number): Promise<Uint8Array[]> => {
+    const pieces = (async function* (): AsyncGenerator<Uint8Array> {
+      for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size);
+    })();
+    return await Array.fromAsync(byFrame(pieces));
+  };
+  for (const size of [1, 2, 3, 5, 64, 777, 2 ** 20]) {
+    const pieces = await cutBy(whole, size);
+    assert.deepEqual(joined(pieces), whole);
+    const ends = new Set<number>();
+    let end = 0;
+    for (const { length } of pieces) ends.add(end += length);
+    end = 0;
+    for (const { length } of parts) assert(ends.has(end += length), `pieces of ${size}, frame that ends at ${end}`);
+    assert.equal(pieces.length >= parts.length && pieces.every(({ length }) => length > 0), true);
+    await assert.rejects(cutBy(whole.subarray(0, -1), size), /the data end within a frame/);
+    await assert.rejects(cutBy(joined([whole, Uint8Array.of(1, 2, 3, 4)]), size), /bytes that begin no other/);
+  }
 });
 
 Deno.test("characters and the first bad byte are found across the pieces that a file is read in", async () => {

@@ -85,6 +85,37 @@ Deno.test("readRows() tells by content, not by name, and skips a byte order mark
   });
 });
 
+Deno.test("a file named as JSON is no plain text: the line or row that is broken is named, or left out", async () => {
+  const cut = `ruction": "Hi", "output": "Ho"}\n${lines(ROW)}`, strings = '["first", "second"]';
+  const row1 = /row 1 is a string/, line1 = /line 1 is not JSON/;
+  for (const name of ["x.json", "x.jsonl", "x.ndjson", "x.JSONL.gz", "x.json.zst"]) {
+    const refuse = (text: string, message: RegExp): void =>
+      assert.throws(() => parseRows(text, name), failure("input", message));
+    refuse(cut, line1);
+    refuse("Some words.", line1);
+    refuse('"one"\n"two"\n', /line 1 is a string/);
+    refuse("null\n" + lines(ROW), /line 1 is/);
+    refuse(strings, row1);
+    refuse(`\ufeff\n[ ${strings}]`, /row 1 is a list/);
+    refuse(" [ \n", /row 1, line 2 does not end/);
+    refuse("\n", /it is empty/);
+    const left = parseRows(cut, name, { skipBroken: true });
+    assert.deepEqual([left.kind, left.report.format, left.report.rows], ["instruct", "JSON lines", 1]);
+    assert.deepEqual(left.report.broken.map(({ row }) => row), [1]);
+    const array = parseRows(`["first", ${JSON.stringify(ROW)}]`, name, { skipBroken: true });
+    assert.deepEqual([array.report.format, array.rows.map(({ number }) => number)], ["JSON array", [2]]);
+    assert.deepEqual(parseRows(JSON.stringify(ROW, null, 2), name).report.format, "JSON object");
+  }
+  for (const name of ["x.txt", "x.txt.gz", "json", "x.json.txt", "x"]) {
+    for (const text of [cut, strings]) assert.equal(parseRows(text, name).report.format, "plain text");
+  }
+  await inFolder(async (folder) => {
+    await Deno.writeTextFile(`${folder}/rows.jsonl`, cut);
+    await assert.rejects(readRows(`${folder}/rows.jsonl`), failure("input", line1));
+    assert.equal((await readRows(`${folder}/rows.jsonl`, { skipBroken: true })).rows.length, 1);
+  });
+});
+
 Deno.test("readRows() says why a file cannot be data", async () => {
   await inFolder(async (folder) => {
     const refuse = async (bytes: readonly number[] | string, message: RegExp): Promise<void> => {

@@ -114,7 +114,7 @@ export function encodeRows(
   const { seq, reading } = options;
   checkSize("seq", seq, 2);
   const packed = rows.length > 0 && (options.packing ?? true);
-  const { examples, leftOver, truncated, skipped } = packed ? packRows(rows, options) : encodeEach(rows, options);
+  const { examples, leftOver, truncated, skipped } = encode(rows, options);
   const promptTokens = rows.some(({ kind }) => kind !== "text") ? promptCost(options) : 0;
   if (examples.length === 0) {
     const prompt = promptTokens > 0 ? `, of which the prompt takes ${promptTokens}` : "";
@@ -148,6 +148,15 @@ export function encodeRows(
     },
   };
   return { examples, report };
+}
+
+/** The sequences of {@link encodeRows} alone; none where no row has a response within `seq`. */
+export function sequencesOf(rows: readonly Row[], options: EncodeRowsOptions): readonly Example[] {
+  return encode(rows, options).examples;
+}
+
+function encode(rows: readonly Row[], options: EncodeRowsOptions): Encoded {
+  return options.packing ?? true ? packRows(rows, options) : encodeEach(rows, options);
 }
 
 interface Encoded {

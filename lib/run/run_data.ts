@@ -1,7 +1,7 @@
 // The rows of a run as batches to train on, and sequences that are held out. Owns the split and the hash of the examples; refuses files.
 import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
-import { type Batches, createBatches, type EncodeReport, encodeRows } from "./batches.ts";
+import { type Batches, createBatches, type EncodeReport, encodeRows, sequencesOf } from "./batches.ts";
 import type { Model } from "./model.ts";
 import type { PruneOptions, ResolvedOptions } from "./options.ts";
 
@@ -9,7 +9,7 @@ import type { PruneOptions, ResolvedOptions } from "./options.ts";
 export interface RunData {
   /** What became of the rows that are trained on. */
   readonly report: EncodeReport;
-  /** Sequences for comparing the masked with the sliced model. */
+  /** Up to 8 sequences for comparing the masked with the sliced model: of rows that are not trained on, where there are enough. */
   readonly heldout: readonly (readonly number[])[];
   /** Hash of all examples. */
   readonly digest: string;
@@ -18,7 +18,7 @@ export interface RunData {
 
 /** Encodes the rows of a run. Throws `CompressoError("input")` for a model without tokenizer. */
 export function encodeRun(
-  { tokenizer }: Model,
+  { tokenizer }: Pick<Model, "tokenizer">,
   { rows, prompt, packing, batch, seq }: ResolvedOptions,
   { reading }: Pick<PruneOptions, "reading"> = {},
 ): RunData {
@@ -33,10 +33,13 @@ export function encodeRun(
   const encoding = { tokenizer, prompt, packing, seq };
   const [training, heldoutRows] = splitRows(rows);
   const { examples, report } = encodeRows(training, { ...encoding, ...(reading ? { reading } : {}) });
+  // Rows that are held out may all be too long for `seq`: what they cannot give is taken from those that are trained on.
+  const apart = sequencesOf(heldoutRows, encoding).slice(0, HELD_OUT);
+  const heldout = apart.length > 0 ? apart : examples.slice(-HELD_OUT);
   const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
   return {
     report,
-    heldout: encodeRows(heldoutRows, encoding).examples.map(({ tokens }) => [...tokens]),
+    heldout: heldout.map(({ tokens }) => [...tokens]),
     digest: digestOf(examples.flatMap(({ tokens, labels }) => [tokens, labels])),
     makeBatches: (seed) => createBatches(examples, { batch, seq, seed, padId }),
   };
@@ -49,8 +52,11 @@ export function digestOf(parts: Iterable<string | Uint8Array | Uint32Array | Int
   return hash.digest("hex").slice(0, 16);
 }
 
-/** Rows to train on, and up to 8 that are held out. */
+/** Rows, and sequences of them, that are held out at most: the comparison holds the logits of all on the CPU. */
+const HELD_OUT = 8;
+
+/** Rows to train on, and a tenth of them at most that is held out: of fewer than ten, none. */
 function splitRows<T>(rows: readonly T[]): [training: readonly T[], heldout: readonly T[]] {
-  const count = Math.min(8, Math.floor(rows.length / 10));
-  return count === 0 ? [rows, rows.slice(-1)] : [rows.slice(0, -count), rows.slice(-count)];
+  const count = Math.min(HELD_OUT, Math.floor(rows.length / 10));
+  return [rows.slice(0, rows.length - count), rows.slice(rows.length - count)];
 }

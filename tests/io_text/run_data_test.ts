@@ -1,0 +1,50 @@
+// Which rows of a run are held out, where rows are few, long, or do not fit.
+import assert from "node:assert/strict";
+import { parseRows, type Row } from "../../lib/io/datasets.ts";
+import { type ResolvedOptions, resolveOptions } from "../../lib/run/options.ts";
+import { encodeRun } from "../../lib/run/run_data.ts";
+import { tokenizerOf } from "./fixtures.ts";
+
+const tokenizer = await tokenizerOf("byte_level");
+
+function optionsOf(rows: readonly Row[], given: { readonly packing: boolean }): ResolvedOptions {
+  const options = { rows, sparsity: 0.2, steps: 1, batch: 1, seq: 32, prompt: null, ...given };
+  return resolveOptions(options, { maxPosition: 64 });
+}
+
+/** Instructions with answers of so many words. */
+function instructions(words: readonly number[]): readonly Row[] {
+  const lines = words.map((count, row) =>
+    JSON.stringify({ instruction: `say ${row}`, output: "on and ".repeat(count) })
+  );
+  return parseRows(lines.join("\n"), "rows.jsonl").rows;
+}
+
+Deno.test("of a long text a few sequences are compared, not the whole", () => {
+  const { rows } = parseRows("It was the best of times, it was the worst of times. ".repeat(200), "book.txt");
+  for (const packing of [true, false]) {
+    const { heldout, report } = encodeRun({ tokenizer }, optionsOf(rows, { packing }));
+    assert.ok(report.examples > 20, `${report.examples}`);
+    assert.equal(heldout.length, 8);
+    assert.ok(heldout.every(({ length }) => length <= 32));
+  }
+});
+
+Deno.test("a tenth of the rows is held out, of 8 rows at most", () => {
+  const { heldout, report } = encodeRun({ tokenizer }, optionsOf(instructions(Array(100).fill(1)), { packing: false }));
+  assert.deepEqual([heldout.length, report.rows], [8, 92]);
+  const few = encodeRun({ tokenizer }, optionsOf(instructions([1, 1, 1]), { packing: false }));
+  assert.deepEqual([few.heldout.length, few.report.rows], [3, 3]);
+});
+
+Deno.test("rows that are held out and do not fit refuse no run: sequences that are trained on are compared", () => {
+  const rows = instructions([...Array(11).fill(1)]).concat(
+    parseRows(
+      JSON.stringify({ instruction: "on and ".repeat(40), output: "end" }),
+      "rows.jsonl",
+    ).rows,
+  );
+  const { heldout, report } = encodeRun({ tokenizer }, optionsOf(rows, { packing: false }));
+  assert.deepEqual([report.rows, report.examples], [11, 11]);
+  assert.equal(heldout.length, 8);
+});

@@ -29,7 +29,9 @@ export function plotRows(
   { rows, columns, count }: { readonly rows: number; readonly columns: number; readonly count: number },
 ): string[] {
   const finite = values.filter(Number.isFinite), width = Math.max(10, columns - LABEL);
-  const most = Math.max(...finite), least = Math.min(0, ...finite), span = most - least;
+  // As arguments of Math.max the values of a long run would overflow the stack.
+  const most = finite.reduce((a, b) => Math.max(a, b), -Infinity), least = finite.reduce((a, b) => Math.min(a, b), 0);
+  const span = most - least;
   // Eighths of a row that the bar of each column fills; the last step of a column speaks for it.
   const heights = Array.from({ length: width }, (_, column) => {
     const value = values[Math.ceil((column + 1) * count / width) - 1];

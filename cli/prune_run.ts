@@ -10,6 +10,7 @@ import type { UnitKind } from "../lib/prune/units.ts";
 import type { EncodeReport } from "../lib/run/batches.ts";
 import { checkMemory } from "../lib/run/memory_advice.ts";
 import type { Alarm, MonitorOptions } from "../lib/run/monitors/alarm.ts";
+import type { PruneOptions } from "../lib/run/options.ts";
 import { compress } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";
@@ -67,24 +68,34 @@ export interface PruneSettings extends ModelSettings, RateSettings, TargetSettin
 
 /** Runs the verb. */
 export async function runPrune(path: string, settings: PruneSettings): Promise<void> {
-  const { out, resume = false, overwrite = false, json } = settings;
-  const goal = goalOf(settings, { name: modelName(path) });
+  const { out, resume = false, overwrite = false, json } = settings, name = modelName(path);
+  goalOf(settings, { name });
   ratesOf(settings);
   await checkRunFolder(out, { resume, overwrite });
-  const { steps, batch, seq, seed } = settings;
-  const earlier = resume ? await finishedRun(out, { ...goal, steps, batch, seq, seed }) : null;
+  const prompt = await promptText(settings.prompt ?? true);
+  const given = (layers: number): PruneOptions => ({ rows: [], prompt, ...optionsOf(settings, { name, layers }) });
+  const earlier = resume ? await finishedRun(out, given) : null;
   if (earlier) note(`compresso: the run in ${out} is finished already`);
   const port = settings.dashboardPort ?? (settings.dashboard ? 0 : null);
   await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
   if (dashboard) note(`dashboard   ${dashboard.url}`);
-  const summary = earlier ?? await start(path, settings, dashboard);
+  const summary = earlier ?? await start(path, { settings, prompt, name, dashboard });
   dashboard?.tell({ kind: "finished" });
   if (json) printJson(summary);
   else show(summary, out);
 }
 
-async function start(path: string, settings: PruneSettings, dashboard: Dashboard | null): Promise<RunSummary> {
-  const { out, memoryLimit } = settings;
+/** What a run is driven with, before its model and rows are read. */
+interface Driven {
+  readonly settings: PruneSettings;
+  readonly prompt: string | null;
+  /** Name of the model within a GGUF. */
+  readonly name: string;
+  readonly dashboard: Dashboard | null;
+}
+
+async function start(path: string, driven: Driven): Promise<RunSummary> {
+  const { settings } = driven, { out, memoryLimit } = settings;
   const dataPath = settings.data ?? (path === DEMO ? demoData("train") : null);
   if (dataPath === null) {
     throw new CompressoError("usage", {
@@ -99,7 +110,6 @@ async function start(path: string, settings: PruneSettings, dashboard: Dashboard
     ...(limitRows === undefined ? {} : { limit: limitRows }),
     ...(skipBroken ? { skipBroken } : {}),
   });
-  const prompt = await promptText(settings.prompt ?? true);
   try {
     return await withModel(path, {
       ...settings,
@@ -113,15 +123,7 @@ async function start(path: string, settings: PruneSettings, dashboard: Dashboard
         ),
     }, async (loaded) => {
       const identity = { weights: await modelDigest(modelPath(path)) };
-      return await drive(loaded, {
-        settings,
-        rows,
-        reading,
-        prompt,
-        identity,
-        name: modelName(path),
-        dashboard,
-      });
+      return await drive(loaded, { ...driven, rows, reading, identity });
     });
   } catch (error) {
     if (error instanceof CompressoError && error.code === "aborted" && await isResumable(out)) {
@@ -136,24 +138,13 @@ function modelName(path: string): string {
   return `${basename(resolve(modelPath(path)))} pruned by Compresso`;
 }
 
-async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
-  readonly settings: PruneSettings;
-  readonly rows: readonly Row[];
-  readonly reading: DataReport;
-  readonly prompt: string | null;
-  readonly identity: Readonly<Record<string, string>>;
-  readonly name: string;
-  readonly dashboard: Dashboard | null;
-}): Promise<RunSummary> {
-  const { settings, rows, reading, prompt, identity, name, dashboard } = run, { out, resume = false } = settings;
-  const { prefinetune, postfinetune } = settings;
-  const { rank, alpha, targets, dropout, dtype, ggufDtype } = settings;
-  const tokens = settings.batch * settings.seq;
-  await tune({ rows: tokens, rank, tokens: tokens * (settings.steps + (prefinetune ?? 0) + (postfinetune ?? 0)) });
-  progress.phase(`encoding ${formatCount(rows.length)} rows`);
-  const told = new Set<Alarm>();
-  return await compress(model, {
-    rows,
+/** What the settings say of the run itself, of a model of so many layers. */
+function optionsOf(
+  settings: PruneSettings,
+  { name, layers }: { readonly name: string; readonly layers: number },
+): Omit<PruneOptions, "rows" | "prompt"> {
+  const { prefinetune, postfinetune, align, rank, alpha, targets, dropout } = settings;
+  return {
     ...goalOf(settings, { name }),
     steps: settings.steps,
     ...(prefinetune === undefined ? {} : { prefinetune }),
@@ -162,22 +153,42 @@ async function drive({ model, signal, progress, listen, tune }: Loaded, run: {
     seq: settings.seq,
     seed: settings.seed,
     units: settings.units,
-    recompute: settings.recompute,
     rules: {
-      ...(settings.align === undefined ? {} : { align: settings.align }),
+      ...(align === undefined ? {} : { align }),
       minimum: { heads: settings.minHeads, ffn: settings.minFfn, hidden: settings.minHidden },
       // −1 is the last layer.
-      protect: (settings.protect ?? []).map((layer) => layer < 0 ? model.spec.layers.length + layer : layer),
+      protect: (settings.protect ?? []).map((layer) => layer < 0 ? layers + layer : layer),
     },
     lora: { rank, alpha, targets, dropout, ...(settings.rslora ? { rsLora: true } : {}) },
-    prompt,
-    reading,
     ...(settings.packing ? {} : { packing: false }),
     method: settings.method,
-    ...(settings.schedule === undefined ? {} : { schedule: settings.schedule }),
-    trustSchedule: settings.trust ?? false,
     layout: settings.layout,
     ...ratesOf(settings),
+  };
+}
+
+async function drive(
+  { model, signal, progress, listen, tune }: Loaded,
+  run: Driven & {
+    readonly rows: readonly Row[];
+    readonly reading: DataReport;
+    readonly identity: Readonly<Record<string, string>>;
+  },
+): Promise<RunSummary> {
+  const { settings, rows, reading, prompt, identity, name, dashboard } = run, { out, resume = false } = settings;
+  const { prefinetune, postfinetune, rank, dtype, ggufDtype } = settings;
+  const tokens = settings.batch * settings.seq;
+  await tune({ rows: tokens, rank, tokens: tokens * (settings.steps + (prefinetune ?? 0) + (postfinetune ?? 0)) });
+  progress.phase(`encoding ${formatCount(rows.length)} rows`);
+  const told = new Set<Alarm>();
+  return await compress(model, {
+    ...optionsOf(settings, { name, layers: model.spec.layers.length }),
+    rows,
+    prompt,
+    reading,
+    recompute: settings.recompute,
+    ...(settings.schedule === undefined ? {} : { schedule: settings.schedule }),
+    trustSchedule: settings.trust ?? false,
     ...(settings.onAlarm ? { monitors: settings.onAlarm } : {}),
     signal,
     out,

@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
 import { ADAPTER_FOLDER, UNMERGED_FOLDER } from "../lib/run/export_adapter.ts";
+import { type PruneOptions, resolveOptions } from "../lib/run/options.ts";
 import { CHECKPOINT_FILE } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 
@@ -53,20 +54,23 @@ export async function isResumable(out: string): Promise<boolean> {
 }
 
 /**
- * What the finished run in the folder has written; null where it is not finished.
- * Throws `CompressoError("mismatch")` where it had other options than those given.
+ * What the finished run in the folder has written; null where it is not finished. `given` are the options now, for a model of so many layers.
+ * Throws `CompressoError("mismatch")` where its own were others.
  */
 export async function finishedRun(
   out: string,
-  given: Readonly<Record<string, unknown>>,
+  given: (layers: number) => PruneOptions,
 ): Promise<RunSummary | null> {
   const found = await presentFiles(out);
   if (!found.includes("run.json") || found.includes(CHECKPOINT_FILE)) return null;
   const path = join(out, "run.json");
   const summary: RunSummary = JSON.parse(await Deno.readTextFile(path));
-  const then: Readonly<Record<string, unknown>> = { ...summary.options };
+  const now = optionsThatCount(resolveOptions(given(summary.before.layers.length), { maxPosition: Infinity }));
+  const then = optionsThatCount(summary.options);
   const shown = (value: unknown): string => JSON.stringify(value) ?? "none";
-  const differing = Object.entries(given).filter(([name, value]) => shown(then[name]) !== shown(value));
+  const differing = [...new Set([...Object.keys(then), ...Object.keys(now)])]
+    .map((name) => [name, now[name]] as const)
+    .filter(([name, value]) => shown(then[name]) !== shown(value));
   if (differing.length === 0) return summary;
   throw new CompressoError("mismatch", {
     what: `cannot resume the run in ${out}`,
@@ -74,6 +78,13 @@ export async function finishedRun(
     value: differing.map(([name, value]) => `${name}: ${shown(then[name])} then, ${shown(value)} now`).join("; "),
     mend: "start anew with --overwrite, or choose another --out",
   });
+}
+
+/** Options that a resumed run cannot change, as a checkpoint has it. Of a size the sparsity follows. */
+function optionsThatCount(
+  { recompute: _recompute, monitors: _monitors, sparsity, ...others }: RunSummary["options"],
+): Readonly<Record<string, unknown>> {
+  return { ...others, rows: undefined, sparsity: others.size ? undefined : sparsity };
 }
 
 async function presentFiles(out: string): Promise<string[]> {

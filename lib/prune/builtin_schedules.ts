@@ -22,7 +22,7 @@ export function builtinSchedule(name: ScheduleName, { warmup = 0.7 }: { readonly
     exponential: () => exponential(ramp),
     // Four stairs of the same height, the last from the end of the warm-up on.
     step: () => ({ progress, sparsity }) =>
-      warmup > 0 ? sparsity * Math.min(4, 1 + Math.floor(3 * progress / warmup)) / 4 : sparsity,
+      warmup > 0 ? sparsity * Math.min(4, 1 + Math.floor(3 * (progress / warmup))) / 4 : sparsity,
     constant: () => constant("target"),
   };
   return defineSchedule({ sparsity: curves[name]() ?? 0 });

@@ -1,5 +1,8 @@
 // Gradual saliency: hard masks at the schedule's target, chosen anew every few steps by a running mean of squared mask gradients. Owns the mean and the choice; refuses the loop.
-import { selectionMasks, selectUnits, unitParameters, type UnitTable } from "./units.ts";
+import { hardSelection } from "./harden.ts";
+import type { Layout } from "./layouts.ts";
+import { leastUniform } from "./uniform.ts";
+import { type Selection, selectionMasks, unitParameters, type UnitTable } from "./units.ts";
 import type { MaskValues } from "../nn/masks.ts";
 
 /** Steps between two choices. */
@@ -18,12 +21,16 @@ export function addGradients(table: UnitTable, mean: Float32Array, slotGradients
   }
 }
 
-/** Hard masks of the units that the mean keeps at a sparsity. Units that were cut have gradients too: they can come back. */
+/**
+ * Hard masks of the units that the mean keeps at a sparsity. Units that were cut have gradients too: they can come back. Under the layout
+ * "uniform" all layers are cut alike at every step; while the target is below what equal widths alone cut, nothing falls.
+ */
 export function gradualMasks(
   table: UnitTable,
   mean: Float32Array,
-  { target }: { readonly target: number },
-): { readonly masks: Required<MaskValues>; readonly kept: Uint8Array<ArrayBuffer> } {
-  const kept = target > 0 ? selectUnits(table, mean, { target }) : new Uint8Array(table.count).fill(1);
+  { target, layout }: { readonly target: number; readonly layout: Layout },
+): { readonly masks: Required<MaskValues>; readonly kept: Selection } {
+  const isCut = target > 0 && (layout !== "uniform" || target >= leastUniform(table));
+  const kept = isCut ? hardSelection(table, mean, { target, layout }) : new Uint8Array(table.count).fill(1);
   return { masks: selectionMasks(table, kept), kept };
 }

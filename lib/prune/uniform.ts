@@ -193,10 +193,19 @@ function checkAlike(widths: readonly number[], { name, isCut, units }: {
   );
 }
 
-function refuseForced(table: UnitTable, forced: readonly Piece[], target: number | null): void {
+/** The sparsity that equal widths alone cut; 0 where layers are alike already. Throws as {@link uniformCounts} where they cannot become so. */
+export function leastUniform(table: UnitTable): number {
+  return sparsityWithout(table, uniformPieces(table).forced);
+}
+
+function sparsityWithout(table: UnitTable, pieces: readonly Piece[]): number {
   const kept: Selection = new Uint8Array(table.count).fill(1);
-  for (const unit of forced.flatMap(({ units }) => units)) kept[unit] = 0;
-  const alone = hardSparsity(table, kept), least = Math.min(...forced.map(({ size }) => size)) / table.total;
+  for (const unit of pieces.flatMap(({ units }) => units)) kept[unit] = 0;
+  return hardSparsity(table, kept);
+}
+
+function refuseForced(table: UnitTable, forced: readonly Piece[], target: number | null): void {
+  const alone = sparsityWithout(table, forced), least = Math.min(...forced.map(({ size }) => size)) / table.total;
   if (target === null || alone <= target + least) return;
   throw impossible(
     "the target is what equal widths alone cut, or more",

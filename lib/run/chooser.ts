@@ -12,6 +12,7 @@ import { constantLogAlpha } from "../prune/start.ts";
 import { hardSparsity, keptUnits, type UnitTable } from "../prune/units.ts";
 import { packMasks } from "../nn/masks.ts";
 import type { WeightSource } from "../io/source.ts";
+import { writeBiases } from "../nn/weights.ts";
 import type { Batch, Batches } from "./batches.ts";
 import type { Model } from "./model.ts";
 import { compensate, type OneShotScores, oneShotScores } from "./one_shot.ts";
@@ -27,7 +28,7 @@ export interface Chooser {
   /** After every step. */
   afterStep(): Promise<void>;
   /** Makes the masks hard at the target. Returns the sparsity that was expected before. */
-  end(target: number, layerTargets: ChooserAim["layers"]): Promise<number>;
+  end(at: ChooserEnd): Promise<number>;
   /** After a checkpoint of a run whose masks are hard was read. */
   resumed(): Promise<void>;
   /** Weights that are sliced at the end, where they are not the model's own. */
@@ -42,6 +43,12 @@ export interface ChooserAim {
   /** Targets of single layers; null, for one or all, leaves them to the whole. */
   readonly layers: readonly (number | null)[] | null;
   readonly freeze: readonly FrozenUnits[];
+}
+
+/** What the last step of the stage aimed at. */
+export interface ChooserEnd extends Pick<ChooserAim, "target" | "layers"> {
+  /** β at which the masks were trained last. */
+  readonly temperature: number;
 }
 
 /** What a method works with. */
@@ -93,10 +100,10 @@ function learned(parts: ChooserParts): Chooser {
       learner.setHold(freeze.length > 0 ? heldUnits(table, freeze) : null);
       return Promise.resolve(null);
     },
-    async end(target, layerTargets): Promise<number> {
+    async end({ target, layers, temperature }): Promise<number> {
       const { logAlpha, constraint } = await trainer.save();
-      const { temperature } = rates, counts = target === options.sparsity ? uniform?.counts : undefined;
-      const aim = { target, temperature, layout, layerTargets, ...(counts ? { counts } : {}) };
+      const counts = target === options.sparsity ? uniform?.counts : undefined;
+      const aim = { target, temperature, layout, layerTargets: layers, ...(counts ? { counts } : {}) };
       trainer.setMasks(parts.harden(table, logAlpha, aim));
       return constraint[7] ?? NaN;
     },
@@ -119,7 +126,7 @@ function gradual({ table, options, trainer, harden }: ChooserParts): Chooser {
         });
       }
       if (step > 0 && step % GRADUAL_EVERY === 0) {
-        const { masks, kept } = gradualMasks(table, await trainer.logAlpha(), { target });
+        const { masks, kept } = gradualMasks(table, await trainer.logAlpha(), { target, layout: options.layout });
         trainer.setMasks(masks);
         hard = hardSparsity(table, kept);
       }
@@ -130,15 +137,17 @@ function gradual({ table, options, trainer, harden }: ChooserParts): Chooser {
       addGradients(table, mean, await trainer.slotGradients());
       trainer.setLogAlpha(mean);
     },
-    end: async (target) => chooseHard(table, await trainer.logAlpha(), { target, options, trainer, harden }),
+    end: async ({ target }) => chooseHard(table, await trainer.logAlpha(), { target, options, trainer, harden }),
   };
 }
 
 function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
   const { model, table, options, trainer, maskGradients, harden, signal } = parts, { batch, seq, seed } = options;
   let source: WeightSource | null = null;
-  const score = (): Promise<OneShotScores> =>
-    oneShotScores(model, table, {
+  const score = async (): Promise<OneShotScores> => {
+    // A run that went back has a compensation in its weights, which is no part of the model that is scored.
+    if (method === "flap") await writeBiases(model.device, model.weights, model.source);
+    return await oneShotScores(model, table, {
       method,
       batches: calibrationBatches(parts, CALIBRATION_BATCHES),
       batch,
@@ -147,12 +156,13 @@ function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
       maskGradients: async (data) => (await maskGradients(data)).dz,
       ...(signal ? { signal } : {}),
     });
+  };
   const compensated = async (stats: OneShotScores["stats"]): Promise<void> => {
     if (stats) source = await compensate(model, { masks: await trainer.masks(), stats });
   };
   return {
     ...NOTHING,
-    async end(target): Promise<number> {
+    async end({ target }): Promise<number> {
       const { scores, stats } = await score();
       trainer.setLogAlpha(ranks(scores));
       const sparsity = chooseHard(table, scores, { target, options, trainer, harden });
@@ -214,7 +224,12 @@ function chooseHard(
 
 /** Exact sparsity of hard masks. */
 export function sparsityOf(table: UnitTable, masks: MaskValues): number {
-  return hardSparsity(table, keptUnits(table, packMasks(table.spec, table.layout, masks)));
+  return hardSparsity(table, keptBy(table, masks));
+}
+
+/** Units that hard masks keep. */
+export function keptBy(table: UnitTable, masks: MaskValues): Uint8Array<ArrayBuffer> {
+  return keptUnits(table, packMasks(table.spec, table.layout, masks));
 }
 
 /** Places in ascending order of score, ties by index: what f32 holds of any scores without mixing their order. */

@@ -136,7 +136,7 @@ export const DEFAULTS = {
 /**
  * Fills in defaults. Sparsity is 0 where a size is given: `sizeGoal` finds it. Throws `CompressoError("usage")` for values out of range.
  */
-export function resolveOptions(options: PruneOptions, spec: DecoderSpec): ResolvedOptions {
+export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "maxPosition">): ResolvedOptions {
   const { steps, batch = DEFAULTS.batch, seq = DEFAULTS.seq, seed = DEFAULTS.seed } = options;
   const preset = presetOf(options);
   const resolved: ResolvedOptions = {

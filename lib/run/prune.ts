@@ -3,8 +3,10 @@ import { CompressoError } from "../errors.ts";
 import type { Batches, EncodeReport } from "./batches.ts";
 import type { StepState } from "../nn/step_state.ts";
 import { progressOf, stageRate } from "../prune/schedule.ts";
+import type { LayerState, RecordView } from "../prune/schedule_script.ts";
 import { hardSparsity, keptUnits } from "../prune/units.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, type RunState, writeCheckpoint } from "./checkpoint.ts";
+import { keptBy } from "./chooser.ts";
 import type { RunHandle } from "./hooks.ts";
 import { type StagePlan, stagesOf } from "./methods.ts";
 import type { Model } from "./model.ts";
@@ -39,7 +41,7 @@ import {
   stepStateOf,
 } from "./run_parts.ts";
 import { aimRun } from "./size_goal.ts";
-import type { Steering } from "./steering.ts";
+import { expectedCuts, layerShares, RECORDS_SEEN, recordView, type Steering } from "./steering.ts";
 import { RING_SLOTS, type Trainer, type TrainerArrays } from "./trainer.ts";
 
 /** Records are read from the GPU when this much time has passed, or the ring is half full. */
@@ -66,6 +68,8 @@ class Run implements PruneRun {
   #ready: Ready | null = null;
   /** States to go back to, oldest first; the last one is of the present stage. */
   #kept: readonly RunState[] = [];
+  /** Records since the last of these states. */
+  #since: RecordView[] = [];
   #pending: PendingStep[] = [];
   readonly #place = { state: () => this.#state(0, 0), leftOut: () => this.#position.leftOut };
   #lastFlush = performance.now();
@@ -131,6 +135,7 @@ class Run implements PruneRun {
   async #keep(arrays?: TrainerArrays): Promise<void> {
     const state = { position: this.#position, arrays: arrays ?? await this.#trainer.save() };
     this.#kept = keptStates([...this.#kept, state], state.position.step);
+    this.#since = [];
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<StepRecord, void, undefined> {
@@ -203,7 +208,16 @@ class Run implements PruneRun {
   async #steer({ stage, steps }: StagePlan): Promise<Steering | null> {
     if (stage !== "prune") return null;
     const { stageStep: step, recent: records } = this.#position;
-    return await this.#now.steerer.at({ step, steps, records, logAlpha: () => this.#trainer.logAlpha() });
+    return await this.#now.steerer.at({ step, steps, records, layers: () => this.#layerStates() });
+  }
+
+  /** How far each layer is cut: by expectation while masks are learned, at the β and noise of the last step. */
+  async #layerStates(): Promise<LayerState[]> {
+    const { table, options } = this.#parts, trainer = this.#trainer;
+    const cuts = options.method === "compresso"
+      ? expectedCuts(await trainer.logAlpha(), this.#position.aim ?? options.rates)
+      : keptBy(table, await trainer.masks()).map((kept) => 1 - kept);
+    return layerShares(table, cuts);
   }
 
   /** All that a step needs; null where the schedule ends the stage before it. */
@@ -303,6 +317,7 @@ class Run implements PruneRun {
       }, this.#oversight);
       this.#position = seen.position;
       if (seen.record) {
+        this.#since.push(recordView(seen.record));
         await afterStep?.(seen.record, this.#handle(seen.record.stage));
         yield seen.record;
       }
@@ -324,6 +339,7 @@ class Run implements PruneRun {
     }
     await this.#adopt(state);
     this.#kept = [state];
+    this.#since = [];
     await this.#save();
     return true;
   }
@@ -339,10 +355,16 @@ class Run implements PruneRun {
     const from = this.#kept.at(-1);
     if (numbers === "" || !from) return null;
     await this.#adopt(from);
+    // A schedule has to see the records that it saw: it decides by them.
+    const records = [...from.position.recent, ...this.#since];
+    const recall = (): void => {
+      const recent = records.filter(({ step }) => step <= this.#position.step).slice(-RECORDS_SEEN);
+      this.#position = { ...this.#position, recent };
+    };
     try {
       const stage = this.#stage;
       if (stage) await this.#enter(stage);
-      while (stage && this.#position.step < at - 1) await this.#step(stage);
+      for (recall(); stage && this.#position.step < at - 1; recall()) if (!await this.#step(stage)) break;
       const step = stage && await this.#prepareStep(stage);
       const { table } = this.#parts;
       return brokenFinding(step ? await findCause({ ...this.#now, table }, step) : null, { step: at, numbers });
@@ -359,7 +381,9 @@ class Run implements PruneRun {
   /** Ends the pruning stage: exactly as many units fall as the last target of the schedule demands. */
   async #harden(): Promise<void> {
     const { table } = this.#parts, target = this.#position.target ?? this.options.sparsity;
-    const expected = await this.#now.chooser.end(target, this.#position.layerTargets);
+    const { layerTargets: layers, aim } = this.#position;
+    const { temperature } = aim ?? this.options.rates;
+    const expected = await this.#now.chooser.end({ target, layers, temperature });
     this.#position = { ...this.#position, target, expected, aim: null };
     const arrays = await this.#trainer.save(), hard = hardSparsity(table, keptUnits(table, arrays.slots));
     const { position, verdict } = overseeHard(this.#position, { look: this.#look(arrays), hard }, this.#oversight);

@@ -69,12 +69,10 @@ export async function openSchedule(source: ScheduleSource, options: OpenSchedule
     return inProcess(source, { name: "defineSchedule", identity: definitionHash(source) });
   }
   const url = scriptUrl(source), name = String(source);
-  if (trust) {
-    const schedule = await importTrusted(url);
-    return inProcess(schedule, { name, identity: definitionHash(schedule) });
-  }
   const given = signal ? { signal } : {};
   const { text, isJavaScript, toolkitImports } = await readScript(url, { ...given, name });
+  const identity = `script ${hash(text)}`;
+  if (trust) return inProcess(await importTrusted(url), { name, identity });
   const script = await startIsolated({
     ...given,
     ...(limits ? { limits } : {}),
@@ -88,7 +86,7 @@ export async function openSchedule(source: ScheduleSource, options: OpenSchedule
   return {
     name,
     isolated: true,
-    identity: `script ${hash(text)}`,
+    identity,
     evaluate: async (input) =>
       checkOutput(await script.request(input, `at step ${input.step} of ${input.steps}`), input),
     [Symbol.asyncDispose]: () => script[Symbol.asyncDispose](),

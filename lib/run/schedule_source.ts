@@ -20,13 +20,13 @@ const FETCH_SECONDS = 20;
 /** Where a script lies: an absolute URL, of a file for a path. Throws `CompressoError("usage")` for schemes other than file, http and https. */
 export function scriptUrl(source: string | URL): URL {
   const url = typeof source === "string"
-    ? /^[a-z][a-z\d+.-]+:/i.test(source) ? new URL(source) : pathToFileURL(resolve(source))
+    ? /^[a-z][a-z\d+.-]+:/i.test(source) ? URL.parse(source) : pathToFileURL(resolve(source))
     : source;
-  if (["file:", "http:", "https:"].includes(url.protocol)) return url;
+  if (url && ["file:", "http:", "https:"].includes(url.protocol)) return url;
   throw new CompressoError("usage", {
     what: `cannot read the schedule ${String(source)}`,
     rule: "a schedule is a file, an http or https URL, or the name of a built-in one",
-    value: url.protocol,
+    value: url?.protocol ?? "no URL",
   });
 }
 

@@ -9,6 +9,7 @@ import { hardenMasks } from "../prune/harden.ts";
 import type { SizeTarget } from "../prune/selection.ts";
 import { planSlice } from "../prune/slice.ts";
 import { parameterTarget, restPerDim, targetSparsity } from "../prune/target_size.ts";
+import { uniformCounts } from "../prune/uniform.ts";
 import { checkReachable, keptUnits, selectedSpec, type UnitRules, type UnitTable, unitTable } from "../prune/units.ts";
 import type { ExportOptions } from "./export.ts";
 import type { Model } from "./model.ts";
@@ -54,6 +55,7 @@ export function aimRun(
   }
   const table = unitTable(model.spec, asked.units, asked.rules);
   checkReachable(table, asked.sparsity);
+  if (asked.layout === "uniform") uniformCounts(table, { target: asked.sparsity });
   return { options: asked, table, goal: null };
 }
 

@@ -1,5 +1,6 @@
 // What a pruning stage aims at, step by step: the built-in cubic schedule, or the user's own. Owns what a schedule is shown; refuses the loop.
-import type { UnitTable } from "../prune/units.ts";
+import { CompressoError } from "../errors.ts";
+import { checkLayerTargets, mostSparsity, type UnitTable } from "../prune/units.ts";
 import { cubicSparsity, progressOf } from "../prune/schedule.ts";
 import type { ScheduleOutput } from "../prune/schedule_output.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
@@ -25,8 +26,8 @@ export interface SteeringInput {
   readonly steps: number;
   /** The last records, oldest first. */
   readonly records: readonly RecordView[];
-  /** log α of the units now; asked for only where a schedule wants it. */
-  readonly logAlpha: () => Promise<Float32Array>;
+  /** How far the layers are cut now; asked for only where a schedule wants it. */
+  readonly layers: () => Promise<readonly LayerState[]>;
 }
 
 /** Decides what every step aims at. Dispose it to end a schedule's process. */
@@ -79,35 +80,50 @@ function scripted(
   table: UnitTable,
   { sparsity, rates }: { readonly sparsity: number; readonly rates: Rates },
 ): Steerer {
+  const most = mostSparsity(table);
   return {
     needsRecords: true,
     identity: schedule.identity,
-    async at({ step, steps, records, logAlpha }): Promise<Steering> {
+    async at({ step, steps, records, layers }): Promise<Steering> {
       const progress = progressOf(step, steps);
-      const output = await schedule.evaluate({
-        progress,
-        sparsity,
-        step,
-        steps,
-        records,
-        layers: layerStates(table, await logAlpha(), rates),
-      });
+      const output = await schedule.evaluate({ progress, sparsity, step, steps, records, layers: await layers() });
       const now: Rates = { ...rates, ...output.rates };
       const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup: now.warmup })(progress);
+      checkTargets(table, { step, steps, target, most, layers: output.layers });
       return { target, rates: now, end: output.end, layers: output.layers, freeze: output.freeze };
     },
     [Symbol.asyncDispose]: () => schedule[Symbol.asyncDispose](),
   };
 }
 
-/** Expected share cut of each layer's heads and FFN columns. */
-export function layerStates(
+/** Refuses targets that units and rules cannot meet before the stage is spent on them. Throws `CompressoError("input")`, with step and value. */
+function checkTargets(
   table: UnitTable,
-  logAlpha: Float32Array,
-  rates: Pick<Rates, "temperature" | "noise">,
-): LayerState[] {
-  return layerShares(table, expectedCuts(logAlpha, rates));
+  { step, steps, target, most, layers }:
+    & { readonly most: number }
+    & Pick<SteeringInput, "step" | "steps">
+    & Pick<Steering, "target" | "layers">,
+): void {
+  const what = `cannot use the schedule at step ${step} of ${steps}`;
+  if (target > most + ROUNDING) {
+    throw new CompressoError("input", {
+      what,
+      rule: `cutting ${[...table.kinds].join(", ")} under the run's rules reaches at most ${most.toFixed(4)}`,
+      value: `sparsity = ${target}`,
+      mend: "lower what the schedule returns, loosen a rule, or add kinds to --units",
+    });
+  }
+  if (!layers) return;
+  try {
+    checkLayerTargets(table, layers);
+  } catch (error) {
+    if (!(error instanceof CompressoError)) throw error;
+    throw new CompressoError("input", { ...error.parts, what: `${what}: ${error.parts.what}` }, { cause: error });
+  }
 }
+
+/** Errors of a quotient of whole numbers. */
+const ROUNDING = 1e-9;
 
 /** How far each unit is cut by expectation: 1 − P(z > 0), as kernels/hard_concrete.wgsl has it. */
 export function expectedCuts(

@@ -114,6 +114,8 @@ Deno.test("plotRows() draws bars in eighths, and keeps the place of steps after 
   ]);
   const two = plotRows({ name: "a", values: [0, 0.5, 1, NaN, 1] }, { rows: 2, columns: 17, count: 5 });
   assert.deepEqual(two.slice(1, 3), ["         1 ┤    ██  ██", "         0 ┤  ████  ██"]);
+  const long = { name: "a", values: new Array<number>(300_000).fill(1) };
+  assert.match(plotRows(long, { rows: 1, columns: 22, count: 300_000 })[1] ?? "", /1 ┤█+$/);
   const flat = plotRows({ name: "a", values: [0, 0] }, { rows: 1, columns: 22, count: 2 });
   assert.equal(flat[1], "         0 ┤");
 });

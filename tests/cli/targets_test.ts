@@ -89,6 +89,9 @@ Deno.test("a run as published writes a GGUF of the wanted bytes and an adapter, 
   assert.match(again.stderr, /is finished already/);
   const other = await cli([...args.with(3, String(limit + 1)), "--resume"]);
   assert.match(other.stderr, /size: .*1500000.* then, .*1500001.* now/);
+  const changed = await cli([...args, "--resume", "--units", "ffn", "--rank", "4", "--protect", "-1"]);
+  assert.equal(changed.code, 6);
+  for (const name of ["units", "lora", "rules"]) assert.match(changed.stderr, new RegExp(`${name}: .* then, .* now`));
 });
 
 Deno.test("plan tells what sparsity a number of parameters is, and what cannot be reached", async () => {

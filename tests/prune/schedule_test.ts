@@ -1,5 +1,7 @@
 // Schedules: their values at known points, and their shape.
 import assert from "node:assert/strict";
+import { builtinSchedule } from "../../lib/prune/builtin_schedules.ts";
+import { evaluateSchedule } from "../../lib/prune/schedule_output.ts";
 import { cubicSparsity, progressOf, warmupCosine } from "../../lib/prune/schedule.ts";
 
 const close = (actual: number, expected: number): void =>
@@ -36,6 +38,18 @@ Deno.test("warmupCosine() climbs to its peak and falls to its floor", () => {
   close(warmupCosine({ peak: 2, warmup: 0 })(0), 2);
   close(warmupCosine({ peak: 2, warmup: 0 })(1), 0);
   close(warmupCosine({ peak: 2, warmup: 1 })(0.5), 1);
+});
+
+Deno.test("the schedule step reaches its target with the end of the warm-up, not a step later", () => {
+  for (const [steps, warmup] of [[10, 0.7], [30, 0.9], [60, 0.55]] as const) {
+    const schedule = builtinSchedule("step", { warmup });
+    const at = (step: number): number | null => {
+      const progress = progressOf(step, steps);
+      return evaluateSchedule(schedule, { progress, sparsity: 0.4, step, steps, records: [], layers: [] }).sparsity;
+    };
+    const end = Math.round(warmup * steps) - 1;
+    assert.deepEqual([at(end - 1), at(end), at(steps - 1)], [0.4 * 3 / 4, 0.4, 0.4]);
+  }
 });
 
 Deno.test("progressOf() moves with the first step and ends at 1", () => {

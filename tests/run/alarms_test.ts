@@ -308,6 +308,36 @@ Deno.test("a number that is not finite is traced to its tensor and step, in what
   });
 });
 
+Deno.test("a step that is repeated to find a cause shows the schedule the records that it saw", async () => {
+  await withDemo(async (model) => {
+    const seen: (readonly [step: number, last: number | undefined])[] = [];
+    const schedule = defineSchedule({
+      sparsity: ({ step, records }) => {
+        seen.push([step, records.at(-1)?.step]);
+        return 0.1;
+      },
+      // Alike at every step but those that are shown other records than before.
+      end: ({ step, records }) => records.at(-1)?.step !== 1 + step,
+    });
+    const at = 7;
+    const hooks = {
+      beforeStep: async (run: RunHandle): Promise<void> => {
+        if (run.step !== at) return;
+        const weights = await run.lora();
+        weights.get("lora.1.v.A")?.fill(NaN, 3, 4);
+        run.setLora(weights);
+      },
+    };
+    const { error } = await failure(model, {
+      ...{ schedule, hooks, steps: 10, prefinetune: 1 },
+      monitors: { nan: { action: "stop" } },
+    });
+    assert.match(error.message, /at step 8 .*first in lora\.1\.v\.A, element 3 is NaN/);
+    assert.deepEqual(seen.filter(([step, last]) => last !== 1 + step), []);
+    assert.ok(seen.length > at, "no step was repeated");
+  });
+});
+
 Deno.test("memory that runs out is told near the limit, and a run that it ends says what would fit", async () => {
   const { batch, seq } = BASE;
   using probe = await openDevice();

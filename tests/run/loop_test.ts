@@ -18,8 +18,11 @@ import {
   type StepRecord,
 } from "../../mod.ts";
 import { magnitudeScores } from "../../lib/prune/baselines.ts";
+import { hardenMasks } from "../../lib/prune/harden.ts";
 import { priorShape } from "../../lib/prune/prior.ts";
 import { selectionMasks, selectUnits, unitTable } from "../../lib/prune/units.ts";
+import { keptBy } from "../../lib/run/chooser.ts";
+import { layerShares } from "../../lib/run/steering.ts";
 
 const { rows } = await readRows(demoData("train"), { limit: 64 });
 /** Of a quotient of whole numbers, where the target is met exactly. */
@@ -138,6 +141,64 @@ for (const method of ["compresso", "gradual"] as const) {
   });
 }
 
+Deno.test("masks become hard at the β that the schedule had last", async () => {
+  await withDemo(async ({ model }) => {
+    const LAST = 0.1, WIDE = 2;
+    const schedule = defineSchedule({ rates: { temperature: ({ progress }) => progress < 0.5 ? WIDE : LAST } });
+    const { result } = await drive(model, { schedule, rates: { temperature: WIDE } });
+    const { table, logAlpha, masks, sparsity: { target } } = result;
+    const at = (temperature: number): number[] => [
+      ...hardenMasks(table, Float32Array.from(logAlpha), { target, temperature, layout: "compact" }).ffn ?? [],
+    ];
+    assert.deepEqual([...masks.ffn ?? []], at(LAST));
+    assert.notDeepEqual(at(WIDE), at(LAST));
+  });
+});
+
+Deno.test("a schedule sees the layers as they are: hard under gradual saliency, at its own β and noise while masks are learned", async () => {
+  await withDemo(async ({ model }) => {
+    type Layers = readonly { readonly heads: number; readonly ffn: number }[];
+    const seen: Layers[] = [], there: Layers[] = [];
+    const watch = defineSchedule({
+      sparsity: ({ layers, progress }) => {
+        seen.push(layers);
+        return 0.2 * progress;
+      },
+      rates: { noise: 0.3 },
+    });
+    const hooks: RunHooks = {
+      beforeStep: async ({ stage, table, masks }) => {
+        if (stage === "prune") there.push(layerShares(table, keptBy(table, await masks()).map((kept) => 1 - kept)));
+      },
+    };
+    await drive(model, { method: "gradual", schedule: watch, hooks, steps: 12 });
+    assert.deepEqual(seen, there);
+    assert.ok(seen.at(-1)?.some(({ ffn }) => ffn > 0.1));
+
+    seen.length = 0;
+    const { records } = await drive(model, { schedule: watch });
+    const told = records.filter(({ stage }) => stage === "prune").map(({ layers }) => layers);
+    const both = told.slice(0, -1).flatMap((layers, step) => layers ? [[layers, seen[step + 1]] as const] : []);
+    assert.ok(both.length > 0, "no record has layers");
+    for (const [layers, next] of both) assert.deepEqual(next, layers);
+  });
+});
+
+Deno.test("a schedule's target out of reach is refused at its step, for the whole and for a layer", async () => {
+  await withDemo(async ({ model }) => {
+    const rules = { protect: [0] }, units = ["ffn"] as const;
+    const whole = defineSchedule({ sparsity: ({ step }) => step < 3 ? 0.1 : 0.9 });
+    await assert.rejects(
+      drive(model, { schedule: whole, units, rules }),
+      /step 3 of 8.*at most 0\.\d+; now: sparsity = 0\.9/,
+    );
+    const layers = defineSchedule({
+      layers: ({ layers, step }) => layers.map((_, i) => i === 0 && step === 2 ? 0.5 : null),
+    });
+    await assert.rejects(drive(model, { schedule: layers, units, rules }), /step 2 of 8: cannot cut 0\.5 of layer 0/);
+  });
+});
+
 Deno.test("targets of single layers and frozen units hold, in training and in the hard masks", async () => {
   await withDemo(async ({ model }) => {
     const seen: number[][] = [];
@@ -189,6 +250,47 @@ Deno.test("gradual saliency holds hard masks at the schedule's target, of ones a
     });
     assert.ok(Object.values(result.masks).every((values: Float32Array) => values.every((z) => z === 0 || z === 1)));
     assert.ok(result.sparsity.hard >= 0.2 - ROUNDING && result.sparsity.hard < 0.202);
+  });
+});
+
+Deno.test("gradual saliency cuts all layers alike at every step where the layout is uniform, or says beforehand that it cannot", async () => {
+  await withDemo(async ({ model }) => {
+    const widths: string[] = [];
+    const hooks: RunHooks = {
+      afterStep: async ({ stage }, { table, masks }) => {
+        if (stage !== "prune") return;
+        const { ffn = new Float32Array(0) } = await masks();
+        const kept = table.layers.map(({ ffn: { count } }, layer) =>
+          ffn.slice(layer * count, (layer + 1) * count).reduce((sum, z) => sum + z, 0)
+        );
+        widths.push([...new Set(kept)].join(" "));
+      },
+    };
+    await drive(model, { method: "gradual", layout: "uniform", units: ["ffn"], hooks, steps: 12 });
+    assert.ok(widths.every((width) => !width.includes(" ")) && new Set(widths).size === 3, widths.join(", "));
+    const stuck = { method: "gradual", layout: "uniform", rules: { protect: [0] } } as const;
+    assert.throws(() => prune(model, { ...BASE, ...stuck }), /cannot cut all layers alike/);
+  });
+});
+
+Deno.test("a FLAP run that went back has the compensation of one that did not", async () => {
+  await withDemo(async ({ model }) => {
+    const biasOf = async ({ source }: PruneResult): Promise<number[]> => [
+      ...await source.read("model.layers.3.mlp.down_proj.bias"),
+    ];
+    const plain = await drive(model, { method: "flap" });
+    let poisoned = false;
+    const hooks: RunHooks = {
+      beforeStep: async (run) => {
+        if (run.step !== 8 || poisoned) return;
+        poisoned = true;
+        run.setLora(new Map([...await run.lora()].map(([name, values]) => [name, values.fill(NaN)])));
+      },
+    };
+    const again = await drive(model, { method: "flap", hooks });
+    assert.deepEqual(again.result.alarms.map(({ monitor, action }) => [monitor, action]), [["nan", "rollback"]]);
+    assert.deepEqual([...again.result.masks.ffn ?? []], [...plain.result.masks.ffn ?? []]);
+    assert.deepEqual(await biasOf(again.result), await biasOf(plain.result));
   });
 });
 

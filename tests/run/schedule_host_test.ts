@@ -56,6 +56,27 @@ Deno.test("a script gives the same isolated, trusted and inline", async () => {
   assert.equal((await evaluate(inline, { input })).sparsity, expected.sparsity);
 });
 
+Deno.test("a script is told from another by its text, trusted or not", async () => {
+  await using lair = new Lair();
+  const write = (to: number): Promise<string> =>
+    lair.write(
+      `import { cubic, defineSchedule } from ${JSON.stringify(MOD.href)};
+export default defineSchedule({ sparsity: cubic({ to: ${to}, warmup: 0.5 }) });`,
+      `to${to}.ts`,
+    );
+  const paths = [await write(0.2), await write(0.5)];
+  const identities: string[] = [];
+  for (const trust of [false, true]) {
+    for (const path of paths) {
+      await using schedule = await openSchedule(path, { trust });
+      identities.push(schedule.identity);
+    }
+  }
+  const [first, second, ...trusted] = identities;
+  assert.notEqual(first, second);
+  assert.deepEqual(trusted, [first, second]);
+});
+
 Deno.test("a built-in schedule is opened by its name", async () => {
   assert.equal((await evaluate("linear", { warmup: 0.5 })).sparsity, 0.15);
   assert.equal((await evaluate("constant")).sparsity, 0.3);
@@ -143,6 +164,7 @@ Deno.test("a script that cannot be read is refused", async () => {
     [lair.at("latin1.ts"), /not UTF-8/],
     [lair.at("long.ts"), /1048577 bytes/],
     ["ftp://example.com/a.ts", /file, an http or https URL.*ftp:/],
+    ["https://", /file, an http or https URL.*no URL/],
   ];
   for (const [source, message] of cases) await assert.rejects(evaluate(source), message);
 });

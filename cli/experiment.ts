@@ -188,8 +188,8 @@ function showPlan(cells: readonly PlannedCell[], out: string): void {
   for (const { name, state } of cells) if (state.kind === "changed") note(`${name} has changed: ${state.what}`);
 }
 
-function cellFacts({ name, steps, tokens, state, identity }: PlannedCell): Readonly<Record<string, unknown>> {
-  return { name, steps, tokens, state, identity };
+function cellFacts({ name, folder, steps, tokens, state, identity }: PlannedCell): Readonly<Record<string, unknown>> {
+  return { name, folder, steps, tokens, state, identity };
 }
 
 function stateWord(state: PlannedCell["state"]): string {

@@ -32,14 +32,14 @@ export async function pruneCell(
   model: Model,
   { rows, store, events }: { readonly rows: SourceRows; readonly store: Store; readonly events: CellEvents },
 ): Promise<void> {
-  const { name, prune, options } = cell;
+  const { folder, prune, options } = cell;
   let session: PruneSession | null = null;
   await compress(model, {
     ...prune,
     ...rows,
-    out: store.cell(name),
+    out: store.cell(folder),
     checkpointEvery: CHECKPOINT_EVERY,
-    resume: await store.isResumable(name),
+    resume: await store.isResumable(folder),
     identity: { weights: cell.model.weights },
     // The folder alone is measured; a GGUF would hold the same weights.
     export: { formats: ["hf"], replace: true },
@@ -51,7 +51,7 @@ export async function pruneCell(
         const { schedule, method = "compresso" } = options, { rates } = session.options;
         // A script may have set β and noise to values that are not known here.
         const learned = method === "compresso" && (schedule === undefined || isScheduleName(schedule));
-        await store.setCut(name, cutProfile(session.result(), { learned, rates }));
+        await store.setCut(folder, cutProfile(session.result(), { learned, rates }));
       },
     },
     onStart: (started) => session = started,
@@ -74,7 +74,7 @@ export async function measureCell(
     readonly events: CellEvents;
   },
 ): Promise<void> {
-  const dir = store.cell(cell.name), missing = missingOf(measures, await store.measured(dir));
+  const dir = store.cell(cell.folder), missing = missingOf(measures, await store.measured(dir));
   if (missing.length === 0) return;
   const { source } = await openModelFiles(join(dir, MODEL_FOLDER));
   using pruned = await loadModelFrom(source, {
@@ -104,16 +104,16 @@ export async function takeMeasures(
 
 /** What a pruned cell has, from its files. */
 export async function outcomeOf(cell: PlannedCell, store: Store): Promise<CellOutcome> {
-  const summary = await store.summary(cell.name), cut = await store.cut(cell.name);
+  const { folder } = cell, summary = await store.summary(folder), cut = await store.cut(folder);
   if (!summary || !cut) {
     throw new CompressoError("input", {
       what: `cannot read the run of cell ${cell.name}`,
       rule: "its folder holds run.json and cut.json",
       value: summary ? "no cut.json" : "no run.json",
-      mend: "remove the folder, and the cell runs again",
+      mend: `remove ${store.cell(folder)}, and the cell runs again`,
     });
   }
-  const records = await store.records(cell.name);
+  const records = await store.records(folder);
   return {
     sparsity: summary.sparsity,
     parameters: summary.parameters,

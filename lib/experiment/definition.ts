@@ -3,6 +3,7 @@
 import { CompressoError } from "../errors.ts";
 import { z } from "../packages.ts";
 import { type CellOptions, checkOption } from "./options.ts";
+import { RUN_NUMBERS } from "./run_numbers.ts";
 
 /** Rows of a file. A path that begins with @ names one of {@link ExperimentDefinition.files}. */
 export interface FileData {
@@ -233,6 +234,8 @@ function isSource(data: NonNullable<ExperimentDefinition["data"]>): data is Data
   return source.safeParse(data).success;
 }
 
+const MEAN_OF_TASKS = /^mean acc(_norm)? of \d+ tasks$/;
+
 /** What no single part can be wrong in. */
 function checkRest(definition: ExperimentDefinition): void {
   const fail = (rule: string, value: string): never => {
@@ -250,11 +253,16 @@ function checkRest(definition: ExperimentDefinition): void {
   for (const value of values("data")) {
     if (!sets.includes(String(value))) fail(`'data' is one of ${sets.join(", ") || "no sets"}`, String(value));
   }
-  const { perplexity = [], rows = [], choices = [] } = definition.evaluate ?? {};
-  for (const group of [perplexity, rows, choices]) {
-    const names = group.map((item) => item.name), twice = names.find((one, index) => names.indexOf(one) !== index);
-    if (twice !== undefined) fail("measures of one kind have different names", twice);
-  }
+  const { perplexity = [], rows = [], choices = [], tasks } = definition.evaluate ?? {};
+  const names = [
+    ...[...perplexity, ...rows, ...choices].map((item) => item.name),
+    ...(tasks?.names ?? []).flatMap((task) => [`${task} acc`, `${task} acc_norm`]),
+  ];
+  // Numbers of one name would stand for each other in the tables.
+  const twice = names.find((one, index) => names.indexOf(one) !== index);
+  if (twice !== undefined) fail("measures have different names, of whatever kind they are", twice);
+  const own = names.find((one) => RUN_NUMBERS.some(({ name }) => name === one) || MEAN_OF_TASKS.test(one));
+  if (own !== undefined) fail("no measure has the name of a number that the report has by itself", own);
   for (const item of [...rows, ...Object.values(dataOf(definition))]) {
     if (typeof item === "string" || "generate" in item || item.limit === undefined || item.last === undefined) continue;
     fail("rows are taken from the first on, or from the end", `${item.file} with limit and last`);

@@ -3,11 +3,12 @@
 import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
 import { type ExperimentDefinition, type Grid, gridsOf } from "./definition.ts";
+import { labelsOf } from "./labels.ts";
 import { CELL_OPTION_NAMES, type CellOptionName, type CellOptions, isCellOption, shownOption } from "./options.ts";
 
 /** One run of an experiment. */
 export interface Cell {
-  /** Name of its folder: the options along the axes. */
+  /** The options along the axes; its folder is called so where no earlier grid has named it. */
   readonly name: string;
   /** Options of the grid and those that all share. */
   readonly options: CellOptions;
@@ -63,10 +64,11 @@ export function chooseCells(cells: readonly Cell[], filter: Filter): Cell[] {
   };
   return [...filter].reduce((left, [name, values]) => {
     if (!isCellOption(name)) return fail(name, `options are ${CELL_OPTION_NAMES.join(", ")}`, name);
-    const known = [...new Set(cells.map(({ options }) => shownOption(options[name])))];
+    const label = labelsOf(cells.map(({ options }) => options[name]));
+    const known = [...new Set(cells.map(({ options }) => label(options[name])))];
     const stranger = values.find((value) => !known.includes(value));
     if (stranger !== undefined) fail(name, `in this experiment it is one of ${known.join(", ")}`, stranger);
-    return left.filter(({ options }) => values.includes(shownOption(options[name])));
+    return left.filter(({ options }) => values.includes(label(options[name])));
   }, [...cells]);
 }
 

@@ -12,6 +12,7 @@ import { rowPerplexity } from "../run/row_perplexity.ts";
 import { scoreChoices } from "../run/score.ts";
 import type { EvaluateDefinition } from "./definition.ts";
 import { promptName } from "./identity.ts";
+import { labelsOf } from "./labels.ts";
 import { shownOption } from "./options.ts";
 import type { RowCache } from "./rows.ts";
 
@@ -65,10 +66,10 @@ export async function promptOf(setting: boolean | string | undefined): Promise<s
 
 /** All measures of an experiment, in the order of the tables. Throws `CompressoError("input")` for files that are not there. */
 export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache): Promise<Measure[]> {
-  const settings = evaluate.prompt ?? [false];
+  const settings = [...new Set(evaluate.prompt ?? [false])], nameOf = labelsOf(settings, settingName);
   const prompts = await Promise.all(settings.map(async (setting) => ({
     // Values say with which prompt they were taken where there are several.
-    label: settings.length === 1 ? "" : `, ${setting === false ? "no" : settingName(setting)} prompt`,
+    label: settings.length === 1 ? "" : `, ${nameOf(setting)} prompt`,
     prompt: await promptOf(setting),
   })));
   const measures: Measure[] = [];
@@ -177,8 +178,8 @@ async function takePerplexity(
   return [{ name, kind: "perplexity", value, stderr: null, n: tokens }];
 }
 
-function settingName(setting: string | true): string {
-  return setting === true ? "with" : shownOption(setting);
+function settingName(setting: unknown): string {
+  return setting === true ? "with" : setting === false ? "no" : shownOption(setting);
 }
 
 function missingScore(name: string): TaskScore {

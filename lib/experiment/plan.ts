@@ -7,6 +7,7 @@ import { stagesOf } from "../run/methods.ts";
 import { type PruneOptions, resolveOptions } from "../run/options.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import type { DataSource } from "./definition.ts";
+import { type CellPlace, placeCells } from "./folders.ts";
 import { type Cell, chooseCells, type Filter } from "./grid.ts";
 import { type CellIdentity, identityOfCell, scheduleName } from "./identity.ts";
 import { type Measure, measuresOf, promptOf } from "./measures.ts";
@@ -29,7 +30,7 @@ export interface CellModel {
   readonly weights: string;
 }
 
-/** A cell with all that decides it. */
+/** A cell with all that decides it, where it lies and how far it is. */
 export interface PlannedCell extends Cell {
   /** The model that it prunes. */
   readonly model: CellModel;
@@ -39,6 +40,8 @@ export interface PlannedCell extends Cell {
   readonly prune: Omit<PruneOptions, "rows">;
   /** What decides its result. */
   readonly identity: CellIdentity;
+  /** Name of its folder. */
+  readonly folder: string;
   /** How far it is. */
   readonly state: CellState;
   /** Steps of all stages. */
@@ -62,7 +65,7 @@ export async function refreshed(plan: ExperimentPlan, store: Store): Promise<Exp
   const all = await Promise.all(
     plan.all.map(async (cell) => ({
       ...cell,
-      state: await store.stateOf(cell.name, cell.identity, plan.measures),
+      state: await store.stateOf(cell.folder, cell.identity, plan.measures),
     })),
   );
   const chosen = new Set(plan.cells.map(({ name }) => name));
@@ -78,11 +81,11 @@ export async function planCells(
   { only = new Map() }: { readonly only?: Filter | undefined } = {},
 ): Promise<ExperimentPlan> {
   const cache = new RowCache(), measures = await measuresOf(experiment.evaluate, cache);
-  const models = new Map<string, CellModel>(), all: PlannedCell[] = [];
+  const models = new Map<string, CellModel>(), drafts: CellDraft[] = [];
   for (const cell of experiment.cells) {
     const model = await modelOf(cell, { experiment, cache, models });
     try {
-      all.push(await planCell(cell, { experiment, store, cache, measures, model }));
+      drafts.push(await planCell(cell, { experiment, cache, model }));
     } catch (error) {
       if (!(error instanceof CompressoError) || error.code !== "usage") throw error;
       throw new CompressoError("usage", { ...error.parts, what: `${error.parts.what}, cell ${cell.name}` }, {
@@ -90,17 +93,22 @@ export async function planCells(
       });
     }
   }
+  const places = await placeCells(drafts, { store, measures });
+  const all = drafts.flatMap((draft): PlannedCell[] => {
+    const place = places.get(draft);
+    return place ? [{ ...draft, ...place }] : [];
+  });
   const chosen = new Set(chooseCells(experiment.cells, only).map(({ name }) => name));
   return { cells: all.filter(({ name }) => chosen.has(name)), all, measures, cache };
 }
 
-async function planCell(cell: Cell, { experiment, store, cache, measures, model }: {
+type CellDraft = Omit<PlannedCell, keyof CellPlace>;
+
+async function planCell(cell: Cell, { experiment, cache, model }: {
   readonly experiment: ResolvedExperiment;
-  readonly store: Store;
   readonly cache: RowCache;
-  readonly measures: readonly Measure[];
   readonly model: CellModel;
-}): Promise<PlannedCell> {
+}): Promise<CellDraft> {
   const { options } = cell, { spec, weights } = model;
   const source = limited(pick(experiment.data, options.data, "data"), options.limitRows);
   const prune = pruneOptions(options, { prompt: await promptOf(options.prompt), layers: spec.layers.length });
@@ -120,7 +128,6 @@ async function planCell(cell: Cell, { experiment, store, cache, measures, model 
     source,
     prune,
     identity,
-    state: await store.stateOf(cell.name, identity, measures),
     steps,
     tokens: steps * resolved.batch * resolved.seq,
   };

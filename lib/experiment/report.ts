@@ -4,13 +4,15 @@ import { join } from "node:path";
 import { writeFileAtomically } from "../io/atomic.ts";
 import { charts } from "./charts.ts";
 import { axesOf, type Cell } from "./grid.ts";
+import { labelsOf } from "./labels.ts";
 import { markdown } from "./markdown.ts";
 import type { Measure, Value } from "./measures.ts";
 import { type CellOptionName, shownOption } from "./options.ts";
 import type { ExperimentPlan, PlannedCell } from "./plan.ts";
 import type { ResolvedExperiment } from "./resolve.ts";
+import { RUN_NUMBERS } from "./run_numbers.ts";
 import { type Difference, differenceOf, distanceOf, meanDistance, type Spread, spreadOf } from "./statistics.ts";
-import { type CellOutcome, type Store, valuesOf, writeJson } from "./store.ts";
+import { type Store, valuesOf, writeJson } from "./store.ts";
 
 /** A number that cells have. */
 export interface NumberName {
@@ -26,8 +28,10 @@ export interface NumberName {
 
 /** A finished cell. */
 export interface ReportCell {
-  /** Name of its folder. */
+  /** Its name in the present grid. */
   readonly cell: string;
+  /** Name of its folder, which an earlier grid may have given. */
+  readonly folder: string;
   /** Values along the axes, as shown. */
   readonly at: Readonly<Record<string, string>>;
   /** Its numbers by name. */
@@ -96,41 +100,29 @@ export interface ExperimentReport {
   readonly losses: Readonly<Record<string, readonly number[]>>;
 }
 
-const RUN_NUMBERS: readonly (NumberName & { readonly of: (outcome: CellOutcome) => number | null })[] = [
-  { name: "hard sparsity", kind: "share", isMeasure: false, of: ({ sparsity }) => sparsity.hard },
-  { name: "parameters", kind: "count", isMeasure: false, of: ({ parameters }) => parameters.after },
-  { name: "loss, last 8 steps", kind: "loss", isMeasure: false, of: ({ loss }) => loss.last },
-  { name: "loss, worst 5 steps", kind: "loss", isMeasure: false, of: ({ loss }) => loss.worst },
-  { name: "roughness of the loss", kind: "loss", isMeasure: false, of: ({ loss }) => loss.roughness },
-  { name: "gap to the schedule", kind: "share", isMeasure: false, of: ({ loss }) => loss.gap },
-  { name: "undecided units", kind: "share", isMeasure: false, of: ({ cut }) => cut.undecided },
-  { name: "unevenness of layers", kind: "share", isMeasure: false, of: ({ cut }) => cut.unevenness },
-  { name: "seconds of training", kind: "seconds", isMeasure: false, of: ({ seconds }) => seconds },
-];
-
 /** Gathers what is known by now. */
 export async function makeReport(
   experiment: ResolvedExperiment,
   { all, measures }: ExperimentPlan,
   store: Store,
 ): Promise<ExperimentReport> {
-  const { definition } = experiment, axes = axesOf(definition);
+  const { definition } = experiment, axes = axesOf(definition), place = placesOf(all, axes);
   const cells: ReportCell[] = [], losses: Record<string, readonly number[]> = {};
   const dense: Record<string, readonly Value[]> = {}, unfinished: { cell: string; state: string }[] = [];
   for (const planned of all) {
-    const { model: { name: model, baseDtype }, name, state } = planned;
+    const { model: { name: model, baseDtype }, name, folder, state } = planned;
     const denseName = baseDtype === "f16" ? model : `${model}-${baseDtype}`;
     dense[denseName] ??= withMeans(valuesOf(measures, await store.measured(store.dense(planned.model))));
     if (state.kind !== "done" && state.kind !== "unmeasured") {
       unfinished.push({ cell: name, state: "what" in state ? `${state.kind}: ${state.what}` : state.kind });
       continue;
     }
-    const found = await reportCell(planned, { axes, measures, store });
+    const found = await reportCell(planned, { at: place(planned), measures, store });
     if (!found) continue;
     cells.push(found);
-    losses[name] = (await store.records(name)).map(({ loss }) => loss);
+    losses[name] = (await store.records(folder)).map(({ loss }) => loss);
   }
-  const groups = groupsOf(all, cells, axes);
+  const groups = groupsOf(all.map(place), cells, axes);
   return {
     name: definition.name,
     question: definition.question ?? null,
@@ -139,7 +131,7 @@ export async function makeReport(
     names: namesOf(cells, [...Object.values(dense), ...await valuesOfCells(all, measures, store)].flat()),
     dense,
     groups,
-    contrasts: contrastsOf(cells, axes, all.map((cell) => placeOf(cell, axes))),
+    contrasts: contrastsOf(cells, axes, all.map(place)),
     cells,
     unfinished,
     losses,
@@ -156,15 +148,15 @@ export async function writeReport(report: ExperimentReport, out: string): Promis
   return ["report.md", "report.json", ...drawn.map(({ file }) => file)].map(path);
 }
 
-async function reportCell(planned: PlannedCell, { axes, measures, store }: {
-  readonly axes: readonly CellOptionName[];
+async function reportCell({ name: cell, folder }: PlannedCell, { at, measures, store }: {
+  readonly at: Place;
   readonly measures: readonly Measure[];
   readonly store: Store;
 }): Promise<ReportCell | null> {
-  const result = await store.result(planned.name);
+  const result = await store.result(folder);
   if (!result?.outcome) return null;
   const { outcome } = result, numbers: Record<string, number> = {};
-  for (const { name, value } of withMeans(valuesOf(measures, await store.measured(store.cell(planned.name))))) {
+  for (const { name, value } of withMeans(valuesOf(measures, await store.measured(store.cell(folder))))) {
     numbers[name] = value;
   }
   for (const { name, of } of RUN_NUMBERS) {
@@ -172,7 +164,7 @@ async function reportCell(planned: PlannedCell, { axes, measures, store }: {
     if (value !== null && Number.isFinite(value)) numbers[name] = value;
   }
   const { cut: { layers }, steps, tokens } = outcome;
-  return { cell: planned.name, at: placeOf(planned, axes), numbers, layers, steps, tokens };
+  return { cell, folder, at, numbers, layers, steps, tokens };
 }
 
 async function valuesOfCells(
@@ -181,7 +173,7 @@ async function valuesOfCells(
   store: Store,
 ): Promise<Value[][]> {
   const lists: Value[][] = [];
-  for (const { name } of all) lists.push(withMeans(valuesOf(measures, await store.measured(store.cell(name)))));
+  for (const { folder } of all) lists.push(withMeans(valuesOf(measures, await store.measured(store.cell(folder)))));
   return lists;
 }
 
@@ -216,17 +208,18 @@ function namesOf(cells: readonly ReportCell[], values: readonly Value[]): Number
   return [...measured.values(), ...run.map(({ name, kind, isMeasure }) => ({ name, kind, isMeasure }))];
 }
 
-function placeOf({ options }: Cell, axes: readonly CellOptionName[]): Record<string, string> {
-  return Object.fromEntries(axes.map((axis) => [axis, shownOption(options[axis])]));
+/** Labels of a cell's values along the axes; those of an axis are as many as its values, so that they stand for them. */
+type Place = Readonly<Record<string, string>>;
+
+function placesOf(all: readonly Cell[], axes: readonly CellOptionName[]): (cell: Cell) => Place {
+  const labels = axes.map((axis) => [axis, labelsOf(all.map(({ options }) => options[axis]))] as const);
+  return ({ options }) => Object.fromEntries(labels.map(([axis, label]) => [axis, label(options[axis])]));
 }
 
-function groupsOf(all: readonly Cell[], cells: readonly ReportCell[], axes: readonly CellOptionName[]): Group[] {
+function groupsOf(all: readonly Place[], cells: readonly ReportCell[], axes: readonly CellOptionName[]): Group[] {
   const others = axes.filter((axis) => axis !== "seed");
-  const key = (at: Readonly<Record<string, string>>): string => JSON.stringify(others.map((axis) => at[axis]));
-  const places = new Map(all.map((cell) => {
-    const at = placeOf(cell, others);
-    return [key(at), at] as const;
-  }));
+  const key = (at: Place): string => JSON.stringify(others.map((axis) => at[axis]));
+  const places = new Map(all.map((at) => [key(at), Object.fromEntries(others.map((axis) => [axis, at[axis] ?? ""]))]));
   return [...places].map(([wanted, at]): Group => {
     const own = cells.filter((cell) => key(cell.at) === wanted);
     const names = [...new Set(own.flatMap(({ numbers }) => Object.keys(numbers)))];
@@ -234,7 +227,7 @@ function groupsOf(all: readonly Cell[], cells: readonly ReportCell[], axes: read
     return {
       at,
       cells: own.map(({ cell }) => cell),
-      wanted: all.filter((cell) => key(placeOf(cell, others)) === wanted).length,
+      wanted: all.filter((place) => key(place) === wanted).length,
       numbers: Object.fromEntries(names.flatMap((name) => {
         const spread = spreadOf(own.flatMap(({ numbers }) => numbers[name] ?? []));
         return spread ? [[name, spread]] : [];
@@ -249,7 +242,7 @@ function groupsOf(all: readonly Cell[], cells: readonly ReportCell[], axes: read
 function contrastsOf(
   cells: readonly ReportCell[],
   axes: readonly CellOptionName[],
-  places: readonly Readonly<Record<string, string>>[],
+  places: readonly Place[],
 ): Contrast[] {
   const free = axes.filter((axis, index) => !axes.slice(0, index).some((other) => areTied(places, other, axis)));
   return free.filter((axis) => axis !== "seed").flatMap((axis) => {
@@ -289,7 +282,7 @@ function contrastsOf(
 
 /** Whether two axes go together, one value of the one with one of the other, as rank and alpha may. */
 function areTied(
-  places: readonly Readonly<Record<string, string>>[],
+  places: readonly Place[],
   a: CellOptionName,
   b: CellOptionName,
 ): boolean {

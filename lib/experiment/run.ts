@@ -158,12 +158,12 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
   readonly slot: ModelSlot;
   readonly options: RunExperimentOptions;
 }): Promise<void> {
-  const { name, identity, state, model: { path, baseDtype } } = cell, { measures, cache } = plan;
+  const { name, folder, identity, state, model: { path, baseDtype } } = cell, { measures, cache } = plan;
   const events: CellEvents = { onRecord: options.onRecord, onPhase: options.onPhase, signal: options.signal };
   const redoes = options.redo === true && (state.kind === "changed" || state.kind === "failed");
   const isPruned = hasPruned(cell) && !redoes;
   try {
-    await store.begin(name, identity, { anew: redoes || (state.kind === "unmeasured" && !isPruned) });
+    await store.begin(folder, identity, { anew: redoes || (state.kind === "unmeasured" && !isPruned) });
     const model = await slot.use(path, baseDtype, cell);
     const denseDir = store.dense(cell.model);
     await takeMeasures(model, missingOf(measures, await store.measured(denseDir)), { dir: denseDir, store, events });
@@ -181,15 +181,15 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
     // A dense model beside the pruned one might not fit.
     slot.release();
     await measureCell(cell, { device, tokenizer }, { store, measures, events });
-    await store.setResult(name, { cell: name, identity, outcome: await outcomeOf(cell, store), failure: null });
-    if (options.keep !== "models" && options.evaluateOnly !== true) await store.dropModel(name);
+    await store.setResult(folder, { cell: name, identity, outcome: await outcomeOf(cell, store), failure: null });
+    if (options.keep !== "models" && options.evaluateOnly !== true) await store.dropModel(folder);
   } catch (error) {
     if (options.signal?.aborted) throw error;
     const failure: CellFailure = {
       code: error instanceof CompressoError ? error.code : "defect",
       message: error instanceof Error ? error.message : String(error),
     };
-    await store.setResult(name, { cell: name, identity, outcome: null, failure });
+    await store.setResult(folder, { cell: name, identity, outcome: null, failure });
     options.onFailure?.(cell, failure);
   }
 }

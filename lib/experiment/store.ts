@@ -73,7 +73,7 @@ export class Store {
     this.out = out;
   }
 
-  /** Folder of a cell. */
+  /** Path of a cell's folder, by the folder's name. */
   cell(name: string): string {
     return join(this.out, "cells", name);
   }
@@ -81,6 +81,21 @@ export class Store {
   /** Folder of a model as it was, for its measures. Other weights of the same name have another one. */
   dense({ name, baseDtype, weights }: Pick<CellModel, "name" | "baseDtype" | "weights">): string {
     return join(this.out, "dense", `${name}-${baseDtype}-${weights.slice(0, 8)}`);
+  }
+
+  /** Facts of all cells that have a folder, by its name; one that cannot be read is left out. */
+  async identities(): Promise<ReadonlyMap<string, CellIdentity>> {
+    const found = new Map<string, CellIdentity>(), names: string[] = [];
+    try {
+      for await (const { name } of Deno.readDir(this.cell(""))) names.push(name);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+    for (const name of names.sort()) {
+      const identity = await readJson<CellIdentity>(join(this.cell(name), FILES.identity)).catch(() => null);
+      if (identity) found.set(name, identity);
+    }
+    return found;
   }
 
   /** Folder of self-written texts. */

@@ -5,11 +5,16 @@ import { fileURLToPath } from "node:url";
 import { CompressoError } from "../../lib/errors.ts";
 import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import { axesOf, cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
+import { labelsOf } from "../../lib/experiment/labels.ts";
+import { measuresOf } from "../../lib/experiment/measures.ts";
 import { openExperiment } from "../../lib/experiment/open.ts";
 import { pruneOptions } from "../../lib/experiment/options.ts";
-import { planCells } from "../../lib/experiment/plan.ts";
+import { type ExperimentPlan, planCells, type PlannedCell } from "../../lib/experiment/plan.ts";
+import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
-import { Store } from "../../lib/experiment/store.ts";
+import { RowCache } from "../../lib/experiment/rows.ts";
+import { type CellOutcome, Store } from "../../lib/experiment/store.ts";
+import { demoData } from "../../lib/io/open_model.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",
@@ -17,6 +22,36 @@ const PLAIN: ExperimentDefinition = {
   base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
   grid: { rank: [2, 4], seed: [1, 2] },
 };
+
+/** Gives a folder that is removed at the end. */
+async function inFolder(test: (folder: string) => Promise<void>): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    await test(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/** Writes what a finished cell has. */
+async function finish(
+  { folder, name, identity }: PlannedCell,
+  store: Store,
+  { seconds = 0 }: { readonly seconds?: number } = {},
+): Promise<void> {
+  const outcome: CellOutcome = {
+    sparsity: { target: 0.2, expected: 0.2, hard: 0.2 },
+    parameters: { before: 2, after: 1 },
+    cut: { layers: [0.2], uniform: 0.2, undecided: null, unevenness: 0 },
+    loss: { last: 1, worst: 1, roughness: 0, gap: 0 },
+    steps: 4,
+    tokens: 8,
+    seconds,
+    adapter: "none",
+  };
+  await store.begin(folder, identity, { anew: false });
+  await store.setResult(folder, { cell: name, identity, outcome, failure: null });
+}
 
 /** Asserts that an error of the toolkit says all of these. */
 function refuses(work: () => unknown, code: string, ...said: readonly RegExp[]): void {
@@ -44,6 +79,20 @@ Deno.test("an experiment is refused with the part that is wrong", () => {
   const rows = { file: "a.json", seq: 48, name: "one" };
   wrong({ evaluate: { rows: [rows, rows] } }, /different names/, /now: one/);
   wrong({ evaluate: { perplexity: [{ name: "x", text: "x.txt" }] } }, /evaluate\.perplexity\.0\.window/);
+});
+
+Deno.test("measures of any kind have names of their own, and none that the report uses itself", () => {
+  const text = { name: "q", text: "x.txt", window: 8 }, rows = { name: "q", file: "a.json", seq: 48 };
+  const choices = { name: "q", file: "a.json" }, tasks = { names: ["piqa"], data: "." };
+  const wrong = (evaluate: ExperimentDefinition["evaluate"], ...said: RegExp[]): void =>
+    refuses(() => defineExperiment({ ...PLAIN, evaluate }), "usage", ...said);
+  wrong({ perplexity: [text], rows: [rows] }, /measures have different names, of whatever kind/, /now: q/);
+  wrong({ rows: [rows], choices: [choices] }, /different names/, /now: q/);
+  wrong({ choices: [{ ...choices, name: "piqa acc" }], tasks }, /different names/, /now: piqa acc/);
+  for (const name of ["parameters", "hard sparsity", "seconds of training", "mean acc of 4 tasks"]) {
+    wrong({ choices: [{ ...choices, name }] }, /a number that the report has by itself/, new RegExp(`now: ${name}`));
+  }
+  defineExperiment({ ...PLAIN, evaluate: { perplexity: [text], rows: [{ ...rows, name: "r" }], tasks } });
 });
 
 Deno.test("cells are all combinations, the first seed of each first, named by the axes", () => {
@@ -82,6 +131,54 @@ Deno.test("cells are chosen by values, and values that no cell has are refused",
   );
   refuses(() => chooseCells(cells, new Map([["rank", ["8"]]])), "usage", /one of 2, 4/, /now: 8/);
   refuses(() => chooseCells(cells, new Map([["rnak", ["8"]]])), "usage", /options are/, /rnak/);
+});
+
+Deno.test("labels are plain unless they clash; then they show as much of a path as tells them apart, or a number", () => {
+  const labels = (...values: unknown[]): string[] => values.map(labelsOf(values));
+  assert.deepEqual(labels("cubic", "a/b/mine.ts", true, undefined, [1, 2]), ["cubic", "mine", "on", "default", "1+2"]);
+  assert.deepEqual(labels("linear", "/x/curves/linear.ts"), ["linear", "linear.ts"]);
+  assert.deepEqual(labels("/a/prompt.txt", "/b/prompt.txt", "/b/prompt.txt"), ["a/prompt", "b/prompt", "b/prompt"]);
+  assert.deepEqual(labels("/a/c/p.txt", "/b/c/p.txt", "/b/c/p.md"), ["a/c/p.txt", "b/c/p.txt", "b/c/p.md"]);
+  assert.deepEqual(labels("/a/p.txt", "/b/p.md", "/c/p.md.gz"), ["a/p", "b/p", "p.md"]);
+  assert.deepEqual(labels("a,b", ["a", "b"], "a+b 2"), ["a+b", "a+b 3", "a+b 2"]);
+});
+
+Deno.test("options whose paths have the same last part are groups, pairs and choices of their own", async () => {
+  await inFolder(async (folder) => {
+    await Deno.mkdir(`${folder}/curves`);
+    await Deno.writeTextFile(`${folder}/curves/linear.ts`, "export default {};");
+    const definition = { ...PLAIN, grid: { schedule: ["linear", "curves/linear.ts"], seed: [1, 2] } };
+    const resolved = resolveExperiment(defineExperiment(definition), { root: folder });
+    const store = new Store(`${folder}/out`), plan = await planCells(resolved, store);
+    for (const [index, cell] of plan.all.entries()) await finish(cell, store, { seconds: index });
+    const { groups, contrasts } = await makeReport(resolved, await planCells(resolved, store), store);
+    assert.deepEqual(groups.map(({ at }) => at), [{ schedule: "linear" }, { schedule: "linear.ts" }]);
+    // In the order of the plan: both schedules with the first seed, then with the second one.
+    assert.deepEqual(groups.map(({ numbers }) => numbers["seconds of training"]?.values), [[0, 2], [1, 3]]);
+    assert.deepEqual(contrasts.map(({ from, to }) => [from, to]), [["linear", "linear.ts"]]);
+    assert.equal(contrasts[0]?.numbers["seconds of training"]?.n, 2);
+    const chosen = (value: string): unknown[] =>
+      chooseCells(resolved.cells, new Map([["schedule", [value]]])).map(({ options }) => options.schedule);
+    assert.deepEqual(chosen("linear"), ["linear", "linear"]);
+    assert.deepEqual(chosen("linear.ts"), Array(2).fill(resolve(folder, "curves/linear.ts")));
+  });
+});
+
+Deno.test("measures with prompts of the same last part do not share a name", async () => {
+  await inFolder(async (folder) => {
+    const prompt: (boolean | string)[] = [false, true];
+    for (const part of ["a", "b"]) {
+      await Deno.mkdir(`${folder}/${part}`);
+      await Deno.writeTextFile(`${folder}/${part}/prompt.txt`, `Be ${part}.`);
+      prompt.push(`${folder}/${part}/prompt.txt`);
+    }
+    const idsOf = async (prompt: readonly (boolean | string)[]): Promise<string[]> => {
+      const choices = [{ name: "q", file: demoData("heldout") }];
+      return (await measuresOf({ choices, prompt }, new RowCache())).map(({ id }) => id.replace("choices q", ""));
+    };
+    assert.deepEqual(await idsOf(prompt), [", no prompt", ", with prompt", ", a/prompt prompt", ", b/prompt prompt"]);
+    assert.deepEqual(await idsOf(prompt.slice(0, 3)), [", no prompt", ", with prompt", ", prompt prompt"]);
+  });
 });
 
 Deno.test("overrides set an axis or the base, name files, and are refused for names that are not there", () => {
@@ -136,6 +233,63 @@ Deno.test("a plan has the steps, tokens and facts of each cell, and names the ce
   await assert.rejects(planCells(resolveExperiment(long), store), /longest context.*100000|cell seq=100000/s);
   const absent = defineExperiment({ ...PLAIN, data: "absent.jsonl" });
   await assert.rejects(planCells(resolveExperiment(absent), store), /cannot read .*absent\.jsonl.*no such file/s);
+});
+
+Deno.test("a cell finds its folder by its facts, whatever an earlier grid has called it", async () => {
+  await inFolder(async (folder) => {
+    const store = new Store(folder);
+    const planOf = async (grid: ExperimentDefinition["grid"], base: object = {}): Promise<ExperimentPlan> =>
+      await planCells(resolveExperiment(defineExperiment({ ...PLAIN, base: { ...PLAIN.base, ...base }, grid })), store);
+    const places = ({ all }: ExperimentPlan): string[][] =>
+      all.map(({ name, folder, state }) => [name, folder, state.kind]);
+    for (const cell of (await planOf({ rank: [2, 4], seed: [1] })).all) await finish(cell, store);
+    assert.deepEqual(places(await planOf({ rank: [2, 4], seed: [1, 2] })), [
+      ["rank=2,seed=1", "rank=2", "done"],
+      ["rank=4,seed=1", "rank=4", "done"],
+      ["rank=2,seed=2", "rank=2,seed=2", "new"],
+      ["rank=4,seed=2", "rank=4,seed=2", "new"],
+    ]);
+    // A folder that is begun and holds nothing yet is no reason to run a finished cell again.
+    const [first] = (await planOf({ rank: [2, 4], seed: [1, 2] })).all;
+    assert.ok(first);
+    await store.begin("rank=2,seed=1", first.identity, { anew: false });
+    await Deno.mkdir(`${folder}/cells/broken`);
+    await Deno.writeTextFile(`${folder}/cells/broken/cell.json`, "{");
+    assert.deepEqual(places(await planOf({ rank: [2], seed: [1, 2] })), [
+      ["seed=1", "rank=2", "done"],
+      ["seed=2", "seed=2", "new"],
+    ]);
+    // Neither seed of an earlier grid is the present one: as before, the name's own folder has changed.
+    assert.deepEqual(places(await planOf({ rank: [2, 4] }, { seed: 7 })).map(([, at, state]) => [at, state]), [
+      ["rank=2", "changed"],
+      ["rank=4", "changed"],
+    ]);
+  });
+});
+
+Deno.test("no two cells have one folder, also where facts do not tell them apart or names have moved", async () => {
+  await inFolder(async (folder) => {
+    const store = new Store(`${folder}/out`), path = (name: string): string => `${folder}/${name}.jsonl`;
+    for (const name of ["one", "other", "third"]) {
+      await Deno.writeTextFile(path(name), JSON.stringify({ instruction: name, output: "Yes." }) + "\n");
+    }
+    const planOf = async (change: Partial<ExperimentDefinition>): Promise<readonly PlannedCell[]> =>
+      (await planCells(resolveExperiment(defineExperiment({ ...PLAIN, ...change })), store)).all;
+    const places = (cells: readonly PlannedCell[]): string[][] =>
+      cells.map(({ name, folder, state }) => [name, folder, state.kind]);
+    // Whether layers are computed anew is no fact, and its seconds are its own all the same.
+    for (const cell of await planOf({ grid: { recompute: [true, false], seed: [0] } })) await finish(cell, store);
+    assert.deepEqual(places(await planOf({ grid: { recompute: [true, false], seed: [0, 1] } })).slice(0, 2), [
+      ["recompute=on,seed=0", "recompute=on", "done"],
+      ["recompute=off,seed=0", "recompute=off", "done"],
+    ]);
+    // 'b' is now what 'a' was: a run of 'a' must leave that folder alone.
+    const grid = { data: ["a", "b"] };
+    for (const cell of await planOf({ data: { a: path("one"), b: path("other") }, grid })) await finish(cell, store);
+    const [a, b] = places(await planOf({ data: { a: path("third"), b: path("one") }, grid }));
+    assert.deepEqual(b, ["data=b", "data=a", "done"]);
+    assert.match(a?.join(" ") ?? "", /^data=a data=a,[\da-f]+ new$/);
+  });
 });
 
 Deno.test("an experiment is opened from JSON or a script, and nothing else", async () => {

@@ -118,6 +118,35 @@ experimentTest(
   },
 );
 
+experimentTest(
+  "a grid that is widened keeps what is finished, in the folders that it has",
+  async (run, out) => {
+    const few: ExperimentDefinition = { ...TINY, grid: { rank: [2, 4], seed: [1] }, evaluate: {} };
+    assert.deepEqual((await run(few, out, { keep: "models" })).worked, ["rank=2", "rank=4"]);
+    const wide = { ...few, grid: { rank: [2, 4], seed: [1, 2] }, evaluate: TINY.evaluate };
+    const measured = await run(wide, out, { evaluateOnly: true });
+    assert.deepEqual(measured.worked, ["rank=2,seed=1", "rank=4,seed=1"]);
+    const two = await run(wide, out, { only: new Map([["rank", ["2"]]]) });
+    assert.deepEqual(two.worked, ["rank=2,seed=2"]);
+    assert.equal(two.result.left, 0);
+    const folders = async (): Promise<string[]> =>
+      (await Array.fromAsync(Deno.readDir(`${out}/cells`), ({ name }) => name)).sort();
+    assert.deepEqual(await folders(), ["rank=2", "rank=2,seed=2", "rank=4"]);
+    const { groups, cells } = await json<ExperimentReport>(`${out}/report.json`);
+    assert.deepEqual(groups.map(({ cells }) => cells), [["rank=2,seed=1", "rank=2,seed=2"], ["rank=4,seed=1"]]);
+    assert.deepEqual(cells.map(({ folder }) => folder), ["rank=2", "rank=4", "rank=2,seed=2"]);
+    assert.equal(groups[0]?.numbers["answers"]?.n, 2);
+
+    const path = `${out}/cells/rank=4/result.json`, result = await json<CellResult>(path);
+    const failure = { code: "defect", message: "once" };
+    await Deno.writeTextFile(path, JSON.stringify({ ...result, outcome: null, failure }));
+    const again = await run(wide, out, { redo: true, only: new Map([["rank", ["4"]], ["seed", ["1"]]]) });
+    assert.deepEqual([again.worked, again.result.failed], [["rank=4,seed=1"], []]);
+    assert.deepEqual(await folders(), ["rank=2", "rank=2,seed=2", "rank=4"]);
+    assert.deepEqual((await json<CellResult>(path)).outcome?.cut, result.outcome?.cut);
+  },
+);
+
 experimentTest("a stopped cell goes on from its checkpoint and ends with the same losses", async (run, out, whole) => {
   const definition = { ...TINY, grid: { seed: [3] }, evaluate: {} };
   await run(definition, whole);

@@ -1,0 +1,21 @@
+// Numbers that every run has, measured or not. Owns their names and where they come from; refuses what is measured.
+import type { NumberName } from "./report.ts";
+import type { CellOutcome } from "./store.ts";
+
+/** A number of a run. */
+export interface RunNumber extends NumberName {
+  readonly of: (outcome: CellOutcome) => number | null;
+}
+
+/** All of them, in the order of the tables. */
+export const RUN_NUMBERS: readonly RunNumber[] = [
+  { name: "hard sparsity", kind: "share", isMeasure: false, of: ({ sparsity }) => sparsity.hard },
+  { name: "parameters", kind: "count", isMeasure: false, of: ({ parameters }) => parameters.after },
+  { name: "loss, last 8 steps", kind: "loss", isMeasure: false, of: ({ loss }) => loss.last },
+  { name: "loss, worst 5 steps", kind: "loss", isMeasure: false, of: ({ loss }) => loss.worst },
+  { name: "roughness of the loss", kind: "loss", isMeasure: false, of: ({ loss }) => loss.roughness },
+  { name: "gap to the schedule", kind: "share", isMeasure: false, of: ({ loss }) => loss.gap },
+  { name: "undecided units", kind: "share", isMeasure: false, of: ({ cut }) => cut.undecided },
+  { name: "unevenness of layers", kind: "share", isMeasure: false, of: ({ cut }) => cut.unevenness },
+  { name: "seconds of training", kind: "seconds", isMeasure: false, of: ({ seconds }) => seconds },
+];

@@ -44,7 +44,7 @@ export function planVerb(): CommandUnknownOpts {
     .option("--seq <tokens>", "tokens of a sequence", wholeNumber("--seq", { least: 2 }), DEFAULTS.seq)
     .option(
       "--units <kinds>",
-      `what is cut: heads or kv, ffn, hidden (default: ${DEFAULTS.units})`,
+      `what is cut: heads or kv, ffn, hidden, layers (default: ${DEFAULTS.units})`,
       someOf("--units", UNIT_KINDS),
     )
     .option("--rank <count>", `rank of LoRA (default: ${DEFAULTS.lora.rank})`, wholeNumber("--rank", { least: 1 }))

@@ -71,7 +71,7 @@ export async function runPrune(path: string, settings: PruneSettings): Promise<v
   const { out, resume = false, overwrite = false, json } = settings, name = modelName(path);
   goalOf(settings, { name });
   ratesOf(settings);
-  await checkRunFolder(out, { resume, overwrite });
+  await checkRunFolder(out, { resume, overwrite, model: modelPath(path) });
   const prompt = await promptText(settings.prompt ?? true);
   const given = (layers: number): PruneOptions => ({ rows: [], prompt, ...optionsOf(settings, { name, layers }) });
   const earlier = resume ? await finishedRun(out, given) : null;

@@ -1,8 +1,9 @@
 // The folder of a prune run before the run: what stands there, and what may happen to it. Owns those rules; refuses the run.
-import { join } from "node:path";
+import { join, sep } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
 import { ADAPTER_FOLDER, UNMERGED_FOLDER } from "../lib/run/export_adapter.ts";
 import { type PruneOptions, resolveOptions } from "../lib/run/options.ts";
+import { isEvaluationFile } from "../lib/report/read_run.ts";
 import { CHECKPOINT_FILE } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 
@@ -12,10 +13,10 @@ export const REPORT_FILE = "report.html";
 /** What a run leaves in its folder. */
 const RUN_FILES = ["run.json", "model", "model.gguf", UNMERGED_FOLDER, ADAPTER_FOLDER, CHECKPOINT_FILE] as const;
 
-/** Refuses a folder that holds an earlier run, unless it is to be replaced or resumed. */
+/** Refuses a folder that holds an earlier run, unless it is to be replaced or resumed, and a replaced one that holds `model`, the run's own. */
 export async function checkRunFolder(
   out: string,
-  { resume, overwrite }: { readonly resume: boolean; readonly overwrite: boolean },
+  { resume, overwrite, model }: { readonly resume: boolean; readonly overwrite: boolean; readonly model: string },
 ): Promise<void> {
   if (resume && overwrite) {
     throw new CompressoError("usage", {
@@ -27,6 +28,7 @@ export async function checkRunFolder(
   if (info && !info.isDirectory) {
     throw new CompressoError("usage", { what: `cannot write to ${out}`, rule: "--out is a folder", value: "a file" });
   }
+  if (overwrite) await refuseOwnModel(out, model);
   if (resume || overwrite) return;
   const found = await presentFiles(out);
   if (found.length === 0) return;
@@ -44,8 +46,37 @@ export async function checkRunFolder(
 /** Removes what an earlier run left, so that a run that stops early leaves no model that is not its own. */
 export async function clearRunFolder(out: string): Promise<void> {
   for (const name of await presentFiles(out)) await Deno.remove(join(out, name), { recursive: true });
-  // A report of the earlier run would be taken for one of this run.
+  // A report or an evaluation of the earlier run would be taken for one of this run; what was measured is only put aside.
   await Deno.remove(join(out, REPORT_FILE)).catch(() => undefined);
+  for (const name of (await namesIn(out)).filter(isEvaluationFile)) {
+    await Deno.rename(join(out, name), join(out, `earlier-${name}`));
+  }
+}
+
+async function namesIn(folder: string): Promise<string[]> {
+  const names: string[] = [];
+  try {
+    for await (const { name } of Deno.readDir(folder)) names.push(name);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+  return names;
+}
+
+/** Replacing an earlier run removes its files before the model is read. */
+async function refuseOwnModel(out: string, model: string): Promise<void> {
+  const realPath = (path: string): Promise<string | null> => Deno.realPath(path).catch(() => null);
+  const own = await realPath(model);
+  for (const name of RUN_FILES) {
+    const path = await realPath(join(out, name));
+    if (own === null || path === null || (own !== path && !own.startsWith(path + sep))) continue;
+    throw new CompressoError("usage", {
+      what: `cannot replace the run in ${out}`,
+      rule: "the model to prune is not among the files that --overwrite removes",
+      value: `${model} is ${join(out, name)} or lies in it`,
+      mend: "choose another --out, or move the model first",
+    });
+  }
 }
 
 /** Whether a run that stopped can be resumed. */

@@ -12,7 +12,8 @@ export const BUFFER_GROUP = 32;
 
 /**
  * C[m, n] (=|+=) α · Σₖ A[m, k] · B[k, n]; every matrix by its own offset and its two strides, so that one kernel serves all transposes.
- * Bindings A, B, C, params. Grid: x groups of {@link BUFFER_GROUP} tiles, counted row by row of tiles. The order of the sum is fixed: k ascending.
+ * Bindings A, B, C, params. Grid: groups of {@link BUFFER_GROUP} tiles, counted row by row of tiles, along x and then y. The order of the sum
+ * is fixed: k ascending.
  */
 export function productBuffer({ rows, columns }: BufferProduct): KernelSource {
   const cells = rows * columns;
@@ -33,9 +34,10 @@ export function productBuffer({ rows, columns }: BufferProduct): KernelSource {
 @group(0) @binding(2) var<storage, read_write> c: array<f32>;
 @group(0) @binding(3) var<uniform> p: Params;
 
-@compute @workgroup_size(${BUFFER_GROUP}) fn main(@builtin(global_invocation_id) id: vec3u) {
-  let m0 = id.x / p.tiles * ${rows}u;
-  let n0 = id.x % p.tiles * ${columns}u;
+@compute @workgroup_size(${BUFFER_GROUP}) fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let tile0 = id.x + id.y * groups.x * ${BUFFER_GROUP}u;
+  let m0 = tile0 / p.tiles * ${rows}u;
+  let n0 = tile0 % p.tiles * ${columns}u;
   if (m0 >= p.m) { return; }
 ${lines(rows, (r) => `  let a${r} = p.offsetA + min(m0 + ${r}u, p.m - 1u) * p.strideAm;`)}
 ${lines(columns, (n) => `  let b${n} = p.offsetB + min(n0 + ${n}u, p.n - 1u) * p.strideBn;`)}

@@ -107,11 +107,14 @@ function recordTexture(plan: Plan, pool: OperandPool, options: MatmulOptions): v
   });
 }
 
+/** Workgroups along x: within the limit of every adapter, 65535. */
+const MOST_GROUPS = 32768;
+
 function recordBuffer(plan: Plan, options: MatmulOptions): void {
   const { a, b, c, m, n, k, transposeA = false, transposeB = false, alpha = 1, accumulate = false } = options;
   const tile = productTile(plan.device, matmulProduct("buffer", options));
   const tilesN = Math.ceil(n / tile.columns);
-  const tiles = Math.ceil(m / tile.rows) * tilesN;
+  const groups = Math.ceil(Math.ceil(m / tile.rows) * tilesN / BUFFER_GROUP), width = Math.min(groups, MOST_GROUPS);
   const params = [
     u32(m),
     u32(n),
@@ -129,7 +132,7 @@ function recordBuffer(plan: Plan, options: MatmulOptions): void {
     f32(alpha),
   ];
   plan.dispatch(compileKernel(plan.device, productBuffer(tile)), [a.buffer, b.buffer, c.buffer, { params }], {
-    groups: [Math.ceil(tiles / BUFFER_GROUP)],
+    groups: [width, Math.ceil(groups / width)],
     cost: 2 * m * n * k,
   });
 }

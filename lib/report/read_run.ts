@@ -208,10 +208,15 @@ async function checkpointIdentity(path: string): Promise<Readonly<Record<string,
   }
 }
 
+/** Whether a file of this name in a run's folder is taken for an evaluation of the run. */
+export function isEvaluationFile(name: string): boolean {
+  return name.startsWith("eval") && name.endsWith(".json");
+}
+
 async function readEvaluations(folder: string): Promise<Evaluation[]> {
   const names: string[] = [];
   for await (const { name, isFile } of Deno.readDir(folder)) {
-    if (isFile && name.startsWith("eval") && name.endsWith(".json")) names.push(name);
+    if (isFile && isEvaluationFile(name)) names.push(name);
   }
   return (await Promise.all(names.sort().map((name) => readEvaluation(join(folder, name))))).flat();
 }

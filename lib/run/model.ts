@@ -162,6 +162,7 @@ export class Model implements Disposable {
   ): Promise<Float32Array<ArrayBuffer>> {
     const seq = tokens.length / options.batch;
     checkTokens(tokens, this.spec.vocab);
+    checkLabels(labels, this.spec.vocab);
     const { pass, loss } = this.#prepareLoss({ batch: options.batch, seq }, options.adapters ?? {});
     this.device.write(pass.act.tokens, Uint32Array.from(tokens));
     const targets = shiftLabels(labels, { seq });
@@ -230,6 +231,7 @@ export class Model implements Disposable {
         value: `${tokens.length} tokens, ${labels.length} labels`,
       });
     }
+    checkLabels(labels, this.spec.vocab);
     const targets = shiftLabels(labels, { seq });
     const count = targets.reduce((sum, target) => sum + (target >= 0 ? 1 : 0), 0);
     using pass = createPass(this.device, this.weights, { batch, seq, backward: true, lora: input.lora ?? null });
@@ -366,6 +368,19 @@ function checkNext(
     if (!Number.isInteger(id) || id < -1 || id >= vocab) {
       fail("input", `ids lie in [0, ${vocab}), or are -1`, String(id));
     }
+  }
+}
+
+function checkLabels(labels: ArrayLike<number>, vocab: number): void {
+  for (let i = 0; i < labels.length; i++) {
+    const label = labels[i] ?? NaN;
+    if (Number.isInteger(label) && label < vocab) continue;
+    throw new CompressoError("input", {
+      what: `cannot use label ${i} of the sequence`,
+      rule: `labels lie in [0, ${vocab}), or are negative where a token does not count`,
+      value: String(label),
+      mend: "use the tokenizer of this model",
+    });
   }
 }
 

@@ -54,19 +54,18 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   await onReady?.();
   await Deno.mkdir(out, { recursive: true });
   const recordsPath = `${out}/records.jsonl`;
-  await writeFileAtomically(recordsPath, await firstLines(recordsPath, before.records));
+  await writeFileAtomically(recordsPath, await recordsUpTo(recordsPath, before.steps));
   onStart?.(session, before.steps);
   using file = await Deno.open(recordsPath, { append: true });
   const encoder = new TextEncoder();
-  let lines = before.records;
+  let last = before.steps;
   for await (const record of session) {
     // A run that went back does steps anew: the file keeps one line of each, the one that led to the result.
-    if (record.step <= lines) {
-      lines = record.step - 1;
-      await file.truncate(encoder.encode(await firstLines(recordsPath, lines)).length);
+    if (record.step <= last) {
+      await file.truncate(encoder.encode(await recordsUpTo(recordsPath, record.step - 1)).length);
     }
     await writeAll(file, encoder.encode(JSON.stringify(record) + "\n"));
-    lines++;
+    last = record.step;
     onRecord?.(record);
   }
   onPhase?.("slice");
@@ -77,10 +76,27 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   return summary;
 }
 
-async function firstLines(path: string, count: number): Promise<string> {
-  if (count === 0) return "";
-  const text = await Deno.readTextFile(path);
-  return text.split("\n").slice(0, count).map((line) => line + "\n").join("");
+/**
+ * The lines of records up to a step. Unlike a checkpoint they are not forced to the disk: after a power cut some may be missing or broken, and of
+ * a folder that was copied all.
+ */
+async function recordsUpTo(path: string, step: number): Promise<string> {
+  if (step === 0) return "";
+  const text = await Deno.readTextFile(path).catch((error: unknown) => {
+    if (error instanceof Deno.errors.NotFound) return "";
+    throw error;
+  });
+  return text.split("\n").filter((line) => stepOf(line) <= step).map((line) => line + "\n").join("");
+}
+
+/** The step of a record's line; NaN for a broken one. */
+function stepOf(line: string): number {
+  try {
+    const record: { readonly step?: unknown } | null = JSON.parse(line);
+    return typeof record?.step === "number" ? record.step : NaN;
+  } catch {
+    return NaN;
+  }
 }
 
 async function writeAll(file: Deno.FsFile, bytes: Uint8Array): Promise<void> {

@@ -1,6 +1,8 @@
 // The rows of a run as batches to train on, and sequences that are held out. Owns the split and the hash of the examples; refuses files.
 import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
+import type { Example } from "../io/prompts.ts";
+import type { DecoderSpec } from "../nn/spec.ts";
 import { type Batches, createBatches, type EncodeReport, encodeRows, sequencesOf } from "./batches.ts";
 import type { Model } from "./model.ts";
 import type { PruneOptions, ResolvedOptions } from "./options.ts";
@@ -16,9 +18,9 @@ export interface RunData {
   readonly makeBatches: (seed: number) => Batches;
 }
 
-/** Encodes the rows of a run. Throws `CompressoError("input")` for a model without tokenizer. */
+/** Encodes the rows of a run. Throws `CompressoError("input")` for a model without tokenizer, and for tokens that it has no embedding of. */
 export function encodeRun(
-  { tokenizer }: Pick<Model, "tokenizer">,
+  { tokenizer, spec: { vocab } }: { readonly spec: Pick<DecoderSpec, "vocab"> } & Pick<Model, "tokenizer">,
   { rows, prompt, packing, batch, seq }: ResolvedOptions,
   { reading }: Pick<PruneOptions, "reading"> = {},
 ): RunData {
@@ -36,13 +38,28 @@ export function encodeRun(
   // Rows that are held out may all be too long for `seq`: what they cannot give is taken from those that are trained on.
   const apart = sequencesOf(heldoutRows, encoding).slice(0, HELD_OUT);
   const heldout = apart.length > 0 ? apart : examples.slice(-HELD_OUT);
-  const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
+  checkVocab([...examples, ...heldout], vocab);
+  // Tokenizers may have a pad token that the model has no embedding of.
+  const padId = [tokenizer.padId, tokenizer.eosId].find((id) => id !== null && id < vocab) ?? 0;
   return {
     report,
     heldout: heldout.map(({ tokens }) => [...tokens]),
     digest: digestOf(examples.flatMap(({ tokens, labels }) => [tokens, labels])),
     makeBatches: (seed) => createBatches(examples, { batch, seq, seed, padId }),
   };
+}
+
+function checkVocab(examples: readonly Example[], vocab: number): void {
+  for (const { tokens } of examples) {
+    const beyond = tokens.find((token) => token >= vocab);
+    if (beyond === undefined) continue;
+    throw new CompressoError("input", {
+      what: "cannot train on these data",
+      rule: `the model has an embedding of each token: ids lie in [0, ${vocab})`,
+      value: `the rows have token ${beyond}`,
+      mend: "take the token out of the rows, or the tokenizer that the model was trained with",
+    });
+  }
 }
 
 /** A short hash. */

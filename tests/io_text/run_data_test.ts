@@ -3,9 +3,10 @@ import assert from "node:assert/strict";
 import { parseRows, type Row } from "../../lib/io/datasets.ts";
 import { type ResolvedOptions, resolveOptions } from "../../lib/run/options.ts";
 import { encodeRun } from "../../lib/run/run_data.ts";
-import { tokenizerOf } from "./fixtures.ts";
+import { failure, tokenizerOf } from "./fixtures.ts";
 
 const tokenizer = await tokenizerOf("byte_level");
+const model = { tokenizer, spec: { vocab: tokenizer.vocabSize } };
 
 function optionsOf(rows: readonly Row[], given: { readonly packing: boolean }): ResolvedOptions {
   const options = { rows, sparsity: 0.2, steps: 1, batch: 1, seq: 32, prompt: null, ...given };
@@ -23,7 +24,7 @@ function instructions(words: readonly number[]): readonly Row[] {
 Deno.test("of a long text a few sequences are compared, not the whole", () => {
   const { rows } = parseRows("It was the best of times, it was the worst of times. ".repeat(200), "book.txt");
   for (const packing of [true, false]) {
-    const { heldout, report } = encodeRun({ tokenizer }, optionsOf(rows, { packing }));
+    const { heldout, report } = encodeRun(model, optionsOf(rows, { packing }));
     assert.ok(report.examples > 20, `${report.examples}`);
     assert.equal(heldout.length, 8);
     assert.ok(heldout.every(({ length }) => length <= 32));
@@ -31,9 +32,9 @@ Deno.test("of a long text a few sequences are compared, not the whole", () => {
 });
 
 Deno.test("a tenth of the rows is held out, of 8 rows at most", () => {
-  const { heldout, report } = encodeRun({ tokenizer }, optionsOf(instructions(Array(100).fill(1)), { packing: false }));
+  const { heldout, report } = encodeRun(model, optionsOf(instructions(Array(100).fill(1)), { packing: false }));
   assert.deepEqual([heldout.length, report.rows], [8, 92]);
-  const few = encodeRun({ tokenizer }, optionsOf(instructions([1, 1, 1]), { packing: false }));
+  const few = encodeRun(model, optionsOf(instructions([1, 1, 1]), { packing: false }));
   assert.deepEqual([few.heldout.length, few.report.rows], [3, 3]);
 });
 
@@ -44,7 +45,18 @@ Deno.test("rows that are held out and do not fit refuse no run: sequences that a
       "rows.jsonl",
     ).rows,
   );
-  const { heldout, report } = encodeRun({ tokenizer }, optionsOf(rows, { packing: false }));
+  const { heldout, report } = encodeRun(model, optionsOf(rows, { packing: false }));
   assert.deepEqual([report.rows, report.examples], [11, 11]);
   assert.equal(heldout.length, 8);
+});
+
+Deno.test("tokens without an embedding are refused before training, and do not serve as padding", () => {
+  const rows = instructions([1, 1, 1]), options = optionsOf(rows, { packing: false });
+  const used = Math.max(...encodeRun(model, options).heldout.flat());
+  const { makeBatches } = encodeRun({ tokenizer: { ...tokenizer, padId: 90_000 }, spec: model.spec }, options);
+  assert.ok(makeBatches(1).next().tokens.every((token) => token < tokenizer.vocabSize));
+  assert.throws(
+    () => encodeRun({ tokenizer, spec: { vocab: used } }, options),
+    failure("input", new RegExp(`ids lie in \\[0, ${used}\\); now: the rows have token ${used}`)),
+  );
 });

@@ -348,6 +348,27 @@ Deno.test("a general product reads an operand's texture, and refuses a result in
   );
 });
 
+Deno.test("a product from buffers of more groups than a grid is wide goes on in the next row of the grid", async () => {
+  const SIDE = 4100, a = random(SIDE, 8), b = random(SIDE, 9); // 1025² tiles of 4×4, 32 in a group: 32,833 groups
+  using bufferA = device.uploadBuffer("a", a);
+  using bufferB = device.uploadBuffer("b", b);
+  using bufferC = device.createBuffer("c", 4 * SIDE * SIDE);
+  using plan = new Plan(device);
+  recordMatmul(plan, {
+    a: { buffer: bufferA, stride: 1 },
+    b: { buffer: bufferB, stride: SIDE },
+    c: { buffer: bufferC, stride: SIDE },
+    ...{ m: SIDE, n: SIDE, k: 1 },
+  });
+  await plan.run();
+  const product = await device.readFloats(bufferC, SIDE * SIDE);
+  // Of one term the product in f32 is exact.
+  const wrong = product.findIndex((value, at) =>
+    value !== Math.fround((a[Math.floor(at / SIDE)] ?? NaN) * (b[at % SIDE] ?? NaN))
+  );
+  assert.equal(wrong, -1);
+});
+
 Deno.test("products leave no buffer or texture behind", () => {
   assert.equal(device.liveCount, 0);
   device[Symbol.dispose]();

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import {
+  compress,
   cubic,
   defineSchedule,
   demoData,
@@ -22,6 +23,7 @@ import { hardenMasks } from "../../lib/prune/harden.ts";
 import { priorShape } from "../../lib/prune/prior.ts";
 import { selectionMasks, selectUnits, unitTable } from "../../lib/prune/units.ts";
 import { keptBy } from "../../lib/run/chooser.ts";
+import { readRun } from "../../lib/report/read_run.ts";
 import { layerShares } from "../../lib/run/steering.ts";
 
 const { rows } = await readRows(demoData("train"), { limit: 64 });
@@ -196,6 +198,31 @@ Deno.test("a schedule's target out of reach is refused at its step, for the whol
       layers: ({ layers, step }) => layers.map((_, i) => i === 0 && step === 2 ? 0.5 : null),
     });
     await assert.rejects(drive(model, { schedule: layers, units, rules }), /step 2 of 8: cannot cut 0\.5 of layer 0/);
+  });
+});
+
+Deno.test("a resumed run whose records were lost in part, broken or not copied goes on with the lines that there are", async () => {
+  await withDemo(async ({ model }) => {
+    for (const damage of ["cut", "none"] as const) {
+      const out = await Deno.makeTempDir(), path = `${out}/records.jsonl`;
+      const run = async (resume: boolean, stopAt: number | null): Promise<void> => {
+        const controller = new AbortController();
+        await compress(model, {
+          ...{ ...BASE, out, resume, checkpointEvery: 1000, export: { formats: ["hf"] }, signal: controller.signal },
+          onRecord: ({ step }) => {
+            if (step === stopAt) controller.abort(new Error("enough"));
+          },
+        });
+      };
+      await assert.rejects(run(false, 6), /enough/);
+      const lines = (await Deno.readTextFile(path)).split("\n");
+      if (damage === "none") await Deno.remove(path);
+      else await Deno.writeTextFile(path, `${lines.slice(0, 3).join("\n")}\n${lines[3]?.slice(0, 20)}`);
+      await run(true, null);
+      const steps = (await readRun(out)).records.map(({ step }) => step);
+      assert.deepEqual(steps, [...(damage === "cut" ? [1, 2, 3] : []), 7, 8, 9, 10, 11]);
+      await Deno.remove(out, { recursive: true });
+    }
   });
 });
 

@@ -1,6 +1,7 @@
 // `compresso export MODEL`: any readable model, with an adapter merged where asked, as a Hugging Face folder and a GGUF. Owns the verb; refuses to cut. Needs no GPU.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { basename, resolve } from "node:path";
+import { keptGeneration } from "../lib/io/hf_model.ts";
 import { modelPath, openModelFiles } from "../lib/io/open_model.ts";
 import { sliceModel } from "../lib/prune/slice.ts";
 import { exportModel, type ExportResult } from "../lib/run/export.ts";
@@ -61,6 +62,7 @@ export function exportVerb(): CommandUnknownOpts {
         ggufDtype,
         formats,
         tokenizer,
+        generation: keptGeneration(source),
         name: basename(resolve(modelPath(path))).replace(/\.gguf$/, ""),
         replace: overwrite ?? false,
         signal: interrupt.signal,

@@ -3,8 +3,14 @@ import { dirname } from "node:path";
 import { CompressoError } from "../errors.ts";
 import { PIECE_BYTES } from "./bytes.ts";
 
+/** What lies whole beside its place. Disposed without commit, it leaves nothing. */
+export interface Staged extends Disposable {
+  /** Moves it to its place. */
+  commit(): Promise<void>;
+}
+
 /** A file that is written beside its path and moved there by {@link AtomicFile.commit}. Disposed without commit, it leaves nothing. */
-export class AtomicFile implements Disposable {
+export class AtomicFile implements Staged {
   readonly path: string;
   readonly #tmp: string;
   readonly #file: Deno.FsFile;
@@ -47,6 +53,15 @@ export class AtomicFile implements Disposable {
     this.#written += bytes.length;
   }
 
+  /** Brings the bytes to the disk, so that little of {@link AtomicFile.commit} can fail. */
+  async sync(): Promise<void> {
+    try {
+      await this.#file.sync();
+    } catch (error) {
+      throw unwritable(this.path, error);
+    }
+  }
+
   /** Brings the bytes to the disk, moves the file to its path and brings that to the disk too. */
   async commit(): Promise<void> {
     try {
@@ -79,53 +94,77 @@ export async function writeFileAtomically(path: string, content: Uint8Array | st
   await file.commit();
 }
 
-/**
- * Lets `fill` write into a new folder beside `path`, then moves it to `path`. After a failure nothing of it is left.
- * With `replace`, a folder that stands there is put aside first and removed last; a crash between leaves it as
- * `PATH.old-…`, which the next call, or {@link recoverFolder}, puts back.
- * Throws `CompressoError("input")` where `path` is a file, or a folder with content and not `replace`.
- */
+/** How {@link stageFolder} treats what stands at its path. */
+export interface FolderOptions {
+  /** Whether a folder with content may be replaced; default false. */
+  readonly replace?: boolean;
+}
+
+/** {@link stageFolder} and its commit in one. */
 export async function writeFolderAtomically(
   path: string,
   fill: (folder: string) => Promise<void>,
-  options: { readonly replace?: boolean } = {},
+  options: FolderOptions = {},
 ): Promise<void> {
+  using staged = await stageFolder(path, fill, options);
+  await staged.commit();
+}
+
+/**
+ * Lets `fill` write into a new folder beside `path`, which commit moves to `path`. After a failure nothing of it is left.
+ * With `replace`, a folder that stands there is put aside first and removed last; a crash between leaves it as
+ * `PATH.old-…`, which the next call, or {@link recoverFolder}, puts back.
+ * It and commit throw `CompressoError("input")` where `path` is a file, or a folder with content and not `replace`.
+ */
+export async function stageFolder(
+  path: string,
+  fill: (folder: string) => Promise<void>,
+  options: FolderOptions = {},
+): Promise<Staged> {
   const target = path.replace(/[/\\]+$/, "");
   const tmp = siblingName(target, "tmp"), old = siblingName(target, "old");
-  let standing = -1;
+  const discard = (): void => {
+    try {
+      Deno.removeSync(tmp, { recursive: true });
+    } catch { /* moved or gone */ }
+  };
   try {
     await Deno.mkdir(dirname(target), { recursive: true });
     await recoverFolder(target);
-    standing = await contentCount(target);
-    if (standing > 0 && !options.replace) throw occupied(target, standing);
+    await countReplaced(target, options);
     await Deno.mkdir(tmp);
   } catch (error) {
     throw unwritable(target, error);
   }
   try {
     await fill(tmp);
+    await syncTree(tmp).catch((error) => {
+      throw unwritable(target, error);
+    });
   } catch (error) {
-    await Deno.remove(tmp, { recursive: true }).catch(() => {});
+    discard();
     throw error;
   }
-  try {
-    await syncTree(tmp);
-    if (standing >= 0) await Deno.rename(target, old);
+  const commit = async (): Promise<void> => {
     try {
-      await Deno.rename(tmp, target);
+      const isReplaced = await countReplaced(target, options) >= 0;
+      if (isReplaced) await Deno.rename(target, old);
+      try {
+        await Deno.rename(tmp, target);
+      } catch (error) {
+        if (isReplaced) await Deno.rename(old, target);
+        throw error;
+      }
+      await syncFolder(dirname(target));
+      if (isReplaced) await Deno.remove(old, { recursive: true });
     } catch (error) {
-      if (standing >= 0) await Deno.rename(old, target);
-      throw error;
+      throw unwritable(target, error);
     }
-    await syncFolder(dirname(target));
-    if (standing >= 0) await Deno.remove(old, { recursive: true });
-  } catch (error) {
-    await Deno.remove(tmp, { recursive: true }).catch(() => {});
-    throw unwritable(target, error);
-  }
+  };
+  return { commit, [Symbol.dispose]: discard };
 }
 
-/** Puts back the folder that a crash within {@link writeFolderAtomically} left aside. Returns whether there was one. */
+/** Puts back the folder that a crash within the commit of {@link stageFolder} left aside. Returns whether there was one. */
 export async function recoverFolder(path: string): Promise<boolean> {
   const target = path.replace(/[/\\]+$/, "");
   if (await contentCount(target) >= 0) return false;
@@ -144,6 +183,13 @@ export async function recoverFolder(path: string): Promise<boolean> {
     if (error instanceof Deno.errors.NotFound) return false;
     throw unwritable(target, error);
   }
+}
+
+/** As {@link contentCount}; throws where a folder with content may not be replaced. */
+async function countReplaced(path: string, { replace = false }: FolderOptions): Promise<number> {
+  const count = await contentCount(path);
+  if (count > 0 && !replace) throw occupied(path, count);
+  return count;
 }
 
 /** Number of entries of a folder, −1 where there is none. Throws where the path is a file. */

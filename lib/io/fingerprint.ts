@@ -5,7 +5,19 @@ import { join } from "node:path";
 /** Bytes at either end of a model's file that go into its digest: whole files of many GB would take minutes. */
 const END_BYTES = 1 << 20;
 
-/** Digest of a model, a file or a folder: names, sizes, and both ends of every file. */
+/** Files of a folder that are read where they are there: of a model, its tokenizer, and an adapter. */
+const READ: readonly string[] = [
+  "adapter_config.json",
+  "adapter_model.safetensors",
+  "chat_template.jinja",
+  "config.json",
+  "generation_config.json",
+  "model.safetensors",
+  "tokenizer.json",
+  "tokenizer_config.json",
+];
+
+/** Digest of a model or an adapter, a file or a folder: names, sizes, and both ends of every file that is read. */
 export async function modelDigest(path: string): Promise<string> {
   const hash = createHash("sha256");
   for (const name of await fileNames(path)) {
@@ -22,8 +34,13 @@ export async function modelDigest(path: string): Promise<string> {
 async function fileNames(path: string): Promise<string[]> {
   if (!(await Deno.stat(path)).isDirectory) return [""];
   const names: string[] = [];
-  for await (const entry of Deno.readDir(path)) if (entry.isFile) names.push(entry.name);
-  return names.sort();
+  // Files are links in the cache of huggingface_hub.
+  for await (const { name, isDirectory } of Deno.readDir(path)) if (!isDirectory) names.push(name);
+  // Shards count only without the one file, as they are read; a run into the model's own folder leaves its checkpoint there.
+  const hasShards = !names.includes("model.safetensors");
+  const isShard = (name: string): boolean =>
+    name === "model.safetensors.index.json" || (name.endsWith(".safetensors") && name !== "checkpoint.safetensors");
+  return names.filter((name) => READ.includes(name) || (hasShards && isShard(name))).sort();
 }
 
 async function addRange(hash: Hash, file: Deno.FsFile, most: number): Promise<void> {

@@ -2,11 +2,12 @@
 import { CompressoError } from "../errors.ts";
 import { type DecoderSpec, EMBEDDING, HEAD, type LayerSpec, tensorShapes } from "../nn/spec.ts";
 import { ropeFrequencies } from "../nn/rope.ts";
+import type { Staged } from "./atomic.ts";
 import type { GGUF_ARCHS } from "./gguf_spec.ts";
 import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./gguf_names.ts";
 import type { GgufWriteType } from "./gguf_quant.ts";
 import { type GgufTyped, type GgufValue, TENSOR_FORMATS } from "./gguf_types.ts";
-import { ggufBytes, type GgufContent, type GgufItem, writeGguf } from "./gguf_write.ts";
+import { ggufBytes, type GgufContent, type GgufItem, stageGgufFile } from "./gguf_write.ts";
 import { elementCount } from "./rows.ts";
 import type { WeightSource } from "./source.ts";
 
@@ -26,6 +27,7 @@ export interface GgufExportOptions {
   readonly tokenizerMetadata: ReadonlyMap<string, GgufValue | GgufTyped>;
   /** Name of the model, `general.name`. */
   readonly name: string;
+  readonly signal?: AbortSignal;
 }
 
 /** What was written. */
@@ -43,9 +45,20 @@ export interface GgufExport {
  * size than the embedding, `CompressoError("numeric")` for weights that are not finite or too large for the type.
  */
 export async function exportGguf(source: WeightSource, path: string, options: GgufExportOptions): Promise<GgufExport> {
+  using staged = await stageGguf(source, path, options);
+  await staged.commit();
+  return staged.result;
+}
+
+/** The file of {@link exportGguf}, whole beside its place. Throws as it does. */
+export async function stageGguf(
+  source: WeightSource,
+  path: string,
+  options: GgufExportOptions,
+): Promise<Staged & { readonly result: GgufExport }> {
   const { content, ...result } = contentOf(source, options);
-  await writeGguf(path, content);
-  return result;
+  const file = await stageGgufFile(path, content);
+  return { result, commit: () => file.commit(), [Symbol.dispose]: () => file[Symbol.dispose]() };
 }
 
 /** Bytes of the file that {@link exportGguf} would write for a model of this shape. */
@@ -75,7 +88,10 @@ function contentOf(
       name: gguf.name,
       type,
       shape,
-      data: () => tensorData(source, { canonical, gguf, shape, added: !own.has(canonical) }),
+      data: () => {
+        options.signal?.throwIfAborted();
+        return tensorData(source, { canonical, gguf, shape, added: !own.has(canonical) });
+      },
     });
   }
   const metadata = modelMetadata({ ...spec, layers }, { ...options, arch });

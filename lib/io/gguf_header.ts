@@ -83,7 +83,8 @@ interface Cursor extends Disposable {
 
 // Synchronous: a vocabulary is hundreds of thousands of small values, and a promise for each would cost most of the time.
 function openCursor(path: string, size: number): Cursor {
-  const decoder = new TextDecoder("utf-8", { fatal: true });
+  // U+FEFF is a token of LLaMA's vocabulary, not a mark.
+  const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   const file = openFile(path);
   let start = 0, at = 0;
   let window = new Uint8Array(0);

@@ -11,7 +11,7 @@ export type GgufTokenizerValue = number | boolean | string | readonly string[] |
 
 /**
  * The `tokenizer.*` metadata for a model with `vocab` embedding rows (default: as many as the tokenizer has tokens);
- * missing tokens are filled as unused.
+ * missing tokens are filled as unused, and those without a row are left out, with the merges that give them and the ids that name them.
  * A tokenizer that came from a GGUF gives back its entries untouched.
  * Throws `CompressoError("input")` where GGUF has no way to say what the tokenizer does.
  */
@@ -25,38 +25,34 @@ export function ggufTokenizerMetadata(
     throw refused("the model is BPE", String(model["type"]));
   }
   const bytes = model["byte_fallback"] !== true;
-  const tokens = tokenList(tokenizer, options.vocab ?? tokenizer.vocabSize);
+  const rows = options.vocab ?? tokenizer.vocabSize;
+  const tokens = Array.from({ length: rows }, (_, id) => tokenizer.idToToken(id) ?? `[PAD${id}]`);
+  const hasRow = (token: string): boolean => (tokenizer.tokenToId(token) ?? -1) < rows;
+  const merges = mergesOf(model).filter((pair) => hasRow(pair.join("")));
   const metadata = new Map<string, GgufTokenizerValue>();
   metadata.set("tokenizer.ggml.model", bytes ? "gpt2" : "llama");
   metadata.set("tokenizer.ggml.pre", bytes ? preOf(tokenizer.json, model) : "default");
   metadata.set("tokenizer.ggml.tokens", tokens);
-  if (!bytes) metadata.set("tokenizer.ggml.scores", scoresOf(tokenizer, model, tokens));
+  if (!bytes) metadata.set("tokenizer.ggml.scores", scoresOf(tokenizer, merges, tokens));
   metadata.set("tokenizer.ggml.token_type", typesOf(tokenizer, model, tokens));
-  if (bytes) metadata.set("tokenizer.ggml.merges", mergesOf(model).map((pair) => pair.join(" ")));
+  if (bytes) metadata.set("tokenizer.ggml.merges", merges.map((pair) => pair.join(" ")));
   const unk = tokenText(tokenizer.config["unk_token"]) ?? tokenText(model["unk_token"]);
+  const withRow = (id: number | null): number | null => id !== null && id < rows ? id : null;
   const ids = {
-    bos: tokenizer.bosId,
-    eos: tokenizer.eosId,
-    unknown: unk === null ? null : tokenizer.tokenToId(unk),
-    padding: tokenizer.padId,
+    bos: withRow(tokenizer.bosId),
+    eos: withRow(tokenizer.eosId),
+    unknown: withRow(unk === null ? null : tokenizer.tokenToId(unk)),
+    padding: withRow(tokenizer.padId),
   };
   for (const [name, id] of Object.entries(ids)) if (id !== null) metadata.set(`tokenizer.ggml.${name}_token_id`, id);
-  metadata.set("tokenizer.ggml.add_bos_token", surrounds(tokenizer.leading, tokenizer.bosId, "before"));
-  metadata.set("tokenizer.ggml.add_eos_token", surrounds(tokenizer.trailing, tokenizer.eosId, "after"));
+  // A token that was left out stands around no text: llama.cpp would take another in its place.
+  const addBos = surrounds(tokenizer.leading, tokenizer.bosId, "before") && ids.bos !== null;
+  const addEos = surrounds(tokenizer.trailing, tokenizer.eosId, "after") && ids.eos !== null;
+  metadata.set("tokenizer.ggml.add_bos_token", addBos);
+  metadata.set("tokenizer.ggml.add_eos_token", addEos);
   metadata.set("tokenizer.ggml.add_space_prefix", bytes ? false : spacePrefix(tokenizer.json));
   if (tokenizer.chatTemplate !== null) metadata.set("tokenizer.chat_template", tokenizer.chatTemplate);
   return metadata;
-}
-
-function tokenList(tokenizer: Tokenizer, vocab: number): string[] {
-  if (vocab < tokenizer.vocabSize) {
-    throw new CompressoError("mismatch", {
-      what: "cannot write this tokenizer into the GGUF",
-      rule: "the model has an embedding row for each token",
-      value: `${vocab} rows, ${tokenizer.vocabSize} tokens`,
-    });
-  }
-  return Array.from({ length: vocab }, (_, id) => tokenizer.idToToken(id) ?? `[PAD${id}]`);
 }
 
 function typesOf(tokenizer: Tokenizer, model: Json, tokens: readonly string[]): Int32Array {
@@ -92,8 +88,11 @@ function preOf(json: Json, model: Json): string {
  * is a token,
  * so the merges must hold every cut of a token into two, and all cuts of a token must stand together.
  */
-function scoresOf(tokenizer: Tokenizer, model: Json, tokens: readonly string[]): Float32Array {
-  const merges = mergesOf(model);
+function scoresOf(
+  tokenizer: Tokenizer,
+  merges: readonly (readonly [string, string])[],
+  tokens: readonly string[],
+): Float32Array {
   const scores = new Float32Array(tokens.length);
   const ranked = new Set<string>();
   let last: string | null = null;

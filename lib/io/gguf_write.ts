@@ -34,8 +34,15 @@ export interface GgufContent {
  * too large for the type, `CompressoError("usage")` for a name given twice and a value out of range.
  */
 export async function writeGguf(path: string, content: GgufContent): Promise<void> {
+  using file = await stageGgufFile(path, content);
+  await file.commit();
+}
+
+/** The file of {@link writeGguf}, whole beside its place. Throws as it does. */
+export async function stageGgufFile(path: string, content: GgufContent): Promise<AtomicFile> {
   const alignment = alignmentOf(content);
-  using file = await AtomicFile.open(path);
+  using pending = new DisposableStack();
+  const file = pending.use(await AtomicFile.open(path));
   await file.write(headerBytes(content, alignment));
   for (const item of content.tensors) {
     await file.write(padding(file.written, alignment));
@@ -43,7 +50,9 @@ export async function writeGguf(path: string, content: GgufContent): Promise<voi
   }
   // Readers map whole pages of aligned tensors: the last one is padded too.
   await file.write(padding(file.written, alignment));
-  await file.commit();
+  await file.sync();
+  pending.move();
+  return file;
 }
 
 /** Bytes of the file that {@link writeGguf} would write. Asks for no data. */

@@ -9,7 +9,7 @@ import {
   tensorShapes,
   withBiases,
 } from "../nn/spec.ts";
-import { writeFolderAtomically } from "./atomic.ts";
+import { type Staged, stageFolder } from "./atomic.ts";
 import { firstNonFinite } from "./half.ts";
 import { ropeConfig } from "./hf_rope_export.ts";
 import configurationText from "./remote_code/configuration_compresso.py" with { type: "text" };
@@ -57,15 +57,19 @@ export async function exportHf(
   folder: string,
   options: HfExportOptions,
 ): Promise<{ form: HfForm }> {
+  using staged = await stageHf(source, folder, options);
+  await staged.commit();
+  return { form: staged.form };
+}
+
+/** The folder of {@link exportHf}, whole beside its place. Throws as it does. */
+export async function stageHf(
+  source: WeightSource,
+  folder: string,
+  options: HfExportOptions,
+): Promise<Staged & { readonly form: HfForm }> {
   const { spec } = source, { dtype, tokenizer, signal } = options;
   const form = formOf(spec), config = hfConfig(spec, { dtype });
-  if (tokenizer && tokenizer.vocabSize > spec.vocab) {
-    throw new CompressoError("mismatch", {
-      what: "cannot write this tokenizer beside the model",
-      rule: "the model has an embedding row for each token",
-      value: `${spec.vocab} rows, ${tokenizer.vocabSize} tokens`,
-    });
-  }
   const own = tensorShapes(spec);
   const items = weightItems(spec, dtype).map((item): SafetensorsItem => ({
     ...item,
@@ -75,7 +79,7 @@ export async function exportHf(
       return own.has(name) ? finite(name, await source.read(name)) : new Float32Array(elementCount(shape));
     },
   }));
-  await writeFolderAtomically(folder, async (path) => {
+  const staged = await stageFolder(folder, async (path) => {
     const json = (name: string, value: unknown): Promise<void> =>
       Deno.writeTextFile(`${path}/${name}`, `${JSON.stringify(value, null, 2)}\n`);
     await Deno.writeTextFile(`${path}/config.json`, withFloats(`${JSON.stringify(config, null, 2)}\n`));
@@ -95,7 +99,7 @@ export async function exportHf(
     await writeShardedSafetensors(path, items, options.maxShardBytes ? { maxShardBytes: options.maxShardBytes } : {});
     signal?.throwIfAborted();
   }, { replace: options.replace ?? false });
-  return { form };
+  return { ...staged, form };
 }
 
 /** Bytes of a folder's safetensors, headers and all, without config, tokenizer and index. */

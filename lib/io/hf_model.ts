@@ -7,6 +7,7 @@ import { parseHfConfig } from "./hf_config.ts";
 import { shown } from "./hf_refusal.ts";
 import { openSafetensors, type SafetensorsFile } from "./safetensors.ts";
 import type { WeightSource } from "./source.ts";
+import { isObject, type Json } from "./tokenizer_compat.ts";
 
 /** Weights of a Hugging Face folder. */
 export interface HfSource extends WeightSource {
@@ -14,6 +15,8 @@ export interface HfSource extends WeightSource {
   readonly folder: string;
   /** config.json as parsed, for writers that pass other keys on. */
   readonly config: Readonly<Record<string, unknown>>;
+  /** generation_config.json as parsed; empty where there is none. */
+  readonly generation: Json;
 }
 
 const INDEX = "model.safetensors.index.json";
@@ -25,13 +28,14 @@ const SINGLE = "model.safetensors";
  * a wrong shape or dtype, and a tensor of the decoder that the config does not announce (a bias, say).
  */
 export async function openHfFolder(folder: string): Promise<HfSource> {
-  const { config, spec } = await readHfConfig(`${folder}/config.json`);
+  const { config, generation, spec } = await readHfConfig(`${folder}/config.json`);
   const files = await openShards(folder);
   checkTensors(spec, files, folder);
   return {
     format: "hf",
     folder,
     config,
+    generation,
     spec,
     async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
       return await fileOf(name).read(name, rows);
@@ -53,11 +57,26 @@ export async function openHfFolder(folder: string): Promise<HfSource> {
 }
 
 /** Reads a config.json, with the generation_config.json beside it where there is one; no weights are needed. */
-export async function readHfConfig(path: string): Promise<Pick<HfSource, "config" | "spec">> {
+export async function readHfConfig(path: string): Promise<Pick<HfSource, "config" | "generation" | "spec">> {
   const config = asObject(await readJson(path), path);
   const generation = await readJson(join(dirname(path), "generation_config.json"), { optional: true });
-  return { config, spec: parseHfConfig(config, { path, ...(generation === undefined ? {} : { generation }) }) };
+  const spec = parseHfConfig(config, { path, ...(generation === undefined ? {} : { generation }) });
+  return { config, generation: isObject(generation) ? generation : {}, spec };
 }
+
+/** What a model made of `source` keeps of its generation_config.json: not the token ids, which are the spec's, nor what wrote the file. */
+export function keptGeneration(source: WeightSource): Json {
+  const own = "generation" in source && isObject(source.generation) ? source.generation : {};
+  return Object.fromEntries(Object.entries(own).filter(([key]) => !NOT_KEPT.includes(key)));
+}
+
+const NOT_KEPT: readonly string[] = [
+  "bos_token_id",
+  "eos_token_id",
+  "pad_token_id",
+  "transformers_version",
+  "_from_model_config",
+];
 
 /** The file that holds each tensor. */
 async function openShards(folder: string): Promise<Map<string, SafetensorsFile>> {

@@ -3,7 +3,7 @@ import { dirname } from "node:path";
 import { CompressoError } from "../errors.ts";
 import { checkLora, type LoraConfig, loraModules, loraScale, type LoraWeights } from "../nn/lora.ts";
 import { type DecoderSpec, type Projection, PROJECTIONS } from "../nn/spec.ts";
-import { writeFileAtomically, writeFolderAtomically } from "./atomic.ts";
+import { type Staged, stageFolder, writeFileAtomically } from "./atomic.ts";
 import { unreadable } from "./bytes.ts";
 import { firstNonFinite } from "./half.ts";
 import { MERGE_FIRST, moduleName, modulePath, parsePeftConfig, type PeftConfig, peftConfig } from "./peft_config.ts";
@@ -80,6 +80,12 @@ const WEIGHTS_FILE = "adapter_model.safetensors";
  * ```
  */
 export async function writePeftAdapter(dir: string, options: PeftWriteOptions): Promise<void> {
+  using staged = await stagePeftAdapter(dir, options);
+  await staged.commit();
+}
+
+/** The folder of {@link writePeftAdapter}, whole beside its place. Throws as it does. */
+export async function stagePeftAdapter(dir: string, options: PeftWriteOptions): Promise<Staged> {
   const { spec, config, weights, baseModel, readme, replace = false } = options, { rank, targets } = config;
   checkLora(config);
   const items: SafetensorsItem[] = [], names = new Set<string>();
@@ -102,7 +108,7 @@ export async function writePeftAdapter(dir: string, options: PeftWriteOptions): 
   if (extra !== undefined) {
     throw unfit(extra, `it belongs to a target (${targets.join(", ")}) that the model has`, extra);
   }
-  await writeFolderAtomically(dir, async (folder) => {
+  return await stageFolder(dir, async (folder) => {
     const json = JSON.stringify(peftConfig(config, { baseModel }), null, 2);
     await writeFileAtomically(`${folder}/${CONFIG_FILE}`, `${json}\n`);
     await writeSafetensors(`${folder}/${WEIGHTS_FILE}`, items);

@@ -1,9 +1,10 @@
 // A finished model as files that other programs load: a Hugging Face folder and a GGUF. Owns their places and what is said of who loads them; refuses formats' details.
 import { CompressoError } from "../errors.ts";
-import { exportGguf } from "../io/gguf_export.ts";
+import type { Staged } from "../io/atomic.ts";
+import { stageGguf } from "../io/gguf_export.ts";
 import type { GgufWriteType } from "../io/gguf_quant.ts";
 import { ggufTokenizerMetadata } from "../io/gguf_tokenizer_export.ts";
-import { exportHf, type HfDtype } from "../io/hf_export.ts";
+import { type HfDtype, stageHf } from "../io/hf_export.ts";
 import { ropeConfig } from "../io/hf_rope_export.ts";
 import type { WeightSource } from "../io/source.ts";
 import type { Json } from "../io/tokenizer_compat.ts";
@@ -49,13 +50,25 @@ export interface ExportResult {
 }
 
 /**
- * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp), each whole or not at all, both in the same layout.
+ * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp), both in the same layout. Each
+ * lies whole beside its place before any is moved there: a failure leaves what stood there, and `outDir/model` may be the model that is read.
  * A format that cannot hold the model or its tokenizer is skipped, with the reason, as long as another one is written.
  *
  * Throws `CompressoError("usage")` for layout "uniform" where layers differ, `CompressoError("input")` where files stand there already or no
  * format can hold the model, `CompressoError("numeric")` for weights that the dtype cannot hold.
  */
 export async function exportModel(source: WeightSource, outDir: string, options: ExportOptions): Promise<ExportResult> {
+  using staged = await stageModel(source, outDir, options);
+  await staged.commit();
+  return staged.result;
+}
+
+/** The files of {@link exportModel}, whole beside their places. Throws as it does. */
+export async function stageModel(
+  source: WeightSource,
+  outDir: string,
+  options: ExportOptions,
+): Promise<Staged & { readonly result: ExportResult }> {
   const { layout = "compact", dtype = "f16", tokenizer, replace = false, signal } = options;
   const laidOut = layout === "padded" ? padded(source) : source;
   const alike = layersAlike(laidOut.spec);
@@ -89,27 +102,39 @@ export async function exportModel(source: WeightSource, outDir: string, options:
   if (!hf && !metadata && skipped[0]) throw skipped[0].error;
   if (metadata && !replace) await refuseFile(paths.gguf);
 
-  const loadableBy: { file: string; programs: readonly string[] }[] = [];
-  if (hf) {
-    const { form } = await exportHf(laidOut, paths.hf, {
+  const stop = signal ? { signal } : {};
+  using pending = new DisposableStack();
+  const folder = hf && pending.use(
+    await stageHf(laidOut, paths.hf, {
       dtype,
       tokenizer,
       replace,
       ...(options.generation ? { generation: options.generation } : {}),
-      ...(signal ? { signal } : {}),
-    });
-    loadableBy.push({ file: paths.hf, programs: form === "compresso" ? REMOTE_CODE : STOCK });
-  }
-  if (metadata) {
-    signal?.throwIfAborted();
-    const { arch } = await exportGguf(laidOut, paths.gguf, {
+      ...stop,
+    }),
+  );
+  const file = metadata && pending.use(
+    await stageGguf(laidOut, paths.gguf, {
       dtype: options.ggufDtype ?? dtype,
       tokenizerMetadata: metadata,
       name: options.name,
-    });
-    loadableBy.push({ file: paths.gguf, programs: arch === "deci" ? DECI : LLAMA });
-  }
-  return { hf: hf ? paths.hf : null, gguf: metadata ? paths.gguf : null, loadableBy, skipped };
+      ...stop,
+    }),
+  );
+  signal?.throwIfAborted();
+  const loadableBy = [
+    ...folder ? [{ file: paths.hf, programs: folder.form === "compresso" ? REMOTE_CODE : STOCK }] : [],
+    ...file ? [{ file: paths.gguf, programs: file.result.arch === "deci" ? DECI : LLAMA }] : [],
+  ];
+  const kept = pending.move();
+  return {
+    result: { hf: folder && paths.hf, gguf: file && paths.gguf, loadableBy, skipped },
+    async commit(): Promise<void> {
+      await folder?.commit();
+      await file?.commit();
+    },
+    [Symbol.dispose]: () => kept.dispose(),
+  };
 }
 
 const STOCK = [

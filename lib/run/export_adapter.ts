@@ -1,7 +1,9 @@
 // A run's LoRA beside the sliced model that it belongs to, for PEFT: the same model as the merged one, in two folders. Owns their places; refuses formats.
-import { exportHf, type HfDtype } from "../io/hf_export.ts";
-import { writePeftAdapter } from "../io/peft.ts";
+import type { Staged } from "../io/atomic.ts";
+import { type HfDtype, stageHf } from "../io/hf_export.ts";
+import { stagePeftAdapter } from "../io/peft.ts";
 import type { WeightSource } from "../io/source.ts";
+import type { Json } from "../io/tokenizer_compat.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { LoraConfig, LoraWeights } from "../nn/lora.ts";
 import type { MaskValues } from "../nn/masks.ts";
@@ -10,7 +12,7 @@ import { sliceModel } from "../prune/slice.ts";
 import { padLora, sliceLora } from "../prune/slice_lora.ts";
 import type { ExportResult } from "./export.ts";
 
-/** What {@link exportAdapter} takes. */
+/** What {@link stageAdapter} takes. */
 export interface AdapterExport {
   readonly masks: MaskValues;
   readonly lora: LoraConfig & { readonly weights: LoraWeights };
@@ -18,6 +20,8 @@ export interface AdapterExport {
   /** Dtype of the weights; the adapter is f32. */
   readonly dtype: HfDtype;
   readonly tokenizer: Tokenizer | null;
+  /** Further keys of generation_config.json. */
+  readonly generation: Json;
   readonly replace: boolean;
   readonly signal?: AbortSignal | undefined;
 }
@@ -26,29 +30,42 @@ export interface AdapterExport {
 export const UNMERGED_FOLDER = "unmerged", ADAPTER_FOLDER = "adapter";
 
 /**
- * Writes `outDir/unmerged/`, the sliced model without LoRA, and `outDir/adapter/`, its LoRA cut alike, in PEFT's format. Throws as `exportHf` and
- * `writePeftAdapter`.
+ * Writes `outDir/unmerged/`, the sliced model without LoRA, and `outDir/adapter/`, its LoRA cut alike, in PEFT's format, whole beside their places.
+ * Throws as `exportHf` and `writePeftAdapter`.
  */
-export async function exportAdapter(
+export async function stageAdapter(
   base: WeightSource,
   outDir: string,
-  { masks, lora, layout, dtype, tokenizer, replace, signal }: AdapterExport,
-): Promise<ExportResult["loadableBy"]> {
+  { masks, lora, layout, dtype, tokenizer, generation, replace, signal }: AdapterExport,
+): Promise<Staged & Pick<ExportResult, "loadableBy">> {
   const compact = sliceModel(base, { masks }), own = sliceLora(base.spec, { masks, lora });
   const source = layout === "padded" ? padded(compact) : compact;
   const config = layout === "padded" ? padLora(compact.spec, own) : own;
   const unmerged = `${outDir}/${UNMERGED_FOLDER}`, adapter = `${outDir}/${ADAPTER_FOLDER}`;
-  const { form } = await exportHf(source, unmerged, { dtype, tokenizer, replace, ...(signal ? { signal } : {}) });
+  using pending = new DisposableStack();
+  const model = pending.use(
+    await stageHf(source, unmerged, { dtype, tokenizer, generation, replace, ...(signal ? { signal } : {}) }),
+  );
   const { weights, ...settings } = config;
-  await writePeftAdapter(adapter, {
-    ...{ spec: source.spec, config: settings, weights, baseModel: unmerged, replace },
-    readme: readmeOf({ layout, needsCode: form === "compresso" }),
-  });
+  const peft = pending.use(
+    await stagePeftAdapter(adapter, {
+      ...{ spec: source.spec, config: settings, weights, baseModel: unmerged, replace },
+      readme: readmeOf({ layout, needsCode: model.form === "compresso" }),
+    }),
+  );
   const program = "PEFT: PeftModel.from_pretrained(model of unmerged/, folder)";
-  return [
-    { file: unmerged, programs: ["as model/, which has the LoRA of adapter/ merged"] },
-    { file: adapter, programs: [program, "compresso: --adapter, with unmerged/ as the model"] },
-  ];
+  const kept = pending.move();
+  return {
+    loadableBy: [
+      { file: unmerged, programs: ["as model/, which has the LoRA of adapter/ merged"] },
+      { file: adapter, programs: [program, "compresso: --adapter, with unmerged/ as the model"] },
+    ],
+    async commit(): Promise<void> {
+      await model.commit();
+      await peft.commit();
+    },
+    [Symbol.dispose]: () => kept.dispose(),
+  };
 }
 
 function readmeOf({ layout, needsCode }: { readonly layout: Layout; readonly needsCode: boolean }): string {

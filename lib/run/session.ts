@@ -1,10 +1,11 @@
 // Pruning as users see it: a stream of records whose run then offers slice() and export(). Owns the way from learned masks to verified files; refuses the loop.
 import { writeFileAtomically } from "../io/atomic.ts";
+import { keptGeneration } from "../io/hf_model.ts";
 import type { WeightSource } from "../io/source.ts";
 import { type DecoderSpec, type LayerSpec, parameterCount } from "../nn/spec.ts";
 import { sliceModel } from "../prune/slice.ts";
-import { exportAdapter } from "./export_adapter.ts";
-import { exportModel, type ExportOptions, type ExportResult } from "./export.ts";
+import { stageAdapter } from "./export_adapter.ts";
+import { type ExportOptions, type ExportResult, stageModel } from "./export.ts";
 import {
   type FileBytes,
   fileBytes,
@@ -164,7 +165,10 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return this.#sliced = { source, spec: source.spec, parameters, size, maskedVsSliced };
   }
 
-  /** Writes `dir/model/`, `dir/model.gguf`, with `saveAdapter` the adapter, and, last, `dir/run.json`. Returns what run.json holds. */
+  /**
+   * Writes `dir/model/`, `dir/model.gguf`, with `saveAdapter` the adapter, and, last, `dir/run.json`. Returns what run.json holds. All models lie
+   * whole beside their places before any is moved there. `generation` is added to what the base's generation_config.json says beside token ids.
+   */
   async export(dir: string, options: SessionExportOptions = {}): Promise<RunSummary> {
     checkExportSize(this.options.size, options);
     const sliced = await this.slice(), result = this.#run.result();
@@ -177,13 +181,18 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       tokenizer: this.#model.tokenizer,
       ...exportDefaults(this.options.size),
       ...files,
+      generation: { ...keptGeneration(this.#model.source), ...files.generation },
       ...(signal ? { signal } : {}),
     };
-    const { loadableBy, skipped } = await exportModel(sliced.source, dir, how);
-    const { layout, dtype = "f16", tokenizer, replace = false } = how, { masks, lora } = result;
-    const beside = saveAdapter
-      ? await exportAdapter(result.source, dir, { masks, lora, layout, dtype, tokenizer, replace, signal })
-      : [];
+    const { layout, dtype = "f16", tokenizer, generation, replace = false } = how, { masks, lora } = result;
+    // Nothing is moved to its place before all is written: the model that is read may stand there.
+    using staged = await stageModel(sliced.source, dir, how);
+    using adapter = saveAdapter
+      ? await stageAdapter(result.source, dir, { masks, lora, layout, dtype, tokenizer, generation, replace, signal })
+      : null;
+    await staged.commit();
+    await adapter?.commit();
+    const { loadableBy, skipped } = staged.result;
     const { rows: _rows, ...plain } = this.options;
     const { maxAbs, range } = sliced.maskedVsSliced;
     const summary: RunSummary = {
@@ -204,7 +213,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       before: modelBefore(this.#model.source),
       masks: maskSummary(this.#model.spec, result.masks),
       fileBytes: await fileBytes(loadableBy.map(({ file }) => file)),
-      files: [...loadableBy, ...beside],
+      files: [...loadableBy, ...adapter?.loadableBy ?? []],
       skipped: skipped.map(({ format, error }) => ({ format, reason: error.message })),
     };
     await writeFileAtomically(`${dir}/run.json`, JSON.stringify(summary, null, 2) + "\n");

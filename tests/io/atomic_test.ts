@@ -1,5 +1,11 @@
 import assert from "node:assert/strict";
-import { AtomicFile, recoverFolder, writeFileAtomically, writeFolderAtomically } from "../../lib/io/atomic.ts";
+import {
+  AtomicFile,
+  recoverFolder,
+  stageFolder,
+  writeFileAtomically,
+  writeFolderAtomically,
+} from "../../lib/io/atomic.ts";
 import { inTemporaryFolder, rejectsWith } from "./files.ts";
 
 async function names(folder: string): Promise<string[]> {
@@ -91,6 +97,30 @@ Deno.test("writeFolderAtomically() refuses a path that is a file", async () => {
       /cannot write/,
     );
     assert.equal(await Deno.readTextFile(`${folder}/model`), "a file");
+  });
+});
+
+Deno.test("stageFolder() leaves what stands there until commit, and nothing where it is disposed without", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const target = `${folder}/model`;
+    const stage = (text: string, replace: boolean): ReturnType<typeof stageFolder> =>
+      stageFolder(target, (tmp) => Deno.writeTextFile(`${tmp}/${text}`, text), { replace });
+    {
+      using one = await stage("one", false);
+      using two = await stage("two", false);
+      using _three = await stage("three", true);
+      assert.ok(!(await names(folder)).includes("model"));
+      await one.commit();
+      await rejectsWith(two.commit(), "input", /new or empty/);
+      assert.deepEqual(await names(target), ["one"]);
+      assert.equal((await names(folder)).length, 3);
+    }
+    assert.deepEqual(await names(folder), ["model"]);
+    using four = await stage("four", true);
+    assert.deepEqual(await names(target), ["one"]);
+    await four.commit();
+    assert.deepEqual(await names(target), ["four"]);
+    assert.deepEqual(await names(folder), ["model"]);
   });
 });
 

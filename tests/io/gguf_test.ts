@@ -83,6 +83,14 @@ Deno.test("writeGguf() and openGgufFile() keep metadata of every type and tensor
   });
 });
 
+Deno.test("openGgufFile() keeps U+FEFF at the start of a string, which is a token of LLaMA's vocabulary", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const tokens = ["a", "\ufeff", "\ufeffx", "x\ufeff"];
+    await writeGguf(`${folder}/a`, { metadata: new Map([["tokens", tokens]]), tensors: [] });
+    assert.deepEqual((await openGgufFile(`${folder}/a`)).metadata.get("tokens"), tokens);
+  });
+});
+
 Deno.test("writeGguf() keeps another alignment, as the reader does", async () => {
   await inTemporaryFolder(async (folder) => {
     const path = `${folder}/a.gguf`;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { type DecoderSpec, HEAD, tensorShapes } from "../../lib/nn/spec.ts";
-import { openHfFolder } from "../../lib/io/hf_model.ts";
+import { keptGeneration, openHfFolder } from "../../lib/io/hf_model.ts";
 import { writeSafetensors, writeShardedSafetensors } from "../../lib/io/safetensors_write.ts";
 import { inTemporaryFolder, rejectsWith } from "./files.ts";
 import { assertSameWeights, randomSource, SPEC } from "./models.ts";
@@ -66,6 +66,20 @@ Deno.test("openHfFolder() adds the end tokens of generation_config.json", async 
     await Deno.writeTextFile(`${folder}/generation_config.json`, '{"eos_token_id": [5, 9], "pad_token_id": 3}');
     const { spec } = await openHfFolder(folder);
     assert.deepEqual([spec.eosIds, spec.padId], [[2, 5, 9], 3]);
+  });
+});
+
+Deno.test("keptGeneration() is generation_config.json without token ids and origin, also of a source that is spread", async () => {
+  await inTemporaryFolder(async (folder) => {
+    await writeFolder(folder, CONFIG);
+    assert.deepEqual((await openHfFolder(folder)).generation, {});
+    const own = { do_sample: true, top_k: 20, suppress_tokens: [7] };
+    const all = { ...own, bos_token_id: 1, eos_token_id: 2, pad_token_id: 3, transformers_version: "5" };
+    await Deno.writeTextFile(`${folder}/generation_config.json`, JSON.stringify({ ...all, _from_model_config: false }));
+    const source = await openHfFolder(folder);
+    assert.equal(source.generation["transformers_version"], "5");
+    assert.deepEqual(keptGeneration({ ...source }), own);
+    assert.deepEqual(keptGeneration(randomSource(SPEC)), {});
   });
 });
 

@@ -85,13 +85,48 @@ Deno.test("metadata that came from a GGUF is given back untouched", async () => 
   assert.equal(found.get("tokenizer.ggml.scores"), metadata.get("tokenizer.ggml.scores"));
 });
 
-Deno.test("a GGUF gets a token for each embedding row, and no fewer rows than tokens", async () => {
+Deno.test("a GGUF gets a token for each embedding row", async () => {
   const tokenizer = await tokenizerOf("byte_level");
   const metadata = written(tokenizer, 483);
   const tokens = metadata.get("tokenizer.ggml.tokens") as string[];
   assert.deepEqual(tokens.slice(480), ["[PAD480]", "[PAD481]", "[PAD482]"]);
   assert.deepEqual([...(metadata.get("tokenizer.ggml.token_type") as Int32Array).slice(479)], [1, 5, 5, 5]);
-  assert.throws(() => ggufTokenizerMetadata(tokenizer, { vocab: 479 }), failure("mismatch", /479 rows, 480 tokens/));
+});
+
+Deno.test("tokens without an embedding row are left out of a GGUF, with their merges, scores and ids", async () => {
+  // The sentencepiece tokens from 400 on are merged ones and single characters.
+  for (const [name, vocab] of [["byte_level", 450], ["sentencepiece", 400]] as const) {
+    const whole = await tokenizerOf(name);
+    const added = Array.isArray(whole.json["added_tokens"]) ? whole.json["added_tokens"] : [];
+    const beyond = { id: whole.vocabSize, content: "<beyond>", special: true, normalized: false };
+    const json = { ...whole.json, added_tokens: [...added, beyond] };
+    const config = { ...whole.config, bos_token: "<beyond>", pad_token: "<beyond>", add_bos_token: true };
+    const metadata = written(createTokenizer(json, { config }), vocab);
+    const get = (key: string): unknown => metadata.get(`tokenizer.ggml.${key}`);
+    const tokens = Array.from({ length: vocab }, (_, id) => whole.idToToken(id));
+    assert.deepEqual(get("tokens"), tokens);
+    const ids = ["bos_token_id", "padding_token_id", "add_bos_token", "eos_token_id"];
+    assert.deepEqual(ids.map(get), [undefined, undefined, false, 2]);
+    const before = written(whole);
+    for (const key of ["token_type", "scores"]) {
+      const [list, all] = [get(key), before.get(`tokenizer.ggml.${key}`)];
+      assert.equal(ArrayBuffer.isView(list), ArrayBuffer.isView(all));
+      // Of both tokenizers the merges that come first are left.
+      if (all instanceof Int32Array || all instanceof Float32Array) assert.deepEqual(list, all.slice(0, vocab), key);
+    }
+    const back = tokenizerFromGguf(metadata);
+    assert.equal(back.vocabSize, vocab);
+    if (name === "sentencepiece") continue;
+    const [merges, all] = [get("merges"), before.get("tokenizer.ggml.merges")];
+    assert.ok(Array.isArray(merges) && Array.isArray(all));
+    const kept = new Set(tokens);
+    assert.deepEqual(merges, all.filter((merge) => kept.has(merge.replace(" ", ""))));
+    assert.ok(merges.length > 100 && merges.length < all.length);
+    // Texts that need none of the others are cut as before.
+    const alike = (await golden(name)).cases.filter(({ ids }) => ids.every((id) => id < vocab));
+    assert.ok(alike.length > 50, `${alike.length}`);
+    for (const { text } of alike) assert.deepEqual(back.encode(text), whole.encode(text), JSON.stringify(text));
+  }
 });
 
 Deno.test("every pre-tokenizer family is recognised in a tokenizer.json and named alike", async () => {

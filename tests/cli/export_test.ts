@@ -1,0 +1,24 @@
+// `export` into the folder of the model that it reads.
+import assert from "node:assert/strict";
+import { openWeights } from "../../lib/io/open.ts";
+import { modelPath } from "../../lib/io/open_model.ts";
+import { assertSameWeights } from "../io/models.ts";
+import { cli, TemporaryFolder } from "./helpers/cli.ts";
+
+Deno.test("export --overwrite may write over its own model, and keeps its generation settings", async () => {
+  using folder = new TemporaryFolder();
+  const demo = modelPath("demo"), model = folder.at("model");
+  await Deno.mkdir(model);
+  for await (const { name } of Deno.readDir(demo)) await Deno.copyFile(`${demo}/${name}`, `${model}/${name}`);
+  const settings = { do_sample: true, temperature: 0.6, bad_words_ids: [[3]] };
+  const file = `${model}/generation_config.json`;
+  const said = { ...settings, _from_model_config: true, transformers_version: "4.0.0", eos_token_id: [1, 2] };
+  await Deno.writeTextFile(file, JSON.stringify(said));
+  const args = ["--dtype", "f32", "--gguf-dtype", "f32", "--overwrite"];
+  const { code, stderr } = await cli(["export", model, "--out", folder.path, ...args]);
+  assert.equal(code, 0, stderr);
+  for (const name of ["model", "model.gguf"]) {
+    await assertSameWeights(await openWeights(folder.at(name)), await openWeights(demo));
+  }
+  assert.deepEqual(JSON.parse(await Deno.readTextFile(file)), { eos_token_id: [1, 2], pad_token_id: 0, ...settings });
+});

@@ -1,0 +1,44 @@
+import assert from "node:assert/strict";
+import { modelDigest } from "../../lib/io/fingerprint.ts";
+import { inTemporaryFolder } from "./files.ts";
+
+Deno.test("modelDigest() changes with each file that is read, and with no other", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const write = (name: string, text: string): Promise<void> => Deno.writeTextFile(`${folder}/${name}`, text);
+    const read = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"];
+    const shards = ["model.safetensors.index.json", "model-00001-of-00002.safetensors"];
+    const known = new Set([await modelDigest(folder)]);
+    const changed = async (name: string, text: string): Promise<void> => {
+      await write(name, text);
+      const digest = await modelDigest(folder);
+      assert.ok(!known.has(digest), `${name} ${text}`);
+      known.add(digest);
+    };
+    const same = async (...names: readonly string[]): Promise<void> => {
+      const before = await modelDigest(folder);
+      for (const name of names) await write(name, "x");
+      assert.equal(await modelDigest(folder), before, names.join());
+    };
+    const adapter = ["adapter_config.json", "adapter_model.safetensors"];
+    for (const name of [...read, "chat_template.jinja", ...adapter, ...shards]) {
+      for (const text of ["a", "b"]) await changed(name, text);
+    }
+    await same("README.md", "records.jsonl", "run.json", "checkpoint.safetensors", "model.gguf");
+    await changed("model.safetensors", "a");
+    await same(...shards);
+    // As the cache of huggingface_hub has them.
+    const before = await modelDigest(folder);
+    await Deno.rename(`${folder}/config.json`, `${folder}/blob`);
+    await Deno.symlink("blob", `${folder}/config.json`);
+    assert.equal(await modelDigest(folder), before);
+    await changed("blob", "another");
+  });
+});
+
+Deno.test("modelDigest() of a file is that of its bytes", async () => {
+  await inTemporaryFolder(async (folder) => {
+    await Deno.writeTextFile(`${folder}/a.gguf`, "GGUF");
+    // sha256 of "\n4\nGGUFGGUF": the name is not part of it.
+    assert.equal(await modelDigest(`${folder}/a.gguf`), "851184fb2f3a5ce5");
+  });
+});

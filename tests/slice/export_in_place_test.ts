@@ -1,0 +1,95 @@
+// Exports into the folder of the model that they read, and exports that fail after the first file: all is read before anything is replaced.
+import assert from "node:assert/strict";
+import { demoData, loadModel, openDevice, prune, readPeftAdapter, readRows } from "../../mod.ts";
+import { openWeights } from "../../lib/io/open.ts";
+import { openModelFiles } from "../../lib/io/open_model.ts";
+import type { WeightSource } from "../../lib/io/source.ts";
+import { tensorShapes } from "../../lib/nn/spec.ts";
+import { sliceModel } from "../../lib/prune/slice.ts";
+import { exportModel } from "../../lib/run/export.ts";
+import { inTemporaryFolder } from "../io/files.ts";
+import { assertSameWeights } from "../io/models.ts";
+import { openSource, randomMasks } from "./helpers.ts";
+
+const OPTIONS = { dtype: "f32", tokenizer: null, name: "x" } as const;
+
+async function names(folder: string): Promise<string[]> {
+  return (await Array.fromAsync(Deno.readDir(folder), ({ name }) => name)).sort();
+}
+
+/** A source that calls `act` before the read with this number, counted from 1. */
+function watched(source: WeightSource, number: number, act: () => void): WeightSource {
+  let reads = 0;
+  return {
+    ...source,
+    read(name, rows): Promise<Float32Array<ArrayBuffer>> {
+      if (++reads === number) act();
+      return source.read(name, rows);
+    },
+  };
+}
+
+Deno.test("exportModel() may write over the model that it reads: folder and GGUF hold the same weights", async () => {
+  const original = await openSource("gqa_f16");
+  const masks = randomMasks(original.spec, { seed: 3, kinds: ["head", "ffn", "hidden"] });
+  const wanted = sliceModel(original, { masks });
+  await inTemporaryFolder(async (out) => {
+    for (const from of ["model", "model.gguf"]) {
+      await exportModel(original, out, { ...OPTIONS, replace: true });
+      await exportModel(sliceModel(await openWeights(`${out}/${from}`), { masks }), out, { ...OPTIONS, replace: true });
+      for (const name of ["model", "model.gguf"]) await assertSameWeights(await openWeights(`${out}/${name}`), wanted);
+    }
+    assert.deepEqual(await names(out), ["model", "model.gguf"]);
+  });
+});
+
+Deno.test("an exportModel() that fails or is stopped within the GGUF leaves the folder and the GGUF that stood there", async () => {
+  const source = await openSource("gqa_f16"), other = await openSource("gqa_llama3");
+  const late = tensorShapes(other.spec).size + 3;
+  await inTemporaryFolder(async (out) => {
+    await exportModel(source, out, OPTIONS);
+    const controller = new AbortController(), { signal } = controller;
+    const failing = (): WeightSource =>
+      watched(other, late, () => {
+        throw new Error("the disk is gone");
+      });
+    await assert.rejects(exportModel(failing(), out, { ...OPTIONS, replace: true }), /the disk is gone/);
+    const stopped = watched(other, late, () => controller.abort());
+    await assert.rejects(exportModel(stopped, out, { ...OPTIONS, replace: true, signal }), /abort/i);
+    assert.deepEqual(await names(out), ["model", "model.gguf"]);
+    for (const name of ["model", "model.gguf"]) await assertSameWeights(await openWeights(`${out}/${name}`), source);
+    await assert.rejects(exportModel(failing(), `${out}/new`, OPTIONS), /the disk is gone/);
+    assert.deepEqual(await names(`${out}/new`), []);
+  });
+});
+
+Deno.test("a session may export over its model, with adapter, and passes its generation settings on", async () => {
+  await inTemporaryFolder(async (out) => {
+    const demo = await openModelFiles("demo");
+    const generation = { do_sample: true, temperature: 0.6, top_p: 0.9, repetition_penalty: 1.1 };
+    await exportModel(demo.source, out, { ...OPTIONS, tokenizer: demo.tokenizer, generation, formats: ["hf"] });
+    using device = await openDevice();
+    using model = await loadModel(`${out}/model`, { device });
+    const { rows } = await readRows(demoData("train"), { limit: 16 });
+    const options = { rows, sparsity: 0.2, steps: 1, postfinetune: 0, batch: 1, seq: 64, prompt: null };
+    using run = prune(model, options);
+    for await (const _record of run);
+    await run.export(out, { dtype: "f32", replace: true, saveAdapter: true, generation: { temperature: 0.2 } });
+    assert.deepEqual(await names(out), ["adapter", "model", "model.gguf", "run.json", "unmerged"]);
+
+    const written = await openWeights(`${out}/model`), unmerged = await openWeights(`${out}/unmerged`);
+    assert.ok(written.spec.layers.some(({ ffn }, layer) => ffn < (demo.source.spec.layers[layer]?.ffn ?? 0)));
+    await assertSameWeights(await openWeights(`${out}/model.gguf`), written);
+    const { config, weights } = await readPeftAdapter(`${out}/adapter`, unmerged.spec);
+    // Folded and merged in another order, in f32.
+    await assertSameWeights(sliceModel(unmerged, { lora: { ...config, weights } }), written, 2 ** -20);
+    for (const folder of ["model", "unmerged"]) {
+      assert.deepEqual(JSON.parse(await Deno.readTextFile(`${out}/${folder}/generation_config.json`)), {
+        eos_token_id: 1,
+        pad_token_id: 0,
+        ...generation,
+        temperature: 0.2,
+      });
+    }
+  });
+});

@@ -1,6 +1,12 @@
 // Measurements of one or several models as JSON and as tables. Owns their wording; refuses to measure.
 import { CompressoError } from "../lib/errors.ts";
-import { compareItems, comparePairs, comparePerplexity, type PairedDifference } from "../lib/eval/compare.ts";
+import {
+  compareItems,
+  comparePairs,
+  comparePerplexity,
+  type PairedDifference,
+  type PerplexityRatio,
+} from "../lib/eval/compare.ts";
 import type { Measurement } from "./eval_work.ts";
 import { formatShare } from "./output.ts";
 
@@ -85,10 +91,7 @@ export function differences(first: Measured, other: Measured): Differences {
       const second = other.windows[index];
       const ratio = second ? comparePerplexity(one, second) : null;
       const name = windowName(one);
-      lines.set(
-        name,
-        ratio ? `× ${ratio.ratio.toFixed(4)} (${ratio.low.toFixed(4)} … ${ratio.high.toFixed(4)})` : "other tokens",
-      );
+      lines.set(name, ratio ? times(ratio) : "other tokens");
       return { window: one.window, ...(one.stride === null ? {} : { stride: one.stride }), ratio: null, ...ratio };
     });
     return { model: other.model, values: { ...head, perplexities }, lines };
@@ -142,6 +145,11 @@ function withError(share: number, stderr: number): string {
 function shares({ difference, low, high }: PairedDifference): string {
   const signed = (value: number): string => `${value < 0 ? "−" : "+"}${Math.abs(100 * value).toFixed(1)}`;
   return Number.isNaN(low) ? signed(difference) : `${signed(difference)} (${signed(low)} … ${signed(high)})`;
+}
+
+function times({ ratio, low, high }: PerplexityRatio): string {
+  const text = `× ${ratio.toFixed(4)}`;
+  return Number.isNaN(low) ? text : `${text} (${low.toFixed(4)} … ${high.toFixed(4)})`;
 }
 
 function aligned(rows: readonly (readonly string[])[]): string[] {

@@ -1,5 +1,5 @@
 // Tasks for `compresso eval --tasks`. Owns the questions and what must agree of them to go on; refuses other work.
-import { type EvaluateResult, loadTasks, scoreTask, taskDigest } from "../lib/eval/evaluate.ts";
+import { type EvaluateResult, type KnownQuestion, loadTasks, scoreTask, taskDigest } from "../lib/eval/evaluate.ts";
 import { type EvaluationFile, type QuestionEntry, QUESTIONS } from "../lib/eval/evaluation_file.ts";
 import { taskScore } from "../lib/eval/metrics.ts";
 import type { LoadedTask } from "../lib/eval/task_data.ts";
@@ -36,7 +36,7 @@ async function measure(
   { model, adapters, signal, progress, tune }: Loaded,
   { tasks, file, refuseLong }: {
     readonly tasks: readonly LoadedTask[];
-    readonly file: EvaluationFile<readonly number[], QuestionEntry> | null;
+    readonly file: EvaluationFile<KnownQuestion, QuestionEntry> | null;
     readonly refuseLong: boolean;
   },
 ): Promise<EvaluateResult> {
@@ -54,6 +54,7 @@ async function measure(
       signal,
       known: file?.known(path, task.name),
       onItem: (place, item) => file?.add(path, task.name, { place, label: task.questions[place]?.label ?? "", item }),
+      onEncoded: (done, all) => progress.phase(`encoding ${task.name}`, done / all),
       onProgress: (done, all) => progress.phase(`scoring ${task.name}`, done / all),
     });
     result.items[task.name] = items;

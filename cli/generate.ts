@@ -116,12 +116,14 @@ interface Speaker {
   readonly tokenizer: Tokenizer;
   /** Token ids. */
   readonly prompt: readonly number[];
+  /** Tokens of the text that the answer goes on with; none for an instruction. */
+  readonly before: readonly number[];
   /** Tokens that end the answer besides the model's own. */
   readonly endTokens: readonly number[];
 }
 
 function voiceOf(
-  { name, model, adapters, tokenizer, prompt, endTokens }: Speaker,
+  { name, model, adapters, tokenizer, prompt, before, endTokens }: Speaker,
   { stop, ...options }: GenerateOptions & { readonly stop: readonly string[] },
 ): Voice<Spoken> {
   const { tokens, times } = timeTokens(generate(model, prompt, { ...options, adapters, endTokens }));
@@ -129,7 +131,7 @@ function voiceOf(
 
   async function* pieces(): AsyncGenerator<string, Spoken, undefined> {
     const seen: number[] = [];
-    const reason = yield* streamText(tokens, { tokenizer, stop, onToken: (id) => void seen.push(id) });
+    const reason = yield* streamText(tokens, { tokenizer, stop, before, onToken: (id) => void seen.push(id) });
     return { tokens: seen, reason, times };
   }
 }
@@ -137,13 +139,16 @@ function voiceOf(
 function prepare(
   model: Model,
   { prompt, chat, before }: Settings,
-): Pick<Speaker, "tokenizer" | "prompt" | "endTokens"> {
+): Pick<Speaker, "tokenizer" | "prompt" | "before" | "endTokens"> {
   const tokenizer = tokenizerOf(model);
-  if (!chat) return { tokenizer, prompt: [...tokenizer.leading, ...tokenizer.encode(prompt)], endTokens: [] };
+  if (!chat) {
+    const ids = tokenizer.encode(prompt);
+    return { tokenizer, prompt: [...tokenizer.leading, ...ids], before: ids, endTokens: [] };
+  }
   const options = { tokenizer, prompt: before };
   const { prefix } = formatExample({ instruction: prompt, input: "", output: "" }, options);
   const end = endToken(options);
-  return { tokenizer, prompt: encodePrefix(prefix, options), endTokens: end === null ? [] : [end] };
+  return { tokenizer, prompt: encodePrefix(prefix, options), before: [], endTokens: end === null ? [] : [end] };
 }
 
 async function readPrompt({ prompt, text }: { readonly prompt?: string; readonly text?: string }): Promise<string> {

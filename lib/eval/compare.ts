@@ -19,7 +19,7 @@ export interface PairedDifference {
 export interface PerplexityRatio {
   /** Second over first. */
   readonly ratio: number;
-  /** Lower end of the interval. */
+  /** Lower end of the interval; NaN for one window. */
   readonly low: number;
   /** Upper end. */
   readonly high: number;
@@ -58,11 +58,12 @@ export function compareItems(
 }
 
 /**
- * Ratio of the perplexities of two models over the same windows; null where the windows differ, as with other tokenizers. The interval is that
+ * Ratio of the perplexities of two models over the same windows; null where tokens or windows differ, as with other tokenizers. The interval is that
  * of the difference of the mean losses, with the windows as what varies.
  */
 export function comparePerplexity(first: PerplexityResult, second: PerplexityResult): PerplexityRatio | null {
   const a = first.perWindow, b = second.perWindow, n = a.length;
+  if (first.digest !== second.digest) return null;
   if (n !== b.length || a.some(({ tokens }, index) => tokens !== b[index]?.tokens)) return null;
   const gap = second.nll - first.nll;
   // Windows may have different numbers of tokens: the error of a ratio of sums.

@@ -4,7 +4,7 @@ import { CompressoError } from "../errors.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Adapters, Model } from "../run/model.ts";
 import { logLikelihoods } from "../run/score.ts";
-import { encodeQuestion } from "./encode.ts";
+import { type EncodedQuestion, encodeQuestion } from "./encode.ts";
 import { type ItemScore, pick, type TaskScore, taskScore } from "./metrics.ts";
 import { builtinParts, builtinTask } from "./registry.ts";
 import { asTask, type TaskDefinition } from "./task.ts";
@@ -100,8 +100,10 @@ export function taskDigest({ questions }: LoadedTask): string {
 
 /** Options of {@link scoreTask}. */
 export interface ScoreTaskOptions extends Pick<EvaluateOptions, "adapters" | "refuseLong" | "signal" | "onProgress"> {
-  /** Scores of the choices of questions that need not be scored again, by their places. */
-  readonly known?: ReadonlyMap<number, readonly number[]> | undefined;
+  /** Questions that need not be encoded and scored again, by their places. */
+  readonly known?: ReadonlyMap<number, KnownQuestion> | undefined;
+  /** Called now and then with the questions encoded so far, before the first is scored. */
+  readonly onEncoded?: (done: number, total: number) => void;
   /** Called for each question as soon as all its choices are scored, in no certain order; not for known ones. */
   readonly onItem?: (place: number, item: TaskItemScore) => void;
 }
@@ -112,26 +114,32 @@ export interface TaskItemScore extends ItemScore {
   readonly isTruncated: boolean;
 }
 
+/** What is known of a question that was scored before. */
+export type KnownQuestion = Pick<TaskItemScore, "scores" | "isTruncated">;
+
 /** Scores the questions of one task. */
 export async function scoreTask(
   model: Model,
   task: LoadedTask,
   options: ScoreTaskOptions = {},
 ): Promise<TaskItemScore[]> {
-  const { adapters, refuseLong, signal, onProgress, known, onItem } = options;
-  const { questions } = task, context = model.spec.maxPosition, tokenizer = tokenizerFor(model, task);
-  const encoded = questions.map((question) => encodeQuestion(task, question, { tokenizer, context, refuseLong }));
+  const { adapters, signal, onProgress, known, onItem } = options, { questions } = task;
   const own = questions.map(({ choices }, place) => {
-    const scores = known?.get(place);
+    const scores = known?.get(place)?.scores;
     return scores?.length === choices.length ? [...scores] : new Array<number>(choices.length).fill(NaN);
   });
   const isDone = (place: number): boolean => own[place]?.every((score) => !Number.isNaN(score)) ?? false;
   const itemAt = (place: number): TaskItemScore => {
     const { choices = [], answer = null, subset = "" } = questions[place] ?? {}, scores = own[place] ?? [];
-    return { scores, ...pick(scores, choices), answer, subset, isTruncated: encoded[place]?.isTruncated ?? false };
+    const { isTruncated = false } = encoded.get(place) ?? known?.get(place) ?? {};
+    return { scores, ...pick(scores, choices), answer, subset, isTruncated };
   };
-  const open = encoded.flatMap(({ sequences }, place) =>
-    isDone(place) ? [] : sequences.map((sequence, choice) => ({ place, choice, sequence }))
+  const encoded = await encodeQuestions(model, task, {
+    ...options,
+    places: questions.flatMap((_, place) => isDone(place) ? [] : [place]),
+  });
+  const open = [...encoded].flatMap(([place, { sequences }]) =>
+    sequences.map((sequence, choice) => ({ place, choice, sequence }))
   );
   let done = questions.length - new Set(open.map(({ place }) => place)).size;
   await logLikelihoods(model, open.map(({ sequence }) => sequence), {
@@ -149,6 +157,30 @@ export async function scoreTask(
     },
   });
   return questions.map((_, place) => itemAt(place));
+}
+
+/** Milliseconds for which questions are encoded at a stretch. */
+const ENCODING_MS = 50;
+
+/** Encodes the questions at some places. That may take minutes: now and then others get their turn, an abort among them. */
+async function encodeQuestions(
+  model: Model,
+  task: LoadedTask,
+  { places, refuseLong, signal, onEncoded }: ScoreTaskOptions & { readonly places: readonly number[] },
+): Promise<Map<number, EncodedQuestion>> {
+  const tokenizer = tokenizerFor(model, task), context = model.spec.maxPosition;
+  const encoded = new Map<number, EncodedQuestion>();
+  let since = performance.now();
+  for (const place of places) {
+    const question = task.questions[place];
+    if (question) encoded.set(place, encodeQuestion(task, question, { tokenizer, context, refuseLong }));
+    if (performance.now() - since < ENCODING_MS) continue;
+    onEncoded?.(encoded.size, places.length);
+    await new Promise((resolve) => setTimeout(resolve));
+    signal?.throwIfAborted();
+    since = performance.now();
+  }
+  return encoded;
 }
 
 function tokenizerFor({ tokenizer }: Model, { name }: LoadedTask): Tokenizer {

@@ -7,7 +7,7 @@ import { CompressoError } from "../errors.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 import type { RunIdentity } from "../run/checkpoint.ts";
 import type { WindowLoss } from "../run/perplexity.ts";
-import type { TaskItemScore } from "./evaluate.ts";
+import type { KnownQuestion, TaskItemScore } from "./evaluate.ts";
 
 /** What a file keeps: `Added` goes into a line, `Known` comes back from it. */
 export interface EntryKind<Known, Added> {
@@ -27,8 +27,8 @@ export interface QuestionEntry {
   readonly item: TaskItemScore;
 }
 
-/** Questions of tasks; their scores are known. */
-export const QUESTIONS: EntryKind<readonly number[], QuestionEntry> = {
+/** Questions of tasks. */
+export const QUESTIONS: EntryKind<KnownQuestion, QuestionEntry> = {
   part: "task",
   noun: "scored question",
   write: ({ label, item: { scores, picked, pickedNorm, answer, subset, isTruncated } }) => ({
@@ -40,7 +40,8 @@ export const QUESTIONS: EntryKind<readonly number[], QuestionEntry> = {
     truncated: isTruncated,
     scores,
   }),
-  read: ({ scores }) => Array.isArray(scores) ? scores.map(Number) : null,
+  read: ({ scores, truncated }) =>
+    Array.isArray(scores) ? { scores: scores.map(Number), isTruncated: truncated === true } : null,
 };
 
 /** Windows of a text, by their size. */

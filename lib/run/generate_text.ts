@@ -1,6 +1,6 @@
 // Generation as text. Owns the way from tokens to pieces of text, and stop strings; refuses to choose tokens.
 import { CompressoError } from "../errors.ts";
-import { createStreamDecoder, type Tokenizer } from "../io/tokenizer.ts";
+import { createStreamDecoder, type StreamDecoder, type Tokenizer } from "../io/tokenizer.ts";
 import { type FinishReason, generate, type GenerateOptions } from "./generate.ts";
 import type { Model } from "./model.ts";
 import { checkStops, createStopFilter } from "./stop_strings.ts";
@@ -17,6 +17,8 @@ export interface StreamTextOptions {
   readonly tokenizer: Tokenizer;
   /** See {@link GenerateTextOptions.stop}. */
   readonly stop?: readonly string[] | undefined;
+  /** Tokens of the text that this one goes on with; none for a text of its own, such as an answer. Default: none. */
+  readonly before?: readonly number[];
   /** Called with each token, before its text is given. */
   readonly onToken?: (id: number) => void;
 }
@@ -54,8 +56,34 @@ export function generateText(
   }
   const { stop = [] } = options;
   checkStops(stop);
-  const tokens = generate(model, [...tokenizer.leading, ...tokenizer.encode(prompt)], options);
-  return streamText(tokens, { tokenizer, stop });
+  const before = tokenizer.encode(prompt);
+  const tokens = generate(model, [...tokenizer.leading, ...before], options);
+  return streamText(tokens, { tokenizer, stop, before });
+}
+
+/** Tokens of the text before that are decoded with a continuation. */
+const BEFORE = 5;
+
+/**
+ * A decoder in the middle of a text: decoders treat the start of one otherwise, as that of SentencePiece, which leaves out its first space. Of the
+ * tokens before it gives nothing.
+ */
+export function continuationDecoder(
+  tokenizer: Tokenizer,
+  before: readonly number[],
+  options: { readonly skipSpecial: boolean },
+): StreamDecoder {
+  const decoder = createStreamDecoder(tokenizer, options);
+  // Special tokens have no text, and a model may know ids that its tokenizer does not.
+  const known = before.filter((id) => tokenizer.idToToken(id) !== null && !tokenizer.isSpecial(id));
+  // What ends within a character would be held back, and come out with the continuation.
+  for (let end = known.length; end > 0; end--) {
+    const last = known.slice(Math.max(0, end - BEFORE), end);
+    if (tokenizer.decode(last).endsWith("\uFFFD")) continue;
+    for (const id of last) decoder.push(id);
+    break;
+  }
+  return decoder;
 }
 
 /**
@@ -64,9 +92,9 @@ export function generateText(
  */
 export async function* streamText(
   tokens: AsyncGenerator<number, FinishReason, undefined>,
-  { tokenizer, stop = [], onToken }: StreamTextOptions,
+  { tokenizer, stop = [], before = [], onToken }: StreamTextOptions,
 ): AsyncGenerator<string, FinishReason, undefined> {
-  const decoder = createStreamDecoder(tokenizer, { skipSpecial: true }), filter = createStopFilter(stop);
+  const decoder = continuationDecoder(tokenizer, before, { skipSpecial: true }), filter = createStopFilter(stop);
   try {
     for (let next = await tokens.next();; next = await tokens.next()) {
       if (!next.done) onToken?.(next.value);

@@ -2,6 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import { IGNORED_LABEL } from "../io/prompts.ts";
 import type { Adapters, Model } from "./model.ts";
+import { digestOf } from "./run_data.ts";
 
 /** Options of {@link perplexity}. */
 export interface PerplexityOptions {
@@ -45,6 +46,8 @@ export interface PerplexityResult {
   readonly windows: number;
   /** What each window adds. */
   readonly perWindow: readonly WindowLoss[];
+  /** Hash of the tokens that the windows have: other tokenizers make others of a text, and losses over them cannot be compared. */
+  readonly digest: string;
 }
 
 /** The loss of one window. */
@@ -99,7 +102,8 @@ export async function perplexity(
     onProgress?.(perWindow.length, spans.length);
   }
   const predicted = total(perWindow, "tokens"), nll = total(perWindow, "nll") / predicted;
-  return { perplexity: Math.exp(nll), nll, tokens: predicted, windows: spans.length, perWindow };
+  const digest = digestOf([Uint32Array.from(tokens).subarray(0, spans.at(-1)?.end)]);
+  return { perplexity: Math.exp(nll), nll, tokens: predicted, windows: spans.length, perWindow, digest };
 }
 
 /** Runs one batch. A last batch that is not full keeps the size: its missing windows hold token 0 and no label. */

@@ -37,10 +37,12 @@ export function errorBody({ parts }: ApiError): { readonly error: Readonly<Recor
 /** The response of an error. */
 export function errorResponse(error: ApiError): Response {
   const { status, retryAfter } = error.parts;
-  return Response.json(errorBody(error), {
-    status,
-    headers: retryAfter === undefined ? {} : { "retry-after": String(retryAfter) },
-  });
+  const headers = {
+    ...(retryAfter === undefined ? {} : { "retry-after": String(retryAfter) }),
+    // OpenAI's clients try a 408 again of themselves, but what has taken too long once will do so again.
+    ...(status === 408 ? { "x-should-retry": "false" } : {}),
+  };
+  return Response.json(errorBody(error), { status, headers });
 }
 
 /** Any error as one that a client may see: what the toolkit says of wrong input is passed on, defects are not. */

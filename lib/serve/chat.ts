@@ -47,8 +47,7 @@ export function chatBody(
 function logprobsBody(tokens: readonly TokenEntry[], { labels, top }: ShapeOptions): Record<string, unknown> | null {
   if (top === null) return null;
   const entry = (id: number, logprob: number | null): Record<string, unknown> => {
-    const token = labels(id);
-    return { token, logprob, bytes: [...new TextEncoder().encode(token)] };
+    return { token: labels.text(id), logprob, bytes: labels.bytes(id) };
   };
   const content = tokens.map(({ id, logprob, top: best }) => ({
     ...entry(id, logprob),

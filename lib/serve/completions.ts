@@ -58,7 +58,7 @@ function choice(
   { labels, top }: { readonly labels: Labels; readonly top: number | null },
 ): Record<string, unknown> {
   const logprobs = top === null ? null : {
-    tokens: tokens.map(({ id }) => labels(id)),
+    tokens: tokens.map(({ id }) => labels.text(id)),
     token_logprobs: tokens.map(({ logprob }) => logprob),
     top_logprobs: top === 0 ? null : tokens.map((entry) => entry.logprob === null ? null : likely(entry, labels)),
     text_offset: tokens.map(({ offset }) => offset),
@@ -70,7 +70,7 @@ function choice(
 function likely({ id, logprob, top }: TokenEntry, labels: Labels): Readonly<Record<string, number>> {
   const found: Record<string, number> = Object.create(null);
   // Of two tokens with one label the likelier is kept: it says what the text's own stands against.
-  for (const { id, logprob } of top) found[labels(id)] ??= logprob;
-  if (logprob !== null) found[labels(id)] ??= logprob;
+  for (const { id, logprob } of top) found[labels.text(id)] ??= logprob;
+  if (logprob !== null) found[labels.text(id)] ??= logprob;
   return found;
 }

@@ -16,6 +16,7 @@ const whole = (least: number, most = 2 ** 31 - 1): z.ZodInt =>
 const only = <T extends string | number | boolean>(value: T): z.ZodOptional<z.ZodNullable<z.ZodLiteral<T>>> =>
   z.literal(value, `only ${JSON.stringify(value)} is supported`).nullable().optional();
 const none = z.record(z.string(), z.never("is not supported")).nullable().optional();
+const nothing = z.null("is not supported").optional();
 
 const stops = z.union([z.string(), z.array(z.string())], "must be a string or an array of strings")
   .transform((stop) => typeof stop === "string" ? [stop] : stop)
@@ -61,11 +62,21 @@ export type CompletionFields = z.infer<typeof completionFields>;
 
 const textPart = z.strictObject({ type: z.literal("text", "only text is supported"), text: z.string() });
 
+const tools = z.array(z.never("tools are not supported")).nullish();
+
 const message = z.strictObject({
   role: z.enum(["system", "developer", "user", "assistant"], "must be system, developer, user or assistant"),
   content: z.union([z.string(), z.array(textPart)], "must be a string or an array of text parts"),
   // lm-eval writes it beside the content.
   type: only("text"),
+  // As `user`.
+  name: z.string("must be a string").nullish(),
+  // Clients send answers back as they got them, with all fields that an answer may have.
+  refusal: nothing,
+  tool_calls: tools,
+  function_call: nothing,
+  audio: nothing,
+  annotations: z.array(z.never("is not supported")).nullish(),
 });
 
 /** Fields of `POST /v1/chat/completions`. */
@@ -77,7 +88,7 @@ export const chatFields = z.strictObject({
   logprobs: z.boolean("must be true or false").nullish(),
   top_logprobs: whole(0, MOST_TOP).nullish(),
   response_format: z.strictObject({ type: z.literal("text", "only text is supported") }).nullish(),
-  tools: z.array(z.never("tools are not supported")).nullish(),
+  tools,
   tool_choice: z.enum(["none", "auto"], "tools are not supported").nullish(),
 }, "must be a JSON object");
 

@@ -2,7 +2,7 @@
 // answers.
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { type FinishReason, generate } from "../run/generate.ts";
-import { streamText } from "../run/generate_text.ts";
+import { continuationDecoder, streamText } from "../run/generate_text.ts";
 import { type LikelyToken, type PlaceLogprobs, placeLogprobs, tokenLogprobs } from "../run/logprobs.ts";
 import type { Adapters, Model } from "../run/model.ts";
 import { isGreedy, type SamplingOptions } from "../run/sampling.ts";
@@ -14,6 +14,8 @@ export interface Prompt {
   /** How many of them the tokenizer put before the text; they are no part of `text`. */
   readonly leading: number;
   readonly text: string;
+  /** Tokens of the text that the answer goes on with; none where it is a text of its own. */
+  readonly before: readonly number[];
   readonly sampling: SamplingOptions;
 }
 
@@ -98,7 +100,7 @@ export async function* runJob(
         top: places.at(-1)?.top.slice(0, top ?? 0) ?? [],
       };
       if (!isEnd) usage.completionTokens++;
-      const text = isEnd ? "" : bench.tokenizer.decode([next.id], { skipSpecial: true });
+      const text = isEnd ? "" : textOf(bench, prompt, next.id);
       yield { index, text, tokens: [entry], finish: isEnd ? "stop" : "length" };
       continue;
     }
@@ -119,7 +121,7 @@ async function* continuation(
   },
 ): AsyncGenerator<Piece, void, undefined> {
   const { model, tokenizer, adapters } = bench, { maxTokens, stop, endTokens, top } = job;
-  const tracker = createTracker(tokenizer, { start, skipSpecial: true });
+  const { before } = prompt, tracker = createTracker(tokenizer, { start, before, skipSpecial: true });
   let waiting: TokenEntry[] = [], end = start;
   const onChoice = (id: number, logits: Float32Array): void => {
     waiting.push({ id, offset: tracker.at, ...placeLogprobs(logits, { id, top: top ?? 0 }) });
@@ -133,7 +135,7 @@ async function* continuation(
     signal,
     ...(top === null ? {} : { onChoice }),
   });
-  const pieces = streamText(tokens, { tokenizer, stop, onToken: () => void usage.completionTokens++ });
+  const pieces = streamText(tokens, { tokenizer, stop, before, onToken: () => void usage.completionTokens++ });
   // A token goes with the first piece that holds its beginning: a part of a character or of a stop string is still held back.
   let reason: FinishReason = "length";
   try {
@@ -152,6 +154,12 @@ async function* continuation(
   const isStop = reason === "end" || reason === "stop";
   // What belongs to a stop string is no part of the answer; an end token stands in its list, though it has no text.
   yield { index, text: "", tokens: reason === "stop" ? [] : waiting, finish: isStop ? "stop" : "length" };
+}
+
+/** An answer of one token. */
+function textOf({ tokenizer }: Workbench, { before }: Prompt, id: number): string {
+  const decoder = continuationDecoder(tokenizer, before, { skipSpecial: true });
+  return decoder.push(id) + decoder.end();
 }
 
 function promptEntries(

@@ -31,10 +31,10 @@ export function prepareCompletion(fields: CompletionFields, options: PrepareOpti
     const sampling = samplingOf(fields);
     if (typeof text !== "string") {
       const ids = checkIds(text, options);
-      return { ids, leading: 0, text: fields.echo ? tokenizer.decode(ids) : "", sampling };
+      return { ids, leading: 0, text: fields.echo ? tokenizer.decode(ids) : "", before: ids, sampling };
     }
-    const ids = [...tokenizer.leading, ...encodeWithin(text, options)];
-    return { ids: ids.length > 0 ? ids : beginning(options), leading: tokenizer.leading.length, text, sampling };
+    const before = encodeWithin(text, options), { leading } = tokenizer, ids = [...leading, ...before];
+    return { ids: ids.length > 0 ? ids : beginning(options), leading: leading.length, text, before, sampling };
   });
   return checkLengths({
     prompts,
@@ -74,7 +74,8 @@ export function prepareChat(fields: ChatFields, options: PrepareOptions): Job {
   const { end } = turnShape(tokenizer);
   // The template writes BOS itself where it wants it.
   return checkLengths({
-    prompts: [{ ids: encodeWithin(text, options), leading: 0, text, sampling: samplingOf(fields) }],
+    // The space that some templates want before an answer is no part of it: the answer is a text of its own.
+    prompts: [{ ids: encodeWithin(text, options), leading: 0, text, before: [], sampling: samplingOf(fields) }],
     maxTokens: max_completion_tokens ?? max_tokens ?? null,
     defaultTokens: CHAT_TOKENS,
     stop: fields.stop ?? [],

@@ -95,6 +95,25 @@ Deno.test("eval --text takes several windows and a stride, and compares models w
   assert.match(table.stdout, /^perplexity 32 +× 1\.0000 \(1\.0000 … 1\.0000\)$/m);
 });
 
+Deno.test("eval --text has no ratio for models with other tokenizers, and no interval for one window", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("text.txt"), "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(3));
+  for (const name of ["same", "other"]) await copyDemo(folder.at(name));
+  const tokenizer = JSON.parse(await Deno.readTextFile(folder.at("other", "tokenizer.json")));
+  tokenizer.model.merges = [];
+  await Deno.writeTextFile(folder.at("other", "tokenizer.json"), JSON.stringify(tokenizer));
+  const models = ["demo", folder.at("same"), folder.at("other")];
+  const args = ["eval", ...models, "--text", folder.at("text.txt"), "--window", "16", "--no-tuning"];
+  const one = await cli([...args, "--max-windows", "1"]);
+  assert.equal(one.code, 0, one.stderr);
+  assert.match(one.stdout, /^perplexity 16 +× 1\.0000 +other tokens$/m);
+  const { stdout } = await cli([...args, "--max-windows", "2", "--json"]);
+  const { differences, models: measured } = JSON.parse(stdout);
+  assert.deepEqual(measured.map(({ tokens }: { tokens: number }) => tokens), [30, 30, 30]);
+  assert.deepEqual(differences[0].perplexities, [{ window: 16, ratio: 1, low: 1, high: 1 }]);
+  assert.deepEqual(differences[1].perplexities, [{ window: 16, ratio: null }]);
+});
+
 Deno.test("an evaluation that Ctrl-C stops keeps what is scored, and the same command ends it", async () => {
   using folder = new TemporaryFolder();
   const count = 400;

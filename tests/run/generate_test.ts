@@ -5,11 +5,12 @@ import { openDevice } from "../../lib/gpu/device.ts";
 import { createDecodePass } from "../../lib/nn/decode_pass.ts";
 import type { DecoderSpec } from "../../lib/nn/spec.ts";
 import { type FinishReason, generate, type GenerateOptions } from "../../lib/run/generate.ts";
-import { generateText } from "../../lib/run/generate_text.ts";
+import { generateText, streamText } from "../../lib/run/generate_text.ts";
 import { sampleToken } from "../../lib/run/sampling.ts";
 import { loadModelFrom, type Model } from "../../lib/run/model.ts";
 import { assertClose, distance, type GoldenName } from "../golden/helpers/golden.ts";
-import { randomSource } from "../io/models.ts";
+import { randomSource, SPEC } from "../io/models.ts";
+import { tokenizerOf } from "../io_text/fixtures.ts";
 import { argmax, greedyReference, openDemo, openGoldenModel, rowOf, someTokens } from "./helpers/reference.ts";
 
 const NAMES: readonly GoldenName[] = ["gqa_llama3", "mha_linear", "mqa_bf16_sharded", "gqa_f16"];
@@ -250,6 +251,54 @@ Deno.test("the demo model's text is that of its greedy tokens", async () => {
   assert.deepEqual(await stopped.next(), { done: true, value: "stop" });
   assert.deepEqual([device.liveCount, device.bytes], before);
   assert.throws(() => generateText(model, prompt, { maxTokens: 12, stop: [""] }), isError("usage", /stop string/));
+});
+
+Deno.test("a continuation keeps the space that it begins with, an answer and a text from its beginning do not", async () => {
+  const tokenizer = await tokenizerOf("sentencepiece");
+  const textOf = async (ids: readonly number[], before: readonly number[]): Promise<string> =>
+    (await Array.fromAsync(streamText(source(ids), { tokenizer, before }))).join("");
+  for (
+    const [prompt, whole] of [
+      ["The river", "The river carries a stone"],
+      ["def f():\n", "def f():\n    return"],
+      ["", "The river"],
+      ["🌱", "🌱 a stone"],
+      ["\uFFFD", "\uFFFD a stone"],
+    ] as const
+  ) {
+    const ids = tokenizer.encode(whole), before = tokenizer.encode(prompt), rest = ids.slice(before.length);
+    assert.deepEqual(ids.slice(0, before.length), before);
+    const expected = whole.slice(prompt.length);
+    assert.equal(await textOf(rest, [...tokenizer.leading, ...before]), expected, whole);
+    assert.equal(await textOf(rest, [...before, ...tokenizer.leading]), expected, "special tokens are passed over");
+    // Of a prompt that ends within a character nothing comes out.
+    for (let end = 0; end <= ids.length; end++) assert.equal(await textOf([], ids.slice(0, end)), "");
+  }
+  const answer = tokenizer.encode("The river").slice(1);
+  assert.equal(await textOf(answer, []), tokenizer.decode(answer));
+  assert.equal(await textOf(answer, [100_000]), tokenizer.decode(answer), "a row of the embedding without token");
+
+  async function* source(ids: readonly number[]): AsyncGenerator<number, FinishReason, undefined> {
+    yield* ids;
+    return await Promise.resolve("length");
+  }
+});
+
+Deno.test("prompt and continuation together are the text of all tokens", async () => {
+  using device = await openDevice();
+  const tokenizer = await tokenizerOf("sentencepiece"), spec = { ...SPEC, vocab: tokenizer.vocabSize, eosIds: [] };
+  using model = await loadModelFrom(randomSource(spec), { device, tokenizer });
+  const prompt = "The river", ids = [...tokenizer.leading, ...tokenizer.encode(prompt)];
+  let spaces = 0;
+  for (let seed = 1; seed <= 24; seed++) {
+    const options = { maxTokens: 3, temperature: 1, seed }, tokens = await all(model, ids, options);
+    const whole = tokenizer.decode([...ids, ...tokens], { skipSpecial: true });
+    if (whole.includes("\uFFFD")) continue; // a run of bytes is told otherwise once it is whole
+    const text = (await Array.fromAsync(generateText(model, prompt, options))).join("");
+    assert.equal(prompt + text, whole);
+    if (text.startsWith(" ")) spaces++;
+  }
+  assert.ok(spaces > 0, "some continuations begin with a space");
 });
 
 async function all(model: Model, prompt: readonly number[], options: GenerateOptions): Promise<number[]> {

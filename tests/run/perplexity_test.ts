@@ -108,6 +108,11 @@ Deno.test("perplexity of the demo model takes the first characters of a text, wi
   const tokens = tokenizer.encode(text.slice(0, 150));
   const actual = await perplexity(model, text, { window: 16, limitChars: 150 });
   assert.deepEqual(actual, await perplexity(model, tokens, { window: 16 }));
+  // The digest is of what the windows read: not of what is dropped behind them, but of each token within.
+  const digestOf = async (ids: readonly number[]): Promise<string> =>
+    (await perplexity(model, ids, { window: 16, maxWindows: 1 })).digest;
+  assert.equal(await digestOf(tokens), await digestOf(tokens.slice(0, 20)));
+  assert.notEqual(await digestOf(tokens), await digestOf([tokens[1] ?? 0, ...tokens.slice(1)]));
   assert.notDeepEqual(actual, await perplexity(model, text, { window: 16 }));
   const expected = await meanReference(model, tokens, { window: 16 });
   assert.ok(Math.abs(actual.nll - expected) <= NLL_TOLERANCE * expected, `${actual.nll}, expected ${expected}`);

@@ -62,6 +62,18 @@ Deno.test("the openai client streams completions and chats, with usage at the en
   assert.equal(total, whole.usage?.total_tokens);
 });
 
+Deno.test("the openai client sends an answer back as it got it, and is answered again", async () => {
+  await using served = await serveDemo();
+  const client = clientOf(served), question = { role: "user", content: "Where is John?" } as const;
+  const settings = { model: NAME, temperature: 0, max_tokens: 6 };
+  const first = await client.chat.completions.create({ ...settings, messages: [question] });
+  const answer = first.choices[0]?.message;
+  assert.ok(answer);
+  const second = await client.chat.completions.create({ ...settings, messages: [question, answer, question] });
+  assert.equal(second.choices[0]?.message.role, "assistant");
+  assert.ok((second.usage?.prompt_tokens ?? 0) > (first.usage?.prompt_tokens ?? 0));
+});
+
 Deno.test("the openai client that aborts mid-stream frees the GPU for the next request", async () => {
   await using served = await serveDemo({ endless: true });
   const client = clientOf(served);

@@ -48,6 +48,7 @@ Deno.test("with the queue full more requests get 429, and health is answered mea
   const third = await post(COMPLETIONS, { ...LONG, max_tokens: 1 });
   assert.equal(third.status, 429);
   assert.equal(third.headers.get("retry-after"), "1");
+  assert.equal(third.headers.get("x-should-retry"), null, "clients decide");
   assert.equal((await third.json()).error.code, "queue_full");
   leave.abort();
   await assert.rejects(drain(first));
@@ -61,6 +62,7 @@ Deno.test("a request that takes too long ends with 408, in a stream with an erro
   const slow = { ...LONG, prompt: Array(60).fill(SHORT), logprobs: 5 };
   const whole = await post(COMPLETIONS, slow);
   assert.equal(whole.status, 408);
+  assert.equal(whole.headers.get("x-should-retry"), "false", "OpenAI's clients would ask again twice");
   assert.equal((await whole.json()).error.code, "timeout");
   const events: string[] = [];
   const streamed = await post(COMPLETIONS, { ...slow, stream: true });

@@ -1,11 +1,13 @@
 // The server over HTTP: what it answers and what it refuses. Answers are compared with the library's own.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
+import { renderChat } from "../../lib/io/chat_template.ts";
+import { generate } from "../../lib/run/generate.ts";
 import { generateText } from "../../lib/run/generate_text.ts";
 import { tokenLogprobs } from "../../lib/run/logprobs.ts";
 import { loadModelFrom } from "../../lib/run/model.ts";
 import { serveModel } from "../../lib/serve/serve.ts";
-import { eventsOf, NAME, serveDemo } from "./helpers/server.ts";
+import { eventsOf, NAME, serveDemo, serveTalker } from "./helpers/server.ts";
 
 /** One of the demo's held-out questions: it answers "in Essen" and ends. */
 const PROMPT =
@@ -177,6 +179,69 @@ Deno.test("chats go through the template, whole and in a stream", async () => {
   assert.equal(deltas.at(-1).finish_reason, whole.choices[0].finish_reason);
 });
 
+Deno.test("an answer goes back as history, with every field that a client may write and none that asks for something", async () => {
+  await using served = await serveDemo();
+  const { post } = served, fields = { model: NAME, temperature: 0, max_tokens: 6 };
+  const question = { role: "user", content: "Where does Tom live?", name: "Ann" };
+  const { choices: [{ message }] } = await (await post(CHAT, { ...fields, messages: [question] })).json();
+  assert.deepEqual(Object.keys(message), ["role", "content", "refusal"]);
+  const { role, content } = message, absent = { function_call: null, audio: null, name: null };
+  const contents: string[] = [];
+  for (
+    const answer of [
+      { role, content },
+      message,
+      { ...message, ...absent, tool_calls: null, annotations: null },
+      { ...message, tool_calls: [], annotations: [] },
+    ]
+  ) {
+    const response = await post(CHAT, { ...fields, messages: [question, answer, question] });
+    const body = await response.json();
+    assert.equal(response.status, 200, body.error?.message);
+    contents.push(body.choices[0].message.content);
+  }
+  assert.deepEqual(contents.slice(1), contents.slice(0, -1));
+});
+
+Deno.test("a completion keeps the space between prompt and answer, and its offsets count it; a chat's answer begins without", async () => {
+  await using served = await serveTalker("sentencepiece");
+  const { post, model } = served, { tokenizer } = model;
+  assert.ok(tokenizer);
+  const texts = ["The river", "A stone", "def f():\n", "winter", "garden of", "carries", "The", "near a", "where", "x"];
+  const fields = { model: NAME, prompt: texts, temperature: 0, logprobs: 0 };
+  for (const settings of [{ max_tokens: 1, echo: true }, { max_tokens: 4, echo: true }, { max_tokens: 4 }]) {
+    let spaces = 0;
+    const { choices } = await (await post(COMPLETIONS, { ...fields, ...settings })).json();
+    for (const [index, prompt] of texts.entries()) {
+      const ids = [...tokenizer.leading, ...tokenizer.encode(prompt)], { text, logprobs } = choices[index];
+      const own = await Array.fromAsync(generate(model, ids, { maxTokens: settings.max_tokens }));
+      const whole = tokenizer.decode([...ids, ...own], { skipSpecial: true });
+      if (whole.includes("\uFFFD") || own.some(tokenizer.isSpecial)) continue;
+      assert.equal(text, settings.echo ? whole : whole.slice(prompt.length));
+      if (whole.startsWith(" ", prompt.length)) spaces++;
+      const { tokens, text_offset } = logprobs, first = tokens.length - own.length;
+      tokens.slice(first).forEach((token: string, at: number) => {
+        const offset: number = text_offset[first + at];
+        assert.equal([...text].slice(offset, offset + [...token].length).join(""), token);
+      });
+    }
+    assert.ok(spaces > 0, "some continuations begin with a space");
+  }
+  let stripped = 0;
+  const messages = [{ role: "user", content: "Where?" } as const];
+  const ids = tokenizer.encode(renderChat(tokenizer, messages, { addGenerationPrompt: true }));
+  for (let seed = 1; seed <= 12; seed++) {
+    const chat = { model: NAME, messages, temperature: 1.5, seed, max_tokens: 4 };
+    const { choices: [{ message }] } = await (await post(CHAT, chat)).json();
+    const own = await Array.fromAsync(generate(model, ids, { temperature: 1.5, seed, maxTokens: 4 }));
+    const alone: string = tokenizer.decode(own, { skipSpecial: true });
+    if (alone.includes("\uFFFD")) continue;
+    assert.equal(message.content, alone);
+    if (tokenizer.idToToken(own[0] ?? -1)?.startsWith("▁")) stripped++;
+  }
+  assert.ok(stripped > 0, "some answers have a space before them");
+});
+
 Deno.test("models and health are there, other addresses and methods are not", async () => {
   await using served = await serveDemo();
   const { server: { url } } = served;
@@ -199,7 +264,8 @@ Deno.test("every request that cannot be answered gets a status, the field at fau
   await using served = await serveDemo({ limits: { bodyBytes: 20_000, tokens: 300 } });
   const { post, server } = served;
   const base = { model: NAME, prompt: "Tom", max_tokens: 1 },
-    chat = { model: NAME, messages: [{ role: "user", content: "x" }] };
+    asked = { role: "user", content: "x" },
+    chat = { model: NAME, messages: [asked] };
   const cases: readonly (readonly [string, unknown, number, string | null, RegExp])[] = [
     [COMPLETIONS, "{", 400, null, /not JSON/],
     [COMPLETIONS, "[]", 400, null, /JSON object/],
@@ -227,6 +293,12 @@ Deno.test("every request that cannot be answered gets a status, the field at fau
     [COMPLETIONS, { ...base, prompt: "x".repeat(20_000) }, 413, null, /20000 bytes/],
     [CHAT, { model: NAME, messages: [] }, 400, "messages", /empty/],
     [CHAT, { ...chat, messages: [{ role: "tool", content: "x" }] }, 400, "messages.0.role", /must be system/],
+    [CHAT, { ...chat, messages: [{ ...asked, refusal: "no" }] }, 400, "messages.0.refusal", /not supported/],
+    [CHAT, { ...chat, messages: [{ ...asked, tool_calls: [{}] }] }, 400, "messages.0.tool_calls.0", /tools/],
+    [CHAT, { ...chat, messages: [{ ...asked, audio: { id: "x" } }] }, 400, "messages.0.audio", /not supported/],
+    [CHAT, { ...chat, messages: [{ ...asked, annotations: [{}] }] }, 400, "messages.0.annotations.0", /not supported/],
+    [CHAT, { ...chat, messages: [{ ...asked, weight: 0 }] }, 400, "messages.0.weight", /knows no parameter/],
+    [CHAT, { ...chat, messages: [{ ...asked, content: null }] }, 400, "messages.0.content", /must be a string/],
     [CHAT, { ...chat, max_tokens: 1, max_completion_tokens: 2 }, 400, "max_tokens", /differ/],
     [CHAT, { ...chat, top_logprobs: 2 }, 400, "top_logprobs", /logprobs: true/],
     [CHAT, { ...chat, tools: [{ type: "function" }] }, 400, "tools.0", /tools are not supported/],

@@ -1,9 +1,12 @@
 // Servers on small models, and requests to them. Owns the models' odd sides; refuses to assert.
 import { type Device, openDevice } from "../../../lib/gpu/device.ts";
 import { DEMO, openModelFiles } from "../../../lib/io/open_model.ts";
-import { createTokenizer } from "../../../lib/io/tokenizer.ts";
+import type { WeightSource } from "../../../lib/io/source.ts";
+import { createTokenizer, type Tokenizer } from "../../../lib/io/tokenizer.ts";
 import { loadModelFrom, type Model } from "../../../lib/run/model.ts";
 import { type ModelServer, serveModel, type ServeOptions } from "../../../lib/serve/serve.ts";
+import { randomSource, SPEC } from "../../io/models.ts";
+import { type FixtureName, tokenizerOf } from "../../io_text/fixtures.ts";
 
 /** Name of the models that are served. */
 export const NAME = "tiny";
@@ -33,14 +36,26 @@ export async function serveDemo(
   options: ServeOptions & { readonly endless?: boolean; readonly template?: boolean } = {},
 ): Promise<Served> {
   const { endless = false, template = true, ...own } = options;
-  const device: Device = await openDevice();
   const { source, tokenizer } = await openModelFiles(DEMO);
   if (!tokenizer) throw new Error("the demo has a tokenizer");
   const { json, config } = tokenizer;
-  const model = await loadModelFrom(endless ? { ...source, spec: { ...source.spec, eosIds: [] } } : source, {
-    device,
-    tokenizer: template ? createTokenizer(json, { config, chatTemplate: TEMPLATE }) : tokenizer,
-  });
+  return await serve(
+    endless ? { ...source, spec: { ...source.spec, eosIds: [] } } : source,
+    template ? createTokenizer(json, { config, chatTemplate: TEMPLATE }) : tokenizer,
+    own,
+  );
+}
+
+/** Serves a model with random weights that speaks a fixture's tokens and never ends a text. */
+export async function serveTalker(name: FixtureName): Promise<Served> {
+  const tokenizer = await tokenizerOf(name);
+  const spec = { ...SPEC, vocab: tokenizer.vocabSize, maxPosition: 400, bosId: null, eosIds: [] };
+  return await serve(randomSource(spec), tokenizer, {});
+}
+
+async function serve(source: WeightSource, tokenizer: Tokenizer, own: ServeOptions): Promise<Served> {
+  const device: Device = await openDevice();
+  const model = await loadModelFrom(source, { device, tokenizer });
   const server = serveModel(model, { port: 0, name: NAME, ...own });
   return {
     server,

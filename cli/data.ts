@@ -2,6 +2,7 @@
 // train.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
+import { exists } from "../lib/io/exists.ts";
 import { modelPath } from "../lib/io/open_model.ts";
 import { partPath, writeTextFile } from "../lib/run/qat_file.ts";
 import { verb } from "./command.ts";
@@ -141,8 +142,4 @@ async function checkTarget({ out, resume, overwrite }: GenerateSettings): Promis
     refuse("an earlier run stopped there", `the file stands there, and no ${part}`, mend);
   }
   refuse("--out is a new file", "there is one", "choose another, or replace it with --overwrite");
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await Deno.stat(path).then(() => true, () => false);
 }

@@ -48,8 +48,11 @@ export async function clearRunFolder(out: string): Promise<void> {
   for (const name of await presentFiles(out)) await Deno.remove(join(out, name), { recursive: true });
   // A report or an evaluation of the earlier run would be taken for one of this run; what was measured is only put aside.
   await Deno.remove(join(out, REPORT_FILE)).catch(() => undefined);
-  for (const name of (await namesIn(out)).filter(isEvaluationFile)) {
-    await Deno.rename(join(out, name), join(out, `earlier-${name}`));
+  const names = await namesIn(out);
+  for (const name of names.filter(isEvaluationFile)) {
+    let aside = `earlier-${name}`;
+    for (let number = 2; names.includes(aside); number++) aside = `earlier-${number}-${name}`;
+    await Deno.rename(join(out, name), join(out, aside));
   }
 }
 
@@ -86,7 +89,7 @@ export async function isResumable(out: string): Promise<boolean> {
 
 /**
  * What the finished run in the folder has written; null where it is not finished. `given` are the options now, for a model of so many layers.
- * Throws `CompressoError("mismatch")` where its own were others.
+ * Throws `CompressoError("mismatch")` where those that run.json holds are others; of model, data and schedule it knows nothing.
  */
 export async function finishedRun(
   out: string,
@@ -96,7 +99,9 @@ export async function finishedRun(
   if (!found.includes("run.json") || found.includes(CHECKPOINT_FILE)) return null;
   const path = join(out, "run.json");
   const summary: RunSummary = JSON.parse(await Deno.readTextFile(path));
-  const now = optionsThatCount(resolveOptions(given(summary.before.layers.length), { maxPosition: Infinity }));
+  const now = optionsThatCount(
+    resolveOptions(given((summary.before ?? summary).layers.length), { maxPosition: Infinity }),
+  );
   const then = optionsThatCount(summary.options);
   const shown = (value: unknown): string => JSON.stringify(value) ?? "none";
   const differing = [...new Set([...Object.keys(then), ...Object.keys(now)])]
@@ -111,7 +116,7 @@ export async function finishedRun(
   });
 }
 
-/** Options that a resumed run cannot change, as a checkpoint has it. Of a size the sparsity follows. */
+/** Options of run.json that decide a run. Of a size the sparsity follows. */
 function optionsThatCount(
   { recompute: _recompute, monitors: _monitors, sparsity, ...others }: RunSummary["options"],
 ): Readonly<Record<string, unknown>> {

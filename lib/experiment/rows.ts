@@ -2,6 +2,7 @@
 // refuses tokens.
 import { CompressoError } from "../errors.ts";
 import { type DataReport, type DataSet, readRows, type Row } from "../io/datasets.ts";
+import { exists } from "../io/exists.ts";
 import { modelDigest } from "../io/fingerprint.ts";
 import type { Model } from "../run/model.ts";
 import { partPath, writeTextFile } from "../run/qat_file.ts";
@@ -115,8 +116,4 @@ function lastRows(set: DataSet, { last, path }: { readonly last: number; readonl
   }
   if (set.kind === "instruct") return { ...set, rows: set.rows.slice(-last) };
   return set.kind === "chat" ? { ...set, rows: set.rows.slice(-last) } : { ...set, rows: set.rows.slice(-last) };
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await Deno.stat(path).then(() => true, () => false);
 }

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { CompressoError, type ErrorCode } from "../errors.ts";
 import { writeFileAtomically } from "../io/atomic.ts";
+import { exists } from "../io/exists.ts";
 import { CHECKPOINT_FILE } from "../run/pipeline.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { RunSummary } from "../run/session.ts";
@@ -211,8 +212,4 @@ async function readJson<T>(path: string): Promise<T | null> {
       mend: "remove the cell's folder, and the cell runs again",
     }, { cause: error });
   }
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await Deno.stat(path).then(() => true, () => false);
 }

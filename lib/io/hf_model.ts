@@ -3,6 +3,7 @@ import { dirname, join } from "node:path";
 import { CompressoError } from "../errors.ts";
 import { type DecoderSpec, HEAD, tensorShapes } from "../nn/spec.ts";
 import { unreadable } from "./bytes.ts";
+import { exists } from "./exists.ts";
 import { parseHfConfig } from "./hf_config.ts";
 import { shown } from "./hf_refusal.ts";
 import { openSafetensors, type SafetensorsFile } from "./safetensors.ts";
@@ -169,10 +170,6 @@ async function readJson(path: string, options: { readonly optional?: boolean } =
 function asObject(value: unknown, path: string): Record<string, unknown> {
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
   throw broken(path, "it is a JSON object", value === undefined ? "not there" : JSON.stringify(value).slice(0, 60));
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await Deno.stat(path).then(() => true, () => false);
 }
 
 function broken(path: string, rule: string, value: string, mend?: string): CompressoError {

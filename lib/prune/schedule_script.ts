@@ -45,7 +45,10 @@ export interface RecordView {
   readonly learningRate: number;
 }
 
-/** Expected shares that are cut of a layer's units, each in [0, 1]; 0 where units of the kind are not pruned. */
+/**
+ * Shares that are cut of a layer's units, each in [0, 1]: expected while masks are learned, those of the hard masks under gradual saliency;
+ * 0 where units of the kind are not pruned.
+ */
 export interface LayerState {
   /** Of its heads. */
   readonly heads: number;

@@ -20,7 +20,7 @@ export interface RunPosition {
   readonly loraUpdates: number;
   readonly maskUpdates: number;
   readonly cursor: BatchCursor;
-  /** Lines of the records so far. */
+  /** Records given so far. */
   readonly records: number;
   /** Expected sparsity at the end of the pruning stage; null before. */
   readonly expected: number | null;

@@ -1,17 +1,16 @@
 // A prune run: fine-tune, prune, fine-tune, as a stream of step records. Owns the loop, its schedule and checkpoints; refuses files of models.
-import { CompressoError } from "../errors.ts";
 import type { Batches, EncodeReport } from "./batches.ts";
+import { exists } from "../io/exists.ts";
 import type { StepState } from "../nn/step_state.ts";
 import { progressOf, stageRate } from "../prune/schedule.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
 import { hardSparsity, keptUnits } from "../prune/units.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, type RunState, writeCheckpoint } from "./checkpoint.ts";
-import { keptBy } from "./chooser.ts";
 import type { RunHandle } from "./hooks.ts";
 import { type StagePlan, stagesOf } from "./methods.ts";
 import type { Model } from "./model.ts";
 import type { Finding } from "./monitors/alarm.ts";
-import { brokenFinding, brokenNumbers, findCause, type StepToSearch } from "./monitors/find_cause.ts";
+import { brokenFinding, brokenNumbers, findCause } from "./monitors/find_cause.ts";
 import { stopError, type Verdict } from "./monitors/judge.ts";
 import { lookAtMasks, type MaskLook } from "./monitors/mask_look.ts";
 import {
@@ -35,13 +34,15 @@ import {
   handleOf,
   identityOf,
   type PendingStep,
-  recordOf,
+  type PreparedStep,
+  recordsOf,
+  refuseResult,
   resultOf,
   slowedRates,
   stepStateOf,
 } from "./run_parts.ts";
 import { aimRun } from "./size_goal.ts";
-import { expectedCuts, layerShares, RECORDS_SEEN, recordView, type Steering } from "./steering.ts";
+import { layerStates, recordsAt, recordView, type Steering } from "./steering.ts";
 import { RING_SLOTS, type Trainer, type TrainerArrays } from "./trainer.ts";
 
 /** Records are read from the GPU when this much time has passed, or the ring is half full. */
@@ -51,10 +52,6 @@ const FLUSH_SECONDS = 0.4;
 export function startPrune(model: Model, given: PruneOptions): PruneRun {
   const aim = aimRun(model, resolveOptions(given, model.spec));
   return new Run(model, { ...aim, given, ...encodeRun(model, aim.options, given) });
-}
-
-interface PreparedStep extends StepToSearch, PendingStep {
-  readonly layers: Steering["layers"];
 }
 
 class Run implements PruneRun {
@@ -116,6 +113,8 @@ class Run implements PruneRun {
     const { kept, ...state } = await readCheckpoint(path, { identity: this.#identity(), mayDiffer });
     await this.#adopt(state);
     this.#kept = kept;
+    const last = kept.at(-1)?.position.step ?? 0;
+    this.#since = state.position.recent.filter(({ step }) => step > last);
   }
 
   /** Goes on from a state. */
@@ -190,13 +189,7 @@ class Run implements PruneRun {
   }
 
   result(): PruneResult {
-    if (this.#result) return this.#result;
-    throw new CompressoError("usage", {
-      what: "cannot give the result of the run",
-      rule: "the run is at its end",
-      value: `step ${this.#position.step} of ${this.steps}`,
-      mend: "take its records to the last one first",
-    });
+    return this.#result ?? refuseResult(this.#position, { steps: this.steps });
   }
 
   [Symbol.dispose](): void {
@@ -208,16 +201,8 @@ class Run implements PruneRun {
   async #steer({ stage, steps }: StagePlan): Promise<Steering | null> {
     if (stage !== "prune") return null;
     const { stageStep: step, recent: records } = this.#position;
-    return await this.#now.steerer.at({ step, steps, records, layers: () => this.#layerStates() });
-  }
-
-  /** How far each layer is cut: by expectation while masks are learned, at the β and noise of the last step. */
-  async #layerStates(): Promise<LayerState[]> {
-    const { table, options } = this.#parts, trainer = this.#trainer;
-    const cuts = options.method === "compresso"
-      ? expectedCuts(await trainer.logAlpha(), this.#position.aim ?? options.rates)
-      : keptBy(table, await trainer.masks()).map((kept) => 1 - kept);
-    return layerShares(table, cuts);
+    const layers = (): Promise<LayerState[]> => layerStates(this.#parts, this.#trainer, this.#position.aim);
+    return await this.#now.steerer.at({ step, steps, records, layers });
   }
 
   /** All that a step needs; null where the schedule ends the stage before it. */
@@ -300,12 +285,11 @@ class Run implements PruneRun {
     const arrays = isNew ? await this.#trainer.save() : null, look = arrays && this.#look(arrays);
     if (isNew) this.#position = { ...this.#position, looked: this.#position.step };
     this.#pending = [];
-    const now = performance.now(), seconds = Math.max(1e-6, (now - this.#lastFlush) / 1000);
+    const now = performance.now(), seconds = (now - this.#lastFlush) / 1000;
     this.#lastFlush = now;
-    const tokens = pending.reduce((sum, { batch }) => sum + batch.realTokens, 0);
     const { bytes, memoryLimit: limit } = this.#model.device, planned = this.#now.plannedBytes;
-    const run = { steps: this.steps, tokensPerSecond: tokens / seconds, gpuBytes: bytes, plannedGpuBytes: planned };
-    const records = pending.map((step, index) => recordOf(step, numbers[index], run));
+    const run = { steps: this.steps, seconds, gpuBytes: bytes, plannedGpuBytes: planned };
+    const records = recordsOf(pending, numbers, run);
     for (const [index, plain] of (records.length > 0 ? records : [null]).entries()) {
       const own = index >= records.length - 1 ? look : null, aim = pending[index]?.aim ?? this.#position.aim;
       const seen = oversee({ ...this.#position, aim }, {
@@ -338,8 +322,7 @@ class Run implements PruneRun {
       throw stopError(verdict);
     }
     await this.#adopt(state);
-    this.#kept = [state];
-    this.#since = [];
+    [this.#kept, this.#since] = [[state], []];
     await this.#save();
     return true;
   }
@@ -358,16 +341,15 @@ class Run implements PruneRun {
     // A schedule has to see the records that it saw: it decides by them.
     const records = [...from.position.recent, ...this.#since];
     const recall = (): void => {
-      const recent = records.filter(({ step }) => step <= this.#position.step).slice(-RECORDS_SEEN);
-      this.#position = { ...this.#position, recent };
+      this.#position = { ...this.#position, recent: recordsAt(records, this.#position.step) };
     };
     try {
       const stage = this.#stage;
       if (stage) await this.#enter(stage);
       for (recall(); stage && this.#position.step < at - 1; recall()) if (!await this.#step(stage)) break;
       const step = stage && await this.#prepareStep(stage);
-      const { table } = this.#parts;
-      return brokenFinding(step ? await findCause({ ...this.#now, table }, step) : null, { step: at, numbers });
+      const parts = { ...this.#now, table: this.#parts.table };
+      return brokenFinding(step ? await findCause(parts, step) : null, { step: at, numbers });
     } finally {
       await this.#adopt(from);
     }
@@ -381,8 +363,7 @@ class Run implements PruneRun {
   /** Ends the pruning stage: exactly as many units fall as the last target of the schedule demands. */
   async #harden(): Promise<void> {
     const { table } = this.#parts, target = this.#position.target ?? this.options.sparsity;
-    const { layerTargets: layers, aim } = this.#position;
-    const { temperature } = aim ?? this.options.rates;
+    const { layerTargets: layers, aim } = this.#position, { temperature } = aim ?? this.options.rates;
     const expected = await this.#now.chooser.end({ target, layers, temperature });
     this.#position = { ...this.#position, target, expected, aim: null };
     const arrays = await this.#trainer.save(), hard = hardSparsity(table, keptUnits(table, arrays.slots));
@@ -416,8 +397,4 @@ class Run implements PruneRun {
     const { options, given } = this.#parts;
     return identityOf(this.#model, this.#parts, { options, given, schedule: this.#now.steerer.identity });
   }
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await Deno.stat(path).then(() => true, () => false);
 }

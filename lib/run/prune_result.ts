@@ -24,7 +24,7 @@ export interface PruneResult {
   readonly table: UnitTable;
   /** What became of the rows. */
   readonly data: EncodeReport;
-  /** Sequences that were not trained on. */
+  /** Up to 8 sequences for comparisons: not trained on, but where rows are too few, or those held out do not fit. */
   readonly heldout: readonly (readonly number[])[];
   /** Seconds by stage. */
   readonly seconds: Readonly<Record<Stage, number>>;

@@ -1,4 +1,5 @@
 // What a run makes of its options and its place: the numbers of a step, its record, its result, and what a checkpoint is bound to. Owns these forms; refuses the loop.
+import { CompressoError } from "../errors.ts";
 import type { LoraWeights } from "../nn/lora.ts";
 import { unpackMasks } from "../nn/masks.ts";
 import type { StepState } from "../nn/step_state.ts";
@@ -8,6 +9,7 @@ import type { Batch, BatchCursor } from "./batches.ts";
 import type { PruneAim, RunIdentity, RunPosition } from "./checkpoint.ts";
 import type { RunHandle } from "./hooks.ts";
 import type { Model } from "./model.ts";
+import type { StepToSearch } from "./monitors/find_cause.ts";
 import { FRESH_MONITORS } from "./monitors/watch.ts";
 import type { PruneOptions, Rates, ResolvedOptions } from "./options.ts";
 import type { PruneResult } from "./prune_result.ts";
@@ -28,6 +30,11 @@ export interface PendingStep {
   readonly hard: number | null;
   /** What it went by in the pruning stage; else null. */
   readonly aim: PruneAim | null;
+}
+
+/** A step before it runs. */
+export interface PreparedStep extends StepToSearch, PendingStep {
+  readonly layers: Steering["layers"];
 }
 
 /** Where a run begins. */
@@ -102,8 +109,18 @@ export function stepStateOf(
   };
 }
 
-/** The record of a step, once its numbers were read. */
-export function recordOf(
+/** The records of steps that took so many seconds, once their numbers were read. */
+export function recordsOf(
+  pending: readonly PendingStep[],
+  numbers: readonly StepNumbers[],
+  { seconds, ...run }: Pick<StepRecord, "steps" | "gpuBytes" | "plannedGpuBytes"> & { readonly seconds: number },
+): StepRecord[] {
+  const tokens = pending.reduce((sum, { batch }) => sum + batch.realTokens, 0);
+  const tokensPerSecond = tokens / Math.max(1e-6, seconds);
+  return pending.map((step, index) => recordOf(step, numbers[index], { ...run, tokensPerSecond }));
+}
+
+function recordOf(
   { stage, target, rate, batch, index, hard }: PendingStep,
   numbers: StepNumbers | undefined,
   run: Pick<StepRecord, "steps" | "tokensPerSecond" | "gpuBytes" | "plannedGpuBytes">,
@@ -171,6 +188,16 @@ export function handleOf(trainer: Trainer, at: Pick<RunHandle, "stage" | "step" 
     lora: () => trainer.loraWeights(),
     setLora: (weights) => trainer.setLora(weights),
   };
+}
+
+/** Refuses the result of a run that is not at its end. */
+export function refuseResult({ step }: RunPosition, { steps }: { readonly steps: number }): never {
+  throw new CompressoError("usage", {
+    what: "cannot give the result of the run",
+    rule: "the run is at its end",
+    value: `step ${step} of ${steps}`,
+    mend: "take its records to the last one first",
+  });
 }
 
 /** What a run has learned at its end. */

@@ -70,9 +70,13 @@ export async function openSchedule(source: ScheduleSource, options: OpenSchedule
   }
   const url = scriptUrl(source), name = String(source);
   const given = signal ? { signal } : {};
+  if (trust) {
+    const schedule = await importTrusted(url), exported = definitionHash(schedule);
+    // What a URL gives now need not be what Deno's cache has of it, and runs.
+    const text = url.protocol === "file:" ? (await readScript(url, { ...given, name })).text : "";
+    return inProcess(schedule, { name, identity: text === "" ? exported : `script ${hash(text + exported)}` });
+  }
   const { text, isJavaScript, toolkitImports } = await readScript(url, { ...given, name });
-  const identity = `script ${hash(text)}`;
-  if (trust) return inProcess(await importTrusted(url), { name, identity });
   const script = await startIsolated({
     ...given,
     ...(limits ? { limits } : {}),
@@ -86,7 +90,7 @@ export async function openSchedule(source: ScheduleSource, options: OpenSchedule
   return {
     name,
     isolated: true,
-    identity,
+    identity: `script ${hash(text)}`,
     evaluate: async (input) =>
       checkOutput(await script.request(input, `at step ${input.step} of ${input.steps}`), input),
     [Symbol.asyncDispose]: () => script[Symbol.asyncDispose](),

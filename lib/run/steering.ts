@@ -4,9 +4,11 @@ import { checkLayerTargets, mostSparsity, type UnitTable } from "../prune/units.
 import { cubicSparsity, progressOf } from "../prune/schedule.ts";
 import type { ScheduleOutput } from "../prune/schedule_output.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
+import { keptBy } from "./chooser.ts";
 import type { Rates, ResolvedOptions } from "./options.ts";
 import type { StepRecord } from "./records.ts";
 import { type OpenSchedule, openSchedule, type ScheduleSource } from "./schedule_host.ts";
+import type { Trainer } from "./trainer.ts";
 
 /** What a step of the pruning stage aims at. */
 export interface Steering {
@@ -41,6 +43,11 @@ export interface Steerer extends AsyncDisposable {
 
 /** Records that a schedule sees. */
 export const RECORDS_SEEN = 32;
+
+/** What a schedule sees of records when so many steps are done. */
+export function recordsAt(records: readonly RecordView[], step: number): readonly RecordView[] {
+  return records.filter((record) => record.step <= step).slice(-RECORDS_SEEN);
+}
 
 /** Opens the schedule of a run. Throws `CompressoError("input")` where it cannot be read. */
 export async function openSteerer(
@@ -124,6 +131,19 @@ function checkTargets(
 
 /** Errors of a quotient of whole numbers. */
 const ROUNDING = 1e-9;
+
+/** How far each layer is cut: by expectation while masks are learned, at the β and noise of the last step, if there was one. */
+export async function layerStates(
+  { table, options: { method, rates } }: {
+    readonly table: UnitTable;
+    readonly options: Pick<ResolvedOptions, "method" | "rates">;
+  },
+  trainer: Pick<Trainer, "logAlpha" | "masks">,
+  last: Pick<Rates, "temperature" | "noise"> | null,
+): Promise<LayerState[]> {
+  if (method === "compresso") return layerShares(table, expectedCuts(await trainer.logAlpha(), last ?? rates));
+  return layerShares(table, keptBy(table, await trainer.masks()).map((kept) => 1 - kept));
+}
 
 /** How far each unit is cut by expectation: 1 − P(z > 0), as kernels/hard_concrete.wgsl has it. */
 export function expectedCuts(

@@ -3,13 +3,12 @@ import assert from "node:assert/strict";
 import { openWeights } from "../../lib/io/open.ts";
 import { modelPath } from "../../lib/io/open_model.ts";
 import { assertSameWeights } from "../io/models.ts";
-import { cli, TemporaryFolder } from "./helpers/cli.ts";
+import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 
 Deno.test("export --overwrite may write over its own model, and keeps its generation settings", async () => {
   using folder = new TemporaryFolder();
   const demo = modelPath("demo"), model = folder.at("model");
-  await Deno.mkdir(model);
-  for await (const { name } of Deno.readDir(demo)) await Deno.copyFile(`${demo}/${name}`, `${model}/${name}`);
+  await copyDemo(model);
   const settings = { do_sample: true, temperature: 0.6, bad_words_ids: [[3]] };
   const file = `${model}/generation_config.json`;
   const said = { ...settings, _from_model_config: true, transformers_version: "4.0.0", eos_token_id: [1, 2] };

@@ -15,6 +15,7 @@ import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { type CellOutcome, Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/io/open_model.ts";
+import { inTemporaryFolder } from "../io/files.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",
@@ -22,16 +23,6 @@ const PLAIN: ExperimentDefinition = {
   base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
   grid: { rank: [2, 4], seed: [1, 2] },
 };
-
-/** Gives a folder that is removed at the end. */
-async function inFolder(test: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await test(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
 
 /** Writes what a finished cell has. */
 async function finish(
@@ -144,7 +135,7 @@ Deno.test("labels are plain unless they clash; then they show as much of a path 
 });
 
 Deno.test("options whose paths have the same last part are groups, pairs and choices of their own", async () => {
-  await inFolder(async (folder) => {
+  await inTemporaryFolder(async (folder) => {
     await Deno.mkdir(`${folder}/curves`);
     await Deno.writeTextFile(`${folder}/curves/linear.ts`, "export default {};");
     const definition = { ...PLAIN, grid: { schedule: ["linear", "curves/linear.ts"], seed: [1, 2] } };
@@ -165,7 +156,7 @@ Deno.test("options whose paths have the same last part are groups, pairs and cho
 });
 
 Deno.test("measures with prompts of the same last part do not share a name", async () => {
-  await inFolder(async (folder) => {
+  await inTemporaryFolder(async (folder) => {
     const prompt: (boolean | string)[] = [false, true];
     for (const part of ["a", "b"]) {
       await Deno.mkdir(`${folder}/${part}`);
@@ -236,7 +227,7 @@ Deno.test("a plan has the steps, tokens and facts of each cell, and names the ce
 });
 
 Deno.test("a cell finds its folder by its facts, whatever an earlier grid has called it", async () => {
-  await inFolder(async (folder) => {
+  await inTemporaryFolder(async (folder) => {
     const store = new Store(folder);
     const planOf = async (grid: ExperimentDefinition["grid"], base: object = {}): Promise<ExperimentPlan> =>
       await planCells(resolveExperiment(defineExperiment({ ...PLAIN, base: { ...PLAIN.base, ...base }, grid })), store);
@@ -268,7 +259,7 @@ Deno.test("a cell finds its folder by its facts, whatever an earlier grid has ca
 });
 
 Deno.test("no two cells have one folder, also where facts do not tell them apart or names have moved", async () => {
-  await inFolder(async (folder) => {
+  await inTemporaryFolder(async (folder) => {
     const store = new Store(`${folder}/out`), path = (name: string): string => `${folder}/${name}.jsonl`;
     for (const name of ["one", "other", "third"]) {
       await Deno.writeTextFile(path(name), JSON.stringify({ instruction: name, output: "Yes." }) + "\n");

@@ -328,13 +328,23 @@ Deno.test("a step that is repeated to find a cause shows the schedule the record
         run.setLora(weights);
       },
     };
-    const { error } = await failure(model, {
-      ...{ schedule, hooks, steps: 10, prefinetune: 1 },
-      monitors: { nan: { action: "stop" } },
-    });
-    assert.match(error.message, /at step 8 .*first in lora\.1\.v\.A, element 3 is NaN/);
-    assert.deepEqual(seen.filter(([step, last]) => last !== 1 + step), []);
+    const options = { schedule, hooks, steps: 10, prefinetune: 1, monitors: { nan: { action: "stop" } } } as const;
+    const check = ({ error }: Awaited<ReturnType<typeof failure>>): void => {
+      assert.match(error.message, /at step 8 .*first in lora\.1\.v\.A, element 3 is NaN/);
+      assert.deepEqual(seen.filter(([step, last]) => last !== 1 + step), []);
+    };
+    check(await failure(model, options));
     assert.ok(seen.length > at, "no step was repeated");
+    // Stopped between the state that is gone back to and the step, and resumed.
+    const path = await Deno.makeTempFile({ suffix: ".safetensors" }), controller = new AbortController();
+    await Deno.remove(path);
+    await assert.rejects(async () => {
+      using run = prune(model, { ...BASE, ...options, checkpoint: { path, every: 1000 }, signal: controller.signal });
+      for await (const { step } of run) if (step === 6) controller.abort(new Error("enough"));
+    }, /enough/);
+    seen.length = 0;
+    check(await failure(model, { ...options, checkpoint: { path, every: 1000, resume: true } }));
+    await Deno.remove(path);
   });
 });
 

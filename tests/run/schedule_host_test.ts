@@ -72,9 +72,7 @@ export default defineSchedule({ sparsity: cubic({ to: ${to}, warmup: 0.5 }) });`
       identities.push(schedule.identity);
     }
   }
-  const [first, second, ...trusted] = identities;
-  assert.notEqual(first, second);
-  assert.deepEqual(trusted, [first, second]);
+  assert.equal(new Set(identities).size, 4, identities.join(", "));
 });
 
 Deno.test("a built-in schedule is opened by its name", async () => {

@@ -1,0 +1,6 @@
+// Whether something stands at a path. Owns that question; refuses to tell why not.
+
+/** Whether a file or folder is there and may be looked at. */
+export async function exists(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(() => true, () => false);
+}

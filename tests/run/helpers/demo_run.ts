@@ -1,0 +1,81 @@
+// Runs of the demo model in tests of the loop. Owns their common options and how they are driven; refuses to assert of their results.
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import {
+  demoData,
+  type Device,
+  loadModel,
+  type Model,
+  openDevice,
+  prune,
+  type PruneOptions,
+  type PruneResult,
+  readRows,
+  type StepRecord,
+} from "../../../mod.ts";
+
+const { rows } = await readRows(demoData("train"), { limit: 64 });
+/** Of a quotient of whole numbers, where the target is met exactly. */
+export const ROUNDING = 1e-12;
+/** Options of a short run. */
+export const BASE = {
+  rows,
+  sparsity: 0.2,
+  steps: 8,
+  prefinetune: 1,
+  postfinetune: 2,
+  batch: 1,
+  seq: 80,
+  prompt: null,
+} as const;
+
+/** Gives the demo on a device of its own. */
+export async function withDemo(work: (parts: { model: Model; device: Device }) => Promise<void>): Promise<void> {
+  using device = await openDevice();
+  using model = await loadModel("demo", { device });
+  await work({ model, device });
+}
+
+/** Runs to the end. */
+export async function drive(
+  model: Model,
+  options: Partial<PruneOptions>,
+): Promise<{ records: StepRecord[]; result: PruneResult; steps: number }> {
+  using run = prune(model, { ...BASE, ...options });
+  const records: StepRecord[] = [];
+  for await (const record of run) records.push(record);
+  return { records, result: run.result(), steps: run.steps };
+}
+
+/** A hash of whatever of a run depends on neither clock nor what was freed before. */
+export function bitsOf({ records, result }: { records: StepRecord[]; result: PruneResult }): string {
+  const steps = records.map(({ tokensPerSecond: _speed, gpuBytes: _bytes, ...record }) => record);
+  const arrays = [...Object.values(result.masks), ...result.lora.weights.values(), result.logAlpha];
+  const text = JSON.stringify([steps, result.sparsity, arrays.map((values) => [...values as Float32Array])]);
+  return createHash("sha256").update(text).digest("hex");
+}
+
+/** Runs until step `at`, stops there, and goes on in a new run. */
+export async function interrupted(
+  model: Model,
+  options: Partial<PruneOptions>,
+  at: number,
+): Promise<ReturnType<typeof drive>> {
+  const folder = await Deno.makeTempDir();
+  try {
+    const checkpoint = { path: `${folder}/checkpoint.safetensors`, every: 1000 };
+    const controller = new AbortController();
+    const seen: StepRecord[] = [];
+    await assert.rejects(async () => {
+      using run = prune(model, { ...BASE, ...options, checkpoint, signal: controller.signal });
+      for await (const record of run) {
+        seen.push(record);
+        if (record.step === at) controller.abort(new Error("enough"));
+      }
+    }, /enough/);
+    const rest = await drive(model, { ...options, checkpoint: { ...checkpoint, resume: true } });
+    return { ...rest, records: [...seen, ...rest.records] };
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}

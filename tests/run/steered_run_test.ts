@@ -1,0 +1,155 @@
+// Schedules that steer a run: targets, rates, layers and the end of the stage, and what they are shown. On the demo model.
+import assert from "node:assert/strict";
+import { cubic, defineSchedule, type RunHooks } from "../../mod.ts";
+import { hardenMasks } from "../../lib/prune/harden.ts";
+import { keptBy } from "../../lib/run/chooser.ts";
+import { layerShares } from "../../lib/run/steering.ts";
+import { bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
+
+Deno.test("a schedule sets target, rates and end, and the masks become hard at its last target", async () => {
+  await withDemo(async ({ model }) => {
+    const schedule = defineSchedule({
+      sparsity: ({ progress }) => 0.25 * progress,
+      rates: { lora: ({ step }) => 1e-4 * (step + 1) },
+      end: ({ step, records }) => step >= 5 && records.length === 6,
+    });
+    const { records, result, steps } = await drive(model, { schedule });
+    const pruning = records.filter(({ stage }) => stage === "prune");
+    assert.deepEqual(pruning.map(({ target }) => target), [1, 2, 3, 4, 5].map((k) => 0.25 * k / 8));
+    pruning.forEach(({ expected, target }) => assert.ok(Math.abs((expected ?? 1) - (target ?? 0)) < 1e-5));
+    assert.deepEqual(pruning.map(({ learningRate }) => learningRate), [1, 2, 3, 4, 5].map((k) => 1e-4 * k));
+    assert.equal(records.length, 1 + 5 + 2);
+    assert.deepEqual([steps, records.at(-1)?.steps], [8, 8]);
+    const { target, hard } = result.sparsity;
+    assert.equal(target, 0.25 * 5 / 8);
+    assert.ok(hard >= target - ROUNDING && hard < target + 0.002, `${hard}`);
+  });
+});
+
+Deno.test("a schedule sees the layers' state, and an error of its own names the step", async () => {
+  await withDemo(async ({ model }) => {
+    const seen: number[] = [];
+    const schedule = defineSchedule({
+      sparsity: ({ layers, step, sparsity }) => {
+        seen.push(layers.reduce((sum, { ffn }) => sum + ffn, 0) / layers.length);
+        return step === 6 ? 2 * sparsity + 1 : sparsity * step / 8;
+      },
+    });
+    await assert.rejects(drive(model, { schedule }), /step 6/);
+    assert.equal(seen.length, 7);
+    assert.ok((seen[0] ?? 1) < 0.6 && (seen[6] ?? 0) > 0, seen.join(" "));
+    // Before the first projection log α is centred: after it the share cut follows the targets upwards.
+    for (let step = 2; step < 7; step++) assert.ok((seen[step] ?? 0) >= (seen[step - 1] ?? 0) - 1e-3, seen.join(" "));
+  });
+});
+
+for (const method of ["compresso", "gradual"] as const) {
+  Deno.test(`a run of the method ${method} with a schedule that was interrupted ends with the same bits`, async () => {
+    await withDemo(async ({ model }) => {
+      const schedule = defineSchedule({
+        sparsity: cubic({ to: "target", warmup: 0.8 }),
+        rates: { lora: ({ records }) => 1e-3 / (1 + records.length + (records.at(-1)?.loss ?? 0)) },
+      });
+      const whole = await drive(model, { method, schedule });
+      for (const at of [3, 7]) {
+        assert.equal(bitsOf(await interrupted(model, { method, schedule }, at)), bitsOf(whole), `after step ${at}`);
+      }
+      const other = defineSchedule({ sparsity: cubic({ to: "target", warmup: 0.7 }) });
+      assert.notEqual(bitsOf(await drive(model, { method, schedule: other })), bitsOf(whole));
+    });
+  });
+}
+
+Deno.test("masks become hard at the β that the schedule had last", async () => {
+  await withDemo(async ({ model }) => {
+    const LAST = 0.1, WIDE = 2;
+    const schedule = defineSchedule({ rates: { temperature: ({ progress }) => progress < 0.5 ? WIDE : LAST } });
+    const { result } = await drive(model, { schedule, rates: { temperature: WIDE } });
+    const { table, logAlpha, masks, sparsity: { target } } = result;
+    const at = (temperature: number): number[] => [
+      ...hardenMasks(table, Float32Array.from(logAlpha), { target, temperature, layout: "compact" }).ffn ?? [],
+    ];
+    assert.deepEqual([...masks.ffn ?? []], at(LAST));
+    assert.notDeepEqual(at(WIDE), at(LAST));
+  });
+});
+
+Deno.test("a schedule sees the layers as they are: hard under gradual saliency, at its own β and noise while masks are learned", async () => {
+  await withDemo(async ({ model }) => {
+    type Layers = readonly { readonly heads: number; readonly ffn: number }[];
+    const seen: Layers[] = [], there: Layers[] = [];
+    const watch = defineSchedule({
+      sparsity: ({ layers, progress }) => {
+        seen.push(layers);
+        return 0.2 * progress;
+      },
+      rates: { noise: 0.3 },
+    });
+    const hooks: RunHooks = {
+      beforeStep: async ({ stage, table, masks }) => {
+        if (stage === "prune") there.push(layerShares(table, keptBy(table, await masks()).map((kept) => 1 - kept)));
+      },
+    };
+    await drive(model, { method: "gradual", schedule: watch, hooks, steps: 12 });
+    assert.deepEqual(seen, there);
+    assert.ok(seen.at(-1)?.some(({ ffn }) => ffn > 0.1));
+
+    seen.length = 0;
+    const { records } = await drive(model, { schedule: watch });
+    const told = records.filter(({ stage }) => stage === "prune").map(({ layers }) => layers);
+    const both = told.slice(0, -1).flatMap((layers, step) => layers ? [[layers, seen[step + 1]] as const] : []);
+    assert.ok(both.length > 0, "no record has layers");
+    for (const [layers, next] of both) assert.deepEqual(next, layers);
+  });
+});
+
+Deno.test("a schedule's target out of reach is refused at its step, for the whole and for a layer", async () => {
+  await withDemo(async ({ model }) => {
+    const rules = { protect: [0] }, units = ["ffn"] as const;
+    const whole = defineSchedule({ sparsity: ({ step }) => step < 3 ? 0.1 : 0.9 });
+    await assert.rejects(
+      drive(model, { schedule: whole, units, rules }),
+      /step 3 of 8.*at most 0\.\d+; now: sparsity = 0\.9/,
+    );
+    const layers = defineSchedule({
+      layers: ({ layers, step }) => layers.map((_, i) => i === 0 && step === 2 ? 0.5 : null),
+    });
+    await assert.rejects(drive(model, { schedule: layers, units, rules }), /step 2 of 8: cannot cut 0\.5 of layer 0/);
+  });
+});
+
+Deno.test("targets of single layers and frozen units hold, in training and in the hard masks", async () => {
+  await withDemo(async ({ model }) => {
+    const seen: number[][] = [];
+    const schedule = defineSchedule({
+      sparsity: 0.2,
+      layers: ({ layers }) => layers.map((_, layer) => layer === 1 ? 0.4 : layer === 2 ? 0 : null),
+      freeze: ({ step }) => step > 0 ? [{ layer: 0, kind: "ffn" }] : [],
+      rates: { mask: 0.3, lora: ({ layers }) => (seen.push(layers.map(({ ffn }) => ffn)), 1e-4) },
+    });
+    const { result } = await drive(model, { schedule });
+    const cut = model.spec.layers.map(({ ffn }, layer) => {
+      const first = layer * ffn;
+      return [...result.masks.ffn?.subarray(first, first + ffn) ?? []].filter((z) => z === 0).length / ffn;
+    });
+    assert.equal(cut[2], 0);
+    assert.ok((cut[1] ?? 0) > 0.25, cut.join(" "));
+    assert.ok(Math.abs(result.sparsity.hard - 0.2) < 0.01);
+    // From the second step on layer 0 stays where the first one left it, while others move.
+    const [, second = [], third = [], last = []] = [seen[0], seen[1], seen[2], seen.at(-1)];
+    assert.equal(last[0], second[0]);
+    assert.notEqual(third[3], second[3]);
+    await assert.rejects(drive(model, { schedule, method: "gradual" }), /learned masks/);
+  });
+});
+
+Deno.test("a checkpoint of another schedule is refused", async () => {
+  await withDemo(async ({ model }) => {
+    const path = await Deno.makeTempFile();
+    await Deno.remove(path);
+    const half = defineSchedule({ sparsity: 0.1 }), full = defineSchedule({ sparsity: 0.2 });
+    await drive(model, { schedule: half, checkpoint: { path, every: 4 } });
+    await assert.rejects(drive(model, { schedule: full, checkpoint: { path, every: 4, resume: true } }), /schedule/);
+    await Deno.remove(path);
+  });
+});

@@ -8,6 +8,9 @@ import { createTokenizer, surroundingTokens, type Tokenizer } from "./tokenizer.
 /** Values of `tokenizer.ggml.token_type`. */
 export const TOKEN_TYPE = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
 
+/** How prompts are laid out, see `promptStyle`: a key of tokenizer_config.json, and in a GGUF behind "tokenizer."; other programs pass it over. */
+export const STYLE_KEY = "compresso_style";
+
 /** Metadata of a GGUF by key, as any reader decodes it. */
 export type GgufMetadata = ReadonlyMap<string, unknown>;
 
@@ -45,6 +48,7 @@ export function tokenizerFromGguf(metadata: GgufMetadata): Tokenizer {
     add_bos_token: bos !== null,
     add_eos_token: eos !== null,
     clean_up_tokenization_spaces: false,
+    ...named(STYLE_KEY, optionalString(metadata, `tokenizer.${STYLE_KEY}`)),
   };
   const own = [...metadata].filter(([key]) => key.startsWith("tokenizer."));
   return createTokenizer(json, {

@@ -1,7 +1,7 @@
 // A tokenizer as `tokenizer.*` metadata of a GGUF. Owns the inverse of gguf_tokenizer.ts; refuses tokenizers that
 // llama.cpp would read otherwise.
 import { CompressoError } from "../errors.ts";
-import { mergesByScore, TOKEN_TYPE } from "./gguf_tokenizer.ts";
+import { mergesByScore, STYLE_KEY, TOKEN_TYPE } from "./gguf_tokenizer.ts";
 import { familyByNode, PRE_TOKENIZER_FAMILIES } from "./pre_tokenizers.ts";
 import { isObject, type Json } from "./tokenizer_compat.ts";
 import { type Tokenizer, tokenText } from "./tokenizer.ts";
@@ -52,6 +52,8 @@ export function ggufTokenizerMetadata(
   metadata.set("tokenizer.ggml.add_eos_token", addEos);
   metadata.set("tokenizer.ggml.add_space_prefix", bytes ? false : spacePrefix(tokenizer.json));
   if (tokenizer.chatTemplate !== null) metadata.set("tokenizer.chat_template", tokenizer.chatTemplate);
+  const style = tokenizer.config[STYLE_KEY];
+  if (typeof style === "string") metadata.set(`tokenizer.${STYLE_KEY}`, style);
   return metadata;
 }
 

@@ -143,7 +143,10 @@ export async function noWeights(folder: string, missing = `${SINGLE} or ${INDEX}
   names.sort();
   const pickle = names.find((name) => /\.(bin|pt|pth)$/.test(name));
   const gguf = names.find((name) => name.endsWith(".gguf"));
-  const mend = pickle
+  const inner = `${folder}/model`;
+  const mend = await exists(`${inner}/config.json`)
+    ? `give the folder in it: ${inner}`
+    : pickle
     ? "convert it to safetensors (save_pretrained of transformers does); pickles run code and are not read"
     : gguf
     ? `give the file itself: ${folder}/${gguf}`

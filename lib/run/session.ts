@@ -99,6 +99,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #run: PruneRun;
   readonly #signal: AbortSignal | undefined;
   readonly #hooks: RunHooks;
+  /** As they were given, one for each step. */
+  readonly #records: StepRecord[] = [];
   #sliced: SlicedModel | null = null;
   /** Of training and comparison. */
   #peakBytes = 0;
@@ -132,8 +134,13 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   }
 
   /** Drives the run and yields its records. */
-  [Symbol.asyncIterator](): AsyncIterator<StepRecord> {
-    return this.#run[Symbol.asyncIterator]();
+  async *[Symbol.asyncIterator](): AsyncGenerator<StepRecord, void, undefined> {
+    for await (const record of this.#run) {
+      // A run that went back does steps anew.
+      while ((this.#records.at(-1)?.step ?? 0) >= record.step) this.#records.pop();
+      this.#records.push(record);
+      yield record;
+    }
   }
 
   /** Masks, LoRA and figures of the finished run; throws before the last record was taken. */
@@ -166,8 +173,9 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   }
 
   /**
-   * Writes `dir/model/`, `dir/model.gguf`, with `saveAdapter` the adapter, and, last, `dir/run.json`. Returns what run.json holds. All models lie
-   * whole beside their places before any is moved there. `generation` is added to what the base's generation_config.json says beside token ids.
+   * Writes `dir/model/`, `dir/model.gguf`, with `saveAdapter` the adapter, `dir/records.jsonl` of the records that were given, and, last,
+   * `dir/run.json`. Returns what run.json holds. All models lie whole beside their places before any is moved there. `generation` is added to
+   * what the base's generation_config.json says beside token ids.
    */
   async export(dir: string, options: SessionExportOptions = {}): Promise<RunSummary> {
     checkExportSize(this.options.size, options);
@@ -192,6 +200,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       : null;
     await staged.commit();
     await adapter?.commit();
+    await this.#writeRecords(`${dir}/records.jsonl`, { replace });
     const { loadableBy, skipped } = staged.result;
     const { rows: _rows, ...plain } = this.options;
     const { maxAbs, range } = sliced.maskedVsSliced;
@@ -219,6 +228,14 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     await writeFileAtomically(`${dir}/run.json`, JSON.stringify(summary, null, 2) + "\n");
     await this.#hooks.afterExport?.(dir);
     return summary;
+  }
+
+  /** Writes the records, unless they are there already, as `compress` writes them while the run goes on. */
+  async #writeRecords(path: string, { replace }: { readonly replace: boolean }): Promise<void> {
+    const lines = this.#records.map((record) => `${JSON.stringify(record)}\n`), last = lines.at(-1);
+    const there = await Deno.readTextFile(path).catch(() => null);
+    if (last === undefined || (there !== null && (!replace || there.endsWith(last)))) return;
+    await writeFileAtomically(path, lines.join(""));
   }
 
   /** Frees the trainer. */

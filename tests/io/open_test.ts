@@ -43,6 +43,13 @@ Deno.test("openWeights() says what it found instead of a model", async () => {
     ],
     [folderOf(), /holds config\.json; now: an empty folder/],
     [folderOf("notes.txt"), /holds config\.json; now: \["notes\.txt"\]/],
+    [
+      async (path) => {
+        await Deno.mkdir(`${path}/model`, { recursive: true });
+        for (const name of ["model/config.json", "model.gguf"]) await Deno.writeTextFile(`${path}/${name}`, "");
+      },
+      /mend: give the folder in it: .*\/model$/,
+    ],
     [folderOf("model-q8.gguf", "README.md"), /mend: give the file itself: .*model-q8\.gguf/],
     [
       folderOf("config.json", "pytorch_model.bin"),

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { mergesByScore, tokenizerFromGguf } from "../../lib/io/gguf_tokenizer.ts";
 import { ggufTokenizerMetadata } from "../../lib/io/gguf_tokenizer_export.ts";
 import { familyByName } from "../../lib/io/pre_tokenizers.ts";
+import { promptStyle } from "../../lib/io/prompts_format.ts";
 import { createTokenizer, type Tokenizer } from "../../lib/io/tokenizer.ts";
 import { failure, golden, tokenizerOf, withConfig } from "./fixtures.ts";
 
@@ -75,6 +76,11 @@ Deno.test("a SentencePiece-like tokenizer survives the way into a GGUF and back"
   for (const { text, withSpecial } of cases) {
     assert.deepEqual(back.encode(text, { addSpecial: true }), withSpecial, JSON.stringify(text));
   }
+});
+
+Deno.test("the layout of prompts survives the way into a GGUF and back", async () => {
+  const tokenizer = withConfig(await tokenizerOf("byte_level"), { compresso_style: "plain" }, null);
+  assert.equal(promptStyle(tokenizerFromGguf(written(tokenizer))), "plain");
 });
 
 Deno.test("metadata that came from a GGUF is given back untouched", async () => {

@@ -6,6 +6,7 @@ import { openModelFiles } from "../../lib/io/open_model.ts";
 import type { WeightSource } from "../../lib/io/source.ts";
 import { tensorShapes } from "../../lib/nn/spec.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
+import { readRun } from "../../lib/report/read_run.ts";
 import { exportModel } from "../../lib/run/export.ts";
 import { inTemporaryFolder } from "../io/files.ts";
 import { assertSameWeights } from "../io/models.ts";
@@ -73,9 +74,11 @@ Deno.test("a session may export over its model, with adapter, and passes its gen
     const { rows } = await readRows(demoData("train"), { limit: 16 });
     const options = { rows, sparsity: 0.2, steps: 1, postfinetune: 0, batch: 1, seq: 64, prompt: null };
     using run = prune(model, options);
+    await Deno.writeTextFile(`${out}/records.jsonl`, "of an earlier run\n");
     for await (const _record of run);
     await run.export(out, { dtype: "f32", replace: true, saveAdapter: true, generation: { temperature: 0.2 } });
-    assert.deepEqual(await names(out), ["adapter", "model", "model.gguf", "run.json", "unmerged"]);
+    assert.deepEqual(await names(out), ["adapter", "model", "model.gguf", "records.jsonl", "run.json", "unmerged"]);
+    assert.deepEqual((await readRun(out)).records.map(({ step }) => step), [1]);
 
     const written = await openWeights(`${out}/model`), unmerged = await openWeights(`${out}/unmerged`);
     assert.ok(written.spec.layers.some(({ ffn }, layer) => ffn < (demo.source.spec.layers[layer]?.ffn ?? 0)));

@@ -51,6 +51,9 @@ export function renderChat(
     return template.render({
       ...Object.fromEntries(tokens),
       messages: messages.map(({ role, content }) => ({ role, content })),
+      // None, as in transformers: templates ask `tools is none`, which undefined is not.
+      tools: null,
+      documents: null,
       add_generation_prompt: options.addGenerationPrompt,
     });
   } catch (error) {

@@ -3,7 +3,7 @@
 import { LibraryTokenizer } from "../packages.ts";
 import { join } from "node:path";
 import { CompressoError } from "../errors.ts";
-import { forJavaScript, isObject, type Json, repairDecoder } from "./tokenizer_compat.ts";
+import { forJavaScript, isObject, type Json, repairDecoder, repairModel } from "./tokenizer_compat.ts";
 
 /** A tokenizer with the files it came from. */
 export interface Tokenizer {
@@ -66,15 +66,17 @@ export interface StreamDecoder {
 /**
  * Makes a tokenizer from the content of tokenizer.json. Throws `CompressoError("input")` where it is broken or of an
  * unknown kind.
- * As in transformers, `add_bos_token` and `add_eos_token` in the config replace the post-processor.
+ * As in transformers 5, which tokens stand around a text is for the post-processor of tokenizer.json alone to say:
+ * `add_bos_token` and `add_eos_token` in the config count for nothing, nor does `clean_up_tokenization_spaces`.
  */
 export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
   const { config = {}, chatTemplate = null, ggufMetadata = null } = parts;
   const model = isObject(json["model"]) ? json["model"] : {};
   const unknown = tokenText(config["unk_token"]) ?? tokenText(model["unk_token"]);
-  const library = build(withPostProcessor(json, config), {
+  const library = build(json, {
     ...(unknown === null ? {} : { unk_token: unknown }),
-    clean_up_tokenization_spaces: config["clean_up_tokenization_spaces"] === true,
+    // Llama 3 sets it, though it takes spaces out of code and quotations, and changes pieces that a stream has given.
+    clean_up_tokenization_spaces: false,
   });
   const special = new Set<number>();
   for (const [id, token] of library.get_added_tokens_decoder()) if (token.special) special.add(id);
@@ -170,6 +172,7 @@ function build(json: Json, config: Json): LibraryTokenizer {
   try {
     const library = new LibraryTokenizer({ ...absent, ...forJavaScript(json) }, config);
     repairDecoder(library.decoder);
+    repairModel(library.model, json["model"]);
     return library;
   } catch (error) {
     if (error instanceof CompressoError) throw error;
@@ -179,14 +182,6 @@ function build(json: Json, config: Json): LibraryTokenizer {
       value: error instanceof Error ? error.message : String(error),
     }, { cause: error });
   }
-}
-
-function withPostProcessor(json: Json, config: Json): Json {
-  const [bosFlag, eosFlag] = [config["add_bos_token"], config["add_eos_token"]];
-  if (typeof bosFlag !== "boolean" && typeof eosFlag !== "boolean") return json;
-  const bos = bosFlag === true ? tokenText(config["bos_token"]) : null;
-  const eos = eosFlag === true ? tokenText(config["eos_token"]) : null;
-  return { ...json, post_processor: surroundingTokens(json, { bos, eos }) };
 }
 
 /** A `TemplateProcessing` node that puts BOS before and EOS after a text. */

@@ -1,8 +1,11 @@
 // Rewrites a tokenizer.json for the JavaScript tokenizer library where it reads a node otherwise than the Rust one.
 // Owns those rewrites; refuses to tokenize.
-import { ByteFallbackDecoder } from "../packages.ts";
+import { ByteFallbackDecoder, type LibraryTokenizer } from "../packages.ts";
 import { CompressoError } from "../errors.ts";
 import { byteLevel, GPT2_SPLIT, type PreTokenizerNode, split } from "./pre_tokenizers.ts";
+
+/** Unicode's punctuation and ASCII's, which has symbols such as $ and + too. */
+const PUNCTUATION = "[\\p{P}!-/:-@\\[-`{-~]";
 
 /** A JSON object. */
 export type Json = Readonly<Record<string, unknown>>;
@@ -15,10 +18,13 @@ export function isObject(value: unknown): value is Json {
 /**
  * A tokenizer.json that the JavaScript library encodes as the Rust library encodes the original:
  * its `Digits`, `Whitespace` and `ByteLevel` use ASCII or JavaScript character classes, `Split` knows two behaviours
- * only,
- * and `Metaspace` does not split. Throws `CompressoError("input")` for a split it cannot express.
+ * only, `Punctuation` none, and `Metaspace` does not split. Throws `CompressoError("input")` for a split it cannot
+ * express, and for added tokens that are to match whole words only, which it finds within words.
  */
 export function forJavaScript(json: Json): Json {
+  const added: readonly unknown[] = Array.isArray(json["added_tokens"]) ? json["added_tokens"] : [];
+  const word = added.find((token) => isObject(token) && token["single_word"] === true);
+  if (word !== undefined) throw unusable("no added token has single_word", JSON.stringify(word));
   return { ...json, pre_tokenizer: rewrite(json["pre_tokenizer"] ?? null) };
 }
 
@@ -31,6 +37,42 @@ export function repairDecoder(decoder: object | null): void {
   if (decoder instanceof ByteFallbackDecoder) Object.assign(decoder, { decode_chain: byteFallback });
   const parts: unknown = decoder === null ? null : Reflect.get(decoder, "decoders");
   if (Array.isArray(parts)) { for (const part of parts) repairDecoder(part); }
+}
+
+/**
+ * Makes the library's Unigram encode with `byte_fallback` as the Rust one: what is not in the vocabulary becomes the
+ * tokens of its UTF-8 bytes, or one unknown token where one of those is missing.
+ * `model` is the library's, changed in place; `node` is that of tokenizer.json.
+ */
+export function repairModel(model: LibraryTokenizer["model"], node: unknown): void {
+  if (model === null || !isObject(node) || node["byte_fallback"] !== true || !Array.isArray(node["vocab"])) return;
+  const vocab = new Set<unknown>(node["vocab"].map((entry: unknown) => Array.isArray(entry) ? entry[0] : null));
+  const original = model.encode.bind(model);
+  const encode = (words: readonly string[]): string[] =>
+    words.flatMap((word) => {
+      const tokens: string[] = [];
+      let unknown = "";
+      const flush = (): void => {
+        if (unknown === "") return;
+        const bytes = Array.from(new TextEncoder().encode(unknown), byteToken);
+        for (const token of bytes.every((byte) => vocab.has(byte)) ? bytes : [unknown]) tokens.push(token);
+        unknown = "";
+      };
+      for (const token of original([word])) {
+        if (vocab.has(token)) {
+          flush();
+          tokens.push(token);
+        } else unknown += token;
+      }
+      flush();
+      return tokens;
+    });
+  // Unknown tokens are joined above, within a word; the library would join those of two words too.
+  Object.assign(model, { encode, fuse_unk: false });
+}
+
+function byteToken(byte: number): string {
+  return `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`;
 }
 
 function byteFallback(tokens: readonly string[]): string[] {
@@ -78,6 +120,8 @@ function rewrite(node: unknown): PreTokenizerNode | null {
       const mark = typeof node["replacement"] === "string" ? escapeRegex(node["replacement"]) : "▁";
       return sequence([node, split(`${mark}[^${mark}]*|[^${mark}]+`)]);
     }
+    case "Punctuation":
+      return rewriteSplit({ ...split(PUNCTUATION), behavior: node["behavior"] ?? "Isolated" });
     case "Split":
       return rewriteSplit(node);
     default:
@@ -100,12 +144,14 @@ function rewriteSplit(node: Json): PreTokenizerNode {
     if (behavior === "MergedWithNext") return split(`${match}${other}*|${other}+`);
     if (behavior === "Contiguous") return split(`(?:${match})+`);
   }
-  throw new CompressoError("input", {
-    what: "cannot use this tokenizer",
-    rule:
-      "a Split pre-tokenizer is Isolated, Removed, Contiguous, MergedWithPrevious or MergedWithNext, and not inverted",
-    value: JSON.stringify(node),
-  });
+  throw unusable(
+    "a Split pre-tokenizer is Isolated, Removed, Contiguous, MergedWithPrevious or MergedWithNext, and not inverted",
+    JSON.stringify(node),
+  );
+}
+
+function unusable(rule: string, value: string): CompressoError {
+  return new CompressoError("input", { what: "cannot use this tokenizer", rule, value });
 }
 
 function sequence(pretokenizers: readonly PreTokenizerNode[]): PreTokenizerNode {

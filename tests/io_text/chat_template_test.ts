@@ -26,3 +26,12 @@ Deno.test("renderChat() says that there is no template, that it does not parse, 
     failure("input", /roles system, user; the template says: Roles must alternate/),
   );
 });
+
+Deno.test("a chat template sees tools and documents as none, not as undefined", async () => {
+  const template = "{% for name in [tools, documents] %}" +
+    "{{ 'none' if name is none else 'some' }} {{ 'defined' if name is defined else 'not' }};{% endfor %}" +
+    "{% if not tools is none %}tools{% endif %}";
+  const tokenizer = withConfig(await tokenizerOf("sentencepiece"), {}, template);
+  const text = renderChat(tokenizer, [{ role: "user", content: "x" }], { addGenerationPrompt: true });
+  assert.equal(text, "none defined;none defined;");
+});

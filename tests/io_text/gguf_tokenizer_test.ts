@@ -3,7 +3,7 @@ import { mergesByScore, tokenizerFromGguf } from "../../lib/io/gguf_tokenizer.ts
 import { ggufTokenizerMetadata } from "../../lib/io/gguf_tokenizer_export.ts";
 import { familyByName } from "../../lib/io/pre_tokenizers.ts";
 import { promptStyle } from "../../lib/io/prompts_format.ts";
-import { createTokenizer, type Tokenizer } from "../../lib/io/tokenizer.ts";
+import { createTokenizer, surroundingTokens, type Tokenizer } from "../../lib/io/tokenizer.ts";
 import { failure, golden, tokenizerOf, withConfig } from "./fixtures.ts";
 
 /** The metadata of the SentencePiece model, as a converter writes it. */
@@ -106,8 +106,9 @@ Deno.test("tokens without an embedding row are left out of a GGUF, with their me
     const added = Array.isArray(whole.json["added_tokens"]) ? whole.json["added_tokens"] : [];
     const beyond = { id: whole.vocabSize, content: "<beyond>", special: true, normalized: false };
     const json = { ...whole.json, added_tokens: [...added, beyond] };
-    const config = { ...whole.config, bos_token: "<beyond>", pad_token: "<beyond>", add_bos_token: true };
-    const metadata = written(createTokenizer(json, { config }), vocab);
+    const post_processor = surroundingTokens(json, { bos: "<beyond>", eos: null });
+    const config = { ...whole.config, bos_token: "<beyond>", pad_token: "<beyond>" };
+    const metadata = written(createTokenizer({ ...json, post_processor }, { config }), vocab);
     const get = (key: string): unknown => metadata.get(`tokenizer.ggml.${key}`);
     const tokens = Array.from({ length: vocab }, (_, id) => whole.idToToken(id));
     assert.deepEqual(get("tokens"), tokens);
@@ -195,7 +196,10 @@ Deno.test("tokenizers that a GGUF cannot describe are refused", async () => {
   );
   assert.throws(() => ggufTokenizerMetadata(words), failure("input", /the model is BPE; now: WordLevel/));
   const pieces = await tokenizerOf("sentencepiece");
-  const twice = withConfig(pieces, { add_bos_token: true, bos_token: "</s>" }, null);
+  const post_processor = surroundingTokens(pieces.json, { bos: "</s>", eos: null });
+  const twice = createTokenizer({ ...pieces.json, post_processor }, {
+    config: { ...pieces.config, bos_token: "</s>" },
+  });
   assert.equal(ggufTokenizerMetadata(twice).get("tokenizer.ggml.bos_token_id"), 2);
   // Without one of its cuts a token would be merged by llama.cpp and not by the tokenizer.json.
   const model = pieces.json["model"] as { merges: string[][] };

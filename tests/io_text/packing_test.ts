@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import type { Row } from "../../lib/io/datasets.ts";
 import { countLabels, encodeExample, type Example, IGNORED_LABEL } from "../../lib/io/prompts.ts";
-import type { Tokenizer } from "../../lib/io/tokenizer.ts";
+import { createTokenizer, surroundingTokens, type Tokenizer } from "../../lib/io/tokenizer.ts";
 import { encodeRows } from "../../lib/run/batches.ts";
 import { pack, type Packed, packedText, windows } from "../../lib/run/packing.ts";
 import { tokenizerOf, withConfig } from "./fixtures.ts";
@@ -54,7 +54,8 @@ Deno.test("pack() makes one short sequence of texts that fill none", async () =>
 
 Deno.test("packedText() puts EOS once behind a text whose tokenizer adds it, and none where there is none", async () => {
   const tokenizer = await tokenizerOf("sentencepiece");
-  const doubled = withConfig(tokenizer, { add_bos_token: true, add_eos_token: true }, null);
+  const post_processor = surroundingTokens(tokenizer.json, { bos: "<s>", eos: "</s>" });
+  const doubled = createTokenizer({ ...tokenizer.json, post_processor }, { config: tokenizer.config });
   assert.deepEqual(doubled.trailing, [tokenizer.eosId]);
   const tokens = (of: Tokenizer): number[][] =>
     packTexts(TEXTS, { tokenizer: of, seq: 9 }).examples.map((packed) => [...packed.tokens]);

@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { tokenizerFromGguf } from "../../lib/io/gguf_tokenizer.ts";
+import { ggufTokenizerMetadata } from "../../lib/io/gguf_tokenizer_export.ts";
 import { createStreamDecoder, createTokenizer, loadHfTokenizer } from "../../lib/io/tokenizer.ts";
 import { failure, type FixtureName, golden, inFolder, tokenizerOf, withConfig } from "./fixtures.ts";
 
@@ -60,13 +62,38 @@ Deno.test("a tokenizer tells its special tokens and what it puts around a text",
   assert.equal(pieces.idToToken(560), null);
 });
 
-Deno.test("add_bos_token and add_eos_token of the config replace the post-processor", async () => {
-  const tokenizer = await tokenizerOf("sentencepiece");
-  const both = withConfig(tokenizer, { add_bos_token: true, add_eos_token: true }, null);
-  assert.deepEqual([both.leading, both.trailing], [[1], [2]]);
-  assert.deepEqual(both.encode("a", { addSpecial: true }), [1, ...tokenizer.encode("a"), 2]);
-  const none = withConfig(tokenizer, { add_bos_token: false }, null);
-  assert.deepEqual([none.leading, none.trailing], [[], []]);
+// transformers 5 drops both flags where there is a tokenizer.json (version 4 made a post-processor of them), so that
+// one flag alone takes no BOS away.
+Deno.test("add_bos_token and add_eos_token of the config change nothing about what tokenizer.json puts around a text", async () => {
+  const flags = [undefined, true, false];
+  for (const [name, leading] of [["byte_level", []], ["sentencepiece", [1]]] as const) {
+    const tokenizer = await tokenizerOf(name);
+    for (const [bos, eos] of flags.flatMap((bos) => flags.map((eos) => [bos, eos] as const))) {
+      const config = { bos_token: "<s>", add_bos_token: bos, add_eos_token: eos };
+      const flagged = withConfig(tokenizer, config, null);
+      assert.deepEqual([flagged.leading, flagged.trailing], [leading, []], `${name} ${bos} ${eos}`);
+      assert.deepEqual(flagged.encode("a", { addSpecial: true }), [...leading, ...tokenizer.encode("a")]);
+    }
+  }
+});
+
+Deno.test("add_bos_token and add_eos_token of a GGUF say what stands around a text", async () => {
+  const metadata = new Map<string, unknown>(ggufTokenizerMetadata(await tokenizerOf("sentencepiece")));
+  for (const [bos, eos] of [[true, true], [true, false], [false, true], [false, false]]) {
+    metadata.set("tokenizer.ggml.add_bos_token", bos).set("tokenizer.ggml.add_eos_token", eos);
+    const { leading, trailing } = tokenizerFromGguf(metadata);
+    assert.deepEqual([leading, trailing], [bos ? [1] : [], eos ? [2] : []]);
+  }
+});
+
+Deno.test("clean_up_tokenization_spaces of the config takes no spaces out of a text, whole or streamed", async () => {
+  const tokenizer = withConfig(await tokenizerOf("byte_level"), { clean_up_tokenization_spaces: true }, null);
+  for (const text of ["Use the 'map' function , or 'sort' .", "x ? y : z ; do n't ! 's"]) {
+    const ids = tokenizer.encode(text);
+    assert.equal(tokenizer.decode(ids), text);
+    const decoder = createStreamDecoder(tokenizer);
+    assert.equal(ids.map((id) => decoder.push(id)).join("") + decoder.end(), text);
+  }
 });
 
 Deno.test("decode() refuses an id outside the vocabulary and takes no ids at all", async () => {
@@ -112,4 +139,66 @@ Deno.test("loadHfTokenizer() says which file is broken", async () => {
     await Deno.writeTextFile(`${folder}/tokenizer.json`, '{"model": {"type": "Magic"}}');
     await assert.rejects(loadHfTokenizer(folder), failure("input", /Magic/));
   });
+});
+
+// The values of the tests below are those of the Rust library (tokenizers 0.23.3).
+
+Deno.test("a Unigram tokenizer with byte_fallback spells what it does not know in bytes", () => {
+  const bytes = Array.from({ length: 256 }, (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`);
+  const pieces: [string, number][] = [["▁", -2], ["a", -3], ["▁a", -2.5], ["日", -4]];
+  const vocab = [["<unk>", 0], ...bytes.map((byte) => [byte, 0]), ...pieces];
+  const json = {
+    added_tokens: [{ id: 0, content: "<unk>", special: true, normalized: false }],
+    pre_tokenizer: { type: "Metaspace", replacement: "▁", prepend_scheme: "always", split: true },
+    decoder: {
+      type: "Sequence",
+      decoders: [
+        { type: "Replace", pattern: { String: "▁" }, content: " " },
+        { type: "ByteFallback" },
+        { type: "Fuse" },
+        { type: "Strip", content: " ", start: 1, stop: 0 },
+      ],
+    },
+    model: { type: "Unigram", unk_id: 0, byte_fallback: true, vocab },
+  };
+  const tokenizer = createTokenizer(json, {});
+  const ids = [259, 257, 231, 157, 173, 260, 258, 241, 160, 154, 131, 196, 170];
+  assert.deepEqual(tokenizer.encode("a 本日a🙂é"), ids);
+  assert.equal(tokenizer.decode(ids), "a 本日a🙂é");
+  assert.deepEqual(tokenizer.encode("<unk>é"), [0, 257, 196, 170]);
+  // Without one of the bytes the unknown characters of a word are one unknown token.
+  const fewer = vocab.filter(([token]) => token !== "<0xA9>");
+  const partial = createTokenizer({ ...json, model: { ...json.model, vocab: fewer } }, {});
+  assert.deepEqual(partial.encode("aéñ ñ é é"), [258, 0, 256, 195, 177, 256, 0, 256, 0]);
+  const without = createTokenizer({ ...json, model: { ...json.model, byte_fallback: false } }, {});
+  assert.deepEqual(without.encode("aé"), [259, 0]);
+});
+
+Deno.test("Punctuation splits as its behavior says, each mark by itself where it says nothing", () => {
+  const expected: [string | undefined, string[]][] = [
+    [undefined, ["a", "$", "+", "…", "b", "!", "?"]],
+    ["Isolated", ["a", "$", "+", "…", "b", "!", "?"]],
+    ["Removed", ["a", "b"]],
+    ["Contiguous", ["a", "$+…", "b", "!?"]],
+    ["MergedWithPrevious", ["a$", "+", "…", "b!", "?"]],
+    ["MergedWithNext", ["a", "$", "+", "…b", "!", "?"]],
+  ];
+  const pieces = [...new Set(expected.flatMap(([, tokens]) => tokens))];
+  const vocab = Object.fromEntries(pieces.map((piece, id) => [piece, id]));
+  for (const [behavior, tokens] of expected) {
+    const pre_tokenizer = { type: "Punctuation", ...(behavior === undefined ? {} : { behavior }) };
+    const model = { type: "WordLevel", unk_token: "a", vocab };
+    const tokenizer = createTokenizer({ pre_tokenizer, model }, {});
+    assert.deepEqual(tokenizer.encode("a$+…b!?").map(tokenizer.idToToken), tokens, behavior);
+  }
+});
+
+Deno.test("createTokenizer() refuses added tokens that match whole words only", async () => {
+  const { json } = await tokenizerOf("byte_level");
+  const added = { id: 480, content: "cat", single_word: true, special: false, normalized: false };
+  assert.throws(
+    () => createTokenizer({ ...json, added_tokens: [added] }, {}),
+    failure("input", /no added token has single_word; now: .*"cat"/),
+  );
+  assert.ok(createTokenizer({ ...json, added_tokens: [{ ...added, single_word: false }] }, {}));
 });

@@ -1,5 +1,7 @@
 // How every verb is declared: name, help with an example, wording of wrong use. Owns the dependency on commander's set-up; refuses what verbs do.
 import { Command } from "@commander-js/extra-typings";
+import { relative } from "node:path";
+import { fileURLToPath } from "node:url";
 import { writeError } from "./output.ts";
 
 /** Help of a verb. */
@@ -12,6 +14,19 @@ export interface VerbHelp {
 
 /** How the program is called from a clone; what examples and hints show. */
 export const PROGRAM = "deno run -A cli/main.ts";
+
+/** The program as it was called now: its path from the current folder, where that is shorter, or its address. */
+export function programAsRun(): string {
+  const main = new URL(Deno.mainModule);
+  if (main.protocol !== "file:") return `deno run -A ${shellWord(main.href)}`;
+  const path = fileURLToPath(main), near = relative(Deno.cwd(), path);
+  return `deno run -A ${shellWord(near.length < path.length ? near : path)}`;
+}
+
+/** A word as a shell takes it. */
+export function shellWord(word: string): string {
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}
 
 /** A command that throws instead of leaving the process, and writes help to stdout and complaints to stderr. */
 export function verb(name: string, { description, examples }: VerbHelp): Command {

@@ -12,7 +12,7 @@ import { formatCount, print, printJson } from "./output.ts";
 import { duration } from "./progress.ts";
 import { NO_PROMPT_OPTION, PROMPT_OPTION } from "./prompt.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
-import { byteCount, oneOf, realNumber, required, wholeNumber } from "./values.ts";
+import { byteCount, oneOf, outputPath, realNumber, required, wholeNumber } from "./values.ts";
 import { BASE_DTYPE_HELP, BASE_DTYPES, type ModelSettings, withModel } from "./with_model.ts";
 
 /** Declares the verb. */
@@ -54,7 +54,7 @@ function generateVerb(): CommandUnknownOpts {
     ],
   })
     .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
-    .option("--out <file>", "JSON lines of {text} (required)")
+    .option("--out <file>", "JSON lines of {text} (required)", outputPath("--out"))
     .option("--count <texts>", "texts to write", wholeNumber("--count", { least: 1 }), 1000)
     .option("--tokens <count>", "tokens of a text at most", wholeNumber("--tokens", { least: 2 }), 256)
     .option(

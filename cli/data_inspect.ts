@@ -129,7 +129,8 @@ function trainingLines(training: EncodeReport & { readonly seq: number }, kind: 
     `${formatShare(padding / all)} padding`,
     `${formatCount(training.labelTokens)} tokens learned`,
   ];
-  const share = formatShare(promptTokens * (rows - skipped) / Math.max(1, training.tokens));
+  // What packing leaves out has prompts too; a row that is cut keeps its own whole.
+  const share = formatShare(promptTokens * (rows - skipped) / Math.max(1, training.tokens + leftOver));
   return [
     `at seq ${String(seq).padEnd(5)}${parts.join("; ")}`,
     promptTokens > 0

@@ -11,7 +11,7 @@ import type { EvalSettings, EvalWork } from "./eval_work.ts";
 import { print, printJson } from "./output.ts";
 import { NO_PROMPT_OPTION, PROMPT_OPTION } from "./prompt.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
-import { byteCount, oneOf, wholeNumber, wholeNumbers, wordList } from "./values.ts";
+import { byteCount, oneOf, outputPath, wholeNumber, wholeNumbers, wordList } from "./values.ts";
 import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, withModel } from "./with_model.ts";
 
 /** Declares the verb. */
@@ -78,6 +78,7 @@ export function evaluate(): CommandUnknownOpts {
     .option(
       "--out <file>",
       "keep each scored question of the tasks, or each measured window of the text, as a JSON line; the same command goes on from there",
+      outputPath("--out"),
     )
     .option(...ADAPTER_OPTION)
     .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))

@@ -1,6 +1,6 @@
 // Perplexity for `compresso eval --text`. Owns the text, its windows and what must agree of them to go on; refuses other work.
 import { type EvaluationFile, WINDOWS } from "../lib/eval/evaluation_file.ts";
-import { perplexity, type WindowLoss } from "../lib/run/perplexity.ts";
+import { checkPerplexity, perplexity, type WindowLoss } from "../lib/run/perplexity.ts";
 import { digestOf } from "../lib/run/run_data.ts";
 import { keptWork } from "./eval_kept.ts";
 import {
@@ -45,6 +45,13 @@ async function measure(
 ): Promise<Measurement> {
   const { stride, limitChars, maxWindows } = options;
   const sizes = options.window ?? [Math.min(DEFAULT_WINDOW, model.spec.maxPosition)];
+  const shape = {
+    ...(stride === undefined ? {} : { stride }),
+    ...(limitChars === undefined ? {} : { limitChars }),
+    ...(maxWindows === undefined ? {} : { maxWindows }),
+  };
+  // All of them before any is measured: one that does not fit would cost what the others gave.
+  for (const window of sizes) checkPerplexity(model, text, { window, ...shape });
   const chars = Math.min(text.length, limitChars ?? Infinity);
   const tokens = sizes.reduce((sum, window) => {
     const read = chars / CHARS_PER_TOKEN * (stride === undefined ? 1 : window / stride);
@@ -57,9 +64,7 @@ async function measure(
       window,
       adapters,
       signal,
-      ...(stride === undefined ? {} : { stride }),
-      ...(limitChars === undefined ? {} : { limitChars }),
-      ...(maxWindows === undefined ? {} : { maxWindows }),
+      ...shape,
       ...(file
         ? { known: file.known(path, window), onWindow: (place, loss) => file.add(path, window, { place, ...loss }) }
         : {}),

@@ -16,7 +16,7 @@ import { watchInterrupt } from "./interrupt.ts";
 import { formatCount, note, print, printJson } from "./output.ts";
 import { stderrProgress } from "./progress.ts";
 import { NO_TUNING_OPTION, tuneFor, TUNING_OPTION, type TuningSetting } from "./tuning.ts";
-import { byteCount, oneOf, wholeNumber } from "./values.ts";
+import { byteCount, oneOf, outputPath, wholeNumber } from "./values.ts";
 
 /** Declares the verb. */
 export function experimentVerb(): CommandUnknownOpts {
@@ -29,7 +29,7 @@ export function experimentVerb(): CommandUnknownOpts {
     ],
   })
     .argument("<file>", "an experiment: a .ts file with `export default defineExperiment({ … })`, or the same as .json")
-    .option("--out <dir>", "folder of all results (default: runs/ and the experiment's name)")
+    .option("--out <dir>", "folder of all results (default: runs/ and the experiment's name)", outputPath("--out"))
     .option(
       "--model <path>",
       "the model, or NAME=PATH where there are several; may be given more than once",

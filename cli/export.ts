@@ -9,7 +9,7 @@ import { verb } from "./command.ts";
 import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
 import { watchInterrupt } from "./interrupt.ts";
 import { note, print, printJson } from "./output.ts";
-import { oneOf, required, someOf } from "./values.ts";
+import { oneOf, outputPath, required, someOf } from "./values.ts";
 import { readAdapters } from "./with_model.ts";
 
 const FORMATS = ["hf", "gguf"] as const;
@@ -25,7 +25,7 @@ export function exportVerb(): CommandUnknownOpts {
     ],
   })
     .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
-    .option("--out <dir>", "folder to write to (required)")
+    .option("--out <dir>", "folder to write to (required)", outputPath("--out"))
     .option(
       "--layout <layout>",
       "compact: layers as they are; padded: zeros to the widest layer; uniform: demands layers alike",
@@ -48,7 +48,7 @@ export function exportVerb(): CommandUnknownOpts {
       "--adapter <path>",
       "LoRA to merge into the weights: a folder in PEFT's format, or its .safetensors file",
     )
-    .option("--formats <list>", "which files: hf, gguf or both", someOf("--formats", FORMATS), FORMATS)
+    .option("--formats <list>", "which files: hf, gguf, or hf,gguf", someOf("--formats", FORMATS), FORMATS)
     .option("--overwrite", "replace files that stand there")
     .option("--json", "print one JSON object")
     .action(async (path, { out, layout, dtype, ggufDtype, adapter, formats, overwrite, json }) => {

@@ -156,7 +156,8 @@ async function readPrompt({ prompt, text }: { readonly prompt?: string; readonly
     if (prompt !== undefined) throw excluded("either --prompt or --text", "both were given");
     return withoutBreak(await readText(text));
   }
-  const given = required(prompt, "--prompt");
+  // An empty one is a prompt: of the BOS token alone.
+  const given = prompt === "" ? prompt : required(prompt, "--prompt");
   return given === "-" ? withoutBreak(await readTextInput()) : given;
 }
 

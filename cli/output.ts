@@ -1,4 +1,5 @@
 // What reaches the terminal: results on stdout, everything else on stderr. Owns the two streams and the shape of an error; refuses to decide what is said.
+import { stripVTControlCharacters } from "node:util";
 import { CompressoError } from "../lib/errors.ts";
 
 export { formatBytes, formatCount } from "../lib/report/numbers.ts";
@@ -41,9 +42,9 @@ export function reportError(error: unknown): number {
   if (known) {
     const { what, rule, value, mend } = known.parts;
     const rows = [["rule", rule], ["now", value], ["mend", mend]].filter(([, text]) => text);
-    writeError(
-      [`compresso: ${what}`, ...rows.map(([name, text]) => `  ${`${name}:`.padEnd(6)}${text}`), ""].join("\n"),
-    );
+    const lines = [`compresso: ${what}`, ...rows.map(([name, text]) => `  ${`${name}:`.padEnd(6)}${text}`), ""];
+    // Deno colours what it says of imports, on whatever it is shown.
+    writeError(stripVTControlCharacters(lines.join("\n")));
     return known.exitStatus;
   }
   const text = error instanceof Error ? error.stack ?? error.message : String(error);

@@ -18,6 +18,7 @@ import {
   byteCount,
   layerList,
   oneOf,
+  outputPath,
   parameterCount,
   type Parse,
   realNumber,
@@ -40,7 +41,11 @@ export function pruneVerb(): CommandUnknownOpts {
     ],
   })
     .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
-    .option("--out <dir>", "folder for model/, model.gguf, run.json, records.jsonl and the checkpoint (required)")
+    .option(
+      "--out <dir>",
+      "folder for model/, model.gguf, run.json, records.jsonl and the checkpoint (required)",
+      outputPath("--out"),
+    )
     .option("--data <file>", "rows of instruction, input, output (JSON or JSON lines), or of text (demo: its own)")
     .option(
       "--sparsity <share>",

@@ -1,6 +1,7 @@
 // A prune run as the command line drives it: progress, Ctrl-C, the report. Owns those; refuses the parsing of options.
 import { basename, resolve } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
+import { checkFolder } from "../lib/io/atomic.ts";
 import { type DataReport, readRows, type Row } from "../lib/io/datasets.ts";
 import { modelDigest } from "../lib/io/fingerprint.ts";
 import { DEMO, demoData, modelPath } from "../lib/io/open_model.ts";
@@ -14,7 +15,7 @@ import type { PruneOptions } from "../lib/run/options.ts";
 import { compress } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";
-import { PROGRAM } from "./command.ts";
+import { programAsRun, shellWord } from "./command.ts";
 import { type Dashboard, openDashboard } from "./dashboard.ts";
 import { exportLines } from "./export.ts";
 import { formatBytes, formatCount, formatShare, note, print, printJson } from "./output.ts";
@@ -96,6 +97,7 @@ interface Driven {
 
 async function start(path: string, driven: Driven): Promise<RunSummary> {
   const { settings } = driven, { out, memoryLimit } = settings;
+  await checkFolder(out);
   const dataPath = settings.data ?? (path === DEMO ? demoData("train") : null);
   if (dataPath === null) {
     throw new CompressoError("usage", {
@@ -279,6 +281,5 @@ function show(summary: RunSummary, out: string): void {
 /** The command that goes on with this run, as the user typed it. */
 function resumeCommand(): string {
   const words = Deno.args.filter((word) => word !== "--overwrite" && word !== "--resume");
-  const quoted = words.map((word) => /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
-  return [PROGRAM, ...quoted, "--resume"].join(" ");
+  return [programAsRun(), ...words.map(shellWord), "--resume"].join(" ");
 }

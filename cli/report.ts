@@ -8,7 +8,9 @@ import { readRun } from "../lib/report/read_run.ts";
 import { renderReport } from "../lib/report/report.ts";
 import { verb } from "./command.ts";
 import { formatBytes, print } from "./output.ts";
-import { REPORT_FILE } from "./run_folder.ts";
+import { refuseInputs } from "./own_inputs.ts";
+import { REPORT_FILE, runRecords } from "./run_folder.ts";
+import { outputPath } from "./values.ts";
 
 /** Declares the verb. */
 export function reportVerb(): CommandUnknownOpts {
@@ -22,7 +24,11 @@ export function reportVerb(): CommandUnknownOpts {
     ],
   })
     .argument("<run...>", "folders that `prune` was given as --out; several are laid over each other")
-    .option("--out <file>", `the file to write (default for one run: ${REPORT_FILE} in its folder)`)
+    .option(
+      "--out <file>",
+      `the file to write (default for one run: ${REPORT_FILE} in its folder)`,
+      outputPath("--out"),
+    )
     .option(
       "--eval <file>",
       "what `eval --json` printed, to show beside the runs; may be given again (a run's own eval….json are shown anyway)",
@@ -42,6 +48,8 @@ A run that goes on or was interrupted is shown as far as it is.`,
         Promise.all(folders.map(readRun)),
         Promise.all(evalFiles.map(readEvaluation)),
       ]);
+      const read = [...evalFiles, ...(await Promise.all(folders.map(runRecords))).flat()];
+      await refuseInputs(path, read, { option: "--out" });
       const html = renderReport(runs, { evaluations: evaluations.flat(), ...(title === undefined ? {} : { title }) });
       await writeFileAtomically(path, html);
       print(`${path}  ${formatBytes(new TextEncoder().encode(html).length)}`);

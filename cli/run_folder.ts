@@ -56,6 +56,12 @@ export async function clearRunFolder(out: string): Promise<void> {
   }
 }
 
+/** Files of a run that others are made of, whether they are there yet or not. */
+export async function runRecords(out: string): Promise<string[]> {
+  const names = new Set([...RUN_FILES, "records.jsonl", ...(await namesIn(out)).filter(isEvaluationFile)]);
+  return [...names].map((name) => join(out, name));
+}
+
 async function namesIn(folder: string): Promise<string[]> {
   const names: string[] = [];
   try {

@@ -1,14 +1,17 @@
 // `compresso schedule preview F`: what a schedule will do, before it costs GPU time. Owns options and the report; refuses to draw.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { fileURLToPath } from "node:url";
 import { writeFileAtomically } from "../lib/io/atomic.ts";
-import { SCHEDULE_NAMES } from "../lib/prune/builtin_schedules.ts";
+import { isScheduleName, SCHEDULE_NAMES } from "../lib/prune/builtin_schedules.ts";
 import { openSchedule } from "../lib/run/schedule_host.ts";
+import { scriptUrl } from "../lib/run/schedule_source.ts";
+import { refuseInputs } from "./own_inputs.ts";
 import { verb } from "./command.ts";
 import { plotColumns, plotRows } from "./plot.ts";
 import { formatShare, note, print, printJson } from "./output.ts";
 import { type Preview, type PreviewPoint, previewSchedule, previewSeries } from "./schedule_preview.ts";
 import { previewSvg } from "./schedule_svg.ts";
-import { realNumber, wholeNumber } from "./values.ts";
+import { outputPath, realNumber, wholeNumber } from "./values.ts";
 
 /** How scripts run, in the words of every `--help` that takes one. */
 export const SCHEDULE_HELP = `Schedules:
@@ -46,11 +49,15 @@ function previewVerb(): CommandUnknownOpts {
       0.3,
     )
     .option("--layers <count>", "layers of the simulated model", wholeNumber("--layers", { least: 1, most: 1000 }), 12)
-    .option("--svg <file>", "draw it to an SVG file too")
+    .option("--svg <file>", "draw it to an SVG file too", outputPath("--svg"))
     .option("--json", "print one JSON object with every step")
     .option("--trust", "run a script in this process, as your own code")
     .addHelpText("after", `\n${SCHEDULE_HELP}`)
     .action(async (source, { steps, sparsity, layers, svg, json, trust }) => {
+      if (svg !== undefined && !isScheduleName(source)) {
+        const url = scriptUrl(source);
+        if (url.protocol === "file:") await refuseInputs(svg, [fileURLToPath(url)], { option: "--svg" });
+      }
       await using schedule = await openSchedule(source, {
         ...(trust ? { trust } : {}),
         onLog: (line) => note(`script: ${line}`),

@@ -107,9 +107,17 @@ export function parameterCount(option: string): Parse<number> {
   };
 }
 
+/** A path to write to. An empty one, as of a variable that is not set, would mean the root of the file system. */
+export function outputPath(option: string): Parse<string> {
+  return (text) => {
+    if (text.trim() !== "") return text;
+    throw wrong(option, text, "the path to write to, not an empty text");
+  };
+}
+
 /** An option that the verb cannot do without; commander's own check would come before its word on a mistyped one. */
 export function required<T>(value: T | undefined, option: string): T {
-  if (value !== undefined) return value;
+  if (value !== undefined && value !== "") return value;
   throw new CompressoError("usage", {
     what: `cannot start without ${option}`,
     rule: `${option} is required`,
@@ -132,7 +140,7 @@ interface Bounds {
 
 function wrong(option: string, text: string, rule: string): CompressoError {
   return new CompressoError("usage", {
-    what: `cannot use ${option} ${text}`,
+    what: `cannot use ${option} ${text.trim() === "" ? `'${text}'` : text}`,
     rule: `${option} is ${rule}`,
     value: text,
   });

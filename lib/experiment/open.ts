@@ -2,6 +2,7 @@
 // own program and runs with all rights of the process.
 import { extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
+import { stripVTControlCharacters } from "node:util";
 import { CompressoError } from "../errors.ts";
 import { asExperiment, defineExperiment, type Experiment, type ExperimentDefinition } from "./definition.ts";
 
@@ -29,7 +30,8 @@ export async function openExperiment(path: string): Promise<Experiment> {
   } catch (error) {
     // What the definition itself is refused for says more than this file can.
     if (error instanceof CompressoError) throw error;
-    return fail(error instanceof Error ? error.message : String(error), error);
+    // Deno colours what it says of imports.
+    return fail(stripVTControlCharacters(error instanceof Error ? error.message : String(error)), error);
   }
   return asExperiment(module.default, path);
 }

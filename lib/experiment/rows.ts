@@ -1,6 +1,7 @@
 // Rows of an experiment's data sets, read once, or written once by the model itself. Owns the cache and the folder of self-written texts;
 // refuses tokens.
 import { CompressoError } from "../errors.ts";
+import { makeFolder } from "../io/atomic.ts";
 import { type DataReport, type DataSet, readRows, type Row } from "../io/datasets.ts";
 import { exists } from "../io/exists.ts";
 import { modelDigest } from "../io/fingerprint.ts";
@@ -91,7 +92,7 @@ async function write(source: SelfWrittenData, writer: Writer): Promise<string> {
   const { count, tokens, temperature, seed } = source.generate, { model, weights, signal, onProgress } = writer;
   const path = writtenPath(source, writer);
   if (await exists(path)) return path;
-  await Deno.mkdir(writer.folder, { recursive: true });
+  await makeFolder(writer.folder);
   await writeTextFile(model, {
     path,
     count,

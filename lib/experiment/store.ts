@@ -2,7 +2,7 @@
 // anything.
 import { join } from "node:path";
 import { CompressoError, type ErrorCode } from "../errors.ts";
-import { writeFileAtomically } from "../io/atomic.ts";
+import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
 import { exists } from "../io/exists.ts";
 import { CHECKPOINT_FILE } from "../run/pipeline.ts";
 import type { StepRecord } from "../run/records.ts";
@@ -126,7 +126,7 @@ export class Store {
   async begin(name: string, identity: CellIdentity, { anew }: { readonly anew: boolean }): Promise<void> {
     const dir = this.cell(name);
     if (anew) await Deno.remove(dir, { recursive: true }).catch(() => undefined);
-    await Deno.mkdir(dir, { recursive: true });
+    await makeFolder(dir);
     await writeJson(join(dir, FILES.identity), identity);
   }
 
@@ -146,7 +146,7 @@ export class Store {
 
   async addMeasured(dir: string, measure: Measure, values: readonly Value[]): Promise<void> {
     const all = { ...await this.measured(dir), [measure.id]: { identity: measure.identity, values } };
-    await Deno.mkdir(dir, { recursive: true });
+    await makeFolder(dir);
     await writeJson(join(dir, FILES.measured), all);
   }
 

@@ -1,5 +1,5 @@
 // Files and folders that appear whole or not at all. Owns tmp names, fsync and rename; refuses to know what is written.
-import { dirname } from "node:path";
+import { dirname, resolve } from "node:path";
 import { CompressoError } from "../errors.ts";
 import { PIECE_BYTES } from "./bytes.ts";
 
@@ -92,6 +92,33 @@ export async function writeFileAtomically(path: string, content: Uint8Array | st
   using file = await AtomicFile.open(path);
   await file.write(typeof content === "string" ? new TextEncoder().encode(content) : content);
   await file.commit();
+}
+
+/** Makes a folder and those above it, where they are missing. Throws `CompressoError("input")` where that is not allowed. */
+export async function makeFolder(path: string): Promise<void> {
+  try {
+    await Deno.mkdir(path, { recursive: true });
+  } catch (error) {
+    throw unwritable(path, error);
+  }
+}
+
+/** Tries whether a folder can be made and written to, and leaves nothing of the trial. Throws as {@link makeFolder}. */
+export async function checkFolder(path: string): Promise<void> {
+  const missing: string[] = [];
+  // A link to nowhere and what may not be looked at are there.
+  const isMissing = (at: string): Promise<boolean> =>
+    Deno.lstat(at).then(() => false, (error) => error instanceof Deno.errors.NotFound);
+  for (let at = resolve(path); await isMissing(at) && at !== dirname(at); at = dirname(at)) missing.push(at);
+  try {
+    await Deno.mkdir(path, { recursive: true });
+    await Deno.remove(await Deno.makeTempFile({ dir: path, prefix: ".tmp-" }));
+  } catch (error) {
+    throw unwritable(path, error);
+  } finally {
+    // What another process has put there meanwhile keeps its folder.
+    for (const folder of missing) await Deno.remove(folder).catch(() => {});
+  }
 }
 
 /** How {@link stageFolder} treats what stands at its path. */
@@ -237,7 +264,7 @@ function occupied(path: string, count: number): CompressoError {
     what: `cannot write the folder ${path}`,
     rule: "the folder is new or empty",
     value: count === 1 ? "it holds 1 entry" : `it holds ${count} entries`,
-    mend: "choose another folder, or allow replacing this one",
+    mend: "choose another folder, or allow replacing this one (--overwrite)",
   });
 }
 

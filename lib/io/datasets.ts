@@ -147,7 +147,8 @@ function createCollector(path: string, options: ReadOptions): Collector {
     document: (place, text) => keep({ kind: "text", text, extra: {} }, place),
     blank: ({ number }) => void skipped.push({ row: number, reason: "blank line" }),
     broken(place, problem): void {
-      reject(place, "each row is one JSON value", { problem, mend: "mend or remove it, or have broken rows left out" });
+      const mend = "mend or remove it, or have broken rows left out (prune --skip-broken)";
+      reject(place, "each row is one JSON value", { problem, mend });
     },
     refuse(rule, value, mend): never {
       throw dataError(path, rule, { value, mend });

@@ -158,6 +158,6 @@ async function refuseFile(path: string): Promise<void> {
     what: `cannot write ${path}`,
     rule: "no file stands there",
     value: "there is one",
-    mend: "choose another folder, or allow replacing this one",
+    mend: "choose another folder, or allow replacing this one (--overwrite)",
   });
 }

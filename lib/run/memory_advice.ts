@@ -114,9 +114,9 @@ export function adviceWords(advice: readonly MemoryAdvice[]): string {
   return `use ${advice.map(({ change, peakBytes }) => `${change} (${mebibytes(peakBytes)})`).join(", or ")}`;
 }
 
-/** Bytes in MiB, rounded up, so that what is said to be enough is. */
+/** Bytes in MiB, rounded up, so that what is said to be enough is; less than one as they are. */
 export function mebibytes(bytes: number): string {
-  return `${Math.ceil(bytes / 2 ** 20)} MiB`;
+  return bytes < 2 ** 20 ? `${bytes} bytes` : `${Math.ceil(bytes / 2 ** 20)} MiB`;
 }
 
 /** What `attempt` gives for the largest number from 1 to `most` that it gives anything for; it must do so for all smaller ones too. */

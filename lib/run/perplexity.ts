@@ -74,7 +74,7 @@ export async function perplexity(
   options: PerplexityOptions,
 ): Promise<PerplexityResult> {
   const { window, stride, maxWindows = Infinity, signal, known, onWindow, onProgress } = options;
-  checkOptions(model, text, options);
+  checkPerplexity(model, text, options);
   const tokens = typeof text === "string" ? encode(model, text, options.limitChars) : text;
   const spans = windowSpans(tokens.length, { window, stride }).slice(0, maxWindows);
   if (spans.length === 0) {
@@ -195,8 +195,9 @@ function firstChars(text: string, count: number): string {
   return text.slice(0, end);
 }
 
-function checkOptions(
-  { spec }: Model,
+/** The rules of {@link perplexity}'s options, before any work. Throws `CompressoError("usage")`. */
+export function checkPerplexity(
+  { spec }: Pick<Model, "spec">,
   text: string | ArrayLike<number>,
   { window, stride, limitChars, maxWindows, batch }: PerplexityOptions,
 ): void {

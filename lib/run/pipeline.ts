@@ -1,6 +1,6 @@
 // From a model to a folder with the smaller one: records on disk as they come, checkpoints, export. Owns the folder's layout; refuses the loop and the formats.
 import { CompressoError } from "../errors.ts";
-import { writeFileAtomically } from "../io/atomic.ts";
+import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
 import type { Model } from "./model.ts";
 import type { CheckpointOptions, PruneOptions } from "./options.ts";
 import type { StepRecord } from "./records.ts";
@@ -52,7 +52,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   });
   const before = await session.prepare();
   await onReady?.();
-  await Deno.mkdir(out, { recursive: true });
+  await makeFolder(out);
   const recordsPath = `${out}/records.jsonl`;
   await writeFileAtomically(recordsPath, await recordsUpTo(recordsPath, before.steps));
   onStart?.(session, before.steps);

@@ -2,6 +2,7 @@
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { CompressoError } from "../errors.ts";
+import { SCHEDULE_NAMES } from "../prune/builtin_schedules.ts";
 
 /** A script as it was read. */
 export interface ScriptSource {
@@ -45,9 +46,15 @@ export async function readScript(
       what: `cannot read the schedule ${name}`,
       rule: `it is a UTF-8 text of at most ${MAX_SCRIPT_BYTES >> 20} MiB`,
       value: valueOf(error),
-      mend: url.protocol === "file:" ? "check the path" : "check the address; a page about a script is none",
+      mend: mendOf(url, name),
     }, { cause: error });
   }
+}
+
+/** A word without dot or slash is rather meant as a name. */
+function mendOf({ protocol }: URL, name: string): string {
+  if (protocol !== "file:") return "check the address; a page about a script is none";
+  return `check the path${/[./\\]/.test(name) ? "" : `; built-in schedules are ${SCHEDULE_NAMES.join(", ")}`}`;
 }
 
 /** What is wrong with a script's bytes. */

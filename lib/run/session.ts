@@ -1,5 +1,5 @@
 // Pruning as users see it: a stream of records whose run then offers slice() and export(). Owns the way from learned masks to verified files; refuses the loop.
-import { writeFileAtomically } from "../io/atomic.ts";
+import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
 import { keptGeneration } from "../io/hf_model.ts";
 import type { WeightSource } from "../io/source.ts";
 import { type DecoderSpec, type LayerSpec, parameterCount } from "../nn/spec.ts";
@@ -181,7 +181,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     checkExportSize(this.options.size, options);
     const sliced = await this.slice(), result = this.#run.result();
     await this.#hooks.beforeExport?.(dir);
-    await Deno.mkdir(dir, { recursive: true });
+    await makeFolder(dir);
     const { saveAdapter = false, ...files } = options, signal = files.signal ?? this.#signal;
     const how = {
       layout: this.options.layout,

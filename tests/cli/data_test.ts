@@ -48,6 +48,10 @@ Deno.test("data inspect shows what the prompt costs: ours, and one's own", async
   const none = await inspect("--no-prompt"),
     ours = await inspect(),
     own = await inspect("--prompt", folder.at("prompt.txt"));
+  const lines = await cli([...args.slice(0, 5), "--limit", "1", "--seq", "90"]);
+  const share = /^prompt +\d+ tokens in each row, (\d+\.\d) % of all$/m.exec(lines.stdout)?.[1];
+  assert.ok(Number(share) > 30 && Number(share) < 100, lines.stdout);
+  assert.match(lines.stdout, /tokens left out/);
   assert.deepEqual([none.prompt, ours.prompt > 50, own.prompt > 0], [0, true, true]);
   assert.equal(ours.tokens - none.tokens, 20 * ours.prompt);
   assert.equal(own.tokens - none.tokens, 20 * own.prompt);

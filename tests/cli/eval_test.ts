@@ -95,6 +95,17 @@ Deno.test("eval --text takes several windows and a stride, and compares models w
   assert.match(table.stdout, /^perplexity 32 +× 1\.0000 \(1\.0000 … 1\.0000\)$/m);
 });
 
+Deno.test("eval --text refuses a window beyond the context before it measures any", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("text.txt"), "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(12));
+  const args = ["eval", "demo", "--text", folder.at("text.txt"), "--window", "16,32,2048", "--no-tuning"];
+  const out = folder.at("windows.jsonl"), { code, stderr } = await cli([...args, "--out", out]);
+  assert.equal(code, 2, stderr);
+  assert.match(stderr, /context of 512 tokens\n +now: +2048/);
+  const lines = (await Deno.readTextFile(out).catch(() => "")).trimEnd().split("\n");
+  assert.ok(lines.length <= 1, "no window was measured");
+});
+
 Deno.test("eval --text has no ratio for models with other tokenizers, and no interval for one window", async () => {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(folder.at("text.txt"), "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(3));

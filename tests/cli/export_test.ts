@@ -21,3 +21,11 @@ Deno.test("export --overwrite may write over its own model, and keeps its genera
   }
   assert.deepEqual(JSON.parse(await Deno.readTextFile(file)), { eos_token_id: [1, 2], pad_token_id: 0, ...settings });
 });
+
+Deno.test("export names the option that replaces a folder which stands there", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.mkdir(folder.at("model", "mine"), { recursive: true });
+  const { code, stderr } = await cli(["export", "demo", "--out", folder.path, "--formats", "hf"]);
+  assert.equal(code, 3, stderr);
+  assert.match(stderr, /allow replacing this one \(--overwrite\)/);
+});

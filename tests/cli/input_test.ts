@@ -1,5 +1,6 @@
 // Bad input: one clear error each, its exit status, and nothing half-written.
 import assert from "node:assert/strict";
+import { checkFolder, makeFolder } from "../../lib/io/atomic.ts";
 import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 
 /** Asserts one message by its parts, without a stack, and an empty stdout. */
@@ -98,7 +99,7 @@ Deno.test("data that cannot be read is refused with status 3", async () => {
   const prune = (
     data: string,
   ): string[] => ["prune", "demo", "--data", data, "--sparsity", "0.3", "--out", folder.at("out")];
-  assertRefused(await cli(prune(folder.at("broken.jsonl"))), { code: 3, message: /line 2/ });
+  assertRefused(await cli(prune(folder.at("broken.jsonl"))), { code: 3, message: /line 2[^]*--skip-broken/ });
   assertRefused(await cli(prune(folder.at("other.json"))), { code: 3, message: /"question"/ });
   assertRefused(await cli(prune(folder.at("none.json"))), { code: 3, message: /no such file/ });
   assertRefused(await cli(["eval", "demo", "--text", folder.at("latin1.txt")]), { code: 3, message: /not UTF-8/ });
@@ -131,4 +132,38 @@ Deno.test("without an adapter every verb that needs one ends with status 4 and n
   }
   assert.ok(!folder.has("out"));
   assert.equal((await cli(["inspect", "demo"], { env })).code, 0, "inspect needs no GPU");
+});
+
+Deno.test("a folder of a run that cannot be made is refused before the model is loaded", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("file"), "");
+  const result = await cli(["prune", "demo", "--sparsity", "0.3", "--out", folder.at("file", "run")]);
+  assertRefused(result, { code: 3, message: /cannot write .*run\n[^]*check the path/ });
+  assert.doesNotMatch(result.stderr, /loading|encoding/);
+});
+
+Deno.test("a folder that is tried leaves nothing, and what stood there stays", async () => {
+  using folder = new TemporaryFolder();
+  await checkFolder(folder.at("one", "two"));
+  assert.ok(!folder.has("one"));
+  await Deno.mkdir(folder.at("kept"));
+  await Deno.writeTextFile(folder.at("kept", "file"), "");
+  await checkFolder(folder.at("kept"));
+  assert.deepEqual(Array.from(Deno.readDirSync(folder.at("kept")), ({ name }) => name), ["file"]);
+  await assert.rejects(checkFolder(folder.at("kept", "file")), /cannot write/);
+  await Deno.symlink(folder.at("nowhere"), folder.at("link"));
+  await assert.rejects(checkFolder(folder.at("link")), /cannot write/);
+  assert.ok(folder.has("link"));
+  await assert.rejects(makeFolder(folder.at("kept", "file", "run")), /cannot write/);
+});
+
+Deno.test("imports that are not there are named without colours where stderr is no terminal", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("mine.ts"), 'import one from "./none.ts"; export default one;');
+  const env = { NO_COLOR: "" };
+  for (const args of [["schedule", "preview", folder.at("mine.ts"), "--trust"], ["experiment", folder.at("mine.ts")]]) {
+    const result = await cli(args, { env });
+    assertRefused({ ...result, stderr: result.stderr.replace(/\n +at file:.*/, "") }, { code: 3, message: /none\.ts/ });
+    assert.ok(!result.stderr.includes("\x1b"), result.stderr);
+  }
 });

@@ -1,6 +1,7 @@
 // `compresso prune` on the demo: its files, Ctrl-C, a kill, and going on with the same bits.
 import assert from "node:assert/strict";
-import { cli, type CliResult, command, TemporaryFolder } from "./helpers/cli.ts";
+import { cli, type CliResult, command, ROOT, TemporaryFolder } from "./helpers/cli.ts";
+import { join } from "./helpers/paths.ts";
 
 // Small enough for a CPU adapter; prefinetune and postfinetune follow: 2 + 16 + 5 steps.
 const OPTIONS = [
@@ -64,9 +65,13 @@ async function records(out: string): Promise<Record<string, unknown>[]> {
 /** Starts a run, sends it a signal once it has written so many records, and waits for its end. */
 async function stopped(
   out: string,
-  { signal, records: count }: { readonly signal: Deno.Signal; readonly records: number },
+  { signal, records: count, run = command(prune(out)) }: {
+    readonly signal: Deno.Signal;
+    readonly records: number;
+    readonly run?: Deno.Command;
+  },
 ): Promise<CliResult & { readonly milliseconds: number }> {
-  const child = command(prune(out)).spawn();
+  const child = run.spawn();
   const output = Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
   while ((await Deno.readTextFile(`${out}/records.jsonl`).catch(() => "")).split("\n").length <= count) {
     await new Promise((resolve) => setTimeout(resolve, 20));
@@ -175,6 +180,21 @@ Deno.test("Ctrl-C stops within a second with a checkpoint and no model, and --re
   const losses = async (path: string): Promise<unknown[]> =>
     (await records(path)).map(({ step, loss }) => [step, loss]);
   assert.deepEqual(await losses(out), await losses(first.at("run")));
+});
+
+Deno.test("the command to go on works in the folder where the run was started, whatever that is", async () => {
+  using folder = new TemporaryFolder();
+  const out = "a run", cwd = folder.path, pipes = { cwd, stdin: "null", stdout: "piped", stderr: "piped" } as const;
+  const run = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", join(ROOT, "cli/main.ts"), ...prune(out)],
+    ...pipes,
+  });
+  const { stderr } = await stopped(folder.at(out), { signal: "SIGINT", records: 2, run });
+  const [, line = ""] = /to go on, run: deno (.*)$/m.exec(stderr) ?? [];
+  assert.match(line, /--out 'a run' --resume$/, stderr);
+  const resumed = await new Deno.Command("sh", { args: ["-c", `"$0" ${line}`, Deno.execPath()], ...pipes }).output();
+  assert.equal(resumed.code, 0, new TextDecoder().decode(resumed.stderr));
+  assert.ok(folder.has(out, "run.json"));
 });
 
 Deno.test("Ctrl-C before the first step ends at once and leaves nothing", async () => {

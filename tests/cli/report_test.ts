@@ -68,6 +68,35 @@ Deno.test("report refuses what is no run and says what is wrong, and writes noth
   assert.ok(["empty", "run", "good"].every((name) => !folder.has(name, "report.html")));
 });
 
+Deno.test("report does not write over what it reads, by whatever path", async () => {
+  using folder = new TemporaryFolder();
+  await writeRun(folder.at("run"));
+  for (const name of ["run/eval.json", "dense.json"]) {
+    await Deno.writeTextFile(folder.at(name), `{"tasks":{"piqa":{"acc":0.625,"stderr":0.01,"n":1838}}}`);
+  }
+  const before = await Deno.readTextFile(folder.at("run", "run.json"));
+  await Deno.symlink(folder.at("run", "run.json"), folder.at("link.html"));
+  const names = [
+    "run/run.json",
+    "run/../run/records.jsonl",
+    "run/checkpoint.safetensors",
+    "run/eval.json",
+    "dense.json",
+    "link.html",
+  ];
+  const results = await Promise.all(
+    names.map((name) =>
+      cli(["report", folder.at("run"), "--eval", folder.at("dense.json"), "--out", `${folder.path}/${name}`])
+    ),
+  );
+  for (const { code, stderr } of results) {
+    assert.equal(code, 2, stderr);
+    assert.match(stderr, /--out is no file that is read/);
+  }
+  assert.equal(await Deno.readTextFile(folder.at("run", "run.json")), before);
+  assert.ok(!folder.has("run", "checkpoint.safetensors"));
+});
+
 Deno.test("prune --dashboard serves the run while it goes on, and what it leaves can be reported whole", async () => {
   using folder = new TemporaryFolder();
   const out = folder.at("run");

@@ -1,5 +1,6 @@
 // `compresso schedule preview`: the plot, the SVG, the JSON, and what is refused.
 import assert from "node:assert/strict";
+import { basename } from "node:path";
 import { plotRows } from "../../cli/plot.ts";
 import { assertStandsAlone } from "../report/svg.ts";
 import { cli, TemporaryFolder } from "./helpers/cli.ts";
@@ -74,7 +75,8 @@ Deno.test("schedule preview refuses what is no schedule, with one error and its 
   };
   const head = `import { defineSchedule } from "compresso"; export default defineSchedule(`;
   const cases: readonly (readonly [string, number, RegExp])[] = [
-    [folder.at("none.ts"), 3, /cannot read the schedule.*\n.*\n +now: +no such file/],
+    [folder.at("none.ts"), 3, /cannot read the schedule.*\n.*\n +now: +no such file\n +mend: check the path\n/],
+    ["cub", 3, /cannot read the schedule cub\n[^]*built-in schedules are cubic, linear/],
     [await script(`${head}{ sparsity: ({ step }) => step === 7 ? NaN : 0.1 });`), 5, /step 7 of 200[^]*sparsity = NaN/],
   ];
   for (const [source, status, message] of cases) {
@@ -84,6 +86,11 @@ Deno.test("schedule preview refuses what is no schedule, with one error and its 
     assert.match(stderr, message);
     assert.equal(stderr.match(/^compresso: /gm)?.length, 1, stderr);
   }
+  const path = await script(`${head}{ sparsity: () => 0.1 });`), text = await Deno.readTextFile(path);
+  const itself = await cli(["schedule", "preview", path, "--svg", folder.at("..", basename(folder.path), "mine.ts")]);
+  assert.equal(itself.code, 2, itself.stderr);
+  assert.match(itself.stderr, /--svg is no file that is read/);
+  assert.equal(await Deno.readTextFile(path), text);
   const hostile = await cli(["schedule", "preview", await script(`${head}{ sparsity: () => Deno.pid / 1e9 });`)]);
   assert.equal(hostile.code, 3);
   assert.match(hostile.stderr, /Deno is not defined[^]*--trust/);

@@ -1,5 +1,6 @@
 // Help, mistyped words and wrong values: what the command line says and how it ends.
 import assert from "node:assert/strict";
+import { required } from "../../cli/values.ts";
 import { cli, TemporaryFolder } from "./helpers/cli.ts";
 
 const VERBS = ["doctor", "inspect", "plan", "prune", "eval", "generate", "chat", "serve", "bench", "export"];
@@ -103,4 +104,29 @@ Deno.test("options that are missing or exclude each other are refused", async ()
     assert.match(stderr, message);
   }
   assert.ok(!folder.has("run"));
+});
+
+Deno.test("an empty path to write to, as of a variable that is not set, is refused by every verb that writes", async () => {
+  // Nothing is there to be read, so that a path that is taken costs the root of the file system nothing.
+  const cases = [
+    ["prune", "nowhere", "--sparsity", "0.3", "--out", ""],
+    ["export", "nowhere", "--out", ""],
+    ["data", "generate", "nowhere", "--out", ""],
+    ["report", "nowhere", "--out", ""],
+    ["experiment", "nowhere.ts", "--out", ""],
+    ["eval", "demo", "--text", "nowhere.txt", "--out", " "],
+    ["schedule", "preview", "cubic", "--svg", ""],
+  ];
+  for (const args of cases) {
+    const { code, stdout, stderr } = await cli(args);
+    assert.equal(code, 2, `${args.join(" ")}: ${stderr}`);
+    assert.equal(stdout, "");
+    assert.match(stderr, /cannot use --(out|svg) ' ?'\n.*the path to write to, not an empty text/);
+  }
+  assert.throws(() => required("", "--out"), /cannot start without --out/);
+});
+
+Deno.test("the help of export names lists that it takes", async () => {
+  const { stdout } = await cli(["export", "--help"]);
+  assert.match(stdout, /which files: hf, gguf, or hf,gguf \(default/);
 });

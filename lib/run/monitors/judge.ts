@@ -54,6 +54,15 @@ export function stopError({ alarms }: Verdict, options?: ErrorOptions): Compress
     what: `cannot go on after step ${alarm?.step ?? 0}`,
     rule: `the monitor '${alarm?.monitor ?? ""}' raises no alarm`,
     value: alarm?.message ?? "",
-    mend: alarm?.change ?? "",
+    mend: alarm ? mendOf(alarm) : "",
   }, options);
+}
+
+/** What to change and how, and how to go on without: a resumed run keeps its options but for those of the monitors. */
+function mendOf({ monitor, change }: Alarm): string {
+  const asItIs = `go on as it is (--resume --on-alarm ${monitor}=warn)`;
+  // NaN cannot be gone on with, and other programs' memory is no option of the run.
+  if (monitor === "nan") return `${change}; for that start anew (--overwrite)`;
+  if (monitor === "memory") return `${change}, and go on (--resume); or ${asItIs}`;
+  return `${change}; for that start anew (--overwrite), or ${asItIs}`;
 }

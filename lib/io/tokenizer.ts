@@ -67,7 +67,8 @@ export interface StreamDecoder {
  * Makes a tokenizer from the content of tokenizer.json. Throws `CompressoError("input")` where it is broken or of an
  * unknown kind.
  * As in transformers 5, which tokens stand around a text is for the post-processor of tokenizer.json alone to say:
- * `add_bos_token` and `add_eos_token` in the config count for nothing, nor does `clean_up_tokenization_spaces`.
+ * `add_bos_token` and `add_eos_token` in the config count for nothing. Nor does `clean_up_tokenization_spaces`, which it
+ * passes over for BPE only.
  */
 export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
   const { config = {}, chatTemplate = null, ggufMetadata = null } = parts;

@@ -3,6 +3,7 @@ import { CompressoError } from "../errors.ts";
 import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
 import type { Model } from "./model.ts";
 import type { CheckpointOptions, PruneOptions } from "./options.ts";
+import { recordsUpTo } from "./record_lines.ts";
 import type { StepRecord } from "./records.ts";
 import { checkExportSize } from "./size_goal.ts";
 import { prune, type PruneSession, type RunSummary, type SessionExportOptions } from "./session.ts";
@@ -74,29 +75,6 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   const summary = await session.export(out, options.export ?? {});
   await Deno.remove(path).catch(() => undefined);
   return summary;
-}
-
-/**
- * The lines of records up to a step. Unlike a checkpoint they are not forced to the disk: after a power cut some may be missing or broken, and of
- * a folder that was copied all.
- */
-async function recordsUpTo(path: string, step: number): Promise<string> {
-  if (step === 0) return "";
-  const text = await Deno.readTextFile(path).catch((error: unknown) => {
-    if (error instanceof Deno.errors.NotFound) return "";
-    throw error;
-  });
-  return text.split("\n").filter((line) => stepOf(line) <= step).map((line) => line + "\n").join("");
-}
-
-/** The step of a record's line; NaN for a broken one. */
-function stepOf(line: string): number {
-  try {
-    const record: { readonly step?: unknown } | null = JSON.parse(line);
-    return typeof record?.step === "number" ? record.step : NaN;
-  } catch {
-    return NaN;
-  }
 }
 
 async function writeAll(file: Deno.FsFile, bytes: Uint8Array): Promise<void> {

@@ -34,7 +34,7 @@ export interface OpenSchedule extends AsyncDisposable {
   readonly name: string;
   /** Whether it runs in a process without permissions. */
   readonly isolated: boolean;
-  /** What tells it from another one: its name, or a hash of its text. */
+  /** What tells it from another one: its name, or a hash of its text, and of what it exports where it imports more than this toolkit. */
   readonly identity: string;
   /** What it decides for a step, checked. One step at a time. Throws `CompressoError` "input" or "numeric", with step and value. */
   evaluate(input: ScheduleInput): Promise<ScheduleOutput>;
@@ -70,13 +70,15 @@ export async function openSchedule(source: ScheduleSource, options: OpenSchedule
   }
   const url = scriptUrl(source), name = String(source);
   const given = signal ? { signal } : {};
+  const { text, isJavaScript, toolkitImports, importsOthers } = await readScript(url, { ...given, name });
   if (trust) {
-    const schedule = await importTrusted(url), exported = definitionHash(schedule);
-    // What a URL gives now need not be what Deno's cache has of it, and runs.
-    const text = url.protocol === "file:" ? (await readScript(url, { ...given, name })).text : "";
-    return inProcess(schedule, { name, identity: text === "" ? exported : `script ${hash(text + exported)}` });
+    const schedule = await importTrusted(url);
+    // Code of other modules is not in the text; without, the identity is that of the isolated script.
+    return inProcess(schedule, {
+      name,
+      identity: `script ${hash(importsOthers ? text + definitionHash(schedule) : text)}`,
+    });
   }
-  const { text, isJavaScript, toolkitImports } = await readScript(url, { ...given, name });
   const script = await startIsolated({
     ...given,
     ...(limits ? { limits } : {}),

@@ -12,6 +12,8 @@ export interface ScriptSource {
   readonly isJavaScript: boolean;
   /** Specifiers in its text that mean this toolkit's mod.ts. */
   readonly toolkitImports: readonly string[];
+  /** Whether it imports anything else. */
+  readonly importsOthers: boolean;
 }
 
 /** Longest script, in bytes. */
@@ -39,7 +41,9 @@ export async function readScript(
   try {
     const bytes = url.protocol === "file:" ? await readFile(url) : await fetchBytes(url, signal);
     const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-    return { text, isJavaScript: /\.m?js$/.test(url.pathname), toolkitImports: findToolkitImports(text) };
+    const imports = findImports(text), toolkitImports = imports.filter(isToolkit);
+    const importsOthers = imports.length > toolkitImports.length;
+    return { text, isJavaScript: /\.m?js$/.test(url.pathname), toolkitImports, importsOthers };
   } catch (error) {
     signal?.throwIfAborted();
     throw new CompressoError("input", {
@@ -86,11 +90,14 @@ async function fetchBytes(url: URL, signal: AbortSignal | undefined): Promise<Ui
 }
 
 /** A wrong find in a comment or text does no harm: it only says what an import of that name would mean. */
-function findToolkitImports(text: string): string[] {
+function findImports(text: string): string[] {
   const found = text.matchAll(/\b(?:from|import)\s*\(?\s*(["'])([^"'\n]{1,500})\1/g);
-  return [...new Set(Array.from(found, ([, , specifier = ""]) => specifier))].filter((specifier) =>
-    /^(?:compresso|(?:jsr:\/?)?@compresso\/compresso(?:@[^/]*)?)$/.test(specifier) || /(?:^|\/)mod\.ts$/.test(specifier)
-  );
+  return [...new Set(Array.from(found, ([, , specifier = ""]) => specifier))];
+}
+
+function isToolkit(specifier: string): boolean {
+  return /^(?:compresso|(?:jsr:\/?)?@compresso\/compresso(?:@[^/]*)?)$/.test(specifier) ||
+    /(?:^|\/)mod\.ts$/.test(specifier);
 }
 
 function valueOf(error: unknown): string {

@@ -21,6 +21,7 @@ import type { Alarm } from "./monitors/alarm.ts";
 import type { PruneOptions, ResolvedOptions } from "./options.ts";
 import { startPrune } from "./prune.ts";
 import type { PruneResult, PruneRun } from "./prune_result.ts";
+import { recordsFor } from "./record_lines.ts";
 import type { StepRecord } from "./records.ts";
 import { checkExportSize, exportDefaults, GGUF_NAME, reachedSize, type SizeResult } from "./size_goal.ts";
 import { type VerifyResult, verifyShape, verifySliced } from "./verify.ts";
@@ -175,7 +176,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   /**
    * Writes `dir/model/`, `dir/model.gguf`, with `saveAdapter` the adapter, `dir/records.jsonl` of the records that were given, and, last,
    * `dir/run.json`. Returns what run.json holds. All models lie whole beside their places before any is moved there. `generation` is added to
-   * what the base's generation_config.json says beside token ids.
+   * what the base's generation_config.json says beside token ids. Throws `CompressoError("input")` where other files stand there and not `replace`.
    */
   async export(dir: string, options: SessionExportOptions = {}): Promise<RunSummary> {
     checkExportSize(this.options.size, options);
@@ -193,6 +194,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       ...(signal ? { signal } : {}),
     };
     const { layout, dtype = "f16", tokenizer, generation, replace = false } = how, { masks, lora } = result;
+    const recordsPath = `${dir}/records.jsonl`, records = await recordsFor(recordsPath, this.#records, { replace });
     // Nothing is moved to its place before all is written: the model that is read may stand there.
     using staged = await stageModel(sliced.source, dir, how);
     using adapter = saveAdapter
@@ -200,7 +202,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       : null;
     await staged.commit();
     await adapter?.commit();
-    await this.#writeRecords(`${dir}/records.jsonl`, { replace });
+    if (records !== null) await writeFileAtomically(recordsPath, records);
     const { loadableBy, skipped } = staged.result;
     const { rows: _rows, ...plain } = this.options;
     const { maxAbs, range } = sliced.maskedVsSliced;
@@ -228,14 +230,6 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     await writeFileAtomically(`${dir}/run.json`, JSON.stringify(summary, null, 2) + "\n");
     await this.#hooks.afterExport?.(dir);
     return summary;
-  }
-
-  /** Writes the records, unless they are there already, as `compress` writes them while the run goes on. */
-  async #writeRecords(path: string, { replace }: { readonly replace: boolean }): Promise<void> {
-    const lines = this.#records.map((record) => `${JSON.stringify(record)}\n`), last = lines.at(-1);
-    const there = await Deno.readTextFile(path).catch(() => null);
-    if (last === undefined || (there !== null && (!replace || there.endsWith(last)))) return;
-    await writeFileAtomically(path, lines.join(""));
   }
 
   /** Frees the trainer. */

@@ -76,6 +76,8 @@ Deno.test("a session may export over its model, with adapter, and passes its gen
     using run = prune(model, options);
     await Deno.writeTextFile(`${out}/records.jsonl`, "of an earlier run\n");
     for await (const _record of run);
+    await assert.rejects(run.export(out, { formats: ["gguf"] }), /records that stand there are this run's/);
+    assert.deepEqual(await names(out), ["model", "records.jsonl"]);
     await run.export(out, { dtype: "f32", replace: true, saveAdapter: true, generation: { temperature: 0.2 } });
     assert.deepEqual(await names(out), ["adapter", "model", "model.gguf", "records.jsonl", "run.json", "unmerged"]);
     assert.deepEqual((await readRun(out)).records.map(({ step }) => step), [1]);

@@ -60,9 +60,9 @@ export function stopError({ alarms }: Verdict, options?: ErrorOptions): Compress
 
 /** What to change and how, and how to go on without: a resumed run keeps its options but for those of the monitors. */
 function mendOf({ monitor, change }: Alarm): string {
-  const asItIs = `go on as it is (--resume --on-alarm ${monitor}=warn)`;
+  const asItIs = `go on as it is (prune --resume --on-alarm ${monitor}=warn)`;
   // NaN cannot be gone on with, and other programs' memory is no option of the run.
-  if (monitor === "nan") return `${change}; for that start anew (--overwrite)`;
-  if (monitor === "memory") return `${change}, and go on (--resume); or ${asItIs}`;
-  return `${change}; for that start anew (--overwrite), or ${asItIs}`;
+  if (monitor === "nan") return `${change}; for that start anew (prune --overwrite)`;
+  if (monitor === "memory") return `${change}, and go on (prune --resume); or ${asItIs}`;
+  return `${change}; for that start anew (prune --overwrite), or ${asItIs}`;
 }

@@ -1,6 +1,7 @@
 // The folder of a prune run before the run: what stands there, and what may happen to it. Owns those rules; refuses the run.
 import { join, sep } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
+import { exists } from "../lib/io/exists.ts";
 import { ADAPTER_FOLDER, UNMERGED_FOLDER } from "../lib/run/export_adapter.ts";
 import { type PruneOptions, resolveOptions } from "../lib/run/options.ts";
 import { isEvaluationFile } from "../lib/report/read_run.ts";
@@ -131,6 +132,6 @@ function optionsThatCount(
 
 async function presentFiles(out: string): Promise<string[]> {
   const found: string[] = [];
-  for (const name of RUN_FILES) if (await Deno.stat(join(out, name)).then(() => true, () => false)) found.push(name);
+  for (const name of RUN_FILES) if (await exists(join(out, name))) found.push(name);
   return found;
 }

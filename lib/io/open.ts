@@ -1,6 +1,7 @@
 // Weights from a path, whatever stands there. Owns telling formats apart by content, never by extension; refuses to read any itself.
 import { CompressoError } from "../errors.ts";
 import { fileSize, looksLike, readBytes, unreadable } from "./bytes.ts";
+import { exists } from "./exists.ts";
 import { type GgufSource, openGguf } from "./gguf_model.ts";
 import { type HfSource, noWeights, openHfFolder } from "./hf_model.ts";
 
@@ -13,8 +14,7 @@ export async function openWeights(path: string): Promise<HfSource | GgufSource> 
     throw unreadable(path, error);
   });
   if (info.isDirectory) {
-    const hasConfig = await Deno.stat(`${path}/config.json`).then(() => true, () => false);
-    if (hasConfig) return await openHfFolder(path);
+    if (await exists(`${path}/config.json`)) return await openHfFolder(path);
     throw await noWeights(path, "config.json");
   }
   const head = await readBytes(path, 0, Math.min(await fileSize(path), 64));

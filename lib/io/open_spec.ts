@@ -2,6 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { looksLike, readBytes, unreadable } from "./bytes.ts";
+import { exists } from "./exists.ts";
 import { openGguf } from "./gguf_model.ts";
 import { noWeights, readHfConfig } from "./hf_model.ts";
 import { modelPath } from "./open_model.ts";
@@ -17,7 +18,7 @@ export async function openSpec(model: string): Promise<DecoderSpec> {
   });
   if (info.isDirectory) {
     const config = `${path}/config.json`;
-    if (await Deno.stat(config).then(() => true, () => false)) return (await readHfConfig(config)).spec;
+    if (await exists(config)) return (await readHfConfig(config)).spec;
     throw await noWeights(path, "config.json");
   }
   const head = await readBytes(path, 0, Math.min(info.size, 64)), text = new TextDecoder("latin1").decode(head);

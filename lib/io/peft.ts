@@ -5,6 +5,7 @@ import { checkLora, type LoraConfig, loraModules, loraScale, type LoraWeights } 
 import { type DecoderSpec, type Projection, PROJECTIONS } from "../nn/spec.ts";
 import { type Staged, stageFolder, writeFileAtomically } from "./atomic.ts";
 import { unreadable } from "./bytes.ts";
+import { exists } from "./exists.ts";
 import { firstNonFinite } from "./half.ts";
 import { MERGE_FIRST, moduleName, modulePath, parsePeftConfig, type PeftConfig, peftConfig } from "./peft_config.ts";
 import { openSafetensors, type SafetensorsEntry, type SafetensorsFile } from "./safetensors.ts";
@@ -242,7 +243,7 @@ async function placeOf(path: string): Promise<{ readonly config: string; readonl
   });
   const folder = info.isDirectory ? path : dirname(path);
   const place = { config: `${folder}/${CONFIG_FILE}`, weights: info.isDirectory ? `${folder}/${WEIGHTS_FILE}` : path };
-  const has = (name: string): Promise<boolean> => Deno.stat(`${folder}/${name}`).then(() => true, () => false);
+  const has = (name: string): Promise<boolean> => exists(`${folder}/${name}`);
   const rule = (name: string): string => `${name} lies in ${folder}`;
   if (!await has(CONFIG_FILE)) {
     const isModel = await has("config.json");

@@ -1,6 +1,7 @@
 // A finished model as files that other programs load: a Hugging Face folder and a GGUF. Owns their places and what is said of who loads them; refuses formats' details.
 import { CompressoError } from "../errors.ts";
 import type { Staged } from "../io/atomic.ts";
+import { exists } from "../io/exists.ts";
 import { stageGguf } from "../io/gguf_export.ts";
 import type { GgufWriteType } from "../io/gguf_quant.ts";
 import { ggufTokenizerMetadata } from "../io/gguf_tokenizer_export.ts";
@@ -152,8 +153,7 @@ const LLAMA = ["llama.cpp", "node-llama-cpp", "compresso"];
 const DECI = ["llama.cpp and node-llama-cpp, as architecture deci: its layers differ", "compresso"];
 
 async function refuseFile(path: string): Promise<void> {
-  const there = await Deno.stat(path).then(() => true, () => false);
-  if (!there) return;
+  if (!(await exists(path))) return;
   throw new CompressoError("input", {
     what: `cannot write ${path}`,
     rule: "no file stands there",

@@ -1,6 +1,7 @@
 // From a model to a folder with the smaller one: records on disk as they come, checkpoints, export. Owns the folder's layout; refuses the loop and the formats.
 import { CompressoError } from "../errors.ts";
 import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
+import { exists } from "../io/exists.ts";
 import type { Model } from "./model.ts";
 import type { CheckpointOptions, PruneOptions } from "./options.ts";
 import { recordsUpTo } from "./record_lines.ts";
@@ -38,7 +39,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   const { out, checkpointEvery = 50, resume = false, identity, onReady, onStart, onRecord, onPhase, ...rest } = options;
   checkExportSize(rest.size, options.export ?? {});
   const path = `${out}/${CHECKPOINT_FILE}`;
-  if (resume && !(await Deno.stat(path).then(() => true, () => false))) {
+  if (resume && !(await exists(path))) {
     throw new CompressoError("usage", {
       what: `cannot resume the run in ${out}`,
       rule: `the folder holds ${CHECKPOINT_FILE}`,

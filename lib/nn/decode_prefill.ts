@@ -1,17 +1,18 @@
-// The plan that reads several tokens of a sequence at once, at its start or behind cached ones. Owns how their keys and values get into the caches; refuses
-// logits.
+// The plans that read many tokens of a sequence at once, at its start or behind cached ones. Owns how many a plan takes, and how their keys and values get
+// into the caches; refuses logits.
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import { Plan } from "../gpu/plan.ts";
-import { createActivations } from "./activations.ts";
+import { createActivations, widest } from "./activations.ts";
 import { recordDecodeAttention, recordTextureDecodeAttention } from "./attention_decode.ts";
 import { recordCacheFill } from "./decode_cache.ts";
 import type { DecodeState } from "./decode_step.ts";
 import { type DecoderContext, recordSelfAttention } from "./decoder.ts";
-import { strideOf } from "./layout.ts";
+import { ROW_ALIGN, strideOf } from "./layout.ts";
 import type { Lora } from "./lora.ts";
 import type { MaskKind } from "./masks.ts";
 import { recordForward } from "./pass.ts";
 import { recordRope } from "./rope.ts";
+import type { DecoderSpec } from "./spec.ts";
 import { headWidths } from "./weights.ts";
 
 /** What {@link runPrefill} reads. */
@@ -24,8 +25,28 @@ export interface PrefillOptions {
   readonly signal: AbortSignal | undefined;
 }
 
-/** Fills rows start … start + tokens − 1 of the caches. Afterwards `state.position` is start + tokens. */
+/** Fills rows start … start + tokens − 1 of the caches, in as few plans as the device's limits allow. Afterwards `state.position` is start + tokens. */
 export async function runPrefill(device: Device, state: DecodeState, options: PrefillOptions): Promise<void> {
+  const { tokens, start } = options, most = prefillRows(device, state.weights.spec);
+  for (let first = 0; first < tokens.length; first += most) {
+    await runSlice(device, state, { ...options, tokens: tokens.slice(first, first + most), start: start + first });
+  }
+}
+
+/**
+ * Tokens that one plan reads at most: each of its activations [tokens, width] is one binding, on CPU adapters also a texture with a row
+ * for each token, and kernels of the rows run a workgroup for each.
+ */
+export function prefillRows({ limits, facts }: Pick<Device, "limits" | "facts">, spec: DecoderSpec): number {
+  const { hidden } = spec, { q, kv, ffn } = widest(spec);
+  const width = strideOf(Math.max(hidden, q, kv, ffn));
+  const bytes = Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize);
+  const texels = facts.isCpu ? limits.maxTextureDimension2D : Infinity;
+  const rows = Math.min(Math.floor(bytes / (4 * width)), limits.maxComputeWorkgroupsPerDimension, texels);
+  return Math.max(ROW_ALIGN, Math.floor(rows / ROW_ALIGN) * ROW_ALIGN);
+}
+
+async function runSlice(device: Device, state: DecodeState, options: PrefillOptions): Promise<void> {
   const { weights, masks, rope, position } = state, { tokens, start, lora, stepState, signal } = options;
   using act = createActivations(device, weights.spec, {
     batch: 1,

@@ -17,6 +17,7 @@ import { IDLE_STATE, writeStepState } from "../nn/step_state.ts";
 import { createTopPass, type TopLogprobs, type TopPass } from "../nn/top_pass.ts";
 import { type TokenTree, writeTree } from "../nn/token_tree.ts";
 import { loadWeights, type Weights } from "../nn/weights.ts";
+import { checkLabels, checkNext, checkTokens, flatten } from "./model_input.ts";
 
 /** Options of {@link loadModel}. */
 export interface LoadModelOptions {
@@ -77,7 +78,7 @@ interface CachedPass {
   top: TopPass | null;
 }
 
-/** A model on the GPU; dispose it to free its memory. */
+/** A model on the GPU; dispose it to free its memory. Calls may overlap: they run one after the other. */
 export class Model implements Disposable {
   /** Where the model lies. */
   readonly device: Device;
@@ -88,6 +89,8 @@ export class Model implements Disposable {
   /** Null where the model has none. */
   readonly tokenizer: Tokenizer | null;
   #cached: CachedPass | null = null;
+  /** Settled when the calls made so far are over. */
+  #turn: Promise<unknown> = Promise.resolve();
 
   /** Wraps loaded weights; use {@link loadModel}. */
   constructor(device: Device, source: WeightSource, parts: { weights: Weights; tokenizer: Tokenizer | null }) {
@@ -106,28 +109,30 @@ export class Model implements Disposable {
   async logits(tokens: ArrayLike<number>, adapters: Adapters = {}): Promise<Float32Array<ArrayBuffer>> {
     const { vocab } = this.spec, seq = tokens.length;
     checkTokens(tokens, vocab);
-    const prepared = this.#prepare({ batch: 1, seq }, adapters), { pass } = prepared, { act } = pass;
-    if (!prepared.layers) {
-      const context = pass.plan();
-      recordForward(context);
-      recordFinalNorm(context);
-      prepared.layers = context.plan.finish();
-    }
-    this.device.write(act.tokens, Uint32Array.from(tokens));
-    await prepared.layers.run();
-    const result = new Float32Array(seq * vocab), stride = strideOf(vocab);
-    for (let first = 0; first < seq; first += act.shape.headRows) {
-      const rows = Math.min(act.shape.headRows, seq - first);
-      const context = pass.plan();
-      using plan = context.plan;
-      recordLogits(context, { first, rows });
-      await plan.run();
-      const chunk = await this.device.readFloats(act.logits, rows * stride);
-      for (let row = 0; row < rows; row++) {
-        result.set(chunk.subarray(row * stride, row * stride + vocab), (first + row) * vocab);
+    return await this.#inTurn(async () => {
+      const prepared = this.#prepare({ batch: 1, seq }, adapters), { pass } = prepared, { act } = pass;
+      if (!prepared.layers) {
+        const context = pass.plan();
+        recordForward(context);
+        recordFinalNorm(context);
+        prepared.layers = context.plan.finish();
       }
-    }
-    return result;
+      this.device.write(act.tokens, Uint32Array.from(tokens));
+      await prepared.layers.run();
+      const result = new Float32Array(seq * vocab), stride = strideOf(vocab);
+      for (let first = 0; first < seq; first += act.shape.headRows) {
+        const rows = Math.min(act.shape.headRows, seq - first);
+        const context = pass.plan();
+        using plan = context.plan;
+        recordLogits(context, { first, rows });
+        await plan.run();
+        const chunk = await this.device.readFloats(act.logits, rows * stride);
+        for (let row = 0; row < rows; row++) {
+          result.set(chunk.subarray(row * stride, row * stride + vocab), (first + row) * vocab);
+        }
+      }
+      return result;
+    });
   }
 
   /** Residual stream of one sequence of T tokens: the masked embedding, then the output of each layer; [layers + 1] arrays [T × hidden]. */
@@ -163,12 +168,14 @@ export class Model implements Disposable {
     const seq = tokens.length / options.batch;
     checkTokens(tokens, this.spec.vocab);
     checkLabels(labels, this.spec.vocab);
-    const { pass, loss } = this.#prepareLoss({ batch: options.batch, seq }, options.adapters ?? {});
-    this.device.write(pass.act.tokens, Uint32Array.from(tokens));
-    const targets = shiftLabels(labels, { seq });
-    writeTargets(pass, targets);
-    await loss.run(options.signal ? { signal: options.signal } : {});
-    return lossByRow(await this.device.readFloats(pass.act.loss, tokens.length), targets);
+    return await this.#inTurn(async () => {
+      const { pass, loss } = this.#prepareLoss({ batch: options.batch, seq }, options.adapters ?? {});
+      this.device.write(pass.act.tokens, Uint32Array.from(tokens));
+      const targets = shiftLabels(labels, { seq });
+      writeTargets(pass, targets);
+      await loss.run(options.signal ? { signal: options.signal } : {});
+      return lossByRow(await this.device.readFloats(pass.act.loss, tokens.length), targets);
+    });
   }
 
   /**
@@ -191,16 +198,18 @@ export class Model implements Disposable {
     const { batch, top, adapters = {}, signal } = options, { vocab } = this.spec;
     checkTokens(tokens, vocab);
     checkNext(tokens, next, { top, vocab });
-    const prepared = this.#prepare({ batch, seq: tokens.length / batch }, adapters);
-    if (prepared.top?.top !== top) {
-      prepared.top?.[Symbol.dispose]();
-      prepared.top = null;
-      prepared.top = createTopPass(prepared.pass, { top });
-    }
-    this.device.write(prepared.pass.act.tokens, Uint32Array.from(tokens));
-    const found = await prepared.top.run(Int32Array.from(next), { signal });
-    if (![found.chosen, found.values].every((values) => values.every(Number.isFinite))) throw notFinite();
-    return found;
+    return await this.#inTurn(async () => {
+      const prepared = this.#prepare({ batch, seq: tokens.length / batch }, adapters);
+      if (prepared.top?.top !== top) {
+        prepared.top?.[Symbol.dispose]();
+        prepared.top = null;
+        prepared.top = createTopPass(prepared.pass, { top });
+      }
+      this.device.write(prepared.pass.act.tokens, Uint32Array.from(tokens));
+      const found = await prepared.top.run(Int32Array.from(next), { signal });
+      if (![found.chosen, found.values].every((values) => values.every(Number.isFinite))) throw notFinite();
+      return found;
+    });
   }
 
   /**
@@ -214,10 +223,12 @@ export class Model implements Disposable {
   ): Promise<Float32Array<ArrayBuffer>> {
     checkTokens(tree.tokens, this.spec.vocab);
     checkTokens(tree.edgeTokens, this.spec.vocab);
-    const { pass, loss } = this.#prepareLoss({ batch: 1, seq: options.rows, trees: true }, options.adapters ?? {});
-    writeTree(pass, tree);
-    await loss.run(options.signal ? { signal: options.signal } : {});
-    return await this.device.readFloats(pass.act.loss, tree.edgeNodes.length);
+    return await this.#inTurn(async () => {
+      const { pass, loss } = this.#prepareLoss({ batch: 1, seq: options.rows, trees: true }, options.adapters ?? {});
+      writeTree(pass, tree);
+      await loss.run(options.signal ? { signal: options.signal } : {});
+      return await this.device.readFloats(pass.act.loss, tree.edgeNodes.length);
+    });
   }
 
   /** Loss and gradients of LoRA and masks (with respect to z), at the given masks and LoRA. */
@@ -263,6 +274,13 @@ export class Model implements Disposable {
   [Symbol.dispose](): void {
     this.#release();
     this.weights[Symbol.dispose]();
+  }
+
+  /** What uses the cached pass: one call's buffers are not another's. */
+  async #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(work);
+    this.#turn = result.catch(() => {});
+    return await result;
   }
 
   #prepare(shape: ModelPassShape, adapters: Adapters): CachedPass {
@@ -325,75 +343,4 @@ export async function loadModelFrom(
     ...(signal ? { signal } : {}),
   });
   return new Model(device, source, { weights, tokenizer });
-}
-
-function flatten(rows: readonly number[] | readonly (readonly number[])[]): {
-  tokens: number[];
-  batch: number;
-  seq: number;
-} {
-  const nested: readonly (readonly number[])[] = isNested(rows) ? rows : [rows];
-  const seq = nested[0]?.length ?? 0;
-  if (nested.some((row) => row.length !== seq)) {
-    throw new CompressoError("input", {
-      what: "cannot use these sequences as one batch",
-      rule: "all have the same length",
-      value: nested.map((row) => row.length).join(", "),
-      mend: "pad on the right, with labels −100",
-    });
-  }
-  return { tokens: nested.flat(), batch: nested.length, seq };
-}
-
-function isNested(rows: readonly number[] | readonly (readonly number[])[]): rows is readonly (readonly number[])[] {
-  return Array.isArray(rows[0]);
-}
-
-function checkNext(
-  tokens: ArrayLike<number>,
-  next: ArrayLike<number>,
-  { top, vocab }: { readonly top: number; readonly vocab: number },
-): void {
-  const fail = (code: "usage" | "input", rule: string, value: string): never => {
-    throw new CompressoError(code, { what: "cannot ask for log-probabilities", rule, value });
-  };
-  if (next.length !== tokens.length) {
-    fail("usage", "there is one entry for each token", `${tokens.length} tokens, ${next.length} entries`);
-  }
-  if (!Number.isInteger(top) || top < 0 || top > vocab) {
-    fail("usage", `the most likely tokens asked for are a whole number from 0 to ${vocab}`, String(top));
-  }
-  for (let i = 0; i < next.length; i++) {
-    const id = next[i] ?? NaN;
-    if (!Number.isInteger(id) || id < -1 || id >= vocab) {
-      fail("input", `ids lie in [0, ${vocab}), or are -1`, String(id));
-    }
-  }
-}
-
-function checkLabels(labels: ArrayLike<number>, vocab: number): void {
-  for (let i = 0; i < labels.length; i++) {
-    const label = labels[i] ?? NaN;
-    if (Number.isInteger(label) && label < vocab) continue;
-    throw new CompressoError("input", {
-      what: `cannot use label ${i} of the sequence`,
-      rule: `labels lie in [0, ${vocab}), or are negative where a token does not count`,
-      value: String(label),
-      mend: "use the tokenizer of this model",
-    });
-  }
-}
-
-function checkTokens(tokens: ArrayLike<number>, vocab: number): void {
-  if (tokens.length === 0) throw new CompressoError("input", { what: "cannot run a model on no tokens" });
-  for (let i = 0; i < tokens.length; i++) {
-    const token = tokens[i] ?? -1;
-    if (Number.isInteger(token) && token >= 0 && token < vocab) continue;
-    throw new CompressoError("input", {
-      what: `cannot use token ${i} of the sequence`,
-      rule: `token ids lie in [0, ${vocab})`,
-      value: String(token),
-      mend: "use the tokenizer of this model",
-    });
-  }
 }

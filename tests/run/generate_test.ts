@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { createDecodePass } from "../../lib/nn/decode_pass.ts";
+import { prefillRows } from "../../lib/nn/decode_prefill.ts";
 import type { DecoderSpec } from "../../lib/nn/spec.ts";
 import { type FinishReason, generate, type GenerateOptions } from "../../lib/run/generate.ts";
 import { generateText, streamText } from "../../lib/run/generate_text.ts";
@@ -54,6 +55,30 @@ Deno.test("logits at every position equal those of the batched forward, behind a
       await assert.rejects(pass.logits(0), /capacity 40/);
     }
   }
+});
+
+Deno.test("a prompt longer than a binding holds is read in slices, as if the slices had been given", async () => {
+  using device = await openDevice();
+  const limits = { maxStorageBufferBindingSize: 2 ** 27, maxBufferSize: 2 ** 28, maxTextureDimension2D: 16384 };
+  const tall = { limits: { ...device.limits, ...limits, maxComputeWorkgroupsPerDimension: 65535 } };
+  const narrow: DecoderSpec = { ...SPEC, hidden: 16, headDim: 4, layers: [{ heads: 1, kvHeads: 1, ffn: 20 }] };
+  const gpu = { ...tall, facts: { ...device.facts, isCpu: false } },
+    cpu = { ...tall, facts: { ...gpu.facts, isCpu: true } };
+  assert.deepEqual([prefillRows(gpu, narrow), prefillRows(cpu, narrow)], [65504, 16384]);
+
+  // As wide as a texture takes on a CPU adapter: 512 tokens of it fill the binding of 128 MiB that WebGPU promises.
+  const spec: DecoderSpec = { ...narrow, layers: [{ heads: 1, kvHeads: 1, ffn: 65_024 }], maxPosition: 1 << 17 };
+  const most = prefillRows(device, spec), capacity = most + 150;
+  using model = await loadModelFrom(randomSource(spec), { device });
+  const tokens = someTokens(capacity, spec.vocab), last = tokens.pop() ?? 0;
+  const logits: Float32Array[] = [];
+  for (const slices of [[tokens], [tokens.slice(0, most), tokens.slice(most)]]) {
+    using pass = createDecodePass(device, model.weights, { capacity });
+    for (const slice of slices) await pass.prefill(slice);
+    assert.equal(pass.length, capacity - 1);
+    logits.push(await pass.logits(last));
+  }
+  assert.deepEqual(logits[0], logits[1]);
 });
 
 Deno.test("layers of different shapes, some without attention or FFN, generate as they compute", async () => {

@@ -1,0 +1,77 @@
+// What a model may be asked: tokens, labels and ids of its vocabulary. Owns these checks; refuses to run anything.
+import { CompressoError } from "../errors.ts";
+
+/** Sequences of one length, one behind the other. Throws `CompressoError("input")` where their lengths differ. */
+export function flatten(rows: readonly number[] | readonly (readonly number[])[]): {
+  tokens: number[];
+  batch: number;
+  seq: number;
+} {
+  const nested: readonly (readonly number[])[] = isNested(rows) ? rows : [rows];
+  const seq = nested[0]?.length ?? 0;
+  if (nested.some((row) => row.length !== seq)) {
+    throw new CompressoError("input", {
+      what: "cannot use these sequences as one batch",
+      rule: "all have the same length",
+      value: nested.map((row) => row.length).join(", "),
+      mend: "pad on the right, with labels −100",
+    });
+  }
+  return { tokens: nested.flat(), batch: nested.length, seq };
+}
+
+function isNested(rows: readonly number[] | readonly (readonly number[])[]): rows is readonly (readonly number[])[] {
+  return Array.isArray(rows[0]);
+}
+
+/** Refuses ids asked for that do not fit `tokens` or the vocabulary, −1 being none, and a `top` out of range. */
+export function checkNext(
+  tokens: ArrayLike<number>,
+  next: ArrayLike<number>,
+  { top, vocab }: { readonly top: number; readonly vocab: number },
+): void {
+  const fail = (code: "usage" | "input", rule: string, value: string): never => {
+    throw new CompressoError(code, { what: "cannot ask for log-probabilities", rule, value });
+  };
+  if (next.length !== tokens.length) {
+    fail("usage", "there is one entry for each token", `${tokens.length} tokens, ${next.length} entries`);
+  }
+  if (!Number.isInteger(top) || top < 0 || top > vocab) {
+    fail("usage", `the most likely tokens asked for are a whole number from 0 to ${vocab}`, String(top));
+  }
+  for (let i = 0; i < next.length; i++) {
+    const id = next[i] ?? NaN;
+    if (!Number.isInteger(id) || id < -1 || id >= vocab) {
+      fail("input", `ids lie in [0, ${vocab}), or are -1`, String(id));
+    }
+  }
+}
+
+/** Refuses labels that no token of the vocabulary has; negative ones do not count. */
+export function checkLabels(labels: ArrayLike<number>, vocab: number): void {
+  for (let i = 0; i < labels.length; i++) {
+    const label = labels[i] ?? NaN;
+    if (Number.isInteger(label) && label < vocab) continue;
+    throw new CompressoError("input", {
+      what: `cannot use label ${i} of the sequence`,
+      rule: `labels lie in [0, ${vocab}), or are negative where a token does not count`,
+      value: String(label),
+      mend: "use the tokenizer of this model",
+    });
+  }
+}
+
+/** Refuses ids outside the vocabulary, and no ids. */
+export function checkTokens(tokens: ArrayLike<number>, vocab: number): void {
+  if (tokens.length === 0) throw new CompressoError("input", { what: "cannot run a model on no tokens" });
+  for (let i = 0; i < tokens.length; i++) {
+    const token = tokens[i] ?? -1;
+    if (Number.isInteger(token) && token >= 0 && token < vocab) continue;
+    throw new CompressoError("input", {
+      what: `cannot use token ${i} of the sequence`,
+      rule: `token ids lie in [0, ${vocab})`,
+      value: String(token),
+      mend: "use the tokenizer of this model",
+    });
+  }
+}

@@ -1,6 +1,8 @@
-// Tuned kernels for the verbs that run a model. Owns the place of the table and when products are measured; refuses to fail: without a table, kernels run with their defaults.
+// Tuned kernels for the verbs that run a model. Owns the place of the table and when products are measured; refuses to fail, but for a named file that is
+// something else: without a table, kernels run with their defaults.
 import { createHash } from "node:crypto";
 import { isAbsolute, join } from "node:path";
+import { CompressoError } from "../lib/errors.ts";
 import type { Device } from "../lib/gpu/device.ts";
 import { adapterIdentity } from "../lib/gpu/tuning.ts";
 import { type TuneOptions, tuneProducts } from "../lib/nn/tune.ts";
@@ -29,7 +31,10 @@ export const TUNING_OPTION = [
 /** See {@link TUNING_OPTION}. */
 export const NO_TUNING_OPTION = ["--no-tuning", "run kernels with their defaults; results are the same bits"] as const;
 
-/** Puts the table in use; before a long run, measures what it does not know yet, a few seconds at most, and keeps it. */
+/**
+ * Puts the table in use; before a long run, measures what it does not know yet, a few seconds at most, and keeps it.
+ * Throws `CompressoError("usage")` where the user names a file that is no table: it would be overwritten.
+ */
 export async function tuneFor(
   { device, spec, weights }: Model,
   request: TuneRequest,
@@ -41,7 +46,15 @@ export async function tuneFor(
 ): Promise<void> {
   if (setting === false) return;
   const path = setting === true ? tuningPlace(device) : setting;
-  if (path !== null) await loadTuning(device, path);
+  const file = path === null ? null : await loadTuning(device, path);
+  if (setting !== true && file?.state === "ignored" && file.isForeign) {
+    throw new CompressoError("usage", {
+      what: `cannot keep kernel speeds in ${setting}`,
+      rule: "--tuning is a table that compresso wrote, or a new file",
+      value: file.reason,
+      mend: "name another file",
+    });
+  }
   const { tokens, directions = ["forward", "backward"] } = request;
   if (2 * parameterCount(spec) * tokens * directions.length < LEAST_WORK) return;
   const { measured } = await tuneProducts(device, spec, {

@@ -61,7 +61,7 @@ export interface AdapterOffer {
   readonly limits: DeviceLimits;
 }
 
-/** How memory ran out; see {@link Device.shortage}. */
+/** How memory ran out; see {@link Device.shortageOf}. */
 export type MemoryShortage = "limit" | "adapter" | "lost";
 
 /** A counted GPU buffer. */
@@ -99,6 +99,8 @@ export class Device implements Disposable {
   #peakUsage: readonly MemoryUse[] | null = null;
   #failure: string | null = null;
   #shortage: MemoryShortage | null = null;
+  /** Refusals of allocations over the limit, which their callers may have got over. */
+  readonly #overLimit = new WeakSet<Error>();
   #disposed = false;
 
   /** Wraps a WebGPU device; use {@link openDevice}. */
@@ -145,9 +147,17 @@ export class Device implements Disposable {
     return this.#peakBytes;
   }
 
-  /** How memory ran out: over the limit, on the adapter, or by the loss of the device, which mostly is for want of it; null where it did not. */
-  get shortage(): MemoryShortage | null {
-    return this.#shortage;
+  /**
+   * How memory ran out, where an error is about that: over the limit, on the adapter, or by the loss of the device, which mostly is for want of it;
+   * null where it did not.
+   */
+  shortageOf(error: Error): MemoryShortage | null {
+    return this.#overLimit.has(error) ? "limit" : this.#shortage;
+  }
+
+  /** Whether something went wrong for good: {@link check} throws from here on. */
+  get isBroken(): boolean {
+    return this.#failure !== null;
   }
 
   /** What was live when {@link bytes} was {@link peakBytes}. */
@@ -183,16 +193,7 @@ export class Device implements Disposable {
     const limit = usage & 0x80
       ? Math.min(this.limits.maxBufferSize, this.limits.maxStorageBufferBindingSize)
       : this.limits.maxBufferSize;
-    if (size > limit) {
-      this.refuse(
-        new CompressoError("gpu", {
-          what: `cannot allocate the GPU buffer '${label}'`,
-          rule: `a buffer holds at most ${limit} bytes on this adapter`,
-          value: `${size} bytes`,
-          mend: "use a smaller batch or sequence, or another adapter",
-        }),
-      );
-    }
+    if (size > limit) this.#tooLarge(`buffer '${label}'`, `a buffer holds at most ${limit} bytes`, `${size} bytes`);
     this.#reserve(label, size);
     const kind = usage & 0x80 ? "storage" : "buffer";
     return this.#track({ label, bytes: size, kind }, this.gpu.createBuffer({ label, size, usage }));
@@ -209,14 +210,7 @@ export class Device implements Disposable {
   createTexture(label: string, width: number, height: number, format: "rgba32float" | "rgba32uint"): DeviceTexture {
     const limit = this.limits.maxTextureDimension2D;
     if (width > limit || height > limit) {
-      this.refuse(
-        new CompressoError("gpu", {
-          what: `cannot allocate the GPU texture '${label}'`,
-          rule: `a side has at most ${limit} texels on this adapter`,
-          value: `${width} × ${height}`,
-          mend: "use a smaller batch or sequence, or another adapter",
-        }),
-      );
+      this.#tooLarge(`texture '${label}'`, `a side has at most ${limit} texels`, `${width} × ${height}`);
     }
     const size = width * height * TEXEL_BYTES;
     this.#reserve(label, size);
@@ -296,15 +290,21 @@ export class Device implements Disposable {
     this.gpu.destroy();
   }
 
+  #tooLarge(name: string, rule: string, value: string): void {
+    const what = `cannot allocate the GPU ${name}`, mend = "use a smaller batch or sequence, or another adapter";
+    this.refuse(new CompressoError("gpu", { what, rule: `${rule} on this adapter`, value, mend }));
+  }
+
   #reserve(label: string, bytes: number): void {
     if (this.#bytes + bytes > this.memoryLimit) {
-      this.#shortage ??= "limit";
-      throw new CompressoError("gpu", {
+      const error = new CompressoError("gpu", {
         what: `cannot allocate '${label}' (${bytes} bytes)`,
         rule: `the memory limit is ${this.memoryLimit} bytes`,
         value: `${this.#bytes} bytes are in use`,
         mend: "raise --memory-limit, or use a smaller batch or sequence",
       });
+      this.#overLimit.add(error);
+      throw error;
     }
     this.#bytes += bytes;
     if (this.#bytes <= this.#peakBytes) return;

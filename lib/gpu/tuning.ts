@@ -12,12 +12,14 @@ export interface TuningIdentity {
   readonly kernels: string;
 }
 
-/** A table that fits, or why there is none. */
+/** A table that fits, or why there is none; foreign is what no table of ours, whole or cut, looks like. */
 export type ReadTuning =
   | { readonly isFit: true; readonly tuning: Tuning }
-  | { readonly isFit: false; readonly reason: string };
+  | { readonly isFit: false; readonly reason: string; readonly isForeign: boolean };
 
 const FORMAT = "compresso-tuning";
+/** How a table's text begins. */
+const OPENING = `{\n  "format": "${FORMAT}"`;
 /** To be raised when keys or names of variants mean something else. */
 const VERSION = 1;
 
@@ -45,7 +47,8 @@ export function formatTuning(tuning: ReadonlyMap<string, string>, { adapter, ker
 
 /** Reads {@link formatTuning}'s text. Never throws: whatever is not a table of this identity is not fit. */
 export function parseTuning(text: string, identity: TuningIdentity): ReadTuning {
-  const no = (reason: string): ReadTuning => ({ isFit: false, reason });
+  let isForeign = !text.startsWith(OPENING.slice(0, text.length));
+  const no = (reason: string): ReadTuning => ({ isFit: false, reason, isForeign });
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -53,6 +56,7 @@ export function parseTuning(text: string, identity: TuningIdentity): ReadTuning 
     return no("it is no whole JSON document");
   }
   if (!isRecord(value) || value.format !== FORMAT) return no("it is not a table of tuned kernels");
+  isForeign = false;
   if (value.version !== VERSION) return no(`it has version ${String(value.version)}, not ${VERSION}`);
   if (value.adapter !== identity.adapter) return no("it was measured on another adapter, driver or version of Deno");
   if (value.kernels !== identity.kernels) return no("it was measured with other kernels");

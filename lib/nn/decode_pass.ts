@@ -76,7 +76,7 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
   };
   try {
     const masks = own(createMaskSlots(device, spec));
-    const lora = config ? own(createLora(device, spec, config)) : null;
+    const lora = config ? own(createLora(device, spec, { ...config, trains: false })) : null;
     const stepState = own(createStepState(device));
     const fused = lora ? null : stepPlacement(device, weights, capacity);
     const caches = own(createCaches(device, spec, { capacity, placement: fused ?? "buffer" }));

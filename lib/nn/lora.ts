@@ -41,7 +41,7 @@ export interface LoraEntry {
   readonly logical: readonly [number, number];
 }
 
-/** LoRA parameters, gradients and Adam moments of a whole model. */
+/** LoRA parameters, gradients and Adam moments of a whole model; the last three are empty where it does not train. */
 export interface Lora extends Disposable {
   readonly config: LoraConfig;
   readonly scale: number;
@@ -76,8 +76,12 @@ export function loraModules(spec: DecoderSpec, targets: readonly Projection[]): 
   );
 }
 
-/** Allocates zero LoRA parameters for the projections that the model has. */
-export function createLora(device: Device, spec: DecoderSpec, config: LoraConfig): Lora {
+/** Allocates zero LoRA parameters for the projections that the model has; `trains` says whether gradients and moments get room too. */
+export function createLora(
+  device: Device,
+  spec: DecoderSpec,
+  { trains, ...config }: LoraConfig & { readonly trains: boolean },
+): Lora {
   checkLora(config);
   const entries: LoraEntry[] = [];
   let offset = 0;
@@ -89,8 +93,12 @@ export function createLora(device: Device, spec: DecoderSpec, config: LoraConfig
     offset = bOffset + shape[0] * config.rank;
     entries.push({ layer, projection, aOffset, bOffset, shape, logical });
   }
-  const buffer = (label: string): DeviceBuffer => device.createBuffer(`lora ${label}`, offset * 4);
-  const buffers = { params: buffer("params"), grads: buffer("grads"), m: buffer("m"), v: buffer("v") };
+  using stack = new DisposableStack();
+  const buffer = (label: string, count: number): DeviceBuffer =>
+    stack.use(device.createBuffer(`lora ${label}`, count * 4));
+  const params = buffer("params", offset), trained = trains ? offset : 0;
+  const buffers = { params, grads: buffer("grads", trained), m: buffer("m", trained), v: buffer("v", trained) };
+  const owned = stack.move();
   const byKey = new Map(entries.map((entry) => [`${entry.layer}.${entry.projection}`, entry]));
   return {
     config,
@@ -99,7 +107,7 @@ export function createLora(device: Device, spec: DecoderSpec, config: LoraConfig
     count: offset,
     ...buffers,
     find: (layer, projection) => byKey.get(`${layer}.${projection}`) ?? null,
-    [Symbol.dispose]: () => Object.values(buffers).forEach((resource) => resource[Symbol.dispose]()),
+    [Symbol.dispose]: () => owned.dispose(),
   };
 }
 

@@ -59,17 +59,11 @@ export function slotLayout(spec: DecoderSpec): SlotLayout {
 /** Allocates slots with every z = 1. */
 export function createMaskSlots(device: Device, spec: DecoderSpec): MaskSlots {
   const layout = slotLayout(spec);
-  const z = device.uploadBuffer("mask z", packMasks(spec, layout, {}));
-  const dz = device.createBuffer("mask dz", 2 * layout.count * 4);
-  return {
-    layout,
-    z,
-    dz,
-    [Symbol.dispose]: () => {
-      z[Symbol.dispose]();
-      dz[Symbol.dispose]();
-    },
-  };
+  using stack = new DisposableStack();
+  const z = stack.use(device.uploadBuffer("mask z", packMasks(spec, layout, {})));
+  const dz = stack.use(device.createBuffer("mask dz", 2 * layout.count * 4));
+  const owned = stack.move();
+  return { layout, z, dz, [Symbol.dispose]: () => owned.dispose() };
 }
 
 /** Total number of heads and of FFN columns. */

@@ -52,7 +52,7 @@ export function createPass(device: Device, weights: Weights, options: PassOption
     const { recompute = true } = options, rank = config?.rank ?? 0;
     const act = own(createActivations(device, spec, { batch, seq, backward, recompute, keepsWrites, rank, headRows }));
     const masks = own(createMaskSlots(device, spec));
-    const lora = config ? own(createLora(device, spec, config)) : null;
+    const lora = config ? own(createLora(device, spec, { ...config, trains: backward })) : null;
     const state = own(createStepState(device));
     const trees = options.trees ? own(createTreeBuffers(device, batch * seq)) : null;
     const rope = own(device.uploadBuffer("rope", ropeTable(spec, seq)));

@@ -119,16 +119,11 @@ export function tokenAt({ prefix, choice }: Sequence, index: number): number {
 
 /** Allocates the buffers of trees with up to `rows` nodes. */
 export function createTreeBuffers(device: Device, rows: number): TreeBuffers {
-  const spans = device.createBuffer("tree spans", 8 * rows);
-  const positions = device.createBuffer("tree positions", 4 * rows);
-  return {
-    spans,
-    positions,
-    [Symbol.dispose](): void {
-      spans[Symbol.dispose]();
-      positions[Symbol.dispose]();
-    },
-  };
+  using stack = new DisposableStack();
+  const spans = stack.use(device.createBuffer("tree spans", 8 * rows));
+  const positions = stack.use(device.createBuffer("tree positions", 4 * rows));
+  const owned = stack.move();
+  return { spans, positions, [Symbol.dispose]: () => owned.dispose() };
 }
 
 /** Writes trees into a pass for them: nodes, and edges as what the head predicts, which come in the tree's order. */

@@ -10,8 +10,8 @@ export type TuningFile =
   /** Its entries are in use. */
   | { readonly state: "used"; readonly entries: number }
   | { readonly state: "absent" }
-  /** It is of another adapter, driver or version, is broken, or cannot be read; the next save replaces it. */
-  | { readonly state: "ignored"; readonly reason: string };
+  /** It is of another adapter, driver or version, is broken, or cannot be read; the next save replaces it, also where it is foreign: no table at all. */
+  | { readonly state: "ignored"; readonly reason: string; readonly isForeign: boolean };
 
 /** No table is as long. */
 const MOST_BYTES = 1 << 20;
@@ -20,7 +20,7 @@ const MOST_BYTES = 1 << 20;
 export async function loadTuning(device: Device, path: string): Promise<TuningFile> {
   const found = await readTuning(device, path);
   if (found === null) return { state: "absent" };
-  if (!found.isFit) return { state: "ignored", reason: found.reason };
+  if (!found.isFit) return { state: "ignored", reason: found.reason, isForeign: found.isForeign };
   const table = tuningOf(device);
   for (const [key, name] of found.tuning) if (!table.has(key)) table.set(key, name);
   return { state: "used", entries: found.tuning.size };
@@ -43,10 +43,12 @@ export async function saveTuning(device: Device, path: string): Promise<boolean>
 async function readTuning(device: Device, path: string): Promise<ReadTuning | null> {
   try {
     const { size, isFile } = await Deno.stat(path);
-    if (!isFile || size > MOST_BYTES) return { isFit: false, reason: "it is not a table of tuned kernels" };
+    if (!isFile || size > MOST_BYTES) {
+      return { isFit: false, reason: "it is not a table of tuned kernels", isForeign: true };
+    }
     return parseTuning(await Deno.readTextFile(path), tuningIdentity(device));
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return null;
-    return { isFit: false, reason: "it cannot be read" };
+    return { isFit: false, reason: "it cannot be read", isForeign: true };
   }
 }

@@ -41,6 +41,8 @@ export interface Serving {
   /** Fires when running requests have to end because the server stops. */
   readonly ending: AbortSignal;
   readonly onRequest: ((record: RequestRecord) => void) | null;
+  /** Called when the GPU refuses all work from here on. */
+  readonly onBroken: () => void;
 }
 
 /** Two kinds of requests: their fields, their job, their answers. */
@@ -184,12 +186,16 @@ const EMPTY: Piece = { index: 0, text: "", tokens: [], finish: null };
 
 /** The pieces of a job, made while the request has the GPU to itself. */
 async function* inTurn(
-  { queue, bench }: Serving,
+  { queue, bench, onBroken }: Serving,
   { usage, signal }: Call,
   job: Job,
 ): AsyncGenerator<Piece, void, undefined> {
   using _turn = await queue.enter(signal);
-  yield* runJob(bench, job, { usage, signal });
+  try {
+    yield* runJob(bench, job, { usage, signal });
+  } finally {
+    if (bench.model.device.isBroken) onBroken();
+  }
 }
 
 function openCall({ limits, ending, onRequest }: Serving, request: Request): Call {
@@ -228,9 +234,11 @@ function reasonOf(error: unknown, { signal }: Call): unknown {
   return signal.aborted ? signal.reason : error;
 }
 
-function health({ name, queue, ending }: Serving): Response {
-  const status = ending.aborted || queue.isClosed ? "stopping" : "ok";
-  return Response.json({ status, model: name, busy: queue.isBusy, waiting: queue.waiting });
+function health({ name, bench, queue, ending }: Serving): Response {
+  const { isBroken } = bench.model.device;
+  const status = isBroken ? "failed" : ending.aborted || queue.isClosed ? "stopping" : "ok";
+  const body = { status, model: name, busy: queue.isBusy, waiting: queue.waiting };
+  return Response.json(body, { status: isBroken ? 503 : 200 });
 }
 
 function modelBody({ name, created }: Serving): Record<string, unknown> {

@@ -34,7 +34,10 @@ export interface ModelServer extends AsyncDisposable {
   readonly port: number;
   /** `http://host:port`; OpenAI's clients want `/v1` behind it. */
   readonly url: string;
-  /** Resolves when it has ended, and the GPU is idle. */
+  /**
+   * Resolves when it has ended, and the GPU is idle. Rejects with `CompressoError("gpu")` where the GPU failed for good, after which the server
+   * shuts down by itself.
+   */
   readonly finished: Promise<void>;
   /** Takes no more requests, sends away those that wait, lets the running one end within `graceSeconds`, and then stops it. */
   shutdown(): Promise<void>;
@@ -45,7 +48,7 @@ const LAST_WORDS = 1000;
 
 /**
  * Serves a model over HTTP as OpenAI's API does: `/v1/completions` (with `echo` and `logprobs`), `/v1/chat/completions`, both also as a stream,
- * `/v1/models` and `/health`. Requests are answered one after the other; the model must not be used otherwise meanwhile. A client that goes
+ * `/v1/models` and `/health`, whose status is 503 once the GPU has failed. Requests are answered one after the other; the model must not be used otherwise meanwhile. A client that goes
  * ends its work.
  *
  * @throws CompressoError("input") for a model without tokenizer; "usage" for options out of range, and an address that cannot be
@@ -82,6 +85,7 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
     apiKey,
     ending: ending.signal,
     onRequest: options.onRequest ?? null,
+    onBroken: () => void shutdown(),
   };
   const server = listen({ host, port }, { handler: createHandler(serving) });
 
@@ -104,12 +108,14 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
   const onAbort = (): void => void shutdown();
   signal?.addEventListener("abort", onAbort);
   if (signal?.aborted) onAbort();
+  const finished = server.finished.then(shutdown).then(() => model.device.check());
+  finished.catch(() => {}); // whoever waits for it still sees the error
   const { hostname, port: chosen } = server.addr;
   return {
     host: hostname,
     port: chosen,
     url: `http://${hostname.includes(":") ? `[${hostname}]` : hostname}:${chosen}`,
-    finished: server.finished.then(shutdown),
+    finished,
     shutdown,
     [Symbol.asyncDispose]: shutdown,
   };

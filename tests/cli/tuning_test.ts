@@ -36,7 +36,7 @@ Deno.test("doctor tells that nothing is tuned, and that a broken table is ignore
 
 Deno.test("generate says the same with a broken table, without one, and with --no-tuning", async () => {
   using folder = new TemporaryFolder();
-  await Deno.writeTextFile(folder.at("broken.json"), '{"format":');
+  await Deno.writeTextFile(folder.at("broken.json"), '{\n  "format": "compresso-tun');
   const args = ["generate", "demo", "--prompt", "Tom met", "--max-tokens", "4"];
   const answers = [
     await cli([...args, "--tuning", folder.at("broken.json")]),
@@ -49,4 +49,16 @@ Deno.test("generate says the same with a broken table, without one, and with --n
     assert.equal(stdout, answers[0]?.stdout);
   }
   assert.equal(folder.has("none"), false);
+});
+
+Deno.test("a file named by --tuning that is no table is refused, and stays as it is", async () => {
+  using folder = new TemporaryFolder();
+  const rows = '[{"instruction":"mine","input":"","output":"kept"}]';
+  await Deno.writeTextFile(folder.at("rows.json"), rows);
+  const { code, stdout, stderr } = await cli(
+    ["generate", "demo", "--prompt", "Tom met", "--max-tokens", "4", "--tuning", folder.at("rows.json")],
+  );
+  assert.deepEqual([code, stdout], [2, ""]);
+  assert.match(stderr, /--tuning is a table that compresso wrote, or a new file.*mend: name another file/s);
+  assert.equal(await Deno.readTextFile(folder.at("rows.json")), rows);
 });

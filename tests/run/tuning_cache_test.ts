@@ -29,12 +29,18 @@ async function withFolder(work: (path: string, folder: string) => Promise<void>)
 }
 
 /** Asserts that a file with this text is ignored for this reason, and that a save mends it. */
-async function assertIgnored(path: string, text: string, reason: RegExp): Promise<void> {
+async function assertIgnored(
+  path: string,
+  text: string,
+  reason: RegExp,
+  { isForeign = false }: { readonly isForeign?: boolean } = {},
+): Promise<void> {
   await Deno.writeTextFile(path, text);
   using device = anyDevice();
   const file = await loadTuning(device, path);
-  assert.equal(file.state, "ignored", text.slice(0, 60));
-  assert.match(file.state === "ignored" ? file.reason : "", reason);
+  assert.ok(file.state === "ignored", text.slice(0, 60));
+  assert.match(file.reason, reason);
+  assert.equal(file.isForeign, isForeign, text.slice(0, 60));
   assert.equal(tuningOf(device).size, 0);
   using other = anyDevice(ENTRIES);
   assert.equal(await saveTuning(other, path), true);
@@ -72,7 +78,7 @@ Deno.test("a table of another adapter, version or kernels is ignored, and replac
     await assertIgnored(path, changed({ version: 2 }), /version 2, not 1/);
     await assertIgnored(path, changed({ version: undefined }), /version/);
     await assertIgnored(path, changed({ kernels: "0123456789abcdef" }), /other kernels/);
-    await assertIgnored(path, changed({ format: "else" }), /not a table/);
+    await assertIgnored(path, changed({ format: "else" }), /not a table/, { isForeign: true });
     await assertIgnored(path, changed({ entries: [] }), /no entries/);
     await assertIgnored(path, changed({ entries: { a: 1 } }), /entry 'a' is broken/);
   });
@@ -86,9 +92,11 @@ Deno.test("a broken, truncated, empty or oversized file is ignored, wherever it 
     for (let length = 0; length < text.trimEnd().length; length += 13) {
       await assertIgnored(path, text.slice(0, length), /no whole JSON/);
     }
-    await assertIgnored(path, text.replaceAll('"', "'"), /no whole JSON/);
-    for (const other of ["null", "[]", "1", '"text"']) await assertIgnored(path, other, /not a table/);
-    await assertIgnored(path, text + " ".repeat(1 << 20), /not a table/);
+    await assertIgnored(path, text.replaceAll('"', "'"), /no whole JSON/, { isForeign: true });
+    for (const other of ["null", "[]", "1", '"text"']) {
+      await assertIgnored(path, other, /not a table/, { isForeign: true });
+    }
+    await assertIgnored(path, text + " ".repeat(1 << 20), /not a table/, { isForeign: true });
   });
 });
 

@@ -121,6 +121,21 @@ Deno.test("a server that stops ends what takes longer than the time it gives, by
   assert.ok(performance.now() - start < 5000);
 });
 
+Deno.test("once the GPU has failed, health says so, and the server ends with that error instead of failing every request", async () => {
+  await using served = await serveDemo();
+  const { post, server, model: { device } } = served;
+  const { isBroken } = device;
+  const error = new GPUOutOfMemoryError("no memory left");
+  device.gpu.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
+  const health = await fetch(`${server.url}/health`);
+  assert.deepEqual([isBroken, health.status, (await health.json()).status], [false, 503, "failed"]);
+  const answer = await post(COMPLETIONS, LONG);
+  assert.equal(answer.status, 500);
+  assert.match((await answer.json()).error.message, /no memory left/);
+  await assert.rejects(server.finished, /no memory left/);
+  await assert.rejects(post(COMPLETIONS, LONG), TypeError);
+});
+
 async function drain(events: AsyncGenerator<string>): Promise<void> {
   for await (const _ of events);
 }

@@ -22,9 +22,10 @@ export async function asShortage(
     readonly plannedBytes: number;
   },
 ): Promise<unknown> {
-  const { device } = model, { shortage, bytes } = device;
-  const isOne = error instanceof CompressoError && error.code === "gpu" && shortage !== null;
-  if (!isOne || options.monitors.memory === null) return error;
+  const { device } = model, { bytes } = device;
+  if (!(error instanceof CompressoError) || error.code !== "gpu" || options.monitors.memory === null) return error;
+  const shortage = device.shortageOf(error);
+  if (shortage === null) return error;
   return new CompressoError("gpu", {
     what: `cannot go on after step ${step}`,
     rule: "the monitor 'memory' raises no alarm",

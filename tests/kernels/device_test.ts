@@ -1,0 +1,59 @@
+// What a device lends and what goes wrong on it: refused allocations leave nothing behind, and are told apart from failures.
+import assert from "node:assert/strict";
+import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import { createLora } from "../../lib/nn/lora.ts";
+import { createMaskSlots } from "../../lib/nn/masks.ts";
+import { createTreeBuffers } from "../../lib/nn/token_tree.ts";
+import { SPEC } from "../io/models.ts";
+
+const LORA = { rank: 8, alpha: 16, targets: ["q", "v"] } as const;
+
+Deno.test("where the last buffer does not fit, those before it are given back", async () => {
+  const makers: readonly ((device: Device) => Disposable)[] = [
+    (device) => createMaskSlots(device, SPEC),
+    (device) => createTreeBuffers(device, 1000),
+    (device) => createLora(device, SPEC, { ...LORA, trains: true }),
+  ];
+  for (const make of makers) {
+    using roomy = await openDevice();
+    using _ = make(roomy);
+    using device = await openDevice({ memoryLimit: roomy.bytes - 1 });
+    assert.throws(() => make(device), /memory limit/);
+    assert.deepEqual([device.liveCount, device.bytes], [0, 0]);
+  }
+});
+
+Deno.test("LoRA that only infers takes the memory of its parameters", async () => {
+  using device = await openDevice();
+  using inferring = createLora(device, SPEC, { ...LORA, trains: false });
+  const { bytes } = device;
+  using training = createLora(device, SPEC, { ...LORA, trains: true });
+  const { params } = training;
+  assert.equal(inferring.params.bytes, params.bytes);
+  assert.ok(bytes - params.bytes <= 3 * 16, "no gradients and no moments");
+  assert.equal(device.bytes - bytes, 4 * params.bytes);
+});
+
+Deno.test("a refusal over the limit that was got over is not the reason of a later failure", async () => {
+  using device = await openDevice({ memoryLimit: 1024 });
+  const refusal = errorOf(() => device.createBuffer("large", 2048));
+  assert.equal(device.shortageOf(refusal), "limit");
+  assert.equal(device.isBroken, false);
+  device.gpu.dispatchEvent(
+    new GPUUncapturedErrorEvent("uncapturederror", { error: new GPUValidationError("not this") }),
+  );
+  assert.equal(device.isBroken, true);
+  const failure = errorOf(() => device.check());
+  assert.match(failure.message, /not this/);
+  assert.equal(device.shortageOf(failure), null);
+  assert.equal(device.shortageOf(refusal), "limit");
+});
+
+function errorOf(work: () => unknown): Error {
+  try {
+    work();
+  } catch (error) {
+    if (error instanceof Error) return error;
+  }
+  throw new Error("nothing was thrown");
+}

@@ -33,7 +33,7 @@ export function evaluate(): CommandUnknownOpts {
     .option("--text <file>", "a UTF-8 text: perplexity over whole windows, each read alone, no BOS added")
     .option(
       "--window <tokens>",
-      `tokens of a window, or several such with commas (default: ${DEFAULT_WINDOW}, or the model's context where that is shorter)`,
+      `tokens of a window, or several such with commas (default: ${DEFAULT_WINDOW}, or the shortest context of the models where that is less)`,
       wholeNumbers("--window", { least: 2 }),
     )
     .option(

@@ -1,5 +1,7 @@
 // Perplexity for `compresso eval --text`. Owns the text, its windows and what must agree of them to go on; refuses other work.
 import { type EvaluationFile, WINDOWS } from "../lib/eval/evaluation_file.ts";
+import { openWeights } from "../lib/io/open.ts";
+import { modelPath } from "../lib/io/open_model.ts";
 import { checkPerplexity, perplexity, type WindowLoss } from "../lib/run/perplexity.ts";
 import { digestOf } from "../lib/run/run_data.ts";
 import { keptWork } from "./eval_kept.ts";
@@ -13,7 +15,7 @@ import {
 import { readText } from "./read_text.ts";
 import type { Loaded } from "./with_model.ts";
 
-/** Tokens of a window, where the model's context is not shorter. */
+/** Tokens of a window, where no model's context is shorter. */
 export const DEFAULT_WINDOW = 512;
 /** About what a tokenizer makes of English; only to tell whether the run will be long. */
 const CHARS_PER_TOKEN = 4;
@@ -26,25 +28,33 @@ export async function chooseText(
 ): Promise<EvalWork> {
   const text = await readText(textPath);
   const { window, stride = null, limitChars = null, maxWindows = null } = options;
+  const sizes = window ?? [await defaultWindow(paths)];
   const identity = { text: digestOf([text]), window: window?.join(",") ?? null, stride, limitChars, maxWindows };
   return await keptWork(paths, options, {
     kind: WINDOWS,
     identity,
-    measure: (path, loaded, file) => measure(path, loaded, { text, options, file }),
+    measure: (path, loaded, file) => measure(path, loaded, { text, sizes, options, file }),
   });
+}
+
+/** One for all models: over other windows their perplexities could not be compared. */
+async function defaultWindow(paths: readonly string[]): Promise<number> {
+  const contexts: number[] = [];
+  for (const path of paths) contexts.push((await openWeights(modelPath(path))).spec.maxPosition);
+  return Math.min(DEFAULT_WINDOW, ...contexts);
 }
 
 async function measure(
   path: string,
   { model, adapters, signal, progress, tune }: Loaded,
-  { text, options, file }: {
+  { text, sizes, options, file }: {
     readonly text: string;
+    readonly sizes: readonly number[];
     readonly options: EvalSettings;
     readonly file: EvaluationFile<WindowLoss, WindowLoss> | null;
   },
 ): Promise<Measurement> {
   const { stride, limitChars, maxWindows } = options;
-  const sizes = options.window ?? [Math.min(DEFAULT_WINDOW, model.spec.maxPosition)];
   const shape = {
     ...(stride === undefined ? {} : { stride }),
     ...(limitChars === undefined ? {} : { limitChars }),

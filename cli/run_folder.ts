@@ -1,18 +1,13 @@
 // The folder of a prune run before the run: what stands there, and what may happen to it. Owns those rules; refuses the run.
 import { join, sep } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
-import { exists } from "../lib/io/exists.ts";
-import { ADAPTER_FOLDER, UNMERGED_FOLDER } from "../lib/run/export_adapter.ts";
 import { type PruneOptions, resolveOptions } from "../lib/run/options.ts";
 import { isEvaluationFile } from "../lib/report/read_run.ts";
-import { CHECKPOINT_FILE } from "../lib/run/pipeline.ts";
+import { CHECKPOINT_FILE, presentFiles, refuseEarlierRun, RUN_FILES } from "../lib/run/run_files.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 
 /** Name of a run's report in its folder. */
 export const REPORT_FILE = "report.html";
-
-/** What a run leaves in its folder. */
-const RUN_FILES = ["run.json", "model", "model.gguf", UNMERGED_FOLDER, ADAPTER_FOLDER, CHECKPOINT_FILE] as const;
 
 /** Refuses a folder that holds an earlier run, unless it is to be replaced or resumed, and a replaced one that holds `model`, the run's own. */
 export async function checkRunFolder(
@@ -30,18 +25,7 @@ export async function checkRunFolder(
     throw new CompressoError("usage", { what: `cannot write to ${out}`, rule: "--out is a folder", value: "a file" });
   }
   if (overwrite) await refuseOwnModel(out, model);
-  if (resume || overwrite) return;
-  const found = await presentFiles(out);
-  if (found.length === 0) return;
-  const isUnfinished = found.includes(CHECKPOINT_FILE);
-  throw new CompressoError("usage", {
-    what: `cannot start a run in ${out}`,
-    rule: "the folder holds no earlier run",
-    value: `it holds ${found.join(", ")}`,
-    mend: isUnfinished
-      ? "go on with --resume, start anew with --overwrite, or choose another --out"
-      : "start anew with --overwrite, or choose another --out",
-  });
+  if (!resume && !overwrite) await refuseEarlierRun(out);
 }
 
 /** Removes what an earlier run left, so that a run that stops early leaves no model that is not its own. */
@@ -128,10 +112,4 @@ function optionsThatCount(
   { recompute: _recompute, monitors: _monitors, sparsity, ...others }: RunSummary["options"],
 ): Readonly<Record<string, unknown>> {
   return { ...others, rows: undefined, sparsity: others.size ? undefined : sparsity };
-}
-
-async function presentFiles(out: string): Promise<string[]> {
-  const found: string[] = [];
-  for (const name of RUN_FILES) if (await exists(join(out, name))) found.push(name);
-  return found;
 }

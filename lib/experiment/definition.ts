@@ -67,7 +67,7 @@ export interface ChoicesMeasure {
 
 /** Accuracy on known tasks and its mean; see `evaluateTasks`. */
 export interface TasksMeasure {
-  /** The tasks. */
+  /** Names of built-in tasks, and paths of files with tasks of one's own, each measured under the task's own name. */
   readonly names: readonly string[];
   /** Folder with their files. */
   readonly data: string;

@@ -5,6 +5,7 @@ import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { isScheduleName } from "../prune/builtin_schedules.ts";
 import { type PruneOptions, resolveOptions } from "../run/options.ts";
 import { digestOf } from "../run/run_data.ts";
+import { readScript, scriptUrl } from "../run/schedule_source.ts";
 import type { CellOptions } from "./options.ts";
 
 /** Facts by name. */
@@ -44,11 +45,16 @@ export function promptName(prompt: string | null): string {
   return prompt === COLLABORATIVE_PROMPT ? "collaborative" : `text ${digestOf([prompt])}`;
 }
 
-/** A schedule in a few letters: its name, or a hash of its script. */
+/** A schedule in a few letters: its name, or a hash of its script. Throws `CompressoError("input")` for a script that cannot be read. */
 export async function scheduleName(schedule: string | undefined): Promise<string> {
   if (schedule === undefined) return "cubic, the default";
-  if (isScheduleName(schedule) || /^[a-z][a-z\d+.-]+:/i.test(schedule)) return schedule;
-  return `script ${digestOf([await Deno.readTextFile(schedule)])}`;
+  if (!isScriptPath(schedule)) return schedule;
+  return `script ${digestOf([(await readScript(scriptUrl(schedule), { name: schedule })).text])}`;
+}
+
+/** Whether a schedule is the path of a script, and neither a name nor a URL. */
+export function isScriptPath(schedule: string): boolean {
+  return !isScheduleName(schedule) && !/^[a-z][a-z\d+.-]+:/i.test(schedule);
 }
 
 /** What differs, in words; null where nothing does. */

@@ -2,9 +2,11 @@
 // to store values.
 import { CompressoError } from "../errors.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
+import { readText } from "../io/text_file.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
-import { evaluateTasks, loadTasks } from "../eval/evaluate.ts";
-import type { TaskScore } from "../eval/metrics.ts";
+import { loadTasks, scoreTask, taskDigest } from "../eval/evaluate.ts";
+import { taskScore } from "../eval/metrics.ts";
+import type { LoadedTask } from "../eval/task_data.ts";
 import { encodeChoices } from "../run/choice_rows.ts";
 import type { Model } from "../run/model.ts";
 import { perplexity } from "../run/perplexity.ts";
@@ -64,7 +66,10 @@ export async function promptOf(setting: boolean | string | undefined): Promise<s
   }
 }
 
-/** All measures of an experiment, in the order of the tables. Throws `CompressoError("input")` for files that are not there. */
+/**
+ * All measures of an experiment, in the order of the tables. Throws `CompressoError("input")` for files that are not there or cannot be read,
+ * "usage" for tasks that cannot be told from other measures.
+ */
 export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache): Promise<Measure[]> {
   const settings = [...new Set(evaluate.prompt ?? [false])], nameOf = labelsOf(settings, settingName);
   const prompts = await Promise.all(settings.map(async (setting) => ({
@@ -74,11 +79,11 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
   })));
   const measures: Measure[] = [];
   for (const item of evaluate.perplexity ?? []) {
-    const { name, text, ...protocol } = item;
+    const { name, text: path, ...protocol } = item, text = await readText(path);
     measures.push({
       id: `perplexity ${name}`,
-      identity: JSON.stringify({ ...protocol, text: await cache.digest(text) }),
-      take: (model, control) => takePerplexity(model, { ...item, ...control }),
+      identity: JSON.stringify({ ...protocol, text: await cache.digest(path) }),
+      take: (model, control) => takePerplexity(model, text, { ...item, ...control }),
     });
   }
   for (const { name, seq, ...file } of evaluate.rows ?? []) {
@@ -120,26 +125,17 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
       });
     }
   }
-  const { tasks } = evaluate;
-  for (const name of tasks?.names ?? []) {
-    const { data, limit } = tasks ?? { data: "" },
-      [task] = await loadTasks({
-        tasks: [name],
-        taskData: data,
-        ...(limit === undefined ? {} : { limit }),
-      });
+  for (const task of await tasksOf(evaluate)) {
+    const { name } = task;
     measures.push({
       id: `task ${name}`,
-      identity: JSON.stringify({ limit, file: task ? await cache.digest(task.path) : null }),
+      identity: taskDigest(task),
       take: async (model, control) => {
-        const { tasks: scores } = await evaluateTasks(model, {
-          tasks: [name],
-          taskData: data,
-          ...(limit === undefined ? {} : { limit }),
+        const scored = await scoreTask(model, task, {
           ...(control.signal ? { signal: control.signal } : {}),
           onProgress: (done, total) => control.onProgress?.(done / total),
         });
-        const { acc, acc_norm, stderr, acc_norm_stderr, n } = scores[name] ?? missingScore(name);
+        const { acc, acc_norm, stderr, acc_norm_stderr, n } = taskScore(scored);
         return [
           { name: `${name} acc`, kind: "accuracy", value: acc, stderr: finite(stderr), n, task: name },
           {
@@ -157,6 +153,21 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
   return measures;
 }
 
+/** The tasks with their questions. What a task of one's own is called is only known now. */
+async function tasksOf({ perplexity = [], rows = [], choices = [], tasks }: EvaluateDefinition): Promise<LoadedTask[]> {
+  if (!tasks) return [];
+  const { names, data, limit } = tasks;
+  const loaded = await loadTasks({ tasks: names, taskData: data, ...(limit === undefined ? {} : { limit }) });
+  const others = [...perplexity, ...rows, ...choices].map((item) => item.name);
+  const twice = loaded.flatMap(({ name }) => [`${name} acc`, `${name} acc_norm`]).find((name) => others.includes(name));
+  if (twice === undefined) return loaded;
+  throw new CompressoError("usage", {
+    what: "cannot measure a task",
+    rule: "measures have different names, of whatever kind they are",
+    value: twice,
+  });
+}
+
 /** An accuracy with its binomial standard error. */
 export function accuracyValue(name: string, accuracy: number, n: number): Value {
   return { name, kind: "accuracy", value: accuracy, stderr: Math.sqrt(accuracy * (1 - accuracy) / n), n };
@@ -164,11 +175,12 @@ export function accuracyValue(name: string, accuracy: number, n: number): Value 
 
 async function takePerplexity(
   model: Model,
-  { name, text, window, maxWindows, limitChars, signal, onProgress }:
+  text: string,
+  { name, window, maxWindows, limitChars, signal, onProgress }:
     & NonNullable<EvaluateDefinition["perplexity"]>[number]
     & Control,
 ): Promise<Value[]> {
-  const { perplexity: value, tokens } = await perplexity(model, await Deno.readTextFile(text), {
+  const { perplexity: value, tokens } = await perplexity(model, text, {
     window,
     ...(maxWindows === undefined ? {} : { maxWindows }),
     ...(limitChars === undefined ? {} : { limitChars }),
@@ -180,13 +192,6 @@ async function takePerplexity(
 
 function settingName(setting: unknown): string {
   return setting === true ? "with" : setting === false ? "no" : shownOption(setting);
-}
-
-function missingScore(name: string): TaskScore {
-  throw new CompressoError("input", {
-    what: `cannot evaluate the task '${name}'`,
-    rule: "it has a score of its own name",
-  });
 }
 
 function tokenizerOf({ tokenizer }: Model): Tokenizer {

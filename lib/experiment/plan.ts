@@ -13,7 +13,7 @@ import { type CellIdentity, identityOfCell, scheduleName } from "./identity.ts";
 import { type Measure, measuresOf, promptOf } from "./measures.ts";
 import { pruneOptions } from "./options.ts";
 import type { ResolvedExperiment } from "./resolve.ts";
-import { RowCache } from "./rows.ts";
+import { RowCache, weightsDigest } from "./rows.ts";
 import type { CellState, Store } from "./store.ts";
 
 /** A model as a cell uses it. */
@@ -73,17 +73,19 @@ export async function refreshed(plan: ExperimentPlan, store: Store): Promise<Exp
 }
 
 /**
- * Plans an experiment. Throws `CompressoError` for options that cannot work in any of its cells, which it names, and for files that are missing.
+ * Plans an experiment. Throws `CompressoError` for options that cannot work in any of its cells, which it names, for files that are missing, and
+ * for a store that is no folder.
  */
 export async function planCells(
   experiment: ResolvedExperiment,
   store: Store,
   { only = new Map() }: { readonly only?: Filter | undefined } = {},
 ): Promise<ExperimentPlan> {
+  await store.check();
   const cache = new RowCache(), measures = await measuresOf(experiment.evaluate, cache);
   const models = new Map<string, CellModel>(), drafts: CellDraft[] = [];
   for (const cell of experiment.cells) {
-    const model = await modelOf(cell, { experiment, cache, models });
+    const model = await modelOf(cell, { experiment, models });
     try {
       drafts.push(await planCell(cell, { experiment, cache, model }));
     } catch (error) {
@@ -133,9 +135,8 @@ async function planCell(cell: Cell, { experiment, cache, model }: {
   };
 }
 
-async function modelOf({ options }: Cell, { experiment, cache, models }: {
+async function modelOf({ options }: Cell, { experiment, models }: {
   readonly experiment: ResolvedExperiment;
-  readonly cache: RowCache;
   readonly models: Map<string, CellModel>;
 }): Promise<CellModel> {
   const path = pick(experiment.models, options.model, "model"), baseDtype = options.baseDtype ?? "f16";
@@ -143,7 +144,7 @@ async function modelOf({ options }: Cell, { experiment, cache, models }: {
   const name = options.model ?? names[0] ?? "model", key = `${name} ${baseDtype}`;
   const known = models.get(key);
   if (known) return known;
-  const weights = await cache.digest(modelPath(path)), { source: { spec } } = await openModelFiles(path);
+  const weights = await weightsDigest(modelPath(path)), { source: { spec } } = await openModelFiles(path);
   const model = { name, path, baseDtype, spec, weights };
   models.set(key, model);
   return model;

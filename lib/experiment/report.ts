@@ -325,7 +325,7 @@ function protocolOf({ definition, evaluate }: ResolvedExperiment, all: readonly 
       } whose right choice is the likeliest`
     ),
     ...(evaluate.tasks
-      ? [`${evaluate.tasks.names.join(", ")}: ${evaluate.tasks.limit ?? "all"} questions of each`]
+      ? [`${evaluate.tasks.names.map(base).join(", ")}: ${evaluate.tasks.limit ?? "all"} questions of each`]
       : []),
   ];
 }

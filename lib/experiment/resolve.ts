@@ -2,8 +2,8 @@
 // paths name.
 import { resolve } from "node:path";
 import { CompressoError } from "../errors.ts";
+import { isTaskFile } from "../eval/task_file.ts";
 import { DEMO, demoData } from "../io/open_model.ts";
-import { isScheduleName } from "../prune/builtin_schedules.ts";
 import {
   dataOf,
   type DataSource,
@@ -16,6 +16,7 @@ import {
   modelsOf,
 } from "./definition.ts";
 import { type Cell, cellsOf } from "./grid.ts";
+import { isScriptPath } from "./identity.ts";
 import type { CellOptions } from "./options.ts";
 
 /** Changes to an experiment, such as the command line makes. Paths are relative to the current folder. */
@@ -99,7 +100,8 @@ function withOptions(
   set: Readonly<Record<string, readonly unknown[]>>,
 ): ExperimentDefinition {
   let base: CellOptions = definition.base ?? {}, grids = gridsOf(definition);
-  for (const [name, values] of Object.entries(set)) {
+  for (const [name, given] of Object.entries(set)) {
+    const values = given.map((value) => givenValue(name, value));
     if (grids.some((grid) => Object.hasOwn(grid, name))) {
       grids = grids.map((grid): Grid => Object.hasOwn(grid, name) ? { ...grid, [name]: values } : grid);
     } else if (values.length === 1) base = { ...base, [name]: values[0] };
@@ -154,23 +156,33 @@ function foundMeasures(
   { perplexity = [], rows = [], choices = [], tasks, prompt }: EvaluateDefinition,
   { find, isThere }: { readonly find: Find; readonly isThere: (path: string) => boolean },
 ): EvaluateDefinition {
+  const taskNames = (tasks?.names ?? []).filter(isThere).map((name) =>
+    name.startsWith("@") || isTaskFile(name) ? find(name) : name
+  );
   return {
     perplexity: perplexity.filter(({ text }) => isThere(text)).map((item) => ({ ...item, text: find(item.text) })),
     rows: rows.filter(({ file }) => isThere(file)).map((item) => ({ ...item, file: find(item.file) })),
     choices: choices.filter(({ file }) => isThere(file)).map((item) => ({ ...item, file: find(item.file) })),
-    ...(tasks && isThere(tasks.data) ? { tasks: { ...tasks, data: find(tasks.data) } } : {}),
+    ...(tasks && isThere(tasks.data) && taskNames.length > 0
+      ? { tasks: { ...tasks, names: taskNames, data: find(tasks.data) } }
+      : {}),
     prompt: (prompt ?? [false]).map((setting) => typeof setting === "string" ? find(setting) : setting),
   };
 }
 
 function foundOptions(options: CellOptions, find: Find): CellOptions {
   const { schedule, prompt } = options;
-  const isPath = schedule !== undefined && !isScheduleName(schedule) && !/^[a-z][a-z\d+.-]+:/i.test(schedule);
   return {
     ...options,
-    ...(isPath ? { schedule: find(schedule) } : {}),
+    ...(schedule !== undefined && isScriptPath(schedule) ? { schedule: find(schedule) } : {}),
     ...(typeof prompt === "string" ? { prompt: find(prompt) } : {}),
   };
+}
+
+/** The value of an option as a command line says it: a path is relative to the current folder, unless it begins with @. */
+function givenValue(option: string, value: unknown): unknown {
+  if (typeof value !== "string" || value.startsWith("@")) return value;
+  return option === "prompt" || (option === "schedule" && isScriptPath(value)) ? resolve(value) : value;
 }
 
 function mapValues(

@@ -1,5 +1,6 @@
 // Rows of an experiment's data sets, read once, or written once by the model itself. Owns the cache and the folder of self-written texts;
 // refuses tokens.
+import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
 import { makeFolder } from "../io/atomic.ts";
 import { type DataReport, type DataSet, readRows, type Row } from "../io/datasets.ts";
@@ -54,23 +55,13 @@ export class RowCache {
     return { rows, reading: report };
   }
 
-  /** A digest of a file or folder, of names, sizes and ends. Throws `CompressoError("input")` where there is none. */
+  /** A digest of all bytes of a file. Throws `CompressoError("input")` where there is none. */
   async digest(path: string): Promise<string> {
     const known = this.#digests.get(path);
     if (known) return known;
-    try {
-      const digest = await modelDigest(path);
-      this.#digests.set(path, digest);
-      return digest;
-    } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
-      throw new CompressoError("input", {
-        what: `cannot read ${path}`,
-        rule: "what an experiment names is there",
-        value: "no such file or folder",
-        mend: "check the path; those of a definition are relative to its file",
-      }, { cause: error });
-    }
+    const digest = await found(path, dataDigest(path));
+    this.#digests.set(path, digest);
+    return digest;
   }
 
   /** What tells a source from another one. */
@@ -86,6 +77,38 @@ export class RowCache {
 export function writtenPath({ generate }: SelfWrittenData, { folder, weights, model }: Writer): string {
   const key = digestOf([JSON.stringify({ ...generate, weights, baseDtype: model.weights.baseDtype })]);
   return `${folder}/self-written-${key.slice(0, 8)}.jsonl`;
+}
+
+/** A digest of a model, a file or a folder. Throws `CompressoError("input")` where there is none. */
+export async function weightsDigest(path: string): Promise<string> {
+  return await found(path, modelDigest(path));
+}
+
+/** Bytes up to which {@link modelDigest} reads all of a file. */
+const WHOLE_BYTES = 2 << 20;
+
+/** Of a file that `modelDigest` reads whole it is the same: cells of earlier versions stay what they are. */
+async function dataDigest(path: string): Promise<string> {
+  const { isFile, size } = await Deno.stat(path);
+  if (!isFile || size <= WHOLE_BYTES) return await modelDigest(path);
+  const hash = createHash("sha256");
+  using file = await Deno.open(path);
+  for await (const chunk of file.readable) hash.update(chunk);
+  return hash.digest("hex").slice(0, 16);
+}
+
+async function found(path: string, digest: Promise<string>): Promise<string> {
+  try {
+    return await digest;
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    throw new CompressoError("input", {
+      what: `cannot read ${path}`,
+      rule: "what an experiment names is there",
+      value: "no such file or folder",
+      mend: "check the path; those of a definition are relative to its file",
+    }, { cause: error });
+  }
 }
 
 async function write(source: SelfWrittenData, writer: Writer): Promise<string> {

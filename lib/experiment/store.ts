@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { CompressoError, type ErrorCode } from "../errors.ts";
 import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
 import { exists } from "../io/exists.ts";
-import { CHECKPOINT_FILE } from "../run/pipeline.ts";
+import { CHECKPOINT_FILE } from "../run/run_files.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { RunSummary } from "../run/session.ts";
 import { type CellIdentity, differences } from "./identity.ts";
@@ -72,6 +72,21 @@ export class Store {
 
   constructor(out: string) {
     this.out = out;
+  }
+
+  /** Throws `CompressoError("usage")` where a file stands at its path, or above. */
+  async check(): Promise<void> {
+    const isFree = await Deno.stat(this.out).then(
+      ({ isDirectory }) => isDirectory,
+      (error) => !(error instanceof Deno.errors.NotADirectory),
+    );
+    if (isFree) return;
+    throw new CompressoError("usage", {
+      what: `cannot write to ${this.out}`,
+      rule: "results of an experiment lie in a folder",
+      value: "a file, or below one",
+      mend: "choose another --out",
+    });
   }
 
   /** Path of a cell's folder, by the folder's name. */

@@ -2,7 +2,7 @@
 import { hardSelection } from "./harden.ts";
 import type { Layout } from "./layouts.ts";
 import { leastUniform } from "./uniform.ts";
-import { type Selection, selectionMasks, unitParameters, type UnitTable } from "./units.ts";
+import { selectionMasks, unitParameters, type UnitTable } from "./units.ts";
 import type { MaskValues } from "../nn/masks.ts";
 
 /** Steps between two choices. */
@@ -29,8 +29,8 @@ export function gradualMasks(
   table: UnitTable,
   mean: Float32Array,
   { target, layout }: { readonly target: number; readonly layout: Layout },
-): { readonly masks: Required<MaskValues>; readonly kept: Selection } {
+): Required<MaskValues> {
   const isCut = target > 0 && (layout !== "uniform" || target >= leastUniform(table));
   const kept = isCut ? hardSelection(table, mean, { target, layout }) : new Uint8Array(table.count).fill(1);
-  return { masks: selectionMasks(table, kept), kept };
+  return selectionMasks(table, kept);
 }

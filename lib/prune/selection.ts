@@ -20,7 +20,7 @@ export interface SizeTarget {
 export interface SelectOptions {
   /** Sparsity to reach; null, or absent, where only `size` or `layerTargets` count. */
   readonly target?: number | null;
-  /** Takes the place of `target`. */
+  /** Takes the place of `target`. No unit that stands alone could come back then. */
   readonly size?: SizeTarget | undefined;
   /**
    * Share to cut of each layer's own linear weights, hidden dims not counted; null leaves a layer free. They go first: where they cut more than
@@ -101,6 +101,7 @@ function attempt(table: UnitTable, pieces: readonly Piece[], options: ChooseOpti
       overshoots: (slack) => tally.size() < size.most - slack * perParameter,
     });
     if (!met) return () => unreachable(table, options, { most: tally.size(), whole });
+    giveBack(table, tally, free, size.most);
   } else if (target !== null) {
     const met = cutUntil(tally, free, {
       isMet: () => tally.sparsity() >= target - ROUNDING,
@@ -109,6 +110,20 @@ function attempt(table: UnitTable, pieces: readonly Piece[], options: ChooseOpti
     if (!met) return () => unreachable(table, options, { most: tally.sparsity(), whole });
   }
   return tally.kept;
+}
+
+/**
+ * Restores pieces that stand alone, of the highest score first, as far as the size allows. A head saves less than its parameters, often nothing,
+ * where slicing fills its layer's KV groups up: only at the end is it clear which had to fall.
+ */
+function giveBack(table: UnitTable, tally: Tally, pieces: readonly Piece[], most: number): void {
+  for (const { units, queue, layer } of pieces.toReversed()) {
+    const gate = layer === null ? -1 : table.layers[layer]?.gate ?? -1;
+    const isDead = gate >= 0 && !tally.kept[gate] && units[0] !== gate;
+    if (queue !== null || isDead || units.some((unit) => tally.kept[unit])) continue;
+    restore(tally, units);
+    if (tally.size() > most) { for (const unit of units) tally.drop(unit); }
+  }
 }
 
 /** Exact sparsity of a selection: 1 − kept parameters / total, K and V of a group counted while one of its heads lives. */

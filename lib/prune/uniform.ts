@@ -30,7 +30,10 @@ export interface UniformGoals {
   readonly counts: UniformCounts;
   /** Sparsity with these counts, at least the target. */
   readonly sparsity: number;
-  /** Goals with which the expected sparsity is `now`: the final ones, scaled. Hidden dims follow from the goal of the whole. */
+  /**
+   * Goals with which the expected sparsity is `now`: the final ones, scaled; above `sparsity` those of a run to `now` itself, which throws as
+   * {@link uniformCounts}. Hidden dims follow from the goal of the whole.
+   */
   at(now: number): PartGoals;
 }
 
@@ -76,16 +79,27 @@ export function uniformGoals(table: UnitTable, options: UniformOptions): Uniform
     attention: attention.count > 0 ? 1 - 2 * headDim * (counts.heads + counts.kvHeads) / attention.total : null,
     ffn: ffn.count > 0 ? 1 - 3 * counts.ffn / ffn.total : null,
   }));
+  let beyond: { readonly now: number; readonly goals: UniformGoals } | null = null;
   return {
     counts,
     sparsity,
     at(now): PartGoals {
+      if (now > sparsity + ROUNDING) {
+        // A schedule may stay there for many steps, and to choose rows takes a while.
+        if (beyond?.now !== now) {
+          beyond = { now, goals: uniformGoals(table, { ...options, size: undefined, target: now }) };
+        }
+        return beyond.goals.at(now);
+      }
       const share = sparsity > 0 ? Math.min(1, Math.max(0, now / sparsity)) : 0;
       const scaled = (goal: number | null): number | null => goal === null ? null : goal * share;
       return { attention: final.map((goal) => scaled(goal.attention)), ffn: final.map((goal) => scaled(goal.ffn)) };
     },
   };
 }
+
+/** Errors of a quotient of whole numbers. */
+const ROUNDING = 1e-9;
 
 /** Keeps the units of the highest score in each layer, as many as the counts say. */
 export function uniformSelection(table: UnitTable, scores: ArrayLike<number>, counts: UniformCounts): Selection {

@@ -5,7 +5,7 @@ import { openSafetensors } from "../io/safetensors.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 import { z } from "../packages.ts";
 import { type Alarm, ALARM_ACTIONS, MONITOR_NAMES } from "../run/monitors/alarm.ts";
-import { CHECKPOINT_FILE } from "../run/pipeline.ts";
+import { CHECKPOINT_FILE } from "../run/run_files.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { RunSummary } from "../run/session.ts";
 import { type Evaluation, readEvaluation } from "./evaluation.ts";

@@ -3,7 +3,7 @@ import { CompressoError } from "../errors.ts";
 import { openSafetensors, type SafetensorsFile } from "../io/safetensors.ts";
 import { type SafetensorsItem, writeSafetensors } from "../io/safetensors_write.ts";
 import type { BatchCursor } from "./batches.ts";
-import type { RecordView } from "../prune/schedule_script.ts";
+import type { LayerState, RecordView } from "../prune/schedule_script.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { MonitorState } from "./monitors/watch.ts";
 import type { TrainerArrays } from "./trainer.ts";
@@ -28,6 +28,10 @@ export interface RunPosition {
   readonly target: number | null;
   /** What it aimed at in single layers. */
   readonly layerTargets: readonly (number | null)[] | null;
+  /** What was done before the step to come: the beginning of its stage, and with it the hook `beforeStep`; null for neither. */
+  readonly begun: "stage" | "step" | null;
+  /** The layers as a schedule saw them before that hook; null where it has not. */
+  readonly seen: readonly LayerState[] | null;
   /** Steps that a schedule left out by ending the pruning stage. */
   readonly leftOut: number;
   /** The last records, oldest first, as far as a schedule sees them. */

@@ -112,7 +112,6 @@ function learned(parts: ChooserParts): Chooser {
 
 /** log α holds the running mean of squared gradients. */
 function gradual({ table, options, trainer, harden }: ChooserParts): Chooser {
-  let hard: number | null = null;
   return {
     ...NOTHING,
     begin: () => Promise.resolve(trainer.setLogAlpha(new Float32Array(table.count))),
@@ -126,11 +125,10 @@ function gradual({ table, options, trainer, harden }: ChooserParts): Chooser {
         });
       }
       if (step > 0 && step % GRADUAL_EVERY === 0) {
-        const { masks, kept } = gradualMasks(table, await trainer.logAlpha(), { target, layout: options.layout });
-        trainer.setMasks(masks);
-        hard = hardSparsity(table, kept);
+        trainer.setMasks(gradualMasks(table, await trainer.logAlpha(), { target, layout: options.layout }));
       }
-      return hard ??= sparsityOf(table, await trainer.masks());
+      // Those of a hook too.
+      return sparsityOf(table, await trainer.masks());
     },
     async afterStep(): Promise<void> {
       const mean = await trainer.logAlpha();

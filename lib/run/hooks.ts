@@ -31,11 +31,11 @@ export interface RunHandle {
  * they are called anew for what is done anew.
  */
 export interface RunHooks {
-  /** Before the batch of a step is taken. */
+  /** Before the batch of a step is taken. A run that is stopped within the step keeps what was written, and does not call it again on resuming. */
   readonly beforeStep?: (run: RunHandle) => void | Promise<void>;
   /** With it every step's numbers are read from the GPU at once. */
   readonly afterStep?: (record: StepRecord, run: RunHandle) => void | Promise<void>;
-  /** Before the first step of a stage, or the first after resuming at its beginning. */
+  /** Before the first step of a stage; of pruning, when log α has its start. A run that is stopped within that step does not call it again. */
   readonly beforeStage?: (stage: Stage, run: RunHandle) => void | Promise<void>;
   /** After the masks became hard, where the stage is that of pruning. */
   readonly afterStage?: (stage: Stage, run: RunHandle) => void | Promise<void>;

@@ -6,6 +6,7 @@ import type { Model } from "./model.ts";
 import type { CheckpointOptions, PruneOptions } from "./options.ts";
 import { recordsUpTo } from "./record_lines.ts";
 import type { StepRecord } from "./records.ts";
+import { CHECKPOINT_FILE, refuseEarlierRun } from "./run_files.ts";
 import { checkExportSize } from "./size_goal.ts";
 import { prune, type PruneSession, type RunSummary, type SessionExportOptions } from "./session.ts";
 
@@ -31,10 +32,10 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint"> {
   readonly onPhase?: (phase: "slice" | "export") => void;
 }
 
-/** Name of the checkpoint within the folder of a run. */
-export const CHECKPOINT_FILE = "checkpoint.safetensors";
-
-/** Runs all stages, slices, verifies and writes. Throws `CompressoError("usage")` for `resume` without a checkpoint. */
+/**
+ * Runs all stages, slices, verifies and writes. Throws `CompressoError("usage")` for `resume` without a checkpoint, and for a folder that holds an
+ * earlier run, unless it is resumed or `export.replace` is set; that run stays as it is.
+ */
 export async function compress(model: Model, options: CompressOptions): Promise<RunSummary> {
   const { out, checkpointEvery = 50, resume = false, identity, onReady, onStart, onRecord, onPhase, ...rest } = options;
   checkExportSize(rest.size, options.export ?? {});
@@ -47,6 +48,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
       mend: "start it without --resume",
     });
   }
+  if (!resume && !options.export?.replace) await refuseEarlierRun(out);
   const every = checkpointEvery > 0 ? checkpointEvery : Infinity;
   using session = prune(model, {
     ...rest,

@@ -24,6 +24,7 @@ import {
 } from "./monitors/oversee.ts";
 import { asShortage } from "./monitors/shortage.ts";
 import { type CheckpointOptions, type PruneOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
+import { pausable } from "./pausable.ts";
 import type { PruneResult, PruneRun } from "./prune_result.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { allocateRun, chooserOf, type Ready, type RunParts } from "./ready.ts";
@@ -33,7 +34,9 @@ import {
   firstPosition,
   handleOf,
   identityOf,
+  NOTHING_DONE,
   type PendingStep,
+  positionAfter,
   type PreparedStep,
   recordsOf,
   refuseResult,
@@ -71,6 +74,7 @@ class Run implements PruneRun {
   readonly #place = { state: () => this.#state(0, 0), leftOut: () => this.#position.leftOut };
   #lastFlush = performance.now();
   #result: PruneResult | null = null;
+  readonly #stream = pausable(() => this.#drive());
 
   constructor(model: Model, parts: RunParts) {
     this.options = parts.options;
@@ -137,12 +141,18 @@ class Run implements PruneRun {
     this.#since = [];
   }
 
-  async *[Symbol.asyncIterator](): AsyncGenerator<StepRecord, void, undefined> {
+  [Symbol.asyncIterator](): AsyncIterator<StepRecord, void, undefined> {
+    return this.#stream[Symbol.asyncIterator]();
+  }
+
+  async *#drive(): AsyncGenerator<StepRecord, void, undefined> {
     const { given, options } = this.#parts;
     await this.prepare();
+    // A step that failed has taken its batch.
+    this.#batches.seek(this.#position.cursor);
     this.#lastFlush = performance.now();
     try {
-      for (let stage = this.#stage; stage; stage = this.#stage) yield* this.#drive(stage);
+      for (let stage = this.#stage; stage; stage = this.#stage) yield* this.#driveStage(stage);
       if (!this.#result) await this.#save();
       await this.#finish();
     } catch (error) {
@@ -164,7 +174,7 @@ class Run implements PruneRun {
   }
 
   /** Runs a stage to its end, or until the run goes back. */
-  async *#drive(stage: StagePlan): AsyncGenerator<StepRecord, void, undefined> {
+  async *#driveStage(stage: StagePlan): AsyncGenerator<StepRecord, void, undefined> {
     const { hooks, checkpoint } = this.#parts.given, every = checkpoint?.every ?? Infinity;
     await this.#enter(stage);
     while (this.#position.stageStep < stage.steps) {
@@ -177,15 +187,16 @@ class Run implements PruneRun {
     if (yield* this.#flush({ looks: true })) return;
     if (stage.stage === "prune") await this.#harden();
     await hooks?.afterStage?.(stage.stage, this.#handle(stage.stage));
-    this.#position = { ...this.#position, stage: this.#position.stage + 1, stageStep: 0 };
+    this.#position = { ...this.#position, stage: this.#position.stage + 1, stageStep: 0, ...NOTHING_DONE };
     await this.#keep();
   }
 
   /** What comes before the first step of a stage. */
   async #enter({ stage }: StagePlan): Promise<void> {
-    if (this.#position.stageStep > 0) return;
-    await this.#parts.given.hooks?.beforeStage?.(stage, this.#handle(stage));
+    if (this.#position.stageStep > 0 || this.#position.begun) return;
     if (stage === "prune") await this.#now.chooser.begin();
+    await this.#parts.given.hooks?.beforeStage?.(stage, this.#handle(stage));
+    this.#position = { ...this.#position, begun: "stage" };
   }
 
   result(): PruneResult {
@@ -194,6 +205,8 @@ class Run implements PruneRun {
 
   [Symbol.dispose](): void {
     this.#ready?.trainer[Symbol.dispose]();
+    // After its last record, or an error, this does nothing.
+    void this.#ready?.steerer[Symbol.asyncDispose]();
     if (this.#ready && this.#ready.model !== this.#model) this.#ready.model[Symbol.dispose]();
   }
 
@@ -201,7 +214,11 @@ class Run implements PruneRun {
   async #steer({ stage, steps }: StagePlan): Promise<Steering | null> {
     if (stage !== "prune") return null;
     const { stageStep: step, recent: records } = this.#position;
-    const layers = (): Promise<LayerState[]> => layerStates(this.#parts, this.#trainer, this.#position.aim);
+    const layers = async (): Promise<readonly LayerState[]> => {
+      const seen = this.#position.seen ?? await layerStates(this.#parts, this.#trainer, this.#position.aim);
+      this.#position = { ...this.#position, seen };
+      return seen;
+    };
     return await this.#now.steerer.at({ step, steps, records, layers });
   }
 
@@ -212,17 +229,11 @@ class Run implements PruneRun {
     if (steering?.end) return null;
     const rates = slowedRates(steering?.rates ?? options.rates, halvings), target = steering?.target ?? null;
     const rate = stageRate(stage, rates)(progressOf(stageStep, steps));
-    await given.hooks?.beforeStep?.(this.#handle(stage));
+    if (this.#position.begun !== "step") await given.hooks?.beforeStep?.(this.#handle(stage));
+    this.#position = { ...this.#position, begun: "step" };
     const batch = this.#batches.next();
     const state = this.#state(rate, target ?? 0, rates);
-    const hard = steering
-      ? await this.#now.chooser.beforeStep({
-        step: stageStep,
-        target: steering.target,
-        layers: steering.layers,
-        freeze: steering.freeze,
-      })
-      : null;
+    const hard = steering && await this.#now.chooser.beforeStep({ ...steering, step: stageStep });
     const aim = steering && aimOf({ ...steering, rates }, { step: stageStep, steps });
     return { index, stage, kind, batch, state, rate, target, hard, aim, layers: steering?.layers ?? null };
   }
@@ -235,28 +246,12 @@ class Run implements PruneRun {
       this.#position = { ...position, leftOut: plan.steps - position.stageStep };
       return false;
     }
-    const { kind, batch, state, target, stage } = step;
-    try {
-      await this.#trainer.step(kind, batch, { state, ...(signal ? { signal } : {}) });
-    } catch (error) {
-      this.#batches.seek(position.cursor);
-      throw error;
-    }
+    const { kind, batch, state, target } = step;
+    await this.#trainer.step(kind, batch, { state, ...(signal ? { signal } : {}) });
     if (target !== null) await this.#now.chooser.afterStep();
     this.#pending.push(step);
-    this.#position = {
-      ...position,
-      target: target ?? position.target,
-      layerTargets: step.layers ?? position.layerTargets,
-      aim: step.aim,
-      stageStep: position.stageStep + 1,
-      step: position.step + 1,
-      loraUpdates: position.loraUpdates + 1,
-      maskUpdates: position.maskUpdates + (kind === "masks" ? 1 : 0),
-      cursor: this.#batches.cursor,
-      seconds: { ...position.seconds, [stage]: (position.seconds[stage] ?? 0) + (performance.now() - start) / 1000 },
-      tokens: position.tokens + batch.realTokens,
-    };
+    const seconds = (performance.now() - start) / 1000;
+    this.#position = positionAfter(position, step, { cursor: this.#batches.cursor, seconds });
     return true;
   }
 
@@ -360,14 +355,19 @@ class Run implements PruneRun {
     return lookAtMasks(this.#parts.table, arrays, { learned: this.options.method === "compresso" ? aim : null });
   }
 
-  /** Ends the pruning stage: exactly as many units fall as the last target of the schedule demands. */
+  /** Ends the pruning stage: exactly as many units fall as the last target demands; none where a schedule ended it before its first step. */
   async #harden(): Promise<void> {
-    const { table } = this.#parts, target = this.#position.target ?? this.options.sparsity;
-    const { layerTargets: layers, aim } = this.#position, { temperature } = aim ?? this.options.rates;
-    const expected = await this.#now.chooser.end({ target, layers, temperature });
+    const { table } = this.#parts, { layerTargets: layers, aim, target: last, leftOut, stageStep } = this.#position;
+    const isSkipped = stageStep === 0 && leftOut > 0, target = isSkipped ? 0 : last ?? this.options.sparsity;
+    const { temperature } = aim ?? this.options.rates;
+    const expected = isSkipped ? 0 : await this.#now.chooser.end({ target, layers, temperature });
     this.#position = { ...this.#position, target, expected, aim: null };
     const arrays = await this.#trainer.save(), hard = hardSparsity(table, keptUnits(table, arrays.slots));
-    const { position, verdict } = overseeHard(this.#position, { look: this.#look(arrays), hard }, this.#oversight);
+    const { position, verdict } = overseeHard(
+      this.#position,
+      { look: this.#look(arrays), hard, isSkipped },
+      this.#oversight,
+    );
     this.#position = position;
     await this.#act(verdict);
   }

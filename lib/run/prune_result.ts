@@ -38,7 +38,10 @@ export interface PruneResult {
   readonly alarms: readonly Alarm[];
 }
 
-/** A run: iterate its records to drive it, then ask for its result. Dispose it to free the trainer's memory. */
+/**
+ * A run: iterate its records to drive it, then ask for its result. A loop that is left pauses it, and the next one goes on right there. Dispose
+ * it to free the trainer's memory and end a schedule's process.
+ */
 export interface PruneRun extends AsyncIterable<StepRecord>, Disposable {
   /** Options with all defaults filled in. */
   readonly options: ResolvedOptions;

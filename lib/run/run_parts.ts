@@ -37,6 +37,9 @@ export interface PreparedStep extends StepToSearch, PendingStep {
   readonly layers: Steering["layers"];
 }
 
+/** Nothing was done yet before the step to come. */
+export const NOTHING_DONE: Pick<RunPosition, "begun" | "seen"> = { begun: null, seen: null };
+
 /** Where a run begins. */
 export function firstPosition(cursor: BatchCursor): RunPosition {
   return {
@@ -50,6 +53,7 @@ export function firstPosition(cursor: BatchCursor): RunPosition {
     expected: null,
     target: null,
     layerTargets: null,
+    ...NOTHING_DONE,
     leftOut: 0,
     recent: [],
     seconds: {},
@@ -60,6 +64,28 @@ export function firstPosition(cursor: BatchCursor): RunPosition {
     unsaid: [],
     looked: 0,
     monitors: FRESH_MONITORS,
+  };
+}
+
+/** Where it is after a step that took so many seconds. */
+export function positionAfter(
+  position: RunPosition,
+  { stage, kind, target, layers, aim, batch }: PreparedStep,
+  { cursor, seconds }: { readonly cursor: BatchCursor; readonly seconds: number },
+): RunPosition {
+  return {
+    ...position,
+    ...NOTHING_DONE,
+    target: target ?? position.target,
+    layerTargets: layers ?? position.layerTargets,
+    aim,
+    stageStep: position.stageStep + 1,
+    step: position.step + 1,
+    loraUpdates: position.loraUpdates + 1,
+    maskUpdates: position.maskUpdates + (kind === "masks" ? 1 : 0),
+    cursor,
+    seconds: { ...position.seconds, [stage]: (position.seconds[stage] ?? 0) + seconds },
+    tokens: position.tokens + batch.realTokens,
   };
 }
 

@@ -134,7 +134,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return this.#run.prepare();
   }
 
-  /** Drives the run and yields its records. */
+  /** Drives the run and yields its records; a loop that is left pauses it, and the next one goes on right there. */
   async *[Symbol.asyncIterator](): AsyncGenerator<StepRecord, void, undefined> {
     for await (const record of this.#run) {
       // A run that went back does steps anew.

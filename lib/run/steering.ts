@@ -1,6 +1,6 @@
 // What a pruning stage aims at, step by step: the built-in cubic schedule, or the user's own. Owns what a schedule is shown; refuses the loop.
 import { CompressoError } from "../errors.ts";
-import { checkLayerTargets, mostSparsity, type UnitTable } from "../prune/units.ts";
+import { checkLayerTargets, checkReachable, mostSparsity, type UnitTable } from "../prune/units.ts";
 import { cubicSparsity, progressOf } from "../prune/schedule.ts";
 import type { ScheduleOutput } from "../prune/schedule_output.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
@@ -96,18 +96,22 @@ function scripted(
       const output = await schedule.evaluate({ progress, sparsity, step, steps, records, layers: await layers() });
       const now: Rates = { ...rates, ...output.rates };
       const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup: now.warmup })(progress);
-      checkTargets(table, { step, steps, target, most, layers: output.layers });
+      checkTargets(table, { step, steps, target, most, layers: output.layers, isOwn: output.sparsity !== null });
       return { target, rates: now, end: output.end, layers: output.layers, freeze: output.freeze };
     },
     [Symbol.asyncDispose]: () => schedule[Symbol.asyncDispose](),
   };
 }
 
-/** Refuses targets that units and rules cannot meet before the stage is spent on them. Throws `CompressoError("input")`, with step and value. */
+/**
+ * Refuses targets that units and rules cannot meet before the stage is spent on them. Those of layers have to agree with the schedule's own for
+ * the whole; behind the run's curve, where a schedule leaves the whole to it, they may stay until the end. Throws `CompressoError("input")`, with
+ * step and value.
+ */
 function checkTargets(
   table: UnitTable,
-  { step, steps, target, most, layers }:
-    & { readonly most: number }
+  { step, steps, target, most, layers, isOwn }:
+    & { readonly most: number; readonly isOwn: boolean }
     & Pick<SteeringInput, "step" | "steps">
     & Pick<Steering, "target" | "layers">,
 ): void {
@@ -123,6 +127,7 @@ function checkTargets(
   if (!layers) return;
   try {
     checkLayerTargets(table, layers);
+    if (isOwn && target > 0) checkReachable(table, Math.min(target, most), { layerTargets: layers });
   } catch (error) {
     if (!(error instanceof CompressoError)) throw error;
     throw new CompressoError("input", { ...error.parts, what: `${what}: ${error.parts.what}` }, { cause: error });

@@ -95,6 +95,21 @@ Deno.test("eval --text takes several windows and a stride, and compares models w
   assert.match(table.stdout, /^perplexity 32 +× 1\.0000 \(1\.0000 … 1\.0000\)$/m);
 });
 
+Deno.test("eval --text without windows has one for all models, which fits the shortest context", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("text.txt"), "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(12));
+  await copyDemo(folder.at("short"));
+  const config = folder.at("short", "config.json"), shape = JSON.parse(await Deno.readTextFile(config));
+  await Deno.writeTextFile(config, JSON.stringify({ ...shape, max_position_embeddings: 24 }));
+  const { code, stdout, stderr } = await cli([
+    ...["eval", "demo", folder.at("short"), "--text", folder.at("text.txt"), "--no-tuning", "--json"],
+  ]);
+  assert.equal(code, 0, stderr);
+  const { models, differences } = JSON.parse(stdout);
+  assert.deepEqual(models.map(({ window }: { window: number }) => window), [24, 24]);
+  assert.deepEqual(differences[0].perplexities, [{ window: 24, ratio: 1, low: 1, high: 1 }]);
+});
+
 Deno.test("eval --text refuses a window beyond the context before it measures any", async () => {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(folder.at("text.txt"), "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(12));

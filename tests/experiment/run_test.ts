@@ -214,22 +214,29 @@ experimentTest(
       choices: { text: ["in Lyon", "in Pisa"], label: ["A", "B"] },
       answerKey: "B",
     };
-    const { choices } = question, stem = { question_stem: "Tom is", choices, answerKey: "A" };
     await Deno.writeTextFile(`${other}/arc_easy.test.jsonl`, JSON.stringify(question) + "\n");
-    await Deno.writeTextFile(`${other}/openbookqa.test.jsonl`, JSON.stringify(stem) + "\n");
-    const tasks = { names: ["arc_easy", "openbookqa"], data: other };
-    const notes: string[] = [], more = { ...plain, evaluate: { ...TINY.evaluate, tasks } };
+    const own = { name: "own", context: "{{place}}", choices: ["Lyon", "Pisa"], answer: "place" };
+    await Deno.writeTextFile(`${other}/mine.json`, JSON.stringify(own));
+    await Deno.writeTextFile(`${other}/own.test.jsonl`, JSON.stringify({ place: "Pisa" }) + "\n");
+    const tasks = { names: ["arc_easy", `${other}/mine.json`], data: other };
+    const text = "Tom went to Rome. Sam met the bee.\n".repeat(8);
+    await Deno.writeTextFile(`${other}/plain.txt`, text);
+    await Deno.writeTextFile(`${other}/marked.txt`, `\uFEFF${text}`);
+    const perplexity = ["plain", "marked"].map((name) => ({ name, text: `${other}/${name}.txt`, window: 16 }));
+    const notes: string[] = [], more = { ...plain, evaluate: { ...TINY.evaluate, perplexity, tasks } };
     const { worked, result } = await run(more, out, {
       evaluateOnly: true,
       onNote: (line) => notes.push(line),
     });
     assert.deepEqual(worked, ["seed=1"]);
-    assert.match(notes.join("\n"), /1 cells lack rows answers, choices questions, task arc_easy, task openbookqa, and/);
+    assert.match(notes.join("\n"), /1 cells lack .*, rows answers, choices questions, task arc_easy, task own, and/);
     assert.ok(await exists(`${out}/cells/seed=1/model`), "measuring afterwards leaves the models");
     assert.equal(result.report.groups[0]?.numbers["answers"]?.n, 1);
     assert.match(await Deno.readTextFile(`${out}/report.md`), /\(n = 1\)/);
     const numbers = result.report.cells.find(({ cell }) => cell === "seed=1")?.numbers ?? {};
-    near(numbers["mean acc of 2 tasks"], ((numbers["arc_easy acc"] ?? NaN) + (numbers["openbookqa acc"] ?? NaN)) / 2);
+    near(numbers["mean acc of 2 tasks"], ((numbers["arc_easy acc"] ?? NaN) + (numbers["own acc"] ?? NaN)) / 2);
+    assert.ok((numbers["plain"] ?? 0) > 1);
+    assert.equal(numbers["marked"], numbers["plain"], "a byte order mark is no part of a text");
   },
 );
 

@@ -116,12 +116,12 @@ Deno.test("without scores each kind gives the same share, with scores the kind t
   assert.ok(learned.ffn < 10, `${learned.ffn} columns`);
 });
 
-Deno.test("goals scale with the sparsity of the step, so that parts of that share make the whole", () => {
+Deno.test("goals follow the sparsity of the step, also beyond the target, so that parts of that share make the whole", () => {
   for (const spec of [DEEP, WORN, MULTI_HEAD]) {
     for (const kinds of [["kv", "ffn"], ["heads", "ffn"]] as const) {
       const table = unitTable(spec, kinds), goals = uniformGoals(table, { target: 0.35 });
       assert.ok(Math.abs(goals.sparsity - sparsityAt(table, goals.counts)) < 1e-12);
-      for (const now of [0, 0.1, 0.35, goals.sparsity]) {
+      for (const now of [0, 0.1, 0.35, goals.sparsity, 0.5, 0.6]) {
         const { attention, ffn } = goals.at(now);
         const kept = table.layers.reduce(
           (sum, layer, l) =>

@@ -1,10 +1,19 @@
 // The loop of a run: hooks reach into it, methods choose units, and an interrupted run ends with the same bits. On the demo model.
 import assert from "node:assert/strict";
-import { compress, hardSparsity, prune, type PruneResult, type RunHooks } from "../../mod.ts";
+import {
+  compress,
+  defineSchedule,
+  hardSparsity,
+  prune,
+  type PruneResult,
+  type RunHandle,
+  type RunHooks,
+} from "../../mod.ts";
 import { magnitudeScores } from "../../lib/prune/baselines.ts";
 import { priorShape } from "../../lib/prune/prior.ts";
 import { selectionMasks, selectUnits, unitTable } from "../../lib/prune/units.ts";
 import { readRun } from "../../lib/report/read_run.ts";
+import { sparsityOf } from "../../lib/run/chooser.ts";
 import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 
 Deno.test("a resumed run whose records were lost in part, broken or not copied goes on with the lines that there are", async () => {
@@ -32,6 +41,39 @@ Deno.test("a resumed run whose records were lost in part, broken or not copied g
   });
 });
 
+Deno.test("a run of a program in the folder of an earlier one is refused before anything is done, and that one stays", async () => {
+  await withDemo(async ({ model }) => {
+    const out = await Deno.makeTempDir(), files = ["records.jsonl", "run.json"];
+    for (const name of files) await Deno.writeTextFile(`${out}/${name}`, "earlier\n");
+    const onRecord = (): void => assert.fail("a step was done");
+    await assert.rejects(compress(model, { ...BASE, out, onRecord }), /no earlier run; now: it holds run\.json/);
+    for (const name of files) assert.equal(await Deno.readTextFile(`${out}/${name}`), "earlier\n");
+    await Deno.remove(out, { recursive: true });
+  });
+});
+
+Deno.test("a loop over a run may be left, and another one goes on right there", async () => {
+  await withDemo(async ({ model }) => {
+    const folder = await Deno.makeTempDir(), schedule = `${folder}/schedule.ts`;
+    await Deno.writeTextFile(
+      schedule,
+      `import { defineSchedule } from "./mod.ts"; export default defineSchedule({ sparsity: 0.2 });`,
+    );
+    // Records come from the GPU two at a time, or one by one where a schedule wants them.
+    const long = { steps: 32, postfinetune: 0, seq: 32, monitors: { divergence: { action: "off" } } } as const;
+    for (const options of [long, { steps: 2, postfinetune: 1, schedule }]) {
+      const seen: number[] = [];
+      using run = prune(model, { ...BASE, ...options });
+      const all = Array.from({ length: run.steps }, (_, index) => index + 1);
+      for (const _ of all) for await (const { step } of run) if (seen.push(step) > 0) break;
+      assert.deepEqual(seen, all);
+      for await (const { step } of run) assert.fail(`step ${step} is none`);
+      assert.ok(run.result().sparsity.hard >= 0.2 - ROUNDING);
+    }
+    await Deno.remove(folder, { recursive: true });
+  });
+});
+
 Deno.test("gradual saliency holds hard masks at the schedule's target, of ones and zeros", async () => {
   await withDemo(async ({ model }) => {
     const { records, result } = await drive(model, { method: "gradual", steps: 12 });
@@ -47,6 +89,24 @@ Deno.test("gradual saliency holds hard masks at the schedule's target, of ones a
     });
     assert.ok(Object.values(result.masks).every((values: Float32Array) => values.every((z) => z === 0 || z === 1)));
     assert.ok(result.sparsity.hard >= 0.2 - ROUNDING && result.sparsity.hard < 0.202);
+  });
+});
+
+Deno.test("records of gradual saliency say the sparsity of the masks that a step had, those of a hook too", async () => {
+  await withDemo(async ({ model }) => {
+    const seen: (readonly [number | null, number])[] = [];
+    const hooks: RunHooks = {
+      beforeStep: async (run) => {
+        const masks = await run.masks();
+        if (run.step === 5) run.setMasks({ ...masks, ffn: masks.ffn.map(() => 1) });
+      },
+      afterStep: async ({ stage, expected }, { table, masks }) => {
+        if (stage === "prune") seen.push([expected, sparsityOf(table, await masks())]);
+      },
+    };
+    await drive(model, { method: "gradual", steps: 6, postfinetune: 0, hooks });
+    for (const [expected, sparsity] of seen) assert.equal(expected, sparsity);
+    assert.equal(new Set(seen.map(([, sparsity]) => sparsity)).size, 3);
   });
 });
 
@@ -191,6 +251,42 @@ Deno.test("hooks follow steps and stages, and what they write holds from the nex
       }),
       /no/,
     );
+  });
+});
+
+Deno.test("a run that is stopped within a step has what its hooks wrote before it once", async () => {
+  await withDemo(async ({ model }) => {
+    const change = async (run: RunHandle): Promise<void> => {
+      run.setLora(new Map([...await run.lora()].map(([name, values]) => [name, values.map((value) => 0.8 * value)])));
+      run.setLogAlpha(Float32Array.from(await run.logAlpha(), (value) => 0.9 * value));
+    };
+    const hooks: RunHooks = { beforeStage: (_, run) => change(run), beforeStep: change };
+    // It sees the layers as they are before the hook.
+    const schedule = defineSchedule({ rates: { lora: ({ layers }) => 1e-3 * (1 + (layers[2]?.ffn ?? 0)) } });
+    const options = { hooks, schedule, steps: 5, postfinetune: 1 }, whole = bitsOf(await drive(model, options));
+    // The first of its stage, and another one.
+    for (const within of [1, 4]) {
+      assert.equal(bitsOf(await interrupted(model, options, { within })), whole, `in step ${within}`);
+    }
+  });
+});
+
+Deno.test("log α that a hook sets before the pruning stage is where learned masks start", async () => {
+  await withDemo(async ({ model }) => {
+    let own: number[] = [];
+    const hooks: RunHooks = {
+      beforeStage: async (stage, run) => {
+        if (stage !== "prune") return;
+        const start = await run.logAlpha();
+        own = [...start.toReversed()];
+        assert.notDeepEqual(own, [...start]);
+        run.setLogAlpha(Float32Array.from(own));
+      },
+    };
+    // log α stays where it starts.
+    const rates = { mask: 0, lambda: 0, tracking: 0, memory: 1 };
+    const { result } = await drive(model, { steps: 2, postfinetune: 0, rates, hooks });
+    assert.deepEqual([...result.logAlpha], own);
   });
 });
 

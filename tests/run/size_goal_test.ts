@@ -47,14 +47,16 @@ function mostOf(wanted: WantedSize): number {
   return "parameters" in wanted ? wanted.parameters : wanted.bytes;
 }
 
-/** Whether the model would be too large with one of the cut units back. */
+/** Whether the model would be too large with any one of the cut units back, or of a file in blocks with one of them: there rows matter too. */
 function isTight(table: UnitTable, masks: MaskValues, wanted: WantedSize): boolean {
   const kept = keptUnits(table, packMasks(spec, table.layout, masks));
-  return [...kept.keys()].filter((unit) => kept[unit] === 0).some((unit) => {
-    const more = kept.slice();
-    more[unit] = 1;
-    return sizeOf(planSlice(spec, selectionMasks(table, more)).spec, wanted) > mostOf(wanted);
-  });
+  const cut = [...kept.keys()].filter((unit) => kept[unit] === 0),
+    free = cut.filter((unit) => {
+      const more = kept.slice();
+      more[unit] = 1;
+      return sizeOf(planSlice(spec, selectionMasks(table, more)).spec, wanted) <= mostOf(wanted);
+    });
+  return "file" in wanted && wanted.file.dtype === "q8_0" ? free.length < cut.length : free.length === 0;
 }
 
 Deno.test("hard masks have the wanted size as it is written, and not with one unit back", () => {

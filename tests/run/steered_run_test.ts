@@ -1,10 +1,10 @@
 // Schedules that steer a run: targets, rates, layers and the end of the stage, and what they are shown. On the demo model.
 import assert from "node:assert/strict";
-import { cubic, defineSchedule, type RunHooks } from "../../mod.ts";
+import { cubic, defineSchedule, prune, type RunHooks } from "../../mod.ts";
 import { hardenMasks } from "../../lib/prune/harden.ts";
 import { keptBy } from "../../lib/run/chooser.ts";
 import { layerShares } from "../../lib/run/steering.ts";
-import { bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
+import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 
 Deno.test("a schedule sets target, rates and end, and the masks become hard at its last target", async () => {
   await withDemo(async ({ model }) => {
@@ -23,6 +23,24 @@ Deno.test("a schedule sets target, rates and end, and the masks become hard at i
     const { target, hard } = result.sparsity;
     assert.equal(target, 0.25 * 5 / 8);
     assert.ok(hard >= target - ROUNDING && hard < target + 0.002, `${hard}`);
+  });
+});
+
+Deno.test("a schedule that ends the stage before its first step cuts nothing, and an alarm says so", async () => {
+  await withDemo(async ({ model }) => {
+    // The records of the stage before can be enough for it.
+    const schedule = defineSchedule({ end: ({ records }) => records.length > 0 });
+    using run = prune(model, { ...BASE, schedule });
+    const stages: string[] = [];
+    for await (const { stage } of run) stages.push(stage);
+    assert.deepEqual(stages, ["finetune", "postfinetune", "postfinetune"]);
+    const { sparsity, masks, alarms } = run.result();
+    assert.deepEqual(sparsity, { target: 0, expected: 0, hard: 0 });
+    assert.ok([...Object.values(masks)].every((values: Float32Array) => values.every((z) => z === 1)));
+    assert.deepEqual(alarms.map(({ monitor, step }) => [monitor, step]), [["constraint", 1]]);
+    assert.match(alarms[0]?.message ?? "", /before its first step, and nothing of 20\.0 % is cut/);
+    const { parameters: { before, after } } = await run.slice();
+    assert.equal(after, before);
   });
 });
 
@@ -115,6 +133,19 @@ Deno.test("a schedule's target out of reach is refused at its step, for the whol
       layers: ({ layers, step }) => layers.map((_, i) => i === 0 && step === 2 ? 0.5 : null),
     });
     await assert.rejects(drive(model, { schedule: layers, units, rules }), /step 2 of 8: cannot cut 0\.5 of layer 0/);
+  });
+});
+
+Deno.test("targets of layers that leave the schedule's own for the whole out of reach are refused at once, but may follow the run's curve from behind", async () => {
+  await withDemo(async ({ model }) => {
+    const layers = defineSchedule({ layers: ({ layers, progress }) => layers.map(() => 0.2 * progress) });
+    const { sparsity: { hard } } = (await drive(model, { schedule: layers, postfinetune: 0 })).result;
+    assert.ok(hard >= 0.2 - ROUNDING && hard < 0.21, `${hard}`);
+    const both = defineSchedule({ ...layers.definition, sparsity: ({ progress }) => 0.3 * progress });
+    await assert.rejects(
+      drive(model, { schedule: both }),
+      /step 0 of 8: cannot reach a sparsity of 0\.0375; .*targets of single layers/,
+    );
   });
 });
 

@@ -52,6 +52,18 @@ export function checkHard(
   }];
 }
 
+/** What to say of a schedule that ended the pruning stage before its first step. */
+export function nothingCut(sparsity: number): Finding {
+  return {
+    monitor: "constraint",
+    key: "constraint",
+    message: `the constraint is not met: the schedule ended the pruning stage before its first step, and nothing of ${
+      percent(sparsity)
+    } is cut`,
+    change: "let the schedule's `end` wait for a step, or look only at records whose stage is that of pruning",
+  };
+}
+
 /** The largest share that one unit cuts: blocks where widths are aligned, one unit in every layer where all are cut alike. */
 export function largestUnit(table: UnitTable, layout: Layout): number {
   const { hidden, layers } = table.spec, { align } = table.rules;

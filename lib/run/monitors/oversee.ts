@@ -6,7 +6,7 @@ import type { StepRecord } from "../records.ts";
 import { RECORDS_SEEN, recordView } from "../steering.ts";
 import type { Finding } from "./alarm.ts";
 import { watchCollapse, watchLayers } from "./collapse.ts";
-import { checkHard, largestUnit } from "./constraint.ts";
+import { checkHard, largestUnit, nothingCut } from "./constraint.ts";
 import { judge, type Verdict } from "./judge.ts";
 import type { MaskLook } from "./mask_look.ts";
 import type { MemoryState } from "./memory.ts";
@@ -120,10 +120,10 @@ export function oversee(position: RunPosition, seen: Seen, { options, table, uni
   };
 }
 
-/** Takes in masks that have just become hard. Their alarms are the next record's, and cannot lead back: the same masks would come of it. */
+/** Takes in masks that have just become hard, or are all kept where a schedule skipped the stage. Their alarms are the next record's, and cannot lead back: the same masks would come of it. */
 export function overseeHard(
   position: RunPosition,
-  { look, hard }: { readonly look: MaskLook; readonly hard: number },
+  { look, hard, isSkipped }: { readonly look: MaskLook; readonly hard: number; readonly isSkipped: boolean },
   { options, table, unit }: Oversight,
 ): Pick<Overseen, "position" | "verdict"> {
   const { monitors: settings, sparsity } = options, target = position.target ?? sparsity;
@@ -133,6 +133,7 @@ export function overseeHard(
     ...dead ? watchLayers(look, { table, setting: dead }) : [],
     // A size decides what is cut, and is met or refused.
     ...constraint && options.size === null ? checkHard({ target, hard }, { unit }) : [],
+    ...constraint && isSkipped ? [nothingCut(sparsity)] : [],
   ];
   const watched = fresh(position.monitors, found, ["collapse", "dead-layer", "constraint"]);
   const { step, halvings } = position;

@@ -11,6 +11,7 @@ import {
   type PruneOptions,
   type PruneResult,
   readRows,
+  type RunHandle,
   type StepRecord,
 } from "../../../mod.ts";
 
@@ -55,19 +56,23 @@ export function bitsOf({ records, result }: { records: StepRecord[]; result: Pru
   return createHash("sha256").update(text).digest("hex");
 }
 
-/** Runs until step `at`, stops there, and goes on in a new run. */
+/** Runs until step `at`, or into the step after so many, stops there, and goes on in a new run. */
 export async function interrupted(
   model: Model,
   options: Partial<PruneOptions>,
-  at: number,
+  at: number | { readonly within: number },
 ): Promise<ReturnType<typeof drive>> {
   const folder = await Deno.makeTempDir();
   try {
     const checkpoint = { path: `${folder}/checkpoint.safetensors`, every: 1000 };
-    const controller = new AbortController();
+    const controller = new AbortController(), { signal } = controller;
+    const beforeStep = async (run: RunHandle): Promise<void> => {
+      await options.hooks?.beforeStep?.(run);
+      if (typeof at !== "number" && run.step === at.within) controller.abort(new Error("enough"));
+    };
     const seen: StepRecord[] = [];
     await assert.rejects(async () => {
-      using run = prune(model, { ...BASE, ...options, checkpoint, signal: controller.signal });
+      using run = prune(model, { ...BASE, ...options, checkpoint, signal, hooks: { ...options.hooks, beforeStep } });
       for await (const record of run) {
         seen.push(record);
         if (record.step === at) controller.abort(new Error("enough"));

@@ -1,0 +1,24 @@
+// A whole text from a file. Owns the decoding and the wording of what is wrong with the file; refuses to interpret the text.
+import { CompressoError } from "../errors.ts";
+
+/** Reads a UTF-8 file, a byte order mark left out. Throws `CompressoError("input")` where it is missing, a folder or not UTF-8. */
+export async function readText(path: string): Promise<string> {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(await Deno.readFile(path));
+  } catch (error) {
+    throw new CompressoError("input", {
+      what: `cannot read the text ${path}`,
+      rule: "it is a UTF-8 file",
+      value: textProblem(error),
+      mend: "check the path and the encoding",
+    }, { cause: error });
+  }
+}
+
+/** What was wrong where reading or decoding threw. */
+export function textProblem(error: unknown): string {
+  if (error instanceof Deno.errors.NotFound) return "no such file";
+  if (error instanceof Deno.errors.IsADirectory) return "a folder";
+  if (error instanceof TypeError) return "it is not UTF-8";
+  return error instanceof Error ? error.message : String(error);
+}

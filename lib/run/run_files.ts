@@ -1,0 +1,33 @@
+// What a prune run leaves in its folder. Owns these names and the refusal of a folder that has some; refuses to write or remove any.
+import { join } from "node:path";
+import { CompressoError } from "../errors.ts";
+import { exists } from "../io/exists.ts";
+import { ADAPTER_FOLDER, UNMERGED_FOLDER } from "./export_adapter.ts";
+
+/** Name of the checkpoint within the folder of a run. */
+export const CHECKPOINT_FILE = "checkpoint.safetensors";
+
+/** What tells a folder with a run; records alone, of one that was killed before its first checkpoint, do not. */
+export const RUN_FILES = ["run.json", "model", "model.gguf", UNMERGED_FOLDER, ADAPTER_FOLDER, CHECKPOINT_FILE] as const;
+
+/** Those that are there. */
+export async function presentFiles(out: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const name of RUN_FILES) if (await exists(join(out, name))) found.push(name);
+  return found;
+}
+
+/** Refuses a folder that holds an earlier run. Throws `CompressoError("usage")`. */
+export async function refuseEarlierRun(out: string): Promise<void> {
+  const found = await presentFiles(out);
+  if (found.length === 0) return;
+  const isUnfinished = found.includes(CHECKPOINT_FILE);
+  throw new CompressoError("usage", {
+    what: `cannot start a run in ${out}`,
+    rule: "the folder holds no earlier run",
+    value: `it holds ${found.join(", ")}`,
+    mend: isUnfinished
+      ? "go on with --resume, start anew with --overwrite, or choose another --out"
+      : "start anew with --overwrite, or choose another --out",
+  });
+}

@@ -1,0 +1,96 @@
+// Files that an experiment names: where their paths lead, what of them tells a stale value, and which are refused. Without a GPU.
+import assert from "node:assert/strict";
+import { resolve } from "node:path";
+import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { measuresOf } from "../../lib/experiment/measures.ts";
+import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
+import { type ExperimentOverrides, type ResolvedExperiment, resolveExperiment } from "../../lib/experiment/resolve.ts";
+import { RowCache } from "../../lib/experiment/rows.ts";
+import { Store } from "../../lib/experiment/store.ts";
+import { modelDigest } from "../../lib/io/fingerprint.ts";
+import { inTemporaryFolder, rejectsWith } from "../io/files.ts";
+
+const PLAIN: ExperimentDefinition = {
+  name: "plain",
+  model: "demo",
+  base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
+  grid: { seed: [1] },
+};
+
+function resolved(change: Partial<ExperimentDefinition>, overrides: ExperimentOverrides = {}): ResolvedExperiment {
+  return resolveExperiment(defineExperiment({ ...PLAIN, ...change }), overrides);
+}
+
+Deno.test("tasks by subject and of one's own are measured, and whatever they ask tells a stale value", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const write = async (name: string, ...rows: readonly object[]): Promise<void> =>
+      await Deno.writeTextFile(`${folder}/${name}`, rows.map((row) => JSON.stringify(row)).join("\n"));
+    const asked = (question: string): object => ({ question, choices: ["a", "b", "c", "d"], answer: 0 });
+    const examples = ["1", "2", "3", "4", "5"].map((question) => ({ ...asked(question), subject: "anatomy" }));
+    await write("mmlu_anatomy.test.jsonl", { ...asked("Which?"), subject: "anatomy" });
+    await write("mmlu_anatomy.dev.jsonl", ...examples);
+    await write("mine.json", { name: "own", context: "{{question}}", choices: "choices", answer: "answer" });
+    await write("own.test.jsonl", asked("What?"));
+    const tasks = { names: ["mmlu", "./mine.json"], data: "." };
+    const identities = async (evaluate: ExperimentDefinition["evaluate"] = {}): Promise<[string, string][]> => {
+      const files = resolved({ evaluate: { tasks, ...evaluate } }, { root: folder }).evaluate;
+      return (await measuresOf(files, new RowCache())).map(({ id, identity }) => [id, identity]);
+    };
+    const before = await identities();
+    assert.deepEqual(before.map(([id]) => id), ["task mmlu", "task own"]);
+    assert.deepEqual(await identities(), before);
+    await write("mmlu_anatomy.dev.jsonl", ...examples.toReversed());
+    const after = await identities();
+    assert.deepEqual(after.map(([, identity], index) => identity === before[index]?.[1]), [false, true]);
+    const choices = [{ name: "own acc", file: `${folder}/own.test.jsonl` }];
+    await rejectsWith(identities({ choices }), "usage", /different names.*now: own acc/);
+  });
+});
+
+Deno.test("a byte anywhere in data tells them apart, and data that a model's digest covers have the same one", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const path = `${folder}/rows.jsonl`, digest = async (): Promise<string> => await new RowCache().digest(path);
+    for (const size of [2 << 20, (2 << 20) + 1, 5 << 20]) {
+      const bytes = new Uint8Array(size), seen = new Set<string>();
+      for (const place of [0, (1 << 20) - 1, 1 << 20, size >> 1, size - 1]) {
+        bytes[place] = (bytes[place] ?? 0) + 1;
+        await Deno.writeFile(path, bytes);
+        seen.add(await digest());
+      }
+      assert.equal(seen.size, 5, `${size} bytes`);
+      assert.equal(await digest() === await modelDigest(path), size === 2 << 20);
+    }
+  });
+});
+
+Deno.test("a prompt and a schedule that are set are found from the current folder, named files and those of the definition not", () => {
+  const set = (prompt: unknown, schedule: string): unknown[] =>
+    resolved({ files: { it: "it.txt" }, base: { ...PLAIN.base, schedule: "own.ts" } }, {
+      root: "/somewhere",
+      set: { prompt: [prompt], schedule: [schedule] },
+    }).cells.map(({ options }) => [options.prompt, options.schedule]);
+  assert.deepEqual(set("p.txt", "s.ts"), [[resolve("p.txt"), resolve("s.ts")]]);
+  assert.deepEqual(set("@it", "@it"), [["/somewhere/it.txt", "/somewhere/it.txt"]]);
+  assert.deepEqual(set(false, "linear"), [[false, "linear"]]);
+  assert.deepEqual(set(true, "https://example.com/s.ts"), [[true, "https://example.com/s.ts"]]);
+  const [cell] = resolved({ base: { ...PLAIN.base, schedule: "own.ts" } }, { root: "/somewhere" }).cells;
+  assert.equal(cell?.options.schedule, "/somewhere/own.ts");
+});
+
+Deno.test("a schedule that is not there, a text that is not UTF-8 and results in a file are refused", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const plan = async (change: Partial<ExperimentDefinition>, out = `${folder}/out`): Promise<ExperimentPlan> =>
+      await planCells(resolved(change, { root: folder }), new Store(out));
+    await rejectsWith(
+      plan({ grid: { schedule: ["absent.ts"] } }),
+      "input",
+      /cannot read the schedule .*absent\.ts.*no such file/,
+    );
+    await Deno.writeFile(`${folder}/latin.txt`, new Uint8Array([0x63, 0xe9]));
+    const perplexity = [{ name: "t", text: "latin.txt", window: 8 }];
+    await rejectsWith(plan({ evaluate: { perplexity } }), "input", /cannot read the text .*it is not UTF-8/);
+    for (const out of [`${folder}/latin.txt`, `${folder}/latin.txt/below`]) {
+      await rejectsWith(plan({}, out), "usage", /lie in a folder; now: a file/);
+    }
+  });
+});

@@ -6,6 +6,7 @@ import type { Staged } from "./atomic.ts";
 import type { GGUF_ARCHS } from "./gguf_spec.ts";
 import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./gguf_names.ts";
 import type { GgufWriteType } from "./gguf_quant.ts";
+import { NO_TOKENIZER } from "./gguf_tokenizer.ts";
 import { type GgufTyped, type GgufValue, TENSOR_FORMATS } from "./gguf_types.ts";
 import { ggufBytes, type GgufContent, type GgufItem, stageGgufFile } from "./gguf_write.ts";
 import { elementCount } from "./rows.ts";
@@ -177,7 +178,7 @@ function modelMetadata(
     });
   }
   // Without a tokenizer the file loads all the same, for token ids.
-  if (!metadata.has("tokenizer.ggml.model")) metadata.set("tokenizer.ggml.model", "no_vocab");
+  if (!metadata.has("tokenizer.ggml.model")) metadata.set("tokenizer.ggml.model", NO_TOKENIZER);
   // Ids that the tokenizer does not name come from the model.
   const [eos, eot] = spec.eosIds.filter((id) => id !== tokenizerMetadata.get("tokenizer.ggml.eos_token_id"));
   const hasEos = tokenizerMetadata.has("tokenizer.ggml.eos_token_id");

@@ -8,6 +8,9 @@ import { createTokenizer, surroundingTokens, type Tokenizer } from "./tokenizer.
 /** Values of `tokenizer.ggml.token_type`. */
 export const TOKEN_TYPE = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
 
+/** What llama.cpp writes for `tokenizer.ggml.model` where a model has none. */
+export const NO_TOKENIZER = "no_vocab";
+
 /** How prompts are laid out, see `promptStyle`: a key of tokenizer_config.json, and in a GGUF behind "tokenizer."; other programs pass it over. */
 export const STYLE_KEY = "compresso_style";
 

@@ -1,7 +1,7 @@
 // A model as its user names it: a folder, a .gguf file, or `demo`. Owns finding weights, tokenizer and the demo's data; refuses the GPU.
 import { fileURLToPath } from "node:url";
 import { CompressoError } from "../errors.ts";
-import { tokenizerFromGguf } from "./gguf_tokenizer.ts";
+import { NO_TOKENIZER, tokenizerFromGguf } from "./gguf_tokenizer.ts";
 import { openWeights } from "./open.ts";
 import type { WeightSource } from "./source.ts";
 import { loadHfTokenizer, type Tokenizer } from "./tokenizer.ts";
@@ -22,7 +22,8 @@ export async function openModelFiles(model: string): Promise<ModelFiles> {
   const source = await openWeights(path);
   const metadata = "metadata" in source ? source.metadata : null;
   if (!(metadata instanceof Map)) return { source, tokenizer: await loadHfTokenizer(path) };
-  return { source, tokenizer: metadata.has("tokenizer.ggml.model") ? tokenizerFromGguf(metadata) : null };
+  const kind = metadata.get("tokenizer.ggml.model") ?? NO_TOKENIZER;
+  return { source, tokenizer: kind === NO_TOKENIZER ? null : tokenizerFromGguf(metadata) };
 }
 
 /** Path of a model: `demo` stands for the folder that the toolkit brings along. */

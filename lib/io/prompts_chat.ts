@@ -131,10 +131,12 @@ function createWriter(tokenizer: Tokenizer, leading: readonly number[]): Writer 
     add(text): number[] {
       const added = encodeBehind(context, text, tokenizer);
       context = grow(context, { text, ids: added }, tokenizer);
-      ids.push(...added);
+      for (const id of added) ids.push(id); // more than a call takes as arguments
       return added;
     },
-    mark: (flags) => void learned.push(...flags),
+    mark(flags): void {
+      for (const flag of flags) learned.push(flag);
+    },
     end(id): void {
       ids.push(id);
       learned.push(true);

@@ -182,6 +182,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
       return Array.from({ length: count }, (_, index) => numbersOf(values, firstStep + index));
     },
     async maskGradients(data, { state: stepState, signal }): Promise<SlotGradients> {
+      plansOf("lora"); // first, as the memory plan has it: without dropout scratch is smaller, and would not be used again
       probe ??= gradients("masks", false);
       load(data, stepState);
       await probe.run(signal ? { signal } : {});

@@ -1,7 +1,7 @@
 // `export` into the folder of the model that it reads.
 import assert from "node:assert/strict";
 import { openWeights } from "../../lib/io/open.ts";
-import { modelPath } from "../../lib/io/open_model.ts";
+import { modelPath, openModelFiles } from "../../lib/io/open_model.ts";
 import { assertSameWeights } from "../io/models.ts";
 import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 
@@ -28,4 +28,21 @@ Deno.test("export names the option that replaces a folder which stands there", a
   const { code, stderr } = await cli(["export", "demo", "--out", folder.path, "--formats", "hf"]);
   assert.equal(code, 3, stderr);
   assert.match(stderr, /allow replacing this one \(--overwrite\)/);
+});
+
+Deno.test("a model without a tokenizer goes through a GGUF and back, for token ids", async () => {
+  using folder = new TemporaryFolder();
+  const model = folder.at("model");
+  await copyDemo(model);
+  for (const { name } of [...Deno.readDirSync(model)]) {
+    if (name.startsWith("tokenizer")) await Deno.remove(`${model}/${name}`);
+  }
+  const args = ["--formats", "gguf", "--gguf-dtype", "f32"];
+  for (const [from, to] of [[model, "first"], [folder.at("first", "model.gguf"), "second"]] as const) {
+    const { code, stderr } = await cli(["export", from, "--out", folder.at(to), ...args]);
+    assert.equal(code, 0, stderr);
+    const { source, tokenizer } = await openModelFiles(folder.at(to, "model.gguf"));
+    assert.equal(tokenizer, null);
+    await assertSameWeights(source, await openWeights(modelPath("demo")));
+  }
 });

@@ -213,6 +213,10 @@ Deno.test("a long conversation loses its end, and one whose answers are cut off 
   });
   assert.deepEqual([report.examples, report.truncated, report.skipped, report.packed], [1, 2, 1, false]);
   assert.deepEqual(report.lines.skipped, [2]);
+  // Too many tokens for the arguments of a call.
+  const endless = chat("Where is the stone? ".repeat(40_000), "here");
+  const { examples } = encodeRows([LONG, endless], { tokenizer, prompt: null, seq: 40, packing: false });
+  assert.equal(examples.length, 1);
 });
 
 Deno.test("a template that writes earlier turns otherwise is refused with the number of the row", async () => {

@@ -16,9 +16,18 @@ export function printJson(value: unknown): void {
   print(JSON.stringify(value, null, 2));
 }
 
-/** Writes a part of the result to stdout as it is. */
+/** Writes a part of the result to stdout as it is. Throws `CompressoError("input")` where it is not taken, such as by a full disk. */
 export function writeResult(text: string): void {
-  writeAll(Deno.stdout, text);
+  try {
+    writeAll(Deno.stdout, text);
+  } catch (error) {
+    if (!(error instanceof Error) || error instanceof Deno.errors.BrokenPipe) throw error;
+    throw new CompressoError("input", {
+      what: "cannot write the result to stdout",
+      value: error.message,
+      mend: "check the free space where it goes",
+    }, { cause: error });
+  }
 }
 
 /** Writes a line about the work, not its result, to stderr. */

@@ -74,17 +74,19 @@ export class Store {
     this.out = out;
   }
 
-  /** Throws `CompressoError("usage")` where a file stands at its path, or above. */
+  /** Throws `CompressoError("usage")` where its path is no folder's and cannot be, such as below a file. */
   async check(): Promise<void> {
-    const isFree = await Deno.stat(this.out).then(
-      ({ isDirectory }) => isDirectory,
-      (error) => !(error instanceof Deno.errors.NotADirectory),
-    );
-    if (isFree) return;
+    let value = "a file";
+    try {
+      if ((await Deno.stat(this.out)).isDirectory) return;
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return;
+      value = error instanceof Error ? error.message : String(error);
+    }
     throw new CompressoError("usage", {
       what: `cannot write to ${this.out}`,
       rule: "results of an experiment lie in a folder",
-      value: "a file, or below one",
+      value,
       mend: "choose another --out",
     });
   }

@@ -1,4 +1,4 @@
-// Files and folders that appear whole or not at all. Owns tmp names, fsync and rename; refuses to know what is written.
+// Files and folders that appear whole or not at all, where a path leads through links. Owns tmp names, fsync and rename; refuses to know what is written.
 import { dirname, resolve } from "node:path";
 import { CompressoError } from "../errors.ts";
 import { PIECE_BYTES } from "./bytes.ts";
@@ -9,28 +9,33 @@ export interface Staged extends Disposable {
   commit(): Promise<void>;
 }
 
-/** A file that is written beside its path and moved there by {@link AtomicFile.commit}. Disposed without commit, it leaves nothing. */
+/**
+ * A file that is written beside its path and moved there by {@link AtomicFile.commit}. Disposed without commit, it leaves nothing. What is no
+ * file, such as a pipe, is written to at once.
+ */
 export class AtomicFile implements Staged {
   readonly path: string;
-  readonly #tmp: string;
+  /** Null where there is nothing to move. */
+  readonly #move: { readonly from: string; readonly to: string } | null;
   readonly #file: Deno.FsFile;
   #written = 0;
   #state: "open" | "done" = "open";
 
-  private constructor(path: string, tmp: string, file: Deno.FsFile) {
+  private constructor(path: string, file: Deno.FsFile, move: { readonly from: string; readonly to: string } | null) {
     this.path = path;
-    this.#tmp = tmp;
     this.#file = file;
+    this.#move = move;
   }
 
   /** Opens a new file for `path`; makes the folders above it. Throws `CompressoError("input")` where that is not allowed. */
   static async open(path: string): Promise<AtomicFile> {
-    const tmp = siblingName(path, "tmp");
     try {
-      const folder = await Deno.stat(path).then((info) => info.isDirectory, () => false);
-      if (folder) throw new Error("the path is a folder");
-      await Deno.mkdir(dirname(path), { recursive: true });
-      return new AtomicFile(path, tmp, await Deno.open(tmp, { write: true, createNew: true }));
+      const info = await Deno.stat(path).catch(() => null);
+      if (info?.isDirectory) throw new Error("the path is a folder");
+      if (info && !info.isFile) return new AtomicFile(path, await Deno.open(path, { write: true }), null);
+      const to = await destination(path), from = siblingName(to, "tmp");
+      await Deno.mkdir(dirname(to), { recursive: true });
+      return new AtomicFile(path, await Deno.open(from, { write: true, createNew: true }), { from, to });
     } catch (error) {
       throw unwritable(path, error);
     }
@@ -55,6 +60,7 @@ export class AtomicFile implements Staged {
 
   /** Brings the bytes to the disk, so that little of {@link AtomicFile.commit} can fail. */
   async sync(): Promise<void> {
+    if (!this.#move) return;
     try {
       await this.#file.sync();
     } catch (error) {
@@ -64,14 +70,16 @@ export class AtomicFile implements Staged {
 
   /** Brings the bytes to the disk, moves the file to its path and brings that to the disk too. */
   async commit(): Promise<void> {
+    const move = this.#move;
     try {
-      await this.#file.sync();
+      if (move) await this.#file.sync();
       this.#file.close();
       this.#state = "done";
-      await Deno.rename(this.#tmp, this.path);
-      await syncFolder(dirname(this.path));
+      if (!move) return;
+      await Deno.rename(move.from, move.to);
+      await syncFolder(dirname(move.to));
     } catch (error) {
-      await Deno.remove(this.#tmp).catch(() => {});
+      if (move) await Deno.remove(move.from).catch(() => {});
       throw unwritable(this.path, error);
     }
   }
@@ -81,8 +89,9 @@ export class AtomicFile implements Staged {
     if (this.#state === "done") return;
     this.#state = "done";
     this.#file.close();
+    if (!this.#move) return;
     try {
-      Deno.removeSync(this.#tmp);
+      Deno.removeSync(this.#move.from);
     } catch { /* already gone */ }
   }
 }
@@ -148,7 +157,7 @@ export async function stageFolder(
   fill: (folder: string) => Promise<void>,
   options: FolderOptions = {},
 ): Promise<Staged> {
-  const target = path.replace(/[/\\]+$/, "");
+  const target = await destination(path);
   const tmp = siblingName(target, "tmp"), old = siblingName(target, "old");
   const discard = (): void => {
     try {
@@ -193,7 +202,7 @@ export async function stageFolder(
 
 /** Puts back the folder that a crash within the commit of {@link stageFolder} left aside. Returns whether there was one. */
 export async function recoverFolder(path: string): Promise<boolean> {
-  const target = path.replace(/[/\\]+$/, "");
+  const target = await destination(path);
   if (await contentCount(target) >= 0) return false;
   const prefix = `${baseName(target)}.old-`;
   const aside: string[] = [];
@@ -250,6 +259,20 @@ async function syncFolder(folder: string): Promise<void> {
   using handle = await Deno.open(folder, { read: true });
   await handle.sync();
 }
+
+/** Where a path leads through links, whether or not something is there. */
+async function destination(path: string): Promise<string> {
+  let at = path.replace(/[/\\]+$/, "");
+  for (let left = MOST_LINKS; left > 0; left--) {
+    const link = await Deno.readLink(at).catch(() => null);
+    if (link === null) return at;
+    at = resolve(dirname(at), link);
+  }
+  throw unwritable(path, new Error("its links lead in a circle"));
+}
+
+/** What Linux follows before it takes links for a circle. */
+const MOST_LINKS = 40;
 
 function siblingName(path: string, kind: "tmp" | "old"): string {
   return `${path}.${kind}-${crypto.randomUUID().slice(0, 8)}`;

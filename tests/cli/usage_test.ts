@@ -1,7 +1,7 @@
 // Help, mistyped words and wrong values: what the command line says and how it ends.
 import assert from "node:assert/strict";
 import { required } from "../../cli/values.ts";
-import { cli, TemporaryFolder } from "./helpers/cli.ts";
+import { cli, ROOT, TemporaryFolder } from "./helpers/cli.ts";
 
 const VERBS = ["doctor", "inspect", "plan", "prune", "eval", "generate", "chat", "serve", "bench", "export"];
 
@@ -30,6 +30,7 @@ Deno.test("no verb at all shows the help on stderr and ends with 2", async () =>
 Deno.test("a mistyped verb or option is answered with the likely one and status 2", async () => {
   const cases: [string[], RegExp][] = [
     [["prun", "demo"], /unknown command 'prun'\n\(Did you mean prune\?\)/],
+    [["help", "prun"], /unknown command 'prun'\n\(Did you mean prune\?\)/],
     [["prune", "demo", "--sparsty", "0.3"], /unknown option '--sparsty'\n\(Did you mean --sparsity\?\)/],
     [["eval", "demo", "--windo", "12"], /unknown option '--windo'\n\(Did you mean --window\?\)/],
   ];
@@ -129,4 +130,18 @@ Deno.test("an empty path to write to, as of a variable that is not set, is refus
 Deno.test("the help of export names lists that it takes", async () => {
   const { stdout } = await cli(["export", "--help"]);
   assert.match(stdout, /which files: hf, gguf, or hf,gguf \(default/);
+});
+
+Deno.test({
+  name: "a result that its place does not take ends in a sentence",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    const args = ["run", "-A", "cli/main.ts", "plan", "demo"];
+    const shell = `NO_COLOR=1 "$0" "$@" > /dev/full`;
+    const { code, stderr } = await new Deno.Command("sh", { args: ["-c", shell, Deno.execPath(), ...args], cwd: ROOT })
+      .output();
+    const said = new TextDecoder().decode(stderr);
+    assert.equal(code, 3, said);
+    assert.match(said, /cannot write the result to stdout.*No space left.*mend: check the free space/s);
+  },
 });

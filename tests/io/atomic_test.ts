@@ -38,6 +38,44 @@ Deno.test("AtomicFile leaves the old file and nothing else where an error comes 
   });
 });
 
+Deno.test("what a link leads to is written, a file or a folder that is there or not yet, and the link stays", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const at = (name: string): string => `${folder}/${name}`;
+    for (const name of ["disk", "disk/old", "links"]) await Deno.mkdir(at(name));
+    await Deno.writeTextFile(at("disk/a"), "old");
+    for (const name of ["a", "b", "old", "new"]) await Deno.symlink(`../disk/${name}`, at(`links/${name}`));
+    for (const name of ["a", "b"]) await writeFileAtomically(at(`links/${name}`), name);
+    for (const name of ["old", "new"]) {
+      await writeFolderAtomically(at(`links/${name}/`), (inner) => Deno.writeTextFile(`${inner}/x`, name));
+    }
+    assert.deepEqual(await names(at("disk")), ["a", "b", "new", "old"]);
+    for (const name of await names(at("links"))) assert.ok((await Deno.lstat(at(`links/${name}`))).isSymlink, name);
+    assert.deepEqual(await Promise.all(["a", "b"].map((name) => Deno.readTextFile(at(`disk/${name}`)))), ["a", "b"]);
+    for (const name of ["old", "new"]) assert.equal(await Deno.readTextFile(at(`disk/${name}/x`)), name);
+    // Folders that a crash left aside lie beside where the link leads.
+    await Deno.rename(at("disk/old"), at("disk/old.old-00000000"));
+    assert.equal(await recoverFolder(at("links/old")), true);
+    assert.deepEqual(await names(at("links/old")), ["x"]);
+    await Deno.symlink("circle", at("circle"));
+    await rejectsWith(writeFileAtomically(at("circle"), "x"), "input", /cannot write .*in a circle/);
+  });
+});
+
+Deno.test({
+  name: "what is no file is written to, and stays what it is",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    await inTemporaryFolder(async (folder) => {
+      const pipe = `${folder}/pipe`;
+      assert.ok((await new Deno.Command("mkfifo", { args: [pipe] }).output()).success);
+      const [text] = await Promise.all([Deno.readTextFile(pipe), writeFileAtomically(pipe, "through")]);
+      assert.equal(text, "through");
+      assert.ok((await Deno.lstat(pipe)).isFifo);
+      assert.deepEqual(await names(folder), ["pipe"]);
+    });
+  },
+});
+
 Deno.test("writeFileAtomically() replaces a file, and refuses a folder", async () => {
   await inTemporaryFolder(async (folder) => {
     await writeFileAtomically(`${folder}/a`, "one");

@@ -1,9 +1,10 @@
 // A prune run as the command line drives it: progress, Ctrl-C, the report. Owns those; refuses the parsing of options.
 import { basename, resolve } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
+import { scheduleName } from "../lib/experiment/identity.ts";
 import { checkFolder } from "../lib/io/atomic.ts";
 import { type DataReport, readRows, type Row } from "../lib/io/datasets.ts";
-import { modelDigest } from "../lib/io/fingerprint.ts";
+import { fileDigest, modelDigest } from "../lib/io/fingerprint.ts";
 import { DEMO, demoData, modelPath } from "../lib/io/open_model.ts";
 import type { Projection } from "../lib/nn/spec.ts";
 import type { Layout } from "../lib/prune/layouts.ts";
@@ -75,7 +76,8 @@ export async function runPrune(path: string, settings: PruneSettings): Promise<v
   await checkRunFolder(out, { resume, overwrite, model: modelPath(path) });
   const prompt = await promptText(settings.prompt ?? true);
   const given = (layers: number): PruneOptions => ({ rows: [], prompt, ...optionsOf(settings, { name, layers }) });
-  const earlier = resume ? await finishedRun(out, given) : null;
+  const inputs = (): Promise<Readonly<Record<string, string>>> => inputsOf(path, settings);
+  const earlier = resume ? await finishedRun(out, { given, inputs }) : null;
   if (earlier) note(`compresso: the run in ${out} is finished already`);
   const port = settings.dashboardPort ?? (settings.dashboard ? 0 : null);
   await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
@@ -85,6 +87,9 @@ export async function runPrune(path: string, settings: PruneSettings): Promise<v
   if (json) printJson(summary);
   else show(summary, out);
 }
+
+/** Digests and names of what a run is made from. */
+type Inputs = Readonly<Record<"model" | "baseDtype" | "data" | "schedule" | "files", string>>;
 
 /** What a run is driven with, before its model and rows are read. */
 interface Driven {
@@ -98,16 +103,8 @@ interface Driven {
 async function start(path: string, driven: Driven): Promise<RunSummary> {
   const { settings } = driven, { out, memoryLimit } = settings;
   await checkFolder(out);
-  const dataPath = settings.data ?? (path === DEMO ? demoData("train") : null);
-  if (dataPath === null) {
-    throw new CompressoError("usage", {
-      what: "cannot prune without data",
-      rule: "--data names instruction rows or texts; only demo has its own",
-      mend: "add --data FILE",
-    });
-  }
   const { textField, limitRows, skipBroken } = settings;
-  const { rows, report: reading } = await readRows(dataPath, {
+  const { rows, report: reading } = await readRows(dataPathOf(path, settings), {
     ...(textField === undefined ? {} : { textField }),
     ...(limitRows === undefined ? {} : { limit: limitRows }),
     ...(skipBroken ? { skipBroken } : {}),
@@ -124,14 +121,46 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
           memoryLimit === undefined ? {} : { memoryLimit },
         ),
     }, async (loaded) => {
-      const identity = { weights: await modelDigest(modelPath(path)) };
-      return await drive(loaded, { ...driven, rows, reading, identity });
+      return await drive(loaded, { ...driven, rows, reading, inputs: await inputsOf(path, settings) });
     });
   } catch (error) {
     if (error instanceof CompressoError && error.code === "aborted" && await isResumable(out)) {
       throw new CompressoError("aborted", { ...error.parts, mend: `to go on, run: ${resumeCommand()}` });
     }
     throw error;
+  }
+}
+
+function dataPathOf(path: string, { data }: Pick<PruneSettings, "data">): string {
+  if (data !== undefined) return data;
+  if (path === DEMO) return demoData("train");
+  throw new CompressoError("usage", {
+    what: "cannot prune without data",
+    rule: "--data names instruction rows or texts; only demo has its own",
+    mend: "add --data FILE",
+  });
+}
+
+/** What decides a run and its files beside its options. */
+async function inputsOf(path: string, settings: PruneSettings): Promise<Inputs> {
+  const { baseDtype, schedule, textField, limitRows, skipBroken, dtype, ggufDtype, saveAdapter } = settings;
+  const data = dataPathOf(path, settings);
+  try {
+    return {
+      model: await modelDigest(modelPath(path)),
+      baseDtype: baseDtype ?? "f16",
+      data: `${await fileDigest(data)} ${JSON.stringify({ textField, limitRows, skipBroken })}`,
+      schedule: await scheduleName(schedule),
+      files: JSON.stringify({ dtype, ggufDtype, saveAdapter }),
+    };
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    throw new CompressoError("input", {
+      what: "cannot tell whether the run is the same",
+      rule: "model and data are there",
+      value: error.message,
+      mend: "check the paths",
+    }, { cause: error });
   }
 }
 
@@ -174,10 +203,10 @@ async function drive(
   run: Driven & {
     readonly rows: readonly Row[];
     readonly reading: DataReport;
-    readonly identity: Readonly<Record<string, string>>;
+    readonly inputs: Inputs;
   },
 ): Promise<RunSummary> {
-  const { settings, rows, reading, prompt, identity, name, dashboard } = run, { out, resume = false } = settings;
+  const { settings, rows, reading, prompt, inputs, name, dashboard } = run, { out, resume = false } = settings;
   const { prefinetune, postfinetune, rank, dtype, ggufDtype } = settings;
   const tokens = settings.batch * settings.seq;
   await tune({ rows: tokens, rank, tokens: tokens * (settings.steps + (prefinetune ?? 0) + (postfinetune ?? 0)) });
@@ -196,8 +225,8 @@ async function drive(
     out,
     resume,
     checkpointEvery: settings.checkpointEvery,
-    identity,
-    export: { dtype, ggufDtype, name, replace: true, saveAdapter: settings.saveAdapter ?? false },
+    identity: { weights: inputs.model },
+    export: { dtype, ggufDtype, name, replace: true, saveAdapter: settings.saveAdapter ?? false, inputs },
     // Not before: what is refused must not cost the earlier run.
     ...(settings.overwrite ? { onReady: () => clearRunFolder(out) } : {}),
     onStart: ({ steps, data, options: { rows: _rows, ...options } }, doneBefore) => {

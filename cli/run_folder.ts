@@ -79,21 +79,28 @@ export async function isResumable(out: string): Promise<boolean> {
 }
 
 /**
- * What the finished run in the folder has written; null where it is not finished. `given` are the options now, for a model of so many layers.
- * Throws `CompressoError("mismatch")` where those that run.json holds are others; of model, data and schedule it knows nothing.
+ * What the finished run in the folder has written; null where it is not finished. `given` are the options now, for a model of so many layers, and
+ * `inputs` what there is to run with. Throws `CompressoError("mismatch")` where run.json holds others.
  */
 export async function finishedRun(
   out: string,
-  given: (layers: number) => PruneOptions,
+  { given, inputs }: {
+    readonly given: (layers: number) => PruneOptions;
+    readonly inputs: () => Promise<Readonly<Record<string, string>>>;
+  },
 ): Promise<RunSummary | null> {
   const found = await presentFiles(out);
   if (!found.includes("run.json") || found.includes(CHECKPOINT_FILE)) return null;
   const path = join(out, "run.json");
   const summary: RunSummary = JSON.parse(await Deno.readTextFile(path));
-  const now = optionsThatCount(
-    resolveOptions(given((summary.before ?? summary).layers.length), { maxPosition: Infinity }),
-  );
-  const then = optionsThatCount(summary.options);
+  // Runs of older versions do not say what they were made from.
+  const { inputs: made = {} }: Partial<RunSummary> = summary, present = await inputs();
+  const options = resolveOptions(given((summary.before ?? summary).layers.length), { maxPosition: Infinity });
+  const now = {
+    ...optionsThatCount(options),
+    ...Object.fromEntries(Object.keys(made).map((key) => [key, present[key]])),
+  };
+  const then = { ...optionsThatCount(summary.options), ...made };
   const shown = (value: unknown): string => JSON.stringify(value) ?? "none";
   const differing = [...new Set([...Object.keys(then), ...Object.keys(now)])]
     .map((name) => [name, now[name]] as const)
@@ -101,7 +108,7 @@ export async function finishedRun(
   if (differing.length === 0) return summary;
   throw new CompressoError("mismatch", {
     what: `cannot resume the run in ${out}`,
-    rule: "options are those of the first run, which is finished",
+    rule: "options, model and data are those of the first run, which is finished",
     value: differing.map(([name, value]) => `${name}: ${shown(then[name])} then, ${shown(value)} now`).join("; "),
     mend: "start anew with --overwrite, or choose another --out",
   });

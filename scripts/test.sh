@@ -4,4 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 compresso_setup
-exec deno task test "$@"
+# Tests wait for the GPU and for other programs more than they compute: two files at once for each core.
+cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+export DENO_JOBS="${DENO_JOBS:-$((2 * cores))}"
+exec deno task test --parallel "$@"

@@ -1,11 +1,10 @@
 // Rows of an experiment's data sets, read once, or written once by the model itself. Owns the cache and the folder of self-written texts;
 // refuses tokens.
-import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
 import { makeFolder } from "../io/atomic.ts";
 import { type DataReport, type DataSet, readRows, type Row } from "../io/datasets.ts";
 import { exists } from "../io/exists.ts";
-import { modelDigest } from "../io/fingerprint.ts";
+import { fileDigest, modelDigest } from "../io/fingerprint.ts";
 import type { Model } from "../run/model.ts";
 import { partPath, writeTextFile } from "../run/qat_file.ts";
 import { digestOf } from "../run/run_data.ts";
@@ -59,7 +58,7 @@ export class RowCache {
   async digest(path: string): Promise<string> {
     const known = this.#digests.get(path);
     if (known) return known;
-    const digest = await found(path, dataDigest(path));
+    const digest = await found(path, fileDigest(path));
     this.#digests.set(path, digest);
     return digest;
   }
@@ -82,19 +81,6 @@ export function writtenPath({ generate }: SelfWrittenData, { folder, weights, mo
 /** A digest of a model, a file or a folder. Throws `CompressoError("input")` where there is none. */
 export async function weightsDigest(path: string): Promise<string> {
   return await found(path, modelDigest(path));
-}
-
-/** Bytes up to which {@link modelDigest} reads all of a file. */
-const WHOLE_BYTES = 2 << 20;
-
-/** Of a file that `modelDigest` reads whole it is the same: cells of earlier versions stay what they are. */
-async function dataDigest(path: string): Promise<string> {
-  const { isFile, size } = await Deno.stat(path);
-  if (!isFile || size <= WHOLE_BYTES) return await modelDigest(path);
-  const hash = createHash("sha256");
-  using file = await Deno.open(path);
-  for await (const chunk of file.readable) hash.update(chunk);
-  return hash.digest("hex").slice(0, 16);
 }
 
 async function found(path: string, digest: Promise<string>): Promise<string> {

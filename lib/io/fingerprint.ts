@@ -1,4 +1,4 @@
-// What tells whether a resumed run has the weights of the first. Owns the digest; refuses to compare. The run itself compares data and options.
+// What tells whether weights and files are those of an earlier run. Owns the digests; refuses to compare.
 import { createHash, type Hash } from "node:crypto";
 import { join } from "node:path";
 
@@ -28,6 +28,19 @@ export async function modelDigest(path: string): Promise<string> {
     await file.seek(Math.max(0, size - END_BYTES), Deno.SeekMode.Start);
     await addRange(hash, file, END_BYTES);
   }
+  return hash.digest("hex").slice(0, 16);
+}
+
+/**
+ * Digest of all bytes of a file, such as data, in 16 hexadecimal digits; of one that {@link modelDigest} reads whole it is the same. Throws
+ * `Deno.errors.NotFound` where there is none.
+ */
+export async function fileDigest(path: string): Promise<string> {
+  const { isFile, size } = await Deno.stat(path);
+  if (!isFile || size <= 2 * END_BYTES) return await modelDigest(path);
+  const hash = createHash("sha256");
+  using file = await Deno.open(path);
+  await addRange(hash, file, Infinity);
   return hash.digest("hex").slice(0, 16);
 }
 

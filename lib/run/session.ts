@@ -70,6 +70,8 @@ export interface RunSummary {
   readonly data: PruneResult["data"];
   /** Options with all defaults filled in. */
   readonly options: Omit<ResolvedOptions, "rows">;
+  /** Digests and names of what it was made from, as {@link SessionExportOptions.inputs} says. */
+  readonly inputs: Readonly<Record<string, string>>;
   /** The model as it was. */
   readonly before: ModelBefore;
   /** What was cut of it. */
@@ -87,6 +89,8 @@ export type SessionExportOptions =
   & Partial<Pick<ExportOptions, "dtype" | "ggufDtype" | "name" | "generation" | "formats" | "replace" | "signal">>
   & {
     readonly layout?: Layout;
+    /** What the run was made from, by name, such as digests of files; for run.json. Default nothing. */
+    readonly inputs?: Readonly<Record<string, string>>;
     /**
      * Whether LoRA is saved too, in PEFT's format: `dir/adapter/`, for the sliced model without LoRA, `dir/unmerged/`. Default false. As it was
      * trained, for the unpruned model with its masks, it is `result().lora`; see `writePeftAdapter`.
@@ -221,6 +225,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       adapter: this.#model.device.facts.description,
       data: result.data,
       options: plain,
+      inputs: options.inputs ?? {},
       before: modelBefore(this.#model.source),
       masks: maskSummary(this.#model.spec, result.masks),
       fileBytes: await fileBytes(loadableBy.map(({ file }) => file)),

@@ -92,6 +92,20 @@ Deno.test("a run as published writes a GGUF of the wanted bytes and an adapter, 
   const changed = await cli([...args, "--resume", "--units", "ffn", "--rank", "4", "--protect", "-1"]);
   assert.equal(changed.code, 6);
   for (const name of ["units", "lora", "rules"]) assert.match(changed.stderr, new RegExp(`${name}: .* then, .* now`));
+  const script = folder.at("mine.ts");
+  await Deno.writeTextFile(script, "export default { sparsity: () => 0.1 };");
+  const elsewhere = ["--limit-rows", "9", "--base-dtype", "f32", "--schedule", script, "--dtype", "f32"];
+  const made = await cli([...args, "--resume", ...elsewhere]);
+  assert.equal(made.code, 6);
+  for (const name of ["data", "baseDtype", "schedule", "files"]) {
+    assert.match(made.stderr, new RegExp(`${name}: .* then, .* now`));
+  }
+  assert.match(
+    (await cli(["prune", `${out}/model`, ...args.slice(2), "--resume"])).stderr,
+    /cannot prune without data/,
+  );
+  const none = await cli([...args, "--resume", "--data", folder.at("none.jsonl")]);
+  assert.match(none.stderr, /cannot tell whether the run is the same.*none\.jsonl/s);
 });
 
 Deno.test("plan tells what sparsity a number of parameters is, and what cannot be reached", async () => {

@@ -135,7 +135,7 @@ Deno.test("the help of export names lists that it takes", async () => {
 Deno.test({
   name: "a result that its place does not take ends in a sentence",
   ignore: Deno.build.os !== "linux",
-  async fn() {
+  async fn(): Promise<void> {
     const args = ["run", "-A", "cli/main.ts", "plan", "demo"];
     const shell = `NO_COLOR=1 "$0" "$@" > /dev/full`;
     const { code, stderr } = await new Deno.Command("sh", { args: ["-c", shell, Deno.execPath(), ...args], cwd: ROOT })

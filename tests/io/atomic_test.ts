@@ -64,7 +64,7 @@ Deno.test("what a link leads to is written, a file or a folder that is there or 
 Deno.test({
   name: "what is no file is written to, and stays what it is",
   ignore: Deno.build.os === "windows",
-  async fn() {
+  async fn(): Promise<void> {
     await inTemporaryFolder(async (folder) => {
       const pipe = `${folder}/pipe`;
       assert.ok((await new Deno.Command("mkfifo", { args: [pipe] }).output()).success);

@@ -1,4 +1,5 @@
 // A device that only counts: the code of a run allocates and records on it, and what it would have taken is the memory plan. Owns objects that do nothing; refuses to compute.
+import type { CompressoError } from "../errors.ts";
 import { Device, type DeviceLimits } from "./device.ts";
 
 /** Options of {@link openDryDevice}. */
@@ -9,6 +10,8 @@ export interface DryDeviceOptions {
   readonly isCpu: boolean;
   /** Name of the adapter that is planned for. */
   readonly description?: string;
+  /** A budget in bytes: what is beyond it, or a limit, is thrown as by other devices. Default: none, and excesses are listed. */
+  readonly memoryLimit?: number;
 }
 
 /** What every WebGPU adapter grants (WebGPU, section 3.6.2 "Limits"). */
@@ -22,12 +25,22 @@ export const DEFAULT_LIMITS: DeviceLimits = {
 /**
  * Opens a device that allocates nothing, runs nothing and reads zeros, but counts as {@link Device} does: `peakBytes` and
  * `peakUsage()` are what the same calls take on an adapter with these limits. What is beyond a limit is not thrown but
- * listed in {@link Device.excesses}. There is no budget: a plan is to tell how much is needed.
+ * listed in {@link Device.excesses}, as a plan is to tell how much is needed; with a `memoryLimit` it is thrown.
  */
-export function openDryDevice({ limits = DEFAULT_LIMITS, isCpu, description = "none" }: DryDeviceOptions): Device {
+export function openDryDevice(options: DryDeviceOptions): Device {
+  const { limits = DEFAULT_LIMITS, isCpu, description = "none", memoryLimit } = options;
   // The toolkit uses a small part of WebGPU; a call outside of it fails at once as no function.
   const gpu = dryGpu(limits) as unknown as GPUDevice;
-  return new Device(gpu, { description, vendor: "", isCpu }, { isDry: true });
+  const facts = { description, vendor: "", isCpu };
+  if (memoryLimit === undefined) return new Device(gpu, facts, { isDry: true });
+  return new StrictDevice(gpu, facts, { isDry: true, memoryLimit });
+}
+
+/** A dry device that gives up where another does. */
+class StrictDevice extends Device {
+  override refuse(error: CompressoError): void {
+    throw error;
+  }
 }
 
 function dryGpu(limits: DeviceLimits): Record<keyof typeof MEMBERS, unknown> {
@@ -37,6 +50,12 @@ function dryGpu(limits: DeviceLimits): Record<keyof typeof MEMBERS, unknown> {
 const nothing = (): void => undefined;
 const none = (): object => ({});
 const done = (): Promise<void> => Promise.resolve();
+
+/** What a buffer reads: parts of it are made when they are asked for. */
+const zeros = (size: number): Pick<ArrayBuffer, "byteLength" | "slice"> => ({
+  byteLength: size,
+  slice: (start = 0, end = size) => new ArrayBuffer(Math.max(0, end - start)),
+});
 
 const PASS = { setPipeline: nothing, setBindGroup: nothing, dispatchWorkgroups: nothing, end: nothing };
 
@@ -60,7 +79,7 @@ const MEMBERS = {
   createBuffer: ({ size }: GPUBufferDescriptor) => ({
     destroy: nothing,
     mapAsync: done,
-    getMappedRange: () => new ArrayBuffer(size),
+    getMappedRange: () => zeros(size),
     unmap: nothing,
   }),
   createTexture: () => ({ destroy: nothing, createView: none }),

@@ -14,14 +14,28 @@ export interface Kernel {
 /** Values of WGSL `override` constants. */
 export type Constants = Readonly<Record<string, number>>;
 
-const caches = new WeakMap<Device, Map<string, Kernel>>();
+/** Kernels of a device: by their text, and by the object that holds it, as a text is long. */
+interface Cache {
+  readonly byText: Map<string, Kernel>;
+  readonly bySource: WeakMap<KernelSource, Kernel>;
+}
+
+const caches = new WeakMap<Device, Cache>();
+const NO_CONSTANTS: Constants = {};
 
 /** Returns the kernel compiled for the device, from the cache where source and constants are the same. */
-export function compileKernel(device: Device, source: KernelSource, constants: Constants = {}): Kernel {
+export function compileKernel(device: Device, source: KernelSource, constants: Constants = NO_CONSTANTS): Kernel {
   let cache = caches.get(device);
-  if (!cache) caches.set(device, cache = new Map());
+  if (!cache) caches.set(device, cache = { byText: new Map(), bySource: new WeakMap() });
+  if (constants !== NO_CONSTANTS) return compiled(device, cache, source, constants);
+  let kernel = cache.bySource.get(source);
+  if (!kernel) cache.bySource.set(source, kernel = compiled(device, cache, source, constants));
+  return kernel;
+}
+
+function compiled(device: Device, { byText }: Cache, source: KernelSource, constants: Constants): Kernel {
   const key = `${source.name}\n${JSON.stringify(constants)}\n${source.code}`;
-  const known = cache.get(key);
+  const known = byText.get(key);
   if (known) return known;
   const layout = device.gpu.createBindGroupLayout({
     label: source.name,
@@ -34,7 +48,7 @@ export function compileKernel(device: Device, source: KernelSource, constants: C
     compute: { module, entryPoint: "main", constants: { ...constants } },
   });
   const kernel: Kernel = { name: source.name, source, pipeline, layout };
-  cache.set(key, kernel);
+  byText.set(key, kernel);
   return kernel;
 }
 

@@ -45,6 +45,8 @@ interface Dispatch {
   readonly isWanted: Condition | null;
   readonly kernel: Kernel;
   readonly bound: readonly Bound[];
+  /** Block of params of each binding; see `Plan.#blockOf`. */
+  readonly blocks: readonly number[];
   readonly groups: readonly [number, number, number];
   readonly label: string;
   readonly cost: number;
@@ -66,14 +68,23 @@ const SUBMIT_SECONDS = 0.04;
 /** Submits under way at once. */
 const IN_FLIGHT = 2;
 
-/** A recorded sequence of GPU work. Record it once, `finish()`, then `run()` it any number of times; dispose it at the end. */
+/**
+ * A recorded sequence of GPU work. Record it once, `finish()`, then `run()` it any number of times; dispose it at the end. On a dry device it
+ * checks and counts what is recorded, and keeps none of it.
+ */
 export class Plan implements Disposable {
   readonly device: Device;
   readonly #steps: Step[] = [];
+  #length = 0;
+  /** Different blocks of params by their bytes, one a character, in order. */
+  readonly #blocks = new Map<string, number>();
+  #blockBytes = UNIFORM_ALIGN;
   #arena: DeviceBuffer | null = null;
   #finished = false;
   /** Cost units (about: floating-point operations) a second, learned from the runs. */
   #rate: number;
+  /** First step and end of what {@link repeat} has recorded. */
+  readonly #repeated = new Map<string, readonly [number, number]>();
   #label = "";
   #condition: Condition | null = null;
 
@@ -84,7 +95,7 @@ export class Plan implements Disposable {
 
   /** Number of recorded steps. */
   get length(): number {
-    return this.#steps.length;
+    return this.#length;
   }
 
   /** Names the part of the step that the following records belong to, for profiles. */
@@ -101,6 +112,16 @@ export class Plan implements Disposable {
     } finally {
       this.#condition = null;
     }
+  }
+
+  /** Records something, or the same steps again where the plan has some under this key: what is long to put together is so once. */
+  repeat(key: string, record: () => void): void {
+    const known = this.#repeated.get(key), first = this.#length;
+    if (!known) {
+      record();
+      this.#repeated.set(key, [first, this.#length]);
+    } else if (this.device.isDry) this.#length += known[1] - known[0];
+    else this.#steps.slice(...known).forEach((step) => this.#record(step));
   }
 
   /** Records a dispatch. `cost` is its floating-point operations, as far as they matter for splitting submits. */
@@ -129,6 +150,7 @@ export class Plan implements Disposable {
       kind: "dispatch",
       kernel,
       bound,
+      blocks: bound.map((part) => "params" in part ? this.#blockOf(part.params) : -1),
       groups: [x, y, z],
       label: this.#label || kernel.name,
       cost: options.cost ?? 1e5,
@@ -189,44 +211,24 @@ export class Plan implements Disposable {
   /** Ends recording: writes the params and makes the bind groups. */
   finish(): this {
     if (this.#finished) return this;
-    const dispatches = this.#steps.filter((step) => step.kind === "dispatch");
-    const blocks: ArrayBuffer[] = [];
-    const slots = new Map<string, number>();
-    const slotOf = (params: Params): number => {
-      const block = packParams(params);
-      const key = new Uint8Array(block).toString();
-      let slot = slots.get(key);
-      if (slot === undefined) {
-        slots.set(key, slot = blocks.length);
-        blocks.push(block);
-      }
-      return slot;
-    };
-    const uses = dispatches.map((step) => step.bound.map((bound) => "params" in bound ? slotOf(bound.params) : -1));
-    const stride = Math.max(
-      UNIFORM_ALIGN,
-      ...blocks.map((b) => Math.ceil(b.byteLength / UNIFORM_ALIGN) * UNIFORM_ALIGN),
-    );
-    const bytes = new Uint8Array(Math.max(1, blocks.length) * stride);
-    blocks.forEach((block, slot) => bytes.set(new Uint8Array(block), slot * stride));
-    const arena = this.device.uploadBuffer("params", bytes, 0x40 | 0x08); // UNIFORM | COPY_DST
+    const stride = this.#blockBytes;
+    const arena = this.device.createBuffer("params", Math.max(1, this.#blocks.size) * stride, 0x40 | 0x08); // UNIFORM | COPY_DST
     this.#arena = arena;
-    dispatches.forEach((step, index) => {
+    if (!this.device.isDry) this.device.write(arena, this.#packBlocks(arena.bytes));
+    for (const step of this.#steps) {
+      if (step.kind !== "dispatch") continue;
       step.bindGroup = this.device.gpu.createBindGroup({
         label: step.kernel.name,
         layout: step.kernel.layout,
         entries: step.bound.map((bound, binding) => ({
           binding,
           resource: "params" in bound
-            ? {
-              buffer: arena.raw,
-              offset: (uses[index]?.[binding] ?? 0) * stride,
-              size: Math.max(16, Math.ceil(bound.params.length / 4) * 16),
-            }
+            ? { buffer: arena.raw, offset: (step.blocks[binding] ?? 0) * stride, size: blockBytes(bound.params) }
             : resourceOf(bound),
         })),
       });
-    });
+    }
+    this.#blocks.clear();
     this.#finished = true;
     this.device.check();
     return this;
@@ -236,6 +238,10 @@ export class Plan implements Disposable {
   async run(options: RunOptions = {}): Promise<void> {
     if (!this.#finished) this.finish();
     const { repeat = 1, profile } = options;
+    if (this.device.isDry) { // it has kept no step to submit
+      options.signal?.throwIfAborted();
+      return options.onSubmitted?.();
+    }
     if (profile && this.device.features.has("timestamp-query")) {
       for (let time = 0; time < repeat; time++) await this.#runProfiled(profile);
       options.onSubmitted?.();
@@ -273,7 +279,26 @@ export class Plan implements Disposable {
 
   #record(step: Unconditional<Step>): void {
     if (this.#finished) throw new Error("the plan is finished");
-    this.#steps.push({ ...step, isWanted: this.#condition });
+    this.#length++;
+    if (!this.device.isDry) this.#steps.push({ ...step, isWanted: this.#condition });
+  }
+
+  /** Which of the plan's blocks holds these params; equal ones share one. */
+  #blockOf(params: Params): number {
+    const bytes = blockBytes(params), key = packParams(params, bytes);
+    const known = this.#blocks.get(key), block = known ?? this.#blocks.size;
+    if (known === undefined) this.#blocks.set(key, block);
+    this.#blockBytes = Math.max(this.#blockBytes, Math.ceil(bytes / UNIFORM_ALIGN) * UNIFORM_ALIGN);
+    return block;
+  }
+
+  /** All blocks as they lie in the arena. */
+  #packBlocks(size: number): Uint8Array<ArrayBuffer> {
+    const bytes = new Uint8Array(size);
+    for (const [key, block] of this.#blocks) {
+      for (let at = 0; at < key.length; at++) bytes[block * this.#blockBytes + at] = key.charCodeAt(at);
+    }
+    return bytes;
   }
 
   /** The steps of a run: those whose condition holds. */
@@ -343,15 +368,20 @@ function encodeDispatch(pass: GPUComputePassEncoder, step: Dispatch): void {
   pass.dispatchWorkgroups(...step.groups);
 }
 
-function packParams(params: Params): ArrayBuffer {
-  const buffer = new ArrayBuffer(Math.max(16, Math.ceil(params.length / 4) * 16));
-  const view = new DataView(buffer);
+/** Size of the uniform binding of params: whole vectors, one at least. */
+function blockBytes(params: Params): number {
+  return Math.max(16, Math.ceil(params.length / 4) * 16);
+}
+
+/** The block of params as text, a character a byte: what a map can tell apart. */
+function packParams(params: Params, size: number): string {
+  const view = new DataView(new ArrayBuffer(size));
   params.forEach((param, index) => {
     if ("u32" in param) view.setUint32(4 * index, param.u32, true);
     else if ("i32" in param) view.setInt32(4 * index, param.i32, true);
     else view.setFloat32(4 * index, param.f32, true);
   });
-  return buffer;
+  return Reflect.apply(String.fromCharCode, null, new Uint8Array(view.buffer));
 }
 
 function resourceOf(bound: Exclude<Bound, { readonly params: Params }>): GPUBindingResource {

@@ -103,13 +103,14 @@ export function recordLogits(
 /** act.logits = head(act.chunk). */
 function recordHead({ plan, weights, act }: DecoderContext, { rows }: { readonly rows: number }): void {
   const stride = strideOf(weights.spec.hidden);
-  recordLinear(
-    plan,
-    operand(plan, act.operands, act.chunk, { rows, stride }),
-    weights.head,
-    { buffer: act.logits, stride: strideOf(weights.spec.vocab) },
-    { rows, direction: "forward" },
-  );
+  plan.repeat(`head of ${rows} rows`, () =>
+    recordLinear(
+      plan,
+      operand(plan, act.operands, act.chunk, { rows, stride }),
+      weights.head,
+      { buffer: act.logits, stride: strideOf(weights.spec.vocab) },
+      { rows, direction: "forward" },
+    ));
 }
 
 /** act.loss of every row with a target, in the order of {@link writeTargets}, 0 of the others; with `gradient`, act.backward.dx = dL/d(output of the last layer), L = state.lossScale · Σ loss. */
@@ -151,13 +152,21 @@ export function recordLoss(context: DecoderContext, { gradient }: { readonly gra
 }
 
 function recordLogitsBackward(
-  { plan, weights, act }: DecoderContext,
+  context: DecoderContext,
   { first, rows }: { readonly first: number; readonly rows: number },
 ): void {
-  const { order } = act, width = weights.spec.hidden;
-  if (!act.dchunk || !act.dfinal) return;
-  const { head, spec } = weights;
-  const target = { buffer: act.dchunk, stride: strideOf(spec.hidden) };
+  const { plan, weights: { spec }, act: { order, dchunk, dfinal } } = context;
+  if (!dchunk || !dfinal) return;
+  plan.repeat(`head backward of ${rows} rows`, () => recordHeadBackward(context, { dchunk, rows }));
+  recordCopyRows(plan, { order, x: dchunk, y: dfinal }, { rows, width: spec.hidden, first, direction: "scatter" });
+}
+
+/** dchunk = dL/d(act.chunk) from dL/d(act.logits). */
+function recordHeadBackward(
+  { plan, weights: { head, spec }, act }: DecoderContext,
+  { dchunk, rows }: { readonly dchunk: DeviceBuffer; readonly rows: number },
+): void {
+  const target = { buffer: dchunk, stride: strideOf(spec.hidden) };
   const stride = strideOf(spec.vocab);
   if (head.placement === "buffer" || head.shards.length === 1) {
     const x = operand(plan, act.operands, act.logits, { rows, stride });
@@ -170,5 +179,4 @@ function recordLogitsBackward(
       recordLinear(plan, x, head, target, { rows, direction: "backward", shard: index, accumulate: index > 0 });
     });
   }
-  recordCopyRows(plan, { order, x: act.dchunk, y: act.dfinal }, { rows, width, first, direction: "scatter" });
 }

@@ -58,7 +58,7 @@ export async function calibrate(model: Model, options: CalibrateOptions): Promis
       const { flags, blocks, kept } = keptRows(data, { rows, seq });
       device.write(pass.act.tokens, data.tokens);
       device.write(keep, flags);
-      device.write(counts, Uint32Array.of(tokens, ...blocks));
+      device.write(counts, Uint32Array.from([tokens, ...blocks]));
       await plan.run(signal ? { signal } : {});
       tokens += kept;
     }

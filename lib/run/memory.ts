@@ -1,13 +1,13 @@
 // How much GPU memory a prune run takes, before it is run. Owns the dry run that counts it; refuses formulas of its own.
-import type { ErrorParts } from "../errors.ts";
+import { CompressoError, type ErrorParts } from "../errors.ts";
 import type { Device, DeviceLimits, MemoryUse } from "../gpu/device.ts";
 import { DEFAULT_LIMITS, openDryDevice } from "../gpu/dry.ts";
 import type { WeightSource } from "../io/source.ts";
-import type { LoraConfig, LoraWeights } from "../nn/lora.ts";
+import { type LoraConfig, loraModules, type LoraWeights } from "../nn/lora.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
-import { type DecoderSpec, tensorShapes } from "../nn/spec.ts";
+import { type DecoderSpec, type LayerSpec, tensorShapes } from "../nn/spec.ts";
 import { IDLE_STATE } from "../nn/step_state.ts";
-import { type UnitKind, type UnitRules, unitTable } from "../prune/units.ts";
+import { type UnitKind, type UnitRules, type UnitTable, unitTable } from "../prune/units.ts";
 import type { Batch } from "./batches.ts";
 import { bytesByPart, type MemoryPart } from "./memory_parts.ts";
 import { loadModelFrom, type Model } from "./model.ts";
@@ -89,26 +89,73 @@ export interface MemoryPlan {
  * ```
  */
 export async function planMemory(spec: DecoderSpec, options: MemoryOptions = {}): Promise<MemoryPlan> {
-  const { adapter = { limits: DEFAULT_LIMITS, isCpu: false }, baseDtype = "f16" } = options;
-  const resolved = resolveOptions({ rows: [], sparsity: 0.5, steps: 1, ...shapeOf(options) }, spec);
-  const source = zeros(spec);
-  using device = openDryDevice(adapter);
-  using model = await loadModelFrom(source, { device, baseDtype });
+  using device = openDryDevice(adapterFor(options));
+  return await planOn(device, spec, { ...options, table: tableFor(spec, options) });
+}
+
+/**
+ * Plans a run with some of its options changed, again and again: null where that does not keep within the budget and the adapter's limits. Quicker than
+ * {@link planMemory}, as the units are counted once and a plan is given up at its first excess.
+ *
+ * @throws CompressoError("usage") for options out of range.
+ */
+export function plannerWithin(
+  spec: DecoderSpec,
+  options: MemoryOptions,
+  { memoryLimit = Infinity }: { readonly memoryLimit?: number },
+): (change: Pick<MemoryOptions, "batch" | "seq" | "baseDtype" | "recompute">) => Promise<MemoryPlan | null> {
+  const table = tableFor(spec, options);
+  return async (change) => {
+    using device = openDryDevice({ ...adapterFor(options), memoryLimit });
+    try {
+      return await planOn(device, spec, { ...options, ...change, table });
+    } catch (error) {
+      if (error instanceof CompressoError && error.code === "gpu") return null;
+      throw error;
+    }
+  };
+}
+
+function adapterFor({ adapter = { limits: DEFAULT_LIMITS, isCpu: false } }: MemoryOptions): PlannedAdapter {
+  return adapter;
+}
+
+function resolved(spec: DecoderSpec, options: MemoryOptions): ResolvedOptions {
+  return resolveOptions({ rows: [], sparsity: 0.5, steps: 1, ...shapeOf(options) }, spec);
+}
+
+function tableFor(spec: DecoderSpec, options: MemoryOptions): UnitTable {
+  const { units, rules } = resolved(spec, options);
+  return unitTable(spec, units, rules);
+}
+
+async function planOn(
+  device: Device,
+  spec: DecoderSpec,
+  { table, baseDtype = "f16", ...options }: MemoryOptions & { readonly table: UnitTable },
+): Promise<MemoryPlan> {
+  const run = resolved(spec, options);
+  using model = await loadModelFrom(zeros(spec), { device, baseDtype });
   const weights = device.bytes;
-  const lora = await dryTraining(model, resolved);
+  await dryTraining(model, table, run);
   const training = measured(device);
   device.resetPeak();
-  const { rank, alpha, targets } = resolved.lora;
-  await rehearseVerify(source, {
+  // Layers are compared one after the other: those of one shape take the same.
+  const distinct = zeros({
+    ...spec,
+    layers: [...new Map(spec.layers.map((layer) => [shapeKey(layer), layer])).values()],
+  });
+  const { rank, alpha, targets } = run.lora;
+  await rehearseVerify(distinct, {
     device,
-    adapters: { lora: { rank, alpha, targets, weights: lora } },
-    ...verifyShape(resolved),
+    adapters: { lora: { rank, alpha, targets, weights: zeroLora(distinct.spec, run.lora) } },
+    ...verifyShape(run),
   });
   const verification = measured(device);
   const peak = training.bytes >= verification.bytes ? training : verification;
   const buffers = [...training.uses, ...verification.uses].filter(({ kind }) => kind === "storage");
   const largest = buffers.reduce((most, use) => use.bytes > most.bytes ? use : most, { label: "none", bytes: 0 });
-  const { maxBufferSize, maxStorageBufferBindingSize } = adapter.limits;
+  const { maxBufferSize, maxStorageBufferBindingSize } = device.limits;
   return {
     peakBytes: peak.bytes,
     parts: bytesByPart(peak.uses),
@@ -138,29 +185,38 @@ function shapeOf(
 }
 
 /** Trains one step of each kind, and reads what a run reads; the trainer records its plans when they are first used. */
-async function dryTraining(model: Model, options: ResolvedOptions): Promise<LoraWeights> {
-  const { batch, seq, seed, lora, units, rules, recompute, method } = options;
-  const table = unitTable(model.spec, units, rules);
+async function dryTraining(model: Model, table: UnitTable, options: ResolvedOptions): Promise<void> {
+  const { batch, seq, seed, lora, recompute, method } = options;
   using trainer = createTrainer(model, { batch, seq, seed, lora, table, recompute });
   const count = batch * seq;
-  const data: Batch = {
-    tokens: new Uint32Array(count),
-    labels: new Int32Array(count),
-    realTokens: count,
-    labelTokens: count,
-  };
+  // A dry device takes no data.
+  const data: Batch = { tokens: new Uint32Array(0), labels: new Int32Array(0), realTokens: count, labelTokens: count };
   const state = { state: IDLE_STATE };
   await trainer.step("lora", data, state);
   await trainer.maskGradients(data, state);
-  if (method === "wanda-sp" || method === "flap") await calibrate(model, { batches: [data], batch, seq });
+  if (method === "wanda-sp" || method === "flap") await calibrate(model, { batches: [], batch, seq });
   await trainer.step("masks", data, state);
   await trainer.numbers(0, 1);
-  await trainer.save();
-  return await trainer.loraWeights();
+  await trainer.save(); // with LoRA, which a run reads alone too: that takes less
 }
 
 function measured(device: Device): { readonly bytes: number; readonly uses: readonly MemoryUse[] } {
   return { bytes: device.peakBytes, uses: device.peakUsage() };
+}
+
+/** What tells the shapes of layers apart. */
+function shapeKey({ heads, kvHeads, ffn }: LayerSpec): string {
+  return `${heads} ${kvHeads} ${ffn}`;
+}
+
+/** LoRA of this shape that is 0: all matrices are parts of one. */
+function zeroLora(spec: DecoderSpec, { rank, targets }: Pick<LoraConfig, "rank" | "targets">): LoraWeights {
+  const modules = loraModules(spec, targets);
+  const matrix = new Float32Array(rank * modules.reduce((most, { shape }) => Math.max(most, ...shape), 0));
+  return new Map(modules.flatMap(({ layer, projection, shape: [outputs, inputs] }) => [
+    [`lora.${layer}.${projection}.A`, matrix.subarray(0, rank * inputs)] as const,
+    [`lora.${layer}.${projection}.B`, matrix.subarray(0, rank * outputs)] as const,
+  ]));
 }
 
 /** A model of this shape whose weights are 0. */

@@ -2,7 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
-import { type MemoryOptions, type MemoryPlan, planMemory } from "./memory.ts";
+import { type MemoryOptions, type MemoryPlan, planMemory, plannerWithin } from "./memory.ts";
 import { DEFAULTS } from "./options.ts";
 
 /** A change of options that makes a run fit. */
@@ -41,9 +41,10 @@ export async function adviseMemory(
   budget: MemoryBudget,
 ): Promise<MemoryAdvice[]> {
   const { batch = DEFAULTS.batch, seq = DEFAULTS.seq, baseDtype = "f16" } = options;
+  const planned = plannerWithin(spec, options, budget);
   const attempt = async (change: MemoryAdvice["options"]): Promise<MemoryAdvice | null> => {
-    const plan = await planMemory(spec, { ...options, ...change });
-    return fits(plan, budget) ? { change: wordsOf(change), options: change, peakBytes: plan.peakBytes } : null;
+    const plan = await planned(change);
+    return plan && { change: wordsOf(change), options: change, peakBytes: plan.peakBytes };
   };
   const shorter = (fixed: MemoryAdvice["options"]): Promise<MemoryAdvice | null> =>
     largest(Math.ceil(seq / SEQ_STEP) - 1, (steps) => attempt({ ...fixed, seq: steps * SEQ_STEP }));

@@ -114,7 +114,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   const lastMasks = own(device.createBuffer("last mask z", 4 * masks.layout.count));
   const restoreMasks = own(new Plan(device));
   restoreMasks.copy(lastMasks, masks.z, { bytes: lastMasks.bytes });
-  device.write(lora.params, packLora(spec, lora, initialLora(lora, { seed: options.seed })));
+  if (!device.isDry) device.write(lora.params, packLora(spec, lora, initialLora(lora, { seed: options.seed })));
 
   const gradients = (kind: StepKind, dropout: boolean): Plan => {
     const context = pass.plan({ dropout, maskGrads: kind === "lora" ? new Set() : learner.maskGrads });
@@ -157,6 +157,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   let probe: Plan | null = null;
 
   const load = (data: Batch, stepState: StepState): void => {
+    if (device.isDry) return;
     device.write(act.tokens, data.tokens);
     writeTargets(pass, shiftLabels(data.labels, { seq }));
     writeStepState(device, state, { ...stepState, lossScale: 1 / Math.max(1, data.labelTokens) });

@@ -7,8 +7,10 @@ import { DEFAULT_LIMITS, openDryDevice } from "../../lib/gpu/dry.ts";
 import { demoData } from "../../lib/io/open_model.ts";
 import { openSpec } from "../../lib/io/open_spec.ts";
 import type { MatrixDtype } from "../../lib/nn/matrix.ts";
+import { headRowsFor } from "../../lib/nn/head.ts";
 import type { DecoderSpec } from "../../lib/nn/spec.ts";
 import type { MemoryOptions, MemoryPlan } from "../../lib/run/memory.ts";
+import { checkMemory } from "../../lib/run/memory_advice.ts";
 import { bytesByPart, MEMORY_PARTS, partOfLabel } from "../../lib/run/memory_parts.ts";
 import { startPrune } from "../../lib/run/prune.ts";
 import { PruneSession } from "../../lib/run/session.ts";
@@ -201,8 +203,10 @@ Deno.test("advice is the mildest that fits of each kind, all together where one 
   const spec = await openSpec("demo"), options = { batch: 8, seq: 256 };
   const { peakBytes } = await planMemory(spec, options);
   const single = await adviseMemory(spec, options, { memoryLimit: 0.6 * peakBytes });
-  for (const { options: { batch, seq }, peakBytes: bytes } of single) {
+  for (const { options: change, peakBytes: bytes } of single) {
+    const { batch, seq } = change;
     assert.ok(bytes <= 0.6 * peakBytes);
+    assert.equal(bytes, (await planMemory(spec, { ...options, ...change })).peakBytes);
     const milder = batch ? { batch: batch + 1 } : seq ? { seq: seq + 32 } : null;
     if (milder) assert.ok((await planMemory(spec, { ...options, ...milder })).peakBytes > 0.6 * peakBytes);
   }
@@ -211,6 +215,39 @@ Deno.test("advice is the mildest that fits of each kind, all together where one 
   assert.ok(together && others.length === 0 && together.peakBytes <= 4.5 * MIB);
   assert.match(together.change, /^--base-dtype q4 and --batch 1 and --seq \d+$/);
   assert.deepEqual(await adviseMemory(spec, options, { memoryLimit: 1 }), []);
+});
+
+Deno.test("a batch of 100,000 sequences is refused as others are, with what would fit", async () => {
+  const demo = await openSpec("demo");
+  const spec: DecoderSpec = { ...demo, vocab: 2 ** 20, layers: demo.layers.slice(0, 1) };
+  const options = { batch: 100_000, seq: 8, baseDtype: "q4" as const }, rows = options.batch * options.seq;
+  // Each chunk of the output head has three blocks of params of its own: more in all than a call has arguments.
+  assert.equal(rows / headRowsFor(spec.vocab, rows), 50_000);
+  await assert.rejects(checkMemory(spec, options), (error) => {
+    assert.ok(error instanceof CompressoError && error.code === "gpu", `${error}`);
+    assert.match(error.message, /cannot prune in the memory that there is.*use --batch \d+ \(\d+ MiB\)/s);
+    return true;
+  });
+  // So do the blocks of rows that activations are counted in.
+  const { excesses } = await planMemory({ ...spec, vocab: demo.vocab }, { batch: 100_000, seq: 96, method: "flap" });
+  assert.ok(excesses.length > 0);
+});
+
+Deno.test("layers of one shape are compared once in a plan, and those of others too", async () => {
+  const demo = await openSpec("demo"), [layer] = demo.layers;
+  assert.ok(layer);
+  const stages = async (layers: DecoderSpec["layers"]): Promise<MemoryPlan["stages"]> =>
+    (await planMemory({ ...demo, layers }, { batch: 1, seq: 64, baseDtype: "f32" })).stages;
+  /** What comparing takes beside the model. */
+  const compared = async (layers: DecoderSpec["layers"]): Promise<number> => {
+    const { verification, weights } = await stages(layers);
+    return verification - weights;
+  };
+  const wide = { ...layer, ffn: 8 * layer.ffn }, most = await compared([wide]);
+  assert.ok(most > await compared([layer]));
+  for (const layers of [[layer, layer, wide], [wide, layer, wide], [layer, { ...layer, heads: 0, kvHeads: 0 }, wide]]) {
+    assert.equal(await compared(layers), most);
+  }
 });
 
 Deno.test("what else is on the device counts against its limit", async () => {
@@ -242,6 +279,15 @@ Deno.test("a dry device counts as another does, reads zeros, and holds what was 
   assert.equal(device.liveCount, 1);
   device.createBuffer("huge", 2 ** 30)[Symbol.dispose]();
   assert.match(device.excesses[0]?.message ?? "", /cannot allocate the GPU buffer 'huge'/);
+});
+
+Deno.test("a dry device with a budget throws what is beyond it or a limit, as another does", () => {
+  const limits = { ...DEFAULT_LIMITS, maxBufferSize: 64 };
+  using device = openDryDevice({ isCpu: false, limits, memoryLimit: 100 });
+  using _first = device.createBuffer("first", 64);
+  assert.throws(() => device.createBuffer("second", 64), /memory limit is 100 bytes/);
+  assert.throws(() => device.createBuffer("third", 80), /cannot allocate the GPU buffer 'third'/);
+  assert.deepEqual([device.bytes, device.liveCount, device.excesses.length], [64, 1, 0]);
 });
 
 Deno.test("planMemory() refuses options that no run may have", async () => {

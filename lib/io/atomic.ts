@@ -266,7 +266,8 @@ async function destination(path: string): Promise<string> {
   for (let left = MOST_LINKS; left > 0; left--) {
     const link = await Deno.readLink(at).catch(() => null);
     if (link === null) return at;
-    at = resolve(dirname(at), link);
+    const folder = dirname(at); // itself behind a link perhaps, and `..` is of where that leads
+    at = resolve(await Deno.realPath(folder).catch(() => folder), link);
   }
   throw unwritable(path, new Error("its links lead in a circle"));
 }

@@ -94,7 +94,7 @@ export interface ScheduleDefinition {
   readonly layers?: (input: ScheduleInput) => readonly (number | null)[];
   /** Units that do not move in this step. */
   readonly freeze?: (input: ScheduleInput) => readonly FrozenUnits[];
-  /** Whether the pruning stage ends before this step. Before the first one it cuts nothing: records are those of fine-tuning then. */
+  /** Whether the pruning stage ends before this step. Before the first one it cuts nothing, but for a size: records are those of fine-tuning then. */
   readonly end?: (input: ScheduleInput) => boolean;
   /** Numbers of the loop. `warmup` counts where there is no `sparsity`. */
   readonly rates?: { readonly [rate in RateName]?: Curve };

@@ -91,6 +91,7 @@ export class Model implements Disposable {
   #cached: CachedPass | null = null;
   /** Settled when the calls made so far are over. */
   #turn: Promise<unknown> = Promise.resolve();
+  #disposed = false;
 
   /** Wraps loaded weights; use {@link loadModel}. */
   constructor(device: Device, source: WeightSource, parts: { weights: Weights; tokenizer: Tokenizer | null }) {
@@ -272,13 +273,20 @@ export class Model implements Disposable {
 
   /** Frees the weights and all cached buffers. */
   [Symbol.dispose](): void {
+    this.#disposed = true;
     this.#release();
     this.weights[Symbol.dispose]();
   }
 
   /** What uses the cached pass: one call's buffers are not another's. */
   async #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const result = this.#turn.then(work);
+    const result = this.#turn.then(() => {
+      if (!this.#disposed) return work();
+      throw new CompressoError("usage", {
+        what: "cannot run this model",
+        rule: "it is not disposed before its calls are over",
+      });
+    });
     this.#turn = result.catch(() => {});
     return await result;
   }

@@ -358,16 +358,14 @@ class Run implements PruneRun {
   /** Ends the pruning stage: exactly as many units fall as the last target demands; none where a schedule ended it before its first step. */
   async #harden(): Promise<void> {
     const { table } = this.#parts, { layerTargets: layers, aim, target: last, leftOut, stageStep } = this.#position;
-    const isSkipped = stageStep === 0 && leftOut > 0, target = isSkipped ? 0 : last ?? this.options.sparsity;
+    const isSkipped = stageStep === 0 && leftOut > 0 && !this.options.size,
+      target = isSkipped ? 0 : last ?? this.options.sparsity;
     const { temperature } = aim ?? this.options.rates;
     const expected = isSkipped ? 0 : await this.#now.chooser.end({ target, layers, temperature });
     this.#position = { ...this.#position, target, expected, aim: null };
     const arrays = await this.#trainer.save(), hard = hardSparsity(table, keptUnits(table, arrays.slots));
-    const { position, verdict } = overseeHard(
-      this.#position,
-      { look: this.#look(arrays), hard, isSkipped },
-      this.#oversight,
-    );
+    const seen = { look: this.#look(arrays), hard, isSkipped };
+    const { position, verdict } = overseeHard(this.#position, seen, this.#oversight);
     this.#position = position;
     await this.#act(verdict);
   }

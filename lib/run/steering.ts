@@ -96,7 +96,7 @@ function scripted(
       const output = await schedule.evaluate({ progress, sparsity, step, steps, records, layers: await layers() });
       const now: Rates = { ...rates, ...output.rates };
       const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup: now.warmup })(progress);
-      checkTargets(table, { step, steps, target, most, layers: output.layers, isOwn: output.sparsity !== null });
+      checkTargets(table, { step, steps, target, most, layers: output.layers });
       return { target, rates: now, end: output.end, layers: output.layers, freeze: output.freeze };
     },
     [Symbol.asyncDispose]: () => schedule[Symbol.asyncDispose](),
@@ -104,14 +104,13 @@ function scripted(
 }
 
 /**
- * Refuses targets that units and rules cannot meet before the stage is spent on them. Those of layers have to agree with the schedule's own for
- * the whole; behind the run's curve, where a schedule leaves the whole to it, they may stay until the end. Throws `CompressoError("input")`, with
- * step and value.
+ * Refuses targets that units and rules cannot meet before the stage is spent on them. Those of layers may stay behind the whole's on the way; at
+ * the last step they have to agree. Throws `CompressoError("input")`, with step and value.
  */
 function checkTargets(
   table: UnitTable,
-  { step, steps, target, most, layers, isOwn }:
-    & { readonly most: number; readonly isOwn: boolean }
+  { step, steps, target, most, layers }:
+    & { readonly most: number }
     & Pick<SteeringInput, "step" | "steps">
     & Pick<Steering, "target" | "layers">,
 ): void {
@@ -127,7 +126,7 @@ function checkTargets(
   if (!layers) return;
   try {
     checkLayerTargets(table, layers);
-    if (isOwn && target > 0) checkReachable(table, Math.min(target, most), { layerTargets: layers });
+    if (step === steps - 1 && target > 0) checkReachable(table, Math.min(target, most), { layerTargets: layers });
   } catch (error) {
     if (!(error instanceof CompressoError)) throw error;
     throw new CompressoError("input", { ...error.parts, what: `${what}: ${error.parts.what}` }, { cause: error });

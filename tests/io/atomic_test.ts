@@ -52,6 +52,11 @@ Deno.test("what a link leads to is written, a file or a folder that is there or 
     for (const name of await names(at("links"))) assert.ok((await Deno.lstat(at(`links/${name}`))).isSymlink, name);
     assert.deepEqual(await Promise.all(["a", "b"].map((name) => Deno.readTextFile(at(`disk/${name}`)))), ["a", "b"]);
     for (const name of ["old", "new"]) assert.equal(await Deno.readTextFile(at(`disk/${name}/x`)), name);
+    await Deno.mkdir(at("far/inner"), { recursive: true });
+    await Deno.symlink("far/inner", at("near"));
+    await Deno.symlink("../c", at("far/inner/c"));
+    await writeFileAtomically(at("near/c"), "c");
+    assert.equal(await Deno.readTextFile(at("far/c")), "c");
     // Folders that a crash left aside lie beside where the link leads.
     await Deno.rename(at("disk/old"), at("disk/old.old-00000000"));
     assert.equal(await recoverFolder(at("links/old")), true);

@@ -3,6 +3,15 @@ import assert from "node:assert/strict";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { openGoldenModel, someTokens } from "./helpers/reference.ts";
 
+Deno.test("a call behind the end of its model is refused, and leaves nothing", async () => {
+  using device = await openDevice();
+  const { model } = await openGoldenModel("gqa_llama3", { device });
+  const waiting = model.logits(someTokens(5, model.spec.vocab));
+  model[Symbol.dispose]();
+  await assert.rejects(waiting, /it is not disposed before its calls are over/);
+  assert.equal(device.liveCount, 0);
+});
+
 Deno.test("calls that overlap give what they give one by one, of equal and of other shapes, and an error is that call's own", async () => {
   using device = await openDevice();
   const { model, adapters } = await openGoldenModel("gqa_llama3", { device });

@@ -1,6 +1,6 @@
 // Schedules that steer a run: targets, rates, layers and the end of the stage, and what they are shown. On the demo model.
 import assert from "node:assert/strict";
-import { cubic, defineSchedule, prune, type RunHooks } from "../../mod.ts";
+import { cubic, defineSchedule, prune, type RunHooks, type ScheduleInput } from "../../mod.ts";
 import { hardenMasks } from "../../lib/prune/harden.ts";
 import { keptBy } from "../../lib/run/chooser.ts";
 import { layerShares } from "../../lib/run/steering.ts";
@@ -41,6 +41,12 @@ Deno.test("a schedule that ends the stage before its first step cuts nothing, an
     assert.match(alarms[0]?.message ?? "", /before its first step, and nothing of 20\.0 % is cut/);
     const { parameters: { before, after } } = await run.slice();
     assert.equal(after, before);
+    // A size is met all the same.
+    const { sparsity: _sparsity, ...others } = BASE, parameters = Math.round(0.9 * before);
+    using sized = prune(model, { ...others, schedule, size: { parameters } });
+    for await (const _ of sized);
+    const small = (await sized.slice()).parameters.after;
+    assert.ok(small <= parameters && small > 0.99 * parameters, `${small} of ${parameters}`);
   });
 });
 
@@ -136,15 +142,18 @@ Deno.test("a schedule's target out of reach is refused at its step, for the whol
   });
 });
 
-Deno.test("targets of layers that leave the schedule's own for the whole out of reach are refused at once, but may follow the run's curve from behind", async () => {
+Deno.test("targets of layers that leave the whole's out of reach are refused at the last step, but may follow it from behind", async () => {
   await withDemo(async ({ model }) => {
     const layers = defineSchedule({ layers: ({ layers, progress }) => layers.map(() => 0.2 * progress) });
-    const { sparsity: { hard } } = (await drive(model, { schedule: layers, postfinetune: 0 })).result;
-    assert.ok(hard >= 0.2 - ROUNDING && hard < 0.21, `${hard}`);
+    const sparsity = ({ progress }: ScheduleInput): number => Math.min(0.2, 0.3 * progress);
+    for (const schedule of [layers, defineSchedule({ ...layers.definition, sparsity })]) {
+      const { sparsity: { hard } } = (await drive(model, { schedule, postfinetune: 0 })).result;
+      assert.ok(hard >= 0.2 - ROUNDING && hard < 0.21, `${hard}`);
+    }
     const both = defineSchedule({ ...layers.definition, sparsity: ({ progress }) => 0.3 * progress });
     await assert.rejects(
       drive(model, { schedule: both }),
-      /step 0 of 8: cannot reach a sparsity of 0\.0375; .*targets of single layers/,
+      /step 7 of 8: cannot reach a sparsity of 0\.3; .*targets of single layers/,
     );
   });
 });

@@ -1,4 +1,4 @@
-// `compresso export MODEL`: any readable model, with an adapter merged where asked, as a Hugging Face folder and a GGUF. Owns the verb; refuses to cut. Needs no GPU.
+// `compresso export MODEL`: a readable model, with an adapter merged where asked, as a Hugging Face folder and a GGUF. Owns the verb; refuses to cut. Needs no GPU.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { basename, resolve } from "node:path";
 import { keptGeneration } from "../lib/io/hf_model.ts";

@@ -25,11 +25,11 @@ export interface TextureProduct {
   readonly dtype: WeightDtype;
   /** Rows of C an invocation owns; a multiple of 4 where A is stored [k][m]. */
   readonly rows: number;
-  /** vec4 columns of C an invocation owns; even where B is stored [k][n] as anything but f32. */
+  /** vec4 columns of C an invocation owns; even where B is stored [k][n] and not f32. */
   readonly vectors: number;
   /** C is stored [n][m]: lets lanes run along the longer side of a thin result. Such a C is written by single f32. */
   readonly transposeC?: boolean;
-  /** C is written by single f32: any offset and stride. */
+  /** C is written by single f32, at whatever offset and stride. */
   readonly scalarC?: boolean;
   /** k is any number, and what is stored beyond it is ignored; else k is a multiple of the step. For f32 only. */
   readonly tail?: boolean;

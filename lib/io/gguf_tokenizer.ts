@@ -14,7 +14,7 @@ export const NO_TOKENIZER = "no_vocab";
 /** How prompts are laid out, see `promptStyle`: a key of tokenizer_config.json, and in a GGUF behind "tokenizer."; other programs pass it over. */
 export const STYLE_KEY = "compresso_style";
 
-/** Metadata of a GGUF by key, as any reader decodes it. */
+/** Metadata of a GGUF by key, as its reader decodes it. */
 export type GgufMetadata = ReadonlyMap<string, unknown>;
 
 /**

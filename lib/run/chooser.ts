@@ -112,6 +112,7 @@ function learned(parts: ChooserParts): Chooser {
 
 /** log α holds the running mean of squared gradients. */
 function gradual({ table, options, trainer, harden }: ChooserParts): Chooser {
+  let known: { readonly writes: number; readonly hard: number } | null = null;
   return {
     ...NOTHING,
     begin: () => Promise.resolve(trainer.setLogAlpha(new Float32Array(table.count))),
@@ -127,8 +128,11 @@ function gradual({ table, options, trainer, harden }: ChooserParts): Chooser {
       if (step > 0 && step % GRADUAL_EVERY === 0) {
         trainer.setMasks(gradualMasks(table, await trainer.logAlpha(), { target, layout: options.layout }));
       }
-      // Those of a hook too.
-      return sparsityOf(table, await trainer.masks());
+      // A hook may have written others meanwhile.
+      if (known?.writes !== trainer.maskWrites) {
+        known = { writes: trainer.maskWrites, hard: sparsityOf(table, await trainer.masks()) };
+      }
+      return known.hard;
     },
     async afterStep(): Promise<void> {
       const mean = await trainer.logAlpha();

@@ -86,6 +86,8 @@ export interface Trainer extends Disposable {
   slotGradients(): Promise<Float32Array>;
   masks(): Promise<Required<MaskValues>>;
   setMasks(masks: MaskValues): void;
+  /** How often `setMasks` was called: whoever knows the masks of one count need not read them again. */
+  readonly maskWrites: number;
   logAlpha(): Promise<Float32Array<ArrayBuffer>>;
   setLogAlpha(values: Float32Array<ArrayBuffer>): void;
   loraWeights(): Promise<LoraWeights>;
@@ -154,7 +156,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   const plans: { [K in StepKind]?: { readonly gradients: Plan; readonly update: Plan } } = {};
   const plansOf = (kind: StepKind): { readonly gradients: Plan; readonly update: Plan } =>
     plans[kind] ??= { gradients: gradients(kind, true), update: updates(kind) };
-  let probe: Plan | null = null;
+  let probe: Plan | null = null, maskWrites = 0;
 
   const load = (data: Batch, stepState: StepState): void => {
     if (device.isDry) return;
@@ -202,7 +204,13 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
         slots: await device.readFloats(masks.dz, masks.layout.count),
       };
     },
-    setMasks: (values) => device.write(masks.z, packMasks(spec, masks.layout, values)),
+    setMasks(values): void {
+      maskWrites++;
+      device.write(masks.z, packMasks(spec, masks.layout, values));
+    },
+    get maskWrites(): number {
+      return maskWrites;
+    },
     slotGradients: () => device.readFloats(masks.dz, masks.layout.count),
     masks: async () => unpackMasks(spec, masks.layout, await device.readFloats(masks.z, masks.layout.count)),
     logAlpha: () => device.readFloats(learner.logAlpha, table.count),

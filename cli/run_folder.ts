@@ -93,8 +93,9 @@ export async function finishedRun(
   if (!found.includes("run.json") || found.includes(CHECKPOINT_FILE)) return null;
   const path = join(out, "run.json");
   const summary: RunSummary = JSON.parse(await Deno.readTextFile(path));
-  // Runs of older versions do not say what they were made from.
-  const { inputs: made = {} }: Partial<RunSummary> = summary, present = await inputs();
+  // Runs of older versions and of programs may not say what they were made from.
+  const { inputs: made = {} }: Partial<RunSummary> = summary;
+  const present = Object.keys(made).length > 0 ? await inputs() : {};
   const options = resolveOptions(given((summary.before ?? summary).layers.length), { maxPosition: Infinity });
   const now = {
     ...optionsThatCount(options),

@@ -20,7 +20,7 @@ export interface SizeTarget {
 export interface SelectOptions {
   /** Sparsity to reach; null, or absent, where only `size` or `layerTargets` count. */
   readonly target?: number | null;
-  /** Takes the place of `target`. No unit that stands alone could come back then. */
+  /** Takes the place of `target`. Once it is met, units that stand alone come back as far as it allows. */
   readonly size?: SizeTarget | undefined;
   /**
    * Share to cut of each layer's own linear weights, hidden dims not counted; null leaves a layer free. They go first: where they cut more than

@@ -1,6 +1,7 @@
 // `compresso prune MODEL`: the three stages, and the smaller model's files. Owns options, progress and the report; refuses the loop itself.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { PROJECTIONS } from "../lib/nn/spec.ts";
+import { RANKINGS } from "../lib/prune/baselines.ts";
 import { UNIT_KINDS } from "../lib/prune/units.ts";
 import { DEFAULTS } from "../lib/run/options.ts";
 import { ON_ALARM_OPTION } from "./alarms.ts";
@@ -114,6 +115,11 @@ export function pruneVerb(): CommandUnknownOpts {
       `how units are chosen: ${METHODS.join(", ")}; the steps of a one-shot method are all recovery`,
       oneOf("--method", METHODS),
       "compresso" as const,
+    )
+    .option(
+      "--ranking <scope>",
+      "units that a one-shot method compares: all, or those of a layer and kind, which then all lose the same share (default: all; wanda-sp: layer)",
+      oneOf("--ranking", RANKINGS),
     )
     .option(
       "--schedule <name|file|url>",

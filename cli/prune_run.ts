@@ -7,6 +7,7 @@ import { type DataReport, readRows, type Row } from "../lib/io/datasets.ts";
 import { fileDigest, modelDigest } from "../lib/io/fingerprint.ts";
 import { DEMO, demoData, modelPath } from "../lib/io/open_model.ts";
 import type { Projection } from "../lib/nn/spec.ts";
+import type { Ranking } from "../lib/prune/baselines.ts";
 import type { Layout } from "../lib/prune/layouts.ts";
 import type { UnitKind } from "../lib/prune/units.ts";
 import type { EncodeReport } from "../lib/run/batches.ts";
@@ -56,6 +57,7 @@ export interface PruneSettings extends ModelSettings, RateSettings, TargetSettin
   readonly rslora?: true | undefined;
   readonly targets: readonly Projection[];
   readonly dropout: number;
+  readonly ranking?: Ranking | undefined;
   readonly layout: Layout;
   readonly saveAdapter?: true | undefined;
   readonly recompute: boolean;
@@ -193,6 +195,7 @@ function optionsOf(
     lora: { rank, alpha, targets, dropout, ...(settings.rslora ? { rsLora: true } : {}) },
     ...(settings.packing ? {} : { packing: false }),
     method: settings.method,
+    ...(settings.ranking === undefined ? {} : { ranking: settings.ranking }),
     layout: settings.layout,
     ...ratesOf(settings),
   };

@@ -3,6 +3,7 @@
 import { type Projection, PROJECTIONS } from "../nn/spec.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import { z } from "../packages.ts";
+import { type Ranking, RANKINGS } from "../prune/baselines.ts";
 import type { Layout } from "../prune/layouts.ts";
 import { START_RULES, type StartRule } from "../prune/start.ts";
 import { UNIT_KINDS, type UnitKind } from "../prune/units.ts";
@@ -39,6 +40,8 @@ export interface CellOptions {
   readonly units?: string | readonly UnitKind[] | undefined;
   /** How units are chosen. */
   readonly method?: Method | undefined;
+  /** Which units a one-shot method compares. */
+  readonly ranking?: Ranking | undefined;
   /** Name of a built-in schedule, a script's path or its URL. */
   readonly schedule?: string | undefined;
   /** Whether a schedule's script runs with all rights. */
@@ -136,6 +139,7 @@ const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptio
   seed: count,
   units: words(UNIT_KINDS),
   method: z.enum(METHODS),
+  ranking: z.enum(RANKINGS),
   schedule: z.string().min(1),
   trust: z.boolean(),
   prompt: z.union([z.boolean(), z.string().min(1)]),
@@ -241,7 +245,8 @@ export function pruneOptions(
     sparsity,
     steps,
     ...stages,
-    ...given({ batch: cell.batch, seq: cell.seq, seed: cell.seed, method, layout: cell.layout }),
+    ...given({ batch: cell.batch, seq: cell.seq, seed: cell.seed, layout: cell.layout }),
+    ...given({ method, ranking: cell.ranking }),
     ...given({ recompute: cell.recompute, packing: cell.packing, trustSchedule: cell.trust, schedule: cell.schedule }),
     ...given({ units: wordList(cell.units, UNIT_KINDS), preset: cell.preset, start: cell.start }),
     prompt,

@@ -9,6 +9,11 @@ export const ONE_SHOT_METHODS = ["magnitude", "random", "taylor", "wanda-sp", "f
 /** Name of a one-shot score. */
 export type OneShotMethod = typeof ONE_SHOT_METHODS[number];
 
+/** Units that a one-shot score compares: those of all layers and kinds, or of one layer and kind alone, so that all of these lose the same share. */
+export const RANKINGS = ["all", "layer"] as const;
+/** Name of a ranking. */
+export type Ranking = typeof RANKINGS[number];
+
 /** Told apart from other draws of the same seed. */
 const RANDOM_STREAM = 0x4a4d;
 
@@ -64,8 +69,8 @@ export interface Taylor {
  * The same as there: z scales the unit's columns of o_proj or down_proj, so ∂L/∂z = Σ w·∂L/∂w over them, which is LLM-Pruner's "vector-wise"
  * term of that matrix (`--taylor vectorize`), and of v_proj and up_proj, whose rows the output is linear in.
  * Different: LLM-Pruner adds up such terms of all matrices of a unit, also of q, k and gate; its element-wise variants take |w·∂L/∂w| before
- * the sum. It ranks the units of each layer apart and cuts the same share of some layers; here, as for every method, one ranking by score per
- * parameter goes through all layers.
+ * the sum. It ranks the units of each layer apart and cuts the same share of some layers, as {@link rankWithin} and protected layers do; these
+ * scores are per parameter, so that one ranking can go through all layers and kinds.
  */
 export function createTaylor(table: UnitTable): Taylor {
   const sums = new Float64Array(table.count);
@@ -80,6 +85,24 @@ export function createTaylor(table: UnitTable): Taylor {
     },
     scores: () => sums.map((sum, unit) => Math.abs(sum) / Math.max(1, total) / unitParameters(table, unit)),
   };
+}
+
+/**
+ * Places of the scores within layer and kind, (rank + 1) / units, ties by index: a threshold p on them cuts ⌊p·units⌋ of each, so that every
+ * layer loses the same share of its heads, and of its columns. Hidden dims are ranked among themselves, and so are whole layers.
+ */
+export function rankWithin(table: UnitTable, scores: ArrayLike<number>): Float64Array<ArrayBuffer> {
+  const kindOf = (unit: number): string => {
+    if (unit >= table.layerFirst) return "layers";
+    if (unit >= table.hiddenFirst) return "hidden";
+    return `${unit >= table.ffnFirst ? "ffn" : "heads"} ${table.layer[unit]}`;
+  };
+  const ranks = new Float64Array(table.count);
+  for (const units of Map.groupBy(Array.from({ length: table.count }, (_, unit) => unit), kindOf).values()) {
+    const order = units.toSorted((a, b) => (scores[a] ?? 0) - (scores[b] ?? 0) || a - b);
+    order.forEach((unit, rank) => ranks[unit] = (rank + 1) / units.length);
+  }
+  return ranks;
 }
 
 /** Which sums a projection's rows (or, of o and down, columns) belong to, and how many of them make a unit. */

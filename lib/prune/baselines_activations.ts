@@ -2,6 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import type { WeightSource } from "../io/source.ts";
 import { projectionName } from "../nn/spec.ts";
+import { rankWithin } from "./baselines.ts";
 import type { UnitTable } from "./units.ts";
 
 /** Statistics of the input channels of o_proj [heads·headDim] or down_proj [ffn] of one layer. */
@@ -40,7 +41,7 @@ interface PartScores {
 /**
  * Wanda for structures, as `wanda_sp` of FLAP's code (An et al. 2024, after Sun et al. 2023): ‖x_j‖₂ · mean_i |W_ij| of each input channel j of
  * o_proj and down_proj, summed over a unit's channels. There every layer loses the same share of its heads and of its columns, and nothing is
- * standardised; so the score here is the rank within layer and kind, (rank + 1) / units, and a threshold p on it cuts ⌊p·units⌋ of each.
+ * standardised; so the score here is the rank within layer and kind, see {@link rankWithin}.
  *
  * Different: there a layer's statistics are those behind the layers that were cut before it, here those of the whole model.
  * Throws `CompressoError("usage")` for hidden dims and whole layers, which the method does not score.
@@ -63,10 +64,9 @@ export async function wandaScores(
       metric: { o: metric, down: metric },
     })
   ) {
-    const order = units.map((_, index) => index).sort((a, b) => (values[a] ?? 0) - (values[b] ?? 0) || a - b);
-    order.forEach((index, rank) => scores[units[index] ?? -1] = (rank + 1) / units.length);
+    units.forEach((unit, index) => scores[unit] = values[index] ?? 0);
   }
-  return scores;
+  return rankWithin(table, scores);
 }
 
 /**

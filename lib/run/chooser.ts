@@ -151,6 +151,7 @@ function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
     if (method === "flap") await writeBiases(model.device, model.weights, model.source);
     return await oneShotScores(model, table, {
       method,
+      ranking: options.ranking,
       batches: calibrationBatches(parts, CALIBRATION_BATCHES),
       batch,
       seq,

@@ -1,5 +1,12 @@
 // One-shot scores of a loaded model, on the footing of learned masks: same units, same batches. Owns which data a method looks at; refuses selection and the loop.
-import { createTaylor, magnitudeScores, type OneShotMethod, randomScores } from "../prune/baselines.ts";
+import {
+  createTaylor,
+  magnitudeScores,
+  type OneShotMethod,
+  randomScores,
+  type Ranking,
+  rankWithin,
+} from "../prune/baselines.ts";
 import { type ActivationStats, flapScores, wandaScores } from "../prune/baselines_activations.ts";
 import { applyCompensation, withOutputBiases } from "../prune/baselines_bias.ts";
 import type { UnitTable } from "../prune/units.ts";
@@ -14,6 +21,8 @@ import { Model } from "./model.ts";
 export interface OneShotOptions {
   /** The score. */
   readonly method: OneShotMethod;
+  /** Which units are compared; default all, of wanda-sp those of a layer in any case. */
+  readonly ranking?: Ranking;
   /** Calibration data of taylor, wanda-sp and flap; not asked for by the others. All batches have `batch` · `seq` tokens. */
   readonly batches: Iterable<Batch>;
   /** Sequences of a batch. */
@@ -38,6 +47,11 @@ export interface OneShotScores {
 
 /** Scores the units once. Throws `CompressoError("usage")` for units that the method does not score. */
 export async function oneShotScores(model: Model, table: UnitTable, options: OneShotOptions): Promise<OneShotScores> {
+  const { scores, stats } = await rawScores(model, table, options);
+  return { scores: options.ranking === "layer" ? rankWithin(table, scores) : scores, stats };
+}
+
+async function rawScores(model: Model, table: UnitTable, options: OneShotOptions): Promise<OneShotScores> {
   const { method, batches, batch, seq, seed, maskGradients, signal } = options, { source } = model;
   switch (method) {
     case "magnitude":

@@ -1,5 +1,6 @@
 // Options of a prune run with their defaults, as numbers that follow from the step budget. Owns validation; refuses the loop.
 import { CompressoError } from "../errors.ts";
+import { type OneShotMethod, type Ranking, RANKINGS } from "../prune/baselines.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { checkLora, type LoraConfig } from "../nn/lora.ts";
 import { type DecoderSpec, PROJECTIONS } from "../nn/spec.ts";
@@ -57,6 +58,8 @@ export interface PruneOptions {
   readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
   /** How units are chosen. Default "compresso": learned masks. */
   readonly method?: Method;
+  /** Which units a one-shot method compares. Default "all", of wanda-sp "layer": it knows no other. */
+  readonly ranking?: Ranking;
   /** What the pruning stage aims at, step by step: a built-in name, a script's path or URL, or `defineSchedule(…)`. Default "cubic". */
   readonly schedule?: ScheduleSource;
   /** Whether a schedule's script runs in this process with all its rights, instead of isolated. Default false. */
@@ -157,6 +160,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     layout: options.layout ?? DEFAULTS.layout,
     recompute: options.recompute ?? true,
     method: options.method ?? "compresso",
+    ranking: options.ranking ?? (options.method === "wanda-sp" ? "layer" : "all"),
     rules: { ...alignment(options.size), ...options.rules },
     start: options.start ?? preset.start ?? "saliency",
     rates: resolveRates(steps, { preset: preset.rates, given: options.rates }),
@@ -202,7 +206,7 @@ function checkGoal({ sparsity, size }: PruneOptions): void {
   });
 }
 
-function checkMethod({ method = "compresso", schedule, start }: PruneOptions): void {
+function checkMethod({ method = "compresso", ranking, schedule, start }: PruneOptions): void {
   if (!METHODS.includes(method)) {
     throw new CompressoError("usage", {
       what: "cannot prune by this method",
@@ -218,6 +222,18 @@ function checkMethod({ method = "compresso", schedule, start }: PruneOptions): v
       mend: "leave --start out",
     });
   }
+  if (
+    ranking !== undefined && !(RANKINGS.includes(ranking) && isOneShot(method) && rankingsOf(method).includes(ranking))
+  ) {
+    throw new CompressoError("usage", {
+      what: `cannot rank units by '${ranking}'`,
+      rule: isOneShot(method)
+        ? `the method ${method} ranks by ${rankingsOf(method).join(" or ")}`
+        : "only one-shot methods have a choice of ranking",
+      value: `method ${method}`,
+      mend: "leave --ranking out",
+    });
+  }
   if (schedule !== undefined && isOneShot(method)) {
     throw new CompressoError("usage", {
       what: `cannot use a schedule with the method ${method}`,
@@ -225,6 +241,11 @@ function checkMethod({ method = "compresso", schedule, start }: PruneOptions): v
       mend: "leave --schedule out, or use compresso or gradual",
     });
   }
+}
+
+/** Wanda-sp's scores of different layers and kinds do not compare. */
+function rankingsOf(method: OneShotMethod): readonly Ranking[] {
+  return method === "wanda-sp" ? ["layer"] : RANKINGS;
 }
 
 function whole(name: string, value: number, least: number): void {

@@ -1,8 +1,8 @@
-// Magnitude scores against sums taken weight by weight.
+// Magnitude scores against sums taken weight by weight, and ranks within layers.
 import assert from "node:assert/strict";
 import { type HfSource, openHfFolder } from "../../lib/io/hf_model.ts";
 import { type DecoderSpec, projectionName, PROJECTIONS } from "../../lib/nn/spec.ts";
-import { magnitudeScores } from "../../lib/prune/baselines.ts";
+import { magnitudeScores, rankWithin } from "../../lib/prune/baselines.ts";
 import { type UnitKind, type UnitTable, unitTable } from "../../lib/prune/units.ts";
 
 const MODEL = new URL("../../fixtures/golden/gqa_llama3/model", import.meta.url).pathname;
@@ -79,4 +79,31 @@ Deno.test("magnitudeScores() of a whole layer is the mean square of its weights,
   assertNear(scores[table.layerFirst + layer - 1], meanSquare(own));
   const plain = await magnitudeScores(source, unitTable(spec, ["hidden"]));
   assertNear(scores[table.hiddenFirst + 5], plain[5] ?? NaN);
+});
+
+Deno.test("rankWithin() gives every layer and kind the same places, in the order of the scores", async () => {
+  const source = await openHfFolder(MODEL), { layers } = source.spec;
+  for (const kinds of [["kv", "ffn", "hidden"], ["heads", "ffn", "layers"]] as const) {
+    const table = unitTable(source.spec, kinds);
+    // Scales that differ by layer and kind, as one ranking through all would be hit by; every fifth score is a tie.
+    const scores = Float64Array.from(
+      { length: table.count },
+      (_, unit) => 10 ** ((table.layer[unit] ?? 0) - (unit < table.ffnFirst ? 3 : 0)) * ((unit * 7919) % 13 || 1),
+    );
+    const ranks = rankWithin(table, scores);
+    const { ffnFirst, hiddenFirst, layerFirst, count } = table;
+    const ranges = [[0, ffnFirst], [ffnFirst, hiddenFirst], [hiddenFirst, layerFirst], [layerFirst, count]] as const;
+    for (const [kind, [first, end]] of ranges.entries()) {
+      const all = Array.from({ length: end - first }, (_, i) => first + i);
+      const sets = kind < 2 ? layers.map((_, layer) => all.filter((unit) => table.layer[unit] === layer)) : [all];
+      for (const units of sets) {
+        const order = units.toSorted((a, b) => (ranks[a] ?? NaN) - (ranks[b] ?? NaN));
+        assert.deepEqual(order.map((unit) => ranks[unit]), units.map((_, place) => (place + 1) / units.length));
+        for (const [place, unit] of order.entries()) {
+          const next = order[place + 1] ?? unit, [a = NaN, b = NaN] = [scores[unit], scores[next]];
+          assert.ok(a < b || a === b && unit <= next, `${kinds}: ${unit} before ${next}`);
+        }
+      }
+    }
+  }
 });

@@ -6,6 +6,7 @@ import {
   hardSparsity,
   prune,
   type PruneResult,
+  type Ranking,
   type RunHandle,
   type RunHooks,
 } from "../../mod.ts";
@@ -165,6 +166,27 @@ Deno.test("the method magnitude cuts the units of least magnitude, and all its s
     const bare = await drive(model, { method: "magnitude", steps: 0, prefinetune: 0, postfinetune: 0 });
     assert.deepEqual([bare.records.length, bare.result.sparsity.hard], [0, result.sparsity.hard]);
     await assert.rejects(drive(model, { method: "magnitude", schedule: "linear" }), /schedule/);
+  });
+});
+
+Deno.test("ranking by layer takes the same share of each, and only one-shot methods know it", async () => {
+  await withDemo(async ({ model }) => {
+    const bare = { steps: 0, prefinetune: 0, postfinetune: 0, units: ["ffn"] } as const;
+    const { layers: [first] } = model.spec, ffn = first?.ffn ?? NaN;
+    const widths = async (ranking?: Ranking): Promise<number[]> => {
+      const { result } = await drive(model, { ...bare, method: "magnitude", ...(ranking ? { ranking } : {}) });
+      assert.ok(result.sparsity.hard >= 0.2 - ROUNDING && result.sparsity.hard < 0.203);
+      return model.spec.layers.map((_, layer) =>
+        Array.from(result.masks.ffn ?? []).slice(layer * ffn, (layer + 1) * ffn).reduce((sum, z) => sum + z, 0)
+      );
+    };
+    const alike = await widths("layer"), free = await widths();
+    assert.ok(Math.max(...alike) - Math.min(...alike) <= 1, alike.join(" "));
+    assert.ok(Math.max(...free) - Math.min(...free) > 10, free.join(" "));
+    assert.deepEqual(await widths("all"), free);
+    assert.throws(() => prune(model, { ...BASE, ranking: "layer" }), /only one-shot methods have a choice of ranking/);
+    const wanda = { ...BASE, method: "wanda-sp", ranking: "all" } as const;
+    assert.throws(() => prune(model, wanda), /the method wanda-sp ranks by layer; now: method wanda-sp/);
   });
 });
 

@@ -31,7 +31,7 @@ export interface TextureProduct {
   readonly transposeC?: boolean;
   /** C is written by single f32, at whatever offset and stride. */
   readonly scalarC?: boolean;
-  /** k is any number, and what is stored beyond it is ignored; else k is a multiple of the step. For f32 only. */
+  /** k may be odd, and what is stored beyond it is ignored; else k is a multiple of the step. For f32 only. */
   readonly tail?: boolean;
   /** Adds `lowAlpha` · Σⱼ low A[m, j] · opB(low B)[j, n] (two more f32 textures, stored as A and B are): LoRA without a second pass over C. */
   readonly low?: boolean;

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { CompressoError, type ErrorCode } from "../errors.ts";
 import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
 import { exists } from "../io/exists.ts";
+import { textIfThere } from "../io/text_file.ts";
 import { CHECKPOINT_FILE } from "../run/run_files.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { RunSummary } from "../run/session.ts";
@@ -212,13 +213,8 @@ export async function writeJson(path: string, value: unknown): Promise<void> {
 }
 
 async function readJson<T>(path: string): Promise<T | null> {
-  let text: string;
-  try {
-    text = await Deno.readTextFile(path);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return null;
-    throw error;
-  }
+  const text = await textIfThere(path);
+  if (text === null) return null;
   try {
     return JSON.parse(text);
   } catch (error) {

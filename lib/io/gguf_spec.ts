@@ -109,6 +109,9 @@ const NONE = -1;
 function layersOf(file: GgufFile, arch: string): LayerSpec[] {
   const keys = metadataReader(file);
   const length = keys.size(`${arch}.block_count`);
+  // A broken count must not make a list of a billion layers.
+  const rule = `a layer has at least one of the file's ${file.tensors.size} tensors`;
+  keys.check(`${arch}.block_count`, length, (value) => value <= file.tensors.size, rule);
   const counts = (key: string, fallback?: readonly number[]): readonly number[] => {
     const value = file.metadata.get(`${arch}.${key}`);
     if (value === undefined && fallback) return fallback;

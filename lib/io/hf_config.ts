@@ -8,6 +8,8 @@ import { ropeOf } from "./hf_rope.ts";
 export const MODEL_TYPES = ["llama", "mistral", "qwen2", "compresso"] as const;
 
 const count = z.int().positive();
+/** Far more than any model has: a broken file must not make a list of a billion layers. */
+const MOST_LAYERS = 10_000;
 const tokenId = z.int().nullish();
 const tokenIds = z.union([z.int(), z.array(z.int())], { error: "expected a token id or a list of them" }).nullish();
 
@@ -15,7 +17,7 @@ const CONFIG = z.looseObject({
   model_type: z.enum(MODEL_TYPES),
   vocab_size: count,
   hidden_size: count,
-  num_hidden_layers: count,
+  num_hidden_layers: count.max(MOST_LAYERS),
   intermediate_size: count.nullish(),
   num_attention_heads: count.nullish(),
   num_key_value_heads: count.nullish(),

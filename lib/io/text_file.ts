@@ -15,6 +15,16 @@ export async function readText(path: string): Promise<string> {
   }
 }
 
+/** Reads a UTF-8 file that need not be there: null where it is not. Throws `CompressoError("input")` where it cannot be read otherwise. */
+export async function textIfThere(path: string): Promise<string | null> {
+  try {
+    return await Deno.readTextFile(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return null;
+    throw new CompressoError("input", { what: `cannot read ${path}`, value: textProblem(error) }, { cause: error });
+  }
+}
+
 /** What was wrong where reading or decoding threw. */
 export function textProblem(error: unknown): string {
   if (error instanceof Deno.errors.NotFound) return "no such file";

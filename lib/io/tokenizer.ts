@@ -3,6 +3,7 @@
 import { LibraryTokenizer } from "../packages.ts";
 import { join } from "node:path";
 import { CompressoError } from "../errors.ts";
+import { textIfThere } from "./text_file.ts";
 import { forJavaScript, isObject, type Json, repairDecoder, repairModel } from "./tokenizer_compat.ts";
 
 /** A tokenizer with the files it came from. */
@@ -131,7 +132,7 @@ export async function loadHfTokenizer(folder: string): Promise<Tokenizer | null>
   const json = await readJson(join(folder, "tokenizer.json"));
   if (json === null) return null;
   const { chat_template: inConfig, ...config } = await readJson(join(folder, "tokenizer_config.json")) ?? {};
-  const chatTemplate = await readText(join(folder, "chat_template.jinja")) ?? templateText(inConfig);
+  const chatTemplate = await textIfThere(join(folder, "chat_template.jinja")) ?? templateText(inConfig);
   return createTokenizer(json, { config, chatTemplate });
 }
 
@@ -240,17 +241,8 @@ function templateText(value: unknown): string | null {
   return isObject(found) && typeof found["template"] === "string" ? found["template"] : null;
 }
 
-async function readText(path: string): Promise<string | null> {
-  try {
-    return await Deno.readTextFile(path);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return null;
-    throw new CompressoError("input", { what: `cannot read ${path}`, value: String(error) }, { cause: error });
-  }
-}
-
 async function readJson(path: string): Promise<Json | null> {
-  const text = await readText(path);
+  const text = await textIfThere(path);
   if (text === null) return null;
   let value: unknown = null;
   try {

@@ -2,6 +2,7 @@
 import { basename, join, resolve } from "node:path";
 import { CompressoError } from "../errors.ts";
 import { openSafetensors } from "../io/safetensors.ts";
+import { textIfThere } from "../io/text_file.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 import { z } from "../packages.ts";
 import { type Alarm, ALARM_ACTIONS, MONITOR_NAMES } from "../run/monitors/alarm.ts";
@@ -99,7 +100,7 @@ const SUMMARY = z.looseObject({
  */
 export async function readRun(folder: string): Promise<ReportRun> {
   const recordsPath = join(folder, RECORDS_FILE), summaryPath = join(folder, SUMMARY_FILE);
-  const [recordsText, summaryText] = await Promise.all([readIfThere(recordsPath), readIfThere(summaryPath)]);
+  const [recordsText, summaryText] = await Promise.all([textIfThere(recordsPath), textIfThere(summaryPath)]);
   if (recordsText === null) throw await noRun(folder);
   const parsed = summaryText === null ? null : parseSummary(summaryText, summaryPath);
   const identity = parsed ? null : await checkpointIdentity(join(folder, CHECKPOINT_FILE));
@@ -219,15 +220,6 @@ async function readEvaluations(folder: string): Promise<Evaluation[]> {
     if (isFile && isEvaluationFile(name)) names.push(name);
   }
   return (await Promise.all(names.sort().map((name) => readEvaluation(join(folder, name))))).flat();
-}
-
-async function readIfThere(path: string): Promise<string | null> {
-  try {
-    return await Deno.readTextFile(path);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return null;
-    throw broken(`cannot read ${path}`, { value: error instanceof Error ? error.message : String(error) });
-  }
 }
 
 async function noRun(folder: string): Promise<CompressoError> {

@@ -1,5 +1,6 @@
 // records.jsonl, line by line. Owns which lines belong to a run that went back, was resumed or is exported; refuses what records say.
 import { CompressoError } from "../errors.ts";
+import { textIfThere } from "../io/text_file.ts";
 import type { StepRecord } from "./records.ts";
 
 /**
@@ -8,7 +9,7 @@ import type { StepRecord } from "./records.ts";
  */
 export async function recordsUpTo(path: string, step: number): Promise<string> {
   if (step === 0) return "";
-  const text = await readIfThere(path) ?? "";
+  const text = await textIfThere(path) ?? "";
   return text.split("\n").filter((line) => stepOf(line) <= step).map((line) => line + "\n").join("");
 }
 
@@ -22,7 +23,7 @@ export async function recordsFor(
   { replace }: { readonly replace: boolean },
 ): Promise<string | null> {
   const lines = records.map((record) => `${JSON.stringify(record)}\n`), last = lines.at(-1), [first] = records;
-  const there = await readIfThere(path);
+  const there = await textIfThere(path);
   if (last === undefined || !first || there?.endsWith(last)) return null;
   if (there !== null && !replace) {
     throw new CompressoError("input", {
@@ -42,14 +43,5 @@ function stepOf(line: string): number {
     return typeof record?.step === "number" ? record.step : NaN;
   } catch {
     return NaN;
-  }
-}
-
-async function readIfThere(path: string): Promise<string | null> {
-  try {
-    return await Deno.readTextFile(path);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return null;
-    throw error;
   }
 }

@@ -132,6 +132,11 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
     /general\.architecture is llama or deci; now: qwen2/,
   ],
   ["no architecture", ({ metadata }) => metadata.delete("general.architecture"), /now: undefined/],
+  [
+    "more layers than tensors",
+    ({ metadata }) => metadata.set("llama.block_count", 4_000_000_000),
+    /block_count: a layer has at least one of the file's 20 tensors; now: 4000000000/,
+  ],
   ["one part of several", ({ metadata }) => metadata.set("split.count", 3), /one part of several; mend: join/],
   [
     "experts",

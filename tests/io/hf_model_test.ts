@@ -210,6 +210,7 @@ const REFUSED: readonly (readonly [Record<string, unknown>, RegExp])[] = [
   ],
   [{ vocab_size: undefined }, /vocab_size: .*expected number; now: vocab_size = not given/],
   [{ hidden_size: "20" }, /hidden_size: expected number, received string; now: hidden_size = "20"/],
+  [{ num_hidden_layers: 4e9 }, /num_hidden_layers: .*<=10000; now: num_hidden_layers = 4000000000/],
   [{ num_hidden_layers: 0 }, /num_hidden_layers: .*>0; now: num_hidden_layers = 0/],
   [{ intermediate_size: null }, /intermediate_size: it is given/],
   [{ head_dim: 7 }, /head_dim: it is even.*now: head_dim = 7/],

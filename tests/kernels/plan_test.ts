@@ -18,7 +18,7 @@ const BLOCK = 256;
 Deno.test("a plan has room for each block of params that differs in a byte, and for any number of them", () => {
   using device = openDryDevice({ isCpu: false });
   const kernel = compileKernel(device, copyRows);
-  using any = device.createBuffer("any", 16);
+  using buffer = device.createBuffer("buffer", 16);
   const bytesOf = (record: (plan: Plan) => void): number => {
     const before = device.bytes;
     using plan = new Plan(device);
@@ -27,7 +27,7 @@ Deno.test("a plan has room for each block of params that differs in a byte, and 
     return device.bytes - before;
   };
   const dispatch = (plan: Plan, ...params: (ReturnType<typeof u32> | ReturnType<typeof f32>)[]): void =>
-    plan.dispatch(kernel, [any, any, any, { params }], { groups: [1] });
+    plan.dispatch(kernel, [buffer, buffer, buffer, { params }], { groups: [1] });
   assert.equal(bytesOf(() => {}), BLOCK);
   const some = (plan: Plan): void => {
     dispatch(plan, u32(1), u32(2));

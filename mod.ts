@@ -114,7 +114,13 @@ export { type ChoiceOptions, encodeChoices } from "./lib/run/choice_rows.ts";
 export { type ExportFormat, exportModel, type ExportOptions, type ExportResult } from "./lib/run/export.ts";
 export { type FinishReason, generate, type GenerateOptions } from "./lib/run/generate.ts";
 export { generateText, type GenerateTextOptions } from "./lib/run/generate_text.ts";
-export { type MemoryOptions, type MemoryPlan, planMemory, type PlannedAdapter } from "./lib/run/memory.ts";
+export {
+  type MemoryChange,
+  type MemoryOptions,
+  type MemoryPlan,
+  planMemory,
+  type PlannedAdapter,
+} from "./lib/run/memory.ts";
 export { adviseMemory, fits, type MemoryAdvice, type MemoryBudget } from "./lib/run/memory_advice.ts";
 export type { MemoryPart } from "./lib/run/memory_parts.ts";
 export {

@@ -9,7 +9,8 @@ import { COMPARE_OPTION } from "./generate.ts";
 import { watchInterrupt } from "./interrupt.ts";
 import { type Lines, stdinLines } from "./lines.ts";
 import { note, print, reportError } from "./output.ts";
-import { promptText } from "./prompt.ts";
+import { promptCost } from "../lib/io/prompts.ts";
+import { promptNote, promptText } from "./prompt.ts";
 import {
   REPETITION_PENALTY_OPTION,
   samplingOf,
@@ -107,6 +108,10 @@ async function run(
     ...(other ? [{ name: compare, model: other, adapters: {} }] : []),
   ];
   using table = createTable(sides, settings);
+  const { before, style } = settings, { tokenizer } = model;
+  if (tokenizer && before !== null) {
+    promptNote(promptCost({ tokenizer, prompt: before, ...(style ? { style } : {}) }), "the first question");
+  }
   await tune({ rows: 64, directions: ["forward"], tokens: maxTokens });
   progress[Symbol.dispose]();
   const lines = stdinLines();

@@ -2,7 +2,7 @@
 // train.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
-import { exists } from "../lib/io/exists.ts";
+import { exists, isFolder } from "../lib/io/exists.ts";
 import { modelPath } from "../lib/io/open_model.ts";
 import { partPath, writeTextFile } from "../lib/run/qat_file.ts";
 import { verb } from "./command.ts";
@@ -129,6 +129,7 @@ async function checkTarget({ out, resume, overwrite }: GenerateSettings): Promis
     throw new CompressoError("usage", { what: `cannot write texts to ${out}`, rule, value, mend });
   };
   if (resume && overwrite) refuse("either --resume or --overwrite", "both were given", "leave one out");
+  if (await isFolder(out)) refuse("--out is a file", "it is a folder", "name a file in it");
   if (overwrite) return;
   const part = partPath(out);
   if (await exists(part)) {

@@ -2,11 +2,11 @@
 // description; refuses the GPU.
 import { CompressoError } from "../lib/errors.ts";
 import { type DataReport, type LeftOut, readRows, type Row } from "../lib/io/datasets.ts";
+import type { FormatOptions } from "../lib/io/prompts_format.ts";
 import { openModelFiles } from "../lib/io/open_model.ts";
-import { encodeExample } from "../lib/io/prompts.ts";
 import type { Tokenizer } from "../lib/io/tokenizer.ts";
-import { type EncodeReport, encodeRows } from "../lib/run/batches.ts";
-import { formatBytes, formatCount, formatShare, print, printJson } from "./output.ts";
+import { type EncodeReport, encodeRow, encodeRows } from "../lib/run/batches.ts";
+import { formatBytes, formatCount, formatShare, print, printJson, rowPlaces } from "./output.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";
 
 /** Options of the verb, as parsed. */
@@ -33,6 +33,8 @@ interface Facts {
   readonly bytes: number;
   readonly kind: Row["kind"];
   readonly read: DataReport;
+  /** With a model: rows that its chat template refuses. */
+  readonly refused: readonly LeftOut[];
   readonly characters: Lengths;
   /** With a model: tokens of whole rows, prompt included. */
   readonly tokens: Lengths | null;
@@ -47,13 +49,15 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
   const { kind, rows, report } = await readRows(file, { textField, limit, skipBroken: true });
   const tokenizer = model === undefined ? null : await tokenizerOf(model);
   const options = tokenizer && { tokenizer, prompt };
+  const { counts, refused } = options ? countTokens(rows, options) : { counts: [], refused: [] };
   const facts: Facts = {
     file,
     bytes: (await Deno.stat(file)).size,
     kind,
     read: report,
     characters: lengths(rows.map(charactersOf)),
-    tokens: options && lengths(rows.map((row) => encodeExample(row, { ...options, seq: WHOLE }).tokens.length)),
+    refused,
+    tokens: options && lengths(counts),
     training: options && {
       seq,
       ...encodeRows(rows, {
@@ -61,6 +65,7 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
         seq,
         reading: report,
         packing: settings.packing,
+        skipBroken: true,
       }).report,
     },
   };
@@ -70,6 +75,24 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
 
 /** No row is cut to this many tokens. */
 const WHOLE = 2 ** 31;
+
+/** Tokens of each whole row, and the rows that have none. */
+function countTokens(
+  rows: readonly Row[],
+  options: FormatOptions,
+): { readonly counts: readonly number[]; readonly refused: readonly LeftOut[] } {
+  const refused: LeftOut[] = [], counts: number[] = [];
+  for (const [index, row] of rows.entries()) {
+    const number = row.number ?? index + 1;
+    try {
+      counts.push(encodeRow(row, number, { ...options, seq: WHOLE }).tokens.length);
+    } catch (error) {
+      if (!(error instanceof CompressoError)) throw error;
+      refused.push({ row: number, reason: error.parts.value ?? error.parts.what });
+    }
+  }
+  return { counts, refused };
+}
 
 async function tokenizerOf(model: string): Promise<Tokenizer> {
   const { tokenizer } = await openModelFiles(model);
@@ -105,32 +128,36 @@ const NOUNS: Readonly<Record<Row["kind"], string>> = {
   text: "texts",
 };
 
-function show({ file, bytes, kind, read, characters, tokens, training }: Facts): void {
+function show({ file, bytes, kind, read, refused, characters, tokens, training }: Facts): void {
   const compressed = read.compression === "none" ? "" : ` in ${read.compression}`;
   print(`file        ${file} (${read.format}${compressed}, ${formatBytes(bytes)})`);
   const more = read.limited ? ", as many as --limit allows" : "";
   print(`rows        ${formatCount(read.rows)} ${NOUNS[kind]}${more}`);
   if (read.skipped.length > 0) print(`empty       ${leftOut(read.skipped)}`);
   if (read.broken.length > 0) print(`broken      ${leftOut(read.broken)}`);
+  if (refused.length > 0) print(`refused     ${leftOut(refused)}`);
   print(`characters  ${lengthsLine(characters)}`);
   if (!tokens || !training) return;
   print(`tokens      ${lengthsLine(tokens)}`);
-  for (const line of trainingLines(training, kind)) print(line);
+  for (const line of trainingLines(training, { kind, refused: refused.length })) print(line);
 }
 
-function trainingLines(training: EncodeReport & { readonly seq: number }, kind: Row["kind"]): string[] {
+function trainingLines(
+  training: EncodeReport & { readonly seq: number },
+  { kind, refused }: { readonly kind: Row["kind"]; readonly refused: number },
+): string[] {
   const { seq, examples, truncated, skipped, padding, packed, leftOver, promptTokens, rows, lines } = training;
   const all = training.tokens + padding;
   const parts = [
     `${formatCount(examples)} examples${packed ? ", rows joined" : ""}`,
-    ...(truncated > 0 ? [`${formatCount(truncated)} rows cut (${places(lines.truncated, truncated)})`] : []),
-    ...(skipped > 0 ? [`${formatCount(skipped)} left out (${places(lines.skipped, skipped)})`] : []),
+    ...(truncated > 0 ? [`${formatCount(truncated)} rows cut (${rowPlaces(lines.truncated, truncated)})`] : []),
+    ...(skipped > 0 ? [`${formatCount(skipped)} left out (${rowPlaces(lines.skipped, skipped)})`] : []),
     ...(leftOver > 0 ? [`${formatCount(leftOver)} tokens left out`] : []),
     `${formatShare(padding / all)} padding`,
     `${formatCount(training.labelTokens)} tokens learned`,
   ];
   // What packing leaves out has prompts too; a row that is cut keeps its own whole.
-  const share = formatShare(promptTokens * (rows - skipped) / Math.max(1, training.tokens + leftOver));
+  const share = formatShare(promptTokens * (rows - skipped - refused) / Math.max(1, training.tokens + leftOver));
   return [
     `at seq ${String(seq).padEnd(5)}${parts.join("; ")}`,
     promptTokens > 0
@@ -149,8 +176,4 @@ function lengthsLine({ least, median, p95, most }: Lengths): string {
 function leftOut(rows: readonly LeftOut[]): string {
   const first = rows.slice(0, 3).map(({ row, reason }) => `${row}: ${reason}`);
   return `${formatCount(rows.length)} (row ${first.join("; ")}${rows.length > 3 ? "; …" : ""})`;
-}
-
-function places(first: readonly number[], count: number): string {
-  return `row ${first.join(", ")}${count > first.length ? ", …" : ""}`;
 }

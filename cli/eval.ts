@@ -56,7 +56,10 @@ export function evaluate(): CommandUnknownOpts {
       "rows with choices: the share whose output is the likeliest choice (demo: its held-out rows)",
     )
     .option("--limit-rows <count>", "use only so many rows of the data", wholeNumber("--limit-rows", { least: 1 }))
-    .option("--with-prompt", "put the collaborative prompt before each instruction of the data (default: none)")
+    .option(
+      "--with-prompt",
+      "put the collaborative prompt before each instruction of the data, or each question of the tasks (default: none)",
+    )
     .option(...PROMPT_OPTION)
     .option(...NO_PROMPT_OPTION)
     .option(
@@ -139,7 +142,7 @@ async function chooseWork(paths: readonly string[], options: EvalSettings): Prom
 const BELONGS: Readonly<Record<string, readonly (keyof EvalSettings)[]>> = {
   "--text": ["window", "stride", "limitChars", "maxWindows", "out"],
   "--data": ["limitRows", "withPrompt", "prompt"],
-  "--tasks": ["taskData", "limit", "refuseLong", "out"],
+  "--tasks": ["taskData", "limit", "refuseLong", "out", "withPrompt", "prompt"],
 };
 
 function checkOptions(work: string, options: EvalSettings): void {

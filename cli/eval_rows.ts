@@ -1,19 +1,21 @@
 // Accuracy on rows with choices for `compresso eval --data`. Owns the rows and their prompt; refuses other work.
-import { CompressoError } from "../lib/errors.ts";
 import { readRows } from "../lib/io/datasets.ts";
+import { promptCost } from "../lib/io/prompts.ts";
 import { encodeChoices } from "../lib/run/choice_rows.ts";
 import { scoreChoices } from "../lib/run/score.ts";
 import { BATCH_TOKENS, type EvalSettings, type EvalWork, plainWork } from "./eval_work.ts";
-import { promptText } from "./prompt.ts";
+import { promptAtInference, promptNote } from "./prompt.ts";
 import { tokenizerOf } from "./with_model.ts";
 
 /** Reads the rows. */
 export async function chooseRows(path: string, options: EvalSettings): Promise<EvalWork> {
-  const prompt = await promptOf(options);
+  const prompt = await promptAtInference(options);
   const rows = await readRows(path);
   return plainWork(async (_, { model, adapters, signal, progress, tune }) => {
+    const tokenizer = tokenizerOf(model);
+    if (prompt !== null) promptNote(promptCost({ tokenizer, prompt }), "each instruction");
     const choices = encodeChoices(rows, {
-      tokenizer: tokenizerOf(model),
+      tokenizer,
       prompt,
       ...(options.limitRows === undefined ? {} : { limit: options.limitRows }),
     });
@@ -30,16 +32,4 @@ export async function chooseRows(path: string, options: EvalSettings): Promise<E
     });
     return { kind: "rows", accuracy, correct, n: total, right: perRow.map(({ isCorrect }) => isCorrect) };
   });
-}
-
-/** The prompt at inference: none unless asked for, whatever the model was trained with. */
-async function promptOf({ withPrompt, prompt = withPrompt ?? false }: EvalSettings): Promise<string | null> {
-  if (withPrompt && prompt === false) {
-    throw new CompressoError("usage", {
-      what: "cannot use these options together",
-      rule: "either --with-prompt or --no-prompt",
-      value: "both were given",
-    });
-  }
-  return await promptText(prompt);
 }

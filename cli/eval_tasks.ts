@@ -5,6 +5,7 @@ import { taskScore } from "../lib/eval/metrics.ts";
 import type { LoadedTask } from "../lib/eval/task_data.ts";
 import { keptWork } from "./eval_kept.ts";
 import { BATCH_TOKENS, type EvalSettings, type EvalWork } from "./eval_work.ts";
+import { promptAtInference, promptNote } from "./prompt.ts";
 import { required } from "./values.ts";
 import { type Loaded, tokenizerOf } from "./with_model.ts";
 
@@ -19,14 +20,15 @@ export async function chooseTasks(
 ): Promise<EvalWork> {
   const { limit, refuseLong = false } = options;
   const taskData = required(options.taskData, "--task-data");
-  const tasks = await loadTasks({ tasks: names, taskData, ...(limit === undefined ? {} : { limit }) });
+  const prompt = await promptAtInference(options);
+  const tasks = await loadTasks({ tasks: names, taskData, prompt, ...(limit === undefined ? {} : { limit }) });
   const digests = tasks.map((task) => [`task ${task.name}`, `${task.questions.length} questions, ${taskDigest(task)}`]);
   const identity = { refuseLong, ...Object.fromEntries(digests) };
   return await keptWork(paths, options, {
     kind: QUESTIONS,
     identity,
     measure: async (path, loaded, file) => {
-      return { kind: "tasks", result: await measure(path, loaded, { tasks, file, refuseLong }) };
+      return { kind: "tasks", result: await measure(path, loaded, { tasks, prompt, file, refuseLong }) };
     },
   });
 }
@@ -34,13 +36,15 @@ export async function chooseTasks(
 async function measure(
   path: string,
   { model, adapters, signal, progress, tune }: Loaded,
-  { tasks, file, refuseLong }: {
+  { tasks, prompt, file, refuseLong }: {
     readonly tasks: readonly LoadedTask[];
+    readonly prompt: string | null;
     readonly file: EvaluationFile<KnownQuestion, QuestionEntry> | null;
     readonly refuseLong: boolean;
   },
 ): Promise<EvaluateResult> {
-  tokenizerOf(model);
+  const tokenizer = tokenizerOf(model);
+  if (prompt !== null) promptNote(tokenizer.encode(`${prompt}\n\n`).length, "each question");
   const chars = tasks.flatMap(({ questions }) => questions).reduce(
     (sum, { contexts, continuations }) => sum + (contexts[0]?.length ?? 0) + continuations.join("").length,
     0,

@@ -1,7 +1,7 @@
 // `compresso generate MODEL`: a prompt continued on stdout. Owns raw and chat prompts and where they come from; refuses to choose tokens.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
-import { encodePrefix, endToken, formatExample } from "../lib/io/prompts.ts";
+import { encodePrefix, endToken, formatExample, promptCost } from "../lib/io/prompts.ts";
 import type { Tokenizer } from "../lib/io/tokenizer.ts";
 import { generate, type GenerateOptions } from "../lib/run/generate.ts";
 import { streamText } from "../lib/run/generate_text.ts";
@@ -10,7 +10,7 @@ import { timeTokens } from "../lib/run/timed_tokens.ts";
 import { listen, speak, type Spoken, spokenValues, type Voice } from "./answers.ts";
 import { verb } from "./command.ts";
 import { printJson } from "./output.ts";
-import { promptText } from "./prompt.ts";
+import { promptNote, promptText } from "./prompt.ts";
 import { readText, readTextInput } from "./read_text.ts";
 import {
   REPETITION_PENALTY_OPTION,
@@ -145,7 +145,8 @@ function prepare(
     const ids = tokenizer.encode(prompt);
     return { tokenizer, prompt: [...tokenizer.leading, ...ids], before: ids, endTokens: [] };
   }
-  const options = { tokenizer, prompt: before };
+  const options = { tokenizer, prompt: before, today: true };
+  if (before !== null) promptNote(promptCost(options), "the instruction");
   const { prefix } = formatExample({ instruction: prompt, input: "", output: "" }, options);
   const end = endToken(options);
   return { tokenizer, prompt: encodePrefix(prefix, options), before: [], endTokens: end === null ? [] : [end] };

@@ -77,3 +77,8 @@ function writeAll(stream: { writeSync(bytes: Uint8Array): number }, text: string
   const bytes = encoder.encode(text);
   for (let done = 0; done < bytes.length;) done += stream.writeSync(bytes.subarray(done));
 }
+
+/** Where the first few of so many rows stand. */
+export function rowPlaces(first: readonly number[], count: number): string {
+  return `row ${first.join(", ")}${count > first.length ? ", …" : ""}`;
+}

@@ -2,6 +2,7 @@
 // refuses to place the text.
 import { CompressoError } from "../lib/errors.ts";
 import { COLLABORATIVE_PROMPT } from "../lib/io/prompts.ts";
+import { note } from "./output.ts";
 import { readText } from "./read_text.ts";
 
 /** Value of `--prompt FILE` and `--no-prompt`: a path, false, or true for our text. */
@@ -27,4 +28,25 @@ export async function promptText(setting: PromptSetting): Promise<string | null>
     value: "it is empty",
     mend: "write the text into it, or leave the prompt out with --no-prompt",
   });
+}
+/** The prompt at inference: none unless asked for, whatever the model was trained with. */
+export async function promptAtInference(
+  { withPrompt, prompt = withPrompt ?? false }: {
+    readonly withPrompt?: true | undefined;
+    readonly prompt?: PromptSetting | undefined;
+  },
+): Promise<string | null> {
+  if (withPrompt && prompt === false) {
+    throw new CompressoError("usage", {
+      what: "cannot use these options together",
+      rule: "either --with-prompt or --no-prompt",
+      value: "both were given",
+    });
+  }
+  return await promptText(prompt);
+}
+
+/** Says on stderr what the prompt costs. */
+export function promptNote(tokens: number, before: string): void {
+  note(`compresso: the prompt takes ${tokens} tokens before ${before}`);
 }

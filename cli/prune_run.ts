@@ -20,7 +20,7 @@ import { alarmLine } from "./alarms.ts";
 import { programAsRun, shellWord } from "./command.ts";
 import { type Dashboard, openDashboard } from "./dashboard.ts";
 import { exportLines } from "./export.ts";
-import { formatBytes, formatCount, formatShare, note, print, printJson } from "./output.ts";
+import { formatBytes, formatCount, formatShare, note, print, printJson, rowPlaces } from "./output.ts";
 import { memoryOptions } from "./plan.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";
 import { duration } from "./progress.ts";
@@ -220,6 +220,7 @@ async function drive(
     rows,
     prompt,
     reading,
+    skipBroken: settings.skipBroken ?? false,
     recompute: settings.recompute,
     ...(settings.schedule === undefined ? {} : { schedule: settings.schedule }),
     trustSchedule: settings.trust ?? false,
@@ -263,14 +264,15 @@ async function drive(
 
 /** What became of the rows, with the first few places of what was cut or left out. */
 function dataLine(data: EncodeReport, { seq }: Pick<PruneSettings, "seq">): string {
-  const at = (lines: readonly number[]): string => lines.length > 0 ? ` (rows ${lines.join(", ")}…)` : "";
+  const some = (kind: keyof EncodeReport["lines"], text: string): string[] =>
+    data[kind] > 0 ? [`${formatCount(data[kind])} ${text} (${rowPlaces(data.lines[kind], data[kind])})`] : [];
   return [
     `${formatCount(data.examples)} examples${data.packed ? ` of ${seq} tokens, rows joined` : ""}`,
-    ...(data.truncated > 0 ? [`${data.truncated} cut to ${seq} tokens${at(data.lines.truncated)}`] : []),
+    ...some("truncated", `cut to ${seq} tokens`),
     ...(data.leftOver > 0 ? [`${formatCount(data.leftOver)} tokens left out`] : []),
-    ...(data.skipped > 0 ? [`${data.skipped} left out${at(data.lines.skipped)}`] : []),
-    ...(data.empty > 0 ? [`${data.empty} empty${at(data.lines.empty)}`] : []),
-    ...(data.broken > 0 ? [`${data.broken} broken${at(data.lines.broken)}`] : []),
+    ...some("skipped", "left out"),
+    ...some("empty", "empty"),
+    ...some("broken", "broken"),
     ...(data.promptTokens > 0 ? [`the prompt takes ${data.promptTokens} tokens of each row`] : []),
   ].join(", ");
 }

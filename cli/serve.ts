@@ -2,11 +2,13 @@
 import { basename } from "node:path";
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
+import { promptCost } from "../lib/io/prompts.ts";
 import { generate } from "../lib/run/generate.ts";
 import type { RequestRecord } from "../lib/serve/handler.ts";
 import { checkListen, serveModel } from "../lib/serve/serve.ts";
 import { verb } from "./command.ts";
 import { note, print } from "./output.ts";
+import { promptNote, promptText } from "./prompt.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
 import { byteCount, oneOf, realNumber, wholeNumber } from "./values.ts";
 import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, tokenizerOf, withModel } from "./with_model.ts";
@@ -52,6 +54,8 @@ export function serveVerb(): CommandUnknownOpts {
       realNumber("--grace", { least: 0, below: 2e6 }),
       10,
     )
+    .option("--with-prompt", "put the collaborative prompt before every chat, not before completions (default: none)")
+    .option("--prompt-file <file>", "put your own text there, in place of that prompt")
     .option("--log", "say one line about each request on stderr")
     .option(...ADAPTER_OPTION)
     .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
@@ -59,12 +63,13 @@ export function serveVerb(): CommandUnknownOpts {
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
     .action(async (path, options) => {
-      const { host, port } = options;
+      const { host, port, withPrompt = false, promptFile = withPrompt } = options;
       const apiKey = await readKey(options.apiKeyFile);
       const name = options.name ?? nameOf(path);
       checkListen({ host, port });
+      const prompt = await promptText(promptFile);
       const settings = { ...options, onInterrupt: "stopping; once more ends at once" };
-      await withModel(path, settings, (loaded) => run(loaded, { ...options, apiKey, name }));
+      await withModel(path, settings, (loaded) => run(loaded, { ...options, apiKey, name, prompt }));
     });
 }
 
@@ -73,6 +78,8 @@ interface Settings {
   readonly port: number;
   readonly name: string;
   readonly apiKey: string | null;
+  /** Text before every chat. */
+  readonly prompt: string | null;
   readonly maxBody: number;
   readonly maxRequestTokens: number;
   readonly maxQueue: number;
@@ -82,8 +89,12 @@ interface Settings {
 }
 
 async function run({ model, adapters, signal, progress, tune }: Loaded, settings: Settings): Promise<void> {
-  const { host, port, name, apiKey, maxBody, maxRequestTokens, maxQueue, timeout, grace, log } = settings;
-  tokenizerOf(model);
+  const { host, port, name, apiKey, prompt: before, maxBody, maxRequestTokens, maxQueue, timeout, grace, log } =
+    settings;
+  const tokenizer = tokenizerOf(model);
+  if (before !== null && tokenizer.chatTemplate !== null) {
+    promptNote(promptCost({ tokenizer, prompt: before, style: "chat" }), "every chat");
+  }
   await tune({ rows: PROMPT_ROWS, directions: ["forward"], tokens: SOON_TOKENS });
   // The first pass compiles kernels, which on some adapters takes longer than a client would wait.
   progress.phase("compiling kernels");
@@ -95,6 +106,7 @@ async function run({ model, adapters, signal, progress, tune }: Loaded, settings
     port,
     name,
     apiKey,
+    prompt: before,
     adapters,
     signal,
     limits: {

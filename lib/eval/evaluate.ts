@@ -8,7 +8,7 @@ import { type EncodedQuestion, encodeQuestion } from "./encode.ts";
 import { type ItemScore, pick, type TaskScore, taskScore } from "./metrics.ts";
 import { builtinParts, builtinTask } from "./registry.ts";
 import { asTask, type TaskDefinition } from "./task.ts";
-import { type LoadedTask, loadTask } from "./task_data.ts";
+import { type LoadedTask, loadTask, type Question } from "./task_data.ts";
 import { isTaskFile, readTaskFile } from "./task_file.ts";
 
 /** Options of {@link evaluateTasks}. */
@@ -19,6 +19,8 @@ export interface EvaluateOptions {
   readonly taskData: string;
   /** Questions of each task, or of each of its subsets, at most, from the first on. Default: all. */
   readonly limit?: number;
+  /** Text before each question, with a blank line between, such as the collaborative prompt. Default null: none, as the harness has it. */
+  readonly prompt?: string | null;
   /** Masks and LoRA. */
   readonly adapters?: Adapters;
   /** Whether a question that does not fit the model's context is an error; else its context is cut from the left. Default false. */
@@ -65,7 +67,7 @@ export async function evaluateTasks(model: Model, options: EvaluateOptions): Pro
 
 /** Reads the data of all tasks, so that what does not fit fails before the first is scored. */
 export async function loadTasks(
-  { tasks, taskData, limit }: Pick<EvaluateOptions, "tasks" | "taskData" | "limit">,
+  { tasks, taskData, limit, prompt = null }: Pick<EvaluateOptions, "tasks" | "taskData" | "limit" | "prompt">,
 ): Promise<LoadedTask[]> {
   const fail = (rule: string, value: string): never => {
     throw new CompressoError("usage", { what: "cannot evaluate tasks", rule, value });
@@ -84,9 +86,17 @@ export async function loadTasks(
   if (twice !== undefined) fail("each task is named once", twice);
   const loaded: LoadedTask[] = [];
   for (const task of definitions) {
-    loaded.push(await loadTask(task, { folder: taskData, limit, parts: builtinParts(task) }));
+    const own = await loadTask(task, { folder: taskData, limit, parts: builtinParts(task) });
+    loaded.push(
+      prompt === null ? own : { ...own, questions: own.questions.map((question) => behind(prompt, question)) },
+    );
   }
   return loaded;
+}
+
+/** A question with a text before it. What is scored alone stays alone. */
+function behind(prompt: string, question: Question): Question {
+  return { ...question, contexts: question.contexts.map((text) => text === "" ? text : `${prompt}\n\n${text}`) };
 }
 
 /** What tells a task's questions from others: a hash of what is asked and which choice is right. */

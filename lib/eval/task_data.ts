@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { CompressoError } from "../errors.ts";
 import { type PlacedValue, readValues } from "../io/datasets_values.ts";
+import { isFolder } from "../io/exists.ts";
 import { isObject, type Json } from "../io/tokenizer_compat.ts";
 import { createRow, shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
 
@@ -196,11 +197,10 @@ async function findFile(name: string, { folder, splits }: Wanted): Promise<strin
 }
 
 async function noData(name: string, { folder, splits }: Wanted): Promise<never> {
-  const isFolder = await Deno.stat(folder).then((info) => info.isDirectory, () => false);
   throw new CompressoError("input", {
     what: `cannot find the data of the task ${name}`,
     rule: `they are ${join(folder, `${name}.<split>.<ext>`)}, split ${splits.join(", ")}, ext ${EXTENSIONS.join(", ")}`,
-    value: isFolder ? "no such file" : `${folder} is no folder`,
+    value: await isFolder(folder) ? "no such file" : `${folder} is no folder`,
     mend: "name the folder by --task-data, and its files by task and split",
   });
 }

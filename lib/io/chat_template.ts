@@ -16,11 +16,38 @@ export interface ChatMessage {
 export interface RenderChatOptions {
   /** Whether the text ends with the opening of an assistant's turn. */
   readonly addGenerationPrompt: boolean;
+  /**
+   * Whether `strftime_now` of the template gives the day that it is. Default false: 26 July 2024, as Llama 3.2's template has it without a
+   * clock, so that equal rows are equal tokens on any day.
+   */
+  readonly today?: boolean | undefined;
 }
 
 const SPECIAL = ["bos_token", "eos_token", "unk_token", "pad_token"] as const;
 
 const parsed = new Map<string, Template>();
+
+/** The fixed day, by the letters of strftime. */
+const DAY: Readonly<Record<string, string>> = {
+  Y: "2024",
+  y: "24",
+  m: "07",
+  B: "July",
+  b: "Jul",
+  d: "26",
+  e: "26",
+  A: "Friday",
+  a: "Fri",
+  j: "208",
+  H: "00",
+  I: "12",
+  M: "00",
+  S: "00",
+  p: "AM",
+  "%": "%",
+};
+/** Takes the place of `strftime_now`, which the library defines and lets nobody else define. */
+const FIXED_CLOCK = "strftime_fixed";
 
 /**
  * Renders a conversation with the tokenizer's chat template. The text already holds BOS where the template writes it:
@@ -46,7 +73,7 @@ export function renderChat(
     const text = tokenText(tokenizer.config[key]);
     return text === null ? [] : [[key, text]];
   });
-  const template = parse(source);
+  const template = parse(options.today ? source : source.replaceAll(/\bstrftime_now\b/g, FIXED_CLOCK));
   try {
     return template.render({
       ...Object.fromEntries(tokens),
@@ -55,6 +82,12 @@ export function renderChat(
       tools: null,
       documents: null,
       add_generation_prompt: options.addGenerationPrompt,
+      [FIXED_CLOCK]: (format: string): string =>
+        // A dash leaves leading zeros out.
+        format.replaceAll(/%(-?)([A-Za-z%])/g, (whole, dash: string, letter: string) => {
+          const part = DAY[letter] ?? whole;
+          return dash === "" ? part : part.replace(/^0(?=\d)/, "");
+        }),
     });
   } catch (error) {
     throw new CompressoError("input", {

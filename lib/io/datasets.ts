@@ -99,6 +99,8 @@ function namesJson(path: string): boolean {
   return /\.(json|jsonl|ndjson)(\.(gz|zst))?$/i.test(path);
 }
 
+const BROKEN_MEND = "mend or remove it, or have broken rows left out (prune --skip-broken)";
+
 /** Keeps rows as their values come. */
 interface Collector {
   readonly sink: ValueSink;
@@ -142,13 +144,12 @@ function createCollector(path: string, options: ReadOptions): Collector {
     value(place, value): void {
       const parsed = parseRow(value, { textField });
       if ("row" in parsed) keep(parsed.row, place);
-      else reject(place, parsed.fault.rule, parsed.fault);
+      else reject(place, parsed.fault.rule, { ...parsed.fault, mend: parsed.fault.mend || BROKEN_MEND });
     },
     document: (place, text) => keep({ kind: "text", text, extra: {} }, place),
     blank: ({ number }) => void skipped.push({ row: number, reason: "blank line" }),
     broken(place, problem): void {
-      const mend = "mend or remove it, or have broken rows left out (prune --skip-broken)";
-      reject(place, "each row is one JSON value", { problem, mend });
+      reject(place, "each row is one JSON value", { problem, mend: BROKEN_MEND });
     },
     refuse(rule, value, mend): never {
       throw dataError(path, rule, { value, mend });

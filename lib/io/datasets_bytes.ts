@@ -31,8 +31,13 @@ export function dataError(
 export async function openData(path: string): Promise<{ readonly file: Deno.FsFile; readonly kind: FileKind }> {
   let file: Deno.FsFile | null = null;
   try {
-    if ((await Deno.stat(path)).isDirectory) {
-      throw dataError(path, "the data are one file", { value: "a folder", mend: "name a file in it" });
+    const { isDirectory, isFile } = await Deno.stat(path);
+    if (isDirectory) throw dataError(path, "the data are one file", { value: "a folder", mend: "name a file in it" });
+    if (!isFile) {
+      throw dataError(path, "the data are a file, as they are read more than once", {
+        value: "a pipe or a device",
+        mend: "write them to a file first",
+      });
     }
     file = await Deno.open(path, { read: true });
     const head = new Uint8Array(4);

@@ -80,7 +80,7 @@ const ROLES: ReadonlyMap<string, ChatMessage["role"]> = new Map([
 
 /**
  * A row from a parsed value: `textField` where it is given, else `instruction` and `output`, `messages` or
- * `conversations`, or `text`, whichever comes first in this list.
+ * `conversations`, or `text`, whichever comes first in this list and is not null.
  */
 export function parseRow(value: unknown, { textField }: RowFields): ParsedRow {
   if (!isObject(value)) return fault("each row is an object", `is ${typeName(value)}`);
@@ -89,7 +89,11 @@ export function parseRow(value: unknown, { textField }: RowFields): ParsedRow {
     if (value[textField] !== undefined) return parseText(value, textField);
     return fault(`a row has ${JSON.stringify(textField)}`, fieldsOf(value), "name another field as the text");
   }
-  if (value["instruction"] !== undefined && value["output"] !== undefined) return parseInstruct(value);
+  if (value["instruction"] !== undefined && value["output"] !== undefined) {
+    // A table of rows from several sources has all their columns, null where they do not belong.
+    const isOther = !has("instruction") && !has("output") && ["messages", "conversations", "text"].some(has);
+    if (!isOther) return parseInstruct(value);
+  }
   if (has("messages")) return parseChat(value, "messages");
   if (has("conversations")) return parseChat(value, "conversations");
   if (value["text"] !== undefined) return parseText(value, "text");

@@ -43,8 +43,8 @@ export function encodeChat(messages: readonly ChatMessage[], options: FormatOpti
  */
 export function encodeChatPrompt(messages: readonly ChatMessage[], options: FormatOptions): readonly number[] {
   if (styleOf(options) !== "chat") return encodeTurns(messages, options, { asks: true }).ids;
-  const { tokenizer } = options;
-  return tokenizer.encode(renderChat(tokenizer, withPrompt(messages, options), { addGenerationPrompt: true }));
+  const { tokenizer, today } = options;
+  return tokenizer.encode(renderChat(tokenizer, withPrompt(messages, options), { addGenerationPrompt: true, today }));
 }
 
 function encodeTemplate(messages: readonly ChatMessage[], options: FormatOptions): EncodedChat {

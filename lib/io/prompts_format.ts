@@ -16,6 +16,8 @@ export interface FormatOptions {
   readonly prompt: string | null;
   /** "auto" (default) takes the tokenizer's own style, see {@link promptStyle}. */
   readonly style?: "auto" | PromptStyle;
+  /** Whether a template that prints the date prints the day that it is, see `renderChat`. Default false. */
+  readonly today?: boolean | undefined;
 }
 
 /** The style of a tokenizer: `compresso_style` of its config, else "chat" where it has a template, else "alpaca". */
@@ -115,7 +117,8 @@ export function turnShape(tokenizer: Tokenizer): TurnShape {
 
 function chatPrefix(user: string, options: FormatOptions): string {
   const turns: readonly ChatMessage[] = [{ role: "user", content: user }];
-  return renderChat(options.tokenizer, withPrompt(turns, options), { addGenerationPrompt: true });
+  const { tokenizer, today } = options;
+  return renderChat(tokenizer, withPrompt(turns, options), { addGenerationPrompt: true, today });
 }
 
 /**

@@ -44,6 +44,8 @@ export interface DecoderContext {
   readonly attend?: (context: DecoderContext, index: number) => void;
   /** Called in forward when a layer's input of o or down was recorded, before it is overwritten: for statistics. */
   readonly observe?: (context: DecoderContext, index: number, input: ObservedInput) => void;
+  /** Called in backward when the gradients by channel of a layer's input of o lie in `act.partial`, `width` columns a block of rows. */
+  readonly observeChannels?: (context: DecoderContext, index: number, width: number) => void;
 }
 
 /** The masked input of o_proj [rows, heads·headStride] or of down_proj [rows, ffn]. */
@@ -266,6 +268,7 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
     partial: act.partial,
     grads: context.maskGrads.has("head") && slots ? gradientSlices(context.masks, slots.head, layer.spec.heads) : null,
   }, { rows, width: widths.q, groupWidth: headStride(spec.headDim), accumulate: false });
+  context.observeChannels?.(context, index, widths.q);
   plan.section("attention");
   recordAttentionBackward(plan, attentionShape(context, layer), {
     q: f.q,

@@ -166,12 +166,17 @@ function take(weights: ReadonlyMap<string, Float32Array>, name: string, size: nu
   });
 }
 
+/** Far above the width of any projection, where LoRA is a full matrix already. */
+const MOST_RANK = 65536;
+
 /** Throws `CompressoError("usage")` for settings out of range. */
 export function checkLora({ rank, alpha, targets, dropout = 0 }: LoraConfig): void {
   const fail = (rule: string, value: string): never => {
     throw new CompressoError("usage", { what: "cannot use these LoRA settings", rule, value });
   };
-  if (!Number.isInteger(rank) || rank < 1) fail("rank is a whole number, at least 1", String(rank));
+  if (!Number.isInteger(rank) || rank < 1 || rank > MOST_RANK) {
+    fail(`rank is a whole number from 1 to ${MOST_RANK}`, String(rank));
+  }
   if (!(alpha > 0) || !Number.isFinite(alpha)) fail("alpha is a positive number", String(alpha));
   if (!(dropout >= 0 && dropout < 1)) fail("dropout lies in [0, 1)", String(dropout));
   if (targets.length === 0) fail(`targets are some of ${PROJECTIONS.join(", ")}`, "none");

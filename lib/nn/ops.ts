@@ -121,7 +121,7 @@ export function recordSwigluBackward(
     [io.da, io.z, io.gate, io.up, io.partial, { params: [u32(rows), u32(stride4)] }],
     { groups: [Math.ceil(stride4 / LANES), rowBlocks(rows)], cost: 30 * rows * width },
   );
-  if (io.grads) reduce(plan, io.partial, io.grads, { rows, width, groupWidth: 1, accumulate: false });
+  if (io.grads) recordPartialSums(plan, io.partial, io.grads, { rows, width, groupWidth: 1, accumulate: false });
 }
 
 /** y = x ∘ z by groups of `groupWidth` columns; writes (=). Shapes: z [width / groupWidth]. */
@@ -150,7 +150,7 @@ export function recordScaleBackward(
     [io.dy, io.z, io.v, io.partial, { params: [u32(rows), u32(stride4), u32(width), u32(groupWidth)] }],
     { groups: [Math.ceil(stride4 / LANES), rowBlocks(rows)], cost: 12 * rows * width },
   );
-  if (io.grads) reduce(plan, io.partial, io.grads, { rows, width, groupWidth, accumulate });
+  if (io.grads) recordPartialSums(plan, io.partial, io.grads, { rows, width, groupWidth, accumulate });
 }
 
 /** out = x + y ∘ z; writes (=). Shapes: z [stride]. */
@@ -269,7 +269,8 @@ export function recordDropout(
   );
 }
 
-function reduce(
+/** Sums of partials over their blocks, by groups of columns: the gradients of masks, (=) or (+=). */
+export function recordPartialSums(
   plan: Plan,
   partial: Span,
   { dz, squares }: MaskGradients,

@@ -1,5 +1,6 @@
 // One-shot baselines that need no activations: magnitude, random, first-order Taylor. Owns these scores; refuses selection, learning and running a model.
 import type { WeightSource } from "../io/source.ts";
+import type { ChannelGradients } from "../nn/masks.ts";
 import { type DecoderSpec, type Projection, projectionName, PROJECTIONS } from "../nn/spec.ts";
 import { randomU32 } from "../random.ts";
 import { unitParameters, type UnitTable } from "./units.ts";
@@ -14,6 +15,10 @@ export const RANKINGS = ["all", "layer"] as const;
 /** Name of a ranking. */
 export type Ranking = typeof RANKINGS[number];
 
+/** Less than two different ranks of a million units differ by. */
+const NUDGE = 1e-13;
+const GOLDEN = (Math.sqrt(5) - 1) / 2;
+
 /** Told apart from other draws of the same seed. */
 const RANDOM_STREAM = 0x4a4d;
 
@@ -25,7 +30,8 @@ interface LayerSums {
 }
 
 /**
- * Magnitude of each unit: the mean square of the weights that it cuts. The classic one-shot criterion, as a baseline to compare with.
+ * Magnitude of each unit: the mean square of the weights that it cuts. The classic one-shot criterion, as a baseline to compare with. Published
+ * codes (LLM-Pruner's, FLAP's) rank it within each layer, see {@link rankWithin}.
  * Pass it to `selectUnits`. Reads every weight of the layers once.
  */
 export async function magnitudeScores(source: WeightSource, table: UnitTable): Promise<Float64Array<ArrayBuffer>> {
@@ -49,47 +55,70 @@ export async function magnitudeScores(source: WeightSource, table: UnitTable): P
   return scoresOf(table, layers, hidden);
 }
 
-/** A random order of the units, decided by the seed alone: what any score has to beat. */
+/** A random order of the units, decided by the seed alone: what any score has to beat. LLM-Pruner's is within each layer, see {@link rankWithin}. */
 export function randomScores(table: UnitTable, { seed }: { readonly seed: number }): Float64Array<ArrayBuffer> {
   return Float64Array.from({ length: table.count }, (_, unit) => randomU32(seed, RANDOM_STREAM, unit) / 2 ** 32);
 }
 
-/** Mean gradient of the loss with respect to each slot's mask, batch by batch. */
+/** Gradients of the loss on calibration data, batch by batch. */
 export interface Taylor {
-  /** Adds a batch's dL/dz of all slots at z = 1, L the mean loss over its `labels` labels. */
-  add(slotGradients: Float32Array, options: { readonly labels: number }): void;
-  /** |dL/dz| of each unit per parameter that it saves. */
+  /** Adds a batch's gradients at z = 1 of L, the mean loss over its `labels` labels. */
+  add(gradients: ChannelGradients, options: { readonly labels: number }): void;
+  /** Importance of each unit per parameter that it saves. */
   scores(): Float64Array<ArrayBuffer>;
 }
 
 /**
- * First-order Taylor importance as in LLM-Pruner (Ma et al. 2023, arXiv 2305.11627), at the units' own masks: |∂L/∂z| with z = 1, for L the mean
- * loss over all calibration data, so that the sign of a batch counts and only the mean loses it.
+ * First-order Taylor importance as in LLM-Pruner (Ma et al. 2023, arXiv 2305.11627): Σ_c |∂L/∂s_c| over the channels c of a unit, s_c = 1 a factor
+ * on an input channel of o_proj or down_proj, for L the mean loss over all calibration data. The sign of a batch counts, so that the mean alone
+ * loses it; within a head channels do not cancel.
  *
- * The same as there: z scales the unit's columns of o_proj or down_proj, so ∂L/∂z = Σ w·∂L/∂w over them, which is LLM-Pruner's "vector-wise"
- * term of that matrix (`--taylor vectorize`), and of v_proj and up_proj, whose rows the output is linear in.
- * Different: LLM-Pruner adds up such terms of all matrices of a unit, also of q, k and gate; its element-wise variants take |w·∂L/∂w| before
- * the sum. It ranks the units of each layer apart and cuts the same share of some layers, as {@link rankWithin} and protected layers do; these
- * scores are per parameter, so that one ranking can go through all layers and kinds.
+ * The same as there: ∂L/∂s_c = Σ w·∂L/∂w over the channel's column of o_proj or down_proj, LLM-Pruner's "vector-wise" term of that matrix
+ * (`--taylor vectorize`), whose absolute values a head adds up, and of v_proj and up_proj, whose rows the output is linear in.
+ * Different: LLM-Pruner adds up such terms of all matrices of a unit, also of q, k and gate; its published runs take |w·∂L/∂w| of each weight
+ * (`param_first`). They rank the units of each layer apart and cut the same share of all but the first and last layers, as {@link rankWithin} and
+ * protected layers do; these scores are per parameter, so that one ranking can go through all layers and kinds. A hidden dim is |∂L/∂z| of its
+ * mask, a whole layer the sum of its heads and columns.
  */
 export function createTaylor(table: UnitTable): Taylor {
-  const sums = new Float64Array(table.count);
+  const { layout, spec } = table;
+  const slots = new Float64Array(layout.count),
+    heads = spec.layers.map((layer) => new Float64Array(layer.heads * spec.headDim));
   let total = 0;
+  const addTo = (sums: Float64Array, gradients: ArrayLike<number>, labels: number): void => {
+    for (let i = 0; i < sums.length; i++) sums[i] = (sums[i] ?? 0) + labels * (gradients[i] ?? 0);
+  };
+  const absolute = (sums: Float64Array): number => sums.reduce((sum, value) => sum + Math.abs(value), 0);
+  const importance = (unit: number): number => {
+    const index = table.layer[unit] ?? 0, layer = spec.layers[index], first = table.slotFirst[unit] ?? 0;
+    const own = layout.layers[index], channels = heads[index];
+    if (unit >= table.hiddenFirst && unit < table.layerFirst) return Math.abs(slots[first] ?? 0);
+    if (!layer || !own || !channels) return 0;
+    if (unit >= table.layerFirst) return absolute(channels) + absolute(slots.subarray(own.ffn, own.ffn + layer.ffn));
+    if (unit >= table.ffnFirst) return Math.abs(slots[first] ?? 0);
+    const from = (first - own.head) * spec.headDim;
+    return absolute(channels.subarray(from, from + (table.slotCount[unit] ?? 0) * spec.headDim));
+  };
   return {
-    add(slotGradients, { labels }): void {
+    add(gradients, { labels }): void {
       total += labels;
-      for (let unit = 0; unit < table.count; unit++) {
-        const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
-        for (let slot = first; slot < end; slot++) sums[unit] = (sums[unit] ?? 0) + labels * (slotGradients[slot] ?? 0);
-      }
+      addTo(slots, gradients.dz, labels);
+      heads.forEach((sums, index) => addTo(sums, gradients.heads[index] ?? [], labels));
     },
-    scores: () => sums.map((sum, unit) => Math.abs(sum) / Math.max(1, total) / unitParameters(table, unit)),
+    scores: () =>
+      Float64Array.from(
+        { length: table.count },
+        (_, unit) => importance(unit) / Math.max(1, total) / unitParameters(table, unit),
+      ),
   };
 }
 
 /**
  * Places of the scores within layer and kind, (rank + 1) / units, ties by index: a threshold p on them cuts ⌊p·units⌋ of each, so that every
  * layer loses the same share of its heads, and of its columns. Hidden dims are ranked among themselves, and so are whole layers.
+ *
+ * Layers of one shape have equal places. Where a target ends between them, they fall in an order that is spread over the model: the places differ
+ * by less than any two of different ranks, along the fractions of index · golden ratio.
  */
 export function rankWithin(table: UnitTable, scores: ArrayLike<number>): Float64Array<ArrayBuffer> {
   const kindOf = (unit: number): string => {
@@ -100,7 +129,9 @@ export function rankWithin(table: UnitTable, scores: ArrayLike<number>): Float64
   const ranks = new Float64Array(table.count);
   for (const units of Map.groupBy(Array.from({ length: table.count }, (_, unit) => unit), kindOf).values()) {
     const order = units.toSorted((a, b) => (scores[a] ?? 0) - (scores[b] ?? 0) || a - b);
-    order.forEach((unit, rank) => ranks[unit] = (rank + 1) / units.length);
+    order.forEach((unit, rank) => {
+      ranks[unit] = (rank + 1) / units.length - NUDGE * ((GOLDEN * (table.layer[unit] ?? 0)) % 1);
+    });
   }
   return ranks;
 }

@@ -75,7 +75,8 @@ export async function wandaScores(
  * ‖W_:j‖², that of o_proj squared once more, standardised to mean 0 and deviation 1 over the channels of the layer, and averaged over a unit's.
  * Heads and columns are ranked together. Its other half is the bias of `applyCompensation`.
  *
- * Different: the variance is that over all tokens; the code adds up that within each sample, and leaves out the first one.
+ * Different: the variance is that over all tokens; the code takes each sample's deviation from the running mean over the samples so far, and leaves
+ * out the first one.
  * Throws `CompressoError("usage")` for hidden dims and whole layers, which the method does not score.
  */
 export async function flapScores(

@@ -43,6 +43,8 @@ export interface MaskLearner extends Disposable {
     saliency: ArrayLike<number>,
     options: { readonly prior: ArrayLike<number>; readonly drift: number; readonly memory: number },
   ): void;
+  /** Share of itself that the saliency keeps from the next update on, in [0, 1]. */
+  setMemory(memory: number): void;
   /** Units, 1 of `held`, that do not move from the next update on; null frees all. */
   setHold(held: ArrayLike<number> | null): void;
   /**
@@ -121,6 +123,7 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
       followed.set([drift, memory], 2 * units);
       device.write(moments, followed, 8 * units);
     },
+    setMemory: (memory) => device.write(moments, Float32Array.of(memory), 4 * (momentFloats(table) - 1)),
     setHold(wanted): void {
       const flags = Uint8Array.from({ length: units }, (_, unit) => wanted?.[unit] ? 1 : 0);
       if (flags.every((flag, unit) => flag === held[unit])) return;
@@ -208,7 +211,8 @@ function gradientsOf({ kinds }: UnitTable): Set<MaskKind> {
   return wanted;
 }
 
-function twofoldGoals(): CompressoError {
+/** The error of targets for single layers beside a layout that cuts all alike. */
+export function twofoldGoals(): CompressoError {
   return new CompressoError("usage", {
     what: "cannot aim at targets of single layers",
     rule: "layers have targets of their own, or are all cut alike",

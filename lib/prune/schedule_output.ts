@@ -30,7 +30,8 @@ export interface ScheduleOutput {
 export function evaluateSchedule(schedule: Schedule, input: ScheduleInput): ScheduleOutput {
   let raw: unknown;
   try {
-    raw = rawOutput(schedule, input);
+    // A copy, as an isolated script has it: one that sorts the records must not sort those of the run.
+    raw = rawOutput(schedule, structuredClone(input));
   } catch (error) {
     throw new CompressoError("input", {
       what: `cannot use the schedule at step ${input.step} of ${input.steps}`,
@@ -74,11 +75,14 @@ interface Bounds {
   readonly above?: number;
   readonly most?: number;
   readonly below?: number;
+  /** Whether the GPU takes it as f32, so that what f32 makes of it has to lie in range too. */
+  readonly single?: boolean;
 }
 
 /** Bounds beside "at least 0". */
 const RATE_BOUNDS: { readonly [rate in RateName]?: Bounds } = {
   temperature: { above: 0 },
+  memory: { most: 1 },
   warmup: { most: 1 },
   tracking: { most: 1 },
   limit: { above: 0 },
@@ -89,7 +93,7 @@ function checkRates(at: At, given: unknown): ScheduleOutput["rates"] {
   const rates: { [rate in RateName]?: number } = {};
   for (const name of RATE_NAMES) {
     if (!Object.hasOwn(given, name)) continue;
-    rates[name] = checkNumber(at, { name: `rates.${name}`, value: given[name], ...RATE_BOUNDS[name] });
+    rates[name] = checkNumber(at, { name: `rates.${name}`, value: given[name], single: true, ...RATE_BOUNDS[name] });
   }
   return rates;
 }
@@ -128,19 +132,23 @@ interface Listed {
 
 function checkNumber(
   at: At,
-  { name, value, least = 0, above, most, below }: Bounds & { readonly name: string; readonly value: unknown },
+  { name, value, least = 0, above, most, below, single = false }: Bounds & {
+    readonly name: string;
+    readonly value: unknown;
+  },
 ): number {
   const finite = typeof value === "number" && Number.isFinite(value);
-  const fits = finite && value >= least && value > (above ?? -Infinity) && value <= (most ?? Infinity) &&
-    value < (below ?? Infinity);
-  if (fits) return value;
+  const isWithin = (number: number): boolean =>
+    Number.isFinite(number) && number >= least && number > (above ?? -Infinity) && number <= (most ?? Infinity) &&
+    number < (below ?? Infinity);
+  if (finite && isWithin(value) && (!single || isWithin(Math.fround(value)))) return value;
   const bounds = [
     above === undefined ? `at least ${least}` : `above ${above}`,
     ...(most === undefined ? [] : [`at most ${most}`]),
     ...(below === undefined ? [] : [`below ${below}`]),
   ];
   throw refusal(at, {
-    rule: `${name} is a finite number, ${bounds.join(" and ")}`,
+    rule: `${name} is a finite number${single ? " of f32 (up to 3.4e38)" : ""}, ${bounds.join(" and ")}`,
     value: `${name} = ${show(value)}`,
     code: finite ? "input" : "numeric",
   });

@@ -74,6 +74,7 @@ export const RATE_NAMES = [
   "lambda",
   "temperature",
   "noise",
+  "memory",
   "warmup",
   "tracking",
   "limit",
@@ -154,6 +155,17 @@ export function rawOutput({ definition }: Schedule, input: ScheduleInput): unkno
 
 const PARTS = ["sparsity", "layers", "freeze", "end", "rates"] as const;
 const FUNCTIONS = ["layers", "freeze", "end"] as const;
+
+/** Which parts a schedule decides. */
+export function partsOf({ definition }: Schedule): readonly (keyof ScheduleDefinition)[] {
+  return PARTS.filter((part) => definition[part] !== undefined);
+}
+
+/** What says which parts there are, from another process: whatever is no name of a part says nothing. */
+export function namedParts(said: unknown): readonly (keyof ScheduleDefinition)[] {
+  return PARTS.filter((part) => Array.isArray(said) && said.includes(part));
+}
+
 /** Throws where an object has other keys than it may. */
 function checkKeys<T extends object>(object: T, known: readonly string[], word: string): T {
   const keys: readonly string[] | null = isRecord(object) ? Object.keys(object) : null;

@@ -20,6 +20,8 @@ export interface EncodeRowsOptions extends EncodeOptions {
   readonly packing?: boolean | undefined;
   /** What the reading of the rows left out, to be a part of the report. */
   readonly reading?: DataReport | undefined;
+  /** Whether rows that cannot be encoded, such as conversations that the chat template refuses, are left out and counted. Default: false. */
+  readonly skipBroken?: boolean | undefined;
 }
 
 /** What became of the rows of a data set. */
@@ -34,7 +36,7 @@ export interface EncodeReport {
   readonly skipped: number;
   /** Rows that were left out in reading because they are empty; not among `rows`. */
   readonly empty: number;
-  /** Rows that were left out in reading because they are broken; not among `rows`. */
+  /** Rows that were left out because they are broken: in reading, which are not among `rows`, and those that cannot be encoded. */
   readonly broken: number;
   /** Tokens of all examples, padding left out. */
   readonly tokens: number;
@@ -105,7 +107,7 @@ const NAMED = 5;
  * Encodes all rows: they are packed, or each is a sequence of its own, shortened to `seq`, and a text several; what was
  * shortened or left out is counted.
  *
- * @throws CompressoError("input") where no example is left, and for a conversation that the chat template refuses;
+ * @throws CompressoError("input") where no example is left, and for a row that cannot be encoded, unless `skipBroken`.
  */
 export function encodeRows(
   rows: readonly Row[],
@@ -114,9 +116,10 @@ export function encodeRows(
   const { seq, reading } = options;
   checkSize("seq", seq, 2);
   const packed = rows.length > 0 && (options.packing ?? true);
-  const { examples, leftOver, truncated, skipped } = encode(rows, options);
+  const { examples, leftOver, truncated, skipped, refused } = encode(rows, options);
   const promptTokens = rows.some(({ kind }) => kind !== "text") ? promptCost(options) : 0;
   if (examples.length === 0) {
+    if (refused[0]) throw refused[0].error;
     const prompt = promptTokens > 0 ? `, of which the prompt takes ${promptTokens}` : "";
     throw new CompressoError("input", {
       what: "cannot train on these data",
@@ -126,7 +129,8 @@ export function encodeRows(
     });
   }
   const tokens = examples.reduce((sum, example) => sum + example.tokens.length, 0);
-  const empty = reading?.skipped.map(({ row }) => row) ?? [], broken = reading?.broken.map(({ row }) => row) ?? [];
+  const empty = reading?.skipped.map(({ row }) => row) ?? [];
+  const broken = [...reading?.broken ?? [], ...refused].map(({ row }) => row).sort((a, b) => a - b);
   const report: EncodeReport = {
     rows: rows.length,
     examples: examples.length,
@@ -155,9 +159,33 @@ export function sequencesOf(rows: readonly Row[], options: EncodeRowsOptions): r
   return encode(rows, options).examples;
 }
 
-function encode(rows: readonly Row[], options: EncodeRowsOptions): Encoded {
-  return options.packing ?? true ? packRows(rows, options) : encodeEach(rows, options);
+function encode(
+  rows: readonly Row[],
+  options: EncodeRowsOptions,
+): Encoded & { readonly refused: readonly Refusal[] } {
+  const refused: Refusal[] = [];
+  const attempt: Attempt = (row, make) => {
+    try {
+      return { made: make() };
+    } catch (error) {
+      if (!options.skipBroken || !(error instanceof CompressoError)) throw error;
+      refused.push({ row, error });
+      return null;
+    }
+  };
+  const encoded = options.packing ?? true ? packRows(rows, options, attempt) : encodeEach(rows, options, attempt);
+  return { ...encoded, refused };
 }
+
+/** A row that cannot be encoded. */
+interface Refusal {
+  /** Its number. */
+  readonly row: number;
+  readonly error: CompressoError;
+}
+
+/** Null where the row of this number cannot be encoded and is to be left out. */
+type Attempt = <T>(row: number, make: () => T) => { readonly made: T } | null;
 
 interface Encoded {
   readonly examples: Example[];
@@ -167,28 +195,32 @@ interface Encoded {
   readonly skipped: readonly number[];
 }
 
-function packRows(rows: readonly Row[], options: EncodeRowsOptions): Encoded {
+function packRows(rows: readonly Row[], options: EncodeRowsOptions, attempt: Attempt): Encoded {
   const parts: Example[] = [], skipped: number[] = [];
   for (const [index, row] of rows.entries()) {
     const number = row.number ?? index + 1;
-    const part = row.kind === "text" ? packedText(row.text, options.tokenizer) : packedTurns(row, number, options);
-    if (part) parts.push(part);
-    else skipped.push(number);
+    const part = attempt(
+      number,
+      () => row.kind === "text" ? packedText(row.text, options.tokenizer) : packedTurns(row, number, options),
+    );
+    if (part?.made) parts.push(part.made);
+    else if (part) skipped.push(number);
   }
   return { ...pack(parts, options.seq), truncated: [], skipped };
 }
 
 /** A whole row to be joined; null where nothing of it is learned. */
 function packedTurns(row: Row, number: number, options: EncodeRowsOptions): Example | null {
-  const { tokens, labels, labelTokens } = encodeNumbered(row, number, { ...options, seq: Infinity });
+  const { tokens, labels, labelTokens } = encodeRow(row, number, { ...options, seq: Infinity });
   return labelTokens > 0 ? { tokens, labels } : null;
 }
 
-function encodeEach(rows: readonly Row[], options: EncodeRowsOptions): Encoded {
+function encodeEach(rows: readonly Row[], options: EncodeRowsOptions, attempt: Attempt): Encoded {
   const examples: Example[] = [], truncated: number[] = [], skipped: number[] = [];
   for (const [index, row] of rows.entries()) {
     const number = row.number ?? index + 1;
-    const encoded = encodeNumbered(row, number, options);
+    const encoded = attempt(number, () => encodeRow(row, number, options))?.made;
+    if (!encoded) continue;
     const pieces = row.kind === "text" ? windows(encoded, options.seq) : encoded.labelTokens > 0 ? [encoded] : [];
     if (encoded.truncated) truncated.push(number);
     if (pieces.length === 0) skipped.push(number);
@@ -197,15 +229,14 @@ function encodeEach(rows: readonly Row[], options: EncodeRowsOptions): Encoded {
   return { examples, leftOver: 0, truncated, skipped };
 }
 
-/** Adds to an error in which row it is. */
-function encodeNumbered(row: Row, number: number, options: EncodeRowsOptions): EncodedRow {
+/** `encodeExample` whose errors say which conversation is refused. */
+export function encodeRow(row: Row, number: number, options: EncodeOptions): EncodedRow {
   try {
     return encodeExample(row, options);
   } catch (error) {
     if (!(error instanceof CompressoError) || row.kind !== "chat") throw error;
-    throw new CompressoError(error.code, { ...error.parts, what: `${error.parts.what}, row ${number}` }, {
-      cause: error,
-    });
+    const { what, mend = "mend or remove the row, or have such rows left out (prune --skip-broken)" } = error.parts;
+    throw new CompressoError(error.code, { ...error.parts, what: `${what}, row ${number}`, mend }, { cause: error });
   }
 }
 

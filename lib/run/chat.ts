@@ -82,7 +82,8 @@ const ROOM_SHARE = 1 / 4;
  */
 export function createChat(model: Model, options: ChatOptions): Chat {
   const { system = null, style, stop = [], adapters = {}, ...settings } = options;
-  const tokenizer = tokenizerFor(model), format = { tokenizer, prompt: system, style: style ?? ownStyle(tokenizer) };
+  const tokenizer = tokenizerFor(model);
+  const format = { tokenizer, prompt: system, style: style ?? ownStyle(tokenizer), today: true };
   checkStops(stop);
   const end = endToken(format), endTokens = end === null ? [] : [end];
   const lead = format.style === "chat" ? turnShape(tokenizer).lead : "";

@@ -28,8 +28,11 @@ export interface RunPosition {
   readonly target: number | null;
   /** What it aimed at in single layers. */
   readonly layerTargets: readonly (number | null)[] | null;
-  /** What was done before the step to come: the beginning of its stage, and with it the hook `beforeStep`; null for neither. */
-  readonly begun: "stage" | "step" | null;
+  /**
+   * What was done before the step to come: the beginning of its stage, and with it the hook `beforeStep`; "hard" where no step is to come, since
+   * the stage is that of pruning and its masks are hard; null for none of them.
+   */
+  readonly begun: "stage" | "step" | "hard" | null;
   /** The layers as a schedule saw them before that hook; null where it has not. */
   readonly seen: readonly LayerState[] | null;
   /** Steps that a schedule left out by ending the pruning stage. */

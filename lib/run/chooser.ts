@@ -1,10 +1,11 @@
 // How a method chooses units during the pruning stage: learned masks, gradual saliency, a score at once. Owns what happens at its beginning, at every step and at its end; refuses the loop.
 import { CompressoError } from "../errors.ts";
-import type { MaskValues, SlotGradients } from "../nn/masks.ts";
+import type { ChannelGradients, MaskValues, SlotGradients } from "../nn/masks.ts";
 import type { OneShotMethod } from "../prune/baselines.ts";
 import { addGradients, GRADUAL_EVERY, gradualMasks } from "../prune/gradual.ts";
 import type { hardenMasks } from "../prune/harden.ts";
-import type { FrozenUnits } from "../prune/schedule_script.ts";
+import { twofoldGoals } from "../prune/mask_learner.ts";
+import type { FrozenUnits, ScheduleDefinition } from "../prune/schedule_script.ts";
 import { uniformGoals } from "../prune/uniform.ts";
 import { priorShape, saliencyPrior } from "../prune/prior.ts";
 import { createSaliency, maskStart, perParameter } from "../prune/saliency.ts";
@@ -16,7 +17,7 @@ import { writeBiases } from "../nn/weights.ts";
 import type { Batch, Batches } from "./batches.ts";
 import type { Model } from "./model.ts";
 import { compensate, type OneShotScores, oneShotScores } from "./one_shot.ts";
-import type { ResolvedOptions } from "./options.ts";
+import type { Rates, ResolvedOptions } from "./options.ts";
 import type { Trainer } from "./trainer.ts";
 
 /** A method at work. All that it knows lies in the trainer, so that checkpoints have it. */
@@ -43,6 +44,7 @@ export interface ChooserAim {
   /** Targets of single layers; null, for one or all, leaves them to the whole. */
   readonly layers: readonly (number | null)[] | null;
   readonly freeze: readonly FrozenUnits[];
+  readonly rates: Pick<Rates, "memory">;
 }
 
 /** What the last step of the stage aimed at. */
@@ -60,6 +62,8 @@ export interface ChooserParts {
   readonly makeBatches: (seed: number) => Batches;
   /** Gradients of all slots on a batch, at the present masks. */
   readonly maskGradients: (batch: Batch) => Promise<SlotGradients>;
+  /** The same, and those by channel. */
+  readonly channelGradients: (batch: Batch) => Promise<ChannelGradients>;
   /** Makes masks hard, at the target or at the run's size. */
   readonly harden: typeof hardenMasks;
   readonly signal?: AbortSignal | undefined;
@@ -68,6 +72,26 @@ export interface ChooserParts {
 const CALIBRATION_BATCHES = 8;
 /** Told apart from the seed of training, so that calibration has batches of its own. */
 const CALIBRATION_SEED = 0x5a11;
+
+/**
+ * Refuses a schedule with parts that method or layout cannot follow, whatever their values will be. Throws `CompressoError("usage")`.
+ */
+export function checkParts(
+  parts: readonly (keyof ScheduleDefinition)[],
+  { method, layout }: Pick<ResolvedOptions, "method" | "layout">,
+): void {
+  if (method === "gradual" && (parts.includes("layers") || parts.includes("freeze"))) throw unlearned(method);
+  if (layout === "uniform" && parts.includes("layers")) throw twofoldGoals();
+}
+
+function unlearned(method: string): CompressoError {
+  return new CompressoError("usage", {
+    what: "cannot follow the schedule",
+    rule: "targets of single layers and frozen units are for learned masks",
+    value: `the method ${method}`,
+    mend: "use --method compresso, or leave `layers` and `freeze` out",
+  });
+}
 
 /** The chooser of the run's method. */
 export function createChooser(parts: ChooserParts): Chooser {
@@ -93,8 +117,9 @@ function learned(parts: ChooserParts): Chooser {
       trainer.setLogAlpha(logAlpha);
       trainer.learner.follow(whole, { prior, drift, memory: rates.memory });
     },
-    beforeStep({ target, layers, freeze }): Promise<null> {
+    beforeStep({ target, layers, freeze, rates: { memory } }): Promise<null> {
       const { learner } = trainer;
+      learner.setMemory(memory);
       learner.setLayerGoals(layers);
       learner.setPartGoals(uniform?.at(target) ?? null);
       learner.setHold(freeze.length > 0 ? heldUnits(table, freeze) : null);
@@ -117,14 +142,7 @@ function gradual({ table, options, trainer, harden }: ChooserParts): Chooser {
     ...NOTHING,
     begin: () => Promise.resolve(trainer.setLogAlpha(new Float32Array(table.count))),
     async beforeStep({ step, target, layers, freeze }): Promise<number> {
-      if (layers || freeze.length > 0) {
-        throw new CompressoError("usage", {
-          what: "cannot follow the schedule",
-          rule: "targets of single layers and frozen units are for learned masks",
-          value: `the method ${options.method}`,
-          mend: "use --method compresso, or leave `layers` and `freeze` out",
-        });
-      }
+      if (layers || freeze.length > 0) throw unlearned(options.method);
       if (step > 0 && step % GRADUAL_EVERY === 0) {
         trainer.setMasks(gradualMasks(table, await trainer.logAlpha(), { target, layout: options.layout }));
       }
@@ -144,7 +162,7 @@ function gradual({ table, options, trainer, harden }: ChooserParts): Chooser {
 }
 
 function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
-  const { model, table, options, trainer, maskGradients, harden, signal } = parts, { batch, seq, seed } = options;
+  const { model, table, options, trainer, channelGradients, harden, signal } = parts, { batch, seq, seed } = options;
   let source: WeightSource | null = null;
   const score = async (): Promise<OneShotScores> => {
     // A run that went back has a compensation in its weights, which is no part of the model that is scored.
@@ -156,7 +174,7 @@ function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
       batch,
       seq,
       seed,
-      maskGradients: async (data) => (await maskGradients(data)).dz,
+      channelGradients,
       ...(signal ? { signal } : {}),
     });
   };

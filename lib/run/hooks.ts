@@ -14,7 +14,7 @@ export interface RunHandle {
   readonly table: UnitTable;
   /** log α of every unit. */
   logAlpha(): Promise<Float32Array>;
-  /** Sets log α of every unit. */
+  /** Sets log α of every unit. Throws `CompressoError("input")` for another length, or a value that is not finite. */
   setLogAlpha(values: Float32Array<ArrayBuffer>): void;
   /** Mask values z of the last step: sampled in the pruning stage, hard after it. */
   masks(): Promise<Required<MaskValues>>;

@@ -93,6 +93,9 @@ export async function planMemory(spec: DecoderSpec, options: MemoryOptions = {})
   return await planOn(device, spec, { ...options, table: tableFor(spec, options) });
 }
 
+/** Options that advice may change. */
+export type MemoryChange = Pick<MemoryOptions, "batch" | "seq" | "baseDtype" | "recompute" | "lora">;
+
 /**
  * Plans a run with some of its options changed, again and again: null where that does not keep within the budget and the adapter's limits. Quicker than
  * {@link planMemory}, as the units are counted once and a plan is given up at its first excess.
@@ -103,7 +106,7 @@ export function plannerWithin(
   spec: DecoderSpec,
   options: MemoryOptions,
   { memoryLimit = Infinity }: { readonly memoryLimit?: number },
-): (change: Pick<MemoryOptions, "batch" | "seq" | "baseDtype" | "recompute">) => Promise<MemoryPlan | null> {
+): (change: MemoryChange) => Promise<MemoryPlan | null> {
   const table = tableFor(spec, options);
   return async (change) => {
     using device = openDryDevice({ ...adapterFor(options), memoryLimit });
@@ -194,10 +197,12 @@ async function dryTraining(model: Model, table: UnitTable, options: ResolvedOpti
   const state = { state: IDLE_STATE };
   await trainer.step("lora", data, state);
   await trainer.maskGradients(data, state);
+  if (method === "taylor") await trainer.channelGradients(data, state);
   if (method === "wanda-sp" || method === "flap") await calibrate(model, { batches: [], batch, seq });
   await trainer.step("masks", data, state);
   await trainer.numbers(0, 1);
-  await trainer.save(); // with LoRA, which a run reads alone too: that takes less
+  // With LoRA, which a run reads alone too: that takes less. What no adapter holds may be too large for the host as well.
+  if (model.device.excesses.length === 0) await trainer.save();
 }
 
 function measured(device: Device): { readonly bytes: number; readonly uses: readonly MemoryUse[] } {

@@ -2,7 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
-import { type MemoryOptions, type MemoryPlan, planMemory, plannerWithin } from "./memory.ts";
+import { type MemoryChange, type MemoryOptions, type MemoryPlan, planMemory, plannerWithin } from "./memory.ts";
 import { DEFAULTS } from "./options.ts";
 
 /** A change of options that makes a run fit. */
@@ -10,7 +10,7 @@ export interface MemoryAdvice {
   /** The change in the words of the command line, such as "--batch 2". */
   readonly change: string;
   /** The options that change. */
-  readonly options: Pick<MemoryOptions, "batch" | "seq" | "baseDtype" | "recompute">;
+  readonly options: MemoryChange;
   /** Planned peak with the change. */
   readonly peakBytes: number;
 }
@@ -33,7 +33,8 @@ export function fits({ peakBytes, excesses }: MemoryPlan, { memoryLimit = Infini
 
 /**
  * Looks for what makes a run fit: one change if one is enough, of each kind the mildest; else all of them together; else nothing.
- * Recomputation where it is off, a smaller dtype of the frozen weights, fewer sequences a step, shorter sequences.
+ * Recomputation where it is off, a smaller dtype of the frozen weights, fewer sequences a step, shorter sequences; where none of these helps, a
+ * lower rank of LoRA, whose matrices lie in one buffer.
  */
 export async function adviseMemory(
   spec: DecoderSpec,
@@ -42,11 +43,11 @@ export async function adviseMemory(
 ): Promise<MemoryAdvice[]> {
   const { batch = DEFAULTS.batch, seq = DEFAULTS.seq, baseDtype = "f16" } = options;
   const planned = plannerWithin(spec, options, budget);
-  const attempt = async (change: MemoryAdvice["options"]): Promise<MemoryAdvice | null> => {
+  const attempt = async (change: MemoryChange): Promise<MemoryAdvice | null> => {
     const plan = await planned(change);
     return plan && { change: wordsOf(change), options: change, peakBytes: plan.peakBytes };
   };
-  const shorter = (fixed: MemoryAdvice["options"]): Promise<MemoryAdvice | null> =>
+  const shorter = (fixed: MemoryChange): Promise<MemoryAdvice | null> =>
     largest(Math.ceil(seq / SEQ_STEP) - 1, (steps) => attempt({ ...fixed, seq: steps * SEQ_STEP }));
   const single: (MemoryAdvice | null)[] = [];
   if (options.recompute === false) single.push(await attempt({ recompute: true }));
@@ -56,13 +57,16 @@ export async function adviseMemory(
   const fitting = single.filter((advice) => advice !== null);
   if (fitting.length > 0) return fitting;
   const least = DTYPES.at(-1) ?? baseDtype;
-  const all: MemoryAdvice["options"] = {
+  const all: MemoryChange = {
     ...(options.recompute === false ? { recompute: true } : {}),
     ...(baseDtype === least ? {} : { baseDtype: least }),
     ...(batch > 1 ? { batch: 1 } : {}),
   };
   const together = await attempt(all) ?? await shorter(all);
-  return together ? [together] : [];
+  if (together) return [together];
+  const { lora = DEFAULTS.lora } = options, { rank = DEFAULTS.lora.rank } = lora;
+  const lower = await largest(rank - 1, (count) => attempt({ lora: { ...lora, rank: count } }));
+  return lower ? [lower] : [];
 }
 
 /** A plan that fits, on a device that may hold other things. */
@@ -133,8 +137,9 @@ async function largest<T>(most: number, attempt: (value: number) => Promise<T | 
   return best;
 }
 
-function wordsOf({ batch, seq, baseDtype, recompute }: MemoryAdvice["options"]): string {
+function wordsOf({ batch, seq, baseDtype, recompute, lora }: MemoryChange): string {
   return [
+    ...(lora?.rank === undefined ? [] : [`--rank ${lora.rank}`]),
     ...(baseDtype === undefined ? [] : [`--base-dtype ${baseDtype}`]),
     ...(batch === undefined ? [] : [`--batch ${batch}`]),
     ...(seq === undefined ? [] : [`--seq ${seq}`]),

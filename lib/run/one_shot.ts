@@ -11,7 +11,7 @@ import { type ActivationStats, flapScores, wandaScores } from "../prune/baseline
 import { applyCompensation, withOutputBiases } from "../prune/baselines_bias.ts";
 import type { UnitTable } from "../prune/units.ts";
 import type { WeightSource } from "../io/source.ts";
-import type { MaskValues } from "../nn/masks.ts";
+import type { ChannelGradients, MaskValues } from "../nn/masks.ts";
 import { shareWeights, writeBiases } from "../nn/weights.ts";
 import type { Batch } from "./batches.ts";
 import { calibrate } from "./calibrate.ts";
@@ -31,8 +31,8 @@ export interface OneShotOptions {
   readonly seq: number;
   /** Decides random scores. */
   readonly seed: number;
-  /** dL/dz of all slots on a batch, masks at 1, for taylor: see `Trainer.maskGradients`. */
-  readonly maskGradients: (batch: Batch) => Promise<Float32Array>;
+  /** Gradients on a batch, masks at 1, for taylor: see `Trainer.channelGradients`. */
+  readonly channelGradients: (batch: Batch) => Promise<ChannelGradients>;
   /** Stops the work. */
   readonly signal?: AbortSignal;
 }
@@ -52,7 +52,7 @@ export async function oneShotScores(model: Model, table: UnitTable, options: One
 }
 
 async function rawScores(model: Model, table: UnitTable, options: OneShotOptions): Promise<OneShotScores> {
-  const { method, batches, batch, seq, seed, maskGradients, signal } = options, { source } = model;
+  const { method, batches, batch, seq, seed, channelGradients, signal } = options, { source } = model;
   switch (method) {
     case "magnitude":
       return { scores: await magnitudeScores(source, table), stats: null };
@@ -62,7 +62,7 @@ async function rawScores(model: Model, table: UnitTable, options: OneShotOptions
       const taylor = createTaylor(table);
       for (const data of batches) {
         signal?.throwIfAborted();
-        taylor.add(await maskGradients(data), { labels: data.labelTokens });
+        taylor.add(await channelGradients(data), { labels: data.labelTokens });
       }
       return { scores: taylor.scores(), stats: null };
     }

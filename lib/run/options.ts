@@ -68,6 +68,8 @@ export interface PruneOptions {
   readonly packing?: boolean;
   /** What became of the rows in reading, for the report. */
   readonly reading?: DataReport;
+  /** Whether rows that cannot be encoded, such as conversations that the chat template refuses, are left out and counted. Default false. */
+  readonly skipBroken?: boolean;
   /** Functions that the run calls. */
   readonly hooks?: RunHooks;
   /** What is watched while the run goes on, and what an alarm does. Default: everything; see {@link MonitorOptions}. */
@@ -110,6 +112,7 @@ export type ResolvedOptions =
       | "schedule"
       | "trustSchedule"
       | "reading"
+      | "skipBroken"
       | "hooks"
       | "monitors"
       | "size"

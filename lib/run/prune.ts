@@ -131,7 +131,7 @@ class Run implements PruneRun {
     // What a chooser remembers is of the state before.
     const chooser = chooserOf(this.#parts, this.#now, this.#place);
     this.#ready = { ...this.#now, chooser };
-    if (position.stage > pruning) await chooser.resumed();
+    if (position.stage > pruning || position.begun === "hard") await chooser.resumed();
   }
 
   /** Keeps the present state to go back to. */
@@ -177,7 +177,7 @@ class Run implements PruneRun {
   async *#driveStage(stage: StagePlan): AsyncGenerator<StepRecord, void, undefined> {
     const { hooks, checkpoint } = this.#parts.given, every = checkpoint?.every ?? Infinity;
     await this.#enter(stage);
-    while (this.#position.stageStep < stage.steps) {
+    while (this.#position.stageStep < stage.steps && this.#position.begun !== "hard") {
       if (!await this.#step(stage)) break;
       const { step, stageStep } = this.#position, due = step % every === 0;
       const looks = this.#oversight.looksAt(step) || stageStep === stage.steps;
@@ -185,7 +185,7 @@ class Run implements PruneRun {
       if (due) await this.#save();
     }
     if (yield* this.#flush({ looks: true })) return;
-    if (stage.stage === "prune") await this.#harden();
+    if (stage.stage === "prune" && this.#position.begun !== "hard") await this.#harden();
     await hooks?.afterStage?.(stage.stage, this.#handle(stage.stage));
     this.#position = { ...this.#position, stage: this.#position.stage + 1, stageStep: 0, ...NOTHING_DONE };
     await this.#keep();
@@ -362,7 +362,7 @@ class Run implements PruneRun {
       target = isSkipped ? 0 : last ?? this.options.sparsity;
     const { temperature } = aim ?? this.options.rates;
     const expected = isSkipped ? 0 : await this.#now.chooser.end({ target, layers, temperature });
-    this.#position = { ...this.#position, target, expected, aim: null };
+    this.#position = { ...this.#position, target, expected, aim: null, begun: "hard" };
     const arrays = await this.#trainer.save(), hard = hardSparsity(table, keptUnits(table, arrays.slots));
     const seen = { look: this.#look(arrays), hard, isSkipped };
     const { position, verdict } = overseeHard(this.#position, seen, this.#oversight);

@@ -69,6 +69,10 @@ export function chooserOf(
   { model, trainer }: Pick<Ready, "model" | "trainer">,
   { state, leftOut }: RunPlace,
 ): Chooser {
+  const at = (): { readonly state: StepState; readonly signal?: AbortSignal } => ({
+    state: state(),
+    ...(signal ? { signal } : {}),
+  });
   return createChooser({
     model,
     table,
@@ -77,7 +81,8 @@ export function chooserOf(
     signal,
     makeBatches,
     harden: hardenAt(goal, () => leftOut() > 0),
-    maskGradients: (data) => trainer.maskGradients(data, { state: state(), ...(signal ? { signal } : {}) }),
+    maskGradients: (data) => trainer.maskGradients(data, at()),
+    channelGradients: (data) => trainer.channelGradients(data, at()),
   });
 }
 

@@ -1,7 +1,8 @@
 // Perplexity over rows, each read alone: whole documents, or the responses to instructions. Owns the protocol; refuses to read files.
 import { CompressoError } from "../errors.ts";
 import type { Row } from "../io/datasets.ts";
-import { countLabels, encodeExample, type Example, IGNORED_LABEL } from "../io/prompts.ts";
+import { countLabels, type Example, IGNORED_LABEL } from "../io/prompts.ts";
+import { encodeRow } from "./batches.ts";
 import type { Adapters, Model } from "./model.ts";
 
 /** Options of {@link rowPerplexity}. */
@@ -117,8 +118,8 @@ function encode(
     fail("usage", `seq is a whole number from 2 to the model's context of ${spec.maxPosition} tokens`, String(seq));
   }
   if (!tokenizer) return fail("input", "a model needs a tokenizer to read text", "this one has none");
-  const examples = rows.map((row): Example => {
-    const { tokens, labels } = encodeExample(row, { tokenizer, prompt, seq });
+  const examples = rows.map((row, index): Example => {
+    const { tokens, labels } = encodeRow(row, row.number ?? index + 1, { tokenizer, prompt, seq });
     return { tokens: tokens.slice(0, seq), labels: labels.slice(0, seq) };
   }).filter(({ labels }) => countLabels(labels) > 0);
   if (examples.length === 0) fail("input", "at least one row has a token to predict", `${rows.length} rows`);

@@ -22,7 +22,7 @@ export interface RunData {
 export function encodeRun(
   { tokenizer, spec: { vocab } }: { readonly spec: Pick<DecoderSpec, "vocab"> } & Pick<Model, "tokenizer">,
   { rows, prompt, packing, batch, seq }: ResolvedOptions,
-  { reading }: Pick<PruneOptions, "reading"> = {},
+  { reading, skipBroken = false }: Pick<PruneOptions, "reading" | "skipBroken"> = {},
 ): RunData {
   if (!tokenizer) {
     throw new CompressoError("input", {
@@ -32,7 +32,7 @@ export function encodeRun(
       mend: "put tokenizer.json into the model's folder",
     });
   }
-  const encoding = { tokenizer, prompt, packing, seq };
+  const encoding = { tokenizer, prompt, packing, seq, skipBroken };
   const [training, heldoutRows] = splitRows(rows);
   const { examples, report } = encodeRows(training, { ...encoding, ...(reading ? { reading } : {}) });
   // Rows that are held out may all be too long for `seq`: what they cannot give is taken from those that are trained on.

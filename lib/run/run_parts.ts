@@ -4,7 +4,7 @@ import type { LoraWeights } from "../nn/lora.ts";
 import { unpackMasks } from "../nn/masks.ts";
 import type { StepState } from "../nn/step_state.ts";
 import { progressOf } from "../prune/schedule.ts";
-import { hardSparsity, keptUnits } from "../prune/units.ts";
+import { hardSparsity, keptUnits, type UnitTable } from "../prune/units.ts";
 import type { Batch, BatchCursor } from "./batches.ts";
 import type { PruneAim, RunIdentity, RunPosition } from "./checkpoint.ts";
 import type { RunHandle } from "./hooks.ts";
@@ -208,12 +208,24 @@ export function handleOf(trainer: Trainer, at: Pick<RunHandle, "stage" | "step" 
   return {
     ...at,
     logAlpha: () => trainer.logAlpha(),
-    setLogAlpha: (values) => trainer.setLogAlpha(values),
+    setLogAlpha: (values) => trainer.setLogAlpha(checkLogAlpha(values, at.table)),
     masks: () => trainer.masks(),
     setMasks: (masks) => trainer.setMasks(masks),
     lora: () => trainer.loraWeights(),
     setLora: (weights) => trainer.setLora(weights),
   };
+}
+
+/** log α that a hook gives. A long list would break the device, a short one leave units as they are. */
+function checkLogAlpha(values: Float32Array<ArrayBuffer>, { count }: UnitTable): Float32Array<ArrayBuffer> {
+  const isList = values instanceof Float32Array;
+  const broken = isList ? values.findIndex((value) => !Number.isFinite(value)) : -1;
+  if (isList && values.length === count && broken < 0) return values;
+  throw new CompressoError("input", {
+    what: "cannot use log α",
+    rule: `it is a Float32Array of ${count} finite values, one for each unit`,
+    value: !isList ? typeof values : broken < 0 ? `${values.length} values` : `value ${broken} is ${values[broken]}`,
+  });
 }
 
 /** Refuses the result of a run that is not at its end. */

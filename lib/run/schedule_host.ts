@@ -1,22 +1,31 @@
 // Opens a schedule: built in, defined in the program, or a script, isolated or trusted. Owns that choice; refuses the loop.
 import { createHash } from "node:crypto";
-import { CompressoError } from "../errors.ts";
 import { builtinSchedule, isScheduleName } from "../prune/builtin_schedules.ts";
 import { checkOutput, evaluateSchedule, type ScheduleOutput } from "../prune/schedule_output.ts";
-import { asSchedule, type Schedule, type ScheduleInput } from "../prune/schedule_script.ts";
+import {
+  namedParts,
+  partsOf,
+  type Schedule,
+  type ScheduleDefinition,
+  type ScheduleInput,
+} from "../prune/schedule_script.ts";
 import curvesText from "../prune/curves.ts" with { type: "text" };
 import errorsText from "../errors.ts" with { type: "text" };
 import scriptText from "../prune/schedule_script.ts" with { type: "text" };
 import { type IsolationLimits, startIsolated } from "./schedule_process.ts";
 import { dataUrl } from "./schedule_sandbox.ts";
 import { readScript, scriptUrl } from "./schedule_source.ts";
+import { importTrusted } from "./schedule_trusted.ts";
 
 /** A schedule by what a user may give: a built-in name, a path, a URL, or one that the program made. */
 export type ScheduleSource = string | URL | Schedule;
 
 /** Options of {@link openSchedule}. */
 export interface OpenScheduleOptions {
-  /** Whether a script runs in this process, as the user's own code with all rights of the process. Default false. */
+  /**
+   * Whether a script runs in this process, as the user's own code with all rights of the process. Its own text is read anew each time; modules
+   * that it imports are those that Deno has cached. Default false.
+   */
   readonly trust?: boolean;
   /** Limits of an isolated script. */
   readonly limits?: IsolationLimits;
@@ -36,6 +45,8 @@ export interface OpenSchedule extends AsyncDisposable {
   readonly isolated: boolean;
   /** What tells it from another one: its name, or a hash of its text, and of what it exports where it imports more than this toolkit. */
   readonly identity: string;
+  /** What it has a say in at every step. */
+  readonly parts: readonly (keyof ScheduleDefinition)[];
   /** What it decides for a step, checked. One step at a time. Throws `CompressoError` "input" or "numeric", with step and value. */
   evaluate(input: ScheduleInput): Promise<ScheduleOutput>;
 }
@@ -70,9 +81,9 @@ export async function openSchedule(source: ScheduleSource, options: OpenSchedule
   }
   const url = scriptUrl(source), name = String(source);
   const given = signal ? { signal } : {};
-  const { text, isJavaScript, toolkitImports, importsOthers } = await readScript(url, { ...given, name });
+  const { text, isJavaScript, toolkitImports } = await readScript(url, { ...given, name });
   if (trust) {
-    const schedule = await importTrusted(url);
+    const { schedule, importsOthers } = await importTrusted(url, { text, isJavaScript });
     // Code of other modules is not in the text; without, the identity is that of the isolated script.
     return inProcess(schedule, {
       name,
@@ -93,6 +104,7 @@ export async function openSchedule(source: ScheduleSource, options: OpenSchedule
     name,
     isolated: true,
     identity: `script ${hash(text)}`,
+    parts: namedParts(script.loaded),
     evaluate: async (input) =>
       checkOutput(await script.request(input, `at step ${input.step} of ${input.steps}`), input),
     [Symbol.asyncDispose]: () => script[Symbol.asyncDispose](),
@@ -107,6 +119,7 @@ function inProcess(
     name,
     identity,
     isolated: false,
+    parts: partsOf(schedule),
     // Async, so that its errors are rejections, as those of a script are.
     evaluate: (input) => Promise.try(() => evaluateSchedule(schedule, input)),
     [Symbol.asyncDispose]: () => Promise.resolve(),
@@ -121,20 +134,6 @@ function definitionHash({ definition }: Schedule): string {
 
 function hash(text: string): string {
   return createHash("sha256").update(text).digest("hex").slice(0, 16);
-}
-
-async function importTrusted(url: URL): Promise<Schedule> {
-  let module: unknown;
-  try {
-    module = await import(url.href);
-  } catch (error) {
-    throw new CompressoError("input", {
-      what: `cannot load the schedule ${url.href}`,
-      rule: "it is a module that Deno can import",
-      value: error instanceof Error ? `${error.name}: ${error.message}` : String(error),
-    }, { cause: error });
-  }
-  return asSchedule(typeof module === "object" && module !== null && "default" in module ? module.default : undefined);
 }
 
 /** The code that an isolated script runs with, as one URL: modules at data: URLs have no relative imports, so each holds the URLs of its own. */

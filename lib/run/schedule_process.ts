@@ -36,6 +36,8 @@ export interface IsolationOptions {
 
 /** A script that is loaded. */
 export interface IsolatedScript extends AsyncDisposable {
+  /** What it replied to being loaded. */
+  readonly loaded: unknown;
   /** Sends one value and takes the reply. One at a time; `at` names the moment in messages. */
   request(value: unknown, at: string): Promise<unknown>;
 }
@@ -80,6 +82,7 @@ class Isolated implements IsolatedScript {
   #breach: string | null = null;
   #ended = false;
   #busy = false;
+  #loaded: unknown = null;
 
   constructor(options: IsolationOptions) {
     this.#options = options;
@@ -96,7 +99,11 @@ class Isolated implements IsolatedScript {
 
   async load(): Promise<void> {
     const { kit, script } = this.#options, { startSeconds: seconds } = this.#limits;
-    await this.#exchange({ kit, script }, { at: "while it was loaded", seconds });
+    this.#loaded = await this.#exchange({ kit, script }, { at: "while it was loaded", seconds });
+  }
+
+  get loaded(): unknown {
+    return this.#loaded;
   }
 
   async request(value: unknown, at: string): Promise<unknown> {

@@ -1,12 +1,13 @@
 // What runs an isolated schedule script, inside the process without permissions. Owns the lock-down and its end of the protocol; refuses imports.
 //
 // `schedule_process.ts` takes this file as text. One line of JSON in, one out: first { kit, script } (URLs of code), then a `ScheduleInput` for
-// each step. A reply is { output } or { error }, with the lines that the script logged.
-import type { rawOutput, Schedule, ScheduleInput } from "../prune/schedule_script.ts";
+// each step. A reply is { output } or { error }, with the lines that the script logged; the first output is the names of the schedule's parts.
+import type { partsOf, rawOutput, Schedule, ScheduleInput } from "../prune/schedule_script.ts";
 
 /** The code of `lib/prune/schedule_script.ts` and `curves.ts`. */
 interface Kit {
   readonly asSchedule: (exported: unknown) => Schedule;
+  readonly partsOf: typeof partsOf;
   readonly rawOutput: typeof rawOutput;
 }
 
@@ -38,7 +39,7 @@ async function serve(): Promise<void> {
   let schedule: Schedule;
   try {
     schedule = code.asSchedule((await import(script) as { readonly default?: unknown }).default);
-    send({ output: null });
+    send({ output: code.partsOf(schedule) });
   } catch (error) {
     return send({ error: describe(error) });
   }

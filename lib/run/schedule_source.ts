@@ -1,4 +1,4 @@
-// The text of a schedule script that is to run isolated. Owns reading a file or URL, with limits, and which of its imports mean mod.ts; refuses to run it.
+// The text of a schedule script, whether it is to run isolated or trusted. Owns reading a file or URL, with limits, and which of its imports mean mod.ts; refuses to run it.
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { CompressoError } from "../errors.ts";
@@ -12,8 +12,14 @@ export interface ScriptSource {
   readonly isJavaScript: boolean;
   /** Specifiers in its text that mean this toolkit's mod.ts. */
   readonly toolkitImports: readonly string[];
-  /** Whether it imports anything else. */
-  readonly importsOthers: boolean;
+}
+
+/** What looks like an import in a script's text. */
+export interface ScriptImport {
+  readonly specifier: string;
+  /** Where the specifier begins in the text, and where it has ended, both with its quotes. */
+  readonly from: number;
+  readonly end: number;
 }
 
 /** Longest script, in bytes. */
@@ -41,9 +47,8 @@ export async function readScript(
   try {
     const bytes = url.protocol === "file:" ? await readFile(url) : await fetchBytes(url, signal);
     const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-    const imports = findImports(text), toolkitImports = imports.filter(isToolkit);
-    const importsOthers = imports.length > toolkitImports.length;
-    return { text, isJavaScript: /\.m?js$/.test(url.pathname), toolkitImports, importsOthers };
+    const specifiers = new Set(findImports(text).map(({ specifier }) => specifier));
+    return { text, isJavaScript: /\.m?js$/.test(url.pathname), toolkitImports: [...specifiers].filter(isToolkit) };
   } catch (error) {
     signal?.throwIfAborted();
     throw new CompressoError("input", {
@@ -89,13 +94,19 @@ async function fetchBytes(url: URL, signal: AbortSignal | undefined): Promise<Ui
   return new Uint8Array(await new Blob(chunks).arrayBuffer());
 }
 
-/** A wrong find in a comment or text does no harm: it only says what an import of that name would mean. */
-function findImports(text: string): string[] {
-  const found = text.matchAll(/\b(?:from|import)\s*\(?\s*(["'])([^"'\n]{1,500})\1/g);
-  return [...new Set(Array.from(found, ([, , specifier = ""]) => specifier))];
+/**
+ * Whatever looks like an import. A wrong find in a comment or text does no harm to an isolated script: it only says what an import of that name
+ * would mean there.
+ */
+export function findImports(text: string): ScriptImport[] {
+  const found = text.matchAll(/(?<![$\w]|(?<!\.\.)\.)((?:from|import(?:\s*\()?)\s*)(["'])([^"'\n]{1,500})\2/g);
+  return Array.from(found, ({ 0: whole, 1: head = "", 3: specifier = "", index }) => {
+    return { specifier, from: index + head.length, end: index + whole.length };
+  });
 }
 
-function isToolkit(specifier: string): boolean {
+/** Whether a specifier is a name of this toolkit, or ends as its mod.ts does. */
+export function isToolkit(specifier: string): boolean {
   return /^(?:compresso|(?:jsr:\/?)?@compresso\/compresso(?:@[^/]*)?)$/.test(specifier) ||
     /(?:^|\/)mod\.ts$/.test(specifier);
 }

@@ -4,7 +4,7 @@ import { checkLayerTargets, checkReachable, mostSparsity, type UnitTable } from 
 import { cubicSparsity, progressOf } from "../prune/schedule.ts";
 import type { ScheduleOutput } from "../prune/schedule_output.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
-import { keptBy } from "./chooser.ts";
+import { checkParts, keptBy } from "./chooser.ts";
 import type { Rates, ResolvedOptions } from "./options.ts";
 import type { StepRecord } from "./records.ts";
 import { type OpenSchedule, openSchedule, type ScheduleSource } from "./schedule_host.ts";
@@ -32,7 +32,7 @@ export interface SteeringInput {
   readonly layers: () => Promise<readonly LayerState[]>;
 }
 
-/** Decides what every step aims at. Dispose it to end a schedule's process. */
+/** Decides what every step aims at. Dispose it to end a schedule's process; who asks again after that has a new one. */
 export interface Steerer extends AsyncDisposable {
   /** Whether it must be shown the records of all steps before. */
   readonly needsRecords: boolean;
@@ -49,10 +49,13 @@ export function recordsAt(records: readonly RecordView[], step: number): readonl
   return records.filter((record) => record.step <= step).slice(-RECORDS_SEEN);
 }
 
-/** Opens the schedule of a run. Throws `CompressoError("input")` where it cannot be read. */
+/**
+ * Opens the schedule of a run. Throws `CompressoError`: "input" where it cannot be read, "usage" where it has parts that the run's method or layout
+ * cannot follow.
+ */
 export async function openSteerer(
   table: UnitTable,
-  options: Pick<ResolvedOptions, "sparsity" | "rates">,
+  options: Pick<ResolvedOptions, "sparsity" | "rates" | "method" | "layout">,
   { schedule, trust = false, signal, onLog }: {
     readonly schedule?: ScheduleSource | undefined;
     readonly trust?: boolean | undefined;
@@ -62,13 +65,47 @@ export async function openSteerer(
 ): Promise<Steerer> {
   const { sparsity, rates } = options;
   if (schedule === undefined) return cubic(sparsity, rates);
-  const opened = await openSchedule(schedule, {
-    trust,
-    warmup: rates.warmup,
-    ...(signal ? { signal } : {}),
-    ...(onLog ? { onLog } : {}),
-  });
-  return scripted(opened, table, { sparsity, rates });
+  const open = (): Promise<OpenSchedule> =>
+    openSchedule(schedule, {
+      trust,
+      warmup: rates.warmup,
+      ...(signal ? { signal } : {}),
+      ...(onLog ? { onLog } : {}),
+    });
+  const opened = await open();
+  try {
+    checkParts(opened.parts, options);
+  } catch (error) {
+    await opened[Symbol.asyncDispose]();
+    throw error;
+  }
+  return scripted(reopening(opened, open), table, { sparsity, rates });
+}
+
+/** A schedule whose process ends when it is disposed, as at an error of the run, and is started anew where the run is taken up again. */
+function reopening(first: OpenSchedule, open: () => Promise<OpenSchedule>): OpenSchedule {
+  if (!first.isolated) return first;
+  let now: OpenSchedule | null = first;
+  const reopen = async (): Promise<OpenSchedule> => {
+    const again = await open();
+    if (again.identity === first.identity) return again;
+    await again[Symbol.asyncDispose]();
+    throw new CompressoError("mismatch", {
+      what: `cannot go on with the schedule ${first.name}`,
+      rule: "it is the one that the run began with",
+      value: `${first.identity} then, ${again.identity} now`,
+      mend: "put the first one back, or begin the run anew",
+    });
+  };
+  return {
+    ...first,
+    evaluate: async (input) => await (now ??= await reopen()).evaluate(input),
+    async [Symbol.asyncDispose](): Promise<void> {
+      const last = now;
+      now = null;
+      await last?.[Symbol.asyncDispose]();
+    },
+  };
 }
 
 function cubic(sparsity: number, rates: Rates): Steerer {

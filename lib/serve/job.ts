@@ -65,6 +65,8 @@ export interface Workbench {
   readonly tokenizer: Tokenizer;
   readonly adapters: Adapters;
   readonly labels: Labels;
+  /** Text before every chat; null for none. */
+  readonly prompt: string | null;
 }
 
 /** Does a job: the prompts one after the other, each ending with a piece that says why. Counts tokens in `usage` as it goes. */

@@ -1,6 +1,6 @@
 // From the fields of a request to a job. Owns tokenizing, the lengths that a model and the limits allow, and defaults; refuses to run it.
 import { type ChatMessage, renderChat } from "../io/chat_template.ts";
-import { turnShape } from "../io/prompts_format.ts";
+import { turnShape, withPrompt } from "../io/prompts_format.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { SamplingOptions } from "../run/sampling.ts";
 import { badRequest } from "./api_error.ts";
@@ -49,7 +49,7 @@ export function prepareCompletion(fields: CompletionFields, options: PrepareOpti
 
 /** The job of a chat. Throws `ApiError` 400, without a chat template too, and `CompressoError("input")` where it refuses the messages. */
 export function prepareChat(fields: ChatFields, options: PrepareOptions): Job {
-  const { tokenizer } = options.bench;
+  const { tokenizer, prompt } = options.bench;
   const { max_tokens, max_completion_tokens, logprobs, top_logprobs } = fields;
   if (tokenizer.chatTemplate === null) {
     throw badRequest(
@@ -70,7 +70,10 @@ export function prepareChat(fields: ChatFields, options: PrepareOptions): Job {
     content: typeof content === "string" ? content : content.map(({ text }) => text).join(""),
   }));
   checkChars(messages.reduce((sum, { content }) => sum + content.length, 0), options);
-  const text = renderChat(tokenizer, messages, { addGenerationPrompt: true });
+  const text = renderChat(tokenizer, withPrompt(messages, { tokenizer, prompt }), {
+    addGenerationPrompt: true,
+    today: true,
+  });
   const { end } = turnShape(tokenizer);
   // The template writes BOS itself where it wants it.
   return checkLengths({

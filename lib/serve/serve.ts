@@ -18,6 +18,8 @@ export interface ServeOptions {
   readonly apiKey?: string | null;
   /** Limits that are not the default. */
   readonly limits?: Partial<ServeLimits>;
+  /** Text before every chat, such as the collaborative prompt, as or in its system turn. Default null: none. Completions get none. */
+  readonly prompt?: string | null;
   /** Masks and LoRA. */
   readonly adapters?: Adapters;
   /** Stops the server as {@link ModelServer.shutdown} does. */
@@ -77,7 +79,7 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
   checkAddress({ port, name, apiKey });
   const queue = createQueue({ most: limits.queue }), ending = new AbortController();
   const serving: Serving = {
-    bench: { model, tokenizer, adapters, labels: createLabels(tokenizer) },
+    bench: { model, tokenizer, adapters, labels: createLabels(tokenizer), prompt: options.prompt ?? null },
     name,
     created: Math.floor(Date.now() / 1000),
     limits,

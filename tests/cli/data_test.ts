@@ -96,6 +96,17 @@ Deno.test("data generate writes texts that data inspect reads, the same ones eac
   assert.equal((await generate("a.jsonl", "--overwrite")).code, 0);
   assert.equal((await generate("a.jsonl", "--resume", "--overwrite")).code, 2);
   assert.equal((await cli(["data", "generate", "demo"])).code, 2);
+  await Deno.mkdir(folder.at("folder"));
+  const into = await generate("folder", "--overwrite");
+  assert.equal(into.code, 2);
+  assert.match(into.stderr, /--out is a file\n.*now: {2}it is a folder/);
+  assert.ok(!folder.has("folder.part"));
+});
+
+Deno.test("data from a pipe are refused with what to do instead", async () => {
+  const { code, stderr } = await cli(["data", "inspect", "/dev/stdin"], { input: '{"text": "Tom."}\n' });
+  assert.equal(code, 3);
+  assert.match(stderr, /now: {2}a pipe or a device\n {2}mend: write them to a file first/);
 });
 
 Deno.test("data generate that is stopped says how to go on, and --resume gives the file of a run that was not", async () => {
@@ -156,13 +167,14 @@ Deno.test("data generate --overwrite that is stopped keeps the earlier file, and
   assert.deepEqual([lines.length, lines.slice(0, -1)], [before.length + 1, before]);
 });
 
-Deno.test("the prompt at inference is none, ours, or a file, in generate --chat and in eval --data", async () => {
+Deno.test("the prompt at inference is none, ours, or a file, in generate --chat, eval --data and eval --tasks", async () => {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(folder.at("prompt.txt"), "Tom went to Rome.\n");
   const prompt = async (...more: readonly string[]): Promise<number> => {
     const args = ["--chat", "--prompt", "Where is Tom?", "--max-tokens", "1", "--json"];
     const { code, stdout, stderr } = await cli(["generate", "demo", ...args, ...more]);
     assert.equal(code, 0, stderr);
+    assert.equal(/the prompt takes \d+ tokens before the instruction/.test(stderr), more.length > 0, stderr);
     return JSON.parse(stdout).prompt.length;
   };
   const none = await prompt(), own = await prompt("--prompt-file", folder.at("prompt.txt"));
@@ -175,6 +187,13 @@ Deno.test("the prompt at inference is none, ours, or a file, in generate --chat 
   for (const more of [["--no-prompt"], ["--with-prompt"], ["--prompt", folder.at("prompt.txt")]]) {
     assert.equal(await eval5(...more), 5);
   }
+  const tasks = ["eval", "demo", "--tasks", "arc_easy", "--task-data", "fixtures/tasks", "--limit", "1"];
+  const out = ["--out", folder.at("scores.jsonl")];
+  const prompted = await cli([...tasks, ...out, "--prompt", folder.at("prompt.txt")]);
+  assert.equal(prompted.code, 0, prompted.stderr);
+  assert.match(prompted.stderr, /the prompt takes \d+ tokens before each question/);
+  // Other questions than those that were scored.
+  assert.equal((await cli([...tasks, ...out])).code, 6);
   for (
     const wrong of [
       ["eval", "demo", "--with-prompt", "--no-prompt"],

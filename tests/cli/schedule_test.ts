@@ -105,11 +105,27 @@ Deno.test("schedule preview refuses what is no schedule, with one error and its 
   assert.equal(trusted.code, 0, trusted.stderr);
 });
 
+Deno.test("schedule preview --trust gives what it gives isolated, of the same text", async () => {
+  using folder = new TemporaryFolder();
+  for (const share of [0.5, 1]) {
+    await Deno.writeTextFile(
+      folder.at("mine.ts"),
+      `import { defineSchedule, linear } from "compresso";
+export default defineSchedule({ sparsity: linear({ to: ${0.2 * share} }) });`,
+    );
+    const args = ["schedule", "preview", folder.at("mine.ts"), "--steps", "2", "--json"];
+    const isolated = await cli(args), trusted = await cli([...args, "--trust"]);
+    assert.equal(trusted.code, 0, trusted.stderr);
+    assert.deepEqual(JSON.parse(trusted.stdout), { ...JSON.parse(isolated.stdout), isolated: false });
+  }
+});
+
 Deno.test("the help of schedule preview says that every script runs isolated, and what --trust does", async () => {
   const { code, stdout } = await cli(["schedule", "preview", "--help"]);
   assert.equal(code, 0);
   assert.match(stdout, /a file of your own too, runs isolated/);
   assert.match(stdout, /--trust runs it in this process/);
+  assert.match(stdout, /its text as it is\s+now, modules that it imports as Deno has cached them/);
 });
 
 Deno.test("plotRows() draws bars in eighths, and keeps the place of steps after an early end", () => {

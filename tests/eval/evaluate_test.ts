@@ -57,6 +57,27 @@ Deno.test("evaluateTasks() gives each choice the likelihood of its own sequence,
   }
 });
 
+Deno.test("a prompt stands before every context, nothing else of a question changes, and its scores are others", async () => {
+  const names = ["arc_easy", "winogrande", "mmlu"], where = { tasks: names, taskData: FOLDER, limit: 2 };
+  const plain = await loadTasks(where), prompted = await loadTasks({ ...where, prompt: "Tom went to Rome." });
+  plain.forEach((task, index) => {
+    const own = prompted[index] ?? assert.fail();
+    assert.notEqual(taskDigest(own), taskDigest(task));
+    const wanted = task.questions.map((question) => ({
+      ...question,
+      contexts: question.contexts.map((text) => `Tom went to Rome.\n\n${text}`),
+    }));
+    assert.deepEqual(own, { ...task, questions: wanted });
+  });
+  using device = await openDevice();
+  const demo = await openDemo(device);
+  if (!demo) return;
+  using model = demo.model;
+  const first = { ...where, tasks: ["arc_easy"], limit: 1 };
+  const without = await evaluateTasks(model, first), beside = await evaluateTasks(model, { ...first, prompt: "Tom." });
+  assert.notDeepEqual(beside.items["arc_easy"]?.[0]?.scores, without.items["arc_easy"]?.[0]?.scores);
+});
+
 Deno.test("a model without tokenizer is refused, and so is a question that is too long where that was asked", async () => {
   using device = await openDevice();
   const demo = await openDemo(device);

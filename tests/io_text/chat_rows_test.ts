@@ -236,8 +236,29 @@ Deno.test("a template that writes earlier turns otherwise is refused with the nu
   const turned: ChatRow = { kind: "chat", messages: [...LONG.messages].reverse(), number: 7, extra: {} };
   assert.throws(
     () => encodeRows([turned], { ...options, tokenizer: withConfig(tokenizer, {}, "{{ raise_exception('no') }}") }),
-    failure("input", /cannot format a chat, row 7; .*the template says: no/),
+    failure("input", /cannot format a chat, row 7; .*the template says: no; mend: .*prune --skip-broken/),
   );
+});
+
+Deno.test("rows that the template refuses are left out and counted by number where that is asked for", async () => {
+  const tokenizer = withConfig(
+    await tokenizerOf("byte_level"),
+    {},
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles') }}{% endif %}" +
+      "{{ '<|start|>' + m['content'] + '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|start|>' }}{% endif %}",
+  );
+  const good = chat("Where?", "here"), turned: ChatRow = { ...good, messages: good.messages.toReversed() };
+  const rows = [good, turned, good, { ...turned, number: 9 }];
+  for (const packing of [true, false]) {
+    const options = { tokenizer, prompt: null, seq: 60, packing };
+    assert.throws(() => encodeRows(rows, options), failure("input", /cannot format a chat, row 2;/));
+    const { examples, report } = encodeRows(rows, { ...options, skipBroken: true });
+    assert.deepEqual(examples, encodeRows([good, good], options).examples);
+    assert.deepEqual([report.rows, report.broken, report.lines.broken], [4, 2, [2, 9]]);
+    assert.deepEqual([report.skipped, report.truncated], [0, 0]);
+    const none = (): unknown => encodeRows([turned, turned], { ...options, skipBroken: true });
+    assert.throws(none, failure("input", /cannot format a chat, row 1;/));
+  }
 });
 
 Deno.test("SmolLM2's own template: answers and end tokens are learned, with and without the prompt", async () => {

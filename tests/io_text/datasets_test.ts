@@ -59,7 +59,10 @@ Deno.test("parseRows() names the line or row that is broken", () => {
   const refuse = (text: string, message: RegExp): void =>
     assert.throws(() => parseRows(text, "data.x"), failure("input", message));
   refuse(lines(ROW) + '{"instruction": "Hi", \n' + lines(ROW), /data\.x.*line 2/);
-  refuse(lines(ROW, { ...ROW, output: 3 }), /"output" is a string; now: line 2 has a number as "output"/);
+  refuse(
+    lines(ROW, { ...ROW, output: 3 }),
+    /"output" is a string; now: line 2 has a number as "output"; mend: .*--skip-broken/,
+  );
   refuse(lines(ROW) + "[1]\n", /each row is an object; now: line 2 is a list/);
   refuse(lines({ question: "?", answer: "!" }), /line 1 has "question", "answer"/);
   refuse(lines({ instruction: "only" }), /line 1 has "instruction"/);
@@ -75,6 +78,15 @@ Deno.test("parseRows() names the line or row that is broken", () => {
   refuse(" \n", /it is empty/);
   refuse("[]", /not empty; now: 0 empty/);
   refuse(lines({ text: "" }), /not empty; now: 1 empty/);
+});
+
+Deno.test("of a row with the columns of several kinds those that are null do not count, unless all of a kind are broken", () => {
+  const messages = [{ role: "user", content: "Hi" }, { role: "assistant", content: "Ho" }];
+  assert.equal(parseRows(lines({ instruction: null, output: null, messages, text: null }), "x").kind, "chat");
+  assert.equal(parseRows(lines({ instruction: null, output: null, text: "t" }), "x").kind, "text");
+  const message = /"output" is a string; now: line 1 has null as "output"/;
+  const broken = lines({ instruction: "Hi", output: null, text: "t" });
+  assert.throws(() => parseRows(broken, "x"), failure("input", message));
 });
 
 Deno.test("readRows() tells by content, not by name, and skips a byte order mark", async () => {

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { type HfSource, openHfFolder } from "../../lib/io/hf_model.ts";
 import { type DecoderSpec, projectionName, PROJECTIONS } from "../../lib/nn/spec.ts";
 import { magnitudeScores, rankWithin } from "../../lib/prune/baselines.ts";
-import { type UnitKind, type UnitTable, unitTable } from "../../lib/prune/units.ts";
+import { selectUnits, type UnitKind, type UnitTable, unitTable } from "../../lib/prune/units.ts";
 
 const MODEL = new URL("../../fixtures/golden/gqa_llama3/model", import.meta.url).pathname;
 
@@ -98,7 +98,7 @@ Deno.test("rankWithin() gives every layer and kind the same places, in the order
       const sets = kind < 2 ? layers.map((_, layer) => all.filter((unit) => table.layer[unit] === layer)) : [all];
       for (const units of sets) {
         const order = units.toSorted((a, b) => (ranks[a] ?? NaN) - (ranks[b] ?? NaN));
-        assert.deepEqual(order.map((unit) => ranks[unit]), units.map((_, place) => (place + 1) / units.length));
+        order.forEach((unit, place) => assert.ok(Math.abs((ranks[unit] ?? NaN) - (place + 1) / units.length) < 1e-12));
         for (const [place, unit] of order.entries()) {
           const next = order[place + 1] ?? unit, [a = NaN, b = NaN] = [scores[unit], scores[next]];
           assert.ok(a < b || a === b && unit <= next, `${kinds}: ${unit} before ${next}`);
@@ -106,4 +106,15 @@ Deno.test("rankWithin() gives every layer and kind the same places, in the order
       }
     }
   }
+});
+
+Deno.test("where a target ends between equal places, the layers that lose a unit are spread over the model", async () => {
+  const { spec } = await openHfFolder(MODEL), layers = Array.from({ length: 8 }, () => spec.layers[0] ?? assert.fail());
+  const table = unitTable({ ...spec, layers }, ["heads"]), ranks = rankWithin(table, new Uint8Array(table.count));
+  const each = table.ffnFirst / layers.length;
+  // Half of the layers lose their first head.
+  const kept = selectUnits(table, ranks, { target: 4 * 2 * spec.headDim * spec.hidden / table.total });
+  const lost = layers.flatMap((_, layer) => kept.subarray(layer * each, (layer + 1) * each).includes(0) ? [layer] : []);
+  assert.equal(lost.length, 4);
+  assert.equal(lost.filter((layer) => layer < 4).length, 2, `layers ${lost}`);
 });

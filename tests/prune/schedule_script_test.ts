@@ -28,13 +28,14 @@ function evaluate(definition: ScheduleDefinition, input = INPUT): ScheduleOutput
 
 // These lines fail to compile where the names of the loop and those of schedules part.
 const rateNames:
-  & { readonly [rate in Exclude<keyof Rates, "recovery" | "spread" | "memory" | "prior">]: RateName }
+  & { readonly [rate in Exclude<keyof Rates, "recovery" | "spread" | "prior">]: RateName }
   & { readonly [rate in RateName]: keyof Rates } = {
     lora: "lora",
     mask: "mask",
     lambda: "lambda",
     temperature: "temperature",
     noise: "noise",
+    memory: "memory",
     warmup: "warmup",
     tracking: "tracking",
     limit: "limit",
@@ -94,6 +95,11 @@ Deno.test("a value that is not finite or out of range is refused with its name, 
     [{ rates: { lambda: -1 } }, "input", "rates.lambda = -1"],
     [{ rates: { temperature: 0 } }, "input", "rates.temperature = 0"],
     [{ rates: { tracking: 2 } }, "input", "rates.tracking = 2"],
+    [{ rates: { memory: 1.5 } }, "input", "rates.memory = 1.5"],
+    // What f32 makes of them is infinite, or nothing.
+    [{ rates: { noise: 1e39 } }, "input", "rates.noise = 1e+39"],
+    [{ rates: { lambda: () => 1e300 } }, "input", "rates.lambda = 1e+300"],
+    [{ rates: { temperature: 1e-50 } }, "input", "rates.temperature = 1e-50"],
     [{ layers: () => [0.1] }, "input", "1 entries"],
     [{ layers: () => [0.1, 1.1] }, "input", "layers[1] = 1.1"],
     [{ layers: () => new Array(2) }, "numeric", "layers[0] = undefined"],
@@ -111,6 +117,31 @@ Deno.test("a value that is not finite or out of range is refused with its name, 
       return true;
     });
   }
+});
+
+Deno.test("a rate may be as large as f32 can hold, and 0 or next to it where 0 is in range", () => {
+  const rates = { limit: 3.4e38, lora: 0, mask: 1e-50, noise: 1e-300 };
+  assert.deepEqual(evaluate({ rates }).rates, rates);
+});
+
+Deno.test("a schedule that changes what it is shown changes that for itself alone", () => {
+  const record = { stage: "prune", target: 0.1, expected: 0.1, lambda1: 0, lambda2: 0, gradNorm: 1, learningRate: 0 };
+  const records = [1, 2, 3].map((step) => ({ ...record, stage: "prune", step, loss: 4 - step }) as const);
+  const input = { ...INPUT, records }, before = structuredClone(input);
+  const schedule = asSchedule({
+    definition: {
+      sparsity: (seen: { step: number; records: { loss: number }[]; layers: { heads: number }[] }) => {
+        seen.records.sort((a, b) => a.loss - b.loss).splice(1, 1);
+        for (const layer of seen.layers) layer.heads = 9;
+        seen.layers.length = 0;
+        return 0.1 * (seen.step = 2);
+      },
+      layers: () => [null, 0.5],
+    },
+  });
+  const { sparsity, layers } = evaluateSchedule(schedule, input);
+  assert.deepEqual([sparsity, layers], [0.2, [null, 0.5]]);
+  assert.deepEqual(input, before);
 });
 
 Deno.test("a schedule that throws is named with the step", () => {

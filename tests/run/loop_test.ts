@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import {
   compress,
+  CompressoError,
   defineSchedule,
   hardSparsity,
   prune,
@@ -273,6 +274,28 @@ Deno.test("hooks follow steps and stages, and what they write holds from the nex
       }),
       /no/,
     );
+  });
+});
+
+Deno.test("log α that a hook sets is refused where it is of another length or not finite, and the device goes on", async () => {
+  await withDemo(async ({ model }) => {
+    const { count } = unitTable(model.spec, ["kv", "ffn"]);
+    const cases = [
+      [new Float32Array(3), "3 values"],
+      [new Float32Array(count + 7), `${count + 7} values`],
+      [new Float32Array(count).fill(NaN, 5), "value 5 is NaN"],
+    ] as const;
+    for (const [values, value] of cases) {
+      const hooks: RunHooks = { beforeStep: (run) => run.stage === "prune" ? run.setLogAlpha(values) : undefined };
+      await assert.rejects(drive(model, { hooks, steps: 2 }), (error) => {
+        assert.ok(error instanceof CompressoError);
+        assert.deepEqual([error.code, error.parts.what, error.parts.value], ["input", "cannot use log α", value]);
+        assert.match(error.parts.rule ?? "", new RegExp(`${count} finite values, one for each unit`));
+        return true;
+      });
+    }
+    const hooks: RunHooks = { beforeStep: async (run) => run.setLogAlpha(Float32Array.from(await run.logAlpha())) };
+    assert.equal((await drive(model, { hooks, steps: 2, postfinetune: 0 })).records.length, 3);
   });
 });
 

@@ -217,6 +217,20 @@ Deno.test("advice is the mildest that fits of each kind, all together where one 
   assert.deepEqual(await adviseMemory(spec, options, { memoryLimit: 1 }), []);
 });
 
+Deno.test("LoRA that is too large for one buffer is refused with the rank that fits, however large it is", async () => {
+  const demo = await openSpec("demo"), limits = { ...DEFAULT_LIMITS, maxStorageBufferBindingSize: MIB };
+  const options = { adapter: { limits, isCpu: false }, batch: 1, seq: 8 } as const;
+  const spec: DecoderSpec = { ...demo, vocab: 512 };
+  assert.deepEqual((await planMemory(spec, { ...options, lora: { rank: 8 } })).excesses, []);
+  const [advice, ...others] = await adviseMemory(spec, { ...options, lora: { rank: 60 } }, {});
+  assert.ok(advice && others.length === 0);
+  const rank = Number(/^--rank (\d+)$/.exec(advice.change)?.[1]);
+  assert.deepEqual((await planMemory(spec, { ...options, lora: { rank } })).excesses, []);
+  assert.match((await planMemory(spec, { ...options, lora: { rank: rank + 1 } })).excesses[0]?.what ?? "", /'lora/);
+  await assert.rejects(checkMemory(demo, { lora: { rank: 65536 } }), /cannot prune in the memory that there is/);
+  await assert.rejects(planMemory(demo, { lora: { rank: 65537 } }), /rank is a whole number from 1 to 65536/);
+});
+
 Deno.test("a batch of 100,000 sequences is refused as others are, with what would fit", async () => {
   const demo = await openSpec("demo");
   const spec: DecoderSpec = { ...demo, vocab: 2 ** 20, layers: demo.layers.slice(0, 1) };

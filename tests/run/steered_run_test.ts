@@ -1,10 +1,11 @@
 // Schedules that steer a run: targets, rates, layers and the end of the stage, and what they are shown. On the demo model.
 import assert from "node:assert/strict";
-import { cubic, defineSchedule, prune, type RunHooks, type ScheduleInput } from "../../mod.ts";
+import { cubic, type Curve, defineSchedule, prune, type RunHooks, type ScheduleInput } from "../../mod.ts";
 import { hardenMasks } from "../../lib/prune/harden.ts";
 import { keptBy } from "../../lib/run/chooser.ts";
 import { layerShares } from "../../lib/run/steering.ts";
 import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
+import { Lair } from "./helpers/scripts.ts";
 
 Deno.test("a schedule sets target, rates and end, and the masks become hard at its last target", async () => {
   await withDemo(async ({ model }) => {
@@ -72,7 +73,10 @@ for (const method of ["compresso", "gradual"] as const) {
     await withDemo(async ({ model }) => {
       const schedule = defineSchedule({
         sparsity: cubic({ to: "target", warmup: 0.8 }),
-        rates: { lora: ({ records }) => 1e-3 / (1 + records.length + (records.at(-1)?.loss ?? 0)) },
+        rates: {
+          lora: ({ records }) => 1e-3 / (1 + records.length + (records.at(-1)?.loss ?? 0)),
+          memory: ({ progress }) => 0.5 + 0.4 * progress,
+        },
       });
       const whole = await drive(model, { method, schedule });
       for (const at of [3, 7]) {
@@ -179,7 +183,60 @@ Deno.test("targets of single layers and frozen units hold, in training and in th
     const [, second = [], third = [], last = []] = [seen[0], seen[1], seen[2], seen.at(-1)];
     assert.equal(last[0], second[0]);
     assert.notEqual(third[3], second[3]);
-    await assert.rejects(drive(model, { schedule, method: "gradual" }), /learned masks/);
+  });
+});
+
+Deno.test("a schedule with parts that method or layout cannot follow is refused before the first step, a script too", async () => {
+  await withDemo(async ({ model }) => {
+    await using lair = new Lair();
+    const layers = "layers: ({ layers }) => layers.map(() => null)", freeze = "freeze: () => []";
+    const cases = [
+      [{ method: "gradual" }, layers, /learned masks; now: the method gradual/],
+      [{ method: "gradual" }, freeze, /learned masks; now: the method gradual/],
+      [{ layout: "uniform" }, layers, /all cut alike; now: the layout "uniform"/],
+    ] as const;
+    for (const [options, part, message] of cases) {
+      const script = await lair.write(
+        `import { defineSchedule } from "compresso"; export default defineSchedule({ ${part} });`,
+      );
+      const inline = defineSchedule(
+        part === layers ? { layers: ({ layers }) => layers.map(() => null) } : { freeze: () => [] },
+      );
+      for (const schedule of [inline, script]) {
+        using run = prune(model, { ...BASE, ...options, schedule });
+        await assert.rejects(run.prepare(), message);
+      }
+    }
+    using run = prune(model, { ...BASE, layout: "uniform", schedule: defineSchedule({ freeze: () => [] }) });
+    await run.prepare();
+  });
+});
+
+Deno.test("a schedule that sorts the records steers a run the same isolated and trusted", async () => {
+  await withDemo(async ({ model }) => {
+    await using lair = new Lair();
+    // It looks at the order first, and then has a median.
+    const schedule = await lair.write(`import { defineSchedule } from "compresso";
+export default defineSchedule({ sparsity: ({ progress, sparsity, records }) => {
+  const rises = records.length > 1 && records.at(-1).loss > records.at(-2).loss;
+  const median = records.sort((a, b) => a.loss - b.loss)[records.length >> 1]?.loss ?? 0;
+  return sparsity * progress * (rises ? 0.5 : 1) / (1 + median);
+} });`);
+    const bits: string[] = [];
+    for (const trustSchedule of [false, true]) {
+      bits.push(bitsOf(await drive(model, { schedule, trustSchedule, prefinetune: 4, steps: 6 })));
+    }
+    assert.equal(bits[1], bits[0]);
+  });
+});
+
+Deno.test("a schedule sets what the running saliency keeps of itself at each step", async () => {
+  await withDemo(async ({ model }) => {
+    const bits = async (memory: Curve): Promise<string> =>
+      bitsOf(await drive(model, { schedule: defineSchedule({ rates: { memory } }) }));
+    const half = await bits(0.5);
+    assert.equal(half, bitsOf(await drive(model, { rates: { memory: 0.5 } })));
+    assert.notEqual(await bits(({ step }) => step < 4 ? 0.5 : 0.9), half);
   });
 });
 

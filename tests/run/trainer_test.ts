@@ -9,6 +9,7 @@ import { type UnitKind, unitTable } from "../../lib/prune/units.ts";
 import { uniform } from "../../lib/random.ts";
 import type { Batch } from "../../lib/run/batches.ts";
 import { loadModel, type Model } from "../../lib/run/model.ts";
+import { findCause } from "../../lib/run/monitors/find_cause.ts";
 import { createTrainer, RING_SLOTS, type StepKind, type Trainer, type TrainerArrays } from "../../lib/run/trainer.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
 
@@ -305,6 +306,18 @@ Deno.test("the ring keeps the numbers of the last steps when it wraps around", a
   assert.deepEqual(numbers.map(({ step }) => step), [254, 255, 256, 257]);
   assert.equal(new Set(numbers.map(({ loss }) => loss)).size, 4);
   assert.ok(numbers.every(({ loss, gradNorm }) => loss > 0 && gradNorm > 0));
+});
+
+Deno.test("log α that is not a number is named as what broke a step, with its unit", async () => {
+  using parts = await setup();
+  using trainer = parts.trainer();
+  const { model } = parts, { table } = trainer.learner;
+  const logAlpha = Float32Array.from(await trainer.logAlpha());
+  logAlpha[table.ffnFirst + 3] = NaN;
+  trainer.setLogAlpha(logAlpha);
+  const step = { kind: "masks", batch: randomBatch(model.spec.vocab, 1), state: stateAt(0) } as const;
+  const { tensor } = await findCause({ model, trainer, table }, step);
+  assert.equal(tensor, "log α of FFN column 3 of layer 0, which is NaN");
 });
 
 Deno.test("a trainer gives all its buffers back", async () => {

@@ -179,6 +179,17 @@ Deno.test("chats go through the template, whole and in a stream", async () => {
   assert.equal(deltas.at(-1).finish_reason, whole.choices[0].finish_reason);
 });
 
+Deno.test("a server with a prompt puts it before every chat and before no completion", async () => {
+  await using served = await serveDemo({ prompt: "Tom went to Rome." });
+  const { post, model } = served, count = (text: string): number | undefined => model.tokenizer?.encode(text).length;
+  const used = async (path: string, fields: Readonly<Record<string, unknown>>): Promise<number> =>
+    (await (await post(path, { model: NAME, max_tokens: 1, ...fields })).json()).usage.prompt_tokens;
+  const messages = [{ role: "user", content: "Where?" }];
+  const whole = "system: Tom went to Rome.\nuser: Where?\nassistant: ";
+  assert.equal(await used(CHAT, { messages }), count(whole));
+  assert.equal(await used("/v1/completions", { prompt: "Where?" }), count("Where?"));
+});
+
 Deno.test("an answer goes back as history, with every field that a client may write and none that asks for something", async () => {
   await using served = await serveDemo();
   const { post } = served, fields = { model: NAME, temperature: 0, max_tokens: 6 };

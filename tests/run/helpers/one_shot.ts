@@ -1,0 +1,81 @@
+// Golden models with random batches, and their one-shot scores.
+import { type Device, openDevice } from "../../../lib/gpu/device.ts";
+import { openHfFolder } from "../../../lib/io/hf_model.ts";
+import type { WeightSource } from "../../../lib/io/source.ts";
+import { IDLE_STATE } from "../../../lib/nn/step_state.ts";
+import type { ONE_SHOT_METHODS } from "../../../lib/prune/baselines.ts";
+import { type UnitKind, unitTable } from "../../../lib/prune/units.ts";
+import { uniform } from "../../../lib/random.ts";
+import type { Batch } from "../../../lib/run/batches.ts";
+import { loadModelFrom, type Model } from "../../../lib/run/model.ts";
+import { oneShotScores } from "../../../lib/run/one_shot.ts";
+import { createTrainer } from "../../../lib/run/trainer.ts";
+import { type GoldenName, openGolden } from "../../golden/helpers/golden.ts";
+
+/** Sequences of a batch, and tokens of each. */
+export const BATCH = 3, SEQ = 24;
+/** For all tests of the file. */
+export const device: Device = await openDevice();
+
+/** A golden model with two random batches. */
+export async function withGolden(
+  name: GoldenName,
+  work: (parts: { model: Model; source: WeightSource; batches: readonly Batch[] }) => Promise<void>,
+): Promise<void> {
+  const source = await openHfFolder((await openGolden(name)).modelPath);
+  using model = await loadModelFrom(source, { device, baseDtype: "f32" });
+  await work({ model, source, batches: [1, 2].map((seed) => randomBatch(source.spec.vocab, seed)) });
+}
+
+/** Random tokens in sequences of different lengths, of which the first three have no label. */
+export function randomBatch(vocab: number, seed: number): Batch {
+  const lengths = Array.from({ length: BATCH }, (_, row) => SEQ - (row === 0 ? 0 : 4 * row + seed));
+  const tokens = Uint32Array.from({ length: BATCH * SEQ }, (_, i) => Math.floor(vocab * uniform(seed, i)));
+  const labels = Int32Array.from(tokens, (token, i) => {
+    const at = i % SEQ;
+    return at < 3 || at >= (lengths[Math.floor(i / SEQ)] ?? SEQ) ? -100 : token;
+  });
+  const count = (of: ArrayLike<boolean>): number => Array.from(of).filter(Boolean).length;
+  return {
+    tokens,
+    labels,
+    lengths,
+    realTokens: lengths.reduce((sum, length) => sum + length, 0),
+    labelTokens: count(Array.from(labels, (label) => label >= 0)),
+  };
+}
+
+/** The sequences of batches without padding. */
+export function sequences(batches: readonly Batch[]): { tokens: number[]; labels: number[] }[] {
+  return batches.flatMap(({ tokens, labels, lengths = [] }) =>
+    lengths.map((length, row) => ({
+      tokens: [...tokens.subarray(row * SEQ, row * SEQ + length)],
+      labels: [...labels.subarray(row * SEQ, row * SEQ + length)],
+    }))
+  );
+}
+
+/** Scores by the model, the table, and everything that the definitions need. */
+export async function scored(
+  { model, batches }: { readonly model: Model; readonly batches: readonly Batch[] },
+  kinds: readonly UnitKind[],
+  method: typeof ONE_SHOT_METHODS[number],
+): Promise<{ table: ReturnType<typeof unitTable>; scores: Float64Array }> {
+  const table = unitTable(model.spec, kinds);
+  using trainer = createTrainer(model, {
+    batch: BATCH,
+    seq: SEQ,
+    seed: 1,
+    lora: { rank: 2, alpha: 2, targets: ["q"] },
+    table,
+  });
+  const { scores } = await oneShotScores(model, table, {
+    method,
+    batches,
+    batch: BATCH,
+    seq: SEQ,
+    seed: 7,
+    channelGradients: (batch) => trainer.channelGradients(batch, { state: IDLE_STATE }),
+  });
+  return { table, scores };
+}

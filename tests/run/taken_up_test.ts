@@ -1,0 +1,95 @@
+// Runs that end in their midst by an error or an abort, and are taken up again, in the same program or from a checkpoint. On the demo model.
+import assert from "node:assert/strict";
+import { CompressoError, defineSchedule, prune, type PruneOptions, type RunHooks, type StepRecord } from "../../mod.ts";
+import { BASE, bitsOf, drive, withDemo } from "./helpers/demo_run.ts";
+import { Lair } from "./helpers/scripts.ts";
+
+const CASES: Readonly<Record<string, Partial<PruneOptions>>> = {
+  "learned masks at the schedule's own β": {
+    schedule: defineSchedule({ rates: { temperature: ({ progress }) => 2 - 1.5 * progress } }),
+  },
+  "learned masks whose stage a schedule ended": { schedule: defineSchedule({ end: ({ step }) => step === 2 }) },
+  gradual: { method: "gradual" },
+  taylor: { method: "taylor" },
+  flap: { method: "flap" },
+};
+
+for (const [name, options] of Object.entries(CASES)) {
+  Deno.test(`a run that is stopped in the hook after pruning makes its masks hard once: ${name}`, async () => {
+    await withDemo(async ({ model }) => {
+      const short = { ...options, sparsity: 0.3, steps: 4, postfinetune: 1 }, whole = await drive(model, short);
+      const path = await Deno.makeTempFile(), controller = new AbortController(), { signal } = controller;
+      await Deno.remove(path);
+      const seen: StepRecord[] = [], checkpoint = { path, every: 1000 };
+      const afterStage = (stage: string): void => {
+        if (stage !== "prune") return;
+        controller.abort(new Error("enough"));
+        signal.throwIfAborted();
+      };
+      await assert.rejects(async () => {
+        using run = prune(model, { ...BASE, ...short, signal, checkpoint, hooks: { afterStage } });
+        for await (const record of run) seen.push(record);
+      }, /enough/);
+      // Another schedule finds the stage at its end, too.
+      const other = options.schedule ? { schedule: defineSchedule({ sparsity: 0.3 }) } : {};
+      const resumed = { ...checkpoint, resume: true, mayDiffer: ["schedule"] };
+      const rest = await drive(model, { ...short, ...other, checkpoint: resumed });
+      assert.equal(bitsOf({ ...rest, records: [...seen, ...rest.records] }), bitsOf(whole));
+      await Deno.remove(path);
+    });
+  });
+}
+
+const HALF = `import { defineSchedule } from "compresso";
+export default defineSchedule({ sparsity: ({ progress, sparsity }) => sparsity * progress });`;
+
+/** A hook that throws at its first call of a step. */
+function failingOnce(at: number): RunHooks {
+  let hasFailed = false;
+  return {
+    beforeStep: ({ step }) => {
+      if (step !== at || hasFailed) return;
+      hasFailed = true;
+      throw new Error("hiccup");
+    },
+  };
+}
+
+Deno.test("a run that an error of a hook has ended is taken up again by the next loop, with a script as its schedule too", async () => {
+  await withDemo(async ({ model }) => {
+    await using lair = new Lair();
+    const schedule = await lair.write(HALF), options = { schedule, steps: 4, postfinetune: 1 };
+    const whole = await drive(model, options);
+    using run = prune(model, { ...BASE, ...options, hooks: failingOnce(3) });
+    const records: StepRecord[] = [];
+    const loop = async (): Promise<void> => {
+      for await (const record of run) records.push(record);
+    };
+    await assert.rejects(loop(), /hiccup/);
+    assert.equal(records.length, 3);
+    await loop();
+    assert.equal(bitsOf({ records, result: run.result() }), bitsOf(whole));
+  });
+});
+
+Deno.test("a run whose script was changed since its error is not taken up with the other one", async () => {
+  await withDemo(async ({ model }) => {
+    await using lair = new Lair();
+    const schedule = await lair.write(HALF);
+    using run = prune(model, { ...BASE, schedule, steps: 4, hooks: failingOnce(3) });
+    const loop = async (): Promise<void> => {
+      for await (const _ of run);
+    };
+    await assert.rejects(loop(), /hiccup/);
+    await lair.write(HALF.replace("* progress", "* progress ** 2"));
+    await assert.rejects(loop(), (error) => {
+      assert.ok(error instanceof CompressoError);
+      assert.equal(error.code, "mismatch");
+      assert.match(error.message, /the one that the run began with; now: script \w+ then, script \w+ now/);
+      return true;
+    });
+    await lair.write(HALF);
+    await loop();
+    assert.ok(run.result().sparsity.hard > 0.19);
+  });
+});

@@ -10,6 +10,7 @@ import { type ExperimentOverrides, resolveExperiment } from "../lib/experiment/r
 import { runExperiment, type RunExperimentOptions } from "../lib/experiment/run.ts";
 import { Store } from "../lib/experiment/store.ts";
 import { openDevice } from "../lib/gpu/device.ts";
+import { alarmLine } from "./alarms.ts";
 import { verb } from "./command.ts";
 import { namedPaths, selection, settings } from "./experiment_values.ts";
 import { watchInterrupt } from "./interrupt.ts";
@@ -52,8 +53,8 @@ export function experimentVerb(): CommandUnknownOpts {
     )
     .option(
       "--only <key=value>",
-      "runs with one of the values, such as method=taylor,sparsity=0.2",
-      collect(selection("--only")),
+      "runs with one of the values, such as method=taylor,sparsity=0.2; may be given more than once",
+      collect(selection("--only"), { joins: true }),
     )
     .option("--max-cells <count>", "runs in this sitting at most", wholeNumber("--max-cells", { least: 1 }))
     .option(
@@ -147,6 +148,7 @@ async function drive(experiment: Experiment, { settings, out, overrides }: {
         signal,
       }),
     onRecord: (record) => progress.step(record),
+    onAlarm: (_cell, alarm) => progress.note(`alarm at ${alarmLine(alarm)}`),
     onPhase: (text, share) => progress.phase(text, share),
   };
   try {
@@ -193,7 +195,9 @@ function cellFacts({ name, folder, steps, tokens, state, identity }: PlannedCell
 }
 
 function stateWord(state: PlannedCell["state"]): string {
-  if (state.kind === "unmeasured") return state.hasModel ? "to be measured" : "lacks measures";
+  if (state.kind === "unmeasured") {
+    return `${state.hasModel ? "to be measured" : "lacks measures"}${state.failure ? ", failed before" : ""}`;
+  }
   if (state.kind === "pruned") return "pruned, to be measured";
   return state.kind === "stopped" ? "stopped, goes on" : state.kind;
 }
@@ -213,7 +217,15 @@ function sum(cells: readonly PlannedCell[], of: (cell: PlannedCell) => number): 
 
 type Pairs = ReadonlyMap<string, readonly string[]>;
 
-/** Joins what an option gives each time. */
-function collect(parse: (text: string) => Pairs): (text: string, before?: Pairs) => Pairs {
-  return (text, before) => new Map([...before ?? [], ...parse(text)]);
+/** Joins what an option gives each time; of a key that is given twice the last values count, or with `joins` all of them. */
+function collect(
+  parse: (text: string) => Pairs,
+  { joins = false }: { readonly joins?: boolean } = {},
+): (text: string, before?: Pairs) => Pairs {
+  return (text, before = new Map()) => {
+    const added = [...parse(text)].map(([key, values]) =>
+      [key, joins ? [...new Set([...before.get(key) ?? [], ...values])] : values] as const
+    );
+    return new Map([...before, ...added]);
+  };
 }

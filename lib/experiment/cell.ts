@@ -4,6 +4,7 @@ import { CompressoError } from "../errors.ts";
 import { openModelFiles } from "../io/open_model.ts";
 import { isScheduleName } from "../prune/builtin_schedules.ts";
 import { loadModelFrom, type Model } from "../run/model.ts";
+import type { Alarm } from "../run/monitors/alarm.ts";
 import { compress } from "../run/pipeline.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { PruneSession } from "../run/session.ts";
@@ -17,6 +18,8 @@ import { type CellOutcome, missingOf, MODEL_FOLDER, type Store } from "./store.t
 export interface CellEvents {
   /** Called for every step. */
   readonly onRecord?: ((record: StepRecord) => void) | undefined;
+  /** Called for every alarm, once. */
+  readonly onAlarm?: ((alarm: Alarm) => void) | undefined;
   /** Called while something else goes on, with its share done where known. */
   readonly onPhase?: ((text: string, share?: number) => void) | undefined;
   /** Stops the work; a run saves itself first. */
@@ -26,20 +29,40 @@ export interface CellEvents {
 /** Steps between two checkpoints. */
 const CHECKPOINT_EVERY = 50;
 
-/** Runs a cell up to its pruned model, from its checkpoint where there is one. */
+/**
+ * Runs a cell up to its pruned model: from its checkpoint where there is one, or `anew`, which removes what the cell had as soon as nothing of
+ * the run can be refused any more, and says so by `onBegin`.
+ */
 export async function pruneCell(
   cell: PlannedCell,
   model: Model,
-  { rows, store, events }: { readonly rows: SourceRows; readonly store: Store; readonly events: CellEvents },
+  { rows, store, events, anew, onBegin }: {
+    readonly rows: SourceRows;
+    readonly store: Store;
+    readonly events: CellEvents;
+    readonly anew: boolean;
+    readonly onBegin: () => void;
+  },
 ): Promise<void> {
-  const { folder, prune, options } = cell;
+  const { folder, prune, options, identity } = cell, told = new Set<Alarm>();
   let session: PruneSession | null = null;
-  await compress(model, {
+  const tell = (alarms: readonly Alarm[]): void => {
+    // A run that goes back more than once says again why it went back before.
+    for (const alarm of alarms.filter((one) => !told.has(one))) {
+      told.add(alarm);
+      events.onAlarm?.(alarm);
+    }
+  };
+  const { alarms } = await compress(model, {
     ...prune,
     ...rows,
     out: store.cell(folder),
     checkpointEvery: CHECKPOINT_EVERY,
-    resume: await store.isResumable(folder),
+    resume: !anew && await store.isResumable(folder),
+    async onReady(): Promise<void> {
+      if (anew) await store.begin(folder, identity, { anew });
+      onBegin();
+    },
     identity: { weights: cell.model.weights },
     // The folder alone is measured; a GGUF would hold the same weights.
     export: { formats: ["hf"], replace: true },
@@ -58,10 +81,13 @@ export async function pruneCell(
     onRecord(record): void {
       if (options.lora === false && record.learningRate > 0) throw trainsAnyway(record);
       events.onRecord?.(record);
+      tell(record.alarms);
     },
     onPhase: (phase) =>
       events.onPhase?.(phase === "slice" ? "comparing the sliced model with the masked one" : "writing the model"),
   });
+  // No record has those of masks that become hard after the last step.
+  tell(alarms);
 }
 
 /** Takes the measures that are missing on a cell's pruned model. Its tokens are those of the model that it came from. */
@@ -123,6 +149,7 @@ export async function outcomeOf(cell: PlannedCell, store: Store): Promise<CellOu
     tokens: records.reduce((sum, { tokens }) => sum + tokens, 0),
     seconds: Object.values(summary.seconds).reduce((sum, seconds) => sum + seconds, 0),
     adapter: summary.adapter,
+    alarms: summary.alarms,
   };
 }
 

@@ -14,6 +14,8 @@ export interface DrawnChart {
 
 /** Lines that can be told apart. */
 const MOST_LINES = 8;
+/** Sparsities that are nearer have one line of all layers alike: their lines could not be told apart. */
+const SAME_SHARE = 0.005;
 /** Steps over which a loss is averaged. */
 const SMOOTH = 5;
 
@@ -81,16 +83,12 @@ function layerCharts(report: ExperimentReport, groups: readonly Group[]): DrawnC
       points: group.layers.map((cut, layer) => [layer, cut] as const),
       style: { dots: true },
     }));
-    // The runs of a chart may have several sparsities: a line of their own for each.
-    const uniform = [...new Set(part.map(({ numbers }) => numbers["hard sparsity"]?.mean.toFixed(2)))];
     const most = Math.max(0, ...part.map(({ layers }) => layers.length - 1));
-    const flat = uniform.flatMap((share): LineSeries[] =>
-      share === undefined ? [] : [{
-        name: `uniform, ${Math.round(100 * Number(share))} %`,
-        points: [[0, Number(share)], [most, Number(share)]],
-        style: { line: "dashed", color: 6, width: 1.5 },
-      }]
-    );
+    const flat = uniformShares(part).map((share): LineSeries => ({
+      name: `uniform, ${(100 * share).toFixed(1)} %`,
+      points: [[0, share], [most, share]],
+      style: { line: "dashed", color: 6, width: 1.5 },
+    }));
     return [{
       file: `layers${suffix}.svg`,
       title: `share cut of each layer${name}`,
@@ -105,7 +103,22 @@ function layerCharts(report: ExperimentReport, groups: readonly Group[]): DrawnC
   });
 }
 
-/** Groups in charts of at most so many lines: where there are more, one chart for each value of all axes but the first. */
+/** The hard sparsities of groups, which may be several; those that are nearly the same as their mean. */
+function uniformShares(groups: readonly Group[]): number[] {
+  const sorted = groups.flatMap(({ numbers }) => numbers["hard sparsity"]?.mean ?? []).sort((a, b) => a - b);
+  const near: number[][] = [];
+  for (const share of sorted) {
+    const last = near.at(-1);
+    if (last?.[0] !== undefined && share - last[0] < SAME_SHARE) last.push(share);
+    else near.push([share]);
+  }
+  return near.map((shares) => shares.reduce((sum, share) => sum + share, 0) / shares.length);
+}
+
+/**
+ * Groups in charts of at most so many lines: where there are more, one chart for each value of all axes but the first, and several where these
+ * still are too many.
+ */
 function inParts(
   { axes }: ExperimentReport,
   groups: readonly Group[],
@@ -114,11 +127,17 @@ function inParts(
   const others = axes.filter((axis) => axis !== "seed").slice(1);
   const key = ({ at }: Group): string => others.map((axis) => `${axis} ${at[axis]}`).join(", ");
   const keys = [...new Set(groups.map(key))];
-  return keys.map((one) => ({
-    suffix: one === "" ? "" : `-${one.replaceAll(/[^\w.]+/g, "-")}`,
-    name: one === "" ? "" : `, ${one}`,
-    part: groups.filter((group) => key(group) === one),
-  }));
+  return keys.flatMap((one) => {
+    const suffix = one === "" ? "" : `-${one.replaceAll(/[^\w.]+/g, "-")}`, name = one === "" ? "" : `, ${one}`;
+    const part = groups.filter((group) => key(group) === one), count = Math.ceil(part.length / MOST_LINES);
+    if (count <= 1) return [{ suffix, name, part }];
+    const size = Math.ceil(part.length / count);
+    return Array.from({ length: count }, (_, index) => ({
+      suffix: `${suffix}-${index + 1}`,
+      name: `${name}, part ${index + 1} of ${count}`,
+      part: part.slice(index * size, (index + 1) * size),
+    }));
+  });
 }
 
 /** The mean of several losses, averaged over the steps before; as long as the shortest. */

@@ -79,12 +79,13 @@ function modelKey({ options }: Cell): string {
 function combinations({ grid, base = {} }: Pick<ExperimentDefinition, "grid" | "base">): CellOptions[] {
   return gridsOf({ grid }).flatMap((part) =>
     product(Object.entries(part)).map((values): CellOptions => {
-      const { units, targets, ...rest } = { ...base, ...values };
+      const { units, targets, onAlarm, ...rest } = { ...base, ...values };
       // Lists of words have one form, so that equal ones are equal cells.
       return {
         ...rest,
         ...(units === undefined ? {} : { units: joined(units) }),
         ...(targets === undefined ? {} : { targets: joined(targets) }),
+        ...(onAlarm === undefined ? {} : { onAlarm: joined(onAlarm) }),
       };
     })
   );

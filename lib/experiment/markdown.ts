@@ -1,6 +1,6 @@
 // The report of an experiment as Markdown. Owns the wording and the number of digits; refuses to compute.
 import { type DrawnChart, groupLabel } from "./charts.ts";
-import type { Contrast, ExperimentReport, Group, NumberName } from "./report.ts";
+import type { Contrast, ExperimentReport, Group, NumberName, ReportCell } from "./report.ts";
 import type { Spread } from "./statistics.ts";
 
 /** Numbers of a run that a table has a column for, where they are worth one. */
@@ -28,6 +28,7 @@ export function markdown(report: ExperimentReport, charts: readonly DrawnChart[]
     if (single.length > 0) parts.push("Task by task:", measureTable(report, single));
     parts.push(...contrastPart(report));
     parts.push("## How the runs went", runTable(report), RUN_NOTE);
+    parts.push("### Alarms", ...alarmPart(report));
     parts.push("## Layers", layerTable(report), LAYER_NOTE);
   }
   for (const { file, title } of charts) parts.push(`![${title}](${file})`);
@@ -53,7 +54,8 @@ function isPart({ isPart = false }: NumberName): boolean {
   return isPart;
 }
 
-function measureTable({ axes, groups, dense }: ExperimentReport, shown: readonly NumberName[]): string {
+function measureTable(report: ExperimentReport, shown: readonly NumberName[]): string {
+  const { axes, groups, dense } = report;
   const named = axes.filter((axis) => axis !== "seed");
   const head = [...(named.length > 0 ? named : ["runs"]), "n", ...shown.map(({ name }) => name)];
   const denseRows = Object.entries(dense).filter(([, values]) => values.length > 0).map(([model, values]) => [
@@ -67,7 +69,7 @@ function measureTable({ axes, groups, dense }: ExperimentReport, shown: readonly
   ]);
   const rows = groups.map((group) => [
     ...(named.length > 0 ? named.map((axis) => group.at[axis] ?? "") : ["all"]),
-    countOf(group),
+    countOf(group, report),
     ...shown.map(({ name, kind }) => cellOf(group, { name, kind })),
   ]);
   return table(head, [...denseRows, ...rows], named.length || 1);
@@ -89,11 +91,21 @@ function shownSpread({ mean, sd }: Pick<Spread, "mean" | "sd">, kind: NumberName
   return `${value.replace(/ %$/, "")} ± ${shownNumber(sd, kind)}`;
 }
 
-function countOf({ cells, wanted }: Group): string {
-  return cells.length === wanted ? String(wanted) : `${cells.length} of ${wanted}`;
+function countOf(group: Group, report: ExperimentReport): string {
+  const { cells, wanted } = group, halved = halvedOf(report, group).length;
+  const count = cells.length === wanted ? String(wanted) : `${cells.length} of ${wanted}`;
+  return halved === 0 ? count : `${count}, ${halved} halved`;
 }
 
-function spreadNote({ names, dense, groups }: ExperimentReport): string {
+/** Finished runs, of all groups or one, that an alarm sent back, so that they went on with halved rates. */
+function halvedOf({ cells }: ExperimentReport, group?: Pick<Group, "cells">): ReportCell[] {
+  return cells.filter(({ cell, alarms }) =>
+    (group?.cells.includes(cell) ?? true) && (alarms ?? []).some(({ action }) => action === "rollback")
+  );
+}
+
+function spreadNote(report: ExperimentReport): string {
+  const { names, dense, groups } = report;
   const counts = new Map(Object.values(dense).flat().map(({ name, n }) => [name, n] as const));
   const errors = names.filter(({ kind }) => kind === "accuracy").flatMap(({ name }) =>
     groups.flatMap(({ numbers }) => {
@@ -109,7 +121,10 @@ function spreadNote({ names, dense, groups }: ExperimentReport): string {
   const single = groups.every(({ cells }) => cells.length <= 1)
     ? " Here every group has one run at most, so nothing is known of the spread."
     : "";
-  return `n is the number of finished runs, which differ by their seed alone; ± is the sample standard deviation over them, absent for one run.${single}${questions}`;
+  const halved = halvedOf(report).length === 0
+    ? ""
+    : " Halved are those of them that an alarm sent back and that went on with halved rates, so that they do not differ by their seed alone: see Alarms.";
+  return `n is the number of finished runs, which differ by their seed alone; ± is the sample standard deviation over them, absent for one run.${halved}${single}${questions}`;
 }
 
 function contrastPart(report: ExperimentReport): string[] {
@@ -143,7 +158,7 @@ function runTable(report: ExperimentReport): string {
   const { names, groups } = report, shown = RUN_TABLE.flatMap((name) => names.filter((one) => one.name === name));
   const rows = groups.filter(({ cells }) => cells.length > 0).map((group) => [
     groupLabel(group, report.axes),
-    String(group.cells.length),
+    countOf({ ...group, wanted: group.cells.length }, report),
     ...shown.map(({ name, kind }) => cellOf(group, { name, kind })),
   ]);
   return table(["runs", "n", ...shown.map(({ name }) => name)], rows, 1);
@@ -151,6 +166,37 @@ function runTable(report: ExperimentReport): string {
 
 const RUN_NOTE =
   "Losses are those of training, in nats a token, on data that may differ between runs. The worst of 5 steps in a row and the roughness (standard deviation of the change from one step to the next) count from the pruning stage on. The gap is the largest one between expected sparsity and schedule in the last tenth of the pruning stage. A unit is undecided where its mask is open with a chance between 5 and 95 % at the end of that stage (learned masks only).";
+
+/** What the monitors said, and of which runs the rates are no longer those of the table. */
+function alarmPart(report: ExperimentReport): string[] {
+  const { cells, groups, axes } = report, parts: string[] = [];
+  const unknown = cells.filter(({ alarms }) => alarms === null).length;
+  const rows = cells.flatMap(({ cell, alarms }) =>
+    (alarms ?? []).map(({ step, monitor, action, restored, message }) => [
+      cell,
+      String(step),
+      monitor,
+      restored === null ? ACTION_WORDS[action] : `went back to step ${restored}, halved rates`,
+      message,
+    ])
+  );
+  const halved = groups.flatMap((group) => {
+    const count = halvedOf(report, group).length;
+    return count === 0
+      ? []
+      : [`- ${groupLabel(group, axes)}: ${count} of ${group.cells.length} runs went on with halved rates`];
+  });
+  if (halved.length > 0) parts.push(`${halved.join("\n")}\n\n${HALVED_NOTE}`);
+  if (rows.length > 0) parts.push(table(["run", "step", "monitor", "what it did", "what it saw"], rows, 5));
+  else if (unknown < cells.length) parts.push("No alarm came up.");
+  if (unknown > 0) parts.push(`Of ${unknown} runs it is not known: an earlier version has not kept their alarms.`);
+  return parts;
+}
+
+const ACTION_WORDS = { warn: "warned", stop: "stopped the run", rollback: "went back" } as const;
+
+const HALVED_NOTE =
+  "A run that goes back to an earlier step goes on with half of its rates, each time anew. Means and differences above hold these runs as they ended.";
 
 function layerTable({ groups, axes, contrasts }: ExperimentReport): string {
   const rows = groups.filter(({ layers }) => layers.length > 0).map((group) => {

@@ -9,6 +9,7 @@ import { START_RULES, type StartRule } from "../prune/start.ts";
 import { UNIT_KINDS, type UnitKind } from "../prune/units.ts";
 import { isOneShot, type Method, METHODS } from "../run/methods.ts";
 import type { PruneOptions, Rates } from "../run/options.ts";
+import { alarmSettings } from "../run/monitors/alarm_setting.ts";
 import { type Preset, PRESETS } from "../run/presets.ts";
 import { CompressoError } from "../errors.ts";
 
@@ -102,6 +103,11 @@ export interface CellOptions {
   readonly protect?: readonly number[] | undefined;
   /** Kept widths are multiples of it. */
   readonly align?: number | undefined;
+  /**
+   * What alarms do: `divergence=warn`, or with a threshold `constraint=warn:0.02`; several with commas between, or as a list. What is left out
+   * has its default, see `MonitorOptions`.
+   */
+  readonly onAlarm?: string | readonly string[] | undefined;
   /** Query heads that a layer keeps at least. */
   readonly minHeads?: number | undefined;
   /** FFN columns that a layer keeps at least. */
@@ -123,6 +129,16 @@ function words<const T extends string>(known: readonly T[]): z.ZodType<string | 
     z.string().refine((text) => list.safeParse(splitWords(text)).success, `expected some of ${known.join(", ")}`),
   ]) as z.ZodType<string | readonly T[]>;
 }
+
+/** Settings of monitors, refused with the reason. */
+const alarms = z.union([z.string(), z.array(z.string()).min(1)]).superRefine((texts, context) => {
+  try {
+    alarmSettings(texts, { option: "onAlarm" });
+  } catch (error) {
+    if (!(error instanceof CompressoError)) throw error;
+    context.addIssue({ code: "custom", message: error.parts.rule ?? error.message });
+  }
+});
 
 /** How each option is checked. */
 const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptions[name], undefined>> } = {
@@ -170,6 +186,7 @@ const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptio
   recompute: z.boolean(),
   protect: z.array(z.int()),
   align: positive,
+  onAlarm: alarms,
   minHeads: count,
   minFfn: count,
   minHidden: count,
@@ -249,6 +266,7 @@ export function pruneOptions(
     ...given({ method, ranking: cell.ranking }),
     ...given({ recompute: cell.recompute, packing: cell.packing, trustSchedule: cell.trust, schedule: cell.schedule }),
     ...given({ units: wordList(cell.units, UNIT_KINDS), preset: cell.preset, start: cell.start }),
+    ...(cell.onAlarm === undefined ? {} : { monitors: alarmSettings(cell.onAlarm, { option: "onAlarm" }) }),
     prompt,
     lora: given({
       rank: cell.rank,

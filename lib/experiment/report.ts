@@ -2,7 +2,9 @@
 // what; refuses to draw or to word it.
 import { join } from "node:path";
 import { writeFileAtomically } from "../io/atomic.ts";
+import type { Alarm } from "../run/monitors/alarm.ts";
 import { charts } from "./charts.ts";
+import { messageOfState } from "./failure.ts";
 import { axesOf, type Cell } from "./grid.ts";
 import { labelsOf } from "./labels.ts";
 import { markdown } from "./markdown.ts";
@@ -42,6 +44,8 @@ export interface ReportCell {
   readonly steps: number;
   /** Tokens in them, padding left out. */
   readonly tokens: number;
+  /** What the run's monitors said, in order; null where an earlier version has not kept it. */
+  readonly alarms: readonly Alarm[] | null;
 }
 
 /** Cells that differ by seed alone. */
@@ -94,7 +98,7 @@ export interface ExperimentReport {
   readonly contrasts: readonly Contrast[];
   /** Finished cells. */
   readonly cells: readonly ReportCell[];
-  /** The others. */
+  /** The others, and finished ones whose measures failed. */
   readonly unfinished: readonly { readonly cell: string; readonly state: string }[];
   /** Losses of the finished cells, step by step; not in report.json. */
   readonly losses: Readonly<Record<string, readonly number[]>>;
@@ -113,10 +117,12 @@ export async function makeReport(
     const { model: { name: model, baseDtype }, name, folder, state } = planned;
     const denseName = baseDtype === "f16" ? model : `${model}-${baseDtype}`;
     dense[denseName] ??= withMeans(valuesOf(measures, await store.measured(store.dense(planned.model))));
-    if (state.kind !== "done" && state.kind !== "unmeasured") {
+    const failure = messageOfState(state), isFinished = state.kind === "done" || state.kind === "unmeasured";
+    if (failure !== null) unfinished.push({ cell: name, state: `failed: ${failure}` });
+    else if (!isFinished) {
       unfinished.push({ cell: name, state: "what" in state ? `${state.kind}: ${state.what}` : state.kind });
-      continue;
     }
+    if (!isFinished) continue;
     const found = await reportCell(planned, { at: place(planned), measures, store });
     if (!found) continue;
     cells.push(found);
@@ -164,7 +170,8 @@ async function reportCell({ name: cell, folder }: PlannedCell, { at, measures, s
     if (value !== null && Number.isFinite(value)) numbers[name] = value;
   }
   const { cut: { layers }, steps, tokens } = outcome;
-  return { cell, folder, at, numbers, layers, steps, tokens };
+  const alarms = outcome.alarms ?? (await store.summary(folder))?.alarms ?? null;
+  return { cell, folder, at, numbers, layers, steps, tokens, alarms };
 }
 
 async function valuesOfCells(

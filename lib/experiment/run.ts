@@ -3,9 +3,11 @@
 import { CompressoError } from "../errors.ts";
 import type { Device } from "../gpu/device.ts";
 import { loadModel, type Model } from "../run/model.ts";
+import type { Alarm } from "../run/monitors/alarm.ts";
 import type { StepRecord } from "../run/records.ts";
 import { type CellEvents, measureCell, outcomeOf, pruneCell, takeMeasures } from "./cell.ts";
 import type { Experiment } from "./definition.ts";
+import { failureOf, messageOfState, triesOf } from "./failure.ts";
 import type { Filter } from "./grid.ts";
 import { type ExperimentPlan, planCells, type PlannedCell, refreshed } from "./plan.ts";
 import { type ExperimentReport, makeReport, writeReport } from "./report.ts";
@@ -42,6 +44,8 @@ export interface RunExperimentOptions extends ExperimentOverrides {
   readonly onModel?: ((model: Model, cell: PlannedCell) => Promise<void>) | undefined;
   /** Called for every step. */
   readonly onRecord?: ((record: StepRecord) => void) | undefined;
+  /** Called for every alarm of a run, once. */
+  readonly onAlarm?: ((cell: PlannedCell, alarm: Alarm) => void) | undefined;
   /** Called while something else goes on, with its share done where known. */
   readonly onPhase?: ((text: string, share?: number) => void) | undefined;
 }
@@ -86,12 +90,13 @@ export interface ExperimentResult {
 export async function runExperiment(experiment: Experiment, options: RunExperimentOptions): Promise<ExperimentResult> {
   const resolved = resolveExperiment(experiment, options), store = new Store(options.out);
   const plan = await planCells(resolved, store, { only: options.only });
-  const todo = toDo(plan, options);
+  const todo = toDo(plan, options), failures = new Map<string, CellFailure>();
   using slot = new ModelSlot(options.device, options);
   const reportNow = async (): Promise<
     { after: ExperimentPlan; report: ExperimentReport; files: readonly string[] }
   > => {
-    const after = await refreshed(plan, store), report = await makeReport(resolved, after, store);
+    const after = withFailures(await refreshed(plan, store), failures);
+    const report = await makeReport(resolved, after, store);
     return { after, report, files: await writeReport(report, store.out) };
   };
   let index = 0;
@@ -99,7 +104,11 @@ export async function runExperiment(experiment: Experiment, options: RunExperime
     for (const cell of todo) {
       options.signal?.throwIfAborted();
       options.onCell?.(cell, { index: index++, count: todo.length });
-      await workOn(cell, { plan, store, slot, options });
+      const failure = await workOn(cell, { plan, store, slot, options });
+      if (failure) {
+        failures.set(cell.name, failure);
+        options.onFailure?.(cell, failure);
+      }
       await reportNow();
     }
   } finally {
@@ -110,14 +119,25 @@ export async function runExperiment(experiment: Experiment, options: RunExperime
   return {
     report,
     files,
-    failed: after.cells.flatMap(({ name: cell, state }) =>
-      state.kind === "failed" ? [{ cell, message: state.what }] : []
-    ),
+    failed: after.cells.flatMap(({ name: cell, state }) => {
+      const message = failures.get(cell)?.message ?? messageOfState(state);
+      return message === null ? [] : [{ cell, message }];
+    }),
     left: after.cells.filter(({ state }) => state.kind !== "done").length,
   };
 }
 
-/** Cells that this sitting works on. */
+/** A plan that also knows the failures that no folder does: of a changed cell, whose folder still has what it was. */
+function withFailures(plan: ExperimentPlan, failures: ReadonlyMap<string, CellFailure>): ExperimentPlan {
+  const known = (cell: PlannedCell): PlannedCell => {
+    const failure = failures.get(cell.name);
+    if (!failure || cell.state.kind !== "changed") return cell;
+    return { ...cell, state: { kind: "failed", what: failure.message, isPruned: false, tries: 1 } };
+  };
+  return { ...plan, all: plan.all.map(known), cells: plan.cells.map(known) };
+}
+
+/** Cells that this sitting works on; those that failed come last, so that none that always fails keeps another one from its turn. */
 function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): PlannedCell[] {
   const { evaluateOnly = false, redo = false, maxCells = Infinity, onNote } = options;
   const changed = cells.filter(({ state }) => state.kind === "changed"), first = changed[0];
@@ -142,7 +162,7 @@ function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): Planned
     const { state } = cell;
     if (evaluateOnly) return hasPruned(cell);
     return state.kind !== "done" && (state.kind !== "unmeasured" || state.hasModel || redo);
-  }).slice(0, maxCells);
+  }).sort((a, b) => triesOf(a.state) - triesOf(b.state)).slice(0, maxCells);
 }
 
 /** Whether a cell's pruned model lies there and measures are all that is missing. */
@@ -151,19 +171,24 @@ function hasPruned({ state }: PlannedCell): boolean {
     (state.kind === "failed" && state.isPruned);
 }
 
-/** Runs and measures one cell, and records how that went. Throws only where the user has stopped it. */
+/** Runs and measures one cell, and records how that went; returns why it failed, if it did. Throws only where the user has stopped it. */
 async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
   readonly plan: ExperimentPlan;
   readonly store: Store;
   readonly slot: ModelSlot;
   readonly options: RunExperimentOptions;
-}): Promise<void> {
+}): Promise<CellFailure | null> {
   const { name, folder, identity, state, model: { path, baseDtype } } = cell, { measures, cache } = plan;
-  const events: CellEvents = { onRecord: options.onRecord, onPhase: options.onPhase, signal: options.signal };
-  const redoes = options.redo === true && (state.kind === "changed" || state.kind === "failed");
-  const isPruned = hasPruned(cell) && !redoes;
+  const { onRecord, onPhase, signal } = options;
+  const events: CellEvents = { onRecord, onPhase, signal, onAlarm: (alarm) => options.onAlarm?.(cell, alarm) };
+  const redoes = options.redo === true && options.evaluateOnly !== true &&
+    (state.kind === "changed" || triesOf(state) > 0);
+  const before = await store.result(folder);
+  let isPruned = hasPruned(cell) && !redoes, isBegun = false;
+  const anew = redoes || (state.kind === "unmeasured" && !isPruned);
   try {
-    await store.begin(folder, identity, { anew: redoes || (state.kind === "unmeasured" && !isPruned) });
+    // Anew begins with the run itself: what fails before it must not cost what the cell has.
+    if (!anew && !isPruned) await store.begin(folder, identity, { anew });
     const model = await slot.use(path, baseDtype, cell);
     const denseDir = store.dense(cell.model);
     await takeMeasures(model, missingOf(measures, await store.measured(denseDir)), { dir: denseDir, store, events });
@@ -172,10 +197,11 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
         model,
         weights: cell.model.weights,
         folder: store.data,
-        signal: options.signal,
-        onProgress: (share) => options.onPhase?.("writing texts to train on", share),
+        signal,
+        onProgress: (share) => onPhase?.("writing texts to train on", share),
       });
-      await pruneCell(cell, model, { rows, store, events });
+      await pruneCell(cell, model, { rows, store, events, anew, onBegin: () => isBegun = true });
+      isPruned = true;
     }
     const { device, tokenizer } = model;
     // A dense model beside the pruned one might not fit.
@@ -183,14 +209,16 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
     await measureCell(cell, { device, tokenizer }, { store, measures, events });
     await store.setResult(folder, { cell: name, identity, outcome: await outcomeOf(cell, store), failure: null });
     if (options.keep !== "models" && options.evaluateOnly !== true) await store.dropModel(folder);
+    return null;
   } catch (error) {
-    if (options.signal?.aborted) throw error;
-    const failure: CellFailure = {
-      code: error instanceof CompressoError ? error.code : "defect",
-      message: error instanceof Error ? error.message : String(error),
-    };
-    await store.setResult(folder, { cell: name, identity, outcome: null, failure });
-    options.onFailure?.(cell, failure);
+    if (signal?.aborted) throw error;
+    const failure = failureOf(error, before?.failure ?? null);
+    // Measures that were taken stay, also where another one failed.
+    const own = isPruned ? await outcomeOf(cell, store).catch(() => null) : null;
+    const outcome = own ?? (isBegun ? null : before?.outcome ?? null);
+    // The folder of a changed cell that has not begun is that of its earlier definition.
+    if (isBegun || state.kind !== "changed") await store.setResult(folder, { cell: name, identity, outcome, failure });
+    return failure;
   }
 }
 

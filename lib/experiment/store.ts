@@ -5,6 +5,7 @@ import { CompressoError, type ErrorCode } from "../errors.ts";
 import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
 import { exists } from "../io/exists.ts";
 import { textIfThere } from "../io/text_file.ts";
+import type { Alarm } from "../run/monitors/alarm.ts";
 import { CHECKPOINT_FILE } from "../run/run_files.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { RunSummary } from "../run/session.ts";
@@ -33,15 +34,17 @@ export interface CellOutcome {
   readonly seconds: number;
   /** Adapter that ran it. */
   readonly adapter: string;
+  /** What its monitors said, in order; earlier versions have not kept it here. */
+  readonly alarms?: readonly Alarm[] | undefined;
 }
 
 /** result.json of a cell. */
 export interface CellResult {
   readonly cell: string;
   readonly identity: CellIdentity;
-  /** Null where the run failed. */
+  /** Null where the run failed, and no earlier one has ended. */
   readonly outcome: CellOutcome | null;
-  /** Null where all went well. */
+  /** Null where all went well; beside an outcome, measures failed or a run anew that could not begin. */
   readonly failure: CellFailure | null;
 }
 
@@ -51,6 +54,8 @@ export interface CellFailure {
   readonly code: ErrorCode | "defect";
   /** Its message. */
   readonly message: string;
+  /** How often the cell was tried since it last went well; default 1. */
+  readonly tries?: number | undefined;
 }
 
 /** How far a cell is. */
@@ -58,10 +63,15 @@ export type CellState =
   | { readonly kind: "new" | "stopped" | "pruned" | "done" }
   /** Its definition is not that of the folder. */
   | { readonly kind: "changed"; readonly what: string }
-  /** Its pruning may have ended well all the same, and its measures failed. */
-  | { readonly kind: "failed"; readonly what: string; readonly isPruned: boolean }
-  /** Measures that are not taken yet; without the model's files they cannot be. */
-  | { readonly kind: "unmeasured"; readonly missing: readonly string[]; readonly hasModel: boolean };
+  /** Its pruning may have ended well all the same. */
+  | { readonly kind: "failed"; readonly what: string; readonly isPruned: boolean; readonly tries: number }
+  /** Measures that are not taken yet; without the model's files they cannot be. The last try may have failed. */
+  | {
+    readonly kind: "unmeasured";
+    readonly missing: readonly string[];
+    readonly hasModel: boolean;
+    readonly failure: CellFailure | null;
+  };
 
 const FILES = { identity: "cell.json", cut: "cut.json", measured: "measures.json", result: "result.json" } as const;
 /** Folder of the pruned model within that of its cell. */
@@ -130,14 +140,18 @@ export class Store {
     if (what !== null) return { kind: "changed", what };
     const result = await this.result(name), hasModel = await exists(join(dir, MODEL_FOLDER));
     const isPruned = hasModel && await exists(join(dir, "run.json"));
-    if (result?.failure) return { kind: "failed", what: result.failure.message, isPruned };
+    if (result?.failure && !result.outcome) {
+      const { message: what, tries = 1 } = result.failure;
+      return { kind: "failed", what, isPruned, tries };
+    }
     if (!result) {
       if (isPruned) return { kind: "pruned" };
       return { kind: await exists(join(dir, CHECKPOINT_FILE)) ? "stopped" : "new" };
     }
     const missing = missingOf(measures, await this.measured(dir));
+    // Also where a measure has failed that is no longer wanted.
     if (missing.length === 0) return { kind: "done" };
-    return { kind: "unmeasured", missing: missing.map(({ id }) => id), hasModel };
+    return { kind: "unmeasured", missing: missing.map(({ id }) => id), hasModel, failure: result.failure };
   }
 
   /** Makes the folder of a cell; `anew` removes what was there. */

@@ -27,6 +27,19 @@ Deno.test("experiment --dry-run lists runs, steps and tokens, and refuses names 
   assert.equal(code, 0, stderr);
   assert.match(stdout, /^rank=2 +12 +1,152 {2}new\nrank=8 +12 +1,152 {2}new\n\n2 runs, 2 to do: 24 steps/m);
   assert.ok(!folder.has("out"));
+  const twice = await run(
+    "--dry-run",
+    "--set",
+    "rank=2,4,8",
+    "--only",
+    "rank=8",
+    "--only",
+    "rank=2",
+    "--only",
+    "rank=8",
+  );
+  assert.equal(twice.code, 0, twice.stderr);
+  assert.match(twice.stdout, /^rank=2 .*\nrank=8 .*\n\n2 runs, 2 to do/m, "values of one key are joined");
   for (
     const [more, message] of [
       [["--only", "rank=3"], /cannot choose cells by rank\n.*one of 2, 4/],
@@ -64,4 +77,20 @@ Deno.test("Ctrl-C leaves a checkpoint of the run and tables, and the same comman
   assert.match(again.stderr, /run 1 of 1: rank=2 \(stopped, goes on, 12 steps\)/);
   const { cells, failed, left } = JSON.parse(again.stdout);
   assert.deepEqual([cells.length, failed, left], [1, [], 0]);
+});
+
+Deno.test("alarms of a run are told as they come, and a failed run advises what an experiment can do", async () => {
+  using folder = new TemporaryFolder();
+  const file = folder.at("small.json"), out = folder.at("out");
+  const base = { ...DEFINITION.base, prefinetune: 6, steps: 2, loraRate: 1 };
+  await Deno.writeTextFile(file, JSON.stringify({ ...DEFINITION, base, grid: { seed: [0] } }));
+  const args = ["experiment", file, "--out", out, "--no-tuning"];
+  const stopped = await cli([...args, "--set", "onAlarm=divergence=stop"]);
+  assert.equal(stopped.code, 6, stopped.stderr);
+  assert.match(stopped.stderr, /^alarm at step \d, divergence: the loss runs away.*; stopping; to mend it: lower/m);
+  assert.match(stopped.stderr, /only failed: .*--set onAlarm=divergence=warn, and --redo/);
+  const warned = await cli([...args, "--set", "onAlarm=divergence=warn", "--redo"]);
+  assert.equal(warned.code, 0, warned.stderr);
+  assert.match(warned.stderr, /^alarm at step \d, divergence: /m);
+  assert.match(await Deno.readTextFile(`${out}/report.md`), /\| only \| \d \| divergence \| warned \|/);
 });

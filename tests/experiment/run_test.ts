@@ -1,62 +1,11 @@
 // Experiments on the demo model: what they write, going on, failures, changes, and numbers that can be computed again.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
-import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import type { ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import type { ExperimentReport } from "../../lib/experiment/report.ts";
-import { runExperiment, type RunExperimentOptions } from "../../lib/experiment/run.ts";
 import type { CellResult, Measured } from "../../lib/experiment/store.ts";
-import { openDevice } from "../../lib/gpu/device.ts";
 import { demoData } from "../../lib/io/open_model.ts";
-
-const TINY: ExperimentDefinition = {
-  name: "tiny",
-  question: "Does it run?",
-  model: "demo",
-  data: { file: demoData("train"), limit: 60 },
-  base: { sparsity: 0.2, steps: 3, prefinetune: 1, postfinetune: 1, batch: 2, seq: 48, prompt: false },
-  // alpha goes with rank, and is no axis of its own.
-  grid: [{ rank: [2], alpha: [4], seed: [1, 2] }, { rank: [4], alpha: [8], seed: [1, 2] }],
-  evaluate: {
-    rows: [{ name: "answers", file: demoData("heldout"), last: 8, seq: 48 }],
-    choices: [{ name: "questions", file: demoData("heldout"), limit: 6 }],
-  },
-};
-
-type Run = (
-  definition: ExperimentDefinition,
-  out: string,
-  options?: Partial<RunExperimentOptions>,
-) => Promise<{ worked: string[]; result: Awaited<ReturnType<typeof runExperiment>> }>;
-
-/** A test with a device of its own and two folders that are removed at its end. */
-function experimentTest(name: string, test: (run: Run, out: string, other: string) => Promise<void>): void {
-  Deno.test(name, async () => {
-    const out = await Deno.makeTempDir({ prefix: "compresso_experiment_" }), other = await Deno.makeTempDir();
-    using device = await openDevice();
-    try {
-      await test(
-        async (definition, out, options = {}) => {
-          const worked: string[] = [];
-          const onCell = ({ name }: { readonly name: string }): unknown => worked.push(name);
-          const given = { device, out, onCell, ...options };
-          return { worked, result: await runExperiment(defineExperiment(definition), given) };
-        },
-        out,
-        other,
-      );
-    } finally {
-      for (const folder of [out, other]) await Deno.remove(folder, { recursive: true });
-    }
-  });
-}
-
-async function json<T>(path: string): Promise<T> {
-  return JSON.parse(await Deno.readTextFile(path));
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await Deno.stat(path).then(() => true, () => false);
-}
+import { exists, experimentTest, json, TINY } from "./tiny.ts";
 
 experimentTest(
   "an experiment runs in sittings, skips what is finished, and its tables follow from its cells",

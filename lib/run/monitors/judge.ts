@@ -47,15 +47,28 @@ export function judge(
   return { step, alarms, action };
 }
 
-/** The error of an alarm that stops the run. */
+/** The error of an alarm that stops the run; the mend is that of the verb `prune`, and who runs it otherwise finds the alarm beside it. */
+export class AlarmError extends CompressoError {
+  /** The alarm. */
+  readonly alarm: Alarm;
+
+  /** Words the alarm as an error. */
+  constructor(alarm: Alarm, options?: ErrorOptions) {
+    super(alarm.monitor === "memory" ? "gpu" : "numeric", {
+      what: `cannot go on after step ${alarm.step}`,
+      rule: `the monitor '${alarm.monitor}' raises no alarm`,
+      value: alarm.message,
+      mend: mendOf(alarm),
+    }, options);
+    this.alarm = alarm;
+  }
+}
+
+/** The error of a verdict that stops the run. */
 export function stopError({ alarms }: Verdict, options?: ErrorOptions): CompressoError {
   const alarm = alarms.find(({ action }) => action === "stop");
-  return new CompressoError(alarm?.monitor === "memory" ? "gpu" : "numeric", {
-    what: `cannot go on after step ${alarm?.step ?? 0}`,
-    rule: `the monitor '${alarm?.monitor ?? ""}' raises no alarm`,
-    value: alarm?.message ?? "",
-    mend: alarm ? mendOf(alarm) : "",
-  }, options);
+  if (!alarm) throw new Error("no alarm stops the run");
+  return new AlarmError(alarm, options);
 }
 
 /** What to change and how, and how to go on without: a resumed run keeps its options but for those of the monitors. */

@@ -1,0 +1,57 @@
+// What becomes of a cell's error: its record, with a mend that works in an experiment, and how often it came. Owns those words; refuses to decide
+// what runs.
+import { CompressoError } from "../errors.ts";
+import type { Alarm } from "../run/monitors/alarm.ts";
+import { AlarmError } from "../run/monitors/judge.ts";
+import { isCellOption } from "./options.ts";
+import type { CellFailure, CellState } from "./store.ts";
+
+/** An error as the failure of a cell whose last try ended as `before` says. */
+export function failureOf(error: unknown, before: CellFailure | null): CellFailure {
+  return {
+    code: error instanceof CompressoError ? error.code : "defect",
+    message: messageOf(error),
+    tries: (before ? before.tries ?? 1 : 0) + 1,
+  };
+}
+
+/** How often a cell was tried since it last went well. */
+export function triesOf(state: CellState): number {
+  if (state.kind === "failed") return state.tries;
+  return state.kind === "unmeasured" && state.failure ? state.failure.tries ?? 1 : 0;
+}
+
+/** Why a cell's last try failed; null where it did not. */
+export function messageOfState(state: CellState): string | null {
+  if (state.kind === "failed") return state.what;
+  return state.kind === "unmeasured" ? state.failure?.message ?? null : null;
+}
+
+function messageOf(error: unknown): string {
+  if (!(error instanceof CompressoError)) return error instanceof Error ? error.message : String(error);
+  const { code, parts } = error;
+  if (error instanceof AlarmError) return new CompressoError(code, { ...parts, mend: mendOf(error.alarm) }).message;
+  // What would fit in the memory is said by the options of `prune` too.
+  if (code !== "gpu" || parts.mend === undefined) return error.message;
+  return new CompressoError(code, { ...parts, mend: inOptions(parts.mend) }).message;
+}
+
+/** A text with the names of a cell's options in place of those of the command line: `loraRate` for `--lora-rate`. */
+function inOptions(text: string): string {
+  return text.replaceAll(/--([a-z]+(?:-[a-z]+)*)/g, (word, name: string) => {
+    const option = name.replaceAll(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
+    return isCellOption(option) ? option : word;
+  });
+}
+
+/** As the verb `prune` words it, but for the ways that a cell has. */
+function mendOf({ monitor, change }: Alarm): string {
+  const advice = inOptions(change), changed = `${advice}, and run it anew (--redo)`;
+  // NaN cannot be gone on with.
+  if (monitor === "nan") return changed;
+  const setting = `${monitor}=warn`;
+  const goOn =
+    `let it go on as it is: the option onAlarm "${setting}" for this run in the definition, or for all runs --set onAlarm=${setting}, and --redo`;
+  // Other programs' memory is no option of a cell.
+  return monitor === "memory" ? `${advice}, and the same command goes on; or ${goOn}` : `${changed}; or ${goOn}`;
+}

@@ -1,0 +1,158 @@
+// Alarms in experiments: set as an option, in the tables, and kept from runs of earlier versions. One real run on the demo model.
+import assert from "node:assert/strict";
+import { CompressoError } from "../../lib/errors.ts";
+import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { cellsOf } from "../../lib/experiment/grid.ts";
+import { markdown } from "../../lib/experiment/markdown.ts";
+import { pruneOptions } from "../../lib/experiment/options.ts";
+import { planCells } from "../../lib/experiment/plan.ts";
+import { makeReport } from "../../lib/experiment/report.ts";
+import { resolveExperiment } from "../../lib/experiment/resolve.ts";
+import { type CellOutcome, Store, writeJson } from "../../lib/experiment/store.ts";
+import type { Alarm } from "../../lib/run/monitors/alarm.ts";
+import { inTemporaryFolder } from "../io/files.ts";
+import { experimentTest, TINY } from "./tiny.ts";
+
+const PLAIN: ExperimentDefinition = {
+  name: "plain",
+  model: "demo",
+  base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
+  grid: { rank: [2, 4], seed: [1, 2] },
+};
+
+const OUTCOME: CellOutcome = {
+  sparsity: { target: 0.2, expected: 0.2, hard: 0.2 },
+  parameters: { before: 2, after: 1 },
+  cut: { layers: [0.2], uniform: 0.2, undecided: null, unevenness: 0 },
+  loss: { last: 1, worst: 1, roughness: 0, gap: 0 },
+  steps: 4,
+  tokens: 8,
+  seconds: 1,
+  adapter: "none",
+};
+
+const BACK: Alarm = {
+  monitor: "divergence",
+  step: 3,
+  action: "rollback",
+  restored: 1,
+  message: "the loss runs away",
+  change: "lower it",
+};
+
+experimentTest("runs that an alarm sent back are told, and counted where their group is", async (run, out) => {
+  const told: string[] = [];
+  let inTime = 0;
+  const { result } = await run(
+    {
+      ...TINY,
+      base: { sparsity: 0.2, steps: 3, prefinetune: 10, postfinetune: 1, batch: 1, seq: 96, prompt: false, seed: 1 },
+      grid: { loraRate: [0.001, 0.05] },
+      evaluate: {},
+    },
+    out,
+    {
+      onAlarm: ({ name }, { monitor, action }) => told.push(`${name} ${monitor} ${action}`),
+      onPhase: (text) => inTime = text.startsWith("comparing") ? told.length : inTime,
+    },
+  );
+  const [calm, wild] = result.report.cells;
+  assert.deepEqual(calm?.alarms, []);
+  const count = wild?.alarms?.length ?? 0;
+  assert.ok(count > 0);
+  assert.deepEqual(told, Array(count).fill("loraRate=0.05 divergence rollback"), "each is told once");
+  assert.equal(inTime, count, "they are told while the run goes on");
+  const text = await Deno.readTextFile(`${out}/report.md`);
+  assert.match(text, /### Alarms\n\n- loraRate 0\.05: 1 of 1 runs went on with halved rates\n/);
+  assert.match(
+    text,
+    /\| loraRate=0\.05 \| \d+ \| divergence \| went back to step \d+, halved rates \| the loss runs away/,
+  );
+  assert.match(text, /^\| 0\.001 \| +1 \|/m);
+  assert.match(text, /^\| 0\.05 \| 1, 1 halved \|/m);
+});
+
+experimentTest("alarms that come after the last step are told too", async (run, out) => {
+  const told: string[] = [], base = { ...TINY.base, sparsity: 0.4, method: "magnitude", lora: false } as const;
+  const { result } = await run(
+    { ...TINY, base: { ...base, onAlarm: "dead-layer=warn:0.1" }, grid: { seed: [1] }, evaluate: {} },
+    out,
+    { onAlarm: (_cell, { monitor }) => told.push(monitor) },
+  );
+  const [cell] = result.report.cells;
+  assert.equal(cell?.steps, 0);
+  assert.ok(told.length > 0);
+  assert.deepEqual(told, cell?.alarms?.map(({ monitor }) => monitor));
+});
+
+Deno.test("a report has the alarms of earlier versions from run.json, and says where none were kept", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const store = new Store(folder), resolved = resolveExperiment(defineExperiment(PLAIN));
+    for (const [index, { name, folder, identity }] of (await planCells(resolved, store)).all.entries()) {
+      await store.begin(folder, identity, { anew: false });
+      const outcome = { ...OUTCOME, ...(index === 2 ? { alarms: [] } : {}) };
+      await store.setResult(folder, { cell: name, identity, outcome, failure: null });
+      // As it was before results kept alarms.
+      if (index === 0) await writeJson(`${store.cell(folder)}/run.json`, { alarms: [BACK] });
+    }
+    const report = await makeReport(resolved, await planCells(resolved, store), store);
+    assert.deepEqual(report.cells.map(({ cell, alarms }) => [cell, alarms]), [
+      ["rank=2,seed=1", [BACK]],
+      ["rank=4,seed=1", null],
+      ["rank=2,seed=2", []],
+      ["rank=4,seed=2", null],
+    ]);
+    const text = markdown(report, []);
+    assert.match(text, /^\| 2 \| 2, 1 halved \|/m);
+    assert.match(text, /^\| 4 \| 2 \|/m);
+    assert.match(text, /n is the number of finished runs.* Halved are those of them that an alarm sent back/);
+    assert.match(text, /- rank 2: 1 of 2 runs went on with halved rates\n/);
+    assert.match(
+      text,
+      /\| rank=2,seed=1 \| 3 \| divergence \| went back to step 1, halved rates \| the loss runs away \|/,
+    );
+    assert.match(text, /Of 2 runs it is not known/);
+    const calm = markdown({ ...report, cells: report.cells.map((cell) => ({ ...cell, alarms: [] })) }, []);
+    assert.match(calm, /### Alarms\n\nNo alarm came up\.\n/);
+    assert.doesNotMatch(calm, /alved|not known/);
+  });
+});
+
+Deno.test("alarms are an option of a run, in any of its forms, and none of those that are default is a fact of its own", async () => {
+  const given = { prompt: null, layers: 5 },
+    monitors = (onAlarm: string | string[]): unknown =>
+      pruneOptions({ sparsity: 0.2, steps: 8, onAlarm }, given).monitors;
+  assert.deepEqual(monitors("divergence=warn"), { divergence: { action: "warn" } });
+  const two = { divergence: { action: "warn" }, constraint: { action: "stop", threshold: 0.02 } };
+  assert.deepEqual(monitors("divergence=warn, constraint=stop:0.02"), two);
+  assert.deepEqual(monitors(["divergence=warn", "constraint=stop:0.02"]), two);
+  assert.equal("monitors" in pruneOptions({ sparsity: 0.2, steps: 8 }, given), false);
+
+  const same = { ...PLAIN, grid: { onAlarm: [["divergence=warn", "nan=stop"], "divergence=warn,nan=stop"] } };
+  assert.equal(cellsOf(same).length, 1, "a list and a text are one cell");
+  const identities = async (onAlarm: readonly unknown[]): Promise<Readonly<Record<string, string>>[]> => {
+    const cells = resolveExperiment(defineExperiment(PLAIN), { set: { onAlarm, rank: [2], seed: [1] } });
+    return (await planCells(cells, new Store("nowhere"))).all.map(({ identity }) => identity);
+  };
+  const [plain] = (await planCells(resolveExperiment(defineExperiment(PLAIN)), new Store("nowhere"))).all;
+  assert.deepEqual(await identities(["divergence=rollback"]), [plain?.identity]);
+  assert.deepEqual(await identities(["divergence=warn", "nan=stop"]), [{
+    ...plain?.identity,
+    "monitors.divergence.action": '"warn"',
+    "monitors.nan.action": '"stop"',
+  }]);
+
+  for (
+    const [value, rule] of [
+      ["divergence", /cannot use this onAlarm in the grid.*onAlarm is NAME=ACTION or NAME=ACTION:THRESHOLD/],
+      ["nan=warn", /its action is rollback or stop; now: "nan=warn"/],
+      ["divergence=warn:2", /its threshold lies in \(0, 1\]/],
+      [["loss=warn"], /NAME one of collapse/],
+    ] as const
+  ) {
+    assert.throws(
+      () => defineExperiment({ ...PLAIN, grid: { onAlarm: [value] } }),
+      (error) => error instanceof CompressoError && error.code === "usage" && rule.test(error.message),
+    );
+  }
+});

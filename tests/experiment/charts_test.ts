@@ -1,0 +1,87 @@
+// Charts of experiments: lines that can be told apart, and where all layers alike lie. Without a GPU.
+import assert from "node:assert/strict";
+import { charts } from "../../lib/experiment/charts.ts";
+import type { ExperimentReport, Group } from "../../lib/experiment/report.ts";
+import { spreadOf } from "../../lib/experiment/statistics.ts";
+
+/** A report of groups along some axes, with the hard sparsity of each. */
+function reportOf(
+  groups: readonly { readonly at: Readonly<Record<string, string>>; readonly hard: number }[],
+): ExperimentReport {
+  return {
+    name: "made",
+    question: null,
+    protocol: [],
+    axes: Object.keys(groups[0]?.at ?? {}),
+    names: [],
+    dense: {},
+    contrasts: [],
+    cells: [],
+    unfinished: [],
+    losses: Object.fromEntries(groups.map((_, index) => [`cell ${index}`, [3, 2, 1]])),
+    groups: groups.map(({ at, hard }, index): Group => {
+      const spread = spreadOf([hard]);
+      return {
+        at,
+        cells: [`cell ${index}`],
+        wanted: 1,
+        numbers: spread ? { "hard sparsity": spread } : {},
+        layers: [hard - 0.1, hard, hard + 0.1],
+        layerSpread: null,
+      };
+    }),
+  };
+}
+
+/** The lines of a chart: name, color and dashes. */
+function lines(svg: string): { readonly name: string; readonly look: string }[] {
+  return [...svg.matchAll(/<g class="(s\d+)" data-name="([^"]*)"[^>]*><path[^>]*?( stroke-dasharray="[^"]*")?\/>/g)]
+    .map(([, color = "", name = "", dash = ""]) => ({ name, look: color + dash }));
+}
+
+Deno.test("no two lines of a chart look the same, however many values an axis has", () => {
+  for (const count of [8, 9, 10, 20]) {
+    const drawn = charts(
+      reportOf(Array.from({ length: count }, (_, index) => ({ at: { rank: `${index}` }, hard: 0.3 }))),
+    );
+    for (const kind of ["loss", "layers"]) {
+      const own = drawn.filter(({ file }) => file.startsWith(kind)), names: string[] = [];
+      assert.equal(own.length, Math.ceil(count / 8));
+      assert.equal(new Set(own.map(({ file, title }) => file + title)).size, own.length);
+      for (const { svg } of own) {
+        const all = lines(svg);
+        assert.equal(new Set(all.map(({ look }) => look)).size, all.length, JSON.stringify(all));
+        names.push(...all.map(({ name }) => name).filter((name) => name.startsWith("rank")));
+      }
+      assert.deepEqual(names, Array.from({ length: count }, (_, index) => `rank ${index}`));
+    }
+  }
+  const two = charts(reportOf(Array.from({ length: 20 }, (_, index) => ({
+    at: { rank: `${index % 10}`, lora: index < 10 ? "on" : "off" },
+    hard: 0.3,
+  }))));
+  assert.deepEqual(two.map(({ file }) => file).filter((file) => file.startsWith("loss")), [
+    "loss-lora-on-1.svg",
+    "loss-lora-on-2.svg",
+    "loss-lora-off-1.svg",
+    "loss-lora-off-2.svg",
+  ]);
+});
+
+Deno.test("the line of all layers alike lies at the hard sparsity, one for those that are nearly the same", () => {
+  const hard = [0.125, 0.2051, 0.125, 0.2049];
+  const [chart] = charts(reportOf(hard.map((hard, index) => ({ at: { rank: `${index}` }, hard }))))
+    .filter(({ file }) => file === "layers.svg");
+  const svg = chart?.svg ?? "", uniform = lines(svg).map(({ name }) => name).filter((name) => !name.startsWith("rank"));
+  assert.deepEqual(uniform, ["uniform, 12.5 %", "uniform, 20.5 %"]);
+  // data-y: scale, domain, range.
+  const [, least = NaN, most = NaN, bottom = NaN, top = NaN] = (/data-y="([^"]*)"/.exec(svg)?.[1] ?? "").split(" ").map(
+    Number,
+  );
+  for (const [name, share] of [["uniform, 12.5 %", 0.125], ["uniform, 20.5 %", 0.205]] as const) {
+    const [, y] = new RegExp(`data-name="${name}"><path d="M[\\d.]+,([\\d.]+)L`).exec(svg) ?? [];
+    const at = least + (Number(y) - bottom) / (top - bottom) * (most - least);
+    // Coordinates are rounded to a tenth of a pixel, of 270 for some 30 %.
+    assert.ok(Math.abs(at - share) < 5e-4, `${name} lies at ${at}`);
+  }
+});

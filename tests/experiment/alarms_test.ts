@@ -8,27 +8,16 @@ import { pruneOptions } from "../../lib/experiment/options.ts";
 import { planCells } from "../../lib/experiment/plan.ts";
 import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
-import { type CellOutcome, Store, writeJson } from "../../lib/experiment/store.ts";
+import { Store, writeJson } from "../../lib/experiment/store.ts";
 import type { Alarm } from "../../lib/run/monitors/alarm.ts";
 import { inTemporaryFolder } from "../io/files.ts";
-import { experimentTest, TINY } from "./tiny.ts";
+import { experimentTest, OUTCOME, TINY } from "./tiny.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",
   model: "demo",
   base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
   grid: { rank: [2, 4], seed: [1, 2] },
-};
-
-const OUTCOME: CellOutcome = {
-  sparsity: { target: 0.2, expected: 0.2, hard: 0.2 },
-  parameters: { before: 2, after: 1 },
-  cut: { layers: [0.2], uniform: 0.2, undecided: null, unevenness: 0 },
-  loss: { last: 1, worst: 1, roughness: 0, gap: 0 },
-  steps: 4,
-  tokens: 8,
-  seconds: 1,
-  adapter: "none",
 };
 
 const BACK: Alarm = {

@@ -13,9 +13,10 @@ import { type ExperimentPlan, planCells, type PlannedCell } from "../../lib/expe
 import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
-import { type CellOutcome, Store } from "../../lib/experiment/store.ts";
+import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/io/open_model.ts";
 import { inTemporaryFolder } from "../io/files.ts";
+import { OUTCOME } from "./tiny.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",
@@ -30,16 +31,7 @@ async function finish(
   store: Store,
   { seconds = 0 }: { readonly seconds?: number } = {},
 ): Promise<void> {
-  const outcome: CellOutcome = {
-    sparsity: { target: 0.2, expected: 0.2, hard: 0.2 },
-    parameters: { before: 2, after: 1 },
-    cut: { layers: [0.2], uniform: 0.2, undecided: null, unevenness: 0 },
-    loss: { last: 1, worst: 1, roughness: 0, gap: 0 },
-    steps: 4,
-    tokens: 8,
-    seconds,
-    adapter: "none",
-  };
+  const outcome = { ...OUTCOME, seconds };
   await store.begin(folder, identity, { anew: false });
   await store.setResult(folder, { cell: name, identity, outcome, failure: null });
 }

@@ -4,7 +4,8 @@ import type { ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import type { ExperimentReport } from "../../lib/experiment/report.ts";
 import type { CellResult } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/io/open_model.ts";
-import { exists, experimentTest, json, TINY } from "./tiny.ts";
+import { exists } from "../../lib/io/exists.ts";
+import { experimentTest, json, TINY } from "./tiny.ts";
 
 const { choices = [] } = TINY.evaluate ?? {};
 const PLAIN: ExperimentDefinition = { ...TINY, grid: { seed: [1] }, evaluate: { choices } };

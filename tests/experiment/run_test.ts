@@ -5,7 +5,8 @@ import type { ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import type { ExperimentReport } from "../../lib/experiment/report.ts";
 import type { CellResult, Measured } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/io/open_model.ts";
-import { exists, experimentTest, json, TINY } from "./tiny.ts";
+import { exists } from "../../lib/io/exists.ts";
+import { experimentTest, json, TINY } from "./tiny.ts";
 
 experimentTest(
   "an experiment runs in sittings, skips what is finished, and its tables follow from its cells",

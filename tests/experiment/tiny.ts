@@ -1,5 +1,6 @@
 // An experiment on the demo that takes seconds, and tests that run such ones. Owns their folders and device; refuses to assert.
 import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import type { CellOutcome } from "../../lib/experiment/store.ts";
 import { runExperiment, type RunExperimentOptions } from "../../lib/experiment/run.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { demoData } from "../../lib/io/open_model.ts";
@@ -17,6 +18,18 @@ export const TINY: ExperimentDefinition = {
     rows: [{ name: "answers", file: demoData("heldout"), last: 8, seq: 48 }],
     choices: [{ name: "questions", file: demoData("heldout"), limit: 6 }],
   },
+};
+
+/** What a finished cell has. */
+export const OUTCOME: CellOutcome = {
+  sparsity: { target: 0.2, expected: 0.2, hard: 0.2 },
+  parameters: { before: 2, after: 1 },
+  cut: { layers: [0.2], uniform: 0.2, undecided: null, unevenness: 0 },
+  loss: { last: 1, worst: 1, roughness: 0, gap: 0 },
+  steps: 4,
+  tokens: 8,
+  seconds: 1,
+  adapter: "none",
 };
 
 /** Runs an experiment into a folder, and says what it has worked on. */
@@ -51,9 +64,4 @@ export function experimentTest(name: string, test: (run: Run, out: string, other
 /** A JSON file. */
 export async function json<T>(path: string): Promise<T> {
   return JSON.parse(await Deno.readTextFile(path));
-}
-
-/** Whether there is such a file or folder. */
-export async function exists(path: string): Promise<boolean> {
-  return await Deno.stat(path).then(() => true, () => false);
 }

@@ -57,17 +57,19 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
     read: report,
     characters: lengths(rows.map(charactersOf)),
     refused,
-    tokens: options && lengths(counts),
-    training: options && {
-      seq,
-      ...encodeRows(rows, {
-        ...options,
+    tokens: counts.length > 0 ? lengths(counts) : null,
+    training: options && counts.length > 0
+      ? {
         seq,
-        reading: report,
-        packing: settings.packing,
-        skipBroken: true,
-      }).report,
-    },
+        ...encodeRows(rows, {
+          ...options,
+          seq,
+          reading: report,
+          packing: settings.packing,
+          skipBroken: true,
+        }).report,
+      }
+      : null,
   };
   if (settings.json) printJson(facts);
   else show(facts);

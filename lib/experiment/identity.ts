@@ -3,6 +3,7 @@
 import type { DecoderSpec } from "../nn/spec.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { isScheduleName } from "../prune/builtin_schedules.ts";
+import { isOneShot } from "../run/methods.ts";
 import { type PruneOptions, resolveOptions } from "../run/options.ts";
 import { digestOf } from "../run/run_data.ts";
 import { readScript, scriptUrl } from "../run/schedule_source.ts";
@@ -28,9 +29,14 @@ export interface CellFacts {
  * none. Throws `CompressoError("usage")` for options that cannot work.
  */
 export function identityOfCell({ options, prune, spec, weights, data, schedule }: CellFacts): CellIdentity {
-  const { rows: _rows, recompute: _recompute, prompt, ...facts } = resolveOptions({ ...prune, rows: [] }, spec);
+  const { rows: _rows, recompute: _recompute, prompt, ranking, ...facts } = resolveOptions(
+    { ...prune, rows: [] },
+    spec,
+  );
   return {
     ...Object.fromEntries(Object.entries(facts).flatMap(([name, value]) => flat(name, value))),
+    // Other methods do not rank, and are what they were before there was a choice.
+    ...(isOneShot(facts.method) ? { ranking: JSON.stringify(ranking) } : {}),
     prompt: promptName(prompt),
     schedule,
     weights,

@@ -2,6 +2,7 @@
 // template.
 import { Template } from "../packages.ts";
 import { CompressoError } from "../errors.ts";
+import { strftime } from "./strftime.ts";
 import { type Tokenizer, tokenText } from "./tokenizer.ts";
 
 /** One turn of a conversation. */
@@ -27,27 +28,9 @@ const SPECIAL = ["bos_token", "eos_token", "unk_token", "pad_token"] as const;
 
 const parsed = new Map<string, Template>();
 
-/** The fixed day, by the letters of strftime. */
-const DAY: Readonly<Record<string, string>> = {
-  Y: "2024",
-  y: "24",
-  m: "07",
-  B: "July",
-  b: "Jul",
-  d: "26",
-  e: "26",
-  A: "Friday",
-  a: "Fri",
-  j: "208",
-  H: "00",
-  I: "12",
-  M: "00",
-  S: "00",
-  p: "AM",
-  "%": "%",
-};
-/** Takes the place of `strftime_now`, which the library defines and lets nobody else define. */
-const FIXED_CLOCK = "strftime_fixed";
+/** Takes the place of `strftime_now`, which the library defines with few letters, and lets nobody else define. */
+const CLOCK = "strftime_of_chat";
+const FIXED_DAY = new Date(2024, 6, 26);
 
 /**
  * Renders a conversation with the tokenizer's chat template. The text already holds BOS where the template writes it:
@@ -73,7 +56,7 @@ export function renderChat(
     const text = tokenText(tokenizer.config[key]);
     return text === null ? [] : [[key, text]];
   });
-  const template = parse(options.today ? source : source.replaceAll(/\bstrftime_now\b/g, FIXED_CLOCK));
+  const template = parse(source.replaceAll(/\bstrftime_now\b/g, CLOCK));
   try {
     return template.render({
       ...Object.fromEntries(tokens),
@@ -82,12 +65,7 @@ export function renderChat(
       tools: null,
       documents: null,
       add_generation_prompt: options.addGenerationPrompt,
-      [FIXED_CLOCK]: (format: string): string =>
-        // A dash leaves leading zeros out.
-        format.replaceAll(/%(-?)([A-Za-z%])/g, (whole, dash: string, letter: string) => {
-          const part = DAY[letter] ?? whole;
-          return dash === "" ? part : part.replace(/^0(?=\d)/, "");
-        }),
+      [CLOCK]: (format: string) => strftime(options.today ? new Date() : FIXED_DAY, format),
     });
   } catch (error) {
     throw new CompressoError("input", {

@@ -119,7 +119,7 @@ export function encodeRows(
   const { examples, leftOver, truncated, skipped, refused } = encode(rows, options);
   const promptTokens = rows.some(({ kind }) => kind !== "text") ? promptCost(options) : 0;
   if (examples.length === 0) {
-    if (refused[0]) throw refused[0].error;
+    if (refused[0] && refused.length === rows.length) throw allRefused(refused[0].error, rows.length);
     const prompt = promptTokens > 0 ? `, of which the prompt takes ${promptTokens}` : "";
     throw new CompressoError("input", {
       what: "cannot train on these data",
@@ -154,9 +154,27 @@ export function encodeRows(
   return { examples, report };
 }
 
-/** The sequences of {@link encodeRows} alone; none where no row has a response within `seq`. */
-export function sequencesOf(rows: readonly Row[], options: EncodeRowsOptions): readonly Example[] {
-  return encode(rows, options).examples;
+/** The error of the first row, where leaving rows out leaves none. */
+function allRefused(error: CompressoError, rows: number): CompressoError {
+  const { parts: { mend = `mend the rows: of ${rows} none can be encoded` } } = error.cause instanceof CompressoError
+    ? error.cause
+    : error;
+  return new CompressoError(error.code, { ...error.parts, mend }, { cause: error });
+}
+
+/** The sequences of {@link encodeRows}, none where no row has a response within `seq`, and the numbers of rows that were left out as broken. */
+export function sequencesOf(
+  rows: readonly Row[],
+  options: EncodeRowsOptions,
+): { readonly examples: readonly Example[]; readonly broken: readonly number[] } {
+  const { examples, refused } = encode(rows, options);
+  return { examples, broken: refused.map(({ row }) => row) };
+}
+
+/** A report with more rows that were left out as broken. */
+export function withBroken(report: EncodeReport, broken: readonly number[]): EncodeReport {
+  const first = [...report.lines.broken, ...broken].sort((a, b) => a - b).slice(0, NAMED);
+  return { ...report, broken: report.broken + broken.length, lines: { ...report.lines, broken: first } };
 }
 
 function encode(

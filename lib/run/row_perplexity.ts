@@ -11,6 +11,8 @@ export interface RowPerplexityOptions {
   readonly seq: number;
   /** Text before every instruction or conversation, such as the collaborative prompt. Default null: none. */
   readonly prompt?: string | null;
+  /** Whether rows that cannot be encoded, such as conversations that the chat template refuses, are left out. Default false. */
+  readonly skipBroken?: boolean;
   /** Masks and LoRA. */
   readonly adapters?: Adapters;
   /** Stops the work. */
@@ -109,7 +111,7 @@ function errorOf(sums: readonly number[], counts: readonly number[]): number {
 function encode(
   { tokenizer, spec }: Model,
   rows: readonly Row[],
-  { seq, prompt = null }: RowPerplexityOptions,
+  { seq, prompt = null, skipBroken = false }: RowPerplexityOptions,
 ): Example[] {
   const fail = (code: "usage" | "input", rule: string, value: string): never => {
     throw new CompressoError(code, { what: "cannot measure perplexity over rows", rule, value });
@@ -118,9 +120,14 @@ function encode(
     fail("usage", `seq is a whole number from 2 to the model's context of ${spec.maxPosition} tokens`, String(seq));
   }
   if (!tokenizer) return fail("input", "a model needs a tokenizer to read text", "this one has none");
-  const examples = rows.map((row, index): Example => {
-    const { tokens, labels } = encodeRow(row, row.number ?? index + 1, { tokenizer, prompt, seq });
-    return { tokens: tokens.slice(0, seq), labels: labels.slice(0, seq) };
+  const examples = rows.flatMap((row, index): Example[] => {
+    try {
+      const { tokens, labels } = encodeRow(row, row.number ?? index + 1, { tokenizer, prompt, seq });
+      return [{ tokens: tokens.slice(0, seq), labels: labels.slice(0, seq) }];
+    } catch (error) {
+      if (skipBroken && error instanceof CompressoError) return [];
+      throw error;
+    }
   }).filter(({ labels }) => countLabels(labels) > 0);
   if (examples.length === 0) fail("input", "at least one row has a token to predict", `${rows.length} rows`);
   return examples;

@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
 import type { Example } from "../io/prompts.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
-import { type Batches, createBatches, type EncodeReport, encodeRows, sequencesOf } from "./batches.ts";
+import { type Batches, createBatches, type EncodeReport, encodeRows, sequencesOf, withBroken } from "./batches.ts";
 import type { Model } from "./model.ts";
 import type { PruneOptions, ResolvedOptions } from "./options.ts";
 
@@ -36,13 +36,13 @@ export function encodeRun(
   const [training, heldoutRows] = splitRows(rows);
   const { examples, report } = encodeRows(training, { ...encoding, ...(reading ? { reading } : {}) });
   // Rows that are held out may all be too long for `seq`: what they cannot give is taken from those that are trained on.
-  const apart = sequencesOf(heldoutRows, encoding).slice(0, HELD_OUT);
-  const heldout = apart.length > 0 ? apart : examples.slice(-HELD_OUT);
+  const apart = sequencesOf(heldoutRows, encoding), sequences = apart.examples.slice(0, HELD_OUT);
+  const heldout = sequences.length > 0 ? sequences : examples.slice(-HELD_OUT);
   checkVocab([...examples, ...heldout], vocab);
   // Tokenizers may have a pad token that the model has no embedding of.
   const padId = [tokenizer.padId, tokenizer.eosId].find((id) => id !== null && id < vocab) ?? 0;
   return {
-    report,
+    report: withBroken(report, apart.broken),
     heldout: heldout.map(({ tokens }) => [...tokens]),
     digest: digestOf(examples.flatMap(({ tokens, labels }) => [tokens, labels])),
     makeBatches: (seed) => createBatches(examples, { batch, seq, seed, padId }),

@@ -1,13 +1,16 @@
 // A trusted schedule script as a module of this process. Owns that the text which was read is the code that runs; refuses to read it, and to isolate it.
 //
 // An import of the script's own URL would give whatever Deno has cached for it: in this process since the first import, for http even from an
-// earlier one. So the text is imported as a data: URL. Such a module has no folder: what its imports mean is written into the text.
+// earlier one. So a file is imported with the hash of its text behind a question mark, which is no part of its path; whatever a script may do, it
+// may do there. Where its imports need a meaning that Deno does not give them, and for http and https, the text is imported as a data: URL. Such a
+// module has no folder: what its imports mean is written into the text, and imports whose names it computes are not found.
 import * as modules from "node:module";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { CompressoError } from "../errors.ts";
 import { asSchedule, type Schedule } from "../prune/schedule_script.ts";
 import { dataUrl } from "./schedule_sandbox.ts";
+import { digestOf } from "./run_data.ts";
 import { findImports, isToolkit, type ScriptImport, type ScriptSource } from "./schedule_source.ts";
 
 /** A script that was run. */
@@ -30,28 +33,39 @@ export async function importTrusted(
   { text, isJavaScript }: Pick<ScriptSource, "text" | "isJavaScript">,
 ): Promise<TrustedScript> {
   const found = findImports(text), targets = found.map(({ specifier }) => targetOf(specifier, url));
-  const code = metaOf(url) + placed(text, found, targets).replace(/^#!/, "//");
+  const isPlain = found.every(({ specifier }, index) => meaning(specifier, url) === targets[index]);
   let module: unknown;
   try {
-    module = await import(dataUrl(code, isJavaScript ? "javascript" : "typescript"));
+    if (url.protocol === "file:" && isPlain) module = await import(`${url.href}?${digestOf([text])}`);
+    else {
+      const code = metaOf(url) + placed(text, found, targets).replace(/^#!/, "//");
+      module = await import(dataUrl(code, isJavaScript ? "javascript" : "typescript"));
+    }
   } catch (error) {
     throw new CompressoError("input", {
       what: `cannot load the schedule ${url.href}`,
       rule: "it is a module that Deno can import",
       value: (error instanceof Error ? `${error.name}: ${error.message}` : String(error))
-        .replaceAll(/data:application\/\w+;base64,[A-Za-z\d+/=.…]*/g, url.href),
+        .replaceAll(
+          /data:application\/\w+;base64,[A-Za-z\d+/=.…]*|(?<=\.\w+)\?[\da-f]{16}/g,
+          (found) => found.startsWith("?") ? "" : url.href,
+        ),
     }, { cause: error });
   }
   const exported = typeof module === "object" && module !== null && "default" in module ? module.default : undefined;
   return { schedule: asSchedule(exported), importsOthers: targets.some((target) => target !== TOOLKIT) };
 }
 
-/** The URL that an import means in a script at a URL, or its specifier where it means the same everywhere. */
+/** The URL that an import is to have in a script at a URL, or its specifier where it means the same everywhere. */
 function targetOf(specifier: string, url: URL): string {
-  const isMod = specifier.endsWith("mod.ts");
-  if (!RELATIVE.test(specifier)) return isToolkit(specifier) && !isMod ? TOOLKIT : specifier;
-  const own = new URL(specifier, url);
-  return isToolkit(specifier) && !isThere(own) ? TOOLKIT : own.href;
+  const isMod = specifier.endsWith("mod.ts"), own = meaning(specifier, url);
+  if (!RELATIVE.test(specifier)) return isToolkit(specifier) && !isMod ? TOOLKIT : own;
+  return isToolkit(specifier) && !isThere(new URL(own)) ? TOOLKIT : own;
+}
+
+/** The same as Deno has it. */
+function meaning(specifier: string, url: URL): string {
+  return RELATIVE.test(specifier) ? new URL(specifier, url).href : specifier;
 }
 
 /** Whether there is such a file; what a server has is not asked for. */

@@ -16,6 +16,7 @@ import { RowCache } from "../../lib/experiment/rows.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/io/open_model.ts";
 import { inTemporaryFolder } from "../io/files.ts";
+import { digestOf } from "../../lib/run/run_data.ts";
 import { OUTCOME } from "./tiny.ts";
 
 const PLAIN: ExperimentDefinition = {
@@ -212,6 +213,13 @@ Deno.test("a plan has the steps, tokens and facts of each cell, and names the ce
   assert.equal(first?.state.kind, "new");
   assert.equal(first?.identity["rates.lora"], "0.001", "defaults are part of what a cell is");
   assert.equal(first?.identity["prompt"], "none");
+  // Another fact would make every finished cell another one.
+  assert.equal(digestOf([Object.keys(first?.identity ?? {}).sort().join()]), "620f11868ede0a3d");
+  const taylor = await planCells(
+    resolveExperiment(defineExperiment({ ...PLAIN, grid: { method: ["taylor"] } })),
+    store,
+  );
+  assert.equal(taylor.cells[0]?.identity["ranking"], '"all"');
   const long = defineExperiment({ ...PLAIN, grid: { seq: [48, 100_000] } });
   await assert.rejects(planCells(resolveExperiment(long), store), /longest context.*100000|cell seq=100000/s);
   const absent = defineExperiment({ ...PLAIN, data: "absent.jsonl" });

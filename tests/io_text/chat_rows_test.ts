@@ -257,7 +257,14 @@ Deno.test("rows that the template refuses are left out and counted by number whe
     assert.deepEqual([report.rows, report.broken, report.lines.broken], [4, 2, [2, 9]]);
     assert.deepEqual([report.skipped, report.truncated], [0, 0]);
     const none = (): unknown => encodeRows([turned, turned], { ...options, skipBroken: true });
-    assert.throws(none, failure("input", /cannot format a chat, row 1;/));
+    assert.throws(
+      none,
+      failure("input", /cannot format a chat, row 1;.*mend: mend the rows: of 2 none can be encoded/),
+    );
+    const long = chat("Where? ".repeat(100), "here");
+    const tooLong = (): unknown =>
+      encodeRows([turned, long], { ...options, seq: 20, packing: false, skipBroken: true });
+    assert.throws(tooLong, failure("input", /2 rows, seq 20; mend: raise seq/));
   }
 });
 

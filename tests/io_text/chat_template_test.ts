@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { renderChat } from "../../lib/io/chat_template.ts";
-import { encodeExample } from "../../lib/io/prompts.ts";
+import { encodeExample, formatExample } from "../../lib/io/prompts.ts";
 import { encodeChat, encodeChatPrompt } from "../../lib/io/prompts_chat.ts";
+import { strftime } from "../../lib/io/strftime.ts";
 import { failure, golden, tokenizerOf, withConfig } from "./fixtures.ts";
 
 for (const name of ["byte_level", "sentencepiece"] as const) {
@@ -38,31 +39,47 @@ Deno.test("a chat template sees tools and documents as none, not as undefined", 
   assert.equal(text, "none defined;none defined;");
 });
 
+/** Runs work at another time. */
+function at<T>(time: Date, work: () => T): T {
+  const Real = globalThis.Date;
+  const set = class extends Real {
+    constructor(...given: [] | [number, number, number, number?]) {
+      if (given.length === 0) super(time.getTime());
+      else super(...given);
+    }
+  };
+  Reflect.set(globalThis, "Date", set);
+  try {
+    return work();
+  } finally {
+    globalThis.Date = Real;
+  }
+}
+
 Deno.test("a template that prints the date makes equal rows equal tokens on any day, and tells a chat the day that it is", async () => {
-  const template = "{{ strftime_now('%d %b %Y, %-d.%-m.%y %A %%') if strftime_now is defined }}" +
+  const template = "{{ strftime_now('%A, %-d %B %Y, %d %b %y %j') if strftime_now is defined }}" +
     "{% for m in messages %}|{{ m.role }}: {{ m.content }}{% endfor %}{% if add_generation_prompt %}|assistant: {% endif %}";
   const tokenizer = withConfig(await tokenizerOf("byte_level"), {}, template);
   const row = { kind: "instruct", instruction: "x", input: "", output: "y", choices: null, extra: {} } as const;
   const turns = [{ role: "user", content: "x" }, { role: "assistant", content: "y" }] as const;
-  const options = { tokenizer, prompt: null };
+  const options = { tokenizer, prompt: null }, day = new Date(2026, 11, 3, 23, 59);
   const seen = (): unknown => [encodeExample(row, { ...options, seq: 200 }).tokens, encodeChat(turns, options).ids];
-  const chat = (): string => tokenizer.decode(encodeChatPrompt([turns[0]], { ...options, today: true }));
-  const [rows, asked] = [seen(), chat()];
+  assert.deepEqual(at(day, seen), seen());
   assert.equal(
-    renderChat(tokenizer, [turns[0]], { addGenerationPrompt: true }),
-    "26 Jul 2024, 26.7.24 Friday %|user: x|assistant: ",
+    at(day, () => renderChat(tokenizer, [turns[0]], { addGenerationPrompt: true })),
+    "Friday, 26 July 2024, 26 Jul 24 208|user: x|assistant: ",
   );
-  const Real = globalThis.Date;
-  const later = class extends Real {
-    constructor() {
-      super(Real.now() + 86_400_000 * 40);
-    }
-  };
-  Reflect.set(globalThis, "Date", later);
-  try {
-    assert.deepEqual(seen(), rows);
-    assert.notEqual(chat(), asked);
-  } finally {
-    globalThis.Date = Real;
-  }
+  const now = "Thursday, 3 December 2026, 03 Dec 26 337|user: x|assistant: ";
+  const today = { ...options, today: true };
+  assert.equal(at(day, () => tokenizer.decode(encodeChatPrompt([turns[0]], today))), now);
+  assert.equal(at(day, () => formatExample(row, today).prefix), now);
+});
+
+Deno.test("strftime() writes what Python's does", () => {
+  const format = "%Y %y %m %B %b %d %e %A %a %j %H %I %M %S %p %% %-d %-m %-H %Q";
+  assert.equal(
+    strftime(new Date(2024, 2, 5, 0, 7, 9), format),
+    "2024 24 03 March Mar 05  5 Tuesday Tue 065 00 12 07 09 AM % 5 3 0 %Q",
+  );
+  assert.equal(strftime(new Date(2023, 11, 31, 13, 0), "%j %I %p"), "365 01 PM");
 });

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { parseRows, type Row } from "../../lib/io/datasets.ts";
 import { type ResolvedOptions, resolveOptions } from "../../lib/run/options.ts";
 import { encodeRun } from "../../lib/run/run_data.ts";
-import { failure, tokenizerOf } from "./fixtures.ts";
+import { failure, tokenizerOf, withConfig } from "./fixtures.ts";
 
 const tokenizer = await tokenizerOf("byte_level");
 const model = { tokenizer, spec: { vocab: tokenizer.vocabSize } };
@@ -48,6 +48,23 @@ Deno.test("rows that are held out and do not fit refuse no run: sequences that a
   const { heldout, report } = encodeRun(model, optionsOf(rows, { packing: false }));
   assert.deepEqual([report.rows, report.examples], [11, 11]);
   assert.equal(heldout.length, 8);
+});
+
+Deno.test("broken rows are counted and named wherever they stand, in those that are held out too", () => {
+  const template = "{% for m in messages %}{% if m['content'] == 'no' %}{{ raise_exception('no') }}{% endif %}" +
+    "{{ m['role'] + ': ' + m['content'] + ' ' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
+  const own = { tokenizer: withConfig(tokenizer, {}, template), spec: model.spec };
+  const lines = Array.from({ length: 20 }, (_, row) => {
+    const content = row === 4 || row === 18 ? "no" : `say ${row}`;
+    return JSON.stringify({ messages: [{ role: "user", content }, { role: "assistant", content: "on" }] });
+  });
+  const { rows } = parseRows(lines.join("\n"), "rows.jsonl");
+  for (const packing of [true, false]) {
+    const { report, heldout } = encodeRun(own, optionsOf(rows, { packing }), { skipBroken: true });
+    assert.deepEqual([report.rows, report.broken, report.lines.broken], [18, 2, [5, 19]]);
+    assert.ok(heldout.length > 0);
+    assert.throws(() => encodeRun(own, optionsOf(rows, { packing })), failure("input", /row 5;/));
+  }
 });
 
 Deno.test("tokens without an embedding are refused before training, and do not serve as padding", () => {

@@ -42,13 +42,9 @@ Deno.test("a chat template sees tools and documents as none, not as undefined", 
 /** Runs work at another time. */
 function at<T>(time: Date, work: () => T): T {
   const Real = globalThis.Date;
-  const set = class extends Real {
-    constructor(...given: [] | [number, number, number, number?]) {
-      if (given.length === 0) super(time.getTime());
-      else super(...given);
-    }
-  };
-  Reflect.set(globalThis, "Date", set);
+  const construct = (_: typeof Date, given: readonly unknown[]): Date =>
+    Reflect.construct(Real, given.length === 0 ? [time.getTime()] : given);
+  Reflect.set(globalThis, "Date", new Proxy(Real, { construct }));
   try {
     return work();
   } finally {

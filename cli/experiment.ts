@@ -64,7 +64,7 @@ export function experimentVerb(): CommandUnknownOpts {
       "none" as const,
     )
     .option("--evaluate-only", "only take measures that are missing, on models that were kept")
-    .option("--redo", "run anew what failed, has another definition than before, or lacks measures")
+    .option("--redo", "run anew what failed, has another definition than before, or lacks measures and its model")
     .option("--dry-run", "list the runs with their steps, tokens and state, and do nothing")
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
     .option(...TUNING_OPTION)
@@ -198,6 +198,7 @@ function stateWord(state: PlannedCell["state"]): string {
   if (state.kind === "unmeasured") {
     return `${state.hasModel ? "to be measured" : "lacks measures"}${state.failure ? ", failed before" : ""}`;
   }
+  if (state.kind === "changed") return state.failure ? "changed, failed before" : "changed";
   if (state.kind === "pruned") return "pruned, to be measured";
   return state.kind === "stopped" ? "stopped, goes on" : state.kind;
 }

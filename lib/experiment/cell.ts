@@ -44,11 +44,12 @@ export async function pruneCell(
     readonly onBegin: () => void;
   },
 ): Promise<void> {
-  const { folder, prune, options, identity } = cell, told = new Set<Alarm>();
+  const { folder, prune, options, identity } = cell, told = new Set<Alarm>(), toldBefore = new Set<string>();
+  const resume = !anew && await store.isResumable(folder), earlier = resume ? await store.records(folder) : [];
   let session: PruneSession | null = null;
   const tell = (alarms: readonly Alarm[]): void => {
-    // A run that goes back more than once says again why it went back before.
-    for (const alarm of alarms.filter((one) => !told.has(one))) {
+    // A run that goes back more than once says again why it went back before, and a resumed one has the alarms of earlier sittings.
+    for (const alarm of alarms.filter((one) => !told.has(one) && !toldBefore.has(JSON.stringify(one)))) {
       told.add(alarm);
       events.onAlarm?.(alarm);
     }
@@ -58,7 +59,7 @@ export async function pruneCell(
     ...rows,
     out: store.cell(folder),
     checkpointEvery: CHECKPOINT_EVERY,
-    resume: !anew && await store.isResumable(folder),
+    resume,
     async onReady(): Promise<void> {
       if (anew) await store.begin(folder, identity, { anew });
       onBegin();
@@ -77,7 +78,11 @@ export async function pruneCell(
         await store.setCut(folder, cutProfile(session.result(), { learned, rates }));
       },
     },
-    onStart: (started) => session = started,
+    onStart(started, doneBefore): void {
+      session = started;
+      const told = earlier.filter(({ step }) => step <= doneBefore).flatMap(({ alarms }) => alarms);
+      for (const alarm of told) toldBefore.add(JSON.stringify(alarm));
+    },
     onRecord(record): void {
       if (options.lora === false && record.learningRate > 0) throw trainsAnyway(record);
       events.onRecord?.(record);

@@ -15,7 +15,7 @@ export interface FileData {
   readonly last?: number | undefined;
   /** Field that holds the text of a row. */
   readonly textField?: string | undefined;
-  /** Whether broken rows are left out. */
+  /** Whether broken rows are left out, conversations that the chat template refuses among them. */
   readonly skipBroken?: boolean | undefined;
 }
 

@@ -2,35 +2,39 @@
 // what runs.
 import { CompressoError } from "../errors.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
+import { alarmSettings, alarmText } from "../run/monitors/alarm_setting.ts";
 import { AlarmError } from "../run/monitors/judge.ts";
-import { isCellOption } from "./options.ts";
+import { type CellOptions, isCellOption } from "./options.ts";
+import type { PlannedCell } from "./plan.ts";
 import type { CellFailure, CellState } from "./store.ts";
 
-/** An error as the failure of a cell whose last try ended as `before` says. */
-export function failureOf(error: unknown, before: CellFailure | null): CellFailure {
+/** An error as the failure of a cell. */
+export function failureOf(error: unknown, { state, options }: Pick<PlannedCell, "state" | "options">): CellFailure {
   return {
     code: error instanceof CompressoError ? error.code : "defect",
-    message: messageOf(error),
-    tries: (before ? before.tries ?? 1 : 0) + 1,
+    message: messageOf(error, options),
+    tries: triesOf(state) + 1,
   };
 }
 
 /** How often a cell was tried since it last went well. */
 export function triesOf(state: CellState): number {
   if (state.kind === "failed") return state.tries;
-  return state.kind === "unmeasured" && state.failure ? state.failure.tries ?? 1 : 0;
+  return "failure" in state && state.failure ? state.failure.tries ?? 1 : 0;
 }
 
 /** Why a cell's last try failed; null where it did not. */
 export function messageOfState(state: CellState): string | null {
   if (state.kind === "failed") return state.what;
-  return state.kind === "unmeasured" ? state.failure?.message ?? null : null;
+  return "failure" in state ? state.failure?.message ?? null : null;
 }
 
-function messageOf(error: unknown): string {
+function messageOf(error: unknown, options: CellOptions): string {
   if (!(error instanceof CompressoError)) return error instanceof Error ? error.message : String(error);
   const { code, parts } = error;
-  if (error instanceof AlarmError) return new CompressoError(code, { ...parts, mend: mendOf(error.alarm) }).message;
+  if (error instanceof AlarmError) {
+    return new CompressoError(code, { ...parts, mend: mendOf(error.alarm, options) }).message;
+  }
   // What would fit in the memory is said by the options of `prune` too.
   if (code !== "gpu" || parts.mend === undefined) return error.message;
   return new CompressoError(code, { ...parts, mend: inOptions(parts.mend) }).message;
@@ -45,13 +49,15 @@ function inOptions(text: string): string {
 }
 
 /** As the verb `prune` words it, but for the ways that a cell has. */
-function mendOf({ monitor, change }: Alarm): string {
+function mendOf({ monitor, change }: Alarm, { onAlarm = [] }: CellOptions): string {
   const advice = inOptions(change), changed = `${advice}, and run it anew (--redo)`;
   // NaN cannot be gone on with.
   if (monitor === "nan") return changed;
-  const setting = `${monitor}=warn`;
+  // The others stay as the cell has them.
+  const own = alarmSettings(onAlarm, { option: "onAlarm" });
+  const setting = alarmText({ ...own, [monitor]: { ...own[monitor], action: "warn" } });
   const goOn =
-    `let it go on as it is: the option onAlarm "${setting}" for this run in the definition, or for all runs --set onAlarm=${setting}, and --redo`;
+    `let it go on as it is: the option onAlarm "${setting}" for this run in the definition, or for all runs --set onAlarm=${setting}, and --redo, which also runs finished ones anew where ${monitor} raised an alarm`;
   // Other programs' memory is no option of a cell.
   return monitor === "memory" ? `${advice}, and the same command goes on; or ${goOn}` : `${changed}; or ${goOn}`;
 }

@@ -41,11 +41,13 @@ export async function placeCells(
   }
   if (places.size === cells.length) return places;
   const folders = [...await store.identities()];
-  // Cells may differ in what is no fact, such as recompute: each first looks for the folder that says the same of it.
-  for (const fits of [agree, (): boolean => true]) {
+  // Cells may differ in what is no fact, such as recompute: each first looks for the folder that says the same of it. What alarms do is none of
+  // some runs, as their state will tell.
+  const always = (): boolean => true;
+  for (const [fits, raised] of [[agree, null], [always, null], [always, []]] as const) {
     for (const cell of cells.filter((one) => !places.has(one))) {
       const equal = folders.filter(([folder, identity]) =>
-        !taken.has(folder) && fits(folder, cell.name) && differences(identity, cell.identity) === null
+        !taken.has(folder) && fits(folder, cell.name) && differences(identity, cell.identity, { raised }) === null
       );
       const found = (await Promise.all(equal.map(([folder]) => at(cell, folder)))).filter(isBegun);
       const [furthest] = found.sort((a, b) => ORDER.indexOf(a.state.kind) - ORDER.indexOf(b.state.kind));

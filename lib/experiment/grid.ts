@@ -2,6 +2,7 @@
 // refuses to run them.
 import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
+import { alarmSettings, alarmText, monitorOf } from "../run/monitors/alarm_setting.ts";
 import { type ExperimentDefinition, type Grid, gridsOf } from "./definition.ts";
 import { labelsOf } from "./labels.ts";
 import { CELL_OPTION_NAMES, type CellOptionName, type CellOptions, isCellOption, shownOption } from "./options.ts";
@@ -66,9 +67,10 @@ export function chooseCells(cells: readonly Cell[], filter: Filter): Cell[] {
     if (!isCellOption(name)) return fail(name, `options are ${CELL_OPTION_NAMES.join(", ")}`, name);
     const label = labelsOf(cells.map(({ options }) => options[name]));
     const known = [...new Set(cells.map(({ options }) => label(options[name])))];
-    const stranger = values.find((value) => !known.includes(value));
+    const wanted = name === "onAlarm" ? values.map(alarmLabel) : values;
+    const stranger = wanted.find((value) => !known.includes(value));
     if (stranger !== undefined) fail(name, `in this experiment it is one of ${known.join(", ")}`, stranger);
-    return left.filter(({ options }) => values.includes(label(options[name])));
+    return left.filter(({ options }) => wanted.includes(label(options[name])));
   }, [...cells]);
 }
 
@@ -85,10 +87,16 @@ function combinations({ grid, base = {} }: Pick<ExperimentDefinition, "grid" | "
         ...rest,
         ...(units === undefined ? {} : { units: joined(units) }),
         ...(targets === undefined ? {} : { targets: joined(targets) }),
-        ...(onAlarm === undefined ? {} : { onAlarm: joined(onAlarm) }),
+        ...(onAlarm === undefined ? {} : { onAlarm: alarmText(alarmSettings(onAlarm, { option: "onAlarm" })) }),
       };
     })
   );
+}
+
+/** Settings of alarms in the form that a cell has, as it is shown. */
+function alarmLabel(value: string): string {
+  if (monitorOf(value) === null) return value;
+  return shownOption(alarmText(alarmSettings(value.replaceAll("+", ","), { option: "onAlarm" })));
 }
 
 function joined(words: string | readonly string[]): string {

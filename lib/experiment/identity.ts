@@ -4,6 +4,7 @@ import type { DecoderSpec } from "../nn/spec.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { isScheduleName } from "../prune/builtin_schedules.ts";
 import { isOneShot } from "../run/methods.ts";
+import { MONITOR_NAMES, type MonitorName } from "../run/monitors/alarm.ts";
 import { type PruneOptions, resolveOptions } from "../run/options.ts";
 import { digestOf } from "../run/run_data.ts";
 import { readScript, scriptUrl } from "../run/schedule_source.ts";
@@ -63,9 +64,19 @@ export function isScriptPath(schedule: string): boolean {
   return !isScheduleName(schedule) && !/^[a-z][a-z\d+.-]+:/i.test(schedule);
 }
 
-/** What differs, in words; null where nothing does. */
-export function differences(then: CellIdentity, now: CellIdentity): string | null {
-  const names = [...new Set([...Object.keys(then), ...Object.keys(now)])];
+/**
+ * What differs, in words; null where nothing does. Of a run that has ended it is known which monitors `raised` an alarm: what the others would
+ * have done then has decided nothing.
+ */
+export function differences(
+  then: CellIdentity,
+  now: CellIdentity,
+  { raised = null }: { readonly raised?: readonly MonitorName[] | null } = {},
+): string | null {
+  const idle = MONITOR_NAMES.filter((name) => raised && !raised.includes(name)).map((name) =>
+    `monitors.${name}.action`
+  );
+  const names = [...new Set([...Object.keys(then), ...Object.keys(now)])].filter((name) => !idle.includes(name));
   const differing = names.filter((name) => then[name] !== now[name]);
   if (differing.length === 0) return null;
   return differing.map((name) => `${name}: ${then[name] ?? "not given"} then, ${now[name] ?? "not given"} now`).join(

@@ -96,6 +96,7 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
           const { perplexity: value, tokens, stderr } = await rowPerplexity(model, set.rows, {
             seq,
             prompt,
+            skipBroken: file.skipBroken ?? false,
             ...(control.signal ? { signal: control.signal } : {}),
             onProgress: (done, all) => control.onProgress?.(done / all),
           });

@@ -104,8 +104,8 @@ export interface CellOptions {
   /** Kept widths are multiples of it. */
   readonly align?: number | undefined;
   /**
-   * What alarms do: `divergence=warn`, or with a threshold `constraint=warn:0.02`; several with commas between, or as a list. What is left out
-   * has its default, see `MonitorOptions`.
+   * What alarms do: `divergence=warn`, or with a threshold `constraint=warn:0.02`; several with commas between, or as a list, in any order. What is
+   * left out has its default, see `MonitorOptions`.
    */
   readonly onAlarm?: string | readonly string[] | undefined;
   /** Query heads that a layer keeps at least. */

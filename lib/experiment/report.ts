@@ -2,8 +2,9 @@
 // what; refuses to draw or to word it.
 import { join } from "node:path";
 import { writeFileAtomically } from "../io/atomic.ts";
+import { textIfThere } from "../io/text_file.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
-import { charts } from "./charts.ts";
+import { charts, shownCharts } from "./charts.ts";
 import { messageOfState } from "./failure.ts";
 import { axesOf, type Cell } from "./grid.ts";
 import { labelsOf } from "./labels.ts";
@@ -144,13 +145,17 @@ export async function makeReport(
   };
 }
 
-/** Writes report.md, report.json and the charts. Returns their paths. */
+/** Writes report.md, report.json and the charts, and removes those that the earlier report.md shows and that are no longer drawn. Returns their paths. */
 export async function writeReport(report: ExperimentReport, out: string): Promise<readonly string[]> {
   const drawn = charts(report), { losses: _losses, ...data } = report;
   const path = (name: string): string => join(out, name);
+  const shown = shownCharts(await textIfThere(path("report.md")) ?? "");
   for (const { file, svg } of drawn) await writeFileAtomically(path(file), svg);
   await writeFileAtomically(path("report.md"), markdown(report, drawn));
   await writeJson(path("report.json"), data);
+  for (const file of shown.filter((one) => !drawn.some(({ file }) => file === one))) {
+    await Deno.remove(path(file)).catch(() => undefined);
+  }
   return ["report.md", "report.json", ...drawn.map(({ file }) => file)].map(path);
 }
 
@@ -170,8 +175,7 @@ async function reportCell({ name: cell, folder }: PlannedCell, { at, measures, s
     if (value !== null && Number.isFinite(value)) numbers[name] = value;
   }
   const { cut: { layers }, steps, tokens } = outcome;
-  const alarms = outcome.alarms ?? (await store.summary(folder))?.alarms ?? null;
-  return { cell, folder, at, numbers, layers, steps, tokens, alarms };
+  return { cell, folder, at, numbers, layers, steps, tokens, alarms: await store.alarms(folder) };
 }
 
 async function valuesOfCells(

@@ -14,6 +14,8 @@ import type { DataSource, FileData, SelfWrittenData } from "./definition.ts";
 export interface SourceRows {
   readonly rows: readonly Row[];
   readonly reading: DataReport;
+  /** Whether rows that cannot be encoded are left out, as broken ones were. */
+  readonly skipBroken: boolean;
 }
 
 /** What self-written texts need. */
@@ -51,7 +53,7 @@ export class RowCache {
   async rows(source: DataSource, writer: Writer): Promise<SourceRows> {
     const file = typeof source === "string" ? { file: source } : source;
     const { rows, report } = await this.read("generate" in file ? { file: await write(file, writer) } : file);
-    return { rows, reading: report };
+    return { rows, reading: report, skipBroken: "generate" in file ? false : file.skipBroken ?? false };
   }
 
   /** A digest of all bytes of a file. Throws `CompressoError("input")` where there is none. */

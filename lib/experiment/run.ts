@@ -95,7 +95,7 @@ export async function runExperiment(experiment: Experiment, options: RunExperime
   const reportNow = async (): Promise<
     { after: ExperimentPlan; report: ExperimentReport; files: readonly string[] }
   > => {
-    const after = withFailures(await refreshed(plan, store), failures);
+    const after = await refreshed(plan, store);
     const report = await makeReport(resolved, after, store);
     return { after, report, files: await writeReport(report, store.out) };
   };
@@ -125,16 +125,6 @@ export async function runExperiment(experiment: Experiment, options: RunExperime
     }),
     left: after.cells.filter(({ state }) => state.kind !== "done").length,
   };
-}
-
-/** A plan that also knows the failures that no folder does: of a changed cell, whose folder still has what it was. */
-function withFailures(plan: ExperimentPlan, failures: ReadonlyMap<string, CellFailure>): ExperimentPlan {
-  const known = (cell: PlannedCell): PlannedCell => {
-    const failure = failures.get(cell.name);
-    if (!failure || cell.state.kind !== "changed") return cell;
-    return { ...cell, state: { kind: "failed", what: failure.message, isPruned: false, tries: 1 } };
-  };
-  return { ...plan, all: plan.all.map(known), cells: plan.cells.map(known) };
 }
 
 /** Cells that this sitting works on; those that failed come last, so that none that always fails keeps another one from its turn. */
@@ -181,8 +171,9 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
   const { name, folder, identity, state, model: { path, baseDtype } } = cell, { measures, cache } = plan;
   const { onRecord, onPhase, signal } = options;
   const events: CellEvents = { onRecord, onPhase, signal, onAlarm: (alarm) => options.onAlarm?.(cell, alarm) };
+  // What lacks measures alone is measured where its model lies there, also after a failure.
   const redoes = options.redo === true && options.evaluateOnly !== true &&
-    (state.kind === "changed" || triesOf(state) > 0);
+    (state.kind === "changed" || state.kind === "failed");
   const before = await store.result(folder);
   let isPruned = hasPruned(cell) && !redoes, isBegun = false;
   const anew = redoes || (state.kind === "unmeasured" && !isPruned);
@@ -212,12 +203,22 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
     return null;
   } catch (error) {
     if (signal?.aborted) throw error;
-    const failure = failureOf(error, before?.failure ?? null);
+    const failure = failureOf(error, cell);
     // Measures that were taken stay, also where another one failed.
     const own = isPruned ? await outcomeOf(cell, store).catch(() => null) : null;
     const outcome = own ?? (isBegun ? null : before?.outcome ?? null);
-    // The folder of a changed cell that has not begun is that of its earlier definition.
-    if (isBegun || state.kind !== "changed") await store.setResult(folder, { cell: name, identity, outcome, failure });
+    if (!isBegun && state.kind === "changed") {
+      // Its folder is that of its earlier definition.
+      await store.setRetry(folder, { identity, failure });
+      return failure;
+    }
+    const missing = missingOf(measures, await store.measured(store.cell(folder)));
+    await store.setResult(folder, {
+      cell: name,
+      identity,
+      outcome,
+      failure: { ...failure, missing: Object.fromEntries(missing.map(({ id, identity }) => [id, identity])) },
+    });
     return failure;
   }
 }

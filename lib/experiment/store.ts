@@ -5,7 +5,8 @@ import { CompressoError, type ErrorCode } from "../errors.ts";
 import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
 import { exists } from "../io/exists.ts";
 import { textIfThere } from "../io/text_file.ts";
-import type { Alarm } from "../run/monitors/alarm.ts";
+import type { Alarm, MonitorName } from "../run/monitors/alarm.ts";
+import { recordsUpTo } from "../run/record_lines.ts";
 import { CHECKPOINT_FILE } from "../run/run_files.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { RunSummary } from "../run/session.ts";
@@ -56,13 +57,22 @@ export interface CellFailure {
   readonly message: string;
   /** How often the cell was tried since it last went well; default 1. */
   readonly tries?: number | undefined;
+  /** Measures that were missing then, by name, each with what decides its values; beside an outcome it counts while one of them is. */
+  readonly missing?: Readonly<Record<string, string>> | undefined;
+}
+
+/** retry.json of a cell whose definition has changed: why it could not begin anew. */
+interface CellRetry {
+  /** What it was to be. */
+  readonly identity: CellIdentity;
+  readonly failure: CellFailure;
 }
 
 /** How far a cell is. */
 export type CellState =
   | { readonly kind: "new" | "stopped" | "pruned" | "done" }
-  /** Its definition is not that of the folder. */
-  | { readonly kind: "changed"; readonly what: string }
+  /** Its definition is not that of the folder. The last try to run it anew may have failed before it began. */
+  | { readonly kind: "changed"; readonly what: string; readonly failure: CellFailure | null }
   /** Its pruning may have ended well all the same. */
   | { readonly kind: "failed"; readonly what: string; readonly isPruned: boolean; readonly tries: number }
   /** Measures that are not taken yet; without the model's files they cannot be. The last try may have failed. */
@@ -73,7 +83,13 @@ export type CellState =
     readonly failure: CellFailure | null;
   };
 
-const FILES = { identity: "cell.json", cut: "cut.json", measured: "measures.json", result: "result.json" } as const;
+const FILES = {
+  identity: "cell.json",
+  cut: "cut.json",
+  measured: "measures.json",
+  result: "result.json",
+  retry: "retry.json",
+} as const;
 /** Folder of the pruned model within that of its cell. */
 export const MODEL_FOLDER = "model";
 
@@ -136,8 +152,12 @@ export class Store {
   async stateOf(name: string, identity: CellIdentity, measures: readonly Measure[]): Promise<CellState> {
     const dir = this.cell(name), then = await readJson<CellIdentity>(join(dir, FILES.identity));
     if (!then) return { kind: "new" };
-    const what = differences(then, identity);
-    if (what !== null) return { kind: "changed", what };
+    const what = differences(then, identity) && differences(then, identity, { raised: await this.#raised(name) });
+    if (what !== null) {
+      const retry = await readJson<CellRetry>(join(dir, FILES.retry));
+      const isThis = retry !== null && differences(retry.identity, identity) === null;
+      return { kind: "changed", what, failure: isThis ? retry.failure : null };
+    }
     const result = await this.result(name), hasModel = await exists(join(dir, MODEL_FOLDER));
     const isPruned = hasModel && await exists(join(dir, "run.json"));
     if (result?.failure && !result.outcome) {
@@ -151,7 +171,14 @@ export class Store {
     const missing = missingOf(measures, await this.measured(dir));
     // Also where a measure has failed that is no longer wanted.
     if (missing.length === 0) return { kind: "done" };
-    return { kind: "unmeasured", missing: missing.map(({ id }) => id), hasModel, failure: result.failure };
+    const failure = standing(result.failure, missing);
+    return { kind: "unmeasured", missing: missing.map(({ id }) => id), hasModel, failure };
+  }
+
+  /** Monitors that raised an alarm in a run that has ended; null where that is not known. */
+  async #raised(name: string): Promise<MonitorName[] | null> {
+    const alarms = await this.alarms(name);
+    return alarms && [...new Set(alarms.map(({ monitor }) => monitor))];
   }
 
   /** Makes the folder of a cell; `anew` removes what was there. */
@@ -169,6 +196,16 @@ export class Store {
 
   async setResult(name: string, result: CellResult): Promise<void> {
     await writeJson(join(this.cell(name), FILES.result), result);
+  }
+
+  /** Notes why a changed cell could not begin anew; what it was stays. */
+  async setRetry(name: string, retry: CellRetry): Promise<void> {
+    await writeJson(join(this.cell(name), FILES.retry), retry);
+  }
+
+  /** What the monitors of a cell's run said, which earlier versions kept in run.json alone; null where it has not ended, or none has kept it. */
+  async alarms(name: string): Promise<readonly Alarm[] | null> {
+    return (await this.result(name))?.outcome?.alarms ?? (await this.summary(name))?.alarms ?? null;
   }
 
   /** Values of a cell or a dense model, by its folder. */
@@ -196,7 +233,7 @@ export class Store {
 
   /** Records of a cell's run, as far as it came. */
   async records(name: string): Promise<StepRecord[]> {
-    const text = await Deno.readTextFile(join(this.cell(name), "records.jsonl")).catch(() => "");
+    const text = await recordsUpTo(join(this.cell(name), "records.jsonl"), Infinity);
     return text.split("\n").filter((line) => line !== "").map((line) => JSON.parse(line));
   }
 
@@ -214,6 +251,12 @@ export class Store {
 /** Measures whose values are not there, or were taken otherwise. */
 export function missingOf(measures: readonly Measure[], measured: Measured): Measure[] {
   return measures.filter(({ id, identity }) => measured[id]?.identity !== identity);
+}
+
+/** A failure, unless none of the measures that were missing then is missing now: it may have been that of one which is no longer wanted. */
+function standing(failure: CellFailure | null, missing: readonly Measure[]): CellFailure | null {
+  const then = failure?.missing;
+  return !then || missing.some(({ id, identity }) => then[id] === identity) ? failure : null;
 }
 
 /** Values that are still true, in the order of the measures. */

@@ -55,6 +55,41 @@ Deno.test("experiment --dry-run lists runs, steps and tokens, and refuses names 
   }
 });
 
+Deno.test("settings of alarms with commas between are one value, in --set and in --only", async () => {
+  using folder = new TemporaryFolder();
+  const file = folder.at("small.json"), onAlarm = ["nan=stop,divergence=warn", "dead-layer=stop", "memory=off"];
+  await Deno.writeTextFile(file, JSON.stringify({ ...DEFINITION, grid: { onAlarm, memory: [0.9, 0.8] } }));
+  const run = (...more: string[]): ReturnType<typeof cli> =>
+    cli(["experiment", file, "--out", folder.at("out"), "--dry-run", ...more]);
+  const names = async (...more: string[]): Promise<string[]> => {
+    const { code, stdout, stderr } = await run(...more);
+    assert.equal(code, 0, stderr);
+    return [...stdout.matchAll(/^(\S+=\S+) .* new$/gm)].map(([, name = ""]) => name.replaceAll("onAlarm=", ""));
+  };
+  assert.deepEqual(await names("--only", "onAlarm=nan=stop,divergence=warn,memory=0.9"), [
+    "divergence=warn+nan=stop,memory=0.9",
+  ]);
+  assert.deepEqual(await names("--only", "memory=0.9,onAlarm=memory=off", "--only", "onAlarm=dead-layer=stop"), [
+    "dead-layer=stop,memory=0.9",
+    "memory=off,memory=0.9",
+  ]);
+  assert.deepEqual(await names("--set", "onAlarm=nan=stop,memory=warn"), ["memory=0.9", "memory=0.8"]);
+  for (
+    const [more, message] of [
+      [
+        ["--only", "onAlarm=dead-layer=stop,memory=off"],
+        /it is one of .*dead-layer=stop.*\n.*dead-layer=stop\+memory=off/,
+      ],
+      [["--only", "onAlarm=nan=stop,nan=rollback"], /nan is set more than once\n.*give --only for each value/],
+      [["--set", "onAlarm=nan=stop,nan=rollback"], /nan is set more than once\n.*in the definition's grid/],
+    ] as const
+  ) {
+    const refused = await run(...more);
+    assert.equal(refused.code, 2, refused.stderr);
+    assert.match(refused.stderr, message);
+  }
+});
+
 Deno.test("Ctrl-C leaves a checkpoint of the run and tables, and the same command goes on", async () => {
   using folder = new TemporaryFolder();
   const file = folder.at("small.json"), out = folder.at("out");

@@ -1,11 +1,11 @@
-// Alarms in experiments: set as an option, in the tables, and kept from runs of earlier versions. One real run on the demo model.
+// Alarms in experiments: set as an option, told, in the tables, and kept from runs of earlier versions. Some real runs on the demo model.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
 import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
-import { cellsOf } from "../../lib/experiment/grid.ts";
+import { cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
 import { markdown } from "../../lib/experiment/markdown.ts";
 import { pruneOptions } from "../../lib/experiment/options.ts";
-import { planCells } from "../../lib/experiment/plan.ts";
+import { planCells, type PlannedCell } from "../../lib/experiment/plan.ts";
 import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store, writeJson } from "../../lib/experiment/store.ts";
@@ -74,6 +74,68 @@ experimentTest("alarms that come after the last step are told too", async (run, 
   assert.deepEqual(told, cell?.alarms?.map(({ monitor }) => monitor));
 });
 
+experimentTest("a resumed run tells no alarm of an earlier sitting again", async (run, out) => {
+  const base = { ...TINY.base, prefinetune: 8, steps: 2, loraRate: 1, onAlarm: "divergence=warn" };
+  const definition = { ...TINY, base, grid: { seed: [1] }, evaluate: {} }, stop = new AbortController();
+  const told: number[][] = [];
+  for (const signal of [stop.signal, undefined]) {
+    const now: number[] = [];
+    told.push(now);
+    const sitting = run(definition, out, {
+      signal,
+      onAlarm: (_cell, { step }) => now.push(step),
+      onRecord: () => now.length > 0 && stop.abort(new CompressoError("aborted", { what: "stopped" })),
+    });
+    if (signal) await assert.rejects(sitting, /stopped/);
+    else {
+      const alarms = (await sitting).result.report.cells[0]?.alarms?.map(({ step }) => step) ?? [];
+      assert.ok(alarms.length > 0);
+      assert.deepEqual(told.flat(), alarms, "each is told once, in the sitting in which it came up");
+      assert.ok(told[0]?.length);
+    }
+  }
+});
+
+Deno.test("what alarms would have done is no fact of a run in which none came up", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const store = new Store(folder), definition = { ...PLAIN, grid: { rank: [2, 4, 6, 8, 10], seed: [1] } };
+    const plan = async (onAlarm: readonly string[]): Promise<readonly PlannedCell[]> =>
+      (await planCells(resolveExperiment(defineExperiment(definition), { set: { onAlarm } }), store)).all;
+    const kinds = async (...onAlarm: string[]): Promise<string[]> =>
+      (await plan(onAlarm)).map(({ state: { kind } }) => kind);
+    const then = "divergence=stop,constraint=off";
+    for (const [index, { name, folder, identity }] of (await plan([then])).entries()) {
+      await store.begin(folder, identity, { anew: false });
+      const alarms = [[], [BACK], undefined, undefined, undefined][index];
+      const outcome = index === 4 ? null : { ...OUTCOME, ...(alarms ? { alarms } : {}) };
+      const failure = index === 4 ? { code: "numeric", message: "it was stopped" } as const : null;
+      await store.setResult(folder, { cell: name, identity, outcome, failure });
+      if (index === 2) await writeJson(`${store.cell(folder)}/run.json`, { alarms: [] });
+    }
+    assert.deepEqual(await kinds(then), ["done", "done", "done", "done", "failed"]);
+    // The second raised that very alarm, of the fourth it is not known, and the last one has not ended.
+    const some = ["done", "changed", "done", "changed", "changed"];
+    assert.deepEqual(await kinds("divergence=warn,constraint=off"), some);
+    assert.deepEqual(await kinds("constraint=off"), some);
+    const others = ["done", "done", "done", "changed", "changed"];
+    assert.deepEqual(await kinds(`${then},collapse=warn`), others, "another monitor's alarm is none of this one's");
+    // What raises an alarm is a fact of every run.
+    for (const onAlarm of ["divergence=stop", `${then},collapse=warn:0.5`]) {
+      assert.deepEqual(await kinds(onAlarm), Array(5).fill("changed"), onAlarm);
+    }
+
+    // Along an axis each folder is first that of the cell that it was run for.
+    const axis = { ...definition, grid: { rank: [2], onAlarm: ["divergence=warn,constraint=off", then] } };
+    const places = async (): Promise<string[][]> =>
+      (await planCells(resolveExperiment(defineExperiment(axis)), store)).all.map((
+        { folder, state },
+      ) => [folder, state.kind]);
+    assert.deepEqual(await places(), [["onAlarm=divergence=warn+constraint=off", "new"], ["rank=2", "done"]]);
+    axis.grid.onAlarm = ["divergence=warn,constraint=off", "divergence=rollback,constraint=off"];
+    assert.deepEqual(await places(), [["rank=2", "done"], ["onAlarm=divergence=rollback+constraint=off", "new"]]);
+  });
+});
+
 Deno.test("a report has the alarms of earlier versions from run.json, and says where none were kept", async () => {
   await inTemporaryFolder(async (folder) => {
     const store = new Store(folder), resolved = resolveExperiment(defineExperiment(PLAIN));
@@ -117,8 +179,23 @@ Deno.test("alarms are an option of a run, in any of its forms, and none of those
   assert.deepEqual(monitors(["divergence=warn", "constraint=stop:0.02"]), two);
   assert.equal("monitors" in pruneOptions({ sparsity: 0.2, steps: 8 }, given), false);
 
-  const same = { ...PLAIN, grid: { onAlarm: [["divergence=warn", "nan=stop"], "divergence=warn,nan=stop"] } };
-  assert.equal(cellsOf(same).length, 1, "a list and a text are one cell");
+  const forms = [
+    ["divergence=warn", "nan=stop"],
+    ["nan=stop", "divergence=warn"],
+    "divergence=warn,nan=stop",
+    "nan=stop , divergence=warn",
+    "divergence=stop,nan=stop,divergence=warn",
+  ];
+  const cells = cellsOf({ ...PLAIN, grid: { onAlarm: [...forms, "nan=stop"] } });
+  assert.deepEqual(cells.map(({ name }) => name), ["onAlarm=divergence=warn+nan=stop", "onAlarm=nan=stop"]);
+  assert.equal(cells[0]?.options.onAlarm, "divergence=warn,nan=stop");
+  const chosen = (...values: string[]): string[] =>
+    chooseCells(cells, new Map([["onAlarm", values]])).map(({ options }) => `${options.onAlarm}`);
+  for (const value of ["divergence=warn+nan=stop", "nan=stop, divergence=warn"]) {
+    assert.deepEqual(chosen(value), ["divergence=warn,nan=stop"]);
+  }
+  assert.equal(chosen("nan=stop", "divergence=warn+nan=stop").length, 2);
+  assert.throws(() => chosen("divergence=warn"), /one of divergence=warn\+nan=stop, nan=stop; now: divergence=warn/);
   const identities = async (onAlarm: readonly unknown[]): Promise<Readonly<Record<string, string>>[]> => {
     const cells = resolveExperiment(defineExperiment(PLAIN), { set: { onAlarm, rank: [2], seed: [1] } });
     return (await planCells(cells, new Store("nowhere"))).all.map(({ identity }) => identity);

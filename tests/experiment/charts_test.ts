@@ -1,8 +1,9 @@
-// Charts of experiments: lines that can be told apart, and where all layers alike lie. Without a GPU.
+// Charts of experiments: lines that can be told apart, where all layers alike lie, and which files stay. Without a GPU.
 import assert from "node:assert/strict";
 import { charts } from "../../lib/experiment/charts.ts";
-import type { ExperimentReport, Group } from "../../lib/experiment/report.ts";
+import { type ExperimentReport, type Group, writeReport } from "../../lib/experiment/report.ts";
 import { spreadOf } from "../../lib/experiment/statistics.ts";
+import { inTemporaryFolder } from "../io/files.ts";
 
 /** A report of groups along some axes, with the hard sparsity of each. */
 function reportOf(
@@ -66,6 +67,23 @@ Deno.test("no two lines of a chart look the same, however many values an axis ha
     "loss-lora-off-1.svg",
     "loss-lora-off-2.svg",
   ]);
+});
+
+Deno.test("charts that are no longer drawn go, and no file that the report did not show", async () => {
+  await inTemporaryFolder(async (out) => {
+    const write = async (count: number): Promise<string[]> => {
+      const groups = Array.from({ length: count }, (_, index) => ({ at: { rank: `${index}` }, hard: 0.3 }));
+      await writeReport(reportOf(groups), out);
+      return (await Array.fromAsync(Deno.readDir(out), ({ name }) => name)).filter((name) => name.endsWith(".svg"))
+        .sort();
+    };
+    await Deno.writeTextFile(`${out}/layers-mine.svg`, "mine");
+    assert.deepEqual(await write(8), ["layers-mine.svg", "layers.svg", "loss.svg"]);
+    const parts = ["layers-1.svg", "layers-2.svg", "layers-mine.svg", "loss-1.svg", "loss-2.svg"];
+    assert.deepEqual(await write(9), parts);
+    assert.deepEqual(await write(9), parts);
+    assert.deepEqual(await write(8), ["layers-mine.svg", "layers.svg", "loss.svg"]);
+  });
 });
 
 Deno.test("the line of all layers alike lies at the hard sparsity, one for those that are nearly the same", () => {

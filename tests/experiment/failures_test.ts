@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import type { ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import type { ExperimentReport } from "../../lib/experiment/report.ts";
-import type { CellResult } from "../../lib/experiment/store.ts";
+import { type CellResult, type Measured, Store, writeJson } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/io/open_model.ts";
 import { exists } from "../../lib/io/exists.ts";
 import { experimentTest, json, TINY } from "./tiny.ts";
@@ -102,30 +102,113 @@ experimentTest(
 );
 
 experimentTest(
-  "a run that an alarm stops is advised of what an experiment can do, and that can be done",
+  "changed cells that fail before they begin have their turn after the others, and are failures in later sittings too",
   async (run, out) => {
-    const base = { ...TINY.base, prefinetune: 6, steps: 2, loraRate: 1 };
     const definition: ExperimentDefinition = {
       ...TINY,
-      base,
-      grid: { onAlarm: ["divergence=stop"] },
+      base: { ...TINY.base, units: "ffn" },
+      grid: { sparsity: [0.2, 0.05] },
+      evaluate: {},
+    };
+    await run(definition, out);
+    const changed = { ...definition, base: { ...definition.base, minFfn: 80 } }, worked: string[] = [];
+    const ran = await Deno.readTextFile(`${out}/cells/sparsity=0.2/run.json`);
+    for (let sitting = 0; sitting < 3; sitting++) {
+      const { worked: now, result } = await run(changed, out, { redo: true, maxCells: 1 });
+      worked.push(...now);
+      assert.deepEqual(result.failed.map(({ cell }) => cell), ["sparsity=0.2"], `sitting ${sitting}`);
+    }
+    assert.deepEqual(worked, ["sparsity=0.2", "sparsity=0.05", "sparsity=0.2"]);
+    assert.equal(await Deno.readTextFile(`${out}/cells/sparsity=0.2/run.json`), ran, "what it was stays");
+    assert.match(await Deno.readTextFile(`${out}/report.md`), /- sparsity=0\.2: failed: /);
+
+    // Another definition has not failed yet, and the run that begins leaves nothing of it.
+    const mended = { ...changed, base: { ...changed.base, minFfn: 1 } };
+    const { result } = await run(mended, out, { redo: true, only: new Map([["sparsity", ["0.2"]]]) });
+    assert.deepEqual([result.failed, result.left], [[], 0]);
+    assert.ok(!(await exists(`${out}/cells/sparsity=0.2/retry.json`)));
+  },
+);
+
+experimentTest(
+  "a measure that failed and is no longer wanted costs no kept model, and is no failure of those that come later",
+  async (run, out, other) => {
+    const later = { ...PLAIN, evaluate: TINY.evaluate };
+    for (const folder of [out, other]) {
+      const keep = folder === out ? "models" : "none";
+      await run(PLAIN, folder, { keep });
+      const ran = await Deno.readTextFile(`${folder}/${CELL}/run.json`);
+      for (const tries of [1, 2]) {
+        assert.equal((await run(WITH_BROKEN, folder, { keep, redo: true })).result.failed.length, 1);
+        assert.equal((await json<CellResult>(`${folder}/${CELL}/result.json`)).failure?.tries, tries);
+      }
+      assert.deepEqual((await run(PLAIN, folder, { keep })).result.failed, []);
+      const { worked, result } = await run(later, folder, { keep, redo: folder === out });
+      assert.deepEqual(result.failed, []);
+      assert.deepEqual([worked, result.left], folder === out ? [["only"], 0] : [[], 1]);
+      assert.deepEqual(result.report.unfinished, []);
+      assert.equal(await Deno.readTextFile(`${folder}/${CELL}/run.json`), ran, "nothing is pruned anew");
+    }
+  },
+);
+
+experimentTest(
+  "running anew what failed while it was measured only measures, where its model was kept",
+  async (run, out) => {
+    const id = "choices questions", measures = `${out}/${CELL}/measures.json`;
+    await run(PLAIN, out, { keep: "models" });
+    const ran = await Deno.readTextFile(`${out}/${CELL}/run.json`), measured = await json<Measured>(measures);
+    // As if the GPU had been lost meanwhile.
+    const failure = { code: "gpu", message: "it was lost", missing: { [id]: measured[id]?.identity ?? "" } } as const;
+    await writeJson(measures, {});
+    await new Store(out).setResult("only", { ...await json<CellResult>(`${out}/${CELL}/result.json`), failure });
+    const { worked, result } = await run(PLAIN, out, { keep: "models", redo: true });
+    assert.deepEqual([worked, result.failed, result.left], [["only"], [], 0]);
+    assert.equal(await Deno.readTextFile(`${out}/${CELL}/run.json`), ran);
+    assert.deepEqual(await json<Measured>(measures), measured);
+  },
+);
+
+experimentTest(
+  "a run that an alarm stops is advised of what an experiment can do, which costs no other run and no other setting",
+  async (run, out) => {
+    const base = { ...TINY.base, sparsity: 0.1, prefinetune: 6, steps: 2, postfinetune: 0 };
+    const definition: ExperimentDefinition = {
+      ...TINY,
+      base: { ...base, onAlarm: ["divergence=stop:0.4", "constraint=off"] },
+      grid: { loraRate: [0.001, 1] },
       evaluate: {},
     };
     const { result } = await run(definition, out);
-    const [failure] = result.failed;
+    assert.deepEqual(result.failed.map(({ cell }) => cell), ["loraRate=1"]);
+    const message = result.failed[0]?.message ?? "";
     assert.match(
-      failure?.message ?? "",
+      message,
       /now: the loss runs away.*; mend: lower the learning rate of LoRA \(loraRate\).*, and run it anew \(--redo\); or let it go/,
     );
-    assert.match(
-      failure?.message ?? "",
-      /onAlarm "divergence=warn" .*or for all runs --set onAlarm=divergence=warn, and --redo$/,
-    );
-    assert.doesNotMatch(failure?.message ?? "", /--resume|--overwrite|\(prune|--lora-rate/);
+    assert.match(message, /onAlarm "divergence=warn:0\.4,constraint=off" for this run/);
+    assert.match(message, /and --redo, which also runs finished ones anew where divergence raised an alarm$/);
+    assert.doesNotMatch(message, /--resume|--overwrite|\(prune|--lora-rate/);
     assert.doesNotMatch(await Deno.readTextFile(`${out}/report.md`), /--resume/);
-    const again = await run(definition, out, { set: { onAlarm: ["divergence=warn"] }, redo: true });
-    assert.deepEqual([again.result.failed, again.result.left], [[], 0]);
-    const [cell] = again.result.report.cells;
-    assert.deepEqual(cell?.alarms?.map(({ monitor, action }) => [monitor, action]), [["divergence", "warn"]]);
+
+    const files = async (): Promise<string[]> =>
+      await Promise.all(
+        ["run", "result", "cell"].map((name) => Deno.readTextFile(`${out}/cells/loraRate=0.001/${name}.json`)),
+      );
+    const before = await files(), [, setting = ""] = /--set onAlarm=(\S+), and/.exec(message) ?? [];
+    const again = await run(definition, out, { set: { onAlarm: [setting] }, redo: true });
+    assert.deepEqual([again.worked, again.result.failed, again.result.left], [["loraRate=1"], [], 0]);
+    assert.deepEqual(await files(), before);
+    const alarms = again.result.report.cells.map(({ alarms }) => alarms?.map(({ action }) => action));
+    assert.deepEqual(alarms, [[], ["warn"]]);
+    const { identity } = await json<CellResult>(`${out}/cells/loraRate=1/result.json`);
+    assert.deepEqual(
+      [
+        identity["monitors.divergence.action"],
+        identity["monitors.divergence.threshold"],
+        identity["monitors.constraint"],
+      ],
+      ['"warn"', "0.4", "null"],
+    );
   },
 );

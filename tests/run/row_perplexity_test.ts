@@ -1,10 +1,13 @@
 // Perplexity over rows on the demo model.
 import assert from "node:assert/strict";
+import { measuresOf } from "../../lib/experiment/measures.ts";
+import { RowCache } from "../../lib/experiment/rows.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { readRows, type Row } from "../../lib/io/datasets.ts";
-import { demoData } from "../../lib/io/open_model.ts";
+import { DEMO, demoData, openModelFiles } from "../../lib/io/open_model.ts";
 import { encodeExample } from "../../lib/io/prompts.ts";
-import { loadModel } from "../../lib/run/model.ts";
+import { createTokenizer } from "../../lib/io/tokenizer.ts";
+import { loadModel, loadModelFrom } from "../../lib/run/model.ts";
 import { rowPerplexity } from "../../lib/run/row_perplexity.ts";
 
 Deno.test("rowPerplexity() is the mean over all labels of all rows, each read alone, whatever the batches", async () => {
@@ -47,4 +50,28 @@ Deno.test("rowPerplexity() is the mean over all labels of all rows, each read al
   assert.notEqual(prompted.nll, plain.nll);
   await assert.rejects(rowPerplexity(model, rows, { seq: 1 }), /seq is a whole number from 2/);
   await assert.rejects(rowPerplexity(model, [], { seq }), /at least one row has a token to predict.*0 rows/s);
+});
+
+Deno.test("conversations that the template refuses end a measure, or are left out of it, as of training in an experiment", async () => {
+  const { source, tokenizer } = await openModelFiles(DEMO);
+  if (!tokenizer) throw new Error("the demo has no tokenizer");
+  const chatTemplate = "{% for m in messages %}{% if m.content == 'no' %}{{ raise_exception('no') }}{% endif %}" +
+    "{{ m.content + ' ' }}{% endfor %}";
+  const { json, config: { compresso_style: _, ...config } } = tokenizer;
+  using device = await openDevice();
+  using model = await loadModelFrom(source, { device, tokenizer: createTokenizer(json, { config, chatTemplate }) });
+  const chat = (content: string): string =>
+    JSON.stringify({ messages: [{ role: "user", content }, { role: "assistant", content: "Tom" }] });
+  const folder = await Deno.makeTempDir(), file = `${folder}/chats.jsonl`;
+  await Deno.writeTextFile(file, [chat("Who?"), chat("no"), chat("And?")].join("\n"));
+  const measured = async (skipBroken: boolean): Promise<number | undefined> => {
+    const [measure] = await measuresOf({ rows: [{ name: "chats", file, seq: 64, skipBroken }] }, new RowCache());
+    return (await measure?.take(model, {}))?.[0]?.n;
+  };
+  await assert.rejects(measured(false), /cannot format a chat, row 2/);
+  assert.ok((await measured(true) ?? 0) > 0);
+  const writer = { model, weights: "", folder };
+  const { rows, skipBroken } = await new RowCache().rows({ file, skipBroken: true }, writer);
+  assert.deepEqual([rows.length, skipBroken], [3, true]);
+  await Deno.remove(folder, { recursive: true });
 });

@@ -33,6 +33,20 @@ export function alarmSettings(
   return all;
 }
 
+/** The one text of settings that say the same. */
+export function alarmText(settings: MonitorOptions): string {
+  return MONITOR_NAMES.flatMap((name) => {
+    const { action, threshold } = settings[name] ?? {};
+    return action === undefined ? [] : [`${name}=${action}${threshold === undefined ? "" : `:${threshold}`}`];
+  }).join(",");
+}
+
+/** The monitor that a text sets; null where it is none of such a form. */
+export function monitorOf(text: string): MonitorName | null {
+  const [, name, action] = /^([\w-]+)=([a-z]+)(?![\w-])/i.exec(text) ?? [];
+  return SETTING_ACTIONS.some((one) => one === action) ? MONITOR_NAMES.find((one) => one === name) ?? null : null;
+}
+
 function oneSetting(text: string, option: string): readonly [MonitorName, MonitorSetting] {
   const [, name, action, number] = /^([\w-]+)=([a-z]+)(?::([\d.e+-]+))?$/i.exec(text) ?? [];
   const monitor = MONITOR_NAMES.find((one) => one === name), found = SETTING_ACTIONS.find((one) => one === action);

@@ -142,6 +142,7 @@ function gradual({ table, options, trainer, harden }: ChooserParts): Chooser {
     ...NOTHING,
     begin: () => Promise.resolve(trainer.setLogAlpha(new Float32Array(table.count))),
     async beforeStep({ step, target, layers, freeze }): Promise<number> {
+      // Checked beforehand of what a schedule says that it has; an isolated script may say anything.
       if (layers || freeze.length > 0) throw unlearned(options.method);
       if (step > 0 && step % GRADUAL_EVERY === 0) {
         trainer.setMasks(gradualMasks(table, await trainer.logAlpha(), { target, layout: options.layout }));

@@ -106,7 +106,7 @@ export default { definition: { sparsity: all.reduce((a, b) => a + b, 0) } };`);
   assert.equal((await trusted(path)).value, 0.625);
 });
 
-Deno.test("a script of a file may import what it computes, and be JSX, as any module of its place", async () => {
+Deno.test("a script of a file may import what it computes, and be JSX, as other modules of its place", async () => {
   await using lair = new Lair();
   await lair.write("export const share: number = 0.25;", "shape.ts");
   const ways = [

@@ -56,7 +56,7 @@ export function renderChat(
     const text = tokenText(tokenizer.config[key]);
     return text === null ? [] : [[key, text]];
   });
-  const template = parse(source.replaceAll(/\bstrftime_now\b/g, CLOCK));
+  const template = parse(source);
   try {
     return template.render({
       ...Object.fromEntries(tokens),
@@ -80,7 +80,7 @@ function parse(source: string): Template {
   const known = parsed.get(source);
   if (known) return known;
   try {
-    const template = new Template(source);
+    const template = new Template(source.replaceAll(/\bstrftime_now\b/g, CLOCK));
     parsed.set(source, template);
     return template;
   } catch (error) {

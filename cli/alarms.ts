@@ -7,7 +7,9 @@ export const ON_ALARM_OPTION = [
   "--on-alarm <name=action>",
   `what an alarm does (${
     SETTING_ACTIONS.join(", ")
-  }), such as divergence=stop, or with a threshold constraint=warn:0.02; may be repeated (${MONITOR_NAMES.join(", ")})`,
+  }), such as divergence=stop, or with a threshold constraint=warn:0.02; several with commas between, or repeated (${
+    MONITOR_NAMES.join(", ")
+  })`,
   collectAlarms,
 ] as const;
 

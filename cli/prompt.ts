@@ -29,6 +29,7 @@ export async function promptText(setting: PromptSetting): Promise<string | null>
     mend: "write the text into it, or leave the prompt out with --no-prompt",
   });
 }
+
 /** The prompt at inference: none unless asked for, whatever the model was trained with. */
 export async function promptAtInference(
   { withPrompt, prompt = withPrompt ?? false }: {

@@ -43,6 +43,9 @@ import sumText from "./sum.wgsl" with { type: "text" };
 import swigluText from "./swiglu.wgsl" with { type: "text" };
 import swigluBackwardText from "./swiglu_backward.wgsl" with { type: "text" };
 import topLogitsText from "./top_logits.wgsl" with { type: "text" };
+import weightTermColumnsText from "./weight_term_columns.wgsl" with { type: "text" };
+import weightTermRowsText from "./weight_term_rows.wgsl" with { type: "text" };
+import { weightAccess, weightBindings, type WeightStorage } from "./weight_access.ts";
 
 export * from "./attention.ts";
 export * from "./attention_backward.ts";
@@ -208,6 +211,24 @@ export const maskProject: Readonly<Record<"gated" | "plain", Readonly<Record<"bo
   forGates((gated) => ({ bounded: projection({ gated, bounded: true }), free: projection({ gated, bounded: false }) }));
 /** A row of the record ring: bindings metrics, constraint, state, ring, params. */
 export const record = kernel("record", statePrelude + recordText, "read read read storage uniform");
+
+/** Σ|W ∘ dW| by row: bindings gradient, sums, params, W (and its scales). */
+export function weightTermRows(storage: WeightStorage, lanes: NormLanes): KernelSource {
+  return weightTerms("rows", storage, reduce(lanes) + weightTermRowsText);
+}
+
+/** Σ|W ∘ dW| by column: bindings gradient, sums, params, W (and its scales). */
+export function weightTermColumns(storage: WeightStorage): KernelSource {
+  return weightTerms("columns", storage, weightTermColumnsText);
+}
+
+function weightTerms(by: "rows" | "columns", storage: WeightStorage, text: string): KernelSource {
+  return {
+    name: `weight-term-${by}-${storage.placement}-${storage.dtype}`,
+    code: weightAccess(storage, 3) + text,
+    bindings: ["read", "storage", "uniform", ...weightBindings(storage)],
+  };
+}
 
 function forLanes(make: (lanes: NormLanes) => KernelSource): Record<NormLanes, KernelSource> {
   return { 8: make(8), 64: make(64) };

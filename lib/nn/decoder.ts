@@ -4,9 +4,10 @@ import type { Activations } from "./activations.ts";
 import { type AttentionShape, recordAttention, recordAttentionBackward, recordRope } from "./attention.ts";
 import type { DeviceBuffer } from "../gpu/device.ts";
 import { headStride, strideOf } from "./layout.ts";
-import { type Operand, operand } from "./linear.ts";
+import { type BufferView, type Operand, operand } from "./linear.ts";
 import { recordProjection, recordProjectionBackward } from "./projection.ts";
 import type { Lora } from "./lora.ts";
+import type { Matrix } from "./matrix.ts";
 import { gradientSlices, type MaskKind, type MaskSlots, slotSlice } from "./masks.ts";
 import {
   recordEmbedding,
@@ -44,8 +45,8 @@ export interface DecoderContext {
   readonly attend?: (context: DecoderContext, index: number) => void;
   /** Called in forward when a layer's input of o or down was recorded, before it is overwritten: for statistics. */
   readonly observe?: (context: DecoderContext, index: number, input: ObservedInput) => void;
-  /** Called in backward when the gradients by channel of a layer's input of o lie in `act.partial`, `width` columns a block of rows. */
-  readonly observeChannels?: (context: DecoderContext, index: number, width: number) => void;
+  /** Called in backward at every projection, before its gradients are passed on: for statistics of dL/dW = dyᵀ·x. */
+  readonly observeWeights?: (context: DecoderContext, product: ObservedProduct) => void;
 }
 
 /** The masked input of o_proj [rows, heads·headStride] or of down_proj [rows, ffn]. */
@@ -53,6 +54,17 @@ export interface ObservedInput {
   readonly of: "o" | "down";
   readonly buffer: DeviceBuffer;
   readonly width: number;
+}
+
+/** A product y = x·Wᵀ of a layer and the gradient of its output. */
+export interface ObservedProduct {
+  readonly layer: number;
+  readonly projection: Projection;
+  readonly matrix: Matrix;
+  /** [rows, W.stride] */
+  readonly x: BufferView;
+  /** dL/dy [rows, W.rows padded] */
+  readonly dy: Operand;
 }
 
 /** x[0] = embedding(tokens) ∘ z_hidden. */
@@ -156,7 +168,7 @@ function recordAttentionPart(
   }
   plan.section("attention");
   (context.attend ?? recordSelfAttention)(context, index);
-  if (again && !hasLora(context, index, "o")) return;
+  if (again && !needsInput(context, index, "o")) return;
   const width = headWidths(spec, layer.spec).q;
   plan.section("elementwise");
   recordScale(plan, { x: f.o, z: headMask(context, index), y: f.om }, {
@@ -190,7 +202,7 @@ function recordFfnPart(
   for (const projection of ["gate", "up"] as const) {
     recordProjection(context, { layer: index, projection, input, output: f[projection], again });
   }
-  if (again && !hasLora(context, index, "down")) return;
+  if (again && !needsInput(context, index, "down")) return;
   plan.section("elementwise");
   recordSwiglu(plan, { gate: f.gate, up: f.up, z: ffnMask(context, index), a: f.a }, { rows, width });
   if (again) return;
@@ -268,7 +280,6 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
     partial: act.partial,
     grads: context.maskGrads.has("head") && slots ? gradientSlices(context.masks, slots.head, layer.spec.heads) : null,
   }, { rows, width: widths.q, groupWidth: headStride(spec.headDim), accumulate: false });
-  context.observeChannels?.(context, index, widths.q);
   plan.section("attention");
   recordAttentionBackward(plan, attentionShape(context, layer), {
     q: f.q,
@@ -319,8 +330,9 @@ function recordHiddenBackward(context: DecoderContext, unmasked: DeviceBuffer): 
   }, { rows: act.rows, width, groupWidth: 1, accumulate: true });
 }
 
-function hasLora({ lora }: DecoderContext, index: number, projection: Projection): boolean {
-  return lora !== null && lora.find(index, projection) !== null;
+/** Whether backward needs the projection's input. */
+function needsInput({ lora, observeWeights }: DecoderContext, index: number, projection: Projection): boolean {
+  return observeWeights !== undefined || (lora !== null && lora.find(index, projection) !== null);
 }
 
 function hiddenMask({ masks, weights }: DecoderContext): ReturnType<typeof slotSlice> {

@@ -34,14 +34,6 @@ export interface SlotGradients {
   readonly squares: Float32Array;
 }
 
-/** Gradients by channel: those that a head's slot is the sum of. */
-export interface ChannelGradients {
-  /** dL/dz of all slots. */
-  readonly dz: Float32Array;
-  /** Of each layer, dL/ds of every input channel of o_proj, scaled by s = 1: [heads·headDim], empty without attention. */
-  readonly heads: readonly Float32Array[];
-}
-
 /** Kinds of masks. */
 export type MaskKind = "head" | "ffn" | "hidden";
 

@@ -65,7 +65,8 @@ export function recordEmbedding(plan: Plan, table: Matrix, io: { tokens: Span; x
   }
 }
 
-function normLanes({ device }: Plan): NormLanes {
+/** Invocations that share a row where the adapter has no say of its own. */
+export function normLanes({ device }: Plan): NormLanes {
   return device.facts.isCpu ? 8 : 64;
 }
 

@@ -95,6 +95,8 @@ export function recordProjectionBackward(
   const weightsOf = weights.layers[layer], matrix = weightsOf && projectionMatrix(weightsOf, projection);
   if (!matrix) return;
   const { rows, operands: pool } = act, dy = gradient.operand;
+  const x = flat(input.buffer, strideOf(input.width));
+  context.observeWeights?.(context, { layer, projection, matrix, x, dy });
   const entry = lora?.find(layer, projection), kept = act.layers[layer]?.inner?.[projection];
   const target = { buffer: output, stride: strideOf(matrix.cols) };
   if (!lora || !entry || !kept || !act.dinner) {

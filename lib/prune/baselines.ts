@@ -1,6 +1,5 @@
 // One-shot baselines that need no activations: magnitude, random, first-order Taylor. Owns these scores; refuses selection, learning and running a model.
 import type { WeightSource } from "../io/source.ts";
-import type { ChannelGradients } from "../nn/masks.ts";
 import { type DecoderSpec, type Projection, projectionName, PROJECTIONS } from "../nn/spec.ts";
 import { randomU32 } from "../random.ts";
 import { unitParameters, type UnitTable } from "./units.ts";
@@ -22,7 +21,7 @@ const GOLDEN = (Math.sqrt(5) - 1) / 2;
 /** Told apart from other draws of the same seed. */
 const RANDOM_STREAM = 0x4a4d;
 
-/** Squared weights of one layer, summed by head, KV head, FFN column and hidden dim. */
+/** Squares or terms of the weights of one layer, summed by head, KV head and FFN column. */
 interface LayerSums {
   readonly heads: Float64Array;
   readonly kvHeads: Float64Array;
@@ -39,11 +38,7 @@ export async function magnitudeScores(source: WeightSource, table: UnitTable): P
   const hidden = new Float64Array(spec.hidden);
   const layers: LayerSums[] = [];
   for (const [index, layer] of spec.layers.entries()) {
-    const sums: LayerSums = {
-      heads: new Float64Array(layer.heads),
-      kvHeads: new Float64Array(layer.kvHeads),
-      ffn: new Float64Array(layer.ffn),
-    };
+    const sums = emptySums(layer);
     layers.push(sums);
     for (const projection of PROJECTIONS) {
       const [units, width] = partsOf(projection, sums, spec);
@@ -60,56 +55,50 @@ export function randomScores(table: UnitTable, { seed }: { readonly seed: number
   return Float64Array.from({ length: table.count }, (_, unit) => randomU32(seed, RANDOM_STREAM, unit) / 2 ** 32);
 }
 
-/** Gradients of the loss on calibration data, batch by batch. */
+/** Σ|w·∂L/∂w| over weights w of one projection. */
+export interface WeightTerms {
+  /** By row of q, k, v [heads·headDim or kvHeads·headDim], gate and up [ffn]; by column of o and down. */
+  readonly units: Float32Array;
+  /** By the other side [hidden]. */
+  readonly hidden: Float32Array;
+}
+
+/** The terms of a layer's projections, of those that it has. */
+export type LayerTerms = ReadonlyMap<Projection, WeightTerms>;
+
+/** Terms of the weights on calibration data, batch by batch. */
 export interface Taylor {
-  /** Adds a batch's gradients at z = 1 of L, the mean loss over its `labels` labels. */
-  add(gradients: ChannelGradients, options: { readonly labels: number }): void;
-  /** Importance of each unit per parameter that it saves. */
+  /** Adds a batch's terms, layer by layer, for L the mean loss over its `labels` labels. */
+  add(layers: readonly LayerTerms[], options: { readonly labels: number }): void;
+  /** Mean importance of the weights that each unit cuts. */
   scores(): Float64Array<ArrayBuffer>;
 }
 
 /**
- * First-order Taylor importance as in LLM-Pruner (Ma et al. 2023, arXiv 2305.11627): Σ_c |∂L/∂s_c| over the channels c of a unit, s_c = 1 a factor
- * on an input channel of o_proj or down_proj, for L the mean loss over all calibration data. The sign of a batch counts, so that the mean alone
- * loses it; within a head channels do not cancel.
+ * First-order Taylor importance as in LLM-Pruner (Ma et al. 2023, arXiv 2305.11627) with its published `--taylor param_first`: Σ|w·∂L/∂w| over all
+ * weights of a unit, here divided by their number. It ranks the units of each layer apart and takes the same share of all but the first and last
+ * layers: see {@link rankWithin}, which is the default with this score, and protected layers.
  *
- * The same as there: ∂L/∂s_c = Σ w·∂L/∂w over the channel's column of o_proj or down_proj, LLM-Pruner's "vector-wise" term of that matrix
- * (`--taylor vectorize`), whose absolute values a head adds up, and of v_proj and up_proj, whose rows the output is linear in.
- * Different: LLM-Pruner adds up such terms of all matrices of a unit, also of q, k and gate; its published runs take |w·∂L/∂w| of each weight
- * (`param_first`). They rank the units of each layer apart and cut the same share of all but the first and last layers, as {@link rankWithin} and
- * protected layers do; these scores are per parameter, so that one ranking can go through all layers and kinds. A hidden dim is |∂L/∂z| of its
- * mask, a whole layer the sum of its heads and columns.
+ * Different: there gradients are of one batch, here the terms of each batch are added up in proportion to its labels. Biases and norms have no part.
  */
 export function createTaylor(table: UnitTable): Taylor {
-  const { layout, spec } = table;
-  const slots = new Float64Array(layout.count),
-    heads = spec.layers.map((layer) => new Float64Array(layer.heads * spec.headDim));
+  const { spec } = table, hidden = new Float64Array(spec.hidden), layers = spec.layers.map(emptySums);
   let total = 0;
-  const addTo = (sums: Float64Array, gradients: ArrayLike<number>, labels: number): void => {
-    for (let i = 0; i < sums.length; i++) sums[i] = (sums[i] ?? 0) + labels * (gradients[i] ?? 0);
-  };
-  const absolute = (sums: Float64Array): number => sums.reduce((sum, value) => sum + Math.abs(value), 0);
-  const importance = (unit: number): number => {
-    const index = table.layer[unit] ?? 0, layer = spec.layers[index], first = table.slotFirst[unit] ?? 0;
-    const own = layout.layers[index], channels = heads[index];
-    if (unit >= table.hiddenFirst && unit < table.layerFirst) return Math.abs(slots[first] ?? 0);
-    if (!layer || !own || !channels) return 0;
-    if (unit >= table.layerFirst) return absolute(channels) + absolute(slots.subarray(own.ffn, own.ffn + layer.ffn));
-    if (unit >= table.ffnFirst) return Math.abs(slots[first] ?? 0);
-    const from = (first - own.head) * spec.headDim;
-    return absolute(channels.subarray(from, from + (table.slotCount[unit] ?? 0) * spec.headDim));
-  };
   return {
-    add(gradients, { labels }): void {
+    add(terms, { labels }): void {
       total += labels;
-      addTo(slots, gradients.dz, labels);
-      heads.forEach((sums, index) => addTo(sums, gradients.heads[index] ?? [], labels));
+      layers.forEach((sums, layer) =>
+        terms[layer]?.forEach((own, projection) => {
+          const [units, width] = partsOf(projection, sums, spec);
+          own.units.forEach((term, at) => {
+            const unit = Math.floor(at / width);
+            units[unit] = (units[unit] ?? 0) + labels * term;
+          });
+          own.hidden.forEach((term, dim) => hidden[dim] = (hidden[dim] ?? 0) + labels * term);
+        })
+      );
     },
-    scores: () =>
-      Float64Array.from(
-        { length: table.count },
-        (_, unit) => importance(unit) / Math.max(1, total) / unitParameters(table, unit),
-      ),
+    scores: () => scoresOf(table, layers, hidden).map((score) => score / Math.max(1, total)),
   };
 }
 
@@ -134,6 +123,10 @@ export function rankWithin(table: UnitTable, scores: ArrayLike<number>): Float64
     });
   }
   return ranks;
+}
+
+function emptySums({ heads, kvHeads, ffn }: DecoderSpec["layers"][number]): LayerSums {
+  return { heads: new Float64Array(heads), kvHeads: new Float64Array(kvHeads), ffn: new Float64Array(ffn) };
 }
 
 /** Which sums a projection's rows (or, of o and down, columns) belong to, and how many of them make a unit. */

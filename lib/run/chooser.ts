@@ -1,7 +1,7 @@
 // How a method chooses units during the pruning stage: learned masks, gradual saliency, a score at once. Owns what happens at its beginning, at every step and at its end; refuses the loop.
 import { CompressoError } from "../errors.ts";
-import type { ChannelGradients, MaskValues, SlotGradients } from "../nn/masks.ts";
-import type { OneShotMethod } from "../prune/baselines.ts";
+import type { MaskValues, SlotGradients } from "../nn/masks.ts";
+import type { LayerTerms, OneShotMethod } from "../prune/baselines.ts";
 import { addGradients, GRADUAL_EVERY, gradualMasks } from "../prune/gradual.ts";
 import type { hardenMasks } from "../prune/harden.ts";
 import { twofoldGoals } from "../prune/mask_learner.ts";
@@ -62,8 +62,8 @@ export interface ChooserParts {
   readonly makeBatches: (seed: number) => Batches;
   /** Gradients of all slots on a batch, at the present masks. */
   readonly maskGradients: (batch: Batch) => Promise<SlotGradients>;
-  /** The same, and those by channel. */
-  readonly channelGradients: (batch: Batch) => Promise<ChannelGradients>;
+  /** Σ|w·∂L/∂w| of the base's weights on a batch, at the present masks. */
+  readonly weightTerms: (batch: Batch) => Promise<LayerTerms[]>;
   /** Makes masks hard, at the target or at the run's size. */
   readonly harden: typeof hardenMasks;
   readonly signal?: AbortSignal | undefined;
@@ -163,7 +163,7 @@ function gradual({ table, options, trainer, harden }: ChooserParts): Chooser {
 }
 
 function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
-  const { model, table, options, trainer, channelGradients, harden, signal } = parts, { batch, seq, seed } = options;
+  const { model, table, options, trainer, weightTerms, harden, signal } = parts, { batch, seq, seed } = options;
   let source: WeightSource | null = null;
   const score = async (): Promise<OneShotScores> => {
     // A run that went back has a compensation in its weights, which is no part of the model that is scored.
@@ -175,7 +175,7 @@ function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
       batch,
       seq,
       seed,
-      channelGradients,
+      weightTerms,
       ...(signal ? { signal } : {}),
     });
   };

@@ -197,7 +197,7 @@ async function dryTraining(model: Model, table: UnitTable, options: ResolvedOpti
   const state = { state: IDLE_STATE };
   await trainer.step("lora", data, state);
   await trainer.maskGradients(data, state);
-  if (method === "taylor") await trainer.channelGradients(data, state);
+  if (method === "taylor") await trainer.weightTerms(data, state);
   if (method === "wanda-sp" || method === "flap") await calibrate(model, { batches: [], batch, seq });
   await trainer.step("masks", data, state);
   await trainer.numbers(0, 1);

@@ -1,6 +1,7 @@
 // One-shot scores of a loaded model, on the footing of learned masks: same units, same batches. Owns which data a method looks at; refuses selection and the loop.
 import {
   createTaylor,
+  type LayerTerms,
   magnitudeScores,
   type OneShotMethod,
   randomScores,
@@ -11,7 +12,7 @@ import { type ActivationStats, flapScores, wandaScores } from "../prune/baseline
 import { applyCompensation, withOutputBiases } from "../prune/baselines_bias.ts";
 import type { UnitTable } from "../prune/units.ts";
 import type { WeightSource } from "../io/source.ts";
-import type { ChannelGradients, MaskValues } from "../nn/masks.ts";
+import type { MaskValues } from "../nn/masks.ts";
 import { shareWeights, writeBiases } from "../nn/weights.ts";
 import type { Batch } from "./batches.ts";
 import { calibrate } from "./calibrate.ts";
@@ -31,8 +32,8 @@ export interface OneShotOptions {
   readonly seq: number;
   /** Decides random scores. */
   readonly seed: number;
-  /** Gradients on a batch, masks at 1, for taylor: see `Trainer.channelGradients`. */
-  readonly channelGradients: (batch: Batch) => Promise<ChannelGradients>;
+  /** Terms of the weights on a batch, masks at 1, for taylor: see `Trainer.weightTerms`. */
+  readonly weightTerms: (batch: Batch) => Promise<readonly LayerTerms[]>;
   /** Stops the work. */
   readonly signal?: AbortSignal;
 }
@@ -52,7 +53,7 @@ export async function oneShotScores(model: Model, table: UnitTable, options: One
 }
 
 async function rawScores(model: Model, table: UnitTable, options: OneShotOptions): Promise<OneShotScores> {
-  const { method, batches, batch, seq, seed, channelGradients, signal } = options, { source } = model;
+  const { method, batches, batch, seq, seed, weightTerms, signal } = options, { source } = model;
   switch (method) {
     case "magnitude":
       return { scores: await magnitudeScores(source, table), stats: null };
@@ -62,7 +63,7 @@ async function rawScores(model: Model, table: UnitTable, options: OneShotOptions
       const taylor = createTaylor(table);
       for (const data of batches) {
         signal?.throwIfAborted();
-        taylor.add(await channelGradients(data), { labels: data.labelTokens });
+        taylor.add(await weightTerms(data), { labels: data.labelTokens });
       }
       return { scores: taylor.scores(), stats: null };
     }

@@ -58,7 +58,7 @@ export interface PruneOptions {
   readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
   /** How units are chosen. Default "compresso": learned masks. */
   readonly method?: Method;
-  /** Which units a one-shot method compares. Default "all", of wanda-sp "layer": it knows no other. */
+  /** Which units a one-shot method compares. Default "all"; of taylor "layer", and of wanda-sp, which knows no other. */
   readonly ranking?: Ranking;
   /** What the pruning stage aims at, step by step: a built-in name, a script's path or URL, or `defineSchedule(…)`. Default "cubic". */
   readonly schedule?: ScheduleSource;
@@ -163,7 +163,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     layout: options.layout ?? DEFAULTS.layout,
     recompute: options.recompute ?? true,
     method: options.method ?? "compresso",
-    ranking: options.ranking ?? (options.method === "wanda-sp" ? "layer" : "all"),
+    ranking: options.ranking ?? (options.method === "taylor" || options.method === "wanda-sp" ? "layer" : "all"),
     rules: { ...alignment(options.size), ...options.rules },
     start: options.start ?? preset.start ?? "saliency",
     rates: resolveRates(steps, { preset: preset.rates, given: options.rates }),

@@ -82,7 +82,7 @@ export function chooserOf(
     makeBatches,
     harden: hardenAt(goal, () => leftOut() > 0),
     maskGradients: (data) => trainer.maskGradients(data, at()),
-    channelGradients: (data) => trainer.channelGradients(data, at()),
+    weightTerms: (data) => trainer.weightTerms(data, at()),
   });
 }
 

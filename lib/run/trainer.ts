@@ -6,14 +6,15 @@ import { Plan, u32 } from "../gpu/plan.ts";
 import { writeTargets } from "../nn/head.ts";
 import { strideOf } from "../nn/layout.ts";
 import { initialLora, type LoraConfig, type LoraWeights, packLora, unpackLora } from "../nn/lora.ts";
-import { type ChannelGradients, type MaskValues, packMasks, type SlotGradients, unpackMasks } from "../nn/masks.ts";
+import { type MaskValues, packMasks, type SlotGradients, unpackMasks } from "../nn/masks.ts";
 import { createPass, type Pass, recordGradients, shiftLabels } from "../nn/pass.ts";
 import { type StepState, writeStepState } from "../nn/step_state.ts";
+import type { LayerTerms } from "../prune/baselines.ts";
 import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner, momentFloats } from "../prune/mask_learner.ts";
 import type { UnitTable } from "../prune/units.ts";
 import type { Batch } from "./batches.ts";
-import { type ChannelProbe, createChannelProbe } from "./channel_probe.ts";
 import type { Model } from "./model.ts";
+import { createWeightProbe, type WeightProbe } from "./weight_probe.ts";
 
 /** Options of {@link createTrainer}. */
 export interface TrainerOptions {
@@ -81,11 +82,11 @@ export interface Trainer extends Disposable {
     batch: Batch,
     options: { readonly state: StepState; readonly signal?: AbortSignal },
   ): Promise<SlotGradients>;
-  /** The same, and those by channel. */
-  channelGradients(
+  /** Σ|w·∂L/∂w| of the base's weights at the present masks, by layer, without any update. */
+  weightTerms(
     batch: Batch,
     options: { readonly state: StepState; readonly signal?: AbortSignal },
-  ): Promise<ChannelGradients>;
+  ): Promise<LayerTerms[]>;
   /** Forward and backward of a step without its update, and which of their values are finite. Masks that are learned are sampled. */
   inspect(kind: StepKind, batch: Batch, options: { readonly state: StepState }): Promise<Inspection>;
   /** dL/dz of all slots in the last step of kind "masks" or "gradual". */
@@ -124,13 +125,13 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   restoreMasks.copy(lastMasks, masks.z, { bytes: lastMasks.bytes });
   if (!device.isDry) device.write(lora.params, packLora(spec, lora, initialLora(lora, { seed: options.seed })));
 
-  const gradients = (kind: StepKind, dropout: boolean, observeChannels?: ChannelProbe["observe"]): Plan => {
+  const gradients = (kind: StepKind, dropout: boolean, observeWeights?: WeightProbe["observe"]): Plan => {
     const context = pass.plan({ dropout, maskGrads: kind === "lora" ? new Set() : learner.maskGrads });
     if (kind === "masks" && dropout) {
       context.plan.copy(masks.z, lastMasks, { bytes: masks.z.bytes });
       learner.recordSample(context.plan, { state, slots: masks });
     }
-    recordGradients(observeChannels ? { ...context, observeChannels } : context);
+    recordGradients(observeWeights ? { ...context, observeWeights } : context);
     return own(context.plan.finish());
   };
   const updates = (kind: StepKind): Plan => {
@@ -163,7 +164,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   const plansOf = (kind: StepKind): { readonly gradients: Plan; readonly update: Plan } =>
     plans[kind] ??= { gradients: gradients(kind, true), update: updates(kind) };
   let probe: Plan | null = null, maskWrites = 0;
-  let channels: { readonly probe: ChannelProbe; readonly plan: Plan } | null = null;
+  let terms: { readonly probe: WeightProbe; readonly plan: Plan } | null = null;
 
   const load = (data: Batch, stepState: StepState): void => {
     if (device.isDry) return;
@@ -199,15 +200,15 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
       const { count } = masks.layout, both = await device.readFloats(masks.dz, 2 * count);
       return { dz: both.subarray(0, count), squares: both.subarray(count) };
     },
-    async channelGradients(data, { state: stepState, signal }): Promise<ChannelGradients> {
+    async weightTerms(data, { state: stepState, signal }): Promise<LayerTerms[]> {
       plansOf("lora"); // first, as for maskGradients
-      if (!channels) {
-        const made = own(createChannelProbe(pass));
-        channels = { probe: made, plan: gradients("masks", false, made.observe) };
+      if (!terms) {
+        const made = own(createWeightProbe(pass));
+        terms = { probe: made, plan: gradients("lora", false, made.observe) };
       }
       load(data, stepState);
-      await channels.plan.run(signal ? { signal } : {});
-      return { dz: await device.readFloats(masks.dz, masks.layout.count), heads: await channels.probe.read() };
+      await terms.plan.run(signal ? { signal } : {});
+      return await terms.probe.read();
     },
     async inspect(kind, data, { state: stepState }): Promise<Inspection> {
       load(data, stepState);

@@ -219,7 +219,7 @@ Deno.test("a plan has the steps, tokens and facts of each cell, and names the ce
     resolveExperiment(defineExperiment({ ...PLAIN, grid: { method: ["taylor"] } })),
     store,
   );
-  assert.equal(taylor.cells[0]?.identity["ranking"], '"all"');
+  assert.equal(taylor.cells[0]?.identity["ranking"], '"layer"');
   const long = defineExperiment({ ...PLAIN, grid: { seq: [48, 100_000] } });
   await assert.rejects(planCells(resolveExperiment(long), store), /longest context.*100000|cell seq=100000/s);
   const absent = defineExperiment({ ...PLAIN, data: "absent.jsonl" });

@@ -174,7 +174,7 @@ Deno.test("random scores are decided by the seed alone, and no unit is favoured"
       batch: 1,
       seq: 1,
       seed: 8,
-      channelGradients: () => Promise.reject(new Error("not asked for")),
+      weightTerms: () => Promise.reject(new Error("not asked for")),
     });
     assert.notDeepEqual(other.scores, a.scores);
   });
@@ -270,7 +270,7 @@ Deno.test("on the demo FLAP with its bias has a lower loss on the calibration da
       batch,
       seq,
       seed: 1,
-      channelGradients: () => Promise.reject(new Error("not asked for")),
+      weightTerms: () => Promise.reject(new Error("not asked for")),
     });
     assert.ok(stats);
     const masks = selectionMasks(table, selectUnits(table, scores, { target: 0.2 }));

@@ -1,103 +1,165 @@
-// Taylor scores against differences of the loss in f64, channel by channel.
+// Taylor scores: terms of weights against differences of the loss in f64, and what units make of them.
 import assert from "node:assert/strict";
 import type { WeightSource } from "../../lib/io/source.ts";
-import { type MaskValues, slotLayout, unpackMasks } from "../../lib/nn/masks.ts";
-import { projectionName } from "../../lib/nn/spec.ts";
-import { createTaylor } from "../../lib/prune/baselines.ts";
+import { type DecoderSpec, type Projection, projectionName, PROJECTIONS } from "../../lib/nn/spec.ts";
+import { IDLE_STATE } from "../../lib/nn/step_state.ts";
+import { createTaylor, type LayerTerms, type WeightTerms } from "../../lib/prune/baselines.ts";
 import { unitParameters, type UnitTable, unitTable } from "../../lib/prune/units.ts";
-import { type Decoder, decoderOf, lossOf } from "./helpers/decoder_f64.ts";
-import { scored, sequences, withGolden } from "./helpers/one_shot.ts";
+import { createTrainer } from "../../lib/run/trainer.ts";
+import { decoderOf, lossOf } from "./helpers/decoder_f64.ts";
+import { BATCH, scored, SEQ, withGolden } from "./helpers/one_shot.ts";
 
 /** Step of the differences; their error is its square. */
 const STEP = 1e-3;
 
-/** The same weights, the input channel `column` of a layer's o_proj times `factor`. */
-function scaledChannel(source: WeightSource, layer: number, column: number, factor: number): WeightSource {
-  const { heads = 0 } = source.spec.layers[layer] ?? {}, width = heads * source.spec.headDim;
+/** The same weights, one of a projection moved by `by`. */
+function movedWeight(
+  source: WeightSource,
+  { layer, projection, at }: { readonly layer: number; readonly projection: Projection; readonly at: number },
+  by: number,
+): WeightSource {
   return {
     ...source,
     spec: source.spec,
     storedDtype: (name) => source.storedDtype(name),
     async read(name, rows): ReturnType<WeightSource["read"]> {
       const values = await source.read(name, rows);
-      if (name !== projectionName(layer, "o")) return values;
-      return values.map((value, at) => at % width === column ? value * factor : value);
+      if (name !== projectionName(layer, projection)) return values;
+      return values.map((value, index) => index === at ? value + by : value);
     },
   };
 }
 
-Deno.test("taylor adds up |dL/ds| of a unit's channels, L the mean loss over all batches, per parameter, by differences in f64", async () => {
-  await withGolden("gqa_f16", async ({ model, source, batches }) => {
-    const { spec } = source, rows = sequences(batches);
-    const lossBy = (decode: Decoder, masks?: MaskValues): number => {
-      const all = rows.map(({ tokens, labels }) => lossOf(decode(tokens, masks).logits, labels));
-      return all.reduce((sum, own) => sum + own.sum, 0) / all.reduce((count, own) => count + own.count, 0);
+Deno.test("terms of weights are Σ|w·dL/dw| by row and column of every projection, by differences in f64, with LoRA elsewhere and there, computed anew and kept", async () => {
+  await withGolden("gqa_f16", async ({ model, source, batches: [whole = assert.fail()] }) => {
+    // Part of one sequence, as every weight of a row or column costs two passes in f64.
+    const seq = 10, tokens = whole.tokens.slice(0, seq), labels = whole.labels.slice(0, seq);
+    const batch = { tokens, labels, realTokens: seq, labelTokens: labels.filter((label) => label >= 0).length };
+    const { spec } = source, layer = 1;
+    const lossAt = async (projection: Projection, at: number, by: number): Promise<number> => {
+      const decode = await decoderOf(movedWeight(source, { layer, projection, at }, by));
+      const { sum, count } = lossOf(decode([...tokens]).logits, [...labels]);
+      return sum / count;
     };
-    const ofChannel = async (layer: number, column: number): Promise<number> => {
-      const moved = async (factor: number): Promise<number> =>
-        lossBy(await decoderOf(scaledChannel(source, layer, column, factor)));
-      return Math.abs(await moved(1 + STEP) - await moved(1 - STEP)) / (2 * STEP);
-    };
-    const decode = await decoderOf(source);
-    const ofMask = (table: UnitTable, unit: number): number => {
-      const moved = (by: number): number => {
-        const slots = new Float32Array(table.layout.count).fill(1), first = table.slotFirst[unit] ?? NaN;
-        slots.fill(1 + by, first, first + (table.slotCount[unit] ?? NaN));
-        return lossBy(decode, unpackMasks(spec, table.layout, slots));
-      };
-      return Math.abs(moved(STEP) - moved(-STEP)) / (2 * STEP);
-    };
-    for (const kinds of [["heads", "ffn", "hidden"], ["kv", "ffn"]] as const) {
-      const { table, scores } = await scored({ model, batches }, kinds, "taylor");
-      const check = (unit: number, importance: number, of: readonly number[]): void => {
-        const wanted = importance / unitParameters(table, unit), largest = Math.max(...of);
-        // STEP² of the difference, and the rounding of weights and masks to f32.
-        const off = Math.abs((scores[unit] ?? NaN) - wanted);
-        assert.ok(off <= 2e-3 * largest, `${kinds} unit ${unit}: ${scores[unit]} instead of ${wanted}`);
-      };
-      for (const unit of [0, table.ffnFirst - 1]) {
-        const layer = table.layer[unit] ?? NaN, slots = table.layout.layers[layer];
-        const first = ((table.slotFirst[unit] ?? NaN) - (slots?.head ?? NaN)) * spec.headDim;
+    for (const isFirst of [true, false]) {
+      using trainer = createTrainer(model, {
+        batch: 1,
+        seq,
+        seed: 1,
+        lora: { rank: 2, alpha: 2, targets: isFirst ? ["q"] : PROJECTIONS },
+        table: unitTable(spec, ["ffn"]),
+        recompute: isFirst,
+      });
+      const terms: LayerTerms | undefined = (await trainer.weightTerms(batch, { state: IDLE_STATE }))[layer];
+      for (const projection of PROJECTIONS) {
+        const values = await source.read(projectionName(layer, projection));
+        const own: WeightTerms = terms?.get(projection) ?? assert.fail();
+        const isOutput = projection === "o" || projection === "down";
+        const cols = values.length / (isOutput ? own.hidden : own.units).length;
+        const [byRow, byColumn] = isOutput ? [own.hidden, own.units] : [own.units, own.hidden];
+        assert.equal(byRow.length * byColumn.length, values.length, projection);
+        const row = Math.floor(byRow.length * 0.7), column = Math.floor(cols * 0.4);
+        const line = isFirst
+          ? Array.from({ length: cols }, (_, c) => row * cols + c)
+          : Array.from({ length: byRow.length }, (_, r) => r * cols + column);
         let sum = 0;
-        for (let c = 0; c < (table.slotCount[unit] ?? NaN) * spec.headDim; c++) {
-          sum += await ofChannel(layer, first + c);
+        for (const at of line) {
+          const w = values[at] ?? NaN, up = Math.fround(w + STEP), down = Math.fround(w - STEP);
+          const slope = (await lossAt(projection, at, up - w) - await lossAt(projection, at, down - w)) / (up - down);
+          sum += Math.abs(w * slope);
         }
-        check(unit, sum, [...scores.subarray(0, table.ffnFirst)]);
-      }
-      for (const unit of [table.ffnFirst + 17, table.hiddenFirst + 5].filter((unit) => unit < table.count)) {
-        check(unit, ofMask(table, unit), [...scores.subarray(table.ffnFirst)]);
+        const actual = isFirst ? byRow[row] : byColumn[column];
+        assert.ok(Math.abs((actual ?? NaN) / sum - 1) < 1e-3, `${projection}: ${actual} instead of ${sum}`);
       }
     }
   });
 });
 
-Deno.test("taylor of a whole layer is the sum of its heads and columns", async () => {
-  await withGolden("gqa_f16", async ({ model, batches }) => {
-    const { table, scores } = await scored({ model, batches }, ["heads", "ffn", "layers"], "taylor");
-    const importance = (unit: number): number => (scores[unit] ?? NaN) * unitParameters(table, unit);
-    model.spec.layers.forEach((_, layer) => {
-      let sum = 0;
-      for (let unit = 0; unit < table.layerFirst; unit++) if (table.layer[unit] === layer) sum += importance(unit);
-      const own = importance(table.layerFirst + layer);
-      assert.ok(Math.abs(own - sum) <= 1e-9 * sum && sum > 0, `layer ${layer}: ${own} instead of ${sum}`);
+/** Terms of every weight 0 but those named. */
+function termsOf(
+  { layers, hidden, headDim }: DecoderSpec,
+  set: (add: (layer: number, projection: Projection, at: { unit: number; dim: number }, term: number) => void) => void,
+): LayerTerms[] {
+  const all = layers.map(({ heads, kvHeads, ffn }) => {
+    const widths = { q: heads * headDim, k: kvHeads * headDim, v: kvHeads * headDim, o: heads * headDim };
+    const sizes: Record<Projection, number> = { ...widths, gate: ffn, up: ffn, down: ffn };
+    return new Map(PROJECTIONS.map((name) => [
+      name,
+      { units: new Float32Array(sizes[name]), hidden: new Float32Array(hidden) },
+    ]));
+  });
+  set((layer, projection, { unit, dim }, term) => {
+    const own = all[layer]?.get(projection) ?? assert.fail();
+    own.units[unit] = (own.units[unit] ?? NaN) + term;
+    own.hidden[dim] = (own.hidden[dim] ?? NaN) + term;
+  });
+  return all;
+}
+
+Deno.test("taylor adds up the terms of a unit's own weights, batches in proportion to their labels", async () => {
+  await withGolden("gqa_f16", ({ source: { spec } }) => {
+    const layer = 1,
+      { heads, kvHeads } = spec.layers[layer] ?? assert.fail(),
+      share = heads / kvHeads,
+      d = spec.headDim;
+    // Head 1 of group 0, whose K and V it shares; column 17.
+    const first = termsOf(spec, (add) => {
+      add(layer, "q", { unit: d + 1, dim: 5 }, 1);
+      add(layer, "o", { unit: 2 * d - 1, dim: 6 }, 2);
+      add(layer, "k", { unit: 3, dim: 5 }, 4);
+      add(layer, "v", { unit: d - 1, dim: 6 }, 8);
+      add(layer, "gate", { unit: 17, dim: 5 }, 16);
+      add(layer, "up", { unit: 17, dim: 5 }, 32);
+      add(layer, "down", { unit: 17, dim: 6 }, 64);
+      add(0, "down", { unit: 17, dim: 6 }, 1024);
     });
+    const second = termsOf(spec, (add) => add(layer, "gate", { unit: 17, dim: 5 }, 128));
+    const scores = (kinds: Parameters<typeof unitTable>[1]): { table: UnitTable; scores: Float64Array } => {
+      const table = unitTable(spec, kinds), taylor = createTaylor(table);
+      taylor.add(first, { labels: 6 });
+      taylor.add(second, { labels: 2 });
+      return { table, scores: taylor.scores() };
+    };
+    const check = (actual: number | undefined, sum: number, weights: number): void => {
+      const wanted = sum / 8 / weights;
+      assert.ok(Math.abs((actual ?? NaN) - wanted) <= 1e-12 * wanted, `${actual} instead of ${wanted}`);
+    };
+    const column = 6 * (16 + 32 + 64) + 2 * 128, { hidden } = spec;
+    {
+      const { table, scores: found } = scores(["kv", "ffn", "hidden"]), group = spec.layers[0]?.kvHeads ?? NaN;
+      check(found[group], 6 * (1 + 2 + 4 + 8), (2 * share + 2) * d * hidden);
+      assert.equal(found[group + 1], 0);
+      check(found[table.ffnFirst + (spec.layers[0]?.ffn ?? NaN) + 17], column, 3 * hidden);
+      const perDim = table.total / hidden;
+      check(found[table.hiddenFirst + 5], 6 * (1 + 4 + 16 + 32) + 2 * 128, perDim);
+      check(found[table.hiddenFirst + 6], 6 * (2 + 8 + 64 + 1024), perDim);
+      assert.equal(found[table.hiddenFirst + 7], 0);
+    }
+    {
+      // A head has its share of K and V, a layer all.
+      const { table, scores: found } = scores(["heads", "layers"]), head = (spec.layers[0]?.heads ?? NaN) + 1;
+      check(found[head], 6 * (1 + 2 + (4 + 8) / share), (2 + 2 / share) * d * hidden);
+      check(found[table.layerFirst + layer], 6 * 15 + column, unitParameters(table, table.layerFirst + layer));
+    }
+    return Promise.resolve();
   });
 });
 
-Deno.test("channels of opposite sign do not cancel within a head, and batches of opposite sign do", async () => {
-  await withGolden("gqa_f16", ({ source: { spec } }) => {
-    const table = unitTable(spec, ["heads"]), dz = new Float32Array(slotLayout(spec).count);
-    const heads = (first: readonly number[]): Float32Array[] =>
-      spec.layers.map((layer, index) => {
-        const values = new Float32Array(layer.heads * spec.headDim);
-        if (index === 0) values.set(first);
-        return values;
-      });
+Deno.test("taylor scores of a model are those of its terms", async () => {
+  await withGolden("gqa_f16", async ({ model, batches }) => {
+    const { table, scores } = await scored({ model, batches }, ["kv", "ffn"], "taylor");
+    using trainer = createTrainer(model, {
+      batch: BATCH,
+      seq: SEQ,
+      seed: 1,
+      lora: { rank: 2, alpha: 2, targets: ["q"] },
+      table,
+    });
     const taylor = createTaylor(table);
-    taylor.add({ dz, heads: heads([1, -1, 3]) }, { labels: 2 });
-    taylor.add({ dz, heads: heads([1, -1, -1]) }, { labels: 6 });
-    // (2·1 + 6·1, −2 − 6, 2·3 − 6) / 8
-    assert.equal((taylor.scores()[0] ?? NaN) * unitParameters(table, 0), 2);
-    return Promise.resolve();
+    for (const batch of batches) {
+      taylor.add(await trainer.weightTerms(batch, { state: IDLE_STATE }), { labels: batch.labelTokens });
+    }
+    assert.deepEqual(scores, taylor.scores());
+    assert.ok(scores.every((score) => score > 0));
   });
 });

@@ -75,7 +75,7 @@ export async function scored(
     batch: BATCH,
     seq: SEQ,
     seed: 7,
-    channelGradients: (batch) => trainer.channelGradients(batch, { state: IDLE_STATE }),
+    weightTerms: (batch) => trainer.weightTerms(batch, { state: IDLE_STATE }),
   });
   return { table, scores };
 }

@@ -7,13 +7,15 @@ import { type LoraConfig, loraModules, type LoraWeights } from "../nn/lora.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import { type DecoderSpec, type LayerSpec, tensorShapes } from "../nn/spec.ts";
 import { IDLE_STATE } from "../nn/step_state.ts";
+import { withOutputBiases } from "../prune/baselines_bias.ts";
 import { type UnitKind, type UnitRules, type UnitTable, unitTable } from "../prune/units.ts";
 import type { Batch } from "./batches.ts";
 import { bytesByPart, type MemoryPart } from "./memory_parts.ts";
 import { loadModelFrom, type Model } from "./model.ts";
 import { type ResolvedOptions, resolveOptions } from "./options.ts";
 import { calibrate } from "./calibrate.ts";
-import type { Method } from "./methods.ts";
+import { isOneShot, type Method } from "./methods.ts";
+import { withCompensation } from "./one_shot.ts";
 import { createTrainer } from "./trainer.ts";
 import { rehearseVerify, verifyShape } from "./verify.ts";
 
@@ -149,7 +151,7 @@ async function planOn(
     layers: [...new Map(spec.layers.map((layer) => [shapeKey(layer), layer])).values()],
   });
   const { rank, alpha, targets } = run.lora;
-  await rehearseVerify(distinct, {
+  await rehearseVerify(run.method === "flap" ? withOutputBiases(distinct) : distinct, {
     device,
     adapters: { lora: { rank, alpha, targets, weights: zeroLora(distinct.spec, run.lora) } },
     ...verifyShape(run),
@@ -190,16 +192,18 @@ function shapeOf(
 /** Trains one step of each kind, and reads what a run reads; the trainer records its plans when they are first used. */
 async function dryTraining(model: Model, table: UnitTable, options: ResolvedOptions): Promise<void> {
   const { batch, seq, seed, lora, recompute, method } = options;
-  using trainer = createTrainer(model, { batch, seq, seed, lora, table, recompute });
+  using compensated = method === "flap" ? await withCompensation(model) : null;
+  const trained = compensated ?? model;
+  using trainer = createTrainer(trained, { batch, seq, seed, lora, table, recompute });
   const count = batch * seq;
   // A dry device takes no data.
   const data: Batch = { tokens: new Uint32Array(0), labels: new Int32Array(0), realTokens: count, labelTokens: count };
   const state = { state: IDLE_STATE };
+  if (method === "wanda-sp" || method === "flap") await calibrate(trained, { batches: [], batch, seq });
   await trainer.step("lora", data, state);
-  await trainer.maskGradients(data, state);
   if (method === "taylor") await trainer.weightTerms(data, state);
-  if (method === "wanda-sp" || method === "flap") await calibrate(model, { batches: [], batch, seq });
-  await trainer.step("masks", data, state);
+  if (method === "compresso") await trainer.maskGradients(data, state);
+  if (!isOneShot(method)) await trainer.step(method === "gradual" ? method : "masks", data, state);
   await trainer.numbers(0, 1);
   // With LoRA, which a run reads alone too: that takes less. What no adapter holds may be too large for the host as well.
   if (model.device.excesses.length === 0) await trainer.save();

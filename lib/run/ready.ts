@@ -1,5 +1,4 @@
 // What a run has on the GPU from its first step on. Owns its allocation, checked against the memory that there is; refuses the loop.
-import { withBiases } from "../nn/spec.ts";
 import type { StepState } from "../nn/step_state.ts";
 import type { UnitTable } from "../prune/units.ts";
 import { type Chooser, createChooser } from "./chooser.ts";
@@ -48,16 +47,15 @@ export async function allocateRun(
   at: RunPlace,
 ): Promise<Ready> {
   const { options, table } = parts, { batch, seq, seed, lora, recompute } = options;
-  const { device } = base, isFlap = options.method === "flap";
-  const spec = isFlap ? withBiases(base.spec, [...base.spec.biases ?? [], "o", "down"]) : base.spec;
-  const plan = await checkMemory(spec, memoryOptionsOf(base, options), {
+  const { device } = base;
+  const plan = await checkMemory(base.spec, memoryOptionsOf(base, options), {
     memoryLimit: device.memoryLimit,
     deviceBytes: device.bytes,
   });
   device.resetPeak();
   const { schedule, trustSchedule: trust, signal } = parts.given;
   const steerer = await openSteerer(table, options, { schedule, trust, signal });
-  const model = isFlap ? await withCompensation(base) : base;
+  const model = options.method === "flap" ? await withCompensation(base) : base;
   const trainer = createTrainer(model, { batch, seq, seed, lora, table, recompute });
   const chooser = chooserOf(parts, { model, trainer }, at);
   return { trainer, steerer, chooser, model, plannedBytes: plan.peakBytes + plan.otherBytes };

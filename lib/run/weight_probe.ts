@@ -38,8 +38,8 @@ export function createWeightProbe({ device, weights, act }: Pass): WeightProbe {
     }))
   );
   using stack = new DisposableStack();
-  const sums = stack.use(device.createBuffer("weight terms", 4 * count));
-  const scratch = stack.use(device.createBuffer("weight gradient", 4 * floats));
+  const sums = stack.use(device.createBuffer("calibration terms", 4 * count));
+  const scratch = stack.use(device.createBuffer("calibration gradient", 4 * floats));
   const owned = stack.move();
   return {
     observe: ({ plan }, { layer, projection, matrix, x, dy }): void => {

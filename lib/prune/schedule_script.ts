@@ -141,16 +141,23 @@ export function asSchedule(exported: unknown): Schedule {
 /** What a schedule's functions return, unchecked; parts that it leaves out are absent. Throws what they throw. */
 export function rawOutput({ definition }: Schedule, input: ScheduleInput): unknown {
   const { sparsity, layers, freeze, end, rates = {} } = definition;
-  const valueOf = (curve: Curve): unknown => typeof curve === "function" ? curve(input) : curve;
+  const valueOf = (curve: Curve): unknown => typeof curve === "function" ? settled(curve(input)) : curve;
   return {
     ...(sparsity === undefined ? {} : { sparsity: valueOf(sparsity) }),
-    ...(layers === undefined ? {} : { layers: layers(input) }),
-    ...(freeze === undefined ? {} : { freeze: freeze(input) }),
-    ...(end === undefined ? {} : { end: end(input) }),
+    ...(layers === undefined ? {} : { layers: settled(layers(input)) }),
+    ...(freeze === undefined ? {} : { freeze: settled(freeze(input)) }),
+    ...(end === undefined ? {} : { end: settled(end(input)) }),
     rates: Object.fromEntries(
       Object.entries(rates).filter(([, curve]) => curve !== undefined).map(([name, curve]) => [name, valueOf(curve)]),
     ),
   };
+}
+
+/** Refuses a promise, whose failure would end the program. */
+function settled(value: unknown): unknown {
+  if (!(value instanceof Promise)) return value;
+  value.catch(() => {});
+  throw new TypeError("the value is a promise, and a schedule decides at once: its functions are not async");
 }
 
 const PARTS = ["sparsity", "layers", "freeze", "end", "rates"] as const;

@@ -151,6 +151,19 @@ Deno.test("a value out of range is refused with step and value, isolated too", a
   }
 });
 
+Deno.test("an async function is refused, and what it throws later ends nothing", async () => {
+  await using lair = new Lair();
+  for (const part of ["sparsity", "layers", "end"]) {
+    const script = await lair.write(
+      `import { defineSchedule } from "compresso"; export default defineSchedule({ async ${part}() { throw new Error("late"); } });`,
+    );
+    for (const trust of [false, true]) {
+      await assert.rejects(evaluate(script, { trust }), /step 4 of 20.*the value is a promise.*not async/s);
+    }
+  }
+  await new Promise((resolve) => setTimeout(resolve, 10));
+});
+
 Deno.test("a script with a mistake is named with its line", async () => {
   await using lair = new Lair();
   const cases: readonly (readonly [string, RegExp])[] = [

@@ -35,14 +35,15 @@ function messageOf(error: unknown, options: CellOptions): string {
   if (error instanceof AlarmError) {
     return new CompressoError(code, { ...parts, mend: mendOf(error.alarm, options) }).message;
   }
-  // What would fit in the memory is said by the options of `prune` too.
-  if (code !== "gpu" || parts.mend === undefined) return error.message;
+  if (parts.mend === undefined) return error.message;
   return new CompressoError(code, { ...parts, mend: inOptions(parts.mend) }).message;
 }
 
-/** A text with the names of a cell's options in place of those of the command line: `loraRate` for `--lora-rate`. */
+/** A mend with the names of a cell's options in place of those of `prune`: `loraRate` for `--lora-rate`. */
 function inOptions(text: string): string {
-  return text.replaceAll(/--([a-z]+(?:-[a-z]+)*)/g, (word, name: string) => {
+  const known = text.replace("no longer --no-recompute", "recompute: true")
+    .replace("prune --skip-broken", "skipBroken: true of the data");
+  return known.replaceAll(/--([a-z]+(?:-[a-z]+)*)/g, (word, name: string) => {
     const option = name.replaceAll(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
     return isCellOption(option) ? option : word;
   });

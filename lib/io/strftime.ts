@@ -20,12 +20,34 @@ export function strftime(date: Date, format: string): string {
     M: () => two(date.getMinutes()),
     S: () => two(date.getSeconds()),
     p: () => date.getHours() < 12 ? "AM" : "PM",
+    w: () => String(date.getDay()),
+    u: () => String(date.getDay() || 7),
+    f: () => String(1000 * date.getMilliseconds()).padStart(6, "0"),
+    // A time without a zone, as transformers hands templates one.
+    z: () => "",
+    Z: () => "",
     "%": () => "%",
   };
-  return format.replaceAll(/%(-?)([A-Za-z%])/g, (whole, dash: string, letter: string) => {
+  return withoutShorthands(format).replaceAll(/%(-?)([A-Za-z%])/g, (whole, dash: string, letter: string) => {
     const part = parts[letter]?.() ?? whole;
-    return dash === "" ? part : part.replace(/^0+(?=\d)/, "");
+    return dash === "" ? part : part.replace(/^[0 ]+(?=\d)/, "");
   });
+}
+
+/** Letters that stand for several others. */
+const SHORTHANDS: Readonly<Record<string, string>> = {
+  c: "%a %b %e %H:%M:%S %Y",
+  x: "%m/%d/%y",
+  D: "%m/%d/%y",
+  X: "%H:%M:%S",
+  T: "%H:%M:%S",
+  R: "%H:%M",
+  F: "%Y-%m-%d",
+  h: "%b",
+};
+
+function withoutShorthands(format: string): string {
+  return format.replaceAll(/%([%A-Za-z])/g, (whole, letter: string) => SHORTHANDS[letter] ?? whole);
 }
 
 function dayOfYear(date: Date): number {

@@ -33,7 +33,7 @@ export interface MemoryOptions {
   readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
   /** Whether backward computes layers anew instead of keeping them; default true. */
   readonly recompute?: boolean;
-  /** How units are chosen: two methods look at activations first. Default "compresso". */
+  /** How units are chosen: each method has steps and calibration of its own. Default "compresso". */
   readonly method?: Method;
   /** Storage of the frozen weights; default "f16". */
   readonly baseDtype?: MatrixDtype;
@@ -189,7 +189,7 @@ function shapeOf(
   };
 }
 
-/** Trains one step of each kind, and reads what a run reads; the trainer records its plans when they are first used. */
+/** Calibrates and trains one step of each kind that the method has, and reads what a run reads; the trainer records its plans when they are first used. */
 async function dryTraining(model: Model, table: UnitTable, options: ResolvedOptions): Promise<void> {
   const { batch, seq, seed, lora, recompute, method } = options;
   using compensated = method === "flap" ? await withCompensation(model) : null;

@@ -25,7 +25,7 @@ export const MEMORY_PARTS: Readonly<Record<MemoryPart, string>> = {
   masks: "masks, their learner and gradients",
   operands: "textures that products read",
   attention: "textures that attention reads",
-  rest: "parameters of kernels, RoPE, records, reading back",
+  rest: "parameters of kernels, RoPE, records, calibration, reading back",
 };
 
 /** Labels of each part, as their owners give them. */

@@ -120,15 +120,18 @@ function encode(
     fail("usage", `seq is a whole number from 2 to the model's context of ${spec.maxPosition} tokens`, String(seq));
   }
   if (!tokenizer) return fail("input", "a model needs a tokenizer to read text", "this one has none");
+  const refused: CompressoError[] = [];
   const examples = rows.flatMap((row, index): Example[] => {
     try {
       const { tokens, labels } = encodeRow(row, row.number ?? index + 1, { tokenizer, prompt, seq });
       return [{ tokens: tokens.slice(0, seq), labels: labels.slice(0, seq) }];
     } catch (error) {
-      if (skipBroken && error instanceof CompressoError) return [];
-      throw error;
+      if (!skipBroken || !(error instanceof CompressoError)) throw error;
+      refused.push(error);
+      return [];
     }
   }).filter(({ labels }) => countLabels(labels) > 0);
+  if (examples.length === 0 && refused[0]) throw refused[0];
   if (examples.length === 0) fail("input", "at least one row has a token to predict", `${rows.length} rows`);
   return examples;
 }

@@ -33,7 +33,8 @@ export function encodeRun(
     });
   }
   const encoding = { tokenizer, prompt, packing, seq, skipBroken };
-  const [training, heldoutRows] = splitRows(rows);
+  // Rows of a program may have no numbers: theirs are the places among all, also of those that are held out.
+  const [training, heldoutRows] = splitRows(rows.map((row, index) => ({ ...row, number: row.number ?? index + 1 })));
   const { examples, report } = encodeRows(training, { ...encoding, ...(reading ? { reading } : {}) });
   // Rows that are held out may all be too long for `seq`: what they cannot give is taken from those that are trained on.
   const apart = sequencesOf(heldoutRows, encoding), sequences = apart.examples.slice(0, HELD_OUT);

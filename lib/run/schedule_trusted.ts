@@ -1,17 +1,17 @@
 // A trusted schedule script as a module of this process. Owns that the text which was read is the code that runs; refuses to read it, and to isolate it.
 //
 // An import of the script's own URL would give whatever Deno has cached for it: in this process since the first import, for http even from an
-// earlier one. So a file is imported with the hash of its text behind a question mark, which is no part of its path; whatever a script may do, it
-// may do there. Where its imports need a meaning that Deno does not give them, and for http and https, the text is imported as a data: URL. Such a
-// module has no folder: what its imports mean is written into the text, and imports whose names it computes are not found.
+// earlier one. So a file is imported with a number of its own behind a question mark, which is no part of its path, and read once more: whatever a
+// script may do, it may do there. Where its imports need a meaning that Deno does not give them, where its name does not tell Deno its language, and
+// for http and https, the text is imported as a data: URL. Such a module has no folder: what its imports mean is written into the text, and imports
+// whose names it computes are not found.
 import * as modules from "node:module";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { CompressoError } from "../errors.ts";
 import { asSchedule, type Schedule } from "../prune/schedule_script.ts";
 import { dataUrl } from "./schedule_sandbox.ts";
-import { digestOf } from "./run_data.ts";
-import { findImports, isToolkit, type ScriptImport, type ScriptSource } from "./schedule_source.ts";
+import { findImports, isToolkit, readScript, type ScriptImport, type ScriptSource } from "./schedule_source.ts";
 
 /** A script that was run. */
 export interface TrustedScript {
@@ -19,6 +19,11 @@ export interface TrustedScript {
   /** Whether it imports anything but this toolkit, so that its text is not all of its code. */
   readonly importsOthers: boolean;
 }
+
+/** Names of modules whose language Deno knows by them. */
+const MODULE_NAME = /\.(?:m?[jt]s|[jt]sx)$/;
+/** Files that were imported. */
+let openings = 0;
 
 const RELATIVE = /^\.{0,2}\//;
 const TOOLKIT = new URL("../../mod.ts", import.meta.url).href;
@@ -33,11 +38,16 @@ export async function importTrusted(
   { text, isJavaScript }: Pick<ScriptSource, "text" | "isJavaScript">,
 ): Promise<TrustedScript> {
   const found = findImports(text), targets = found.map(({ specifier }) => targetOf(specifier, url));
-  const isPlain = found.every(({ specifier }, index) => meaning(specifier, url) === targets[index]);
+  const isPlain = url.protocol === "file:" && MODULE_NAME.test(url.pathname) &&
+    found.every(({ specifier }, index) => meaning(specifier, url) === targets[index]);
   let module: unknown;
   try {
-    if (url.protocol === "file:" && isPlain) module = await import(`${url.href}?${digestOf([text])}`);
-    else {
+    if (isPlain) {
+      module = await import(`${url.href}?opening=${++openings}`);
+      if ((await readScript(url, { name: url.href })).text !== text) {
+        throw new Error("it was saved while it was opened");
+      }
+    } else {
       const code = metaOf(url) + placed(text, found, targets).replace(/^#!/, "//");
       module = await import(dataUrl(code, isJavaScript ? "javascript" : "typescript"));
     }
@@ -47,7 +57,7 @@ export async function importTrusted(
       rule: "it is a module that Deno can import",
       value: (error instanceof Error ? `${error.name}: ${error.message}` : String(error))
         .replaceAll(
-          /data:application\/\w+;base64,[A-Za-z\d+/=.…]*|(?<=\.\w+)\?[\da-f]{16}/g,
+          /data:application\/\w+;base64,[A-Za-z\d+/=.…]*|\?opening=\d+/g,
           (found) => found.startsWith("?") ? "" : url.href,
         ),
     }, { cause: error });

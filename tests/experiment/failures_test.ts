@@ -5,6 +5,8 @@ import type { ExperimentReport } from "../../lib/experiment/report.ts";
 import { type CellResult, type Measured, Store, writeJson } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/io/open_model.ts";
 import { exists } from "../../lib/io/exists.ts";
+import { failureOf } from "../../lib/experiment/failure.ts";
+import { CompressoError } from "../../lib/errors.ts";
 import { experimentTest, json, TINY } from "./tiny.ts";
 
 const { choices = [] } = TINY.evaluate ?? {};
@@ -212,3 +214,12 @@ experimentTest(
     );
   },
 );
+
+Deno.test("a mend that names options of prune names those of an experiment", () => {
+  const cell = { state: { kind: "new" }, options: {} } as const;
+  const mendOf = (code: "gpu" | "input", mend: string): string =>
+    failureOf(new CompressoError(code, { what: "cannot go on", rule: "it fits", mend }), cell).message;
+  assert.match(mendOf("gpu", "use --base-dtype q4, or no longer --no-recompute"), /baseDtype q4, or recompute: true$/);
+  assert.match(mendOf("input", "mend the row (prune --skip-broken)"), /mend the row \(skipBroken: true of the data\)$/);
+  assert.match(mendOf("input", "lower --seq, or give --text"), /lower seq, or give --text$/);
+});

@@ -78,4 +78,8 @@ Deno.test("strftime() writes what Python's does", () => {
     "2024 24 03 March Mar 05  5 Tuesday Tue 065 00 12 07 09 AM % 5 3 0 %Q",
   );
   assert.equal(strftime(new Date(2023, 11, 31, 13, 0), "%j %I %p"), "365 01 PM");
+  assert.equal(
+    strftime(new Date(2024, 2, 5, 0, 7, 9, 45), "%F %T|%R %D|%c|%x %X|%w %u|%f|%z%Z|%h|%-e|%%F"),
+    "2024-03-05 00:07:09|00:07 03/05/24|Tue Mar  5 00:07:09 2024|03/05/24 00:07:09|2 2|045000||Mar|5|%F",
+  );
 });

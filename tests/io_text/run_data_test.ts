@@ -64,6 +64,14 @@ Deno.test("broken rows are counted and named wherever they stand, in those that 
     assert.deepEqual([report.rows, report.broken, report.lines.broken], [18, 2, [5, 19]]);
     assert.ok(heldout.length > 0);
     assert.throws(() => encodeRun(own, optionsOf(rows, { packing })), failure("input", /row 5;/));
+    // Rows of a program have no numbers of their own.
+    const unnumbered = rows.map(({ number: _, ...row }) => row);
+    const again = encodeRun(own, optionsOf(unnumbered, { packing }), { skipBroken: true });
+    assert.deepEqual(again.report.lines.broken, [5, 19]);
+    assert.deepEqual([again.digest, again.heldout.length], [
+      encodeRun(own, optionsOf(rows, { packing }), { skipBroken: true }).digest,
+      heldout.length,
+    ]);
   }
 });
 

@@ -70,6 +70,9 @@ Deno.test("conversations that the template refuses end a measure, or are left ou
   };
   await assert.rejects(measured(false), /cannot format a chat, row 2/);
   assert.ok((await measured(true) ?? 0) > 0);
+  await Deno.writeTextFile(file, [chat("no"), chat("no")].join("\n"));
+  await assert.rejects(measured(true), /cannot format a chat, row 1/, "the reason is told where none is left");
+  await Deno.writeTextFile(file, [chat("Who?"), chat("no"), chat("And?")].join("\n"));
   const writer = { model, weights: "", folder };
   const { rows, skipBroken } = await new RowCache().rows({ file, skipBroken: true }, writer);
   assert.deepEqual([rows.length, skipBroken], [3, true]);

@@ -43,6 +43,7 @@ export {
   type Row,
   type TextRow,
 } from "./lib/io/datasets.ts";
+export { type RowFields, toRow } from "./lib/io/datasets_row.ts";
 export type { Compression } from "./lib/io/datasets_bytes.ts";
 export type { TextFormat } from "./lib/io/datasets_split.ts";
 export type { FileKind } from "./lib/io/file_size.ts";
@@ -67,7 +68,7 @@ export { readRun, type ReportRun, type ReportSummary } from "./lib/report/read_r
 export { renderReport, type ReportOptions } from "./lib/report/report.ts";
 export type { TopLogprobs } from "./lib/nn/top_pass.ts";
 export { type DecoderSpec, type LayerSpec, parameterCount, type Projection, type RopeScaling } from "./lib/nn/spec.ts";
-export { magnitudeScores, type Ranking, RANKINGS } from "./lib/prune/baselines.ts";
+export { magnitudeScores, type Ranking, RANKINGS, rankWithin } from "./lib/prune/baselines.ts";
 export { type Layout, padded, type UniformInput, uniformMasks } from "./lib/prune/layouts.ts";
 export { builtinSchedule, SCHEDULE_NAMES, type ScheduleName } from "./lib/prune/builtin_schedules.ts";
 export {

@@ -1,15 +1,19 @@
 // The folder of a prune run before the run: what stands there, and what may happen to it. Owns those rules; refuses the run.
 import { join, sep } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
+import { FolderLock } from "../lib/io/lock.ts";
 import { type PruneOptions, resolveOptions } from "../lib/run/options.ts";
 import { isEvaluationFile } from "../lib/report/read_run.ts";
-import { CHECKPOINT_FILE, presentFiles, refuseEarlierRun, RUN_FILES } from "../lib/run/run_files.ts";
+import { CHECKPOINT_FILE, presentFiles, RECORDS_FILE, refuseEarlierRun, RUN_FILES } from "../lib/run/run_files.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 
 /** Name of a run's report in its folder. */
 export const REPORT_FILE = "report.html";
 
-/** Refuses a folder that holds an earlier run, unless it is to be replaced or resumed, and a replaced one that holds `model`, the run's own. */
+/**
+ * Refuses a folder that another run writes to, or that holds an earlier one, unless it is to be replaced or resumed, and a replaced one that
+ * holds `model`, the run's own.
+ */
 export async function checkRunFolder(
   out: string,
   { resume, overwrite, model }: { readonly resume: boolean; readonly overwrite: boolean; readonly model: string },
@@ -24,6 +28,7 @@ export async function checkRunFolder(
   if (info && !info.isDirectory) {
     throw new CompressoError("usage", { what: `cannot write to ${out}`, rule: "--out is a folder", value: "a file" });
   }
+  await new FolderLock(out, "run").check();
   if (overwrite) await refuseOwnModel(out, model);
   if (!resume && !overwrite) await refuseEarlierRun(out);
 }
@@ -43,7 +48,7 @@ export async function clearRunFolder(out: string): Promise<void> {
 
 /** Files of a run that others are made of, whether they are there yet or not. */
 export async function runRecords(out: string): Promise<string[]> {
-  const names = new Set([...RUN_FILES, "records.jsonl", ...(await namesIn(out)).filter(isEvaluationFile)]);
+  const names = new Set([...RUN_FILES, RECORDS_FILE, ...(await namesIn(out)).filter(isEvaluationFile)]);
   return [...names].map((name) => join(out, name));
 }
 

@@ -9,7 +9,7 @@ import { refuseInputs } from "./own_inputs.ts";
 import { verb } from "./command.ts";
 import { plotColumns, plotRows } from "./plot.ts";
 import { formatShare, note, print, printJson } from "./output.ts";
-import { type Preview, type PreviewPoint, previewSchedule, previewSeries } from "./schedule_preview.ts";
+import { type Preview, type PreviewPoint, previewSchedule, previewSeries, shortfall } from "./schedule_preview.ts";
 import { previewSvg } from "./schedule_svg.ts";
 import { outputPath, realNumber, wholeNumber } from "./values.ts";
 
@@ -68,6 +68,8 @@ function previewVerb(): CommandUnknownOpts {
         await writeFileAtomically(svg, previewSvg(preview));
         note(`wrote ${svg}`);
       }
+      const short = shortfall(preview);
+      if (short !== null) note(short);
       if (json) printJson(preview);
       else show(preview);
     });

@@ -4,6 +4,7 @@ import type { ScheduleOutput } from "../lib/prune/schedule_output.ts";
 import { type LayerState, RATE_NAMES, type RecordView } from "../lib/prune/schedule_script.ts";
 import { defaultRates } from "../lib/run/options.ts";
 import type { OpenSchedule } from "../lib/run/schedule_host.ts";
+import { formatShare } from "./output.ts";
 
 /** One step of a preview. */
 export interface PreviewPoint extends ScheduleOutput {
@@ -87,6 +88,17 @@ export function previewSeries({ points }: Preview): readonly Series[] {
     { name: `sparsity${own}`, values: points.map(({ target }) => target) },
     ...set.map((rate) => ({ name: rate, values: points.map(({ rates }) => rates[rate] ?? NaN) })),
   ];
+}
+
+/** What a run would refuse at its last step: targets of all layers that do not come to the whole's, layers of one size taken. Null where it is well. */
+export function shortfall({ points, endsBefore }: Preview): string | null {
+  const last = points.at(-1), numbers = last?.layers?.filter((value) => value !== null) ?? [];
+  if (!last || endsBefore !== null || numbers.length === 0 || numbers.length < (last.layers?.length ?? 0)) return null;
+  const mean = numbers.reduce((sum, value) => sum + value, 0) / numbers.length;
+  if (mean >= last.target - 0.005) return null;
+  return `the targets of all layers come to ${formatShare(mean)} at the last step, where the whole's is ${
+    formatShare(last.target)
+  }: a run refuses that`;
 }
 
 function nextLayer(

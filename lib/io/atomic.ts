@@ -275,6 +275,19 @@ async function destination(path: string): Promise<string> {
 /** What Linux follows before it takes links for a circle. */
 const MOST_LINKS = 40;
 
+/**
+ * Removes what killed processes have left of files and folders of these names in a folder. Only for whoever holds the folder: what another one
+ * writes looks alike. What cannot be removed stays.
+ */
+export async function removeLeftovers(folder: string, names: readonly string[]): Promise<void> {
+  const found: string[] = [];
+  for await (const { name } of Deno.readDir(folder)) {
+    const [, of = ""] = /^(.+)\.tmp-[0-9a-f]{8}$/.exec(name) ?? [];
+    if (names.includes(of)) found.push(name);
+  }
+  for (const name of found) await Deno.remove(`${folder}/${name}`, { recursive: true }).catch(() => {});
+}
+
 function siblingName(path: string, kind: "tmp" | "old"): string {
   return `${path}.${kind}-${crypto.randomUUID().slice(0, 8)}`;
 }

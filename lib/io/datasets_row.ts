@@ -1,5 +1,6 @@
 // One row of data from one parsed value. Owns the kinds of rows, the fields of each and when a row is empty; refuses
 // files.
+import { CompressoError } from "../errors.ts";
 import type { ChatMessage } from "./chat_template.ts";
 import { isObject, type Json } from "./tokenizer_compat.ts";
 
@@ -77,6 +78,29 @@ const ROLES: ReadonlyMap<string, ChatMessage["role"]> = new Map([
   ["chatgpt", "assistant"],
   ["model", "assistant"],
 ]);
+
+/**
+ * A row from a value of a program, by the fields that a row of a file has: `instruction`, `input` and `output`, `messages`, or `text`.
+ *
+ * @throws CompressoError("input") for a value that is no row, or has nothing in it.
+ * @example
+ * ```ts
+ * import { toRow } from "./mod.ts";
+ *
+ * const { kind } = toRow({ instruction: "Name a colour.", output: "Red." });
+ * if (kind !== "instruct") throw new Error("it is an instruction");
+ * ```
+ */
+export function toRow(value: unknown, options: RowFields = {}): Row {
+  const parsed = parseRow(value, options), what = "cannot make a row of the value";
+  if ("fault" in parsed) {
+    const { rule, problem, mend } = parsed.fault;
+    throw new CompressoError("input", { what, rule, value: `it ${problem}`, ...(mend === "" ? {} : { mend }) });
+  }
+  const empty = emptyField(parsed.row);
+  if (empty === null) return parsed.row;
+  throw new CompressoError("input", { what, rule: `"${empty}" has something in it`, value: "it is empty" });
+}
 
 /**
  * A row from a parsed value: `textField` where it is given, else `instruction` and `output`, `messages` or

@@ -1,5 +1,6 @@
 // From a row to tokens and labels. Owns the collaborative prompt and what it costs, labels, and the truncation of long
 // rows; refuses to batch.
+import { CompressoError } from "../errors.ts";
 import type { InstructRow, Row } from "./datasets_row.ts";
 import { encodeChat } from "./prompts_chat.ts";
 import { encodeBehind } from "./prompts_context.ts";
@@ -82,6 +83,15 @@ export function encodeExample(row: Row, options: EncodeOptions): EncodedRow {
     const tokens = Uint32Array.from(ids.slice(0, seq));
     const labels = Int32Array.from(tokens, (id, index) => learned[index] ? id : IGNORED_LABEL);
     return { tokens, labels, truncated: ids.length > seq, labelTokens: countLabels(labels) };
+  }
+  const kind: string = row.kind;
+  if (kind !== "instruct") {
+    throw new CompressoError("input", {
+      what: "cannot encode the row",
+      rule: "its kind is instruct, chat or text",
+      value: String(kind),
+      mend: "make rows of a program with toRow",
+    });
   }
   let parts = encodeParts(row, options);
   const truncated = parts.prefix.length + parts.response.length > seq;

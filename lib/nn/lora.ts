@@ -180,6 +180,7 @@ export function checkLora({ rank, alpha, targets, dropout = 0 }: LoraConfig): vo
   if (!(alpha > 0) || !Number.isFinite(alpha)) fail("alpha is a positive number", String(alpha));
   if (!(dropout >= 0 && dropout < 1)) fail("dropout lies in [0, 1)", String(dropout));
   if (targets.length === 0) fail(`targets are some of ${PROJECTIONS.join(", ")}`, "none");
+  if (new Set(targets).size < targets.length) fail("each target is named once", targets.join(", "));
   for (const target of targets) {
     if (!PROJECTIONS.includes(target)) fail(`targets are some of ${PROJECTIONS.join(", ")}`, String(target));
   }

@@ -44,7 +44,7 @@ export interface LayerWeights {
 export interface Weights extends Disposable {
   /** Shape of the model. */
   readonly spec: DecoderSpec;
-  /** Storage of the matrices; embedding and head have its {@link headDtype}. */
+  /** Storage of the matrices; embedding and head have their own for blocks of 4 bits: 8. */
   readonly baseDtype: MatrixDtype;
   /** Token embedding [vocab, hidden]. */
   readonly embedding: Matrix;

@@ -24,7 +24,7 @@ export interface ScheduleOutput {
 }
 
 /**
- * What a schedule decides for a step. Throws `CompressoError`: "numeric" where a value is no finite number, "input" where it is out of range or
+ * What a schedule decides for a step. Throws `CompressoError`: "numeric" where a number is not finite, "input" where a value is none, is out of range or
  * the schedule throws.
  */
 export function evaluateSchedule(schedule: Schedule, input: ScheduleInput): ScheduleOutput {
@@ -62,6 +62,9 @@ export function checkOutput(raw: unknown, input: ScheduleInput): ScheduleOutput 
     rates: checkRates(at, has("rates") ? raw["rates"] : {}),
   };
 }
+
+/** Before the name of a value that JSON has no word for, from another process: NaN and infinities, undefined, 1n. */
+const UNSAYABLE = "\0";
 
 /** The step, for messages. */
 interface At {
@@ -150,7 +153,7 @@ function checkNumber(
   throw refusal(at, {
     rule: `${name} is a finite number${single ? " of f32 (up to 3.4e38)" : ""}, ${bounds.join(" and ")}`,
     value: `${name} = ${show(value)}`,
-    code: finite ? "input" : "numeric",
+    code: ["NaN", "Infinity", "-Infinity"].includes(show(value)) ? "numeric" : "input",
   });
 }
 
@@ -176,7 +179,11 @@ function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
 
 /** A value in a message: short, whatever it is. */
 function show(value: unknown): string {
-  if (typeof value === "string") return value.slice(0, 80);
+  if (typeof value === "string") {
+    const text = value.slice(0, 80);
+    return text.startsWith(UNSAYABLE) ? text.slice(UNSAYABLE.length) : JSON.stringify(text);
+  }
+  if (typeof value === "bigint") return `${value}n`;
   if (typeof value === "object" && value !== null) return Array.isArray(value) ? "a list" : "an object";
   return typeof value === "function" ? "a function" : String(value);
 }

@@ -22,7 +22,7 @@ export interface MinimumWidths {
 
 /** Limits of what is cut. */
 export interface UnitRules {
-  /** Layers whose heads, columns and gate are never cut, from 0. Default none. */
+  /** Layers whose heads, columns and gate are never cut: from 0, or from the end (−1 is the last). Default none. */
   readonly protect?: readonly number[];
   /** Widths that stay at least. */
   readonly minimum?: MinimumWidths;
@@ -51,8 +51,12 @@ export interface ResolvedRules {
 export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules {
   const { protect = [], minimum = {}, align = 1, rest = 0 } = rules, count = spec.layers.length;
   for (const layer of protect) {
-    if (Number.isInteger(layer) && layer >= 0 && layer < count) continue;
-    throw refusal("cannot protect this layer", `layers go from 0 to ${count - 1}`, String(layer));
+    if (Number.isInteger(layer) && layer >= -count && layer < count) continue;
+    throw refusal(
+      "cannot protect this layer",
+      `layers go from 0 to ${count - 1}, or from -${count} to -1`,
+      String(layer),
+    );
   }
   const { heads = 0, ffn = 0, hidden = 0, layers = 0 } = minimum;
   for (const [name, width] of Object.entries({ heads, ffn, hidden, layers })) {
@@ -65,7 +69,8 @@ export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules
   if (!(Number.isFinite(rest) && rest >= 0)) {
     throw refusal("cannot count these parameters", "their number per hidden dim is finite and ≥ 0", String(rest));
   }
-  return { protect: new Set(protect), minimum: { heads, ffn, hidden, layers }, align, rest };
+  const own = new Set(protect.map((layer) => layer < 0 ? count + layer : layer));
+  return { protect: own, minimum: { heads, ffn, hidden, layers }, align, rest };
 }
 
 /** Checks the choice of kinds. Throws `CompressoError("usage")` for kinds that exclude each other, or none at all. */

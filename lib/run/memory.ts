@@ -65,7 +65,7 @@ export interface MemoryPlan {
 
 /**
  * Plans the GPU memory of a prune run of a model of this shape: all that is allocated runs on a device that only counts (see
- * {@link openDryDevice}), so the plan is what `Device.peakBytes` will be. Needs no weights and no adapter.
+ * `openDryDevice`), so the plan is what `Device.peakBytes` will be. Needs no weights and no adapter.
  *
  * @throws CompressoError("usage") for options out of range.
  * @example

@@ -67,10 +67,11 @@ async function nextLine(): Promise<string | null> {
 }
 
 function send(reply: { readonly output: unknown } | { readonly error: string }): void {
-  // JSON has no word for NaN or undefined; as texts they reach the check that names them.
+  // JSON has no word for NaN or undefined; behind a mark they reach the check that names them, see `UNSAYABLE` in schedule_output.ts.
   const line = JSON.stringify({ ...reply, logs }, (_key, value: unknown) => {
-    if (typeof value === "number") return Number.isFinite(value) ? value : String(value);
-    return value === null || ["string", "boolean", "object"].includes(typeof value) ? value : String(value);
+    if (typeof value === "number") return Number.isFinite(value) ? value : `\0${value}`;
+    if (typeof value === "bigint") return `\0${value}n`;
+    return value === null || ["string", "boolean", "object"].includes(typeof value) ? value : `\0${String(value)}`;
   });
   logs = [];
   const bytes = encoder.encode(`${line}\n`);

@@ -130,6 +130,7 @@ function scripted(
     identity: schedule.identity,
     async at({ step, steps, records, layers }): Promise<Steering> {
       const progress = progressOf(step, steps);
+      if (step === 0 && schedule.parts.includes("layers")) await checkLast(schedule, table, { sparsity, rates, steps });
       const output = await schedule.evaluate({ progress, sparsity, step, steps, records, layers: await layers() });
       const now: Rates = { ...rates, ...output.rates };
       const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup: now.warmup })(progress);
@@ -138,6 +139,39 @@ function scripted(
     },
     [Symbol.asyncDispose]: () => schedule[Symbol.asyncDispose](),
   };
+}
+
+/**
+ * Refuses targets of layers that do not agree with the whole's at the last step, before the stage is spent on them: of a schedule that decides so
+ * whatever the run is like by then. What others decide is known at that step only.
+ */
+async function checkLast(
+  schedule: OpenSchedule,
+  table: UnitTable,
+  { sparsity, rates, steps }: { readonly sparsity: number; readonly rates: Rates; readonly steps: number },
+): Promise<void> {
+  const step = steps - 1, progress = progressOf(step, steps);
+  const decided: (Pick<ScheduleOutput, "sparsity" | "layers" | "end"> & { readonly warmup: number })[] = [];
+  try {
+    for (const cut of [0, sparsity]) {
+      const record: RecordView = {
+        ...{ stage: "prune", step, target: sparsity, expected: cut, loss: 2 + cut, gradNorm: 1 + cut },
+        ...{ lambda1: cut, lambda2: cut, learningRate: rates.lora },
+      };
+      const layers = table.spec.layers.map(() => ({ heads: cut, ffn: cut }));
+      const output = await schedule.evaluate({ progress, sparsity, step, steps, records: [record], layers });
+      decided.push({
+        ...{ sparsity: output.sparsity, layers: output.layers, end: output.end },
+        warmup: output.rates.warmup ?? rates.warmup,
+      });
+    }
+  } catch {
+    return; // What it refuses to decide of such a run, it may decide of a real one.
+  }
+  const [first, second] = decided;
+  if (!first || first.end || JSON.stringify(first) !== JSON.stringify(second)) return;
+  const target = first.sparsity ?? cubicSparsity({ target: sparsity, warmup: first.warmup })(progress);
+  checkTargets(table, { step, steps, target, most: mostSparsity(table), layers: first.layers });
 }
 
 /**
@@ -161,13 +195,20 @@ function checkTargets(
     });
   }
   if (!layers) return;
-  try {
-    checkLayerTargets(table, layers);
-    if (step === steps - 1 && target > 0) checkReachable(table, Math.min(target, most), { layerTargets: layers });
-  } catch (error) {
-    if (!(error instanceof CompressoError)) throw error;
-    throw new CompressoError("input", { ...error.parts, what: `${what}: ${error.parts.what}` }, { cause: error });
-  }
+  const named = (check: () => void, mend: { readonly mend?: string }): void => {
+    try {
+      check();
+    } catch (error) {
+      if (!(error instanceof CompressoError)) throw error;
+      const { parts } = error;
+      throw new CompressoError("input", { ...parts, what: `${what}: ${parts.what}`, ...mend }, { cause: error });
+    }
+  };
+  named(() => checkLayerTargets(table, layers), {});
+  if (step < steps - 1 || target <= 0) return;
+  named(() => checkReachable(table, Math.min(target, most), { layerTargets: layers }), {
+    mend: "let the targets of layers come to the whole's at the last step, or leave some layers to it (null)",
+  });
 }
 
 /** Errors of a quotient of whole numbers. */

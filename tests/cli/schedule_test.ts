@@ -48,6 +48,20 @@ export default defineSchedule({
   }
 });
 
+Deno.test("schedule preview says where the targets of all layers do not come to the whole's", async () => {
+  using folder = new TemporaryFolder();
+  const preview = async (last: string): Promise<string> => {
+    const text = `export default defineSchedule({ layers: ({ layers }) => layers.map((_, i) => ${last}) });`;
+    await Deno.writeTextFile(folder.at("mine.ts"), `import { defineSchedule } from "compresso"; ${text}`);
+    const { code, stderr } = await cli(["schedule", "preview", folder.at("mine.ts"), "--steps", "4", "--layers", "2"]);
+    assert.equal(code, 0, stderr);
+    return stderr;
+  };
+  assert.match(await preview("0.1 * (i + 1)"), /all layers come to 15\.0 % at the last step.*30\.0 %: a run refuses/);
+  assert.doesNotMatch(await preview("0.2 * (i + 1)"), /refuses/);
+  assert.doesNotMatch(await preview("i === 0 ? null : 0.1"), /refuses/);
+});
+
 Deno.test("schedule preview --json has every step", async () => {
   const { code, stdout, stderr } = await cli(["schedule", "preview", "step", "--steps", "8", "--json"]);
   assert.equal(code, 0, stderr);

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { parseRows, readRows } from "../../lib/io/datasets.ts";
-import { failure, inFolder } from "./fixtures.ts";
+import { toRow } from "../../lib/io/datasets_row.ts";
+import { encodeExample } from "../../lib/io/prompts.ts";
+import { failure, inFolder, tokenizerOf } from "./fixtures.ts";
 
 const ROW = { instruction: "Add.", input: "1 + 1", output: "2" };
 
@@ -223,4 +225,22 @@ Deno.test("a conversation without answer is empty, and a wrong message is named"
     () => parseRows(lines({ messages: [user, full] }, ROW), "x"),
     failure("input", /a conversation, line 2 is an instr/),
   );
+});
+
+Deno.test("toRow() makes rows of a program as files have them, and says why a value is none", async () => {
+  const values = [{ instruction: "a", output: "b" }, { text: "c" }, {
+    messages: [{ role: "user", content: "d" }, { role: "assistant", content: "e" }],
+  }];
+  for (const value of values) {
+    const [row] = parseRows(JSON.stringify([value]), "rows.json").rows;
+    assert.deepEqual({ ...toRow(value), number: 1 }, row);
+  }
+  assert.deepEqual(toRow({ body: "f" }, { textField: "body" }).kind, "text");
+  assert.throws(() => toRow({ text: " " }), failure("input", /"text" has something in it/));
+  assert.throws(() => toRow("g"), failure("input", /each row is an object; now: it is a string/));
+  assert.throws(() => toRow({ output: "h" }), failure("input", /now: it /));
+  // Without a type check a value may be of no kind at all.
+  const stranger = Object.assign({}, toRow({ text: "i" }), JSON.parse('{"kind":"poem"}'));
+  const options = { tokenizer: await tokenizerOf("byte_level"), prompt: null, seq: 16 };
+  assert.throws(() => encodeExample(stranger, options), failure("input", /instruct, chat or text; now: poem.*toRow/));
 });

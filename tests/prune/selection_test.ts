@@ -307,8 +307,9 @@ Deno.test("a whole layer falls as one unit, and its own units are then left alon
 
 Deno.test("rules that cannot be, or leave nothing to cut, are refused by name", () => {
   const all = DEEP.layers.map((_, index) => index);
-  fails(() => unitTable(DEEP, ["kv"], { protect: [6] }), /layers go from 0 to 5; now: 6/);
-  fails(() => unitTable(DEEP, ["kv"], { protect: [-1] }), /layers go from 0 to 5/);
+  fails(() => unitTable(DEEP, ["kv"], { protect: [6] }), /layers go from 0 to 5, .*now: 6/);
+  fails(() => unitTable(DEEP, ["kv"], { protect: [-7] }), /layers go from 0 to 5, or from -6 to -1; now: -7/);
+  assert.deepEqual([...unitTable(DEEP, ["kv"], { protect: [0, -1] }).rules.protect], [0, 5]);
   fails(() => unitTable(DEEP, ["kv"], { minimum: { ffn: 1.5 } }), /this many ffn; .*whole number/);
   fails(() => unitTable(DEEP, ["kv"], { align: 0 }), /at least 1; now: 0/);
   fails(() => unitTable(DEEP, ["kv", "ffn"], { protect: all }), /cannot prune kv; .*not protected; now: all 6 layers/);

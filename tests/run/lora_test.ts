@@ -1,6 +1,6 @@
 // The scale of LoRA and its rank, in gradients and in generation; against the golden values of torch.
 import assert from "node:assert/strict";
-import { loraScale } from "../../lib/nn/lora.ts";
+import { checkLora, loraScale } from "../../lib/nn/lora.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { generate } from "../../lib/run/generate.ts";
 import { loadModel, loadModelFrom, type LoraInput } from "../../lib/run/model.ts";
@@ -14,6 +14,12 @@ Deno.test("loraScale() is alpha / rank, and alpha / √rank for rsLoRA", () => {
   assert.equal(loraScale({ rank: 16, alpha: 8 }), 0.5);
   assert.equal(loraScale({ rank: 16, alpha: 8, rsLora: false }), 0.5);
   assert.equal(loraScale({ rank: 16, alpha: 8, rsLora: true }), 2);
+});
+
+Deno.test("a target that is named twice is refused", () => {
+  const config = { rank: 2, alpha: 2, targets: ["q", "v", "q"] } as const;
+  assert.throws(() => checkLora(config), /each target is named once; now: q, v, q/);
+  checkLora({ ...config, targets: ["q", "v"] });
 });
 
 Deno.test("loss and gradients under rsLoRA are torch's at the same scale", async () => {

@@ -136,8 +136,9 @@ Deno.test("a value out of range is refused with step and value, isolated too", a
   const cases: readonly (readonly [string, string, string])[] = [
     ["return 0 / 0;", "numeric", "sparsity = NaN"],
     ["return -1 / 0;", "numeric", "sparsity = -Infinity"],
-    ["return;", "numeric", "sparsity = undefined"],
-    ["return 10n;", "numeric", "sparsity = 10"],
+    ["return;", "input", "sparsity = undefined"],
+    ["return 10n;", "input", "sparsity = 10n"],
+    ["return '0.2';", "input", 'sparsity = "0.2"'],
     ["return 1;", "input", "sparsity = 1"],
   ];
   for (const [body, code, value] of cases) {

@@ -1,6 +1,5 @@
 // Hostile schedule scripts: what each tries fails, ends its own run with a clear error, and nothing else.
 import assert from "node:assert/strict";
-import { CompressoError, type ErrorCode } from "../../lib/errors.ts";
 import { openSchedule, type OpenScheduleOptions } from "../../lib/run/schedule_host.ts";
 import { INPUT, Lair, scriptOf } from "./helpers/scripts.ts";
 
@@ -8,8 +7,6 @@ interface Attack {
   readonly text: string;
   /** What the error says that it did. */
   readonly expected: RegExp;
-  /** Default "input". */
-  readonly code?: ErrorCode;
   readonly options?: OpenScheduleOptions;
   /** Seconds within which it must have ended, those of a busy machine included. */
   readonly within?: number;
@@ -18,7 +15,7 @@ interface Attack {
 /** Runs a script for two steps, and asserts that it ends as it must, and that the next one runs as if nothing had been. */
 async function assertStopped(
   lair: Lair,
-  { text, expected, code = "input", options = {}, within = 10 }: Attack,
+  { text, expected, options = {}, within = 10 }: Attack,
 ): Promise<void> {
   const logs: string[] = [], start = performance.now();
   const attack = async (): Promise<void> => {
@@ -31,7 +28,7 @@ async function assertStopped(
   let message = "";
   await assert.rejects(attack, (error) => {
     assert.ok(error instanceof CompressoError, String(error));
-    assert.equal(error.code, code);
+    assert.equal(error.code, "input");
     message = error.message;
     assert.match(message, expected);
     return true;

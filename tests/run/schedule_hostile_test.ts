@@ -1,5 +1,6 @@
 // Hostile schedule scripts: what each tries fails, ends its own run with a clear error, and nothing else.
 import assert from "node:assert/strict";
+import { CompressoError } from "../../lib/errors.ts";
 import { openSchedule, type OpenScheduleOptions } from "../../lib/run/schedule_host.ts";
 import { INPUT, Lair, scriptOf } from "./helpers/scripts.ts";
 

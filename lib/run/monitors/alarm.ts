@@ -48,20 +48,27 @@ export interface MonitorSetting {
 
 /**
  * How a run is watched; what is left out has its default. Where going back would change nothing, an alarm that is to roll back only warns: of
- * masks that have just become hard, and of masks that stay open; one of a base model that overflows stops the run.
+ * masks that have just become hard, that stay open, or that hold the target by which a kind of units is cut; one of a base model that overflows stops
+ * the run.
  */
 export interface MonitorOptions {
-  /** Share of a kind's units that is cut (0.95), or of the target that is missed (the same), from which on masks count as collapsed. Default: roll back. */
+  /**
+   * Share of a kind's units that is cut (0.95), or of the target that is missed (the same), from which on masks count as collapsed. At a target above
+   * 0.8 more of a kind may be cut: all but a quarter of what the target leaves. Default: roll back.
+   */
   readonly collapse?: MonitorSetting;
   /** Share of a layer's heads and of its FFN columns that is cut, from which on it is dead; default 0.98. Default: warn. */
   readonly "dead-layer"?: MonitorSetting;
-  /** Share of the units that turn back at one look, having turned at the look before it; default 0.25, at three looks on end. Default: roll back. */
+  /** Share of the units that turn back three times or more within thirteen looks; default 0.25. Default: roll back. */
   readonly oscillation?: MonitorSetting;
   /** Share of the way from the lowest loss so far to that of a uniform guess, ln(vocabulary); default 0.5. Default: roll back. */
   readonly divergence?: MonitorSetting;
   /** Numbers that are not finite. It has no threshold, and cannot only warn. Default: roll back. */
   readonly nan?: MonitorSetting;
-  /** Gap between expected sparsity and target after the warm-up, absolute; default 0.01. Default: warn. */
+  /**
+   * Gap between expected sparsity and target after the warm-up, absolute; default 0.01. Where frozen units or targets of single layers go before the
+   * target of the whole, it counts at the end of the stage only. Default: warn.
+   */
   readonly constraint?: MonitorSetting;
   /** Share of the memory limit that is in use beyond the plan; default 0.95. It cannot roll back. Default: warn. */
   readonly memory?: MonitorSetting;

@@ -3,21 +3,37 @@ import type { UnitTable } from "../../prune/units.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 import type { MaskLook } from "./mask_look.ts";
 
+/** Of what a target leaves, the share that a kind keeps at least: one kind may be cut further where another is kept. */
+const KEPT = 0.25;
+/** Gap to the target, absolute, up to which masks hold it. */
+const HELD = 0.01;
+/** Options that keep a kind from being cut further, by the name of the kind. */
+const LEAST: Readonly<Record<string, string>> = {
+  heads: "--min-heads",
+  "KV groups": "--min-heads",
+  "FFN columns": "--min-ffn",
+  "hidden dims": "--min-hidden",
+};
+
 /**
  * All zero: a kind of units is cut but for 1 − `threshold` of it, and to an extent that the target does not ask for. All one: after the warm-up
- * no more than 1 − `threshold` of the target is cut.
+ * no more than 1 − `threshold` of the target is cut. Where going back would lead to the same masks, an alarm only warns.
  */
 export function watchCollapse(
   { kinds }: MaskLook,
-  { target, expected, isWarm, setting }: {
+  { target, expected, isWarm, isHard, setting }: {
     readonly target: number;
     readonly expected: number;
     /** Whether the warm-up is over. */
     readonly isWarm: boolean;
+    /** Whether masks are hard, and so chosen at the target. */
+    readonly isHard: boolean;
     readonly setting: ResolvedMonitor;
   },
 ): readonly Finding[] {
-  const most = Math.max(setting.threshold, (1 + target) / 2), found: Finding[] = [];
+  const most = Math.max(setting.threshold, 1 - KEPT * (1 - target)), found: Finding[] = [];
+  // Hard masks are cut as far at any rates, and those of a target as high as that as well.
+  const isHeld = isHard || (most > setting.threshold && Math.abs(expected - target) <= HELD);
   for (const { name, cut } of kinds) {
     if (cut < most) continue;
     found.push({
@@ -25,8 +41,13 @@ export function watchCollapse(
       key: `collapse ${name}`,
       message: `the masks collapse to zero: ${percent(cut)} of the ${name} are cut, limit ${percent(most)}, target ${
         percent(target)
-      }`,
-      change: `lower the rate \`mask\`, prune in more steps, set a least width, or leave the ${name} out of the units`,
+      }${isHeld ? ", which they hold" : ""}`,
+      change: isHeld
+        ? `prune to a lower sparsity (--sparsity) or in more steps (--steps), ${
+          leastOf(name)
+        }or leave the ${name} out of the units`
+        : `lower the rate \`mask\`, prune in more steps, ${leastOf(name)}or leave the ${name} out of the units`,
+      ...(isHeld ? { instead: "warn" } : {}),
     });
   }
   if (isWarm && target > 0 && expected <= (1 - setting.threshold) * target) {
@@ -41,6 +62,11 @@ export function watchCollapse(
     });
   }
   return found;
+}
+
+function leastOf(name: string): string {
+  const option = LEAST[name];
+  return option ? `set a least width (${option}), ` : "";
 }
 
 /** Layers that add nothing, since all of them is cut from `threshold` on. One that may be cut whole is not dead but pruned. */

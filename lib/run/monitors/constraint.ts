@@ -1,4 +1,4 @@
-// The sparsity constraint that is not met: expected against target while masks are learned, hard against target at the end. Owns both tolerances; refuses to correct.
+// The sparsity constraint that is not met: expected against target while masks are learned, hard against target and against expected at the end. Owns both tolerances; refuses to correct.
 import { GRADUAL_EVERY } from "../../prune/gradual.ts";
 import type { Layout } from "../../prune/layouts.ts";
 import type { RecordView } from "../../prune/schedule_script.ts";
@@ -49,6 +49,33 @@ export function checkHard(
     change: hard < target
       ? "prune further kinds of units, or loosen protected layers, least and aligned widths"
       : "let the schedule's targets of single layers and of the whole agree",
+  }];
+}
+
+/**
+ * Compares what was expected of the masks at the end of the stage with what they became: what a schedule froze, and targets of single layers, may
+ * have kept them from the target up to then. `isLoose` says whether that was so after the warm-up; else the stage ended within it.
+ */
+export function checkFall(
+  { target, expected, hard }: { readonly target: number; readonly expected: number; readonly hard: number },
+  { isLoose, threshold }: { readonly isLoose: boolean; readonly threshold: number },
+): readonly Finding[] {
+  const fallen = hard - expected;
+  if (!(Math.abs(target - expected) > threshold && Math.abs(fallen) > threshold)) return [];
+  const what = fallen > 0 ? "were cut" : "came back";
+  return [{
+    monitor: "constraint",
+    key: "constraint",
+    message: `the constraint was not met: expected sparsity ${
+      percent(expected)
+    } at the end of the pruning stage, target ${percent(target)}; ${
+      percent(Math.abs(fallen))
+    } ${what} at once when the masks became hard${
+      isLoose ? ", since frozen units or targets of single layers kept them from the target" : ""
+    }`,
+    change: isLoose
+      ? "let the schedule freeze less, or set units free before the end of the stage, and let its targets of single layers and of the whole agree"
+      : "let the schedule end the pruning stage later, set the rate `tracking` to 1, or raise the rates `mask` and `lambda`",
   }];
 }
 

@@ -4,38 +4,46 @@ import type { MaskLook } from "./mask_look.ts";
 
 /** What is remembered of the masks, as bits in base64: a checkpoint has it. */
 export interface MaskHistory {
-  /** Units that were closed at the last look. */
-  readonly closed: string;
-  /** Units that turned at it. */
-  readonly turned: string;
-  /** Looks on end at which too many units turned back. */
-  readonly streak: number;
+  /** Units that were closed at the last looks, oldest first. */
+  readonly looks: readonly string[];
 }
 
-/** Looks on end with too many units turning back that make an alarm. */
-const LOOKS = 3;
+/** Times that a unit has to turn back: back to where it was at a look before. */
+const BACK = 3;
+/** Looks over which they are counted. Four turns of a period of eight steps lie within so many, where each step is looked at. */
+const LOOKS = 13;
 
-/** Takes in one look. A unit turns back that turned at the look before and turns now: it is where it was. */
+/**
+ * Takes in one look. At the first turn that is remembered a unit goes where it was not, at each later one it turns back. They need not follow each
+ * other look by look: looks fall on any phase of a period, and some find the masks where the one before did.
+ */
 export function watchTurns(
   history: MaskHistory | null,
   { closed }: MaskLook,
   { setting }: { readonly setting: ResolvedMonitor },
 ): { readonly history: MaskHistory; readonly found: readonly Finding[] } {
-  const before = history ? unpack(history.closed, closed.length) : closed;
-  const turnedBefore = history ? unpack(history.turned, closed.length) : new Uint8Array(closed.length);
-  const turned = closed.map((flag, unit) => flag === before[unit] ? 0 : 1);
-  const back = turned.reduce((sum, flag, unit) => sum + (flag && turnedBefore[unit] ? 1 : 0), 0) /
-    Math.max(1, closed.length);
-  const streak = back >= setting.threshold ? (history?.streak ?? 0) + 1 : 0;
-  const found: Finding[] = streak < LOOKS ? [] : [{
+  const kept = [...history?.looks ?? [], pack(closed)].slice(-1 - LOOKS);
+  const turns = new Uint8Array(closed.length);
+  let before: Uint8Array | null = null;
+  for (const text of kept) {
+    const flags = unpack(text, closed.length);
+    if (before) { for (let unit = 0; unit < flags.length; unit++) if (flags[unit] !== before[unit]) add(turns, unit); }
+    before = flags;
+  }
+  const back = turns.reduce((sum, count) => sum + (count > BACK ? 1 : 0), 0) / Math.max(1, closed.length);
+  const found: Finding[] = back < setting.threshold ? [] : [{
     monitor: "oscillation",
     key: "oscillation",
-    message: `the masks oscillate: ${percent(back)} of the units turned back, ${streak} looks on end, limit ${
-      percent(setting.threshold)
-    }`,
-    change: "lower the rate `mask`, or prune in more steps",
+    message: `the masks oscillate: ${
+      percent(back)
+    } of the units turned back ${BACK} times or more in the last ${LOOKS} looks, limit ${percent(setting.threshold)}`,
+    change: "lower the rate `mask`, prune in more steps, or let a schedule's targets go one way",
   }];
-  return { history: { closed: pack(closed), turned: pack(turned), streak }, found };
+  return { history: { looks: kept }, found };
+}
+
+function add(counts: Uint8Array, unit: number): void {
+  counts[unit] = (counts[unit] ?? 0) + 1;
 }
 
 function pack(flags: Uint8Array): string {

@@ -6,22 +6,19 @@ import type { StepRecord } from "../records.ts";
 import { RECORDS_SEEN, recordView } from "../steering.ts";
 import type { Finding } from "./alarm.ts";
 import { watchCollapse, watchLayers } from "./collapse.ts";
-import { checkHard, largestUnit, nothingCut } from "./constraint.ts";
+import { checkFall, checkHard, largestUnit, nothingCut } from "./constraint.ts";
 import { judge, type Verdict } from "./judge.ts";
+import { type LookSteps, lookStepsOf } from "./look_steps.ts";
 import type { MaskLook } from "./mask_look.ts";
 import type { MemoryState } from "./memory.ts";
 import { fresh, watchMasks, watchRecord } from "./watch.ts";
 
 /** What holds for the whole run. */
-export interface Oversight {
+export interface Oversight extends LookSteps {
   readonly options: ResolvedOptions;
   readonly table: UnitTable;
   /** Share that the largest unit cuts. */
   readonly unit: number;
-  /** Whether the masks are looked at after a step. */
-  readonly looksAt: (step: number) => boolean;
-  /** Whether the state after a step that was looked at is kept to go back to. */
-  readonly keepsAt: (step: number) => boolean;
 }
 
 /** What was seen of a step. */
@@ -43,10 +40,6 @@ export interface Overseen {
   readonly verdict: Verdict;
 }
 
-/** Looks in a run, where that is more often than every so many steps. */
-const LOOKS = 32, LEAST_OFTEN = 8;
-/** Least steps between two states that are kept. */
-const KEEP_EVERY = 4;
 /** A state is good if no alarm came up in so many steps after it: a loss takes some steps to run away. */
 const PROVEN = 5;
 
@@ -56,15 +49,7 @@ export function oversightOf(
   table: UnitTable,
   { steps }: { readonly steps: number },
 ): Oversight {
-  const lookEvery = Math.min(LEAST_OFTEN, Math.max(1, Math.ceil(steps / LOOKS)));
-  const keepEvery = lookEvery * Math.ceil(KEEP_EVERY / lookEvery);
-  return {
-    options,
-    table,
-    unit: largestUnit(table, options.layout),
-    looksAt: (step) => step % lookEvery === 0,
-    keepsAt: (step) => step % keepEvery === 0,
-  };
+  return { options, table, unit: largestUnit(table, options.layout), ...lookStepsOf(steps) };
 }
 
 /** The state to go back to from a step: the last one that was good, else the first there is. */
@@ -83,23 +68,23 @@ export function oversee(position: RunPosition, seen: Seen, { options, table, uni
   const { look, broken, memory, goodStep } = seen, { monitors: settings, method } = options, { aim } = position;
   const given = seen.record && { ...seen.record, layers: look?.layers ?? null };
   const recent = given ? [...position.recent, recordView(given)].slice(-RECORDS_SEEN) : position.recent;
-  const found: Finding[] = broken ? [broken] : [];
+  const found: Finding[] = broken ? [broken] : [], isHard = method === "gradual";
   let state = position.monitors;
   if (given && !broken) {
     const watched = watchRecord(state, {
       records: recent,
       chance: Math.log(table.spec.vocab),
       isBound: aim?.isBound ?? false,
-      isHard: method === "gradual",
+      isHard,
       unit,
       memory,
     }, settings);
-    state = watched.state;
+    state = { ...watched.state, isLoose: aim !== null && aim.isWarm && !aim.isBound };
     found.push(...watched.found);
   }
   if (look && aim && !broken) {
     const target = position.target ?? options.sparsity, expected = recent.at(-1)?.expected ?? target;
-    const watched = watchMasks(state, { look, table, target, expected, isWarm: aim.isWarm }, settings);
+    const watched = watchMasks(state, { look, table, target, expected, isWarm: aim.isWarm, isHard }, settings);
     state = watched.state;
     found.push(...watched.found);
   }
@@ -127,15 +112,20 @@ export function overseeHard(
   { options, table, unit }: Oversight,
 ): Pick<Overseen, "position" | "verdict"> {
   const { monitors: settings, sparsity } = options, target = position.target ?? sparsity;
-  const { collapse, "dead-layer": dead, constraint } = settings;
+  const { collapse, "dead-layer": dead, constraint } = settings, { expected, stageStep, monitors: state } = position;
+  // A size decides what is cut, and is met or refused.
+  const missed = options.size === null ? checkHard({ target, hard }, { unit }) : [];
+  // Before the first step there were no masks to hold a target.
+  const fallen = expected === null || stageStep === 0 || missed.length > 0
+    ? []
+    : checkFall({ target, expected, hard }, { isLoose: state.isLoose, threshold: constraint?.threshold ?? Infinity });
   const found: readonly Finding[] = [
-    ...collapse ? watchCollapse(look, { target, expected: hard, isWarm: true, setting: collapse }) : [],
+    ...collapse ? watchCollapse(look, { target, expected: hard, isWarm: true, isHard: true, setting: collapse }) : [],
     ...dead ? watchLayers(look, { table, setting: dead }) : [],
-    // A size decides what is cut, and is met or refused.
-    ...constraint && options.size === null ? checkHard({ target, hard }, { unit }) : [],
+    ...constraint ? [...missed, ...fallen] : [],
     ...constraint && isSkipped ? [nothingCut(sparsity)] : [],
   ];
-  const watched = fresh(position.monitors, found, ["collapse", "dead-layer", "constraint"]);
+  const watched = fresh(state, found, ["collapse", "dead-layer", "constraint"]);
   const { step, halvings } = position;
   const verdict = judge(watched.found.map((one) => ({ ...one, instead: "warn" })), {
     settings,

@@ -15,10 +15,12 @@ export interface MonitorState {
   readonly active: readonly string[];
   readonly losses: LossHistory;
   readonly masks: MaskHistory | null;
+  /** Whether, at the last step after the warm-up, a schedule's frozen units or targets of single layers went before the target of the whole. */
+  readonly isLoose: boolean;
 }
 
 /** Nothing seen yet. */
-export const FRESH_MONITORS: MonitorState = { active: [], losses: NO_LOSSES, masks: null };
+export const FRESH_MONITORS: MonitorState = { active: [], losses: NO_LOSSES, masks: null, isLoose: false };
 
 /** What a record's monitors need beside it. */
 export interface RecordSight {
@@ -43,6 +45,8 @@ export interface MaskSight {
   /** Sparsity that is expected of the masks. */
   readonly expected: number;
   readonly isWarm: boolean;
+  /** Whether masks are hard while they are chosen. */
+  readonly isHard: boolean;
 }
 
 /** What came of it: findings that did not hold before. */

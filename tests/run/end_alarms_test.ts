@@ -1,0 +1,98 @@
+// Alarms about what a target demands: kinds that it leaves little of, and sparsity that falls only when the masks become hard. As functions, and in a short run.
+import assert from "node:assert/strict";
+import { type Alarm, defineSchedule, demoData, loadModel, openDevice, prune, readRows } from "../../mod.ts";
+import type { ScheduleDefinition } from "../../lib/prune/schedule_script.ts";
+import { resolveMonitors } from "../../lib/run/monitors/alarm.ts";
+import { watchCollapse } from "../../lib/run/monitors/collapse.ts";
+import { checkFall } from "../../lib/run/monitors/constraint.ts";
+import { judge } from "../../lib/run/monitors/judge.ts";
+import type { MaskLook } from "../../lib/run/monitors/mask_look.ts";
+
+const setting = { action: "rollback", threshold: 0.95 } as const;
+const look = (cut: number, name = "FFN columns"): MaskLook => ({
+  layers: [],
+  kinds: [{ name: "KV groups", count: 15, cut: 0.5 }, { name, count: 480, cut }],
+  closed: new Uint8Array(495),
+  broken: null,
+});
+
+Deno.test("a high target may cut a kind but for a quarter of what it leaves, and a usual one but for a twentieth", () => {
+  const isFound = (target: number, cut: number): boolean =>
+    watchCollapse(look(cut), { target, expected: target, isWarm: true, isHard: false, setting }).length > 0;
+  assert.equal(isFound(0.9, 0.97), false); // limit 1 − 0.1 / 4
+  assert.equal(isFound(0.9, 0.988), true);
+  assert.equal(isFound(0.85, 0.955), false);
+  for (const target of [0.1, 0.3, 0.5, 0.8]) {
+    assert.equal(isFound(target, 0.951), true);
+    assert.equal(isFound(target, 0.949), false);
+  }
+});
+
+Deno.test("masks that hold a high target, and hard ones, only warn of a collapse, and name what keeps more of the kind", () => {
+  const settings = resolveMonitors();
+  const alarmOf = (given: { expected: number; isHard: boolean }, name?: string): Alarm | undefined => {
+    const found = watchCollapse(look(0.99, name), { target: 0.9, isWarm: true, setting, ...given });
+    return judge(found, { settings, step: 28, halvings: 0, goodStep: 20 }).alarms[0];
+  };
+  const held = alarmOf({ expected: 0.897, isHard: false });
+  assert.equal(held?.action, "warn");
+  assert.match(
+    held?.message ?? "",
+    /99\.0 % of the FFN columns are cut, limit 97\.5 %, target 90\.0 %, which they hold$/,
+  );
+  assert.match(held?.change ?? "", /--sparsity.*--steps.*--min-ffn/);
+  assert.doesNotMatch(held?.change ?? "", /`mask`/);
+  assert.match(alarmOf({ expected: 0.9, isHard: false }, "KV groups")?.change ?? "", /--min-heads/);
+  // Hard masks are chosen at the target, or at one of the last few.
+  assert.equal(alarmOf({ expected: 0.85, isHard: true })?.action, "warn");
+  const lost = alarmOf({ expected: 0.95, isHard: false });
+  assert.equal(lost?.action, "rollback");
+  assert.match(lost?.change ?? "", /`mask`.*--min-ffn/);
+});
+
+Deno.test("what is cut at once at the end is told from the threshold on, with its cause", () => {
+  const at = { target: 0.3, expected: 0.168, hard: 0.301 }, loose = { isLoose: true, threshold: 0.01 };
+  const [found] = checkFall(at, loose);
+  assert.match(
+    found?.message ?? "",
+    /expected sparsity 16\.8 % .*, target 30\.0 %; 13\.3 % were cut at once .*frozen units or targets of single layers kept/,
+  );
+  assert.match(found?.change ?? "", /freeze less/);
+  assert.match(checkFall({ ...at, expected: 0.402 }, loose)[0]?.message ?? "", /10\.\d % came back at once/);
+  assert.doesNotMatch(checkFall(at, { ...loose, isLoose: false })[0]?.message ?? "", /frozen/);
+  assert.deepEqual(checkFall(at, { ...loose, threshold: 0.2 }), []);
+  assert.deepEqual(checkFall({ ...at, expected: 0.295 }, loose), []);
+  // Masks that overshoot as they were expected to are hard off the target: another alarm.
+  assert.deepEqual(checkFall({ ...at, expected: 0.37, hard: 0.372 }, loose), []);
+});
+
+Deno.test("frozen units that keep masks from the target raise one alarm, when the masks become hard", async () => {
+  const { rows } = await readRows(demoData("train"), { limit: 32 });
+  using device = await openDevice();
+  using model = await loadModel("demo", { device });
+  const constraints = async (parts: ScheduleDefinition): Promise<Alarm[]> => {
+    using run = prune(model, {
+      rows,
+      schedule: defineSchedule(parts),
+      sparsity: 0.3,
+      steps: 4,
+      prefinetune: 0,
+      postfinetune: 1,
+      batch: 1,
+      seq: 64,
+      prompt: null,
+      rates: { warmup: 0.5 },
+    });
+    const told: Alarm[] = [];
+    for await (const { alarms } of run) told.push(...alarms.filter(({ monitor }) => monitor === "constraint"));
+    return told;
+  };
+  const frozen = await constraints({
+    freeze: ({ layers, step }) =>
+      step < 1 ? [] : layers.flatMap((_, layer) => [{ layer, kind: "ffn" }, { layer, kind: "heads" }]),
+  });
+  assert.deepEqual(frozen.map(({ step, action }) => [step, action]), [[4, "warn"]]);
+  assert.match(frozen[0]?.message ?? "", /target 30\.0 %; \d+\.\d % were cut at once .*frozen units/);
+  // The others can still make up for a layer that is frozen.
+  assert.deepEqual(await constraints({ freeze: () => [{ layer: 1, kind: "ffn" }] }), []);
+});

@@ -13,7 +13,7 @@ import {
   PROJECTIONS,
 } from "../nn/spec.ts";
 import { cheapestGroupSize, type HeadGroup, planHeads } from "./head_groups.ts";
-import { type Constant, type Remap, remapSource } from "./remap.ts";
+import { type Constant, headOrigins, type Remap, remapSource } from "./remap.ts";
 import { headRows, type SlicePlan } from "./slice.ts";
 
 /**
@@ -27,7 +27,8 @@ export const LAYOUTS: readonly Layout[] = ["compact", "padded", "uniform"];
 
 /**
  * The same model with every layer as wide as the widest, the rest zeros: equal logits, more memory and time.
- * Query heads per KV head become one number, the one with the fewest parameters. A layer without attention or FFN gets one of zeros.
+ * Query heads per KV head become one number, the one with the fewest parameters; KV heads that slicing repeated to split a group are one again, so
+ * that this is never more than the model had before slicing. A layer without attention or FFN gets one of zeros.
  */
 export function padded(source: WeightSource): WeightSource {
   if (layersAlike(source.spec)) return source;
@@ -39,9 +40,7 @@ export function padded(source: WeightSource): WeightSource {
 export function paddedPlan(spec: DecoderSpec): SlicePlan {
   const { headDim } = spec;
   if (layersAlike(spec)) return { spec, made: new Map() };
-  const shares = spec.layers.map(({ heads, kvHeads }) => Array.from({ length: kvHeads }, () => heads / kvHeads));
-  const size = cheapestGroupSize(shares);
-  const groups = spec.layers.map(groupsOf);
+  const groups = wholeGroups(spec), size = cheapestGroupSize(groups.map((own) => own.map(({ heads }) => heads.length)));
   const kvHeads = Math.max(1, ...groups.map((own) => planHeads(own, { size }).kvHeads.length));
   const ffn = Math.max(1, ...spec.layers.map((layer) => layer.ffn));
   const made = new Map<string, Remap | Constant>();
@@ -146,6 +145,20 @@ function groupsOf({ heads, kvHeads }: LayerSpec): HeadGroup[] {
     { length: kvHeads },
     (_, kv) => ({ kv, heads: Array.from({ length: share }, (_, i) => kv * share + i) }),
   );
+}
+
+/** KV groups of each layer before slicing made them equal: split ones in one again, without heads of zeros. */
+function wholeGroups(spec: DecoderSpec): HeadGroup[][] {
+  const { headDim, layers } = spec, origins = headOrigins(spec);
+  return layers.map((layer, index) => {
+    const groups = groupsOf(layer), { q, k } = origins[index] ?? {};
+    if (!q || !k) return groups;
+    const parts = Map.groupBy(groups, ({ kv }) => k[kv * headDim] ?? -1);
+    return [...parts.values()].map((own): HeadGroup => ({
+      kv: own[0]?.kv ?? 0,
+      heads: own.flatMap(({ heads }) => heads).filter((head) => (q[head * headDim] ?? -1) >= 0),
+    })).filter(({ heads }) => heads.length > 0);
+  });
 }
 
 /** Parameters per hidden dim that hard masks keep; a KV head lives while one of its heads does. */

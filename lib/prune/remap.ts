@@ -2,7 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import { elementCount, rowWindow } from "../io/rows.ts";
 import type { RowRange, WeightSource } from "../io/source.ts";
-import { type DecoderSpec, tensorShapes } from "../nn/spec.ts";
+import { type DecoderSpec, type LayerSpec, projectionName, tensorShapes } from "../nn/spec.ts";
 
 /** Low-rank update W + scale·B·A of the base's tensor: A [rank, in], B [out, rank]. */
 export interface LowRank {
@@ -45,6 +45,7 @@ export function remapSource(
   remap: (name: string) => Remap | Constant,
 ): WeightSource {
   const shapes = tensorShapes(spec), baseShapes = tensorShapes(base.spec);
+  if (spec.layers !== base.spec.layers) origins.set(spec.layers, headRowsOf(spec.layers, remap));
   const shapeOf = (name: string): number[] => {
     const shape = shapes.get(name);
     if (shape) return shape;
@@ -97,6 +98,31 @@ export function remapSource(
       return out;
     },
   };
+}
+
+/** Rows of the base that q_proj and k_proj of a layer have; absent where they have all, in order. */
+export interface HeadOrigin {
+  readonly q: Int32Array | undefined;
+  readonly k: Int32Array | undefined;
+}
+
+/** By the layers, which every slicing makes anew: LoRA that is to fit a source is given its shape alone. */
+const origins = new WeakMap<readonly LayerSpec[], readonly HeadOrigin[]>();
+
+/** Where the heads of each layer come from, for layers that {@link remapSource} made in this program; the shape alone does not tell. */
+export function headOrigins({ layers }: Pick<DecoderSpec, "layers">): readonly HeadOrigin[] {
+  return origins.get(layers) ?? [];
+}
+
+function headRowsOf(layers: readonly LayerSpec[], remap: (name: string) => Remap | Constant): readonly HeadOrigin[] {
+  const rowsOf = (name: string): Int32Array | undefined => {
+    const made = remap(name);
+    return "fill" in made ? undefined : made.rows;
+  };
+  return layers.map((_, layer) => ({
+    q: rowsOf(projectionName(layer, "q")),
+    k: rowsOf(projectionName(layer, "k")),
+  }));
 }
 
 /** Rows of the base's tensor and of those that are added to it. */

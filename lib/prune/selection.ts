@@ -1,6 +1,7 @@
-// Which units fall for a target. Owns the greedy choice and the refusal of what cannot be reached; refuses scores of its own.
+// Which units fall for a target. Owns what a selection has to meet and the refusal of what cannot be reached; refuses scores of its own.
 import { CompressoError } from "../errors.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
+import { cutAll, cutTo, cutUntil, drop, giveBack } from "./greedy.ts";
 import { type Piece, piecesOf } from "./pieces.ts";
 import { type Measure, Tally } from "./tally.ts";
 import { type UnitRules } from "./unit_rules.ts";
@@ -20,7 +21,7 @@ export interface SizeTarget {
 export interface SelectOptions {
   /** Sparsity to reach; null, or absent, where only `size` or `layerTargets` count. */
   readonly target?: number | null;
-  /** Takes the place of `target`. Once it is met, units that stand alone come back as far as it allows. */
+  /** Takes the place of `target`. Once it is met, units and blocks come back as far as it allows. */
   readonly size?: SizeTarget | undefined;
   /**
    * Share to cut of each layer's own linear weights, hidden dims not counted; null leaves a layer free. They go first: where they cut more than
@@ -32,7 +33,8 @@ export interface SelectOptions {
 /**
  * Keeps the units of the highest score such that the target is reached, and not with the last cut unit back. A unit that would overshoot by more
  * than the smallest unit is passed over, so that the last to fall is a small one, unless the target cannot be reached so; then larger ones may
- * be the last, the smallest that do. The table's rules hold; with aligned widths blocks take the place of units, see `piecesOf`.
+ * be the last, the smallest that do, and what they make needless comes back, of the highest score first. The table's rules hold; with aligned
+ * widths blocks take the place of units, see `piecesOf`.
  * One hidden dim, one layer and, over all layers, one head and one FFN column always stay. Ties fall to the lower index first.
  *
  * Throws `CompressoError("usage")` where the target cannot be reached with these units and rules, and names the rules that limit.
@@ -72,6 +74,17 @@ type Unmet = () => CompressoError;
 
 /** A selection, if there is one for pieces in this order. */
 function attempt(table: UnitTable, pieces: readonly Piece[], options: ChooseOptions): Selection | Unmet {
+  const kept = cut(table, pieces, { ...options, isClose: true });
+  // What layers cut beyond their own targets may be just what the whole lacks.
+  return typeof kept === "function" && options.layerTargets ? cut(table, pieces, { ...options, isClose: false }) : kept;
+}
+
+/** The same, with targets of single layers met closely or by all that fell for them. */
+function cut(
+  table: UnitTable,
+  pieces: readonly Piece[],
+  { isClose, ...options }: ChooseOptions & { readonly isClose: boolean },
+): Selection | Unmet {
   const { target = null, size, layerTargets, forced = [] } = options, { hidden } = table.spec;
   const tally = new Tally(table, size?.measure);
   const whole = size ? tally.size() : 0;
@@ -86,44 +99,33 @@ function attempt(table: UnitTable, pieces: readonly Piece[], options: ChooseOpti
       const total = (attention.total + ffn.total) * hidden, own = byLayer.get(layer) ?? [];
       // The whole layer falls only where its units cannot do it.
       const order = [...own.filter(({ units }) => units[0] !== gate), ...own.filter(({ units }) => units[0] === gate)];
-      const met = cutUntil(tally, order, {
+      const aim = {
         isMet: () => tally.layerSparsity(layer) >= goal - ROUNDING,
-        overshoots: (slack) => tally.layerSparsity(layer) > goal + slack / total,
-      });
+        overshoots: (slack: number) => tally.layerSparsity(layer) > goal + slack / total,
+      };
+      const met = isClose ? cutTo(table, order, { tally, aim }) : cutUntil(tally, order, aim);
       if (!met) return () => unreachableLayer(layer, { goal, most: tally.layerSparsity(layer) });
     }
   }
   const free = layerTargets ? pieces.filter((piece) => !targeted(piece)) : pieces;
   if (size) {
     const perParameter = whole / table.total;
+    const isMet = (): boolean => tally.size() <= size.most;
     const met = cutUntil(tally, free, {
-      isMet: () => tally.size() <= size.most,
+      isMet,
       overshoots: (slack) => tally.size() < size.most - slack * perParameter,
     });
     if (!met) return () => unreachable(table, options, { most: tally.size(), whole });
-    giveBack(table, tally, free, size.most);
+    giveBack(table, free, { tally, isMet });
   } else if (target !== null) {
-    const met = cutUntil(tally, free, {
+    const aim = {
       isMet: () => tally.sparsity() >= target - ROUNDING,
-      overshoots: (slack) => tally.sparsity() > target + slack / table.total,
-    });
+      overshoots: (slack: number) => tally.sparsity() > target + slack / table.total,
+    };
+    const met = cutTo(table, free, { tally, aim });
     if (!met) return () => unreachable(table, options, { most: tally.sparsity(), whole });
   }
   return tally.kept;
-}
-
-/**
- * Restores pieces that stand alone, of the highest score first, as far as the size allows. A head saves less than its parameters, often nothing,
- * where slicing fills its layer's KV groups up: only at the end is it clear which had to fall.
- */
-function giveBack(table: UnitTable, tally: Tally, pieces: readonly Piece[], most: number): void {
-  for (const { units, queue, layer } of pieces.toReversed()) {
-    const gate = layer === null ? -1 : table.layers[layer]?.gate ?? -1;
-    const isDead = gate >= 0 && !tally.kept[gate] && units[0] !== gate;
-    if (queue !== null || isDead || units.some((unit) => tally.kept[unit])) continue;
-    restore(tally, units);
-    if (tally.size() > most) { for (const unit of units) tally.drop(unit); }
-  }
 }
 
 /** Exact sparsity of a selection: 1 − kept parameters / total, K and V of a group counted while one of its heads lives. */
@@ -148,16 +150,6 @@ export function leastSize(
   { pieces = piecesOf(table, new Uint8Array(table.count)) }: { readonly pieces?: readonly Piece[] | undefined } = {},
 ): number {
   return cutAll(new Tally(table, measure), pieces).size();
-}
-
-/** Cuts all that may be cut. */
-function cutAll(tally: Tally, pieces: readonly Piece[]): Tally {
-  const stopped = new Set<string>();
-  for (const piece of pieces) {
-    if (piece.queue !== null && stopped.has(piece.queue)) continue;
-    if (!drop(tally, piece) && piece.queue !== null) stopped.add(piece.queue);
-  }
-  return tally;
 }
 
 /** Refuses a target that no selection of these units can have. */
@@ -215,56 +207,6 @@ function groupScores({ groups, groupOf }: UnitTable, scores: ArrayLike<number>):
     Array.from({ length: count }, (_, i) => scores[first + i] ?? 0).reduce((sum, score) => sum + score, 0) / count
   );
   return Float64Array.from(groupOf, (group, unit) => means[group] ?? scores[unit] ?? 0);
-}
-
-/** When enough is cut, and when too much; slack is in parameters. */
-interface Aim {
-  readonly isMet: () => boolean;
-  readonly overshoots: (slack: number) => boolean;
-}
-
-/**
- * Cuts pieces in order until the aim is met. Pieces that would overshoot by more than the smallest one are passed over; where that does not reach
- * the aim, all is begun anew with the next larger size, at last without limit.
- */
-function cutUntil(tally: Tally, order: readonly Piece[], aim: Aim): boolean {
-  if (aim.isMet()) return true;
-  const sizes = [...new Set(order.map(({ size }) => size))].sort((a, b) => a - b).slice(0, MOST_SLACKS);
-  for (const slack of [...sizes, Infinity]) {
-    const cut: Piece[] = [], stopped = new Set<string | null>();
-    for (const piece of order) {
-      if (piece.queue !== null && stopped.has(piece.queue)) continue;
-      const fell = drop(tally, piece);
-      if (fell && !aim.overshoots(slack)) cut.push(piece);
-      else {
-        if (fell) restore(tally, piece.units);
-        stopped.add(piece.queue);
-        continue;
-      }
-      if (aim.isMet()) return true;
-    }
-    if (slack !== Infinity) { for (const piece of cut.reverse()) restore(tally, piece.units); }
-  }
-  return false;
-}
-
-/** Sizes that are tried as the last to fall, before any is let through. */
-const MOST_SLACKS = 16;
-
-/** Drops all units of a piece, or none where a rule forbids one. */
-function drop(tally: Tally, { units }: Piece): boolean {
-  for (const [index, unit] of units.entries()) {
-    if (!tally.allows(unit)) {
-      restore(tally, units.slice(0, index));
-      return false;
-    }
-    tally.drop(unit);
-  }
-  return true;
-}
-
-function restore(tally: Tally, units: readonly number[]): void {
-  for (let index = units.length - 1; index >= 0; index--) tally.restore(units[index] ?? 0);
 }
 
 function tallyOf(table: UnitTable, kept: Selection): Tally {

@@ -232,6 +232,6 @@ function impossible(rule: string, value: string): CompressoError {
     what: "cannot cut all layers alike",
     rule,
     value,
-    mend: 'change the rule or the units, or take the layout "padded"',
+    mend: 'change the rule or the units, or take the layout "compact" or, where no size is asked for, "padded"',
   });
 }

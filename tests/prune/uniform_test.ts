@@ -4,6 +4,7 @@ import { CompressoError } from "../../lib/errors.ts";
 import { type DecoderSpec, layersAlike } from "../../lib/nn/spec.ts";
 import { hardenMasks } from "../../lib/prune/harden.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
+import { parameterTarget } from "../../lib/prune/target_size.ts";
 import { type UniformCounts, uniformCounts, uniformGoals, uniformSelection } from "../../lib/prune/uniform.ts";
 import {
   hardSparsity,
@@ -169,4 +170,9 @@ Deno.test("layers that cannot become alike are refused with the reason", () => {
   fails(() => counts(WORN, ["kv", "ffn"], {}, 0.01), /target 0\.01, equal widths cut 0\.\d+/);
   fails(() => counts(WORN, ["kv", "ffn"], { minimum: { ffn: 45 } }, 0.3), /those of layer 1 cannot/);
   fails(() => counts(DEEP, ["kv", "ffn"], { minimum: { ffn: 45 } }, 0.7), /reaches at most/);
+  // Where a size is asked for, the layout padded would be refused.
+  fails(
+    () => uniformCounts(unitTable(DEEP, ["kv", "ffn", "layers"]), { size: parameterTarget(DEEP, 40_000) }),
+    /; mend: .*the layout "compact" or, where no size is asked for, "padded"/,
+  );
 });

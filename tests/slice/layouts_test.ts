@@ -3,13 +3,23 @@ import assert from "node:assert/strict";
 import { openDevice } from "../../mod.ts";
 import { CompressoError } from "../../lib/errors.ts";
 import { maskSizes, type MaskValues } from "../../lib/nn/masks.ts";
-import { type DecoderSpec, layersAlike, normName, projectionName } from "../../lib/nn/spec.ts";
+import { type DecoderSpec, layersAlike, normName, parameterCount, projectionName } from "../../lib/nn/spec.ts";
 import { padded, uniformMasks } from "../../lib/prune/layouts.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
+import { padLora, sliceLora } from "../../lib/prune/slice_lora.ts";
 import { hardSparsity, unitTable } from "../../lib/prune/units.ts";
 import { uniform } from "../../lib/random.ts";
-import { assertClose } from "../golden/helpers/golden.ts";
-import { LOGIT_TOLERANCE, logitDistance, NAMES, openSource, randomMasks } from "./helpers.ts";
+import { assertClose, distance } from "../golden/helpers/golden.ts";
+import {
+  LOGIT_TOLERANCE,
+  logitDistance,
+  logitsOf,
+  NAMES,
+  openSource,
+  randomLora,
+  randomMasks,
+  randomSource,
+} from "./helpers.ts";
 
 for (const name of NAMES) {
   Deno.test(`${name}: the padded model has equal layers and computes what the compact one does`, async () => {
@@ -53,6 +63,29 @@ Deno.test("padding finds one group size for layers that have different ones", as
   // Group size 3: 2 KV heads cost 8; size 2: 2 cost 6; size 1: 4 cost 8.
   assert.deepEqual(wide.spec.layers.map(({ heads, kvHeads }) => [heads, kvHeads]), Array(3).fill([4, 2]));
   assertClose([await logitDistance(device, "logits", { expected: compact, actual: wide })], LOGIT_TOLERANCE);
+});
+
+Deno.test("KV heads that slicing repeats are one again when padded, so that zeros make no model larger than it was", async () => {
+  using device = await openDevice();
+  const { spec } = await openSource("qwen2"), layer = { heads: 6, kvHeads: 3, ffn: 24 };
+  const base = randomSource({ ...spec, layers: [layer, layer, layer] }), lora = randomLora(base.spec, { seed: 5 });
+  // Groups of 2 and of 1 head: four groups of one are the smaller layer, with a KV head twice.
+  const head = Float32Array.from([...[1, 1, 1, 1, 1, 1], ...[1, 1, 0.5, 0, 0, 1], ...[0, 0, 1, 1, 0, 1]]);
+  const masks = { head }, compact = sliceModel(base, { masks, lora }), wide = padded(compact);
+  assert.deepEqual(compact.spec.layers.map(({ heads, kvHeads }) => [heads, kvHeads]), [[6, 3], [4, 4], [4, 2]]);
+  assert.deepEqual(wide.spec.layers, [layer, layer, layer]);
+  assertClose([await logitDistance(device, "merged", { expected: compact, actual: wide })], LOGIT_TOLERANCE);
+  // LoRA that lies beside the model goes the same way.
+  const bare = sliceModel(base, { masks }), own = padLora(bare.spec, sliceLora(base.spec, { masks, lora }));
+  const beside = await logitsOf(device, padded(bare), { lora: own });
+  assertClose([distance("beside", beside, await logitsOf(device, compact))], LOGIT_TOLERANCE);
+
+  for (let seed = 0; seed < 200; seed++) {
+    const cut = sliceModel(base, { masks: randomMasks(base.spec, { seed, kinds: ["head", "ffn"] }) });
+    const [written, before] = [padded(cut).spec, base.spec].map(parameterCount);
+    // These have no biases of o_proj or down_proj, which slicing may add to.
+    assert.ok((written ?? NaN) <= (before ?? NaN), `${written} of ${before}: ${JSON.stringify(cut.spec.layers)}`);
+  }
 });
 
 Deno.test("a model whose layers are alike is not padded", async () => {

@@ -2,6 +2,8 @@
 // failures; refuses the single run.
 import { CompressoError } from "../errors.ts";
 import type { Device } from "../gpu/device.ts";
+import { makeFolder } from "../io/atomic.ts";
+import { FolderLock } from "../io/lock.ts";
 import { loadModel, type Model } from "../run/model.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import type { StepRecord } from "../run/records.ts";
@@ -66,7 +68,7 @@ export interface ExperimentResult {
  * Runs the cells of an experiment: each prunes a model and measures it, in a folder of its own, and what is finished is not done again. After
  * every cell the tables are written anew: `report.md`, `report.json` and charts.
  *
- * @throws CompressoError("usage") for an experiment that cannot work; "mismatch" for cells whose definition is no longer that of their folder,
+ * @throws CompressoError("usage") for an experiment that cannot work, and where another sitting works in the folder; "mismatch" for cells whose definition is no longer that of their folder,
  * unless `redo` is set; "aborted" where the signal fires. What a single cell throws is recorded, and the next one runs.
  * @example
  * ```ts
@@ -89,8 +91,12 @@ export interface ExperimentResult {
  */
 export async function runExperiment(experiment: Experiment, options: RunExperimentOptions): Promise<ExperimentResult> {
   const resolved = resolveExperiment(experiment, options), store = new Store(options.out);
+  using lock = new FolderLock(store.out, "sitting");
+  await lock.take();
   const plan = await planCells(resolved, store, { only: options.only });
   const todo = toDo(plan, options), failures = new Map<string, CellFailure>();
+  await makeFolder(store.out);
+  await lock.take();
   using slot = new ModelSlot(options.device, options);
   const reportNow = async (): Promise<
     { after: ExperimentPlan; report: ExperimentReport; files: readonly string[] }

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { CompressoError, type ErrorCode } from "../errors.ts";
 import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
 import { exists } from "../io/exists.ts";
+import { LOCK_FILE } from "../io/lock.ts";
 import { textIfThere } from "../io/text_file.ts";
 import type { Alarm, MonitorName } from "../run/monitors/alarm.ts";
 import { recordsUpTo } from "../run/record_lines.ts";
@@ -130,13 +131,8 @@ export class Store {
 
   /** Facts of all cells that have a folder, by its name; one that cannot be read is left out. */
   async identities(): Promise<ReadonlyMap<string, CellIdentity>> {
-    const found = new Map<string, CellIdentity>(), names: string[] = [];
-    try {
-      for await (const { name } of Deno.readDir(this.cell(""))) names.push(name);
-    } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
-    }
-    for (const name of names.sort()) {
+    const found = new Map<string, CellIdentity>();
+    for (const name of await namesIn(this.cell(""))) {
       const identity = await readJson<CellIdentity>(join(this.cell(name), FILES.identity)).catch(() => null);
       if (identity) found.set(name, identity);
     }
@@ -181,11 +177,13 @@ export class Store {
     return alarms && [...new Set(alarms.map(({ monitor }) => monitor))];
   }
 
-  /** Makes the folder of a cell; `anew` removes what was there. */
+  /** Makes the folder of a cell; `anew` removes what was there, but for the lock of the run that begins. */
   async begin(name: string, identity: CellIdentity, { anew }: { readonly anew: boolean }): Promise<void> {
     const dir = this.cell(name);
-    if (anew) await Deno.remove(dir, { recursive: true }).catch(() => undefined);
     await makeFolder(dir);
+    for (const name of anew ? await namesIn(dir) : []) {
+      if (name !== LOCK_FILE) await Deno.remove(join(dir, name), { recursive: true }).catch(() => undefined);
+    }
     await writeJson(join(dir, FILES.identity), identity);
   }
 
@@ -262,6 +260,17 @@ function standing(failure: CellFailure | null, missing: readonly Measure[]): Cel
 /** Values that are still true, in the order of the measures. */
 export function valuesOf(measures: readonly Measure[], measured: Measured): Value[] {
   return measures.flatMap(({ id, identity }) => measured[id]?.identity === identity ? [...measured[id].values] : []);
+}
+
+/** What lies in a folder, in order; nothing where there is none. */
+async function namesIn(folder: string): Promise<string[]> {
+  const names: string[] = [];
+  try {
+    for await (const { name } of Deno.readDir(folder)) names.push(name);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+  return names.sort();
 }
 
 /** Writes a value as JSON, whole or not at all. */

@@ -1,7 +1,9 @@
 // Checkpoints of a prune run: one safetensors file, written atomically. Owns the format and the comparison with a new run; refuses to decide when.
-import { CompressoError } from "../errors.ts";
+import { createHash } from "node:crypto";
+import { CompressoError, type ErrorParts } from "../errors.ts";
 import { openSafetensors, type SafetensorsFile } from "../io/safetensors.ts";
 import { type SafetensorsItem, writeSafetensors } from "../io/safetensors_write.ts";
+import { z } from "../packages.ts";
 import type { BatchCursor } from "./batches.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
 import type { Alarm } from "./monitors/alarm.ts";
@@ -81,7 +83,7 @@ export interface Checkpoint extends RunState {
   readonly kept: readonly RunState[];
 }
 
-const VERSION = 4;
+const VERSION = 5;
 const FIELDS = ["lora", "loraM", "loraV", "logAlpha", "maskMoments", "constraint", "slots"] as const;
 
 /** Before the names of the arrays of {@link Checkpoint.kept}. */
@@ -92,24 +94,28 @@ export async function writeCheckpoint(
   path: string,
   { identity, position, arrays, kept }: Checkpoint,
 ): Promise<void> {
+  const compresso = JSON.stringify({
+    version: VERSION,
+    identity,
+    position,
+    kept: kept.map(({ position }) => position),
+  });
   await writeSafetensors(
     path,
     [...tensorsOf("", arrays), ...kept.flatMap((state, index) => tensorsOf(prefixOf(index), state.arrays))],
-    {
-      metadata: {
-        compresso: JSON.stringify({ version: VERSION, identity, position, kept: kept.map(({ position }) => position) }),
-      },
-    },
+    { metadata: { compresso, sha256: digestOf(compresso, [arrays, ...kept.map(({ arrays }) => arrays)]) } },
   );
 }
 
-/** Reads a checkpoint and refuses one of another run. Throws `CompressoError("mismatch")` that lists what differs. */
+/**
+ * Reads a checkpoint and refuses one of another run. Throws `CompressoError("mismatch")` that lists what differs, and "input" for a file that is
+ * none, or not as it was written.
+ */
 export async function readCheckpoint(
   path: string,
   { identity, mayDiffer = [] }: { readonly identity: RunIdentity; readonly mayDiffer?: readonly string[] | undefined },
 ): Promise<Checkpoint> {
-  const file = await openSafetensors(path);
-  const meta = parseMeta(file.metadata.get("compresso"), path);
+  const { meta, states: [arrays, ...others] } = await readWhole(path);
   const names = [...new Set([...Object.keys(identity), ...Object.keys(meta.identity)])];
   const differing = names.filter((name) => identity[name] !== meta.identity[name] && !mayDiffer.includes(name));
   if (differing.length > 0) {
@@ -120,16 +126,39 @@ export async function readCheckpoint(
       mend: "give the same options, or another --out",
     });
   }
-  const { position } = meta;
-  return {
-    identity,
-    position,
-    arrays: await arraysOf(file, "", path),
-    kept: await Promise.all(meta.kept.map(async (position, index) => ({
-      position,
-      arrays: await arraysOf(file, prefixOf(index), path),
-    }))),
-  };
+  if (!arrays) throw broken(path);
+  const kept = meta.kept.flatMap((position, index) => {
+    const arrays = others[index];
+    return arrays ? [{ position, arrays }] : [];
+  });
+  return { identity, position: meta.position, arrays, kept };
+}
+
+/** What the file holds, whatever run it is of. */
+async function readWhole(path: string): Promise<{ readonly meta: Meta; readonly states: readonly TrainerArrays[] }> {
+  try {
+    const file = await openSafetensors(path), text = file.metadata.get("compresso");
+    const meta = parseMeta(text, path);
+    const states = await Promise.all(["", ...meta.kept.map((_, index) => prefixOf(index))].map(
+      (prefix) => arraysOf(file, prefix, path),
+    ));
+    if (file.metadata.get("sha256") !== digestOf(text ?? "", states)) {
+      throw broken(path, { rule: "its bytes are those that were written", value: "they have another SHA-256" });
+    }
+    return { meta, states };
+  } catch (error) {
+    if (!(error instanceof CompressoError) || error.code !== "input") throw error;
+    // That it be fetched again, as of a file of others, does not mend it.
+    const { rule, value } = error.parts;
+    throw broken(path, { ...(rule ? { rule } : {}), ...(value ? { value } : {}) }, error);
+  }
+}
+
+/** Of the text that says where the run stands, and of all arrays. */
+function digestOf(text: string, states: readonly TrainerArrays[]): string {
+  const hash = createHash("sha256").update(text);
+  for (const arrays of states) for (const name of FIELDS) hash.update(arrays[name]);
+  return hash.digest("hex");
 }
 
 function tensorsOf(prefix: string, arrays: TrainerArrays): SafetensorsItem[] {
@@ -157,15 +186,64 @@ interface Meta {
 
 function parseMeta(text: string | undefined, path: string): Meta {
   if (text === undefined) throw broken(path);
-  const { version, identity, position, kept }: Partial<Meta> & { version?: number } = JSON.parse(text);
-  if (version !== VERSION || !identity || !position || !kept) throw broken(path);
-  return { identity, position, kept };
+  let found: Partial<Meta> & { readonly version?: number } | null;
+  try {
+    found = JSON.parse(text);
+  } catch (error) {
+    throw broken(path, { value: error instanceof Error ? error.message : String(error) }, error);
+  }
+  const { version, identity, position, kept } = found ?? {};
+  if (version !== VERSION || !IDENTITY.safeParse(identity).success || !identity || !position || !kept) {
+    throw broken(path);
+  }
+  const { error } = z.array(POSITION).safeParse([position, ...Array.isArray(kept) ? kept : [kept]]);
+  if (!error) return { identity, position, kept };
+  const [issue] = error.issues;
+  throw broken(path, { value: `${issue?.path.slice(1).join(".")}: ${issue?.message}` });
 }
 
-function broken(path: string): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot read the checkpoint ${path}`,
-    rule: `it is a checkpoint of format ${VERSION}`,
-    mend: "start anew without --resume",
-  });
+const IDENTITY = z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.null()]));
+const COUNT = z.int().min(0);
+const ALARM = z.looseObject({ monitor: z.string(), step: COUNT, action: z.string(), message: z.string() });
+
+/** As far as a run would fail at it; a number that was not finite is null in JSON. */
+const POSITION = z.looseObject({
+  stage: COUNT,
+  stageStep: COUNT,
+  step: COUNT,
+  loraUpdates: COUNT,
+  maskUpdates: COUNT,
+  cursor: z.looseObject({ epoch: COUNT, index: COUNT }),
+  records: COUNT,
+  expected: z.number().nullable(),
+  target: z.number().nullable(),
+  layerTargets: z.array(z.number().nullable()).nullable(),
+  begun: z.enum(["stage", "step", "hard"]).nullable(),
+  seen: z.array(z.looseObject({ heads: z.number().nullable(), ffn: z.number().nullable() })).nullable(),
+  leftOut: COUNT,
+  recent: z.array(z.looseObject({ stage: z.string(), step: COUNT })),
+  seconds: z.record(z.string(), z.number()),
+  tokens: COUNT,
+  aim: z.looseObject({ temperature: z.number(), noise: z.number(), isWarm: z.boolean(), isBound: z.boolean() })
+    .nullable(),
+  halvings: COUNT,
+  alarms: z.array(ALARM),
+  unsaid: z.array(ALARM),
+  looked: COUNT,
+  monitors: z.looseObject({
+    active: z.array(z.string()),
+    losses: z.looseObject({ last: z.array(z.number().nullable()) }),
+    masks: z.looseObject({}).nullable(),
+    isLoose: z.boolean(),
+  }),
+});
+
+function broken(
+  path: string,
+  { rule = `it is a checkpoint of format ${VERSION}`, ...found }: Pick<ErrorParts, "rule" | "value"> = {},
+  cause?: unknown,
+): CompressoError {
+  const what = `cannot read the checkpoint ${path}`;
+  const mend = "start anew with --overwrite, or in an experiment with --redo";
+  return new CompressoError("input", { what, rule, ...found, mend }, { cause });
 }

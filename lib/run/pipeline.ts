@@ -1,12 +1,13 @@
 // From a model to a folder with the smaller one: records on disk as they come, checkpoints, export. Owns the folder's layout; refuses the loop and the formats.
 import { CompressoError } from "../errors.ts";
-import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
+import { makeFolder, removeLeftovers, writeFileAtomically } from "../io/atomic.ts";
 import { exists } from "../io/exists.ts";
+import { FolderLock } from "../io/lock.ts";
 import type { Model } from "./model.ts";
 import type { CheckpointOptions, PruneOptions } from "./options.ts";
 import { recordsUpTo } from "./record_lines.ts";
 import type { StepRecord } from "./records.ts";
-import { CHECKPOINT_FILE, refuseEarlierRun } from "./run_files.ts";
+import { CHECKPOINT_FILE, RECORDS_FILE, refuseEarlierRun, RUN_FILES } from "./run_files.ts";
 import { checkExportSize } from "./size_goal.ts";
 import { prune, type PruneSession, type RunSummary, type SessionExportOptions } from "./session.ts";
 
@@ -34,12 +35,17 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint"> {
 
 /**
  * Runs all stages, slices, verifies and writes. Throws `CompressoError("usage")` for `resume` without a checkpoint, and for a folder that holds an
- * earlier run, unless it is resumed or `export.replace` is set; that run stays as it is.
+ * earlier run, unless it is resumed or `export.replace` is set; that run stays as it is. So it does where it is still under way: from its start
+ * to its end a run holds its folder.
  */
 export async function compress(model: Model, options: CompressOptions): Promise<RunSummary> {
   const { out, checkpointEvery = 50, resume = false, identity, onReady, onStart, onRecord, onPhase, ...rest } = options;
   checkExportSize(rest.size, options.export ?? {});
-  const path = `${out}/${CHECKPOINT_FILE}`;
+  const path = `${out}/${CHECKPOINT_FILE}`, refusesEarlier = !resume && !options.export?.replace;
+  using lock = new FolderLock(out, "run");
+  // A run that is not resumed has nothing to write before it is prepared.
+  if (resume) await lock.take();
+  else await lock.check();
   if (resume && !(await exists(path))) {
     throw new CompressoError("usage", {
       what: `cannot resume the run in ${out}`,
@@ -48,16 +54,21 @@ export async function compress(model: Model, options: CompressOptions): Promise<
       mend: "start it without --resume",
     });
   }
-  if (!resume && !options.export?.replace) await refuseEarlierRun(out);
+  if (refusesEarlier) await refuseEarlierRun(out);
   const every = checkpointEvery > 0 ? checkpointEvery : Infinity;
   using session = prune(model, {
     ...rest,
     checkpoint: { path, every, resume, ...(identity ? { identity } : {}) },
   });
   const before = await session.prepare();
+  await makeFolder(out);
+  await lock.take();
+  // Another one may have ended there meanwhile.
+  if (refusesEarlier) await refuseEarlierRun(out);
   await onReady?.();
   await makeFolder(out);
-  const recordsPath = `${out}/records.jsonl`;
+  if (lock.isHeld) await removeLeftovers(out, [...RUN_FILES, RECORDS_FILE]);
+  const recordsPath = `${out}/${RECORDS_FILE}`;
   await writeFileAtomically(recordsPath, await recordsUpTo(recordsPath, before.steps));
   onStart?.(session, before.steps);
   using file = await Deno.open(recordsPath, { append: true });

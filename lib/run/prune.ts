@@ -7,6 +7,7 @@ import type { LayerState, RecordView } from "../prune/schedule_script.ts";
 import { hardSparsity, keptUnits } from "../prune/units.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, type RunState, writeCheckpoint } from "./checkpoint.ts";
 import type { RunHandle } from "./hooks.ts";
+import { Lifetime, whileAlive } from "./lifetime.ts";
 import { type StagePlan, stagesOf } from "./methods.ts";
 import type { Model } from "./model.ts";
 import type { Finding } from "./monitors/alarm.ts";
@@ -29,6 +30,7 @@ import type { PruneResult, PruneRun } from "./prune_result.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { allocateRun, chooserOf, type Ready, type RunParts } from "./ready.ts";
 import { encodeRun } from "./run_data.ts";
+import { freeRun, readResult } from "./run_end.ts";
 import {
   aimOf,
   firstPosition,
@@ -40,7 +42,6 @@ import {
   type PreparedStep,
   recordsOf,
   refuseResult,
-  resultOf,
   slowedRates,
   stepStateOf,
 } from "./run_parts.ts";
@@ -74,12 +75,15 @@ class Run implements PruneRun {
   readonly #place = { state: () => this.#state(0, 0), leftOut: () => this.#position.leftOut };
   #lastFlush = performance.now();
   #result: PruneResult | null = null;
-  readonly #stream = pausable(() => this.#drive());
+  readonly #life: Lifetime;
+  readonly #stream: AsyncIterable<StepRecord, void, undefined>;
 
   constructor(model: Model, parts: RunParts) {
     this.options = parts.options;
     this.#model = model;
-    this.#parts = parts;
+    const life = this.#life = new Lifetime("session", parts.given.signal);
+    this.#stream = pausable(() => this.#drive(), life);
+    this.#parts = { ...parts, given: { ...parts.given, signal: life.signal } };
     this.#batches = parts.makeBatches(parts.options.seed);
     this.#stages = stagesOf(parts.options);
     this.#position = firstPosition(this.#batches.cursor);
@@ -95,13 +99,17 @@ class Run implements PruneRun {
   }
 
   async prepare(): Promise<{ readonly steps: number; readonly records: number }> {
-    const { checkpoint } = this.#parts.given;
-    if (!this.#ready) {
-      this.#ready = await allocateRun(this.#model, this.#parts, this.#place);
-      if (checkpoint?.resume && await exists(checkpoint.path)) await this.#restore(checkpoint);
-      else await this.#keep();
-    }
+    // After its end there is nothing left to do.
+    if (!this.#ready && !this.#result) await this.#life.during(() => this.#allocate());
     return { steps: this.#position.step, records: this.#position.records };
+  }
+
+  async #allocate(): Promise<void> {
+    const { checkpoint } = this.#parts.given;
+    this.#ready = await allocateRun(this.#model, this.#parts, this.#place);
+    this.#life.check();
+    if (checkpoint?.resume && await exists(checkpoint.path)) await this.#restore(checkpoint);
+    else await this.#keep();
   }
 
   get #now(): Ready {
@@ -154,8 +162,9 @@ class Run implements PruneRun {
     try {
       for (let stage = this.#stage; stage; stage = this.#stage) yield* this.#driveStage(stage);
       if (!this.#result) await this.#save();
-      await this.#finish();
+      this.#result = await readResult(this.#now, this.#parts, { model: this.#model, position: this.#position });
     } catch (error) {
+      if (this.#life.isOver) throw error;
       if (given.signal?.aborted && given.checkpoint) {
         yield* this.#flush({ looks: false });
         await this.#save();
@@ -204,10 +213,10 @@ class Run implements PruneRun {
   }
 
   [Symbol.dispose](): void {
-    this.#ready?.trainer[Symbol.dispose]();
-    // After its last record, or an error, this does nothing.
-    void this.#ready?.steerer[Symbol.asyncDispose]();
-    if (this.#ready && this.#ready.model !== this.#model) this.#ready.model[Symbol.dispose]();
+    this.#life.end(() => {
+      if (this.#ready) freeRun(this.#ready, this.#model);
+      this.#ready = null;
+    });
   }
 
   /** What a step of the pruning stage aims at; null in other stages. */
@@ -240,14 +249,15 @@ class Run implements PruneRun {
 
   /** Runs one step; false where the schedule ends the stage before it. */
   async #step(plan: StagePlan): Promise<boolean> {
-    const { signal } = this.#parts.given, start = performance.now();
+    const { signal } = this.#life, start = performance.now();
     const step = await this.#prepareStep(plan), position = this.#position;
+    this.#life.check(); // a hook may have ended it
     if (!step) {
       this.#position = { ...position, leftOut: plan.steps - position.stageStep };
       return false;
     }
     const { kind, batch, state, target } = step;
-    await this.#trainer.step(kind, batch, { state, ...(signal ? { signal } : {}) });
+    await this.#trainer.step(kind, batch, { state, signal });
     if (target !== null) await this.#now.chooser.afterStep();
     this.#pending.push(step);
     const seconds = (performance.now() - start) / 1000;
@@ -256,7 +266,8 @@ class Run implements PruneRun {
   }
 
   #handle(stage: Stage): RunHandle {
-    return handleOf(this.#trainer, { stage, step: this.#position.step, table: this.#parts.table });
+    const { step } = this.#position, handle = handleOf(this.#trainer, { stage, step, table: this.#parts.table });
+    return whileAlive(handle, this.#life);
   }
 
   #state(rate: number, target: number, rates = this.options.rates): StepState {
@@ -368,18 +379,6 @@ class Run implements PruneRun {
     const { position, verdict } = overseeHard(this.#position, seen, this.#oversight);
     this.#position = position;
     await this.#act(verdict);
-  }
-
-  async #finish(): Promise<void> {
-    const { trainer, chooser, plannedBytes } = this.#now, { logAlpha, slots } = await trainer.save();
-    this.#result = resultOf(this.#parts, this.#position, {
-      source: chooser.source ?? this.#model.source,
-      weights: await trainer.loraWeights(),
-      logAlpha,
-      slots,
-      peakGpuBytes: this.#model.device.peakBytes,
-      plannedGpuBytes: plannedBytes,
-    });
   }
 
   /** Saves the present state, or one to go on from where the present one is of no use. */

@@ -7,6 +7,9 @@ import { ADAPTER_FOLDER, UNMERGED_FOLDER } from "./export_adapter.ts";
 /** Name of the checkpoint within the folder of a run. */
 export const CHECKPOINT_FILE = "checkpoint.safetensors";
 
+/** Name of the records within the folder of a run. */
+export const RECORDS_FILE = "records.jsonl";
+
 /** What tells a folder with a run; records alone, of one that was killed before its first checkpoint, do not. */
 export const RUN_FILES = ["run.json", "model", "model.gguf", UNMERGED_FOLDER, ADAPTER_FOLDER, CHECKPOINT_FILE] as const;
 

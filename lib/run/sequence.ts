@@ -10,9 +10,10 @@ import {
   openPass,
   roomFor,
 } from "./generate.ts";
+import { Lifetime } from "./lifetime.ts";
 import type { Adapters, Model } from "./model.ts";
 
-/** A cache under way. Dispose it to free its memory. */
+/** A cache under way. Dispose it to free its memory; a text that is under way is ended first, and from then on it gives `CompressoError("usage")`. */
 export interface Sequence extends Disposable {
   /**
    * As `generate`, but of a prompt that begins like the last one, or like its continuation, only the rest is read. The sums run in another
@@ -32,7 +33,10 @@ const LEAST_CAPACITY = 512;
 /** A cache without tokens; it takes memory from its first prompt on, and grows with the prompts. */
 export function createSequence(model: Model, options: { readonly adapters?: Adapters } = {}): Sequence {
   const { spec } = model, { adapters = {} } = options;
-  let pass: DecodePass | null = null, capacity = 0, reused = 0, isBusy = false;
+  const life = new Lifetime("sequence");
+  let pass: DecodePass | null = null, capacity = 0, reused = 0;
+  /** The text under way. */
+  let text: AsyncGenerator<number, FinishReason, undefined> | null = null;
   /** Tokens that the pass is known to have read. */
   let held: number[] = [];
 
@@ -58,28 +62,35 @@ export function createSequence(model: Model, options: { readonly adapters?: Adap
     generate(promptTokens, options): AsyncGenerator<number, FinishReason, undefined> {
       checkMaxTokens(options.maxTokens);
       checkSampling(options);
-      return run(checkPrompt(spec, promptTokens), options);
+      const own = run(checkPrompt(spec, promptTokens), options, () => text = own);
+      return own;
     },
     get reused(): number {
       return reused;
     },
-    [Symbol.dispose]: release,
+    [Symbol.dispose](): void {
+      life.end(release);
+      // Where it pauses, tokens may be read ahead.
+      text?.return("stop").catch(() => {});
+    },
   };
 
   async function* run(
     prompt: readonly number[],
     options: Omit<GenerateOptions, "adapters">,
+    begin: () => void,
   ): AsyncGenerator<number, FinishReason, undefined> {
-    const { signal } = options;
-    signal?.throwIfAborted();
-    if (isBusy) throw new Error("sequence: another text is under way");
-    isBusy = true;
+    options.signal?.throwIfAborted();
+    if (text) throw new Error("sequence: another text is under way");
+    using _entered = life.enter();
+    const signal = options.signal ? AbortSignal.any([options.signal, life.signal]) : life.signal;
+    begin();
     try {
       const own = prepare(prompt, prompt.length + roomFor(spec, prompt, options));
       reused = held.length;
       await own.prefill(prompt.slice(reused, -1), { signal });
       held = prompt.slice(0, -1);
-      const tokens = continueTokens(own, prompt, { ...options, spec });
+      const tokens = continueTokens(own, prompt, { ...options, signal, spec });
       try {
         for (let last = prompt.at(-1) ?? 0;;) {
           const { done, value } = await tokens.next();
@@ -92,10 +103,10 @@ export function createSequence(model: Model, options: { readonly adapters?: Adap
         await tokens.return("stop");
       }
     } catch (error) {
-      if (!signal?.aborted) release();
+      if (!signal.aborted) release();
       throw error;
     } finally {
-      isBusy = false;
+      text = null;
     }
   }
 }

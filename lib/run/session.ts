@@ -17,6 +17,7 @@ import {
 import type { Model } from "./model.ts";
 import type { Layout } from "../prune/layouts.ts";
 import type { RunHooks } from "./hooks.ts";
+import { Lifetime } from "./lifetime.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { PruneOptions, ResolvedOptions } from "./options.ts";
 import { startPrune } from "./prune.ts";
@@ -98,11 +99,14 @@ export type SessionExportOptions =
     readonly saveAdapter?: boolean;
   };
 
-/** A prune run with what follows it. Dispose it to free its GPU memory. */
+/**
+ * A prune run with what follows it. Dispose it to free its GPU memory: at a pause that happens at once, and while it works as soon as that has
+ * stopped. From then on it gives `CompressoError("usage")`.
+ */
 export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #model: Model;
   readonly #run: PruneRun;
-  readonly #signal: AbortSignal | undefined;
+  readonly #life: Lifetime;
   readonly #hooks: RunHooks;
   /** As they were given, one for each step. */
   readonly #records: StepRecord[] = [];
@@ -114,7 +118,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   constructor(model: Model, run: PruneRun, { signal, hooks = {} }: Pick<PruneOptions, "signal" | "hooks"> = {}) {
     this.#model = model;
     this.#run = run;
-    this.#signal = signal;
+    this.#life = new Lifetime("session", signal);
     this.#hooks = hooks;
   }
 
@@ -134,12 +138,14 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   }
 
   /** Reads the checkpoint of a resumed run; iteration does it too. Returns the steps and records that were done before. */
-  prepare(): Promise<{ readonly steps: number; readonly records: number }> {
-    return this.#run.prepare();
+  async prepare(): Promise<{ readonly steps: number; readonly records: number }> {
+    this.#life.check();
+    return await this.#run.prepare();
   }
 
   /** Drives the run and yields its records; a loop that is left pauses it, and the next one goes on right there. */
   async *[Symbol.asyncIterator](): AsyncGenerator<StepRecord, void, undefined> {
+    this.#life.check();
     for await (const record of this.#run) {
       // A run that went back does steps anew.
       while ((this.#records.at(-1)?.step ?? 0) >= record.step) this.#records.pop();
@@ -150,6 +156,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
 
   /** Masks, LoRA and figures of the finished run; throws before the last record was taken. */
   result(): PruneResult {
+    this.#life.check();
     return this.#run.result();
   }
 
@@ -158,6 +165,10 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
    * Throws `CompressoError("mismatch")` where logits differ by more than 1e-3 of their range, naming the layer that first differs.
    */
   async slice(): Promise<SlicedModel> {
+    return await this.#life.during(() => this.#slice());
+  }
+
+  async #slice(): Promise<SlicedModel> {
     if (this.#sliced) return this.#sliced;
     const { masks, lora, heldout, source: base } = this.#run.result();
     this.#run[Symbol.dispose]();
@@ -168,7 +179,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       adapters: { masks, lora },
       tokens: heldout,
       ...verifyShape(this.options),
-      ...(this.#signal ? { signal: this.#signal } : {}),
+      signal: this.#life.signal,
     });
     this.#peakBytes = device.peakBytes;
     const parameters = { before: parameterCount(spec), after: parameterCount(source.spec) };
@@ -183,11 +194,15 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
    * what the base's generation_config.json says beside token ids. Throws `CompressoError("input")` where other files stand there and not `replace`.
    */
   async export(dir: string, options: SessionExportOptions = {}): Promise<RunSummary> {
+    return await this.#life.during(() => this.#export(dir, options));
+  }
+
+  async #export(dir: string, options: SessionExportOptions): Promise<RunSummary> {
     checkExportSize(this.options.size, options);
-    const sliced = await this.slice(), result = this.#run.result();
+    const sliced = await this.#slice(), result = this.#run.result();
     await this.#hooks.beforeExport?.(dir);
     await makeFolder(dir);
-    const { saveAdapter = false, ...files } = options, signal = files.signal ?? this.#signal;
+    const { saveAdapter = false, ...files } = options, signal = files.signal ?? this.#life.signal;
     const how = {
       layout: this.options.layout,
       name: GGUF_NAME,
@@ -195,7 +210,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       ...exportDefaults(this.options.size),
       ...files,
       generation: { ...keptGeneration(this.#model.source), ...files.generation },
-      ...(signal ? { signal } : {}),
+      signal,
     };
     const { layout, dtype = "f16", tokenizer, generation, replace = false } = how, { masks, lora } = result;
     const recordsPath = `${dir}/records.jsonl`, records = await recordsFor(recordsPath, this.#records, { replace });
@@ -237,8 +252,9 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return summary;
   }
 
-  /** Frees the trainer. */
+  /** Frees the trainer; what is under way is stopped first. */
   [Symbol.dispose](): void {
+    this.#life.end(() => {});
     this.#run[Symbol.dispose]();
   }
 }

@@ -75,14 +75,15 @@ for (const shape of SHAPES) {
       const planned = await planFor(device, shape);
       using model = await loadModel("demo", { device, baseDtype: shape.baseDtype });
       assert.equal(device.bytes, planned.stages.weights);
-      using session = new PruneSession(model, startPrune(model, await pruneOptions(shape)), undefined);
+      const run = startPrune(model, await pruneOptions(shape));
+      using session = new PruneSession(model, run);
       const planOfRecords = new Set<number>();
       for await (const { plannedGpuBytes } of session) planOfRecords.add(plannedGpuBytes);
       assert.equal(device.peakBytes, planned.stages.training);
       const uses = device.peakUsage();
       assert.deepEqual(bytesByPart(uses), planned.parts);
       for (const { label } of uses) assert.notEqual(partOfLabel(label), null, `no part knows '${label}'`);
-      session[Symbol.dispose](); // frees the trainer, as slice() does
+      run[Symbol.dispose](); // frees the trainer, as slice() does
       device.resetPeak();
       await session.slice();
       assert.equal(device.peakBytes, planned.stages.verification);

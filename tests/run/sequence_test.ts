@@ -122,3 +122,30 @@ Deno.test("an error gives up the cache, and everything is freed", async () => {
   }
   assert.deepEqual([device.liveCount, device.bytes], before);
 });
+
+Deno.test("a sequence that is disposed within a text ends it before it frees, and gives no more", async () => {
+  using device = await openDevice();
+  const { model } = await openGoldenModel("mha_linear", { device, spec: { eosIds: [] } });
+  using _ = model;
+  const prompt = someTokens(30, model.spec.vocab), before = [device.liveCount, device.bytes];
+  // At a pause tokens are read ahead.
+  for (const isPending of [true, false]) {
+    for (const read of [0, 1, 3]) {
+      const sequence = createSequence(model), tokens = sequence.generate(prompt, { maxTokens: 60 });
+      for (let count = 0; count < read; count++) await tokens.next();
+      const pending = isPending ? tokens.next() : null;
+      sequence[Symbol.dispose]();
+      await pending?.catch((error) => assert.match(String(error), /the sequence was disposed/));
+      const rest = isPending || read > 0 ? await Array.fromAsync(tokens) : [];
+      assert.deepEqual(rest, []);
+      await assert.rejects(next(sequence, prompt, 3), (error) => {
+        assert.ok(error instanceof CompressoError && error.code === "usage", String(error));
+        return true;
+      });
+      // What was read ahead ends by itself.
+      await device.idle();
+      assert.deepEqual([device.liveCount, device.bytes], before);
+    }
+  }
+  assert.equal((await fresh(model, prompt, { maxTokens: 3 })).length, 3);
+});

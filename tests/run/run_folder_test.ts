@@ -1,0 +1,139 @@
+// The folder of a run: held from its start to its end, cleared of what a killed run left, and its checkpoint refused where it is broken. On the demo model.
+import assert from "node:assert/strict";
+import { compress, CompressoError, type CompressOptions, type Model } from "../../mod.ts";
+import { openSafetensors } from "../../lib/io/safetensors.ts";
+import { writeSafetensors } from "../../lib/io/safetensors_write.ts";
+import { CHECKPOINT_FILE } from "../../lib/run/run_files.ts";
+import { BASE, withDemo } from "./helpers/demo_run.ts";
+
+const SHORT = { ...BASE, steps: 2, postfinetune: 1, seq: 32, export: { formats: ["hf"] } } as const;
+
+async function names(folder: string): Promise<string[]> {
+  return (await Array.fromAsync(Deno.readDir(folder), (entry) => entry.name)).sort();
+}
+
+async function withFolder(
+  work: (parts: { readonly model: Model; readonly out: string }) => Promise<void>,
+): Promise<void> {
+  const out = await Deno.makeTempDir();
+  try {
+    await withDemo(({ model }) => work({ model, out }));
+  } finally {
+    await Deno.remove(out, { recursive: true });
+  }
+}
+
+/** Leaves a checkpoint of a run that was stopped after its second step. */
+async function stopped(model: Model, out: string): Promise<void> {
+  const controller = new AbortController(), { signal } = controller;
+  const onRecord = ({ step }: { readonly step: number }): void =>
+    step === 2 ? controller.abort(new Error("enough")) : undefined;
+  await assert.rejects(compress(model, { ...SHORT, out, signal, onRecord }), /enough/);
+}
+
+Deno.test("a second run in the folder of one that goes on is refused, however it is to begin, and the first one ends as it would", async () => {
+  await withFolder(async ({ model, out }) => {
+    const others: Partial<CompressOptions>[] = [{}, { resume: true }, { export: { formats: ["hf"], replace: true } }];
+    const tried: Promise<void>[] = [];
+    const onRecord = ({ step }: { readonly step: number }): void => {
+      if (step !== 2) return;
+      for (const other of others) {
+        const onReady = (): Promise<void> => assert.fail("it would have begun");
+        const second = compress(model, { ...SHORT, out, seed: 5, ...other, onReady });
+        tried.push(assert.rejects(second, (error) => {
+          assert.ok(error instanceof CompressoError);
+          assert.deepEqual([error.code, error.parts.value], ["usage", "another run writes to it"]);
+          return true;
+        }));
+      }
+    };
+    // Hooks wait for those that are tried, so that all of this is in the midst of the run.
+    const afterStage = async (): Promise<void> => void await Promise.all(tried);
+    const summary = await compress(model, { ...SHORT, out, checkpointEvery: 1, onRecord, hooks: { afterStage } });
+    assert.equal(tried.length, others.length);
+    await Promise.all(tried);
+    assert.equal(summary.options.seed, 1);
+    assert.deepEqual(await names(out), ["model", "records.jsonl", "run.json"]);
+  });
+});
+
+Deno.test("of two runs that begin at once in a folder one goes on", async () => {
+  await withFolder(async ({ model, out }) => {
+    const ends = await Promise.allSettled(
+      [1, 2].map((seed) => compress(model, { ...SHORT, out: `${out}/new`, seed })),
+    );
+    const reasons = ends.flatMap((end) => end.status === "rejected" ? [String(end.reason)] : []);
+    assert.equal(reasons.length, 1, reasons.join(", "));
+    assert.match(reasons[0] ?? "", /another run writes to it/);
+  });
+});
+
+Deno.test("a run removes what one that was killed has left of its files, and nothing else", async () => {
+  await withFolder(async ({ model, out }) => {
+    await stopped(model, out);
+    await Deno.mkdir(`${out}/model.tmp-147ffd59`);
+    for (const name of ["model.gguf.tmp-91ed01e2", "checkpoint.safetensors.tmp-00000000", ".lock", "my.tmp-00000000"]) {
+      await Deno.writeTextFile(`${out}/${name}`, "");
+    }
+    await compress(model, { ...SHORT, out, resume: true });
+    assert.deepEqual(await names(out), ["model", "my.tmp-00000000", "records.jsonl", "run.json"]);
+  });
+});
+
+Deno.test("a checkpoint that is broken is refused with a mend that works, whatever of it is", async () => {
+  await withFolder(async ({ model, out }) => {
+    await stopped(model, out);
+    const path = `${out}/${CHECKPOINT_FILE}`, whole = await Deno.readFile(path);
+    const text = new TextDecoder("latin1").decode(whole), at = text.indexOf("stageStep");
+    const flipped = (place: number): Uint8Array => whole.with(place, (whole[place] ?? 0) ^ 1);
+    const file = await openSafetensors(path);
+    const rewritten = async (
+      changed: (meta: Record<string, unknown>) => unknown,
+      digest = true,
+    ): Promise<Uint8Array> => {
+      const meta = changed(JSON.parse(file.metadata.get("compresso") ?? ""));
+      const items = await Promise.all([...file.tensors].map(async ([name, { shape }]) => {
+        const data = await file.read(name);
+        return { name, dtype: "F32", shape, data: () => data } as const;
+      }));
+      const sha256 = digest ? { sha256: file.metadata.get("sha256") ?? "" } : {};
+      await writeSafetensors(`${out}/other`, items, { metadata: { compresso: JSON.stringify(meta), ...sha256 } });
+      return await Deno.readFile(`${out}/other`);
+    };
+    const step = (meta: Record<string, unknown>): unknown => {
+      const { position } = meta;
+      assert.ok(position && typeof position === "object");
+      return { ...meta, position: { ...position, stageStep: "1" } };
+    };
+    const cases: readonly (readonly [Uint8Array, RegExp])[] = [
+      [new Uint8Array(0), /an empty file/],
+      [whole.subarray(0, 1000), /holds its header/],
+      [whole.subarray(0, whole.length - 100), /bytes/],
+      // The quote behind the name.
+      [whole.with(at + "stageStep".length, 0x78), /./],
+      [flipped(text.indexOf('stageStep\\":') + 'stageStep\\":'.length), /another SHA-256/],
+      [flipped(whole.length - 1), /another SHA-256/],
+      [whole.slice().fill(0xff, whole.length - 400), /another SHA-256/],
+      [await rewritten((meta) => ({ ...meta, position: {} }), false), /stage: /],
+      [await rewritten(step, false), /stageStep: /],
+      [await rewritten((meta) => ({ ...meta, kept: [{}] }), false), /stage: /],
+      [await rewritten((meta) => ({ ...meta, kept: 1 }), false), /now: /],
+      [await rewritten(() => null, false), /of format 5/],
+      [await rewritten((meta) => meta, false), /another SHA-256/],
+    ];
+    await Deno.remove(`${out}/other`);
+    for (const [index, [bytes, told]] of cases.entries()) {
+      await Deno.writeFile(path, bytes);
+      await assert.rejects(compress(model, { ...SHORT, out, resume: true }), (error) => {
+        assert.ok(error instanceof CompressoError, `case ${index}: ${error}`);
+        assert.equal(error.code, "input");
+        assert.match(error.message, /cannot read the checkpoint/);
+        assert.match(error.message, told, `case ${index}`);
+        assert.match(error.parts.mend ?? "", /^start anew with --overwrite/);
+        return true;
+      });
+    }
+    await Deno.writeFile(path, whole);
+    assert.equal((await compress(model, { ...SHORT, out, resume: true })).alarms.length, 0);
+  });
+});

@@ -1,6 +1,7 @@
 // The folder of a prune run before the run: what stands there, and what may happen to it. Owns those rules; refuses the run.
 import { join, sep } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
+import { namesIn } from "../lib/io/exists.ts";
 import { FolderLock } from "../lib/io/lock.ts";
 import { type PruneOptions, resolveOptions } from "../lib/run/options.ts";
 import { isEvaluationFile } from "../lib/report/read_run.ts";
@@ -50,16 +51,6 @@ export async function clearRunFolder(out: string): Promise<void> {
 export async function runRecords(out: string): Promise<string[]> {
   const names = new Set([...RUN_FILES, RECORDS_FILE, ...(await namesIn(out)).filter(isEvaluationFile)]);
   return [...names].map((name) => join(out, name));
-}
-
-async function namesIn(folder: string): Promise<string[]> {
-  const names: string[] = [];
-  try {
-    for await (const { name } of Deno.readDir(folder)) names.push(name);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-  }
-  return names;
 }
 
 /** Replacing an earlier run removes its files before the model is read. */

@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import { CompressoError, type ErrorCode } from "../errors.ts";
 import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
-import { exists } from "../io/exists.ts";
+import { exists, namesIn } from "../io/exists.ts";
 import { LOCK_FILE } from "../io/lock.ts";
 import { textIfThere } from "../io/text_file.ts";
 import type { Alarm, MonitorName } from "../run/monitors/alarm.ts";
@@ -260,17 +260,6 @@ function standing(failure: CellFailure | null, missing: readonly Measure[]): Cel
 /** Values that are still true, in the order of the measures. */
 export function valuesOf(measures: readonly Measure[], measured: Measured): Value[] {
   return measures.flatMap(({ id, identity }) => measured[id]?.identity === identity ? [...measured[id].values] : []);
-}
-
-/** What lies in a folder, in order; nothing where there is none. */
-async function namesIn(folder: string): Promise<string[]> {
-  const names: string[] = [];
-  try {
-    for await (const { name } of Deno.readDir(folder)) names.push(name);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-  }
-  return names.sort();
 }
 
 /** Writes a value as JSON, whole or not at all. */

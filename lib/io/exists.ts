@@ -1,4 +1,4 @@
-// Whether something stands at a path. Owns that question and whether it is a folder; refuses to tell why not.
+// What stands at a path. Owns the questions whether something does, whether it is a folder, and what lies in it; refuses to tell why not.
 
 /** Whether a file or folder is there and may be looked at. */
 export async function exists(path: string): Promise<boolean> {
@@ -8,4 +8,15 @@ export async function exists(path: string): Promise<boolean> {
 /** Whether a folder is there. */
 export async function isFolder(path: string): Promise<boolean> {
   return await Deno.stat(path).then(({ isDirectory }) => isDirectory, () => false);
+}
+
+/** What lies in a folder, in order; nothing where there is none. */
+export async function namesIn(folder: string): Promise<string[]> {
+  const names: string[] = [];
+  try {
+    for await (const { name } of Deno.readDir(folder)) names.push(name);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+  return names.sort();
 }

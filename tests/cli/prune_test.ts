@@ -202,6 +202,7 @@ Deno.test("Ctrl-C before the first step ends at once and leaves nothing", async 
   // Rows enough that encoding them, which blocks the event loop, takes longer than the wait for its end.
   const row = JSON.stringify({ instruction: "Where is Tom?", input: "Tom is here. ".repeat(40), output: "hall" });
   await Deno.writeTextFile(folder.at("data.jsonl"), `${row}\n`.repeat(20_000));
+  const spawned = performance.now();
   const child = command(prune(folder.at("run"), "--data", folder.at("data.jsonl"))).spawn();
   const stdout = new Response(child.stdout).text();
   let stderr = "";
@@ -213,7 +214,8 @@ Deno.test("Ctrl-C before the first step ends at once and leaves nothing", async 
   const milliseconds = performance.now() - start;
   while (!(await reader.read()).done);
   assert.equal(code, 130, stderr);
-  assert.ok(milliseconds < 1000, `took ${milliseconds} ms`);
+  // A busy machine is as slow at the end as it was at the start; encoding takes many times as long.
+  assert.ok(milliseconds < 1000 + (start - spawned), `took ${milliseconds} ms`);
   assert.equal(await stdout, "");
   assert.ok(!folder.has("run"));
 });

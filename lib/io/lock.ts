@@ -1,4 +1,4 @@
-// A folder that one process at a time writes to. Owns the file that stands for it, and its lock, which the system gives back where a process dies; refuses to know what is written.
+// A folder that one run at a time writes to. Owns the file that stands for it, and its lock, which the system gives back where a process dies; refuses to know what is written.
 import { CompressoError } from "../errors.ts";
 
 /** Name of the file that is locked. One that a killed process has left holds nobody up. */

@@ -27,8 +27,8 @@ export const LAYOUTS: readonly Layout[] = ["compact", "padded", "uniform"];
 
 /**
  * The same model with every layer as wide as the widest, the rest zeros: equal logits, more memory and time.
- * Query heads per KV head become one number, the one with the fewest parameters; KV heads that slicing repeated to split a group are one again, so
- * that this is never more than the model had before slicing. A layer without attention or FFN gets one of zeros.
+ * Query heads per KV head become one number, the one with the fewest parameters; KV heads that slicing in this program repeated to split a group are
+ * one again, so that this is never more than the model had before slicing. A layer without attention or FFN gets one of zeros.
  */
 export function padded(source: WeightSource): WeightSource {
   if (layersAlike(source.spec)) return source;

@@ -107,9 +107,14 @@ class Run implements PruneRun {
   async #allocate(): Promise<void> {
     const { checkpoint } = this.#parts.given;
     this.#ready = await allocateRun(this.#model, this.#parts, this.#place);
-    this.#life.check();
-    if (checkpoint?.resume && await exists(checkpoint.path)) await this.#restore(checkpoint);
-    else await this.#keep();
+    try {
+      this.#life.check();
+      if (checkpoint?.resume && await exists(checkpoint.path)) await this.#restore(checkpoint);
+      else await this.#keep();
+    } catch (error) {
+      this.#free();
+      throw error;
+    }
   }
 
   get #now(): Ready {
@@ -213,10 +218,12 @@ class Run implements PruneRun {
   }
 
   [Symbol.dispose](): void {
-    this.#life.end(() => {
-      if (this.#ready) freeRun(this.#ready, this.#model);
-      this.#ready = null;
-    });
+    this.#life.end(() => this.#free());
+  }
+
+  #free(): void {
+    if (this.#ready) freeRun(this.#ready, this.#model);
+    this.#ready = null;
   }
 
   /** What a step of the pruning stage aims at; null in other stages. */
@@ -303,7 +310,7 @@ class Run implements PruneRun {
         look: own,
         broken: plain && await this.#broken(plain.step, brokenNumbers(plain, own)),
         memory: { bytes, planned, limit },
-        goodStep: this.#goodAt(plain?.step ?? this.#position.step).position.step,
+        goodStep: goodState(this.#kept, plain?.step ?? this.#position.step).position.step,
       }, this.#oversight);
       this.#position = seen.position;
       if (seen.record) {
@@ -321,7 +328,7 @@ class Run implements PruneRun {
   /** Does what the monitors demand. True where the run went back; throws where it stops. */
   async #act(verdict: Verdict): Promise<boolean> {
     if (verdict.action === null || verdict.action === "warn") return false;
-    const good = this.#goodAt(verdict.step),
+    const good = goodState(this.#kept, verdict.step),
       state = { ...good, position: wentBack(good.position, verdict, this.#position) };
     if (verdict.action === "stop") {
       await this.#save(good);
@@ -331,12 +338,6 @@ class Run implements PruneRun {
     [this.#kept, this.#since] = [[state], []];
     await this.#save();
     return true;
-  }
-
-  #goodAt(step: number): RunState {
-    const good = goodState(this.#kept, step);
-    if (!good) throw new Error("the run is not prepared");
-    return good;
   }
 
   /** What to say of numbers that are not finite: the run goes back to the step to find out; null where there are none. */

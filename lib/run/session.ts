@@ -202,7 +202,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const sliced = await this.#slice(), result = this.#run.result();
     await this.#hooks.beforeExport?.(dir);
     await makeFolder(dir);
-    const { saveAdapter = false, ...files } = options, signal = files.signal ?? this.#life.signal;
+    const { saveAdapter = false, ...files } = options, own = this.#life.signal;
+    const signal = files.signal ? AbortSignal.any([files.signal, own]) : own;
     const how = {
       layout: this.options.layout,
       name: GGUF_NAME,

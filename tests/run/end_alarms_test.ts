@@ -28,6 +28,14 @@ Deno.test("a high target may cut a kind but for a quarter of what it leaves, and
   }
 });
 
+Deno.test("a threshold of the user's own holds at usual targets, with its action", () => {
+  const own = { action: "rollback", threshold: 0.6 } as const, at = { target: 0.3, expected: 0.3, isWarm: true };
+  const found = (cut: number): ReturnType<typeof watchCollapse> =>
+    watchCollapse(look(cut), { ...at, isHard: false, setting: own }).filter(({ key }) => key.includes("FFN"));
+  assert.deepEqual([found(0.59).length, found(0.61).length], [0, 1]);
+  assert.equal(found(0.61)[0]?.instead, undefined);
+});
+
 Deno.test("masks that hold a high target, and hard ones, only warn of a collapse, and name what keeps more of the kind", () => {
   const settings = resolveMonitors();
   const alarmOf = (given: { expected: number; isHard: boolean }, name?: string): Alarm | undefined => {

@@ -173,6 +173,20 @@ Deno.test("targets of layers that leave the whole's out of reach are refused, bu
       layers: ({ layers, progress, records }) => layers.map(() => (records.length > 0 ? 0.2 : 0.1) * progress),
     });
     assert.equal((await refused(later)).length, 1, "decided the same of any run that has records");
+    // What waits for records, goes by the loss or ends the stage is not refused for what it would say of another run.
+    const waiting = ({ layers, records }: ScheduleInput): number[] => layers.map(() => records.length < 6 ? 0.1 : 0.3);
+    const calm = ({ layers, records }: ScheduleInput): number[] =>
+      layers.map(() => (records.at(-1)?.loss ?? 0) < 1 ? 0.1 : 0.3);
+    for (
+      const definition of [{ layers: waiting }, { layers: calm }, {
+        layers: () => [0.1, 0.1, 0.1, 0.1, 0.1],
+        end: ({ step }: ScheduleInput) => step === 3,
+        sparsity: ({ progress }: ScheduleInput) => progress < 0.5 ? 0.1 : 0.3,
+      }]
+    ) {
+      const { result } = await drive(model, { sparsity: 0.3, schedule: defineSchedule(definition), postfinetune: 0 });
+      assert.ok(Number.isFinite(result.sparsity.hard));
+    }
     const byLoss = defineSchedule({
       ...both.definition,
       layers: ({ layers, progress, records }) => layers.map(() => 0.2 * progress - 1e-9 * (records.at(-1)?.loss ?? 0)),
@@ -266,6 +280,12 @@ Deno.test("a checkpoint of another schedule is refused", async () => {
     const half = defineSchedule({ sparsity: 0.1 }), full = defineSchedule({ sparsity: 0.2 });
     await drive(model, { schedule: half, checkpoint: { path, every: 4 } });
     await assert.rejects(drive(model, { schedule: full, checkpoint: { path, every: 4, resume: true } }), /schedule/);
+    // However often it is asked, and it holds nothing.
+    const bytes = model.device.bytes, before = await Deno.readFile(path);
+    using run = prune(model, { ...BASE, schedule: full, checkpoint: { path, every: 4, resume: true } });
+    for (let again = 0; again < 2; again++) await assert.rejects(run.prepare(), /schedule/);
+    assert.equal(model.device.bytes, bytes);
+    assert.deepEqual(await Deno.readFile(path), before);
     await Deno.remove(path);
   });
 });

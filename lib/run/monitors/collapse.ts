@@ -3,7 +3,9 @@ import type { UnitTable } from "../../prune/units.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 import type { MaskLook } from "./mask_look.ts";
 
-/** Of what a target leaves, the share that a kind keeps at least: one kind may be cut further where another is kept. */
+/** Targets above it ask for more of a kind than is usual. */
+const HIGH = 0.8;
+/** Of what such a target leaves, the share that a kind keeps at least: one kind may be cut further where another is kept. */
 const KEPT = 0.25;
 /** Gap to the target, absolute, up to which masks hold it. */
 const HELD = 0.01;
@@ -31,9 +33,9 @@ export function watchCollapse(
     readonly setting: ResolvedMonitor;
   },
 ): readonly Finding[] {
-  const most = Math.max(setting.threshold, 1 - KEPT * (1 - target)), found: Finding[] = [];
+  const most = Math.max(setting.threshold, target > HIGH ? 1 - KEPT * (1 - target) : 0), found: Finding[] = [];
   // Hard masks are cut as far at any rates, and those of a target as high as that as well.
-  const isHeld = isHard || (most > setting.threshold && Math.abs(expected - target) <= HELD);
+  const isHeld = isHard || (target > HIGH && Math.abs(expected - target) <= HELD);
   for (const { name, cut } of kinds) {
     if (cut < most) continue;
     found.push({

@@ -53,14 +53,15 @@ export function oversightOf(
 }
 
 /** The state to go back to from a step: the last one that was good, else the first there is. */
-export function goodState(kept: readonly RunState[], step: number): RunState | undefined {
-  return kept.findLast(({ position }) => position.step <= step - PROVEN) ?? kept[0];
+export function goodState(kept: readonly RunState[], step: number): RunState {
+  const good = kept.findLast(({ position }) => position.step <= step - PROVEN) ?? kept[0];
+  if (!good) throw new Error("a run keeps a state from its beginning on");
+  return good;
 }
 
 /** Of the states up to a step those that it can be gone back to from any later step. */
 export function keptStates(kept: readonly RunState[], step: number): readonly RunState[] {
-  const good = goodState(kept, step);
-  return good ? kept.slice(kept.indexOf(good)) : [];
+  return kept.length === 0 ? kept : kept.slice(kept.indexOf(goodState(kept, step)));
 }
 
 /** Takes in a step. Alarms that lead back are not its record's, which is undone, but the next one's. */

@@ -10,8 +10,9 @@ export interface LookSteps {
 
 /**
  * By the number of steps up to which it holds: how often the looks repeat, and which steps of such a round are looked at and kept. A look reads
- * all that is trained from the GPU, so there are 20 to 45 of them, or three in nineteen steps of a long run. Their distances are uneven: masks that turn at each
- * step, or with any other small period, would stand still at looks of one distance that the period divides.
+ * all that is trained from the GPU, so a run of more than 32 steps has 20 to 45 of them, or three in nineteen steps where it is long. Their
+ * distances are uneven: masks that turn at each step, or with any other small period, would stand still at looks of one distance that the period
+ * divides.
  */
 const ROUNDS = [
   { most: 32, round: 4, looks: [0, 1, 2, 3], kept: [0] },

@@ -68,8 +68,9 @@ export interface ExperimentResult {
  * Runs the cells of an experiment: each prunes a model and measures it, in a folder of its own, and what is finished is not done again. After
  * every cell the tables are written anew: `report.md`, `report.json` and charts.
  *
- * @throws CompressoError("usage") for an experiment that cannot work, and where another sitting works in the folder; "mismatch" for cells whose definition is no longer that of their folder,
- * unless `redo` is set; "aborted" where the signal fires. What a single cell throws is recorded, and the next one runs.
+ * @throws CompressoError("usage") for an experiment that cannot work, and where another sitting works in the folder; "mismatch" for cells whose
+ * definition is no longer that of their results, unless `redo` is set; "aborted" where the signal fires. What a single cell throws is recorded, and
+ * the next one runs.
  * @example
  * ```ts
  * import { defineExperiment, openDevice, runExperiment } from "../../mod.ts";

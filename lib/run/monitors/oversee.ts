@@ -106,7 +106,10 @@ export function oversee(position: RunPosition, seen: Seen, { options, table, uni
   };
 }
 
-/** Takes in masks that have just become hard, or are all kept where a schedule skipped the stage. Their alarms are the next record's, and cannot lead back: the same masks would come of it. */
+/**
+ * Takes in masks that have just become hard, or are all kept where a schedule skipped the stage. Their alarms are the next record's, and cannot
+ * lead back: the same masks would come of it.
+ */
 export function overseeHard(
   position: RunPosition,
   { look, hard, isSkipped }: { readonly look: MaskLook; readonly hard: number; readonly isSkipped: boolean },

@@ -5,7 +5,8 @@
 //     --file wikitext=wikitext2.valid.txt --file c4=c4_sample.jsonl --file tasks=FOLDER --max-cells 2
 //
 // On two cores without a GPU a run of a model of 135 million parameters takes half an hour or more: --max-cells and --only cut the grid into
-// sittings, whose results stay in --out.
+// sittings, whose results stay in --out. LLM-Pruner's published runs spare the first and last layers, which is an experiment of its own, in another
+// --out: --only method=taylor --set 'protect=[0,1,2,-2,-1]'.
 import { defineExperiment } from "../../mod.ts";
 
 const METHODS = ["compresso", "gradual", "taylor", "flap", "wanda-sp", "magnitude", "random"];

@@ -85,7 +85,7 @@ const ROLES: ReadonlyMap<string, ChatMessage["role"]> = new Map([
  * @throws CompressoError("input") for a value that is no row, or has nothing in it.
  * @example
  * ```ts
- * import { toRow } from "./mod.ts";
+ * import { toRow } from "../../mod.ts";
  *
  * const { kind } = toRow({ instruction: "Name a colour.", output: "Red." });
  * if (kind !== "instruct") throw new Error("it is an instruction");

@@ -9,7 +9,7 @@ import { DEMO, demoData, modelPath } from "../lib/io/open_model.ts";
 import type { Projection } from "../lib/nn/spec.ts";
 import type { Ranking } from "../lib/prune/baselines.ts";
 import type { Layout } from "../lib/prune/layouts.ts";
-import type { UnitKind } from "../lib/prune/units.ts";
+import { layersOf, type UnitKind } from "../lib/prune/units.ts";
 import type { EncodeReport } from "../lib/run/batches.ts";
 import { checkMemory } from "../lib/run/memory_advice.ts";
 import type { Alarm, MonitorOptions } from "../lib/run/monitors/alarm.ts";
@@ -190,7 +190,7 @@ function optionsOf(
       ...(align === undefined ? {} : { align }),
       minimum: { heads: settings.minHeads, ffn: settings.minFfn, hidden: settings.minHidden },
       // −1 is the last layer.
-      protect: (settings.protect ?? []).map((layer) => layer < 0 ? layers + layer : layer),
+      protect: layersOf(settings.protect ?? [], layers),
     },
     lora: { rank, alpha, targets, dropout, ...(settings.rslora ? { rsLora: true } : {}) },
     ...(settings.packing ? {} : { packing: false }),

@@ -6,7 +6,7 @@ import { z } from "../packages.ts";
 import { type Ranking, RANKINGS } from "../prune/baselines.ts";
 import type { Layout } from "../prune/layouts.ts";
 import { START_RULES, type StartRule } from "../prune/start.ts";
-import { UNIT_KINDS, type UnitKind } from "../prune/units.ts";
+import { layersOf, UNIT_KINDS, type UnitKind } from "../prune/units.ts";
 import { isOneShot, type Method, METHODS } from "../run/methods.ts";
 import type { PruneOptions, Rates } from "../run/options.ts";
 import { alarmSettings } from "../run/monitors/alarm_setting.ts";
@@ -276,7 +276,7 @@ export function pruneOptions(
       targets: wordList(cell.targets, PROJECTIONS),
     }),
     rules: {
-      protect: (cell.protect ?? []).map((layer) => layer < 0 ? layers + layer : layer),
+      protect: layersOf(cell.protect ?? [], layers),
       minimum: { heads: cell.minHeads ?? 0, ffn: cell.minFfn ?? 0, hidden: cell.minHidden ?? 0 },
       align: cell.align ?? 1,
     },

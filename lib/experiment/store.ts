@@ -181,8 +181,8 @@ export class Store {
   async begin(name: string, identity: CellIdentity, { anew }: { readonly anew: boolean }): Promise<void> {
     const dir = this.cell(name);
     await makeFolder(dir);
-    for (const name of anew ? await namesIn(dir) : []) {
-      if (name !== LOCK_FILE) await Deno.remove(join(dir, name), { recursive: true }).catch(() => undefined);
+    for (const own of anew ? await namesIn(dir) : []) {
+      if (own !== LOCK_FILE) await Deno.remove(join(dir, own), { recursive: true }).catch(() => undefined);
     }
     await writeJson(join(dir, FILES.identity), identity);
   }

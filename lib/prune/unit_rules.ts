@@ -47,6 +47,11 @@ export interface ResolvedRules {
   readonly rest: number;
 }
 
+/** Layers by their places from 0, of places of which negative ones count from the end. */
+export function layersOf(places: readonly number[], count: number): number[] {
+  return places.map((place) => place < 0 ? count + place : place);
+}
+
 /** Fills in defaults. Throws `CompressoError("usage")` for layers that do not exist and numbers that are no widths. */
 export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules {
   const { protect = [], minimum = {}, align = 1, rest = 0 } = rules, count = spec.layers.length;
@@ -69,8 +74,7 @@ export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules
   if (!(Number.isFinite(rest) && rest >= 0)) {
     throw refusal("cannot count these parameters", "their number per hidden dim is finite and ≥ 0", String(rest));
   }
-  const own = new Set(protect.map((layer) => layer < 0 ? count + layer : layer));
-  return { protect: own, minimum: { heads, ffn, hidden, layers }, align, rest };
+  return { protect: new Set(layersOf(protect, count)), minimum: { heads, ffn, hidden, layers }, align, rest };
 }
 
 /** Checks the choice of kinds. Throws `CompressoError("usage")` for kinds that exclude each other, or none at all. */

@@ -8,7 +8,14 @@ export {
   type SelectOptions,
   selectUnits,
 } from "./selection.ts";
-export { type MinimumWidths, type ResolvedRules, UNIT_KINDS, type UnitKind, type UnitRules } from "./unit_rules.ts";
+export {
+  layersOf,
+  type MinimumWidths,
+  type ResolvedRules,
+  UNIT_KINDS,
+  type UnitKind,
+  type UnitRules,
+} from "./unit_rules.ts";
 export {
   keptUnits,
   type LayerPart,

@@ -120,6 +120,19 @@ Deno.test("a hook may dispose its session, and a handle that it kept is refused 
   });
 });
 
+Deno.test("an export stops with its session, also one that has a signal of its own, and leaves no file", async () => {
+  await withDemo(async (parts) => {
+    await leavesNothing(parts, async () => {
+      const dir = await Deno.makeTempDir(), hooks: RunHooks = { beforeExport: () => session[Symbol.dispose]() };
+      const session = prune(parts.model, { ...SHORT, hooks });
+      for await (const _ of session);
+      await assert.rejects(session.export(dir, { signal: new AbortController().signal }), isDisposed);
+      assert.deepEqual(await Array.fromAsync(Deno.readDir(dir)), []);
+      await Deno.remove(dir);
+    });
+  });
+});
+
 Deno.test("a loop that was left may be followed by dispose, and a sliced session by another loop", async () => {
   await withDemo(async (parts) => {
     await leavesNothing(parts, async () => {

@@ -7,7 +7,7 @@ import { createTaylor, type LayerTerms, type WeightTerms } from "../../lib/prune
 import { unitParameters, type UnitTable, unitTable } from "../../lib/prune/units.ts";
 import { createTrainer } from "../../lib/run/trainer.ts";
 import { decoderOf, lossOf } from "./helpers/decoder_f64.ts";
-import { BATCH, scored, SEQ, withGolden } from "./helpers/one_shot.ts";
+import { scored, trainerOf, withGolden } from "./helpers/one_shot.ts";
 
 /** Step of the differences; their error is its square. */
 const STEP = 1e-3;
@@ -148,13 +148,7 @@ Deno.test("taylor adds up the terms of a unit's own weights, batches in proporti
 Deno.test("taylor scores of a model are those of its terms", async () => {
   await withGolden("gqa_f16", async ({ model, batches }) => {
     const { table, scores } = await scored({ model, batches }, ["kv", "ffn"], "taylor");
-    using trainer = createTrainer(model, {
-      batch: BATCH,
-      seq: SEQ,
-      seed: 1,
-      lora: { rank: 2, alpha: 2, targets: ["q"] },
-      table,
-    });
+    using trainer = trainerOf(model, table);
     const taylor = createTaylor(table);
     for (const batch of batches) {
       taylor.add(await trainer.weightTerms(batch, { state: IDLE_STATE }), { labels: batch.labelTokens });

@@ -48,8 +48,7 @@ export interface MonitorSetting {
 
 /**
  * How a run is watched; what is left out has its default. Where going back would change nothing, an alarm that is to roll back only warns: of
- * masks that have just become hard, that stay open, or that hold the target by which a kind of units is cut; one of a base model that overflows stops
- * the run.
+ * masks that are hard, that stay open, or that hold a target above 0.8, which cuts a kind so far; one of a base model that overflows stops the run.
  */
 export interface MonitorOptions {
   /**

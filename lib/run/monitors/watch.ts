@@ -15,7 +15,7 @@ export interface MonitorState {
   readonly active: readonly string[];
   readonly losses: LossHistory;
   readonly masks: MaskHistory | null;
-  /** Whether, at the last step after the warm-up, a schedule's frozen units or targets of single layers went before the target of the whole. */
+  /** Whether, at the last record, the warm-up over, a schedule's frozen units or targets of single layers went before the target of the whole. */
   readonly isLoose: boolean;
 }
 

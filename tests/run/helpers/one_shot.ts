@@ -4,12 +4,12 @@ import { openHfFolder } from "../../../lib/io/hf_model.ts";
 import type { WeightSource } from "../../../lib/io/source.ts";
 import { IDLE_STATE } from "../../../lib/nn/step_state.ts";
 import type { ONE_SHOT_METHODS } from "../../../lib/prune/baselines.ts";
-import { type UnitKind, unitTable } from "../../../lib/prune/units.ts";
+import { type UnitKind, type UnitTable, unitTable } from "../../../lib/prune/units.ts";
 import { uniform } from "../../../lib/random.ts";
 import type { Batch } from "../../../lib/run/batches.ts";
 import { loadModelFrom, type Model } from "../../../lib/run/model.ts";
 import { oneShotScores } from "../../../lib/run/one_shot.ts";
-import { createTrainer } from "../../../lib/run/trainer.ts";
+import { createTrainer, type Trainer } from "../../../lib/run/trainer.ts";
 import { type GoldenName, openGolden } from "../../golden/helpers/golden.ts";
 
 /** Sequences of a batch, and tokens of each. */
@@ -55,6 +55,12 @@ export function sequences(batches: readonly Batch[]): { tokens: number[]; labels
   );
 }
 
+/** A trainer for the batches. */
+export function trainerOf(model: Model, table: UnitTable): Trainer {
+  const lora = { rank: 2, alpha: 2, targets: ["q"] } as const;
+  return createTrainer(model, { batch: BATCH, seq: SEQ, seed: 1, lora, table });
+}
+
 /** Scores by the model, the table, and everything that the definitions need. */
 export async function scored(
   { model, batches }: { readonly model: Model; readonly batches: readonly Batch[] },
@@ -62,13 +68,7 @@ export async function scored(
   method: typeof ONE_SHOT_METHODS[number],
 ): Promise<{ table: ReturnType<typeof unitTable>; scores: Float64Array }> {
   const table = unitTable(model.spec, kinds);
-  using trainer = createTrainer(model, {
-    batch: BATCH,
-    seq: SEQ,
-    seed: 1,
-    lora: { rank: 2, alpha: 2, targets: ["q"] },
-    table,
-  });
+  using trainer = trainerOf(model, table);
   const { scores } = await oneShotScores(model, table, {
     method,
     batches,

@@ -1,6 +1,7 @@
 // `compresso export MODEL`: a readable model, with an adapter merged where asked, as a Hugging Face folder and a GGUF. Owns the verb; refuses to cut. Needs no GPU.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { basename, resolve } from "node:path";
+import { FolderLock } from "../lib/io/lock.ts";
 import { keptGeneration } from "../lib/io/hf_model.ts";
 import { modelPath, openModelFiles } from "../lib/io/open_model.ts";
 import { sliceModel } from "../lib/prune/slice.ts";
@@ -8,7 +9,7 @@ import { exportModel, type ExportResult } from "../lib/run/export.ts";
 import { verb } from "./command.ts";
 import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
 import { watchInterrupt } from "./interrupt.ts";
-import { note, print, printJson } from "./output.ts";
+import { formatCount, note, print, printJson } from "./output.ts";
 import { oneOf, outputPath, required, someOf } from "./values.ts";
 import { readAdapters } from "./with_model.ts";
 
@@ -54,9 +55,13 @@ export function exportVerb(): CommandUnknownOpts {
     .action(async (path, { out, layout, dtype, ggufDtype, adapter, formats, overwrite, json }) => {
       using interrupt = watchInterrupt();
       interrupt.start();
+      const folder = required(out, "--out");
+      // A run may be writing its own model there.
+      using lock = new FolderLock(folder);
+      await lock.take();
       const { source, tokenizer } = await openModelFiles(path);
       const { lora } = await readAdapters(adapter, source.spec);
-      const result = await exportModel(lora ? sliceModel(source, { lora }) : source, required(out, "--out"), {
+      const result = await exportModel(lora ? sliceModel(source, { lora }) : source, folder, {
         layout,
         dtype,
         ggufDtype,
@@ -68,7 +73,12 @@ export function exportVerb(): CommandUnknownOpts {
         signal: interrupt.signal,
       });
       if (json) printJson(result);
-      else for (const line of exportLines(result)) print(line);
+      else {
+        if (layout === "padded") {
+          print(`parameters  ${formatCount(result.parameters)}, the zeros of the layout padded included`);
+        }
+        for (const line of exportLines(result)) print(line);
+      }
       for (const line of skippedLines(result)) note(line);
     });
 }

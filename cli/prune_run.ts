@@ -279,6 +279,8 @@ function dataLine(data: EncodeReport, { seq }: Pick<PruneSettings, "seq">): stri
 
 function show(summary: RunSummary, out: string): void {
   const { sparsity, parameters, size, layers, hidden, maskedVsSliced, seconds, skipped } = summary;
+  // Runs of older versions do not tell.
+  const { writtenParameters = parameters.after }: Partial<RunSummary> = summary;
   const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
   const range = (key: "heads" | "kvHeads" | "ffn"): string => {
     const values = layers.map((layer) => layer[key]), least = Math.min(...values), most = Math.max(...values);
@@ -289,7 +291,12 @@ function show(summary: RunSummary, out: string): void {
       size?.sparsityOf === "model" ? "whole model" : "layers' linear weights"
     } (target ${formatShare(sparsity.target)}, expected ${formatShare(sparsity.expected)})`,
   );
-  print(`parameters  ${formatCount(parameters.before)} → ${formatCount(parameters.after)}`);
+  const zeros = writtenParameters - parameters.after;
+  print(
+    `parameters  ${formatCount(parameters.before)} → ${formatCount(parameters.after)}${
+      zeros > 0 ? `, and ${formatCount(zeros)} zeros of the layout padded in the files` : ""
+    }`,
+  );
   if (size) print(`size        ${sizeLine(size)}`);
   print(
     `layers      ${layers.length}, each with ${range("heads")} heads, ${range("kvHeads")} KV heads, ${

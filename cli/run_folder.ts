@@ -29,7 +29,7 @@ export async function checkRunFolder(
   if (info && !info.isDirectory) {
     throw new CompressoError("usage", { what: `cannot write to ${out}`, rule: "--out is a folder", value: "a file" });
   }
-  await new FolderLock(out, "run").check();
+  await new FolderLock(out).check();
   if (overwrite) await refuseOwnModel(out, model);
   if (!resume && !overwrite) await refuseEarlierRun(out);
 }

@@ -92,7 +92,7 @@ export interface ExperimentResult {
  */
 export async function runExperiment(experiment: Experiment, options: RunExperimentOptions): Promise<ExperimentResult> {
   const resolved = resolveExperiment(experiment, options), store = new Store(options.out);
-  using lock = new FolderLock(store.out, "sitting");
+  using lock = new FolderLock(store.out);
   await lock.take();
   const plan = await planCells(resolved, store, { only: options.only });
   const todo = toDo(plan, options), failures = new Map<string, CellFailure>();

@@ -2,6 +2,7 @@
 import { dirname, resolve } from "node:path";
 import { CompressoError } from "../errors.ts";
 import { PIECE_BYTES } from "./bytes.ts";
+import { exists } from "./exists.ts";
 
 /** What lies whole beside its place. Disposed without commit, it leaves nothing. */
 export interface Staged extends Disposable {
@@ -276,14 +277,14 @@ async function destination(path: string): Promise<string> {
 const MOST_LINKS = 40;
 
 /**
- * Removes what killed processes have left of files and folders of these names in a folder. Only for whoever holds the folder: what another one
- * writes looks alike. What cannot be removed stays.
+ * Removes what killed processes have left of files and folders of these names in a folder, and of folders that were replaced. Only for whoever
+ * holds the folder: what another one writes looks alike. What cannot be removed stays, and what was put aside and has nothing in its place.
  */
 export async function removeLeftovers(folder: string, names: readonly string[]): Promise<void> {
   const found: string[] = [];
   for await (const { name } of Deno.readDir(folder)) {
-    const [, of = ""] = /^(.+)\.tmp-[0-9a-f]{8}$/.exec(name) ?? [];
-    if (names.includes(of)) found.push(name);
+    const [, of = "", kind] = /^(.+)\.(tmp|old)-[0-9a-f]{8}$/.exec(name) ?? [];
+    if (names.includes(of) && (kind === "tmp" || await exists(`${folder}/${of}`))) found.push(name);
   }
   for (const name of found) await Deno.remove(`${folder}/${name}`, { recursive: true }).catch(() => {});
 }

@@ -1,4 +1,4 @@
-// A folder that one run at a time writes to. Owns the file that stands for it, and its lock, which the system gives back where a process dies; refuses to know what is written.
+// A folder that one process at a time writes to. Owns the file that stands for it, and its lock, which the system gives back where a process dies; refuses to know what is written.
 import { CompressoError } from "../errors.ts";
 
 /** Name of the file that is locked. One that a killed process has left holds nobody up. */
@@ -7,13 +7,11 @@ export const LOCK_FILE = ".lock";
 /** A folder while it is held. Dispose it to let others in. */
 export class FolderLock implements Disposable {
   readonly #folder: string;
-  readonly #work: string;
   #file: Deno.FsFile | null = null;
 
-  /** `work` is what an error calls the one that holds it, such as "run". */
-  constructor(folder: string, work: string) {
+  /** Of a folder, which is not held yet. */
+  constructor(folder: string) {
     this.#folder = folder;
-    this.#work = work;
   }
 
   /** Whether it is held. A file system may have no locks. */
@@ -55,8 +53,8 @@ export class FolderLock implements Disposable {
     }
     throw new CompressoError("usage", {
       what: `cannot write to ${this.#folder}`,
-      rule: `one ${this.#work} at a time writes to a folder`,
-      value: `another ${this.#work} writes to it`,
+      rule: "one run, sitting or export at a time writes to a folder",
+      value: "another one writes to it",
       mend: "wait for its end, or choose another --out",
     });
   }

@@ -10,7 +10,7 @@ import { ropeConfig } from "../io/hf_rope_export.ts";
 import type { WeightSource } from "../io/source.ts";
 import type { Json } from "../io/tokenizer_compat.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
-import { layersAlike } from "../nn/spec.ts";
+import { layersAlike, parameterCount } from "../nn/spec.ts";
 import { type Layout, padded } from "../prune/layouts.ts";
 
 /** The files that {@link exportModel} writes. */
@@ -44,6 +44,11 @@ export interface ExportResult {
   readonly hf: string | null;
   /** Path of the GGUF; null where it was not asked for or skipped. */
   readonly gguf: string | null;
+  /**
+   * Parameters of the folder and the GGUF: with the layout "padded" more than the source has, by its zeros. A compact GGUF holds one head, or
+   * FFN column, of zeros and a norm more for each layer that has none.
+   */
+  readonly parameters: number;
   /** Which programs load each file. */
   readonly loadableBy: readonly { readonly file: string; readonly programs: readonly string[] }[];
   /** Formats that cannot hold this model or its tokenizer, with the reason. */
@@ -129,7 +134,13 @@ export async function stageModel(
   ];
   const kept = pending.move();
   return {
-    result: { hf: folder && paths.hf, gguf: file && paths.gguf, loadableBy, skipped },
+    result: {
+      hf: folder && paths.hf,
+      gguf: file && paths.gguf,
+      parameters: parameterCount(laidOut.spec),
+      loadableBy,
+      skipped,
+    },
     async commit(): Promise<void> {
       await folder?.commit();
       await file?.commit();

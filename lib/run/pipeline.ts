@@ -42,7 +42,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   const { out, checkpointEvery = 50, resume = false, identity, onReady, onStart, onRecord, onPhase, ...rest } = options;
   checkExportSize(rest.size, options.export ?? {});
   const path = `${out}/${CHECKPOINT_FILE}`, refusesEarlier = !resume && !options.export?.replace;
-  using lock = new FolderLock(out, "run");
+  using lock = new FolderLock(out);
   // A run that is not resumed has nothing to write before it is prepared.
   if (resume) await lock.take();
   else await lock.check();

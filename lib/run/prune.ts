@@ -67,6 +67,7 @@ class Run implements PruneRun {
   readonly #oversight: Oversight;
   #position: RunPosition;
   #ready: Ready | null = null;
+  #allocating: Promise<void> | null = null;
   /** States to go back to, oldest first; the last one is of the present stage. */
   #kept: readonly RunState[] = [];
   /** Records since the last of these states. */
@@ -100,14 +101,14 @@ class Run implements PruneRun {
 
   async prepare(): Promise<{ readonly steps: number; readonly records: number }> {
     // After its end there is nothing left to do.
-    if (!this.#ready && !this.#result) await this.#life.during(() => this.#allocate());
+    if (!this.#result) await (this.#allocating ??= this.#life.during(() => this.#allocate()));
     return { steps: this.#position.step, records: this.#position.records };
   }
 
   async #allocate(): Promise<void> {
     const { checkpoint } = this.#parts.given;
-    this.#ready = await allocateRun(this.#model, this.#parts, this.#place);
     try {
+      this.#ready = await allocateRun(this.#model, this.#parts, this.#place);
       this.#life.check();
       if (checkpoint?.resume && await exists(checkpoint.path)) await this.#restore(checkpoint);
       else await this.#keep();
@@ -224,6 +225,7 @@ class Run implements PruneRun {
   #free(): void {
     if (this.#ready) freeRun(this.#ready, this.#model);
     this.#ready = null;
+    this.#allocating = null;
   }
 
   /** What a step of the pruning stage aims at; null in other stages. */

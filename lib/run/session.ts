@@ -47,6 +47,8 @@ export interface RunSummary {
   readonly sparsity: PruneResult["sparsity"];
   /** Parameters of the whole model, before and after. */
   readonly parameters: SlicedModel["parameters"];
+  /** Parameters of the model in `files`, as {@link ExportResult.parameters} says: with the layout "padded" its zeros too. */
+  readonly writtenParameters: number;
   /** The size that was asked for and is reached; null where a sparsity was. */
   readonly size: SlicedModel["size"];
   /** Heads, KV heads and FFN columns of each layer. */
@@ -229,6 +231,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const summary: RunSummary = {
       sparsity: result.sparsity,
       parameters: sliced.parameters,
+      writtenParameters: staged.result.parameters,
       size: sliced.size,
       layers: sliced.spec.layers,
       hidden: sliced.spec.hidden,

@@ -1,5 +1,6 @@
 // `compresso prune` on the demo: its files, Ctrl-C, a kill, and going on with the same bits.
 import assert from "node:assert/strict";
+import { formatCount } from "../../cli/output.ts";
 import { cli, type CliResult, command, ROOT, TemporaryFolder } from "./helpers/cli.ts";
 import { join } from "./helpers/paths.ts";
 
@@ -135,6 +136,11 @@ Deno.test("the sliced model generates and can be exported again", async () => {
   const { code, stdout, stderr } = await cli(args);
   assert.equal(code, 0, stderr);
   assert.match(stdout, /vLLM|mlx/);
+  const { parameters } = JSON.parse((await cli(["inspect", folder.at("padded", "model"), "--json"])).stdout);
+  assert.ok(
+    stdout.startsWith(`parameters  ${formatCount(parameters)}, the zeros of the layout padded included\n`),
+    stdout,
+  );
 });
 
 Deno.test("Ctrl-C stops within a second with a checkpoint and no model, and --resume ends with the same bits", async () => {

@@ -8,13 +8,13 @@ async function names(folder: string): Promise<string[]> {
   return (await Array.fromAsync(Deno.readDir(folder), (entry) => entry.name)).sort();
 }
 
-const REFUSED = /one run at a time writes to a folder; now: another run writes to it; mend: wait/;
+const REFUSED = /one run, sitting or export at a time writes to a folder; now: another one writes to it; mend: wait/;
 
 Deno.test("a folder is held by one at a time, and nothing stays of a lock that was given back", async () => {
   await inTemporaryFolder(async (folder) => {
-    using second = new FolderLock(folder, "run");
+    using second = new FolderLock(folder);
     {
-      using first = new FolderLock(folder, "run");
+      using first = new FolderLock(folder);
       await first.take();
       await first.take();
       assert.ok(first.isHeld);
@@ -35,7 +35,7 @@ Deno.test("a folder is held by one at a time, and nothing stays of a lock that w
 
 Deno.test("a folder that is not there is not made, and held by nobody", async () => {
   await inTemporaryFolder(async (folder) => {
-    using lock = new FolderLock(`${folder}/none`, "run");
+    using lock = new FolderLock(`${folder}/none`);
     await lock.check();
     await lock.take();
     assert.ok(!lock.isHeld);
@@ -47,7 +47,7 @@ Deno.test("another process is refused, and one that was killed holds nothing", a
   await inTemporaryFolder(async (folder) => {
     const url = new URL("../../lib/io/lock.ts", import.meta.url);
     const code = `import { FolderLock } from ${JSON.stringify(url.href)};
-      const lock = new FolderLock(${JSON.stringify(folder)}, "run");
+      const lock = new FolderLock(${JSON.stringify(folder)});
       await lock.take();
       console.log("held");
       setTimeout(() => lock, 600_000);`;
@@ -56,7 +56,7 @@ Deno.test("another process is refused, and one that was killed holds nothing", a
       stdout: "piped",
       stderr: "null",
     }).spawn();
-    using lock = new FolderLock(folder, "run");
+    using lock = new FolderLock(folder);
     const reader = child.stdout.getReader();
     try {
       await reader.read();
@@ -74,18 +74,20 @@ Deno.test("another process is refused, and one that was killed holds nothing", a
 
 Deno.test("removeLeftovers() removes what a killed process left of these names, and nothing else", async () => {
   await inTemporaryFolder(async (folder) => {
-    const own = ["model.tmp-0123abcd", "run.json.tmp-ffffffff"];
+    const own = ["model.tmp-0123abcd", "run.json.tmp-ffffffff", "model.old-0123abcd"];
     const others = [
-      ...["model", "model.old-0123abcd", "model.tmp-0123abc", "model.tmp-0123abcdx", "model.tmp-0123ABCD"],
+      // Nothing stands in its place: it is all there is of that folder.
+      "unmerged.old-0123abcd",
+      ...["model", "model.old-0123abc", "model.tmp-0123abc", "model.tmp-0123abcdx", "model.tmp-0123ABCD"],
       ...["my-model.tmp-0123abcd", "notes.tmp-0123abcd", "run.json", "runXjson.tmp-0123abcd"],
     ];
     for (const name of [...own, ...others]) {
-      if (name.startsWith("model")) {
+      if (/^(model|unmerged)/.test(name)) {
         await Deno.mkdir(`${folder}/${name}`);
         await Deno.writeTextFile(`${folder}/${name}/x`, "");
       } else await Deno.writeTextFile(`${folder}/${name}`, "");
     }
-    await removeLeftovers(folder, ["model", "run.json"]);
+    await removeLeftovers(folder, ["model", "unmerged", "run.json"]);
     assert.deepEqual(await names(folder), others.sort());
   });
 });

@@ -133,6 +133,25 @@ Deno.test("an export stops with its session, also one that has a signal of its o
   });
 });
 
+Deno.test("prepare() while it is under way, and after it, allocates nothing more", async () => {
+  await withDemo(async (parts) => {
+    await leavesNothing(parts, async () => {
+      const { model, device } = parts, before = device.bytes;
+      {
+        using once = prune(model, SHORT);
+        await once.prepare();
+        const own = device.bytes - before;
+        assert.ok(own > 0);
+        using session = prune(model, SHORT);
+        await Promise.all([session.prepare(), session.prepare()]);
+        await session.prepare();
+        assert.equal(device.bytes - before, 2 * own);
+      }
+      assert.equal(device.bytes, before);
+    });
+  });
+});
+
 Deno.test("a loop that was left may be followed by dispose, and a sliced session by another loop", async () => {
   await withDemo(async (parts) => {
     await leavesNothing(parts, async () => {

@@ -1,9 +1,11 @@
 // The folder of a run: held from its start to its end, cleared of what a killed run left, and its checkpoint refused where it is broken. On the demo model.
 import assert from "node:assert/strict";
 import { compress, CompressoError, type CompressOptions, type Model } from "../../mod.ts";
+import { openWeights } from "../../lib/io/open.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";
 import { writeSafetensors } from "../../lib/io/safetensors_write.ts";
 import { CHECKPOINT_FILE } from "../../lib/run/run_files.ts";
+import { parameterCount } from "../../lib/nn/spec.ts";
 import { BASE, withDemo } from "./helpers/demo_run.ts";
 
 const SHORT = { ...BASE, steps: 2, postfinetune: 1, seq: 32, export: { formats: ["hf"] } } as const;
@@ -42,7 +44,7 @@ Deno.test("a second run in the folder of one that goes on is refused, however it
         const second = compress(model, { ...SHORT, out, seed: 5, ...other, onReady });
         tried.push(assert.rejects(second, (error) => {
           assert.ok(error instanceof CompressoError);
-          assert.deepEqual([error.code, error.parts.value], ["usage", "another run writes to it"]);
+          assert.deepEqual([error.code, error.parts.value], ["usage", "another one writes to it"]);
           return true;
         }));
       }
@@ -57,6 +59,18 @@ Deno.test("a second run in the folder of one that goes on is refused, however it
   });
 });
 
+Deno.test("run.json tells what is left and what the files hold, with the zeros of the layout padded", async () => {
+  await withFolder(async ({ model, out }) => {
+    const options = { ...SHORT, units: ["ffn"], layout: "padded", lora: { targets: ["q"] }, out } as const;
+    const { parameters, writtenParameters, layers } = await compress(model, options);
+    const least = Math.min(...layers.map(({ ffn }) => ffn)), most = Math.max(...layers.map(({ ffn }) => ffn));
+    assert.ok(least < most, "all layers were cut alike");
+    const zeros = layers.reduce((sum, { ffn }) => sum + (most - ffn) * 3 * model.spec.hidden, 0);
+    assert.equal(writtenParameters, parameters.after + zeros);
+    assert.equal(parameterCount((await openWeights(`${out}/model`)).spec), writtenParameters);
+  });
+});
+
 Deno.test("of two runs that begin at once in a folder one goes on", async () => {
   await withFolder(async ({ model, out }) => {
     const ends = await Promise.allSettled(
@@ -64,7 +78,7 @@ Deno.test("of two runs that begin at once in a folder one goes on", async () => 
     );
     const reasons = ends.flatMap((end) => end.status === "rejected" ? [String(end.reason)] : []);
     assert.equal(reasons.length, 1, reasons.join(", "));
-    assert.match(reasons[0] ?? "", /another run writes to it/);
+    assert.match(reasons[0] ?? "", /another one writes to it/);
   });
 });
 

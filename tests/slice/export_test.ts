@@ -10,7 +10,14 @@ import { demoData, modelPath, openModelFiles } from "../../lib/io/open_model.ts"
 import type { WeightSource } from "../../lib/io/source.ts";
 import { createTokenizer, loadHfTokenizer } from "../../lib/io/tokenizer.ts";
 import { ropeFrequencies } from "../../lib/nn/rope.ts";
-import { type DecoderSpec, type Projection, PROJECTIONS, tensorShapes, withBiases } from "../../lib/nn/spec.ts";
+import {
+  type DecoderSpec,
+  parameterCount,
+  type Projection,
+  PROJECTIONS,
+  tensorShapes,
+  withBiases,
+} from "../../lib/nn/spec.ts";
 import { padded, uniformMasks } from "../../lib/prune/layouts.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
 import { exportModel } from "../../lib/run/export.ts";
@@ -91,6 +98,9 @@ Deno.test("exportModel() writes a folder and a GGUF that compute what the sliced
       assert.equal(/deci/.test(result.loadableBy[1]?.programs.join() ?? ""), layout === "compact");
       for (const path of [result.hf ?? "", result.gguf ?? ""]) {
         const reopened = await openWeights(path);
+        // One layer was left no heads and one no FFN: a GGUF needs one, and the norm before it.
+        const { headDim } = spec, added = layout === "compact" && path === result.gguf ? 4 * headDim + 3 + 2 : 0;
+        assert.equal(parameterCount(reopened.spec), result.parameters + added * reopened.spec.hidden);
         assertClose([await logitDistance(device, path, { expected: sliced, actual: reopened })], LOGIT_TOLERANCE);
       }
       const again = await loadHfTokenizer(result.hf ?? "");

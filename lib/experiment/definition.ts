@@ -85,7 +85,7 @@ export interface EvaluateDefinition {
   readonly choices?: readonly ChoicesMeasure[] | undefined;
   /** Accuracy on known tasks. */
   readonly tasks?: TasksMeasure | undefined;
-  /** The prompt at inference, before instructions of `rows` and `choices`; each is measured by itself. Default: none. */
+  /** The prompt at inference, before instructions of `rows` and `choices` and questions of `tasks`; each is measured by itself. Default: none. */
   readonly prompt?: readonly (boolean | string)[] | undefined;
 }
 
@@ -234,7 +234,7 @@ function isSource(data: NonNullable<ExperimentDefinition["data"]>): data is Data
   return source.safeParse(data).success;
 }
 
-const MEAN_OF_TASKS = /^mean acc(_norm)? of \d+ tasks$/;
+const MEAN_OF_TASKS = /^mean acc(_norm)? of \d+ tasks(, .+ prompt)?$/;
 
 /** What no single part can be wrong in. */
 function checkRest(definition: ExperimentDefinition): void {

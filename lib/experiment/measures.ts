@@ -32,6 +32,8 @@ export interface Value {
   readonly n: number;
   /** The task that it is a score of. */
   readonly task?: string;
+  /** What its name says of the prompt at inference, where a task is scored with several: means are over values with one. */
+  readonly label?: string;
 }
 
 /** How a measure is taken. */
@@ -72,7 +74,7 @@ export async function promptOf(setting: boolean | string | undefined): Promise<s
  */
 export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache): Promise<Measure[]> {
   const settings = [...new Set(evaluate.prompt ?? [false])], nameOf = labelsOf(settings, settingName);
-  const prompts = await Promise.all(settings.map(async (setting) => ({
+  const prompts = await Promise.all(settings.map(async (setting): Promise<LabelledPrompt> => ({
     // Values say with which prompt they were taken where there are several.
     label: settings.length === 1 ? "" : `, ${nameOf(setting)} prompt`,
     prompt: await promptOf(setting),
@@ -126,10 +128,10 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
       });
     }
   }
-  for (const task of await tasksOf(evaluate)) {
-    const { name } = task;
+  for (const { task, label } of await tasksOf(evaluate, prompts)) {
+    const { name } = task, of = { task: name, ...(label === "" ? {} : { label }) };
     measures.push({
-      id: `task ${name}`,
+      id: `task ${name}${label}`,
       identity: taskDigest(task),
       take: async (model, control) => {
         const scored = await scoreTask(model, task, {
@@ -138,14 +140,14 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
         });
         const { acc, acc_norm, stderr, acc_norm_stderr, n } = taskScore(scored);
         return [
-          { name: `${name} acc`, kind: "accuracy", value: acc, stderr: finite(stderr), n, task: name },
+          { name: `${name} acc${label}`, kind: "accuracy", value: acc, stderr: finite(stderr), n, ...of },
           {
-            name: `${name} acc_norm`,
+            name: `${name} acc_norm${label}`,
             kind: "accuracy",
             value: acc_norm,
             stderr: finite(acc_norm_stderr),
             n,
-            task: name,
+            ...of,
           },
         ];
       },
@@ -154,13 +156,26 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
   return measures;
 }
 
-/** The tasks with their questions. What a task of one's own is called is only known now. */
-async function tasksOf({ perplexity = [], rows = [], choices = [], tasks }: EvaluateDefinition): Promise<LoadedTask[]> {
+/** A prompt at inference, and what the names of its values say of it. */
+interface LabelledPrompt {
+  readonly label: string;
+  readonly prompt: string | null;
+}
+
+/** The tasks with their questions behind each prompt. What a task of one's own is called is only known now. */
+async function tasksOf(
+  { perplexity = [], rows = [], choices = [], tasks }: EvaluateDefinition,
+  prompts: readonly LabelledPrompt[],
+): Promise<{ readonly task: LoadedTask; readonly label: string }[]> {
   if (!tasks) return [];
-  const { names, data, limit } = tasks;
-  const loaded = await loadTasks({ tasks: names, taskData: data, ...(limit === undefined ? {} : { limit }) });
+  const { names, data, limit } = tasks, loaded: { task: LoadedTask; label: string }[] = [];
+  for (const { label, prompt } of prompts) {
+    const own = await loadTasks({ tasks: names, taskData: data, prompt, ...(limit === undefined ? {} : { limit }) });
+    for (const task of own) loaded.push({ task, label });
+  }
   const others = [...perplexity, ...rows, ...choices].map((item) => item.name);
-  const twice = loaded.flatMap(({ name }) => [`${name} acc`, `${name} acc_norm`]).find((name) => others.includes(name));
+  const twice = loaded.flatMap(({ task: { name } }) => [`${name} acc`, `${name} acc_norm`])
+    .find((name) => others.includes(name));
   if (twice === undefined) return loaded;
   throw new CompressoError("usage", {
     what: "cannot measure a task",

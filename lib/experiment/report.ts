@@ -190,13 +190,15 @@ async function valuesOfCells(
 
 /** Means over the tasks, where there are several. */
 function withMeans(values: readonly Value[]): Value[] {
-  const means = ["acc", "acc_norm"].flatMap((metric): Value[] => {
-    const own = values.filter(({ task, name }) => task !== undefined && name === `${task} ${metric}`);
+  const labels = [...new Set(values.flatMap(({ task, label = "" }) => task === undefined ? [] : [label]))];
+  const wanted = labels.flatMap((label) => ["acc", "acc_norm"].map((metric) => ({ metric, label })));
+  const means = wanted.flatMap(({ metric, label }): Value[] => {
+    const own = values.filter(({ task, name }) => task !== undefined && name === `${task} ${metric}${label}`);
     if (own.length < 2) return [];
     const total = own.reduce((sum, { value }) => sum + value, 0);
     const errors = own.reduce((sum, { stderr }) => sum + (stderr ?? NaN) ** 2, 0);
     return [{
-      name: `mean ${metric} of ${own.length} tasks`,
+      name: `mean ${metric} of ${own.length} tasks${label}`,
       kind: "accuracy",
       value: total / own.length,
       stderr: Number.isFinite(errors) ? Math.sqrt(errors) / own.length : null,

@@ -42,6 +42,18 @@ Deno.test("tasks by subject and of one's own are measured, and whatever they ask
     await write("mmlu_anatomy.dev.jsonl", ...examples.toReversed());
     const after = await identities();
     assert.deepEqual(after.map(([, identity], index) => identity === before[index]?.[1]), [false, true]);
+    // Each prompt is before the questions of its own measures.
+    const both = await identities({ prompt: [false, true] });
+    assert.deepEqual(
+      both.map(([id]) => id),
+      ["mmlu, no prompt", "own, no prompt", "mmlu, with prompt", "own, with prompt"].map((name) => `task ${name}`),
+    );
+    assert.deepEqual(both.slice(0, 2).map(([, identity]) => identity), after.map(([, identity]) => identity));
+    assert.deepEqual(
+      await identities({ prompt: [true] }),
+      both.slice(2).map(([, identity], index) => [after[index]?.[0], identity]),
+    );
+    assert.equal(new Set(both.map(([, identity]) => identity)).size, 4);
     const choices = [{ name: "own acc", file: `${folder}/own.test.jsonl` }];
     await rejectsWith(identities({ choices }), "usage", /different names.*now: own acc/);
   });

@@ -187,6 +187,16 @@ experimentTest(
     near(numbers["mean acc of 2 tasks"], ((numbers["arc_easy acc"] ?? NaN) + (numbers["own acc"] ?? NaN)) / 2);
     assert.ok((numbers["plain"] ?? 0) > 1);
     assert.equal(numbers["marked"], numbers["plain"], "a byte order mark is no part of a text");
+
+    const prompts = { ...more, evaluate: { tasks, prompt: [false, true] } };
+    const { result: { report, failed } } = await run(prompts, out, { evaluateOnly: true });
+    assert.deepEqual(failed, []);
+    const both = report.cells.find(({ cell }) => cell === "seed=1")?.numbers ?? {};
+    for (const label of [", no prompt", ", with prompt"]) {
+      const [first = NaN, second = NaN] = ["arc_easy", "own"].map((name) => both[`${name} acc${label}`]);
+      near(both[`mean acc of 2 tasks${label}`], (first + second) / 2);
+    }
+    assert.equal(both["arc_easy acc, no prompt"], numbers["arc_easy acc"]);
   },
 );
 

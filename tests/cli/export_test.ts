@@ -1,5 +1,6 @@
 // `export` into the folder of the model that it reads.
 import assert from "node:assert/strict";
+import { FolderLock } from "../../lib/io/lock.ts";
 import { openWeights } from "../../lib/io/open.ts";
 import { modelPath, openModelFiles } from "../../lib/io/open_model.ts";
 import { assertSameWeights } from "../io/models.ts";
@@ -28,6 +29,22 @@ Deno.test("export names the option that replaces a folder which stands there", a
   const { code, stderr } = await cli(["export", "demo", "--out", folder.path, "--formats", "hf"]);
   assert.equal(code, 3, stderr);
   assert.match(stderr, /allow replacing this one \(--overwrite\)/);
+});
+
+Deno.test("export does not write into the folder of a run that goes on", async () => {
+  using folder = new TemporaryFolder();
+  const args = ["export", "demo", "--out", folder.path, "--formats", "hf"];
+  {
+    using lock = new FolderLock(folder.path);
+    await lock.take();
+    const { code, stderr } = await cli(args);
+    assert.equal(code, 2, stderr);
+    assert.match(stderr, /now: {2}another one writes to it\n {2}mend: wait for its end, or choose another --out/);
+    assert.ok(!folder.has("model"));
+  }
+  const { code, stderr } = await cli(args);
+  assert.equal(code, 0, stderr);
+  assert.deepEqual([...Deno.readDirSync(folder.path)].map(({ name }) => name), ["model"]);
 });
 
 Deno.test("a model without a tokenizer goes through a GGUF and back, for token ids", async () => {

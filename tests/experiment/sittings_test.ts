@@ -10,7 +10,7 @@ experimentTest("a second sitting in the folder of one that works is refused, and
   const onCell = (): void => {
     tried.push(assert.rejects(run(one, out, { redo: true }), (error) => {
       assert.ok(error instanceof CompressoError);
-      assert.deepEqual([error.code, error.parts.value], ["usage", "another sitting writes to it"]);
+      assert.deepEqual([error.code, error.parts.value], ["usage", "another one writes to it"]);
       return true;
     }));
   };

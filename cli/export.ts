@@ -1,8 +1,8 @@
 // `compresso export MODEL`: a readable model, with an adapter merged where asked, as a Hugging Face folder and a GGUF. Owns the verb; refuses to cut. Needs no GPU.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { basename, resolve } from "node:path";
-import { FolderLock } from "../lib/io/lock.ts";
 import { keptGeneration } from "../lib/io/hf_model.ts";
+import { FolderLock } from "../lib/io/lock.ts";
 import { modelPath, openModelFiles } from "../lib/io/open_model.ts";
 import { sliceModel } from "../lib/prune/slice.ts";
 import { exportModel, type ExportResult } from "../lib/run/export.ts";

@@ -85,7 +85,9 @@ export interface EvaluateDefinition {
   readonly choices?: readonly ChoicesMeasure[] | undefined;
   /** Accuracy on known tasks. */
   readonly tasks?: TasksMeasure | undefined;
-  /** The prompt at inference, before instructions of `rows` and `choices` and questions of `tasks`; each is measured by itself. Default: none. */
+  /**
+   * The prompt at inference, before instructions of `rows` and `choices` and questions of `tasks`; each is measured by itself. Default: none.
+   */
   readonly prompt?: readonly (boolean | string)[] | undefined;
 }
 

@@ -236,7 +236,7 @@ function isSource(data: NonNullable<ExperimentDefinition["data"]>): data is Data
   return source.safeParse(data).success;
 }
 
-const MEAN_OF_TASKS = /^mean acc(_norm)? of \d+ tasks(, .+ prompt)?$/;
+const MEAN_OF_TASKS = /^mean acc(_norm)? of \d+ tasks$/;
 
 /** What no single part can be wrong in. */
 function checkRest(definition: ExperimentDefinition): void {

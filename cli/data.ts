@@ -36,7 +36,7 @@ function inspectVerb(): CommandUnknownOpts {
     .argument("<file>", "JSON, JSON lines or text, also in gzip or Zstandard, or parquet")
     .option("--model <model>", "a Hugging Face folder, a .gguf file, or demo: also count tokens, as prune sees them")
     .option("--seq <tokens>", "tokens of a sequence", wholeNumber("--seq", { least: 2 }), 256)
-    .option("--text-field <name>", "field that holds the text of a row (default: text)")
+    .option("--text-field <name>", "take this field as the text of every row (default: the fields tell what a row is)")
     .option("--limit <rows>", "read only so many rows", wholeNumber("--limit", { least: 1 }))
     .option(...PROMPT_OPTION)
     .option(...NO_PROMPT_OPTION)
@@ -47,7 +47,8 @@ function inspectVerb(): CommandUnknownOpts {
 
 function generateVerb(): CommandUnknownOpts {
   return verb("generate", {
-    description: "Let a model write texts to train on, as LLM-QAT does: first tokens the likeliest, the rest drawn.",
+    description:
+      "Let a model write texts to train on, as LLM-QAT does: a first token of the vocabulary, then a few likeliest ones, the rest drawn.",
     examples: [
       "data generate demo --count 50 --tokens 64 --out own.jsonl",
       "data generate path/to/model --out own.jsonl --resume",

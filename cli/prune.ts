@@ -47,7 +47,10 @@ export function pruneVerb(): CommandUnknownOpts {
       "folder for model/, model.gguf, run.json, records.jsonl and the checkpoint (required)",
       outputPath("--out"),
     )
-    .option("--data <file>", "rows of instruction, input, output (JSON or JSON lines), or of text (demo: its own)")
+    .option(
+      "--data <file>",
+      "instructions, conversations or texts, as JSON, JSON lines, parquet or plain text, also .gz or .zst (demo: its own)",
+    )
     .option(
       "--sparsity <share>",
       "share of the layers' linear weights to cut; this, --target-params or --target-bytes is required",
@@ -128,7 +131,7 @@ export function pruneVerb(): CommandUnknownOpts {
     .option("--trust", "run the schedule's script with all rights of this program, not isolated")
     .option(...PROMPT_OPTION)
     .option(...NO_PROMPT_OPTION)
-    .option("--text-field <name>", "field of the data that holds texts")
+    .option("--text-field <name>", "take this field as the text of every row (default: the fields tell what a row is)")
     .option("--limit-rows <count>", "rows to read at most", atLeast("--limit-rows", 1))
     .option("--skip-broken", "leave broken rows out and count them, instead of stopping")
     .option("--no-packing", "a sequence for each row, padded or shortened, instead of rows joined to full ones")

@@ -1,7 +1,7 @@
 // A schedule: the built-in cubic one, but the stage ends when the loss runs away: too far above the best of the last 32 records.
 //
-//   compresso schedule preview scripts/examples/early_stop.ts
-//   compresso prune demo --schedule scripts/examples/early_stop.ts --sparsity 0.5 --out runs/early_stop
+//   deno run -A cli/main.ts schedule preview scripts/examples/early_stop.ts
+//   deno run -A cli/main.ts prune demo --schedule scripts/examples/early_stop.ts --sparsity 0.5 --out runs/early_stop
 import { cubic, defineSchedule } from "../../mod.ts";
 
 /** Steps whose losses are averaged: one alone says little. */

@@ -1,7 +1,7 @@
 // A schedule: a target for each layer. The first and last layers lose least, and a layer that is ahead of the others waits for them.
 //
-//   compresso schedule preview scripts/examples/layerwise.ts
-//   compresso prune demo --schedule scripts/examples/layerwise.ts --sparsity 0.3 --out runs/layerwise
+//   deno run -A cli/main.ts schedule preview scripts/examples/layerwise.ts
+//   deno run -A cli/main.ts prune demo --schedule scripts/examples/layerwise.ts --sparsity 0.3 --out runs/layerwise
 import { cubic, defineSchedule } from "../../mod.ts";
 
 const whole = cubic({ to: "target", warmup: 0.7 });

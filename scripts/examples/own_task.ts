@@ -1,5 +1,8 @@
-// A task of one's own in a few lines: `compresso eval MODEL --tasks scripts/examples/own_task.ts --task-data DIR` reads DIR/weekdays.test.jsonl,
-// with rows such as {"day": "Monday", "next": ["Tuesday", "Friday"], "right": 0}. Owns the prompt; the rest is the toolkit's.
+// A task of one's own in a few lines. Owns the prompt; the rest is the toolkit's.
+//
+//   deno run -A cli/main.ts eval MODEL --tasks scripts/examples/own_task.ts --task-data DIR
+//
+// reads DIR/weekdays.test.jsonl, with rows such as {"day": "Monday", "next": ["Tuesday", "Friday"], "right": 0}.
 import { defineTask } from "../../mod.ts";
 
 export default defineTask({

@@ -5,11 +5,12 @@
 //     --file wikitext=wikitext2.valid.txt --file c4=c4_sample.jsonl --file tasks=FOLDER --max-cells 2
 //
 // On two cores without a GPU a run of a model of 135 million parameters takes half an hour or more: --max-cells and --only cut the grid into
-// sittings, whose results stay in --out. LLM-Pruner's published runs spare the first and last layers, which is an experiment of its own, in another
-// --out: --only method=taylor --set 'protect=[0,1,2,-2,-1]'.
+// sittings, whose results stay in --out. `taylor` is there twice: LLM-Pruner's published runs spare the first and last layers.
 import { defineExperiment } from "../../mod.ts";
 
 const METHODS = ["compresso", "gradual", "taylor", "flap", "wanda-sp", "magnitude", "random"];
+/** Layers that LLM-Pruner spares in its published runs, by their share of a model of 30. */
+const ENDS = [0, 1, 2, -2, -1];
 
 export default defineExperiment({
   name: "quality",
@@ -29,6 +30,8 @@ export default defineExperiment({
   grid: [
     { method: METHODS, sparsity: [0.2], seed: [1, 2, 3] },
     { method: METHODS, sparsity: [0.1, 0.3], seed: [1] },
+    { method: ["taylor"], protect: [ENDS], sparsity: [0.2], seed: [1, 2, 3] },
+    { method: ["taylor"], protect: [ENDS], sparsity: [0.1, 0.3], seed: [1] },
   ],
   evaluate: {
     perplexity: [{ name: "wikitext", text: "@wikitext", window: 512, maxWindows: 24, limitChars: 160_000 }],

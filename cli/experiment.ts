@@ -7,7 +7,7 @@ import type { Experiment } from "../lib/experiment/definition.ts";
 import { openExperiment } from "../lib/experiment/open.ts";
 import { planCells, type PlannedCell } from "../lib/experiment/plan.ts";
 import { type ExperimentOverrides, resolveExperiment } from "../lib/experiment/resolve.ts";
-import { runExperiment, type RunExperimentOptions } from "../lib/experiment/run.ts";
+import { isMeasuredAlone, runExperiment, type RunExperimentOptions, sittingOf } from "../lib/experiment/run.ts";
 import { Store } from "../lib/experiment/store.ts";
 import { openDevice } from "../lib/gpu/device.ts";
 import { alarmLine } from "./alarms.ts";
@@ -48,7 +48,7 @@ export function experimentVerb(): CommandUnknownOpts {
     )
     .option(
       "--set <key=value>",
-      "an option of all runs, or other values of an axis: seed=1,2,3",
+      "an option of all runs, or the values of an axis, one that is there or a new one: seed=1,2,3",
       collect(settings("--set")),
     )
     .option(
@@ -65,7 +65,10 @@ export function experimentVerb(): CommandUnknownOpts {
     )
     .option("--evaluate-only", "only take measures that are missing, on models that were kept")
     .option("--redo", "run anew what failed, has another definition than before, or lacks measures and its model")
-    .option("--dry-run", "list the runs with their steps, tokens and state, and do nothing")
+    .option(
+      "--dry-run",
+      "list the runs with their steps, tokens and state, and what a sitting with these options would do; do nothing",
+    )
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
@@ -95,8 +98,12 @@ async function run(file: string, settings: Settings): Promise<void> {
   const out = settings.out ?? join("runs", experiment.definition.name), overrides = overridesOf(file, settings);
   if (settings.dryRun) {
     const { cells } = await planCells(resolveExperiment(experiment, overrides), new Store(out), { only });
-    if (json) printJson({ out, cells: cells.map(cellFacts) });
-    else showPlan(cells, out);
+    const sitting = sittingOf(cells, settings).map((cell): Turn => {
+      const { name, steps, tokens } = cell;
+      return isMeasuredAlone(cell, settings) ? { name, steps: 0, tokens: 0 } : { name, steps, tokens };
+    });
+    if (json) printJson({ out, cells: cells.map(cellFacts), sitting });
+    else showPlan(cells, { sitting, out });
     return;
   }
   const { report, files, failed, left } = await drive(experiment, { settings, out, overrides });
@@ -172,7 +179,17 @@ function overridesOf(file: string, { model, data, file: files, set }: Settings):
   };
 }
 
-function showPlan(cells: readonly PlannedCell[], out: string): void {
+/** What a sitting would do with a run; of one that stopped, all its steps. */
+interface Turn {
+  readonly name: string;
+  readonly steps: number;
+  readonly tokens: number;
+}
+
+function showPlan(
+  cells: readonly PlannedCell[],
+  { sitting, out }: { readonly sitting: readonly Turn[]; readonly out: string },
+): void {
   const width = Math.max(4, ...cells.map(({ name }) => name.length));
   print(`${"run".padEnd(width)}  steps    tokens  state`);
   for (const { name, steps, tokens, state } of cells) {
@@ -180,12 +197,12 @@ function showPlan(cells: readonly PlannedCell[], out: string): void {
       `${name.padEnd(width)}  ${String(steps).padStart(5)} ${formatCount(tokens).padStart(9)}  ${stateWord(state)}`,
     );
   }
-  const todo = cells.filter(({ state }) => state.kind !== "done");
+  const atMost = cells.some(({ state }) => state.kind === "stopped") ? "at most " : "";
   print();
   print(
-    `${cells.length} runs, ${todo.length} to do: ${formatCount(sum(todo, ({ steps }) => steps))} steps, ${
-      formatCount(sum(todo, ({ tokens }) => tokens))
-    } tokens with padding; results in ${out}`,
+    `${cells.length} runs, ${sitting.length} to do: ${atMost}${
+      formatCount(sum(sitting, ({ steps }) => steps))
+    } steps, ${formatCount(sum(sitting, ({ tokens }) => tokens))} tokens with padding; results in ${out}`,
   );
   for (const { name, state } of cells) if (state.kind === "changed") note(`${name} has changed: ${state.what}`);
 }
@@ -212,8 +229,8 @@ function valueOf(text: string): unknown {
   }
 }
 
-function sum(cells: readonly PlannedCell[], of: (cell: PlannedCell) => number): number {
-  return cells.reduce((total, cell) => total + of(cell), 0);
+function sum(turns: readonly Turn[], of: (turn: Turn) => number): number {
+  return turns.reduce((total, turn) => total + of(turn), 0);
 }
 
 type Pairs = ReadonlyMap<string, readonly string[]>;

@@ -134,8 +134,11 @@ function inParts(
   const others = axes.filter((axis) => axis !== "seed").slice(1);
   const key = ({ at }: Group): string => others.map((axis) => `${axis} ${at[axis]}`).join(", ");
   const keys = [...new Set(groups.map(key))];
-  return keys.flatMap((one) => {
-    const suffix = one === "" ? "" : `-${one.replaceAll(/[^\w.]+/g, "-")}`, name = one === "" ? "" : `, ${one}`;
+  const plain = (one: string): string => one === "" ? "" : `-${one.replaceAll(/[^\w.]+/g, "-")}`;
+  return keys.flatMap((one, index) => {
+    // Values that differ in signs alone would have one file.
+    const isShared = keys.some((other, place) => place !== index && plain(other) === plain(one));
+    const suffix = `${plain(one)}${isShared ? `-chart${index + 1}` : ""}`, name = one === "" ? "" : `, ${one}`;
     const part = groups.filter((group) => key(group) === one), count = Math.ceil(part.length / MOST_LINES);
     if (count <= 1) return [{ suffix, name, part }];
     const size = Math.ceil(part.length / count);

@@ -1,6 +1,6 @@
 // What becomes of a cell's error: its record, with a mend that works in an experiment, and how often it came. Owns those words; refuses to decide
 // what runs.
-import { CompressoError } from "../errors.ts";
+import { CompressoError, type ErrorParts } from "../errors.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { alarmSettings, alarmText } from "../run/monitors/alarm_setting.ts";
 import { AlarmError } from "../run/monitors/judge.ts";
@@ -35,11 +35,20 @@ function messageOf(error: unknown, options: CellOptions): string {
   if (error instanceof AlarmError) {
     return new CompressoError(code, { ...parts, mend: mendOf(error.alarm, options) }).message;
   }
-  if (parts.mend === undefined) return error.message;
-  return new CompressoError(code, { ...parts, mend: inOptions(parts.mend) }).message;
+  return new CompressoError(code, partsInOptions(parts)).message;
 }
 
-/** A mend with the names of a cell's options in place of those of `prune`: `loraRate` for `--lora-rate`. */
+/** An error's parts with the names of a cell's options in place of those of `prune`. */
+export function partsInOptions({ what, rule, mend, ...value }: ErrorParts): ErrorParts {
+  return {
+    what: inOptions(what),
+    ...(rule === undefined ? {} : { rule: inOptions(rule) }),
+    ...value,
+    ...(mend === undefined ? {} : { mend: inOptions(mend) }),
+  };
+}
+
+/** Words with the names of a cell's options in place of those of `prune`: `loraRate` for `--lora-rate`. */
 function inOptions(text: string): string {
   const known = text.replace("no longer --no-recompute", "recompute: true")
     .replace("prune --skip-broken", "skipBroken: true of the data");

@@ -3,9 +3,18 @@
 import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
 import { alarmSettings, alarmText, monitorOf } from "../run/monitors/alarm_setting.ts";
+import { PROJECTIONS } from "../nn/spec.ts";
+import { UNIT_KINDS } from "../prune/units.ts";
 import { type ExperimentDefinition, type Grid, gridsOf } from "./definition.ts";
 import { labelsOf } from "./labels.ts";
-import { CELL_OPTION_NAMES, type CellOptionName, type CellOptions, isCellOption, shownOption } from "./options.ts";
+import {
+  CELL_OPTION_NAMES,
+  type CellOptionName,
+  type CellOptions,
+  isCellOption,
+  shownOption,
+  wordList,
+} from "./options.ts";
 
 /** One run of an experiment. */
 export interface Cell {
@@ -82,11 +91,11 @@ function combinations({ grid, base = {} }: Pick<ExperimentDefinition, "grid" | "
   return gridsOf({ grid }).flatMap((part) =>
     product(Object.entries(part)).map((values): CellOptions => {
       const { units, targets, onAlarm, ...rest } = { ...base, ...values };
-      // Lists of words have one form, so that equal ones are equal cells.
+      // Lists of words have one form and order, so that equal ones are equal cells.
       return {
         ...rest,
-        ...(units === undefined ? {} : { units: joined(units) }),
-        ...(targets === undefined ? {} : { targets: joined(targets) }),
+        ...(units === undefined ? {} : { units: wordList(units, UNIT_KINDS)?.join(",") }),
+        ...(targets === undefined ? {} : { targets: wordList(targets, PROJECTIONS)?.join(",") }),
         ...(onAlarm === undefined ? {} : { onAlarm: alarmText(alarmSettings(onAlarm, { option: "onAlarm" })) }),
       };
     })
@@ -97,10 +106,6 @@ function combinations({ grid, base = {} }: Pick<ExperimentDefinition, "grid" | "
 function alarmLabel(value: string): string {
   if (monitorOf(value) === null) return value;
   return shownOption(alarmText(alarmSettings(value.replaceAll("+", ","), { option: "onAlarm" })));
-}
-
-function joined(words: string | readonly string[]): string {
-  return typeof words === "string" ? words : words.join(",");
 }
 
 /** Every combination of the values; the last name changes first. */

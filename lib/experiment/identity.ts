@@ -55,7 +55,7 @@ export function promptName(prompt: string | null): string {
 /** A schedule in a few letters: its name, or a hash of its script. Throws `CompressoError("input")` for a script that cannot be read. */
 export async function scheduleName(schedule: string | undefined): Promise<string> {
   if (schedule === undefined) return "cubic, the default";
-  if (!isScriptPath(schedule)) return schedule;
+  if (isScheduleName(schedule)) return schedule;
   return `script ${digestOf([(await readScript(scriptUrl(schedule), { name: schedule })).text])}`;
 }
 

@@ -293,7 +293,8 @@ export function shownOption(value: unknown): string {
   return text.includes("/") ? text.replace(/^.*\//, "").replace(/\.\w+$/, "") : text.replaceAll(",", "+");
 }
 
-function wordList<const T extends string>(
+/** The words of a list in the order of those that are known. */
+export function wordList<const T extends string>(
   value: string | readonly T[] | undefined,
   known: readonly T[],
 ): T[] | undefined {

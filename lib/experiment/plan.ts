@@ -7,6 +7,7 @@ import { stagesOf } from "../run/methods.ts";
 import { type PruneOptions, resolveOptions } from "../run/options.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import type { DataSource } from "./definition.ts";
+import { partsInOptions } from "./failure.ts";
 import { type CellPlace, placeCells } from "./folders.ts";
 import { type Cell, chooseCells, type Filter } from "./grid.ts";
 import { type CellIdentity, identityOfCell, scheduleName } from "./identity.ts";
@@ -90,9 +91,8 @@ export async function planCells(
       drafts.push(await planCell(cell, { experiment, cache, model }));
     } catch (error) {
       if (!(error instanceof CompressoError) || error.code !== "usage") throw error;
-      throw new CompressoError("usage", { ...error.parts, what: `${error.parts.what}, cell ${cell.name}` }, {
-        cause: error,
-      });
+      const { what, ...parts } = partsInOptions(error.parts);
+      throw new CompressoError("usage", { ...parts, what: `${what}, cell ${cell.name}` }, { cause: error });
     }
   }
   const places = await placeCells(drafts, { store, measures });

@@ -10,9 +10,10 @@ import { axesOf, type Cell } from "./grid.ts";
 import { labelsOf } from "./labels.ts";
 import { markdown } from "./markdown.ts";
 import type { Measure, Value } from "./measures.ts";
-import { type CellOptionName, shownOption } from "./options.ts";
+import type { CellOptionName } from "./options.ts";
 import type { ExperimentPlan, PlannedCell } from "./plan.ts";
 import type { ResolvedExperiment } from "./resolve.ts";
+import { protocolOf } from "./protocol.ts";
 import { RUN_NUMBERS } from "./run_numbers.ts";
 import { type Difference, differenceOf, distanceOf, meanDistance, type Spread, spreadOf } from "./statistics.ts";
 import { type Store, valuesOf, writeJson } from "./store.ts";
@@ -302,43 +303,4 @@ function areTied(
   const pairs = new Set(places.map((at) => JSON.stringify([at[a], at[b]])));
   const count = (axis: CellOptionName): number => new Set(places.map((at) => at[axis])).size;
   return a !== "seed" && b !== "seed" && pairs.size === count(a) && pairs.size === count(b);
-}
-
-function protocolOf({ definition, evaluate }: ResolvedExperiment, all: readonly PlannedCell[]): string[] {
-  const shared = Object.entries(definition.base ?? {}).filter(([name]) =>
-    all.every(({ options }) =>
-      JSON.stringify(Reflect.get(options, name)) === JSON.stringify(all[0] && Reflect.get(all[0].options, name))
-    )
-  );
-  const numbers = (of: (cell: PlannedCell) => number): string => {
-    const values = all.map(of), least = Math.min(...values), most = Math.max(...values);
-    return least === most ? `${least}` : `${least} to ${most}`;
-  };
-  const base = (path: string): string => path.replace(/^.*\//, "");
-  return [
-    `${all.length} cells of ${numbers(({ steps }) => steps)} steps (${
-      numbers(({ tokens }) => tokens)
-    } tokens, padding included)`,
-    `the same for all: ${
-      shared.map(([name, value]) => `${name} ${shownOption(value)}`).join(", ") || "nothing but defaults"
-    }`,
-    ...(evaluate.perplexity ?? []).map(({ name, text, window, maxWindows }) =>
-      `${name}: perplexity of ${base(text)}, ${
-        maxWindows ?? "all"
-      } windows of ${window} tokens, no BOS, each read alone`
-    ),
-    ...(evaluate.rows ?? []).map(({ name, file, limit, last, seq }) =>
-      `${name}: perplexity over ${last ? `the last ${last} rows` : limit ? `the first ${limit} rows` : "the rows"} of ${
-        base(file)
-      }, each read alone and cut to ${seq} tokens`
-    ),
-    ...(evaluate.choices ?? []).map(({ name, file, limit }) =>
-      `${name}: share of ${limit ? `the first ${limit} rows` : "the rows"} of ${
-        base(file)
-      } whose right choice is the likeliest`
-    ),
-    ...(evaluate.tasks
-      ? [`${evaluate.tasks.names.map(base).join(", ")}: ${evaluate.tasks.limit ?? "all"} questions of each`]
-      : []),
-  ];
 }

@@ -43,6 +43,9 @@ export interface ResolvedExperiment {
   readonly cells: readonly Cell[];
 }
 
+/** Options that are lists of words themselves: several are one value. */
+const WORD_LISTS: readonly string[] = ["units", "targets", "onAlarm"];
+
 /** Stands for a file that is not there. */
 const NONE = "none";
 
@@ -105,8 +108,7 @@ function withOptions(
     if (grids.some((grid) => Object.hasOwn(grid, name))) {
       grids = grids.map((grid): Grid => Object.hasOwn(grid, name) ? { ...grid, [name]: values } : grid);
     } else if (values.length === 1) base = { ...base, [name]: values[0] };
-    // Options that are lists themselves, such as units.
-    else if (values.every((value) => typeof value === "string")) base = { ...base, [name]: values.join(",") };
+    else if (WORD_LISTS.includes(name)) base = { ...base, [name]: values.join(",") };
     else grids = grids.map((grid): Grid => ({ ...grid, [name]: values }));
   }
   return defineExperiment({ ...definition, base, grid: grids }).definition;
@@ -159,6 +161,8 @@ function foundMeasures(
   const taskNames = (tasks?.names ?? []).filter(isThere).map((name) =>
     name.startsWith("@") || isTaskFile(name) ? find(name) : name
   );
+  const prompts = (prompt ?? []).filter((setting) => typeof setting !== "string" || isThere(setting))
+    .map((setting) => typeof setting === "string" ? find(setting) : setting);
   return {
     perplexity: perplexity.filter(({ text }) => isThere(text)).map((item) => ({ ...item, text: find(item.text) })),
     rows: rows.filter(({ file }) => isThere(file)).map((item) => ({ ...item, file: find(item.file) })),
@@ -166,7 +170,7 @@ function foundMeasures(
     ...(tasks && isThere(tasks.data) && taskNames.length > 0
       ? { tasks: { ...tasks, names: taskNames, data: find(tasks.data) } }
       : {}),
-    prompt: (prompt ?? [false]).map((setting) => typeof setting === "string" ? find(setting) : setting),
+    prompt: prompts.length > 0 ? prompts : [false],
   };
 }
 

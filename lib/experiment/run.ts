@@ -155,6 +155,17 @@ function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): Planned
       }, and their models were not kept; --redo runs them anew`,
     );
   }
+  return sittingOf(cells, { evaluateOnly, redo, maxCells });
+}
+
+/** Cells that a sitting with these options works on, in its order. */
+export function sittingOf(
+  cells: readonly PlannedCell[],
+  { evaluateOnly = false, redo = false, maxCells = Infinity }: Pick<
+    RunExperimentOptions,
+    "evaluateOnly" | "redo" | "maxCells"
+  >,
+): PlannedCell[] {
   return cells.filter((cell) => {
     const { state } = cell;
     if (evaluateOnly) return hasPruned(cell);
@@ -162,7 +173,16 @@ function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): Planned
   }).sort((a, b) => triesOf(a.state) - triesOf(b.state)).slice(0, maxCells);
 }
 
-/** Whether a cell's pruned model lies there and measures are all that is missing. */
+/** Whether a sitting with these options takes no step of a cell: its pruned model lies there, and measures are all that is missing. */
+export function isMeasuredAlone(
+  cell: PlannedCell,
+  { evaluateOnly = false, redo = false }: Pick<RunExperimentOptions, "evaluateOnly" | "redo">,
+): boolean {
+  // What lacks measures alone is measured where its model lies there, also after a failure.
+  return hasPruned(cell) && !(redo && !evaluateOnly && cell.state.kind === "failed");
+}
+
+/** Whether a cell's pruned model lies there. */
 function hasPruned({ state }: PlannedCell): boolean {
   return state.kind === "pruned" || (state.kind === "unmeasured" && state.hasModel) ||
     (state.kind === "failed" && state.isPruned);
@@ -178,11 +198,10 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
   const { name, folder, identity, state, model: { path, baseDtype } } = cell, { measures, cache } = plan;
   const { onRecord, onPhase, signal } = options;
   const events: CellEvents = { onRecord, onPhase, signal, onAlarm: (alarm) => options.onAlarm?.(cell, alarm) };
-  // What lacks measures alone is measured where its model lies there, also after a failure.
   const redoes = options.redo === true && options.evaluateOnly !== true &&
     (state.kind === "changed" || state.kind === "failed");
   const before = await store.result(folder);
-  let isPruned = hasPruned(cell) && !redoes, isBegun = false;
+  let isPruned = isMeasuredAlone(cell, options), isBegun = false;
   const anew = redoes || (state.kind === "unmeasured" && !isPruned);
   try {
     // Anew begins with the run itself: what fails before it must not cost what the cell has.

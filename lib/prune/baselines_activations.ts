@@ -3,7 +3,7 @@ import { CompressoError } from "../errors.ts";
 import type { WeightSource } from "../io/source.ts";
 import { projectionName } from "../nn/spec.ts";
 import { rankWithin } from "./baselines.ts";
-import type { UnitTable } from "./units.ts";
+import type { UnitKind, UnitTable } from "./units.ts";
 
 /** Statistics of the input channels of o_proj [heads·headDim] or down_proj [ffn] of one layer. */
 export interface ChannelStats {
@@ -110,7 +110,7 @@ async function parts(
     readonly metric: Readonly<Record<"o" | "down", Metric>>;
   },
 ): Promise<PartScores[]> {
-  checkKinds(table, method);
+  checkScoredKinds([...table.kinds], method);
   const { spec, layout } = table, found: PartScores[] = [];
   for (const index of spec.layers.keys()) {
     const { attention, ffn } = table.layers[index] ?? {}, slots = layout.layers[index];
@@ -149,13 +149,14 @@ function standardised(values: Float64Array): Float64Array {
   return values.map((value) => deviation > 0 ? (value - mean) / deviation : 0);
 }
 
-function checkKinds({ kinds }: UnitTable, method: string): void {
-  const other = (["hidden", "layers"] as const).find((kind) => kinds.has(kind));
+/** Throws `CompressoError("usage")` for hidden dims and whole layers, which Wanda-sp and FLAP do not score. */
+export function checkScoredKinds(kinds: readonly UnitKind[], method: string): void {
+  const other = (["hidden", "layers"] as const).find((kind) => kinds.includes(kind));
   if (!other) return;
   throw new CompressoError("usage", {
     what: `cannot prune ${other} by ${method}`,
     rule: "it scores heads, KV groups and FFN columns",
-    value: `units ${[...kinds].join(",")}`,
+    value: `units ${kinds.join(",")}`,
     mend: "try --units kv,ffn",
   });
 }

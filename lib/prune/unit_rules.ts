@@ -47,9 +47,9 @@ export interface ResolvedRules {
   readonly rest: number;
 }
 
-/** Layers by their places from 0, of places of which negative ones count from the end. */
+/** Layers by their places from 0, of places of which negative ones count from the end; those of no layer stay as they are. */
 export function layersOf(places: readonly number[], count: number): number[] {
-  return places.map((place) => place < 0 ? count + place : place);
+  return places.map((place) => place < 0 && place >= -count ? count + place : place);
 }
 
 /** Fills in defaults. Throws `CompressoError("usage")` for layers that do not exist and numbers that are no widths. */

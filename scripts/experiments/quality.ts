@@ -16,8 +16,9 @@ export default defineExperiment({
   name: "quality",
   question:
     "Which method leaves the best model at equal tokens? 220 steps each: 10 + 150 + 60 where units are chosen in training, all 220 as recovery where they are chosen in one shot.",
-  files: { wikitext: null, c4: null, tasks: null },
-  model: "demo",
+  files: { model: null, wikitext: null, c4: null, tasks: null },
+  // The demo has five layers, too few to spare five.
+  model: "@model",
   base: {
     steps: 150,
     prefinetune: 10,

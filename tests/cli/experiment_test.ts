@@ -40,6 +40,11 @@ Deno.test("experiment --dry-run lists runs, steps and tokens, and refuses names 
   );
   assert.equal(twice.code, 0, twice.stderr);
   assert.match(twice.stdout, /^rank=2 .*\nrank=8 .*\n\n2 runs, 2 to do/m, "values of one key are joined");
+  const short = await run("--dry-run", "--set", "rank=2,4,8", "--max-cells", "2", "--json");
+  const { cells, sitting } = JSON.parse(short.stdout);
+  assert.equal(cells.length, 3);
+  assert.deepEqual(sitting, [2, 4].map((rank) => ({ name: `rank=${rank}`, steps: 8, tokens: 768 })));
+  assert.match((await run("--dry-run", "--evaluate-only")).stdout, /^2 runs, 0 to do: 0 steps/m);
   for (
     const [more, message] of [
       [["--only", "rank=3"], /cannot choose cells by rank\n.*one of 2, 4/],

@@ -86,6 +86,15 @@ Deno.test("charts that are no longer drawn go, and no file that the report did n
   });
 });
 
+Deno.test("charts of values that differ in signs alone are files of their own", () => {
+  const groups = ["1", "-1"].flatMap((protect) =>
+    [1, 2, 3, 4, 5].map((rank) => ({ at: { rank: String(rank), protect }, hard: 0.2 }))
+  );
+  const names = charts(reportOf(groups)).map(({ file }) => file);
+  assert.equal(names.length, new Set(names).size, names.join(", "));
+  assert.ok(names.filter((name) => name.startsWith("loss")).length === 2, names.join(", "));
+});
+
 Deno.test("the line of all layers alike lies at the hard sparsity, one for those that are nearly the same", () => {
   const hard = [0.125, 0.2051, 0.125, 0.2049];
   const [chart] = charts(reportOf(hard.map((hard, index) => ({ at: { rank: `${index}` }, hard }))))

@@ -105,6 +105,8 @@ Deno.test("several grids are joined, equal cells once, and list values are no ax
   assert.ok(names.includes("method=taylor,sparsity=0.1,seed=1"));
   const same = defineExperiment({ ...PLAIN, grid: { targets: [["q", "v"], "q,v"] } });
   assert.equal(cellsOf(same.definition).length, 1);
+  const units = defineExperiment({ ...PLAIN, grid: { units: ["kv,ffn", ["ffn", "kv"], "ffn, kv"] } });
+  assert.deepEqual(cellsOf(units.definition).map(({ options }) => options.units), ["kv,ffn"]);
 });
 
 Deno.test("cells are chosen by values, and values that no cell has are refused", () => {
@@ -181,6 +183,13 @@ Deno.test("overrides set an axis or the base, name files, and are refused for na
   assert.equal(resolved.cells[0]?.options.rank, 16);
   assert.equal(resolved.cells[0]?.options.steps, 9);
   assert.equal(resolved.cells[0]?.options.units, "kv,ffn");
+  const methods = resolveExperiment(defineExperiment(PLAIN), { set: { method: ["magnitude", "random"], rank: [8] } });
+  assert.deepEqual(methods.cells.map(({ name }) => name), [
+    "method=magnitude,seed=1",
+    "method=random,seed=1",
+    "method=magnitude,seed=2",
+    "method=random,seed=2",
+  ]);
   assert.equal(resolved.data["data"], "/somewhere/rows.jsonl");
   assert.equal(resolved.evaluate.perplexity?.[0]?.text, resolve("here.txt"));
   refuses(() => resolveExperiment(experiment), "usage", /a file that it calls 'text'/, /give --file text=PATH/);
@@ -200,6 +209,8 @@ Deno.test("without LoRA its rate is 0 and stages that train nothing else have no
   const usual = pruneOptions({ sparsity: 0.2, steps: 8, protect: [0, -1], temperature: 2 }, given);
   assert.equal(usual.prefinetune, undefined);
   assert.deepEqual(usual.rules?.protect, [0, 4]);
+  // What is no layer is refused later, and stays what was given.
+  assert.deepEqual(pruneOptions({ sparsity: 0.2, steps: 8, protect: [-5, -6, 7] }, given).rules?.protect, [0, -6, 7]);
   assert.deepEqual(usual.rates, { temperature: 2 });
   refuses(() => pruneOptions({ sparsity: 0.2 }, given), "usage", /no steps/);
 });
@@ -222,6 +233,12 @@ Deno.test("a plan has the steps, tokens and facts of each cell, and names the ce
   assert.equal(taylor.cells[0]?.identity["ranking"], '"layer"');
   const long = defineExperiment({ ...PLAIN, grid: { seq: [48, 100_000] } });
   await assert.rejects(planCells(resolveExperiment(long), store), /longest context.*100000|cell seq=100000/s);
+  await assert.rejects(planCells(resolveExperiment(long), store), ({ message }: Error) => {
+    assert.match(message, /\blower seq\b/);
+    return !message.includes("--seq");
+  });
+  const dims = defineExperiment({ ...PLAIN, grid: { method: ["flap"], units: ["kv,ffn", "kv,ffn,hidden"] } });
+  await assert.rejects(planCells(resolveExperiment(dims), store), /cannot prune hidden by flap, cell units=/);
   const absent = defineExperiment({ ...PLAIN, data: "absent.jsonl" });
   await assert.rejects(planCells(resolveExperiment(absent), store), /cannot read .*absent\.jsonl.*no such file/s);
 });

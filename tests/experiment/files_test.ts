@@ -1,6 +1,7 @@
 // Files that an experiment names: where their paths lead, what of them tells a stale value, and which are refused. Without a GPU.
 import assert from "node:assert/strict";
 import { resolve } from "node:path";
+import { pathToFileURL } from "node:url";
 import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import { measuresOf } from "../../lib/experiment/measures.ts";
 import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
@@ -87,6 +88,30 @@ Deno.test("a prompt and a schedule that are set are found from the current folde
   assert.deepEqual(set(true, "https://example.com/s.ts"), [[true, "https://example.com/s.ts"]]);
   const [cell] = resolved({ base: { ...PLAIN.base, schedule: "own.ts" } }, { root: "/somewhere" }).cells;
   assert.equal(cell?.options.schedule, "/somewhere/own.ts");
+});
+
+Deno.test("a schedule's text is a fact of a cell, by whatever address it is named", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const path = `${folder}/mine.ts`, facts: (string | undefined)[] = [];
+    for (const share of [0.1, 0.2]) {
+      await Deno.writeTextFile(path, `export default { sparsity: () => ${share} };`);
+      for (const schedule of [path, pathToFileURL(path).href]) {
+        const { all } = await planCells(resolved({ grid: { schedule: [schedule] } }), new Store(`${folder}/out`));
+        facts.push(all[0]?.identity["schedule"]);
+      }
+    }
+    assert.match(facts[0] ?? "", /^script [0-9a-f]+$/);
+    assert.equal(facts[1], facts[0]);
+    assert.notEqual(facts[2], facts[0]);
+    assert.equal(facts[3], facts[2]);
+  });
+});
+
+Deno.test("a measure whose prompt has no file is left out", () => {
+  const prompts = (prompt: (boolean | string)[]): unknown =>
+    resolved({ files: { mine: false }, evaluate: { prompt } }).evaluate.prompt;
+  assert.deepEqual(prompts([true, "@mine"]), [true]);
+  assert.deepEqual(prompts(["@mine"]), [false]);
 });
 
 Deno.test("a schedule that is not there, a text that is not UTF-8 and results in a file are refused", async () => {

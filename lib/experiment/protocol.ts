@@ -1,0 +1,55 @@
+// What all cells of an experiment have in common, in words: size, options, and how each number was measured. Owns those lines; refuses numbers.
+import type { EvaluateDefinition } from "./definition.ts";
+import { CELL_OPTION_NAMES, shownOption } from "./options.ts";
+import type { PlannedCell } from "./plan.ts";
+import type { ResolvedExperiment } from "./resolve.ts";
+
+/** Lines that say how the cells were run and measured. */
+export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly PlannedCell[]): string[] {
+  const shared = CELL_OPTION_NAMES.flatMap((name) => {
+    const value = all[0]?.options[name], key = JSON.stringify(value);
+    const isShared = value !== undefined && all.every(({ options }) => JSON.stringify(options[name]) === key);
+    return isShared ? [`${name} ${shownOption(value)}`] : [];
+  });
+  const numbers = (of: (cell: PlannedCell) => number): string => {
+    const values = all.map(of), least = Math.min(...values), most = Math.max(...values);
+    return least === most ? `${least}` : `${least} to ${most}`;
+  };
+  const base = (path: string): string => path.replace(/^.*\//, "");
+  return [
+    `${all.length} cells of ${numbers(({ steps }) => steps)} steps (${
+      numbers(({ tokens }) => tokens)
+    } tokens, padding included)`,
+    `the same for all: ${shared.join(", ") || "nothing but defaults"}`,
+    ...(evaluate.perplexity ?? []).map(({ name, text, window, maxWindows, limitChars }) =>
+      `${name}: perplexity of ${limitChars ? `the first ${limitChars} characters of ` : ""}${base(text)}, ${
+        maxWindows ?? "all"
+      } windows of ${window} tokens, no BOS, each read alone`
+    ),
+    ...(evaluate.rows ?? []).map(({ name, file, limit, last, seq, textField }) =>
+      `${name}: perplexity over ${last ? `the last ${last} rows` : limit ? `the first ${limit} rows` : "the rows"} of ${
+        base(file)
+      }${textField === undefined ? "" : `, texts in ${textField}`}, each read alone and cut to ${seq} tokens`
+    ),
+    ...(evaluate.choices ?? []).map(({ name, file, limit }) =>
+      `${name}: share of ${limit ? `the first ${limit} rows` : "the rows"} of ${
+        base(file)
+      } whose right choice is the likeliest`
+    ),
+    ...(evaluate.tasks
+      ? [`${evaluate.tasks.names.map(base).join(", ")}: ${evaluate.tasks.limit ?? "all"} questions of each`]
+      : []),
+    ...promptLine(evaluate),
+  ];
+}
+
+/** What stands before instructions and questions, where they are measured and it is not nothing. */
+function promptLine({ rows = [], choices = [], tasks, prompt = [false] }: EvaluateDefinition): string[] {
+  const texts = [...new Set(prompt)].map((one) =>
+    one === true ? "the collaborative prompt" : one === false ? "nothing" : `the text of ${one.replace(/^.*\//, "")}`
+  );
+  if (rows.length + choices.length === 0 && !tasks || texts.join() === "nothing") return [];
+  return [
+    `before instructions and questions: ${texts.join(", ")}${texts.length > 1 ? ", each measured by itself" : ""}`,
+  ];
+}

@@ -1,0 +1,58 @@
+// What a report says of how its cells were run and measured. Without a GPU.
+import assert from "node:assert/strict";
+import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { planCells } from "../../lib/experiment/plan.ts";
+import { protocolOf } from "../../lib/experiment/protocol.ts";
+import { type ExperimentOverrides, resolveExperiment } from "../../lib/experiment/resolve.ts";
+import { Store } from "../../lib/experiment/store.ts";
+import { demoData } from "../../lib/io/open_model.ts";
+import { inTemporaryFolder } from "../io/files.ts";
+
+const PLAIN: ExperimentDefinition = {
+  name: "plain",
+  model: "demo",
+  base: { sparsity: 0.4, steps: 4, prompt: false, seq: 48 },
+  grid: { rank: [2, 4], seed: [1, 2] },
+};
+
+async function linesOf(change: Partial<ExperimentDefinition>, overrides: ExperimentOverrides = {}): Promise<string[]> {
+  const resolved = resolveExperiment(defineExperiment({ ...PLAIN, ...change }), overrides);
+  let lines: string[] = [];
+  await inTemporaryFolder(async (folder) => {
+    lines = protocolOf(resolved, (await planCells(resolved, new Store(`${folder}/out`))).all);
+  });
+  return lines;
+}
+
+Deno.test("what is the same for all runs is what they have, wherever it was set", async () => {
+  const shared = async (...args: Parameters<typeof linesOf>): Promise<string | undefined> =>
+    (await linesOf(...args)).find((line) => line.startsWith("the same"))?.replace("the same for all: ", "");
+  assert.equal(await shared({}), "sparsity 0.4, steps 4, seq 48, prompt off");
+  assert.equal(
+    await shared({ grid: { sparsity: [0.2], rank: [2, 4] } }),
+    "sparsity 0.2, steps 4, seq 48, prompt off",
+    "the grid wins over the base",
+  );
+  assert.equal(await shared({}, { set: { seed: [5] } }), "sparsity 0.4, steps 4, seq 48, seed 5, prompt off");
+});
+
+Deno.test("a measure is told with its texts' field, its length and the prompt before it", async () => {
+  const rows = { name: "r", file: demoData("heldout"), seq: 48, limit: 4 };
+  const evaluate = { rows: [rows, { ...rows, name: "t", textField: "output" }] };
+  const lines = await linesOf({ evaluate });
+  assert.ok(
+    lines.includes("r: perplexity over the first 4 rows of heldout.jsonl, each read alone and cut to 48 tokens"),
+  );
+  assert.ok(
+    lines.some((line) => /^t: .* heldout\.jsonl, texts in output, each read alone/.test(line)),
+    lines.join("\n"),
+  );
+  assert.ok(!lines.some((line) => line.includes("before instructions")));
+  const prompted = await linesOf({ evaluate: { ...evaluate, prompt: [true] } });
+  assert.equal(prompted.at(-1), "before instructions and questions: the collaborative prompt");
+  const both = await linesOf({ evaluate: { ...evaluate, prompt: [false, true] } });
+  assert.equal(
+    both.at(-1),
+    "before instructions and questions: nothing, the collaborative prompt, each measured by itself",
+  );
+});

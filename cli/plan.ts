@@ -15,7 +15,7 @@ import { sizeGoal } from "../lib/run/size_goal.ts";
 import { verb } from "./command.ts";
 import { formatBytes, formatCount, print, printJson } from "./output.ts";
 import { shapeDefaults } from "./rates.ts";
-import { byteCount, oneOf, parameterCount as parameterCountOf, someOf, wholeNumber } from "./values.ts";
+import { byteCount, oneOf, parameterCount as parameterCountOf, realNumber, someOf, wholeNumber } from "./values.ts";
 import { BASE_DTYPE_HELP, BASE_DTYPES } from "./with_model.ts";
 
 /** Options of `prune` that memory depends on, as parsed. */
@@ -24,6 +24,7 @@ export interface MemorySettings {
   readonly seq: number;
   readonly rank: number;
   readonly targets: readonly Projection[];
+  readonly dropout?: number | undefined;
   readonly units: readonly UnitKind[];
   readonly recompute: boolean;
   readonly method: Method;
@@ -53,6 +54,12 @@ export function planVerb(): CommandUnknownOpts {
       `projections with LoRA (default: ${DEFAULTS.lora.targets})`,
       someOf("--targets", PROJECTIONS),
     )
+    .option(
+      "--dropout <share>",
+      "dropout before LoRA",
+      realNumber("--dropout", { least: 0, below: 1 }),
+      DEFAULTS.lora.dropout,
+    )
     .option("--preset <name>", `${PRESETS.join(", ")}: units and LoRA as in prune`, oneOf("--preset", PRESETS))
     .option(
       "--target-params <count>",
@@ -72,7 +79,9 @@ export function planVerb(): CommandUnknownOpts {
     .action(async (model, { json, memoryLimit, targetParams, ...given }) => {
       const settings = { ...given, ...shapeDefaults(given) };
       const spec = await openSpec(model), adapter = await adapterHere();
-      const options = memoryOptions(settings, adapter && { limits: adapter.limits, isCpu: adapter.facts.isCpu });
+      const options = memoryOptions(settings, {
+        adapter: adapter && { limits: adapter.limits, isCpu: adapter.facts.isCpu },
+      });
       const budget = memoryLimit === undefined ? {} : { memoryLimit };
       const plan = await planMemory(spec, options);
       const isEnough = fits(plan, budget);
@@ -97,10 +106,14 @@ export function planVerb(): CommandUnknownOpts {
 
 /** The options of a plan from those of `prune`. */
 export function memoryOptions(
-  { batch, seq, rank, targets, units, recompute, method, baseDtype = "f16" }: MemorySettings,
-  adapter: { readonly limits: DeviceLimits; readonly isCpu: boolean } | null,
+  { batch, seq, rank, targets, dropout = 0, units, recompute, method, baseDtype = "f16" }: MemorySettings,
+  { adapter, rules = {} }: {
+    readonly adapter: { readonly limits: DeviceLimits; readonly isCpu: boolean } | null;
+    readonly rules?: MemoryOptions["rules"];
+  },
 ): MemoryOptions {
-  return { batch, seq, lora: { rank, targets }, units, recompute, method, baseDtype, ...(adapter ? { adapter } : {}) };
+  const lora = { rank, targets, dropout };
+  return { batch, seq, lora, units, rules, recompute, method, baseDtype, ...(adapter ? { adapter } : {}) };
 }
 
 /** What a number of parameters means for a run with these units. */

@@ -164,6 +164,16 @@ export function pruneVerb(): CommandUnknownOpts {
       realNumber("--recovery-rate", { above: 0 }),
     )
     .option(
+      "--clip-norm <number>",
+      "largest norm of LoRA's gradients (default: 1)",
+      realNumber("--clip-norm", { above: 0 }),
+    )
+    .option(
+      "--weight-decay <number>",
+      "weight decay of LoRA (default: 0)",
+      realNumber("--weight-decay", { least: 0 }),
+    )
+    .option(
       "--start <rule>",
       "where log α of learned masks starts: saliency, or constant, as published (paper)",
       oneOf("--start", START_RULES),

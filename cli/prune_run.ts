@@ -119,7 +119,7 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
       onShape: (spec, { limits, facts: { isCpu } }) =>
         checkMemory(
           spec,
-          memoryOptions(settings, { limits, isCpu }),
+          memoryOptions(settings, { adapter: { limits, isCpu }, rules: rulesOf(settings, spec.layers.length) }),
           memoryLimit === undefined ? {} : { memoryLimit },
         ),
     }, async (loaded) => {
@@ -176,7 +176,7 @@ function optionsOf(
   settings: PruneSettings,
   { name, layers }: { readonly name: string; readonly layers: number },
 ): Omit<PruneOptions, "rows" | "prompt"> {
-  const { prefinetune, postfinetune, align, rank, alpha, targets, dropout } = settings;
+  const { prefinetune, postfinetune, rank, alpha, targets, dropout } = settings;
   return {
     ...goalOf(settings, { name }),
     steps: settings.steps,
@@ -186,18 +186,26 @@ function optionsOf(
     seq: settings.seq,
     seed: settings.seed,
     units: settings.units,
-    rules: {
-      ...(align === undefined ? {} : { align }),
-      minimum: { heads: settings.minHeads, ffn: settings.minFfn, hidden: settings.minHidden },
-      // −1 is the last layer.
-      protect: layersOf(settings.protect ?? [], layers),
-    },
+    rules: rulesOf(settings, layers),
     lora: { rank, alpha, targets, dropout, ...(settings.rslora ? { rsLora: true } : {}) },
     ...(settings.packing ? {} : { packing: false }),
     method: settings.method,
     ...(settings.ranking === undefined ? {} : { ranking: settings.ranking }),
     layout: settings.layout,
     ...ratesOf(settings),
+  };
+}
+
+/** Which units are never cut. */
+function rulesOf(
+  { align, minHeads, minFfn, minHidden, protect = [] }: PruneSettings,
+  layers: number,
+): NonNullable<PruneOptions["rules"]> {
+  return {
+    ...(align === undefined ? {} : { align }),
+    minimum: { heads: minHeads, ffn: minFfn, hidden: minHidden },
+    // −1 is the last layer.
+    protect: layersOf(protect, layers),
   };
 }
 
@@ -224,6 +232,7 @@ async function drive(
     recompute: settings.recompute,
     ...(settings.schedule === undefined ? {} : { schedule: settings.schedule }),
     trustSchedule: settings.trust ?? false,
+    onScheduleLog: (line) => progress.note(`script: ${line}`),
     ...(settings.onAlarm ? { monitors: settings.onAlarm } : {}),
     signal,
     out,

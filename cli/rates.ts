@@ -3,7 +3,7 @@ import { CompressoError } from "../lib/errors.ts";
 import type { Projection } from "../lib/nn/spec.ts";
 import type { StartRule } from "../lib/prune/start.ts";
 import type { UnitKind } from "../lib/prune/units.ts";
-import type { Method } from "../lib/run/methods.ts";
+import { isOneShot, type Method } from "../lib/run/methods.ts";
 import { DEFAULTS, type PruneOptions, type Rates } from "../lib/run/options.ts";
 import { type Preset, presetOptions } from "../lib/run/presets.ts";
 import { type Parse, type RealBounds, realNumber } from "./values.ts";
@@ -25,6 +25,8 @@ export interface RateSettings {
   readonly warmup?: number | undefined;
   readonly tracking?: number | undefined;
   readonly logAlphaLimit?: number | undefined;
+  readonly clipNorm?: number | undefined;
+  readonly weightDecay?: number | undefined;
 }
 
 /** Declaration of a rate of learned masks. */
@@ -60,10 +62,11 @@ export function shapeDefaults({ preset, units, rank, alpha, targets }: {
 }
 
 /**
- * Preset, start rule and rates for the run. Throws `CompressoError("usage")` for a rate of learned masks beside a method that learns none.
+ * Preset, start rule and rates for the run. Throws `CompressoError("usage")` for a rate of learned masks beside a method that learns none, and for
+ * rates that would change nothing.
  */
 export function ratesOf(settings: RateSettings): Pick<PruneOptions, "preset" | "start" | "rates"> {
-  const { method, preset, start, loraRate, recoveryRate, warmup } = settings;
+  const { method, preset, start, loraRate, recoveryRate, warmup, clipNorm, weightDecay } = settings;
   const learned: Partial<Record<keyof Rates, number | undefined>> = {
     mask: settings.maskRate,
     lambda: settings.lambdaRate,
@@ -84,7 +87,24 @@ export function ratesOf(settings: RateSettings): Pick<PruneOptions, "preset" | "
       value: `--method ${method}, and the rate '${other}'`,
     });
   }
-  const all = { lora: loraRate, recovery: recoveryRate, warmup, ...learned };
+  const rule = start ?? (preset && presetOptions(preset, 0).start), { spread, memory, prior } = learned;
+  const [unused] = Object.entries({ spread, memory, prior }).find(isGiven) ?? [];
+  if (rule === "constant" && unused !== undefined) {
+    throw new CompressoError("usage", {
+      what: "cannot use these options together",
+      rule: "spread, memory and prior are for log α that starts from saliency",
+      value: `log α starts from a constant, and the rate '${unused}'`,
+      mend: "add --start saliency, or leave it out",
+    });
+  }
+  if (isOneShot(method) && warmup !== undefined) {
+    throw new CompressoError("usage", {
+      what: "cannot use these options together",
+      rule: "--warmup is for methods that prune step by step",
+      value: `--method ${method} and --warmup ${warmup}`,
+    });
+  }
+  const all = { lora: loraRate, recovery: recoveryRate, warmup, ...learned, clipNorm, weightDecay };
   return {
     rates: Object.fromEntries(Object.entries(all).filter(isGiven)),
     ...(preset === undefined ? {} : { preset }),

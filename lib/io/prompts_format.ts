@@ -72,7 +72,7 @@ export function endToken(options: FormatOptions): number | null {
 
 /**
  * Messages with the prompt before them: as the system turn or before its text, or, where the template refuses a system
- * turn or does not keep it, before the text of the first message.
+ * turn or does not keep it, before the text of the user's first message; left out where the user says nothing.
  */
 export function withPrompt(
   messages: readonly ChatMessage[],
@@ -80,9 +80,12 @@ export function withPrompt(
 ): readonly ChatMessage[] {
   const [first, ...others] = messages;
   if (prompt === null || first === undefined) return messages;
-  const before = { role: first.role, content: `${prompt}\n\n${first.content}` };
-  if (first.role === "system") return [before, ...others];
-  return acceptsSystem(tokenizer) ? [{ role: "system", content: prompt }, ...messages] : [before, ...others];
+  const before = ({ role, content }: ChatMessage): ChatMessage => ({ role, content: `${prompt}\n\n${content}` });
+  if (first.role === "system") return [before(first), ...others];
+  if (acceptsSystem(tokenizer)) return [{ role: "system", content: prompt }, ...messages];
+  // Before an answer it would be learned as one.
+  const asked = messages.findIndex(({ role }) => role === "user");
+  return messages.map((message, index) => index === asked ? before(message) : message);
 }
 
 /** What a chat template writes around an assistant's answer. */

@@ -8,8 +8,8 @@ import type { Selection, UnitTable } from "./unit_table.ts";
 
 /** Options of {@link hardenMasks}. */
 export interface HardenOptions extends SelectOptions {
-  /** Sparsity that is reached at least, and by less than one unit more. */
-  readonly target: number;
+  /** Sparsity that is reached at least, and by less than one unit more; null where layers alone have targets. */
+  readonly target: number | null;
   /** β of hard concrete. */
   readonly temperature: number;
   /** "uniform" keeps equally many units in every layer; other layouts do not matter here. */

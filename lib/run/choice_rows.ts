@@ -27,8 +27,9 @@ export function encodeChoices(data: DataSet, { tokenizer, prompt, limit = Infini
   }
   return data.rows.slice(0, limit).map((row, index) => {
     const choices = row.choices ?? [], answer = choices.indexOf(row.output);
-    if (choices.length < 2) throw unscorable(`row ${index + 1}`, `${choices.length} choices`);
-    if (answer < 0) throw unscorable(`row ${index + 1}`, `the output ${JSON.stringify(row.output)} is no choice`);
+    const where = `row ${row.number ?? index + 1}`;
+    if (choices.length < 2) throw unscorable(where, `${choices.length} choices`);
+    if (answer < 0) throw unscorable(where, `the output ${JSON.stringify(row.output)} is no choice`);
     const { prefix } = formatExample(row, format);
     return {
       prefix: encodePrefix(prefix, format),

@@ -65,6 +65,8 @@ export interface PruneOptions {
   readonly schedule?: ScheduleSource;
   /** Whether a schedule's script runs in this process with all its rights, instead of isolated. Default false. */
   readonly trustSchedule?: boolean;
+  /** Takes lines that an isolated schedule logs. Default: they are dropped. */
+  readonly onScheduleLog?: (line: string) => void;
   /** Whether rows are joined to full sequences instead of being padded or shortened to one each. Default true. */
   readonly packing?: boolean;
   /** What became of the rows in reading, for the report. */
@@ -112,6 +114,7 @@ export type ResolvedOptions =
       | "rates"
       | "schedule"
       | "trustSchedule"
+      | "onScheduleLog"
       | "reading"
       | "skipBroken"
       | "hooks"

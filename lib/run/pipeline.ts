@@ -77,7 +77,8 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   for await (const record of session) {
     // A run that went back does steps anew: the file keeps one line of each, the one that led to the result.
     if (record.step <= last) {
-      await file.truncate(encoder.encode(await recordsUpTo(recordsPath, record.step - 1)).length);
+      // Not by the file: what is open for appending alone cannot be shortened everywhere.
+      await Deno.truncate(recordsPath, encoder.encode(await recordsUpTo(recordsPath, record.step - 1)).length);
     }
     await writeAll(file, encoder.encode(JSON.stringify(record) + "\n"));
     last = record.step;

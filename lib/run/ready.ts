@@ -53,11 +53,14 @@ export async function allocateRun(
     deviceBytes: device.bytes,
   });
   device.resetPeak();
-  const { schedule, trustSchedule: trust, signal } = parts.given;
-  const steerer = await openSteerer(table, options, { schedule, trust, signal });
-  const model = options.method === "flap" ? await withCompensation(base) : base;
-  const trainer = createTrainer(model, { batch, seq, seed, lora, table, recompute });
+  const { schedule, trustSchedule: trust, signal, onScheduleLog: onLog } = parts.given;
+  // What is there already goes again where the rest fails.
+  await using stack = new AsyncDisposableStack();
+  const steerer = stack.use(await openSteerer(table, options, { schedule, trust, signal, onLog }));
+  const model = options.method === "flap" ? stack.use(await withCompensation(base)) : base;
+  const trainer = stack.use(createTrainer(model, { batch, seq, seed, lora, table, recompute }));
   const chooser = chooserOf(parts, { model, trainer }, at);
+  stack.move();
   return { trainer, steerer, chooser, model, plannedBytes: plan.peakBytes + plan.otherBytes };
 }
 

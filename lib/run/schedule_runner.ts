@@ -98,6 +98,10 @@ function lockDown(kit: Kit): void {
   Math.random = () => {
     throw new Error("Math.random is not there: a schedule follows from its input alone");
   };
+  // A module of WebAssembly, which an import can still bring, has no pages (see schedule_sandbox.ts); nor does it lead to ArrayBuffer.
+  for (const name of ["buffer", "toFixedLengthBuffer", "toResizableBuffer"]) {
+    Reflect.deleteProperty(WebAssembly.Memory.prototype, name);
+  }
   for (const key of Reflect.ownKeys(globalThis)) {
     if (!LANGUAGE.has(key)) Reflect.deleteProperty(globalThis, key);
   }

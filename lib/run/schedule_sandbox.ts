@@ -80,7 +80,7 @@ function sandboxArgs({ heapMiB, kitNames, toolkitImports }: SandboxOptions): str
     "--no-config",
     "--no-lock",
     "--no-code-cache",
-    `--v8-flags=--max-heap-size=${heapMiB},--disallow-code-generation-from-strings`,
+    `--v8-flags=--max-heap-size=${heapMiB},--wasm-max-mem-pages=0,--disallow-code-generation-from-strings`,
     "--import-map",
     dataUrl(JSON.stringify({ imports }), "json"),
     dataUrl(runnerText, "typescript"),

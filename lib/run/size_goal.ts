@@ -5,7 +5,7 @@ import { TENSOR_FORMATS } from "../io/gguf_types.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { type MaskValues, packMasks } from "../nn/masks.ts";
 import { type DecoderSpec, parameterCount, withBiases } from "../nn/spec.ts";
-import { hardenMasks } from "../prune/harden.ts";
+import { hardenMasks, type HardenOptions } from "../prune/harden.ts";
 import type { SizeTarget } from "../prune/selection.ts";
 import { planSlice } from "../prune/slice.ts";
 import { parameterTarget, restPerDim, targetSparsity } from "../prune/target_size.ts";
@@ -61,7 +61,23 @@ export function aimRun(
 
 /** {@link hardenMasks} for a run: at its size where it has one; off once a schedule ended the stage early, which then has the last word. */
 export function hardenAt(goal: SizeGoal | null, isOff: () => boolean): typeof hardenMasks {
-  return (...args) => (isOff() ? hardenMasks : goal?.harden ?? hardenMasks)(...args);
+  return (table, logAlpha, options) =>
+    isOff()
+      ? hardenMasks(table, logAlpha, withinLayers(table, options))
+      : (goal?.harden ?? hardenMasks)(table, logAlpha, options);
+}
+
+/** On the way targets of layers may stay behind the whole's; where a stage ends there, theirs are the ones that are met. */
+function withinLayers(table: UnitTable, options: HardenOptions): HardenOptions {
+  const { target, layerTargets } = options;
+  if (!layerTargets || target === null) return options;
+  try {
+    checkReachable(table, target, { layerTargets });
+    return options;
+  } catch (error) {
+    if (!(error instanceof CompressoError)) throw error;
+    return { ...options, target: null };
+  }
 }
 
 /** What a size was and has become. */

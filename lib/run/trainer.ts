@@ -111,8 +111,9 @@ const SUM_GROUPS = 64;
 /** Allocates everything and sets LoRA to its initial values (B = 0). */
 export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   const { device, weights, spec } = model, { batch, seq, table, lora: config, recompute = true } = options;
-  const owned: Disposable[] = [];
-  const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
+  using stack = new DisposableStack();
+  let owned = stack;
+  const own = <T extends Disposable>(resource: T): T => owned.use(resource);
   const learner = own(createMaskLearner(device, table)), { maskGrads } = learner;
   const pass = own(createPass(device, weights, { batch, seq, backward: true, recompute, maskGrads, lora: config }));
   const metrics = own(device.createBuffer("metrics", 32));
@@ -173,6 +174,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
     writeStepState(device, state, { ...stepState, lossScale: 1 / Math.max(1, data.labelTokens) });
   };
 
+  owned = stack.move();
   return {
     pass,
     learner,
@@ -266,7 +268,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
       device.write(learner.constraint, arrays.constraint);
       device.write(masks.z, arrays.slots);
     },
-    [Symbol.dispose]: () => owned.forEach((resource) => resource[Symbol.dispose]()),
+    [Symbol.dispose]: () => owned.dispose(),
   };
 }
 

@@ -1,5 +1,9 @@
 // `compresso plan`, and the refusal of a prune run that does not fit.
 import assert from "node:assert/strict";
+import { memoryOptions } from "../../cli/plan.ts";
+import { openModelFiles } from "../../lib/io/open_model.ts";
+import { PROJECTIONS } from "../../lib/nn/spec.ts";
+import { planMemory } from "../../lib/run/memory.ts";
 import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 
 /** Runs without an adapter: a backend that this system does not have. */
@@ -27,6 +31,28 @@ Deno.test("plan prints what each part takes, the peak and the largest buffer", a
   const sum = shares.slice(0, -1).reduce((total, { share }) => total + share, 0);
   assert.ok(shares.length >= 9 && Math.abs(sum - 100) < 0.5, `${shares.length} parts, ${sum} %`); // each is rounded to 0.1 %
   assert.match(stdout, /^largest +buffer '[\w ]+', [\d.]+ [KM]iB of [\d.]+ [MG]iB that a binding may have$/m);
+});
+
+Deno.test("a plan counts what dropout takes and what rules spare, as a run does", async () => {
+  const { source: { spec } } = await openModelFiles("demo");
+  const settings = {
+    ...{ batch: 4, seq: 256, rank: 8, targets: PROJECTIONS },
+    units: ["kv", "ffn"],
+    recompute: true,
+  } as const;
+  const peak = async (dropout: number, protect: number[]): Promise<number> => {
+    const options = memoryOptions({ ...settings, dropout, method: "compresso" }, { adapter: null, rules: { protect } });
+    return (await planMemory(spec, options)).peakBytes;
+  };
+  const plain = await peak(0, []);
+  assert.ok(await peak(0.1, []) > plain);
+  assert.ok(await peak(0, [0, 1, 2]) < plain);
+  const [without, withDropout] = await Promise.all([[], ["--dropout", "0.1"]].map(async (more) => {
+    const { code, stdout, stderr } = await cli(["plan", "demo", "--json", ...more]);
+    assert.equal(code, 0, stderr);
+    return JSON.parse(stdout).peakBytes;
+  }));
+  assert.ok(withDropout > without);
 });
 
 Deno.test("plan --json needs a config.json only and no adapter, and says for which limits it is", async () => {

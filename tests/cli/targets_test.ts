@@ -44,7 +44,17 @@ Deno.test("only rates that were given reach the run, and those of masks learned 
       ...{ memory: 0.5, prior: 2, warmup: 0.5, tracking: 0, limit: 9 },
     },
   });
-  assert.deepEqual(ratesOf({ method: "flap", recoveryRate: 2, warmup: 0.5 }).rates, { recovery: 2, warmup: 0.5 });
+  const oneShot = { method: "flap", recoveryRate: 2, clipNorm: 3, weightDecay: 0 } as const;
+  assert.deepEqual(ratesOf(oneShot).rates, { recovery: 2, clipNorm: 3, weightDecay: 0 });
+  refuses(() => ratesOf({ ...oneShot, warmup: 0.5 }), /--warmup is for methods.*--method flap and --warmup 0\.5/);
+  assert.deepEqual(ratesOf({ method: "gradual", warmup: 0.5 }).rates, { warmup: 0.5 });
+  // Log α that starts from a constant has no saliency to spread, to follow or to add to.
+  for (const rate of ["spread", "memory", "prior"]) {
+    const constant = { method: "compresso", [rate]: 0.5 } as const, message = new RegExp(`the rate '${rate}'`);
+    refuses(() => ratesOf({ ...constant, start: "constant" }), message);
+    refuses(() => ratesOf({ ...constant, preset: "paper" }), message);
+    assert.deepEqual(ratesOf({ ...constant, preset: "paper", start: "saliency" }).rates, { [rate]: 0.5 });
+  }
   refuses(
     () => ratesOf({ method: "gradual", noise: 0 }),
     /rates of learned masks.*--method gradual, and the rate 'noise'/,

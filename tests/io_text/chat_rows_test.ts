@@ -130,6 +130,13 @@ Deno.test("the prompt stands in the system turn, before its text, or where there
       "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}",
   );
   assert.equal(first(row, silent), "<|start|>user\nBe small.\n\nCount.<|end|><|start|>assistant\n");
+  // An answer that comes first is learned: the prompt must not be.
+  const opened: ChatRow = { ...row, messages: [{ role: "assistant", content: "Hello." }, ...row.messages] };
+  const { learned, others } = stretches(opened, { tokenizer: silent, prompt, seq: SEQ });
+  assert.ok(!learned.join().includes(prompt), learned.join());
+  assert.ok(others.join().includes("user\nBe small.\n\nCount."), others.join());
+  const alone: ChatRow = { ...row, messages: [{ role: "assistant", content: "Hello." }] };
+  assert.ok(!JSON.stringify(stretches(alone, { tokenizer: silent, prompt, seq: SEQ })).includes(prompt));
 });
 
 /** Abridged from Mistral-7B-Instruct-v0.3: the system text stands only in a question that ends the chat. */

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { CompressoError, type Device, type Model, prune, type RunHandle, type RunHooks } from "../../mod.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
-import { Lair } from "./helpers/scripts.ts";
+import { Lair, scriptOf } from "./helpers/scripts.ts";
 
 const SHORT = { ...BASE, steps: 2, postfinetune: 1, seq: 32 } as const;
 
@@ -25,6 +25,28 @@ async function leavesNothing(
   assert.equal((await drive(model, SHORT)).records.length, 4);
   assert.equal(device.bytes, bytes);
 }
+
+Deno.test("a run that cannot allocate leaves nothing behind", async () => {
+  await using lair = new Lair();
+  const schedule = await lair.write(scriptOf({}));
+  await withDemo(async (parts) => {
+    const { model, device } = parts, { createBuffer } = device;
+    for (const method of ["compresso", "flap"] as const) {
+      await leavesNothing(parts, async () => {
+        device.createBuffer = (label, ...args) => {
+          if (label === "ring") throw new Error("no room for the ring");
+          return createBuffer.call(device, label, ...args);
+        };
+        try {
+          using run = prune(model, { ...SHORT, method, ...(method === "flap" ? {} : { schedule }) });
+          await assert.rejects(run.prepare(), /no room for the ring/);
+        } finally {
+          device.createBuffer = createBuffer;
+        }
+      });
+    }
+  });
+});
 
 Deno.test("a session that was disposed at a pause or in a loop refuses whatever follows", async () => {
   await withDemo(async (parts) => {

@@ -4,6 +4,13 @@ import { CompressoError } from "../../lib/errors.ts";
 import { openSchedule, type OpenScheduleOptions } from "../../lib/run/schedule_host.ts";
 import { INPUT, Lair, scriptOf } from "./helpers/scripts.ts";
 
+/** A module of WebAssembly that gives a memory of so many pages. */
+function wasm(pages: number): string {
+  const memory = [5, 3, 1, 0, pages], exported = [7, 10, 1, 6, ...new TextEncoder().encode("memory"), 2, 0];
+  const bytes = new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, ...memory, ...exported]);
+  return `data:application/wasm;base64,${bytes.toBase64()}`;
+}
+
 interface Attack {
   readonly text: string;
   /** What the error says that it did. */
@@ -151,6 +158,12 @@ Deno.test("a script that fills the memory is killed", async (t) => {
     ["with a long text", { body: `let s = "x"; for (;;) s += s;` }, /RangeError: Invalid string length/],
     ["with a deep recursion", { body: "const f = () => f() + 1; f();" }, /RangeError: Maximum call stack/],
     ["with buffers", { body: "new Uint8Array(1e9).fill(1);" }, /Uint8Array is not defined/],
+    ["with WebAssembly", { top: `await import("${wasm(1)}");` }, /Cannot allocate Wasm memory/],
+    [
+      "with buffers of WebAssembly",
+      { top: `const { memory } = await import("${wasm(0)}"); new memory.buffer.constructor(1e9);` },
+      /Cannot read properties of undefined/,
+    ],
     ["with its reply", { body: `return "x".repeat(2 ** 21);` }, /it wrote more than 1 MiB/],
   ];
   for (const [name, parts, expected] of attacks) {

@@ -3,9 +3,10 @@ import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { readRows } from "../../lib/io/datasets.ts";
-import { demoData } from "../../lib/io/open_model.ts";
+import { demoData, openModelFiles } from "../../lib/io/open_model.ts";
 import { encodeChoices } from "../../lib/run/choice_rows.ts";
 import { type ChoiceRow, logLikelihoods, scoreChoices } from "../../lib/run/score.ts";
+import { inTemporaryFolder } from "../io/files.ts";
 import { argmax, nllReference, openDemo, openGoldenModel, someTokens } from "./helpers/reference.ts";
 
 // The reference takes the same f32 logits, only its log-sum-exp is f64.
@@ -126,6 +127,18 @@ Deno.test("the demo model answers its held-out rows far better than chance", asy
     adapters: { masks: { hidden: new Float32Array(model.spec.hidden) } },
   });
   assert.ok(chance.accuracy < 0.5, `accuracy ${chance.accuracy} of a model that is masked away`);
+});
+
+Deno.test("a row that cannot be scored is named by its line", async () => {
+  const { tokenizer } = await openModelFiles("demo");
+  assert.ok(tokenizer);
+  const row = { instruction: "Which?", input: "", output: "a", choices: ["a", "b"] };
+  await inTemporaryFolder(async (folder) => {
+    const lines = [row, null, null, { ...row, output: "c" }].map((one) => one ? JSON.stringify(one) : "");
+    await Deno.writeTextFile(`${folder}/rows.jsonl`, lines.join("\n"));
+    const data = await readRows(`${folder}/rows.jsonl`);
+    assert.throws(() => encodeChoices(data, { tokenizer, prompt: null }), /cannot score row 4.*the output "c"/s);
+  });
 });
 
 Deno.test("scoreChoices() refuses rows and sizes that it cannot score", async () => {

@@ -5,7 +5,7 @@ import { hardenMasks } from "../../lib/prune/harden.ts";
 import { keptBy } from "../../lib/run/chooser.ts";
 import { layerShares } from "../../lib/run/steering.ts";
 import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
-import { Lair } from "./helpers/scripts.ts";
+import { Lair, scriptOf } from "./helpers/scripts.ts";
 
 Deno.test("a schedule sets target, rates and end, and the masks become hard at its last target", async () => {
   await withDemo(async ({ model }) => {
@@ -193,6 +193,30 @@ Deno.test("targets of layers that leave the whole's out of reach are refused, bu
     });
     assert.ok((await refused(byLoss)).length > 7);
   });
+});
+
+Deno.test("where a stage ends while targets of layers are behind the whole's, theirs are met, and an alarm says what is missing", async () => {
+  await withDemo(async ({ model }) => {
+    const schedule = defineSchedule({
+      sparsity: 0.3,
+      layers: ({ layers, progress, step }) => layers.map(() => step === 7 ? 0.3 : 0.2 * progress),
+      end: ({ step }) => step === 4,
+    });
+    const { records, result } = await drive(model, { sparsity: 0.3, schedule });
+    assert.deepEqual(records.map(({ stage }) => stage).filter((stage) => stage === "prune").length, 4);
+    // Their last target was 0.2 · 4 / 8.
+    assert.ok(result.sparsity.hard >= 0.1 && result.sparsity.hard < 0.13, `${result.sparsity.hard}`);
+    assert.ok(result.alarms.some(({ monitor }) => monitor === "constraint"));
+  });
+});
+
+Deno.test("what an isolated schedule logs is told, where somebody listens", async () => {
+  await using lair = new Lair();
+  const schedule = await lair.write(scriptOf({ top: `console.log("hello");` })), lines: string[] = [];
+  await withDemo(async ({ model }) => {
+    await drive(model, { schedule, onScheduleLog: (line) => lines.push(line) });
+  });
+  assert.ok(lines.includes("hello"), lines.join("\n"));
 });
 
 Deno.test("targets of single layers and frozen units hold, in training and in the hard masks", async () => {

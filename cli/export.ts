@@ -1,11 +1,13 @@
 // `compresso export MODEL`: a readable model, with an adapter merged where asked, as a Hugging Face folder and a GGUF. Owns the verb; refuses to cut. Needs no GPU.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { basename, resolve } from "node:path";
+import { CompressoError } from "../lib/errors.ts";
+import { makeFolder } from "../lib/io/atomic.ts";
 import { keptGeneration } from "../lib/io/hf_model.ts";
 import { FolderLock } from "../lib/io/lock.ts";
 import { modelPath, openModelFiles } from "../lib/io/open_model.ts";
 import { sliceModel } from "../lib/prune/slice.ts";
-import { exportModel, type ExportResult } from "../lib/run/export.ts";
+import { type ExportFormat, exportModel, type ExportResult } from "../lib/run/export.ts";
 import { verb } from "./command.ts";
 import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
 import { watchInterrupt } from "./interrupt.ts";
@@ -35,15 +37,13 @@ export function exportVerb(): CommandUnknownOpts {
     )
     .option(
       "--dtype <type>",
-      "type of the folder's weights: f32, f16 or bf16",
+      "type of the folder's weights: f32, f16 or bf16 (default: f16)",
       oneOf("--dtype", DTYPES),
-      "f16" as const,
     )
     .option(
       "--gguf-dtype <type>",
-      `type of the GGUF's matrices: ${GGUF_DTYPES.join(", ")}`,
+      `type of the GGUF's matrices: ${GGUF_DTYPES.join(", ")} (default: f16)`,
       oneOf("--gguf-dtype", GGUF_DTYPES),
-      "f16" as const,
     )
     .option(
       "--adapter <path>",
@@ -56,15 +56,18 @@ export function exportVerb(): CommandUnknownOpts {
       using interrupt = watchInterrupt();
       interrupt.start();
       const folder = required(out, "--out");
+      checkTypes(formats, { dtype, ggufDtype });
       // A run may be writing its own model there.
       using lock = new FolderLock(folder);
       await lock.take();
       const { source, tokenizer } = await openModelFiles(path);
       const { lora } = await readAdapters(adapter, source.spec);
+      await makeFolder(folder);
+      await lock.take();
       const result = await exportModel(lora ? sliceModel(source, { lora }) : source, folder, {
         layout,
-        dtype,
-        ggufDtype,
+        dtype: dtype ?? "f16",
+        ggufDtype: ggufDtype ?? "f16",
         formats,
         tokenizer,
         generation: keptGeneration(source),
@@ -80,7 +83,34 @@ export function exportVerb(): CommandUnknownOpts {
         for (const line of exportLines(result)) print(line);
       }
       for (const line of skippedLines(result)) note(line);
+      for (const line of fallbackLines(result.fellBack.length)) note(line);
     });
+}
+
+/** Refuses the type of a file that is not asked for. */
+function checkTypes(
+  formats: readonly ExportFormat[],
+  { dtype, ggufDtype }: { readonly dtype: string | undefined; readonly ggufDtype: string | undefined },
+): void {
+  for (const [format, type, option] of [["hf", dtype, "--dtype"], ["gguf", ggufDtype, "--gguf-dtype"]] as const) {
+    if (type === undefined || formats.includes(format)) continue;
+    throw new CompressoError("usage", {
+      what: `cannot use ${option} ${type}`,
+      rule: "--dtype is the type of the folder (hf), --gguf-dtype that of the GGUF",
+      value: `--formats ${formats.join(",")}`,
+      mend: format === "hf" ? "give --gguf-dtype" : "give --dtype, or add gguf to --formats",
+    });
+  }
+}
+
+/** That matrices of a GGUF have not the type that was asked for. */
+export function fallbackLines(matrices: number): string[] {
+  if (matrices === 0) return [];
+  return [
+    `compresso: ${matrices} ${matrices === 1 ? "matrix" : "matrices"} of the GGUF ${
+      matrices === 1 ? "is" : "are"
+    } f16: rows of another length than a multiple of 32 have no blocks; prune with --align 32 to have them`,
+  ];
 }
 
 /** Where each file can be loaded. */

@@ -85,11 +85,17 @@ function describeTokenizer(tokenizer: Tokenizer): TokenizerFacts {
   };
 }
 
+/** Bytes of a file, or of those in a folder. What cannot be looked at does not count, nor what links to folders lead to. */
 async function sizeOf(path: string): Promise<number> {
-  const info = await Deno.stat(path);
-  if (!info.isDirectory) return info.size;
+  const info = await Deno.stat(path).catch(() => null);
+  if (!info?.isDirectory) return info?.size ?? 0;
   let total = 0;
-  for await (const entry of Deno.readDir(path)) total += await sizeOf(join(path, entry.name));
+  try {
+    for await (const { name, isSymlink } of Deno.readDir(path)) {
+      const inner = join(path, name), isFolder = isSymlink && (await Deno.stat(inner).catch(() => null))?.isDirectory;
+      if (!isFolder) total += await sizeOf(inner);
+    }
+  } catch { /* a folder that may not be read */ }
   return total;
 }
 

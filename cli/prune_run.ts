@@ -19,7 +19,7 @@ import type { RunSummary } from "../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";
 import { programAsRun, shellWord } from "./command.ts";
 import { type Dashboard, openDashboard } from "./dashboard.ts";
-import { exportLines } from "./export.ts";
+import { exportLines, fallbackLines } from "./export.ts";
 import { formatBytes, formatCount, formatShare, note, print, printJson, rowPlaces } from "./output.ts";
 import { memoryOptions } from "./plan.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";
@@ -289,7 +289,7 @@ function dataLine(data: EncodeReport, { seq }: Pick<PruneSettings, "seq">): stri
 function show(summary: RunSummary, out: string): void {
   const { sparsity, parameters, size, layers, hidden, maskedVsSliced, seconds, skipped } = summary;
   // Runs of older versions do not tell.
-  const { writtenParameters = parameters.after }: Partial<RunSummary> = summary;
+  const { writtenParameters = parameters.after, fellBack = 0 }: Partial<RunSummary> = summary;
   const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
   const range = (key: "heads" | "kvHeads" | "ffn"): string => {
     const values = layers.map((layer) => layer[key]), least = Math.min(...values), most = Math.max(...values);
@@ -303,7 +303,11 @@ function show(summary: RunSummary, out: string): void {
   const zeros = writtenParameters - parameters.after;
   print(
     `parameters  ${formatCount(parameters.before)} → ${formatCount(parameters.after)}${
-      zeros > 0 ? `, and ${formatCount(zeros)} zeros of the layout padded in the files` : ""
+      zeros > 0
+        ? `, and ${formatCount(zeros)} zeros ${
+          summary.options.layout === "padded" ? "of the layout padded" : "of biases"
+        } in the files`
+        : ""
     }`,
   );
   if (size) print(`size        ${sizeLine(size)}`);
@@ -324,6 +328,7 @@ function show(summary: RunSummary, out: string): void {
   );
   for (const alarm of summary.alarms) print(`alarm       ${alarmLine(alarm)}`);
   print(`records     ${out}/records.jsonl, ${out}/run.json`);
+  for (const line of fallbackLines(fellBack)) note(line);
   for (const line of exportLines({ loadableBy: summary.files })) print(line);
   for (const { format, reason } of skipped) print(`no ${format} file: ${reason}`);
 }

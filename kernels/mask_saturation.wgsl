@@ -3,6 +3,8 @@
 const SATURATED = 50.0;
 
 fn short_of_saturation(shift: f32, first: u32, count: u32, lane: u32) -> f32 {
+  // Of a part without units nothing holds the shift.
+  if (count == 0u) { return shift; }
   var largest = -1e30;
   var smallest = 1e30;
   for (var u = lane; u < count; u += GROUP) {

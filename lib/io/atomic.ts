@@ -193,7 +193,8 @@ export async function stageFolder(
         throw error;
       }
       await syncFolder(dirname(target));
-      if (isReplaced) await Deno.remove(old, { recursive: true });
+      // What cannot be removed stays beside the new one, which is whole.
+      if (isReplaced) await Deno.remove(old, { recursive: true }).catch(() => {});
     } catch (error) {
       throw unwritable(target, error);
     }
@@ -205,11 +206,12 @@ export async function stageFolder(
 export async function recoverFolder(path: string): Promise<boolean> {
   const target = await destination(path);
   if (await contentCount(target) >= 0) return false;
-  const prefix = `${baseName(target)}.old-`;
-  const aside: string[] = [];
+  const base = baseName(target), aside: string[] = [];
   try {
     for await (const entry of Deno.readDir(dirname(target))) {
-      if (entry.isDirectory && entry.name.startsWith(prefix)) aside.push(entry.name);
+      // A folder of the user's own may have a name like it.
+      const [, of] = SIBLING.exec(entry.name) ?? [];
+      if (entry.isDirectory && of === base && entry.name.startsWith(`${base}.old-`)) aside.push(entry.name);
     }
     const [name] = aside;
     if (name === undefined || aside.length > 1) return false;
@@ -283,11 +285,14 @@ const MOST_LINKS = 40;
 export async function removeLeftovers(folder: string, names: readonly string[]): Promise<void> {
   const found: string[] = [];
   for await (const { name } of Deno.readDir(folder)) {
-    const [, of = "", kind] = /^(.+)\.(tmp|old)-[0-9a-f]{8}$/.exec(name) ?? [];
+    const [, of = "", kind] = SIBLING.exec(name) ?? [];
     if (names.includes(of) && (kind === "tmp" || await exists(`${folder}/${of}`))) found.push(name);
   }
   for (const name of found) await Deno.remove(`${folder}/${name}`, { recursive: true }).catch(() => {});
 }
+
+/** What {@link siblingName} makes: the name of what it stands beside, and what it is. */
+const SIBLING = /^(.+)\.(tmp|old)-[0-9a-f]{8}$/;
 
 function siblingName(path: string, kind: "tmp" | "old"): string {
   return `${path}.${kind}-${crypto.randomUUID().slice(0, 8)}`;

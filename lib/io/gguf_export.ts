@@ -96,6 +96,7 @@ function contentOf(
     });
   }
   const metadata = modelMetadata({ ...spec, layers }, { ...options, arch });
+  metadata.set("general.file_type", FILE_TYPES[mostUsed(tensors)]);
   return { arch, layers, fellBack, content: { metadata, tensors } };
 }
 
@@ -131,7 +132,7 @@ function modelMetadata(
   spec: DecoderSpec,
   options: GgufExportOptions & { readonly arch: GgufArch },
 ): Map<string, GgufValue | GgufTyped> {
-  const { arch, dtype, tokenizerMetadata } = options;
+  const { arch, tokenizerMetadata } = options;
   const [first] = spec.layers;
   const float = (value: number): GgufTyped => ({ type: "f32", value });
   const counts = (key: keyof LayerSpec): GgufValue =>
@@ -140,7 +141,6 @@ function modelMetadata(
     ["general.architecture", arch],
     ["general.type", "model"],
     ["general.name", options.name],
-    ["general.file_type", FILE_TYPES[dtype]],
     ["general.quantization_version", 2],
     [`${arch}.vocab_size`, spec.vocab],
     [`${arch}.context_length`, spec.maxPosition],
@@ -190,7 +190,18 @@ function modelMetadata(
   return metadata;
 }
 
-/** Values of `general.file_type`: the type of most matrices. */
+/** The type of most weights of matrices. */
+function mostUsed(tensors: readonly GgufItem[]): keyof typeof FILE_TYPES {
+  const types = Object.keys(FILE_TYPES).filter((type): type is GgufWriteType => type in FILE_TYPES);
+  const weights = (type: GgufWriteType): number =>
+    tensors.reduce(
+      (sum, { type: own, shape }) => sum + (own === type && shape.length > 1 ? elementCount(shape) : 0),
+      0,
+    );
+  return types.reduce((most, type) => weights(type) > weights(most) ? type : most);
+}
+
+/** Values of `general.file_type`. */
 const FILE_TYPES: Readonly<Record<GgufWriteType, number>> = { f32: 0, f16: 1, q4_0: 2, q8_0: 7, bf16: 32 };
 
 /** The type that a tensor gets, and the one that it would have if its rows were whole blocks. */

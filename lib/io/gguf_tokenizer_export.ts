@@ -143,12 +143,28 @@ function spacePrefix(json: Json): boolean {
   const prepends = parts.some((part) => isObject(part) && part["type"] === "Prepend" && part["prepend"] === "▁");
   const replaces = parts.some((part) => isObject(part) && part["type"] === "Replace" && part["content"] === "▁");
   const pre = json["pre_tokenizer"];
-  if (isObject(pre) && pre["type"] === "Metaspace") return prepends || pre["prepend_scheme"] !== "never";
+  // What else a normalizer does to a text, llama.cpp does not.
+  const other = parts.find((part) =>
+    isObject(part) && !(part["type"] === "Prepend" && part["prepend"] === "▁") &&
+    !(part["type"] === "Replace" && part["content"] === "▁" && isSpace(part["pattern"]))
+  );
+  if (other !== undefined) {
+    throw refused(
+      "the normalizer of a tokenizer with byte fallback writes spaces as ▁ and does nothing else",
+      JSON.stringify(other),
+    );
+  }
+  const isMetaspace = isObject(pre) && pre["type"] === "Metaspace" && (pre["replacement"] ?? "▁") === "▁";
+  if (isMetaspace) return prepends || pre["prepend_scheme"] !== "never";
   if (replaces && !isObject(pre)) return prepends;
   throw refused(
     "a tokenizer with byte fallback writes spaces as ▁, by its normalizer or by Metaspace",
     JSON.stringify({ normalizer, pre_tokenizer: pre }),
   );
+}
+
+function isSpace(pattern: unknown): boolean {
+  return isObject(pattern) && pattern["String"] === " ";
 }
 
 function surrounds(found: readonly number[], id: number | null, where: string): boolean {

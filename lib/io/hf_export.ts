@@ -17,7 +17,7 @@ import modelingText from "./remote_code/modeling_compresso.py" with { type: "tex
 import { elementCount } from "./rows.ts";
 import { type SafetensorsItem, shardedSafetensorsBytes, writeShardedSafetensors } from "./safetensors_write.ts";
 import type { WeightSource } from "./source.ts";
-import type { Json } from "./tokenizer_compat.ts";
+import { isObject, type Json } from "./tokenizer_compat.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** Dtypes of a folder's weights. */
@@ -93,7 +93,9 @@ export async function stageHf(
       await json("tokenizer.json", content);
       await json(
         "tokenizer_config.json",
-        chatTemplate === null ? settings : { ...settings, chat_template: chatTemplate },
+        chatTemplate === null
+          ? settings
+          : { ...settings, chat_template: templates(settings["chat_template"], chatTemplate) },
       );
     }
     await writeShardedSafetensors(path, items, options.maxShardBytes ? { maxShardBytes: options.maxShardBytes } : {});
@@ -110,6 +112,13 @@ export function hfWeightBytes(spec: DecoderSpec, { dtype }: Pick<HfExportOptions
 function weightItems(spec: DecoderSpec, dtype: HfDtype): Omit<SafetensorsItem, "data">[] {
   const shapes = tensorShapes(withBiases(spec, writtenBiases(spec)));
   return [...shapes].map(([name, shape]) => ({ name, shape, dtype: FILE_DTYPES[dtype] }));
+}
+
+/** The templates that a tokenizer has by name, with the one in use as the default; that one alone where there are no others. */
+function templates(named: unknown, inUse: string): Json[string] {
+  if (!Array.isArray(named)) return inUse;
+  const others = named.filter((entry) => isObject(entry) && entry["name"] !== "default");
+  return [{ name: "default", template: inUse }, ...others];
 }
 
 function finite(name: string, values: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer> {
@@ -143,7 +152,7 @@ function biasConfig(spec: DecoderSpec): Record<keyof typeof BIAS_KEYS, boolean> 
 }
 
 /** The biases that a folder must hold, as its configuration can only say all or none of each block. */
-function writtenBiases(spec: DecoderSpec): Projection[] {
+export function writtenBiases(spec: DecoderSpec): Projection[] {
   const config = biasConfig(spec);
   return PROJECTIONS.filter((projection) =>
     config[BIAS_KEYS.attention_bias.includes(projection) ? "attention_bias" : "mlp_bias"]

@@ -131,7 +131,9 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
 export async function loadHfTokenizer(folder: string): Promise<Tokenizer | null> {
   const json = await readJson(join(folder, "tokenizer.json"));
   if (json === null) return null;
-  const { chat_template: inConfig, ...config } = await readJson(join(folder, "tokenizer_config.json")) ?? {};
+  const { chat_template: inConfig, ...others } = await readJson(join(folder, "tokenizer_config.json")) ?? {};
+  // Named templates are kept to be written again; the default one is used.
+  const config = Array.isArray(inConfig) ? { ...others, chat_template: inConfig } : others;
   const chatTemplate = await textIfThere(join(folder, "chat_template.jinja")) ?? templateText(inConfig);
   return createTokenizer(json, { config, chatTemplate });
 }

@@ -10,12 +10,22 @@ export const GRADUAL_EVERY = 3;
 /** Weight of the past in the running mean. */
 const DECAY = 0.95;
 
-/** Adds one step's dL/dz of all slots to the running mean (Σ over a unit's slots, squared, per parameter that the unit saves), in place. */
-export function addGradients(table: UnitTable, mean: Float32Array, slotGradients: Float32Array): void {
+/**
+ * Adds one step's dL/dz of all slots to the running mean (Σ over a unit's slots, squared, per parameter that the unit saves), in place. Where whole
+ * layers are units `slots` are the z of the step: what is cut of a layer that lives is no part of what the layer is worth.
+ */
+export function addGradients(
+  table: UnitTable,
+  mean: Float32Array,
+  { slotGradients, slots }: { readonly slotGradients: Float32Array; readonly slots: Float32Array | null },
+): void {
   for (let unit = 0; unit < table.count; unit++) {
     const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
+    const own = unit >= table.layerFirst ? slots?.subarray(first, end) : undefined, lives = own?.some((z) => z > 0);
     let gradient = 0;
-    for (let slot = first; slot < end; slot++) gradient += slotGradients[slot] ?? 0;
+    for (let slot = first; slot < end; slot++) {
+      if (!lives || (own?.[slot - first] ?? 0) > 0) gradient += slotGradients[slot] ?? 0;
+    }
     const value = gradient * gradient / unitParameters(table, unit);
     mean[unit] = DECAY * (mean[unit] ?? 0) + (1 - DECAY) * value;
   }

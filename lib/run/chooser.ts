@@ -155,7 +155,8 @@ function gradual({ table, options, trainer, harden }: ChooserParts): Chooser {
     },
     async afterStep(): Promise<void> {
       const mean = await trainer.logAlpha();
-      addGradients(table, mean, await trainer.slotGradients());
+      const slots = table.kinds.has("layers") ? packMasks(table.spec, table.layout, await trainer.masks()) : null;
+      addGradients(table, mean, { slotGradients: await trainer.slotGradients(), slots });
       trainer.setLogAlpha(mean);
     },
     end: async ({ target }) => chooseHard(table, await trainer.logAlpha(), { target, options, trainer, harden }),

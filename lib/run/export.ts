@@ -5,12 +5,12 @@ import { exists } from "../io/exists.ts";
 import { stageGguf } from "../io/gguf_export.ts";
 import type { GgufWriteType } from "../io/gguf_quant.ts";
 import { ggufTokenizerMetadata } from "../io/gguf_tokenizer_export.ts";
-import { type HfDtype, stageHf } from "../io/hf_export.ts";
+import { type HfDtype, stageHf, writtenBiases } from "../io/hf_export.ts";
 import { ropeConfig } from "../io/hf_rope_export.ts";
 import type { WeightSource } from "../io/source.ts";
 import type { Json } from "../io/tokenizer_compat.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
-import { layersAlike, parameterCount } from "../nn/spec.ts";
+import { layersAlike, parameterCount, withBiases } from "../nn/spec.ts";
 import { type Layout, padded } from "../prune/layouts.ts";
 
 /** The files that {@link exportModel} writes. */
@@ -45,10 +45,13 @@ export interface ExportResult {
   /** Path of the GGUF; null where it was not asked for or skipped. */
   readonly gguf: string | null;
   /**
-   * Parameters of the folder and the GGUF: with the layout "padded" more than the source has, by its zeros. A compact GGUF holds one head, or
-   * FFN column, of zeros and a norm more for each layer that has none.
+   * Parameters of the folder, or of the GGUF where there is none: with the layout "padded" more than the source has, by its zeros; with biases
+   * also by those, zeros too, that config.json cannot but promise. A compact GGUF holds one head, or FFN column, of zeros and a norm more for each
+   * layer that has none.
    */
   readonly parameters: number;
+  /** Matrices of the GGUF that are f16 in place of `ggufDtype`, by their names in it: their rows are no whole blocks of it. */
+  readonly fellBack: readonly string[];
   /** Which programs load each file. */
   readonly loadableBy: readonly { readonly file: string; readonly programs: readonly string[] }[];
   /** Formats that cannot hold this model or its tokenizer, with the reason. */
@@ -107,6 +110,8 @@ export async function stageModel(
   );
   if (!hf && !metadata && skipped[0]) throw skipped[0].error;
   if (metadata && !replace) await refuseFile(paths.gguf);
+  // What stands there is of another model, and would stand beside this one.
+  for (const { format, error } of skipped) await refuseStale(paths[format], error);
 
   const stop = signal ? { signal } : {};
   using pending = new DisposableStack();
@@ -137,7 +142,8 @@ export async function stageModel(
     result: {
       hf: folder && paths.hf,
       gguf: file && paths.gguf,
-      parameters: parameterCount(laidOut.spec),
+      parameters: parameterCount(folder ? withBiases(laidOut.spec, writtenBiases(laidOut.spec)) : laidOut.spec),
+      fellBack: file?.result.fellBack ?? [],
       loadableBy,
       skipped,
     },
@@ -162,6 +168,16 @@ const REMOTE_CODE = [
 ];
 const LLAMA = ["llama.cpp", "node-llama-cpp", "compresso"];
 const DECI = ["llama.cpp and node-llama-cpp, as architecture deci: its layers differ", "compresso"];
+
+async function refuseStale(path: string, error: CompressoError): Promise<void> {
+  if (!(await exists(path))) return;
+  throw new CompressoError("input", {
+    what: `cannot replace ${path}`,
+    rule: "what stands there is of the model that is written, or nothing is",
+    value: `this model cannot be written in that format: ${error.message}`,
+    mend: "remove it, choose another folder, or leave the format out (--formats)",
+  }, { cause: error });
+}
 
 async function refuseFile(path: string): Promise<void> {
   if (!(await exists(path))) return;

@@ -49,6 +49,8 @@ export interface RunSummary {
   readonly parameters: SlicedModel["parameters"];
   /** Parameters of the model in `files`, as {@link ExportResult.parameters} says: with the layout "padded" its zeros too. */
   readonly writtenParameters: number;
+  /** Matrices of the GGUF that are f16 in place of its type, because their rows are no whole blocks of it. */
+  readonly fellBack: number;
   /** The size that was asked for and is reached; null where a sparsity was. */
   readonly size: SlicedModel["size"];
   /** Heads, KV heads and FFN columns of each layer. */
@@ -232,6 +234,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       sparsity: result.sparsity,
       parameters: sliced.parameters,
       writtenParameters: staged.result.parameters,
+      fellBack: staged.result.fellBack.length,
       size: sliced.size,
       layers: sliced.spec.layers,
       hidden: sliced.spec.hidden,

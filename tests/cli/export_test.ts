@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { FolderLock } from "../../lib/io/lock.ts";
 import { openWeights } from "../../lib/io/open.ts";
 import { modelPath, openModelFiles } from "../../lib/io/open_model.ts";
+import { sliceModel } from "../../lib/prune/slice.ts";
+import { exportModel } from "../../lib/run/export.ts";
 import { assertSameWeights } from "../io/models.ts";
 import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 
@@ -45,6 +47,74 @@ Deno.test("export does not write into the folder of a run that goes on", async (
   const { code, stderr } = await cli(args);
   assert.equal(code, 0, stderr);
   assert.deepEqual([...Deno.readDirSync(folder.path)].map(({ name }) => name), ["model"]);
+});
+
+Deno.test("export refuses a type of a file that is not asked for, and tells of matrices that have not their type", async () => {
+  using folder = new TemporaryFolder();
+  const run = (...more: string[]): ReturnType<typeof cli> =>
+    cli(["export", "demo", "--out", folder.at("out"), ...more]);
+  for (
+    const [args, said] of [
+      [["--formats", "gguf", "--dtype", "bf16"], /--dtype is the type of the folder.*mend: give --gguf-dtype/s],
+      [["--formats", "hf", "--gguf-dtype", "q8_0"], /--gguf-dtype that of the GGUF.*now: +--formats hf/s],
+    ] as const
+  ) {
+    const { code, stderr } = await run(...args);
+    assert.equal(code, 2, stderr);
+    assert.match(stderr, said);
+    assert.ok(!folder.has("out"));
+  }
+  // The demo's hidden size and FFN are whole blocks; a slice of it is not.
+  const { source, tokenizer } = await openModelFiles("demo"), { spec } = source;
+  const ffn = spec.layers.map(({ ffn }) => new Float32Array(ffn).fill(1).fill(0, 0, 1));
+  const masks = { ffn: Float32Array.from(ffn.flatMap((layer) => [...layer])) };
+  await exportModel(sliceModel(source, { masks }), folder.at("small"), { tokenizer, name: "small", formats: ["hf"] });
+  const args = ["export", folder.at("small", "model"), "--out", folder.at("q8"), "--formats", "gguf"];
+  const { code, stderr } = await cli([...args, "--gguf-dtype", "q8_0"]);
+  assert.equal(code, 0, stderr);
+  assert.match(stderr, /5 matrices of the GGUF are f16: rows of another length than a multiple of 32.*--align 32/);
+  assert.equal((await cli([...args, "--gguf-dtype", "f16", "--overwrite"])).stderr, "");
+});
+
+Deno.test("named chat templates go on, the one in use as the default", async () => {
+  using folder = new TemporaryFolder();
+  const model = folder.at("named"), name = "tokenizer_config.json";
+  await copyDemo(model);
+  const config = JSON.parse(await Deno.readTextFile(`${model}/${name}`));
+  const chat_template = [{ name: "tool_use", template: "T" }, { name: "default", template: "D" }];
+  await Deno.writeTextFile(`${model}/${name}`, JSON.stringify({ ...config, chat_template }));
+  const { code, stderr } = await cli(["export", model, "--out", folder.at("out"), "--formats", "hf"]);
+  assert.equal(code, 0, stderr);
+  const written = JSON.parse(await Deno.readTextFile(folder.at("out", "model", name)));
+  assert.deepEqual(written.chat_template, chat_template.toReversed());
+});
+
+Deno.test("a file of another model does not stay beside one that cannot be written in its format", async () => {
+  using folder = new TemporaryFolder();
+  const model = folder.at("wordlevel");
+  await copyDemo(model);
+  const path = `${model}/tokenizer.json`, json = JSON.parse(await Deno.readTextFile(path));
+  json.normalizer = { type: "Lowercase" };
+  await Deno.writeTextFile(path, JSON.stringify(json));
+  await Deno.mkdir(folder.at("out"));
+  await Deno.writeTextFile(folder.at("out", "model.gguf"), "of another model");
+  const args = ["export", model, "--out", folder.at("out"), "--overwrite"];
+  const { code, stderr } = await cli(args);
+  assert.equal(code, 3, stderr);
+  assert.match(stderr, /cannot replace .*model\.gguf.*cannot be written in that format.*leave the format out/s);
+  assert.deepEqual([...Deno.readDirSync(folder.at("out"))].map(({ name }) => name), ["model.gguf"]);
+  const alone = await cli([...args, "--formats", "hf"]);
+  assert.equal(alone.code, 0, alone.stderr);
+});
+
+Deno.test("export into a folder that is not there yet holds it, and leaves none where it is refused", async () => {
+  using folder = new TemporaryFolder();
+  const refused = await cli(["export", "demo", "--out", folder.at("new"), "--adapter", folder.at("absent")]);
+  assert.equal(refused.code, 3, refused.stderr);
+  assert.ok(!folder.has("new"));
+  const args = ["export", "demo", "--out", folder.at("new"), "--formats", "gguf"];
+  const both = await Promise.all([cli(args), cli(args)]);
+  assert.deepEqual(both.map(({ code }) => code === 0).sort(), [false, true], both.map(({ stderr }) => stderr).join());
 });
 
 Deno.test("a model without a tokenizer goes through a GGUF and back, for token ids", async () => {

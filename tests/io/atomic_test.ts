@@ -171,6 +171,11 @@ Deno.test("recoverFolder() puts back a folder that a crash left aside, and only 
   await inTemporaryFolder(async (folder) => {
     const target = `${folder}/model`;
     assert.equal(await recoverFolder(target), false);
+    // Folders of the user's own, whatever they are called.
+    for (const name of ["model.old-v1", "model.old-123456789", "model.old-1234567g", "my-model.old-12345678"]) {
+      await Deno.mkdir(`${folder}/${name}`);
+      assert.equal(await recoverFolder(target), false, name);
+    }
     await Deno.mkdir(`${target}.old-12345678`);
     await Deno.writeTextFile(`${target}.old-12345678/x`, "kept");
     assert.equal(await recoverFolder(target), true);

@@ -3,6 +3,7 @@ import { mergesByScore, tokenizerFromGguf } from "../../lib/io/gguf_tokenizer.ts
 import { ggufTokenizerMetadata } from "../../lib/io/gguf_tokenizer_export.ts";
 import { familyByName } from "../../lib/io/pre_tokenizers.ts";
 import { promptStyle } from "../../lib/io/prompts_format.ts";
+import { isObject } from "../../lib/io/tokenizer_compat.ts";
 import { createTokenizer, surroundingTokens, type Tokenizer } from "../../lib/io/tokenizer.ts";
 import { failure, golden, tokenizerOf, withConfig } from "./fixtures.ts";
 
@@ -76,6 +77,20 @@ Deno.test("a SentencePiece-like tokenizer survives the way into a GGUF and back"
   for (const { text, withSpecial } of cases) {
     assert.deepEqual(back.encode(text, { addSpecial: true }), withSpecial, JSON.stringify(text));
   }
+});
+
+Deno.test("a tokenizer with byte fallback whose normalizer does more than write spaces is refused", async () => {
+  const { json, config } = await tokenizerOf("sentencepiece");
+  const own = isObject(json["normalizer"]) ? json["normalizer"]["normalizers"] : [];
+  const parts = Array.isArray(own) ? own : [];
+  for (const other of [{ type: "NFKC" }, { type: "Replace", pattern: { String: "a" }, content: "▁" }]) {
+    const normalizer = { type: "Sequence", normalizers: [other, ...parts] };
+    const changed = createTokenizer({ ...json, normalizer }, { config });
+    assert.throws(() => written(changed), /writes spaces as ▁ and does nothing else/);
+  }
+  const pre_tokenizer = { type: "Metaspace", replacement: "_", prepend_scheme: "first", split: false };
+  const metaspace = createTokenizer({ ...json, normalizer: null, pre_tokenizer }, { config });
+  assert.throws(() => written(metaspace), /writes spaces as ▁, by its normalizer or by Metaspace/);
 });
 
 Deno.test("the layout of prompts survives the way into a GGUF and back", async () => {

@@ -127,6 +127,7 @@ Deno.test("loadHfTokenizer() prefers chat_template.jinja and takes the default o
     await Deno.writeTextFile(`${folder}/tokenizer_config.json`, JSON.stringify(config));
     const named = await loadHfTokenizer(folder);
     assert.deepEqual([named?.chatTemplate, named?.eosId], ["D", 2]);
+    assert.deepEqual(named?.config["chat_template"], chat_template, "kept to be written again");
     await Deno.writeTextFile(`${folder}/chat_template.jinja`, "J");
     assert.equal((await loadHfTokenizer(folder))?.chatTemplate, "J");
   });

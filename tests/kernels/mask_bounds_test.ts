@@ -81,6 +81,27 @@ Deno.test("a layer with a goal of its own meets it by one shift, and the others 
   }
 });
 
+Deno.test("a layer of which attention or FFN alone can be cut meets its goal too, and keeps its order", async () => {
+  const goals = [0.2, null, 0, null, null];
+  for (const kinds of [["ffn"], ["kv"], ["heads"]] as const) {
+    const units = table(kinds), start = startOf(units, 1);
+    using setup = createRig(device, units);
+    setup.learner.setLayerGoals(goals);
+    const { logAlpha } = await setup.step({
+      state: { ...NOISE, target: 0.1, tracking: 1 },
+      logAlpha: start,
+      lambda: [0, 0],
+    });
+    const what = nameOf(units), p = chances(logAlpha), moves = shifts(start, logAlpha);
+    assert.ok(Math.abs(layerSparsityOf(units, p, 0) - 0.2) < 1e-4, `${layerSparsityOf(units, p, 0)}: ${what}`);
+    assert.ok(layerSparsityOf(units, p, 2) < 1e-4, `${layerSparsityOf(units, p, 2)}: ${what}`);
+    for (const layer of [0, 2]) {
+      const own = [...moves.keys()].filter((u) => units.layer[u] === layer).map((u) => moves[u] ?? NaN);
+      assert.ok(own.length > 1 && Math.max(...own) - Math.min(...own) < 3e-4, `${own}: ${what}`);
+    }
+  }
+});
+
 Deno.test("goals of attention and FFN are met each, and hidden dims then meet that of the whole", async () => {
   const goals = {
     attention: [0.3, 0.1, null, 0.3, 0.3],

@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { collectAlarms } from "../../cli/alarms.ts";
 import type { DecoderSpec } from "../../lib/nn/spec.ts";
 import type { RecordView } from "../../lib/prune/schedule_script.ts";
+import { momentFloats } from "../../lib/prune/mask_learner.ts";
+import { uniformPieces } from "../../lib/prune/uniform.ts";
 import { type UnitKind, unitTable } from "../../lib/prune/units.ts";
 import type { RunPosition, RunState } from "../../lib/run/checkpoint.ts";
 import { CompressoError } from "../../lib/errors.ts";
@@ -11,7 +13,7 @@ import { watchCollapse, watchLayers } from "../../lib/run/monitors/collapse.ts";
 import { checkHard, largestUnit, watchConstraint } from "../../lib/run/monitors/constraint.ts";
 import { type LossHistory, NO_LOSSES, watchLoss } from "../../lib/run/monitors/divergence.ts";
 import { judge, stopError } from "../../lib/run/monitors/judge.ts";
-import { lookAtMasks, type MaskLook } from "../../lib/run/monitors/mask_look.ts";
+import { brokenUnit, lookAtMasks, type MaskLook } from "../../lib/run/monitors/mask_look.ts";
 import { watchMemory } from "../../lib/run/monitors/memory.ts";
 import { type MaskHistory, watchTurns } from "../../lib/run/monitors/oscillation.ts";
 import { goodState, keptStates } from "../../lib/run/monitors/oversee.ts";
@@ -138,6 +140,23 @@ Deno.test("the constraint is met to within the threshold while masks are learned
   const total = 2 * (1024 + 1536);
   assert.equal(largestUnit(unitTable(spec, ["heads", "ffn"]), "compact"), 256 / total);
   assert.equal(largestUnit(unitTable(spec, ["ffn"], { align: 8 }), "uniform"), 8 * 2 * 48 / total);
+  // Where all layers are cut alike, groups of several heads fall whole: what it says is the largest step that such masks take.
+  const grouped = unitTable({ ...spec, layers: spec.layers.map((layer) => ({ ...layer, kvHeads: 2 })) }, ["heads"]);
+  const rows = uniformPieces(grouped).rows.map(({ size }) => size / grouped.total);
+  assert.equal(largestUnit(grouped, "uniform"), Math.max(...rows));
+});
+
+Deno.test("what is not finite is named as it lies among a learner's moments", () => {
+  const table = unitTable(spec, ["kv", "ffn"]), { count, ffnFirst } = table, unit = ffnFirst + 3;
+  const named = (index: number): string | null => {
+    const maskMoments = new Float32Array(momentFloats(table));
+    maskMoments[index] = Infinity;
+    return brokenUnit(table, { logAlpha: new Float32Array(count), maskMoments });
+  };
+  assert.equal(named(2 * unit + 1), "Adam's moments of log α of FFN column 3 of layer 0");
+  assert.equal(named(2 * count + unit), "the running saliency of FFN column 3 of layer 0");
+  assert.equal(named(3 * count + unit), "the prior of FFN column 3 of layer 0");
+  assert.equal(named(4 * count + 1), "the drift or memory of the running saliency");
 });
 
 Deno.test("memory runs out near the limit, unless that was the plan", () => {

@@ -91,9 +91,9 @@ export function nothingCut(sparsity: number): Finding {
   };
 }
 
-/** The largest share that one unit cuts: blocks where widths are aligned, one unit in every layer where all are cut alike. */
+/** The largest share that one unit cuts: blocks where widths are aligned, one unit in every layer where all are cut alike, and groups of heads whole. */
 export function largestUnit(table: UnitTable, layout: Layout): number {
-  const { hidden, layers } = table.spec, { align } = table.rules;
+  const { hidden, layers } = table.spec, { align } = table.rules, isUniform = layout === "uniform";
   let most = 0;
   for (let unit = 0; unit < table.count; unit++) {
     const group = table.groups[table.groupOf[unit] ?? -1], layer = table.layers[table.layer[unit] ?? 0];
@@ -101,9 +101,9 @@ export function largestUnit(table: UnitTable, layout: Layout): number {
       ? ((layer?.attention.total ?? 0) + (layer?.ffn.total ?? 0)) * hidden
       : unit >= table.hiddenFirst
       ? table.total / hidden
-      : ((table.cost[unit] ?? 0) + (group?.cost ?? 0)) * hidden;
+      : ((table.cost[unit] ?? 0) * (group && isUniform ? group.count : 1) + (group?.cost ?? 0)) * hidden;
     const isAligned = unit >= table.ffnFirst && unit < table.layerFirst;
-    const isInAll = layout === "uniform" && unit < table.hiddenFirst;
+    const isInAll = isUniform && unit < table.hiddenFirst;
     most = Math.max(most, parameters * (isAligned ? align : 1) * (isInAll ? layers.length : 1));
   }
   return most / table.total;

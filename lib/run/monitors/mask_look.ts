@@ -53,7 +53,7 @@ export function lookAtMasks(
   };
 }
 
-/** Says which unit has a log α, or moments (m, v) of Adam, that are not finite: a GPU's clamp may hide that from all that follows. */
+/** Says which unit has a log α, moments (m, v) of Adam or a saliency that are not finite: a GPU's clamp may hide that from all that follows. */
 export function brokenUnit(
   table: UnitTable,
   { logAlpha, maskMoments }: { readonly logAlpha: Float32Array; readonly maskMoments?: Float32Array },
@@ -61,7 +61,12 @@ export function brokenUnit(
   const isBroken = (value: number): boolean => !Number.isFinite(value);
   const unit = logAlpha.findIndex(isBroken), moment = maskMoments?.findIndex(isBroken) ?? -1;
   if (unit >= 0) return `log α of ${unitName(table, unit)}, which is ${logAlpha[unit]}`;
-  return moment < 0 ? null : `Adam's moments of log α of ${unitName(table, moment >> 1)}`;
+  if (moment < 0) return null;
+  // As the learner's moments lie: (m, v) of each unit, then the saliency that is followed, its prior, and two numbers for all.
+  const { count } = table, rest = moment - 2 * count;
+  if (rest < 0) return `Adam's moments of log α of ${unitName(table, moment >> 1)}`;
+  if (rest >= 2 * count) return "the drift or memory of the running saliency";
+  return `the ${rest < count ? "running saliency" : "prior"} of ${unitName(table, rest % count)}`;
 }
 
 function unitName(table: UnitTable, unit: number): string {

@@ -208,7 +208,8 @@ async function answer(
     answers.forEach((each, index) => remark(each, voices.length > 1 ? voices[index]?.name : undefined));
   } catch (error) {
     if (signal.aborted) {
-      if (!json) print();
+      // Whoever reads lines counts one for each question.
+      print(json ? JSON.stringify({ question: text, answer: null, finish: "stopped" }) : undefined);
       return;
     }
     // On a terminal a question can be put otherwise; a pipe does not know better.

@@ -35,12 +35,15 @@ function inspectVerb(): CommandUnknownOpts {
   })
     .argument("<file>", "JSON, JSON lines or text, also in gzip or Zstandard, or parquet")
     .option("--model <model>", "a Hugging Face folder, a .gguf file, or demo: also count tokens, as prune sees them")
-    .option("--seq <tokens>", "tokens of a sequence", wholeNumber("--seq", { least: 2 }), 256)
+    .option("--seq <tokens>", "with --model: tokens of a sequence (default: 256)", wholeNumber("--seq", { least: 2 }))
     .option("--text-field <name>", "take this field as the text of every row (default: the fields tell what a row is)")
     .option("--limit <rows>", "read only so many rows", wholeNumber("--limit", { least: 1 }))
     .option(...PROMPT_OPTION)
     .option(...NO_PROMPT_OPTION)
-    .option("--no-packing", "a sequence for each row, padded or shortened, instead of rows joined to full ones")
+    .option(
+      "--no-packing",
+      "with --model: a sequence for each row, padded or shortened, instead of rows joined to full ones",
+    )
     .option("--json", "print one JSON object")
     .action(async (file, options) => await inspectData(file, options));
 }

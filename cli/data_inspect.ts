@@ -12,7 +12,7 @@ import { type PromptSetting, promptText } from "./prompt.ts";
 /** Options of the verb, as parsed. */
 export interface InspectSettings {
   readonly model?: string | undefined;
-  readonly seq: number;
+  readonly seq?: number | undefined;
   readonly textField?: string | undefined;
   readonly limit?: number | undefined;
   readonly prompt?: PromptSetting | undefined;
@@ -44,7 +44,8 @@ interface Facts {
 
 /** Runs the verb. */
 export async function inspectData(file: string, settings: InspectSettings): Promise<void> {
-  const { textField, limit, seq, model } = settings;
+  const { textField, limit, seq = 256, model } = settings;
+  checkTraining(settings);
   const prompt = await promptText(settings.prompt ?? true);
   const { kind, rows, report } = await readRows(file, { textField, limit, skipBroken: true });
   const tokenizer = model === undefined ? null : await tokenizerOf(model);
@@ -73,6 +74,23 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
   };
   if (settings.json) printJson(facts);
   else show(facts);
+}
+
+/** Refuses options of what becomes of the rows where that is not told. */
+function checkTraining({ model, seq, prompt, packing }: InspectSettings): void {
+  const given = Object.entries({
+    "--seq": seq !== undefined,
+    "--prompt": prompt !== undefined,
+    "--no-packing": !packing,
+  });
+  const [option] = given.find(([, isGiven]) => isGiven) ?? [];
+  if (model !== undefined || option === undefined) return;
+  throw new CompressoError("usage", {
+    what: `cannot use ${option === "--prompt" && prompt === false ? "--no-prompt" : option} here`,
+    rule: "what becomes of rows in training is told with --model",
+    value: "no --model",
+    mend: "add --model MODEL",
+  });
 }
 
 /** No row is cut to this many tokens. */

@@ -1,7 +1,8 @@
 // `compresso eval MODEL…`: perplexity of a text, accuracy on rows with choices, or tasks. Owns the options and the report of one or several models; refuses to measure.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
-import { DEMO, demoData } from "../lib/io/open_model.ts";
+import { DEMO, demoData, openModelFiles } from "../lib/io/open_model.ts";
+import { checkPerplexity } from "../lib/run/perplexity.ts";
 import { verb } from "./command.ts";
 import { chooseRows } from "./eval_rows.ts";
 import { differences, differenceTable, type Measured, measurementTable, valuesOf } from "./eval_report.ts";
@@ -12,7 +13,7 @@ import { print, printJson } from "./output.ts";
 import { NO_PROMPT_OPTION, PROMPT_OPTION } from "./prompt.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
 import { byteCount, oneOf, outputPath, wholeNumber, wholeNumbers, wordList } from "./values.ts";
-import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, withModel } from "./with_model.ts";
+import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, readAdapters, tokenizerOf, withModel } from "./with_model.ts";
 
 /** Declares the verb. */
 export function evaluate(): CommandUnknownOpts {
@@ -114,6 +115,22 @@ export function evaluate(): CommandUnknownOpts {
     });
 }
 
+/** Refuses what is known of the models that come after the first one, before that is measured. */
+async function checkModels(paths: readonly string[], { text, window, stride, adapter }: EvalSettings): Promise<void> {
+  if (paths.length < 2) return;
+  for (const path of paths) {
+    const { source: { spec }, tokenizer } = await openModelFiles(path);
+    tokenizerOf({ tokenizer });
+    await readAdapters(adapter, spec);
+    for (const size of text === undefined ? [] : window ?? []) {
+      checkPerplexity({ spec }, "", {
+        window: size,
+        ...(stride === undefined ? {} : { stride }),
+      });
+    }
+  }
+}
+
 /** What is to be measured: files are read before a model is loaded, so that a wrong path fails at once. */
 async function chooseWork(paths: readonly string[], options: EvalSettings): Promise<EvalWork> {
   const twice = paths.find((path, index) => paths.indexOf(path) !== index);
@@ -133,6 +150,7 @@ async function chooseWork(paths: readonly string[], options: EvalSettings): Prom
     });
   }
   checkOptions(given[0] ?? "", options);
+  await checkModels(paths, options);
   if (options.text !== undefined) return await chooseText(paths, options.text, options);
   if (options.tasks !== undefined) return await chooseTasks(paths, options.tasks, options);
   return await chooseRows(data ?? "", options);

@@ -2,6 +2,7 @@
 import { basename } from "node:path";
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
+import { openModelFiles } from "../lib/io/open_model.ts";
 import { promptCost } from "../lib/io/prompts.ts";
 import { generate } from "../lib/run/generate.ts";
 import type { RequestRecord } from "../lib/serve/handler.ts";
@@ -68,9 +69,32 @@ export function serveVerb(): CommandUnknownOpts {
       const name = options.name ?? nameOf(path);
       checkListen({ host, port });
       const prompt = await promptText(promptFile);
+      checkName(name);
+      if (prompt !== null) await checkChats(path);
       const settings = { ...options, onInterrupt: "stopping; once more ends at once" };
       await withModel(path, settings, (loaded) => run(loaded, { ...options, apiKey, name, prompt }));
     });
+}
+
+function checkName(name: string): void {
+  if (name.trim() !== "") return;
+  throw new CompressoError("usage", {
+    what: "cannot serve a model without a name",
+    rule: "--name is not empty",
+    value: JSON.stringify(name),
+  });
+}
+
+/** A prompt stands before chats alone. */
+async function checkChats(path: string): Promise<void> {
+  const { tokenizer } = await openModelFiles(path);
+  if (!tokenizer || tokenizer.chatTemplate !== null) return;
+  throw new CompressoError("usage", {
+    what: "cannot put a prompt before chats",
+    rule: "the model has a chat template",
+    value: "its tokenizer has none",
+    mend: "leave --with-prompt and --prompt-file out",
+  });
 }
 
 interface Settings {

@@ -95,7 +95,7 @@ export async function readAdapters(path: string | undefined, spec: DecoderSpec):
 }
 
 /** The model's tokenizer. Throws `CompressoError("input")` where it has none. */
-export function tokenizerOf({ tokenizer }: Model): Tokenizer {
+export function tokenizerOf({ tokenizer }: Pick<Model, "tokenizer">): Tokenizer {
   if (tokenizer) return tokenizer;
   throw new CompressoError("input", {
     what: "cannot read text",

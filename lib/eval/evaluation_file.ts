@@ -75,7 +75,12 @@ export async function openEvaluationFile<Known, Added>(
   identity: RunIdentity,
   { kind }: { readonly kind: EntryKind<Known, Added> },
 ): Promise<EvaluationFile<Known, Added>> {
-  const text = await readOld(path), entries = new Map<string, Map<number, Known>>();
+  const headLine = `${JSON.stringify({ compresso: "evaluation", version: VERSION, identity })}\n`;
+  using stack = new DisposableStack();
+  const file = stack.use(await openAlone(path));
+  const old = await readAll(file, path), entries = new Map<string, Map<number, Known>>();
+  // A first line of its own that was cut off is none.
+  const text = !old.includes("\n") && headLine.startsWith(old) ? "" : old;
   let found = 0;
   if (text !== "") {
     const [head = "", ...lines] = text.split("\n").slice(0, -1);
@@ -89,12 +94,14 @@ export async function openEvaluationFile<Known, Added>(
       found++;
     }
   }
-  const file = await open(path, new TextEncoder().encode(text.slice(0, text.lastIndexOf("\n") + 1)).length);
-  const write = (value: unknown): void => {
-    const bytes = new TextEncoder().encode(`${JSON.stringify(value)}\n`);
+  await shorten(file, path, new TextEncoder().encode(text.slice(0, text.lastIndexOf("\n") + 1)).length);
+  const writeLine = (line: string): void => {
+    const bytes = new TextEncoder().encode(line);
     for (let done = 0; done < bytes.length;) done += file.writeSync(bytes.subarray(done));
   };
-  if (text === "" || !text.includes("\n")) write({ compresso: "evaluation", version: VERSION, identity });
+  const write = (value: unknown): void => writeLine(`${JSON.stringify(value)}\n`);
+  if (text === "") writeLine(headLine);
+  stack.move();
   return {
     found,
     known: (model, part) => entries.get(`${model}\n${part}`) ?? new Map<number, Known>(),
@@ -103,21 +110,42 @@ export async function openEvaluationFile<Known, Added>(
   };
 }
 
-async function readOld(path: string): Promise<string> {
+/** By the same handle: some systems let no other one read what is locked. */
+async function readAll(file: Deno.FsFile, path: string): Promise<string> {
   try {
-    return await Deno.readTextFile(path);
+    const bytes = new Uint8Array((await file.stat()).size);
+    let done = 0;
+    for (let count: number | null = 0; count !== null && done < bytes.length; done += count ?? 0) {
+      count = await file.read(bytes.subarray(done));
+    }
+    return new TextDecoder().decode(bytes.subarray(0, done));
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return "";
     throw unwritable(path, error);
   }
 }
 
-async function open(path: string, length: number): Promise<Deno.FsFile> {
+/** The file with a lock, where its file system has locks: what two processes write would lie upon each other. */
+async function openAlone(path: string): Promise<Deno.FsFile> {
+  let file: Deno.FsFile;
   try {
-    const file = await Deno.open(path, { write: true, create: true });
+    file = await Deno.open(path, { read: true, write: true, create: true });
+  } catch (error) {
+    throw unwritable(path, error);
+  }
+  if (await file.tryLock(true).catch(() => true)) return file;
+  file.close();
+  throw new CompressoError("usage", {
+    what: `cannot keep the evaluation in ${path}`,
+    rule: "one evaluation at a time writes to a file",
+    value: "another one writes to it",
+    mend: "wait for its end, or choose another --out",
+  });
+}
+
+async function shorten(file: Deno.FsFile, path: string, length: number): Promise<void> {
+  try {
     await file.truncate(length);
     await file.seek(0, Deno.SeekMode.End);
-    return file;
   } catch (error) {
     throw unwritable(path, error);
   }

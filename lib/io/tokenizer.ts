@@ -93,8 +93,10 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
     return ids;
   };
   const decode: Tokenizer["decode"] = (ids, options) => {
-    for (const id of ids) if (idToToken(id) === null) throw unknownId(id, vocabSize);
-    const kept = options?.skipSpecial ? ids.filter((id) => !special.has(id)) : [...ids];
+    // A model may have more rows than there are tokens, and generate one of them: it stands for no text.
+    const isText = (id: number): boolean => idToToken(id) !== null && !special.has(id);
+    const kept = options?.skipSpecial ? ids.filter(isText) : [...ids];
+    for (const id of kept) if (idToToken(id) === null) throw unknownId(id, vocabSize);
     return kept.length === 0 ? "" : library.decode(kept);
   };
   const named = (key: string): number | null => {

@@ -1,7 +1,7 @@
 // From a request to its response. Owns routes, the key, time and the turn on the GPU; refuses sockets.
 import { createHash, timingSafeEqual } from "node:crypto";
 import type { z } from "../packages.ts";
-import { ApiError, errorResponse, toApiError } from "./api_error.ts";
+import { ApiError, badRequest, errorResponse, toApiError } from "./api_error.ts";
 import { parseFields, readJsonBody } from "./body.ts";
 import { chatBody, chatChunk, chatOpening } from "./chat.ts";
 import { type AnswerHead, completionBody, completionChunk, usageBody } from "./completions.ts";
@@ -146,6 +146,9 @@ async function answer<Fields extends CommonFields>(
   const body = await readJsonBody(call.request, { most: limits.bodyBytes, signal });
   const fields = parseFields(endpoint.schema, body);
   checkModel(fields.model, serving);
+  if (fields.stream_options && !fields.stream) {
+    throw badRequest("stream_options goes with stream: true", { param: "stream_options" });
+  }
   const job = endpoint.prepare(fields, { bench, limits });
   const { top } = job, { labels } = bench;
   const head = { id: `${endpoint.idPrefix}-${crypto.randomUUID()}`, created: seconds(), model: name };
@@ -218,13 +221,15 @@ function openCall({ limits, ending, onRequest }: Serving, request: Request): Cal
       clearTimeout(timer);
       request.signal.removeEventListener("abort", onGone);
       ending.removeEventListener("abort", onEnding);
-      onRequest?.({
-        method: request.method,
-        path: new URL(request.url).pathname,
-        status,
-        seconds: (performance.now() - start) / 1000,
-        ...usage,
-      });
+      try {
+        onRequest?.({
+          method: request.method,
+          path: new URL(request.url).pathname,
+          status,
+          seconds: (performance.now() - start) / 1000,
+          ...usage,
+        });
+      } catch { /* who logs is no part of the answer */ }
     },
   };
 }

@@ -103,6 +103,19 @@ Deno.test("data generate writes texts that data inspect reads, the same ones eac
   assert.ok(!folder.has("folder.part"));
 });
 
+Deno.test("data inspect refuses options of training without a model", async () => {
+  for (
+    const [option, name] of [[["--seq", "64"], "--seq"], [["--no-packing"], "--no-packing"], [
+      ["--no-prompt"],
+      "--no-prompt",
+    ]] as const
+  ) {
+    const { code, stdout, stderr } = await cli(["data", "inspect", "fixtures/demo_data/heldout.jsonl", ...option]);
+    assert.deepEqual([code, stdout], [2, ""], stderr);
+    assert.match(stderr, new RegExp(`cannot use ${name} here\\n.*told with --model`));
+  }
+});
+
 Deno.test("data from a pipe are refused with what to do instead", async () => {
   const { code, stderr } = await cli(["data", "inspect", "/dev/stdin"], { input: '{"text": "Tom."}\n' });
   assert.equal(code, 3);

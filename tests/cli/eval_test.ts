@@ -121,6 +121,55 @@ Deno.test("eval --text refuses a window beyond the context before it measures an
   assert.ok(lines.length <= 1, "no window was measured");
 });
 
+Deno.test("eval refuses what a later model cannot do before it measures the first", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("text.txt"), "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(12));
+  const [short, mute] = [folder.at("short"), folder.at("mute")];
+  for (const copy of [short, mute]) await copyDemo(copy);
+  const config = JSON.parse(await Deno.readTextFile(`${short}/config.json`));
+  await Deno.writeTextFile(`${short}/config.json`, JSON.stringify({ ...config, max_position_embeddings: 24 }));
+  await Deno.remove(`${mute}/tokenizer.json`);
+  const out = folder.at("windows.jsonl");
+  for (
+    const [other, status, said] of [
+      [folder.at("absent"), 3, /absent/],
+      [short, 2, /context of 24 tokens\n +now: +32/],
+      [mute, 3, /the model has a tokenizer/],
+    ] as const
+  ) {
+    const args = ["eval", "demo", other, "--text", folder.at("text.txt"), "--window", "16,32", "--no-tuning"];
+    const { code, stdout, stderr } = await cli([...args, "--out", out]);
+    assert.equal(code, status, stderr);
+    assert.match(stderr, said);
+    assert.equal(stdout, "");
+    assert.ok(!folder.has("windows.jsonl"), "nothing was begun");
+  }
+});
+
+Deno.test("an evaluation holds its file, and goes on where the first line of it was cut off", async () => {
+  using folder = new TemporaryFolder();
+  const out = folder.at("windows.jsonl");
+  await Deno.writeTextFile(folder.at("text.txt"), "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(12));
+  const args = ["eval", "demo", "--text", folder.at("text.txt"), "--window", "32", "--no-tuning", "--out", out];
+  {
+    using held = await Deno.open(out, { write: true, create: true });
+    assert.ok(await held.tryLock(true));
+    const { code, stderr } = await cli(args);
+    assert.equal(code, 2, stderr);
+    assert.match(stderr, /one evaluation at a time writes to a file\n.*another one writes to it/);
+  }
+  const first = await cli(args), whole = await Deno.readTextFile(out);
+  assert.equal(first.code, 0, first.stderr);
+  await Deno.writeTextFile(out, whole.slice(0, 30));
+  const again = await cli(args);
+  assert.deepEqual([again.code, again.stdout], [0, first.stdout], again.stderr);
+  assert.equal(await Deno.readTextFile(out), whole);
+  // One line of something else is not taken for it.
+  await Deno.writeTextFile(out, "notes of my own");
+  assert.equal((await cli(args)).code, 3);
+  assert.equal(await Deno.readTextFile(out), "notes of my own");
+});
+
 Deno.test("eval --text has no ratio for models with other tokenizers, and no interval for one window", async () => {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(folder.at("text.txt"), "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(3));

@@ -134,8 +134,11 @@ Deno.test("an evaluation that stops goes on from its file, and refuses that of a
     assert.deepEqual(scored.sort(), [0, 2], "what was known is not scored again");
     const lines = (await Deno.readTextFile(path)).trim().split("\n").map((line) => JSON.parse(line));
     assert.deepEqual(lines.slice(1).map(({ place }) => place).sort(), [0, 1, 2]);
-    using again = await openEvaluationFile(path, identity, KIND);
-    assert.equal(again.found, 3);
+    {
+      using again = await openEvaluationFile(path, identity, KIND);
+      assert.equal(again.found, 3);
+      await assert.rejects(openEvaluationFile(path, identity, KIND), /one evaluation at a time writes to a file/);
+    }
     const other = openEvaluationFile(path, { ...identity, task: "y" }, KIND);
     await assert.rejects(
       other,

@@ -100,6 +100,10 @@ Deno.test("decode() refuses an id outside the vocabulary and takes no ids at all
   const tokenizer = await tokenizerOf("byte_level");
   assert.equal(tokenizer.decode([]), "");
   assert.throws(() => tokenizer.decode([3, 480]), failure("input", /0 to 479; now: 480/));
+  // A model with more rows than there are tokens may generate one of them.
+  assert.equal(tokenizer.decode([40, 480, 41], { skipSpecial: true }), tokenizer.decode([40, 41]));
+  const stream = createStreamDecoder(tokenizer, { skipSpecial: true });
+  assert.equal([40, 480, 41].map((id) => stream.push(id)).join("") + stream.end(), tokenizer.decode([40, 41]));
 });
 
 Deno.test("a word-level tokenizer splits words in any script and needs its unknown token", () => {

@@ -1,6 +1,6 @@
 // `compresso serve` as a user runs it: what it says, the key's file, a busy port, and how it ends.
 import assert from "node:assert/strict";
-import { cli, command, TemporaryFolder } from "../cli/helpers/cli.ts";
+import { cli, command, copyDemo, TemporaryFolder } from "../cli/helpers/cli.ts";
 
 Deno.test("serve says where it listens, answers, and ends with status 130 on SIGINT and SIGTERM", async () => {
   using folder = new TemporaryFolder();
@@ -59,6 +59,14 @@ Deno.test("serve refuses a key that cannot be sent, and a model without tokenize
   assert.equal(mute.code, 3);
   assert.match(mute.stderr, /tokenizer/);
   assert.equal(mute.stdout, "");
+  const nameless = await cli(["serve", "demo", "--port", "0", "--name", ""]);
+  assert.equal(nameless.code, 2);
+  assert.match(nameless.stderr, /--name is not empty/);
+  await copyDemo(folder.at("base"));
+  await Deno.remove(folder.at("base", "tokenizer_config.json"));
+  const base = await cli(["serve", folder.at("base"), "--port", "0", "--with-prompt"]);
+  assert.equal(base.code, 2);
+  assert.match(base.stderr, /cannot put a prompt before chats\n.*has a chat template/);
 });
 
 async function firstLine(

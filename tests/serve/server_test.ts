@@ -296,6 +296,7 @@ Deno.test("every request that cannot be answered gets a status, the field at fau
     [COMPLETIONS, { ...base, seed: -1 }, 400, "seed", /at least 0/],
     [COMPLETIONS, { ...base, stop: ["a", ""] }, 400, "stop", /empty/],
     [COMPLETIONS, { ...base, n: 2 }, 400, "n", /only 1/],
+    [COMPLETIONS, { ...base, stream_options: { include_usage: true } }, 400, "stream_options", /stream: true/],
     [COMPLETIONS, { ...base, logprobs: 21 }, 400, "logprobs", /at most 20/],
     [COMPLETIONS, { ...base, logit_bias: { 5: 1 } }, 400, "logit_bias.5", /not supported/],
     [COMPLETIONS, { ...base, frequency_penalty: 1 }, 400, "frequency_penalty", /only 0/],
@@ -339,6 +340,20 @@ Deno.test("every request that cannot be answered gets a status, the field at fau
   const response = await post(COMPLETIONS, base);
   assert.equal(response.status, 200);
   await response.body?.cancel();
+});
+
+Deno.test("a log that fails costs no answer", async () => {
+  const onRequest = (): never => {
+    throw new Error("the disk is full");
+  };
+  await using served = await serveDemo({ onRequest });
+  const body = { model: NAME, prompt: PROMPT, max_tokens: 3 };
+  const response = await served.post(COMPLETIONS, body);
+  assert.equal(response.status, 200);
+  assert.equal(typeof (await response.json()).choices[0].text, "string");
+  const streamed = await served.post(COMPLETIONS, { ...body, stream: true });
+  assert.match(await streamed.text(), /\[DONE\]\s*$/);
+  assert.equal((await served.post("/v1/nothing", {})).status, 404);
 });
 
 Deno.test("a model without chat template answers completions, and says what a chat needs", async () => {

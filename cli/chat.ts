@@ -209,7 +209,9 @@ async function answer(
   } catch (error) {
     if (signal.aborted) {
       // Whoever reads lines counts one for each question.
-      print(json ? JSON.stringify({ question: text, answer: null, finish: "stopped" }) : undefined);
+      const stopped = { answer: null, finish: "stopped" },
+        models = voices.map(({ name }) => ({ model: name, ...stopped }));
+      print(json ? JSON.stringify({ question: text, ...(models.length > 1 ? { models } : models[0]) }) : undefined);
       return;
     }
     // On a terminal a question can be put otherwise; a pipe does not know better.

@@ -120,12 +120,19 @@ async function checkModels(paths: readonly string[], { text, window, stride, ada
   if (paths.length < 2) return;
   for (const path of paths) {
     const { source: { spec }, tokenizer } = await openModelFiles(path);
-    tokenizerOf({ tokenizer });
-    await readAdapters(adapter, spec);
-    for (const size of text === undefined ? [] : window ?? []) {
-      checkPerplexity({ spec }, "", {
-        window: size,
-        ...(stride === undefined ? {} : { stride }),
+    try {
+      tokenizerOf({ tokenizer });
+      await readAdapters(adapter, spec);
+      for (const size of text === undefined ? [] : window ?? []) {
+        checkPerplexity({ spec }, "", {
+          window: size,
+          ...(stride === undefined ? {} : { stride }),
+        });
+      }
+    } catch (error) {
+      if (!(error instanceof CompressoError)) throw error;
+      throw new CompressoError(error.code, { ...error.parts, what: `${error.parts.what}, model ${path}` }, {
+        cause: error,
       });
     }
   }

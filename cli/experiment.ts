@@ -98,12 +98,16 @@ async function run(file: string, settings: Settings): Promise<void> {
   const out = settings.out ?? join("runs", experiment.definition.name), overrides = overridesOf(file, settings);
   if (settings.dryRun) {
     const { cells } = await planCells(resolveExperiment(experiment, overrides), new Store(out), { only });
-    const sitting = sittingOf(cells, settings).map((cell): Turn => {
-      const { name, steps, tokens } = cell;
-      return isMeasuredAlone(cell, settings) ? { name, steps: 0, tokens: 0 } : { name, steps, tokens };
+    const isRefused = cells.some(({ state }) => state.kind === "changed") && !settings.redo && !settings.evaluateOnly;
+    const sitting = (isRefused ? [] : sittingOf(cells, settings)).map((cell): Turn => {
+      const { name, steps, tokens, state } = cell, isStopped = state.kind === "stopped";
+      return isMeasuredAlone(cell, settings)
+        ? { name, steps: 0, tokens: 0, isStopped }
+        : { name, steps, tokens, isStopped };
     });
     if (json) printJson({ out, cells: cells.map(cellFacts), sitting });
     else showPlan(cells, { sitting, out });
+    if (isRefused) note("compresso: a sitting would be refused: runs have another definition than before (--redo)");
     return;
   }
   const { report, files, failed, left } = await drive(experiment, { settings, out, overrides });
@@ -179,11 +183,12 @@ function overridesOf(file: string, { model, data, file: files, set }: Settings):
   };
 }
 
-/** What a sitting would do with a run; of one that stopped, all its steps. */
+/** What a sitting would do with a run; of one that stopped, all its steps, of which some are done. */
 interface Turn {
   readonly name: string;
   readonly steps: number;
   readonly tokens: number;
+  readonly isStopped: boolean;
 }
 
 function showPlan(
@@ -197,7 +202,7 @@ function showPlan(
       `${name.padEnd(width)}  ${String(steps).padStart(5)} ${formatCount(tokens).padStart(9)}  ${stateWord(state)}`,
     );
   }
-  const atMost = cells.some(({ state }) => state.kind === "stopped") ? "at most " : "";
+  const atMost = sitting.some(({ isStopped }) => isStopped) ? "at most " : "";
   print();
   print(
     `${cells.length} runs, ${sitting.length} to do: ${atMost}${

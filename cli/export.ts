@@ -3,6 +3,7 @@ import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { basename, resolve } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
 import { makeFolder } from "../lib/io/atomic.ts";
+import { exists } from "../lib/io/exists.ts";
 import { keptGeneration } from "../lib/io/hf_model.ts";
 import { FolderLock } from "../lib/io/lock.ts";
 import { modelPath, openModelFiles } from "../lib/io/open_model.ts";
@@ -62,6 +63,7 @@ export function exportVerb(): CommandUnknownOpts {
       await lock.take();
       const { source, tokenizer } = await openModelFiles(path);
       const { lora } = await readAdapters(adapter, source.spec);
+      const isNew = !(await exists(folder));
       await makeFolder(folder);
       await lock.take();
       const result = await exportModel(lora ? sliceModel(source, { lora }) : source, folder, {
@@ -74,6 +76,11 @@ export function exportVerb(): CommandUnknownOpts {
         name: basename(resolve(modelPath(path))).replace(/\.gguf$/, ""),
         replace: overwrite ?? false,
         signal: interrupt.signal,
+      }).catch(async (error) => {
+        lock[Symbol.dispose]();
+        // Only where it is empty.
+        if (isNew) await Deno.remove(folder).catch(() => {});
+        throw error;
       });
       if (json) printJson(result);
       else {

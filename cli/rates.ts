@@ -11,6 +11,7 @@ import { type Parse, type RealBounds, realNumber } from "./values.ts";
 /** Rates as parsed; what is absent follows from the preset or the step budget. */
 export interface RateSettings {
   readonly method: Method;
+  readonly resume?: true | undefined;
   readonly preset?: Preset | undefined;
   readonly start?: StartRule | undefined;
   readonly loraRate?: number | undefined;
@@ -89,7 +90,8 @@ export function ratesOf(settings: RateSettings): Pick<PruneOptions, "preset" | "
   }
   const rule = start ?? (preset && presetOptions(preset, 0).start), { spread, memory, prior } = learned;
   const [unused] = Object.entries({ spread, memory, prior }).find(isGiven) ?? [];
-  if (rule === "constant" && unused !== undefined) {
+  // A run that began before they were refused can still go on.
+  if (rule === "constant" && unused !== undefined && !settings.resume) {
     throw new CompressoError("usage", {
       what: "cannot use these options together",
       rule: "spread, memory and prior are for log α that starts from saliency",
@@ -97,7 +99,7 @@ export function ratesOf(settings: RateSettings): Pick<PruneOptions, "preset" | "
       mend: "add --start saliency, or leave it out",
     });
   }
-  if (isOneShot(method) && warmup !== undefined) {
+  if (isOneShot(method) && warmup !== undefined && !settings.resume) {
     throw new CompressoError("usage", {
       what: "cannot use these options together",
       rule: "--warmup is for methods that prune step by step",

@@ -7,7 +7,10 @@ compresso_setup() {
   local need_major=2 need_minor=9
   # Where npm puts programs for one user; an earlier run may have done so.
   local home_bin="$HOME/.local/bin"
-  [ -x "$home_bin/deno" ] && PATH="$home_bin:$PATH"
+  if ! deno_is_recent "$need_major" "$need_minor" && [ -x "$home_bin/deno" ]; then
+    PATH="$home_bin:$PATH"
+    hash -r
+  fi
   export PATH
 
   if ! deno_is_recent "$need_major" "$need_minor"; then
@@ -84,7 +87,10 @@ install_deno() {
   # npm may warn that it left out install scripts; Deno's package works without them.
   if [ -w "$root" ]; then
     say "will install: Deno (npm install --global deno)"
-    npm install --global --no-fund --no-audit deno >&2
+    npm install --global --no-fund --no-audit deno >&2 || return 1
+    # An older one may stand before it.
+    PATH="$(npm prefix --global)/bin:$PATH"
+    export PATH
   else
     say "will install: Deno for this user (npm install --global --prefix $HOME/.local deno)"
     npm install --global --prefix "$HOME/.local" --no-fund --no-audit deno >&2 || return 1

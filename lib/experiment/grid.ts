@@ -76,7 +76,7 @@ export function chooseCells(cells: readonly Cell[], filter: Filter): Cell[] {
     if (!isCellOption(name)) return fail(name, `options are ${CELL_OPTION_NAMES.join(", ")}`, name);
     const label = labelsOf(cells.map(({ options }) => options[name]));
     const known = [...new Set(cells.map(({ options }) => label(options[name])))];
-    const wanted = name === "onAlarm" ? values.map(alarmLabel) : values;
+    const wanted = values.map((value) => labelIn(name, value));
     const stranger = wanted.find((value) => !known.includes(value));
     if (stranger !== undefined) fail(name, `in this experiment it is one of ${known.join(", ")}`, stranger);
     return left.filter(({ options }) => wanted.includes(label(options[name])));
@@ -102,10 +102,15 @@ function combinations({ grid, base = {} }: Pick<ExperimentDefinition, "grid" | "
   );
 }
 
-/** Settings of alarms in the form that a cell has, as it is shown. */
-function alarmLabel(value: string): string {
-  if (monitorOf(value) === null) return value;
-  return shownOption(alarmText(alarmSettings(value.replaceAll("+", ","), { option: "onAlarm" })));
+/** A value in the form that a cell has, as it is shown: lists of words in whatever order, and settings of alarms. */
+function labelIn(option: CellOptionName, value: string): string {
+  const plain = value.replaceAll("+", ",");
+  if (option === "onAlarm" && monitorOf(value) !== null) {
+    return shownOption(alarmText(alarmSettings(plain, { option })));
+  }
+  const known: readonly string[] = option === "units" ? UNIT_KINDS : option === "targets" ? PROJECTIONS : [];
+  const words = plain.split(",");
+  return words.every((word) => known.includes(word)) ? shownOption(wordList(plain, known)?.join(",")) : value;
 }
 
 /** Every combination of the values; the last name changes first. */

@@ -84,11 +84,11 @@ export async function planCells(
 ): Promise<ExperimentPlan> {
   await store.check();
   const cache = new RowCache(), measures = await measuresOf(experiment.evaluate, cache);
-  const models = new Map<string, CellModel>(), drafts: CellDraft[] = [];
+  const models = new Map<string, CellModel>(), schedules = new Map<string, string>(), drafts: CellDraft[] = [];
   for (const cell of experiment.cells) {
     const model = await modelOf(cell, { experiment, models });
     try {
-      drafts.push(await planCell(cell, { experiment, cache, model }));
+      drafts.push(await planCell(cell, { experiment, cache, model, schedules }));
     } catch (error) {
       if (!(error instanceof CompressoError) || error.code !== "usage") throw error;
       const { what, ...parts } = partsInOptions(error.parts);
@@ -106,21 +106,25 @@ export async function planCells(
 
 type CellDraft = Omit<PlannedCell, keyof CellPlace>;
 
-async function planCell(cell: Cell, { experiment, cache, model }: {
+async function planCell(cell: Cell, { experiment, cache, model, schedules }: {
   readonly experiment: ResolvedExperiment;
   readonly cache: RowCache;
   readonly model: CellModel;
+  /** Names of schedules that are known: each script is read once. */
+  readonly schedules: Map<string, string>;
 }): Promise<CellDraft> {
   const { options } = cell, { spec, weights } = model;
   const source = limited(pick(experiment.data, options.data, "data"), options.limitRows);
   const prune = pruneOptions(options, { prompt: await promptOf(options.prompt), layers: spec.layers.length });
+  const key = options.schedule ?? "", schedule = schedules.get(key) ?? await scheduleName(options.schedule);
+  schedules.set(key, schedule);
   const identity = identityOfCell({
     options,
     prune,
     spec,
     weights,
     data: await cache.identity(source, weights),
-    schedule: await scheduleName(options.schedule),
+    schedule,
   });
   const resolved = resolveOptions({ ...prune, rows: [] }, spec);
   const steps = stagesOf(resolved).reduce((sum, stage) => sum + stage.steps, 0);

@@ -58,7 +58,9 @@ export function parseTuning(text: string, identity: TuningIdentity): ReadTuning 
   if (!isRecord(value) || value.format !== FORMAT) return no("it is not a table of tuned kernels");
   isForeign = false;
   if (value.version !== VERSION) return no(`it has version ${String(value.version)}, not ${VERSION}`);
-  if (value.adapter !== identity.adapter) return no("it was measured on another adapter, driver or version of Deno");
+  if (value.adapter !== identity.adapter) {
+    return no("it was measured on another adapter, as WebGPU names it, or by another version of Deno");
+  }
   if (value.kernels !== identity.kernels) return no("it was measured with other kernels");
   if (!isRecord(value.entries)) return no("it has no entries");
   const tuning: Tuning = new Map();

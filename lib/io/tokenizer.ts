@@ -14,15 +14,15 @@ export interface Tokenizer {
    */
   encode(text: string, options?: { readonly addSpecial?: boolean }): number[];
   /**
-   * Text of token ids; `skipSpecial` (default false) leaves out special tokens. Throws `CompressoError("input")` for an
-   * unknown id.
+   * Text of token ids; `skipSpecial` (default false) leaves out special tokens, and ids that no token has. Without it
+   * throws `CompressoError("input")` for such an id.
    */
   decode(ids: readonly number[], options?: { readonly skipSpecial?: boolean }): string;
   /** Id of a token by its text in the vocabulary, or null. */
   tokenToId(token: string): number | null;
   /** Text of a token in the vocabulary, or null. */
   idToToken(id: number): string | null;
-  /** Whether decoding with `skipSpecial` leaves the token out. */
+  /** Whether it is a special token, which decoding with `skipSpecial` leaves out. */
   isSpecial(id: number): boolean;
   /** Highest id + 1. A model's embedding may have more rows. */
   readonly vocabSize: number;

@@ -71,8 +71,9 @@ export function momentFloats({ count }: UnitTable): number {
 
 /** Allocates the buffers; log α is 0 until it is written. Throws `CompressoError("usage")` for gates of too many layers. */
 export function createMaskLearner(device: Device, table: UnitTable): MaskLearner {
-  const owned: Disposable[] = [];
-  const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
+  using stack = new DisposableStack();
+  let owned = stack;
+  const own = <T extends Disposable>(resource: T): T => owned.use(resource);
   const units = table.count, slotCount = table.layout.count, layers = table.layers.length;
   const gates = units - table.layerFirst, { minimum } = table.rules;
   if (gates > 0 && layers > MOST_GATED_LAYERS) throw tooManyLayers(layers);
@@ -108,6 +109,7 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
     }
     if (goals.some((goal, index) => goal !== before[index])) device.write(goalBuffer, goals);
   };
+  owned = stack.move();
   return {
     table,
     logAlpha,
@@ -188,7 +190,7 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
           { groups: [1], cost: 2400 * units },
         ));
     },
-    [Symbol.dispose]: () => owned.forEach((resource) => resource[Symbol.dispose]()),
+    [Symbol.dispose]: () => owned.dispose(),
   };
 }
 

@@ -32,7 +32,7 @@ export interface ExportOptions {
   readonly generation?: Json;
   /** Default: both. */
   readonly formats?: readonly ExportFormat[];
-  /** Whether files that stand there may be replaced; default false. */
+  /** Whether files that stand there may be replaced; default false. Of a format that is skipped they are removed. */
   readonly replace?: boolean;
   /** Stops the work. */
   readonly signal?: AbortSignal;
@@ -110,8 +110,8 @@ export async function stageModel(
   );
   if (!hf && !metadata && skipped[0]) throw skipped[0].error;
   if (metadata && !replace) await refuseFile(paths.gguf);
-  // What stands there is of another model, and would stand beside this one.
-  for (const { format, error } of skipped) await refuseStale(paths[format], error);
+  // What stands in its place is of another model, and would stand beside this one.
+  if (!replace) { for (const { format, error } of skipped) await refuseStale(paths[format], error); }
 
   const stop = signal ? { signal } : {};
   using pending = new DisposableStack();
@@ -150,6 +150,7 @@ export async function stageModel(
     async commit(): Promise<void> {
       await folder?.commit();
       await file?.commit();
+      for (const { format } of skipped) await Deno.remove(paths[format], { recursive: true }).catch(() => {});
     },
     [Symbol.dispose]: () => kept.dispose(),
   };
@@ -175,7 +176,7 @@ async function refuseStale(path: string, error: CompressoError): Promise<void> {
     what: `cannot replace ${path}`,
     rule: "what stands there is of the model that is written, or nothing is",
     value: `this model cannot be written in that format: ${error.message}`,
-    mend: "remove it, choose another folder, or leave the format out (--formats)",
+    mend: "remove it, or choose another folder",
   }, { cause: error });
 }
 

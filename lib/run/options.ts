@@ -6,7 +6,6 @@ import { checkLora, type LoraConfig } from "../nn/lora.ts";
 import { type DecoderSpec, PROJECTIONS } from "../nn/spec.ts";
 import type { Layout } from "../prune/layouts.ts";
 import { START_RULES, type StartRule } from "../prune/start.ts";
-import { checkScoredKinds } from "../prune/baselines_activations.ts";
 import type { UnitKind, UnitRules } from "../prune/units.ts";
 import type { DataReport, Row } from "../io/datasets.ts";
 import type { RunHooks } from "./hooks.ts";
@@ -176,7 +175,6 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   checkLora(resolved.lora);
   whole("steps", steps, isOneShot(resolved.method) ? 0 : 1);
   checkMethod(options);
-  if (resolved.method === "wanda-sp" || resolved.method === "flap") checkScoredKinds(resolved.units, resolved.method);
   checkGoal(options);
   whole("prefinetune", resolved.prefinetune, 0);
   whole("postfinetune", resolved.postfinetune, 0);

@@ -39,9 +39,9 @@ export function partPath(path: string): string {
 /**
  * Writes {@link writeTexts} to a file. Each text is on disk before the next begins; a stopped or crashed run leaves
  * `PATH.part`, from which `resume` makes the same file as a run that was not stopped. `PATH` itself appears whole or not
- * at all. `count` may be raised on resuming.
+ * at all. `count` may be raised on resuming, but not below what is written.
  *
- * @throws CompressoError("mismatch") for resuming with other settings; "input" where the disk refuses the file; and what
+ * @throws CompressoError("mismatch") for resuming with other settings; "usage" for fewer texts than are there; "input" where the disk refuses the file; and what
  * {@link writeTexts} throws.
  */
 export async function writeTextFile(model: Model, options: SelfDataFileOptions): Promise<SelfDataResult> {
@@ -52,7 +52,15 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
   const part = partPath(path);
   // The options are checked before the part of an earlier run is touched.
   writeTexts(model, { count, ...settings });
-  const there = resume ? Math.min(count, await standing(part, header)) : 0;
+  const there = resume ? await standing(part, header) : 0;
+  if (there > count) {
+    throw new CompressoError("usage", {
+      what: `cannot write ${path}`,
+      rule: "texts that are written already are kept",
+      value: `${there} of them are, and ${count} are wanted`,
+      mend: `give --count ${there} or more, or start anew`,
+    });
+  }
   if (there === 0) await replace(part, `${header}\n`);
   onStart?.(there);
   let generated = 0;

@@ -43,7 +43,7 @@ Deno.test("experiment --dry-run lists runs, steps and tokens, and refuses names 
   const short = await run("--dry-run", "--set", "rank=2,4,8", "--max-cells", "2", "--json");
   const { cells, sitting } = JSON.parse(short.stdout);
   assert.equal(cells.length, 3);
-  assert.deepEqual(sitting, [2, 4].map((rank) => ({ name: `rank=${rank}`, steps: 8, tokens: 768 })));
+  assert.deepEqual(sitting, [2, 4].map((rank) => ({ name: `rank=${rank}`, steps: 8, tokens: 768, isStopped: false })));
   assert.match((await run("--dry-run", "--evaluate-only")).stdout, /^2 runs, 0 to do: 0 steps/m);
   for (
     const [more, message] of [

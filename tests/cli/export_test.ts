@@ -98,19 +98,31 @@ Deno.test("a file of another model does not stay beside one that cannot be writt
   await Deno.writeTextFile(path, JSON.stringify(json));
   await Deno.mkdir(folder.at("out"));
   await Deno.writeTextFile(folder.at("out", "model.gguf"), "of another model");
-  const args = ["export", model, "--out", folder.at("out"), "--overwrite"];
+  const args = ["export", model, "--out", folder.at("out")];
   const { code, stderr } = await cli(args);
   assert.equal(code, 3, stderr);
-  assert.match(stderr, /cannot replace .*model\.gguf.*cannot be written in that format.*leave the format out/s);
+  assert.match(stderr, /cannot replace .*model\.gguf.*cannot be written in that format/s);
   assert.deepEqual([...Deno.readDirSync(folder.at("out"))].map(({ name }) => name), ["model.gguf"]);
-  const alone = await cli([...args, "--formats", "hf"]);
-  assert.equal(alone.code, 0, alone.stderr);
+  const replaced = await cli([...args, "--overwrite"]);
+  assert.equal(replaced.code, 0, replaced.stderr);
+  assert.match(replaced.stderr, /no GGUF: /);
+  assert.deepEqual([...Deno.readDirSync(folder.at("out"))].map(({ name }) => name), ["model"]);
 });
 
 Deno.test("export into a folder that is not there yet holds it, and leaves none where it is refused", async () => {
   using folder = new TemporaryFolder();
   const refused = await cli(["export", "demo", "--out", folder.at("new"), "--adapter", folder.at("absent")]);
   assert.equal(refused.code, 3, refused.stderr);
+  assert.ok(!folder.has("new"));
+  const { source, tokenizer } = await openModelFiles("demo");
+  const ffn = new Float32Array(source.spec.layers.reduce((sum, { ffn }) => sum + ffn, 0)).fill(1).fill(0, 0, 1);
+  await exportModel(sliceModel(source, { masks: { ffn } }), folder.at("uneven"), {
+    tokenizer,
+    name: "x",
+    formats: ["hf"],
+  });
+  const uneven = ["export", folder.at("uneven", "model"), "--out", folder.at("new"), "--layout", "uniform"];
+  assert.equal((await cli(uneven)).code, 2);
   assert.ok(!folder.has("new"));
   const args = ["export", "demo", "--out", folder.at("new"), "--formats", "gguf"];
   const both = await Promise.all([cli(args), cli(args)]);

@@ -46,6 +46,7 @@ Deno.test("only rates that were given reach the run, and those of masks learned 
   });
   const oneShot = { method: "flap", recoveryRate: 2, clipNorm: 3, weightDecay: 0 } as const;
   assert.deepEqual(ratesOf(oneShot).rates, { recovery: 2, clipNorm: 3, weightDecay: 0 });
+  assert.equal(ratesOf({ ...oneShot, warmup: 0.5, resume: true }).rates?.warmup, 0.5, "a run that has begun with it");
   refuses(() => ratesOf({ ...oneShot, warmup: 0.5 }), /--warmup is for methods.*--method flap and --warmup 0\.5/);
   assert.deepEqual(ratesOf({ method: "gradual", warmup: 0.5 }).rates, { warmup: 0.5 });
   // Log α that starts from a constant has no saliency to spread, to follow or to add to.

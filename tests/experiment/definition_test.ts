@@ -107,6 +107,10 @@ Deno.test("several grids are joined, equal cells once, and list values are no ax
   assert.equal(cellsOf(same.definition).length, 1);
   const units = defineExperiment({ ...PLAIN, grid: { units: ["kv,ffn", ["ffn", "kv"], "ffn, kv"] } });
   assert.deepEqual(cellsOf(units.definition).map(({ options }) => options.units), ["kv,ffn"]);
+  const two = cellsOf({ ...PLAIN, grid: { units: ["ffn,kv", "kv"] } });
+  for (const value of ["ffn+kv", "kv+ffn"]) {
+    assert.deepEqual(chooseCells(two, new Map([["units", [value]]])).map(({ options }) => options.units), ["kv,ffn"]);
+  }
 });
 
 Deno.test("cells are chosen by values, and values that no cell has are refused", () => {
@@ -237,8 +241,6 @@ Deno.test("a plan has the steps, tokens and facts of each cell, and names the ce
     assert.match(message, /\blower seq\b/);
     return !message.includes("--seq");
   });
-  const dims = defineExperiment({ ...PLAIN, grid: { method: ["flap"], units: ["kv,ffn", "kv,ffn,hidden"] } });
-  await assert.rejects(planCells(resolveExperiment(dims), store), /cannot prune hidden by flap, cell units=/);
   const absent = defineExperiment({ ...PLAIN, data: "absent.jsonl" });
   await assert.rejects(planCells(resolveExperiment(absent), store), /cannot read .*absent\.jsonl.*no such file/s);
 });

@@ -120,10 +120,17 @@ Deno.test("a run that was stopped goes on to the bytes of one that was not, wher
       await Deno.writeFile(partPath(path), part.subarray(0, 7));
       assert.equal((await writeTextFile(model, { ...options, resume: true })).resumed, 0);
       assert.equal(await Deno.readTextFile(path), expected);
-      // More texts than were wanted at first, and fewer.
+      // Fewer texts than are written are refused, and nothing is lost; more go on.
       await Deno.writeFile(partPath(path), part);
-      await writeTextFile(model, { ...options, count: 2, resume: true });
-      assert.equal(await Deno.readTextFile(path), expected.split("\n").slice(0, 2).join("\n") + "\n");
+      await assert.rejects(
+        writeTextFile(model, { ...options, count: 2, resume: true }),
+        /3 of them are, and 2 are wanted/,
+      );
+      assert.deepEqual(await Deno.readFile(partPath(path)), part);
+      await writeTextFile(model, { ...options, count: options.count + 1, resume: true });
+      const more = await Deno.readTextFile(path);
+      assert.equal(more.trimEnd().split("\n").length, options.count + 1);
+      assert.ok(more.startsWith(expected));
     });
   });
 });

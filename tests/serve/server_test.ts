@@ -353,7 +353,9 @@ Deno.test("a log that fails costs no answer", async () => {
   assert.equal(typeof (await response.json()).choices[0].text, "string");
   const streamed = await served.post(COMPLETIONS, { ...body, stream: true });
   assert.match(await streamed.text(), /\[DONE\]\s*$/);
-  assert.equal((await served.post("/v1/nothing", {})).status, 404);
+  const unknown = await served.post("/v1/nothing", {});
+  assert.equal(unknown.status, 404);
+  assert.equal(typeof (await unknown.json()).error.message, "string");
 });
 
 Deno.test("a model without chat template answers completions, and says what a chat needs", async () => {

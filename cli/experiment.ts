@@ -7,7 +7,13 @@ import type { Experiment } from "../lib/experiment/definition.ts";
 import { openExperiment } from "../lib/experiment/open.ts";
 import { planCells, type PlannedCell } from "../lib/experiment/plan.ts";
 import { type ExperimentOverrides, resolveExperiment } from "../lib/experiment/resolve.ts";
-import { isMeasuredAlone, runExperiment, type RunExperimentOptions, sittingOf } from "../lib/experiment/run.ts";
+import {
+  isMeasuredAlone,
+  refusedCells,
+  runExperiment,
+  type RunExperimentOptions,
+  sittingOf,
+} from "../lib/experiment/run.ts";
 import { Store } from "../lib/experiment/store.ts";
 import { openDevice } from "../lib/gpu/device.ts";
 import { alarmLine } from "./alarms.ts";
@@ -98,7 +104,7 @@ async function run(file: string, settings: Settings): Promise<void> {
   const out = settings.out ?? join("runs", experiment.definition.name), overrides = overridesOf(file, settings);
   if (settings.dryRun) {
     const { cells } = await planCells(resolveExperiment(experiment, overrides), new Store(out), { only });
-    const isRefused = cells.some(({ state }) => state.kind === "changed") && !settings.redo && !settings.evaluateOnly;
+    const isRefused = refusedCells(cells, settings).length > 0;
     const sitting = (isRefused ? [] : sittingOf(cells, settings)).map((cell): Turn => {
       const { name, steps, tokens, state } = cell, isStopped = state.kind === "stopped";
       return isMeasuredAlone(cell, settings)

@@ -137,8 +137,8 @@ export async function runExperiment(experiment: Experiment, options: RunExperime
 /** Cells that this sitting works on; those that failed come last, so that none that always fails keeps another one from its turn. */
 function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): PlannedCell[] {
   const { evaluateOnly = false, redo = false, maxCells = Infinity, onNote } = options;
-  const changed = cells.filter(({ state }) => state.kind === "changed"), first = changed[0];
-  if (first?.state.kind === "changed" && !redo && !evaluateOnly) {
+  const changed = refusedCells(cells, { evaluateOnly, redo }), [first] = changed;
+  if (first?.state.kind === "changed") {
     throw new CompressoError("mismatch", {
       what: `cannot go on with cell ${first.name}${changed.length > 1 ? ` and ${changed.length - 1} more` : ""}`,
       rule: "a cell's definition is that of the sitting that began it",
@@ -156,6 +156,14 @@ function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): Planned
     );
   }
   return sittingOf(cells, { evaluateOnly, redo, maxCells });
+}
+
+/** Cells for whose sake a sitting with these options is refused: their definition is no longer that of their results. */
+export function refusedCells(
+  cells: readonly PlannedCell[],
+  { evaluateOnly = false, redo = false }: Pick<RunExperimentOptions, "evaluateOnly" | "redo">,
+): PlannedCell[] {
+  return redo || evaluateOnly ? [] : cells.filter(({ state }) => state.kind === "changed");
 }
 
 /** Cells that a sitting with these options works on, in its order. */

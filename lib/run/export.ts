@@ -150,6 +150,7 @@ export async function stageModel(
     async commit(): Promise<void> {
       await folder?.commit();
       await file?.commit();
+      // Of another model: this one is read from a format that can hold it.
       for (const { format } of skipped) await Deno.remove(paths[format], { recursive: true }).catch(() => {});
     },
     [Symbol.dispose]: () => kept.dispose(),

@@ -63,7 +63,8 @@ const BATCH_TOKENS = 2048;
 /**
  * Measures the perplexity of a text or of token ids. The first `limitChars` characters are encoded without special tokens and cut
  * to whole windows, the rest is dropped; each window is read alone from position 0, and all but its first token are predicted. With a stride
- * below the window every token but the first is predicted once, with at least window − stride tokens before it but in the first window, and nothing is dropped.
+ * below the window every token but the first is predicted once, with at least window − stride tokens before it but in the first window, and
+ * nothing is dropped.
  *
  * @throws CompressoError("usage") for options out of range; "input" for a text shorter than one window, or a text where the model
  * has no tokenizer; "numeric" where the loss is not finite.

@@ -91,7 +91,9 @@ export function nothingCut(sparsity: number): Finding {
   };
 }
 
-/** The largest share that one unit cuts: blocks where widths are aligned, one unit in every layer where all are cut alike, and groups of heads whole. */
+/**
+ * The largest share that one unit cuts: blocks where widths are aligned; where all layers are cut alike one unit in each, and groups of heads whole.
+ */
 export function largestUnit(table: UnitTable, layout: Layout): number {
   const { hidden, layers } = table.spec, { align } = table.rules, isUniform = layout === "uniform";
   let most = 0;

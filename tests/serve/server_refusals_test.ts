@@ -1,0 +1,128 @@
+// The server over HTTP: what it refuses, with which status and field, and whom.
+import assert from "node:assert/strict";
+import { CompressoError } from "../../lib/errors.ts";
+import { loadModelFrom } from "../../lib/run/model.ts";
+import { serveModel } from "../../lib/serve/serve.ts";
+import { NAME, serveDemo } from "./helpers/server.ts";
+
+const COMPLETIONS = "/v1/completions";
+const CHAT = "/v1/chat/completions";
+
+Deno.test("every request that cannot be answered gets a status, the field at fault, and a code, and the next one works", async () => {
+  await using served = await serveDemo({ limits: { bodyBytes: 20_000, tokens: 300 } });
+  const { post, server } = served;
+  const base = { model: NAME, prompt: "Tom", max_tokens: 1 },
+    asked = { role: "user", content: "x" },
+    chat = { model: NAME, messages: [asked] };
+  const cases: readonly (readonly [string, unknown, number, string | null, RegExp])[] = [
+    [COMPLETIONS, "{", 400, null, /not JSON/],
+    [COMPLETIONS, "[]", 400, null, /JSON object/],
+    [COMPLETIONS, { ...base, model: "gpt-4" }, 404, "model", /'gpt-4'.*'tiny'/],
+    [COMPLETIONS, { prompt: "x" }, 400, "model", /name a model/],
+    [COMPLETIONS, { model: NAME }, 400, "prompt", /must be a string, token ids/],
+    [COMPLETIONS, { ...base, prompt: [] }, 400, "prompt", /none empty/],
+    [COMPLETIONS, { ...base, prompt: "" }, 400, "prompt", /empty/],
+    [COMPLETIONS, { ...base, prompt: [[1], [768]] }, 400, "prompt", /below 768; 768/],
+    [COMPLETIONS, { ...base, prompt: [1.5] }, 400, "prompt", /token ids/],
+    [COMPLETIONS, { ...base, max_tokens: -1 }, 400, "max_tokens", /at least 0/],
+    [COMPLETIONS, { ...base, max_tokens: 512 }, 400, "prompt", /512 tokens.*max_tokens is 512/],
+    [COMPLETIONS, { ...base, prompt: Array(513).fill(5) }, 400, "prompt", /513/],
+    [COMPLETIONS, { ...base, prompt: [[5], [5], [5]], max_tokens: 100 }, 400, null, /300 tokens a request.*303/],
+    [COMPLETIONS, { ...base, temperature: 3 }, 400, "temperature", /at most 2/],
+    [COMPLETIONS, { ...base, top_p: 0 }, 400, "top_p", /above 0/],
+    [COMPLETIONS, { ...base, seed: -1 }, 400, "seed", /at least 0/],
+    [COMPLETIONS, { ...base, stop: ["a", ""] }, 400, "stop", /empty/],
+    [COMPLETIONS, { ...base, n: 2 }, 400, "n", /only 1/],
+    [COMPLETIONS, { ...base, stream_options: { include_usage: true } }, 400, "stream_options", /stream: true/],
+    [COMPLETIONS, { ...base, logprobs: 21 }, 400, "logprobs", /at most 20/],
+    [COMPLETIONS, { ...base, logit_bias: { 5: 1 } }, 400, "logit_bias.5", /not supported/],
+    [COMPLETIONS, { ...base, frequency_penalty: 1 }, 400, "frequency_penalty", /only 0/],
+    [COMPLETIONS, { ...base, min_p: 1 }, 400, "min_p", /knows no parameter 'min_p'/],
+    [COMPLETIONS, { ...base, prompt: "x".repeat(19_000) }, 400, "prompt", /19000 characters/],
+    [COMPLETIONS, { ...base, prompt: "x".repeat(20_000) }, 413, null, /20000 bytes/],
+    [CHAT, { model: NAME, messages: [] }, 400, "messages", /empty/],
+    [CHAT, { ...chat, messages: [{ role: "tool", content: "x" }] }, 400, "messages.0.role", /must be system/],
+    [CHAT, { ...chat, messages: [{ ...asked, refusal: "no" }] }, 400, "messages.0.refusal", /not supported/],
+    [CHAT, { ...chat, messages: [{ ...asked, tool_calls: [{}] }] }, 400, "messages.0.tool_calls.0", /tools/],
+    [CHAT, { ...chat, messages: [{ ...asked, audio: { id: "x" } }] }, 400, "messages.0.audio", /not supported/],
+    [CHAT, { ...chat, messages: [{ ...asked, annotations: [{}] }] }, 400, "messages.0.annotations.0", /not supported/],
+    [CHAT, { ...chat, messages: [{ ...asked, weight: 0 }] }, 400, "messages.0.weight", /knows no parameter/],
+    [CHAT, { ...chat, messages: [{ ...asked, content: null }] }, 400, "messages.0.content", /must be a string/],
+    [CHAT, { ...chat, max_tokens: 1, max_completion_tokens: 2 }, 400, "max_tokens", /differ/],
+    [CHAT, { ...chat, top_logprobs: 2 }, 400, "top_logprobs", /logprobs: true/],
+    [CHAT, { ...chat, tools: [{ type: "function" }] }, 400, "tools.0", /tools are not supported/],
+    [CHAT, { ...chat, stream: "yes" }, 400, "stream", /true or false/],
+  ];
+  for (const [path, fields, status, param, message] of cases) {
+    const response = await post(path, fields), { error } = await response.json();
+    const what = JSON.stringify(fields).slice(0, 80);
+    assert.equal(response.status, status, `${what}: ${error.message}`);
+    assert.match(error.message, message, what);
+    assert.equal(error.param, param, what);
+    assert.deepEqual(Object.keys(error), ["message", "type", "param", "code"]);
+    assert.equal(error.type, "invalid_request_error");
+  }
+  const form = await fetch(`${server.url}${COMPLETIONS}`, { method: "POST", body: JSON.stringify(base) });
+  assert.equal(form.status, 415, "a web page may send text anywhere");
+  await form.body?.cancel();
+  // Without content-length the bytes are counted as they come.
+  const parts = ReadableStream.from(Array.from({ length: 250 }, () => new TextEncoder().encode(" ".repeat(100))));
+  const chunked = await fetch(`${server.url}${COMPLETIONS}`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: parts,
+  });
+  assert.equal(chunked.status, 413);
+  await chunked.body?.cancel();
+  const response = await post(COMPLETIONS, base);
+  assert.equal(response.status, 200);
+  await response.body?.cancel();
+});
+
+Deno.test("a model without chat template answers completions, and says what a chat needs", async () => {
+  await using served = await serveDemo({ template: false });
+  const response = await served.post(CHAT, { model: NAME, messages: [{ role: "user", content: "x" }] });
+  assert.equal(response.status, 400);
+  assert.match((await response.json()).error.message, /no chat template.*\/v1\/completions/);
+});
+
+Deno.test("a server with a key answers only those who have it, but anyone may ask for its health", async () => {
+  await using served = await serveDemo({ apiKey: "open-sesame" });
+  const { post, server: { url } } = served;
+  const fields = { model: NAME, prompt: "Tom", max_tokens: 1 };
+  for (const headers of [{}, { authorization: "Bearer wrong" }, { authorization: "open-sesame" }]) {
+    const response = await post(COMPLETIONS, fields, { headers }), { error } = await response.json();
+    assert.equal(response.status, 401);
+    assert.equal(error.code, "invalid_api_key");
+    assert.doesNotMatch(error.message, /sesame/);
+  }
+  const response = await post(COMPLETIONS, fields, { headers: { authorization: "Bearer open-sesame" } });
+  assert.equal(response.status, 200);
+  await response.body?.cancel();
+  assert.equal((await (await fetch(`${url}/health`)).json()).status, "ok");
+  const models = await fetch(`${url}/v1/models`);
+  assert.equal(models.status, 401);
+  await models.body?.cancel();
+});
+
+Deno.test("a busy port, a model without tokenizer and options out of range are refused", async () => {
+  await using served = await serveDemo();
+  const { model, server } = served;
+  const refused = (code: string, text: RegExp) => (error: unknown) =>
+    error instanceof CompressoError && error.code === code && text.test(error.message);
+  assert.throws(
+    () => serveModel(model, { port: server.port }),
+    refused("usage", /another program has it.*0 takes any/),
+  );
+  assert.throws(
+    () => serveModel(model, { port: 0, host: "nowhere.invalid" }),
+    refused("usage", /cannot listen at nowhere/),
+  );
+  assert.throws(() => serveModel(model, { port: 65536 }), refused("usage", /65535/));
+  assert.throws(() => serveModel(model, { port: 0, apiKey: "a b" }), refused("usage", /printable ASCII/));
+  assert.throws(() => serveModel(model, { port: 0, name: "" }), refused("usage", /name/));
+  assert.throws(() => serveModel(model, { port: 0, limits: { queue: -1 } }), refused("usage", /queue/));
+  assert.throws(() => serveModel(model, { port: 0, limits: { seconds: 0 } }), refused("usage", /seconds/));
+  using mute = await loadModelFrom(model.source, { device: model.device });
+  assert.throws(() => serveModel(mute, { port: 0 }), refused("input", /needs a tokenizer/));
+});

@@ -45,7 +45,10 @@ export interface SizeGoal {
   readonly harden: typeof hardenMasks;
 }
 
-/** What a run aims at: the units, and the size or, checked to be within reach, the sparsity. Throws as {@link sizeGoal} and `checkReachable`. */
+/**
+ * What a run aims at: the units, and the size or, checked to be within reach, the sparsity. Throws as {@link sizeGoal}, `checkReachable` and
+ * `checkScoredKinds`.
+ */
 export function aimRun(
   model: Pick<Model, "spec" | "tokenizer">,
   asked: ResolvedOptions,

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
 import { openHfFolder } from "../../lib/io/hf_model.ts";
-import { demoData } from "../../lib/io/open_model.ts";
+import { demoData, openModelFiles } from "../../lib/io/open_model.ts";
 import { readRows } from "../../lib/io/datasets.ts";
 import type { WeightSource } from "../../lib/io/source.ts";
 import { type MaskValues } from "../../lib/nn/masks.ts";
@@ -16,6 +16,8 @@ import { type Batch, createBatches, encodeRows } from "../../lib/run/batches.ts"
 import { calibrate } from "../../lib/run/calibrate.ts";
 import { loadModelFrom, type Model } from "../../lib/run/model.ts";
 import { compensate, oneShotScores, withCompensation } from "../../lib/run/one_shot.ts";
+import { resolveOptions } from "../../lib/run/options.ts";
+import { aimRun } from "../../lib/run/size_goal.ts";
 import { verifySliced } from "../../lib/run/verify.ts";
 import { assertClose, distance, openGolden } from "../golden/helpers/golden.ts";
 import { decoderOf, type Rows } from "./helpers/decoder_f64.ts";
@@ -181,6 +183,14 @@ Deno.test("random scores are decided by the seed alone, and no unit is favoured"
 });
 
 Deno.test("wanda-sp and flap refuse units that they do not score", async () => {
+  // Before anything of a run is there, and so before an earlier one is replaced.
+  const { source: { spec } } = await openModelFiles("demo");
+  for (const method of ["wanda-sp", "flap"] as const) {
+    for (const kind of ["hidden", "layers"] as const) {
+      const options = resolveOptions({ rows: [], sparsity: 0.2, steps: 1, method, units: ["kv", "ffn", kind] }, spec);
+      assert.throws(() => aimRun({ spec, tokenizer: null }, options), new RegExp(`cannot prune ${kind} by ${method}`));
+    }
+  }
   await withGolden("gqa_f16", async ({ model, source, batches }) => {
     const stats = await calibrate(model, { batches, batch: BATCH, seq: SEQ });
     for (const [kind, score] of [["hidden", flapScores], ["layers", wandaScores]] as const) {

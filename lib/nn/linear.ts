@@ -7,7 +7,7 @@ import {
   TILED_SIDE,
   TILED_STEP,
 } from "../../kernels/mod.ts";
-import type { DeviceBuffer } from "../gpu/device.ts";
+import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import { compileKernel } from "../gpu/kernel.ts";
 import { f32, type Plan, u32 } from "../gpu/plan.ts";
 import { strideOf } from "./layout.ts";
@@ -84,7 +84,7 @@ export function recordLinear(plan: Plan, x: Operand, w: Matrix, y: LinearTarget,
   }
   if (only !== undefined && !w.shards[only]) throw new Error(`recordLinear: '${w.label}' has no shard ${only}`);
   if (only !== undefined && options.low) throw new Error("recordLinear: a low-rank product needs all shards");
-  const isFused = w.placement === "texture" && w.shards.length === 1 && FUSES_LOW[`${direction}-${w.dtype}`];
+  const isFused = options.low !== undefined && fusesLow(plan.device, w, direction);
   w.shards.forEach((shard, index) => {
     if (only !== undefined && only !== index) return;
     const start = only === undefined ? shard.row0 : 0;
@@ -110,6 +110,14 @@ export function recordLinear(plan: Plan, x: Operand, w: Matrix, y: LinearTarget,
     else recordTiled(plan, x, w, y, part);
   });
   if (options.low && !isFused) recordLow(plan, w, y, options.low, options);
+}
+
+/** Whether the texture kernel takes a low-rank product along; it binds x, the shard and two factors at once, more than some adapters allow. */
+function fusesLow(device: Device, w: Matrix, direction: Direction): boolean {
+  const [shard] = w.shards;
+  if (w.placement !== "texture" || w.shards.length !== 1 || !shard) return false;
+  const textures = 1 + shard.resources.length + 2;
+  return FUSES_LOW[`${direction}-${w.dtype}`] && textures <= device.limits.maxStorageTexturesPerShaderStage;
 }
 
 /** The product of one shard as its kernel sees it. Padding has no part in it. */

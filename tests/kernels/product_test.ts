@@ -60,7 +60,8 @@ interface LinearCase {
   rank?: number;
 }
 
-async function checkLinear(test: LinearCase): Promise<void> {
+/** The number of its dispatches. */
+async function checkLinear(test: LinearCase): Promise<number> {
   const { m, rows, cols, direction, dtype, placement, accumulate = false, columnOffset = 0 } = test;
   const values = random(rows * cols, 1);
   const weight = stored(values, { cols, dtype });
@@ -141,6 +142,7 @@ async function checkLinear(test: LinearCase): Promise<void> {
       return { value: base + value, bound: bound + 2 ** -23 * Math.abs(base) };
     },
   });
+  return plan.length;
 }
 
 const storages = (["texture", "buffer"] as const).flatMap((placement) => DTYPES.map((dtype) => ({ placement, dtype })));
@@ -217,6 +219,30 @@ for (const placement of ["texture", "buffer"] as const) {
     }
   });
 }
+
+Deno.test("a low-rank product takes a dispatch of its own where an adapter binds too few textures for both", async () => {
+  for (const direction of directions) {
+    for (const dtype of DTYPES) {
+      const test = { m: 17, rows: 67, cols: 197, direction, dtype, placement: "texture", rank: 3 } as const;
+      const most = await checkLinear(test), { limits } = device;
+      const few: Record<string, number> = {};
+      for (const name in limits) few[name] = Reflect.get(limits, name);
+      Object.defineProperty(device, "limits", {
+        configurable: true,
+        value: { ...few, maxStorageTexturesPerShaderStage: 4 },
+      });
+      try {
+        assert.equal(
+          await checkLinear(test) - most,
+          dtype === "q8" || dtype === "q4" ? 1 : 0,
+          `${direction}, ${dtype}`,
+        );
+      } finally {
+        Reflect.deleteProperty(device, "limits");
+      }
+    }
+  }
+});
 
 Deno.test("writeRows() refuses values that the dtype cannot hold, and rows outside the matrix", () => {
   using half = createMatrix(device, "w", { rows: 2, cols: 2, dtype: "f16" });

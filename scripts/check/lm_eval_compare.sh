@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs lm-evaluation-harness and `compresso eval` on the same weights (f32), tokenizer and local data, and compares them question by question.
 # usage: scripts/check/lm_eval_compare.sh MODEL DATA OUT [LIMIT [TASKS]]
-# MODEL: what compresso reads; DATA: a folder of <task>.<split>.jsonl; OUT: a folder that keeps the exported model and the scores, from which a
-# run that stopped goes on; LIMIT: questions a task, default 40; TASKS: default those of the data named below.
+# MODEL: what compresso reads; DATA: a folder of <task>.<split>.jsonl; OUT: a folder for the exported model and the scores, from which a run
+# that stopped goes on; LIMIT: questions a task, default 40; TASKS: default those of the data named below.
 # Needs Python with lm_eval 0.4, torch and transformers (PYTHON names it, default python3); the toolkit itself needs none of them.
 set -euo pipefail
 if [ $# -lt 3 ]; then sed -n '2,6p' "$0" >&2; exit 2; fi
@@ -10,7 +10,7 @@ model=$1 data=$2 out=$3 limit=${4:-40} tasks=${5:-arc_easy,piqa,hellaswag,winogr
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cli() { deno run -A "$here/../../cli/main.ts" "$@"; }
 
-if [ ! -e "$out/hf/model/config.json" ]; then cli export "$model" --out "$out/hf" --dtype f32 --formats hf; fi
+cli export "$model" --out "$out/hf" --dtype f32 --formats hf --overwrite
 cli eval "$out/hf/model" --base-dtype f32 --tasks "$tasks" --task-data "$data" --limit "$limit" --out "$out/items-$limit.jsonl" --json \
   > "$out/scores-$limit.json"
 "${PYTHON:-python3}" "$here/lm_eval_compare.py" "$out/hf/model" --data "$data" --tasks "$tasks" --limit "$limit" \

@@ -2,18 +2,18 @@
 # Scores tasks twice on the same weights: lm-evaluation-harness's `local-completions` through `compresso serve`, and `compresso eval --tasks`; compares
 # them question by question.
 # usage: scripts/check/serve_lm_eval.sh MODEL DATA OUT [LIMIT [TASKS]]
-# MODEL: what compresso reads; DATA: a folder of <task>.<split>.jsonl; OUT: a folder that keeps the exported model and the scores; LIMIT: questions
+# MODEL: what compresso reads; DATA: a folder of <task>.<split>.jsonl; OUT: a folder for the exported model and the scores; LIMIT: questions
 # a task, default 20; TASKS: default arc_easy,piqa.
 # Needs Python with lm_eval 0.4 with its api extra, and transformers (PYTHON names it, default python3); the toolkit itself needs none of them.
 set -euo pipefail
-if [ $# -lt 3 ]; then sed -n '2,8p' "$0" >&2; exit 2; fi
+if [ $# -lt 3 ]; then sed -n '2,7p' "$0" >&2; exit 2; fi
 model=$1 data=$2 out=$3 limit=${4:-20} tasks=${5:-arc_easy,piqa}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 main=$here/../../cli/main.ts
 mkdir -p "$out"
 
 # The harness wants a tokenizer of its own, which a GGUF has none of.
-if [ ! -e "$out/hf/model/config.json" ]; then deno run -A "$main" export "$model" --out "$out/hf" --dtype f32; fi
+deno run -A "$main" export "$model" --out "$out/hf" --dtype f32 --formats hf --overwrite
 deno run -A "$main" eval "$out/hf/model" --base-dtype f32 --tasks "$tasks" --task-data "$data" --limit "$limit" --out "$out/items-$limit.jsonl" \
   --json > "$out/scores-$limit.json"
 

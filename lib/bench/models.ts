@@ -147,10 +147,12 @@ interface Sizes {
   readonly signal: AbortSignal | undefined;
 }
 
-function createBench({ device, weights, spec }: Model, { prompt, tokens, batch, signal }: Sizes): Bench {
+function createBench(model: Model, { prompt, tokens, batch, signal }: Sizes): Bench {
+  const { device, weights, spec } = model;
   const ids = (stream: number): number[] =>
     Array.from({ length: prompt }, (_, index) => randomU32(1, stream, index) % spec.vocab);
   const owned = new DisposableStack();
+  owned.use(model.enter());
   try {
     const readers = [1, batch].map((count) => {
       const pass = owned.use(createPass(device, weights, { batch: count, seq: prompt }));

@@ -61,6 +61,7 @@ async function* continuation(
 ): AsyncGenerator<number, FinishReason, undefined> {
   const { adapters = {}, signal } = options;
   signal?.throwIfAborted();
+  using _entered = model.enter();
   using pass = openPass(model, { capacity: prompt.length + roomFor(model.spec, prompt, options), adapters });
   await pass.prefill(prompt.slice(0, -1), { signal });
   return yield* continueTokens(pass, prompt, { ...options, spec: model.spec });
@@ -71,7 +72,7 @@ export function roomFor({ maxPosition }: DecoderSpec, prompt: readonly number[],
   return Math.min(options.maxTokens, maxPosition - prompt.length);
 }
 
-/** A pass with the adapters in place, at its beginning. */
+/** A pass with the adapters in place, at its beginning. The caller has entered the model. */
 export function openPass(
   { device, weights, spec }: Model,
   { capacity, adapters: { lora, masks = {} } }: { readonly capacity: number; readonly adapters: Adapters },

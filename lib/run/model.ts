@@ -1,5 +1,4 @@
 // A loaded model: the public handle with logits, gradients and evaluation. Owns the weights and cached passes; refuses training.
-import { CompressoError } from "../errors.ts";
 import type { Device } from "../gpu/device.ts";
 import type { Plan } from "../gpu/plan.ts";
 import { openModelFiles } from "../io/open_model.ts";
@@ -17,7 +16,16 @@ import { IDLE_STATE, writeStepState } from "../nn/step_state.ts";
 import { createTopPass, type TopLogprobs, type TopPass } from "../nn/top_pass.ts";
 import { type TokenTree, writeTree } from "../nn/token_tree.ts";
 import { loadWeights, type Weights } from "../nn/weights.ts";
-import { checkLabels, checkNext, checkTokens, flatten } from "./model_input.ts";
+import { Lifetime } from "./lifetime.ts";
+import {
+  checkLabels,
+  checkNext,
+  checkTokens,
+  copyAdapters,
+  flatten,
+  lengthOfRows,
+  unlikeTokens,
+} from "./model_input.ts";
 
 /** Options of {@link loadModel}. */
 export interface LoadModelOptions {
@@ -78,7 +86,10 @@ interface CachedPass {
   top: TopPass | null;
 }
 
-/** A model on the GPU; dispose it to free its memory. Calls may overlap: they run one after the other. */
+/**
+ * A model on the GPU. Calls may overlap: each works on its input as it was when it was made. Dispose the model to free its memory; what is under
+ * way then ends first, and from then on it gives `CompressoError("usage")`.
+ */
 export class Model implements Disposable {
   /** Where the model lies. */
   readonly device: Device;
@@ -91,7 +102,7 @@ export class Model implements Disposable {
   #cached: CachedPass | null = null;
   /** Settled when the calls made so far are over. */
   #turn: Promise<unknown> = Promise.resolve();
-  #disposed = false;
+  readonly #life = new Lifetime("model");
 
   /** Wraps loaded weights; use {@link loadModel}. */
   constructor(device: Device, source: WeightSource, parts: { weights: Weights; tokenizer: Tokenizer | null }) {
@@ -110,15 +121,16 @@ export class Model implements Disposable {
   async logits(tokens: ArrayLike<number>, adapters: Adapters = {}): Promise<Float32Array<ArrayBuffer>> {
     const { vocab } = this.spec, seq = tokens.length;
     checkTokens(tokens, vocab);
+    const ids = Uint32Array.from(tokens), own = copyAdapters(adapters);
     return await this.#inTurn(async () => {
-      const prepared = this.#prepare({ batch: 1, seq }, adapters), { pass } = prepared, { act } = pass;
+      const prepared = this.#prepare({ batch: 1, seq }, own), { pass } = prepared, { act } = pass;
       if (!prepared.layers) {
         const context = pass.plan();
         recordForward(context);
         recordFinalNorm(context);
         prepared.layers = context.plan.finish();
       }
-      this.device.write(act.tokens, Uint32Array.from(tokens));
+      this.device.write(act.tokens, ids);
       await prepared.layers.run();
       const result = new Float32Array(seq * vocab), stride = strideOf(vocab);
       for (let first = 0; first < seq; first += act.shape.headRows) {
@@ -140,6 +152,7 @@ export class Model implements Disposable {
   async hiddenStates(tokens: ArrayLike<number>, adapters: Adapters = {}): Promise<Float32Array<ArrayBuffer>[]> {
     const { vocab, hidden } = this.spec, seq = tokens.length, stride = strideOf(hidden);
     checkTokens(tokens, vocab);
+    using _entered = this.#life.enter();
     // A pass for backward keeps the input of every layer.
     using pass = createPass(this.device, this.weights, { batch: 1, seq, backward: true, lora: adapters.lora ?? null });
     this.#applyAdapters(pass, adapters);
@@ -160,22 +173,25 @@ export class Model implements Disposable {
   /**
    * Negative log-likelihood of each next token, in nats: value [b · seq + t] is that of token t + 1 of sequence b given the tokens
    * up to t; 0 where `labels` (unshifted, −100 = ignored) has none.
+   *
+   * @throws CompressoError("usage") for a batch that does not divide the tokens; "input" for no tokens, other than one label for each, and ids
+   * outside the vocabulary.
    */
   async tokenLosses(
     tokens: ArrayLike<number>,
     labels: ArrayLike<number>,
     options: { readonly batch: number; readonly adapters?: Adapters; readonly signal?: AbortSignal },
   ): Promise<Float32Array<ArrayBuffer>> {
-    const seq = tokens.length / options.batch;
-    checkTokens(tokens, this.spec.vocab);
-    checkLabels(labels, this.spec.vocab);
+    const { batch, adapters = {}, signal } = options, { vocab } = this.spec, seq = lengthOfRows(tokens, batch);
+    checkTokens(tokens, vocab);
+    checkLabels(tokens, labels, vocab);
+    const ids = Uint32Array.from(tokens), targets = shiftLabels(labels, { seq }), own = copyAdapters(adapters);
     return await this.#inTurn(async () => {
-      const { pass, loss } = this.#prepareLoss({ batch: options.batch, seq }, options.adapters ?? {});
-      this.device.write(pass.act.tokens, Uint32Array.from(tokens));
-      const targets = shiftLabels(labels, { seq });
+      const { pass, loss } = this.#prepareLoss({ batch, seq }, own);
+      this.device.write(pass.act.tokens, ids);
       writeTargets(pass, targets);
-      await loss.run(options.signal ? { signal: options.signal } : {});
-      return lossByRow(await this.device.readFloats(pass.act.loss, tokens.length), targets);
+      await loss.run(signal ? { signal } : {});
+      return lossByRow(await this.device.readFloats(pass.act.loss, ids.length), targets);
     });
   }
 
@@ -183,8 +199,8 @@ export class Model implements Disposable {
    * Log-probabilities of next tokens, in nats, from one forward pass over right-padded sequences: entry b · seq + t is about the token after
    * token t of sequence b. `next` holds the ids asked for, −1 where none is: the entries there are 0. With each come the `top` most likely tokens.
    *
-   * @throws CompressoError("input") for no tokens or ids outside the vocabulary, "usage" for `next` of another length and a `top` out of range;
-   * "numeric" where a log-probability is not finite.
+   * @throws CompressoError("input") for no tokens or ids outside the vocabulary, "usage" for `next` of another length, a `top` out of range and
+   * a batch that does not divide the tokens; "numeric" where a log-probability is not finite.
    */
   async nextLogprobs(
     tokens: ArrayLike<number>,
@@ -196,18 +212,19 @@ export class Model implements Disposable {
       readonly signal?: AbortSignal;
     },
   ): Promise<TopLogprobs> {
-    const { batch, top, adapters = {}, signal } = options, { vocab } = this.spec;
+    const { batch, top, adapters = {}, signal } = options, { vocab } = this.spec, seq = lengthOfRows(tokens, batch);
     checkTokens(tokens, vocab);
     checkNext(tokens, next, { top, vocab });
+    const ids = Uint32Array.from(tokens), asked = Int32Array.from(next), own = copyAdapters(adapters);
     return await this.#inTurn(async () => {
-      const prepared = this.#prepare({ batch, seq: tokens.length / batch }, adapters);
+      const prepared = this.#prepare({ batch, seq }, own);
       if (prepared.top?.top !== top) {
         prepared.top?.[Symbol.dispose]();
         prepared.top = null;
         prepared.top = createTopPass(prepared.pass, { top });
       }
-      this.device.write(prepared.pass.act.tokens, Uint32Array.from(tokens));
-      const found = await prepared.top.run(Int32Array.from(next), { signal });
+      this.device.write(prepared.pass.act.tokens, ids);
+      const found = await prepared.top.run(asked, { signal });
       if (![found.chosen, found.values].every((values) => values.every(Number.isFinite))) throw notFinite();
       return found;
     });
@@ -224,26 +241,24 @@ export class Model implements Disposable {
   ): Promise<Float32Array<ArrayBuffer>> {
     checkTokens(tree.tokens, this.spec.vocab);
     checkTokens(tree.edgeTokens, this.spec.vocab);
+    const { rows, adapters = {}, signal } = options, nodes = structuredClone(tree), own = copyAdapters(adapters);
     return await this.#inTurn(async () => {
-      const { pass, loss } = this.#prepareLoss({ batch: 1, seq: options.rows, trees: true }, options.adapters ?? {});
-      writeTree(pass, tree);
-      await loss.run(options.signal ? { signal: options.signal } : {});
-      return await this.device.readFloats(pass.act.loss, tree.edgeNodes.length);
+      const { pass, loss } = this.#prepareLoss({ batch: 1, seq: rows, trees: true }, own);
+      writeTree(pass, nodes);
+      await loss.run(signal ? { signal } : {});
+      return await this.device.readFloats(pass.act.loss, nodes.edgeNodes.length);
     });
   }
 
   /** Loss and gradients of LoRA and masks (with respect to z), at the given masks and LoRA. */
   async lossAndGradients(input: GradientInput): Promise<GradientResult> {
-    const { tokens, batch, seq } = flatten(input.tokens), labels = flatten(input.labels).tokens;
+    const { tokens, batch, seq } = flatten(input.tokens), { tokens: labels, ...given } = flatten(input.labels);
     checkTokens(tokens, this.spec.vocab);
-    if (labels.length !== tokens.length) {
-      throw new CompressoError("input", {
-        what: "cannot compute the loss",
-        rule: "labels have the shape of tokens",
-        value: `${tokens.length} tokens, ${labels.length} labels`,
-      });
+    if (given.batch !== batch || given.seq !== seq) {
+      throw unlikeTokens(`${batch} × ${seq} tokens, ${given.batch} × ${given.seq} labels`);
     }
-    checkLabels(labels, this.spec.vocab);
+    checkLabels(tokens, labels, this.spec.vocab);
+    using _entered = this.#life.enter();
     const targets = shiftLabels(labels, { seq });
     const count = targets.reduce((sum, target) => sum + (target >= 0 ? 1 : 0), 0);
     using pass = createPass(this.device, this.weights, { batch, seq, backward: true, lora: input.lora ?? null });
@@ -271,22 +286,23 @@ export class Model implements Disposable {
     return { loss: losses.reduce((sum, loss) => sum + loss, 0) / Math.max(1, count), gradients };
   }
 
-  /** Frees the weights and all cached buffers. */
+  /** Begins work on the GPU that needs the weights: they stay until what it gives is disposed. Throws `CompressoError("usage")` once the model is. */
+  enter(): Disposable {
+    return this.#life.enter();
+  }
+
+  /** Frees the weights and all cached buffers: at once, or where something is under way, as soon as that has ended. */
   [Symbol.dispose](): void {
-    this.#disposed = true;
-    this.#release();
-    this.weights[Symbol.dispose]();
+    this.#life.end(() => {
+      this.#release();
+      this.weights[Symbol.dispose]();
+    });
   }
 
   /** What uses the cached pass: one call's buffers are not another's. */
   async #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const result = this.#turn.then(() => {
-      if (!this.#disposed) return work();
-      throw new CompressoError("usage", {
-        what: "cannot run this model",
-        rule: "it is not disposed before its calls are over",
-      });
-    });
+    this.#life.check();
+    const result = this.#turn.then(() => this.#life.during(work));
     this.#turn = result.catch(() => {});
     return await result;
   }

@@ -1,5 +1,6 @@
-// What a model may be asked: tokens, labels and ids of its vocabulary. Owns these checks; refuses to run anything.
+// What a model may be asked: tokens, labels and ids of its vocabulary, and adapters. Owns these checks and copies; refuses to run anything.
 import { CompressoError } from "../errors.ts";
+import type { Adapters } from "./model.ts";
 
 /** Sequences of one length, one behind the other. Throws `CompressoError("input")` where their lengths differ. */
 export function flatten(rows: readonly number[] | readonly (readonly number[])[]): {
@@ -47,8 +48,23 @@ export function checkNext(
   }
 }
 
-/** Refuses labels that no token of the vocabulary has; negative ones do not count. */
-export function checkLabels(labels: ArrayLike<number>, vocab: number): void {
+/** Length of each of `batch` sequences that lie one behind the other. Throws `CompressoError("usage")` where these are not as many of one length. */
+export function lengthOfRows(tokens: ArrayLike<number>, batch: number): number {
+  const seq = tokens.length / batch;
+  if (Number.isInteger(batch) && batch >= 1 && Number.isInteger(seq)) return seq;
+  throw new CompressoError("usage", {
+    what: "cannot split the tokens into sequences",
+    rule: "batch is a whole number of at least 1 that divides the tokens",
+    value: `${tokens.length} tokens, a batch of ${batch}`,
+    mend: "pad the sequences on the right to one length, with labels −100",
+  });
+}
+
+/** Refuses labels of another number than `tokens`, and those that no token of the vocabulary has; negative ones do not count. */
+export function checkLabels(tokens: ArrayLike<number>, labels: ArrayLike<number>, vocab: number): void {
+  if (labels.length !== tokens.length) {
+    throw unlikeTokens(`${tokens.length} tokens, ${labels.length} labels`);
+  }
   for (let i = 0; i < labels.length; i++) {
     const label = labels[i] ?? NaN;
     if (Number.isInteger(label) && label < vocab) continue;
@@ -59,6 +75,41 @@ export function checkLabels(labels: ArrayLike<number>, vocab: number): void {
       mend: "use the tokenizer of this model",
     });
   }
+}
+
+/** The error of labels that do not stand beside the tokens one by one. */
+export function unlikeTokens(value: string): CompressoError {
+  return new CompressoError("input", {
+    what: "cannot compute the loss",
+    rule: "labels have the shape of tokens",
+    value,
+    mend: "give each token its label, −100 where it does not count",
+  });
+}
+
+/** Masks and LoRA as they are now, whatever the caller does to the arrays later. */
+export function copyAdapters({ masks, lora }: Adapters): Adapters {
+  const { head, ffn, hidden } = masks ?? {};
+  return {
+    ...(masks
+      ? {
+        masks: {
+          ...(head ? { head: head.slice() } : {}),
+          ...(ffn ? { ffn: ffn.slice() } : {}),
+          ...(hidden ? { hidden: hidden.slice() } : {}),
+        },
+      }
+      : {}),
+    ...(lora
+      ? {
+        lora: {
+          ...lora,
+          targets: [...lora.targets],
+          weights: new Map(Array.from(lora.weights, ([name, matrix]) => [name, matrix.slice()])),
+        },
+      }
+      : {}),
+  };
 }
 
 /** Refuses ids outside the vocabulary, and no ids. */

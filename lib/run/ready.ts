@@ -14,6 +14,8 @@ import { createTrainer, type Trainer } from "./trainer.ts";
 
 /** What is there from the first step on. */
 export interface Ready {
+  /** Keeps the weights of the model that the run was given. */
+  readonly entered: Disposable;
   readonly trainer: Trainer;
   readonly steerer: Steerer;
   readonly chooser: Chooser;
@@ -56,12 +58,13 @@ export async function allocateRun(
   const { schedule, trustSchedule: trust, signal, onScheduleLog: onLog } = parts.given;
   // What is there already goes again where the rest fails.
   await using stack = new AsyncDisposableStack();
+  const entered = stack.use(base.enter());
   const steerer = stack.use(await openSteerer(table, options, { schedule, trust, signal, onLog }));
   const model = options.method === "flap" ? stack.use(await withCompensation(base)) : base;
   const trainer = stack.use(createTrainer(model, { batch, seq, seed, lora, table, recompute }));
   const chooser = chooserOf(parts, { model, trainer }, at);
   stack.move();
-  return { trainer, steerer, chooser, model, plannedBytes: plan.peakBytes + plan.otherBytes };
+  return { entered, trainer, steerer, chooser, model, plannedBytes: plan.peakBytes + plan.otherBytes };
 }
 
 /** A chooser that remembers nothing yet. */

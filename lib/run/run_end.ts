@@ -23,9 +23,10 @@ export async function readResult(
 }
 
 /** Frees the trainer and ends a schedule's process; `model` is the one that the run was given, and stays. */
-export function freeRun({ trainer, steerer, model: own }: Ready, model: Model): void {
+export function freeRun({ entered, trainer, steerer, model: own }: Ready, model: Model): void {
   trainer[Symbol.dispose]();
   // After the last record, or an error, this does nothing.
   void steerer[Symbol.asyncDispose]();
   if (own !== model) own[Symbol.dispose]();
+  entered[Symbol.dispose]();
 }

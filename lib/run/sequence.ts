@@ -34,7 +34,7 @@ const LEAST_CAPACITY = 512;
 export function createSequence(model: Model, options: { readonly adapters?: Adapters } = {}): Sequence {
   const { spec } = model, { adapters = {} } = options;
   const life = new Lifetime("sequence");
-  let pass: DecodePass | null = null, capacity = 0, reused = 0;
+  let pass: DecodePass | null = null, entered: Disposable | null = null, capacity = 0, reused = 0;
   /** The text under way. */
   let text: AsyncGenerator<number, FinishReason, undefined> | null = null;
   /** Tokens that the pass is known to have read. */
@@ -42,12 +42,14 @@ export function createSequence(model: Model, options: { readonly adapters?: Adap
 
   const release = (): void => {
     pass?.[Symbol.dispose]();
-    [pass, held] = [null, []];
+    entered?.[Symbol.dispose]();
+    [pass, entered, held] = [null, null, []];
   };
   /** The pass, rewound to what it holds of the prompt. */
   const prepare = (prompt: readonly number[], needed: number): DecodePass => {
     if (!pass || capacity < needed) {
       release();
+      entered = model.enter();
       capacity = Math.max(needed, Math.min(Math.max(LEAST_CAPACITY, 2 * capacity), spec.maxPosition));
       pass = openPass(model, { capacity, adapters });
     }

@@ -52,10 +52,10 @@ export interface Chat extends Disposable {
    * stays in the conversation. Where question and history leave no room, the oldest turns are dropped.
    *
    * @throws CompressoError("input") for a question that alone fills the context, and where the chat template refuses it: the
-   * conversation is as before then. And what `generate` throws.
+   * conversation is as before then; "usage" where another answer is under way. And what `generate` throws.
    */
   ask(question: string, options?: { readonly signal?: AbortSignal }): AsyncGenerator<string, ChatAnswer, undefined>;
-  /** Forgets all turns. */
+  /** Forgets all turns, and that of an answer that is under way as soon as it has ended. */
   reset(): void;
 }
 
@@ -88,7 +88,7 @@ export function createChat(model: Model, options: ChatOptions): Chat {
   const end = endToken(format), endTokens = end === null ? [] : [end];
   const lead = format.style === "chat" ? turnShape(tokenizer).lead : "";
   const sequence = createSequence(model, { adapters });
-  let messages: readonly ChatMessage[] = [];
+  let messages: readonly ChatMessage[] = [], resets = 0;
   return {
     get messages(): readonly ChatMessage[] {
       return messages;
@@ -96,6 +96,7 @@ export function createChat(model: Model, options: ChatOptions): Chat {
     ask,
     reset(): void {
       messages = [];
+      resets++;
     },
     [Symbol.dispose]: sequence[Symbol.dispose],
   };
@@ -104,7 +105,7 @@ export function createChat(model: Model, options: ChatOptions): Chat {
     question: string,
     { signal }: { readonly signal?: AbortSignal } = {},
   ): AsyncGenerator<string, ChatAnswer, undefined> {
-    const { asked, prompt } = fitted(question);
+    const { asked, prompt } = fitted(question), began = resets;
     const dropped = messages.length + 1 - asked.length;
     const { tokens, times } = timeTokens(
       sequence.generate(prompt, { ...settings, endTokens, ...(signal ? { signal } : {}) }),
@@ -114,7 +115,7 @@ export function createChat(model: Model, options: ChatOptions): Chat {
     let text = "";
     const keep = (): void => {
       const content = text.startsWith(lead) ? text.slice(lead.length) : text;
-      if (content !== "") messages = [...asked, { role: "assistant", content }];
+      if (content !== "" && resets === began) messages = [...asked, { role: "assistant", content }];
     };
     try {
       for (let next = await pieces.next();; next = await pieces.next()) {

@@ -1,4 +1,5 @@
 // Prompts that begin alike, continued on one cache of keys and values, as the turns of a chat are. Owns the cache and what it holds; refuses texts.
+import { CompressoError } from "../errors.ts";
 import type { DecodePass } from "../nn/decode_pass.ts";
 import { checkSampling } from "./sampling.ts";
 import {
@@ -17,7 +18,8 @@ import type { Adapters, Model } from "./model.ts";
 export interface Sequence extends Disposable {
   /**
    * As `generate`, but of a prompt that begins like the last one, or like its continuation, only the rest is read. The sums run in another
-   * order then, so that logits may differ in their last bits from those of a prompt read at once. One text at a time.
+   * order then, so that logits may differ in their last bits from those of a prompt read at once. One text at a time: a second one is
+   * refused with `CompressoError("usage")`.
    */
   generate(
     promptTokens: readonly number[],
@@ -83,7 +85,14 @@ export function createSequence(model: Model, options: { readonly adapters?: Adap
     begin: () => void,
   ): AsyncGenerator<number, FinishReason, undefined> {
     options.signal?.throwIfAborted();
-    if (text) throw new Error("sequence: another text is under way");
+    if (text) {
+      throw new CompressoError("usage", {
+        what: "cannot begin another text",
+        rule: "one text at a time is written on a cache",
+        value: "one is under way",
+        mend: "read it to its end, or leave it: a loop does so by break, a generator by return()",
+      });
+    }
     using _entered = life.enter();
     const signal = options.signal ? AbortSignal.any([options.signal, life.signal]) : life.signal;
     begin();

@@ -1,5 +1,6 @@
 // Conversations: turns in the model's layout, what is kept after a stop, what is dropped where the context is full, and what is refused.
 import assert from "node:assert/strict";
+import { CompressoError } from "../../lib/errors.ts";
 import type { ChatMessage } from "../../lib/io/chat_template.ts";
 import { encodeChatPrompt } from "../../lib/io/prompts_chat.ts";
 import { endToken } from "../../lib/io/prompts.ts";
@@ -151,6 +152,25 @@ Deno.test("an answer that is stopped stays as far as it came", async () => {
     }]);
   }
   assert.ok((await ask(chat, "And?")).text.length > 0);
+});
+
+Deno.test("a chat that begins anew under an answer forgets that one too, and a second answer beside it is refused", async () => {
+  using device = await openDevice();
+  using model = await openTalker("byte_level", { device });
+  using chat = createChat(model, { maxTokens: 100 });
+  const answer = chat.ask("Where?");
+  assert.equal((await answer.next()).done, false);
+  await assert.rejects(chat.ask("And?").next(), (error) => {
+    assert.ok(error instanceof CompressoError && error.code === "usage");
+    return /one text at a time.*one is under way/s.test(error.message);
+  });
+  assert.equal((await answer.next()).done, false);
+  chat.reset();
+  for await (const _ of answer) break;
+  assert.deepEqual(chat.messages, []);
+  await ask(chat, "And?");
+  assert.deepEqual(chat.messages.map(({ content }) => content)[0], "And?");
+  assert.equal(chat.messages.length, 2);
 });
 
 Deno.test("a model without tokenizer, or without template and style, is refused unless a style is chosen", async () => {

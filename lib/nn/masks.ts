@@ -88,6 +88,15 @@ export function packMasks(spec: DecoderSpec, layout: SlotLayout, values: MaskVal
   return slots;
 }
 
+/** Writes mask values to the slots; those of an absent kind stay. Throws as {@link packMasks}. */
+export function writeMasks(device: Device, { z, layout }: MaskSlots, spec: DecoderSpec, values: MaskValues): void {
+  const slots = packMasks(spec, layout, values);
+  if (values.head && values.ffn && values.hidden) return device.write(z, slots);
+  forEachPart(spec, layout, (kind, slot, _, count) => {
+    if (values[kind] && count > 0) device.write(z, slots.subarray(slot, slot + count), 4 * slot);
+  });
+}
+
 /** The reverse of {@link packMasks}. */
 export function unpackMasks(
   spec: DecoderSpec,

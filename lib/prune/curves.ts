@@ -54,7 +54,7 @@ export function exponential({ steepness = 5, ...options }: ExponentialOptions): 
     throw wrong("exponential", { rule: "steepness lies in (0, 700]", value: steepness });
   }
   const last = Math.exp(-steepness);
-  return ramp("exponential", options, (q) => (Math.exp(-steepness * q) - last) / (1 - last));
+  return ramp("exponential", { ...options, steepness }, (q) => (Math.exp(-steepness * q) - last) / (1 - last));
 }
 
 /**
@@ -76,32 +76,39 @@ export function steps(stairs: readonly (readonly [progress: number, value: numbe
     checkLevel("steps", value);
   });
   if (stairs.length === 0) throw wrong("steps", { rule: "there is at least one stair", value: "none" });
-  return (input) => {
-    let value = levelOf(stairs[0]?.[1] ?? 0, input);
-    for (const [progress, next] of stairs) if (progress <= input.progress) value = levelOf(next, input);
+  const own = stairs.map(([progress, value]) => [progress, value] as const);
+  return described("steps", own, (input) => {
+    let value = levelOf(own[0]?.[1] ?? 0, input);
+    for (const [progress, next] of own) if (progress <= input.progress) value = levelOf(next, input);
     return value;
-  };
+  });
 }
 
 /** The same value all along. */
 export function constant(value: number | "target"): CurveFunction {
   checkLevel("constant", value);
-  return (input) => levelOf(value, input);
+  return described("constant", value, (input) => levelOf(value, input));
 }
 
 /** A curve that leaves `from` as `rest` falls from 1 to 0. */
 function ramp(
   name: string,
-  { from = 0, to, warmup = 1 }: RampOptions,
+  { from = 0, to, warmup = 1, ...shape }: RampOptions & Pick<ExponentialOptions, "steepness">,
   rest: (q: number) => number,
 ): CurveFunction {
   checkLevel(name, from);
   checkLevel(name, to);
   if (!(warmup >= 0 && warmup <= 1)) throw wrong(name, { rule: "warmup lies in [0, 1]", value: warmup });
-  return (input) => {
+  return described(name, { from, to, warmup, ...shape }, (input) => {
     const end = levelOf(to, input), q = warmup > 0 ? Math.min(1, input.progress / warmup) : 1;
     return q === 1 ? end : end + (from - end) * rest(q);
-  };
+  });
+}
+
+/** The curve, whose text says what it was made with: all that tells two curves of one kind apart, as where a run is resumed. */
+function described(name: string, made: unknown, curve: CurveFunction): CurveFunction {
+  const text = `${name}(${JSON.stringify(made)})`;
+  return Object.defineProperty(curve, "toString", { value: () => text });
 }
 
 function levelOf(level: number | "target", { sparsity }: CurveInput): number {

@@ -18,7 +18,7 @@ export interface RunHandle {
   setLogAlpha(values: Float32Array<ArrayBuffer>): void;
   /** Mask values z of the last step: sampled in the pruning stage, hard after it. */
   masks(): Promise<Required<MaskValues>>;
-  /** Sets z. In the pruning stage of learned masks the next step samples them anew; see {@link setLogAlpha}. */
+  /** Sets z of the kinds that are given; the others stay. In the pruning stage of learned masks the next step samples them anew; see {@link setLogAlpha}. */
   setMasks(masks: MaskValues): void;
   /** LoRA matrices by name, `lora.<layer>.<projection>.<A|B>`. */
   lora(): Promise<LoraWeights>;

@@ -96,7 +96,10 @@ export interface CheckpointOptions {
   readonly every: number;
   /** Goes on from the file where it exists. Default false. */
   readonly resume?: boolean;
-  /** Names of options that may have changed since the checkpoint, such as "schedule"; of all others a resumed run refuses a change. */
+  /**
+   * Names of options that may have changed since the checkpoint, such as "schedule"; of all others a resumed run refuses a change. An inline schedule
+   * is known by its functions' text and what its curves were made with: name in `identity` what else they read from outside.
+   */
   readonly mayDiffer?: readonly string[];
   /** Further facts that must be equal on resuming, such as hashes of model and data. */
   readonly identity?: Readonly<Record<string, string | number | boolean | null>>;

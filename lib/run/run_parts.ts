@@ -77,7 +77,7 @@ export function positionAfter(
     ...position,
     ...NOTHING_DONE,
     target: target ?? position.target,
-    layerTargets: layers ?? position.layerTargets,
+    layerTargets: target === null ? position.layerTargets : layers,
     aim,
     stageStep: position.stageStep + 1,
     step: position.step + 1,

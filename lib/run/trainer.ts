@@ -6,7 +6,7 @@ import { Plan, u32 } from "../gpu/plan.ts";
 import { writeTargets } from "../nn/head.ts";
 import { strideOf } from "../nn/layout.ts";
 import { initialLora, type LoraConfig, type LoraWeights, packLora, unpackLora } from "../nn/lora.ts";
-import { type MaskValues, packMasks, type SlotGradients, unpackMasks } from "../nn/masks.ts";
+import { type MaskValues, type SlotGradients, unpackMasks, writeMasks } from "../nn/masks.ts";
 import { createPass, type Pass, recordGradients, shiftLabels } from "../nn/pass.ts";
 import { type StepState, writeStepState } from "../nn/step_state.ts";
 import type { LayerTerms } from "../prune/baselines.ts";
@@ -92,6 +92,7 @@ export interface Trainer extends Disposable {
   /** dL/dz of all slots in the last step of kind "masks" or "gradual". */
   slotGradients(): Promise<Float32Array>;
   masks(): Promise<Required<MaskValues>>;
+  /** Sets z of the kinds that are given. */
   setMasks(masks: MaskValues): void;
   /** How often `setMasks` was called: whoever knows the masks of one count need not read them again. */
   readonly maskWrites: number;
@@ -226,7 +227,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
     },
     setMasks(values): void {
       maskWrites++;
-      device.write(masks.z, packMasks(spec, masks.layout, values));
+      writeMasks(device, masks, spec, values);
     },
     get maskWrites(): number {
       return maskWrites;

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { CompressoError } from "../../lib/errors.ts";
-import { cubic } from "../../lib/prune/curves.ts";
+import { constant, cosine, cubic, type CurveFunction, exponential, linear, steps } from "../../lib/prune/curves.ts";
 import type { ScheduleOutput } from "../../lib/prune/schedule_output.ts";
 import { defineSchedule, type ScheduleInput } from "../../lib/prune/schedule_script.ts";
 import {
@@ -87,6 +87,39 @@ export default defineSchedule({ sparsity: cubic({ to: ${to}, warmup: 0.5 }) });`
     importing.push(schedule.identity);
   }
   assert.notEqual(importing[0], importing[1]);
+});
+
+Deno.test("a schedule of curves is told from another by what they were made with, and by nothing else", async () => {
+  const identityOf = async (...curves: readonly CurveFunction[]): Promise<string[]> => {
+    const found: string[] = [];
+    for (const sparsity of curves) {
+      await using schedule = await openSchedule(defineSchedule({ sparsity }));
+      found.push(schedule.identity);
+    }
+    return found;
+  };
+  const to = "target";
+  const other = [
+    ...[
+      cubic({ to }),
+      cubic({ to: 0.1 }),
+      cubic({ to, warmup: 0.5 }),
+      cubic({ to, from: 0.1 }),
+      linear({ to }),
+      cosine({ to }),
+    ],
+    ...[exponential({ to }), exponential({ to, steepness: 4 }), constant(0.1), constant(to)],
+    ...[steps([[0, 0.1], [0.5, to]]), steps([[0, 0.1], [0.6, to]])],
+  ];
+  assert.equal(new Set(await identityOf(...other)).size, other.length);
+  const [first, second, third, fourth] = await identityOf(
+    cubic({ to }),
+    cubic({ warmup: 1, from: 0, to }),
+    exponential({ to }),
+    exponential({ to, steepness: 5 }),
+  );
+  assert.equal(first, second);
+  assert.equal(third, fourth);
 });
 
 Deno.test("a built-in schedule is opened by its name", async () => {

@@ -1,7 +1,7 @@
 // Runs that end in their midst by an error or an abort, and are taken up again, in the same program or from a checkpoint. On the demo model.
 import assert from "node:assert/strict";
 import { CompressoError, defineSchedule, prune, type PruneOptions, type RunHooks, type StepRecord } from "../../mod.ts";
-import { BASE, bitsOf, drive, withDemo } from "./helpers/demo_run.ts";
+import { BASE, bitsOf, drive, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 import { Lair } from "./helpers/scripts.ts";
 
 const CASES: Readonly<Record<string, Partial<PruneOptions>>> = {
@@ -39,6 +39,24 @@ for (const [name, options] of Object.entries(CASES)) {
     });
   });
 }
+
+Deno.test("a schedule without targets of layers that takes a stage up in its midst is not held to those of the one before", async () => {
+  await withDemo(async ({ model }) => {
+    const path = await Deno.makeTempFile(), controller = new AbortController(), { signal } = controller;
+    await Deno.remove(path);
+    const layered = defineSchedule({ sparsity: 0.1, layers: ({ layers }) => layers.map(() => 0.1) });
+    await assert.rejects(async () => {
+      using run = prune(model, { ...BASE, schedule: layered, checkpoint: { path, every: 1000 }, signal });
+      for await (const { stage, step } of run) {
+        if (stage === "prune" && step === 4) controller.abort(new Error("enough"));
+      }
+    }, /enough/);
+    const checkpoint = { path, every: 1000, resume: true, mayDiffer: ["schedule"] };
+    const { result } = await drive(model, { schedule: defineSchedule({ sparsity: 0.3 }), checkpoint });
+    assert.ok(result.sparsity.hard >= 0.3 - ROUNDING && result.sparsity.hard < 0.303, `${result.sparsity.hard}`);
+    await Deno.remove(path);
+  });
+});
 
 const HALF = `import { defineSchedule } from "compresso";
 export default defineSchedule({ sparsity: ({ progress, sparsity }) => sparsity * progress });`;

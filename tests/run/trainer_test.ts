@@ -266,6 +266,20 @@ Deno.test("the records of a step are the loss and gradients of the model with th
   }
 });
 
+Deno.test("setMasks() writes the kinds that are given, and leaves the others as they are", async () => {
+  using parts = await setup();
+  using trainer = parts.trainer();
+  const ramp = (count: number): Float32Array => Float32Array.from({ length: count }, (_, i) => (i + 1) / (count + 1));
+  const want: Record<string, Float32Array> = { ...await trainer.masks() };
+  for (const kind of ["ffn", "hidden", "head"] as const) {
+    want[kind] = ramp(want[kind]?.length ?? 0);
+    trainer.setMasks({ [kind]: want[kind] });
+    assert.deepEqual(await trainer.masks(), want, kind);
+  }
+  assert.throws(() => trainer.setMasks({ ffn: ramp(3) }), /3/);
+  assert.deepEqual(await trainer.masks(), want);
+});
+
 Deno.test("maskGradients() are those of the model at the trainer's masks, and change nothing that is saved", async () => {
   using parts = await setup();
   const { model } = parts;

@@ -47,7 +47,7 @@ export interface RecordView {
 
 /**
  * Shares that are cut of a layer's units, each in [0, 1]: expected while masks are learned, those of the hard masks under gradual saliency;
- * 0 where units of the kind are not pruned.
+ * 0 where nothing of the kind is pruned. A layer that may be cut whole adds its own share to both.
  */
 export interface LayerState {
   /** Of its heads. */

@@ -1,6 +1,6 @@
 // What a pruning stage aims at, step by step: the built-in cubic schedule, or the user's own. Owns what a schedule is shown; refuses the loop.
 import { CompressoError } from "../errors.ts";
-import { checkLayerTargets, checkReachable, mostSparsity, type UnitTable } from "../prune/units.ts";
+import { checkLayerTargets, checkReachable, type LayerPart, mostSparsity, type UnitTable } from "../prune/units.ts";
 import { cubicSparsity, progressOf } from "../prune/schedule.ts";
 import type { ScheduleOutput } from "../prune/schedule_output.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
@@ -244,24 +244,17 @@ export function expectedCuts(
   return Float64Array.from(logAlpha, (value) => 1 / (1 + Math.exp((value + shift) / scale)));
 }
 
-/** Mean cut of each layer's heads and FFN columns. */
+/** Mean cut of each layer's heads and FFN columns; what the layer's own gate cuts, it cuts of all of them. */
 export function layerShares(table: UnitTable, cuts: ArrayLike<number>): LayerState[] {
-  const sums = table.spec.layers.map(() => ({ heads: 0, headUnits: 0, ffn: 0, ffnUnits: 0 }));
-  for (let unit = 0; unit < table.hiddenFirst; unit++) {
-    const sum = sums[table.layer[unit] ?? 0], cut = cuts[unit] ?? 0;
-    if (!sum) continue;
-    if (unit < table.ffnFirst) {
-      sum.heads += cut;
-      sum.headUnits++;
-    } else {
-      sum.ffn += cut;
-      sum.ffnUnits++;
-    }
-  }
-  return sums.map(({ heads, headUnits, ffn, ffnUnits }) => ({
-    heads: headUnits > 0 ? heads / headUnits : 0,
-    ffn: ffnUnits > 0 ? ffn / ffnUnits : 0,
-  }));
+  return table.layers.map(({ attention, ffn, gate }) => {
+    const left = 1 - (gate < 0 ? 0 : cuts[gate] ?? 0);
+    const share = ({ first, count, total }: LayerPart): number => {
+      let cut = 0;
+      for (let unit = first; unit < first + count; unit++) cut += cuts[unit] ?? 0;
+      return total === 0 ? 0 : 1 - left * (1 - (count > 0 ? cut / count : 0));
+    };
+    return { heads: share(attention), ffn: share(ffn) };
+  });
 }
 
 /** What a schedule sees of a record. */

@@ -2,8 +2,10 @@
 import assert from "node:assert/strict";
 import { cubic, type Curve, defineSchedule, prune, type RunHooks, type ScheduleInput } from "../../mod.ts";
 import { hardenMasks } from "../../lib/prune/harden.ts";
+import { type UnitKind, unitTable } from "../../lib/prune/units.ts";
 import { keptBy } from "../../lib/run/chooser.ts";
 import { layerShares } from "../../lib/run/steering.ts";
+import { SPEC } from "../io/models.ts";
 import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 import { Lair, scriptOf } from "./helpers/scripts.ts";
 
@@ -100,6 +102,19 @@ Deno.test("masks become hard at the β that the schedule had last", async () => 
     assert.deepEqual([...masks.ffn ?? []], at(LAST));
     assert.notDeepEqual(at(WIDE), at(LAST));
   });
+});
+
+Deno.test("a layer's own mask cuts of its heads and columns what they have left, and of those that have no masks", () => {
+  const shares = (kinds: readonly UnitKind[], gate: number, ffn: number): unknown => {
+    const table = unitTable(SPEC, kinds, { protect: [0] }), cuts = new Float64Array(table.count).fill(ffn);
+    for (const { gate: unit } of table.layers) if (unit >= 0) cuts[unit] = gate;
+    return layerShares(table, cuts)[1];
+  };
+  assert.deepEqual(shares(["kv", "ffn"], 1, 0.25), { heads: 0.25, ffn: 0.25 });
+  assert.deepEqual(shares(["kv", "ffn", "layers"], 0, 0.25), { heads: 0.25, ffn: 0.25 });
+  assert.deepEqual(shares(["kv", "ffn", "layers"], 0.5, 0.25), { heads: 0.625, ffn: 0.625 });
+  assert.deepEqual(shares(["kv", "ffn", "layers"], 1, 1), { heads: 1, ffn: 1 });
+  assert.deepEqual(shares(["ffn", "layers"], 0.5, 0.25), { heads: 0.5, ffn: 0.625 });
 });
 
 Deno.test("a schedule sees the layers as they are: hard under gradual saliency, at its own β and noise while masks are learned", async () => {

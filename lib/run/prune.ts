@@ -1,7 +1,6 @@
 // A prune run: fine-tune, prune, fine-tune, as a stream of step records. Owns the loop, its schedule and checkpoints; refuses files of models.
 import type { Batches, EncodeReport } from "./batches.ts";
 import { exists } from "../io/exists.ts";
-import type { StepState } from "../nn/step_state.ts";
 import { progressOf, stageRate } from "../prune/schedule.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
 import { hardSparsity, keptUnits } from "../prune/units.ts";
@@ -13,7 +12,6 @@ import type { Model } from "./model.ts";
 import type { Finding } from "./monitors/alarm.ts";
 import { brokenFinding, brokenNumbers, findCause } from "./monitors/find_cause.ts";
 import { stopError, type Verdict } from "./monitors/judge.ts";
-import { lookAtMasks, type MaskLook } from "./monitors/mask_look.ts";
 import {
   goodState,
   keptStates,
@@ -36,6 +34,9 @@ import {
   firstPosition,
   handleOf,
   identityOf,
+  idleState,
+  lastAim,
+  lookOf,
   NOTHING_DONE,
   type PendingStep,
   positionAfter,
@@ -73,7 +74,7 @@ class Run implements PruneRun {
   /** Records since the last of these states. */
   #since: RecordView[] = [];
   #pending: PendingStep[] = [];
-  readonly #place = { state: () => this.#state(0, 0), leftOut: () => this.#position.leftOut };
+  readonly #place = { state: () => idleState(this.options, this.#position), leftOut: () => this.#position.leftOut };
   #lastFlush = performance.now();
   #result: PruneResult | null = null;
   readonly #life: Lifetime;
@@ -100,8 +101,7 @@ class Run implements PruneRun {
   }
 
   async prepare(): Promise<{ readonly steps: number; readonly records: number }> {
-    // After its end there is nothing left to do.
-    if (!this.#result) await (this.#allocating ??= this.#life.during(() => this.#allocate()));
+    if (!this.#result) await (this.#allocating ??= this.#life.during(() => this.#allocate())); // else nothing is left
     return { steps: this.#position.step, records: this.#position.records };
   }
 
@@ -172,8 +172,7 @@ class Run implements PruneRun {
     } catch (error) {
       if (this.#life.isOver) throw error;
       if (given.signal?.aborted && given.checkpoint) {
-        yield* this.#flush({ looks: false });
-        await this.#save();
+        yield* this.#saveStopped(given.signal);
       }
       const { model, plannedBytes } = this.#now, { step } = this.#position;
       const explained = await asShortage(error, { model, options, step, plannedBytes });
@@ -250,7 +249,7 @@ class Run implements PruneRun {
     if (this.#position.begun !== "step") await given.hooks?.beforeStep?.(this.#handle(stage));
     this.#position = { ...this.#position, begun: "step" };
     const batch = this.#batches.next();
-    const state = this.#state(rate, target ?? 0, rates);
+    const state = stepStateOf(options, this.#position, { rate, target: target ?? 0, rates });
     const hard = steering && await this.#now.chooser.beforeStep({ ...steering, step: stageStep });
     const aim = steering && aimOf({ ...steering, rates }, { step: stageStep, steps });
     return { index, stage, kind, batch, state, rate, target, hard, aim, layers: steering?.layers ?? null };
@@ -279,10 +278,6 @@ class Run implements PruneRun {
     return whileAlive(handle, this.#life);
   }
 
-  #state(rate: number, target: number, rates = this.options.rates): StepState {
-    return stepStateOf(this.options, this.#position, { rate, target, rates });
-  }
-
   #shouldFlush(): boolean {
     return this.#now.steerer.needsRecords || this.#parts.given.hooks?.afterStep !== undefined ||
       this.#pending.length >= RING_SLOTS / 2 || performance.now() - this.#lastFlush > FLUSH_SECONDS * 1000;
@@ -297,7 +292,8 @@ class Run implements PruneRun {
     const isNew = looks && this.#position.looked !== this.#position.step;
     if (!first && !isNew) return false;
     const numbers = first ? await this.#trainer.numbers(first.index, pending.length) : [];
-    const arrays = isNew ? await this.#trainer.save() : null, look = arrays && this.#look(arrays);
+    const arrays = isNew ? await this.#trainer.save() : null,
+      look = arrays && lookOf(this.#parts, arrays, this.#position);
     if (isNew) this.#position = { ...this.#position, looked: this.#position.step };
     this.#pending = [];
     const now = performance.now(), seconds = (now - this.#lastFlush) / 1000;
@@ -314,13 +310,14 @@ class Run implements PruneRun {
         memory: { bytes, planned, limit },
         goodStep: goodState(this.#kept, plain?.step ?? this.#position.step).position.step,
       }, this.#oversight);
+      const { record } = seen, hook = (): unknown => record && afterStep?.(record, this.#handle(record.stage));
       this.#position = seen.position;
-      if (seen.record) {
-        this.#since.push(recordView(seen.record));
-        await afterStep?.(seen.record, this.#handle(seen.record.stage));
-        yield seen.record;
-      }
-      if (await this.#act(seen.verdict)) return true;
+      if (record) this.#since.push(recordView(record));
+      const [done] = await Promise.allSettled([Promise.try(hook)]);
+      if (record) yield record; // it counts as told, whatever the hook makes of it
+      const isBack = await this.#act(seen.verdict);
+      if (done.status === "rejected") throw done.reason;
+      if (isBack) return true;
     }
     // A hook may have changed what was read before it.
     if (arrays && this.#oversight.keepsAt(this.#position.step)) await this.#keep(afterStep ? undefined : arrays);
@@ -364,21 +361,13 @@ class Run implements PruneRun {
     }
   }
 
-  #look(arrays: TrainerArrays): MaskLook {
-    const { aim } = this.#position;
-    return lookAtMasks(this.#parts.table, arrays, { learned: this.options.method === "compresso" ? aim : null });
-  }
-
   /** Ends the pruning stage: exactly as many units fall as the last target demands; none where a schedule ended it before its first step. */
   async #harden(): Promise<void> {
-    const { table } = this.#parts, { layerTargets: layers, aim, target: last, leftOut, stageStep } = this.#position;
-    const isSkipped = stageStep === 0 && leftOut > 0 && !this.options.size,
-      target = isSkipped ? 0 : last ?? this.options.sparsity;
-    const { temperature } = aim ?? this.options.rates;
-    const expected = isSkipped ? 0 : await this.#now.chooser.end({ target, layers, temperature });
+    const { table } = this.#parts, { isSkipped, ...aim } = lastAim(this.#position, this.options), { target } = aim;
+    const expected = isSkipped ? 0 : await this.#now.chooser.end(aim);
     this.#position = { ...this.#position, target, expected, aim: null, begun: "hard" };
     const arrays = await this.#trainer.save(), hard = hardSparsity(table, keptUnits(table, arrays.slots));
-    const seen = { look: this.#look(arrays), hard, isSkipped };
+    const seen = { look: lookOf(this.#parts, arrays, this.#position), hard, isSkipped };
     const { position, verdict } = overseeHard(this.#position, seen, this.#oversight);
     this.#position = position;
     await this.#act(verdict);
@@ -391,6 +380,17 @@ class Run implements PruneRun {
     const present = state ?? { position, arrays: await this.#trainer.save() };
     const kept = this.#kept.filter((one) => one.position.step <= present.position.step);
     await writeCheckpoint(checkpoint.path, { identity: this.#identity(), ...present, kept });
+  }
+
+  /** Saves the state of a run that a signal stopped, or the last one kept where that same signal stops what the monitors demand. */
+  async *#saveStopped({ reason }: AbortSignal): AsyncGenerator<StepRecord, void, undefined> {
+    try {
+      yield* this.#flush({ looks: false });
+      await this.#save();
+    } catch (late) {
+      if (late !== reason) throw late;
+      await this.#save(this.#kept.at(-1));
+    }
   }
 
   #identity(): RunIdentity {

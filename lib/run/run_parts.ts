@@ -10,6 +10,7 @@ import type { PruneAim, RunIdentity, RunPosition } from "./checkpoint.ts";
 import type { RunHandle } from "./hooks.ts";
 import type { Model } from "./model.ts";
 import type { StepToSearch } from "./monitors/find_cause.ts";
+import { lookAtMasks, type MaskLook } from "./monitors/mask_look.ts";
 import { FRESH_MONITORS } from "./monitors/watch.ts";
 import type { PruneOptions, Rates, ResolvedOptions } from "./options.ts";
 import type { PruneResult } from "./prune_result.ts";
@@ -17,7 +18,7 @@ import type { RunParts } from "./ready.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { digestOf, type RunData } from "./run_data.ts";
 import type { Steering } from "./steering.ts";
-import { adapterOf, type StepNumbers, type Trainer } from "./trainer.ts";
+import { adapterOf, type StepNumbers, type Trainer, type TrainerArrays } from "./trainer.ts";
 
 /** A step whose numbers are still on the GPU. */
 export interface PendingStep {
@@ -108,6 +109,15 @@ export function aimOf(
 ): PruneAim {
   const isWarm = progressOf(step, steps) >= warmup;
   return { temperature, noise, isWarm, isBound: isWarm && layers === null && freeze.length === 0 };
+}
+
+/** What masks are made hard at: the last step's aim, or nothing where a schedule ended the stage before its first step. */
+export function lastAim(
+  { layerTargets: layers, aim, target, leftOut, stageStep }: RunPosition,
+  { size, sparsity, rates }: Pick<ResolvedOptions, "size" | "sparsity" | "rates">,
+): Pick<Steering, "target" | "layers"> & Pick<Rates, "temperature"> & { readonly isSkipped: boolean } {
+  const isSkipped = stageStep === 0 && leftOut > 0 && !size;
+  return { isSkipped, target: isSkipped ? 0 : target ?? sparsity, layers, temperature: (aim ?? rates).temperature };
 }
 
 /** The numbers of the step at a position; its batch decides the loss scale. */
@@ -226,6 +236,20 @@ function checkLogAlpha(values: Float32Array<ArrayBuffer>, { count }: UnitTable):
     rule: `it is a Float32Array of ${count} finite values, one for each unit`,
     value: !isList ? typeof values : broken < 0 ? `${values.length} values` : `value ${broken} is ${values[broken]}`,
   });
+}
+
+/** The numbers of a pass at a position that changes nothing. */
+export function idleState(options: ResolvedOptions, position: RunPosition): StepState {
+  return stepStateOf(options, position, { rate: 0, target: 0, rates: options.rates });
+}
+
+/** The masks of a run at a position. */
+export function lookOf(
+  { table, options: { method } }: Pick<RunParts, "table" | "options">,
+  arrays: TrainerArrays,
+  { aim }: RunPosition,
+): MaskLook {
+  return lookAtMasks(table, arrays, { learned: method === "compresso" ? aim : null });
 }
 
 /** Refuses the result of a run that is not at its end. */

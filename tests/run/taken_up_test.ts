@@ -90,6 +90,77 @@ Deno.test("a run that an error of a hook has ended is taken up again by the next
   });
 });
 
+Deno.test("a record whose hook throws is told once, and the next loop or a checkpoint goes on behind it", async () => {
+  await withDemo(async ({ model }) => {
+    const options = { steps: 4, postfinetune: 1 } as const, whole = await drive(model, options);
+    for (const how of ["loop", "checkpoint"] as const) {
+      const path = await Deno.makeTempFile(), controller = new AbortController(), { signal } = controller;
+      await Deno.remove(path);
+      let hasFailed = false;
+      const afterStep = ({ step }: StepRecord): void => {
+        if (step !== 3 || hasFailed) return;
+        hasFailed = true;
+        controller.abort(new Error("hiccup"));
+        throw new Error("hiccup");
+      };
+      const checkpoint = { path, every: 1000 }, records: StepRecord[] = [];
+      const given = how === "loop" ? options : { ...options, checkpoint };
+      using run = prune(model, { ...BASE, ...given, hooks: { afterStep }, ...(how === "loop" ? {} : { signal }) });
+      const loop = async (): Promise<void> => {
+        for await (const record of run) records.push(record);
+      };
+      await assert.rejects(loop(), /hiccup/);
+      assert.deepEqual(records.map(({ step }) => step), [1, 2, 3]);
+      if (how === "loop") {
+        await loop();
+        assert.equal(bitsOf({ records, result: run.result() }), bitsOf(whole));
+      } else {
+        run[Symbol.dispose]();
+        const rest = await drive(model, { ...options, checkpoint: { ...checkpoint, resume: true } });
+        assert.equal(bitsOf({ ...rest, records: [...records, ...rest.records] }), bitsOf(whole));
+        await Deno.remove(path);
+      }
+    }
+  });
+});
+
+/** Steps of the run below before the one that is stopped, of which the last one is broken. */
+const LAST = 7;
+
+for (const method of ["compresso", "flap"] as const) {
+  Deno.test(`a run of ${method} that is stopped while numbers that are not finite wait to be read can be resumed`, async () => {
+    await withDemo(async ({ model }) => {
+      const path = await Deno.makeTempFile(), controller = new AbortController(), { signal } = controller;
+      await Deno.remove(path);
+      const options = { method, steps: 40, postfinetune: 2 }, checkpoint = { path, every: 1000 };
+      const beforeStep: RunHooks["beforeStep"] = async (run) => {
+        if (run.step === LAST) controller.abort(new Error("enough"));
+        if (run.step !== LAST - 1) return;
+        const weights = await run.lora();
+        weights.get("lora.1.v.A")?.fill(NaN);
+        run.setLora(weights);
+      };
+      // Where no time passes, numbers are read where masks are looked at, after step 6 and not 7.
+      const { now } = performance;
+      performance.now = () => 0;
+      const seen: number[] = [];
+      try {
+        await assert.rejects(async () => {
+          using run = prune(model, { ...BASE, ...options, checkpoint, signal, hooks: { beforeStep } });
+          for await (const { step } of run) seen.push(step);
+        }, /enough/);
+      } finally {
+        performance.now = now;
+      }
+      const { result, records } = await drive(model, { ...options, checkpoint: { ...checkpoint, resume: true } });
+      assert.deepEqual([seen, records[0]?.step], [[1, 2, 3, 4, 5, 6], 6]);
+      assert.ok(records.every(({ loss }) => Number.isFinite(loss)));
+      assert.ok(Array.from(result.lora.weights.values(), (matrix) => matrix.every(Number.isFinite)).every(Boolean));
+      await Deno.remove(path);
+    });
+  });
+}
+
 Deno.test("a run whose script was changed since its error is not taken up with the other one", async () => {
   await withDemo(async ({ model }) => {
     await using lair = new Lair();

@@ -251,7 +251,7 @@ class Run implements PruneRun {
     const batch = this.#batches.next();
     const state = stepStateOf(options, this.#position, { rate, target: target ?? 0, rates });
     const hard = steering && await this.#now.chooser.beforeStep({ ...steering, step: stageStep });
-    const aim = steering && aimOf({ ...steering, rates }, { step: stageStep, steps });
+    const aim = steering && aimOf({ ...steering, rates }, { ...options, step: stageStep, steps });
     return { index, stage, kind, batch, state, rate, target, hard, aim, layers: steering?.layers ?? null };
   }
 

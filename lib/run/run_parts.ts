@@ -3,11 +3,13 @@ import { CompressoError } from "../errors.ts";
 import type { LoraWeights } from "../nn/lora.ts";
 import { unpackMasks } from "../nn/masks.ts";
 import type { StepState } from "../nn/step_state.ts";
+import { GRADUAL_EVERY } from "../prune/gradual.ts";
 import { progressOf } from "../prune/schedule.ts";
 import { hardSparsity, keptUnits, type UnitTable } from "../prune/units.ts";
 import type { Batch, BatchCursor } from "./batches.ts";
 import type { PruneAim, RunIdentity, RunPosition } from "./checkpoint.ts";
 import type { RunHandle } from "./hooks.ts";
+import type { Method } from "./methods.ts";
 import type { Model } from "./model.ts";
 import type { StepToSearch } from "./monitors/find_cause.ts";
 import { lookAtMasks, type MaskLook } from "./monitors/mask_look.ts";
@@ -105,9 +107,10 @@ export function slowedRates(rates: Rates, halvings: number): Rates {
 /** How monitors have to see a step of the pruning stage. */
 export function aimOf(
   { rates: { temperature, noise, warmup }, layers, freeze }: Steering,
-  { step, steps }: { readonly step: number; readonly steps: number },
+  { step, steps, method }: { readonly step: number; readonly steps: number; readonly method: Method },
 ): PruneAim {
-  const isWarm = progressOf(step, steps) >= warmup;
+  // Gradual saliency has cut nothing before it chooses for the first time.
+  const isWarm = progressOf(step, steps) >= warmup && (method !== "gradual" || step >= GRADUAL_EVERY);
   return { temperature, noise, isWarm, isBound: isWarm && layers === null && freeze.length === 0 };
 }
 

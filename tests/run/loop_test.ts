@@ -94,6 +94,20 @@ Deno.test("gradual saliency holds hard masks at the schedule's target, of ones a
   });
 });
 
+Deno.test("gradual saliency without a warm-up is not blamed for what it has not chosen yet", async () => {
+  await withDemo(async ({ model }) => {
+    const { records } = await drive(model, {
+      method: "gradual",
+      rates: { warmup: 0 },
+      monitors: { constraint: { action: "stop" } },
+    });
+    const pruning = records.filter(({ stage }) => stage === "prune");
+    assert.deepEqual(pruning.slice(0, 3).map(({ target, expected }) => [target, expected]), Array(3).fill([0.2, 0]));
+    assert.ok(pruning.slice(3).every(({ expected }) => expected !== null && expected >= 0.2 - ROUNDING));
+    assert.deepEqual(records.flatMap(({ alarms }) => alarms), []);
+  });
+});
+
 Deno.test("records of gradual saliency say the sparsity of the masks that a step had, those of a hook too", async () => {
   await withDemo(async ({ model }) => {
     const seen: (readonly [number | null, number])[] = [];

@@ -60,7 +60,7 @@ export function resultTable(runs: readonly ReportRun[]): Table {
       row("loss, first steps", (run) => short(lossEnds(run).first)),
       row("loss, last steps", (run) => short(lossEnds(run).last)),
       row(
-        "seconds, by stage",
+        "seconds of steps, by stage",
         summed(({ seconds: { finetune, prune, postfinetune } }) =>
           [finetune, prune, postfinetune].map((value) => Math.round(value)).join(" + ")
         ),

@@ -109,12 +109,13 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
     }
   }
   for (const { name, file, limit } of evaluate.choices ?? []) {
+    const set = await cache.read({ file });
     for (const { label, prompt } of prompts) {
       measures.push({
         id: `choices ${name}${label}`,
         identity: JSON.stringify({ limit, prompt: promptName(prompt), file: await cache.digest(file) }),
         take: async (model, control) => {
-          const rows = encodeChoices(await cache.read({ file }), {
+          const rows = encodeChoices(set, {
             tokenizer: tokenizerOf(model),
             prompt,
             ...(limit === undefined ? {} : { limit }),

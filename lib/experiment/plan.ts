@@ -10,7 +10,7 @@ import type { DataSource } from "./definition.ts";
 import { partsInOptions } from "./failure.ts";
 import { type CellPlace, placeCells } from "./folders.ts";
 import { type Cell, chooseCells, type Filter } from "./grid.ts";
-import { type CellIdentity, identityOfCell, scheduleName } from "./identity.ts";
+import { type CellFacts, type CellIdentity, differences, identityOfCell, scheduleName } from "./identity.ts";
 import { type Measure, measuresOf, promptOf } from "./measures.ts";
 import { pruneOptions } from "./options.ts";
 import type { ResolvedExperiment } from "./resolve.ts";
@@ -102,6 +102,34 @@ export async function planCells(
   });
   const chosen = new Set(chooseCells(experiment.cells, only).map(({ name }) => name));
   return { cells: all.filter(({ name }) => chosen.has(name)), all, measures, cache };
+}
+
+/**
+ * Refuses a cell whose files are no longer those that its facts were taken of. Throws `CompressoError("mismatch")`; what cannot be read any more is
+ * not refused here, but where the cell reads it.
+ */
+export async function checkUnchanged({ name, options, source, model, identity }: PlannedCell): Promise<void> {
+  const now = await factsOfFiles({ options, source, model }, new RowCache()).catch(() => ({})),
+    value = differences(identity, { ...identity, ...now });
+  if (value === null) return;
+  throw new CompressoError("mismatch", {
+    what: `cannot go on with cell ${name}`,
+    rule: "data, schedule and model are those with which the sitting began",
+    value,
+    mend: "begin the sitting again, or put them back first: finished cells stay as they are",
+  });
+}
+
+/** Facts of a cell that lie in files. */
+async function factsOfFiles(
+  { options: { schedule }, source, model: { path, weights } }: Pick<PlannedCell, "options" | "source" | "model">,
+  cache: RowCache,
+): Promise<Pick<CellFacts, "schedule" | "weights" | "data">> {
+  return {
+    schedule: await scheduleName(schedule),
+    weights: await weightsDigest(modelPath(path)),
+    data: await cache.identity(source, weights),
+  };
 }
 
 type CellDraft = Omit<PlannedCell, keyof CellPlace>;

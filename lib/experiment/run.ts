@@ -11,7 +11,7 @@ import { type CellEvents, measureCell, outcomeOf, pruneCell, takeMeasures } from
 import type { Experiment } from "./definition.ts";
 import { failureOf, messageOfState, triesOf } from "./failure.ts";
 import type { Filter } from "./grid.ts";
-import { type ExperimentPlan, planCells, type PlannedCell, refreshed } from "./plan.ts";
+import { checkUnchanged, type ExperimentPlan, planCells, type PlannedCell, refreshed } from "./plan.ts";
 import { type ExperimentReport, makeReport, writeReport } from "./report.ts";
 import { type ExperimentOverrides, resolveExperiment } from "./resolve.ts";
 import { type CellFailure, missingOf, Store } from "./store.ts";
@@ -69,8 +69,8 @@ export interface ExperimentResult {
  * every cell the tables are written anew: `report.md`, `report.json` and charts.
  *
  * @throws CompressoError("usage") for an experiment that cannot work, and where another sitting works in the folder; "mismatch" for cells whose
- * definition is no longer that of their results, unless `redo` is set; "aborted" where the signal fires. What a single cell throws is recorded, and
- * the next one runs.
+ * definition is no longer that of their results, unless `redo` is set, and for files that change while the sitting goes on; the signal's reason
+ * where it fires. What a single cell throws is recorded, and the next one runs.
  * @example
  * ```ts
  * import { defineExperiment, openDevice, runExperiment } from "../../mod.ts";
@@ -196,7 +196,10 @@ function hasPruned({ state }: PlannedCell): boolean {
     (state.kind === "failed" && state.isPruned);
 }
 
-/** Runs and measures one cell, and records how that went; returns why it failed, if it did. Throws only where the user has stopped it. */
+/**
+ * Runs and measures one cell, and records how that went; returns why it failed, if it did. Throws only where the user has stopped it, and
+ * `CompressoError("mismatch")` where its files have changed since the sitting began.
+ */
 async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
   readonly plan: ExperimentPlan;
   readonly store: Store;
@@ -208,6 +211,7 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
   const events: CellEvents = { onRecord, onPhase, signal, onAlarm: (alarm) => options.onAlarm?.(cell, alarm) };
   const redoes = options.redo === true && options.evaluateOnly !== true &&
     (state.kind === "changed" || state.kind === "failed");
+  await checkUnchanged(cell);
   const before = await store.result(folder);
   let isPruned = isMeasuredAlone(cell, options), isBegun = false;
   const anew = redoes || (state.kind === "unmeasured" && !isPruned);

@@ -2,8 +2,45 @@
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
 import { exists } from "../../lib/io/exists.ts";
+import { demoData } from "../../lib/io/open_model.ts";
 import { LOCK_FILE } from "../../lib/io/lock.ts";
 import { experimentTest, TINY } from "./tiny.ts";
+
+experimentTest(
+  "files that change while a sitting goes on end it before the next cell, and the cells before it stay",
+  async (run, out, other) => {
+    const schedule = `${other}/schedule.ts`, data = `${other}/rows.jsonl`;
+    const lines = (await Deno.readTextFile(demoData("train"))).split("\n").slice(0, 60);
+    const script = (share: number): string =>
+      `import { defineSchedule } from "compresso"; export default defineSchedule({ sparsity: ${share} });`;
+    const given: readonly (readonly [path: string, text: string])[] = [
+      [schedule, script(0.2)],
+      [data, lines.join("\n")],
+    ];
+    const two = { ...TINY, base: { ...TINY.base, schedule }, data, grid: { seed: [1, 2] }, evaluate: {} };
+    const changes = [
+      [schedule, script(0.1), /^schedule: script \w+ then, script \w+ now$/],
+      [data, lines.slice(1).join("\n"), /^data: \w+ then, \w+ now$/],
+    ] as const;
+    for (const [path, text, value] of changes) {
+      for (const [path, text] of given) await Deno.writeTextFile(path, text);
+      const folder = `${out}/${path.length}`, cells: string[] = [];
+      const onCell = ({ name }: { readonly name: string }): void => {
+        if (cells.push(name) === 2) Deno.writeTextFileSync(path, text);
+      };
+      await assert.rejects(run(two, folder, { onCell }), (error) => {
+        assert.ok(error instanceof CompressoError && error.code === "mismatch");
+        assert.match(error.parts.value ?? "", value);
+        return true;
+      });
+      assert.deepEqual(cells, ["seed=1", "seed=2"]);
+      assert.ok(!(await exists(`${folder}/cells/seed=2`)));
+      for (const [path, text] of given) await Deno.writeTextFile(path, text);
+      const { worked, result } = await run(two, folder);
+      assert.deepEqual([worked, result.failed, result.left], [["seed=2"], [], 0]);
+    }
+  },
+);
 
 experimentTest("a second sitting in the folder of one that works is refused, and may follow it", async (run, out) => {
   const one = { ...TINY, grid: { rank: [2] }, evaluate: {} }, tried: Promise<void>[] = [];

@@ -54,7 +54,7 @@ export function experimentVerb(): CommandUnknownOpts {
     )
     .option(
       "--set <key=value>",
-      "an option of all runs, or the values of an axis, one that is there or a new one: seed=1,2,3",
+      "an option of all runs, or the values of an axis, a new one or one that is the same in all grids: seed=1,2,3",
       collect(settings("--set")),
     )
     .option(

@@ -106,12 +106,27 @@ function withOptions(
   for (const [name, given] of Object.entries(set)) {
     const values = given.map((value) => givenValue(name, value));
     if (grids.some((grid) => Object.hasOwn(grid, name))) {
-      grids = grids.map((grid): Grid => Object.hasOwn(grid, name) ? { ...grid, [name]: values } : grid);
+      refuseUntied(name, grids, definition);
+      grids = grids.map((grid): Grid => ({ ...grid, [name]: values }));
     } else if (values.length === 1) base = { ...base, [name]: values[0] };
     else if (WORD_LISTS.includes(name)) base = { ...base, [name]: values.join(",") };
     else grids = grids.map((grid): Grid => ({ ...grid, [name]: values }));
   }
   return defineExperiment({ ...definition, base, grid: grids }).definition;
+}
+
+/** Refuses an axis of other values in some grids than in others: it goes with what else these set. Seeds go with nothing. */
+function refuseUntied(name: string, grids: readonly Grid[], { name: experiment }: ExperimentDefinition): void {
+  const own = grids.map((grid): string =>
+    JSON.stringify(Object.entries(grid).find(([option]) => option === name)?.[1]) ?? "none"
+  );
+  if (new Set(own).size === 1 || (name === "seed" && !own.includes("none"))) return;
+  throw new CompressoError("usage", {
+    what: `cannot set '${name}' in the experiment '${experiment}'`,
+    rule: "an option is set where all grids of the definition have the same values of it, or none has",
+    value: own.map((values, index) => `${values} in grid ${index + 1}`).join(", "),
+    mend: "change the definition's grids, or choose among their runs with --only",
+  });
 }
 
 function assign(

@@ -204,6 +204,23 @@ Deno.test("overrides set an axis or the base, name files, and are refused for na
   refuses(() => resolveExperiment(other), "usage", /without data/);
 });
 
+Deno.test("an axis that goes with others in its grid is not set, one that all grids share and seeds are", () => {
+  const tied = defineExperiment({
+    ...PLAIN,
+    grid: [
+      { rank: [2], alpha: [4], seed: [1, 2], temperature: [1] },
+      { rank: [4], alpha: [8], seed: [1], temperature: [1], steps: [3] },
+    ],
+  });
+  const namesOf = (set: Readonly<Record<string, readonly unknown[]>>): string[] =>
+    resolveExperiment(tied, { set }).cells.map(({ name }) => name);
+  refuses(() => namesOf({ rank: [16] }), "usage", /cannot set 'rank' in/, /\[2\] in grid 1, \[4\] in grid 2/, /--only/);
+  refuses(() => namesOf({ steps: [9] }), "usage", /none in grid 1, \[3\] in grid 2/);
+  assert.equal(namesOf({ seed: [5] }).length, 2);
+  assert.equal(namesOf({ temperature: [1, 2] }).length, 6);
+  assert.equal(namesOf({ noise: [0.1] }).length, 3);
+});
+
 Deno.test("without LoRA its rate is 0 and stages that train nothing else have no steps", () => {
   const given = { prompt: null, layers: 5 };
   const learned = pruneOptions({ sparsity: 0.2, steps: 8, prefinetune: 3, lora: false }, given);

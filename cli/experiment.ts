@@ -129,7 +129,8 @@ async function run(file: string, settings: Settings): Promise<void> {
     what: `${failed.length} ${failed.length === 1 ? "run has" : "runs have"} failed`,
     rule: "every run ends with a pruned model and its measures",
     value: `${first.cell}: ${first.message}`,
-    mend: "the same command tries failed runs again, from their checkpoints where there are any; --redo from the start",
+    mend:
+      "the same command tries failed runs again, from their checkpoints where there are any, and with --redo from the start; those whose pruned model lies there are only measured",
   });
 }
 

@@ -2,6 +2,7 @@
 import { dotChart, type DotPanel } from "../report/dot_chart.ts";
 import { lineChart } from "../report/line_chart.ts";
 import type { LineSeries } from "../report/line_panel.ts";
+import { digestOf } from "../run/run_data.ts";
 import type { ExperimentReport, Group } from "./report.ts";
 
 /** A chart and where it stands. */
@@ -122,6 +123,9 @@ function uniformShares(groups: readonly Group[]): number[] {
   return near.map((shares) => shares.reduce((sum, share) => sum + share, 0) / shares.length);
 }
 
+/** Letters of a value that a file's name holds; file systems allow 255 in all. */
+const MOST_SUFFIX = 100;
+
 /**
  * Groups in charts of at most so many lines: where there are more, one chart for each value of all axes but the first, and several where these
  * still are too many.
@@ -134,7 +138,11 @@ function inParts(
   const others = axes.filter((axis) => axis !== "seed").slice(1);
   const key = ({ at }: Group): string => others.map((axis) => `${axis} ${at[axis]}`).join(", ");
   const keys = [...new Set(groups.map(key))];
-  const plain = (one: string): string => one === "" ? "" : `-${one.replaceAll(/[^\w.]+/g, "-")}`;
+  const plain = (one: string): string => {
+    const text = one.replaceAll(/[^\w.]+/g, "-");
+    if (text.length > MOST_SUFFIX) return `-${text.slice(0, MOST_SUFFIX)}-${digestOf([one])}`;
+    return text === "" ? "" : `-${text}`;
+  };
   return keys.flatMap((one, index) => {
     // Values that differ in signs alone would have one file.
     const isShared = keys.some((other, place) => place !== index && plain(other) === plain(one));

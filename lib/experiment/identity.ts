@@ -64,6 +64,9 @@ export function isScriptPath(schedule: string): boolean {
   return !isScheduleName(schedule) && !/^[a-z][a-z\d+.-]+:/i.test(schedule);
 }
 
+/** A monitor that is off, among the facts. */
+const OFF = "null";
+
 /**
  * What differs, in words; null where nothing does. Of a run that has ended it is known which monitors `raised` an alarm: what the others would
  * have done then has decided nothing.
@@ -73,9 +76,11 @@ export function differences(
   now: CellIdentity,
   { raised = null }: { readonly raised?: readonly MonitorName[] | null } = {},
 ): string | null {
-  const idle = MONITOR_NAMES.filter((name) => raised && !raised.includes(name)).map((name) =>
-    `monitors.${name}.action`
-  );
+  const idle = MONITOR_NAMES.filter((name) => raised && !raised.includes(name)).flatMap((name) => {
+    const whole = `monitors.${name}`, action = `${whole}.action`;
+    // One that is off now would have raised none either, whatever its threshold was.
+    return now[whole] === OFF ? [whole, action, `${whole}.threshold`] : [action];
+  });
   const names = [...new Set([...Object.keys(then), ...Object.keys(now)])].filter((name) => !idle.includes(name));
   const differing = names.filter((name) => then[name] !== now[name]);
   if (differing.length === 0) return null;

@@ -124,7 +124,26 @@ function spreadNote(report: ExperimentReport): string {
   const halved = halvedOf(report).length === 0
     ? ""
     : " Halved are those of them that an alarm sent back and that went on with halved rates, so that they do not differ by their seed alone: see Alarms.";
-  return `n is the number of finished runs, which differ by their seed alone; ± is the sample standard deviation over them, absent for one run.${halved}${single}${questions}`;
+  return `n is the number of finished runs, which differ by their seed alone; ± is the sample standard deviation over them, absent for one run.${halved}${
+    adapterNote(report)
+  }${single}${questions}`;
+}
+
+/** What ran the finished runs, and where runs of one group had not the same. */
+function adapterNote({ cells, groups, axes }: ExperimentReport): string {
+  const adaptersOf = (own: readonly ReportCell[]): string[] => [...new Set(own.map(({ adapter }) => adapter))];
+  const all = adaptersOf(cells);
+  if (all.length === 0) return "";
+  if (all.length === 1) return ` All ran on ${all[0]}.`;
+  const counted = all.map((one) => `${one} (${cells.filter(({ adapter }) => adapter === one).length})`);
+  const mixed = groups.filter((group) => adaptersOf(cells.filter(({ cell }) => group.cells.includes(cell))).length > 1);
+  return ` They ran on ${counted.join(" and ")}${
+    mixed.length === 0
+      ? ""
+      : `, and those of ${
+        mixed.map((group) => groupLabel(group, axes)).join("; ")
+      } not all on the same, which is a difference beside the seed`
+  }.`;
 }
 
 function contrastPart(report: ExperimentReport): string[] {

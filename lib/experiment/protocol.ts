@@ -1,5 +1,5 @@
 // What all cells of an experiment have in common, in words: size, options, and how each number was measured. Owns those lines; refuses numbers.
-import type { EvaluateDefinition } from "./definition.ts";
+import type { DataSource, EvaluateDefinition } from "./definition.ts";
 import { CELL_OPTION_NAMES, shownOption } from "./options.ts";
 import type { PlannedCell } from "./plan.ts";
 import type { ResolvedExperiment } from "./resolve.ts";
@@ -15,8 +15,10 @@ export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly Plann
     const values = all.map(of), least = Math.min(...values), most = Math.max(...values);
     return least === most ? `${least}` : `${least} to ${most}`;
   };
-  const base = (path: string): string => path.replace(/^.*\//, "");
+  const base = (path: string): string => path.replace(/^.*[/\\](?=.)/, "");
+  const each = (of: (cell: PlannedCell) => string): string => [...new Set(all.map(of))].join(", ");
   return [
+    `pruned: ${each(({ model: { path } }) => base(path))}; trained on ${each(({ source }) => dataName(source, base))}`,
     `${all.length} cells of ${numbers(({ steps }) => steps)} steps (${
       numbers(({ tokens }) => tokens)
     } tokens, padding included)`,
@@ -41,6 +43,14 @@ export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly Plann
       : []),
     ...promptLine(evaluate),
   ];
+}
+
+/** Rows to train on, in words. */
+function dataName(source: DataSource, base: (path: string) => string): string {
+  if (typeof source === "string") return base(source);
+  if ("generate" in source) return `${source.generate.count} texts of the model's own`;
+  const { file, limit, last } = source;
+  return `${last ? `the last ${last} rows of ` : limit ? `the first ${limit} rows of ` : ""}${base(file)}`;
 }
 
 /** What stands before instructions and questions, where they are measured and it is not nothing. */

@@ -46,6 +46,8 @@ export interface ReportCell {
   readonly steps: number;
   /** Tokens in them, padding left out. */
   readonly tokens: number;
+  /** Adapter that ran it. */
+  readonly adapter: string;
   /** What the run's monitors said, in order; null where an earlier version has not kept it. */
   readonly alarms: readonly Alarm[] | null;
 }
@@ -175,8 +177,8 @@ async function reportCell({ name: cell, folder }: PlannedCell, { at, measures, s
     const value = of(outcome);
     if (value !== null && Number.isFinite(value)) numbers[name] = value;
   }
-  const { cut: { layers }, steps, tokens } = outcome;
-  return { cell, folder, at, numbers, layers, steps, tokens, alarms: await store.alarms(folder) };
+  const { cut: { layers }, steps, tokens, adapter } = outcome;
+  return { cell, folder, at, numbers, layers, steps, tokens, adapter, alarms: await store.alarms(folder) };
 }
 
 async function valuesOfCells(

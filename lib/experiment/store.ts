@@ -154,7 +154,7 @@ export class Store {
       const isThis = retry !== null && differences(retry.identity, identity) === null;
       return { kind: "changed", what, failure: isThis ? retry.failure : null };
     }
-    const result = await this.result(name), hasModel = await exists(join(dir, MODEL_FOLDER));
+    const result = await this.result(name), hasModel = await hasWeights(join(dir, MODEL_FOLDER));
     const isPruned = hasModel && await exists(join(dir, "run.json"));
     if (result?.failure && !result.outcome) {
       const { message: what, tries = 1 } = result.failure;
@@ -280,4 +280,9 @@ async function readJson<T>(path: string): Promise<T | null> {
       mend: "remove the cell's folder, and the cell runs again",
     }, { cause: error });
   }
+}
+
+/** Whether a folder holds the weights of a model; what else may be left of one cannot be measured. */
+async function hasWeights(folder: string): Promise<boolean> {
+  return (await namesIn(folder)).some((name) => name.endsWith(".safetensors"));
 }

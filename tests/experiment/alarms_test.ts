@@ -124,6 +124,8 @@ Deno.test("what alarms would have done is no fact of a run in which none came up
       assert.deepEqual(await kinds(onAlarm), Array(5).fill("changed"), onAlarm);
     }
 
+    assert.deepEqual(await kinds("divergence=off,constraint=off"), some, "one that is off now would have raised none");
+
     // Along an axis each folder is first that of the cell that it was run for.
     const axis = { ...definition, grid: { rank: [2], onAlarm: ["divergence=warn,constraint=off", then] } };
     const places = async (): Promise<string[][]> =>
@@ -163,6 +165,13 @@ Deno.test("a report has the alarms of earlier versions from run.json, and says w
       /\| rank=2,seed=1 \| 3 \| divergence \| went back to step 1, halved rates \| the loss runs away \|/,
     );
     assert.match(text, /Of 2 runs it is not known/);
+    assert.match(text, / All ran on none\./);
+    const [first, ...rest] = report.cells;
+    assert.ok(first);
+    const two = markdown({ ...report, cells: [{ ...first, adapter: "another" }, ...rest] }, []);
+    assert.match(two, / They ran on another \(1\) and none \(3\), and those of rank 2 not all on the same, which is/);
+    const apart = report.cells.map((cell) => ({ ...cell, adapter: `of rank ${cell.at["rank"]}` }));
+    assert.match(markdown({ ...report, cells: apart }, []), / They ran on of rank 2 \(2\) and of rank 4 \(2\)\./);
     const calm = markdown({ ...report, cells: report.cells.map((cell) => ({ ...cell, alarms: [] })) }, []);
     assert.match(calm, /### Alarms\n\nNo alarm came up\.\n/);
     assert.doesNotMatch(calm, /alved|not known/);

@@ -95,6 +95,18 @@ Deno.test("charts of values that differ in signs alone are files of their own", 
   assert.ok(names.filter((name) => name.startsWith("loss")).length === 2, names.join(", "));
 });
 
+Deno.test("charts of many axes, or of long values, have names that file systems take, each its own", async () => {
+  await inTemporaryFolder(async (out) => {
+    const long = "a".repeat(300);
+    const groups = [`${long}1`, `${long}2`].flatMap((prompt) =>
+      [1, 2, 3, 4, 5].map((rank) => ({ at: { rank: String(rank), prompt }, hard: 0.2 }))
+    );
+    const files = (await writeReport(reportOf(groups), out)).filter((path) => path.endsWith(".svg"));
+    assert.equal(new Set(files).size, 4);
+    for (const file of files) await Deno.stat(file);
+  });
+});
+
 Deno.test("the line of all layers alike lies at the hard sparsity, one for those that are nearly the same", () => {
   const hard = [0.125, 0.2051, 0.125, 0.2049];
   const [chart] = charts(reportOf(hard.map((hard, index) => ({ at: { rank: `${index}` }, hard }))))

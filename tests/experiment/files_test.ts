@@ -9,6 +9,7 @@ import { type ExperimentOverrides, type ResolvedExperiment, resolveExperiment } 
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { modelDigest } from "../../lib/io/fingerprint.ts";
+import { demoData } from "../../lib/io/open_model.ts";
 import { inTemporaryFolder, rejectsWith } from "../io/files.ts";
 
 const PLAIN: ExperimentDefinition = {
@@ -55,7 +56,7 @@ Deno.test("tasks by subject and of one's own are measured, and whatever they ask
       both.slice(2).map(([, identity], index) => [after[index]?.[0], identity]),
     );
     assert.equal(new Set(both.map(([, identity]) => identity)).size, 4);
-    const choices = [{ name: "own acc", file: `${folder}/own.test.jsonl` }];
+    const choices = [{ name: "own acc", file: demoData("heldout") }];
     await rejectsWith(identities({ choices }), "usage", /different names.*now: own acc/);
   });
 });

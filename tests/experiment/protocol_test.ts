@@ -36,6 +36,23 @@ Deno.test("what is the same for all runs is what they have, wherever it was set"
   assert.equal(await shared({}, { set: { seed: [5] } }), "sparsity 0.4, steps 4, seq 48, seed 5, prompt off");
 });
 
+Deno.test("what was pruned and what it was trained on is told, and each of several", async () => {
+  const told = async (...args: Parameters<typeof linesOf>): Promise<string | undefined> => (await linesOf(...args))[0];
+  assert.equal(await told({}), "pruned: demo; trained on train.jsonl");
+  const file = demoData("heldout");
+  assert.equal(
+    await told({ base: { ...PLAIN.base, limitRows: 9 } }),
+    "pruned: demo; trained on the first 9 rows of train.jsonl",
+  );
+  assert.equal(
+    await told({
+      data: { a: { file, last: 5 }, b: { generate: { count: 3, tokens: 8 } } },
+      grid: { data: ["a", "b"] },
+    }),
+    "pruned: demo; trained on the last 5 rows of heldout.jsonl, 3 texts of the model's own",
+  );
+});
+
 Deno.test("a measure is told with its texts' field, its length and the prompt before it", async () => {
   const rows = { name: "r", file: demoData("heldout"), seq: 48, limit: 4 };
   const evaluate = { rows: [rows, { ...rows, name: "t", textField: "output" }] };

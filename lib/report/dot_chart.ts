@@ -30,8 +30,8 @@ export interface DotChart {
   readonly panels: readonly DotPanel[];
 }
 
-const WIDTH = 760, MARGIN = 16, ROW = 20, AXIS = 34, SPACE = 18;
-/** Characters of a row's label at most; the whole stands in the description. */
+const WIDTH = 760, MARGIN = 16, ROW = 20, LINE = 14, AXIS = 34, SPACE = 18;
+/** Characters of a line of a row's label at most, of which it has two; the whole stands in the description. */
 const MOST_LABEL = 42;
 
 /**
@@ -53,12 +53,13 @@ export function dotChart({ title, description, panels }: DotChart): string {
     body.push(text(MARGIN, y + 12, part, { tone: "soft" }));
     y += 17;
   }
-  const labels = panels.flatMap(({ rows }) => rows.map(({ label }) => label));
-  const left = MARGIN + Math.max(60, ...labels.map((label) => textWidth(shortened(label)))) + 10;
+  const labels = panels.flatMap(({ rows }) => rows.map(({ label }) => labelLines(label)));
+  const left = MARGIN + Math.max(60, ...labels.flat().map((part) => textWidth(part))) + 10;
+  const row = ROW + LINE * (Math.max(1, ...labels.map(({ length }) => length)) - 1);
   for (const panel of panels) {
     y += SPACE;
-    body.push(...drawPanel(panel, { y, left, right: WIDTH - MARGIN - 24 }));
-    y += topOf(panel) + ROW * panel.rows.length + AXIS;
+    body.push(...drawPanel(panel, { y, row, left, right: WIDTH - MARGIN - 24 }));
+    y += topOf(panel) + row * panel.rows.length + AXIS;
   }
   const told = panels.map(({ title: name, rows }) =>
     `${name}: ${rows.map(({ label, mean }) => `${label} ${short(mean)}`).join(", ")}`
@@ -78,7 +79,13 @@ function topOf({ reference }: DotPanel): number {
 
 function drawPanel(
   panel: DotPanel,
-  { y, left, right }: { readonly y: number; readonly left: number; readonly right: number },
+  { y, row, left, right }: {
+    readonly y: number;
+    /** Height of a row. */
+    readonly row: number;
+    readonly left: number;
+    readonly right: number;
+  },
 ): string[] {
   const { title, rows, reference, format = "plain" } = panel;
   const ends = rows.flatMap(({ values, mean, spread }) => [...values, mean - (spread ?? 0), mean + (spread ?? 0)]);
@@ -86,7 +93,7 @@ function drawPanel(
   let [least, most] = [Math.min(...all), Math.max(...all)];
   if (!(most > least)) [least, most] = all.length > 0 ? [least - 0.5, most + 0.5] : [0, 1];
   const toX = scaleLinear<number, number>().domain([least, most]).nice(6).range([left, right]);
-  const top = y + topOf(panel), bottom = top + ROW * rows.length + 4;
+  const top = y + topOf(panel), bottom = top + row * rows.length + 4;
   const shown = (value: number): string => format === "share" ? `${short(100 * value)} %` : short(value);
   const body: string[] = [text(MARGIN, y + 10, title, { weight: 600 })];
   for (const tick of toX.ticks(6)) {
@@ -102,8 +109,11 @@ function drawPanel(
     );
   }
   rows.forEach(({ label, values, mean, spread }, index) => {
-    const center = top + ROW * (index + 0.5) + 2;
-    body.push(text(left - 10, center + 4, shortened(label), { anchor: "end" }));
+    const center = top + row * (index + 0.5) + 2, lines = labelLines(label);
+    lines.forEach((part, line) => {
+      const below = LINE * (line - (lines.length - 1) / 2);
+      body.push(text(left - 10, round(center + 4 + below), part, { anchor: "end" }));
+    });
     if (!Number.isFinite(mean)) return;
     const parts = values.filter(Number.isFinite).map((value) =>
       `<circle cx="${round(toX(value))}" cy="${round(center)}" r="3" fill="currentColor" opacity="0.55"/>`
@@ -125,6 +135,10 @@ function drawPanel(
   return body;
 }
 
-function shortened(label: string): string {
-  return label.length > MOST_LABEL ? `${label.slice(0, MOST_LABEL - 1)}…` : label;
+/** A label in one line or two, the second one cut where it is longer. */
+function labelLines(label: string): string[] {
+  if (label.length <= MOST_LABEL) return [label];
+  const space = label.lastIndexOf(" ", MOST_LABEL), end = space > 0 ? space : MOST_LABEL;
+  const rest = label.slice(end).trimStart();
+  return [label.slice(0, end), rest.length > MOST_LABEL ? `${rest.slice(0, MOST_LABEL - 1)}…` : rest];
 }

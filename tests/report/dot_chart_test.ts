@@ -39,8 +39,8 @@ Deno.test("dotChart() draws every value, the mean and its spread on one scale, a
   assert.equal(svg.match(/<path d="M[\d.]+ [\d.]+H/g)?.length, 1, "one value has no whisker");
 });
 
-Deno.test("dotChart() stands a chart whose values are all alike, and shortens long labels", () => {
-  const label = "a very long name of a group of runs that nobody would want to read in a chart";
+Deno.test("dotChart() stands a chart whose values are all alike, and writes long labels in two lines", () => {
+  const label = "layout compact, prompt on, targets q,k,v,o, postfinetune 60, memory 0.9";
   const svg = dotChart({
     title: "Alike",
     description: "The same.",
@@ -48,7 +48,14 @@ Deno.test("dotChart() stands a chart whose values are all alike, and shortens lo
   });
   assertDrawn(svg);
   assert.ok(!svg.includes("NaN"));
-  assert.ok(svg.includes(`>${label.slice(0, 41)}…</text>`));
+  for (const part of ["layout compact, prompt on, targets", "q,k,v,o, postfinetune 60, memory 0.9"]) {
+    const [, right] = new RegExp(`<text[^>]* x="([\\d.]+)"[^>]*text-anchor="end"[^>]*>${part}</text>`).exec(svg) ?? [];
+    assert.ok(Number(right) > 6 * part.length, `'${part}' begins left of the picture`);
+  }
+  const longer = `${label}, ${"x".repeat(60)}`, row = { label: longer, values: [3], mean: 3, spread: null };
+  const cut = dotChart({ title: "Long", description: "One.", panels: [{ title: "x", rows: [row] }] });
+  assertDrawn(cut);
+  assert.ok(cut.includes(">q,k,v,o, postfinetune 60, memory 0.9, xxx…</text>"), cut);
 });
 
 function near(actual: number | undefined, expected: number): void {

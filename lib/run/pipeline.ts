@@ -2,6 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import { makeFolder, removeLeftovers, writeFileAtomically } from "../io/atomic.ts";
 import { exists } from "../io/exists.ts";
+import { sourceDigest } from "../io/fingerprint.ts";
 import { FolderLock } from "../io/lock.ts";
 import type { Model } from "./model.ts";
 import type { CheckpointOptions, PruneOptions } from "./options.ts";
@@ -15,13 +16,13 @@ import { prune, type PruneSession, type RunSummary, type SessionExportOptions } 
 export interface CompressOptions extends Omit<PruneOptions, "checkpoint"> {
   /** Folder that gets model/, model.gguf, records.jsonl, run.json and, until the run is done, checkpoint.safetensors. */
   readonly out: string;
-  /** Steps between two checkpoints; default 50. 0 writes one on an abort only. */
+  /** Steps between two checkpoints, a whole number; default 50. 0 writes one on an abort only. */
   readonly checkpointEvery?: number;
   /** Goes on from the folder's checkpoint. */
   readonly resume?: boolean;
-  /** Facts that a resumed run must share, such as the paths of model and data. */
+  /** Facts that a resumed run must share beside its options and rows; `weights`, which tells models apart, is a digest of some of them by default. */
   readonly identity?: CheckpointOptions["identity"];
-  /** Dtypes and names of the files. */
+  /** Dtypes and names of the files. A resumed run replaces those of its folder, unless `replace` is false. */
   readonly export?: SessionExportOptions;
   /** Called when nothing of the run can be refused any more, before anything is written. */
   readonly onReady?: () => Promise<void>;
@@ -34,14 +35,23 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint"> {
 }
 
 /**
- * Runs all stages, slices, verifies and writes. Throws `CompressoError("usage")` for `resume` without a checkpoint, and for a folder that holds an
+ * Runs all stages, slices, verifies and writes. Throws `CompressoError("usage")` for `resume` without a checkpoint, "mismatch" where that is of another
+ * model, of other rows or options, and "usage" for a folder that holds an
  * earlier run, unless it is resumed or `export.replace` is set; that run stays as it is. So it does where it is still under way: from its start
  * to its end a run holds its folder.
  */
 export async function compress(model: Model, options: CompressOptions): Promise<RunSummary> {
   const { out, checkpointEvery = 50, resume = false, identity, onReady, onStart, onRecord, onPhase, ...rest } = options;
-  checkExportSize(rest.size, options.export ?? {});
-  const path = `${out}/${CHECKPOINT_FILE}`, refusesEarlier = !resume && !options.export?.replace;
+  const files = { ...(resume ? { replace: true } : {}), ...options.export };
+  checkExportSize(rest.size, files);
+  if (!Number.isInteger(checkpointEvery) || checkpointEvery < 0) {
+    throw new CompressoError("usage", {
+      what: "cannot write checkpoints so often",
+      rule: "checkpointEvery is a whole number of steps, at least 0",
+      value: String(checkpointEvery),
+    });
+  }
+  const path = `${out}/${CHECKPOINT_FILE}`, refusesEarlier = !resume && !files.replace;
   using lock = new FolderLock(out);
   // A run that is not resumed has nothing to write before it is prepared.
   if (resume) await lock.take();
@@ -56,10 +66,8 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   }
   if (refusesEarlier) await refuseEarlierRun(out);
   const every = checkpointEvery > 0 ? checkpointEvery : Infinity;
-  using session = prune(model, {
-    ...rest,
-    checkpoint: { path, every, resume, ...(identity ? { identity } : {}) },
-  });
+  const weights = identity?.["weights"] ?? await sourceDigest(model.source);
+  using session = prune(model, { ...rest, checkpoint: { path, every, resume, identity: { ...identity, weights } } });
   const before = await session.prepare();
   await makeFolder(out);
   await lock.take();
@@ -87,7 +95,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   onPhase?.("slice");
   await session.slice();
   onPhase?.("export");
-  const summary = await session.export(out, options.export ?? {});
+  const summary = await session.export(out, files);
   await Deno.remove(path).catch(() => undefined);
   return summary;
 }

@@ -1,6 +1,6 @@
 // The folder of a run: held from its start to its end, cleared of what a killed run left, and its checkpoint refused where it is broken. On the demo model.
 import assert from "node:assert/strict";
-import { compress, CompressoError, type CompressOptions, type Model } from "../../mod.ts";
+import { compress, CompressoError, type CompressOptions, loadModelFrom, type Model } from "../../mod.ts";
 import { openWeights } from "../../lib/io/open.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";
 import { writeSafetensors } from "../../lib/io/safetensors_write.ts";
@@ -91,6 +91,50 @@ Deno.test("a run removes what one that was killed has left of its files, and not
     }
     await compress(model, { ...SHORT, out, resume: true });
     assert.deepEqual(await names(out), ["model", "my.tmp-00000000", "records.jsonl", "run.json"]);
+  });
+});
+
+Deno.test("a checkpoint of a model of other weights is refused, also where shape and options are the same", async () => {
+  await withFolder(async ({ model, out }) => {
+    await stopped(model, out);
+    const { device, source, tokenizer } = model, changed = "model.layers.2.self_attn.v_proj.weight";
+    const read: typeof source.read = async (name, rows) => {
+      const values = await source.read(name, rows);
+      return name === changed ? values.map((value) => 1.01 * value) : values;
+    };
+    using other = await loadModelFrom({ spec: source.spec, storedDtype: source.storedDtype, read }, {
+      device,
+      tokenizer,
+    });
+    const resumed = { ...SHORT, out, resume: true } as const;
+    await assert.rejects(compress(other, resumed), (error) => {
+      assert.ok(error instanceof CompressoError && error.code === "mismatch");
+      return /^weights: \w+ then, \w+ now$/.test(error.parts.value ?? "");
+    });
+    assert.equal((await compress(model, resumed)).options.seed, 1);
+  });
+});
+
+Deno.test("a run whose files stand there, but whose end could not be written, is ended by resuming it", async () => {
+  await withFolder(async ({ model, out }) => {
+    const afterExport = (): void => {
+      throw new Error("the disk is full");
+    };
+    await assert.rejects(compress(model, { ...SHORT, out, hooks: { afterExport } }), /the disk is full/);
+    assert.ok((await names(out)).includes(CHECKPOINT_FILE));
+    const files = { ...SHORT, out, resume: true };
+    await assert.rejects(compress(model, { ...files, export: { formats: ["hf"], replace: false } }), /model/);
+    await compress(model, files);
+    assert.deepEqual(await names(out), ["model", "records.jsonl", "run.json"]);
+  });
+});
+
+Deno.test("a number of steps between checkpoints that is none is refused", async () => {
+  await withFolder(async ({ model, out }) => {
+    for (const checkpointEvery of [-1, 0.5, NaN]) {
+      const rule = /a whole number of steps/;
+      await assert.rejects(compress(model, { ...SHORT, out, checkpointEvery }), rule, String(checkpointEvery));
+    }
   });
 });
 

@@ -137,6 +137,13 @@ export async function runExperiment(experiment: Experiment, options: RunExperime
 /** Cells that this sitting works on; those that failed come last, so that none that always fails keeps another one from its turn. */
 function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): PlannedCell[] {
   const { evaluateOnly = false, redo = false, maxCells = Infinity, onNote } = options;
+  if (maxCells !== Infinity && !(Number.isInteger(maxCells) && maxCells >= 0)) {
+    throw new CompressoError("usage", {
+      what: "cannot run so many cells",
+      rule: "maxCells is a whole number, at least 0",
+      value: String(maxCells),
+    });
+  }
   const changed = refusedCells(cells, { evaluateOnly, redo }), [first] = changed;
   if (first?.state.kind === "changed") {
     throw new CompressoError("mismatch", {

@@ -296,7 +296,7 @@ export class Device implements Disposable {
   }
 
   #reserve(label: string, bytes: number): void {
-    if (this.#bytes + bytes > this.memoryLimit) {
+    if (!(this.#bytes + bytes <= this.memoryLimit)) {
       const error = new CompressoError("gpu", {
         what: `cannot allocate '${label}' (${bytes} bytes)`,
         rule: `the memory limit is ${this.memoryLimit} bytes`,

@@ -2,7 +2,7 @@
 import type { WeightSource } from "../io/source.ts";
 import { type DecoderSpec, type Projection, projectionName, PROJECTIONS } from "../nn/spec.ts";
 import { randomU32 } from "../random.ts";
-import { unitParameters, type UnitTable } from "./units.ts";
+import { checkPerUnit, unitParameters, type UnitTable } from "./units.ts";
 
 /** Scores that choose units at once; see the function of each. */
 export const ONE_SHOT_METHODS = ["magnitude", "random", "taylor", "wanda-sp", "flap"] as const;
@@ -110,6 +110,7 @@ export function createTaylor(table: UnitTable): Taylor {
  * by less than any two of different ranks, along the fractions of index · golden ratio.
  */
 export function rankWithin(table: UnitTable, scores: ArrayLike<number>): Float64Array<ArrayBuffer> {
+  checkPerUnit(table, scores, "scores");
   const kindOf = (unit: number): string => {
     if (unit >= table.layerFirst) return "layers";
     if (unit >= table.hiddenFirst) return "hidden";

@@ -112,6 +112,13 @@ export function uniformMasks(
     size += 2 * spec.headDim * (layer.heads + layer.kvHeads) + 3 * layer.ffn;
   }
   const wanted = target ?? 1 - dims * keptPerDim(spec, layers.map((part) => part.mask)) / (spec.hidden * size);
+  if (target !== undefined && !(target >= 0 && target < 1)) {
+    throw new CompressoError("usage", {
+      what: "cannot cut every layer to the same counts",
+      rule: "the target lies in [0, 1)",
+      value: String(target),
+    });
+  }
   const mostKv = Math.min(...layers.map(({ layer }) => layer.kvHeads));
   const mostShare = Math.min(...layers.map(({ layer }) => layer.heads / Math.max(1, layer.kvHeads)));
   const mostFfn = Math.min(...layers.map(({ layer }) => layer.ffn));

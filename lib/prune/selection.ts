@@ -5,7 +5,7 @@ import { cutAll, cutTo, cutUntil, drop, giveBack } from "./greedy.ts";
 import { type Piece, piecesOf } from "./pieces.ts";
 import { type Measure, Tally } from "./tally.ts";
 import { type UnitRules } from "./unit_rules.ts";
-import { type Selection, type UnitTable, unitTable } from "./unit_table.ts";
+import { checkPerUnit, type Selection, type UnitTable, unitTable } from "./unit_table.ts";
 
 /** A size that the sliced model must not exceed. */
 export interface SizeTarget {
@@ -37,9 +37,11 @@ export interface SelectOptions {
  * widths blocks take the place of units, see `piecesOf`.
  * One hidden dim, one layer and, over all layers, one head and one FFN column always stay. Ties fall to the lower index first.
  *
- * Throws `CompressoError("usage")` where the target cannot be reached with these units and rules, and names the rules that limit.
+ * Throws `CompressoError("usage")` where the target cannot be reached with these units and rules, and names the rules that limit; and for scores
+ * that are not one number for each unit of the table.
  */
 export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options: SelectOptions): Selection {
+  checkPerUnit(table, scores, "scores");
   let kept = attempt(table, piecesOf(table, scores), options);
   if (typeof kept === "function" && table.groups.length > 0) {
     // Heads that stay one in every group keep all K and V: near the limit groups have to fall whole.
@@ -130,6 +132,7 @@ function cut(
 
 /** Exact sparsity of a selection: 1 − kept parameters / total, K and V of a group counted while one of its heads lives. */
 export function hardSparsity(table: UnitTable, kept: Selection): number {
+  checkPerUnit(table, kept, "units");
   return tallyOf(table, kept).sparsity();
 }
 

@@ -1,4 +1,5 @@
 // The unit table: what each mask cuts and what it costs. Owns the table and its map to masks; refuses the choice of units, sampling and learning.
+import { CompressoError } from "../errors.ts";
 import { type MaskValues, type SlotLayout, slotLayout } from "../nn/masks.ts";
 import type { DecoderSpec, LayerSpec } from "../nn/spec.ts";
 import {
@@ -181,6 +182,7 @@ export function unitParameters(table: UnitTable, unit: number): number {
 
 /** Mask values z of a selection. */
 export function selectionMasks(table: UnitTable, kept: Selection): Required<MaskValues> {
+  checkPerUnit(table, kept, "units");
   const { spec } = table;
   const slots = new Float32Array(table.layout.count).fill(1);
   for (let unit = 0; unit < table.count; unit++) {
@@ -193,6 +195,19 @@ export function selectionMasks(table: UnitTable, kept: Selection): Required<Mask
     ffn: Float32Array.from(spec.layers.flatMap(({ ffn }, l) => pick(table.layout.layers[l]?.ffn ?? 0, ffn))),
     hidden: Float32Array.from(pick(table.layout.hidden, spec.hidden)),
   };
+}
+
+/** Refuses a list that does not have a number for each unit of the table, such as one of a table of other kinds or rules. Throws `CompressoError("usage")`. */
+export function checkPerUnit({ count }: UnitTable, values: ArrayLike<number>, what: string): void {
+  let broken = values.length === count ? 0 : count;
+  while (broken < count && !Number.isNaN(values[broken])) broken++;
+  if (broken === count && values.length === count) return;
+  throw new CompressoError("usage", {
+    what: `cannot use these ${what}`,
+    rule: `there is a number for each of the ${count} units of the table`,
+    value: values.length === count ? `NaN for unit ${broken}` : `${values.length} numbers`,
+    mend: "make them from the same table, or one of the same kinds and rules",
+  });
 }
 
 /** The reverse of {@link selectionMasks}, from slots as `packMasks` lays them out: a unit is kept where one of its slots is not 0. */

@@ -17,6 +17,7 @@ export {
   type UnitRules,
 } from "./unit_rules.ts";
 export {
+  checkPerUnit,
   keptUnits,
   type LayerPart,
   type LayerUnits,

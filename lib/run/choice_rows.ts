@@ -22,6 +22,13 @@ export interface ChoiceOptions {
 export function encodeChoices(data: DataSet, { tokenizer, prompt, limit = Infinity }: ChoiceOptions): ChoiceRow[] {
   const format = { tokenizer, prompt };
   const end = endToken(format);
+  if (limit !== Infinity && !(Number.isInteger(limit) && limit >= 1)) {
+    throw new CompressoError("usage", {
+      what: "cannot take so many rows",
+      rule: "limit is a whole number, at least 1",
+      value: String(limit),
+    });
+  }
   if (data.kind !== "instruct") {
     throw unscorable("the file", `its rows are ${data.kind === "text" ? "texts" : "conversations"}`);
   }

@@ -42,6 +42,13 @@ experimentTest(
   },
 );
 
+experimentTest("a number of runs that is none is refused before one begins", async (run, out) => {
+  for (const maxCells of [-1, 1.5, NaN]) {
+    const onCell = (): void => assert.fail("a run was begun");
+    await assert.rejects(run(TINY, out, { maxCells, onCell }), /maxCells is a whole number/, String(maxCells));
+  }
+});
+
 experimentTest("a second sitting in the folder of one that works is refused, and may follow it", async (run, out) => {
   const one = { ...TINY, grid: { rank: [2] }, evaluate: {} }, tried: Promise<void>[] = [];
   const onCell = (): void => {

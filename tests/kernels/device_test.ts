@@ -34,6 +34,11 @@ Deno.test("LoRA that only infers takes the memory of its parameters", async () =
   assert.equal(device.bytes - bytes, 4 * params.bytes);
 });
 
+Deno.test("a limit that is no number refuses everything, and not nothing", async () => {
+  using device = await openDevice({ memoryLimit: NaN });
+  assert.match(errorOf(() => device.createBuffer("small", 4)).message, /the memory limit is NaN/);
+});
+
 Deno.test("a refusal over the limit that was got over is not the reason of a later failure", async () => {
   using device = await openDevice({ memoryLimit: 1024 });
   const refusal = errorOf(() => device.createBuffer("large", 2048));

@@ -1,6 +1,7 @@
 // Unit tables and selections against spec arithmetic: counts, costs, exact sparsity, targets met to within one unit.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
+import { rankWithin } from "../../lib/prune/baselines.ts";
 import { slotLayout } from "../../lib/nn/masks.ts";
 import {
   checkReachable,
@@ -192,6 +193,26 @@ Deno.test("selectUnits() and checkReachable() refuse a sparsity that the units c
   fails(() => checkReachable(table, 0.9), /reaches at most/);
   for (const target of [0, 1, -0.1, 1.5, NaN]) fails(() => checkReachable(table, target), /above 0 and below 1/);
   for (const any of TABLES) checkReachable(any, 0.05);
+});
+
+Deno.test("scores and selections of another table, and scores that are no numbers, are refused", () => {
+  const table = unitTable(UNEVEN, ["heads", "ffn"]), other = scoresOf(unitTable(UNEVEN, ["ffn"]), 1);
+  const own = scoresOf(table, 1), broken = own.with(3, NaN), kept = new Uint8Array(table.count).fill(1);
+  const calls: readonly ((values: Float64Array) => unknown)[] = [
+    (scores) => selectUnits(table, scores, { target: 0.1 }),
+    (scores) => rankWithin(table, scores),
+  ];
+  const refused = (run: () => unknown, value: string): void =>
+    assert.throws(run, (error) => error instanceof CompressoError && error.parts.value === value);
+  for (const call of calls) {
+    call(own);
+    refused(() => call(other), `${other.length} numbers`);
+    refused(() => call(broken), "NaN for unit 3");
+  }
+  for (const call of [hardSparsity, selectionMasks]) {
+    call(table, kept);
+    refused(() => call(table, kept.subarray(1)), `${table.count - 1} numbers`);
+  }
 });
 
 Deno.test("selectionMasks() is 0 where a unit was cut, for all heads of a KV group, and 1 elsewhere", () => {

@@ -138,6 +138,14 @@ Deno.test("a row that cannot be scored is named by its line", async () => {
     await Deno.writeTextFile(`${folder}/rows.jsonl`, lines.join("\n"));
     const data = await readRows(`${folder}/rows.jsonl`);
     assert.throws(() => encodeChoices(data, { tokenizer, prompt: null }), /cannot score row 4.*the output "c"/s);
+    for (const limit of [-1, 0, 1.5, NaN]) {
+      assert.throws(
+        () => encodeChoices(data, { tokenizer, prompt: null, limit }),
+        /limit is a whole number/,
+        `${limit}`,
+      );
+    }
+    assert.equal(encodeChoices(data, { tokenizer, prompt: null, limit: 1 }).length, 1);
   });
 });
 

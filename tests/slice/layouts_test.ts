@@ -166,4 +166,7 @@ Deno.test("uniform masks refuse a sparsity that leaves nothing", async () => {
     () => uniformMasks(spec, {}, { masks: {}, target: 0.99 }),
     (error) => error instanceof CompressoError && error.code === "usage" && /all layers alike/.test(error.message),
   );
+  for (const target of [NaN, -0.1, 1]) {
+    assert.throws(() => uniformMasks(spec, {}, { masks: {}, target }), /the target lies in \[0, 1\)/, String(target));
+  }
 });

@@ -8,6 +8,7 @@ import { loadHfTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 /** What belongs to a model on disk. */
 export interface ModelFiles {
+  /** Its weights, read as they are asked for. */
   readonly source: WeightSource;
   /** Null where the folder has none; only text needs one. */
   readonly tokenizer: Tokenizer | null;
@@ -16,7 +17,19 @@ export interface ModelFiles {
 /** The name of the model that the toolkit brings along. */
 export const DEMO = "demo";
 
-/** Opens weights and tokenizer. Throws `CompressoError("input")` where they are missing, broken or unsupported. */
+/**
+ * Opens weights and tokenizer of a Hugging Face folder, a GGUF or `demo`: all that exporting, slicing and planning take, without a GPU.
+ *
+ * @throws CompressoError("input") where they are missing, broken or unsupported.
+ * @example
+ * ```ts
+ * import { exportModel, openModelFiles } from "../../mod.ts";
+ * const { source, tokenizer } = await openModelFiles("demo"), out = await Deno.makeTempDir();
+ * const { gguf } = await exportModel(source, out, { formats: ["gguf"], tokenizer, name: "demo" });
+ * if (!gguf) throw new Error("no GGUF");
+ * await Deno.remove(out, { recursive: true });
+ * ```
+ */
 export async function openModelFiles(model: string): Promise<ModelFiles> {
   const path = modelPath(model);
   const source = await openWeights(path);

@@ -9,7 +9,14 @@ import { modelPath } from "./open_model.ts";
 
 /**
  * Reads what a model is from a folder with a config.json, a config.json itself, a GGUF, or `demo`. The folder need not hold weights.
- * Throws `CompressoError("input")` for anything else, and for a model that a {@link DecoderSpec} does not describe.
+ *
+ * @throws CompressoError("input") for anything else, and for a model that a {@link DecoderSpec} does not describe.
+ * @example
+ * ```ts
+ * import { openSpec } from "../../mod.ts";
+ * const { layers } = await openSpec("demo");
+ * if (layers.length !== 5) throw new Error("not the demo");
+ * ```
  */
 export async function openSpec(model: string): Promise<DecoderSpec> {
   const path = modelPath(model);

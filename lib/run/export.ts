@@ -6,6 +6,7 @@ import { stageGguf } from "../io/gguf_export.ts";
 import type { GgufWriteType } from "../io/gguf_quant.ts";
 import { ggufTokenizerMetadata } from "../io/gguf_tokenizer_export.ts";
 import { type HfDtype, stageHf, writtenBiases } from "../io/hf_export.ts";
+import { keptGeneration } from "../io/hf_model.ts";
 import { ropeConfig } from "../io/hf_rope_export.ts";
 import type { WeightSource } from "../io/source.ts";
 import type { Json } from "../io/tokenizer_compat.ts";
@@ -28,7 +29,7 @@ export interface ExportOptions {
   readonly tokenizer: Tokenizer | null;
   /** Name of the model within the GGUF. */
   readonly name: string;
-  /** Further keys of generation_config.json. */
+  /** Keys of generation_config.json beside token ids. Default: those of the source's own, where it is a folder that has them. */
   readonly generation?: Json;
   /** Default: both. */
   readonly formats?: readonly ExportFormat[];
@@ -120,7 +121,7 @@ export async function stageModel(
       dtype,
       tokenizer,
       replace,
-      ...(options.generation ? { generation: options.generation } : {}),
+      generation: options.generation ?? keptGeneration(source),
       ...stop,
     }),
   );

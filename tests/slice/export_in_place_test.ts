@@ -7,7 +7,7 @@ import type { WeightSource } from "../../lib/io/source.ts";
 import { tensorShapes } from "../../lib/nn/spec.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
 import { readRun } from "../../lib/report/read_run.ts";
-import { exportModel } from "../../lib/run/export.ts";
+import { exportModel, type ExportOptions } from "../../lib/run/export.ts";
 import { inTemporaryFolder } from "../io/files.ts";
 import { assertSameWeights } from "../io/models.ts";
 import { openSource, randomMasks } from "./helpers.ts";
@@ -61,6 +61,20 @@ Deno.test("an exportModel() that fails or is stopped within the GGUF leaves the 
     for (const name of ["model", "model.gguf"]) await assertSameWeights(await openWeights(`${out}/${name}`), source);
     await assert.rejects(exportModel(failing(), `${out}/new`, OPTIONS), /the disk is gone/);
     assert.deepEqual(await names(`${out}/new`), []);
+  });
+});
+
+Deno.test("a folder that is exported keeps its generation settings, unless others are given", async () => {
+  await inTemporaryFolder(async (out) => {
+    const { source, tokenizer } = await openModelFiles("demo"), temperature = 0.6;
+    const write = async (from: WeightSource, to: string, given: Partial<ExportOptions>): Promise<unknown> => {
+      const { hf } = await exportModel(from, `${out}/${to}`, { tokenizer, name: "demo", formats: ["hf"], ...given });
+      return JSON.parse(await Deno.readTextFile(`${hf}/generation_config.json`)).temperature;
+    };
+    assert.equal(await write(source, "first", { generation: { temperature } }), temperature);
+    const { source: again } = await openModelFiles(`${out}/first/model`);
+    assert.equal(await write(again, "second", {}), temperature);
+    assert.equal(await write(again, "third", { generation: {} }), undefined);
   });
 });
 

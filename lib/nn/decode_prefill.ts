@@ -34,6 +34,12 @@ export async function runPrefill(device: Device, state: DecodeState, options: Pr
 }
 
 /**
+ * Tokens that one plan reads at most, whatever the limits: their activations take memory, and attention of many at once keeps a GPU longer than some
+ * systems let it be.
+ */
+const MOST_ROWS = 4096;
+
+/**
  * Tokens that one plan reads at most: each of its activations [tokens, width] is one binding, on CPU adapters also a texture with a row
  * for each token, and kernels of the rows run a workgroup for each.
  */
@@ -42,7 +48,7 @@ export function prefillRows({ limits, facts }: Pick<Device, "limits" | "facts">,
   const width = strideOf(Math.max(hidden, q, kv, ffn));
   const bytes = Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize);
   const texels = facts.isCpu ? limits.maxTextureDimension2D : Infinity;
-  const rows = Math.min(Math.floor(bytes / (4 * width)), limits.maxComputeWorkgroupsPerDimension, texels);
+  const rows = Math.min(Math.floor(bytes / (4 * width)), limits.maxComputeWorkgroupsPerDimension, texels, MOST_ROWS);
   return Math.max(ROW_ALIGN, Math.floor(rows / ROW_ALIGN) * ROW_ALIGN);
 }
 

@@ -291,6 +291,11 @@ export class Model implements Disposable {
     return this.#life.enter();
   }
 
+  /** Frees what is kept for another call of the same shape as the last; that one makes it anew. */
+  async release(): Promise<void> {
+    await this.#inTurn(() => Promise.resolve(this.#release()));
+  }
+
   /** Frees the weights and all cached buffers: at once, or where something is under way, as soon as that has ended. */
   [Symbol.dispose](): void {
     this.#life.end(() => {

@@ -1,6 +1,7 @@
 // From a request to its response. Owns routes, the key, time and the turn on the GPU; refuses sockets.
 import { createHash, timingSafeEqual } from "node:crypto";
 import type { z } from "../packages.ts";
+import { CompressoError } from "../errors.ts";
 import { ApiError, badRequest, errorResponse, toApiError } from "./api_error.ts";
 import { parseFields, readJsonBody } from "./body.ts";
 import { chatBody, chatChunk, chatOpening } from "./chat.ts";
@@ -194,10 +195,17 @@ async function* inTurn(
   job: Job,
 ): AsyncGenerator<Piece, void, undefined> {
   using _turn = await queue.enter(signal);
+  const { device } = bench.model;
   try {
     yield* runJob(bench, job, { usage, signal });
+  } catch (error) {
+    // It is too large for what there is, and would be when tried again, as clients do after a 500.
+    const isTooLarge = error instanceof CompressoError && error.code === "gpu" && !device.isBroken;
+    throw isTooLarge
+      ? new ApiError({ status: 400, message: error.message, code: error.code }, { cause: error })
+      : error;
   } finally {
-    if (bench.model.device.isBroken) onBroken();
+    if (device.isBroken) onBroken();
   }
 }
 

@@ -123,6 +123,8 @@ async function* continuation(
   },
 ): AsyncGenerator<Piece, void, undefined> {
   const { model, tokenizer, adapters } = bench, { maxTokens, stop, endTokens, top } = job;
+  // What scoring has left there may be what the caches need.
+  await model.release();
   const { before } = prompt, tracker = createTracker(tokenizer, { start, before, skipSpecial: true });
   let waiting: TokenEntry[] = [], end = start;
   const onChoice = (id: number, logits: Float32Array): void => {

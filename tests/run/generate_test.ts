@@ -1,7 +1,7 @@
 // Generation with the KV cache against full recomputation of every token, its stop rules, draws and errors.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
-import { openDevice } from "../../lib/gpu/device.ts";
+import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { createDecodePass } from "../../lib/nn/decode_pass.ts";
 import { prefillRows } from "../../lib/nn/decode_prefill.ts";
 import type { DecoderSpec } from "../../lib/nn/spec.ts";
@@ -62,9 +62,15 @@ Deno.test("a prompt longer than a binding holds is read in slices, as if the sli
   const limits = { maxStorageBufferBindingSize: 2 ** 27, maxBufferSize: 2 ** 28, maxTextureDimension2D: 16384 };
   const tall = { limits: { ...device.limits, ...limits, maxComputeWorkgroupsPerDimension: 65535 } };
   const narrow: DecoderSpec = { ...SPEC, hidden: 16, headDim: 4, layers: [{ heads: 1, kvHeads: 1, ffn: 20 }] };
-  const gpu = { ...tall, facts: { ...device.facts, isCpu: false } },
-    cpu = { ...tall, facts: { ...gpu.facts, isCpu: true } };
-  assert.deepEqual([prefillRows(gpu, narrow), prefillRows(cpu, narrow)], [65504, 16384]);
+  const rowsOf = (isCpu: boolean, limits: Partial<Device["limits"]> = {}): number =>
+    prefillRows({ limits: { ...tall.limits, ...limits }, facts: { ...device.facts, isCpu } }, narrow);
+  assert.deepEqual([rowsOf(false), rowsOf(true)], [4096, 4096]);
+  assert.deepEqual([rowsOf(false, { maxTextureDimension2D: 999 }), rowsOf(true, { maxTextureDimension2D: 999 })], [
+    4096,
+    992,
+  ]);
+  assert.equal(rowsOf(false, { maxComputeWorkgroupsPerDimension: 1000 }), 992);
+  assert.equal(rowsOf(false, { maxStorageBufferBindingSize: 4 * 64 * 1000 }), 992);
 
   // As wide as a texture takes on a CPU adapter: 512 tokens of it fill the binding of 128 MiB that WebGPU promises.
   const spec: DecoderSpec = { ...narrow, layers: [{ heads: 1, kvHeads: 1, ffn: 65_024 }], maxPosition: 1 << 17 };

@@ -121,6 +121,27 @@ Deno.test("a server that stops ends what takes longer than the time it gives, by
   assert.ok(performance.now() - start < 5000);
 });
 
+Deno.test("a request that is too large for the memory is refused by itself, and what scoring has left makes room for the next", async () => {
+  await using served = await serveDemo();
+  const { post, model: { device } } = served, before = device.bytes;
+  const ask = async (fields: Record<string, unknown>): Promise<Response> =>
+    await post(COMPLETIONS, { ...LONG, ...fields });
+  Object.defineProperty(device, "memoryLimit", { configurable: true, value: before + 4096 });
+  const refused = await ask({});
+  assert.deepEqual([refused.status, device.isBroken, device.bytes], [400, false, before]);
+  assert.match((await refused.json()).error.message, /the memory limit is/);
+  Object.defineProperty(device, "memoryLimit", { configurable: true, value: Infinity });
+
+  const scored = await ask({ echo: true, logprobs: 1, max_tokens: 0 });
+  assert.equal(scored.status, 200);
+  await scored.body?.cancel();
+  assert.ok(device.bytes > before);
+  const answer = await ask({ max_tokens: 2 });
+  assert.equal(answer.status, 200);
+  await answer.body?.cancel();
+  assert.equal(device.bytes, before);
+});
+
 Deno.test("once the GPU has failed, health says so, and the server ends with that error instead of failing every request", async () => {
   await using served = await serveDemo();
   const { post, server, model: { device } } = served;

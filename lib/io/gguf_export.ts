@@ -180,9 +180,10 @@ function modelMetadata(
   // Without a tokenizer the file loads all the same, for token ids.
   if (!metadata.has("tokenizer.ggml.model")) metadata.set("tokenizer.ggml.model", NO_TOKENIZER);
   // Ids that the tokenizer does not name come from the model.
-  const [eos, eot] = spec.eosIds.filter((id) => id !== tokenizerMetadata.get("tokenizer.ggml.eos_token_id"));
-  const hasEos = tokenizerMetadata.has("tokenizer.ggml.eos_token_id");
-  const ids = { bos: spec.bosId, eos, eot: hasEos ? eos : eot, padding: spec.padId };
+  const own = tokenizerMetadata.get("tokenizer.ggml.eos_token_id"), others = spec.eosIds.filter((id) => id !== own);
+  // All of them end a text: that of the tokenizer, of a turn, of a message.
+  const [eos, eot, eom] = own === undefined ? others : [undefined, ...others];
+  const ids = { bos: spec.bosId, eos, eot, eom, padding: spec.padId };
   for (const [name, id] of Object.entries(ids)) {
     const key = `tokenizer.ggml.${name}_token_id`;
     if (typeof id === "number" && !metadata.has(key)) metadata.set(key, id);

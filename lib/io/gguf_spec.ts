@@ -76,7 +76,7 @@ export async function ggufSpec(file: GgufFile): Promise<DecoderSpec> {
     keys.check(key, value, (id) => Number.isInteger(id) && id >= 0 && id < vocab, `a token id below ${vocab}`);
     return value;
   };
-  const eosIds = [id("eos"), id("eot")].filter((value) => value !== null);
+  const eosIds = [id("eos"), id("eot"), id("eom")].filter((value) => value !== null);
   return withBiases({
     vocab,
     hidden,

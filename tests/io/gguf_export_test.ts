@@ -40,6 +40,17 @@ Deno.test("exportGguf() writes alike layers as arch llama, and openGguf() gives 
   }
 });
 
+Deno.test("three tokens that end a text are still those in a GGUF, whichever of them is the tokenizer's", async () => {
+  for (const own of [null, 2, 5, 7]) {
+    const source = randomSource({ ...SPEC, eosIds: [2, 5, 7] });
+    const tokenizerMetadata = new Map(own === null ? [] : [["tokenizer.ggml.eos_token_id", own] as const]);
+    await exported(source, { tokenizerMetadata }, ({ spec }) => {
+      assert.deepEqual(spec.eosIds.toSorted(), [2, 5, 7], `${own}`);
+      return Promise.resolve();
+    });
+  }
+});
+
 Deno.test("exportGguf() writes the rows of q and k in llama.cpp's order, those of v as they are", async () => {
   await inTemporaryFolder(async (folder) => {
     const source = randomSource(SPEC);

@@ -6,6 +6,7 @@ import { checkFolder } from "../lib/io/atomic.ts";
 import { type DataReport, readRows, type Row } from "../lib/io/datasets.ts";
 import { fileDigest, modelDigest } from "../lib/io/fingerprint.ts";
 import { DEMO, demoData, modelPath } from "../lib/io/open_model.ts";
+import { endToken } from "../lib/io/prompts_format.ts";
 import type { Projection } from "../lib/nn/spec.ts";
 import type { Ranking } from "../lib/prune/baselines.ts";
 import type { Layout } from "../lib/prune/layouts.ts";
@@ -106,11 +107,19 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
   const { settings } = driven, { out, memoryLimit } = settings;
   await checkFolder(out);
   const { textField, limitRows, skipBroken } = settings;
-  const { rows, report: reading } = await readRows(dataPathOf(path, settings), {
+  const { rows, report: reading, kind } = await readRows(dataPathOf(path, settings), {
     ...(textField === undefined ? {} : { textField }),
     ...(limitRows === undefined ? {} : { limit: limitRows }),
     ...(skipBroken ? { skipBroken } : {}),
   });
+  if (kind === "text" && typeof settings.prompt === "string" && !settings.resume) {
+    throw new CompressoError("usage", {
+      what: `cannot train with the prompt of ${settings.prompt}`,
+      rule: "a prompt stands before instructions and conversations",
+      value: "the data are texts",
+      mend: "leave --prompt out, or train on instructions",
+    });
+  }
   try {
     return await withModel(path, {
       ...settings,
@@ -251,7 +260,7 @@ async function drive(
         options,
         adapter: model.device.facts.description,
       });
-      progress.note(`${dataLine(data, settings)}; ${steps} steps on ${model.device.facts.description}`);
+      progress.note(`${dataLine(data, settings)}${noEnd(model)}; ${steps} steps on ${model.device.facts.description}`);
       if (doneBefore > 0) progress.note(`going on after step ${doneBefore}`);
     },
     onRecord: (record) => {
@@ -269,6 +278,12 @@ async function drive(
       progress.phase(text);
     },
   });
+}
+
+/** A warning where nothing tells the model where a row ends. */
+function noEnd({ tokenizer }: Pick<Loaded["model"], "tokenizer">): string {
+  const hasEnd = tokenizer && endToken({ tokenizer, prompt: null }) !== null;
+  return hasEnd ? "" : ", none with an end token, since the tokenizer names none (eos_token)";
 }
 
 /** What became of the rows, with the first few places of what was cut or left out. */

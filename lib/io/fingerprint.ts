@@ -15,6 +15,7 @@ const READ: readonly string[] = [
   "config.json",
   "generation_config.json",
   "model.safetensors",
+  "special_tokens_map.json",
   "tokenizer.json",
   "tokenizer_config.json",
 ];

@@ -127,13 +127,16 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
 }
 
 /**
- * Reads the tokenizer of a Hugging Face folder: tokenizer.json, tokenizer_config.json and chat_template.jinja.
+ * Reads the tokenizer of a Hugging Face folder: tokenizer.json, tokenizer_config.json, special_tokens_map.json and chat_template.jinja. As in
+ * transformers the map goes before the config, unless that has `added_tokens_decoder`, as newer ones do.
  * Gives null where there is no tokenizer.json. Throws `CompressoError("input")` where a file is broken.
  */
 export async function loadHfTokenizer(folder: string): Promise<Tokenizer | null> {
   const json = await readJson(join(folder, "tokenizer.json"));
   if (json === null) return null;
-  const { chat_template: inConfig, ...others } = await readJson(join(folder, "tokenizer_config.json")) ?? {};
+  const { chat_template: inConfig, ...own } = await readJson(join(folder, "tokenizer_config.json")) ?? {};
+  const map = "added_tokens_decoder" in own ? null : await readJson(join(folder, "special_tokens_map.json"));
+  const others = { ...own, ...map };
   // Named templates are kept to be written again; the default one is used.
   const config = Array.isArray(inConfig) ? { ...others, chat_template: inConfig } : others;
   const chatTemplate = await textIfThere(join(folder, "chat_template.jinja")) ?? templateText(inConfig);

@@ -35,6 +35,50 @@ Deno.test("data inspect names empty and broken lines, and with a model what beco
   assert.equal(json.training.promptTokens, 0);
 });
 
+Deno.test("prune refuses a prompt of one's own beside texts, which get none", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("texts.txt"), "A text. ".repeat(40));
+  await Deno.writeTextFile(folder.at("prompt.txt"), "Be brief.");
+  const { code, stderr } = await cli([
+    ...["prune", "demo", "--data", folder.at("texts.txt"), "--prompt", folder.at("prompt.txt")],
+    ...["--sparsity", "0.2", "--steps", "2", "--out", folder.at("out")],
+  ]);
+  assert.notEqual(code, 0);
+  assert.match(stderr, /before instructions and conversations.*the data are texts/s);
+  await assert.rejects(Deno.stat(folder.at("out")), Deno.errors.NotFound);
+});
+
+Deno.test("rows that end without an end token are told, since the model would not learn to end", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.mkdir(folder.at("model"));
+  for (const name of ["config.json", "model.safetensors", "tokenizer.json"]) {
+    await Deno.copyFile(`fixtures/demo/${name}`, folder.at(`model/${name}`));
+  }
+  const config = JSON.parse(await Deno.readTextFile("fixtures/demo/tokenizer_config.json"));
+  const { eos_token, ...others } = config;
+  const data = "fixtures/demo_data/heldout.jsonl", model = folder.at("model");
+  const told = async (given: unknown): Promise<readonly [boolean, boolean]> => {
+    await Deno.writeTextFile(folder.at("model/tokenizer_config.json"), JSON.stringify(given));
+    const { stdout } = await cli(["data", "inspect", data, "--model", model, "--limit", "4"]);
+    const args = ["--sparsity", "0.2", "--steps", "1", "--prefinetune", "0", "--postfinetune", "0", "--overwrite"];
+    const { stderr } = await cli([
+      "prune",
+      model,
+      "--data",
+      data,
+      "--limit-rows",
+      "4",
+      ...args,
+      "--out",
+      folder.at("out"),
+    ]);
+    return [/^end +none: the tokenizer names no end token/m.test(stdout), /none with an end token/.test(stderr)];
+  };
+  assert.ok(eos_token);
+  assert.deepEqual(await told(others), [true, true]);
+  assert.deepEqual(await told(config), [false, false]);
+});
+
 Deno.test("data inspect shows what the prompt costs: ours, and one's own", async () => {
   using folder = new TemporaryFolder();
   const args = ["data", "inspect", "fixtures/demo_data/heldout.jsonl", "--model", "demo", "--limit", "20", "--json"];

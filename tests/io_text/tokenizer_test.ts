@@ -137,6 +137,27 @@ Deno.test("loadHfTokenizer() prefers chat_template.jinja and takes the default o
   });
 });
 
+Deno.test("loadHfTokenizer() takes special tokens from special_tokens_map.json where transformers does", async () => {
+  const { json } = await tokenizerOf("byte_level");
+  await inFolder(async (folder) => {
+    const write = (name: string, value: unknown): Promise<void> =>
+      Deno.writeTextFile(`${folder}/${name}.json`, JSON.stringify(value));
+    const eos = async (): Promise<number | null | undefined> => (await loadHfTokenizer(folder))?.eosId;
+    const [first, last] = ["<|end|>", "a"];
+    await write("tokenizer", json);
+    await write("special_tokens_map", { eos_token: { content: first }, additional_special_tokens: [last] });
+    const tokenizer = await loadHfTokenizer(folder);
+    assert.equal(tokenizer?.eosId, tokenizer?.tokenToId(first));
+    assert.notEqual(tokenizer?.eosId, null);
+    await write("tokenizer_config", { eos_token: last });
+    assert.equal(await eos(), tokenizer?.tokenToId(first), "the map goes first");
+    await write("tokenizer_config", { eos_token: last, added_tokens_decoder: {} });
+    assert.equal(await eos(), tokenizer?.tokenToId(last));
+    await write("tokenizer_config", { added_tokens_decoder: {} });
+    assert.equal(await eos(), null);
+  });
+});
+
 Deno.test("loadHfTokenizer() says which file is broken", async () => {
   await inFolder(async (folder) => {
     await Deno.writeTextFile(`${folder}/tokenizer.json`, '{"model": ');

@@ -50,8 +50,7 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
   checkTraining(settings);
   const prompt = await promptText(settings.prompt ?? true);
   const { kind, rows, report } = await readRows(file, { textField, limit, skipBroken: true });
-  const tokenizer = model === undefined ? null : await tokenizerOf(model);
-  const options = tokenizer && { tokenizer, prompt };
+  const options = model === undefined ? null : { ...await encodingOf(model), prompt };
   const { counts, refused } = options ? countTokens(rows, options) : { counts: [], refused: [] };
   const facts: Facts = {
     file,
@@ -102,7 +101,7 @@ const WHOLE = 2 ** 31;
 /** Tokens of each whole row, and the rows that have none. */
 function countTokens(
   rows: readonly Row[],
-  options: FormatOptions,
+  options: FormatOptions & { readonly vocab: number },
 ): { readonly counts: readonly number[]; readonly refused: readonly LeftOut[] } {
   const refused: LeftOut[] = [], counts: number[] = [];
   for (const [index, row] of rows.entries()) {
@@ -117,9 +116,9 @@ function countTokens(
   return { counts, refused };
 }
 
-async function tokenizerOf(model: string): Promise<Tokenizer> {
-  const { tokenizer } = await openModelFiles(model);
-  if (tokenizer) return tokenizer;
+async function encodingOf(model: string): Promise<{ readonly tokenizer: Tokenizer; readonly vocab: number }> {
+  const { tokenizer, source: { spec: { vocab } } } = await openModelFiles(model);
+  if (tokenizer) return { tokenizer, vocab };
   throw new CompressoError("input", {
     what: `cannot count tokens for ${model}`,
     rule: "the model has a tokenizer",

@@ -75,7 +75,8 @@ export function encodeResponse(prefix: string, response: string, { tokenizer }: 
 export function encodeExample(row: Row, options: EncodeOptions): EncodedRow {
   const { tokenizer, seq } = options;
   if (row.kind === "text") {
-    const tokens = Uint32Array.from(tokenizer.encode(row.text, { addSpecial: true }));
+    const ids = tokenizer.encode(row.text, { addSpecial: true }), tail = hasEnded(row) ? 0 : tokenizer.trailing.length;
+    const tokens = Uint32Array.from(ids.slice(0, ids.length - tail));
     return { tokens, labels: Int32Array.from(tokens), truncated: false, labelTokens: Math.max(0, tokens.length - 1) };
   }
   if (row.kind === "chat") {
@@ -100,6 +101,11 @@ export function encodeExample(row: Row, options: EncodeOptions): EncodedRow {
   const tokens = Uint32Array.from(ids);
   const labels = Int32Array.from(ids, (id, index) => index < parts.prefix.length ? IGNORED_LABEL : id);
   return { tokens, labels, truncated, labelTokens: countLabels(labels) };
+}
+
+/** Whether a text has come to its end, and was not cut off, as those may be that a model has written (`"ended": false`). */
+export function hasEnded({ extra }: Pick<Row, "extra">): boolean {
+  return extra["ended"] !== false;
 }
 
 /**

@@ -1,13 +1,14 @@
 // Rows to batches of token ids. Owns encoding of a whole data set with its report, and an order that can be resumed
 // exactly; refuses to read files.
 import { CompressoError } from "../errors.ts";
-import type { DataReport, Row } from "../io/datasets.ts";
+import type { DataReport, Row, TextRow } from "../io/datasets.ts";
 import {
   countLabels,
   type EncodedRow,
   encodeExample,
   type EncodeOptions,
   type Example,
+  hasEnded,
   IGNORED_LABEL,
   promptCost,
 } from "../io/prompts.ts";
@@ -20,6 +21,8 @@ export interface EncodeRowsOptions extends EncodeOptions {
   readonly packing?: boolean | undefined;
   /** What the reading of the rows left out, to be a part of the report. */
   readonly reading?: DataReport | undefined;
+  /** Rows of the model's embedding; a row with a token beyond cannot be encoded. Default: as many as there are tokens. */
+  readonly vocab?: number | undefined;
   /** Whether rows that cannot be encoded, such as conversations that the chat template refuses, are left out and counted. Default: false. */
   readonly skipBroken?: boolean | undefined;
 }
@@ -219,12 +222,21 @@ function packRows(rows: readonly Row[], options: EncodeRowsOptions, attempt: Att
     const number = row.number ?? index + 1;
     const part = attempt(
       number,
-      () => row.kind === "text" ? packedText(row.text, options.tokenizer) : packedTurns(row, number, options),
+      () => row.kind === "text" ? packedPart(row, number, options) : packedTurns(row, number, options),
     );
     if (part?.made) parts.push(part.made);
     else if (part) skipped.push(number);
   }
   return { ...pack(parts, options.seq), truncated: [], skipped };
+}
+
+/** A text to be joined; null where it has no tokens. */
+function packedPart(row: TextRow, number: number, { tokenizer, vocab }: EncodeRowsOptions): Example | null {
+  return named(number, () => {
+    const part = packedText(row.text, tokenizer, { hasEnded: hasEnded(row) });
+    if (part) checkIds(part.tokens, vocab);
+    return part;
+  });
 }
 
 /** A whole row to be joined; null where nothing of it is learned. */
@@ -235,27 +247,55 @@ function packedTurns(row: Row, number: number, options: EncodeRowsOptions): Exam
 
 function encodeEach(rows: readonly Row[], options: EncodeRowsOptions, attempt: Attempt): Encoded {
   const examples: Example[] = [], truncated: number[] = [], skipped: number[] = [];
+  let leftOver = 0;
   for (const [index, row] of rows.entries()) {
     const number = row.number ?? index + 1;
     const encoded = attempt(number, () => encodeRow(row, number, options))?.made;
     if (!encoded) continue;
     const pieces = row.kind === "text" ? windows(encoded, options.seq) : encoded.labelTokens > 0 ? [encoded] : [];
-    if (encoded.truncated) truncated.push(number);
     if (pieces.length === 0) skipped.push(number);
+    else if (encoded.truncated) truncated.push(number);
+    else leftOver += encoded.tokens.length - pieces.reduce((sum, { tokens }) => sum + tokens.length, 0);
     for (const { tokens, labels } of pieces) examples.push({ tokens, labels });
   }
-  return { examples, leftOver: 0, truncated, skipped };
+  return { examples, leftOver, truncated, skipped };
 }
 
-/** `encodeExample` whose errors say which conversation is refused. */
-export function encodeRow(row: Row, number: number, options: EncodeOptions): EncodedRow {
+/** `encodeExample` whose errors say which row is refused; tokens beyond `vocab`, if that is given, are refused too. */
+export function encodeRow(
+  row: Row,
+  number: number,
+  { vocab, ...options }: EncodeOptions & Pick<EncodeRowsOptions, "vocab">,
+): EncodedRow {
+  return named(number, () => {
+    const encoded = encodeExample(row, options);
+    checkIds(encoded.tokens, vocab);
+    return encoded;
+  });
+}
+
+/** Work on the row of this number, which its errors name. */
+function named<T>(number: number, work: () => T): T {
   try {
-    return encodeExample(row, options);
+    return work();
   } catch (error) {
-    if (!(error instanceof CompressoError) || row.kind !== "chat") throw error;
+    if (!(error instanceof CompressoError)) throw error;
     const { what, mend = "mend or remove the row, or have such rows left out (prune --skip-broken)" } = error.parts;
     throw new CompressoError(error.code, { ...error.parts, what: `${what}, row ${number}`, mend }, { cause: error });
   }
+}
+
+/** Refuses tokens that a model has no embedding of. */
+function checkIds(tokens: Uint32Array, vocab = Infinity): void {
+  const beyond = tokens.find((token) => token >= vocab);
+  if (beyond === undefined) return;
+  throw new CompressoError("input", {
+    what: "cannot train on a token that the model does not have",
+    rule: `the model has an embedding of each token: ids lie in [0, ${vocab})`,
+    value: `token ${beyond}`,
+    mend:
+      "take its text out of the row, take the tokenizer that the model was trained with, or leave such rows out (prune --skip-broken)",
+  });
 }
 
 /**

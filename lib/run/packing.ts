@@ -42,13 +42,17 @@ export function pack(parts: Iterable<Example>, seq: number): Packed {
 
 /**
  * A text to be joined: with the tokens that the tokenizer puts before a text and with EOS behind. All tokens are labels
- * but those that begin a text, which no model is asked for. Null for a text without tokens.
+ * but those that begin a text, which no model is asked for. One that was cut off has nothing behind. Null for a text without tokens.
  */
-export function packedText(text: string, tokenizer: Tokenizer): Example | null {
+export function packedText(
+  text: string,
+  tokenizer: Tokenizer,
+  { hasEnded = true }: { readonly hasEnded?: boolean } = {},
+): Example | null {
   const { leading, trailing, eosId } = tokenizer;
   const body = tokenizer.encode(text);
   if (body.length === 0) return null;
-  const tail = eosId === null ? trailing : [eosId];
+  const tail = !hasEnded ? [] : eosId === null ? trailing : [eosId];
   const labels = [...leading.map(() => IGNORED_LABEL), ...body, ...tail];
   return { tokens: Uint32Array.from([...leading, ...body, ...tail]), labels: Int32Array.from(labels) };
 }

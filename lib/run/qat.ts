@@ -2,7 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { checkSeed, randomU32, shuffle } from "../random.ts";
-import { generate } from "./generate.ts";
+import { type FinishReason, generate } from "./generate.ts";
 import type { Model } from "./model.ts";
 
 /** What decides on the texts; the same settings give the same texts. */
@@ -33,6 +33,8 @@ export interface SelfText {
   readonly text: string;
   /** Tokens, the first one included, the end token not. */
   readonly tokens: number;
+  /** Whether the model has ended it; else it was cut off, at the number of tokens asked for or where the context was full. */
+  readonly hasEnded: boolean;
 }
 
 /** The greedy beginning has 3, 4 or 5 tokens, the first one included. */
@@ -74,9 +76,9 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
       // The second and later attempts take tokens from the other end of the order.
       const place = attempt === 0 ? index : -1 - index * (TRIES - 1) - (attempt - 1);
       const start = first[order[modulo(place, order.length)] ?? 0] ?? 0;
-      const ids = await continued([start], index, attempt);
+      const { ids, hasEnded } = await continued([start], index, attempt);
       const text = tokenizer.decode(ids, { skipSpecial: true }).replace(/\uFFFD+$/, "");
-      if (ids.length > 1 && text.trim() !== "") return { index, text, tokens: ids.length };
+      if (ids.length > 1 && text.trim() !== "") return { index, text, tokens: ids.length, hasEnded };
     }
     throw new CompressoError("numeric", {
       what: `cannot let the model write text ${index + 1}`,
@@ -86,21 +88,28 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
     });
   }
 
-  async function continued(start: readonly number[], index: number, attempt: number): Promise<number[]> {
+  async function continued(
+    start: readonly number[],
+    index: number,
+    attempt: number,
+  ): Promise<Pick<SelfText, "hasEnded"> & { readonly ids: readonly number[] }> {
     const lead = Math.min(tokens, LEADS[index % LEADS.length] ?? 3);
     const ids = [...start];
-    const grow = async (limit: number, how: { temperature: number; seed: number }): Promise<boolean> => {
+    const grow = async (limit: number, how: { temperature: number; seed: number }): Promise<FinishReason> => {
       const maxTokens = limit - ids.length;
-      if (maxTokens < 1) return true;
+      if (maxTokens < 1) return "length";
       const prompt = [...tokenizer.leading, ...ids];
-      for await (const id of generate(model, prompt, { maxTokens, ...how, ...(signal ? { signal } : {}) })) {
-        ids.push(id);
+      const pieces = generate(model, prompt, { maxTokens, ...how, ...(signal ? { signal } : {}) });
+      for (let next = await pieces.next();; next = await pieces.next()) {
+        if (next.done) return next.value;
+        ids.push(next.value);
       }
-      return ids.length === limit;
     };
-    const isOpen = await grow(lead, { temperature: 0, seed: 0 });
-    if (isOpen) await grow(tokens, { temperature, seed: randomU32(seed, DRAW_STREAM, index, attempt) });
-    return ids;
+    let reason = await grow(lead, { temperature: 0, seed: 0 });
+    if (reason === "length") {
+      reason = await grow(tokens, { temperature, seed: randomU32(seed, DRAW_STREAM, index, attempt) });
+    }
+    return { ids, hasEnded: reason === "end" };
   }
 }
 

@@ -68,13 +68,18 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
   {
     using file = await Deno.open(part, { append: true });
     for await (const text of writeTexts(model, { count, ...settings, skip: there, signal })) {
-      await append(file, { path, line: `${JSON.stringify({ text: text.text })}\n` });
+      await append(file, { path, line: `${JSON.stringify(lineOf(text))}\n` });
       generated += text.tokens;
       onText?.(text);
     }
   }
   await publish(part, { path, count });
   return { path, count, resumed: there, tokens: generated };
+}
+
+/** What a text is in the file; one that was cut off says so, since no end is to be learned behind it. */
+function lineOf({ text, hasEnded }: SelfText): { readonly text: string; readonly ended?: false } {
+  return hasEnded ? { text } : { text, ended: false };
 }
 
 /** Texts of a part, whose unfinished last line is cut off; 0 where there is no part. */

@@ -131,7 +131,7 @@ Deno.test("data generate writes texts that data inspect reads, the same ones eac
   const text = await Deno.readTextFile(folder.at("a.jsonl"));
   assert.equal(await Deno.readTextFile(folder.at("b.jsonl")), text);
   const rows = text.trimEnd().split("\n").map((line) => JSON.parse(line));
-  assert.deepEqual(rows.map((row) => Object.keys(row)), [["text"], ["text"], ["text"]]);
+  assert.ok(rows.every((row) => typeof row.text === "string" && (row.ended ?? false) === false), text);
   const { stdout } = await cli(["data", "inspect", folder.at("a.jsonl")]);
   assert.match(stdout, /^rows +3 texts$/m);
   const again = await generate("a.jsonl");

@@ -218,7 +218,7 @@ Deno.test("a long conversation loses its end, and one whose answers are cut off 
     seq: 40,
     packing: false,
   });
-  assert.deepEqual([report.examples, report.truncated, report.skipped, report.packed], [1, 2, 1, false]);
+  assert.deepEqual([report.examples, report.truncated, report.skipped, report.packed], [1, 1, 1, false]);
   assert.deepEqual(report.lines.skipped, [2]);
   // Too many tokens for the arguments of a call.
   const endless = chat("Where is the stone? ".repeat(40_000), "here");

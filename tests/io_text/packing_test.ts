@@ -65,6 +65,30 @@ Deno.test("packedText() puts EOS once behind a text whose tokenizer adds it, and
   assert.deepEqual([...first?.tokens ?? []], [...bare.encode("x"), ...bare.encode("y")]);
 });
 
+Deno.test("a text that was cut off has no end behind it, joined or not", async () => {
+  const tokenizer = await tokenizerOf("byte_level"),
+    post_processor = surroundingTokens(tokenizer.json, { bos: null, eos: "<|end|>" });
+  const own = createTokenizer({ ...tokenizer.json, post_processor }, {
+    config: { ...tokenizer.config, eos_token: "<|end|>" },
+  });
+  const end = own.eosId ?? NaN, body = own.encode(TEXTS[0] ?? "");
+  assert.deepEqual(own.trailing, [end]);
+  for (const packing of [true, false]) {
+    for (const [extra, tail] of [[{}, [end]], [{ ended: true }, [end]], [{ ended: false }, []]] as const) {
+      const row: Row = { kind: "text", text: TEXTS[0] ?? "", extra };
+      const { examples } = encodeRows([row], { tokenizer: own, prompt: null, seq: 100, packing });
+      assert.deepEqual(examples.map(({ tokens }) => [...tokens]), [[...body, ...tail]], `packing ${packing}`);
+    }
+  }
+});
+
+Deno.test("tokens of a text that fill no window are counted as left out without packing too", async () => {
+  const tokenizer = await tokenizerOf("byte_level"), tokens = tokenizer.encode(TEXTS[0] ?? "").length;
+  const row: Row = { kind: "text", text: TEXTS[0] ?? "", extra: {} }, seq = tokens - 1;
+  const { report } = encodeRows([row], { tokenizer, prompt: null, seq, packing: false });
+  assert.deepEqual([report.examples, report.tokens, report.leftOver], [1, seq, 1]);
+});
+
 Deno.test("encodeRows() packs texts unless told not to, and counts texts without tokens as left out", async () => {
   const tokenizer = await tokenizerOf("byte_level");
   const rows = ["", ...TEXTS].map((text, index): Row => ({ kind: "text", text, number: index + 4, extra: {} }));

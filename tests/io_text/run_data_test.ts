@@ -82,6 +82,24 @@ Deno.test("tokens without an embedding are refused before training, and do not s
   assert.ok(makeBatches(1).next().tokens.every((token) => token < tokenizer.vocabSize));
   assert.throws(
     () => encodeRun({ tokenizer, spec: { vocab: used } }, options),
-    failure("input", new RegExp(`ids lie in \\[0, ${used}\\); now: the rows have token ${used}`)),
+    failure("input", new RegExp(`row \\d;.* ids lie in \\[0, ${used}\\); now: token ${used};`)),
   );
+});
+
+Deno.test("a row with a token that the model does not have is named, and left out where broken ones are", () => {
+  const last = tokenizer.vocabSize - 1, at = 7, own = { tokenizer, spec: { vocab: last } };
+  const lines = Array.from({ length: 20 }, (_, row) => row === at ? `on${tokenizer.decode([last])}` : "on and on");
+  assert.ok(lines.every((line, row) => tokenizer.encode(line).includes(last) === (row === at)));
+  for (const key of ["text", "output"]) {
+    const rows = lines.map((line) =>
+      JSON.stringify(key === "text" ? { text: line } : { instruction: "on", output: line })
+    );
+    const { rows: read } = parseRows(rows.join("\n"), "rows.jsonl");
+    for (const packing of [true, false]) {
+      const options = optionsOf(read, { packing });
+      assert.throws(() => encodeRun(own, options), failure("input", /row 8;.*now: token \d+;.*--skip-broken/));
+      const { report } = encodeRun(own, options, { skipBroken: true });
+      assert.deepEqual([report.broken, report.lines.broken], [1, [8]], `${key}, packing ${packing}`);
+    }
+  }
 });

@@ -71,13 +71,15 @@ Deno.test("first tokens are not special, are whole characters, and do not come t
   });
 });
 
-Deno.test("the file holds the texts, one {text} a line, and reads as data", async () => {
+Deno.test("the file holds the texts, one {text} a line, with what was cut off, and reads as data", async () => {
   await withDemo(async (model) => {
     await inTemporaryFolder(async (folder) => {
       const path = `${folder}/deep/own.jsonl`, seen: number[] = [];
       const result = await writeTextFile(model, { ...SETTINGS, path, onText: ({ index }) => seen.push(index) });
       const texts = await all(model, SETTINGS);
-      const expected = texts.map(({ text }) => JSON.stringify({ text }) + "\n").join("");
+      const expected = texts.map(({ text, hasEnded }) =>
+        JSON.stringify(hasEnded ? { text } : { text, ended: false }) + "\n"
+      ).join("");
       assert.equal(await Deno.readTextFile(path), expected);
       const tokens = texts.reduce((sum, text) => sum + text.tokens, 0);
       assert.deepEqual(result, { path, count: 4, resumed: 0, tokens });

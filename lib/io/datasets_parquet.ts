@@ -1,7 +1,8 @@
 // Rows of a parquet table. Owns the reading of row groups one after another and the unpacking of pages; refuses to know
 // what a row is.
 import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
-import { parquetMetadataAsync, parquetReadObjects, toJson } from "../packages.ts";
+import { CompressoError } from "../errors.ts";
+import { parquetMetadataAsync, type ParquetParsers, parquetReadObjects, toJson } from "../packages.ts";
 import { dataError, messageOf } from "./datasets_bytes.ts";
 
 /** One of the compressors of hyparquet. */
@@ -41,15 +42,36 @@ export async function* parquetRows(
     for (let rowStart = groupStart; rowStart < groupEnd && wanted() > 0;) {
       const rowEnd = Math.min(groupEnd, rowStart + wanted());
       const range = { rowStart, rowEnd };
-      const rows = await guarded(
-        path,
-        () => parquetReadObjects({ file: buffer, metadata, compressors: COMPRESSORS, ...range }),
-      );
-      for (const [index, row] of rows.entries()) yield { number: rowStart + index + 1, value: toJson(row) };
+      const parsers = textsOf(path, range);
+      const rows = await guarded(path, async () => {
+        const read = await parquetReadObjects({ file: buffer, metadata, compressors: COMPRESSORS, parsers, ...range });
+        return read.map(toJson);
+      });
+      for (const [index, value] of rows.entries()) yield { number: rowStart + index + 1, value };
       rowStart = rowEnd;
     }
     groupStart = groupEnd;
   }
+}
+
+/** How texts of these rows are decoded: what is no UTF-8 is refused, as in other files, where hyparquet would put signs for it. */
+function textsOf(
+  path: string,
+  { rowStart, rowEnd }: { readonly rowStart: number; readonly rowEnd: number },
+): Pick<ParquetParsers, "stringFromBytes"> {
+  const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+  return {
+    stringFromBytes(bytes: Uint8Array | undefined): string | undefined {
+      try {
+        return bytes && decoder.decode(bytes);
+      } catch {
+        throw dataError(path, "the texts of a table are UTF-8", {
+          value: `not all in rows ${rowStart + 1} to ${rowEnd}`,
+          mend: "write them again as UTF-8",
+        });
+      }
+    },
+  };
 }
 
 /** A page never gets longer than its header says, whatever its bytes claim. One of nulls alone is empty, a bound that node refuses. */
@@ -76,6 +98,7 @@ async function guarded<T>(path: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
+    if (error instanceof CompressoError) throw error;
     throw dataError(path, "it is a whole parquet file", {
       value: messageOf(error),
       mend: "fetch or write the file again",

@@ -296,3 +296,20 @@ Deno.test("a table that is broken, or compressed in a way that is not known, is 
   page.fill(0xff, 40, 200);
   await assert.rejects(read(page), failure("input", /whole parquet file/));
 });
+
+Deno.test("texts of a table that are no UTF-8 are refused, as in other files", async () => {
+  const bytes = await Deno.readFile(table("nulls")), text = new TextDecoder("latin1").decode(bytes);
+  const at = text.indexOf("Two.");
+  await inFolder(async (folder) => {
+    await Deno.writeFile(`${folder}/a.parquet`, bytes.with(at, 0xe9));
+    await assert.rejects(
+      readRows(`${folder}/a.parquet`),
+      failure("input", /the texts of a table are UTF-8; now: not all in rows 1 to \d+;/),
+    );
+    await Deno.writeFile(`${folder}/a.parquet`, bytes.with(at, 0x74));
+    assert.deepEqual((await readRows(`${folder}/a.parquet`)).rows.map((row) => row.kind === "text" && row.text), [
+      "One.",
+      "two.",
+    ]);
+  });
+});

@@ -132,11 +132,15 @@ function rewrite(node: unknown): PreTokenizerNode | null {
 function rewriteSplit(node: Json): PreTokenizerNode {
   const behavior = node["behavior"];
   const inverted = node["invert"] === true;
-  if (behavior === "Removed") return node;
   if (behavior === "Isolated") return { ...node, invert: false };
   const pattern = isObject(node["pattern"]) ? node["pattern"] : {};
   const text = pattern["String"];
   const regex = pattern["Regex"];
+  if (behavior === "Removed") {
+    // The library splits by the pattern, and a split keeps what groups capture; a text is a group to it.
+    const plain = typeof text === "string" ? escapeRegex(text) : typeof regex === "string" ? uncaptured(regex) : null;
+    return plain === null || inverted ? node : { ...node, pattern: { Regex: plain } };
+  }
   const match = typeof text === "string" ? escapeRegex(text) : typeof regex === "string" ? `(?:${regex})` : null;
   if (match !== null && !inverted) {
     const other = `(?:(?!${match})[\\s\\S])`;
@@ -148,6 +152,16 @@ function rewriteSplit(node: Json): PreTokenizerNode {
     "a Split pre-tokenizer is Isolated, Removed, Contiguous, MergedWithPrevious or MergedWithNext, and not inverted",
     JSON.stringify(node),
   );
+}
+
+/** A pattern whose groups, named ones too, capture nothing. */
+function uncaptured(regex: string): string {
+  let isInClass = false;
+  return regex.replaceAll(/\\[\s\S]|[[\]]|\((?!\?)|\(\?P?<(?![=!])[^>]*>/g, (part) => {
+    if (part === "[") isInClass = true;
+    else if (part === "]") isInClass = false;
+    return part.startsWith("(") && !isInClass ? "(?:" : part;
+  });
 }
 
 function unusable(rule: string, value: string): CompressoError {

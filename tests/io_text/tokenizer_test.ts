@@ -219,6 +219,22 @@ Deno.test("Punctuation splits as its behavior says, each mark by itself where it
   }
 });
 
+Deno.test("a Split that removes its pattern leaves nothing of it, whether text, groups or a class", () => {
+  const vocab = { a: 0, b: 1, " ": 2, "-": 3, "a b-a": 4, "(": 5 };
+  const cases: readonly (readonly [pattern: object, text: string, ids: readonly number[]])[] = [
+    [{ String: " " }, "a b a", [0, 1, 0]],
+    [{ Regex: "( |-)" }, "a b-a", [0, 1, 0]],
+    [{ Regex: "(?: )|(?<dash>-)" }, "a b-a", [0, 1, 0]],
+    [{ Regex: "[(]| " }, "a b(a", [0, 1, 0]],
+    [{ Regex: "\\(|(\\s)" }, "a b(a", [0, 1, 0]],
+  ];
+  for (const [pattern, text, ids] of cases) {
+    const pre_tokenizer = { type: "Split", pattern, behavior: "Removed", invert: false };
+    const model = { type: "WordLevel", unk_token: "a", vocab };
+    assert.deepEqual(createTokenizer({ pre_tokenizer, model }, {}).encode(text), ids, JSON.stringify(pattern));
+  }
+});
+
 Deno.test("createTokenizer() refuses added tokens that match whole words only", async () => {
   const { json } = await tokenizerOf("byte_level");
   const added = { id: 480, content: "cat", single_word: true, special: false, normalized: false };

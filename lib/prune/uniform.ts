@@ -1,7 +1,9 @@
 // All layers cut alike, learned as such: counts that meet a target, goals on the way to them, and the units that stay. Owns rows through all layers; refuses masks.
 import { CompressoError } from "../errors.ts";
+import { cutAll } from "./greedy.ts";
 import { byScore, type Piece, type Queue, sorted } from "./pieces.ts";
 import { choose, hardSparsity, selectedSpec, type SelectOptions } from "./selection.ts";
+import { Tally } from "./tally.ts";
 import { type Selection, unitParameters, type UnitTable } from "./unit_table.ts";
 
 /** Widths that all layers have in the end. */
@@ -210,6 +212,12 @@ function checkAlike(widths: readonly number[], { name, isCut, units }: {
 /** The sparsity that equal widths alone cut; 0 where layers are alike already. Throws as {@link uniformCounts} where they cannot become so. */
 export function leastUniform(table: UnitTable): number {
   return sparsityWithout(table, uniformPieces(table).forced);
+}
+
+/** The sparsity where all rows are cut that may be: the largest one of layers that are cut alike. Throws as {@link leastUniform}. */
+export function mostUniform(table: UnitTable): number {
+  const { forced, rows } = uniformPieces(table);
+  return cutAll(new Tally(table), [...forced, ...rows]).sparsity();
 }
 
 function sparsityWithout(table: UnitTable, pieces: readonly Piece[]): number {

@@ -6,7 +6,7 @@ import { addGradients, GRADUAL_EVERY, gradualMasks } from "../prune/gradual.ts";
 import type { hardenMasks } from "../prune/harden.ts";
 import { twofoldGoals } from "../prune/mask_learner.ts";
 import type { FrozenUnits, ScheduleDefinition } from "../prune/schedule_script.ts";
-import { uniformGoals } from "../prune/uniform.ts";
+import { leastUniform, uniformGoals } from "../prune/uniform.ts";
 import { priorShape, saliencyPrior } from "../prune/prior.ts";
 import { createSaliency, maskStart, perParameter } from "../prune/saliency.ts";
 import { constantLogAlpha } from "../prune/start.ts";
@@ -128,7 +128,15 @@ function learned(parts: ChooserParts): Chooser {
     async end({ target, layers, temperature }): Promise<number> {
       const { logAlpha, constraint } = await trainer.save();
       const counts = target === options.sparsity ? uniform?.counts : undefined;
-      const aim = { target, temperature, layout, layerTargets: layers, ...(counts ? { counts } : {}) };
+      // A schedule may end below what equal widths alone cut: an alarm tells, and the layers are alike.
+      const least = uniform && !counts ? leastUniform(table) : 0;
+      const aim = {
+        target: Math.max(target, least),
+        temperature,
+        layout,
+        layerTargets: layers,
+        ...(counts ? { counts } : {}),
+      };
       trainer.setMasks(parts.harden(table, logAlpha, aim));
       return constraint[7] ?? NaN;
     },

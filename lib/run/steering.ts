@@ -1,5 +1,6 @@
 // What a pruning stage aims at, step by step: the built-in cubic schedule, or the user's own. Owns what a schedule is shown; refuses the loop.
 import { CompressoError } from "../errors.ts";
+import { mostUniform } from "../prune/uniform.ts";
 import { checkLayerTargets, checkReachable, type LayerPart, mostSparsity, type UnitTable } from "../prune/units.ts";
 import { cubicSparsity, progressOf } from "../prune/schedule.ts";
 import type { ScheduleOutput } from "../prune/schedule_output.ts";
@@ -79,7 +80,8 @@ export async function openSteerer(
     await opened[Symbol.asyncDispose]();
     throw error;
   }
-  return scripted(reopening(opened, open), table, { sparsity, rates });
+  const most = options.layout === "uniform" ? mostUniform(table) : mostSparsity(table);
+  return scripted(reopening(opened, open), table, { sparsity, rates, most });
 }
 
 /** A schedule whose process ends when it is disposed, as at an error of the run, and is started anew where the run is taken up again. */
@@ -122,15 +124,19 @@ function cubic(sparsity: number, rates: Rates): Steerer {
 function scripted(
   schedule: OpenSchedule,
   table: UnitTable,
-  { sparsity, rates }: { readonly sparsity: number; readonly rates: Rates },
+  { sparsity, rates, most }: {
+    readonly sparsity: number;
+    readonly rates: Rates;
+    /** Largest sparsity that there is. */
+    readonly most: number;
+  },
 ): Steerer {
-  const most = mostSparsity(table);
   return {
     needsRecords: true,
     identity: schedule.identity,
     async at({ step, steps, records, layers }): Promise<Steering> {
       const progress = progressOf(step, steps);
-      if (step === 0 && isForeseen(schedule)) await checkLast(schedule, table, { sparsity, rates, steps });
+      if (step === 0 && isForeseen(schedule)) await checkLast(schedule, table, { sparsity, rates, steps, most });
       const output = await schedule.evaluate({ progress, sparsity, step, steps, records, layers: await layers() });
       const now: Rates = { ...rates, ...output.rates };
       const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup: now.warmup })(progress);
@@ -156,7 +162,12 @@ const RUNS = [{ loss: 0.05, cut: 0 }, { loss: 2, cut: 0.3 }, { loss: 20, cut: 1 
 async function checkLast(
   schedule: OpenSchedule,
   table: UnitTable,
-  { sparsity, rates, steps }: { readonly sparsity: number; readonly rates: Rates; readonly steps: number },
+  { sparsity, rates, steps, most }: {
+    readonly sparsity: number;
+    readonly rates: Rates;
+    readonly steps: number;
+    readonly most: number;
+  },
 ): Promise<void> {
   const step = steps - 1, progress = progressOf(step, steps);
   const decided: (Pick<ScheduleOutput, "sparsity" | "layers"> & { readonly warmup: number })[] = [];
@@ -179,7 +190,7 @@ async function checkLast(
   const [first] = decided;
   if (!first || new Set(decided.map((one) => JSON.stringify(one))).size > 1) return;
   const target = first.sparsity ?? cubicSparsity({ target: sparsity, warmup: first.warmup })(progress);
-  checkTargets(table, { step, steps, target, most: mostSparsity(table), layers: first.layers });
+  checkTargets(table, { step, steps, target, most, layers: first.layers });
 }
 
 /**

@@ -5,7 +5,13 @@ import { type DecoderSpec, layersAlike } from "../../lib/nn/spec.ts";
 import { hardenMasks } from "../../lib/prune/harden.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
 import { parameterTarget } from "../../lib/prune/target_size.ts";
-import { type UniformCounts, uniformCounts, uniformGoals, uniformSelection } from "../../lib/prune/uniform.ts";
+import {
+  mostUniform,
+  type UniformCounts,
+  uniformCounts,
+  uniformGoals,
+  uniformSelection,
+} from "../../lib/prune/uniform.ts";
 import {
   hardSparsity,
   mostSparsity,
@@ -62,6 +68,18 @@ function rowsBack({ spec, kinds, rules: { align } }: UnitTable, counts: UniformC
 }
 
 const RULES: readonly UnitRules[] = [{}, { align: 8 }, { minimum: { heads: 2, ffn: 12, hidden: 16 } }];
+
+Deno.test("mostUniform() is what equal counts can reach, and no more", () => {
+  for (const spec of SPECS) {
+    for (const kinds of KINDS.filter(({ length }) => length > 1)) {
+      for (const rules of RULES.slice(0, 2)) {
+        const table = unitTable(spec, kinds, rules), most = mostUniform(table);
+        assert.ok(Math.abs(sparsityAt(table, uniformCounts(table, { target: most - 1e-9 })) - most) < 1e-9);
+        fails(() => uniformCounts(table, { target: Math.min(0.9999, most + 1e-6) }), /reaches at most/);
+      }
+    }
+  }
+});
 
 Deno.test("uniform counts meet the target to within one row, and every layer keeps its best units", () => {
   let checked = 0;

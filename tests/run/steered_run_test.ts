@@ -1,8 +1,19 @@
 // Schedules that steer a run: targets, rates, layers and the end of the stage, and what they are shown. On the demo model.
 import assert from "node:assert/strict";
-import { cubic, type Curve, defineSchedule, prune, type RunHooks, type ScheduleInput } from "../../mod.ts";
+import {
+  cubic,
+  type Curve,
+  defineSchedule,
+  loadModelFrom,
+  prune,
+  type RunHooks,
+  type ScheduleInput,
+} from "../../mod.ts";
+import { maskSizes, packMasks } from "../../lib/nn/masks.ts";
 import { hardenMasks } from "../../lib/prune/harden.ts";
-import { type UnitKind, unitTable } from "../../lib/prune/units.ts";
+import { sliceModel } from "../../lib/prune/slice.ts";
+import { mostUniform } from "../../lib/prune/uniform.ts";
+import { keptUnits, selectedSpec, type UnitKind, unitTable } from "../../lib/prune/units.ts";
 import { keptBy } from "../../lib/run/chooser.ts";
 import { layerShares } from "../../lib/run/steering.ts";
 import { SPEC } from "../io/models.ts";
@@ -281,6 +292,35 @@ Deno.test("a schedule with parts that method or layout cannot follow is refused 
     }
     using run = prune(model, { ...BASE, layout: "uniform", schedule: defineSchedule({ freeze: () => [] }) });
     await run.prepare();
+  });
+});
+
+Deno.test("layers that are to be alike are that too where a schedule ends early, and what rows cannot reach is told with its step", async () => {
+  await withDemo(async ({ model: { source, device, tokenizer, spec } }) => {
+    const ffn = new Float32Array(maskSizes(spec).ffn).fill(1).fill(0, 0, 20);
+    using model = await loadModelFrom(sliceModel(source, { masks: { ffn } }), { device, tokenizer });
+    const schedule = defineSchedule({ sparsity: 0.01, end: ({ step }) => step === 2 });
+    const { result, records } = await drive(model, { layout: "uniform", units: ["ffn"], sparsity: 0.3, schedule });
+    const shape = selectedSpec(
+      result.table,
+      keptUnits(result.table, packMasks(model.spec, result.table.layout, result.masks)),
+    );
+    assert.equal(new Set(shape.layers.map((layer) => layer.ffn)).size, 1);
+    assert.ok(result.sparsity.hard > 0.01);
+    assert.ok(result.alarms.some(({ monitor }) => monitor === "constraint"), JSON.stringify(records.at(-1)));
+
+    // Rows of 64 columns leave the last block; single columns would leave one in all.
+    const most = mostUniform(unitTable(spec, ["ffn"], { minimum: { ffn: 40 } }));
+    using run = prune(model, {
+      ...{ ...BASE, layout: "uniform", units: ["ffn"], rules: { minimum: { ffn: 40 } }, sparsity: 0.1 },
+      schedule: defineSchedule({ sparsity: ({ step }) => step < 3 ? 0.05 : most + 0.05 }),
+    });
+    await assert.rejects(
+      async () => {
+        for await (const _ of run);
+      },
+      /cannot use the schedule at step 3 of 8.*reaches at most 0\.\d+; now: sparsity = 0/s,
+    );
   });
 });
 

@@ -58,7 +58,11 @@ function generateVerb(): CommandUnknownOpts {
     ],
   })
     .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
-    .option("--out <file>", "JSON lines of {text} (required)", outputPath("--out"))
+    .option(
+      "--out <file>",
+      'JSON lines of {text}, with "ended": false where a text was cut off (required)',
+      outputPath("--out"),
+    )
     .option("--count <texts>", "texts to write", wholeNumber("--count", { least: 1 }), 1000)
     .option("--tokens <count>", "tokens of a text at most", wholeNumber("--tokens", { least: 2 }), 256)
     .option(

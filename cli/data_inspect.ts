@@ -2,7 +2,8 @@
 // description; refuses the GPU.
 import { CompressoError } from "../lib/errors.ts";
 import { type DataReport, type LeftOut, readRows, type Row } from "../lib/io/datasets.ts";
-import { endToken, type FormatOptions } from "../lib/io/prompts_format.ts";
+import { haveEnds } from "../lib/io/prompts.ts";
+import type { FormatOptions } from "../lib/io/prompts_format.ts";
 import { openModelFiles } from "../lib/io/open_model.ts";
 import type { Tokenizer } from "../lib/io/tokenizer.ts";
 import { type EncodeReport, encodeRow, encodeRows } from "../lib/run/batches.ts";
@@ -38,8 +39,8 @@ interface Facts {
   readonly characters: Lengths;
   /** With a model: tokens of whole rows, prompt included. */
   readonly tokens: Lengths | null;
-  /** With a model: whether its tokenizer has a token with which rows end. */
-  readonly hasEnd: boolean | null;
+  /** With a model: whether rows end with a token that says so. */
+  readonly hasEnds: boolean | null;
   /** With a model: what becomes of the rows. */
   readonly training: (EncodeReport & { readonly seq: number }) | null;
 }
@@ -60,7 +61,7 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
     characters: lengths(rows.map(charactersOf)),
     refused,
     tokens: counts.length > 0 ? lengths(counts) : null,
-    hasEnd: options && endToken(options) !== null,
+    hasEnds: options && haveEnds(kind, { ...options, isPacked: settings.packing }),
     training: options && counts.length > 0
       ? {
         seq,
@@ -150,7 +151,7 @@ const NOUNS: Readonly<Record<Row["kind"], string>> = {
   text: "texts",
 };
 
-function show({ file, bytes, kind, read, refused, characters, tokens, hasEnd, training }: Facts): void {
+function show({ file, bytes, kind, read, refused, characters, tokens, hasEnds, training }: Facts): void {
   const compressed = read.compression === "none" ? "" : ` in ${read.compression}`;
   print(`file        ${file} (${read.format}${compressed}, ${formatBytes(bytes)})`);
   const more = read.limited ? ", as many as --limit allows" : "";
@@ -161,7 +162,7 @@ function show({ file, bytes, kind, read, refused, characters, tokens, hasEnd, tr
   print(`characters  ${lengthsLine(characters)}`);
   if (!tokens || !training) return;
   print(`tokens      ${lengthsLine(tokens)}`);
-  if (!hasEnd) print("end         none: the tokenizer names no end token (eos_token), so that no row has one");
+  if (!hasEnds) print("end         none: no row has an end token, as the tokenizer names none");
   for (const line of trainingLines(training, { kind, refused: refused.length })) print(line);
 }
 

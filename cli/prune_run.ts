@@ -6,7 +6,7 @@ import { checkFolder } from "../lib/io/atomic.ts";
 import { type DataReport, readRows, type Row } from "../lib/io/datasets.ts";
 import { fileDigest, modelDigest } from "../lib/io/fingerprint.ts";
 import { DEMO, demoData, modelPath } from "../lib/io/open_model.ts";
-import { endToken } from "../lib/io/prompts_format.ts";
+import { haveEnds } from "../lib/io/prompts.ts";
 import type { Projection } from "../lib/nn/spec.ts";
 import type { Ranking } from "../lib/prune/baselines.ts";
 import type { Layout } from "../lib/prune/layouts.ts";
@@ -230,6 +230,9 @@ async function drive(
   const { prefinetune, postfinetune, rank, dtype, ggufDtype } = settings;
   const tokens = settings.batch * settings.seq;
   await tune({ rows: tokens, rank, tokens: tokens * (settings.steps + (prefinetune ?? 0) + (postfinetune ?? 0)) });
+  const { tokenizer } = model;
+  const hasEnds = ({ packed: isPacked }: EncodeReport): boolean =>
+    tokenizer !== null && haveEnds(rows[0]?.kind ?? "text", { tokenizer, prompt, isPacked });
   progress.phase(`encoding ${formatCount(rows.length)} rows`);
   const told = new Set<Alarm>();
   return await compress(model, {
@@ -260,7 +263,11 @@ async function drive(
         options,
         adapter: model.device.facts.description,
       });
-      progress.note(`${dataLine(data, settings)}${noEnd(model)}; ${steps} steps on ${model.device.facts.description}`);
+      progress.note(
+        `${dataLine(data, settings)}${
+          hasEnds(data) ? "" : NO_ENDS
+        }; ${steps} steps on ${model.device.facts.description}`,
+      );
       if (doneBefore > 0) progress.note(`going on after step ${doneBefore}`);
     },
     onRecord: (record) => {
@@ -280,11 +287,8 @@ async function drive(
   });
 }
 
-/** A warning where nothing tells the model where a row ends. */
-function noEnd({ tokenizer }: Pick<Loaded["model"], "tokenizer">): string {
-  const hasEnd = tokenizer && endToken({ tokenizer, prompt: null }) !== null;
-  return hasEnd ? "" : ", none with an end token, since the tokenizer names none (eos_token)";
-}
+/** Beside rows that nothing ends: the model would not learn where to end. */
+const NO_ENDS = ", none with an end token, as the tokenizer names none";
 
 /** What became of the rows, with the first few places of what was cut or left out. */
 function dataLine(data: EncodeReport, { seq }: Pick<PruneSettings, "seq">): string {

@@ -105,12 +105,24 @@ export async function planCells(
 }
 
 /**
- * Refuses a cell whose files are no longer those that its facts were taken of. Throws `CompressoError("mismatch")`; what cannot be read any more is
- * not refused here, but where the cell reads it.
+ * Refuses a cell whose files are no longer those that its facts were taken of; of one that is only `measured`, its model. Throws
+ * `CompressoError("mismatch")`; what cannot be read any more is not refused here, but where the cell reads it.
  */
-export async function checkUnchanged({ name, options, source, model, identity }: PlannedCell): Promise<void> {
-  const now = await factsOfFiles({ options, source, model }, new RowCache()).catch(() => ({})),
-    value = differences(identity, { ...identity, ...now });
+export async function checkUnchanged(
+  { name, options: { schedule }, source, model: { path, weights }, identity }: PlannedCell,
+  { measured }: { readonly measured: boolean },
+): Promise<void> {
+  const facts: Partial<Record<keyof CellFacts, () => Promise<string>>> = {
+    weights: () => weightsDigest(modelPath(path)),
+    ...(measured ? {} : {
+      schedule: () => scheduleName(schedule),
+      data: () => new RowCache().identity(source, weights),
+    }),
+  };
+  const now = await Promise.all(
+    Object.entries(facts).map(async ([fact, read]) => [fact, await read().catch(() => identity[fact] ?? "")]),
+  );
+  const value = differences(identity, { ...identity, ...Object.fromEntries(now) });
   if (value === null) return;
   throw new CompressoError("mismatch", {
     what: `cannot go on with cell ${name}`,
@@ -118,18 +130,6 @@ export async function checkUnchanged({ name, options, source, model, identity }:
     value,
     mend: "begin the sitting again, or put them back first: finished cells stay as they are",
   });
-}
-
-/** Facts of a cell that lie in files. */
-async function factsOfFiles(
-  { options: { schedule }, source, model: { path, weights } }: Pick<PlannedCell, "options" | "source" | "model">,
-  cache: RowCache,
-): Promise<Pick<CellFacts, "schedule" | "weights" | "data">> {
-  return {
-    schedule: await scheduleName(schedule),
-    weights: await weightsDigest(modelPath(path)),
-    data: await cache.identity(source, weights),
-  };
 }
 
 type CellDraft = Omit<PlannedCell, keyof CellPlace>;

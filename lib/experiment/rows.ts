@@ -6,7 +6,7 @@ import { type DataReport, type DataSet, readRows, type Row } from "../io/dataset
 import { exists } from "../io/exists.ts";
 import { fileDigest, modelDigest } from "../io/fingerprint.ts";
 import type { Model } from "../run/model.ts";
-import { partPath, writeTextFile } from "../run/qat_file.ts";
+import { partPath, TEXT_FORMAT, writeTextFile } from "../run/qat_file.ts";
 import { digestOf } from "../run/run_data.ts";
 import type { DataSource, FileData, SelfWrittenData } from "./definition.ts";
 
@@ -68,7 +68,7 @@ export class RowCache {
   /** What tells a source from another one. */
   async identity(source: DataSource, weights: string): Promise<string> {
     if (typeof source === "string") return await this.digest(source);
-    if ("generate" in source) return JSON.stringify({ ...source.generate, weights });
+    if ("generate" in source) return JSON.stringify({ ...source.generate, weights, format: TEXT_FORMAT });
     const { file, ...rest } = source;
     return JSON.stringify({ ...rest, file: await this.digest(file) });
   }
@@ -76,7 +76,9 @@ export class RowCache {
 
 /** Path of self-written texts; whatever decides them is in its name, so a file that is there is the right one. */
 export function writtenPath({ generate }: SelfWrittenData, { folder, weights, model }: Writer): string {
-  const key = digestOf([JSON.stringify({ ...generate, weights, baseDtype: model.weights.baseDtype })]);
+  const key = digestOf([
+    JSON.stringify({ ...generate, weights, baseDtype: model.weights.baseDtype, format: TEXT_FORMAT }),
+  ]);
   return `${folder}/self-written-${key.slice(0, 8)}.jsonl`;
 }
 

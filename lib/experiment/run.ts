@@ -218,9 +218,9 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
   const events: CellEvents = { onRecord, onPhase, signal, onAlarm: (alarm) => options.onAlarm?.(cell, alarm) };
   const redoes = options.redo === true && options.evaluateOnly !== true &&
     (state.kind === "changed" || state.kind === "failed");
-  await checkUnchanged(cell);
   const before = await store.result(folder);
   let isPruned = isMeasuredAlone(cell, options), isBegun = false;
+  await checkUnchanged(cell, { measured: isPruned });
   const anew = redoes || (state.kind === "unmeasured" && !isPruned);
   try {
     // Anew begins with the run itself: what fails before it must not cost what the cell has.

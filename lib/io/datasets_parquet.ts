@@ -1,9 +1,9 @@
 // Rows of a parquet table. Owns the reading of row groups one after another and the unpacking of pages; refuses to know
 // what a row is.
 import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
-import { CompressoError } from "../errors.ts";
 import { parquetMetadataAsync, type ParquetParsers, parquetReadObjects, toJson } from "../packages.ts";
 import { dataError, messageOf } from "./datasets_bytes.ts";
+import { NOT_UTF8 } from "./datasets_row.ts";
 
 /** One of the compressors of hyparquet. */
 type Unpack = (input: Uint8Array, outputLength: number) => Uint8Array;
@@ -42,9 +42,14 @@ export async function* parquetRows(
     for (let rowStart = groupStart; rowStart < groupEnd && wanted() > 0;) {
       const rowEnd = Math.min(groupEnd, rowStart + wanted());
       const range = { rowStart, rowEnd };
-      const parsers = textsOf(path, range);
       const rows = await guarded(path, async () => {
-        const read = await parquetReadObjects({ file: buffer, metadata, compressors: COMPRESSORS, parsers, ...range });
+        const read = await parquetReadObjects({
+          file: buffer,
+          metadata,
+          compressors: COMPRESSORS,
+          parsers: PARSERS,
+          ...range,
+        });
         return read.map(toJson);
       });
       for (const [index, value] of rows.entries()) yield { number: rowStart + index + 1, value };
@@ -54,25 +59,16 @@ export async function* parquetRows(
   }
 }
 
-/** How texts of these rows are decoded: what is no UTF-8 is refused, as in other files, where hyparquet would put signs for it. */
-function textsOf(
-  path: string,
-  { rowStart, rowEnd }: { readonly rowStart: number; readonly rowEnd: number },
-): Pick<ParquetParsers, "stringFromBytes"> {
-  const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-  return {
-    stringFromBytes(bytes: Uint8Array | undefined): string | undefined {
-      try {
-        return bytes && decoder.decode(bytes);
-      } catch {
-        throw dataError(path, "the texts of a table are UTF-8", {
-          value: `not all in rows ${rowStart + 1} to ${rowEnd}`,
-          mend: "write them again as UTF-8",
-        });
-      }
-    },
-  };
-}
+/** hyparquet would put signs for what is no UTF-8; a column that holds bytes may be there, and is nobody's text. */
+const PARSERS: Pick<ParquetParsers, "stringFromBytes"> = {
+  stringFromBytes(bytes: Uint8Array | undefined): string | symbol | undefined {
+    try {
+      return bytes && new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    } catch {
+      return NOT_UTF8;
+    }
+  },
+};
 
 /** A page never gets longer than its header says, whatever its bytes claim. One of nulls alone is empty, a bound that node refuses. */
 function bounded(unpack: (input: Uint8Array, bound: { readonly maxOutputLength: number }) => Uint8Array): Unpack {
@@ -98,7 +94,6 @@ async function guarded<T>(path: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
-    if (error instanceof CompressoError) throw error;
     throw dataError(path, "it is a whole parquet file", {
       value: messageOf(error),
       mend: "fetch or write the file again",

@@ -207,7 +207,11 @@ function fault(rule: string, problem: string, mend = ""): ParsedRow {
   return { fault: { rule, problem, mend } };
 }
 
+/** Stands for a text of a table that is no UTF-8. */
+export const NOT_UTF8: unique symbol = Symbol("not UTF-8");
+
 function typeName(value: unknown): string {
+  if (value === NOT_UTF8) return "bytes that are no UTF-8";
   if (value === null) return "null";
   if (value === undefined) return "nothing";
   return Array.isArray(value) ? "a list" : typeof value === "object" ? "an object" : `a ${typeof value}`;

@@ -3,6 +3,7 @@ import { createHash, type Hash } from "node:crypto";
 import { join } from "node:path";
 import { tensorShapes } from "../nn/spec.ts";
 import type { WeightSource } from "./source.ts";
+import { textIfThere } from "./text_file.ts";
 
 /** Bytes at either end of a model's file that go into its digest: whole files of many GB would take minutes. */
 const END_BYTES = 1 << 20;
@@ -69,7 +70,11 @@ async function fileNames(path: string): Promise<string[]> {
   const hasShards = !names.includes("model.safetensors");
   const isShard = (name: string): boolean =>
     name === "model.safetensors.index.json" || (name.endsWith(".safetensors") && name !== "checkpoint.safetensors");
-  return names.filter((name) => READ.includes(name) || (hasShards && isShard(name))).sort();
+  // Where the config says of itself which tokens are special, the map is not read.
+  const config = await textIfThere(join(path, "tokenizer_config.json")) ?? "",
+    isOwn = config.includes('"added_tokens_decoder"');
+  const isRead = (name: string): boolean => READ.includes(name) && !(isOwn && name === "special_tokens_map.json");
+  return names.filter((name) => isRead(name) || (hasShards && isShard(name))).sort();
 }
 
 async function addRange(hash: Hash, file: Deno.FsFile, most: number): Promise<void> {

@@ -108,6 +108,15 @@ export function hasEnded({ extra }: Pick<Row, "extra">): boolean {
   return extra["ended"] !== false;
 }
 
+/** Whether rows of a kind end with a token that says so: behind texts that are joined it is EOS, else what the tokenizer itself puts there. */
+export function haveEnds(
+  kind: Row["kind"],
+  { isPacked, ...options }: FormatOptions & { readonly isPacked: boolean },
+): boolean {
+  const { eosId, trailing } = options.tokenizer;
+  return kind === "text" ? (isPacked && eosId !== null) || trailing.length > 0 : endToken(options) !== null;
+}
+
 /**
  * Tokens that the prompt adds to each instruction or conversation: those of its text and of what the layout puts around
  * it, less those of a system turn that the chat template writes where none is given. 0 without a prompt.

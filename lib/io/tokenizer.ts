@@ -136,7 +136,12 @@ export async function loadHfTokenizer(folder: string): Promise<Tokenizer | null>
   if (json === null) return null;
   const { chat_template: inConfig, ...own } = await readJson(join(folder, "tokenizer_config.json")) ?? {};
   const map = "added_tokens_decoder" in own ? null : await readJson(join(folder, "special_tokens_map.json"));
-  const others = { ...own, ...map };
+  // By their texts alone: as objects transformers would want a type beside them in a config, and tokenizer.json has the rest.
+  const special = Object.entries(map ?? {}).flatMap(([key, value]) => {
+    const text = tokenText(value);
+    return text === null ? [] : [[key, text] as const];
+  });
+  const others = { ...own, ...Object.fromEntries(special) };
   // Named templates are kept to be written again; the default one is used.
   const config = Array.isArray(inConfig) ? { ...others, chat_template: inConfig } : others;
   const chatTemplate = await textIfThere(join(folder, "chat_template.jinja")) ?? templateText(inConfig);

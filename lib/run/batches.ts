@@ -49,7 +49,7 @@ export interface EncodeReport {
   readonly padding: number;
   /** Whether rows were joined. */
   readonly packed: boolean;
-  /** Tokens that packing left out, see `pack`. */
+  /** Tokens that packing left out, see `pack`, or without it tails of texts that fill no sequence. */
   readonly leftOver: number;
   /** Tokens that the prompt adds to each row; 0 for texts, which get none. */
   readonly promptTokens: number;

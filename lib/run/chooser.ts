@@ -128,15 +128,8 @@ function learned(parts: ChooserParts): Chooser {
     async end({ target, layers, temperature }): Promise<number> {
       const { logAlpha, constraint } = await trainer.save();
       const counts = target === options.sparsity ? uniform?.counts : undefined;
-      // A schedule may end below what equal widths alone cut: an alarm tells, and the layers are alike.
-      const least = uniform && !counts ? leastUniform(table) : 0;
-      const aim = {
-        target: Math.max(target, least),
-        temperature,
-        layout,
-        layerTargets: layers,
-        ...(counts ? { counts } : {}),
-      };
+      const least = leastTarget(table, target, options);
+      const aim = { target: least, temperature, layout, layerTargets: layers, ...(counts ? { counts } : {}) };
       trainer.setMasks(parts.harden(table, logAlpha, aim));
       return constraint[7] ?? NaN;
     },
@@ -234,6 +227,17 @@ function heldUnits(table: UnitTable, freeze: readonly FrozenUnits[]): Uint8Array
   return held;
 }
 
+/**
+ * What is cut at least for a target: where layers are to be alike, what equal widths alone cut. A schedule may end below that; an alarm tells then.
+ */
+function leastTarget(
+  table: UnitTable,
+  target: number,
+  { layout, sparsity }: Pick<ResolvedOptions, "layout" | "sparsity">,
+): number {
+  return layout === "uniform" && target !== sparsity ? Math.max(target, leastUniform(table)) : target;
+}
+
 /** Keeps the units of the highest scores, with z = 1. Returns the sparsity. */
 function chooseHard(
   table: UnitTable,
@@ -242,8 +246,8 @@ function chooseHard(
     readonly target: number;
   } & Pick<ChooserParts, "options" | "trainer" | "harden">,
 ): number {
-  const { layout, rates: { temperature } } = options;
-  const { head, ffn, hidden } = harden(table, ranks(scores), { target, temperature, layout });
+  const { layout, rates: { temperature } } = options, least = leastTarget(table, target, options);
+  const { head, ffn, hidden } = harden(table, ranks(scores), { target: least, temperature, layout });
   const masks: MaskValues = {
     ...(head ? { head: binary(head) } : {}),
     ...(ffn ? { ffn: binary(ffn) } : {}),

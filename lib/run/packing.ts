@@ -42,7 +42,7 @@ export function pack(parts: Iterable<Example>, seq: number): Packed {
 
 /**
  * A text to be joined: with the tokens that the tokenizer puts before a text and with EOS behind. All tokens are labels
- * but those that begin a text, which no model is asked for. One that was cut off has nothing behind. Null for a text without tokens.
+ * but those that begin a text, which no model is asked for. Of one that was cut off EOS is no label: it only parts it from the next. Null for a text without tokens.
  */
 export function packedText(
   text: string,
@@ -52,8 +52,9 @@ export function packedText(
   const { leading, trailing, eosId } = tokenizer;
   const body = tokenizer.encode(text);
   if (body.length === 0) return null;
-  const tail = !hasEnded ? [] : eosId === null ? trailing : [eosId];
-  const labels = [...leading.map(() => IGNORED_LABEL), ...body, ...tail];
+  const tail = eosId === null ? trailing : [eosId],
+    ignored = (ids: readonly number[]): number[] => ids.map(() => IGNORED_LABEL);
+  const labels = [...ignored(leading), ...body, ...(hasEnded ? tail : ignored(tail))];
   return { tokens: Uint32Array.from([...leading, ...body, ...tail]), labels: Int32Array.from(labels) };
 }
 

@@ -7,7 +7,7 @@ import { type SelfDataOptions, type SelfText, writeTexts } from "./qat.ts";
 
 /** Options of {@link writeTextFile}. */
 export interface SelfDataFileOptions extends Omit<SelfDataOptions, "skip"> {
-  /** The file, JSON lines of `{"text": …}`; until it is whole, its texts lie in `PATH.part`. */
+  /** The file, JSON lines of `{"text": …}`, with `"ended": false` where a text was cut off; until it is whole, its texts lie in `PATH.part`. */
   readonly path: string;
   /** Goes on from `PATH.part` where there is one. Default false: what is there is replaced. */
   readonly resume?: boolean | undefined;
@@ -31,6 +31,9 @@ export interface SelfDataResult {
   readonly tokens: number;
 }
 
+/** Told apart from files of earlier versions, which did not say where a text was cut off. */
+export const TEXT_FORMAT = 2;
+
 /** Path of the growing part. */
 export function partPath(path: string): string {
   return `${path}.part`;
@@ -49,7 +52,7 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
   const { path, count, resume = false, identity = {}, onStart, onText, signal } = options;
   const { tokens, temperature = 1, seed = 1 } = options;
   const settings = { tokens, temperature, seed };
-  const header = JSON.stringify({ settings: { ...settings, ...identity } });
+  const header = JSON.stringify({ settings: { ...settings, ...identity, format: TEXT_FORMAT } });
   const part = partPath(path);
   // The options are checked before the part of an earlier run is touched.
   writeTexts(model, { count, ...settings });

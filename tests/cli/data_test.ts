@@ -72,7 +72,7 @@ Deno.test("rows that end without an end token are told, since the model would no
       "--out",
       folder.at("out"),
     ]);
-    return [/^end +none: the tokenizer names no end token/m.test(stdout), /none with an end token/.test(stderr)];
+    return [/^end +none: no row has an end token/m.test(stdout), /none with an end token/.test(stderr)];
   };
   assert.ok(eos_token);
   assert.deepEqual(await told(others), [true, true]);

@@ -65,21 +65,28 @@ Deno.test("packedText() puts EOS once behind a text whose tokenizer adds it, and
   assert.deepEqual([...first?.tokens ?? []], [...bare.encode("x"), ...bare.encode("y")]);
 });
 
-Deno.test("a text that was cut off has no end behind it, joined or not", async () => {
-  const tokenizer = await tokenizerOf("byte_level"),
-    post_processor = surroundingTokens(tokenizer.json, { bos: null, eos: "<|end|>" });
+Deno.test("behind a text that was cut off no end is learned, and joined to others it is parted from them", async () => {
+  const tokenizer = await tokenizerOf("byte_level"), eos = "<|end|>";
+  const post_processor = surroundingTokens(tokenizer.json, { bos: null, eos });
   const own = createTokenizer({ ...tokenizer.json, post_processor }, {
-    config: { ...tokenizer.config, eos_token: "<|end|>" },
+    config: { ...tokenizer.config, eos_token: eos },
   });
-  const end = own.eosId ?? NaN, body = own.encode(TEXTS[0] ?? "");
-  assert.deepEqual(own.trailing, [end]);
-  for (const packing of [true, false]) {
-    for (const [extra, tail] of [[{}, [end]], [{ ended: true }, [end]], [{ ended: false }, []]] as const) {
-      const row: Row = { kind: "text", text: TEXTS[0] ?? "", extra };
-      const { examples } = encodeRows([row], { tokenizer: own, prompt: null, seq: 100, packing });
-      assert.deepEqual(examples.map(({ tokens }) => [...tokens]), [[...body, ...tail]], `packing ${packing}`);
-    }
+  const end = own.eosId ?? NaN, [one = "", two = ""] = TEXTS, [first, second] = [own.encode(one), own.encode(two)];
+  assert.deepEqual([own.leading, own.trailing], [[], [end]]);
+  const encoded = (extra: Row["extra"], packing: boolean): (readonly number[])[] => {
+    const rows = [one, two].map((text, index): Row => ({ kind: "text", text, extra: index === 0 ? extra : {} }));
+    const { examples } = encodeRows(rows, { tokenizer: own, prompt: null, seq: 200, packing });
+    return examples.flatMap(({ tokens, labels }) => [[...tokens], [...labels]]);
+  };
+  for (const extra of [{}, { ended: true }]) {
+    const ids = [...first, end, ...second, end];
+    assert.deepEqual(encoded(extra, true), [ids, ids]);
   }
+  assert.deepEqual(encoded({ ended: false }, true), [
+    [...first, end, ...second, end],
+    [...first, IGNORED_LABEL, ...second, end],
+  ]);
+  assert.deepEqual(encoded({ ended: false }, false), [first, first, [...second, end], [...second, end]]);
 });
 
 Deno.test("tokens of a text that fill no window are counted as left out without packing too", async () => {

@@ -149,6 +149,8 @@ Deno.test("loadHfTokenizer() takes special tokens from special_tokens_map.json w
     const tokenizer = await loadHfTokenizer(folder);
     assert.equal(tokenizer?.eosId, tokenizer?.tokenToId(first));
     assert.notEqual(tokenizer?.eosId, null);
+    // As transformers takes it in a config: objects would want a type there.
+    assert.deepEqual(tokenizer?.config, { eos_token: first });
     await write("tokenizer_config", { eos_token: last });
     assert.equal(await eos(), tokenizer?.tokenToId(first), "the map goes first");
     await write("tokenizer_config", { eos_token: last, added_tokens_decoder: {} });

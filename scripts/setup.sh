@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what the toolkit needs: Deno, from the npm package `deno`, and a Vulkan driver where there is no GPU adapter.
-# Says what it will install before it does; does nothing where nothing is missing. Run it, or source it to have its PATH.
+# Says what it will install before it does; does nothing where nothing is missing. Run it; or, to have its PATH,
+# source it and call compresso_setup.
 # Debian and Ubuntu get both. Elsewhere it installs Deno only, and says which driver the user installs.
 
 compresso_setup() {
@@ -10,6 +11,7 @@ compresso_setup() {
   if ! deno_is_recent "$need_major" "$need_minor" && [ -x "$home_bin/deno" ]; then
     PATH="$home_bin:$PATH"
     hash -r
+    say "Deno is in $home_bin: put that into your PATH"
   fi
   export PATH
 

@@ -79,8 +79,8 @@ export async function openEvaluationFile<Known, Added>(
   using stack = new DisposableStack();
   const file = stack.use(await openAlone(path));
   const old = await readAll(file, path), entries = new Map<string, Map<number, Known>>();
-  // A first line of its own that was cut off is none.
-  const text = !old.includes("\n") && headLine.startsWith(old) ? "" : old;
+  // A first line of its own that was cut off is none, and one behind which nothing was scored binds nobody.
+  const text = (!old.includes("\n") && headLine.startsWith(old)) || isHeadAlone(old) ? "" : old;
   let found = 0;
   if (text !== "") {
     const [head = "", ...lines] = text.split("\n").slice(0, -1);
@@ -149,6 +149,13 @@ async function shorten(file: Deno.FsFile, path: string, length: number): Promise
   } catch (error) {
     throw unwritable(path, error);
   }
+}
+
+/** Whether a file is the first line of an evaluation and no more, but for a line that was cut off. */
+function isHeadAlone(text: string): boolean {
+  const [head = "", ...others] = text.split("\n").slice(0, -1), fields = parse(head);
+  return others.length === 0 && isObject(fields) && fields["compresso"] === "evaluation" &&
+    fields["version"] === VERSION;
 }
 
 function checkHead(path: string, line: string, identity: RunIdentity): void {

@@ -63,15 +63,16 @@ export async function loadTask(
   }
   const path = own ?? await noData(name, { folder, splits });
   const rows = await readRowsOf(task, path, task.subset ? Infinity : limit);
-  const examples = shots > 0 ? await readExamples(task, await findData(name, { folder, splits: shotSplits })) : null;
+  const shotPath = shots > 0 ? await findData(name, { folder, splits: shotSplits }) : null;
+  const examples = shotPath === null ? null : await readExamples(task, shotPath, { asked: shotPath === path });
   const taken = new Map<string, number>();
   const questions: Question[] = [];
-  for (const { row, label } of rows) {
-    const subset = task.subset?.(row) ?? "", count = taken.get(subset) ?? 0;
+  for (const placed of rows) {
+    const { row, label } = placed, subset = task.subset?.(row) ?? "", count = taken.get(subset) ?? 0;
     if (count >= limit) continue;
     taken.set(subset, count + 1);
     const item = makeItem(task, row);
-    const before = describe(task, row) + (examples ? examples(subset, row) : "");
+    const before = describe(task, row) + (examples ? examples(subset, placed) : "");
     const [contexts, continuations] = sides(item, delimiter);
     questions.push({
       ...{ label, subset, choices: item.choices, answer: item.answer },
@@ -95,34 +96,34 @@ async function readRowsOf({ name }: TaskDefinition, path: string, limit: number)
   }));
 }
 
-/** The text of the examples of each subset, made once. */
+/** The text of the examples of each subset; where those rows are `asked` too, the first others than the one asked, as in lm-evaluation-harness. */
 async function readExamples(
   task: TaskDefinition,
   path: string,
-): Promise<(subset: string, row: TaskRow) => string> {
-  const { shots = 0, delimiter = " ", shotDelimiter = "\n\n" } = task;
-  const bySubset = new Map<string, TaskRow[]>();
-  for (const { row } of await readRowsOf(task, path, task.subset ? Infinity : shots)) {
-    const subset = task.subset?.(row) ?? "", known = bySubset.get(subset);
-    if (known) known.push(row);
-    else bySubset.set(subset, [row]);
+  { asked }: { readonly asked: boolean },
+): Promise<(subset: string, question: PlacedRow) => string> {
+  const { shots = 0, delimiter = " ", shotDelimiter = "\n\n" } = task, wanted = shots + (asked ? 1 : 0);
+  const bySubset = new Map<string, PlacedRow[]>();
+  for (const placed of await readRowsOf(task, path, task.subset ? Infinity : wanted)) {
+    const subset = task.subset?.(placed.row) ?? "", known = bySubset.get(subset);
+    if (known) known.push(placed);
+    else bySubset.set(subset, [placed]);
   }
-  const made = new Map<string, string>();
-  return (subset, wanted) => {
-    const known = made.get(subset);
+  const made = new Map<PlacedRow, string>();
+  const textOf = (placed: PlacedRow): string => {
+    const known = made.get(placed);
     if (known !== undefined) return known;
-    const rows = (bySubset.get(subset) ?? []).slice(0, shots);
-    if (rows.length < shots) {
-      const whose = subset === "" ? "" : ` for ${JSON.stringify(subset)}`;
-      throw wanted.error(`${path} has ${shots} examples${whose}`, `wants ${shots}, and there are ${rows.length}`);
-    }
-    const text = rows.map((row) => {
-      const item = makeItem(task, row), [contexts, continuations] = sides(item, delimiter);
-      if (item.answer === null) throw row.error("an example has a right choice", "has none");
-      return `${contexts[item.answer]}${continuations[item.answer]}${shotDelimiter}`;
-    }).join("");
-    made.set(subset, text);
+    const { row } = placed, item = makeItem(task, row), [contexts, continuations] = sides(item, delimiter);
+    if (item.answer === null) throw row.error("an example has a right choice", "has none");
+    const text = `${contexts[item.answer]}${continuations[item.answer]}${shotDelimiter}`;
+    made.set(placed, text);
     return text;
+  };
+  return (subset, { row, label }) => {
+    const others = (bySubset.get(subset) ?? []).filter((one) => !asked || one.label !== label).slice(0, shots);
+    if (others.length === shots) return others.map(textOf).join("");
+    const whose = subset === "" ? "" : ` for ${JSON.stringify(subset)}`, beside = asked ? " beside the one asked" : "";
+    throw row.error(`${path} has ${shots} examples${whose}${beside}`, `wants ${shots}, and there are ${others.length}`);
   };
 }
 

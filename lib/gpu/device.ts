@@ -48,6 +48,7 @@ export type DeviceLimits = Readonly<
     | "maxBufferSize"
     | "maxStorageBufferBindingSize"
     | "maxTextureDimension2D"
+    | "maxStorageTexturesPerShaderStage"
     | "maxComputeWorkgroupsPerDimension",
     number
   >
@@ -352,7 +353,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
       maxBufferSize: limits.maxBufferSize,
       maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
       maxStorageBuffersPerShaderStage: Math.min(16, adapter.limits.maxStorageBuffersPerShaderStage),
-      maxStorageTexturesPerShaderStage: Math.min(8, adapter.limits.maxStorageTexturesPerShaderStage),
+      maxStorageTexturesPerShaderStage: limits.maxStorageTexturesPerShaderStage,
       maxTextureDimension2D: limits.maxTextureDimension2D,
       maxComputeWorkgroupStorageSize: adapter.limits.maxComputeWorkgroupStorageSize,
       maxComputeInvocationsPerWorkgroup: adapter.limits.maxComputeInvocationsPerWorkgroup,
@@ -392,6 +393,7 @@ async function requestAdapter({ powerPreference }: DeviceOptions): Promise<Adapt
       maxBufferSize: limits.maxBufferSize,
       maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
       maxTextureDimension2D: limits.maxTextureDimension2D,
+      maxStorageTexturesPerShaderStage: Math.min(8, limits.maxStorageTexturesPerShaderStage),
       maxComputeWorkgroupsPerDimension: MAX_WORKGROUPS,
     },
   };

@@ -19,6 +19,7 @@ export const DEFAULT_LIMITS: DeviceLimits = {
   maxBufferSize: 2 ** 28,
   maxStorageBufferBindingSize: 2 ** 27,
   maxTextureDimension2D: 8192,
+  maxStorageTexturesPerShaderStage: 4,
   maxComputeWorkgroupsPerDimension: 65535,
 };
 

@@ -217,7 +217,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
       load(data, stepState);
       await plansOf(kind).gradients.run();
       const streams: boolean[] = [], floats = act.rows * strideOf(spec.hidden);
-      for (const x of act.x) streams.push((await device.readFloats(x, floats)).every(Number.isFinite));
+      for (const x of act.x) streams.push(await allFinite(device, x, floats));
       return {
         streams,
         loss: (await device.readFloats(act.loss, act.rows)).every(Number.isFinite),
@@ -300,6 +300,17 @@ function recordSum(
     [sums, state, into, { params: [u32(groups), u32(groups), u32(0), u32(scaled ? 1 : 0), u32(index)] }],
     { groups: [1] },
   );
+}
+
+/** f32 values that are read at once where all of a large buffer is looked at: the plan of a run's memory has no room for more. */
+const READ_FLOATS = 2 ** 16;
+
+async function allFinite(device: Device, buffer: DeviceBuffer, count: number): Promise<boolean> {
+  for (let done = 0; done < count; done += READ_FLOATS) {
+    const values = await device.readFloats(buffer, Math.min(READ_FLOATS, count - done), 4 * done);
+    if (!values.every(Number.isFinite)) return false;
+  }
+  return true;
 }
 
 function numbersOf(ring: Float32Array, step: number): StepNumbers {

@@ -119,6 +119,13 @@ Deno.test("eval --text refuses a window beyond the context before it measures an
   assert.match(stderr, /context of 512 tokens\n +now: +2048/);
   const lines = (await Deno.readTextFile(out).catch(() => "")).trimEnd().split("\n");
   assert.ok(lines.length <= 1, "no window was measured");
+  // What has failed before its first score binds no later run; one with scores does.
+  const rest = args.slice(0, 4);
+  const with16 = await cli([...rest, "--window", "16", "--no-tuning", "--out", out]);
+  assert.equal(with16.code, 0, with16.stderr);
+  const with32 = await cli([...rest, "--window", "32", "--no-tuning", "--out", out]);
+  assert.equal(with32.code, 6, with32.stderr);
+  assert.match(with32.stderr, /cannot go on with the evaluation/);
 });
 
 Deno.test("eval refuses what a later model cannot do before it measures the first", async () => {

@@ -234,6 +234,34 @@ export default defineTask({
   await assert.rejects(read("none.ts"), /no such file/);
 });
 
+Deno.test("examples from the file of the questions are others than the one asked, in each subset", async () => {
+  const row = (key: string, group = ""): object => ({ key, group });
+  const task = (options: Partial<TaskDefinition>): TaskDefinition =>
+    defineTask({
+      name: "own",
+      splits: ["validation"],
+      shotSplits: ["validation"],
+      shots: 2,
+      item: (one) => ({ context: one.text("key"), choices: ["x", "y"], answer: 0 }),
+      ...options,
+    });
+  const contexts = async (
+    options: Partial<TaskDefinition>,
+    rows: readonly object[],
+    limit?: number,
+  ): Promise<unknown> =>
+    (await load(task(options), { "own.validation.jsonl": lines(...rows) }, limit)).questions.map(({ contexts }) =>
+      contexts[0]?.replaceAll(" x\n\n", ">")
+    );
+  const four = ["a", "b", "c", "d"].map((key) => row(key));
+  assert.deepEqual(await contexts({}, four), ["b>c>a", "a>c>b", "a>b>c", "a>b>d"]);
+  assert.deepEqual(await contexts({}, four, 1), ["b>c>a"]);
+  const grouped = [row("a", "1"), row("k", "2"), row("b", "1"), row("l", "2")];
+  const subset = (one: { text(name: string): string }): string => one.text("group");
+  assert.deepEqual(await contexts({ shots: 1, subset }, grouped), ["b>a", "l>k", "a>b", "k>l"]);
+  await assert.rejects(contexts({}, four.slice(0, 2)), /has 2 examples beside the one asked.*there are 1/);
+});
+
 Deno.test("a task that a program defines is checked, and so is what it makes of a row", async () => {
   const item: TaskDefinition["item"] = (row) => ({ context: "c", choices: row.texts("t"), answer: 0 });
   assert.throws(() => defineTask({ name: "a b", item }), /name is letters/);

@@ -1,7 +1,6 @@
 // The rows of a run as batches to train on, and sequences that are held out. Owns the split and the hash of the examples; refuses files.
 import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
-import type { Example } from "../io/prompts.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { type Batches, createBatches, type EncodeReport, encodeRows, sequencesOf, withBroken } from "./batches.ts";
 import type { Model } from "./model.ts";

@@ -232,11 +232,8 @@ Deno.test("a low-rank product takes a dispatch of its own where an adapter binds
         value: { ...few, maxStorageTexturesPerShaderStage: 4 },
       });
       try {
-        assert.equal(
-          await checkLinear(test) - most,
-          dtype === "q8" || dtype === "q4" ? 1 : 0,
-          `${direction}, ${dtype}`,
-        );
+        const more = dtype === "q8" || dtype === "q4" ? 1 : 0;
+        assert.equal(await checkLinear(test) - most, more, `${direction}, ${dtype}`);
       } finally {
         Reflect.deleteProperty(device, "limits");
       }

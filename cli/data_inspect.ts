@@ -34,7 +34,7 @@ interface Facts {
   readonly bytes: number;
   readonly kind: Row["kind"];
   readonly read: DataReport;
-  /** With a model: rows that its chat template refuses. */
+  /** With a model: rows that its chat template refuses, or that hold tokens which it does not have. */
   readonly refused: readonly LeftOut[];
   readonly characters: Lengths;
   /** With a model: tokens of whole rows, prompt included. */
@@ -61,7 +61,7 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
     characters: lengths(rows.map(charactersOf)),
     refused,
     tokens: counts.length > 0 ? lengths(counts) : null,
-    hasEnds: options && haveEnds(kind, { ...options, isPacked: settings.packing }),
+    hasEnds: options && counts.length > 0 ? haveEnds(kind, { ...options, isPacked: settings.packing }) : null,
     training: options && counts.length > 0
       ? {
         seq,
@@ -162,7 +162,7 @@ function show({ file, bytes, kind, read, refused, characters, tokens, hasEnds, t
   print(`characters  ${lengthsLine(characters)}`);
   if (!tokens || !training) return;
   print(`tokens      ${lengthsLine(tokens)}`);
-  if (!hasEnds) print("end         none: no row has an end token, as the tokenizer names none");
+  if (!hasEnds) print("end         none: no row has an end token, as the tokenizer puts none behind them");
   for (const line of trainingLines(training, { kind, refused: refused.length })) print(line);
 }
 

@@ -288,7 +288,7 @@ async function drive(
 }
 
 /** Beside rows that nothing ends: the model would not learn where to end. */
-const NO_ENDS = ", none with an end token, as the tokenizer names none";
+const NO_ENDS = ", none with an end token, as the tokenizer puts none behind them";
 
 /** What became of the rows, with the first few places of what was cut or left out. */
 function dataLine(data: EncodeReport, { seq }: Pick<PruneSettings, "seq">): string {

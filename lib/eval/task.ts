@@ -38,7 +38,7 @@ export interface TaskDefinition {
   readonly splits?: readonly string[];
   /** Makes a question of a row. */
   readonly item: (row: TaskRow) => TaskItem;
-  /** Solved examples before each question: the first rows of the subset. Default 0. */
+  /** Solved examples before each question: the first rows of the subset, but the one that is asked. Default 0. */
   readonly shots?: number;
   /** Splits that hold the examples. Default: dev, fewshot, train. */
   readonly shotSplits?: readonly string[];

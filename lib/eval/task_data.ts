@@ -96,7 +96,7 @@ async function readRowsOf({ name }: TaskDefinition, path: string, limit: number)
   }));
 }
 
-/** The text of the examples of each subset; where those rows are `asked` too, the first others than the one asked, as in lm-evaluation-harness. */
+/** The text of the examples of each subset; where those rows are `asked` too, the first others than the one asked. */
 async function readExamples(
   task: TaskDefinition,
   path: string,

@@ -18,7 +18,7 @@ const COMPRESSORS: Readonly<Record<"GZIP" | "ZSTD" | "BROTLI", Unpack>> = {
 const CODECS: readonly string[] = ["UNCOMPRESSED", "SNAPPY", ...Object.keys(COMPRESSORS)];
 
 /**
- * The rows of an open file as plain JSON values, one row group in memory at a time. `wanted` tells before each read how
+ * The rows of an open file as JSON values, {@link NOT_UTF8} in place of texts that are none, one row group in memory at a time. `wanted` tells before each read how
  * many rows are still wanted; 0 ends the reading. Throws `CompressoError("input")` for a broken table and for a page
  * compression that is not known. The file stays open.
  */
@@ -60,7 +60,7 @@ export async function* parquetRows(
 }
 
 /** hyparquet would put signs for what is no UTF-8; a column that holds bytes may be there, and is nobody's text. */
-const PARSERS: Pick<ParquetParsers, "stringFromBytes"> = {
+const PARSERS: Pick<ParquetParsers, "stringFromBytes" | "jsonFromBytes"> = {
   stringFromBytes(bytes: Uint8Array | undefined): string | symbol | undefined {
     try {
       return bytes && new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
@@ -68,6 +68,8 @@ const PARSERS: Pick<ParquetParsers, "stringFromBytes"> = {
       return NOT_UTF8;
     }
   },
+  jsonFromBytes: (bytes: Uint8Array | undefined): unknown =>
+    bytes && JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes)),
 };
 
 /** A page never gets longer than its header says, whatever its bytes claim. One of nulls alone is empty, a bound that node refuses. */

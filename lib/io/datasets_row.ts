@@ -106,7 +106,23 @@ export function toRow(value: unknown, options: RowFields = {}): Row {
  * A row from a parsed value: `textField` where it is given, else `instruction` and `output`, `messages` or
  * `conversations`, or `text`, whichever comes first in this list and is not null.
  */
-export function parseRow(value: unknown, { textField }: RowFields): ParsedRow {
+export function parseRow(value: unknown, fields: RowFields): ParsedRow {
+  const parsed = parseFields(value, fields);
+  if (!("row" in parsed)) return parsed;
+  return { row: { ...parsed.row, extra: withoutMarks(parsed.row.extra) } };
+}
+
+/** Other fields of a row, with null for what is no UTF-8 there: it is nobody's text. */
+function withoutMarks(extra: Json): Json {
+  const plain = (value: unknown): unknown => {
+    if (value === NOT_UTF8) return null;
+    if (Array.isArray(value)) return value.map(plain);
+    return isObject(value) ? withoutMarks(value) : value;
+  };
+  return Object.fromEntries(Object.entries(extra).map(([key, value]) => [key, plain(value)]));
+}
+
+function parseFields(value: unknown, { textField }: RowFields): ParsedRow {
   if (!isObject(value)) return fault("each row is an object", `is ${typeName(value)}`);
   const has = (key: string): boolean => value[key] !== undefined && value[key] !== null;
   if (textField !== undefined) {
@@ -181,7 +197,8 @@ function parseChat(value: Json, field: "messages" | "conversations"): ParsedRow 
     const role = typeof said === "string" ? ROLES.get(said.toLowerCase()) : undefined;
     if (role === undefined) {
       const rule = "a message is of a system, user (human) or assistant (gpt)";
-      return fault(rule, `has the role ${JSON.stringify(said) ?? "undefined"} in ${where}`);
+      const shown = said === NOT_UTF8 ? typeName(said) : JSON.stringify(said) ?? "undefined";
+      return fault(rule, `has the role ${shown} in ${where}`);
     }
     if (typeof content !== "string") return fault("a message is a string", `has ${typeName(content)} in ${where}`);
     messages.push({ role, content });

@@ -154,13 +154,15 @@ function rewriteSplit(node: Json): PreTokenizerNode {
   );
 }
 
-/** A pattern whose groups, named ones too, capture nothing. */
+/** A pattern whose groups, named ones too, capture nothing. One that refers back to a group keeps them. */
 function uncaptured(regex: string): string {
-  let isInClass = false;
-  return regex.replaceAll(/\\[\s\S]|[[\]]|\((?!\?)|\(\?P?<(?![=!])[^>]*>/g, (part) => {
-    if (part === "[") isInClass = true;
-    else if (part === "]") isInClass = false;
-    return part.startsWith("(") && !isInClass ? "(?:" : part;
+  if (/\\(?:[1-9]|k<)/.test(regex)) return regex;
+  // Classes may hold classes, also named ones, and begin with a literal bracket.
+  let depth = 0;
+  return regex.replaceAll(/\\[\s\S]|\[:\^?\w+:\]|\[\^?\]?|\]|\((?!\?)|\(\?P?<(?![=!])[^>]*>/g, (part) => {
+    if (part === "]") depth = Math.max(0, depth - 1);
+    else if (part.startsWith("[") && !part.startsWith("[:")) depth++;
+    return part.startsWith("(") && depth === 0 ? "(?:" : part;
   });
 }
 

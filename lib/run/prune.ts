@@ -363,7 +363,7 @@ class Run implements PruneRun {
 
   /** Ends the pruning stage: exactly as many units fall as the last target demands; none where a schedule ended it before its first step. */
   async #harden(): Promise<void> {
-    const { table } = this.#parts, { isSkipped, ...aim } = lastAim(this.#position, this.options), { target } = aim;
+    const { table } = this.#parts, { isSkipped, ...aim } = lastAim(this.#position, this.#parts), { target } = aim;
     const expected = isSkipped ? 0 : await this.#now.chooser.end(aim);
     this.#position = { ...this.#position, target, expected, aim: null, begun: "hard" };
     const arrays = await this.#trainer.save(), hard = hardSparsity(table, keptUnits(table, arrays.slots));

@@ -5,6 +5,7 @@ import { unpackMasks } from "../nn/masks.ts";
 import type { StepState } from "../nn/step_state.ts";
 import { GRADUAL_EVERY } from "../prune/gradual.ts";
 import { progressOf } from "../prune/schedule.ts";
+import { leastUniform } from "../prune/uniform.ts";
 import { hardSparsity, keptUnits, type UnitTable } from "../prune/units.ts";
 import type { Batch, BatchCursor } from "./batches.ts";
 import type { PruneAim, RunIdentity, RunPosition } from "./checkpoint.ts";
@@ -114,13 +115,17 @@ export function aimOf(
   return { temperature, noise, isWarm, isBound: isWarm && layers === null && freeze.length === 0 };
 }
 
-/** What masks are made hard at: the last step's aim, or nothing where a schedule ended the stage before its first step. */
+/**
+ * What masks are made hard at: the last step's aim, or nothing where a schedule ended the stage before its first step. `isSkipped` says that nothing
+ * is to be cut then; layers that are to be alike and are not are made so.
+ */
 export function lastAim(
   { layerTargets: layers, aim, target, leftOut, stageStep }: RunPosition,
-  { size, sparsity, rates }: Pick<ResolvedOptions, "size" | "sparsity" | "rates">,
+  { table, options: { size, sparsity, rates, layout } }: Pick<RunParts, "table" | "options">,
 ): Pick<Steering, "target" | "layers"> & Pick<Rates, "temperature"> & { readonly isSkipped: boolean } {
-  const isSkipped = stageStep === 0 && leftOut > 0 && !size;
-  return { isSkipped, target: isSkipped ? 0 : target ?? sparsity, layers, temperature: (aim ?? rates).temperature };
+  const isOver = stageStep === 0 && leftOut > 0 && !size, { temperature } = aim ?? rates;
+  const isSkipped = isOver && !(layout === "uniform" && leastUniform(table) > 0);
+  return { isSkipped, target: isOver ? 0 : target ?? sparsity, layers, temperature };
 }
 
 /** The numbers of the step at a position; its batch decides the loss scale. */

@@ -217,7 +217,11 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
       load(data, stepState);
       await plansOf(kind).gradients.run();
       const streams: boolean[] = [], floats = act.rows * strideOf(spec.hidden);
-      for (const x of act.x) streams.push(await allFinite(device, x, floats));
+      // The first that is broken tells where.
+      for (const x of act.x) {
+        streams.push(await allFinite(device, x, { count: floats, most: Math.max(READ_FLOATS, lora.count) }));
+        if (streams.at(-1) === false) break;
+      }
       return {
         streams,
         loss: (await device.readFloats(act.loss, act.rows)).every(Number.isFinite),
@@ -302,12 +306,16 @@ function recordSum(
   );
 }
 
-/** f32 values that are read at once where all of a large buffer is looked at: the plan of a run's memory has no room for more. */
+/** f32 values that are read at once, or as many as LoRA has, where all of a large buffer is looked at: the plan of a run's memory has room for that. */
 const READ_FLOATS = 2 ** 16;
 
-async function allFinite(device: Device, buffer: DeviceBuffer, count: number): Promise<boolean> {
-  for (let done = 0; done < count; done += READ_FLOATS) {
-    const values = await device.readFloats(buffer, Math.min(READ_FLOATS, count - done), 4 * done);
+async function allFinite(
+  device: Device,
+  buffer: DeviceBuffer,
+  { count, most }: { readonly count: number; readonly most: number },
+): Promise<boolean> {
+  for (let done = 0; done < count; done += most) {
+    const values = await device.readFloats(buffer, Math.min(most, count - done), 4 * done);
     if (!values.every(Number.isFinite)) return false;
   }
   return true;

@@ -59,7 +59,8 @@ Deno.test("rows that end without an end token are told, since the model would no
   const data = "fixtures/demo_data/heldout.jsonl", model = folder.at("model");
   const told = async (given: unknown): Promise<readonly [boolean, boolean]> => {
     await Deno.writeTextFile(folder.at("model/tokenizer_config.json"), JSON.stringify(given));
-    const { stdout } = await cli(["data", "inspect", data, "--model", model, "--limit", "4"]);
+    const { code, stdout } = await cli(["data", "inspect", data, "--model", model, "--limit", "4"]);
+    assert.equal(code, 0);
     const args = ["--sparsity", "0.2", "--steps", "1", "--prefinetune", "0", "--postfinetune", "0", "--overwrite"];
     const { stderr } = await cli([
       "prune",

@@ -229,6 +229,9 @@ Deno.test("a Split that removes its pattern leaves nothing of it, whether text, 
     [{ Regex: "(?: )|(?<dash>-)" }, "a b-a", [0, 1, 0]],
     [{ Regex: "[(]| " }, "a b(a", [0, 1, 0]],
     [{ Regex: "\\(|(\\s)" }, "a b(a", [0, 1, 0]],
+    [{ Regex: "[[:space:](]" }, "a b(a", [0, 1, 0]],
+    [{ Regex: "[](]|( )" }, "a b(a", [0, 1, 0]],
+    [{ Regex: "[ [-](]" }, "a b-a(b", [0, 1, 0, 1]],
   ];
   for (const [pattern, text, ids] of cases) {
     const pre_tokenizer = { type: "Split", pattern, behavior: "Removed", invert: false };

@@ -133,9 +133,19 @@ Deno.test("the constraint is met to within the threshold while masks are learned
   assert.deepEqual(watchConstraint(rising, hard), []);
   assert.equal(watchConstraint(rising, soft).length, 1);
   assert.equal(watchConstraint([...rising, record(0.1, 0.2)], hard).length, 1);
-  assert.deepEqual(checkHard({ target: 0.2, hard: 0.2005 }, { unit: 0.001 }), []);
-  assert.match(checkHard({ target: 0.2, hard: 0.19 }, { unit: 0.001 })[0]?.change ?? "", /further kinds/);
-  assert.match(checkHard({ target: 0.2, hard: 0.21 }, { unit: 0.001 })[0]?.change ?? "", /single layers/);
+  assert.deepEqual(checkHard({ target: 0.2, hard: 0.2005 }, { unit: 0.001, layout: "compact" }), []);
+  assert.match(
+    checkHard({ target: 0.2, hard: 0.19 }, { unit: 0.001, layout: "compact" })[0]?.change ?? "",
+    /further kinds/,
+  );
+  assert.match(
+    checkHard({ target: 0.2, hard: 0.21 }, { unit: 0.001, layout: "compact" })[0]?.change ?? "",
+    /single layers/,
+  );
+  assert.match(
+    checkHard({ target: 0.2, hard: 0.21 }, { unit: 0.001, layout: "uniform" })[0]?.change ?? "",
+    /equal widths/,
+  );
   // 2 layers of 4·16·16 + 3·16·32 parameters; a head of 4 has 4·4·16, a column 3·16.
   const total = 2 * (1024 + 1536);
   assert.equal(largestUnit(unitTable(spec, ["heads", "ffn"]), "compact"), 256 / total);

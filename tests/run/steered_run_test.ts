@@ -299,8 +299,14 @@ Deno.test("layers that are to be alike are that too where a schedule ends early,
   await withDemo(async ({ model: { source, device, tokenizer, spec } }) => {
     const ffn = new Float32Array(maskSizes(spec).ffn).fill(1).fill(0, 0, 20);
     using model = await loadModelFrom(sliceModel(source, { masks: { ffn } }), { device, tokenizer });
-    const schedule = defineSchedule({ sparsity: 0.01, end: ({ step }) => step === 2 });
-    for (const method of ["compresso", "gradual"] as const) {
+    const early = defineSchedule({ sparsity: 0.01, end: ({ step }) => step === 2 });
+    const atOnce = defineSchedule({ sparsity: 0.01, end: () => true });
+    for (
+      const [method, schedule] of [["compresso", early], ["gradual", early], ["compresso", atOnce], [
+        "gradual",
+        atOnce,
+      ]] as const
+    ) {
       const { result } = await drive(model, { method, layout: "uniform", units: ["ffn"], sparsity: 0.3, schedule });
       const { table, masks, sparsity, alarms } = result;
       const shape = selectedSpec(table, keptUnits(table, packMasks(model.spec, table.layout, masks)));

@@ -37,7 +37,7 @@ export function watchConstraint(
 /** Compares the sparsity of the hard masks with the target: at least that, and less than one unit more. */
 export function checkHard(
   { target, hard }: { readonly target: number; readonly hard: number },
-  { unit }: { readonly unit: number },
+  { unit, layout }: { readonly unit: number; readonly layout: Layout },
 ): readonly Finding[] {
   if (hard >= target - ROUNDING && hard < target + unit + ROUNDING) return [];
   return [{
@@ -48,6 +48,8 @@ export function checkHard(
     }`,
     change: hard < target
       ? "prune further kinds of units, or loosen protected layers, least and aligned widths"
+      : layout === "uniform"
+      ? "let the schedule end later or at a higher target: equal widths of all layers cut more than that by themselves"
       : "let the schedule's targets of single layers and of the whole agree",
   }];
 }

@@ -118,7 +118,7 @@ export function overseeHard(
   const { monitors: settings, sparsity } = options, target = position.target ?? sparsity;
   const { collapse, "dead-layer": dead, constraint } = settings, { expected, stageStep, monitors: state } = position;
   // A size decides what is cut, and is met or refused.
-  const missed = options.size === null ? checkHard({ target, hard }, { unit }) : [];
+  const missed = options.size === null ? checkHard({ target, hard }, { unit, layout: options.layout }) : [];
   // Before the first step there were no masks to hold a target.
   const fallen = expected === null || stageStep === 0 || missed.length > 0
     ? []

@@ -8,7 +8,7 @@ import { createStepState, type StepState, writeStepState } from "../lib/nn/step_
 import { hardSelection } from "../lib/prune/harden.ts";
 import type { Layout } from "../lib/prune/layouts.ts";
 import { createMaskLearner, type MaskLearner } from "../lib/prune/mask_learner.ts";
-import { createSaliency, maskStart, perParameter } from "../lib/prune/saliency.ts";
+import { createSaliency, maskStart, openStart, perParameter } from "../lib/prune/saliency.ts";
 import { cubicSparsity, progressOf } from "../lib/prune/schedule.ts";
 import { uniformGoals } from "../lib/prune/uniform.ts";
 import { hardSparsity, type Selection, type UnitTable } from "../lib/prune/units.ts";
@@ -147,11 +147,11 @@ function gradientsOf(
 function startMasks(
   device: Device,
   learner: MaskLearner,
-  { rates: { spread, memory }, seed }: { readonly rates: ReturnType<typeof defaultRates>; readonly seed: number },
+  { rates, seed }: { readonly rates: ReturnType<typeof defaultRates>; readonly seed: number },
 ): void {
   const { table } = learner, saliency = createSaliency(table);
   for (let step = 0; step < 4; step++) saliency.add(gradientsOf(table, { step: 1e6 + step, seed }));
-  const { logAlpha, drift } = maskStart(perParameter(table, saliency.mean()), { spread });
-  device.write(learner.logAlpha, logAlpha);
-  learner.follow(saliency.mean(), { prior: [], drift, memory });
+  const { logAlpha, drift } = maskStart(perParameter(table, saliency.mean()), rates);
+  device.write(learner.logAlpha, openStart(logAlpha, rates));
+  learner.follow(saliency.mean(), { ...rates, prior: [], drift });
 }

@@ -30,7 +30,10 @@ export interface MaskValues {
 export interface SlotGradients {
   /** dL/dz. */
   readonly dz: Float32Array;
-  /** Σ over blocks of `ROW_BLOCK` rows of (the block's share of dL/dz)²: row by row, where batches are few, a better measure than dz². */
+  /**
+   * Σ over blocks of `ROW_BLOCK` rows of (the block's share of dL/dz)²: row by row, where batches are few, a better measure than dz². A hidden dim's are
+   * the sum over all that is written to it, each squared by itself.
+   */
   readonly squares: Float32Array;
 }
 

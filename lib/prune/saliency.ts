@@ -68,3 +68,25 @@ export function maskStart(
     drift: deviation > 1e-6 ? drift : 0,
   };
 }
+
+/** The logistic deviate that one draw in a thousand lies beyond. */
+const RARE_NOISE = 7;
+/** log α / β from which on the stretched gate is 1 without noise. */
+const OPEN = Math.log(11);
+
+/**
+ * The same order, shifted such that even the unit of least log α is open: a run's first step then is on the model as it was trained so far, and the
+ * constraint takes from there. As far as `limit` leaves room above.
+ */
+export function openStart(
+  logAlpha: Float32Array,
+  { temperature, noise, limit }: { readonly temperature: number; readonly noise: number; readonly limit: number },
+): Float32Array<ArrayBuffer> {
+  let least = Infinity, most = -Infinity;
+  for (const value of logAlpha) {
+    least = Math.min(least, value);
+    most = Math.max(most, value);
+  }
+  const shift = Math.max(0, Math.min(OPEN * temperature + RARE_NOISE * noise - least, limit - most));
+  return Float32Array.from(logAlpha, (value) => value + shift);
+}

@@ -8,7 +8,7 @@ import { twofoldGoals } from "../prune/mask_learner.ts";
 import type { FrozenUnits, ScheduleDefinition } from "../prune/schedule_script.ts";
 import { leastUniform, uniformGoals } from "../prune/uniform.ts";
 import { priorShape, saliencyPrior } from "../prune/prior.ts";
-import { createSaliency, maskStart, perParameter } from "../prune/saliency.ts";
+import { createSaliency, maskStart, openStart, perParameter } from "../prune/saliency.ts";
 import { constantLogAlpha } from "../prune/start.ts";
 import { hardSparsity, keptUnits, type UnitTable } from "../prune/units.ts";
 import { packMasks } from "../nn/masks.ts";
@@ -114,7 +114,7 @@ function learned(parts: ChooserParts): Chooser {
       const prior = saliencyPrior(table, measured, { shape, weight: rates.prior });
       const whole = measured.map((value, unit) => value + (prior[unit] ?? 0));
       const { logAlpha, drift } = maskStart(perParameter(table, whole), { spread: rates.spread });
-      trainer.setLogAlpha(logAlpha);
+      trainer.setLogAlpha(openStart(logAlpha, rates));
       trainer.learner.follow(whole, { prior, drift, memory: rates.memory });
     },
     beforeStep({ target, layers, freeze, rates: { memory } }): Promise<null> {

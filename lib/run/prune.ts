@@ -250,7 +250,7 @@ class Run implements PruneRun {
     this.#position = { ...this.#position, begun: "step" };
     const batch = this.#batches.next();
     const state = stepStateOf(options, this.#position, { rate, target: target ?? 0, rates });
-    const hard = steering && await this.#now.chooser.beforeStep({ ...steering, step: stageStep });
+    const hard = steering && await this.#now.chooser.beforeStep({ ...steering, rates, step: stageStep });
     const aim = steering && aimOf({ ...steering, rates }, { ...options, step: stageStep, steps });
     return { index, stage, kind, batch, state, rate, target, hard, aim, layers: steering?.layers ?? null };
   }

@@ -93,13 +93,14 @@ export function positionAfter(
   };
 }
 
-/** Learning rates after a run went back so often: half of them each time. */
+/** Rates after a run went back so often: half of those that learn each time, and half as much of each step in the running saliency. */
 export function slowedRates(rates: Rates, halvings: number): Rates {
   const share = 0.5 ** halvings;
   return {
     ...rates,
     lora: rates.lora * share,
     mask: rates.mask * share,
+    memory: 1 - (1 - rates.memory) * share,
     lambda: rates.lambda * share,
     recovery: rates.recovery * share,
   };

@@ -3,8 +3,9 @@ import assert from "node:assert/strict";
 import type { SlotGradients } from "../../lib/nn/masks.ts";
 import { normName, projectionName, tensorShapes } from "../../lib/nn/spec.ts";
 import { priorShape, saliencyPrior } from "../../lib/prune/prior.ts";
-import { createSaliency, maskStart, perParameter } from "../../lib/prune/saliency.ts";
+import { createSaliency, maskStart, openStart, perParameter } from "../../lib/prune/saliency.ts";
 import { hardSparsity, selectUnits, unitParameters, type UnitTable, unitTable } from "../../lib/prune/units.ts";
+import { expectedCuts } from "../../lib/run/steering.ts";
 import { uniform } from "../../lib/random.ts";
 import { GROUPED, UNEVEN } from "./helpers/decoders.ts";
 
@@ -48,6 +49,22 @@ Deno.test("maskStart() keeps the order of the saliency, is centred on its median
   }
   assert.equal(logAlpha[order[500] ?? -1], 0);
   assert.ok(logAlpha.every((value) => Math.abs(value) <= 3 * spread));
+});
+
+Deno.test("openStart() keeps order and distances, and leaves no unit cut, as far as the limit has room", () => {
+  const logAlpha = Float32Array.from({ length: 200 }, (_, unit) => 24 * Math.sin(unit));
+  for (const rates of [{ temperature: 0.1, noise: 0.1, limit: 100 }, { temperature: 2 / 3, noise: 1, limit: 100 }]) {
+    const start = openStart(logAlpha, rates), shift = (start[0] ?? NaN) - (logAlpha[0] ?? NaN);
+    start.forEach((value, unit) => assert.ok(Math.abs(value - (logAlpha[unit] ?? NaN) - shift) < 1e-5));
+    // One draw in a thousand of the least unit is not whole.
+    const least = Math.min(...start), z = 1.2 / (1 + Math.exp(-(least - 6.9 * rates.noise) / rates.temperature)) - 0.1;
+    assert.ok(z >= 1 && expectedCuts(start, rates).every((cut) => cut < 0.002), `${least}`);
+  }
+  assert.deepEqual(openStart(logAlpha, { temperature: 0.1, noise: 0.1, limit: 20 }), logAlpha);
+  const [highest] = openStart(Float32Array.of(90, -90), { temperature: 0.1, noise: 0.1, limit: 100 });
+  assert.equal(highest, 100);
+  const open = Float32Array.of(3, 5);
+  assert.deepEqual(openStart(open, { temperature: 0.1, noise: 0.1, limit: 100 }), open);
 });
 
 Deno.test("maskStart() spreads logarithms by their robust deviation, whatever the scale of the saliency", () => {

@@ -40,6 +40,30 @@ Deno.test("a schedule sets target, rates and end, and the masks become hard at i
   });
 });
 
+Deno.test("the first step of learned masks is on the model as it was trained so far, units that are frozen from then on included", async () => {
+  await withDemo(async ({ model }) => {
+    const first: number[] = [], frozen: number[] = [];
+    const freeze: Parameters<typeof defineSchedule>[0] = {
+      freeze: ({ layers }) => {
+        first.push(...layers.flatMap(({ heads, ffn }) => [heads, ffn]));
+        return [{ layer: 1, kind: "ffn" }];
+      },
+    };
+    const hooks: RunHooks = {
+      afterStep: async ({ stage }, { masks }) => {
+        const { ffn } = await masks(), width = model.spec.layers[0]?.ffn ?? 0;
+        if (stage === "prune") frozen.push(Math.min(...ffn.subarray(width, 2 * width)));
+      },
+    };
+    const { records } = await drive(model, { prefinetune: 0, schedule: defineSchedule(freeze), hooks });
+    assert.ok(first.slice(0, 2 * model.spec.layers.length).every((cut) => cut < 1e-3), String(first.slice(0, 10)));
+    assert.ok(frozen.every((z) => z > 0.9), String(frozen));
+    const whole = await drive(model, { method: "gradual", prefinetune: 0, steps: 8 });
+    const [learned, dense] = [records[0]?.loss ?? NaN, whole.records[0]?.loss ?? NaN];
+    assert.ok(Math.abs(learned - dense) < 1e-3 * dense, `${learned} and ${dense}`);
+  });
+});
+
 Deno.test("a schedule that ends the stage before its first step cuts nothing, and an alarm says so", async () => {
   await withDemo(async ({ model }) => {
     // The records of the stage before can be enough for it.

@@ -59,17 +59,23 @@ export async function* parquetRows(
   }
 }
 
+const DECODER = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
 /** hyparquet would put signs for what is no UTF-8; a column that holds bytes may be there, and is nobody's text. */
+function decoded(bytes: Uint8Array): string | typeof NOT_UTF8 {
+  try {
+    return DECODER.decode(bytes);
+  } catch {
+    return NOT_UTF8;
+  }
+}
+
 const PARSERS: Pick<ParquetParsers, "stringFromBytes" | "jsonFromBytes"> = {
-  stringFromBytes(bytes: Uint8Array | undefined): string | symbol | undefined {
-    try {
-      return bytes && new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-    } catch {
-      return NOT_UTF8;
-    }
+  stringFromBytes: (bytes: Uint8Array | undefined): unknown => bytes && decoded(bytes),
+  jsonFromBytes(bytes: Uint8Array | undefined): unknown {
+    const text = bytes && decoded(bytes);
+    return typeof text === "string" ? JSON.parse(text) : text;
   },
-  jsonFromBytes: (bytes: Uint8Array | undefined): unknown =>
-    bytes && JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes)),
 };
 
 /** A page never gets longer than its header says, whatever its bytes claim. One of nulls alone is empty, a bound that node refuses. */

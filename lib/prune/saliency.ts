@@ -87,6 +87,8 @@ export function openStart(
     least = Math.min(least, value);
     most = Math.max(most, value);
   }
-  const shift = Math.max(0, Math.min(OPEN * temperature + RARE_NOISE * noise - least, limit - most));
+  // The expectation has this much noise at least, see hard_concrete.wgsl.
+  const open = OPEN * temperature + RARE_NOISE * Math.max(noise, 0.05);
+  const shift = Math.max(0, Math.min(open - least, limit - most));
   return Float32Array.from(logAlpha, (value) => value + shift);
 }

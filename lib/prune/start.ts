@@ -2,7 +2,7 @@
 import { normal } from "../random.ts";
 import type { UnitTable } from "./unit_table.ts";
 
-/** How log α starts: from the units' saliency, see `initialLogAlpha`, or near a constant of each kind, see `constantLogAlpha`. */
+/** How log α starts: from the units' saliency, see `maskStart` and `openStart`, or near a constant of each kind, see `constantLogAlpha`. */
 export const START_RULES = ["saliency", "constant"] as const;
 /** Name of a start rule. */
 export type StartRule = typeof START_RULES[number];

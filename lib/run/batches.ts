@@ -286,7 +286,8 @@ function named<T>(number: number, work: () => T): T {
 }
 
 /** Refuses tokens that a model has no embedding of. */
-function checkIds(tokens: Uint32Array, vocab = Infinity): void {
+function checkIds(tokens: Uint32Array, vocab: number | undefined): void {
+  if (vocab === undefined) return;
   const beyond = tokens.find((token) => token >= vocab);
   if (beyond === undefined) return;
   throw new CompressoError("input", {

@@ -53,7 +53,8 @@ Deno.test("maskStart() keeps the order of the saliency, is centred on its median
 
 Deno.test("openStart() keeps order and distances, and leaves no unit cut, as far as the limit has room", () => {
   const logAlpha = Float32Array.from({ length: 200 }, (_, unit) => 24 * Math.sin(unit));
-  for (const rates of [{ temperature: 0.1, noise: 0.1, limit: 100 }, { temperature: 2 / 3, noise: 1, limit: 100 }]) {
+  for (const [temperature, noise] of [[0.1, 0.1], [2 / 3, 1], [0.01, 0]] as const) {
+    const rates = { temperature, noise, limit: 100 };
     const start = openStart(logAlpha, rates), shift = (start[0] ?? NaN) - (logAlpha[0] ?? NaN);
     start.forEach((value, unit) => assert.ok(Math.abs(value - (logAlpha[unit] ?? NaN) - shift) < 1e-5));
     // One draw in a thousand of the least unit is not whole.

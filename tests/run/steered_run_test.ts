@@ -339,7 +339,6 @@ Deno.test("layers that are to be alike are that too where a schedule ends early,
       assert.ok(alarms.some(({ monitor }) => monitor === "constraint"), method);
     }
 
-    // Rows of 64 columns leave the last block; single columns would leave one in all.
     const most = mostUniform(unitTable(spec, ["ffn"], { minimum: { ffn: 40 } }));
     using run = prune(model, {
       ...{ ...BASE, layout: "uniform", units: ["ffn"], rules: { minimum: { ffn: 40 } }, sparsity: 0.1 },

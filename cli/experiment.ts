@@ -1,7 +1,7 @@
 // `compresso experiment FILE`: a grid of runs with its tables, in as many sittings as it takes. Owns options, progress and what is said; refuses
 // the runs.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
 import type { Experiment } from "../lib/experiment/definition.ts";
 import { openExperiment } from "../lib/experiment/open.ts";
@@ -101,7 +101,7 @@ interface Settings {
 
 async function run(file: string, settings: Settings): Promise<void> {
   const experiment = await openExperiment(file), { only, json = false } = settings;
-  const out = settings.out ?? join("runs", experiment.definition.name), overrides = overridesOf(file, settings);
+  const out = settings.out ?? join("runs", experiment.definition.name), overrides = overridesOf(settings);
   if (settings.dryRun) {
     const { cells } = await planCells(resolveExperiment(experiment, overrides), new Store(out), { only });
     const isRefused = refusedCells(cells, settings).length > 0;
@@ -178,11 +178,10 @@ async function drive(experiment: Experiment, { settings, out, overrides }: {
 }
 
 /** Paths of the definition are relative to its file, those of the command line to the current folder. */
-function overridesOf(file: string, { model, data, file: files, set }: Settings): ExperimentOverrides {
+function overridesOf({ model, data, file: files, set }: Settings): ExperimentOverrides {
   const paths = (map: ReadonlyMap<string, readonly string[]> | undefined): Record<string, string> =>
     Object.fromEntries([...map ?? []].map(([name, values]) => [name, values[0] ?? ""]));
   return {
-    root: dirname(file),
     models: paths(model),
     data: paths(data),
     files: paths(files),

@@ -49,7 +49,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--data <file>",
-      "instructions, conversations or texts, as JSON, JSON lines, parquet or plain text, also .gz or .zst (demo: its own)",
+      "instructions, conversations or texts, as JSON, JSON lines or plain text, also .gz or .zst, or as parquet (demo: its own)",
     )
     .option(
       "--sparsity <share>",
@@ -251,7 +251,7 @@ export function pruneVerb(): CommandUnknownOpts {
     .option(...NO_TUNING_OPTION)
     .option(...ON_ALARM_OPTION)
     .option("--checkpoint-every <steps>", "steps between checkpoints", atLeast("--checkpoint-every", 1), 50)
-    .option("--resume", "go on from the checkpoint in --out; all other options as before")
+    .option("--resume", "go on from the checkpoint in --out, with all options that decide the result as before")
     .option("--overwrite", "start anew where --out holds an earlier run")
     .option("--dashboard", "serve the run's report while it goes on, on this machine alone; says where")
     .option(

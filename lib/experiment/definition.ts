@@ -94,7 +94,7 @@ export interface EvaluateDefinition {
 /** Values of options that differ: every combination is a cell. */
 export type Grid = { readonly [name in keyof CellOptions]?: readonly unknown[] };
 
-/** An experiment. Paths are relative to its file; those that begin with @ name one of `files`. */
+/** An experiment. Paths are relative to the file that it is opened from, else to the current folder; those that begin with @ name one of `files`. */
 export interface ExperimentDefinition {
   /** Its name. */
   readonly name: string;
@@ -121,6 +121,8 @@ export interface ExperimentDefinition {
 export interface Experiment {
   /** As it was given. */
   readonly definition: ExperimentDefinition;
+  /** Folder of the file that {@link openExperiment} took it from. */
+  readonly root?: string;
 }
 
 const name = z.string().regex(/^[\w.-]+(?: [\w.-]+)*$/, "expected letters, digits, '_', '-', '.' and single spaces");

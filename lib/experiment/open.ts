@@ -1,6 +1,6 @@
 // An experiment from a file: a script whose default export is one, or JSON. Owns reading it; refuses remote files: an experiment is the user's
 // own program and runs with all rights of the process.
-import { extname, resolve } from "node:path";
+import { dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { stripVTControlCharacters } from "node:util";
 import { CompressoError } from "../errors.ts";
@@ -22,7 +22,8 @@ export async function openExperiment(path: string): Promise<Experiment> {
   if (/^https?:/i.test(path)) return fail("an address");
   const info = await Deno.stat(path).catch(() => null);
   if (!info?.isFile) return fail(info ? "not a file" : "no such file");
-  if (kind === ".json") return defineExperiment(await readJson(path, fail));
+  const root = dirname(resolve(path));
+  if (kind === ".json") return { ...defineExperiment(await readJson(path, fail)), root };
   if (![".ts", ".js", ".mjs"].includes(kind)) return fail(`its name ends with '${kind}'`);
   let module: { readonly default?: unknown };
   try {
@@ -33,7 +34,7 @@ export async function openExperiment(path: string): Promise<Experiment> {
     // Deno colours what it says of imports.
     return fail(stripVTControlCharacters(error instanceof Error ? error.message : String(error)), error);
   }
-  return asExperiment(module.default, path);
+  return { ...asExperiment(module.default, path), root };
 }
 
 async function readJson(path: string, fail: (value: string, cause: unknown) => never): Promise<ExperimentDefinition> {

@@ -21,7 +21,7 @@ import type { CellOptions } from "./options.ts";
 
 /** Changes to an experiment, such as the command line makes. Paths are relative to the current folder. */
 export interface ExperimentOverrides {
-  /** Folder that the definition's own paths are relative to; default the current one. */
+  /** Folder that the definition's own paths are relative to. Default: that of the file that the experiment was opened from, else the current one. */
   readonly root?: string | undefined;
   /** Paths of named files; "none" for one whose measures are left out. */
   readonly files?: Readonly<Record<string, string>> | undefined;
@@ -52,7 +52,7 @@ const NONE = "none";
 /** Makes the changes and finds the files. Throws `CompressoError("usage")` for names that the experiment does not have and files that nobody names. */
 export function resolveExperiment(experiment: Experiment, overrides: ExperimentOverrides = {}): ResolvedExperiment {
   const definition = withOptions(experiment.definition, overrides.set ?? {});
-  const { root = "." } = overrides;
+  const { root = experiment.root ?? "." } = overrides;
   const files: Record<string, string | null> = Object.fromEntries(
     Object.entries(definition.files ?? {}).map((
       [name, path],

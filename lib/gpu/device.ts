@@ -6,7 +6,7 @@ import { probeSubgroups, requestSubgroups, type Subgroups, subgroupSize } from "
 export interface DeviceOptions {
   /** Budget for all buffers and textures, in bytes; the adapter's own memory is not reported by WebGPU. Default: no budget. */
   readonly memoryLimit?: number;
-  /** Whether kernels may use subgroups; they are quicker with them and compute the same. Default: where the adapter has them. */
+  /** Whether kernels may use subgroups; they are quicker with them and compute the same. Default: on CPU adapters that have them; no kernel for GPUs uses them. */
   readonly subgroups?: false;
   /** Which adapter to prefer where there are several. */
   readonly powerPreference?: "low-power" | "high-performance";
@@ -335,7 +335,7 @@ export class Device implements Disposable {
 }
 
 /**
- * Opens the GPU with the adapter's full limits.
+ * Opens the GPU with the adapter's limits on sizes, and at most 16 storage buffers and 8 storage textures a stage.
  *
  * @throws CompressoError("gpu") where there is no adapter.
  * @example

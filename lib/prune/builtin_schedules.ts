@@ -12,7 +12,10 @@ export function isScheduleName(text: string): text is ScheduleName {
   return SCHEDULE_NAMES.some((name) => name === text);
 }
 
-/** The built-in schedule of a name: from 0 up to the run's sparsity, which it reaches at progress `warmup`, in [0, 1]. */
+/**
+ * The built-in schedule of a name: from 0 up to the run's sparsity, which it reaches at progress `warmup`, in [0, 1]. "step" begins at a quarter of
+ * it, "constant" is all of it from the first step on.
+ */
 export function builtinSchedule(name: ScheduleName, { warmup = 0.7 }: { readonly warmup?: number } = {}): Schedule {
   const ramp = { to: "target", warmup } as const;
   const curves: { readonly [name in ScheduleName]: () => ScheduleDefinition["sparsity"] } = {

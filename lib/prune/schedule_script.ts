@@ -92,8 +92,8 @@ export interface ScheduleDefinition {
   /** Sparsity to hold now, in [0, 1). */
   readonly sparsity?: Curve;
   /**
-   * Sparsity of each layer by itself, in [0, 1]; null leaves a layer free. As many as there are layers. The last step is asked for before the first
-   * one too, so that layers that do not come to the whole's target are refused at once.
+   * Sparsity of each layer by itself, in [0, 1]; null leaves a layer free. As many as there are layers. Without `end` the last
+   * step is asked for before the first one too, so that layers that do not come to the whole's target are refused at once.
    */
   readonly layers?: (input: ScheduleInput) => readonly (number | null)[];
   /** Units that do not move in this step. When the masks become hard they may fall as others do. */

@@ -30,7 +30,7 @@ export interface UnitRules {
   readonly align?: number;
   /**
    * Further parameters per hidden dim that sparsity counts: 0, the default, for a share of the layers' linear weights; those of embedding, norms
-   * and head for a share of the model (see `sizeTarget`).
+   * and head for a share of the model (see {@link restPerDim}).
    */
   readonly rest?: number;
 }

@@ -5,7 +5,7 @@ import { isObject } from "../io/tokenizer_compat.ts";
 
 /** One measured number. */
 export interface Score {
-  /** Task that it was measured at; "text" for perplexity, "choices" for rows with choices. */
+  /** Task that it was measured at; "text, windows of N", with a stride also ", each M further", for perplexity; "choices" for rows with choices. */
   readonly task: string;
   /** Its name, such as acc_norm. */
   readonly metric: string;

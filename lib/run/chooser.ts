@@ -30,6 +30,8 @@ export interface Chooser {
   afterStep(): Promise<void>;
   /** Makes the masks hard at the target. Returns the sparsity that was expected before. */
   end(at: ChooserEnd): Promise<number>;
+  /** Before every step of other stages, and at the run's end: a hook may have written masks. */
+  settle(): Promise<null>;
   /** After a checkpoint of a run whose masks are hard was read. */
   resumed(): Promise<void>;
   /** Weights that are sliced at the end, where they are not the model's own. */
@@ -160,7 +162,11 @@ function gradual({ table, options, trainer, harden }: ChooserParts): Chooser {
       addGradients(table, mean, { slotGradients: await trainer.slotGradients(), slots });
       trainer.setLogAlpha(mean);
     },
-    end: async ({ target }) => chooseHard(table, await trainer.logAlpha(), { target, options, trainer, harden }),
+    async end({ target }): Promise<number> {
+      const before = sparsityOf(table, await trainer.masks());
+      chooseHard(table, await trainer.logAlpha(), { target, options, trainer, harden });
+      return before;
+    },
   };
 }
 
@@ -181,8 +187,10 @@ function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
       ...(signal ? { signal } : {}),
     });
   };
+  let known: { readonly stats: OneShotScores["stats"]; readonly writes: number } | null = null;
   const compensated = async (stats: OneShotScores["stats"]): Promise<void> => {
     if (stats) source = await compensate(model, { masks: await trainer.masks(), stats });
+    known = { stats, writes: trainer.maskWrites };
   };
   return {
     ...NOTHING,
@@ -192,6 +200,10 @@ function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
       const sparsity = chooseHard(table, scores, { target, options, trainer, harden });
       await compensated(stats);
       return sparsity;
+    },
+    async settle(): Promise<null> {
+      if (known && known.writes !== trainer.maskWrites) await compensated(known.stats);
+      return null;
     },
     async resumed(): Promise<void> {
       if (method === "flap") await compensated((await score()).stats);
@@ -213,6 +225,7 @@ const NOTHING = {
   begin: () => Promise.resolve(),
   beforeStep: () => Promise.resolve(null),
   afterStep: () => Promise.resolve(),
+  settle: () => Promise.resolve(null),
   resumed: () => Promise.resolve(),
   source: null,
 } as const;

@@ -12,13 +12,16 @@ export interface RunHandle {
   readonly step: number;
   /** The prunable units, in the order of log α. */
   readonly table: UnitTable;
-  /** log α of every unit. */
+  /** log α of every unit; under "gradual" the running mean of squared gradients, under a one-shot method the places in its ranking once it has one. */
   logAlpha(): Promise<Float32Array>;
   /** Sets log α of every unit. Throws `CompressoError("input")` for another length, or a value that is not finite. */
   setLogAlpha(values: Float32Array<ArrayBuffer>): void;
   /** Mask values z of the last step: sampled in the pruning stage, hard after it. */
   masks(): Promise<Required<MaskValues>>;
-  /** Sets z of the kinds that are given; the others stay. In the pruning stage of learned masks the next step samples them anew; see {@link setLogAlpha}. */
+  /**
+   * Sets z of the kinds that are given; the others stay. In the pruning stage the next step of learned masks samples them anew, see
+   * {@link setLogAlpha}, and "gradual" chooses them anew every third step; the z of what is no unit of the run is 1 again after that stage.
+   */
   setMasks(masks: MaskValues): void;
   /** LoRA matrices by name, `lora.<layer>.<projection>.<A|B>`. */
   lora(): Promise<LoraWeights>;

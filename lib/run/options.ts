@@ -97,7 +97,7 @@ export interface CheckpointOptions {
   /** Goes on from the file where it exists. Default false. */
   readonly resume?: boolean;
   /**
-   * Names of options that may have changed since the checkpoint, such as "schedule"; of all others a resumed run refuses a change. An inline schedule
+   * Names of options that may have changed since the checkpoint, such as "schedule"; of all others but `recompute` and `monitors` a resumed run refuses a change. An inline schedule
    * is known by its functions' text and what its curves were made with: name in `identity` what else they read from outside.
    */
   readonly mayDiffer?: readonly string[];

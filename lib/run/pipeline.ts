@@ -16,7 +16,7 @@ import { prune, type PruneSession, type RunSummary, type SessionExportOptions } 
 export interface CompressOptions extends Omit<PruneOptions, "checkpoint"> {
   /** Folder that gets model/, model.gguf, records.jsonl, run.json and, until the run is done, checkpoint.safetensors. */
   readonly out: string;
-  /** Steps between two checkpoints, a whole number; default 50. 0 writes one on an abort only. */
+  /** Steps between two checkpoints, a whole number; default 50. 0 writes none by the count of steps, only on an abort, where an alarm stops the run or leads it back, where memory runs out, and after the last step. */
   readonly checkpointEvery?: number;
   /** Goes on from the folder's checkpoint. */
   readonly resume?: boolean;

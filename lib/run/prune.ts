@@ -34,11 +34,11 @@ import {
   firstPosition,
   handleOf,
   identityOf,
-  idleState,
   lastAim,
   lookOf,
   NOTHING_DONE,
   type PendingStep,
+  placeAt,
   positionAfter,
   type PreparedStep,
   recordsOf,
@@ -74,7 +74,7 @@ class Run implements PruneRun {
   /** Records since the last of these states. */
   #since: RecordView[] = [];
   #pending: PendingStep[] = [];
-  readonly #place = { state: () => idleState(this.options, this.#position), leftOut: () => this.#position.leftOut };
+  readonly #place = placeAt(() => ({ options: this.options, position: this.#position }));
   #lastFlush = performance.now();
   #result: PruneResult | null = null;
   readonly #life: Lifetime;
@@ -250,7 +250,8 @@ class Run implements PruneRun {
     this.#position = { ...this.#position, begun: "step" };
     const batch = this.#batches.next();
     const state = stepStateOf(options, this.#position, { rate, target: target ?? 0, rates });
-    const hard = steering && await this.#now.chooser.beforeStep({ ...steering, rates, step: stageStep });
+    const { chooser } = this.#now;
+    const hard = steering ? await chooser.beforeStep({ ...steering, rates, step: stageStep }) : await chooser.settle();
     const aim = steering && aimOf({ ...steering, rates }, { ...options, step: stageStep, steps });
     return { index, stage, kind, batch, state, rate, target, hard, aim, layers: steering?.layers ?? null };
   }
@@ -324,18 +325,15 @@ class Run implements PruneRun {
     return false;
   }
 
-  /** Does what the monitors demand. True where the run went back; throws where it stops. */
+  /** Does what the monitors demand. True where the run went back; throws where it stops, ready to go on from what was saved. */
   async #act(verdict: Verdict): Promise<boolean> {
     if (verdict.action === null || verdict.action === "warn") return false;
-    const good = goodState(this.#kept, verdict.step),
-      state = { ...good, position: wentBack(good.position, verdict, this.#position) };
-    if (verdict.action === "stop") {
-      await this.#save(good);
-      throw stopError(verdict);
-    }
+    const good = goodState(this.#kept, verdict.step), isBack = verdict.action !== "stop";
+    const state = isBack ? { ...good, position: wentBack(good.position, verdict, this.#position) } : good;
     await this.#adopt(state);
-    [this.#kept, this.#since] = [[state], []];
+    [this.#kept, this.#since] = [isBack ? [state] : this.#kept.slice(0, this.#kept.indexOf(good) + 1), []];
     await this.#save();
+    if (!isBack) throw stopError(verdict);
     return true;
   }
 

@@ -18,7 +18,10 @@ export interface PruneResult {
   readonly lora: LoraConfig & { readonly weights: LoraWeights };
   /** Wanted, expected at the end of the pruning stage, and of the hard masks. */
   readonly sparsity: { readonly target: number; readonly expected: number; readonly hard: number };
-  /** log α of every unit at the end of the pruning stage. */
+  /**
+   * At the end of the pruning stage, of every unit: log α of learned masks; under "gradual" the running mean of squared gradients that ranks them,
+   * under a one-shot method their places in its ranking.
+   */
   readonly logAlpha: Float32Array;
   /** The units. */
   readonly table: UnitTable;

@@ -38,8 +38,8 @@ export interface RunParts extends RunData {
 export interface RunPlace {
   /** Numbers of a step without any rate. */
   readonly state: () => StepState;
-  /** Steps that a schedule left out by ending the pruning stage. */
-  readonly leftOut: () => number;
+  /** Whether a schedule ended the pruning stage early, after a step at least. */
+  readonly endedEarly: () => boolean;
 }
 
 /** Allocates everything. Throws `CompressoError("gpu")` where it does not fit. */
@@ -71,7 +71,7 @@ export async function allocateRun(
 export function chooserOf(
   { options, table, goal, makeBatches, given: { signal } }: RunParts,
   { model, trainer }: Pick<Ready, "model" | "trainer">,
-  { state, leftOut }: RunPlace,
+  { state, endedEarly }: RunPlace,
 ): Chooser {
   const at = (): { readonly state: StepState; readonly signal?: AbortSignal } => ({
     state: state(),
@@ -84,7 +84,7 @@ export function chooserOf(
     trainer,
     signal,
     makeBatches,
-    harden: hardenAt(goal, () => leftOut() > 0),
+    harden: hardenAt(goal, endedEarly),
     maskGradients: (data) => trainer.maskGradients(data, at()),
     weightTerms: (data) => trainer.weightTerms(data, at()),
   });

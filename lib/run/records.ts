@@ -30,7 +30,7 @@ export interface StepRecord {
   readonly gradNorm: number;
   /** Learning rate of LoRA. */
   readonly learningRate: number;
-  /** Tokens that were not padding, and labels in the loss. */
+  /** Tokens that were not padding. */
   readonly tokens: number;
   /** Labels in the loss. */
   readonly labelTokens: number;

@@ -11,6 +11,7 @@ export async function readResult(
   parts: RunParts,
   { model, position }: { readonly model: Model; readonly position: RunPosition },
 ): Promise<PruneResult> {
+  await chooser.settle();
   const { logAlpha, slots } = await trainer.save();
   return resultOf(parts, position, {
     source: chooser.source ?? model.source,

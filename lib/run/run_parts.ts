@@ -17,7 +17,7 @@ import { lookAtMasks, type MaskLook } from "./monitors/mask_look.ts";
 import { FRESH_MONITORS } from "./monitors/watch.ts";
 import type { PruneOptions, Rates, ResolvedOptions } from "./options.ts";
 import type { PruneResult } from "./prune_result.ts";
-import type { RunParts } from "./ready.ts";
+import type { RunParts, RunPlace } from "./ready.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { digestOf, type RunData } from "./run_data.ts";
 import type { Steering } from "./steering.ts";
@@ -247,9 +247,20 @@ function checkLogAlpha(values: Float32Array<ArrayBuffer>, { count }: UnitTable):
   });
 }
 
-/** The numbers of a pass at a position that changes nothing. */
-export function idleState(options: ResolvedOptions, position: RunPosition): StepState {
-  return stepStateOf(options, position, { rate: 0, target: 0, rates: options.rates });
+/** Where a run is: the numbers of a pass that changes nothing, and whether its pruning stage has ended early. */
+export function placeAt(
+  now: () => { readonly options: ResolvedOptions; readonly position: RunPosition },
+): RunPlace {
+  return {
+    state(): StepState {
+      const { options, position } = now();
+      return stepStateOf(options, position, { rate: 0, target: 0, rates: options.rates });
+    },
+    endedEarly(): boolean {
+      const { leftOut, stageStep } = now().position;
+      return leftOut > 0 && stageStep > 0;
+    },
+  };
 }
 
 /** The masks of a run at a position. */

@@ -65,7 +65,7 @@ export function aimRun(
   return { options: asked, table, goal: null };
 }
 
-/** {@link hardenMasks} for a run: at its size where it has one; off once a schedule ended the stage early, which then has the last word. */
+/** {@link hardenMasks} for a run: at its size where it has one; off once a schedule ended the stage after some steps, which then has the last word. */
 export function hardenAt(goal: SizeGoal | null, isOff: () => boolean): typeof hardenMasks {
   return (table, logAlpha, options) =>
     isOff()

@@ -326,7 +326,13 @@ Deno.test("an experiment is opened from JSON or a script, and nothing else", asy
   await Deno.writeTextFile(path("bad.json"), '{"name": "x",}');
   await Deno.writeTextFile(path("none.ts"), "export const other = 1;");
   await Deno.writeTextFile(path("broken.ts"), "export default {;");
-  assert.equal((await openExperiment(path("good.json"))).definition.name, "plain");
+  const good = await openExperiment(path("good.json"));
+  assert.equal(good.definition.name, "plain");
+  // Its paths are relative to its file, from wherever it is opened.
+  assert.equal(
+    resolveExperiment({ ...good, definition: { ...good.definition, model: "m", data: "d" } }).models.model,
+    path("m"),
+  );
   await assert.rejects(openExperiment(path("bad.json")), /cannot read the experiment .*bad\.json/);
   await assert.rejects(openExperiment(path("none.ts")), /default export is defineExperiment.*no default export/s);
   await assert.rejects(openExperiment(path("broken.ts")), /cannot read the experiment/);

@@ -59,7 +59,7 @@ Deno.test("masks that hold a high target, and hard ones, only warn of a collapse
 });
 
 Deno.test("what is cut at once at the end is told from the threshold on, with its cause", () => {
-  const at = { target: 0.3, expected: 0.168, hard: 0.301 }, loose = { isLoose: true, threshold: 0.01 };
+  const at = { target: 0.3, expected: 0.168, hard: 0.301 }, loose = { isLoose: true, isHard: false, threshold: 0.01 };
   const [found] = checkFall(at, loose);
   assert.match(
     found?.message ?? "",
@@ -68,6 +68,7 @@ Deno.test("what is cut at once at the end is told from the threshold on, with it
   assert.match(found?.change ?? "", /freeze less/);
   assert.match(checkFall({ ...at, expected: 0.402 }, loose)[0]?.message ?? "", /10\.\d % came back at once/);
   assert.doesNotMatch(checkFall(at, { ...loose, isLoose: false })[0]?.message ?? "", /frozen/);
+  assert.match(checkFall(at, { ...loose, isLoose: false, isHard: true })[0]?.change ?? "", /more steps/);
   assert.deepEqual(checkFall(at, { ...loose, threshold: 0.2 }), []);
   assert.deepEqual(checkFall({ ...at, expected: 0.295 }, loose), []);
   // Masks that overshoot as they were expected to are hard off the target: another alarm.

@@ -12,6 +12,7 @@ import {
   prune,
   type PruneOptions,
   readRows,
+  type RunHooks,
 } from "../../mod.ts";
 import { fileBytes, type FileKind } from "../../lib/io/file_size.ts";
 import { openModelFiles } from "../../lib/io/open_model.ts";
@@ -176,6 +177,35 @@ Deno.test("a run that was stopped goes on to its size, and to no other; a schedu
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+});
+
+Deno.test("a size is met by single heads too where a schedule ends the stage before its first step", async () => {
+  using device = await openDevice();
+  using model = await loadModel("demo", { device });
+  /** One head of each layer falls first: a group that it leaves behind is filled up again. */
+  const beforeStage: RunHooks["beforeStage"] = async (stage, run) => {
+    if (stage !== "prune") return;
+    const logAlpha = new Float32Array(await run.logAlpha());
+    for (let unit = 0; unit < run.table.ffnFirst; unit += spec.layers[0]?.heads ?? 1) logAlpha[unit] = -50;
+    run.setLogAlpha(logAlpha);
+  };
+  const size = { parameters: 881_107 };
+  using session = prune(model, {
+    rows,
+    size,
+    units: ["heads", "ffn"],
+    schedule: { definition: { end: () => true } },
+    hooks: { beforeStage },
+    prefinetune: 0,
+    postfinetune: 0,
+    steps: 3,
+    batch: 1,
+    seq: 64,
+    prompt: null,
+  });
+  for await (const _ of session);
+  const { after } = (await session.slice()).parameters;
+  assert.ok(after <= size.parameters && after > size.parameters - 576, `${after}`);
 });
 
 Deno.test("sizes out of reach, and sizes beside what contradicts them, are refused before anything is done", async () => {

@@ -1,6 +1,15 @@
 // Runs that end in their midst by an error or an abort, and are taken up again, in the same program or from a checkpoint. On the demo model.
 import assert from "node:assert/strict";
-import { CompressoError, defineSchedule, prune, type PruneOptions, type RunHooks, type StepRecord } from "../../mod.ts";
+import {
+  CompressoError,
+  defineSchedule,
+  prune,
+  type PruneOptions,
+  type RunHooks,
+  type StepRecord,
+  type WeightSource,
+} from "../../mod.ts";
+import { biasName } from "../../lib/nn/spec.ts";
 import { BASE, bitsOf, drive, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 import { Lair } from "./helpers/scripts.ts";
 
@@ -180,5 +189,71 @@ Deno.test("a run whose script was changed since its error is not taken up with t
     await lair.write(HALF);
     await loop();
     assert.ok(run.result().sparsity.hard > 0.19);
+  });
+});
+
+Deno.test("a run that numbers which are not finite have stopped is taken up by the next loop from the last good state", async () => {
+  await withDemo(async ({ model }) => {
+    const options = { steps: 8, postfinetune: 1, monitors: { nan: { action: "stop" } } } as const;
+    const whole = await drive(model, options), records: StepRecord[] = [];
+    let isBroken = false;
+    const beforeStep: RunHooks["beforeStep"] = async (run) => {
+      if (run.step !== 6 || isBroken) return;
+      isBroken = true;
+      const weights = await run.lora();
+      weights.get("lora.1.v.A")?.fill(NaN);
+      run.setLora(weights);
+    };
+    using run = prune(model, { ...BASE, ...options, hooks: { beforeStep } });
+    const loop = async (): Promise<void> => {
+      for await (const record of run) {
+        while ((records.at(-1)?.step ?? 0) >= record.step) records.pop();
+        records.push(record);
+      }
+    };
+    await assert.rejects(loop(), /'nan'.*not finite at step 7/);
+    await loop();
+    assert.equal(bitsOf({ records, result: run.result() }), bitsOf(whole));
+  });
+});
+
+Deno.test("flap's compensation follows masks that a hook writes once they are hard, and a resumed run has the same", async () => {
+  await withDemo(async ({ model }) => {
+    const path = await Deno.makeTempFile();
+    await Deno.remove(path);
+    /** Brings the first cut column back. */
+    const afterStage: RunHooks["afterStage"] = async (stage, run) => {
+      if (stage !== "prune") return;
+      const { ffn } = await run.masks();
+      ffn[ffn.indexOf(0)] = 1;
+      run.setMasks({ ffn });
+    };
+    const options = { method: "flap", sparsity: 0.3, postfinetune: 3 } as const, hooks = { afterStage };
+    const whole = await drive(model, { ...options, hooks }), controller = new AbortController();
+    const seen: StepRecord[] = [], checkpoint = { path, every: 1000 }, { signal } = controller;
+    await assert.rejects(async () => {
+      using run = prune(model, { ...BASE, ...options, hooks, checkpoint, signal });
+      for await (const record of run) {
+        seen.push(record);
+        if (record.stage === "postfinetune") controller.abort(new Error("enough"));
+      }
+    }, /enough/);
+    const rest = await drive(model, { ...options, hooks, checkpoint: { ...checkpoint, resume: true } });
+    assert.equal(bitsOf({ ...rest, records: [...seen, ...rest.records] }), bitsOf(whole));
+    const biases = async (source: WeightSource): Promise<Float32Array[]> =>
+      await Promise.all(source.spec.layers.map((_, layer) => source.read(biasName(layer, "down"))));
+    assert.deepEqual(await biases(rest.result.source), await biases(whole.result.source));
+    await Deno.remove(path);
+  });
+});
+
+Deno.test("gradual says what was cut before its last choice, and warns where that makes up for the stage", async () => {
+  await withDemo(async ({ model }) => {
+    const { result: { sparsity, alarms } } = await drive(model, { method: "gradual", steps: 2, sparsity: 0.2 });
+    assert.equal(sparsity.expected, 0);
+    assert.ok(sparsity.hard >= 0.2 - ROUNDING);
+    const alarm = alarms.find(({ monitor }) => monitor === "constraint");
+    assert.match(alarm?.message ?? "", /expected sparsity 0\.0 % at the end .* 20\.\d % were cut at once/);
+    assert.match(alarm?.change ?? "", /more steps/);
   });
 });

@@ -40,7 +40,7 @@ export interface Alarm {
 
 /** How one monitor is set. */
 export interface MonitorSetting {
-  /** What its alarm does; "off" for no watch. */
+  /** What its alarm does; "off" for no watch, which all but `nan` can be. */
   readonly action?: AlarmAction | "off";
   /** From which value on it raises an alarm; what it is depends on the monitor, see {@link MonitorOptions}. */
   readonly threshold?: number;
@@ -62,14 +62,17 @@ export interface MonitorOptions {
   readonly oscillation?: MonitorSetting;
   /** Share of the way from the lowest loss so far to that of a uniform guess, ln(vocabulary); default 0.5. Default: roll back. */
   readonly divergence?: MonitorSetting;
-  /** Numbers that are not finite. It has no threshold, and cannot only warn. Default: roll back. */
+  /** Numbers that are not finite. It has no threshold, and can neither only warn nor be off. Default: roll back. */
   readonly nan?: MonitorSetting;
   /**
    * Gap between expected sparsity and target after the warm-up, absolute; default 0.01. Where frozen units or targets of single layers go before the
    * target of the whole, it counts at the end of the stage only. Default: warn.
    */
   readonly constraint?: MonitorSetting;
-  /** Share of the memory limit that is in use beyond the plan; default 0.95. It cannot roll back. Default: warn. */
+  /**
+   * Share of the memory limit that is in use, once more is in use than was planned; default 0.95. It cannot roll back. Default: warn. Memory that
+   * is refused ends the run with `CompressoError("gpu")`, which says what would fit, whatever is set here.
+   */
   readonly memory?: MonitorSetting;
   /** How often a run goes back at most; one more time stops it. Default 3. */
   readonly rollbacks?: number;

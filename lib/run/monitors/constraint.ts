@@ -47,7 +47,7 @@ export function checkHard(
       percent(unit)
     }`,
     change: hard < target
-      ? "prune further kinds of units, or loosen protected layers, least and aligned widths"
+      ? "let the schedule end later, or its targets of single layers and of the whole agree: units and rules would allow it"
       : layout === "uniform"
       ? "let the schedule end later or at a higher target: equal widths of all layers cut more than that by themselves"
       : "let the schedule's targets of single layers and of the whole agree",
@@ -56,11 +56,12 @@ export function checkHard(
 
 /**
  * Compares what was expected of the masks at the end of the stage with what they became: what a schedule froze, and targets of single layers, may
- * have kept them from the target up to then. `isLoose` says whether that was so after the warm-up; else the stage ended within it.
+ * have kept them from the target up to then. `isLoose` says whether that was so after the warm-up; else the stage ended within it. `isHard`: masks
+ * were chosen every few steps and not learned.
  */
 export function checkFall(
   { target, expected, hard }: { readonly target: number; readonly expected: number; readonly hard: number },
-  { isLoose, threshold }: { readonly isLoose: boolean; readonly threshold: number },
+  { isLoose, isHard, threshold }: { readonly isLoose: boolean; readonly isHard: boolean; readonly threshold: number },
 ): readonly Finding[] {
   const fallen = hard - expected;
   if (!(Math.abs(target - expected) > threshold && Math.abs(fallen) > threshold)) return [];
@@ -77,6 +78,8 @@ export function checkFall(
     }`,
     change: isLoose
       ? "let the schedule freeze less, or set units free before the end of the stage, and let its targets of single layers and of the whole agree"
+      : isHard
+      ? `give the pruning stage more steps: masks are chosen every ${GRADUAL_EVERY}, and the last choice before its end is to be near the target`
       : "let the schedule end the pruning stage later, set the rate `tracking` to 1, or raise the rates `mask` and `lambda`",
   }];
 }

@@ -115,14 +115,18 @@ export function overseeHard(
   { look, hard, isSkipped }: { readonly look: MaskLook; readonly hard: number; readonly isSkipped: boolean },
   { options, table, unit }: Oversight,
 ): Pick<Overseen, "position" | "verdict"> {
-  const { monitors: settings, sparsity } = options, target = position.target ?? sparsity;
+  const { monitors: settings, sparsity, method } = options, target = position.target ?? sparsity;
   const { collapse, "dead-layer": dead, constraint } = settings, { expected, stageStep, monitors: state } = position;
   // A size decides what is cut, and is met or refused.
   const missed = options.size === null ? checkHard({ target, hard }, { unit, layout: options.layout }) : [];
   // Before the first step there were no masks to hold a target.
   const fallen = expected === null || stageStep === 0 || missed.length > 0
     ? []
-    : checkFall({ target, expected, hard }, { isLoose: state.isLoose, threshold: constraint?.threshold ?? Infinity });
+    : checkFall({ target, expected, hard }, {
+      isLoose: state.isLoose && method !== "gradual",
+      isHard: method === "gradual",
+      threshold: constraint?.threshold ?? Infinity,
+    });
   const found: readonly Finding[] = [
     ...collapse ? watchCollapse(look, { target, expected: hard, isWarm: true, isHard: true, setting: collapse }) : [],
     ...dead ? watchLayers(look, { table, setting: dead }) : [],

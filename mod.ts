@@ -99,6 +99,7 @@ export {
 } from "./lib/prune/schedule_script.ts";
 export { type MergeLora, type SliceInput, sliceModel } from "./lib/prune/slice.ts";
 export { type SlicedLora, sliceLora } from "./lib/prune/slice_lora.ts";
+export { KEPT_RULES, type KeptRule } from "./lib/prune/harden.ts";
 export { START_RULES, type StartRule } from "./lib/prune/start.ts";
 export {
   hardSparsity,
@@ -174,6 +175,7 @@ export {
   type ScoreOptions,
   type ScoreResult,
 } from "./lib/run/score.ts";
+export { CALIBRATION_SEQUENCES, writeCalibration } from "./lib/run/calibration.ts";
 export { type SelfDataOptions, type SelfDataSettings, type SelfText, writeTexts } from "./lib/run/qat.ts";
 export { type SelfDataFileOptions, type SelfDataResult, writeTextFile } from "./lib/run/qat_file.ts";
 export {

@@ -10,6 +10,7 @@ import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
 import { SCHEDULE_NAMES } from "../lib/prune/builtin_schedules.ts";
 import { METHODS } from "../lib/run/methods.ts";
 import { PRESETS } from "../lib/run/presets.ts";
+import { KEPT_RULES } from "../lib/prune/harden.ts";
 import { START_RULES } from "../lib/prune/start.ts";
 import { maskRate, shapeDefaults } from "./rates.ts";
 import { TARGET_FILES } from "./targets.ts";
@@ -178,6 +179,15 @@ export function pruneVerb(): CommandUnknownOpts {
       "where log α of learned masks starts: saliency, or constant, as published (paper)",
       oneOf("--start", START_RULES),
     )
+    .option(
+      "--calibration <file>",
+      "further texts or rows that tell units apart before pruning (for --method compresso beside the data, one-shot methods look at them alone): a file as of --data, or own: 32 texts that the model writes first, kept once the run has begun",
+    )
+    .option(
+      "--kept-masks <rule>",
+      "z of what stays of learned masks: one, or median, that of hard concrete, as published (default: one; paper: median)",
+      oneOf("--kept-masks", KEPT_RULES),
+    )
     .option(...maskRate("spread", "spread of log α that starts from saliency (default: 8)"))
     .option(
       ...maskRate(
@@ -189,7 +199,7 @@ export function pruneVerb(): CommandUnknownOpts {
     .option(
       ...maskRate(
         "prior",
-        "weight of what the weights alone say of a unit's saliency, in medians of its layer (default: 1)",
+        "weight of what stands beside the running saliency: the calibration's, ten times by the means, or without that what the weights alone say, in medians of the layer (default: 1)",
       ),
     )
     .option(...maskRate("mask-rate", "learning rate of log α (default: 20 / --steps, from 0.03 to 0.3; paper: 0.1)"))

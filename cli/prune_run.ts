@@ -3,7 +3,7 @@ import { basename, resolve } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
 import { scheduleName } from "../lib/experiment/identity.ts";
 import { checkFolder } from "../lib/io/atomic.ts";
-import { type DataReport, readRows, type Row } from "../lib/io/datasets.ts";
+import { type DataReport, type DataSet, readRows, type Row } from "../lib/io/datasets.ts";
 import { fileDigest, modelDigest } from "../lib/io/fingerprint.ts";
 import { DEMO, demoData, modelPath } from "../lib/io/open_model.ts";
 import { haveEnds } from "../lib/io/prompts.ts";
@@ -26,7 +26,7 @@ import { memoryOptions } from "./plan.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";
 import { duration } from "./progress.ts";
 import { type RateSettings, ratesOf } from "./rates.ts";
-import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
+import { checkRunFolder, clearRunFolder, finishedRun, isResumable, refuseOwnData } from "./run_folder.ts";
 import { goalOf, sizeLine, type TargetSettings } from "./targets.ts";
 import { type Loaded, type ModelSettings, withModel } from "./with_model.ts";
 
@@ -34,6 +34,7 @@ import { type Loaded, type ModelSettings, withModel } from "./with_model.ts";
 export interface PruneSettings extends ModelSettings, RateSettings, TargetSettings {
   readonly out: string;
   readonly data?: string | undefined;
+  readonly calibration?: string | undefined;
   readonly steps: number;
   readonly prefinetune?: number | undefined;
   readonly postfinetune?: number | undefined;
@@ -78,7 +79,13 @@ export async function runPrune(path: string, settings: PruneSettings): Promise<v
   ratesOf(settings);
   await checkRunFolder(out, { resume, overwrite, model: modelPath(path) });
   const prompt = await promptText(settings.prompt ?? true);
-  const given = (layers: number): PruneOptions => ({ rows: [], prompt, ...optionsOf(settings, { name, layers }) });
+  const calibration = settings.calibration === undefined ? {} : { calibration: [] };
+  const given = (layers: number): PruneOptions => ({
+    rows: [],
+    prompt,
+    ...calibration,
+    ...optionsOf(settings, { name, layers }),
+  });
   const inputs = (): Promise<Readonly<Record<string, string>>> => inputsOf(path, settings);
   const earlier = resume ? await finishedRun(out, { given, inputs }) : null;
   if (earlier) note(`compresso: the run in ${out} is finished already`);
@@ -92,7 +99,7 @@ export async function runPrune(path: string, settings: PruneSettings): Promise<v
 }
 
 /** Digests and names of what a run is made from. */
-type Inputs = Readonly<Record<"model" | "baseDtype" | "data" | "schedule" | "files", string>>;
+type Inputs = Readonly<Record<"model" | "baseDtype" | "data" | "calibration" | "schedule" | "files", string>>;
 
 /** What a run is driven with, before its model and rows are read. */
 interface Driven {
@@ -109,9 +116,10 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
   const { textField, limitRows, skipBroken } = settings;
   const { rows, report: reading, kind } = await readRows(dataPathOf(path, settings), {
     ...(textField === undefined ? {} : { textField }),
-    ...(limitRows === undefined ? {} : { limit: limitRows }),
     ...(skipBroken ? { skipBroken } : {}),
+    ...(limitRows === undefined ? {} : { limit: limitRows }),
   });
+  const calibration = await calibrationOf(settings);
   if (kind === "text" && typeof settings.prompt === "string" && !settings.resume) {
     throw new CompressoError("usage", {
       what: `cannot train with the prompt of ${settings.prompt}`,
@@ -132,7 +140,7 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
           memoryLimit === undefined ? {} : { memoryLimit },
         ),
     }, async (loaded) => {
-      return await drive(loaded, { ...driven, rows, reading, inputs: await inputsOf(path, settings) });
+      return await drive(loaded, { ...driven, rows, reading, calibration, inputs: await inputsOf(path, settings) });
     });
   } catch (error) {
     if (error instanceof CompressoError && error.code === "aborted" && await isResumable(out)) {
@@ -140,6 +148,24 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
     }
     throw error;
   }
+}
+
+/** The model's own texts, in place of a file of calibration rows. */
+const OWN = "own";
+
+function isFile(calibration: string | undefined): calibration is string {
+  return calibration !== undefined && calibration !== OWN;
+}
+
+/** Calibration rows from their file, whose texts may have the name that --text-field says, or the usual one. */
+async function calibrationOf(
+  { calibration, data, out, resume, textField, skipBroken }: PruneSettings,
+): Promise<readonly Row[] | typeof OWN | undefined> {
+  if (calibration === OWN && !resume) await refuseOwnData(out, data);
+  if (!isFile(calibration)) return calibration === OWN ? OWN : undefined;
+  const how = skipBroken ? { skipBroken } : {}, usual = (): Promise<DataSet> => readRows(calibration, how);
+  const set = textField === undefined ? usual() : readRows(calibration, { ...how, textField }).catch(usual);
+  return (await set).rows;
 }
 
 function dataPathOf(path: string, { data }: Pick<PruneSettings, "data">): string {
@@ -154,13 +180,15 @@ function dataPathOf(path: string, { data }: Pick<PruneSettings, "data">): string
 
 /** What decides a run and its files beside its options. */
 async function inputsOf(path: string, settings: PruneSettings): Promise<Inputs> {
-  const { baseDtype, schedule, textField, limitRows, skipBroken, dtype, ggufDtype, saveAdapter } = settings;
+  const { baseDtype, calibration, schedule, textField, limitRows, skipBroken, dtype, ggufDtype, saveAdapter } =
+    settings;
   const data = dataPathOf(path, settings);
   try {
     return {
       model: await modelDigest(modelPath(path)),
       baseDtype: baseDtype ?? "f16",
       data: `${await fileDigest(data)} ${JSON.stringify({ textField, limitRows, skipBroken })}`,
+      calibration: isFile(calibration) ? await fileDigest(calibration) : calibration ?? "none",
       schedule: await scheduleName(schedule),
       files: JSON.stringify({ dtype, ggufDtype, saveAdapter }),
     };
@@ -223,10 +251,12 @@ async function drive(
   run: Driven & {
     readonly rows: readonly Row[];
     readonly reading: DataReport;
+    readonly calibration: readonly Row[] | typeof OWN | undefined;
     readonly inputs: Inputs;
   },
 ): Promise<RunSummary> {
-  const { settings, rows, reading, prompt, inputs, name, dashboard } = run, { out, resume = false } = settings;
+  const { settings, rows, reading, calibration, prompt, inputs, name, dashboard } = run;
+  const { out, resume = false } = settings;
   const { prefinetune, postfinetune, rank, dtype, ggufDtype } = settings;
   const tokens = settings.batch * settings.seq;
   await tune({ rows: tokens, rank, tokens: tokens * (settings.steps + (prefinetune ?? 0) + (postfinetune ?? 0)) });
@@ -240,6 +270,11 @@ async function drive(
     rows,
     prompt,
     reading,
+    ...(calibration ? { calibration } : {}),
+    onCalibration: (done, total) => {
+      if (done === 1) dashboard?.tell({ kind: "state", text: "The model writes its own texts for calibration." });
+      progress.phase("writing texts for calibration", done / total);
+    },
     skipBroken: settings.skipBroken ?? false,
     recompute: settings.recompute,
     ...(settings.schedule === undefined ? {} : { schedule: settings.schedule }),
@@ -253,7 +288,9 @@ async function drive(
     identity: { weights: inputs.model },
     export: { dtype, ggufDtype, name, replace: true, saveAdapter: settings.saveAdapter ?? false, inputs },
     // Not before: what is refused must not cost the earlier run.
-    ...(settings.overwrite ? { onReady: () => clearRunFolder(out) } : {}),
+    ...(settings.overwrite
+      ? { onReady: () => clearRunFolder(out, { files: [settings.data, settings.calibration] }) }
+      : {}),
     onStart: ({ steps, data, options: { rows: _rows, ...options } }, doneBefore) => {
       listen();
       dashboard?.tell({

@@ -1,6 +1,7 @@
 // Numbers of the loop and presets as options. Owns which of them a method takes; refuses their defaults (see lib/run/rates.ts, lib/run/presets.ts).
 import { CompressoError } from "../lib/errors.ts";
 import type { Projection } from "../lib/nn/spec.ts";
+import type { KeptRule } from "../lib/prune/harden.ts";
 import type { StartRule } from "../lib/prune/start.ts";
 import type { UnitKind } from "../lib/prune/units.ts";
 import { isOneShot, type Method } from "../lib/run/methods.ts";
@@ -14,6 +15,7 @@ export interface RateSettings {
   readonly resume?: true | undefined;
   readonly preset?: Preset | undefined;
   readonly start?: StartRule | undefined;
+  readonly keptMasks?: KeptRule | undefined;
   readonly loraRate?: number | undefined;
   readonly recoveryRate?: number | undefined;
   readonly maskRate?: number | undefined;
@@ -63,11 +65,11 @@ export function shapeDefaults({ preset, units, rank, alpha, targets }: {
 }
 
 /**
- * Preset, start rule and rates for the run. Throws `CompressoError("usage")` for a rate of learned masks beside a method that learns none, and for
+ * Preset, rules of learned masks and rates for the run. Throws `CompressoError("usage")` for a rate of learned masks beside a method that learns none, and for
  * rates that would change nothing.
  */
-export function ratesOf(settings: RateSettings): Pick<PruneOptions, "preset" | "start" | "rates"> {
-  const { method, preset, start, loraRate, recoveryRate, warmup, clipNorm, weightDecay } = settings;
+export function ratesOf(settings: RateSettings): Pick<PruneOptions, "preset" | "start" | "keptMasks" | "rates"> {
+  const { method, preset, start, keptMasks, loraRate, recoveryRate, warmup, clipNorm, weightDecay } = settings;
   const learned: Partial<Record<keyof Rates, number | undefined>> = {
     mask: settings.maskRate,
     lambda: settings.lambdaRate,
@@ -111,5 +113,6 @@ export function ratesOf(settings: RateSettings): Pick<PruneOptions, "preset" | "
     rates: Object.fromEntries(Object.entries(all).filter(isGiven)),
     ...(preset === undefined ? {} : { preset }),
     ...(start === undefined ? {} : { start }),
+    ...(keptMasks === undefined ? {} : { keptMasks }),
   };
 }

@@ -3,9 +3,16 @@ import { join, sep } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
 import { namesIn } from "../lib/io/exists.ts";
 import { FolderLock } from "../lib/io/lock.ts";
-import { type PruneOptions, resolveOptions } from "../lib/run/options.ts";
+import { type PruneOptions, resolveOptions, telling } from "../lib/run/options.ts";
 import { isEvaluationFile } from "../lib/report/read_run.ts";
-import { CHECKPOINT_FILE, presentFiles, RECORDS_FILE, refuseEarlierRun, RUN_FILES } from "../lib/run/run_files.ts";
+import {
+  CALIBRATION_FILE,
+  CHECKPOINT_FILE,
+  presentFiles,
+  RECORDS_FILE,
+  refuseEarlierRun,
+  RUN_FILES,
+} from "../lib/run/run_files.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 
 /** Name of a run's report in its folder. */
@@ -34,11 +41,20 @@ export async function checkRunFolder(
   if (!resume && !overwrite) await refuseEarlierRun(out);
 }
 
-/** Removes what an earlier run left, so that a run that stops early leaves no model that is not its own. */
-export async function clearRunFolder(out: string): Promise<void> {
+/**
+ * Removes what an earlier run left, so that a run that stops early leaves no model that is not its own; but its calibration texts, where they
+ * are among the `files` that this run reads.
+ */
+export async function clearRunFolder(
+  out: string,
+  { files }: { readonly files: readonly (string | undefined)[] },
+): Promise<void> {
   for (const name of await presentFiles(out)) await Deno.remove(join(out, name), { recursive: true });
   // A report or an evaluation of the earlier run would be taken for one of this run; what was measured is only put aside.
   await Deno.remove(join(out, REPORT_FILE)).catch(() => undefined);
+  if (!await isAmong(join(out, CALIBRATION_FILE), files)) {
+    await Deno.remove(join(out, CALIBRATION_FILE)).catch(() => undefined);
+  }
   const names = await namesIn(out);
   for (const name of names.filter(isEvaluationFile)) {
     let aside = `earlier-${name}`;
@@ -69,6 +85,25 @@ async function refuseOwnModel(out: string, model: string): Promise<void> {
   }
 }
 
+/** Refuses texts that the model is to write where they would replace the data. Throws `CompressoError("usage")`. */
+export async function refuseOwnData(out: string, data: string | undefined): Promise<void> {
+  if (!await isAmong(join(out, CALIBRATION_FILE), [data])) return;
+  throw new CompressoError("usage", {
+    what: `cannot write ${join(out, CALIBRATION_FILE)}`,
+    rule: "the texts of --calibration own do not replace the data",
+    value: `--data ${data}`,
+    mend: "choose another --out, or move the data first",
+  });
+}
+
+async function isAmong(path: string, files: readonly (string | undefined)[]): Promise<boolean> {
+  const realPath = (file: string): Promise<string | null> => Deno.realPath(file).catch(() => null);
+  const own = await realPath(path);
+  if (own === null) return false;
+  for (const file of files) if (file !== undefined && await realPath(file) === own) return true;
+  return false;
+}
+
 /** Whether a run that stopped can be resumed. */
 export async function isResumable(out: string): Promise<boolean> {
   return (await presentFiles(out)).includes(CHECKPOINT_FILE);
@@ -92,12 +127,12 @@ export async function finishedRun(
   // Runs of older versions and of programs may not say what they were made from.
   const { inputs: made = {} }: Partial<RunSummary> = summary;
   const present = Object.keys(made).length > 0 ? await inputs() : {};
-  const options = resolveOptions(given((summary.before ?? summary).layers.length), { maxPosition: Infinity });
+  const options = telling(resolveOptions(given((summary.before ?? summary).layers.length), { maxPosition: Infinity }));
   const now = {
     ...optionsThatCount(options),
     ...Object.fromEntries(Object.keys(made).map((key) => [key, present[key]])),
   };
-  const then = { ...optionsThatCount(summary.options), ...made };
+  const then = { ...optionsThatCount(telling(summary.options)), ...made };
   const shown = (value: unknown): string => JSON.stringify(value) ?? "none";
   const differing = [...new Set([...Object.keys(then), ...Object.keys(now)])]
     .map((name) => [name, now[name]] as const)
@@ -113,7 +148,9 @@ export async function finishedRun(
 
 /** Options of run.json that decide a run. Of a size the sparsity follows. */
 function optionsThatCount(
-  { recompute: _recompute, monitors: _monitors, sparsity, ...others }: RunSummary["options"],
+  { recompute: _recompute, monitors: _monitors, sparsity, ...others }: ReturnType<
+    typeof telling<RunSummary["options"]>
+  >,
 ): Readonly<Record<string, unknown>> {
   return { ...others, rows: undefined, sparsity: others.size ? undefined : sparsity };
 }

@@ -1,6 +1,7 @@
 // One cell: prune, then measure what came out. Owns the way from a planned cell to its files; refuses the order of cells.
 import { join } from "node:path";
 import { CompressoError } from "../errors.ts";
+import type { Row } from "../io/datasets.ts";
 import { openModelFiles } from "../io/open_model.ts";
 import { isScheduleName } from "../prune/builtin_schedules.ts";
 import { loadModelFrom, type Model } from "../run/model.ts";
@@ -36,8 +37,9 @@ const CHECKPOINT_EVERY = 50;
 export async function pruneCell(
   cell: PlannedCell,
   model: Model,
-  { rows, store, events, anew, onBegin }: {
+  { rows, calibration, store, events, anew, onBegin }: {
     readonly rows: SourceRows;
+    readonly calibration: readonly Row[] | null;
     readonly store: Store;
     readonly events: CellEvents;
     readonly anew: boolean;
@@ -57,6 +59,7 @@ export async function pruneCell(
   const { alarms } = await compress(model, {
     ...prune,
     ...rows,
+    ...(calibration ? { calibration } : {}),
     out: store.cell(folder),
     checkpointEvery: CHECKPOINT_EVERY,
     resume,

@@ -247,15 +247,17 @@ function checkRest(definition: ExperimentDefinition): void {
   };
   const models = Object.keys(modelsOf(definition)), sets = Object.keys(dataOf(definition));
   if (models.length === 0) fail("there is at least one model", "none");
-  const values = (option: "model" | "data"): unknown[] => [
+  const values = (option: "model" | "data" | "calibration"): unknown[] => [
     ...(definition.base?.[option] === undefined ? [] : [definition.base[option]]),
     ...gridsOf(definition).flatMap((part) => [...part[option] ?? []]),
   ];
   for (const value of values("model")) {
     if (!models.includes(String(value))) fail(`'model' is one of ${models.join(", ")}`, String(value));
   }
-  for (const value of values("data")) {
-    if (!sets.includes(String(value))) fail(`'data' is one of ${sets.join(", ") || "no sets"}`, String(value));
+  for (const option of ["data", "calibration"] as const) {
+    for (const value of values(option)) {
+      if (!sets.includes(String(value))) fail(`'${option}' is one of ${sets.join(", ") || "no sets"}`, String(value));
+    }
   }
   const { perplexity = [], rows = [], choices = [], tasks } = definition.evaluate ?? {};
   const names = [

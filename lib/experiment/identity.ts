@@ -5,7 +5,7 @@ import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { isScheduleName } from "../prune/builtin_schedules.ts";
 import { isOneShot } from "../run/methods.ts";
 import { MONITOR_NAMES, type MonitorName } from "../run/monitors/alarm.ts";
-import { type PruneOptions, resolveOptions } from "../run/options.ts";
+import { type PruneOptions, resolveOptions, telling } from "../run/options.ts";
 import { digestOf } from "../run/run_data.ts";
 import { readScript, scriptUrl } from "../run/schedule_source.ts";
 import type { CellOptions } from "./options.ts";
@@ -22,6 +22,8 @@ export interface CellFacts {
   /** Digests of weights, rows and the schedule's script. */
   readonly weights: string;
   readonly data: string;
+  /** null where there are no calibration rows. */
+  readonly calibration: string | null;
   readonly schedule: string;
 }
 
@@ -29,15 +31,17 @@ export interface CellFacts {
  * The facts, with all defaults filled in, so that a default that changes is noticed. Whether layers are computed anew changes no bit and is
  * none. Throws `CompressoError("usage")` for options that cannot work.
  */
-export function identityOfCell({ options, prune, spec, weights, data, schedule }: CellFacts): CellIdentity {
-  const { rows: _rows, recompute: _recompute, prompt, ranking, ...facts } = resolveOptions(
-    { ...prune, rows: [] },
-    spec,
+export function identityOfCell(
+  { options, prune, spec, weights, data, calibration, schedule }: CellFacts,
+): CellIdentity {
+  const { rows: _rows, recompute: _recompute, calibration: _isGiven, prompt, ranking, ...facts } = telling(
+    resolveOptions({ ...prune, rows: [] }, spec),
   );
   return {
     ...Object.fromEntries(Object.entries(facts).flatMap(([name, value]) => flat(name, value))),
     // Other methods do not rank, and are what they were before there was a choice.
     ...(isOneShot(facts.method) ? { ranking: JSON.stringify(ranking) } : {}),
+    ...(calibration === null ? {} : { calibration }),
     prompt: promptName(prompt),
     schedule,
     weights,

@@ -5,6 +5,7 @@ import type { MatrixDtype } from "../nn/matrix.ts";
 import { z } from "../packages.ts";
 import { type Ranking, RANKINGS } from "../prune/baselines.ts";
 import type { Layout } from "../prune/layouts.ts";
+import { KEPT_RULES, type KeptRule } from "../prune/harden.ts";
 import { START_RULES, type StartRule } from "../prune/start.ts";
 import { layersOf, UNIT_KINDS, type UnitKind } from "../prune/units.ts";
 import { isOneShot, type Method, METHODS } from "../run/methods.ts";
@@ -21,6 +22,8 @@ export interface CellOptions {
   readonly data?: string | undefined;
   /** Rows of the data that are taken at most, from the first on. */
   readonly limitRows?: number | undefined;
+  /** Name of the data set that tells units apart before pruning, see `PruneOptions.calibration`; `skipBroken` is that of `data`. */
+  readonly calibration?: string | undefined;
   /** Storage of the frozen weights on the GPU; default "f16". */
   readonly baseDtype?: MatrixDtype | undefined;
   /** Share of the layers' linear weights to cut, in (0, 1); required. */
@@ -71,6 +74,8 @@ export interface CellOptions {
   readonly preset?: Preset | undefined;
   /** Where log α starts. */
   readonly start?: StartRule | undefined;
+  /** The z of what stays of learned masks. */
+  readonly keptMasks?: KeptRule | undefined;
   /** Learning rate of log α. */
   readonly maskRate?: number | undefined;
   /** Rate of λ's ascent. */
@@ -83,7 +88,7 @@ export interface CellOptions {
   readonly spread?: number | undefined;
   /** Share of itself that the running saliency keeps at each step. */
   readonly memory?: number | undefined;
-  /** Weight of what the weights alone say of a unit's saliency. */
+  /** Weight of what stands beside the running saliency: that on calibration rows, or what the weights alone say. */
   readonly prior?: number | undefined;
   /** Share of the pruning stage after which the target is reached. */
   readonly warmup?: number | undefined;
@@ -145,6 +150,7 @@ const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptio
   model: z.string().min(1),
   data: z.string().min(1),
   limitRows: positive,
+  calibration: z.string().min(1),
   baseDtype: z.enum(["f16", "f32", "q8", "q4"]),
   sparsity: z.number().gt(0).lt(1),
   steps: count,
@@ -170,6 +176,7 @@ const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptio
   recoveryRate: rate,
   preset: z.enum(PRESETS),
   start: z.enum(START_RULES),
+  keptMasks: z.enum(KEPT_RULES),
   maskRate: rate,
   lambdaRate: rate,
   temperature: z.number().positive(),
@@ -264,8 +271,15 @@ export function pruneOptions(
     ...stages,
     ...given({ batch: cell.batch, seq: cell.seq, seed: cell.seed, layout: cell.layout }),
     ...given({ method, ranking: cell.ranking }),
+    // Its rows are read when the cell runs.
+    ...(cell.calibration === undefined ? {} : { calibration: [] }),
     ...given({ recompute: cell.recompute, packing: cell.packing, trustSchedule: cell.trust, schedule: cell.schedule }),
-    ...given({ units: wordList(cell.units, UNIT_KINDS), preset: cell.preset, start: cell.start }),
+    ...given({
+      units: wordList(cell.units, UNIT_KINDS),
+      preset: cell.preset,
+      start: cell.start,
+      keptMasks: cell.keptMasks,
+    }),
     ...(cell.onAlarm === undefined ? {} : { monitors: alarmSettings(cell.onAlarm, { option: "onAlarm" }) }),
     prompt,
     lora: given({

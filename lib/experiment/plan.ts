@@ -37,6 +37,8 @@ export interface PlannedCell extends Cell {
   readonly model: CellModel;
   /** Where its rows come from. */
   readonly source: DataSource;
+  /** Where rows come from that tell units apart before pruning; null where there are none. */
+  readonly calibration: DataSource | null;
   /** Options of its run. */
   readonly prune: Omit<PruneOptions, "rows">;
   /** What decides its result. */
@@ -109,7 +111,7 @@ export async function planCells(
  * `CompressoError("mismatch")`; what cannot be read any more is not refused here, but where the cell reads it.
  */
 export async function checkUnchanged(
-  { name, options: { schedule }, source, model: { path, weights }, identity }: PlannedCell,
+  { name, options: { schedule }, source, calibration, model: { path, weights }, identity }: PlannedCell,
   { measured }: { readonly measured: boolean },
 ): Promise<void> {
   const facts: Partial<Record<keyof CellFacts, () => Promise<string>>> = {
@@ -117,6 +119,7 @@ export async function checkUnchanged(
     ...(measured ? {} : {
       schedule: () => scheduleName(schedule),
       data: () => new RowCache().identity(source, weights),
+      ...(calibration === null ? {} : { calibration: () => new RowCache().identity(calibration, weights) }),
     }),
   };
   const now = await Promise.all(
@@ -143,6 +146,9 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules }: {
 }): Promise<CellDraft> {
   const { options } = cell, { spec, weights } = model;
   const source = limited(pick(experiment.data, options.data, "data"), options.limitRows);
+  const calibration = options.calibration === undefined
+    ? null
+    : pick(experiment.data, options.calibration, "calibration");
   const prune = pruneOptions(options, { prompt: await promptOf(options.prompt), layers: spec.layers.length });
   const key = options.schedule ?? "", schedule = schedules.get(key) ?? await scheduleName(options.schedule);
   schedules.set(key, schedule);
@@ -152,6 +158,7 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules }: {
     spec,
     weights,
     data: await cache.identity(source, weights),
+    calibration: calibration === null ? null : await cache.identity(calibration, weights),
     schedule,
   });
   const resolved = resolveOptions({ ...prune, rows: [] }, spec);
@@ -160,6 +167,7 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules }: {
     ...cell,
     model,
     source,
+    calibration,
     prune,
     identity,
     steps,

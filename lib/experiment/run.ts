@@ -14,6 +14,7 @@ import type { Filter } from "./grid.ts";
 import { checkUnchanged, type ExperimentPlan, planCells, type PlannedCell, refreshed } from "./plan.ts";
 import { type ExperimentReport, makeReport, writeReport } from "./report.ts";
 import { type ExperimentOverrides, resolveExperiment } from "./resolve.ts";
+import type { Writer } from "./rows.ts";
 import { type CellFailure, missingOf, Store } from "./store.ts";
 
 /** Options of {@link runExperiment}. */
@@ -229,14 +230,17 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
     const denseDir = store.dense(cell.model);
     await takeMeasures(model, missingOf(measures, await store.measured(denseDir)), { dir: denseDir, store, events });
     if (!isPruned) {
-      const rows = await cache.rows(cell.source, {
+      const writer = (what: string): Writer => ({
         model,
         weights: cell.model.weights,
         folder: store.data,
         signal,
-        onProgress: (share) => onPhase?.("writing texts to train on", share),
+        onProgress: (share) => onPhase?.(`writing texts ${what}`, share),
       });
-      await pruneCell(cell, model, { rows, store, events, anew, onBegin: () => isBegun = true });
+      const rows = await cache.rows(cell.source, writer("to train on"));
+      const { calibration: beside } = cell;
+      const calibration = beside === null ? null : (await cache.rows(beside, writer("for calibration"))).rows;
+      await pruneCell(cell, model, { rows, calibration, store, events, anew, onBegin: () => isBegun = true });
       isPruned = true;
     }
     const { device, tokenizer } = model;

@@ -6,12 +6,17 @@ import { type SelectOptions, selectUnits } from "./selection.ts";
 import { type UniformCounts, uniformCounts, uniformSelection } from "./uniform.ts";
 import type { Selection, UnitTable } from "./unit_table.ts";
 
+/** What z a unit that stays has: 1, or the median of its hard concrete. */
+export const KEPT_RULES = ["one", "median"] as const;
+/** A rule for the z of units that stay. */
+export type KeptRule = typeof KEPT_RULES[number];
+
 /** Options of {@link hardenMasks}. */
 export interface HardenOptions extends SelectOptions {
   /** Sparsity that is reached at least, and by less than one unit more; null where layers alone have targets. */
   readonly target: number | null;
-  /** β of hard concrete. */
-  readonly temperature: number;
+  /** β of hard concrete, whose median units that stay get as their z. Default: it is 1. */
+  readonly temperature?: number;
   /** "uniform" keeps equally many units in every layer; other layouts do not matter here. */
   readonly layout: Layout;
   /** Widths of a uniform layout, as the run aimed at them; default: those of `uniformCounts` for the target. */
@@ -22,13 +27,16 @@ export interface HardenOptions extends SelectOptions {
 const LEAST_KEPT = 0.1;
 
 /**
- * Masks z of the units with the highest log α. Kept hidden dims get 1, since a tied output head must not see a folded z; kept heads, FFN columns
- * and layers the median of their hard concrete, at least 0.1, so that the model stays what LoRA was trained with.
+ * Masks z of the units with the highest log α, which is 1; or, where a β is given, of kept heads, FFN columns and layers the median of their hard
+ * concrete, at least 0.1. Kept hidden dims have 1 in any case, since a tied output head must not see a folded z.
  *
  * Throws `CompressoError("usage")` where the target cannot be met; see `selectUnits` and `uniformCounts`.
  */
 export function hardenMasks(table: UnitTable, logAlpha: Float32Array, options: HardenOptions): MaskValues {
-  return keptMasks(table, hardSelection(table, logAlpha, options), { logAlpha, temperature: options.temperature });
+  return keptMasks(table, hardSelection(table, logAlpha, options), {
+    logAlpha,
+    temperature: options.temperature ?? null,
+  });
 }
 
 /** The units that {@link hardenMasks} keeps. */
@@ -52,16 +60,20 @@ export function hardSelection(
 function keptMasks(
   table: UnitTable,
   kept: Selection,
-  { logAlpha, temperature }: { readonly logAlpha: Float32Array; readonly temperature: number },
+  { logAlpha, temperature }: { readonly logAlpha: Float32Array; readonly temperature: number | null },
 ): Required<MaskValues> {
   const slots = new Float32Array(table.layout.count).fill(1);
   // z of a slot is the product of its unit's and its layer's.
   for (let unit = 0; unit < table.count; unit++) {
     const isHidden = unit >= table.hiddenFirst && unit < table.layerFirst;
-    const stretched = 1.2 / (1 + Math.exp(-(logAlpha[unit] ?? 0) / temperature)) - 0.1;
-    const z = !kept[unit] ? 0 : isHidden ? 1 : Math.max(LEAST_KEPT, Math.min(1, stretched));
+    const z = !kept[unit] ? 0 : isHidden || temperature === null ? 1 : medianOf(logAlpha[unit] ?? 0, temperature);
     const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
     for (let slot = first; slot < end; slot++) slots[slot] = (slots[slot] ?? 0) * z;
   }
   return unpackMasks(table.spec, table.layout, slots);
+}
+
+/** The median of hard concrete, as far as it is no less than what stays. */
+function medianOf(logAlpha: number, temperature: number): number {
+  return Math.max(LEAST_KEPT, Math.min(1, 1.2 / (1 + Math.exp(-logAlpha / temperature)) - 0.1));
 }

@@ -1,4 +1,4 @@
-// What the weights alone say of a unit's saliency, for what a few batches cannot tell. Owns its shape and its scale; refuses gradients.
+// What stands beside the saliency of a few batches, for what they cannot tell: the shape of the weights, or the saliency on other rows. Owns its scale; refuses gradients.
 import type { WeightSource } from "../io/source.ts";
 import { normName, projectionName } from "../nn/spec.ts";
 import type { UnitTable } from "./unit_table.ts";
@@ -46,5 +46,32 @@ export function saliencyPrior(
   for (const { attention, ffn } of table.layers) for (const { first, count } of [attention, ffn]) scale(first, count);
   scale(table.hiddenFirst, table.layerFirst - table.hiddenFirst);
   scale(table.layerFirst, table.count - table.layerFirst);
+  return prior;
+}
+
+/** How heavy the saliency on other rows is beside a measured one, by their means. */
+const OTHER_WEIGHT = 10;
+
+/**
+ * A saliency on other rows in units of a measured one: `weight` times ten times as heavy, by the means of attention, FFN, hidden dims and layers each.
+ * One that is 0 throughout a kind says nothing of it.
+ */
+export function besidePrior(
+  table: UnitTable,
+  saliency: ArrayLike<number>,
+  { other, weight }: { readonly other: ArrayLike<number>; readonly weight: number },
+): Float64Array<ArrayBuffer> {
+  const prior = new Float64Array(table.count),
+    borders = [0, table.ffnFirst, table.hiddenFirst, table.layerFirst, table.count];
+  const total = (values: ArrayLike<number>, from: number, end: number): number => {
+    let sum = 0;
+    for (let unit = from; unit < end; unit++) sum += values[unit] ?? 0;
+    return sum;
+  };
+  for (const [kind, from] of borders.slice(0, -1).entries()) {
+    const end = borders[kind + 1] ?? from, whole = total(other, from, end);
+    const factor = whole > 0 ? weight * OTHER_WEIGHT * total(saliency, from, end) / whole : 0;
+    for (let unit = from; unit < end; unit++) prior[unit] = factor * (other[unit] ?? 0);
+  }
   return prior;
 }

@@ -7,7 +7,7 @@ import type { hardenMasks } from "../prune/harden.ts";
 import { twofoldGoals } from "../prune/mask_learner.ts";
 import type { FrozenUnits, ScheduleDefinition } from "../prune/schedule_script.ts";
 import { leastUniform, uniformGoals } from "../prune/uniform.ts";
-import { priorShape, saliencyPrior } from "../prune/prior.ts";
+import { besidePrior, priorShape, saliencyPrior } from "../prune/prior.ts";
 import { createSaliency, maskStart, openStart, perParameter } from "../prune/saliency.ts";
 import { constantLogAlpha } from "../prune/start.ts";
 import { hardSparsity, keptUnits, type UnitTable } from "../prune/units.ts";
@@ -15,6 +15,7 @@ import { packMasks } from "../nn/masks.ts";
 import type { WeightSource } from "../io/source.ts";
 import { writeBiases } from "../nn/weights.ts";
 import type { Batch, Batches } from "./batches.ts";
+import type { CalibrationData } from "./calibration.ts";
 import type { Model } from "./model.ts";
 import { compensate, type OneShotScores, oneShotScores } from "./one_shot.ts";
 import type { Rates, ResolvedOptions } from "./options.ts";
@@ -62,6 +63,8 @@ export interface ChooserParts {
   readonly options: ResolvedOptions;
   readonly trainer: Trainer;
   readonly makeBatches: (seed: number) => Batches;
+  /** Rows that tell units apart beside those that are trained on; null where there are none. */
+  readonly calibration: CalibrationData | null;
   /** Gradients of all slots on a batch, at the present masks. */
   readonly maskGradients: (batch: Batch) => Promise<SlotGradients>;
   /** Σ|w·∂L/∂w| of the base's weights on a batch, at the present masks. */
@@ -103,17 +106,22 @@ export function createChooser(parts: ChooserParts): Chooser {
 }
 
 function learned(parts: ChooserParts): Chooser {
-  const { model, table, options, trainer, maskGradients } = parts, { rates, layout } = options;
+  const { model, table, options, trainer, maskGradients, calibration } = parts, { rates, layout } = options;
   const uniform = layout === "uniform" ? uniformGoals(table, { target: options.sparsity }) : null;
+  const saliencyOn = async (batches: Iterable<Batch>): Promise<Float64Array<ArrayBuffer>> => {
+    const saliency = createSaliency(table);
+    for (const batch of batches) saliency.add(await maskGradients(batch));
+    return saliency.mean();
+  };
   return {
     ...NOTHING,
     async begin(): Promise<void> {
       if (options.start === "constant") return trainer.setLogAlpha(constantLogAlpha(table, options));
-      const saliency = createSaliency(table);
       const count = Math.min(CALIBRATION_BATCHES, Math.max(2, Math.ceil(options.steps / 10)));
-      for (const batch of calibrationBatches(parts, count)) saliency.add(await maskGradients(batch));
-      const measured = saliency.mean(), shape = await priorShape(model.source, table);
-      const prior = saliencyPrior(table, measured, { shape, weight: rates.prior });
+      const measured = await saliencyOn(calibrationBatches(parts, count)), { prior: weight } = rates;
+      const prior = calibration
+        ? besidePrior(table, measured, { other: await saliencyOn(calibration.batches()), weight })
+        : saliencyPrior(table, measured, { shape: await priorShape(model.source, table), weight });
       const whole = measured.map((value, unit) => value + (prior[unit] ?? 0));
       const { logAlpha, drift } = maskStart(perParameter(table, whole), { spread: rates.spread });
       trainer.setLogAlpha(openStart(logAlpha, rates));
@@ -131,7 +139,8 @@ function learned(parts: ChooserParts): Chooser {
       const { logAlpha, constraint } = await trainer.save();
       const counts = target === options.sparsity ? uniform?.counts : undefined;
       const least = leastTarget(table, target, options);
-      const aim = { target: least, temperature, layout, layerTargets: layers, ...(counts ? { counts } : {}) };
+      const kept = options.keptMasks === "median" ? { temperature } : {};
+      const aim = { target: least, layout, layerTargets: layers, ...kept, ...(counts ? { counts } : {}) };
       trainer.setMasks(parts.harden(table, logAlpha, aim));
       return constraint[7] ?? NaN;
     },
@@ -179,7 +188,7 @@ function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
     return await oneShotScores(model, table, {
       method,
       ranking: options.ranking,
-      batches: calibrationBatches(parts, CALIBRATION_BATCHES),
+      batches: parts.calibration?.batches() ?? calibrationBatches(parts, CALIBRATION_BATCHES),
       batch,
       seq,
       seed,
@@ -259,13 +268,8 @@ function chooseHard(
     readonly target: number;
   } & Pick<ChooserParts, "options" | "trainer" | "harden">,
 ): number {
-  const { layout, rates: { temperature } } = options, least = leastTarget(table, target, options);
-  const { head, ffn, hidden } = harden(table, ranks(scores), { target: least, temperature, layout });
-  const masks: MaskValues = {
-    ...(head ? { head: binary(head) } : {}),
-    ...(ffn ? { ffn: binary(ffn) } : {}),
-    ...(hidden ? { hidden: binary(hidden) } : {}),
-  };
+  const { layout } = options,
+    masks = harden(table, ranks(scores), { target: leastTarget(table, target, options), layout });
   trainer.setMasks(masks);
   return sparsityOf(table, masks);
 }
@@ -287,8 +291,4 @@ function ranks(scores: ArrayLike<number>): Float32Array<ArrayBuffer> {
   const result = new Float32Array(scores.length);
   order.forEach((unit, rank) => result[unit] = rank);
   return result;
-}
-
-function binary(values: Float32Array): Float32Array {
-  return values.map((value) => value > 0 ? 1 : 0);
 }

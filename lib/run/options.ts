@@ -4,10 +4,12 @@ import { type OneShotMethod, type Ranking, RANKINGS } from "../prune/baselines.t
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { checkLora, type LoraConfig } from "../nn/lora.ts";
 import { type DecoderSpec, PROJECTIONS } from "../nn/spec.ts";
+import { KEPT_RULES, type KeptRule } from "../prune/harden.ts";
 import type { Layout } from "../prune/layouts.ts";
 import { START_RULES, type StartRule } from "../prune/start.ts";
 import type { UnitKind, UnitRules } from "../prune/units.ts";
 import type { DataReport, Row } from "../io/datasets.ts";
+
 import type { RunHooks } from "./hooks.ts";
 import { isOneShot, type Method, METHODS } from "./methods.ts";
 import { type MonitorOptions, type ResolvedMonitors, resolveMonitors } from "./monitors/alarm.ts";
@@ -22,6 +24,12 @@ export { defaultRates, type Rates } from "./rates.ts";
 export interface PruneOptions {
   /** Rows to train on. */
   readonly rows: readonly Row[];
+  /**
+   * Further rows, or texts, that tell units apart before pruning: 32 sequences of them, in whole batches. For learned masks the squared
+   * gradients of the model on them stand beside those of `rows`, ten times as heavy by their means, in place of the weights' prior (see
+   * `rates.prior`); one-shot methods score on them alone. What the model itself writes serves well, see `writeCalibration`. Default: none.
+   */
+  readonly calibration?: readonly Row[];
   /** Share of the layers' linear weights to cut, in (0, 1). Either this or `size` is given. */
   readonly sparsity?: number;
   /** Size that the pruned model is to have, whatever sparsity that is. A schedule says the way to it, unless it ends the stage early. */
@@ -80,6 +88,11 @@ export interface PruneOptions {
   readonly rates?: Partial<Rates>;
   /** Where learned masks start. Default "saliency". */
   readonly start?: StartRule;
+  /**
+   * What z units that stay have once learned masks are hard: 1, or the median of their hard concrete, which slicing folds into the weights. Default
+   * "one".
+   */
+  readonly keptMasks?: KeptRule;
   /** Defaults that take the place of all others: "paper" are the published ones. Options given beside it win. */
   readonly preset?: Preset;
   /** Stops the run between two submits of a step; the run then throws the signal's reason. */
@@ -123,6 +136,7 @@ export type ResolvedOptions =
       | "monitors"
       | "size"
       | "preset"
+      | "calibration"
     >
   >
   & {
@@ -131,6 +145,8 @@ export type ResolvedOptions =
     readonly monitors: ResolvedMonitors;
     readonly size: WantedSize | null;
     readonly preset: Preset | null;
+    /** Whether there are calibration rows. */
+    readonly calibration: boolean;
   };
 
 /** Defaults that do not follow from other options; the command line shows the same ones. */
@@ -156,6 +172,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     sparsity: options.sparsity ?? 0,
     size: options.size ?? null,
     preset: options.preset ?? null,
+    calibration: options.calibration !== undefined,
     steps,
     prefinetune: options.prefinetune ?? preset.prefinetune ?? Math.round(steps * 0.1),
     postfinetune: options.postfinetune ?? preset.postfinetune ?? Math.round(steps * 0.3),
@@ -172,12 +189,14 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     ranking: options.ranking ?? (options.method === "taylor" || options.method === "wanda-sp" ? "layer" : "all"),
     rules: { ...alignment(options.size), ...options.rules },
     start: options.start ?? preset.start ?? "saliency",
+    keptMasks: options.keptMasks ?? preset.keptMasks ?? "one",
     rates: resolveRates(steps, { preset: preset.rates, given: options.rates }),
     monitors: resolveMonitors(options.monitors),
   };
   checkLora(resolved.lora);
   whole("steps", steps, isOneShot(resolved.method) ? 0 : 1);
   checkMethod(options);
+  checkCalibration(resolved);
   checkGoal(options);
   whole("prefinetune", resolved.prefinetune, 0);
   whole("postfinetune", resolved.postfinetune, 0);
@@ -215,7 +234,7 @@ function checkGoal({ sparsity, size }: PruneOptions): void {
   });
 }
 
-function checkMethod({ method = "compresso", ranking, schedule, start }: PruneOptions): void {
+function checkMethod({ method = "compresso", ranking, schedule, start, keptMasks }: PruneOptions): void {
   if (!METHODS.includes(method)) {
     throw new CompressoError("usage", {
       what: "cannot prune by this method",
@@ -229,6 +248,14 @@ function checkMethod({ method = "compresso", ranking, schedule, start }: PruneOp
       rule: `learned masks, the method compresso, start from ${START_RULES.join(" or ")}`,
       value: `method ${method}`,
       mend: "leave --start out",
+    });
+  }
+  if (keptMasks !== undefined && !(KEPT_RULES.includes(keptMasks) && method === "compresso")) {
+    throw new CompressoError("usage", {
+      what: `cannot give kept units the z '${keptMasks}'`,
+      rule: `it is ${KEPT_RULES.join(" or ")}, and for learned masks, the method compresso: those of others are 1`,
+      value: `method ${method}`,
+      mend: "leave --kept-masks out",
     });
   }
   if (
@@ -250,6 +277,38 @@ function checkMethod({ method = "compresso", ranking, schedule, start }: PruneOp
       mend: "leave --schedule out, or use compresso or gradual",
     });
   }
+}
+
+/** One-shot methods that look at rows. */
+const LOOKING: readonly Method[] = ["taylor", "wanda-sp", "flap"];
+
+function checkCalibration({ calibration, method, start, rates: { prior } }: ResolvedOptions): void {
+  if (!calibration || LOOKING.includes(method) || (method === "compresso" && start === "saliency" && prior > 0)) return;
+  throw new CompressoError("usage", {
+    what: "cannot use calibration rows",
+    rule: `they are for learned masks that start from saliency with a prior, and for ${LOOKING.join(", ")}`,
+    value: method !== "compresso"
+      ? `method ${method}`
+      : start === "saliency"
+      ? "the rate 'prior' is 0"
+      : `masks that start from '${start}'`,
+    mend: "leave --calibration out",
+  });
+}
+
+/**
+ * Options by which a run is told from another one: those that came later than runs that are still there only where they make a difference to
+ * what these were.
+ */
+export function telling<T extends Pick<ResolvedOptions, "method" | "keptMasks" | "calibration">>(
+  { keptMasks, calibration, ...options }: T,
+): Omit<T, "keptMasks" | "calibration"> & Partial<Pick<ResolvedOptions, "keptMasks" | "calibration">> {
+  const { method } = options;
+  return {
+    ...options,
+    ...(method === "compresso" && keptMasks === "one" ? { keptMasks } : {}),
+    ...(calibration ? { calibration } : {}),
+  };
 }
 
 /** Wanda-sp's scores of different layers and kinds do not compare. */

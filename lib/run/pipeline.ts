@@ -1,21 +1,30 @@
 // From a model to a folder with the smaller one: records on disk as they come, checkpoints, export. Owns the folder's layout; refuses the loop and the formats.
 import { CompressoError } from "../errors.ts";
 import { makeFolder, removeLeftovers, writeFileAtomically } from "../io/atomic.ts";
+import { readRows, type Row } from "../io/datasets.ts";
 import { exists } from "../io/exists.ts";
 import { sourceDigest } from "../io/fingerprint.ts";
 import { FolderLock } from "../io/lock.ts";
+import { writeCalibration } from "./calibration.ts";
 import type { Model } from "./model.ts";
-import type { CheckpointOptions, PruneOptions } from "./options.ts";
+import { type CheckpointOptions, type PruneOptions, resolveOptions } from "./options.ts";
 import { recordsUpTo } from "./record_lines.ts";
 import type { StepRecord } from "./records.ts";
-import { CHECKPOINT_FILE, RECORDS_FILE, refuseEarlierRun, RUN_FILES } from "./run_files.ts";
+import { CALIBRATION_FILE, CHECKPOINT_FILE, RECORDS_FILE, refuseEarlierRun, RUN_FILES } from "./run_files.ts";
 import { checkExportSize } from "./size_goal.ts";
 import { prune, type PruneSession, type RunSummary, type SessionExportOptions } from "./session.ts";
 
 /** Options of {@link compress}. */
-export interface CompressOptions extends Omit<PruneOptions, "checkpoint"> {
-  /** Folder that gets model/, model.gguf, records.jsonl, run.json and, until the run is done, checkpoint.safetensors. */
+export interface CompressOptions extends Omit<PruneOptions, "checkpoint" | "calibration"> {
+  /**
+   * Folder that gets model/, model.gguf, records.jsonl, run.json and, until the run is done, checkpoint.safetensors; calibration.jsonl too, where the model
+   * writes it.
+   */
   readonly out: string;
+  /** As of `prune`, or "own": texts that the model writes before the run, see `writeCalibration`. */
+  readonly calibration?: PruneOptions["calibration"] | "own";
+  /** Called after each text that the model writes for calibration, with how many there are and will be. */
+  readonly onCalibration?: (done: number, total: number) => void;
   /** Steps between two checkpoints, a whole number; default 50. 0 writes none by the count of steps, only on an abort, where an alarm stops the run or leads it back, where memory runs out, and after the last step. */
   readonly checkpointEvery?: number;
   /** Goes on from the folder's checkpoint. */
@@ -41,7 +50,8 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint"> {
  * to its end a run holds its folder.
  */
 export async function compress(model: Model, options: CompressOptions): Promise<RunSummary> {
-  const { out, checkpointEvery = 50, resume = false, identity, onReady, onStart, onRecord, onPhase, ...rest } = options;
+  const { out, checkpointEvery = 50, resume = false, identity, onReady, onStart, onRecord, onPhase } = options;
+  const { onCalibration, calibration: asked, ...rest } = options;
   const files = { ...(resume ? { replace: true } : {}), ...options.export };
   checkExportSize(rest.size, files);
   if (!Number.isInteger(checkpointEvery) || checkpointEvery < 0) {
@@ -67,7 +77,14 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   if (refusesEarlier) await refuseEarlierRun(out);
   const every = checkpointEvery > 0 ? checkpointEvery : Infinity;
   const weights = identity?.["weights"] ?? await sourceDigest(model.source);
-  using session = prune(model, { ...rest, checkpoint: { path, every, resume, identity: { ...identity, weights } } });
+  const calibrationPath = `${out}/${CALIBRATION_FILE}`, isOwn = asked === "own";
+  if (isOwn && refusesEarlier && await exists(calibrationPath)) throw textsThere(calibrationPath);
+  const calibration = isOwn ? await ownRows(model, rest, { resume, path: calibrationPath, onCalibration }) : asked;
+  using session = prune(model, {
+    ...rest,
+    ...(calibration ? { calibration } : {}),
+    checkpoint: { path, every, resume, identity: { ...identity, weights } },
+  });
   const before = await session.prepare();
   await makeFolder(out);
   await lock.take();
@@ -78,6 +95,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   if (lock.isHeld) await removeLeftovers(out, [...RUN_FILES, RECORDS_FILE]);
   const recordsPath = `${out}/${RECORDS_FILE}`;
   await writeFileAtomically(recordsPath, await recordsUpTo(recordsPath, before.steps));
+  if (isOwn) await writeFileAtomically(calibrationPath, (calibration ?? []).map(lineOf).join(""));
   onStart?.(session, before.steps);
   using file = await Deno.open(recordsPath, { append: true });
   const encoder = new TextEncoder();
@@ -102,4 +120,36 @@ export async function compress(model: Model, options: CompressOptions): Promise<
 
 async function writeAll(file: Deno.FsFile, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
+}
+
+/** What the model wrote for the folder's run, or writes now; but what the run itself refuses is refused before. */
+async function ownRows(
+  model: Model,
+  options: Omit<PruneOptions, "calibration">,
+  { resume, path, onCalibration }: {
+    readonly resume: boolean;
+    readonly path: string;
+    readonly onCalibration: CompressOptions["onCalibration"];
+  },
+): Promise<readonly Row[]> {
+  const { seq } = resolveOptions({ ...options, calibration: [] }, model.spec), { signal } = options;
+  if (resume && await exists(path)) return (await readRows(path)).rows;
+  {
+    using session = prune(model, options);
+    await session.prepare();
+  }
+  return await writeCalibration(model, { tokens: seq, signal, onText: onCalibration });
+}
+
+function lineOf(row: Row): string {
+  return row.kind === "text" ? JSON.stringify({ text: row.text, ...row.extra }) + "\n" : "";
+}
+
+function textsThere(path: string): CompressoError {
+  return new CompressoError("usage", {
+    what: `cannot write ${path}`,
+    rule: "the model's own calibration texts replace no file",
+    value: "it is there already",
+    mend: "give it as the calibration, take another folder, or remove it",
+  });
 }

@@ -12,7 +12,7 @@ import type { Stage, StepRecord } from "./records.ts";
 export interface PruneResult {
   /** Weights to slice: the model's own, or with FLAP's compensation in their biases. */
   readonly source: WeightSource;
-  /** Hard masks z; kept units may have soft values. */
+  /** Hard masks z: 0 of what is cut; of what stays 1, unless `keptMasks` or a hook has it otherwise. */
   readonly masks: MaskValues;
   /** LoRA as trained. */
   readonly lora: LoraConfig & { readonly weights: LoraWeights };

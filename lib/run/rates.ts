@@ -26,8 +26,9 @@ export interface Rates {
    */
   readonly memory: number;
   /**
-   * Weight of what a unit's weights alone say of its saliency, where log α starts from it, in medians of its kind and layer: what a few batches
-   * cannot tell. 0 is none.
+   * Weight of what stands beside the running saliency, where log α starts from it, for what a few batches cannot tell: of the saliency on
+   * calibration rows, ten times by the means of each kind; without them of what a unit's weights alone say, in medians of its kind and layer. 0 is
+   * none.
    */
   readonly prior: number;
   /** Share of the pruning stage after which the target is reached. */

@@ -69,7 +69,7 @@ export async function allocateRun(
 
 /** A chooser that remembers nothing yet. */
 export function chooserOf(
-  { options, table, goal, makeBatches, given: { signal } }: RunParts,
+  { options, table, goal, makeBatches, calibration, given: { signal } }: RunParts,
   { model, trainer }: Pick<Ready, "model" | "trainer">,
   { state, endedEarly }: RunPlace,
 ): Chooser {
@@ -84,6 +84,7 @@ export function chooserOf(
     trainer,
     signal,
     makeBatches,
+    calibration,
     harden: hardenAt(goal, endedEarly),
     maskGradients: (data) => trainer.maskGradients(data, at()),
     weightTerms: (data) => trainer.weightTerms(data, at()),

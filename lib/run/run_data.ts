@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { type Batches, createBatches, type EncodeReport, encodeRows, sequencesOf, withBroken } from "./batches.ts";
+import { type CalibrationData, encodeCalibration } from "./calibration.ts";
 import type { Model } from "./model.ts";
 import type { PruneOptions, ResolvedOptions } from "./options.ts";
 
@@ -15,13 +16,15 @@ export interface RunData {
   /** Hash of all examples. */
   readonly digest: string;
   readonly makeBatches: (seed: number) => Batches;
+  /** Rows that tell units apart beside these; null where there are none. */
+  readonly calibration: CalibrationData | null;
 }
 
 /** Encodes the rows of a run. Throws `CompressoError("input")` for a model without tokenizer, and for tokens that it has no embedding of. */
 export function encodeRun(
   { tokenizer, spec: { vocab } }: { readonly spec: Pick<DecoderSpec, "vocab"> } & Pick<Model, "tokenizer">,
   { rows, prompt, packing, batch, seq }: ResolvedOptions,
-  { reading, skipBroken = false }: Pick<PruneOptions, "reading" | "skipBroken"> = {},
+  { reading, skipBroken = false, calibration }: Pick<PruneOptions, "reading" | "skipBroken" | "calibration"> = {},
 ): RunData {
   if (!tokenizer) {
     throw new CompressoError("input", {
@@ -45,6 +48,7 @@ export function encodeRun(
     heldout: heldout.map(({ tokens }) => [...tokens]),
     digest: digestOf(examples.flatMap(({ tokens, labels }) => [tokens, labels])),
     makeBatches: (seed) => createBatches(examples, { batch, seq, seed, padId }),
+    calibration: calibration ? encodeCalibration(calibration, { ...encoding, batch, padId }) : null,
   };
 }
 

@@ -10,6 +10,9 @@ export const CHECKPOINT_FILE = "checkpoint.safetensors";
 /** Name of the records within the folder of a run. */
 export const RECORDS_FILE = "records.jsonl";
 
+/** Name of the texts that the model wrote for calibration. */
+export const CALIBRATION_FILE = "calibration.jsonl";
+
 /** What tells a folder with a run; records alone, of one that was killed before its first checkpoint, do not. */
 export const RUN_FILES = ["run.json", "model", "model.gguf", UNMERGED_FOLDER, ADAPTER_FOLDER, CHECKPOINT_FILE] as const;
 

@@ -15,7 +15,7 @@ import type { Model } from "./model.ts";
 import type { StepToSearch } from "./monitors/find_cause.ts";
 import { lookAtMasks, type MaskLook } from "./monitors/mask_look.ts";
 import { FRESH_MONITORS } from "./monitors/watch.ts";
-import type { PruneOptions, Rates, ResolvedOptions } from "./options.ts";
+import { type PruneOptions, type Rates, type ResolvedOptions, telling } from "./options.ts";
 import type { PruneResult } from "./prune_result.ts";
 import type { RunParts, RunPlace } from "./ready.ts";
 import type { Stage, StepRecord } from "./records.ts";
@@ -197,7 +197,7 @@ function recordOf(
  */
 export function identityOf(
   { spec, weights, device }: Model,
-  { report, digest }: Pick<RunData, "report" | "digest">,
+  { report, digest, calibration }: Pick<RunData, "report" | "digest" | "calibration">,
   { options, schedule, given }: {
     readonly options: ResolvedOptions;
     readonly schedule: string;
@@ -205,9 +205,14 @@ export function identityOf(
   },
 ): RunIdentity {
   const { rows: _rows, recompute: _recompute, monitors: _monitors, rates, lora, units, rules, size, ...plain } =
-    options;
+    telling(
+      options,
+    );
   return {
     ...plain,
+    ...(calibration
+      ? { calibration: digestOf(calibration.examples.flatMap(({ tokens, labels }) => [tokens, labels])) }
+      : {}),
     units: units.join(","),
     lora: JSON.stringify(lora),
     rates: JSON.stringify(rates),

@@ -1,11 +1,13 @@
 // The methods on the same footing: equal tokens, equal LoRA, three sparsities, three seeds at the middle one. Model, data and texts are named on the
 // command line; the folder of the tasks holds `<task>.<split>.jsonl`.
 //
-//   deno run -A cli/main.ts experiment scripts/experiments/quality.ts --out runs/quality --model MODEL --data alpaca.json \
-//     --file wikitext=wikitext2.valid.txt --file c4=c4_sample.jsonl --file tasks=FOLDER --max-cells 2
+//   deno run -A cli/main.ts experiment scripts/experiments/quality.ts --out runs/quality --model MODEL \
+//     --file instructions=alpaca.json --file wikitext=wikitext2.valid.txt --file c4=c4_sample.jsonl --file tasks=FOLDER \
+//     --max-cells 2
 //
 // On two cores without a GPU a run of a model of 135 million parameters takes half an hour or more: --max-cells and --only cut the grid into
-// sittings, whose results stay in --out. `taylor` is there twice: LLM-Pruner's published runs spare the first and last layers.
+// sittings, whose results stay in --out. `taylor` is there twice: LLM-Pruner's published runs spare the first and last layers. At 20 % methods that can
+// are there with the model's own texts as calibration, too.
 import { defineExperiment } from "../../mod.ts";
 
 const METHODS = ["compresso", "gradual", "taylor", "flap", "wanda-sp", "magnitude", "random"];
@@ -16,10 +18,12 @@ export default defineExperiment({
   name: "quality",
   question:
     "Which method leaves the best model at equal tokens? 220 steps each: 10 + 150 + 60 where units are chosen in training, all 220 as recovery where they are chosen in one shot.",
-  files: { model: null, wikitext: null, c4: null, tasks: null },
+  files: { model: null, instructions: null, wikitext: null, c4: null, tasks: null },
   // The demo has five layers, too few to spare five.
   model: "@model",
+  data: { instructions: "@instructions", own: { generate: { count: 32, tokens: 256 } } },
   base: {
+    data: "instructions",
     steps: 150,
     prefinetune: 10,
     postfinetune: 60,
@@ -33,6 +37,8 @@ export default defineExperiment({
     { method: METHODS, sparsity: [0.1, 0.3], seed: [1] },
     { method: ["taylor"], protect: [ENDS], sparsity: [0.2], seed: [1, 2, 3] },
     { method: ["taylor"], protect: [ENDS], sparsity: [0.1, 0.3], seed: [1] },
+    { method: ["compresso", "flap", "wanda-sp"], calibration: ["own"], sparsity: [0.2], seed: [1, 2, 3] },
+    { method: ["taylor"], calibration: ["own"], protect: [ENDS], sparsity: [0.2], seed: [1, 2, 3] },
   ],
   evaluate: {
     perplexity: [{ name: "wikitext", text: "@wikitext", window: 512, maxWindows: 24, limitChars: 160_000 }],

@@ -201,7 +201,7 @@ experimentTest(
 );
 
 experimentTest(
-  "cells without LoRA train masks alone, and texts that the model writes are written once",
+  "cells without LoRA train masks alone, and texts that the model writes are written once, to train on and for calibration",
   async (run, out, other) => {
     const schedule = `${other}/mine.ts`;
     await Deno.writeTextFile(
@@ -215,6 +215,7 @@ experimentTest(
         { lora: [false], method: ["compresso", "magnitude"], data: ["given"] },
         { lora: [false], schedule: [schedule], data: ["given"] },
         { data: ["own"], seed: [1, 2] },
+        { data: ["given"], calibration: ["own"] },
       ],
       evaluate: {},
     }, out);
@@ -237,6 +238,11 @@ experimentTest(
     const files: string[] = [];
     for await (const { name } of Deno.readDir(`${out}/data`)) files.push(name);
     assert.equal(files.length, 1, files.join(", "));
+    const beside = `${out}/cells/${names.find((name) => name.includes("calibration=own"))}`;
+    const { options: { calibration } } = JSON.parse(await Deno.readTextFile(`${beside}/run.json`));
+    assert.equal(calibration, true);
+    const { identity } = JSON.parse(await Deno.readTextFile(`${beside}/cell.json`));
+    assert.match(identity.calibration, /"count":5,"tokens":24/);
     assert.equal((await Deno.readTextFile(`${out}/data/${files[0]}`)).trimEnd().split("\n").length, 5);
   },
 );

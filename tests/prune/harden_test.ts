@@ -1,4 +1,4 @@
-// Hard masks from log α: the target is met, the lowest log α falls, kept units keep their soft z.
+// Hard masks from log α: the target is met, the lowest log α falls, kept units have z = 1 or the median of hard concrete.
 import assert from "node:assert/strict";
 import { hardenMasks } from "../../lib/prune/harden.ts";
 import { unitTable } from "../../lib/prune/units.ts";
@@ -22,6 +22,20 @@ const SPEC: DecoderSpec = {
 function logAlphaOf(count: number): Float32Array<ArrayBuffer> {
   return Float32Array.from({ length: count }, (_, unit) => 8 * (uniform(5, 0, unit) - 0.5));
 }
+
+Deno.test("hardenMasks() keeps what stays whole, or gives it its median z where it has a β, and cuts the same either way", () => {
+  for (const kinds of [["kv", "ffn"], ["ffn", "layers"], ["heads", "ffn", "hidden"]] as const) {
+    const table = unitTable(SPEC, kinds), logAlpha = logAlphaOf(table.count);
+    const aim = { target: 0.3, layout: "compact" } as const, whole = hardenMasks(table, logAlpha, aim);
+    const soft = hardenMasks(table, logAlpha, { ...aim, temperature: 2 / 3 });
+    for (const kind of ["head", "ffn", "hidden"] as const) {
+      const z = whole[kind] ?? new Float32Array(0);
+      assert.ok(z.length > 0 && z.every((value) => value === 0 || value === 1), kind);
+      assert.deepEqual([...z], Array.from(soft[kind] ?? [], (value) => value > 0 ? 1 : 0));
+    }
+    assert.ok(soft.ffn?.some((value) => value > 0 && value < 1));
+  }
+});
 
 Deno.test("hardenMasks() cuts FFN columns below one threshold and gives the others their median z", () => {
   const table = unitTable(SPEC, ["ffn"]), logAlpha = logAlphaOf(table.count), temperature = 2 / 3;

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import type { SlotGradients } from "../../lib/nn/masks.ts";
 import { normName, projectionName, tensorShapes } from "../../lib/nn/spec.ts";
-import { priorShape, saliencyPrior } from "../../lib/prune/prior.ts";
+import { besidePrior, priorShape, saliencyPrior } from "../../lib/prune/prior.ts";
 import { createSaliency, maskStart, openStart, perParameter } from "../../lib/prune/saliency.ts";
 import { hardSparsity, selectUnits, unitParameters, type UnitTable, unitTable } from "../../lib/prune/units.ts";
 import { expectedCuts } from "../../lib/run/steering.ts";
@@ -130,5 +130,25 @@ Deno.test("the prior is the median of a unit's kind and layer, for an FFN column
         `unit ${unit}: ${prior[unit]}, not ${wanted}`,
       );
     }
+  }
+});
+
+Deno.test("a saliency on other rows stands beside a measured one ten times as heavy, by the means of each kind", () => {
+  for (const table of [unitTable(GROUPED, ["kv", "ffn", "hidden"]), unitTable(UNEVEN, ["ffn", "layers"])]) {
+    const valuesOf = (seed: number): Float64Array<ArrayBuffer> =>
+      Float64Array.from({ length: table.count }, (_, unit) => uniform(seed, unit) * (unit < table.ffnFirst ? 50 : 1));
+    const measured = valuesOf(1), other = valuesOf(2).map((value) => 1e-6 * value);
+    const prior = besidePrior(table, measured, { other, weight: 0.5 });
+    const borders = [0, table.ffnFirst, table.hiddenFirst, table.layerFirst, table.count];
+    for (const [kind, from] of borders.slice(0, -1).entries()) {
+      const end = borders[kind + 1] ?? NaN;
+      const mean = (values: Float64Array): number =>
+        values.subarray(from, end).reduce((a, b) => a + b, 0) / (end - from);
+      for (let unit = from; unit < end; unit++) {
+        const wanted = 5 * mean(measured) * (other[unit] ?? NaN) / mean(other), off = (prior[unit] ?? NaN) - wanted;
+        assert.ok(Math.abs(off) < 1e-12 * wanted, `unit ${unit} of ${table.count}: ${prior[unit]} for ${wanted}`);
+      }
+    }
+    assert.ok(besidePrior(table, measured, { other: new Float64Array(table.count), weight: 1 }).every((p) => p === 0));
   }
 });

@@ -36,7 +36,7 @@ async function drive(
 }
 
 Deno.test("the preset paper is the published settings", () => {
-  const { rates, lora, units, start, prefinetune, postfinetune, preset } = resolveOptions(
+  const { rates, lora, units, start, keptMasks, prefinetune, postfinetune, preset } = resolveOptions(
     { ...BASE, preset: "paper" },
     spec,
   );
@@ -57,7 +57,7 @@ Deno.test("the preset paper is the published settings", () => {
     weightDecay: 0,
   });
   assert.deepEqual(lora, { rank: 8, alpha: 8, targets: ["q", "v"], dropout: 0 });
-  assert.deepEqual([units, start, preset], [["heads", "ffn", "hidden"], "constant", "paper"]);
+  assert.deepEqual([units, start, keptMasks, preset], [["heads", "ffn", "hidden"], "constant", "median", "paper"]);
   assert.deepEqual([prefinetune, postfinetune], [10, 30]); // 1, 8 and 3 epochs
 });
 
@@ -123,6 +123,8 @@ Deno.test("numbers out of range, other presets and a start without masks to lear
     [{ preset: "papers" }, /presets are paper; now: papers/],
     [{ start: "random" }, /saliency or constant/],
     [{ start: "constant", method: "gradual" }, /method gradual/],
+    [{ keptMasks: "soft" }, /one or median/],
+    [{ keptMasks: "one", method: "taylor" }, /method taylor/],
   ];
   for (const [options, message] of refused) {
     assert.throws(() => resolveOptions({ ...BASE, ...options }, spec), (error) => {

@@ -119,17 +119,20 @@ for (const method of ["compresso", "gradual"] as const) {
   });
 }
 
-Deno.test("masks become hard at the β that the schedule had last", async () => {
+Deno.test("kept masks are 1, or the median at the β that the schedule had last", async () => {
   await withDemo(async ({ model }) => {
     const LAST = 0.1, WIDE = 2;
     const schedule = defineSchedule({ rates: { temperature: ({ progress }) => progress < 0.5 ? WIDE : LAST } });
-    const { result } = await drive(model, { schedule, rates: { temperature: WIDE } });
+    const options = { schedule, rates: { temperature: WIDE } };
+    const { result } = await drive(model, { ...options, keptMasks: "median" });
     const { table, logAlpha, masks, sparsity: { target } } = result;
     const at = (temperature: number): number[] => [
       ...hardenMasks(table, Float32Array.from(logAlpha), { target, temperature, layout: "compact" }).ffn ?? [],
     ];
     assert.deepEqual([...masks.ffn ?? []], at(LAST));
     assert.notDeepEqual(at(WIDE), at(LAST));
+    const { masks: { ffn } } = (await drive(model, options)).result;
+    assert.deepEqual([...ffn ?? []], at(LAST).map((z) => z > 0 ? 1 : 0));
   });
 });
 

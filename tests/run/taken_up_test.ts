@@ -16,6 +16,7 @@ import { Lair } from "./helpers/scripts.ts";
 const CASES: Readonly<Record<string, Partial<PruneOptions>>> = {
   "learned masks at the schedule's own β": {
     schedule: defineSchedule({ rates: { temperature: ({ progress }) => 2 - 1.5 * progress } }),
+    keptMasks: "median",
   },
   "learned masks whose stage a schedule ended": { schedule: defineSchedule({ end: ({ step }) => step === 2 }) },
   gradual: { method: "gradual" },

@@ -1,0 +1,70 @@
+// `compresso prune --calibration`: the model's own texts in the folder, a file of others, and what a second command makes of them.
+import assert from "node:assert/strict";
+import { cli, TemporaryFolder } from "./helpers/cli.ts";
+
+const OPTIONS = [
+  "--sparsity",
+  "0.2",
+  "--steps",
+  "2",
+  "--postfinetune",
+  "0",
+  "--batch",
+  "1",
+  "--seq",
+  "24",
+  "--no-prompt",
+];
+
+Deno.test("prune lets the model write its calibration, goes on with it, and keeps it where it is what a later run reads", async () => {
+  using folder = new TemporaryFolder();
+  const out = folder.at("run"), texts = `${out}/calibration.jsonl`;
+  const prune = (...more: string[]): ReturnType<typeof cli> =>
+    cli(["prune", "demo", ...OPTIONS, "--out", out, ...more]);
+  const own = await prune("--calibration", "own", "--json");
+  assert.equal(own.code, 0, own.stderr);
+  const { options, inputs } = JSON.parse(own.stdout);
+  assert.deepEqual([options.calibration, inputs.calibration], [true, "own"]);
+  const written = await Deno.readTextFile(texts);
+  assert.equal(written.trimEnd().split("\n").length, 32);
+  // A finished run is known by its calibration.
+  const again = await prune("--calibration", "own", "--resume");
+  assert.match(again.stderr, /finished already/);
+  const without = await prune("--resume");
+  assert.equal(without.code, 6);
+  assert.match(without.stderr, /calibration: true then, none now/);
+  const other = await prune("--calibration", texts, "--resume");
+  assert.match(other.stderr, /calibration: "own" then, "\w+" now/);
+  // The same texts, now as the file of a run that replaces the first.
+  const file = await prune("--calibration", texts, "--overwrite", "--json");
+  assert.equal(file.code, 0, file.stderr);
+  assert.deepEqual(JSON.parse(file.stdout).masks, JSON.parse(own.stdout).masks);
+  assert.equal(await Deno.readTextFile(texts), written, "what is read stays");
+  const data = await prune("--data", texts, "--calibration", "own", "--overwrite");
+  assert.equal(data.code, 2);
+  assert.match(data.stderr, /own do not replace the data/);
+  assert.equal(await Deno.readTextFile(texts), written);
+  const plain = await prune("--overwrite");
+  assert.equal(plain.code, 0, plain.stderr);
+  await assert.rejects(Deno.stat(texts), Deno.errors.NotFound, "texts of a run that is replaced go with it");
+});
+
+Deno.test("prune refuses calibration that it cannot read or that nothing would look at, before it writes", async () => {
+  using folder = new TemporaryFolder();
+  const out = folder.at("run");
+  await Deno.writeTextFile(folder.at("texts.txt"), "Some text about nothing.\n");
+  const refused: readonly (readonly [string[], number, RegExp])[] = [
+    [["--calibration", folder.at("absent.jsonl")], 3, /absent\.jsonl/],
+    [["--calibration", "own", "--method", "gradual"], 2, /calibration rows.*method gradual/],
+    [["--calibration", "own", "--method", "magnitude"], 2, /calibration rows.*method magnitude/],
+    [["--calibration", "own", "--prior", "0"], 2, /the rate 'prior' is 0/],
+    [["--calibration", "own", "--preset", "paper"], 2, /start from 'constant'/],
+    [["--kept-masks", "soft"], 2, /--kept-masks/],
+  ];
+  for (const [more, code, message] of refused) {
+    const result = await cli(["prune", "demo", ...OPTIONS, "--out", out, ...more]);
+    assert.equal(result.code, code, result.stderr);
+    assert.match(result.stderr, message);
+    await assert.rejects(Deno.stat(`${out}/run.json`), Deno.errors.NotFound);
+  }
+});

@@ -1,0 +1,164 @@
+// Rows that tell units apart beside those that are trained on: what they decide, and the texts that a model writes for it. On the demo model.
+import assert from "node:assert/strict";
+import {
+  CALIBRATION_SEQUENCES,
+  compress,
+  type CompressOptions,
+  demoData,
+  type Method,
+  type PruneOptions,
+  readRows,
+  type Row,
+  type RunHooks,
+  type StepRecord,
+} from "../../mod.ts";
+import { encodeCalibration } from "../../lib/run/calibration.ts";
+import { resolveOptions } from "../../lib/run/options.ts";
+import { BASE, bitsOf, drive, withDemo } from "./helpers/demo_run.ts";
+
+const { rows } = await readRows(demoData("train"), { limit: 200 });
+/** Three sets of rows that share none. */
+const [SOME, OTHERS, TEXTS] = [rows.slice(0, 60), rows.slice(60, 120), rows.slice(120)] as const;
+
+Deno.test("calibration batches are the same at every call, of all sequences once and of 32 at most", async () => {
+  await withDemo(({ model: { tokenizer } }) => {
+    if (!tokenizer) throw new Error("the demo has a tokenizer");
+    const encoding = { tokenizer, prompt: null, seq: 48, packing: false, padId: 0 };
+    const tokensOf = (rows: readonly Row[], batch: number): string[] =>
+      Array.from(encodeCalibration(rows, { ...encoding, batch }).batches(), ({ tokens }) => tokens.join());
+    const data = encodeCalibration(SOME.slice(0, 5), { ...encoding, batch: 2 });
+    assert.deepEqual(Array.from(data.batches()), Array.from(data.batches()));
+    assert.equal(tokensOf(SOME.slice(0, 5), 2).length, 3);
+    assert.equal(new Set(tokensOf(SOME.slice(0, 6), 1)).size, 6);
+    assert.equal(tokensOf(SOME, 5).length, Math.ceil(CALIBRATION_SEQUENCES / 5));
+    return Promise.resolve();
+  });
+});
+
+Deno.test("learned masks start from the saliency on calibration rows, as far as those weigh more than the run's own", async () => {
+  await withDemo(async ({ model }) => {
+    /** log α of the FFN columns, from its median: how kinds stand to each other is decided by the run's own rows. */
+    const startOf = async (options: Partial<PruneOptions>): Promise<readonly number[]> => {
+      let start = new Float32Array();
+      const beforeStage: RunHooks["beforeStage"] = async (stage, run) => {
+        if (stage === "prune") start = (await run.logAlpha()).slice(run.table.ffnFirst);
+      };
+      await drive(model, { prefinetune: 0, postfinetune: 0, steps: 1, ...options, hooks: { beforeStage } });
+      const median = start.toSorted()[start.length >> 1] ?? NaN;
+      return Array.from(start, (value) => value - median);
+    };
+    // Half of the units: log α of the highest and lowest is limited.
+    const apart = (a: readonly number[], b: readonly number[]): number =>
+      a.map((value, unit) => Math.abs(value - (b[unit] ?? NaN))).sort((x, y) => x - y)[a.length >> 1] ?? NaN;
+    const heavy = { calibration: TEXTS, rates: { prior: 1e6 } };
+    const [one, same] = [await startOf({ ...heavy, rows: SOME }), await startOf({ ...heavy, rows: OTHERS })];
+    assert.ok(new Set(one).size > 100 && apart(one, same) < 1e-2, `${apart(one, same)}`);
+    const [plain, other] = [await startOf({ rows: SOME }), await startOf({ rows: OTHERS })];
+    assert.ok(apart(plain, other) > 1, "rows alone decide otherwise");
+    assert.ok(apart(one, await startOf({ ...heavy, rows: SOME, calibration: OTHERS })) > 1, "as other texts do");
+    // Ten to one by the means: between the two.
+    const beside = await startOf({ rows: SOME, calibration: TEXTS });
+    assert.ok(apart(beside, plain) > 0.1 && apart(beside, one) > 0.1);
+  });
+});
+
+for (const method of ["wanda-sp", "flap", "taylor"] as const satisfies readonly Method[]) {
+  Deno.test(`the method ${method} scores on calibration rows alone`, async () => {
+    await withDemo(async ({ model }) => {
+      const masksOf = async (options: Partial<PruneOptions>): Promise<string> => {
+        const { result: { masks } } = await drive(model, {
+          method,
+          prefinetune: 0,
+          postfinetune: 0,
+          steps: 0,
+          ...options,
+        });
+        return JSON.stringify([masks.head, masks.ffn].map((values) => [...values ?? []]));
+      };
+      const on = await masksOf({ rows: SOME, calibration: TEXTS });
+      assert.equal(await masksOf({ rows: OTHERS, calibration: TEXTS }), on);
+      assert.notEqual(await masksOf({ rows: SOME }), on);
+      assert.notEqual(await masksOf({ rows: SOME, calibration: OTHERS }), on);
+    });
+  });
+}
+
+Deno.test("calibration rows are refused where nothing would look at them, and others than a checkpoint's on resuming", async () => {
+  const refused = [
+    [{ method: "gradual" }, /method gradual/],
+    [{ method: "random" }, /method random/],
+    [{ start: "constant" }, /'constant'/],
+    [{ rates: { prior: 0 } }, /'prior' is 0/],
+  ] as const;
+  for (const [options, value] of refused) {
+    const asked = { rows: SOME, sparsity: 0.2, steps: 4, calibration: TEXTS, ...options };
+    assert.throws(() => resolveOptions(asked, { maxPosition: 512 }), value);
+  }
+  await withDemo(async ({ model }) => {
+    const path = await Deno.makeTempFile(), controller = new AbortController();
+    await Deno.remove(path);
+    const options = { calibration: TEXTS, steps: 4, postfinetune: 1 } as const, whole = await drive(model, options);
+    const checkpoint = { path, every: 2 }, seen: StepRecord[] = [];
+    const afterStep = (record: StepRecord): void => {
+      seen.push(record);
+      if (record.step === 3) controller.abort(new Error("enough"));
+    };
+    const stopped = { ...options, checkpoint, signal: controller.signal, hooks: { afterStep } };
+    await assert.rejects(drive(model, stopped), /enough/);
+    const resumed = { ...options, checkpoint: { ...checkpoint, resume: true } };
+    await assert.rejects(drive(model, { ...resumed, calibration: OTHERS }), /calibration: \w+ then, \w+ now/);
+    const { calibration: _, ...without } = resumed;
+    await assert.rejects(drive(model, without), /calibration: \w+ then, undefined now/);
+    const rest = await drive(model, resumed);
+    assert.equal(bitsOf({ ...rest, records: [...seen, ...rest.records] }), bitsOf(whole));
+    await Deno.remove(path);
+  });
+});
+
+Deno.test("compress lets the model write its own calibration texts into the folder, and a resumed run reads them", async () => {
+  await withDemo(async ({ model }) => {
+    const out = await Deno.makeTempDir(), controller = new AbortController();
+    const base = { ...BASE, seq: 24, steps: 3, postfinetune: 1, export: { formats: ["hf"] } } as const;
+    const weightsOf = async (name: string): Promise<string> =>
+      new TextDecoder("latin1").decode(await Deno.readFile(`${out}/${name}/model/model.safetensors`));
+    const told: number[] = [], begin = (name: string): CompressOptions => ({ ...base, out: `${out}/${name}` });
+    try {
+      await compress(model, { ...begin("own"), calibration: "own", onCalibration: (done) => told.push(done) });
+      assert.deepEqual(told, Array.from({ length: CALIBRATION_SEQUENCES }, (_, index) => index + 1));
+      const path = `${out}/own/calibration.jsonl`, { rows: texts, kind } = await readRows(path);
+      assert.deepEqual([kind, texts.length], ["text", CALIBRATION_SEQUENCES]);
+      // Given as rows they are the same.
+      await compress(model, { ...begin("rows"), calibration: texts });
+      assert.ok(await weightsOf("rows") === await weightsOf("own"), "the same weights");
+      await compress(model, begin("none"));
+      assert.ok(await weightsOf("none") !== await weightsOf("own"), "other weights");
+      const { signal } = controller;
+      await assert.rejects(
+        compress(model, {
+          ...begin("stopped"),
+          calibration: "own",
+          signal,
+          onRecord: ({ step }) => step === 2 && controller.abort(new Error("enough")),
+        }),
+        /enough/,
+      );
+      const again: number[] = [];
+      const resumed = { ...begin("stopped"), calibration: "own", resume: true } as const;
+      await compress(model, { ...resumed, onCalibration: (done) => again.push(done) });
+      assert.deepEqual(again, [], "nothing is written anew");
+      assert.ok(await weightsOf("stopped") === await weightsOf("own"), "the same bits as a run never stopped");
+      // What the run refuses is refused before anything is written.
+      const refused: number[] = [];
+      const bad = {
+        ...begin("bad"),
+        calibration: "own",
+        batch: 0,
+        onCalibration: (done: number) => refused.push(done),
+      } as const;
+      await assert.rejects(compress(model, bad), /--batch 0/);
+      assert.deepEqual(refused, []);
+    } finally {
+      await Deno.remove(out, { recursive: true });
+    }
+  });
+});

@@ -32,7 +32,7 @@ Deno.test("prune lets the model write its calibration, goes on with it, and keep
   assert.match(again.stderr, /finished already/);
   const without = await prune("--resume");
   assert.equal(without.code, 6);
-  assert.match(without.stderr, /calibration: true then, none now/);
+  assert.match(without.stderr, /calibration: "own" then, "none" now/);
   const other = await prune("--calibration", texts, "--resume");
   assert.match(other.stderr, /calibration: "own" then, "\w+" now/);
   // The same texts, now as the file of a run that replaces the first.
@@ -55,8 +55,8 @@ Deno.test("prune refuses calibration that it cannot read or that nothing would l
   await Deno.writeTextFile(folder.at("texts.txt"), "Some text about nothing.\n");
   const refused: readonly (readonly [string[], number, RegExp])[] = [
     [["--calibration", folder.at("absent.jsonl")], 3, /absent\.jsonl/],
-    [["--calibration", "own", "--method", "gradual"], 2, /calibration rows.*method gradual/],
-    [["--calibration", "own", "--method", "magnitude"], 2, /calibration rows.*method magnitude/],
+    [["--calibration", "own", "--method", "gradual"], 2, /calibration rows.*method gradual/s],
+    [["--calibration", "own", "--method", "magnitude"], 2, /calibration rows.*method magnitude/s],
     [["--calibration", "own", "--prior", "0"], 2, /the rate 'prior' is 0/],
     [["--calibration", "own", "--preset", "paper"], 2, /start from 'constant'/],
     [["--kept-masks", "soft"], 2, /--kept-masks/],

@@ -246,7 +246,7 @@ Deno.test("a plan has the steps, tokens and facts of each cell, and names the ce
   assert.equal(first?.identity["rates.lora"], "0.001", "defaults are part of what a cell is");
   assert.equal(first?.identity["prompt"], "none");
   // Another fact would make every finished cell another one.
-  assert.equal(digestOf([Object.keys(first?.identity ?? {}).sort().join()]), "620f11868ede0a3d");
+  assert.equal(digestOf([Object.keys(first?.identity ?? {}).sort().join()]), "2450d15b9629e735");
   const taylor = await planCells(
     resolveExperiment(defineExperiment({ ...PLAIN, grid: { method: ["taylor"] } })),
     store,

@@ -241,8 +241,8 @@ experimentTest(
     const beside = `${out}/cells/${names.find((name) => name.includes("calibration=own"))}`;
     const { options: { calibration } } = JSON.parse(await Deno.readTextFile(`${beside}/run.json`));
     assert.equal(calibration, true);
-    const { identity } = JSON.parse(await Deno.readTextFile(`${beside}/cell.json`));
-    assert.match(identity.calibration, /"count":5,"tokens":24/);
+    const facts = JSON.parse(await Deno.readTextFile(`${beside}/cell.json`));
+    assert.match(facts.calibration, /"count":5,"tokens":24/);
     assert.equal((await Deno.readTextFile(`${out}/data/${files[0]}`)).trimEnd().split("\n").length, 5);
   },
 );

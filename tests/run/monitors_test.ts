@@ -136,7 +136,7 @@ Deno.test("the constraint is met to within the threshold while masks are learned
   assert.deepEqual(checkHard({ target: 0.2, hard: 0.2005 }, { unit: 0.001, layout: "compact" }), []);
   assert.match(
     checkHard({ target: 0.2, hard: 0.19 }, { unit: 0.001, layout: "compact" })[0]?.change ?? "",
-    /further kinds/,
+    /let the schedule end later/,
   );
   assert.match(
     checkHard({ target: 0.2, hard: 0.21 }, { unit: 0.001, layout: "compact" })[0]?.change ?? "",

@@ -116,8 +116,8 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
   const { textField, limitRows, skipBroken } = settings;
   const { rows, report: reading, kind } = await readRows(dataPathOf(path, settings), {
     ...(textField === undefined ? {} : { textField }),
-    ...(skipBroken ? { skipBroken } : {}),
     ...(limitRows === undefined ? {} : { limit: limitRows }),
+    ...(skipBroken ? { skipBroken } : {}),
   });
   const calibration = await calibrationOf(settings);
   if (kind === "text" && typeof settings.prompt === "string" && !settings.resume) {

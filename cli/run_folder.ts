@@ -71,7 +71,6 @@ export async function runRecords(out: string): Promise<string[]> {
 
 /** Replacing an earlier run removes its files before the model is read. */
 async function refuseOwnModel(out: string, model: string): Promise<void> {
-  const realPath = (path: string): Promise<string | null> => Deno.realPath(path).catch(() => null);
   const own = await realPath(model);
   for (const name of RUN_FILES) {
     const path = await realPath(join(out, name));
@@ -96,8 +95,12 @@ export async function refuseOwnData(out: string, data: string | undefined): Prom
   });
 }
 
+/** Where a path leads; null where nothing is. */
+async function realPath(path: string): Promise<string | null> {
+  return await Deno.realPath(path).catch(() => null);
+}
+
 async function isAmong(path: string, files: readonly (string | undefined)[]): Promise<boolean> {
-  const realPath = (file: string): Promise<string | null> => Deno.realPath(file).catch(() => null);
   const own = await realPath(path);
   if (own === null) return false;
   for (const file of files) if (file !== undefined && await realPath(file) === own) return true;

@@ -4,12 +4,12 @@ import type { Row, TextRow } from "../io/datasets.ts";
 import type { Example } from "../io/prompts.ts";
 import { type Batch, createBatches, encodeRows, type EncodeRowsOptions } from "./batches.ts";
 import type { Model } from "./model.ts";
-import { writeTexts } from "./qat.ts";
+import { textFields, writeTexts } from "./qat.ts";
 
 /** Calibration rows as a run uses them. */
 export interface CalibrationData {
-  /** All sequences. */
-  readonly examples: readonly Example[];
+  /** Hash of all sequences. */
+  readonly digest: string;
   /** The same batches at every call, whatever the run's seed. */
   batches(): Iterable<Batch>;
 }
@@ -21,7 +21,7 @@ export const CALIBRATION_SEQUENCES = 32;
 export function encodeCalibration(
   rows: readonly Row[],
   { batch, padId, ...encoding }: EncodeRowsOptions & { readonly batch: number; readonly padId: number },
-): CalibrationData {
+): Omit<CalibrationData, "digest"> & { readonly examples: readonly Example[] } {
   const examples = encode(rows, encoding), { seq } = encoding;
   const count = Math.ceil(Math.min(CALIBRATION_SEQUENCES, examples.length) / batch);
   return {
@@ -60,8 +60,9 @@ export async function writeCalibration(
 ): Promise<TextRow[]> {
   const rows: TextRow[] = [], count = CALIBRATION_SEQUENCES;
   const most = model.spec.maxPosition - (model.tokenizer?.leading.length ?? 0);
-  for await (const { text, hasEnded } of writeTexts(model, { count, tokens: Math.min(tokens, most), signal })) {
-    rows.push({ kind: "text", text, extra: hasEnded ? {} : { ended: false } });
+  for await (const written of writeTexts(model, { count, tokens: Math.min(tokens, most), signal })) {
+    const { text, ...extra } = textFields(written);
+    rows.push({ kind: "text", text, extra });
     onText?.(rows.length, count);
   }
   return rows;

@@ -37,6 +37,11 @@ export interface SelfText {
   readonly hasEnded: boolean;
 }
 
+/** What a text is in a file of texts; one that was cut off says so, since no end is to be learned behind it. */
+export function textFields({ text, hasEnded }: SelfText): { readonly text: string; readonly ended?: false } {
+  return hasEnded ? { text } : { text, ended: false };
+}
+
 /** The greedy beginning has 3, 4 or 5 tokens, the first one included. */
 const LEADS = [3, 4, 5] as const;
 /** Other first tokens that are tried where a model has nothing to say after one. */

@@ -3,7 +3,7 @@
 import { CompressoError } from "../errors.ts";
 import { AtomicFile } from "../io/atomic.ts";
 import type { Model } from "./model.ts";
-import { type SelfDataOptions, type SelfText, writeTexts } from "./qat.ts";
+import { type SelfDataOptions, type SelfText, textFields, writeTexts } from "./qat.ts";
 
 /** Options of {@link writeTextFile}. */
 export interface SelfDataFileOptions extends Omit<SelfDataOptions, "skip"> {
@@ -71,18 +71,13 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
   {
     using file = await Deno.open(part, { append: true });
     for await (const text of writeTexts(model, { count, ...settings, skip: there, signal })) {
-      await append(file, { path, line: `${JSON.stringify(lineOf(text))}\n` });
+      await append(file, { path, line: `${JSON.stringify(textFields(text))}\n` });
       generated += text.tokens;
       onText?.(text);
     }
   }
   await publish(part, { path, count });
   return { path, count, resumed: there, tokens: generated };
-}
-
-/** What a text is in the file; one that was cut off says so, since no end is to be learned behind it. */
-function lineOf({ text, hasEnded }: SelfText): { readonly text: string; readonly ended?: false } {
-  return hasEnded ? { text } : { text, ended: false };
 }
 
 /** Texts of a part, whose unfinished last line is cut off; 0 where there is no part. */

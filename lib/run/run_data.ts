@@ -1,6 +1,7 @@
 // The rows of a run as batches to train on, and sequences that are held out. Owns the split and the hash of the examples; refuses files.
 import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
+import type { Example } from "../io/prompts.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { type Batches, createBatches, type EncodeReport, encodeRows, sequencesOf, withBroken } from "./batches.ts";
 import { type CalibrationData, encodeCalibration } from "./calibration.ts";
@@ -43,13 +44,18 @@ export function encodeRun(
   const heldout = sequences.length > 0 ? sequences : examples.slice(-HELD_OUT);
   // Tokenizers may have a pad token that the model has no embedding of.
   const padId = [tokenizer.padId, tokenizer.eosId].find((id) => id !== null && id < vocab) ?? 0;
+  const beside = calibration ? encodeCalibration(calibration, { ...encoding, batch, padId }) : null;
   return {
     report: withBroken(report, apart.broken),
     heldout: heldout.map(({ tokens }) => [...tokens]),
-    digest: digestOf(examples.flatMap(({ tokens, labels }) => [tokens, labels])),
+    digest: digestOfAll(examples),
     makeBatches: (seed) => createBatches(examples, { batch, seq, seed, padId }),
-    calibration: calibration ? encodeCalibration(calibration, { ...encoding, batch, padId }) : null,
+    calibration: beside && { digest: digestOfAll(beside.examples), batches: beside.batches },
   };
+}
+
+function digestOfAll(examples: readonly Example[]): string {
+  return digestOf(examples.flatMap(({ tokens, labels }) => [tokens, labels]));
 }
 
 /** A short hash. */

@@ -210,9 +210,7 @@ export function identityOf(
     );
   return {
     ...plain,
-    ...(calibration
-      ? { calibration: digestOf(calibration.examples.flatMap(({ tokens, labels }) => [tokens, labels])) }
-      : {}),
+    ...(calibration ? { calibration: calibration.digest } : {}),
     units: units.join(","),
     lora: JSON.stringify(lora),
     rates: JSON.stringify(rates),

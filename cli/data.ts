@@ -4,6 +4,7 @@ import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
 import { exists, isFolder } from "../lib/io/exists.ts";
 import { modelPath } from "../lib/io/open_model.ts";
+import { sequencesAtOnce } from "../lib/nn/decode_batch.ts";
 import { partPath, writeTextFile } from "../lib/run/qat_file.ts";
 import { verb } from "./command.ts";
 import { inspectData } from "./data_inspect.ts";
@@ -93,16 +94,14 @@ interface GenerateSettings extends ModelSettings {
   readonly json?: true | undefined;
 }
 
-/** Rows of a pass: first tokens only, all others come one by one. */
-const PASS_ROWS = 5;
-
 async function runGenerate(path: string, settings: GenerateSettings): Promise<void> {
   const { out, count, tokens, temperature, seed, resume = false, overwrite = false, baseDtype = "f16" } = settings;
   await checkTarget(settings);
   const onInterrupt = "stopping; what is written stays; once more ends at once";
   try {
     await withModel(path, { ...settings, onInterrupt }, async ({ model, signal, progress, tune }) => {
-      await tune({ rows: PASS_ROWS, directions: ["forward"], tokens: count * tokens });
+      const rows = Math.min(count, sequencesAtOnce(model.device, model.spec, { capacity: tokens }));
+      await tune({ rows, directions: ["forward"], tokens: count * tokens });
       const start = performance.now();
       const result = await writeTextFile(model, {
         path: out,
@@ -114,7 +113,7 @@ async function runGenerate(path: string, settings: GenerateSettings): Promise<vo
         identity: { weights: await modelDigest(modelPath(path)), baseDtype },
         signal,
         onStart: (there) => there > 0 && progress.note(`going on after text ${there}`),
-        onText: ({ index }) => progress.phase("writing texts", (index + 1) / count),
+        onProgress: (share) => progress.phase("writing texts", share),
       });
       progress[Symbol.dispose]();
       const seconds = (performance.now() - start) / 1000;

@@ -181,7 +181,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--calibration <file>",
-      "further texts or rows that tell units apart before pruning (for --method compresso beside the data, one-shot methods look at them alone): a file as of --data, or own: 32 texts that the model writes first, kept once the run has begun",
+      "further texts or rows that tell units apart before pruning (for --method compresso beside the data, one-shot methods look at them alone): a file as of --data; own: texts that the model writes first, up to 32, kept once the run has begun; none (default: own for masks learned from saliency, else none)",
     )
     .option(
       "--kept-masks <rule>",

@@ -14,8 +14,8 @@ import { layersOf, type UnitKind } from "../lib/prune/units.ts";
 import type { EncodeReport } from "../lib/run/batches.ts";
 import { checkMemory } from "../lib/run/memory_advice.ts";
 import type { Alarm, MonitorOptions } from "../lib/run/monitors/alarm.ts";
-import type { PruneOptions } from "../lib/run/options.ts";
-import { compress } from "../lib/run/pipeline.ts";
+import { learnsBesideCalibration, type PruneOptions, resolveOptions } from "../lib/run/options.ts";
+import { compress, type CompressOptions } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";
 import { programAsRun, shellWord } from "./command.ts";
@@ -79,7 +79,7 @@ export async function runPrune(path: string, settings: PruneSettings): Promise<v
   ratesOf(settings);
   await checkRunFolder(out, { resume, overwrite, model: modelPath(path) });
   const prompt = await promptText(settings.prompt ?? true);
-  const calibration = settings.calibration === undefined ? {} : { calibration: [] };
+  const calibration = calibrationChoice(settings) === NONE ? {} : { calibration: [] };
   const given = (layers: number): PruneOptions => ({
     rows: [],
     prompt,
@@ -150,19 +150,22 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
   }
 }
 
-/** The model's own texts, in place of a file of calibration rows. */
-const OWN = "own";
+/** The model's own texts, or nothing, in place of a file of calibration rows. */
+const OWN = "own", NONE = "none";
 
-function isFile(calibration: string | undefined): calibration is string {
-  return calibration !== undefined && calibration !== OWN;
+/** The option, or what a run does without it, see `CompressOptions.calibration`. */
+function calibrationChoice(settings: PruneSettings): string {
+  const { calibration, method, steps } = settings;
+  if (calibration !== undefined) return calibration;
+  const options = { rows: [], sparsity: 0, method, steps, ...ratesOf(settings) };
+  return learnsBesideCalibration(resolveOptions(options, { maxPosition: Infinity })) ? OWN : NONE;
 }
 
-/** Calibration rows from their file, whose texts may have the name that --text-field says, or the usual one. */
-async function calibrationOf(
-  { calibration, data, out, resume, textField, skipBroken }: PruneSettings,
-): Promise<readonly Row[] | typeof OWN | undefined> {
-  if (calibration === OWN && !resume) await refuseOwnData(out, data);
-  if (!isFile(calibration)) return calibration === OWN ? OWN : undefined;
+/** Calibration rows from their file, whose texts may have the name that --text-field says, or the usual one; else what is asked for. */
+async function calibrationOf(settings: PruneSettings): Promise<CompressOptions["calibration"]> {
+  const { calibration, data, out, resume, textField, skipBroken } = settings, choice = calibrationChoice(settings);
+  if (choice === OWN && !resume) await refuseOwnData(out, data);
+  if (calibration === undefined || calibration === OWN || calibration === NONE) return calibration;
   const how = skipBroken ? { skipBroken } : {}, usual = (): Promise<DataSet> => readRows(calibration, how);
   const set = textField === undefined ? usual() : readRows(calibration, { ...how, textField }).catch(usual);
   return (await set).rows;
@@ -180,15 +183,14 @@ function dataPathOf(path: string, { data }: Pick<PruneSettings, "data">): string
 
 /** What decides a run and its files beside its options. */
 async function inputsOf(path: string, settings: PruneSettings): Promise<Inputs> {
-  const { baseDtype, calibration, schedule, textField, limitRows, skipBroken, dtype, ggufDtype, saveAdapter } =
-    settings;
-  const data = dataPathOf(path, settings);
+  const { baseDtype, schedule, textField, limitRows, skipBroken, dtype, ggufDtype, saveAdapter } = settings;
+  const data = dataPathOf(path, settings), choice = calibrationChoice(settings);
   try {
     return {
       model: await modelDigest(modelPath(path)),
       baseDtype: baseDtype ?? "f16",
       data: `${await fileDigest(data)} ${JSON.stringify({ textField, limitRows, skipBroken })}`,
-      calibration: isFile(calibration) ? await fileDigest(calibration) : calibration ?? "none",
+      calibration: choice === OWN || choice === NONE ? choice : await fileDigest(choice),
       schedule: await scheduleName(schedule),
       files: JSON.stringify({ dtype, ggufDtype, saveAdapter }),
     };
@@ -251,7 +253,7 @@ async function drive(
   run: Driven & {
     readonly rows: readonly Row[];
     readonly reading: DataReport;
-    readonly calibration: readonly Row[] | typeof OWN | undefined;
+    readonly calibration: CompressOptions["calibration"];
     readonly inputs: Inputs;
   },
 ): Promise<RunSummary> {
@@ -265,15 +267,17 @@ async function drive(
     tokenizer !== null && haveEnds(rows[0]?.kind ?? "text", { tokenizer, prompt, isPacked });
   progress.phase(`encoding ${formatCount(rows.length)} rows`);
   const told = new Set<Alarm>();
+  let isWriting = false;
   return await compress(model, {
     ...optionsOf(settings, { name, layers: model.spec.layers.length }),
     rows,
     prompt,
     reading,
     ...(calibration ? { calibration } : {}),
-    onCalibration: (done, total) => {
-      if (done === 1) dashboard?.tell({ kind: "state", text: "The model writes its own texts for calibration." });
-      progress.phase("writing texts for calibration", done / total);
+    onCalibration: (share) => {
+      if (!isWriting) dashboard?.tell({ kind: "state", text: "The model writes its own texts for calibration." });
+      isWriting = true;
+      progress.phase("writing texts for calibration", share);
     },
     skipBroken: settings.skipBroken ?? false,
     recompute: settings.recompute,

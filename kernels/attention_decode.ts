@@ -11,17 +11,20 @@ export interface DecodeTile {
   readonly heads: number;
   /** Multiplies each head's output with its mask z [heads], bound before o. */
   readonly isMasked?: boolean;
+  /** Each row is the next token of a sequence of its own, whose keys are rows r·capacity … of the caches, instead of one more of the same sequence. */
+  readonly ownCaches?: boolean;
 }
 
 /**
- * o[r, h] = Σ_j softmax_j(q[r, h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ position[0] + r. Writes (=) the rows of o.
+ * o[r, h] = Σ_j softmax_j(q[r, h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ position[0] + r, or with a cache for each row over its
+ * keys j ≤ position[0]. Writes (=) the rows of o.
  *
  * Each lane takes every lanes-th key with an online softmax of its own; the lanes are merged in order through workgroup memory.
- * Shapes: q, o [rows, qStride4] vec4; k, v [capacity, kvStride4] vec4. Grid: x = heads of the model / tile.heads, y rows from params.first on. Bindings: q, k, v, position, z (where masked), o, params.
+ * Shapes: q, o [rows, qStride4] vec4; k, v [capacity, kvStride4] vec4, or [rows, capacity, kvStride4]. Grid: x = heads of the model / tile.heads, y rows from params.first on. Bindings: q, k, v, position, z (where masked), o, params.
  * params.vectors is the vec4 of a head (as a param, so that loops over it stay loops), params.scale log2(e) / √headDim.
  */
 export function decodeAttentionKernel(tile: DecodeTile): KernelSource {
-  const { headDim, lanes, isMasked = false } = tile;
+  const { headDim, lanes, isMasked = false, ownCaches = false } = tile;
   const vectors = headVectors(headDim);
   const heads = range(tile.heads), columns = range(vectors);
   const by = Math.max(...range(8).map((i) => i + 1).filter((width) => vectors % width === 0));
@@ -46,7 +49,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let column = (h / params.ratio) * ${vectors}u;
   let row = params.first + group.y;
   let start = row * params.qStride4;
-  let keys = min(position[0] + row + 1u, params.capacity);
+  let keys = min(position[0] + ${ownCaches ? "" : "row + "}1u, params.capacity);
 ${
       heads.map((g) =>
         `  ${registers(`q${g}`, vectors)}
@@ -64,7 +67,7 @@ ${
       ).join("\n")
     }
   for (var j = lane; j < keys; j += ${lanes}u) {
-    let at = j * params.kvStride4 + column;
+    let at = ${ownCaches ? "(row * params.capacity + j)" : "j"} * params.kvStride4 + column;
     ${registers("x", vectors)}
     ${loop} {
       ${shift("x", vectors, { by, values: part.map((i) => `k[at + c + ${i}u]`) })}
@@ -91,7 +94,7 @@ ${heads.map(merge).join("\n")}
 }
 `;
   return {
-    name: `attention_decode-${headDim}-${tile.heads}${isMasked ? "-masked" : ""}`,
+    name: `attention_decode-${headDim}-${tile.heads}-${lanes}${isMasked ? "-masked" : ""}${ownCaches ? "-own" : ""}`,
     bindings: ["read", "read", "read", "read", ...(isMasked ? ["read" as const] : []), "storage", "uniform"],
     code,
   };

@@ -115,7 +115,7 @@ async function write(source: SelfWrittenData, writer: Writer): Promise<string> {
     resume: await exists(partPath(path)),
     identity: { weights, baseDtype: model.weights.baseDtype },
     ...(signal ? { signal } : {}),
-    onText: ({ index }) => onProgress?.((index + 1) / count),
+    onProgress,
   });
   return path;
 }

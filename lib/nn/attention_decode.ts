@@ -13,19 +13,23 @@ export interface DecodeShape {
   readonly headDim: number;
   /** Rows of the caches. */
   readonly capacity: number;
-  /** Query tokens, which follow each other. Default 1. */
+  /** Query tokens, which follow each other unless `ownCaches` is set. Default 1. */
   readonly rows?: number;
+  /** Whether each row is the next token of a sequence of its own; the caches are then [rows, capacity, …]. Default false. */
+  readonly ownCaches?: boolean;
+  /** Invocations of a workgroup over buffers; default: by the device. */
+  readonly lanes?: number;
 }
 
 /** Buffers of {@link recordDecodeAttention}. */
 export interface DecodeBuffers {
   /** [rows, strideOf(heads·hs)]; of a single row, only the heads need be there. */
   readonly q: DeviceBuffer;
-  /** [capacity, strideOf(kvHeads·hs)]. */
+  /** [capacity, strideOf(kvHeads·hs)], or one such for each row. */
   readonly kCache: DeviceBuffer;
   readonly vCache: DeviceBuffer;
   readonly o: DeviceBuffer;
-  /** One u32: position[0] + 1 keys are valid for the first row, and one more for each further one. */
+  /** One u32: position[0] + 1 keys are valid for the first row, and one more for each further one of the same sequence. */
   readonly position: DeviceBuffer;
   /** Masks of the heads, which multiply o. Default: none. */
   readonly z?: Span;
@@ -41,19 +45,20 @@ export interface TextureDecodeBuffers extends Omit<DecodeBuffers, "kCache" | "vC
 const LOG2_E = Math.LOG2E;
 /** Floating-point operations of one dispatch, at most, as far as whole rows allow: a submit should stay short. */
 const DISPATCH_COST = 1e9;
-/** Invocations of a workgroup over buffers. */
-const LANES = 64;
+/** Invocations of a workgroup over buffers: on a CPU as many as a vector has, since there each one more is work for the same few threads. */
+const LANES = 64, CPU_LANES = 8;
 /** Columns of the query heads that one workgroup holds in registers, and heads. */
 const MAX_COLUMNS = 256, MAX_HEADS = 4;
 
 /** Records the attention of query tokens over a KV cache that holds their own keys too. Writes (=) the rows of o with their padding columns. */
 export function recordDecodeAttention(plan: Plan, shape: DecodeShape, buffers: DecodeBuffers): void {
-  const { heads, kvHeads, headDim, capacity } = shape;
+  const { heads, kvHeads, headDim, capacity, ownCaches = false } = shape;
   if (heads === 0) return;
+  const { lanes = plan.device.facts.isCpu ? CPU_LANES : LANES } = shape;
   const hs = headStride(headDim), shared = sharedHeads(shape), isMasked = buffers.z !== undefined;
   const source = memo(
-    `buffer ${headDim} ${shared} ${isMasked}`,
-    () => decodeAttentionKernel({ headDim, lanes: LANES, heads: shared, isMasked }),
+    `buffer ${headDim} ${shared} ${isMasked} ${ownCaches} ${lanes}`,
+    () => decodeAttentionKernel({ headDim, lanes, heads: shared, isMasked, ownCaches }),
   );
   const sizes = [heads / kvHeads, heads, capacity, strideOf(heads * hs) / 4, strideOf(kvHeads * hs) / 4, hs / 4];
   const { q, kCache, vCache, position, o, z } = buffers;
@@ -64,8 +69,12 @@ export function recordDecodeAttention(plan: Plan, shape: DecodeShape, buffers: D
   });
 }
 
-/** As {@link recordDecodeAttention} over caches in textures. Writes (=) the heads of the rows of o, and leaves their padding columns alone. */
-export function recordTextureDecodeAttention(plan: Plan, shape: DecodeShape, buffers: TextureDecodeBuffers): void {
+/** As {@link recordDecodeAttention} over the cache of one sequence, in textures. Writes (=) the heads of the rows of o, and leaves their padding columns alone. */
+export function recordTextureDecodeAttention(
+  plan: Plan,
+  shape: Omit<DecodeShape, "ownCaches" | "lanes">,
+  buffers: TextureDecodeBuffers,
+): void {
   const { heads, kvHeads, headDim, capacity } = shape, hs = headStride(headDim);
   if (heads === 0) return;
   const shared = sharedHeads(shape);

@@ -10,7 +10,7 @@ import type { DecoderSpec } from "./spec.ts";
 import { headWidths } from "./weights.ts";
 
 /**
- * Keys after RoPE and values of a layer: buffers [capacity, strideOf(kvHeads·hs)] f32, or textures as \`decodeAttentionTexture\` reads them.
+ * Keys after RoPE and values of a layer: buffers [sequences, capacity, strideOf(kvHeads·hs)] f32, or textures of one sequence as \`decodeAttentionTexture\` reads them.
  * Null where the layer has no attention.
  */
 export type DecodeCache =
@@ -20,6 +20,7 @@ export type DecodeCache =
 
 /** The caches of all layers. */
 export interface DecodeCaches extends Disposable {
+  /** Tokens of a sequence. */
   readonly capacity: number;
   readonly layers: readonly DecodeCache[];
 }
@@ -27,11 +28,23 @@ export interface DecodeCaches extends Disposable {
 /** Workgroups along y at most. */
 const GRID_HEIGHT = 32768;
 
-/** Allocates zeroed caches for `capacity` tokens. */
+/** Bytes of the caches in buffers of one sequence of `capacity` tokens. */
+export function cacheBytes(spec: DecoderSpec, capacity: number): number {
+  return spec.layers.reduce(
+    (sum, layer) => layer.kvHeads === 0 ? sum : sum + 8 * capacity * strideOf(headWidths(spec, layer).kv),
+    0,
+  );
+}
+
+/** Allocates zeroed caches for `capacity` tokens of each of `sequences` (default 1; more only in buffers). */
 export function createCaches(
   device: Device,
   spec: DecoderSpec,
-  { capacity, placement }: { readonly capacity: number; readonly placement: MatrixPlacement },
+  { capacity, placement, sequences = 1 }: {
+    readonly capacity: number;
+    readonly placement: MatrixPlacement;
+    readonly sequences?: number;
+  },
 ): DecodeCaches {
   const owned: Disposable[] = [];
   const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
@@ -43,7 +56,8 @@ export function createCaches(
       if (kvHeads === 0) return null;
       if (placement === "buffer") {
         const stride = strideOf(headWidths(spec, layer).kv);
-        const make = (label: string): DeviceBuffer => own(device.createBuffer(label, 4 * capacity * stride));
+        const make = (label: string): DeviceBuffer =>
+          own(device.createBuffer(label, 4 * sequences * capacity * stride));
         return { placement, k: make("k cache"), v: make("v cache") };
       }
       const make = (label: string): DeviceTexture =>

@@ -57,23 +57,26 @@ export function createGeneralStep(
   }
 }
 
-/** o of one query at position[0] over the cache, to which its own key and value are appended first. */
-function recordCachedAttention(
+/**
+ * o of each row of the context, the token of a sequence of its own at position[0], over that sequence's cache, to which its key and value are appended
+ * first. The caches are buffers [rows, capacity, …].
+ */
+export function recordCachedAttention(
   { plan, act, weights, rope }: DecoderContext,
-  { caches: { layers, capacity }, position }: DecodeState,
+  { caches: { layers, capacity }, position }: Pick<DecodeState, "caches" | "position">,
   index: number,
 ): void {
   const cache = layers[index], layer = weights.layers[index], own = act.layers[index];
   if (cache?.placement !== "buffer" || !layer || !own) return;
-  const { headDim } = weights.spec, { heads, kvHeads } = layer.spec, { q, k, v, o } = own.forward;
+  const { headDim } = weights.spec, { heads, kvHeads } = layer.spec, { q, k, v, o } = own.forward, { rows } = act;
   const widths = headWidths(weights.spec, layer.spec), kvStride = strideOf(widths.kv);
-  const turn = { rows: 1, seq: 1, headDim, cosSin: rope, positionBuffer: position };
+  const turn = { rows, seq: 1, headDim, cosSin: rope, positionBuffer: position };
   recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
   recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: kvStride });
   plan.dispatch(compileKernel(plan.device, cacheAppend), [k, v, position, cache.k, cache.v, {
     params: [u32(kvStride / 4), u32(capacity)],
-  }], { groups: [Math.ceil(kvStride / 256)], cost: 2 * kvStride });
-  recordDecodeAttention(plan, { heads, kvHeads, headDim, capacity }, {
+  }], { groups: [Math.ceil(kvStride / 256), rows], cost: 2 * rows * kvStride });
+  recordDecodeAttention(plan, { heads, kvHeads, headDim, capacity, rows, ownCaches: rows > 1 }, {
     q,
     kCache: cache.k,
     vCache: cache.v,

@@ -4,7 +4,8 @@ import type { Row, TextRow } from "../io/datasets.ts";
 import type { Example } from "../io/prompts.ts";
 import { type Batch, createBatches, encodeRows, type EncodeRowsOptions } from "./batches.ts";
 import type { Model } from "./model.ts";
-import { textFields, writeTexts } from "./qat.ts";
+import type { ResolvedOptions } from "./options.ts";
+import { type SelfDataOptions, textFields, writeTexts } from "./qat.ts";
 
 /** Calibration rows as a run uses them. */
 export interface CalibrationData {
@@ -14,8 +15,18 @@ export interface CalibrationData {
   batches(): Iterable<Batch>;
 }
 
-/** Sequences that are looked at, up to a whole batch; texts that a model writes for itself. */
+/** Sequences that are looked at, up to a whole batch; texts that a model writes for itself at most. */
 export const CALIBRATION_SEQUENCES = 32;
+
+/** Texts that a model writes for itself: a third of the sequences of its run, so that a short one does not look longer than it trains. */
+export function calibrationTexts(
+  { steps, prefinetune, postfinetune, batch }: Pick<
+    ResolvedOptions,
+    "steps" | "prefinetune" | "postfinetune" | "batch"
+  >,
+): number {
+  return Math.min(CALIBRATION_SEQUENCES, Math.ceil((prefinetune + steps + postfinetune) * batch / 3));
+}
 
 /** Encodes the rows as those of the run are. Throws `CompressoError("input")` as `encodeRows` does. */
 export function encodeCalibration(
@@ -45,25 +56,22 @@ function encode(rows: readonly Row[], encoding: EncodeRowsOptions): readonly Exa
 }
 
 /**
- * Lets the model write its own calibration rows, the same at every call: {@link CALIBRATION_SEQUENCES} texts of `tokens` tokens at most, or as many as its context has.
+ * Lets the model write its own calibration rows, the same at every call: `count` texts (default {@link CALIBRATION_SEQUENCES}) of `tokens` tokens at most,
+ * or as many as its context has.
  *
  * @throws CompressoError as `writeTexts` does.
  */
 export async function writeCalibration(
   model: Model,
-  { tokens, signal, onText }: {
-    readonly tokens: number;
-    readonly signal?: AbortSignal | undefined;
-    /** Called after each text, with how many there are and will be. */
-    readonly onText?: ((done: number, total: number) => void) | undefined;
-  },
+  { tokens, count = CALIBRATION_SEQUENCES, ...how }:
+    & Pick<SelfDataOptions, "tokens" | "signal" | "cacheBytes" | "onProgress">
+    & { readonly count?: number },
 ): Promise<TextRow[]> {
-  const rows: TextRow[] = [], count = CALIBRATION_SEQUENCES;
+  const rows: TextRow[] = [];
   const most = model.spec.maxPosition - (model.tokenizer?.leading.length ?? 0);
-  for await (const written of writeTexts(model, { count, tokens: Math.min(tokens, most), signal })) {
+  for await (const written of writeTexts(model, { count, tokens: Math.min(tokens, most), ...how })) {
     const { text, ...extra } = textFields(written);
     rows.push({ kind: "text", text, extra });
-    onText?.(rows.length, count);
   }
   return rows;
 }

@@ -282,8 +282,16 @@ function checkMethod({ method = "compresso", ranking, schedule, start, keptMasks
 /** One-shot methods that look at rows. */
 const LOOKING: readonly Method[] = ["taylor", "wanda-sp", "flap"];
 
-function checkCalibration({ calibration, method, start, rates: { prior } }: ResolvedOptions): void {
-  if (!calibration || LOOKING.includes(method) || (method === "compresso" && start === "saliency" && prior > 0)) return;
+/** Whether masks are learned in such a way that calibration stands beside the rows, see {@link PruneOptions.calibration}. */
+export function learnsBesideCalibration(
+  { method, start, rates: { prior } }: Pick<ResolvedOptions, "method" | "start" | "rates">,
+): boolean {
+  return method === "compresso" && start === "saliency" && prior > 0;
+}
+
+function checkCalibration(options: ResolvedOptions): void {
+  const { calibration, method, start } = options;
+  if (!calibration || LOOKING.includes(method) || learnsBesideCalibration(options)) return;
   throw new CompressoError("usage", {
     what: "cannot use calibration rows",
     rule: `they are for learned masks that start from saliency with a prior, and for ${LOOKING.join(", ")}`,

@@ -5,9 +5,9 @@ import { readRows, type Row } from "../io/datasets.ts";
 import { exists } from "../io/exists.ts";
 import { sourceDigest } from "../io/fingerprint.ts";
 import { FolderLock } from "../io/lock.ts";
-import { writeCalibration } from "./calibration.ts";
+import { calibrationTexts, writeCalibration } from "./calibration.ts";
 import type { Model } from "./model.ts";
-import { type CheckpointOptions, type PruneOptions, resolveOptions } from "./options.ts";
+import { type CheckpointOptions, learnsBesideCalibration, type PruneOptions, resolveOptions } from "./options.ts";
 import { recordsUpTo } from "./record_lines.ts";
 import type { StepRecord } from "./records.ts";
 import { CALIBRATION_FILE, CHECKPOINT_FILE, RECORDS_FILE, refuseEarlierRun, RUN_FILES } from "./run_files.ts";
@@ -21,10 +21,13 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint" | "cali
    * writes it.
    */
   readonly out: string;
-  /** As of `prune`, or "own": texts that the model writes before the run, see `writeCalibration`. */
-  readonly calibration?: PruneOptions["calibration"] | "own";
-  /** Called after each text that the model writes for calibration, with how many there are and will be. */
-  readonly onCalibration?: (done: number, total: number) => void;
+  /**
+   * As of `prune`; "own": texts that the model writes before the run, see `writeCalibration`; or "none". Default: "own" for masks that are learned from
+   * saliency with a prior, else "none"; a resumed run takes the texts in its folder, if any.
+   */
+  readonly calibration?: PruneOptions["calibration"] | "own" | "none";
+  /** Called as the model writes texts for calibration, with the share of them that is written, from 0 to 1. */
+  readonly onCalibration?: (share: number) => void;
   /** Steps between two checkpoints, a whole number; default 50. 0 writes none by the count of steps, only on an abort, where an alarm stops the run or leads it back, where memory runs out, and after the last step. */
   readonly checkpointEvery?: number;
   /** Goes on from the folder's checkpoint. */
@@ -77,9 +80,11 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   if (refusesEarlier) await refuseEarlierRun(out);
   const every = checkpointEvery > 0 ? checkpointEvery : Infinity;
   const weights = identity?.["weights"] ?? await sourceDigest(model.source);
-  const calibrationPath = `${out}/${CALIBRATION_FILE}`, isOwn = asked === "own";
-  if (isOwn && refusesEarlier && await exists(calibrationPath)) throw textsThere(calibrationPath);
-  const calibration = isOwn ? await ownRows(model, rest, { resume, path: calibrationPath, onCalibration }) : asked;
+  const calibrationPath = `${out}/${CALIBRATION_FILE}`, areThere = await exists(calibrationPath);
+  const choice = asked ?? (wantsOwn(rest, model) && (areThere || !resume) ? "own" : "none"), isOwn = choice === "own";
+  if (isOwn && refusesEarlier && areThere) throw textsThere(calibrationPath);
+  const own = { path: resume && areThere ? calibrationPath : null, onCalibration };
+  const calibration = isOwn ? await ownRows(model, rest, own) : choice === "none" ? undefined : choice;
   using session = prune(model, {
     ...rest,
     ...(calibration ? { calibration } : {}),
@@ -122,23 +127,44 @@ async function writeAll(file: Deno.FsFile, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
 }
 
+/** Whether the model writes its calibration where nothing is said of it. */
+function wantsOwn(options: Omit<PruneOptions, "calibration">, { spec }: Model): boolean {
+  return learnsBesideCalibration(resolveOptions(options, spec));
+}
+
 /** What the model wrote for the folder's run, or writes now; but what the run itself refuses is refused before. */
 async function ownRows(
   model: Model,
   options: Omit<PruneOptions, "calibration">,
-  { resume, path, onCalibration }: {
-    readonly resume: boolean;
-    readonly path: string;
+  { path, onCalibration }: {
+    /** Where they are already. */
+    readonly path: string | null;
     readonly onCalibration: CompressOptions["onCalibration"];
   },
 ): Promise<readonly Row[]> {
-  const { seq } = resolveOptions({ ...options, calibration: [] }, model.spec), { signal } = options;
-  if (resume && await exists(path)) return (await readRows(path)).rows;
+  const resolved = resolveOptions({ ...options, calibration: [] }, model.spec),
+    { signal } = options,
+    { device } = model;
+  if (path !== null) return (await readRows(path)).rows;
   {
     using session = prune(model, options);
     await session.prepare();
   }
-  return await writeCalibration(model, { tokens: seq, signal, onText: onCalibration });
+  try {
+    return await writeCalibration(model, {
+      tokens: resolved.seq,
+      count: calibrationTexts(resolved),
+      // Writing takes no more memory than the run, whose peak has just been seen.
+      cacheBytes: (device.peakBytes - device.bytes) / 2,
+      signal,
+      onProgress: onCalibration,
+    });
+  } catch (error) {
+    if (!(error instanceof CompressoError && error.code === "numeric")) throw error;
+    throw new CompressoError(error.code, { ...error.parts, mend: "give texts with --calibration FILE, or none" }, {
+      cause: error,
+    });
+  }
 }
 
 function lineOf(row: Row): string {

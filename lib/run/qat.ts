@@ -2,8 +2,9 @@
 import { CompressoError } from "../errors.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { checkSeed, randomU32, shuffle } from "../random.ts";
-import { type FinishReason, generate } from "./generate.ts";
+import { createBatchPass, sequencesAtOnce } from "../nn/decode_batch.ts";
 import type { Model } from "./model.ts";
+import { createSampler, type Sampler } from "./sampling.ts";
 
 /** What decides on the texts; the same settings give the same texts. */
 export interface SelfDataSettings {
@@ -21,8 +22,12 @@ export interface SelfDataOptions extends SelfDataSettings {
   readonly count: number;
   /** Texts to leave out at the beginning, because they are there already. Default 0. */
   readonly skip?: number | undefined;
+  /** Bytes of GPU memory that keys and values of texts under way take at most, which decides how many are written in step. Default 1 GiB, or half of what a memory limit leaves. */
+  readonly cacheBytes?: number | undefined;
   /** Stops the work. */
   readonly signal?: AbortSignal | undefined;
+  /** Called as tokens are written, with the share of the work behind `skip` that is done, from 0 to 1. */
+  readonly onProgress?: ((share: number) => void) | undefined;
 }
 
 /** A text by the model. */
@@ -59,32 +64,85 @@ const ORDER_STREAM = 0x71a7, DRAW_STREAM = 0x71a8;
  * an order that the seed decides, without special tokens and without those that are no whole characters; a text that
  * would be empty begins anew with another token.
  *
- * Text n depends on the settings and n alone, so that a series can be continued.
+ * Text n depends on the settings and n alone, so that a series can be continued. Up to 32 are written in step, which is several times as fast as one by
+ * one, and come together.
  *
  * @throws CompressoError("usage") for options out of range; "input" for a model without tokenizer; "numeric" where the
  * logits are not finite, or a model ends every text at once.
  */
 export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerator<SelfText, void, undefined> {
-  const { count, skip = 0, tokens, temperature = 1, seed = 1, signal } = options;
+  const { count, skip = 0, tokens, temperature = 1, seed = 1, cacheBytes, signal, onProgress } = options;
   const tokenizer = checkOptions(model, { count, skip, tokens, temperature });
   checkSeed(seed);
   const first = firstTokens(tokenizer, Math.min(tokenizer.vocabSize, model.spec.vocab));
   const order = shuffle(first.length, seed, ORDER_STREAM);
+  const { leading } = tokenizer;
   return texts();
 
   async function* texts(): AsyncGenerator<SelfText, void, undefined> {
-    for (let index = skip; index < count; index++) yield await text(index);
+    const size = sequencesAtOnce(model.device, model.spec, { capacity: leading.length + tokens, bytes: cacheBytes });
+    for (let from = skip; from < count; from += size) {
+      const wanted = Array.from({ length: Math.min(size, count - from) }, (_, place) => from + place);
+      const tell = (share: number): void => onProgress?.((from - skip + share * wanted.length) / (count - skip));
+      for (const text of await together(wanted, tell)) {
+        signal?.throwIfAborted();
+        yield text;
+      }
+    }
   }
 
-  async function text(index: number): Promise<SelfText> {
-    for (let attempt = 0; attempt < TRIES; attempt++) {
-      // The second and later attempts take tokens from the other end of the order.
-      const place = attempt === 0 ? index : -1 - index * (TRIES - 1) - (attempt - 1);
-      const start = first[order[modulo(place, order.length)] ?? 0] ?? 0;
-      const { ids, hasEnded } = await continued([start], index, attempt);
-      const text = tokenizer.decode(ids, { skipSpecial: true }).replace(/\uFFFD+$/, "");
-      if (ids.length > 1 && text.trim() !== "") return { index, text, tokens: ids.length, hasEnded };
+  /** Texts in their order, written in step; those that would be empty begin anew, again in step. */
+  async function together(indices: readonly number[], tell: (share: number) => void): Promise<readonly SelfText[]> {
+    using _entered = model.enter();
+    const written = new Map<number, SelfText>();
+    for (let attempt = 0; attempt < TRIES && written.size < indices.length; attempt++) {
+      const drafts = indices.filter((index) => !written.has(index)).map((index) => draft(index, attempt));
+      await grow(drafts, attempt === 0 ? tell : () => {}); // the few that begin anew are short
+      for (const { index, ids, hasEnded } of drafts) {
+        const text = tokenizer.decode(ids, { skipSpecial: true }).replace(/\uFFFD+$/, "");
+        if (ids.length > 1 && text.trim() !== "") written.set(index, { index, text, tokens: ids.length, hasEnded });
+      }
     }
+    return indices.map((index) => written.get(index) ?? fail(index));
+  }
+
+  function draft(index: number, attempt: number): Draft {
+    // The second and later attempts take tokens from the other end of the order.
+    const place = attempt === 0 ? index : -1 - index * (TRIES - 1) - (attempt - 1);
+    const start = first[order[modulo(place, order.length)] ?? 0] ?? 0;
+    const lead = Math.min(tokens, LEADS[index % LEADS.length] ?? 3);
+    return {
+      index,
+      ids: [start],
+      lead,
+      greedy: createSampler({ temperature: 0 }, []),
+      sampler: createSampler({ temperature, seed: randomU32(seed, DRAW_STREAM, index, attempt) }, []),
+      hasEnded: false,
+    };
+  }
+
+  /** Lets drafts grow until each has ended or is as long as asked for. */
+  async function grow(drafts: readonly Draft[], tell: (share: number) => void): Promise<void> {
+    const sizes = { sequences: drafts.length, capacity: leading.length + tokens - 1 };
+    using pass = createBatchPass(model.device, model.weights, sizes);
+    const read = (tokenOf: (draft: Draft) => number): Promise<readonly Float32Array[]> => {
+      signal?.throwIfAborted();
+      return pass.logits(drafts.map(tokenOf), { signal });
+    };
+    for (const token of leading) await read(() => token);
+    for (let length = 1; length < tokens && drafts.some(({ hasEnded }) => !hasEnded); length++) {
+      const logits = await read(({ ids }) => ids.at(-1) ?? 0);
+      for (const [row, draft] of drafts.entries()) {
+        if (draft.hasEnded) continue;
+        const id = (length < draft.lead ? draft.greedy : draft.sampler).choose(logits[row] ?? NOTHING, pass.length);
+        if (model.spec.eosIds.includes(id)) draft.hasEnded = true;
+        else draft.ids.push(id);
+      }
+      tell(length / (tokens - 1));
+    }
+  }
+
+  function fail(index: number): never {
     throw new CompressoError("numeric", {
       what: `cannot let the model write text ${index + 1}`,
       rule: `after one of ${TRIES} first tokens the model goes on`,
@@ -92,31 +150,20 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
       mend: "try another seed",
     });
   }
-
-  async function continued(
-    start: readonly number[],
-    index: number,
-    attempt: number,
-  ): Promise<Pick<SelfText, "hasEnded"> & { readonly ids: readonly number[] }> {
-    const lead = Math.min(tokens, LEADS[index % LEADS.length] ?? 3);
-    const ids = [...start];
-    const grow = async (limit: number, how: { temperature: number; seed: number }): Promise<FinishReason> => {
-      const maxTokens = limit - ids.length;
-      if (maxTokens < 1) return "length";
-      const prompt = [...tokenizer.leading, ...ids];
-      const pieces = generate(model, prompt, { maxTokens, ...how, ...(signal ? { signal } : {}) });
-      for (let next = await pieces.next();; next = await pieces.next()) {
-        if (next.done) return next.value;
-        ids.push(next.value);
-      }
-    };
-    let reason = await grow(lead, { temperature: 0, seed: 0 });
-    if (reason === "length") {
-      reason = await grow(tokens, { temperature, seed: randomU32(seed, DRAW_STREAM, index, attempt) });
-    }
-    return { ids, hasEnded: reason === "end" };
-  }
 }
+
+/** A text under way. */
+interface Draft {
+  readonly index: number;
+  readonly ids: number[];
+  /** Tokens before the first that is drawn. */
+  readonly lead: number;
+  readonly greedy: Sampler;
+  readonly sampler: Sampler;
+  hasEnded: boolean;
+}
+
+const NOTHING = new Float32Array(0);
 
 /** Tokens that a text can begin with: not special, and whole characters that are not white space alone. */
 function firstTokens(tokenizer: Tokenizer, vocab: number): number[] {

@@ -40,7 +40,7 @@ export function partPath(path: string): string {
 }
 
 /**
- * Writes {@link writeTexts} to a file. Each text is on disk before the next begins; a stopped or crashed run leaves
+ * Writes {@link writeTexts} to a file. Texts are on disk before the next ones begin; a stopped or crashed run leaves
  * `PATH.part`, from which `resume` makes the same file as a run that was not stopped. `PATH` itself appears whole or not
  * at all. `count` may be raised on resuming, but not below what is written.
  *
@@ -49,7 +49,7 @@ export function partPath(path: string): string {
  * {@link writeTexts} throws.
  */
 export async function writeTextFile(model: Model, options: SelfDataFileOptions): Promise<SelfDataResult> {
-  const { path, count, resume = false, identity = {}, onStart, onText, signal } = options;
+  const { path, count, resume = false, identity = {}, onStart, onText, onProgress, signal } = options;
   const { tokens, temperature = 1, seed = 1 } = options;
   const settings = { tokens, temperature, seed };
   const header = JSON.stringify({ settings: { ...settings, ...identity, format: TEXT_FORMAT } });
@@ -70,7 +70,7 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
   let generated = 0;
   {
     using file = await Deno.open(part, { append: true });
-    for await (const text of writeTexts(model, { count, ...settings, skip: there, signal })) {
+    for await (const text of writeTexts(model, { count, ...settings, skip: there, signal, onProgress })) {
       await append(file, { path, line: `${JSON.stringify(textFields(text))}\n` });
       generated += text.tokens;
       onText?.(text);

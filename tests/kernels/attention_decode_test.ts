@@ -1,6 +1,6 @@
 // Decoding attention over both kinds of caches, and what fills them, against the f64 oracle.
 import assert from "node:assert/strict";
-import { CACHE_KEYS, rotateAppend } from "../../kernels/mod.ts";
+import { CACHE_KEYS, cacheAppend, rotateAppend } from "../../kernels/mod.ts";
 import { type DeviceBuffer, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
@@ -133,6 +133,56 @@ for (const placement of ["texture", "buffer"] as const) {
     }
   });
 }
+
+Deno.test("decoding attention of sequences with caches of their own equals the last row of full attention of each", async () => {
+  using device = await openDevice();
+  for (const [lanes, shape] of [[8, SHAPES[1]], [64, SHAPES[2]], [8, SHAPES[4]]] as const) {
+    const { heads, kvHeads, headDim } = shape, seq = Math.min(shape.seq, 20), sequences = 3, hs = headStride(headDim);
+    const capacity = seq + 2, stride = strideOf(kvHeads * hs), wide = strideOf(heads * hs);
+    const [q, k, v] = [heads, kvHeads, kvHeads].map((count, i) =>
+      Float64Array.from(random(sequences * seq * count * headDim, i + 1), (value) => 3 * value)
+    );
+    assert.ok(q && k && v);
+    const want = attentionOracle({ batch: sequences, seq, heads, kvHeads, headDim }, { q, k, v }).o;
+    using caches = createCaches(device, specOf(shape), { capacity, placement: "buffer", sequences });
+    const cache = caches.layers[0] ?? assert.fail();
+    if (cache.placement !== "buffer") assert.fail();
+    using position = device.uploadBuffer("position", Uint32Array.of(0));
+    using o = device.uploadBuffer("o", new Float32Array(sequences * wide).fill(STALE));
+    for (let t = 0; t < seq; t++) {
+      const rowsOf = (values: Float64Array, count: number, stride: number): Float32Array<ArrayBuffer> => {
+        const width = count * headDim, rows = new Float64Array(sequences * width);
+        for (let s = 0; s < sequences; s++) {
+          const from = (s * seq + t) * width;
+          rows.set(values.subarray(from, from + width), s * width);
+        }
+        return padded(rows, { rows: sequences, heads: count, headDim, stride });
+      };
+      using queries = device.uploadBuffer("q", rowsOf(q, heads, wide));
+      using keys = device.uploadBuffer("k", rowsOf(k, kvHeads, stride));
+      using values = device.uploadBuffer("v", rowsOf(v, kvHeads, stride));
+      device.write(position, Uint32Array.of(t));
+      using plan = new Plan(device);
+      plan.dispatch(compileKernel(device, cacheAppend), [keys, values, position, cache.k, cache.v, {
+        params: [u32(stride / 4), u32(capacity)],
+      }], { groups: [Math.ceil(stride / 256), sequences] });
+      const sizes = { heads, kvHeads, headDim, capacity, rows: sequences, ownCaches: true, lanes };
+      recordDecodeAttention(plan, sizes, { q: queries, kCache: cache.k, vCache: cache.v, position, o });
+      await plan.run();
+    }
+    assertCells(await device.readFloats(o, sequences * wide), {
+      what: JSON.stringify({ lanes, ...shape, seq }),
+      rows: sequences,
+      stride: wide,
+      want(row, column): Cell {
+        const h = Math.floor(column / hs), c = column % hs;
+        if (h >= heads || c >= headDim) return { value: 0, bound: 0 };
+        const value = want[((row * seq + seq - 1) * heads + h) * headDim + c] ?? NaN;
+        return { value, bound: TOLERANCE * (1 + Math.abs(value)) };
+      },
+    });
+  }
+});
 
 Deno.test("large scores stay finite, whichever row of the cache they lie in", async () => {
   using device = await openDevice();

@@ -5,13 +5,16 @@ import {
   compress,
   type CompressOptions,
   demoData,
+  loadModelFrom,
   type Method,
+  type Model,
   type PruneOptions,
   readRows,
   type Row,
   type RunHooks,
   type StepRecord,
 } from "../../mod.ts";
+import { exists } from "../../lib/io/exists.ts";
 import { encodeCalibration } from "../../lib/run/calibration.ts";
 import { resolveOptions } from "../../lib/run/options.ts";
 import { BASE, bitsOf, drive, withDemo } from "./helpers/demo_run.ts";
@@ -116,49 +119,114 @@ Deno.test("calibration rows are refused where nothing would look at them, and ot
 });
 
 Deno.test("compress lets the model write its own calibration texts into the folder, and a resumed run reads them", async () => {
+  await inFolder(async ({ model, begin, weightsOf, textsOf }) => {
+    const controller = new AbortController(), told: number[] = [];
+    await compress(model, { ...begin("own"), calibration: "own", onCalibration: (share) => told.push(share) });
+    assert.ok(told.length > 10 && told.at(-1) === 1, told.join());
+    assert.deepEqual(told, told.toSorted((a, b) => a - b));
+    const texts = await textsOf("own");
+    // A third of the sequences of the run: 5 steps of 2.
+    assert.equal(texts?.length, 4);
+    // Given as rows they are the same, and so they are what a run does that says nothing.
+    await compress(model, { ...begin("rows"), calibration: texts ?? [] });
+    assert.ok(await weightsOf("rows") === await weightsOf("own"), "the same weights");
+    await compress(model, begin("default"));
+    assert.deepEqual(await textsOf("default"), texts);
+    assert.ok(await weightsOf("default") === await weightsOf("own"), "by default the same weights");
+    await compress(model, { ...begin("none"), calibration: "none" });
+    assert.ok(await weightsOf("none") !== await weightsOf("own"), "other weights");
+    const { signal } = controller;
+    await assert.rejects(
+      compress(model, {
+        ...begin("stopped"),
+        signal,
+        onRecord: ({ step }) => step === 2 && controller.abort(new Error("enough")),
+      }),
+      /enough/,
+    );
+    const again: number[] = [];
+    const resumed = { ...begin("stopped"), resume: true } as const;
+    await compress(model, { ...resumed, onCalibration: (share) => again.push(share) });
+    assert.deepEqual(again, [], "nothing is written anew");
+    assert.ok(await weightsOf("stopped") === await weightsOf("own"), "the same bits as a run never stopped");
+    // What the run refuses is refused before anything is written.
+    const refused: number[] = [];
+    const bad = { ...begin("bad"), batch: 0, onCalibration: (share: number) => refused.push(share) };
+    await assert.rejects(compress(model, bad), /--batch 0/);
+    assert.deepEqual(refused, []);
+  });
+});
+
+Deno.test("the model writes no calibration where nothing would look at it, and where a resumed run began without", async () => {
+  await inFolder(async ({ model, begin, textsOf }) => {
+    const without: Readonly<Record<string, Partial<CompressOptions>>> = {
+      gradual: { method: "gradual" },
+      flap: { method: "flap" },
+      paper: { preset: "paper" },
+      prior: { rates: { prior: 0 } },
+    };
+    for (const [name, options] of Object.entries(without)) {
+      await compress(model, { ...begin(name), ...options });
+      assert.equal(await textsOf(name), null, name);
+    }
+    const controller = new AbortController(), { signal } = controller;
+    const stopped = { ...begin("stopped"), signal, onRecord: () => controller.abort(new Error("enough")) };
+    await assert.rejects(compress(model, { ...stopped, calibration: "none" }), /enough/);
+    await compress(model, { ...begin("stopped"), resume: true });
+    assert.equal(await textsOf("stopped"), null);
+  });
+});
+
+Deno.test("writing calibration takes no more memory than the run, and says where a model has nothing to say", async () => {
+  await inFolder(async ({ model, begin }) => {
+    const { device, spec } = model, wide = { ...begin("peak"), seq: 96, batch: 1 };
+    let writing = 0;
+    await compress(model, { ...wide, onCalibration: () => writing = Math.max(writing, device.bytes) });
+    const peak = device.peakBytes;
+    assert.ok(writing > 0 && writing < peak, `${writing} of ${peak}`);
+    const eosIds = Array.from({ length: spec.vocab }, (_, id) => id), { source, tokenizer } = model;
+    using silent = await loadModelFrom({ ...source, spec: { ...spec, eosIds } }, { device, tokenizer });
+    await assert.rejects(
+      compress(silent, begin("silent")),
+      /ended each text at once; mend: give texts with --calibration FILE, or none/,
+    );
+    await compress(silent, { ...begin("silent"), calibration: "none" });
+  });
+});
+
+/** A folder for runs of the demo model of five steps of two sequences. */
+async function inFolder(
+  work: (
+    tools: {
+      readonly model: Model;
+      readonly begin: (name: string) => CompressOptions;
+      readonly weightsOf: (name: string) => Promise<string>;
+      /** The texts that the model wrote for a run; null where it wrote none. */
+      readonly textsOf: (name: string) => Promise<readonly Row[] | null>;
+    },
+  ) => Promise<void>,
+): Promise<void> {
   await withDemo(async ({ model }) => {
-    const out = await Deno.makeTempDir(), controller = new AbortController();
-    const base = { ...BASE, seq: 24, steps: 3, postfinetune: 1, export: { formats: ["hf"] } } as const;
+    const out = await Deno.makeTempDir();
+    const base = {
+      ...BASE,
+      seq: 24,
+      batch: 2,
+      prefinetune: 1,
+      steps: 3,
+      postfinetune: 1,
+      export: { formats: ["hf"] },
+    } as const;
     const weightsOf = async (name: string): Promise<string> =>
       new TextDecoder("latin1").decode(await Deno.readFile(`${out}/${name}/model/model.safetensors`));
-    const told: number[] = [], begin = (name: string): CompressOptions => ({ ...base, out: `${out}/${name}` });
+    const textsOf = async (name: string): Promise<readonly Row[] | null> => {
+      const path = `${out}/${name}/calibration.jsonl`;
+      return await exists(path) ? (await readRows(path)).rows : null;
+    };
     try {
-      await compress(model, { ...begin("own"), calibration: "own", onCalibration: (done) => told.push(done) });
-      assert.deepEqual(told, Array.from({ length: CALIBRATION_SEQUENCES }, (_, index) => index + 1));
-      const path = `${out}/own/calibration.jsonl`, { rows: texts, kind } = await readRows(path);
-      assert.deepEqual([kind, texts.length], ["text", CALIBRATION_SEQUENCES]);
-      // Given as rows they are the same.
-      await compress(model, { ...begin("rows"), calibration: texts });
-      assert.ok(await weightsOf("rows") === await weightsOf("own"), "the same weights");
-      await compress(model, begin("none"));
-      assert.ok(await weightsOf("none") !== await weightsOf("own"), "other weights");
-      const { signal } = controller;
-      await assert.rejects(
-        compress(model, {
-          ...begin("stopped"),
-          calibration: "own",
-          signal,
-          onRecord: ({ step }) => step === 2 && controller.abort(new Error("enough")),
-        }),
-        /enough/,
-      );
-      const again: number[] = [];
-      const resumed = { ...begin("stopped"), calibration: "own", resume: true } as const;
-      await compress(model, { ...resumed, onCalibration: (done) => again.push(done) });
-      assert.deepEqual(again, [], "nothing is written anew");
-      assert.ok(await weightsOf("stopped") === await weightsOf("own"), "the same bits as a run never stopped");
-      // What the run refuses is refused before anything is written.
-      const refused: number[] = [];
-      const bad = {
-        ...begin("bad"),
-        calibration: "own",
-        batch: 0,
-        onCalibration: (done: number) => refused.push(done),
-      } as const;
-      await assert.rejects(compress(model, bad), /--batch 0/);
-      assert.deepEqual(refused, []);
+      await work({ model, begin: (name) => ({ ...base, out: `${out}/${name}` }), weightsOf, textsOf });
     } finally {
       await Deno.remove(out, { recursive: true });
     }
   });
-});
+}

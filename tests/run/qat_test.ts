@@ -4,7 +4,9 @@ import { CompressoError, type ErrorCode } from "../../lib/errors.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { readRows } from "../../lib/io/datasets.ts";
 import type { Tokenizer } from "../../lib/io/tokenizer.ts";
-import type { Model } from "../../lib/run/model.ts";
+import { DEMO, openModelFiles } from "../../lib/io/open_model.ts";
+import { cacheBytes as decodeCacheBytes } from "../../lib/nn/decode_cache.ts";
+import { loadModelFrom, type Model } from "../../lib/run/model.ts";
 import { type SelfDataOptions, type SelfText, writeTexts } from "../../lib/run/qat.ts";
 import { partPath, type SelfDataFileOptions, writeTextFile } from "../../lib/run/qat_file.ts";
 import { inTemporaryFolder } from "../io/files.ts";
@@ -69,6 +71,40 @@ Deno.test("first tokens are not special, are whole characters, and do not come t
     }
     assert.ok(new Set(texts.map(({ text }) => text)).size > 36, "40 first tokens give about as many texts");
   });
+});
+
+Deno.test("texts are the same however many are written in step, and progress tells their share", async () => {
+  await withDemo(async (model) => {
+    const settings = { ...SETTINGS, count: 7, tokens: 12 }, shares: number[] = [];
+    const texts = await all(model, { ...settings, onProgress: (share) => shares.push(share) });
+    assert.deepEqual(shares, shares.toSorted((a, b) => a - b));
+    assert.ok(shares.length > 3 && (shares[0] ?? 1) > 0 && shares.at(-1) === 1, shares.join());
+    const capacity = (model.tokenizer?.leading.length ?? 0) + 12;
+    for (const atOnce of [1, 3]) {
+      const cacheBytes = atOnce * decodeCacheBytes(model.spec, capacity);
+      assert.deepEqual(await all(model, { ...settings, cacheBytes }), texts, `${atOnce} at once`);
+    }
+  });
+});
+
+Deno.test("a text that would be empty begins anew with another token, beside others; where none goes on, that is an error", async () => {
+  using device = await openDevice();
+  const { source, tokenizer } = await openModelFiles(DEMO);
+  if (!tokenizer) assert.fail("the demo has a tokenizer");
+  const writing = async (eosIds: readonly number[]): Promise<readonly SelfText[]> => {
+    using model = await loadModelFrom({ ...source, spec: { ...source.spec, eosIds } }, { device, tokenizer });
+    return await all(model, { count: 6, tokens: 2, seed: 1 });
+  };
+  const texts = await writing([]), ids = texts.map(({ text }) => tokenizer.encode(text).at(-1) ?? -1);
+  const [end = -1] = ids, ended = new Set(ids.flatMap((id, index) => id === end ? [index] : []));
+  assert.ok(ended.size < ids.length, "not all are alike");
+  for (const [index, { text, tokens }] of (await writing([end])).entries()) {
+    assert.equal(tokens, 2);
+    if (ended.has(index)) assert.notEqual(text, texts[index]?.text);
+    else assert.equal(text, texts[index]?.text);
+  }
+  const every = Array.from({ length: source.spec.vocab }, (_, id) => id);
+  await assert.rejects(writing(every), isError("numeric", /text 1;.*ended each text at once/));
 });
 
 Deno.test("the file holds the texts, one {text} a line, with what was cut off, and reads as data", async () => {

@@ -31,8 +31,8 @@ export interface SelfDataResult {
   readonly tokens: number;
 }
 
-/** Told apart from files of earlier versions, which did not say where a text was cut off. */
-export const TEXT_FORMAT = 2;
+/** Told apart from files of earlier versions, which did not say where a text was cut off, and then wrote one text at a time, with other rounding. */
+export const TEXT_FORMAT = 3;
 
 /** Path of the growing part. */
 export function partPath(path: string): string {

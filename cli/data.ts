@@ -97,10 +97,13 @@ interface GenerateSettings extends ModelSettings {
 async function runGenerate(path: string, settings: GenerateSettings): Promise<void> {
   const { out, count, tokens, temperature, seed, resume = false, overwrite = false, baseDtype = "f16" } = settings;
   await checkTarget(settings);
-  const onInterrupt = "stopping; what is written stays; once more ends at once";
+  const onInterrupt = "stopping; finished texts stay; once more ends at once";
   try {
     await withModel(path, { ...settings, onInterrupt }, async ({ model, signal, progress, tune }) => {
-      const rows = Math.min(count, sequencesAtOnce(model.device, model.spec, { capacity: tokens }));
+      const rows = Math.min(
+        count,
+        sequencesAtOnce(model.device, model.spec, { capacity: tokens + (model.tokenizer?.leading.length ?? 0) }),
+      );
       await tune({ rows, directions: ["forward"], tokens: count * tokens });
       const start = performance.now();
       const result = await writeTextFile(model, {

@@ -3,7 +3,7 @@ import { basename, resolve } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
 import { scheduleName } from "../lib/experiment/identity.ts";
 import { checkFolder } from "../lib/io/atomic.ts";
-import { type DataReport, type DataSet, readRows, type Row } from "../lib/io/datasets.ts";
+import { type DataReport, readRows, type Row } from "../lib/io/datasets.ts";
 import { fileDigest, modelDigest } from "../lib/io/fingerprint.ts";
 import { DEMO, demoData, modelPath } from "../lib/io/open_model.ts";
 import { haveEnds } from "../lib/io/prompts.ts";
@@ -14,11 +14,12 @@ import { layersOf, type UnitKind } from "../lib/prune/units.ts";
 import type { EncodeReport } from "../lib/run/batches.ts";
 import { checkMemory } from "../lib/run/memory_advice.ts";
 import type { Alarm, MonitorOptions } from "../lib/run/monitors/alarm.ts";
-import { learnsBesideCalibration, type PruneOptions, resolveOptions } from "../lib/run/options.ts";
+import type { PruneOptions } from "../lib/run/options.ts";
 import { compress, type CompressOptions } from "../lib/run/pipeline.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";
 import { programAsRun, shellWord } from "./command.ts";
+import { calibrationChoice, calibrationName, calibrationOf, type ChosenSettings, NONE } from "./calibration.ts";
 import { type Dashboard, openDashboard } from "./dashboard.ts";
 import { exportLines, fallbackLines } from "./export.ts";
 import { formatBytes, formatCount, formatShare, note, print, printJson, rowPlaces } from "./output.ts";
@@ -26,7 +27,7 @@ import { memoryOptions } from "./plan.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";
 import { duration } from "./progress.ts";
 import { type RateSettings, ratesOf } from "./rates.ts";
-import { checkRunFolder, clearRunFolder, finishedRun, isResumable, refuseOwnData } from "./run_folder.ts";
+import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
 import { goalOf, sizeLine, type TargetSettings } from "./targets.ts";
 import { type Loaded, type ModelSettings, withModel } from "./with_model.ts";
 
@@ -73,13 +74,14 @@ export interface PruneSettings extends ModelSettings, RateSettings, TargetSettin
 }
 
 /** Runs the verb. */
-export async function runPrune(path: string, settings: PruneSettings): Promise<void> {
-  const { out, resume = false, overwrite = false, json } = settings, name = modelName(path);
-  goalOf(settings, { name });
-  ratesOf(settings);
+export async function runPrune(path: string, asked: PruneSettings): Promise<void> {
+  const { out, resume = false, overwrite = false, json } = asked, name = modelName(path);
+  goalOf(asked, { name });
+  ratesOf(asked);
   await checkRunFolder(out, { resume, overwrite, model: modelPath(path) });
-  const prompt = await promptText(settings.prompt ?? true);
-  const calibration = calibrationChoice(settings) === NONE ? {} : { calibration: [] };
+  const prompt = await promptText(asked.prompt ?? true);
+  const settings = { ...asked, calibration: await calibrationChoice(asked) };
+  const calibration = settings.calibration === NONE ? {} : { calibration: [] };
   const given = (layers: number): PruneOptions => ({
     rows: [],
     prompt,
@@ -103,7 +105,7 @@ type Inputs = Readonly<Record<"model" | "baseDtype" | "data" | "calibration" | "
 
 /** What a run is driven with, before its model and rows are read. */
 interface Driven {
-  readonly settings: PruneSettings;
+  readonly settings: ChosenSettings;
   readonly prompt: string | null;
   /** Name of the model within a GGUF. */
   readonly name: string;
@@ -150,27 +152,6 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
   }
 }
 
-/** The model's own texts, or nothing, in place of a file of calibration rows. */
-const OWN = "own", NONE = "none";
-
-/** The option, or what a run does without it, see `CompressOptions.calibration`. */
-function calibrationChoice(settings: PruneSettings): string {
-  const { calibration, method, steps } = settings;
-  if (calibration !== undefined) return calibration;
-  const options = { rows: [], sparsity: 0, method, steps, ...ratesOf(settings) };
-  return learnsBesideCalibration(resolveOptions(options, { maxPosition: Infinity })) ? OWN : NONE;
-}
-
-/** Calibration rows from their file, whose texts may have the name that --text-field says, or the usual one; else what is asked for. */
-async function calibrationOf(settings: PruneSettings): Promise<CompressOptions["calibration"]> {
-  const { calibration, data, out, resume, textField, skipBroken } = settings, choice = calibrationChoice(settings);
-  if (choice === OWN && !resume) await refuseOwnData(out, data);
-  if (calibration === undefined || calibration === OWN || calibration === NONE) return calibration;
-  const how = skipBroken ? { skipBroken } : {}, usual = (): Promise<DataSet> => readRows(calibration, how);
-  const set = textField === undefined ? usual() : readRows(calibration, { ...how, textField }).catch(usual);
-  return (await set).rows;
-}
-
 function dataPathOf(path: string, { data }: Pick<PruneSettings, "data">): string {
   if (data !== undefined) return data;
   if (path === DEMO) return demoData("train");
@@ -182,15 +163,16 @@ function dataPathOf(path: string, { data }: Pick<PruneSettings, "data">): string
 }
 
 /** What decides a run and its files beside its options. */
-async function inputsOf(path: string, settings: PruneSettings): Promise<Inputs> {
-  const { baseDtype, schedule, textField, limitRows, skipBroken, dtype, ggufDtype, saveAdapter } = settings;
-  const data = dataPathOf(path, settings), choice = calibrationChoice(settings);
+async function inputsOf(path: string, settings: ChosenSettings): Promise<Inputs> {
+  const { baseDtype, calibration, schedule, textField, limitRows, skipBroken, dtype, ggufDtype, saveAdapter } =
+    settings;
+  const data = dataPathOf(path, settings);
   try {
     return {
       model: await modelDigest(modelPath(path)),
       baseDtype: baseDtype ?? "f16",
       data: `${await fileDigest(data)} ${JSON.stringify({ textField, limitRows, skipBroken })}`,
-      calibration: choice === OWN || choice === NONE ? choice : await fileDigest(choice),
+      calibration: await calibrationName(calibration),
       schedule: await scheduleName(schedule),
       files: JSON.stringify({ dtype, ggufDtype, saveAdapter }),
     };
@@ -273,7 +255,7 @@ async function drive(
     rows,
     prompt,
     reading,
-    ...(calibration ? { calibration } : {}),
+    calibration,
     onCalibration: (share) => {
       if (!isWriting) dashboard?.tell({ kind: "state", text: "The model writes its own texts for calibration." });
       isWriting = true;

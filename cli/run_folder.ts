@@ -84,23 +84,13 @@ async function refuseOwnModel(out: string, model: string): Promise<void> {
   }
 }
 
-/** Refuses texts that the model is to write where they would replace the data. Throws `CompressoError("usage")`. */
-export async function refuseOwnData(out: string, data: string | undefined): Promise<void> {
-  if (!await isAmong(join(out, CALIBRATION_FILE), [data])) return;
-  throw new CompressoError("usage", {
-    what: `cannot write ${join(out, CALIBRATION_FILE)}`,
-    rule: "the texts of --calibration own do not replace the data",
-    value: `--data ${data}`,
-    mend: "choose another --out, or move the data first",
-  });
-}
-
 /** Where a path leads; null where nothing is. */
 async function realPath(path: string): Promise<string | null> {
   return await Deno.realPath(path).catch(() => null);
 }
 
-async function isAmong(path: string, files: readonly (string | undefined)[]): Promise<boolean> {
+/** Whether a path leads to one of the files. */
+export async function isAmong(path: string, files: readonly (string | undefined)[]): Promise<boolean> {
   const own = await realPath(path);
   if (own === null) return false;
   for (const file of files) if (file !== undefined && await realPath(file) === own) return true;

@@ -28,6 +28,7 @@ export function decodeAttentionKernel(tile: DecodeTile): KernelSource {
   const vectors = headVectors(headDim);
   const heads = range(tile.heads), columns = range(vectors);
   const by = Math.max(...range(8).map((i) => i + 1).filter((width) => vectors % width === 0));
+  if (lanes < by) throw new Error(`decoding attention: ${lanes} lanes, ${by} at least`);
   const part = range(by);
   const loop = `for (var c = 0u; c < params.vectors; c += ${by}u)`;
   const code =

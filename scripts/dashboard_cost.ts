@@ -55,6 +55,8 @@ async function run(out: string, way: number): Promise<Measured> {
       "--steps",
       String(STEPS),
       ...OPTIONS,
+      "--calibration",
+      "none",
       "--out",
       out,
       ...(way > 0 ? ["--dashboard"] : []),

@@ -59,7 +59,7 @@ export async function pruneCell(
   const { alarms } = await compress(model, {
     ...prune,
     ...rows,
-    ...(calibration ? { calibration } : {}),
+    calibration: calibration ?? "none",
     out: store.cell(folder),
     checkpointEvery: CHECKPOINT_EVERY,
     resume,

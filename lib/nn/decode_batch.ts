@@ -1,5 +1,5 @@
 // Decoding several sequences of the same length in step, token by token. Owns their caches and the plan of one token of each; refuses prompts, masks and LoRA.
-import type { Device } from "../gpu/device.ts";
+import type { Device, DeviceLimits } from "../gpu/device.ts";
 import { Plan } from "../gpu/plan.ts";
 import { createActivations } from "./activations.ts";
 import { ropeTable } from "./attention.ts";
@@ -36,14 +36,23 @@ const MOST_SEQUENCES = 32;
 /** Bytes that the caches of one pass take at most, and share of what a device with a limit has left. */
 const MOST_CACHE_BYTES = 2 ** 30, CACHE_SHARE = 0.5;
 
-/** How many sequences of so many tokens are decoded in step at most, so that their caches take `bytes` (default: 1 GiB, less where memory is limited); at least one. */
+/**
+ * How many sequences of so many tokens are decoded in step at most, so that their caches take `bytes` (default: 1 GiB, less where memory is limited) and
+ * each is one binding; at least one.
+ */
 export function sequencesAtOnce(
-  { memoryLimit, bytes: used }: Pick<Device, "memoryLimit" | "bytes">,
+  { memoryLimit, bytes: used, limits }: Pick<Device, "memoryLimit" | "bytes"> & {
+    readonly limits: Pick<DeviceLimits, "maxStorageBufferBindingSize" | "maxBufferSize">;
+  },
   spec: DecoderSpec,
   { capacity, bytes = MOST_CACHE_BYTES }: { readonly capacity: number; readonly bytes?: number | undefined },
 ): number {
-  const most = Math.min(bytes, MOST_CACHE_BYTES, CACHE_SHARE * (memoryLimit - used));
-  return Math.max(1, Math.min(MOST_SEQUENCES, Math.floor(most / Math.max(1, cacheBytes(spec, capacity)))));
+  const most = Math.min(bytes, MOST_CACHE_BYTES, CACHE_SHARE * (memoryLimit - used)),
+    layers = cacheBytes(spec, capacity);
+  const all = 2 * layers.reduce((sum, layer) => sum + layer, 0), largest = Math.max(...layers);
+  const bound = Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize);
+  const count = Math.floor(Math.min(MOST_SEQUENCES, most / Math.max(1, all), bound / Math.max(1, largest)));
+  return Math.max(1, count);
 }
 
 /** Allocates caches and buffers, and records the plan of one token of each sequence. A sequence's logits do not depend on the others. */

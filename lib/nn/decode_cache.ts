@@ -28,12 +28,9 @@ export interface DecodeCaches extends Disposable {
 /** Workgroups along y at most. */
 const GRID_HEIGHT = 32768;
 
-/** Bytes of the caches in buffers of one sequence of `capacity` tokens. */
-export function cacheBytes(spec: DecoderSpec, capacity: number): number {
-  return spec.layers.reduce(
-    (sum, layer) => layer.kvHeads === 0 ? sum : sum + 8 * capacity * strideOf(headWidths(spec, layer).kv),
-    0,
-  );
+/** Bytes of the buffers of one sequence of `capacity` tokens: the keys, or the values, of each layer. */
+export function cacheBytes(spec: DecoderSpec, capacity: number): readonly number[] {
+  return spec.layers.map((layer) => layer.kvHeads === 0 ? 0 : 4 * capacity * strideOf(headWidths(spec, layer).kv));
 }
 
 /** Allocates zeroed caches for `capacity` tokens of each of `sequences` (default 1; more only in buffers). */

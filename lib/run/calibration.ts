@@ -4,7 +4,7 @@ import type { Row, TextRow } from "../io/datasets.ts";
 import type { Example } from "../io/prompts.ts";
 import { type Batch, createBatches, encodeRows, type EncodeRowsOptions } from "./batches.ts";
 import type { Model } from "./model.ts";
-import type { ResolvedOptions } from "./options.ts";
+import { learnsBesideCalibration, type ResolvedOptions } from "./options.ts";
 import { type SelfDataOptions, textFields, writeTexts } from "./qat.ts";
 
 /** Calibration rows as a run uses them. */
@@ -53,6 +53,21 @@ function encode(rows: readonly Row[], encoding: EncodeRowsOptions): readonly Exa
       cause: error,
     });
   }
+}
+
+/**
+ * What a run does about calibration where nothing is said of it: "own" texts for masks that are learned from saliency with a prior, "none" for others and
+ * where a run that began without goes on.
+ */
+export function calibrationDefault(
+  options: Pick<ResolvedOptions, "method" | "start" | "rates">,
+  { resume, areThere }: {
+    readonly resume: boolean;
+    /** Whether the folder of the run has texts. */
+    readonly areThere: boolean;
+  },
+): "own" | "none" {
+  return learnsBesideCalibration(options) && (areThere || !resume) ? "own" : "none";
 }
 
 /**

@@ -5,13 +5,14 @@ import { readRows, type Row } from "../io/datasets.ts";
 import { exists } from "../io/exists.ts";
 import { sourceDigest } from "../io/fingerprint.ts";
 import { FolderLock } from "../io/lock.ts";
-import { calibrationTexts, writeCalibration } from "./calibration.ts";
+import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
 import type { Model } from "./model.ts";
-import { type CheckpointOptions, learnsBesideCalibration, type PruneOptions, resolveOptions } from "./options.ts";
+import { type CheckpointOptions, type PruneOptions, resolveOptions } from "./options.ts";
 import { recordsUpTo } from "./record_lines.ts";
 import type { StepRecord } from "./records.ts";
 import { CALIBRATION_FILE, CHECKPOINT_FILE, RECORDS_FILE, refuseEarlierRun, RUN_FILES } from "./run_files.ts";
 import { checkExportSize } from "./size_goal.ts";
+import { CANNOT_WRITE } from "./qat.ts";
 import { prune, type PruneSession, type RunSummary, type SessionExportOptions } from "./session.ts";
 
 /** Options of {@link compress}. */
@@ -81,7 +82,8 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   const every = checkpointEvery > 0 ? checkpointEvery : Infinity;
   const weights = identity?.["weights"] ?? await sourceDigest(model.source);
   const calibrationPath = `${out}/${CALIBRATION_FILE}`, areThere = await exists(calibrationPath);
-  const choice = asked ?? (wantsOwn(rest, model) && (areThere || !resume) ? "own" : "none"), isOwn = choice === "own";
+  const choice = asked ?? calibrationDefault(resolveOptions(rest, model.spec), { resume, areThere });
+  const isOwn = choice === "own";
   if (isOwn && refusesEarlier && areThere) throw textsThere(calibrationPath);
   const own = { path: resume && areThere ? calibrationPath : null, onCalibration };
   const calibration = isOwn ? await ownRows(model, rest, own) : choice === "none" ? undefined : choice;
@@ -97,7 +99,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   if (refusesEarlier) await refuseEarlierRun(out);
   await onReady?.();
   await makeFolder(out);
-  if (lock.isHeld) await removeLeftovers(out, [...RUN_FILES, RECORDS_FILE]);
+  if (lock.isHeld) await removeLeftovers(out, [...RUN_FILES, RECORDS_FILE, CALIBRATION_FILE]);
   const recordsPath = `${out}/${RECORDS_FILE}`;
   await writeFileAtomically(recordsPath, await recordsUpTo(recordsPath, before.steps));
   if (isOwn) await writeFileAtomically(calibrationPath, (calibration ?? []).map(lineOf).join(""));
@@ -127,11 +129,6 @@ async function writeAll(file: Deno.FsFile, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
 }
 
-/** Whether the model writes its calibration where nothing is said of it. */
-function wantsOwn(options: Omit<PruneOptions, "calibration">, { spec }: Model): boolean {
-  return learnsBesideCalibration(resolveOptions(options, spec));
-}
-
 /** What the model wrote for the folder's run, or writes now; but what the run itself refuses is refused before. */
 async function ownRows(
   model: Model,
@@ -154,13 +151,13 @@ async function ownRows(
     return await writeCalibration(model, {
       tokens: resolved.seq,
       count: calibrationTexts(resolved),
-      // Writing takes no more memory than the run, whose peak has just been seen.
+      // Half of what the run takes beside the weights, whose peak has just been seen: the rest is for what else writing needs.
       cacheBytes: (device.peakBytes - device.bytes) / 2,
       signal,
       onProgress: onCalibration,
     });
   } catch (error) {
-    if (!(error instanceof CompressoError && error.code === "numeric")) throw error;
+    if (!(error instanceof CompressoError && error.parts.what.startsWith(CANNOT_WRITE))) throw error;
     throw new CompressoError(error.code, { ...error.parts, mend: "give texts with --calibration FILE, or none" }, {
       cause: error,
     });
@@ -171,11 +168,12 @@ function lineOf(row: Row): string {
   return row.kind === "text" ? JSON.stringify({ text: row.text, ...row.extra }) + "\n" : "";
 }
 
-function textsThere(path: string): CompressoError {
+/** The error of a run whose calibration texts would replace a file. */
+export function textsThere(path: string): CompressoError {
   return new CompressoError("usage", {
     what: `cannot write ${path}`,
     rule: "the model's own calibration texts replace no file",
     value: "it is there already",
-    mend: "give it as the calibration, take another folder, or remove it",
+    mend: "give it with --calibration, take another folder, remove it, or give --calibration none",
   });
 }

@@ -22,7 +22,7 @@ export interface SelfDataOptions extends SelfDataSettings {
   readonly count: number;
   /** Texts to leave out at the beginning, because they are there already. Default 0. */
   readonly skip?: number | undefined;
-  /** Bytes of GPU memory that keys and values of texts under way take at most, which decides how many are written in step. Default 1 GiB, or half of what a memory limit leaves. */
+  /** Bytes of GPU memory that keys and values of texts under way take at most, which decides how many are written in step; 1 GiB or half of what a memory limit leaves is the most, and the default. */
   readonly cacheBytes?: number | undefined;
   /** Stops the work. */
   readonly signal?: AbortSignal | undefined;
@@ -47,6 +47,8 @@ export function textFields({ text, hasEnded }: SelfText): { readonly text: strin
   return hasEnded ? { text } : { text, ended: false };
 }
 
+/** Beginning of the error of a model that has nothing to say. */
+export const CANNOT_WRITE = "cannot let the model write text";
 /** The greedy beginning has 3, 4 or 5 tokens, the first one included. */
 const LEADS = [3, 4, 5] as const;
 /** Other first tokens that are tried where a model has nothing to say after one. */
@@ -72,7 +74,7 @@ const ORDER_STREAM = 0x71a7, DRAW_STREAM = 0x71a8;
  */
 export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerator<SelfText, void, undefined> {
   const { count, skip = 0, tokens, temperature = 1, seed = 1, cacheBytes, signal, onProgress } = options;
-  const tokenizer = checkOptions(model, { count, skip, tokens, temperature });
+  const tokenizer = checkOptions(model, { count, skip, tokens, temperature, cacheBytes });
   checkSeed(seed);
   const first = firstTokens(tokenizer, Math.min(tokenizer.vocabSize, model.spec.vocab));
   const order = shuffle(first.length, seed, ORDER_STREAM);
@@ -84,15 +86,16 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
     for (let from = skip; from < count; from += size) {
       const wanted = Array.from({ length: Math.min(size, count - from) }, (_, place) => from + place);
       const tell = (share: number): void => onProgress?.((from - skip + share * wanted.length) / (count - skip));
-      for (const text of await together(wanted, tell)) {
+      const written = await together(wanted, tell);
+      for (const index of wanted) {
         signal?.throwIfAborted();
-        yield text;
+        yield written.get(index) ?? fail(index);
       }
     }
   }
 
-  /** Texts in their order, written in step; those that would be empty begin anew, again in step. */
-  async function together(indices: readonly number[], tell: (share: number) => void): Promise<readonly SelfText[]> {
+  /** Texts by their place, written in step; those that would be empty begin anew, again in step. */
+  async function together(indices: readonly number[], tell: (share: number) => void): Promise<Map<number, SelfText>> {
     using _entered = model.enter();
     const written = new Map<number, SelfText>();
     for (let attempt = 0; attempt < TRIES && written.size < indices.length; attempt++) {
@@ -103,7 +106,7 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
         if (ids.length > 1 && text.trim() !== "") written.set(index, { index, text, tokens: ids.length, hasEnded });
       }
     }
-    return indices.map((index) => written.get(index) ?? fail(index));
+    return written;
   }
 
   function draft(index: number, attempt: number): Draft {
@@ -138,13 +141,13 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
         if (model.spec.eosIds.includes(id)) draft.hasEnded = true;
         else draft.ids.push(id);
       }
-      tell(length / (tokens - 1));
+      tell(drafts.every(({ hasEnded }) => hasEnded) ? 1 : length / (tokens - 1));
     }
   }
 
   function fail(index: number): never {
     throw new CompressoError("numeric", {
-      what: `cannot let the model write text ${index + 1}`,
+      what: `${CANNOT_WRITE} ${index + 1}`,
       rule: `after one of ${TRIES} first tokens the model goes on`,
       value: "it ended each text at once",
       mend: "try another seed",
@@ -182,15 +185,21 @@ function modulo(value: number, size: number): number {
 
 function checkOptions(
   { tokenizer, spec }: Model,
-  numbers: { readonly count: number; readonly skip: number; readonly tokens: number; readonly temperature: number },
+  numbers:
+    & { readonly skip: number; readonly temperature: number }
+    & Pick<
+      SelfDataOptions,
+      "count" | "tokens" | "cacheBytes"
+    >,
 ): Tokenizer {
   const fail = (rule: string, value: number): never => {
     throw new CompressoError("usage", { what: "cannot let the model write texts", rule, value: String(value) });
   };
-  const { count, skip, tokens, temperature } = numbers;
+  const { count, skip, tokens, temperature, cacheBytes = 0 } = numbers;
   if (!Number.isInteger(count) || count < 1) fail("count is a whole number, at least 1", count);
   if (!Number.isInteger(skip) || skip < 0) fail("skip is a whole number, at least 0", skip);
   if (!(Number.isFinite(temperature) && temperature > 0)) fail("temperature is a number above 0", temperature);
+  if (!(cacheBytes >= 0)) fail("cacheBytes is a number of bytes, at least 0", cacheBytes);
   if (!tokenizer) {
     throw new CompressoError("input", {
       what: "cannot let the model write texts",

@@ -44,11 +44,35 @@ Deno.test("prune lets the model write its calibration, goes on with it, and keep
   assert.equal(await Deno.readTextFile(texts), written, "what is read stays");
   const data = await prune("--data", texts, "--overwrite");
   assert.equal(data.code, 2);
-  assert.match(data.stderr, /own do not replace the data/);
+  assert.match(data.stderr, /own calibration texts do not replace the data.*--calibration none/s);
   assert.equal(await Deno.readTextFile(texts), written);
   const plain = await prune("--calibration", "none", "--overwrite");
   assert.equal(plain.code, 0, plain.stderr);
   await assert.rejects(Deno.stat(texts), Deno.errors.NotFound, "texts of a run that is replaced go with it");
+  // A run that began without, as those of before did, goes on and is known without.
+  const known = await prune("--resume");
+  assert.match(known.stderr, /finished already/, known.stderr);
+});
+
+Deno.test("prune writes its texts over no file that is there, and a run that began without goes on so", async () => {
+  using folder = new TemporaryFolder();
+  const out = folder.at("run"), texts = `${out}/calibration.jsonl`, mine = '{"text": "Mine."}\n';
+  const prune = (...more: string[]): ReturnType<typeof cli> =>
+    cli(["prune", "demo", ...OPTIONS, "--prefinetune", "6", "--lora-rate", "1", "--out", out, ...more]);
+  await Deno.mkdir(out);
+  await Deno.writeTextFile(texts, mine);
+  const refused = await prune();
+  assert.equal(refused.code, 2);
+  assert.match(refused.stderr, /cannot write .*calibration\.jsonl.*replace no file.*--calibration none/s);
+  assert.equal(await Deno.readTextFile(texts), mine);
+  await Deno.remove(texts);
+  // An alarm that stops leaves a checkpoint.
+  const stopped = await prune("--calibration", "none", "--on-alarm", "divergence=stop,oscillation=off");
+  assert.equal(stopped.code, 5, stopped.stderr);
+  const resumed = await prune("--resume", "--on-alarm", "divergence=off,oscillation=off", "--json");
+  assert.equal(resumed.code, 0, resumed.stderr);
+  const { options, inputs } = JSON.parse(resumed.stdout);
+  assert.deepEqual([options.calibration, inputs.calibration], [false, "none"]);
 });
 
 Deno.test("prune refuses calibration that it cannot read or that nothing would look at, before it writes", async () => {

@@ -239,8 +239,13 @@ experimentTest(
     for await (const { name } of Deno.readDir(`${out}/data`)) files.push(name);
     assert.equal(files.length, 1, files.join(", "));
     const beside = `${out}/cells/${names.find((name) => name.includes("calibration=own"))}`;
-    const { options: { calibration } } = JSON.parse(await Deno.readTextFile(`${beside}/run.json`));
-    assert.equal(calibration, true);
+    const calibrates = async (folder: string): Promise<boolean> =>
+      JSON.parse(await Deno.readTextFile(`${folder}/run.json`)).options.calibration;
+    assert.equal(await calibrates(beside), true);
+    // No cell has one that it does not name.
+    const plain = names.filter((name) => name.includes("method=compresso") && !name.includes("calibration=own"));
+    assert.ok(plain.length > 0);
+    for (const name of plain) assert.equal(await calibrates(`${out}/cells/${name}`), false, name);
     const facts = JSON.parse(await Deno.readTextFile(`${beside}/cell.json`));
     assert.match(facts.calibration, /"count":5,"tokens":24/);
     assert.equal((await Deno.readTextFile(`${out}/data/${files[0]}`)).trimEnd().split("\n").length, 5);

@@ -57,33 +57,45 @@ for (const placement of ["texture", "buffer"] as const) {
   });
 }
 
-Deno.test("a sequence's logits are the same bits beside others, whichever and however many", async () => {
-  using device = await openDevice();
-  using model = await loadModelFrom(randomSource(UNEVEN), { device, baseDtype: "f16" });
-  const tokens = someTokens(LENGTH, UNEVEN.vocab);
-  const run = async (others: number, place: number): Promise<string[]> => {
-    using pass = createBatchPass(device, model.weights, { sequences: others + 1, capacity: LENGTH });
-    const seen: string[] = [];
-    for (const [t, token] of tokens.entries()) {
-      const row = Array.from({ length: others + 1 }, (_, index) => index === place ? token : (index * 5 + t) % 71);
-      seen.push((await pass.logits(row))[place]?.join() ?? "");
+for (const placement of ["texture", "buffer"] as const) {
+  Deno.test(`a sequence's logits are the same bits beside others, whichever and however many, weights in ${placement}s`, async () => {
+    using opened = await openDevice();
+    const { gpu, facts } = opened;
+    using device = placement === "texture" ? opened : new Device(gpu, { ...facts, isCpu: false });
+    using model = await loadModelFrom(randomSource(UNEVEN), { device, baseDtype: "f16" });
+    const tokens = someTokens(LENGTH, UNEVEN.vocab);
+    const run = async (others: number, place: number): Promise<string[]> => {
+      using pass = createBatchPass(device, model.weights, { sequences: others + 1, capacity: LENGTH });
+      const seen: string[] = [];
+      for (const [t, token] of tokens.entries()) {
+        const row = Array.from({ length: others + 1 }, (_, index) => index === place ? token : (index * 5 + t) % 71);
+        seen.push((await pass.logits(row))[place]?.join() ?? "");
+      }
+      return seen;
+    };
+    const alone = await run(0, 0);
+    for (const [others, place] of [[2, 1], [8, 8], [31, 17]] as const) {
+      assert.deepEqual(await run(others, place), alone, `${others} others`);
     }
-    return seen;
-  };
-  const alone = await run(0, 0);
-  for (const [others, place] of [[2, 1], [8, 8], [31, 17]] as const) {
-    assert.deepEqual(await run(others, place), alone, `${others} others`);
-  }
-});
+  });
+}
 
-Deno.test("as many sequences are decoded in step as memory allows, from one to 32", () => {
-  const free = { memoryLimit: Infinity, bytes: 0 }, one = cacheBytes(UNEVEN, 100);
-  // Keys and values of two layers, f32, each row padded to 64.
-  assert.equal(one, 2 * 4 * 100 * (64 + 64));
-  assert.equal(sequencesAtOnce(free, UNEVEN, { capacity: 100 }), 32);
-  assert.equal(sequencesAtOnce(free, UNEVEN, { capacity: 100, bytes: 5.5 * one }), 5);
-  assert.equal(sequencesAtOnce(free, UNEVEN, { capacity: 100, bytes: -1 }), 1);
-  assert.equal(sequencesAtOnce({ memoryLimit: 50 * one, bytes: 30 * one }, UNEVEN, { capacity: 100 }), 10);
-  assert.equal(sequencesAtOnce({ memoryLimit: 50 * one, bytes: 50 * one }, UNEVEN, { capacity: 100 }), 1);
-  assert.equal(sequencesAtOnce(free, UNEVEN, { capacity: 2 ** 18 }), 4);
+Deno.test("as many sequences are decoded in step as memory and bindings allow, from one to 32", () => {
+  // f32, rows padded to 64; keys and values of two layers.
+  const layer = 4 * 100 * 64, one = 4 * layer, GIB = 2 ** 30;
+  assert.deepEqual(cacheBytes(UNEVEN, 100), [layer, 0, 0, layer]);
+  const atOnce = (
+    sizes: Partial<Pick<Device, "memoryLimit" | "bytes">> & { binding?: number; asked?: number; capacity?: number },
+  ): number => {
+    const { memoryLimit = Infinity, bytes = 0, binding = GIB, asked, capacity = 100 } = sizes;
+    const limits = { maxStorageBufferBindingSize: binding, maxBufferSize: GIB };
+    return sequencesAtOnce({ memoryLimit, bytes, limits }, UNEVEN, { capacity, bytes: asked });
+  };
+  assert.equal(atOnce({}), 32);
+  assert.equal(atOnce({ asked: 5.5 * one }), 5);
+  assert.equal(atOnce({ asked: 0 }), 1);
+  assert.equal(atOnce({ memoryLimit: 50 * one, bytes: 30 * one }), 10);
+  assert.equal(atOnce({ memoryLimit: 50 * one, bytes: 50 * one }), 1);
+  assert.equal(atOnce({ binding: 7.5 * layer }), 7);
+  assert.equal(atOnce({ capacity: 2 ** 18 }), 4);
 });

@@ -81,7 +81,7 @@ Deno.test("texts are the same however many are written in step, and progress tel
     assert.ok(shares.length > 3 && (shares[0] ?? 1) > 0 && shares.at(-1) === 1, shares.join());
     const capacity = (model.tokenizer?.leading.length ?? 0) + 12;
     for (const atOnce of [1, 3]) {
-      const cacheBytes = atOnce * decodeCacheBytes(model.spec, capacity);
+      const cacheBytes = 2 * atOnce * decodeCacheBytes(model.spec, capacity).reduce((sum, layer) => sum + layer, 0);
       assert.deepEqual(await all(model, { ...settings, cacheBytes }), texts, `${atOnce} at once`);
     }
   });
@@ -103,7 +103,14 @@ Deno.test("a text that would be empty begins anew with another token, beside oth
     if (ended.has(index)) assert.notEqual(text, texts[index]?.text);
     else assert.equal(text, texts[index]?.text);
   }
-  const every = Array.from({ length: source.spec.vocab }, (_, id) => id);
+  // What is written before one that fails is not lost.
+  const every = Array.from({ length: source.spec.vocab }, (_, id) => id), seen: number[] = [];
+  const eosIds = every.filter((id) => id !== end);
+  using model = await loadModelFrom({ ...source, spec: { ...source.spec, eosIds } }, { device, tokenizer });
+  await assert.rejects(async () => {
+    for await (const { index } of writeTexts(model, { count: 6, tokens: 2, seed: 1 })) seen.push(index);
+  }, isError("numeric", /ended each text at once/));
+  assert.equal(seen[0], 0);
   await assert.rejects(writing(every), isError("numeric", /text 1;.*ended each text at once/));
 });
 
@@ -211,6 +218,7 @@ Deno.test("options out of range and a model without tokenizer are refused at onc
   for (const temperature of [0, -1, Infinity]) {
     assert.throws(refused({ temperature }), isError("usage", /temperature/));
   }
+  for (const cacheBytes of [-1, NaN]) assert.throws(refused({ cacheBytes }), isError("usage", /cacheBytes/));
   assert.throws(refused({ skip: -1 }), isError("usage", /skip/));
   assert.throws(refused({ seed: -1 }), isError("usage", /seed/));
   const { model: bare } = await openGoldenModel("gqa_f16", { device });

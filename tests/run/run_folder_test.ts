@@ -55,7 +55,7 @@ Deno.test("a second run in the folder of one that goes on is refused, however it
     assert.equal(tried.length, others.length);
     await Promise.all(tried);
     assert.equal(summary.options.seed, 1);
-    assert.deepEqual(await names(out), ["model", "records.jsonl", "run.json"]);
+    assert.deepEqual(await names(out), ["calibration.jsonl", "model", "records.jsonl", "run.json"]);
   });
 });
 
@@ -86,11 +86,19 @@ Deno.test("a run removes what one that was killed has left of its files, and not
   await withFolder(async ({ model, out }) => {
     await stopped(model, out);
     await Deno.mkdir(`${out}/model.tmp-147ffd59`);
-    for (const name of ["model.gguf.tmp-91ed01e2", "checkpoint.safetensors.tmp-00000000", ".lock", "my.tmp-00000000"]) {
+    for (
+      const name of [
+        "model.gguf.tmp-91ed01e2",
+        "checkpoint.safetensors.tmp-00000000",
+        "calibration.jsonl.tmp-00000000",
+        ".lock",
+        "my.tmp-00000000",
+      ]
+    ) {
       await Deno.writeTextFile(`${out}/${name}`, "");
     }
     await compress(model, { ...SHORT, out, resume: true });
-    assert.deepEqual(await names(out), ["model", "my.tmp-00000000", "records.jsonl", "run.json"]);
+    assert.deepEqual(await names(out), ["calibration.jsonl", "model", "my.tmp-00000000", "records.jsonl", "run.json"]);
   });
 });
 
@@ -125,7 +133,7 @@ Deno.test("a run whose files stand there, but whose end could not be written, is
     const files = { ...SHORT, out, resume: true };
     await assert.rejects(compress(model, { ...files, export: { formats: ["hf"], replace: false } }), /model/);
     await compress(model, files);
-    assert.deepEqual(await names(out), ["model", "records.jsonl", "run.json"]);
+    assert.deepEqual(await names(out), ["calibration.jsonl", "model", "records.jsonl", "run.json"]);
   });
 });
 

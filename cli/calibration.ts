@@ -1,0 +1,65 @@
+// `prune --calibration`: a file, the model's own texts, or none. Owns the choice and what it reads; refuses to write.
+import { join } from "node:path";
+import { CompressoError } from "../lib/errors.ts";
+import { type DataSet, readRows } from "../lib/io/datasets.ts";
+import { exists } from "../lib/io/exists.ts";
+import { fileDigest } from "../lib/io/fingerprint.ts";
+import { calibrationDefault } from "../lib/run/calibration.ts";
+import { resolveOptions } from "../lib/run/options.ts";
+import { type CompressOptions, textsThere } from "../lib/run/pipeline.ts";
+import { CALIBRATION_FILE } from "../lib/run/run_files.ts";
+import type { PruneSettings } from "./prune_run.ts";
+import { ratesOf } from "./rates.ts";
+import { isAmong } from "./run_folder.ts";
+
+/** In place of a file: the model's own texts. */
+const OWN = "own";
+/** In place of a file: nothing. */
+export const NONE = "none";
+
+/** Settings of a run that has its choice. */
+export type ChosenSettings = PruneSettings & { readonly calibration: string };
+
+/** The option, or what a run does without it. */
+export async function calibrationChoice(settings: PruneSettings): Promise<string> {
+  const { calibration, method, steps, out, resume = false } = settings;
+  if (calibration !== undefined) return calibration;
+  const options = { rows: [], sparsity: 0, method, steps, ...ratesOf(settings) };
+  const areThere = await exists(join(out, CALIBRATION_FILE));
+  return calibrationDefault(resolveOptions(options, { maxPosition: Infinity }), { resume, areThere });
+}
+
+/** What stands for the calibration among the facts of a run. */
+export async function calibrationName(calibration: string): Promise<string> {
+  return calibration === OWN || calibration === NONE ? calibration : await fileDigest(calibration);
+}
+
+/** Calibration rows from their file, whose texts may have the name that --text-field says, or the usual one; else what was chosen. */
+export async function calibrationOf(settings: ChosenSettings): Promise<NonNullable<CompressOptions["calibration"]>> {
+  const { calibration, data, out, resume, overwrite, textField, skipBroken } = settings;
+  if (calibration === NONE) return calibration;
+  if (calibration === OWN) {
+    if (!resume) await refuseReplacing(out, { data, overwrite });
+    return calibration;
+  }
+  const how = skipBroken ? { skipBroken } : {}, usual = (): Promise<DataSet> => readRows(calibration, how);
+  const set = textField === undefined ? usual() : readRows(calibration, { ...how, textField }).catch(usual);
+  return (await set).rows;
+}
+
+/** Refuses texts that the model is to write where they would replace the data, or what no option gives up. Throws `CompressoError("usage")`. */
+async function refuseReplacing(
+  out: string,
+  { data, overwrite = false }: { readonly data: string | undefined; readonly overwrite: boolean | undefined },
+): Promise<void> {
+  const path = join(out, CALIBRATION_FILE);
+  if (await isAmong(path, [data])) {
+    throw new CompressoError("usage", {
+      what: `cannot write ${path}`,
+      rule: "the model's own calibration texts do not replace the data",
+      value: `--data ${data}`,
+      mend: "choose another --out, move the data first, or give --calibration none",
+    });
+  }
+  if (!overwrite && await exists(path)) throw textsThere(path);
+}

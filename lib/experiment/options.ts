@@ -22,7 +22,7 @@ export interface CellOptions {
   readonly data?: string | undefined;
   /** Rows of the data that are taken at most, from the first on. */
   readonly limitRows?: number | undefined;
-  /** Name of the data set that tells units apart before pruning, see `PruneOptions.calibration`; `skipBroken` is that of `data`. */
+  /** Name of the data set that tells units apart before pruning, see `PruneOptions.calibration`; `skipBroken` is that of `data`. Default: none, also where the command line's `prune` has the model write it. */
   readonly calibration?: string | undefined;
   /** Storage of the frozen weights on the GPU; default "f16". */
   readonly baseDtype?: MatrixDtype | undefined;

@@ -1,7 +1,7 @@
 // `prune --calibration`: a file, the model's own texts, or none. Owns the choice and what it reads; refuses to write.
 import { join } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
-import { type DataSet, readRows } from "../lib/io/datasets.ts";
+import { readRows } from "../lib/io/datasets.ts";
 import { exists } from "../lib/io/exists.ts";
 import { fileDigest } from "../lib/io/fingerprint.ts";
 import { calibrationDefault } from "../lib/run/calibration.ts";
@@ -34,7 +34,7 @@ export async function calibrationName(calibration: string): Promise<string> {
   return calibration === OWN || calibration === NONE ? calibration : await fileDigest(calibration);
 }
 
-/** Calibration rows from their file, whose texts may have the name that --text-field says, or the usual one; else what was chosen. */
+/** Calibration rows from their file, whose texts have the name that --text-field says or, where no row has it, the usual one; else what was chosen. */
 export async function calibrationOf(settings: ChosenSettings): Promise<NonNullable<CompressOptions["calibration"]>> {
   const { calibration, data, out, resume, overwrite, textField, skipBroken } = settings;
   if (calibration === NONE) return calibration;
@@ -42,9 +42,15 @@ export async function calibrationOf(settings: ChosenSettings): Promise<NonNullab
     if (!resume) await refuseReplacing(out, { data, overwrite });
     return calibration;
   }
-  const how = skipBroken ? { skipBroken } : {}, usual = (): Promise<DataSet> => readRows(calibration, how);
-  const set = textField === undefined ? usual() : readRows(calibration, { ...how, textField }).catch(usual);
-  return (await set).rows;
+  const how = skipBroken ? { skipBroken } : {};
+  if (textField === undefined) return (await readRows(calibration, how)).rows;
+  try {
+    return (await readRows(calibration, { ...how, textField })).rows;
+  } catch (error) {
+    const named = await readRows(calibration, { textField, skipBroken: true }).catch(() => null);
+    if (named && named.rows.length > 0) throw error;
+    return (await readRows(calibration, how)).rows;
+  }
 }
 
 /** Refuses texts that the model is to write where they would replace the data, or what no option gives up. Throws `CompressoError("usage")`. */

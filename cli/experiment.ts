@@ -44,7 +44,7 @@ export function experimentVerb(): CommandUnknownOpts {
     )
     .option(
       "--data <file>",
-      "the data, or NAME=PATH where there are several; may be given more than once",
+      "the data, or NAME=PATH where there are several, in place of all that the definition says of the set; may be given more than once",
       collect(namedPaths("--data", "data")),
     )
     .option(

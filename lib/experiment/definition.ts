@@ -102,7 +102,7 @@ export interface ExperimentDefinition {
   readonly question?: string | undefined;
   /**
    * Files that it uses by name. null: the command line must say where one lies; false: there is none unless it does, and measures that
-   * would use it are left out.
+   * would use it are left out, as is a prompt at inference; without any left, there is none.
    */
   readonly files?: Readonly<Record<string, string | null | false>> | undefined;
   /** The model, or several by name. */

@@ -43,7 +43,7 @@ export function axesOf(definition: Pick<ExperimentDefinition, "grid" | "base">):
 
 /**
  * All cells. The first seed of every combination comes first, so that a sitting that ends early leaves a table that is wide and not deep; the
- * cells of one model stand together, as a model is loaded once.
+ * cells of one model stand together.
  */
 export function cellsOf(definition: Pick<ExperimentDefinition, "grid" | "base">): Cell[] {
   const axes = axesOf(definition), taken = new Map<string, string>();

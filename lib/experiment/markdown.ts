@@ -106,11 +106,14 @@ function halvedOf({ cells }: ExperimentReport, group?: Pick<Group, "cells">): Re
 
 function spreadNote(report: ExperimentReport): string {
   const { names, dense, groups } = report;
-  const counts = new Map(Object.values(dense).flat().map(({ name, n }) => [name, n] as const));
+  // Of a mean over tasks n says little: each task weighs the same.
+  const known = new Map(Object.values(dense).flat().map((value) => [value.name, value] as const));
   const errors = names.filter(({ kind }) => kind === "accuracy").flatMap(({ name }) =>
     groups.flatMap(({ numbers }) => {
-      const mean = numbers[name]?.mean, count = counts.get(name);
-      return mean === undefined || count === undefined ? [] : [100 * Math.sqrt(mean * (1 - mean) / count)];
+      const mean = numbers[name]?.mean, value = known.get(name);
+      if (mean === undefined || !value) return [];
+      const isMean = /^mean \S+ of \d+ tasks/.test(name);
+      return [100 * (isMean ? value.stderr ?? NaN : Math.sqrt(mean * (1 - mean) / value.n))].filter(Number.isFinite);
     })
   );
   const questions = errors.length === 0

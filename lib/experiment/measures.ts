@@ -16,7 +16,7 @@ import type { EvaluateDefinition } from "./definition.ts";
 import { promptName } from "./identity.ts";
 import { labelsOf } from "./labels.ts";
 import { shownOption } from "./options.ts";
-import type { RowCache } from "./rows.ts";
+import { fileFacts, type RowCache } from "./rows.ts";
 
 /** One number of a model. */
 export interface Value {
@@ -93,7 +93,12 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
     for (const { label, prompt } of isText ? [{ label: "", prompt: null }] : prompts) {
       measures.push({
         id: `rows ${name}${label}`,
-        identity: JSON.stringify({ ...file, seq, prompt: promptName(prompt), file: await cache.digest(file.file) }),
+        identity: JSON.stringify({
+          ...fileFacts(file),
+          seq,
+          prompt: promptName(prompt),
+          file: await cache.digest(file.file),
+        }),
         take: async (model, control) => {
           const { perplexity: value, tokens, stderr } = await rowPerplexity(model, set.rows, {
             seq,

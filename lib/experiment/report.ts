@@ -254,7 +254,7 @@ function groupsOf(all: readonly Place[], cells: readonly ReportCell[], axes: rea
   });
 }
 
-/** For each axis but the seed: every value against the first one, over all pairs of cells that differ in nothing else. */
+/** For each axis but the seed: every value against the first one that it has pairs with, over all pairs of cells that differ in nothing else. */
 function contrastsOf(
   cells: readonly ReportCell[],
   axes: readonly CellOptionName[],
@@ -264,12 +264,19 @@ function contrastsOf(
   return free.filter((axis) => axis !== "seed").flatMap((axis) => {
     const rest = free.filter((other) => other !== axis);
     const tied = axes.filter((other) => other !== axis && areTied(places, axis, other));
-    const key = ({ at }: ReportCell): string => JSON.stringify(rest.map((other) => at[other]));
+    const key = ({ at }: Pick<ReportCell, "at">): string => JSON.stringify(rest.map((other) => at[other]));
     // In the order of the definition, whatever is finished.
-    const [from, ...others] = [...new Set(places.map((at) => at[axis] ?? ""))];
-    if (from === undefined) return [];
-    const first = new Map(cells.filter(({ at }) => at[axis] === from).map((cell) => [key(cell), cell]));
-    return others.map((to): Contrast => {
+    const values = [...new Set(places.map((at) => at[axis] ?? ""))];
+    const settings = new Map(
+      values.map((value) => [value, new Set(places.filter((at) => at[axis] === value).map((at) => key({ at })))]),
+    );
+    return values.flatMap((to, index): Contrast[] => {
+      // Joined grids may leave the first value alone.
+      const from = values.slice(0, index).find((value) =>
+        !settings.get(value)?.isDisjointFrom(settings.get(to) ?? new Set())
+      );
+      if (from === undefined) return [];
+      const first = new Map(cells.filter(({ at }) => at[axis] === from).map((cell) => [key(cell), cell]));
       const pairs = cells.filter(({ at }) => at[axis] === to).flatMap((cell) => {
         const partner = first.get(key(cell));
         return partner ? [[partner, cell] as const] : [];
@@ -280,7 +287,7 @@ function contrastsOf(
           const x = a.numbers[name], y = b.numbers[name];
           return x === undefined || y === undefined ? [] : [[x, y] as const];
         });
-      return {
+      return [{
         axis: [axis, ...tied].join(" with "),
         from,
         to,
@@ -291,7 +298,7 @@ function contrastsOf(
         layerDistance: spreadOf(
           pairs.filter(([a, b]) => a.layers.length === b.layers.length).map(([a, b]) => distanceOf(a.layers, b.layers)),
         ),
-      };
+      }];
     });
   });
 }

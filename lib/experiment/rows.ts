@@ -69,9 +69,19 @@ export class RowCache {
   async identity(source: DataSource, weights: string): Promise<string> {
     if (typeof source === "string") return await this.digest(source);
     if ("generate" in source) return JSON.stringify({ ...source.generate, weights, format: TEXT_FORMAT });
-    const { file, ...rest } = source;
-    return JSON.stringify({ ...rest, file: await this.digest(file) });
+    const facts = fileFacts(source), file = await this.digest(source.file);
+    return Object.keys(facts).length === 0 ? file : JSON.stringify({ ...facts, file });
   }
+}
+
+/** What of a file is taken, in one order, without what is the default. */
+export function fileFacts({ limit, last, textField, skipBroken }: FileData): Omit<FileData, "file"> {
+  return {
+    ...(limit === undefined ? {} : { limit }),
+    ...(last === undefined ? {} : { last }),
+    ...(textField === undefined ? {} : { textField }),
+    ...(skipBroken ? { skipBroken } : {}),
+  };
 }
 
 /** Path of self-written texts; whatever decides them is in its name, so a file that is there is the right one. */

@@ -158,9 +158,9 @@ function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): Planned
   const [lack] = lacking;
   if (lack?.state.kind === "unmeasured" && (evaluateOnly || !redo)) {
     onNote?.(
-      `${lacking.length} cells lack ${
-        lack.state.missing.join(", ")
-      }, and their models were not kept; --redo runs them anew`,
+      `${lacking.length} cells lack ${lack.state.missing.join(", ")}, and their models were not kept; --redo${
+        evaluateOnly && redo ? " without --evaluate-only" : ""
+      } runs them anew`,
     );
   }
   return sittingOf(cells, { evaluateOnly, redo, maxCells });

@@ -132,7 +132,7 @@ function createCollector(path: string, options: ReadOptions): Collector {
       });
     }
     first ??= { kind: row.kind, place };
-    const empty = emptyField(row);
+    const empty = emptyField(row, { textField });
     if (empty !== null) return void skipped.push({ row: place.number, reason: `empty "${empty}"` });
     count++;
     const numbered = { number: place.number };

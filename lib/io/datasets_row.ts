@@ -145,10 +145,10 @@ function parseFields(value: unknown, { textField }: RowFields): ParsedRow {
 }
 
 /** The field that is empty, so that there is nothing to learn; null where none is. */
-export function emptyField(row: Row): string | null {
+export function emptyField(row: Row, { textField = "text" }: RowFields = {}): string | null {
   switch (row.kind) {
     case "text":
-      return row.text.trim() === "" ? "text" : null;
+      return row.text.trim() === "" ? textField : null;
     case "instruct":
       if (row.instruction.trim() === "") return "instruction";
       return row.output.trim() === "" ? "output" : null;

@@ -9,9 +9,9 @@ export type CurveFunction = (input: CurveInput) => number;
 
 /** Ends of a curve, and when it arrives. */
 export interface RampOptions {
-  /** Value at progress 0. Default 0. */
-  readonly from?: number;
-  /** Value from `warmup` on; "target" is the run's sparsity. */
+  /** Value at progress 0; "target" is the run's sparsity. Default 0. */
+  readonly from?: number | "target";
+  /** Value from `warmup` on, as `from`. */
   readonly to: number | "target";
   /** Progress, in [0, 1], from which on the value is `to`. Default 1. */
   readonly warmup?: number;
@@ -53,8 +53,9 @@ export function exponential({ steepness = 5, ...options }: ExponentialOptions): 
   if (!(steepness > 0 && steepness <= 700)) {
     throw wrong("exponential", { rule: "steepness lies in (0, 700]", value: steepness });
   }
-  const last = Math.exp(-steepness);
-  return ramp("exponential", { ...options, steepness }, (q) => (Math.exp(-steepness * q) - last) / (1 - last));
+  // The same as in the docstring times e^k / e^k, which leaves digits where k is small.
+  const rest = (q: number): number => Math.expm1(steepness * (1 - q)) / Math.expm1(steepness);
+  return ramp("exponential", { ...options, steepness }, rest);
 }
 
 /**
@@ -101,7 +102,7 @@ function ramp(
   if (!(warmup >= 0 && warmup <= 1)) throw wrong(name, { rule: "warmup lies in [0, 1]", value: warmup });
   return described(name, { from, to, warmup, ...shape }, (input) => {
     const end = levelOf(to, input), q = warmup > 0 ? Math.min(1, input.progress / warmup) : 1;
-    return q === 1 ? end : end + (from - end) * rest(q);
+    return q === 1 ? end : end + (levelOf(from, input) - end) * rest(q);
   });
 }
 

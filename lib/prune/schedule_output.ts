@@ -116,15 +116,21 @@ function checkLayers(at: At, { values, count }: Listed): readonly (number | null
 }
 
 function checkFreeze(at: At, { values, count }: Listed): readonly FrozenUnits[] {
-  return Array.from(values, (entry): FrozenUnits => {
+  // Each once, however often it is named: there may be many units to look through.
+  const frozen = new Map<string, FrozenUnits>();
+  for (const entry of values) {
     const { layer, kind } = isRecord(entry) ? entry : {};
     const known = typeof layer === "number" && Number.isInteger(layer) && layer >= 0 && layer < count;
-    if (known && (kind === "heads" || kind === "ffn")) return { layer, kind };
+    if (known && (kind === "heads" || kind === "ffn")) {
+      frozen.set(`${layer} ${kind}`, { layer, kind });
+      continue;
+    }
     throw refusal(at, {
       rule: `freeze names a layer from 0 to ${count - 1} and the kind "heads" or "ffn"`,
       value: `layer ${show(layer)}, kind ${show(kind)}`,
     });
-  });
+  }
+  return [...frozen.values()];
 }
 
 interface Listed {

@@ -98,7 +98,7 @@ export interface ScheduleDefinition {
   readonly layers?: (input: ScheduleInput) => readonly (number | null)[];
   /** Units that do not move in this step. When the masks become hard they may fall as others do. */
   readonly freeze?: (input: ScheduleInput) => readonly FrozenUnits[];
-  /** Whether the pruning stage ends before this step. Before the first one it cuts nothing, but for a size: records are those of fine-tuning then. */
+  /** Whether the pruning stage ends before this step. Before the first one it cuts nothing, but for a size and for layers that are to be alike: records are those of fine-tuning then. */
   readonly end?: (input: ScheduleInput) => boolean;
   /** Numbers of the loop. `warmup` counts where there is no `sparsity`. */
   readonly rates?: { readonly [rate in RateName]?: Curve };
@@ -156,10 +156,11 @@ export function rawOutput({ definition }: Schedule, input: ScheduleInput): unkno
   };
 }
 
-/** Refuses a promise, whose failure would end the program. */
+/** Refuses a promise, or a list with one, whose failure would end the program. */
 function settled(value: unknown): unknown {
-  if (!(value instanceof Promise)) return value;
-  value.catch(() => {});
+  const promises = (Array.isArray(value) ? value : [value]).filter((entry) => entry instanceof Promise);
+  if (promises.length === 0) return value;
+  for (const promise of promises) promise.catch(() => {});
   throw new TypeError("the value is a promise, and a schedule decides at once: its functions are not async");
 }
 

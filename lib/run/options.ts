@@ -105,7 +105,7 @@ export interface PruneOptions {
 export interface CheckpointOptions {
   /** The file. */
   readonly path: string;
-  /** Steps between two checkpoints. */
+  /** Steps between two checkpoints, a whole number, or Infinity for none by the count of steps. */
   readonly every: number;
   /** Goes on from the file where it exists. Default false. */
   readonly resume?: boolean;
@@ -203,6 +203,8 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   whole("batch", batch, 1);
   whole("seq", seq, 2);
   whole("seed", seed, 0);
+  const { every = Infinity } = options.checkpoint ?? {};
+  if (every !== Infinity) whole("checkpoint-every", every, 1);
   if (seq > spec.maxPosition) {
     throw new CompressoError("usage", {
       what: "cannot train on sequences of this length",

@@ -100,6 +100,8 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   await onReady?.();
   await makeFolder(out);
   if (lock.isHeld) await removeLeftovers(out, [...RUN_FILES, RECORDS_FILE, CALIBRATION_FILE]);
+  // A run that replaces another one and stops before its first checkpoint must not be taken for that.
+  if (!resume) await Deno.remove(path).catch(() => undefined);
   const recordsPath = `${out}/${RECORDS_FILE}`;
   await writeFileAtomically(recordsPath, await recordsUpTo(recordsPath, before.steps));
   if (isOwn) await writeFileAtomically(calibrationPath, (calibration ?? []).map(lineOf).join(""));

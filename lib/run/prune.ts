@@ -31,6 +31,7 @@ import { encodeRun } from "./run_data.ts";
 import { freeRun, readResult } from "./run_end.ts";
 import {
   aimOf,
+  choosesNext,
   firstPosition,
   handleOf,
   identityOf,
@@ -280,7 +281,8 @@ class Run implements PruneRun {
   }
 
   #shouldFlush(): boolean {
-    return this.#now.steerer.needsRecords || this.#parts.given.hooks?.afterStep !== undefined ||
+    return choosesNext(this.#position, this.#parts.options) || this.#now.steerer.needsRecords ||
+      this.#parts.given.hooks?.afterStep !== undefined ||
       this.#pending.length >= RING_SLOTS / 2 || performance.now() - this.#lastFlush > FLUSH_SECONDS * 1000;
   }
 

@@ -106,6 +106,11 @@ export function slowedRates(rates: Rates, halvings: number): Rates {
   };
 }
 
+/** Whether the method chooses before the next step by what those before have left, so that numbers that are not finite have to be seen first. */
+export function choosesNext({ stageStep, target }: RunPosition, { method }: Pick<ResolvedOptions, "method">): boolean {
+  return method === "gradual" && target !== null && stageStep % GRADUAL_EVERY === 0;
+}
+
 /** How monitors have to see a step of the pruning stage. */
 export function aimOf(
   { rates: { temperature, noise, warmup }, layers, freeze }: Steering,

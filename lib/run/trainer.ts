@@ -1,4 +1,5 @@
 // One training step on the GPU: gradients, updates, records. Owns the plans of the stages and the state that a checkpoint holds; refuses schedules and data.
+import { CompressoError } from "../errors.ts";
 import { adamw, GRAD_SQUARES, record, sum } from "../../kernels/mod.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import { compileKernel } from "../gpu/kernel.ts";
@@ -123,6 +124,15 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   const { lora, masks, act, state } = pass;
   if (!lora) throw new Error("createTrainer: the pass has no LoRA");
   const lastMasks = own(device.createBuffer("last mask z", 4 * masks.layout.count));
+  const places: readonly (readonly [keyof TrainerArrays, DeviceBuffer, number])[] = [
+    ["lora", lora.params, lora.count],
+    ["loraM", lora.m, lora.count],
+    ["loraV", lora.v, lora.count],
+    ["logAlpha", learner.logAlpha, table.count],
+    ["maskMoments", learner.moments, momentFloats(table)],
+    ["constraint", learner.constraint, CONSTRAINT_FLOATS],
+    ["slots", masks.z, masks.layout.count],
+  ];
   const restoreMasks = own(new Plan(device));
   restoreMasks.copy(lastMasks, masks.z, { bytes: lastMasks.bytes });
   if (!device.isDry) device.write(lora.params, packLora(spec, lora, initialLora(lora, { seed: options.seed })));
@@ -243,16 +253,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
     setLogAlpha: (values) => device.write(learner.logAlpha, values),
     loraWeights: async () => unpackLora(spec, lora, await device.readFloats(lora.params, lora.count)),
     async save(): Promise<TrainerArrays> {
-      const counts: readonly [DeviceBuffer, number][] = [
-        [lora.params, lora.count],
-        [lora.m, lora.count],
-        [lora.v, lora.count],
-        [learner.logAlpha, table.count],
-        [learner.moments, momentFloats(table)],
-        [learner.constraint, CONSTRAINT_FLOATS],
-        [masks.z, masks.layout.count],
-      ];
-      const parts = await device.read(counts.map(([buffer, count]) => ({ buffer, bytes: 4 * count })));
+      const parts = await device.read(places.map(([, buffer, count]) => ({ buffer, bytes: 4 * count })));
       const at = (index: number): Float32Array<ArrayBuffer> => new Float32Array(parts[index] ?? new ArrayBuffer(0));
       return {
         lora: at(0),
@@ -265,16 +266,20 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
       };
     },
     restore(arrays): void {
-      device.write(lora.params, arrays.lora);
-      device.write(lora.m, arrays.loraM);
-      device.write(lora.v, arrays.loraV);
-      device.write(learner.logAlpha, arrays.logAlpha);
-      device.write(learner.moments, arrays.maskMoments);
-      device.write(learner.constraint, arrays.constraint);
-      device.write(masks.z, arrays.slots);
+      for (const [name, , count] of places) if (arrays[name].length !== count) throw otherShape(arrays[name], count);
+      for (const [name, buffer] of places) device.write(buffer, arrays[name]);
     },
     [Symbol.dispose]: () => owned.dispose(),
   };
+}
+
+function otherShape({ length }: Float32Array, count: number): CompressoError {
+  return new CompressoError("mismatch", {
+    what: "cannot go on from this state",
+    rule: "LoRA and units are as many as those of the run that saved it",
+    value: `${length} numbers then, ${count} now`,
+    mend: "change no option that changes shapes, such as lora, units and rules",
+  });
 }
 
 function recordSum(

@@ -79,8 +79,13 @@ Deno.test("prune refuses calibration that it cannot read or that nothing would l
   using folder = new TemporaryFolder();
   const out = folder.at("run");
   await Deno.writeTextFile(folder.at("texts.txt"), "Some text about nothing.\n");
+  const body = '{"body": "Some longer text about nothing at all.", "text": "Nothing."}\n';
+  await Deno.writeTextFile(folder.at("bodies.jsonl"), body.repeat(12));
+  await Deno.writeTextFile(folder.at("mixed.jsonl"), `${body}{"text": "Nothing."}\n`);
+  const named = ["--data", folder.at("bodies.jsonl"), "--text-field", "body"];
   const refused: readonly (readonly [string[], number, RegExp])[] = [
     [["--calibration", folder.at("absent.jsonl")], 3, /absent\.jsonl/],
+    [[...named, "--calibration", folder.at("mixed.jsonl")], 3, /mixed\.jsonl.*a row has "body".*line 2/s],
     [["--calibration", "own", "--method", "gradual"], 2, /calibration rows.*method gradual/s],
     [["--calibration", "own", "--method", "magnitude"], 2, /calibration rows.*method magnitude/s],
     [["--calibration", "own", "--prior", "0"], 2, /the rate 'prior' is 0/],

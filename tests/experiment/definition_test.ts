@@ -133,6 +133,18 @@ Deno.test("labels are plain unless they clash; then they show as much of a path 
   assert.deepEqual(labels("a,b", ["a", "b"], "a+b 2"), ["a+b", "a+b 3", "a+b 2"]);
 });
 
+Deno.test("values are compared with the first that they have pairs with, where joined grids leave an axis unset", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const grid = [{ lora: [false], seed: [1, 2] }, { rank: [2, 4, 8], seed: [1, 2] }];
+    const resolved = resolveExperiment(defineExperiment({ ...PLAIN, grid }), { root: folder });
+    const store = new Store(`${folder}/out`), plan = await planCells(resolved, store);
+    for (const [index, cell] of plan.all.entries()) await finish(cell, store, { seconds: index });
+    const { contrasts } = await makeReport(resolved, await planCells(resolved, store), store);
+    assert.deepEqual(contrasts.map(({ axis, from, to }) => [axis, from, to]), [["rank", "2", "4"], ["rank", "2", "8"]]);
+    assert.deepEqual(contrasts.map(({ numbers }) => numbers["seconds of training"]?.n), [2, 2]);
+  });
+});
+
 Deno.test("options whose paths have the same last part are groups, pairs and choices of their own", async () => {
   await inTemporaryFolder(async (folder) => {
     await Deno.mkdir(`${folder}/curves`);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { type DataSource, defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import { measuresOf } from "../../lib/experiment/measures.ts";
 import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
 import { type ExperimentOverrides, type ResolvedExperiment, resolveExperiment } from "../../lib/experiment/resolve.ts";
@@ -73,6 +73,21 @@ Deno.test("a byte anywhere in data tells them apart, and data that a model's dig
       }
       assert.equal(seen.size, 5, `${size} bytes`);
       assert.equal(await digest() === await modelDigest(path), size === 2 << 20);
+    }
+  });
+});
+
+Deno.test("data are the same however what is taken of them is written down", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const file = `${folder}/rows.jsonl`, cache = new RowCache();
+    await Deno.writeTextFile(file, '{"text": "One."}\n');
+    const identity = (source: DataSource): Promise<string> => cache.identity(source, "weights");
+    const two = await identity({ file, limit: 1, textField: "text" });
+    assert.equal(await identity({ textField: "text", limit: 1, file, skipBroken: false }), two);
+    assert.equal(await identity({ file }), await identity(file));
+    const others = [{ file, limit: 2, textField: "text" }, { file, last: 1, textField: "text" }, { file }];
+    for (const other of [...others, { file, limit: 1, textField: "text", skipBroken: true }]) {
+      assert.notEqual(await identity(other), two);
     }
   });
 });

@@ -43,6 +43,17 @@ Deno.test("cosine() is to + (from − to)(1 + cos πq) / 2", () => {
   ]);
 });
 
+Deno.test("a curve may leave the run's sparsity, and the least steepness is a straight line", () => {
+  for (const curve of [cubic, linear, cosine, exponential]) {
+    assert.equal(curve({ from: "target", to: 0.1 })({ progress: 0, sparsity: 0.4 }), 0.4);
+    assert.equal(curve({ from: "target", to: 0.1 })({ progress: 1, sparsity: 0.4 }), 0.1);
+  }
+  for (const steepness of [1e-17, 1e-300]) {
+    const value = exponential({ to: 0.4, steepness })({ progress: 0.25, sparsity: 0 });
+    assert.ok(Math.abs(value - 0.1) < 1e-12, `${value}`);
+  }
+});
+
 Deno.test("exponential() is to + (from − to)(e^(−kq) − e^(−k)) / (1 − e^(−k))", () => {
   assertCurve(exponential({ to: 0.4, steepness: Math.LN2 }), [
     [0, 0],

@@ -73,6 +73,8 @@ Deno.test("a schedule sees its input and may decide everything", () => {
 });
 
 Deno.test("what a schedule leaves out is left to the run", () => {
+  const often = { layer: 0, kind: "ffn" } as const, heads = { layer: 0, kind: "heads" } as const;
+  assert.deepEqual(evaluate({ freeze: () => [often, heads, ...Array(100).fill(often)] }).freeze, [often, heads]);
   assert.deepEqual(evaluate({}), { sparsity: null, layers: null, freeze: [], end: false, rates: {} });
 });
 

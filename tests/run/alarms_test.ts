@@ -362,8 +362,15 @@ Deno.test("memory that runs out is told near the limit, and a run that it ends s
   for (const guest of guests) guest[Symbol.dispose]();
 });
 
-for (const how of ["the adapter has no more", "the device is lost"] as const) {
-  Deno.test(`a run that ends because ${how} saves its last good state without the device, and says what needs less`, async () => {
+for (
+  const [how, monitors, rule] of [
+    ["the adapter has no more", {}, "'memory'"],
+    ["the adapter has no more", { memory: { action: "off" } }, "a run fits the memory"],
+    ["the device is lost", {}, "'memory'"],
+  ] as const
+) {
+  const watch = "memory" in monitors ? ", watched or not," : "";
+  Deno.test(`a run that ends because ${how}${watch} saves its last good state without the device, and says what needs less`, async () => {
     const path = await Deno.makeTempFile({ suffix: ".safetensors" });
     await Deno.remove(path);
     const checkpoint = { path, every: 1000 };
@@ -377,9 +384,10 @@ for (const how of ["the adapter has no more", "the device is lost"] as const) {
         device.gpu.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
       }
     };
-    const { error, records } = await failure(model, { checkpoint, hooks: { beforeStep, afterStep: () => {} } });
+    const hooks = { beforeStep, afterStep: () => {} };
+    const { error, records } = await failure(model, { checkpoint, monitors, hooks });
     assert.deepEqual([error.code, records.length], ["gpu", 5]);
-    assert.match(error.message, new RegExp(`'memory'.*${how}.*mend: use --base-dtype q4`));
+    assert.match(error.message, new RegExp(`${rule}.*${how}.*mend: use --base-dtype q4`));
     // Another device goes on after step 4, the last state that was kept.
     await withDemo(async (healthy) => {
       const rest = await drive(healthy, { checkpoint: { ...checkpoint, resume: true } });

@@ -171,6 +171,58 @@ for (const method of ["compresso", "flap"] as const) {
   });
 }
 
+Deno.test("gradual saliency sees numbers that are not finite before it chooses by them, and goes back", async () => {
+  await withDemo(async ({ model }) => {
+    // The choice comes before stage steps 9 and 12, behind one step of fine-tuning; where no time passes, numbers are read as late as can be.
+    for (const broken of [9, 12]) {
+      let hasBroken = false;
+      const beforeStep: RunHooks["beforeStep"] = async (run) => {
+        if (run.step !== broken || hasBroken) return;
+        hasBroken = true;
+        const weights = await run.lora();
+        weights.get("lora.1.v.A")?.fill(NaN);
+        run.setLora(weights);
+      };
+      const { now } = performance;
+      performance.now = () => 0;
+      try {
+        const { records } = await drive(model, {
+          method: "gradual",
+          steps: 40,
+          postfinetune: 2,
+          hooks: { beforeStep },
+        });
+        const alarms = records.flatMap(({ alarms }) => alarms.map(({ monitor, action }) => `${monitor} ${action}`));
+        assert.deepEqual(alarms, ["nan rollback"]);
+        assert.ok(Number.isFinite(records.at(-1)?.loss));
+      } finally {
+        performance.now = now;
+      }
+    }
+  });
+});
+
+Deno.test("a state of other shapes is refused where options that change them may differ", async () => {
+  await withDemo(async ({ model }) => {
+    const path = await Deno.makeTempFile(), controller = new AbortController(), { signal } = controller;
+    await Deno.remove(path);
+    const options = { steps: 4, lora: { rank: 4 } }, checkpoint = { path, every: 1 };
+    const afterStep = ({ step }: StepRecord): void => {
+      if (step === 2) controller.abort(new Error("enough"));
+    };
+    await assert.rejects(drive(model, { ...options, checkpoint, signal, hooks: { afterStep } }), /enough/);
+    const resumed = { ...checkpoint, resume: true, mayDiffer: ["lora"] };
+    await assert.rejects(
+      drive(model, { ...options, lora: { rank: 8 }, checkpoint: resumed }),
+      /as many as those of the run that saved it; now: \d+ numbers then, \d+ now; mend: change no option/,
+    );
+    for (const every of [0, 2.5, NaN]) {
+      assert.throws(() => prune(model, { ...BASE, checkpoint: { path, every } }), /--checkpoint-every/);
+    }
+    await Deno.remove(path);
+  });
+});
+
 Deno.test("a run whose script was changed since its error is not taken up with the other one", async () => {
   await withDemo(async ({ model }) => {
     await using lair = new Lair();

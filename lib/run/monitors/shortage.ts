@@ -12,7 +12,7 @@ const HOW: Readonly<Record<MemoryShortage, string>> = {
   lost: "the device is lost, which often is for want of memory",
 };
 
-/** An error of the GPU as an alarm of memory, if memory is what ran out and is watched; any other error as it is. */
+/** An error of the GPU as what would fit, if memory is what ran out, watched or not; any other error as it is. */
 export async function asShortage(
   error: unknown,
   { model, options, step, plannedBytes }: {
@@ -23,12 +23,12 @@ export async function asShortage(
   },
 ): Promise<unknown> {
   const { device } = model, { bytes } = device;
-  if (!(error instanceof CompressoError) || error.code !== "gpu" || options.monitors.memory === null) return error;
+  if (!(error instanceof CompressoError) || error.code !== "gpu") return error;
   const shortage = device.shortageOf(error);
   if (shortage === null) return error;
   return new CompressoError("gpu", {
     what: `cannot go on after step ${step}`,
-    rule: "the monitor 'memory' raises no alarm",
+    rule: options.monitors.memory === null ? "a run fits the memory" : "the monitor 'memory' raises no alarm",
     value: `memory ran out: ${HOW[shortage]}; ${mebibytes(bytes)} are in use, ${
       mebibytes(plannedBytes)
     } were planned (${error.parts.what}${error.parts.value ? `: ${error.parts.value}` : ""})`,

@@ -173,8 +173,8 @@ for (const method of ["compresso", "flap"] as const) {
 
 Deno.test("gradual saliency sees numbers that are not finite before it chooses by them, and goes back", async () => {
   await withDemo(async ({ model }) => {
-    // The choice comes before stage steps 9 and 12, behind one step of fine-tuning; where no time passes, numbers are read as late as can be.
-    for (const broken of [9, 12]) {
+    // Masks are chosen before steps 9 and 12; where no time passes, numbers are read as late as can be.
+    for (const broken of [8, 11]) {
       let hasBroken = false;
       const beforeStep: RunHooks["beforeStep"] = async (run) => {
         if (run.step !== broken || hasBroken) return;
@@ -188,6 +188,7 @@ Deno.test("gradual saliency sees numbers that are not finite before it chooses b
       try {
         const { records } = await drive(model, {
           method: "gradual",
+          prefinetune: 0,
           steps: 40,
           postfinetune: 2,
           hooks: { beforeStep },

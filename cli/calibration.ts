@@ -6,7 +6,7 @@ import { exists } from "../lib/io/exists.ts";
 import { fileDigest } from "../lib/io/fingerprint.ts";
 import { calibrationDefault } from "../lib/run/calibration.ts";
 import { resolveOptions } from "../lib/run/options.ts";
-import { type CompressOptions, textsThere } from "../lib/run/pipeline.ts";
+import type { CompressOptions } from "../lib/run/pipeline.ts";
 import { CALIBRATION_FILE } from "../lib/run/run_files.ts";
 import type { PruneSettings } from "./prune_run.ts";
 import { ratesOf } from "./rates.ts";
@@ -36,10 +36,10 @@ export async function calibrationName(calibration: string): Promise<string> {
 
 /** Calibration rows from their file, whose texts have the name that --text-field says or, where no row has it, the usual one; else what was chosen. */
 export async function calibrationOf(settings: ChosenSettings): Promise<NonNullable<CompressOptions["calibration"]>> {
-  const { calibration, data, out, resume, overwrite, textField, skipBroken } = settings;
+  const { calibration, data, out, resume, textField, skipBroken } = settings;
   if (calibration === NONE) return calibration;
   if (calibration === OWN) {
-    if (!resume) await refuseReplacing(out, { data, overwrite });
+    if (!resume) await refuseOwnData(out, data);
     return calibration;
   }
   const how = skipBroken ? { skipBroken } : {};
@@ -53,19 +53,14 @@ export async function calibrationOf(settings: ChosenSettings): Promise<NonNullab
   }
 }
 
-/** Refuses texts that the model is to write where they would replace the data, or what no option gives up. Throws `CompressoError("usage")`. */
-async function refuseReplacing(
-  out: string,
-  { data, overwrite = false }: { readonly data: string | undefined; readonly overwrite: boolean | undefined },
-): Promise<void> {
+/** Refuses texts that the model is to write where they would replace the data. Throws `CompressoError("usage")`. */
+async function refuseOwnData(out: string, data: string | undefined): Promise<void> {
   const path = join(out, CALIBRATION_FILE);
-  if (await isAmong(path, [data])) {
-    throw new CompressoError("usage", {
-      what: `cannot write ${path}`,
-      rule: "the model's own calibration texts do not replace the data",
-      value: `--data ${data}`,
-      mend: "choose another --out, move the data first, or give --calibration none",
-    });
-  }
-  if (!overwrite && await exists(path)) throw textsThere(path);
+  if (!await isAmong(path, [data])) return;
+  throw new CompressoError("usage", {
+    what: `cannot write ${path}`,
+    rule: "the model's own calibration texts do not replace the data",
+    value: `--data ${data}`,
+    mend: "choose another --out, move the data first, or give --calibration none",
+  });
 }

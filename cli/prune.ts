@@ -45,7 +45,7 @@ export function pruneVerb(): CommandUnknownOpts {
     .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
     .option(
       "--out <dir>",
-      "folder for model/, model.gguf, run.json, records.jsonl and the checkpoint (required)",
+      "folder for model/, model.gguf, run.json, records.jsonl, calibration.jsonl and the checkpoint (required)",
       outputPath("--out"),
     )
     .option(
@@ -181,7 +181,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--calibration <file>",
-      "further texts or rows that tell units apart before pruning (for --method compresso beside the data, one-shot methods look at them alone): a file as of --data; own: texts that the model writes first, up to 32, kept once the run has begun; none (default: own for masks learned from saliency, else none)",
+      "further texts or rows that tell units apart before pruning (for --method compresso beside the data; taylor, wanda-sp and flap look at them alone): a file as of --data; own: texts that the model writes first, up to 32, kept once the run has begun; none (default: own for masks learned from saliency with a prior, else none)",
     )
     .option(
       "--kept-masks <rule>",
@@ -262,7 +262,7 @@ export function pruneVerb(): CommandUnknownOpts {
     .option(...ON_ALARM_OPTION)
     .option("--checkpoint-every <steps>", "steps between checkpoints", atLeast("--checkpoint-every", 1), 50)
     .option("--resume", "go on from the checkpoint in --out, with all options that decide the result as before")
-    .option("--overwrite", "start anew where --out holds an earlier run")
+    .option("--overwrite", "start anew where --out holds an earlier run, whose files and texts go")
     .option("--dashboard", "serve the run's report while it goes on, on this machine alone; says where")
     .option(
       "--dashboard-port <port>",

@@ -272,7 +272,14 @@ async function drive(
     resume,
     checkpointEvery: settings.checkpointEvery,
     identity: { weights: inputs.model },
-    export: { dtype, ggufDtype, name, replace: true, saveAdapter: settings.saveAdapter ?? false, inputs },
+    export: {
+      dtype,
+      ggufDtype,
+      name,
+      replace: settings.overwrite ?? false,
+      saveAdapter: settings.saveAdapter ?? false,
+      inputs,
+    },
     // Not before: what is refused must not cost the earlier run.
     ...(settings.overwrite
       ? { onReady: () => clearRunFolder(out, { files: [settings.data, settings.calibration] }) }

@@ -104,7 +104,8 @@ function halvedOf({ cells }: ExperimentReport, group?: Pick<Group, "cells">): Re
   );
 }
 
-function spreadNote(report: ExperimentReport): string {
+/** What ± and n are of, and what ± does not hold. */
+export function spreadNote(report: ExperimentReport): string {
   const { names, dense, groups } = report;
   // Of a mean over tasks n says little: each task weighs the same.
   const known = new Map(Object.values(dense).flat().map((value) => [value.name, value] as const));
@@ -112,8 +113,9 @@ function spreadNote(report: ExperimentReport): string {
     groups.flatMap(({ numbers }) => {
       const mean = numbers[name]?.mean, value = known.get(name);
       if (mean === undefined || !value) return [];
-      const isMean = /^mean \S+ of \d+ tasks/.test(name);
-      return [100 * (isMean ? value.stderr ?? NaN : Math.sqrt(mean * (1 - mean) / value.n))].filter(Number.isFinite);
+      // That of the dense model, which has nearly the same.
+      const ofMean = value.tasks === undefined ? null : value.stderr ?? NaN;
+      return [100 * (ofMean ?? Math.sqrt(mean * (1 - mean) / value.n))].filter(Number.isFinite);
     })
   );
   const questions = errors.length === 0

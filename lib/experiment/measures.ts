@@ -30,6 +30,8 @@ export interface Value {
   readonly stderr: number | null;
   /** Tokens or rows that it is a mean over. */
   readonly n: number;
+  /** How many tasks it is a mean over, each of which weighs the same. */
+  readonly tasks?: number;
   /** The task that it is a score of. */
   readonly task?: string;
   /** What its name says of the prompt at inference, where a task is scored with several: means are over values with one. */
@@ -94,10 +96,10 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
       measures.push({
         id: `rows ${name}${label}`,
         identity: JSON.stringify({
+          file: await cache.digest(file.file),
           ...fileFacts(file),
           seq,
           prompt: promptName(prompt),
-          file: await cache.digest(file.file),
         }),
         take: async (model, control) => {
           const { perplexity: value, tokens, stderr } = await rowPerplexity(model, set.rows, {

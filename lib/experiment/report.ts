@@ -202,6 +202,7 @@ function withMeans(values: readonly Value[]): Value[] {
     const errors = own.reduce((sum, { stderr }) => sum + (stderr ?? NaN) ** 2, 0);
     return [{
       name: `mean ${metric} of ${own.length} tasks${label}`,
+      tasks: own.length,
       kind: "accuracy",
       value: total / own.length,
       stderr: Number.isFinite(errors) ? Math.sqrt(errors) / own.length : null,
@@ -281,26 +282,30 @@ function contrastsOf(
         const partner = first.get(key(cell));
         return partner ? [[partner, cell] as const] : [];
       });
-      const names = [...new Set(pairs.flatMap(([, { numbers }]) => Object.keys(numbers)))];
-      const both = (name: string): (readonly [number, number])[] =>
-        pairs.flatMap(([a, b]) => {
-          const x = a.numbers[name], y = b.numbers[name];
-          return x === undefined || y === undefined ? [] : [[x, y] as const];
-        });
-      return [{
-        axis: [axis, ...tied].join(" with "),
-        from,
-        to,
-        numbers: Object.fromEntries(names.flatMap((name) => {
-          const difference = differenceOf(both(name));
-          return difference ? [[name, difference]] : [];
-        })),
-        layerDistance: spreadOf(
-          pairs.filter(([a, b]) => a.layers.length === b.layers.length).map(([a, b]) => distanceOf(a.layers, b.layers)),
-        ),
-      }];
+      return [{ axis: [axis, ...tied].join(" with "), from, to, ...differencesOf(pairs) }];
     });
   });
+}
+
+/** What the second cells of pairs have more than the first. */
+function differencesOf(
+  pairs: readonly (readonly [ReportCell, ReportCell])[],
+): Pick<Contrast, "numbers" | "layerDistance"> {
+  const names = [...new Set(pairs.flatMap(([, { numbers }]) => Object.keys(numbers)))];
+  const both = (name: string): (readonly [number, number])[] =>
+    pairs.flatMap(([a, b]) => {
+      const x = a.numbers[name], y = b.numbers[name];
+      return x === undefined || y === undefined ? [] : [[x, y] as const];
+    });
+  return {
+    numbers: Object.fromEntries(names.flatMap((name) => {
+      const difference = differenceOf(both(name));
+      return difference ? [[name, difference]] : [];
+    })),
+    layerDistance: spreadOf(
+      pairs.filter(([a, b]) => a.layers.length === b.layers.length).map(([a, b]) => distanceOf(a.layers, b.layers)),
+    ),
+  };
 }
 
 /** Whether two axes go together, one value of the one with one of the other, as rank and alpha may. */

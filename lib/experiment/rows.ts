@@ -74,12 +74,12 @@ export class RowCache {
   }
 }
 
-/** What of a file is taken, in one order, without what is the default. */
-export function fileFacts({ limit, last, textField, skipBroken }: FileData): Omit<FileData, "file"> {
+/** What of a file is taken, in one order, without what is the default. Facts are kept as text: another order makes others of them. */
+export function fileFacts({ textField, limit, last, skipBroken }: FileData): Omit<FileData, "file"> {
   return {
+    ...(textField === undefined ? {} : { textField }),
     ...(limit === undefined ? {} : { limit }),
     ...(last === undefined ? {} : { last }),
-    ...(textField === undefined ? {} : { textField }),
     ...(skipBroken ? { skipBroken } : {}),
   };
 }

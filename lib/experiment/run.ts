@@ -159,7 +159,7 @@ function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): Planned
   if (lack?.state.kind === "unmeasured" && (evaluateOnly || !redo)) {
     onNote?.(
       `${lacking.length} cells lack ${lack.state.missing.join(", ")}, and their models were not kept; --redo${
-        evaluateOnly && redo ? " without --evaluate-only" : ""
+        evaluateOnly ? " without --evaluate-only" : ""
       } runs them anew`,
     );
   }

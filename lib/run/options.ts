@@ -27,7 +27,7 @@ export interface PruneOptions {
   /**
    * Further rows, or texts, that tell units apart before pruning: 32 sequences of them, in whole batches. For learned masks the squared
    * gradients of the model on them stand beside those of `rows`, ten times as heavy by their means, in place of the weights' prior (see
-   * `rates.prior`); one-shot methods score on them alone. What the model itself writes serves well, see `writeCalibration`. Default: none.
+   * `rates.prior`); `taylor`, `wanda-sp` and `flap` score on them alone. What the model itself writes serves well, see `writeCalibration`. Default: none.
    */
   readonly calibration?: readonly Row[];
   /** Share of the layers' linear weights to cut, in (0, 1). Either this or `size` is given. */

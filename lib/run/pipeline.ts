@@ -50,7 +50,8 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint" | "cali
 /**
  * Runs all stages, slices, verifies and writes. Throws `CompressoError("usage")` for `resume` without a checkpoint, "mismatch" where that is of another
  * model, of other rows or options, and "usage" for a folder that holds an
- * earlier run, unless it is resumed or `export.replace` is set; that run stays as it is. So it does where it is still under way: from its start
+ * earlier run, or texts where those of the calibration would go, unless it is resumed or `export.replace` is set, which gives up an earlier run's
+ * checkpoint and texts; else it stays as it is. So it does where it is still under way: from its start
  * to its end a run holds its folder.
  */
 export async function compress(model: Model, options: CompressOptions): Promise<RunSummary> {
@@ -84,7 +85,9 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   const calibrationPath = `${out}/${CALIBRATION_FILE}`, areThere = await exists(calibrationPath);
   const choice = asked ?? calibrationDefault(resolveOptions(rest, model.spec), { resume, areThere });
   const isOwn = choice === "own";
-  if (isOwn && refusesEarlier && areThere) throw textsThere(calibrationPath);
+  // A run that ended before its first checkpoint has left records beside its texts.
+  const isLeft = areThere && await exists(`${out}/${RECORDS_FILE}`);
+  if (isOwn && refusesEarlier && areThere && !isLeft) throw textsThere(calibrationPath);
   const own = { path: resume && areThere ? calibrationPath : null, onCalibration };
   const calibration = isOwn ? await ownRows(model, rest, own) : choice === "none" ? undefined : choice;
   using session = prune(model, {
@@ -101,10 +104,10 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   await makeFolder(out);
   if (lock.isHeld) await removeLeftovers(out, [...RUN_FILES, RECORDS_FILE, CALIBRATION_FILE]);
   // A run that replaces another one and stops before its first checkpoint must not be taken for that.
-  if (!resume) await Deno.remove(path).catch(() => undefined);
+  if (!resume && lock.isHeld) await removeCheckpoint(path);
   const recordsPath = `${out}/${RECORDS_FILE}`;
   await writeFileAtomically(recordsPath, await recordsUpTo(recordsPath, before.steps));
-  if (isOwn) await writeFileAtomically(calibrationPath, (calibration ?? []).map(lineOf).join(""));
+  if (isOwn && own.path === null) await writeFileAtomically(calibrationPath, (calibration ?? []).map(lineOf).join(""));
   onStart?.(session, before.steps);
   using file = await Deno.open(recordsPath, { append: true });
   const encoder = new TextEncoder();
@@ -159,7 +162,9 @@ async function ownRows(
       onProgress: onCalibration,
     });
   } catch (error) {
-    if (!(error instanceof CompressoError && error.parts.what.startsWith(CANNOT_WRITE))) throw error;
+    if (!(error instanceof CompressoError && error.code === "numeric" && error.parts.what.startsWith(CANNOT_WRITE))) {
+      throw error;
+    }
     throw new CompressoError(error.code, { ...error.parts, mend: "give texts with --calibration FILE, or none" }, {
       cause: error,
     });
@@ -170,12 +175,19 @@ function lineOf(row: Row): string {
   return row.kind === "text" ? JSON.stringify({ text: row.text, ...row.extra }) + "\n" : "";
 }
 
-/** The error of a run whose calibration texts would replace a file. */
-export function textsThere(path: string): CompressoError {
+async function removeCheckpoint(path: string): Promise<void> {
+  try {
+    await Deno.remove(path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+}
+
+function textsThere(path: string): CompressoError {
   return new CompressoError("usage", {
     what: `cannot write ${path}`,
-    rule: "the model's own calibration texts replace no file",
+    rule: "the model's own calibration texts replace no file unasked",
     value: "it is there already",
-    mend: "give it with --calibration, take another folder, remove it, or give --calibration none",
+    mend: "give it with --calibration, choose another --out, start with --overwrite, or give --calibration none",
   });
 }

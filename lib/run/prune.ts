@@ -281,8 +281,8 @@ class Run implements PruneRun {
   }
 
   #shouldFlush(): boolean {
-    return choosesNext(this.#position, this.#parts.options) || this.#now.steerer.needsRecords ||
-      this.#parts.given.hooks?.afterStep !== undefined ||
+    const { options: { method }, given: { hooks } } = this.#parts, choice = { stage: this.#stage?.stage, method };
+    return choosesNext(this.#position, choice) || this.#now.steerer.needsRecords || hooks?.afterStep !== undefined ||
       this.#pending.length >= RING_SLOTS / 2 || performance.now() - this.#lastFlush > FLUSH_SECONDS * 1000;
   }
 

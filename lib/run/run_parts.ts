@@ -107,8 +107,11 @@ export function slowedRates(rates: Rates, halvings: number): Rates {
 }
 
 /** Whether the method chooses before the next step by what those before have left, so that numbers that are not finite have to be seen first. */
-export function choosesNext({ stageStep, target }: RunPosition, { method }: Pick<ResolvedOptions, "method">): boolean {
-  return method === "gradual" && target !== null && stageStep % GRADUAL_EVERY === 0;
+export function choosesNext(
+  { stageStep }: RunPosition,
+  { stage, method }: { readonly stage: Stage | undefined; readonly method: Method },
+): boolean {
+  return method === "gradual" && stage === "prune" && stageStep % GRADUAL_EVERY === 0;
 }
 
 /** How monitors have to see a step of the pruning stage. */

@@ -1,6 +1,7 @@
 // Charts of experiments: lines that can be told apart, where all layers alike lie, and which files stay. Without a GPU.
 import assert from "node:assert/strict";
 import { charts } from "../../lib/experiment/charts.ts";
+import { spreadNote } from "../../lib/experiment/markdown.ts";
 import { type ExperimentReport, type Group, writeReport } from "../../lib/experiment/report.ts";
 import { spreadOf } from "../../lib/experiment/statistics.ts";
 import { inTemporaryFolder } from "../io/files.ts";
@@ -39,6 +40,20 @@ function lines(svg: string): { readonly name: string; readonly look: string }[] 
   return [...svg.matchAll(/<g class="(s\d+)" data-name="([^"]*)"[^>]*><path[^>]*?( stroke-dasharray="[^"]*")?\/>/g)]
     .map(([, color = "", name = "", dash = ""]) => ({ name, look: color + dash }));
 }
+
+Deno.test("the standard error of a mean over tasks is its own, that of other accuracies follows from their questions", () => {
+  const report = reportOf([{ at: {}, hard: 0.2 }]), [group] = report.groups;
+  const noteOf = (name: string, more: { readonly tasks?: number }): string => {
+    const value = { name, kind: "accuracy", value: 0.5, stderr: 0.02, n: 10_000, ...more } as const;
+    const names = [{ name, kind: "accuracy", isMeasure: true }] as const, numbers = { [name]: spreadOf([0.5]) };
+    if (!group || !numbers[name]) assert.fail();
+    const groups = [{ ...group, numbers: { [name]: numbers[name] } }];
+    return spreadNote({ ...report, names, groups, dense: { model: [value] } });
+  };
+  // Of 10,000 questions in all, but few in one of the tasks.
+  assert.match(noteOf("mean acc of 2 tasks", { tasks: 2 }), /standard error of 2\.0 points/);
+  assert.match(noteOf("answers", {}), /standard error of 0\.5 points/);
+});
 
 Deno.test("no two lines of a chart look the same, however many values an axis has", () => {
   for (const count of [8, 9, 10, 20]) {

@@ -85,6 +85,11 @@ Deno.test("data are the same however what is taken of them is written down", asy
     const two = await identity({ file, limit: 1, textField: "text" });
     assert.equal(await identity({ textField: "text", limit: 1, file, skipBroken: false }), two);
     assert.equal(await identity({ file }), await identity(file));
+    // As folders of earlier versions hold them.
+    const digest = await cache.digest(file), rows = [{ name: "r", file, textField: "text", last: 1, seq: 8 }];
+    assert.equal(two, `{"textField":"text","limit":1,"file":"${digest}"}`);
+    const [measure] = await measuresOf({ rows }, cache);
+    assert.equal(measure?.identity, `{"file":"${digest}","textField":"text","last":1,"seq":8,"prompt":"none"}`);
     const others = [{ file, limit: 2, textField: "text" }, { file, last: 1, textField: "text" }, { file }];
     for (const other of [...others, { file, limit: 1, textField: "text", skipBroken: true }]) {
       assert.notEqual(await identity(other), two);

@@ -137,6 +137,17 @@ Deno.test("a run whose files stand there, but whose end could not be written, is
   });
 });
 
+Deno.test("a run that replaces another one and dies before its first checkpoint is not taken for that, and can be begun again", async () => {
+  await withFolder(async ({ model, out }) => {
+    await stopped(model, out);
+    const dies = { hooks: { beforeStep: () => assert.fail("it dies") } };
+    await assert.rejects(compress(model, { ...SHORT, out, seed: 5, export: { replace: true }, ...dies }), /it dies/);
+    assert.deepEqual(await names(out), ["calibration.jsonl", "records.jsonl"]);
+    await assert.rejects(compress(model, { ...SHORT, out, resume: true }), /the folder holds checkpoint/);
+    assert.equal((await compress(model, { ...SHORT, out })).options.seed, 1);
+  });
+});
+
 Deno.test("a number of steps between checkpoints that is none is refused", async () => {
   await withFolder(async ({ model, out }) => {
     for (const checkpointEvery of [-1, 0.5, NaN]) {

@@ -19,6 +19,22 @@ export const SPEC: DecoderSpec = {
   padId: null,
 };
 
+/** As a sliced model is: layers differ, one has no attention, one no FFN, one neither; odd head counts and widths. */
+export const UNEVEN: DecoderSpec = {
+  ...SPEC,
+  vocab: 71,
+  hidden: 68,
+  headDim: 6,
+  layers: [
+    { heads: 4, kvHeads: 2, ffn: 133 },
+    { heads: 0, kvHeads: 0, ffn: 20 },
+    { heads: 3, kvHeads: 3, ffn: 0 },
+    { heads: 0, kvHeads: 0, ffn: 0 },
+    { heads: 15, kvHeads: 3, ffn: 1 },
+  ],
+  eosIds: [],
+};
+
 /** `count` numbers in (−1, 1), the same for the same seed. */
 export function randomNumbers(count: number, seed: number): Float32Array<ArrayBuffer> {
   let state = seed * 2654435761 >>> 0;

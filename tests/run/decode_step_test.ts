@@ -8,28 +8,12 @@ import type { DecoderSpec } from "../../lib/nn/spec.ts";
 import { generate } from "../../lib/run/generate.ts";
 import { loadModelFrom, type Model } from "../../lib/run/model.ts";
 import { assertClose, distance } from "../golden/helpers/golden.ts";
-import { randomNumbers, SPEC } from "../io/models.ts";
+import { randomNumbers, UNEVEN } from "../io/models.ts";
 import { randomSource } from "../slice/helpers.ts";
 import { argmax, greedyReference, openGoldenModel, rowOf, someTokens } from "./helpers/reference.ts";
 
 /** Both paths are f32 with other orders of summation; golden_test.ts holds the forward pass within this of f64. */
 const TOLERANCE = 1e-4;
-
-/** As a sliced model is: layers differ, one has no attention, one no FFN, one neither; odd head counts and widths. */
-const UNEVEN: DecoderSpec = {
-  ...SPEC,
-  vocab: 71,
-  hidden: 68,
-  headDim: 6,
-  layers: [
-    { heads: 4, kvHeads: 2, ffn: 133 },
-    { heads: 0, kvHeads: 0, ffn: 20 },
-    { heads: 3, kvHeads: 3, ffn: 0 },
-    { heads: 0, kvHeads: 0, ffn: 0 },
-    { heads: 15, kvHeads: 3, ffn: 1 },
-  ],
-  eosIds: [],
-};
 
 /** The device as if it was a real GPU: matrices and caches lie in buffers, and workgroups add up by trees. */
 async function openAsGpu(): Promise<Device> {

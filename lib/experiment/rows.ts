@@ -36,14 +36,10 @@ export class RowCache {
 
   /** The rows of a file. */
   async read(file: FileData): Promise<DataSet> {
-    const { limit, last, textField, skipBroken } = file, key = JSON.stringify(file);
+    const { last, ...how } = fileFacts(file), key = JSON.stringify({ ...how, last, file: file.file });
     const known = this.#sets.get(key);
     if (known) return known;
-    const set = await readRows(file.file, {
-      ...(limit === undefined ? {} : { limit }),
-      ...(textField === undefined ? {} : { textField }),
-      ...(skipBroken ? { skipBroken } : {}),
-    });
+    const set = await readRows(file.file, how);
     const taken = last === undefined ? set : lastRows(set, { last, path: file.file });
     this.#sets.set(key, taken);
     return taken;

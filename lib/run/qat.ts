@@ -100,7 +100,7 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
     const written = new Map<number, SelfText>();
     for (let attempt = 0; attempt < TRIES && written.size < indices.length; attempt++) {
       const drafts = indices.filter((index) => !written.has(index)).map((index) => draft(index, attempt));
-      await grow(drafts, attempt === 0 ? tell : () => {}); // the few that begin anew are short
+      await grow(drafts, attempt === 0 ? tell : () => {}); // few begin anew
       for (const { index, ids, hasEnded } of drafts) {
         const text = tokenizer.decode(ids, { skipSpecial: true }).replace(/\uFFFD+$/, "");
         if (ids.length > 1 && text.trim() !== "") written.set(index, { index, text, tokens: ids.length, hasEnded });

@@ -254,15 +254,16 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
     loraWeights: async () => unpackLora(spec, lora, await device.readFloats(lora.params, lora.count)),
     async save(): Promise<TrainerArrays> {
       const parts = await device.read(places.map(([, buffer, count]) => ({ buffer, bytes: 4 * count })));
-      const at = (index: number): Float32Array<ArrayBuffer> => new Float32Array(parts[index] ?? new ArrayBuffer(0));
+      const of = (name: keyof TrainerArrays): Float32Array<ArrayBuffer> =>
+        new Float32Array(parts[places.findIndex(([own]) => own === name)] ?? new ArrayBuffer(0));
       return {
-        lora: at(0),
-        loraM: at(1),
-        loraV: at(2),
-        logAlpha: at(3),
-        maskMoments: at(4),
-        constraint: at(5),
-        slots: at(6),
+        lora: of("lora"),
+        loraM: of("loraM"),
+        loraV: of("loraV"),
+        logAlpha: of("logAlpha"),
+        maskMoments: of("maskMoments"),
+        constraint: of("constraint"),
+        slots: of("slots"),
       };
     },
     restore(arrays): void {

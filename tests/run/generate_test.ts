@@ -10,7 +10,7 @@ import { generateText, streamText } from "../../lib/run/generate_text.ts";
 import { sampleToken } from "../../lib/run/sampling.ts";
 import { loadModelFrom, type Model } from "../../lib/run/model.ts";
 import { assertClose, distance, type GoldenName } from "../golden/helpers/golden.ts";
-import { randomSource, SPEC } from "../io/models.ts";
+import { randomSource, SPEC, UNEVEN } from "../io/models.ts";
 import { tokenizerOf } from "../io_text/fixtures.ts";
 import { argmax, greedyReference, openDemo, openGoldenModel, rowOf, someTokens } from "./helpers/reference.ts";
 
@@ -88,25 +88,7 @@ Deno.test("a prompt longer than a binding holds is read in slices, as if the sli
 });
 
 Deno.test("layers of different shapes, some without attention or FFN, generate as they compute", async () => {
-  const spec: DecoderSpec = {
-    vocab: 37,
-    hidden: 20,
-    headDim: 6,
-    layers: [
-      { heads: 4, kvHeads: 2, ffn: 33 },
-      { heads: 0, kvHeads: 0, ffn: 20 },
-      { heads: 3, kvHeads: 3, ffn: 0 },
-      { heads: 0, kvHeads: 0, ffn: 0 },
-      { heads: 20, kvHeads: 4, ffn: 70 },
-    ],
-    normEps: 1e-5,
-    rope: { base: 10000, scaling: { kind: "none" } },
-    tied: false,
-    maxPosition: 128,
-    bosId: null,
-    eosIds: [],
-    padId: null,
-  };
+  const spec: DecoderSpec = { ...UNEVEN, bosId: null };
   using device = await openDevice();
   using model = await loadModelFrom(randomSource(spec), { device, baseDtype: "f32" });
   const prompt = someTokens(9, spec.vocab);

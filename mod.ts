@@ -96,6 +96,7 @@ export {
   type Schedule,
   type ScheduleDefinition,
   type ScheduleInput,
+  type SchedulePart,
 } from "./lib/prune/schedule_script.ts";
 export { type MergeLora, type SliceInput, sliceModel } from "./lib/prune/slice.ts";
 export { type SlicedLora, sliceLora } from "./lib/prune/slice_lora.ts";

@@ -5,11 +5,9 @@ import { readRows } from "../lib/io/datasets.ts";
 import { exists } from "../lib/io/exists.ts";
 import { fileDigest } from "../lib/io/fingerprint.ts";
 import { calibrationDefault } from "../lib/run/calibration.ts";
-import { resolveOptions } from "../lib/run/options.ts";
 import type { CompressOptions } from "../lib/run/pipeline.ts";
 import { CALIBRATION_FILE } from "../lib/run/run_files.ts";
 import type { PruneSettings } from "./prune_run.ts";
-import { ratesOf } from "./rates.ts";
 import { isAmong } from "./run_folder.ts";
 
 /** In place of a file: the model's own texts. */
@@ -21,12 +19,13 @@ export const NONE = "none";
 export type ChosenSettings = PruneSettings & { readonly calibration: string };
 
 /** The option, or what a run does without it. */
-export async function calibrationChoice(settings: PruneSettings): Promise<string> {
-  const { calibration, method, steps, out, resume = false } = settings;
+export async function calibrationChoice(
+  { calibration, out, resume }: PruneSettings,
+  learning: Parameters<typeof calibrationDefault>[0],
+): Promise<string> {
   if (calibration !== undefined) return calibration;
-  const options = { rows: [], sparsity: 0, method, steps, ...ratesOf(settings) };
   const areThere = await exists(join(out, CALIBRATION_FILE));
-  return calibrationDefault(resolveOptions(options, { maxPosition: Infinity }), { resume, areThere });
+  return calibrationDefault(learning, { resume: resume ?? false, areThere });
 }
 
 /** What stands for the calibration among the facts of a run. */

@@ -13,6 +13,7 @@ import type { Layout } from "../lib/prune/layouts.ts";
 import { layersOf, type UnitKind } from "../lib/prune/units.ts";
 import type { EncodeReport } from "../lib/run/batches.ts";
 import { checkMemory } from "../lib/run/memory_advice.ts";
+import type { Method } from "../lib/run/methods.ts";
 import type { Alarm, MonitorOptions } from "../lib/run/monitors/alarm.ts";
 import type { PruneOptions } from "../lib/run/options.ts";
 import { compress, type CompressOptions } from "../lib/run/pipeline.ts";
@@ -26,7 +27,7 @@ import { formatBytes, formatCount, formatShare, note, print, printJson, rowPlace
 import { memoryOptions } from "./plan.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";
 import { duration } from "./progress.ts";
-import { type RateSettings, ratesOf } from "./rates.ts";
+import { learningOf, type RateSettings, ratesOf } from "./rates.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
 import { goalOf, sizeLine, type TargetSettings } from "./targets.ts";
 import { type Loaded, type ModelSettings, withModel } from "./with_model.ts";
@@ -36,6 +37,7 @@ export interface PruneSettings extends ModelSettings, RateSettings, TargetSettin
   readonly out: string;
   readonly data?: string | undefined;
   readonly calibration?: string | undefined;
+  readonly method: Method;
   readonly steps: number;
   readonly prefinetune?: number | undefined;
   readonly postfinetune?: number | undefined;
@@ -77,10 +79,10 @@ export interface PruneSettings extends ModelSettings, RateSettings, TargetSettin
 export async function runPrune(path: string, asked: PruneSettings): Promise<void> {
   const { out, resume = false, overwrite = false, json } = asked, name = modelName(path);
   goalOf(asked, { name });
-  ratesOf(asked);
+  const learning = learningOf(asked);
   await checkRunFolder(out, { resume, overwrite, model: modelPath(path) });
   const prompt = await promptText(asked.prompt ?? true);
-  const settings = { ...asked, calibration: await calibrationChoice(asked) };
+  const settings = { ...asked, calibration: await calibrationChoice(asked, learning) };
   const calibration = settings.calibration === NONE ? {} : { calibration: [] };
   const given = (layers: number): PruneOptions => ({
     rows: [],

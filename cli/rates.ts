@@ -1,18 +1,15 @@
-// Numbers of the loop and presets as options. Owns which of them a method takes; refuses their defaults (see lib/run/rates.ts, lib/run/presets.ts).
-import { CompressoError } from "../lib/errors.ts";
+// Numbers of the loop and presets as options. Owns their names there; refuses their defaults and who takes them (see lib/run/rates.ts, lib/run/presets.ts).
 import type { Projection } from "../lib/nn/spec.ts";
 import type { KeptRule } from "../lib/prune/harden.ts";
 import type { StartRule } from "../lib/prune/start.ts";
 import type { UnitKind } from "../lib/prune/units.ts";
-import { isOneShot, type Method } from "../lib/run/methods.ts";
-import { DEFAULTS, type PruneOptions, type Rates } from "../lib/run/options.ts";
+import type { Method } from "../lib/run/methods.ts";
+import { DEFAULTS, type PruneOptions, type Rates, type ResolvedOptions, resolveOptions } from "../lib/run/options.ts";
 import { type Preset, presetOptions } from "../lib/run/presets.ts";
 import { type Parse, type RealBounds, realNumber } from "./values.ts";
 
 /** Rates as parsed; what is absent follows from the preset or the step budget. */
 export interface RateSettings {
-  readonly method: Method;
-  readonly resume?: true | undefined;
   readonly preset?: Preset | undefined;
   readonly start?: StartRule | undefined;
   readonly keptMasks?: KeptRule | undefined;
@@ -64,13 +61,13 @@ export function shapeDefaults({ preset, units, rank, alpha, targets }: {
   };
 }
 
-/**
- * Preset, rules of learned masks and rates for the run. Throws `CompressoError("usage")` for a rate of learned masks beside a method that learns none, and for
- * rates that would change nothing.
- */
+/** Preset, rules of learned masks and rates for the run. */
 export function ratesOf(settings: RateSettings): Pick<PruneOptions, "preset" | "start" | "keptMasks" | "rates"> {
-  const { method, preset, start, keptMasks, loraRate, recoveryRate, warmup, clipNorm, weightDecay } = settings;
-  const learned: Partial<Record<keyof Rates, number | undefined>> = {
+  const { preset, start, keptMasks, loraRate, recoveryRate, warmup, clipNorm, weightDecay } = settings;
+  const all: Partial<Record<keyof Rates, number | undefined>> = {
+    lora: loraRate,
+    recovery: recoveryRate,
+    warmup,
     mask: settings.maskRate,
     lambda: settings.lambdaRate,
     temperature: settings.temperature,
@@ -80,39 +77,21 @@ export function ratesOf(settings: RateSettings): Pick<PruneOptions, "preset" | "
     prior: settings.prior,
     tracking: settings.tracking,
     limit: settings.logAlphaLimit,
+    clipNorm,
+    weightDecay,
   };
-  const isGiven = ([, value]: readonly [string, number | undefined]): boolean => value !== undefined;
-  const [other] = Object.entries(learned).find(isGiven) ?? [];
-  if (method !== "compresso" && other !== undefined) {
-    throw new CompressoError("usage", {
-      what: "cannot use these options together",
-      rule: "rates of learned masks are for the method compresso",
-      value: `--method ${method}, and the rate '${other}'`,
-    });
-  }
-  const rule = start ?? (preset && presetOptions(preset, 0).start), { spread, memory, prior } = learned;
-  const [unused] = Object.entries({ spread, memory, prior }).find(isGiven) ?? [];
-  // A run that began before they were refused can still go on.
-  if (rule === "constant" && unused !== undefined && !settings.resume) {
-    throw new CompressoError("usage", {
-      what: "cannot use these options together",
-      rule: "spread, memory and prior are for log α that starts from saliency",
-      value: `log α starts from a constant, and the rate '${unused}'`,
-      mend: "add --start saliency, or leave it out",
-    });
-  }
-  if (isOneShot(method) && warmup !== undefined && !settings.resume) {
-    throw new CompressoError("usage", {
-      what: "cannot use these options together",
-      rule: "--warmup is for methods that prune step by step",
-      value: `--method ${method} and --warmup ${warmup}`,
-    });
-  }
-  const all = { lora: loraRate, recovery: recoveryRate, warmup, ...learned, clipNorm, weightDecay };
   return {
-    rates: Object.fromEntries(Object.entries(all).filter(isGiven)),
+    rates: Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined)),
     ...(preset === undefined ? {} : { preset }),
     ...(start === undefined ? {} : { start }),
     ...(keptMasks === undefined ? {} : { keptMasks }),
   };
+}
+
+/** How a run learns, which is known before its model is. Throws `CompressoError("usage")` for what does not go together. */
+export function learningOf(
+  settings: RateSettings & { readonly method: Method; readonly steps: number },
+): Pick<ResolvedOptions, "method" | "start" | "rates"> {
+  const { method, steps } = settings;
+  return resolveOptions({ rows: [], sparsity: 0, method, steps, ...ratesOf(settings) }, { maxPosition: Infinity });
 }

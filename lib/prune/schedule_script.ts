@@ -164,17 +164,25 @@ function settled(value: unknown): unknown {
   throw new TypeError("the value is a promise, and a schedule decides at once: its functions are not async");
 }
 
+/** What a schedule may have a say in. */
+export type SchedulePart = keyof ScheduleDefinition | `rates.${RateName}`;
+
 const PARTS = ["sparsity", "layers", "freeze", "end", "rates"] as const;
+const RATE_PARTS = RATE_NAMES.map((name) => `rates.${name}` as const);
 const FUNCTIONS = ["layers", "freeze", "end"] as const;
 
 /** Which parts a schedule decides. */
-export function partsOf({ definition }: Schedule): readonly (keyof ScheduleDefinition)[] {
-  return PARTS.filter((part) => definition[part] !== undefined);
+export function partsOf({ definition }: Schedule): readonly SchedulePart[] {
+  const { rates = {} } = definition;
+  return [
+    ...PARTS.filter((part) => definition[part] !== undefined),
+    ...RATE_NAMES.filter((name) => rates[name] !== undefined).map((name) => `rates.${name}` as const),
+  ];
 }
 
 /** What says which parts there are, from another process: whatever is no name of a part says nothing. */
-export function namedParts(said: unknown): readonly (keyof ScheduleDefinition)[] {
-  return PARTS.filter((part) => Array.isArray(said) && said.includes(part));
+export function namedParts(said: unknown): readonly SchedulePart[] {
+  return [...PARTS, ...RATE_PARTS].filter((part) => Array.isArray(said) && said.includes(part));
 }
 
 /** Throws where an object has other keys than it may. */

@@ -5,7 +5,7 @@ import type { LayerTerms, OneShotMethod } from "../prune/baselines.ts";
 import { addGradients, GRADUAL_EVERY, gradualMasks } from "../prune/gradual.ts";
 import type { hardenMasks } from "../prune/harden.ts";
 import { twofoldGoals } from "../prune/mask_learner.ts";
-import type { FrozenUnits, ScheduleDefinition } from "../prune/schedule_script.ts";
+import type { FrozenUnits, SchedulePart } from "../prune/schedule_script.ts";
 import { leastUniform, uniformGoals } from "../prune/uniform.ts";
 import { besidePrior, priorShape, saliencyPrior } from "../prune/prior.ts";
 import { createSaliency, maskStart, openStart, perParameter } from "../prune/saliency.ts";
@@ -19,6 +19,7 @@ import type { CalibrationData } from "./calibration.ts";
 import type { Model } from "./model.ts";
 import { compensate, type OneShotScores, oneShotScores } from "./one_shot.ts";
 import type { Rates, ResolvedOptions } from "./options.ts";
+import { checkTaken } from "./rates.ts";
 import type { Trainer } from "./trainer.ts";
 
 /** A method at work. All that it knows lies in the trainer, so that checkpoints have it. */
@@ -82,9 +83,11 @@ const CALIBRATION_SEED = 0x5a11;
  * Refuses a schedule with parts that method or layout cannot follow, whatever their values will be. Throws `CompressoError("usage")`.
  */
 export function checkParts(
-  parts: readonly (keyof ScheduleDefinition)[],
-  { method, layout }: Pick<ResolvedOptions, "method" | "layout">,
+  parts: readonly SchedulePart[],
+  { method, layout, start }: Pick<ResolvedOptions, "method" | "layout" | "start">,
 ): void {
+  const isGiven = (name: keyof Rates): boolean => parts.some((part) => part === `rates.${name}`);
+  checkTaken(isGiven, { method, start, what: "cannot follow the schedule" });
   if (method === "gradual" && (parts.includes("layers") || parts.includes("freeze"))) throw unlearned(method);
   if (layout === "uniform" && parts.includes("layers")) throw twofoldGoals();
 }

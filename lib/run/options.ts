@@ -14,7 +14,7 @@ import type { RunHooks } from "./hooks.ts";
 import { isOneShot, type Method, METHODS } from "./methods.ts";
 import { type MonitorOptions, type ResolvedMonitors, resolveMonitors } from "./monitors/alarm.ts";
 import { type Preset, type PresetOptions, presetOptions, PRESETS } from "./presets.ts";
-import { LORA_RATE, type Rates, resolveRates } from "./rates.ts";
+import { checkTaken, LORA_RATE, type Rates, resolveRates } from "./rates.ts";
 import type { ScheduleSource } from "./schedule_host.ts";
 import { alignment, type WantedSize } from "./size_goal.ts";
 
@@ -196,6 +196,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   checkLora(resolved.lora);
   whole("steps", steps, isOneShot(resolved.method) ? 0 : 1);
   checkMethod(options);
+  checkTaken((name) => options.rates?.[name] !== undefined, { ...resolved, what: "cannot use these rates" });
   checkCalibration(resolved);
   checkGoal(options);
   whole("prefinetune", resolved.prefinetune, 0);

@@ -1,5 +1,7 @@
 // Numbers of the training loop, with defaults that follow from the step budget. Owns their ranges; refuses everything else that a run is told.
-import { CompressoError } from "../errors.ts";
+import { CompressoError, type ErrorParts } from "../errors.ts";
+import type { StartRule } from "../prune/start.ts";
+import { isOneShot, type Method } from "./methods.ts";
 
 /** Numbers of the training loop. */
 export interface Rates {
@@ -78,6 +80,39 @@ export function resolveRates(
   const recovery = given.recovery ?? given.lora ?? preset.recovery ?? rates.lora;
   checkRates({ ...rates, recovery });
   return { ...rates, recovery };
+}
+
+/** Rates of learned masks whose log α starts from saliency. */
+const OF_SALIENCY: readonly (keyof Rates)[] = ["spread", "memory", "prior"];
+/** Rates of learned masks. */
+const OF_MASKS: readonly (keyof Rates)[] = [
+  ...["mask", "lambda", "temperature", "noise", "tracking", "limit"] as const,
+  ...OF_SALIENCY,
+];
+
+/** Refuses rates that a method has no use for. Throws `CompressoError("usage")`. */
+export function checkTaken(
+  isGiven: (name: keyof Rates) => boolean,
+  { what, method, start }: { readonly what: string; readonly method: Method; readonly start: StartRule },
+): void {
+  const refuse = (those: readonly (keyof Rates)[], parts: Omit<ErrorParts, "what">): void => {
+    const name = those.find(isGiven);
+    if (name === undefined) return;
+    throw new CompressoError("usage", { what, ...parts, value: `${parts.value}, and the rate '${name}'` });
+  };
+  const value = `method ${method}`;
+  if (method !== "compresso") {
+    refuse(OF_MASKS, { rule: "rates of learned masks are for the method compresso", value, mend: "leave it out" });
+  } else if (start === "constant") {
+    refuse(OF_SALIENCY, {
+      rule: "spread, memory and prior are for log α that starts from saliency",
+      value: "log α starts from a constant",
+      mend: "start from saliency (--start saliency), or leave it out",
+    });
+  }
+  if (isOneShot(method)) {
+    refuse(["warmup"], { rule: "warmup is for methods that prune step by step", value, mend: "leave it out" });
+  }
 }
 
 const ABOVE_ZERO: readonly (keyof Rates)[] = ["temperature", "limit"];

@@ -2,13 +2,7 @@
 import { createHash } from "node:crypto";
 import { builtinSchedule, isScheduleName } from "../prune/builtin_schedules.ts";
 import { checkOutput, evaluateSchedule, type ScheduleOutput } from "../prune/schedule_output.ts";
-import {
-  namedParts,
-  partsOf,
-  type Schedule,
-  type ScheduleDefinition,
-  type ScheduleInput,
-} from "../prune/schedule_script.ts";
+import { namedParts, partsOf, type Schedule, type ScheduleInput, type SchedulePart } from "../prune/schedule_script.ts";
 import curvesText from "../prune/curves.ts" with { type: "text" };
 import errorsText from "../errors.ts" with { type: "text" };
 import scriptText from "../prune/schedule_script.ts" with { type: "text" };
@@ -46,7 +40,7 @@ export interface OpenSchedule extends AsyncDisposable {
   /** What tells it from another one: its name, or a hash of its text, and of what it exports where it imports more than this toolkit. */
   readonly identity: string;
   /** What it has a say in at every step. */
-  readonly parts: readonly (keyof ScheduleDefinition)[];
+  readonly parts: readonly SchedulePart[];
   /** What it decides for a step, checked. One step at a time. Throws `CompressoError` "input" or "numeric", with step and value. */
   evaluate(input: ScheduleInput): Promise<ScheduleOutput>;
 }

@@ -81,6 +81,8 @@ class Isolated implements IsolatedScript {
   /** Why the process was killed. */
   #breach: string | null = null;
   #ended = false;
+  /** What it ended of, which whoever asks again is told too. */
+  #failure: Error | null = null;
   #busy = false;
   #loaded: unknown = null;
 
@@ -116,6 +118,7 @@ class Isolated implements IsolatedScript {
   ): Promise<unknown> {
     const { signal, onLog } = this.#options;
     signal?.throwIfAborted();
+    if (this.#failure) throw this.#failure;
     if (this.#busy) throw new Error("a schedule is asked for one step at a time");
     this.#busy = true;
     const reply = await this.#withinTime(seconds, async () => {
@@ -124,9 +127,9 @@ class Isolated implements IsolatedScript {
       return await this.#readLine();
     });
     this.#busy = false;
-    if (reply === null) throw await this.#whyEnded(at);
+    if (reply === null) throw this.#failure = await this.#whyEnded(at);
     const { data } = REPLY.safeParse(parsed(reply));
-    if (!data) throw await this.#stopFor(at, "its reply is not what the protocol asks for");
+    if (!data) throw this.#failure = await this.#stopFor(at, "its reply is not what the protocol asks for");
     for (const line of data.logs) onLog?.(printable(line));
     if ("error" in data) throw this.#refusal(at, plain(data.error));
     return data.output;

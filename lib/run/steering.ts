@@ -56,7 +56,7 @@ export function recordsAt(records: readonly RecordView[], step: number): readonl
  */
 export async function openSteerer(
   table: UnitTable,
-  options: Pick<ResolvedOptions, "sparsity" | "rates" | "method" | "layout">,
+  options: Pick<ResolvedOptions, "sparsity" | "rates" | "method" | "layout" | "start">,
   { schedule, trust = false, signal, onLog }: {
     readonly schedule?: ScheduleSource | undefined;
     readonly trust?: boolean | undefined;

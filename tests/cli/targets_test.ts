@@ -1,8 +1,8 @@
 // Targets, presets and rates on the command line: what they ask of a run, what contradicts them, and a run with them all.
 import assert from "node:assert/strict";
-import { ratesOf, shapeDefaults } from "../../cli/rates.ts";
+import { learningOf, type RateSettings, ratesOf, shapeDefaults } from "../../cli/rates.ts";
 import { goalOf } from "../../cli/targets.ts";
-import { CompressoError } from "../../mod.ts";
+import { CompressoError, type Method, type Rates } from "../../mod.ts";
 import { cli, TemporaryFolder } from "./helpers/cli.ts";
 
 const FILES = { dtype: "bf16", ggufDtype: "q8_0" } as const, NAME = { name: "mine" };
@@ -30,36 +30,36 @@ Deno.test("exactly one target becomes the goal, bytes those of the file that is 
   refuses(() => goalOf({ ...FILES, sparsity: 0.2, targetFile: "gguf" }, NAME), /whose bytes --target-bytes are/);
 });
 
-Deno.test("only rates that were given reach the run, and those of masks learned masks alone", () => {
-  assert.deepEqual(ratesOf({ method: "compresso" }), { rates: {} });
+Deno.test("only rates that were given reach the run", () => {
+  assert.deepEqual(ratesOf({}), { rates: {} });
   const all = {
     ...{ loraRate: 1, recoveryRate: 2, maskRate: 3, lambdaRate: 4, temperature: 5, noise: 0, spread: 7 },
-    ...{ memory: 0.5, prior: 2, warmup: 0.5, tracking: 0, logAlphaLimit: 9 },
+    ...{ memory: 0.5, prior: 2, warmup: 0.5, tracking: 0, logAlphaLimit: 9, clipNorm: 3, weightDecay: 0 },
   };
-  assert.deepEqual(ratesOf({ method: "compresso", preset: "paper", start: "saliency", ...all }), {
+  assert.deepEqual(ratesOf({ preset: "paper", start: "saliency", ...all }), {
     preset: "paper",
     start: "saliency",
     rates: {
       ...{ lora: 1, recovery: 2, mask: 3, lambda: 4, temperature: 5, noise: 0, spread: 7 },
-      ...{ memory: 0.5, prior: 2, warmup: 0.5, tracking: 0, limit: 9 },
+      ...{ memory: 0.5, prior: 2, warmup: 0.5, tracking: 0, limit: 9, clipNorm: 3, weightDecay: 0 },
     },
   });
-  const oneShot = { method: "flap", recoveryRate: 2, clipNorm: 3, weightDecay: 0 } as const;
-  assert.deepEqual(ratesOf(oneShot).rates, { recovery: 2, clipNorm: 3, weightDecay: 0 });
-  assert.equal(ratesOf({ ...oneShot, warmup: 0.5, resume: true }).rates?.warmup, 0.5, "a run that has begun with it");
-  refuses(() => ratesOf({ ...oneShot, warmup: 0.5 }), /--warmup is for methods.*--method flap and --warmup 0\.5/);
-  assert.deepEqual(ratesOf({ method: "gradual", warmup: 0.5 }).rates, { warmup: 0.5 });
+});
+
+Deno.test("a rate that the method has no use for is refused before the model is read", () => {
+  const run = (settings: RateSettings, method: Method): Rates => learningOf({ ...settings, method, steps: 9 }).rates;
+  assert.equal(run({ recoveryRate: 2, clipNorm: 3 }, "flap").recovery, 2);
+  assert.equal(run({ warmup: 0.5 }, "gradual").warmup, 0.5);
+  refuses(() => run({ warmup: 0.5 }, "flap"), /prune step by step.*method flap, and the rate 'warmup'/);
+  refuses(() => run({ noise: 0 }, "gradual"), /rates of learned masks.*method gradual, and the rate 'noise'/);
   // Log α that starts from a constant has no saliency to spread, to follow or to add to.
-  for (const rate of ["spread", "memory", "prior"]) {
-    const constant = { method: "compresso", [rate]: 0.5 } as const, message = new RegExp(`the rate '${rate}'`);
-    refuses(() => ratesOf({ ...constant, start: "constant" }), message);
-    refuses(() => ratesOf({ ...constant, preset: "paper" }), message);
-    assert.deepEqual(ratesOf({ ...constant, preset: "paper", start: "saliency" }).rates, { [rate]: 0.5 });
+  for (const rate of ["spread", "memory", "prior"] as const) {
+    const message = new RegExp(`the rate '${rate}'`);
+    refuses(() => run({ [rate]: 0.5, start: "constant" }, "compresso"), message);
+    refuses(() => run({ [rate]: 0.5, preset: "paper" }, "compresso"), message);
+    assert.equal(run({ [rate]: 0.5, preset: "paper", start: "saliency" }, "compresso")[rate], 0.5);
+    refuses(() => run({ [rate]: 0.5 }, "gradual"), message);
   }
-  refuses(
-    () => ratesOf({ method: "gradual", noise: 0 }),
-    /rates of learned masks.*--method gradual, and the rate 'noise'/,
-  );
 });
 
 Deno.test("what a preset leaves to be given is as given", () => {

@@ -145,6 +145,17 @@ Deno.test("a script that never ends is killed at its time limit", async (t) => {
   });
 });
 
+Deno.test("whoever asks a script again that has ended is told what it ended of, and at which step", async () => {
+  await using lair = new Lair();
+  const script = await lair.write(`import { defineSchedule } from "compresso";
+export default defineSchedule({ sparsity: ({ step }) => { if (step > 7) for (;;); return 0.1; } });`);
+  await using schedule = await openSchedule(script, { limits: { stepSeconds: 0.5 } });
+  const message = /at step 8 of 20: it took longer than 0\.5 s/;
+  assert.equal((await schedule.evaluate(INPUT)).sparsity, 0.1);
+  await assert.rejects(schedule.evaluate({ ...INPUT, step: 8 }), message);
+  await assert.rejects(schedule.evaluate(INPUT), message);
+});
+
 Deno.test("a script that fills the memory is killed", async (t) => {
   await using lair = new Lair();
   const limits = { heapMiB: 32, stepSeconds: 30 };

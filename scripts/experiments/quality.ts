@@ -6,8 +6,8 @@
 //     --max-cells 2
 //
 // On two cores without a GPU a run of a model of 135 million parameters takes half an hour or more: --max-cells and --only cut the grid into
-// sittings, whose results stay in --out. `taylor` is there twice: LLM-Pruner's published runs spare the first and last layers. At 20 % methods that can
-// are there with the model's own texts as calibration, too.
+// sittings, whose results stay in --out. `taylor` is there twice: LLM-Pruner's published runs spare the first and last layers. Methods that can are there
+// with the model's own texts as calibration, too.
 import { defineExperiment } from "../../mod.ts";
 
 const METHODS = ["compresso", "gradual", "taylor", "flap", "wanda-sp", "magnitude", "random"];
@@ -39,6 +39,8 @@ export default defineExperiment({
     { method: ["taylor"], protect: [ENDS], sparsity: [0.1, 0.3], seed: [1] },
     { method: ["compresso", "flap", "wanda-sp"], calibration: ["own"], sparsity: [0.2], seed: [1, 2, 3] },
     { method: ["taylor"], calibration: ["own"], protect: [ENDS], sparsity: [0.2], seed: [1, 2, 3] },
+    { method: ["compresso", "flap", "wanda-sp"], calibration: ["own"], sparsity: [0.1, 0.3], seed: [1] },
+    { method: ["taylor"], calibration: ["own"], protect: [ENDS], sparsity: [0.1, 0.3], seed: [1] },
   ],
   evaluate: {
     perplexity: [{ name: "wikitext", text: "@wikitext", window: 512, maxWindows: 24, limitChars: 160_000 }],

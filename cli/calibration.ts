@@ -1,17 +1,20 @@
 // `prune --calibration`: a file, the model's own texts, or none. Owns the choice and what it reads; refuses to write.
 import { join } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
-import { readRows } from "../lib/io/datasets.ts";
+import { type DataSet, type LeftOut, readRows } from "../lib/io/datasets.ts";
 import { exists } from "../lib/io/exists.ts";
 import { fileDigest } from "../lib/io/fingerprint.ts";
 import { calibrationDefault } from "../lib/run/calibration.ts";
 import type { CompressOptions } from "../lib/run/pipeline.ts";
 import { CALIBRATION_FILE } from "../lib/run/run_files.ts";
+import { note, rowsNamed } from "./output.ts";
 import type { PruneSettings } from "./prune_run.ts";
 import { isAmong } from "./run_folder.ts";
 
 /** In place of a file: the model's own texts. */
 const OWN = "own";
+/** Rows left out that are named. */
+const PLACES = 5;
 /** In place of a file: nothing. */
 export const NONE = "none";
 
@@ -33,22 +36,32 @@ export async function calibrationName(calibration: string): Promise<string> {
   return calibration === OWN || calibration === NONE ? calibration : await fileDigest(calibration);
 }
 
-/** Calibration rows from their file, whose texts have the name that --text-field says or, where no row has it, the usual one; else what was chosen. */
+/** Calibration rows from their file, with a word on those left out; else what was chosen. */
 export async function calibrationOf(settings: ChosenSettings): Promise<NonNullable<CompressOptions["calibration"]>> {
-  const { calibration, data, out, resume, textField, skipBroken } = settings;
+  const { calibration, data, out, resume } = settings;
   if (calibration === NONE) return calibration;
   if (calibration === OWN) {
     if (!resume) await refuseOwnData(out, data);
     return calibration;
   }
+  const { rows, report: { skipped, broken } } = await read(calibration, settings);
+  const some = (what: string, rows: readonly LeftOut[]): string[] =>
+    rowsNamed(what, { count: rows.length, first: rows.slice(0, PLACES).map(({ row }) => row) });
+  const leftOut = [...some("empty", skipped), ...some("broken", broken)];
+  if (leftOut.length > 0) note(`compresso: of the calibration rows are left out: ${leftOut.join(", ")}`);
+  return rows;
+}
+
+/** Rows of a file whose texts have the name that --text-field says or, where no row has it, the usual one. */
+async function read(path: string, { textField, skipBroken }: ChosenSettings): Promise<DataSet> {
   const how = skipBroken ? { skipBroken } : {};
-  if (textField === undefined) return (await readRows(calibration, how)).rows;
+  if (textField === undefined) return await readRows(path, how);
   try {
-    return (await readRows(calibration, { ...how, textField })).rows;
+    return await readRows(path, { ...how, textField });
   } catch (error) {
-    const named = await readRows(calibration, { textField, skipBroken: true }).catch(() => null);
+    const named = await readRows(path, { textField, skipBroken: true }).catch(() => null);
     if (named && named.rows.length > 0) throw error;
-    return (await readRows(calibration, how)).rows;
+    return await readRows(path, how);
   }
 }
 

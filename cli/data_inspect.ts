@@ -7,7 +7,7 @@ import type { FormatOptions } from "../lib/io/prompts_format.ts";
 import { openModelFiles } from "../lib/io/open_model.ts";
 import type { Tokenizer } from "../lib/io/tokenizer.ts";
 import { type EncodeReport, encodeRow, encodeRows } from "../lib/run/batches.ts";
-import { formatBytes, formatCount, formatShare, print, printJson, rowPlaces } from "./output.ts";
+import { formatBytes, formatCount, formatShare, print, printJson, rowsNamed } from "./output.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";
 
 /** Options of the verb, as parsed. */
@@ -174,8 +174,8 @@ function trainingLines(
   const all = training.tokens + padding;
   const parts = [
     `${formatCount(examples)} examples${packed ? ", rows joined" : ""}`,
-    ...(truncated > 0 ? [`${formatCount(truncated)} rows cut (${rowPlaces(lines.truncated, truncated)})`] : []),
-    ...(skipped > 0 ? [`${formatCount(skipped)} left out (${rowPlaces(lines.skipped, skipped)})`] : []),
+    ...rowsNamed("rows cut", { count: truncated, first: lines.truncated }),
+    ...rowsNamed("left out", { count: skipped, first: lines.skipped }),
     ...(leftOver > 0 ? [`${formatCount(leftOver)} tokens left out`] : []),
     `${formatShare(padding / all)} padding`,
     `${formatCount(training.labelTokens)} tokens learned`,

@@ -1,6 +1,7 @@
 // What reaches the terminal: results on stdout, everything else on stderr. Owns the two streams and the shape of an error; refuses to decide what is said.
 import { stripVTControlCharacters } from "node:util";
 import { CompressoError } from "../lib/errors.ts";
+import { formatCount } from "../lib/report/numbers.ts";
 
 export { formatBytes, formatCount } from "../lib/report/numbers.ts";
 
@@ -78,7 +79,11 @@ function writeAll(stream: { writeSync(bytes: Uint8Array): number }, text: string
   for (let done = 0; done < bytes.length;) done += stream.writeSync(bytes.subarray(done));
 }
 
-/** Where the first few of so many rows stand. */
-export function rowPlaces(first: readonly number[], count: number): string {
-  return `row ${first.join(", ")}${count > first.length ? ", …" : ""}`;
+/** Rows that something became of, and where the first few of them stand: "3 empty (row 1, 5, …)", or nothing where there are none. */
+export function rowsNamed(what: string, { count, first }: {
+  readonly count: number;
+  readonly first: readonly number[];
+}): string[] {
+  if (count === 0) return [];
+  return [`${formatCount(count)} ${what} (row ${first.join(", ")}${count > first.length ? ", …" : ""})`];
 }

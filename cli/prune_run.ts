@@ -23,7 +23,7 @@ import { programAsRun, shellWord } from "./command.ts";
 import { calibrationChoice, calibrationName, calibrationOf, type ChosenSettings, NONE } from "./calibration.ts";
 import { type Dashboard, openDashboard } from "./dashboard.ts";
 import { exportLines, fallbackLines } from "./export.ts";
-import { formatBytes, formatCount, formatShare, note, print, printJson, rowPlaces } from "./output.ts";
+import { formatBytes, formatCount, formatShare, note, print, printJson, rowsNamed } from "./output.ts";
 import { memoryOptions } from "./plan.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";
 import { duration } from "./progress.ts";
@@ -324,8 +324,8 @@ const NO_ENDS = ", none with an end token, as the tokenizer puts none behind the
 
 /** What became of the rows, with the first few places of what was cut or left out. */
 function dataLine(data: EncodeReport, { seq }: Pick<PruneSettings, "seq">): string {
-  const some = (kind: keyof EncodeReport["lines"], text: string): string[] =>
-    data[kind] > 0 ? [`${formatCount(data[kind])} ${text} (${rowPlaces(data.lines[kind], data[kind])})`] : [];
+  const some = (kind: keyof EncodeReport["lines"], what: string): string[] =>
+    rowsNamed(what, { count: data[kind], first: data.lines[kind] });
   return [
     `${formatCount(data.examples)} examples${data.packed ? ` of ${seq} tokens, rows joined` : ""}`,
     ...some("truncated", `cut to ${seq} tokens`),

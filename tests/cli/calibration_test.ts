@@ -99,3 +99,15 @@ Deno.test("prune refuses calibration that it cannot read or that nothing would l
     await assert.rejects(Deno.stat(`${out}/run.json`), Deno.errors.NotFound);
   }
 });
+
+Deno.test("prune names the calibration rows that it leaves out", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(
+    folder.at("texts.jsonl"),
+    '{"text": "One."}\n{"text": ""}\n{"te\n{"text": "Two."}\n{"text": ""}\n',
+  );
+  const args = [...OPTIONS, "--calibration", folder.at("texts.jsonl"), "--skip-broken", "--out", folder.at("run")];
+  const { code, stderr } = await cli(["prune", "demo", ...args]);
+  assert.equal(code, 0, stderr);
+  assert.match(stderr, /calibration rows are left out: 2 empty \(row 2, 5\), 1 broken \(row 3\)/);
+});

@@ -10,6 +10,7 @@ import {
   magnitudeScores,
   type Model,
   openDevice,
+  rankWithin,
   readRows,
   scoreChoices,
   selectionMasks,
@@ -38,9 +39,10 @@ async function score(model: Model): Promise<string> {
 console.log(`chance             ${(100 * chance).toFixed(1)} %`);
 console.log(`dense              ${await score(dense)}`);
 
-// One-shot: the units of least magnitude fall at once, nothing is trained.
+// One-shot: the units of least magnitude in each layer fall at once, nothing is trained.
 const table = unitTable(dense.spec, UNITS);
-const kept = selectUnits(table, await magnitudeScores(dense.source, table), { target: SPARSITY });
+const places = rankWithin(table, await magnitudeScores(dense.source, table));
+const kept = selectUnits(table, places, { target: SPARSITY });
 using oneShot = await loadModelFrom(sliceModel(dense.source, { masks: selectionMasks(table, kept) }), { device });
 console.log(`one-shot magnitude ${await score(oneShot)}, at ${100 * SPARSITY} % sparsity`);
 

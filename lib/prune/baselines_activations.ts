@@ -146,7 +146,8 @@ function standardised(values: Float64Array): Float64Array {
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
   const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
   const deviation = Math.sqrt(squares / Math.max(1, values.length - 1));
-  return values.map((value) => deviation > 0 ? (value - mean) / deviation : 0);
+  // What is no number stays none, to be refused.
+  return values.map((value) => deviation === 0 ? 0 : (value - mean) / deviation);
 }
 
 /** Throws `CompressoError("usage")` for hidden dims and whole layers, which Wanda-sp and FLAP do not score. */

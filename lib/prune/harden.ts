@@ -32,7 +32,7 @@ const LEAST_KEPT = 0.1;
  *
  * Throws `CompressoError("usage")` where the target cannot be met; see `selectUnits` and `uniformCounts`.
  */
-export function hardenMasks(table: UnitTable, logAlpha: Float32Array, options: HardenOptions): MaskValues {
+export function hardenMasks(table: UnitTable, logAlpha: ArrayLike<number>, options: HardenOptions): MaskValues {
   return keptMasks(table, hardSelection(table, logAlpha, options), {
     logAlpha,
     temperature: options.temperature ?? null,
@@ -60,7 +60,7 @@ export function hardSelection(
 function keptMasks(
   table: UnitTable,
   kept: Selection,
-  { logAlpha, temperature }: { readonly logAlpha: Float32Array; readonly temperature: number | null },
+  { logAlpha, temperature }: { readonly logAlpha: ArrayLike<number>; readonly temperature: number | null },
 ): Required<MaskValues> {
   const slots = new Float32Array(table.layout.count).fill(1);
   // z of a slot is the product of its unit's and its layer's.

@@ -3,7 +3,7 @@ import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import type { ObservedInput } from "../nn/decoder.ts";
 import { headStride, strideOf } from "../nn/layout.ts";
 import { partialFloats, recordColumnStats, rowBlocks } from "../nn/ops.ts";
-import { createPass, recordForward } from "../nn/pass.ts";
+import { createPass, recordForward, shiftLabels } from "../nn/pass.ts";
 import { unpadHeads } from "../nn/weights.ts";
 import { ROW_BLOCK } from "../../kernels/mod.ts";
 import type { ActivationStats, ChannelStats } from "../prune/baselines_activations.ts";
@@ -23,8 +23,8 @@ export interface CalibrateOptions {
 }
 
 /**
- * Mean and squared deviations of every input channel of o_proj and down_proj over all tokens but padding, prompts included, with all masks 1 and
- * without LoRA. They stay on the GPU until the last batch; a running update (Chan et al. 1979) keeps them exact where means are large.
+ * Mean and squared deviations of every input channel of o_proj and down_proj over the tokens before labels, which are those that a loss sees: not
+ * padding, nor instructions and prompts. All masks are 1, and LoRA is not there. They stay on the GPU until the last batch; a running update (Chan et al. 1979) keeps them exact where means are large.
  */
 export async function calibrate(model: Model, options: CalibrateOptions): Promise<ActivationStats> {
   const { device, weights, spec } = model, { batches, batch, seq, signal } = options, rows = batch * seq;
@@ -83,15 +83,12 @@ export async function calibrate(model: Model, options: CalibrateOptions): Promis
   }
 }
 
-/** Which rows hold a token: flags [rows], and how many of each block of {@link ROW_BLOCK}. */
+/** Which rows have a label behind them: flags [rows], and how many of each block of {@link ROW_BLOCK}. */
 function keptRows(
-  { lengths }: Batch,
+  { labels }: Batch,
   { rows, seq }: { readonly rows: number; readonly seq: number },
 ): { readonly flags: Uint32Array<ArrayBuffer>; readonly blocks: number[]; readonly kept: number } {
-  const flags = Uint32Array.from(
-    { length: rows },
-    (_, row) => row % seq < (lengths?.[Math.floor(row / seq)] ?? seq) ? 1 : 0,
-  );
+  const flags = Uint32Array.from(shiftLabels(labels, { seq }), (label) => label >= 0 ? 1 : 0);
   const blocks = new Array<number>(rowBlocks(rows)).fill(0);
   flags.forEach((flag, row) => blocks[Math.floor(row / ROW_BLOCK)] = (blocks[Math.floor(row / ROW_BLOCK)] ?? 0) + flag);
   return { flags, blocks, kept: blocks.reduce((sum, count) => sum + count, 0) };

@@ -76,6 +76,8 @@ export interface ChooserParts {
 }
 
 const CALIBRATION_BATCHES = 8;
+/** Sequences whose activations are measured, which takes forward passes alone. */
+const MEASURED_SEQUENCES = 128;
 /** Told apart from the seed of training, so that calibration has batches of its own. */
 const CALIBRATION_SEED = 0x5a11;
 
@@ -188,10 +190,12 @@ function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
   const score = async (): Promise<OneShotScores> => {
     // A run that went back has a compensation in its weights, which is no part of the model that is scored.
     if (method === "flap") await writeBiases(model.device, model.weights, model.source);
+    const isMeasured = method === "wanda-sp" || method === "flap";
+    const count = Math.max(CALIBRATION_BATCHES, isMeasured ? Math.ceil(MEASURED_SEQUENCES / batch) : 0);
     return await oneShotScores(model, table, {
       method,
       ranking: options.ranking,
-      batches: parts.calibration?.batches() ?? calibrationBatches(parts, CALIBRATION_BATCHES),
+      batches: parts.calibration?.batches() ?? calibrationBatches(parts, count),
       batch,
       seq,
       seed,
@@ -272,7 +276,7 @@ function chooseHard(
   } & Pick<ChooserParts, "options" | "trainer" | "harden">,
 ): number {
   const { layout } = options,
-    masks = harden(table, ranks(scores), { target: leastTarget(table, target, options), layout });
+    masks = harden(table, scores, { target: leastTarget(table, target, options), layout });
   trainer.setMasks(masks);
   return sparsityOf(table, masks);
 }

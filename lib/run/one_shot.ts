@@ -10,6 +10,7 @@ import {
 } from "../prune/baselines.ts";
 import { type ActivationStats, flapScores, wandaScores } from "../prune/baselines_activations.ts";
 import { applyCompensation, withOutputBiases } from "../prune/baselines_bias.ts";
+import { CompressoError } from "../errors.ts";
 import type { UnitTable } from "../prune/units.ts";
 import type { WeightSource } from "../io/source.ts";
 import type { MaskValues } from "../nn/masks.ts";
@@ -70,8 +71,25 @@ async function rawScores(model: Model, table: UnitTable, options: OneShotOptions
     case "wanda-sp":
     case "flap": {
       const stats = await calibrate(model, { batches, batch, seq, ...(signal ? { signal } : {}) });
+      checkFinite(stats, method);
       if (method === "wanda-sp") return { scores: await wandaScores(source, table, stats), stats: null };
       return { scores: await flapScores(source, table, stats), stats };
+    }
+  }
+}
+
+/** Throws `CompressoError("numeric")` for activations that are not finite, which no score can be made of. */
+function checkFinite({ layers }: ActivationStats, method: OneShotMethod): void {
+  for (const [layer, { o, down }] of layers.entries()) {
+    for (const [name, part] of [["o_proj", o], ["down_proj", down]] as const) {
+      const channel = part?.squares.findIndex((value) => !Number.isFinite(value)) ?? -1;
+      if (channel < 0) continue;
+      throw new CompressoError("numeric", {
+        what: `cannot score units by ${method}`,
+        rule: "what the model computes of the calibration rows is finite",
+        value: `${part?.squares[channel]} in input ${channel} of layer ${layer}'s ${name}`,
+        mend: "leave the rows out that do this, or give others with --calibration",
+      });
     }
   }
 }

@@ -186,7 +186,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     layout: options.layout ?? DEFAULTS.layout,
     recompute: options.recompute ?? true,
     method: options.method ?? "compresso",
-    ranking: options.ranking ?? (options.method === "taylor" || options.method === "wanda-sp" ? "layer" : "all"),
+    ranking: options.ranking ?? (BY_LAYER.includes(options.method ?? "compresso") ? "layer" : "all"),
     rules: { ...alignment(options.size), ...options.rules },
     start: options.start ?? preset.start ?? "saliency",
     keptMasks: options.keptMasks ?? preset.keptMasks ?? "one",
@@ -282,6 +282,8 @@ function checkMethod({ method = "compresso", ranking, schedule, start, keptMasks
   }
 }
 
+/** Methods whose published codes take the same share of every layer. */
+const BY_LAYER: readonly Method[] = ["magnitude", "taylor", "wanda-sp"];
 /** One-shot methods that look at rows. */
 const LOOKING: readonly Method[] = ["taylor", "wanda-sp", "flap"];
 

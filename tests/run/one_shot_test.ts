@@ -27,13 +27,15 @@ import { BATCH, device, randomBatch, scored, SEQ, sequences, withGolden } from "
 /** f32 forward passes are off by about 1e-6 of the largest value; the statistics add little. */
 const TOLERANCE = 2e-5;
 
-/** Inputs of o or down of a layer over all tokens. */
+/** Inputs of o or down of a layer over all tokens that have a label behind them. */
 async function inputsOf(source: WeightSource, batches: readonly Batch[]): Promise<{ o: Rows; down: Rows }[]> {
-  const decode = await decoderOf(source), passes = sequences(batches).map(({ tokens }) => decode(tokens).inputs);
-  return source.spec.layers.map((_, layer) => ({
-    o: passes.flatMap((inputs) => inputs[layer]?.o ?? []),
-    down: passes.flatMap((inputs) => inputs[layer]?.down ?? []),
-  }));
+  const decode = await decoderOf(source);
+  const passes = sequences(batches).map(({ tokens, labels }) => ({ inputs: decode(tokens).inputs, labels }));
+  const learned = (part: "o" | "down", layer: number): Rows =>
+    passes.flatMap(({ inputs, labels }) =>
+      (inputs[layer]?.[part] ?? []).filter((_, at) => (labels[at + 1] ?? -100) >= 0)
+    );
+  return source.spec.layers.map((_, layer) => ({ o: learned("o", layer), down: learned("down", layer) }));
 }
 
 function columnsOf(rows: Rows): number[][] {
@@ -48,10 +50,12 @@ const squares = (values: ArrayLike<number>): number => {
 const deviation = (values: ArrayLike<number>): number => Math.sqrt(squares(values) / (values.length - 1));
 
 for (const name of ["gqa_llama3", "gqa_f16", "qwen2"] as const) {
-  Deno.test(`calibrate() gives the statistics of all tokens but padding, for ${name}`, async () => {
+  Deno.test(`calibrate() gives the statistics of the tokens before labels, for ${name}`, async () => {
     await withGolden(name, async ({ model, source, batches }) => {
       const stats = await calibrate(model, { batches, batch: BATCH, seq: SEQ });
-      assert.equal(stats.tokens, batches.reduce((sum, { realTokens }) => sum + realTokens, 0));
+      const labels = sequences(batches).flatMap(({ labels }) => labels.slice(1));
+      assert.equal(stats.tokens, labels.filter((label) => label >= 0).length);
+      assert.ok(stats.tokens > 0 && stats.tokens < labels.length, "some tokens have a label behind them");
       const wanted = await inputsOf(source, batches);
       wanted.forEach((layer, index) => {
         for (const part of ["o", "down"] as const) {
@@ -225,9 +229,11 @@ for (const name of ["gqa_f16", "gqa_bias"] as const) {
         });
         const outputs = async (model: Model, masks: MaskValues): Promise<number[]> => {
           const states: number[][] = [];
-          for (const { tokens } of rows) {
+          for (const { tokens, labels } of rows) {
             const [, after = []] = await model.hiddenStates(tokens, { masks });
-            tokens.forEach((_, t) => states.push([...after.slice(t * spec.hidden, (t + 1) * spec.hidden)]));
+            labels.slice(1).forEach((label, t) => {
+              if (label >= 0) states.push([...after.slice(t * spec.hidden, (t + 1) * spec.hidden)]);
+            });
           }
           return columnsOf(states.map((row) => Float64Array.from(row))).map(mean);
         };

@@ -22,6 +22,7 @@ import { verifySliced } from "../../lib/run/verify.ts";
 import { assertClose, distance, openGolden } from "../golden/helpers/golden.ts";
 import { decoderOf, type Rows } from "./helpers/decoder_f64.ts";
 import { openDemo } from "./helpers/reference.ts";
+import { drive, withDemo } from "./helpers/demo_run.ts";
 import { BATCH, device, randomBatch, scored, SEQ, sequences, withGolden } from "./helpers/one_shot.ts";
 
 /** f32 forward passes are off by about 1e-6 of the largest value; the statistics add little. */
@@ -80,6 +81,36 @@ Deno.test("calibrate() does not see what padding holds, and frees all that it to
     }));
     assert.notDeepEqual(others[0]?.tokens, batches[0]?.tokens);
     assert.deepEqual(await calibrate(model, { batches: others, batch: BATCH, seq: SEQ }), stats);
+  });
+});
+
+Deno.test("flap and wanda-sp refuse activations that are not finite, and say where", async () => {
+  await withGolden("gqa_f16", async ({ source, batches }) => {
+    const broken: WeightSource = {
+      ...source,
+      spec: source.spec,
+      read: async (name) => (await source.read(name)).map((value) => name === projectionName(1, "up") ? 1e38 : value),
+    };
+    using model = await loadModelFrom(broken, { device, baseDtype: "f32" });
+    for (const method of ["flap", "wanda-sp"] as const) {
+      await assert.rejects(
+        scored({ model, batches }, ["ffn"], method),
+        new RegExp(`by ${method}.*finite.*in input 0 of layer 1's down_proj`),
+      );
+    }
+  });
+});
+
+Deno.test("flap looks at the same sequences whatever the batch", async () => {
+  await withDemo(async ({ model }) => {
+    const ffn = async (batch: number): Promise<number[]> => {
+      const { result } = await drive(model, { method: "flap", steps: 0, prefinetune: 0, postfinetune: 1, batch });
+      return [...result.masks.ffn ?? []];
+    };
+    const [one, many] = [await ffn(2), await ffn(16)];
+    assert.ok(one.filter((z) => z === 0).length > 20, "units are cut");
+    const others = one.filter((z, unit) => z !== many[unit]).length;
+    assert.ok(others <= 2, `${others} units differ`); // sums of other batches are rounded otherwise
   });
 });
 

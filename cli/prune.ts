@@ -122,7 +122,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--ranking <scope>",
-      "units that a one-shot method compares: all, or those of a layer and kind, which then all lose the same share (default: all; taylor, wanda-sp: layer)",
+      "units that a one-shot method compares: all, or those of a layer and kind, which then all lose the same share (default: all; magnitude, taylor, wanda-sp: layer)",
       oneOf("--ranking", RANKINGS),
     )
     .option(

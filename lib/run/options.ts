@@ -66,7 +66,7 @@ export interface PruneOptions {
   readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
   /** How units are chosen. Default "compresso": learned masks. */
   readonly method?: Method;
-  /** Which units a one-shot method compares. Default "all"; of taylor "layer", and of wanda-sp, which knows no other. */
+  /** Which units a one-shot method compares. Default "all"; of magnitude and taylor "layer", and of wanda-sp, which knows no other. */
   readonly ranking?: Ranking;
   /** What the pruning stage aims at, step by step: a built-in name, a script's path or URL, or `defineSchedule(…)`. Default "cubic". */
   readonly schedule?: ScheduleSource;

@@ -1,12 +1,25 @@
 // Alarms about what a target demands: kinds that it leaves little of, and sparsity that falls only when the masks become hard. As functions, and in a short run.
 import assert from "node:assert/strict";
-import { type Alarm, defineSchedule, demoData, loadModel, openDevice, prune, readRows } from "../../mod.ts";
-import type { ScheduleDefinition } from "../../lib/prune/schedule_script.ts";
+import {
+  type Alarm,
+  defineSchedule,
+  demoData,
+  loadModel,
+  openDevice,
+  parameterCount,
+  prune,
+  type PruneOptions,
+  readRows,
+  type ScheduleDefinition,
+  type ScheduleInput,
+} from "../../mod.ts";
 import { resolveMonitors } from "../../lib/run/monitors/alarm.ts";
 import { watchCollapse } from "../../lib/run/monitors/collapse.ts";
 import { checkFall } from "../../lib/run/monitors/constraint.ts";
 import { judge } from "../../lib/run/monitors/judge.ts";
 import type { MaskLook } from "../../lib/run/monitors/mask_look.ts";
+
+type Goal = Pick<PruneOptions, "sparsity" | "size">;
 
 const setting = { action: "rollback", threshold: 0.95 } as const;
 const look = (cut: number, name = "FFN columns"): MaskLook => ({
@@ -104,4 +117,28 @@ Deno.test("frozen units that keep masks from the target raise one alarm, when th
   assert.match(frozen[0]?.message ?? "", /target 30\.0 %; \d+\.\d % were cut at once .*frozen units/);
   // The others can still make up for a layer that is frozen.
   assert.deepEqual(await constraints({ freeze: () => [{ layer: 1, kind: "ffn" }] }), []);
+});
+
+Deno.test("a schedule that ends beside what was asked for is told so, and what a size takes all the same", async () => {
+  using device = await openDevice();
+  using model = await loadModel("demo", { device });
+  const { rows } = await readRows(demoData("train"), { limit: 64 });
+  const base = { rows, steps: 8, prefinetune: 0, postfinetune: 0, batch: 1, seq: 80, prompt: null } as const;
+  const alarmsOf = async (goal: Goal, schedule?: ScheduleDefinition): Promise<string[]> => {
+    using run = prune(model, { ...base, ...goal, ...(schedule ? { schedule: defineSchedule(schedule) } : {}) });
+    for await (const _ of run) { /* to its end */ }
+    return run.result().alarms.filter(({ monitor }) => monitor === "constraint").map(({ message }) => message);
+  };
+  const end = ({ step }: ScheduleInput): boolean => step === 3;
+  const low: ScheduleDefinition = { sparsity: ({ progress }) => 0.1 * progress };
+  const size = { size: { parameters: Math.floor(0.8 * parameterCount(model.spec)) } };
+  const [asked, ...others] = await alarmsOf({ sparsity: 0.3 }, low);
+  assert.match(asked ?? "", /last target is 10\.0 %, and 30\.0 % was asked for; hard sparsity is 10\.\d %$/);
+  assert.deepEqual(others, []);
+  assert.deepEqual(await alarmsOf({ sparsity: 0.1 }, low), []);
+  const [taken = ""] = await alarmsOf(size, low);
+  assert.match(taken, /last target is 10\.0 %, and the size takes 2\d\.\d %; 1\d\.\d % were cut at once when/);
+  const [left = ""] = await alarmsOf(size, { end });
+  assert.match(left, /and the size takes 2\d\.\d %; hard sparsity is \d+\.\d %$/);
+  assert.deepEqual(await alarmsOf(size), []);
 });

@@ -66,7 +66,7 @@ export interface MonitorOptions {
   readonly nan?: MonitorSetting;
   /**
    * Gap between expected sparsity and target after the warm-up, absolute; default 0.01. Where frozen units or targets of single layers go before the
-   * target of the whole, it counts at the end of the stage only. Default: warn.
+   * target of the whole, it counts at the end of the stage only. Where a schedule ends beside the sparsity or size that was asked for, it is told too. Default: warn.
    */
   readonly constraint?: MonitorSetting;
   /**

@@ -84,6 +84,35 @@ export function checkFall(
   }];
 }
 
+/**
+ * Compares what a schedule aimed at last with what was asked for: a sparsity, or that of a size. The schedule decides what is cut, but where a stage
+ * that is not `endedEarly` has a size, which is met all the same.
+ */
+export function checkAim(
+  { asked, target, hard }: { readonly asked: number; readonly target: number; readonly hard: number },
+  { hasSize, endedEarly, threshold }: {
+    readonly hasSize: boolean;
+    readonly endedEarly: boolean;
+    readonly threshold: number;
+  },
+): readonly Finding[] {
+  if (Math.abs(asked - target) <= threshold) return [];
+  const wanted = hasSize ? `the size takes ${percent(asked)}` : `${percent(asked)} was asked for`;
+  const what = hasSize && !endedEarly
+    ? `${percent(Math.abs(hard - target))} ${
+      hard > target ? "were cut" : "came back"
+    } at once when the masks became hard`
+    : `hard sparsity is ${percent(hard)}`;
+  return [{
+    monitor: "constraint",
+    key: "constraint",
+    message: `the constraint was not met: the schedule's last target is ${percent(target)}, and ${wanted}; ${what}`,
+    change: `let the schedule come to what it is given as \`sparsity\`${
+      hasSize ? "" : ", or ask for the sparsity that it ends at"
+    }`,
+  }];
+}
+
 /** What to say of a schedule that ended the pruning stage before its first step. */
 export function nothingCut(sparsity: number): Finding {
   return {

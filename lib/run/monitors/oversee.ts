@@ -6,7 +6,7 @@ import type { StepRecord } from "../records.ts";
 import { RECORDS_SEEN, recordView } from "../steering.ts";
 import type { Finding } from "./alarm.ts";
 import { watchCollapse, watchLayers } from "./collapse.ts";
-import { checkFall, checkHard, largestUnit, nothingCut } from "./constraint.ts";
+import { checkAim, checkFall, checkHard, largestUnit, nothingCut } from "./constraint.ts";
 import { judge, type Verdict } from "./judge.ts";
 import { type LookSteps, lookStepsOf } from "./look_steps.ts";
 import type { MaskLook } from "./mask_look.ts";
@@ -117,20 +117,25 @@ export function overseeHard(
 ): Pick<Overseen, "position" | "verdict"> {
   const { monitors: settings, sparsity, method } = options, target = position.target ?? sparsity;
   const { collapse, "dead-layer": dead, constraint } = settings, { expected, stageStep, monitors: state } = position;
-  // A size decides what is cut, and is met or refused.
-  const missed = options.size === null ? checkHard({ target, hard }, { unit, layout: options.layout }) : [];
+  const threshold = constraint?.threshold ?? Infinity;
+  // A size decides what is cut, and is met or refused, unless a schedule ended the stage.
+  const hasSize = options.size !== null, endedEarly = position.leftOut > 0 && stageStep > 0;
+  const missed = !hasSize || endedEarly ? checkHard({ target, hard }, { unit, layout: options.layout }) : [];
+  const aside = isSkipped || missed.length > 0
+    ? []
+    : checkAim({ asked: sparsity, target, hard }, { hasSize, endedEarly, threshold });
   // Before the first step there were no masks to hold a target.
-  const fallen = expected === null || stageStep === 0 || missed.length > 0
+  const fallen = expected === null || stageStep === 0 || missed.length + aside.length > 0
     ? []
     : checkFall({ target, expected, hard }, {
       isLoose: state.isLoose && method !== "gradual",
       isHard: method === "gradual",
-      threshold: constraint?.threshold ?? Infinity,
+      threshold,
     });
   const found: readonly Finding[] = [
     ...collapse ? watchCollapse(look, { target, expected: hard, isWarm: true, isHard: true, setting: collapse }) : [],
     ...dead ? watchLayers(look, { table, setting: dead }) : [],
-    ...constraint ? [...missed, ...fallen] : [],
+    ...constraint ? [...missed, ...aside, ...fallen] : [],
     ...constraint && isSkipped ? [nothingCut(sparsity)] : [],
   ];
   const watched = fresh(state, found, ["collapse", "dead-layer", "constraint"]);

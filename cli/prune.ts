@@ -262,6 +262,11 @@ export function pruneVerb(): CommandUnknownOpts {
     .option(...ON_ALARM_OPTION)
     .option("--checkpoint-every <steps>", "steps between checkpoints", atLeast("--checkpoint-every", 1), 50)
     .option("--resume", "go on from the checkpoint in --out, with all options that decide the result as before")
+    .option(
+      "--may-differ <list>",
+      "what --resume goes on with as it is given now, though the run began otherwise: schedule, rates",
+      someOf("--may-differ", ["schedule", "rates"]),
+    )
     .option("--overwrite", "start anew where --out holds an earlier run, whose files and texts go")
     .option("--dashboard", "serve the run's report while it goes on, on this machine alone; says where")
     .option(

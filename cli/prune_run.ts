@@ -69,6 +69,7 @@ export interface PruneSettings extends ModelSettings, RateSettings, TargetSettin
   readonly onAlarm?: MonitorOptions | undefined;
   readonly checkpointEvery: number;
   readonly resume?: true | undefined;
+  readonly mayDiffer?: readonly ("schedule" | "rates")[] | undefined;
   readonly overwrite?: true | undefined;
   readonly dashboard?: true | undefined;
   readonly dashboardPort?: number | undefined;
@@ -77,10 +78,10 @@ export interface PruneSettings extends ModelSettings, RateSettings, TargetSettin
 
 /** Runs the verb. */
 export async function runPrune(path: string, asked: PruneSettings): Promise<void> {
-  const { out, resume = false, overwrite = false, json } = asked, name = modelName(path);
+  const { out, resume = false, overwrite = false, mayDiffer = [], json } = asked, name = modelName(path);
   goalOf(asked, { name });
   const learning = learningOf(asked);
-  await checkRunFolder(out, { resume, overwrite, model: modelPath(path) });
+  await checkRunFolder(out, { resume, overwrite, mayDiffer, model: modelPath(path) });
   const prompt = await promptText(asked.prompt ?? true);
   const settings = { ...asked, calibration: await calibrationChoice(asked, learning) };
   const calibration = settings.calibration === NONE ? {} : { calibration: [] };
@@ -272,6 +273,7 @@ async function drive(
     signal,
     out,
     resume,
+    ...(settings.mayDiffer ? { mayDiffer: settings.mayDiffer } : {}),
     checkpointEvery: settings.checkpointEvery,
     identity: { weights: inputs.model },
     export: {

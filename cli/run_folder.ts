@@ -24,8 +24,20 @@ export const REPORT_FILE = "report.html";
  */
 export async function checkRunFolder(
   out: string,
-  { resume, overwrite, model }: { readonly resume: boolean; readonly overwrite: boolean; readonly model: string },
+  { resume, overwrite, mayDiffer, model }: {
+    readonly resume: boolean;
+    readonly overwrite: boolean;
+    readonly mayDiffer: readonly string[];
+    readonly model: string;
+  },
 ): Promise<void> {
+  if (mayDiffer.length > 0 && !resume) {
+    throw new CompressoError("usage", {
+      what: "cannot use --may-differ",
+      rule: "it says what a run that goes on may have otherwise, with --resume",
+      value: mayDiffer.join(","),
+    });
+  }
   if (resume && overwrite) {
     throw new CompressoError("usage", {
       what: "cannot use these options together",

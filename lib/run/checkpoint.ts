@@ -108,7 +108,7 @@ export async function writeCheckpoint(
 }
 
 /**
- * Reads a checkpoint and refuses one of another run. Throws `CompressoError("mismatch")` that lists what differs, and "input" for a file that is
+ * Reads a checkpoint and refuses one of another run. Throws `CompressoError("mismatch")` that lists what differs, "usage" for a name in `mayDiffer` that is none, and "input" for a file that is
  * none, or not as it was written.
  */
 export async function readCheckpoint(
@@ -117,13 +117,23 @@ export async function readCheckpoint(
 ): Promise<Checkpoint> {
   const { meta, states: [arrays, ...others] } = await readWhole(path);
   const names = [...new Set([...Object.keys(identity), ...Object.keys(meta.identity)])];
+  const unknown = mayDiffer.find((name) => !names.includes(name));
+  if (unknown !== undefined) {
+    throw new CompressoError("usage", {
+      what: `cannot resume from ${path}`,
+      rule: `what may differ is among ${names.join(", ")}`,
+      value: unknown,
+    });
+  }
   const differing = names.filter((name) => identity[name] !== meta.identity[name] && !mayDiffer.includes(name));
   if (differing.length > 0) {
     throw new CompressoError("mismatch", {
       what: `cannot resume from ${path}`,
       rule: "options, data, model and adapter are those of the first run",
       value: differing.map((name) => `${name}: ${meta.identity[name]} then, ${identity[name]} now`).join("; "),
-      mend: "give the same options, or another --out",
+      mend: differing.every((name) => ["schedule", "rates"].includes(name))
+        ? `give the same options, or another --out, or go on with the others by --may-differ ${differing.join(",")}`
+        : "give the same options, or another --out",
     });
   }
   if (!arrays) throw broken(path);

@@ -33,6 +33,8 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint" | "cali
   readonly checkpointEvery?: number;
   /** Goes on from the folder's checkpoint. */
   readonly resume?: boolean;
+  /** What a resumed run may have otherwise than the folder's, as {@link CheckpointOptions.mayDiffer} names it: such as "schedule" or "rates". */
+  readonly mayDiffer?: CheckpointOptions["mayDiffer"];
   /** Facts that a resumed run must share beside its options and rows; `weights`, which tells models apart, is a digest of some of them by default. */
   readonly identity?: CheckpointOptions["identity"];
   /** Dtypes and names of the files. A resumed run replaces those of its folder, unless `replace` is false. */
@@ -55,7 +57,8 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint" | "cali
  * to its end a run holds its folder.
  */
 export async function compress(model: Model, options: CompressOptions): Promise<RunSummary> {
-  const { out, checkpointEvery = 50, resume = false, identity, onReady, onStart, onRecord, onPhase } = options;
+  const { out, checkpointEvery = 50, resume = false, identity, mayDiffer = [], onReady, onStart, onRecord, onPhase } =
+    options;
   const { onCalibration, calibration: asked, ...rest } = options;
   const files = { ...(resume ? { replace: true } : {}), ...options.export };
   checkExportSize(rest.size, files);
@@ -93,7 +96,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   using session = prune(model, {
     ...rest,
     ...(calibration ? { calibration } : {}),
-    checkpoint: { path, every, resume, identity: { ...identity, weights } },
+    checkpoint: { path, every, resume, mayDiffer, identity: { ...identity, weights } },
   });
   const before = await session.prepare();
   await makeFolder(out);

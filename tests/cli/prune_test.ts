@@ -280,6 +280,27 @@ Deno.test("a finished run is left alone: --resume says so, and only --overwrite 
   assert.equal(new Set(layers.map((layer: unknown) => JSON.stringify(layer))).size, 1, "uniform layers are alike");
 });
 
+Deno.test("a run goes on with another schedule and other rates where --may-differ names them", async () => {
+  using folder = new TemporaryFolder();
+  const out = folder.at("run"), other = ["--schedule", "linear", "--lora-rate", "1e-4"];
+  await stopped(out, { signal: "SIGINT", records: 6 });
+  const refused = await cli(prune(out, "--resume", ...other));
+  assert.equal(refused.code, 6, refused.stderr);
+  assert.match(refused.stderr, /schedule: cubic then, linear now.*--may-differ rates,schedule/s);
+  const half = await cli(prune(out, "--resume", "--may-differ", "schedule", ...other));
+  assert.equal(half.code, 6, half.stderr);
+  const alone = await cli(prune(folder.at("new"), "--may-differ", "schedule"));
+  assert.equal(alone.code, 2, alone.stderr);
+  assert.match(alone.stderr, /--may-differ.*with --resume/s);
+  const seed = ["--resume", "--seed", "5", "--may-differ", "rates"];
+  assert.equal((await cli(prune(out, ...seed))).code, 6, "what is not named is as it was");
+  const { code, stderr } = await cli(prune(out, "--resume", "--may-differ", "schedule,rates", ...other));
+  assert.equal(code, 0, stderr);
+  const all = await records(out);
+  assert.equal(all.length, STEPS);
+  assert.equal(JSON.parse(await Deno.readTextFile(`${out}/run.json`)).options.rates.lora, 1e-4);
+});
+
 Deno.test("--resume without a checkpoint is refused", async () => {
   using folder = new TemporaryFolder();
   const { code, stderr } = await cli(prune(folder.at("run"), "--resume"));

@@ -152,6 +152,7 @@ export {
   type ResolvedMonitor,
   type ResolvedMonitors,
 } from "./lib/run/monitors/alarm.ts";
+export { AlarmError } from "./lib/run/monitors/judge.ts";
 export { type Preset, type PresetOptions, presetOptions, PRESETS } from "./lib/run/presets.ts";
 export type { SizeResult, WantedSize } from "./lib/run/size_goal.ts";
 export { perplexity, type PerplexityOptions, type PerplexityResult, type WindowLoss } from "./lib/run/perplexity.ts";

@@ -114,6 +114,7 @@ export function pruneVerb(): CommandUnknownOpts {
     .option("--min-heads <count>", "query heads that a layer keeps at least", atLeast("--min-heads", 0), 0)
     .option("--min-ffn <count>", "FFN columns that a layer keeps at least", atLeast("--min-ffn", 0), 0)
     .option("--min-hidden <count>", "hidden dims that stay at least", atLeast("--min-hidden", 0), 0)
+    .option("--min-layers <count>", "layers that stay at least, of --units layers", atLeast("--min-layers", 0), 0)
     .option(
       "--method <name>",
       `how units are chosen: ${METHODS.join(", ")}; the steps of a one-shot method are all recovery`,

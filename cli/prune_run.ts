@@ -50,6 +50,7 @@ export interface PruneSettings extends ModelSettings, RateSettings, TargetSettin
   readonly minHeads: number;
   readonly minFfn: number;
   readonly minHidden: number;
+  readonly minLayers: number;
   readonly schedule?: string | undefined;
   readonly trust?: true | undefined;
   readonly prompt?: PromptSetting | undefined;
@@ -222,12 +223,13 @@ function optionsOf(
 
 /** Which units are never cut. */
 function rulesOf(
-  { align, minHeads, minFfn, minHidden, protect = [] }: PruneSettings,
+  { align, minHeads, minFfn, minHidden, minLayers, protect = [] }: PruneSettings,
   layers: number,
 ): NonNullable<PruneOptions["rules"]> {
   return {
     ...(align === undefined ? {} : { align }),
-    minimum: { heads: minHeads, ffn: minFfn, hidden: minHidden },
+    // Runs that began before there was a number of layers are known without.
+    minimum: { heads: minHeads, ffn: minFfn, hidden: minHidden, ...(minLayers > 0 ? { layers: minLayers } : {}) },
     // −1 is the last layer.
     protect: layersOf(protect, layers),
   };

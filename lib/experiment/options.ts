@@ -119,6 +119,8 @@ export interface CellOptions {
   readonly minFfn?: number | undefined;
   /** Hidden dims that stay at least. */
   readonly minHidden?: number | undefined;
+  /** Layers that stay at least. */
+  readonly minLayers?: number | undefined;
 }
 
 /** Name of an option of a cell. */
@@ -197,6 +199,7 @@ const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptio
   minHeads: count,
   minFfn: count,
   minHidden: count,
+  minLayers: count,
 };
 
 /** Names of all options, in the order in which they are shown. */
@@ -291,7 +294,10 @@ export function pruneOptions(
     }),
     rules: {
       protect: layersOf(cell.protect ?? [], layers),
-      minimum: { heads: cell.minHeads ?? 0, ffn: cell.minFfn ?? 0, hidden: cell.minHidden ?? 0 },
+      minimum: {
+        ...{ heads: cell.minHeads ?? 0, ffn: cell.minFfn ?? 0, hidden: cell.minHidden ?? 0 },
+        ...given({ layers: cell.minLayers || undefined }),
+      },
       align: cell.align ?? 1,
     },
     rates: { ...rates, ...(lora ? {} : { lora: 0, recovery: 0 }) },

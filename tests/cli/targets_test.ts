@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { learningOf, type RateSettings, ratesOf, shapeDefaults } from "../../cli/rates.ts";
 import { goalOf } from "../../cli/targets.ts";
 import { CompressoError, type Method, type Rates } from "../../mod.ts";
-import { cli, TemporaryFolder } from "./helpers/cli.ts";
+import { cli, type CliResult, TemporaryFolder } from "./helpers/cli.ts";
 
 const FILES = { dtype: "bf16", ggufDtype: "q8_0" } as const, NAME = { name: "mine" };
 
@@ -135,4 +135,18 @@ Deno.test("plan tells what sparsity a number of parameters is, and what cannot b
   const refused = await cli(["plan", "demo", "--target-params", "1B"]);
   assert.equal(refused.code, 2);
   assert.match(refused.stderr, /below the model's own 979,008, and at least [\d,]+, which/);
+});
+
+Deno.test("--min-layers keeps so many layers", async () => {
+  using folder = new TemporaryFolder();
+  const args = ["prune", "demo", "--units", "layers", "--method", "magnitude", "--steps", "0", "--no-prompt"];
+  const least = async (count: number): Promise<CliResult> =>
+    await cli([...args, "--sparsity", "0.3", "--min-layers", `${count}`, "--out", folder.at(`${count}`)]);
+  const refused = await least(4);
+  assert.equal(refused.code, 2, refused.stderr);
+  assert.match(refused.stderr, /cutting layers reaches at most 0\.2000.*least widths/s);
+  const { code, stderr } = await least(3);
+  assert.equal(code, 0, stderr);
+  const { layers } = JSON.parse(await Deno.readTextFile(`${folder.at("3")}/run.json`));
+  assert.equal(layers.filter(({ ffn }: { readonly ffn: number }) => ffn > 0).length, 3);
 });

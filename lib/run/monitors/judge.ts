@@ -77,5 +77,5 @@ function mendOf({ monitor, change }: Alarm): string {
   // NaN cannot be gone on with, and other programs' memory is no option of the run.
   if (monitor === "nan") return `${change}; for that start anew (prune --overwrite)`;
   if (monitor === "memory") return `${change}, and go on (prune --resume); or ${asItIs}`;
-  return `${change}; for that start anew (prune --overwrite), or ${asItIs}`;
+  return `${change}; go on so where that is rates or the schedule alone (prune --resume --may-differ rates,schedule), else start anew (prune --overwrite), or ${asItIs}`;
 }

@@ -359,7 +359,7 @@ Deno.test("every experiment in scripts/experiments is well formed and has cells"
   for await (const { name } of Deno.readDir(folder)) {
     if (name.endsWith(".ts") && name !== "on_demo.ts") files.push(name); // what they share is none
   }
-  assert.ok(files.length >= 7, files.join(", "));
+  assert.ok(files.length >= 10, files.join(", "));
   for (const file of files) {
     const { definition } = await openExperiment(folder + file);
     assert.equal(`${definition.name}.ts`, file);

@@ -1,0 +1,20 @@
+// Every method at equal steps: learned masks, gradual saliency, and scores in one shot whose steps are all recovery.
+//
+//   deno run -A cli/main.ts experiment scripts/experiments/methods.ts --out runs/methods
+//
+// Units are KV groups and FFN columns alone, since not every method scores hidden dims. On a real model see quality.ts.
+import { defineExperiment } from "../../mod.ts";
+import { BASE, EVALUATE, FILES } from "./on_demo.ts";
+
+export default defineExperiment({
+  name: "methods",
+  question: "Which method leaves the best model at equal steps, LoRA and units?",
+  files: FILES,
+  model: "demo",
+  base: { ...BASE, units: "kv,ffn", prompt: false },
+  grid: {
+    method: ["compresso", "gradual", "taylor", "flap", "wanda-sp", "magnitude", "random"],
+    seed: [1, 2, 3],
+  },
+  evaluate: EVALUATE,
+});

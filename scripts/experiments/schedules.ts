@@ -1,0 +1,16 @@
+// How sparsity rises: the built-in schedules, all else equal.
+//
+//   deno run -A cli/main.ts experiment scripts/experiments/schedules.ts --out runs/schedules
+import { defineExperiment } from "../../mod.ts";
+import { BASE, EVALUATE, FILES } from "./on_demo.ts";
+
+export default defineExperiment({
+  name: "schedules",
+  question:
+    "How does quality depend on how sparsity rises? cubic, linear, cosine and exponential reach the target after 70 % of the stage, step rises in four steps, constant is there from the first step on.",
+  files: FILES,
+  model: "demo",
+  base: { ...BASE, prompt: false },
+  grid: { schedule: ["cubic", "linear", "cosine", "exponential", "step", "constant"], seed: [1, 2, 3] },
+  evaluate: EVALUATE,
+});

@@ -125,7 +125,10 @@ export interface Experiment {
   readonly root?: string;
 }
 
-const name = z.string().regex(/^[\w.-]+(?: [\w.-]+)*$/, "expected letters, digits, '_', '-', '.' and single spaces");
+const name = z.string().regex(
+  /^(?=.*[a-z\d])[\w.-]+(?: [\w.-]+)*$/i,
+  "expected letters, digits, '_', '-', '.' and single spaces, with a letter or digit among them",
+);
 const path = z.string().min(1), positive = z.int().positive();
 const fileData = z.strictObject({
   file: path,

@@ -5,6 +5,7 @@ import { CompressoError } from "../errors.ts";
 import { alarmSettings, alarmText, monitorOf } from "../run/monitors/alarm_setting.ts";
 import { PROJECTIONS } from "../nn/spec.ts";
 import { UNIT_KINDS } from "../prune/units.ts";
+import { DEFAULTS } from "../run/options.ts";
 import { type ExperimentDefinition, type Grid, gridsOf } from "./definition.ts";
 import { labelsOf } from "./labels.ts";
 import {
@@ -88,9 +89,15 @@ function modelKey({ options }: Cell): string {
 }
 
 function combinations({ grid, base = {} }: Pick<ExperimentDefinition, "grid" | "base">): CellOptions[] {
+  // Where some grids have seeds, the seed of the others is named too, so that one run is not two.
+  const isSeeded = gridsOf({ grid }).some(({ seed }) => seed !== undefined);
   return gridsOf({ grid }).flatMap((part) =>
     product(Object.entries(part)).map((values): CellOptions => {
-      const { units, targets, onAlarm, ...rest } = { ...base, ...values };
+      const { units, targets, onAlarm, ...rest } = {
+        ...(isSeeded ? { seed: DEFAULTS.seed } : {}),
+        ...base,
+        ...values,
+      };
       // Lists of words have one form and order, so that equal ones are equal cells.
       return {
         ...rest,

@@ -156,11 +156,14 @@ function contrastPart(report: ExperimentReport): string[] {
   const shown = [...measures, ...names.filter(({ name }) => name === "loss, last 8 steps")];
   const found = contrasts.filter(({ numbers }) => Object.keys(numbers).length > 0);
   if (found.length === 0) return [];
-  const rows = found.map((contrast) => [
-    `${contrast.axis}: ${contrast.to} in place of ${contrast.from}`,
-    String(Math.max(...Object.values(contrast.numbers).map(({ n }) => n))),
-    ...shown.map(({ name, kind }) => differenceCell(contrast, { name, kind })),
-  ]);
+  const rows = found.map((contrast) => {
+    const pairs = Math.max(...Object.values(contrast.numbers).map(({ n }) => n));
+    return [
+      `${contrast.axis}: ${contrast.to} in place of ${contrast.from}`,
+      String(pairs),
+      ...shown.map(({ name, kind }) => differenceCell(contrast, { name, kind, pairs })),
+    ];
+  });
   return [
     "## Differences",
     table(["change", "pairs", ...shown.map(({ name }) => name)], rows, 1),
@@ -168,14 +171,17 @@ function contrastPart(report: ExperimentReport): string[] {
   ];
 }
 
-function differenceCell({ numbers }: Contrast, { name, kind }: Pick<NumberName, "name" | "kind">): string {
+function differenceCell(
+  { numbers }: Contrast,
+  { name, kind, pairs }: Pick<NumberName, "name" | "kind"> & { readonly pairs: number },
+): string {
   const difference = numbers[name];
   if (!difference) return "–";
-  const { mean, stderr } = difference, sign = mean < 0 ? "−" : "+";
+  const { mean, stderr, n } = difference, sign = mean < 0 ? "−" : "+", fewer = n < pairs ? ` (n = ${n})` : "";
   const points = (value: number): string =>
     kind === "accuracy" || kind === "share" ? (100 * value).toFixed(1) : shownNumber(value, kind);
   const unit = kind === "accuracy" || kind === "share" ? " points" : "";
-  return `${sign}${points(Math.abs(mean))}${stderr === null ? "" : ` ± ${points(stderr)}`}${unit}`;
+  return `${sign}${points(Math.abs(mean))}${stderr === null ? "" : ` ± ${points(stderr)}`}${unit}${fewer}`;
 }
 
 function runTable(report: ExperimentReport): string {

@@ -24,22 +24,28 @@ export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly Plann
     } tokens, padding included)`,
     `the same for all: ${shared.join(", ") || "nothing but defaults"}`,
     ...(evaluate.perplexity ?? []).map(({ name, text, window, maxWindows, limitChars }) =>
-      `${name}: perplexity of ${limitChars ? `the first ${limitChars} characters of ` : ""}${base(text)}, ${
-        maxWindows ?? "all"
+      `${name}: perplexity of ${limitChars ? `up to the first ${limitChars} characters of ` : ""}${base(text)}, ${
+        maxWindows === undefined ? "all" : `up to ${maxWindows}`
       } windows of ${window} tokens, no BOS, each read alone`
     ),
     ...(evaluate.rows ?? []).map(({ name, file, limit, last, seq, textField }) =>
-      `${name}: perplexity over ${last ? `the last ${last} rows` : limit ? `the first ${limit} rows` : "the rows"} of ${
-        base(file)
-      }${textField === undefined ? "" : `, texts in ${textField}`}, each read alone and cut to ${seq} tokens`
+      `${name}: perplexity over ${
+        last ? `the last ${last} rows` : limit ? `up to the first ${limit} rows` : "the rows"
+      } of ${base(file)}${
+        textField === undefined ? "" : `, texts in ${textField}`
+      }, each read alone and cut to ${seq} tokens`
     ),
     ...(evaluate.choices ?? []).map(({ name, file, limit }) =>
-      `${name}: share of ${limit ? `the first ${limit} rows` : "the rows"} of ${
+      `${name}: share of ${limit ? `up to the first ${limit} rows` : "the rows"} of ${
         base(file)
       } whose right choice is the likeliest`
     ),
     ...(evaluate.tasks
-      ? [`${evaluate.tasks.names.map(base).join(", ")}: ${evaluate.tasks.limit ?? "all"} questions of each`]
+      ? [
+        `${evaluate.tasks.names.map(base).join(", ")}: ${
+          evaluate.tasks.limit === undefined ? "all" : `up to ${evaluate.tasks.limit}`
+        } questions of each, or of each of its subjects`,
+      ]
       : []),
     ...promptLine(evaluate),
   ];
@@ -49,8 +55,9 @@ export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly Plann
 function dataName(source: DataSource, base: (path: string) => string): string {
   if (typeof source === "string") return base(source);
   if ("generate" in source) return `${source.generate.count} texts of the model's own`;
-  const { file, limit, last } = source;
-  return `${last ? `the last ${last} rows of ` : limit ? `the first ${limit} rows of ` : ""}${base(file)}`;
+  const { file, limit, last, textField } = source;
+  const part = last ? `the last ${last} rows of ` : limit ? `the first ${limit} rows of ` : "";
+  return `${part}${base(file)}${textField === undefined ? "" : `, texts in ${textField}`}`;
 }
 
 /** What stands before instructions and questions, where they are measured and it is not nothing. */

@@ -177,14 +177,17 @@ export class Store {
     return alarms && [...new Set(alarms.map(({ monitor }) => monitor))];
   }
 
-  /** Makes the folder of a cell; `anew` removes what was there, but for the lock of the run that begins. */
+  /**
+   * Makes the folder of a cell; `anew` removes what was there, but for the lock of the run that begins. Until the rest is gone the facts of the cell stay
+   * what they were, so that nothing of it can be taken for the new one's; a folder without facts holds nothing that is known.
+   */
   async begin(name: string, identity: CellIdentity, { anew }: { readonly anew: boolean }): Promise<void> {
-    const dir = this.cell(name);
+    const dir = this.cell(name), path = join(dir, FILES.identity);
     await makeFolder(dir);
-    for (const own of anew ? await namesIn(dir) : []) {
-      if (own !== LOCK_FILE) await Deno.remove(join(dir, own), { recursive: true }).catch(() => undefined);
+    for (const own of anew || !await exists(path) ? await namesIn(dir) : []) {
+      if (own !== LOCK_FILE && own !== FILES.identity) await removeOld(join(dir, own));
     }
-    await writeJson(join(dir, FILES.identity), identity);
+    await writeJson(path, identity);
   }
 
   /** result.json of a cell; null where there is none. */
@@ -282,7 +285,23 @@ async function readJson<T>(path: string): Promise<T | null> {
   }
 }
 
-/** Whether a folder holds the weights of a model; what else may be left of one cannot be measured. */
+/** Removes a file or folder of the run before. */
+async function removeOld(path: string): Promise<void> {
+  try {
+    await Deno.remove(path, { recursive: true });
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return;
+    throw new CompressoError("input", {
+      what: `cannot remove ${path}`,
+      rule: "what an earlier run of the cell has left goes before it runs anew",
+      value: error instanceof Error ? error.message : String(error),
+      mend: "close what has it open, or remove the cell's folder",
+    }, { cause: error });
+  }
+}
+
+/** Whether a folder holds a model; what else may be left of one cannot be measured. */
 async function hasWeights(folder: string): Promise<boolean> {
-  return (await namesIn(folder)).some((name) => name.endsWith(".safetensors"));
+  const names = await namesIn(folder);
+  return names.includes("config.json") && names.some((name) => name.endsWith(".safetensors"));
 }

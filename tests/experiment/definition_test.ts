@@ -57,6 +57,7 @@ Deno.test("an experiment is refused with the part that is wrong", () => {
   wrong({ grid: { rank: [] } }, /grid/);
   wrong({ modle: "demo" }, /modle/);
   wrong({ name: "a/b" }, /name: expected letters/, /"a\/b"/);
+  wrong({ name: ".." }, /name: .*a letter or digit/, /"\.\."/);
   wrong({ data: { a: "a.json" }, grid: { data: ["b"] } }, /'data' is one of a/, /now: b/);
   wrong({ grid: { model: ["big"] } }, /'model' is one of model/, /now: big/);
   wrong({ data: { file: "a.json", limit: 3, last: 3 } }, /from the first on, or from the end/);
@@ -103,6 +104,9 @@ Deno.test("several grids are joined, equal cells once, and list values are no ax
   assert.equal(names.length, 5);
   assert.equal(new Set(names).size, 5);
   assert.ok(names.includes("method=taylor,sparsity=0.1,seed=1"));
+  // A grid without seeds has the first one, and is no run of its own beside it.
+  const seeded = { ...PLAIN, grid: [{ rank: [2], seed: [1, 2] }, { rank: [2, 4] }] };
+  assert.deepEqual(cellsOf(seeded).map(({ name }) => name), ["rank=2,seed=1", "rank=4,seed=1", "rank=2,seed=2"]);
   const same = defineExperiment({ ...PLAIN, grid: { targets: [["q", "v"], "q,v"] } });
   assert.equal(cellsOf(same.definition).length, 1);
   const units = defineExperiment({ ...PLAIN, grid: { units: ["kv,ffn", ["ffn", "kv"], "ffn, kv"] } });
@@ -303,6 +307,27 @@ Deno.test("a cell finds its folder by its facts, whatever an earlier grid has ca
       ["rank=2", "changed"],
       ["rank=4", "changed"],
     ]);
+  });
+});
+
+Deno.test("what a run before has left is gone before a cell has its new facts, and a folder without facts holds nothing", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const store = new Store(`${folder}/out`);
+    const plan = async (sparsity: number): Promise<PlannedCell> => {
+      const definition = defineExperiment({ ...PLAIN, base: { ...PLAIN.base, sparsity }, grid: { rank: [2] } });
+      const [cell] = (await planCells(resolveExperiment(definition), store)).all;
+      assert.ok(cell);
+      return cell;
+    };
+    const cell = await plan(0.2), dir = store.cell(cell.folder);
+    await finish(cell, store);
+    assert.equal((await plan(0.2)).state.kind, "done");
+    // A removal that was cut short after the facts were gone, as earlier versions began it.
+    await Deno.remove(`${dir}/cell.json`);
+    const { identity } = await plan(0.3);
+    await store.begin(cell.folder, identity, { anew: false });
+    assert.equal(await store.result(cell.folder), null);
+    assert.equal((await plan(0.3)).state.kind, "new");
   });
 });
 

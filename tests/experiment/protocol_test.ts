@@ -46,10 +46,10 @@ Deno.test("what was pruned and what it was trained on is told, and each of sever
   );
   assert.equal(
     await told({
-      data: { a: { file, last: 5 }, b: { generate: { count: 3, tokens: 8 } } },
-      grid: { data: ["a", "b"] },
+      data: { a: { file, last: 5 }, b: { generate: { count: 3, tokens: 8 } }, c: { file, textField: "output" } },
+      grid: { data: ["a", "b", "c"] },
     }),
-    "pruned: demo; trained on the last 5 rows of heldout.jsonl, 3 texts of the model's own",
+    "pruned: demo; trained on the last 5 rows of heldout.jsonl, 3 texts of the model's own, heldout.jsonl, texts in output",
   );
 });
 
@@ -58,7 +58,7 @@ Deno.test("a measure is told with its texts' field, its length and the prompt be
   const evaluate = { rows: [rows, { ...rows, name: "t", textField: "output" }] };
   const lines = await linesOf({ evaluate });
   assert.ok(
-    lines.includes("r: perplexity over the first 4 rows of heldout.jsonl, each read alone and cut to 48 tokens"),
+    lines.includes("r: perplexity over up to the first 4 rows of heldout.jsonl, each read alone and cut to 48 tokens"),
   );
   assert.ok(
     lines.some((line) => /^t: .* heldout\.jsonl, texts in output, each read alone/.test(line)),

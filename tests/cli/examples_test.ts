@@ -1,6 +1,7 @@
 // The example scripts run as they stand, with few steps.
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
+import { cli, TemporaryFolder } from "./helpers/cli.ts";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 
@@ -35,4 +36,47 @@ Deno.test("prompt_ablation.ts prints all four cases", async () => {
   const cases = lines.map((line) => line.split(/ +/).slice(0, 2).join(" "));
   assert.deepEqual(cases, ["on on", "on off", "off on", "off off"]);
   for (const line of lines) assert.match(line, /\d+\.\d %$/);
+});
+
+Deno.test("sensitivity.ts cuts least of the layer whose columns the loss needs most", async () => {
+  const [, ...lines] = (await run("sensitivity.ts", "6", "12")).trimEnd().split("\n");
+  assert.match(lines.pop() ?? "", /^hard sparsity 0\.30\d\d$/);
+  const layers = lines.map((line) => {
+    const [, rise = NaN, target = NaN, width = NaN] =
+      /^\d +(-?[\d.]+) +([\d.]+) % +96 to (\d+)$/.exec(line)?.map(Number) ?? [];
+    return { rise, target, width };
+  });
+  assert.equal(layers.length, 5);
+  const [most, ...others] = layers.toSorted((a, b) => b.rise - a.rise);
+  assert.ok(
+    most && others.every(({ rise, target, width }) => most.rise > rise && most.target < target && most.width > width),
+    lines.join("\n"),
+  );
+});
+
+Deno.test("a run follows layerwise.ts, whose first and last layers lose least", async () => {
+  using folder = new TemporaryFolder();
+  const { code, stdout, stderr } = await cli([
+    ...[
+      "prune",
+      "demo",
+      "--schedule",
+      "scripts/examples/layerwise.ts",
+      "--sparsity",
+      "0.3",
+      "--steps",
+      "8",
+      "--seq",
+      "48",
+    ],
+    ...["--batch", "1", "--no-prompt", "--calibration", "none", "--out", folder.at("run"), "--json"],
+  ]);
+  assert.equal(code, 0, stderr);
+  const { sparsity, layers } = JSON.parse(stdout);
+  assert.ok(sparsity.hard >= 0.3 && sparsity.hard < 0.305, `${sparsity.hard}`);
+  // Heads are two thirds of a layer's weights here, FFN columns one.
+  const left = layers.map(({ heads, ffn }: { readonly heads: number; readonly ffn: number }) =>
+    (2 * heads / 6 + ffn / 96) / 3
+  );
+  assert.ok(Math.min(left[0], left[4]) > Math.max(left[1], left[2], left[3]) + 0.1, left.join(" "));
 });

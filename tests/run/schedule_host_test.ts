@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { CompressoError } from "../../lib/errors.ts";
 import { constant, cosine, cubic, type CurveFunction, exponential, linear, steps } from "../../lib/prune/curves.ts";
 import type { ScheduleOutput } from "../../lib/prune/schedule_output.ts";
-import { defineSchedule, type ScheduleInput } from "../../lib/prune/schedule_script.ts";
+import { defineSchedule, type RecordView, type ScheduleInput } from "../../lib/prune/schedule_script.ts";
 import {
   openSchedule,
   type OpenScheduleOptions,
@@ -286,6 +286,21 @@ console.log((await schedule.evaluate(${JSON.stringify(INPUT)})).sparsity);`,
   }).output();
   assert.equal(new TextDecoder().decode(stdout).trim(), "0.1", new TextDecoder().decode(stderr));
   assert.equal(code, 0);
+});
+
+Deno.test("early_stop.ts ends a stage whose loss runs away, and no other", async () => {
+  await using schedule = await openSchedule(new URL("early_stop.ts", EXAMPLES));
+  const ends = async (lossAt: (index: number) => number): Promise<boolean> => {
+    const records = Array.from({ length: 20 }, (_, index): RecordView => ({
+      ...{ stage: "prune", step: index + 1, loss: lossAt(index), target: 0.1, expected: 0.1 },
+      ...{ lambda1: 0, lambda2: 0, gradNorm: 1, learningRate: 1e-3 },
+    }));
+    return (await schedule.evaluate({ ...INPUT, records })).end;
+  };
+  assert.equal(await ends((index) => 2 + 0.05 * index), true);
+  assert.equal(await ends((index) => 2 + 0.01 * index), false);
+  assert.equal(await ends((index) => index === 19 ? 3.5 : 2), false, "one step says little");
+  assert.equal(await ends((index) => 4 - 0.1 * index), false);
 });
 
 Deno.test("the example schedules give values in range at every step, isolated and trusted", async () => {

@@ -7,6 +7,7 @@ import type { FormatOptions } from "../lib/io/prompts_format.ts";
 import { openModelFiles } from "../lib/io/open_model.ts";
 import type { Tokenizer } from "../lib/io/tokenizer.ts";
 import { type EncodeReport, encodeRow, encodeRows } from "../lib/run/batches.ts";
+import { heldOutOf } from "../lib/run/run_data.ts";
 import { formatBytes, formatCount, formatShare, print, printJson, rowsNamed } from "./output.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";
 
@@ -182,7 +183,11 @@ function trainingLines(
   ];
   // What packing leaves out has prompts too; a row that is cut keeps its own whole.
   const share = formatShare(promptTokens * (rows - skipped - refused) / Math.max(1, training.tokens + leftOver));
+  const kept = heldOutOf(rows);
   return [
+    ...(kept > 0
+      ? [`kept        prune does not train on the last ${kept} rows: it compares masked and sliced model on them`]
+      : []),
     `at seq ${String(seq).padEnd(5)}${parts.join("; ")}`,
     promptTokens > 0
       ? `prompt      ${promptTokens} tokens in each row, ${share} of all`

@@ -337,6 +337,7 @@ function dataLine(data: EncodeReport, { seq }: Pick<PruneSettings, "seq">): stri
     ...some("skipped", "left out"),
     ...some("empty", "empty"),
     ...some("broken", "broken"),
+    ...(data.heldOut > 0 ? [`the last ${data.heldOut} rows kept for the check`] : []),
     ...(data.promptTokens > 0 ? [`the prompt takes ${data.promptTokens} tokens of each row`] : []),
   ].join(", ");
 }

@@ -31,6 +31,8 @@ export interface EncodeRowsOptions extends EncodeOptions {
 export interface EncodeReport {
   /** Rows given. */
   readonly rows: number;
+  /** Rows that a run keeps from training, to compare the masked and the sliced model on them; not among `rows`. */
+  readonly heldOut: number;
   /** Examples made; a long text gives several. */
   readonly examples: number;
   /** Rows that were cut to fit. */
@@ -136,6 +138,7 @@ export function encodeRows(
   const broken = [...reading?.broken ?? [], ...refused].map(({ row }) => row).sort((a, b) => a - b);
   const report: EncodeReport = {
     rows: rows.length,
+    heldOut: 0,
     examples: examples.length,
     truncated: truncated.length,
     skipped: skipped.length,

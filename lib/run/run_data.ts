@@ -46,7 +46,7 @@ export function encodeRun(
   const padId = [tokenizer.padId, tokenizer.eosId].find((id) => id !== null && id < vocab) ?? 0;
   const beside = calibration ? encodeCalibration(calibration, { ...encoding, batch, padId }) : null;
   return {
-    report: withBroken(report, apart.broken),
+    report: { ...withBroken(report, apart.broken), heldOut: heldoutRows.length },
     heldout: heldout.map(({ tokens }) => [...tokens]),
     digest: digestOfAll(examples),
     makeBatches: (seed) => createBatches(examples, { batch, seq, seed, padId }),
@@ -68,8 +68,12 @@ export function digestOf(parts: Iterable<string | Uint8Array | Uint32Array | Int
 /** Rows, and sequences of them, that are held out at most: the comparison holds the logits of all on the CPU. */
 const HELD_OUT = 8;
 
-/** Rows to train on, and a tenth of them at most that is held out: of fewer than ten, none. */
+/** How many of so many rows a run keeps from training: the last ones, a tenth at most, so of fewer than ten none. */
+export function heldOutOf(rows: number): number {
+  return Math.min(HELD_OUT, Math.floor(rows / 10));
+}
+
 function splitRows<T>(rows: readonly T[]): [training: readonly T[], heldout: readonly T[]] {
-  const count = Math.min(HELD_OUT, Math.floor(rows.length / 10));
+  const count = heldOutOf(rows.length);
   return [rows.slice(0, rows.length - count), rows.slice(rows.length - count)];
 }

@@ -33,6 +33,27 @@ Deno.test("data inspect names empty and broken lines, and with a model what beco
   const json = JSON.parse((await cli([...args, "--json"])).stdout);
   assert.deepEqual([json.kind, json.read.rows, json.training.truncated, json.training.broken], ["instruct", 3, 1, 1]);
   assert.equal(json.training.promptTokens, 0);
+  // What a run keeps from training is told beforehand and by the run.
+  await Deno.writeTextFile(folder.at("many.jsonl"), `${JSON.stringify(row)}\n`.repeat(35));
+  const many = ["--data", folder.at("many.jsonl"), "--no-prompt", "--seq", "64"];
+  const before = await cli(["data", "inspect", folder.at("many.jsonl"), "--model", "demo", ...many.slice(2)]);
+  assert.match(before.stdout, /^kept +prune does not train on the last 3 rows/m);
+  const run = await cli([
+    ...[
+      "prune",
+      "demo",
+      ...many,
+      "--method",
+      "magnitude",
+      "--steps",
+      "0",
+      "--sparsity",
+      "0.1",
+      "--out",
+      folder.at("out"),
+    ],
+  ]);
+  assert.match(run.stderr, /the last 3 rows kept for the check/);
 });
 
 Deno.test("prune refuses a prompt of one's own beside texts, which get none", async () => {

@@ -30,6 +30,7 @@ import { duration } from "./progress.ts";
 import { learningOf, type RateSettings, ratesOf } from "./rates.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
 import { goalOf, sizeLine, type TargetSettings } from "./targets.ts";
+import { checkTrust } from "./schedule.ts";
 import { type Loaded, type ModelSettings, withModel } from "./with_model.ts";
 
 /** Options of the verb, as parsed. */
@@ -81,6 +82,7 @@ export interface PruneSettings extends ModelSettings, RateSettings, TargetSettin
 export async function runPrune(path: string, asked: PruneSettings): Promise<void> {
   const { out, resume = false, overwrite = false, mayDiffer = [], json } = asked, name = modelName(path);
   goalOf(asked, { name });
+  checkTrust(asked.schedule, asked.trust);
   const learning = learningOf(asked);
   await checkRunFolder(out, { resume, overwrite, mayDiffer, model: modelPath(path) });
   const prompt = await promptText(asked.prompt ?? true);

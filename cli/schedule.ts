@@ -1,8 +1,10 @@
 // `compresso schedule preview F`: what a schedule will do, before it costs GPU time. Owns options and the report; refuses to draw.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { fileURLToPath } from "node:url";
+import { CompressoError } from "../lib/errors.ts";
 import { writeFileAtomically } from "../lib/io/atomic.ts";
 import { isScheduleName, SCHEDULE_NAMES } from "../lib/prune/builtin_schedules.ts";
+import { defaultRates } from "../lib/run/rates.ts";
 import { openSchedule } from "../lib/run/schedule_host.ts";
 import { scriptUrl } from "../lib/run/schedule_source.ts";
 import { refuseInputs } from "./own_inputs.ts";
@@ -49,21 +51,29 @@ function previewVerb(): CommandUnknownOpts {
       realNumber("--sparsity", { above: 0, below: 1 }),
       0.3,
     )
+    .option(
+      "--warmup <share>",
+      "share of --steps after which a built-in schedule, or the run's own beside a script, is at its target",
+      realNumber("--warmup", { least: 0, most: 1 }),
+      defaultRates(1).warmup,
+    )
     .option("--layers <count>", "layers of the simulated model", wholeNumber("--layers", { least: 1, most: 1000 }), 12)
     .option("--svg <file>", "draw it to an SVG file too", outputPath("--svg"))
     .option("--json", "print one JSON object with every step")
     .option("--trust", "run a script in this process, as your own code")
     .addHelpText("after", `\n${SCHEDULE_HELP}`)
-    .action(async (source, { steps, sparsity, layers, svg, json, trust }) => {
+    .action(async (source, { steps, sparsity, warmup, layers, svg, json, trust }) => {
+      checkTrust(source, trust);
       if (svg !== undefined && !isScheduleName(source)) {
         const url = scriptUrl(source);
         if (url.protocol === "file:") await refuseInputs(svg, [fileURLToPath(url)], { option: "--svg" });
       }
       await using schedule = await openSchedule(source, {
         ...(trust ? { trust } : {}),
+        warmup,
         onLog: (line) => note(`script: ${line}`),
       });
-      const preview = await previewSchedule(schedule, { steps, sparsity, layers });
+      const preview = await previewSchedule(schedule, { steps, sparsity, warmup, layers });
       if (svg !== undefined) {
         await writeFileAtomically(svg, previewSvg(preview));
         note(`wrote ${svg}`);
@@ -73,6 +83,17 @@ function previewVerb(): CommandUnknownOpts {
       if (json) printJson(preview);
       else show(preview);
     });
+}
+
+/** Refuses --trust where there is no script. Throws `CompressoError("usage")`. */
+export function checkTrust(schedule: string | undefined, trust: true | undefined): void {
+  if (!trust || (schedule !== undefined && !isScheduleName(schedule))) return;
+  throw new CompressoError("usage", {
+    what: "cannot use --trust",
+    rule: "it is for a schedule that is a script",
+    value: schedule === undefined ? "no schedule" : `the built-in ${schedule}`,
+    mend: "leave it out",
+  });
 }
 
 function show(preview: Preview): void {

@@ -42,9 +42,15 @@ const RECORDS = 32;
 /** Asks a schedule for every step. Throws what it throws. */
 export async function previewSchedule(
   schedule: OpenSchedule,
-  { steps, sparsity, layers: count }: { readonly steps: number; readonly sparsity: number; readonly layers: number },
+  { steps, sparsity, layers: count, ...given }: {
+    readonly steps: number;
+    readonly sparsity: number;
+    readonly layers: number;
+    /** Share of the stage after which the run's own schedule is at its target. */
+    readonly warmup?: number;
+  },
 ): Promise<Preview> {
-  const { name, isolated } = schedule, rates = defaultRates(steps);
+  const { name, isolated } = schedule, rates = { ...defaultRates(steps), ...given };
   const points: PreviewPoint[] = [], records: RecordView[] = [];
   let layers: readonly LayerState[] = Array.from({ length: count }, () => ({ heads: 0, ffn: 0 }));
   let endsBefore: number | null = null;
@@ -111,7 +117,7 @@ function nextLayer(
 ): LayerState {
   const share = layers?.[index] ?? target;
   const frozen = (kind: "heads" | "ffn"): boolean =>
-    freeze.some((units) => units.layer === index && units.kind === kind);
+    freeze.some((units) => units.kind === kind && units.layer === index);
   return { heads: frozen("heads") ? layer.heads : share, ffn: frozen("ffn") ? layer.ffn : share };
 }
 

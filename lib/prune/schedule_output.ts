@@ -121,12 +121,18 @@ function checkFreeze(at: At, { values, count }: Listed): readonly FrozenUnits[] 
   for (const entry of values) {
     const { layer, kind } = isRecord(entry) ? entry : {};
     const known = typeof layer === "number" && Number.isInteger(layer) && layer >= 0 && layer < count;
-    if (known && (kind === "heads" || kind === "ffn")) {
+    if (known && (kind === "heads" || kind === "ffn" || kind === "layer")) {
       frozen.set(`${layer} ${kind}`, { layer, kind });
       continue;
     }
+    if (layer === undefined && kind === "hidden") {
+      frozen.set(kind, { kind });
+      continue;
+    }
     throw refusal(at, {
-      rule: `freeze names a layer from 0 to ${count - 1} and the kind "heads" or "ffn"`,
+      rule: `freeze names a layer from 0 to ${
+        count - 1
+      } and the kind "heads", "ffn" or "layer", or the kind "hidden" alone`,
       value: `layer ${show(layer)}, kind ${show(kind)}`,
     });
   }

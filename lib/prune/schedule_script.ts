@@ -59,13 +59,10 @@ export interface LayerState {
 /** A number of the loop: fixed, or as a function of what the schedule sees. */
 export type Curve = number | ((input: ScheduleInput) => number);
 
-/** Units of one kind in one layer. */
-export interface FrozenUnits {
-  /** The layer, from 0. */
-  readonly layer: number;
-  /** The kind. */
-  readonly kind: "heads" | "ffn";
-}
+/** Units of one kind in one layer, from 0: its heads or KV groups, its FFN columns, or the layer as a whole; or all hidden dims. */
+export type FrozenUnits =
+  | { readonly layer: number; readonly kind: "heads" | "ffn" | "layer" }
+  | { readonly kind: "hidden" };
 
 /** Numbers of the loop that a schedule may set: the names of `Rates`, but for those of the start of masks and of the last stage. */
 export const RATE_NAMES = [

@@ -249,7 +249,14 @@ const NOTHING = {
 /** Flags of the units that a schedule freezes. */
 function heldUnits(table: UnitTable, freeze: readonly FrozenUnits[]): Uint8Array {
   const held = new Uint8Array(table.count);
-  for (const { layer, kind } of freeze) {
+  for (const units of freeze) {
+    if (units.kind === "hidden") {
+      held.fill(1, table.hiddenFirst, table.layerFirst);
+      continue;
+    }
+    const { layer, kind } = units, gate = table.layers[layer]?.gate ?? -1;
+    if (kind === "layer" && gate >= 0) held[gate] = 1;
+    if (kind === "layer") continue;
     const [from, end] = kind === "heads" ? [0, table.ffnFirst] : [table.ffnFirst, table.hiddenFirst];
     for (let unit = from; unit < end; unit++) if (table.layer[unit] === layer) held[unit] = 1;
   }

@@ -15,6 +15,27 @@ Deno.test("schedule preview plots a built-in schedule, says that the run is simu
   assert.ok(stdout.split("\n").slice(3).every((line) => [...line].length <= 80));
 });
 
+Deno.test("--trust is refused where there is no script", async () => {
+  for (const args of [["schedule", "preview", "cubic"], ["prune", "demo", "--sparsity", "0.2", "--out", "unused"]]) {
+    const { code, stderr } = await cli([...args, "--trust"]);
+    assert.equal(code, 2, stderr);
+    assert.match(stderr, /cannot use --trust.*a script/s);
+  }
+});
+
+Deno.test("schedule preview has the warm-up of a run", async () => {
+  const halfway = async (...more: string[]): Promise<number> => {
+    const { code, stdout, stderr } = await cli([
+      ...["schedule", "preview", "linear", "--steps", "10", "--json"],
+      ...more,
+    ]);
+    assert.equal(code, 0, stderr);
+    return JSON.parse(stdout).points[4].target;
+  };
+  assert.equal(await halfway("--warmup", "0.5"), 0.3);
+  assert.ok(Math.abs(await halfway() - 0.3 * 5 / 7) < 1e-9);
+});
+
 Deno.test("schedule preview shows rates, layers, frozen units and the end of a script, and writes an SVG for light and dark", async () => {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(

@@ -75,6 +75,8 @@ Deno.test("a schedule sees its input and may decide everything", () => {
 Deno.test("what a schedule leaves out is left to the run", () => {
   const often = { layer: 0, kind: "ffn" } as const, heads = { layer: 0, kind: "heads" } as const;
   assert.deepEqual(evaluate({ freeze: () => [often, heads, ...Array(100).fill(often)] }).freeze, [often, heads]);
+  const others = [{ layer: 0, kind: "layer" }, { kind: "hidden" }] as const;
+  assert.deepEqual(evaluate({ freeze: () => [...others, ...others] }).freeze, others);
   assert.deepEqual(evaluate({}), { sparsity: null, layers: null, freeze: [], end: false, rates: {} });
 });
 

@@ -57,7 +57,7 @@ function dataName(source: DataSource, base: (path: string) => string): string {
   if ("generate" in source) return `${source.generate.count} texts of the model's own`;
   const { file, limit, last, textField } = source;
   const part = last ? `the last ${last} rows of ` : limit ? `the first ${limit} rows of ` : "";
-  return `${part}${base(file)}${textField === undefined ? "" : `, texts in ${textField}`}`;
+  return `${part}${base(file)}${textField === undefined ? "" : ` (texts in ${textField})`}`;
 }
 
 /** What stands before instructions and questions, where they are measured and it is not nothing. */

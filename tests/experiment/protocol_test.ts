@@ -49,7 +49,7 @@ Deno.test("what was pruned and what it was trained on is told, and each of sever
       data: { a: { file, last: 5 }, b: { generate: { count: 3, tokens: 8 } }, c: { file, textField: "output" } },
       grid: { data: ["a", "b", "c"] },
     }),
-    "pruned: demo; trained on the last 5 rows of heldout.jsonl, 3 texts of the model's own, heldout.jsonl, texts in output",
+    "pruned: demo; trained on the last 5 rows of heldout.jsonl, 3 texts of the model's own, heldout.jsonl (texts in output)",
   );
 });
 

@@ -272,6 +272,7 @@ async function drive(
     recompute: settings.recompute,
     ...(settings.schedule === undefined ? {} : { schedule: settings.schedule }),
     trustSchedule: settings.trust ?? false,
+    onScoring: (share) => progress.phase("scoring units", share),
     onScheduleLog: (line) => progress.note(`script: ${line}`),
     ...(settings.onAlarm ? { monitors: settings.onAlarm } : {}),
     signal,

@@ -91,6 +91,7 @@ export async function pruneCell(
       events.onRecord?.(record);
       tell(record.alarms);
     },
+    onScoring: (share) => events.onPhase?.("scoring units", share),
     onPhase: (phase) =>
       events.onPhase?.(phase === "slice" ? "comparing the sliced model with the masked one" : "writing the model"),
   });

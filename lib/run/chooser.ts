@@ -73,6 +73,8 @@ export interface ChooserParts {
   /** Makes masks hard, at the target or at the run's size. */
   readonly harden: typeof hardenMasks;
   readonly signal?: AbortSignal | undefined;
+  /** Takes the share of the batches that were looked at. */
+  readonly onScoring?: ((share: number) => void) | undefined;
 }
 
 const CALIBRATION_BATCHES = 8;
@@ -113,9 +115,12 @@ export function createChooser(parts: ChooserParts): Chooser {
 function learned(parts: ChooserParts): Chooser {
   const { model, table, options, trainer, maskGradients, calibration } = parts, { rates, layout } = options;
   const uniform = layout === "uniform" ? uniformGoals(table, { target: options.sparsity }) : null;
-  const saliencyOn = async (batches: Iterable<Batch>): Promise<Float64Array<ArrayBuffer>> => {
+  const saliencyOn = async (batches: readonly Batch[], look: () => void): Promise<Float64Array<ArrayBuffer>> => {
     const saliency = createSaliency(table);
-    for (const batch of batches) saliency.add(await maskGradients(batch));
+    for (const batch of batches) {
+      saliency.add(await maskGradients(batch));
+      look();
+    }
     return saliency.mean();
   };
   return {
@@ -123,9 +128,11 @@ function learned(parts: ChooserParts): Chooser {
     async begin(): Promise<void> {
       if (options.start === "constant") return trainer.setLogAlpha(constantLogAlpha(table, options));
       const count = Math.min(CALIBRATION_BATCHES, Math.max(2, Math.ceil(options.steps / 10)));
-      const measured = await saliencyOn(calibrationBatches(parts, count)), { prior: weight } = rates;
+      const rows = [...calibrationBatches(parts, count)], texts = calibration ? [...calibration.batches()] : [];
+      const look = counter(parts, rows.length + texts.length);
+      const measured = await saliencyOn(rows, look), { prior: weight } = rates;
       const prior = calibration
-        ? besidePrior(table, measured, { other: await saliencyOn(calibration.batches()), weight })
+        ? besidePrior(table, measured, { other: await saliencyOn(texts, look), weight })
         : saliencyPrior(table, measured, { shape: await priorShape(model.source, table), weight });
       const whole = measured.map((value, unit) => value + (prior[unit] ?? 0));
       const { logAlpha, drift } = maskStart(perParameter(table, whole), { spread: rates.spread });
@@ -192,10 +199,11 @@ function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
     if (method === "flap") await writeBiases(model.device, model.weights, model.source);
     const isMeasured = method === "wanda-sp" || method === "flap";
     const count = Math.max(CALIBRATION_BATCHES, isMeasured ? Math.ceil(MEASURED_SEQUENCES / batch) : 0);
+    const batches = [...parts.calibration?.batches() ?? calibrationBatches(parts, count)];
     return await oneShotScores(model, table, {
       method,
       ranking: options.ranking,
-      batches: parts.calibration?.batches() ?? calibrationBatches(parts, count),
+      batches: counted(batches, counter(parts, batches.length)),
       batch,
       seq,
       seed,
@@ -228,6 +236,20 @@ function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
       return source;
     },
   };
+}
+
+/** Counts so many looks. */
+function counter({ onScoring }: ChooserParts, looks: number): () => void {
+  let done = 0;
+  return () => onScoring?.(++done / looks);
+}
+
+/** Batches, each of which is done when the next one is asked for. */
+function* counted(batches: readonly Batch[], look: () => void): Generator<Batch> {
+  for (const batch of batches) {
+    yield batch;
+    look();
+  }
 }
 
 /** The same batches at every call. */

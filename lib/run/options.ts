@@ -84,6 +84,8 @@ export interface PruneOptions {
   readonly hooks?: RunHooks;
   /** What is watched while the run goes on, and what an alarm does. Default: everything; see {@link MonitorOptions}. */
   readonly monitors?: MonitorOptions;
+  /** Called while units are scored before the pruning stage or a one-shot cut, with the share of the batches that is done, from 0 to 1. */
+  readonly onScoring?: (share: number) => void;
   /** Numbers of the loop; defaults follow from `steps`. */
   readonly rates?: Partial<Rates>;
   /** Where learned masks start. Default "saliency". */
@@ -130,6 +132,7 @@ export type ResolvedOptions =
       | "schedule"
       | "trustSchedule"
       | "onScheduleLog"
+      | "onScoring"
       | "reading"
       | "skipBroken"
       | "hooks"

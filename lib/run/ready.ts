@@ -69,7 +69,7 @@ export async function allocateRun(
 
 /** A chooser that remembers nothing yet. */
 export function chooserOf(
-  { options, table, goal, makeBatches, calibration, given: { signal } }: RunParts,
+  { options, table, goal, makeBatches, calibration, given: { signal, onScoring } }: RunParts,
   { model, trainer }: Pick<Ready, "model" | "trainer">,
   { state, endedEarly }: RunPlace,
 ): Chooser {
@@ -83,6 +83,7 @@ export function chooserOf(
     options,
     trainer,
     signal,
+    onScoring,
     makeBatches,
     calibration,
     harden: hardenAt(goal, endedEarly),

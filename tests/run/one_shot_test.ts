@@ -350,3 +350,20 @@ Deno.test("on the demo FLAP with its bias has a lower loss on the calibration da
   assert.equal(device.bytes, bytes, "only the biases were taken, and they are freed");
   assert.ok((await base.logits([1, 2, 3])).every(Number.isFinite), "the model goes on without them");
 });
+
+Deno.test("scoring tells how far it is, for methods that look at rows and for learned masks", async () => {
+  await withDemo(async ({ model }) => {
+    const calibration = [{ kind: "text", text: "Tom went to Rome. ".repeat(40), extra: {} }] as const;
+    for (
+      const options of [{ method: "flap", steps: 0 }, { method: "taylor", steps: 0 }, {
+        calibration,
+        steps: 1,
+      }] as const
+    ) {
+      const shares: number[] = [];
+      await drive(model, { ...options, prefinetune: 0, postfinetune: 0, onScoring: (share) => shares.push(share) });
+      assert.ok(shares.length > 2 && shares.at(-1) === 1, String(shares));
+      assert.deepEqual(shares, shares.toSorted((a, b) => a - b));
+    }
+  });
+});

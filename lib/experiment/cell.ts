@@ -48,6 +48,7 @@ export async function pruneCell(
 ): Promise<void> {
   const { folder, prune, options, identity } = cell, told = new Set<Alarm>(), toldBefore = new Set<string>();
   const resume = !anew && await store.isResumable(folder), earlier = resume ? await store.records(folder) : [];
+  if (!resume) refusePrompt(cell, rows);
   let session: PruneSession | null = null;
   const tell = (alarms: readonly Alarm[]): void => {
     // A run that goes back more than once says again why it went back before, and a resumed one has the alarms of earlier sittings.
@@ -97,6 +98,17 @@ export async function pruneCell(
   });
   // No record has those of masks that become hard after the last step.
   tell(alarms);
+}
+
+/** Texts get no prompt: a cell that names one would be the run without it. Throws `CompressoError("usage")`. */
+function refusePrompt({ options: { prompt } }: PlannedCell, { rows }: SourceRows): void {
+  if (prompt === undefined || prompt === false || rows.some(({ kind }) => kind !== "text")) return;
+  throw new CompressoError("usage", {
+    what: "cannot train with a prompt",
+    rule: "a prompt stands before instructions and conversations",
+    value: "the data are texts",
+    mend: "set prompt to false for them, in a grid of their own",
+  });
 }
 
 /** Takes the measures that are missing on a cell's pruned model. Its tokens are those of the model that it came from. */

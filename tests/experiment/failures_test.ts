@@ -223,3 +223,17 @@ Deno.test("a mend that names options of prune names those of an experiment", () 
   assert.match(mendOf("input", "mend the row (prune --skip-broken)"), /mend the row \(skipBroken: true of the data\)$/);
   assert.match(mendOf("input", "lower --seq, or give --text"), /lower seq, or give --text$/);
 });
+
+experimentTest("a prompt that texts do not get is refused, and those of instructions run", async (run, out) => {
+  const file = demoData("train");
+  const definition = {
+    ...PLAIN,
+    data: { texts: { file, textField: "input", limit: 60 }, instructions: { file, limit: 60 } },
+    grid: { data: ["texts", "instructions"], prompt: [true, false] },
+    base: { ...PLAIN.base, seq: 192 },
+  };
+  const { result } = await run(definition, out);
+  assert.deepEqual(result.failed.map(({ cell }) => cell), ["data=texts,prompt=on"]);
+  assert.match(result.failed[0]?.message ?? "", /cannot train with a prompt.*the data are texts.*set prompt to false/s);
+  assert.equal(result.left, 1);
+});

@@ -88,7 +88,13 @@ function drawPanel(
   },
 ): string[] {
   const { title, rows, reference, format = "plain" } = panel;
-  const ends = rows.flatMap(({ values, mean, spread }) => [...values, mean - (spread ?? 0), mean + (spread ?? 0)]);
+  // A share cannot lie beyond 0 and 1, whatever a whisker says.
+  const within = (value: number): number => format === "share" ? Math.min(1, Math.max(0, value)) : value;
+  const ends = rows.flatMap(({ values, mean, spread }) => [
+    ...values,
+    within(mean - (spread ?? 0)),
+    within(mean + (spread ?? 0)),
+  ]);
   const all = [...ends, ...(reference ? [reference.value] : [])].filter(Number.isFinite);
   let [least, most] = [Math.min(...all), Math.max(...all)];
   if (!(most > least)) [least, most] = all.length > 0 ? [least - 0.5, most + 0.5] : [0, 1];
@@ -120,8 +126,8 @@ function drawPanel(
     );
     if (spread !== null) {
       parts.push(
-        `<path d="M${round(toX(mean - spread))} ${round(center)}H${
-          round(toX(mean + spread))
+        `<path d="M${round(toX(within(mean - spread)))} ${round(center)}H${
+          round(toX(within(mean + spread)))
         }" stroke="currentColor" stroke-width="1.5"/>`,
       );
     }

@@ -61,3 +61,9 @@ Deno.test("dotChart() stands a chart whose values are all alike, and writes long
 function near(actual: number | undefined, expected: number): void {
   assert.ok(Math.abs((actual ?? NaN) - expected) <= 0.2, `${actual} for ${expected}`);
 }
+
+Deno.test("dotChart() draws no share beyond 100 %, whatever the spread", () => {
+  const rows = [{ label: "a", values: [0.6, 1, 0.98], mean: 0.86, spread: 0.225 }];
+  const svg = dotChart({ title: "Shares", description: "One.", panels: [{ title: "x", rows, format: "share" }] });
+  assert.ok(svg.includes(">100 %</text>") && !svg.includes(">110 %</text>"));
+});

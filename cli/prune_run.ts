@@ -22,8 +22,9 @@ import { alarmLine } from "./alarms.ts";
 import { programAsRun, shellWord } from "./command.ts";
 import { calibrationChoice, calibrationName, calibrationOf, type ChosenSettings, NONE } from "./calibration.ts";
 import { type Dashboard, openDashboard } from "./dashboard.ts";
+import { dataLine, NO_ENDS } from "./data_line.ts";
 import { exportLines, fallbackLines } from "./export.ts";
-import { formatBytes, formatCount, formatShare, note, print, printJson, rowsNamed } from "./output.ts";
+import { formatBytes, formatCount, formatShare, note, print, printJson } from "./output.ts";
 import { memoryOptions } from "./plan.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";
 import { duration } from "./progress.ts";
@@ -302,11 +303,9 @@ async function drive(
         options,
         adapter: model.device.facts.description,
       });
-      progress.note(
-        `${dataLine(data, settings)}${
-          hasEnds(data) ? "" : NO_ENDS
-        }; ${steps} steps on ${model.device.facts.description}`,
-      );
+      const rowsLine = `${dataLine(data, settings)}${hasEnds(data) ? "" : NO_ENDS}`;
+      progress.note(`${rowsLine}; ${steps} steps on ${model.device.facts.description}`);
+      if (data.calibration) progress.note(`calibration: ${dataLine(data.calibration, settings)}`);
       if (doneBefore > 0) progress.note(`going on after step ${doneBefore}`);
     },
     onRecord: (record) => {
@@ -324,25 +323,6 @@ async function drive(
       progress.phase(text);
     },
   });
-}
-
-/** Beside rows that nothing ends: the model would not learn where to end. */
-const NO_ENDS = ", none with an end token, as the tokenizer puts none behind them";
-
-/** What became of the rows, with the first few places of what was cut or left out. */
-function dataLine(data: EncodeReport, { seq }: Pick<PruneSettings, "seq">): string {
-  const some = (kind: keyof EncodeReport["lines"], what: string): string[] =>
-    rowsNamed(what, { count: data[kind], first: data.lines[kind] });
-  return [
-    `${formatCount(data.examples)} examples${data.packed ? ` of ${seq} tokens, rows joined` : ""}`,
-    ...some("truncated", `cut to ${seq} tokens`),
-    ...(data.leftOver > 0 ? [`${formatCount(data.leftOver)} tokens left out`] : []),
-    ...some("skipped", "left out"),
-    ...some("empty", "empty"),
-    ...some("broken", "broken"),
-    ...(data.heldOut > 0 ? [`the last ${data.heldOut} rows kept for the check`] : []),
-    ...(data.promptTokens > 0 ? [`the prompt takes ${data.promptTokens} tokens of each row`] : []),
-  ].join(", ");
 }
 
 function show(summary: RunSummary, out: string): void {

@@ -55,6 +55,8 @@ export interface EncodeReport {
   readonly leftOver: number;
   /** Tokens that the prompt adds to each row; 0 for texts, which get none. */
   readonly promptTokens: number;
+  /** The same of the calibration rows, where there are any. */
+  readonly calibration?: EncodeReport;
   /** The first few rows of each kind by number: the line in JSON lines, else the place in the array or table. */
   readonly lines: Readonly<Record<"truncated" | "skipped" | "empty" | "broken", readonly number[]>>;
 }

@@ -2,7 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import type { Row, TextRow } from "../io/datasets.ts";
 import type { Example } from "../io/prompts.ts";
-import { type Batch, createBatches, encodeRows, type EncodeRowsOptions } from "./batches.ts";
+import { type Batch, createBatches, type EncodeReport, encodeRows, type EncodeRowsOptions } from "./batches.ts";
 import type { Model } from "./model.ts";
 import { learnsBesideCalibration, type ResolvedOptions } from "./options.ts";
 import { type SelfDataOptions, textFields, writeTexts } from "./qat.ts";
@@ -32,11 +32,12 @@ export function calibrationTexts(
 export function encodeCalibration(
   rows: readonly Row[],
   { batch, padId, ...encoding }: EncodeRowsOptions & { readonly batch: number; readonly padId: number },
-): Omit<CalibrationData, "digest"> & { readonly examples: readonly Example[] } {
-  const examples = encode(rows, encoding), { seq } = encoding;
+): Omit<CalibrationData, "digest"> & { readonly examples: readonly Example[]; readonly report: EncodeReport } {
+  const { examples, report } = encode(rows, encoding), { seq } = encoding;
   const count = Math.ceil(Math.min(CALIBRATION_SEQUENCES, examples.length) / batch);
   return {
     examples,
+    report,
     *batches(): Generator<Batch> {
       const batches = createBatches(examples, { batch, seq, seed: 1, padId });
       for (let index = 0; index < count; index++) yield batches.next();
@@ -44,9 +45,9 @@ export function encodeCalibration(
   };
 }
 
-function encode(rows: readonly Row[], encoding: EncodeRowsOptions): readonly Example[] {
+function encode(rows: readonly Row[], encoding: EncodeRowsOptions): ReturnType<typeof encodeRows> {
   try {
-    return encodeRows(rows, encoding).examples;
+    return encodeRows(rows, encoding);
   } catch (error) {
     if (!(error instanceof CompressoError)) throw error;
     throw new CompressoError(error.code, { ...error.parts, what: `${error.parts.what}, as calibration` }, {

@@ -46,7 +46,11 @@ export function encodeRun(
   const padId = [tokenizer.padId, tokenizer.eosId].find((id) => id !== null && id < vocab) ?? 0;
   const beside = calibration ? encodeCalibration(calibration, { ...encoding, batch, padId }) : null;
   return {
-    report: { ...withBroken(report, apart.broken), heldOut: heldoutRows.length },
+    report: {
+      ...withBroken(report, apart.broken),
+      heldOut: heldoutRows.length,
+      ...(beside ? { calibration: beside.report } : {}),
+    },
     heldout: heldout.map(({ tokens }) => [...tokens]),
     digest: digestOfAll(examples),
     makeBatches: (seed) => createBatches(examples, { batch, seq, seed, padId }),

@@ -110,4 +110,5 @@ Deno.test("prune names the calibration rows that it leaves out", async () => {
   const { code, stderr } = await cli(["prune", "demo", ...args]);
   assert.equal(code, 0, stderr);
   assert.match(stderr, /calibration rows are left out: 2 empty \(row 2, 5\), 1 broken \(row 3\)/);
+  assert.match(stderr, /^calibration: \d examples of 24 tokens, rows joined/m);
 });

@@ -1,0 +1,22 @@
+// What became of the rows of a run, in a line. Owns its words; refuses to encode.
+import type { EncodeReport } from "../lib/run/batches.ts";
+import { formatCount, rowsNamed } from "./output.ts";
+
+/** Beside rows that nothing ends: the model would not learn where to end. */
+export const NO_ENDS = ", none with an end token, as the tokenizer puts none behind them";
+
+/** What became of the rows, with the first few places of what was cut or left out. */
+export function dataLine(data: EncodeReport, { seq }: { readonly seq: number }): string {
+  const some = (kind: keyof EncodeReport["lines"], what: string): string[] =>
+    rowsNamed(what, { count: data[kind], first: data.lines[kind] });
+  return [
+    `${formatCount(data.examples)} examples${data.packed ? ` of ${seq} tokens, rows joined` : ""}`,
+    ...some("truncated", `cut to ${seq} tokens`),
+    ...(data.leftOver > 0 ? [`${formatCount(data.leftOver)} tokens left out`] : []),
+    ...some("skipped", "left out"),
+    ...some("empty", "empty"),
+    ...some("broken", "broken"),
+    ...(data.heldOut > 0 ? [`the last ${data.heldOut} rows kept for the check`] : []),
+    ...(data.promptTokens > 0 ? [`the prompt takes ${data.promptTokens} tokens of each row`] : []),
+  ].join(", ");
+}

@@ -128,7 +128,9 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--schedule <name|file|url>",
-      `sparsity step by step: ${SCHEDULE_NAMES.join(", ")}, or a script, which runs isolated (default: cubic)`,
+      `sparsity step by step: ${
+        SCHEDULE_NAMES.join(", ")
+      }, or a script, which runs isolated; for compresso and gradual (default: cubic)`,
     )
     .option("--trust", "run the schedule's script with all rights of this program, not isolated")
     .option(...PROMPT_OPTION)

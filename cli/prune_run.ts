@@ -286,7 +286,8 @@ async function drive(
       dtype,
       ggufDtype,
       name,
-      replace: settings.overwrite ?? false,
+      // What a run has that died as it moved its files into place is its own.
+      replace: resume || (settings.overwrite ?? false),
       saveAdapter: settings.saveAdapter ?? false,
       inputs,
     },

@@ -64,7 +64,10 @@ export type FrozenUnits =
   | { readonly layer: number; readonly kind: "heads" | "ffn" | "layer" }
   | { readonly kind: "hidden" };
 
-/** Numbers of the loop that a schedule may set: the names of `Rates`, but for those of the start of masks and of the last stage. */
+/**
+ * Numbers of the loop that a schedule may set: the names of `Rates`, but for those of the start of masks and of the last stage. Those of learned masks
+ * are for the method compresso, and `memory` for masks that start from saliency.
+ */
 export const RATE_NAMES = [
   "lora",
   "mask",
@@ -89,11 +92,11 @@ export interface ScheduleDefinition {
   /** Sparsity to hold now, in [0, 1). */
   readonly sparsity?: Curve;
   /**
-   * Sparsity of each layer by itself, in [0, 1]; null leaves a layer free. As many as there are layers. Without `end` the last
+   * For learned masks, but of the layout uniform: sparsity of each layer by itself, in [0, 1]; null leaves a layer free. As many as there are layers. Without `end` the last
    * step is asked for before the first one too, so that layers that do not come to the whole's target are refused at once.
    */
   readonly layers?: (input: ScheduleInput) => readonly (number | null)[];
-  /** Units that do not move in this step. When the masks become hard they may fall as others do. */
+  /** For learned masks: units that do not move in this step. When the masks become hard they may fall as others do. */
   readonly freeze?: (input: ScheduleInput) => readonly FrozenUnits[];
   /** Whether the pruning stage ends before this step. Before the first one it cuts nothing, but for a size and for layers that are to be alike: records are those of fine-tuning then. */
   readonly end?: (input: ScheduleInput) => boolean;

@@ -89,7 +89,7 @@ export interface RunSummary {
   readonly skipped: readonly { readonly format: string; readonly reason: string }[];
 }
 
-/** Options of {@link PruneSession.export}; layout is the run's. */
+/** Options of {@link PruneSession.export}; layout is by default the run's. */
 export type SessionExportOptions =
   & Partial<Pick<ExportOptions, "dtype" | "ggufDtype" | "name" | "generation" | "formats" | "replace" | "signal">>
   & {

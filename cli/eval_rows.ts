@@ -10,15 +10,12 @@ import { tokenizerOf } from "./with_model.ts";
 /** Reads the rows. */
 export async function chooseRows(path: string, options: EvalSettings): Promise<EvalWork> {
   const prompt = await promptAtInference(options);
-  const rows = await readRows(path);
+  const limit = options.limitRows === undefined ? {} : { limit: options.limitRows };
+  const rows = await readRows(path, limit);
   return plainWork(async (_, { model, adapters, signal, progress, tune }) => {
     const tokenizer = tokenizerOf(model);
     if (prompt !== null) promptNote(promptCost({ tokenizer, prompt }), "each instruction");
-    const choices = encodeChoices(rows, {
-      tokenizer,
-      prompt,
-      ...(options.limitRows === undefined ? {} : { limit: options.limitRows }),
-    });
+    const choices = encodeChoices(rows, { tokenizer, prompt, ...limit });
     const lengths = choices.map((row) => row.prefix.length + row.choices.flat().length);
     await tune({
       rows: BATCH_TOKENS,

@@ -116,7 +116,7 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
     }
   }
   for (const { name, file, limit } of evaluate.choices ?? []) {
-    const set = await cache.read({ file });
+    const set = await cache.read({ file, ...(limit === undefined ? {} : { limit }) });
     for (const { label, prompt } of prompts) {
       measures.push({
         id: `choices ${name}${label}`,

@@ -153,10 +153,15 @@ export function emptyField(row: Row, { textField = "text" }: RowFields = {}): st
       if (row.instruction.trim() === "") return "instruction";
       return row.output.trim() === "" ? "output" : null;
     case "chat":
-      return row.messages.some(({ role, content }) => role === "assistant" && content.trim() !== "")
+      // An answer without text would teach to end at once.
+      return row.messages.some(isAnswer) && row.messages.filter(isAnswer).every(({ content }) => content.trim() !== "")
         ? null
         : "assistant";
   }
+}
+
+function isAnswer({ role }: ChatMessage): boolean {
+  return role === "assistant";
 }
 
 /** The kind of a row in words. */
@@ -199,6 +204,13 @@ function parseChat(value: Json, field: "messages" | "conversations"): ParsedRow 
       const rule = "a message is of a system, user (human) or assistant (gpt)";
       const shown = said === NOT_UTF8 ? typeName(said) : JSON.stringify(said) ?? "undefined";
       return fault(rule, `has the role ${shown} in ${where}`);
+    }
+    const { tool_calls: calls, weight } = message;
+    if (Array.isArray(calls) && calls.length > 0) {
+      return fault("what a message says is text", `has tool_calls in ${where}`);
+    }
+    if (typeof weight === "number" && weight !== 1) {
+      return fault("all answers of a row are learned", `has the weight ${weight} in ${where}`);
     }
     if (typeof content !== "string") return fault("a message is a string", `has ${typeName(content)} in ${where}`);
     messages.push({ role, content });

@@ -81,8 +81,9 @@ export function withPrompt(
   const [first, ...others] = messages;
   if (prompt === null || first === undefined) return messages;
   const before = ({ role, content }: ChatMessage): ChatMessage => ({ role, content: `${prompt}\n\n${content}` });
-  if (first.role === "system") return [before(first), ...others];
-  if (acceptsSystem(tokenizer)) return [{ role: "system", content: prompt }, ...messages];
+  const isKept = acceptsSystem(tokenizer);
+  if (isKept && first.role === "system") return [before(first), ...others];
+  if (isKept) return [{ role: "system", content: prompt }, ...messages];
   // Before an answer it would be learned as one.
   const asked = messages.findIndex(({ role }) => role === "user");
   return messages.map((message, index) => index === asked ? before(message) : message);

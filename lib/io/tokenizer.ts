@@ -82,6 +82,9 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
   });
   const special = new Set<number>();
   for (const [id, token] of library.get_added_tokens_decoder()) if (token.special) special.add(id);
+  // As in transformers, a token that ends texts is special, whatever its entry says.
+  const eos = tokenText(config["eos_token"]), eosId = eos === null ? null : library.token_to_id(eos) ?? null;
+  if (eosId !== null) special.add(eosId);
   let vocabSize = 0;
   for (const id of library.get_vocab().values()) vocabSize = Math.max(vocabSize, id + 1);
 
@@ -115,7 +118,7 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
     isSpecial: (id) => special.has(id),
     vocabSize,
     bosId,
-    eosId: named("eos_token"),
+    eosId,
     padId: named("pad_token"),
     leading: around.slice(0, leading),
     trailing: around.slice(leading),

@@ -78,7 +78,7 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
   checkSeed(seed);
   const first = firstTokens(tokenizer, Math.min(tokenizer.vocabSize, model.spec.vocab));
   const order = shuffle(first.length, seed, ORDER_STREAM);
-  const { leading } = tokenizer;
+  const { leading, eosId } = tokenizer, ends = new Set([...model.spec.eosIds, ...(eosId === null ? [] : [eosId])]);
   return texts();
 
   async function* texts(): AsyncGenerator<SelfText, void, undefined> {
@@ -138,7 +138,7 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
       for (const [row, draft] of drafts.entries()) {
         if (draft.hasEnded) continue;
         const id = (length < draft.lead ? draft.greedy : draft.sampler).choose(logits[row] ?? NOTHING, pass.length);
-        if (model.spec.eosIds.includes(id)) draft.hasEnded = true;
+        if (ends.has(id)) draft.hasEnded = true;
         else draft.ids.push(id);
       }
       tell(drafts.every(({ hasEnded }) => hasEnded) ? 1 : length / (tokens - 1));

@@ -266,6 +266,10 @@ Deno.test("the prompt at inference is none, ours, or a file, in generate --chat,
   for (const more of [["--no-prompt"], ["--with-prompt"], ["--prompt", folder.at("prompt.txt")]]) {
     assert.equal(await eval5(...more), 5);
   }
+  // Rows beyond the limit are not read.
+  const [row = ""] = (await Deno.readTextFile("fixtures/demo_data/heldout.jsonl")).split("\n", 1);
+  await Deno.writeTextFile(folder.at("cut.jsonl"), `${row}\n`.repeat(5) + "{broken\n");
+  assert.equal(await eval5("--data", folder.at("cut.jsonl")), 5);
   const tasks = ["eval", "demo", "--tasks", "arc_easy", "--task-data", "fixtures/tasks", "--limit", "1"];
   const out = ["--out", folder.at("scores.jsonl")];
   const prompted = await cli([...tasks, ...out, "--prompt", folder.at("prompt.txt")]);

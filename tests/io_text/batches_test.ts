@@ -118,6 +118,7 @@ Deno.test("encodeRows() counts rows, cuts and rows that teach nothing, and names
   const labelTokens = examples.reduce((sum, { labels }) => sum + countLabels(labels), 0);
   assert.deepEqual(report, {
     rows: 3,
+    heldOut: 0,
     examples: 2,
     truncated: 1,
     skipped: 1,

@@ -130,6 +130,8 @@ Deno.test("the prompt stands in the system turn, before its text, or where there
       "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}",
   );
   assert.equal(first(row, silent), "<|start|>user\nBe small.\n\nCount.<|end|><|start|>assistant\n");
+  // Not into a system turn that is left out.
+  assert.equal(first(system, silent), "<|start|>user\nBe small.\n\nCount.<|end|><|start|>assistant\n");
   // An answer that comes first is learned: the prompt must not be.
   const opened: ChatRow = { ...row, messages: [{ role: "assistant", content: "Hello." }, ...row.messages] };
   const { learned, others } = stretches(opened, { tokenizer: silent, prompt, seq: SEQ });

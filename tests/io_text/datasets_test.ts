@@ -210,10 +210,11 @@ Deno.test("conversations are read from messages, and from ShareGPT's names", () 
 
 Deno.test("a conversation without answer is empty, and a wrong message is named", () => {
   const user = { role: "user", content: "Hi" }, full = { role: "assistant", content: "Ho" };
-  const chats = [[user, full], [user], [], [user, { ...full, content: " " }]].map((messages) => ({ messages }));
+  const blank = { ...full, content: " " };
+  const chats = [[user, full], [user], [], [user, blank], [user, blank, user, full]].map((messages) => ({ messages }));
   const { rows, report } = parseRows(lines(...chats), "x");
   assert.equal(rows.length, 1);
-  assert.deepEqual(report.skipped, [2, 3, 4].map((row) => ({ row, reason: 'empty "assistant"' })));
+  assert.deepEqual(report.skipped, [2, 3, 4, 5].map((row) => ({ row, reason: 'empty "assistant"' })));
   const refuse = (messages: unknown, message: RegExp): void =>
     assert.throws(() => parseRows(lines({ messages }), "x"), failure("input", message));
   refuse("Hi", /line 1 has a string as "messages"/);
@@ -221,6 +222,11 @@ Deno.test("a conversation without answer is empty, and a wrong message is named"
   refuse([user, { role: "tool", content: "1" }], /line 1 has the role "tool" in message 2/);
   refuse([{ content: "Hi" }], /has the role undefined in message 1/);
   refuse([{ role: "user", content: ["Hi"] }], /has a list in message 1/);
+  // What is not learned as it stands must not be learned otherwise.
+  refuse([user, { ...full, weight: 0 }], /all answers of a row are learned.*line 1 has the weight 0 in message 2/s);
+  refuse([user, { ...full, tool_calls: [{}] }], /what a message says is text.*has tool_calls in message 2/s);
+  const plain = [user, { ...full, weight: 1, tool_calls: [] }];
+  assert.equal(parseRows(lines({ messages: plain }), "x").rows.length, 1);
   assert.throws(
     () => parseRows(lines({ messages: [user, full] }, ROW), "x"),
     failure("input", /a conversation, line 2 is an instr/),

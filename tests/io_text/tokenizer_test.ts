@@ -240,6 +240,16 @@ Deno.test("a Split that removes its pattern leaves nothing of it, whether text, 
   }
 });
 
+Deno.test("the token that ends texts is special, whatever its entry says", async () => {
+  const { json } = await tokenizerOf("byte_level");
+  const added = [{ id: 480, content: "<|done|>", single_word: false, special: false, normalized: false }];
+  const tokenizer = createTokenizer({ ...json, added_tokens: added }, { config: { eos_token: "<|done|>" } });
+  assert.equal(tokenizer.eosId, 480);
+  assert.ok(tokenizer.isSpecial(480));
+  const ids = tokenizer.encode("Yes.<|done|>");
+  assert.deepEqual([ids.at(-1), tokenizer.decode(ids, { skipSpecial: true })], [480, "Yes."]);
+});
+
 Deno.test("createTokenizer() refuses added tokens that match whole words only", async () => {
   const { json } = await tokenizerOf("byte_level");
   const added = { id: 480, content: "cat", single_word: true, special: false, normalized: false };

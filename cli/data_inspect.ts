@@ -54,6 +54,7 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
   const { kind, rows, report } = await readRows(file, { textField, limit, skipBroken: true });
   const options = model === undefined ? null : { ...await encodingOf(model), prompt };
   const { counts, refused } = options ? countTokens(rows, options) : { counts: [], refused: [] };
+  const heldOut = heldOutOf(rows.length);
   const facts: Facts = {
     file,
     bytes: (await Deno.stat(file)).size,
@@ -66,13 +67,14 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
     training: options && counts.length > 0
       ? {
         seq,
-        ...encodeRows(rows, {
+        ...encodeRows(rows.slice(0, rows.length - heldOut), {
           ...options,
           seq,
           reading: report,
           packing: settings.packing,
           skipBroken: true,
         }).report,
+        heldOut,
       }
       : null,
   };
@@ -171,7 +173,7 @@ function trainingLines(
   training: EncodeReport & { readonly seq: number },
   { kind, refused }: { readonly kind: Row["kind"]; readonly refused: number },
 ): string[] {
-  const { seq, examples, truncated, skipped, padding, packed, leftOver, promptTokens, rows, lines } = training;
+  const { seq, examples, truncated, skipped, padding, packed, leftOver, promptTokens, rows, heldOut, lines } = training;
   const all = training.tokens + padding;
   const parts = [
     `${formatCount(examples)} examples${packed ? ", rows joined" : ""}`,
@@ -183,10 +185,9 @@ function trainingLines(
   ];
   // What packing leaves out has prompts too; a row that is cut keeps its own whole.
   const share = formatShare(promptTokens * (rows - skipped - refused) / Math.max(1, training.tokens + leftOver));
-  const kept = heldOutOf(rows);
   return [
-    ...(kept > 0
-      ? [`kept        prune does not train on the last ${kept} rows: it compares masked and sliced model on them`]
+    ...(heldOut > 0
+      ? [`kept        prune does not train on the last ${heldOut} rows: it compares masked and sliced model on them`]
       : []),
     `at seq ${String(seq).padEnd(5)}${parts.join("; ")}`,
     promptTokens > 0

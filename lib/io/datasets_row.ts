@@ -209,7 +209,7 @@ function parseChat(value: Json, field: "messages" | "conversations"): ParsedRow 
     if (Array.isArray(calls) && calls.length > 0) {
       return fault("what a message says is text", `has tool_calls in ${where}`);
     }
-    if (typeof weight === "number" && weight !== 1) {
+    if (role === "assistant" && typeof weight === "number" && weight !== 1) {
       return fault("all answers of a row are learned", `has the weight ${weight} in ${where}`);
     }
     if (typeof content !== "string") return fault("a message is a string", `has ${typeName(content)} in ${where}`);

@@ -86,6 +86,9 @@ export interface Checkpoint extends RunState {
 const VERSION = 5;
 const FIELDS = ["lora", "loraM", "loraV", "logAlpha", "maskMoments", "constraint", "slots"] as const;
 
+/** Options that an identity leaves out where they make no difference. */
+const UNNAMED = ["calibration", "keptMasks", "recompute", "monitors"];
+
 /** Before the names of the arrays of {@link Checkpoint.kept}. */
 const prefixOf = (index: number): string => `kept.${index}.`;
 
@@ -117,7 +120,7 @@ export async function readCheckpoint(
 ): Promise<Checkpoint> {
   const { meta, states: [arrays, ...others] } = await readWhole(path);
   const names = [...new Set([...Object.keys(identity), ...Object.keys(meta.identity)])];
-  const unknown = mayDiffer.find((name) => !names.includes(name));
+  const unknown = mayDiffer.find((name) => !names.includes(name) && !UNNAMED.includes(name));
   if (unknown !== undefined) {
     throw new CompressoError("usage", {
       what: `cannot resume from ${path}`,

@@ -198,7 +198,7 @@ function oneShot(parts: ChooserParts, method: OneShotMethod): Chooser {
     // A run that went back has a compensation in its weights, which is no part of the model that is scored.
     if (method === "flap") await writeBiases(model.device, model.weights, model.source);
     const isMeasured = method === "wanda-sp" || method === "flap";
-    const count = Math.max(CALIBRATION_BATCHES, isMeasured ? Math.ceil(MEASURED_SEQUENCES / batch) : 0);
+    const count = isMeasured ? Math.ceil(MEASURED_SEQUENCES / batch) : CALIBRATION_BATCHES;
     const batches = [...parts.calibration?.batches() ?? calibrationBatches(parts, count)];
     return await oneShotScores(model, table, {
       method,

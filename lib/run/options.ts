@@ -316,15 +316,30 @@ function checkCalibration(options: ResolvedOptions): void {
  * Options by which a run is told from another one: those that came later than runs that are still there only where they make a difference to
  * what these were.
  */
-export function telling<T extends Pick<ResolvedOptions, "method" | "keptMasks" | "calibration">>(
+export function telling<T extends Pick<ResolvedOptions, "method" | "keptMasks" | "calibration" | Scored>>(
   { keptMasks, calibration, ...options }: T,
-): Omit<T, "keptMasks" | "calibration"> & Partial<Pick<ResolvedOptions, "keptMasks" | "calibration">> {
+):
+  & Omit<T, "keptMasks" | "calibration">
+  & Partial<Pick<ResolvedOptions, "keptMasks" | "calibration"> & { readonly scoring: number }> {
   const { method } = options;
   return {
     ...options,
     ...(method === "compresso" && keptMasks === "one" ? { keptMasks } : {}),
     ...(calibration ? { calibration } : {}),
+    ...(isScoredAnew(options) ? { scoring: 2 } : {}),
   };
+}
+
+/** Options that what a score says depends on. */
+type Scored = "units" | "rules" | "layout" | "ranking";
+
+/** Whether a run's scores are others than they were at first: measured at labels, or means of scores where they were of ranks. */
+function isScoredAnew(
+  { method, units, rules: { align = 1 }, layout, ranking }: Pick<ResolvedOptions, "method" | Scored>,
+): boolean {
+  if (method === "compresso") return false;
+  if (method === "flap" || method === "wanda-sp") return true;
+  return ranking === "all" && (align > 1 || units.includes("heads") || layout === "uniform");
 }
 
 /** Wanda-sp's scores of different layers and kinds do not compare. */

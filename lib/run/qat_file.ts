@@ -32,7 +32,7 @@ export interface SelfDataResult {
 }
 
 /** Told apart from files of earlier versions, which did not say where a text was cut off, and then wrote one text at a time, with other rounding. */
-export const TEXT_FORMAT = 3;
+export const TEXT_FORMAT = 4;
 
 /** Path of the growing part. */
 export function partPath(path: string): string {

@@ -90,6 +90,8 @@ const OF_MASKS: readonly (keyof Rates)[] = [
   ...OF_SALIENCY,
 ];
 
+const LEAVE = "leave it out; in an experiment give it to a grid of the methods that take it";
+
 /** Refuses rates that a method has no use for. Throws `CompressoError("usage")`. */
 export function checkTaken(
   isGiven: (name: keyof Rates) => boolean,
@@ -102,7 +104,7 @@ export function checkTaken(
   };
   const value = `method ${method}`;
   if (method !== "compresso") {
-    refuse(OF_MASKS, { rule: "rates of learned masks are for the method compresso", value, mend: "leave it out" });
+    refuse(OF_MASKS, { rule: "rates of learned masks are for the method compresso", value, mend: LEAVE });
   } else if (start === "constant") {
     refuse(OF_SALIENCY, {
       rule: "spread, memory and prior are for log α that starts from saliency",
@@ -111,7 +113,7 @@ export function checkTaken(
     });
   }
   if (isOneShot(method)) {
-    refuse(["warmup"], { rule: "warmup is for methods that prune step by step", value, mend: "leave it out" });
+    refuse(["warmup"], { rule: "warmup is for methods that prune step by step", value, mend: LEAVE });
   }
 }
 

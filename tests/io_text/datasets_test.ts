@@ -225,7 +225,7 @@ Deno.test("a conversation without answer is empty, and a wrong message is named"
   // What is not learned as it stands must not be learned otherwise.
   refuse([user, { ...full, weight: 0 }], /all answers of a row are learned.*line 1 has the weight 0 in message 2/s);
   refuse([user, { ...full, tool_calls: [{}] }], /what a message says is text.*has tool_calls in message 2/s);
-  const plain = [user, { ...full, weight: 1, tool_calls: [] }];
+  const plain = [{ ...user, weight: 0 }, { ...full, weight: 1, tool_calls: [] }];
   assert.equal(parseRows(lines({ messages: plain }), "x").rows.length, 1);
   assert.throws(
     () => parseRows(lines({ messages: [user, full] }, ROW), "x"),

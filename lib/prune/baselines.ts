@@ -79,7 +79,8 @@ export interface Taylor {
  * weights of a unit, here divided by their number. It ranks the units of each layer apart and takes the same share of all but the first and last
  * layers: see {@link rankWithin}, which is the default with this score, and protected layers.
  *
- * Different: there gradients are of one batch, here the terms of each batch are added up in proportion to its labels. Biases and norms have no part.
+ * Different: there gradients are of one batch and of the loss over all tokens, here the terms of each batch are added up in proportion to its labels,
+ * which of instructions are those of responses. Biases and norms have no part.
  */
 export function createTaylor(table: UnitTable): Taylor {
   const { spec } = table, hidden = new Float64Array(spec.hidden), layers = spec.layers.map(emptySums);

@@ -4,6 +4,7 @@ import { CompressoError } from "../lib/errors.ts";
 import { type DataSet, type LeftOut, readRows } from "../lib/io/datasets.ts";
 import { exists } from "../lib/io/exists.ts";
 import { fileDigest } from "../lib/io/fingerprint.ts";
+import { NAMED } from "../lib/run/batches.ts";
 import { calibrationDefault } from "../lib/run/calibration.ts";
 import type { CompressOptions } from "../lib/run/pipeline.ts";
 import { CALIBRATION_FILE } from "../lib/run/run_files.ts";
@@ -13,8 +14,6 @@ import { isAmong } from "./run_folder.ts";
 
 /** In place of a file: the model's own texts. */
 const OWN = "own";
-/** Rows left out that are named. */
-const PLACES = 5;
 /** In place of a file: nothing. */
 export const NONE = "none";
 
@@ -46,7 +45,7 @@ export async function calibrationOf(settings: ChosenSettings): Promise<NonNullab
   }
   const { rows, report: { skipped, broken } } = await read(calibration, settings);
   const some = (what: string, rows: readonly LeftOut[]): string[] =>
-    rowsNamed(what, { count: rows.length, first: rows.slice(0, PLACES).map(({ row }) => row) });
+    rowsNamed(what, { count: rows.length, first: rows.slice(0, NAMED).map(({ row }) => row) });
   const leftOut = [...some("empty", skipped), ...some("broken", broken)];
   if (leftOut.length > 0) note(`compresso: of the calibration rows are left out: ${leftOut.join(", ")}`);
   return rows;

@@ -17,6 +17,7 @@ import type { Method } from "../lib/run/methods.ts";
 import type { Alarm, MonitorOptions } from "../lib/run/monitors/alarm.ts";
 import type { PruneOptions } from "../lib/run/options.ts";
 import { compress, type CompressOptions } from "../lib/run/pipeline.ts";
+import { promptForTexts } from "../lib/run/run_data.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";
 import { programAsRun, shellWord } from "./command.ts";
@@ -130,10 +131,8 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
   });
   const calibration = await calibrationOf(settings);
   if (kind === "text" && typeof settings.prompt === "string" && !settings.resume) {
-    throw new CompressoError("usage", {
+    throw promptForTexts({
       what: `cannot train with the prompt of ${settings.prompt}`,
-      rule: "a prompt stands before instructions and conversations",
-      value: "the data are texts",
       mend: "leave --prompt out, or train on instructions",
     });
   }

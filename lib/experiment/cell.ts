@@ -7,6 +7,7 @@ import { isScheduleName } from "../prune/builtin_schedules.ts";
 import { loadModelFrom, type Model } from "../run/model.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { compress } from "../run/pipeline.ts";
+import { promptForTexts } from "../run/run_data.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { PruneSession } from "../run/session.ts";
 import type { Measure } from "./measures.ts";
@@ -103,10 +104,8 @@ export async function pruneCell(
 /** Texts get no prompt: a cell that names one would be the run without it. Throws `CompressoError("usage")`. */
 function refusePrompt({ options: { prompt } }: PlannedCell, { rows }: SourceRows): void {
   if (prompt === undefined || prompt === false || rows.some(({ kind }) => kind !== "text")) return;
-  throw new CompressoError("usage", {
+  throw promptForTexts({
     what: "cannot train with a prompt",
-    rule: "a prompt stands before instructions and conversations",
-    value: "the data are texts",
     mend: "set prompt to false for them, in a grid of their own",
   });
 }

@@ -1,7 +1,7 @@
 // The folder of an experiment: one for each cell, with what is done of it. Owns file names and the states that follow from them; refuses to run
 // anything.
 import { join } from "node:path";
-import { CompressoError, type ErrorCode } from "../errors.ts";
+import { CompressoError, type ErrorCode, type ErrorParts } from "../errors.ts";
 import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
 import { exists, namesIn } from "../io/exists.ts";
 import { LOCK_FILE } from "../io/lock.ts";
@@ -109,7 +109,7 @@ export class Store {
       if ((await Deno.stat(this.out)).isDirectory) return;
     } catch (error) {
       if (error instanceof Deno.errors.NotFound) return;
-      value = error instanceof Error ? error.message : String(error);
+      value = textOf(error);
     }
     throw new CompressoError("usage", {
       what: `cannot write to ${this.out}`,
@@ -276,12 +276,11 @@ async function readJson<T>(path: string): Promise<T | null> {
   try {
     return JSON.parse(text);
   } catch (error) {
-    throw new CompressoError("input", {
+    throw unusable(error, {
       what: `cannot read ${path}`,
       rule: "it is what an earlier sitting has written",
-      value: error instanceof Error ? error.message : String(error),
       mend: "remove the cell's folder, and the cell runs again",
-    }, { cause: error });
+    });
   }
 }
 
@@ -291,13 +290,21 @@ async function removeOld(path: string): Promise<void> {
     await Deno.remove(path, { recursive: true });
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return;
-    throw new CompressoError("input", {
+    throw unusable(error, {
       what: `cannot remove ${path}`,
       rule: "what an earlier run of the cell has left goes before it runs anew",
-      value: error instanceof Error ? error.message : String(error),
       mend: "close what has it open, or remove the cell's folder",
-    }, { cause: error });
+    });
   }
+}
+
+/** The error of a file that the system, or what it holds, does not let be used. */
+function unusable(error: unknown, parts: Omit<ErrorParts, "value">): CompressoError {
+  return new CompressoError("input", { ...parts, value: textOf(error) }, { cause: error });
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 /** Whether a folder holds a model; what else may be left of one cannot be measured. */

@@ -108,7 +108,7 @@ export interface BatchOptions {
 }
 
 /** Row numbers that a report names. */
-const NAMED = 5;
+export const NAMED = 5;
 
 /**
  * Encodes all rows: they are packed, or each is a sequence of its own, shortened to `seq`, and a text several; what was

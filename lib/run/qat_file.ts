@@ -31,7 +31,7 @@ export interface SelfDataResult {
   readonly tokens: number;
 }
 
-/** Told apart from files of earlier versions, which did not say where a text was cut off, and then wrote one text at a time, with other rounding. */
+/** Told apart from files of earlier versions, which did not say where a text was cut off, then wrote one text at a time, with other rounding, and then did not end at the tokenizer's own end token. */
 export const TEXT_FORMAT = 4;
 
 /** Path of the growing part. */

@@ -1,6 +1,6 @@
 // The rows of a run as batches to train on, and sequences that are held out. Owns the split and the hash of the examples; refuses files.
 import { createHash } from "node:crypto";
-import { CompressoError } from "../errors.ts";
+import { CompressoError, type ErrorParts } from "../errors.ts";
 import type { Example } from "../io/prompts.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { type Batches, createBatches, type EncodeReport, encodeRows, sequencesOf, withBroken } from "./batches.ts";
@@ -56,6 +56,15 @@ export function encodeRun(
     makeBatches: (seed) => createBatches(examples, { batch, seq, seed, padId }),
     calibration: beside && { digest: digestOfAll(beside.examples), batches: beside.batches },
   };
+}
+
+/** The error of a prompt that is named for texts, which get none. */
+export function promptForTexts(parts: Pick<ErrorParts, "what" | "mend">): CompressoError {
+  return new CompressoError("usage", {
+    rule: "a prompt stands before instructions and conversations",
+    value: "the data are texts",
+    ...parts,
+  });
 }
 
 function digestOfAll(examples: readonly Example[]): string {

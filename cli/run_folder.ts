@@ -3,6 +3,7 @@ import { join, sep } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
 import { namesIn } from "../lib/io/exists.ts";
 import { FolderLock } from "../lib/io/lock.ts";
+import { differencesOf } from "../lib/run/facts.ts";
 import { type PruneOptions, resolveOptions, telling } from "../lib/run/options.ts";
 import { isEvaluationFile } from "../lib/report/read_run.ts";
 import {
@@ -138,15 +139,12 @@ export async function finishedRun(
     ...Object.fromEntries(Object.keys(made).map((key) => [key, present[key]])),
   };
   const then = { ...optionsThatCount(telling(summary.options)), ...made };
-  const shown = (value: unknown): string => JSON.stringify(value) ?? "none";
-  const differing = [...new Set([...Object.keys(then), ...Object.keys(now)])]
-    .map((name) => [name, now[name]] as const)
-    .filter(([name, value]) => shown(then[name]) !== shown(value));
+  const differing = differencesOf(then, now);
   if (differing.length === 0) return summary;
   throw new CompressoError("mismatch", {
     what: `cannot resume the run in ${out}`,
     rule: "options, model and data are those of the first run, which is finished",
-    value: differing.map(([name, value]) => `${name}: ${shown(then[name])} then, ${shown(value)} now`).join("; "),
+    value: differing.join("; "),
     mend: "start anew with --overwrite, or choose another --out",
   });
 }

@@ -6,6 +6,7 @@
 import { CompressoError } from "../errors.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 import type { RunIdentity } from "../run/checkpoint.ts";
+import { differencesOf } from "../run/facts.ts";
 import type { WindowLoss } from "../run/perplexity.ts";
 import type { KnownQuestion, TaskItemScore } from "./evaluate.ts";
 
@@ -164,13 +165,12 @@ function checkHead(path: string, line: string, identity: RunIdentity): void {
     ? head["identity"]
     : null;
   if (!isObject(then)) throw broken(path, line === "" ? "an empty line" : "another first line");
-  const names = [...new Set([...Object.keys(identity), ...Object.keys(then)])];
-  const differing = names.filter((name) => identity[name] !== then[name]);
+  const differing = differencesOf(then, identity);
   if (differing.length === 0) return;
   throw new CompressoError("mismatch", {
     what: `cannot go on with the evaluation in ${path}`,
     rule: "models, data and options are those of the first run",
-    value: differing.map((name) => `${name}: ${then[name] ?? "none"} then, ${identity[name] ?? "none"} now`).join("; "),
+    value: differing.join("; "),
     mend: "give the same options, remove the file, or choose another --out",
   });
 }

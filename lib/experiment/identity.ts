@@ -3,6 +3,7 @@
 import type { DecoderSpec } from "../nn/spec.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { isScheduleName } from "../prune/builtin_schedules.ts";
+import { differencesOf } from "../run/facts.ts";
 import { isOneShot } from "../run/methods.ts";
 import { MONITOR_NAMES, type MonitorName } from "../run/monitors/alarm.ts";
 import { type PruneOptions, resolveOptions, telling } from "../run/options.ts";
@@ -85,12 +86,9 @@ export function differences(
     // One that is off now would have raised none either, whatever its threshold was.
     return now[whole] === OFF ? [whole, action, `${whole}.threshold`] : [action];
   });
-  const names = [...new Set([...Object.keys(then), ...Object.keys(now)])].filter((name) => !idle.includes(name));
-  const differing = names.filter((name) => then[name] !== now[name]);
-  if (differing.length === 0) return null;
-  return differing.map((name) => `${name}: ${then[name] ?? "not given"} then, ${now[name] ?? "not given"} now`).join(
-    "; ",
-  );
+  const told = (facts: CellIdentity): CellIdentity =>
+    Object.fromEntries(Object.entries(facts).filter(([name]) => !idle.includes(name)));
+  return differencesOf(told(then), told(now)).join("; ") || null;
 }
 
 /** An object's parts each by a name of its own. */

@@ -83,6 +83,10 @@ export function resultTable(runs: readonly ReportRun[]): Table {
         ),
       ),
       row("adapter", ({ adapter }) => adapter ?? ABSENT),
+      row(
+        "versions",
+        summed(({ versions }) => versions ? `Compresso ${versions.compresso}, Deno ${versions.deno}` : ABSENT),
+      ),
     ],
   });
 }

@@ -14,7 +14,7 @@ import { type Evaluation, readEvaluation } from "./evaluation.ts";
 /** What a report reads of run.json; runs of older versions lack the last ones. */
 export type ReportSummary =
   & Pick<RunSummary, "sparsity" | "parameters" | "layers" | "hidden" | "seconds" | "tokensPerSecond" | "peakGpuBytes">
-  & Partial<Pick<RunSummary, "before" | "masks" | "fileBytes" | "maskedVsSliced">>;
+  & Partial<Pick<RunSummary, "before" | "masks" | "fileBytes" | "maskedVsSliced" | "versions">>;
 
 /** One run of a report. */
 export interface ReportRun {
@@ -90,6 +90,7 @@ const SUMMARY = z.looseObject({
   }).optional(),
   fileBytes: z.array(z.object({ file: z.string(), bytes: count })).optional(),
   alarms: z.array(ALARM).optional(),
+  versions: z.object({ compresso: z.string(), deno: z.string() }).optional(),
 });
 
 /**
@@ -176,7 +177,7 @@ function parseSummary(text: string, path: string): ParsedSummary {
       mend: "report the run with the version that wrote it",
     });
   }
-  const { before, masks, fileBytes, maskedVsSliced, ...rest } = parsed.data;
+  const { before, masks, fileBytes, maskedVsSliced, versions, ...rest } = parsed.data;
   if (masks && before && (masks.heads.length !== before.layers.length || masks.ffn.length !== before.layers.length)) {
     throw broken(`cannot use ${path}`, {
       rule: "masks has an entry for each layer",
@@ -190,6 +191,7 @@ function parseSummary(text: string, path: string): ParsedSummary {
       ...(masks ? { masks } : {}),
       ...(fileBytes ? { fileBytes } : {}),
       ...(maskedVsSliced ? { maskedVsSliced } : {}),
+      ...(versions ? { versions } : {}),
     },
     options: rest.options,
     adapter: rest.adapter,

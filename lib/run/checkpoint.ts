@@ -6,6 +6,7 @@ import { type SafetensorsItem, writeSafetensors } from "../io/safetensors_write.
 import { z } from "../packages.ts";
 import type { BatchCursor } from "./batches.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
+import { differencesOf } from "./facts.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { MonitorState } from "./monitors/watch.ts";
 import type { TrainerArrays } from "./trainer.ts";
@@ -133,7 +134,7 @@ export async function readCheckpoint(
     throw new CompressoError("mismatch", {
       what: `cannot resume from ${path}`,
       rule: "options, data, model and adapter are those of the first run",
-      value: differing.map((name) => `${name}: ${meta.identity[name]} then, ${identity[name]} now`).join("; "),
+      value: differencesOf(parsed(meta.identity, differing), parsed(identity, differing)).join("; "),
       mend: differing.every((name) => ["schedule", "rates"].includes(name))
         ? `give the same options, or another --out, or go on with the others by --may-differ ${differing.join(",")}`
         : "give the same options, or another --out",
@@ -145,6 +146,20 @@ export async function readCheckpoint(
     return arrays ? [{ position, arrays }] : [];
   });
   return { identity, position: meta.position, arrays, kept };
+}
+
+/** The facts named; those that are written as JSON by their members. */
+function parsed(identity: RunIdentity, names: readonly string[]): Readonly<Record<string, unknown>> {
+  return Object.fromEntries(names.map((name) => [name, membersOf(identity[name])]));
+}
+
+function membersOf(fact: RunIdentity[string] | undefined): unknown {
+  if (typeof fact !== "string" || !fact.startsWith("{")) return fact;
+  try {
+    return JSON.parse(fact);
+  } catch {
+    return fact;
+  }
 }
 
 /** What the file holds, whatever run it is of. */

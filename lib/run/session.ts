@@ -1,4 +1,5 @@
 // Pruning as users see it: a stream of records whose run then offers slice() and export(). Owns the way from learned masks to verified files; refuses the loop.
+import config from "../../deno.json" with { type: "json" };
 import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
 import { keptGeneration } from "../io/hf_model.ts";
 import type { WeightSource } from "../io/source.ts";
@@ -71,6 +72,8 @@ export interface RunSummary {
   readonly alarms: readonly Alarm[];
   /** Adapter that ran it. */
   readonly adapter: string;
+  /** Versions of this toolkit and of Deno that ran it. */
+  readonly versions: { readonly compresso: string; readonly deno: string };
   /** Rows used, cut and left out. */
   readonly data: PruneResult["data"];
   /** Options with all defaults filled in. */
@@ -245,6 +248,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       plannedGpuBytes: result.plannedGpuBytes,
       alarms: result.alarms,
       adapter: this.#model.device.facts.description,
+      versions: { compresso: config.version, deno: Deno.version.deno },
       data: result.data,
       options: plain,
       inputs: options.inputs ?? {},

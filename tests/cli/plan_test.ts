@@ -1,5 +1,6 @@
 // `compresso plan`, and the refusal of a prune run that does not fit.
 import assert from "node:assert/strict";
+import config from "../../deno.json" with { type: "json" };
 import { memoryOptions } from "../../cli/plan.ts";
 import { openModelFiles } from "../../lib/io/open_model.ts";
 import { PROJECTIONS } from "../../lib/nn/spec.ts";
@@ -152,6 +153,7 @@ Deno.test("prune over its memory limit is refused with 4 before a weight is read
   assert.match(run.stdout, /at most [\d.]+ MiB on the GPU \(planned: [\d.]+ MiB\)/);
   const summary = JSON.parse(await Deno.readTextFile(folder.at("out", "run.json")));
   assert.ok(summary.peakGpuBytes <= 16 * 2 ** 20);
+  assert.deepEqual(summary.versions, { compresso: config.version, deno: Deno.version.deno });
   // A plan counts both LoRA stages, of which so short a run has one.
   assert.ok(Math.abs(summary.plannedGpuBytes / summary.peakGpuBytes - 1) < 0.1);
   const [record = ""] = (await Deno.readTextFile(folder.at("out", "records.jsonl"))).split("\n");

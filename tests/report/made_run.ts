@@ -53,6 +53,7 @@ export function madeRun(name: string, change: Partial<ReportRun> = {}): ReportRu
         ffn: [[1, 1, 0, 0, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 0, 0]],
         hidden: [1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1],
       },
+      versions: { compresso: "1.2.3", deno: "4.5.6" },
       fileBytes: [{ file: "runs/a/model", bytes: 15_000 }],
     },
     options: { sparsity: 0.3, seed: 1, lora: { rank: 8, targets: ["q", "v"] }, prompt: null },

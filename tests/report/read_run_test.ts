@@ -28,7 +28,7 @@ Deno.test("readRun() reads records, run.json and every eval….json of a finishe
   await Deno.writeTextFile(folder.at("other.json"), "not read");
   const run = await readRun(folder.path);
   assert.deepEqual(run.records, RUN.records);
-  assert.deepEqual(run.summary?.masks, RUN.summary?.masks);
+  assert.deepEqual([run.summary?.masks, run.summary?.versions], [RUN.summary?.masks, RUN.summary?.versions]);
   assert.deepEqual([run.options, run.adapter], [RUN.options, RUN.adapter]);
   assert.deepEqual(run.evaluations.map(({ name }) => name), ["eval_dense"]);
 });
@@ -48,7 +48,7 @@ Deno.test("records of older versions have no layers and no alarms, run.json of o
   await Deno.writeTextFile(folder.at("records.jsonl"), lines(3));
   await Deno.writeTextFile(
     folder.at("run.json"),
-    summaryText({ masks: undefined, before: undefined, fileBytes: undefined }),
+    summaryText({ masks: undefined, before: undefined, fileBytes: undefined, versions: undefined }),
   );
   assert.equal((await readRun(folder.path)).summary?.masks, undefined);
 });

@@ -43,6 +43,7 @@ Deno.test("a report of a finished run has every figure and table, well-formed, w
       "75.00 %",
       "19.5 KiB",
       "14.6 KiB",
+      "Compresso 1.2.3, Deno 4.5.6",
       "0.5000 ± 0.0100 (2,376)",
       "lora.targets",
       "q, v",

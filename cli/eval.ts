@@ -84,7 +84,7 @@ export function evaluate(): CommandUnknownOpts {
       "keep each scored question of the tasks, or each measured window of the text, as a JSON line; the same command goes on from there",
       outputPath("--out"),
     )
-    .option(...ADAPTER_OPTION)
+    .option(ADAPTER_OPTION[0], `${ADAPTER_OPTION[1]}; of several models to each`)
     .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
     .option(...TUNING_OPTION)

@@ -49,7 +49,7 @@ export function experimentVerb(): CommandUnknownOpts {
     )
     .option(
       "--file <name=path>",
-      "where a file lies that the experiment names @NAME",
+      "where a file lies that the experiment names @NAME; none leaves out the measures that use it",
       collect(namedPaths("--file", null)),
     )
     .option(

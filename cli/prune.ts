@@ -103,7 +103,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--protect <layers>",
-      "layers that are never cut, such as 0,1,-1 (negative: from the end)",
+      "layers whose heads, FFN columns and gates are never cut, such as 0,1,-1 (negative: from the end); hidden dims go through all layers",
       layerList("--protect"),
     )
     .option(
@@ -111,8 +111,8 @@ export function pruneVerb(): CommandUnknownOpts {
       "kept FFN widths and hidden size are multiples of it (default: 1; the block of --gguf-dtype for a size of model.gguf)",
       atLeast("--align", 1),
     )
-    .option("--min-heads <count>", "query heads that a layer keeps at least", atLeast("--min-heads", 0), 0)
-    .option("--min-ffn <count>", "FFN columns that a layer keeps at least", atLeast("--min-ffn", 0), 0)
+    .option("--min-heads <count>", "query heads that a layer that stays keeps at least", atLeast("--min-heads", 0), 0)
+    .option("--min-ffn <count>", "FFN columns that a layer that stays keeps at least", atLeast("--min-ffn", 0), 0)
     .option("--min-hidden <count>", "hidden dims that stay at least", atLeast("--min-hidden", 0), 0)
     .option("--min-layers <count>", "layers that stay at least, of --units layers", atLeast("--min-layers", 0), 0)
     .option(
@@ -184,7 +184,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--calibration <file>",
-      "further texts or rows that tell units apart before pruning (for --method compresso beside the data; taylor, wanda-sp and flap look at them alone), 32 sequences of them at most: a file as of --data; own: texts that the model writes first, up to 32, kept once the run has begun; none (default: own for masks learned from saliency with a prior, else none)",
+      "further texts or rows that tell units apart before pruning (for --method compresso beside the data; taylor, wanda-sp and flap look at them alone), 32 sequences of them, up to a whole batch: a file as of --data; own: texts that the model writes first, up to 32, kept once the run has begun; none (default: own for masks learned from saliency with a prior, else none)",
     )
     .option(
       "--kept-masks <rule>",
@@ -270,7 +270,10 @@ export function pruneVerb(): CommandUnknownOpts {
       "what --resume goes on with as it is given now, though the run began otherwise: schedule, rates",
       someOf("--may-differ", ["schedule", "rates"]),
     )
-    .option("--overwrite", "start anew where --out holds an earlier run, whose files and texts go")
+    .option(
+      "--overwrite",
+      "start anew where --out holds an earlier run, whose files, texts and report go; its eval….json are renamed earlier-…",
+    )
     .option("--dashboard", "serve the run's report while it goes on, on this machine alone; says where")
     .option(
       "--dashboard-port <port>",

@@ -24,7 +24,8 @@ const WARM_TOKENS = 33;
 /** Declares the verb. */
 export function serveVerb(): CommandUnknownOpts {
   return verb("serve", {
-    description: "Serve a model over HTTP as OpenAI's API does: completions, chat, models, health.",
+    description:
+      "Serve a model over HTTP as OpenAI's API does: completions (16 tokens by default), chat (1,024; of a model with a chat template), models, health.",
     examples: ["serve path/to/model --port 8000", "serve runs/mine/model --api-key-file key.txt --port 0"],
   })
     .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")

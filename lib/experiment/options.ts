@@ -104,7 +104,7 @@ export interface CellOptions {
   readonly layout?: Layout | undefined;
   /** Whether backward computes layers anew; the same result. */
   readonly recompute?: boolean | undefined;
-  /** Layers that are never cut. */
+  /** Layers whose heads, FFN columns and gates are never cut; hidden dims go through all layers. */
   readonly protect?: readonly number[] | undefined;
   /** Kept widths are multiples of it. */
   readonly align?: number | undefined;

@@ -17,7 +17,7 @@ export interface ChoiceOptions {
 
 /**
  * Encodes every row as its prompt and its choices, each ending with the end token where there is one.
- * Throws `CompressoError("input")` for rows without choices, or whose output is none of them.
+ * Throws `CompressoError("input")` for rows without choices, or whose output is none of them, and "usage" for a limit out of range.
  */
 export function encodeChoices(data: DataSet, { tokenizer, prompt, limit = Infinity }: ChoiceOptions): ChoiceRow[] {
   const format = { tokenizer, prompt };

@@ -49,7 +49,8 @@ export interface ModelServer extends AsyncDisposable {
 const LAST_WORDS = 1000;
 
 /**
- * Serves a model over HTTP as OpenAI's API does: `/v1/completions` (with `echo` and `logprobs`), `/v1/chat/completions`, both also as a stream,
+ * Serves a model over HTTP as OpenAI's API does: `/v1/completions` (with `echo` and `logprobs`; 16 tokens by default),
+ * `/v1/chat/completions` (of a model with a chat template; 1,024 tokens by default), both also as a stream,
  * `/v1/models` and `/health`, whose status is 503 once the GPU has failed. Requests are answered one after the other; the model must not be used otherwise meanwhile. A client that goes
  * ends its work.
  *

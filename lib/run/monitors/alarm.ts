@@ -60,7 +60,10 @@ export interface MonitorOptions {
   readonly "dead-layer"?: MonitorSetting;
   /** Share of the units that turn back three times or more within thirteen looks; default 0.25. Default: roll back. */
   readonly oscillation?: MonitorSetting;
-  /** Share of the way from the lowest loss so far to that of a uniform guess, ln(vocabulary); default 0.5. Default: roll back. */
+  /**
+   * Share of the way from the lowest mean of four losses so far to that of a uniform guess, ln(vocabulary), which counts as one nat at least; default
+   * 0.5. Default: roll back.
+   */
   readonly divergence?: MonitorSetting;
   /** Numbers that are not finite. It has no threshold, and can neither only warn nor be off. Default: roll back. */
   readonly nan?: MonitorSetting;

@@ -1,7 +1,7 @@
 // Bounds of the shift that mask_project adds to log α, by part of a layer: both are the shift that meets a goal, found by bisection, where there is one.
 //   goals [3 · layers]: share to cut of a layer's parameters, of its attention's, of its FFN's; < 0 is none. That of the layer goes before the others.
 // Else the lower bound is the shift at which as many heads or columns are expected to live as must stay, and there is no upper one.
-// Like the whole, a goal is approached by the share `tracking`; without tracking nothing moves. Hidden dims are not counted.
+// Like the whole, a goal is approached by the share `tracking`; without tracking λ leads the whole, and a goal, which has no λ, is met. Hidden dims are not counted.
 // Shapes: logAlpha [units]; bounds [3 · layers + 1] of (lower, upper), at 3·layer + (0 heads, 1 FFN, 2 gate), the last of hidden dims.
 // Grid: a workgroup a layer, and one for hidden dims and the number of gates. Writes (=).
 struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, layers: u32, leastHidden: f32, leastGates: f32 }
@@ -70,9 +70,8 @@ fn share_cut(first: u32, which: u32, shift: f32, low: vec2f, lane: u32) -> f32 {
 
 /// The shift at which the share is `goal`.
 fn goal_shift(first: u32, which: u32, goal: f32, low: vec2f, lane: u32) -> f32 {
-  if (state.tracking <= 0.0) { return 0.0; }
   let present = share_cut(first, which, 0.0, vec2f(-FREE), lane);
-  let wanted = present + state.tracking * (goal - present);
+  let wanted = present + select(1.0, state.tracking, state.tracking > 0.0) * (goal - present);
   var below = -250.0;
   var above = 250.0;
   var shift = 0.0;

@@ -59,7 +59,10 @@ export interface LayerState {
 /** A number of the loop: fixed, or as a function of what the schedule sees. */
 export type Curve = number | ((input: ScheduleInput) => number);
 
-/** Units of one kind in one layer, from 0: its heads or KV groups, its FFN columns, or the layer as a whole; or all hidden dims. */
+/**
+ * Units of one layer, from 0: its heads or KV groups, its FFN columns, or all that it has, its own as a whole layer too; or all hidden dims. Kinds that
+ * are not among the run's units hold nothing.
+ */
 export type FrozenUnits =
   | { readonly layer: number; readonly kind: "heads" | "ffn" | "layer" }
   | { readonly kind: "hidden" };

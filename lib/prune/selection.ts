@@ -98,7 +98,9 @@ function cut(
     for (const [layer, goal] of layerTargets.entries()) {
       if (goal === null) continue;
       const { attention, ffn, gate } = table.layers[layer] ?? EMPTY;
-      const total = (attention.total + ffn.total) * hidden, own = byLayer.get(layer) ?? [];
+      const total = (attention.total + ffn.total) * hidden;
+      if (total === 0) continue;
+      const own = byLayer.get(layer) ?? [];
       // The whole layer falls only where its units cannot do it.
       const order = [...own.filter(({ units }) => units[0] !== gate), ...own.filter(({ units }) => units[0] === gate)];
       const aim = {

@@ -1,10 +1,13 @@
 // All layers cut alike, learned as such: counts that meet a target, goals on the way to them, and the units that stay. Owns rows through all layers; refuses masks.
 import { CompressoError } from "../errors.ts";
+import type { DecoderSpec } from "../nn/spec.ts";
 import { cutAll } from "./greedy.ts";
+import type { Layout } from "./layouts.ts";
 import { byScore, type Piece, type Queue, sorted } from "./pieces.ts";
 import { choose, hardSparsity, selectedSpec, type SelectOptions } from "./selection.ts";
 import { Tally } from "./tally.ts";
-import { type Selection, unitParameters, type UnitTable } from "./unit_table.ts";
+import type { UnitKind, UnitRules } from "./unit_rules.ts";
+import { type Selection, unitParameters, type UnitTable, unitTable } from "./unit_table.ts";
 
 /** Widths that all layers have in the end. */
 export interface UniformCounts {
@@ -52,6 +55,22 @@ export function uniformCounts(table: UnitTable, { target, size, scores }: Unifor
   const kept = choose(table, rows, { target: target ?? null, size, forced });
   const { hidden, layers: [first] } = selectedSpec(table, kept);
   return { heads: first?.heads ?? 0, kvHeads: first?.kvHeads ?? 0, ffn: first?.ffn ?? 0, hidden };
+}
+
+/**
+ * The units of a run. Where all layers are cut alike and have several KV groups, which fall whole then, groups are learned in place of heads.
+ * Throws as `unitTable`.
+ */
+export function tableOf(
+  spec: DecoderSpec,
+  { units, rules, layout }: {
+    readonly units: readonly UnitKind[];
+    readonly rules: UnitRules;
+    readonly layout: Layout;
+  },
+): UnitTable {
+  const isByGroup = layout === "uniform" && spec.layers.some(({ kvHeads }) => kvHeads > 1) && !units.includes("kv");
+  return unitTable(spec, isByGroup ? units.map((kind) => kind === "heads" ? "kv" : kind) : units, rules);
 }
 
 /** What falls together where all layers are cut alike: rows in their order, and before them what makes layers alike. */

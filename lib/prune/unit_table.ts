@@ -210,6 +210,15 @@ export function checkPerUnit({ count }: UnitTable, values: ArrayLike<number>, wh
   });
 }
 
+/** What messages call a unit. */
+export function unitName(table: UnitTable, unit: number): string {
+  const layer = table.layer[unit] ?? 0, part = table.layers[layer];
+  if (unit >= table.layerFirst) return `layer ${layer}`;
+  if (unit >= table.hiddenFirst) return `hidden dim ${unit - table.hiddenFirst}`;
+  if (unit >= table.ffnFirst) return `FFN column ${unit - (part?.ffn.first ?? 0)} of layer ${layer}`;
+  return `${table.kinds.has("kv") ? "KV group" : "head"} ${unit - (part?.attention.first ?? 0)} of layer ${layer}`;
+}
+
 /** The reverse of {@link selectionMasks}, from slots as `packMasks` lays them out: a unit is kept where one of its slots is not 0. */
 export function keptUnits(table: UnitTable, slots: ArrayLike<number>): Selection {
   return Uint8Array.from({ length: table.count }, (_, unit) => {

@@ -24,6 +24,7 @@ export {
   type Selection,
   selectionMasks,
   type UnitGroup,
+  unitName,
   unitParameters,
   type UnitTable,
   unitTable,

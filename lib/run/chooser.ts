@@ -2,6 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import type { MaskValues, SlotGradients } from "../nn/masks.ts";
 import type { LayerTerms, OneShotMethod } from "../prune/baselines.ts";
+import { heldUnits } from "../prune/frozen.ts";
 import { addGradients, GRADUAL_EVERY, gradualMasks } from "../prune/gradual.ts";
 import type { hardenMasks } from "../prune/harden.ts";
 import { twofoldGoals } from "../prune/mask_learner.ts";
@@ -17,7 +18,7 @@ import { writeBiases } from "../nn/weights.ts";
 import type { Batch, Batches } from "./batches.ts";
 import type { CalibrationData } from "./calibration.ts";
 import type { Model } from "./model.ts";
-import { compensate, type OneShotScores, oneShotScores } from "./one_shot.ts";
+import { checkUnits, compensate, type OneShotScores, oneShotScores } from "./one_shot.ts";
 import type { Rates, ResolvedOptions } from "./options.ts";
 import { checkTaken } from "./rates.ts";
 import type { Trainer } from "./trainer.ts";
@@ -115,13 +116,19 @@ export function createChooser(parts: ChooserParts): Chooser {
 function learned(parts: ChooserParts): Chooser {
   const { model, table, options, trainer, maskGradients, calibration } = parts, { rates, layout } = options;
   const uniform = layout === "uniform" ? uniformGoals(table, { target: options.sparsity }) : null;
-  const saliencyOn = async (batches: readonly Batch[], look: () => void): Promise<Float64Array<ArrayBuffer>> => {
+  const saliencyOn = async (
+    of: string,
+    batches: readonly Batch[],
+    look: () => void,
+  ): Promise<Float64Array<ArrayBuffer>> => {
     const saliency = createSaliency(table);
     for (const batch of batches) {
       saliency.add(await maskGradients(batch));
       look();
     }
-    return saliency.mean();
+    const mean = saliency.mean();
+    checkUnits(table, mean, `cannot tell units apart by the ${of}`);
+    return mean;
   };
   return {
     ...NOTHING,
@@ -130,9 +137,9 @@ function learned(parts: ChooserParts): Chooser {
       const count = Math.min(CALIBRATION_BATCHES, Math.max(2, Math.ceil(options.steps / 10)));
       const rows = [...calibrationBatches(parts, count)], texts = calibration ? [...calibration.batches()] : [];
       const look = counter(parts, rows.length + texts.length);
-      const measured = await saliencyOn(rows, look), { prior: weight } = rates;
+      const measured = await saliencyOn("rows", rows, look), { prior: weight } = rates;
       const prior = calibration
-        ? besidePrior(table, measured, { other: await saliencyOn(texts, look), weight })
+        ? besidePrior(table, measured, { other: await saliencyOn("calibration's rows", texts, look), weight })
         : saliencyPrior(table, measured, { shape: await priorShape(model.source, table), weight });
       const whole = measured.map((value, unit) => value + (prior[unit] ?? 0));
       const { logAlpha, drift } = maskStart(perParameter(table, whole), { spread: rates.spread });
@@ -144,7 +151,7 @@ function learned(parts: ChooserParts): Chooser {
       learner.setMemory(memory);
       learner.setLayerGoals(layers);
       learner.setPartGoals(uniform?.at(target) ?? null);
-      learner.setHold(freeze.length > 0 ? heldUnits(table, freeze) : null);
+      learner.setHold(heldUnits(table, freeze));
       return Promise.resolve(null);
     },
     async end({ target, layers, temperature }): Promise<number> {
@@ -267,23 +274,6 @@ const NOTHING = {
   resumed: () => Promise.resolve(),
   source: null,
 } as const;
-
-/** Flags of the units that a schedule freezes. */
-function heldUnits(table: UnitTable, freeze: readonly FrozenUnits[]): Uint8Array {
-  const held = new Uint8Array(table.count);
-  for (const units of freeze) {
-    if (units.kind === "hidden") {
-      held.fill(1, table.hiddenFirst, table.layerFirst);
-      continue;
-    }
-    const { layer, kind } = units, gate = table.layers[layer]?.gate ?? -1;
-    if (kind === "layer" && gate >= 0) held[gate] = 1;
-    if (kind === "layer") continue;
-    const [from, end] = kind === "heads" ? [0, table.ffnFirst] : [table.ffnFirst, table.hiddenFirst];
-    for (let unit = from; unit < end; unit++) if (table.layer[unit] === layer) held[unit] = 1;
-  }
-  return held;
-}
 
 /**
  * What is cut at least for a target: where layers are to be alike, what equal widths alone cut. A schedule may end below that; an alarm tells then.

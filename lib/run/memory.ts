@@ -8,7 +8,8 @@ import type { MatrixDtype } from "../nn/matrix.ts";
 import { type DecoderSpec, type LayerSpec, tensorShapes } from "../nn/spec.ts";
 import { IDLE_STATE } from "../nn/step_state.ts";
 import { withOutputBiases } from "../prune/baselines_bias.ts";
-import { type UnitKind, type UnitRules, type UnitTable, unitTable } from "../prune/units.ts";
+import { tableOf } from "../prune/uniform.ts";
+import type { UnitKind, UnitRules, UnitTable } from "../prune/units.ts";
 import type { Batch } from "./batches.ts";
 import { bytesByPart, type MemoryPart } from "./memory_parts.ts";
 import { loadModelFrom, type Model } from "./model.ts";
@@ -130,8 +131,7 @@ function resolved(spec: DecoderSpec, options: MemoryOptions): ResolvedOptions {
 }
 
 function tableFor(spec: DecoderSpec, options: MemoryOptions): UnitTable {
-  const { units, rules } = resolved(spec, options);
-  return unitTable(spec, units, rules);
+  return tableOf(spec, resolved(spec, options));
 }
 
 async function planOn(

@@ -11,7 +11,7 @@ import {
 import { type ActivationStats, flapScores, wandaScores } from "../prune/baselines_activations.ts";
 import { applyCompensation, withOutputBiases } from "../prune/baselines_bias.ts";
 import { CompressoError } from "../errors.ts";
-import type { UnitTable } from "../prune/units.ts";
+import { unitName, type UnitTable } from "../prune/units.ts";
 import type { WeightSource } from "../io/source.ts";
 import type { MaskValues } from "../nn/masks.ts";
 import { shareWeights, writeBiases } from "../nn/weights.ts";
@@ -66,7 +66,9 @@ async function rawScores(model: Model, table: UnitTable, options: OneShotOptions
         signal?.throwIfAborted();
         taylor.add(await weightTerms(data), { labels: data.labelTokens });
       }
-      return { scores: taylor.scores(), stats: null };
+      const scores = taylor.scores();
+      checkUnits(table, scores, `cannot score units by ${method}`);
+      return { scores, stats: null };
     }
     case "wanda-sp":
     case "flap": {
@@ -78,6 +80,21 @@ async function rawScores(model: Model, table: UnitTable, options: OneShotOptions
   }
 }
 
+/** Throws `CompressoError("numeric")` for numbers of units, made of gradients on rows, that are not finite. */
+export function checkUnits(table: UnitTable, values: Float64Array, what: string): void {
+  const unit = values.findIndex((value) => !Number.isFinite(value));
+  if (unit < 0) return;
+  throw new CompressoError("numeric", {
+    what,
+    rule: "the model's gradients on the rows are finite",
+    value: `${values[unit]} for ${unitName(table, unit)}`,
+    mend: ROWS_MEND,
+  });
+}
+
+const ROWS_MEND =
+  "leave the rows out that do this, or give others with --calibration; where LoRA has run away before, lower --lora-rate";
+
 /** Throws `CompressoError("numeric")` for activations that are not finite, which no score can be made of. */
 function checkFinite({ layers }: ActivationStats, method: OneShotMethod): void {
   for (const [layer, { o, down }] of layers.entries()) {
@@ -88,7 +105,7 @@ function checkFinite({ layers }: ActivationStats, method: OneShotMethod): void {
         what: `cannot score units by ${method}`,
         rule: "what the model computes of the calibration rows is finite",
         value: `${part?.squares[channel]} in input ${channel} of layer ${layer}'s ${name}`,
-        mend: "leave the rows out that do this, or give others with --calibration",
+        mend: ROWS_MEND,
       });
     }
   }

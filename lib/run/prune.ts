@@ -242,7 +242,7 @@ class Run implements PruneRun {
 
   /** All that a step needs; null where the schedule ends the stage before it. */
   async #prepareStep({ stage, kind, steps }: StagePlan): Promise<PreparedStep | null> {
-    const { options, given } = this.#parts, { stageStep, halvings, step: index } = this.#position;
+    const { options, given, table } = this.#parts, { stageStep, halvings, step: index } = this.#position;
     const steering = await this.#steer({ stage, kind, steps });
     if (steering?.end) return null;
     const rates = slowedRates(steering?.rates ?? options.rates, halvings), target = steering?.target ?? null;
@@ -253,7 +253,7 @@ class Run implements PruneRun {
     const state = stepStateOf(options, this.#position, { rate, target: target ?? 0, rates });
     const { chooser } = this.#now;
     const hard = steering ? await chooser.beforeStep({ ...steering, rates, step: stageStep }) : await chooser.settle();
-    const aim = steering && aimOf({ ...steering, rates }, { ...options, step: stageStep, steps });
+    const aim = steering && aimOf({ ...steering, rates }, { ...options, step: stageStep, steps, table });
     return { index, stage, kind, batch, state, rate, target, hard, aim, layers: steering?.layers ?? null };
   }
 

@@ -35,7 +35,7 @@ export interface Rates {
   readonly prior: number;
   /** Share of the pruning stage after which the target is reached. */
   readonly warmup: number;
-  /** Share of the gap to the schedule that the projection closes at every step; 0 leaves the constraint to λ alone. */
+  /** Share of the gap to the schedule that the projection closes at every step; 0 leaves it to λ, but goals of layers and parts are met all the same. */
   readonly tracking: number;
   /** log α is clamped to ± this after each update, before the projection. */
   readonly limit: number;

@@ -3,6 +3,7 @@ import { CompressoError } from "../errors.ts";
 import type { LoraWeights } from "../nn/lora.ts";
 import { unpackMasks } from "../nn/masks.ts";
 import type { StepState } from "../nn/step_state.ts";
+import { heldUnits } from "../prune/frozen.ts";
 import { GRADUAL_EVERY } from "../prune/gradual.ts";
 import { progressOf } from "../prune/schedule.ts";
 import { leastUniform } from "../prune/uniform.ts";
@@ -117,11 +118,16 @@ export function choosesNext(
 /** How monitors have to see a step of the pruning stage. */
 export function aimOf(
   { rates: { temperature, noise, warmup }, layers, freeze }: Steering,
-  { step, steps, method }: { readonly step: number; readonly steps: number; readonly method: Method },
+  { step, steps, method, table }: {
+    readonly step: number;
+    readonly steps: number;
+    readonly method: Method;
+    readonly table: UnitTable;
+  },
 ): PruneAim {
   // Gradual saliency has cut nothing before it chooses for the first time.
   const isWarm = progressOf(step, steps) >= warmup && (method !== "gradual" || step >= GRADUAL_EVERY);
-  return { temperature, noise, isWarm, isBound: isWarm && layers === null && freeze.length === 0 };
+  return { temperature, noise, isWarm, isBound: isWarm && layers === null && !heldUnits(table, freeze) };
 }
 
 /**

@@ -10,8 +10,8 @@ import { checkScoredKinds } from "../prune/baselines_activations.ts";
 import type { SizeTarget } from "../prune/selection.ts";
 import { planSlice } from "../prune/slice.ts";
 import { parameterTarget, restPerDim, targetSparsity } from "../prune/target_size.ts";
-import { uniformCounts } from "../prune/uniform.ts";
-import { checkReachable, keptUnits, selectedSpec, type UnitRules, type UnitTable, unitTable } from "../prune/units.ts";
+import { tableOf, uniformCounts } from "../prune/uniform.ts";
+import { checkReachable, keptUnits, selectedSpec, type UnitRules, type UnitTable } from "../prune/units.ts";
 import type { ExportOptions } from "./export.ts";
 import type { Model } from "./model.ts";
 import type { ResolvedOptions } from "./options.ts";
@@ -59,7 +59,7 @@ export function aimRun(
     const goal = sizeGoal(model, asked, asked.size);
     return { options: { ...asked, sparsity: goal.sparsity }, table: goal.table, goal };
   }
-  const table = unitTable(model.spec, asked.units, asked.rules);
+  const table = tableOf(model.spec, asked);
   checkReachable(table, asked.sparsity);
   if (asked.layout === "uniform") uniformCounts(table, { target: asked.sparsity });
   return { options: asked, table, goal: null };
@@ -127,7 +127,7 @@ export function sizeGoal(
   /** What the exact size has beside what layers and hidden dims account for. */
   const beside = exact(own) - measured(own);
   const rest = options.units.includes("hidden") ? restPerDim(own, target) : 0;
-  const table = unitTable(spec, options.units, { ...options.rules, rest });
+  const table = tableOf(spec, { ...options, rules: { ...options.rules, rest } });
   return {
     table,
     sparsity: targetSparsity(table, plus(target, beside), { isUniform: options.layout === "uniform" }),

@@ -31,19 +31,27 @@ function table(kinds: readonly UnitKind[], rules: UnitRules = {}): UnitTable {
   return unitTable(DEEP, kinds, rules);
 }
 
-Deno.test("without tracking goals move nothing", async () => {
-  const units = table(["heads", "ffn", "hidden"]),
-    setGoals = [
-      (setup: Rig) => setup.learner.setLayerGoals([0.4, null, 0.1, null, null]),
-      (setup: Rig) =>
-        setup.learner.setPartGoals({ attention: [0.2, 0.2, 0.2, 0.2, 0.2], ffn: [0.1, 0.1, 0.1, 0.1, 0.1] }),
-    ];
+Deno.test("without tracking goals of layers and parts are met, and all else stays where it is", async () => {
+  const units = table(["heads", "ffn", "hidden"]), goals = [0.4, null, 0.1, null, null];
+  const parts = { attention: [0.2, 0.2, 0.2, 0.2, 0.2], ffn: [0.1, 0.1, 0.1, 0.1, 0.1] };
   for (const start of [startOf(units, 3), new Float32Array(units.count).fill(10)]) {
-    for (const set of setGoals) {
+    const after = async (set: (setup: Rig) => void): Promise<Float32Array> => {
       using setup = createRig(device, units);
       set(setup);
-      const { logAlpha } = await setup.step({ state: { ...NOISE, target: 0.3 }, logAlpha: start, lambda: [0, 0] });
-      assert.deepEqual(logAlpha, start);
+      return (await setup.step({ state: { ...NOISE, target: 0.3 }, logAlpha: start, lambda: [0, 0] })).logAlpha;
+    };
+    const whole = await after(({ learner }) => learner.setLayerGoals(goals));
+    for (const [layer, goal] of goals.entries()) {
+      if (goal !== null) assert.ok(Math.abs(layerSparsityOf(units, chances(whole), layer) - goal) < 1e-4, `${layer}`);
+    }
+    const isFree = (unit: number): boolean =>
+      unit >= units.hiddenFirst || (goals[units.layer[unit] ?? 0] ?? null) === null;
+    whole.forEach((value, unit) => isFree(unit) && assert.equal(value, start[unit], `unit ${unit}`));
+    const apart = await after(({ learner }) => learner.setPartGoals(parts));
+    for (let layer = 0; layer < DEEP.layers.length; layer++) {
+      const { heads = [], kv = [], ffn = [] } = aliveOf(units, chances(apart)).layers[layer] ?? {};
+      assert.ok(Math.abs(sum(ffn) / 70 - 0.9) < 1e-4, `${sum(ffn)} columns in layer ${layer}`);
+      assert.ok(Math.abs((sum(heads) + sum(kv)) / 12 - 0.8) < 1e-4, `${sum(heads)} heads in layer ${layer}`);
     }
   }
 });
@@ -210,7 +218,7 @@ Deno.test("a share `tracking` of the gap to a layer's goal is closed", async () 
   const units = table(["kv", "ffn"]), start = startOf(units, 7), before = layerSparsityOf(units, chances(start), 3);
   using setup = createRig(device, units);
   setup.learner.setLayerGoals([null, null, null, 0.7, null]);
-  for (const tracking of [0.25, 0]) {
+  for (const tracking of [0.25, 0.75]) {
     const state = { ...NOISE, target: 0.3, tracking };
     const { logAlpha } = await setup.step({ state, logAlpha: start, lambda: [0, 0] });
     const reached = layerSparsityOf(units, chances(logAlpha), 3), wanted = before + tracking * (0.7 - before);

@@ -248,6 +248,16 @@ Deno.test("targets of single layers stand alone without one of the whole, and go
   }
 });
 
+Deno.test("a layer without heads and FFN has nothing to be cut, whatever its target", () => {
+  const table = unitTable(decoder([{ heads: 0, kvHeads: 0, ffn: 0 }, { heads: 4, kvHeads: 2, ffn: 20 }]), [
+    "kv",
+    "ffn",
+  ]);
+  const layerTargets = [0.5, 0.5];
+  checkLayerTargets(table, layerTargets);
+  assert.ok(layerSparsityOf(table, selectUnits(table, scoresOf(table, 1), { target: 0.5, layerTargets }), 1) >= 0.5);
+});
+
 Deno.test("checkLayerTargets() allows just what selectUnits() can cut of a layer", () => {
   for (const kinds of [["kv", "ffn"], ["heads"], ["ffn"], ["layers"]] as const) {
     for (const rules of [{}, { align: 8 }, { minimum: { heads: 3, ffn: 11 } }, { protect: [2] }]) {

@@ -7,6 +7,7 @@ import { sliceModel } from "../../lib/prune/slice.ts";
 import { parameterTarget } from "../../lib/prune/target_size.ts";
 import {
   mostUniform,
+  tableOf,
   type UniformCounts,
   uniformCounts,
   uniformGoals,
@@ -123,6 +124,16 @@ Deno.test("uniform counts meet the target to within one row, and every layer kee
     }
   }
   assert.ok(checked > 300, `${checked}`);
+});
+
+Deno.test("heads of layers that are to be alike are units by their KV groups, where there are several", () => {
+  const kindsOf = (spec: DecoderSpec, layout: "uniform" | "compact"): readonly string[] => [
+    ...tableOf(spec, { units: ["heads", "ffn"], rules: {}, layout }).kinds,
+  ];
+  assert.deepEqual(kindsOf(DEEP, "uniform"), ["kv", "ffn"]);
+  for (const [spec, layout] of [[DEEP, "compact"], [MULTI_QUERY, "uniform"]] as const) {
+    assert.deepEqual(kindsOf(spec, layout), ["heads", "ffn"]);
+  }
 });
 
 Deno.test("without scores each kind gives the same share, with scores the kind that is needed less", () => {

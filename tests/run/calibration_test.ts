@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import {
   CALIBRATION_SEQUENCES,
   compress,
+  CompressoError,
   type CompressOptions,
   demoData,
   loadModelFrom,
@@ -86,6 +87,26 @@ for (const method of ["wanda-sp", "flap", "taylor"] as const satisfies readonly 
   });
 }
 
+Deno.test("gradients that are not finite on the rows that tell units apart end the run, and say whose they are", async () => {
+  await withDemo(async ({ model }) => {
+    const afterStage: RunHooks["afterStage"] = async (_, run) => {
+      const weights = await run.lora();
+      weights.get("lora.2.v.B")?.fill(3e38);
+      run.setLora(weights);
+    };
+    for (const method of ["compresso", "taylor"] as const) {
+      const hooks = method === "compresso" ? { afterStage } : { beforeStage: afterStage };
+      await assert.rejects(
+        drive(model, { method, rows: SOME, prefinetune: 1, steps: 2, hooks }),
+        (error) =>
+          error instanceof CompressoError && error.code === "numeric" &&
+          /cannot (tell units apart by the rows|score units by taylor); rule: the model.s gradients on the rows are finite; now: NaN for (KV group|FFN column) \d+ of layer \d/
+            .test(error.message),
+      );
+    }
+  });
+});
+
 Deno.test("calibration rows are refused where nothing would look at them, and others than a checkpoint's on resuming", async () => {
   const refused = [
     [{ method: "gradual" }, /method gradual/],
@@ -111,7 +132,7 @@ Deno.test("calibration rows are refused where nothing would look at them, and ot
     const resumed = { ...options, checkpoint: { ...checkpoint, resume: true } };
     await assert.rejects(drive(model, { ...resumed, calibration: OTHERS }), /calibration: \w+ then, \w+ now/);
     const { calibration: _, ...without } = resumed;
-    await assert.rejects(drive(model, without), /calibration: \w+ then, undefined now/);
+    await assert.rejects(drive(model, without), /calibration: \w+ then, not given now/);
     const rest = await drive(model, resumed);
     assert.equal(bitsOf({ ...rest, records: [...seen, ...rest.records] }), bitsOf(whole));
     await Deno.remove(path);

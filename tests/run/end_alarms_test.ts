@@ -124,7 +124,10 @@ Deno.test("a schedule that ends beside what was asked for is told so, and what a
   using model = await loadModel("demo", { device });
   const { rows } = await readRows(demoData("train"), { limit: 64 });
   const base = { rows, steps: 8, prefinetune: 0, postfinetune: 0, batch: 1, seq: 80, prompt: null } as const;
-  const alarmsOf = async (goal: Goal, schedule?: ScheduleDefinition): Promise<string[]> => {
+  const alarmsOf = async (
+    goal: Goal & Pick<PruneOptions, "rates">,
+    schedule?: ScheduleDefinition,
+  ): Promise<string[]> => {
     using run = prune(model, { ...base, ...goal, ...(schedule ? { schedule: defineSchedule(schedule) } : {}) });
     for await (const _ of run) { /* to its end */ }
     return run.result().alarms.filter(({ monitor }) => monitor === "constraint").map(({ message }) => message);
@@ -136,9 +139,16 @@ Deno.test("a schedule that ends beside what was asked for is told so, and what a
   assert.match(asked ?? "", /last target is 10\.0 %, and 30\.0 % was asked for; hard sparsity is 10\.\d %$/);
   assert.deepEqual(others, []);
   assert.deepEqual(await alarmsOf({ sparsity: 0.1 }, low), []);
+  // Though λ alone has not held the schedule either.
+  const [lagging = "", beside = ""] = await alarmsOf({ sparsity: 0.3, rates: { tracking: 0, warmup: 0.5 } }, low);
+  assert.match(lagging, /expected sparsity \d\.\d %, target \d\.\d %, off by more than 1\.0 %/);
+  assert.match(beside, /last target is 10\.0 %, and 30\.0 % was asked for/);
   const [taken = ""] = await alarmsOf(size, low);
   assert.match(taken, /last target is 10\.0 %, and the size takes 2\d\.\d %; 1\d\.\d % were cut at once when/);
   const [left = ""] = await alarmsOf(size, { end });
   assert.match(left, /and the size takes 2\d\.\d %; hard sparsity is \d+\.\d %$/);
   assert.deepEqual(await alarmsOf(size), []);
+  const [smaller = "", ...no] = await alarmsOf(size, { layers: ({ layers }) => layers.map(() => 0.5) });
+  assert.match(smaller, /smaller than it was asked to be: hard sparsity 5\d\.\d %, the size takes 2\d\.\d %$/);
+  assert.deepEqual(no, []);
 });

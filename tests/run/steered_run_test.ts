@@ -82,11 +82,12 @@ Deno.test("hidden dims and whole layers that are frozen do not move, and the oth
       const [first, last] = [states[0], states.at(-1)];
       const between = (from: number, end: number): boolean =>
         first?.subarray(from, end).some((value, unit) => value !== last?.[from + unit]) ?? false;
-      const { ffnFirst, hiddenFirst, layerFirst, layers } = table, gate = layers[2]?.gate ?? NaN;
-      return [between(ffnFirst, hiddenFirst), between(hiddenFirst, layerFirst), between(gate, gate + 1)];
+      const { ffnFirst: ffn, hiddenFirst: hidden, layerFirst: end, layers } = table;
+      const { gate = NaN, ffn: { first: own, count } = { first: NaN, count: NaN } } = layers[2] ?? {};
+      return [between(ffn, hidden), between(hidden, end), between(gate, gate + 1), between(own, own + count)];
     };
-    assert.deepEqual(await moved([]), [true, true, true]);
-    assert.deepEqual(await moved([{ kind: "hidden" }, { layer: 2, kind: "layer" }]), [true, false, false]);
+    assert.deepEqual(await moved([]), [true, true, true, true]);
+    assert.deepEqual(await moved([{ kind: "hidden" }, { layer: 2, kind: "layer" }]), [true, false, false, false]);
   });
 });
 

@@ -42,7 +42,7 @@ export function checkHard(
   if (hard >= target - ROUNDING && hard < target + unit + ROUNDING) return [];
   return [{
     monitor: "constraint",
-    key: "constraint",
+    key: "constraint hard",
     message: `the constraint is not met: hard sparsity ${percent(hard)}, target ${percent(target)}, one unit ${
       percent(unit)
     }`,
@@ -105,11 +105,27 @@ export function checkAim(
     : `hard sparsity is ${percent(hard)}`;
   return [{
     monitor: "constraint",
-    key: "constraint",
+    key: "constraint aim",
     message: `the constraint was not met: the schedule's last target is ${percent(target)}, and ${wanted}; ${what}`,
     change: `let the schedule come to what it is given as \`sparsity\`${
       hasSize ? "" : ", or ask for the sparsity that it ends at"
     }`,
+  }];
+}
+
+/** Compares what targets of single layers cut with what the size takes, which is met from above only where other layers can give back. */
+export function checkSmaller(
+  { asked, hard }: { readonly asked: number; readonly hard: number },
+  { unit, threshold }: { readonly unit: number; readonly threshold: number },
+): readonly Finding[] {
+  if (hard <= asked + Math.max(unit, threshold)) return [];
+  return [{
+    monitor: "constraint",
+    key: "constraint aim",
+    message: `the model is smaller than it was asked to be: hard sparsity ${percent(hard)}, the size takes ${
+      percent(asked)
+    }`,
+    change: "let the schedule's targets of single layers cut no more than its `sparsity` does over all",
   }];
 }
 

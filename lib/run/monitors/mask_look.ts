@@ -1,6 +1,6 @@
 // Masks at one moment as monitors and records see them: how much of each unit, layer and kind is cut. Owns these shares; refuses judgement.
 import type { LayerState } from "../../prune/schedule_script.ts";
-import { keptUnits, type UnitTable } from "../../prune/units.ts";
+import { keptUnits, unitName, type UnitTable } from "../../prune/units.ts";
 import type { Rates } from "../options.ts";
 import { expectedCuts, layerShares } from "../steering.ts";
 import type { TrainerArrays } from "../trainer.ts";
@@ -67,12 +67,4 @@ export function brokenUnit(
   if (rest < 0) return `Adam's moments of log α of ${unitName(table, moment >> 1)}`;
   if (rest >= 2 * count) return "the drift or memory of the running saliency";
   return `the ${rest < count ? "running saliency" : "prior"} of ${unitName(table, rest % count)}`;
-}
-
-function unitName(table: UnitTable, unit: number): string {
-  const layer = table.layer[unit] ?? 0, part = table.layers[layer];
-  if (unit >= table.layerFirst) return `layer ${layer}`;
-  if (unit >= table.hiddenFirst) return `hidden dim ${unit - table.hiddenFirst}`;
-  if (unit >= table.ffnFirst) return `FFN column ${unit - (part?.ffn.first ?? 0)} of layer ${layer}`;
-  return `${table.kinds.has("kv") ? "KV group" : "head"} ${unit - (part?.attention.first ?? 0)} of layer ${layer}`;
 }

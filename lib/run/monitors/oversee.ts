@@ -6,7 +6,7 @@ import type { StepRecord } from "../records.ts";
 import { RECORDS_SEEN, recordView } from "../steering.ts";
 import type { Finding } from "./alarm.ts";
 import { watchCollapse, watchLayers } from "./collapse.ts";
-import { checkAim, checkFall, checkHard, largestUnit, nothingCut } from "./constraint.ts";
+import { checkAim, checkFall, checkHard, checkSmaller, largestUnit, nothingCut } from "./constraint.ts";
 import { judge, type Verdict } from "./judge.ts";
 import { type LookSteps, lookStepsOf } from "./look_steps.ts";
 import type { MaskLook } from "./mask_look.ts";
@@ -121,8 +121,13 @@ export function overseeHard(
   // A size decides what is cut, and is met or refused, unless a schedule ended the stage.
   const hasSize = options.size !== null, endedEarly = position.leftOut > 0 && stageStep > 0;
   const missed = !hasSize || endedEarly ? checkHard({ target, hard }, { unit, layout: options.layout }) : [];
+  const smaller = hasSize && !endedEarly && state.isLoose
+    ? checkSmaller({ asked: sparsity, hard }, { unit, threshold })
+    : [];
   const aside = isSkipped || missed.length > 0
     ? []
+    : smaller.length > 0
+    ? smaller
     : checkAim({ asked: sparsity, target, hard }, { hasSize, endedEarly, threshold });
   // Before the first step there were no masks to hold a target.
   const fallen = expected === null || stageStep === 0 || missed.length + aside.length > 0

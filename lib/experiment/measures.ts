@@ -83,10 +83,10 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
   })));
   const measures: Measure[] = [];
   for (const item of evaluate.perplexity ?? []) {
-    const { name, text: path, ...protocol } = item, text = await readText(path);
+    const { name, text: path, window, maxWindows, limitChars } = item, text = await readText(path);
     measures.push({
       id: `perplexity ${name}`,
-      identity: JSON.stringify({ ...protocol, text: await cache.digest(path) }),
+      identity: JSON.stringify({ window, maxWindows, limitChars, text: await cache.digest(path) }),
       take: (model, control) => takePerplexity(model, text, { ...item, ...control }),
     });
   }

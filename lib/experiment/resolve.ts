@@ -104,12 +104,13 @@ function withOptions(
 ): ExperimentDefinition {
   let base: CellOptions = definition.base ?? {}, grids = gridsOf(definition);
   for (const [name, given] of Object.entries(set)) {
-    const values = given.map((value) => givenValue(name, value));
+    // Several words are one value of what is a list of words.
+    const isWords = WORD_LISTS.includes(name) && given.every((value) => typeof value === "string");
+    const values = (isWords ? [given.join(",")] : given).map((value) => givenValue(name, value));
     if (grids.some((grid) => Object.hasOwn(grid, name))) {
       refuseUntied(name, grids, definition);
       grids = grids.map((grid): Grid => ({ ...grid, [name]: values }));
     } else if (values.length === 1) base = { ...base, [name]: values[0] };
-    else if (WORD_LISTS.includes(name)) base = { ...base, [name]: values.join(",") };
     else grids = grids.map((grid): Grid => ({ ...grid, [name]: values }));
   }
   return defineExperiment({ ...definition, base, grid: grids }).definition;

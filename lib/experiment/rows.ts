@@ -64,7 +64,7 @@ export class RowCache {
   /** What tells a source from another one. */
   async identity(source: DataSource, weights: string): Promise<string> {
     if (typeof source === "string") return await this.digest(source);
-    if ("generate" in source) return JSON.stringify({ ...source.generate, weights, format: TEXT_FORMAT });
+    if ("generate" in source) return JSON.stringify({ ...writtenFacts(source), weights, format: TEXT_FORMAT });
     const facts = fileFacts(source), file = await this.digest(source.file);
     return Object.keys(facts).length === 0 ? file : JSON.stringify({ ...facts, file });
   }
@@ -80,10 +80,17 @@ export function fileFacts({ textField, limit, last, skipBroken }: FileData): Omi
   };
 }
 
+/** What decides self-written texts, in one order too. */
+function writtenFacts(
+  { generate: { count, tokens, temperature, seed } }: SelfWrittenData,
+): SelfWrittenData["generate"] {
+  return { count, tokens, temperature, seed };
+}
+
 /** Path of self-written texts; whatever decides them is in its name, so a file that is there is the right one. */
-export function writtenPath({ generate }: SelfWrittenData, { folder, weights, model }: Writer): string {
+export function writtenPath(source: SelfWrittenData, { folder, weights, model }: Writer): string {
   const key = digestOf([
-    JSON.stringify({ ...generate, weights, baseDtype: model.weights.baseDtype, format: TEXT_FORMAT }),
+    JSON.stringify({ ...writtenFacts(source), weights, baseDtype: model.weights.baseDtype, format: TEXT_FORMAT }),
   ]);
   return `${folder}/self-written-${key.slice(0, 8)}.jsonl`;
 }

@@ -193,7 +193,9 @@ export function optionTable(runs: readonly ReportRun[]): Table | null {
   if (names.length === 0) return null;
   const rows = names.map((name) => {
     const values = known.map((options) => options ? options.get(name) ?? ABSENT : "not known");
-    return { name, values, differs: new Set(values).size > 1 };
+    // A run that is not finished does not know all of them.
+    const told = known.flatMap((options) => options?.get(name) ?? []);
+    return { name, values, differs: new Set(told).size > 1 };
   });
   return {
     caption: "As the run was started, defaults filled in",

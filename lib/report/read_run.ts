@@ -6,6 +6,7 @@ import { textIfThere } from "../io/text_file.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 import { z } from "../packages.ts";
 import { type Alarm, ALARM_ACTIONS, MONITOR_NAMES } from "../run/monitors/alarm.ts";
+import { resolveOptions } from "../run/options.ts";
 import { CHECKPOINT_FILE } from "../run/run_files.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { RunSummary } from "../run/session.ts";
@@ -66,7 +67,7 @@ const RECORD = z.object({
   tokensPerSecond: number,
   gpuBytes: count,
   plannedGpuBytes: count,
-  layers: z.array(z.object({ heads: z.number(), ffn: z.number() })).nullable().default(null),
+  layers: z.array(z.object({ heads: number, ffn: number })).nullable().default(null),
   alarms: z.array(ALARM).default([]),
 });
 
@@ -110,7 +111,7 @@ export async function readRun(folder: string): Promise<ReportRun> {
     name: basename(resolve(folder)),
     records,
     summary: parsed?.summary ?? null,
-    options: parsed?.options ?? identity,
+    options: parsed?.options ?? (identity && optionsOf(identity)),
     adapter: parsed?.adapter ?? (typeof identity?.["adapter"] === "string" ? identity["adapter"] : null),
     evaluations: await readEvaluations(folder),
     alarms: parsed?.alarms ?? records.flatMap(({ alarms }) => alarms),
@@ -210,6 +211,22 @@ async function checkpointIdentity(path: string): Promise<Readonly<Record<string,
     return null;
   }
 }
+
+/** Of a checkpoint's facts those that are options, as run.json has them. */
+function optionsOf(identity: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
+  return Object.fromEntries(
+    Object.entries(identity).filter(([name]) => OPTIONS.has(name)).map(([name, value]) => {
+      if (typeof value !== "string") return [name, value];
+      return [name, name === "units" ? value.split(",") : WRITTEN.has(name) ? JSON.parse(value) : value];
+    }),
+  );
+}
+
+const OPTIONS: ReadonlySet<string> = new Set(
+  Object.keys(resolveOptions({ rows: [], sparsity: 0.5, steps: 1 }, { maxPosition: Infinity })),
+);
+/** Options that a checkpoint has as JSON. */
+const WRITTEN: ReadonlySet<string> = new Set(["lora", "rates", "rules", "size"]);
 
 /** Whether a file of this name in a run's folder is taken for an evaluation of the run. */
 export function isEvaluationFile(name: string): boolean {

@@ -90,8 +90,14 @@ function describer(end: string): (error: unknown) => string {
 
 /** Leaves the script the language and a console, and freezes both. */
 function lockDown(kit: Kit): void {
-  const textOf = (value: unknown): string =>
-    typeof value === "object" ? JSON.stringify(value) ?? "undefined" : String(value);
+  const textOf = (value: unknown): string => {
+    try {
+      if (value instanceof Error) return `${value.name}: ${value.message}`;
+      return typeof value === "object" ? JSON.stringify(value) ?? "undefined" : String(value);
+    } catch {
+      return "what has no text"; // such as a circle, a bigint within, or a toString that throws
+    }
+  };
   const note = (...values: unknown[]): void => {
     if (logs.length < MAX_LOGS) logs.push(values.map(textOf).join(" ").slice(0, MAX_TEXT));
   };

@@ -203,6 +203,9 @@ Deno.test("overrides set an axis or the base, name files, and are refused for na
   assert.equal(resolved.cells[0]?.options.rank, 16);
   assert.equal(resolved.cells[0]?.options.steps, 9);
   assert.equal(resolved.cells[0]?.options.units, "kv,ffn");
+  const axis = defineExperiment({ ...PLAIN, grid: { units: [["ffn"], ["kv"]] } });
+  const [one, ...more] = resolveExperiment(axis, { set: { units: ["kv", "ffn"] } }).cells;
+  assert.deepEqual([one?.options.units, more], ["kv,ffn", []]);
   const methods = resolveExperiment(defineExperiment(PLAIN), { set: { method: ["magnitude", "random"], rank: [8] } });
   assert.deepEqual(methods.cells.map(({ name }) => name), [
     "method=magnitude,seed=1",

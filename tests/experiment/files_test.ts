@@ -91,6 +91,11 @@ Deno.test("data are the same however what is taken of them is written down", asy
     const [measure] = await measuresOf({ rows }, cache);
     assert.equal(measure?.identity, `{"file":"${digest}","textField":"text","last":1,"seq":8,"prompt":"none"}`);
     const others = [{ file, limit: 2, textField: "text" }, { file, last: 1, textField: "text" }, { file }];
+    const text = { window: 8, maxWindows: 2, name: "t", text: file }, { window, ...rest } = text;
+    const [first, second] = await measuresOf({ perplexity: [text, { ...rest, window }] }, cache);
+    assert.equal(second?.identity, first?.identity);
+    const written = await identity({ generate: { tokens: 8, seed: 1, count: 4 } });
+    assert.equal(await identity({ generate: { count: 4, tokens: 8, seed: 1 } }), written);
     for (const other of [...others, { file, limit: 1, textField: "text", skipBroken: true }]) {
       assert.notEqual(await identity(other), two);
     }

@@ -1,6 +1,7 @@
 // Reading of runs and evaluations: what is taken, what is refused, and how it is said.
 import assert from "node:assert/strict";
 import { parseEvaluation } from "../../lib/report/evaluation.ts";
+import { writeSafetensors } from "../../lib/io/safetensors_write.ts";
 import { parseRecords, readRun } from "../../lib/report/read_run.ts";
 import { renderReport } from "../../lib/report/report.ts";
 import { TemporaryFolder } from "../cli/helpers/cli.ts";
@@ -40,6 +41,25 @@ Deno.test("a run that goes on is read as far as its last whole line, without run
   assert.deepEqual([records.length, summary, options], [7, null, null]);
 });
 
+Deno.test("the options of a run that is not finished are those of its checkpoint, as run.json would have them", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("records.jsonl"), lines(7));
+  const identity = {
+    sparsity: 0.3,
+    units: "kv,ffn",
+    lora: '{"rank":8}',
+    size: "null",
+    prompt: null,
+    schedule: "cubic",
+  };
+  const data = new Float32Array(1), compresso = JSON.stringify({ identity: { ...identity, adapter: "a GPU" } });
+  const tensor = { name: "a", dtype: "F32", shape: [1], data: () => Promise.resolve(data) } as const;
+  await writeSafetensors(folder.at("checkpoint.safetensors"), [tensor], { metadata: { compresso } });
+  const { options, adapter } = await readRun(folder.path);
+  assert.deepEqual(options, { sparsity: 0.3, units: ["kv", "ffn"], lora: { rank: 8 }, size: null, prompt: null });
+  assert.equal(adapter, "a GPU");
+});
+
 Deno.test("records of older versions have no layers and no alarms, run.json of older versions no masks", async () => {
   const { layers: _layers, alarms: _alarms, ...old } = madeRecord(1);
   const [record] = parseRecords(JSON.stringify(old) + "\n", { path: "r", isFinished: true });
@@ -56,6 +76,8 @@ Deno.test("records of older versions have no layers and no alarms, run.json of o
 Deno.test("a loss that was not a number is null in JSON, and NaN when read", () => {
   const [record] = parseRecords(JSON.stringify(madeRecord(1, { loss: NaN })) + "\n", { path: "r", isFinished: false });
   assert.ok(Number.isNaN(record?.loss));
+  const masks = JSON.stringify(madeRecord(1, { layers: [{ heads: NaN, ffn: 0 }] }));
+  assert.deepEqual(parseRecords(masks + "\n", { path: "r", isFinished: false })[0]?.layers, [{ heads: NaN, ffn: 0 }]);
 });
 
 Deno.test("broken lines, other versions and folders without a run are refused, with file and line", async () => {

@@ -86,6 +86,7 @@ Deno.test("several runs are laid over each other, those of one name told apart, 
   for (const name of ["same", "same (2)"]) assert.ok(loss.includes(`data-name="${name}"`), name);
   const options = cells(html.slice(html.indexOf('<h2 id="options">')));
   assert.deepEqual(options.slice(0, 6), ["option", "same", "same (2)", "seed (differs)", "1", "2"]);
+  assert.ok(!options.includes("lora.rank (differs)"), "what one run does not tell is no difference");
   assert.equal(headings(html).filter((title) => title.startsWith("Masks: ")).length, 2);
 });
 

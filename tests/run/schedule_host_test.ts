@@ -153,6 +153,9 @@ Deno.test("an isolated script gets every builder that mod.ts has, and is told wh
   const logs: string[] = [];
   await evaluate(path, { onLog: (line) => logs.push(line) });
   assert.deepEqual(logs, [Object.keys(others).map(() => "function").join(" ")]);
+  const odd = "const ring = {}; ring.ring = ring; console.log({ n: 1n }, ring, new RangeError('far'), { a: 1 });";
+  await evaluate(await lair.write(scriptOf({ top: odd })), { onLog: (line) => logs.push(line) });
+  assert.equal(logs.at(-1), 'what has no text what has no text RangeError: far {"a":1}');
   await assert.rejects(
     evaluate(await lair.write(scriptOf({ top: `import { loadModel } from "./mod.ts"; loadModel();` }))),
     /does not provide an export named 'loadModel'.*--trust/,

@@ -6,7 +6,7 @@ import { haveEnds } from "../lib/io/prompts.ts";
 import type { FormatOptions } from "../lib/io/prompts_format.ts";
 import { openModelFiles } from "../lib/io/open_model.ts";
 import type { Tokenizer } from "../lib/io/tokenizer.ts";
-import { type EncodeReport, encodeRow, encodeRows } from "../lib/run/batches.ts";
+import { type EncodeReport, encodeRow, encodeRows, withBroken } from "../lib/run/batches.ts";
 import { heldOutOf } from "../lib/run/run_data.ts";
 import { formatBytes, formatCount, formatShare, print, printJson, rowsNamed } from "./output.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";
@@ -42,8 +42,8 @@ interface Facts {
   readonly tokens: Lengths | null;
   /** With a model: whether rows end with a token that says so. */
   readonly hasEnds: boolean | null;
-  /** With a model: what becomes of the rows. */
-  readonly training: (EncodeReport & { readonly seq: number }) | null;
+  /** With a model: what becomes of the rows; `refused` counts those that would be trained on. */
+  readonly training: (EncodeReport & { readonly seq: number; readonly refused: number }) | null;
 }
 
 /** Runs the verb. */
@@ -54,7 +54,9 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
   const { kind, rows, report } = await readRows(file, { textField, limit, skipBroken: true });
   const options = model === undefined ? null : { ...await encodingOf(model), prompt };
   const { counts, refused } = options ? countTokens(rows, options) : { counts: [], refused: [] };
-  const heldOut = heldOutOf(rows.length);
+  const heldOut = heldOutOf(rows.length), trained = rows.slice(0, rows.length - heldOut);
+  const others = new Set(rows.slice(trained.length).map(({ number }) => number));
+  const apart = refused.map(({ row }) => row).filter((row) => others.has(row));
   const facts: Facts = {
     file,
     bytes: (await Deno.stat(file)).size,
@@ -67,13 +69,11 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
     training: options && counts.length > 0
       ? {
         seq,
-        ...encodeRows(rows.slice(0, rows.length - heldOut), {
-          ...options,
-          seq,
-          reading: report,
-          packing: settings.packing,
-          skipBroken: true,
-        }).report,
+        refused: refused.length - apart.length,
+        ...withBroken(
+          encodeRows(trained, { ...options, seq, reading: report, packing: settings.packing, skipBroken: true }).report,
+          apart,
+        ),
         heldOut,
       }
       : null,
@@ -166,14 +166,15 @@ function show({ file, bytes, kind, read, refused, characters, tokens, hasEnds, t
   if (!tokens || !training) return;
   print(`tokens      ${lengthsLine(tokens)}`);
   if (!hasEnds) print("end         none: no row has an end token, as the tokenizer puts none behind them");
-  for (const line of trainingLines(training, { kind, refused: refused.length })) print(line);
+  for (const line of trainingLines(training, kind)) print(line);
 }
 
 function trainingLines(
-  training: EncodeReport & { readonly seq: number },
-  { kind, refused }: { readonly kind: Row["kind"]; readonly refused: number },
+  training: EncodeReport & { readonly seq: number; readonly refused: number },
+  kind: Row["kind"],
 ): string[] {
-  const { seq, examples, truncated, skipped, padding, packed, leftOver, promptTokens, rows, heldOut, lines } = training;
+  const { seq, refused, examples, truncated, skipped, padding, packed, leftOver, promptTokens, rows, heldOut, lines } =
+    training;
   const all = training.tokens + padding;
   const parts = [
     `${formatCount(examples)} examples${packed ? ", rows joined" : ""}`,

@@ -1,7 +1,9 @@
 // Work of `compresso eval` that goes on from the file of `--out`. Owns what must agree whatever is measured, and what is said of the file; refuses
 // to measure.
+import { dirname, join } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
 import { type EntryKind, type EvaluationFile, openEvaluationFile } from "../lib/eval/evaluation_file.ts";
+import { exists } from "../lib/io/exists.ts";
 import { modelDigest } from "../lib/io/fingerprint.ts";
 import { modelPath } from "../lib/io/open_model.ts";
 import type { RunIdentity } from "../lib/run/checkpoint.ts";
@@ -26,7 +28,7 @@ export async function keptWork<Known, Added>(
   if (out === undefined) return plainWork((path, loaded) => measure(path, loaded, null));
   const whole: Record<string, RunIdentity[string]> = { baseDtype, ...identity };
   for (const path of paths) whole[`model ${path}`] = await modelDigest(modelPath(path));
-  if (adapter !== undefined) whole["adapter"] = await modelDigest(adapter);
+  if (adapter !== undefined) whole["adapter"] = await adapterDigest(adapter);
   const file = await openEvaluationFile(out, whole, { kind });
   if (file.found > 0) note(`going on with ${file.found} ${kind.noun}s of ${out}`);
   const kept = `what is scored stays in ${out}, and the same command goes on`;
@@ -42,4 +44,10 @@ export async function keptWork<Known, Added>(
     },
     [Symbol.dispose]: () => file[Symbol.dispose](),
   };
+}
+
+/** Of a file of weights the config beside it counts too, which says how they are scaled. */
+async function adapterDigest(path: string): Promise<string> {
+  const digest = await modelDigest(path), config = join(dirname(path), "adapter_config.json");
+  return (await Deno.stat(path)).isFile && await exists(config) ? `${digest} ${await modelDigest(config)}` : digest;
 }

@@ -117,7 +117,7 @@ function nextLayer(
 ): LayerState {
   const share = layers?.[index] ?? target;
   const frozen = (kind: "heads" | "ffn"): boolean =>
-    freeze.some((units) => units.kind === kind && units.layer === index);
+    freeze.some((units) => (units.kind === kind || units.kind === "layer") && units.layer === index);
   return { heads: frozen("heads") ? layer.heads : share, ffn: frozen("ffn") ? layer.ffn : share };
 }
 

@@ -9,6 +9,7 @@ import type { GgufWriteType } from "./gguf_quant.ts";
 import { NO_TOKENIZER } from "./gguf_tokenizer.ts";
 import { type GgufTyped, type GgufValue, TENSOR_FORMATS } from "./gguf_types.ts";
 import { ggufBytes, type GgufContent, type GgufItem, stageGgufFile } from "./gguf_write.ts";
+import { MORE_EOS_KEY } from "./gguf_spec.ts";
 import { elementCount } from "./rows.ts";
 import type { WeightSource } from "./source.ts";
 
@@ -182,7 +183,9 @@ function modelMetadata(
   // Ids that the tokenizer does not name come from the model.
   const own = tokenizerMetadata.get("tokenizer.ggml.eos_token_id"), others = spec.eosIds.filter((id) => id !== own);
   // All of them end a text: that of the tokenizer, of a turn, of a message.
-  const [eos, eot, eom] = own === undefined ? others : [undefined, ...others];
+  const [eos, eot, eom, ...more] = own === undefined ? others : [undefined, ...others];
+  // The format has no place for more.
+  if (more.length > 0) metadata.set(MORE_EOS_KEY, Int32Array.from(more, Number));
   const ids = { bos: spec.bosId, eos, eot, eom, padding: spec.padId };
   for (const [name, id] of Object.entries(ids)) {
     const key = `tokenizer.ggml.${name}_token_id`;

@@ -12,6 +12,9 @@ import type { GgufFile } from "./gguf.ts";
 import { ggufNames, ROPE_FREQS } from "./gguf_names.ts";
 import { ggufError } from "./gguf_types.ts";
 
+/** Tokens that end a text beyond those that GGUF has names for, as this toolkit writes them. */
+export const MORE_EOS_KEY = "tokenizer.compresso_eos_ids";
+
 /** Architectures that are read; deci is a llama whose layers may differ. */
 export const GGUF_ARCHS = ["llama", "deci"] as const;
 
@@ -76,7 +79,12 @@ export async function ggufSpec(file: GgufFile): Promise<DecoderSpec> {
     keys.check(key, value, (id) => Number.isInteger(id) && id >= 0 && id < vocab, `a token id below ${vocab}`);
     return value;
   };
-  const eosIds = [id("eos"), id("eot"), id("eom")].filter((value) => value !== null);
+  const more = metadata.get(MORE_EOS_KEY),
+    others = ArrayBuffer.isView(more) ? Array.from<number | bigint, number>(more, Number) : [];
+  for (const value of others) {
+    keys.check(MORE_EOS_KEY, value, (id) => id >= 0 && id < vocab, `token ids below ${vocab}`);
+  }
+  const eosIds = [id("eos"), id("eot"), id("eom"), ...others].filter((value) => value !== null);
   return withBiases({
     vocab,
     hidden,

@@ -156,8 +156,10 @@ function layersOf(config: Config, fail: Fail): LayerSpec[] {
   }
   const heads = config.num_attention_heads ?? fail("num_attention_heads", "it is given");
   const ffn = config.intermediate_size ?? fail("intermediate_size", "it is given");
-  const kvHeads = config.num_key_value_heads ??
-    { llama: heads, mistral: 8, qwen2: 32, compresso: heads }[config.model_type];
+  // Null says that there are as many, whatever the default is.
+  const kvHeads = config.num_key_value_heads === null
+    ? heads
+    : config.num_key_value_heads ?? { llama: heads, mistral: 8, qwen2: 32, compresso: heads }[config.model_type];
   if (heads % kvHeads !== 0) fail("num_key_value_heads", `it divides num_attention_heads = ${heads}`);
   return Array.from({ length }, () => ({ heads, kvHeads, ffn }));
 }

@@ -89,7 +89,7 @@ export async function stageHf(
       await Deno.writeTextFile(`${path}/modeling_compresso.py`, modelingText);
     }
     if (tokenizer) {
-      const { json: content, config: settings, chatTemplate } = tokenizer;
+      const { json: content, config, chatTemplate } = tokenizer, settings = withoutCode(config);
       await json("tokenizer.json", content);
       await json(
         "tokenizer_config.json",
@@ -102,6 +102,13 @@ export async function stageHf(
     signal?.throwIfAborted();
   }, { replace: options.replace ?? false });
   return { ...staged, form };
+}
+
+/** Without the mention of Python files, which are not copied: tokenizer.json says all. */
+function withoutCode(
+  { auto_map: code, ...settings }: Readonly<Record<string, unknown>>,
+): Readonly<Record<string, unknown>> {
+  return code === undefined ? settings : { ...settings, tokenizer_class: "PreTrainedTokenizerFast" };
 }
 
 /** Bytes of a folder's safetensors, headers and all, without config, tokenizer and index. */

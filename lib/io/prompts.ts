@@ -118,15 +118,16 @@ export function haveEnds(
 }
 
 /**
- * Tokens that the prompt adds to each instruction or conversation: those of its text and of what the layout puts around
- * it, less those of a system turn that the chat template writes where none is given. 0 without a prompt.
+ * Tokens that the prompt takes of each instruction or conversation: those of its text and of what the layout puts around it. Where it stands in
+ * place of a system turn that the chat template writes by itself, those that it adds, but its text's at least. 0 without a prompt.
  */
 export function promptCost(options: FormatOptions): number {
   const length = (prompt: string | null): number => {
     const { prefix } = formatExample({ instruction: "Go on.", input: "", output: "" }, { ...options, prompt });
     return encodePrefix(prefix, options).length;
   };
-  return options.prompt === null ? 0 : length(options.prompt) - length(null);
+  if (options.prompt === null) return 0;
+  return Math.max(length(options.prompt) - length(null), options.tokenizer.encode(options.prompt).length);
 }
 
 /** Labels that enter the loss: all but −100 and the first. */

@@ -1,5 +1,5 @@
 // The schedules that have a name. Owns the names and their shapes; refuses the loop.
-import { constant, cosine, cubic, exponential, linear } from "./curves.ts";
+import { checkWarmup, constant, cosine, cubic, described, exponential, linear } from "./curves.ts";
 import { defineSchedule, type Schedule, type ScheduleDefinition } from "./schedule_script.ts";
 
 /** Names of the built-in schedules, the default first. */
@@ -14,18 +14,24 @@ export function isScheduleName(text: string): text is ScheduleName {
 
 /**
  * The built-in schedule of a name: from 0 up to the run's sparsity, which it reaches at progress `warmup`, in [0, 1]. "step" begins at a quarter of
- * it, "constant" is all of it from the first step on.
+ * it, "constant" is all of it from the first step on. Throws `CompressoError("usage")` for another warm-up.
  */
 export function builtinSchedule(name: ScheduleName, { warmup = 0.7 }: { readonly warmup?: number } = {}): Schedule {
   const ramp = { to: "target", warmup } as const;
+  checkWarmup(name, warmup);
   const curves: { readonly [name in ScheduleName]: () => ScheduleDefinition["sparsity"] } = {
     cubic: () => cubic(ramp),
     linear: () => linear(ramp),
     cosine: () => cosine(ramp),
     exponential: () => exponential(ramp),
     // Four stairs of the same height, the last from the end of the warm-up on.
-    step: () => ({ progress, sparsity }) =>
-      warmup > 0 ? sparsity * Math.min(4, 1 + Math.floor(3 * (progress / warmup))) / 4 : sparsity,
+    step: () =>
+      described(
+        "step",
+        ramp,
+        ({ progress, sparsity }) =>
+          warmup > 0 ? sparsity * Math.min(4, 1 + Math.floor(3 * (progress / warmup))) / 4 : sparsity,
+      ),
     constant: () => constant("target"),
   };
   return defineSchedule({ sparsity: curves[name]() ?? 0 });

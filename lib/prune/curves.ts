@@ -99,7 +99,7 @@ function ramp(
 ): CurveFunction {
   checkLevel(name, from);
   checkLevel(name, to);
-  if (!(warmup >= 0 && warmup <= 1)) throw wrong(name, { rule: "warmup lies in [0, 1]", value: warmup });
+  checkWarmup(name, warmup);
   return described(name, { from, to, warmup, ...shape }, (input) => {
     const end = levelOf(to, input), q = warmup > 0 ? Math.min(1, input.progress / warmup) : 1;
     return q === 1 ? end : end + (levelOf(from, input) - end) * rest(q);
@@ -107,9 +107,14 @@ function ramp(
 }
 
 /** The curve, whose text says what it was made with: all that tells two curves of one kind apart, as where a run is resumed. */
-function described(name: string, made: unknown, curve: CurveFunction): CurveFunction {
+export function described(name: string, made: unknown, curve: CurveFunction): CurveFunction {
   const text = `${name}(${JSON.stringify(made)})`;
   return Object.defineProperty(curve, "toString", { value: () => text });
+}
+
+/** Refuses a warm-up that is no share of the stage. */
+export function checkWarmup(name: string, warmup: number): void {
+  if (!(warmup >= 0 && warmup <= 1)) throw wrong(name, { rule: "warmup lies in [0, 1]", value: warmup });
 }
 
 function levelOf(level: number | "target", { sparsity }: CurveInput): number {

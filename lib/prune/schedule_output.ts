@@ -1,12 +1,17 @@
 // What a schedule decides for a step, checked: finite, in range, of this model. Owns the rules of every value; refuses to know where values come from.
 import { CompressoError } from "../errors.ts";
 import {
+  type Bounds,
+  boundsText,
   type FrozenUnits,
+  isWithin,
   RATE_NAMES,
+  rateBounds,
   type RateName,
   rawOutput,
   type Schedule,
   type ScheduleInput,
+  SPARSITY_BOUNDS,
 } from "./schedule_script.ts";
 
 /** What a schedule has decided for one step. */
@@ -55,7 +60,9 @@ export function checkOutput(raw: unknown, input: ScheduleInput): ScheduleOutput 
   const end = has("end") ? raw["end"] : false;
   if (typeof end !== "boolean") throw refusal(at, { rule: "end is true or false", value: `end = ${show(end)}` });
   return {
-    sparsity: has("sparsity") ? checkNumber(at, { name: "sparsity", value: raw["sparsity"], below: 1 }) : null,
+    sparsity: has("sparsity")
+      ? checkNumber(at, { name: "sparsity", value: raw["sparsity"], ...SPARSITY_BOUNDS })
+      : null,
     layers: has("layers") ? checkLayers(at, { values: list("layers"), count: input.layers.length }) : null,
     freeze: has("freeze") ? checkFreeze(at, { values: list("freeze"), count: input.layers.length }) : [],
     end,
@@ -72,31 +79,12 @@ interface At {
   readonly steps: number;
 }
 
-interface Bounds {
-  /** Default 0. */
-  readonly least?: number;
-  readonly above?: number;
-  readonly most?: number;
-  readonly below?: number;
-  /** Whether the GPU takes it as f32, so that what f32 makes of it has to lie in range too. */
-  readonly single?: boolean;
-}
-
-/** Bounds beside "at least 0". */
-const RATE_BOUNDS: { readonly [rate in RateName]?: Bounds } = {
-  temperature: { above: 0 },
-  memory: { most: 1 },
-  warmup: { most: 1 },
-  tracking: { most: 1 },
-  limit: { above: 0 },
-};
-
 function checkRates(at: At, given: unknown): ScheduleOutput["rates"] {
   if (!isRecord(given)) throw refusal(at, { rule: "rates is an object", value: `rates = ${show(given)}` });
   const rates: { [rate in RateName]?: number } = {};
   for (const name of RATE_NAMES) {
     if (!Object.hasOwn(given, name)) continue;
-    rates[name] = checkNumber(at, { name: `rates.${name}`, value: given[name], single: true, ...RATE_BOUNDS[name] });
+    rates[name] = checkNumber(at, { name: `rates.${name}`, value: given[name], ...rateBounds(name) });
   }
   return rates;
 }
@@ -147,23 +135,11 @@ interface Listed {
 
 function checkNumber(
   at: At,
-  { name, value, least = 0, above, most, below, single = false }: Bounds & {
-    readonly name: string;
-    readonly value: unknown;
-  },
+  { name, value, ...bounds }: Bounds & { readonly name: string; readonly value: unknown },
 ): number {
-  const finite = typeof value === "number" && Number.isFinite(value);
-  const isWithin = (number: number): boolean =>
-    Number.isFinite(number) && number >= least && number > (above ?? -Infinity) && number <= (most ?? Infinity) &&
-    number < (below ?? Infinity);
-  if (finite && isWithin(value) && (!single || isWithin(Math.fround(value)))) return value;
-  const bounds = [
-    above === undefined ? `at least ${least}` : `above ${above}`,
-    ...(most === undefined ? [] : [`at most ${most}`]),
-    ...(below === undefined ? [] : [`below ${below}`]),
-  ];
+  if (isWithin(value, bounds)) return value;
   throw refusal(at, {
-    rule: `${name} is a finite number${single ? " of f32 (up to 3.4e38)" : ""}, ${bounds.join(" and ")}`,
+    rule: `${name} is ${boundsText(bounds)}`,
     value: `${name} = ${show(value)}`,
     code: ["NaN", "Infinity", "-Infinity"].includes(show(value)) ? "numeric" : "input",
   });

@@ -115,7 +115,7 @@ export interface Schedule {
 
 /**
  * Makes a schedule, which a script gives as its default export or a program as an option of its run.
- * Throws `CompressoError("usage")` for a part that does not exist or is neither number nor function.
+ * Throws `CompressoError("usage")` for a part that does not exist, or is neither a number in range nor a function.
  *
  * @example
  * ```ts
@@ -125,11 +125,10 @@ export interface Schedule {
  */
 export function defineSchedule(definition: ScheduleDefinition): Schedule {
   const { rates = {} } = checkKeys(definition, PARTS, "part");
-  for (const name of FUNCTIONS) check(definition[name], { name, curve: false });
-  check(definition.sparsity, { name: "sparsity", curve: true });
-  for (const [name, curve] of Object.entries(checkKeys(rates, RATE_NAMES, "rate"))) {
-    check(curve, { name: `rates.${name}`, curve: true });
-  }
+  for (const name of FUNCTIONS) check(definition[name], { name, bounds: null });
+  check(definition.sparsity, { name: "sparsity", bounds: SPARSITY_BOUNDS });
+  checkKeys(rates, RATE_NAMES, "rate");
+  for (const name of RATE_NAMES) check(rates[name], { name: `rates.${name}`, bounds: rateBounds(name) });
   return Object.freeze({ definition: Object.freeze({ ...definition, rates: Object.freeze({ ...rates }) }) });
 }
 
@@ -188,6 +187,49 @@ export function namedParts(said: unknown): readonly SchedulePart[] {
   return [...PARTS, ...RATE_PARTS].filter((part) => Array.isArray(said) && said.includes(part));
 }
 
+/** What a number has to keep to; 0 is the least where nothing else is. */
+export interface Bounds {
+  readonly above?: number;
+  readonly most?: number;
+  readonly below?: number;
+  /** Whether the GPU takes it as f32, so that what f32 makes of it has to lie in range too. */
+  readonly single?: boolean;
+}
+
+/** Bounds of a sparsity. */
+export const SPARSITY_BOUNDS: Bounds = { below: 1 };
+
+const RATE_BOUNDS: { readonly [rate in RateName]?: Bounds } = {
+  temperature: { above: 0 },
+  memory: { most: 1 },
+  warmup: { most: 1 },
+  tracking: { most: 1 },
+  limit: { above: 0 },
+};
+
+/** Bounds of a number of the loop. */
+export function rateBounds(name: RateName): Bounds {
+  return { single: true, ...RATE_BOUNDS[name] };
+}
+
+/** Whether a value is a number within bounds. */
+export function isWithin(value: unknown, { above, most, below, single = false }: Bounds): value is number {
+  const fits = (number: number): boolean =>
+    Number.isFinite(number) && number >= 0 && number > (above ?? -Infinity) && number <= (most ?? Infinity) &&
+    number < (below ?? Infinity);
+  return typeof value === "number" && fits(value) && (!single || fits(Math.fround(value)));
+}
+
+/** The bounds in words. */
+export function boundsText({ above, most, below, single = false }: Bounds): string {
+  const bounds = [
+    above === undefined ? "at least 0" : `above ${above}`,
+    ...(most === undefined ? [] : [`at most ${most}`]),
+    ...(below === undefined ? [] : [`below ${below}`]),
+  ];
+  return `a finite number${single ? " of f32 (up to 3.4e38)" : ""}, ${bounds.join(" and ")}`;
+}
+
 /** Throws where an object has other keys than it may. */
 function checkKeys<T extends object>(object: T, known: readonly string[], word: string): T {
   const keys: readonly string[] | null = isRecord(object) ? Object.keys(object) : null;
@@ -200,11 +242,12 @@ function checkKeys<T extends object>(object: T, known: readonly string[], word: 
   });
 }
 
-function check(value: unknown, { name, curve }: { readonly name: string; readonly curve: boolean }): void {
-  if (value === undefined || typeof value === "function" || (curve && typeof value === "number")) return;
+/** Refuses a part that is no function, nor, where it has bounds, a number within them. */
+function check(value: unknown, { name, bounds }: { readonly name: string; readonly bounds: Bounds | null }): void {
+  if (value === undefined || typeof value === "function" || (bounds && isWithin(value, bounds))) return;
   throw new CompressoError("usage", {
     what: "cannot define the schedule",
-    rule: `${name} is ${curve ? "a number or a function" : "a function"}`,
+    rule: `${name} is ${bounds ? `${boundsText(bounds)}, or a function` : "a function"}`,
     value: show(value),
   });
 }

@@ -2,7 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import type { Staged } from "../io/atomic.ts";
 import { exists } from "../io/exists.ts";
-import { stageGguf } from "../io/gguf_export.ts";
+import { type GgufArch, stageGguf } from "../io/gguf_export.ts";
 import type { GgufWriteType } from "../io/gguf_quant.ts";
 import { ggufTokenizerMetadata } from "../io/gguf_tokenizer_export.ts";
 import { type HfDtype, stageHf, writtenBiases } from "../io/hf_export.ts";
@@ -11,7 +11,7 @@ import { ropeConfig } from "../io/hf_rope_export.ts";
 import type { WeightSource } from "../io/source.ts";
 import type { Json } from "../io/tokenizer_compat.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
-import { layersAlike, parameterCount, withBiases } from "../nn/spec.ts";
+import { type DecoderSpec, hasBias, layersAlike, parameterCount, withBiases } from "../nn/spec.ts";
 import { type Layout, padded } from "../prune/layouts.ts";
 
 /** The files that {@link exportModel} writes. */
@@ -136,7 +136,7 @@ export async function stageModel(
   signal?.throwIfAborted();
   const loadableBy = [
     ...folder ? [{ file: paths.hf, programs: folder.form === "compresso" ? REMOTE_CODE : STOCK }] : [],
-    ...file ? [{ file: paths.gguf, programs: file.result.arch === "deci" ? DECI : LLAMA }] : [],
+    ...file ? [{ file: paths.gguf, programs: ggufPrograms(file.result.arch, laidOut.spec) }] : [],
   ];
   const kept = pending.move();
   return {
@@ -169,8 +169,17 @@ const REMOTE_CODE = [
   "PEFT, on the model that transformers loaded",
   "compresso",
 ];
-const LLAMA = ["llama.cpp", "node-llama-cpp", "compresso"];
-const DECI = ["llama.cpp and node-llama-cpp, as architecture deci: its layers differ", "compresso"];
+
+const LLAMA = ["llama.cpp", "node-llama-cpp"];
+
+/** Before its pull request 21245 llama.cpp took biases of queries only where they are as many as hidden dims. */
+function ggufPrograms(arch: GgufArch, spec: DecoderSpec): string[] {
+  const { hidden, headDim, layers } = spec;
+  const isNew = hasBias(spec, "q") && layers.some(({ heads }) => heads > 0 && heads * headDim !== hidden);
+  const loaders = isNew ? ["llama.cpp since its pull request 21245", "node-llama-cpp 3.22.1"] : LLAMA;
+  if (arch !== "deci") return [...loaders, "compresso"];
+  return [`${loaders.join(" and ")}, as architecture deci: its layers differ`, "compresso"];
+}
 
 async function refuseStale(path: string, error: CompressoError): Promise<void> {
   if (!(await exists(path))) return;

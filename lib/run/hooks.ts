@@ -13,7 +13,7 @@ export interface RunHandle {
   /** The prunable units, in the order of log α. */
   readonly table: UnitTable;
   /** log α of every unit; under "gradual" the running mean of squared gradients, under a one-shot method the places in its ranking once it has one. */
-  logAlpha(): Promise<Float32Array>;
+  logAlpha(): Promise<Float32Array<ArrayBuffer>>;
   /** Sets log α of every unit. Throws `CompressoError("input")` for another length, or a value that is not finite. */
   setLogAlpha(values: Float32Array<ArrayBuffer>): void;
   /** Mask values z of the last step: sampled in the pruning stage, hard after it. */

@@ -55,6 +55,20 @@ Deno.test("eval and generate add an adapter, and export merges it into the same 
   assert.notEqual(answer, "in Rome\n");
 });
 
+Deno.test("an evaluation goes on with the same adapter alone: its file of weights, scaled as the config beside it says", async () => {
+  using folder = new TemporaryFolder();
+  const adapter = folder.at("adapter"), text = folder.at("text.txt"), config = `${adapter}/adapter_config.json`;
+  await writeAdapter(adapter);
+  await Deno.writeTextFile(text, QUESTION.repeat(8));
+  const args = ["eval", "demo", "--text", text, "--window", "32", "--out", folder.at("scores.jsonl"), "--no-tuning"];
+  args.push("--adapter", `${adapter}/adapter_model.safetensors`);
+  for (const status of [0, 0]) assert.equal((await cli(args)).code, status);
+  await Deno.writeTextFile(config, (await Deno.readTextFile(config)).replace(/"lora_alpha": *4/, '"lora_alpha": 8'));
+  const { code, stderr } = await cli(args);
+  assert.equal(code, 6, stderr);
+  assert.match(stderr, /adapter: .* then, .* now/);
+});
+
 Deno.test("an adapter that is missing or of another kind ends a verb before the model is loaded", async () => {
   using folder = new TemporaryFolder();
   const missing = await cli(["generate", "demo", "--prompt", "Tom", "--adapter", folder.at("none")]);

@@ -83,6 +83,19 @@ Deno.test("schedule preview says where the targets of all layers do not come to 
   assert.doesNotMatch(await preview("i === 0 ? null : 0.1"), /refuses/);
 });
 
+Deno.test("schedule preview holds the layer that a schedule freezes whole", async () => {
+  using folder = new TemporaryFolder();
+  const text = `export default defineSchedule({
+    sparsity: ({ layers, sparsity }) => Math.min(sparsity, 0.1 + (layers[0]?.ffn ?? 0)),
+    freeze: () => [{ layer: 0, kind: "layer" }],
+  });`;
+  await Deno.writeTextFile(folder.at("mine.ts"), `import { defineSchedule } from "compresso"; ${text}`);
+  const { code, stdout, stderr } = await cli(["schedule", "preview", folder.at("mine.ts"), "--steps", "4", "--json"]);
+  assert.equal(code, 0, stderr);
+  const { points }: { points: { sparsity: number }[] } = JSON.parse(stdout);
+  assert.deepEqual(points.map(({ sparsity }) => sparsity), [0.1, 0.1, 0.1, 0.1]);
+});
+
 Deno.test("schedule preview --json has every step", async () => {
   const { code, stdout, stderr } = await cli(["schedule", "preview", "step", "--steps", "8", "--json"]);
   assert.equal(code, 0, stderr);

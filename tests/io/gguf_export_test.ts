@@ -40,14 +40,17 @@ Deno.test("exportGguf() writes alike layers as arch llama, and openGguf() gives 
   }
 });
 
-Deno.test("three tokens that end a text are still those in a GGUF, whichever of them is the tokenizer's", async () => {
-  for (const own of [null, 2, 5, 7]) {
-    const source = randomSource({ ...SPEC, eosIds: [2, 5, 7] });
-    const tokenizerMetadata = new Map(own === null ? [] : [["tokenizer.ggml.eos_token_id", own] as const]);
-    await exported(source, { tokenizerMetadata }, ({ spec }) => {
-      assert.deepEqual(spec.eosIds.toSorted(), [2, 5, 7], `${own}`);
-      return Promise.resolve();
-    });
+Deno.test("all tokens that end a text are still those in a GGUF, whichever of them is the tokenizer's", async () => {
+  for (const own of [null, 2, 5, 7, 9]) {
+    for (const eosIds of [[2, 5, 7], [2, 5, 7, 11, 13]]) {
+      const source = randomSource({ ...SPEC, eosIds });
+      const tokenizerMetadata = new Map(own === null ? [] : [["tokenizer.ggml.eos_token_id", own] as const]);
+      await exported(source, { tokenizerMetadata }, ({ spec }) => {
+        const wanted = new Set([...eosIds, ...own === null ? [] : [own]]);
+        assert.deepEqual(spec.eosIds.toSorted((a, b) => a - b), [...wanted].sort((a, b) => a - b), `${own}`);
+        return Promise.resolve();
+      });
+    }
   }
 });
 

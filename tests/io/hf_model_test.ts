@@ -176,9 +176,14 @@ for (const [name, change, expected] of READ) {
 Deno.test("openHfFolder() takes head_dim from hidden_size and KV heads from heads where they are not given", async () => {
   const spec = { ...SPEC, hidden: 24, layers: SPEC.layers.map((layer) => ({ ...layer, kvHeads: 4 })) };
   await inTemporaryFolder(async (folder) => {
-    const config = { ...CONFIG, hidden_size: 24, head_dim: undefined, num_key_value_heads: undefined };
-    await writeFolder(folder, config, { spec });
-    assert.deepEqual((await openHfFolder(folder)).spec, spec);
+    const config = { ...CONFIG, hidden_size: 24, head_dim: undefined };
+    // Null is no default of mistral's, which has 8 where the key is absent.
+    for (
+      const [model_type, num_key_value_heads] of [["llama", undefined], ["llama", null], ["mistral", null]] as const
+    ) {
+      await writeFolder(folder, { ...config, model_type, num_key_value_heads, sliding_window: null }, { spec });
+      assert.deepEqual((await openHfFolder(folder)).spec, spec, model_type);
+    }
   });
 });
 

@@ -8,6 +8,7 @@ import {
   endToken,
   formatExample,
   IGNORED_LABEL,
+  promptCost,
   promptStyle,
 } from "../../lib/io/prompts.ts";
 import type { Tokenizer } from "../../lib/io/tokenizer.ts";
@@ -58,6 +59,19 @@ Deno.test("formatExample() gives the prompt as the system turn of a chat", async
     "<|start|>system\nBe small.<|end|>\n<|start|>user\nWhere is the stone?\n\nThe river carries the stone. 👍<|end|>\n<|start|>assistant\n",
   );
   assert.equal(format(instruct("Count.", "", "1"), null), "<|start|>user\nCount.<|end|>\n<|start|>assistant\n");
+});
+
+Deno.test("promptCost() counts what a prompt takes, its text at least where a template has a system turn of its own", async () => {
+  const tokenizer = await tokenizerOf("byte_level"), turn = "<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n";
+  const own =
+    "{% if messages[0].role != 'system' %}<|start|>system\nI am long and say so at length.<|end|>\n{% endif %}";
+  const chatty = withConfig(tokenizer, {}, `${own}{% for m in messages %}${turn}{% endfor %}`);
+  const cost = (one: Tokenizer, prompt: string | null): number => promptCost({ tokenizer: one, prompt });
+  const brief = tokenizer.encode("Be brief.").length;
+  assert.equal(cost(tokenizer, null), 0);
+  assert.ok(cost(tokenizer, "Be brief.") > brief, "with its turn");
+  assert.equal(cost(chatty, "Be brief."), brief);
+  assert.ok(cost(chatty, COLLABORATIVE_PROMPT) >= tokenizer.encode(COLLABORATIVE_PROMPT).length);
 });
 
 Deno.test("a chat template that refuses a system turn gets the prompt before the instruction, and its space before the answer", async () => {

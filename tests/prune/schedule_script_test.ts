@@ -1,6 +1,7 @@
 // Schedules as users write them: what is a schedule, what it sees, and the check of every value that it gives.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
+import { builtinSchedule, SCHEDULE_NAMES } from "../../lib/prune/builtin_schedules.ts";
 import { evaluateSchedule, type ScheduleOutput } from "../../lib/prune/schedule_output.ts";
 import {
   asSchedule,
@@ -12,6 +13,7 @@ import {
 } from "../../lib/prune/schedule_script.ts";
 import type { Rates } from "../../lib/run/options.ts";
 import type { StepRecord } from "../../lib/run/records.ts";
+import { openSchedule } from "../../lib/run/schedule_host.ts";
 
 const INPUT: ScheduleInput = {
   progress: 0.25,
@@ -87,6 +89,31 @@ Deno.test("every number of the loop may be a curve, and none else", () => {
   assert.ok(asView);
 });
 
+Deno.test("a number that needs no run to be out of range is refused where the schedule is defined", () => {
+  const cases: readonly (readonly [ScheduleDefinition, RegExp])[] = [
+    [{ sparsity: 30 }, /sparsity is a finite number, at least 0 and below 1, or a function; now: 30/],
+    [{ sparsity: NaN }, /below 1, or a function; now: NaN/],
+    [{ rates: { lora: -1e-3 } }, /rates\.lora is a finite number of f32 .*at least 0, or a function; now: -0\.001/],
+    [{ rates: { temperature: 0 } }, /above 0, or a function; now: 0/],
+  ];
+  for (const [definition, message] of cases) {
+    assert.throws(() => defineSchedule(definition), { code: "usage", message });
+  }
+});
+
+Deno.test("built-in schedules refuse a warm-up that is no share, and are told apart by it", async () => {
+  for (const name of SCHEDULE_NAMES) {
+    for (const warmup of [70, -0.1, NaN]) {
+      assert.throws(() => builtinSchedule(name, { warmup }), /warmup lies in \[0, 1\]/);
+    }
+    const identities = await Promise.all([0.5, 0.9].map(async (warmup) => {
+      await using schedule = await openSchedule(builtinSchedule(name, { warmup }));
+      return schedule.identity;
+    }));
+    assert.equal(new Set(identities).size, name === "constant" ? 1 : 2, name);
+  }
+});
+
 Deno.test("a value that is not finite or out of range is refused with its name, value and step", () => {
   const number = (value: unknown): () => number => () => value as number;
   const cases: readonly (readonly [ScheduleDefinition, "input" | "numeric", string])[] = [
@@ -94,17 +121,17 @@ Deno.test("a value that is not finite or out of range is refused with its name, 
     [{ sparsity: number(undefined) }, "input", "sparsity = undefined"],
     [{ sparsity: number("0.1") }, "input", 'sparsity = "0.1"'],
     [{ sparsity: number(1n) }, "input", "sparsity = 1n"],
-    [{ sparsity: 1 }, "input", "sparsity = 1"],
-    [{ sparsity: -0.1 }, "input", "sparsity = -0.1"],
+    [{ sparsity: () => 1 }, "input", "sparsity = 1"],
+    [{ sparsity: () => -0.1 }, "input", "sparsity = -0.1"],
     [{ rates: { lora: number(Infinity) } }, "numeric", "rates.lora = Infinity"],
-    [{ rates: { lambda: -1 } }, "input", "rates.lambda = -1"],
-    [{ rates: { temperature: 0 } }, "input", "rates.temperature = 0"],
-    [{ rates: { tracking: 2 } }, "input", "rates.tracking = 2"],
-    [{ rates: { memory: 1.5 } }, "input", "rates.memory = 1.5"],
+    [{ rates: { lambda: () => -1 } }, "input", "rates.lambda = -1"],
+    [{ rates: { temperature: () => 0 } }, "input", "rates.temperature = 0"],
+    [{ rates: { tracking: () => 2 } }, "input", "rates.tracking = 2"],
+    [{ rates: { memory: () => 1.5 } }, "input", "rates.memory = 1.5"],
     // What f32 makes of them is infinite, or nothing.
-    [{ rates: { noise: 1e39 } }, "input", "rates.noise = 1e+39"],
+    [{ rates: { noise: () => 1e39 } }, "input", "rates.noise = 1e+39"],
     [{ rates: { lambda: () => 1e300 } }, "input", "rates.lambda = 1e+300"],
-    [{ rates: { temperature: 1e-50 } }, "input", "rates.temperature = 1e-50"],
+    [{ rates: { temperature: () => 1e-50 } }, "input", "rates.temperature = 1e-50"],
     [{ layers: () => [0.1] }, "input", "1 entries"],
     [{ layers: () => [0.1, 1.1] }, "input", "layers[1] = 1.1"],
     [{ layers: () => new Array(2) }, "input", "layers[0] = undefined"],
@@ -160,7 +187,7 @@ Deno.test("defineSchedule() refuses parts that do not exist or are neither numbe
   const cases: readonly (readonly [unknown, RegExp])[] = [
     [{ sparcity: 0.1 }, /sparsity, layers, freeze, end, rates; now: sparcity/],
     [{ rates: { beta: 0.1 } }, /lora, mask.*now: beta/],
-    [{ sparsity: "0.1" }, /sparsity is a number or a function/],
+    [{ sparsity: "0.1" }, /sparsity is a finite number.*, or a function/],
     [{ layers: [0.1] }, /layers is a function/],
     [null, /now: null/],
   ];

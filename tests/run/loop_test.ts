@@ -309,7 +309,7 @@ Deno.test("log α that a hook sets is refused where it is of another length or n
         return true;
       });
     }
-    const hooks: RunHooks = { beforeStep: async (run) => run.setLogAlpha(Float32Array.from(await run.logAlpha())) };
+    const hooks: RunHooks = { beforeStep: async (run) => run.setLogAlpha(await run.logAlpha()) };
     assert.equal((await drive(model, { hooks, steps: 2, postfinetune: 0 })).records.length, 3);
   });
 });

@@ -278,6 +278,21 @@ Deno.test("a tokenizer with a token beyond the embedding goes whole into the fol
   }
 });
 
+Deno.test("a tokenizer that had Python files of its own is written without them, as tokenizer.json says all", async () => {
+  const out = await Deno.makeTempDir();
+  try {
+    const { source, tokenizer } = await openModelFiles("demo");
+    assert.ok(tokenizer);
+    const own = { auto_map: { AutoTokenizer: ["tokenization_x.XTokenizer", null] }, tokenizer_class: "XTokenizer" };
+    const custom = createTokenizer(tokenizer.json, { config: { ...tokenizer.config, ...own } });
+    await exportHf(source, `${out}/model`, { dtype: "f16", tokenizer: custom });
+    const config = JSON.parse(await Deno.readTextFile(`${out}/model/tokenizer_config.json`));
+    assert.deepEqual([config.auto_map, config.tokenizer_class], [undefined, "PreTrainedTokenizerFast"]);
+  } finally {
+    await Deno.remove(out, { recursive: true });
+  }
+});
+
 Deno.test("a folder of the demo keeps its tokenizer's ids and the model's end tokens", async () => {
   const out = await Deno.makeTempDir();
   try {

@@ -1,5 +1,5 @@
 // A prune run as the command line drives it: progress, Ctrl-C, the report. Owns those; refuses the parsing of options.
-import { basename, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
 import { scheduleName } from "../lib/experiment/identity.ts";
 import { checkFolder } from "../lib/io/atomic.ts";
@@ -14,7 +14,10 @@ import { layersOf, type UnitKind } from "../lib/prune/units.ts";
 import type { EncodeReport } from "../lib/run/batches.ts";
 import { checkMemory } from "../lib/run/memory_advice.ts";
 import type { Method } from "../lib/run/methods.ts";
-import type { Alarm, MonitorOptions } from "../lib/run/monitors/alarm.ts";
+import type { MonitorOptions } from "../lib/run/monitors/alarm.ts";
+import { ToldAlarms } from "../lib/run/monitors/told.ts";
+import { recordsIn } from "../lib/run/record_lines.ts";
+import { RECORDS_FILE } from "../lib/run/run_files.ts";
 import type { PruneOptions } from "../lib/run/options.ts";
 import { compress, type CompressOptions } from "../lib/run/pipeline.ts";
 import { promptForTexts } from "../lib/run/run_data.ts";
@@ -255,7 +258,7 @@ async function drive(
   const hasEnds = ({ packed: isPacked }: EncodeReport): boolean =>
     tokenizer !== null && haveEnds(rows[0]?.kind ?? "text", { tokenizer, prompt, isPacked });
   progress.phase(`encoding ${formatCount(rows.length)} rows`);
-  const told = new Set<Alarm>();
+  const told = new ToldAlarms(), earlier = resume ? await recordsIn(join(out, RECORDS_FILE)) : [];
   let isWriting = false;
   return await compress(model, {
     ...optionsOf(settings, { name, layers: model.spec.layers.length }),
@@ -296,6 +299,7 @@ async function drive(
       : {}),
     onStart: ({ steps, data, options: { rows: _rows, ...options } }, doneBefore) => {
       listen();
+      told.know(earlier, doneBefore);
       dashboard?.tell({
         kind: "started",
         folder: out,
@@ -310,9 +314,7 @@ async function drive(
     },
     onRecord: (record) => {
       progress.step(record);
-      // A run that goes back more than once says again why it went back before.
-      for (const alarm of record.alarms.filter((one) => !told.has(one))) {
-        told.add(alarm);
+      for (const alarm of told.fresh(record.alarms)) {
         progress.note(`alarm at ${alarmLine(alarm)}`);
         dashboard?.tell({ kind: "alarm", alarm });
       }

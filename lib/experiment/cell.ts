@@ -6,6 +6,7 @@ import { openModelFiles } from "../io/open_model.ts";
 import { isScheduleName } from "../prune/builtin_schedules.ts";
 import { loadModelFrom, type Model } from "../run/model.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
+import { ToldAlarms } from "../run/monitors/told.ts";
 import { compress } from "../run/pipeline.ts";
 import { promptForTexts } from "../run/run_data.ts";
 import type { StepRecord } from "../run/records.ts";
@@ -47,16 +48,12 @@ export async function pruneCell(
     readonly onBegin: () => void;
   },
 ): Promise<void> {
-  const { folder, prune, options, identity } = cell, told = new Set<Alarm>(), toldBefore = new Set<string>();
+  const { folder, prune, options, identity } = cell, told = new ToldAlarms();
   const resume = !anew && await store.isResumable(folder), earlier = resume ? await store.records(folder) : [];
   if (!resume) refusePrompt(cell, rows);
   let session: PruneSession | null = null;
   const tell = (alarms: readonly Alarm[]): void => {
-    // A run that goes back more than once says again why it went back before, and a resumed one has the alarms of earlier sittings.
-    for (const alarm of alarms.filter((one) => !told.has(one) && !toldBefore.has(JSON.stringify(one)))) {
-      told.add(alarm);
-      events.onAlarm?.(alarm);
-    }
+    for (const alarm of told.fresh(alarms)) events.onAlarm?.(alarm);
   };
   const { alarms } = await compress(model, {
     ...prune,
@@ -85,8 +82,7 @@ export async function pruneCell(
     },
     onStart(started, doneBefore): void {
       session = started;
-      const told = earlier.filter(({ step }) => step <= doneBefore).flatMap(({ alarms }) => alarms);
-      for (const alarm of told) toldBefore.add(JSON.stringify(alarm));
+      told.know(earlier, doneBefore);
     },
     onRecord(record): void {
       if (options.lora === false && record.learningRate > 0) throw trainsAnyway(record);

@@ -7,7 +7,7 @@ import { exists, namesIn } from "../io/exists.ts";
 import { LOCK_FILE } from "../io/lock.ts";
 import { textIfThere } from "../io/text_file.ts";
 import type { Alarm, MonitorName } from "../run/monitors/alarm.ts";
-import { recordsUpTo } from "../run/record_lines.ts";
+import { recordsIn } from "../run/record_lines.ts";
 import { CHECKPOINT_FILE } from "../run/run_files.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { RunSummary } from "../run/session.ts";
@@ -234,8 +234,7 @@ export class Store {
 
   /** Records of a cell's run, as far as it came. */
   async records(name: string): Promise<StepRecord[]> {
-    const text = await recordsUpTo(join(this.cell(name), "records.jsonl"), Infinity);
-    return text.split("\n").filter((line) => line !== "").map((line) => JSON.parse(line));
+    return await recordsIn(join(this.cell(name), "records.jsonl"));
   }
 
   /** Whether a cell's run can go on from its checkpoint. */

@@ -180,7 +180,7 @@ export async function stageFolder(
     });
   } catch (error) {
     discard();
-    throw error;
+    throw isRefusal(error) ? unwritable(target, error) : error;
   }
   const commit = async (): Promise<void> => {
     try {
@@ -311,7 +311,15 @@ function occupied(path: string, count: number): CompressoError {
   });
 }
 
-function unwritable(path: string, error: unknown): CompressoError {
+/** Whether the system refused it, such as a full disk: its errors have a code, or a class of Deno's. */
+function isRefusal(error: unknown): boolean {
+  return error instanceof Error &&
+    (("code" in error && typeof error.code === "string" && /^E[A-Z]+$/.test(error.code)) ||
+      Object.values(Deno.errors).some((kind) => error instanceof kind));
+}
+
+/** The error of a path that cannot be written, for whatever reason. */
+export function unwritable(path: string, error: unknown): CompressoError {
   if (error instanceof CompressoError) return error;
   return new CompressoError("input", {
     what: `cannot write ${path}`,

@@ -8,7 +8,7 @@ import { FolderLock } from "../io/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
 import type { Model } from "./model.ts";
 import { type CheckpointOptions, type PruneOptions, resolveOptions } from "./options.ts";
-import { recordsUpTo } from "./record_lines.ts";
+import { RecordFile, recordsUpTo } from "./record_lines.ts";
 import type { StepRecord } from "./records.ts";
 import { CALIBRATION_FILE, CHECKPOINT_FILE, RECORDS_FILE, refuseEarlierRun, RUN_FILES } from "./run_files.ts";
 import { checkExportSize } from "./size_goal.ts";
@@ -37,7 +37,10 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint" | "cali
   readonly mayDiffer?: CheckpointOptions["mayDiffer"];
   /** Facts that a resumed run must share beside its options and rows; `weights`, which tells models apart, is a digest of some of them by default. */
   readonly identity?: CheckpointOptions["identity"];
-  /** Dtypes and names of the files. A resumed run replaces those of its folder, unless `replace` is false. */
+  /**
+   * Dtypes and names of the files. A resumed run replaces those of its folder, unless `replace` is false. What this run does not write, such as the
+   * adapter of an earlier one, is left there.
+   */
   readonly export?: SessionExportOptions;
   /** Called when nothing of the run can be refused any more, before anything is written. */
   readonly onReady?: () => Promise<void>;
@@ -112,17 +115,9 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   await writeFileAtomically(recordsPath, await recordsUpTo(recordsPath, before.steps));
   if (isOwn && own.path === null) await writeFileAtomically(calibrationPath, (calibration ?? []).map(lineOf).join(""));
   onStart?.(session, before.steps);
-  using file = await Deno.open(recordsPath, { append: true });
-  const encoder = new TextEncoder();
-  let last = before.steps;
+  using file = await RecordFile.open(recordsPath, { last: before.steps });
   for await (const record of session) {
-    // A run that went back does steps anew: the file keeps one line of each, the one that led to the result.
-    if (record.step <= last) {
-      // Not by the file: what is open for appending alone cannot be shortened everywhere.
-      await Deno.truncate(recordsPath, encoder.encode(await recordsUpTo(recordsPath, record.step - 1)).length);
-    }
-    await writeAll(file, encoder.encode(JSON.stringify(record) + "\n"));
-    last = record.step;
+    await file.add(record);
     onRecord?.(record);
   }
   onPhase?.("slice");
@@ -131,10 +126,6 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   const summary = await session.export(out, files);
   await Deno.remove(path).catch(() => undefined);
   return summary;
-}
-
-async function writeAll(file: Deno.FsFile, bytes: Uint8Array): Promise<void> {
-  for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
 }
 
 /** What the model wrote for the folder's run, or writes now; but what the run itself refuses is refused before. */

@@ -150,7 +150,7 @@ class Run implements PruneRun {
   }
 
   /** Keeps the present state to go back to. */
-  async #keep(arrays?: TrainerArrays): Promise<void> {
+  async #keep(arrays: TrainerArrays | null = null): Promise<void> {
     const state = { position: this.#position, arrays: arrays ?? await this.#trainer.save() };
     this.#kept = keptStates([...this.#kept, state], state.position.step);
     this.#since = [];
@@ -172,12 +172,10 @@ class Run implements PruneRun {
       this.#result = await readResult(this.#now, this.#parts, { model: this.#model, position: this.#position });
     } catch (error) {
       if (this.#life.isOver) throw error;
-      if (given.signal?.aborted && given.checkpoint) {
-        yield* this.#saveStopped(given.signal);
-      }
+      const failed = given.signal?.aborted && given.checkpoint ? yield* this.#saveStopped(given.signal, error) : error;
       const { model, plannedBytes } = this.#now, { step } = this.#position;
-      const explained = await asShortage(error, { model, options, step, plannedBytes });
-      if (explained !== error) await this.#save(this.#kept.at(-1));
+      const explained = await asShortage(failed, { model, options, step, plannedBytes });
+      if (explained !== failed) await this.#save(this.#kept.at(-1));
       throw explained;
     } finally {
       await this.#ready?.steerer[Symbol.asyncDispose]();
@@ -319,11 +317,11 @@ class Run implements PruneRun {
       const [done] = await Promise.allSettled([Promise.try(hook)]);
       if (record) yield record; // it counts as told, whatever the hook makes of it
       const isBack = await this.#act(seen.verdict);
+      // A hook may have changed what was read before it, and thrown.
+      if (own && !isBack && this.#oversight.keepsAt(this.#position.step)) await this.#keep(afterStep ? null : arrays);
       if (done.status === "rejected") throw done.reason;
       if (isBack) return true;
     }
-    // A hook may have changed what was read before it.
-    if (arrays && this.#oversight.keepsAt(this.#position.step)) await this.#keep(afterStep ? undefined : arrays);
     return false;
   }
 
@@ -332,8 +330,9 @@ class Run implements PruneRun {
     if (verdict.action === null || verdict.action === "warn") return false;
     const good = goodState(this.#kept, verdict.step), isBack = verdict.action !== "stop";
     const state = isBack ? { ...good, position: wentBack(good.position, verdict, this.#position) } : good;
-    await this.#adopt(state);
+    // First: a signal may stop what follows.
     [this.#kept, this.#since] = [isBack ? [state] : this.#kept.slice(0, this.#kept.indexOf(good) + 1), []];
+    await this.#adopt(state);
     await this.#save();
     if (!isBack) throw stopError(verdict);
     return true;
@@ -382,15 +381,16 @@ class Run implements PruneRun {
     await writeCheckpoint(checkpoint.path, { identity: this.#identity(), ...present, kept });
   }
 
-  /** Saves the state of a run that a signal stopped, or the last one kept where that same signal stops what the monitors demand. */
-  async *#saveStopped({ reason }: AbortSignal): AsyncGenerator<StepRecord, void, undefined> {
+  /** Saves the state of a run that a signal stopped, or the last one kept where it stops the monitors. Returns the error, or what kept it from that. */
+  async *#saveStopped({ reason }: AbortSignal, error: unknown): AsyncGenerator<StepRecord, unknown, undefined> {
     try {
       yield* this.#flush({ looks: false });
       await this.#save();
     } catch (late) {
-      if (late !== reason) throw late;
+      if (late !== reason) return late;
       await this.#save(this.#kept.at(-1));
     }
+    return error;
   }
 
   #identity(): RunIdentity {

@@ -1,5 +1,6 @@
 // records.jsonl, line by line. Owns which lines belong to a run that went back, was resumed or is exported; refuses what records say.
 import { CompressoError } from "../errors.ts";
+import { unwritable } from "../io/atomic.ts";
 import { textIfThere } from "../io/text_file.ts";
 import type { StepRecord } from "./records.ts";
 
@@ -11,6 +12,58 @@ export async function recordsUpTo(path: string, step: number): Promise<string> {
   if (step === 0) return "";
   const text = await textIfThere(path) ?? "";
   return text.split("\n").filter((line) => stepOf(line) <= step).map((line) => line + "\n").join("");
+}
+
+/** The records of a file; none where there is no file, and without broken lines. */
+export async function recordsIn(path: string): Promise<StepRecord[]> {
+  const text = await recordsUpTo(path, Infinity);
+  return text.split("\n").filter((line) => line !== "").map((line) => JSON.parse(line));
+}
+
+/** records.jsonl of a run at work, open to be added to. */
+export class RecordFile implements Disposable {
+  readonly #path: string;
+  readonly #file: Deno.FsFile;
+  readonly #encoder = new TextEncoder();
+  #last: number;
+
+  private constructor(path: string, file: Deno.FsFile, last: number) {
+    this.#path = path;
+    this.#file = file;
+    this.#last = last;
+  }
+
+  /** Opens a file that is there, whose last record is that of the step `last`. Throws `CompressoError("input")` where it cannot be written. */
+  static async open(path: string, { last }: { readonly last: number }): Promise<RecordFile> {
+    try {
+      return new RecordFile(path, await Deno.open(path, { append: true }), last);
+    } catch (error) {
+      throw unwritable(path, error);
+    }
+  }
+
+  /**
+   * Adds a record. A run that went back does steps anew: the file keeps one line of each, the one that led to the result. Throws
+   * `CompressoError("input")` where the disk refuses it.
+   */
+  async add(record: StepRecord): Promise<void> {
+    try {
+      if (record.step <= this.#last) {
+        // Not by the file: what is open for appending alone cannot be shortened everywhere.
+        const { length } = this.#encoder.encode(await recordsUpTo(this.#path, record.step - 1));
+        await Deno.truncate(this.#path, length);
+      }
+      const line = this.#encoder.encode(`${JSON.stringify(record)}\n`);
+      for (let at = 0; at < line.length;) at += await this.#file.write(line.subarray(at));
+    } catch (error) {
+      throw unwritable(this.#path, error);
+    }
+    this.#last = record.step;
+  }
+
+  [Symbol.dispose](): void {
+    this.#file.close();
+  }
 }
 
 /**

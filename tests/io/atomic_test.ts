@@ -184,3 +184,14 @@ Deno.test("recoverFolder() puts back a folder that a crash left aside, and only 
     assert.equal(await recoverFolder(target), false);
   });
 });
+
+Deno.test("a folder that a full disk keeps from being filled is refused by its path", async () => {
+  if (Deno.build.os !== "linux") return;
+  await inTemporaryFolder(async (folder) => {
+    const fill = (): Promise<void> => Deno.writeTextFile("/dev/full", "more than fits");
+    await rejectsWith(writeFolderAtomically(`${folder}/model`, fill), "input", /cannot write .*model;.*free space/);
+    const broken = writeFolderAtomically(`${folder}/model`, () => Promise.reject(new TypeError("a defect")));
+    await assert.rejects(broken, TypeError);
+    assert.deepEqual([...Deno.readDirSync(folder)], []);
+  });
+});

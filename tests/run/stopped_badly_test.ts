@@ -1,0 +1,149 @@
+// Runs that are stopped where something else goes wrong too: by a hook that throws, a GPU without memory, in the midst of going back. On the demo model.
+import assert from "node:assert/strict";
+import {
+  type Alarm,
+  CompressoError,
+  demoData,
+  loadModel,
+  openDevice,
+  prune,
+  type PruneOptions,
+  readRows,
+  type RunHooks,
+  type StepRecord,
+} from "../../mod.ts";
+import { openSafetensors } from "../../lib/io/safetensors.ts";
+import { ToldAlarms } from "../../lib/run/monitors/told.ts";
+import { RecordFile } from "../../lib/run/record_lines.ts";
+import { madeRecord } from "../report/made_run.ts";
+import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
+
+interface KeptPosition {
+  readonly step: number;
+  readonly halvings: number;
+}
+
+/** Positions in a checkpoint: that which is gone on from, and those that are kept to go back to. */
+async function positionsIn(path: string): Promise<{ readonly position: KeptPosition; readonly kept: KeptPosition[] }> {
+  const { metadata } = await openSafetensors(path);
+  return JSON.parse(metadata.get("compresso") ?? "null");
+}
+
+async function inFile(work: (path: string) => Promise<void>): Promise<void> {
+  const path = await Deno.makeTempFile();
+  await Deno.remove(path);
+  try {
+    await work(path);
+  } finally {
+    await Deno.remove(path).catch(() => undefined);
+  }
+}
+
+Deno.test("a state that is to be kept is kept though the hook of its step throws", async () => {
+  await withDemo(async ({ model }) => {
+    const options = { prefinetune: 1, steps: 12, postfinetune: 1 } as const;
+    const keptOf = async (fails: boolean): Promise<readonly number[]> => {
+      let steps: readonly number[] = [];
+      await inFile(async (path) => {
+        const controller = new AbortController(), { signal } = controller;
+        const afterStep = ({ step }: StepRecord): void => {
+          if (step !== 8 || !fails) return;
+          controller.abort(new Error("enough"));
+          signal.throwIfAborted();
+        };
+        const afterAll: RunHooks["beforeStep"] = ({ step }) => {
+          if (step === 8 && !fails) controller.abort(new Error("enough"));
+        };
+        const checkpoint = { path, every: 1000 }, hooks = { afterStep, beforeStep: afterAll };
+        await assert.rejects(drive(model, { ...options, checkpoint, signal, hooks }), /enough/);
+        steps = (await positionsIn(path)).kept.map(({ step }) => step);
+      });
+      return steps;
+    };
+    const whole = await keptOf(false);
+    assert.equal(whole.at(-1), 8);
+    assert.deepEqual(await keptOf(true), whole);
+  });
+});
+
+Deno.test("a run that is stopped while the GPU has no memory left saves its last good state, and says what failed", async () => {
+  const { rows } = await readRows(demoData("train"), { limit: 32 });
+  using free = await openDevice();
+  using one = await loadModel("demo", { device: free });
+  using first = prune(one, { ...BASE, rows });
+  for await (const _ of first) break;
+  const memoryLimit = 2 * free.peakBytes;
+  using device = await openDevice({ memoryLimit });
+  using model = await loadModel("demo", { device });
+  await inFile(async (path) => {
+    const controller = new AbortController(), { signal } = controller, guests: Disposable[] = [];
+    const beforeStep: RunHooks["beforeStep"] = ({ step }) => {
+      if (step !== 3) return;
+      guests.push(device.createBuffer("guest", Math.floor((memoryLimit - device.bytes) / 4) * 4));
+      controller.abort(new Error("enough"));
+    };
+    const checkpoint = { path, every: 1000 };
+    using run = prune(model, { ...BASE, rows, checkpoint, signal, hooks: { beforeStep } });
+    await assert.rejects(
+      async () => {
+        for await (const _ of run) { /* to its end */ }
+      },
+      (error) => error instanceof CompressoError && error.code === "gpu" && /memory/.test(error.message),
+    );
+    for (const guest of guests) guest[Symbol.dispose]();
+    assert.ok((await positionsIn(path)).position.step <= 3);
+  });
+});
+
+Deno.test("a run that is stopped while it goes back has gone back: its next state to go back to has the halved rates", async () => {
+  await withDemo(async ({ model }) => {
+    await inFile(async (path) => {
+      const controller = new AbortController(), { signal } = controller;
+      const options: Partial<PruneOptions> = {
+        ...{ method: "flap", prefinetune: 0, steps: 16, postfinetune: 0 },
+        monitors: { divergence: { threshold: 0.1 } },
+      };
+      let scorings = 0, hasBroken = false;
+      const onScoring = (share: number): void => {
+        // The second time it scores for the state that it goes back to.
+        if (scorings === 1 && share > 0.3) controller.abort(new Error("enough"));
+        if (share === 1) scorings++;
+      };
+      const beforeStep: RunHooks["beforeStep"] = async (run) => {
+        if (run.step !== 8 || hasBroken) return;
+        hasBroken = true;
+        const weights = await run.lora();
+        for (const [name, values] of weights) if (name.endsWith(".B")) values.fill(1);
+        run.setLora(weights);
+      };
+      const checkpoint = { path, every: 1000 };
+      await assert.rejects(
+        drive(model, { ...options, onScoring, checkpoint, signal, hooks: { beforeStep } }),
+        /enough/,
+      );
+      const { position, kept } = await positionsIn(path);
+      assert.deepEqual([position.halvings, kept.at(-1)?.halvings], [1, 1]);
+    });
+  });
+});
+
+Deno.test("records that the disk refuses are refused by their path", async () => {
+  if (Deno.build.os !== "linux") return;
+  using file = await RecordFile.open("/dev/full", { last: 0 });
+  await assert.rejects(file.add(madeRecord(1)), { code: "input", message: /cannot write \/dev\/full.*free space/ });
+});
+
+Deno.test("an alarm is told once, also by a resumed run that goes back to where it was told before", () => {
+  const alarm = (message: string): Alarm => ({
+    ...{ monitor: "divergence", step: 9, action: "rollback", restored: 4 },
+    ...{ message, change: "lower the rate" },
+  });
+  const first = alarm("first"), again: Alarm = JSON.parse(JSON.stringify(first)), told = new ToldAlarms();
+  told.know([madeRecord(5, { alarms: [first] }), madeRecord(8, { alarms: [alarm("taken back")] })], 6);
+  assert.deepEqual(told.fresh([again, alarm("taken back"), alarm("new")]).map(({ message }) => message), [
+    "taken back",
+    "new",
+  ]);
+  const now = alarm("now");
+  assert.deepEqual([told.fresh([now]).length, told.fresh([now]).length], [1, 0]);
+});

@@ -115,9 +115,13 @@ export function evaluate(): CommandUnknownOpts {
     });
 }
 
-/** Refuses what is known of the models that come after the first one, before that is measured. */
-async function checkModels(paths: readonly string[], { text, window, stride, adapter }: EvalSettings): Promise<void> {
-  if (paths.length < 2) return;
+/** Refuses what is known of the models before the first one is measured. */
+async function checkModels(
+  paths: readonly string[],
+  { text, window, stride, adapter, out }: EvalSettings,
+): Promise<void> {
+  // One alone is refused as it is loaded, unless what is kept of it is looked for before.
+  if (paths.length < 2 && out === undefined) return;
   for (const path of paths) {
     const { source: { spec }, tokenizer } = await openModelFiles(path);
     try {

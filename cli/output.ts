@@ -36,9 +36,11 @@ export function note(line: string): void {
   writeError(`${line}\n`);
 }
 
-/** Writes text to stderr as it is. */
+/** Writes text to stderr as it is. Where nobody reads it, or the disk is full, the work goes on without. */
 export function writeError(text: string): void {
-  writeAll(Deno.stderr, text);
+  try {
+    writeAll(Deno.stderr, text);
+  } catch { /* what is said there is not the result */ }
 }
 
 /** A share as a percentage with one decimal. */

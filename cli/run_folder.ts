@@ -1,8 +1,10 @@
 // The folder of a prune run before the run: what stands there, and what may happen to it. Owns those rules; refuses the run.
 import { join, sep } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
+import { unwritable } from "../lib/io/atomic.ts";
 import { namesIn } from "../lib/io/exists.ts";
 import { FolderLock } from "../lib/io/lock.ts";
+import { isObject } from "../lib/io/tokenizer_compat.ts";
 import { differencesOf } from "../lib/run/facts.ts";
 import { type PruneOptions, resolveOptions, telling } from "../lib/run/options.ts";
 import { isEvaluationFile } from "../lib/report/read_run.ts";
@@ -62,7 +64,12 @@ export async function clearRunFolder(
   out: string,
   { files }: { readonly files: readonly (string | undefined)[] },
 ): Promise<void> {
-  for (const name of await presentFiles(out)) await Deno.remove(join(out, name), { recursive: true });
+  // The summary last: where one of them cannot be removed, the rest is still a run.
+  for (const name of (await presentFiles(out)).toReversed()) {
+    await Deno.remove(join(out, name), { recursive: true }).catch((error) => {
+      throw unwritable(join(out, name), error);
+    });
+  }
   // A report or an evaluation of the earlier run would be taken for one of this run; what was measured is only put aside.
   await Deno.remove(join(out, REPORT_FILE)).catch(() => undefined);
   if (!await isAmong(join(out, CALIBRATION_FILE), files)) {
@@ -129,7 +136,7 @@ export async function finishedRun(
   const found = await presentFiles(out);
   if (!found.includes("run.json") || found.includes(CHECKPOINT_FILE)) return null;
   const path = join(out, "run.json");
-  const summary: RunSummary = JSON.parse(await Deno.readTextFile(path));
+  const summary = await readSummary(path);
   // Runs of older versions and of programs may not say what they were made from.
   const { inputs: made = {} }: Partial<RunSummary> = summary;
   const present = Object.keys(made).length > 0 ? await inputs() : {};
@@ -145,6 +152,20 @@ export async function finishedRun(
     what: `cannot resume the run in ${out}`,
     rule: "options, model and data are those of the first run, which is finished",
     value: differing.join("; "),
+    mend: "start anew with --overwrite, or choose another --out",
+  });
+}
+
+async function readSummary(path: string): Promise<RunSummary> {
+  let summary: RunSummary | null = null;
+  try {
+    summary = JSON.parse(await Deno.readTextFile(path));
+  } catch { /* refused below */ }
+  if (isObject(summary) && Array.isArray(summary.layers) && isObject(summary.options)) return summary;
+  throw new CompressoError("input", {
+    what: `cannot tell from ${path} whether its run is finished`,
+    rule: "it is a run's summary, as `prune` writes it",
+    value: "it cannot be read as one",
     mend: "start anew with --overwrite, or choose another --out",
   });
 }

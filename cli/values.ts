@@ -6,12 +6,13 @@ export type Parse<T> = (text: string) => T;
 
 /** A whole number from `least` on. */
 export function wholeNumber(option: string, { least = 0, most = 2 ** 31 - 1 }: Bounds = {}): Parse<number> {
-  const rule = most < 2 ** 31 - 1
-    ? `a whole number from ${least} to ${most}`
-    : `a whole number${least > 0 ? `, at least ${least}` : ""}`;
   return (text) => {
     const value = /^[+-]?\d+$/.test(text.trim()) ? Number(text) : NaN;
     if (value >= least && value <= most) return value;
+    // Of numbers that nobody means the bound is not told.
+    const rule = most < 2 ** 31 - 1 || value > most
+      ? `a whole number from ${least} to ${most}`
+      : `a whole number${least > 0 ? `, at least ${least}` : ""}`;
     throw wrong(option, text, rule);
   };
 }

@@ -21,7 +21,7 @@ import {
 
 const SPARSITY = 0.3;
 const UNITS = ["kv", "ffn", "hidden"] as const;
-const out = Deno.args[0] ?? "out/demo";
+const [given] = Deno.args, out = given ?? "out/demo";
 
 using device = await openDevice();
 using dense = await loadModel("demo", { device });
@@ -59,7 +59,8 @@ const summary = await compress(dense, {
   lora: { targets: ["q", "k", "v", "o", "gate", "up", "down"] },
   rates: { lora: 2e-3 },
   out,
-  export: { replace: true },
+  // A folder of the user's own keeps what is in it.
+  export: { replace: given === undefined },
   onRecord: ({ step, steps, stage, loss, expected }) => {
     if (step % 10 !== 0) return;
     const sparsity = expected === null ? "" : `, expected sparsity ${expected.toFixed(3)}`;

@@ -4,6 +4,8 @@
 // JSON lines: a head with what the evaluation is, then one line for each scored question or window. A line that was cut off as the process
 // ended is dropped; the others count.
 import { CompressoError } from "../errors.ts";
+import { unwritable } from "../io/atomic.ts";
+import { openAlone, readWhole } from "../io/lock.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 import type { RunIdentity } from "../run/checkpoint.ts";
 import { differencesOf } from "../run/facts.ts";
@@ -78,7 +80,7 @@ export async function openEvaluationFile<Known, Added>(
 ): Promise<EvaluationFile<Known, Added>> {
   const headLine = `${JSON.stringify({ compresso: "evaluation", version: VERSION, identity })}\n`;
   using stack = new DisposableStack();
-  const file = stack.use(await openAlone(path));
+  const file = stack.use(await openAlone(path, { what: `cannot keep the evaluation in ${path}`, one: "evaluation" }));
   const old = await readAll(file, path), entries = new Map<string, Map<number, Known>>();
   // A first line of its own that was cut off is none, and one behind which nothing was scored binds nobody.
   const text = (!old.includes("\n") && headLine.startsWith(old)) || isHeadAlone(old) ? "" : old;
@@ -98,7 +100,11 @@ export async function openEvaluationFile<Known, Added>(
   await shorten(file, path, new TextEncoder().encode(text.slice(0, text.lastIndexOf("\n") + 1)).length);
   const writeLine = (line: string): void => {
     const bytes = new TextEncoder().encode(line);
-    for (let done = 0; done < bytes.length;) done += file.writeSync(bytes.subarray(done));
+    try {
+      for (let done = 0; done < bytes.length;) done += file.writeSync(bytes.subarray(done));
+    } catch (error) {
+      throw unwritable(path, error);
+    }
   };
   const write = (value: unknown): void => writeLine(`${JSON.stringify(value)}\n`);
   if (text === "") writeLine(headLine);
@@ -111,36 +117,12 @@ export async function openEvaluationFile<Known, Added>(
   };
 }
 
-/** By the same handle: some systems let no other one read what is locked. */
 async function readAll(file: Deno.FsFile, path: string): Promise<string> {
   try {
-    const bytes = new Uint8Array((await file.stat()).size);
-    let done = 0;
-    for (let count: number | null = 0; count !== null && done < bytes.length; done += count ?? 0) {
-      count = await file.read(bytes.subarray(done));
-    }
-    return new TextDecoder().decode(bytes.subarray(0, done));
+    return new TextDecoder().decode(await readWhole(file));
   } catch (error) {
     throw unwritable(path, error);
   }
-}
-
-/** The file with a lock, where its file system has locks: what two processes write would lie upon each other. */
-async function openAlone(path: string): Promise<Deno.FsFile> {
-  let file: Deno.FsFile;
-  try {
-    file = await Deno.open(path, { read: true, write: true, create: true });
-  } catch (error) {
-    throw unwritable(path, error);
-  }
-  if (await file.tryLock(true).catch(() => true)) return file;
-  file.close();
-  throw new CompressoError("usage", {
-    what: `cannot keep the evaluation in ${path}`,
-    rule: "one evaluation at a time writes to a file",
-    value: "another one writes to it",
-    mend: "wait for its end, or choose another --out",
-  });
 }
 
 async function shorten(file: Deno.FsFile, path: string, length: number): Promise<void> {
@@ -190,12 +172,4 @@ function broken(path: string, value: string): CompressoError {
     value,
     mend: "choose another --out",
   });
-}
-
-function unwritable(path: string, error: unknown): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot keep the evaluation in ${path}`,
-    rule: "the file can be read and written",
-    value: error instanceof Error ? error.message : String(error),
-  }, { cause: error });
 }

@@ -139,7 +139,11 @@ function checkTensors(spec: DecoderSpec, files: ReadonlyMap<string, SafetensorsF
 /** The error for a folder that lacks the `missing` files, after what it holds instead. */
 export async function noWeights(folder: string, missing = `${SINGLE} or ${INDEX}`): Promise<CompressoError> {
   const names: string[] = [];
-  for await (const entry of Deno.readDir(folder)) names.push(entry.name);
+  try {
+    for await (const entry of Deno.readDir(folder)) names.push(entry.name);
+  } catch (error) {
+    throw unreadable(folder, error);
+  }
   names.sort();
   const pickle = names.find((name) => /\.(bin|pt|pth)$/.test(name));
   const gguf = names.find((name) => name.endsWith(".gguf"));

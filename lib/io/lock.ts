@@ -1,5 +1,6 @@
 // A folder that one process at a time writes to. Owns the file that stands for it, and its lock, which the system gives back where a process dies; refuses to know what is written.
 import { CompressoError } from "../errors.ts";
+import { unwritable } from "./atomic.ts";
 
 /** Name of the file that is locked. One that a killed process has left holds nobody up. */
 export const LOCK_FILE = ".lock";
@@ -78,4 +79,39 @@ const PAUSE_MS = 20;
 async function isAt(file: Deno.FsFile, path: string): Promise<boolean> {
   const [own, there] = await Promise.all([file.stat(), Deno.stat(path).catch(() => null)]);
   return there !== null && own.ino === there.ino && own.dev === there.dev;
+}
+
+/**
+ * Opens a file, new where there is none, that one at a time writes to, for reading and writing. Throws `CompressoError("usage")` where another one holds
+ * it, if its file system has locks, and "input" where it cannot be written. `one` names what writes to it.
+ */
+export async function openAlone(
+  path: string,
+  { what, one }: { readonly what: string; readonly one: string },
+): Promise<Deno.FsFile> {
+  let file: Deno.FsFile;
+  try {
+    file = await Deno.open(path, { read: true, write: true, create: true });
+  } catch (error) {
+    throw unwritable(path, error);
+  }
+  if (await file.tryLock(true).catch(() => true)) return file;
+  file.close();
+  throw new CompressoError("usage", {
+    what,
+    rule: `one ${one} at a time writes to a file`,
+    value: "another one writes to it",
+    mend: "wait for its end, or choose another --out",
+  });
+}
+
+/** All bytes of an open file, behind which it then stands. By the same handle: some systems let no other one read what is locked. */
+export async function readWhole(file: Deno.FsFile): Promise<Uint8Array<ArrayBuffer>> {
+  await file.seek(0, Deno.SeekMode.Start);
+  const bytes = new Uint8Array((await file.stat()).size);
+  let done = 0;
+  for (let count: number | null = 0; count !== null && done < bytes.length; done += count ?? 0) {
+    count = await file.read(bytes.subarray(done));
+  }
+  return bytes.subarray(0, done);
 }

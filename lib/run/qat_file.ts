@@ -1,7 +1,9 @@
 // Self-written data on disk: a part that grows and can be continued, then the whole file. Owns both files; refuses the
 // texts.
+import { dirname } from "node:path";
 import { CompressoError } from "../errors.ts";
-import { AtomicFile } from "../io/atomic.ts";
+import { AtomicFile, makeFolder, unwritable } from "../io/atomic.ts";
+import { openAlone, readWhole } from "../io/lock.ts";
 import type { Model } from "./model.ts";
 import { type SelfDataOptions, type SelfText, textFields, writeTexts } from "./qat.ts";
 
@@ -56,39 +58,42 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
   const part = partPath(path);
   // The options are checked before the part of an earlier run is touched.
   writeTexts(model, { count, ...settings });
-  const there = resume ? await standing(part, header) : 0;
-  if (there > count) {
-    throw new CompressoError("usage", {
-      what: `cannot write ${path}`,
-      rule: "texts that are written already are kept",
-      value: `${there} of them are, and ${count} are wanted`,
-      mend: `give --count ${there} or more, or start anew`,
-    });
-  }
-  if (there === 0) await replace(part, `${header}\n`);
-  onStart?.(there);
-  let generated = 0;
+  await makeFolder(dirname(path));
+  let there = 0, generated = 0, bytes: Uint8Array<ArrayBuffer>;
   {
-    using file = await Deno.open(part, { append: true });
+    using file = await openAlone(part, { what: `cannot write ${path}`, one: "program" });
+    if (resume) there = await standing(file, { part, header });
+    if (there > count) {
+      throw new CompressoError("usage", {
+        what: `cannot write ${path}`,
+        rule: "texts that are written already are kept",
+        value: `${there} of them are, and ${count} are wanted`,
+        mend: `give --count ${there} or more, or start anew`,
+      });
+    }
+    if (there === 0) {
+      await file.truncate(0);
+      await file.seek(0, Deno.SeekMode.Start);
+      await append(file, { path, line: `${header}\n` });
+    }
+    onStart?.(there);
     for await (const text of writeTexts(model, { count, ...settings, skip: there, signal, onProgress })) {
       await append(file, { path, line: `${JSON.stringify(textFields(text))}\n` });
       generated += text.tokens;
       onText?.(text);
     }
+    bytes = await readWhole(file);
   }
-  await publish(part, { path, count });
+  await publish(bytes, { part, path, count });
   return { path, count, resumed: there, tokens: generated };
 }
 
-/** Texts of a part, whose unfinished last line is cut off; 0 where there is no part. */
-async function standing(part: string, header: string): Promise<number> {
-  let bytes: Uint8Array;
-  try {
-    bytes = await Deno.readFile(part);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return 0;
-    throw unwritable(part, error);
-  }
+/** Texts of a part, whose unfinished last line is cut off, and behind which the file then stands; 0 where nothing is in it. */
+async function standing(
+  file: Deno.FsFile,
+  { part, header }: { readonly part: string; readonly header: string },
+): Promise<number> {
+  const bytes = await readWhole(file);
   const end = bytes.lastIndexOf(NEWLINE) + 1;
   if (end === 0) return 0;
   const first = new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(NEWLINE)));
@@ -100,19 +105,14 @@ async function standing(part: string, header: string): Promise<number> {
       mend: "use the settings of the first run, or start anew",
     });
   }
-  if (end < bytes.length) await Deno.truncate(part, end);
+  await file.truncate(end);
+  await file.seek(end, Deno.SeekMode.Start);
   let lines = 0;
   for (const byte of bytes.subarray(0, end)) if (byte === NEWLINE) lines++;
   return lines - 1;
 }
 
 const NEWLINE = 10;
-
-async function replace(part: string, content: string): Promise<void> {
-  using file = await AtomicFile.open(part);
-  await file.write(new TextEncoder().encode(content));
-  await file.commit();
-}
 
 async function append(
   file: Deno.FsFile,
@@ -129,10 +129,9 @@ async function append(
 
 /** Moves the first `count` texts to their path and removes the part. */
 async function publish(
-  part: string,
-  { path, count }: { readonly path: string; readonly count: number },
+  bytes: Uint8Array<ArrayBuffer>,
+  { part, path, count }: { readonly part: string; readonly path: string; readonly count: number },
 ): Promise<void> {
-  const bytes = await Deno.readFile(part);
   const start = bytes.indexOf(NEWLINE) + 1;
   let end = start;
   for (let line = 0; line < count; line++) end = bytes.indexOf(NEWLINE, end) + 1;
@@ -140,12 +139,4 @@ async function publish(
   await file.write(bytes.subarray(start, end));
   await file.commit();
   await Deno.remove(part);
-}
-
-function unwritable(path: string, error: unknown): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot write ${path}`,
-    value: error instanceof Error ? error.message : String(error),
-    mend: "check the path, the rights and the free space",
-  }, { cause: error });
 }

@@ -77,6 +77,7 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
   const limits = resolveLimits(options.limits);
   const { tokenizer } = model;
   if (!tokenizer) throw noTokenizer();
+  checkHost(host);
   checkAddress({ port, name, apiKey });
   const queue = createQueue({ most: limits.queue }), ending = new AbortController();
   const serving: Serving = {
@@ -128,12 +129,23 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
  * Throws `CompressoError("usage")` where an address cannot be listened at: loading a model takes long, and need not come first.
  */
 export function checkListen(address: { readonly host: string; readonly port: number }): void {
+  checkHost(address.host);
   if (address.port === 0) return;
   try {
     Deno.listen({ hostname: address.host, port: address.port }).close();
   } catch (error) {
     throw notListening(address, error);
   }
+}
+
+/** Refuses an empty address, which the system takes for all of them. */
+function checkHost(host: string): void {
+  if (host.trim() !== "") return;
+  throw new CompressoError("usage", {
+    what: "cannot serve the model",
+    rule: "the address is that of a network interface, such as 127.0.0.1; 0.0.0.0 is all of them",
+    value: "an empty one",
+  });
 }
 
 function listen(

@@ -161,6 +161,14 @@ Deno.test("a run that was stopped goes on to the bytes of one that was not, wher
         assert.deepEqual([resumed, there], cut === 0 ? [3, 3] : [2, 2], `cut by ${cut}`);
         assert.deepEqual(await namesIn(folder), ["own.jsonl", "whole.jsonl"]);
       }
+      // Two that write one file would write over each other.
+      const other: SelfDataFileOptions = { ...options, path: `${folder}/shared.jsonl` }, told: Promise<unknown>[] = [];
+      const onShared = (): void => {
+        if (told.length === 0) told.push(writeTextFile(model, other).catch((error: unknown) => error));
+      };
+      await writeTextFile(model, { ...other, onText: onShared });
+      isError("usage", /one program at a time writes to a file; now: another one writes to it/)(await told[0]);
+      await Deno.remove(other.path);
       // A part cut within its first line is no part.
       await Deno.writeFile(partPath(path), part.subarray(0, 7));
       assert.equal((await writeTextFile(model, { ...options, resume: true })).resumed, 0);

@@ -1,0 +1,75 @@
+// The command line in odd places: streams that nobody reads, names that are not there, folders of another shape. Each ends with its own status.
+import assert from "node:assert/strict";
+import { cli, command, ROOT, TemporaryFolder } from "./helpers/cli.ts";
+
+const isLinux = Deno.build.os === "linux";
+
+Deno.test({
+  name: "an error keeps its status where stderr takes nothing, and Ctrl-C its checkpoint",
+  ignore: !isLinux,
+  async fn(): Promise<void> {
+    using folder = new TemporaryFolder();
+    const shell = async (script: string, ...args: string[]): Promise<number> => {
+      const all = ["run", "-A", "cli/main.ts", ...args];
+      return (await new Deno.Command("sh", { args: ["-c", script, Deno.execPath(), ...all], cwd: ROOT }).output()).code;
+    };
+    assert.equal(await shell(`"$0" "$@" 2>/dev/full`, "inspect", folder.at("nope")), 3);
+    const out = folder.at("run");
+    const args = ["prune", "demo", "--data", "fixtures/demo_data/train.jsonl", "--sparsity", "0.3", "--steps", "300"];
+    const child = command([...args, "--calibration", "none", "--out", out, "--no-tuning"]).spawn();
+    await child.stderr.cancel();
+    const lines = async (): Promise<number> =>
+      (await Deno.readTextFile(`${out}/records.jsonl`).catch(() => "")).split("\n").length - 1;
+    while (await lines() < 3) await new Promise((resolve) => setTimeout(resolve, 50));
+    child.kill("SIGINT");
+    const [{ code }] = await Promise.all([child.status, child.stdout.cancel()]);
+    assert.equal(code, 130);
+    assert.ok(folder.has("run", "checkpoint.safetensors"));
+  },
+});
+
+Deno.test("models and adapters that are not there are refused with --out as without", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("text.txt"), "Tom went to Rome. ".repeat(60));
+  const text = ["--text", folder.at("text.txt"), "--window", "32", "--out", folder.at("scores.jsonl")];
+  for (
+    const args of [["eval", folder.at("nope"), ...text], ["eval", "demo", "--adapter", folder.at("nope"), ...text]]
+  ) {
+    const { code, stderr } = await cli(args);
+    assert.equal(code, 3, stderr);
+    assert.match(stderr, /^compresso: cannot read .*nope/);
+  }
+  assert.ok(!folder.has("scores.jsonl"));
+});
+
+Deno.test("serve refuses an empty address, which would be all of them", async () => {
+  const { code, stderr } = await cli(["serve", "demo", "--host", "", "--port", "0"]);
+  assert.equal(code, 2, stderr);
+  assert.match(stderr, /the address is that of a network interface.*\n.*an empty one/);
+});
+
+Deno.test("a run.json that cannot be read as one is refused on resuming", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.mkdir(folder.at("run"));
+  for (const text of ["", "{}", "[1]"]) {
+    await Deno.writeTextFile(folder.at("run", "run.json"), text);
+    const { code, stderr } = await cli([
+      ...["prune", "demo", "--data", "fixtures/demo_data/train.jsonl", "--sparsity", "0.3", "--steps", "2"],
+      ...["--out", folder.at("run"), "--resume"],
+    ]);
+    assert.equal(code, 3, stderr);
+    assert.match(stderr, /cannot tell from .*run\.json whether its run is finished.*mend: start anew/s);
+  }
+});
+
+Deno.test("a whole number that is too large is told its bound", async () => {
+  const { code, stderr } = await cli(["prune", "demo", "--sparsity", "0.3", "--seed", "4294967296", "--out", "x"]);
+  assert.equal(code, 2);
+  assert.match(stderr, /--seed .*a whole number from 0 to 2147483647/s);
+});
+
+Deno.test("the demo takes a folder and nothing else", async () => {
+  const { code, stderr } = await new Deno.Command("bash", { args: ["scripts/demo.sh", "--help"], cwd: ROOT }).output();
+  assert.equal(code, 2);
+  assert.match(new TextDecoder().decode(stderr), /^usage: bash scripts\/demo\.sh \[FOLDER\]/);
+});

@@ -17,20 +17,20 @@ export { type EvaluateOptions, type EvaluateResult, evaluateTasks } from "./lib/
 export type { ItemScore, TaskScore } from "./lib/eval/metrics.ts";
 export { TASK_NAMES } from "./lib/eval/registry.ts";
 export { defineTask, type TaskDefinition, type TaskItem, type TaskRow } from "./lib/eval/task.ts";
+export { type AdapterOffer, describeAdapter } from "./lib/gpu/adapter.ts";
 export {
   type AdapterFacts,
-  type AdapterOffer,
-  describeAdapter,
   Device,
   type DeviceBuffer,
   type DeviceLimits,
   type DeviceOptions,
   type DeviceTexture,
-  type MemoryShortage,
   type MemoryUse,
   openDevice,
   type Resource,
+  type TexelRows,
 } from "./lib/gpu/device.ts";
+export type { MemoryShortage } from "./lib/gpu/shortage.ts";
 export type { ChatMessage } from "./lib/io/chat_template.ts";
 export {
   type ChatRow,

@@ -2,7 +2,8 @@
 import { type Method, METHODS } from "../lib/run/methods.ts";
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
-import { type AdapterOffer, describeAdapter, type DeviceLimits } from "../lib/gpu/device.ts";
+import { type AdapterOffer, describeAdapter } from "../lib/gpu/adapter.ts";
+import type { DeviceLimits } from "../lib/gpu/device.ts";
 import { openSpec } from "../lib/io/open_spec.ts";
 import { type DecoderSpec, parameterCount, type Projection, PROJECTIONS } from "../lib/nn/spec.ts";
 import { UNIT_KINDS, type UnitKind } from "../lib/prune/units.ts";

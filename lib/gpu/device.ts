@@ -1,5 +1,7 @@
 // The GPU device: limits, error capture, memory budget and the count of live resources. Owns every allocation; refuses to know kernels.
 import { CompressoError } from "../errors.ts";
+import { requestAdapter } from "./adapter.ts";
+import { type MemoryShortage, mendOf } from "./shortage.ts";
 import { probeSubgroups, requestSubgroups, type Subgroups, subgroupSize } from "./subgroups.ts";
 
 /** Options of {@link openDevice}. */
@@ -8,7 +10,7 @@ export interface DeviceOptions {
   readonly memoryLimit?: number;
   /** Whether kernels may use subgroups; they are quicker with them and compute the same. Default: on CPU adapters that have them; no kernel for GPUs uses them. */
   readonly subgroups?: false;
-  /** Which adapter to prefer where there are several. */
+  /** Which adapter to prefer where there are several. Default "high-performance". */
   readonly powerPreference?: "low-power" | "high-performance";
 }
 
@@ -54,16 +56,17 @@ export type DeviceLimits = Readonly<
   >
 >;
 
-/** What an adapter offers, told without opening a device. */
-export interface AdapterOffer {
-  /** What is known of the adapter. */
-  readonly facts: AdapterFacts;
-  /** Limits that {@link openDevice} would be granted. */
-  readonly limits: DeviceLimits;
+/** Rows of a texture, as {@link Device.writeTexture} takes them. */
+export interface TexelRows {
+  /** The first of them. */
+  readonly row: number;
+  /** How many. */
+  readonly rows: number;
+  /** Texels of a row. */
+  readonly texels: number;
+  /** 16 bytes a texel, without gaps. */
+  readonly data: ArrayBufferView<ArrayBuffer>;
 }
-
-/** How memory ran out; see {@link Device.shortageOf}. */
-export type MemoryShortage = "limit" | "adapter" | "lost";
 
 /** A counted GPU buffer. */
 export type DeviceBuffer = Resource<GPUBuffer>;
@@ -73,10 +76,10 @@ export type DeviceTexture = Resource<GPUTexture>;
 /** Bytes of one texel of the two formats that kernels read. */
 export const TEXEL_BYTES = 16;
 
-const STORAGE_USAGE = 0x80 | 0x04 | 0x08; // STORAGE | COPY_SRC | COPY_DST
+/** Bytes after which writes are waited for. */
+const SETTLE_BYTES = 2 ** 25;
 
-/** Workgroups a dimension; WebGPU's default, which no adapter is asked to exceed. */
-const MAX_WORKGROUPS = 65535;
+const STORAGE_USAGE = 0x80 | 0x04 | 0x08; // STORAGE | COPY_SRC | COPY_DST
 
 /** A GPU device that counts what it lends. Made by {@link openDevice}; dispose it to free everything. */
 export class Device implements Disposable {
@@ -95,6 +98,8 @@ export class Device implements Disposable {
   readonly #live = new Map<Resource<{ destroy(): void }>, MemoryUse>();
   readonly #excesses: CompressoError[] = [];
   #bytes = 0;
+  /** Since the last {@link settleWrites} that waited. */
+  #written = 0;
   #peakBytes = 0;
   /** What was live at the peak; null while the present state is the peak. */
   #peakUsage: readonly MemoryUse[] | null = null;
@@ -225,6 +230,26 @@ export class Device implements Disposable {
     // Deno 2.9 panics on an empty write.
     if (data.byteLength === 0) return;
     this.gpu.queue.writeBuffer(target.raw, byteOffset, data.buffer, data.byteOffset, data.byteLength);
+    this.#written += data.byteLength;
+  }
+
+  /** Writes rows of texels to a texture from a row on; `data` is tight. */
+  writeTexture(target: DeviceTexture, { row, rows, texels, data }: TexelRows): void {
+    const layout = { bytesPerRow: texels * TEXEL_BYTES };
+    this.gpu.queue.writeTexture({ texture: target.raw, origin: [0, row] }, data, layout, [texels, rows]);
+    this.#written += data.byteLength;
+  }
+
+  /**
+   * Between large writes: the adapter holds what is written a second time until something is submitted. Waits where that has become much, so that
+   * what is held is freed.
+   */
+  async settleWrites(): Promise<void> {
+    this.check();
+    if (this.#written < SETTLE_BYTES || this.isDry) return;
+    this.#written = 0;
+    this.gpu.queue.submit([]);
+    await this.idle();
   }
 
   /** Reads several buffer ranges in one wait (a wait costs 11 ms and more, whatever its size). */
@@ -273,7 +298,7 @@ export class Device implements Disposable {
     throw new CompressoError("gpu", {
       what: "the GPU refused an operation",
       value: this.#failure,
-      mend: "run `compresso doctor`, and report this with its output",
+      mend: mendOf(this.#shortage),
     });
   }
 
@@ -366,35 +391,4 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   const subgroups = withSubgroups && size !== null ? await probeSubgroups(withSubgroups, size) : null;
   const { memoryLimit } = options;
   return new Device(gpu, facts, { subgroups, ...(memoryLimit === undefined ? {} : { memoryLimit }) });
-}
-
-/** Tells what the adapter of {@link openDevice} offers. Throws `CompressoError("gpu")` where there is none. */
-export async function describeAdapter(options: DeviceOptions = {}): Promise<AdapterOffer> {
-  const { facts, limits } = await requestAdapter(options);
-  return { facts, limits };
-}
-
-async function requestAdapter({ powerPreference }: DeviceOptions): Promise<AdapterOffer & { adapter: GPUAdapter }> {
-  const adapter = await navigator.gpu?.requestAdapter(powerPreference ? { powerPreference } : {});
-  if (!adapter) {
-    throw new CompressoError("gpu", {
-      what: "no GPU adapter was found",
-      rule: "WebGPU needs a Vulkan, Metal or DirectX 12 driver",
-      mend:
-        "install your GPU's driver, or a Vulkan driver for the CPU (Debian and Ubuntu: apt-get install mesa-vulkan-drivers)",
-    });
-  }
-  const { limits, info } = adapter;
-  const isCpu = info.isFallbackAdapter || /llvmpipe|swiftshader|lavapipe/i.test(info.description);
-  return {
-    adapter,
-    facts: { description: info.description || "unnamed adapter", vendor: info.vendor, isCpu },
-    limits: {
-      maxBufferSize: limits.maxBufferSize,
-      maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
-      maxTextureDimension2D: limits.maxTextureDimension2D,
-      maxStorageTexturesPerShaderStage: Math.min(8, limits.maxStorageTexturesPerShaderStage),
-      maxComputeWorkgroupsPerDimension: MAX_WORKGROUPS,
-    },
-  };
 }

@@ -43,9 +43,8 @@ export function writeTexels(
   store: TexelStore,
   { row, rows, texels, data }: TexelBand & { readonly data: ArrayBufferView<ArrayBuffer> },
 ): void {
-  const bytesPerRow = texels * TEXEL_BYTES;
-  if (!isTexture(store)) return device.write(store, data, row * bytesPerRow);
-  device.gpu.queue.writeTexture({ texture: store.raw, origin: [0, row] }, data, { bytesPerRow }, [texels, rows]);
+  if (!isTexture(store)) return device.write(store, data, row * texels * TEXEL_BYTES);
+  device.writeTexture(store, { row, rows, texels, data });
 }
 
 /** Reads a band of rows back, without gaps; waits for the GPU. */

@@ -111,9 +111,11 @@ export async function loadWeights(device: Device, source: WeightSource, options:
         const blocks = await blocksOf(source, { name, range, dtype });
         if (blocks) writeBlocks(device, target, start, blocks);
         else writeRows(device, target, start, finite(name, await source.read(name, range)));
+        await device.settleWrites();
       }
     } else {
       writeRows(device, target, 0, padHeads(spec, finite(name, await source.read(name)), { shape, logical }));
+      await device.settleWrites();
     }
     return target;
   };

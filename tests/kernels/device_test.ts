@@ -1,8 +1,11 @@
 // What a device lends and what goes wrong on it: refused allocations leave nothing behind, and are told apart from failures.
 import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import { openModelFiles } from "../../lib/io/open_model.ts";
+import type { WeightSource } from "../../lib/io/source.ts";
 import { createLora } from "../../lib/nn/lora.ts";
 import { createMaskSlots } from "../../lib/nn/masks.ts";
+import { loadModelFrom } from "../../lib/run/model.ts";
 import { createTreeBuffers } from "../../lib/nn/token_tree.ts";
 import { SPEC } from "../io/models.ts";
 
@@ -52,6 +55,40 @@ Deno.test("a refusal over the limit that was got over is not the reason of a lat
   assert.match(failure.message, /not this/);
   assert.equal(device.shortageOf(failure), null);
   assert.equal(device.shortageOf(refusal), "limit");
+});
+
+Deno.test("what a failure for want of memory says to do is not to report it, and no more weights are written after it", async () => {
+  const { source } = await openModelFiles("demo");
+  using device = await openDevice();
+  const error = new GPUOutOfMemoryError("no memory left");
+  let reads = 0;
+  const full: WeightSource = {
+    ...source,
+    spec: source.spec,
+    storedDtype: (name) => source.storedDtype(name),
+    read(name, rows): Promise<Float32Array<ArrayBuffer>> {
+      if (++reads === 3) device.gpu.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
+      return source.read(name, rows);
+    },
+  };
+  await assert.rejects(
+    loadModelFrom(full, { device, baseDtype: "f32" }),
+    /no memory left; mend: its memory is full: use a smaller/,
+  );
+  assert.ok(reads < 6, `${reads} reads`);
+});
+
+Deno.test("what is written is not held a second time until something is submitted", async () => {
+  using device = await openDevice();
+  const data = new Uint8Array(1 << 25), count = 16;
+  using buffer = device.createBuffer("large", data.length);
+  const before = Deno.memoryUsage().rss;
+  for (let write = 0; write < count; write++) {
+    device.write(buffer, data);
+    await device.settleWrites();
+  }
+  const grown = Deno.memoryUsage().rss - before;
+  assert.ok(grown < 0.5 * count * data.length, `${grown} bytes for ${count} writes of ${data.length}`);
 });
 
 function errorOf(work: () => unknown): Error {

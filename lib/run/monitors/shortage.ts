@@ -1,6 +1,7 @@
 // Memory that ran out in the midst of a run: the error that says what would fit. Owns its words; refuses to free anything.
 import { CompressoError } from "../../errors.ts";
-import type { Device, MemoryShortage } from "../../gpu/device.ts";
+import type { Device } from "../../gpu/device.ts";
+import type { MemoryShortage } from "../../gpu/shortage.ts";
 import { adviceWords, adviseMemory, mebibytes } from "../memory_advice.ts";
 import type { Model } from "../model.ts";
 import type { ResolvedOptions } from "../options.ts";

@@ -1,0 +1,49 @@
+// The adapter: which one, what is known of it and what it offers. Owns the choice and the error where there is none; refuses to open it.
+import { CompressoError } from "../errors.ts";
+import type { AdapterFacts, DeviceLimits, DeviceOptions } from "./device.ts";
+
+/** What an adapter offers, told without opening a device. */
+export interface AdapterOffer {
+  /** What is known of the adapter. */
+  readonly facts: AdapterFacts;
+  /** Limits that {@link openDevice} would be granted. */
+  readonly limits: DeviceLimits;
+}
+
+/** Workgroups a dimension; WebGPU's default, which no adapter is asked to exceed. */
+const MAX_WORKGROUPS = 65535;
+
+/** Tells what the adapter of {@link openDevice} offers. Throws `CompressoError("gpu")` where there is none. */
+export async function describeAdapter(options: DeviceOptions = {}): Promise<AdapterOffer> {
+  const { facts, limits } = await requestAdapter(options);
+  return { facts, limits };
+}
+
+/** The adapter that is preferred, by default the fastest, and what it offers. Throws `CompressoError("gpu")` where there is none. */
+export async function requestAdapter(
+  { powerPreference = "high-performance" }: DeviceOptions,
+): Promise<AdapterOffer & { adapter: GPUAdapter }> {
+  // Without a preference it is the first that the driver names, which may be the slower one, or the CPU.
+  const adapter = await navigator.gpu?.requestAdapter({ powerPreference });
+  if (!adapter) {
+    throw new CompressoError("gpu", {
+      what: "no GPU adapter was found",
+      rule: "WebGPU needs a Vulkan, Metal or DirectX 12 driver",
+      mend:
+        "install your GPU's driver, or a Vulkan driver for the CPU (Debian and Ubuntu: apt-get install mesa-vulkan-drivers)",
+    });
+  }
+  const { limits, info } = adapter;
+  const isCpu = info.isFallbackAdapter || /llvmpipe|swiftshader|lavapipe/i.test(info.description);
+  return {
+    adapter,
+    facts: { description: info.description || "unnamed adapter", vendor: info.vendor, isCpu },
+    limits: {
+      maxBufferSize: limits.maxBufferSize,
+      maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
+      maxTextureDimension2D: limits.maxTextureDimension2D,
+      maxStorageTexturesPerShaderStage: Math.min(8, limits.maxStorageTexturesPerShaderStage),
+      maxComputeWorkgroupsPerDimension: MAX_WORKGROUPS,
+    },
+  };
+}

@@ -1,0 +1,16 @@
+// How a device runs out of memory, and what to do then. Owns the words; refuses to watch.
+
+/** How memory ran out; see {@link Device.shortageOf}. */
+export type MemoryShortage = "limit" | "adapter" | "lost";
+
+const LESS = "a smaller batch, sequence or --base-dtype";
+const MENDS: Readonly<Record<MemoryShortage, string>> = {
+  limit: `raise --memory-limit, or use ${LESS}`,
+  adapter: `its memory is full: use ${LESS}, or another adapter`,
+  lost: `its driver was reset, which often is for want of memory: try again with ${LESS}`,
+};
+
+/** What to do where the GPU refused an operation: for want of memory, or for another reason. */
+export function mendOf(shortage: MemoryShortage | null): string {
+  return shortage === null ? "run `compresso doctor`, and report this with its output" : MENDS[shortage];
+}

@@ -212,12 +212,25 @@ async function answer(
       const stopped = { answer: null, finish: "stopped" },
         models = voices.map(({ name }) => ({ model: name, ...stopped }));
       print(json ? JSON.stringify({ question: text, ...(models.length > 1 ? { models } : models[0]) }) : undefined);
+      noteUneven(table);
       return;
     }
     // On a terminal a question can be put otherwise; a pipe does not know better.
     if (!isTerminal || !(error instanceof CompressoError) || error.code !== "input") throw error;
     reportError(error);
   }
+}
+
+/** Says where an answer was stopped before all models had the question. */
+function noteUneven({ seats }: Table): void {
+  const counts = seats.map(({ chat: { messages } }) => messages.length), most = Math.max(...counts);
+  const without = seats.filter((_, index) => (counts[index] ?? 0) < most).map(({ name }) => name);
+  if (without.length === 0) return;
+  note(
+    `compresso: ${without.join(", ")} ${
+      without.length > 1 ? "have" : "has"
+    } not got this question; /reset begins anew with all`,
+  );
 }
 
 function jsonOf(

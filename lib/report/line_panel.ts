@@ -186,18 +186,21 @@ export function thinned(points: readonly Point[], most: number): readonly Point[
   const stretch = Math.ceil(points.length / (most / 4)), kept: Point[] = [];
   for (let start = 0; start < points.length; start += stretch) {
     const end = Math.min(points.length, start + stretch) - 1;
-    let least = start, largest = start, broken = -1;
+    const valueAt = (at: number): number => points[at]?.[1] ?? NaN, chosen = new Set([start, end]);
+    let least = -1, largest = -1;
     for (let at = start; at <= end; at++) {
-      const value = points[at]?.[1] ?? NaN;
-      if (!Number.isFinite(value)) broken = at;
-      if (value < (points[least]?.[1] ?? NaN)) least = at;
-      if (value > (points[largest]?.[1] ?? NaN)) largest = at;
+      const value = valueAt(at);
+      if (!Number.isFinite(value)) {
+        // One of those that follow each other breaks the line.
+        if (at === start || Number.isFinite(valueAt(at - 1))) chosen.add(at);
+        continue;
+      }
+      if (least < 0 || value < valueAt(least)) least = at;
+      if (largest < 0 || value > valueAt(largest)) largest = at;
     }
-    for (
-      const at of [...new Set([start, least, largest, end, ...(broken < 0 ? [] : [broken])])].sort((a, b) => a - b)
-    ) {
+    for (const at of [...chosen, least, largest].sort((a, b) => a - b)) {
       const point = points[at];
-      if (point) kept.push(point);
+      if (point && point !== kept.at(-1)) kept.push(point);
     }
   }
   return kept;

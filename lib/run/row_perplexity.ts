@@ -104,6 +104,7 @@ function* batchesOf(
 function errorOf(sums: readonly number[], counts: readonly number[]): number {
   const total = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0);
   const rows = sums.length, nll = total(sums) / total(counts);
+  if (rows < 2) return NaN;
   const squares = total(sums.map((sum, row) => (sum - nll * (counts[row] ?? 0)) ** 2));
   return Math.sqrt(squares * rows / (rows - 1)) / total(counts);
 }

@@ -12,6 +12,8 @@ export interface ApiErrorParts {
   readonly param?: string | null;
   /** Word for programs. */
   readonly code?: string | null;
+  /** Methods that the address takes. */
+  readonly allow?: string;
   /** Seconds after which to try again. */
   readonly retryAfter?: number;
 }
@@ -36,8 +38,10 @@ export function errorBody({ parts }: ApiError): { readonly error: Readonly<Recor
 
 /** The response of an error. */
 export function errorResponse(error: ApiError): Response {
-  const { status, retryAfter } = error.parts;
+  const { status, retryAfter, allow } = error.parts;
   const headers = {
+    ...(allow === undefined ? {} : { allow }),
+    ...(status === 401 ? { "www-authenticate": "Bearer" } : {}),
     ...(retryAfter === undefined ? {} : { "retry-after": String(retryAfter) }),
     // OpenAI's clients try a 408 again of themselves, but what has taken too long once will do so again.
     ...(status === 408 ? { "x-should-retry": "false" } : {}),

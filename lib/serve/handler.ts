@@ -264,6 +264,7 @@ function allow({ method }: Request, wanted: "GET" | "POST"): void {
     status: 405,
     message: `this address takes ${wanted}, not ${method}`,
     code: "method_not_allowed",
+    allow: wanted === "GET" ? "GET, HEAD" : wanted,
   });
 }
 

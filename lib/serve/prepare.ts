@@ -1,6 +1,7 @@
 // From the fields of a request to a job. Owns tokenizing, the lengths that a model and the limits allow, and defaults; refuses to run it.
 import { type ChatMessage, renderChat } from "../io/chat_template.ts";
-import { turnShape, withPrompt } from "../io/prompts_format.ts";
+import { endToken } from "../io/prompts.ts";
+import { withPrompt } from "../io/prompts_format.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { SamplingOptions } from "../run/sampling.ts";
 import { badRequest } from "./api_error.ts";
@@ -33,18 +34,22 @@ export function prepareCompletion(fields: CompletionFields, options: PrepareOpti
       const ids = checkIds(text, options);
       return { ids, leading: 0, text: fields.echo ? tokenizer.decode(ids) : "", before: ids, sampling };
     }
-    const before = encodeWithin(text, options), { leading } = tokenizer, ids = [...leading, ...before];
+    const before = encodeWithin(text, "prompt", options), { leading } = tokenizer, ids = [...leading, ...before];
     return { ids: ids.length > 0 ? ids : beginning(options), leading: leading.length, text, before, sampling };
   });
-  return checkLengths({
-    prompts,
-    maxTokens: fields.max_tokens ?? null,
-    defaultTokens: COMPLETION_TOKENS,
-    stop: fields.stop ?? [],
-    endTokens: [],
-    echo: fields.echo ?? false,
-    top: fields.logprobs ?? null,
-  }, options);
+  return checkLengths(
+    {
+      prompts,
+      maxTokens: fields.max_tokens ?? null,
+      defaultTokens: COMPLETION_TOKENS,
+      stop: fields.stop ?? [],
+      endTokens: [],
+      echo: fields.echo ?? false,
+      top: fields.logprobs ?? null,
+    },
+    { field: "prompt", length: "max_tokens" },
+    options,
+  );
 }
 
 /** The job of a chat. Throws `ApiError` 400, without a chat template too, and `CompressoError("input")` where it refuses the messages. */
@@ -69,23 +74,34 @@ export function prepareChat(fields: ChatFields, options: PrepareOptions): Job {
     role: role === "developer" ? "system" : role,
     content: typeof content === "string" ? content : content.map(({ text }) => text).join(""),
   }));
-  checkChars(messages.reduce((sum, { content }) => sum + content.length, 0), options);
+  const field = "messages";
+  checkChars(messages.reduce((sum, { content }) => sum + content.length, 0), field, options);
   const text = renderChat(tokenizer, withPrompt(messages, { tokenizer, prompt }), {
     addGenerationPrompt: true,
     today: true,
   });
-  const { end } = turnShape(tokenizer);
+  const end = endToken({ tokenizer, prompt: null, style: "chat" });
   // The template writes BOS itself where it wants it.
-  return checkLengths({
-    // The space that some templates want before an answer is no part of it: the answer is a text of its own.
-    prompts: [{ ids: encodeWithin(text, options), leading: 0, text, before: [], sampling: samplingOf(fields) }],
-    maxTokens: max_completion_tokens ?? max_tokens ?? null,
-    defaultTokens: CHAT_TOKENS,
-    stop: fields.stop ?? [],
-    endTokens: end === null ? [] : [end],
-    echo: false,
-    top: logprobs ? top_logprobs ?? 0 : null,
-  }, options);
+  return checkLengths(
+    {
+      // The space that some templates want before an answer is no part of it: the answer is a text of its own.
+      prompts: [{
+        ids: encodeWithin(text, field, options),
+        leading: 0,
+        text,
+        before: [],
+        sampling: samplingOf(fields),
+      }],
+      maxTokens: max_completion_tokens ?? max_tokens ?? null,
+      defaultTokens: CHAT_TOKENS,
+      stop: fields.stop ?? [],
+      endTokens: end === null ? [] : [end],
+      echo: false,
+      top: logprobs ? top_logprobs ?? 0 : null,
+    },
+    { field, length: max_completion_tokens ? "max_completion_tokens" : "max_tokens" },
+    options,
+  );
 }
 
 /** The most characters of a text that one token stands for: a longer text has more tokens than the context, and need not be encoded to know. */
@@ -97,15 +113,15 @@ export function longestToken(tokenizer: Tokenizer): number {
 
 const longest = new WeakMap<Tokenizer, number>();
 
-function checkChars(chars: number, { bench: { tokenizer, model } }: PrepareOptions): void {
+function checkChars(chars: number, field: string, { bench: { tokenizer, model } }: PrepareOptions): void {
   const most = longest.get(tokenizer) ?? longestToken(tokenizer);
   longest.set(tokenizer, most);
   const { maxPosition } = model.spec;
-  if (chars > most * maxPosition) throw tooLong(maxPosition, `a text of ${chars} characters has more`);
+  if (chars > most * maxPosition) throw tooLong(maxPosition, `a text of ${chars} characters has more`, field);
 }
 
-function encodeWithin(text: string, options: PrepareOptions): number[] {
-  checkChars(text.length, options);
+function encodeWithin(text: string, field: string, options: PrepareOptions): number[] {
+  checkChars(text.length, field, options);
   return options.bench.tokenizer.encode(text);
 }
 
@@ -126,14 +142,15 @@ function beginning({ bench: { model } }: PrepareOptions): readonly number[] {
 
 function checkLengths(
   wanted: Omit<Job, "maxTokens"> & { readonly maxTokens: number | null; readonly defaultTokens: number },
+  named: { readonly field: string; readonly length: string },
   { bench: { model }, limits }: PrepareOptions,
 ): Job {
   const { defaultTokens, ...job } = wanted, { maxPosition } = model.spec, { prompts } = job;
   const length = prompts.reduce((most, { ids }) => Math.max(most, ids.length), 0);
   const room = maxPosition - length, asked = job.maxTokens;
   if (room < (asked ?? 1)) {
-    const text = asked === null ? `the prompt has ${length}` : `the prompt has ${length} and max_tokens is ${asked}`;
-    throw tooLong(maxPosition, text);
+    const text = `the prompt has ${length}${asked === null ? "" : ` and ${named.length} is ${asked}`}`;
+    throw tooLong(maxPosition, text, named.field);
   }
   const sum = prompts.reduce((all, { ids }) => all + ids.length, 0);
   // What is not asked for shrinks to what is allowed.
@@ -165,9 +182,9 @@ function isNumbers(prompt: readonly unknown[]): prompt is readonly number[] {
   return typeof prompt[0] === "number";
 }
 
-function tooLong(context: number, text: string): ReturnType<typeof badRequest> {
+function tooLong(context: number, text: string, param: string): ReturnType<typeof badRequest> {
   return badRequest(`this model's context holds ${context} tokens; ${text}`, {
-    param: "prompt",
+    param,
     code: "context_length_exceeded",
   });
 }

@@ -120,4 +120,13 @@ Deno.test("thinned() keeps first and last, every peak, and breaks, of a hundred 
   assert.ok(kept.some(([, y]) => Number.isNaN(y)));
   assert.ok(kept.every(([x], at) => at === 0 || x > (kept[at - 1]?.[0] ?? NaN)), "in order");
   assert.equal(thinned(points.slice(0, 1000), 1000).length, 1000);
+  // Breaks at the beginning of every stretch, and two in one, hide no peak and stay themselves.
+  const broken = points.slice(0, 3000).map(([x, y]): Point => [x, x % 11 === 0 || x % 11 === 4 ? NaN : y]);
+  const seen = thinned(broken, 1092);
+  assert.equal(seen.filter(([, y]) => Number.isNaN(y)).length, broken.filter(([, y]) => Number.isNaN(y)).length);
+  const most = (all: readonly Point[]): number => Math.max(...all.map(([, y]) => Number.isNaN(y) ? -9 : y));
+  for (let from = 0; from + 11 <= 3000; from += 11) {
+    const within = ([x]: Point): boolean => x >= from && x < from + 11;
+    assert.equal(most(seen.filter(within)), most(broken.filter(within)), `from ${from}`);
+  }
 });

@@ -44,6 +44,10 @@ Deno.test("rowPerplexity() is the mean over all labels of all rows, each read al
   const squares = sums.reduce((total, one, row) => total + (one - sum / count * (counts[row] ?? 0)) ** 2, 0);
   assert.ok(Math.abs(result.stderr - Math.sqrt(squares * 4 / 3) / count) < 1e-5);
 
+  for (const row of all) {
+    assert.ok(Number.isNaN((await rowPerplexity(model, [row], { seq })).stderr), "of one row none");
+  }
+
   const prompted = await rowPerplexity(model, rows, { seq, prompt: "You are asked about a story." });
   const plain = await rowPerplexity(model, rows, { seq });
   assert.equal(prompted.tokens, plain.tokens, "a prompt adds no labels");

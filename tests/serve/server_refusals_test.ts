@@ -49,6 +49,8 @@ Deno.test("every request that cannot be answered gets a status, the field at fau
     [CHAT, { ...chat, messages: [{ ...asked, weight: 0 }] }, 400, "messages.0.weight", /knows no parameter/],
     [CHAT, { ...chat, messages: [{ ...asked, content: null }] }, 400, "messages.0.content", /must be a string/],
     [CHAT, { ...chat, max_tokens: 1, max_completion_tokens: 2 }, 400, "max_tokens", /differ/],
+    [CHAT, { ...chat, max_completion_tokens: 512 }, 400, "messages", /max_completion_tokens is 512/],
+    [CHAT, { ...chat, messages: [{ ...asked, content: "x".repeat(19_000) }] }, 400, "messages", /19000 characters/],
     [CHAT, { ...chat, top_logprobs: 2 }, 400, "top_logprobs", /logprobs: true/],
     [CHAT, { ...chat, tools: [{ type: "function" }] }, 400, "tools.0", /tools are not supported/],
     [CHAT, { ...chat, stream: "yes" }, 400, "stream", /true or false/],
@@ -93,6 +95,7 @@ Deno.test("a server with a key answers only those who have it, but anyone may as
   for (const headers of [{}, { authorization: "Bearer wrong" }, { authorization: "open-sesame" }]) {
     const response = await post(COMPLETIONS, fields, { headers }), { error } = await response.json();
     assert.equal(response.status, 401);
+    assert.equal(response.headers.get("www-authenticate"), "Bearer");
     assert.equal(error.code, "invalid_api_key");
     assert.doesNotMatch(error.message, /sesame/);
   }

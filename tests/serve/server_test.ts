@@ -147,6 +147,14 @@ Deno.test("a stop string ends a completion before it, and is no part of the toke
   assert.ok(cut.logprobs.text_offset.every((offset: number) => offset < cut.text.length));
 });
 
+Deno.test("a chat ends at the tokenizer's own end token, where neither template nor model names one", async () => {
+  await using served = await serveDemo({ endless: true });
+  const messages = [{ role: "user", content: "Story: Tom went to Rome. Where is Tom?" }];
+  const fields = { model: NAME, messages, temperature: 0, max_completion_tokens: 200 };
+  const { choices: [{ finish_reason }], usage } = await (await served.post(CHAT, fields)).json();
+  assert.equal(finish_reason, "stop", `${usage.completion_tokens} tokens`);
+});
+
 Deno.test("chats go through the template, whole and in a stream", async () => {
   await using served = await serveDemo();
   const { post, model } = served;
@@ -265,6 +273,9 @@ Deno.test("models and health are there, other addresses and methods are not", as
   assert.equal((await get("/v1/models/%ff"))[0], 400);
   assert.equal((await get("/v2/models"))[0], 404);
   assert.equal((await get(COMPLETIONS))[0], 405);
+  const refused = await fetch(`${url}${COMPLETIONS}`);
+  await refused.body?.cancel();
+  assert.equal(refused.headers.get("allow"), "POST");
   assert.equal((await get("/health", "DELETE"))[0], 405);
 });
 

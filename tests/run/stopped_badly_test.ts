@@ -1,19 +1,12 @@
 // Runs that are stopped where something else goes wrong too: by a hook that throws, a GPU without memory, in the midst of going back. On the demo model.
 import assert from "node:assert/strict";
-import {
-  type Alarm,
-  CompressoError,
-  demoData,
-  loadModel,
-  openDevice,
-  prune,
-  type PruneOptions,
-  readRows,
-  type RunHooks,
-  type StepRecord,
-} from "../../mod.ts";
+import { type Alarm, CompressoError, prune, type PruneOptions, type RunHooks, type StepRecord } from "../../mod.ts";
+import { openDevice } from "../../lib/gpu/device.ts";
+import { readRows } from "../../lib/io/datasets.ts";
+import { demoData } from "../../lib/io/open_model.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";
 import { ToldAlarms } from "../../lib/run/monitors/told.ts";
+import { loadModel } from "../../lib/run/model.ts";
 import { RecordFile } from "../../lib/run/record_lines.ts";
 import { madeRecord } from "../report/made_run.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";

@@ -201,6 +201,7 @@ async function answer(
   using interrupt = watchInterrupt("stopping the answer; once more ends the program", { ctrlCOnly: true });
   interrupt.start();
   const { signal } = interrupt;
+  const before = table.seats.map(({ chat: { messages } }) => messages);
   const voices = table.seats.map(({ name, chat }): Voice<ChatAnswer> => ({ name, pieces: chat.ask(text, { signal }) }));
   try {
     const answers = json ? await listen(voices) : await speak(voices);
@@ -212,7 +213,7 @@ async function answer(
       const stopped = { answer: null, finish: "stopped" },
         models = voices.map(({ name }) => ({ model: name, ...stopped }));
       print(json ? JSON.stringify({ question: text, ...(models.length > 1 ? { models } : models[0]) }) : undefined);
-      noteUneven(table);
+      noteUneven(table, before);
       return;
     }
     // On a terminal a question can be put otherwise; a pipe does not know better.
@@ -221,11 +222,10 @@ async function answer(
   }
 }
 
-/** Says where an answer was stopped before all models had the question. */
-function noteUneven({ seats }: Table): void {
-  const counts = seats.map(({ chat: { messages } }) => messages.length), most = Math.max(...counts);
-  const without = seats.filter((_, index) => (counts[index] ?? 0) < most).map(({ name }) => name);
-  if (without.length === 0) return;
+/** Says where an answer was stopped when some of the models had the question, and others not: their messages are those from before. */
+function noteUneven({ seats }: Table, before: readonly Chat["messages"][]): void {
+  const without = seats.filter(({ chat: { messages } }, index) => messages === before[index]).map(({ name }) => name);
+  if (without.length === 0 || without.length === seats.length) return;
   note(
     `compresso: ${without.join(", ")} ${
       without.length > 1 ? "have" : "has"

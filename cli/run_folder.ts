@@ -2,7 +2,7 @@
 import { join, sep } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
 import { unwritable } from "../lib/io/atomic.ts";
-import { namesIn } from "../lib/io/exists.ts";
+import { exists, namesIn } from "../lib/io/exists.ts";
 import { FolderLock } from "../lib/io/lock.ts";
 import { isObject } from "../lib/io/tokenizer_compat.ts";
 import { differencesOf } from "../lib/run/facts.ts";
@@ -64,7 +64,7 @@ export async function clearRunFolder(
   out: string,
   { files }: { readonly files: readonly (string | undefined)[] },
 ): Promise<void> {
-  // The summary last: where one of them cannot be removed, the rest is still a run.
+  // The summary last: where what comes before it cannot be removed, as in a folder of another user, all of it is still there.
   for (const name of (await presentFiles(out)).toReversed()) {
     await Deno.remove(join(out, name), { recursive: true }).catch((error) => {
       throw unwritable(join(out, name), error);
@@ -135,8 +135,9 @@ export async function finishedRun(
 ): Promise<RunSummary | null> {
   const found = await presentFiles(out);
   if (!found.includes("run.json") || found.includes(CHECKPOINT_FILE)) return null;
-  const path = join(out, "run.json");
-  const summary = await readSummary(path);
+  const summary = await readSummary(join(out, "run.json"));
+  // Without the model it is what a clearing that was stopped has left.
+  if (!found.includes("model.gguf") && !(await exists(join(out, "model", "config.json")))) return null;
   // Runs of older versions and of programs may not say what they were made from.
   const { inputs: made = {} }: Partial<RunSummary> = summary;
   const present = Object.keys(made).length > 0 ? await inputs() : {};

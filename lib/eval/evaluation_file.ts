@@ -80,7 +80,13 @@ export async function openEvaluationFile<Known, Added>(
 ): Promise<EvaluationFile<Known, Added>> {
   const headLine = `${JSON.stringify({ compresso: "evaluation", version: VERSION, identity })}\n`;
   using stack = new DisposableStack();
-  const file = stack.use(await openAlone(path, { what: `cannot keep the evaluation in ${path}`, one: "evaluation" }));
+  const file = stack.use(
+    await openAlone(path, {
+      what: `cannot keep the evaluation in ${path}`,
+      one: "evaluation",
+      mend: "wait for its end, or choose another --out",
+    }),
+  );
   const old = await readAll(file, path), entries = new Map<string, Map<number, Known>>();
   // A first line of its own that was cut off is none, and one behind which nothing was scored binds nobody.
   const text = (!old.includes("\n") && headLine.startsWith(old)) || isHeadAlone(old) ? "" : old;

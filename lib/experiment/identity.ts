@@ -3,7 +3,7 @@
 import type { DecoderSpec } from "../nn/spec.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { isScheduleName } from "../prune/builtin_schedules.ts";
-import { differencesOf } from "../run/facts.ts";
+import { differencesOf, learnedAnew } from "../run/facts.ts";
 import { isOneShot } from "../run/methods.ts";
 import { MONITOR_NAMES, type MonitorName } from "../run/monitors/alarm.ts";
 import { type PruneOptions, resolveOptions, telling } from "../run/options.ts";
@@ -35,11 +35,12 @@ export interface CellFacts {
 export function identityOfCell(
   { options, prune, spec, weights, data, calibration, schedule }: CellFacts,
 ): CellIdentity {
-  const { rows: _rows, recompute: _recompute, calibration: _isGiven, prompt, ranking, ...facts } = telling(
-    resolveOptions({ ...prune, rows: [] }, spec),
-  );
+  const resolved = resolveOptions({ ...prune, rows: [] }, spec);
+  const { rows: _rows, recompute: _recompute, calibration: _isGiven, prompt, ranking, ...facts } = telling(resolved);
   return {
-    ...Object.fromEntries(Object.entries(facts).flatMap(([name, value]) => flat(name, value))),
+    ...Object.fromEntries(
+      Object.entries({ ...facts, ...learnedAnew(spec, resolved) }).flatMap(([name, value]) => flat(name, value)),
+    ),
     // Other methods do not rank, and are what they were before there was a choice.
     ...(isOneShot(facts.method) ? { ranking: JSON.stringify(ranking) } : {}),
     ...(calibration === null ? {} : { calibration }),

@@ -327,7 +327,7 @@ export class Device implements Disposable {
         what: `cannot allocate '${label}' (${bytes} bytes)`,
         rule: `the memory limit is ${this.memoryLimit} bytes`,
         value: `${this.#bytes} bytes are in use`,
-        mend: "raise --memory-limit, or use a smaller batch or sequence",
+        mend: mendOf("limit"),
       });
       this.#overLimit.add(error);
       throw error;

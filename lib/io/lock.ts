@@ -1,4 +1,4 @@
-// A folder that one process at a time writes to. Owns the file that stands for it, and its lock, which the system gives back where a process dies; refuses to know what is written.
+// Folders and files that one process at a time writes to. Owns their locks, which the system gives back where a process dies; refuses to know what is written.
 import { CompressoError } from "../errors.ts";
 import { unwritable } from "./atomic.ts";
 
@@ -87,21 +87,30 @@ async function isAt(file: Deno.FsFile, path: string): Promise<boolean> {
  */
 export async function openAlone(
   path: string,
-  { what, one }: { readonly what: string; readonly one: string },
+  { what, one, mend = "wait for its end, or choose another file" }: {
+    readonly what: string;
+    readonly one: string;
+    readonly mend?: string;
+  },
 ): Promise<Deno.FsFile> {
-  let file: Deno.FsFile;
-  try {
-    file = await Deno.open(path, { read: true, write: true, create: true });
-  } catch (error) {
-    throw unwritable(path, error);
+  for (let left = TRIES; left > 0; left--) {
+    let file: Deno.FsFile;
+    try {
+      file = await Deno.open(path, { read: true, write: true, create: true });
+    } catch (error) {
+      throw unwritable(path, error);
+    }
+    const isFree = await file.tryLock(true).catch(() => true);
+    // Whoever held it before may have removed it at the end.
+    if (isFree && await isAt(file, path)) return file;
+    file.close();
+    if (!isFree) break;
   }
-  if (await file.tryLock(true).catch(() => true)) return file;
-  file.close();
   throw new CompressoError("usage", {
     what,
     rule: `one ${one} at a time writes to a file`,
     value: "another one writes to it",
-    mend: "wait for its end, or choose another --out",
+    mend,
   });
 }
 

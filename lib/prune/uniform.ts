@@ -69,8 +69,17 @@ export function tableOf(
     readonly layout: Layout;
   },
 ): UnitTable {
-  const isByGroup = layout === "uniform" && spec.layers.some(({ kvHeads }) => kvHeads > 1) && !units.includes("kv");
+  const isByGroup = fallsByGroup(spec, { units, layout });
   return unitTable(spec, isByGroup ? units.map((kind) => kind === "heads" ? "kv" : kind) : units, rules);
+}
+
+/** Whether heads are units, and fall by their KV groups. */
+export function fallsByGroup(
+  spec: Pick<DecoderSpec, "layers">,
+  { units, layout }: { readonly units: readonly UnitKind[]; readonly layout: Layout },
+): boolean {
+  return layout === "uniform" && units.includes("heads") && !units.includes("kv") &&
+    spec.layers.some(({ kvHeads }) => kvHeads > 1);
 }
 
 /** What falls together where all layers are cut alike: rows in their order, and before them what makes layers alike. */

@@ -194,7 +194,7 @@ export function optionTable(runs: readonly ReportRun[]): Table | null {
   const rows = names.map((name) => {
     const values = known.map((options) => options ? options.get(name) ?? ABSENT : "not known");
     // A run that is not finished does not know all of them.
-    const told = known.flatMap((options) => options?.get(name) ?? []);
+    const told = known.flatMap((options, run) => options?.get(name) ?? (runs[run]?.summary ? ABSENT : []));
     return { name, values, differs: new Set(told).size > 1 };
   });
   return {

@@ -129,12 +129,17 @@ export async function readCheckpoint(
       value: unknown,
     });
   }
-  const differing = names.filter((name) => identity[name] !== meta.identity[name] && !mayDiffer.includes(name));
+  const lines = new Map(
+    names.filter((name) => !mayDiffer.includes(name)).map((name) =>
+      [name, differencesOf(parsed(meta.identity, name), parsed(identity, name))] as const
+    ).filter(([, differences]) => differences.length > 0),
+  );
+  const differing = [...lines.keys()];
   if (differing.length > 0) {
     throw new CompressoError("mismatch", {
       what: `cannot resume from ${path}`,
       rule: "options, data, model and adapter are those of the first run",
-      value: differencesOf(parsed(meta.identity, differing), parsed(identity, differing)).join("; "),
+      value: [...lines.values()].flat().join("; "),
       mend: differing.every((name) => ["schedule", "rates"].includes(name))
         ? `give the same options, or another --out, or go on with the others by --may-differ ${differing.join(",")}`
         : "give the same options, or another --out",
@@ -148,9 +153,9 @@ export async function readCheckpoint(
   return { identity, position: meta.position, arrays, kept };
 }
 
-/** The facts named; those that are written as JSON by their members. */
-function parsed(identity: RunIdentity, names: readonly string[]): Readonly<Record<string, unknown>> {
-  return Object.fromEntries(names.map((name) => [name, membersOf(identity[name])]));
+/** A fact by its name; one that is written as JSON by its members, whose order decides nothing. */
+function parsed(identity: RunIdentity, name: string): Readonly<Record<string, unknown>> {
+  return { [name]: membersOf(identity[name]) };
 }
 
 function membersOf(fact: RunIdentity[string] | undefined): unknown {

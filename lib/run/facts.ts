@@ -1,4 +1,7 @@
-// Facts by which runs are told apart, compared in words. Owns the comparison alone.
+// Facts by which runs are told apart, compared in words. Owns the comparison, and the fact that comes of their shape.
+import type { DecoderSpec } from "../nn/spec.ts";
+import { fallsByGroup } from "../prune/uniform.ts";
+import type { ResolvedOptions } from "./options.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 
 /** What differs, a line each: `rank: 8 then, 4 now`; of facts with members on both sides, those of them that differ, by `lora.rank`. */
@@ -14,6 +17,19 @@ export function differencesOf(
       ? []
       : [`${name}: ${shown(before)} then, ${shown(after)} now`];
   });
+}
+
+/**
+ * A fact of runs that are others than they were at first: heads of layers that are to be alike were units by themselves, and without tracking nothing
+ * led these layers to their goals. Of other runs none.
+ */
+export function learnedAnew(
+  spec: Pick<DecoderSpec, "layers">,
+  options: Pick<ResolvedOptions, "units" | "layout" | "method" | "rates">,
+): { readonly learning?: number } {
+  const { layout, method, rates } = options;
+  const isLed = layout === "uniform" && method === "compresso" && rates.tracking === 0;
+  return isLed || fallsByGroup(spec, options) ? { learning: 2 } : {};
 }
 
 function shown(value: unknown): string {

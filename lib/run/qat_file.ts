@@ -59,32 +59,30 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
   // The options are checked before the part of an earlier run is touched.
   writeTexts(model, { count, ...settings });
   await makeFolder(dirname(path));
-  let there = 0, generated = 0, bytes: Uint8Array<ArrayBuffer>;
-  {
-    using file = await openAlone(part, { what: `cannot write ${path}`, one: "program" });
-    if (resume) there = await standing(file, { part, header });
-    if (there > count) {
-      throw new CompressoError("usage", {
-        what: `cannot write ${path}`,
-        rule: "texts that are written already are kept",
-        value: `${there} of them are, and ${count} are wanted`,
-        mend: `give --count ${there} or more, or start anew`,
-      });
-    }
-    if (there === 0) {
-      await file.truncate(0);
-      await file.seek(0, Deno.SeekMode.Start);
-      await append(file, { path, line: `${header}\n` });
-    }
-    onStart?.(there);
-    for await (const text of writeTexts(model, { count, ...settings, skip: there, signal, onProgress })) {
-      await append(file, { path, line: `${JSON.stringify(textFields(text))}\n` });
-      generated += text.tokens;
-      onText?.(text);
-    }
-    bytes = await readWhole(file);
+  using file = await openAlone(part, { what: `cannot write ${path}`, one: "program" });
+  const there = resume ? await standing(file, { part, header }) : 0;
+  if (there > count) {
+    throw new CompressoError("usage", {
+      what: `cannot write ${path}`,
+      rule: "texts that are written already are kept",
+      value: `${there} of them are, and ${count} are wanted`,
+      mend: `give --count ${there} or more, or start anew`,
+    });
   }
-  await publish(bytes, { part, path, count });
+  if (there === 0) {
+    await file.truncate(0);
+    await file.seek(0, Deno.SeekMode.Start);
+    await append(file, { path, line: `${header}\n` });
+  }
+  onStart?.(there);
+  let generated = 0;
+  for await (const text of writeTexts(model, { count, ...settings, skip: there, signal, onProgress })) {
+    await append(file, { path, line: `${JSON.stringify(textFields(text))}\n` });
+    generated += text.tokens;
+    onText?.(text);
+  }
+  // While it is still held: whoever waits for it finds another file, or none.
+  await publish(await readWhole(file), { part, path, count });
   return { path, count, resumed: there, tokens: generated };
 }
 

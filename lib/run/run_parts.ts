@@ -10,6 +10,7 @@ import { leastUniform } from "../prune/uniform.ts";
 import { hardSparsity, keptUnits, type UnitTable } from "../prune/units.ts";
 import type { Batch, BatchCursor } from "./batches.ts";
 import type { PruneAim, RunIdentity, RunPosition } from "./checkpoint.ts";
+import { learnedAnew } from "./facts.ts";
 import type { RunHandle } from "./hooks.ts";
 import type { Method } from "./methods.ts";
 import type { Model } from "./model.ts";
@@ -224,6 +225,7 @@ export function identityOf(
     );
   return {
     ...plain,
+    ...learnedAnew(spec, options),
     ...(calibration ? { calibration: calibration.digest } : {}),
     units: units.join(","),
     lora: JSON.stringify(lora),

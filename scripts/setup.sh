@@ -89,17 +89,26 @@ install_deno() {
   # npm may warn that it left out install scripts; Deno's package works without them.
   if [ -w "$root" ]; then
     say "will install: Deno (npm install --global deno)"
-    npm install --global --no-fund --no-audit deno >&2 || return 1
+    npm install --global --no-fund --no-audit deno >&2 || { older_deno; return 1; }
     # An older one may stand before it.
+    older_deno
     PATH="$(npm prefix --global)/bin:$PATH"
     export PATH
   else
     say "will install: Deno for this user (npm install --global --prefix $HOME/.local deno)"
-    npm install --global --prefix "$HOME/.local" --no-fund --no-audit deno >&2 || return 1
+    npm install --global --prefix "$HOME/.local" --no-fund --no-audit deno >&2 || { older_deno; return 1; }
     PATH="$HOME/.local/bin:$PATH"
     export PATH
     say "in other terminals, put $HOME/.local/bin on the PATH"
   fi
+}
+
+# Says which older Deno stands in the way, if one does.
+older_deno() {
+  local old
+  old=$(command -v deno) || return 0
+  [ "$old" = "$(npm prefix --global)/bin/deno" ] && deno_is_recent 2 9 && return 0
+  say "$old is Deno $(deno_version): upgrade it (deno upgrade), remove it, or put $(npm prefix --global)/bin before it on the PATH"
 }
 
 adapter_name() {

@@ -59,14 +59,14 @@ export function looksLike(head: Uint8Array): { readonly what: string; readonly m
   if (/^(ggml|ggjt|ggla|lmgg|tjgg|algg)/.test(text)) {
     return { what: "a GGML file from before GGUF", mend: "convert it with llama.cpp, or fetch a GGUF" };
   }
+  if (text.slice(8).trimStart().startsWith('{"')) {
+    return { what: "a safetensors file", mend: "give the folder that holds it and its config.json" };
+  }
   if (text.startsWith("PK\x03\x04") || head[0] === 0x80) {
     return { what: "a PyTorch (pickle) file", mend: "convert it to safetensors; pickles run code and are not read" };
   }
   if (/^\s*<(!doctype|html)/i.test(text)) {
     return { what: "an HTML page", mend: "fetch the file itself, not the page that shows it" };
-  }
-  if (text.slice(8).trimStart().startsWith('{"')) {
-    return { what: "a safetensors file", mend: "give the folder that holds it and its config.json" };
   }
   return null;
 }

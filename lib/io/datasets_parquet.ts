@@ -37,10 +37,13 @@ export async function* parquetRows(
     });
   }
   let groupStart = 0;
-  for (const { num_rows } of metadata.row_groups) {
+  for (const { num_rows, columns } of metadata.row_groups) {
+    // A flat column has a value for each row, a nested one no less: rows that are not there would fill the memory.
+    const short = columns.find(({ meta_data }) => meta_data && meta_data.num_values < num_rows)?.meta_data;
+    if (short) throw notWhole(path, `${num_rows} rows, of which a column holds ${short.num_values}`);
     const groupEnd = groupStart + Number(num_rows);
     for (let rowStart = groupStart; rowStart < groupEnd && wanted() > 0;) {
-      const rowEnd = Math.min(groupEnd, rowStart + wanted());
+      const rowEnd = Math.min(groupEnd, rowStart + Math.min(wanted(), READ_ROWS));
       const range = { rowStart, rowEnd };
       const rows = await guarded(path, async () => {
         const read = await parquetReadObjects({
@@ -58,6 +61,9 @@ export async function* parquetRows(
     groupStart = groupEnd;
   }
 }
+
+/** Rows that are read at once. */
+const READ_ROWS = 2 ** 20;
 
 const DECODER = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -102,9 +108,10 @@ async function guarded<T>(path: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
-    throw dataError(path, "it is a whole parquet file", {
-      value: messageOf(error),
-      mend: "fetch or write the file again",
-    });
+    throw notWhole(path, messageOf(error));
   }
+}
+
+function notWhole(path: string, value: string): ReturnType<typeof dataError> {
+  return dataError(path, "it is a whole parquet file", { value, mend: "fetch or write the file again" });
 }

@@ -42,6 +42,10 @@ const MAX_CHARS = 2 ** 28;
 /** So much of a file is held to see whether it is one object over several lines. */
 const MAX_OBJECT_CHARS = 2 ** 26;
 
+/** More blanks than that before the first row are none that somebody wrote. */
+const MAX_BLANKS = 2 ** 22;
+const MEND_BLANKS = "mend the file or fetch it again";
+
 /** Cuts a text; with `isJson` it is no plain document, however it begins. */
 export function createSplitter(sink: ValueSink, { isJson = false }: { readonly isJson?: boolean } = {}): Splitter {
   let head = "";
@@ -56,7 +60,10 @@ export function createSplitter(sink: ValueSink, { isJson = false }: { readonly i
     push(text): void {
       if (inner) return inner.push(text);
       head += text;
-      if (/^\uFEFF?\s*(?:\[\s*)?$/.test(head)) return; // not yet to be told
+      if (/^\uFEFF?\s*(?:\[\s*)?$/.test(head)) { // not yet to be told
+        if (head.length > MAX_BLANKS) sink.refuse("the file has rows", "nothing but blanks so far", MEND_BLANKS);
+        return;
+      }
       inner = settle();
     },
     finish(): TextFormat {

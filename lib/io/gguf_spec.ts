@@ -75,7 +75,7 @@ export async function ggufSpec(file: GgufFile): Promise<DecoderSpec> {
     const key = `tokenizer.ggml.${name}_token_id`;
     const value = keys.number(key, NONE);
     // Some writers say "none" with −1 as u32.
-    if (value === NONE || value === 2 ** 32 - 1) return null;
+    if (value === NONE || value === 2 ** 32 - 1 || (name === "padding" && value >= vocab)) return null;
     keys.check(key, value, (id) => Number.isInteger(id) && id >= 0 && id < vocab, `a token id below ${vocab}`);
     return value;
   };

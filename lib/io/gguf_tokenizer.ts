@@ -199,8 +199,10 @@ function tokenId(metadata: GgufMetadata, key: string, count: number): number | n
   const value = metadata.get(key);
   if (value === undefined) return null;
   const id = Number(value);
-  // Some writers store 2^32 − 1 for "none".
-  if (id === 4294967295) return null;
+  // Some writers store 2^32 − 1 for "none", or −1.
+  if (id === 4294967295 || id === -1) return null;
+  // As llama.cpp does, which only warns: nothing is generated or cut by these.
+  if (id >= count && /padding|unknown/.test(key)) return null;
   if (Number.isInteger(id) && id >= 0 && id < count) return id;
   throw broken(key, `an id from 0 to ${count - 1}`, describe(value));
 }

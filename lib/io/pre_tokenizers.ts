@@ -30,12 +30,19 @@ export interface PreTokenizerFamily {
 
 /** All families that can be read from a GGUF. */
 export const PRE_TOKENIZER_FAMILIES: readonly PreTokenizerFamily[] = [
-  family(["gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion"], [byteLevel(true)]),
+  family(["gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "gigachat", "a.x-4.0", "mellum", "exaone4"], [
+    byteLevel(true),
+  ]),
   family(["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"], [
     { type: "Digits", individual_digits: true },
     byteLevel(true),
   ]),
-  family(["llama-bpe", "llama3", "llama-v3"], [split(LLAMA3_SPLIT), byteLevel(false)], true, true),
+  family(
+    ["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"],
+    [split(LLAMA3_SPLIT), byteLevel(false)],
+    true,
+    true,
+  ),
   family(["dbrx", "smaug-bpe"], [split(LLAMA3_SPLIT), byteLevel(false)]),
   family(["qwen2", "deepseek-r1-qwen", "stablelm2", "hunyuan", "megrez"], [split(QWEN2_SPLIT), byteLevel(false)]),
   family(["tekken"], [split(TEKKEN_SPLIT), byteLevel(false)], true, true),

@@ -6,7 +6,7 @@ export type StrictJson = null | boolean | number | string | StrictJson[] | Reado
 const MAX_DEPTH = 16;
 const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
 // A string up to its closing quote. Control characters are refused by JSON.parse below.
-const STRING = /"(?:[^"\\]|\\.)*"/ys;
+const STRING = /"[^"\\]*(?:\\.[^"\\]*)*"/ys;
 const SPACE = /[ \t\n\r]*/y;
 
 /**

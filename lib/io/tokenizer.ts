@@ -187,9 +187,12 @@ export function createStreamDecoder(
 function build(json: Json, config: Json): LibraryTokenizer {
   const absent = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
   try {
+    checkIds(json);
     const library = new LibraryTokenizer({ ...absent, ...forJavaScript(json) }, config);
     repairDecoder(library.decoder);
     repairModel(library.model, json["model"]);
+    // What is broken in it may show only here.
+    library.encode("", { add_special_tokens: true });
     return library;
   } catch (error) {
     if (error instanceof CompressoError) throw error;
@@ -200,6 +203,21 @@ function build(json: Json, config: Json): LibraryTokenizer {
     }, { cause: error });
   }
 }
+
+/** Refuses ids that no vocabulary has: the library makes a list as long as the largest. */
+function checkIds(json: Json): void {
+  const { model, added_tokens: added } = json, vocab = isObject(model) ? model["vocab"] : null;
+  const check = (id: unknown): void => {
+    if (typeof id === "number" && Number.isInteger(id) && id >= 0 && id < MOST_TOKENS) return;
+    throw new Error(
+      `${JSON.stringify(id) ?? "not given"} for a token's id, which is a whole number below ${MOST_TOKENS}`,
+    );
+  };
+  if (isObject(vocab)) { for (const id of Object.values(vocab)) check(id); }
+  for (const token of Array.isArray(added) ? added : []) if (isObject(token)) check(token["id"]);
+}
+
+const MOST_TOKENS = 2 ** 24;
 
 /** A `TemplateProcessing` node that puts BOS before and EOS after a text. */
 export function surroundingTokens(

@@ -41,6 +41,12 @@ Deno.test("openWeights() says what it found instead of a model", async () => {
       (path) => Deno.copyFile(fixture("gguf_blocks.safetensors"), path),
       /now: a safetensors file; mend: give the folder/,
     ],
+    // The length of its header begins as a pickle does.
+    [
+      (path) =>
+        Deno.writeFile(path, new Uint8Array([0x80, 0, 0, 0, 0, 0, 0, 0, ...new TextEncoder().encode('{"a":1}')])),
+      /now: a safetensors file/,
+    ],
     [folderOf(), /holds config\.json; now: an empty folder/],
     [folderOf("notes.txt"), /holds config\.json; now: \["notes\.txt"\]/],
     [

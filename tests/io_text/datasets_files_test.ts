@@ -297,6 +297,10 @@ Deno.test("a table that is broken, or compressed in a way that is not known, is 
   await assert.rejects(read(page), failure("input", /whole parquet file/));
 });
 
+Deno.test("blanks that go on and on are no rows", () => {
+  assert.match(String(told("\n".repeat(2 ** 23), 2 ** 20).at(-1)), /the file has rows: nothing but blanks so far/);
+});
+
 Deno.test("a text of a table that is no UTF-8 is a broken row, as in other files", async () => {
   const bytes = await Deno.readFile(table("nulls")), at = new TextDecoder("latin1").decode(bytes).indexOf("Two.");
   const texts = async (value: number, options: ReadOptions = {}): Promise<unknown[]> => {

@@ -166,6 +166,13 @@ Deno.test("loadHfTokenizer() says which file is broken", async () => {
     await assert.rejects(loadHfTokenizer(folder), failure("input", /tokenizer\.json.*JSON/));
     await Deno.writeTextFile(`${folder}/tokenizer.json`, '{"model": {"type": "Magic"}}');
     await assert.rejects(loadHfTokenizer(folder), failure("input", /Magic/));
+    const { json } = await tokenizerOf("byte_level"),
+      broken = (change: object): Promise<void> =>
+        Deno.writeTextFile(`${folder}/tokenizer.json`, JSON.stringify({ ...json, ...change }));
+    await broken({ post_processor: { type: "TemplateProcessing", special_tokens: {} } });
+    await assert.rejects(loadHfTokenizer(folder), failure("input", /cannot read tokenizer\.json/));
+    await broken({ added_tokens: [{ id: 4e9, content: "<far>", special: true }] });
+    await assert.rejects(loadHfTokenizer(folder), failure("input", /4000000000 for a token's id, .* below 16777216/));
   });
 });
 

@@ -167,7 +167,7 @@ Deno.test("Ctrl-C stops within a second with a checkpoint and no model, and --re
   const others: [string[], RegExp][] = [
     [["--seed", "2"], /seed: 1 then, 2 now/],
     [["--sparsity", "0.25"], /sparsity: 0\.3 then, 0\.25 now/],
-    [["--rank", "4"], /now: lora\.rank: 8 then, 4 now; mend/],
+    [["--rank", "4"], /now: +lora\.rank: 8 then, 4 now$/m],
     [["--data", folder.at("data.jsonl")], /examples: \d+ examples.* then, 1 examples.* now/],
   ];
   for (const [args, message] of others) {

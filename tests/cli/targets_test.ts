@@ -99,10 +99,12 @@ Deno.test("a run as published writes a GGUF of the wanted bytes and an adapter, 
   assert.equal(again.code, 0, again.stderr);
   assert.match(again.stderr, /is finished already/);
   const other = await cli([...args.with(3, String(limit + 1)), "--resume"]);
-  assert.match(other.stderr, /size: .*1500000.* then, .*1500001.* now/);
+  assert.match(other.stderr, /size\.bytes: 1500000 then, 1500001 now/);
   const changed = await cli([...args, "--resume", "--units", "ffn", "--rank", "4", "--protect", "-1"]);
   assert.equal(changed.code, 6);
-  for (const name of ["units", "lora", "rules"]) assert.match(changed.stderr, new RegExp(`${name}: .* then, .* now`));
+  for (const name of ["units", "lora.rank", "rules.protect"]) {
+    assert.match(changed.stderr, new RegExp(`${name}: .* then, .* now`));
+  }
   const script = folder.at("mine.ts");
   await Deno.writeTextFile(script, "export default { sparsity: () => 0.1 };");
   const elsewhere = ["--limit-rows", "9", "--base-dtype", "f32", "--schedule", script, "--dtype", "f32"];

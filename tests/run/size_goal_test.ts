@@ -166,7 +166,7 @@ Deno.test("a run that was stopped goes on to its size, and to no other; a schedu
     const resumed = { ...checkpoint, resume: true };
     await assert.rejects(
       run(model, { parameters: wanted.parameters - 1 }, { checkpoint: resumed }),
-      /size: \{"parameters":783206\} then, \{"parameters":783205\} now/,
+      /size\.parameters: 783206 then, 783205 now/,
     );
     const rest = await run(model, wanted, { checkpoint: resumed });
     assert.equal(rest.records.length, 1);

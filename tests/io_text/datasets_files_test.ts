@@ -295,6 +295,10 @@ Deno.test("a table that is broken, or compressed in a way that is not known, is 
   const page = bytes.slice();
   page.fill(0xff, 40, 200);
   await assert.rejects(read(page), failure("input", /whole parquet file/));
+  // The footer's number of rows in the one group, 12, as the number that its byte makes of it.
+  const claiming = await Deno.readFile(table("texts_brotli"));
+  claiming[1203] = 0x7e;
+  await assert.rejects(read(claiming), failure("input", /63 rows, of which a column holds 12/));
 });
 
 Deno.test("blanks that go on and on are no rows", () => {

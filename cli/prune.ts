@@ -232,7 +232,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--layout <layout>",
-      "compact: layers differ; padded: zeros to the widest layer; uniform: all layers alike",
+      "compact: layers differ; padded: zeros to the widest layer; uniform: all layers alike, heads by their KV groups",
       oneOf("--layout", LAYOUTS),
       DEFAULTS.layout,
     )

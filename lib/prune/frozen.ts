@@ -4,6 +4,7 @@ import type { UnitTable } from "./units.ts";
 
 /** Flags of the units that do not move; null where these kinds have no units in the table. */
 export function heldUnits(table: UnitTable, freeze: readonly FrozenUnits[]): Uint8Array | null {
+  if (freeze.length === 0) return null;
   const held = new Uint8Array(table.count), { ffnFirst, hiddenFirst, layerFirst } = table;
   for (const units of freeze) {
     if (units.kind === "hidden") {

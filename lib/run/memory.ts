@@ -8,6 +8,7 @@ import type { MatrixDtype } from "../nn/matrix.ts";
 import { type DecoderSpec, type LayerSpec, tensorShapes } from "../nn/spec.ts";
 import { IDLE_STATE } from "../nn/step_state.ts";
 import { withOutputBiases } from "../prune/baselines_bias.ts";
+import type { Layout } from "../prune/layouts.ts";
 import { tableOf } from "../prune/uniform.ts";
 import type { UnitKind, UnitRules, UnitTable } from "../prune/units.ts";
 import type { Batch } from "./batches.ts";
@@ -32,6 +33,8 @@ export interface MemoryOptions {
   readonly units?: readonly UnitKind[];
   /** Units that are never cut are not learned. */
   readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
+  /** Layout of the run, whose units are by KV group where layers are to be alike. Default "compact". */
+  readonly layout?: Layout;
   /** Whether backward computes layers anew instead of keeping them; default true. */
   readonly recompute?: boolean;
   /** How units are chosen: each method has steps and calibration of its own. Default "compresso". */
@@ -176,7 +179,7 @@ async function planOn(
 
 /** The options that count here: a run hands all of its own over, its goal and start among them. */
 function shapeOf(
-  { batch, seq, lora, units, rules, recompute, method }: MemoryOptions,
+  { batch, seq, lora, units, rules, layout, recompute, method }: MemoryOptions,
 ): Omit<MemoryOptions, "baseDtype" | "adapter"> {
   return {
     ...(batch === undefined ? {} : { batch }),
@@ -184,6 +187,7 @@ function shapeOf(
     ...(lora === undefined ? {} : { lora }),
     ...(units === undefined ? {} : { units }),
     ...(rules === undefined ? {} : { rules }),
+    ...(layout === undefined ? {} : { layout }),
     ...(recompute === undefined ? {} : { recompute }),
     ...(method === undefined ? {} : { method }),
   };

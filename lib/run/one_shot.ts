@@ -67,7 +67,7 @@ async function rawScores(model: Model, table: UnitTable, options: OneShotOptions
         taylor.add(await weightTerms(data), { labels: data.labelTokens });
       }
       const scores = taylor.scores();
-      checkUnits(table, scores, `cannot score units by ${method}`);
+      checkUnits(table, scores, { what: `cannot score units by ${method}` });
       return { scores, stats: null };
     }
     case "wanda-sp":
@@ -81,19 +81,23 @@ async function rawScores(model: Model, table: UnitTable, options: OneShotOptions
 }
 
 /** Throws `CompressoError("numeric")` for numbers of units, made of gradients on rows, that are not finite. */
-export function checkUnits(table: UnitTable, values: Float64Array, what: string): void {
+export function checkUnits(
+  table: UnitTable,
+  values: Float64Array,
+  { what, mend = ROWS_MEND }: { readonly what: string; readonly mend?: string },
+): void {
   const unit = values.findIndex((value) => !Number.isFinite(value));
   if (unit < 0) return;
   throw new CompressoError("numeric", {
     what,
     rule: "the model's gradients on the rows are finite",
     value: `${values[unit]} for ${unitName(table, unit)}`,
-    mend: ROWS_MEND,
+    mend,
   });
 }
 
-const ROWS_MEND =
-  "leave the rows out that do this, or give others with --calibration; where LoRA has run away before, lower --lora-rate";
+/** What to do about rows that cannot be scored. */
+export const ROWS_MEND = "leave the rows out that do this, or give others with --calibration";
 
 /** Throws `CompressoError("numeric")` for activations that are not finite, which no score can be made of. */
 function checkFinite({ layers }: ActivationStats, method: OneShotMethod): void {

@@ -1,5 +1,5 @@
 // Alarms of a run on the command line: the option that sets what they do, and how they are shown. Owns those words; refuses to watch.
-import { type Alarm, MONITOR_NAMES, type MonitorOptions } from "../lib/run/monitors/alarm.ts";
+import { type Alarm, MONITOR_ACTIONS, MONITOR_NAMES, type MonitorOptions } from "../lib/run/monitors/alarm.ts";
 import { alarmSettings, SETTING_ACTIONS } from "../lib/run/monitors/alarm_setting.ts";
 
 /** The option; it may be given for each monitor. */
@@ -8,8 +8,8 @@ export const ON_ALARM_OPTION = [
   `what an alarm does (${
     SETTING_ACTIONS.join(", ")
   }), such as divergence=stop, or with a threshold constraint=warn:0.02; several with commas between, or repeated (${
-    MONITOR_NAMES.join(", ")
-  })`,
+    MONITOR_NAMES.map((name) => `${name}: ${MONITOR_ACTIONS[name][0]}`).join(", ")
+  }; nan cannot warn or be off, memory not roll back)`,
   collectAlarms,
 ] as const;
 

@@ -69,7 +69,10 @@ export function evaluate(): CommandUnknownOpts {
         "bbh (3 examples), or a file with your own, such as ./mine.ts or ./mine.json",
       wordList("--tasks"),
     )
-    .option("--task-data <folder>", "where the tasks' data lie, as <task>.<split>.jsonl or .parquet")
+    .option(
+      "--task-data <folder>",
+      "where the tasks' data lie, as <task>.<split>.jsonl (or .json, .parquet, .jsonl.gz, .jsonl.zst)",
+    )
     .option(
       "--limit <count>",
       "use only so many questions of each task, or of each of its subsets",

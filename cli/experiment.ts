@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
 import type { Experiment } from "../lib/experiment/definition.ts";
 import { openExperiment } from "../lib/experiment/open.ts";
+import { CELL_OPTION_NAMES } from "../lib/experiment/options.ts";
 import { planCells, type PlannedCell } from "../lib/experiment/plan.ts";
 import { type ExperimentOverrides, resolveExperiment } from "../lib/experiment/resolve.ts";
 import {
@@ -79,6 +80,7 @@ export function experimentVerb(): CommandUnknownOpts {
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
     .option("--json", "print one JSON object")
+    .addHelpText("after", `\nOptions of runs, for base, grid, --set and --only: ${CELL_OPTION_NAMES.join(", ")}.`)
     .action(async (file, options) => await run(file, options));
 }
 

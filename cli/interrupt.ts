@@ -1,6 +1,6 @@
 // Ctrl-C and SIGTERM as an AbortSignal. Owns the two signals and the second Ctrl-C; refuses to know what is stopped.
 //
-// No Worker is needed for this: the library splits GPU work into submits of at most 50 ms and awaits each, so the event loop of the main
+// No Worker is needed for this: the library splits GPU work into submits of about 40 ms and awaits each, so the event loop of the main
 // thread sees a signal between two of them. What does block it for long (encoding a large data set) comes before anything is written: until
 // `start` the system's own way holds, and the process ends at once.
 import { CompressoError } from "../lib/errors.ts";

@@ -6,6 +6,7 @@ import { type AdapterOffer, describeAdapter } from "../lib/gpu/adapter.ts";
 import type { DeviceLimits } from "../lib/gpu/device.ts";
 import { openSpec } from "../lib/io/open_spec.ts";
 import { type DecoderSpec, parameterCount, type Projection, PROJECTIONS } from "../lib/nn/spec.ts";
+import type { Layout } from "../lib/prune/layouts.ts";
 import { UNIT_KINDS, type UnitKind } from "../lib/prune/units.ts";
 import { type MemoryOptions, type MemoryPlan, planMemory } from "../lib/run/memory.ts";
 import { adviseMemory, fits, refusal } from "../lib/run/memory_advice.ts";
@@ -14,6 +15,7 @@ import { DEFAULTS } from "../lib/run/options.ts";
 import { PRESETS } from "../lib/run/presets.ts";
 import { sizeGoal } from "../lib/run/size_goal.ts";
 import { verb } from "./command.ts";
+import { LAYOUTS } from "./formats.ts";
 import { formatBytes, formatCount, print, printJson } from "./output.ts";
 import { shapeDefaults } from "./rates.ts";
 import { byteCount, oneOf, parameterCount as parameterCountOf, realNumber, someOf, wholeNumber } from "./values.ts";
@@ -27,6 +29,7 @@ export interface MemorySettings {
   readonly targets: readonly Projection[];
   readonly dropout?: number | undefined;
   readonly units: readonly UnitKind[];
+  readonly layout: Layout;
   readonly recompute: boolean;
   readonly method: Method;
   readonly baseDtype?: typeof BASE_DTYPES[number] | undefined;
@@ -67,6 +70,7 @@ export function planVerb(): CommandUnknownOpts {
       "tell what sparsity this number of parameters is, such as 5.4B",
       parameterCountOf("--target-params"),
     )
+    .option("--layout <layout>", "uniform cuts all layers alike", oneOf("--layout", LAYOUTS), DEFAULTS.layout)
     .option("--base-dtype <type>", BASE_DTYPE_HELP, oneOf("--base-dtype", BASE_DTYPES), "f16" as const)
     .option("--no-recompute", "keep all activations for backward")
     .option(
@@ -107,14 +111,14 @@ export function planVerb(): CommandUnknownOpts {
 
 /** The options of a plan from those of `prune`. */
 export function memoryOptions(
-  { batch, seq, rank, targets, dropout = 0, units, recompute, method, baseDtype = "f16" }: MemorySettings,
+  { batch, seq, rank, targets, dropout = 0, units, layout, recompute, method, baseDtype = "f16" }: MemorySettings,
   { adapter, rules = {} }: {
     readonly adapter: { readonly limits: DeviceLimits; readonly isCpu: boolean } | null;
     readonly rules?: MemoryOptions["rules"];
   },
 ): MemoryOptions {
   const lora = { rank, targets, dropout };
-  return { batch, seq, lora, units, rules, recompute, method, baseDtype, ...(adapter ? { adapter } : {}) };
+  return { batch, seq, lora, units, rules, layout, recompute, method, baseDtype, ...(adapter ? { adapter } : {}) };
 }
 
 /** What a number of parameters means for a run with these units. */
@@ -123,8 +127,8 @@ interface Target {
   readonly sparsity: number;
 }
 
-function targetOf(spec: DecoderSpec, parameters: number, { units, method }: MemorySettings): Target {
-  const shape = { units, method, rules: {}, layout: DEFAULTS.layout };
+function targetOf(spec: DecoderSpec, parameters: number, { units, method, layout }: MemorySettings): Target {
+  const shape = { units, method, rules: {}, layout };
   return { parameters, sparsity: sizeGoal({ spec, tokenizer: null }, shape, { parameters }).sparsity };
 }
 

@@ -69,7 +69,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--target-file <format>",
-      "whose bytes they are: hf, the folder's safetensors as --dtype; gguf, model.gguf as --gguf-dtype",
+      "whose bytes they are: hf, the folder's safetensors as --dtype; gguf, model.gguf as --gguf-dtype (default: hf)",
       oneOf("--target-file", TARGET_FILES),
     )
     .option(
@@ -130,7 +130,7 @@ export function pruneVerb(): CommandUnknownOpts {
       "--schedule <name|file|url>",
       `sparsity step by step: ${
         SCHEDULE_NAMES.join(", ")
-      }, or a script, which runs isolated; for compresso and gradual (default: cubic)`,
+      }, or a script, which runs isolated, see schedule preview --help; for compresso and gradual (default: cubic)`,
     )
     .option("--trust", "run the schedule's script with all rights of this program, not isolated")
     .option(...PROMPT_OPTION)
@@ -138,6 +138,7 @@ export function pruneVerb(): CommandUnknownOpts {
     .option("--text-field <name>", "take this field as the text of every row (default: the fields tell what a row is)")
     .option("--limit-rows <count>", "rows to read at most", atLeast("--limit-rows", 1))
     .option("--skip-broken", "leave broken rows out and count them, instead of stopping")
+    .option("--packing", "rows joined to full sequences (default; paper: not)")
     .option("--no-packing", "a sequence for each row, padded or shortened, instead of rows joined to full ones")
     .option("--rank <count>", `rank of LoRA (default: ${DEFAULTS.lora.rank})`, atLeast("--rank", 1))
     .option(
@@ -164,7 +165,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--recovery-rate <number>",
-      "peak learning rate of LoRA in the last stage (default: that of --lora-rate; paper: 4e-4)",
+      "peak learning rate of LoRA in the last stage (default: that of --lora-rate; paper, where that is not given: 4e-4)",
       realNumber("--recovery-rate", { above: 0 }),
     )
     .option(
@@ -179,12 +180,12 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--start <rule>",
-      "where log α of learned masks starts: saliency, or constant, as published (paper)",
+      "where log α of learned masks starts: saliency, or constant, as published (default: saliency; paper: constant)",
       oneOf("--start", START_RULES),
     )
     .option(
       "--calibration <file>",
-      "further texts or rows that tell units apart before pruning (for --method compresso beside the data; taylor, wanda-sp and flap look at them alone), 32 sequences of them, up to a whole batch: a file as of --data; own: texts that the model writes first, up to 32, kept once the run has begun; none (default: own for masks learned from saliency with a prior, else none)",
+      "further texts or rows that tell units apart before pruning (for --method compresso beside the data; taylor, wanda-sp and flap look at them alone), 32 sequences of them, rounded up to whole batches: a file as of --data; own: texts that the model writes first, up to 32 and fewer for short runs, kept once the run has begun; none (default: own for masks learned from saliency with a prior, else none)",
     )
     .option(
       "--kept-masks <rule>",

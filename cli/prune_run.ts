@@ -63,7 +63,7 @@ export interface PruneSettings extends ModelSettings, RateSettings, TargetSettin
   readonly textField?: string | undefined;
   readonly limitRows?: number | undefined;
   readonly skipBroken?: true | undefined;
-  readonly packing: boolean;
+  readonly packing?: boolean | undefined;
   readonly rank: number;
   readonly alpha: number;
   readonly rslora?: true | undefined;
@@ -92,11 +92,12 @@ export async function runPrune(path: string, asked: PruneSettings): Promise<void
   await checkRunFolder(out, { resume, overwrite, mayDiffer, model: modelPath(path) });
   const prompt = await promptText(asked.prompt ?? true);
   const settings = { ...asked, calibration: await calibrationChoice(asked, learning) };
-  const calibration = settings.calibration === NONE ? {} : { calibration: [] };
+  const isCalibrated = settings.calibration !== NONE;
+  learningOf(asked, { isCalibrated });
   const given = (layers: number): PruneOptions => ({
     rows: [],
     prompt,
-    ...calibration,
+    ...(isCalibrated ? { calibration: [] } : {}),
     ...optionsOf(settings, { name, layers }),
   });
   const inputs = (): Promise<Readonly<Record<string, string>>> => inputsOf(path, settings);
@@ -218,7 +219,7 @@ function optionsOf(
     units: settings.units,
     rules: rulesOf(settings, layers),
     lora: { rank, alpha, targets, dropout, ...(settings.rslora ? { rsLora: true } : {}) },
-    ...(settings.packing ? {} : { packing: false }),
+    ...(settings.packing === undefined ? {} : { packing: settings.packing }),
     method: settings.method,
     ...(settings.ranking === undefined ? {} : { ranking: settings.ranking }),
     layout: settings.layout,

@@ -2,6 +2,7 @@
 import type { Projection } from "../lib/nn/spec.ts";
 import type { KeptRule } from "../lib/prune/harden.ts";
 import type { StartRule } from "../lib/prune/start.ts";
+import type { Ranking } from "../lib/prune/baselines.ts";
 import type { UnitKind } from "../lib/prune/units.ts";
 import type { Method } from "../lib/run/methods.ts";
 import { DEFAULTS, type PruneOptions, type Rates, type ResolvedOptions, resolveOptions } from "../lib/run/options.ts";
@@ -90,8 +91,20 @@ export function ratesOf(settings: RateSettings): Pick<PruneOptions, "preset" | "
 
 /** How a run learns, which is known before its model is. Throws `CompressoError("usage")` for what does not go together. */
 export function learningOf(
-  settings: RateSettings & { readonly method: Method; readonly steps: number },
+  settings: RateSettings & {
+    readonly method: Method;
+    readonly steps: number;
+    readonly units: readonly UnitKind[];
+    readonly ranking?: Ranking | undefined;
+    readonly schedule?: string | undefined;
+  },
+  { isCalibrated = false }: { readonly isCalibrated?: boolean } = {},
 ): Pick<ResolvedOptions, "method" | "start" | "rates"> {
-  const { method, steps } = settings;
-  return resolveOptions({ rows: [], sparsity: 0, method, steps, ...ratesOf(settings) }, { maxPosition: Infinity });
+  const { method, steps, units, ranking, schedule } = settings;
+  return resolveOptions({
+    ...{ rows: [], sparsity: 0, method, steps, units, ...ratesOf(settings) },
+    ...(ranking === undefined ? {} : { ranking }),
+    ...(schedule === undefined ? {} : { schedule }),
+    ...(isCalibrated ? { calibration: [] } : {}),
+  }, { maxPosition: Infinity });
 }

@@ -15,7 +15,7 @@ import { type Preview, type PreviewPoint, previewSchedule, previewSeries, shortf
 import { previewSvg } from "./schedule_svg.ts";
 import { outputPath, realNumber, wholeNumber } from "./values.ts";
 
-/** How scripts run, in the words of every `--help` that takes one. */
+/** What a schedule is and how scripts run, in the words of `schedule preview --help`. */
 export const SCHEDULE_HELP = `Schedules:
   A schedule is ${SCHEDULE_NAMES.join(", ")}, or a script, given as a file or URL:
 

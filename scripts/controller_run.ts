@@ -38,6 +38,8 @@ export interface ControllerTrace {
   /** The units that are kept in the end, and their exact sparsity. */
   readonly kept: Selection;
   readonly hard: number;
+  /** log α before the first step, and after the last. */
+  readonly start: Float32Array;
   readonly logAlpha: Float32Array;
 }
 
@@ -71,6 +73,7 @@ export async function runController(
   const rates = defaultRates(steps), schedule = cubicSparsity({ target: sparsity, warmup: rates.warmup });
   const goals = layout === "uniform" ? uniformGoals(table, { target: sparsity }) : null;
   startMasks(device, learner, { rates, seed });
+  const start = await device.readFloats(learner.logAlpha, table.count);
   const target: number[] = [], expected: number[] = [], lambda1: number[] = [], lambda2: number[] = [];
   for (let first = 0; first < steps; first += AT_ONCE) {
     // A plan that has not been timed yet submits such a step at once, so that steps stay in order though none is waited for.
@@ -102,7 +105,7 @@ export async function runController(
     layerTargets,
     ...(goals ? { counts: goals.counts } : {}),
   });
-  return { target, expected, lambda1, lambda2, kept, hard: hardSparsity(table, kept), logAlpha };
+  return { target, expected, lambda1, lambda2, kept, hard: hardSparsity(table, kept), start, logAlpha };
 }
 
 function stateOf({ step, seed, target, rates }: {

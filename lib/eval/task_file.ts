@@ -62,7 +62,8 @@ async function readJsonTask(path: string): Promise<TaskDefinition> {
     const { issues } = parsed.error, issue = issues.find(({ code }) => code === "unrecognized_keys") ?? issues[0];
     throw new CompressoError("input", {
       what: `cannot use the task of ${path}`,
-      rule: "a task in JSON has name, context, choices, answer, and perhaps labels, splits, shots, description, subset",
+      rule:
+        "a task in JSON has name, context, choices, answer, and perhaps labels, splits, shots, shotSplits, description, delimiter, shotDelimiter, subset",
       value: issue ? `${issue.path.join(".") || "the file"}: ${issue.message}` : "another shape",
     });
   }

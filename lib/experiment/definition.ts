@@ -71,7 +71,7 @@ export interface TasksMeasure {
   readonly names: readonly string[];
   /** Folder with their files. */
   readonly data: string;
-  /** Rows of each at most. */
+  /** Questions of each task, or of each of its subsets, at most. */
   readonly limit?: number | undefined;
 }
 

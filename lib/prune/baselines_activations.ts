@@ -150,8 +150,9 @@ function standardised(values: Float64Array): Float64Array {
   return values.map((value) => deviation === 0 ? 0 : (value - mean) / deviation);
 }
 
-/** Throws `CompressoError("usage")` for hidden dims and whole layers, which Wanda-sp and FLAP do not score. */
+/** Throws `CompressoError("usage")` for hidden dims and whole layers where the method is Wanda-sp or FLAP, which do not score them. */
 export function checkScoredKinds(kinds: readonly UnitKind[], method: string): void {
+  if (method !== "wanda-sp" && method !== "flap") return;
   const other = (["hidden", "layers"] as const).find((kind) => kinds.includes(kind));
   if (!other) return;
   throw new CompressoError("usage", {

@@ -17,6 +17,7 @@ import type { MaskKind, MaskSlots } from "../nn/masks.ts";
 import { markHeld, ownersOfSlots, packTables } from "./mask_tables.ts";
 import { checkLayerTargets } from "./selection.ts";
 import type { PartGoals } from "./uniform.ts";
+import { livingLayers } from "./unit_rules.ts";
 import type { UnitTable } from "./unit_table.ts";
 
 /** f32 of the constraint: R, H, ŝ, λ1, λ2, force, shift, ŝ after the projection. See kernels/expected_size.wgsl. */
@@ -88,7 +89,7 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
   const bounds = own(device.createBuffer("mask bounds", 8 * (3 * layers + 1)));
   const gateTerms = gates > 0 ? own(device.createBuffer("mask gates", 8 * layers)) : null;
   const { projection, kernels } = kernelsOf(gates > 0);
-  const leastGates = gates > 0 ? Math.max(0, minimum.layers - (layers - gates)) : 0;
+  const leastGates = gates > 0 ? Math.max(0, minimum.layers - (livingLayers(table.spec) - gates)) : 0;
   const hasLeast = leastGates > 0 || (table.kinds.has("hidden") && minimum.hidden > 0) ||
     table.layers.some(({ attention, ffn }) => [attention, ffn].some((part) => part.count > 0 && part.minimum > 0));
   let held = new Uint8Array(units);

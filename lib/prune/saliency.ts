@@ -62,8 +62,12 @@ export function maskStart(
   const sorted = logs.slice().sort();
   const at = (share: number): number => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0;
   const median = at(0.5), deviation = (at(0.84) - at(0.16)) / 2, drift = spread / Math.max(1e-6, deviation);
+  const half = spread * WIDEST / 2;
   return {
-    logAlpha: Float32Array.from(logs, (log) => Math.max(-3 * spread, Math.min(3 * spread, drift * (log - median)))),
+    logAlpha: Float32Array.from(
+      logs,
+      (log) => Math.max(-half, Math.min(half, drift * (log - median))),
+    ),
     // Where all are alike their logarithms are no scale.
     drift: deviation > 1e-6 ? drift : 0,
   };
@@ -73,6 +77,21 @@ export function maskStart(
 const RARE_NOISE = 7;
 /** log α / β from which on the stretched gate is 1 without noise. */
 const OPEN = Math.log(11);
+
+/** How far apart log α of {@link maskStart} lies at most, in spreads. */
+const WIDEST = 6;
+
+/** Least log α of a unit that is open whatever is drawn. The expectation has a noise of 0.05 at least, see hard_concrete.wgsl. */
+function openFrom({ temperature, noise }: { readonly temperature: number; readonly noise: number }): number {
+  return OPEN * temperature + RARE_NOISE * Math.max(noise, 0.05);
+}
+
+/** What limit of log α leaves {@link openStart} room for units that lie as far apart as they can. */
+export function leastLimit(
+  { spread, ...rates }: { readonly spread: number; readonly temperature: number; readonly noise: number },
+): number {
+  return WIDEST * spread + openFrom(rates);
+}
 
 /**
  * The same order, shifted such that even the unit of least log α is open: a run's first step then is on the model as it was trained so far, and the
@@ -87,8 +106,6 @@ export function openStart(
     least = Math.min(least, value);
     most = Math.max(most, value);
   }
-  // The expectation has this much noise at least, see hard_concrete.wgsl.
-  const open = OPEN * temperature + RARE_NOISE * Math.max(noise, 0.05);
-  const shift = Math.max(0, Math.min(open - least, limit - most));
+  const shift = Math.max(0, Math.min(openFrom({ temperature, noise }) - least, limit - most));
   return Float32Array.from(logAlpha, (value) => value + shift);
 }

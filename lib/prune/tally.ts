@@ -1,6 +1,7 @@
 // The running size of a selection while units fall and come back. Owns exact counts and the least that stays; refuses to choose units.
 import type { DecoderSpec, LayerSpec } from "../nn/spec.ts";
 import { cheapestGroupSize } from "./head_groups.ts";
+import { livingLayers } from "./unit_rules.ts";
 import type { LayerPart, Selection, UnitTable } from "./unit_table.ts";
 
 /** A size of a model as a sum over its layers, such as its parameters or the bytes of its file. */
@@ -47,7 +48,7 @@ export class Tally {
     this.#gate = new Uint8Array(layers.length).fill(1);
     this.#perDim = this.#inside.reduce((sum, size) => sum + size, rules.rest);
     this.#hidden = hidden;
-    this.#livingLayers = layers.length;
+    this.#livingLayers = livingLayers(table.spec);
     const sum = (counts: Uint32Array): number => counts.reduce((total, count) => total + count, 0);
     this.#living = { attention: sum(this.#width.attention), ffn: sum(this.#width.ffn) };
     this.#sizes = new Float64Array(layers.length).fill(NaN);

@@ -69,8 +69,17 @@ export function tableOf(
     readonly layout: Layout;
   },
 ): UnitTable {
-  const isByGroup = fallsByGroup(spec, { units, layout });
-  return unitTable(spec, isByGroup ? units.map((kind) => kind === "heads" ? "kv" : kind) : units, rules);
+  if (!fallsByGroup(spec, { units, layout })) return unitTable(spec, units, rules);
+  try {
+    return unitTable(spec, units.map((kind) => kind === "heads" ? "kv" : kind), rules);
+  } catch (error) {
+    if (!(error instanceof CompressoError) || error.parts.what !== "cannot prune kv") throw error;
+    throw new CompressoError("usage", {
+      ...error.parts,
+      what: "cannot prune heads, which fall by their KV groups where all layers are cut alike",
+      mend: "take heads out of the units, or loosen the rule",
+    }, { cause: error });
+  }
 }
 
 /** Whether heads are units, and fall by their KV groups. */
@@ -200,8 +209,8 @@ function headGroups(table: UnitTable, scores: ArrayLike<number>, layer: number):
   return groups.sort((a, b) => a.score - b.score).map(({ units }) => units);
 }
 
-/** Whether heads are units and no layer has more than one KV group. */
-function isSingleGroup({ kinds, spec }: UnitTable): boolean {
+/** Whether heads are units and no layer has more than one KV group, so that each head falls by itself. */
+export function isSingleGroup({ kinds, spec }: UnitTable): boolean {
   return kinds.has("heads") && spec.layers.every(({ kvHeads }) => kvHeads <= 1);
 }
 

@@ -16,7 +16,7 @@ export interface MinimumWidths {
   readonly ffn?: number;
   /** Hidden dims. */
   readonly hidden?: number;
-  /** Layers that keep their gate, where whole layers are cut. */
+  /** Layers that stay where whole layers are cut, of those that are not gone already. */
   readonly layers?: number;
 }
 
@@ -97,6 +97,11 @@ export function nextNarrower(
   return width > 0 && narrower >= least ? narrower : -1;
 }
 
+/** Layers that are there: a pruned model names those that were cut whole, without heads and columns. */
+export function livingLayers({ layers }: Pick<DecoderSpec, "layers">): number {
+  return layers.filter(({ heads, ffn }) => heads + ffn > 0).length;
+}
+
 /** Whether any head, or KV group, of a layer may be cut. */
 export function mayCutHeads({ heads, kvHeads }: LayerSpec, kind: "heads" | "kv", { minimum }: ResolvedRules): boolean {
   const step = kind === "kv" && kvHeads > 0 ? heads / kvHeads : 1;
@@ -134,7 +139,7 @@ export function checkAnyUnits(
       : kind === "layers"
       ? [
         "fewer layers stay at least than may be cut",
-        `${layers.length} layers, ${protect.size} protected, at least ${minimum.layers}`,
+        `${livingLayers(spec)} layers, ${protect.size} protected, at least ${minimum.layers}`,
       ]
       : kind === "ffn"
       ? [

@@ -5,6 +5,7 @@ import type { DecoderSpec, LayerSpec } from "../nn/spec.ts";
 import {
   checkAnyUnits,
   checkKinds,
+  livingLayers,
   mayCutHeads,
   nextNarrower,
   type ResolvedRules,
@@ -138,7 +139,7 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
   const parts = spec.layers.map((layer, index): LayerUnits => {
     const own = { attention: attention[index] ?? ABSENT, ffn: ffn[index] ?? ABSENT };
     const isCut = set.has("layers") && !protect.has(index) && own.attention.total + own.ffn.total > 0 &&
-      spec.layers.length > Math.max(1, minimum.layers);
+      livingLayers(spec) > Math.max(1, minimum.layers);
     if (!isCut) return { ...own, gate: -1 };
     const { head = 0, ffn: column = 0 } = layout.layers[index] ?? {};
     rows.push({ cost: 0, slot: head, slots: column + layer.ffn - head, layer: index, group: -1 });

@@ -9,6 +9,7 @@ export {
   selectUnits,
 } from "./selection.ts";
 export {
+  checkKinds,
   layersOf,
   type MinimumWidths,
   type ResolvedRules,

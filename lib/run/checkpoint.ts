@@ -6,7 +6,8 @@ import { type SafetensorsItem, writeSafetensors } from "../io/safetensors_write.
 import { z } from "../packages.ts";
 import type { BatchCursor } from "./batches.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
-import { differencesOf } from "./facts.ts";
+import { changedRates, differencesOf } from "./facts.ts";
+import { SLOWED } from "./rates.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { MonitorState } from "./monitors/watch.ts";
 import type { TrainerArrays } from "./trainer.ts";
@@ -129,8 +130,12 @@ export async function readCheckpoint(
       value: unknown,
     });
   }
+  const changed = mayDiffer.includes("rates") ? changedBetween(meta.identity, identity) : new Set<string>();
+  // What that fact says follows from this rate, of runs of one layout and units.
+  const isFree = (name: string): boolean =>
+    mayDiffer.includes(name) || (name === "learning" && changed.has("tracking"));
   const lines = new Map(
-    names.filter((name) => !mayDiffer.includes(name)).map((name) =>
+    names.filter((name) => !isFree(name)).map((name) =>
       [name, differencesOf(parsed(meta.identity, name), parsed(identity, name))] as const
     ).filter(([, differences]) => differences.length > 0),
   );
@@ -146,11 +151,31 @@ export async function readCheckpoint(
     });
   }
   if (!arrays) throw broken(path);
+  const stuck = ["spread", "prior"].find((name) => changed.has(name));
+  if (stuck !== undefined && arrays.maskMoments.some((value) => value !== 0)) {
+    throw new CompressoError("mismatch", {
+      what: `cannot resume from ${path}`,
+      rule: `the rate '${stuck}' says how masks start, and they have started`,
+      value: differencesOf(parsed(meta.identity, "rates"), parsed(identity, "rates")).join("; "),
+      mend: "give it as it was, or another --out",
+    });
+  }
+  // Rates that are given anew are what was given: how often those before were halved says nothing of them.
+  const isAnew = SLOWED.some((name) => changed.has(name));
+  const stateOf = (position: RunPosition, arrays: TrainerArrays): RunState => ({
+    position: isAnew ? { ...position, halvings: 0 } : position,
+    arrays,
+  });
   const kept = meta.kept.flatMap((position, index) => {
     const arrays = others[index];
-    return arrays ? [{ position, arrays }] : [];
+    return arrays ? [stateOf(position, arrays)] : [];
   });
-  return { identity, position: meta.position, arrays, kept };
+  return { identity, ...stateOf(meta.position, arrays), kept };
+}
+
+/** Names of rates that are others now. */
+function changedBetween({ rates: then }: RunIdentity, { rates: now }: RunIdentity): ReadonlySet<string> {
+  return typeof then === "string" && typeof now === "string" ? changedRates(then, now) : new Set();
 }
 
 /** A fact by its name; one that is written as JSON by its members, whose order decides nothing. */

@@ -32,6 +32,12 @@ export function learnedAnew(
   return isLed || fallsByGroup(spec, options) ? { learning: 2 } : {};
 }
 
+/** Rates that differ between two identities, which have them as JSON. */
+export function changedRates(then: string, now: string): ReadonlySet<string> {
+  const before: Record<string, unknown> = JSON.parse(then), after: Record<string, unknown> = JSON.parse(now);
+  return new Set(Object.keys({ ...before, ...after }).filter((name) => before[name] !== after[name]));
+}
+
 function shown(value: unknown): string {
   if (value === null) return "none";
   return typeof value === "string" ? value : JSON.stringify(value) ?? "not given";

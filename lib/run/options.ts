@@ -1,13 +1,15 @@
 // Options of a prune run with their defaults, as numbers that follow from the step budget. Owns validation; refuses the loop.
 import { CompressoError } from "../errors.ts";
 import { type OneShotMethod, type Ranking, RANKINGS } from "../prune/baselines.ts";
+import { checkScoredKinds } from "../prune/baselines_activations.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { checkLora, type LoraConfig } from "../nn/lora.ts";
 import { type DecoderSpec, PROJECTIONS } from "../nn/spec.ts";
 import { KEPT_RULES, type KeptRule } from "../prune/harden.ts";
 import type { Layout } from "../prune/layouts.ts";
 import { START_RULES, type StartRule } from "../prune/start.ts";
-import type { UnitKind, UnitRules } from "../prune/units.ts";
+import { leastLimit } from "../prune/saliency.ts";
+import { checkKinds, type UnitKind, type UnitRules } from "../prune/units.ts";
 import type { DataReport, Row } from "../io/datasets.ts";
 
 import type { RunHooks } from "./hooks.ts";
@@ -169,6 +171,7 @@ export const DEFAULTS = {
  */
 export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "maxPosition">): ResolvedOptions {
   const { steps, batch = DEFAULTS.batch, seq = DEFAULTS.seq, seed = DEFAULTS.seed } = options;
+  whole("steps", steps, isOneShot(options.method ?? "compresso") ? 0 : 1); // by which the rates go
   const preset = presetOf(options);
   const resolved: ResolvedOptions = {
     rows: options.rows,
@@ -197,9 +200,11 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     monitors: resolveMonitors(options.monitors),
   };
   checkLora(resolved.lora);
-  whole("steps", steps, isOneShot(resolved.method) ? 0 : 1);
   checkMethod(options);
+  checkKinds(resolved.units);
+  checkScoredKinds(resolved.units, resolved.method);
   checkTaken((name) => options.rates?.[name] !== undefined, { ...resolved, what: "cannot use these rates" });
+  checkStart(resolved);
   checkCalibration(resolved);
   checkGoal(options);
   whole("prefinetune", resolved.prefinetune, 0);
@@ -295,6 +300,20 @@ export function learnsBesideCalibration(
   { method, start, rates: { prior } }: Pick<ResolvedOptions, "method" | "start" | "rates">,
 ): boolean {
   return method === "compresso" && start === "saliency" && prior > 0;
+}
+
+/** Refuses a clamp that would cut a part of all units at the first step, and make the rest of them alike. */
+function checkStart({ method, start, rates }: ResolvedOptions): void {
+  const least = leastLimit(rates), { limit, spread } = rates;
+  if (method !== "compresso" || start !== "saliency" || limit >= least) return;
+  throw new CompressoError("usage", {
+    what: "cannot start masks from saliency",
+    rule: `log α of all units, which begins open and lies up to six times its spread apart, is within ±${
+      least.toFixed(1)
+    } of 0 then, and the limit is no less`,
+    value: `a limit of ${limit} at a spread of ${spread}`,
+    mend: "raise --log-alpha-limit, lower --spread, or start from a constant (--start constant)",
+  });
 }
 
 function checkCalibration(options: ResolvedOptions): void {

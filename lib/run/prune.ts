@@ -26,9 +26,10 @@ import { type CheckpointOptions, type PruneOptions, type ResolvedOptions, resolv
 import { pausable } from "./pausable.ts";
 import type { PruneResult, PruneRun } from "./prune_result.ts";
 import type { Stage, StepRecord } from "./records.ts";
+import { slowedRates } from "./rates.ts";
 import { allocateRun, chooserOf, type Ready, type RunParts } from "./ready.ts";
 import { encodeRun } from "./run_data.ts";
-import { freeRun, readResult } from "./run_end.ts";
+import { checkTrained, freeRun, readResult } from "./run_end.ts";
 import {
   aimOf,
   choosesNext,
@@ -44,7 +45,6 @@ import {
   type PreparedStep,
   recordsOf,
   refuseResult,
-  slowedRates,
   stepStateOf,
 } from "./run_parts.ts";
 import { aimRun } from "./size_goal.ts";
@@ -168,13 +168,13 @@ class Run implements PruneRun {
     this.#lastFlush = performance.now();
     try {
       for (let stage = this.#stage; stage; stage = this.#stage) yield* this.#driveStage(stage);
+      await checkTrained(this.#trainer);
       if (!this.#result) await this.#save();
       this.#result = await readResult(this.#now, this.#parts, { model: this.#model, position: this.#position });
     } catch (error) {
       if (this.#life.isOver) throw error;
       const failed = given.signal?.aborted && given.checkpoint ? yield* this.#saveStopped(given.signal, error) : error;
-      const { model, plannedBytes } = this.#now, { step } = this.#position;
-      const explained = await asShortage(failed, { model, options, step, plannedBytes });
+      const explained = await asShortage(failed, { ...this.#now, options, step: this.#position.step });
       if (explained !== failed) await this.#save(this.#kept.at(-1));
       throw explained;
     } finally {

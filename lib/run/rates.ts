@@ -7,7 +7,7 @@ import { isOneShot, type Method } from "./methods.ts";
 export interface Rates {
   /** Peak learning rate of LoRA, in the last stage that of `recovery`. */
   readonly lora: number;
-  /** Peak learning rate of LoRA in the last stage, with frozen masks; default: that of `lora`. */
+  /** Peak learning rate of LoRA in the last stage, with frozen masks; default: that of `lora`, with a preset where that one is given. */
   readonly recovery: number;
   /** Learning rate of log α. */
   readonly mask: number;
@@ -80,6 +80,22 @@ export function resolveRates(
   const recovery = given.recovery ?? given.lora ?? preset.recovery ?? rates.lora;
   checkRates({ ...rates, recovery });
   return { ...rates, recovery };
+}
+
+/** Rates that going back halves; of `memory` the share that is forgotten. */
+export const SLOWED = ["lora", "mask", "memory", "lambda", "recovery"] as const;
+
+/** Rates after a run went back so often: half of those that learn each time, and half as much of each step in the running saliency. */
+export function slowedRates(rates: Rates, halvings: number): Rates {
+  const share = 0.5 ** halvings;
+  return {
+    ...rates,
+    lora: rates.lora * share,
+    mask: rates.mask * share,
+    memory: 1 - (1 - rates.memory) * share,
+    lambda: rates.lambda * share,
+    recovery: rates.recovery * share,
+  };
 }
 
 /** Rates of learned masks whose log α starts from saliency. */

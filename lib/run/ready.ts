@@ -21,8 +21,9 @@ export interface Ready {
   readonly chooser: Chooser;
   /** The model that is trained: that of the run, or one with biases beside it. */
   readonly model: Model;
-  /** What the device is to hold at most. */
+  /** What the device is to hold at most, and what of that was there before the run and is none of it. */
   readonly plannedBytes: number;
+  readonly otherBytes: number;
 }
 
 /** What a run is made of. */
@@ -64,7 +65,8 @@ export async function allocateRun(
   const trainer = stack.use(createTrainer(model, { batch, seq, seed, lora, table, recompute }));
   const chooser = chooserOf(parts, { model, trainer }, at);
   stack.move();
-  return { entered, trainer, steerer, chooser, model, plannedBytes: plan.peakBytes + plan.otherBytes };
+  const { peakBytes, otherBytes } = plan;
+  return { entered, trainer, steerer, chooser, model, plannedBytes: peakBytes + otherBytes, otherBytes };
 }
 
 /** A chooser that remembers nothing yet. */

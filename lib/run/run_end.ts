@@ -1,9 +1,29 @@
 // What a run's end takes: the reading of its result, and the freeing of all that it has on the GPU. Owns both; refuses to say when.
+import { CompressoError } from "../errors.ts";
 import type { RunPosition } from "./checkpoint.ts";
 import type { Model } from "./model.ts";
+import { brokenAt } from "./monitors/find_cause.ts";
 import type { PruneResult } from "./prune_result.ts";
 import type { Ready, RunParts } from "./ready.ts";
 import { resultOf } from "./run_parts.ts";
+import type { Trainer } from "./trainer.ts";
+
+/**
+ * Refuses LoRA that is not finite at a run's end, where a hook may have written it after all steps that the monitor of such numbers sees. Throws
+ * `CompressoError("numeric")`.
+ */
+export async function checkTrained(trainer: Trainer): Promise<void> {
+  for (const [name, values] of await trainer.loraWeights()) {
+    const element = brokenAt(values);
+    if (element < 0) continue;
+    throw new CompressoError("numeric", {
+      what: "cannot finish the run",
+      rule: "LoRA is finite once all steps are done",
+      value: `${name}[${element}] is ${values[element]}`,
+      mend: "check what hooks give to setLora",
+    });
+  }
+}
 
 /** What a run at its end has learned; `model` is the one that it was given. */
 export async function readResult(

@@ -95,19 +95,6 @@ export function positionAfter(
   };
 }
 
-/** Rates after a run went back so often: half of those that learn each time, and half as much of each step in the running saliency. */
-export function slowedRates(rates: Rates, halvings: number): Rates {
-  const share = 0.5 ** halvings;
-  return {
-    ...rates,
-    lora: rates.lora * share,
-    mask: rates.mask * share,
-    memory: 1 - (1 - rates.memory) * share,
-    lambda: rates.lambda * share,
-    recovery: rates.recovery * share,
-  };
-}
-
 /** Whether the method chooses before the next step by what those before have left, so that numbers that are not finite have to be seen first. */
 export function choosesNext(
   { stageStep }: RunPosition,

@@ -207,8 +207,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   async #export(dir: string, options: SessionExportOptions): Promise<RunSummary> {
     checkExportSize(this.options.size, options);
     const sliced = await this.#slice(), result = this.#run.result();
-    await this.#hooks.beforeExport?.(dir);
     await makeFolder(dir);
+    await this.#hooks.beforeExport?.(dir);
     const { saveAdapter = false, ...files } = options, own = this.#life.signal;
     const signal = files.signal ? AbortSignal.any([files.signal, own]) : own;
     const how = {

@@ -6,7 +6,6 @@ import type { Tokenizer } from "../io/tokenizer.ts";
 import { type MaskValues, packMasks } from "../nn/masks.ts";
 import { type DecoderSpec, parameterCount, withBiases } from "../nn/spec.ts";
 import { hardenMasks, type HardenOptions } from "../prune/harden.ts";
-import { checkScoredKinds } from "../prune/baselines_activations.ts";
 import type { SizeTarget } from "../prune/selection.ts";
 import { planSlice } from "../prune/slice.ts";
 import { parameterTarget, restPerDim, targetSparsity } from "../prune/target_size.ts";
@@ -45,16 +44,11 @@ export interface SizeGoal {
   readonly harden: typeof hardenMasks;
 }
 
-/**
- * What a run aims at: the units, and the size or, checked to be within reach, the sparsity. Throws as {@link sizeGoal}, `checkReachable` and
- * `checkScoredKinds`.
- */
+/** What a run aims at: the units, and the size or, checked to be within reach, the sparsity. Throws as {@link sizeGoal} and `checkReachable`. */
 export function aimRun(
   model: Pick<Model, "spec" | "tokenizer">,
   asked: ResolvedOptions,
 ): { readonly options: ResolvedOptions; readonly table: UnitTable; readonly goal: SizeGoal | null } {
-  const { method } = asked;
-  if (method === "wanda-sp" || method === "flap") checkScoredKinds(asked.units, method);
   if (asked.size) {
     const goal = sizeGoal(model, asked, asked.size);
     return { options: { ...asked, sparsity: goal.sparsity }, table: goal.table, goal };

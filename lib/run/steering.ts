@@ -140,7 +140,7 @@ function scripted(
       const output = await schedule.evaluate({ progress, sparsity, step, steps, records, layers: await layers() });
       const now: Rates = { ...rates, ...output.rates };
       const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup: now.warmup })(progress);
-      checkTargets(table, { step, steps, target, most, layers: output.layers });
+      if (!output.end) checkTargets(table, { step, steps, target, most, layers: output.layers });
       return { target, rates: now, end: output.end, layers: output.layers, freeze: output.freeze };
     },
     [Symbol.asyncDispose]: () => schedule[Symbol.asyncDispose](),

@@ -39,13 +39,21 @@ Deno.test("a plan counts what dropout takes and what rules spare, as a run does"
   const settings = {
     ...{ batch: 4, seq: 256, rank: 8, targets: PROJECTIONS },
     units: ["kv", "ffn"],
+    layout: "compact",
     recompute: true,
+    method: "compresso",
   } as const;
-  const peak = async (dropout: number, protect: number[]): Promise<number> => {
-    const options = memoryOptions({ ...settings, dropout, method: "compresso" }, { adapter: null, rules: { protect } });
+  const peak = async (
+    dropout: number,
+    protect: number[],
+    other: Partial<Parameters<typeof memoryOptions>[0]> = {},
+  ): Promise<number> => {
+    const options = memoryOptions({ ...settings, dropout, ...other }, { adapter: null, rules: { protect } });
     return (await planMemory(spec, options)).peakBytes;
   };
-  const plain = await peak(0, []);
+  const plain = await peak(0, []), units = ["heads", "ffn"] as const;
+  // Layers that are to be alike lose heads by their groups, which are fewer units.
+  assert.ok(await peak(0, [], { units, layout: "uniform" }) < await peak(0, [], { units }));
   assert.ok(await peak(0.1, []) > plain);
   assert.ok(await peak(0, [0, 1, 2]) < plain);
   const [without, withDropout] = await Promise.all([[], ["--dropout", "0.1"]].map(async (more) => {

@@ -47,7 +47,8 @@ Deno.test("only rates that were given reach the run", () => {
 });
 
 Deno.test("a rate that the method has no use for is refused before the model is read", () => {
-  const run = (settings: RateSettings, method: Method): Rates => learningOf({ ...settings, method, steps: 9 }).rates;
+  const run = (settings: RateSettings, method: Method): Rates =>
+    learningOf({ ...settings, method, steps: 9, units: ["kv", "ffn"] }).rates;
   assert.equal(run({ recoveryRate: 2, clipNorm: 3 }, "flap").recovery, 2);
   assert.equal(run({ warmup: 0.5 }, "gradual").warmup, 0.5);
   refuses(() => run({ warmup: 0.5 }, "flap"), /prune step by step.*method flap, and the rate 'warmup'/);
@@ -57,9 +58,28 @@ Deno.test("a rate that the method has no use for is refused before the model is 
     const message = new RegExp(`the rate '${rate}'`);
     refuses(() => run({ [rate]: 0.5, start: "constant" }, "compresso"), message);
     refuses(() => run({ [rate]: 0.5, preset: "paper" }, "compresso"), message);
-    assert.equal(run({ [rate]: 0.5, preset: "paper", start: "saliency" }, "compresso")[rate], 0.5);
+    const wide = { [rate]: 0.5, preset: "paper", start: "saliency", logAlphaLimit: 100 } as const;
+    assert.equal(run(wide, "compresso")[rate], 0.5);
     refuses(() => run({ [rate]: 0.5 }, "gradual"), message);
   }
+  // As the published limit is: units would begin closed, half of them.
+  refuses(
+    () => run({ preset: "paper", start: "saliency" }, "compresso"),
+    /limit of 4\.6\d+ at a spread of 8.*raise --log-/,
+  );
+});
+
+Deno.test("what else does not go with the method is refused as early", () => {
+  const run = (more: Partial<Parameters<typeof learningOf>[0]>, calibration = {}): unknown =>
+    learningOf({ method: "compresso", steps: 9, units: ["kv", "ffn"], ...more }, calibration);
+  refuses(() => run({ ranking: "all" }), /rank units by 'all'.*only one-shot methods/);
+  refuses(() => run({ method: "wanda-sp", ranking: "all" }), /ranks by layer/);
+  refuses(() => run({ method: "taylor", schedule: "linear" }), /cannot use a schedule with the method taylor/);
+  refuses(() => run({ method: "flap", units: ["ffn", "layers"] }), /cannot prune layers by flap/);
+  refuses(() => run({ units: ["heads", "kv"] }), /either heads or kv/);
+  refuses(() => run({ method: "magnitude" }, { isCalibrated: true }), /cannot use calibration rows.*method magnitude/);
+  run({ method: "magnitude" });
+  run({ method: "taylor" }, { isCalibrated: true });
 });
 
 Deno.test("what a preset leaves to be given is as given", () => {

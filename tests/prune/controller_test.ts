@@ -20,6 +20,17 @@ function assertFollows({ target, expected }: ControllerTrace, steps: number, wha
   });
 }
 
+/** Units that end below one that began below them: neither the common shift nor the clamp does that. */
+function inversions({ start, logAlpha }: ControllerTrace): number {
+  let highest = -Infinity, count = 0;
+  for (const unit of [...start.keys()].sort((a, b) => (start[a] ?? 0) - (start[b] ?? 0))) {
+    const value = logAlpha[unit] ?? NaN;
+    if (value < highest - 1e-2) count++;
+    highest = Math.max(highest, value);
+  }
+  return count;
+}
+
 /** Parameters of a column or of an aligned block of them, the smallest unit, as a share. */
 function smallest(table: UnitTable): number {
   return table.rules.align * unitParameters(table, table.ffnFirst) / table.total;
@@ -32,8 +43,9 @@ for (const steps of [60, 150, 1000]) {
       const what = `${kinds}, ${steps} steps`;
       assertFollows(trace, steps, what);
       assert.ok(trace.hard >= 0.3 && trace.hard < 0.3 + smallest(table), `hard sparsity ${trace.hard}: ${what}`);
-      // Units do move: the run is no mere threshold on where they began.
       assert.ok(trace.lambda1.some((value) => value !== 0) && trace.logAlpha.every(Number.isFinite), what);
+      // Units move by their own gradients: the run is no mere threshold on where they began.
+      assert.ok(inversions(trace) > table.count / 100, `${inversions(trace)} of ${table.count} units: ${what}`);
     }
   });
 }

@@ -313,6 +313,11 @@ Deno.test("a whole layer falls as one unit, and its own units are then left alon
   assert.ok(Math.abs(mostSparsity(least) - 2 / 6) < 1e-12);
   fails(() => checkReachable(least, 0.5), /at most 0\.3333; .*least widths \(without: 0\.8333\)/);
   assert.ok(Math.abs(mostSparsity(unitTable(DEEP, ["layers"])) - 5 / 6) < 1e-12);
+  // Layers that an earlier run cut are none that could stay.
+  const gone = { heads: 0, kvHeads: 0, ffn: 0 };
+  const again = { ...DEEP, layers: DEEP.layers.map((layer, index) => index < 2 ? gone : layer) };
+  assert.ok(Math.abs(mostSparsity(unitTable(again, ["layers"], { minimum: { layers: 3 } })) - 1 / 4) < 1e-12);
+  fails(() => unitTable(again, ["layers"], { minimum: { layers: 4 } }), /now: 4 layers, 0 protected, at least 4/);
 });
 
 Deno.test("rules that cannot be, or leave nothing to cut, are refused by name", () => {

@@ -154,6 +154,9 @@ Deno.test("the constraint is met to within the threshold while masks are learned
   const grouped = unitTable({ ...spec, layers: spec.layers.map((layer) => ({ ...layer, kvHeads: 2 })) }, ["heads"]);
   const rows = uniformPieces(grouped).rows.map(({ size }) => size / grouped.total);
   assert.equal(largestUnit(grouped, "uniform"), Math.max(...rows));
+  // A group alone falls head by head, so that its last head is the largest.
+  const single = unitTable({ ...spec, layers: spec.layers.map((layer) => ({ ...layer, kvHeads: 1 })) }, ["heads"]);
+  assert.equal(largestUnit(single, "uniform"), 2 * (2 * 4 * 16 + 2 * 4 * 16) / single.total);
 });
 
 Deno.test("what is not finite is named as it lies among a learner's moments", () => {

@@ -2,6 +2,7 @@
 import { GRADUAL_EVERY } from "../../prune/gradual.ts";
 import type { Layout } from "../../prune/layouts.ts";
 import type { RecordView } from "../../prune/schedule_script.ts";
+import { isSingleGroup } from "../../prune/uniform.ts";
 import { type UnitTable } from "../../prune/units.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 
@@ -142,10 +143,12 @@ export function nothingCut(sparsity: number): Finding {
 }
 
 /**
- * The largest share that one unit cuts: blocks where widths are aligned; where all layers are cut alike one unit in each, and groups of heads whole.
+ * The largest share that one unit cuts: blocks where widths are aligned; where all layers are cut alike one unit in each, and groups of heads whole
+ * if there are several.
  */
 export function largestUnit(table: UnitTable, layout: Layout): number {
   const { hidden, layers } = table.spec, { align } = table.rules, isUniform = layout === "uniform";
+  const isWhole = isUniform && !isSingleGroup(table);
   let most = 0;
   for (let unit = 0; unit < table.count; unit++) {
     const group = table.groups[table.groupOf[unit] ?? -1], layer = table.layers[table.layer[unit] ?? 0];
@@ -153,7 +156,7 @@ export function largestUnit(table: UnitTable, layout: Layout): number {
       ? ((layer?.attention.total ?? 0) + (layer?.ffn.total ?? 0)) * hidden
       : unit >= table.hiddenFirst
       ? table.total / hidden
-      : ((table.cost[unit] ?? 0) * (group && isUniform ? group.count : 1) + (group?.cost ?? 0)) * hidden;
+      : ((table.cost[unit] ?? 0) * (group && isWhole ? group.count : 1) + (group?.cost ?? 0)) * hidden;
     const isAligned = unit >= table.ffnFirst && unit < table.layerFirst;
     const isInAll = isUniform && unit < table.hiddenFirst;
     most = Math.max(most, parameters * (isAligned ? align : 1) * (isInAll ? layers.length : 1));

@@ -151,6 +151,7 @@ function gradientCause({ gradients, slots }: Inspection): string {
     : "nothing when the step was repeated, so a hook or the device has changed what it computes";
 }
 
-function brokenAt(values: Float32Array): number {
+/** Where the first number lies that is not finite; −1 where all are. */
+export function brokenAt(values: Float32Array): number {
   return values.findIndex((value) => !Number.isFinite(value));
 }

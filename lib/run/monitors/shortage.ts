@@ -3,9 +3,8 @@ import { CompressoError } from "../../errors.ts";
 import type { Device } from "../../gpu/device.ts";
 import type { MemoryShortage } from "../../gpu/shortage.ts";
 import { adviceWords, adviseMemory, mebibytes } from "../memory_advice.ts";
-import type { Model } from "../model.ts";
 import type { ResolvedOptions } from "../options.ts";
-import { memoryOptionsOf } from "../ready.ts";
+import { memoryOptionsOf, type Ready } from "../ready.ts";
 
 const HOW: Readonly<Record<MemoryShortage, string>> = {
   limit: "the limit does not allow what the run asks for",
@@ -16,11 +15,9 @@ const HOW: Readonly<Record<MemoryShortage, string>> = {
 /** An error of the GPU as what would fit, if memory is what ran out, watched or not; any other error as it is. */
 export async function asShortage(
   error: unknown,
-  { model, options, step, plannedBytes }: {
-    readonly model: Model;
+  { model, options, step, plannedBytes, otherBytes }: Pick<Ready, "model" | "plannedBytes" | "otherBytes"> & {
     readonly options: ResolvedOptions;
     readonly step: number;
-    readonly plannedBytes: number;
   },
 ): Promise<unknown> {
   const { device } = model, { bytes } = device;
@@ -35,21 +32,21 @@ export async function asShortage(
     } were planned (${error.parts.what}${error.parts.value ? `: ${error.parts.value}` : ""})`,
     mend: await mendOf(device, {
       adviseFor: (memoryLimit) => adviseMemory(model.spec, memoryOptionsOf(model, options), { memoryLimit }),
-      plannedBytes,
+      ownBytes: plannedBytes - otherBytes,
     }),
   }, { cause: error });
 }
 
-/** What leaves room: for other things on the device under its limit, else for half of what was planned. */
+/** What leaves room: for all other things on the device under its limit, else for half of what was planned for the run itself, `ownBytes`. */
 async function mendOf(
   { bytes, memoryLimit }: Device,
-  { adviseFor, plannedBytes }: {
+  { adviseFor, ownBytes }: {
     readonly adviseFor: (memoryLimit: number) => ReturnType<typeof adviseMemory>;
-    readonly plannedBytes: number;
+    readonly ownBytes: number;
   },
 ): Promise<string> {
-  const others = Math.max(0, bytes - plannedBytes);
-  const room = Number.isFinite(memoryLimit) ? memoryLimit - others : plannedBytes / 2;
+  const others = Math.max(0, bytes - ownBytes);
+  const room = Number.isFinite(memoryLimit) ? memoryLimit - others : ownBytes / 2;
   const free = others > 0 ? `free what else lies on the device (${mebibytes(others)}), or ` : "";
   return free + adviceWords(room > 0 ? await adviseFor(room) : []);
 }

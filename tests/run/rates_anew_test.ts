@@ -1,0 +1,114 @@
+// Rates that a resumed run is given anew: they hold as they are given, and what they can no longer decide is refused. On the demo model.
+import assert from "node:assert/strict";
+import { type CompressoError, type Model, type PruneOptions } from "../../mod.ts";
+import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
+
+const CHECKPOINT = "checkpoint.safetensors";
+
+/** Runs until the record of step `at`, and stops there after a checkpoint. */
+async function stopAfter(model: Model, at: number, options: Partial<PruneOptions>): Promise<void> {
+  const controller = new AbortController();
+  const hooks = {
+    afterStep: ({ step }: { step: number }): void => {
+      if (step === at) controller.abort(new Error("enough"));
+    },
+  };
+  await assert.rejects(drive(model, { ...options, hooks, signal: controller.signal }), /enough/);
+}
+
+async function inFolder(work: (path: string) => Promise<void>): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    await work(`${folder}/${CHECKPOINT}`);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+Deno.test("a run that went back and is given other rates goes on with just these, and may go back as often again", async () => {
+  await withDemo(async ({ model }) => {
+    await inFolder(async (path) => {
+      const options = {
+        packing: false,
+        prefinetune: 6,
+        steps: 2,
+        postfinetune: 0,
+        lora: { targets: ["q", "v"] },
+      } as const;
+      const checkpoint = { path, every: 1000 };
+      const failed = drive(model, { ...options, checkpoint, rates: { lora: 1 }, monitors: { rollbacks: 1 } });
+      await assert.rejects(failed, /runs away.*went back 1 times before/);
+      const again = { ...options, checkpoint: { ...checkpoint, resume: true, mayDiffer: ["rates"] } };
+      const rate = async (lora: number): Promise<number> => {
+        const { records } = await drive(model, {
+          ...again,
+          rates: { lora },
+          monitors: { divergence: { action: "off" } },
+        });
+        return Math.max(...records.map(({ learningRate }) => learningRate));
+      };
+      await Deno.copyFile(path, `${path}.copy`);
+      assert.ok(Math.abs(await rate(1e-4) / 1e-4 - 1) < 1e-6, "the rate that is given");
+      await Deno.copyFile(`${path}.copy`, path);
+      assert.ok(Math.abs(await rate(1) / 0.5 - 1) < 1e-6, "of the rates as they were the halves stay");
+    });
+  });
+});
+
+Deno.test("what says how masks start cannot change once they have started", async () => {
+  await withDemo(async ({ model }) => {
+    await inFolder(async (path) => {
+      const checkpoint = { path, every: 1000 }, resumed = { ...checkpoint, resume: true, mayDiffer: ["rates"] };
+      await stopAfter(model, 1, { checkpoint });
+      await stopAfter(model, 4, { checkpoint: resumed, rates: { spread: 4 } }); // before the first pruning step it may
+      for (const rates of [{ spread: 8 }, { spread: 4, prior: 2 }]) {
+        await assert.rejects(drive(model, { checkpoint: resumed, rates }), (error: CompressoError) => {
+          assert.equal(error.code, "mismatch");
+          assert.match(
+            error.message,
+            /says how masks start, and they have started; now: rates\.(spread: 4 then, 8|prior: 1 then, 2)/,
+          );
+          return true;
+        });
+      }
+      const { records } = await drive(model, { checkpoint: resumed, rates: { spread: 4, lora: 1e-4 } });
+      assert.equal(records.at(-1)?.step, BASE.prefinetune + BASE.steps + BASE.postfinetune);
+    });
+  });
+});
+
+Deno.test("a run of layers that are to be alike goes on with tracking where it had none", async () => {
+  await withDemo(async ({ model }) => {
+    await inFolder(async (path) => {
+      const checkpoint = { path, every: 1000 }, layout = "uniform" as const;
+      await stopAfter(model, 4, { layout, checkpoint, rates: { tracking: 0 } });
+      const resumed = { ...checkpoint, resume: true };
+      await assert.rejects(drive(model, { layout, checkpoint: resumed }), /tracking: 0 then, 1 now/);
+      const { result } = await drive(model, { layout, checkpoint: { ...resumed, mayDiffer: ["rates"] } });
+      assert.ok(result.sparsity.hard >= BASE.sparsity);
+    });
+  });
+});
+
+Deno.test("LoRA that a hook breaks after the last step ends the run by name, and going on without the hook mends it", async () => {
+  await withDemo(async ({ model }) => {
+    await inFolder(async (path) => {
+      const checkpoint = { path, every: 2 };
+      const hooks: PruneOptions["hooks"] = {
+        afterStage: async (stage, run) => {
+          if (stage !== "postfinetune") return;
+          const weights = await run.lora();
+          weights.get("lora.1.q.B")?.fill(NaN, 3, 4);
+          run.setLora(weights);
+        },
+      };
+      await assert.rejects(drive(model, { checkpoint, hooks }), (error: CompressoError) => {
+        assert.equal(error.code, "numeric");
+        assert.match(error.message, /cannot finish the run; .*lora\.1\.q\.B.*3.* NaN/);
+        return true;
+      });
+      const { result } = await drive(model, { checkpoint: { ...checkpoint, resume: true } });
+      assert.ok([...result.lora.weights.values()].every((values) => values.every(Number.isFinite)));
+    });
+  });
+});

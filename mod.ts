@@ -13,6 +13,7 @@ export {
 } from "./lib/bench/models.ts";
 export type { Repeats } from "./lib/bench/stats.ts";
 export * from "./lib/errors.ts";
+export { compareItems, comparePerplexity, type PairedDifference, type PerplexityRatio } from "./lib/eval/compare.ts";
 export { type EvaluateOptions, type EvaluateResult, evaluateTasks } from "./lib/eval/evaluate.ts";
 export type { ItemScore, TaskScore } from "./lib/eval/metrics.ts";
 export { TASK_NAMES } from "./lib/eval/registry.ts";
@@ -68,9 +69,16 @@ export type { Axis, LineSeries, PanelMark, Point, SeriesStyle } from "./lib/repo
 export { readRun, type ReportRun, type ReportSummary } from "./lib/report/read_run.ts";
 export { renderReport, type ReportOptions } from "./lib/report/report.ts";
 export type { TopLogprobs } from "./lib/nn/top_pass.ts";
-export { type DecoderSpec, type LayerSpec, parameterCount, type Projection, type RopeScaling } from "./lib/nn/spec.ts";
+export {
+  type DecoderSpec,
+  type LayerSpec,
+  parameterCount,
+  type Projection,
+  PROJECTIONS,
+  type RopeScaling,
+} from "./lib/nn/spec.ts";
 export { magnitudeScores, type Ranking, RANKINGS, rankWithin } from "./lib/prune/baselines.ts";
-export { type Layout, padded, type UniformInput, uniformMasks } from "./lib/prune/layouts.ts";
+export { type Layout, LAYOUTS, padded, type UniformInput, uniformMasks } from "./lib/prune/layouts.ts";
 export { builtinSchedule, SCHEDULE_NAMES, type ScheduleName } from "./lib/prune/builtin_schedules.ts";
 export {
   constant,
@@ -107,6 +115,7 @@ export {
   type Selection,
   selectionMasks,
   selectUnits,
+  UNIT_KINDS,
   type UnitGroup,
   type UnitKind,
   type UnitTable,
@@ -219,7 +228,12 @@ export type { CellOptions } from "./lib/experiment/options.ts";
 export type { CellModel, PlannedCell } from "./lib/experiment/plan.ts";
 export type { Contrast, ExperimentReport, Group, NumberName, ReportCell } from "./lib/experiment/report.ts";
 export type { ExperimentOverrides } from "./lib/experiment/resolve.ts";
-export { type ExperimentResult, runExperiment, type RunExperimentOptions } from "./lib/experiment/run.ts";
+export {
+  type ExperimentResult,
+  planExperiment,
+  runExperiment,
+  type RunExperimentOptions,
+} from "./lib/experiment/run.ts";
 export type { Difference, Spread } from "./lib/experiment/statistics.ts";
 export type { CellFailure, CellState } from "./lib/experiment/store.ts";
 export { rowPerplexity, type RowPerplexityOptions, type RowPerplexityResult } from "./lib/run/row_perplexity.ts";

@@ -5,6 +5,7 @@ import { headOf, reportContent } from "../lib/report/report.ts";
 import { pageHtml } from "../lib/report/page.ts";
 import type { Alarm } from "../lib/run/monitors/alarm.ts";
 import type { StepRecord } from "../lib/run/records.ts";
+import { LOCAL_HOSTS } from "../lib/serve/handler.ts";
 
 /** What the process of the run tells the dashboard. Records are not among it: those are read from the run's folder. */
 export type DashboardMessage =
@@ -47,10 +48,9 @@ interface MadePage {
 
 /** A page is made anew this often at most, however many look at it, and not before so many times as long have passed as making it took. */
 const REFRESH_MS = 1500, REFRESH_TIMES = 20;
-const HOSTS = /^(127\.0\.0\.1|localhost|\[::1\])(:\d+)?$/;
 
 /** Of a run that is not finished. */
-const NOTHING = { records: [], summary: null, evaluations: [], alarms: [] } as const;
+const NOTHING = { records: [], summary: null, evaluations: [], unread: [], alarms: [] } as const;
 
 /** Starts with a run that is being prepared. */
 export function createPages({ now = (): number => performance.now() } = {}): DashboardPages {
@@ -106,7 +106,9 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
     async answer(request): Promise<Response> {
       const { pathname } = new URL(request.url);
       // A page from elsewhere that points its own name at this machine must not read the run.
-      if (!HOSTS.test(request.headers.get("host") ?? "")) return plain(403, "this server is for this machine alone");
+      if (!LOCAL_HOSTS.test(request.headers.get("host") ?? "")) {
+        return plain(403, "this server is for this machine alone");
+      }
       if (request.method !== "GET" && request.method !== "HEAD") return plain(405, "only GET");
       if (pathname !== "/" && pathname !== "/content") return plain(404, "no such page");
       askedAt = now();

@@ -1,7 +1,5 @@
 // Words of the options that choose file formats. Owns the lists; refuses formats.
 
-/** Words of `--layout`. */
-export const LAYOUTS = ["compact", "padded", "uniform"] as const;
 /** Words of `--dtype`. */
 export const DTYPES = ["f32", "f16", "bf16"] as const;
 /** Words of `--gguf-dtype`. */

@@ -1,6 +1,8 @@
 // `compresso inspect MODEL`: what a model is, from its files alone. Owns the description; refuses the GPU.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { join } from "node:path";
+import { CompressoError } from "../lib/errors.ts";
+import { openWeights } from "../lib/io/open.ts";
 import { modelPath, openModelFiles } from "../lib/io/open_model.ts";
 import { promptStyle } from "../lib/io/prompts.ts";
 import { isObject } from "../lib/io/tokenizer_compat.ts";
@@ -36,7 +38,7 @@ interface Facts {
   readonly spec: DecoderSpec;
   /** Parameters by stored dtype. */
   readonly dtypes: Readonly<Record<string, number>>;
-  readonly tokenizer: TokenizerFacts | null;
+  readonly tokenizer: TokenizerFacts | Unread | null;
 }
 
 interface TokenizerFacts {
@@ -46,8 +48,23 @@ interface TokenizerFacts {
   readonly chatTemplate: boolean;
 }
 
+/** Why a tokenizer cannot be read, which hinders nobody from looking at the rest. */
+interface Unread {
+  readonly unread: string;
+}
+
+async function filesOf(model: string): Promise<{ source: WeightSource; tokenizer: Tokenizer | Unread | null }> {
+  try {
+    return await openModelFiles(model);
+  } catch (error) {
+    if (!(error instanceof CompressoError) || error.code !== "input") throw error;
+    // What is wrong with the weights is said by them.
+    return { source: await openWeights(modelPath(model)), tokenizer: { unread: error.message } };
+  }
+}
+
 async function describe(model: string): Promise<Facts> {
-  const { source, tokenizer } = await openModelFiles(model);
+  const { source, tokenizer } = await filesOf(model);
   const { spec } = source, path = modelPath(model);
   const isFolder = (await Deno.stat(path)).isDirectory;
   return {
@@ -58,7 +75,7 @@ async function describe(model: string): Promise<Facts> {
     prunable: spec.layers.reduce((sum, layer) => sum + layerParameters(spec, layer), 0),
     spec,
     dtypes: dtypesOf(source),
-    tokenizer: tokenizer ? describeTokenizer(tokenizer) : null,
+    tokenizer: tokenizer ? "unread" in tokenizer ? tokenizer : describeTokenizer(tokenizer) : null,
   };
 }
 
@@ -111,7 +128,9 @@ function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokeni
   print(`context     ${spec.maxPosition} tokens, RoPE base ${rope.base}, scaling ${rope.scaling.kind}`);
   print(`head        ${spec.tied ? "tied to the embedding" : "of its own"}`);
   print(
-    tokenizer
+    tokenizer && "unread" in tokenizer
+      ? `tokenizer   ${tokenizer.unread}`
+      : tokenizer
       ? `tokenizer   ${tokenizer.kind}, ${tokenizer.vocab} tokens, prompts in ${tokenizer.style} style`
       : "tokenizer   none: only token ids can be used",
   );

@@ -2,11 +2,12 @@
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { PROJECTIONS } from "../lib/nn/spec.ts";
 import { RANKINGS } from "../lib/prune/baselines.ts";
+import { LAYOUTS } from "../lib/prune/layouts.ts";
 import { UNIT_KINDS } from "../lib/prune/units.ts";
 import { DEFAULTS } from "../lib/run/options.ts";
 import { ON_ALARM_OPTION } from "./alarms.ts";
 import { verb } from "./command.ts";
-import { DTYPES, GGUF_DTYPES, LAYOUTS } from "./formats.ts";
+import { DTYPES, GGUF_DTYPES } from "./formats.ts";
 import { SCHEDULE_NAMES } from "../lib/prune/builtin_schedules.ts";
 import { METHODS } from "../lib/run/methods.ts";
 import { PRESETS } from "../lib/run/presets.ts";

@@ -7,7 +7,7 @@ import { readEvaluation } from "../lib/report/evaluation.ts";
 import { readRun } from "../lib/report/read_run.ts";
 import { renderReport } from "../lib/report/report.ts";
 import { verb } from "./command.ts";
-import { formatBytes, print } from "./output.ts";
+import { formatBytes, note, print } from "./output.ts";
 import { refuseInputs } from "./own_inputs.ts";
 import { REPORT_FILE, runRecords } from "./run_folder.ts";
 import { outputPath } from "./values.ts";
@@ -48,6 +48,7 @@ A run that goes on or was interrupted is shown as far as it is.`,
         Promise.all(folders.map(readRun)),
         Promise.all(evalFiles.map(readEvaluation)),
       ]);
+      for (const why of runs.flatMap(({ unread }) => unread)) note(`compresso: left out of the report: ${why}`);
       const read = [...evalFiles, ...(await Promise.all(folders.map(runRecords))).flat()];
       await refuseInputs(path, read, { option: "--out" });
       const html = renderReport(runs, { evaluations: evaluations.flat(), ...(title === undefined ? {} : { title }) });

@@ -3,13 +3,13 @@ import { CompressoError } from "../errors.ts";
 import type { PerplexityResult } from "../run/perplexity.ts";
 import { type ItemScore, meanAndError } from "./metrics.ts";
 
-/** A difference of two models on the same data, with its 95 % confidence interval by the normal distribution. */
+/** A difference of two models on the same data, with its 95 % confidence interval by Student's distribution. */
 export interface PairedDifference {
   /** Second minus first. */
   readonly difference: number;
   /** Its standard error, from the differences item by item; NaN for one item. */
   readonly stderr: number;
-  /** Lower end of the interval. */
+  /** Lower end of the interval; NaN for one item, and where all differences are the same, which says nothing of the spread. */
   readonly low: number;
   /** Upper end. */
   readonly high: number;
@@ -27,6 +27,14 @@ export interface PerplexityRatio {
 
 /** Quantile of the normal distribution that leaves 2.5 % above. */
 const Z = 1.959963984540054;
+/** Those of Student's distribution with 1 to 10 degrees of freedom. */
+const STUDENT = [12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.306, 2.2622, 2.2281];
+
+/** How many standard errors of a mean over `n` values its 95 % interval reaches to each side; from 12 values on by the first terms of its expansion, to 0.003. */
+export function halfWidth(n: number): number {
+  const free = n - 1, [first, second] = [(Z ** 3 + Z) / 4, (5 * Z ** 5 + 16 * Z ** 3 + 3 * Z) / 96];
+  return STUDENT[free - 1] ?? Z + first / free + second / free ** 2;
+}
 
 /**
  * Differences in acc and acc_norm of a second model against a first on the same questions. As both models answer each question, what makes a
@@ -72,11 +80,13 @@ export function comparePerplexity(first: PerplexityResult, second: PerplexityRes
     0,
   );
   const stderr = n > 1 ? Math.sqrt(squares * n / (n - 1)) / first.tokens : NaN;
-  return { ratio: Math.exp(gap), low: Math.exp(gap - Z * stderr), high: Math.exp(gap + Z * stderr) };
+  const reach = halfWidth(n) * stderr;
+  return { ratio: Math.exp(gap), low: Math.exp(gap - reach), high: Math.exp(gap + reach) };
 }
 
 /** Difference of the shares of what is true, item by item the same for both. */
 export function comparePairs(first: readonly boolean[], second: readonly boolean[]): PairedDifference {
   const [difference, stderr] = meanAndError(first.map((right, index) => Number(second[index]) - Number(right)));
-  return { difference, stderr, low: difference - Z * stderr, high: difference + Z * stderr };
+  const reach = stderr > 0 ? halfWidth(first.length) * stderr : NaN;
+  return { difference, stderr, low: difference - reach, high: difference + reach };
 }

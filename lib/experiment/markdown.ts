@@ -112,7 +112,8 @@ export function spreadNote(report: ExperimentReport): string {
   const errors = names.filter(({ kind }) => kind === "accuracy").flatMap(({ name }) =>
     groups.flatMap(({ numbers }) => {
       const mean = numbers[name]?.mean, value = known.get(name);
-      if (mean === undefined || !value) return [];
+      // Where all answers are right, or none, the formula says 0, which is not so.
+      if (mean === undefined || !(mean > 0 && mean < 1) || !value) return [];
       // That of the dense model, which has nearly the same.
       const ofMean = value.tasks === undefined ? null : value.stderr ?? NaN;
       return [100 * (ofMean ?? Math.sqrt(mean * (1 - mean) / value.n))].filter(Number.isFinite);
@@ -167,7 +168,7 @@ function contrastPart(report: ExperimentReport): string[] {
   return [
     "## Differences",
     table(["change", "pairs", ...shown.map(({ name }) => name)], rows, 1),
-    "Mean difference over all pairs of runs that differ in nothing else, seed included, ± its standard error (absent for one pair). Where options act on each other, this mean hides it: the table above does not. With few pairs, what is less than two or three standard errors from 0 shows nothing.",
+    "Mean difference over all pairs of runs that differ in nothing else, seed included, ± its standard error (absent for one pair). Where options act on each other, this mean hides it: the table above does not. With few pairs a mean has to lie far from 0 to show anything: beyond 12.7 standard errors with 2 pairs, 4.3 with 3, 2.6 with 6 (95 %).",
   ];
 }
 
@@ -254,7 +255,7 @@ function layerTable({ groups, axes, contrasts }: ExperimentReport): string {
 }
 
 const LAYER_NOTE =
-  "Share of a layer's linear weights that is cut, mean over the seeds. Distances are means over the layers of the absolute difference: from all layers cut alike, between two seeds of the same options, and between two runs that differ in one option. An option moves the layers where its distance is larger than that between two seeds.";
+  "Share of a layer's linear weights that is cut, mean over the seeds. Distances are means over the layers of the absolute difference: from all layers cut alike, between two seeds of the same options, and between two runs that differ in one option. An option moves the layers where its distance is clearly larger than that between two seeds; how far such distances scatter is not known.";
 
 function table(head: readonly string[], rows: readonly (readonly string[])[], texts: number): string {
   const line = (cells: readonly string[]): string =>

@@ -2,6 +2,7 @@
 // and the way to `PruneOptions`; refuses files and grids.
 import { type Projection, PROJECTIONS } from "../nn/spec.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
+import { given } from "../given.ts";
 import { z } from "../packages.ts";
 import { type Ranking, RANKINGS } from "../prune/baselines.ts";
 import type { Layout } from "../prune/layouts.ts";
@@ -325,11 +326,4 @@ export function wordList<const T extends string>(
 
 function splitWords(text: string): string[] {
   return text.split(",").map((word) => word.trim());
-}
-
-/** An object without its undefined parts. */
-function given<T extends object>(parts: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(parts).filter(([, value]) => value !== undefined)) as {
-    [K in keyof T]?: Exclude<T[K], undefined>;
-  };
 }

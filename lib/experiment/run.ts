@@ -118,6 +118,11 @@ export async function runExperiment(experiment: Experiment, options: RunExperime
         options.onFailure?.(cell, failure);
       }
       await reportNow();
+      // Nothing works on this device any more: the others wait for the next sitting, in which this one comes last.
+      if (failure && options.device.isBroken) {
+        options.onNote?.("the GPU has failed, so this sitting ends; the same command goes on with the other runs");
+        break;
+      }
     }
   } finally {
     // Also after Ctrl-C: the finished cells are in the tables.
@@ -133,6 +138,28 @@ export async function runExperiment(experiment: Experiment, options: RunExperime
     }),
     left: after.cells.filter(({ state }) => state.kind !== "done").length,
   };
+}
+
+/**
+ * What a sitting would work on, without a GPU and without writing: the chosen cells with their steps, tokens, folders and state.
+ *
+ * @throws CompressoError as {@link runExperiment} does before its first cell, but for cells whose definition has changed: their state says so.
+ * @example
+ * ```ts
+ * import { defineExperiment, planExperiment } from "../../mod.ts";
+ *
+ * const cells = await planExperiment(
+ *   defineExperiment({ name: "rank", model: "demo", base: { sparsity: 0.2, steps: 20 }, grid: { rank: [2, 4] } }),
+ *   { out: "runs/rank" },
+ * );
+ * if (cells.reduce((sum, { steps }) => sum + steps, 0) !== 2 * (2 + 20 + 6)) throw new Error("other steps");
+ * ```
+ */
+export async function planExperiment(
+  experiment: Experiment,
+  { out, only, ...overrides }: Pick<RunExperimentOptions, "out" | "only"> & ExperimentOverrides,
+): Promise<readonly PlannedCell[]> {
+  return (await planCells(resolveExperiment(experiment, overrides), new Store(out), { only })).cells;
 }
 
 /** Cells that this sitting works on; those that failed come last, so that none that always fails keeps another one from its turn. */

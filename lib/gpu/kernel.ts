@@ -52,19 +52,6 @@ function compiled(device: Device, { byText }: Cache, source: KernelSource, const
   return kernel;
 }
 
-/** Throws the compiler's messages where the kernel's WGSL is wrong; used by tests and `doctor`. */
-export async function assertCompiles(device: Device, source: KernelSource): Promise<void> {
-  const code = codeFor(device, source);
-  const info = await device.gpu.createShaderModule({ label: source.name, code }).getCompilationInfo();
-  const errors = info.messages.filter((message) => message.type === "error");
-  if (errors.length > 0) {
-    throw new CompressoError("gpu", {
-      what: `kernel '${source.name}' does not compile`,
-      value: errors.map((message) => `${message.lineNum}:${message.linePos} ${message.message}`).join("; "),
-    });
-  }
-}
-
 function codeFor({ subgroups }: Device, { name, code, usesSubgroups }: KernelSource): string {
   if (!usesSubgroups) return code;
   if (!subgroups) throw new Error(`kernel '${name}' needs subgroups`);

@@ -4,7 +4,7 @@
 export type Progress = number;
 
 /**
- * Cubic sparsity schedule (Zhu & Gupta 2017): t(k) = T + (s0 − T)·(1 − min(1, k / warm-up))³.
+ * Cubic sparsity schedule (Zhu & Gupta 2017): t(k) = T·(1 − (1 − min(1, k / warm-up))³).
  *
  * @example
  * ```ts
@@ -14,9 +14,9 @@ export type Progress = number;
  * ```
  */
 export function cubicSparsity(
-  { target, warmup, start = 0 }: { readonly target: number; readonly warmup: number; readonly start?: number },
+  { target, warmup }: { readonly target: number; readonly warmup: number },
 ): (progress: Progress) => number {
-  return (progress) => target + (start - target) * (1 - Math.min(1, progress / warmup)) ** 3;
+  return (progress) => target - target * (1 - Math.min(1, progress / warmup)) ** 3;
 }
 
 /** Linear warm-up over the first `warmup` share, then a cosine from `peak` down to `floor`. */

@@ -143,14 +143,6 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
   return { spec: sliced, made: remaps };
 }
 
-/** Numbers of parameters of a model and of the model sliced from it. */
-export function countParameters(
-  base: DecoderSpec,
-  sliced: DecoderSpec,
-): { readonly before: number; readonly after: number } {
-  return { before: parameterCount(base), after: parameterCount(sliced) };
-}
-
 function pick(
   plan: LayerPlan,
   projection: Projection,

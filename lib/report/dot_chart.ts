@@ -1,5 +1,5 @@
 // A chart of dots in rows, one panel for each number: every value, the mean and its spread. Owns the geometry; refuses to compute means.
-import { escape, line, round, seriesClass, short, svgFigure, text, textWidth, wrapText } from "./svg.ts";
+import { escape, heading, line, round, seriesClass, short, svgFigure, text, textWidth, wrapText } from "./svg.ts";
 import { scaleLinear } from "../packages.ts";
 
 /** What stands in one row of a panel. */
@@ -47,8 +47,9 @@ const MOST_LABEL = 42;
  * ```
  */
 export function dotChart({ title, description, panels }: DotChart): string {
-  const body: string[] = [text(MARGIN, MARGIN + 14, title, { size: 16, weight: 600 })];
-  let y = MARGIN + 24;
+  const { body: lines, bottom } = heading(title, { x: MARGIN, y: MARGIN, width: WIDTH - 2 * MARGIN });
+  const body: string[] = [...lines];
+  let y = bottom;
   for (const part of wrapText(description, WIDTH - 2 * MARGIN)) {
     body.push(text(MARGIN, y + 12, part, { tone: "soft" }));
     y += 17;
@@ -97,7 +98,7 @@ function drawPanel(
   ]);
   const all = [...ends, ...(reference ? [reference.value] : [])].filter(Number.isFinite);
   let [least, most] = [Math.min(...all), Math.max(...all)];
-  if (!(most > least)) [least, most] = all.length > 0 ? [least - 0.5, most + 0.5] : [0, 1];
+  if (!(most > least)) [least, most] = all.length > 0 && format !== "share" ? [least - 0.5, most + 0.5] : [0, 1];
   const toX = scaleLinear<number, number>().domain([least, most]).nice(6).range([left, right]);
   const top = y + topOf(panel), bottom = top + row * rows.length + 4;
   const shown = (value: number): string => format === "share" ? `${short(100 * value)} %` : short(value);

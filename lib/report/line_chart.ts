@@ -1,6 +1,6 @@
 // A chart of lines as one SVG document. Owns title, legend and description around a panel; refuses what is shown and where it is written.
 import { type Axis, linePanel, type LineSeries, type PanelMark, seriesSample } from "./line_panel.ts";
-import { short, svgFigure, text, textWidth, wrapText } from "./svg.ts";
+import { heading, short, svgFigure, text, textWidth, wrapText } from "./svg.ts";
 
 /** What a chart shows. */
 export interface LineChart {
@@ -47,8 +47,9 @@ export function lineChart(chart: LineChart): string {
   const body: string[] = [], inner = width - 2 * MARGIN;
   let y = embedded ? 0 : MARGIN;
   if (!embedded) {
-    body.push(text(MARGIN, y + 14, title, { size: 16, weight: 600 }));
-    y += 24;
+    const { body: lines, bottom } = heading(title, { x: MARGIN, y, width: inner });
+    body.push(...lines);
+    y = bottom;
     for (const line of description === "" ? [] : wrapText(description, inner)) {
       body.push(text(MARGIN, y + 12, line, { tone: "soft" }));
       y += 17;

@@ -31,6 +31,8 @@ export interface ReportRun {
   readonly adapter: string | null;
   /** What the models were measured at. */
   readonly evaluations: readonly Evaluation[];
+  /** Why files that are named like an evaluation are none that can be read: half-written ones, or those of other programs. */
+  readonly unread: readonly string[];
   /** What its monitors said, at steps that were taken back too. */
   readonly alarms: readonly Alarm[];
 }
@@ -113,7 +115,7 @@ export async function readRun(folder: string): Promise<ReportRun> {
     summary: parsed?.summary ?? null,
     options: parsed?.options ?? (identity && optionsOf(identity)),
     adapter: parsed?.adapter ?? (typeof identity?.["adapter"] === "string" ? identity["adapter"] : null),
-    evaluations: await readEvaluations(folder),
+    ...await readEvaluations(folder),
     alarms: parsed?.alarms ?? records.flatMap(({ alarms }) => alarms),
   };
 }
@@ -233,12 +235,21 @@ export function isEvaluationFile(name: string): boolean {
   return name.startsWith("eval") && name.endsWith(".json");
 }
 
-async function readEvaluations(folder: string): Promise<Evaluation[]> {
+async function readEvaluations(folder: string): Promise<Pick<ReportRun, "evaluations" | "unread">> {
   const names: string[] = [];
   for await (const { name, isFile } of Deno.readDir(folder)) {
     if (isFile && isEvaluationFile(name)) names.push(name);
   }
-  return (await Promise.all(names.sort().map((name) => readEvaluation(join(folder, name))))).flat();
+  const evaluations: Evaluation[] = [], unread: string[] = [];
+  for (const name of names.sort()) {
+    try {
+      evaluations.push(...await readEvaluation(join(folder, name)));
+    } catch (error) {
+      if (!(error instanceof CompressoError) || error.code !== "input") throw error;
+      unread.push(error.message);
+    }
+  }
+  return { evaluations, unread };
 }
 
 async function noRun(folder: string): Promise<CompressoError> {

@@ -104,16 +104,31 @@ export function textWidth(content: string, size: number = FONT): number {
   return content.length * size * 0.62;
 }
 
-/** A text in lines of at most `width` pixels, cut at spaces. */
-export function wrapText(content: string, width: number): string[] {
-  const lines: string[] = [];
-  for (const word of content.split(" ")) {
+/** A text in lines of at most `width` pixels, cut at spaces; a word that is longer, such as an address, within itself. */
+export function wrapText(content: string, width: number, size: number = FONT): string[] {
+  const most = Math.max(1, Math.floor(width / textWidth("x", size))), lines: string[] = [];
+  for (const word of content.split(" ").flatMap((one) => one.match(new RegExp(`.{1,${most}}`, "gs")) ?? [one])) {
     const last = lines.at(-1);
-    if (last !== undefined && textWidth(`${last} ${word}`) <= width) lines[lines.length - 1] = `${last} ${word}`;
+    if (last !== undefined && textWidth(`${last} ${word}`, size) <= width) lines[lines.length - 1] = `${last} ${word}`;
     else lines.push(word);
   }
   return lines;
 }
+
+/** The heading of a picture, in as many lines as it needs, below `y`; `bottom` is where the next line may begin. */
+export function heading(
+  content: string,
+  { x, y, width }: { readonly x: number; readonly y: number; readonly width: number },
+): { readonly body: readonly string[]; readonly bottom: number } {
+  const lines = wrapText(content, width, HEADING);
+  return {
+    body: lines.map((line, index) => text(x, y + 14 + 20 * index, line, { size: HEADING, weight: 600 })),
+    bottom: y + 4 + 20 * lines.length,
+  };
+}
+
+/** Font size of a heading. */
+const HEADING = 16;
 
 /** A number with an SI prefix and its unit: 0.0021 s is "2.1 ms". */
 export function si(value: number, unit: string): string {

@@ -4,6 +4,7 @@ import { makeFolder, removeLeftovers, writeFileAtomically } from "../io/atomic.t
 import { readRows, type Row } from "../io/datasets.ts";
 import { exists } from "../io/exists.ts";
 import { sourceDigest } from "../io/fingerprint.ts";
+import { ropeConfig } from "../io/hf_rope_export.ts";
 import { FolderLock } from "../io/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
 import type { Model } from "./model.ts";
@@ -65,6 +66,8 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   const { onCalibration, calibration: asked, ...rest } = options;
   const files = { ...(resume ? { replace: true } : {}), ...options.export };
   checkExportSize(rest.size, files);
+  // An adapter needs its model as a folder, which not every positional encoding has a config for: known before the first step.
+  if (files.saveAdapter) ropeConfig(model.spec);
   if (!Number.isInteger(checkpointEvery) || checkpointEvery < 0) {
     throw new CompressoError("usage", {
       what: "cannot write checkpoints so often",

@@ -1,5 +1,6 @@
 // Pruning as users see it: a stream of records whose run then offers slice() and export(). Owns the way from learned masks to verified files; refuses the loop.
 import config from "../../deno.json" with { type: "json" };
+import { given } from "../given.ts";
 import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
 import { keptGeneration } from "../io/hf_model.ts";
 import type { WeightSource } from "../io/source.ts";
@@ -209,7 +210,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const sliced = await this.#slice(), result = this.#run.result();
     await makeFolder(dir);
     await this.#hooks.beforeExport?.(dir);
-    const { saveAdapter = false, ...files } = options, own = this.#life.signal;
+    const { saveAdapter = false, ...files } = given(options), own = this.#life.signal;
     const signal = files.signal ? AbortSignal.any([files.signal, own]) : own;
     const how = {
       layout: this.options.layout,

@@ -39,6 +39,8 @@ export interface Serving {
   readonly limits: ServeLimits;
   readonly queue: Queue;
   readonly apiKey: string | null;
+  /** Whether only names of this machine are answered for. */
+  readonly isLocal: boolean;
   /** Fires when running requests have to end because the server stops. */
   readonly ending: AbortSignal;
   readonly onRequest: ((record: RequestRecord) => void) | null;
@@ -113,6 +115,7 @@ export function createHandler(serving: Serving): (request: Request) => Promise<R
 
 async function route(serving: Serving, call: Call): Promise<Response> {
   const { request } = call, { pathname } = new URL(request.url);
+  if (serving.isLocal) checkHostName(request);
   if (pathname === "/health") {
     allow(request, "GET");
     return health(serving);
@@ -265,6 +268,21 @@ function allow({ method }: Request, wanted: "GET" | "POST"): void {
     message: `this address takes ${wanted}, not ${method}`,
     code: "method_not_allowed",
     allow: wanted === "GET" ? "GET, HEAD" : wanted,
+  });
+}
+
+/** Names under which this machine reaches itself. */
+export const LOCAL_HOSTS = /^(127(?:\.\d+){3}|localhost|\[::1\])(:\d+)?$/i;
+
+/** A page from elsewhere that points its own name at this machine must not use the model. */
+function checkHostName({ headers }: Request): void {
+  const host = headers.get("host") ?? "";
+  if (LOCAL_HOSTS.test(host)) return;
+  throw new ApiError({
+    status: 403,
+    message:
+      `this server is for this machine alone, not for '${host}': start it with an API key, or with another --host`,
+    code: "forbidden_host",
   });
 }
 

@@ -35,7 +35,7 @@ const stop = new AbortController();
 const cautious = defineSchedule({ sparsity: cubic({ to: 0.1, warmup: 0.5 }) });
 try {
   await follow({ ...options, schedule: cautious, checkpoint, signal: stop.signal }, (step) => {
-    if (step === Math.floor(steps / 2)) stop.abort(new Error("half of the steps are done"));
+    if (step === Math.max(1, Math.floor(steps / 2))) stop.abort(new Error("half of the steps are done"));
   });
 } catch (error) {
   console.log(`stopped: ${error instanceof Error ? error.message : error}`);

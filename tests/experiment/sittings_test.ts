@@ -1,9 +1,10 @@
 // Sittings of an experiment in one folder at a time. On the demo model.
 import assert from "node:assert/strict";
-import { CompressoError } from "../../lib/errors.ts";
+import { CompressoError, defineExperiment, openDevice, planExperiment, runExperiment } from "../../mod.ts";
 import { exists } from "../../lib/io/exists.ts";
 import { demoData } from "../../lib/io/open_model.ts";
 import { LOCK_FILE } from "../../lib/io/lock.ts";
+import { inTemporaryFolder } from "../io/files.ts";
 import { experimentTest, TINY } from "./tiny.ts";
 
 experimentTest(
@@ -65,4 +66,40 @@ experimentTest("a second sitting in the folder of one that works is refused, and
   for (const folder of [out, `${out}/cells/rank=2`]) assert.ok(!(await exists(`${folder}/${LOCK_FILE}`)), folder);
   const { result: again } = await run(one, out);
   assert.deepEqual([again.failed, again.left], [[], 0]);
+});
+
+experimentTest(
+  "a run that breaks the GPU ends the sitting, and the others have their turn in the next one first",
+  async (run, out) => {
+    const two = { ...TINY, grid: { seed: [1, 2] }, evaluate: {} }, notes: string[] = [];
+    using fragile = await openDevice();
+    const worked: string[] = [];
+    const { failed, left } = await runExperiment(defineExperiment(two), {
+      device: fragile,
+      out,
+      onCell: ({ name }) => void worked.push(name),
+      onRecord: ({ step }) => {
+        if (step === 2) fragile.gpu.destroy();
+      },
+      onNote: (line) => notes.push(line),
+    });
+    assert.deepEqual([worked, left], [["seed=1"], 2]);
+    assert.deepEqual(failed.map(({ cell }) => cell), ["seed=1"]);
+    assert.match(notes.join(), /the GPU has failed, so this sitting ends/);
+    const { worked: next, result } = await run(two, out);
+    assert.deepEqual([next, result.failed, result.left], [["seed=2", "seed=1"], [], 0]);
+  },
+);
+
+Deno.test("an experiment is planned without a GPU and without a trace", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const cells = await planExperiment(defineExperiment(TINY), { out: `${folder}/out`, set: { steps: [9] } });
+    assert.deepEqual(cells.map(({ name, steps, state }) => [name, steps, state.kind]), [
+      ["rank=2,alpha=4,seed=1", 11, "new"],
+      ["rank=4,alpha=8,seed=1", 11, "new"],
+      ["rank=2,alpha=4,seed=2", 11, "new"],
+      ["rank=4,alpha=8,seed=2", 11, "new"],
+    ]);
+    assert.ok(!(await exists(`${folder}/out`)));
+  });
 });

@@ -66,4 +66,10 @@ Deno.test("dotChart() draws no share beyond 100 %, whatever the spread", () => {
   const rows = [{ label: "a", values: [0.6, 1, 0.98], mean: 0.86, spread: 0.225 }];
   const svg = dotChart({ title: "Shares", description: "One.", panels: [{ title: "x", rows, format: "share" }] });
   assert.ok(svg.includes(">100 %</text>") && !svg.includes(">110 %</text>"));
+  for (const share of [0, 1]) { // also where all are alike
+    const alike = [{ label: "a", values: [share, share], mean: share, spread: 0 }];
+    const one = dotChart({ title: "", description: "", panels: [{ title: "x", rows: alike, format: "share" }] });
+    const ticks = Array.from(one.matchAll(/>(-?[\d.]+) %<\/text>/g), ([, tick]) => Number(tick));
+    assert.deepEqual([Math.min(...ticks), Math.max(...ticks)], [0, 100]);
+  }
 });

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { lineChart } from "../../lib/report/line_chart.ts";
 import { linePanel, type Point, thinned } from "../../lib/report/line_panel.ts";
+import { textWidth } from "../../lib/report/svg.ts";
 import { assertDrawn } from "./svg.ts";
 
 const BOX = { x: 0, y: 0, width: 400, height: 200 };
@@ -37,6 +38,25 @@ Deno.test("lineChart() draws every series with a legend, ticks, labels and a des
     assert.ok(svg.includes(`>${label}</text>`), label);
   }
   assert.equal(svg.match(/<circle/g)?.length, 3, "two dots, one in the legend");
+});
+
+Deno.test("a long title takes as many lines as it needs, and all below it moves down", () => {
+  const chart = { x: { label: "step" }, y: { label: "loss" }, series: [] };
+  const titled = (title: string): { height: number; lines: string[] } => {
+    const svg = lineChart({ ...chart, title });
+    assertDrawn(svg);
+    const lines = Array.from(svg.matchAll(/<text[^>]*font-size="16"[^>]*>([^<]*)<\/text>/g), ([, line = ""]) => line);
+    return { height: Number(/height="(\d+)"/.exec(svg)?.[1]), lines };
+  };
+  const short = titled("Loss"),
+    long = titled(`https://example.org/${"folder/".repeat(20)}schedule.ts, 200 steps to 30 % sparsity`);
+  assert.deepEqual(short.lines, ["Loss"]);
+  assert.equal(
+    long.lines.join("").replaceAll(" ", ""),
+    `https://example.org/${"folder/".repeat(20)}schedule.ts,200stepsto30%sparsity`,
+  );
+  for (const line of long.lines) assert.ok(textWidth(line, 16) <= 760 - 2 * 16, line);
+  assert.equal(long.height - short.height, 20 * (long.lines.length - 1));
 });
 
 Deno.test("linePanel() puts values where the scales say, and tells them to scripts", () => {

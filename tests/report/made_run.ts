@@ -58,6 +58,7 @@ export function madeRun(name: string, change: Partial<ReportRun> = {}): ReportRu
     },
     options: { sparsity: 0.3, seed: 1, lora: { rank: 8, targets: ["q", "v"] }, prompt: null },
     adapter: "a made adapter",
+    unread: [],
     evaluations: [{
       name: "eval",
       scores: [{ task: "arc_easy", metric: "acc", value: 0.5, stderr: 0.01, count: 2376, change: null }],

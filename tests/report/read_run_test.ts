@@ -27,11 +27,16 @@ Deno.test("readRun() reads records, run.json and every eval….json of a finishe
     JSON.stringify({ perplexity: 20.5, tokens: 100, nll: 302, windows: 3, window: 128 }),
   );
   await Deno.writeTextFile(folder.at("other.json"), "not read");
+  // One that is being written, and one of another program.
+  await Deno.writeTextFile(folder.at("eval_new.json"), "");
+  await Deno.writeTextFile(folder.at("eval_harness.json"), JSON.stringify({ results: {}, versions: {} }));
   const run = await readRun(folder.path);
   assert.deepEqual(run.records, RUN.records);
   assert.deepEqual([run.summary?.masks, run.summary?.versions], [RUN.summary?.masks, RUN.summary?.versions]);
   assert.deepEqual([run.options, run.adapter], [RUN.options, RUN.adapter]);
   assert.deepEqual(run.evaluations.map(({ name }) => name), ["eval_dense"]);
+  assert.equal(run.unread.length, 2);
+  assert.match(run.unread.join("\n"), /eval_harness\.json.*results, versions.*\n.*eval_new\.json/);
 });
 
 Deno.test("a run that goes on is read as far as its last whole line, without run.json", async () => {

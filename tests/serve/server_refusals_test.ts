@@ -108,6 +108,23 @@ Deno.test("a server with a key answers only those who have it, but anyone may as
   await models.body?.cancel();
 });
 
+Deno.test("a server without a key answers under this machine's own names alone", async () => {
+  const statusOf = async ({ host, port }: { host: string; port: number }, name: string): Promise<number> => {
+    using connection = await Deno.connect({ hostname: host, port });
+    const request = `GET /health HTTP/1.1\r\nHost: ${name}\r\nConnection: close\r\n\r\n`;
+    await connection.write(new TextEncoder().encode(request));
+    const answer = await new Response(connection.readable).text();
+    return Number(/^HTTP\/1\.1 (\d+)/.exec(answer)?.[1]);
+  };
+  await using open = await serveDemo();
+  for (const name of ["127.0.0.1:80", "localhost", "[::1]:8000"]) assert.equal(await statusOf(open.server, name), 200);
+  for (const name of ["evil.example", "127.0.0.1.evil.example:80"]) {
+    assert.equal(await statusOf(open.server, name), 403);
+  }
+  await using closed = await serveDemo({ apiKey: "open-sesame" });
+  assert.equal(await statusOf(closed.server, "models.example"), 200, "a key tells friends from others");
+});
+
 Deno.test("a busy port, a model without tokenizer and options out of range are refused", async () => {
   await using served = await serveDemo();
   const { model, server } = served;

@@ -1,5 +1,7 @@
 // Every verb but prune doing its work on the demo.
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { exportModel, openModelFiles } from "../../mod.ts";
 import { cli, command, TemporaryFolder } from "./helpers/cli.ts";
 
 const QUESTION =
@@ -20,6 +22,22 @@ Deno.test("doctor says the same to a reader", async () => {
   assert.equal(code, 0);
   assert.match(stdout, /^product .*right/m);
   assert.match(stdout, new RegExp(`^deno +${Deno.version.deno}`, "m"));
+});
+
+Deno.test("inspect shows a model whose tokenizer cannot be read, and says why", async () => {
+  using folder = new TemporaryFolder();
+  const { source, tokenizer } = await openModelFiles("demo");
+  await exportModel(source, folder.path, { formats: ["gguf"], tokenizer, name: "demo" });
+  const path = folder.at("model.gguf"), bytes = Buffer.from(await Deno.readFile(path));
+  const at = bytes.indexOf("gpt2", bytes.indexOf("tokenizer.ggml.model"));
+  bytes.write("gpt9", at, "latin1");
+  await Deno.writeFile(path, bytes);
+  const { code, stdout, stderr } = await cli(["inspect", path, "--json"]);
+  assert.equal(code, 0, stderr);
+  const facts = JSON.parse(stdout);
+  assert.equal(facts.spec.hidden, source.spec.hidden);
+  assert.match(facts.tokenizer.unread, /tokenizer.*gpt9/);
+  assert.match((await cli(["inspect", path])).stdout, /^tokenizer +cannot read .*gpt9/m);
 });
 
 Deno.test("inspect --json tells the demo's shape and inspect draws a bar for each layer", async () => {

@@ -1,6 +1,16 @@
 // Exports into the folder of the model that they read, and exports that fail after the first file: all is read before anything is replaced.
 import assert from "node:assert/strict";
-import { demoData, loadModel, openDevice, prune, readPeftAdapter, readRows } from "../../mod.ts";
+import {
+  compress,
+  demoData,
+  loadModel,
+  loadModelFrom,
+  openDevice,
+  prune,
+  readPeftAdapter,
+  readRows,
+  type SessionExportOptions,
+} from "../../mod.ts";
 import { openWeights } from "../../lib/io/open.ts";
 import { openModelFiles } from "../../lib/io/open_model.ts";
 import type { WeightSource } from "../../lib/io/source.ts";
@@ -110,5 +120,52 @@ Deno.test("a session may export over its model, with adapter, and passes its gen
         temperature: 0.2,
       });
     }
+  });
+});
+
+/** Options that a program without `exactOptionalPropertyTypes`, or in JavaScript, may give. */
+function isLoose(options: unknown): options is SessionExportOptions {
+  return typeof options === "object";
+}
+
+Deno.test("what is given as undefined to an export is not given: the layout stays the run's, the name and the dtype the default", async () => {
+  await inTemporaryFolder(async (out) => {
+    using device = await openDevice();
+    using model = await loadModel("demo", { device });
+    const { rows } = await readRows(demoData("train"), { limit: 16 });
+    const options = { rows, sparsity: 0.2, steps: 1, postfinetune: 0, batch: 1, seq: 64, prompt: null };
+    using run = prune(model, { ...options, layout: "padded" });
+    for await (const _record of run);
+    const unset: unknown = {
+      layout: undefined,
+      dtype: undefined,
+      ggufDtype: undefined,
+      name: undefined,
+      formats: undefined,
+    };
+    assert.ok(isLoose(unset));
+    const { writtenParameters, parameters, options: { layout } } = await run.export(out, unset);
+    assert.equal(layout, "padded");
+    assert.ok(writtenParameters > parameters.after, "zeros are written");
+    assert.deepEqual(await names(out), ["model", "model.gguf", "records.jsonl", "run.json"]);
+  });
+});
+
+Deno.test("an adapter whose model no folder can hold is refused before the first step", async () => {
+  await inTemporaryFolder(async (out) => {
+    const { source } = await openModelFiles("demo"), { headDim } = source.spec;
+    const factors = Array.from({ length: headDim / 2 }, (_, i) => 1 + i);
+    const odd = {
+      ...source,
+      spec: { ...source.spec, rope: { base: 1e4, scaling: { kind: "factors", factors } } },
+    } as const;
+    using device = await openDevice();
+    using model = await loadModelFrom(odd, { device });
+    const rows = [{ kind: "text", text: "Tom went to Rome.", extra: {} }] as const;
+    const options = { rows, sparsity: 0.2, steps: 1, batch: 1, seq: 16, calibration: "none" } as const;
+    const onRecord = (): void => assert.fail("a step was taken");
+    const work = compress(model, { ...options, out: `${out}/run`, export: { saveAdapter: true }, onRecord });
+    await assert.rejects(work, /export as GGUF/);
+    assert.deepEqual(await names(out), []);
   });
 });

@@ -29,7 +29,11 @@ export function serveVerb(): CommandUnknownOpts {
     examples: ["serve path/to/model --port 8000", "serve runs/mine/model --api-key-file key.txt --port 0"],
   })
     .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
-    .option("--host <address>", "network interface; other machines can reach all but loopback ones", "127.0.0.1")
+    .option(
+      "--host <address>",
+      "network interface; other machines can reach all but loopback ones, which without a key answer under this machine's own names alone",
+      "127.0.0.1",
+    )
     .option("--port <number>", "port; 0 takes any that is free", wholeNumber("--port", { most: 65535 }), 8000)
     .option("--name <name>", "name of the model in requests (default: the last part of its path)")
     .option(

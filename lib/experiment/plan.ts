@@ -3,9 +3,9 @@
 import { CompressoError } from "../errors.ts";
 import { modelPath, openModelFiles } from "../io/open_model.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
+import { resolveRules } from "../prune/unit_rules.ts";
 import { stagesOf } from "../run/methods.ts";
 import { type PruneOptions, resolveOptions } from "../run/options.ts";
-import { aimRun } from "../run/size_goal.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import type { DataSource } from "./definition.ts";
 import { partsInOptions } from "./failure.ts";
@@ -163,7 +163,7 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules }: {
     schedule,
   });
   const resolved = resolveOptions({ ...prune, rows: [] }, spec);
-  aimRun({ spec, tokenizer: null }, resolved); // units, rules and reach, before a cell is spent on them
+  resolveRules(spec, resolved.rules); // before a cell is spent on what no model of this shape can have
   const steps = stagesOf(resolved).reduce((sum, stage) => sum + stage.steps, 0);
   return {
     ...cell,

@@ -120,7 +120,7 @@ export async function runExperiment(experiment: Experiment, options: RunExperime
       await reportNow();
       // Nothing works on this device any more: the others wait for the next sitting, in which this one comes last.
       if (failure && options.device.isBroken) {
-        options.onNote?.("the GPU has failed, so this sitting ends; the same command goes on with the other runs");
+        options.onNote?.("the GPU has failed, so this sitting ends; the same command goes on, with this run last");
         break;
       }
     }

@@ -62,7 +62,7 @@ export function maskStart(
   const sorted = logs.slice().sort();
   const at = (share: number): number => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0;
   const median = at(0.5), deviation = (at(0.84) - at(0.16)) / 2, drift = spread / Math.max(1e-6, deviation);
-  const half = spread * WIDEST / 2;
+  const half = WIDEST * spread;
   return {
     logAlpha: Float32Array.from(
       logs,
@@ -78,15 +78,15 @@ const RARE_NOISE = 7;
 /** log α / β from which on the stretched gate is 1 without noise. */
 const OPEN = Math.log(11);
 
-/** How far apart log α of {@link maskStart} lies at most, in spreads. */
-const WIDEST = 6;
+/** How far log α of {@link maskStart} lies from its median at most, in spreads. */
+const WIDEST = 3;
 
 /** Least log α of a unit that is open whatever is drawn. The expectation has a noise of 0.05 at least, see hard_concrete.wgsl. */
 function openFrom({ temperature, noise }: { readonly temperature: number; readonly noise: number }): number {
   return OPEN * temperature + RARE_NOISE * Math.max(noise, 0.05);
 }
 
-/** What limit of log α leaves {@link openStart} room for units that lie as far apart as they can. */
+/** Below what limit of log α {@link openStart} may have no room to open even half of the units. */
 export function leastLimit(
   { spread, ...rates }: { readonly spread: number; readonly temperature: number; readonly noise: number },
 ): number {

@@ -107,7 +107,7 @@ export function textWidth(content: string, size: number = FONT): number {
 /** A text in lines of at most `width` pixels, cut at spaces; a word that is longer, such as an address, within itself. */
 export function wrapText(content: string, width: number, size: number = FONT): string[] {
   const most = Math.max(1, Math.floor(width / textWidth("x", size))), lines: string[] = [];
-  for (const word of content.split(" ").flatMap((one) => one.match(new RegExp(`.{1,${most}}`, "gs")) ?? [one])) {
+  for (const word of content.split(" ").flatMap((one) => one.match(new RegExp(`.{1,${most}}`, "gsu")) ?? [one])) {
     const last = lines.at(-1);
     if (last !== undefined && textWidth(`${last} ${word}`, size) <= width) lines[lines.length - 1] = `${last} ${word}`;
     else lines.push(word);

@@ -7,7 +7,7 @@ import { z } from "../packages.ts";
 import type { BatchCursor } from "./batches.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
 import { changedRates, differencesOf } from "./facts.ts";
-import { SLOWED } from "./rates.ts";
+import { type Halved, halvedAnew } from "./rates.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { MonitorState } from "./monitors/watch.ts";
 import type { TrainerArrays } from "./trainer.ts";
@@ -16,7 +16,7 @@ import type { TrainerArrays } from "./trainer.ts";
 export type RunIdentity = Readonly<Record<string, string | number | boolean | null>>;
 
 /** Where a run stands. */
-export interface RunPosition {
+export interface RunPosition extends Halved {
   /** Index of the stage, and steps done in it and in all. */
   readonly stage: number;
   readonly stageStep: number;
@@ -49,8 +49,6 @@ export interface RunPosition {
   readonly tokens: number;
   /** What the last step of the pruning stage went by; null where the last step was of another one. */
   readonly aim: PruneAim | null;
-  /** How often the run went back; its rates are halved as often. */
-  readonly halvings: number;
   /** Alarms so far, but for those of undone steps that did not lead back. */
   readonly alarms: readonly Alarm[];
   /** Alarms that the next record says. */
@@ -130,7 +128,7 @@ export async function readCheckpoint(
       value: unknown,
     });
   }
-  const changed = mayDiffer.includes("rates") ? changedBetween(meta.identity, identity) : new Set<string>();
+  const changed = changedBetween(meta.identity, identity);
   // What that fact says follows from this rate, of runs of one layout and units.
   const isFree = (name: string): boolean =>
     mayDiffer.includes(name) || (name === "learning" && changed.has("tracking"));
@@ -160,10 +158,8 @@ export async function readCheckpoint(
       mend: "give it as it was, or another --out",
     });
   }
-  // Rates that are given anew are what was given: how often those before were halved says nothing of them.
-  const isAnew = SLOWED.some((name) => changed.has(name));
   const stateOf = (position: RunPosition, arrays: TrainerArrays): RunState => ({
-    position: isAnew ? { ...position, halvings: 0 } : position,
+    position: { ...position, ...halvedAnew(position, changed) },
     arrays,
   });
   const kept = meta.kept.flatMap((position, index) => {
@@ -285,6 +281,7 @@ const POSITION = z.looseObject({
   aim: z.looseObject({ temperature: z.number(), noise: z.number(), isWarm: z.boolean(), isBound: z.boolean() })
     .nullable(),
   halvings: COUNT,
+  halvedBefore: z.record(z.string(), COUNT).optional(),
   alarms: z.array(ALARM),
   unsaid: z.array(ALARM),
   looked: COUNT,

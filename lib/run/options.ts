@@ -302,15 +302,15 @@ export function learnsBesideCalibration(
   return method === "compresso" && start === "saliency" && prior > 0;
 }
 
-/** Refuses a clamp that would cut a part of all units at the first step, and make the rest of them alike. */
+/** Refuses a clamp under which half of all units may be cut at the first step. */
 function checkStart({ method, start, rates }: ResolvedOptions): void {
   const least = leastLimit(rates), { limit, spread } = rates;
   if (method !== "compresso" || start !== "saliency" || limit >= least) return;
   throw new CompressoError("usage", {
     what: "cannot start masks from saliency",
-    rule: `log α of all units, which begins open and lies up to six times its spread apart, is within ±${
+    rule: `the limit of log α is at least ${
       least.toFixed(1)
-    } of 0 then, and the limit is no less`,
+    } here, so that half of all units begin open: three times the spread, and what opens a unit`,
     value: `a limit of ${limit} at a spread of ${spread}`,
     mend: "raise --log-alpha-limit, lower --spread, or start from a constant (--start constant)",
   });

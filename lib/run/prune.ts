@@ -240,10 +240,10 @@ class Run implements PruneRun {
 
   /** All that a step needs; null where the schedule ends the stage before it. */
   async #prepareStep({ stage, kind, steps }: StagePlan): Promise<PreparedStep | null> {
-    const { options, given, table } = this.#parts, { stageStep, halvings, step: index } = this.#position;
+    const { options, given, table } = this.#parts, { stageStep, step: index } = this.#position;
     const steering = await this.#steer({ stage, kind, steps });
     if (steering?.end) return null;
-    const rates = slowedRates(steering?.rates ?? options.rates, halvings), target = steering?.target ?? null;
+    const rates = slowedRates(steering?.rates ?? options.rates, this.#position), target = steering?.target ?? null;
     const rate = stageRate(stage, rates)(progressOf(stageStep, steps));
     if (this.#position.begun !== "step") await given.hooks?.beforeStep?.(this.#handle(stage));
     this.#position = { ...this.#position, begun: "step" };

@@ -83,18 +83,36 @@ export function resolveRates(
 }
 
 /** Rates that going back halves; of `memory` the share that is forgotten. */
-export const SLOWED = ["lora", "mask", "memory", "lambda", "recovery"] as const;
+const SLOWED = ["lora", "mask", "memory", "lambda", "recovery"] as const;
+
+/** How often the rates of a run were halved. */
+export interface Halved {
+  /** All of them, by going back. */
+  readonly halvings: number;
+  /** Single ones, before others were given anew. */
+  readonly halvedBefore?: Readonly<Record<string, number>> | undefined;
+}
 
 /** Rates after a run went back so often: half of those that learn each time, and half as much of each step in the running saliency. */
-export function slowedRates(rates: Rates, halvings: number): Rates {
-  const share = 0.5 ** halvings;
+export function slowedRates(rates: Rates, { halvings, halvedBefore = {} }: Halved): Rates {
+  const share = (name: typeof SLOWED[number]): number => 0.5 ** (halvings + (halvedBefore[name] ?? 0));
   return {
     ...rates,
-    lora: rates.lora * share,
-    mask: rates.mask * share,
-    memory: 1 - (1 - rates.memory) * share,
-    lambda: rates.lambda * share,
-    recovery: rates.recovery * share,
+    lora: rates.lora * share("lora"),
+    mask: rates.mask * share("mask"),
+    memory: 1 - (1 - rates.memory) * share("memory"),
+    lambda: rates.lambda * share("lambda"),
+    recovery: rates.recovery * share("recovery"),
+  };
+}
+
+/** The same where some rates are given anew: these hold as given, the others stay halved, and the run may go back as often again. */
+export function halvedAnew({ halvings, halvedBefore = {} }: Halved, changed: ReadonlySet<string>): Halved {
+  if (!SLOWED.some((name) => changed.has(name))) return { halvings, halvedBefore };
+  const others = SLOWED.filter((name) => !changed.has(name));
+  return {
+    halvings: 0,
+    halvedBefore: Object.fromEntries(others.map((name) => [name, halvings + (halvedBefore[name] ?? 0)])),
   };
 }
 

@@ -271,13 +271,13 @@ function allow({ method }: Request, wanted: "GET" | "POST"): void {
   });
 }
 
-/** Names under which this machine reaches itself. */
-export const LOCAL_HOSTS = /^(127(?:\.\d+){3}|localhost|\[::1\])(:\d+)?$/i;
+/** Names under which this machine reaches itself, those in containers among them: nobody else can own such a name. */
+export const LOCAL_HOSTS = /^(127(?:\.\d+){3}|(?:[\w.-]+\.)?(?:localhost|internal)|\[::1\])(:\d+)?$/i;
 
 /** A page from elsewhere that points its own name at this machine must not use the model. */
 function checkHostName({ headers }: Request): void {
-  const host = headers.get("host") ?? "";
-  if (LOCAL_HOSTS.test(host)) return;
+  const host = headers.get("host");
+  if (host === null || LOCAL_HOSTS.test(host)) return; // a page is never without
   throw new ApiError({
     status: 403,
     message:

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { CompressoError } from "../../lib/errors.ts";
-import { compareItems, comparePairs, comparePerplexity } from "../../lib/eval/compare.ts";
+import { compareItems, comparePairs, comparePerplexity, halfWidth } from "../../lib/eval/compare.ts";
 import { encodeQuestion } from "../../lib/eval/encode.ts";
 import { evaluateTasks, loadTasks, scoreTask, taskDigest, type TaskItemScore } from "../../lib/eval/evaluate.ts";
 import { openEvaluationFile, QUESTIONS } from "../../lib/eval/evaluation_file.ts";
@@ -203,8 +203,11 @@ Deno.test("differences are paired: what is hard for both models cancels", () => 
   // Differences −1, −1, 1 and seven zeros: mean −0.1, squares 3 − 10 · 0.01.
   const stderr = Math.sqrt(2.9 / 9 / 10);
   assert.ok(Math.abs(acc.difference + 0.1) < 1e-12 && Math.abs(acc.stderr - stderr) < 1e-12);
-  assert.ok(Math.abs(acc.high - (-0.1 + 1.959963985 * stderr)) < 1e-9);
-  assert.deepEqual([acc_norm.difference, acc_norm.low, acc_norm.high], [0, 0, 0]);
+  assert.ok(Math.abs(acc.high - (-0.1 + 2.2622 * stderr)) < 1e-9); // Student's, nine degrees of freedom
+  assert.deepEqual([acc_norm.difference, acc_norm.low, acc_norm.high], [0, NaN, NaN], "no spread, no interval");
+  for (const [n, quantile] of [[2, 12.7062], [12, 2.201], [13, 2.1788], [31, 2.0423], [1001, 1.9623]] as const) {
+    assert.ok(Math.abs(halfWidth(n) - quantile) < 0.003, `${n}: ${halfWidth(n)}`);
+  }
   assert.ok(Number.isNaN(comparePairs([true], [false]).low), "one question has no interval");
   assert.throws(() => compareItems(first, second.slice(1)), /same questions/);
 });
@@ -222,7 +225,7 @@ Deno.test("the ratio of perplexities comes from the same windows, weighted by th
   const mixed = comparePerplexity(first, result([15, 28, 48], [5, 10, 15]));
   assert.ok(mixed && Math.abs(mixed.ratio - Math.E) < 1e-9 && mixed.low < Math.E && mixed.high > Math.E);
   // Residuals 0, −2 and 2 of 30 tokens: √(8 · 3 / 2) / 30.
-  assert.ok(Math.abs(Math.log(mixed.high) - 1 - 1.959963985 * Math.sqrt(12) / 30) < 1e-9);
+  assert.ok(Math.abs(Math.log(mixed.high) - 1 - 4.3027 * Math.sqrt(12) / 30) < 1e-9);
   assert.equal(comparePerplexity(first, result([10, 20, 31], [5, 10, 16])), null);
   // Other tokenizers may make windows of the same size.
   assert.equal(comparePerplexity(first, result([15, 30, 46], [5, 10, 15], "other")), null);

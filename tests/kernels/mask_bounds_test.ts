@@ -192,7 +192,7 @@ Deno.test("no part is expected to become narrower than its least width, and the 
   const gone = { ...DEEP, layers: [{ heads: 0, kvHeads: 0, ffn: 0 }, ...DEEP.layers] };
   const again = unitTable(gone, ["layers"], { minimum }), low = new Float32Array(again.count).fill(-4);
   using learner = createRig(device, again);
-  const least = await learner.step({ state: { ...NOISE, target: 0.2, tracking: 1 }, logAlpha: low, lambda: [0, 0] });
+  const least = await learner.step({ state: { ...NOISE, target: 0.4, tracking: 1 }, logAlpha: low, lambda: [0, 0] });
   assert.ok(sum([...chances(least.logAlpha)]) > minimum.layers - 1e-3, `${[...chances(least.logAlpha)]}`);
   for (
     const [kinds, target] of [[["kv", "ffn"], 0.3], [["heads", "ffn", "hidden"], 0.4], [KINDS[2] ?? [], 0.45]] as const

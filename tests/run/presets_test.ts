@@ -90,7 +90,7 @@ Deno.test("an option beside a preset wins, and without one the recovery has the 
     prefinetune: 3,
     postfinetune: 4,
     lora: { rank: 2 },
-    rates: { noise: 0.2, recovery: 1e-3, limit: 60 },
+    rates: { noise: 0.2, recovery: 1e-3, limit: 50 },
   };
   const resolved = resolveOptions({ ...BASE, ...given }, spec);
   assert.deepEqual([resolved.units, resolved.start, resolved.prefinetune, resolved.postfinetune], [
@@ -101,7 +101,7 @@ Deno.test("an option beside a preset wins, and without one the recovery has the 
   ]);
   assert.deepEqual(resolved.lora, { rank: 2, alpha: 8, targets: ["q", "v"], dropout: 0 });
   const { noise, recovery, limit, lora, mask } = resolved.rates;
-  assert.deepEqual([noise, recovery, limit, lora, mask], [0.2, 1e-3, 60, 5e-5, 0.1]);
+  assert.deepEqual([noise, recovery, limit, lora, mask], [0.2, 1e-3, 50, 5e-5, 0.1]);
   const rates = (options: Partial<PruneOptions>): number[] => {
     const { lora, recovery } = resolveOptions({ ...BASE, ...options }, spec).rates;
     return [lora, recovery];

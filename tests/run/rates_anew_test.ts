@@ -39,10 +39,10 @@ Deno.test("a run that went back and is given other rates goes on with just these
       const failed = drive(model, { ...options, checkpoint, rates: { lora: 1 }, monitors: { rollbacks: 1 } });
       await assert.rejects(failed, /runs away.*went back 1 times before/);
       const again = { ...options, checkpoint: { ...checkpoint, resume: true, mayDiffer: ["rates"] } };
-      const rate = async (lora: number): Promise<number> => {
+      const rate = async (lora: number, more: PruneOptions["rates"] = {}): Promise<number> => {
         const { records } = await drive(model, {
           ...again,
-          rates: { lora },
+          rates: { lora, ...more },
           monitors: { divergence: { action: "off" } },
         });
         return Math.max(...records.map(({ learningRate }) => learningRate));
@@ -51,6 +51,11 @@ Deno.test("a run that went back and is given other rates goes on with just these
       assert.ok(Math.abs(await rate(1e-4) / 1e-4 - 1) < 1e-6, "the rate that is given");
       await Deno.copyFile(`${path}.copy`, path);
       assert.ok(Math.abs(await rate(1) / 0.5 - 1) < 1e-6, "of the rates as they were the halves stay");
+      await Deno.copyFile(`${path}.copy`, path);
+      assert.ok(
+        Math.abs(await rate(1, { mask: 0.07 }) / 0.5 - 1) < 1e-6,
+        "so they do beside others that are given anew",
+      );
     });
   });
 });

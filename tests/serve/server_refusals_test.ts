@@ -117,7 +117,9 @@ Deno.test("a server without a key answers under this machine's own names alone",
     return Number(/^HTTP\/1\.1 (\d+)/.exec(answer)?.[1]);
   };
   await using open = await serveDemo();
-  for (const name of ["127.0.0.1:80", "localhost", "[::1]:8000"]) assert.equal(await statusOf(open.server, name), 200);
+  for (const name of ["127.0.0.1:80", "localhost", "[::1]:8000", "host.docker.internal:8000"]) {
+    assert.equal(await statusOf(open.server, name), 200);
+  }
   for (const name of ["evil.example", "127.0.0.1.evil.example:80"]) {
     assert.equal(await statusOf(open.server, name), 403);
   }

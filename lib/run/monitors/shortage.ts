@@ -33,6 +33,7 @@ export async function asShortage(
     mend: await mendOf(device, {
       adviseFor: (memoryLimit) => adviseMemory(model.spec, memoryOptionsOf(model, options), { memoryLimit }),
       ownBytes: plannedBytes - otherBytes,
+      otherBytes,
     }),
   }, { cause: error });
 }
@@ -40,12 +41,13 @@ export async function asShortage(
 /** What leaves room: for all other things on the device under its limit, else for half of what was planned for the run itself, `ownBytes`. */
 async function mendOf(
   { bytes, memoryLimit }: Device,
-  { adviseFor, ownBytes }: {
+  { adviseFor, ownBytes, otherBytes }: {
     readonly adviseFor: (memoryLimit: number) => ReturnType<typeof adviseMemory>;
     readonly ownBytes: number;
+    readonly otherBytes: number;
   },
 ): Promise<string> {
-  const others = Math.max(0, bytes - ownBytes);
+  const others = Math.max(otherBytes, bytes - ownBytes);
   const room = Number.isFinite(memoryLimit) ? memoryLimit - others : ownBytes / 2;
   const free = others > 0 ? `free what else lies on the device (${mebibytes(others)}), or ` : "";
   return free + adviceWords(room > 0 ? await adviseFor(room) : []);

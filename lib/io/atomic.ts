@@ -36,7 +36,7 @@ export class AtomicFile implements Staged {
       if (info && !info.isFile) return new AtomicFile(path, await Deno.open(path, { write: true }), null);
       const to = await destination(path), from = siblingName(to, "tmp");
       await Deno.mkdir(dirname(to), { recursive: true });
-      return new AtomicFile(path, await Deno.open(from, { write: true, createNew: true }), { from, to });
+      return new AtomicFile(path, await createLike(from, info), { from, to });
     } catch (error) {
       throw unwritable(path, error);
     }
@@ -94,6 +94,21 @@ export class AtomicFile implements Staged {
     try {
       Deno.removeSync(this.#move.from);
     } catch { /* already gone */ }
+  }
+}
+
+/** A new file that those may read who may read the one that it will replace; Windows has no such modes. */
+async function createLike(path: string, replaced: Deno.FileInfo | null): Promise<Deno.FsFile> {
+  const options = { write: true, createNew: true };
+  if (!replaced || replaced.mode === null) return await Deno.open(path, options);
+  const mode = replaced.mode & 0o777, file = await Deno.open(path, { ...options, mode });
+  try {
+    await Deno.chmod(path, mode); // a mask may have taken something away
+    return file;
+  } catch (error) {
+    file.close();
+    await Deno.remove(path).catch(() => {});
+    throw error;
   }
 }
 

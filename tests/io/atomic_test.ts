@@ -90,6 +90,23 @@ Deno.test("writeFileAtomically() replaces a file, and refuses a folder", async (
   });
 });
 
+Deno.test({
+  name: "a file that is replaced stays as private, or as open, as it was",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    await inTemporaryFolder(async (folder) => {
+      for (const mode of [0o600, 0o664, 0o444]) {
+        const path = `${folder}/${mode}`;
+        await Deno.writeTextFile(path, "one");
+        await Deno.chmod(path, mode);
+        await writeFileAtomically(path, "two");
+        assert.equal(await Deno.readTextFile(path), "two");
+        assert.equal(((await Deno.stat(path)).mode ?? 0) & 0o777, mode);
+      }
+    });
+  },
+});
+
 Deno.test("writeFolderAtomically() writes a new folder, whole", async () => {
   await inTemporaryFolder(async (folder) => {
     const target = `${folder}/deep/model/`;

@@ -86,11 +86,19 @@ function lossCharts(report: ExperimentReport, groups: readonly Group[]): DrawnCh
 
 function layerCharts(report: ExperimentReport, groups: readonly Group[]): DrawnChart[] {
   return inParts(report, groups).flatMap(({ suffix, name, part }) => {
-    const series = part.map((group): LineSeries => ({
+    const series = part.map((group, color): LineSeries => ({
       name: groupLabel(group, report.axes),
       points: group.layers.map((cut, layer) => [layer, cut] as const),
-      style: { dots: true },
+      style: { dots: true, color },
     }));
+    const runs = part.flatMap(({ cells }, color) =>
+      cells.length < 2 ? [] : report.cells.filter(({ cell }) => cells.includes(cell)).map((run): LineSeries => ({
+        name: run.cell,
+        points: run.layers.map((cut, layer) => [layer, cut] as const),
+        style: { color, width: 0.75, opacity: 0.5 },
+        listed: false,
+      }))
+    );
     const most = Math.max(0, ...part.map(({ layers }) => layers.length - 1));
     const flat = uniformShares(part).map((share): LineSeries => ({
       name: `uniform, ${(100 * share).toFixed(1)} %`,
@@ -102,10 +110,11 @@ function layerCharts(report: ExperimentReport, groups: readonly Group[]): DrawnC
       title: `share cut of each layer${name}`,
       svg: lineChart({
         title: `${report.name}: share cut of each layer${name}`,
-        description: "Share of a layer's linear weights that is cut, mean over the seeds; dashed: all layers alike.",
+        description:
+          "Share of a layer's linear weights that is cut, mean over the seeds; thin: each run; dashed: all layers alike.",
         x: { label: "layer", format: "whole" },
         y: { label: "share cut", format: "share" },
-        series: [...series, ...flat],
+        series: [...runs, ...series, ...flat],
       }),
     }];
   });

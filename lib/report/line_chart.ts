@@ -59,7 +59,8 @@ export function lineChart(chart: LineChart): string {
   body.push(...names.body);
   y += names.height + 4;
   const panel = linePanel(chart, { x: embedded ? 0 : MARGIN, y, width: embedded ? width : inner, height });
-  const ranges = series.map(({ name, points }) => `${name}: ${rangeOf(points)}`).join("; ");
+  const ranges = series.filter(({ listed = true }) => listed).map(({ name, points }) => `${name}: ${rangeOf(points)}`)
+    .join("; ");
   return svgFigure([...body, ...panel.body], {
     title,
     description: `${description} ${chart.y.label} over ${chart.x.label}. ${ranges}.`.trim(),

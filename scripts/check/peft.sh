@@ -25,7 +25,7 @@ for targets in q,k,v,o,gate,up,down q,v; do
       deno run -A "$here/dump_logits.ts" "$model" --adapter "$adapter" --out "$out/$name.json"
       "$python" "$here/reload_peft.py" compare "$model" "$adapter" --logits "$out/$name.json"
       deno run -A "$here/../../cli/main.ts" export "$model" --adapter "$adapter" --out "$out/merged-$name" --dtype f32 --formats hf --overwrite >/dev/null
-      "$python" "$here/reload_hf.py" "$out/merged-$name/model" --logits "$out/$name.json" --logit-tolerance 1e-5
+      "$python" "$here/reload_hf.py" "$out/merged-$name/model" --logits "$out/$name.json" --logit-tolerance 1e-5 --double
     done
   done
 done

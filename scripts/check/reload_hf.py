@@ -17,13 +17,13 @@ def compare_logits(model, path, tolerance, failures, figures):
     with open(path, encoding="utf-8") as file:
         given = json.load(file)
     ids = torch.tensor([given["tokens"]])
-    ours = torch.tensor(given["logits"]).reshape(ids.shape[1], -1)
+    ours = torch.tensor(given["logits"], dtype=torch.float64).reshape(ids.shape[1], -1)
     with torch.no_grad():
-        whole = model(input_ids=ids, use_cache=False).logits[0].float()
+        whole = model(input_ids=ids, use_cache=False).logits[0].double()
         cache, rows = None, []
         for position in range(ids.shape[1]):
             logits, cache = step_with_cache(model, ids[:, position:position + 1], cache)
-            rows.append(logits[0, 0])
+            rows.append(logits[0, 0].double())
     if whole.shape != ours.shape:
         failures.append(f"logits have shape {tuple(whole.shape)}, ours {tuple(ours.shape)}")
         return
@@ -70,6 +70,7 @@ def main():
     parser.add_argument("--tolerance", type=float, default=0.5, help="largest perplexity difference in percent (0.5)")
     parser.add_argument("--logit-tolerance", type=float, default=1e-3,
                         help="largest difference of a logit as part of the largest |logit| (0.001)")
+    parser.add_argument("--double", action="store_true", help="compute in float64, where float32's own noise is too much")
     options = parser.parse_args()
     wants_perplexity = bool(options.eval) or not math.isnan(options.perplexity)
     if not options.logits and not wants_perplexity:
@@ -80,6 +81,8 @@ def main():
     failures, figures = [], []
     try:
         model = load_model(options.folder, trust_remote_code=True)
+        if options.double:
+            model = model.double()
         figures.append(f"{type(model).__name__}, {sum(weight.numel() for weight in model.parameters())} parameters")
         if options.logits:
             compare_logits(model, options.logits, options.logit_tolerance, failures, figures)

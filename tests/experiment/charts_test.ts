@@ -139,3 +139,20 @@ Deno.test("the line of all layers alike lies at the hard sparsity, one for those
     assert.ok(Math.abs(at - share) < 5e-4, `${name} lies at ${at}`);
   }
 });
+
+Deno.test("each run of a group of several has a thin line of its own, which the legend leaves out", () => {
+  const report = reportOf([{ at: { rank: "2" }, hard: 0.3 }, { at: { rank: "4" }, hard: 0.3 }]);
+  const [first, ...others] = report.groups, runs = ["cell 0", "cell 0 again"];
+  if (!first) assert.fail();
+  const cells = runs.map((cell, index) => ({
+    ...{ cell, folder: cell, at: first.at, numbers: {}, steps: 1, tokens: 1, adapter: "none", alarms: [] },
+    layers: first.layers.map((cut) => cut + 0.01 * (index - 0.5)),
+  }));
+  const drawn = charts({ ...report, cells, groups: [{ ...first, cells: runs }, ...others] });
+  const { svg = "" } = drawn.find(({ file }) => file === "layers.svg") ?? {};
+  assert.deepEqual(lines(svg).map(({ name }) => name).slice(0, 4), [...runs, "rank 2", "rank 4"]);
+  const [one, again, mean] = lines(svg).map(({ look }) => look);
+  assert.ok(one === mean && again === mean, "in the color of their group");
+  assert.equal(svg.match(/stroke-width="0.75"/g)?.length, 2);
+  for (const run of runs) assert.ok(!svg.includes(`>${run}</text>`), run);
+});

@@ -58,7 +58,7 @@ function sandboxEnvironment(): Record<string, string> {
 }
 
 /** Arguments of `deno` for a process without permissions, and with a heap limit. */
-function sandboxArgs({ heapMiB, kitNames, toolkitImports }: SandboxOptions): string[] {
+export function sandboxArgs({ heapMiB, kitNames, toolkitImports }: SandboxOptions): string[] {
   const toolkit = dataUrl(
     `const kit = globalThis[Symbol.for("compresso.kit")];\n` +
       kitNames.map((name) => `export const ${name} = kit.${name};`).join("\n"),

@@ -2,7 +2,7 @@
 //
 //   deno run -A scripts/examples/prompt_ablation.ts [steps] [questions]
 //
-// Prints the share of held-out questions that each pruned model answers rightly. Few steps by default, so that it takes minutes on a CPU: read the
+// Prints what the prompt takes and the share of held-out questions that each pruned model answers rightly. Few steps by default, so that it takes minutes on a CPU: read the
 // figures as an illustration, not as a finding; more steps and several seeds make one.
 import {
   COLLABORATIVE_PROMPT,
@@ -23,7 +23,7 @@ const { tokenizer } = model;
 if (!tokenizer) throw new Error("the demo has no tokenizer");
 const { rows } = await readRows(demoData("train"));
 const heldout = await readRows(demoData("heldout"));
-console.log("prompt in training  at inference  right");
+console.log("prompt in training  at inference  its tokens in a row  tokens of a question  right");
 for (const trained of [true, false]) {
   const prompt = trained ? COLLABORATIVE_PROMPT : null;
   using run = prune(model, { rows, sparsity: 0.3, steps, batch: 4, seq: 240, units: ["kv", "ffn", "hidden"], prompt });
@@ -39,7 +39,9 @@ for (const trained of [true, false]) {
       limit,
     });
     const { accuracy } = await scoreChoices(small, questions);
-    console.log(`${word(trained).padEnd(20)}${word(asked).padEnd(14)}${(100 * accuracy).toFixed(1)} %`);
+    const length = questions.reduce((sum, { prefix }) => sum + prefix.length, 0) / questions.length;
+    const cost = [String(run.data.promptTokens).padEnd(21), length.toFixed(0).padEnd(22)].join("");
+    console.log(`${word(trained).padEnd(20)}${word(asked).padEnd(14)}${cost}${(100 * accuracy).toFixed(1)} %`);
   }
 }
 

@@ -2,7 +2,7 @@
 //
 //   deno run -A scripts/examples/rank_sweep.ts [steps] [ranks]      for example: rank_sweep.ts 80 2,4,8,16
 //
-// Prints the loss of the last steps and the share of held-out questions answered rightly. One seed and few steps: an illustration.
+// Prints the parameters of LoRA, the loss of the last steps and the share of held-out questions answered rightly. One seed and few steps: an illustration.
 import {
   demoData,
   encodeChoices,
@@ -21,7 +21,7 @@ const { tokenizer } = model;
 if (!tokenizer) throw new Error("the demo has no tokenizer");
 const { rows } = await readRows(demoData("train"));
 const questions = encodeChoices(await readRows(demoData("heldout")), { tokenizer, prompt: null, limit: 100 });
-console.log("rank  last loss  right");
+console.log("rank  trained   last loss  right");
 for (const rank of ranks) {
   // alpha = 2 · rank keeps the scale of the update the same.
   const lora = { rank, alpha: 2 * rank };
@@ -29,8 +29,13 @@ for (const rank of ranks) {
   const losses: number[] = [];
   for await (const { loss } of run) losses.push(loss);
   const last = losses.slice(-8), mean = last.reduce((sum, loss) => sum + loss, 0) / last.length;
+  const trained = [...run.result().lora.weights.values()].reduce((sum, { length }) => sum + length, 0);
   const { source } = await run.slice();
   using small = await loadModelFrom(source, { device, tokenizer });
   const { accuracy } = await scoreChoices(small, questions);
-  console.log(`${String(rank).padEnd(6)}${mean.toFixed(3).padEnd(11)}${(100 * accuracy).toFixed(1)} %`);
+  console.log(
+    `${String(rank).padEnd(6)}${String(trained).padEnd(10)}${mean.toFixed(3).padEnd(11)}${
+      (100 * accuracy).toFixed(1)
+    } %`,
+  );
 }

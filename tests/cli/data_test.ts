@@ -265,11 +265,26 @@ Deno.test("the prompt at inference is none, ours, or a file, in generate --chat,
   const eval5 = async (...more: readonly string[]): Promise<number> => {
     const { code, stdout, stderr } = await cli(["eval", "demo", "--limit-rows", "5", "--json", ...more]);
     assert.equal(code, 0, stderr);
+    told = stderr;
     return JSON.parse(stdout).n;
   };
-  for (const more of [["--no-prompt"], ["--with-prompt"], ["--prompt", folder.at("prompt.txt")]]) {
+  const asked: [string, number][] = [];
+  let told = "";
+  for (
+    const [more, said] of [[["--no-prompt"], ""], [["--with-prompt"], "ours"], [
+      ["--prompt", folder.at("prompt.txt")],
+      "own",
+    ]] as const
+  ) {
     assert.equal(await eval5(...more), 5);
+    asked.push([said, Number(/the prompt takes (\d+) tokens before each instruction/.exec(told)?.[1] ?? 0)]);
   }
+  const cost = new Map(asked);
+  assert.deepEqual([cost.get(""), (cost.get("ours") ?? 0) > (cost.get("own") ?? 0), (cost.get("own") ?? 0) > 0], [
+    0,
+    true,
+    true,
+  ]);
   // Rows beyond the limit are not read.
   const [row = ""] = (await Deno.readTextFile("fixtures/demo_data/heldout.jsonl")).split("\n", 1);
   await Deno.writeTextFile(folder.at("cut.jsonl"), `${row}\n`.repeat(5) + "{broken\n");

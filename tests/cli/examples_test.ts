@@ -28,14 +28,20 @@ Deno.test("other_schedule.ts stops at half of the steps and goes on with the sec
 Deno.test("rank_sweep.ts prints a line for each rank", async () => {
   const [, ...lines] = (await run("rank_sweep.ts", "3", "2,4")).trimEnd().split("\n");
   assert.deepEqual(lines.map((line) => line.split(" ")[0]), ["2", "4"]);
-  for (const line of lines) assert.match(line, /^\d +\d\.\d{3} +\d+\.\d %$/);
+  const [two = [], four = []] = lines.map((line) => /^\d +(\d+) +(\d\.\d{3}) +\d+\.\d %$/.exec(line)?.slice(1) ?? []);
+  assert.equal(Number(four[0]), 2 * Number(two[0]), "parameters of LoRA");
+  assert.notEqual(two[1], four[1], "and so other losses");
 });
 
 Deno.test("prompt_ablation.ts prints all four cases", async () => {
   const [, ...lines] = (await run("prompt_ablation.ts", "3", "10")).trimEnd().split("\n");
   const cases = lines.map((line) => line.split(/ +/).slice(0, 2).join(" "));
   assert.deepEqual(cases, ["on on", "on off", "off on", "off off"]);
-  for (const line of lines) assert.match(line, /\d+\.\d %$/);
+  const costs = lines.map((line) => /(\d+) +(\d+) +\d+\.\d %$/.exec(line)?.slice(1).map(Number) ?? []);
+  const [[row = 0, asked = 0] = [], [again, bare = 0] = [], ...off] = costs;
+  assert.ok(row > 100 && row === again, "it is in the rows that are trained on");
+  assert.ok(Math.abs(asked - bare - row) <= 1, `and in the questions: ${asked}, ${bare} tokens without`);
+  assert.deepEqual(off, [[0, asked], [0, bare]]);
 });
 
 Deno.test("sensitivity.ts cuts least of the layer whose columns the loss needs most", async () => {

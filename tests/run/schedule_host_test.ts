@@ -306,6 +306,26 @@ Deno.test("early_stop.ts ends a stage whose loss runs away, and no other", async
   assert.equal(await ends((index) => 4 - 0.1 * index), false);
 });
 
+Deno.test("cubic_with_plateaus.ts climbs on three ramps, rests after each, and lets the noise fall", async () => {
+  await using schedule = await openSchedule(new URL("cubic_with_plateaus.ts", EXAMPLES));
+  const at = async (progress: number): Promise<number> =>
+    (await schedule.evaluate({ ...INPUT, progress })).sparsity ?? NaN;
+  const near = (actual: number, expected: number): void =>
+    assert.ok(Math.abs(actual - expected) < 1e-12, `${actual}, not ${expected}`);
+  for (const [index, rest] of [[0.25, 0.3, 0.35], [0.55, 0.6, 0.65], [0.8, 0.9, 1]].entries()) {
+    for (const progress of rest) near(await at(progress), INPUT.sparsity * (index + 1) / 3);
+  }
+  for (const ramp of [[0.05, 0.1, 0.2], [0.4, 0.45, 0.5], [0.7, 0.75, 0.79]]) {
+    const values: number[] = [];
+    for (const progress of ramp) values.push(await at(progress));
+    assert.deepEqual(values, [...new Set(values)].sort((a, b) => a - b), "it climbs");
+  }
+  const noise = async (progress: number): Promise<number> =>
+    (await schedule.evaluate({ ...INPUT, progress })).rates.noise ?? NaN;
+  near(await noise(0), 0.3);
+  near(await noise(1), 0.05);
+});
+
 Deno.test("the example schedules give values in range at every step, isolated and trusted", async () => {
   for (const name of ["cubic_with_plateaus.ts", "early_stop.ts", "layerwise.ts"]) {
     await using isolated = await openSchedule(new URL(name, EXAMPLES));

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
 import { openSchedule, type OpenScheduleOptions } from "../../lib/run/schedule_host.ts";
+import { sandboxArgs } from "../../lib/run/schedule_sandbox.ts";
 import { INPUT, Lair, scriptOf } from "./helpers/scripts.ts";
 
 /** A module of WebAssembly that gives a memory of so many pages. */
@@ -237,4 +238,14 @@ Deno.test("what a script throws cannot control the terminal", async () => {
     text: scriptOf({ body: `Promise.reject(new Error("later"));` }),
     expected: /its process ended.*later/,
   });
+});
+
+Deno.test("a script's process is given no permission, whatever the script could not reach for other reasons", () => {
+  const args = sandboxArgs({ heapMiB: 64, processorSeconds: 1, kitNames: ["x"], toolkitImports: ["compresso"] });
+  for (const needed of ["--no-prompt", "--no-remote", "--no-npm", "--no-config"]) {
+    assert.ok(args.includes(needed), needed);
+  }
+  const granting = args.filter((arg) => /^(-[A-Za-z]*[ARWNESI]|--(allow|unstable|permission))/.test(arg));
+  assert.deepEqual(granting, []);
+  assert.ok(args.some((arg) => arg.startsWith("--v8-flags=") && arg.includes("--max-heap-size=64")));
 });

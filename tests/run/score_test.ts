@@ -129,6 +129,19 @@ Deno.test("the demo model answers its held-out rows far better than chance", asy
   assert.ok(chance.accuracy < 0.5, `accuracy ${chance.accuracy} of a model that is masked away`);
 });
 
+Deno.test("a prompt goes before each question, and leaves its choices as they are", async () => {
+  const { tokenizer } = await openModelFiles("demo"), rows = await readRows(demoData("heldout"));
+  assert.ok(tokenizer);
+  const bare = encodeChoices(rows, { tokenizer, prompt: null, limit: 3 });
+  const asked = encodeChoices(rows, { tokenizer, prompt: "Answer well.", limit: 3 });
+  const first = asked[0]?.prefix.length ?? 0, more = first - (bare[0]?.prefix.length ?? 0);
+  assert.ok(more >= 2, `${more} tokens more`);
+  for (const [index, { prefix, choices, answer }] of asked.entries()) {
+    assert.equal(prefix.length - (bare[index]?.prefix.length ?? 0), more);
+    assert.deepEqual([choices, answer], [bare[index]?.choices, bare[index]?.answer]);
+  }
+});
+
 Deno.test("a row that cannot be scored is named by its line", async () => {
   const { tokenizer } = await openModelFiles("demo");
   assert.ok(tokenizer);

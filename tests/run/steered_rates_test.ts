@@ -1,6 +1,6 @@
 // Every number that a schedule may set, on its way into a step; and a script that never ends, beside a run that does. On the demo model.
 import assert from "node:assert/strict";
-import { CompressoError, defineSchedule } from "../../mod.ts";
+import { CompressoError, defineSchedule, type PruneOptions, type RunHandle } from "../../mod.ts";
 import { RATE_NAMES } from "../../lib/prune/schedule_script.ts";
 import { unitTable } from "../../lib/prune/units.ts";
 import { openModelFiles } from "../../lib/io/open_model.ts";
@@ -43,5 +43,26 @@ Deno.test("a schedule that never ends stops its own run with an error, and not a
       return true;
     });
     assert.equal(bitsOf(await drive(model, { steps: 4 })), bitsOf(alone));
+  });
+});
+
+Deno.test("early_stop.ts ends the pruning stage of a run whose loss runs away, and leaves one that is well alone", async () => {
+  const schedule = new URL("../../scripts/examples/early_stop.ts", import.meta.url);
+  const options = { steps: 24, prefinetune: 0, postfinetune: 1, schedule, rates: { lora: 1e-6 } } as const;
+  const monitors = { divergence: { action: "off" } } as const;
+  const spoil = async (run: RunHandle): Promise<void> => {
+    if (run.step !== 12) return;
+    const weights = await run.lora();
+    for (const [name, values] of weights) if (name.endsWith(".B")) values.fill(0.2);
+    run.setLora(weights);
+  };
+  await withDemo(async ({ model }) => {
+    const stepsOf = async (more: Partial<PruneOptions>): Promise<number> =>
+      (await drive(model, { ...options, monitors, ...more })).records.filter(({ stage }) => stage === "prune").length;
+    const ended = await stepsOf({ hooks: { beforeStep: spoil } });
+    assert.ok(ended > 12 && ended < 24, `${ended} steps`);
+    // One row again and again: no step is harder than another.
+    const [row] = BASE.rows, rows = Array.from({ length: 8 }, () => row).filter((one) => one !== undefined);
+    assert.equal(await stepsOf({ sparsity: 0.02, rows, packing: false }), 24);
   });
 });

@@ -99,7 +99,7 @@ export function pruneVerb(): CommandUnknownOpts {
     .option("--seed <number>", "seed of data order, masks and LoRA", atLeast("--seed", 0), DEFAULTS.seed)
     .option(
       "--units <kinds>",
-      `what is cut: heads or kv (KV groups), ffn, hidden, layers (whole ones) (default: ${DEFAULTS.units}; paper: heads,ffn,hidden)`,
+      `what is cut: heads or kv (KV groups), ffn, hidden, layers (whole ones; wanda-sp and flap take neither of the last two) (default: ${DEFAULTS.units}; paper: heads,ffn,hidden)`,
       someOf("--units", UNIT_KINDS),
     )
     .option(

@@ -255,7 +255,7 @@ function layerTable({ groups, axes, contrasts }: ExperimentReport): string {
 }
 
 const LAYER_NOTE =
-  "Share of a layer's linear weights that is cut, mean over the seeds. Distances are means over the layers of the absolute difference: from all layers cut alike, between two seeds of the same options, and between two runs that differ in one option. An option moves the layers where its distance is clearly larger than that between two seeds; how far such distances scatter is not known.";
+  "Share of a layer's linear weights that is cut, mean over the seeds. Distances are means over the layers of the absolute difference: from all layers cut alike, between two seeds of the same options, and between two runs that differ in one option. An option moves the layers where its distance is clearly larger than that between two seeds; how far such distances scatter was not measured.";
 
 function table(head: readonly string[], rows: readonly (readonly string[])[], texts: number): string {
   const line = (cells: readonly string[]): string =>

@@ -12,7 +12,6 @@ import {
   HEAD,
   type LayerSpec,
   normName,
-  parameterCount,
   type Projection,
   projectionName,
   PROJECTIONS,

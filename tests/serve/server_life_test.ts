@@ -73,7 +73,7 @@ Deno.test("a request that takes too long ends with 408, in a stream with an erro
   // A body that does not come counts too.
   using connection = await Deno.connect({ hostname: server.host, port: server.port });
   const head =
-    `POST ${COMPLETIONS} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{`;
+    `POST ${COMPLETIONS} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{`;
   await connection.write(new TextEncoder().encode(head));
   const decoder = new TextDecoder(), buffer = new Uint8Array(4096);
   let answer = "";

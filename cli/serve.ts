@@ -6,7 +6,7 @@ import { openModelFiles } from "../lib/io/open_model.ts";
 import { promptCost } from "../lib/io/prompts.ts";
 import { generate } from "../lib/run/generate.ts";
 import type { RequestRecord } from "../lib/serve/handler.ts";
-import { checkListen, serveModel } from "../lib/serve/serve.ts";
+import { checkListen, isLoopback, serveModel } from "../lib/serve/serve.ts";
 import { verb } from "./command.ts";
 import { note, print } from "./output.ts";
 import { promptNote, promptText } from "./prompt.ts";
@@ -183,10 +183,6 @@ async function readFile(path: string): Promise<string> {
 /** "SmolLM2-135M" of "models/SmolLM2-135M.gguf". */
 function nameOf(path: string): string {
   return basename(path).replace(/\.gguf$/i, "") || "model";
-}
-
-function isLoopback(host: string): boolean {
-  return host === "::1" || host.startsWith("127.");
 }
 
 function requestLine({ method, path, status, seconds, promptTokens, completionTokens }: RequestRecord): string {

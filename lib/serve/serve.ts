@@ -1,7 +1,7 @@
 // A model behind an OpenAI-compatible HTTP server. Owns the socket and the end of its life; refuses to load models and to print.
 import { CompressoError } from "../errors.ts";
 import type { Adapters, Model } from "../run/model.ts";
-import { createHandler, LOCAL_HOSTS, type RequestRecord, type Serving } from "./handler.ts";
+import { createHandler, type RequestRecord, type Serving } from "./handler.ts";
 import { createLabels } from "./labels.ts";
 import { resolveLimits, type ServeLimits } from "./limits.ts";
 import { createQueue } from "./queue.ts";
@@ -87,7 +87,7 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
     limits,
     queue,
     apiKey,
-    isLocal: apiKey === null && LOCAL_HOSTS.test(host.includes(":") ? `[${host}]` : host),
+    isLocal: apiKey === null && isLoopback(host),
     ending: ending.signal,
     onRequest: options.onRequest ?? null,
     onBroken: () => void shutdown(),
@@ -124,6 +124,11 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
     shutdown,
     [Symbol.asyncDispose]: shutdown,
   };
+}
+
+/** Whether only this machine reaches an address. */
+export function isLoopback(host: string): boolean {
+  return host === "localhost" || host === "::1" || host.startsWith("127.");
 }
 
 /**

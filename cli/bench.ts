@@ -19,7 +19,12 @@ export function benchVerb(): CommandUnknownOpts {
     .argument("<models...>", "Hugging Face folders, .gguf files, or demo; the others are compared with the first")
     .option("--prompt-tokens <count>", "tokens of a prompt", wholeNumber("--prompt-tokens", { least: 1 }), 128)
     .option("--tokens <count>", "tokens written behind it", wholeNumber("--tokens", { least: 2 }), 32)
-    .option("--batch <count>", "sequences at once, beside one alone", wholeNumber("--batch", { least: 1 }), 8)
+    .option(
+      "--batch <count>",
+      "prompts read at once, and sequences written in turns, beside one alone",
+      wholeNumber("--batch", { least: 1 }),
+      8,
+    )
     .option("--repeats <count>", "measurements of each figure", wholeNumber("--repeats", { least: 1 }), 5)
     .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))

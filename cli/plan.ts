@@ -66,7 +66,7 @@ export function planVerb(): CommandUnknownOpts {
     .option("--preset <name>", `${PRESETS.join(", ")}: units and LoRA as in prune`, oneOf("--preset", PRESETS))
     .option(
       "--target-params <count>",
-      "tell what sparsity this number of parameters is, such as 5.4B",
+      "tell what sparsity this number of parameters is, such as 5.4B; not with --layout padded",
       parameterCountOf("--target-params"),
     )
     .option("--layout <layout>", "uniform cuts all layers alike", oneOf("--layout", LAYOUTS), DEFAULTS.layout)

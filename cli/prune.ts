@@ -60,12 +60,12 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--target-params <count>",
-      "parameters of the smaller model at most, embedding and head included, such as 5.4B, 120M or 113280192",
+      "parameters of the smaller model at most, embedding and head included, such as 5.4B, 120M or 113280192; not with --layout padded",
       parameterCount("--target-params"),
     )
     .option(
       "--target-bytes <bytes>",
-      "bytes of the smaller model's file at most, such as 200M or 1.5G (powers of 1024); see --target-file",
+      "bytes of the smaller model's file at most, such as 200M or 1.5G (powers of 1024); see --target-file; not with --layout padded",
       byteCount("--target-bytes"),
     )
     .option(

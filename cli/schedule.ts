@@ -23,8 +23,8 @@ export const SCHEDULE_HELP = `Schedules:
     export default defineSchedule({ sparsity: ({ progress }) => progress < 0.5 ? 0.1 : 0.1 + 0.3 * (progress - 0.5) });
 
   Every script, a file of your own too, runs isolated: in a process of its own, without permissions, with limits of
-  heap and time. It has the language, and from mod.ts defineSchedule and the built-in curves; no other imports, no
-  clock, no chance. --trust runs it in this process instead, as your own code with all its rights: its text as it is
+  heap and time. It has the language, and from mod.ts defineSchedule, the built-in curves and CompressoError; no other
+  imports, no clock, no chance. --trust runs it in this process instead, as your own code with all its rights: its text as it is
   now, modules that it imports as Deno has cached them.`;
 
 /** Declares the verb. */

@@ -137,6 +137,11 @@ Deno.test("a run as published writes a GGUF of the wanted bytes and an adapter, 
     (await cli(["prune", `${out}/model`, ...args.slice(2), "--resume"])).stderr,
     /cannot prune without data/,
   );
+  const data = folder.at("rows.jsonl");
+  await Deno.writeTextFile(data, Array(12).fill(`{"instruction": "Say a.", "output": "a"}\n`).join(""));
+  const smaller = await cli(["prune", `${out}/model`, ...args.slice(2), "--resume", "--data", data]);
+  assert.equal(smaller.code, 6);
+  assert.match(smaller.stderr, /model: .* then, .* now/);
   const none = await cli([...args, "--resume", "--data", folder.at("none.jsonl")]);
   assert.match(none.stderr, /cannot tell whether the run is the same.*none\.jsonl/s);
 });

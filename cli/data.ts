@@ -1,5 +1,6 @@
 // `compresso data`: the rows of a file looked at, and rows that a model writes itself. Owns the two verbs; refuses to
 // train.
+import { join } from "node:path";
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
 import { exists, isFolder } from "../lib/io/exists.ts";
@@ -10,6 +11,7 @@ import { verb } from "./command.ts";
 import { inspectData } from "./data_inspect.ts";
 import { modelDigest } from "../lib/io/fingerprint.ts";
 import { formatCount, print, printJson } from "./output.ts";
+import { refuseInputs } from "./own_inputs.ts";
 import { duration } from "./progress.ts";
 import { NO_PROMPT_OPTION, PROMPT_OPTION } from "./prompt.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
@@ -96,6 +98,7 @@ interface GenerateSettings extends ModelSettings {
 
 async function runGenerate(path: string, settings: GenerateSettings): Promise<void> {
   const { out, count, tokens, temperature, seed, resume = false, overwrite = false, baseDtype = "f16" } = settings;
+  await refuseInputs(out, await filesOf(modelPath(path)), { option: "--out" });
   await checkTarget(settings);
   const onInterrupt = "stopping; finished texts stay; once more ends at once";
   try {
@@ -131,6 +134,12 @@ async function runGenerate(path: string, settings: GenerateSettings): Promise<vo
     const mend = `go on with the same command and --resume${overwrite ? " in place of --overwrite" : ""}`;
     throw new CompressoError("aborted", { ...error.parts, mend });
   }
+}
+
+/** A model's files. */
+async function filesOf(path: string): Promise<string[]> {
+  if (!(await isFolder(path))) return [path];
+  return await Array.fromAsync(Deno.readDir(path), ({ name }) => join(path, name));
 }
 
 /** Refuses to replace a file, or the part of an earlier run, unasked. */

@@ -90,6 +90,9 @@ export function exportVerb(): CommandUnknownOpts {
         }
         for (const line of exportLines(result)) print(line);
       }
+      if (!tokenizer) {
+        note("compresso: no tokenizer.json beside the weights: the files hold no tokenizer, and take token ids alone");
+      }
       for (const line of skippedLines(result)) note(line);
       for (const line of fallbackLines(result.fellBack.length)) note(line);
     });

@@ -97,7 +97,7 @@ export function toRow(value: unknown, options: RowFields = {}): Row {
     const { rule, problem, mend } = parsed.fault;
     throw new CompressoError("input", { what, rule, value: `it ${problem}`, ...(mend === "" ? {} : { mend }) });
   }
-  const empty = emptyField(parsed.row);
+  const empty = emptyField(parsed.row, options);
   if (empty === null) return parsed.row;
   throw new CompressoError("input", { what, rule: `"${empty}" has something in it`, value: "it is empty" });
 }

@@ -36,8 +36,15 @@ export function tokenizerFromGguf(metadata: GgufMetadata): Tokenizer {
   const id = (name: string): number | null => tokenId(metadata, `tokenizer.ggml.${name}_token_id`, tokens.length);
   const ids = { bos: id("bos"), eos: id("eos"), unk: id("unknown"), pad: id("padding") };
   const text = (index: number | null): string | null => index === null ? null : tokens[index] ?? null;
-  const body = kind === "gpt2" ? byteLevelBody(metadata, tokens) : sentencePieceBody(metadata, tokens, text(ids.unk));
-  const added = addedTokens(metadata, tokens, [ids.bos, ids.eos, ids.pad]);
+  const types = typesOf(metadata, tokens.length), special = [ids.bos, ids.eos, ids.pad];
+  // Rows without a token, which llama.cpp's converter and our export name [PAD<id>]: they stand for no text.
+  const vocabulary = tokens.map((token, index) =>
+    types?.[index] === TOKEN_TYPE.unused && !special.includes(index) && index !== ids.unk ? null : token
+  );
+  const body = kind === "gpt2"
+    ? byteLevelBody(metadata, vocabulary)
+    : sentencePieceBody(metadata, vocabulary, text(ids.unk));
+  const added = addedTokens(types, tokens, special);
   const bare: Json = { version: "1.0", truncation: null, padding: null, added_tokens: added, ...body.nodes };
   const bos = optionalBoolean(metadata, "tokenizer.ggml.add_bos_token") ?? body.addBos ? text(ids.bos) : null;
   const eos = optionalBoolean(metadata, "tokenizer.ggml.add_eos_token") ?? false ? text(ids.eos) : null;
@@ -90,7 +97,10 @@ interface Body {
   readonly addBos: boolean;
 }
 
-function byteLevelBody(metadata: GgufMetadata, tokens: readonly string[]): Body {
+/** Texts of the ids; null for rows that no token has. */
+type Vocabulary = readonly (string | null)[];
+
+function byteLevelBody(metadata: GgufMetadata, vocabulary: Vocabulary): Body {
   const pre = optionalString(metadata, "tokenizer.ggml.pre") ?? "default";
   const family = familyByName(pre);
   if (family === null) {
@@ -104,17 +114,17 @@ function byteLevelBody(metadata: GgufMetadata, tokens: readonly string[]): Body 
   const model = {
     ...BPE,
     ignore_merges: family.ignoreMerges,
-    vocab: vocabOf(tokens),
+    vocab: vocabOf(vocabulary),
     merges: strings(metadata, "tokenizer.ggml.merges"),
   };
   const nodes: Json = { normalizer: null, pre_tokenizer: family.node, decoder: byteLevel(true), model };
   return { nodes, addBos: family.addBos };
 }
 
-function sentencePieceBody(metadata: GgufMetadata, tokens: readonly string[], unknown: string | null): Body {
-  const scores = numbers(metadata, "tokenizer.ggml.scores");
-  if (scores === null || scores.length !== tokens.length) {
-    throw broken("tokenizer.ggml.scores", `one number for each of the ${tokens.length} tokens`, String(scores?.length));
+function sentencePieceBody(metadata: GgufMetadata, vocabulary: Vocabulary, unknown: string | null): Body {
+  const scores = numbers(metadata, "tokenizer.ggml.scores"), count = vocabulary.length;
+  if (scores === null || scores.length !== count) {
+    throw broken("tokenizer.ggml.scores", `one number for each of the ${count} tokens`, String(scores?.length));
   }
   const prefix = optionalBoolean(metadata, "tokenizer.ggml.add_space_prefix") ?? true;
   const space: Json = { type: "Replace", pattern: { String: " " }, content: "▁" };
@@ -124,8 +134,8 @@ function sentencePieceBody(metadata: GgufMetadata, tokens: readonly string[], un
     fuse_unk: true,
     byte_fallback: true,
     ignore_merges: false,
-    vocab: vocabOf(tokens),
-    merges: mergesByScore(tokens, scores),
+    vocab: vocabOf(vocabulary),
+    merges: mergesByScore(vocabulary.map((token) => token ?? ""), scores),
   };
   const nodes: Json = {
     // SentencePiece puts one space before a text, whether or not it starts with one; llama.cpp does so after each
@@ -156,19 +166,22 @@ const BPE = {
   byte_fallback: false,
 } as const;
 
-function vocabOf(tokens: readonly string[]): Json {
-  return Object.fromEntries(tokens.map((token, index) => [token, index]));
+function vocabOf(vocabulary: Vocabulary): Json {
+  return Object.fromEntries(vocabulary.flatMap((token, index) => token === null ? [] : [[token, index]]));
 }
 
-function addedTokens(metadata: GgufMetadata, tokens: readonly string[], named: readonly (number | null)[]): Json[] {
+/** Types of the tokens; null where the file has none. */
+function typesOf(metadata: GgufMetadata, count: number): number[] | null {
   const types = numbers(metadata, "tokenizer.ggml.token_type");
-  if (types !== null && types.length !== tokens.length) {
-    throw broken(
-      "tokenizer.ggml.token_type",
-      `one number for each of the ${tokens.length} tokens`,
-      String(types.length),
-    );
-  }
+  if (types === null || types.length === count) return types;
+  throw broken("tokenizer.ggml.token_type", `one number for each of the ${count} tokens`, String(types.length));
+}
+
+function addedTokens(
+  types: readonly number[] | null,
+  tokens: readonly string[],
+  named: readonly (number | null)[],
+): Json[] {
   return tokens.flatMap((content, id) => {
     const type = types?.[id];
     const special = type === TOKEN_TYPE.control || type === TOKEN_TYPE.unknown || named.includes(id);

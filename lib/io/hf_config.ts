@@ -61,7 +61,8 @@ export interface HfConfigFiles {
  */
 export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec {
   const config = validated(CONFIG, json, files.path);
-  const generation = validated(GENERATION, files.generation ?? {}, `${files.path} (generation_config.json)`);
+  const generationPath = `${files.path} (generation_config.json)`;
+  const generation = validated(GENERATION, files.generation ?? {}, generationPath);
   const fail = (key: string, rule: string, mend?: string): never => {
     throw refusal(files.path, { key, rule, value: shown(valueAt(json, [key])), mend });
   };
@@ -85,12 +86,17 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
     ...ids(generation.eos_token_id),
   ]);
   const bosId = has("bos_token_id") ? config.bos_token_id ?? null : isQwen ? null : 1;
-  const padId = config.pad_token_id ?? generation.pad_token_id ?? null;
+  const hasRow = (id: number): boolean => id >= 0 && id < config.vocab_size;
+  const rule = `token ids lie from 0 to vocab_size − 1 = ${config.vocab_size - 1}`;
+  // A padding id that only the other file has, and that has no row, pads nothing here.
+  const padding = generation.pad_token_id ?? null;
+  const padId = config.pad_token_id ?? (padding !== null && hasRow(padding) ? padding : null);
   const inVocab = (key: string, id: number): void => {
-    if (id >= config.vocab_size || id < 0) {
-      fail(key, `token ids lie from 0 to vocab_size − 1 = ${config.vocab_size - 1}`);
-    }
+    if (!hasRow(id)) fail(key, rule);
   };
+  for (const id of ids(generation.eos_token_id)) {
+    if (!hasRow(id)) throw refusal(generationPath, { key: "eos_token_id", rule, value: String(id) });
+  }
   for (const id of eosIds) inVocab("eos_token_id", id);
   if (bosId !== null) inVocab("bos_token_id", bosId);
   // LLaMA 1 says "no padding" with −1.

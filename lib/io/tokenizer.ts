@@ -3,7 +3,7 @@
 import { LibraryTokenizer } from "../packages.ts";
 import { join } from "node:path";
 import { CompressoError } from "../errors.ts";
-import { textIfThere } from "./text_file.ts";
+import { readText, textIfThere } from "./text_file.ts";
 import { forJavaScript, isObject, type Json, repairDecoder, repairModel } from "./tokenizer_compat.ts";
 
 /** A tokenizer with the files it came from. */
@@ -146,9 +146,20 @@ export async function loadHfTokenizer(folder: string): Promise<Tokenizer | null>
   });
   const others = { ...own, ...Object.fromEntries(special) };
   // Named templates are kept to be written again; the default one is used.
-  const config = Array.isArray(inConfig) ? { ...others, chat_template: inConfig } : others;
+  const named = [...Array.isArray(inConfig) ? inConfig : [], ...await namedTemplates(folder)];
+  const config = named.length > 0 ? { ...others, chat_template: named } : others;
   const chatTemplate = await textIfThere(join(folder, "chat_template.jinja")) ?? templateText(inConfig);
   return createTokenizer(json, { config, chatTemplate });
+}
+
+/** Templates beside the default one, as newer versions of transformers write them. */
+async function namedTemplates(folder: string): Promise<Json[]> {
+  const place = join(folder, "additional_chat_templates");
+  const names = await Array.fromAsync(Deno.readDir(place), ({ name }) => name).catch(() => []);
+  const files = names.filter((name) => name.endsWith(".jinja")).sort();
+  return await Promise.all(
+    files.map(async (name) => ({ name: name.slice(0, -".jinja".length), template: await readText(join(place, name)) })),
+  );
 }
 
 /**

@@ -34,7 +34,7 @@ export function encodeChoices(data: DataSet, { tokenizer, prompt, limit = Infini
   }
   return data.rows.slice(0, limit).map((row, index) => {
     const choices = row.choices ?? [], answer = choices.indexOf(row.output);
-    const where = `row ${row.number ?? index + 1}`;
+    const number = row.number ?? index + 1, where = `row ${number}`;
     if (choices.length < 2) throw unscorable(where, `${choices.length} choices`);
     if (answer < 0) throw unscorable(where, `the output ${JSON.stringify(row.output)} is no choice`);
     const { prefix } = formatExample(row, format);
@@ -45,6 +45,7 @@ export function encodeChoices(data: DataSet, { tokenizer, prompt, limit = Infini
         return [...encodeResponse(prefix, response, format), ...(end === null ? [] : [end])];
       }),
       answer,
+      number,
     };
   });
 }

@@ -14,6 +14,8 @@ export interface ChoiceRow {
   readonly choices: readonly (readonly number[])[];
   /** Index of the right choice. */
   readonly answer: number;
+  /** Its number in errors. Default: its place, from 1. */
+  readonly number?: number;
 }
 
 /** Options of {@link scoreChoices} and {@link logLikelihoods}. */
@@ -125,11 +127,14 @@ function checkSequences(sequences: readonly Sequence[], most: number): void {
 
 function checkRows(rows: readonly ChoiceRow[], most: number): void {
   const fail = (where: string, rule: string, value: string): never => {
-    throw new CompressoError("input", { what: `cannot score ${where}`, rule, value });
+    throw new CompressoError("input", {
+      ...{ what: `cannot score ${where}`, rule, value },
+      mend: "mend or remove it, or shorten its text",
+    });
   };
   if (rows.length === 0) fail("choices", "there is at least one row", "no rows");
-  rows.forEach(({ prefix, choices, answer }, index) => {
-    const where = `row ${index}`;
+  rows.forEach(({ prefix, choices, answer, number }, index) => {
+    const where = `row ${number ?? index + 1}`;
     if (prefix.length === 0) fail(where, "the prefix has at least one token", "an empty prefix");
     if (choices.length === 0) fail(where, "it has choices", "none");
     if (!Number.isInteger(answer) || choices[answer] === undefined) {

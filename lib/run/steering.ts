@@ -9,6 +9,7 @@ import { checkParts, keptBy } from "./chooser.ts";
 import type { Rates, ResolvedOptions } from "./options.ts";
 import type { StepRecord } from "./records.ts";
 import { type OpenSchedule, openSchedule, type ScheduleSource } from "./schedule_host.ts";
+import type { SizeGoal } from "./size_goal.ts";
 import type { Trainer } from "./trainer.ts";
 
 /** What a step of the pruning stage aims at. */
@@ -57,8 +58,10 @@ export function recordsAt(records: readonly RecordView[], step: number): readonl
 export async function openSteerer(
   table: UnitTable,
   options: Pick<ResolvedOptions, "sparsity" | "rates" | "method" | "layout" | "start">,
-  { schedule, trust = false, signal, onLog }: {
+  { schedule, goal = null, trust = false, signal, onLog }: {
     readonly schedule?: ScheduleSource | undefined;
+    /** The run's size, which the last step's targets of layers must leave room for. */
+    readonly goal?: Pick<SizeGoal, "harden"> | null | undefined;
     readonly trust?: boolean | undefined;
     readonly signal?: AbortSignal | undefined;
     readonly onLog?: ((line: string) => void) | undefined;
@@ -81,7 +84,7 @@ export async function openSteerer(
     throw error;
   }
   const most = options.layout === "uniform" ? mostUniform(table) : mostSparsity(table);
-  return scripted(reopening(opened, open), table, { sparsity, rates, most });
+  return scripted(reopening(opened, open), table, { sparsity, rates, aim: { most, goal } });
 }
 
 /** A schedule whose process ends when it is disposed, as at an error of the run, and is started anew where the run is taken up again. */
@@ -124,23 +127,18 @@ function cubic(sparsity: number, rates: Rates): Steerer {
 function scripted(
   schedule: OpenSchedule,
   table: UnitTable,
-  { sparsity, rates, most }: {
-    readonly sparsity: number;
-    readonly rates: Rates;
-    /** Largest sparsity that there is. */
-    readonly most: number;
-  },
+  { sparsity, rates, aim }: { readonly sparsity: number; readonly rates: Rates; readonly aim: Aim },
 ): Steerer {
   return {
     needsRecords: true,
     identity: schedule.identity,
     async at({ step, steps, records, layers }): Promise<Steering> {
       const progress = progressOf(step, steps);
-      if (step === 0 && isForeseen(schedule)) await checkLast(schedule, table, { sparsity, rates, steps, most });
+      if (step === 0 && isForeseen(schedule)) await checkLast(schedule, table, { sparsity, rates, steps, aim });
       const output = await schedule.evaluate({ progress, sparsity, step, steps, records, layers: await layers() });
       const now: Rates = { ...rates, ...output.rates };
       const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup: now.warmup })(progress);
-      if (!output.end) checkTargets(table, { step, steps, target, most, layers: output.layers });
+      if (!output.end) checkTargets(table, { step, steps, target, layers: output.layers }, aim);
       return { target, rates: now, end: output.end, layers: output.layers, freeze: output.freeze };
     },
     [Symbol.asyncDispose]: () => schedule[Symbol.asyncDispose](),
@@ -162,11 +160,11 @@ const RUNS = [{ loss: 0.05, cut: 0 }, { loss: 2, cut: 0.3 }, { loss: 20, cut: 1 
 async function checkLast(
   schedule: OpenSchedule,
   table: UnitTable,
-  { sparsity, rates, steps, most }: {
+  { sparsity, rates, steps, aim }: {
     readonly sparsity: number;
     readonly rates: Rates;
     readonly steps: number;
-    readonly most: number;
+    readonly aim: Aim;
   },
 ): Promise<void> {
   const step = steps - 1, progress = progressOf(step, steps);
@@ -190,7 +188,14 @@ async function checkLast(
   const [first] = decided;
   if (!first || new Set(decided.map((one) => JSON.stringify(one))).size > 1) return;
   const target = first.sparsity ?? cubicSparsity({ target: sparsity, warmup: first.warmup })(progress);
-  checkTargets(table, { step, steps, target, most, layers: first.layers });
+  checkTargets(table, { step, steps, target, layers: first.layers }, aim);
+}
+
+/** What bounds targets. */
+interface Aim {
+  /** Largest sparsity that there is. */
+  readonly most: number;
+  readonly goal: Pick<SizeGoal, "harden"> | null;
 }
 
 /**
@@ -199,10 +204,8 @@ async function checkLast(
  */
 function checkTargets(
   table: UnitTable,
-  { step, steps, target, most, layers }:
-    & { readonly most: number }
-    & Pick<SteeringInput, "step" | "steps">
-    & Pick<Steering, "target" | "layers">,
+  { step, steps, target, layers }: Pick<SteeringInput, "step" | "steps"> & Pick<Steering, "target" | "layers">,
+  { most, goal }: Aim,
 ): void {
   const what = `cannot use the schedule at step ${step} of ${steps}`;
   if (target > most + ROUNDING) {
@@ -224,9 +227,16 @@ function checkTargets(
     }
   };
   named(() => checkLayerTargets(table, layers), {});
-  if (step < steps - 1 || target <= 0) return;
-  named(() => checkReachable(table, Math.min(target, most), { layerTargets: layers }), {
-    mend: "let the targets of layers come to the whole's at the last step, or leave some layers to it (null)",
+  if (step < steps - 1 || target <= 0 && !goal) return;
+  named(() => {
+    // Whatever the units' scores, a size is within reach or not.
+    if (goal) {
+      goal.harden(table, new Float32Array(table.count), { target: null, layerTargets: layers, layout: "compact" });
+    } else checkReachable(table, Math.min(target, most), { layerTargets: layers });
+  }, {
+    mend: `let the targets of layers come to the ${
+      goal ? "size" : "whole's"
+    } at the last step, or leave some layers to it (null)`,
   });
 }
 

@@ -1,7 +1,7 @@
 // `compresso data` as a user drives it, and the prompt at inference.
 import assert from "node:assert/strict";
 import { gzipSync } from "node:zlib";
-import { cli, command, TemporaryFolder } from "./helpers/cli.ts";
+import { cli, command, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 
 const SMALL = ["--count", "3", "--tokens", "8", "--seed", "2"] as const;
 
@@ -171,6 +171,12 @@ Deno.test("data generate writes texts that data inspect reads, the same ones eac
   assert.equal(into.code, 2);
   assert.match(into.stderr, /--out is a file\n.*now: {2}it is a folder/);
   assert.ok(!folder.has("folder.part"));
+  await copyDemo(folder.at("model"));
+  const weights = folder.at("model", "model.safetensors"), bytes = await Deno.readFile(weights);
+  const over = await cli(["data", "generate", folder.at("model"), ...SMALL, "--out", weights, "--overwrite"]);
+  assert.equal(over.code, 2);
+  assert.match(over.stderr, /--out is no file that is read/);
+  assert.deepEqual(await Deno.readFile(weights), bytes);
 });
 
 Deno.test("data inspect refuses options of training without a model", async () => {

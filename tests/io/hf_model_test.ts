@@ -66,6 +66,15 @@ Deno.test("openHfFolder() adds the end tokens of generation_config.json", async 
     await Deno.writeTextFile(`${folder}/generation_config.json`, '{"eos_token_id": [5, 9], "pad_token_id": 3}');
     const { spec } = await openHfFolder(folder);
     assert.deepEqual([spec.eosIds, spec.padId], [[2, 5, 9], 3]);
+    const beyond = spec.vocab;
+    await Deno.writeTextFile(`${folder}/generation_config.json`, JSON.stringify({ pad_token_id: beyond }));
+    assert.equal((await openHfFolder(folder)).spec.padId, null);
+    await Deno.writeTextFile(`${folder}/generation_config.json`, JSON.stringify({ eos_token_id: [2, beyond] }));
+    await rejectsWith(
+      openHfFolder(folder),
+      "input",
+      new RegExp(`generation_config\\.json.* eos_token_id = ${beyond}`, "s"),
+    );
   });
 });
 

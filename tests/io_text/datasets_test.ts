@@ -243,6 +243,7 @@ Deno.test("toRow() makes rows of a program as files have them, and says why a va
   }
   assert.deepEqual(toRow({ body: "f" }, { textField: "body" }).kind, "text");
   assert.throws(() => toRow({ text: " " }), failure("input", /"text" has something in it/));
+  assert.throws(() => toRow({ body: " " }, { textField: "body" }), failure("input", /"body" has something in it/));
   assert.throws(() => toRow("g"), failure("input", /each row is an object; now: it is a string/));
   assert.throws(() => toRow({ output: "h" }), failure("input", /now: it /));
   // Without a type check a value may be of no kind at all.

@@ -112,6 +112,13 @@ Deno.test("a GGUF gets a token for each embedding row", async () => {
   const tokens = metadata.get("tokenizer.ggml.tokens") as string[];
   assert.deepEqual(tokens.slice(480), ["[PAD480]", "[PAD481]", "[PAD482]"]);
   assert.deepEqual([...(metadata.get("tokenizer.ggml.token_type") as Int32Array).slice(479)], [1, 5, 5, 5]);
+  // Read back, a row without a token stands for no text, as in the folder that it came from.
+  const back = tokenizerFromGguf(metadata);
+  assert.deepEqual([back.vocabSize, back.idToToken(479), back.idToToken(480)], [480, tokenizer.idToToken(479), null]);
+  assert.equal(back.decode([480, 5], { skipSpecial: true }), tokenizer.decode([5]));
+  assert.deepEqual(written(back).get("tokenizer.ggml.tokens"), tokens);
+  const padded = new Map(metadata).set("tokenizer.ggml.padding_token_id", 482);
+  assert.deepEqual([tokenizerFromGguf(padded).padId, tokenizerFromGguf(padded).isSpecial(482)], [482, true]);
 });
 
 Deno.test("tokens without an embedding row are left out of a GGUF, with their merges, scores and ids", async () => {

@@ -134,6 +134,13 @@ Deno.test("loadHfTokenizer() prefers chat_template.jinja and takes the default o
     assert.deepEqual(named?.config["chat_template"], chat_template, "kept to be written again");
     await Deno.writeTextFile(`${folder}/chat_template.jinja`, "J");
     assert.equal((await loadHfTokenizer(folder))?.chatTemplate, "J");
+    // As newer versions of transformers write what is not the default.
+    await Deno.writeTextFile(`${folder}/tokenizer_config.json`, "{}");
+    await Deno.mkdir(`${folder}/additional_chat_templates`);
+    await Deno.writeTextFile(`${folder}/additional_chat_templates/tool_use.jinja`, "U");
+    const beside = await loadHfTokenizer(folder);
+    assert.equal(beside?.chatTemplate, "J");
+    assert.deepEqual(beside.config["chat_template"], [{ name: "tool_use", template: "U" }]);
   });
 });
 

@@ -63,7 +63,8 @@ function assertRules(table: UnitTable, kept: Selection, what: string): void {
   const hidden = sum(alive.hidden);
   assert.ok(hidden >= Math.min(spec.hidden, Math.max(1, minimum.hidden)), `${hidden} hidden dims: ${what}`);
   assert.ok(isWidth(hidden, spec.hidden), `${hidden} hidden dims are not aligned: ${what}`);
-  assert.ok(sum(alive.layers.map(({ gate }) => gate)) >= Math.max(1, minimum.layers), `too few layers: ${what}`);
+  const living = widths(table, kept).filter(({ heads, ffn }) => heads + ffn > 0).length;
+  assert.ok(living >= Math.max(1, minimum.layers), `${living} layers: ${what}`);
   alive.layers.forEach(({ heads, ffn, gate }, layer) => {
     const whole = spec.layers[layer] ?? { heads: NaN, ffn: NaN }, own = { heads: sum(heads), ffn: sum(ffn) };
     if (protect.has(layer)) {
@@ -309,6 +310,16 @@ Deno.test("a whole layer falls as one unit, and its own units are then left alon
   assert.deepEqual([
     ...new Set([...kept.keys()].filter((u) => kept[u] === 0 && u < table.layerFirst).map((u) => table.layer[u])),
   ], [0, 2]);
+  // Nor is a layer emptied unit by unit where so many must stay.
+  const five = unitTable(DEEP, ["kv", "ffn", "layers"], { minimum: { layers: 5 } });
+  const first = Float32Array.from(
+    { length: five.count },
+    (_, u) => u < five.layerFirst && (five.layer[u] ?? 0) < 2 ? 0 : 1,
+  );
+  const living = (one: UnitTable): number =>
+    widths(one, selectUnits(one, first, { target: 0.34 })).filter(({ heads, ffn }) => heads + ffn > 0).length;
+  assert.ok(living(five) >= 5, `${living(five)}`);
+  assert.equal(living(unitTable(DEEP, ["kv", "ffn", "layers"])), 4);
   const least = unitTable(DEEP, ["layers"], { minimum: { layers: 4 } });
   assert.ok(Math.abs(mostSparsity(least) - 2 / 6) < 1e-12);
   fails(() => checkReachable(least, 0.5), /at most 0\.3333; .*least widths \(without: 0\.8333\)/);

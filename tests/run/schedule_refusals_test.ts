@@ -1,8 +1,36 @@
 // Schedules that a run refuses before its first step, for what method, masks or layout cannot follow. On the demo model.
 import assert from "node:assert/strict";
-import { defineSchedule, prune, type PruneOptions, type ScheduleDefinition } from "../../mod.ts";
+import {
+  defineSchedule,
+  parameterCount,
+  prune,
+  type PruneOptions,
+  type PruneResult,
+  type ScheduleDefinition,
+  sliceModel,
+} from "../../mod.ts";
 import { BASE, withDemo } from "./helpers/demo_run.ts";
 import { Lair } from "./helpers/scripts.ts";
+
+Deno.test("targets of layers that leave no room for the run's size are refused before the pruning stage", async () => {
+  await withDemo(async ({ model }) => {
+    const { sparsity: _sparsity, ...base } = BASE, parameters = Math.round(0.8 * parameterCount(model.spec));
+    const run = async (layers: NonNullable<ScheduleDefinition["layers"]>, stages: string[]): Promise<PruneResult> => {
+      using run = prune(model, { ...base, size: { parameters }, schedule: defineSchedule({ sparsity: 0.1, layers }) });
+      for await (const { stage } of run) stages.push(stage);
+      return run.result();
+    };
+    const stages: string[] = [];
+    await assert.rejects(
+      run(({ layers }) => layers.map(() => 0.1), stages),
+      /the schedule at step 7 of 8: cannot make the model as small as .* limited by targets of single layers.*come to the size at the last step/s,
+    );
+    assert.deepEqual(stages.filter((stage) => stage === "prune"), []);
+    const { source, masks } = await run(({ layers }) => layers.map((_, index) => index === 0 ? 0.1 : null), []);
+    const after = parameterCount(sliceModel(source, { masks }).spec);
+    assert.ok(after <= parameters && after > parameters - 10_000, `${after}`);
+  });
+});
 
 Deno.test("a schedule with parts that method or layout cannot follow is refused before the first step, a script too", async () => {
   await withDemo(async ({ model }) => {

@@ -157,8 +157,12 @@ async function drive(experiment: Experiment, { settings, out, overrides }: {
     evaluateOnly: settings.evaluateOnly ?? false,
     redo: settings.redo ?? false,
     signal,
-    onCell: ({ name, state, steps }, { index, count }) =>
-      progress.note(`run ${index + 1} of ${count}: ${name} (${stateWord(state)}, ${steps} steps)`),
+    onCell: (cell, { index, count }) =>
+      progress.note(
+        `run ${index + 1} of ${count}: ${cell.name} (${stateWord(cell.state)}${
+          isMeasuredAlone(cell, settings) ? "" : `, ${cell.steps} steps`
+        })`,
+      ),
     onFailure: (cell, { message }) => progress.note(`${cell.name} failed: ${message}`),
     onNote: (line) => progress.note(line),
     onModel: async (model, { prune: { batch = 4, seq = 256, lora }, tokens }) =>

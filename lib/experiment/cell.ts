@@ -139,6 +139,11 @@ export async function takeMeasures(
     const values = await measure.take(model, {
       signal: events.signal,
       onProgress: (share) => events.onPhase?.(`measuring ${measure.id}`, share),
+    }).catch((error) => {
+      // An end on purpose is none of the measure's.
+      if (!(error instanceof CompressoError) || error.code === "aborted") throw error;
+      const { what, ...parts } = error.parts;
+      throw new CompressoError(error.code, { ...parts, what: `${what}, measure ${measure.id}` }, { cause: error });
     });
     await store.addMeasured(dir, measure, values);
   }

@@ -3,6 +3,7 @@ import { dotChart, type DotPanel } from "../report/dot_chart.ts";
 import { lineChart } from "../report/line_chart.ts";
 import type { LineSeries } from "../report/line_panel.ts";
 import { digestOf } from "../run/run_data.ts";
+import { areTied } from "./grid.ts";
 import type { ExperimentReport, Group } from "./report.ts";
 
 /** A chart and where it stands. */
@@ -144,7 +145,9 @@ function inParts(
   groups: readonly Group[],
 ): { readonly suffix: string; readonly name: string; readonly part: readonly Group[] }[] {
   if (groups.length <= MOST_LINES) return [{ suffix: "", name: "", part: groups }];
-  const others = axes.filter((axis) => axis !== "seed").slice(1);
+  const [first, ...rest] = axes.filter((axis) => axis !== "seed"), places = groups.map(({ at }) => at);
+  // One that goes with the first is no other.
+  const others = rest.filter((axis) => first !== undefined && !areTied(places, first, axis));
   const key = ({ at }: Group): string => others.map((axis) => `${axis} ${at[axis]}`).join(", ");
   const keys = [...new Set(groups.map(key))];
   const plain = (one: string): string => {

@@ -51,7 +51,8 @@ export function partsInOptions({ what, rule, mend, ...value }: ErrorParts): Erro
 /** Words with the names of a cell's options in place of those of `prune`: `loraRate` for `--lora-rate`. */
 function inOptions(text: string): string {
   const known = text.replace("no longer --no-recompute", "recompute: true")
-    .replace("prune --skip-broken", "skipBroken: true of the data");
+    .replace("prune --skip-broken", "skipBroken: true of the data")
+    .replace("give the same options, or another --out", "run it anew with --redo, or put back what differs");
   return known.replaceAll(/--([a-z]+(?:-[a-z]+)*)/g, (word, name: string) => {
     const option = name.replaceAll(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
     return isCellOption(option) ? option : word;

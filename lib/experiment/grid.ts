@@ -131,3 +131,14 @@ function product(entries: readonly (readonly [string, Grid[CellOptionName]])[]):
 function hash(text: string): string {
   return createHash("sha256").update(text).digest("hex").slice(0, 6);
 }
+
+/** Whether two axes go together, one value of the one with one of the other, as rank and alpha may. */
+export function areTied(
+  places: readonly Readonly<Record<string, string | undefined>>[],
+  a: string,
+  b: string,
+): boolean {
+  const pairs = new Set(places.map((at) => JSON.stringify([at[a], at[b]])));
+  const count = (axis: string): number => new Set(places.map((at) => at[axis])).size;
+  return a !== "seed" && b !== "seed" && pairs.size === count(a) && pairs.size === count(b);
+}

@@ -3,6 +3,7 @@
 import { CompressoError } from "../errors.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { readText } from "../io/text_file.ts";
+import type { DecoderSpec } from "../nn/spec.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { loadTasks, scoreTask, taskDigest } from "../eval/evaluate.ts";
 import { taskScore } from "../eval/metrics.ts";
@@ -44,6 +45,8 @@ export interface Measure {
   readonly id: string;
   /** Whatever decides its values beside the model. */
   readonly identity: string;
+  /** Its values by the names that they have in this definition: they may have been taken under others. */
+  readonly named: (values: readonly Value[]) => Value[];
   readonly take: (model: Model, control: Control) => Promise<Value[]>;
 }
 
@@ -87,6 +90,7 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
     measures.push({
       id: `perplexity ${name}`,
       identity: JSON.stringify({ window, maxWindows, limitChars, text: await cache.digest(path) }),
+      named: nameAs([name]),
       take: (model, control) => takePerplexity(model, text, { ...item, ...control }),
     });
   }
@@ -101,6 +105,7 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
           seq,
           prompt: promptName(prompt),
         }),
+        named: nameAs([`${name}${label}`]),
         take: async (model, control) => {
           const { perplexity: value, tokens, stderr } = await rowPerplexity(model, set.rows, {
             seq,
@@ -121,6 +126,7 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
       measures.push({
         id: `choices ${name}${label}`,
         identity: JSON.stringify({ limit, prompt: promptName(prompt), file: await cache.digest(file) }),
+        named: nameAs([`${name}${label}`]),
         take: async (model, control) => {
           const rows = encodeChoices(set, {
             tokenizer: tokenizerOf(model),
@@ -141,6 +147,7 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
     measures.push({
       id: `task ${name}${label}`,
       identity: taskDigest(task),
+      named: nameAs([`${name} acc${label}`, `${name} acc_norm${label}`], of),
       take: async (model, control) => {
         const scored = await scoreTask(model, task, {
           ...(control.signal ? { signal: control.signal } : {}),
@@ -162,6 +169,32 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
     });
   }
   return measures;
+}
+
+/** Refuses windows and rows that are longer than a model's context. Throws `CompressoError("usage")`. */
+export function checkLengths(
+  { perplexity = [], rows = [] }: EvaluateDefinition,
+  { name: model, spec: { maxPosition } }: { readonly name: string; readonly spec: Pick<DecoderSpec, "maxPosition"> },
+): void {
+  const lengths = [
+    ...perplexity.map(({ name, window }) => [name, "window", window] as const),
+    ...rows.map(({ name, seq }) => [name, "seq", seq] as const),
+  ];
+  for (const [name, option, length] of lengths) {
+    if (length <= maxPosition) continue;
+    throw new CompressoError("usage", {
+      what: `cannot measure ${name} on the model ${model}`,
+      rule: `${option} is at most the model's context of ${maxPosition} tokens`,
+      value: String(length),
+      mend: `lower evaluate's ${option}`,
+    });
+  }
+}
+
+/** Gives values their names, and what else says which they are. */
+function nameAs(names: readonly string[], of: Pick<Value, "task" | "label"> = {}): Measure["named"] {
+  return (values) =>
+    values.map(({ label: _label, ...value }, index) => ({ ...value, name: names[index] ?? value.name, ...of }));
 }
 
 /** A prompt at inference, and what the names of its values say of it. */

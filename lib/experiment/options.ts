@@ -309,7 +309,7 @@ export function pruneOptions(
 export function shownOption(value: unknown): string {
   if (value === undefined) return "default";
   if (typeof value === "boolean") return value ? "on" : "off";
-  if (Array.isArray(value)) return value.join("+");
+  if (Array.isArray(value)) return value.length === 0 ? "none" : value.join("+");
   const text = String(value);
   return text.includes("/") ? text.replace(/^.*\//, "").replace(/\.\w+$/, "") : text.replaceAll(",", "+");
 }

@@ -12,7 +12,7 @@ import { partsInOptions } from "./failure.ts";
 import { type CellPlace, placeCells } from "./folders.ts";
 import { type Cell, chooseCells, type Filter } from "./grid.ts";
 import { type CellFacts, type CellIdentity, differences, identityOfCell, scheduleName } from "./identity.ts";
-import { type Measure, measuresOf, promptOf } from "./measures.ts";
+import { checkLengths, type Measure, measuresOf, promptOf } from "./measures.ts";
 import { pruneOptions } from "./options.ts";
 import type { ResolvedExperiment } from "./resolve.ts";
 import { RowCache, weightsDigest } from "./rows.ts";
@@ -98,6 +98,7 @@ export async function planCells(
       throw new CompressoError("usage", { ...parts, what: `${what}, cell ${cell.name}` }, { cause: error });
     }
   }
+  for (const model of models.values()) checkLengths(experiment.evaluate, model);
   const places = await placeCells(drafts, { store, measures });
   const all = drafts.flatMap((draft): PlannedCell[] => {
     const place = places.get(draft);

@@ -1,5 +1,6 @@
 // What all cells of an experiment have in common, in words: size, options, and how each number was measured. Owns those lines; refuses numbers.
 import type { DataSource, EvaluateDefinition } from "./definition.ts";
+import { labelsOf } from "./labels.ts";
 import { CELL_OPTION_NAMES, shownOption } from "./options.ts";
 import type { PlannedCell } from "./plan.ts";
 import type { ResolvedExperiment } from "./resolve.ts";
@@ -16,9 +17,18 @@ export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly Plann
     return least === most ? `${least}` : `${least} to ${most}`;
   };
   const base = (path: string): string => path.replace(/^.*[/\\](?=.)/, "");
-  const each = (of: (cell: PlannedCell) => string): string => [...new Set(all.map(of))].join(", ");
+  const sourceOf = (source: DataSource): string => dataName(source, base);
+  const pruned = told(all.map(({ model: { name, path } }) => [name, path]), {
+    shown: labelsOf(paths(all), (path) => base(String(path))),
+  });
+  const trained = told(all.map(({ options: { data = "" }, source }) => [data, source]), { shown: sourceOf });
+  const calibrations = all.flatMap(({ options, calibration }) =>
+    calibration === null ? [] : [[options.calibration ?? "", calibration] as const]
+  );
   return [
-    `pruned: ${each(({ model: { path } }) => base(path))}; trained on ${each(({ source }) => dataName(source, base))}`,
+    `pruned: ${pruned}; trained on ${trained}${
+      calibrations.length === 0 ? "" : `; calibrated on ${told(calibrations, { shown: sourceOf, isNamed: true })}`
+    }`,
     `${all.length} cells of ${numbers(({ steps }) => steps)} steps (${
       numbers(({ tokens }) => tokens)
     } tokens, padding included)`,
@@ -49,6 +59,22 @@ export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly Plann
       : []),
     ...promptLine(evaluate),
   ];
+}
+
+function paths(all: readonly PlannedCell[]): string[] {
+  return all.map(({ model: { path } }) => path);
+}
+
+/** Each of several once, by the name that the tables have for it. */
+function told<T>(
+  all: readonly (readonly [name: string, value: T])[],
+  { shown, isNamed = false }: { readonly shown: (value: T) => string; readonly isNamed?: boolean },
+): string {
+  const parts = new Map(all.map(([name, value]) => [JSON.stringify([name, value]), [name, shown(value)] as const]));
+  return [...parts.values()].map(([name, text]) =>
+    name !== "" && (isNamed || parts.size > 1) ? `${name} = ${text}` : text
+  )
+    .join(", ");
 }
 
 /** Rows to train on, in words. */

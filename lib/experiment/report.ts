@@ -6,7 +6,7 @@ import { textIfThere } from "../io/text_file.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { charts, shownCharts } from "./charts.ts";
 import { messageOfState } from "./failure.ts";
-import { axesOf, type Cell } from "./grid.ts";
+import { areTied, axesOf, type Cell } from "./grid.ts";
 import { labelsOf } from "./labels.ts";
 import { markdown } from "./markdown.ts";
 import type { Measure, Value } from "./measures.ts";
@@ -119,7 +119,7 @@ export async function makeReport(
   const dense: Record<string, readonly Value[]> = {}, unfinished: { cell: string; state: string }[] = [];
   for (const planned of all) {
     const { model: { name: model, baseDtype }, name, folder, state } = planned;
-    const denseName = baseDtype === "f16" ? model : `${model}-${baseDtype}`;
+    const denseName = baseDtype === "f16" ? model : `${model} (${baseDtype})`;
     dense[denseName] ??= withMeans(valuesOf(measures, await store.measured(store.dense(planned.model))));
     const failure = messageOfState(state), isFinished = state.kind === "done" || state.kind === "unmeasured";
     if (failure !== null) unfinished.push({ cell: name, state: `failed: ${failure}` });
@@ -306,15 +306,4 @@ function differencesOf(
       pairs.filter(([a, b]) => a.layers.length === b.layers.length).map(([a, b]) => distanceOf(a.layers, b.layers)),
     ),
   };
-}
-
-/** Whether two axes go together, one value of the one with one of the other, as rank and alpha may. */
-function areTied(
-  places: readonly Place[],
-  a: CellOptionName,
-  b: CellOptionName,
-): boolean {
-  const pairs = new Set(places.map((at) => JSON.stringify([at[a], at[b]])));
-  const count = (axis: CellOptionName): number => new Set(places.map((at) => at[axis])).size;
-  return a !== "seed" && b !== "seed" && pairs.size === count(a) && pairs.size === count(b);
 }

@@ -250,7 +250,17 @@ export class Store {
 
 /** Measures whose values are not there, or were taken otherwise. */
 export function missingOf(measures: readonly Measure[], measured: Measured): Measure[] {
-  return measures.filter(({ id, identity }) => measured[id]?.identity !== identity);
+  return measures.filter((measure) => takenOf(measure, measured) === null);
+}
+
+/** What was taken for a measure, or for one of its kind that another definition called otherwise; null where nothing was, or something else. */
+function takenOf({ id, identity }: Pick<Measure, "id" | "identity">, measured: Measured): readonly Value[] | null {
+  if (measured[id]?.identity === identity) return measured[id].values;
+  const kindOf = (one: string): string => one.replace(/ .*$/s, "");
+  const same = Object.entries(measured).find(([other, taken]) =>
+    kindOf(other) === kindOf(id) && taken.identity === identity
+  );
+  return same?.[1].values ?? null;
 }
 
 /** A failure, unless none of the measures that were missing then is missing now: it may have been that of one which is no longer wanted. */
@@ -261,7 +271,7 @@ function standing(failure: CellFailure | null, missing: readonly Measure[]): Cel
 
 /** Values that are still true, in the order of the measures. */
 export function valuesOf(measures: readonly Measure[], measured: Measured): Value[] {
-  return measures.flatMap(({ id, identity }) => measured[id]?.identity === identity ? [...measured[id].values] : []);
+  return measures.flatMap((measure) => measure.named(takenOf(measure, measured) ?? []));
 }
 
 /** Writes a value as JSON, whole or not at all. */

@@ -37,6 +37,8 @@ export interface ScoreChange {
 export interface Evaluation {
   /** Name of the file without its ending; the model, where the file holds several. */
   readonly name: string;
+  /** The file, as it was named. */
+  readonly file: string;
   /** The numbers, in the file's order. */
   readonly scores: readonly Score[];
 }
@@ -78,7 +80,7 @@ export function parseEvaluation(text: string, path: string): Evaluation[] {
     : [[basename(path).replace(/\.json$/, ""), value] as const];
   const evaluations = named.map(([name, one]): Evaluation => {
     const change = Array.isArray(models) ? changes.find((other) => other["model"] === name) ?? null : null;
-    return { name, scores: scoresOfModel(one, change) };
+    return { name, file: path, scores: scoresOfModel(one, change) };
   });
   if (evaluations.length === 0 || evaluations.some(({ scores }) => scores.length === 0)) {
     throw wrong(path, `keys ${Object.keys(value).slice(0, 8).join(", ") || "none"}`);

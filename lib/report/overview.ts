@@ -1,4 +1,5 @@
 // The numbers of a report as tables: what came out, sizes, evaluation, alarms, options. Owns their rows and wording; refuses HTML.
+import { basename, dirname } from "node:path";
 import { keptRecords, mean } from "./facts.ts";
 import type { Evaluation, Score } from "./evaluation.ts";
 import { formatBytes, formatCount } from "./numbers.ts";
@@ -129,12 +130,27 @@ export function sizeTable(runs: readonly ReportRun[]): Table | null {
   };
 }
 
+/** Measurements of one name also by their file, by its folder where that is the same too, or by a number. */
+function toldApart(all: readonly Evaluation[]): Evaluation[] {
+  const named: readonly ((one: Evaluation, place: number) => string)[] = [
+    ({ name }) => name,
+    ({ name, file }) => `${basename(file)}: ${name}`,
+    ({ name, file }) => `${basename(dirname(file))}/${basename(file)}: ${name}`,
+    ({ name, file }, place) => `${basename(file)}: ${name} (${place + 1})`,
+  ];
+  return all.map((one) => {
+    const alike = all.filter(({ name }) => name === one.name);
+    const shown = named.find((name) => new Set(alike.map(name)).size === alike.length);
+    return shown ? { ...one, name: shown(one, alike.indexOf(one)) } : one;
+  });
+}
+
 /** Measurements beside each other, a column for each file; null where there are none. */
 export function evaluationTable(runs: readonly ReportRun[], others: readonly Evaluation[]): Table | null {
   const own = runs.flatMap((run) =>
-    run.evaluations.map(({ name, scores }) => ({ name: runs.length === 1 ? name : `${run.name}, ${name}`, scores }))
+    run.evaluations.map((one) => ({ ...one, name: runs.length === 1 ? one.name : `${run.name}, ${one.name}` }))
   );
-  const columns: readonly Evaluation[] = [...own, ...others];
+  const columns: readonly Evaluation[] = toldApart([...own, ...others]);
   if (columns.length === 0) return null;
   const keys = [
     ...new Set(columns.flatMap(({ scores }) => scores.map(({ task, metric }) => JSON.stringify([task, metric])))),

@@ -101,6 +101,12 @@ Deno.test("charts that are no longer drawn go, and no file that the report did n
   });
 });
 
+Deno.test("an axis that goes with the first one does not split the charts", () => {
+  const groups = Array.from({ length: 9 }, (_, rank) => ({ at: { rank: `${rank}`, alpha: `${2 * rank}` }, hard: 0.2 }));
+  const names = charts(reportOf(groups)).map(({ file }) => file).filter((name) => name.startsWith("loss"));
+  assert.deepEqual(names, ["loss-1.svg", "loss-2.svg"]);
+});
+
 Deno.test("charts of values that differ in signs alone are files of their own", () => {
   const groups = ["1", "-1"].flatMap((protect) =>
     [1, 2, 3, 4, 5].map((rank) => ({ at: { rank: String(rank), protect }, hard: 0.2 }))

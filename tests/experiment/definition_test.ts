@@ -123,6 +123,8 @@ Deno.test("cells are chosen by values, and values that no cell has are refused",
     chooseCells(cells, new Map([["rank", ["4"]], ["seed", ["1", "2"]]])).map(({ name }) => name),
     ["rank=4,seed=1", "rank=4,seed=2"],
   );
+  const ends = cellsOf({ ...PLAIN, grid: { protect: [[], [0, -1]] } });
+  assert.deepEqual(chooseCells(ends, new Map([["protect", ["none"]]])).map(({ name }) => name), ["protect=none"]);
   refuses(() => chooseCells(cells, new Map([["rank", ["8"]]])), "usage", /one of 2, 4/, /now: 8/);
   refuses(() => chooseCells(cells, new Map([["rnak", ["8"]]])), "usage", /options are/, /rnak/);
 });

@@ -222,6 +222,7 @@ Deno.test("a mend that names options of prune names those of an experiment", () 
   assert.match(mendOf("gpu", "use --base-dtype q4, or no longer --no-recompute"), /baseDtype q4, or recompute: true$/);
   assert.match(mendOf("input", "mend the row (prune --skip-broken)"), /mend the row \(skipBroken: true of the data\)$/);
   assert.match(mendOf("input", "lower --seq, or give --text"), /lower seq, or give --text$/);
+  assert.match(mendOf("input", "give the same options, or another --out"), /run it anew with --redo, or put back what/);
 });
 
 experimentTest("a prompt that texts do not get is refused, and those of instructions run", async (run, out) => {

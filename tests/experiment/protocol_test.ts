@@ -6,6 +6,7 @@ import { protocolOf } from "../../lib/experiment/protocol.ts";
 import { type ExperimentOverrides, resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/io/open_model.ts";
+import { copyDemo } from "../cli/helpers/cli.ts";
 import { inTemporaryFolder } from "../io/files.ts";
 
 const PLAIN: ExperimentDefinition = {
@@ -35,6 +36,13 @@ Deno.test("units and rules that no run can have are refused at planning, with th
     /cannot prune these units, cell method=compresso; .*either heads or kv, not both/,
   );
   await refused({ protect: [99] }, /cannot protect this layer, cell method=compresso/);
+  const rows = [{ name: "long", file: demoData("heldout"), seq: 4096 }];
+  await assert.rejects(
+    linesOf({ evaluate: { rows } }),
+    /cannot measure long on the model .*seq is at most.*now: 4096/s,
+  );
+  const perplexity = [{ name: "wide", text: demoData("heldout"), window: 4096 }];
+  await assert.rejects(linesOf({ evaluate: { perplexity } }), /cannot measure wide .*window is at most.*now: 4096/s);
 });
 
 Deno.test("what is the same for all runs is what they have, wherever it was set", async () => {
@@ -62,8 +70,24 @@ Deno.test("what was pruned and what it was trained on is told, and each of sever
       data: { a: { file, last: 5 }, b: { generate: { count: 3, tokens: 8 } }, c: { file, textField: "output" } },
       grid: { data: ["a", "b", "c"] },
     }),
-    "pruned: demo; trained on the last 5 rows of heldout.jsonl, 3 texts of the model's own, heldout.jsonl (texts in output)",
+    "pruned: demo; trained on a = the last 5 rows of heldout.jsonl, b = 3 texts of the model's own, c = heldout.jsonl (texts in output)",
   );
+});
+
+Deno.test("models of one folder's name are told apart, and calibrations have the names of the tables", async () => {
+  await inTemporaryFolder(async (folder) => {
+    for (const name of ["x", "y"]) await copyDemo(`${folder}/${name}/model`);
+    const [first] = await linesOf({
+      model: { x: `${folder}/x/model`, y: `${folder}/y/model` },
+      data: { rows: demoData("train"), own: { generate: { count: 4, tokens: 8 } } },
+      base: { ...PLAIN.base, data: "rows" },
+      grid: [{ model: ["x", "y"], seed: [1] }, { model: ["x"], calibration: ["own"], seed: [1] }],
+    });
+    assert.equal(
+      first,
+      "pruned: x = x/model, y = y/model; trained on train.jsonl; calibrated on own = 4 texts of the model's own",
+    );
+  });
 });
 
 Deno.test("a measure is told with its texts' field, its length and the prompt before it", async () => {

@@ -20,6 +20,14 @@ experimentTest(
     assert.equal(second.result.left, 0);
     assert.deepEqual((await run(TINY, out)).worked, []);
     assert.deepEqual((await Deno.stat(`${out}/cells/rank=2,alpha=4,seed=1/result.json`)).mtime, resultTime);
+    // Measures by other names are what was measured: the models are gone.
+    const { rows = [], choices = [] } = TINY.evaluate ?? {};
+    const evaluate = { rows: rows.map((one) => ({ ...one, name: "replies" })), choices, prompt: [false, true] };
+    const renamed = (await run({ ...TINY, evaluate }, out, { evaluateOnly: true })).result.report.cells;
+    const before = await json<ExperimentReport>(`${out}/report.json`);
+    assert.ok(renamed.every(({ numbers }) => (numbers["replies, no prompt"] ?? 0) > 1), JSON.stringify(renamed));
+    assert.deepEqual(Object.keys(before.cells[0]?.numbers ?? {}).filter((name) => name === "answers"), []);
+    await run(TINY, out);
     assert.ok(!(await exists(`${out}/cells/rank=2,alpha=4,seed=1/model`)), "models are dropped once measured");
 
     const report = await json<ExperimentReport>(`${out}/report.json`);

@@ -66,6 +66,7 @@ browserTest("several runs with hostile names and texts are shown as text", async
     options: { prompt: HOSTILE, [HOSTILE]: 1 },
     evaluations: [{
       name: HOSTILE,
+      file: HOSTILE,
       scores: [{ task: HOSTILE, metric: HOSTILE, value: 1, stderr: null, count: null, change: null }],
     }],
     records: [madeRecord(1), madeRecord(2)],

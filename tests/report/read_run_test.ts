@@ -1,6 +1,7 @@
 // Reading of runs and evaluations: what is taken, what is refused, and how it is said.
 import assert from "node:assert/strict";
 import { parseEvaluation } from "../../lib/report/evaluation.ts";
+import { evaluationTable } from "../../lib/report/overview.ts";
 import { writeSafetensors } from "../../lib/io/safetensors_write.ts";
 import { parseRecords, readRun } from "../../lib/report/read_run.ts";
 import { renderReport } from "../../lib/report/report.ts";
@@ -129,6 +130,7 @@ Deno.test("parseEvaluation() reads tasks, perplexity and accuracy, with their st
   };
   assert.deepEqual(parseEvaluation(JSON.stringify(tasks), "runs/e.json"), [{
     name: "e",
+    file: "runs/e.json",
     scores: [
       { task: "arc_easy", metric: "acc", value: 0.5, stderr: 0.02, count: 600, change: null },
       { task: "arc_easy", metric: "acc_norm", value: 0.48, stderr: 0.03, count: 600, change: null },
@@ -195,6 +197,21 @@ Deno.test("parseEvaluation() reads several models, with the paired differences f
     ],
     ["piqa", "acc", 0.6, { against: "dense", isRatio: false, value: -0.1, low: -0.2, high: 0 }],
   ]);
+  const heads = (files: readonly string[]): string[] => {
+    const evaluations = files.flatMap((file) => parseEvaluation(text, file));
+    const table = evaluationTable([madeRun("mine", { evaluations: [] })], evaluations);
+    return table?.head.slice(1) ?? [];
+  };
+  assert.deepEqual(heads(["both.json"]), ["dense", "small"]);
+  assert.deepEqual(heads(["wiki.json", "c4.json"]), [
+    ...["wiki.json: dense", "wiki.json: small", "c4.json: dense", "c4.json: small"],
+  ]);
+  assert.deepEqual(heads(["a/e.json", "b/e.json"]).slice(0, 3), [
+    "a/e.json: dense",
+    "a/e.json: small",
+    "b/e.json: dense",
+  ]);
+  assert.equal(new Set(heads(["e.json", "e.json"])).size, 4);
   const html = renderReport([madeRun("mine", { evaluations: parseEvaluation(text, "both.json") })]);
   assert.ok(html.includes("30.0000 (5); × 1.5000 (1.4000 … 1.6000) against dense"));
   assert.ok(html.includes("0.6000 (10); −0.1000 (−0.2000 … +0.0000) against dense"));

@@ -9,7 +9,7 @@ import { sequencesAtOnce } from "../lib/nn/decode_batch.ts";
 import { partPath, writeTextFile } from "../lib/run/qat_file.ts";
 import { verb } from "./command.ts";
 import { inspectData } from "./data_inspect.ts";
-import { modelDigest } from "../lib/io/fingerprint.ts";
+import { fileNames, modelDigest } from "../lib/io/fingerprint.ts";
 import { formatCount, print, printJson } from "./output.ts";
 import { refuseInputs } from "./own_inputs.ts";
 import { duration } from "./progress.ts";
@@ -98,7 +98,8 @@ interface GenerateSettings extends ModelSettings {
 
 async function runGenerate(path: string, settings: GenerateSettings): Promise<void> {
   const { out, count, tokens, temperature, seed, resume = false, overwrite = false, baseDtype = "f16" } = settings;
-  await refuseInputs(out, await filesOf(modelPath(path)), { option: "--out" });
+  const place = modelPath(path), read = (await fileNames(place)).map((name) => join(place, name));
+  await refuseInputs(out, read, { option: "--out" });
   await checkTarget(settings);
   const onInterrupt = "stopping; finished texts stay; once more ends at once";
   try {
@@ -134,12 +135,6 @@ async function runGenerate(path: string, settings: GenerateSettings): Promise<vo
     const mend = `go on with the same command and --resume${overwrite ? " in place of --overwrite" : ""}`;
     throw new CompressoError("aborted", { ...error.parts, mend });
   }
-}
-
-/** A model's files. */
-async function filesOf(path: string): Promise<string[]> {
-  if (!(await isFolder(path))) return [path];
-  return await Array.fromAsync(Deno.readDir(path), ({ name }) => join(path, name));
 }
 
 /** Refuses to replace a file, or the part of an earlier run, unasked. */

@@ -91,7 +91,9 @@ export function exportVerb(): CommandUnknownOpts {
         for (const line of exportLines(result)) print(line);
       }
       if (!tokenizer) {
-        note("compresso: no tokenizer.json beside the weights: the files hold no tokenizer, and take token ids alone");
+        note(
+          "compresso: the model has no tokenizer (tokenizer.json, or that of the GGUF): the files hold none and take token ids alone",
+        );
       }
       for (const line of skippedLines(result)) note(line);
       for (const line of fallbackLines(result.fellBack.length)) note(line);

@@ -8,6 +8,7 @@ import { LOCK_FILE } from "../io/lock.ts";
 import { textIfThere } from "../io/text_file.ts";
 import type { Alarm, MonitorName } from "../run/monitors/alarm.ts";
 import { recordsIn } from "../run/record_lines.ts";
+import { digestOf } from "../run/run_data.ts";
 import { CHECKPOINT_FILE } from "../run/run_files.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { RunSummary } from "../run/session.ts";
@@ -214,8 +215,11 @@ export class Store {
     return await readJson<Measured>(join(dir, FILES.measured)) ?? {};
   }
 
-  async addMeasured(dir: string, measure: Measure, values: readonly Value[]): Promise<void> {
-    const all = { ...await this.measured(dir), [measure.id]: { identity: measure.identity, values } };
+  /** Adds a measure's values. Those of another one, which had its name, stay: they may be wanted by another name now, or again. */
+  async addMeasured(dir: string, { id, identity }: Measure, values: readonly Value[]): Promise<void> {
+    const before = await this.measured(dir), other = before[id];
+    const kept = other && other.identity !== identity ? { [`${id} (${digestOf([other.identity])})`]: other } : {};
+    const all = { ...before, ...kept, [id]: { identity, values } };
     await makeFolder(dir);
     await writeJson(join(dir, FILES.measured), all);
   }
@@ -256,17 +260,23 @@ export function missingOf(measures: readonly Measure[], measured: Measured): Mea
 /** What was taken for a measure, or for one of its kind that another definition called otherwise; null where nothing was, or something else. */
 function takenOf({ id, identity }: Pick<Measure, "id" | "identity">, measured: Measured): readonly Value[] | null {
   if (measured[id]?.identity === identity) return measured[id].values;
-  const kindOf = (one: string): string => one.replace(/ .*$/s, "");
   const same = Object.entries(measured).find(([other, taken]) =>
     kindOf(other) === kindOf(id) && taken.identity === identity
   );
   return same?.[1].values ?? null;
 }
 
+/** Kind of a measure, the first word of its id. */
+function kindOf(id: string): string {
+  return id.replace(/ .*$/s, "");
+}
+
 /** A failure, unless none of the measures that were missing then is missing now: it may have been that of one which is no longer wanted. */
 function standing(failure: CellFailure | null, missing: readonly Measure[]): CellFailure | null {
   const then = failure?.missing;
-  return !then || missing.some(({ id, identity }) => then[id] === identity) ? failure : null;
+  if (!then) return failure;
+  const failed = Object.entries(then).map(([id, identity]) => `${kindOf(id)} ${identity}`);
+  return missing.some(({ id, identity }) => failed.includes(`${kindOf(id)} ${identity}`)) ? failure : null;
 }
 
 /** Values that are still true, in the order of the measures. */

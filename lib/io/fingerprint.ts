@@ -61,7 +61,8 @@ export async function fileDigest(path: string): Promise<string> {
   return hash.digest("hex").slice(0, 16);
 }
 
-async function fileNames(path: string): Promise<string[]> {
+/** Names of the files of a model's folder that are read, in order; of a file "" alone. */
+export async function fileNames(path: string): Promise<string[]> {
   if (!(await Deno.stat(path)).isDirectory) return [""];
   const names: string[] = [];
   // Files are links in the cache of huggingface_hub.

@@ -95,7 +95,9 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
     if (!hasRow(id)) fail(key, rule);
   };
   for (const id of ids(generation.eos_token_id)) {
-    if (!hasRow(id)) throw refusal(generationPath, { key: "eos_token_id", rule, value: String(id) });
+    if (!hasRow(id)) {
+      throw refusal(generationPath, { key: "eos_token_id", rule, value: String(id), mend: "remove it there" });
+    }
   }
   for (const id of eosIds) inVocab("eos_token_id", id);
   if (bosId !== null) inVocab("bos_token_id", bosId);

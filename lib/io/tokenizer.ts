@@ -3,6 +3,7 @@
 import { LibraryTokenizer } from "../packages.ts";
 import { join } from "node:path";
 import { CompressoError } from "../errors.ts";
+import { namesIn } from "./exists.ts";
 import { readText, textIfThere } from "./text_file.ts";
 import { forJavaScript, isObject, type Json, repairDecoder, repairModel } from "./tokenizer_compat.ts";
 
@@ -130,7 +131,7 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
 }
 
 /**
- * Reads the tokenizer of a Hugging Face folder: tokenizer.json, tokenizer_config.json, special_tokens_map.json and chat_template.jinja. As in
+ * Reads the tokenizer of a Hugging Face folder: tokenizer.json, tokenizer_config.json, special_tokens_map.json, chat_template.jinja and additional_chat_templates. As in
  * transformers the map goes before the config, unless that has `added_tokens_decoder`, as newer ones do.
  * Gives null where there is no tokenizer.json. Throws `CompressoError("input")` where a file is broken.
  */
@@ -155,8 +156,7 @@ export async function loadHfTokenizer(folder: string): Promise<Tokenizer | null>
 /** Templates beside the default one, as newer versions of transformers write them. */
 async function namedTemplates(folder: string): Promise<Json[]> {
   const place = join(folder, "additional_chat_templates");
-  const names = await Array.fromAsync(Deno.readDir(place), ({ name }) => name).catch(() => []);
-  const files = names.filter((name) => name.endsWith(".jinja")).sort();
+  const files = (await namesIn(place)).filter((name) => name.endsWith(".jinja"));
   return await Promise.all(
     files.map(async (name) => ({ name: name.slice(0, -".jinja".length), template: await readText(join(place, name)) })),
   );

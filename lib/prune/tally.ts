@@ -56,7 +56,7 @@ export class Tally {
 
   /**
    * Whether a kept unit may fall: its part stays as wide as it must, one hidden dim, one layer and, over all living layers, one head and one
-   * column stay in any case, and something is saved. Where layers have a least number, none is emptied unit by unit: it would count as one that stays.
+   * column stay in any case, and something is saved. Where layers are units and have a least number, none of them is emptied unit by unit: it would count as one that stays.
    */
   allows(unit: number): boolean {
     const { hiddenFirst, layerFirst, rules: { minimum } } = this.#table;
@@ -71,7 +71,7 @@ export class Tally {
     }
     const name = this.#partName(unit), slots = this.#table.slotCount[unit] ?? 0;
     const left = this.#widthOf("attention", layer) + this.#widthOf("ffn", layer) - slots;
-    if (left === 0 && minimum.layers > 0) return false;
+    if (left === 0 && minimum.layers > 0 && (this.#table.layers[layer]?.gate ?? -1) >= 0) return false;
     return this.#widthOf(name, layer) - slots >= (this.#partOf(name, layer)?.minimum ?? 0) && this.#spares(name, slots);
   }
 

@@ -1,5 +1,5 @@
 // How likely continuations are, and multiple choice by them. Owns the score of a sequence; refuses prompts and text.
-import { CompressoError } from "../errors.ts";
+import { CompressoError, type ErrorParts } from "../errors.ts";
 import type { Sequence } from "../nn/token_tree.ts";
 import type { Adapters, Model } from "./model.ts";
 import { packSequences } from "./score_packing.ts";
@@ -126,29 +126,26 @@ function checkSequences(sequences: readonly Sequence[], most: number): void {
 }
 
 function checkRows(rows: readonly ChoiceRow[], most: number): void {
-  const fail = (where: string, rule: string, value: string): never => {
-    throw new CompressoError("input", {
-      ...{ what: `cannot score ${where}`, rule, value },
-      mend: "mend or remove it, or shorten its text",
-    });
+  const fail = (where: string, parts: Pick<ErrorParts, "rule" | "value" | "mend">): never => {
+    throw new CompressoError("input", { what: `cannot score ${where}`, ...parts });
   };
-  if (rows.length === 0) fail("choices", "there is at least one row", "no rows");
+  if (rows.length === 0) fail("choices", { rule: "there is at least one row", value: "no rows" });
   rows.forEach(({ prefix, choices, answer, number }, index) => {
-    const where = `row ${number ?? index + 1}`;
-    if (prefix.length === 0) fail(where, "the prefix has at least one token", "an empty prefix");
-    if (choices.length === 0) fail(where, "it has choices", "none");
+    const where = `row ${number ?? index + 1}`, mend = "mend the row, or leave it out";
+    if (prefix.length === 0) fail(where, { rule: "the prefix has at least one token", value: "an empty prefix", mend });
+    if (choices.length === 0) fail(where, { rule: "it has choices", value: "none", mend });
     if (!Number.isInteger(answer) || choices[answer] === undefined) {
-      fail(where, `the answer is an index below ${choices.length}`, String(answer));
+      fail(where, { rule: `the answer is an index below ${choices.length}`, value: String(answer), mend });
     }
     for (const choice of choices) {
-      if (choice.length === 0) fail(where, "a choice has at least one token", "an empty choice");
+      if (choice.length === 0) fail(where, { rule: "a choice has at least one token", value: "an empty choice", mend });
       const length = prefix.length + choice.length;
       if (length > most + 1) {
-        fail(
-          where,
-          `prefix and choice have at most ${most + 1} tokens, of which the last is not read`,
-          `${length} tokens`,
-        );
+        fail(where, {
+          rule: `prefix and choice have at most ${most + 1} tokens, of which the last is not read`,
+          value: `${length} tokens`,
+          mend: "shorten the row, or leave it out",
+        });
       }
     }
   });

@@ -3,11 +3,11 @@ import assert from "node:assert/strict";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { type DataSource, defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
-import { measuresOf } from "../../lib/experiment/measures.ts";
+import { measuresOf, type Value } from "../../lib/experiment/measures.ts";
 import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
 import { type ExperimentOverrides, type ResolvedExperiment, resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
-import { Store } from "../../lib/experiment/store.ts";
+import { missingOf, Store, valuesOf } from "../../lib/experiment/store.ts";
 import { modelDigest } from "../../lib/io/fingerprint.ts";
 import { demoData } from "../../lib/io/open_model.ts";
 import { inTemporaryFolder, rejectsWith } from "../io/files.ts";
@@ -155,5 +155,23 @@ Deno.test("a schedule that is not there, a text that is not UTF-8 and results in
     for (const name of ["latin.txt", "latin.txt/below", "x".repeat(300)]) {
       await rejectsWith(plan({}, `${folder}/${name}`), "usage", /lie in a folder; now: (a file|Not a dir|.*too long)/);
     }
+  });
+});
+
+Deno.test("values stay known by another name, though theirs is given to another measure", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const store = new Store(folder), file = demoData("heldout"), cache = new RowCache();
+    const rowsOf = (...named: readonly (readonly [string, number])[]): ReturnType<typeof measuresOf> =>
+      measuresOf({ rows: named.map(([name, last]) => ({ name, file, last, seq: 48 })) }, cache);
+    const value = (name: string, value: number): Value => ({ name, kind: "perplexity", value, stderr: null, n: 9 });
+    const [a] = await rowsOf(["a", 4]), now = await rowsOf(["b", 4], ["a", 8]), [, other] = now;
+    assert.ok(a && other);
+    await store.addMeasured(folder, a, [value("a", 2)]);
+    assert.deepEqual(missingOf(now, await store.measured(folder)), [other]);
+    await store.addMeasured(folder, other, [value("a", 3)]);
+    const measured = await store.measured(folder);
+    assert.deepEqual(missingOf(now, measured), []);
+    assert.deepEqual(valuesOf(now, measured).map(({ name, value }) => [name, value]), [["b", 2], ["a", 3]]);
+    assert.deepEqual(valuesOf([a], measured).map(({ name, value }) => [name, value]), [["a", 2]]);
   });
 });

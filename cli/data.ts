@@ -98,7 +98,9 @@ interface GenerateSettings extends ModelSettings {
 
 async function runGenerate(path: string, settings: GenerateSettings): Promise<void> {
   const { out, count, tokens, temperature, seed, resume = false, overwrite = false, baseDtype = "f16" } = settings;
-  const place = modelPath(path), read = (await fileNames(place)).map((name) => join(place, name));
+  const place = modelPath(path);
+  // One that is not there is refused where it is read.
+  const read = await exists(place) ? (await fileNames(place)).map((name) => join(place, name)) : [];
   await refuseInputs(out, read, { option: "--out" });
   await checkTarget(settings);
   const onInterrupt = "stopping; finished texts stay; once more ends at once";

@@ -24,8 +24,8 @@ export const SCHEDULE_HELP = `Schedules:
 
   Every script, a file of your own too, runs isolated: in a process of its own, without permissions, with limits of
   heap and time. It has the language, and from mod.ts defineSchedule, the built-in curves and CompressoError; no other
-  imports, no clock, no chance. --trust runs it in this process instead, as your own code with all its rights: its text as it is
-  now, modules that it imports as Deno has cached them.`;
+  imports, no clock, no chance. --trust runs it in this process instead, as your own code with all its rights:
+  its text as it is now, modules that it imports as Deno has cached them.`;
 
 /** Declares the verb. */
 export function scheduleVerb(): CommandUnknownOpts {

@@ -177,6 +177,8 @@ Deno.test("data generate writes texts that data inspect reads, the same ones eac
   assert.equal(over.code, 2);
   assert.match(over.stderr, /--out is no file that is read/);
   assert.deepEqual(await Deno.readFile(weights), bytes);
+  const absent = await cli(["data", "generate", folder.at("absent"), ...SMALL, "--out", folder.at("c.jsonl")]);
+  assert.equal(absent.code, 3, absent.stderr);
 });
 
 Deno.test("data inspect refuses options of training without a model", async () => {

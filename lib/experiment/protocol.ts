@@ -19,7 +19,7 @@ export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly Plann
   const base = (path: string): string => path.replace(/^.*[/\\](?=.)/, "");
   const sourceOf = (source: DataSource): string => dataName(source, base);
   const pruned = told(all.map(({ model: { name, path } }) => [name, path]), {
-    shown: labelsOf(paths(all), (path) => base(String(path))),
+    shown: labelsOf(all.map(({ model: { path } }) => path), (path) => base(String(path))),
   });
   const trained = told(all.map(({ options: { data = "" }, source }) => [data, source]), { shown: sourceOf });
   const calibrations = all.flatMap(({ options, calibration }) =>
@@ -59,10 +59,6 @@ export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly Plann
       : []),
     ...promptLine(evaluate),
   ];
-}
-
-function paths(all: readonly PlannedCell[]): string[] {
-  return all.map(({ model: { path } }) => path);
 }
 
 /** Each of several once, by the name that the tables have for it. */

@@ -111,11 +111,15 @@ function byteLevelBody(metadata: GgufMetadata, vocabulary: Vocabulary): Body {
       mend: "give the Hugging Face folder of the model instead",
     });
   }
+  const vocab = vocabOf(vocabulary), merges = strings(metadata, "tokenizer.ggml.merges");
+  // What makes a token that is none, or is made of one, is none either.
+  const isWhole = (merge: string): boolean =>
+    [...merge.split(" "), merge.replace(" ", "")].every((token) => Object.hasOwn(vocab, token));
   const model = {
     ...BPE,
     ignore_merges: family.ignoreMerges,
-    vocab: vocabOf(vocabulary),
-    merges: strings(metadata, "tokenizer.ggml.merges"),
+    vocab,
+    merges: vocabulary.includes(null) ? merges.filter(isWhole) : merges,
   };
   const nodes: Json = { normalizer: null, pre_tokenizer: family.node, decoder: byteLevel(true), model };
   return { nodes, addBos: family.addBos };

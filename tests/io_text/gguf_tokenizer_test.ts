@@ -117,6 +117,11 @@ Deno.test("a GGUF gets a token for each embedding row", async () => {
   assert.deepEqual([back.vocabSize, back.idToToken(479), back.idToToken(480)], [480, tokenizer.idToToken(479), null]);
   assert.equal(back.decode([480, 5], { skipSpecial: true }), tokenizer.decode([5]));
   assert.deepEqual(written(back).get("tokenizer.ggml.tokens"), tokens);
+  // One that merges would make goes with them.
+  const types = Int32Array.from(metadata.get("tokenizer.ggml.token_type") as Int32Array).fill(5, 479, 480);
+  const fewer = tokenizerFromGguf(new Map(metadata).set("tokenizer.ggml.token_type", types));
+  const made = tokenizer.decode([479]);
+  assert.deepEqual([fewer.idToToken(479), fewer.decode(fewer.encode(made))], [null, made]);
   const padded = new Map(metadata).set("tokenizer.ggml.padding_token_id", 482);
   assert.deepEqual([tokenizerFromGguf(padded).padId, tokenizerFromGguf(padded).isSpecial(482)], [482, true]);
 });

@@ -205,6 +205,8 @@ function lengthsLine({ least, median, p95, most }: Lengths): string {
 
 /** The first few with their reasons. */
 function leftOut(rows: readonly LeftOut[]): string {
-  const first = rows.slice(0, 3).map(({ row, reason }) => `${row}: ${reason}`);
+  const first = rows.slice(0, 3).map(({ row, line, reason }) =>
+    `${row}${line === undefined ? "" : `, line ${line}`}: ${reason}`
+  );
   return `${formatCount(rows.length)} (row ${first.join("; ")}${rows.length > 3 ? "; …" : ""})`;
 }

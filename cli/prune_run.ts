@@ -88,7 +88,7 @@ export async function runPrune(path: string, asked: PruneSettings): Promise<void
   const { out, resume = false, overwrite = false, mayDiffer = [], json } = asked, name = modelName(path);
   goalOf(asked, { name });
   checkTrust(asked.schedule, asked.trust);
-  const learning = learningOf(asked);
+  const learning = learningOf(asked, { rules: rulesOf(asked, 0) });
   await checkRunFolder(out, { resume, overwrite, mayDiffer, model: modelPath(path) });
   const prompt = await promptText(asked.prompt ?? true);
   const settings = { ...asked, calibration: await calibrationChoice(asked, learning) };

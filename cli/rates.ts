@@ -3,7 +3,7 @@ import type { Projection } from "../lib/nn/spec.ts";
 import type { KeptRule } from "../lib/prune/harden.ts";
 import type { StartRule } from "../lib/prune/start.ts";
 import type { Ranking } from "../lib/prune/baselines.ts";
-import type { UnitKind } from "../lib/prune/units.ts";
+import type { UnitKind, UnitRules } from "../lib/prune/units.ts";
 import type { Method } from "../lib/run/methods.ts";
 import { DEFAULTS, type PruneOptions, type Rates, type ResolvedOptions, resolveOptions } from "../lib/run/options.ts";
 import { type Preset, presetOptions } from "../lib/run/presets.ts";
@@ -98,7 +98,7 @@ export function learningOf(
     readonly ranking?: Ranking | undefined;
     readonly schedule?: string | undefined;
   },
-  { isCalibrated = false }: { readonly isCalibrated?: boolean } = {},
+  { isCalibrated = false, rules }: { readonly isCalibrated?: boolean; readonly rules?: UnitRules } = {},
 ): Pick<ResolvedOptions, "method" | "start" | "rates"> {
   const { method, steps, units, ranking, schedule } = settings;
   return resolveOptions({
@@ -106,5 +106,6 @@ export function learningOf(
     ...(ranking === undefined ? {} : { ranking }),
     ...(schedule === undefined ? {} : { schedule }),
     ...(isCalibrated ? { calibration: [] } : {}),
+    ...(rules === undefined ? {} : { rules }),
   }, { maxPosition: Infinity });
 }

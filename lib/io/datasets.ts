@@ -30,6 +30,8 @@ export interface ReadOptions {
 export interface LeftOut {
   /** The line of JSON lines, else the place in the array or table, from 1. */
   readonly row: number;
+  /** The line on which it begins, where it is an element of a JSON array. */
+  readonly line?: number;
   /** Why. */
   readonly reason: string;
 }
@@ -109,6 +111,10 @@ interface Collector {
   finish(format: DataReport["format"], compression: Compression): DataSet;
 }
 
+function leftOut({ number, line }: Place, reason: string): LeftOut {
+  return { row: number, ...(line === undefined ? {} : { line }), reason };
+}
+
 function createCollector(path: string, options: ReadOptions): Collector {
   const { textField, limit = Infinity, skipBroken = false } = options;
   if (limit !== Infinity && (!Number.isInteger(limit) || limit < 1)) {
@@ -122,7 +128,7 @@ function createCollector(path: string, options: ReadOptions): Collector {
 
   const reject = (place: Place, rule: string, { problem, mend }: { problem: string; mend: string }): void => {
     if (!skipBroken) throw dataError(path, rule, { value: `${place.label} ${problem}`, mend });
-    broken.push({ row: place.number, reason: problem });
+    broken.push(leftOut(place, problem));
   };
   const keep = (row: Row, place: Place): void => {
     if (first !== null && first.kind !== row.kind) {
@@ -133,7 +139,7 @@ function createCollector(path: string, options: ReadOptions): Collector {
     }
     first ??= { kind: row.kind, place };
     const empty = emptyField(row, { textField });
-    if (empty !== null) return void skipped.push({ row: place.number, reason: `empty "${empty}"` });
+    if (empty !== null) return void skipped.push(leftOut(place, `empty "${empty}"`));
     count++;
     const numbered = { number: place.number };
     if (row.kind === "instruct") rows.instruct.push({ ...row, ...numbered });
@@ -147,7 +153,7 @@ function createCollector(path: string, options: ReadOptions): Collector {
       else reject(place, parsed.fault.rule, { ...parsed.fault, mend: parsed.fault.mend || BROKEN_MEND });
     },
     document: (place, text) => keep({ kind: "text", text, extra: {} }, place),
-    blank: ({ number }) => void skipped.push({ row: number, reason: "blank line" }),
+    blank: (place) => void skipped.push(leftOut(place, "blank line")),
     broken(place, problem): void {
       reject(place, "each row is one JSON value", { problem, mend: BROKEN_MEND });
     },

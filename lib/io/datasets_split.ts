@@ -6,6 +6,8 @@ import { isObject, type Json } from "./tokenizer_compat.ts";
 export interface Place {
   /** Line of JSON lines, else place in the array or table, from 1. */
   readonly number: number;
+  /** Line on which an element of an array begins. */
+  readonly line?: number;
   /** The same for messages. */
   readonly label: string;
 }
@@ -153,14 +155,10 @@ function arraySplitter(sink: ValueSink): Splitter {
     const text = buffer.slice(start, end);
     const isBlank = text.trim() === "";
     if (isBlank && last && row === 0) return;
-    const label = `row ${++row}`;
-    const { value, message } = parseJson(text);
-    if (message === null) sink.value({ number: row, label }, value);
-    else {
-      const begin = line + countLines(/^\s*/.exec(text)?.[0] ?? "");
-      const problem = isBlank ? "is missing behind a comma" : `is not JSON: ${message}`;
-      sink.broken({ number: row, label: `${label}, line ${begin}` }, problem);
-    }
+    const begin = line + countLines(/^\s*/.exec(text)?.[0] ?? ""), { value, message } = parseJson(text);
+    const place = { number: ++row, line: begin, label: `row ${row}, line ${begin}` };
+    if (message === null) sink.value(place, value);
+    else sink.broken(place, isBlank ? "is missing behind a comma" : `is not JSON: ${message}`);
     line += countLines(text);
   };
   const advance = (character: string, index: number): void => {

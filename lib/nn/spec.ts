@@ -65,6 +65,11 @@ export const FINAL_NORM = "model.norm.weight";
 /** Output head, [vocab, hidden]; absent where tied. */
 export const HEAD = "lm_head.weight";
 
+/** Layer of a tensor by its canonical name; NaN where it is of none. */
+export function layerOf(name: string): number {
+  return Number(/^model\.layers\.(\d+)\./.exec(name)?.[1] ?? NaN);
+}
+
 /** Canonical name of a projection's weight, shape [out, in]. */
 export function projectionName(layer: number, projection: Projection): string {
   const block = projection === "gate" || projection === "up" || projection === "down" ? "mlp" : "self_attn";

@@ -25,6 +25,27 @@ export type Layout = "compact" | "padded" | "uniform";
 /** All layouts, in the order of the command line's help. */
 export const LAYOUTS: readonly Layout[] = ["compact", "padded", "uniform"];
 
+/** The same model without the layers that have neither heads nor FFN columns, which add nothing; one that has no others keeps them. */
+export function shallow(source: WeightSource): WeightSource {
+  const { spec, made } = shallowPlan(source.spec);
+  return spec === source.spec ? source : remapSource(source, spec, (name) => made.get(name) ?? { from: name });
+}
+
+/** Shape and tensors of {@link shallow}. */
+export function shallowPlan(spec: DecoderSpec): SlicePlan {
+  const made = new Map<string, Remap | Constant>();
+  const living = [...spec.layers.entries()].filter(([, { heads, ffn }]) => heads + ffn > 0);
+  if (living.length === 0 || living.length === spec.layers.length) return { spec, made };
+  for (const [layer, [place]] of living.entries()) {
+    for (const norm of ["attention", "ffn"] as const) made.set(normName(layer, norm), { from: normName(place, norm) });
+    for (const projection of PROJECTIONS) {
+      made.set(projectionName(layer, projection), { from: projectionName(place, projection) });
+      made.set(biasName(layer, projection), { from: biasName(place, projection) });
+    }
+  }
+  return { spec: { ...spec, layers: living.map(([, layer]) => layer) }, made };
+}
+
 /**
  * The same model with every layer as wide as the widest, the rest zeros: equal logits, more memory and time.
  * Query heads per KV head become one number, the one with the fewest parameters; KV heads that slicing in this program repeated to split a group are

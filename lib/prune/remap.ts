@@ -2,7 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import { elementCount, rowWindow } from "../io/rows.ts";
 import type { RowRange, WeightSource } from "../io/source.ts";
-import { type DecoderSpec, type LayerSpec, projectionName, tensorShapes } from "../nn/spec.ts";
+import { type DecoderSpec, layerOf, type LayerSpec, projectionName, tensorShapes } from "../nn/spec.ts";
 
 /** Low-rank update W + scale·B·A of the base's tensor: A [rank, in], B [out, rank]. */
 export interface LowRank {
@@ -45,7 +45,7 @@ export function remapSource(
   remap: (name: string) => Remap | Constant,
 ): WeightSource {
   const shapes = tensorShapes(spec), baseShapes = tensorShapes(base.spec);
-  if (spec.layers !== base.spec.layers) origins.set(spec.layers, headRowsOf(spec.layers, remap));
+  if (spec.layers !== base.spec.layers) origins.set(spec.layers, headRowsOf(base, spec.layers, remap));
   const shapeOf = (name: string): number[] => {
     const shape = shapes.get(name);
     if (shape) return shape;
@@ -114,15 +114,17 @@ export function headOrigins({ layers }: Pick<DecoderSpec, "layers">): readonly H
   return origins.get(layers) ?? [];
 }
 
-function headRowsOf(layers: readonly LayerSpec[], remap: (name: string) => Remap | Constant): readonly HeadOrigin[] {
-  const rowsOf = (name: string): Int32Array | undefined => {
-    const made = remap(name);
-    return "fill" in made ? undefined : made.rows;
+function headRowsOf(
+  base: WeightSource,
+  layers: readonly LayerSpec[],
+  remap: (name: string) => Remap | Constant,
+): readonly HeadOrigin[] {
+  const before = headOrigins(base.spec);
+  const rowsOf = (layer: number, projection: "q" | "k"): Int32Array | undefined => {
+    const made = remap(projectionName(layer, projection));
+    return "fill" in made ? undefined : made.rows ?? before[layerOf(made.from)]?.[projection];
   };
-  return layers.map((_, layer) => ({
-    q: rowsOf(projectionName(layer, "q")),
-    k: rowsOf(projectionName(layer, "k")),
-  }));
+  return layers.map((_, layer) => ({ q: rowsOf(layer, "q"), k: rowsOf(layer, "k") }));
 }
 
 /** Rows of the base's tensor and of those that are added to it. */

@@ -2,8 +2,8 @@
 import { CompressoError } from "../errors.ts";
 import { type LoraConfig, loraModules, type LoraWeights } from "../nn/lora.ts";
 import type { MaskValues } from "../nn/masks.ts";
-import { type DecoderSpec, projectionName, projectionShape } from "../nn/spec.ts";
-import { paddedPlan } from "./layouts.ts";
+import { type DecoderSpec, layerOf, projectionName, projectionShape } from "../nn/spec.ts";
+import { paddedPlan, shallowPlan } from "./layouts.ts";
 import { planSlice, type SlicePlan } from "./slice.ts";
 
 /** LoRA with its matrices, A [rank, in] and B [out, rank] by `lora.<layer>.<projection>.<A|B>`. */
@@ -29,6 +29,11 @@ export function sliceLora(
   return remapped(spec, planSlice(spec, masks), lora);
 }
 
+/** LoRA for the model that `shallow` makes of one of this shape. Throws as {@link sliceLora}. */
+export function shallowLora(spec: DecoderSpec, lora: SlicedLora): SlicedLora {
+  return remapped(spec, shallowPlan(spec), lora);
+}
+
 /** LoRA for the model that `padded` makes of one of this shape. Throws as {@link sliceLora}. */
 export function padLora(spec: DecoderSpec, lora: SlicedLora): SlicedLora {
   return remapped(spec, paddedPlan(spec), lora);
@@ -48,9 +53,10 @@ function remapped(
     const remap = made.get(weight) ?? { from: weight };
     // A part that the base has not got is all zeros, and stays so.
     if ("fill" in remap) continue;
-    const [baseRows, baseCols] = projectionShape(from, from.layers[layer] ?? ABSENT, projection);
-    const ownA = take(lora.weights, `${name}.A`, rank * baseCols),
-      ownB = take(lora.weights, `${name}.B`, baseRows * rank);
+    const place = layerOf(remap.from), own = `lora.${place}.${projection}`;
+    const [baseRows, baseCols] = projectionShape(from, from.layers[place] ?? ABSENT, projection);
+    const ownA = take(lora.weights, `${own}.A`, rank * baseCols),
+      ownB = take(lora.weights, `${own}.B`, baseRows * rank);
     for (let col = 0; col < cols; col++) {
       const base = remap.cols ? remap.cols[col] ?? -1 : col, scale = remap.colScale?.[col] ?? 1;
       if (base >= 0) { for (let r = 0; r < rank; r++) a[r * cols + col] = (ownA[r * baseCols + base] ?? 0) * scale; }

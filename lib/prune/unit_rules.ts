@@ -88,6 +88,38 @@ export function checkKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
   return new Set(kinds);
 }
 
+/**
+ * Refuses limits of kinds that are not among the units: they would do nothing. Throws `CompressoError("usage")`.
+ *
+ * @param kinds - Kinds of units that are pruned.
+ * @param rules - Rules as they are given.
+ */
+export function checkTakenRules(
+  kinds: readonly UnitKind[],
+  { protect = [], minimum = {}, align = 1 }: UnitRules,
+): void {
+  const { heads = 0, ffn = 0, hidden = 0, layers = 0 } = minimum;
+  const limits: readonly (readonly [string, boolean, readonly UnitKind[]])[] = [
+    ["a least number of heads", heads > 0, ["heads", "kv"]],
+    ["a least FFN width", ffn > 0, ["ffn"]],
+    ["a least hidden size", hidden > 0, ["hidden"]],
+    ["a least number of layers", layers > 0, ["layers"]],
+    ["aligned widths", align > 1, ["ffn", "hidden"]],
+    ["protected layers", protect.length > 0, ["heads", "kv", "ffn", "layers"]],
+  ];
+  for (const [name, isGiven, takers] of limits) {
+    if (!isGiven || takers.some((kind) => kinds.includes(kind))) continue;
+    throw refusal(
+      `cannot keep to ${name}`,
+      `${name} are for the units ${takers.join(", ")}`.replace(/^(a .*) are/, "$1 is"),
+      kinds.join(","),
+      `add ${
+        takers[0]
+      } to the units, or leave the limit out; in an experiment give it to a grid of the units that take it`,
+    );
+  }
+}
+
 /** The widest width below `width` that may be kept; −1 where there is none. */
 export function nextNarrower(
   width: number,

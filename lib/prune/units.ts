@@ -10,6 +10,7 @@ export {
 } from "./selection.ts";
 export {
   checkKinds,
+  checkTakenRules,
   layersOf,
   type MinimumWidths,
   type ResolvedRules,

@@ -4,6 +4,7 @@ import type { Row, TextRow } from "../io/datasets.ts";
 import type { Example } from "../io/prompts.ts";
 import { type Batch, createBatches, type EncodeReport, encodeRows, type EncodeRowsOptions } from "./batches.ts";
 import type { Model } from "./model.ts";
+import { isOneShot } from "./methods.ts";
 import { learnsBesideCalibration, type ResolvedOptions } from "./options.ts";
 import { type SelfDataOptions, textFields, writeTexts } from "./qat.ts";
 
@@ -18,13 +19,17 @@ export interface CalibrationData {
 /** Sequences that are looked at, up to a whole batch; texts that a model writes for itself at most. */
 export const CALIBRATION_SEQUENCES = 32;
 
-/** Texts that a model writes for itself: a third of the sequences of its run, so that a short one does not look longer than it trains. */
+/**
+ * Texts that a model writes for itself: a third of the sequences of its run, so that a short one does not look longer than it trains. One-shot methods
+ * look at nothing else and need not train at all.
+ */
 export function calibrationTexts(
-  { steps, prefinetune, postfinetune, batch }: Pick<
+  { method, steps, prefinetune, postfinetune, batch }: Pick<
     ResolvedOptions,
-    "steps" | "prefinetune" | "postfinetune" | "batch"
+    "method" | "steps" | "prefinetune" | "postfinetune" | "batch"
   >,
 ): number {
+  if (isOneShot(method)) return CALIBRATION_SEQUENCES;
   return Math.min(CALIBRATION_SEQUENCES, Math.ceil((prefinetune + steps + postfinetune) * batch / 3));
 }
 

@@ -12,7 +12,7 @@ import type { WeightSource } from "../io/source.ts";
 import type { Json } from "../io/tokenizer_compat.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { type DecoderSpec, hasBias, layersAlike, parameterCount, withBiases } from "../nn/spec.ts";
-import { type Layout, padded } from "../prune/layouts.ts";
+import { type Layout, padded, shallow } from "../prune/layouts.ts";
 
 /** The files that {@link exportModel} writes. */
 export type ExportFormat = "hf" | "gguf";
@@ -80,7 +80,7 @@ export async function stageModel(
   options: ExportOptions,
 ): Promise<Staged & { readonly result: ExportResult }> {
   const { layout = "compact", dtype = "f16", tokenizer, replace = false, signal } = options;
-  const laidOut = layout === "padded" ? padded(source) : source;
+  const living = shallow(source), laidOut = layout === "padded" ? padded(living) : living;
   const alike = layersAlike(laidOut.spec);
   if (layout === "uniform" && !alike) {
     throw new CompressoError("usage", {

@@ -7,9 +7,9 @@ import type { Json } from "../io/tokenizer_compat.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { LoraConfig, LoraWeights } from "../nn/lora.ts";
 import type { MaskValues } from "../nn/masks.ts";
-import { type Layout, padded } from "../prune/layouts.ts";
+import { type Layout, padded, shallow } from "../prune/layouts.ts";
 import { sliceModel } from "../prune/slice.ts";
-import { padLora, sliceLora } from "../prune/slice_lora.ts";
+import { padLora, shallowLora, sliceLora } from "../prune/slice_lora.ts";
 import type { ExportResult } from "./export.ts";
 
 /** What {@link stageAdapter} takes. */
@@ -38,7 +38,8 @@ export async function stageAdapter(
   outDir: string,
   { masks, lora, layout, dtype, tokenizer, generation, replace, signal }: AdapterExport,
 ): Promise<Staged & Pick<ExportResult, "loadableBy">> {
-  const compact = sliceModel(base, { masks }), own = sliceLora(base.spec, { masks, lora });
+  const sliced = sliceModel(base, { masks }), compact = shallow(sliced);
+  const own = shallowLora(sliced.spec, sliceLora(base.spec, { masks, lora }));
   const source = layout === "padded" ? padded(compact) : compact;
   const config = layout === "padded" ? padLora(compact.spec, own) : own;
   const unmerged = `${outDir}/${UNMERGED_FOLDER}`, adapter = `${outDir}/${ADAPTER_FOLDER}`;

@@ -9,14 +9,14 @@ import { KEPT_RULES, type KeptRule } from "../prune/harden.ts";
 import type { Layout } from "../prune/layouts.ts";
 import { START_RULES, type StartRule } from "../prune/start.ts";
 import { leastLimit } from "../prune/saliency.ts";
-import { checkKinds, type UnitKind, type UnitRules } from "../prune/units.ts";
+import { checkKinds, checkTakenRules, type UnitKind, type UnitRules } from "../prune/units.ts";
 import type { DataReport, Row } from "../io/datasets.ts";
 
 import type { RunHooks } from "./hooks.ts";
 import { isOneShot, type Method, METHODS } from "./methods.ts";
 import { type MonitorOptions, type ResolvedMonitors, resolveMonitors } from "./monitors/alarm.ts";
 import { type Preset, type PresetOptions, presetOptions, PRESETS } from "./presets.ts";
-import { checkTaken, LORA_RATE, type Rates, resolveRates } from "./rates.ts";
+import { checkOneRate, checkTaken, LORA_RATE, type Rates, resolveRates } from "./rates.ts";
 import type { ScheduleSource } from "./schedule_host.ts";
 import { alignment, type WantedSize } from "./size_goal.ts";
 
@@ -202,8 +202,10 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   checkLora(resolved.lora);
   checkMethod(options);
   checkKinds(resolved.units);
+  checkTakenRules(resolved.units, options.rules ?? {});
   checkScoredKinds(resolved.units, resolved.method);
   checkTaken((name) => options.rates?.[name] !== undefined, { ...resolved, what: "cannot use these rates" });
+  checkOneRate(options.rates, resolved);
   checkStart(resolved);
   checkCalibration(resolved);
   checkGoal(options);

@@ -349,12 +349,12 @@ class Run implements PruneRun {
       this.#position = { ...this.#position, recent: recordsAt(records, this.#position.step) };
     };
     try {
-      const stage = this.#stage;
-      if (stage) await this.#enter(stage);
-      for (recall(); stage && this.#position.step < at - 1; recall()) if (!await this.#step(stage)) break;
-      const step = stage && await this.#prepareStep(stage);
+      const plan = this.#stage, stage = plan?.stage ?? "postfinetune";
+      if (plan) await this.#enter(plan);
+      for (recall(); plan && this.#position.step < at - 1; recall()) if (!await this.#step(plan)) break;
+      const step = plan && await this.#prepareStep(plan);
       const parts = { ...this.#now, table: this.#parts.table };
-      return brokenFinding(step ? await findCause(parts, step) : null, { step: at, numbers });
+      return brokenFinding(step ? await findCause(parts, step) : null, { stage, step: at, numbers });
     } finally {
       await this.#adopt(from);
     }

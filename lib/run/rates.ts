@@ -151,6 +151,20 @@ export function checkTaken(
   }
 }
 
+/** Refuses two learning rates of LoRA where a run has but one stage. Throws `CompressoError("usage")`. */
+export function checkOneRate(
+  { lora, recovery }: Partial<Rates> = {},
+  { method }: { readonly method: Method },
+): void {
+  if (!isOneShot(method) || lora === undefined || recovery === undefined || lora === recovery) return;
+  throw new CompressoError("usage", {
+    what: "cannot use these rates",
+    rule: "all steps of a one-shot method are its last stage, whose rate is `recovery` or, without that, `lora`",
+    value: `method ${method}, a rate 'lora' of ${lora} and 'recovery' of ${recovery}`,
+    mend: "give one of the two",
+  });
+}
+
 const ABOVE_ZERO: readonly (keyof Rates)[] = ["temperature", "limit"];
 const SHARES: readonly (keyof Rates)[] = ["memory", "warmup", "tracking"];
 

@@ -6,6 +6,7 @@ import type { Tokenizer } from "../io/tokenizer.ts";
 import { type MaskValues, packMasks } from "../nn/masks.ts";
 import { type DecoderSpec, parameterCount, withBiases } from "../nn/spec.ts";
 import { hardenMasks, type HardenOptions } from "../prune/harden.ts";
+import { shallowPlan } from "../prune/layouts.ts";
 import type { SizeTarget } from "../prune/selection.ts";
 import { planSlice } from "../prune/slice.ts";
 import { parameterTarget, restPerDim, targetSparsity } from "../prune/target_size.ts";
@@ -203,7 +204,7 @@ function counting(spec: DecoderSpec, wanted: WantedSize, tokenizer: Tokenizer | 
   const { bytes, file, name = GGUF_NAME } = wanted;
   return {
     target: { ...byteTarget(spec, bytes, file), unit: "bytes" },
-    exact: (shape) => fileBytes(shape, file, { tokenizer, name }),
+    exact: (shape) => fileBytes(shallowPlan(shape).spec, file, { tokenizer, name }),
   };
 }
 

@@ -55,6 +55,17 @@ Deno.test("eval and generate add an adapter, and export merges it into the same 
   assert.notEqual(answer, "in Rome\n");
 });
 
+Deno.test("prune saves its adapter with the rank, the scale and the modules that it was told", async () => {
+  using folder = new TemporaryFolder();
+  const lora = ["--rank", "2", "--alpha", "12", "--rslora", "--dropout", "0.25", "--targets", "q,down"];
+  const run = ["--method", "magnitude", "--steps", "0", "--sparsity", "0.1", "--no-prompt", "--save-adapter"];
+  const { code, stderr } = await cli(["prune", "demo", ...run, ...lora, "--out", folder.at("run")]);
+  assert.equal(code, 0, stderr);
+  const config = JSON.parse(await Deno.readTextFile(folder.at("run", "adapter", "adapter_config.json")));
+  assert.deepEqual([config.r, config.lora_alpha, config.use_rslora, config.lora_dropout], [2, 12, true, 0.25]);
+  assert.deepEqual([...config.target_modules].sort(), ["down_proj", "q_proj"]);
+});
+
 Deno.test("an evaluation goes on with the same adapter alone: its file of weights, scaled as the config beside it says", async () => {
   using folder = new TemporaryFolder();
   const adapter = folder.at("adapter"), text = folder.at("text.txt"), config = `${adapter}/adapter_config.json`;

@@ -54,6 +54,16 @@ Deno.test("prune lets the model write its calibration, goes on with it, and keep
   assert.match(known.stderr, /finished already/, known.stderr);
 });
 
+Deno.test("a one-shot method that does not train at all has the model's own texts as well", async () => {
+  using folder = new TemporaryFolder();
+  const out = folder.at("run"), options = ["--steps", "0", "--batch", "1", "--seq", "24", "--sparsity", "0.2"];
+  const { code, stderr } = await cli([
+    ...["prune", "demo", "--method", "taylor", "--calibration", "own", ...options, "--no-prompt", "--out", out],
+  ]);
+  assert.equal(code, 0, stderr);
+  assert.equal((await Deno.readTextFile(`${out}/calibration.jsonl`)).trimEnd().split("\n").length, 32);
+});
+
 Deno.test("prune writes its texts over no file that is there, and a run that began without goes on so", async () => {
   using folder = new TemporaryFolder();
   const out = folder.at("run"), texts = `${out}/calibration.jsonl`, mine = '{"text": "Mine."}\n';

@@ -33,6 +33,10 @@ Deno.test("data inspect names empty and broken lines, and with a model what beco
   const json = JSON.parse((await cli([...args, "--json"])).stdout);
   assert.deepEqual([json.kind, json.read.rows, json.training.truncated, json.training.broken], ["instruct", 3, 1, 1]);
   assert.equal(json.training.promptTokens, 0);
+  // Elements of an array are named with their lines.
+  await Deno.writeTextFile(folder.at("rows.json"), JSON.stringify([row, { ...row, output: "" }, { text: 1 }], null, 2));
+  const array = await cli(["data", "inspect", folder.at("rows.json")]);
+  assert.match(array.stdout, /^empty +1 \(row 2, line 7: empty "output"\)\nbroken +1 \(row 3, line 12: /m);
   // What a run keeps from training is told beforehand and by the run.
   await Deno.writeTextFile(folder.at("many.jsonl"), `${JSON.stringify(row)}\n`.repeat(35));
   const many = ["--data", folder.at("many.jsonl"), "--no-prompt", "--seq", "64"];

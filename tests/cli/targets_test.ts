@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { learningOf, type RateSettings, ratesOf, shapeDefaults } from "../../cli/rates.ts";
 import { goalOf } from "../../cli/targets.ts";
-import { CompressoError, type Method, type Rates } from "../../mod.ts";
+import { CompressoError, type Method, type Rates, type RunSummary } from "../../mod.ts";
 import { cli, type CliResult, TemporaryFolder } from "./helpers/cli.ts";
 
 const FILES = { dtype: "bf16", ggufDtype: "q8_0" } as const, NAME = { name: "mine" };
@@ -162,6 +162,26 @@ Deno.test("plan tells what sparsity a number of parameters is, and what cannot b
   const refused = await cli(["plan", "demo", "--target-params", "1B"]);
   assert.equal(refused.code, 2);
   assert.match(refused.stderr, /below the model's own 979,008, and at least [\d,]+, which/);
+});
+
+Deno.test("least and aligned widths go each to their own kind, and are refused where it is not among the units", async () => {
+  using folder = new TemporaryFolder();
+  const args = ["prune", "demo", "--method", "random", "--steps", "0", "--no-prompt", "--sparsity", "0.35"];
+  const units = "heads,ffn,hidden", out = folder.at("run");
+  const limits = ["--min-heads", "5", "--min-ffn", "50", "--min-hidden", "150", "--align", "4"];
+  const { code, stderr } = await cli([...args, "--units", units, ...limits, "--out", out]);
+  assert.equal(code, 0, stderr);
+  const { hidden, layers }: RunSummary = JSON.parse(await Deno.readTextFile(`${out}/run.json`));
+  const widths = layers.map(({ ffn }) => ffn), heads = layers.map((layer) => layer.heads);
+  assert.ok(hidden >= 152 && hidden < 192 && hidden % 4 === 0, `hidden size ${hidden}`);
+  assert.ok(widths.every((width) => width >= 52 && width % 4 === 0) && Math.min(...widths) < 96, `${widths}`);
+  assert.ok(heads.every((count) => count >= 5), `${heads}`);
+  for (const [at, option] of ["--min-heads", "--min-ffn", "--min-hidden", "--align"].entries()) {
+    const other = ["ffn", "hidden", "ffn", "kv"][at] ?? "";
+    const refused = await cli([...args, "--units", other, option, "2", "--out", folder.at("none")]);
+    assert.equal(refused.code, 2, option);
+    assert.match(refused.stderr, /cannot keep to a.*; now: (ffn|hidden|kv); mend: add /s);
+  }
 });
 
 Deno.test("--min-layers keeps so many layers", async () => {

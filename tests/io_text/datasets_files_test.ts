@@ -66,9 +66,11 @@ Deno.test("the splitter places each value", () => {
   ]);
   assert.deepEqual(said("object"), [["row 1", { text: "a", more: [1, 2] }], "JSON object"]);
   const [first, second, third, ...rest] = said("array");
-  assert.deepEqual([first, second], [["row 1", { text: 'a ]}, " \\' }], ["row 2", { text: [1, { x: "]" }] }]]);
+  assert.deepEqual([first, second], [["row 1, line 2", { text: 'a ]}, " \\' }], ["row 2, line 4", {
+    text: [1, { x: "]" }],
+  }]]);
   assert.match(String(third), /^row 3, line 5,is not JSON/);
-  assert.deepEqual(rest, [["row 4", 3], ["row 5", "s\\"], "JSON array"]);
+  assert.deepEqual(rest, [["row 4, line 5", 3], ["row 5, line 5", "s\\"], "JSON array"]);
   assert.match(String(said("broken array").at(-1)), /row 2, line 3 does not end/);
   assert.match(String(said("array and more").at(-1)), /more after its end, on line 3/);
 });

@@ -68,7 +68,9 @@ Deno.test("parseRows() names the line or row that is broken", () => {
   refuse(lines(ROW) + "[1]\n", /each row is an object; now: line 2 is a list/);
   refuse(lines({ question: "?", answer: "!" }), /line 1 has "question", "answer"/);
   refuse(lines({ instruction: "only" }), /line 1 has "instruction"/);
-  refuse(JSON.stringify([ROW, {}]), /row 2 has no fields/);
+  refuse(JSON.stringify([ROW, {}]), /row 2, line 1 has no fields/);
+  refuse(JSON.stringify([ROW, { ...ROW, output: 3 }], null, 2), /row 2, line 7 has a number as "output"/);
+  refuse(JSON.stringify([ROW, { text: "t" }], null, 1), /row 1, line 2 is an instruction, row 2, line 7 is a text/);
   refuse(
     '[\n{"text": "a, [\\""},\n{"text": }\n]',
     /one JSON value; now: row 2, line 3 is not JSON: Unexpected token '}'/,
@@ -101,7 +103,7 @@ Deno.test("readRows() tells by content, not by name, and skips a byte order mark
 
 Deno.test("a file named as JSON is no plain text: the line or row that is broken is named, or left out", async () => {
   const cut = `ruction": "Hi", "output": "Ho"}\n${lines(ROW)}`, strings = '["first", "second"]';
-  const row1 = /row 1 is a string/, line1 = /line 1 is not JSON/;
+  const row1 = /row 1, line 1 is a string/, line1 = /line 1 is not JSON/;
   for (const name of ["x.json", "x.jsonl", "x.ndjson", "x.JSONL.gz", "x.json.zst"]) {
     const refuse = (text: string, message: RegExp): void =>
       assert.throws(() => parseRows(text, name), failure("input", message));
@@ -110,7 +112,7 @@ Deno.test("a file named as JSON is no plain text: the line or row that is broken
     refuse('"one"\n"two"\n', /line 1 is a string/);
     refuse("null\n" + lines(ROW), /line 1 is/);
     refuse(strings, row1);
-    refuse(`\ufeff\n[ ${strings}]`, /row 1 is a list/);
+    refuse(`\ufeff\n[ ${strings}]`, /row 1, line 2 is a list/);
     refuse(" [ \n", /row 1, line 2 does not end/);
     refuse("\n", /it is empty/);
     const left = parseRows(cut, name, { skipBroken: true });

@@ -17,7 +17,7 @@ function firstAlarm(looks: readonly number[], units: readonly ((step: number) =>
   let history: MaskHistory | null = null;
   for (const step of looks) {
     const closed = Uint8Array.from(units, (isClosed) => isClosed(step) ? 1 : 0);
-    const watched = watchTurns(history, { layers: [], kinds: [], closed, broken: null }, { setting });
+    const watched = watchTurns(history, { layers: [], kinds: [], closed, broken: null }, { isHard: false, setting });
     history = watched.history;
     if (watched.found.length > 0) return step;
   }

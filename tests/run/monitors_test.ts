@@ -11,7 +11,7 @@ import { CompressoError } from "../../lib/errors.ts";
 import { type Finding, resolveMonitors } from "../../lib/run/monitors/alarm.ts";
 import { watchCollapse, watchLayers } from "../../lib/run/monitors/collapse.ts";
 import { checkHard, largestUnit, watchConstraint } from "../../lib/run/monitors/constraint.ts";
-import { type LossHistory, NO_LOSSES, watchLoss } from "../../lib/run/monitors/divergence.ts";
+import { type LossHistory, lowerRate, NO_LOSSES, watchLoss } from "../../lib/run/monitors/divergence.ts";
 import { judge, stopError } from "../../lib/run/monitors/judge.ts";
 import { brokenUnit, lookAtMasks, type MaskLook } from "../../lib/run/monitors/mask_look.ts";
 import { watchMemory } from "../../lib/run/monitors/memory.ts";
@@ -39,7 +39,11 @@ const spec: DecoderSpec = {
 function diverges(losses: readonly number[], threshold = 0.5): boolean {
   let history: LossHistory = NO_LOSSES, isFound = false;
   for (const loss of losses) {
-    const watched = watchLoss(history, loss, { chance: Math.log(49152), setting: setting(threshold) });
+    const watched = watchLoss(history, loss, {
+      chance: Math.log(49152),
+      stage: "prune",
+      setting: setting(threshold),
+    });
     history = watched.history;
     isFound = watched.found.length > 0;
   }
@@ -95,7 +99,7 @@ Deno.test("masks oscillate when units turn back three times, not when each turns
     let history: MaskHistory | null = null;
     return looks.map((flags) => {
       const look = { layers: [], kinds: [], closed: Uint8Array.from(flags, Number), broken: null };
-      const watched = watchTurns(history, look, { setting: setting(0.1) });
+      const watched = watchTurns(history, look, { isHard: false, setting: setting(0.1) });
       history = JSON.parse(JSON.stringify(watched.history)); // as a checkpoint has it
       return watched.found.length > 0;
     });
@@ -108,6 +112,29 @@ Deno.test("masks oscillate when units turn back three times, not when each turns
   // Four turns that are further apart than looks are remembered.
   assert.deepEqual(turns([a, b, b, b, b, b, a, a, a, a, a, b, b, b, b, b, a]), Array(17).fill(false));
   assert.deepEqual(turns(["0000000000", "1000000000", "1100000000", "1110000000", "1111000000"]), Array(5).fill(false));
+});
+
+Deno.test("what is said of losses and of masks that turn names what the run takes", () => {
+  assert.match(lowerRate("finetune"), /\(--lora-rate\)/);
+  assert.match(lowerRate("prune"), /\(--lora-rate, or `rates\.lora` where a schedule sets it\)/);
+  assert.match(lowerRate("postfinetune"), /\(--recovery-rate\)/);
+  const lossIn = (stage: RecordView["stage"]): string | undefined =>
+    [1, 1, 1, 1, 9, 9, 9, 9].reduce<ReturnType<typeof watchLoss>>(
+      ({ history }, loss) => watchLoss(history, loss, { chance: 10, stage, setting: setting(0.5) }),
+      { history: NO_LOSSES, found: [] },
+    ).found[0]?.change;
+  assert.match(lossIn("prune") ?? "", /--lora-rate/);
+  assert.match(lossIn("postfinetune") ?? "", /--recovery-rate/);
+  const turning = (isHard: boolean): string | undefined =>
+    [0, 1, 0, 1, 0].reduce<ReturnType<typeof watchTurns>>(
+      ({ history }, flag) => {
+        const look = { layers: [], kinds: [], closed: Uint8Array.of(flag), broken: null };
+        return watchTurns(history, look, { isHard, setting: setting(0.1) });
+      },
+      { history: { looks: [] }, found: [] },
+    ).found[0]?.change;
+  assert.match(turning(false) ?? "", /lower the rate `mask`/);
+  assert.match(turning(true) ?? "", /^look at more rows in each step \(--batch\)/);
 });
 
 Deno.test("the constraint is met to within the threshold while masks are learned, and by hard masks to within a unit", () => {

@@ -1,4 +1,5 @@
 // A loss that runs away. Owns the mean that is watched and its limit; refuses numbers that are not finite, which have a monitor of their own.
+import type { Stage } from "../records.ts";
 import { type Finding, type ResolvedMonitor } from "./alarm.ts";
 
 /** What is remembered of the losses. */
@@ -24,7 +25,7 @@ const LEAST_ROOM = 1;
 export function watchLoss(
   history: LossHistory,
   loss: number,
-  { chance, setting }: { readonly chance: number; readonly setting: ResolvedMonitor },
+  { chance, stage, setting }: { readonly chance: number; readonly stage: Stage; readonly setting: ResolvedMonitor },
 ): { readonly history: LossHistory; readonly found: readonly Finding[] } {
   const last = [...history.last, loss].slice(-MEAN_STEPS);
   if (last.length < MEAN_STEPS) return { history: { ...history, last }, found: [] };
@@ -37,7 +38,14 @@ export function watchLoss(
     message: `the loss runs away: its mean over ${MEAN_STEPS} steps is ${mean.toFixed(3)}, limit ${
       limit.toFixed(3)
     } (lowest ${lowest.toFixed(3)}, a uniform guess ${chance.toFixed(3)})`,
-    change: "lower the learning rate of LoRA (--lora-rate), or prune in more steps or to a lower sparsity",
+    change: `${lowerRate(stage)}, or prune in more steps or to a lower sparsity`,
   }];
   return { history: { last, lowest }, found };
+}
+
+/** What to do about a LoRA that learns too fast in a stage. */
+export function lowerRate(stage: Stage): string {
+  if (stage === "postfinetune") return "lower the learning rate of LoRA in the last stage (--recovery-rate)";
+  const scheduled = stage === "prune" ? ", or `rates.lora` where a schedule sets it" : "";
+  return `lower the learning rate of LoRA (--lora-rate${scheduled})`;
 }

@@ -6,13 +6,15 @@ import type { StepState } from "../../nn/step_state.ts";
 import type { UnitTable } from "../../prune/units.ts";
 import type { Batch } from "../batches.ts";
 import type { Model } from "../model.ts";
-import type { StepRecord } from "../records.ts";
+import type { Stage, StepRecord } from "../records.ts";
 import type { Inspection, StepKind, Trainer } from "../trainer.ts";
 import type { Finding } from "./alarm.ts";
+import { lowerRate } from "./divergence.ts";
 import { brokenUnit, type MaskLook } from "./mask_look.ts";
 
 /** A step right before it is run. */
 export interface StepToSearch {
+  readonly stage: Stage;
   readonly kind: StepKind;
   readonly batch: Batch;
   readonly state: StepState;
@@ -30,14 +32,13 @@ export interface Cause {
 
 /** Largest number of f32. */
 const F32_MAX = 3.4028234663852886e38;
-const LOWER = "lower the learning rate of LoRA (--lora-rate)";
 
 /** Searches, from what comes first: base weights, what is trained, activations, gradients. Changes the trainer's state. */
 export async function findCause(
   { model, trainer, table }: { readonly model: Model; readonly trainer: Trainer; readonly table: UnitTable },
-  { kind, batch, state }: StepToSearch,
+  { stage, kind, batch, state }: StepToSearch,
 ): Promise<Cause> {
-  const before = await trainer.save(), { lora } = trainer.pass;
+  const before = await trainer.save(), { lora } = trainer.pass, lower = lowerRate(stage);
   trainer.restore({
     ...before,
     lora: new Float32Array(before.lora.length),
@@ -50,10 +51,12 @@ export async function findCause(
     { ...before, weights: lora ? unpackLora(model.spec, lora, before.lora) : new Map() },
     table,
   );
-  if (trained) return { tensor: trained, change: `${LOWER}, or the rate \`mask\``, isBase: false };
+  if (trained) {
+    return { tensor: trained, change: kind === "masks" ? `${lower}, or the rate \`mask\`` : lower, isBase: false };
+  }
   const inspection = await trainer.inspect(kind, batch, { state }), place = placeOf(inspection);
-  if (place) return { tensor: place.name, change: LOWER, isBase: false };
-  return { tensor: gradientCause(inspection), change: `${LOWER}, or load the base in f32`, isBase: false };
+  if (place) return { tensor: place.name, change: lower, isBase: false };
+  return { tensor: gradientCause(inspection), change: `${lower}, or load the base in f32`, isBase: false };
 }
 
 /** What of a step's numbers is not finite, and of its masks where they were looked at; empty where all is. */
@@ -69,11 +72,12 @@ export function brokenNumbers({ loss, gradNorm, expected }: StepRecord, look: Ma
 }
 
 /** The finding of broken numbers; without a cause where the step cannot be repeated. */
-export function brokenFinding(cause: Cause | null, { step, numbers }: {
+export function brokenFinding(cause: Cause | null, { stage, step, numbers }: {
+  readonly stage: Stage;
   readonly step: number;
   readonly numbers: string;
 }): Finding {
-  const nothing = { tensor: "nothing that can be computed anew", change: LOWER, isBase: false };
+  const nothing = { tensor: "nothing that can be computed anew", change: lowerRate(stage), isBase: false };
   const { tensor, change, isBase } = cause ?? nothing;
   return {
     monitor: "nan",

@@ -20,7 +20,11 @@ const LOOKS = 13;
 export function watchTurns(
   history: MaskHistory | null,
   { closed }: MaskLook,
-  { setting }: { readonly setting: ResolvedMonitor },
+  { isHard, setting }: {
+    /** Whether masks are hard, chosen every few steps and not learned. */
+    readonly isHard: boolean;
+    readonly setting: ResolvedMonitor;
+  },
 ): { readonly history: MaskHistory; readonly found: readonly Finding[] } {
   const kept = [...history?.looks ?? [], pack(closed)].slice(-1 - LOOKS);
   const turns = new Uint8Array(closed.length);
@@ -37,7 +41,9 @@ export function watchTurns(
     message: `the masks oscillate: ${
       percent(back)
     } of the units turned back ${BACK} times or more in the last ${LOOKS} looks, limit ${percent(setting.threshold)}`,
-    change: "lower the rate `mask`, prune in more steps, or let a schedule's targets go one way",
+    change: `${
+      isHard ? "look at more rows in each step (--batch)" : "lower the rate `mask`"
+    }, prune in more steps, or let a schedule's targets go one way`,
   }];
   return { history: { looks: kept }, found };
 }

@@ -59,9 +59,10 @@ export interface Watched {
 export function watchRecord(state: MonitorState, sight: RecordSight, settings: ResolvedMonitors): Watched {
   const { divergence, constraint, memory } = settings, found: Finding[] = [];
   let { losses } = state;
-  const loss = sight.records.at(-1)?.loss;
-  if (divergence && loss !== undefined) {
-    const watched = watchLoss(losses, loss, { chance: sight.chance, setting: divergence });
+  const last = sight.records.at(-1);
+  if (divergence && last) {
+    const { stage, loss } = last,
+      watched = watchLoss(losses, loss, { chance: sight.chance, stage, setting: divergence });
     losses = watched.history;
     found.push(...watched.found);
   }
@@ -77,7 +78,7 @@ export function watchMasks(state: MonitorState, sight: MaskSight, settings: Reso
   if (collapse) found.push(...watchCollapse(sight.look, { ...sight, setting: collapse }));
   if (dead) found.push(...watchLayers(sight.look, { table: sight.table, setting: dead }));
   if (oscillation) {
-    const watched = watchTurns(masks, sight.look, { setting: oscillation });
+    const watched = watchTurns(masks, sight.look, { isHard: sight.isHard, setting: oscillation });
     masks = watched.history;
     found.push(...watched.found);
   }

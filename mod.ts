@@ -78,7 +78,7 @@ export {
   type RopeScaling,
 } from "./lib/nn/spec.ts";
 export { magnitudeScores, type Ranking, RANKINGS, rankWithin } from "./lib/prune/baselines.ts";
-export { type Layout, LAYOUTS, padded, type UniformInput, uniformMasks } from "./lib/prune/layouts.ts";
+export { type Layout, LAYOUTS, padded, shallow, type UniformInput, uniformMasks } from "./lib/prune/layouts.ts";
 export { builtinSchedule, SCHEDULE_NAMES, type ScheduleName } from "./lib/prune/builtin_schedules.ts";
 export {
   constant,
@@ -107,7 +107,7 @@ export {
   type SchedulePart,
 } from "./lib/prune/schedule_script.ts";
 export { type MergeLora, type SliceInput, sliceModel } from "./lib/prune/slice.ts";
-export { type SlicedLora, sliceLora } from "./lib/prune/slice_lora.ts";
+export { shallowLora, type SlicedLora, sliceLora } from "./lib/prune/slice_lora.ts";
 export { KEPT_RULES, type KeptRule } from "./lib/prune/harden.ts";
 export { START_RULES, type StartRule } from "./lib/prune/start.ts";
 export {

@@ -186,7 +186,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--calibration <file>",
-      "further texts or rows that tell units apart before pruning (for --method compresso beside the data; taylor, wanda-sp and flap look at them alone), 32 sequences of them, rounded up to whole batches: a file as of --data; own: texts that the model writes first, up to 32 and fewer for short runs, kept once the run has begun; none (default: own for masks learned from saliency with a prior, else none)",
+      "further texts or rows that tell units apart before pruning (for --method compresso beside the data; taylor, wanda-sp and flap look at them alone), 32 sequences of them, rounded up to whole batches: a file as of --data; own: texts that the model writes first, 32, or fewer for short runs of learned masks, kept once the run has begun; none (default: own for masks learned from saliency with a prior, else none)",
     )
     .option(
       "--kept-masks <rule>",

@@ -25,7 +25,10 @@ export type Layout = "compact" | "padded" | "uniform";
 /** All layouts, in the order of the command line's help. */
 export const LAYOUTS: readonly Layout[] = ["compact", "padded", "uniform"];
 
-/** The same model without the layers that have neither heads nor FFN columns, which add nothing; one that has no others keeps them. */
+/**
+ * The same model without the layers that have neither heads nor FFN columns, which add nothing, the others numbered anew: what files hold. A model
+ * that has no others keeps them.
+ */
 export function shallow(source: WeightSource): WeightSource {
   const { spec, made } = shallowPlan(source.spec);
   return spec === source.spec ? source : remapSource(source, spec, (name) => made.get(name) ?? { from: name });

@@ -17,6 +17,8 @@ export interface SlicedLora extends LoraConfig {
  * does. Slicing picks and scales rows and columns, W' = R·W·C, and R·(W + s·B·A)·C = W' + s·(R·B)·(A·C). So what is folded into the rows or
  * columns of a weight is folded into B or A as well; repeated KV heads repeat rows of B, and zero heads have zeros.
  *
+ * Layers keep their numbers; `shallowLora` is for the files, which leave out those that are cut whole.
+ *
  * Throws `CompressoError("input")` for a matrix that is missing or has another size, and for masks that do not fit.
  */
 export function sliceLora(

@@ -60,7 +60,8 @@ export interface ExportResult {
 }
 
 /**
- * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp), both in the same layout. Each
+ * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp), both in the same layout and without layers that have neither heads
+ * nor FFN columns (see `shallow`; LoRA beside them is that of `shallowLora`). Each
  * lies whole beside its place before any is moved there: a failure leaves what stood there, and `outDir/model` may be the model that is read.
  * A format that cannot hold the model or its tokenizer is skipped, with the reason, as long as another one is written.
  *

@@ -172,7 +172,7 @@ export const DEFAULTS = {
 export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "maxPosition">): ResolvedOptions {
   const { steps, batch = DEFAULTS.batch, seq = DEFAULTS.seq, seed = DEFAULTS.seed } = options;
   whole("steps", steps, isOneShot(options.method ?? "compresso") ? 0 : 1); // by which the rates go
-  const preset = presetOf(options);
+  const preset = presetOf(options), units = options.units ?? preset.units ?? DEFAULTS.units;
   const resolved: ResolvedOptions = {
     rows: options.rows,
     sparsity: options.sparsity ?? 0,
@@ -185,7 +185,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     batch,
     seq,
     seed,
-    units: options.units ?? preset.units ?? DEFAULTS.units,
+    units,
     lora: { ...DEFAULTS.lora, ...preset.lora, ...options.lora },
     prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
     packing: options.packing ?? preset.packing ?? DEFAULTS.packing,
@@ -193,7 +193,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     recompute: options.recompute ?? true,
     method: options.method ?? "compresso",
     ranking: options.ranking ?? (BY_LAYER.includes(options.method ?? "compresso") ? "layer" : "all"),
-    rules: { ...alignment(options.size), ...options.rules },
+    rules: { ...alignment(options.size, units), ...options.rules },
     start: options.start ?? preset.start ?? "saliency",
     keptMasks: options.keptMasks ?? preset.keptMasks ?? "one",
     rates: resolveRates(steps, { preset: preset.rates, given: options.rates }),

@@ -55,7 +55,7 @@ export interface RunSummary {
   readonly fellBack: number;
   /** The size that was asked for and is reached; null where a sparsity was. */
   readonly size: SlicedModel["size"];
-  /** Heads, KV heads and FFN columns of each layer. */
+  /** Heads, KV heads and FFN columns of each layer; the files have none of those that are cut whole, and number the others anew. */
   readonly layers: readonly LayerSpec[];
   /** Hidden size. */
   readonly hidden: number;

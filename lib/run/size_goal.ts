@@ -11,7 +11,14 @@ import type { SizeTarget } from "../prune/selection.ts";
 import { planSlice } from "../prune/slice.ts";
 import { parameterTarget, restPerDim, targetSparsity } from "../prune/target_size.ts";
 import { tableOf, uniformCounts } from "../prune/uniform.ts";
-import { checkReachable, keptUnits, selectedSpec, type UnitRules, type UnitTable } from "../prune/units.ts";
+import {
+  checkReachable,
+  keptUnits,
+  selectedSpec,
+  type UnitKind,
+  type UnitRules,
+  type UnitTable,
+} from "../prune/units.ts";
 import type { ExportOptions } from "./export.ts";
 import type { Model } from "./model.ts";
 import type { ResolvedOptions } from "./options.ts";
@@ -29,7 +36,8 @@ export type WantedSize =
 export const GGUF_NAME = "pruned by Compresso";
 
 /** Rules that a size has unless others are given: widths in whole blocks, where matrices of other widths fall back to f16 and the file grows. */
-export function alignment(wanted: WantedSize | undefined): Pick<UnitRules, "align"> {
+export function alignment(wanted: WantedSize | undefined, units: readonly UnitKind[]): Pick<UnitRules, "align"> {
+  if (!units.some((kind) => kind === "ffn" || kind === "hidden")) return {};
   if (!wanted || "parameters" in wanted || wanted.file.format !== "gguf") return {};
   const { block } = TENSOR_FORMATS[wanted.file.dtype];
   return block > 1 ? { align: block } : {};

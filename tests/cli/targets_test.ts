@@ -184,6 +184,21 @@ Deno.test("least and aligned widths go each to their own kind, and are refused w
   }
 });
 
+Deno.test("a GGUF of whole blocks has its bytes by cutting whole layers alone", async () => {
+  using folder = new TemporaryFolder();
+  const out = folder.at("run"), limit = 900_000;
+  const size = ["--target-bytes", `${limit}`, "--target-file", "gguf", "--gguf-dtype", "q8_0"];
+  const args = ["prune", "demo", "--units", "layers", "--method", "random", "--steps", "0", "--no-prompt", ...size];
+  const { code, stderr } = await cli([...args, "--out", out]);
+  assert.equal(code, 0, stderr);
+  const { size: bytes } = await Deno.stat(`${out}/model.gguf`), layer = 160_000;
+  assert.ok(bytes <= limit && bytes > limit - layer, `${bytes}`);
+  const { model_type: type, num_hidden_layers: left } = JSON.parse(await Deno.readTextFile(`${out}/model/config.json`));
+  const { layers }: RunSummary = JSON.parse(await Deno.readTextFile(`${out}/run.json`));
+  assert.deepEqual([type, left], ["llama", layers.filter(({ ffn }) => ffn > 0).length]);
+  assert.ok(left < layers.length);
+});
+
 Deno.test("--min-layers keeps so many layers", async () => {
   using folder = new TemporaryFolder();
   const args = ["prune", "demo", "--units", "layers", "--method", "magnitude", "--steps", "0", "--no-prompt"];

@@ -117,7 +117,7 @@ Deno.test("masks oscillate when units turn back three times, not when each turns
 Deno.test("what is said of losses and of masks that turn names what the run takes", () => {
   assert.match(lowerRate("finetune"), /\(--lora-rate\)/);
   assert.match(lowerRate("prune"), /\(--lora-rate, or `rates\.lora` where a schedule sets it\)/);
-  assert.match(lowerRate("postfinetune"), /\(--recovery-rate\)/);
+  assert.match(lowerRate("postfinetune"), /\(--recovery-rate or, where that is not given, --lora-rate\)/);
   const lossIn = (stage: RecordView["stage"]): string | undefined =>
     [1, 1, 1, 1, 9, 9, 9, 9].reduce<ReturnType<typeof watchLoss>>(
       ({ history }, loss) => watchLoss(history, loss, { chance: 10, stage, setting: setting(0.5) }),

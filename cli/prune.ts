@@ -180,6 +180,11 @@ export function pruneVerb(): CommandUnknownOpts {
       realNumber("--weight-decay", { least: 0 }),
     )
     .option(
+      "--focus <share>",
+      "share of a batch's labels that the last stage learns from: those whose loss lies furthest above that of the model before pruning, at the cost of one more forward pass; 1: all (default: 0.3 for --method compresso, else 1; paper: 1)",
+      realNumber("--focus", { above: 0, most: 1 }),
+    )
+    .option(
       "--start <rule>",
       "where log α of learned masks starts: saliency, or constant, as published (default: saliency; paper: constant)",
       oneOf("--start", START_RULES),

@@ -14,6 +14,7 @@ export interface RateSettings {
   readonly preset?: Preset | undefined;
   readonly start?: StartRule | undefined;
   readonly keptMasks?: KeptRule | undefined;
+  readonly focus?: number | undefined;
   readonly loraRate?: number | undefined;
   readonly recoveryRate?: number | undefined;
   readonly maskRate?: number | undefined;
@@ -62,9 +63,11 @@ export function shapeDefaults({ preset, units, rank, alpha, targets }: {
   };
 }
 
-/** Preset, rules of learned masks and rates for the run. */
-export function ratesOf(settings: RateSettings): Pick<PruneOptions, "preset" | "start" | "keptMasks" | "rates"> {
-  const { preset, start, keptMasks, loraRate, recoveryRate, warmup, clipNorm, weightDecay } = settings;
+/** Preset, rules of learned masks, focus and rates for the run. */
+export function ratesOf(
+  settings: RateSettings,
+): Pick<PruneOptions, "preset" | "start" | "keptMasks" | "focus" | "rates"> {
+  const { preset, start, keptMasks, focus, loraRate, recoveryRate, warmup, clipNorm, weightDecay } = settings;
   const all: Partial<Record<keyof Rates, number | undefined>> = {
     lora: loraRate,
     recovery: recoveryRate,
@@ -86,6 +89,7 @@ export function ratesOf(settings: RateSettings): Pick<PruneOptions, "preset" | "
     ...(preset === undefined ? {} : { preset }),
     ...(start === undefined ? {} : { start }),
     ...(keptMasks === undefined ? {} : { keptMasks }),
+    ...(focus === undefined ? {} : { focus }),
   };
 }
 

@@ -77,6 +77,8 @@ export interface CellOptions {
   readonly start?: StartRule | undefined;
   /** The z of what stays of learned masks. */
   readonly keptMasks?: KeptRule | undefined;
+  /** Share of a batch's labels that the last stage learns from. */
+  readonly focus?: number | undefined;
   /** Learning rate of log α. */
   readonly maskRate?: number | undefined;
   /** Rate of λ's ascent. */
@@ -180,6 +182,7 @@ const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptio
   preset: z.enum(PRESETS),
   start: z.enum(START_RULES),
   keptMasks: z.enum(KEPT_RULES),
+  focus: z.number().positive().max(1),
   maskRate: rate,
   lambdaRate: rate,
   temperature: z.number().positive(),
@@ -283,6 +286,7 @@ export function pruneOptions(
       preset: cell.preset,
       start: cell.start,
       keptMasks: cell.keptMasks,
+      focus: cell.focus,
     }),
     ...(cell.onAlarm === undefined ? {} : { monitors: alarmSettings(cell.onAlarm, { option: "onAlarm" }) }),
     prompt,

@@ -85,8 +85,13 @@ export function recordForward(context: DecoderContext): void {
 
 /** Records forward, loss and backward: act.loss, LoRA gradients (=) and the wanted mask gradients and their squares (=) in masks.dz. */
 export function recordGradients(context: DecoderContext): void {
-  const { plan, weights, masks } = context;
   recordForward(context);
+  recordBackward(context);
+}
+
+/** Records loss and backward of a forward pass whose activations still lie where {@link recordForward} left them; see {@link recordGradients}. */
+export function recordBackward(context: DecoderContext): void {
+  const { plan, weights, masks } = context;
   recordLoss(context, { gradient: true });
   plan.clear(masks.dz);
   for (let index = weights.layers.length - 1; index >= 0; index--) recordLayerBackward(context, index);

@@ -87,7 +87,7 @@ const VERSION = 5;
 const FIELDS = ["lora", "loraM", "loraV", "logAlpha", "maskMoments", "constraint", "slots"] as const;
 
 /** Options that an identity leaves out where they make no difference. */
-const UNNAMED = ["calibration", "keptMasks", "recompute", "monitors"];
+const UNNAMED = ["calibration", "keptMasks", "focus", "recompute", "monitors"];
 
 /** Before the names of the arrays of {@link Checkpoint.kept}. */
 const prefixOf = (index: number): string => `kept.${index}.`;

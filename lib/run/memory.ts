@@ -39,6 +39,8 @@ export interface MemoryOptions {
   readonly recompute?: boolean;
   /** How units are chosen: each method has steps and calibration of its own. Default "compresso". */
   readonly method?: Method;
+  /** See `PruneOptions.focus`. */
+  readonly focus?: number;
   /** Storage of the frozen weights; default "f16". */
   readonly baseDtype?: MatrixDtype;
   /** The adapter to plan for; default: the limits that every adapter grants, and a GPU. */
@@ -179,7 +181,7 @@ async function planOn(
 
 /** The options that count here: a run hands all of its own over, its goal and start among them. */
 function shapeOf(
-  { batch, seq, lora, units, rules, layout, recompute, method }: MemoryOptions,
+  { batch, seq, lora, units, rules, layout, recompute, method, focus }: MemoryOptions,
 ): Omit<MemoryOptions, "baseDtype" | "adapter"> {
   return {
     ...(batch === undefined ? {} : { batch }),
@@ -190,12 +192,13 @@ function shapeOf(
     ...(layout === undefined ? {} : { layout }),
     ...(recompute === undefined ? {} : { recompute }),
     ...(method === undefined ? {} : { method }),
+    ...(focus === undefined ? {} : { focus }),
   };
 }
 
 /** Calibrates and trains one step of each kind that the method has, and reads what a run reads; the trainer records its plans when they are first used. */
 async function dryTraining(model: Model, table: UnitTable, options: ResolvedOptions): Promise<void> {
-  const { batch, seq, seed, lora, recompute, method } = options;
+  const { batch, seq, seed, lora, recompute, method, focus } = options;
   using compensated = method === "flap" ? await withCompensation(model) : null;
   const trained = compensated ?? model;
   using trainer = createTrainer(trained, { batch, seq, seed, lora, table, recompute });
@@ -208,6 +211,7 @@ async function dryTraining(model: Model, table: UnitTable, options: ResolvedOpti
   if (method === "taylor") await trainer.weightTerms(data, state);
   if (method === "compresso") await trainer.maskGradients(data, state);
   if (!isOneShot(method)) await trainer.step(method === "gradual" ? method : "masks", data, state);
+  if (focus < 1) await trainer.step("lora", data, { ...state, focus });
   await trainer.numbers(0, 1);
   // With LoRA, which a run reads alone too: that takes less. What no adapter holds may be too large for the host as well.
   if (model.device.excesses.length === 0) await trainer.save();

@@ -11,7 +11,7 @@ import { START_RULES, type StartRule } from "../prune/start.ts";
 import { leastLimit } from "../prune/saliency.ts";
 import { checkKinds, checkTakenRules, type UnitKind, type UnitRules } from "../prune/units.ts";
 import type { DataReport, Row } from "../io/datasets.ts";
-
+import { checkFocus } from "./focus.ts";
 import type { RunHooks } from "./hooks.ts";
 import { isOneShot, type Method, METHODS } from "./methods.ts";
 import { type MonitorOptions, type ResolvedMonitors, resolveMonitors } from "./monitors/alarm.ts";
@@ -97,6 +97,12 @@ export interface PruneOptions {
    * "one".
    */
   readonly keptMasks?: KeptRule;
+  /**
+   * Share of a batch's labels that the last stage learns from, above 0: those whose loss lies furthest above that of the model before pruning, at the
+   * cost of one more forward pass in each step (see `hurtTargets`). 1 is all of them. Default: 0.3 for learned masks, 1 for other methods; not for
+   * `flap`, whose compensation is in the weights that the other pass would need without.
+   */
+  readonly focus?: number;
   /** Defaults that take the place of all others: "paper" are the published ones. Options given beside it win. */
   readonly preset?: Preset;
   /** Stops the run between two submits of a step; the run then throws the signal's reason. */
@@ -164,14 +170,15 @@ export const DEFAULTS = {
   packing: true,
   layout: "compact" as Layout,
   loraRate: LORA_RATE,
+  focus: 0.3,
 } as const;
 
 /**
  * Fills in defaults. Sparsity is 0 where a size is given: `sizeGoal` finds it. Throws `CompressoError("usage")` for values out of range.
  */
 export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "maxPosition">): ResolvedOptions {
-  const { steps, batch = DEFAULTS.batch, seq = DEFAULTS.seq, seed = DEFAULTS.seed } = options;
-  whole("steps", steps, isOneShot(options.method ?? "compresso") ? 0 : 1); // by which the rates go
+  const { steps, batch = DEFAULTS.batch, seq = DEFAULTS.seq, seed = DEFAULTS.seed, method = "compresso" } = options;
+  whole("steps", steps, isOneShot(method) ? 0 : 1); // by which the rates go
   const preset = presetOf(options), units = options.units ?? preset.units ?? DEFAULTS.units;
   const resolved: ResolvedOptions = {
     rows: options.rows,
@@ -191,11 +198,12 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     packing: options.packing ?? preset.packing ?? DEFAULTS.packing,
     layout: options.layout ?? DEFAULTS.layout,
     recompute: options.recompute ?? true,
-    method: options.method ?? "compresso",
-    ranking: options.ranking ?? (BY_LAYER.includes(options.method ?? "compresso") ? "layer" : "all"),
+    method,
+    ranking: options.ranking ?? (BY_LAYER.includes(method) ? "layer" : "all"),
     rules: { ...alignment(options.size, units), ...options.rules },
     start: options.start ?? preset.start ?? "saliency",
     keptMasks: options.keptMasks ?? preset.keptMasks ?? "one",
+    focus: options.focus ?? preset.focus ?? (isOneShot(method) || method === "gradual" ? 1 : DEFAULTS.focus),
     rates: resolveRates(steps, { preset: preset.rates, given: options.rates }),
     monitors: resolveMonitors(options.monitors),
   };
@@ -207,6 +215,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   checkTaken((name) => options.rates?.[name] !== undefined, { ...resolved, what: "cannot use these rates" });
   checkOneRate(options.rates, resolved);
   checkStart(resolved);
+  checkFocus(resolved);
   checkCalibration(resolved);
   checkGoal(options);
   whole("prefinetune", resolved.prefinetune, 0);
@@ -337,19 +346,21 @@ function checkCalibration(options: ResolvedOptions): void {
  * Options by which a run is told from another one: those that came later than runs that are still there only where they make a difference to
  * what these were.
  */
-export function telling<T extends Pick<ResolvedOptions, "method" | "keptMasks" | "calibration" | Scored>>(
-  { keptMasks, calibration, ...options }: T,
-):
-  & Omit<T, "keptMasks" | "calibration">
-  & Partial<Pick<ResolvedOptions, "keptMasks" | "calibration"> & { readonly scoring: number }> {
+export function telling<T extends Pick<ResolvedOptions, "method" | Later | Scored>>(
+  { keptMasks, calibration, focus, ...options }: T,
+): Omit<T, Later> & Partial<Pick<ResolvedOptions, Later> & { readonly scoring: number }> {
   const { method } = options;
   return {
     ...options,
     ...(method === "compresso" && keptMasks === "one" ? { keptMasks } : {}),
     ...(calibration ? { calibration } : {}),
+    ...(focus < 1 ? { focus } : {}),
     ...(isScoredAnew(options) ? { scoring: 2 } : {}),
   };
 }
+
+/** Options that came later than others. */
+type Later = "keptMasks" | "calibration" | "focus";
 
 /** Options that what a score says depends on. */
 type Scored = "units" | "rules" | "layout" | "ranking";

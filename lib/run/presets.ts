@@ -9,7 +9,7 @@ export type Preset = typeof PRESETS[number];
 /** Options that a preset sets. */
 export type PresetOptions = Pick<
   PruneOptions,
-  "prefinetune" | "postfinetune" | "units" | "lora" | "packing" | "start" | "keptMasks" | "rates"
+  "prefinetune" | "postfinetune" | "units" | "lora" | "packing" | "start" | "keptMasks" | "focus" | "rates"
 >;
 
 /**
@@ -31,6 +31,7 @@ export function presetOptions(preset: Preset, steps: number): PresetOptions {
       packing: false,
       start: "constant",
       keptMasks: "median",
+      focus: 1,
       rates: {
         lora: 5e-5,
         recovery: 4e-4,

@@ -264,8 +264,8 @@ class Run implements PruneRun {
       this.#position = { ...position, leftOut: plan.steps - position.stageStep };
       return false;
     }
-    const { kind, batch, state, target } = step;
-    await this.#trainer.step(kind, batch, { state, signal });
+    const { kind, batch, state, target, stage } = step, focus = stage === "postfinetune" ? this.options.focus : 1;
+    await this.#trainer.step(kind, batch, { state, signal, focus });
     if (target !== null) await this.#now.chooser.afterStep();
     this.#pending.push(step);
     const seconds = (performance.now() - start) / 1000;

@@ -97,8 +97,8 @@ export function chooserOf(
 /** What of a run its memory depends on. */
 export function memoryOptionsOf(
   { device, weights: { baseDtype } }: Model,
-  { batch, seq, lora, units, rules, layout, recompute, method }: ResolvedOptions,
+  { batch, seq, lora, units, rules, layout, recompute, method, focus }: ResolvedOptions,
 ): MemoryOptions & Pick<ResolvedOptions, "rules"> {
   const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
-  return { batch, seq, lora, units, rules, layout, recompute, method, baseDtype, adapter };
+  return { batch, seq, lora, units, rules, layout, recompute, method, focus, baseDtype, adapter };
 }

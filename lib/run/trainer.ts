@@ -14,6 +14,7 @@ import type { LayerTerms } from "../prune/baselines.ts";
 import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner, momentFloats } from "../prune/mask_learner.ts";
 import type { UnitTable } from "../prune/units.ts";
 import type { Batch } from "./batches.ts";
+import { createFocus, type Focus } from "./focus.ts";
 import type { Model } from "./model.ts";
 import { createWeightProbe, type WeightProbe } from "./weight_probe.ts";
 
@@ -70,11 +71,14 @@ export interface Inspection {
 export interface Trainer extends Disposable {
   readonly pass: Pass;
   readonly learner: MaskLearner;
-  /** Runs one step; on abort all that {@link Trainer.save} gives is as before the step. */
+  /**
+   * Runs one step; on abort all that {@link Trainer.save} gives is as before the step. With a focus below 1, for steps of kind "lora", it learns
+   * from that share of the labels alone (see `hurtTargets`), at the cost of one more forward pass; the loss in its numbers is that of all labels.
+   */
   step(
     kind: StepKind,
     batch: Batch,
-    options: { readonly state: StepState; readonly signal?: AbortSignal },
+    options: { readonly state: StepState; readonly signal?: AbortSignal; readonly focus?: number },
   ): Promise<void>;
   /** Numbers of the last steps, up to {@link RING_SLOTS} of them, in order. */
   numbers(firstStep: number, count: number): Promise<StepNumbers[]>;
@@ -146,13 +150,15 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
     recordGradients(observeWeights ? { ...context, observeWeights } : context);
     return own(context.plan.finish());
   };
-  const updates = (kind: StepKind): Plan => {
-    const plan = own(new Plan(device));
-    plan.section("update");
+  const recordMean = (plan: Plan): void =>
     recordSum(plan, { x: act.loss, count: act.rows, into: metrics, index: 0, square: false, scaled: true }, {
       state,
       sums,
     });
+  const updates = (kind: StepKind, { isFocused = false } = {}): Plan => {
+    const plan = own(new Plan(device));
+    plan.section("update");
+    if (!isFocused) recordMean(plan);
     recordSum(
       plan,
       { x: lora.grads, count: lora.count, into: metrics, index: GRAD_SQUARES, square: true, scaled: false },
@@ -176,6 +182,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   const plansOf = (kind: StepKind): { readonly gradients: Plan; readonly update: Plan } =>
     plans[kind] ??= { gradients: gradients(kind, true), update: updates(kind) };
   let probe: Plan | null = null, maskWrites = 0;
+  let focused: { readonly gradients: Focus; readonly update: Plan } | null = null;
   let terms: { readonly probe: WeightProbe; readonly plan: Plan } | null = null;
 
   const load = (data: Batch, stepState: StepState): void => {
@@ -189,9 +196,15 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   return {
     pass,
     learner,
-    async step(kind, data, { state: stepState, signal }): Promise<void> {
+    async step(kind, data, { state: stepState, signal, focus: share = 1 }): Promise<void> {
       const { gradients: forwardBackward, update } = plansOf(kind);
       load(data, stepState);
+      if (share < 1) {
+        if (kind !== "lora") throw new Error("a step with a focus trains LoRA alone");
+        focused ??= { gradients: own(createFocus(pass, { recordMean })), update: updates(kind, { isFocused: true }) };
+        await focused.gradients.run(data, { state: stepState, share, signal });
+        return await focused.update.run();
+      }
       signal?.throwIfAborted(); // from here on the first submit is certain, and with it the copy of z
       try {
         await forwardBackward.run(signal ? { signal } : {});

@@ -1,0 +1,101 @@
+// A step that learns from the labels that pruning hurt most. Owns their choice and the passes that it takes; refuses updates.
+import { CompressoError } from "../errors.ts";
+import type { Plan } from "../gpu/plan.ts";
+import { lossByRow, recordLoss, writeTargets } from "../nn/head.ts";
+import { createMaskSlots } from "../nn/masks.ts";
+import { type Pass, recordBackward, recordForward, shiftLabels } from "../nn/pass.ts";
+import { type StepState, writeStepState } from "../nn/step_state.ts";
+import type { Batch } from "./batches.ts";
+import type { Method } from "./methods.ts";
+
+/** Losses of a batch by row, in nats; 0 where there is no target. */
+export interface TokenLosses {
+  /** Of the model as it is. */
+  readonly own: Float32Array;
+  /** Of the model before pruning, without LoRA. */
+  readonly dense: Float32Array;
+}
+
+/**
+ * The targets whose loss lies furthest above that of the model before pruning: those that pruning hurt most, and that training can win back. Rho-1
+ * chooses tokens so, by a reference model (Lin et al., "Rho-1: Not All Tokens Are What You Need", arXiv 2404.07965).
+ *
+ * @param targets - Next-token targets [rows], −1 where there is none.
+ * @param share - Share of the targets that stay, rounded up.
+ * @returns The targets, −1 where one does not stay.
+ */
+export function hurtTargets(
+  targets: Int32Array,
+  { own, dense }: TokenLosses,
+  share: number,
+): Int32Array<ArrayBuffer> {
+  const excess = own.map((loss, row) => loss - (dense[row] ?? NaN));
+  const rows = [...targets.keys()].filter((row) => (targets[row] ?? -1) >= 0);
+  // Of equals, and of what is not finite, the first.
+  rows.sort((a, b) => ((excess[b] ?? NaN) - (excess[a] ?? NaN)) || a - b);
+  const chosen = new Int32Array(targets.length).fill(-1);
+  for (const row of rows.slice(0, Math.ceil(share * rows.length))) chosen[row] = targets[row] ?? -1;
+  return chosen;
+}
+
+/** Refuses a share that is none, and a method that the choice is not for. Throws `CompressoError("usage")`. */
+export function checkFocus({ focus, method }: { readonly focus: number; readonly method: Method }): void {
+  const isShare = focus > 0 && focus <= 1;
+  if (isShare && (focus === 1 || method !== "flap")) return;
+  throw new CompressoError("usage", {
+    what: "cannot learn from this share of the labels",
+    rule: isShare
+      ? "its labels are chosen by the model before pruning, which flap's compensation has changed"
+      : "it lies above 0, and is 1 at most",
+    value: isShare ? `method flap, a focus of ${focus}` : `a focus of ${focus}`,
+    mend: "leave --focus out",
+  });
+}
+
+/** Gradients of a part of a batch's labels. Dispose it to free its buffers. */
+export interface Focus extends Disposable {
+  /** As the gradients of a whole batch that is loaded; the mean loss of all its labels is recorded before any is left out. */
+  run(
+    batch: Batch,
+    options: { readonly state: StepState; readonly share: number; readonly signal?: AbortSignal | undefined },
+  ): Promise<void>;
+}
+
+/** Allocates open masks and the plans of three passes; `recordMean` records the mean of `act.loss`. */
+export function createFocus(pass: Pass, { recordMean }: { readonly recordMean: (plan: Plan) => void }): Focus {
+  const { device, act, weights: { spec } } = pass;
+  using stack = new DisposableStack();
+  const open = stack.use(createMaskSlots(device, spec));
+  const ofDense = { ...pass.plan(), lora: null, masks: open };
+  recordForward(ofDense);
+  recordLoss(ofDense, { gradient: false });
+  const dense = stack.use(ofDense.plan.finish());
+  const ofOwn = pass.plan({ dropout: true });
+  recordForward(ofOwn);
+  recordLoss(ofOwn, { gradient: false });
+  recordMean(ofOwn.plan);
+  const own = stack.use(ofOwn.plan.finish());
+  const ofGradients = pass.plan({ dropout: true });
+  recordBackward(ofGradients);
+  const gradients = stack.use(ofGradients.plan.finish());
+  const owned = stack.move();
+  return {
+    async run(batch, { state, share, signal }): Promise<void> {
+      const stop = signal ? { signal } : {};
+      const targets = shiftLabels(batch.labels, { seq: act.shape.seq });
+      const lossesOf = async (plan: Plan): Promise<Float32Array> => {
+        await plan.run(stop);
+        return device.isDry ? new Float32Array(0) : lossByRow(await device.readFloats(act.loss, act.rows), targets);
+      };
+      // The pass of the model itself comes last: backward takes what it leaves.
+      const losses = { dense: await lossesOf(dense), own: await lossesOf(own) };
+      if (!device.isDry) {
+        const chosen = hurtTargets(targets, losses, share), count = chosen.filter((target) => target >= 0).length;
+        writeTargets(pass, chosen);
+        writeStepState(device, pass.state, { ...state, lossScale: 1 / Math.max(1, count) });
+      }
+      await gradients.run(stop);
+    },
+    [Symbol.dispose]: () => owned.dispose(),
+  };
+}

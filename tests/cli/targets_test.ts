@@ -176,11 +176,16 @@ Deno.test("least and aligned widths go each to their own kind, and are refused w
   assert.ok(hidden >= 152 && hidden < 192 && hidden % 4 === 0, `hidden size ${hidden}`);
   assert.ok(widths.every((width) => width >= 52 && width % 4 === 0) && Math.min(...widths) < 96, `${widths}`);
   assert.ok(heads.every((count) => count >= 5), `${heads}`);
-  for (const [at, option] of ["--min-heads", "--min-ffn", "--min-hidden", "--align"].entries()) {
-    const other = ["ffn", "hidden", "ffn", "kv"][at] ?? "";
+  const others = [
+    ["--min-heads", "ffn", "a least number of heads"],
+    ["--min-ffn", "hidden", "a least FFN width"],
+    ["--min-hidden", "ffn", "a least hidden size"],
+    ["--align", "kv", "aligned widths"],
+  ] as const;
+  for (const [option, other, name] of others) {
     const refused = await cli([...args, "--units", other, option, "2", "--out", folder.at("none")]);
     assert.equal(refused.code, 2, option);
-    assert.match(refused.stderr, /cannot keep to a.*; now: (ffn|hidden|kv); mend: add /s);
+    assert.match(refused.stderr, new RegExp(`cannot keep to ${name}\n.*now: +${other}\n.*mend: add `, "s"));
   }
 });
 

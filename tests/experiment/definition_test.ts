@@ -267,12 +267,13 @@ Deno.test("a plan has the steps, tokens and facts of each cell, and names the ce
   assert.equal(first?.identity["rates.lora"], "0.001", "defaults are part of what a cell is");
   assert.equal(first?.identity["prompt"], "none");
   // Another fact would make every finished cell another one.
-  assert.equal(digestOf([Object.keys(first?.identity ?? {}).sort().join()]), "2450d15b9629e735");
+  assert.equal(digestOf([Object.keys(first?.identity ?? {}).sort().join()]), "9bb2313bd1719eac");
   const taylor = await planCells(
     resolveExperiment(defineExperiment({ ...PLAIN, grid: { method: ["taylor"] } })),
     store,
   );
   assert.equal(taylor.cells[0]?.identity["ranking"], '"layer"');
+  assert.deepEqual([first, taylor.cells[0]].map((cell) => cell?.identity["focus"]), ["0.3", undefined]);
   const long = defineExperiment({ ...PLAIN, grid: { seq: [48, 100_000] } });
   await assert.rejects(planCells(resolveExperiment(long), store), /longest context.*100000|cell seq=100000/s);
   await assert.rejects(planCells(resolveExperiment(long), store), ({ message }: Error) => {

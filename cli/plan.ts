@@ -12,7 +12,7 @@ import { type MemoryOptions, type MemoryPlan, planMemory } from "../lib/run/memo
 import { adviseMemory, fits, refusal } from "../lib/run/memory_advice.ts";
 import { MEMORY_PARTS, type MemoryPart } from "../lib/run/memory_parts.ts";
 import { DEFAULTS } from "../lib/run/options.ts";
-import { PRESETS } from "../lib/run/presets.ts";
+import { type Preset, presetOptions, PRESETS } from "../lib/run/presets.ts";
 import { sizeGoal } from "../lib/run/size_goal.ts";
 import { verb } from "./command.ts";
 import { formatBytes, formatCount, print, printJson } from "./output.ts";
@@ -31,6 +31,8 @@ export interface MemorySettings {
   readonly layout: Layout;
   readonly recompute: boolean;
   readonly method: Method;
+  readonly focus?: number | undefined;
+  readonly preset?: Preset | undefined;
   readonly baseDtype?: typeof BASE_DTYPES[number] | undefined;
 }
 
@@ -63,7 +65,7 @@ export function planVerb(): CommandUnknownOpts {
       realNumber("--dropout", { least: 0, below: 1 }),
       DEFAULTS.lora.dropout,
     )
-    .option("--preset <name>", `${PRESETS.join(", ")}: units and LoRA as in prune`, oneOf("--preset", PRESETS))
+    .option("--preset <name>", `${PRESETS.join(", ")}: units, LoRA and focus as in prune`, oneOf("--preset", PRESETS))
     .option(
       "--target-params <count>",
       "tell what sparsity this number of parameters is, such as 5.4B; not with --layout padded",
@@ -77,6 +79,11 @@ export function planVerb(): CommandUnknownOpts {
       `how units are chosen: ${METHODS.join(", ")}`,
       oneOf("--method", METHODS),
       "compresso" as const,
+    )
+    .option(
+      "--focus <share>",
+      "share of the labels that the last stage learns from, as in prune",
+      realNumber("--focus", { above: 0, most: 1 }),
     )
     .option("--memory-limit <bytes>", "GPU memory to fit into, such as 6G", byteCount("--memory-limit"))
     .option("--json", "print one JSON object")
@@ -110,14 +117,17 @@ export function planVerb(): CommandUnknownOpts {
 
 /** The options of a plan from those of `prune`. */
 export function memoryOptions(
-  { batch, seq, rank, targets, dropout = 0, units, layout, recompute, method, baseDtype = "f16" }: MemorySettings,
+  { batch, seq, rank, targets, dropout = 0, units, layout, recompute, method, focus, preset, baseDtype = "f16" }:
+    MemorySettings,
   { adapter, rules = {} }: {
     readonly adapter: { readonly limits: DeviceLimits; readonly isCpu: boolean } | null;
     readonly rules?: MemoryOptions["rules"];
   },
 ): MemoryOptions {
-  const lora = { rank, targets, dropout };
-  return { batch, seq, lora, units, rules, layout, recompute, method, baseDtype, ...(adapter ? { adapter } : {}) };
+  const lora = { rank, targets, dropout },
+    shape = { batch, seq, lora, units, rules, layout, recompute, method, baseDtype };
+  const share = focus ?? (preset && presetOptions(preset, 0).focus);
+  return { ...shape, ...(share === undefined ? {} : { focus: share }), ...(adapter ? { adapter } : {}) };
 }
 
 /** What a number of parameters means for a run with these units. */

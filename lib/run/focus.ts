@@ -29,10 +29,13 @@ export function hurtTargets(
   { own, dense }: TokenLosses,
   share: number,
 ): Int32Array<ArrayBuffer> {
-  const excess = own.map((loss, row) => loss - (dense[row] ?? NaN));
+  const excess = own.map((loss, row) => {
+    const above = loss - (dense[row] ?? NaN);
+    return Number.isNaN(above) ? -Infinity : above;
+  });
   const rows = [...targets.keys()].filter((row) => (targets[row] ?? -1) >= 0);
-  // Of equals, and of what is not finite, the first.
-  rows.sort((a, b) => ((excess[b] ?? NaN) - (excess[a] ?? NaN)) || a - b);
+  // Of equals the first; of two that are infinite alike the difference is no number.
+  rows.sort((a, b) => ((excess[b] ?? 0) - (excess[a] ?? 0)) || a - b);
   const chosen = new Int32Array(targets.length).fill(-1);
   for (const row of rows.slice(0, Math.ceil(share * rows.length))) chosen[row] = targets[row] ?? -1;
   return chosen;

@@ -132,7 +132,7 @@ function adapterFor({ adapter = { limits: DEFAULT_LIMITS, isCpu: false } }: Memo
 }
 
 function resolved(spec: DecoderSpec, options: MemoryOptions): ResolvedOptions {
-  return resolveOptions({ rows: [], sparsity: 0.5, steps: 1, ...shapeOf(options) }, spec);
+  return resolveOptions({ rows: [], sparsity: 0.5, steps: 1, postfinetune: 1, ...shapeOf(options) }, spec);
 }
 
 function tableFor(spec: DecoderSpec, options: MemoryOptions): UnitTable {

@@ -99,7 +99,7 @@ export interface PruneOptions {
   readonly keptMasks?: KeptRule;
   /**
    * Share of a batch's labels that the last stage learns from, above 0: those whose loss lies furthest above that of the model before pruning, at the
-   * cost of one more forward pass in each step (see `hurtTargets`). 1 is all of them. Default: 0.3 for learned masks, 1 for other methods; not for
+   * cost of one more forward pass in each step. 1 is all of them. Default: 0.3 for learned masks, 1 for other methods and as published; not for
    * `flap`, whose compensation is in the weights that the other pass would need without.
    */
   readonly focus?: number;
@@ -180,6 +180,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   const { steps, batch = DEFAULTS.batch, seq = DEFAULTS.seq, seed = DEFAULTS.seed, method = "compresso" } = options;
   whole("steps", steps, isOneShot(method) ? 0 : 1); // by which the rates go
   const preset = presetOf(options), units = options.units ?? preset.units ?? DEFAULTS.units;
+  const postfinetune = options.postfinetune ?? preset.postfinetune ?? Math.round(steps * 0.3);
   const resolved: ResolvedOptions = {
     rows: options.rows,
     sparsity: options.sparsity ?? 0,
@@ -188,7 +189,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     calibration: options.calibration !== undefined,
     steps,
     prefinetune: options.prefinetune ?? preset.prefinetune ?? Math.round(steps * 0.1),
-    postfinetune: options.postfinetune ?? preset.postfinetune ?? Math.round(steps * 0.3),
+    postfinetune,
     batch,
     seq,
     seed,
@@ -203,7 +204,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     rules: { ...alignment(options.size, units), ...options.rules },
     start: options.start ?? preset.start ?? "saliency",
     keptMasks: options.keptMasks ?? preset.keptMasks ?? "one",
-    focus: options.focus ?? preset.focus ?? (isOneShot(method) || method === "gradual" ? 1 : DEFAULTS.focus),
+    focus: options.focus ?? preset.focus ?? (method === "compresso" && postfinetune > 0 ? DEFAULTS.focus : 1),
     rates: resolveRates(steps, { preset: preset.rates, given: options.rates }),
     monitors: resolveMonitors(options.monitors),
   };

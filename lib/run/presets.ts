@@ -17,7 +17,7 @@ export type PresetOptions = Pick<
  *
  * `paper` are the published settings of Compresso (arXiv 2310.05015 and its code): heads, FFN columns and hidden dims; log α from a constant and
  * kept within ±log 100; hard concrete with β = 2/3 and its full noise, whose median kept units have in the end; λ by gradient ascent alone, without projection; rows padded and not joined; LoRA of
- * rank 8 on q and v at 5e-5, in the last stage at 4e-4; one, eight and three epochs of the three stages, the target reached after half of the eight.
+ * rank 8 on q and v, learning from all labels, at 5e-5, in the last stage at 4e-4; one, eight and three epochs of the three stages, the target reached after half of the eight.
  * They were made for some 50,000 steps: with few, the expected sparsity stays far behind the schedule. The hard sparsity meets its target all the
  * same, by cutting at the end. The schedule is cubic as in the paper; the public scripts run it linear: `schedule: "linear"`.
  */

@@ -252,7 +252,8 @@ class Run implements PruneRun {
     const { chooser } = this.#now;
     const hard = steering ? await chooser.beforeStep({ ...steering, rates, step: stageStep }) : await chooser.settle();
     const aim = steering && aimOf({ ...steering, rates }, { ...options, step: stageStep, steps, table });
-    return { index, stage, kind, batch, state, rate, target, hard, aim, layers: steering?.layers ?? null };
+    const focus = stage === "postfinetune" ? options.focus : 1;
+    return { index, stage, kind, batch, state, focus, rate, target, hard, aim, layers: steering?.layers ?? null };
   }
 
   /** Runs one step; false where the schedule ends the stage before it. */
@@ -264,9 +265,8 @@ class Run implements PruneRun {
       this.#position = { ...position, leftOut: plan.steps - position.stageStep };
       return false;
     }
-    const { kind, batch, state, target, stage } = step, focus = stage === "postfinetune" ? this.options.focus : 1;
-    await this.#trainer.step(kind, batch, { state, signal, focus });
-    if (target !== null) await this.#now.chooser.afterStep();
+    await this.#trainer.step(step.kind, step.batch, { ...step, signal });
+    if (step.target !== null) await this.#now.chooser.afterStep();
     this.#pending.push(step);
     const seconds = (performance.now() - start) / 1000;
     this.#position = positionAfter(position, step, { cursor: this.#batches.cursor, seconds });

@@ -26,7 +26,7 @@ export interface StepRecord {
   readonly lambda1: number;
   /** Multiplier of the squared gap. */
   readonly lambda2: number;
-  /** Global norm of the LoRA gradients before clipping. */
+  /** Global norm of the LoRA gradients before clipping; in the last stage those of the labels that it learns from, see `PruneOptions.focus`. */
   readonly gradNorm: number;
   /** Learning rate of LoRA. */
   readonly learningRate: number;

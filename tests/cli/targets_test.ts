@@ -159,6 +159,15 @@ Deno.test("plan tells what sparsity a number of parameters is, and what cannot b
   ]);
   assert.equal(code, 0, stderr);
   assert.match(stdout, /target {4}700,000 parameters: a sparsity of 0\.336\d of the layers' linear weights/);
+  const trainingWith = async (...more: string[]): Promise<number> =>
+    JSON.parse((await cli(["plan", "demo", "--units", "kv,ffn", "--rank", "8", "--json", ...more])).stdout).stages
+      .training;
+  const [some, all] = [await trainingWith(), await trainingWith("--focus", "1")];
+  assert.ok(some > all, `${some} for a last stage that compares with the model before pruning, ${all} without`);
+  assert.equal(
+    await trainingWith("--method", "gradual", "--focus", "0.5") - await trainingWith("--method", "gradual"),
+    some - all,
+  );
   const refused = await cli(["plan", "demo", "--target-params", "1B"]);
   assert.equal(refused.code, 2);
   assert.match(refused.stderr, /below the model's own 979,008, and at least [\d,]+, which/);

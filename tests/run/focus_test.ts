@@ -29,6 +29,8 @@ Deno.test("the targets that stay are those whose loss lies furthest above that o
   assert.deepEqual(chosen(0.3), [5, -1, 7, -1, -1, -1], "rounded up; the first of equals");
   assert.deepEqual(chosen(0.75), [5, -1, 7, -1, -1, 9]);
   assert.deepEqual(chosen(1), [...targets]);
+  const broken = Float32Array.of(NaN, 0, 5, 2, 0, Infinity);
+  assert.deepEqual([...hurtTargets(targets, { own: broken, dense }, 0.5)], [-1, -1, 7, -1, -1, 9], "NaN comes last");
   assert.deepEqual([...hurtTargets(Int32Array.of(-1, -1), { own, dense }, 0.5)], [-1, -1]);
 });
 

@@ -329,7 +329,13 @@ Deno.test("log α that is not a number is named as what broke a step, with its u
   const logAlpha = Float32Array.from(await trainer.logAlpha());
   logAlpha[table.ffnFirst + 3] = NaN;
   trainer.setLogAlpha(logAlpha);
-  const step = { stage: "prune", kind: "masks", batch: randomBatch(model.spec.vocab, 1), state: stateAt(0) } as const;
+  const step = {
+    stage: "prune",
+    kind: "masks",
+    focus: 1,
+    batch: randomBatch(model.spec.vocab, 1),
+    state: stateAt(0),
+  } as const;
   const { tensor } = await findCause({ model, trainer, table }, step);
   assert.equal(tensor, "log α of FFN column 3 of layer 0, which is NaN");
 });

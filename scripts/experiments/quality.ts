@@ -6,7 +6,8 @@
 //     --max-cells 2
 //
 // On two cores without a GPU a run of a model of 135 million parameters takes half an hour or more: --max-cells and --only cut the grid into
-// sittings, whose results stay in --out. `taylor` is there twice: LLM-Pruner's published runs spare the first and last layers. Methods that can are there
+// sittings, whose results stay in --out. Learned masks are as a run has them by default: their last stage learns from the labels that pruning hurt
+// most, for one more forward pass in each of its steps (focus). `taylor` is there twice: LLM-Pruner's published runs spare the first and last layers. Methods that can are there
 // with the model's own texts as calibration, too.
 import { defineExperiment } from "../../mod.ts";
 

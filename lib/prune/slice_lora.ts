@@ -33,7 +33,8 @@ export function sliceLora(
 
 /** LoRA for the model that `shallow` makes of one of this shape. Throws as {@link sliceLora}. */
 export function shallowLora(spec: DecoderSpec, lora: SlicedLora): SlicedLora {
-  return remapped(spec, shallowPlan(spec), lora);
+  const plan = shallowPlan(spec);
+  return plan.spec === spec ? lora : remapped(spec, plan, lora);
 }
 
 /** LoRA for the model that `padded` makes of one of this shape. Throws as {@link sliceLora}. */

@@ -111,7 +111,7 @@ export function checkTakenRules(
     if (!isGiven || takers.some((kind) => kinds.includes(kind))) continue;
     throw refusal(
       `cannot keep to ${name}`,
-      `${name} are for the units ${takers.join(", ")}`.replace(/^(a .*) are/, "$1 is"),
+      `that takes one of the units ${takers.join(", ")}`,
       kinds.join(","),
       `add ${
         takers[0]
@@ -129,7 +129,7 @@ export function nextNarrower(
   return width > 0 && narrower >= least ? narrower : -1;
 }
 
-/** Layers that are there: files of version 0.1 and earlier, and models that were sliced in memory, have those that were cut whole, without heads and columns. */
+/** Layers that are there: files of earlier versions, and models that were sliced in memory, have those that were cut whole, without heads and columns. */
 export function livingLayers({ layers }: Pick<DecoderSpec, "layers">): number {
   return layers.filter(({ heads, ffn }) => heads + ffn > 0).length;
 }

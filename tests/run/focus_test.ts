@@ -9,7 +9,7 @@ import { normal, uniform } from "../../lib/random.ts";
 import type { Batch } from "../../lib/run/batches.ts";
 import { hurtTargets } from "../../lib/run/focus.ts";
 import { loadModel, type Model } from "../../lib/run/model.ts";
-import { resolveOptions } from "../../lib/run/options.ts";
+import { resolveOptions, telling } from "../../lib/run/options.ts";
 import { createTrainer, type Trainer } from "../../lib/run/trainer.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
 import { drive, withDemo } from "./helpers/demo_run.ts";
@@ -84,6 +84,11 @@ Deno.test("the default is for learned masks that are not as published; no share 
   for (const method of ["gradual", "taylor", "flap"] as const) assert.equal(resolve({ method }), 1);
   assert.equal(resolve({ preset: "paper" }), 1);
   assert.equal(resolve({ method: "taylor", focus: 0.5 }), 0.5);
+  assert.equal(resolve({ postfinetune: 0 }), 1, "no last stage");
+  // Runs of before, which learned from all labels, are known again by that.
+  const isTold = (focus: number): boolean =>
+    "focus" in telling(resolveOptions({ rows: [], sparsity: 0.2, steps: 10, focus }, { maxPosition: 512 }));
+  assert.deepEqual([isTold(1), isTold(0.3)], [false, true]);
   for (const focus of [0, -1, 1.5, NaN]) assert.throws(() => resolve({ focus }), /above 0, and is 1 at most/);
   assert.throws(() => resolve({ method: "flap", focus: 0.5 }), /flap's compensation has changed; now: method flap/);
 });

@@ -7,8 +7,8 @@
 //
 // On two cores without a GPU a run of a model of 135 million parameters takes half an hour or more: --max-cells and --only cut the grid into
 // sittings, whose results stay in --out. Learned masks are as a run has them by default: their last stage learns from the labels that pruning hurt
-// most, for one more forward pass in each of its steps (focus). `taylor` is there twice: LLM-Pruner's published runs spare the first and last layers. Methods that can are there
-// with the model's own texts as calibration, too.
+// most, for one more forward pass in each of its steps (focus). `taylor` is there twice: LLM-Pruner's published runs spare the first and last layers.
+// Methods that can are there with the model's own texts as calibration, too.
 import { defineExperiment } from "../../mod.ts";
 
 const METHODS = ["compresso", "gradual", "taylor", "flap", "wanda-sp", "magnitude", "random"];

@@ -11,7 +11,7 @@ import { tokenizerOf } from "./with_model.ts";
 export async function chooseRows(path: string, options: EvalSettings): Promise<EvalWork> {
   const prompt = await promptAtInference(options);
   const limit = options.limitRows === undefined ? {} : { limit: options.limitRows };
-  const rows = await readRows(path, limit);
+  const rows = await readRows(path, { ...limit, brokenMend: "mend or remove it" });
   return plainWork(async (_, { model, adapters, signal, progress, tune }) => {
     const tokenizer = tokenizerOf(model);
     if (prompt !== null) promptNote(promptCost({ tokenizer, prompt }), "each instruction");

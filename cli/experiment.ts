@@ -66,7 +66,7 @@ export function experimentVerb(): CommandUnknownOpts {
     .option("--max-cells <count>", "runs in this sitting at most", wholeNumber("--max-cells", { least: 1 }))
     .option(
       "--keep <what>",
-      "models: leave the pruned models; none: remove each once it was measured",
+      "models: leave the pruned models; none: remove each that is pruned now once it was measured",
       oneOf("--keep", ["none", "models"]),
       "none" as const,
     )

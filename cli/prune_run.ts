@@ -197,6 +197,18 @@ async function inputsOf(path: string, settings: ChosenSettings): Promise<Inputs>
   }
 }
 
+/** Refuses a schedule that is not what it was `before`: it was read again as the run was prepared. Throws `CompressoError("mismatch")`. */
+async function checkSchedule(schedule: string | undefined, before: string): Promise<void> {
+  const now = await scheduleName(schedule);
+  if (now === before) return;
+  throw new CompressoError("mismatch", {
+    what: `cannot run with the schedule ${schedule}`,
+    rule: "it stays as it is while a run is prepared",
+    value: `${before} then, ${now} now`,
+    mend: "start the run anew",
+  });
+}
+
 /** Name of the model within a GGUF. */
 function modelName(path: string): string {
   return `${basename(resolve(modelPath(path)))} pruned by Compresso`;
@@ -294,10 +306,11 @@ async function drive(
       saveAdapter: settings.saveAdapter ?? false,
       inputs,
     },
-    // Not before: what is refused must not cost the earlier run.
-    ...(settings.overwrite
-      ? { onReady: () => clearRunFolder(out, { files: [settings.data, settings.calibration] }) }
-      : {}),
+    onReady: async () => {
+      await checkSchedule(settings.schedule, inputs.schedule);
+      // Not before: what is refused must not cost the earlier run.
+      if (settings.overwrite) await clearRunFolder(out, { files: [settings.data, settings.calibration] });
+    },
     onStart: ({ steps, data, options: { rows: _rows, ...options } }, doneBefore) => {
       listen();
       told.know(earlier, doneBefore);

@@ -95,7 +95,8 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
     });
   }
   for (const { name, seq, ...file } of evaluate.rows ?? []) {
-    const set = await cache.read(file), isText = set.kind === "text";
+    const set = await cache.read(file, "mend or remove it, or set `skipBroken: true` of the measure"),
+      isText = set.kind === "text";
     for (const { label, prompt } of isText ? [{ label: "", prompt: null }] : prompts) {
       measures.push({
         id: `rows ${name}${label}`,
@@ -121,7 +122,7 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
     }
   }
   for (const { name, file, limit } of evaluate.choices ?? []) {
-    const set = await cache.read({ file, ...(limit === undefined ? {} : { limit }) });
+    const set = await cache.read({ file, ...(limit === undefined ? {} : { limit }) }, "mend or remove it");
     for (const { label, prompt } of prompts) {
       measures.push({
         id: `choices ${name}${label}`,

@@ -34,12 +34,12 @@ export class RowCache {
   readonly #sets = new Map<string, DataSet>();
   readonly #digests = new Map<string, string>();
 
-  /** The rows of a file. */
-  async read(file: FileData): Promise<DataSet> {
+  /** The rows of a file. Of a broken one the error advises `brokenMend`, without it what `prune` has. */
+  async read(file: FileData, brokenMend?: string): Promise<DataSet> {
     const { last, ...how } = fileFacts(file), key = JSON.stringify({ ...how, last, file: file.file });
     const known = this.#sets.get(key);
     if (known) return known;
-    const set = await readRows(file.file, how);
+    const set = await readRows(file.file, { ...how, brokenMend });
     const taken = last === undefined ? set : lastRows(set, { last, path: file.file });
     this.#sets.set(key, taken);
     return taken;

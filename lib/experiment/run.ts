@@ -27,7 +27,7 @@ export interface RunExperimentOptions extends ExperimentOverrides {
   readonly only?: Filter | undefined;
   /** Cells that are worked on in this sitting at most. */
   readonly maxCells?: number | undefined;
-  /** "models" keeps the pruned models' folders, "none" removes each once it was measured. Default "none". */
+  /** "models" keeps the pruned models' folders, "none" removes each that is pruned now once it was measured. Default "none". */
   readonly keep?: "none" | "models" | undefined;
   /** Only takes missing measures on models that were kept, and leaves them there. Default false. */
   readonly evaluateOnly?: boolean | undefined;
@@ -275,7 +275,9 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
     slot.release();
     await measureCell(cell, { device, tokenizer }, { store, measures, events });
     await store.setResult(folder, { cell: name, identity, outcome: await outcomeOf(cell, store), failure: null });
-    if (options.keep !== "models" && options.evaluateOnly !== true) await store.dropModel(folder);
+    // One that lay there after a sitting that ended well was kept on purpose.
+    const wasKept = state.kind === "unmeasured" && state.hasModel && state.failure === null;
+    if (options.keep !== "models" && options.evaluateOnly !== true && !wasKept) await store.dropModel(folder);
     return null;
   } catch (error) {
     if (signal?.aborted) throw error;

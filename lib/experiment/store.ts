@@ -248,7 +248,10 @@ export class Store {
 
   /** Removes the pruned model's files. */
   async dropModel(name: string): Promise<void> {
-    await Deno.remove(join(this.cell(name), MODEL_FOLDER), { recursive: true }).catch(() => undefined);
+    const folder = join(this.cell(name), MODEL_FOLDER);
+    // First what makes a model of it: the rest alone must not be taken for one.
+    await Deno.remove(join(folder, "config.json")).catch(() => undefined);
+    await Deno.remove(folder, { recursive: true }).catch(() => undefined);
   }
 }
 

@@ -24,6 +24,8 @@ export interface ReadOptions {
   readonly limit?: number | undefined;
   /** Whether broken rows are left out and reported instead of ending the reading. Default false. */
   readonly skipBroken?: boolean | undefined;
+  /** What the error of a broken row advises. Default: what `prune` has. */
+  readonly brokenMend?: string | undefined;
 }
 
 /** A row that was left out. */
@@ -116,7 +118,7 @@ function leftOut({ number, line }: Place, reason: string): LeftOut {
 }
 
 function createCollector(path: string, options: ReadOptions): Collector {
-  const { textField, limit = Infinity, skipBroken = false } = options;
+  const { textField, limit = Infinity, skipBroken = false, brokenMend = BROKEN_MEND } = options;
   if (limit !== Infinity && (!Number.isInteger(limit) || limit < 1)) {
     const rule = "limit is a whole number, at least 1";
     throw new CompressoError("usage", { what: `cannot read the data of ${path}`, rule, value: String(limit) });
@@ -150,12 +152,12 @@ function createCollector(path: string, options: ReadOptions): Collector {
     value(place, value): void {
       const parsed = parseRow(value, { textField });
       if ("row" in parsed) keep(parsed.row, place);
-      else reject(place, parsed.fault.rule, { ...parsed.fault, mend: parsed.fault.mend || BROKEN_MEND });
+      else reject(place, parsed.fault.rule, { ...parsed.fault, mend: parsed.fault.mend || brokenMend });
     },
     document: (place, text) => keep({ kind: "text", text, extra: {} }, place),
     blank: (place) => void skipped.push(leftOut(place, "blank line")),
     broken(place, problem): void {
-      reject(place, "each row is one JSON value", { problem, mend: BROKEN_MEND });
+      reject(place, "each row is one JSON value", { problem, mend: brokenMend });
     },
     refuse(rule, value, mend): never {
       throw dataError(path, rule, { value, mend });

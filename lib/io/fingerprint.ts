@@ -7,6 +7,8 @@ import { textIfThere } from "./text_file.ts";
 
 /** Bytes at either end of a model's file that go into its digest: whole files of many GB would take minutes. */
 const END_BYTES = 1 << 20;
+/** Pieces between the ends that go into it, and their bytes: the ends hold embedding and head, which training leaves as they are. */
+const PIECES = 256, PIECE_BYTES = 4096;
 
 /** Files of a folder that are read where they are there: of a model, its tokenizer, and an adapter. */
 const READ: readonly string[] = [
@@ -21,7 +23,7 @@ const READ: readonly string[] = [
   "tokenizer_config.json",
 ];
 
-/** Digest of a model or an adapter, a file or a folder: names, sizes, and both ends of every file that is read. */
+/** Digest of a model or an adapter, a file or a folder: names, sizes, both ends of every file that is read, and pieces between them. */
 export async function modelDigest(path: string): Promise<string> {
   const hash = createHash("sha256");
   for (const name of await fileNames(path)) {
@@ -29,6 +31,7 @@ export async function modelDigest(path: string): Promise<string> {
     const { size } = await file.stat();
     hash.update(`${name}\n${size}\n`);
     await addRange(hash, file, END_BYTES);
+    await addPieces(hash, file, size);
     await file.seek(Math.max(0, size - END_BYTES), Deno.SeekMode.Start);
     await addRange(hash, file, END_BYTES);
   }
@@ -76,6 +79,15 @@ export async function fileNames(path: string): Promise<string[]> {
     isOwn = config.includes('"added_tokens_decoder"');
   const isRead = (name: string): boolean => READ.includes(name) && !(isOwn && name === "special_tokens_map.json");
   return names.filter((name) => isRead(name) || (hasShards && isShard(name))).sort();
+}
+
+/** Pieces at even distances, of a file that both ends leave bytes of. */
+async function addPieces(hash: Hash, file: Deno.FsFile, size: number): Promise<void> {
+  const between = size - 2 * END_BYTES;
+  for (let piece = 0; between > 0 && piece < PIECES; piece++) {
+    await file.seek(END_BYTES + Math.floor(piece * between / PIECES), Deno.SeekMode.Start);
+    await addRange(hash, file, PIECE_BYTES);
+  }
 }
 
 async function addRange(hash: Hash, file: Deno.FsFile, most: number): Promise<void> {

@@ -94,6 +94,7 @@ function checkLayers(at: At, { values, count }: Listed): readonly (number | null
     throw refusal(at, {
       rule: `layers has an entry for each of the ${count} layers`,
       value: `${values.length} entries`,
+      mend: LAYERS_MEND,
     });
   }
   // Array.from, unlike map, does not skip the holes of a sparse list.
@@ -122,10 +123,14 @@ function checkFreeze(at: At, { values, count }: Listed): readonly FrozenUnits[] 
         count - 1
       } and the kind "heads", "ffn" or "layer", or the kind "hidden" alone`,
       value: `layer ${show(layer)}, kind ${show(kind)}`,
+      mend: LAYERS_MEND,
     });
   }
   return [...frozen.values()];
 }
+
+/** Of a schedule that is made for a certain model. */
+const LAYERS_MEND = "`compresso schedule preview --layers COUNT` shows its values for a model of so many layers";
 
 interface Listed {
   readonly values: readonly unknown[];
@@ -147,17 +152,18 @@ function checkNumber(
 
 function refusal(
   { step, steps }: At,
-  { rule, value, code = "input" }: {
+  { rule, value, code = "input", mend = "`compresso schedule preview` shows its values before a run" }: {
     readonly rule: string;
     readonly value: string;
     readonly code?: "numeric" | "input";
+    readonly mend?: string;
   },
 ): CompressoError {
   return new CompressoError(code, {
     what: `cannot use the schedule at step ${step} of ${steps}`,
     rule,
     value,
-    mend: "`compresso schedule preview` shows its values before a run",
+    mend,
   });
 }
 

@@ -205,6 +205,7 @@ const RATE_BOUNDS: { readonly [rate in RateName]?: Bounds } = {
   warmup: { most: 1 },
   tracking: { most: 1 },
   limit: { above: 0 },
+  clipNorm: { above: 0 },
 };
 
 /** Bounds of a number of the loop. */

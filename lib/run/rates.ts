@@ -39,7 +39,7 @@ export interface Rates {
   readonly tracking: number;
   /** log α is clamped to ± this after each update, before the projection. */
   readonly limit: number;
-  /** Largest global norm of the LoRA gradients. */
+  /** Largest global norm of the LoRA gradients, above 0. */
   readonly clipNorm: number;
   /** Decoupled weight decay of LoRA. */
   readonly weightDecay: number;
@@ -165,7 +165,7 @@ export function checkOneRate(
   });
 }
 
-const ABOVE_ZERO: readonly (keyof Rates)[] = ["temperature", "limit"];
+const ABOVE_ZERO: readonly (keyof Rates)[] = ["temperature", "limit", "clipNorm"];
 const SHARES: readonly (keyof Rates)[] = ["memory", "warmup", "tracking"];
 
 function checkRates(rates: Rates): void {

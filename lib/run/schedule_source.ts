@@ -24,6 +24,8 @@ export interface ScriptImport {
 
 /** Longest script, in bytes. */
 export const MAX_SCRIPT_BYTES = 1 << 20;
+/** Most names of the toolkit in a script: each makes the sandbox's command line longer, which systems limit. */
+const MAX_TOOLKIT_NAMES = 32;
 const FETCH_SECONDS = 20;
 
 /** Where a script lies: an absolute URL, of a file for a path. Throws `CompressoError("usage")` for schemes other than file, http and https. */
@@ -48,12 +50,16 @@ export async function readScript(
     const bytes = url.protocol === "file:" ? await readFile(url) : await fetchBytes(url, signal);
     const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
     const specifiers = new Set(findImports(text).map(({ specifier }) => specifier));
-    return { text, isJavaScript: /\.m?js$/.test(url.pathname), toolkitImports: [...specifiers].filter(isToolkit) };
+    const toolkitImports = [...specifiers].filter(isToolkit);
+    if (toolkitImports.length > MAX_TOOLKIT_NAMES) throw new Refusal(`${toolkitImports.length} such names`);
+    return { text, isJavaScript: /\.m?js$/.test(url.pathname), toolkitImports };
   } catch (error) {
     signal?.throwIfAborted();
     throw new CompressoError("input", {
       what: `cannot read the schedule ${name}`,
-      rule: `it is a UTF-8 text of at most ${MAX_SCRIPT_BYTES >> 20} MiB`,
+      rule: `it is a UTF-8 text of at most ${
+        MAX_SCRIPT_BYTES >> 20
+      } MiB that calls mod.ts by at most ${MAX_TOOLKIT_NAMES} names`,
       value: valueOf(error),
       mend: mendOf(url, name),
     }, { cause: error });

@@ -183,7 +183,9 @@ async function checkLast(
       });
     }
   } catch {
-    return; // What it refuses to decide of such a run, it may decide of a real one.
+    // What it refuses to decide of such a run, it may decide of a real one: in a new process, where this one was ended for it.
+    if (schedule.isolated) await schedule[Symbol.asyncDispose]();
+    return;
   }
   const [first] = decided;
   if (!first || new Set(decided.map((one) => JSON.stringify(one))).size > 1) return;

@@ -299,6 +299,7 @@ Deno.test("eval refuses what it cannot do with tasks, by one clear error", async
     '{"goal":"a","sol1":"b","sol2":"c","label":0}\n{"goal":"a","sol1":"b","label":0}\n',
   );
   await Deno.writeTextFile(folder.at("text.txt"), "text");
+  await Deno.writeTextFile(folder.at("rows.jsonl"), '{"inst\n');
   await copyDemo(folder.at("bare"));
   await Deno.remove(folder.at("bare", "tokenizer.json"));
   const data = ["--task-data", folder.path], text = ["--text", folder.at("text.txt")];
@@ -310,6 +311,7 @@ Deno.test("eval refuses what it cannot do with tasks, by one clear error", async
       [["demo", "--tasks", "arc_easy", ...data], 3, /arc_easy\.<split>\.<ext>/],
       [["demo", "--tasks", "piqa", ...data], 3, /"sol2".*\n.*line 2/],
       [["demo", "--tasks", folder.at("none.ts"), ...data], 3, /no such file/],
+      [["demo", "--data", folder.at("rows.jsonl")], 3, /line 1 .*\n +mend: mend or remove it\n$/],
       [["demo", "--tasks", ",", ...data], 2, /names with commas/],
       [[folder.at("bare"), "--tasks", "arc_easy", ...TASKS], 3, /tokenizer/],
       [["demo", ...text, "--tasks", "piqa", ...data], 2, /either --text, --data or --tasks/],

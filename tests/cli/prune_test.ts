@@ -303,6 +303,26 @@ Deno.test("a run goes on with another schedule and other rates where --may-diffe
   assert.equal(JSON.parse(await Deno.readTextFile(`${out}/run.json`)).options.rates.lora, 1e-4);
 });
 
+Deno.test("a schedule that changes while a run is prepared is refused before anything is written", async () => {
+  using folder = new TemporaryFolder();
+  let asked = 0;
+  await using server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen: () => {} }, () => {
+    // The run reads another text than its digest is of.
+    const sparsity = asked++ === 0 ? 0.2 : 0.1;
+    return new Response(
+      `import { defineSchedule } from "compresso";\nexport default defineSchedule({ sparsity: ${sparsity} });`,
+    );
+  });
+  const schedule = `http://127.0.0.1:${server.addr.port}/mine.ts`;
+  const { code, stderr } = await cli(prune(folder.at("run"), "--calibration", "none", "--schedule", schedule));
+  assert.equal(code, 6, stderr);
+  assert.match(
+    stderr,
+    /cannot run with the schedule http.*\n.*while a run is prepared\n.*script \w+ then, script \w+ now/,
+  );
+  assert.deepEqual([...Deno.readDirSync(folder.at("run"))].map(({ name }) => name), []);
+});
+
 Deno.test("--resume without a checkpoint is refused", async () => {
   using folder = new TemporaryFolder();
   const { code, stderr } = await cli(prune(folder.at("run"), "--resume"));

@@ -190,3 +190,25 @@ Deno.test("plotRows() draws bars in eighths, and keeps the place of steps after 
   const flat = plotRows({ name: "a", values: [0, 0] }, { rows: 1, columns: 22, count: 2 });
   assert.equal(flat[1], "         0 ┤");
 });
+
+Deno.test("schedule preview of a script for a certain model names the option that takes its layers", async () => {
+  using folder = new TemporaryFolder();
+  const preview = async (body: string, ...more: string[]): Promise<[number, string]> => {
+    const text = `export default defineSchedule({ ${body} });`;
+    await Deno.writeTextFile(folder.at("mine.ts"), `import { defineSchedule } from "compresso";\n${text}`);
+    const { code, stderr } = await cli(["schedule", "preview", folder.at("mine.ts"), "--steps", "4", ...more]);
+    return [code, stderr];
+  };
+  for (
+    const [body, rule] of [
+      ["layers: () => Array.from({ length: 30 }, () => null)", /each of the 12 layers\n.*30 entries/],
+      ['freeze: () => [{ layer: 20, kind: "ffn" }]', /a layer from 0 to 11.*\n.*layer 20/],
+    ] as const
+  ) {
+    const [code, stderr] = await preview(body);
+    assert.equal(code, 3, stderr);
+    assert.match(stderr, rule);
+    assert.match(stderr, /`compresso schedule preview --layers COUNT` shows/);
+    assert.deepEqual(await preview(body, "--layers", "30"), [0, ""]);
+  }
+});

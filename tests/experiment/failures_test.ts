@@ -155,6 +155,19 @@ experimentTest(
 );
 
 experimentTest(
+  "a sitting that only measures leaves the model that an earlier one kept, and removes those that it prunes",
+  async (run, out, other) => {
+    const later = { ...PLAIN, evaluate: TINY.evaluate };
+    await run(PLAIN, out, { keep: "models" });
+    const { worked, result } = await run(later, out);
+    assert.deepEqual([worked, result.failed], [["only"], []]);
+    assert.ok(await exists(`${out}/${CELL}/model`));
+    await run(later, other);
+    assert.ok(!(await exists(`${other}/${CELL}/model`)));
+  },
+);
+
+experimentTest(
   "running anew what failed while it was measured only measures, where its model was kept",
   async (run, out) => {
     const id = "choices questions", measures = `${out}/${CELL}/measures.json`;

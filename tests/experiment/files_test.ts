@@ -140,6 +140,19 @@ Deno.test("a measure whose prompt has no file is left out", () => {
   assert.deepEqual(prompts(["@mine"]), [false]);
 });
 
+Deno.test("of a broken row in a file of a measure it is told what the measure can do about it", async () => {
+  await inTemporaryFolder(async (folder) => {
+    await Deno.writeTextFile(`${folder}/rows.jsonl`, '{"instruction":"a","output":"b","choices":["b","c"]}\n{"inst');
+    const rows = { name: "rows", file: "rows.jsonl", seq: 8 }, choices = { name: "rows", file: "rows.jsonl" };
+    const take = (evaluate: ExperimentDefinition["evaluate"]): Promise<unknown> =>
+      measuresOf(resolved({ evaluate }, { root: folder }).evaluate, new RowCache());
+    const broken = "line 2 .*mend or remove it";
+    await rejectsWith(take({ rows: [rows] }), "input", RegExp(`${broken}, or set .skipBroken: true. of the measure$`));
+    await rejectsWith(take({ choices: [choices] }), "input", RegExp(`${broken}$`));
+    await take({ rows: [{ ...rows, skipBroken: true }] });
+  });
+});
+
 Deno.test("a schedule that is not there, a text that is not UTF-8 and results in a file are refused", async () => {
   await inTemporaryFolder(async (folder) => {
     const plan = async (change: Partial<ExperimentDefinition>, out = `${folder}/out`): Promise<ExperimentPlan> =>

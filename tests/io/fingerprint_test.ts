@@ -42,3 +42,26 @@ Deno.test("modelDigest() of a file is that of its bytes", async () => {
     assert.equal(await modelDigest(`${folder}/a.gguf`), "851184fb2f3a5ce5");
   });
 });
+
+Deno.test("modelDigest() tells models apart whose ends are the same, as are those of one base", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const END = 1 << 20, path = `${folder}/a.gguf`;
+    const digestOf = async (between: number, change: (middle: Uint8Array) => void): Promise<string> => {
+      const bytes = new Uint8Array(2 * END + between);
+      change(bytes.subarray(END, END + between));
+      await Deno.writeFile(path, bytes);
+      return await modelDigest(path);
+    };
+    for (const between of [1, 5000, 3 * END]) {
+      const plain = await digestOf(between, () => {});
+      assert.notEqual(await digestOf(between, (middle) => middle.fill(1)), plain, `${between} bytes`);
+      // A tensor of a hundredth of the file, wherever it lies.
+      const width = Math.ceil(between / 100);
+      for (const share of [0, 0.37, 0.98]) {
+        const first = Math.floor(share * between);
+        const changed = await digestOf(between, (middle) => middle.fill(1, first, first + width));
+        assert.notEqual(changed, plain, `${between} bytes, from ${first} on`);
+      }
+    }
+  });
+});

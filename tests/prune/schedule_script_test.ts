@@ -95,6 +95,7 @@ Deno.test("a number that needs no run to be out of range is refused where the sc
     [{ sparsity: NaN }, /below 1, or a function; now: NaN/],
     [{ rates: { lora: -1e-3 } }, /rates\.lora is a finite number of f32 .*at least 0, or a function; now: -0\.001/],
     [{ rates: { temperature: 0 } }, /above 0, or a function; now: 0/],
+    [{ rates: { clipNorm: 0 } }, /rates\.clipNorm is .*above 0, or a function; now: 0/],
   ];
   for (const [definition, message] of cases) {
     assert.throws(() => defineSchedule(definition), { code: "usage", message });

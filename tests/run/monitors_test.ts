@@ -76,6 +76,9 @@ Deno.test("masks collapse to zero by kind beyond the target, and to one after th
   assert.deepEqual(watchCollapse(look(0.96), { ...at, target: 0.95, expected: 0.95 }), []);
   const [one] = watchCollapse(look(0), { ...at, expected: 0.01 });
   assert.match(one?.message ?? "", /collapse to one/);
+  assert.match(one?.change ?? "", /`tracking` to 1/);
+  const [hard] = watchCollapse(look(0), { ...at, expected: 0.01, isHard: true });
+  assert.match(hard?.change ?? "", /^let the schedule's target come to/, "gradual has no such rates");
   assert.deepEqual(watchCollapse(look(0), { ...at, expected: 0.01, isWarm: false }), []);
 });
 

@@ -116,6 +116,7 @@ Deno.test("numbers out of range, other presets and a start without masks to lear
   const refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
     [{ rates: { temperature: 0 } }, /'temperature'.*above 0/],
     [{ rates: { limit: 0 } }, /'limit'.*above 0/],
+    [{ rates: { clipNorm: 0 } }, /'clipNorm'.*above 0/],
     [{ rates: { tracking: 1.5 } }, /'tracking'.*from 0 to 1/],
     [{ rates: { warmup: 2 } }, /'warmup'.*from 0 to 1/],
     [{ rates: { recovery: -1 } }, /'recovery'.*≥ 0/],

@@ -226,11 +226,17 @@ Deno.test("a script that cannot be read is refused", async () => {
   await using lair = new Lair();
   await Deno.writeFile(lair.at("latin1.ts"), new Uint8Array([0x2f, 0x2f, 0xe9]));
   await Deno.writeFile(lair.at("long.ts"), new Uint8Array((1 << 20) + 1).fill(0x20));
+  const imports = (count: number): string =>
+    Array.from({ length: count }, (_, index) => `// from "${"x".repeat(400)}${index}/mod.ts"`).join("\n");
+  await lair.write(imports(33), "names.ts");
+  await lair.write(`${imports(31)}\n${wholeScript("compresso")}`, "fewer.ts");
+  assert.ok((await evaluate(lair.at("fewer.ts"))).sparsity !== null);
   const cases: readonly (readonly [string, RegExp])[] = [
     [lair.at("none.ts"), /no such file/],
     [lair.at("."), /not a file/],
     [lair.at("latin1.ts"), /not UTF-8/],
     [lair.at("long.ts"), /1048577 bytes/],
+    [lair.at("names.ts"), /calls mod\.ts by at most 32 names; now: 33 such names/],
     ["ftp://example.com/a.ts", /file, an http or https URL.*ftp:/],
     ["https://", /file, an http or https URL.*no URL/],
   ];

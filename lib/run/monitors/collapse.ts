@@ -59,7 +59,10 @@ export function watchCollapse(
       message: `the masks collapse to one: after the warm-up ${percent(expected)} is cut, less than ${
         percent(1 - setting.threshold)
       } of the target ${percent(target)}`,
-      change: "set the rate `tracking` to 1, or raise the rates `mask` and `lambda`",
+      // Masks that are hard have no rates.
+      change: isHard
+        ? "let the schedule's target come to what one unit cuts, in the layout uniform one of each layer"
+        : "set the rate `tracking` to 1, or raise the rates `mask` and `lambda`",
       instead: "warn", // lower rates would move them still less
     });
   }

@@ -51,15 +51,21 @@ export async function readScript(
     const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
     const specifiers = new Set(findImports(text).map(({ specifier }) => specifier));
     const toolkitImports = [...specifiers].filter(isToolkit);
-    if (toolkitImports.length > MAX_TOOLKIT_NAMES) throw new Refusal(`${toolkitImports.length} such names`);
+    if (toolkitImports.length > MAX_TOOLKIT_NAMES) {
+      throw new CompressoError("input", {
+        what: `cannot read the schedule ${name}`,
+        rule: `it calls mod.ts by at most ${MAX_TOOLKIT_NAMES} names`,
+        value: `${toolkitImports.length} such names`,
+        mend: "give all its imports of it one name",
+      });
+    }
     return { text, isJavaScript: /\.m?js$/.test(url.pathname), toolkitImports };
   } catch (error) {
     signal?.throwIfAborted();
+    if (error instanceof CompressoError) throw error;
     throw new CompressoError("input", {
       what: `cannot read the schedule ${name}`,
-      rule: `it is a UTF-8 text of at most ${
-        MAX_SCRIPT_BYTES >> 20
-      } MiB that calls mod.ts by at most ${MAX_TOOLKIT_NAMES} names`,
+      rule: `it is a UTF-8 text of at most ${MAX_SCRIPT_BYTES >> 20} MiB`,
       value: valueOf(error),
       mend: mendOf(url, name),
     }, { cause: error });

@@ -4,7 +4,7 @@ import type { DecoderSpec } from "../nn/spec.ts";
 import { cutAll } from "./greedy.ts";
 import type { Layout } from "./layouts.ts";
 import { byScore, type Piece, type Queue, sorted } from "./pieces.ts";
-import { choose, hardSparsity, selectedSpec, type SelectOptions } from "./selection.ts";
+import { choose, hardSparsity, leastSize, selectedSpec, type SelectOptions } from "./selection.ts";
 import { Tally } from "./tally.ts";
 import type { UnitKind, UnitRules } from "./unit_rules.ts";
 import { type Selection, unitParameters, type UnitTable, unitTable } from "./unit_table.ts";
@@ -50,8 +50,8 @@ export interface UniformGoals {
  * Throws `CompressoError("usage")` where layers cannot become alike, and as `selectUnits`.
  */
 export function uniformCounts(table: UnitTable, { target, size, scores }: UniformOptions): UniformCounts {
-  const { forced, rows } = uniformPieces(table, scores);
-  if (forced.length > 0) refuseForced(table, forced, target ?? null);
+  const pieces = uniformPieces(table, scores), { forced, rows } = pieces;
+  if (forced.length > 0) refuseForced(table, pieces, { target: target ?? null, size });
   const kept = choose(table, rows, { target: target ?? null, size, forced });
   const { hidden, layers: [first] } = selectedSpec(table, kept);
   return { heads: first?.heads ?? 0, kvHeads: first?.kvHeads ?? 0, ffn: first?.ffn ?? 0, hidden };
@@ -173,7 +173,17 @@ function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
   if (isCut) queues.push(rowsOf("heads", heads, 1));
   const columns = layers.map(({ ffn }) => byScore(ffn.first, ffn.count, scores).map((unit) => [unit]));
   checkAlike(spec.layers.map((layer) => layer.ffn), { name: "FFN columns", isCut: kinds.has("ffn"), units: columns });
-  if (kinds.has("ffn")) queues.push(rowsOf("ffn", columns, align));
+  if (kinds.has("ffn")) {
+    const queue = rowsOf("ffn", columns, align);
+    if (queue.rows.length === 0) {
+      throw impossible(
+        `the narrowest FFN has at least as many columns as widths are multiples of (${align})`,
+        `${Math.min(...columns.map(({ length }) => length))} columns`,
+        'align to fewer columns, or take the layout "compact" or, where no size is asked for, "padded"',
+      );
+    }
+    queues.push(queue);
+  }
   if (kinds.has("hidden")) {
     const dims = byScore(hiddenFirst, layerFirst - hiddenFirst, scores).map((unit) => [unit]);
     queues.push(rowsOf("hidden", [dims], align));
@@ -263,20 +273,37 @@ function sparsityWithout(table: UnitTable, pieces: readonly Piece[]): number {
   return hardSparsity(table, kept);
 }
 
-function refuseForced(table: UnitTable, forced: readonly Piece[], target: number | null): void {
-  const alone = sparsityWithout(table, forced), least = Math.min(...forced.map(({ size }) => size)) / table.total;
-  if (target === null || alone <= target + least) return;
+/** Refuses what equal widths alone pass by a row or more: a run towards it would end with another size. */
+function refuseForced(
+  table: UnitTable,
+  { forced, rows }: { readonly forced: readonly Piece[]; readonly rows: readonly Piece[] },
+  { target, size }: Pick<SelectOptions, "target" | "size">,
+): void {
+  const [row] = [...rows].sort((a, b) => a.size - b.size);
+  if (size) {
+    const alike = leastSize(table, size, { pieces: forced });
+    const room = row ? alike - leastSize(table, size, { pieces: [...forced, row] }) : 0;
+    if (size.most < alike + room || size.most <= alike) return;
+    const [most, left] = [size.most, Math.ceil(alike)].map((value) => value.toLocaleString("en"));
+    throw impossible(
+      "the size is what equal widths alone leave, or less",
+      `at most ${most} ${size.unit}, equal widths leave ${left}`,
+      'ask for that or less, or take the layout "compact"',
+    );
+  }
+  const alone = sparsityWithout(table, forced);
+  if (target == null || alone <= target + (row?.size ?? 0) / table.total) return;
   throw impossible(
     "the target is what equal widths alone cut, or more",
     `target ${target}, equal widths cut ${alone.toFixed(4)}`,
+    'ask for that or more, or take the layout "compact" or "padded"',
   );
 }
 
-function impossible(rule: string, value: string): CompressoError {
-  return new CompressoError("usage", {
-    what: "cannot cut all layers alike",
-    rule,
-    value,
-    mend: 'change the rule or the units, or take the layout "compact" or, where no size is asked for, "padded"',
-  });
+function impossible(
+  rule: string,
+  value: string,
+  mend = 'change the rule or the units, or take the layout "compact" or, where no size is asked for, "padded"',
+): CompressoError {
+  return new CompressoError("usage", { what: "cannot cut all layers alike", rule, value, mend });
 }

@@ -131,7 +131,7 @@ export function sizeGoal(
   const beside = exact(own) - measured(own);
   const rest = options.units.includes("hidden") ? restPerDim(own, target) : 0;
   const table = tableOf(spec, { ...options, rules: { ...options.rules, rest } });
-  return {
+  const goal: SizeGoal = {
     table,
     sparsity: targetSparsity(table, plus(target, beside), { isUniform: options.layout === "uniform" }),
     harden(_, logAlpha, { counts: _counts, ...aim }): MaskValues {
@@ -147,6 +147,9 @@ export function sizeGoal(
       }
     },
   };
+  // A file may hold more for layers without an FFN; known before the first step, not after the last.
+  goal.harden(table, new Float32Array(table.count), { target: null, layout: options.layout });
+  return goal;
 }
 
 /** Refuses an export that would not have the size: another dtype, or another name in the GGUF, than what it was counted for. */

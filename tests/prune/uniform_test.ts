@@ -1,7 +1,7 @@
 // The uniform layout learned as such: counts of all layers, goals on the way to them, and which units stay.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
-import { type DecoderSpec, layersAlike } from "../../lib/nn/spec.ts";
+import { type DecoderSpec, layersAlike, parameterCount } from "../../lib/nn/spec.ts";
 import { hardenMasks } from "../../lib/prune/harden.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
 import { parameterTarget } from "../../lib/prune/target_size.ts";
@@ -198,10 +198,31 @@ Deno.test("layers that cannot become alike are refused with the reason", () => {
   fails(() => counts(WORN, ["ffn"]), /as many heads, or they are among the units; now: 8, 6, 8/);
   fails(() => counts(WORN, ["kv", "ffn"], {}, 0.01), /target 0\.01, equal widths cut 0\.\d+/);
   fails(() => counts(WORN, ["kv", "ffn"], { minimum: { ffn: 45 } }, 0.3), /those of layer 1 cannot/);
+  fails(() => counts(WORN, ["kv", "ffn"], { align: 64 }), /columns as widths are multiples of \(64\); now: 41 columns/);
   fails(() => counts(DEEP, ["kv", "ffn"], { minimum: { ffn: 45 } }, 0.7), /reaches at most/);
   // Where a size is asked for, the layout padded would be refused.
   fails(
     () => uniformCounts(unitTable(DEEP, ["kv", "ffn", "layers"]), { size: parameterTarget(DEEP, 40_000) }),
     /; mend: .*the layout "compact" or, where no size is asked for, "padded"/,
   );
+});
+
+Deno.test("a target or size that equal widths alone pass by a row or more is refused, whichever kinds are uneven", () => {
+  const ffns = [50, 41, 47], row = ffns.length * 3 * 40;
+  const spec = decoder(ffns.map((ffn) => ({ heads: 8, kvHeads: 4, ffn })), { hidden: 40, headDim: 4 });
+  const table = unitTable(spec, ["ffn"]), extra = 3 * 40 * (9 + 6), alone = extra / table.total;
+  const counts = { heads: 8, kvHeads: 4, ffn: 41, hidden: 40 };
+  for (const target of [alone, alone - 0.9 * row / table.total]) {
+    assert.deepEqual(uniformCounts(table, { target }), counts, `${target}`);
+  }
+  fails(
+    () => uniformCounts(table, { target: alone - 1.1 * row / table.total }),
+    /what equal widths alone cut, or more/,
+  );
+  const left = parameterCount(spec) - extra;
+  const sized = (most: number): UniformCounts => uniformCounts(table, { size: parameterTarget(spec, most) });
+  assert.deepEqual([sized(left), sized(left + row - 1)], [counts, counts]);
+  assert.deepEqual(sized(left - 1), { ...counts, ffn: 40 });
+  const shown = left.toLocaleString("en");
+  fails(() => sized(left + row), new RegExp(`equal widths alone leave, or less; now: .*equal widths leave ${shown}`));
 });

@@ -37,12 +37,15 @@ export function shuffle(length: number, seed: number, stream: number): Uint32Arr
   return order;
 }
 
+/** Largest seed. */
+export const MAX_SEED = 2 ** 32 - 1;
+
 /** Returns the seed, or throws `CompressoError("usage")` where it is not an integer in [0, 2^32). */
 export function checkSeed(seed: number): number {
-  if (Number.isInteger(seed) && seed >= 0 && seed < 4294967296) return seed;
+  if (Number.isInteger(seed) && seed >= 0 && seed <= MAX_SEED) return seed;
   throw new CompressoError("usage", {
     what: "cannot use this seed",
-    rule: "a seed is an integer from 0 to 4294967295",
+    rule: `a seed is an integer from 0 to ${MAX_SEED}`,
     value: String(seed),
     mend: "try 1",
   });

@@ -2,6 +2,7 @@
 // check; refuses files and runs.
 import { CompressoError } from "../errors.ts";
 import { z } from "../packages.ts";
+import { MAX_SEED } from "../random.ts";
 import { type CellOptions, checkOption } from "./options.ts";
 import { RUN_NUMBERS } from "./run_numbers.ts";
 
@@ -145,7 +146,7 @@ const source = z.union([
       count: positive,
       tokens: z.int().min(2),
       temperature: z.number().positive().optional(),
-      seed: z.int().nonnegative().optional(),
+      seed: z.int().nonnegative().max(MAX_SEED).optional(),
     }),
   }),
 ]);

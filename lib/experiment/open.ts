@@ -4,6 +4,7 @@ import { dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { stripVTControlCharacters } from "node:util";
 import { CompressoError } from "../errors.ts";
+import { withoutMark } from "../io/text_file.ts";
 import { asExperiment, defineExperiment, type Experiment, type ExperimentDefinition } from "./definition.ts";
 
 /**
@@ -39,7 +40,7 @@ export async function openExperiment(path: string): Promise<Experiment> {
 
 async function readJson(path: string, fail: (value: string, cause: unknown) => never): Promise<ExperimentDefinition> {
   try {
-    return JSON.parse(await Deno.readTextFile(path));
+    return JSON.parse(withoutMark(await Deno.readTextFile(path)));
   } catch (error) {
     return fail(error instanceof Error ? error.message : String(error), error);
   }

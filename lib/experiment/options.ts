@@ -4,6 +4,7 @@ import { type Projection, PROJECTIONS } from "../nn/spec.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import { given } from "../given.ts";
 import { z } from "../packages.ts";
+import { MAX_SEED } from "../random.ts";
 import { type Ranking, RANKINGS } from "../prune/baselines.ts";
 import type { Layout } from "../prune/layouts.ts";
 import { KEPT_RULES, type KeptRule } from "../prune/harden.ts";
@@ -163,7 +164,7 @@ const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptio
   postfinetune: count,
   batch: positive,
   seq: z.int().min(2),
-  seed: count,
+  seed: count.max(MAX_SEED),
   units: words(UNIT_KINDS),
   method: z.enum(METHODS),
   ranking: z.enum(RANKINGS),

@@ -78,14 +78,14 @@ export async function refreshed(plan: ExperimentPlan, store: Store): Promise<Exp
 
 /**
  * Plans an experiment. Throws `CompressoError` for options that cannot work in any of its cells, which it names, for files that are missing, and
- * for a store that is no folder.
+ * for a store that is no folder or holds the report of another experiment.
  */
 export async function planCells(
   experiment: ResolvedExperiment,
   store: Store,
   { only = new Map() }: { readonly only?: Filter | undefined } = {},
 ): Promise<ExperimentPlan> {
-  await store.check();
+  await store.check(experiment.definition.name);
   const cache = new RowCache(), measures = await measuresOf(experiment.evaluate, cache);
   const models = new Map<string, CellModel>(), schedules = new Map<string, string>(), drafts: CellDraft[] = [];
   for (const cell of experiment.cells) {

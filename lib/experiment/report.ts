@@ -16,7 +16,7 @@ import type { ResolvedExperiment } from "./resolve.ts";
 import { protocolOf } from "./protocol.ts";
 import { RUN_NUMBERS } from "./run_numbers.ts";
 import { type Difference, differenceOf, distanceOf, meanDistance, type Spread, spreadOf } from "./statistics.ts";
-import { type Store, valuesOf, writeJson } from "./store.ts";
+import { REPORT_FILES, type Store, valuesOf, writeJson } from "./store.ts";
 
 /** A number that cells have. */
 export interface NumberName {
@@ -152,14 +152,15 @@ export async function makeReport(
 export async function writeReport(report: ExperimentReport, out: string): Promise<readonly string[]> {
   const drawn = charts(report), { losses: _losses, ...data } = report;
   const path = (name: string): string => join(out, name);
-  const shown = shownCharts(await textIfThere(path("report.md")) ?? "");
+  const shown = shownCharts(await textIfThere(path(REPORT_FILES.text)) ?? "");
+  // The data first: they say whose the other files are.
+  await writeJson(path(REPORT_FILES.data), data);
   for (const { file, svg } of drawn) await writeFileAtomically(path(file), svg);
-  await writeFileAtomically(path("report.md"), markdown(report, drawn));
-  await writeJson(path("report.json"), data);
+  await writeFileAtomically(path(REPORT_FILES.text), markdown(report, drawn));
   for (const file of shown.filter((one) => !drawn.some(({ file }) => file === one))) {
     await Deno.remove(path(file)).catch(() => undefined);
   }
-  return ["report.md", "report.json", ...drawn.map(({ file }) => file)].map(path);
+  return [...Object.values(REPORT_FILES), ...drawn.map(({ file }) => file)].map(path);
 }
 
 async function reportCell({ name: cell, folder }: PlannedCell, { at, measures, store }: {

@@ -190,6 +190,12 @@ function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): Planned
       } runs them anew`,
     );
   }
+  const anew = cells.filter((cell) => ["changed", "failed"].includes(cell.state.kind) && !hasPruned(cell));
+  if (evaluateOnly && redo && anew.length > 0) {
+    onNote?.(
+      `${anew.length} cells have failed or changed and have no model to measure: --redo without --evaluate-only runs them anew`,
+    );
+  }
   return sittingOf(cells, { evaluateOnly, redo, maxCells });
 }
 

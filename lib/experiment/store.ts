@@ -92,6 +92,10 @@ const FILES = {
   result: "result.json",
   retry: "retry.json",
 } as const;
+/** Files of a report beside its charts; the second one says of which experiment it is. */
+export const REPORT_FILES = { text: "report.md", data: "report.json" } as const;
+/** The charts that every report may have. */
+const CHART_FILES = ["measures.svg", "loss.svg", "layers.svg"];
 /** Folder of the pruned model within that of its cell. */
 export const MODEL_FOLDER = "model";
 
@@ -103,12 +107,16 @@ export class Store {
     this.out = out;
   }
 
-  /** Throws `CompressoError("usage")` where its path is no folder's and cannot be, such as below a file. */
-  async check(): Promise<void> {
+  /**
+   * Throws `CompressoError("usage")` where its path is no folder's and cannot be, such as below a file, and where files lie there whose place the
+   * report of this experiment would take: another's, or somebody's own.
+   */
+  async check(experiment: string): Promise<void> {
     let value = "a file";
     try {
-      if ((await Deno.stat(this.out)).isDirectory) return;
+      if ((await Deno.stat(this.out)).isDirectory) return await this.#checkReport(experiment);
     } catch (error) {
+      if (error instanceof CompressoError) throw error;
       if (error instanceof Deno.errors.NotFound) return;
       value = textOf(error);
     }
@@ -118,6 +126,30 @@ export class Store {
       value,
       mend: "choose another --out",
     });
+  }
+
+  async #checkReport(experiment: string): Promise<void> {
+    const fail = (value: string, mend: string): never => {
+      throw new CompressoError("usage", {
+        what: `cannot write the report of ${experiment} to ${this.out}`,
+        rule: "one that lies there is an earlier report of the same experiment",
+        value,
+        mend,
+      });
+    };
+    const report = await readJson<{ readonly name?: unknown; readonly cells?: unknown }>(
+      join(this.out, REPORT_FILES.data),
+    ).catch(() => null);
+    const writer = Array.isArray(report?.cells) && typeof report.name === "string" ? report.name : null;
+    if (writer === experiment) return;
+    if (writer !== null) {
+      fail(`that of ${writer}`, "choose another --out, or remove that report and its charts");
+    }
+    // Each report begins with its data, so that what lies there without them is somebody's own.
+    const own = (await namesIn(this.out)).find((name) =>
+      [...Object.values(REPORT_FILES), ...CHART_FILES].includes(name)
+    );
+    if (own !== undefined) fail(`${own}, which no experiment wrote`, "choose another --out");
   }
 
   /** Path of a cell's folder, by the folder's name. */

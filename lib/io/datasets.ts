@@ -80,6 +80,7 @@ export async function readRows(path: string, options: ReadOptions = {}): Promise
     const { sink } = collector;
     for await (const { number, value } of parquetRows(file, { path, wanted: collector.wanted })) {
       sink.value({ number, label: `row ${number}` }, value);
+      if (sink.isFull) break;
     }
     return collector.finish("parquet", "none");
   }
@@ -133,6 +134,9 @@ function createCollector(path: string, options: ReadOptions): Collector {
     broken.push(leftOut(place, problem));
   };
   const keep = (row: Row, place: Place): void => {
+    // An empty row is left out, and says nothing of the others.
+    const empty = emptyField(row, { textField });
+    if (empty !== null) return void skipped.push(leftOut(place, `empty "${empty}"`));
     if (first !== null && first.kind !== row.kind) {
       throw dataError(path, "all rows are of one kind: instructions, conversations or texts", {
         value: `${first.place.label} is ${kindName(first.kind)}, ${place.label} is ${kindName(row.kind)}`,
@@ -140,8 +144,6 @@ function createCollector(path: string, options: ReadOptions): Collector {
       });
     }
     first ??= { kind: row.kind, place };
-    const empty = emptyField(row, { textField });
-    if (empty !== null) return void skipped.push(leftOut(place, `empty "${empty}"`));
     count++;
     const numbered = { number: place.number };
     if (row.kind === "instruct") rows.instruct.push({ ...row, ...numbered });

@@ -43,7 +43,7 @@ export async function* parquetRows(
     if (short) throw notWhole(path, `${num_rows} rows, of which a column holds ${short.num_values}`);
     const groupEnd = groupStart + Number(num_rows);
     for (let rowStart = groupStart; rowStart < groupEnd && wanted() > 0;) {
-      const rowEnd = Math.min(groupEnd, rowStart + Math.min(wanted(), READ_ROWS));
+      const rowEnd = Math.min(groupEnd, rowStart + Math.min(Math.max(wanted(), LEAST_ROWS), READ_ROWS));
       const range = { rowStart, rowEnd };
       const rows = await guarded(path, async () => {
         const read = await parquetReadObjects({
@@ -62,7 +62,9 @@ export async function* parquetRows(
   }
 }
 
-/** Rows that are read at once. */
+/** Rows that are read at once, at least: each read decodes its columns anew, and rows may be left out. */
+const LEAST_ROWS = 1024;
+/** Rows that are read at once, at most. */
 const READ_ROWS = 2 ** 20;
 
 const DECODER = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });

@@ -10,6 +10,7 @@ import { firstNonFinite } from "./half.ts";
 import { MERGE_FIRST, moduleName, modulePath, parsePeftConfig, type PeftConfig, peftConfig } from "./peft_config.ts";
 import { openSafetensors, type SafetensorsEntry, type SafetensorsFile } from "./safetensors.ts";
 import { type SafetensorsItem, writeSafetensors } from "./safetensors_write.ts";
+import { withoutMark } from "./text_file.ts";
 
 /** An adapter as read. */
 export interface PeftAdapter {
@@ -259,7 +260,7 @@ async function placeOf(path: string): Promise<{ readonly config: string; readonl
 
 async function readJson(path: string): Promise<unknown> {
   try {
-    return JSON.parse(await Deno.readTextFile(path));
+    return JSON.parse(withoutMark(await Deno.readTextFile(path)));
   } catch (error) {
     if (error instanceof SyntaxError) throw broken(path, "it is JSON", error.message);
     throw unreadable(path, error);

@@ -292,7 +292,7 @@ function refuseForced(
     );
   }
   const alone = sparsityWithout(table, forced);
-  if (target == null || alone <= target + (row?.size ?? 0) / table.total) return;
+  if ((target ?? 1) + (row?.size ?? 0) / table.total >= alone) return;
   throw impossible(
     "the target is what equal widths alone cut, or more",
     `target ${target}, equal widths cut ${alone.toFixed(4)}`,

@@ -9,6 +9,7 @@ import { KEPT_RULES, type KeptRule } from "../prune/harden.ts";
 import type { Layout } from "../prune/layouts.ts";
 import { START_RULES, type StartRule } from "../prune/start.ts";
 import { leastLimit } from "../prune/saliency.ts";
+import { checkSeed } from "../random.ts";
 import { checkKinds, checkTakenRules, type UnitKind, type UnitRules } from "../prune/units.ts";
 import type { DataReport, Row } from "../io/datasets.ts";
 import { checkFocus } from "./focus.ts";
@@ -223,7 +224,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   whole("postfinetune", resolved.postfinetune, 0);
   whole("batch", batch, 1);
   whole("seq", seq, 2);
-  whole("seed", seed, 0);
+  checkSeed(seed);
   const { every = Infinity } = options.checkpoint ?? {};
   if (every !== Infinity) whole("checkpoint-every", every, 1);
   if (seq > spec.maxPosition) {

@@ -124,7 +124,7 @@ function encode(
   const refused: CompressoError[] = [];
   const examples = rows.flatMap((row, index): Example[] => {
     try {
-      const { tokens, labels } = encodeRow(row, row.number ?? index + 1, { tokenizer, prompt, seq });
+      const { tokens, labels } = encodeRow(row, row.number ?? index + 1, { tokenizer, prompt, seq, vocab: spec.vocab });
       return [{ tokens: tokens.slice(0, seq), labels: labels.slice(0, seq) }];
     } catch (error) {
       if (!skipBroken || !(error instanceof CompressoError)) throw error;

@@ -186,7 +186,8 @@ export default defineTask({
   description: (row) => \`On \${row.text("land")}.\\n\`,
   item: (row) => ({ context: \`The capital of \${row.text("land")} is\`, choices: row.texts("towns"), answer: row.whole("right") }),
 });`,
-    "mine.json": JSON.stringify({
+    // Some editors begin a file with a byte order mark.
+    "mine.json": "\uFEFF" + JSON.stringify({
       name: "capitals",
       shots: 1,
       description: "On {{land}}.\n",

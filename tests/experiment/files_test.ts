@@ -6,6 +6,8 @@ import { type DataSource, defineExperiment, type ExperimentDefinition } from "..
 import { measuresOf, type Value } from "../../lib/experiment/measures.ts";
 import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
 import { type ExperimentOverrides, type ResolvedExperiment, resolveExperiment } from "../../lib/experiment/resolve.ts";
+import { openExperiment } from "../../lib/experiment/open.ts";
+import { makeReport, writeReport } from "../../lib/experiment/report.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { missingOf, Store, valuesOf } from "../../lib/experiment/store.ts";
 import { modelDigest } from "../../lib/io/fingerprint.ts";
@@ -187,4 +189,44 @@ Deno.test("values stay known by another name, though theirs is given to another 
     assert.deepEqual(valuesOf(now, measured).map(({ name, value }) => [name, value]), [["b", 2], ["a", 3]]);
     assert.deepEqual(valuesOf([a], measured).map(({ name, value }) => [name, value]), [["a", 2]]);
   });
+});
+
+Deno.test("a report of another experiment, and files of somebody's own in its place, are refused and stay", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const plan = async (name: string): Promise<ExperimentPlan> =>
+      await planCells(resolved({ name }), new Store(folder));
+    const shown = "# Notes\n![Losses](loss-curve.svg)\n";
+    for (const file of ["report.md", "report.json", "measures.svg"]) {
+      await Deno.writeTextFile(`${folder}/${file}`, shown);
+      await rejectsWith(plan("mine"), "usage", new RegExp(`now: ${file}, which no experiment wrote; mend: .*--out`));
+      assert.equal(await Deno.readTextFile(`${folder}/${file}`), shown);
+      await Deno.remove(`${folder}/${file}`);
+    }
+    // Other files are nobody's business.
+    await Deno.writeTextFile(`${folder}/loss-curve.svg`, "<svg/>");
+    const store = new Store(folder), definition = resolved({ name: "mine" });
+    await writeReport(await makeReport(definition, await planCells(definition, store), store), folder);
+    await plan("mine");
+    await rejectsWith(
+      plan("other"),
+      "usage",
+      /cannot write the report of other .*now: that of mine; mend: choose another/,
+    );
+  });
+});
+
+Deno.test("a byte order mark before an experiment is no part of it, and a seed that is too large is refused there", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const path = `${folder}/plain.json`;
+    await Deno.writeTextFile(path, `\uFEFF${JSON.stringify(PLAIN)}`);
+    assert.equal((await openExperiment(path)).definition.name, "plain");
+  });
+  const wrong = (change: Partial<ExperimentDefinition>, message: RegExp): void => {
+    assert.throws(() => defineExperiment({ ...PLAIN, ...change }), message);
+  };
+  for (const seed of [2 ** 32, -1, 0.5]) {
+    wrong({ grid: { seed: [1, seed] } }, /cannot use this seed in the grid/);
+    wrong({ data: { generate: { count: 1, tokens: 8, seed } } }, /data/);
+  }
+  defineExperiment({ ...PLAIN, grid: { seed: [2 ** 32 - 1] } });
 });

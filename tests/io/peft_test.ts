@@ -314,6 +314,10 @@ Deno.test("tensors with the adapter's name, or of a base without head, are read 
     const { config, weights } = await readPeftAdapter(folder, spec);
     assert.deepEqual(config, { rank: 2, alpha: 8, rsLora: false, targets: ["q"], dropout: 0 });
     assert.deepEqual(weights.get("lora.0.q.A"), values);
+    // A byte order mark is no part of it.
+    const path = `${folder}/adapter_config.json`;
+    await Deno.writeTextFile(path, "\uFEFF" + await Deno.readTextFile(path));
+    assert.deepEqual((await readPeftAdapter(folder, spec)).config, config);
   });
 });
 

@@ -57,6 +57,13 @@ Deno.test("parseRows() counts empty rows with their place", () => {
   ]);
 });
 
+Deno.test("an empty row says nothing of the kind of the others", () => {
+  const { kind, report } = parseRows(lines({ text: "" }, ROW, { messages: [] }, ROW), "x");
+  assert.equal(kind, "instruct");
+  assert.deepEqual(report.skipped.map(({ row }) => row), [1, 3]);
+  assert.throws(() => parseRows(lines(ROW, { text: "one" }), "x"), failure("input", /line 2 is a text/));
+});
+
 Deno.test("parseRows() names the line or row that is broken", () => {
   const refuse = (text: string, message: RegExp): void =>
     assert.throws(() => parseRows(text, "data.x"), failure("input", message));

@@ -82,3 +82,18 @@ Deno.test("conversations that the template refuses end a measure, or are left ou
   assert.deepEqual([rows.length, skipBroken], [3, true]);
   await Deno.remove(folder, { recursive: true });
 });
+
+Deno.test("a row with a token that the model has no embedding of is refused by its number, or left out", async () => {
+  const { source, tokenizer } = await openModelFiles(DEMO);
+  if (!tokenizer) throw new Error("the demo has no tokenizer");
+  const { json, config } = tokenizer, { vocab } = source.spec;
+  const far = { id: vocab, content: "<far>", special: false, normalized: false };
+  using device = await openDevice();
+  using model = await loadModelFrom(source, {
+    device,
+    tokenizer: createTokenizer({ ...json, added_tokens: [...[json.added_tokens].flat(), far] }, { config }),
+  });
+  const rows = ["Mary took the tea.", "Mary took <far> tea."].map((text): Row => ({ kind: "text", text, extra: {} }));
+  await assert.rejects(rowPerplexity(model, rows, { seq: 32 }), /row 2.*an embedding of each token/s);
+  assert.equal((await rowPerplexity(model, rows, { seq: 32, skipBroken: true })).rows, 1);
+});

@@ -3,7 +3,6 @@ import type { Batches, EncodeReport } from "./batches.ts";
 import { exists } from "../io/exists.ts";
 import { progressOf, stageRate } from "../prune/schedule.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
-import { hardSparsity, keptUnits } from "../prune/units.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, type RunState, writeCheckpoint } from "./checkpoint.ts";
 import type { RunHandle } from "./hooks.ts";
 import { Lifetime, whileAlive } from "./lifetime.ts";
@@ -11,12 +10,13 @@ import { type StagePlan, stagesOf } from "./methods.ts";
 import type { Model } from "./model.ts";
 import type { Finding } from "./monitors/alarm.ts";
 import { brokenFinding, brokenNumbers, findCause } from "./monitors/find_cause.ts";
-import { stopError, type Verdict } from "./monitors/judge.ts";
+import { stopError } from "./monitors/judge.ts";
 import {
   goodState,
   keptStates,
   oversee,
   overseeHard,
+  type Overseen,
   type Oversight,
   oversightOf,
   wentBack,
@@ -29,12 +29,13 @@ import type { Stage, StepRecord } from "./records.ts";
 import { slowedRates } from "./rates.ts";
 import { allocateRun, chooserOf, type Ready, type RunParts } from "./ready.ts";
 import { encodeRun } from "./run_data.ts";
-import { checkTrained, freeRun, readResult } from "./run_end.ts";
+import { checkTrained, freeRun, readResult, watchEnd } from "./run_end.ts";
 import {
   aimOf,
   choosesNext,
   firstPosition,
   handleOf,
+  hardLookOf,
   identityOf,
   lastAim,
   lookOf,
@@ -143,9 +144,8 @@ class Run implements PruneRun {
     this.#pending = [];
     this.#batches.seek(position.cursor);
     this.#trainer.restore(arrays);
-    // What a chooser remembers is of the state before.
     const chooser = chooserOf(this.#parts, this.#now, this.#place);
-    this.#ready = { ...this.#now, chooser };
+    this.#ready = { ...this.#now, chooser }; // what the other one remembers is of the state before
     if (position.stage > pruning || position.begun === "hard") await chooser.resumed();
   }
 
@@ -169,6 +169,8 @@ class Run implements PruneRun {
     try {
       for (let stage = this.#stage; stage; stage = this.#stage) yield* this.#driveStage(stage);
       await checkTrained(this.#trainer);
+      const end = await watchEnd(this.#now, this.#parts, { position: this.#position, oversight: this.#oversight });
+      await this.#act(end);
       if (!this.#result) await this.#save();
       this.#result = await readResult(this.#now, this.#parts, { model: this.#model, position: this.#position });
     } catch (error) {
@@ -316,7 +318,7 @@ class Run implements PruneRun {
       if (record) this.#since.push(recordView(record));
       const [done] = await Promise.allSettled([Promise.try(hook)]);
       if (record) yield record; // it counts as told, whatever the hook makes of it
-      const isBack = await this.#act(seen.verdict);
+      const isBack = await this.#act(seen);
       // A hook may have changed what was read before it, and thrown.
       if (own && !isBack && this.#oversight.keepsAt(this.#position.step)) await this.#keep(afterStep ? null : arrays);
       if (done.status === "rejected") throw done.reason;
@@ -326,7 +328,8 @@ class Run implements PruneRun {
   }
 
   /** Does what the monitors demand. True where the run went back; throws where it stops, ready to go on from what was saved. */
-  async #act(verdict: Verdict): Promise<boolean> {
+  async #act({ position, verdict }: Pick<Overseen, "position" | "verdict">): Promise<boolean> {
+    this.#position = position;
     if (verdict.action === null || verdict.action === "warn") return false;
     const good = goodState(this.#kept, verdict.step), isBack = verdict.action !== "stop";
     const state = isBack ? { ...good, position: wentBack(good.position, verdict, this.#position) } : good;
@@ -362,14 +365,11 @@ class Run implements PruneRun {
 
   /** Ends the pruning stage: exactly as many units fall as the last target demands; none where a schedule ended it before its first step. */
   async #harden(): Promise<void> {
-    const { table } = this.#parts, { isSkipped, ...aim } = lastAim(this.#position, this.#parts), { target } = aim;
+    const { isSkipped, ...aim } = lastAim(this.#position, this.#parts), { target } = aim;
     const expected = isSkipped ? 0 : await this.#now.chooser.end(aim);
     this.#position = { ...this.#position, target, expected, aim: null, begun: "hard" };
-    const arrays = await this.#trainer.save(), hard = hardSparsity(table, keptUnits(table, arrays.slots));
-    const seen = { look: lookOf(this.#parts, arrays, this.#position), hard, isSkipped };
-    const { position, verdict } = overseeHard(this.#position, seen, this.#oversight);
-    this.#position = position;
-    await this.#act(verdict);
+    const seen = hardLookOf(this.#parts, await this.#trainer.save(), this.#position);
+    await this.#act(overseeHard(this.#position, { ...seen, isSkipped }, this.#oversight));
   }
 
   /** Saves the present state, or one to go on from where the present one is of no use. */

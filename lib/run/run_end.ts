@@ -1,11 +1,13 @@
 // What a run's end takes: the reading of its result, and the freeing of all that it has on the GPU. Owns both; refuses to say when.
 import { CompressoError } from "../errors.ts";
+import { unpackMasks } from "../nn/masks.ts";
 import type { RunPosition } from "./checkpoint.ts";
 import type { Model } from "./model.ts";
 import { brokenAt } from "./monitors/find_cause.ts";
+import { overseeEnd, type Oversight } from "./monitors/oversee.ts";
 import type { PruneResult } from "./prune_result.ts";
 import type { Ready, RunParts } from "./ready.ts";
-import { resultOf } from "./run_parts.ts";
+import { hardLookOf, resultOf } from "./run_parts.ts";
 import type { Trainer } from "./trainer.ts";
 
 /**
@@ -23,6 +25,17 @@ export async function checkTrained(trainer: Trainer): Promise<void> {
       mend: "check what hooks give to setLora",
     });
   }
+}
+
+/** What monitors make of the masks at a run's end, which hooks may have written since they became hard. */
+export async function watchEnd(
+  { trainer }: Pick<Ready, "trainer">,
+  parts: RunParts,
+  { position, oversight }: { readonly position: RunPosition; readonly oversight: Oversight },
+): Promise<ReturnType<typeof overseeEnd>> {
+  const arrays = await trainer.save(), { table: { spec, layout }, goal } = parts;
+  const excess = goal && goal.excess(unpackMasks(spec, layout, arrays.slots));
+  return overseeEnd(position, { ...hardLookOf(parts, arrays, position), excess }, oversight);
 }
 
 /** What a run at its end has learned; `model` is the one that it was given. */

@@ -115,7 +115,8 @@ export function aimOf(
 ): PruneAim {
   // Gradual saliency has cut nothing before it chooses for the first time.
   const isWarm = progressOf(step, steps) >= warmup && (method !== "gradual" || step >= GRADUAL_EVERY);
-  return { temperature, noise, isWarm, isBound: isWarm && layers === null && !heldUnits(table, freeze) };
+  const isWhole = !layers?.some((goal) => goal !== null) && !heldUnits(table, freeze);
+  return { temperature, noise, isWarm, isBound: isWarm && isWhole };
 }
 
 /**
@@ -276,6 +277,16 @@ export function lookOf(
   { aim }: RunPosition,
 ): MaskLook {
   return lookAtMasks(table, arrays, { learned: method === "compresso" ? aim : null });
+}
+
+/** Hard masks of a run at a position, and their sparsity. */
+export function hardLookOf(
+  parts: Pick<RunParts, "table" | "options">,
+  arrays: TrainerArrays,
+  position: RunPosition,
+): { readonly look: MaskLook; readonly hard: number } {
+  const { table } = parts;
+  return { look: lookOf(parts, arrays, position), hard: hardSparsity(table, keptUnits(table, arrays.slots)) };
 }
 
 /** Refuses the result of a run that is not at its end. */

@@ -77,6 +77,8 @@ class Isolated implements IsolatedScript {
   readonly #decoder = new TextDecoder();
   readonly #watch: ReturnType<typeof setInterval>;
   readonly #abort = (): void => this.#kill();
+  /** Reads what it writes to stderr, so that it never waits for that; gives the start of it. */
+  readonly #stderr: Promise<string>;
   #text = "";
   /** Why the process was killed. */
   #breach: string | null = null;
@@ -94,6 +96,7 @@ class Isolated implements IsolatedScript {
     this.#child.unref();
     this.#writer = this.#child.stdin.getWriter();
     this.#reader = this.#child.stdout.getReader();
+    this.#stderr = startOf(this.#child.stderr);
     this.#watch = setInterval(() => this.#checkMemory(), MEMORY_POLL_MS);
     Deno.unrefTimer(this.#watch);
     options.signal?.addEventListener("abort", this.#abort);
@@ -121,12 +124,15 @@ class Isolated implements IsolatedScript {
     if (this.#failure) throw this.#failure;
     if (this.#busy) throw new Error("a schedule is asked for one step at a time");
     this.#busy = true;
+    // Until the reply is there, or the process gone, a program that waits for it has something to wait for.
+    this.#child.ref();
     const reply = await this.#withinTime(seconds, async () => {
       // Where the process has gone, writing fails, and reading says so too.
       await this.#writer.write(new TextEncoder().encode(`${JSON.stringify(value)}\n`)).catch(() => {});
       return await this.#readLine();
     });
     this.#busy = false;
+    this.#child.unref();
     if (reply === null) throw this.#failure = await this.#whyEnded(at);
     const { data } = REPLY.safeParse(parsed(reply));
     if (!data) throw this.#failure = await this.#stopFor(at, "its reply is not what the protocol asks for");
@@ -233,11 +239,7 @@ class Isolated implements IsolatedScript {
     // Where it ended by itself, this does nothing.
     this.#kill();
     this.#child.ref();
-    let stderr = "";
-    const decoder = new TextDecoder();
-    for await (const chunk of this.#child.stderr) {
-      if (stderr.length < MAX_STDERR) stderr += decoder.decode(chunk, { stream: true });
-    }
+    const stderr = await this.#stderr;
     await this.#reader.cancel();
     await this.#writer.abort().catch(() => {});
     await this.#child.status;
@@ -247,6 +249,14 @@ class Isolated implements IsolatedScript {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#finish();
   }
+}
+
+/** The start of a stream of text that is read to its end. */
+async function startOf(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Promise<string> {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const chunk of stream) if (text.length < MAX_STDERR) text += decoder.decode(chunk, { stream: true });
+  return text;
 }
 
 function parsed(line: string): unknown {

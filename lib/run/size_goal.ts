@@ -51,6 +51,8 @@ export interface SizeGoal {
   readonly sparsity: number;
   /** {@link hardenMasks} at the size in place of the target. */
   readonly harden: typeof hardenMasks;
+  /** By how much the model of hard masks is larger than the size; 0 or below where it is not. */
+  readonly excess: (masks: MaskValues) => number;
 }
 
 /** What a run aims at: the units, and the size or, checked to be within reach, the sparsity. Throws as {@link sizeGoal} and `checkReachable`. */
@@ -134,6 +136,7 @@ export function sizeGoal(
   const goal: SizeGoal = {
     table,
     sparsity: targetSparsity(table, plus(target, beside), { isUniform: options.layout === "uniform" }),
+    excess: (masks) => exact(planSlice(own, masks).spec) - most,
     harden(_, logAlpha, { counts: _counts, ...aim }): MaskValues {
       let extra = beside;
       for (let round = 0;; round++) {

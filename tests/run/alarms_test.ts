@@ -179,22 +179,22 @@ Deno.test("a loss that runs away leads back with halved rates; the files show th
         lines.map(({ tokensPerSecond: _speed, gpuBytes: _bytes, ...record }) => record);
 
       const seen = await run("whole", null), lines = await linesOf("whole");
-      assert.deepEqual(seen.map(({ step }) => step), [1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 7, 8]);
+      assert.deepEqual(seen.map(({ step }) => step), [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 6, 7, 8]);
       assert.deepEqual(lines.map(({ step }) => step), [1, 2, 3, 4, 5, 6, 7, 8]);
       const [alarm, ...others] = lines.flatMap(({ alarms }) => alarms);
       assert.deepEqual(others, []);
-      assert.deepEqual([alarm?.monitor, alarm?.step, alarm?.action, alarm?.restored], ["divergence", 6, "rollback", 0]);
+      assert.deepEqual([alarm?.monitor, alarm?.step, alarm?.action, alarm?.restored], ["divergence", 5, "rollback", 0]);
       assert.match(alarm?.change ?? "", /--lora-rate/);
       assert.deepEqual(lines[0]?.alarms, [alarm]);
       assert.deepEqual(
         lines.map(({ learningRate }) => learningRate),
-        [...seen.slice(0, 6), ...seen.slice(4, 6)].map(({ learningRate }) => learningRate / 2),
+        [0, 1, 2, 3, 4, 4, 4, 4].map((index) => (seen[index]?.learningRate ?? NaN) / 2),
       );
       const summary: { alarms: Alarm[] } = JSON.parse(await Deno.readTextFile(`${folder}/whole/run.json`));
       assert.deepEqual(summary.alarms, [alarm]);
 
       // Stopped right before the alarm, when a later state than the one to go back to was kept, and again after it.
-      await run("parts", 5);
+      await run("parts", 4);
       await run("parts", 3, true);
       await run("parts", null, true);
       assert.deepEqual(bits(await linesOf("parts")), bits(lines));

@@ -18,7 +18,9 @@ import { watchMemory } from "../../lib/run/monitors/memory.ts";
 import { type MaskHistory, watchTurns } from "../../lib/run/monitors/oscillation.ts";
 import { goodState, keptStates } from "../../lib/run/monitors/oversee.ts";
 import { fresh, FRESH_MONITORS } from "../../lib/run/monitors/watch.ts";
-import { firstPosition } from "../../lib/run/run_parts.ts";
+import { resolveRates } from "../../lib/run/rates.ts";
+import { aimOf, firstPosition } from "../../lib/run/run_parts.ts";
+import type { Steering } from "../../lib/run/steering.ts";
 
 const setting = (threshold: number): { action: "warn"; threshold: number } => ({ action: "warn", threshold });
 const spec: DecoderSpec = {
@@ -54,6 +56,10 @@ Deno.test("a loss diverges when its mean has risen half the way to a guess, not 
   assert.equal(diverges([2, 2, 2, 2, 7, 7, 7, 7]), true); // limit 2 + (10.8 − 2) / 2 = 6.4
   assert.equal(diverges([2, 2, 2, 2, 6, 6, 6, 6]), false);
   assert.equal(diverges([2, 2, 2, 2, 15]), false);
+  // Also where it runs away before there were four losses.
+  assert.equal(diverges([2, 7, 7, 7, 7]), true);
+  assert.equal(diverges([2, 2, 7, 7, 7, 7]), true);
+  assert.equal(diverges([2, 6, 6, 6, 6, 6]), false);
   assert.equal(diverges([2, 2, 2, 2, 6, 6, 6, 6], 0.3), true);
   assert.equal(diverges([11, 11, 11, 11, 11, 11]), false); // a model that was never better
   assert.equal(diverges([9, 8, 7]), false);
@@ -115,6 +121,28 @@ Deno.test("masks oscillate when units turn back three times, not when each turns
   // Four turns that are further apart than looks are remembered.
   assert.deepEqual(turns([a, b, b, b, b, b, a, a, a, a, a, b, b, b, b, b, a]), Array(17).fill(false));
   assert.deepEqual(turns(["0000000000", "1000000000", "1100000000", "1110000000", "1111000000"]), Array(5).fill(false));
+});
+
+Deno.test("the target binds the whole where no layer has one of its own and nothing is frozen, however a schedule says so", () => {
+  const rates = resolveRates(8, {}), table = unitTable(spec, ["ffn"]);
+  const isBound = (layers: Steering["layers"]): boolean =>
+    aimOf({ target: 0.2, rates, end: false, layers, freeze: [] }, { step: 7, steps: 8, method: "compresso", table })
+      .isBound;
+  assert.deepEqual([null, [null, null], [0.2, null]].map(isBound), [true, true, false]);
+});
+
+Deno.test("masks that are hard and oscillate only warn: no rate chooses them", () => {
+  const looks = ["1100000000", "0000000000"],
+    instead = (isHard: boolean): unknown => {
+      let history: MaskHistory | null = null;
+      return [0, 1, 0, 1, 0].map((place) => {
+        const look = { layers: [], kinds: [], closed: Uint8Array.from(looks[place] ?? "", Number), broken: null };
+        const watched = watchTurns(history, look, { isHard, setting: setting(0.1) });
+        history = watched.history;
+        return watched.found;
+      }).at(-1)?.[0]?.instead;
+    };
+  assert.deepEqual([instead(true), instead(false)], ["warn", undefined]);
 });
 
 Deno.test("what is said of losses and of masks that turn names what the run takes", () => {

@@ -297,6 +297,26 @@ console.log((await schedule.evaluate(${JSON.stringify(INPUT)})).sparsity);`,
   assert.equal(code, 0);
 });
 
+Deno.test("a program that waits for a script has its error, though nothing else keeps it alive", async () => {
+  await using lair = new Lair();
+  const host = new URL("../../lib/run/schedule_host.ts", import.meta.url).href;
+  const script = await lair.write(scriptOf({ body: "for (;;) {}" }), "schedule.ts");
+  // Without an await at its top level a program ends where nothing is left to wait for.
+  const program = await lair.write(
+    `import(${JSON.stringify(host)}).then(async ({ openSchedule }) => {
+  const schedule = await openSchedule(${JSON.stringify(script)}, { limits: { stepSeconds: 0.3 } });
+  console.log((await schedule.evaluate(${JSON.stringify(INPUT)})).sparsity);
+});`,
+    "program.ts",
+  );
+  const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--config", fileURLToPath(new URL("../../deno.json", import.meta.url)), program],
+    signal: AbortSignal.timeout(30_000),
+  }).output();
+  assert.match(new TextDecoder().decode(stderr), /it took longer than 0\.3 s/);
+  assert.equal(code, 1);
+});
+
 Deno.test("early_stop.ts ends a stage whose loss runs away, and no other", async () => {
   await using schedule = await openSchedule(new URL("early_stop.ts", EXAMPLES));
   const ends = async (lossAt: (index: number) => number): Promise<boolean> => {

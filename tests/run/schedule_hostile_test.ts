@@ -146,6 +146,15 @@ Deno.test("a script that never ends is killed at its time limit", async (t) => {
   });
 });
 
+Deno.test("a script that ends with a long error is told of at once, by what it said", async () => {
+  await using lair = new Lair();
+  await assertStopped(lair, {
+    text: scriptOf({ body: 'Promise.reject(new Error("It is wrong. ".repeat(50_000)));' }),
+    expected: /its process ended .*It is wrong\. It is wrong/,
+    options: { limits: { stepSeconds: 60 } },
+  });
+});
+
 Deno.test("whoever asks a script again that has ended is told what it ended of, and at which step", async () => {
   await using lair = new Lair();
   const script = await lair.write(`import { defineSchedule } from "compresso";

@@ -61,7 +61,7 @@ export interface MonitorOptions {
   /** Share of the units that turn back three times or more within thirteen looks; default 0.25. Default: roll back. */
   readonly oscillation?: MonitorSetting;
   /**
-   * Share of the way from the lowest mean of four losses so far to that of a uniform guess, ln(vocabulary), which counts as one nat at least; default
+   * Share of the way from the lowest mean of four losses so far, of the first ones as many as there were, to that of a uniform guess, ln(vocabulary), which counts as one nat at least; default
    * 0.5. Default: roll back.
    */
   readonly divergence?: MonitorSetting;

@@ -114,6 +114,17 @@ export function checkAim(
   }];
 }
 
+/** What to say of a model that is larger than its size allows, by `excess` parameters or bytes. */
+export function checkSize(excess: number): readonly Finding[] {
+  if (excess <= 0) return [];
+  return [{
+    monitor: "constraint",
+    key: "constraint size",
+    message: `the constraint is not met: the model is larger than it was to be, by ${excess.toLocaleString("en")}`,
+    change: "leave the masks as they became hard",
+  }];
+}
+
 /** Compares what targets of single layers cut with what the size takes, which is met from above only where other layers can give back. */
 export function checkSmaller(
   { asked, hard }: { readonly asked: number; readonly hard: number },

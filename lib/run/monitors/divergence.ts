@@ -6,7 +6,7 @@ import { type Finding, type ResolvedMonitor } from "./alarm.ts";
 export interface LossHistory {
   /** The last losses, oldest first. */
   readonly last: readonly number[];
-  /** The lowest mean of so many losses so far; null before there was one. */
+  /** The lowest mean so far, of the first losses as many as there were: a run may go wrong from its second step on. Null before there was one. */
   readonly lowest: number | null;
 }
 
@@ -28,9 +28,9 @@ export function watchLoss(
   { chance, stage, setting }: { readonly chance: number; readonly stage: Stage; readonly setting: ResolvedMonitor },
 ): { readonly history: LossHistory; readonly found: readonly Finding[] } {
   const last = [...history.last, loss].slice(-MEAN_STEPS);
-  if (last.length < MEAN_STEPS) return { history: { ...history, last }, found: [] };
   const mean = last.reduce((sum, value) => sum + value, 0) / last.length;
   const lowest = Math.min(mean, history.lowest ?? mean);
+  if (last.length < MEAN_STEPS) return { history: { last, lowest }, found: [] };
   const limit = lowest + setting.threshold * Math.max(LEAST_ROOM, chance - lowest);
   const found: Finding[] = mean <= limit ? [] : [{
     monitor: "divergence",

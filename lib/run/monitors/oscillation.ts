@@ -44,6 +44,7 @@ export function watchTurns(
     change: `${
       isHard ? "look at more rows in each step (--batch)" : "lower the rate `mask`"
     }, prune in more steps, or let a schedule's targets go one way`,
+    ...(isHard ? { instead: "warn" } as const : {}), // no rate chooses them
   }];
   return { history: { looks: kept }, found };
 }

@@ -6,7 +6,7 @@ import type { StepRecord } from "../records.ts";
 import { RECORDS_SEEN, recordView } from "../steering.ts";
 import type { Finding } from "./alarm.ts";
 import { watchCollapse, watchLayers } from "./collapse.ts";
-import { checkAim, checkFall, checkHard, checkSmaller, largestUnit, nothingCut } from "./constraint.ts";
+import { checkAim, checkFall, checkHard, checkSize, checkSmaller, largestUnit, nothingCut } from "./constraint.ts";
 import { judge, type Verdict } from "./judge.ts";
 import { type LookSteps, lookStepsOf } from "./look_steps.ts";
 import type { MaskLook } from "./mask_look.ts";
@@ -144,21 +144,49 @@ export function overseeHard(
     ...constraint && isSkipped ? [nothingCut(sparsity)] : [],
   ];
   const watched = fresh(state, found, ["collapse", "dead-layer", "constraint"]);
-  const { step, halvings } = position;
-  const verdict = judge(watched.found.map((one) => ({ ...one, instead: "warn" })), {
-    settings,
-    step,
-    halvings,
-    goodStep: step,
-  });
+  return told({ ...position, monitors: watched.state }, watched.found, options);
+}
+
+/**
+ * Takes in the masks at a run's end, which hooks may have written since they became hard. `excess` is what the model has beyond the size that it was to
+ * have, null where it was to have none. What was said of them before is not said again.
+ */
+export function overseeEnd(
+  position: RunPosition,
+  { look, hard, excess }: { readonly look: MaskLook; readonly hard: number; readonly excess: number | null },
+  { options, table, unit }: Oversight,
+): Pick<Overseen, "position" | "verdict"> {
+  const { monitors: { collapse, "dead-layer": dead, constraint }, sparsity, layout } = options;
+  const target = position.target ?? sparsity, sight = { target, expected: hard, isWarm: true, isHard: true };
+  // A schedule that ended the stage went before the size, and was told of.
+  const isTold = position.alarms.some(({ monitor }) => monitor === "constraint");
+  const found: readonly Finding[] = [
+    ...collapse ? watchCollapse(look, { ...sight, setting: collapse }) : [],
+    ...dead ? watchLayers(look, { table, setting: dead }) : [],
+    ...!constraint || excess !== null && isTold
+      ? []
+      : excess !== null
+      ? checkSize(excess)
+      : checkHard({ target, hard }, { unit, layout }),
+  ].filter(({ message }) => !position.alarms.some((alarm) => alarm.message === message));
+  return told(position, found.map((one) => ({ ...one, change: BY_HOOKS })), options);
+}
+
+/** What to do about hard masks that were others when they became so. */
+const BY_HOOKS = "let hooks leave the masks as they are once they are hard, or write ones that cut as much";
+
+/** Alarms of hard masks, which cannot lead back: the same masks would come of it. */
+function told(
+  position: RunPosition,
+  found: readonly Finding[],
+  { monitors: settings }: Pick<ResolvedOptions, "monitors">,
+): Pick<Overseen, "position" | "verdict"> {
+  const { step, halvings, alarms, unsaid } = position;
+  const hard = found.map((one): Finding => ({ ...one, instead: "warn" }));
+  const verdict = judge(hard, { settings, step, halvings, goodStep: step });
   return {
     verdict,
-    position: {
-      ...position,
-      monitors: watched.state,
-      alarms: [...position.alarms, ...verdict.alarms],
-      unsaid: [...position.unsaid, ...verdict.alarms],
-    },
+    position: { ...position, alarms: [...alarms, ...verdict.alarms], unsaid: [...unsaid, ...verdict.alarms] },
   };
 }
 

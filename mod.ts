@@ -109,6 +109,7 @@ export {
 export { type MergeLora, type SliceInput, sliceModel } from "./lib/prune/slice.ts";
 export { shallowLora, type SlicedLora, sliceLora } from "./lib/prune/slice_lora.ts";
 export { KEPT_RULES, type KeptRule } from "./lib/prune/harden.ts";
+export { LAMBDA_RULES, type LambdaRule } from "./lib/prune/lambda_rule.ts";
 export { START_RULES, type StartRule } from "./lib/prune/start.ts";
 export {
   hardSparsity,

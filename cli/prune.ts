@@ -12,6 +12,7 @@ import { SCHEDULE_NAMES } from "../lib/prune/builtin_schedules.ts";
 import { METHODS } from "../lib/run/methods.ts";
 import { PRESETS } from "../lib/run/presets.ts";
 import { KEPT_RULES } from "../lib/prune/harden.ts";
+import { LAMBDA_RULES } from "../lib/prune/lambda_rule.ts";
 import { START_RULES } from "../lib/prune/start.ts";
 import { maskRate, shapeDefaults } from "./rates.ts";
 import { TARGET_FILES } from "./targets.ts";
@@ -81,12 +82,12 @@ export function pruneVerb(): CommandUnknownOpts {
     .option("--steps <count>", "steps of the pruning stage", atLeast("--steps", 0), 200)
     .option(
       "--prefinetune <count>",
-      "steps of LoRA alone before (default: a tenth of --steps; paper: an eighth)",
+      "steps of LoRA alone before (default: a tenth of --steps; paper: a seventh)",
       atLeast("--prefinetune", 0),
     )
     .option(
       "--postfinetune <count>",
-      "steps of LoRA after (default: three tenths of --steps; paper: three eighths)",
+      "steps of LoRA after (default: three tenths of --steps; paper: three sevenths)",
       atLeast("--postfinetune", 0),
     )
     .option("--batch <count>", "sequences a step", atLeast("--batch", 1), DEFAULTS.batch)
@@ -195,7 +196,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--kept-masks <rule>",
-      "z of what stays of learned masks: one, or median, that of hard concrete, as published (default: one; paper: median)",
+      "z of what stays of learned masks: one; median, that of hard concrete; or sigmoid, that of 0.8 log α / β, as published (default: one; paper: sigmoid)",
       oneOf("--kept-masks", KEPT_RULES),
     )
     .option(...maskRate("spread", "spread of log α that starts from saliency (default: 8)"))
@@ -211,6 +212,11 @@ export function pruneVerb(): CommandUnknownOpts {
         "prior",
         "weight of what stands beside the running saliency: the calibration's, ten times by the means, or without that what the weights alone say, in medians of the layer (default: 1)",
       ),
+    )
+    .option(
+      "--lambda-rule <rule>",
+      "how λ moves: plain, by its gradient times --lambda-rate; or adam, as published (default: plain; paper: adam)",
+      oneOf("--lambda-rule", LAMBDA_RULES),
     )
     .option(...maskRate("mask-rate", "learning rate of log α (default: 20 / --steps, from 0.03 to 0.3; paper: 0.1)"))
     .option(...maskRate("lambda-rate", "rate of λ's ascent (default: 0.1)"))
@@ -234,7 +240,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--warmup <share>",
-      "share of --steps after which the target is reached (default: 0.7; paper: 0.5)",
+      "share of --steps after which the target is reached (default: 0.7; paper: 4/7)",
       realNumber("--warmup", { least: 0, most: 1 }),
     )
     .option(

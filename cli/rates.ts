@@ -1,6 +1,7 @@
 // Numbers of the loop and presets as options. Owns their names there; refuses their defaults and who takes them (see lib/run/rates.ts, lib/run/presets.ts).
 import type { Projection } from "../lib/nn/spec.ts";
 import type { KeptRule } from "../lib/prune/harden.ts";
+import type { LambdaRule } from "../lib/prune/lambda_rule.ts";
 import type { StartRule } from "../lib/prune/start.ts";
 import type { Ranking } from "../lib/prune/baselines.ts";
 import type { UnitKind, UnitRules } from "../lib/prune/units.ts";
@@ -14,6 +15,7 @@ export interface RateSettings {
   readonly preset?: Preset | undefined;
   readonly start?: StartRule | undefined;
   readonly keptMasks?: KeptRule | undefined;
+  readonly lambdaRule?: LambdaRule | undefined;
   readonly focus?: number | undefined;
   readonly loraRate?: number | undefined;
   readonly recoveryRate?: number | undefined;
@@ -66,8 +68,9 @@ export function shapeDefaults({ preset, units, rank, alpha, targets }: {
 /** Preset, rules of learned masks, focus and rates for the run. */
 export function ratesOf(
   settings: RateSettings,
-): Pick<PruneOptions, "preset" | "start" | "keptMasks" | "focus" | "rates"> {
-  const { preset, start, keptMasks, focus, loraRate, recoveryRate, warmup, clipNorm, weightDecay } = settings;
+): Pick<PruneOptions, "preset" | "start" | "keptMasks" | "lambdaRule" | "focus" | "rates"> {
+  const { preset, start, keptMasks, lambdaRule, focus, loraRate, recoveryRate, warmup, clipNorm, weightDecay } =
+    settings;
   const all: Partial<Record<keyof Rates, number | undefined>> = {
     lora: loraRate,
     recovery: recoveryRate,
@@ -89,6 +92,7 @@ export function ratesOf(
     ...(preset === undefined ? {} : { preset }),
     ...(start === undefined ? {} : { start }),
     ...(keptMasks === undefined ? {} : { keptMasks }),
+    ...(lambdaRule === undefined ? {} : { lambdaRule }),
     ...(focus === undefined ? {} : { focus }),
   };
 }

@@ -1,8 +1,11 @@
 // Expected sparsity of the masks and its constraint. With p = P(z > 0), c = parameters of a unit per hidden dim, and the gate's p of each layer:
 //   R = Σ_layers p_layer·(c_fixed + Σ_units c·p + Σ_KV groups c·(1 − Π(1 − p)));  H = Σ_hidden p (or the hidden size);  ŝ = 1 − H·R / total.
-// Then λ ascent on λ1·(ŝ − t) + λ2·(ŝ − t)²:  λ1 += rate·(ŝ − t), λ2 += rate·(ŝ − t)²;  force = dL/dŝ = λ1 + 2·λ2·(ŝ − t).
+// Then λ ascent on λ1·(ŝ − t) + λ2·(ŝ − t)², whose gradients are (ŝ − t) and (ŝ − t)²: by rate · gradient, or by Adam as the masks have it (see
+// state.lambdaAdam);  force = dL/dŝ = λ1 + 2·λ2·(ŝ − t).
 // Without a goal (state.goal < 0) ŝ − t counts as 0. Units [0, hiddenFirst) are heads and FFN columns, [hiddenFirst, layerFirst) hidden dims, then gates.
-// constraint (see the layout in lib/prune): R, H, ŝ, λ1, λ2, force. Grid: one workgroup. Writes (=).
+// constraint (see the layout in lib/prune): R, H, ŝ, λ1, λ2, force, two of the projection, then (m, v) of λ1 and λ2. Grid: one workgroup. Writes (=).
+const B1 = 0.9;
+const B2 = 0.99;
 @group(0) @binding(0) var<storage, read> logAlpha: array<f32>;
 
 @compute @workgroup_size(GROUP) fn main(@builtin(local_invocation_index) lane: u32) {
@@ -13,7 +16,16 @@
   constraint[0] = size.x;
   constraint[1] = size.y;
   constraint[2] = sparsity;
-  constraint[3] += state.lambdaRate * gap;
-  constraint[4] += state.lambdaRate * gap * gap;
+  constraint[3] += state.lambdaRate * ascent(8u, gap);
+  constraint[4] += state.lambdaRate * ascent(10u, gap * gap);
   constraint[5] = constraint[3] + 2.0 * constraint[4] * gap;
+}
+
+fn ascent(at: u32, gradient: f32) -> f32 {
+  if (state.lambdaAdam == 0.0 || state.goal < 0.0) { return gradient; }
+  let first = B1 * constraint[at] + (1.0 - B1) * gradient;
+  let second = B2 * constraint[at + 1u] + (1.0 - B2) * gradient * gradient;
+  constraint[at] = first;
+  constraint[at + 1u] = second;
+  return first / state.maskCorrection1 / (sqrt(second / state.maskCorrection2) + 1e-8);
 }

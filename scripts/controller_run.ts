@@ -131,6 +131,7 @@ function stateOf({ step, seed, target, rates }: {
     weightDecay,
     tracking,
     limit,
+    lambdaAdam: false,
   };
 }
 

@@ -2,7 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 
-/** One row of a task's data. Fields in objects are named with a dot, such as `choices.text`; all but `value` throw `CompressoError("input")` that names file, line and field. */
+/** One row of a task's data. Fields in objects are named with a dot, such as `choices.text`; `text`, `texts` and `whole` throw `CompressoError("input")` that names file, line and field. */
 export interface TaskRow {
   /** Whether the row has the field. */
   has(field: string): boolean;

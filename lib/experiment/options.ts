@@ -8,6 +8,7 @@ import { MAX_SEED } from "../random.ts";
 import { type Ranking, RANKINGS } from "../prune/baselines.ts";
 import type { Layout } from "../prune/layouts.ts";
 import { KEPT_RULES, type KeptRule } from "../prune/harden.ts";
+import { LAMBDA_RULES, type LambdaRule } from "../prune/lambda_rule.ts";
 import { START_RULES, type StartRule } from "../prune/start.ts";
 import { layersOf, UNIT_KINDS, type UnitKind } from "../prune/units.ts";
 import { isOneShot, type Method, METHODS } from "../run/methods.ts";
@@ -78,6 +79,8 @@ export interface CellOptions {
   readonly start?: StartRule | undefined;
   /** The z of what stays of learned masks. */
   readonly keptMasks?: KeptRule | undefined;
+  /** How λ moves. */
+  readonly lambdaRule?: LambdaRule | undefined;
   /** Share of a batch's labels that the last stage learns from. */
   readonly focus?: number | undefined;
   /** Learning rate of log α. */
@@ -183,6 +186,7 @@ const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptio
   preset: z.enum(PRESETS),
   start: z.enum(START_RULES),
   keptMasks: z.enum(KEPT_RULES),
+  lambdaRule: z.enum(LAMBDA_RULES),
   focus: z.number().positive().max(1),
   maskRate: rate,
   lambdaRate: rate,
@@ -287,6 +291,7 @@ export function pruneOptions(
       preset: cell.preset,
       start: cell.start,
       keptMasks: cell.keptMasks,
+      lambdaRule: cell.lambdaRule,
       focus: cell.focus,
     }),
     ...(cell.onAlarm === undefined ? {} : { monitors: alarmSettings(cell.onAlarm, { option: "onAlarm" }) }),

@@ -80,7 +80,7 @@ const ROLES: ReadonlyMap<string, ChatMessage["role"]> = new Map([
 ]);
 
 /**
- * A row from a value of a program, by the fields that a row of a file has: `instruction`, `input` and `output`, `messages`, or `text`.
+ * A row from a value of a program, by the fields that a row of a file has: `instruction`, `input` and `output`, `messages` or `conversations`, or `text`.
  *
  * @throws CompressoError("input") for a value that is no row, or has nothing in it.
  * @example

@@ -25,10 +25,12 @@ export interface StepState {
   readonly tracking: number;
   /** Largest |log α| after an update. */
   readonly limit: number;
+  /** Whether λ moves by Adam, and not by its gradient alone. */
+  readonly lambdaAdam: boolean;
 }
 
-const BYTES = 68;
-/** Decay rates of Adam: kernels/adamw.wgsl and kernels/mask_update.wgsl. */
+const BYTES = 72;
+/** Decay rates of Adam: kernels/adamw.wgsl, kernels/mask_update.wgsl and kernels/expected_size.wgsl. */
 const LORA_BETAS = [0.9, 0.999] as const;
 const MASK_BETAS = [0.9, 0.99] as const;
 
@@ -59,6 +61,7 @@ export function writeStepState(device: Device, buffer: DeviceBuffer, state: Step
     state.weightDecay,
     state.tracking,
     state.limit,
+    state.lambdaAdam ? 1 : 0,
   ].forEach((value, index) => view.setFloat32(8 + 4 * index, value, true));
   device.write(buffer, new Uint8Array(bytes));
 }
@@ -80,4 +83,5 @@ export const IDLE_STATE: StepState = {
   weightDecay: 0,
   tracking: 0,
   limit: 100,
+  lambdaAdam: false,
 };

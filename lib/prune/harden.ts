@@ -6,8 +6,11 @@ import { type SelectOptions, selectUnits } from "./selection.ts";
 import { type UniformCounts, uniformCounts, uniformSelection } from "./uniform.ts";
 import type { Selection, UnitTable } from "./unit_table.ts";
 
-/** What z a unit that stays has: 1, or the median of its hard concrete. */
-export const KEPT_RULES = ["one", "median"] as const;
+/**
+ * What z a unit that stays has: 1; the median of its hard concrete, at least 0.1; or the sigmoid of 0.8 · log α / β, as Compresso's published code has
+ * it, after Wang et al. 2020.
+ */
+export const KEPT_RULES = ["one", "median", "sigmoid"] as const;
 /** A rule for the z of units that stay. */
 export type KeptRule = typeof KEPT_RULES[number];
 
@@ -15,8 +18,10 @@ export type KeptRule = typeof KEPT_RULES[number];
 export interface HardenOptions extends SelectOptions {
   /** Sparsity that is reached at least, and by less than one unit more; null where layers alone have targets. */
   readonly target: number | null;
-  /** β of hard concrete, whose median units that stay get as their z. Default: it is 1. */
+  /** β of hard concrete, from which units that stay have their z by `kept`. Default: it is 1. */
   readonly temperature?: number;
+  /** By which rule. Default "median". */
+  readonly kept?: Exclude<KeptRule, "one">;
   /** "uniform" keeps equally many units in every layer; other layouts do not matter here. */
   readonly layout: Layout;
   /** Widths of a uniform layout, as the run aimed at them; default: those of `uniformCounts` for the target. */
@@ -27,8 +32,8 @@ export interface HardenOptions extends SelectOptions {
 const LEAST_KEPT = 0.1;
 
 /**
- * Masks z of the units with the highest log α, which is 1; or, where a β is given, of kept heads, FFN columns and layers the median of their hard
- * concrete, at least 0.1. Kept hidden dims have 1 in any case, since a tied output head must not see a folded z.
+ * Masks z of the units with the highest log α, which is 1; or, where a β is given, of kept heads, FFN columns and layers what {@link KEPT_RULES} says.
+ * Kept hidden dims have 1 in any case, since a tied output head must not see a folded z.
  *
  * Throws `CompressoError("usage")` where the target cannot be met; see `selectUnits` and `uniformCounts`.
  */
@@ -36,6 +41,7 @@ export function hardenMasks(table: UnitTable, logAlpha: ArrayLike<number>, optio
   return keptMasks(table, hardSelection(table, logAlpha, options), {
     logAlpha,
     temperature: options.temperature ?? null,
+    rule: options.kept ?? "median",
   });
 }
 
@@ -43,7 +49,7 @@ export function hardenMasks(table: UnitTable, logAlpha: ArrayLike<number>, optio
 export function hardSelection(
   table: UnitTable,
   logAlpha: ArrayLike<number>,
-  { target, size, layerTargets, layout, counts }: Omit<HardenOptions, "temperature">,
+  { target, size, layerTargets, layout, counts }: Omit<HardenOptions, "temperature" | "kept">,
 ): Selection {
   if (layout !== "uniform") return selectUnits(table, logAlpha, { target, size, layerTargets });
   if (layerTargets?.some((goal) => goal !== null)) {
@@ -60,20 +66,27 @@ export function hardSelection(
 function keptMasks(
   table: UnitTable,
   kept: Selection,
-  { logAlpha, temperature }: { readonly logAlpha: ArrayLike<number>; readonly temperature: number | null },
+  { logAlpha, temperature, rule }: {
+    readonly logAlpha: ArrayLike<number>;
+    readonly temperature: number | null;
+    readonly rule: Exclude<KeptRule, "one">;
+  },
 ): Required<MaskValues> {
   const slots = new Float32Array(table.layout.count).fill(1);
   // z of a slot is the product of its unit's and its layer's.
   for (let unit = 0; unit < table.count; unit++) {
     const isHidden = unit >= table.hiddenFirst && unit < table.layerFirst;
-    const z = !kept[unit] ? 0 : isHidden || temperature === null ? 1 : medianOf(logAlpha[unit] ?? 0, temperature);
+    const z = !kept[unit] ? 0 : isHidden || temperature === null ? 1 : KEPT[rule]((logAlpha[unit] ?? 0) / temperature);
     const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
     for (let slot = first; slot < end; slot++) slots[slot] = (slots[slot] ?? 0) * z;
   }
   return unpackMasks(table.spec, table.layout, slots);
 }
 
-/** The median of hard concrete, as far as it is no less than what stays. */
-function medianOf(logAlpha: number, temperature: number): number {
-  return Math.max(LEAST_KEPT, Math.min(1, 1.2 / (1 + Math.exp(-logAlpha / temperature)) - 0.1));
-}
+const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
+
+/** z by log α / β. */
+const KEPT: { readonly [rule in Exclude<KeptRule, "one">]: (scaled: number) => number } = {
+  median: (scaled) => Math.max(LEAST_KEPT, Math.min(1, 1.2 * sigmoid(scaled) - 0.1)),
+  sigmoid: (scaled) => sigmoid(0.8 * scaled),
+};

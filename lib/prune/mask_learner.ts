@@ -20,8 +20,8 @@ import type { PartGoals } from "./uniform.ts";
 import { livingLayers } from "./unit_rules.ts";
 import type { UnitTable } from "./unit_table.ts";
 
-/** f32 of the constraint: R, H, ŝ, λ1, λ2, force, shift, ŝ after the projection. See kernels/expected_size.wgsl. */
-export const CONSTRAINT_FLOATS = 8;
+/** f32 of the constraint: R, H, ŝ, λ1, λ2, force, shift, ŝ after the projection, (m, v) of λ1 and of λ2. See kernels/expected_size.wgsl. */
+export const CONSTRAINT_FLOATS = 12;
 
 /**
  * Buffers of the masks of one model. A step's target below 0 is none: λ rests, and units without goals of their own are not shifted.

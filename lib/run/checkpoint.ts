@@ -83,11 +83,11 @@ export interface Checkpoint extends RunState {
   readonly kept: readonly RunState[];
 }
 
-const VERSION = 5;
+const VERSION = 6;
 const FIELDS = ["lora", "loraM", "loraV", "logAlpha", "maskMoments", "constraint", "slots"] as const;
 
 /** Options that an identity leaves out where they make no difference. */
-const UNNAMED = ["calibration", "keptMasks", "focus", "recompute", "monitors"];
+const UNNAMED = ["calibration", "keptMasks", "lambdaRule", "focus", "recompute", "monitors"];
 
 /** Before the names of the arrays of {@link Checkpoint.kept}. */
 const prefixOf = (index: number): string => `kept.${index}.`;

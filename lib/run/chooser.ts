@@ -161,7 +161,7 @@ function learned(parts: ChooserParts): Chooser {
       const { logAlpha, constraint } = await trainer.save();
       const counts = target === options.sparsity ? uniform?.counts : undefined;
       const least = leastTarget(table, target, options);
-      const kept = options.keptMasks === "median" ? { temperature } : {};
+      const { keptMasks } = options, kept = keptMasks === "one" ? {} : { temperature, kept: keptMasks };
       const aim = { target: least, layout, layerTargets: layers, ...kept, ...(counts ? { counts } : {}) };
       trainer.setMasks(parts.harden(table, logAlpha, aim));
       return constraint[7] ?? NaN;

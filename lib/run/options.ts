@@ -6,6 +6,7 @@ import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { checkLora, type LoraConfig } from "../nn/lora.ts";
 import { type DecoderSpec, PROJECTIONS } from "../nn/spec.ts";
 import { KEPT_RULES, type KeptRule } from "../prune/harden.ts";
+import { LAMBDA_RULES, type LambdaRule } from "../prune/lambda_rule.ts";
 import type { Layout } from "../prune/layouts.ts";
 import { START_RULES, type StartRule } from "../prune/start.ts";
 import { leastLimit } from "../prune/saliency.ts";
@@ -93,11 +94,10 @@ export interface PruneOptions {
   readonly rates?: Partial<Rates>;
   /** Where learned masks start. Default "saliency". */
   readonly start?: StartRule;
-  /**
-   * What z units that stay have once learned masks are hard: 1, or the median of their hard concrete, which slicing folds into the weights. Default
-   * "one".
-   */
+  /** What z units that stay have once learned masks are hard, which slicing folds into the weights. Default "one". */
   readonly keptMasks?: KeptRule;
+  /** How λ moves where masks are learned. Default "plain". */
+  readonly lambdaRule?: LambdaRule;
   /**
    * Share of a batch's labels that the last stage learns from, above 0: those whose loss lies furthest above that of the model before pruning, at the
    * cost of one more forward pass in each step. 1 is all of them. Default: 0.3 for learned masks, 1 for other methods and as published; not for
@@ -205,6 +205,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     rules: { ...alignment(options.size, units), ...options.rules },
     start: options.start ?? preset.start ?? "saliency",
     keptMasks: options.keptMasks ?? preset.keptMasks ?? "one",
+    lambdaRule: options.lambdaRule ?? preset.lambdaRule ?? "plain",
     focus: options.focus ?? preset.focus ?? (method === "compresso" && postfinetune > 0 ? DEFAULTS.focus : 1),
     rates: resolveRates(steps, { preset: preset.rates, given: options.rates }),
     monitors: resolveMonitors(options.monitors),
@@ -258,7 +259,7 @@ function checkGoal({ sparsity, size }: PruneOptions): void {
   });
 }
 
-function checkMethod({ method = "compresso", ranking, schedule, start, keptMasks }: PruneOptions): void {
+function checkMethod({ method = "compresso", ranking, schedule, ...given }: PruneOptions): void {
   if (!METHODS.includes(method)) {
     throw new CompressoError("usage", {
       what: "cannot prune by this method",
@@ -266,20 +267,18 @@ function checkMethod({ method = "compresso", ranking, schedule, start, keptMasks
       value: String(method),
     });
   }
-  if (start !== undefined && !(START_RULES.includes(start) && method === "compresso")) {
+  const learned = [
+    ["start masks from", given.start, START_RULES, "--start"],
+    ["give kept units the z", given.keptMasks, KEPT_RULES, "--kept-masks"],
+    ["move λ by", given.lambdaRule, LAMBDA_RULES, "--lambda-rule"],
+  ] as const;
+  for (const [what, value, rules, option] of learned) {
+    if (value === undefined || (rules.some((rule) => rule === value) && method === "compresso")) continue;
     throw new CompressoError("usage", {
-      what: `cannot start masks from '${start}'`,
-      rule: `learned masks, the method compresso, start from ${START_RULES.join(" or ")}`,
+      what: `cannot ${what} '${value}'`,
+      rule: `it is ${rules.join(" or ")}, and for learned masks alone, the method compresso`,
       value: `method ${method}`,
-      mend: "leave --start out",
-    });
-  }
-  if (keptMasks !== undefined && !(KEPT_RULES.includes(keptMasks) && method === "compresso")) {
-    throw new CompressoError("usage", {
-      what: `cannot give kept units the z '${keptMasks}'`,
-      rule: `it is ${KEPT_RULES.join(" or ")}, and for learned masks, the method compresso: those of others are 1`,
-      value: `method ${method}`,
-      mend: "leave --kept-masks out",
+      mend: `leave ${option} out`,
     });
   }
   if (
@@ -349,12 +348,13 @@ function checkCalibration(options: ResolvedOptions): void {
  * what these were.
  */
 export function telling<T extends Pick<ResolvedOptions, "method" | Later | Scored>>(
-  { keptMasks, calibration, focus, ...options }: T,
+  { keptMasks, lambdaRule, calibration, focus, ...options }: T,
 ): Omit<T, Later> & Partial<Pick<ResolvedOptions, Later> & { readonly scoring: number }> {
   const { method } = options;
   return {
     ...options,
     ...(method === "compresso" && keptMasks === "one" ? { keptMasks } : {}),
+    ...(method === "compresso" && lambdaRule === "adam" ? { lambdaRule } : {}),
     ...(calibration ? { calibration } : {}),
     ...(focus < 1 ? { focus } : {}),
     ...(isScoredAnew(options) ? { scoring: 2 } : {}),
@@ -362,7 +362,7 @@ export function telling<T extends Pick<ResolvedOptions, "method" | Later | Score
 }
 
 /** Options that came later than others. */
-type Later = "keptMasks" | "calibration" | "focus";
+type Later = "keptMasks" | "lambdaRule" | "calibration" | "focus";
 
 /** Options that what a score says depends on. */
 type Scored = "units" | "rules" | "layout" | "ranking";

@@ -9,28 +9,39 @@ export type Preset = typeof PRESETS[number];
 /** Options that a preset sets. */
 export type PresetOptions = Pick<
   PruneOptions,
-  "prefinetune" | "postfinetune" | "units" | "lora" | "packing" | "start" | "keptMasks" | "focus" | "rates"
+  | "prefinetune"
+  | "postfinetune"
+  | "units"
+  | "lora"
+  | "packing"
+  | "start"
+  | "keptMasks"
+  | "lambdaRule"
+  | "focus"
+  | "rates"
 >;
 
 /**
  * What a preset sets for so many steps of the pruning stage; an option that is given beside it wins.
  *
  * `paper` are the published settings of Compresso (arXiv 2310.05015 and its code): heads, FFN columns and hidden dims; log α from a constant and
- * kept within ±log 100; hard concrete with β = 2/3 and its full noise, whose median kept units have in the end; λ by gradient ascent alone, without projection; rows padded and not joined; LoRA of
- * rank 8 on q and v, learning from all labels, at 5e-5, in the last stage at 4e-4; one, eight and three epochs of the three stages, the target reached after half of the eight.
- * They were made for some 50,000 steps: with few, the expected sparsity stays far behind the schedule. The hard sparsity meets its target all the
- * same, by cutting at the end. The schedule is cubic as in the paper; the public scripts run it linear: `schedule: "linear"`.
+ * kept within ±log 100; hard concrete with β = 2/3 and its full noise, of which kept units have a sigmoid in the end; λ by Adam, and no projection;
+ * rows padded and not joined; LoRA of rank 8 on q and v, learning from all labels, at 5e-5, in the last stage at 4e-4; eight epochs of which the
+ * first prunes nothing and the sixth begins at the target, then three of the last stage, each a seventh of `steps`. They were made for some 50,000
+ * steps: with few, the expected sparsity stays far behind the schedule. The hard sparsity meets its target all the same, by cutting at the end. The
+ * schedule is cubic as in the paper; the public scripts run it linear: `schedule: "linear"`.
  */
 export function presetOptions(preset: Preset, steps: number): PresetOptions {
   const presets: { readonly [name in Preset]: PresetOptions } = {
     paper: {
-      prefinetune: Math.round(steps / 8),
-      postfinetune: Math.round(3 * steps / 8),
+      prefinetune: Math.round(steps / 7),
+      postfinetune: Math.round(3 * steps / 7),
       units: ["heads", "ffn", "hidden"],
       lora: { rank: 8, alpha: 8, targets: ["q", "v"] },
       packing: false,
       start: "constant",
-      keptMasks: "median",
+      keptMasks: "sigmoid",
+      lambdaRule: "adam",
       focus: 1,
       rates: {
         lora: 5e-5,
@@ -39,7 +50,7 @@ export function presetOptions(preset: Preset, steps: number): PresetOptions {
         lambda: 0.1,
         temperature: 2 / 3,
         noise: 1,
-        warmup: 0.5,
+        warmup: 4 / 7,
         tracking: 0,
         limit: Math.log(100),
       },

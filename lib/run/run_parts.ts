@@ -134,7 +134,7 @@ export function lastAim(
 
 /** The numbers of the step at a position; its batch decides the loss scale. */
 export function stepStateOf(
-  { seed }: Pick<ResolvedOptions, "seed">,
+  { seed, lambdaRule }: Pick<ResolvedOptions, "seed" | "lambdaRule">,
   { step, loraUpdates, maskUpdates }: Pick<RunPosition, "step" | "loraUpdates" | "maskUpdates">,
   { rate, target, rates }: { readonly rate: number; readonly target: number; readonly rates: Rates },
 ): StepState {
@@ -154,6 +154,7 @@ export function stepStateOf(
     weightDecay: rates.weightDecay,
     tracking: rates.tracking,
     limit: rates.limit,
+    lambdaAdam: lambdaRule === "adam",
   };
 }
 

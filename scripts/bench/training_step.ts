@@ -9,7 +9,7 @@ import type { Model } from "../../lib/run/model.ts";
 import { createTrainer } from "../../lib/run/trainer.ts";
 import { type Effort, prepare, timePlan, type Timing } from "./timing.ts";
 
-/** What is trained: the defaults of the command line, with single heads and hidden dims as units, which is the most that can be learned. */
+/** What is trained: LoRA on q and v, as published, and single heads and hidden dims as units, which is the most that can be learned. */
 export const TRAINING = {
   rank: 8,
   alpha: 16,

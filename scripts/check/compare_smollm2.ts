@@ -9,13 +9,13 @@ import { z } from "zod";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const REFERENCE = `${ROOT}fixtures/golden/smollm2_reference.json`;
-const HELP = `usage: deno run -A scripts/check/compare_smollm2.ts [MODEL] [options]
+const HELP = `usage: deno run -A scripts/check/compare_smollm2.ts MODEL --text FILE [options]
 
 Evaluates and generates with MODEL through our command line, compares with transformers + torch (reference.py), and
 prints one PASS or FAIL line; exit status 1 on FAIL.
 
-  MODEL               GGUF of SmolLM2-135M-Instruct (../shared/models/SmolLM2-135M-Instruct.Q4_1.gguf)
-  --text FILE         the text of the reference (../shared/data/wikitext2.valid.txt)
+  MODEL               GGUF of SmolLM2-135M-Instruct
+  --text FILE         the text of the reference
   --reference FILE    JSON of reference.py (fixtures/golden/smollm2_reference.json)
   --max-windows N     passed on to eval; 0 for all windows (0)
   --tolerance PERCENT largest difference of perplexity (0.5)
@@ -35,7 +35,7 @@ const Generation = z.object({ tokens: z.array(z.number()) });
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
   options: {
-    text: { type: "string", default: `${ROOT}../shared/data/wikitext2.valid.txt` },
+    text: { type: "string" },
     reference: { type: "string", default: REFERENCE },
     "max-windows": { type: "string", default: "0" },
     tolerance: { type: "string", default: "0.5" },
@@ -44,13 +44,14 @@ const { values: options, positionals } = parseArgs({
     help: { type: "boolean", default: false },
   },
 });
-if (options.help) {
+const [given] = positionals, { text } = options;
+if (options.help || given === undefined || text === undefined) {
   console.log(HELP);
-  process.exit(0);
+  process.exit(options.help ? 0 : 2);
 }
 
-const model = resolve(positionals[0] ?? `${ROOT}../shared/models/SmolLM2-135M-Instruct.Q4_1.gguf`);
-const textPath = resolve(options.text);
+const model = resolve(given);
+const textPath = resolve(text);
 const failures: string[] = [], figures: string[] = [];
 try {
   for (const path of [model, textPath, options.reference]) {

@@ -1,6 +1,5 @@
 // How much quicker tasks are scored in packed passes with shared beginnings than one sequence at a time, and whether the numbers agree. Owns the
 // clock and the comparison; computes no score itself. Exit status 1 where numbers or decisions differ, or the speed-up is below --least.
-import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import process from "node:process";
 import { encodeQuestion } from "../../lib/eval/encode.ts";
@@ -13,14 +12,13 @@ import { loadModel } from "../../lib/run/model.ts";
 import { logLikelihoods } from "../../lib/run/score.ts";
 import { packSequences } from "../../lib/run/score_packing.ts";
 
-const ROOT = fileURLToPath(new URL("../../", import.meta.url));
-const HELP = `usage: deno run -A scripts/check/eval_speed.ts [MODEL] [options]
+const HELP = `usage: deno run -A scripts/check/eval_speed.ts MODEL --data DIR [options]
 
 Scores the first questions of each task twice, packed and one sequence at a time, and prints one line a task with both times and the largest
 difference of a log-likelihood. Kernels are compiled and tuned for both before the clock runs.
 
-  MODEL          what compresso reads (../shared/models/SmolLM2-135M-Instruct.Q4_1.gguf)
-  --data DIR     data of the tasks (../shared/data)
+  MODEL          what compresso reads
+  --data DIR     data of the tasks
   --tasks LIST   (arc_easy,piqa,hellaswag,winogrande,openbookqa)
   --limit N      questions of each task (40)
   --least X      speed-up over all tasks that must be reached (3)
@@ -30,7 +28,7 @@ difference of a log-likelihood. Kernels are compiled and tuned for both before t
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
   options: {
-    data: { type: "string", default: `${ROOT}../shared/data` },
+    data: { type: "string" },
     tasks: { type: "string", default: "arc_easy,piqa,hellaswag,winogrande,openbookqa" },
     limit: { type: "string", default: "40" },
     least: { type: "string", default: "3" },
@@ -38,18 +36,18 @@ const { values: options, positionals } = parseArgs({
     help: { type: "boolean", default: false },
   },
 });
-if (options.help) {
+const [path] = positionals, { data } = options;
+if (options.help || path === undefined || data === undefined) {
   console.log(HELP);
-  process.exit(0);
+  process.exit(options.help ? 0 : 2);
 }
 
 /** Largest difference of two sums of f32 log-probabilities, as a share of them: both add the same terms in other orders. */
 const TOLERANCE = 2e-5;
 
-const path = positionals[0] ?? `${ROOT}../shared/models/SmolLM2-135M-Instruct.Q4_1.gguf`;
 const loaded = await loadTasks({
   tasks: options.tasks.split(","),
-  taskData: options.data,
+  taskData: data,
   limit: Number(options.limit),
 });
 using device = await openDevice();

@@ -5,6 +5,7 @@ import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
 import type { StepState } from "../../lib/nn/step_state.ts";
+import { CONSTRAINT_FLOATS } from "../../lib/prune/mask_learner.ts";
 import { unitTable } from "../../lib/prune/units.ts";
 import { decoder, GROUPED, KINDS, LAYER_KINDS, MULTI_HEAD, UNEVEN } from "../prune/helpers/decoders.ts";
 import { assertCells, assertValues, type Cell, random, ROUND, STALE, stateBuffer } from "./helpers/cells.ts";
@@ -159,6 +160,41 @@ Deno.test("expected_size gives ŝ by the shapes of what lives, and λ climbs wit
       want: (index) => ({ value: wanted[index] ?? NaN, bound: 64 * ROUND * (1 + Math.abs(wanted[index] ?? NaN)) }),
     });
   }
+});
+
+Deno.test("expected_size lets λ climb by Adam where that is its rule, and rest where there is no goal", async () => {
+  const [table = unitTable(GROUPED, ["ffn"])] = ALL_TABLES;
+  using setup = createRig(device, table);
+  const logAlpha = random(table.count, 7).map((value) => 3 * value), lambda = [0.5, -0.25], moments = [0, 0, 0, 0];
+  device.write(setup.learner.constraint, new Float32Array(CONSTRAINT_FLOATS));
+  for (const [index, target] of [0.3, 0.35, 0.1, 0.6].entries()) {
+    const t = index + 1, gap = expected(table, logAlpha) - target;
+    [gap, gap * gap].forEach((gradient, which) => {
+      const [m = 0, v = 0] = moments.slice(2 * which);
+      moments[2 * which] = 0.9 * m + 0.1 * gradient;
+      moments[2 * which + 1] = 0.99 * v + 0.01 * gradient ** 2;
+      const step = (moments[2 * which] ?? 0) / (1 - 0.9 ** t) /
+        (Math.sqrt((moments[2 * which + 1] ?? 0) / (1 - 0.99 ** t)) + 1e-8);
+      lambda[which] = (lambda[which] ?? 0) + 0.1 * step;
+    });
+    const { constraint } = await setup.step({
+      state: { ...NOISE, target, lambdaRate: 0.1, lambdaAdam: true, maskUpdates: t },
+      logAlpha,
+      ...index === 0 ? { lambda: [0.5, -0.25] as const } : {},
+    });
+    const wanted = [...lambda, ...moments];
+    // The gap is a difference of numbers near 0.5, and enters the second moment squared.
+    assertValues(Float32Array.of(...constraint.subarray(3, 5), ...constraint.subarray(8)), {
+      what: `λ at step ${t}`,
+      want: (at) => ({ value: wanted[at] ?? NaN, bound: 256 * ROUND * (1 + Math.abs(wanted[at] ?? NaN)) }),
+    });
+  }
+  const before = await device.readFloats(setup.learner.constraint, CONSTRAINT_FLOATS);
+  const { constraint } = await setup.step({
+    state: { ...NOISE, target: -1, lambdaRate: 0.1, lambdaAdam: true, maskUpdates: 5 },
+    logAlpha,
+  });
+  for (const at of [3, 4, 8, 9, 10, 11]) assert.equal(constraint[at], before[at]);
 });
 
 Deno.test("mask_update descends along the constraint's gradient, which is that of finite differences", async () => {

@@ -55,6 +55,18 @@ Deno.test("hardenMasks() cuts FFN columns below one threshold and gives the othe
   assert.ok(hidden?.every((z) => z === 1) && head?.every((z) => z === 1), "kinds that are not pruned stay 1");
 });
 
+Deno.test("hardenMasks() gives what stays the sigmoid of 0.8 · log α / β where that is its rule", () => {
+  const table = unitTable(SPEC, ["ffn"]), logAlpha = logAlphaOf(table.count), temperature = 2 / 3;
+  const aim = { target: 0.3, temperature, layout: "compact" } as const;
+  const { ffn } = hardenMasks(table, logAlpha, { ...aim, kept: "sigmoid" });
+  const median = hardenMasks(table, logAlpha, aim).ffn;
+  assert.ok(ffn && median);
+  ffn.forEach((z, unit) => {
+    const want = median[unit] === 0 ? 0 : 1 / (1 + Math.exp(-0.8 * (logAlpha[unit] ?? NaN) / temperature));
+    assert.ok(Math.abs(z - want) < 1e-6, `unit ${unit}: ${z}, not ${want}`);
+  });
+});
+
 Deno.test("hardenMasks() keeps hidden dims at 1 or 0, since a tied head must not see a folded z", () => {
   const table = unitTable(SPEC, ["hidden", "ffn"]), logAlpha = logAlphaOf(table.count);
   const { hidden } = hardenMasks(table, logAlpha, { target: 0.4, temperature: 2 / 3, layout: "padded" });

@@ -36,7 +36,7 @@ async function drive(
 }
 
 Deno.test("the preset paper is the published settings", () => {
-  const { rates, lora, units, start, keptMasks, prefinetune, postfinetune, preset } = resolveOptions(
+  const { rates, lora, units, start, keptMasks, lambdaRule, prefinetune, postfinetune, preset } = resolveOptions(
     { ...BASE, preset: "paper" },
     spec,
   );
@@ -50,15 +50,16 @@ Deno.test("the preset paper is the published settings", () => {
     spread: rates.spread, // of no use where log α starts from a constant
     memory: rates.memory, // likewise
     prior: rates.prior,
-    warmup: 0.5,
+    warmup: 4 / 7,
     tracking: 0,
     limit: Math.log(1e2),
     clipNorm: 1,
     weightDecay: 0,
   });
   assert.deepEqual(lora, { rank: 8, alpha: 8, targets: ["q", "v"], dropout: 0 });
-  assert.deepEqual([units, start, keptMasks, preset], [["heads", "ffn", "hidden"], "constant", "median", "paper"]);
-  assert.deepEqual([prefinetune, postfinetune], [10, 30]); // 1, 8 and 3 epochs
+  assert.deepEqual([units, start, preset], [["heads", "ffn", "hidden"], "constant", "paper"]);
+  assert.deepEqual([keptMasks, lambdaRule], ["sigmoid", "adam"]);
+  assert.deepEqual([prefinetune, postfinetune], [11, 34]); // of 80 steps: 1, 7 and 3 epochs
 });
 
 Deno.test("the constant start is that of each kind, give or take 0.01, by the seed", () => {
@@ -134,7 +135,9 @@ Deno.test("numbers out of range, other presets and a start without masks to lear
     [{ preset: "papers" }, /presets are paper; now: papers/],
     [{ start: "random" }, /saliency or constant/],
     [{ start: "constant", method: "gradual" }, /method gradual/],
-    [{ keptMasks: "soft" }, /one or median/],
+    [{ keptMasks: "soft" }, /one or median or sigmoid/],
+    [{ lambdaRule: "sgd" }, /cannot move λ by 'sgd'; rule: it is plain or adam/],
+    [{ lambdaRule: "adam", method: "gradual" }, /learned masks alone.*method gradual; mend: leave --lambda-rule out/],
     [{ keptMasks: "one", method: "taylor" }, /method taylor/],
   ];
   for (const [options, message] of refused) {

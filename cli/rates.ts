@@ -102,15 +102,19 @@ export function learningOf(
   settings: RateSettings & {
     readonly method: Method;
     readonly steps: number;
+    readonly prefinetune?: number | undefined;
+    readonly postfinetune?: number | undefined;
     readonly units: readonly UnitKind[];
     readonly ranking?: Ranking | undefined;
     readonly schedule?: string | undefined;
   },
   { isCalibrated = false, rules }: { readonly isCalibrated?: boolean; readonly rules?: UnitRules } = {},
 ): Pick<ResolvedOptions, "method" | "start" | "rates"> {
-  const { method, steps, units, ranking, schedule } = settings;
+  const { method, steps, prefinetune, postfinetune, units, ranking, schedule } = settings;
   return resolveOptions({
     ...{ rows: [], sparsity: 0, method, steps, units, ...ratesOf(settings) },
+    ...(prefinetune === undefined ? {} : { prefinetune }),
+    ...(postfinetune === undefined ? {} : { postfinetune }),
     ...(ranking === undefined ? {} : { ranking }),
     ...(schedule === undefined ? {} : { schedule }),
     ...(isCalibrated ? { calibration: [] } : {}),

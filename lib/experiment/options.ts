@@ -292,7 +292,7 @@ export function pruneOptions(
       start: cell.start,
       keptMasks: cell.keptMasks,
       lambdaRule: cell.lambdaRule,
-      focus: cell.focus,
+      focus: lora ? cell.focus : undefined,
     }),
     ...(cell.onAlarm === undefined ? {} : { monitors: alarmSettings(cell.onAlarm, { option: "onAlarm" }) }),
     prompt,

@@ -6,7 +6,8 @@ import { createMaskSlots } from "../nn/masks.ts";
 import { type Pass, recordBackward, recordForward, shiftLabels } from "../nn/pass.ts";
 import { type StepState, writeStepState } from "../nn/step_state.ts";
 import type { Batch } from "./batches.ts";
-import type { Method } from "./methods.ts";
+import { stagesOf } from "./methods.ts";
+import type { ResolvedOptions } from "./options.ts";
 
 /** Losses of a batch by row, in nats; 0 where there is no target. */
 export interface TokenLosses {
@@ -41,16 +42,23 @@ export function hurtTargets(
   return chosen;
 }
 
-/** Refuses a share that is none, and a method that the choice is not for. Throws `CompressoError("usage")`. */
-export function checkFocus({ focus, method }: { readonly focus: number; readonly method: Method }): void {
-  const isShare = focus > 0 && focus <= 1;
-  if (isShare && (focus === 1 || method !== "flap")) return;
+/** Refuses a share that is none, a method that the choice is not for, and a run without a last stage. Throws `CompressoError("usage")`. */
+export function checkFocus(
+  options: Pick<ResolvedOptions, "focus" | "method" | "prefinetune" | "steps" | "postfinetune">,
+): void {
+  const { focus, method } = options, isShare = focus > 0 && focus <= 1;
+  const hasStage = stagesOf(options).some(({ stage, steps }) => stage === "postfinetune" && steps > 0);
+  if (isShare && (focus === 1 || (method !== "flap" && hasStage))) return;
+  const [rule, value] = !isShare ? ["it lies above 0, and is 1 at most", `a focus of ${focus}`] : hasStage
+    ? [
+      "its labels are chosen by the model before pruning, which flap's compensation has changed",
+      `method flap, a focus of ${focus}`,
+    ]
+    : ["the last stage, which learns from them, has steps", "it has none"];
   throw new CompressoError("usage", {
     what: "cannot learn from this share of the labels",
-    rule: isShare
-      ? "its labels are chosen by the model before pruning, which flap's compensation has changed"
-      : "it lies above 0, and is 1 at most",
-    value: isShare ? `method flap, a focus of ${focus}` : `a focus of ${focus}`,
+    rule,
+    value,
     mend: "leave --focus out",
   });
 }

@@ -73,6 +73,10 @@ experimentTest(
   async (run, out) => {
     await run(PLAIN, out);
     const changed = { ...WITH_BROKEN, base: { ...PLAIN.base, steps: 2 } };
+    // To measure alone goes before, and says so.
+    const notes: string[] = [], onNote = (line: string): unknown => notes.push(line);
+    assert.deepEqual((await run(changed, out, { evaluateOnly: true, redo: true, onNote })).worked, []);
+    assert.match(notes.join(), /1 cells have failed or changed.*--redo without --evaluate-only/);
     const { result } = await run(changed, out, { redo: true });
     assert.deepEqual(result.failed.map(({ cell }) => cell), ["only"]);
     assert.match(await Deno.readTextFile(`${out}/report.md`), /- only: failed: cannot measure perplexity over rows/);

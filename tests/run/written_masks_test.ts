@@ -1,75 +1,63 @@
 // Masks that hooks write once they are hard: what the monitors say of them at the run's end.
 import assert from "node:assert/strict";
-import {
-  CompressoError,
-  demoData,
-  loadModel,
-  openDevice,
-  prune,
-  type PruneOptions,
-  type PruneResult,
-  readRows,
-  type RunHandle,
-} from "../../mod.ts";
+import { CompressoError, prune, type PruneOptions, type PruneResult, type RunHandle } from "../../mod.ts";
+import { BASE, withDemo } from "./helpers/demo_run.ts";
 
-const { rows } = await readRows(demoData("train"), { limit: 16 });
+const { sparsity, ...RUN } = BASE;
 
-Deno.test("hard masks that a hook has written are told of at the end where they miss sparsity or size, or leave nothing", async () => {
-  using device = await openDevice();
-  using model = await loadModel("demo", { device });
-  const end = async (
-    options: Partial<PruneOptions>,
-    write: (run: RunHandle) => void | Promise<void> = () => {},
-  ): Promise<PruneResult> => {
-    const hooks = { afterStage: (stage: string, run: RunHandle) => stage === "postfinetune" ? write(run) : undefined };
-    using run = prune(model, {
-      rows,
-      ...(options.size ? {} : { sparsity: 0.2 }),
-      units: ["ffn"],
-      lora: { targets: ["q"] },
-      steps: 2,
-      prefinetune: 0,
-      postfinetune: 1,
-      batch: 1,
-      seq: 48,
-      prompt: null,
-      hooks,
-      ...options,
-    });
-    for await (const _ of run);
-    return run.result();
-  };
-  const fill = (value: number) => async (run: RunHandle): Promise<void> => {
-    const { ffn } = await run.masks();
-    run.setMasks({ ffn: ffn.fill(value) });
-  };
-  const said = ({ alarms }: PruneResult): string[] => alarms.map(({ monitor, message }) => `${monitor}: ${message}`);
-  const size = { parameters: 900_000 };
-  for (const options of [{}, { size }]) {
-    assert.deepEqual(said(await end(options)), [], "nothing is written, and nothing is said");
-    assert.deepEqual(said(await end(options, async (run) => run.setMasks({ ffn: (await run.masks()).ffn }))), []);
-  }
-  const [collapse, missed, ...others] = said(await end({}, fill(1)));
-  assert.match(collapse ?? "", /collapse: the masks collapse to one/);
-  assert.match(missed ?? "", /constraint: the constraint is not met: hard sparsity 0\.0 %, target 20\.0 %/);
-  assert.deepEqual(others, []);
-  // One column more than was cut for the size.
-  const larger = said(
-    await end({ size }, async (run) => {
+Deno.test("hard masks that a hook has written are told of at the end where they miss sparsity or size, or leave nothing", () =>
+  withDemo(async ({ model }) => {
+    const end = async (
+      options: Partial<PruneOptions>,
+      write: (run: RunHandle) => void | Promise<void> = () => {},
+    ): Promise<PruneResult> => {
+      const hooks = {
+        afterStage: (stage: string, run: RunHandle) => stage === "postfinetune" ? write(run) : undefined,
+      };
+      const aim = options.size ? {} : { sparsity };
+      using run = prune(model, {
+        ...RUN,
+        ...aim,
+        units: ["ffn"],
+        lora: { targets: ["q"] },
+        steps: 2,
+        hooks,
+        ...options,
+      });
+      for await (const _ of run);
+      return run.result();
+    };
+    const fill = (value: number) => async (run: RunHandle): Promise<void> => {
       const { ffn } = await run.masks();
-      run.setMasks({ ffn: ffn.with(ffn.indexOf(0), 1) });
-    }),
-  );
-  assert.equal(larger.length, 1, `${larger}`);
-  assert.match(larger[0] ?? "", /constraint: the constraint is not met: the model is larger .* by \d+$/);
-  const none = await end({}, fill(0));
-  assert.ok(said(none).some((one) => one.startsWith("collapse: ")), `${said(none)}`);
-  assert.ok(none.alarms.every(({ change }) => /let hooks leave the masks/.test(change)));
-  await assert.rejects(
-    end({ monitors: { constraint: { action: "stop" } } }, fill(1)),
-    (error) =>
-      error instanceof CompressoError && error.code === "numeric" && /hard sparsity 0\.0 %/.test(error.message),
-  );
-  const off = { constraint: { action: "off" }, collapse: { action: "off" } } as const;
-  assert.deepEqual(said(await end({ monitors: off }, fill(1))), []);
-});
+      run.setMasks({ ffn: ffn.fill(value) });
+    };
+    const said = ({ alarms }: PruneResult): string[] => alarms.map(({ monitor, message }) => `${monitor}: ${message}`);
+    const size = { parameters: 900_000 };
+    for (const options of [{}, { size }]) {
+      assert.deepEqual(said(await end(options)), [], "nothing is written, and nothing is said");
+      assert.deepEqual(said(await end(options, async (run) => run.setMasks({ ffn: (await run.masks()).ffn }))), []);
+    }
+    const [collapse, missed, ...others] = said(await end({}, fill(1)));
+    assert.match(collapse ?? "", /collapse: the masks collapse to one/);
+    assert.match(missed ?? "", /constraint: the constraint is not met: hard sparsity 0\.0 %, target 20\.0 %/);
+    assert.deepEqual(others, []);
+    // One column more than was cut for the size.
+    const larger = said(
+      await end({ size }, async (run) => {
+        const { ffn } = await run.masks();
+        run.setMasks({ ffn: ffn.with(ffn.indexOf(0), 1) });
+      }),
+    );
+    assert.equal(larger.length, 1, `${larger}`);
+    assert.match(larger[0] ?? "", /constraint: the constraint is not met: the model is larger .* by \d+$/);
+    const none = await end({}, fill(0));
+    assert.ok(said(none).some((one) => one.startsWith("collapse: ")), `${said(none)}`);
+    assert.ok(none.alarms.every(({ change }) => /let hooks leave the masks/.test(change)));
+    await assert.rejects(
+      end({ monitors: { constraint: { action: "stop" } } }, fill(1)),
+      (error) =>
+        error instanceof CompressoError && error.code === "numeric" && /hard sparsity 0\.0 %/.test(error.message),
+    );
+    const off = { constraint: { action: "off" }, collapse: { action: "off" } } as const;
+    assert.deepEqual(said(await end({ monitors: off }, fill(1))), []);
+  }));

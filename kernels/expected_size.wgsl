@@ -16,13 +16,17 @@ const B2 = 0.99;
   constraint[0] = size.x;
   constraint[1] = size.y;
   constraint[2] = sparsity;
-  constraint[3] += state.lambdaRate * ascent(8u, gap);
-  constraint[4] += state.lambdaRate * ascent(10u, gap * gap);
+  if (state.lambdaAdam == 0.0) {
+    constraint[3] += state.lambdaRate * gap;
+    constraint[4] += state.lambdaRate * gap * gap;
+  } else if (state.goal >= 0.0) {
+    constraint[3] += state.lambdaRate * adam(8u, gap);
+    constraint[4] += state.lambdaRate * adam(10u, gap * gap);
+  }
   constraint[5] = constraint[3] + 2.0 * constraint[4] * gap;
 }
 
-fn ascent(at: u32, gradient: f32) -> f32 {
-  if (state.lambdaAdam == 0.0 || state.goal < 0.0) { return gradient; }
+fn adam(at: u32, gradient: f32) -> f32 {
   let first = B1 * constraint[at] + (1.0 - B1) * gradient;
   let second = B2 * constraint[at + 1u] + (1.0 - B2) * gradient * gradient;
   constraint[at] = first;

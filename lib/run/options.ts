@@ -353,7 +353,7 @@ export function telling<T extends Pick<ResolvedOptions, "method" | Later | Score
   const { method } = options;
   return {
     ...options,
-    ...(method === "compresso" && keptMasks === "one" ? { keptMasks } : {}),
+    ...(method === "compresso" && keptMasks !== "median" ? { keptMasks } : {}),
     ...(method === "compresso" && lambdaRule === "adam" ? { lambdaRule } : {}),
     ...(calibration ? { calibration } : {}),
     ...(focus < 1 ? { focus } : {}),

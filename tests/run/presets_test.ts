@@ -17,7 +17,7 @@ import { constantLogAlpha } from "../../lib/prune/start.ts";
 import { unitTable } from "../../lib/prune/units.ts";
 import { openModelFiles } from "../../lib/io/open_model.ts";
 import { loadModelFrom } from "../../lib/run/model.ts";
-import { resolveOptions } from "../../lib/run/options.ts";
+import { resolveOptions, telling } from "../../lib/run/options.ts";
 
 const { source: { spec } } = await openModelFiles("demo");
 const { rows } = await readRows(demoData("train"), { limit: 64 });
@@ -201,4 +201,12 @@ Deno.test("a run with another β, start and warm-up follows its schedule all the
     }
     assert.ok(result.sparsity.hard >= 0.2 - 1e-12 && result.sparsity.hard < 0.202, `${result.sparsity.hard}`);
   }
+});
+
+Deno.test("runs that differ in the z of what stays, or in how λ moves, are told apart", () => {
+  const told = (options: Partial<PruneOptions>): string =>
+    JSON.stringify(telling(resolveOptions({ ...BASE, ...options }, spec)));
+  const runs = [{}, { keptMasks: "median" }, { keptMasks: "sigmoid" }, { lambdaRule: "adam" }] as const;
+  assert.equal(new Set(runs.map(told)).size, runs.length);
+  assert.equal(told({ lambdaRule: "plain", keptMasks: "one" }), told({}));
 });

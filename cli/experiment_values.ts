@@ -7,7 +7,7 @@ type Parse = (text: string) => ReadonlyMap<string, readonly string[]>;
 /** A path by name; one alone has the name `alone`, where there is one. */
 export function namedPaths(option: string, alone: string | null): Parse {
   return (text) => {
-    const [, name, path] = /^([\w.-]+)=(.+)$/.exec(text) ?? [];
+    const [, name, path] = /^([\w.-]+(?: [\w.-]+)*)=(.+)$/s.exec(text) ?? [];
     if (name !== undefined && path !== undefined) return new Map([[name, [path]]]);
     if (alone !== null && text !== "") return new Map([[alone, [text]]]);
     throw wrong(option, text, alone === null ? "NAME=PATH" : "PATH or NAME=PATH");

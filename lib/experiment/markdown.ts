@@ -1,7 +1,7 @@
 // The report of an experiment as Markdown. Owns the wording and the number of digits; refuses to compute.
 import { type DrawnChart, groupLabel } from "./charts.ts";
 import type { Contrast, ExperimentReport, Group, NumberName, ReportCell } from "./report.ts";
-import type { Spread } from "./statistics.ts";
+import type { Difference, Spread } from "./statistics.ts";
 
 /** Numbers of a run that a table has a column for, where they are worth one. */
 const RUN_TABLE = [
@@ -158,18 +158,23 @@ function contrastPart(report: ExperimentReport): string[] {
   const found = contrasts.filter(({ numbers }) => Object.keys(numbers).length > 0);
   if (found.length === 0) return [];
   const rows = found.map((contrast) => {
-    const pairs = Math.max(...Object.values(contrast.numbers).map(({ n }) => n));
+    const most = Object.values(contrast.numbers).reduce((a, b) => b.n > a.n ? b : a), pairs = most.n;
     return [
       `${contrast.axis}: ${contrast.to} in place of ${contrast.from}`,
-      String(pairs),
+      pairsOf(most),
       ...shown.map(({ name, kind }) => differenceCell(contrast, { name, kind, pairs })),
     ];
   });
   return [
     "## Differences",
     table(["change", "pairs", ...shown.map(({ name }) => name)], rows, 1),
-    "Mean difference over all pairs of runs that differ in nothing else, seed included, ± its standard error (absent for one pair). Where options act on each other, this mean hides it: the table above does not. With few pairs a mean has to lie far from 0 to show anything: beyond 12.7 standard errors with 2 pairs, 4.3 with 3, 2.6 with 6 (95 %).",
+    "Mean difference over all pairs of runs that differ in nothing else, seed included, ± its standard error over the seeds, each with the mean of its pairs, which may share most of their steps (absent for one seed). Where options act on each other, this mean hides it: the table above does not. With few seeds a mean has to lie far from 0 to show anything: beyond 12.7 standard errors with 2, 4.3 with 3, 2.6 with 6 (95 %).",
   ];
+}
+
+/** Pairs of runs, and their seeds where these are fewer. */
+function pairsOf({ n, seeds }: Pick<Difference, "n" | "seeds">): string {
+  return n === seeds ? String(n) : `${n}, of ${seeds} ${seeds === 1 ? "seed" : "seeds"}`;
 }
 
 function differenceCell(
@@ -248,14 +253,18 @@ function layerTable({ groups, axes, contrasts }: ExperimentReport): string {
   );
   const changes = contrasts.flatMap(({ axis, from, to, layerDistance }) =>
     layerDistance
-      ? [[`${axis}: ${to} in place of ${from}`, String(layerDistance.n), shownSpread(layerDistance, "share")]]
+      ? [[
+        `${axis}: ${to} in place of ${from}`,
+        pairsOf(layerDistance),
+        shownSpread({ mean: layerDistance.mean, sd: layerDistance.stderr }, "share"),
+      ]]
       : []
   );
   return changes.length === 0 ? own : `${own}\n\n${table(["change", "pairs", "distance of the layers"], changes, 1)}`;
 }
 
 const LAYER_NOTE =
-  "Share of a layer's linear weights that is cut, mean over the seeds. Distances are means over the layers of the absolute difference: from all layers cut alike, between two seeds of the same options, and between two runs that differ in one option. An option moves the layers where its distance is clearly larger than that between two seeds; how far such distances scatter was not measured.";
+  "Share of a layer's linear weights that is cut, mean over the seeds. Distances are means over the layers of the absolute difference: from all layers cut alike, between two seeds of the same options, and between two runs that differ in one option, there ± the standard error over the seeds as above. An option moves the layers where its distance is clearly larger than that between two seeds; how far such distances scatter was not measured.";
 
 function table(head: readonly string[], rows: readonly (readonly string[])[], texts: number): string {
   const line = (cells: readonly string[]): string =>

@@ -78,7 +78,8 @@ export function lossProfile(records: readonly StepRecord[]): LossProfile {
   );
   return {
     last: mean(losses.slice(-8)),
-    worst: Math.max(...means),
+    // As arguments so many numbers as a long run has steps would overflow the stack.
+    worst: means.reduce((a, b) => Math.max(a, b), -Infinity),
     roughness: changes.length === 0 ? null : Math.sqrt(mean(changes.map((change) => (change - middle) ** 2))),
     gap: gaps.length > 0 ? Math.max(...gaps) : null,
   };

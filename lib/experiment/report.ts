@@ -15,7 +15,15 @@ import type { ExperimentPlan, PlannedCell } from "./plan.ts";
 import type { ResolvedExperiment } from "./resolve.ts";
 import { protocolOf } from "./protocol.ts";
 import { RUN_NUMBERS } from "./run_numbers.ts";
-import { type Difference, differenceOf, distanceOf, meanDistance, type Spread, spreadOf } from "./statistics.ts";
+import {
+  type Difference,
+  differenceOf,
+  distanceOf,
+  meanDistance,
+  type SeedValue,
+  type Spread,
+  spreadOf,
+} from "./statistics.ts";
 import { REPORT_FILES, type Store, valuesOf, writeJson } from "./store.ts";
 
 /** A number that cells have. */
@@ -79,7 +87,7 @@ export interface Contrast {
   /** What changes. */
   readonly numbers: Readonly<Record<string, Difference>>;
   /** Mean distance of the layers' cut shares between the two. */
-  readonly layerDistance: Spread | null;
+  readonly layerDistance: Difference | null;
 }
 
 /** Contents of report.json. */
@@ -293,18 +301,20 @@ function differencesOf(
   pairs: readonly (readonly [ReportCell, ReportCell])[],
 ): Pick<Contrast, "numbers" | "layerDistance"> {
   const names = [...new Set(pairs.flatMap(([, { numbers }]) => Object.keys(numbers)))];
-  const both = (name: string): (readonly [number, number])[] =>
+  const seedOf = ({ at }: ReportCell): string => at["seed"] ?? "";
+  const both = (name: string): SeedValue[] =>
     pairs.flatMap(([a, b]) => {
       const x = a.numbers[name], y = b.numbers[name];
-      return x === undefined || y === undefined ? [] : [[x, y] as const];
+      return x === undefined || y === undefined ? [] : [{ seed: seedOf(b), value: y - x }];
     });
   return {
     numbers: Object.fromEntries(names.flatMap((name) => {
       const difference = differenceOf(both(name));
       return difference ? [[name, difference]] : [];
     })),
-    layerDistance: spreadOf(
-      pairs.filter(([a, b]) => a.layers.length === b.layers.length).map(([a, b]) => distanceOf(a.layers, b.layers)),
+    layerDistance: differenceOf(
+      pairs.filter(([a, b]) => a.layers.length === b.layers.length)
+        .map(([a, b]) => ({ seed: seedOf(b), value: distanceOf(a.layers, b.layers) })),
     ),
   };
 }

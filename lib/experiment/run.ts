@@ -253,6 +253,8 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
   const redoes = options.redo === true && options.evaluateOnly !== true &&
     (state.kind === "changed" || state.kind === "failed");
   const before = await store.result(folder);
+  // One that lay there after a sitting that ended well was kept on purpose.
+  const wasKept = state.kind === "unmeasured" && state.hasModel && (state.failure?.isKept ?? state.failure === null);
   let isPruned = isMeasuredAlone(cell, options), isBegun = false;
   await checkUnchanged(cell, { measured: isPruned });
   const anew = redoes || (state.kind === "unmeasured" && !isPruned);
@@ -275,18 +277,21 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
       const calibration = beside === null ? null : (await cache.rows(beside, writer("for calibration"))).rows;
       await pruneCell(cell, model, { rows, calibration, store, events, anew, onBegin: () => isBegun = true });
       isPruned = true;
+      if (before?.outcome === null) await store.dropResult(folder);
     }
     const { device, tokenizer } = model;
     // A dense model beside the pruned one might not fit.
     slot.release();
     await measureCell(cell, { device, tokenizer }, { store, measures, events });
     await store.setResult(folder, { cell: name, identity, outcome: await outcomeOf(cell, store), failure: null });
-    // One that lay there after a sitting that ended well was kept on purpose.
-    const wasKept = state.kind === "unmeasured" && state.hasModel && state.failure === null;
     if (options.keep !== "models" && options.evaluateOnly !== true && !wasKept) await store.dropModel(folder);
     return null;
   } catch (error) {
-    if (signal?.aborted) throw error;
+    if (signal?.aborted) {
+      // It goes on from where it is, and has not failed there.
+      if (isBegun && before?.outcome === null) await store.dropResult(folder);
+      throw error;
+    }
     const failure = failureOf(error, cell);
     // Measures that were taken stay, also where another one failed.
     const own = isPruned ? await outcomeOf(cell, store).catch(() => null) : null;
@@ -301,7 +306,11 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
       cell: name,
       identity,
       outcome,
-      failure: { ...failure, missing: Object.fromEntries(missing.map(({ id, identity }) => [id, identity])) },
+      failure: {
+        ...failure,
+        missing: Object.fromEntries(missing.map(({ id, identity }) => [id, identity])),
+        ...(wasKept || options.keep === "models" ? { isKept: true } : {}),
+      },
     });
     return failure;
   }

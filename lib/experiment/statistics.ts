@@ -21,7 +21,15 @@ export function spreadOf(values: readonly number[]): Spread | null {
   return { values, n, mean, sd: n > 1 ? Math.sqrt(squares / (n - 1)) : null };
 }
 
-/** Mean of a difference over pairs, and its standard error sd / √n; null for one pair. */
+/** What differs between the runs of a pair, and the seed that both have. */
+export interface SeedValue {
+  /** Any name; alike in all pairs where there is but one seed. */
+  readonly seed: string;
+  /** The difference. */
+  readonly value: number;
+}
+
+/** Mean of a difference over seeds, of which each has the mean of its pairs, and its standard error sd / √seeds; null for one seed. */
 export interface Difference {
   /** The mean. */
   readonly mean: number;
@@ -29,13 +37,19 @@ export interface Difference {
   readonly stderr: number | null;
   /** Pairs. */
   readonly n: number;
+  /** Seeds that they are of. */
+  readonly seeds: number;
 }
 
-/** Differences b − a of pairs; null for no pairs. */
-export function differenceOf(pairs: readonly (readonly [a: number, b: number])[]): Difference | null {
-  const spread = spreadOf(pairs.map(([a, b]) => b - a));
+/**
+ * Mean over pairs, seed by seed: two pairs of one seed may share most of their steps, and so are no two draws of what a seed moves. Null for no pairs.
+ */
+export function differenceOf(pairs: readonly SeedValue[]): Difference | null {
+  const bySeed = Map.groupBy(pairs, ({ seed }) => seed).values();
+  const spread = spreadOf([...bySeed].map((own) => spreadOf(own.map(({ value }) => value))?.mean ?? NaN));
   if (!spread) return null;
-  return { mean: spread.mean, stderr: spread.sd === null ? null : spread.sd / Math.sqrt(spread.n), n: spread.n };
+  const { mean, sd, n: seeds } = spread;
+  return { mean, stderr: sd === null ? null : sd / Math.sqrt(seeds), n: pairs.length, seeds };
 }
 
 /** Mean distance |a − b| over the places of two lists of the same length. */

@@ -61,6 +61,8 @@ export interface CellFailure {
   readonly tries?: number | undefined;
   /** Measures that were missing then, by name, each with what decides its values; beside an outcome it counts while one of them is. */
   readonly missing?: Readonly<Record<string, string>> | undefined;
+  /** Whether the pruned model lay there on purpose, and not for want of its measures alone. */
+  readonly isKept?: boolean | undefined;
 }
 
 /** retry.json of a cell whose definition has changed: why it could not begin anew. */
@@ -204,10 +206,11 @@ export class Store {
     return { kind: "unmeasured", missing: missing.map(({ id }) => id), hasModel, failure };
   }
 
-  /** Monitors that raised an alarm in a run that has ended; null where that is not known. */
+  /** Monitors that raised an alarm in a run that has ended; null where that is not known, as of one that went back: what its undone steps raised is gone. */
   async #raised(name: string): Promise<MonitorName[] | null> {
     const alarms = await this.alarms(name);
-    return alarms && [...new Set(alarms.map(({ monitor }) => monitor))];
+    if (alarms === null || alarms.some(({ restored }) => restored !== null)) return null;
+    return [...new Set(alarms.map(({ monitor }) => monitor))];
   }
 
   /**
@@ -230,6 +233,11 @@ export class Store {
 
   async setResult(name: string, result: CellResult): Promise<void> {
     await writeJson(join(this.cell(name), FILES.result), result);
+  }
+
+  /** Forgets how a cell's earlier try went: another one has come further since. */
+  async dropResult(name: string): Promise<void> {
+    await removeOld(join(this.cell(name), FILES.result));
   }
 
   /** Notes why a changed cell could not begin anew; what it was stays. */

@@ -1,6 +1,7 @@
 // A chart of dots in rows, one panel for each number: every value, the mean and its spread. Owns the geometry; refuses to compute means.
 import { escape, heading, line, round, seriesClass, short, svgFigure, text, textWidth, wrapText } from "./svg.ts";
 import { scaleLinear } from "../packages.ts";
+import { tickFormat } from "./tick_format.ts";
 
 /** What stands in one row of a panel. */
 export interface DotRow {
@@ -101,11 +102,11 @@ function drawPanel(
   if (!(most > least)) [least, most] = all.length > 0 && format !== "share" ? [least - 0.5, most + 0.5] : [0, 1];
   const toX = scaleLinear<number, number>().domain([least, most]).nice(6).range([left, right]);
   const top = y + topOf(panel), bottom = top + row * rows.length + 4;
-  const shown = (value: number): string => format === "share" ? `${short(100 * value)} %` : short(value);
   const body: string[] = [text(MARGIN, y + 10, title, { weight: 600 })];
+  const [first = 0, last = 1] = toX.domain(), labelOf = tickFormat([first, last], { count: 6, format });
   for (const tick of toX.ticks(6)) {
     body.push(line([toX(tick), top], [toX(tick), bottom], { kind: "grid" }));
-    body.push(text(toX(tick), bottom + 15, shown(tick), { anchor: "middle", tone: "soft", size: 11 }));
+    body.push(text(toX(tick), bottom + 15, labelOf(tick), { anchor: "middle", tone: "soft", size: 11 }));
   }
   body.push(line([left, bottom], [right, bottom], { kind: "axis" }));
   if (reference && Number.isFinite(reference.value)) {

@@ -1,6 +1,7 @@
 // One pair of axes with lines, as SVG elements; d3-scale places ticks, d3-shape makes paths. Owns the geometry; refuses documents and to choose what is shown.
 import { pathLine, scaleLinear, scaleLog } from "../packages.ts";
 import { escape, line, round, seriesClass, short, si, text, textWidth, verticalText } from "./svg.ts";
+import { tickFormat } from "./tick_format.ts";
 
 /** A point of a series; a number that is not finite breaks the line. */
 export type Point = readonly [x: number, y: number];
@@ -242,11 +243,12 @@ function ticksOf(
   // d3's ticks of a logarithmic axis within one decade ignore the count.
   const all = scale.ticks(count).filter((value) => format !== "whole" || Number.isInteger(value));
   const every = Math.ceil(all.length / (1.6 * count));
-  const plain = scale.tickFormat(count);
+  const plain = scale.tickFormat(count), [first = 0, last = 1] = scale.domain();
+  const share = tickFormat([first, last], { count, format: "share" });
   return all.filter((_, index) => index % every === 0).map((value) => ({
     value,
     label: format === "share"
-      ? `${short(100 * value)} %`
+      ? share(value)
       : format === "si"
       ? si(value, "")
       : format === "whole"

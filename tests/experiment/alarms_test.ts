@@ -117,8 +117,9 @@ Deno.test("what alarms would have done is no fact of a run in which none came up
     const some = ["done", "changed", "done", "changed", "changed"];
     assert.deepEqual(await kinds("divergence=warn,constraint=off"), some);
     assert.deepEqual(await kinds("constraint=off"), some);
-    const others = ["done", "done", "done", "changed", "changed"];
-    assert.deepEqual(await kinds(`${then},collapse=warn`), others, "another monitor's alarm is none of this one's");
+    // Of steps that were undone it is not known what they raised.
+    const others = ["done", "changed", "done", "changed", "changed"];
+    assert.deepEqual(await kinds(`${then},collapse=warn`), others);
     // What raises an alarm is a fact of every run.
     for (const onAlarm of ["divergence=stop", `${then},collapse=warn:0.5`]) {
       assert.deepEqual(await kinds(onAlarm), Array(5).fill("changed"), onAlarm);

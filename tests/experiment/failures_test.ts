@@ -171,6 +171,42 @@ experimentTest(
   },
 );
 
+experimentTest("a model that was kept stays, also where a measure of it failed meanwhile", async (run, out) => {
+  await run(PLAIN, out, { keep: "models" });
+  assert.equal((await run(WITH_BROKEN, out)).result.failed.length, 1);
+  // With a measure that is missing still, so that the failure stands, and then with all of them.
+  const path = `${out}/${CELL}/result.json`, result = await json<CellResult>(path);
+  await writeJson(path, { ...result, failure: { ...result.failure, missing: undefined } });
+  const { worked, result: { failed } } = await run({ ...PLAIN, evaluate: TINY.evaluate }, out);
+  assert.deepEqual([worked, failed], [["only"], []]);
+  assert.ok(await exists(`${out}/${CELL}/model`));
+});
+
+experimentTest("a run that failed and has been pruned since is measured, and not pruned anew", async (run, out) => {
+  await run(PLAIN, out);
+  const store = new Store(out), { cell, identity } = await json<CellResult>(`${out}/${CELL}/result.json`);
+  // As if the GPU had been lost before the first checkpoint.
+  await store.begin("only", identity, { anew: true });
+  const failure = { code: "gpu", message: "it was lost" } as const;
+  await store.setResult("only", { cell, identity, outcome: null, failure });
+  assert.equal((await store.stateOf("only", identity, [])).kind, "failed");
+  const stop = new AbortController(), both = { ...PLAIN, evaluate: TINY.evaluate };
+  const phases: string[] = [];
+  await assert.rejects(run(both, out, {
+    signal: stop.signal,
+    onPhase: (phase) => {
+      // What the model was is measured before it is pruned.
+      if (phase.startsWith("measuring") && phases.includes("writing the model")) stop.abort();
+      phases.push(phase);
+    },
+  }));
+  assert.equal((await store.stateOf("only", identity, [])).kind, "pruned");
+  const ran = await Deno.readTextFile(`${out}/${CELL}/run.json`);
+  const { worked, result } = await run(both, out, { redo: true });
+  assert.deepEqual([worked, result.failed, result.left], [["only"], [], 0]);
+  assert.equal(await Deno.readTextFile(`${out}/${CELL}/run.json`), ran);
+});
+
 experimentTest(
   "running anew what failed while it was measured only measures, where its model was kept",
   async (run, out) => {

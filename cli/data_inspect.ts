@@ -57,6 +57,18 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
   const heldOut = heldOutOf(rows.length), trained = rows.slice(0, rows.length - heldOut);
   const others = new Set(rows.slice(trained.length).map(({ number }) => number));
   const apart = refused.map(({ row }) => row).filter((row) => others.has(row));
+  const { training, failure } = options && counts.length > 0
+    ? trainingOf(() => {
+      const { report: encoded } = encodeRows(trained, {
+        ...options,
+        seq,
+        reading: report,
+        packing: settings.packing,
+        skipBroken: true,
+      });
+      return { seq, refused: refused.length - apart.length, ...withBroken(encoded, apart), heldOut };
+    })
+    : { training: null, failure: null };
   const facts: Facts = {
     file,
     bytes: (await Deno.stat(file)).size,
@@ -66,20 +78,23 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
     refused,
     tokens: counts.length > 0 ? lengths(counts) : null,
     hasEnds: options && counts.length > 0 ? haveEnds(kind, { ...options, isPacked: settings.packing }) : null,
-    training: options && counts.length > 0
-      ? {
-        seq,
-        refused: refused.length - apart.length,
-        ...withBroken(
-          encodeRows(trained, { ...options, seq, reading: report, packing: settings.packing, skipBroken: true }).report,
-          apart,
-        ),
-        heldOut,
-      }
-      : null,
+    training,
   };
   if (settings.json) printJson(facts);
   else show(facts);
+  if (failure) throw failure;
+}
+
+/** What training takes of rows, or why it takes none: what else is known of them helps to choose another length. */
+function trainingOf(
+  encode: () => NonNullable<Facts["training"]>,
+): { readonly training: Facts["training"]; readonly failure: CompressoError | null } {
+  try {
+    return { training: encode(), failure: null };
+  } catch (error) {
+    if (error instanceof CompressoError) return { training: null, failure: error };
+    throw error;
+  }
 }
 
 /** Refuses options of what becomes of the rows where that is not told. */
@@ -163,10 +178,10 @@ function show({ file, bytes, kind, read, refused, characters, tokens, hasEnds, t
   if (read.broken.length > 0) print(`broken      ${leftOut(read.broken)}`);
   if (refused.length > 0) print(`refused     ${leftOut(refused)}`);
   print(`characters  ${lengthsLine(characters)}`);
-  if (!tokens || !training) return;
+  if (!tokens) return;
   print(`tokens      ${lengthsLine(tokens)}`);
   if (!hasEnds) print("end         none: no row has an end token, as the tokenizer puts none behind them");
-  for (const line of trainingLines(training, kind)) print(line);
+  for (const line of training ? trainingLines(training, kind) : []) print(line);
 }
 
 function trainingLines(

@@ -11,7 +11,7 @@ import { UNIT_KINDS, type UnitKind } from "../lib/prune/units.ts";
 import { type MemoryOptions, type MemoryPlan, planMemory } from "../lib/run/memory.ts";
 import { adviseMemory, fits, refusal } from "../lib/run/memory_advice.ts";
 import { MEMORY_PARTS, type MemoryPart } from "../lib/run/memory_parts.ts";
-import { DEFAULTS } from "../lib/run/options.ts";
+import { DEFAULTS, lastStageSteps } from "../lib/run/options.ts";
 import { type Preset, presetOptions, PRESETS } from "../lib/run/presets.ts";
 import { sizeGoal } from "../lib/run/size_goal.ts";
 import { verb } from "./command.ts";
@@ -32,6 +32,9 @@ export interface MemorySettings {
   readonly recompute: boolean;
   readonly method: Method;
   readonly focus?: number | undefined;
+  /** Steps of the last stage, without which it has no focus; by default it has some. */
+  readonly postfinetune?: number | undefined;
+  readonly steps?: number | undefined;
   readonly preset?: Preset | undefined;
   readonly baseDtype?: typeof BASE_DTYPES[number] | undefined;
 }
@@ -117,7 +120,7 @@ export function planVerb(): CommandUnknownOpts {
 
 /** The options of a plan from those of `prune`. */
 export function memoryOptions(
-  { batch, seq, rank, targets, dropout = 0, units, layout, recompute, method, focus, preset, baseDtype = "f16" }:
+  { batch, seq, rank, targets, dropout = 0, units, layout, recompute, method, preset, baseDtype = "f16", ...last }:
     MemorySettings,
   { adapter, rules = {} }: {
     readonly adapter: { readonly limits: DeviceLimits; readonly isCpu: boolean } | null;
@@ -126,7 +129,9 @@ export function memoryOptions(
 ): MemoryOptions {
   const lora = { rank, targets, dropout },
     shape = { batch, seq, lora, units, rules, layout, recompute, method, baseDtype };
-  const share = focus ?? (preset && presetOptions(preset, 0).focus);
+  const { steps = 0, focus } = last, ofPreset = preset && presetOptions(preset, steps);
+  const lastSteps = last.postfinetune ?? ofPreset?.postfinetune ?? lastStageSteps(steps);
+  const share = focus ?? ofPreset?.focus ?? (last.steps !== undefined && lastSteps === 0 ? 1 : undefined);
   return { ...shape, ...(share === undefined ? {} : { focus: share }), ...(adapter ? { adapter } : {}) };
 }
 

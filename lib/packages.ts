@@ -4,7 +4,13 @@
 // takes its packages from here. Versions are those of deno.json, which a test compares.
 export { Template } from "npm:@huggingface/jinja@^0.5.0";
 export { ByteFallbackDecoder, Tokenizer as LibraryTokenizer } from "npm:@huggingface/tokenizers@^0.2.0";
-export { parquetMetadataAsync, type ParquetParsers, parquetReadObjects, toJson } from "npm:hyparquet@^1.31.0";
+export {
+  parquetMetadataAsync,
+  type ParquetParsers,
+  parquetReadObjects,
+  parquetSchema,
+  toJson,
+} from "npm:hyparquet@^1.31.0";
 export { z } from "npm:zod@^4.0.0";
 // @ts-types="npm:@types/d3-scale@^4.0.9"
 export { scaleLinear, scaleLog } from "npm:d3-scale@^4.0.2";

@@ -1,7 +1,7 @@
 // Rows of a parquet table. Owns the reading of row groups one after another and the unpacking of pages; refuses to know
 // what a row is.
 import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
-import { parquetMetadataAsync, type ParquetParsers, parquetReadObjects, toJson } from "../packages.ts";
+import { parquetMetadataAsync, type ParquetParsers, parquetReadObjects, parquetSchema, toJson } from "../packages.ts";
 import { dataError, messageOf } from "./datasets_bytes.ts";
 import { NOT_UTF8 } from "./datasets_row.ts";
 
@@ -36,10 +36,11 @@ export async function* parquetRows(
       mend: "write the table with zstd or snappy",
     });
   }
+  const columns = readableOf(parquetSchema(metadata));
   let groupStart = 0;
-  for (const { num_rows, columns } of metadata.row_groups) {
+  for (const { num_rows, columns: chunks } of metadata.row_groups) {
     // A flat column has a value for each row, a nested one no less: rows that are not there would fill the memory.
-    const short = columns.find(({ meta_data }) => meta_data && meta_data.num_values < num_rows)?.meta_data;
+    const short = chunks.find(({ meta_data }) => meta_data && meta_data.num_values < num_rows)?.meta_data;
     if (short) throw notWhole(path, `${num_rows} rows, of which a column holds ${short.num_values}`);
     const groupEnd = groupStart + Number(num_rows);
     for (let rowStart = groupStart; rowStart < groupEnd && wanted() > 0;) {
@@ -51,6 +52,7 @@ export async function* parquetRows(
           metadata,
           compressors: COMPRESSORS,
           parsers: PARSERS,
+          columns,
           ...range,
         });
         return read.map(toJson);
@@ -78,13 +80,41 @@ function decoded(bytes: Uint8Array): string | typeof NOT_UTF8 {
   }
 }
 
-const PARSERS: Pick<ParquetParsers, "stringFromBytes" | "jsonFromBytes"> = {
+/** A time as text, or null for one that no calendar has, as some programs write infinity. */
+function time(milliseconds: number): string | null {
+  const date = new Date(milliseconds);
+  return Number.isNaN(date.getTime()) ? null : date.toISOString();
+}
+
+/** What a table holds beside its texts must not keep it from being read. */
+const PARSERS: Partial<ParquetParsers> = {
   stringFromBytes: (bytes: Uint8Array | undefined): unknown => bytes && decoded(bytes),
   jsonFromBytes(bytes: Uint8Array | undefined): unknown {
     const text = bytes && decoded(bytes);
-    return typeof text === "string" ? JSON.parse(text) : text;
+    if (typeof text !== "string") return text;
+    try {
+      return JSON.parse(text);
+    } catch {
+      return text;
+    }
   },
+  timestampFromMilliseconds: (value: bigint) => time(Number(value)),
+  timestampFromMicroseconds: (value: bigint) => time(Number(value / 1000n)),
+  timestampFromNanoseconds: (value: bigint) => time(Number(value / 1_000_000n)),
+  dateFromDays: (days: number) => time(86_400_000 * days),
+  geometryFromBytes: () => null,
+  geographyFromBytes: () => null,
 };
+
+/** Forms of values that hyparquet refuses. */
+const UNREAD: readonly (string | undefined)[] = ["INTERVAL", "BSON"];
+
+/** Names of the columns that can be read: texts lie beside others. */
+function readableOf({ children }: ReturnType<typeof parquetSchema>): string[] {
+  const isRead = ({ element, children }: ReturnType<typeof parquetSchema>): boolean =>
+    !UNREAD.includes(element.converted_type) && children.every(isRead);
+  return children.filter(isRead).map(({ element }) => element.name);
+}
 
 /** A page never gets longer than its header says, whatever its bytes claim. One of nulls alone is empty, a bound that node refuses. */
 function bounded(unpack: (input: Uint8Array, bound: { readonly maxOutputLength: number }) => Uint8Array): Unpack {

@@ -109,7 +109,12 @@ export function toRow(value: unknown, options: RowFields = {}): Row {
 export function parseRow(value: unknown, fields: RowFields): ParsedRow {
   const parsed = parseFields(value, fields);
   if (!("row" in parsed)) return parsed;
-  return { row: { ...parsed.row, extra: withoutMarks(parsed.row.extra) } };
+  try {
+    return { row: { ...parsed.row, extra: withoutMarks(parsed.row.extra) } };
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    return fault("fields are nested no deeper than programs can follow", "has a field that is");
+  }
 }
 
 /** Other fields of a row, with null for what is no UTF-8 there: it is nobody's text. */
@@ -220,7 +225,9 @@ function parseChat(value: Json, field: "messages" | "conversations"): ParsedRow 
 
 function speakerOf(message: Json): { readonly role: unknown; readonly content: unknown } {
   const { role, content, from, value } = message;
-  return role === undefined && content === undefined ? { role: from, content: value } : { role, content };
+  // A table of both forms has nulls where a message has none.
+  const isOther = (role ?? null) === null && (content ?? null) === null;
+  return isOther ? { role: from, content: value } : { role, content };
 }
 
 function notText(value: unknown, field: string): ParsedRow {

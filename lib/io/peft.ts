@@ -182,17 +182,19 @@ export async function readPeftAdapter(path: string, spec: DecoderSpec): Promise<
 
 /** Every module that has LoRA, checked against the model and the configuration. */
 function modulesOf(file: SafetensorsFile, spec: DecoderSpec, said: PeftConfig): Module[] {
-  const pairs = pairsOf(file), modules: Module[] = [];
+  const { pairs, isHeadless } = pairsOf(file), modules: Module[] = [];
   for (const { layer, projection, shape } of loraModules(spec, PROJECTIONS)) {
     const name = modulePath(layer, projection), { A, B } = pairs.get(name) ?? {};
+    // As PEFT saw it, whose patterns may ask for the whole name.
+    const asNamed = isHeadless ? name.replace(/^model\./, "") : name;
     pairs.delete(name);
-    const expected = said.expects(name, layer);
+    const expected = said.expects(asNamed, layer);
     if (!A && !B && expected !== true) continue;
     if (expected === false) {
       // PEFT would leave such tensors out without a word.
       throw broken(file.path, `it holds tensors of target_modules in ${CONFIG_FILE} alone`, (A ?? B)?.name ?? name);
     }
-    const rank = said.rankOf(name), [rows, cols] = shape;
+    const rank = said.rankOf(asNamed), [rows, cols] = shape;
     const check = (entry: SafetensorsEntry | undefined, side: "A" | "B"): SafetensorsEntry => {
       const tensor = tensorName(layer, projection, side), wanted = side === "A" ? [rank, cols] : [rows, rank];
       if (!entry) throw broken(file.path, `it holds the tensor ${tensor}, [${wanted.join(", ")}]`, "no such tensor");
@@ -203,7 +205,7 @@ function modulesOf(file: SafetensorsFile, spec: DecoderSpec, said: PeftConfig): 
       throw broken(file.path, rule, `[${entry.shape.join(", ")}]`, OTHER_MODEL);
     };
     const pair = { A: check(A, "A"), B: check(B, "B") };
-    modules.push({ layer, projection, shape, pair, rank, alpha: said.alphaOf(name) });
+    modules.push({ layer, projection, shape, pair, rank, alpha: said.alphaOf(asNamed) });
   }
   const [rest] = pairs.keys();
   if (rest !== undefined) {
@@ -212,26 +214,28 @@ function modulesOf(file: SafetensorsFile, spec: DecoderSpec, said: PeftConfig): 
   return modules;
 }
 
-/** The file's tensors by module. */
-function pairsOf(file: SafetensorsFile): Map<string, Pair> {
+/** The file's tensors by module, and whether their names begin at the layers, as those of a base without its head do. */
+function pairsOf(file: SafetensorsFile): { readonly pairs: Map<string, Pair>; readonly isHeadless: boolean } {
   const pairs = new Map<string, Pair>();
+  let isHeadless = false;
   for (const entry of file.tensors.values()) {
-    const [, layer = "", block = "", projection = "", side] = TENSOR.exec(entry.name) ?? [];
+    const [, head, layer = "", block = "", projection = "", side] = TENSOR.exec(entry.name) ?? [];
     if (side !== "A" && side !== "B") {
       const rule = `its tensors are lora_A and lora_B of ${PROJECTIONS.map(moduleName).join(", ")} in model.layers`;
       throw broken(file.path, rule, entry.name, MERGE_FIRST);
     }
     const name = `model.layers.${Number(layer)}.${block}.${projection}`, pair = pairs.get(name) ?? {};
+    isHeadless ||= head === undefined;
     const twin = pair[side];
     if (twin) throw broken(file.path, `a module has one lora_${side}`, `${twin.name} and ${entry.name}`);
     pairs.set(name, { ...pair, [side]: entry });
   }
-  return pairs;
+  return { pairs, isHeadless };
 }
 
 /** PEFT leaves the adapter's name out when it saves; files made from a state dict by hand have it, and lack `model.` where the base had no head. */
 const TENSOR =
-  /^base_model\.model\.(?:model\.)?layers\.(\d+)\.(self_attn|mlp)\.(\w+_proj)\.lora_([AB])(?:\.default)?\.weight$/;
+  /^base_model\.model\.(model\.)?layers\.(\d+)\.(self_attn|mlp)\.(\w+_proj)\.lora_([AB])(?:\.default)?\.weight$/;
 const OTHER_MODEL = "give the model that the adapter was made for";
 
 function tensorName(layer: number, projection: Projection, side: "A" | "B"): string {

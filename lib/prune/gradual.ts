@@ -1,7 +1,7 @@
 // Gradual saliency: hard masks at the schedule's target, chosen anew every few steps by a running mean of squared mask gradients. Owns the mean and the choice; refuses the loop.
 import { hardSelection } from "./harden.ts";
 import type { Layout } from "./layouts.ts";
-import { leastUniform } from "./uniform.ts";
+import { takesUniform } from "./uniform.ts";
 import { selectionMasks, unitParameters, type UnitTable } from "./units.ts";
 import type { MaskValues } from "../nn/masks.ts";
 
@@ -33,14 +33,14 @@ export function addGradients(
 
 /**
  * Hard masks of the units that the mean keeps at a sparsity. Units that were cut have gradients too: they can come back. Under the layout
- * "uniform" all layers are cut alike at every step; while the target is below what equal widths alone cut, nothing falls.
+ * "uniform" all layers are cut alike at every step; while equal widths alone would pass the target by a row or more, nothing falls.
  */
 export function gradualMasks(
   table: UnitTable,
   mean: Float32Array,
   { target, layout }: { readonly target: number; readonly layout: Layout },
 ): Required<MaskValues> {
-  const isCut = target > 0 && (layout !== "uniform" || target >= leastUniform(table));
+  const isCut = target > 0 && (layout !== "uniform" || takesUniform(table, target));
   const kept = isCut ? hardSelection(table, mean, { target, layout }) : new Uint8Array(table.count).fill(1);
   return selectionMasks(table, kept);
 }

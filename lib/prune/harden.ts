@@ -30,6 +30,8 @@ export interface HardenOptions extends SelectOptions {
 
 /** Least z of a unit that stays. */
 const LEAST_KEPT = 0.1;
+/** The same of the published rule, whose own log α, never below log 0.01, comes to 0.004. */
+const LEAST_SIGMOID = 1e-6;
 
 /**
  * Masks z of the units with the highest log α, which is 1; or, where a β is given, of kept heads, FFN columns and layers what {@link KEPT_RULES} says.
@@ -88,5 +90,6 @@ const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 /** z by log α / β. */
 const KEPT: { readonly [rule in Exclude<KeptRule, "one">]: (scaled: number) => number } = {
   median: (scaled) => Math.max(LEAST_KEPT, Math.min(1, 1.2 * sigmoid(scaled) - 0.1)),
-  sigmoid: (scaled) => sigmoid(0.8 * scaled),
+  // One that stays is not 0, by which slicing knows those that fall: widths are aligned by blocks, whose lowest unit may lie far below the border.
+  sigmoid: (scaled) => Math.max(LEAST_SIGMOID, sigmoid(0.8 * scaled)),
 };

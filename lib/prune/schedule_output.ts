@@ -171,11 +171,17 @@ function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
+/** Text of a stranger in a message: without control characters, line breaks and signs that turn the direction of writing. */
+export function oneLine(text: string): string {
+  // deno-lint-ignore no-control-regex
+  return text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]+/g, " ");
+}
+
 /** A value in a message: short, whatever it is. */
 function show(value: unknown): string {
   if (typeof value === "string") {
     const text = value.slice(0, 80);
-    return text.startsWith(UNSAYABLE) ? text.slice(UNSAYABLE.length) : JSON.stringify(text);
+    return oneLine(text.startsWith(UNSAYABLE) ? text.slice(UNSAYABLE.length) : JSON.stringify(text));
   }
   if (typeof value === "bigint") return `${value}n`;
   if (typeof value === "object" && value !== null) return Array.isArray(value) ? "a list" : "an object";

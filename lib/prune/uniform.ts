@@ -261,6 +261,18 @@ export function leastUniform(table: UnitTable): number {
   return sparsityWithout(table, uniformPieces(table).forced);
 }
 
+/** Whether {@link uniformCounts} takes a target: equal widths alone pass it by less than a row, or not at all. Throws as {@link leastUniform}. */
+export function takesUniform(table: UnitTable, target: number): boolean {
+  const { forced, rows } = uniformPieces(table);
+  return sparsityWithout(table, forced) <= target + leastRow(table, rows);
+}
+
+/** The share that the smallest row cuts. */
+function leastRow({ total }: UnitTable, rows: readonly Piece[]): number {
+  const least = rows.reduce((least, { size }) => Math.min(least, size), Infinity);
+  return rows.length === 0 ? 0 : least / total;
+}
+
 /** The sparsity where all rows are cut that may be: the largest one of layers that are cut alike. Throws as {@link leastUniform}. */
 export function mostUniform(table: UnitTable): number {
   const { forced, rows } = uniformPieces(table);
@@ -292,10 +304,10 @@ function refuseForced(
     );
   }
   const alone = sparsityWithout(table, forced);
-  if ((target ?? 1) + (row?.size ?? 0) / table.total >= alone) return;
+  if (alone <= (target ?? 1) + leastRow(table, rows)) return;
   throw impossible(
     "the target is what equal widths alone cut, or more",
-    `target ${target}, equal widths cut ${alone.toFixed(4)}`,
+    `target ${target}, equal widths cut ${Math.ceil(1e4 * alone) / 1e4}`,
     'ask for that or more, or take the layout "compact" or "padded"',
   );
 }

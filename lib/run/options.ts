@@ -181,7 +181,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   const { steps, batch = DEFAULTS.batch, seq = DEFAULTS.seq, seed = DEFAULTS.seed, method = "compresso" } = options;
   whole("steps", steps, isOneShot(method) ? 0 : 1); // by which the rates go
   const preset = presetOf(options), units = options.units ?? preset.units ?? DEFAULTS.units;
-  const postfinetune = options.postfinetune ?? preset.postfinetune ?? Math.round(steps * 0.3);
+  const postfinetune = options.postfinetune ?? preset.postfinetune ?? lastStageSteps(steps);
   const resolved: ResolvedOptions = {
     rows: options.rows,
     sparsity: options.sparsity ?? 0,
@@ -237,6 +237,11 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     });
   }
   return resolved;
+}
+
+/** Steps of the last stage where nothing is said of them, for so many of the pruning stage. */
+export function lastStageSteps(steps: number): number {
+  return Math.round(steps * 0.3);
 }
 
 function presetOf({ preset, steps }: PruneOptions): Partial<PresetOptions> {

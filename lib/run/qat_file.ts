@@ -52,12 +52,12 @@ export function partPath(path: string): string {
  */
 export async function writeTextFile(model: Model, options: SelfDataFileOptions): Promise<SelfDataResult> {
   const { path, count, resume = false, identity = {}, onStart, onText, onProgress, signal } = options;
-  const { tokens, temperature = 1, seed = 1 } = options;
+  const { tokens, temperature = 1, seed = 1, cacheBytes } = options;
   const settings = { tokens, temperature, seed };
   const header = JSON.stringify({ settings: { ...settings, ...identity, format: TEXT_FORMAT } });
   const part = partPath(path);
   // The options are checked before the part of an earlier run is touched.
-  writeTexts(model, { count, ...settings });
+  writeTexts(model, { count, ...settings, cacheBytes });
   await makeFolder(dirname(path));
   using file = await openAlone(part, { what: `cannot write ${path}`, one: "program" });
   const there = resume ? await standing(file, { part, header }) : 0;
@@ -76,7 +76,7 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
   }
   onStart?.(there);
   let generated = 0;
-  for await (const text of writeTexts(model, { count, ...settings, skip: there, signal, onProgress })) {
+  for await (const text of writeTexts(model, { count, ...settings, skip: there, cacheBytes, signal, onProgress })) {
     await append(file, { path, line: `${JSON.stringify(textFields(text))}\n` });
     generated += text.tokens;
     onText?.(text);

@@ -1,5 +1,6 @@
 // The process of an isolated schedule script. Owns its limits, the exchange of lines and the killing; refuses to know what a schedule is.
 import { CompressoError } from "../errors.ts";
+import { oneLine } from "../prune/schedule_output.ts";
 import { z } from "../packages.ts";
 import { spawnSandbox } from "./schedule_sandbox.ts";
 
@@ -281,7 +282,5 @@ function plain(error: string): string {
 
 /** Text of a stranger, for a terminal: one line, no control characters, no code in URLs. */
 function printable(text: string): string {
-  return text.replace(/data:application\/\w+;base64,[A-Za-z\d+/=.…]*/g, "the script")
-    // deno-lint-ignore no-control-regex
-    .replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]+/g, " ").slice(0, 400);
+  return oneLine(text.replace(/data:application\/\w+;base64,[A-Za-z\d+/=.…]*/g, "the script")).slice(0, 400);
 }

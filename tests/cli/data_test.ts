@@ -135,6 +135,24 @@ Deno.test("data inspect shows what the prompt costs: ours, and one's own", async
   assert.match(empty.stderr, /it is empty/);
 });
 
+Deno.test("data inspect tells what it knows of rows that training could not take", async () => {
+  const args = [
+    "data",
+    "inspect",
+    "fixtures/demo_data/heldout.jsonl",
+    "--model",
+    "demo",
+    "--seq",
+    "20",
+    "--no-packing",
+  ];
+  const { code, stdout, stderr } = await cli(args);
+  assert.equal(code, 3);
+  assert.match(stderr, /cannot train on these data.*seq 20, of which the prompt takes \d+.*raise seq/s);
+  assert.match(stdout, /^rows +\d+ instructions$/m);
+  assert.match(stdout, /^tokens +\d+/m);
+});
+
 Deno.test("data inspect takes texts by their field, joined unless told not to", async () => {
   using folder = new TemporaryFolder();
   const lines = ["Tom went to Rome.", "Eva took the axe."].map((body) => JSON.stringify({ body }) + "\n").join("");

@@ -55,6 +55,11 @@ Deno.test("a plan counts what dropout takes and what rules spare, as a run does"
   // Layers that are to be alike lose heads by their groups, which are fewer units.
   assert.ok(await peak(0, [], { units, layout: "uniform" }) < await peak(0, [], { units }));
   assert.ok(await peak(0.1, []) > plain);
+  // A last stage without steps learns from no part of the labels, and one that follows from few steps may have none.
+  const all = await peak(0, [], { focus: 1 });
+  assert.ok(all < plain);
+  const stages = [{ steps: 40 }, { steps: 40, postfinetune: 0 }, { steps: 1 }];
+  assert.deepEqual(await Promise.all(stages.map((one) => peak(0, [], one))), [plain, all, all]);
   assert.ok(await peak(0, [0, 1, 2]) < plain);
   const [without, withDropout] = await Promise.all([[], ["--dropout", "0.1"]].map(async (more) => {
     const { code, stdout, stderr } = await cli(["plan", "demo", "--json", ...more]);

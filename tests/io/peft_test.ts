@@ -318,6 +318,10 @@ Deno.test("tensors with the adapter's name, or of a base without head, are read 
     const path = `${folder}/adapter_config.json`;
     await Deno.writeTextFile(path, "\uFEFF" + await Deno.readTextFile(path));
     assert.deepEqual((await readPeftAdapter(folder, spec)).config, config);
+    // A pattern for a whole name is of that name, which lacks the head's part here.
+    const anchored = { peft_type: "LORA", r: 2, alpha_pattern: { "^layers.0.self_attn.q_proj": 64 } };
+    await Deno.writeTextFile(path, JSON.stringify({ ...anchored, target_modules: ["q_proj"] }));
+    assert.equal((await readPeftAdapter(folder, spec)).config.alpha, 64);
   });
 });
 

@@ -295,6 +295,21 @@ Deno.test("tables hold instructions with nulls and lists, and conversations", as
   assert(named.kind === "text" && named.rows[0]?.text === "https://example.org/0");
 });
 
+Deno.test("what stands beside the texts of a table keeps none of them back: spans, times that are none, what is nested deep", async () => {
+  const { rows } = await readRows(table("odd_columns"));
+  const others = { until: "2024-05-06T07:08:09.000Z", day: "2024-05-06T00:00:00.000Z" };
+  assert.deepEqual(
+    rows,
+    [{ until: null, day: null }, others, others].map((extra, index) => (
+      { kind: "text", text: `Stone ${index + 1}`, extra, number: index + 1 }
+    )),
+  );
+  const deep = `{"text": "a", "x": ${"[".repeat(100_000)}${"]".repeat(100_000)}}\n{"text": "b"}\n`;
+  await assert.rejects(read(new TextEncoder().encode(deep)), failure("input", /nested no deeper than/));
+  const left = await read(new TextEncoder().encode(deep), { skipBroken: true });
+  assert.deepEqual([left.rows.length, left.report.broken.map(({ row }) => row)], [1, [1]]);
+});
+
 Deno.test("columns of nulls alone are read whatever compresses their empty pages", async () => {
   const { rows } = await readRows(table("nulls"));
   const nothing = { gzip: null, zstd: null, brotli: null };

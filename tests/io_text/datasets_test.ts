@@ -213,6 +213,9 @@ Deno.test("conversations are read from messages, and from ShareGPT's names", () 
   const conversations = [{ from: "human", value: "Hi" }, { from: "gpt", value: "Ho" }];
   const shared = parseRows(lines({ conversations, id: 1 }), "x");
   assert.deepEqual(shared.rows, open.rows);
+  // A table of both forms has all four fields in each message.
+  const both = conversations.map((message) => ({ role: null, content: null, ...message }));
+  assert.deepEqual(parseRows(lines({ conversations: both, id: 1 }), "x").rows, shared.rows);
   const system = [{ from: "system", value: "Be brief." }, ...conversations];
   assert.deepEqual(parseRows(lines({ conversations: system }), "x").rows.map((row) => row.kind), ["chat"]);
 });

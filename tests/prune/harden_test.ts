@@ -67,6 +67,20 @@ Deno.test("hardenMasks() gives what stays the sigmoid of 0.8 · log α / β wher
   });
 });
 
+Deno.test("hardenMasks() keeps blocks whole, however far below the border their lowest unit lies", () => {
+  const spec = { ...SPEC, layers: SPEC.layers.map((layer) => ({ ...layer, ffn: 40 })) }, align = 4;
+  const table = unitTable(spec, ["ffn"], { align });
+  // One column of the first layer is far below all others, the mean of its block is not.
+  const logAlpha = Float32Array.from({ length: table.count }, (_, unit) => unit === 0 ? -20 : unit < 40 ? 5 : -5);
+  for (const kept of ["sigmoid", "median"] as const) {
+    const { ffn } = hardenMasks(table, logAlpha, { target: 0.1, temperature: 0.1, layout: "compact", kept });
+    assert.ok(ffn);
+    const widths = spec.layers.map((_, layer) => ffn.slice(40 * layer, 40 * (layer + 1)).filter((z) => z !== 0).length);
+    assert.equal(widths[0], 40, `${kept}: ${widths}`);
+    assert.deepEqual(widths.map((width) => width % align), [0, 0, 0], `${kept}: ${widths}`);
+  }
+});
+
 Deno.test("hardenMasks() keeps hidden dims at 1 or 0, since a tied head must not see a folded z", () => {
   const table = unitTable(SPEC, ["hidden", "ffn"]), logAlpha = logAlphaOf(table.count);
   const { hidden } = hardenMasks(table, logAlpha, { target: 0.4, temperature: 2 / 3, layout: "padded" });

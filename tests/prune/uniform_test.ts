@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
 import { type DecoderSpec, layersAlike, parameterCount } from "../../lib/nn/spec.ts";
+import { gradualMasks } from "../../lib/prune/gradual.ts";
 import { hardenMasks } from "../../lib/prune/harden.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
 import { parameterTarget } from "../../lib/prune/target_size.ts";
@@ -212,17 +213,25 @@ Deno.test("a target or size that equal widths alone pass by a row or more is ref
   const spec = decoder(ffns.map((ffn) => ({ heads: 8, kvHeads: 4, ffn })), { hidden: 40, headDim: 4 });
   const table = unitTable(spec, ["ffn"]), extra = 3 * 40 * (9 + 6), alone = extra / table.total;
   const counts = { heads: 8, kvHeads: 4, ffn: 41, hidden: 40 };
+  const few = { target: alone - 1.1 * row / table.total };
+  const falls = (target: number): boolean =>
+    gradualMasks(table, new Float32Array(table.count), { target, layout: "uniform" }).ffn.includes(0);
   for (const target of [alone, alone - 0.9 * row / table.total]) {
     assert.deepEqual(uniformCounts(table, { target }), counts, `${target}`);
+    assert.ok(falls(target), "gradual cuts what the end would cut");
   }
-  fails(
-    () => uniformCounts(table, { target: alone - 1.1 * row / table.total }),
-    /what equal widths alone cut, or more/,
+  assert.ok(!falls(few.target));
+  let shown = 0;
+  fails(() => uniformCounts(table, few), /what equal widths alone cut, or more/);
+  assert.throws(
+    () => uniformCounts(table, few),
+    ({ message }) => (shown = Number(/cut (0\.\d+)/.exec(message)?.[1])) > 0,
   );
+  assert.ok(shown >= alone && shown < alone + 1e-4, `${shown} is shown for ${alone}`);
   const left = parameterCount(spec) - extra;
   const sized = (most: number): UniformCounts => uniformCounts(table, { size: parameterTarget(spec, most) });
   assert.deepEqual([sized(left), sized(left + row - 1)], [counts, counts]);
   assert.deepEqual(sized(left - 1), { ...counts, ffn: 40 });
-  const shown = left.toLocaleString("en");
-  fails(() => sized(left + row), new RegExp(`equal widths alone leave, or less; now: .*equal widths leave ${shown}`));
+  const least = left.toLocaleString("en");
+  fails(() => sized(left + row), new RegExp(`equal widths alone leave, or less; now: .*equal widths leave ${least}`));
 });

@@ -227,6 +227,10 @@ Deno.test("options out of range and a model without tokenizer are refused at onc
     assert.throws(refused({ temperature }), isError("usage", /temperature/));
   }
   for (const cacheBytes of [-1, NaN]) assert.throws(refused({ cacheBytes }), isError("usage", /cacheBytes/));
+  await inTemporaryFolder(async (folder) => {
+    const file = { ...SETTINGS, path: `${folder}/texts.jsonl`, count: 1, cacheBytes: -1 };
+    await assert.rejects(writeTextFile(model, file), isError("usage", /cacheBytes/));
+  });
   assert.throws(refused({ skip: -1 }), isError("usage", /skip/));
   assert.throws(refused({ seed: -1 }), isError("usage", /seed/));
   const { model: bare } = await openGoldenModel("gqa_f16", { device });

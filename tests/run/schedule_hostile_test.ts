@@ -114,6 +114,28 @@ Deno.test("a script that reaches for the network or the GPU is stopped", async (
   }
 });
 
+Deno.test("what a script returns cannot write lines of its own into the error, nor turn its writing", async (t) => {
+  await using lair = new Lair();
+  const forged = JSON.stringify("\0NaN\n  mend:  run it with --trust\u009b2J\u202e"),
+    shown = /NaN {3}mend: {2}run it with --trust 2J /;
+  const freeze = `[{ layer: ${forged}, kind: ${forged} }]`;
+  await t.step(
+    "as a number",
+    () => assertStopped(lair, { text: scriptOf({ body: `return ${forged};` }), expected: shown }),
+  );
+  await t.step("as a layer", () =>
+    assertStopped(lair, {
+      text:
+        `import { defineSchedule } from "compresso"; export default defineSchedule({ sparsity: () => 0.1, freeze: () => ${freeze} });`,
+      expected: shown,
+    }));
+  const plain = JSON.stringify("\u0085\u202e");
+  await t.step(
+    "in quotes",
+    () => assertStopped(lair, { text: scriptOf({ body: `return ${plain};` }), expected: /sparsity = " "/ }),
+  );
+});
+
 Deno.test("a script that never ends is killed at its time limit", async (t) => {
   await using lair = new Lair();
   const limits = { stepSeconds: 0.5 };

@@ -77,7 +77,11 @@ function leastOf(name: string): string {
 /** Layers that add nothing, since all of them is cut from `threshold` on. One that may be cut whole is not dead but pruned. */
 export function watchLayers(
   { layers }: MaskLook,
-  { table, setting }: { readonly table: UnitTable; readonly setting: ResolvedMonitor },
+  { table, setting, isHard }: {
+    readonly table: UnitTable;
+    readonly setting: ResolvedMonitor;
+    readonly isHard: boolean;
+  },
 ): readonly Finding[] {
   const found: Finding[] = [];
   table.layers.forEach(({ attention, ffn, gate }, index) => {
@@ -96,6 +100,7 @@ export function watchLayers(
       message: `layer ${index} is dead: ${shares} are cut, limit ${percent(setting.threshold)}`,
       change:
         `protect it (--protect ${index}), or set least widths (--min-heads, --min-ffn); to cut layers on purpose, add layers to the units`,
+      ...(isHard ? { instead: "warn" } as const : {}), // no rate chooses them
     });
   });
   return found;

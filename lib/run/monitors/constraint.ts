@@ -32,6 +32,7 @@ export function watchConstraint(
     change: isHard
       ? "choose masks by hooks of the same sparsity, or leave them to the method"
       : "set the rate `tracking` to 1, raise the rates `mask` and `lambda`, or give the pruning stage more steps",
+    ...(isHard ? { instead: "warn" } as const : {}), // no rate chooses them
   }];
 }
 

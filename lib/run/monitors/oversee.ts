@@ -139,7 +139,7 @@ export function overseeHard(
     });
   const found: readonly Finding[] = [
     ...collapse ? watchCollapse(look, { target, expected: hard, isWarm: true, isHard: true, setting: collapse }) : [],
-    ...dead ? watchLayers(look, { table, setting: dead }) : [],
+    ...dead ? watchLayers(look, { table, setting: dead, isHard: true }) : [],
     ...constraint ? [...missed, ...aside, ...fallen] : [],
     ...constraint && isSkipped ? [nothingCut(sparsity)] : [],
   ];
@@ -162,7 +162,7 @@ export function overseeEnd(
   const isTold = position.alarms.some(({ monitor }) => monitor === "constraint");
   const found: readonly Finding[] = [
     ...collapse ? watchCollapse(look, { ...sight, setting: collapse }) : [],
-    ...dead ? watchLayers(look, { table, setting: dead }) : [],
+    ...dead ? watchLayers(look, { table, setting: dead, isHard: true }) : [],
     ...!constraint || excess !== null && isTold
       ? []
       : excess !== null

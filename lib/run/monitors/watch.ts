@@ -76,7 +76,7 @@ export function watchMasks(state: MonitorState, sight: MaskSight, settings: Reso
   const { collapse, "dead-layer": dead, oscillation } = settings, found: Finding[] = [];
   let { masks } = state;
   if (collapse) found.push(...watchCollapse(sight.look, { ...sight, setting: collapse }));
-  if (dead) found.push(...watchLayers(sight.look, { table: sight.table, setting: dead }));
+  if (dead) found.push(...watchLayers(sight.look, { ...sight, setting: dead }));
   if (oscillation) {
     const watched = watchTurns(masks, sight.look, { isHard: sight.isHard, setting: oscillation });
     masks = watched.history;

@@ -13,7 +13,6 @@ import { fileNames, modelDigest } from "../lib/io/fingerprint.ts";
 import { formatCount, print, printJson } from "./output.ts";
 import { refuseInputs } from "./own_inputs.ts";
 import { duration } from "./progress.ts";
-import { NO_PROMPT_OPTION, PROMPT_OPTION } from "./prompt.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
 import { byteCount, oneOf, outputPath, realNumber, required, wholeNumber } from "./values.ts";
 import { BASE_DTYPE_HELP, BASE_DTYPES, type ModelSettings, withModel } from "./with_model.ts";
@@ -41,8 +40,8 @@ function inspectVerb(): CommandUnknownOpts {
     .option("--seq <tokens>", "with --model: tokens of a sequence (default: 256)", wholeNumber("--seq", { least: 2 }))
     .option("--text-field <name>", "take this field as the text of every row (default: the fields tell what a row is)")
     .option("--limit <rows>", "read only so many rows", wholeNumber("--limit", { least: 1 }))
-    .option(...PROMPT_OPTION)
-    .option(...NO_PROMPT_OPTION)
+    .option("--prompt <file>", "with --model: your own text in place of the collaborative prompt")
+    .option("--no-prompt", "with --model: leave the collaborative prompt out")
     .option(
       "--no-packing",
       "with --model: a sequence for each row, padded or shortened, instead of rows joined to full ones",

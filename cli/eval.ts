@@ -10,7 +10,6 @@ import { chooseTasks } from "./eval_tasks.ts";
 import { chooseText, DEFAULT_WINDOW } from "./eval_text.ts";
 import type { EvalSettings, EvalWork } from "./eval_work.ts";
 import { print, printJson } from "./output.ts";
-import { NO_PROMPT_OPTION, PROMPT_OPTION } from "./prompt.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
 import { byteCount, oneOf, outputPath, wholeNumber, wholeNumbers, wordList } from "./values.ts";
 import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, readAdapters, tokenizerOf, withModel } from "./with_model.ts";
@@ -61,8 +60,8 @@ export function evaluate(): CommandUnknownOpts {
       "--with-prompt",
       "put the collaborative prompt before each instruction of the data, or each question of the tasks (default: none)",
     )
-    .option(...PROMPT_OPTION)
-    .option(...NO_PROMPT_OPTION)
+    .option("--prompt <file>", "put your own text there, in place of that prompt")
+    .option("--no-prompt", "put none there, which is the default")
     .option(
       "--tasks <list>",
       "tasks with commas between: arc_easy, arc_challenge, piqa, hellaswag, winogrande, openbookqa, boolq, race, storycloze, mmlu (5 examples), " +

@@ -85,7 +85,7 @@ export function planVerb(): CommandUnknownOpts {
     )
     .option(
       "--focus <share>",
-      "share of the labels that the last stage learns from, as in prune",
+      "share of the labels that the last stage learns from, as in prune; 1 for a run without that stage",
       realNumber("--focus", { above: 0, most: 1 }),
     )
     .option("--memory-limit <bytes>", "GPU memory to fit into, such as 6G", byteCount("--memory-limit"))

@@ -1,4 +1,4 @@
-// The collaborative prompt as options choose it: ours, the user's own text, or none. Owns the options and the file;
+// The collaborative prompt as options choose it: ours, the user's own text, or none. Owns what they mean and the file;
 // refuses to place the text.
 import { CompressoError } from "../lib/errors.ts";
 import { COLLABORATIVE_PROMPT } from "../lib/io/prompts.ts";
@@ -7,14 +7,6 @@ import { readText } from "./read_text.ts";
 
 /** Value of `--prompt FILE` and `--no-prompt`: a path, false, or true for our text. */
 export type PromptSetting = string | boolean;
-
-/** Declaration of the option, for every verb that puts a prompt before instructions. */
-export const PROMPT_OPTION = [
-  "--prompt <file>",
-  "your own text in place of the collaborative prompt",
-] as const;
-/** See {@link PROMPT_OPTION}. */
-export const NO_PROMPT_OPTION = ["--no-prompt", "leave the collaborative prompt out"] as const;
 
 /** The text of a setting, null for none. Throws `CompressoError("input")` for a file that is missing or empty. */
 export async function promptText(setting: PromptSetting): Promise<string | null> {

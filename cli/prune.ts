@@ -16,7 +16,6 @@ import { LAMBDA_RULES } from "../lib/prune/lambda_rule.ts";
 import { START_RULES } from "../lib/prune/start.ts";
 import { maskRate, shapeDefaults } from "./rates.ts";
 import { TARGET_FILES } from "./targets.ts";
-import { NO_PROMPT_OPTION, PROMPT_OPTION } from "./prompt.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
 import {
   byteCount,
@@ -125,7 +124,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--ranking <scope>",
-      "units that a one-shot method compares: all, or those of a layer and kind, which then all lose the same share (default: all; magnitude, taylor, wanda-sp: layer)",
+      "units that a one-shot method compares: all, or those of a layer and kind, which then all lose the same share, as with --layout uniform in any case (default: all; magnitude, taylor, wanda-sp: layer)",
       oneOf("--ranking", RANKINGS),
     )
     .option(
@@ -135,8 +134,8 @@ export function pruneVerb(): CommandUnknownOpts {
       }, or a script, which runs isolated, see schedule preview --help; for compresso and gradual (default: cubic)`,
     )
     .option("--trust", "run the schedule's script with all rights of this program, not isolated")
-    .option(...PROMPT_OPTION)
-    .option(...NO_PROMPT_OPTION)
+    .option("--prompt <file>", "your own text in place of the collaborative prompt")
+    .option("--no-prompt", "leave the collaborative prompt out")
     .option("--text-field <name>", "take this field as the text of every row (default: the fields tell what a row is)")
     .option("--limit-rows <count>", "rows to read at most", atLeast("--limit-rows", 1))
     .option("--skip-broken", "leave broken rows out and count them, instead of stopping")
@@ -162,7 +161,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--lora-rate <number>",
-      `peak learning rate of LoRA (default: ${DEFAULTS.loraRate}; paper: 5e-5)`,
+      `peak learning rate of LoRA, which rises over the first half of the first stage, stays while masks are pruned, and falls to a tenth in the last one (default: ${DEFAULTS.loraRate}; paper: 5e-5)`,
       realNumber("--lora-rate", { above: 0 }),
     )
     .option(
@@ -182,7 +181,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--focus <share>",
-      "share of a batch's labels that the last stage learns from: those whose loss lies furthest above that of the model before pruning, at the cost of one more forward pass; 1: all (default: 0.3 for --method compresso, else 1; paper: 1)",
+      "share of a batch's labels that the last stage learns from: those whose loss lies furthest above that of the model before pruning, at the cost of one more forward pass; 1: all (default: 0.3 for --method compresso with a last stage, else 1; paper: 1)",
       realNumber("--focus", { above: 0, most: 1 }),
     )
     .option(

@@ -36,7 +36,7 @@ export interface ErrorParts {
  *
  * @example
  * ```ts
- * import { CompressoError } from "./errors.ts";
+ * import { CompressoError } from "../mod.ts";
  * const error = new CompressoError("usage", { what: "cannot prune to 120 %", rule: "sparsity lies in (0, 1)", mend: "try 0.2" });
  * if (error.exitStatus !== 2) throw error;
  * ```

@@ -15,7 +15,7 @@ import { isTaskFile, readTaskFile } from "./task_file.ts";
 export interface EvaluateOptions {
   /** Names of built-in tasks, paths of task files (a module or JSON), and tasks that the program defines. */
   readonly tasks: readonly (string | TaskDefinition)[];
-  /** Folder of the data, `<task>.<split>.jsonl` or `.parquet`. */
+  /** Folder of the data, `<task>.<split>.jsonl` (or .json, .jsonl.gz, .jsonl.zst, .parquet). */
   readonly taskData: string;
   /** Questions of each task, or of each of its subsets, at most, from the first on. Default: all. */
   readonly limit?: number;

@@ -180,7 +180,7 @@ const FORM = z.strictObject({
  *
  * @example
  * ```ts
- * import { defineExperiment } from "./definition.ts";
+ * import { defineExperiment } from "../../mod.ts";
  * export default defineExperiment({
  *   name: "rank",
  *   model: "demo",

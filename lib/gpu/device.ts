@@ -365,7 +365,7 @@ export class Device implements Disposable {
  * @throws CompressoError("gpu") where there is no adapter.
  * @example
  * ```ts
- * import { openDevice } from "./device.ts";
+ * import { openDevice } from "../../mod.ts";
  * using device = await openDevice();
  * if (device.limits.maxStorageBufferBindingSize < 1 << 27) throw new Error("too small");
  * ```

@@ -29,8 +29,8 @@ interface LayerSums {
 }
 
 /**
- * Magnitude of each unit: the mean square of the weights that it cuts. The classic one-shot criterion, as a baseline to compare with. Published
- * codes (LLM-Pruner's, FLAP's) rank it within each layer, see {@link rankWithin}.
+ * Magnitude of each unit: the mean square of the weights that it cuts, of a hidden dim those of the layers alone. The classic one-shot criterion, as a
+ * baseline to compare with. LLM-Pruner's code ranks it within each layer, see {@link rankWithin}; so does FLAP's, by norms of o_proj and down_proj alone.
  * Pass it to `selectUnits`. Reads every weight of the layers once.
  */
 export async function magnitudeScores(source: WeightSource, table: UnitTable): Promise<Float64Array<ArrayBuffer>> {
@@ -80,7 +80,8 @@ export interface Taylor {
  * layers: see {@link rankWithin}, which is the default with this score, and protected layers.
  *
  * Different: there gradients are of one batch and of the loss over all tokens, here the terms of each batch are added up in proportion to its labels,
- * which of instructions are those of responses. Biases and norms have no part.
+ * which of instructions are those of responses. Biases, norms and, of hidden dims, the embedding have no part. A KV group has the terms of the query heads
+ * that it serves; there those of query heads as far apart as there are groups are added up.
  */
 export function createTaylor(table: UnitTable): Taylor {
   const { spec } = table, hidden = new Float64Array(spec.hidden), layers = spec.layers.map(emptySums);

@@ -29,7 +29,7 @@ export interface ExponentialOptions extends RampOptions {
  *
  * @example
  * ```ts
- * import { cubic } from "./curves.ts";
+ * import { cubic } from "../../mod.ts";
  * const curve = cubic({ to: "target", warmup: 0.5 });
  * if (curve({ progress: 0.25, sparsity: 0.5 }) !== 0.4375) throw new Error("not cubic");
  * ```
@@ -63,7 +63,7 @@ export function exponential({ steepness = 5, ...options }: ExponentialOptions): 
  *
  * @example
  * ```ts
- * import { steps } from "./curves.ts";
+ * import { steps } from "../../mod.ts";
  * const curve = steps([[0, 0.1], [0.5, "target"]]);
  * if (curve({ progress: 0.4, sparsity: 0.3 }) !== 0.1 || curve({ progress: 0.5, sparsity: 0.3 }) !== 0.3) throw new Error("no stairs");
  * ```

@@ -119,7 +119,7 @@ export interface Schedule {
  *
  * @example
  * ```ts
- * import { defineSchedule } from "./schedule_script.ts";
+ * import { defineSchedule } from "../../mod.ts";
  * export default defineSchedule({ sparsity: ({ progress }) => progress < 0.5 ? 0.1 : 0.1 + 0.3 * (progress - 0.5) });
  * ```
  */

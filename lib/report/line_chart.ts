@@ -32,7 +32,7 @@ const MARGIN = 16;
  *
  * @example
  * ```ts
- * import { lineChart } from "./line_chart.ts";
+ * import { lineChart } from "../../mod.ts";
  * const svg = lineChart({
  *   title: "Quality over size",
  *   x: { label: "sparsity", format: "share" },

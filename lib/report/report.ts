@@ -24,7 +24,7 @@ export interface ReportOptions {
  *
  * @example
  * ```ts ignore
- * import { readRun, renderReport } from "./mod.ts";
+ * import { readRun, renderReport } from "../../mod.ts";
  * await Deno.writeTextFile("report.html", renderReport([await readRun("runs/mine"), await readRun("runs/other")]));
  * ```
  */

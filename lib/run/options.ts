@@ -70,7 +70,10 @@ export interface PruneOptions {
   readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
   /** How units are chosen. Default "compresso": learned masks. */
   readonly method?: Method;
-  /** Which units a one-shot method compares. Default "all"; of magnitude and taylor "layer", and of wanda-sp, which knows no other. */
+  /**
+   * Which units a one-shot method compares. Default "all"; of magnitude and taylor "layer", and of wanda-sp, which knows no other. With the layout
+   * "uniform" every layer and kind loses the same share in any case.
+   */
   readonly ranking?: Ranking;
   /** What the pruning stage aims at, step by step: a built-in name, a script's path or URL, or `defineSchedule(…)`. Default "cubic". */
   readonly schedule?: ScheduleSource;
@@ -100,7 +103,7 @@ export interface PruneOptions {
   readonly lambdaRule?: LambdaRule;
   /**
    * Share of a batch's labels that the last stage learns from, above 0: those whose loss lies furthest above that of the model before pruning, at the
-   * cost of one more forward pass in each step. 1 is all of them. Default: 0.3 for learned masks, 1 for other methods and as published; not for
+   * cost of one more forward pass in each step. 1 is all of them. Default: 0.3 for learned masks, 1 without a last stage, for other methods and as published; not for
    * `flap`, whose compensation is in the weights that the other pass would need without.
    */
   readonly focus?: number;
@@ -264,7 +267,7 @@ function checkGoal({ sparsity, size }: PruneOptions): void {
   });
 }
 
-function checkMethod({ method = "compresso", ranking, schedule, ...given }: PruneOptions): void {
+function checkMethod({ method = "compresso", ranking, schedule, layout, ...given }: PruneOptions): void {
   if (!METHODS.includes(method)) {
     throw new CompressoError("usage", {
       what: "cannot prune by this method",
@@ -286,13 +289,12 @@ function checkMethod({ method = "compresso", ranking, schedule, ...given }: Prun
       mend: `leave ${option} out`,
     });
   }
-  if (
-    ranking !== undefined && !(RANKINGS.includes(ranking) && isOneShot(method) && rankingsOf(method).includes(ranking))
-  ) {
+  const isAlike = layout === "uniform", rankings = isOneShot(method) ? rankingsOf(method, { isAlike }) : [];
+  if (ranking !== undefined && !rankings.includes(ranking)) {
     throw new CompressoError("usage", {
       what: `cannot rank units by '${ranking}'`,
       rule: isOneShot(method)
-        ? `the method ${method} ranks by ${rankingsOf(method).join(" or ")}`
+        ? `the method ${method} ${isAlike ? "where all layers lose the same " : ""}ranks by ${rankings.join(" or ")}`
         : "only one-shot methods have a choice of ranking",
       value: `method ${method}`,
       mend: "leave --ranking out",
@@ -381,9 +383,9 @@ function isScoredAnew(
   return ranking === "all" && (align > 1 || units.includes("heads") || layout === "uniform");
 }
 
-/** Wanda-sp's scores of different layers and kinds do not compare. */
-function rankingsOf(method: OneShotMethod): readonly Ranking[] {
-  return method === "wanda-sp" ? ["layer"] : RANKINGS;
+/** Wanda-sp's scores of different layers and kinds do not compare; where layers are to be alike each loses the same share by any score. */
+function rankingsOf(method: OneShotMethod, { isAlike }: { readonly isAlike: boolean }): readonly Ranking[] {
+  return method === "wanda-sp" || isAlike ? ["layer"] : RANKINGS;
 }
 
 function whole(name: string, value: number, least: number): void {

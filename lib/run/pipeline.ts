@@ -58,7 +58,7 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint" | "cali
  * model, of other rows or options, and "usage" for a folder that holds an
  * earlier run, or texts where those of the calibration would go, unless it is resumed or `export.replace` is set, which gives up an earlier run's
  * checkpoint and texts; else it stays as it is. So it does where it is still under way: from its start
- * to its end a run holds its folder.
+ * to its end a run holds its folder. Throws too what iterating a {@link PruneSession} does, and what `exportModel` does.
  */
 export async function compress(model: Model, options: CompressOptions): Promise<RunSummary> {
   const { out, checkpointEvery = 50, resume = false, identity, mayDiffer = [], onReady, onStart, onRecord, onPhase } =

@@ -5,7 +5,10 @@ import { isOneShot, type Method } from "./methods.ts";
 
 /** Numbers of the training loop. */
 export interface Rates {
-  /** Peak learning rate of LoRA, in the last stage that of `recovery`. */
+  /**
+   * Peak learning rate of LoRA, in the last stage that of `recovery`: it rises over the first half of the first stage, stays in the pruning stage, and
+   * falls to a tenth as a cosine in the last one. `warmup` is none of it.
+   */
   readonly lora: number;
   /** Peak learning rate of LoRA in the last stage, with frozen masks; default: that of `lora`, with a preset where that one is given. */
   readonly recovery: number;

@@ -25,7 +25,7 @@ export interface SamplingOptions {
    * arXiv 1909.05858); above 1 against repetition, 1 for none. Default 1.
    */
   readonly repetitionPenalty?: number;
-  /** Seed of the draws, which depend on it and the token's position alone. Default 0. */
+  /** Seed of the draws, which depend on it and the token's position alone. Default 0, where the command line has 1. */
   readonly seed?: number;
 }
 

@@ -151,7 +151,12 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return await this.#run.prepare();
   }
 
-  /** Drives the run and yields its records; a loop that is left pauses it, and the next one goes on right there. */
+  /**
+   * Drives the run and yields its records; a loop that is left pauses it, and the next one goes on right there.
+   *
+   * @throws AlarmError ("numeric", of memory "gpu") where an alarm stops the run; CompressoError("gpu") where it does not fit or the device fails,
+   * "mismatch" for a checkpoint of another run, "input" for a schedule that fails; and the signal's reason.
+   */
   async *[Symbol.asyncIterator](): AsyncGenerator<StepRecord, void, undefined> {
     this.#life.check();
     for await (const record of this.#run) {
@@ -276,7 +281,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
  *
  * Iterating the session drives the run; afterwards `slice()` cuts the model and `export()` writes it.
  *
- * @throws CompressoError("usage") for options out of range; "input" for a model without tokenizer or rows without a response.
+ * @throws CompressoError("usage") for options out of range; "input" for a model without tokenizer or rows without a response. What a run may throw
+ * later comes out of its iteration.
  * @example
  * ```ts
  * import { demoData, loadModel, openDevice, prune, readRows } from "../../mod.ts";

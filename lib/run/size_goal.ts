@@ -26,7 +26,7 @@ import type { ResolvedOptions } from "./options.ts";
 /**
  * A size that the pruned model has at most, and comes within one unit of: parameters of the whole model, embedding, norms and head included and
  * a tied head once; or bytes of its file, which are those of the folder's safetensors (header and all, config and tokenizer not), or of the whole
- * GGUF with its tokenizer and `name`, by default `GGUF_NAME`.
+ * GGUF with its tokenizer and `name`, by default "pruned by Compresso".
  */
 export type WantedSize =
   | { readonly parameters: number }

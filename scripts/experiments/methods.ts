@@ -2,8 +2,8 @@
 //
 //   deno run -A cli/main.ts experiment scripts/experiments/methods.ts --out runs/methods
 //
-// Learned masks are as a run has them by default: their last stage learns from the labels that pruning hurt most, for one more forward pass in each of
-// its steps; `--set focus=1` leaves that out. Units are KV groups and FFN columns alone, since not every method scores hidden dims. On a real model see quality.ts.
+// Learned masks have a run's default last stage, which learns from the labels that pruning hurt most, for one more forward pass in each of its steps
+// (`--set focus=1` leaves that out), and no calibration, a run's other default. Units are KV groups and FFN columns alone, since not every method scores hidden dims. On a real model see quality.ts.
 import { defineExperiment } from "../../mod.ts";
 import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 

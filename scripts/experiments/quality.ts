@@ -6,13 +6,13 @@
 //     --max-cells 2
 //
 // On two cores without a GPU a run of a model of 135 million parameters takes half an hour or more: --max-cells and --only cut the grid into
-// sittings, whose results stay in --out. Learned masks are as a run has them by default: their last stage learns from the labels that pruning hurt
-// most, for one more forward pass in each of its steps (focus). `taylor` is there twice: LLM-Pruner's published runs spare the first and last layers.
-// Methods that can are there with the model's own texts as calibration, too.
+// sittings, whose results stay in --out. Learned masks have a run's default last stage, which learns from the labels that pruning
+// hurt most, for one more forward pass in each of its steps (focus). `taylor` is there twice: LLM-Pruner's published runs spare the first four and last
+// two of 32 layers. Methods that can are there with the model's own texts as calibration, too, which of learned masks is a run's default.
 import { defineExperiment } from "../../mod.ts";
 
 const METHODS = ["compresso", "gradual", "taylor", "flap", "wanda-sp", "magnitude", "random"];
-/** Layers that LLM-Pruner spares in its published runs, by their share of a model of 30. */
+/** Layers that are spared there, chosen once: by the same shares of 30 layers they would be 3.75 and 1.9. */
 const ENDS = [0, 1, 2, -2, -1];
 
 export default defineExperiment({

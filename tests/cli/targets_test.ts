@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { learningOf, type RateSettings, ratesOf, shapeDefaults } from "../../cli/rates.ts";
 import { goalOf } from "../../cli/targets.ts";
+import { resolveOptions } from "../../lib/run/options.ts";
 import { CompressoError, type Method, type Rates, type RunSummary } from "../../mod.ts";
 import { cli, type CliResult, TemporaryFolder } from "./helpers/cli.ts";
 
@@ -74,6 +75,13 @@ Deno.test("what else does not go with the method is refused as early", () => {
     learningOf({ method: "compresso", steps: 9, units: ["kv", "ffn"], ...more }, calibration);
   refuses(() => run({ ranking: "all" }), /rank units by 'all'.*only one-shot methods/);
   refuses(() => run({ method: "wanda-sp", ranking: "all" }), /ranks by layer/);
+  refuses(
+    () =>
+      resolveOptions({ rows: [], sparsity: 0.2, steps: 9, method: "flap", layout: "uniform", ranking: "all" }, {
+        maxPosition: 512,
+      }),
+    /flap where all layers lose the same ranks by layer/,
+  );
   refuses(() => run({ method: "taylor", schedule: "linear" }), /cannot use a schedule with the method taylor/);
   refuses(() => run({ method: "flap", units: ["ffn", "layers"] }), /cannot prune layers by flap/);
   refuses(() => run({ units: ["heads", "kv"] }), /either heads or kv/);

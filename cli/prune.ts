@@ -239,7 +239,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--warmup <share>",
-      "share of --steps after which the target is reached (default: 0.7; paper: 4/7)",
+      "share of --steps after which the target is reached (default: 0.4; paper: 4/7)",
       realNumber("--warmup", { least: 0, most: 1 }),
     )
     .option(

@@ -1,5 +1,6 @@
 // The schedules that have a name. Owns the names and their shapes; refuses the loop.
 import { checkWarmup, constant, cosine, cubic, described, exponential, linear } from "./curves.ts";
+import { WARMUP } from "./schedule.ts";
 import { defineSchedule, type Schedule, type ScheduleDefinition } from "./schedule_script.ts";
 
 /** Names of the built-in schedules, the default first. */
@@ -16,7 +17,7 @@ export function isScheduleName(text: string): text is ScheduleName {
  * The built-in schedule of a name: from 0 up to the run's sparsity, which it reaches at progress `warmup`, in [0, 1]. "step" begins at a quarter of
  * it, "constant" is all of it from the first step on. Throws `CompressoError("usage")` for another warm-up.
  */
-export function builtinSchedule(name: ScheduleName, { warmup = 0.7 }: { readonly warmup?: number } = {}): Schedule {
+export function builtinSchedule(name: ScheduleName, { warmup = WARMUP }: { readonly warmup?: number } = {}): Schedule {
   const ramp = { to: "target", warmup } as const;
   checkWarmup(name, warmup);
   const curves: { readonly [name in ScheduleName]: () => ScheduleDefinition["sparsity"] } = {

@@ -1,5 +1,8 @@
 // Schedules: a number as a function of progress. Owns the cubic sparsity schedule and rates; refuses the loop.
 
+/** Share of the pruning stage after which the target is reached, where nothing is said of it. */
+export const WARMUP = 0.4;
+
 /** Progress of a stage from 0 (its first step) to 1 (its last). */
 export type Progress = number;
 

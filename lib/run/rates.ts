@@ -1,5 +1,6 @@
 // Numbers of the training loop, with defaults that follow from the step budget. Owns their ranges; refuses everything else that a run is told.
 import { CompressoError, type ErrorParts } from "../errors.ts";
+import { WARMUP } from "../prune/schedule.ts";
 import type { StartRule } from "../prune/start.ts";
 import { isOneShot, type Method } from "./methods.ts";
 
@@ -36,7 +37,7 @@ export interface Rates {
    * none.
    */
   readonly prior: number;
-  /** Share of the pruning stage after which the target is reached. */
+  /** Share of the pruning stage after which the target is reached; the rest is for masks and LoRA at that target. */
   readonly warmup: number;
   /** Share of the gap to the schedule that the projection closes at every step; 0 leaves it to λ, but goals of layers and parts are met all the same. */
   readonly tracking: number;
@@ -63,7 +64,7 @@ export function defaultRates(steps: number): Rates {
     spread: 8,
     memory: 1 - 1 / Math.min(100, Math.max(20, steps / 8)),
     prior: 1,
-    warmup: 0.7,
+    warmup: WARMUP,
     tracking: 1,
     limit: 100,
     clipNorm: 1,

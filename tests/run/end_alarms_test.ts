@@ -132,7 +132,7 @@ Deno.test("a schedule that ends beside what was asked for is told so, and what a
     for await (const _ of run) { /* to its end */ }
     return run.result().alarms.filter(({ monitor }) => monitor === "constraint").map(({ message }) => message);
   };
-  const end = ({ step }: ScheduleInput): boolean => step === 3;
+  const end = ({ step }: ScheduleInput): boolean => step === 1;
   const low: ScheduleDefinition = { sparsity: ({ progress }) => 0.1 * progress };
   const size = { size: { parameters: Math.floor(0.8 * parameterCount(model.spec)) } };
   const [asked, ...others] = await alarmsOf({ sparsity: 0.3 }, low);

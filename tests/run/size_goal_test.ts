@@ -172,7 +172,7 @@ Deno.test("a run that was stopped goes on to its size, and to no other; a schedu
     assert.equal(rest.records.length, 1);
     assert.ok(rest.reached <= wanted.parameters && rest.reached > wanted.parameters - 576, `${rest.reached}`);
     const end = ({ step }: { readonly step: number }): boolean => step === 1;
-    const early = await run(model, wanted, { schedule: { definition: { end } } });
+    const early = await run(model, wanted, { schedule: { definition: { end } }, rates: { warmup: 0.7 } });
     assert.ok(early.reached > wanted.parameters + 10_000, `${early.reached}`);
   } finally {
     await Deno.remove(folder, { recursive: true });

@@ -294,7 +294,7 @@ function checkMethod({ method = "compresso", ranking, schedule, layout, ...given
     throw new CompressoError("usage", {
       what: `cannot rank units by '${ranking}'`,
       rule: isOneShot(method)
-        ? `the method ${method} ${isAlike ? "where all layers lose the same " : ""}ranks by ${rankings.join(" or ")}`
+        ? `the method ${method}${isAlike ? ", with the layout uniform," : ""} ranks by ${rankings.join(" or ")}`
         : "only one-shot methods have a choice of ranking",
       value: `method ${method}`,
       mend: "leave --ranking out",

@@ -80,7 +80,7 @@ Deno.test("what else does not go with the method is refused as early", () => {
       resolveOptions({ rows: [], sparsity: 0.2, steps: 9, method: "flap", layout: "uniform", ranking: "all" }, {
         maxPosition: 512,
       }),
-    /flap where all layers lose the same ranks by layer/,
+    /flap, with the layout uniform, ranks by layer/,
   );
   refuses(() => run({ method: "taylor", schedule: "linear" }), /cannot use a schedule with the method taylor/);
   refuses(() => run({ method: "flap", units: ["ffn", "layers"] }), /cannot prune layers by flap/);

@@ -139,7 +139,14 @@ Deno.test("gradual saliency cuts all layers alike at every step where the layout
         widths.push([...new Set(kept)].join(" "));
       },
     };
-    await drive(model, { method: "gradual", layout: "uniform", units: ["ffn"], hooks, steps: 12, rates: { warmup: 0.7 } });
+    await drive(model, {
+      method: "gradual",
+      layout: "uniform",
+      units: ["ffn"],
+      hooks,
+      steps: 12,
+      rates: { warmup: 0.7 },
+    });
     assert.ok(widths.every((width) => !width.includes(" ")) && new Set(widths).size === 3, widths.join(", "));
     const stuck = { method: "gradual", layout: "uniform", rules: { protect: [0] } } as const;
     assert.throws(() => prune(model, { ...BASE, ...stuck }), /cannot cut all layers alike/);

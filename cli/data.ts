@@ -10,6 +10,7 @@ import { partPath, writeTextFile } from "../lib/run/qat_file.ts";
 import { verb } from "./command.ts";
 import { inspectData } from "./data_inspect.ts";
 import { fileNames, modelDigest } from "../lib/io/fingerprint.ts";
+import { MAX_SEED } from "../lib/random.ts";
 import { formatCount, print, printJson } from "./output.ts";
 import { refuseInputs } from "./own_inputs.ts";
 import { duration } from "./progress.ts";
@@ -73,7 +74,7 @@ function generateVerb(): CommandUnknownOpts {
       realNumber("--temperature", { above: 0 }),
       1,
     )
-    .option("--seed <number>", "seed of first tokens and draws", wholeNumber("--seed"), 1)
+    .option("--seed <number>", "seed of first tokens and draws", wholeNumber("--seed", { most: MAX_SEED }), 1)
     .option("--resume", "go on where an earlier run with the same options stopped")
     .option("--overwrite", "replace what stands at --out")
     .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))

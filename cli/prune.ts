@@ -14,6 +14,7 @@ import { PRESETS } from "../lib/run/presets.ts";
 import { KEPT_RULES } from "../lib/prune/harden.ts";
 import { LAMBDA_RULES } from "../lib/prune/lambda_rule.ts";
 import { START_RULES } from "../lib/prune/start.ts";
+import { MAX_SEED } from "../lib/random.ts";
 import { maskRate, shapeDefaults } from "./rates.ts";
 import { TARGET_FILES } from "./targets.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "./tuning.ts";
@@ -96,7 +97,12 @@ export function pruneVerb(): CommandUnknownOpts {
       atLeast("--seq", 2),
       DEFAULTS.seq,
     )
-    .option("--seed <number>", "seed of data order, masks and LoRA", atLeast("--seed", 0), DEFAULTS.seed)
+    .option(
+      "--seed <number>",
+      "seed of data order, masks and LoRA",
+      wholeNumber("--seed", { most: MAX_SEED }),
+      DEFAULTS.seed,
+    )
     .option(
       "--units <kinds>",
       `what is cut: heads or kv (KV groups), ffn, hidden, layers (whole ones; wanda-sp and flap take neither of the last two) (default: ${DEFAULTS.units}; paper: heads,ffn,hidden)`,
@@ -239,7 +245,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--warmup <share>",
-      "share of --steps after which the target is reached (default: 0.4; paper: 4/7)",
+      "share of --steps after which the target is reached or, beside a script with a sparsity of its own, monitors compare the sparsity with it (default: 0.4; paper: 4/7)",
       realNumber("--warmup", { least: 0, most: 1 }),
     )
     .option(

@@ -21,6 +21,7 @@ import { RECORDS_FILE } from "../lib/run/run_files.ts";
 import type { PruneOptions } from "../lib/run/options.ts";
 import { compress, type CompressOptions } from "../lib/run/pipeline.ts";
 import { promptForTexts } from "../lib/run/run_data.ts";
+import { checkTrust } from "../lib/run/schedule_source.ts";
 import type { RunSummary } from "../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";
 import { programAsRun, shellWord } from "./command.ts";
@@ -35,7 +36,6 @@ import { duration } from "./progress.ts";
 import { learningOf, type RateSettings, ratesOf } from "./rates.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
 import { goalOf, sizeLine, type TargetSettings } from "./targets.ts";
-import { checkTrust } from "./schedule.ts";
 import { type Loaded, type ModelSettings, withModel } from "./with_model.ts";
 
 /** Options of the verb, as parsed. */
@@ -87,7 +87,7 @@ export interface PruneSettings extends ModelSettings, RateSettings, TargetSettin
 export async function runPrune(path: string, asked: PruneSettings): Promise<void> {
   const { out, resume = false, overwrite = false, mayDiffer = [], json } = asked, name = modelName(path);
   goalOf(asked, { name });
-  checkTrust(asked.schedule, asked.trust);
+  checkTrust(asked.schedule, asked.trust, { option: "--trust" });
   const learning = learningOf(asked, { rules: rulesOf(asked, 0) });
   await checkRunFolder(out, { resume, overwrite, mayDiffer, model: modelPath(path) });
   const prompt = await promptText(asked.prompt ?? true);

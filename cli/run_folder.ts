@@ -5,7 +5,7 @@ import { unwritable } from "../lib/io/atomic.ts";
 import { exists, namesIn } from "../lib/io/exists.ts";
 import { FolderLock } from "../lib/io/lock.ts";
 import { isObject } from "../lib/io/tokenizer_compat.ts";
-import { differencesOf } from "../lib/run/facts.ts";
+import { differencesOf, idleFacts } from "../lib/run/facts.ts";
 import { type PruneOptions, resolveOptions, telling } from "../lib/run/options.ts";
 import { isEvaluationFile } from "../lib/report/read_run.ts";
 import {
@@ -147,7 +147,7 @@ export async function finishedRun(
     ...Object.fromEntries(Object.keys(made).map((key) => [key, present[key]])),
   };
   const then = { ...optionsThatCount(telling(summary.options)), ...made };
-  const differing = differencesOf(then, now);
+  const differing = differencesOf(then, now, { idle: idleFacts(options.method) });
   if (differing.length === 0) return summary;
   throw new CompressoError("mismatch", {
     what: `cannot resume the run in ${out}`,

@@ -1,5 +1,6 @@
 // How tokens are chosen and where an answer ends, as options. Owns their declaration and what goes together; refuses to choose.
 import { CompressoError } from "../lib/errors.ts";
+import { MAX_SEED } from "../lib/random.ts";
 import type { SamplingOptions } from "../lib/run/sampling.ts";
 import { realNumber, wholeNumber } from "./values.ts";
 
@@ -35,7 +36,12 @@ export const STOP_OPTION = [
   (text: string, before: readonly string[] | undefined): readonly string[] => [...before ?? [], stopText(text)],
 ] as const;
 /** See {@link TEMPERATURE_OPTION}. */
-export const SEED_OPTION = ["--seed <number>", "seed of the draws", wholeNumber("--seed"), 1] as const;
+export const SEED_OPTION = [
+  "--seed <number>",
+  "seed of the draws",
+  wholeNumber("--seed", { most: MAX_SEED }),
+  1,
+] as const;
 
 /** Values of the options. */
 export interface SamplingSettings {

@@ -5,8 +5,8 @@ import { CompressoError } from "../lib/errors.ts";
 import { writeFileAtomically } from "../lib/io/atomic.ts";
 import { isScheduleName, SCHEDULE_NAMES } from "../lib/prune/builtin_schedules.ts";
 import { defaultRates } from "../lib/run/rates.ts";
-import { openSchedule } from "../lib/run/schedule_host.ts";
-import { scriptUrl } from "../lib/run/schedule_source.ts";
+import { type OpenSchedule, openSchedule } from "../lib/run/schedule_host.ts";
+import { checkTrust, scriptUrl } from "../lib/run/schedule_source.ts";
 import { refuseInputs } from "./own_inputs.ts";
 import { verb } from "./command.ts";
 import { plotColumns, plotRows } from "./plot.ts";
@@ -53,9 +53,10 @@ function previewVerb(): CommandUnknownOpts {
     )
     .option(
       "--warmup <share>",
-      "share of --steps after which a built-in schedule, or the run's own beside a script, is at its target",
+      `share of --steps after which a built-in schedule but constant, or the run's own beside a script without a sparsity, is at its target (default: ${
+        defaultRates(1).warmup
+      })`,
       realNumber("--warmup", { least: 0, most: 1 }),
-      defaultRates(1).warmup,
     )
     .option("--layers <count>", "layers of the simulated model", wholeNumber("--layers", { least: 1, most: 1000 }), 12)
     .option("--svg <file>", "draw it to an SVG file too", outputPath("--svg"))
@@ -63,17 +64,19 @@ function previewVerb(): CommandUnknownOpts {
     .option("--trust", "run a script in this process, as your own code")
     .addHelpText("after", `\n${SCHEDULE_HELP}`)
     .action(async (source, { steps, sparsity, warmup, layers, svg, json, trust }) => {
-      checkTrust(source, trust);
+      checkTrust(source, trust, { option: "--trust" });
       if (svg !== undefined && !isScheduleName(source)) {
         const url = scriptUrl(source);
         if (url.protocol === "file:") await refuseInputs(svg, [fileURLToPath(url)], { option: "--svg" });
       }
+      const ramp = warmup === undefined ? {} : { warmup };
       await using schedule = await openSchedule(source, {
         ...(trust ? { trust } : {}),
-        warmup,
+        ...ramp,
         onLog: (line) => note(`script: ${line}`),
       });
-      const preview = await previewSchedule(schedule, { steps, sparsity, warmup, layers });
+      checkWarmup(schedule, warmup);
+      const preview = await previewSchedule(schedule, { steps, sparsity, layers, ...ramp });
       if (svg !== undefined) {
         await writeFileAtomically(svg, previewSvg(preview));
         note(`wrote ${svg}`);
@@ -85,13 +88,15 @@ function previewVerb(): CommandUnknownOpts {
     });
 }
 
-/** Refuses --trust where there is no script. Throws `CompressoError("usage")`. */
-export function checkTrust(schedule: string | undefined, trust: true | undefined): void {
-  if (!trust || (schedule !== undefined && !isScheduleName(schedule))) return;
+/** Refuses a warm-up that the schedule has no use for. Throws `CompressoError("usage")`. */
+function checkWarmup({ name, parts }: OpenSchedule, warmup: number | undefined): void {
+  if (warmup === undefined || !(name === "constant" || parts.includes("sparsity") && !isScheduleName(name))) return;
   throw new CompressoError("usage", {
-    what: "cannot use --trust",
-    rule: "it is for a schedule that is a script",
-    value: schedule === undefined ? "no schedule" : `the built-in ${schedule}`,
+    what: "cannot use --warmup",
+    rule: "it says when the sparsity of a built-in schedule, or of the run, comes to its target",
+    value: name === "constant"
+      ? "constant, which is there from the first step on"
+      : `${name} has a sparsity of its own`,
     mend: "leave it out",
   });
 }

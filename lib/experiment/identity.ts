@@ -3,7 +3,7 @@
 import type { DecoderSpec } from "../nn/spec.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { isScheduleName } from "../prune/builtin_schedules.ts";
-import { differencesOf, learnedAnew } from "../run/facts.ts";
+import { differencesOf, idleFacts, learnedAnew } from "../run/facts.ts";
 import { isOneShot } from "../run/methods.ts";
 import { MONITOR_NAMES, type MonitorName } from "../run/monitors/alarm.ts";
 import { type PruneOptions, resolveOptions, telling } from "../run/options.ts";
@@ -87,9 +87,8 @@ export function differences(
     // One that is off now would have raised none either, whatever its threshold was.
     return now[whole] === OFF ? [whole, action, `${whole}.threshold`] : [action];
   });
-  const told = (facts: CellIdentity): CellIdentity =>
-    Object.fromEntries(Object.entries(facts).filter(([name]) => !idle.includes(name)));
-  return differencesOf(told(then), told(now)).join("; ") || null;
+  const method: unknown = JSON.parse(now["method"] ?? "null");
+  return differencesOf(then, now, { idle: [...idle, ...idleFacts(method)] }).join("; ") || null;
 }
 
 /** An object's parts each by a name of its own. */

@@ -6,6 +6,7 @@ import type { DecoderSpec } from "../nn/spec.ts";
 import { resolveRules } from "../prune/unit_rules.ts";
 import { stagesOf } from "../run/methods.ts";
 import { type PruneOptions, resolveOptions } from "../run/options.ts";
+import { checkTrust } from "../run/schedule_source.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import type { DataSource } from "./definition.ts";
 import { partsInOptions } from "./failure.ts";
@@ -152,6 +153,7 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules }: {
     ? null
     : pick(experiment.data, options.calibration, "calibration");
   const prune = pruneOptions(options, { prompt: await promptOf(options.prompt), layers: spec.layers.length });
+  checkTrust(options.schedule, options.trust, { option: "trust" });
   const key = options.schedule ?? "", schedule = schedules.get(key) ?? await scheduleName(options.schedule);
   schedules.set(key, schedule);
   const identity = identityOfCell({

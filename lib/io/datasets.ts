@@ -156,7 +156,15 @@ function createCollector(path: string, options: ReadOptions): Collector {
       if ("row" in parsed) keep(parsed.row, place);
       else reject(place, parsed.fault.rule, { ...parsed.fault, mend: parsed.fault.mend || brokenMend });
     },
-    document: (place, text) => keep({ kind: "text", text, extra: {} }, place),
+    document(place, text): void {
+      if (textField !== undefined) {
+        throw dataError(path, `a row has ${JSON.stringify(textField)}`, {
+          value: "the file is plain text",
+          mend: "leave the field out, or give a file of rows",
+        });
+      }
+      keep({ kind: "text", text, extra: {} }, place);
+    },
     blank: (place) => void skipped.push(leftOut(place, "blank line")),
     broken(place, problem): void {
       reject(place, "each row is one JSON value", { problem, mend: brokenMend });

@@ -6,7 +6,7 @@ import { type SafetensorsItem, writeSafetensors } from "../io/safetensors_write.
 import { z } from "../packages.ts";
 import type { BatchCursor } from "./batches.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
-import { changedRates, differencesOf } from "./facts.ts";
+import { changedRates, differencesOf, idleFacts } from "./facts.ts";
 import { type Halved, halvedAnew } from "./rates.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { MonitorState } from "./monitors/watch.ts";
@@ -128,13 +128,13 @@ export async function readCheckpoint(
       value: unknown,
     });
   }
-  const changed = changedBetween(meta.identity, identity);
+  const changed = changedBetween(meta.identity, identity), idle = idleFacts(identity.method);
   // What that fact says follows from this rate, of runs of one layout and units.
   const isFree = (name: string): boolean =>
     mayDiffer.includes(name) || (name === "learning" && changed.has("tracking"));
   const lines = new Map(
     names.filter((name) => !isFree(name)).map((name) =>
-      [name, differencesOf(parsed(meta.identity, name), parsed(identity, name))] as const
+      [name, differencesOf(parsed(meta.identity, name), parsed(identity, name), { idle })] as const
     ).filter(([, differences]) => differences.length > 0),
   );
   const differing = [...lines.keys()];

@@ -1,19 +1,23 @@
 // Facts by which runs are told apart, compared in words. Owns the comparison, and the fact that comes of their shape.
 import type { DecoderSpec } from "../nn/spec.ts";
 import { fallsByGroup } from "../prune/uniform.ts";
+import { isOneShot, METHODS } from "./methods.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 
-/** What differs, a line each: `rank: 8 then, 4 now`; of facts with members on both sides, those of them that differ, by `lora.rank`. */
+/**
+ * What differs, a line each: `rank: 8 then, 4 now`; of facts with members on both sides, those of them that differ, by `lora.rank`. Those that are
+ * `idle` decide nothing.
+ */
 export function differencesOf(
   then: Readonly<Record<string, unknown>>,
   now: Readonly<Record<string, unknown>>,
-  within = "",
+  { within = "", idle = [] }: { readonly within?: string; readonly idle?: readonly string[] } = {},
 ): string[] {
   return [...new Set([...Object.keys(then), ...Object.keys(now)])].flatMap((key) => {
     const name = within + key, before = then[key], after = now[key];
-    if (isObject(before) && isObject(after)) return differencesOf(before, after, `${name}.`);
-    return JSON.stringify(before) === JSON.stringify(after)
+    if (isObject(before) && isObject(after)) return differencesOf(before, after, { within: `${name}.`, idle });
+    return idle.includes(name) || JSON.stringify(before) === JSON.stringify(after)
       ? []
       : [`${name}: ${shown(before)} then, ${shown(after)} now`];
   });
@@ -30,6 +34,11 @@ export function learnedAnew(
   const { layout, method, rates } = options;
   const isLed = layout === "uniform" && method === "compresso" && rates.tracking === 0;
   return isLed || fallsByGroup(spec, options) ? { learning: 2 } : {};
+}
+
+/** Facts that decide nothing in runs of a method, though they have a value there, which changed with the default: one-shot methods have no warm-up. */
+export function idleFacts(method: unknown): readonly string[] {
+  return METHODS.some((one) => one === method && isOneShot(one)) ? ["rates.warmup"] : [];
 }
 
 /** Rates that differ between two identities, which have them as JSON. */

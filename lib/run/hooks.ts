@@ -37,8 +37,8 @@ export interface RunHooks {
   /** Before the batch of a step is taken. A run that is stopped within the step keeps what was written, and does not call it again on resuming. */
   readonly beforeStep?: (run: RunHandle) => void | Promise<void>;
   /**
-   * With it every step's numbers are read from the GPU at once. After a step whose numbers are not finite the handle is of the last good state, which
-   * the run has gone back to.
+   * With it every step's numbers are read from the GPU at once. After a step whose numbers are not finite the handle is of the newest state that was
+   * kept, at a step before; the run goes back or stops then, and what is written is lost.
    */
   readonly afterStep?: (record: StepRecord, run: RunHandle) => void | Promise<void>;
   /** Before the first step of a stage; of pruning, when log α has its start. A run that is stopped within that step does not call it again. */

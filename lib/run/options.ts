@@ -218,8 +218,9 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   checkKinds(resolved.units);
   checkTakenRules(resolved.units, options.rules ?? {});
   checkScoredKinds(resolved.units, resolved.method);
-  checkTaken((name) => options.rates?.[name] !== undefined, { ...resolved, what: "cannot use these rates" });
-  checkOneRate(options.rates, resolved);
+  const { schedule, rates } = options;
+  checkTaken((name) => rates?.[name] !== undefined, { ...resolved, schedule, what: "cannot use these rates" });
+  checkOneRate(rates, resolved);
   checkStart(resolved);
   checkFocus(resolved);
   checkCalibration(resolved);

@@ -5,8 +5,9 @@ import { unpackMasks } from "../nn/masks.ts";
 import type { StepState } from "../nn/step_state.ts";
 import { heldUnits } from "../prune/frozen.ts";
 import { GRADUAL_EVERY } from "../prune/gradual.ts";
+import type { Layout } from "../prune/layouts.ts";
 import { progressOf } from "../prune/schedule.ts";
-import { leastUniform } from "../prune/uniform.ts";
+import { leastUniform, takesUniform } from "../prune/uniform.ts";
 import { hardSparsity, keptUnits, type UnitTable } from "../prune/units.ts";
 import type { Batch, BatchCursor } from "./batches.ts";
 import type { PruneAim, RunIdentity, RunPosition } from "./checkpoint.ts";
@@ -22,6 +23,7 @@ import type { PruneResult } from "./prune_result.ts";
 import type { RunParts, RunPlace } from "./ready.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { digestOf, type RunData } from "./run_data.ts";
+import { goesBeforeSize } from "./size_goal.ts";
 import type { Steering } from "./steering.ts";
 import { adapterOf, type StepNumbers, type Trainer, type TrainerArrays } from "./trainer.ts";
 
@@ -105,16 +107,18 @@ export function choosesNext(
 
 /** How monitors have to see a step of the pruning stage. */
 export function aimOf(
-  { rates: { temperature, noise, warmup }, layers, freeze }: Steering,
-  { step, steps, method, table }: {
+  { rates: { temperature, noise, warmup }, target, layers, freeze }: Steering,
+  { step, steps, method, layout, table }: {
     readonly step: number;
     readonly steps: number;
     readonly method: Method;
+    readonly layout: Layout;
     readonly table: UnitTable;
   },
 ): PruneAim {
-  // Gradual saliency has cut nothing before it chooses for the first time.
-  const isWarm = progressOf(step, steps) >= warmup && (method !== "gradual" || step >= GRADUAL_EVERY);
+  // Gradual saliency has cut nothing before it chooses for the first time, nor while equal widths alone would pass the target.
+  const hasCut = method !== "gradual" || step >= GRADUAL_EVERY && (layout !== "uniform" || takesUniform(table, target));
+  const isWarm = progressOf(step, steps) >= warmup && hasCut;
   const isWhole = !layers?.some((goal) => goal !== null) && !heldUnits(table, freeze);
   return { temperature, noise, isWarm, isBound: isWarm && isWhole };
 }
@@ -255,7 +259,7 @@ function checkLogAlpha(values: Float32Array<ArrayBuffer>, { count }: UnitTable):
   });
 }
 
-/** Where a run is: the numbers of a pass that changes nothing, and whether its pruning stage has ended early. */
+/** Where a run is: the numbers of a pass that changes nothing, and whether its schedule has ended the pruning stage and goes before its size. */
 export function placeAt(
   now: () => { readonly options: ResolvedOptions; readonly position: RunPosition },
 ): RunPlace {
@@ -265,8 +269,8 @@ export function placeAt(
       return stepStateOf(options, position, { rate: 0, target: 0, rates: options.rates });
     },
     endedEarly(): boolean {
-      const { leftOut, stageStep } = now().position;
-      return leftOut > 0 && stageStep > 0;
+      const { options, position } = now();
+      return goesBeforeSize(position, options);
     },
   };
 }

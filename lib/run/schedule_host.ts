@@ -23,7 +23,7 @@ export interface OpenScheduleOptions {
   readonly trust?: boolean;
   /** Limits of an isolated script. */
   readonly limits?: IsolationLimits;
-  /** Where a built-in schedule reaches its target, a share of the stage. Default 0.7. */
+  /** Where a built-in schedule reaches its target, a share of the stage. Default 0.4, that of a run. */
   readonly warmup?: number;
   /** Stops reading and evaluating, and ends the script's process; what was waiting throws the signal's reason. */
   readonly signal?: AbortSignal;

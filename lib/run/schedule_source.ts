@@ -2,7 +2,7 @@
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { CompressoError } from "../errors.ts";
-import { SCHEDULE_NAMES } from "../prune/builtin_schedules.ts";
+import { isScheduleName, SCHEDULE_NAMES } from "../prune/builtin_schedules.ts";
 
 /** A script as it was read. */
 export interface ScriptSource {
@@ -38,6 +38,21 @@ export function scriptUrl(source: string | URL): URL {
     what: `cannot read the schedule ${String(source)}`,
     rule: "a schedule is a file, an http or https URL, or the name of a built-in one",
     value: url?.protocol ?? "no URL",
+  });
+}
+
+/** Refuses to trust, as `option` asks for, where there is no script. Throws `CompressoError("usage")`. */
+export function checkTrust(
+  schedule: string | undefined,
+  trust: boolean | undefined,
+  { option }: { readonly option: string },
+): void {
+  if (!trust || (schedule !== undefined && !isScheduleName(schedule))) return;
+  throw new CompressoError("usage", {
+    what: `cannot use ${option}`,
+    rule: "it is for a schedule that is a script",
+    value: schedule === undefined ? "no schedule" : `the built-in ${schedule}`,
+    mend: "leave it out",
   });
 }
 

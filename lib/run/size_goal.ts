@@ -19,6 +19,7 @@ import {
   type UnitRules,
   type UnitTable,
 } from "../prune/units.ts";
+import type { RunPosition } from "./checkpoint.ts";
 import type { ExportOptions } from "./export.ts";
 import type { Model } from "./model.ts";
 import type { ResolvedOptions } from "./options.ts";
@@ -70,7 +71,19 @@ export function aimRun(
   return { options: asked, table, goal: null };
 }
 
-/** {@link hardenMasks} for a run: at its size where it has one; off once a schedule ended the stage after some steps, which then has the last word. */
+/**
+ * Whether a schedule that ended the stage after some steps goes before a run's size: not where its targets had come to the sparsity that the size
+ * takes, which is all that it can ask for.
+ */
+export function goesBeforeSize(
+  { leftOut, stageStep, target, layerTargets }: Pick<RunPosition, "leftOut" | "stageStep" | "target" | "layerTargets">,
+  { sparsity }: Pick<ResolvedOptions, "sparsity">,
+): boolean {
+  if (leftOut === 0 || stageStep === 0) return false;
+  return target !== sparsity || layerTargets !== null;
+}
+
+/** {@link hardenMasks} for a run: at its size where it has one; off where a schedule has the last word. */
 export function hardenAt(goal: SizeGoal | null, isOff: () => boolean): typeof hardenMasks {
   return (table, logAlpha, options) =>
     isOff()

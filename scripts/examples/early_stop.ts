@@ -10,7 +10,7 @@ const WINDOW = 8;
 const TOO_FAR = 0.25;
 
 export default defineSchedule({
-  sparsity: cubic({ to: "target", warmup: 0.7 }),
+  sparsity: cubic({ to: "target", warmup: 0.4 }),
   end: ({ records }) => {
     const losses = records.map(({ loss }) => loss);
     const means = losses.slice(WINDOW - 1).map((_, first) =>

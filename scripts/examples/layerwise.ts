@@ -4,7 +4,7 @@
 //   deno run -A cli/main.ts prune demo --schedule scripts/examples/layerwise.ts --sparsity 0.3 --out runs/layerwise
 import { cubic, defineSchedule } from "../../mod.ts";
 
-const whole = cubic({ to: "target", warmup: 0.7 });
+const whole = cubic({ to: "target", warmup: 0.4 });
 /** Share cut beyond a layer's target at which its heads wait. */
 const AHEAD = 0.1;
 

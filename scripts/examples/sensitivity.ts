@@ -34,7 +34,7 @@ const mean = rises.reduce((sum, rise) => sum + Math.max(0, rise), 0) / rises.len
 const raw = rises.map((rise) => 1 / (1 + Math.max(0, rise) / Math.max(mean, 1e-9)));
 const weights = raw.map((weight) => weight * raw.length / raw.reduce((sum, one) => sum + one, 0));
 
-const curve = cubic({ to: "target", warmup: 0.7 });
+const curve = cubic({ to: "target", warmup: 0.4 });
 const schedule = defineSchedule({
   sparsity: curve,
   layers: (input) => weights.map((weight) => Math.min(0.95, curve(input) * weight)),

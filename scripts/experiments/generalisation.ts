@@ -1,6 +1,11 @@
 // Open question 2: what pruning on instructions does, the longer it goes on, to the model on other tasks and on plain text.
 //
 //   deno run -A cli/main.ts experiment scripts/experiments/generalisation.ts --out runs/generalisation
+//
+// On the demo the texts are the stories of the same rows, without questions and answers. On another model:
+//
+//   … --model MODEL --data instructions=alpaca.json --data texts=c4.jsonl --file heldout=other.json --file questions=none \
+//     --file stories=none --file texts=c4_heldout.jsonl --file wikitext=wiki.txt --file tasks=FOLDER
 import { defineExperiment } from "../../mod.ts";
 import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 
@@ -10,13 +15,17 @@ export default defineExperiment({
   name: "generalisation",
   question:
     "Does pruning on instructions cost the model what they do not show, and does that grow with longer training after the cut? The stories are text that the instructions contain but do not teach.",
-  files: { ...FILES, stories: HELDOUT },
+  files: { ...FILES, stories: HELDOUT, texts: false },
   model: "demo",
   data: { instructions: TRAIN, texts: { file: TRAIN, textField: "input" } },
   base: { ...BASE, prompt: false },
   grid: { data: ["instructions", "texts"], postfinetune: [6, 60], seed: [1, 2, 3] },
   evaluate: {
     ...EVALUATE,
-    rows: [...EVALUATE.rows, { name: "stories", file: "@stories", textField: "input", last: 100, seq: 256 }],
+    rows: [
+      ...EVALUATE.rows,
+      { name: "stories", file: "@stories", textField: "input", last: 100, seq: 256 },
+      { name: "held-out texts", file: "@texts", last: 100, seq: 512 },
+    ],
   },
 });

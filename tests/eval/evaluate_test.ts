@@ -20,7 +20,6 @@ const TOLERANCE = 1e-5;
 Deno.test("evaluateTasks() gives each choice the likelihood of its own sequence, and counts by it", async () => {
   using device = await openDevice();
   const demo = await openDemo(device);
-  if (!demo) return;
   using model = demo.model;
   const names = ["arc_easy", "winogrande", "mmlu"], seen: string[] = [];
   const { tasks, items } = await evaluateTasks(model, {
@@ -71,7 +70,6 @@ Deno.test("a prompt stands before every context, nothing else of a question chan
   });
   using device = await openDevice();
   const demo = await openDemo(device);
-  if (!demo) return;
   using model = demo.model;
   const first = { ...where, tasks: ["arc_easy"], limit: 1 };
   const without = await evaluateTasks(model, first), beside = await evaluateTasks(model, { ...first, prompt: "Tom." });
@@ -81,7 +79,6 @@ Deno.test("a prompt stands before every context, nothing else of a question chan
 Deno.test("a model without tokenizer is refused, and so is a question that is too long where that was asked", async () => {
   using device = await openDevice();
   const demo = await openDemo(device);
-  if (!demo) return;
   using model = demo.model;
   using bare = await loadModelFrom(model.source, { device });
   await assert.rejects(evaluateTasks(bare, { tasks: ["piqa"], taskData: FOLDER }), /needs a tokenizer/);
@@ -97,7 +94,6 @@ Deno.test("a model without tokenizer is refused, and so is a question that is to
 Deno.test("an evaluation that stops goes on from its file, and refuses that of another", async () => {
   using device = await openDevice();
   const demo = await openDemo(device);
-  if (!demo) return;
   using model = demo.model;
   const folder = await Deno.makeTempDir({ prefix: "compresso_evaluation_" });
   try {
@@ -159,7 +155,6 @@ Deno.test("an evaluation that stops goes on from its file, and refuses that of a
 Deno.test("an abort is noticed while questions are encoded, and known ones are not encoded again", async () => {
   using device = await openDevice();
   const demo = await openDemo(device);
-  if (!demo) return;
   using base = demo.model;
   let encoded = 0;
   const tokenizer: Tokenizer = {

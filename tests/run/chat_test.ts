@@ -83,7 +83,6 @@ for (const name of ["byte_level", "sentencepiece"] as const) {
 Deno.test("the demo answers in its own style, and a stop string ends an answer", async () => {
   using device = await openDevice();
   const demo = await openDemo(device);
-  if (!demo) return;
   using model = demo.model;
   const question =
     "Answer the question.\nStory: Sam met the bee. Tom went to Rome. Eva took the axe. Nina saw five stars. Where is Tom?";

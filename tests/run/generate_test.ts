@@ -245,7 +245,6 @@ Deno.test("prompts and options that cannot be used are refused at once", async (
 Deno.test("the demo model's text is that of its greedy tokens", async () => {
   using device = await openDevice();
   const demo = await openDemo(device);
-  if (!demo) return;
   using model = demo.model;
   const { tokenizer } = demo;
   const prompt = "Answer the question.\nStory: Sam met the bee. Tom went to Rome. Eva took the axe. Where is Tom?\n";

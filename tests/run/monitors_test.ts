@@ -129,9 +129,9 @@ Deno.test("masks oscillate when units turn back three times, not when each turns
 
 Deno.test("the target binds the whole where no layer has one of its own and nothing is frozen, however a schedule says so", () => {
   const rates = resolveRates(8, {}), table = unitTable(spec, ["ffn"]);
+  const at = { step: 7, steps: 8, method: "compresso", layout: "compact", table } as const;
   const isBound = (layers: Steering["layers"]): boolean =>
-    aimOf({ target: 0.2, rates, end: false, layers, freeze: [] }, { step: 7, steps: 8, method: "compresso", table })
-      .isBound;
+    aimOf({ target: 0.2, rates, end: false, layers, freeze: [] }, at).isBound;
   assert.deepEqual([null, [null, null], [0.2, null]].map(isBound), [true, true, false]);
 });
 

@@ -298,7 +298,6 @@ Deno.test("a compensated source has its own biases beside the new ones, ranges o
 
 Deno.test("on the demo FLAP with its bias has a lower loss on the calibration data than the same heads without, and slices exactly", async () => {
   const demo = await openDemo(device);
-  if (!demo) return;
   using base = demo.model;
   const { tokenizer } = demo, seq = 80, batch = 4;
   const { rows } = await readRows(demoData("train"), { limit: 40 });

@@ -98,7 +98,6 @@ Deno.test("with a stride windows slide, and each token but the first counts once
 Deno.test("perplexity of the demo model takes the first characters of a text, without special tokens", async () => {
   using device = await openDevice();
   const demo = await openDemo(device);
-  if (!demo) return;
   using model = demo.model;
   const { tokenizer } = demo;
   const text =
@@ -123,7 +122,6 @@ Deno.test("limitChars counts code points", async () => {
   const { model: bare } = await openGoldenModel("gqa_f16", { device });
   using _ = bare;
   const demo = await openDemo(device);
-  if (!demo) return;
   demo.model[Symbol.dispose]();
   const encoded: string[] = [];
   const tokenizer = { ...demo.tokenizer, encode: (text: string): number[] => (encoded.push(text), [1, 2, 3, 4]) };

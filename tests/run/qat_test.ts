@@ -21,7 +21,6 @@ async function all(model: Model, options: SelfDataOptions): Promise<SelfText[]> 
 async function withDemo(work: (model: Model, tokenizer: Tokenizer) => Promise<void>): Promise<void> {
   using device = await openDevice();
   const demo = await openDemo(device);
-  if (!demo) return;
   using model = demo.model;
   await work(model, demo.tokenizer);
 }
@@ -215,7 +214,6 @@ Deno.test("a run is not continued with other settings, and a wrong option leaves
 Deno.test("options out of range and a model without tokenizer are refused at once", async () => {
   using device = await openDevice();
   const demo = await openDemo(device);
-  if (!demo) return;
   using model = demo.model;
   const refused = (change: Partial<SelfDataOptions>): () => unknown => () =>
     writeTexts(model, { ...SETTINGS, ...change });

@@ -23,8 +23,10 @@ const LEAST: Readonly<Record<string, string>> = {
  */
 export function watchCollapse(
   { kinds }: MaskLook,
-  { target, expected, isWarm, isHard, setting }: {
+  { target, least = target, expected, isWarm, isHard, setting }: {
     readonly target: number;
+    /** Lowest target at which the masks may have been chosen, where that is not the newest. */
+    readonly least?: number;
     readonly expected: number;
     /** Whether the warm-up is over. */
     readonly isWarm: boolean;
@@ -52,13 +54,13 @@ export function watchCollapse(
       ...(isHeld ? { instead: "warn" } : {}),
     });
   }
-  if (isWarm && target > 0 && expected <= (1 - setting.threshold) * target) {
+  if (isWarm && least > 0 && expected <= (1 - setting.threshold) * least) {
     found.push({
       monitor: "collapse",
       key: "collapse open",
       message: `the masks collapse to one: after the warm-up ${percent(expected)} is cut, less than ${
         percent(1 - setting.threshold)
-      } of the target ${percent(target)}`,
+      } of the target ${percent(least)}`,
       // Masks that are hard have no rates.
       change: isHard
         ? "let the schedule's target come to what one unit cuts, in the layout uniform one of each layer"
@@ -88,18 +90,19 @@ export function watchLayers(
     const state = layers[index];
     if (!state || gate >= 0) return;
     const parts = [
-      { part: attention, cut: state.heads, name: "heads" },
-      { part: ffn, cut: state.ffn, name: "FFN columns" },
+      { part: attention, cut: state.heads, name: "heads", option: "--min-heads" },
+      { part: ffn, cut: state.ffn, name: "FFN columns", option: "--min-ffn" },
     ].filter(({ part }) => part.total > 0);
     // A part that is not pruned keeps its layer alive.
     if (parts.length === 0 || parts.some(({ part, cut }) => part.count === 0 || cut < setting.threshold)) return;
+    const options = parts.map(({ option }) => option).join(", ");
     const shares = parts.map(({ cut, name }) => `${percent(cut)} of its ${name}`).join(" and ");
     found.push({
       monitor: "dead-layer",
       key: `dead-layer ${index}`,
       message: `layer ${index} is dead: ${shares} are cut, limit ${percent(setting.threshold)}`,
       change:
-        `protect it (--protect ${index}), or set least widths (--min-heads, --min-ffn); to cut layers on purpose, add layers to the units`,
+        `protect it (--protect ${index}), or set least widths (${options}); to cut layers on purpose, add layers to the units`,
       ...(isHard ? { instead: "warn" } as const : {}), // no rate chooses them
     });
   });

@@ -19,7 +19,7 @@ export function watchConstraint(
 ): readonly Finding[] {
   const last = records.at(-1);
   if (!last || last.target === null || last.expected === null) return [];
-  const targets = records.slice(isHard ? -GRADUAL_EVERY : -1).flatMap(({ target }) => target === null ? [] : [target]);
+  const targets = targetsHeld(records, { isHard });
   const least = Math.min(...targets), most = Math.max(...targets) + (isHard ? unit : 0);
   const gap = Math.max(least - last.expected, last.expected - most, 0);
   if (gap <= setting.threshold) return [];
@@ -34,6 +34,14 @@ export function watchConstraint(
       : "set the rate `tracking` to 1, raise the rates `mask` and `lambda`, or give the pruning stage more steps",
     ...(isHard ? { instead: "warn" } as const : {}), // no rate chooses them
   }];
+}
+
+/** Targets at one of which the newest record's masks were chosen. */
+export function targetsHeld(
+  records: readonly RecordView[],
+  { isHard }: { readonly isHard: boolean },
+): readonly number[] {
+  return records.slice(isHard ? -GRADUAL_EVERY : -1).flatMap(({ target }) => target === null ? [] : [target]);
 }
 
 /** Compares the sparsity of the hard masks with the target: at least that, and less than one unit more. */

@@ -2,11 +2,21 @@
 import { type UnitTable } from "../../prune/units.ts";
 import type { RunPosition, RunState } from "../checkpoint.ts";
 import type { ResolvedOptions } from "../options.ts";
+import { goesBeforeSize } from "../size_goal.ts";
 import type { StepRecord } from "../records.ts";
 import { RECORDS_SEEN, recordView } from "../steering.ts";
 import type { Finding } from "./alarm.ts";
 import { watchCollapse, watchLayers } from "./collapse.ts";
-import { checkAim, checkFall, checkHard, checkSize, checkSmaller, largestUnit, nothingCut } from "./constraint.ts";
+import {
+  checkAim,
+  checkFall,
+  checkHard,
+  checkSize,
+  checkSmaller,
+  largestUnit,
+  nothingCut,
+  targetsHeld,
+} from "./constraint.ts";
 import { judge, type Verdict } from "./judge.ts";
 import { type LookSteps, lookStepsOf } from "./look_steps.ts";
 import type { MaskLook } from "./mask_look.ts";
@@ -85,7 +95,8 @@ export function oversee(position: RunPosition, seen: Seen, { options, table, uni
   }
   if (look && aim && !broken) {
     const target = position.target ?? options.sparsity, expected = recent.at(-1)?.expected ?? target;
-    const watched = watchMasks(state, { look, table, target, expected, isWarm: aim.isWarm, isHard }, settings);
+    const least = Math.min(target, ...targetsHeld(recent, { isHard }));
+    const watched = watchMasks(state, { look, table, target, least, expected, isWarm: aim.isWarm, isHard }, settings);
     state = watched.state;
     found.push(...watched.found);
   }
@@ -119,7 +130,7 @@ export function overseeHard(
   const { collapse, "dead-layer": dead, constraint } = settings, { expected, stageStep, monitors: state } = position;
   const threshold = constraint?.threshold ?? Infinity;
   // A size decides what is cut, and is met or refused, unless a schedule ended the stage.
-  const hasSize = options.size !== null, endedEarly = position.leftOut > 0 && stageStep > 0;
+  const hasSize = options.size !== null, endedEarly = goesBeforeSize(position, options);
   const missed = !hasSize || endedEarly ? checkHard({ target, hard }, { unit, layout: options.layout }) : [];
   const smaller = hasSize && !endedEarly && state.isLoose
     ? checkSmaller({ asked: sparsity, hard }, { unit, threshold })

@@ -42,6 +42,8 @@ export interface MaskSight {
   readonly look: MaskLook;
   readonly table: UnitTable;
   readonly target: number;
+  /** Lowest target at which the masks may have been chosen. */
+  readonly least: number;
   /** Sparsity that is expected of the masks. */
   readonly expected: number;
   readonly isWarm: boolean;

@@ -31,17 +31,11 @@ export async function openGoldenModel(
   };
 }
 
-/** The demo model with its tokenizer, or null with a printed message where the fixture was not made. */
-export async function openDemo(device: Device): Promise<{ model: Model; tokenizer: Tokenizer } | null> {
-  try {
-    const { source, tokenizer } = await openModelFiles(DEMO);
-    assert.ok(tokenizer, "the demo has a tokenizer");
-    return { model: await loadModelFrom(source, { device, tokenizer }), tokenizer };
-  } catch (error) {
-    if (!(error instanceof Error) || !(error.cause instanceof Deno.errors.NotFound)) throw error;
-    console.log("skipped: fixtures/demo is absent");
-    return null;
-  }
+/** The demo model with its tokenizer. */
+export async function openDemo(device: Device): Promise<{ model: Model; tokenizer: Tokenizer }> {
+  const { source, tokenizer } = await openModelFiles(DEMO);
+  assert.ok(tokenizer, "the demo has a tokenizer");
+  return { model: await loadModelFrom(source, { device, tokenizer }), tokenizer };
 }
 
 /** Index of the largest value, the first among equals. */

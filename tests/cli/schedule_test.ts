@@ -36,6 +36,23 @@ Deno.test("schedule preview has the warm-up of a run", async () => {
   assert.ok(Math.abs(await early() - 0.3 * 3 / 4) < 1e-9);
 });
 
+Deno.test("a warm-up is refused beside a schedule that has no use for it", async () => {
+  using folder = new TemporaryFolder();
+  const script = 'import { defineSchedule } from "compresso"; export default defineSchedule({ sparsity: 0.1 });';
+  await Deno.writeTextFile(folder.at("mine.ts"), script);
+  for (
+    const [source, value] of [["constant", "constant, which is there"], [folder.at("mine.ts"), "a sparsity of its own"]]
+  ) {
+    const { code, stderr } = await cli(["schedule", "preview", source ?? "", "--warmup", "0.9"]);
+    assert.equal(code, 2, stderr);
+    assert.match(stderr, new RegExp(`cannot use --warmup[^]*${value}`));
+  }
+  const args = ["prune", "demo", "--sparsity", "0.2", "--schedule", "constant", "--warmup", "0.9"];
+  const { code, stderr } = await cli([...args, "--out", folder.at("out")]);
+  assert.equal(code, 2, stderr);
+  assert.match(stderr, /constant is there from the first step on[^]*'warmup'/);
+});
+
 Deno.test("schedule preview shows rates, layers, frozen units and the end of a script, and writes an SVG for light and dark", async () => {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(

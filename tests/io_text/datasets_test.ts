@@ -202,7 +202,10 @@ Deno.test("textField names the text, whatever else a row has", () => {
     failure("input", /a row has "body"; now: line 1 has "text"/),
   );
   assert.throws(() => parseRows(lines({ body: 1 }), "x", other), failure("input", /"body" is a string/));
-  assert.equal(parseRows("A plain text.", "x", other).kind, "text");
+  assert.throws(
+    () => parseRows("A plain text.", "x", other),
+    failure("input", /a row has "body"; now: the file is plain text; mend: leave the field out/),
+  );
 });
 
 Deno.test("conversations are read from messages, and from ShareGPT's names", () => {

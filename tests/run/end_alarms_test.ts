@@ -12,6 +12,7 @@ import {
   readRows,
   type ScheduleDefinition,
   type ScheduleInput,
+  steps,
 } from "../../mod.ts";
 import { resolveMonitors } from "../../lib/run/monitors/alarm.ts";
 import { watchCollapse } from "../../lib/run/monitors/collapse.ts";
@@ -151,4 +152,18 @@ Deno.test("a schedule that ends beside what was asked for is told so, and what a
   const [smaller = "", ...no] = await alarmsOf(size, { layers: ({ layers }) => layers.map(() => 0.5) });
   assert.match(smaller, /smaller than it was asked to be: hard sparsity 5\d\.\d %, the size takes 2\d\.\d %$/);
   assert.deepEqual(no, []);
+});
+
+Deno.test("gradual saliency is held to the targets at which it chose, where the schedule jumps between", async () => {
+  const { rows } = await readRows(demoData("train"), { limit: 32 });
+  using device = await openDevice();
+  using model = await loadModel("demo", { device });
+  using run = prune(model, {
+    ...{ rows, method: "gradual", sparsity: 0.2, steps: 22, batch: 1, seq: 64, prompt: null },
+    schedule: defineSchedule({ sparsity: steps([[0, 0], [0.5, "target"]]) }),
+  });
+  const expected: (number | null)[] = [];
+  for await (const record of run) if (record.stage === "prune") expected.push(record.expected);
+  assert.ok(expected[10] === 0 && (expected[12] ?? 0) > 0.19, `the jump lies between two choices: ${expected}`);
+  assert.deepEqual(run.result().alarms.map(({ message }) => message), []);
 });

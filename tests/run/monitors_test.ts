@@ -4,7 +4,7 @@ import { collectAlarms } from "../../cli/alarms.ts";
 import type { DecoderSpec } from "../../lib/nn/spec.ts";
 import type { RecordView } from "../../lib/prune/schedule_script.ts";
 import { momentFloats } from "../../lib/prune/mask_learner.ts";
-import { uniformPieces } from "../../lib/prune/uniform.ts";
+import { leastUniform, tableOf, uniformPieces } from "../../lib/prune/uniform.ts";
 import { type UnitKind, unitTable } from "../../lib/prune/units.ts";
 import type { RunPosition, RunState } from "../../lib/run/checkpoint.ts";
 import { CompressoError } from "../../lib/errors.ts";
@@ -18,6 +18,7 @@ import { watchMemory } from "../../lib/run/monitors/memory.ts";
 import { type MaskHistory, watchTurns } from "../../lib/run/monitors/oscillation.ts";
 import { goodState, keptStates } from "../../lib/run/monitors/oversee.ts";
 import { fresh, FRESH_MONITORS } from "../../lib/run/monitors/watch.ts";
+import type { ResolvedOptions } from "../../lib/run/options.ts";
 import { resolveRates } from "../../lib/run/rates.ts";
 import { aimOf, firstPosition } from "../../lib/run/run_parts.ts";
 import type { Steering } from "../../lib/run/steering.ts";
@@ -85,6 +86,8 @@ Deno.test("masks collapse to zero by kind beyond the target, and to one after th
   assert.match(one?.change ?? "", /`tracking` to 1/);
   const [hard] = watchCollapse(look(0), { ...at, expected: 0.01, isHard: true });
   assert.match(hard?.change ?? "", /^let the schedule's target come to/, "gradual has no such rates");
+  // Chosen before the schedule rose, every third step.
+  assert.deepEqual(watchCollapse(look(0), { ...at, least: 0, expected: 0, isHard: true }), []);
   assert.deepEqual(watchCollapse(look(0), { ...at, expected: 0.01, isWarm: false }), []);
 });
 
@@ -93,10 +96,16 @@ Deno.test("a layer is dead where all of it is cut, but not one that may be cut w
   const look: MaskLook = { layers, kinds: [], closed: new Uint8Array(0), broken: null };
   const dead = (kinds: readonly UnitKind[], protect: readonly number[] = []): string[] =>
     watchLayers(look, { table: unitTable(spec, kinds, { protect }), setting: setting(0.98), isHard: false }).map((
-      { message },
-    ) => message);
+      { message, change },
+    ) => `${message}: ${change}`);
   const [message, ...others] = dead(["heads", "ffn"]);
-  assert.match(message ?? "", /^layer 0 is dead: 100\.0 % of its heads and 99\.0 % of its FFN columns/);
+  assert.match(
+    message ?? "",
+    /^layer 0 is dead: 100\.0 % of its heads and 99\.0 % of its FFN columns.*--min-heads, --min-ffn/,
+  );
+  const headless = { ...spec, layers: spec.layers.map((layer) => ({ ...layer, heads: 0, kvHeads: 0 })) };
+  const [bare] = watchLayers(look, { table: unitTable(headless, ["ffn"]), setting: setting(0.98), isHard: false });
+  assert.match(bare?.change ?? "", /least widths \(--min-ffn\)/);
   assert.deepEqual(others, []);
   // No rate would choose hard masks otherwise, so that going back would not help.
   const sight = { table: unitTable(spec, ["heads", "ffn"]), setting: setting(0.98) };
@@ -133,6 +142,18 @@ Deno.test("the target binds the whole where no layer has one of its own and noth
   const isBound = (layers: Steering["layers"]): boolean =>
     aimOf({ target: 0.2, rates, end: false, layers, freeze: [] }, at).isBound;
   assert.deepEqual([null, [null, null], [0.2, null]].map(isBound), [true, true, false]);
+});
+
+Deno.test("gradual saliency under the layout uniform is not compared while equal widths alone would pass the target", () => {
+  const uneven = { ...spec, layers: spec.layers.map((layer, index) => ({ ...layer, ffn: index === 0 ? 16 : 32 })) };
+  const rates = resolveRates(8, {}), table = tableOf(uneven, { units: ["ffn"], layout: "uniform", rules: {} });
+  const least = leastUniform(table);
+  const isWarm = (target: number, at: Pick<ResolvedOptions, "method" | "layout">): boolean =>
+    aimOf({ target, rates, end: false, layers: null, freeze: [] }, { step: 7, steps: 8, table, ...at }).isWarm;
+  assert.ok(least > 0.15, `${least}`);
+  const gradual = { method: "gradual", layout: "uniform" } as const;
+  assert.deepEqual([0.1, least].map((target) => isWarm(target, gradual)), [false, true]);
+  assert.ok(isWarm(0.1, { ...gradual, layout: "compact" }) && isWarm(0.1, { ...gradual, method: "compresso" }));
 });
 
 Deno.test("masks that are hard and oscillate only warn: no rate chooses them", () => {

@@ -366,4 +366,10 @@ Deno.test("the example schedules give values in range at every step, isolated an
     }
     assert.ok(Math.abs(last - INPUT.sparsity) < 1e-12, `${name} ends at ${last}`);
   }
+  await using stopping = await openSchedule(new URL("early_stop.ts", EXAMPLES), { trust: true });
+  await using cubic = await openSchedule("cubic");
+  for (const progress of [0.1, 0.35, 0.7]) {
+    const [own, builtin] = [stopping, cubic].map((schedule) => schedule.evaluate({ ...INPUT, progress }));
+    assert.equal((await own)?.sparsity, (await builtin)?.sparsity, "early_stop.ts is the built-in curve");
+  }
 });

@@ -33,6 +33,14 @@ const FILES: readonly FileKind[] = [
 ];
 const SHAPE = { rules: {}, layout: "compact", method: "compresso" } as const;
 
+/** One head of each layer falls first: a group that it leaves behind is filled up again. */
+const dropHeads: RunHooks["beforeStage"] = async (stage, run) => {
+  if (stage !== "prune") return;
+  const logAlpha = new Float32Array(await run.logAlpha());
+  for (let unit = 0; unit < run.table.ffnFirst; unit += spec.layers[0]?.heads ?? 1) logAlpha[unit] = -50;
+  run.setLogAlpha(logAlpha);
+};
+
 /** Size of a sliced model, as it is written. */
 function sizeOf(shape: DecoderSpec, wanted: WantedSize): number {
   return "parameters" in wanted ? parameterCount(shape) : fileBytes(shape, wanted.file, { tokenizer, name: NAME });
@@ -152,7 +160,7 @@ Deno.test("the schedule leads to the sparsity of the size, of the whole model wh
   assert.ok(Math.abs((plain.records.at(-1) ?? NaN) - share) < 0.002, `${plain.records}, not ${share}`);
 });
 
-Deno.test("a run that was stopped goes on to its size, and to no other; a schedule that ends early keeps to its own last target", async () => {
+Deno.test("a run that was stopped goes on to its size, and to no other; a schedule that ends before it was there keeps to its own last target", async () => {
   using device = await openDevice();
   using model = await loadModel("demo", { device });
   const folder = await Deno.makeTempDir();
@@ -174,6 +182,10 @@ Deno.test("a run that was stopped goes on to its size, and to no other; a schedu
     const end = ({ step }: { readonly step: number }): boolean => step === 1;
     const early = await run(model, wanted, { schedule: { definition: { end } }, rates: { warmup: 0.7 } });
     assert.ok(early.reached > wanted.parameters + 10_000, `${early.reached}`);
+    // One that had come to what the size takes leaves the size to the run: heads that are filled up would miss the target by themselves.
+    const heads = { units: ["heads", "ffn"], hooks: { beforeStage: dropHeads } } as const;
+    const late = await run(model, wanted, { ...heads, schedule: { definition: { end } }, rates: { warmup: 0 } });
+    assert.ok(late.reached <= wanted.parameters && late.reached > wanted.parameters - 576, `${late.reached}`);
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
@@ -182,20 +194,13 @@ Deno.test("a run that was stopped goes on to its size, and to no other; a schedu
 Deno.test("a size is met by single heads too where a schedule ends the stage before its first step", async () => {
   using device = await openDevice();
   using model = await loadModel("demo", { device });
-  /** One head of each layer falls first: a group that it leaves behind is filled up again. */
-  const beforeStage: RunHooks["beforeStage"] = async (stage, run) => {
-    if (stage !== "prune") return;
-    const logAlpha = new Float32Array(await run.logAlpha());
-    for (let unit = 0; unit < run.table.ffnFirst; unit += spec.layers[0]?.heads ?? 1) logAlpha[unit] = -50;
-    run.setLogAlpha(logAlpha);
-  };
   const size = { parameters: 881_107 };
   using session = prune(model, {
     rows,
     size,
     units: ["heads", "ffn"],
     schedule: { definition: { end: () => true } },
-    hooks: { beforeStage },
+    hooks: { beforeStage: dropHeads },
     prefinetune: 0,
     postfinetune: 0,
     steps: 3,

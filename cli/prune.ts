@@ -245,7 +245,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--warmup <share>",
-      "share of --steps after which the target is reached or, beside a script with a sparsity of its own, monitors compare the sparsity with it (default: 0.4; paper: 4/7)",
+      "share of --steps after which the target is reached or, beside constant or a script with a sparsity of its own, monitors compare what is cut with it (default: 0.4; paper: 4/7)",
       realNumber("--warmup", { least: 0, most: 1 }),
     )
     .option(

@@ -90,13 +90,15 @@ function previewVerb(): CommandUnknownOpts {
 
 /** Refuses a warm-up that the schedule has no use for. Throws `CompressoError("usage")`. */
 function checkWarmup({ name, parts }: OpenSchedule, warmup: number | undefined): void {
-  if (warmup === undefined || !(name === "constant" || parts.includes("sparsity") && !isScheduleName(name))) return;
+  if (warmup === undefined || isScheduleName(name) && name !== "constant") return;
+  const own = (["sparsity", "rates.warmup"] as const).find((part) => parts.includes(part));
+  if (own === undefined) return;
   throw new CompressoError("usage", {
     what: "cannot use --warmup",
     rule: "it says when the sparsity of a built-in schedule, or of the run, comes to its target",
     value: name === "constant"
       ? "constant, which is there from the first step on"
-      : `${name} has a sparsity of its own`,
+      : `${name} has a ${own.replace("rates.", "")} of its own`,
     mend: "leave it out",
   });
 }

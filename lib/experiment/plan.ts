@@ -2,6 +2,7 @@
 // the GPU.
 import { CompressoError } from "../errors.ts";
 import { modelPath, openModelFiles } from "../io/open_model.ts";
+import { isScheduleName } from "../prune/builtin_schedules.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { resolveRules } from "../prune/unit_rules.ts";
 import { stagesOf } from "../run/methods.ts";
@@ -99,6 +100,11 @@ export async function planCells(
       throw new CompressoError("usage", { ...parts, what: `${what}, cell ${cell.name}` }, { cause: error });
     }
   }
+  const trusted = experiment.cells.filter(({ options }) => options.trust).map(({ options }) => options.schedule);
+  // One for some cells beside others is no mistake.
+  if (!trusted.some((schedule) => schedule !== undefined && !isScheduleName(schedule))) {
+    for (const schedule of trusted) checkTrust(schedule, true, { option: "trust" });
+  }
   for (const model of models.values()) checkLengths(experiment.evaluate, model);
   const places = await placeCells(drafts, { store, measures });
   const all = drafts.flatMap((draft): PlannedCell[] => {
@@ -153,7 +159,6 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules }: {
     ? null
     : pick(experiment.data, options.calibration, "calibration");
   const prune = pruneOptions(options, { prompt: await promptOf(options.prompt), layers: spec.layers.length });
-  checkTrust(options.schedule, options.trust, { option: "trust" });
   const key = options.schedule ?? "", schedule = schedules.get(key) ?? await scheduleName(options.schedule);
   schedules.set(key, schedule);
   const identity = identityOfCell({

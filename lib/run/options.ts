@@ -36,7 +36,7 @@ export interface PruneOptions {
   readonly calibration?: readonly Row[];
   /** Share of the layers' linear weights to cut, in (0, 1). Either this or `size` is given. */
   readonly sparsity?: number;
-  /** Size that the pruned model is to have, whatever sparsity that is. A schedule says the way to it, unless it ends the stage early. */
+  /** Size that the pruned model is to have, whatever sparsity that is. A schedule says the way to it, unless it ends the stage before it was there. */
   readonly size?: WantedSize;
   /** Steps of the pruning stage. */
   readonly steps: number;
@@ -218,9 +218,8 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   checkKinds(resolved.units);
   checkTakenRules(resolved.units, options.rules ?? {});
   checkScoredKinds(resolved.units, resolved.method);
-  const { schedule, rates } = options;
-  checkTaken((name) => rates?.[name] !== undefined, { ...resolved, schedule, what: "cannot use these rates" });
-  checkOneRate(rates, resolved);
+  checkTaken((name) => options.rates?.[name] !== undefined, { ...resolved, what: "cannot use these rates" });
+  checkOneRate(options.rates, resolved);
   checkStart(resolved);
   checkFocus(resolved);
   checkCalibration(resolved);

@@ -3,7 +3,6 @@ import { CompressoError, type ErrorParts } from "../errors.ts";
 import { WARMUP } from "../prune/schedule.ts";
 import type { StartRule } from "../prune/start.ts";
 import { isOneShot, type Method } from "./methods.ts";
-import type { ScheduleSource } from "./schedule_host.ts";
 
 /** Numbers of the training loop. */
 export interface Rates {
@@ -134,13 +133,7 @@ const LEAVE = "leave it out; in an experiment give it to a grid of the methods t
 /** Refuses rates that a method has no use for. Throws `CompressoError("usage")`. */
 export function checkTaken(
   isGiven: (name: keyof Rates) => boolean,
-  { what, method, start, schedule }: {
-    readonly what: string;
-    readonly method: Method;
-    readonly start: StartRule;
-    /** Where it is known. */
-    readonly schedule?: ScheduleSource | undefined;
-  },
+  { what, method, start }: { readonly what: string; readonly method: Method; readonly start: StartRule },
 ): void {
   const refuse = (those: readonly (keyof Rates)[], parts: Omit<ErrorParts, "what">): void => {
     const name = those.find(isGiven);
@@ -159,10 +152,6 @@ export function checkTaken(
   }
   if (isOneShot(method)) {
     refuse(["warmup"], { rule: "warmup is for methods that prune step by step", value, mend: LEAVE });
-  }
-  if (schedule === "constant") {
-    const rule = "warmup says when a schedule comes to its target; constant is there from the first step on";
-    refuse(["warmup"], { rule, value: "schedule constant", mend: "leave it out, or take another schedule" });
   }
 }
 

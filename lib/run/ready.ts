@@ -39,8 +39,8 @@ export interface RunParts extends RunData {
 export interface RunPlace {
   /** Numbers of a step without any rate. */
   readonly state: () => StepState;
-  /** Whether a schedule ended the pruning stage early, after a step at least. */
-  readonly endedEarly: () => boolean;
+  /** Whether a schedule ended the pruning stage, after a step at least, before it had come to what the run's size takes. */
+  readonly goesBeforeSize: () => boolean;
 }
 
 /** Allocates everything. Throws `CompressoError("gpu")` where it does not fit. */
@@ -73,7 +73,7 @@ export async function allocateRun(
 export function chooserOf(
   { options, table, goal, makeBatches, calibration, given: { signal, onScoring } }: RunParts,
   { model, trainer }: Pick<Ready, "model" | "trainer">,
-  { state, endedEarly }: RunPlace,
+  { state, goesBeforeSize }: RunPlace,
 ): Chooser {
   const at = (): { readonly state: StepState; readonly signal?: AbortSignal } => ({
     state: state(),
@@ -88,7 +88,7 @@ export function chooserOf(
     onScoring,
     makeBatches,
     calibration,
-    harden: hardenAt(goal, endedEarly),
+    harden: hardenAt(goal, goesBeforeSize),
     maskGradients: (data) => trainer.maskGradients(data, at()),
     weightTerms: (data) => trainer.weightTerms(data, at()),
   });

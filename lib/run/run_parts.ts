@@ -5,9 +5,8 @@ import { unpackMasks } from "../nn/masks.ts";
 import type { StepState } from "../nn/step_state.ts";
 import { heldUnits } from "../prune/frozen.ts";
 import { GRADUAL_EVERY } from "../prune/gradual.ts";
-import type { Layout } from "../prune/layouts.ts";
 import { progressOf } from "../prune/schedule.ts";
-import { leastUniform, takesUniform } from "../prune/uniform.ts";
+import { leastUniform } from "../prune/uniform.ts";
 import { hardSparsity, keptUnits, type UnitTable } from "../prune/units.ts";
 import type { Batch, BatchCursor } from "./batches.ts";
 import type { PruneAim, RunIdentity, RunPosition } from "./checkpoint.ts";
@@ -107,18 +106,16 @@ export function choosesNext(
 
 /** How monitors have to see a step of the pruning stage. */
 export function aimOf(
-  { rates: { temperature, noise, warmup }, target, layers, freeze }: Steering,
-  { step, steps, method, layout, table }: {
+  { rates: { temperature, noise, warmup }, layers, freeze }: Steering,
+  { step, steps, method, table }: {
     readonly step: number;
     readonly steps: number;
     readonly method: Method;
-    readonly layout: Layout;
     readonly table: UnitTable;
   },
 ): PruneAim {
-  // Gradual saliency has cut nothing before it chooses for the first time, nor while equal widths alone would pass the target.
-  const hasCut = method !== "gradual" || step >= GRADUAL_EVERY && (layout !== "uniform" || takesUniform(table, target));
-  const isWarm = progressOf(step, steps) >= warmup && hasCut;
+  // Gradual saliency has cut nothing before it chooses for the first time.
+  const isWarm = progressOf(step, steps) >= warmup && (method !== "gradual" || step >= GRADUAL_EVERY);
   const isWhole = !layers?.some((goal) => goal !== null) && !heldUnits(table, freeze);
   return { temperature, noise, isWarm, isBound: isWarm && isWhole };
 }
@@ -259,7 +256,7 @@ function checkLogAlpha(values: Float32Array<ArrayBuffer>, { count }: UnitTable):
   });
 }
 
-/** Where a run is: the numbers of a pass that changes nothing, and whether its schedule has ended the pruning stage and goes before its size. */
+/** Where a run is: the numbers of a pass that changes nothing, and whether a schedule goes before its size. */
 export function placeAt(
   now: () => { readonly options: ResolvedOptions; readonly position: RunPosition },
 ): RunPlace {
@@ -268,7 +265,7 @@ export function placeAt(
       const { options, position } = now();
       return stepStateOf(options, position, { rate: 0, target: 0, rates: options.rates });
     },
-    endedEarly(): boolean {
+    goesBeforeSize(): boolean {
       const { options, position } = now();
       return goesBeforeSize(position, options);
     },

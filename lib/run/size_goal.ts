@@ -80,7 +80,8 @@ export function goesBeforeSize(
   { sparsity }: Pick<ResolvedOptions, "sparsity">,
 ): boolean {
   if (leftOut === 0 || stageStep === 0) return false;
-  return target !== sparsity || layerTargets !== null;
+  const isThere = target !== null && Math.abs(target - sparsity) <= ROUNDING;
+  return !isThere || (layerTargets?.some((goal) => goal !== null) ?? false);
 }
 
 /** {@link hardenMasks} for a run: at its size where it has one; off where a schedule has the last word. */
@@ -118,6 +119,8 @@ export interface SizeResult {
   readonly sparsityOf: "layers" | "model";
 }
 
+/** Of numbers that a script has computed. */
+const ROUNDING = 1e-9;
 /** Rounds of cutting, measuring the file, and cutting anew for what its header takes; the second one nearly always settles it. */
 const ROUNDS = 8;
 

@@ -2,7 +2,7 @@
 //
 //   deno run -A cli/main.ts experiment scripts/experiments/generalisation.ts --out runs/generalisation
 //
-// On the demo the texts are the stories of the same rows, without questions and answers. On another model:
+// On the demo the texts are the stories of the same rows, their `input`, without questions and answers. On another model:
 //
 //   … --model MODEL --data instructions=alpaca.json --data texts=c4.jsonl --file heldout=other.json --file questions=none \
 //     --file stories=none --file texts=c4_heldout.jsonl --file wikitext=wiki.txt --file tasks=FOLDER

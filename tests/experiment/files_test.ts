@@ -167,6 +167,9 @@ Deno.test("a schedule that is not there, a text that is not UTF-8 and results in
     for (const grid of [{ trust: [true] }, { trust: [true], schedule: ["cubic"] }]) {
       await rejectsWith(plan({ grid }), "usage", /cannot use trust.*a schedule that is a script/);
     }
+    await Deno.writeTextFile(`${folder}/mine.ts`, "export default { sparsity: () => 0.1 };");
+    const beside = await plan({ grid: { trust: [true], schedule: ["cubic", `${folder}/mine.ts`] } });
+    assert.equal(beside.all.length, 2);
     await Deno.writeFile(`${folder}/latin.txt`, new Uint8Array([0x63, 0xe9]));
     const perplexity = [{ name: "t", text: "latin.txt", window: 8 }];
     await rejectsWith(plan({ evaluate: { perplexity } }), "input", /cannot read the text .*it is not UTF-8/);

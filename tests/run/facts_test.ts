@@ -1,21 +1,44 @@
-// Facts by which runs are told apart: what differs, and what decides nothing. Without a GPU.
+// Facts by which runs are told apart: what differs in words, what decides nothing, and the fact of runs that are learned otherwise than at first.
 import assert from "node:assert/strict";
 import { differences } from "../../lib/experiment/identity.ts";
 import { readCheckpoint, type RunIdentity, writeCheckpoint } from "../../lib/run/checkpoint.ts";
-import { differencesOf, idleFacts } from "../../lib/run/facts.ts";
+import { differencesOf, idleFacts, learnedAnew } from "../../lib/run/facts.ts";
 import { METHODS } from "../../lib/run/methods.ts";
+import { type PruneOptions, resolveOptions } from "../../lib/run/options.ts";
 import { firstPosition } from "../../lib/run/run_parts.ts";
 import { inTemporaryFolder } from "../io/files.ts";
+import { decoder } from "../prune/helpers/decoders.ts";
 
-Deno.test("what differs is told by its path, members of both sides one by one", () => {
-  const then = { rank: 8, lora: { alpha: 16, dropout: 0 }, prompt: null };
-  const now = { rank: 4, lora: { alpha: 16, dropout: 0.1 }, prompt: "x" };
+Deno.test("differencesOf() names members that differ, whatever their order, and says what is not there", () => {
+  const then = { seed: 1, lora: { rank: 8, alpha: 16, targets: ["q", "v"] }, prompt: null, schedule: "cubic" };
+  assert.deepEqual(differencesOf(then, { ...then, lora: { targets: ["q", "v"], alpha: 16, rank: 8 } }), []);
+  const now = { seed: 2, lora: { ...then.lora, rank: 4 }, prompt: "Be small.", keptMasks: "one" };
   assert.deepEqual(differencesOf(then, now), [
-    "rank: 8 then, 4 now",
-    "lora.dropout: 0 then, 0.1 now",
-    "prompt: none then, x now",
+    "seed: 1 then, 2 now",
+    "lora.rank: 8 then, 4 now",
+    "prompt: none then, Be small. now",
+    "schedule: cubic then, not given now",
+    "keptMasks: not given then, one now",
   ]);
-  assert.deepEqual(differencesOf(then, now, { idle: ["rank", "lora.dropout"] }), ["prompt: none then, x now"]);
+  const idle = ["lora", "prompt", "schedule"];
+  assert.deepEqual(differencesOf(then, now, { idle }), ["seed: 1 then, 2 now", "keptMasks: not given then, one now"]);
+});
+
+Deno.test("runs are learned anew where heads fall by groups, and where equal layers have no tracking; others are what they were", () => {
+  const grouped = decoder([{ heads: 4, kvHeads: 2, ffn: 16 }]), single = decoder([{ heads: 4, kvHeads: 1, ffn: 16 }]);
+  const factOf = (spec: typeof grouped, options: Partial<PruneOptions>): number | undefined =>
+    learnedAnew(spec, resolveOptions({ rows: [], sparsity: 0.2, steps: 10, seq: 32, ...options }, spec)).learning;
+  assert.equal(factOf(grouped, { layout: "uniform", units: ["heads", "ffn"] }), 2);
+  assert.equal(factOf(grouped, { layout: "uniform", units: ["kv", "ffn"], rates: { tracking: 0 } }), 2);
+  assert.equal(factOf(grouped, { layout: "uniform", units: ["heads"], method: "magnitude" }), 2);
+  for (
+    const [spec, options] of [
+      [grouped, { layout: "uniform" }],
+      [grouped, { units: ["heads", "ffn"] }],
+      [grouped, { rates: { tracking: 0 } }],
+      [single, { layout: "uniform", units: ["heads", "ffn"] }],
+    ] as const
+  ) assert.equal(factOf(spec, options), undefined, JSON.stringify(options));
 });
 
 Deno.test("the warm-up of a method without one tells neither checkpoints nor cells apart, another rate does", async () => {

@@ -16,12 +16,13 @@ import { judge, stopError } from "../../lib/run/monitors/judge.ts";
 import { brokenUnit, lookAtMasks, type MaskLook } from "../../lib/run/monitors/mask_look.ts";
 import { watchMemory } from "../../lib/run/monitors/memory.ts";
 import { type MaskHistory, watchTurns } from "../../lib/run/monitors/oscillation.ts";
-import { goodState, keptStates } from "../../lib/run/monitors/oversee.ts";
+import { goodState, keptStates, oversee, oversightOf } from "../../lib/run/monitors/oversee.ts";
 import { fresh, FRESH_MONITORS } from "../../lib/run/monitors/watch.ts";
-import type { ResolvedOptions } from "../../lib/run/options.ts";
+import { resolveOptions } from "../../lib/run/options.ts";
 import { resolveRates } from "../../lib/run/rates.ts";
 import { aimOf, firstPosition } from "../../lib/run/run_parts.ts";
-import type { Steering } from "../../lib/run/steering.ts";
+import type { StepRecord } from "../../lib/run/records.ts";
+import { recordView, type Steering } from "../../lib/run/steering.ts";
 
 const setting = (threshold: number): { action: "warn"; threshold: number } => ({ action: "warn", threshold });
 const spec: DecoderSpec = {
@@ -138,22 +139,48 @@ Deno.test("masks oscillate when units turn back three times, not when each turns
 
 Deno.test("the target binds the whole where no layer has one of its own and nothing is frozen, however a schedule says so", () => {
   const rates = resolveRates(8, {}), table = unitTable(spec, ["ffn"]);
-  const at = { step: 7, steps: 8, method: "compresso", layout: "compact", table } as const;
+  const at = { step: 7, steps: 8, method: "compresso", table } as const;
   const isBound = (layers: Steering["layers"]): boolean =>
     aimOf({ target: 0.2, rates, end: false, layers, freeze: [] }, at).isBound;
   assert.deepEqual([null, [null, null], [0.2, null]].map(isBound), [true, true, false]);
 });
 
-Deno.test("gradual saliency under the layout uniform is not compared while equal widths alone would pass the target", () => {
+Deno.test("gradual saliency under the layout uniform is not compared while equal widths alone would pass what it chose at", () => {
   const uneven = { ...spec, layers: spec.layers.map((layer, index) => ({ ...layer, ffn: index === 0 ? 16 : 32 })) };
-  const rates = resolveRates(8, {}), table = tableOf(uneven, { units: ["ffn"], layout: "uniform", rules: {} });
-  const least = leastUniform(table);
-  const isWarm = (target: number, at: Pick<ResolvedOptions, "method" | "layout">): boolean =>
-    aimOf({ target, rates, end: false, layers: null, freeze: [] }, { step: 7, steps: 8, table, ...at }).isWarm;
+  const table = tableOf(uneven, { units: ["ffn"], layout: "uniform", rules: {} }), least = leastUniform(table);
   assert.ok(least > 0.15, `${least}`);
-  const gradual = { method: "gradual", layout: "uniform" } as const;
-  assert.deepEqual([0.1, least].map((target) => isWarm(target, gradual)), [false, true]);
-  assert.ok(isWarm(0.1, { ...gradual, layout: "compact" }) && isWarm(0.1, { ...gradual, method: "compresso" }));
+  /** Alarms at the last of steps with these targets, where nothing has been cut. */
+  const alarms = (targets: readonly number[], layout: "uniform" | "compact"): string[] => {
+    const options = resolveOptions(
+      { rows: [], method: "gradual", layout, units: ["ffn"], sparsity: 0.2, steps: 8, seq: 32 },
+      uneven,
+    );
+    const record: StepRecord = {
+      ...{
+        stage: "prune",
+        step: 7,
+        steps: 8,
+        loss: 1,
+        target: targets.at(-1) ?? 0,
+        expected: 0,
+        lambda1: 0,
+        lambda2: 0,
+      },
+      ...{ gradNorm: 1, learningRate: 1e-3, tokens: 1, labelTokens: 1, tokensPerSecond: 1, gpuBytes: 1 },
+      ...{ plannedGpuBytes: 1, layers: null, alarms: [] },
+    };
+    const recent = targets.slice(0, -1).map((target) => recordView({ ...record, target }));
+    const aim = { temperature: 1, noise: 1, isWarm: true, isBound: true };
+    const look = { layers: [], kinds: [], closed: new Uint8Array(table.count), broken: null };
+    const seen = { record, look, broken: null, memory: { bytes: 1, planned: 1, limit: 9 }, goodStep: 1 };
+    const position = { ...firstPosition({ epoch: 0, index: 0 }), recent, aim, target: record.target };
+    const { verdict } = oversee(position, seen, oversightOf(options, table, { steps: 8 }));
+    return verdict.alarms.map(({ monitor }) => monitor);
+  };
+  assert.deepEqual(alarms([0.1, 0.1, 0.1], "uniform"), []);
+  assert.deepEqual(alarms([0.1, 0.1, 0.2], "uniform"), [], "chosen before the jump");
+  assert.deepEqual(alarms([0.2, 0.2, 0.2], "uniform"), ["constraint", "collapse"]);
+  assert.deepEqual(alarms([0.1, 0.1, 0.1], "compact"), ["constraint", "collapse"]);
 });
 
 Deno.test("masks that are hard and oscillate only warn: no rate chooses them", () => {

@@ -95,20 +95,20 @@ export function checkFall(
 }
 
 /**
- * Compares what a schedule aimed at last with what was asked for: a sparsity, or that of a size. The schedule decides what is cut, but where a stage
- * that is not `endedEarly` has a size, which is met all the same.
+ * Compares what a schedule aimed at last with what was asked for: a sparsity, or that of a size. The schedule decides what is cut, but where there is
+ * a size that it does not go before, which is met all the same.
  */
 export function checkAim(
   { asked, target, hard }: { readonly asked: number; readonly target: number; readonly hard: number },
-  { hasSize, endedEarly, threshold }: {
+  { hasSize, goesBefore, threshold }: {
     readonly hasSize: boolean;
-    readonly endedEarly: boolean;
+    readonly goesBefore: boolean;
     readonly threshold: number;
   },
 ): readonly Finding[] {
   if (Math.abs(asked - target) <= threshold) return [];
   const wanted = hasSize ? `the size takes ${percent(asked)}` : `${percent(asked)} was asked for`;
-  const what = hasSize && !endedEarly
+  const what = hasSize && !goesBefore
     ? `${percent(Math.abs(hard - target))} ${
       hard > target ? "were cut" : "came back"
     } at once when the masks became hard`

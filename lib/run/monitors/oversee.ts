@@ -1,4 +1,6 @@
 // One step of a run under its monitors: the record with its alarms, the position after it, and what is to be done. Owns that step as a function; refuses effects.
+import type { RecordView } from "../../prune/schedule_script.ts";
+import { takesUniform } from "../../prune/uniform.ts";
 import { type UnitTable } from "../../prune/units.ts";
 import type { RunPosition, RunState } from "../checkpoint.ts";
 import type { ResolvedOptions } from "../options.ts";
@@ -74,6 +76,15 @@ export function keptStates(kept: readonly RunState[], step: number): readonly Ru
   return kept.length === 0 ? kept : kept.slice(kept.indexOf(goodState(kept, step)));
 }
 
+/** Whether gradual saliency has cut nothing so far since equal widths alone would have passed the targets at which it chose. */
+function isWaiting(
+  records: readonly RecordView[],
+  { options: { method, layout }, table }: Pick<Oversight, "options" | "table">,
+): boolean {
+  if (method !== "gradual" || layout !== "uniform" || records.at(-1)?.expected !== 0) return false;
+  return targetsHeld(records, { isHard: true }).some((target) => !takesUniform(table, target));
+}
+
 /** Takes in a step. Alarms that lead back are not its record's, which is undone, but the next one's. */
 export function oversee(position: RunPosition, seen: Seen, { options, table, unit }: Oversight): Overseen {
   const { look, broken, memory, goodStep } = seen, { monitors: settings, method } = options, { aim } = position;
@@ -85,7 +96,7 @@ export function oversee(position: RunPosition, seen: Seen, { options, table, uni
     const watched = watchRecord(state, {
       records: recent,
       chance: Math.log(table.spec.vocab),
-      isBound: aim?.isBound ?? false,
+      isBound: aim !== null && aim.isBound && !isWaiting(recent, { options, table }),
       isHard,
       unit,
       memory,
@@ -96,7 +107,8 @@ export function oversee(position: RunPosition, seen: Seen, { options, table, uni
   if (look && aim && !broken) {
     const target = position.target ?? options.sparsity, expected = recent.at(-1)?.expected ?? target;
     const least = Math.min(target, ...targetsHeld(recent, { isHard }));
-    const watched = watchMasks(state, { look, table, target, least, expected, isWarm: aim.isWarm, isHard }, settings);
+    const isWarm = aim.isWarm && !isWaiting(recent, { options, table });
+    const watched = watchMasks(state, { look, table, target, least, expected, isWarm, isHard }, settings);
     state = watched.state;
     found.push(...watched.found);
   }
@@ -129,17 +141,17 @@ export function overseeHard(
   const { monitors: settings, sparsity, method } = options, target = position.target ?? sparsity;
   const { collapse, "dead-layer": dead, constraint } = settings, { expected, stageStep, monitors: state } = position;
   const threshold = constraint?.threshold ?? Infinity;
-  // A size decides what is cut, and is met or refused, unless a schedule ended the stage.
-  const hasSize = options.size !== null, endedEarly = goesBeforeSize(position, options);
-  const missed = !hasSize || endedEarly ? checkHard({ target, hard }, { unit, layout: options.layout }) : [];
-  const smaller = hasSize && !endedEarly && state.isLoose
+  // A size decides what is cut, and is met or refused, unless a schedule ended the stage before it was there.
+  const hasSize = options.size !== null, goesBefore = goesBeforeSize(position, options);
+  const missed = !hasSize || goesBefore ? checkHard({ target, hard }, { unit, layout: options.layout }) : [];
+  const smaller = hasSize && !goesBefore && state.isLoose
     ? checkSmaller({ asked: sparsity, hard }, { unit, threshold })
     : [];
   const aside = isSkipped || missed.length > 0
     ? []
     : smaller.length > 0
     ? smaller
-    : checkAim({ asked: sparsity, target, hard }, { hasSize, endedEarly, threshold });
+    : checkAim({ asked: sparsity, target, hard }, { hasSize, goesBefore, threshold });
   // Before the first step there were no masks to hold a target.
   const fallen = expected === null || stageStep === 0 || missed.length + aside.length > 0
     ? []
@@ -169,7 +181,7 @@ export function overseeEnd(
 ): Pick<Overseen, "position" | "verdict"> {
   const { monitors: { collapse, "dead-layer": dead, constraint }, sparsity, layout } = options;
   const target = position.target ?? sparsity, sight = { target, expected: hard, isWarm: true, isHard: true };
-  // A schedule that ended the stage went before the size, and was told of.
+  // A schedule that went before the size was told of.
   const isTold = position.alarms.some(({ monitor }) => monitor === "constraint");
   const found: readonly Finding[] = [
     ...collapse ? watchCollapse(look, { ...sight, setting: collapse }) : [],

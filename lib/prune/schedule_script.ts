@@ -103,7 +103,7 @@ export interface ScheduleDefinition {
   readonly freeze?: (input: ScheduleInput) => readonly FrozenUnits[];
   /** Whether the pruning stage ends before this step. Before the first one it cuts nothing, but for a size and for layers that are to be alike: records are those of fine-tuning then. */
   readonly end?: (input: ScheduleInput) => boolean;
-  /** Numbers of the loop. Beside a `sparsity` `warmup` says only from where on monitors compare what is cut with the target. */
+  /** Numbers of the loop. Beside a `sparsity`, `warmup` says only from where on monitors compare what is cut with the target. */
   readonly rates?: { readonly [rate in RateName]?: Curve };
 }
 

@@ -94,7 +94,7 @@ class Isolated implements IsolatedScript {
     this.#limits = { startSeconds: 10, stepSeconds: 2, heapMiB: 64, processorSeconds: 900, ...options.limits };
     this.#child = spawnSandbox({ ...options, ...this.#limits });
     // A run that is never disposed must not keep its process alive.
-    this.#child.unref();
+    this.#holdProgram(false);
     this.#writer = this.#child.stdin.getWriter();
     this.#reader = this.#child.stdout.getReader();
     this.#stderr = startOf(this.#child.stderr);
@@ -126,14 +126,14 @@ class Isolated implements IsolatedScript {
     if (this.#busy) throw new Error("a schedule is asked for one step at a time");
     this.#busy = true;
     // Until the reply is there, or the process gone, a program that waits for it has something to wait for.
-    this.#child.ref();
+    this.#holdProgram(true);
     const reply = await this.#withinTime(seconds, async () => {
       // Where the process has gone, writing fails, and reading says so too.
       await this.#writer.write(new TextEncoder().encode(`${JSON.stringify(value)}\n`)).catch(() => {});
       return await this.#readLine();
     });
     this.#busy = false;
-    this.#child.unref();
+    this.#holdProgram(false);
     if (reply === null) throw this.#failure = await this.#whyEnded(at);
     const { data } = REPLY.safeParse(parsed(reply));
     if (!data) throw this.#failure = await this.#stopFor(at, "its reply is not what the protocol asks for");
@@ -194,6 +194,16 @@ class Isolated implements IsolatedScript {
     }
   }
 
+  /** Whether a program that has nothing else to do waits for the process. */
+  #holdProgram(isHeld: boolean): void {
+    try {
+      if (isHeld) this.#child.ref();
+      else this.#child.unref();
+    } catch {
+      // It has ended, and Deno has seen that already.
+    }
+  }
+
   async #stopFor(at: string, breach: string): Promise<Error> {
     this.#stop(breach);
     return await this.#whyEnded(at);
@@ -201,7 +211,7 @@ class Isolated implements IsolatedScript {
 
   async #whyEnded(at: string): Promise<Error> {
     const { signal } = this.#options;
-    this.#child.ref();
+    this.#holdProgram(true);
     // Its output has ended, so it is about to, and how it does tells why.
     const timer = setTimeout(() => this.#kill(), this.#breach === null ? GRACE_MS * 5 : 0);
     const { code, signal: died } = await this.#child.status;
@@ -239,7 +249,7 @@ class Isolated implements IsolatedScript {
     this.#options.signal?.removeEventListener("abort", this.#abort);
     // Where it ended by itself, this does nothing.
     this.#kill();
-    this.#child.ref();
+    this.#holdProgram(true);
     const stderr = await this.#stderr;
     await this.#reader.cancel();
     await this.#writer.abort().catch(() => {});

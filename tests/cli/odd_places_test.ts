@@ -68,7 +68,7 @@ Deno.test("a run.json that cannot be read as one is refused on resuming", async 
 Deno.test("a whole number that is too large is told its bound", async () => {
   const { code, stderr } = await cli(["prune", "demo", "--sparsity", "0.3", "--seed", "4294967296", "--out", "x"]);
   assert.equal(code, 2);
-  assert.match(stderr, /--seed .*a whole number from 0 to 2147483647/s);
+  assert.match(stderr, /--seed .*a whole number from 0 to 4294967295/s);
 });
 
 Deno.test({

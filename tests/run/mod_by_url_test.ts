@@ -59,7 +59,7 @@ console.log(isolated.isolated, (await isolated.evaluate(input)).sparsity.toFixed
         signal: AbortSignal.timeout(60_000),
       }).output();
       assert.equal(code, 0, new TextDecoder().decode(stderr));
-      const expected = (0.5 - 0.5 * (1 - 0.25 / 0.7) ** 3).toFixed(4);
+      const expected = (0.5 - 0.5 * (1 - 0.25 / 0.4) ** 3).toFixed(4);
       assert.equal(new TextDecoder().decode(stdout), `0.4375 function\ntrue ${expected}\n`);
     } finally {
       await server.shutdown();

@@ -36,7 +36,7 @@ async function assertStopped(
   };
   let message = "";
   await assert.rejects(attack, (error) => {
-    assert.ok(error instanceof CompressoError, String(error));
+    assert.ok(error instanceof CompressoError, Deno.inspect(error));
     assert.equal(error.code, "input");
     message = error.message;
     assert.match(message, expected);
@@ -175,6 +175,16 @@ Deno.test("a script that ends with a long error is told of at once, by what it s
     expected: /its process ended .*It is wrong\. It is wrong/,
     options: { limits: { stepSeconds: 60 } },
   });
+});
+
+Deno.test("a script that ended long before it is asked again is told of by what it said", async () => {
+  await using lair = new Lair();
+  const script = await lair.write(scriptOf({ body: 'Promise.reject(new Error("It is wrong."));' }));
+  await using schedule = await openSchedule(script);
+  await schedule.evaluate(INPUT);
+  // By then Deno has taken note of the end.
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  await assert.rejects(schedule.evaluate(INPUT), /step 4 of 20: its process ended .*It is wrong\./);
 });
 
 Deno.test("whoever asks a script again that has ended is told what it ended of, and at which step", async () => {

@@ -2,12 +2,11 @@
 // the GPU.
 import { CompressoError } from "../errors.ts";
 import { modelPath, openModelFiles } from "../io/open_model.ts";
-import { isScheduleName } from "../prune/builtin_schedules.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { resolveRules } from "../prune/unit_rules.ts";
 import { stagesOf } from "../run/methods.ts";
 import { type PruneOptions, resolveOptions } from "../run/options.ts";
-import { checkTrust } from "../run/schedule_source.ts";
+import { checkTrust, isScript } from "../run/schedule_source.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import type { DataSource } from "./definition.ts";
 import { partsInOptions } from "./failure.ts";
@@ -102,9 +101,7 @@ export async function planCells(
   }
   const trusted = experiment.cells.filter(({ options }) => options.trust).map(({ options }) => options.schedule);
   // One for some cells beside others is no mistake.
-  if (!trusted.some((schedule) => schedule !== undefined && !isScheduleName(schedule))) {
-    for (const schedule of trusted) checkTrust(schedule, true, { option: "trust" });
-  }
+  if (trusted.length > 0 && !trusted.some(isScript)) checkTrust(trusted[0], true, { option: "trust" });
   for (const model of models.values()) checkLengths(experiment.evaluate, model);
   const places = await placeCells(drafts, { store, measures });
   const all = drafts.flatMap((draft): PlannedCell[] => {

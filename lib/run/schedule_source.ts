@@ -41,13 +41,18 @@ export function scriptUrl(source: string | URL): URL {
   });
 }
 
+/** Whether a schedule that is named is a script. */
+export function isScript(schedule: string | undefined): schedule is string {
+  return schedule !== undefined && !isScheduleName(schedule);
+}
+
 /** Refuses to trust, as `option` asks for, where there is no script. Throws `CompressoError("usage")`. */
 export function checkTrust(
   schedule: string | undefined,
   trust: boolean | undefined,
   { option }: { readonly option: string },
 ): void {
-  if (!trust || (schedule !== undefined && !isScheduleName(schedule))) return;
+  if (!trust || isScript(schedule)) return;
   throw new CompressoError("usage", {
     what: `cannot use ${option}`,
     rule: "it is for a schedule that is a script",

@@ -91,12 +91,13 @@ export function oversee(position: RunPosition, seen: Seen, { options, table, uni
   const given = seen.record && { ...seen.record, layers: look?.layers ?? null };
   const recent = given ? [...position.recent, recordView(given)].slice(-RECORDS_SEEN) : position.recent;
   const found: Finding[] = broken ? [broken] : [], isHard = method === "gradual";
+  const isWarm = aim !== null && aim.isWarm && !isWaiting(recent, { options, table });
   let state = position.monitors;
   if (given && !broken) {
     const watched = watchRecord(state, {
       records: recent,
       chance: Math.log(table.spec.vocab),
-      isBound: aim !== null && aim.isBound && !isWaiting(recent, { options, table }),
+      isBound: isWarm && aim.isBound,
       isHard,
       unit,
       memory,
@@ -107,7 +108,6 @@ export function oversee(position: RunPosition, seen: Seen, { options, table, uni
   if (look && aim && !broken) {
     const target = position.target ?? options.sparsity, expected = recent.at(-1)?.expected ?? target;
     const least = Math.min(target, ...targetsHeld(recent, { isHard }));
-    const isWarm = aim.isWarm && !isWaiting(recent, { options, table });
     const watched = watchMasks(state, { look, table, target, least, expected, isWarm, isHard }, settings);
     state = watched.state;
     found.push(...watched.found);

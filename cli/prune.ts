@@ -201,7 +201,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--kept-masks <rule>",
-      "z of what stays of learned masks: one; median, that of hard concrete; or sigmoid, that of 0.8 log α / β, as published (default: one; paper: sigmoid)",
+      "z of what stays of learned masks, hidden dims apart, which have 1: one; median, that of hard concrete; or sigmoid, that of 0.8 log α / β, as published (default: one; paper: sigmoid)",
       oneOf("--kept-masks", KEPT_RULES),
     )
     .option(...maskRate("spread", "spread of log α that starts from saliency (default: 8)"))

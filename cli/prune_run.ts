@@ -35,7 +35,7 @@ import { type PromptSetting, promptText } from "./prompt.ts";
 import { duration } from "./progress.ts";
 import { learningOf, type RateSettings, ratesOf } from "./rates.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
-import { goalOf, sizeLine, type TargetSettings } from "./targets.ts";
+import { goalOf, headsLine, sizeLine, type TargetSettings } from "./targets.ts";
 import { type Loaded, type ModelSettings, withModel } from "./with_model.ts";
 
 /** Options of the verb, as parsed. */
@@ -324,6 +324,8 @@ async function drive(
       const rowsLine = `${dataLine(data, settings)}${hasEnds(data) ? "" : NO_ENDS}`;
       progress.note(`${rowsLine}; ${steps} steps on ${model.device.facts.description}`);
       if (data.calibration) progress.note(`calibration: ${dataLine(data.calibration, settings)}`);
+      const heads = headsLine(model.spec, options);
+      if (heads !== null) progress.note(heads);
       if (doneBefore > 0) progress.note(`going on after step ${doneBefore}`);
     },
     onRecord: (record) => {

@@ -1,6 +1,7 @@
 // How small the model is to become, as options: a share, parameters or bytes of a file. Owns their words; refuses to meet them.
 import { CompressoError } from "../lib/errors.ts";
-import type { PruneOptions } from "../lib/run/options.ts";
+import type { DecoderSpec } from "../lib/nn/spec.ts";
+import type { PruneOptions, ResolvedOptions } from "../lib/run/options.ts";
 import type { SizeResult } from "../lib/run/size_goal.ts";
 import type { DTYPES, GGUF_DTYPES } from "./formats.ts";
 import { formatCount } from "./output.ts";
@@ -16,6 +17,19 @@ export interface TargetSettings {
   readonly targetFile?: typeof TARGET_FILES[number] | undefined;
   readonly dtype: typeof DTYPES[number];
   readonly ggufDtype: typeof GGUF_DTYPES[number];
+}
+
+/**
+ * What to know of a share that single heads are to make where several share K and V: slicing writes a layer's groups in one size, the cheapest. Null
+ * where heads are no units, or the goal is a size, which counts what is written.
+ */
+export function headsLine(
+  { layers }: Pick<DecoderSpec, "layers">,
+  { units, size }: Pick<ResolvedOptions, "units" | "size">,
+): string | null {
+  if (!units.includes("heads") || size !== null || !layers.some(({ heads, kvHeads }) => heads > kvHeads)) return null;
+  return "heads share K and V here: a layer's groups are written in one size, with heads of zeros in those that have fewer, so that files may keep " +
+    "more than the sparsity says (--units kv cuts whole groups, --target-params counts what is written)";
 }
 
 /** The run's goal. `name` is that of the model within a GGUF. Throws `CompressoError("usage")` unless exactly one is given. */

@@ -244,6 +244,12 @@ function isSource(data: NonNullable<ExperimentDefinition["data"]>): data is Data
 
 const MEAN_OF_TASKS = /^mean acc(_norm)? of \d+ tasks$/;
 
+/** Options that make no difference to a cell without LoRA. */
+const OF_LORA: readonly (keyof CellOptions)[] = [
+  ...["rank", "alpha", "rslora", "targets", "dropout", "loraRate", "recoveryRate", "clipNorm", "weightDecay"] as const,
+  ...["focus", "prefinetune", "postfinetune"] as const,
+];
+
 /** What no single part can be wrong in. */
 function checkRest(definition: ExperimentDefinition): void {
   const fail = (rule: string, value: string): never => {
@@ -263,7 +269,17 @@ function checkRest(definition: ExperimentDefinition): void {
       if (!sets.includes(String(value))) fail(`'${option}' is one of ${sets.join(", ") || "no sets"}`, String(value));
     }
   }
-  const { perplexity = [], rows = [], choices = [], tasks } = definition.evaluate ?? {};
+  for (const part of gridsOf(definition)) {
+    const { lora = definition.base?.lora === undefined ? [] : [definition.base.lora] } = part;
+    const idle = lora.includes(false) ? OF_LORA.find((option) => new Set(part[option]).size > 1) : undefined;
+    if (idle === undefined) continue;
+    fail("cells without LoRA have a grid without options that are LoRA's alone", `lora false and several of '${idle}'`);
+  }
+  const { perplexity = [], rows = [], choices = [], tasks, prompt = [] } = definition.evaluate ?? {};
+  const asked = prompt.find((setting) => setting !== false);
+  if (asked !== undefined && rows.length + choices.length === 0 && tasks === undefined) {
+    fail("a prompt at inference is for rows, choices or tasks", `evaluate.prompt has ${asked}, and there are none`);
+  }
   const names = [
     ...[...perplexity, ...rows, ...choices].map((item) => item.name),
     ...(tasks?.names ?? []).flatMap((task) => [`${task} acc`, `${task} acc_norm`]),

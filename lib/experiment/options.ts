@@ -10,6 +10,7 @@ import type { Layout } from "../prune/layouts.ts";
 import { KEPT_RULES, type KeptRule } from "../prune/harden.ts";
 import { LAMBDA_RULES, type LambdaRule } from "../prune/lambda_rule.ts";
 import { START_RULES, type StartRule } from "../prune/start.ts";
+import { isScript } from "../run/schedule_source.ts";
 import { layersOf, UNIT_KINDS, type UnitKind } from "../prune/units.ts";
 import { isOneShot, type Method, METHODS } from "../run/methods.ts";
 import type { PruneOptions, Rates } from "../run/options.ts";
@@ -57,7 +58,10 @@ export interface CellOptions {
   readonly prompt?: boolean | string | undefined;
   /** Whether rows are joined to full sequences. */
   readonly packing?: boolean | undefined;
-  /** False: LoRA stays at its beginning, where it adds nothing, and stages that would train nothing else have no steps. Default true. */
+  /**
+   * False: LoRA stays at its beginning, where it adds nothing, and stages that would train nothing else have no steps, whatever is said of these, of
+   * LoRA's shape and of its rates. Default true.
+   */
   readonly lora?: boolean | undefined;
   /** Rank of LoRA. */
   readonly rank?: number | undefined;
@@ -272,7 +276,9 @@ export function pruneOptions(
     });
   }
   const rates = Object.fromEntries(
-    Object.entries(RATES).flatMap(([rate, name]) => cell[name] === undefined ? [] : [[rate, cell[name]]]),
+    Object.entries(RATES).flatMap(([rate, name]) =>
+      cell[name] === undefined || (!lora && rate === "recovery") ? [] : [[rate, cell[name]]]
+    ),
   );
   const stages = lora
     ? given({ steps, prefinetune: cell.prefinetune, postfinetune: cell.postfinetune })
@@ -285,7 +291,9 @@ export function pruneOptions(
     ...given({ method, ranking: cell.ranking }),
     // Its rows are read when the cell runs.
     ...(cell.calibration === undefined ? {} : { calibration: [] }),
-    ...given({ recompute: cell.recompute, packing: cell.packing, trustSchedule: cell.trust, schedule: cell.schedule }),
+    ...given({ recompute: cell.recompute, packing: cell.packing, schedule: cell.schedule }),
+    // Beside scripts it may stand for cells without one.
+    ...(cell.trust && isScript(cell.schedule) ? { trustSchedule: true } : {}),
     ...given({
       units: wordList(cell.units, UNIT_KINDS),
       preset: cell.preset,
@@ -311,7 +319,7 @@ export function pruneOptions(
       },
       align: cell.align ?? 1,
     },
-    rates: { ...rates, ...(lora ? {} : { lora: 0, recovery: 0 }) },
+    rates: { ...rates, ...(lora ? {} : { lora: 0 }) },
   };
 }
 

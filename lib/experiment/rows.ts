@@ -1,7 +1,7 @@
 // Rows of an experiment's data sets, read once, or written once by the model itself. Owns the cache and the folder of self-written texts;
 // refuses tokens.
 import { CompressoError } from "../errors.ts";
-import { makeFolder } from "../io/atomic.ts";
+import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
 import { type DataReport, type DataSet, readRows, type Row } from "../io/datasets.ts";
 import { exists } from "../io/exists.ts";
 import { fileDigest, modelDigest } from "../io/fingerprint.ts";
@@ -87,7 +87,7 @@ function writtenFacts(
   return { count, tokens, temperature, seed };
 }
 
-/** Path of self-written texts; whatever decides them is in its name, so a file that is there is the right one. */
+/** Path of self-written texts; whatever decides them is in its name, and a file beside it tells whether it is as it was written. */
 export function writtenPath(source: SelfWrittenData, { folder, weights, model }: Writer): string {
   const key = digestOf([
     JSON.stringify({ ...writtenFacts(source), weights, baseDtype: model.weights.baseDtype, format: TEXT_FORMAT }),
@@ -116,8 +116,12 @@ async function found(path: string, digest: Promise<string>): Promise<string> {
 
 async function write(source: SelfWrittenData, writer: Writer): Promise<string> {
   const { count, tokens, temperature, seed } = source.generate, { model, weights, signal, onProgress } = writer;
-  const path = writtenPath(source, writer);
-  if (await exists(path)) return path;
+  const path = writtenPath(source, writer), mark = `${path}.sha256`;
+  if (await exists(path)) {
+    // Folders of earlier versions have no mark.
+    if (await exists(mark)) await checkWritten(path, await Deno.readTextFile(mark));
+    return path;
+  }
   await makeFolder(writer.folder);
   await writeTextFile(model, {
     path,
@@ -130,7 +134,21 @@ async function write(source: SelfWrittenData, writer: Writer): Promise<string> {
     ...(signal ? { signal } : {}),
     onProgress,
   });
+  await writeFileAtomically(mark, await fileDigest(path));
   return path;
+}
+
+/** Refuses self-written texts that are others than were written: cells would differ in them under one name. Throws `CompressoError("mismatch")`. */
+async function checkWritten(path: string, digest: string): Promise<void> {
+  const now = await fileDigest(path);
+  if (now === digest) return;
+  throw new CompressoError("mismatch", {
+    what: `cannot use the texts in ${path}`,
+    rule: "they are those that the model wrote",
+    value: `a digest of ${digest.slice(0, 12)} then, of ${now.slice(0, 12)} now`,
+    mend:
+      "put them back, or remove the file to have them written again; give texts of your own as a data set of theirs",
+  });
 }
 
 function lastRows(set: DataSet, { last, path }: { readonly last: number; readonly path: string }): DataSet {

@@ -4,10 +4,11 @@ import { type MaskValues, unpackMasks } from "../nn/masks.ts";
 import type { Layout } from "./layouts.ts";
 import { type SelectOptions, selectUnits } from "./selection.ts";
 import { type UniformCounts, uniformCounts, uniformSelection } from "./uniform.ts";
+import type { UnitKind } from "./unit_rules.ts";
 import type { Selection, UnitTable } from "./unit_table.ts";
 
 /**
- * What z a unit that stays has: 1; the median of its hard concrete, at least 0.1; or the sigmoid of 0.8 · log α / β, as Compresso's published code has
+ * What z a unit that stays has, hidden dims apart, which always have 1: 1; the median of its hard concrete, at least 0.1; or the sigmoid of 0.8 · log α / β, as Compresso's published code has
  * it, after Wang et al. 2020.
  */
 export const KEPT_RULES = ["one", "median", "sigmoid"] as const;
@@ -63,6 +64,17 @@ export function hardSelection(
     });
   }
   return uniformSelection(table, logAlpha, counts ?? uniformCounts(table, { target, size }));
+}
+
+/** Refuses to choose z of kept units where hidden dims, whose z is 1, are all that may be cut. Throws `CompressoError("usage")`. */
+export function checkKept(kept: KeptRule | undefined, units: readonly UnitKind[]): void {
+  if (kept === undefined || kept === "one" || units.some((kind) => kind !== "hidden")) return;
+  throw new CompressoError("usage", {
+    what: `cannot give kept units the z '${kept}'`,
+    rule: "hidden dims that stay have a z of 1",
+    value: "no other units",
+    mend: "leave --kept-masks out",
+  });
 }
 
 function keptMasks(

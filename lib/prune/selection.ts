@@ -178,7 +178,7 @@ export function checkReachable(
 
 /** Refuses targets of single layers that are no shares, or beyond what the units and rules of a layer allow. */
 export function checkLayerTargets(table: UnitTable, targets: readonly (number | null)[]): void {
-  const { headDim, layers } = table.spec, { align } = table.rules;
+  const { headDim, layers } = table.spec;
   if (targets.length !== layers.length) {
     throw new CompressoError("usage", {
       what: "cannot aim at targets of single layers",
@@ -194,7 +194,7 @@ export function checkLayerTargets(table: UnitTable, targets: readonly (number | 
     // Under "kv" heads stay by the group; with heads as units K and V of a started group stay.
     const heads = table.kinds.has("kv") ? groups * share : attention.minimum;
     const kept = (attention.count > 0 ? 2 * headDim * (heads + groups) : attention.fixed) +
-      (ffn.count > 0 ? 3 * Math.ceil(ffn.minimum / align) * align : ffn.fixed);
+      (ffn.count > 0 ? 3 * ffn.minimum : ffn.fixed);
     const total = attention.total + ffn.total, most = gate >= 0 || total === 0 ? 1 : 1 - kept / total;
     if (goal >= 0 && goal <= most + ROUNDING) return;
     throw unreachableLayer(index, { goal, most });

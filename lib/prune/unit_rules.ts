@@ -2,7 +2,10 @@
 import { CompressoError } from "../errors.ts";
 import type { DecoderSpec, LayerSpec } from "../nn/spec.ts";
 
-/** Kinds of units: single attention heads, or KV groups with all their heads; FFN columns; hidden dims; whole layers. */
+/**
+ * Kinds of units: single attention heads, or KV groups with all their heads; FFN columns; hidden dims; whole layers. Where heads share K and V and
+ * fall one by one, slicing fills a layer's groups up to one size with heads of zeros: files may keep more than the sparsity says.
+ */
 export type UnitKind = "heads" | "kv" | "ffn" | "hidden" | "layers";
 
 /** All kinds, in the order of the command line's help. */
@@ -134,6 +137,11 @@ export function livingLayers({ layers }: Pick<DecoderSpec, "layers">): number {
   return layers.filter(({ heads, ffn }) => heads + ffn > 0).length;
 }
 
+/** Heads or KV groups of all layers, the last of which stays. */
+export function headUnits({ layers }: Pick<DecoderSpec, "layers">, kind: "heads" | "kv"): number {
+  return layers.reduce((sum, { heads, kvHeads }) => sum + (kind === "kv" ? kvHeads : heads), 0);
+}
+
 /** Whether any head, or KV group, of a layer may be cut. */
 export function mayCutHeads({ heads, kvHeads }: LayerSpec, kind: "heads" | "kv", { minimum }: ResolvedRules): boolean {
   const step = kind === "kv" && kvHeads > 0 ? heads / kvHeads : 1;
@@ -178,6 +186,8 @@ export function checkAnyUnits(
         "some layer that is not protected is wider than what stays at least",
         `widest FFN ${ffn}, at least ${minimum.ffn}, aligned to ${align}`,
       ]
+      : headUnits(spec, kind) === 1
+      ? ["one of them stays, of all layers", "the model has no more"]
       : [
         `some layer that is not protected has more heads than stay at least, by one ${
           kind === "kv" ? "KV group" : "head"

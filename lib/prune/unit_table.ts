@@ -5,6 +5,7 @@ import type { DecoderSpec, LayerSpec } from "../nn/spec.ts";
 import {
   checkAnyUnits,
   checkKinds,
+  headUnits,
   livingLayers,
   mayCutHeads,
   nextNarrower,
@@ -38,7 +39,7 @@ export interface LayerPart {
   readonly fixed: number;
   /** The whole part. */
   readonly total: number;
-  /** Heads or columns that stay at least. */
+  /** Heads or columns that stay at least, in whole KV groups and aligned. */
   readonly minimum: number;
 }
 
@@ -110,8 +111,8 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
   const { protect, minimum, align, rest } = resolved, layout = slotLayout(spec);
   const rows: Row[] = [], groups: UnitGroup[] = [];
   const attention = spec.layers.map((layer, index) => {
-    const isCut = !protect.has(index);
-    const kind = isCut && set.has("kv") ? "kv" : isCut && set.has("heads") ? "heads" : null;
+    const own = set.has("kv") ? "kv" : set.has("heads") ? "heads" : null;
+    const kind = own !== null && !protect.has(index) && headUnits(spec, own) > 1 ? own : null;
     return attentionPart(layer, { index, rows, groups, kind, spec, slot: layout.layers[index]?.head ?? 0, resolved });
   });
   const ffnFirst = rows.length;
@@ -126,7 +127,7 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
       groupCount: 0,
       fixed: isCut ? 0 : 3 * width,
       total: 3 * width,
-      minimum: isCut ? minimum.ffn : width,
+      minimum: isCut ? Math.ceil(minimum.ffn / align) * align : width,
     };
   });
   const hiddenFirst = rows.length;
@@ -245,7 +246,7 @@ function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec: { he
 }): LayerPart {
   const { heads, kvHeads } = layer, share = kvHeads > 0 ? heads / kvHeads : 0;
   const first = rows.length, firstGroup = groups.length, total = 2 * headDim * (heads + kvHeads);
-  const part = { first, firstGroup, total };
+  const part = { first, firstGroup, total }, least = resolved.minimum.heads;
   if (kind === null || !mayCutHeads(layer, kind, resolved)) {
     return { ...part, count: 0, groupCount: 0, fixed: total, minimum: heads };
   }
@@ -265,7 +266,7 @@ function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec: { he
     count: rows.length - first,
     groupCount: groups.length - firstGroup,
     fixed: 0,
-    minimum: resolved.minimum.heads,
+    minimum: kind === "kv" ? Math.ceil(least / share) * share : least,
   };
 }
 

@@ -12,6 +12,7 @@ export {
   checkKinds,
   checkTakenRules,
   layersOf,
+  livingLayers,
   type MinimumWidths,
   type ResolvedRules,
   UNIT_KINDS,

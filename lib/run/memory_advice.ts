@@ -32,7 +32,7 @@ export function fits({ peakBytes, excesses }: MemoryPlan, { memoryLimit = Infini
 }
 
 /**
- * Looks for what makes a run fit: one change if one is enough, of each kind the mildest; else all of them together; else nothing.
+ * Looks for what makes a run fit: one change if one is enough, of each kind the mildest and each smaller dtype; else all of them together; else nothing.
  * Recomputation where it is off, a smaller dtype of the frozen weights, fewer sequences a step, shorter sequences; where none of these helps, a
  * lower rank of LoRA, whose matrices lie in one buffer.
  */

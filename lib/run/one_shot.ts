@@ -96,8 +96,10 @@ export function checkUnits(
   });
 }
 
+/** What to do about training rows that units cannot be told apart by. */
+export const OUT_OF_ROWS = "leave the rows out that do this";
 /** What to do about rows that cannot be scored. */
-export const ROWS_MEND = "leave the rows out that do this, or give others with --calibration";
+export const ROWS_MEND = `${OUT_OF_ROWS}, or give others with --calibration`;
 
 /** Throws `CompressoError("numeric")` for activations that are not finite, which no score can be made of. */
 function checkFinite({ layers }: ActivationStats, method: OneShotMethod): void {

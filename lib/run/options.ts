@@ -5,7 +5,7 @@ import { checkScoredKinds } from "../prune/baselines_activations.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { checkLora, type LoraConfig } from "../nn/lora.ts";
 import { type DecoderSpec, PROJECTIONS } from "../nn/spec.ts";
-import { KEPT_RULES, type KeptRule } from "../prune/harden.ts";
+import { checkKept, KEPT_RULES, type KeptRule } from "../prune/harden.ts";
 import { LAMBDA_RULES, type LambdaRule } from "../prune/lambda_rule.ts";
 import type { Layout } from "../prune/layouts.ts";
 import { START_RULES, type StartRule } from "../prune/start.ts";
@@ -18,7 +18,7 @@ import type { RunHooks } from "./hooks.ts";
 import { isOneShot, type Method, METHODS } from "./methods.ts";
 import { type MonitorOptions, type ResolvedMonitors, resolveMonitors } from "./monitors/alarm.ts";
 import { type Preset, type PresetOptions, presetOptions, PRESETS } from "./presets.ts";
-import { checkOneRate, checkTaken, LORA_RATE, type Rates, resolveRates } from "./rates.ts";
+import { checkRecovery, checkTaken, LORA_RATE, type Rates, resolveRates } from "./rates.ts";
 import type { ScheduleSource } from "./schedule_host.ts";
 import { alignment, type WantedSize } from "./size_goal.ts";
 
@@ -97,7 +97,7 @@ export interface PruneOptions {
   readonly rates?: Partial<Rates>;
   /** Where learned masks start. Default "saliency". */
   readonly start?: StartRule;
-  /** What z units that stay have once learned masks are hard, which slicing folds into the weights. Default "one". */
+  /** What z units that stay, but hidden dims, have once learned masks are hard, which slicing folds into the weights. Default "one". */
   readonly keptMasks?: KeptRule;
   /** How λ moves where masks are learned. Default "plain". */
   readonly lambdaRule?: LambdaRule;
@@ -216,10 +216,11 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   checkLora(resolved.lora);
   checkMethod(options);
   checkKinds(resolved.units);
+  checkKept(options.keptMasks, resolved.units);
   checkTakenRules(resolved.units, options.rules ?? {});
   checkScoredKinds(resolved.units, resolved.method);
   checkTaken((name) => options.rates?.[name] !== undefined, { ...resolved, what: "cannot use these rates" });
-  checkOneRate(options.rates, resolved);
+  checkRecovery(options.rates, resolved);
   checkStart(resolved);
   checkFocus(resolved);
   checkCalibration(resolved);

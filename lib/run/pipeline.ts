@@ -75,6 +75,14 @@ export async function compress(model: Model, options: CompressOptions): Promise<
       value: String(checkpointEvery),
     });
   }
+  if (mayDiffer.length > 0 && !resume) {
+    throw new CompressoError("usage", {
+      what: "cannot use mayDiffer",
+      rule: "it says what a run that goes on may have otherwise, with resume",
+      value: mayDiffer.join(", "),
+      mend: "leave it out, or resume a run",
+    });
+  }
   const path = `${out}/${CHECKPOINT_FILE}`, refusesEarlier = !resume && !files.replace;
   using lock = new FolderLock(out);
   // A run that is not resumed has nothing to write before it is prepared.

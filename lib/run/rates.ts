@@ -2,7 +2,8 @@
 import { CompressoError, type ErrorParts } from "../errors.ts";
 import { WARMUP } from "../prune/schedule.ts";
 import type { StartRule } from "../prune/start.ts";
-import { isOneShot, type Method } from "./methods.ts";
+import { isOneShot, type Method, stagesOf } from "./methods.ts";
+import type { ResolvedOptions } from "./options.ts";
 
 /** Numbers of the training loop. */
 export interface Rates {
@@ -155,17 +156,28 @@ export function checkTaken(
   }
 }
 
-/** Refuses two learning rates of LoRA where a run has but one stage. Throws `CompressoError("usage")`. */
-export function checkOneRate(
+/** Refuses two learning rates of LoRA where a run has but one stage, and one of a last stage that has no steps. Throws `CompressoError("usage")`. */
+export function checkRecovery(
   { lora, recovery }: Partial<Rates> = {},
-  { method }: { readonly method: Method },
+  options: Pick<ResolvedOptions, "method" | "prefinetune" | "steps" | "postfinetune">,
 ): void {
-  if (!isOneShot(method) || lora === undefined || recovery === undefined || lora === recovery) return;
+  if (recovery === undefined) return;
+  const { method } = options, isLone = isOneShot(method) && lora !== undefined && lora !== recovery;
+  const hasStage = stagesOf(options).some(({ stage, steps }) => stage === "postfinetune" && steps > 0);
+  if (hasStage && !isLone) return;
   throw new CompressoError("usage", {
     what: "cannot use these rates",
-    rule: "all steps of a one-shot method are its last stage, whose rate is `recovery` or, without that, `lora`",
-    value: `method ${method}, a rate 'lora' of ${lora} and 'recovery' of ${recovery}`,
-    mend: "give one of the two",
+    ...(hasStage
+      ? {
+        rule: "all steps of a one-shot method are its last stage, whose rate is `recovery` or, without that, `lora`",
+        value: `method ${method}, a rate 'lora' of ${lora} and 'recovery' of ${recovery}`,
+        mend: "give one of the two",
+      }
+      : {
+        rule: "the last stage, whose rate is `recovery`, has steps",
+        value: `it has none, and the rate 'recovery' is ${recovery}`,
+        mend: "leave the rate out (--recovery-rate)",
+      }),
   });
 }
 

@@ -56,11 +56,13 @@ export async function allocateRun(
     deviceBytes: device.bytes,
   });
   device.resetPeak();
-  const { schedule, trustSchedule: trust, signal, onScheduleLog: onLog } = parts.given;
+  const { schedule, trustSchedule: trust, rates: given, signal, onScheduleLog: onLog } = parts.given;
   // What is there already goes again where the rest fails.
   await using stack = new AsyncDisposableStack();
   const entered = stack.use(base.enter());
-  const steerer = stack.use(await openSteerer(table, options, { schedule, goal: parts.goal, trust, signal, onLog }));
+  const steerer = stack.use(
+    await openSteerer(table, options, { schedule, given, goal: parts.goal, trust, signal, onLog }),
+  );
   const model = options.method === "flap" ? stack.use(await withCompensation(base)) : base;
   const trainer = stack.use(createTrainer(model, { batch, seq, seed, lora, table, recompute }));
   const chooser = chooserOf(parts, { model, trainer }, at);

@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { CompressoError } from "../errors.ts";
 import { isScheduleName, SCHEDULE_NAMES } from "../prune/builtin_schedules.ts";
+import type { Schedule } from "../prune/schedule_script.ts";
 
 /** A script as it was read. */
 export interface ScriptSource {
@@ -48,15 +49,16 @@ export function isScript(schedule: string | undefined): schedule is string {
 
 /** Refuses to trust, as `option` asks for, where there is no script. Throws `CompressoError("usage")`. */
 export function checkTrust(
-  schedule: string | undefined,
+  schedule: string | URL | Schedule | undefined,
   trust: boolean | undefined,
   { option }: { readonly option: string },
 ): void {
-  if (!trust || isScript(schedule)) return;
+  const isName = typeof schedule === "string" || schedule === undefined;
+  if (!trust || schedule instanceof URL || (isName && isScript(schedule))) return;
   throw new CompressoError("usage", {
     what: `cannot use ${option}`,
     rule: "it is for a schedule that is a script",
-    value: schedule === undefined ? "no schedule" : `the built-in ${schedule}`,
+    value: schedule === undefined ? "no schedule" : isName ? `the built-in ${schedule}` : "one that the program made",
     mend: "leave it out",
   });
 }

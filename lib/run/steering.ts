@@ -9,6 +9,7 @@ import { checkParts, keptBy } from "./chooser.ts";
 import type { Rates, ResolvedOptions } from "./options.ts";
 import type { StepRecord } from "./records.ts";
 import { type OpenSchedule, openSchedule, type ScheduleSource } from "./schedule_host.ts";
+import { checkTrust } from "./schedule_source.ts";
 import type { SizeGoal } from "./size_goal.ts";
 import type { Trainer } from "./trainer.ts";
 
@@ -36,7 +37,7 @@ export interface SteeringInput {
 
 /** Decides what every step aims at. Dispose it to end a schedule's process; who asks again after that has a new one. */
 export interface Steerer extends AsyncDisposable {
-  /** Whether it must be shown the records of all steps before. */
+  /** Whether it must be shown the last records, up to the step before. */
   readonly needsRecords: boolean;
   /** What tells it from another one, for resumed runs. */
   readonly identity: string;
@@ -58,8 +59,10 @@ export function recordsAt(records: readonly RecordView[], step: number): readonl
 export async function openSteerer(
   table: UnitTable,
   options: Pick<ResolvedOptions, "sparsity" | "rates" | "method" | "layout" | "start">,
-  { schedule, goal = null, trust = false, signal, onLog }: {
+  { schedule, given = {}, goal = null, trust = false, signal, onLog }: {
     readonly schedule?: ScheduleSource | undefined;
+    /** Rates that the run was told, which a schedule's own would overrule. */
+    readonly given?: Partial<Rates> | undefined;
     /** The run's size, which the last step's targets of layers must leave room for. */
     readonly goal?: Pick<SizeGoal, "harden"> | null | undefined;
     readonly trust?: boolean | undefined;
@@ -68,6 +71,7 @@ export async function openSteerer(
   },
 ): Promise<Steerer> {
   const { sparsity, rates } = options;
+  checkTrust(schedule, trust, { option: "trustSchedule" });
   if (schedule === undefined) return cubic(sparsity, rates);
   const open = (): Promise<OpenSchedule> =>
     openSchedule(schedule, {
@@ -79,12 +83,28 @@ export async function openSteerer(
   const opened = await open();
   try {
     checkParts(opened.parts, options);
+    checkOverruled(opened, given);
   } catch (error) {
     await opened[Symbol.asyncDispose]();
     throw error;
   }
   const most = options.layout === "uniform" ? mostUniform(table) : mostSparsity(table);
   return scripted(reopening(opened, open), table, { sparsity, rates, aim: { most, goal } });
+}
+
+/** Rates that nothing but the pruning stage's steps use, all of which a schedule may set. */
+const OF_STEPS = ["mask", "lambda", "memory", "warmup", "tracking"] as const;
+
+/** Refuses rates that would do nothing beside a schedule's own. Throws `CompressoError("usage")`. */
+function checkOverruled({ name: schedule, parts }: OpenSchedule, given: Partial<Rates>): void {
+  const name = OF_STEPS.find((rate) => given[rate] !== undefined && parts.includes(`rates.${rate}`));
+  if (name === undefined) return;
+  throw new CompressoError("usage", {
+    what: `cannot use the rate '${name}'`,
+    rule: "steps of the pruning stage alone use it, and a schedule that sets it does so at each",
+    value: `${given[name]}, and ${schedule} sets rates.${name}`,
+    mend: "leave it out of one of the two",
+  });
 }
 
 /** A schedule whose process ends when it is disposed, as at an error of the run, and is started anew where the run is taken up again. */

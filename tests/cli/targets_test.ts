@@ -1,7 +1,7 @@
 // Targets, presets and rates on the command line: what they ask of a run, what contradicts them, and a run with them all.
 import assert from "node:assert/strict";
 import { learningOf, type RateSettings, ratesOf, shapeDefaults } from "../../cli/rates.ts";
-import { goalOf } from "../../cli/targets.ts";
+import { goalOf, headsLine } from "../../cli/targets.ts";
 import { resolveOptions } from "../../lib/run/options.ts";
 import { CompressoError, type Method, type Rates, type RunSummary } from "../../mod.ts";
 import { cli, type CliResult, TemporaryFolder } from "./helpers/cli.ts";
@@ -220,6 +220,7 @@ Deno.test("least and aligned widths go each to their own kind, and are refused w
   const limits = ["--min-heads", "5", "--min-ffn", "50", "--min-hidden", "150", "--align", "4"];
   const { code, stderr } = await cli([...args, "--units", units, ...limits, "--out", out]);
   assert.equal(code, 0, stderr);
+  assert.match(stderr, /heads share K and V here.*\(--units kv cuts whole groups, --target-params counts/);
   const { hidden, layers }: RunSummary = JSON.parse(await Deno.readTextFile(`${out}/run.json`));
   const widths = layers.map(({ ffn }) => ffn), heads = layers.map((layer) => layer.heads);
   assert.ok(hidden >= 152 && hidden < 192 && hidden % 4 === 0, `hidden size ${hidden}`);
@@ -236,6 +237,16 @@ Deno.test("least and aligned widths go each to their own kind, and are refused w
     assert.equal(refused.code, 2, option);
     assert.match(refused.stderr, new RegExp(`cannot keep to ${name}\n.*now: +${other}\n.*mend: add `, "s"));
   }
+});
+
+Deno.test("what single heads save is told where several share K and V and a share is asked for, and nowhere else", () => {
+  const size = { parameters: 9 }, sharing = { layers: [{ heads: 6, kvHeads: 2, ffn: 8 }] };
+  const alone = { layers: [{ heads: 6, kvHeads: 6, ffn: 8 }] };
+  const isTold = (...of: Parameters<typeof headsLine>): boolean => headsLine(...of) !== null;
+  assert.equal(isTold(sharing, { units: ["heads", "ffn"], size: null }), true);
+  assert.equal(isTold(sharing, { units: ["heads", "ffn"], size }), false);
+  assert.equal(isTold(sharing, { units: ["kv", "ffn"], size: null }), false);
+  assert.equal(isTold(alone, { units: ["heads"], size: null }), false);
 });
 
 Deno.test("a GGUF of whole blocks has its bytes by cutting whole layers alone", async () => {

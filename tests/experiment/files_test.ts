@@ -137,7 +137,11 @@ Deno.test("a schedule's text is a fact of a cell, by whatever address it is name
 
 Deno.test("a measure whose prompt has no file is left out", () => {
   const prompts = (prompt: (boolean | string)[]): unknown =>
-    resolved({ files: { mine: false }, evaluate: { prompt } }).evaluate.prompt;
+    resolved({
+      files: { mine: false },
+      evaluate: { prompt, rows: [{ name: "rows", file: demoData("heldout"), seq: 8 }] },
+    })
+      .evaluate.prompt;
   assert.deepEqual(prompts([true, "@mine"]), [true]);
   assert.deepEqual(prompts(["@mine"]), [false]);
 });

@@ -216,7 +216,7 @@ experimentTest(
       schedule,
       'import { defineSchedule } from "compresso";\nexport default defineSchedule({ rates: { lora: 1e-3 } });\n',
     );
-    const { result } = await run({
+    const definition: ExperimentDefinition = {
       ...TINY,
       data: { given: { file: demoData("train"), limit: 60 }, own: { generate: { count: 5, tokens: 24 } } },
       grid: [
@@ -226,7 +226,8 @@ experimentTest(
         { data: ["given"], calibration: ["own"] },
       ],
       evaluate: {},
-    }, out);
+    };
+    const { result } = await run(definition, out);
     const [failure, ...others] = result.failed;
     assert.match(failure?.cell ?? "", /lora=off,.*schedule=mine/);
     assert.match(
@@ -244,7 +245,7 @@ experimentTest(
     assert.deepEqual(without.map(({ stage }) => stage), ["prune", "prune", "prune"]);
     assert.ok(without.every(({ learningRate }) => learningRate === 0));
     const files: string[] = [];
-    for await (const { name } of Deno.readDir(`${out}/data`)) files.push(name);
+    for await (const { name } of Deno.readDir(`${out}/data`)) if (name.endsWith(".jsonl")) files.push(name);
     assert.equal(files.length, 1, files.join(", "));
     const beside = `${out}/cells/${names.find((name) => name.includes("calibration=own"))}`;
     const calibrates = async (folder: string): Promise<boolean> =>
@@ -256,7 +257,13 @@ experimentTest(
     for (const name of plain) assert.equal(await calibrates(`${out}/cells/${name}`), false, name);
     const facts = JSON.parse(await Deno.readTextFile(`${beside}/cell.json`));
     assert.match(facts.calibration, /"count":5,"tokens":24/);
-    assert.equal((await Deno.readTextFile(`${out}/data/${files[0]}`)).trimEnd().split("\n").length, 5);
+    const path = `${out}/data/${files[0]}`, texts = await Deno.readTextFile(path);
+    assert.equal(texts.trimEnd().split("\n").length, 5);
+    // Others in their place are not trained on under the same name.
+    await Deno.writeTextFile(path, texts.slice(0, texts.trimEnd().lastIndexOf("\n") + 1));
+    const more = (await run({ ...definition, grid: [{ data: ["own"], seed: [1, 2, 3] }] }, out)).result.failed;
+    assert.deepEqual(more.map(({ cell }) => cell), ["seed=3"]);
+    assert.match(more[0]?.message ?? "", /are those that the model wrote; now: a digest of .*; mend: put them back/);
   },
 );
 

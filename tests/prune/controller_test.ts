@@ -57,7 +57,7 @@ Deno.test("it holds with gates, rules and other targets as well", async () => {
     [["heads", "ffn", "hidden", "layers"], { protect: [0] }, 0.25],
     [["kv", "ffn"], { protect: [0, 3], minimum: { heads: 2, ffn: 30 } }, 0.2],
     [["kv", "ffn", "hidden"], { minimum: { heads: 4, ffn: 60, hidden: 40 } }, 0.3],
-    [["kv", "ffn"], { align: 16 }, 0.3],
+    [["kv", "ffn"], { align: 16, minimum: { heads: 1, ffn: 50 } }, 0.3],
     [["ffn"], {}, 0.02],
     [["kv", "ffn"], {}, 0.8],
   ];
@@ -70,6 +70,17 @@ Deno.test("it holds with gates, rules and other targets as well", async () => {
       `hard sparsity ${trace.hard}: ${what}`,
     );
   }
+});
+
+Deno.test("what stays at least is a whole group or block where masks are learned too, and a last one is no unit at all", () => {
+  const rules = { minimum: { heads: 3, ffn: 33, hidden: 33 }, align: 16 };
+  for (const [kinds, least] of [[["kv", "ffn"], [4, 48]], [["heads", "ffn"], [3, 48]]] as const) {
+    const { attention, ffn } = unitTable(SPEC, kinds, rules).layers[0] ?? {};
+    assert.deepEqual([attention?.minimum, ffn?.minimum], least);
+  }
+  const lone = decoder([{ heads: 2, kvHeads: 1, ffn: 8 }, { heads: 0, kvHeads: 0, ffn: 8 }]);
+  assert.throws(() => unitTable(lone, ["kv", "ffn"]), /cannot prune kv; rule: one of them stays, of all layers/);
+  assert.equal(unitTable(lone, ["heads", "ffn"]).ffnFirst, 2);
 });
 
 Deno.test("a uniform layout is learned as such: layers shrink alike and end alike", async () => {

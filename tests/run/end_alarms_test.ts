@@ -17,15 +17,19 @@ import {
 import { resolveMonitors } from "../../lib/run/monitors/alarm.ts";
 import { watchCollapse } from "../../lib/run/monitors/collapse.ts";
 import { checkFall } from "../../lib/run/monitors/constraint.ts";
+import { lookAtMasks, type MaskLook } from "../../lib/run/monitors/mask_look.ts";
+import { type MonitorState, watchMasks } from "../../lib/run/monitors/watch.ts";
+import { unitTable } from "../../lib/prune/units.ts";
+import { firstPosition } from "../../lib/run/run_parts.ts";
+import { decoder } from "../prune/helpers/decoders.ts";
 import { judge } from "../../lib/run/monitors/judge.ts";
-import type { MaskLook } from "../../lib/run/monitors/mask_look.ts";
 
 type Goal = Pick<PruneOptions, "sparsity" | "size">;
 
 const setting = { action: "rollback", threshold: 0.95 } as const;
 const look = (cut: number, name = "FFN columns"): MaskLook => ({
   layers: [],
-  kinds: [{ name: "KV groups", count: 15, cut: 0.5 }, { name, count: 480, cut }],
+  kinds: [{ name: "KV groups", count: 15, cut: 0.5, share: 0.25 }, { name, count: 480, cut, share: 0.75 }],
   closed: new Uint8Array(495),
   broken: null,
 });
@@ -70,6 +74,49 @@ Deno.test("masks that hold a high target, and hard ones, only warn of a collapse
   const lost = alarmOf({ expected: 0.95, isHard: false });
   assert.equal(lost?.action, "rollback");
   assert.match(lost?.change ?? "", /`mask`.*--min-ffn/);
+});
+
+Deno.test("masks that leave a high target later are another alarm than those that hold it, and not told again as such", () => {
+  const settings = resolveMonitors(), table = unitTable(decoder([{ heads: 1, kvHeads: 1, ffn: 8 }]), ["ffn"]);
+  let state: MonitorState = firstPosition({ epoch: 0, index: 0 }).monitors;
+  const told = (expected: number): (string | undefined)[] => {
+    const sight = { look: look(0.99), table, target: 0.9, least: 0.9, expected };
+    const of = { method: "compresso", layout: "compact" } as const;
+    const watched = watchMasks(state, { ...sight, isWarm: true, isHard: false, of }, settings);
+    state = watched.state;
+    return watched.found.map(({ instead }) => instead);
+  };
+  assert.deepEqual([0.897, 0.898, 0.95, 0.96, 0.9].map(told), [["warn"], [], [undefined], [], []]);
+});
+
+Deno.test("a kind that the target itself takes nearly all of does not collapse, nor one of which a few layers alone may lose units", () => {
+  const groups = (cut: number): MaskLook => ({
+    ...look(0),
+    kinds: [{ name: "KV groups", count: 90, cut, share: 0.247 }],
+  });
+  const at = { target: 0.24, expected: 0.24, isWarm: true, isHard: false, setting };
+  assert.deepEqual(watchCollapse(groups(0.972), at), []);
+  assert.equal(watchCollapse(groups(0.998), at)[0]?.instead, "warn"); // as the target has it
+  assert.equal(watchCollapse(groups(0.972), { ...at, target: 0.1, expected: 0.24 })[0]?.instead, undefined);
+  const layer = { heads: 4, kvHeads: 2, ffn: 8 };
+  const table = unitTable(decoder([layer, layer, layer, layer]), ["kv", "ffn"], { protect: [0, 1, 2] });
+  const slots = new Float32Array(table.layout.count).fill(1);
+  for (let unit = 0; unit < 2; unit++) {
+    slots.fill(0, table.slotFirst[unit], (table.slotFirst[unit] ?? 0) + (table.slotCount[unit] ?? 0));
+  }
+  const { kinds } = lookAtMasks(table, {
+    logAlpha: new Float32Array(table.count),
+    maskMoments: new Float32Array(0),
+    slots,
+  }, {
+    learned: null,
+  });
+  assert.deepEqual(kinds.map(({ name, count, cut }) => [name, count, cut]), [["KV groups", 8, 0.25], [
+    "FFN columns",
+    32,
+    0,
+  ]]);
+  assert.ok(kinds.reduce((sum, { share }) => sum + share, 0) <= 0.25 + 1e-9);
 });
 
 Deno.test("what is cut at once at the end is told from the threshold on, with its cause", () => {

@@ -157,6 +157,18 @@ Deno.test("a number of steps between checkpoints that is none is refused", async
   });
 });
 
+Deno.test("what may differ is refused where no run is resumed, whatever its name", async () => {
+  await withFolder(async ({ model, out }) => {
+    for (const mayDiffer of [["schedule"], ["sedule"]]) {
+      await assert.rejects(
+        compress(model, { ...SHORT, out, mayDiffer }),
+        /cannot use mayDiffer; .*with resume; now: s/,
+      );
+    }
+    await compress(model, { ...SHORT, out, mayDiffer: [] });
+  });
+});
+
 Deno.test("a checkpoint that is broken is refused with a mend that works, whatever of it is", async () => {
   await withFolder(async ({ model, out }) => {
     await stopped(model, out);

@@ -8,6 +8,7 @@ import { resolveOptions } from "../../lib/run/options.ts";
 import { firstPosition, stepStateOf } from "../../lib/run/run_parts.ts";
 import { openSteerer, type Steering } from "../../lib/run/steering.ts";
 import { BASE, bitsOf, drive, withDemo } from "./helpers/demo_run.ts";
+import { rejectsWith } from "../io/files.ts";
 import { Lair, scriptOf } from "./helpers/scripts.ts";
 
 Deno.test("each rate that a schedule sets comes into the step as it says, and no other one moves", async () => {
@@ -29,6 +30,31 @@ Deno.test("each rate that a schedule sets comes into the step as it says, and no
     if (name === "warmup") {
       assert.deepEqual([moved, Number(steered["target"]) > Number(plain["target"])], [["target"], true]);
     } else assert.deepEqual([moved, steered[place]], [[place], value], name);
+  }
+});
+
+Deno.test("a rate that only steps under a schedule would use is refused beside one that sets it, and trust beside what is no script", async () => {
+  const { source: { spec } } = await openModelFiles("demo"), table = unitTable(spec, ["kv", "ffn"]);
+  const options = resolveOptions({ ...BASE, steps: 40 }, spec);
+  const opens = async (more: Parameters<typeof openSteerer>[2]): Promise<void> => {
+    await using _ = await openSteerer(table, options, more);
+  };
+  const setting = (name: string): ReturnType<typeof defineSchedule> => defineSchedule({ rates: { [name]: () => 0.5 } });
+  for (const name of ["mask", "lambda", "memory", "warmup", "tracking"]) {
+    const given = { [name]: 0.25 },
+      refused = new RegExp(`the rate '${name}'.*now: 0\\.25, and .* sets rates\\.${name}`);
+    await rejectsWith(opens({ schedule: setting(name), given }), "usage", refused);
+    await opens({ schedule: setting("noise"), given });
+  }
+  // Other stages, or the start, use these too.
+  for (const name of ["lora", "temperature"]) await opens({ schedule: setting(name), given: { [name]: 0.25 } });
+  for (
+    const [schedule, now] of [[undefined, "no schedule"], ["linear", "built-in linear"], [
+      setting("mask"),
+      "made",
+    ]] as const
+  ) {
+    await rejectsWith(opens({ schedule, trust: true }), "usage", new RegExp(`trustSchedule.*now: .*${now}`));
   }
 });
 

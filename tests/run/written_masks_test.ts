@@ -1,6 +1,12 @@
 // Masks that hooks write once they are hard: what the monitors say of them at the run's end.
 import assert from "node:assert/strict";
-import { CompressoError, prune, type PruneOptions, type PruneResult, type RunHandle } from "../../mod.ts";
+import { type Alarm, CompressoError, prune, type PruneOptions, type PruneResult, type RunHandle } from "../../mod.ts";
+import { openModelFiles } from "../../lib/io/open_model.ts";
+import { unitTable } from "../../lib/prune/units.ts";
+import type { MaskLook } from "../../lib/run/monitors/mask_look.ts";
+import { overseeEnd, oversightOf } from "../../lib/run/monitors/oversee.ts";
+import { resolveOptions } from "../../lib/run/options.ts";
+import { firstPosition } from "../../lib/run/run_parts.ts";
 import { BASE, withDemo } from "./helpers/demo_run.ts";
 
 const { sparsity, ...RUN } = BASE;
@@ -61,3 +67,31 @@ Deno.test("hard masks that a hook has written are told of at the end where they 
     const off = { constraint: { action: "off" }, collapse: { action: "off" } } as const;
     assert.deepEqual(said(await end({ monitors: off }, fill(1))), []);
   }));
+
+Deno.test("what was said of masks before is not said again at the end in other words, and hides nothing of their size", async () => {
+  const { source: { spec } } = await openModelFiles("demo"), table = unitTable(spec, ["heads", "ffn"]);
+  const options = resolveOptions({ ...BASE, units: ["heads", "ffn"], steps: 4 }, spec),
+    first = firstPosition({ epoch: 0, index: 0 });
+  const look: MaskLook = {
+    layers: spec.layers.map((_, layer) => ({ heads: layer === 1 ? 1 : 0, ffn: layer === 1 ? 1 : 0 })),
+    ...{ kinds: [], closed: new Uint8Array(table.count), broken: null },
+  };
+  const told = (position: Partial<typeof first>, excess: number | null = null): string[] => {
+    const oversight = oversightOf(options, table, { steps: 4 });
+    const { verdict } = overseeEnd(
+      { ...first, ...position, target: sparsity },
+      { look, hard: sparsity, excess },
+      oversight,
+    );
+    return verdict.alarms.map(({ message }) => message);
+  };
+  const [dead = "", ...others] = told({});
+  assert.match(dead, /^layer 1 is dead: 100\.0 %/);
+  assert.deepEqual(others, []);
+  const known = { monitors: { ...first.monitors, active: ["dead-layer 1"] } };
+  assert.deepEqual(told(known), [], "it was dead when it was told of, at 98.2 %");
+  const alarm: Alarm = { monitor: "constraint", message: "off", change: "", step: 2, action: "warn", restored: null };
+  const [larger = "", ...no] = told({ ...known, alarms: [alarm] }, 5);
+  assert.match(larger, /the model is larger .* by 5$/);
+  assert.deepEqual(no, []);
+});

@@ -1,5 +1,6 @@
 // Masks that collapse to all zero or all one, and layers that add nothing any more. Owns both rules; refuses to look at the GPU.
 import type { UnitTable } from "../../prune/units.ts";
+import type { ResolvedOptions } from "../options.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 import type { MaskLook } from "./mask_look.ts";
 
@@ -9,12 +10,15 @@ const HIGH = 0.8;
 const KEPT = 0.25;
 /** Gap to the target, absolute, up to which masks hold it. */
 const HELD = 0.01;
+/** Ends the key of what the target asks for. */
+export const HELD_KEY = " held";
 /** Options that keep a kind from being cut further, by the name of the kind. */
 const LEAST: Readonly<Record<string, string>> = {
   heads: "--min-heads",
   "KV groups": "--min-heads",
   "FFN columns": "--min-ffn",
   "hidden dims": "--min-hidden",
+  layers: "--min-layers",
 };
 
 /**
@@ -35,14 +39,18 @@ export function watchCollapse(
     readonly setting: ResolvedMonitor;
   },
 ): readonly Finding[] {
-  const most = Math.max(setting.threshold, target > HIGH ? 1 - KEPT * (1 - target) : 0), found: Finding[] = [];
-  // Hard masks are cut as far at any rates, and those of a target as high as that as well.
-  const isHeld = isHard || (target > HIGH && Math.abs(expected - target) <= HELD);
-  for (const { name, cut } of kinds) {
+  const found: Finding[] = [], shares = kinds.reduce((sum, { share }) => sum + share, 0);
+  for (const { name, cut, share } of kinds) {
+    // What of a kind falls at least, where of all others everything falls.
+    const needed = share > 0 ? (target - (shares - share)) / share : 0, asked = Math.max(target, needed);
+    const most = Math.max(setting.threshold, asked > HIGH ? 1 - KEPT * (1 - asked) : 0);
     if (cut < most) continue;
+    // Hard masks are cut as far at any rates, and those of a target as high as that as well.
+    const isHeld = isHard || (asked > HIGH && Math.abs(expected - target) <= HELD);
     found.push({
       monitor: "collapse",
-      key: `collapse ${name}`,
+      // Masks that leave the target later are another matter.
+      key: `collapse ${name}${isHeld ? HELD_KEY : ""}`,
       message: `the masks collapse to zero: ${percent(cut)} of the ${name} are cut, limit ${percent(most)}, target ${
         percent(target)
       }${isHeld ? ", which they hold" : ""}`,
@@ -79,13 +87,17 @@ function leastOf(name: string): string {
 /** Layers that add nothing, since all of them is cut from `threshold` on. One that may be cut whole is not dead but pruned. */
 export function watchLayers(
   { layers }: MaskLook,
-  { table, setting, isHard }: {
+  { table, setting, isHard, of = {} }: {
     readonly table: UnitTable;
     readonly setting: ResolvedMonitor;
     readonly isHard: boolean;
+    /** What the run is, where that allows less than learned masks of any layout do. */
+    readonly of?: Partial<Pick<ResolvedOptions, "method" | "layout">>;
   },
 ): readonly Finding[] {
-  const found: Finding[] = [];
+  const found: Finding[] = [], isAlike = of.layout === "uniform";
+  // Their scores tell no whole layers apart.
+  const takesLayers = !isAlike && of.method !== "flap" && of.method !== "wanda-sp";
   table.layers.forEach(({ attention, ffn, gate }, index) => {
     const state = layers[index];
     if (!state || gate >= 0) return;
@@ -101,8 +113,9 @@ export function watchLayers(
       monitor: "dead-layer",
       key: `dead-layer ${index}`,
       message: `layer ${index} is dead: ${shares} are cut, limit ${percent(setting.threshold)}`,
-      change:
-        `protect it (--protect ${index}), or set least widths (${options}); to cut layers on purpose, add layers to the units`,
+      change: `${isAlike ? "" : `protect it (--protect ${index}), or `}set least widths (${options})${
+        takesLayers ? "; to cut layers on purpose, add layers to the units" : ""
+      }`,
       ...(isHard ? { instead: "warn" } as const : {}), // no rate chooses them
     });
   });

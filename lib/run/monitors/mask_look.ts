@@ -1,6 +1,6 @@
 // Masks at one moment as monitors and records see them: how much of each unit, layer and kind is cut. Owns these shares; refuses judgement.
 import type { LayerState } from "../../prune/schedule_script.ts";
-import { keptUnits, unitName, type UnitTable } from "../../prune/units.ts";
+import { keptUnits, livingLayers, unitName, unitParameters, type UnitTable } from "../../prune/units.ts";
 import type { Rates } from "../options.ts";
 import { expectedCuts, layerShares } from "../steering.ts";
 import type { TrainerArrays } from "../trainer.ts";
@@ -9,9 +9,12 @@ import type { TrainerArrays } from "../trainer.ts";
 export interface KindState {
   /** Name for messages. */
   readonly name: string;
+  /** All of them that the model has, protected ones too. */
   readonly count: number;
-  /** Share that is cut. */
+  /** Share of these that is cut. */
   readonly cut: number;
+  /** Share of what sparsity counts that those make which may be cut. */
+  readonly share: number;
 }
 
 /** The masks at one step. */
@@ -34,23 +37,31 @@ export function lookAtMasks(
   const cuts = learned
     ? expectedCuts(logAlpha, learned)
     : Float64Array.from(keptUnits(table, slots), (kept) => 1 - kept);
-  const heads = table.kinds.has("kv") ? "KV groups" : "heads";
+  const isKv = table.kinds.has("kv"), { layers, hidden } = table.spec;
   const ranges = [
-    [heads, 0, table.ffnFirst],
-    ["FFN columns", table.ffnFirst, table.hiddenFirst],
-    ["hidden dims", table.hiddenFirst, table.layerFirst],
-    ["layers", table.layerFirst, table.count],
+    [isKv ? "KV groups" : "heads", 0, table.ffnFirst, sumOf(layers, ({ heads, kvHeads }) => isKv ? kvHeads : heads)],
+    ["FFN columns", table.ffnFirst, table.hiddenFirst, sumOf(layers, ({ ffn }) => ffn)],
+    ["hidden dims", table.hiddenFirst, table.layerFirst, hidden],
+    ["layers", table.layerFirst, table.count, livingLayers(table.spec)],
   ] as const;
   return {
     layers: layerShares(table, cuts),
-    kinds: ranges.filter(([, first, end]) => end > first).map(([name, first, end]) => ({
-      name,
-      count: end - first,
-      cut: cuts.subarray(first, end).reduce((sum, cut) => sum + cut, 0) / (end - first),
-    })),
+    kinds: ranges.filter(([, first, end]) => end > first).map(([name, first, end, count]): KindState => {
+      const units = Array.from({ length: end - first }, (_, index) => first + index);
+      return {
+        name,
+        count,
+        cut: sumOf(units, (unit) => cuts[unit] ?? 0) / count,
+        share: sumOf(units, (unit) => unitParameters(table, unit)) / table.total,
+      };
+    }),
     closed: Uint8Array.from(cuts, (cut) => cut > 0.5 ? 1 : 0),
     broken: brokenUnit(table, { logAlpha, maskMoments }),
   };
+}
+
+function sumOf<T>(items: readonly T[], of: (item: T) => number): number {
+  return items.reduce((sum, item) => sum + of(item), 0);
 }
 
 /** Says which unit has a log α, moments (m, v) of Adam or a saliency that are not finite: a GPU's clamp may hide that from all that follows. */

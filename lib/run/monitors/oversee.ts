@@ -108,7 +108,7 @@ export function oversee(position: RunPosition, seen: Seen, { options, table, uni
   if (look && aim && !broken) {
     const target = position.target ?? options.sparsity, expected = recent.at(-1)?.expected ?? target;
     const least = Math.min(target, ...targetsHeld(recent, { isHard }));
-    const watched = watchMasks(state, { look, table, target, least, expected, isWarm, isHard }, settings);
+    const watched = watchMasks(state, { look, table, target, least, expected, isWarm, isHard, of: options }, settings);
     state = watched.state;
     found.push(...watched.found);
   }
@@ -162,7 +162,7 @@ export function overseeHard(
     });
   const found: readonly Finding[] = [
     ...collapse ? watchCollapse(look, { target, expected: hard, isWarm: true, isHard: true, setting: collapse }) : [],
-    ...dead ? watchLayers(look, { table, setting: dead, isHard: true }) : [],
+    ...dead ? watchLayers(look, { table, setting: dead, isHard: true, of: options }) : [],
     ...constraint ? [...missed, ...aside, ...fallen] : [],
     ...constraint && isSkipped ? [nothingCut(sparsity)] : [],
   ];
@@ -182,10 +182,14 @@ export function overseeEnd(
   const { monitors: { collapse, "dead-layer": dead, constraint }, sparsity, layout } = options;
   const target = position.target ?? sparsity, sight = { target, expected: hard, isWarm: true, isHard: true };
   // A schedule that went before the size was told of.
-  const isTold = position.alarms.some(({ monitor }) => monitor === "constraint");
-  const found: readonly Finding[] = [
+  const isTold = goesBeforeSize(position, options) && position.alarms.some(({ monitor }) => monitor === "constraint");
+  const masks: readonly Finding[] = [
     ...collapse ? watchCollapse(look, { ...sight, setting: collapse }) : [],
-    ...dead ? watchLayers(look, { table, setting: dead, isHard: true }) : [],
+    ...dead ? watchLayers(look, { table, setting: dead, isHard: true, of: options }) : [],
+  ];
+  const found: readonly Finding[] = [
+    // What held when the masks became hard was told then, or before that in other words.
+    ...masks.filter(({ key }) => !position.monitors.active.includes(key)),
     ...!constraint || excess !== null && isTold
       ? []
       : excess !== null

@@ -1,8 +1,9 @@
 // All monitors of a run as two functions of what was seen before: of records, and of looks at the masks. Owns what lies between steps; refuses the GPU and what follows from alarms.
+import type { ResolvedOptions } from "../options.ts";
 import type { RecordView } from "../../prune/schedule_script.ts";
 import type { UnitTable } from "../../prune/units.ts";
 import type { Finding, MonitorName, ResolvedMonitors } from "./alarm.ts";
-import { watchCollapse, watchLayers } from "./collapse.ts";
+import { HELD_KEY, watchCollapse, watchLayers } from "./collapse.ts";
 import { watchConstraint } from "./constraint.ts";
 import { type LossHistory, NO_LOSSES, watchLoss } from "./divergence.ts";
 import type { MaskLook } from "./mask_look.ts";
@@ -49,6 +50,7 @@ export interface MaskSight {
   readonly isWarm: boolean;
   /** Whether masks are hard while they are chosen. */
   readonly isHard: boolean;
+  readonly of: Pick<ResolvedOptions, "method" | "layout">;
 }
 
 /** What came of it: findings that did not hold before. */
@@ -92,6 +94,7 @@ export function fresh(state: MonitorState, found: readonly Finding[], monitors: 
   const isOthers = (key: string): boolean => !monitors.some((name) => key === name || key.startsWith(`${name} `));
   return {
     state: { ...state, active: [...state.active.filter(isOthers), ...found.map(({ key }) => key)] },
-    found: found.filter(({ key }) => !state.active.includes(key)),
+    // What holds whatever the target is holds at it too.
+    found: found.filter(({ key }) => !state.active.some((one) => one === key || one + HELD_KEY === key)),
   };
 }

@@ -1,5 +1,6 @@
 // How small the model is to become, as options: a share, parameters or bytes of a file. Owns their words; refuses to meet them.
 import { CompressoError } from "../lib/errors.ts";
+import { fallsByGroup } from "../lib/prune/uniform.ts";
 import type { DecoderSpec } from "../lib/nn/spec.ts";
 import type { PruneOptions, ResolvedOptions } from "../lib/run/options.ts";
 import type { SizeResult } from "../lib/run/size_goal.ts";
@@ -20,16 +21,19 @@ export interface TargetSettings {
 }
 
 /**
- * What to know of a share that single heads are to make where several share K and V: slicing writes a layer's groups in one size, the cheapest. Null
- * where heads are no units, or the goal is a size, which counts what is written.
+ * What to know of a share that single heads are to make where groups of them share K and V: slicing writes a layer's groups in one size, the cheapest.
+ * Null where heads do not fall one by one, or the goal is a size, which counts what is written.
  */
 export function headsLine(
-  { layers }: Pick<DecoderSpec, "layers">,
-  { units, size }: Pick<ResolvedOptions, "units" | "size">,
+  spec: Pick<DecoderSpec, "layers">,
+  options: Pick<ResolvedOptions, "units" | "size" | "layout">,
 ): string | null {
-  if (!units.includes("heads") || size !== null || !layers.some(({ heads, kvHeads }) => heads > kvHeads)) return null;
+  const { units, size, layout } = options;
+  const isShared = spec.layers.some(({ heads, kvHeads }) => kvHeads > 1 && heads > kvHeads);
+  if (!isShared || !units.includes("heads") || size !== null || fallsByGroup(spec, options)) return null;
+  const bySize = layout === "padded" ? "" : ", --target-params counts what is written";
   return "heads share K and V here: a layer's groups are written in one size, with heads of zeros in those that have fewer, so that files may keep " +
-    "more than the sparsity says (--units kv cuts whole groups, --target-params counts what is written)";
+    `more than the sparsity says (--units kv cuts whole groups${bySize})`;
 }
 
 /** The run's goal. `name` is that of the model within a GGUF. Throws `CompressoError("usage")` unless exactly one is given. */

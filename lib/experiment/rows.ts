@@ -118,11 +118,13 @@ async function write(source: SelfWrittenData, writer: Writer): Promise<string> {
   const { count, tokens, temperature, seed } = source.generate, { model, weights, signal, onProgress } = writer;
   const path = writtenPath(source, writer), mark = `${path}.sha256`;
   if (await exists(path)) {
-    // Folders of earlier versions have no mark.
     if (await exists(mark)) await checkWritten(path, await Deno.readTextFile(mark));
+    // Folders of earlier versions have none, nor has one whose run was killed at this moment.
+    else await writeFileAtomically(mark, await fileDigest(path));
     return path;
   }
   await makeFolder(writer.folder);
+  await Deno.remove(mark).catch(() => {}); // of texts that were removed
   await writeTextFile(model, {
     path,
     count,

@@ -8,8 +8,8 @@ import type { UnitKind } from "./unit_rules.ts";
 import type { Selection, UnitTable } from "./unit_table.ts";
 
 /**
- * What z a unit that stays has, hidden dims apart, which always have 1: 1; the median of its hard concrete, at least 0.1; or the sigmoid of 0.8 · log α / β, as Compresso's published code has
- * it, after Wang et al. 2020.
+ * What z a unit that stays has: 1; the median of its hard concrete, at least 0.1; or the sigmoid of 0.8 · log α / β, as Compresso's published code has
+ * it, after Wang et al. 2020. Hidden dims have 1 in any case.
  */
 export const KEPT_RULES = ["one", "median", "sigmoid"] as const;
 /** A rule for the z of units that stay. */
@@ -73,7 +73,7 @@ export function checkKept(kept: KeptRule | undefined, units: readonly UnitKind[]
     what: `cannot give kept units the z '${kept}'`,
     rule: "hidden dims that stay have a z of 1",
     value: "no other units",
-    mend: "leave --kept-masks out",
+    mend: "leave --kept-masks out; in an experiment give it to a grid of other units",
   });
 }
 

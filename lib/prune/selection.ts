@@ -190,10 +190,9 @@ export function checkLayerTargets(table: UnitTable, targets: readonly (number | 
     const { attention, ffn, gate } = table.layers[index] ?? EMPTY, layer = layers[index];
     if (goal === null || !layer) return;
     const share = layer.kvHeads > 0 ? layer.heads / layer.kvHeads : 1;
+    // With heads as units K and V of a started group stay.
     const groups = Math.ceil(attention.minimum / share);
-    // Under "kv" heads stay by the group; with heads as units K and V of a started group stay.
-    const heads = table.kinds.has("kv") ? groups * share : attention.minimum;
-    const kept = (attention.count > 0 ? 2 * headDim * (heads + groups) : attention.fixed) +
+    const kept = (attention.count > 0 ? 2 * headDim * (attention.minimum + groups) : attention.fixed) +
       (ffn.count > 0 ? 3 * ffn.minimum : ffn.fixed);
     const total = attention.total + ffn.total, most = gate >= 0 || total === 0 ? 1 : 1 - kept / total;
     if (goal >= 0 && goal <= most + ROUNDING) return;

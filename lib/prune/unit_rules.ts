@@ -169,6 +169,7 @@ export function checkAnyUnits(
   };
   for (const [kind, count] of units) {
     if (count > 0 || !has[kind]) continue;
+    const isLast = (kind === "heads" || kind === "kv") && headUnits(spec, kind) === 1;
     const [rule, value] = kind !== "hidden" && layers.every((_, index) => protect.has(index))
       ? ["at least one layer is not protected", `all ${layers.length} layers are`]
       : kind === "hidden"
@@ -186,7 +187,7 @@ export function checkAnyUnits(
         "some layer that is not protected is wider than what stays at least",
         `widest FFN ${ffn}, at least ${minimum.ffn}, aligned to ${align}`,
       ]
-      : headUnits(spec, kind) === 1
+      : isLast
       ? ["one of them stays, of all layers", "the model has no more"]
       : [
         `some layer that is not protected has more heads than stay at least, by one ${
@@ -194,7 +195,12 @@ export function checkAnyUnits(
         }`,
         `most heads ${heads}, at least ${minimum.heads}`,
       ];
-    throw refusal(`cannot prune ${kind}`, rule, value, `take ${kind} out of the units, or loosen the rule`);
+    throw refusal(
+      `cannot prune ${kind}`,
+      rule,
+      value,
+      `take ${kind} out of the units${isLast ? "" : ", or loosen the rule"}`,
+    );
   }
 }
 

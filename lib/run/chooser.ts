@@ -18,7 +18,7 @@ import { writeBiases } from "../nn/weights.ts";
 import type { Batch, Batches } from "./batches.ts";
 import type { CalibrationData } from "./calibration.ts";
 import type { Model } from "./model.ts";
-import { checkUnits, compensate, type OneShotScores, oneShotScores, OUT_OF_ROWS } from "./one_shot.ts";
+import { checkUnits, compensate, type OneShotScores, oneShotScores, OUT_OF_ROWS, ROWS_MEND } from "./one_shot.ts";
 import type { Rates, ResolvedOptions } from "./options.ts";
 import { checkTaken } from "./rates.ts";
 import type { Trainer } from "./trainer.ts";
@@ -129,7 +129,7 @@ function learned(parts: ChooserParts): Chooser {
     const mean = saliency.mean();
     checkUnits(table, mean, {
       what: `cannot tell units apart by the ${of}`,
-      mend: `${OUT_OF_ROWS}; where LoRA has run away before, lower --lora-rate`,
+      mend: `${of === "rows" ? OUT_OF_ROWS : ROWS_MEND}; where LoRA has run away before, lower --lora-rate`,
     });
     return mean;
   };

@@ -25,16 +25,20 @@ export function differencesOf(
 }
 
 /**
- * A fact of runs that are others than they were at first: heads of layers that are to be alike were units by themselves, and without tracking nothing
- * led these layers to their goals. Of other runs none.
+ * A fact of runs that are others than they were at first: heads of layers that are to be alike were units by themselves; without tracking nothing
+ * led these layers to their goals; and masks were learned with least widths that are no whole groups or blocks. Of other runs none.
  */
 export function learnedAnew(
   spec: Pick<DecoderSpec, "layers">,
-  options: Pick<ResolvedOptions, "units" | "layout" | "method" | "rates">,
+  options: Pick<ResolvedOptions, "units" | "layout" | "method" | "rates" | "rules">,
 ): { readonly learning?: number } {
-  const { layout, method, rates } = options;
-  const isLed = layout === "uniform" && method === "compresso" && rates.tracking === 0;
-  return isLed || fallsByGroup(spec, options) ? { learning: 2 } : {};
+  const { layout, method, rates, units, rules: { minimum: { heads = 0, ffn = 0, hidden = 0 } = {}, align = 1 } } =
+    options;
+  const isLed = layout === "uniform" && rates.tracking === 0;
+  const isPart = ffn % align !== 0 || hidden % align !== 0 ||
+    (units.includes("kv") &&
+      spec.layers.some((layer) => layer.kvHeads > 0 && heads % (layer.heads / layer.kvHeads) !== 0));
+  return method === "compresso" && (isLed || isPart) || fallsByGroup(spec, options) ? { learning: 2 } : {};
 }
 
 /** Facts that decide nothing in runs of a method, though they have a value there, which changed with the default: one-shot methods have no warm-up. */

@@ -176,7 +176,7 @@ export function checkRecovery(
       : {
         rule: "the last stage, whose rate is `recovery`, has steps",
         value: `it has none, and the rate 'recovery' is ${recovery}`,
-        mend: "leave the rate out (--recovery-rate)",
+        mend: "leave the rate out (--recovery-rate); in an experiment give it to a grid of cells with such a stage",
       }),
   });
 }

@@ -103,7 +103,7 @@ function checkOverruled({ name: schedule, parts }: OpenSchedule, given: Partial<
     what: `cannot use the rate '${name}'`,
     rule: "steps of the pruning stage alone use it, and a schedule that sets it does so at each",
     value: `${given[name]}, and ${schedule} sets rates.${name}`,
-    mend: "leave it out of one of the two",
+    mend: "leave it out of one of the two; in an experiment give it to a grid of other schedules",
   });
 }
 

@@ -240,13 +240,15 @@ Deno.test("least and aligned widths go each to their own kind, and are refused w
 });
 
 Deno.test("what single heads save is told where several share K and V and a share is asked for, and nowhere else", () => {
-  const size = { parameters: 9 }, sharing = { layers: [{ heads: 6, kvHeads: 2, ffn: 8 }] };
-  const alone = { layers: [{ heads: 6, kvHeads: 6, ffn: 8 }] };
-  const isTold = (...of: Parameters<typeof headsLine>): boolean => headsLine(...of) !== null;
-  assert.equal(isTold(sharing, { units: ["heads", "ffn"], size: null }), true);
-  assert.equal(isTold(sharing, { units: ["heads", "ffn"], size }), false);
-  assert.equal(isTold(sharing, { units: ["kv", "ffn"], size: null }), false);
-  assert.equal(isTold(alone, { units: ["heads"], size: null }), false);
+  const plain = { units: ["heads", "ffn"], size: null, layout: "compact" } as const;
+  const told = (heads: number, kvHeads: number, change: Partial<Parameters<typeof headsLine>[1]> = {}): string | null =>
+    headsLine({ layers: [{ heads, kvHeads, ffn: 8 }] }, { ...plain, ...change });
+  assert.match(told(6, 2) ?? "", /\(--units kv cuts whole groups, --target-params/);
+  assert.match(told(6, 2, { layout: "padded" }) ?? "", /\(--units kv cuts whole groups\)$/);
+  for (const change of [{ size: { parameters: 9 } }, { units: ["kv", "ffn"] }, { layout: "uniform" }] as const) {
+    assert.equal(told(6, 2, change), null, JSON.stringify(change));
+  }
+  assert.deepEqual([told(6, 6), told(6, 1)], [null, null]);
 });
 
 Deno.test("a GGUF of whole blocks has its bytes by cutting whole layers alone", async () => {

@@ -259,6 +259,7 @@ experimentTest(
     assert.match(facts.calibration, /"count":5,"tokens":24/);
     const path = `${out}/data/${files[0]}`, texts = await Deno.readTextFile(path);
     assert.equal(texts.trimEnd().split("\n").length, 5);
+    assert.equal(await exists(`${path}.sha256`), true);
     // Others in their place are not trained on under the same name.
     await Deno.writeTextFile(path, texts.slice(0, texts.trimEnd().lastIndexOf("\n") + 1));
     const more = (await run({ ...definition, grid: [{ data: ["own"], seed: [1, 2, 3] }] }, out)).result.failed;

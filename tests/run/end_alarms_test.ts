@@ -29,7 +29,13 @@ type Goal = Pick<PruneOptions, "sparsity" | "size">;
 const setting = { action: "rollback", threshold: 0.95 } as const;
 const look = (cut: number, name = "FFN columns"): MaskLook => ({
   layers: [],
-  kinds: [{ name: "KV groups", count: 15, cut: 0.5, share: 0.25 }, { name, count: 480, cut, share: 0.75 }],
+  kinds: [{ name: "KV groups", count: 15, all: 15, cut: 0.5, share: 0.25 }, {
+    name,
+    count: 480,
+    all: 480,
+    cut,
+    share: 0.75,
+  }],
   closed: new Uint8Array(495),
   broken: null,
 });
@@ -92,31 +98,30 @@ Deno.test("masks that leave a high target later are another alarm than those tha
 Deno.test("a kind that the target itself takes nearly all of does not collapse, nor one of which a few layers alone may lose units", () => {
   const groups = (cut: number): MaskLook => ({
     ...look(0),
-    kinds: [{ name: "KV groups", count: 90, cut, share: 0.247 }],
+    kinds: [{ name: "KV groups", count: 90, all: 90, cut, share: 0.247 }],
   });
   const at = { target: 0.24, expected: 0.24, isWarm: true, isHard: false, setting };
   assert.deepEqual(watchCollapse(groups(0.972), at), []);
   assert.equal(watchCollapse(groups(0.998), at)[0]?.instead, "warn"); // as the target has it
   assert.equal(watchCollapse(groups(0.972), { ...at, target: 0.1, expected: 0.24 })[0]?.instead, undefined);
   const layer = { heads: 4, kvHeads: 2, ffn: 8 };
-  const table = unitTable(decoder([layer, layer, layer, layer]), ["kv", "ffn"], { protect: [0, 1, 2] });
-  const slots = new Float32Array(table.layout.count).fill(1);
-  for (let unit = 0; unit < 2; unit++) {
-    slots.fill(0, table.slotFirst[unit], (table.slotFirst[unit] ?? 0) + (table.slotCount[unit] ?? 0));
-  }
-  const { kinds } = lookAtMasks(table, {
-    logAlpha: new Float32Array(table.count),
-    maskMoments: new Float32Array(0),
-    slots,
-  }, {
-    learned: null,
-  });
-  assert.deepEqual(kinds.map(({ name, count, cut }) => [name, count, cut]), [["KV groups", 8, 0.25], [
-    "FFN columns",
-    32,
-    0,
-  ]]);
-  assert.ok(kinds.reduce((sum, { share }) => sum + share, 0) <= 0.25 + 1e-9);
+  const lost = (protect: readonly number[]): string[] => {
+    const table = unitTable(decoder([layer, layer, layer, layer]), ["kv", "ffn"], { protect });
+    const slots = new Float32Array(table.layout.count).fill(1), { slotFirst, slotCount, ffnFirst: groups } = table;
+    for (let unit = 0; unit < groups; unit++) {
+      slots.fill(0, slotFirst[unit], (slotFirst[unit] ?? 0) + (slotCount[unit] ?? 0));
+    }
+    const arrays = { logAlpha: new Float32Array(table.count), maskMoments: new Float32Array(0), slots };
+    const seen = lookAtMasks(table, arrays, { learned: null });
+    assert.deepEqual(seen.kinds.map(({ name, count, all, cut }) => [name, count, all, cut]), [
+      ["KV groups", groups, 8, 1],
+      ["FFN columns", 4 * groups, 32, 0],
+    ]);
+    assert.ok(Math.abs(seen.kinds.reduce((sum, { share }) => sum + share, 0) - (4 - protect.length) / 4) < 1e-9);
+    return watchCollapse(seen, { ...at, target: 0.1, expected: 0.1 }).map(({ key }) => key);
+  };
+  assert.deepEqual(lost([0, 1, 2]), []);
+  assert.deepEqual(lost([0]), ["collapse KV groups"]);
 });
 
 Deno.test("what is cut at once at the end is told from the threshold on, with its cause", () => {

@@ -24,15 +24,20 @@ Deno.test("differencesOf() names members that differ, whatever their order, and 
   assert.deepEqual(differencesOf(then, now, { idle }), ["seed: 1 then, 2 now", "keptMasks: not given then, one now"]);
 });
 
-Deno.test("runs are learned anew where heads fall by groups, and where equal layers have no tracking; others are what they were", () => {
+Deno.test("runs are learned anew where heads fall by groups, equal layers have no tracking or least widths are no whole groups or blocks; others are what they were", () => {
   const grouped = decoder([{ heads: 4, kvHeads: 2, ffn: 16 }]), single = decoder([{ heads: 4, kvHeads: 1, ffn: 16 }]);
   const factOf = (spec: typeof grouped, options: Partial<PruneOptions>): number | undefined =>
     learnedAnew(spec, resolveOptions({ rows: [], sparsity: 0.2, steps: 10, seq: 32, ...options }, spec)).learning;
   assert.equal(factOf(grouped, { layout: "uniform", units: ["heads", "ffn"] }), 2);
   assert.equal(factOf(grouped, { layout: "uniform", units: ["kv", "ffn"], rates: { tracking: 0 } }), 2);
   assert.equal(factOf(grouped, { layout: "uniform", units: ["heads"], method: "magnitude" }), 2);
+  assert.equal(factOf(grouped, { rules: { minimum: { heads: 3 } } }), 2);
+  assert.equal(factOf(grouped, { rules: { minimum: { ffn: 5 }, align: 2 } }), 2);
   for (
     const [spec, options] of [
+      [grouped, { rules: { minimum: { heads: 2, ffn: 6 }, align: 2 } }],
+      [grouped, { method: "gradual", rules: { minimum: { heads: 3 } } }],
+      [grouped, { units: ["heads"], rules: { minimum: { heads: 3 } } }],
       [grouped, { layout: "uniform" }],
       [grouped, { units: ["heads", "ffn"] }],
       [grouped, { rates: { tracking: 0 } }],

@@ -70,7 +70,13 @@ Deno.test("a loss diverges when its mean has risen half the way to a guess, not 
 Deno.test("masks collapse to zero by kind beyond the target, and to one after the warm-up", () => {
   const look = (cut: number): MaskLook => ({
     layers: [],
-    kinds: [{ name: "heads", count: 8, cut: 0.1, share: 0.4 }, { name: "FFN columns", count: 64, cut, share: 0.6 }],
+    kinds: [{ name: "heads", count: 8, all: 8, cut: 0.1, share: 0.4 }, {
+      name: "FFN columns",
+      count: 64,
+      all: 64,
+      cut,
+      share: 0.6,
+    }],
     closed: new Uint8Array(72),
     broken: null,
   });

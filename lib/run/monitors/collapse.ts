@@ -4,7 +4,7 @@ import type { ResolvedOptions } from "../options.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 import type { MaskLook } from "./mask_look.ts";
 
-/** Targets above it ask for more of a kind than is usual. */
+/** Shares above it, of a kind or of all, are more than is usual for a target to ask for. */
 const HIGH = 0.8;
 /** Of what such a target leaves, the share that a kind keeps at least: one kind may be cut further where another is kept. */
 const KEPT = 0.25;
@@ -22,7 +22,7 @@ const LEAST: Readonly<Record<string, string>> = {
 };
 
 /**
- * All zero: a kind of units is cut but for 1 − `threshold` of it, and to an extent that the target does not ask for. All one: after the warm-up
+ * All zero: of a kind of units, most of which may be cut, these are but for 1 − `threshold` of them, and to an extent that the target does not ask for. All one: after the warm-up
  * no more than 1 − `threshold` of the target is cut. Where going back would lead to the same masks, an alarm only warns.
  */
 export function watchCollapse(
@@ -40,7 +40,9 @@ export function watchCollapse(
   },
 ): readonly Finding[] {
   const found: Finding[] = [], shares = kinds.reduce((sum, { share }) => sum + share, 0);
-  for (const { name, cut, share } of kinds) {
+  for (const { name, count, all, cut, share } of kinds) {
+    // Where few of a kind may be cut, the others are left.
+    if (2 * count < all) continue;
     // What of a kind falls at least, where of all others everything falls.
     const needed = share > 0 ? (target - (shares - share)) / share : 0, asked = Math.max(target, needed);
     const most = Math.max(setting.threshold, asked > HIGH ? 1 - KEPT * (1 - asked) : 0);

@@ -9,11 +9,13 @@ import type { TrainerArrays } from "../trainer.ts";
 export interface KindState {
   /** Name for messages. */
   readonly name: string;
-  /** All of them that the model has, protected ones too. */
+  /** Those that may be cut. */
   readonly count: number;
-  /** Share of these that is cut. */
+  /** All that the model has, protected ones too. */
+  readonly all: number;
+  /** Share that is cut of those that may be. */
   readonly cut: number;
-  /** Share of what sparsity counts that those make which may be cut. */
+  /** Share of what sparsity counts that these make. */
   readonly share: number;
 }
 
@@ -46,11 +48,10 @@ export function lookAtMasks(
   ] as const;
   return {
     layers: layerShares(table, cuts),
-    kinds: ranges.filter(([, first, end]) => end > first).map(([name, first, end, count]): KindState => {
-      const units = Array.from({ length: end - first }, (_, index) => first + index);
+    kinds: ranges.filter(([, first, end]) => end > first).map(([name, first, end, all]): KindState => {
+      const count = end - first, units = Array.from({ length: count }, (_, index) => first + index);
       return {
-        name,
-        count,
+        ...{ name, count, all },
         cut: sumOf(units, (unit) => cuts[unit] ?? 0) / count,
         share: sumOf(units, (unit) => unitParameters(table, unit)) / table.total,
       };

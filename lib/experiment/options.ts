@@ -10,12 +10,12 @@ import type { Layout } from "../prune/layouts.ts";
 import { KEPT_RULES, type KeptRule } from "../prune/harden.ts";
 import { LAMBDA_RULES, type LambdaRule } from "../prune/lambda_rule.ts";
 import { START_RULES, type StartRule } from "../prune/start.ts";
-import { isScript } from "../run/schedule_source.ts";
 import { layersOf, UNIT_KINDS, type UnitKind } from "../prune/units.ts";
 import { isOneShot, type Method, METHODS } from "../run/methods.ts";
 import type { PruneOptions, Rates } from "../run/options.ts";
 import { alarmSettings } from "../run/monitors/alarm_setting.ts";
 import { type Preset, PRESETS } from "../run/presets.ts";
+import { isScript } from "../run/schedule_source.ts";
 import { CompressoError } from "../errors.ts";
 
 /** Options of one cell; what is absent has the default of a prune run. */

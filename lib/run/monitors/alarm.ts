@@ -48,13 +48,13 @@ export interface MonitorSetting {
 
 /**
  * How a run is watched; what is left out has its default. Where going back would change nothing, an alarm that is to roll back only warns: of
- * masks that are hard, that stay open, or that hold a target which takes more than 0.8 of a kind; one of a base model that overflows stops the run.
+ * masks that are hard, that stay open, or that hold a target above 0.8 or one that takes more of a kind; one of a base model that overflows stops the run.
  */
 export interface MonitorOptions {
   /**
    * Share that is cut of those of a kind that may be (0.95), where these are half of the kind or more, or share of the target that is missed (the
-   * same), from which on masks count as collapsed. Where the target takes more than 0.8 of a kind, whatever else falls, all but a quarter of what it
-   * leaves may be cut. Default: roll back.
+   * same), from which on masks count as collapsed. Where the target is above 0.8, or takes more than that of a kind whatever else falls, all but a quarter
+   * of what it leaves may be cut. Default: roll back.
    */
   readonly collapse?: MonitorSetting;
   /** Share of a layer's heads and of its FFN columns that is cut, from which on it is dead; default 0.98. Default: warn. */

@@ -22,8 +22,9 @@ const LEAST: Readonly<Record<string, string>> = {
 };
 
 /**
- * All zero: of a kind of units, most of which may be cut, these are but for 1 − `threshold` of them, and to an extent that the target does not ask for. All one: after the warm-up
- * no more than 1 − `threshold` of the target is cut. Where going back would lead to the same masks, an alarm only warns.
+ * All zero: of a kind of units, half of which or more may be cut, these are but for 1 − `threshold` of them, and to an extent that the target does not
+ * ask for. All one: after the warm-up no more than 1 − `threshold` of the target is cut. Where going back would lead to the same masks, an alarm only
+ * warns.
  */
 export function watchCollapse(
   { kinds }: MaskLook,

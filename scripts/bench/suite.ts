@@ -48,7 +48,7 @@ const STREAM_BYTES: Readonly<Record<Scale, number>> = { full: 64 << 20, quick: 6
 const MODELS: Readonly<Record<Scale, DecoderConfig>> = {
   full: SMOLLM2,
   quick: { ...SMOLLM2, layers: 2, vocab: 8192 },
-  tiny: { ...SMOLLM2, hidden: 32, layers: 1, heads: 2, kvHeads: 1, headDim: 16, ffn: 64, vocab: 64 },
+  tiny: { ...SMOLLM2, hidden: 32, layers: 1, heads: 4, kvHeads: 2, headDim: 8, ffn: 64, vocab: 64 },
 };
 
 /** What a run tells while it goes on. */

@@ -42,9 +42,9 @@ export function scriptUrl(source: string | URL): URL {
   });
 }
 
-/** Whether a schedule that is named is a script. */
-export function isScript(schedule: string | undefined): schedule is string {
-  return schedule !== undefined && !isScheduleName(schedule);
+/** Whether a schedule is a script, by its name or URL. */
+export function isScript(schedule: string | URL | Schedule | undefined): boolean {
+  return schedule instanceof URL || (typeof schedule === "string" && !isScheduleName(schedule));
 }
 
 /** Refuses to trust, as `option` asks for, where there is no script. Throws `CompressoError("usage")`. */
@@ -53,12 +53,12 @@ export function checkTrust(
   trust: boolean | undefined,
   { option }: { readonly option: string },
 ): void {
-  const isName = typeof schedule === "string" || schedule === undefined;
-  if (!trust || schedule instanceof URL || (isName && isScript(schedule))) return;
+  if (!trust || isScript(schedule)) return;
+  const given = typeof schedule === "string" ? `the built-in ${schedule}` : "one that the program made";
   throw new CompressoError("usage", {
     what: `cannot use ${option}`,
     rule: "it is for a schedule that is a script",
-    value: schedule === undefined ? "no schedule" : isName ? `the built-in ${schedule}` : "one that the program made",
+    value: schedule === undefined ? "no schedule" : given,
     mend: "leave it out",
   });
 }

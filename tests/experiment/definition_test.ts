@@ -2,7 +2,6 @@
 import assert from "node:assert/strict";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { CompressoError } from "../../lib/errors.ts";
 import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import { axesOf, cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
 import { labelsOf } from "../../lib/experiment/labels.ts";
@@ -15,7 +14,7 @@ import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/io/open_model.ts";
-import { inTemporaryFolder } from "../io/files.ts";
+import { inTemporaryFolder, refuses } from "../io/files.ts";
 import { digestOf } from "../../lib/run/run_data.ts";
 import { OUTCOME } from "./tiny.ts";
 
@@ -35,16 +34,6 @@ async function finish(
   const outcome = { ...OUTCOME, seconds };
   await store.begin(folder, identity, { anew: false });
   await store.setResult(folder, { cell: name, identity, outcome, failure: null });
-}
-
-/** Asserts that an error of the toolkit says all of these. */
-function refuses(work: () => unknown, code: string, ...said: readonly RegExp[]): void {
-  assert.throws(work, (error) => {
-    assert.ok(error instanceof CompressoError, String(error));
-    assert.equal(error.code, code);
-    for (const pattern of said) assert.match(error.message, pattern);
-    return true;
-  });
 }
 
 Deno.test("an experiment is refused with the part that is wrong", () => {

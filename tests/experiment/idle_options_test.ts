@@ -2,15 +2,7 @@
 import assert from "node:assert/strict";
 import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import { pruneOptions } from "../../lib/experiment/options.ts";
-import { CompressoError } from "../../lib/errors.ts";
-
-function refuses(work: () => unknown, ...said: readonly RegExp[]): void {
-  assert.throws(work, (error) => {
-    assert.ok(error instanceof CompressoError && error.code === "usage", String(error));
-    for (const pattern of said) assert.match(error.message, pattern);
-    return true;
-  });
-}
+import { refuses } from "../io/files.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "idle",
@@ -21,7 +13,7 @@ const PLAIN: ExperimentDefinition = {
 
 Deno.test("cells without LoRA do not differ in what is LoRA's alone", () => {
   const wrong = (change: Partial<ExperimentDefinition>, said: RegExp): void =>
-    refuses(() => defineExperiment({ ...PLAIN, ...change }), /without LoRA have a grid/, said);
+    refuses(() => defineExperiment({ ...PLAIN, ...change }), "usage", /without LoRA have a grid/, said);
   wrong({ grid: { lora: [false], rank: [2, 4] } }, /now: lora false and several of 'rank'/);
   wrong({ grid: [{ seed: [1] }, { lora: [true, false], loraRate: [1e-3, 1e-4] }] }, /several of 'loraRate'/);
   wrong({ base: { ...PLAIN.base, lora: false }, grid: { postfinetune: [1, 2] } }, /several of 'postfinetune'/);
@@ -32,7 +24,7 @@ Deno.test("cells without LoRA do not differ in what is LoRA's alone", () => {
 Deno.test("a prompt at inference is refused where nothing is measured behind one", () => {
   const perplexity = [{ name: "text", text: "x.txt", window: 8 }], rows = [{ name: "r", file: "a.json", seq: 48 }];
   const define = (evaluate: ExperimentDefinition["evaluate"]): unknown => defineExperiment({ ...PLAIN, evaluate });
-  refuses(() => define({ perplexity, prompt: [false, true] }), /rows, choices or tasks/, /prompt has true/);
+  refuses(() => define({ perplexity, prompt: [false, true] }), "usage", /rows, choices or tasks/, /prompt has true/);
   define({ perplexity, prompt: [false] });
   define({ perplexity, rows, prompt: [false, true] });
 });

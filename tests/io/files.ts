@@ -39,3 +39,13 @@ export async function rejectsWith(promise: Promise<unknown>, code: ErrorCode, me
     return true;
   });
 }
+
+/** Asserts that an error of the toolkit says all of these. */
+export function refuses(work: () => unknown, code: ErrorCode, ...said: readonly RegExp[]): void {
+  assert.throws(work, (error) => {
+    assert.ok(error instanceof CompressoError, String(error));
+    assert.equal(error.code, code);
+    for (const pattern of said) assert.match(error.message, pattern);
+    return true;
+  });
+}

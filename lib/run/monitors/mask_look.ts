@@ -49,12 +49,13 @@ export function lookAtMasks(
   return {
     layers: layerShares(table, cuts),
     kinds: ranges.filter(([, first, end]) => end > first).map(([name, first, end, all]): KindState => {
-      const count = end - first, units = Array.from({ length: count }, (_, index) => first + index);
-      return {
-        ...{ name, count, all },
-        cut: sumOf(units, (unit) => cuts[unit] ?? 0) / count,
-        share: sumOf(units, (unit) => unitParameters(table, unit)) / table.total,
-      };
+      const count = end - first;
+      let cut = 0, parameters = 0;
+      for (let unit = first; unit < end; unit++) {
+        cut += cuts[unit] ?? 0;
+        parameters += unitParameters(table, unit);
+      }
+      return { name, count, all, cut: cut / count, share: parameters / table.total };
     }),
     closed: Uint8Array.from(cuts, (cut) => cut > 0.5 ? 1 : 0),
     broken: brokenUnit(table, { logAlpha, maskMoments }),

@@ -3,7 +3,7 @@
 /** Share of the pruning stage after which the target is reached, where nothing is said of it. */
 export const WARMUP = 0.4;
 
-/** Progress of a stage from 0 (its first step) to 1 (its last). */
+/** Share of a stage that is done with a step: 1 / steps at its first, 1 at its last; 0 is before the first. */
 export type Progress = number;
 
 /**

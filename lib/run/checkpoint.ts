@@ -116,7 +116,12 @@ export async function writeCheckpoint(
  */
 export async function readCheckpoint(
   path: string,
-  { identity, mayDiffer = [] }: { readonly identity: RunIdentity; readonly mayDiffer?: readonly string[] | undefined },
+  { identity, mayDiffer = [], scheduled = [] }: {
+    readonly identity: RunIdentity;
+    readonly mayDiffer?: readonly string[] | undefined;
+    /** Rates that the run's schedule sets. */
+    readonly scheduled?: readonly string[] | undefined;
+  },
 ): Promise<Checkpoint> {
   const { meta, states: [arrays, ...others] } = await readWhole(path);
   const names = [...new Set([...Object.keys(identity), ...Object.keys(meta.identity)])];
@@ -137,20 +142,22 @@ export async function readCheckpoint(
       [name, differencesOf(parsed(meta.identity, name), parsed(identity, name), { idle })] as const
     ).filter(([, differences]) => differences.length > 0),
   );
+  const stuck = arrays?.maskMoments.some((value) => value !== 0)
+    ? ["spread", "prior"].find((name) => changed.has(name))
+    : undefined;
   const differing = [...lines.keys()];
   if (differing.length > 0) {
     throw new CompressoError("mismatch", {
       what: `cannot resume from ${path}`,
       rule: "options, data, model and adapter are those of the first run",
       value: [...lines.values()].flat().join("; "),
-      mend: differing.every((name) => ["schedule", "rates"].includes(name))
+      mend: stuck === undefined && differing.every((name) => ["schedule", "rates"].includes(name))
         ? `give the same options, or another --out, or go on with the others by --may-differ ${differing.join(",")}`
         : "give the same options, or another --out",
     });
   }
   if (!arrays) throw broken(path);
-  const stuck = ["spread", "prior"].find((name) => changed.has(name));
-  if (stuck !== undefined && arrays.maskMoments.some((value) => value !== 0)) {
+  if (stuck !== undefined) {
     throw new CompressoError("mismatch", {
       what: `cannot resume from ${path}`,
       rule: `the rate '${stuck}' says how masks start, and they have started`,
@@ -158,8 +165,10 @@ export async function readCheckpoint(
       mend: "give it as it was, or another --out",
     });
   }
+  // What another schedule sets is given anew as well.
+  const anew = meta.identity.schedule === identity.schedule ? changed : new Set([...changed, ...scheduled]);
   const stateOf = (position: RunPosition, arrays: TrainerArrays): RunState => ({
-    position: { ...position, ...halvedAnew(position, changed) },
+    position: { ...position, ...halvedAnew(position, anew) },
     arrays,
   });
   const kept = meta.kept.flatMap((position, index) => {

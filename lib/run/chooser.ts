@@ -114,35 +114,18 @@ export function createChooser(parts: ChooserParts): Chooser {
 }
 
 function learned(parts: ChooserParts): Chooser {
-  const { model, table, options, trainer, maskGradients, calibration } = parts, { rates, layout } = options;
+  const { model, table, options, trainer, calibration } = parts, { rates, layout } = options;
   const uniform = layout === "uniform" ? uniformGoals(table, { target: options.sparsity }) : null;
-  const saliencyOn = async (
-    of: string,
-    batches: readonly Batch[],
-    look: () => void,
-  ): Promise<Float64Array<ArrayBuffer>> => {
-    const saliency = createSaliency(table);
-    for (const batch of batches) {
-      saliency.add(await maskGradients(batch));
-      look();
-    }
-    const mean = saliency.mean();
-    checkUnits(table, mean, {
-      what: `cannot tell units apart by the ${of}`,
-      mend: `${of === "rows" ? OUT_OF_ROWS : ROWS_MEND}; where LoRA has run away before, lower --lora-rate`,
-    });
-    return mean;
-  };
   return {
     ...NOTHING,
     async begin(): Promise<void> {
       if (options.start === "constant") return trainer.setLogAlpha(constantLogAlpha(table, options));
-      const count = Math.min(CALIBRATION_BATCHES, Math.max(2, Math.ceil(options.steps / 10)));
-      const rows = [...calibrationBatches(parts, count)], texts = calibration ? [...calibration.batches()] : [];
+      const rows = firstBatches(parts), texts = calibration ? [...calibration.batches()] : [];
       const look = counter(parts, rows.length + texts.length);
-      const measured = await saliencyOn("rows", rows, look), { prior: weight } = rates;
-      const prior = calibration
-        ? besidePrior(table, measured, { other: await saliencyOn("calibration's rows", texts, look), weight })
+      const measured = await saliencyOn(parts, { of: "rows", batches: rows, look }), { prior: weight } = rates;
+      const other = calibration && await saliencyOn(parts, { of: "calibration's rows", batches: texts, look });
+      const prior = other
+        ? besidePrior(table, measured, { other, weight })
         : saliencyPrior(table, measured, { shape: await priorShape(model.source, table), weight });
       const whole = measured.map((value, unit) => value + (prior[unit] ?? 0));
       const { logAlpha, drift } = maskStart(perParameter(table, whole), { spread: rates.spread });
@@ -169,8 +152,34 @@ function learned(parts: ChooserParts): Chooser {
   };
 }
 
+/** The batches that are looked at before the first step: more for longer stages. */
+function firstBatches(parts: ChooserParts): Batch[] {
+  return [
+    ...calibrationBatches(parts, Math.min(CALIBRATION_BATCHES, Math.max(2, Math.ceil(parts.options.steps / 10)))),
+  ];
+}
+
+/** Mean saliency of the units on batches, at the present masks. Throws `CompressoError("data")` where it tells none apart. */
+async function saliencyOn(
+  { table, maskGradients }: ChooserParts,
+  { of, batches, look }: { readonly of: string; readonly batches: readonly Batch[]; readonly look: () => void },
+): Promise<Float64Array<ArrayBuffer>> {
+  const saliency = createSaliency(table);
+  for (const batch of batches) {
+    saliency.add(await maskGradients(batch));
+    look();
+  }
+  const mean = saliency.mean();
+  checkUnits(table, mean, {
+    what: `cannot tell units apart by the ${of}`,
+    mend: `${of === "rows" ? OUT_OF_ROWS : ROWS_MEND}; where LoRA has run away before, lower --lora-rate`,
+  });
+  return mean;
+}
+
 /** log α holds the running mean of squared gradients. */
-function gradual({ table, options, trainer, harden }: ChooserParts): Chooser {
+function gradual(parts: ChooserParts): Chooser {
+  const { table, options, trainer, harden } = parts;
   let known: { readonly writes: number; readonly hard: number } | null = null;
   return {
     ...NOTHING,
@@ -194,8 +203,14 @@ function gradual({ table, options, trainer, harden }: ChooserParts): Chooser {
       trainer.setLogAlpha(mean);
     },
     async end({ target }): Promise<number> {
-      const before = sparsityOf(table, await trainer.masks());
-      chooseHard(table, await trainer.logAlpha(), { target, options, trainer, harden });
+      const before = sparsityOf(table, await trainer.masks()), seen = await trainer.logAlpha();
+      if (seen.every((value) => value === 0)) {
+        // A schedule has ended the stage before its first step, and a size or equal widths are to be met all the same.
+        const batches = firstBatches(parts), look = counter(parts, batches.length);
+        seen.set(await saliencyOn(parts, { of: "rows", batches, look }));
+        trainer.setLogAlpha(seen);
+      }
+      chooseHard(table, seen, { target, options, trainer, harden });
       return before;
     },
   };

@@ -332,7 +332,7 @@ function checkStart({ method, start, rates }: ResolvedOptions): void {
       least.toFixed(1)
     } here, so that half of all units begin open: three times the spread, and what opens a unit`,
     value: `a limit of ${limit} at a spread of ${spread}`,
-    mend: "raise --log-alpha-limit, lower --spread, or start from a constant (--start constant)",
+    mend: "raise --log-alpha-limit, lower --spread, or start from a constant (--start constant, without --spread)",
   });
 }
 

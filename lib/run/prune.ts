@@ -49,7 +49,7 @@ import {
   stepStateOf,
 } from "./run_parts.ts";
 import { aimRun } from "./size_goal.ts";
-import { layerStates, recordsAt, recordView, type Steering } from "./steering.ts";
+import { layerStates, recordsAt, recordView, type Steerer, type Steering } from "./steering.ts";
 import { RING_SLOTS, type Trainer, type TrainerArrays } from "./trainer.ts";
 
 /** Records are read from the GPU when this much time has passed, or the ring is half full. */
@@ -112,7 +112,7 @@ class Run implements PruneRun {
     try {
       this.#ready = await allocateRun(this.#model, this.#parts, this.#place);
       this.#life.check();
-      if (checkpoint?.resume && await exists(checkpoint.path)) await this.#restore(checkpoint);
+      if (checkpoint?.resume && await exists(checkpoint.path)) await this.#restore(checkpoint, this.#ready.steerer);
       else await this.#keep();
     } catch (error) {
       this.#free();
@@ -129,8 +129,8 @@ class Run implements PruneRun {
     return this.#now.trainer;
   }
 
-  async #restore({ path, mayDiffer }: CheckpointOptions): Promise<void> {
-    const { kept, ...state } = await readCheckpoint(path, { identity: this.#identity(), mayDiffer });
+  async #restore({ path, mayDiffer }: CheckpointOptions, { scheduled }: Steerer): Promise<void> {
+    const { kept, ...state } = await readCheckpoint(path, { identity: this.#identity(), mayDiffer, scheduled });
     await this.#adopt(state);
     this.#kept = kept;
     const last = kept.at(-1)?.position.step ?? 0;

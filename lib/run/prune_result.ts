@@ -57,6 +57,6 @@ export interface PruneRun extends AsyncIterable<StepRecord>, Disposable {
    * before. Throws `CompressoError("gpu")` where the run does not fit, with what would.
    */
   prepare(): Promise<{ readonly steps: number; readonly records: number }>;
-  /** What the last step left; throws before the last record was taken. */
+  /** What the last step left; throws before a loop over the records has come to its end. */
   result(): PruneResult;
 }

@@ -297,7 +297,9 @@ export function refuseResult({ step }: RunPosition, { steps }: { readonly steps:
     what: "cannot give the result of the run",
     rule: "the run is at its end",
     value: `step ${step} of ${steps}`,
-    mend: "take its records to the last one first",
+    mend: step < steps
+      ? "take its records to the last one first"
+      : "let the loop over its records come to its end, instead of leaving it at the last one",
   });
 }
 

@@ -167,7 +167,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     }
   }
 
-  /** Masks, LoRA and figures of the finished run; throws before the last record was taken. */
+  /** Masks, LoRA and figures of the finished run; throws before a loop over the records has come to its end. */
   result(): PruneResult {
     this.#life.check();
     return this.#run.result();

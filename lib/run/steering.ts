@@ -41,6 +41,8 @@ export interface Steerer extends AsyncDisposable {
   readonly needsRecords: boolean;
   /** What tells it from another one, for resumed runs. */
   readonly identity: string;
+  /** Rates that it sets. */
+  readonly scheduled: readonly string[];
   at(input: SteeringInput): Promise<Steering>;
 }
 
@@ -138,6 +140,7 @@ function cubic(sparsity: number, rates: Rates): Steerer {
   return {
     needsRecords: false,
     identity: "cubic",
+    scheduled: [],
     at: ({ step, steps }) =>
       Promise.resolve({ target: curve(progressOf(step, steps)), rates, end: false, layers: null, freeze: [] }),
     [Symbol.asyncDispose]: () => Promise.resolve(),
@@ -149,12 +152,16 @@ function scripted(
   table: UnitTable,
   { sparsity, rates, aim }: { readonly sparsity: number; readonly rates: Rates; readonly aim: Aim },
 ): Steerer {
+  let isChecked = !isForeseen(schedule);
   return {
     needsRecords: true,
     identity: schedule.identity,
+    scheduled: schedule.parts.flatMap((part) => part.startsWith("rates.") ? [part.slice("rates.".length)] : []),
     async at({ step, steps, records, layers }): Promise<Steering> {
       const progress = progressOf(step, steps);
-      if (step === 0 && isForeseen(schedule)) await checkLast(schedule, table, { sparsity, rates, steps, aim });
+      // Also where a run is taken up with another schedule.
+      if (!isChecked) await checkLast(schedule, table, { sparsity, rates, steps, aim });
+      isChecked = true;
       const output = await schedule.evaluate({ progress, sparsity, step, steps, records, layers: await layers() });
       const now: Rates = { ...rates, ...output.rates };
       const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup: now.warmup })(progress);

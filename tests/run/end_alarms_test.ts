@@ -14,6 +14,12 @@ import {
   type ScheduleInput,
   steps,
 } from "../../mod.ts";
+import { openModelFiles } from "../../lib/io/open_model.ts";
+import type { RunPosition } from "../../lib/run/checkpoint.ts";
+import { keptBy } from "../../lib/run/chooser.ts";
+import { resolveOptions } from "../../lib/run/options.ts";
+import { overseeEnd, oversightOf } from "../../lib/run/monitors/oversee.ts";
+import { BASE } from "./helpers/demo_run.ts";
 import { resolveMonitors } from "../../lib/run/monitors/alarm.ts";
 import { watchCollapse } from "../../lib/run/monitors/collapse.ts";
 import { checkFall } from "../../lib/run/monitors/constraint.ts";
@@ -204,6 +210,40 @@ Deno.test("a schedule that ends beside what was asked for is told so, and what a
   const [smaller = "", ...no] = await alarmsOf(size, { layers: ({ layers }) => layers.map(() => 0.5) });
   assert.match(smaller, /smaller than it was asked to be: hard sparsity 5\d\.\d %, the size takes 2\d\.\d %$/);
   assert.deepEqual(no, []);
+});
+
+Deno.test("gradual saliency of a stage that ends before its first step looks at the rows before it cuts to a size", async () => {
+  const { rows } = await readRows(demoData("train"), { limit: 32 });
+  using device = await openDevice();
+  using model = await loadModel("demo", { device });
+  const parameters = Math.floor(0.85 * parameterCount(model.spec));
+  using run = prune(model, {
+    ...{ rows, method: "gradual", size: { parameters }, steps: 22, batch: 1, seq: 64, prompt: null },
+    schedule: defineSchedule({ end: () => true }),
+  });
+  for await (const _ of run) { /* to its end */ }
+  const { logAlpha, table, masks } = run.result(), kept = keptBy(table, masks);
+  const mean = (isKept: boolean): number => {
+    const own = [...logAlpha.subarray(table.ffnFirst)].filter((_, unit) =>
+      (kept[table.ffnFirst + unit] === 1) === isKept
+    );
+    return own.reduce((sum, value) => sum + value, 0) / own.length;
+  };
+  assert.ok(mean(true) > 2 * mean(false) && mean(false) > 0, `${mean(true)} of what stays, ${mean(false)} of the rest`);
+});
+
+Deno.test("a run larger than its size by a schedule's end is told of the schedule, and by hooks of these", async () => {
+  const { source: { spec } } = await openModelFiles("demo"), table = unitTable(spec, ["kv", "ffn"]);
+  const { sparsity: _sparsity, ...base } = BASE;
+  const options = { ...resolveOptions({ ...base, size: { parameters: 700_000 } }, spec), sparsity: 0.2 };
+  const position = { ...firstPosition({ epoch: 0, index: 0 }), stageStep: 3, target: options.sparsity };
+  const change = (more: Partial<RunPosition>): string | undefined => {
+    const oversight = oversightOf(options, table, { steps: 40 });
+    const { verdict } = overseeEnd({ ...position, ...more }, { look: look(0.2), hard: 0.2, excess: 12 }, oversight);
+    return verdict.alarms.find(({ message }) => message.includes("larger"))?.change;
+  };
+  assert.match(change({}) ?? "", /let hooks leave the masks/);
+  assert.match(change({ leftOut: 2, layerTargets: [0.1, null] }) ?? "", /let the schedule end the stage only/);
 });
 
 Deno.test("gradual saliency is held to the targets at which it chose, where the schedule jumps between", async () => {

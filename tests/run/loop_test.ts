@@ -68,6 +68,7 @@ Deno.test("a loop over a run may be left, and another one goes on right there", 
       using run = prune(model, { ...BASE, ...options });
       const all = Array.from({ length: run.steps }, (_, index) => index + 1);
       for (const _ of all) for await (const { step } of run) if (seen.push(step) > 0) break;
+      assert.throws(() => run.result(), /let the loop over its records come to its end/);
       assert.deepEqual(seen, all);
       for await (const { step } of run) assert.fail(`step ${step} is none`);
       assert.ok(run.result().sparsity.hard >= 0.2 - ROUNDING);

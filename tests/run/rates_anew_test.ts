@@ -1,6 +1,7 @@
 // Rates that a resumed run is given anew: they hold as they are given, and what they can no longer decide is refused. On the demo model.
 import assert from "node:assert/strict";
-import { type CompressoError, type Model, type PruneOptions } from "../../mod.ts";
+import { type CompressoError, defineSchedule, type Model, type PruneOptions } from "../../mod.ts";
+import { rejectsWith } from "../io/files.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 
 const CHECKPOINT = "checkpoint.safetensors";
@@ -60,6 +61,34 @@ Deno.test("a run that went back and is given other rates goes on with just these
   });
 });
 
+Deno.test("a rate that another schedule sets is given anew as well, and the same schedule's stays halved", async () => {
+  await withDemo(async ({ model }) => {
+    await inFolder(async (path) => {
+      const options = {
+        ...{ packing: false, prefinetune: 0, steps: 12, postfinetune: 0 },
+        lora: { targets: ["q", "v"] },
+      } as const;
+      // Told apart by their text.
+      const fast = defineSchedule({ rates: { lora: () => 1 } }), slow = defineSchedule({ rates: { lora: () => 1e-4 } });
+      const checkpoint = { path, every: 1000 }, monitors = { rollbacks: 1 };
+      const failed = drive(model, { ...options, checkpoint, schedule: fast, monitors });
+      await assert.rejects(failed, /runs away.*went back 1 times before/);
+      await Deno.copyFile(path, `${path}.copy`);
+      const rate = async (schedule: typeof fast): Promise<number> => {
+        await Deno.copyFile(`${path}.copy`, path);
+        const again = { ...checkpoint, resume: true, mayDiffer: ["schedule"] };
+        const off = { divergence: { action: "off" }, oscillation: { action: "off" } } as const;
+        const { records } = await drive(model, {
+          ...{ ...options, checkpoint: again, schedule, monitors: off },
+        });
+        return Math.max(...records.map(({ learningRate }) => learningRate));
+      };
+      assert.ok(Math.abs(await rate(slow) / 1e-4 - 1) < 1e-6, "as the other schedule says");
+      assert.ok(Math.abs(await rate(fast) - 0.5) < 1e-6, "as it was");
+    });
+  });
+});
+
 Deno.test("what says how masks start cannot change once they have started", async () => {
   await withDemo(async ({ model }) => {
     await inFolder(async (path) => {
@@ -76,6 +105,10 @@ Deno.test("what says how masks start cannot change once they have started", asyn
           return true;
         });
       }
+      const refused = async (rates: NonNullable<PruneOptions["rates"]>, mend: RegExp): Promise<void> =>
+        await rejectsWith(drive(model, { checkpoint: { ...resumed, mayDiffer: [] }, rates }), "mismatch", mend);
+      await refused({ spread: 8 }, /spread: 4 then, 8 now; mend: give the same options, or another --out$/);
+      await refused({ spread: 4, lora: 1e-4 }, /lora: .*, or go on with the others by --may-differ rates$/);
       const { records } = await drive(model, { checkpoint: resumed, rates: { spread: 4, lora: 1e-4 } });
       assert.equal(records.at(-1)?.step, BASE.prefinetune + BASE.steps + BASE.postfinetune);
     });

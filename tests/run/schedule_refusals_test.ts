@@ -32,6 +32,28 @@ Deno.test("targets of layers that leave no room for the run's size are refused b
   });
 });
 
+Deno.test("so are those of another schedule, with which a stopped run goes on", async () => {
+  await withDemo(async ({ model }) => {
+    const folder = await Deno.makeTempDir(), checkpoint = { path: `${folder}/checkpoint.safetensors`, every: 1 };
+    try {
+      using run = prune(model, { ...BASE, checkpoint, schedule: "linear" });
+      for await (const { step } of run) if (step === BASE.prefinetune + 3) break;
+      run[Symbol.dispose]();
+      const resumed = { ...checkpoint, resume: true, mayDiffer: ["schedule"] }, seen: number[] = [];
+      using again = prune(model, {
+        ...{ ...BASE, checkpoint: resumed },
+        schedule: defineSchedule({ layers: ({ layers }) => layers.map(() => 0.1) }),
+      });
+      await assert.rejects(async () => {
+        for await (const { step } of again) seen.push(step);
+      }, /the schedule at step 7 of 8: /);
+      assert.deepEqual(seen, []);
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  });
+});
+
 Deno.test("a schedule with parts that method or layout cannot follow is refused before the first step, a script too", async () => {
   await withDemo(async ({ model }) => {
     await using lair = new Lair();

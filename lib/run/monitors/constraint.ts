@@ -124,13 +124,13 @@ export function checkAim(
 }
 
 /** What to say of a model that is larger than its size allows, by `excess` parameters or bytes. */
-export function checkSize(excess: number): readonly Finding[] {
+export function checkSize(excess: number, { change }: Pick<Finding, "change">): readonly Finding[] {
   if (excess <= 0) return [];
   return [{
     monitor: "constraint",
     key: "constraint size",
     message: `the constraint is not met: the model is larger than it was to be, by ${excess.toLocaleString("en")}`,
-    change: "leave the masks as they became hard",
+    change,
   }];
 }
 

@@ -181,8 +181,9 @@ export function overseeEnd(
 ): Pick<Overseen, "position" | "verdict"> {
   const { monitors: { collapse, "dead-layer": dead, constraint }, sparsity, layout } = options;
   const target = position.target ?? sparsity, sight = { target, expected: hard, isWarm: true, isHard: true };
-  // A schedule that went before the size was told of.
-  const isTold = goesBeforeSize(position, options) && position.alarms.some(({ monitor }) => monitor === "constraint");
+  // A schedule that went before the size was told of, unless its targets had come to what the size takes.
+  const goesBefore = goesBeforeSize(position, options), change = goesBefore && excess !== null ? BY_SCHEDULE : BY_HOOKS;
+  const isTold = goesBefore && position.alarms.some(({ monitor }) => monitor === "constraint");
   const masks: readonly Finding[] = [
     ...collapse ? watchCollapse(look, { ...sight, setting: collapse }) : [],
     ...dead ? watchLayers(look, { table, setting: dead, isHard: true, of: options }) : [],
@@ -193,14 +194,17 @@ export function overseeEnd(
     ...!constraint || excess !== null && isTold
       ? []
       : excess !== null
-      ? checkSize(excess)
+      ? checkSize(excess, { change })
       : checkHard({ target, hard }, { unit, layout }),
   ].filter(({ message }) => !position.alarms.some((alarm) => alarm.message === message));
-  return told(position, found.map((one) => ({ ...one, change: BY_HOOKS })), options);
+  return told(position, found.map((one) => ({ ...one, change })), options);
 }
 
 /** What to do about hard masks that were others when they became so. */
 const BY_HOOKS = "let hooks leave the masks as they are once they are hard, or write ones that cut as much";
+
+/** The same of a run's size where a schedule has ended the stage by targets of its own. */
+const BY_SCHEDULE = "let the schedule end the stage only where its targets of single layers leave what the size takes";
 
 /** Alarms of hard masks, which cannot lead back: the same masks would come of it. */
 function told(

@@ -5,7 +5,10 @@
 // On the demo the texts are the stories of the same rows, without questions and answers. On another model:
 //
 //   … --model MODEL --data instructions=alpaca.json --data texts=c4.jsonl --file heldout=other.json --file questions=none \
-//     --file texts=c4_heldout.jsonl --file wikitext=wiki.txt --file tasks=FOLDER
+//     --file texts=c4_heldout.jsonl --file wikitext=wiki.txt --file tasks=FOLDER --set steps=150 --set prefinetune=10 \
+//     --set seq=256 --set sparsity=0.2 --set units=kv,ffn --set loraRate=0.001
+//
+// What the model writes itself are 150 texts of 48 tokens there too: name a file of longer ones by --data self-written=FILE.
 import { defineExperiment } from "../../mod.ts";
 import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 

@@ -5,7 +5,8 @@
 // On the demo the texts are the stories of the same rows, their `input`, without questions and answers. On another model:
 //
 //   … --model MODEL --data instructions=alpaca.json --data texts=c4.jsonl --file heldout=other.json --file questions=none \
-//     --file stories=none --file texts=c4_heldout.jsonl --file wikitext=wiki.txt --file tasks=FOLDER
+//     --file stories=none --file texts=c4_heldout.jsonl --file wikitext=wiki.txt --file tasks=FOLDER --set steps=150 \
+//     --set prefinetune=10 --set seq=256 --set sparsity=0.2 --set units=kv,ffn --set loraRate=0.001
 import { defineExperiment } from "../../mod.ts";
 import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 

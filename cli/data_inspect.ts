@@ -6,7 +6,8 @@ import { haveEnds } from "../lib/io/prompts.ts";
 import type { FormatOptions } from "../lib/io/prompts_format.ts";
 import { openModelFiles } from "../lib/io/open_model.ts";
 import type { Tokenizer } from "../lib/io/tokenizer.ts";
-import { type EncodeReport, encodeRow, encodeRows, withBroken } from "../lib/run/batches.ts";
+import { checkContext, type EncodeReport, encodeRow, encodeRows, withBroken } from "../lib/run/batches.ts";
+
 import { heldOutOf } from "../lib/run/run_data.ts";
 import { formatBytes, formatCount, formatShare, print, printJson, rowsNamed } from "./output.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";
@@ -51,8 +52,8 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
   const { textField, limit, seq = 256, model } = settings;
   checkTraining(settings);
   const prompt = await promptText(settings.prompt ?? true);
+  const options = model === undefined ? null : { ...await encodingOf(model, { seq }), prompt };
   const { kind, rows, report } = await readRows(file, { textField, limit, skipBroken: true });
-  const options = model === undefined ? null : { ...await encodingOf(model), prompt };
   const { counts, refused } = options ? countTokens(rows, options) : { counts: [], refused: [] };
   const heldOut = heldOutOf(rows.length), trained = rows.slice(0, rows.length - heldOut);
   const others = new Set(rows.slice(trained.length).map(({ number }) => number));
@@ -135,9 +136,13 @@ function countTokens(
   return { counts, refused };
 }
 
-async function encodingOf(model: string): Promise<{ readonly tokenizer: Tokenizer; readonly vocab: number }> {
-  const { tokenizer, source: { spec: { vocab } } } = await openModelFiles(model);
-  if (tokenizer) return { tokenizer, vocab };
+async function encodingOf(
+  model: string,
+  { seq }: { readonly seq: number },
+): Promise<{ readonly tokenizer: Tokenizer; readonly vocab: number }> {
+  const { tokenizer, source: { spec } } = await openModelFiles(model);
+  checkContext(seq, spec);
+  if (tokenizer) return { tokenizer, vocab: spec.vocab };
   throw new CompressoError("input", {
     what: `cannot count tokens for ${model}`,
     rule: "the model has a tokenizer",
@@ -159,7 +164,8 @@ function charactersOf(row: Row): number {
 
 function lengths(values: readonly number[]): Lengths {
   const sorted = Float64Array.from(values).sort();
-  const at = (share: number): number => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0;
+  // The least one that so many are at most.
+  const at = (share: number): number => sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? 0;
   return { least: at(0), median: at(0.5), p95: at(0.95), most: at(1) };
 }
 
@@ -207,7 +213,7 @@ function trainingLines(
       : []),
     `at seq ${String(seq).padEnd(5)}${parts.join("; ")}`,
     promptTokens > 0
-      ? `prompt      ${promptTokens} tokens in each row, ${share} of all`
+      ? `prompt      ${promptTokens} tokens a row, ${share} of all`
       : `prompt      ${kind === "text" ? "texts get none" : "none"}`,
   ];
 }

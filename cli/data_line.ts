@@ -17,6 +17,6 @@ export function dataLine(data: EncodeReport, { seq }: { readonly seq: number }):
     ...some("empty", "empty"),
     ...some("broken", "broken"),
     ...(data.heldOut > 0 ? [`the last ${data.heldOut} rows kept for the check`] : []),
-    ...(data.promptTokens > 0 ? [`the prompt takes ${data.promptTokens} tokens of each row`] : []),
+    ...(data.promptTokens > 0 ? [`the prompt takes ${data.promptTokens} tokens a row`] : []),
   ].join(", ");
 }

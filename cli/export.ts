@@ -2,7 +2,7 @@
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { basename, resolve } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
-import { makeFolder } from "../lib/io/atomic.ts";
+import { makeFolder, removeLeftovers } from "../lib/io/atomic.ts";
 import { exists } from "../lib/io/exists.ts";
 import { keptGeneration } from "../lib/io/hf_model.ts";
 import { FolderLock } from "../lib/io/lock.ts";
@@ -52,7 +52,10 @@ export function exportVerb(): CommandUnknownOpts {
       "LoRA to merge into the weights: a folder in PEFT's format, or its .safetensors file",
     )
     .option("--formats <list>", "which files: hf, gguf, or hf,gguf", someOf("--formats", FORMATS), FORMATS)
-    .option("--overwrite", "replace files that stand there")
+    .option(
+      "--overwrite",
+      "replace files that stand there, and remove that of a format which cannot hold the model: it is of another one",
+    )
     .option("--json", "print one JSON object")
     .action(async (path, { out, layout, dtype, ggufDtype, adapter, formats, overwrite, json }) => {
       using interrupt = watchInterrupt();
@@ -67,6 +70,7 @@ export function exportVerb(): CommandUnknownOpts {
       const isNew = !(await exists(folder));
       await makeFolder(folder);
       await lock.take();
+      if (lock.isHeld) await removeLeftovers(folder, ["model", "model.gguf"], { read: modelPath(path) });
       const result = await exportModel(lora ? sliceModel(source, { lora }) : source, folder, {
         layout,
         dtype: dtype ?? "f16",
@@ -96,6 +100,7 @@ export function exportVerb(): CommandUnknownOpts {
         );
       }
       for (const line of skippedLines(result)) note(line);
+      for (const removed of result.removed) note(`compresso: removed ${removed}, which was of another model`);
       for (const line of fallbackLines(result.fellBack.length)) note(line);
     });
 }

@@ -38,9 +38,8 @@ export const STOP_OPTION = [
 /** See {@link TEMPERATURE_OPTION}. */
 export const SEED_OPTION = [
   "--seed <number>",
-  "seed of the draws",
+  "seed of the draws (default: 1)",
   wholeNumber("--seed", { most: MAX_SEED }),
-  1,
 ] as const;
 
 /** Values of the options. */
@@ -50,21 +49,22 @@ export interface SamplingSettings {
   readonly topP?: number | undefined;
   readonly repetitionPenalty?: number | undefined;
   readonly stop?: readonly string[] | undefined;
-  readonly seed: number;
+  readonly seed?: number | undefined;
 }
 
 /** The options as the library takes them. Throws `CompressoError("usage")` for those that would change nothing. */
 export function samplingOf(settings: SamplingSettings): SamplingOptions & { readonly stop: readonly string[] } {
   const { temperature, topK, topP, repetitionPenalty = 1, stop = [], seed } = settings;
-  if (temperature === 0 && (topK !== undefined || topP !== undefined)) {
+  const drawing = [["--top-k", topK], ["--top-p", topP], ["--seed", seed]].filter(([, value]) => value !== undefined);
+  if (temperature === 0 && drawing.length > 0) {
     throw new CompressoError("usage", {
-      what: "cannot use these options together",
-      rule: "--top-k and --top-p choose among draws, which need a --temperature above 0",
+      what: `cannot use ${drawing.map(([option]) => option).join(" and ")}`,
+      rule: "--top-k, --top-p and --seed are for draws, which need a --temperature above 0",
       value: "the temperature is 0",
       mend: "add --temperature 1",
     });
   }
-  return { temperature, topK: topK ?? 0, topP: topP ?? 1, repetitionPenalty, stop, seed };
+  return { temperature, topK: topK ?? 0, topP: topP ?? 1, repetitionPenalty, stop, seed: seed ?? 1 };
 }
 
 const ESCAPES: Readonly<Record<string, string>> = { "\\n": "\n", "\\t": "\t", "\\\\": "\\" };

@@ -2,6 +2,7 @@
 import { cubicSparsity, progressOf } from "../lib/prune/schedule.ts";
 import type { ScheduleOutput } from "../lib/prune/schedule_output.ts";
 import { type LayerState, RATE_NAMES, type RecordView } from "../lib/prune/schedule_script.ts";
+import { resolveMonitors } from "../lib/run/monitors/alarm.ts";
 import { defaultRates } from "../lib/run/options.ts";
 import type { OpenSchedule } from "../lib/run/schedule_host.ts";
 import { formatShare } from "./output.ts";
@@ -96,15 +97,26 @@ export function previewSeries({ points }: Preview): readonly Series[] {
   ];
 }
 
-/** What a run would refuse at its last step: targets of all layers that do not come to the whole's, layers of one size taken. Null where it is well. */
-export function shortfall({ points, endsBefore }: Preview): string | null {
-  const last = points.at(-1), numbers = last?.layers?.filter((value) => value !== null) ?? [];
-  if (!last || endsBefore !== null || numbers.length === 0 || numbers.length < (last.layers?.length ?? 0)) return null;
+/**
+ * What a run would refuse at its last step, or raise an alarm for after it: targets of all layers that do not come to the whole's, layers of one size
+ * taken, and a sparsity of the schedule's own that is not the run's. Null where it is well.
+ */
+export function shortfall({ points, endsBefore, sparsity }: Preview): string | null {
+  const last = points.at(-1);
+  if (!last || endsBefore !== null) return null;
+  const numbers = last.layers?.filter((value) => value !== null) ?? [];
+  const isWhole = numbers.length > 0 && numbers.length === last.layers?.length;
   const mean = numbers.reduce((sum, value) => sum + value, 0) / numbers.length;
-  if (mean >= last.target - 0.005) return null;
-  return `the targets of all layers come to ${formatShare(mean)} at the last step, where the whole's is ${
-    formatShare(last.target)
-  }: a run refuses that`;
+  if (isWhole && mean < last.target - 0.005) {
+    return `the targets of all layers come to ${formatShare(mean)} at the last step, where the whole's is ${
+      formatShare(last.target)
+    }: a run refuses that`;
+  }
+  const { threshold = Infinity } = resolveMonitors().constraint ?? {};
+  if (last.sparsity === null || Math.abs(last.sparsity - sparsity) <= threshold) return null;
+  return `the schedule ends at ${formatShare(last.sparsity)}, where --sparsity is ${
+    formatShare(sparsity)
+  }: a run cuts what the schedule says, and raises an alarm`;
 }
 
 function nextLayer(

@@ -68,7 +68,7 @@ export async function loadTask(
   const taken = new Map<string, number>();
   const questions: Question[] = [];
   for (const placed of rows) {
-    const { row, label } = placed, subset = task.subset?.(row) ?? "", count = taken.get(subset) ?? 0;
+    const { row, label } = placed, subset = subsetOf(task, row), count = taken.get(subset) ?? 0;
     if (count >= limit) continue;
     taken.set(subset, count + 1);
     const item = makeItem(task, row);
@@ -105,12 +105,12 @@ async function readExamples(
   const { shots = 0, delimiter = " ", shotDelimiter = "\n\n" } = task, wanted = shots + (asked ? 1 : 0);
   const bySubset = new Map<string, PlacedRow[]>();
   for (const placed of await readRowsOf(task, path, task.subset ? Infinity : wanted)) {
-    const subset = task.subset?.(placed.row) ?? "", known = bySubset.get(subset);
+    const subset = subsetOf(task, placed.row), known = bySubset.get(subset);
     if (known) known.push(placed);
     else bySubset.set(subset, [placed]);
   }
   const made = new Map<PlacedRow, string>();
-  const textOf = (placed: PlacedRow): string => {
+  const exampleOf = (placed: PlacedRow): string => {
     const known = made.get(placed);
     if (known !== undefined) return known;
     const { row } = placed, item = makeItem(task, row), [contexts, continuations] = sides(item, delimiter);
@@ -121,14 +121,46 @@ async function readExamples(
   };
   return (subset, { row, label }) => {
     const others = (bySubset.get(subset) ?? []).filter((one) => !asked || one.label !== label).slice(0, shots);
-    if (others.length === shots) return others.map(textOf).join("");
+    if (others.length === shots) return others.map(exampleOf).join("");
     const whose = subset === "" ? "" : ` for ${JSON.stringify(subset)}`, beside = asked ? " beside the one asked" : "";
     throw row.error(`${path} has ${shots} examples${whose}${beside}`, `wants ${shots}, and there are ${others.length}`);
   };
 }
 
 function describe({ description = "" }: TaskDefinition, row: TaskRow): string {
-  return typeof description === "string" ? description : description(row);
+  if (typeof description === "string") return description;
+  return textOf(row, { rule: "the task's description is a text", make: () => description(row) });
+}
+
+/** "" where the task has no subsets. */
+function subsetOf({ subset }: TaskDefinition, row: TaskRow): string {
+  return subset ? textOf(row, { rule: "the task's subset is a text", make: () => subset(row) }) : "";
+}
+
+/** What the task's own code makes of a row, which `rule` says. */
+interface Made {
+  readonly rule: string;
+  readonly make: () => unknown;
+}
+
+function textOf(row: TaskRow, made: Made): string {
+  const text = madeOf(row, made);
+  if (typeof text === "string") return text;
+  throw row.error(made.rule, `gives ${shown(text)}`);
+}
+
+/** Runs what may be the user's own code. */
+function madeOf(row: TaskRow, { rule, make }: Made): unknown {
+  try {
+    const made = make();
+    if (!(made instanceof Promise)) return made;
+    // What it throws later must not end the program.
+    made.catch(() => {});
+    throw row.error(rule, "gives a promise: the function is async");
+  } catch (error) {
+    if (error instanceof CompressoError) throw error;
+    throw row.error(rule, `ends in ${error}`);
+  }
 }
 
 /** Contexts and continuations of the choices. */
@@ -141,15 +173,9 @@ function sides(
     : [context, choices.map(() => delimiter + continuation)];
 }
 
-/** The question of a row, checked: a task may be the user's own code. */
+/** The question of a row, checked. */
 function makeItem(task: TaskDefinition, row: TaskRow): TaskItem {
-  let item: unknown;
-  try {
-    item = task.item(row);
-  } catch (error) {
-    if (error instanceof CompressoError) throw error;
-    throw row.error("the task makes a question of each row", `ends in ${error}`);
-  }
+  const item = madeOf(row, { rule: "the task makes a question of each row", make: () => task.item(row) });
   const isTexts = (value: unknown): boolean => Array.isArray(value) && value.every((part) => typeof part === "string");
   const { context, choices, continuation }: Json = isObject(item) ? item : {};
   const isContext = typeof context === "string" || isTexts(context);

@@ -75,12 +75,15 @@ const OFF = "null";
 
 /**
  * What differs, in words; null where nothing does. Of a run that has ended it is known which monitors `raised` an alarm: what the others would
- * have done then has decided nothing.
+ * have done then has decided nothing. Nor has the shape of LoRA where it was never trained, but for a run that has not ended, whose checkpoint has it.
  */
 export function differences(
   then: CellIdentity,
   now: CellIdentity,
-  { raised = null }: { readonly raised?: readonly MonitorName[] | null } = {},
+  { raised = null, hasEnded = raised !== null }: {
+    readonly raised?: readonly MonitorName[] | null;
+    readonly hasEnded?: boolean;
+  } = {},
 ): string | null {
   const idle = MONITOR_NAMES.filter((name) => raised && !raised.includes(name)).flatMap((name) => {
     const whole = `monitors.${name}`, action = `${whole}.action`;
@@ -88,7 +91,18 @@ export function differences(
     return now[whole] === OFF ? [whole, action, `${whole}.threshold`] : [action];
   });
   const method: unknown = JSON.parse(now["method"] ?? "null");
-  return differencesOf(then, now, { idle: [...idle, ...idleFacts(method)] }).join("; ") || null;
+  const ofLora = hasEnded && isWithoutLora(then) && isWithoutLora(now)
+    ? [...Object.keys({ ...then, ...now }).filter((name) => name.startsWith("lora.")), ...LORA_RATES]
+    : [];
+  return differencesOf(then, now, { idle: [...idle, ...idleFacts(method), ...ofLora] }).join("; ") || null;
+}
+
+/** Rates that only LoRA's steps have. */
+const LORA_RATES = ["rates.clipNorm", "rates.weightDecay"] as const;
+
+/** Whether LoRA stays at its beginning, where it adds nothing, as with `lora: false`. A schedule may set the rate of a run with stages of LoRA alone. */
+function isWithoutLora(facts: CellIdentity): boolean {
+  return ["rates.lora", "rates.recovery", "prefinetune", "postfinetune"].every((name) => facts[name] === "0");
 }
 
 /** An object's parts each by a name of its own. */

@@ -33,7 +33,7 @@ export function markdown(report: ExperimentReport, charts: readonly DrawnChart[]
   }
   for (const { file, title } of charts) parts.push(`![${title}](${file})`);
   if (unfinished.length > 0) {
-    const lines = unfinished.map(({ cell, state }) => `- ${cell}: ${state.replaceAll("\n", " ")}`);
+    const lines = unfinished.map(({ cell, state }) => `- ${cell}: ${literal(state)}`);
     parts.push("## Not finished", lines.join("\n"));
   }
   return parts.join("\n\n") + "\n";
@@ -213,7 +213,7 @@ function alarmPart(report: ExperimentReport): string[] {
       String(step),
       monitor,
       restored === null ? ACTION_WORDS[action] : `went back to step ${restored}, halved rates`,
-      message,
+      literal(message),
     ])
   );
   const halved = groups.flatMap((group) => {
@@ -271,6 +271,11 @@ function table(head: readonly string[], rows: readonly (readonly string[])[], te
     `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
   const rule = `| ${head.map((_, index) => index < texts ? "---" : "--:").join(" | ")} |`;
   return [line(head), rule, ...rows.map(line)].join("\n");
+}
+
+/** A text of others on one line, in which no sign is Markdown; the bars of tables are theirs. */
+function literal(text: string): string {
+  return text.replaceAll(/[\r\n]+/g, " ").replaceAll(/[\\`*_[\]<>!&~]/g, "\\$&");
 }
 
 function percent(share: number): string {

@@ -31,6 +31,8 @@ export interface CellModel {
   readonly spec: DecoderSpec;
   /** Digest of its weights. */
   readonly weights: string;
+  /** Tokens that a text of its own has at most: its context without what its tokenizer puts before a text. */
+  readonly room: number;
 }
 
 /** A cell with all that decides it, where it lies and how far it is. */
@@ -155,6 +157,8 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules }: {
   const calibration = options.calibration === undefined
     ? null
     : pick(experiment.data, options.calibration, "calibration");
+  checkWritten(source, model);
+  if (calibration !== null) checkWritten(calibration, model);
   const prune = pruneOptions(options, { prompt: await promptOf(options.prompt), layers: spec.layers.length });
   const key = options.schedule ?? "", schedule = schedules.get(key) ?? await scheduleName(options.schedule);
   schedules.set(key, schedule);
@@ -191,10 +195,24 @@ async function modelOf({ options }: Cell, { experiment, models }: {
   const name = options.model ?? names[0] ?? "model", key = `${name} ${baseDtype}`;
   const known = models.get(key);
   if (known) return known;
-  const weights = await weightsDigest(modelPath(path)), { source: { spec } } = await openModelFiles(path);
-  const model = { name, path, baseDtype, spec, weights };
+  const weights = await weightsDigest(modelPath(path)), { source: { spec }, tokenizer } = await openModelFiles(path);
+  const room = spec.maxPosition - (tokenizer?.leading.length ?? 0);
+  const model = { name, path, baseDtype, spec, weights, room };
   models.set(key, model);
   return model;
+}
+
+/** Refuses texts of the model's own that are longer than its context, which every cell would fail to write. Throws `CompressoError("usage")`. */
+function checkWritten(source: DataSource, { name, room }: CellModel): void {
+  if (typeof source === "string" || !("generate" in source)) return;
+  const { tokens } = source.generate;
+  if (tokens <= room) return;
+  throw new CompressoError("usage", {
+    what: `cannot have texts written by the model ${name}`,
+    rule: `generate's tokens are at most ${room}, what the model's context holds`,
+    value: String(tokens),
+    mend: "lower generate's tokens",
+  });
 }
 
 /** The first rows of a source. */

@@ -2,7 +2,7 @@
 // refuses tokens.
 import { CompressoError } from "../errors.ts";
 import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
-import { type DataReport, type DataSet, readRows, type Row } from "../io/datasets.ts";
+import { type DataReport, type DataSet, type LeftOut, readRows, type Row } from "../io/datasets.ts";
 import { exists } from "../io/exists.ts";
 import { fileDigest, modelDigest } from "../io/fingerprint.ts";
 import type { Model } from "../run/model.ts";
@@ -161,6 +161,11 @@ function lastRows(set: DataSet, { last, path }: { readonly last: number; readonl
       value: `${set.rows.length} rows`,
     });
   }
-  if (set.kind === "instruct") return { ...set, rows: set.rows.slice(-last) };
-  return set.kind === "chat" ? { ...set, rows: set.rows.slice(-last) } : { ...set, rows: set.rows.slice(-last) };
+  // What was left out before the first of them is no part of what is taken.
+  const from = set.rows.at(-last)?.number ?? 0, taken = ({ row }: LeftOut): boolean => row >= from;
+  const { skipped, broken } = set.report;
+  const report = { ...set.report, rows: last, skipped: skipped.filter(taken), broken: broken.filter(taken) };
+  if (set.kind === "instruct") return { ...set, report, rows: set.rows.slice(-last) };
+  if (set.kind === "chat") return { ...set, report, rows: set.rows.slice(-last) };
+  return { ...set, report, rows: set.rows.slice(-last) };
 }

@@ -183,7 +183,7 @@ export class Store {
   async stateOf(name: string, identity: CellIdentity, measures: readonly Measure[]): Promise<CellState> {
     const dir = this.cell(name), then = await readJson<CellIdentity>(join(dir, FILES.identity));
     if (!then) return { kind: "new" };
-    const what = differences(then, identity) && differences(then, identity, { raised: await this.#raised(name) });
+    const what = differences(then, identity) && differences(then, identity, await this.#end(name));
     if (what !== null) {
       const retry = await readJson<CellRetry>(join(dir, FILES.retry));
       const isThis = retry !== null && differences(retry.identity, identity) === null;
@@ -206,11 +206,15 @@ export class Store {
     return { kind: "unmeasured", missing: missing.map(({ id }) => id), hasModel, failure };
   }
 
-  /** Monitors that raised an alarm in a run that has ended; null where that is not known, as of one that went back: what its undone steps raised is gone. */
-  async #raised(name: string): Promise<MonitorName[] | null> {
+  /**
+   * Whether a run has ended, and the monitors that raised an alarm in it; null where that is not known, as of one that went back: what its undone
+   * steps raised is gone.
+   */
+  async #end(name: string): Promise<{ readonly hasEnded: boolean; readonly raised: MonitorName[] | null }> {
     const alarms = await this.alarms(name);
-    if (alarms === null || alarms.some(({ restored }) => restored !== null)) return null;
-    return [...new Set(alarms.map(({ monitor }) => monitor))];
+    const hasEnded = alarms !== null || ((await this.result(name))?.outcome ?? null) !== null;
+    if (alarms === null || alarms.some(({ restored }) => restored !== null)) return { hasEnded, raised: null };
+    return { hasEnded, raised: [...new Set(alarms.map(({ monitor }) => monitor))] };
   }
 
   /**

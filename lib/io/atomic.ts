@@ -1,5 +1,5 @@
 // Files and folders that appear whole or not at all, where a path leads through links. Owns tmp names, fsync and rename; refuses to know what is written.
-import { dirname, resolve } from "node:path";
+import { dirname, resolve, sep } from "node:path";
 import { CompressoError } from "../errors.ts";
 import { PIECE_BYTES } from "./bytes.ts";
 import { exists } from "./exists.ts";
@@ -295,15 +295,23 @@ const MOST_LINKS = 40;
 
 /**
  * Removes what killed processes have left of files and folders of these names in a folder, and of folders that were replaced. Only for whoever
- * holds the folder: what another one writes looks alike. What cannot be removed stays, and what was put aside and has nothing in its place.
+ * holds the folder: what another one writes looks alike. What cannot be removed stays, and what was put aside and has nothing in its place, and
+ * what `read` is or lies in.
  */
-export async function removeLeftovers(folder: string, names: readonly string[]): Promise<void> {
-  const found: string[] = [];
+export async function removeLeftovers(
+  folder: string,
+  names: readonly string[],
+  { read }: { readonly read?: string } = {},
+): Promise<void> {
+  const found: string[] = [], inUse = read === undefined ? "" : await Deno.realPath(read).catch(() => "");
   for await (const { name } of Deno.readDir(folder)) {
     const [, of = "", kind] = SIBLING.exec(name) ?? [];
-    if (names.includes(of) && (kind === "tmp" || await exists(`${folder}/${of}`))) found.push(name);
+    if (names.includes(of) && (kind === "tmp" || await exists(`${folder}/${of}`))) found.push(`${folder}/${name}`);
   }
-  for (const name of found) await Deno.remove(`${folder}/${name}`, { recursive: true }).catch(() => {});
+  for (const path of found) {
+    const real = await Deno.realPath(path).catch(() => path);
+    if (inUse !== real && !inUse.startsWith(real + sep)) await Deno.remove(path, { recursive: true }).catch(() => {});
+  }
 }
 
 /** What {@link siblingName} makes: the name of what it stands beside, and what it is. */

@@ -80,7 +80,8 @@ function parse(source: string): Template {
   const known = parsed.get(source);
   if (known) return known;
   try {
-    const template = new Template(source.replaceAll(/\bstrftime_now\b/g, CLOCK));
+    // Jinja reads every line end as \n.
+    const template = new Template(source.replaceAll(/\r\n?/g, "\n").replaceAll(/\bstrftime_now\b/g, CLOCK));
     parsed.set(source, template);
     return template;
   } catch (error) {

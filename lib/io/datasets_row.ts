@@ -199,6 +199,9 @@ function parseText(value: Json, field: string): ParsedRow {
 function parseChat(value: Json, field: "messages" | "conversations"): ParsedRow {
   const { [field]: list, ...extra } = value;
   if (!Array.isArray(list)) return fault(`"${field}" is a list`, `has ${typeName(list)} as "${field}"`);
+  if (Array.isArray(extra["tools"]) && extra["tools"].length > 0) {
+    return fault("a conversation is without tools, as the chat template is told of none", "has tools");
+  }
   const messages: ChatMessage[] = [];
   for (const [index, message] of list.entries()) {
     const where = `message ${index + 1} of "${field}"`;
@@ -217,10 +220,18 @@ function parseChat(value: Json, field: "messages" | "conversations"): ParsedRow 
     if (role === "assistant" && typeof weight === "number" && weight !== 1) {
       return fault("all answers of a row are learned", `has the weight ${weight} in ${where}`);
     }
+    const thought = ["reasoning_content", "thinking"].find((key) => isFilled(message[key]));
+    if (role === "assistant" && thought !== undefined) {
+      return fault("what an assistant thinks is in its text or left out", `has ${thought} in ${where}`);
+    }
     if (typeof content !== "string") return fault("a message is a string", `has ${typeName(content)} in ${where}`);
     messages.push({ role, content });
   }
   return { row: { kind: "chat", messages, extra } };
+}
+
+function isFilled(value: unknown): boolean {
+  return typeof value === "string" && value.trim() !== "";
 }
 
 function speakerOf(message: Json): { readonly role: unknown; readonly content: unknown } {

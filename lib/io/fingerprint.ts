@@ -68,8 +68,10 @@ export async function fileDigest(path: string): Promise<string> {
 export async function fileNames(path: string): Promise<string[]> {
   if (!(await Deno.stat(path)).isDirectory) return [""];
   const names: string[] = [];
-  // Files are links in the cache of huggingface_hub.
-  for await (const { name, isDirectory } of Deno.readDir(path)) if (!isDirectory) names.push(name);
+  // Files are links in the cache of huggingface_hub, where one may lead nowhere and is no file then.
+  for await (const { name, isDirectory, isSymlink } of Deno.readDir(path)) {
+    if (isSymlink ? await leadsSomewhere(join(path, name)) : !isDirectory) names.push(name);
+  }
   // Shards count only without the one file, as they are read; a run into the model's own folder leaves its checkpoint there.
   const hasShards = !names.includes("model.safetensors");
   const isShard = (name: string): boolean =>
@@ -79,6 +81,11 @@ export async function fileNames(path: string): Promise<string[]> {
     isOwn = config.includes('"added_tokens_decoder"');
   const isRead = (name: string): boolean => READ.includes(name) && !(isOwn && name === "special_tokens_map.json");
   return names.filter((name) => isRead(name) || (hasShards && isShard(name))).sort();
+}
+
+/** What cannot be looked at for another reason is there, and says so where it is read. */
+async function leadsSomewhere(link: string): Promise<boolean> {
+  return await Deno.stat(link).then(() => true, (error) => !(error instanceof Deno.errors.NotFound));
 }
 
 /** Pieces at even distances, of a file that both ends leave bytes of. */

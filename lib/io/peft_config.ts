@@ -151,7 +151,7 @@ function list(value: string | readonly string[]): readonly string[] {
 function inLayers(config: z.infer<typeof CONFIG>, layer: number): boolean {
   const { layers_to_transform: chosen, layers_pattern: pattern } = config;
   if (chosen === null || chosen === undefined) return true;
-  const indices = [chosen].flat(), containers = [pattern ?? []].flat();
+  const indices = [chosen].flat(), containers = [pattern || []].flat(); // to PEFT "" is none, too
   if (indices.length === 0) return true;
   return indices.includes(layer) && (containers.length === 0 || containers.some((name) => endsWithName(LAYERS, name)));
 }

@@ -1,10 +1,11 @@
 // From a row to tokens and labels. Owns the collaborative prompt and what it costs, labels, and the truncation of long
 // rows; refuses to batch.
 import { CompressoError } from "../errors.ts";
+import type { ChatMessage } from "./chat_template.ts";
 import type { InstructRow, Row } from "./datasets_row.ts";
-import { encodeChat } from "./prompts_chat.ts";
+import { encodeChat, encodeChatPrompt } from "./prompts_chat.ts";
 import { encodeBehind } from "./prompts_context.ts";
-import { endToken, formatExample, type FormatOptions, styleOf } from "./prompts_format.ts";
+import { endToken, formatExample, type FormatOptions, keepsSystem, styleOf } from "./prompts_format.ts";
 
 export { endToken, formatExample, type FormatOptions, type PromptStyle, promptStyle } from "./prompts_format.ts";
 
@@ -128,6 +129,33 @@ export function promptCost(options: FormatOptions): number {
   };
   if (options.prompt === null) return 0;
   return Math.max(length(options.prompt) - length(null), options.tokenizer.encode(options.prompt).length);
+}
+
+/**
+ * Tokens that the prompt takes of each of these rows: those of {@link promptCost}, or, of a conversation with a system turn of its own, those by
+ * which this turn grows. A mean to one decimal where both are there; texts get no prompt and do not count.
+ */
+export function promptCostOf(rows: readonly Row[], options: FormatOptions): number {
+  const count = rows.filter(({ kind }) => kind !== "text").length;
+  if (options.prompt === null || count === 0) return 0;
+  const grown = keepsSystem(options) ? rows.filter(beginsWithSystem).length : 0;
+  const whole = (grown < count ? promptCost(options) * (count - grown) : 0) +
+    (grown > 0 ? systemGrowth(options) * grown : 0);
+  return Math.round(10 * whole / count) / 10;
+}
+
+function beginsWithSystem(row: Row): boolean {
+  return row.kind === "chat" && row.messages[0]?.role === "system";
+}
+
+/** Tokens by which a system turn grows with the prompt before its text. */
+function systemGrowth(options: FormatOptions): number {
+  const turns: readonly ChatMessage[] = [
+    { role: "system", content: "Be kind." },
+    { role: "user", content: "Go on." },
+  ];
+  const length = (prompt: string | null): number => encodeChatPrompt(turns, { ...options, prompt }).length;
+  return length(options.prompt) - length(null);
 }
 
 /** Labels that enter the loss: all but −100 and the first. */

@@ -47,7 +47,8 @@ export function formatExample(
   switch (styleOf(options)) {
     case "chat": {
       const user = input === "" ? instruction : `${instruction}\n\n${input}`;
-      return { prefix: chatPrefix(user, options), response: turnShape(tokenizer).lead + row.output };
+      const { lead, tail } = turnShape(tokenizer);
+      return { prefix: chatPrefix(user, options), response: lead + writtenAnswer(row.output, tokenizer) + tail };
     }
     case "alpaca": {
       const parts = [`### Instruction:\n${instruction}`, ...(input === "" ? [] : [`### Input:\n${input}`])];
@@ -93,8 +94,12 @@ export function withPrompt(
 export interface TurnShape {
   /** White space between the generation prompt and the answer, as in "[/INST] answer". */
   readonly lead: string;
+  /** White space between the answer and what ends it, as in "answer </s>". */
+  readonly tail: string;
   /** The special token behind the answer. */
   readonly end: number | null;
+  /** All that stands before the answer to a question, and behind it. */
+  readonly around: readonly [before: string, behind: string];
 }
 
 const shapes = new WeakMap<Tokenizer, TurnShape>();
@@ -104,25 +109,46 @@ const systems = new WeakMap<Tokenizer, boolean>();
 export function turnShape(tokenizer: Tokenizer): TurnShape {
   const known = shapes.get(tokenizer);
   if (known) return known;
-  const [question, answer] = ["question", "answer"];
-  const turn: ChatMessage = { role: "user", content: question };
-  const opening = renderChat(tokenizer, [turn], { addGenerationPrompt: true });
-  const text = renderChat(tokenizer, [turn, { role: "assistant", content: answer }], { addGenerationPrompt: false });
-  const start = text.lastIndexOf(answer);
+  const answer = "answer";
+  const opening = renderChat(tokenizer, [QUESTION], { addGenerationPrompt: true });
+  const text = withAnswer(answer, tokenizer);
+  const start = text.lastIndexOf(answer), behind = text.slice(start + answer.length);
   const lead = text.startsWith(opening) ? text.slice(opening.length, Math.max(start, opening.length)) : "";
-  const [first] = tokenizer.encode(text.slice(start + answer.length).trimStart());
-  const shape = {
+  const rest = behind.trimStart(), [first] = tokenizer.encode(rest);
+  const end = first !== undefined && tokenizer.isSpecial(first) ? first : null;
+  const shape: TurnShape = {
     lead: lead.trim() === "" ? lead : "",
-    end: first !== undefined && tokenizer.isSpecial(first) ? first : null,
+    tail: end !== null || rest === "" ? behind.slice(0, behind.length - rest.length) : "",
+    end,
+    around: [text.slice(0, start), behind],
   };
   shapes.set(tokenizer, shape);
   return shape;
+}
+
+const QUESTION: ChatMessage = { role: "user", content: "question" };
+
+function withAnswer(content: string, tokenizer: Tokenizer): string {
+  return renderChat(tokenizer, [QUESTION, { role: "assistant", content }], { addGenerationPrompt: false });
+}
+
+/** An answer as the chat template writes it: many trim white space, each in its own way. */
+function writtenAnswer(answer: string, tokenizer: Tokenizer): string {
+  if (answer.trim() === answer) return answer;
+  const [before, behind] = turnShape(tokenizer).around, text = withAnswer(answer, tokenizer);
+  const isKnown = text.startsWith(before) && text.endsWith(behind);
+  return isKnown ? text.slice(before.length, text.length - behind.length) : answer;
 }
 
 function chatPrefix(user: string, options: FormatOptions): string {
   const turns: readonly ChatMessage[] = [{ role: "user", content: user }];
   const { tokenizer, today } = options;
   return renderChat(tokenizer, withPrompt(turns, options), { addGenerationPrompt: true, today });
+}
+
+/** Whether a system turn stands in a layout; templates may have no place for one. */
+export function keepsSystem(options: FormatOptions): boolean {
+  return styleOf(options) !== "chat" || acceptsSystem(options.tokenizer);
 }
 
 /**

@@ -80,7 +80,7 @@ export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules
   return { protect: new Set(layersOf(protect, count)), minimum: { heads, ffn, hidden, layers }, align, rest };
 }
 
-/** Checks the choice of kinds. Throws `CompressoError("usage")` for kinds that exclude each other, or none at all. */
+/** Checks the choice of kinds, and puts them in their order. Throws `CompressoError("usage")` for kinds that exclude each other, or none at all. */
 export function checkKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
   const fail = (rule: string): never => {
     throw refusal("cannot prune these units", rule, kinds.join(",") || "none", "try kv,ffn");
@@ -88,7 +88,7 @@ export function checkKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
   for (const kind of kinds) if (!UNIT_KINDS.includes(kind)) fail(`units are some of ${UNIT_KINDS.join(", ")}`);
   if (kinds.length === 0) fail("at least one kind of unit");
   if (kinds.includes("heads") && kinds.includes("kv")) fail("either heads or kv, not both");
-  return new Set(kinds);
+  return new Set(UNIT_KINDS.filter((kind) => kinds.includes(kind)));
 }
 
 /**

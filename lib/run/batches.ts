@@ -10,8 +10,9 @@ import {
   type Example,
   hasEnded,
   IGNORED_LABEL,
-  promptCost,
+  promptCostOf,
 } from "../io/prompts.ts";
+import type { DecoderSpec } from "../nn/spec.ts";
 import { checkSeed, shuffle } from "../random.ts";
 import { pack, packedText, windows } from "./packing.ts";
 
@@ -53,7 +54,7 @@ export interface EncodeReport {
   readonly packed: boolean;
   /** Tokens that packing left out, see `pack`, or without it tails of texts that fill no sequence. */
   readonly leftOver: number;
-  /** Tokens that the prompt adds to each row; 0 for texts, which get none. */
+  /** Tokens that the prompt adds to each row, or their mean, see `promptCostOf`; 0 for texts, which get none. */
   readonly promptTokens: number;
   /** The same of the calibration rows, where there are any. */
   readonly calibration?: EncodeReport;
@@ -124,7 +125,7 @@ export function encodeRows(
   checkSize("seq", seq, 2);
   const packed = rows.length > 0 && (options.packing ?? true);
   const { examples, leftOver, truncated, skipped, refused } = encode(rows, options);
-  const promptTokens = rows.some(({ kind }) => kind !== "text") ? promptCost(options) : 0;
+  const promptTokens = promptCostOf(rows, options);
   if (examples.length === 0) {
     if (refused[0] && refused.length === rows.length) throw allRefused(refused[0].error, rows.length);
     const prompt = promptTokens > 0 ? `, of which the prompt takes ${promptTokens}` : "";
@@ -378,5 +379,16 @@ function checkSize(name: string, value: number, least: number): void {
     what: "cannot make batches",
     rule: `${name} is an integer, at least ${least}`,
     value: String(value),
+  });
+}
+
+/** Refuses sequences longer than the model's context. Throws `CompressoError("usage")`. */
+export function checkContext(seq: number, { maxPosition }: Pick<DecoderSpec, "maxPosition">): void {
+  if (seq <= maxPosition) return;
+  throw new CompressoError("usage", {
+    what: "cannot train on sequences of this length",
+    rule: `the model's longest context is ${maxPosition} tokens`,
+    value: String(seq),
+    mend: "lower --seq",
   });
 }

@@ -57,6 +57,8 @@ export interface ExportResult {
   readonly loadableBy: readonly { readonly file: string; readonly programs: readonly string[] }[];
   /** Formats that cannot hold this model or its tokenizer, with the reason. */
   readonly skipped: readonly { readonly format: ExportFormat; readonly error: CompressoError }[];
+  /** Paths of skipped formats where a file of another model stood, which `replace` has removed. */
+  readonly removed: readonly string[];
 }
 
 /**
@@ -139,7 +141,7 @@ export async function stageModel(
     ...folder ? [{ file: paths.hf, programs: folder.form === "compresso" ? REMOTE_CODE : STOCK }] : [],
     ...file ? [{ file: paths.gguf, programs: ggufPrograms(file.result.arch, laidOut.spec) }] : [],
   ];
-  const kept = pending.move();
+  const kept = pending.move(), removed: string[] = [];
   return {
     result: {
       hf: folder && paths.hf,
@@ -148,12 +150,15 @@ export async function stageModel(
       fellBack: file?.result.fellBack ?? [],
       loadableBy,
       skipped,
+      removed,
     },
     async commit(): Promise<void> {
       await folder?.commit();
       await file?.commit();
       // Of another model: this one is read from a format that can hold it.
-      for (const { format } of skipped) await Deno.remove(paths[format], { recursive: true }).catch(() => {});
+      for (const { format } of skipped) {
+        await Deno.remove(paths[format], { recursive: true }).then(() => removed.push(paths[format]), () => {});
+      }
     },
     [Symbol.dispose]: () => kept.dispose(),
   };

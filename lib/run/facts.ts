@@ -7,7 +7,7 @@ import { isObject } from "../io/tokenizer_compat.ts";
 
 /**
  * What differs, a line each: `rank: 8 then, 4 now`; of facts with members on both sides, those of them that differ, by `lora.rank`. Those that are
- * `idle` decide nothing.
+ * `idle` decide nothing, nor does the order of `units`.
  */
 export function differencesOf(
   then: Readonly<Record<string, unknown>>,
@@ -18,10 +18,16 @@ export function differencesOf(
     const name = within + key, before = then[key], after = now[key];
     if (idle.includes(name)) return [];
     if (isObject(before) && isObject(after)) return differencesOf(before, after, { within: `${name}.`, idle });
-    return JSON.stringify(before) === JSON.stringify(after)
+    return compared(name, before) === compared(name, after)
       ? []
       : [`${name}: ${shown(before)} then, ${shown(after)} now`];
   });
+}
+
+/** Older runs kept kinds of units in the order in which they were given: a list, in checkpoints with commas between. */
+function compared(name: string, fact: unknown): string | undefined {
+  const kinds = name === "units" && typeof fact === "string" ? fact.split(",") : fact;
+  return JSON.stringify(name === "units" && Array.isArray(kinds) ? kinds.toSorted() : fact);
 }
 
 /**

@@ -13,6 +13,7 @@ import { leastLimit } from "../prune/saliency.ts";
 import { checkSeed } from "../random.ts";
 import { checkKinds, checkTakenRules, type UnitKind, type UnitRules } from "../prune/units.ts";
 import type { DataReport, Row } from "../io/datasets.ts";
+import { checkContext } from "./batches.ts";
 import { checkFocus } from "./focus.ts";
 import type { RunHooks } from "./hooks.ts";
 import { isOneShot, type Method, METHODS } from "./methods.ts";
@@ -50,7 +51,7 @@ export interface PruneOptions {
   readonly seq?: number;
   /** Default 1. */
   readonly seed?: number;
-  /** Kinds of units; default KV groups and FFN columns. */
+  /** Kinds of units, in whatever order; default KV groups and FFN columns. */
   readonly units?: readonly UnitKind[];
   /** Default rank 8, alpha 16 on all seven projections, no dropout. */
   readonly lora?: Partial<LoraConfig>;
@@ -183,7 +184,7 @@ export const DEFAULTS = {
 export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "maxPosition">): ResolvedOptions {
   const { steps, batch = DEFAULTS.batch, seq = DEFAULTS.seq, seed = DEFAULTS.seed, method = "compresso" } = options;
   whole("steps", steps, isOneShot(method) ? 0 : 1); // by which the rates go
-  const preset = presetOf(options), units = options.units ?? preset.units ?? DEFAULTS.units;
+  const preset = presetOf(options), units = [...checkKinds(options.units ?? preset.units ?? DEFAULTS.units)];
   const postfinetune = options.postfinetune ?? preset.postfinetune ?? lastStageSteps(steps);
   const resolved: ResolvedOptions = {
     rows: options.rows,
@@ -215,7 +216,6 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   };
   checkLora(resolved.lora);
   checkMethod(options);
-  checkKinds(resolved.units);
   checkKept(options.keptMasks, resolved.units);
   checkTakenRules(resolved.units, options.rules ?? {});
   checkScoredKinds(resolved.units, resolved.method);
@@ -232,14 +232,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   checkSeed(seed);
   const { every = Infinity } = options.checkpoint ?? {};
   if (every !== Infinity) whole("checkpoint-every", every, 1);
-  if (seq > spec.maxPosition) {
-    throw new CompressoError("usage", {
-      what: "cannot train on sequences of this length",
-      rule: `the model's longest context is ${spec.maxPosition} tokens`,
-      value: String(seq),
-      mend: "lower --seq",
-    });
-  }
+  checkContext(seq, spec);
   return resolved;
 }
 

@@ -4,15 +4,15 @@ import { oneLine } from "../prune/schedule_output.ts";
 import { z } from "../packages.ts";
 import { spawnSandbox } from "./schedule_sandbox.ts";
 
-/** Limits of an isolated script. */
+/** Limits of an isolated script: above 0, and 2,000,000 at most. */
 export interface IsolationLimits {
   /** Seconds for the script to load. Default 10. */
   readonly startSeconds?: number;
   /** Seconds for each step. Default 2. */
   readonly stepSeconds?: number;
-  /** Its JavaScript heap, MiB. Default 64. */
+  /** Its JavaScript heap, whole MiB. Default 64. */
   readonly heapMiB?: number;
-  /** Processor time in all, whole seconds; not on Windows. Default 900. */
+  /** Processor time in all, whole seconds; not on Windows. A run that is resumed has it anew. Default 900. */
   readonly processorSeconds?: number;
 }
 
@@ -56,7 +56,10 @@ const REPLY = z.union([
   z.strictObject({ error: z.string(), logs: z.array(z.string()).max(100) }),
 ]);
 
-/** Starts the process and loads the script. Throws `CompressoError("input")` with what the script did, when it breaks a rule. */
+/**
+ * Starts the process and loads the script. Throws `CompressoError("input")` with what the script did, when it breaks a rule, and "usage" for limits
+ * that are none.
+ */
 export async function startIsolated(options: IsolationOptions): Promise<IsolatedScript> {
   options.signal?.throwIfAborted();
   const script = new Isolated(options);
@@ -67,6 +70,25 @@ export async function startIsolated(options: IsolationOptions): Promise<Isolated
     await script[Symbol.asyncDispose]();
     throw error;
   }
+}
+
+/** Timers hold no more than 2³¹ − 1 ms. */
+const MOST = 2_000_000;
+
+function checkedLimits(
+  { startSeconds = 10, stepSeconds = 2, heapMiB = 64, processorSeconds = 900 }: IsolationLimits = {},
+): Required<IsolationLimits> {
+  const limits = { startSeconds, stepSeconds, heapMiB, processorSeconds };
+  for (const [name, value] of Object.entries(limits)) {
+    const isWhole = name === "heapMiB" || name === "processorSeconds";
+    if (value > 0 && value <= MOST && (!isWhole || Number.isInteger(value))) continue;
+    throw new CompressoError("usage", {
+      what: `cannot use the limit ${name} of an isolated script`,
+      rule: `it is ${isWhole ? "a whole number" : "a number"} above 0, at most ${MOST}`,
+      value: String(value),
+    });
+  }
+  return limits;
 }
 
 class Isolated implements IsolatedScript {
@@ -91,7 +113,7 @@ class Isolated implements IsolatedScript {
 
   constructor(options: IsolationOptions) {
     this.#options = options;
-    this.#limits = { startSeconds: 10, stepSeconds: 2, heapMiB: 64, processorSeconds: 900, ...options.limits };
+    this.#limits = checkedLimits(options.limits);
     this.#child = spawnSandbox({ ...options, ...this.#limits });
     // A run that is never disposed must not keep its process alive.
     this.#holdProgram(false);
@@ -222,7 +244,10 @@ class Isolated implements IsolatedScript {
     if (signal?.aborted) return asError(signal.reason);
     if (this.#breach !== null) return this.#refusal(at, this.#breach);
     if (died === "SIGXCPU") {
-      return this.#refusal(at, `it took more than ${this.#limits.processorSeconds} s of processor time`);
+      return this.#refusal(at, `it took more than ${this.#limits.processorSeconds} s of processor time in all`, {
+        // An honest script gets there in a run that is long enough.
+        first: "a run goes on from its last checkpoint by --resume, with as much time again; else ",
+      });
     }
     if (/heap (?:limit|out of memory)|out of memory/i.test(stderr)) {
       return this.#refusal(at, `it took more than its heap of ${this.#limits.heapMiB} MiB`);
@@ -231,13 +256,13 @@ class Isolated implements IsolatedScript {
     return this.#refusal(at, `its process ended (${died ?? `status ${code}`})${said ? `: ${said}` : ""}`);
   }
 
-  #refusal(at: string, value: string): CompressoError {
+  #refusal(at: string, value: string, { first = "" }: { readonly first?: string } = {}): CompressoError {
     return new CompressoError("input", {
       what: `cannot use the schedule ${this.#options.name}`,
       rule:
         "an isolated script has the language, the builders of schedules and numbers; no files, network, other imports, clock or chance",
       value: `${at}: ${printable(value)}`,
-      mend: "mend the script, or pass --trust to run it as your own code, with all rights of this process",
+      mend: `${first}mend the script, or pass --trust to run it as your own code, with all rights of this process`,
     });
   }
 

@@ -3,13 +3,16 @@
 // The process has no permissions, nothing of the user's environment, no modules but data: URLs, and a heap limit. Code goes in over stdin, so
 // that the script is loaded by a computed import, which Deno checks for permissions, unlike the imports of a main module.
 import { builtinModules } from "node:module";
+import { CompressoError } from "../errors.ts";
 import runnerText from "./schedule_runner.ts" with { type: "text" };
 
 /** What a sandbox is made for. */
 export interface SandboxOptions {
+  /** As messages name the script. */
+  readonly name: string;
   /** JavaScript heap, MiB. */
   readonly heapMiB: number;
-  /** Processor time in all, seconds. */
+  /** Processor time in all, whole seconds. */
   readonly processorSeconds: number;
   /** Names that an import of the toolkit gives. */
   readonly kitNames: readonly string[];
@@ -17,8 +20,26 @@ export interface SandboxOptions {
   readonly toolkitImports: readonly string[];
 }
 
-/** Starts the process with all three streams piped. */
-export function spawnSandbox(options: SandboxOptions): Deno.ChildProcess {
+/** Characters of a command line: Windows takes 32 KiB in all, Linux 128 KiB in an argument. */
+const MOST_CHARACTERS = Deno.build.os === "windows" ? 32_000 : 131_000;
+
+/**
+ * Starts the process with all three streams piped. Throws `CompressoError`: "usage" in a program made by `deno compile`, where the program would
+ * start itself with its own permissions, and "input" where names of the toolkit are too long for a command line.
+ */
+export function spawnSandbox(
+  options: SandboxOptions,
+  { isStandalone = Deno.build.standalone }: { readonly isStandalone?: boolean } = {},
+): Deno.ChildProcess {
+  if (isStandalone) {
+    throw new CompressoError("usage", {
+      what: `cannot isolate the schedule ${options.name}`,
+      rule: "an isolated script runs in a process of Deno itself, which has no rights there",
+      value: "a program made by `deno compile`",
+      mend:
+        "run the program by `deno run`, or trust the script as your own code: --trust, or trustSchedule in a program",
+    });
+  }
   const spawn = (program: string, args: readonly string[]): Deno.ChildProcess =>
     new Deno.Command(program, {
       args: [...args],
@@ -29,15 +50,27 @@ export function spawnSandbox(options: SandboxOptions): Deno.ChildProcess {
       stderr: "piped",
     }).spawn();
   const deno = Deno.execPath(), args = sandboxArgs(options);
+  checkLength(args, options);
   if (Deno.build.os === "windows") return spawn(deno, args);
   try {
     // A shell sets what Deno cannot: no core dump of a full heap, and an end even where this process has died.
-    const limits = `ulimit -c 0; ulimit -S -t ${Math.ceil(options.processorSeconds)}; exec "$0" "$@"`;
+    const limits = `ulimit -c 0; ulimit -S -t ${options.processorSeconds}; exec "$0" "$@"`;
     return spawn("/bin/sh", ["-c", limits, deno, ...args]);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return spawn(deno, args);
     throw error;
   }
+}
+
+function checkLength(args: readonly string[], { name, toolkitImports }: SandboxOptions): void {
+  const length = args.join(" ").length;
+  if (length <= MOST_CHARACTERS) return;
+  throw new CompressoError("input", {
+    what: `cannot read the schedule ${name}`,
+    rule: `the names by which it calls mod.ts fit into a command line of ${MOST_CHARACTERS} characters`,
+    value: `${toolkitImports.length} such names, which make it ${length} long`,
+    mend: "give all its imports of it one short name",
+  });
 }
 
 /** Text as a URL. */
@@ -58,7 +91,9 @@ function sandboxEnvironment(): Record<string, string> {
 }
 
 /** Arguments of `deno` for a process without permissions, and with a heap limit. */
-export function sandboxArgs({ heapMiB, kitNames, toolkitImports }: SandboxOptions): string[] {
+export function sandboxArgs(
+  { heapMiB, kitNames, toolkitImports }: Omit<SandboxOptions, "name">,
+): string[] {
   const toolkit = dataUrl(
     `const kit = globalThis[Symbol.for("compresso.kit")];\n` +
       kitNames.map((name) => `export const ${name} = kit.${name};`).join("\n"),

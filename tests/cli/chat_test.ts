@@ -116,10 +116,13 @@ Deno.test(
   },
 );
 
-Deno.test("on a terminal chat edits lines, shows two models in columns, and Ctrl-C stops an answer", async () => {
-  const terminal = openTerminal(["chat", "demo", "--compare", "demo", "--max-tokens", "400", "--temperature", "3"]);
-  if (!terminal) return console.log("skipped: util-linux's script, which gives a terminal, is absent");
-  await using _ = terminal;
+const HAS_TERMINAL = hasScript();
+
+Deno.test("on a terminal chat edits lines, shows two models in columns, and Ctrl-C stops an answer", {
+  ignore: !HAS_TERMINAL,
+}, async () => {
+  const args = ["chat", "demo", "--compare", "demo", "--max-tokens", "400", "--temperature", "3"];
+  await using terminal = openTerminal(args);
   await terminal.until(/\/help lists.*> /s);
   await terminal.type("Where is Ton\x7fm?\r");
   await terminal.until(/demo +│ demo.*\n[^\n]+ │ [^\n]+/s);
@@ -144,24 +147,29 @@ interface Terminal extends AsyncDisposable {
   status(): Promise<number>;
 }
 
-/** The command line on a pseudo-terminal of 80 columns, or null where there is no program that makes one. */
-function openTerminal(args: readonly string[]): Terminal | null {
-  if (Deno.build.os !== "linux") return null; // others have another program of this name
+/** Whether util-linux's script is here, which makes a pseudo-terminal; without it its tests are left out, and say so. */
+function hasScript(): boolean {
+  if (Deno.build.os !== "linux") return false; // others have another program of this name
+  try {
+    return new Deno.Command("script", { args: ["--version"], stdout: "null", stderr: "null" }).outputSync().success;
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    console.log("left out: util-linux's script, which gives a terminal, is absent");
+    return false;
+  }
+}
+
+/** The command line on a pseudo-terminal of 80 columns. */
+function openTerminal(args: readonly string[]): Terminal {
   // With exec, as a shell that stays beside the command (dash does) is ended by a Ctrl-C that the command outlives.
   const line = `stty cols 80 rows 40; exec "${Deno.execPath()}" run -A cli/main.ts ${args.join(" ")}`;
-  let child: Deno.ChildProcess;
-  try {
-    child = new Deno.Command("script", {
-      args: ["--quiet", "--return", "--command", line, "/dev/null"],
-      cwd: ROOT,
-      stdin: "piped",
-      stdout: "piped",
-      stderr: "null",
-    }).spawn();
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return null;
-    throw error;
-  }
+  const child = new Deno.Command("script", {
+    args: ["--quiet", "--return", "--command", line, "/dev/null"],
+    cwd: ROOT,
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "null",
+  }).spawn();
   const writer = child.stdin.getWriter(), reader = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
   let screen = "";
   return {

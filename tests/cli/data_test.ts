@@ -122,7 +122,7 @@ Deno.test("data inspect shows what the prompt costs: ours, and one's own", async
     ours = await inspect(),
     own = await inspect("--prompt", folder.at("prompt.txt"));
   const lines = await cli([...args.slice(0, 5), "--limit", "1", "--seq", "90"]);
-  const share = /^prompt +\d+ tokens in each row, (\d+\.\d) % of all$/m.exec(lines.stdout)?.[1];
+  const share = /^prompt +\d+ tokens a row, (\d+\.\d) % of all$/m.exec(lines.stdout)?.[1];
   assert.ok(Number(share) > 30 && Number(share) < 100, lines.stdout);
   assert.match(lines.stdout, /tokens left out/);
   assert.deepEqual([none.prompt, ours.prompt > 50, own.prompt > 0], [0, true, true]);
@@ -151,6 +151,29 @@ Deno.test("data inspect tells what it knows of rows that training could not take
   assert.match(stderr, /cannot train on these data.*seq 20, of which the prompt takes \d+.*raise seq/s);
   assert.match(stdout, /^rows +\d+ instructions$/m);
   assert.match(stdout, /^tokens +\d+/m);
+});
+
+Deno.test("data inspect refuses sequences beyond the model's context, as plan and prune do", async () => {
+  const long = ["--seq", "513"], data = "fixtures/demo_data/heldout.jsonl";
+  const [inspected, planned] = await Promise.all([
+    cli(["data", "inspect", data, "--model", "demo", "--limit", "2", ...long]),
+    cli(["plan", "demo", ...long]),
+  ]);
+  assert.deepEqual([inspected.code, inspected.stdout], [2, ""]);
+  assert.match(inspected.stderr, /longest context is 512 tokens\s+now: +513\s+mend: lower --seq/);
+  assert.equal(inspected.stderr, planned.stderr);
+});
+
+Deno.test("data inspect tells the least lengths that half of the rows, and 95 in 100, have at most", async () => {
+  using folder = new TemporaryFolder();
+  const inspect = async (count: number): Promise<unknown> => {
+    const lines = Array.from({ length: count }, (_, index) => JSON.stringify({ text: "x".repeat(index + 1) }));
+    await Deno.writeTextFile(folder.at("texts.jsonl"), lines.join("\n"));
+    return JSON.parse((await cli(["data", "inspect", folder.at("texts.jsonl"), "--json"])).stdout).characters;
+  };
+  assert.deepEqual(await inspect(20), { least: 1, median: 10, p95: 19, most: 20 });
+  assert.deepEqual(await inspect(21), { least: 1, median: 11, p95: 20, most: 21 });
+  assert.deepEqual(await inspect(1), { least: 1, median: 1, p95: 1, most: 1 });
 });
 
 Deno.test("data inspect takes texts by their field, joined unless told not to", async () => {

@@ -105,8 +105,27 @@ Deno.test("a file of another model does not stay beside one that cannot be writt
   assert.deepEqual([...Deno.readDirSync(folder.at("out"))].map(({ name }) => name), ["model.gguf"]);
   const replaced = await cli([...args, "--overwrite"]);
   assert.equal(replaced.code, 0, replaced.stderr);
-  assert.match(replaced.stderr, /no GGUF: /);
+  assert.match(replaced.stderr, /no GGUF: [^]*\ncompresso: removed .*model\.gguf, which was of another model\n/);
   assert.deepEqual([...Deno.readDirSync(folder.at("out"))].map(({ name }) => name), ["model"]);
+  assert.doesNotMatch((await cli([...args, "--overwrite"])).stderr, /removed/);
+});
+
+Deno.test("export removes what a killed export has left, and not the model that it reads", async () => {
+  using folder = new TemporaryFolder();
+  const aside = folder.at("model.old-0123abcd"), args = ["--out", folder.path, "--formats", "hf", "--overwrite"];
+  await copyDemo(aside);
+  await copyDemo(folder.at("model"));
+  await Deno.mkdir(folder.at("model.tmp-0123abcd"));
+  for (const name of ["model.tmp-0123abcd/x", "model.gguf.tmp-0123abcd", "mine.tmp-0123abcd"]) {
+    await Deno.writeTextFile(folder.at(name), "");
+  }
+  const names = (): string[] => [...Deno.readDirSync(folder.path)].map(({ name }) => name).sort();
+  const first = await cli(["export", aside, ...args]);
+  assert.equal(first.code, 0, first.stderr);
+  assert.deepEqual(names(), ["mine.tmp-0123abcd", "model", "model.old-0123abcd"]);
+  const second = await cli(["export", "demo", ...args]);
+  assert.equal(second.code, 0, second.stderr);
+  assert.deepEqual(names(), ["mine.tmp-0123abcd", "model"]);
 });
 
 Deno.test("export into a folder that is not there yet holds it, and leaves none where it is refused", async () => {

@@ -25,7 +25,7 @@ Deno.test("prune says what its prompt takes of each row, ours or one's own, and 
   const ours = await tokensOf("ours"), own = await tokensOf("own", "--prompt", folder.at("prompt.txt"));
   const none = await tokensOf("none", "--no-prompt");
   const cost = ({ said }: { said: string }): number =>
-    Number(/the prompt takes (\d+) tokens of each row/.exec(said)?.[1] ?? 0);
+    Number(/the prompt takes (\d+) tokens a row/.exec(said)?.[1] ?? 0);
   assert.ok(cost(ours) > cost(own) && cost(own) > 0, `${cost(ours)}, ${cost(own)}`);
   assert.equal(cost(none), 0, none.said);
   // The same two rows, with so many tokens more each.

@@ -101,6 +101,28 @@ Deno.test("schedule preview says where the targets of all layers do not come to 
   assert.doesNotMatch(await preview("i === 0 ? null : 0.1"), /refuses/);
 });
 
+Deno.test("schedule preview says where a schedule's own sparsity ends off the run's, as the run will", async () => {
+  using folder = new TemporaryFolder();
+  const preview = async (body: string, ...more: string[]): Promise<string> => {
+    const text = `export default defineSchedule({ ${body} });`;
+    await Deno.writeTextFile(folder.at("mine.ts"), `import { defineSchedule, linear } from "compresso"; ${text}`);
+    const { code, stderr } = await cli(["schedule", "preview", folder.at("mine.ts"), "--steps", "4", ...more]);
+    assert.equal(code, 0, stderr);
+    return stderr;
+  };
+  for (const [to, more] of [["0.25", []], ["0.35", []], ["0.3", ["--sparsity", "0.4"]]] as const) {
+    const said = RegExp(
+      `^the schedule ends at ${100 * Number(to)}\\.0 %, where --sparsity is [34]0\\.0 %: .*an alarm$`,
+      "m",
+    );
+    assert.match(await preview(`sparsity: linear({ to: ${to} })`, ...more), said);
+  }
+  // Within what the alarm tolerates, with the run's own sparsity, or ended early on purpose.
+  for (const to of ['"target"', "0.295"]) assert.equal(await preview(`sparsity: linear({ to: ${to} })`), "");
+  assert.equal(await preview("rates: { lora: 1e-4 }"), "");
+  assert.equal(await preview("sparsity: 0.1, end: ({ step }) => step === 2"), "");
+});
+
 Deno.test("schedule preview holds the layer that a schedule freezes whole", async () => {
   using folder = new TemporaryFolder();
   const text = `export default defineSchedule({

@@ -131,6 +131,7 @@ Deno.test("an empty path to write to, as of a variable that is not set, is refus
 Deno.test("the help of export names lists that it takes", async () => {
   const { stdout } = await cli(["export", "--help"]);
   assert.match(stdout, /which files: hf, gguf, or hf,gguf \(default/);
+  assert.match(stdout.replace(/\s+/g, " "), /remove that of a format which cannot hold the model/);
 });
 
 Deno.test({

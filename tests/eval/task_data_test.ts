@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { CompressoError, type ErrorCode } from "../../lib/errors.ts";
 import { loadTasks } from "../../lib/eval/evaluate.ts";
 import { nearest, TASK_NAMES } from "../../lib/eval/registry.ts";
-import { defineTask, type TaskDefinition } from "../../lib/eval/task.ts";
+import { asTask, defineTask, type TaskDefinition, type TaskRow } from "../../lib/eval/task.ts";
 import type { LoadedTask } from "../../lib/eval/task_data.ts";
 import { parsePythonLiteral } from "../../lib/eval/python_text.ts";
 
@@ -286,6 +286,40 @@ Deno.test("a task that a program defines is checked, and so is what it makes of 
     "input",
     /has a continuation/,
   ]);
+});
+
+Deno.test("what a task's description and subset make of a row is checked as its question is, that of examples too", async () => {
+  // As a script without types hands it over.
+  const task = (parts: object): TaskDefinition =>
+    asTask({
+      name: "a",
+      item: (row: TaskRow) => ({ context: row.text("t"), choices: ["x", "y"], answer: 0 }),
+      ...parts,
+    }, "the test");
+  const data = { "a.test.jsonl": lines({ t: "one" }), "a.dev.jsonl": lines({ t: "two" }) };
+  const late = (): Promise<string> => Promise.reject(new Error("late"));
+  const broken = (): string => {
+    throw new TypeError("x is undefined");
+  };
+  for (const part of ["description", "subset"]) {
+    for (
+      const [made, value] of [
+        [(row: TaskRow): void => void row.text("t"), "gives undefined"],
+        [(row: TaskRow): unknown => ({ t: row.value("t") }), 'gives {"t":"one"}'],
+        [(): bigint => 1n, "gives 1"],
+        [broken, "ends in TypeError: x is undefined"],
+        [late, "gives a promise: the function is async"],
+      ] as const
+    ) {
+      const now = RegExp(`cannot read the task a .*the task's ${part} is a text; now: line 1 ${value}`);
+      await refused(task({ [part]: made }), data, ["input", now]);
+    }
+    await refused(task({ [part]: (row: TaskRow) => row.text("topic") }), data, ["input", /line 1 has only "t"/]);
+    assert.equal((await load(task({ [part]: (row: TaskRow) => row.text("t") }), data)).questions.length, 1);
+  }
+  await refused(task({ item: late }), data, ["input", /question of each row; now: line 1 gives a promise/]);
+  const subset = (row: TaskRow): unknown => row.text("t") === "two" ? 2 : "";
+  await refused(task({ subset, shots: 1 }), data, ["input", /a\.dev\.jsonl.*subset is a text; now: line 1 gives 2/]);
 });
 
 Deno.test("parsePythonLiteral() reads lists, dicts, both quotes and escapes, and refuses code", () => {

@@ -173,6 +173,13 @@ Deno.test("a report has the alarms of earlier versions from run.json, and says w
     assert.match(two, / They ran on another \(1\) and none \(3\), and those of rank 2 not all on the same, which is/);
     const apart = report.cells.map((cell) => ({ ...cell, adapter: `of rank ${cell.at["rank"]}` }));
     assert.match(markdown({ ...report, cells: apart }, []), / They ran on of rank 2 \(2\) and of rank 4 \(2\)\./);
+    // What a schedule's script says of itself is no Markdown.
+    const said = "![a](https://example.com/x.png)\n\n# <b>|`c` *d* _e_ \\ &amp; ~f~";
+    const shown = "\\!\\[a\\](https://example.com/x.png) # \\<b\\>|\\`c\\` \\*d\\* \\_e\\_ \\\\ \\&amp; \\~f\\~";
+    const cells = [{ ...first, alarms: [{ ...BACK, message: said }] }];
+    const foreign = markdown({ ...report, cells, unfinished: [{ cell: "rank=9", state: `failed: ${said}` }] }, []);
+    assert.ok(foreign.includes(`\n- rank=9: failed: ${shown}\n`), foreign);
+    assert.ok(foreign.includes(` | ${shown.replace("|", "\\|")} |\n`), foreign);
     const calm = markdown({ ...report, cells: report.cells.map((cell) => ({ ...cell, alarms: [] })) }, []);
     assert.match(calm, /### Alarms\n\nNo alarm came up\.\n/);
     assert.doesNotMatch(calm, /alved|not known/);

@@ -240,3 +240,53 @@ Deno.test("a byte order mark before an experiment is no part of it, and a seed t
   }
   defineExperiment({ ...PLAIN, grid: { seed: [2 ** 32 - 1] } });
 });
+
+Deno.test("of the last rows of a file the report tells what was left out among them, and not before", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const row = (output: string): string => JSON.stringify({ instruction: "Why?", output });
+    const lines = [
+      row(""),
+      "{broken",
+      row("a"),
+      row(""),
+      "{broken",
+      row("b"),
+      row(""),
+      "{broken",
+      row("c"),
+      row(""),
+      "{",
+    ];
+    const path = `${folder}/rows.jsonl`, cache = new RowCache();
+    await Deno.writeTextFile(path, lines.join("\n"));
+    const read = async (last?: number): Promise<unknown> => {
+      const { rows, report } = await cache.read({ file: path, skipBroken: true, ...(last ? { last } : {}) });
+      const [skipped, broken] = [report.skipped, report.broken].map((list) => list.map(({ row }) => row));
+      return [rows.map(({ number }) => number), report.rows, skipped, broken];
+    };
+    assert.deepEqual(await read(2), [[6, 9], 2, [7, 10], [8, 11]]);
+    assert.deepEqual(await read(1), [[9], 1, [10], [11]]);
+    const all = [[3, 6, 9], 3, [1, 4, 7, 10], [2, 5, 8, 11]];
+    assert.deepEqual(await read(), all);
+    assert.deepEqual(await read(3), [[3, 6, 9], 3, [4, 7, 10], [5, 8, 11]]);
+  });
+});
+
+Deno.test("texts of its own that are longer than a model's context are refused before a cell runs", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const store = new Store(`${folder}/out`);
+    const plan = (tokens: number, change: Partial<ExperimentDefinition> = {}): Promise<ExperimentPlan> =>
+      planCells(
+        resolved({ data: { own: { generate: { count: 2, tokens } }, file: demoData("train") }, ...change }),
+        store,
+      );
+    const named = (options: object): Partial<ExperimentDefinition> => ({ base: { ...PLAIN.base, ...options } });
+    const said =
+      /texts written by the model .*, cell only; rule: generate's tokens are at most 512.*now: 513; mend: lower/;
+    await plan(512, named({ data: "own" }));
+    await rejectsWith(plan(513, named({ data: "own" })), "usage", said);
+    await plan(512, named({ data: "file", calibration: "own" }));
+    await rejectsWith(plan(513, named({ data: "file", calibration: "own" })), "usage", said);
+    await plan(513, named({ data: "file" }));
+  });
+});

@@ -1,8 +1,13 @@
 // Options of an experiment that would change nothing. Without a GPU.
 import assert from "node:assert/strict";
 import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
-import { pruneOptions } from "../../lib/experiment/options.ts";
-import { refuses } from "../io/files.ts";
+import { type CellOptions, pruneOptions } from "../../lib/experiment/options.ts";
+import { planCells, type PlannedCell } from "../../lib/experiment/plan.ts";
+import { resolveExperiment } from "../../lib/experiment/resolve.ts";
+import { type CellOutcome, Store } from "../../lib/experiment/store.ts";
+import { CHECKPOINT_FILE } from "../../lib/run/run_files.ts";
+import { inTemporaryFolder, refuses } from "../io/files.ts";
+import { OUTCOME } from "./tiny.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "idle",
@@ -19,6 +24,52 @@ Deno.test("cells without LoRA do not differ in what is LoRA's alone", () => {
   wrong({ base: { ...PLAIN.base, lora: false }, grid: { postfinetune: [1, 2] } }, /several of 'postfinetune'/);
   defineExperiment({ ...PLAIN, base: { ...PLAIN.base, loraRate: 1e-3 }, grid: { lora: [false], seed: [1, 2] } });
   defineExperiment({ ...PLAIN, base: { ...PLAIN.base, lora: false }, grid: { lora: [true], rank: [2, 4] } });
+});
+
+Deno.test("the shape of LoRA is no fact of a run that has ended without it, and one of all others", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const store = new Store(folder);
+    const plan = async (base: CellOptions): Promise<PlannedCell> => {
+      const definition = { ...PLAIN, base: { ...PLAIN.base, ...base } };
+      const [cell] = (await planCells(resolveExperiment(defineExperiment(definition)), store)).all;
+      assert(cell);
+      return cell;
+    };
+    const shape: CellOptions = { rank: 3, alpha: 5, rslora: true, targets: "q,v", dropout: 0.1 };
+    const others: CellOptions = { ...shape, clipNorm: 2, weightDecay: 0.1 };
+    const begin = async (base: CellOptions, outcome: CellOutcome | null): Promise<void> => {
+      const { name: cell, folder, identity } = await plan(base);
+      await store.begin(folder, identity, { anew: true });
+      if (outcome) await store.setResult(folder, { cell, identity, outcome, failure: null });
+      else await Deno.writeTextFile(`${store.cell(folder)}/${CHECKPOINT_FILE}`, "");
+    };
+    const kindOf = async (base: CellOptions): Promise<string> => (await plan(base)).state.kind;
+    const restored = {
+      monitor: "divergence",
+      step: 3,
+      action: "rollback",
+      restored: 1,
+      message: "",
+      change: "",
+    } as const;
+    // Also where alarms sent the run back, or an earlier version has not kept them.
+    for (const outcome of [{ ...OUTCOME, alarms: [] }, { ...OUTCOME, alarms: [restored] }, OUTCOME]) {
+      await begin({ lora: false }, outcome);
+      for (const base of [{}, shape, others, { ...others, recoveryRate: 1 }]) {
+        assert.equal(await kindOf({ lora: false, ...base }), "done");
+      }
+      assert.equal(await kindOf({ lora: false, maskRate: 0.5 }), "changed");
+      assert.equal(await kindOf({}), "changed");
+    }
+    // A checkpoint holds LoRA's weights.
+    await begin({ lora: false }, null);
+    assert.deepEqual([await kindOf({ lora: false }), await kindOf({ lora: false, rank: 3 })], ["stopped", "changed"]);
+    // Without a rate, but with a last stage that has one, or that a schedule may give one.
+    for (const trained of [{}, { loraRate: 0, recoveryRate: 1e-3 }, { loraRate: 0 }]) {
+      await begin(trained, { ...OUTCOME, alarms: [] });
+      assert.deepEqual([await kindOf(trained), await kindOf({ ...trained, rank: 3 })], ["done", "changed"]);
+    }
+  });
 });
 
 Deno.test("a prompt at inference is refused where nothing is measured behind one", () => {

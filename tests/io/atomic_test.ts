@@ -202,8 +202,9 @@ Deno.test("recoverFolder() puts back a folder that a crash left aside, and only 
   });
 });
 
-Deno.test("a folder that a full disk keeps from being filled is refused by its path", async () => {
-  if (Deno.build.os !== "linux") return;
+Deno.test("a folder that a full disk keeps from being filled is refused by its path", {
+  ignore: Deno.build.os !== "linux",
+}, async () => {
   await inTemporaryFolder(async (folder) => {
     const fill = (): Promise<void> => Deno.writeTextFile("/dev/full", "more than fits");
     await rejectsWith(writeFolderAtomically(`${folder}/model`, fill), "input", /cannot write .*model;.*free space/);

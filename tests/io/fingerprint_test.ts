@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { modelDigest } from "../../lib/io/fingerprint.ts";
+import { fileNames, modelDigest } from "../../lib/io/fingerprint.ts";
 import { inTemporaryFolder } from "./files.ts";
 
 Deno.test("modelDigest() changes with each file that is read, and with no other", async () => {
@@ -32,6 +32,20 @@ Deno.test("modelDigest() changes with each file that is read, and with no other"
     await Deno.symlink("blob", `${folder}/config.json`);
     assert.equal(await modelDigest(folder), before);
     await changed("blob", "another");
+  });
+});
+
+Deno.test("modelDigest() takes a link that leads nowhere for no file, and shards count beside one", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const shards = ["model.safetensors.index.json", "model-00001-of-00001.safetensors"];
+    for (const name of ["config.json", ...shards]) await Deno.writeTextFile(`${folder}/${name}`, name);
+    const without = await modelDigest(folder), links = ["model.safetensors", "chat_template.jinja", "tokenizer.json"];
+    for (const name of links) await Deno.symlink("no/such/blob", `${folder}/${name}`);
+    assert.equal(await modelDigest(folder), without);
+    assert.deepEqual(await fileNames(folder), ["config.json", ...shards.toReversed()]);
+    // A circle is no absence: what reads it is to say so.
+    await Deno.symlink("generation_config.json", `${folder}/generation_config.json`);
+    await assert.rejects(modelDigest(folder), /symbolic links/);
   });
 });
 

@@ -250,6 +250,7 @@ Deno.test("keys that change nothing are let through, and a regular expression le
     { target_modules: ["self_attn.q_proj", "model.layers.0.self_attn.v_proj", "layers.1.self_attn.v_proj"] },
     { target_modules: ["q_proj", "k_proj", "v_proj"], exclude_modules: ["k_proj"] },
     { layers_to_transform: [0, 1], layers_pattern: "layers" },
+    { layers_to_transform: [0, 1], layers_pattern: "" },
     { layers_to_transform: [], init_lora_weights: "gaussian", loftq_config: { loftq_bits: 4 }, next_size: 16 },
     { rank_pattern: { o_proj: 7 }, eva_config: { rho: 2 }, modules_to_save: [], use_next_lora: false },
   ];

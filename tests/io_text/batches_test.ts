@@ -165,6 +165,31 @@ Deno.test("the report tells what the prompt costs: the tokens by which each row 
       assert.equal(bare.report.promptTokens, 0);
     }
   }
+  // A conversation's own system turn grows by less than one of the prompt's own takes.
+  const turns = [{ role: "user", content: "Where is it?" }, { role: "assistant", content: "here" }];
+  const own = [{ role: "system", content: "Be kind." }, ...turns];
+  const deaf = withConfig(
+    chat,
+    {},
+    (chat.chatTemplate ?? "").replace("%}", "%}{% if message.role != 'system' %}")
+      .replace("{% endfor", "{% endif %}{% endfor"),
+  );
+  for (const lists of [[own, own], [own, turns, own], [turns]]) {
+    const lines = lists.map((messages) => JSON.stringify({ messages })).join("\n"), { rows } = parseRows(lines, "x");
+    for (const tokenizer of [chat, deaf]) {
+      for (const style of ["chat", "alpaca", "plain"] as const) {
+        const encode = (prompt: string | null): ReturnType<typeof encodeRows>["report"] =>
+          encodeRows(rows, { tokenizer, prompt, style, seq: 2000, packing: false }).report;
+        const bare = encode(null), { tokens, promptTokens } = encode("Be small.\nKeep what matters.");
+        assert.equal(promptTokens, Math.round(10 * (tokens - bare.tokens) / lists.length) / 10, `${style} ${lines}`);
+      }
+    }
+  }
+  // One that the template refuses decides nothing.
+  const both = parseRows([own, turns].map((messages) => JSON.stringify({ messages })).join("\n"), "x").rows;
+  const kept = (prompt: string | null): ReturnType<typeof encodeRows>["report"] =>
+    encodeRows(both, { tokenizer: sentencepiece, prompt, seq: 2000, packing: false, skipBroken: true }).report;
+  assert.equal(kept("Be small.").promptTokens, kept("Be small.").tokens - kept(null).tokens);
   const texts = parseRows('{"text":"the river carries the stone"}', "x").rows;
   const report = (prompt: string | null): unknown => encodeRows(texts, { tokenizer: chat, prompt, seq: 8 });
   assert.deepEqual(report(COLLABORATIVE_PROMPT), report(null));

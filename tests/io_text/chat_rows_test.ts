@@ -1,7 +1,7 @@
 // Conversations as tokens: what is learned of them in each style, and what a template must hold to.
 import assert from "node:assert/strict";
 import { type ChatMessage, renderChat } from "../../lib/io/chat_template.ts";
-import { type ChatRow, parseRows } from "../../lib/io/datasets.ts";
+import { type ChatRow, type InstructRow, parseRows } from "../../lib/io/datasets.ts";
 import { tokenizerFromGguf } from "../../lib/io/gguf_tokenizer.ts";
 import { openWeights } from "../../lib/io/open.ts";
 import {
@@ -28,6 +28,27 @@ function chat(...contents: readonly string[]): ChatRow {
   }));
   return { kind: "chat", messages, extra: {} };
 }
+
+/** An instruction that is the question "Where?". */
+function instructed(output: string): InstructRow {
+  return { kind: "instruct", instruction: "Where?", input: "", output, choices: null, extra: {} };
+}
+
+const OUTPUTS = ["in the river", "A", " \n x", "Paris.\n", "\n Paris. ", "日本"];
+
+/** A template that writes answers in this way. */
+function answering(answer: string): string {
+  return "{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}" +
+    `{% else %}{{ ${answer} }}{% endif %}{% endfor %}`;
+}
+
+/** What templates write for an answer, the first as Llama 2's does, and what is learned of it. */
+const ANSWERS: readonly (readonly [answer: string, learned: (output: string) => string])[] = [
+  ["' ' + m['content'].strip() + ' ' + eos_token", (output) => ` ${output.trim()} END`],
+  ["' ' + m['content'] + ' \\n' + eos_token + '\\n'", (output) => ` ${output} \nEND`],
+  ["' ' + m['content'].lstrip() + eos_token", (output) => ` ${output.trimStart()}END`],
+  ["' ' + (m['content'] | trim) + '\\n'", (output) => ` ${output.trim()}\nEND`],
+];
 
 const LONG = chat("Where is the stone?", "in the river", "And now? 👍", "12 stones,\nor 3", "Go on.", "日本");
 
@@ -99,17 +120,32 @@ for (const name of ["byte_level", "sentencepiece"] as const) {
   for (const style of ["chat", "alpaca", "plain"] as const) {
     Deno.test(`one question and answer in ${style} style are the ${name} tokens of an instruction`, async () => {
       const tokenizer = await tokenizerOf(name);
-      for (const output of ["in the river", "A", " \n x", "日本"]) {
+      for (const output of OUTPUTS) {
         for (const prompt of [null, COLLABORATIVE_PROMPT]) {
           const options = { tokenizer, prompt, style, seq: SEQ };
-          const row = { kind: "instruct", instruction: "Where?", input: "", output, choices: null, extra: {} } as const;
-          // The SentencePiece template trims what the assistant says.
-          if (name === "sentencepiece" && style === "chat" && output !== output.trim()) continue;
-          assert.deepEqual(encodeExample(chat("Where?", output), options), encodeExample(row, options));
+          assert.deepEqual(encodeExample(chat("Where?", output), options), encodeExample(instructed(output), options));
         }
       }
     });
   }
+
+  Deno.test(`white space that a template writes or trims around an answer is that of the ${name} instruction too`, async () => {
+    for (const [answer, learned] of ANSWERS) {
+      const tokenizer = withConfig(await tokenizerOf(name), {}, answering(answer));
+      const options = { tokenizer, prompt: null, seq: SEQ }, end = tokenizer.idToToken(tokenizer.eosId ?? -1) ?? "";
+      for (const output of OUTPUTS) {
+        const row = instructed(output), example = encodeExample(row, options);
+        assert.deepEqual(
+          example,
+          encodeExample(chat("Where?", output), options),
+          `${answer} ${JSON.stringify(output)}`,
+        );
+        assert.equal(formatExample(row, options).response, learned(output).replace("END", ""));
+        const text = tokenizer.decode([...example.tokens]), expected = ` [/INST]${learned(output).replace("END", end)}`;
+        assert.equal(text.slice(-expected.length), expected);
+      }
+    }
+  });
 }
 
 Deno.test("the prompt stands in the system turn, before its text, or where there can be none, before the question", async () => {
@@ -277,10 +313,12 @@ Deno.test("rows that the template refuses are left out and counted by number whe
   }
 });
 
-Deno.test("SmolLM2's own template: answers and end tokens are learned, with and without the prompt", async () => {
-  const path = sharedFile("models/SmolLM2-135M-Instruct.Q4_1.gguf");
-  if (path === null) return;
-  const source = await openWeights(path);
+const SMOLLM2 = sharedFile("models/SmolLM2-135M-Instruct.Q4_1.gguf");
+
+Deno.test("SmolLM2's own template: answers and end tokens are learned, with and without the prompt", {
+  ignore: SMOLLM2 === null,
+}, async () => {
+  const source = await openWeights(SMOLLM2 ?? "");
   assert("metadata" in source && source.metadata instanceof Map);
   const tokenizer = tokenizerFromGguf(source.metadata);
   const expected = ["in the river<|im_end|>", "12 stones,\nor 3<|im_end|>", "日本<|im_end|>"];

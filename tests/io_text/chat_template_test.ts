@@ -39,6 +39,16 @@ Deno.test("a chat template sees tools and documents as none, not as undefined", 
   assert.equal(text, "none defined;none defined;");
 });
 
+Deno.test("a chat template with line ends of Windows or of old Macs writes what it writes with \\n", async () => {
+  const lines = ["{%- for m in messages %}", "<|start|>{{ m.role + '", "' + m.content }}<|end|>", "{% endfor -%}", "."];
+  const [expected, ...others] = await Promise.all(["\n", "\r\n", "\r"].map(async (end) => {
+    const tokenizer = withConfig(await tokenizerOf("byte_level"), {}, lines.join(end));
+    return renderChat(tokenizer, [{ role: "user", content: "a\r\nb" }], { addGenerationPrompt: false });
+  }));
+  assert.equal(expected, "<|start|>user\na\r\nb<|end|>\n.");
+  assert.deepEqual(others, [expected, expected]);
+});
+
 /** Runs work at another time. */
 function at<T>(time: Date, work: () => T): T {
   const Real = globalThis.Date;

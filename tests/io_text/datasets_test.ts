@@ -240,8 +240,20 @@ Deno.test("a conversation without answer is empty, and a wrong message is named"
   // What is not learned as it stands must not be learned otherwise.
   refuse([user, { ...full, weight: 0 }], /all answers of a row are learned.*line 1 has the weight 0 in message 2/s);
   refuse([user, { ...full, tool_calls: [{}] }], /what a message says is text.*has tool_calls in message 2/s);
-  const plain = [{ ...user, weight: 0 }, { ...full, weight: 1, tool_calls: [] }];
+  for (const thought of ["reasoning_content", "thinking"]) {
+    refuse(
+      [user, { ...full, [thought]: "Hm." }],
+      new RegExp(`thinks is in its text.*has ${thought} in message 2`, "s"),
+    );
+  }
+  const withTools = (tools: unknown): string => lines({ messages: [user, full] }, { messages: [user, full], tools });
+  assert.throws(() => parseRows(withTools([{}]), "x"), failure("input", /is without tools.*line 2 has tools/s));
+  const plain = [
+    { ...user, weight: 0, thinking: "Hm." },
+    { ...full, weight: 1, tool_calls: [], reasoning_content: null, thinking: " " },
+  ];
   assert.equal(parseRows(lines({ messages: plain }), "x").rows.length, 1);
+  for (const tools of [[], null]) assert.equal(parseRows(withTools(tools), "x").rows.length, 2);
   assert.throws(
     () => parseRows(lines({ messages: [user, full] }, ROW), "x"),
     failure("input", /a conversation, line 2 is an instr/),

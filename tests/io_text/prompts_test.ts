@@ -127,7 +127,8 @@ for (const name of ["byte_level", "sentencepiece"] as const) {
         const bos = tokens[0] === tokenizer.bosId ? 1 : 0;
         const whole = tokenizer.decode([...tokens.slice(bos, -1)]);
         assert.equal(whole, before.replace(/^<s>/, "") + response);
-        assert(response.endsWith(output));
+        // The SentencePiece template trims what the assistant says.
+        assert(response.endsWith(name === "sentencepiece" && style === "chat" ? output.trim() : output));
         assert.equal(truncated, false);
         assert.equal(labelTokens, learned.length);
       }

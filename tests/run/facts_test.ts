@@ -1,11 +1,13 @@
 // Facts by which runs are told apart: what differs in words, what decides nothing, and the fact of runs that are learned otherwise than at first.
 import assert from "node:assert/strict";
+import { finishedRun } from "../../cli/run_folder.ts";
 import { differences } from "../../lib/experiment/identity.ts";
 import { readCheckpoint, type RunIdentity, writeCheckpoint } from "../../lib/run/checkpoint.ts";
 import { differencesOf, idleFacts, learnedAnew } from "../../lib/run/facts.ts";
 import { METHODS } from "../../lib/run/methods.ts";
 import { type PruneOptions, resolveOptions } from "../../lib/run/options.ts";
 import { firstPosition } from "../../lib/run/run_parts.ts";
+import type { UnitKind } from "../../lib/prune/units.ts";
 import { inTemporaryFolder } from "../io/files.ts";
 import { decoder } from "../prune/helpers/decoders.ts";
 
@@ -70,5 +72,28 @@ Deno.test("the warm-up of a method without one tells neither checkpoints nor cel
       assert.equal(differences(cell("0.7"), cell("0.4")), steps ? "rates.warmup: 0.7 then, 0.4 now" : null);
       assert.deepEqual(idleFacts(method), steps ? [] : ["rates.warmup"]);
     }
+  });
+});
+
+Deno.test("the order of units tells no runs apart, nor older ones that kept it, and other units do", async () => {
+  const options = (units: readonly UnitKind[]): PruneOptions => ({ rows: [], sparsity: 0.2, steps: 10, units });
+  const spec = { maxPosition: 512 }, { units } = resolveOptions(options(["layers", "ffn", "kv"]), spec);
+  assert.deepEqual(units, ["kv", "ffn", "layers"]);
+  const none = new Float32Array(0), moments = { loraM: none, loraV: none, maskMoments: none };
+  const arrays = { lora: none, logAlpha: none, constraint: none, slots: none, ...moments };
+  const position = firstPosition({ epoch: 0, index: 0 });
+  await inTemporaryFolder(async (folder) => {
+    const path = `${folder}/older.safetensors`;
+    await writeCheckpoint(path, { identity: { units: "layers,ffn,kv" }, position, arrays, kept: [] });
+    await readCheckpoint(path, { identity: { units: units.join(",") } });
+    const other = readCheckpoint(path, { identity: { units: "heads,ffn,layers" } });
+    await assert.rejects(other, /units: layers,ffn,kv then, heads,ffn,layers now/);
+    const older = { ...resolveOptions(options(units), spec), units: units.toReversed() };
+    await Deno.writeTextFile(`${folder}/run.json`, JSON.stringify({ options: older, layers: [] }));
+    await Deno.writeTextFile(`${folder}/model.gguf`, "");
+    const found = (now: readonly UnitKind[]): ReturnType<typeof finishedRun> =>
+      finishedRun(folder, { given: () => options(now), inputs: () => Promise.resolve({}) });
+    assert.deepEqual((await found(["ffn", "kv", "layers"]))?.options.units, units.toReversed());
+    await assert.rejects(found(["ffn", "kv"]), /units: \["layers","ffn","kv"\] then, \["kv","ffn"\] now/);
   });
 });

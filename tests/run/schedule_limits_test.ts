@@ -1,0 +1,74 @@
+// Isolated scripts: where there is no Deno to run them, limits that are none, and what a command line does not hold.
+import assert from "node:assert/strict";
+import { CompressoError, type ErrorCode } from "../../lib/errors.ts";
+import { openSchedule, SCRIPT_API } from "../../lib/run/schedule_host.ts";
+import { type IsolationLimits } from "../../lib/run/schedule_process.ts";
+import { spawnSandbox } from "../../lib/run/schedule_sandbox.ts";
+import { INPUT, Lair, scriptOf } from "./helpers/scripts.ts";
+
+function assertError(error: unknown, code: ErrorCode, message: RegExp): true {
+  assert.ok(error instanceof CompressoError, Deno.inspect(error));
+  assert.equal(error.code, code, error.message);
+  assert.match(error.message, message);
+  return true;
+}
+
+Deno.test("a program made by deno compile starts no sandbox, which would be the program itself, and names the way out", () => {
+  const options = { name: "mine.ts", heapMiB: 64, processorSeconds: 1, kitNames: SCRIPT_API, toolkitImports: [] };
+  assert.throws(
+    () => spawnSandbox(options, { isStandalone: true }),
+    (error) =>
+      assertError(error, "usage", /cannot isolate the schedule mine\.ts.*deno compile.*--trust.*trustSchedule/),
+  );
+});
+
+Deno.test("limits of an isolated script that no timer, heap or system can hold are refused before it starts", async () => {
+  await using lair = new Lair();
+  const script = await lair.write(scriptOf({}));
+  const broken: readonly (readonly [IsolationLimits, RegExp])[] = [
+    ...[Infinity, NaN, 0, -1, 2_147_484].map((value): [IsolationLimits, RegExp] => [
+      { startSeconds: value },
+      RegExp(`limit startSeconds of.*a number above 0, at most 2000000; now: ${value}`),
+    ]),
+    [{ stepSeconds: Infinity }, /limit stepSeconds of.*now: Infinity/],
+    [{ heapMiB: 1.5 }, /limit heapMiB of.*a whole number above 0.*now: 1\.5/],
+    [{ processorSeconds: Infinity }, /limit processorSeconds of.*now: Infinity/],
+    [{ processorSeconds: 0.5 }, /limit processorSeconds of.*a whole number.*now: 0\.5/],
+  ];
+  for (const [limits, message] of broken) {
+    await assert.rejects(openSchedule(script, { limits }), (error) => assertError(error, "usage", message));
+  }
+  const largest = { startSeconds: 2_000_000, stepSeconds: 2_000_000, processorSeconds: 2_000_000 };
+  await using schedule = await openSchedule(script, { limits: { ...largest, heapMiB: 2_000_000 } });
+  assert.equal((await schedule.evaluate(INPUT)).sparsity, 0.1);
+});
+
+Deno.test({
+  name: "a script that has used its processor time is told how a run goes on",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    await using lair = new Lair();
+    const limits = { stepSeconds: 60, processorSeconds: 1 };
+    await using schedule = await openSchedule(await lair.write(scriptOf({ body: "for (;;) {}" })), { limits });
+    await assert.rejects(
+      schedule.evaluate(INPUT),
+      (error) =>
+        assertError(error, "input", /1 s of processor time in all.*last checkpoint by --resume.*mend the script/),
+    );
+  },
+});
+
+Deno.test("names of mod.ts that are too long for a command line are refused, and shorter ones are not", async () => {
+  await using lair = new Lair();
+  const names = (text: string): string =>
+    Array.from({ length: 31 }, (_, index) => `// from "${text}${index}/mod.ts"`).join("\n");
+  // Six characters each where they stand in JSON.
+  const long = await lair.write(scriptOf({ top: names("\u0001".repeat(490)) }), "long.ts");
+  await assert.rejects(
+    openSchedule(long),
+    (error) =>
+      assertError(error, "input", /cannot read the schedule .*long\.ts.*command line.*32 such names.*one short/),
+  );
+  await using schedule = await openSchedule(await lair.write(scriptOf({ top: names("x".repeat(490)) }), "short.ts"));
+  assert.equal((await schedule.evaluate(INPUT)).sparsity, 0.1);
+});

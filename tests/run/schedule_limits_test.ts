@@ -1,25 +1,15 @@
 // Isolated scripts: where there is no Deno to run them, limits that are none, and what a command line does not hold.
 import assert from "node:assert/strict";
-import { CompressoError, type ErrorCode } from "../../lib/errors.ts";
 import { openSchedule, SCRIPT_API } from "../../lib/run/schedule_host.ts";
-import { type IsolationLimits } from "../../lib/run/schedule_process.ts";
+import type { IsolationLimits } from "../../lib/run/schedule_process.ts";
 import { spawnSandbox } from "../../lib/run/schedule_sandbox.ts";
+import { refuses, rejectsWith } from "../io/files.ts";
 import { INPUT, Lair, scriptOf } from "./helpers/scripts.ts";
-
-function assertError(error: unknown, code: ErrorCode, message: RegExp): true {
-  assert.ok(error instanceof CompressoError, Deno.inspect(error));
-  assert.equal(error.code, code, error.message);
-  assert.match(error.message, message);
-  return true;
-}
 
 Deno.test("a program made by deno compile starts no sandbox, which would be the program itself, and names the way out", () => {
   const options = { name: "mine.ts", heapMiB: 64, processorSeconds: 1, kitNames: SCRIPT_API, toolkitImports: [] };
-  assert.throws(
-    () => spawnSandbox(options, { isStandalone: true }),
-    (error) =>
-      assertError(error, "usage", /cannot isolate the schedule mine\.ts.*deno compile.*--trust.*trustSchedule/),
-  );
+  const said = /cannot isolate the schedule mine\.ts.*deno compile.*--trust.*trustSchedule/;
+  refuses(() => spawnSandbox(options, { isStandalone: true }), "usage", said);
 });
 
 Deno.test("limits of an isolated script that no timer, heap or system can hold are refused before it starts", async () => {
@@ -36,7 +26,7 @@ Deno.test("limits of an isolated script that no timer, heap or system can hold a
     [{ processorSeconds: 0.5 }, /limit processorSeconds of.*a whole number.*now: 0\.5/],
   ];
   for (const [limits, message] of broken) {
-    await assert.rejects(openSchedule(script, { limits }), (error) => assertError(error, "usage", message));
+    await rejectsWith(openSchedule(script, { limits }), "usage", message);
   }
   const largest = { startSeconds: 2_000_000, stepSeconds: 2_000_000, processorSeconds: 2_000_000 };
   await using schedule = await openSchedule(script, { limits: { ...largest, heapMiB: 2_000_000 } });
@@ -50,11 +40,8 @@ Deno.test({
     await using lair = new Lair();
     const limits = { stepSeconds: 60, processorSeconds: 1 };
     await using schedule = await openSchedule(await lair.write(scriptOf({ body: "for (;;) {}" })), { limits });
-    await assert.rejects(
-      schedule.evaluate(INPUT),
-      (error) =>
-        assertError(error, "input", /1 s of processor time in all.*last checkpoint by --resume.*mend the script/),
-    );
+    const said = /1 s of processor time in all.*last checkpoint by --resume.*mend the script/;
+    await rejectsWith(schedule.evaluate(INPUT), "input", said);
   },
 });
 
@@ -64,11 +51,8 @@ Deno.test("names of mod.ts that are too long for a command line are refused, and
     Array.from({ length: 31 }, (_, index) => `// from "${text}${index}/mod.ts"`).join("\n");
   // Six characters each where they stand in JSON.
   const long = await lair.write(scriptOf({ top: names("\u0001".repeat(490)) }), "long.ts");
-  await assert.rejects(
-    openSchedule(long),
-    (error) =>
-      assertError(error, "input", /cannot read the schedule .*long\.ts.*command line.*32 such names.*one short/),
-  );
+  const said = /cannot read the schedule .*long\.ts.*command line.*32 such names.*one short/;
+  await rejectsWith(openSchedule(long), "input", said);
   await using schedule = await openSchedule(await lair.write(scriptOf({ top: names("x".repeat(490)) }), "short.ts"));
   assert.equal((await schedule.evaluate(INPUT)).sparsity, 0.1);
 });

@@ -1,8 +1,9 @@
 // Facts by which runs are told apart, compared in words. Owns the comparison, and the fact that comes of their shape.
+import { CompressoError } from "../errors.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { fallsByGroup } from "../prune/uniform.ts";
 import { isOneShot, METHODS } from "./methods.ts";
-import type { ResolvedOptions } from "./options.ts";
+import type { CheckpointOptions, ResolvedOptions } from "./options.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 
 /**
@@ -50,6 +51,19 @@ export function learnedAnew(
 /** Facts that decide nothing in runs of a method, though they have a value there, which changed with the default: one-shot methods have no warm-up. */
 export function idleFacts(method: unknown): readonly string[] {
   return METHODS.some((one) => one === method && isOneShot(one)) ? ["rates.warmup"] : [];
+}
+
+/** Refuses names of what may differ where no run goes on. Throws `CompressoError("usage")`. */
+export function checkMayDiffer(
+  { mayDiffer = [], resume = false }: Pick<CheckpointOptions, "mayDiffer" | "resume">,
+): void {
+  if (mayDiffer.length === 0 || resume) return;
+  throw new CompressoError("usage", {
+    what: "cannot use mayDiffer",
+    rule: "it says what a run that goes on may have otherwise, with resume",
+    value: mayDiffer.join(", "),
+    mend: "leave it out, or resume a run",
+  });
 }
 
 /** Rates that differ between two identities, which have them as JSON. */

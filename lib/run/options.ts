@@ -14,6 +14,7 @@ import { checkSeed } from "../random.ts";
 import { checkKinds, checkTakenRules, type UnitKind, type UnitRules } from "../prune/units.ts";
 import type { DataReport, Row } from "../io/datasets.ts";
 import { checkContext } from "./batches.ts";
+import { checkMayDiffer } from "./facts.ts";
 import { checkFocus } from "./focus.ts";
 import type { RunHooks } from "./hooks.ts";
 import { isOneShot, type Method, METHODS } from "./methods.ts";
@@ -231,6 +232,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   whole("seq", seq, 2);
   checkSeed(seed);
   const { every = Infinity } = options.checkpoint ?? {};
+  checkMayDiffer(options.checkpoint ?? {});
   if (every !== Infinity) whole("checkpoint-every", every, 1);
   checkContext(seq, spec);
   return resolved;

@@ -7,6 +7,7 @@ import { sourceDigest } from "../io/fingerprint.ts";
 import { ropeConfig } from "../io/hf_rope_export.ts";
 import { FolderLock } from "../io/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
+import { checkMayDiffer } from "./facts.ts";
 import type { Model } from "./model.ts";
 import { type CheckpointOptions, type PruneOptions, resolveOptions } from "./options.ts";
 import { RecordFile, recordsUpTo } from "./record_lines.ts";
@@ -75,14 +76,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
       value: String(checkpointEvery),
     });
   }
-  if (mayDiffer.length > 0 && !resume) {
-    throw new CompressoError("usage", {
-      what: "cannot use mayDiffer",
-      rule: "it says what a run that goes on may have otherwise, with resume",
-      value: mayDiffer.join(", "),
-      mend: "leave it out, or resume a run",
-    });
-  }
+  checkMayDiffer({ mayDiffer, resume });
   const path = `${out}/${CHECKPOINT_FILE}`, refusesEarlier = !resume && !files.replace;
   using lock = new FolderLock(out);
   // A run that is not resumed has nothing to write before it is prepared.

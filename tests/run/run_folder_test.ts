@@ -1,6 +1,6 @@
 // The folder of a run: held from its start to its end, cleared of what a killed run left, and its checkpoint refused where it is broken. On the demo model.
 import assert from "node:assert/strict";
-import { compress, CompressoError, type CompressOptions, loadModelFrom, type Model } from "../../mod.ts";
+import { compress, CompressoError, type CompressOptions, loadModelFrom, type Model, prune } from "../../mod.ts";
 import { openWeights } from "../../lib/io/open.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";
 import { writeSafetensors } from "../../lib/io/safetensors_write.ts";
@@ -164,6 +164,8 @@ Deno.test("what may differ is refused where no run is resumed, whatever its name
         compress(model, { ...SHORT, out, mayDiffer }),
         /cannot use mayDiffer; .*with resume; now: s/,
       );
+      const checkpoint = { path: `${out}/checkpoint.safetensors`, every: 1, mayDiffer };
+      assert.throws(() => prune(model, { ...BASE, checkpoint }), /cannot use mayDiffer; .*now: s/);
     }
     await compress(model, { ...SHORT, out, mayDiffer: [] });
   });

@@ -12,7 +12,7 @@ import { compileKernel } from "../gpu/kernel.ts";
 import { f32, type Plan, u32 } from "../gpu/plan.ts";
 import { strideOf } from "./layout.ts";
 import { type Matrix, type MatrixDtype, type MatrixShard, shardPaddedRows } from "./matrix.ts";
-import { recordMatmul } from "./matmul.ts";
+import { recordMatmul, rowParts } from "./matmul.ts";
 import { type BufferView, type Operand, type OperandPool, viewTexture } from "./operand.ts";
 import { type Product, productTile, sharesA } from "./variants.ts";
 
@@ -42,6 +42,8 @@ export interface LinearOptions {
   readonly accumulate?: boolean;
   /** Only this shard of W: y (forward) or x (backward) then is as wide as the shard. */
   readonly shard?: number;
+  /** See {@link rowParts}; of products from buffers. */
+  readonly dispatchCost?: number;
   /** Adds a low-rank product to all of y: cheaper than `recordMatmul` with `accumulate` where products read textures. */
   readonly low?: LowRank;
 }
@@ -102,6 +104,7 @@ export function recordLinear(plan: Plan, x: Operand, w: Matrix, y: LinearTarget,
       first: isForward ? 0 : start,
       target,
       accumulate: accumulate || (!isForward && only === undefined && index > 0),
+      dispatchCost: options.dispatchCost,
     };
     if (part.first + part.depth > x.stride) {
       throw new Error(`recordLinear: x has ${x.stride} columns, '${w.label}' needs ${part.first + part.depth}`);
@@ -139,6 +142,7 @@ interface Part {
   readonly first: number;
   readonly target: number;
   readonly accumulate: boolean;
+  readonly dispatchCost: number | undefined;
   readonly low?: LowRank | undefined;
 }
 
@@ -204,26 +208,30 @@ function recordLow(plan: Plan, w: Matrix, y: LinearTarget, low: LowRank, options
     transposeB,
     alpha: low.alpha ?? 1,
     accumulate: true,
+    ...(options.dispatchCost === undefined ? {} : { dispatchCost: options.dispatchCost }),
     pool: low.pool,
   });
 }
 
 function recordTiled(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, part: Part): void {
   const tile = productTile(plan.device, linearProduct(w, { ...part, shardRows: part.shard.rows }));
-  const params = [
-    u32(part.rows),
-    u32(part.columns),
-    u32(part.depth / TILED_STEP),
-    u32(part.first / 4),
-    u32(x.stride / 4),
-    u32(w.stride / 4),
-    u32(part.target / 4),
-    u32(y.stride / 4),
-    u32(part.accumulate ? 1 : 0),
-  ];
   const source = productTiled({ transposeB: part.direction === "forward", dtype: w.dtype, ...tile });
-  plan.dispatch(compileKernel(plan.device, source), [x.buffer, ...part.shard.resources, y.buffer, { params }], {
-    groups: [Math.ceil(part.rows / (TILED_SIDE * tile.rows)), Math.ceil(part.columns / (TILED_SIDE * tile.columns))],
-    cost: 2 * part.rows * part.columns * part.depth,
-  });
+  const tileRows = TILED_SIDE * tile.rows, cost = 2 * part.columns * part.depth, { dispatchCost } = part;
+  for (const { first, rows } of rowParts(part.rows, { cost, tileRows, dispatchCost })) {
+    const params = [
+      u32(rows),
+      u32(part.columns),
+      u32(part.depth / TILED_STEP),
+      u32((part.first + first * x.stride) / 4),
+      u32(x.stride / 4),
+      u32(w.stride / 4),
+      u32((part.target + first * y.stride) / 4),
+      u32(y.stride / 4),
+      u32(part.accumulate ? 1 : 0),
+    ];
+    plan.dispatch(compileKernel(plan.device, source), [x.buffer, ...part.shard.resources, y.buffer, { params }], {
+      groups: [Math.ceil(rows / tileRows), Math.ceil(part.columns / (TILED_SIDE * tile.columns))],
+      cost: cost * rows,
+    });
+  }
 }

@@ -29,6 +29,8 @@ export interface MatmulOptions {
   readonly alpha?: number;
   /** += instead of =. Default false. */
   readonly accumulate?: boolean;
+  /** See {@link rowParts}; of products from buffers. */
+  readonly dispatchCost?: number;
   /** Scratch for the operands where products read textures: much quicker there, above all if a or b are operands already. */
   readonly pool?: OperandPool;
 }
@@ -113,26 +115,52 @@ const MOST_GROUPS = 32768;
 function recordBuffer(plan: Plan, options: MatmulOptions): void {
   const { a, b, c, m, n, k, transposeA = false, transposeB = false, alpha = 1, accumulate = false } = options;
   const tile = productTile(plan.device, matmulProduct("buffer", options));
-  const tilesN = Math.ceil(n / tile.columns);
-  const groups = Math.ceil(Math.ceil(m / tile.rows) * tilesN / BUFFER_GROUP), width = Math.min(groups, MOST_GROUPS);
-  const params = [
-    u32(m),
-    u32(n),
-    u32(k),
-    u32(tilesN),
-    u32(a.offset ?? 0),
-    u32(transposeA ? 1 : a.stride),
-    u32(transposeA ? a.stride : 1),
-    u32(b.offset ?? 0),
-    u32(transposeB ? 1 : b.stride),
-    u32(transposeB ? b.stride : 1),
-    u32(c.offset ?? 0),
-    u32(c.stride),
-    u32(accumulate ? 1 : 0),
-    f32(alpha),
-  ];
-  plan.dispatch(compileKernel(plan.device, productBuffer(tile)), [a.buffer, b.buffer, c.buffer, { params }], {
-    groups: [width, Math.ceil(groups / width)],
-    cost: 2 * m * n * k,
+  const tilesN = Math.ceil(n / tile.columns), cost = 2 * n * k, { dispatchCost } = options;
+  const [strideAm, strideAk] = transposeA ? [1, a.stride] : [a.stride, 1];
+  for (const { first, rows } of rowParts(m, { cost, tileRows: tile.rows, dispatchCost })) {
+    const groups = Math.ceil(Math.ceil(rows / tile.rows) * tilesN / BUFFER_GROUP);
+    const width = Math.min(groups, MOST_GROUPS);
+    const params = [
+      u32(rows),
+      u32(n),
+      u32(k),
+      u32(tilesN),
+      u32((a.offset ?? 0) + first * strideAm),
+      u32(strideAm),
+      u32(strideAk),
+      u32(b.offset ?? 0),
+      u32(transposeB ? 1 : b.stride),
+      u32(transposeB ? b.stride : 1),
+      u32((c.offset ?? 0) + first * c.stride),
+      u32(c.stride),
+      u32(accumulate ? 1 : 0),
+      f32(alpha),
+    ];
+    plan.dispatch(compileKernel(plan.device, productBuffer(tile)), [a.buffer, b.buffer, c.buffer, { params }], {
+      groups: [width, Math.ceil(groups / width)],
+      cost: cost * rows,
+    });
+  }
+}
+
+/** Floating-point operations of one dispatch: a few hundredths to tenths of a second on small GPUs, whose drivers end what takes seconds. */
+const DISPATCH_COST = 1e10;
+
+/**
+ * Rows of a product in parts, each a dispatch of `dispatchCost` floating-point operations at most (default 10¹⁰), as far as whole tiles allow. `cost` is
+ * that of one row. The parts change no bit.
+ */
+export function rowParts(
+  rows: number,
+  { cost, tileRows, dispatchCost = DISPATCH_COST }: {
+    readonly cost: number;
+    readonly tileRows: number;
+    readonly dispatchCost?: number | undefined;
+  },
+): { readonly first: number; readonly rows: number }[] {
+  const part = tileRows * Math.max(1, Math.floor(dispatchCost / Math.max(1, cost * tileRows)));
+  return Array.from({ length: Math.ceil(rows / part) }, (_, index) => {
+    const first = index * part;
+    return { first, rows: Math.min(part, rows - first) };
   });
 }

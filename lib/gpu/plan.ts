@@ -243,7 +243,7 @@ export class Plan implements Disposable {
       return options.onSubmitted?.();
     }
     if (profile && this.device.features.has("timestamp-query")) {
-      for (let time = 0; time < repeat; time++) await this.#runProfiled(profile);
+      await this.#runProfiled(profile, { repeat, signal: options.signal });
       options.onSubmitted?.();
       return;
     }
@@ -327,19 +327,25 @@ export class Plan implements Disposable {
     this.device.gpu.queue.submit([encoder.finish()]);
   }
 
-  /** One pass a dispatch with timestamps; copies are timed by the wall clock of their own submit. */
-  async #runProfiled(profile: Map<string, number>): Promise<void> {
+  /** One pass a dispatch with timestamps; copies are not timed. */
+  async #runProfiled(
+    profile: Map<string, number>,
+    { repeat, signal }: { readonly repeat: number; readonly signal: AbortSignal | undefined },
+  ): Promise<void> {
+    using stack = new DisposableStack();
     const gpu = this.device.gpu, batch = 512;
-    const querySet = gpu.createQuerySet({ type: "timestamp", count: 2 * batch });
+    const querySet = stack.adopt(gpu.createQuerySet({ type: "timestamp", count: 2 * batch }), (set) => set.destroy());
     using resolved = this.device.createBuffer("timestamps", 16 * batch, 0x0200 | 0x04); // QUERY_RESOLVE | COPY_SRC
     const add = (label: string, seconds: number): void => void profile.set(label, (profile.get(label) ?? 0) + seconds);
-    const steps = this.#wanted();
-    for (let at = 0; at < steps.length;) {
+    const steps = this.#wanted(), end = repeat * steps.length;
+    for (let at = 0; at < end;) {
+      signal?.throwIfAborted();
       const encoder = gpu.createCommandEncoder();
       const labels: string[] = [];
-      while (at < steps.length && labels.length < batch) {
-        const step = steps[at++];
+      for (let cost = 0; at < end && labels.length < batch && cost < this.#rate * SUBMIT_SECONDS; at++) {
+        const step = steps[at % steps.length];
         if (!step) continue;
+        cost += step.cost;
         if (step.kind === "other") {
           step.encode(encoder);
           continue;
@@ -355,11 +361,15 @@ export class Plan implements Disposable {
       gpu.queue.submit([encoder.finish()]);
       const [bytes] = await this.device.read([{ buffer: resolved }]);
       const times = new BigUint64Array(bytes ?? new ArrayBuffer(0));
-      labels.forEach((label, i) => add(label, Number((times[2 * i + 1] ?? 0n) - (times[2 * i] ?? 0n)) * 1e-9));
+      labels.forEach((label, i) => add(label, secondsBetween(times[2 * i] ?? 0n, times[2 * i + 1] ?? 0n)));
     }
-    querySet.destroy();
     this.device.check();
   }
+}
+
+/** Between timestamps in nanoseconds, or in ticks where a runtime hands these on. Of a counter that began anew nothing is known: no time is as long. */
+function secondsBetween(start: bigint, end: bigint): number {
+  return end < start ? Infinity : Number(end - start) * 1e-9;
 }
 
 function encodeDispatch(pass: GPUComputePassEncoder, step: Dispatch): void {

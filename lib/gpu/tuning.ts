@@ -6,7 +6,7 @@ export type Tuning = Map<string, string>;
 
 /** What a table was measured on. A table of another machine or of other kernels is no good. */
 export interface TuningIdentity {
-  /** Adapter and driver as WebGPU names them, and the runtime, whose version decides how WGSL is translated. */
+  /** The adapter as WebGPU names it, which need not tell its driver, and the runtime, whose version decides how WGSL is translated. */
   readonly adapter: string;
   /** Digest of the kernels that were compared. */
   readonly kernels: string;
@@ -32,7 +32,7 @@ export function tuningOf(device: Device): Tuning {
   return table;
 }
 
-/** Name of the adapter, its driver and the runtime, as far as they are told. */
+/** Name of the adapter, of its driver where one is told, and of the runtime. */
 export function adapterIdentity({ facts, gpu }: Device): string {
   const { architecture = "", device = "" } = gpu.adapterInfo ?? {};
   const { os, arch } = Deno.build;

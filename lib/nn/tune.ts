@@ -79,6 +79,10 @@ const GAIN = 1.03;
 const FILL_ROWS = 1024;
 /** Wanted seconds of one measurement. */
 const SAMPLE_SECONDS = 0.01;
+/** Runs of one measurement, at most: what is shorter is timed as well as it will be. */
+const MOST_REPEATS = 64;
+/** The same where a GPU has no clock but the wall's, which does not tell how long one run takes. */
+const UNTIMED_REPEATS = 16;
 
 /**
  * Fills the device's tuning table with the quickest tiles for the products of a decoder. Products that are in the table already are not
@@ -251,15 +255,18 @@ function noise(count: number): Float32Array<ArrayBuffer> {
 
 /** The clock that other work disturbs least. */
 function clockOf(device: Device): Measure {
-  const replays = new WeakMap<Plan, number>();
-  const time = device.facts.isCpu ? cpuSeconds : device.features.has("timestamp-query") ? gpuSeconds : wallSeconds;
+  const { isCpu } = device.facts, hasTimestamps = device.features.has("timestamp-query");
+  const time = isCpu ? cpuSeconds : hasTimestamps ? gpuSeconds : wallSeconds, known = new WeakMap<Plan, number>();
+  const repeats = async (plan: Plan): Promise<number> => {
+    await plan.run(); // compiles
+    // By the wall clock a run on a GPU takes as long as the runtime waits before it looks again: some 10 ms.
+    if (!isCpu && !hasTimestamps) return UNTIMED_REPEATS;
+    const seconds = await (isCpu ? wallSeconds : gpuSeconds)(plan, 1);
+    return Math.min(MOST_REPEATS, Math.max(1, Math.ceil(SAMPLE_SECONDS / seconds)));
+  };
   return async (plan) => {
-    let repeat = replays.get(plan);
-    if (repeat === undefined) {
-      await plan.run(); // compiles
-      const seconds = await wallSeconds(plan, 1);
-      replays.set(plan, repeat = Math.max(1, Math.ceil(SAMPLE_SECONDS / seconds)));
-    }
+    const repeat = known.get(plan) ?? await repeats(plan);
+    known.set(plan, repeat);
     return await time(plan, repeat) / repeat;
   };
 }

@@ -75,6 +75,33 @@ Deno.test("repeat() records the steps that it has under a key, where it is calle
   }
 });
 
+Deno.test("a profiled run does what another does, as often as is asked for, and ends at a signal", async () => {
+  using device = await openDevice();
+  const ROW = 64, first = Float32Array.from({ length: 2 * ROW }, (_, at) => at);
+  using order = device.uploadBuffer("order", Uint32Array.of(1, 0));
+  using x = device.uploadBuffer("x", first);
+  using y = device.createBuffer("y", 4 * 2 * ROW);
+  using plan = new Plan(device);
+  // More than one submit holds.
+  const TURNS = 301;
+  for (let turn = 0; turn < TURNS; turn++) {
+    plan.section(turn % 2 === 0 ? "even" : "odd");
+    recordCopyRows(plan, { order, x, y }, { rows: 2, width: ROW, first: 0, direction: "gather" });
+    plan.copy(y, x, { bytes: 4 * 2 * ROW });
+  }
+  const rowOf = async (): Promise<number> => (await device.readFloats(x, 1))[0] ?? NaN;
+  for (const [repeat, expected] of [[1, ROW], [3, 0], [2, 0]] as const) {
+    const profile = new Map<string, number>();
+    await plan.run({ repeat, profile });
+    assert.equal(await rowOf(), expected);
+    if (!device.features.has("timestamp-query")) continue;
+    assert.deepEqual([...profile.keys()].sort(), ["even", "odd"]);
+    assert.ok([...profile.values()].every((seconds) => seconds >= 0 && seconds < 60), String([...profile]));
+  }
+  await assert.rejects(plan.run({ profile: new Map(), signal: AbortSignal.abort(new Error("enough")) }), /enough/);
+  assert.equal(await rowOf(), 0);
+});
+
 Deno.test("a plan on a dry device has the length and the bytes of another, and no bind groups", async () => {
   const taken = (device: Device): readonly number[] => {
     using x = device.createBuffer("x", 4 * 64), y = device.createBuffer("y", 4 * 64);

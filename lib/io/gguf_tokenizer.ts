@@ -3,7 +3,7 @@
 import { CompressoError } from "../errors.ts";
 import { byteLevel, familyByName, PRE_TOKENIZER_FAMILIES } from "./pre_tokenizers.ts";
 import type { Json } from "./tokenizer_compat.ts";
-import { createTokenizer, surroundingTokens, type Tokenizer } from "./tokenizer.ts";
+import { createTokenizer, INPUT_NAMES, surroundingTokens, type Tokenizer } from "./tokenizer.ts";
 
 /** Values of `tokenizer.ggml.token_type`. */
 export const TOKEN_TYPE = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
@@ -58,6 +58,7 @@ export function tokenizerFromGguf(metadata: GgufMetadata): Tokenizer {
     add_bos_token: bos !== null,
     add_eos_token: eos !== null,
     clean_up_tokenization_spaces: false,
+    model_input_names: INPUT_NAMES,
     ...named(STYLE_KEY, optionalString(metadata, `tokenizer.${STYLE_KEY}`)),
   };
   const own = [...metadata].filter(([key]) => key.startsWith("tokenizer."));

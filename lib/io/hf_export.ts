@@ -18,7 +18,7 @@ import { elementCount } from "./rows.ts";
 import { type SafetensorsItem, shardedSafetensorsBytes, writeShardedSafetensors } from "./safetensors_write.ts";
 import type { WeightSource } from "./source.ts";
 import { isObject, type Json } from "./tokenizer_compat.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import { INPUT_NAMES, type Tokenizer } from "./tokenizer.ts";
 
 /** Dtypes of a folder's weights. */
 export type HfDtype = "f32" | "f16" | "bf16";
@@ -89,7 +89,7 @@ export async function stageHf(
       await Deno.writeTextFile(`${path}/modeling_compresso.py`, modelingText);
     }
     if (tokenizer) {
-      const { json: content, config, chatTemplate } = tokenizer, settings = withoutCode(config);
+      const { json: content, chatTemplate } = tokenizer, settings = tokenizerSettings(tokenizer);
       await json("tokenizer.json", content);
       await json(
         "tokenizer_config.json",
@@ -104,11 +104,23 @@ export async function stageHf(
   return { ...staged, form };
 }
 
-/** Without the mention of Python files, which are not copied: tokenizer.json says all. */
-function withoutCode(
-  { auto_map: code, ...settings }: Readonly<Record<string, unknown>>,
-): Readonly<Record<string, unknown>> {
-  return code === undefined ? settings : { ...settings, tokenizer_class: "PreTrainedTokenizerFast" };
+/**
+ * A tokenizer's settings by which transformers reads what tokenizer.json says. Its other classes make parts of that anew, as do `add_bos_token` and
+ * `add_eos_token` in transformers 5; Python files are not copied; and by default transformers 4 makes token types, which `generate` refuses.
+ */
+export function tokenizerSettings({ config, leading, trailing, bosId, eosId }: Tokenizer): Json {
+  const { auto_map: _code, add_bos_token: bos, add_eos_token: eos, ...settings } = config;
+  const isAt = (ids: readonly number[], id: number | null): boolean => ids.length === 1 && ids[0] === id;
+  const isSaid = bos !== undefined || eos !== undefined;
+  const ends = [[leading, bosId], [trailing, eosId]] as const;
+  const canSay = ends.every(([ids, id]) => ids.length === 0 || isAt(ids, id));
+  const around = { add_bos_token: isAt(leading, bosId), add_eos_token: isAt(trailing, eosId) };
+  return {
+    ...settings,
+    ...(isSaid && canSay ? around : {}),
+    tokenizer_class: "PreTrainedTokenizerFast",
+    model_input_names: settings["model_input_names"] ?? INPUT_NAMES,
+  };
 }
 
 /** Bytes of a folder's safetensors, headers and all, without config, tokenizer and index. */

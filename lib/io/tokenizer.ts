@@ -7,6 +7,9 @@ import { namesIn } from "./exists.ts";
 import { readText, textIfThere } from "./text_file.ts";
 import { forJavaScript, isObject, type Json, repairDecoder, repairModel } from "./tokenizer_compat.ts";
 
+/** What a decoder takes of a tokenizer, as `model_input_names` of tokenizer_config.json says. */
+export const INPUT_NAMES: readonly string[] = ["input_ids", "attention_mask"];
+
 /** A tokenizer with the files it came from. */
 export interface Tokenizer {
   /**

@@ -104,7 +104,10 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
       else [isFinished, state] = [true, "The run is finished."];
     },
     async answer(request): Promise<Response> {
-      const { pathname } = new URL(request.url);
+      // A Host header may be anything, and so may the address that Deno makes with it.
+      const address = URL.parse(request.url);
+      if (!address) return plain(400, "the address is no URL");
+      const { pathname } = address;
       // A page from elsewhere that points its own name at this machine must not read the run.
       if (!LOCAL_HOSTS.test(request.headers.get("host") ?? "")) {
         return plain(403, "this server is for this machine alone");

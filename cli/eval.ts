@@ -1,9 +1,10 @@
 // `compresso eval MODEL…`: perplexity of a text, accuracy on rows with choices, or tasks. Owns the options and the report of one or several models; refuses to measure.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
-import { DEMO, demoData, openModelFiles } from "../lib/io/open_model.ts";
+import { DEMO, demoData } from "../lib/io/open_model.ts";
 import { checkPerplexity } from "../lib/run/perplexity.ts";
 import { verb } from "./command.ts";
+import { checkEach } from "./eval_models.ts";
 import { chooseRows } from "./eval_rows.ts";
 import { differences, differenceTable, type Measured, measurementTable, valuesOf } from "./eval_report.ts";
 import { chooseTasks } from "./eval_tasks.ts";
@@ -122,26 +123,16 @@ async function checkModels(
   paths: readonly string[],
   { text, window, stride, adapter, out }: EvalSettings,
 ): Promise<void> {
-  // One alone is refused as it is loaded, unless what is kept of it is looked for before.
-  if (paths.length < 2 && out === undefined) return;
-  for (const path of paths) {
-    const { source: { spec }, tokenizer } = await openModelFiles(path);
-    try {
-      tokenizerOf({ tokenizer });
-      await readAdapters(adapter, spec);
-      for (const size of text === undefined ? [] : window ?? []) {
-        checkPerplexity({ spec }, "", {
-          window: size,
-          ...(stride === undefined ? {} : { stride }),
-        });
-      }
-    } catch (error) {
-      if (!(error instanceof CompressoError)) throw error;
-      throw new CompressoError(error.code, { ...error.parts, what: `${error.parts.what}, model ${path}` }, {
-        cause: error,
+  await checkEach(paths, { out }, async ({ source: { spec }, tokenizer }) => {
+    tokenizerOf({ tokenizer });
+    await readAdapters(adapter, spec);
+    for (const size of text === undefined ? [] : window ?? []) {
+      checkPerplexity({ spec }, "", {
+        window: size,
+        ...(stride === undefined ? {} : { stride }),
       });
     }
-  }
+  });
 }
 
 /** What is to be measured: files are read before a model is loaded, so that a wrong path fails at once. */
@@ -166,7 +157,7 @@ async function chooseWork(paths: readonly string[], options: EvalSettings): Prom
   await checkModels(paths, options);
   if (options.text !== undefined) return await chooseText(paths, options.text, options);
   if (options.tasks !== undefined) return await chooseTasks(paths, options.tasks, options);
-  return await chooseRows(data ?? "", options);
+  return await chooseRows(paths, data ?? "", options);
 }
 
 /** Which options each work has; some belong to several. */

@@ -2,16 +2,24 @@
 import { readRows } from "../lib/io/datasets.ts";
 import { promptCost } from "../lib/io/prompts.ts";
 import { encodeChoices } from "../lib/run/choice_rows.ts";
-import { scoreChoices } from "../lib/run/score.ts";
+import { checkRows, scoreChoices } from "../lib/run/score.ts";
+import { checkEach } from "./eval_models.ts";
 import { BATCH_TOKENS, type EvalSettings, type EvalWork, plainWork } from "./eval_work.ts";
 import { promptAtInference, promptNote } from "./prompt.ts";
 import { tokenizerOf } from "./with_model.ts";
 
 /** Reads the rows. */
-export async function chooseRows(path: string, options: EvalSettings): Promise<EvalWork> {
+export async function chooseRows(
+  paths: readonly string[],
+  dataPath: string,
+  options: EvalSettings,
+): Promise<EvalWork> {
   const prompt = await promptAtInference(options);
   const limit = options.limitRows === undefined ? {} : { limit: options.limitRows };
-  const rows = await readRows(path, { ...limit, brokenMend: "mend or remove it" });
+  const rows = await readRows(dataPath, { ...limit, brokenMend: "mend or remove it" });
+  await checkEach(paths, {}, ({ source: { spec }, tokenizer }) => {
+    checkRows(encodeChoices(rows, { tokenizer: tokenizerOf({ tokenizer }), prompt, ...limit }), spec.maxPosition);
+  });
   return plainWork(async (_, { model, adapters, signal, progress, tune }) => {
     const tokenizer = tokenizerOf(model);
     if (prompt !== null) promptNote(promptCost({ tokenizer, prompt }), "each instruction");

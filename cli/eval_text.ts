@@ -2,9 +2,10 @@
 import { type EvaluationFile, WINDOWS } from "../lib/eval/evaluation_file.ts";
 import { openWeights } from "../lib/io/open.ts";
 import { modelPath } from "../lib/io/open_model.ts";
-import { checkPerplexity, perplexity, type WindowLoss } from "../lib/run/perplexity.ts";
+import { checkLength, checkPerplexity, encodeText, perplexity, type WindowLoss } from "../lib/run/perplexity.ts";
 import { digestOf } from "../lib/run/run_data.ts";
 import { keptWork } from "./eval_kept.ts";
+import { checkEach } from "./eval_models.ts";
 import {
   BATCH_TOKENS,
   type EvalSettings,
@@ -13,12 +14,12 @@ import {
   type WindowMeasurement,
 } from "./eval_work.ts";
 import { readText } from "./read_text.ts";
-import type { Loaded } from "./with_model.ts";
+import { type Loaded, tokenizerOf } from "./with_model.ts";
 
 /** Tokens of a window, where no model's context is shorter. */
 export const DEFAULT_WINDOW = 512;
-/** About what a tokenizer makes of English; only to tell whether the run will be long. */
-const CHARS_PER_TOKEN = 4;
+/** Hardly a token stands for more characters: a text that has more for each token of a window need not be encoded to know that it is long enough. */
+const MOST_CHARS = 256;
 
 /** Reads the text. */
 export async function chooseText(
@@ -28,7 +29,13 @@ export async function chooseText(
 ): Promise<EvalWork> {
   const text = await readText(textPath);
   const { window, stride = null, limitChars = null, maxWindows = null } = options;
-  const sizes = window ?? [await defaultWindow(paths)];
+  const sizes = window ?? [await defaultWindow(paths)], longest = Math.max(...sizes);
+  if (Math.min(text.length, limitChars ?? Infinity) < MOST_CHARS * longest) {
+    await checkEach(paths, options, ({ tokenizer }) => {
+      const { length } = encodeText({ tokenizer: tokenizerOf({ tokenizer }) }, text, options.limitChars);
+      checkLength(length, { window: longest, stride: options.stride });
+    });
+  }
   const identity = { text: digestOf([text]), window: window?.join(",") ?? null, stride, limitChars, maxWindows };
   return await keptWork(paths, options, {
     kind: WINDOWS,
@@ -57,20 +64,20 @@ async function measure(
   const { stride, limitChars, maxWindows } = options;
   const shape = {
     ...(stride === undefined ? {} : { stride }),
-    ...(limitChars === undefined ? {} : { limitChars }),
     ...(maxWindows === undefined ? {} : { maxWindows }),
   };
   // All of them before any is measured: one that does not fit would cost what the others gave.
   for (const window of sizes) checkPerplexity(model, text, { window, ...shape });
-  const chars = Math.min(text.length, limitChars ?? Infinity);
-  const tokens = sizes.reduce((sum, window) => {
-    const read = chars / CHARS_PER_TOKEN * (stride === undefined ? 1 : window / stride);
-    return sum + Math.min(read, window * (maxWindows ?? Infinity));
+  const tokens = encodeText(model, text, limitChars);
+  for (const window of sizes) checkLength(tokens.length, { window, stride });
+  const read = sizes.reduce((sum, window) => {
+    const all = tokens.length * (stride === undefined ? 1 : window / stride);
+    return sum + Math.min(all, window * (maxWindows ?? Infinity));
   }, 0);
-  await tune({ rows: BATCH_TOKENS, directions: ["forward"], tokens });
+  await tune({ rows: BATCH_TOKENS, directions: ["forward"], tokens: read });
   const windows: WindowMeasurement[] = [];
   for (const window of sizes) {
-    const result = await perplexity(model, text, {
+    const result = await perplexity(model, tokens, {
       window,
       adapters,
       signal,

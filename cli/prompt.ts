@@ -18,7 +18,7 @@ export async function promptText(setting: PromptSetting): Promise<string | null>
     what: `cannot use the prompt of ${setting}`,
     rule: "the file holds the text of the prompt",
     value: "it is empty",
-    mend: "write the text into it, or leave the prompt out with --no-prompt",
+    mend: "write the text into it, or leave the option out",
   });
 }
 

@@ -7,7 +7,10 @@ import { checkStops, createStopFilter } from "./stop_strings.ts";
 
 /** Options of {@link generateText}. */
 export interface GenerateTextOptions extends GenerateOptions {
-  /** Texts before which the continuation ends; they may begin and end within tokens. Default: none. */
+  /**
+   * Texts before which the continuation ends; they may begin and end within tokens. The text of a special token, such as `<|im_end|>`, stands for
+   * that token. Default: none.
+   */
   readonly stop?: readonly string[];
 }
 
@@ -87,26 +90,33 @@ export function continuationDecoder(
 }
 
 /**
- * Text of tokens as they come: whole characters without special tokens, up to the first stop string, at which the tokens are ended too.
- * Returns why the text ended.
+ * Text of tokens as they come: whole characters without special tokens, up to the first stop string or special token that is one, at which the
+ * tokens are ended too. Returns why the text ended.
  */
 export async function* streamText(
   tokens: AsyncGenerator<number, FinishReason, undefined>,
   { tokenizer, stop = [], before = [], onToken }: StreamTextOptions,
 ): AsyncGenerator<string, FinishReason, undefined> {
   const decoder = continuationDecoder(tokenizer, before, { skipSpecial: true }), filter = createStopFilter(stop);
+  const stopIds = specialIds(tokenizer, stop);
   try {
     for (let next = await tokens.next();; next = await tokens.next()) {
-      if (!next.done) onToken?.(next.value);
-      const text = filter.push(next.done ? decoder.end() : decoder.push(next.value));
+      const end = next.done ? next.value : stopIds.includes(next.value) ? "stop" : null;
+      if (!next.done && end === null) onToken?.(next.value);
+      const text = filter.push(next.done || end !== null ? decoder.end() : decoder.push(next.value));
       if (text !== "") yield text;
       if (filter.stopped) return "stop";
-      if (!next.done) continue;
+      if (end === null) continue;
       const rest = filter.end();
       if (rest !== "") yield rest;
-      return next.value;
+      return end;
     }
   } finally {
     await tokens.return("stop");
   }
+}
+
+/** The special tokens among stop strings: decoding leaves them out, so that no text would ever hold them. */
+export function specialIds(tokenizer: Tokenizer, stops: readonly string[]): number[] {
+  return stops.map((stop) => tokenizer.tokenToId(stop)).filter((id) => id !== null).filter(tokenizer.isSpecial);
 }

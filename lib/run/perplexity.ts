@@ -75,18 +75,9 @@ export async function perplexity(
 ): Promise<PerplexityResult> {
   const { window, stride, maxWindows = Infinity, signal, known, onWindow, onProgress } = options;
   checkPerplexity(model, text, options);
-  const tokens = typeof text === "string" ? encode(model, text, options.limitChars) : text;
+  const tokens = typeof text === "string" ? encodeText(model, text, options.limitChars) : text;
+  checkLength(tokens.length, { window, stride });
   const spans = windowSpans(tokens.length, { window, stride }).slice(0, maxWindows);
-  if (spans.length === 0) {
-    throw new CompressoError("input", {
-      what: "cannot measure perplexity",
-      rule: stride === undefined
-        ? `the text has at least one window of ${window} tokens`
-        : "the text has at least two tokens",
-      value: `${tokens.length} tokens`,
-      mend: stride === undefined ? "use a longer text or a smaller window" : "use a longer text",
-    });
-  }
   const batch = Math.min(spans.length, options.batch ?? Math.max(1, Math.floor(BATCH_TOKENS / window)));
   const perWindow: WindowLoss[] = [];
   for (let first = 0; first < spans.length; first += batch) {
@@ -176,7 +167,12 @@ function total(windows: readonly WindowLoss[], key: keyof WindowLoss): number {
   return windows.reduce((sum, window) => sum + window[key], 0);
 }
 
-function encode({ tokenizer }: Model, text: string, limitChars: number | undefined): number[] {
+/** The tokens of a text, or of its first characters. See {@link perplexity} for what it throws. */
+export function encodeText(
+  { tokenizer }: Pick<Model, "tokenizer">,
+  text: string,
+  limitChars: number | undefined,
+): number[] {
   if (!tokenizer) {
     throw new CompressoError("input", {
       what: "cannot measure perplexity on a text",
@@ -193,6 +189,22 @@ function firstChars(text: string, count: number): string {
   let end = 0;
   for (let taken = 0; taken < count && end < text.length; taken++) end += (text.codePointAt(end) ?? 0) > 0xffff ? 2 : 1;
   return text.slice(0, end);
+}
+
+/** Throws `CompressoError("input")` for a text of so many tokens that is too short for a window. */
+export function checkLength(
+  tokens: number,
+  { window, stride }: { readonly window: number; readonly stride: number | undefined },
+): void {
+  if (tokens >= (stride === undefined ? window : 2)) return;
+  throw new CompressoError("input", {
+    what: "cannot measure perplexity",
+    rule: stride === undefined
+      ? `the text has at least one window of ${window} tokens`
+      : "the text has at least two tokens",
+    value: `${tokens} tokens`,
+    mend: stride === undefined ? "use a longer text or a smaller window" : "use a longer text",
+  });
 }
 
 /** The rules of {@link perplexity}'s options, before any work. Throws `CompressoError("usage")`. */

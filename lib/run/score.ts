@@ -125,7 +125,8 @@ function checkSequences(sequences: readonly Sequence[], most: number): void {
   });
 }
 
-function checkRows(rows: readonly ChoiceRow[], most: number): void {
+/** Throws `CompressoError("input")` for rows that {@link scoreChoices} refuses with a context of `most` tokens. */
+export function checkRows(rows: readonly ChoiceRow[], most: number): void {
   const fail = (where: string, parts: Pick<ErrorParts, "rule" | "value" | "mend">): never => {
     throw new CompressoError("input", { what: `cannot score ${where}`, ...parts });
   };

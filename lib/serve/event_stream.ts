@@ -3,7 +3,8 @@ import { errorBody, toApiError } from "./api_error.ts";
 
 /**
  * A response that sends events as they come, and `[DONE]` at the end; an error in between is the last event. Events are taken as fast as they
- * come, so that a client that reads slowly keeps nobody waiting: what it has not read yet is a few kilobytes.
+ * come, so that a client that reads slowly keeps nobody waiting. What it has not read yet is held in memory: with log-probabilities of many
+ * tokens that is megabytes.
  */
 export function eventStream(
   events: AsyncGenerator<unknown, void, undefined>,

@@ -17,7 +17,7 @@ import { closing, type Queue } from "./queue.ts";
 export interface RequestRecord {
   /** HTTP method. */
   readonly method: string;
-  /** Path of the address. */
+  /** Path of the address, or all of it where it is no URL. */
   readonly path: string;
   /** HTTP status; 499 where the client went before its answer was whole. */
   readonly status: number;
@@ -39,8 +39,8 @@ export interface Serving {
   readonly limits: ServeLimits;
   readonly queue: Queue;
   readonly apiKey: string | null;
-  /** Whether only names of this machine are answered for. */
-  readonly isLocal: boolean;
+  /** Names that are answered for beside {@link LOCAL_HOSTS}, where no others are; null where all are. */
+  readonly localNames: readonly string[] | null;
   /** Fires when running requests have to end because the server stops. */
   readonly ending: AbortSignal;
   readonly onRequest: ((record: RequestRecord) => void) | null;
@@ -114,8 +114,8 @@ export function createHandler(serving: Serving): (request: Request) => Promise<R
 }
 
 async function route(serving: Serving, call: Call): Promise<Response> {
-  const { request } = call, { pathname } = new URL(request.url);
-  if (serving.isLocal) checkHostName(request);
+  const { request } = call, { pathname } = addressOf(request);
+  checkHostName(request, serving.localNames);
   if (pathname === "/health") {
     allow(request, "GET");
     return health(serving);
@@ -235,7 +235,7 @@ function openCall({ limits, ending, onRequest }: Serving, request: Request): Cal
       try {
         onRequest?.({
           method: request.method,
-          path: new URL(request.url).pathname,
+          path: URL.parse(request.url)?.pathname ?? request.url,
           status,
           seconds: (performance.now() - start) / 1000,
           ...usage,
@@ -275,15 +275,29 @@ function allow({ method }: Request, wanted: "GET" | "POST"): void {
 export const LOCAL_HOSTS = /^(127(?:\.\d+){3}|(?:[\w.-]+\.)?(?:localhost|internal)|\[::1\])(:\d+)?$/i;
 
 /** A page from elsewhere that points its own name at this machine must not use the model. */
-function checkHostName({ headers }: Request): void {
+function checkHostName({ headers }: Request, names: readonly string[] | null): void {
   const host = headers.get("host");
-  if (host === null || LOCAL_HOSTS.test(host)) return; // a page is never without
+  if (names === null || host === null || LOCAL_HOSTS.test(host)) return; // a page is never without
+  const asked = nameIn(host);
+  if (asked !== null && names.some((name) => nameIn(name.includes(":") ? `[${name}]` : name) === asked)) return;
   throw new ApiError({
     status: 403,
     message:
       `this server is for this machine alone, not for '${host}': start it with an API key, or with another --host`,
     code: "forbidden_host",
   });
+}
+
+/** The name in a Host header as browsers write it, without the port: in lower case, addresses in their shortest form. */
+function nameIn(host: string): string | null {
+  return URL.parse(`http://${host}`)?.hostname ?? null;
+}
+
+/** What was asked for. A Host header may be anything, and so may the address that Deno makes with it. */
+function addressOf({ url }: Request): URL {
+  const address = URL.parse(url);
+  if (address) return address;
+  throw new ApiError({ status: 400, message: `the address is no URL: ${url}`, code: "invalid_url" });
 }
 
 function checkKey({ headers }: Request, key: string | null): void {

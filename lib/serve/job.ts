@@ -2,7 +2,7 @@
 // answers.
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { type FinishReason, generate } from "../run/generate.ts";
-import { continuationDecoder, streamText } from "../run/generate_text.ts";
+import { continuationDecoder, specialIds, streamText } from "../run/generate_text.ts";
 import { type LikelyToken, type PlaceLogprobs, placeLogprobs, tokenLogprobs } from "../run/logprobs.ts";
 import type { Adapters, Model } from "../run/model.ts";
 import { isGreedy, type SamplingOptions } from "../run/sampling.ts";
@@ -126,8 +126,10 @@ async function* continuation(
   // What scoring has left there may be what the caches need.
   await model.release();
   const { before } = prompt, tracker = createTracker(tokenizer, { start, before, skipSpecial: true });
+  const stopIds = specialIds(tokenizer, stop);
   let waiting: TokenEntry[] = [], end = start;
   const onChoice = (id: number, logits: Float32Array): void => {
+    if (stopIds.includes(id) && !isEndToken(bench, job, id)) return; // no part of the answer, as no stop string is
     waiting.push({ id, offset: tracker.at, ...placeLogprobs(logits, { id, top: top ?? 0 }) });
     if (!isEndToken(bench, job, id)) tracker.push(id);
   };

@@ -37,7 +37,7 @@ export interface ModelServer extends AsyncDisposable {
   /** `http://host:port`; OpenAI's clients want `/v1` behind it. */
   readonly url: string;
   /**
-   * Resolves when it has ended, and the GPU is idle. Rejects with `CompressoError("gpu")` where the GPU failed for good, after which the server
+   * Resolves when it has ended, and the GPU is idle; a client that does not read its answer is not waited for. Rejects with `CompressoError("gpu")` where the GPU failed for good, after which the server
    * shuts down by itself.
    */
   readonly finished: Promise<void>;
@@ -52,7 +52,10 @@ const LAST_WORDS = 1000;
  * Serves a model over HTTP as OpenAI's API does: `/v1/completions` (with `echo` and `logprobs`; 16 tokens by default),
  * `/v1/chat/completions` (of a model with a chat template; 1,024 tokens by default), both also as a stream,
  * `/v1/models` and `/health`, whose status is 503 once the GPU has failed. Requests are answered one after the other; the model must not be used otherwise meanwhile. A client that goes
- * ends its work.
+ * ends its work. Without a key, a server that listens at loopback answers only under this machine's names and `host`.
+ *
+ * Programs with a deno.json of their own want `--unstable-no-legacy-abort`, or `"unstable": ["no-legacy-abort"]` there: otherwise Deno warns of
+ * `request.signal`, which it then fires for answered requests too.
  *
  * @throws CompressoError("input") for a model without tokenizer; "usage" for options out of range, and an address that cannot be
  * listened at, such as a busy port.
@@ -80,22 +83,27 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
   checkHost(host);
   checkAddress({ port, name, apiKey });
   const queue = createQueue({ most: limits.queue }), ending = new AbortController();
+  const bench = { model, tokenizer, adapters, labels: createLabels(tokenizer), prompt: options.prompt ?? null };
+  // No request comes before the handler below: the first one is taken in a later turn.
+  const server = listen({ host, port }, { handler: (request) => handler(request) });
+  const { hostname, port: chosen } = server.addr;
   const serving: Serving = {
-    bench: { model, tokenizer, adapters, labels: createLabels(tokenizer), prompt: options.prompt ?? null },
+    bench,
     name,
     created: Math.floor(Date.now() / 1000),
     limits,
     queue,
     apiKey,
-    isLocal: apiKey === null && isLoopback(host),
+    localNames: apiKey === null && isLoopback(hostname) ? [host, hostname] : null,
     ending: ending.signal,
     onRequest: options.onRequest ?? null,
     onBroken: () => void shutdown(),
   };
-  const server = listen({ host, port }, { handler: createHandler(serving) });
+  const handler = createHandler(serving);
 
   let stopping: Promise<void> | null = null;
-  const shutdown = (): Promise<void> => stopping ??= stop();
+  const stopped = Promise.withResolvers<void>();
+  const shutdown = (): Promise<void> => stopping ??= stop().finally(stopped.resolve);
   const stop = async (): Promise<void> => {
     signal?.removeEventListener("abort", onAbort);
     queue.close();
@@ -113,9 +121,9 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
   const onAbort = (): void => void shutdown();
   signal?.addEventListener("abort", onAbort);
   if (signal?.aborted) onAbort();
-  const finished = server.finished.then(shutdown).then(() => model.device.check());
+  // The socket's own end waits for every client, also for one that never reads.
+  const finished = Promise.race([server.finished, stopped.promise]).then(shutdown).then(() => model.device.check());
   finished.catch(() => {}); // whoever waits for it still sees the error
-  const { hostname, port: chosen } = server.addr;
   return {
     host: hostname,
     port: chosen,
@@ -126,9 +134,9 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
   };
 }
 
-/** Whether only this machine reaches an address. */
-export function isLoopback(host: string): boolean {
-  return host === "localhost" || host === "::1" || host.startsWith("127.");
+/** Whether only this machine reaches an address that is listened at: a name says nothing of where it leads. */
+export function isLoopback(address: string): boolean {
+  return address === "::1" || /^(::ffff:)?127(\.\d+){3}$/i.test(address);
 }
 
 /**

@@ -94,6 +94,17 @@ Deno.test("the dashboard answers this machine alone, and only to be read", async
   for (const path of ["/records.jsonl", "/../run.json", "/content/"]) assert.equal(await status(path), 404, path);
 });
 
+Deno.test("a Host header that makes no URL is answered with 400", async () => {
+  const pages = createPages();
+  await using server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, pages.answer);
+  for (const name of ["a b", "[::1"]) {
+    using connection = await Deno.connect({ hostname: "127.0.0.1", port: server.addr.port });
+    const request = `GET / HTTP/1.1\r\nHost: ${name}\r\nConnection: close\r\n\r\n`;
+    await connection.write(new TextEncoder().encode(request));
+    assert.match(await new Response(connection.readable).text(), /^HTTP\/1\.1 400 [^]*the address is no URL/);
+  }
+});
+
 Deno.test("records that cannot be read are said, and the dashboard goes on", async () => {
   using folder = new TemporaryFolder();
   const clock = { now: 0 }, pages = createPages({ now: () => clock.now });

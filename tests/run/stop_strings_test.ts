@@ -1,7 +1,10 @@
 // Stop strings: what is let through does not depend on where pieces are cut, and nothing of a stop string leaks.
 import assert from "node:assert/strict";
 import { randomU32 } from "../../lib/random.ts";
+import type { FinishReason } from "../../lib/run/generate.ts";
+import { streamText } from "../../lib/run/generate_text.ts";
 import { createStopFilter } from "../../lib/run/stop_strings.ts";
+import { tokenizerOf } from "../io_text/fixtures.ts";
 
 /** Pieces let through, those of the end included, and whether a stop string was met. */
 function filtered(pieces: readonly string[], stops: readonly string[]): { given: string[]; stopped: boolean } {
@@ -58,4 +61,35 @@ Deno.test("whatever the pieces, the same text passes", () => {
 
 Deno.test("an empty stop string is refused", () => {
   assert.throws(() => createStopFilter(["x", ""]), /at least one character/);
+});
+
+Deno.test("a special token that is a stop string ends the text as one does, others have no text", async () => {
+  const tokenizer = await tokenizerOf("byte_level");
+  const [start, end] = [tokenizer.tokenToId("<|start|>") ?? -1, tokenizer.tokenToId("<|end|>") ?? -1];
+  const river = tokenizer.encode("The river\n"), stone = tokenizer.encode("a stone");
+  const read = async (stop: readonly string[]): Promise<readonly [string, FinishReason, number, boolean]> => {
+    let text = "", count = 0, isEnded = false;
+    const pieces = streamText(tokens(), { tokenizer, stop, onToken: () => void count++ });
+    for (let next = await pieces.next();; next = await pieces.next()) {
+      if (next.done) return [text, next.value, count, isEnded];
+      text += next.value;
+    }
+
+    async function* tokens(): AsyncGenerator<number, FinishReason, undefined> {
+      try {
+        yield* [...river, start, ...stone, end, ...stone];
+        return await Promise.resolve("length");
+      } finally {
+        isEnded = true;
+      }
+    }
+  };
+  const all = river.length + 2 * stone.length + 2;
+  assert.deepEqual(await read([]), ["The river\na stonea stone", "length", all, true]);
+  assert.deepEqual(await read(["<|pad|>", "<|END|>"]), ["The river\na stonea stone", "length", all, true]);
+  const upToEnd = river.length + 1 + stone.length;
+  assert.deepEqual(await read(["<|end|>"]), ["The river\na stone", "stop", upToEnd, true]);
+  // What was held back, as it might become another stop string, is text.
+  assert.deepEqual(await read(["\n\n", "<|end|>", "<|start|>"]), ["The river\n", "stop", river.length, true]);
+  assert.deepEqual(await read(["river", "<|start|>"]), ["The ", "stop", river.length - 1, true]);
 });

@@ -121,6 +121,24 @@ Deno.test("a server that stops ends what takes longer than the time it gives, by
   assert.ok(performance.now() - start < 5000);
 });
 
+Deno.test("a client that does not read keeps no server from its end", async () => {
+  const asked = Promise.withResolvers<void>();
+  // An answer of 32 MiB is more than a socket holds.
+  await using served = await serveDemo({
+    name: "x".repeat(2 ** 25),
+    limits: { graceSeconds: 0.1 },
+    onRequest: () => asked.resolve(),
+  });
+  const { host, port, shutdown, finished } = served.server;
+  using connection = await Deno.connect({ hostname: host, port });
+  await connection.write(new TextEncoder().encode("GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+  await asked.promise;
+  await shutdown();
+  const late = Promise.withResolvers<string>(), timer = setTimeout(() => late.resolve("it goes on"), 3000);
+  assert.equal(await Promise.race([finished.then(() => "finished"), late.promise]), "finished");
+  clearTimeout(timer);
+});
+
 Deno.test("a request that is too large for the memory is refused by itself, and what scoring has left makes room for the next", async () => {
   await using served = await serveDemo();
   const { post, model: { device } } = served, before = device.bytes;

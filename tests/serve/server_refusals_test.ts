@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
 import { loadModelFrom } from "../../lib/run/model.ts";
-import { serveModel } from "../../lib/serve/serve.ts";
+import type { RequestRecord } from "../../lib/serve/handler.ts";
+import { isLoopback, serveModel } from "../../lib/serve/serve.ts";
 import { NAME, serveDemo } from "./helpers/server.ts";
 
 const COMPLETIONS = "/v1/completions";
@@ -108,14 +109,26 @@ Deno.test("a server with a key answers only those who have it, but anyone may as
   await models.body?.cancel();
 });
 
+/** Status of /health under a name. */
+async function statusOf({ host, port }: { host: string; port: number }, name: string): Promise<number> {
+  using connection = await Deno.connect({ hostname: host, port });
+  const request = `GET /health HTTP/1.1\r\nHost: ${name}\r\nConnection: close\r\n\r\n`;
+  await connection.write(new TextEncoder().encode(request));
+  const answer = await new Response(connection.readable).text();
+  return Number(/^HTTP\/1\.1 (\d+)/.exec(answer)?.[1]);
+}
+
+/** Whether this machine has an address, or knows a name as its own. */
+function isThere(hostname: string): boolean {
+  try {
+    Deno.listen({ hostname, port: 0 }).close();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 Deno.test("a server without a key answers under this machine's own names alone", async () => {
-  const statusOf = async ({ host, port }: { host: string; port: number }, name: string): Promise<number> => {
-    using connection = await Deno.connect({ hostname: host, port });
-    const request = `GET /health HTTP/1.1\r\nHost: ${name}\r\nConnection: close\r\n\r\n`;
-    await connection.write(new TextEncoder().encode(request));
-    const answer = await new Response(connection.readable).text();
-    return Number(/^HTTP\/1\.1 (\d+)/.exec(answer)?.[1]);
-  };
   await using open = await serveDemo();
   for (const name of ["127.0.0.1:80", "localhost", "[::1]:8000", "host.docker.internal:8000"]) {
     assert.equal(await statusOf(open.server, name), 200);
@@ -125,6 +138,37 @@ Deno.test("a server without a key answers under this machine's own names alone",
   }
   await using closed = await serveDemo({ apiKey: "open-sesame" });
   assert.equal(await statusOf(closed.server, "models.example"), 200, "a key tells friends from others");
+});
+
+Deno.test("names are looked at wherever a server listens at loopback, however its host is spelled, and that is one of them", async () => {
+  // 127.0.0.1 as one number.
+  const loopback = ["LOCALHOST", "2130706433", "::ffff:127.0.0.1", "0:0:0:0:0:0:0:1"].filter(isThere);
+  assert.ok(loopback.includes("LOCALHOST"));
+  for (const host of loopback) {
+    await using served = await serveDemo({ host });
+    const { server } = served, own = host.includes(":") ? `[${host}]` : host;
+    assert.equal(await statusOf(server, "evil.example"), 403, host);
+    for (const name of ["localhost:80", own, `${own.toUpperCase()}:80`, new URL(server.url).host]) {
+      assert.equal(await statusOf(server, name), 200, `${name} at ${host}`);
+    }
+  }
+  const machine = Deno.hostname();
+  if (!isThere(machine)) return;
+  // Where it leads is for the machine to say.
+  await using served = await serveDemo({ host: machine });
+  assert.equal(await statusOf(served.server, machine.toUpperCase()), 200);
+  const isOpen = !isLoopback(served.server.host);
+  assert.equal(await statusOf(served.server, "evil.example"), isOpen ? 200 : 403);
+});
+
+Deno.test("a Host header that makes no URL gets 400, and a line in the log", async () => {
+  const records: RequestRecord[] = [];
+  await using served = await serveDemo({ onRequest: (record) => void records.push(record) });
+  for (const name of ["a b", "[::1"]) {
+    assert.equal(await statusOf(served.server, name), 400);
+    const { status, path } = records.at(-1) ?? {};
+    assert.deepEqual([status, path], [400, `http://${name}/health`]);
+  }
 });
 
 Deno.test("a busy port, a model without tokenizer and options out of range are refused", async () => {

@@ -1,0 +1,90 @@
+// What eval refuses before it measures anything: texts that are shorter than a window, and rows that a later model cannot read.
+import assert from "node:assert/strict";
+import { chooseRows } from "../../cli/eval_rows.ts";
+import { chooseText } from "../../cli/eval_text.ts";
+import type { Progress } from "../../cli/progress.ts";
+import { openDevice } from "../../lib/gpu/device.ts";
+import { openModelFiles } from "../../lib/io/open_model.ts";
+import { loadModel } from "../../lib/run/model.ts";
+import { fixture, rejectsWith } from "../io/files.ts";
+import { copyDemo, TemporaryFolder } from "./helpers/cli.ts";
+
+const TEXT = "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(4);
+
+/** Progress that keeps what it is told. */
+function listed(phases: string[]): Progress {
+  return {
+    step: () => {},
+    phase: (text) => void phases.push(text),
+    note: () => {},
+    [Symbol.dispose]: () => {},
+  };
+}
+
+/** Tokens that a model has for the text. */
+async function tokensOf(model: string): Promise<number> {
+  const { tokenizer } = await openModelFiles(model);
+  assert.ok(tokenizer);
+  return tokenizer.encode(TEXT).length;
+}
+
+Deno.test("eval --text refuses a text that is shorter than its largest window before it measures a smaller one", async () => {
+  using folder = new TemporaryFolder();
+  const path = folder.at("text.txt"), count = await tokensOf("demo");
+  await Deno.writeTextFile(path, TEXT);
+  using device = await openDevice();
+  using model = await loadModel("demo", { device });
+  const measure = async (options: Parameters<typeof chooseText>[2]): Promise<readonly string[]> => {
+    const phases: string[] = [];
+    using work = await chooseText(["demo"], path, options);
+    const { signal } = new AbortController(), rest = { listen: (): void => {}, tune: async (): Promise<void> => {} };
+    const measuring = work.measure("demo", {
+      model,
+      other: null,
+      adapters: {},
+      signal,
+      progress: listed(phases),
+      ...rest,
+    });
+    await measuring.catch((error) => phases.push(String(error)));
+    return phases;
+  };
+  const window = [16, count + 1];
+  const [refused = "", ...others] = await measure({ window });
+  assert.match(refused, new RegExp(`at least one window of ${count + 1} tokens; now: ${count} tokens`));
+  assert.deepEqual(others, []);
+  // As many as there are fit, also where characters are left out, and sliding windows may be longer than the text.
+  for (const options of [{ window: [16, count] }, { window, stride: 8 }, { window: [4, 8], limitChars: 52 }]) {
+    const phases = await measure(options);
+    assert.ok(phases.every((text) => text.startsWith("measuring windows of ")), phases.join("; "));
+    assert.equal(new Set(phases).size, 2);
+  }
+});
+
+Deno.test("eval refuses a text that is too short for a later model, and a row beyond its context, before it measures the first", async () => {
+  using folder = new TemporaryFolder();
+  const path = folder.at("text.txt"), data = fixture("demo_data/heldout.jsonl");
+  await Deno.writeTextFile(path, TEXT);
+  const [bytes, short] = [folder.at("bytes"), folder.at("short")];
+  for (const copy of [bytes, short]) await copyDemo(copy);
+  // Without merges a text has more tokens.
+  const tokenizer = JSON.parse(await Deno.readTextFile(`${bytes}/tokenizer.json`));
+  tokenizer.model.merges = [];
+  await Deno.writeTextFile(`${bytes}/tokenizer.json`, JSON.stringify(tokenizer));
+  const config = JSON.parse(await Deno.readTextFile(`${short}/config.json`));
+  await Deno.writeTextFile(`${short}/config.json`, JSON.stringify({ ...config, max_position_embeddings: 24 }));
+
+  const window = [16, await tokensOf(bytes)], out = folder.at("windows.jsonl");
+  await rejectsWith(chooseText([bytes, "demo"], path, { window }), "input", /perplexity, model demo;.* one window/);
+  await rejectsWith(chooseText(["demo"], path, { window, out }), "input", /perplexity, model demo;.* one window/);
+  assert.ok(!folder.has("windows.jsonl"), "nothing was begun");
+  (await chooseText([bytes, "demo"], path, { window: [16] }))[Symbol.dispose]();
+  (await chooseText([bytes, "demo"], path, { window, stride: 8 }))[Symbol.dispose]();
+
+  await rejectsWith(
+    chooseRows(["demo", short], data, {}),
+    "input",
+    /cannot score row 1, model .*short;.* at most 25 tokens/,
+  );
+  (await chooseRows(["demo", bytes], data, { limitRows: 20 }))[Symbol.dispose]();
+});

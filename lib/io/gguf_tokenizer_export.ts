@@ -1,6 +1,7 @@
 // A tokenizer as `tokenizer.*` metadata of a GGUF. Owns the inverse of gguf_tokenizer.ts; refuses tokenizers that
-// llama.cpp would read otherwise.
+// llama.cpp would read otherwise, but for a space after special tokens, see `spacesAfterTokens`.
 import { CompressoError } from "../errors.ts";
+import { type ChatMessage, renderChat } from "./chat_template.ts";
 import { mergesByScore, STYLE_KEY, TOKEN_TYPE } from "./gguf_tokenizer.ts";
 import { familyByNode, PRE_TOKENIZER_FAMILIES } from "./pre_tokenizers.ts";
 import { isObject, type Json } from "./tokenizer_compat.ts";
@@ -24,7 +25,8 @@ export function ggufTokenizerMetadata(
   if (model["type"] !== "BPE") {
     throw refused("the model is BPE", String(model["type"]));
   }
-  const bytes = model["byte_fallback"] !== true;
+  const bytes = isByteLevel(model);
+  refuseStrips(tokenizer);
   const rows = options.vocab ?? tokenizer.vocabSize;
   const tokens = Array.from({ length: rows }, (_, id) => tokenizer.idToToken(id) ?? `[PAD${id}]`);
   const hasRow = (token: string): boolean => (tokenizer.tokenToId(token) ?? -1) < rows;
@@ -50,19 +52,73 @@ export function ggufTokenizerMetadata(
   const addEos = surrounds(tokenizer.trailing, tokenizer.eosId, "after") && ids.eos !== null;
   metadata.set("tokenizer.ggml.add_bos_token", addBos);
   metadata.set("tokenizer.ggml.add_eos_token", addEos);
-  metadata.set("tokenizer.ggml.add_space_prefix", bytes ? false : spacePrefix(tokenizer.json));
+  metadata.set("tokenizer.ggml.add_space_prefix", bytes ? false : spacePlace(tokenizer.json) !== "none");
   if (tokenizer.chatTemplate !== null) metadata.set("tokenizer.chat_template", tokenizer.chatTemplate);
   const style = tokenizer.config[STYLE_KEY];
   if (typeof style === "string") metadata.set(`tokenizer.${STYLE_KEY}`, style);
   return metadata;
 }
 
+/**
+ * Whether a GGUF of the tokenizer begins a text after each added token with a space, where the tokenizer does so at the start alone: so do folders of
+ * Llama 2 that transformers 5 wrote (Metaspace with "first"). Texts without special tokens are read alike. Throws as {@link ggufTokenizerMetadata}.
+ */
+export function spacesAfterTokens(tokenizer: Tokenizer): boolean {
+  const { json, ggufMetadata } = tokenizer, model = isObject(json["model"]) ? json["model"] : {};
+  return ggufMetadata === null && !isByteLevel(model) && addedTokens(json).length > 0 && spacePlace(json) === "start";
+}
+
+function isByteLevel(model: Json): boolean {
+  return model["byte_fallback"] !== true;
+}
+
+function addedTokens(json: Json): Json[] {
+  return Array.isArray(json["added_tokens"]) ? json["added_tokens"].filter(isObject) : [];
+}
+
+const TURNS: readonly ChatMessage[] = [
+  { role: "user", content: "Hello" },
+  { role: "assistant", content: "Hi." },
+  { role: "user", content: "Bye" },
+];
+/** Conversations that show what a template has beside its tokens; the first that it takes counts. */
+const CHATS: readonly (readonly ChatMessage[])[] = [[{ role: "system", content: "Be brief." }, ...TURNS], TURNS];
+
+/** Refuses tokens that take away white space which the chat template has beside them: llama.cpp leaves it. Other prompts hold no such tokens. */
+function refuseStrips(tokenizer: Tokenizer): void {
+  const taking = addedTokens(tokenizer.json).filter(({ lstrip, rstrip }) => lstrip === true || rstrip === true);
+  if (taking.length === 0 || tokenizer.chatTemplate === null) return;
+  const text = sampleChat(tokenizer);
+  for (const { content, lstrip, rstrip } of taking) {
+    const pieces = typeof content === "string" && content !== "" ? text.split(content) : [];
+    const isLeft = lstrip === true && pieces.slice(0, -1).some((piece) => /\s$/.test(piece));
+    const isRight = rstrip === true && pieces.slice(1).some((piece) => /^\s/.test(piece));
+    if (!isLeft && !isRight) continue;
+    throw refused(
+      "no added token takes away white space that the chat template has beside it (lstrip, rstrip)",
+      `${JSON.stringify(content)} does, ${isLeft ? "before" : "after"} it`,
+    );
+  }
+}
+
+/** A conversation in the tokenizer's template; empty where it takes none. */
+function sampleChat(tokenizer: Tokenizer): string {
+  for (const messages of CHATS) {
+    try {
+      return renderChat(tokenizer, messages, { addGenerationPrompt: true });
+    } catch {
+      // Some refuse system turns; those that refuse all write no chats.
+    }
+  }
+  return "";
+}
+
 function typesOf(tokenizer: Tokenizer, model: Json, tokens: readonly string[]): Int32Array {
   const added = new Map<number, boolean>();
-  for (const entry of Array.isArray(tokenizer.json["added_tokens"]) ? tokenizer.json["added_tokens"] : []) {
-    if (isObject(entry) && typeof entry["id"] === "number") added.set(entry["id"], entry["special"] === true);
+  for (const { id, special } of addedTokens(tokenizer.json)) {
+    if (typeof id === "number") added.set(id, special === true);
   }
-  const sentencePiece = model["byte_fallback"] === true;
+  const sentencePiece = !isByteLevel(model);
   const unknown = tokenText(model["unk_token"]);
   return Int32Array.from(tokens, (token, id) => {
     if (tokenizer.idToToken(id) === null) return TOKEN_TYPE.unused;
@@ -110,10 +166,7 @@ function scoresOf(
     last = token;
   }
   const present = new Set(merges.map((pair) => JSON.stringify(pair)));
-  const added = new Set(
-    (Array.isArray(tokenizer.json["added_tokens"]) ? tokenizer.json["added_tokens"] : [])
-      .map((entry) => isObject(entry) ? entry["content"] : null),
-  );
+  const added = new Set(addedTokens(tokenizer.json).map(({ content }) => content));
   for (const pair of mergesByScore(tokens, scores)) {
     if (present.has(JSON.stringify(pair)) || [pair.join(""), ...pair].some((piece) => added.has(piece))) continue;
     throw refused("every two tokens that together are a token have a merge", `none for ${JSON.stringify(pair)}`);
@@ -135,7 +188,8 @@ function mergesOf(model: Json): [string, string][] {
   });
 }
 
-function spacePrefix(json: Json): boolean {
+/** Where a tokenizer with byte fallback puts a space that the text has not: nowhere, at its start alone, or after each added token too. */
+function spacePlace(json: Json): "none" | "start" | "each" {
   const normalizer = json["normalizer"];
   const parts = isObject(normalizer) && Array.isArray(normalizer["normalizers"])
     ? normalizer["normalizers"]
@@ -155,8 +209,9 @@ function spacePrefix(json: Json): boolean {
     );
   }
   const isMetaspace = isObject(pre) && pre["type"] === "Metaspace" && (pre["replacement"] ?? "▁") === "▁";
-  if (isMetaspace) return prepends || pre["prepend_scheme"] !== "never";
-  if (replaces && !isObject(pre)) return prepends;
+  if (isMetaspace && !prepends && pre["prepend_scheme"] === "first") return "start";
+  if (isMetaspace) return prepends || pre["prepend_scheme"] !== "never" ? "each" : "none";
+  if (replaces && !isObject(pre)) return prepends ? "each" : "none";
   throw refused(
     "a tokenizer with byte fallback writes spaces as ▁, by its normalizer or by Metaspace",
     JSON.stringify({ normalizer, pre_tokenizer: pre }),

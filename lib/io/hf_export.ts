@@ -210,6 +210,8 @@ export function hfConfig(spec: DecoderSpec, { dtype }: { readonly dtype: HfDtype
     // transformers 5 reads the first, 4 the second.
     dtype: TORCH_DTYPES[dtype],
     torch_dtype: TORCH_DTYPES[dtype],
+    // The first that reads what is written here as it is. Of a Mistral without it, tokenizers of many tokens are said to split texts wrongly.
+    transformers_version: "5.0.0",
   };
 }
 

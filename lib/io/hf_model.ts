@@ -1,7 +1,7 @@
 // A Hugging Face folder as a source of weights: config.json, safetensors in one file or shards. Owns the finding and checking of tensors; refuses pickles.
 import { dirname, join } from "node:path";
 import { CompressoError } from "../errors.ts";
-import { type DecoderSpec, HEAD, tensorShapes } from "../nn/spec.ts";
+import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../nn/spec.ts";
 import { unreadable } from "./bytes.ts";
 import { exists } from "./exists.ts";
 import { parseHfConfig } from "./hf_config.ts";
@@ -25,13 +25,15 @@ const SINGLE = "model.safetensors";
 
 /**
  * Opens a folder as transformers writes it: model type llama, mistral or qwen2, or our own `compresso` whose layers may differ.
- * Only headers are read here. Throws `CompressoError("input")` for a config that is not supported, a missing file or tensor,
- * a wrong shape or dtype, and a tensor of the decoder that the config does not announce (a bias, say).
+ * Only headers are read here, and where a tied model stores its head too, both matrices; a head alone is the embedding.
+ * Throws `CompressoError("input")` for a config that is not supported, a missing file or tensor, a wrong shape or dtype, a tensor of the decoder
+ * that the config does not announce (a bias, say), and a head of a tied model that is not the embedding.
  */
 export async function openHfFolder(folder: string): Promise<HfSource> {
   const { config, generation, spec } = await readHfConfig(`${folder}/config.json`);
   const files = await openShards(folder);
   checkTensors(spec, files, folder);
+  await checkTied(spec, files, folder);
   return {
     format: "hf",
     folder,
@@ -39,15 +41,19 @@ export async function openHfFolder(folder: string): Promise<HfSource> {
     generation,
     spec,
     async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
-      return await fileOf(name).read(name, rows);
+      return await fileOf(name).read(stored(name), rows);
     },
     storedDtype(name): string {
-      return fileOf(name).tensors.get(name)?.dtype.toLowerCase() ?? "";
+      return fileOf(name).tensors.get(stored(name))?.dtype.toLowerCase() ?? "";
     },
   };
 
+  function stored(name: string): string {
+    return name === EMBEDDING && spec.tied && !files.has(EMBEDDING) ? HEAD : name;
+  }
+
   function fileOf(name: string): SafetensorsFile {
-    const file = files.get(name);
+    const file = files.get(stored(name));
     if (file) return file;
     throw new CompressoError("input", {
       what: `cannot read the tensor ${name} of ${folder}`,
@@ -105,7 +111,7 @@ async function openShards(folder: string): Promise<Map<string, SafetensorsFile>>
 }
 
 function checkTensors(spec: DecoderSpec, files: ReadonlyMap<string, SafetensorsFile>, folder: string): void {
-  const shapes = tensorShapes(spec);
+  const shapes = storedShapes(spec, files);
   for (const [name, shape] of shapes) {
     const entry = files.get(name)?.tensors.get(name);
     if (!entry) {
@@ -127,14 +133,51 @@ function checkTensors(spec: DecoderSpec, files: ReadonlyMap<string, SafetensorsF
     }
   }
   for (const name of files.keys()) {
-    // Old files carry the RoPE table, tied ones sometimes the head; both are known to be what the config says.
-    if (shapes.has(name) || name === HEAD || name.endsWith(".rotary_emb.inv_freq")) continue;
+    // Old files carry the RoPE table, which is known to be what the config says.
+    if (shapes.has(name) || name.endsWith(".rotary_emb.inv_freq")) continue;
     const mend = name.endsWith(".bias")
       ? "attention_bias and mlp_bias of config.json say which biases there are"
       : undefined;
     throw broken(`the model ${folder}`, "it holds no tensor but those that config.json implies", name, mend);
   }
 }
+
+/** Shapes of the tensors that files must hold; tied ones hold the embedding, the head, or both. */
+function storedShapes(spec: DecoderSpec, files: ReadonlyMap<string, unknown>): Map<string, readonly number[]> {
+  const shapes = new Map<string, readonly number[]>(tensorShapes(spec));
+  if (spec.tied && files.has(HEAD)) {
+    shapes.set(HEAD, [spec.vocab, spec.hidden]);
+    if (!files.has(EMBEDDING)) shapes.delete(EMBEDDING);
+  }
+  return shapes;
+}
+
+/** Values that are compared at a time. */
+const COMPARED = 1 << 20;
+
+/** Refuses a head that is stored beside the embedding of a tied model and differs: transformers 5 would not tie them. */
+async function checkTied(
+  spec: DecoderSpec,
+  files: ReadonlyMap<string, SafetensorsFile>,
+  folder: string,
+): Promise<void> {
+  const embedding = files.get(EMBEDDING), head = files.get(HEAD), { vocab, hidden } = spec;
+  if (!spec.tied || !embedding || !head) return;
+  const most = Math.max(1, Math.floor(COMPARED / hidden));
+  for (let start = 0; start < vocab; start += most) {
+    const rows = { start, count: Math.min(most, vocab - start) };
+    const ours = await embedding.read(EMBEDDING, rows), theirs = await head.read(HEAD, rows);
+    for (let index = 0; index < ours.length; index++) {
+      const a = ours[index], b = theirs[index];
+      if (a === b || (Number.isNaN(a) && Number.isNaN(b))) continue;
+      const place = `row ${start + Math.floor(index / hidden)}, column ${index % hidden}`;
+      const rule = `${HEAD} is ${EMBEDDING}, as tie_word_embeddings of config.json says`;
+      throw broken(`the model ${folder}`, rule, `${b} instead of ${a} at ${place}`, UNTIE);
+    }
+  }
+}
+
+const UNTIE = "set tie_word_embeddings to false in config.json";
 
 /** The error for a folder that lacks the `missing` files, after what it holds instead. */
 export async function noWeights(folder: string, missing = `${SINGLE} or ${INDEX}`): Promise<CompressoError> {

@@ -19,6 +19,7 @@ const ROPE = z.looseObject({
 
 const OUTER = z.looseObject({
   rope_theta: z.number().positive().nullish(),
+  original_max_position_embeddings: z.int().positive().nullish(),
   partial_rotary_factor: z.literal(1).nullish(),
   rope_scaling: ROPE.nullish(),
   rope_parameters: ROPE.nullish(),
@@ -82,7 +83,9 @@ export function ropeOf(json: unknown, { maxPosition, path }: RopeContext): Decod
       factor: need("factor"),
       lowFreqFactor: low,
       highFreqFactor: high,
-      originalMaxPosition: rope.original_max_position_embeddings ?? maxPosition,
+      // As transformers 5: the outer one goes before that of the scaling.
+      originalMaxPosition: outer.original_max_position_embeddings ?? rope.original_max_position_embeddings ??
+        maxPosition,
     };
   }
 }

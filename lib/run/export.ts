@@ -4,7 +4,7 @@ import type { Staged } from "../io/atomic.ts";
 import { exists } from "../io/exists.ts";
 import { type GgufArch, stageGguf } from "../io/gguf_export.ts";
 import type { GgufWriteType } from "../io/gguf_quant.ts";
-import { ggufTokenizerMetadata } from "../io/gguf_tokenizer_export.ts";
+import { ggufTokenizerMetadata, spacesAfterTokens } from "../io/gguf_tokenizer_export.ts";
 import { type HfDtype, stageHf, writtenBiases } from "../io/hf_export.ts";
 import { keptGeneration } from "../io/hf_model.ts";
 import { ropeConfig } from "../io/hf_rope_export.ts";
@@ -139,7 +139,7 @@ export async function stageModel(
   signal?.throwIfAborted();
   const loadableBy = [
     ...folder ? [{ file: paths.hf, programs: folder.form === "compresso" ? REMOTE_CODE : STOCK }] : [],
-    ...file ? [{ file: paths.gguf, programs: ggufPrograms(file.result.arch, laidOut.spec) }] : [],
+    ...file ? [{ file: paths.gguf, programs: ggufPrograms(file.result.arch, { spec: laidOut.spec, tokenizer }) }] : [],
   ];
   const kept = pending.move(), removed: string[] = [];
   return {
@@ -171,15 +171,26 @@ const STOCK = [
   "compresso",
 ];
 const REMOTE_CODE = [
-  "transformers: AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
+  "transformers 4.54 or later: AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
   "PEFT, on the model that transformers loaded",
   "compresso",
 ];
 
 const LLAMA = ["llama.cpp", "node-llama-cpp"];
 
+/** What is said of each program that reads a GGUF of such a tokenizer. */
+const SPACED = "begins a text after a special token with a space, as the folder's tokenizer does not";
+
+function ggufPrograms(
+  arch: GgufArch,
+  { spec, tokenizer }: { readonly spec: DecoderSpec; readonly tokenizer: Tokenizer | null },
+): string[] {
+  const programs = ggufLoaders(arch, spec), isSpaced = tokenizer !== null && spacesAfterTokens(tokenizer);
+  return isSpaced ? programs.map((program) => `${program} (${SPACED})`) : programs;
+}
+
 /** Before its pull request 21245 llama.cpp took biases of queries only where they are as many as hidden dims. */
-function ggufPrograms(arch: GgufArch, spec: DecoderSpec): string[] {
+function ggufLoaders(arch: GgufArch, spec: DecoderSpec): string[] {
   const { hidden, headDim, layers } = spec;
   const isNew = hasBias(spec, "q") && layers.some(({ heads }) => heads > 0 && heads * headDim !== hidden);
   const loaders = isNew ? ["llama.cpp since its pull request 21245", "node-llama-cpp 3.22.1"] : LLAMA;

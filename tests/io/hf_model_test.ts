@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { type DecoderSpec, HEAD, tensorShapes } from "../../lib/nn/spec.ts";
+import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../lib/nn/spec.ts";
 import { keptGeneration, openHfFolder } from "../../lib/io/hf_model.ts";
 import { writeSafetensors, writeShardedSafetensors } from "../../lib/io/safetensors_write.ts";
 import { inTemporaryFolder, rejectsWith } from "./files.ts";
@@ -39,8 +39,8 @@ async function writeFolder(
     dtype: "F32" as const,
     shape,
     data: () => {
-      const count = shape.reduce((a, b) => a * b, 1);
-      return known.get(name)?.join() === shape.join() ? source.read(name) : new Float32Array(count);
+      const count = shape.reduce((a, b) => a * b, 1), own = name === HEAD && source.spec.tied ? EMBEDDING : name;
+      return known.get(own)?.join() === shape.join() ? source.read(own) : new Float32Array(count);
     },
   }));
   await writeShardedSafetensors(folder, items, { maxShardBytes: options.maxShardBytes ?? 1e9 });
@@ -139,7 +139,8 @@ const LLAMA3 = {
   high_freq_factor: 4,
   original_max_position_embeddings: 64,
 };
-const LLAMA3_SPEC = { kind: "llama3", factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPosition: 64 };
+const LLAMA3_FACTORS = { factor: 8, lowFreqFactor: 1, highFreqFactor: 4 };
+const LLAMA3_SPEC = { kind: "llama3", ...LLAMA3_FACTORS, originalMaxPosition: 64 };
 
 const READ: readonly (readonly [string, Record<string, unknown>, Partial<DecoderSpec>])[] = [
   ["rope_scaling of type linear, the key before transformers 4.43", { rope_scaling: { type: "linear", factor: 2.5 } }, {
@@ -160,6 +161,14 @@ const READ: readonly (readonly [string, Record<string, unknown>, Partial<Decoder
   }, {
     rope: { base: 12345, scaling: { ...LLAMA3_SPEC, originalMaxPosition: 128 } as never },
   }],
+  ["llama3 with an outer original length, which goes first", {
+    original_max_position_embeddings: 32,
+    rope_scaling: LLAMA3,
+  }, { rope: { base: 12345, scaling: { kind: "llama3", ...LLAMA3_FACTORS, originalMaxPosition: 32 } } }],
+  ["llama3 with an outer original length that is null", {
+    original_max_position_embeddings: null,
+    rope_scaling: LLAMA3,
+  }, { rope: { base: 12345, scaling: { kind: "llama3", ...LLAMA3_FACTORS, originalMaxPosition: 64 } } }],
   ["no rope_theta: 10000", { rope_theta: undefined, rope_scaling: null }, {
     rope: { base: 10000, scaling: { kind: "none" } },
   }],

@@ -225,6 +225,8 @@ Deno.test("config.json has the class that loads the shape, and RoPE in both form
     [mistral["model_type"], mistral["architectures"], mistral["sliding_window"]],
     ["mistral", ["MistralForCausalLM"], null],
   );
+  // Before 5.0.0, or without it, transformers 5 takes the tokenizers of large Mistrals for faulty ones.
+  assert.equal(mistral["transformers_version"], "5.0.0");
   const layers = [{ heads: 6, kvHeads: 2, ffn: 7 }, { heads: 0, kvHeads: 0, ffn: 9 }];
   const remote = shaped({ layers });
   assert.deepEqual([remote["model_type"], remote["intermediate_size"], remote["num_attention_heads"]], [

@@ -2,7 +2,18 @@
 
 import copy
 
+import transformers
 from torch import nn
+
+LEAST = (4, 54)
+
+# Layers of earlier versions have other parts and give them other arguments, and some lack modeling_layers.
+if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < LEAST:
+    raise ImportError(
+        "this model needs transformers 4.54 or later, as its layers differ; "
+        f"{transformers.__version__} is installed: run pip install --upgrade transformers"
+    )
+
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
@@ -75,6 +86,10 @@ class CompressoForCausalLM(CompressoPreTrainedModel, LlamaForCausalLM):
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    def _get_static_cache_init_shape(self):
+        # Layers differ in KV heads, and some have none: each makes its part of a static cache when it first has keys.
+        return None
 
 
 __all__ = ["CompressoForCausalLM", "CompressoModel", "CompressoPreTrainedModel"]

@@ -1,0 +1,48 @@
+// What a folder's tokenizer_config.json says to transformers, whose classes must not read tokenizer.json otherwise.
+import assert from "node:assert/strict";
+import { exportHf, tokenizerSettings } from "../../lib/io/hf_export.ts";
+import { tokenizerFromGguf } from "../../lib/io/gguf_tokenizer.ts";
+import { ggufTokenizerMetadata } from "../../lib/io/gguf_tokenizer_export.ts";
+import { createTokenizer, surroundingTokens, type Tokenizer } from "../../lib/io/tokenizer.ts";
+import { randomSource, SPEC } from "../io/models.ts";
+import { inFolder, tokenizerOf, withConfig } from "./fixtures.ts";
+
+const INPUTS = ["input_ids", "attention_mask"];
+
+/** The SentencePiece-like tokenizer with these tokens around a text. */
+async function around(tokens: { bos: string | null; eos: string | null }, config = {}): Promise<Tokenizer> {
+  const { json, config: own } = await tokenizerOf("sentencepiece");
+  return createTokenizer({ ...json, post_processor: surroundingTokens(json, tokens) }, {
+    config: { ...own, ...config },
+  });
+}
+
+Deno.test("a folder's tokenizer is of the class that takes tokenizer.json as it is, and gives what a decoder takes", async () => {
+  const bytes = await tokenizerOf("byte_level"), { chat_template: _template, ...own } = bytes.config;
+  const gpt2 = withConfig(bytes, { tokenizer_class: "GPT2Tokenizer", add_prefix_space: false }, null);
+  await inFolder(async (folder) => {
+    await exportHf(randomSource(SPEC), `${folder}/model`, { dtype: "f32", tokenizer: gpt2 });
+    const written = JSON.parse(await Deno.readTextFile(`${folder}/model/tokenizer_config.json`));
+    const added = { tokenizer_class: "PreTrainedTokenizerFast", add_prefix_space: false, model_input_names: INPUTS };
+    assert.deepEqual(written, { ...own, ...added });
+  });
+  const named = withConfig(bytes, { model_input_names: ["input_ids"] }, null);
+  assert.deepEqual(tokenizerSettings(named)["model_input_names"], ["input_ids"]);
+  const fromGguf = tokenizerFromGguf(new Map<string, unknown>(ggufTokenizerMetadata(bytes)));
+  assert.deepEqual(fromGguf.config["model_input_names"], INPUTS);
+});
+
+Deno.test("add_bos_token and add_eos_token are written as the tokens around a text are, or not at all", async () => {
+  const said = (tokenizer: Tokenizer): unknown[] => {
+    const { add_bos_token, add_eos_token } = tokenizerSettings(tokenizer);
+    return [add_bos_token, add_eos_token];
+  };
+  const [none, bos, both] = [{ bos: null, eos: null }, { bos: "<s>", eos: null }, { bos: "<s>", eos: "</s>" }];
+  // The source says the contrary, which counts for nothing here: transformers 5 would put the tokens there by it.
+  assert.deepEqual(said(await around(none, { add_bos_token: true, add_eos_token: true })), [false, false]);
+  assert.deepEqual(said(await around(bos, { add_bos_token: false })), [true, false]);
+  assert.deepEqual(said(await around(both, { add_eos_token: false })), [true, true]);
+  assert.deepEqual(said(await around(both)), [undefined, undefined]);
+  const other = { bos: "</s>", eos: "</s>" };
+  assert.deepEqual(said(await around(other, { add_bos_token: true, add_eos_token: true })), [undefined, undefined]);
+});

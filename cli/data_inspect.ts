@@ -7,7 +7,6 @@ import type { FormatOptions } from "../lib/io/prompts_format.ts";
 import { openModelFiles } from "../lib/io/open_model.ts";
 import type { Tokenizer } from "../lib/io/tokenizer.ts";
 import { checkContext, type EncodeReport, encodeRow, encodeRows, withBroken } from "../lib/run/batches.ts";
-
 import { heldOutOf } from "../lib/run/run_data.ts";
 import { formatBytes, formatCount, formatShare, print, printJson, rowsNamed } from "./output.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";

@@ -54,7 +54,7 @@ export function exportVerb(): CommandUnknownOpts {
     .option("--formats <list>", "which files: hf, gguf, or hf,gguf", someOf("--formats", FORMATS), FORMATS)
     .option(
       "--overwrite",
-      "replace files that stand there, and remove that of a format which cannot hold the model: it is of another one",
+      "replace files that stand there, and remove that of a format which cannot hold the model: it is of an earlier export",
     )
     .option("--json", "print one JSON object")
     .action(async (path, { out, layout, dtype, ggufDtype, adapter, formats, overwrite, json }) => {
@@ -100,7 +100,7 @@ export function exportVerb(): CommandUnknownOpts {
         );
       }
       for (const line of skippedLines(result)) note(line);
-      for (const removed of result.removed) note(`compresso: removed ${removed}, which was of another model`);
+      for (const removed of result.removed) note(`compresso: removed ${removed}, which was of an earlier export`);
       for (const line of fallbackLines(result.fellBack.length)) note(line);
     });
 }

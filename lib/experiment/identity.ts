@@ -62,8 +62,11 @@ export function promptName(prompt: string | null): string {
 export async function scheduleName(schedule: string | undefined): Promise<string> {
   if (schedule === undefined) return "cubic, the default";
   if (isScheduleName(schedule)) return schedule;
-  return `script ${digestOf([(await readScript(scriptUrl(schedule), { name: schedule })).text])}`;
+  return `${SCRIPT}${digestOf([(await readScript(scriptUrl(schedule), { name: schedule })).text])}`;
 }
+
+/** How the fact of a schedule that is a script begins. */
+const SCRIPT = "script ";
 
 /** Whether a schedule is the path of a script, and neither a name nor a URL. */
 export function isScriptPath(schedule: string): boolean {
@@ -100,9 +103,10 @@ export function differences(
 /** Rates that only LoRA's steps have. */
 const LORA_RATES = ["rates.clipNorm", "rates.weightDecay"] as const;
 
-/** Whether LoRA stays at its beginning, where it adds nothing, as with `lora: false`. A schedule may set the rate of a run with stages of LoRA alone. */
+/** Whether LoRA stays at its beginning, where it adds nothing, as with `lora: false`; a script of a schedule may set its rate all the same. */
 function isWithoutLora(facts: CellIdentity): boolean {
-  return ["rates.lora", "rates.recovery", "prefinetune", "postfinetune"].every((name) => facts[name] === "0");
+  return !facts["schedule"]?.startsWith(SCRIPT) &&
+    ["rates.lora", "rates.recovery", "prefinetune", "postfinetune"].every((name) => facts[name] === "0");
 }
 
 /** An object's parts each by a name of its own. */

@@ -14,6 +14,7 @@ import { type CellPlace, placeCells } from "./folders.ts";
 import { type Cell, chooseCells, type Filter } from "./grid.ts";
 import { type CellFacts, type CellIdentity, differences, identityOfCell, scheduleName } from "./identity.ts";
 import { checkLengths, type Measure, measuresOf, promptOf } from "./measures.ts";
+import { writtenRoom } from "../run/qat.ts";
 import { pruneOptions } from "./options.ts";
 import type { ResolvedExperiment } from "./resolve.ts";
 import { RowCache, weightsDigest } from "./rows.ts";
@@ -157,8 +158,8 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules }: {
   const calibration = options.calibration === undefined
     ? null
     : pick(experiment.data, options.calibration, "calibration");
-  checkWritten(source, model);
-  if (calibration !== null) checkWritten(calibration, model);
+  checkWrittenLength(source, model);
+  if (calibration !== null) checkWrittenLength(calibration, model);
   const prune = pruneOptions(options, { prompt: await promptOf(options.prompt), layers: spec.layers.length });
   const key = options.schedule ?? "", schedule = schedules.get(key) ?? await scheduleName(options.schedule);
   schedules.set(key, schedule);
@@ -196,14 +197,13 @@ async function modelOf({ options }: Cell, { experiment, models }: {
   const known = models.get(key);
   if (known) return known;
   const weights = await weightsDigest(modelPath(path)), { source: { spec }, tokenizer } = await openModelFiles(path);
-  const room = spec.maxPosition - (tokenizer?.leading.length ?? 0);
-  const model = { name, path, baseDtype, spec, weights, room };
+  const model = { name, path, baseDtype, spec, weights, room: writtenRoom(spec, tokenizer) };
   models.set(key, model);
   return model;
 }
 
 /** Refuses texts of the model's own that are longer than its context, which every cell would fail to write. Throws `CompressoError("usage")`. */
-function checkWritten(source: DataSource, { name, room }: CellModel): void {
+function checkWrittenLength(source: DataSource, { name, room }: CellModel): void {
   if (typeof source === "string" || !("generate" in source)) return;
   const { tokens } = source.generate;
   if (tokens <= room) return;

@@ -199,7 +199,7 @@ function parseText(value: Json, field: string): ParsedRow {
 function parseChat(value: Json, field: "messages" | "conversations"): ParsedRow {
   const { [field]: list, ...extra } = value;
   if (!Array.isArray(list)) return fault(`"${field}" is a list`, `has ${typeName(list)} as "${field}"`);
-  if (Array.isArray(extra["tools"]) && extra["tools"].length > 0) {
+  if (hasTools(extra["tools"])) {
     return fault("a conversation is without tools, as the chat template is told of none", "has tools");
   }
   const messages: ChatMessage[] = [];
@@ -228,6 +228,11 @@ function parseChat(value: Json, field: "messages" | "conversations"): ParsedRow 
     messages.push({ role, content });
   }
   return { row: { kind: "chat", messages, extra } };
+}
+
+/** Tables keep tools as a list, or as its JSON. */
+function hasTools(tools: unknown): boolean {
+  return Array.isArray(tools) ? tools.length > 0 : isFilled(tools) && !/^\s*(\[\s*\]|null)\s*$/.test(String(tools));
 }
 
 function isFilled(value: unknown): boolean {

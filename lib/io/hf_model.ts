@@ -25,15 +25,15 @@ const SINGLE = "model.safetensors";
 
 /**
  * Opens a folder as transformers writes it: model type llama, mistral or qwen2, or our own `compresso` whose layers may differ.
- * Only headers are read here, and where a tied model stores its head too, both matrices; a head alone is the embedding.
- * Throws `CompressoError("input")` for a config that is not supported, a missing file or tensor, a wrong shape or dtype, a tensor of the decoder
- * that the config does not announce (a bias, say), and a head of a tied model that is not the embedding.
+ * Only headers are read here. Throws `CompressoError("input")` for a config that is not supported, a missing file or tensor, a wrong shape or dtype,
+ * and a tensor of the decoder that the config does not announce (a bias, say). Of a tied model a head alone is the embedding; one beside it that
+ * differs is refused where the embedding is read.
  */
 export async function openHfFolder(folder: string): Promise<HfSource> {
   const { config, generation, spec } = await readHfConfig(`${folder}/config.json`);
   const files = await openShards(folder);
   checkTensors(spec, files, folder);
-  await checkTied(spec, files, folder);
+  let tied: Promise<void> | null = null;
   return {
     format: "hf",
     folder,
@@ -41,6 +41,7 @@ export async function openHfFolder(folder: string): Promise<HfSource> {
     generation,
     spec,
     async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
+      if (name === EMBEDDING) await (tied ??= checkTied(spec, files, folder));
       return await fileOf(name).read(stored(name), rows);
     },
     storedDtype(name): string {

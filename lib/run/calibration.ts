@@ -6,7 +6,7 @@ import { type Batch, createBatches, type EncodeReport, encodeRows, type EncodeRo
 import type { Model } from "./model.ts";
 import { isOneShot } from "./methods.ts";
 import { learnsBesideCalibration, type ResolvedOptions } from "./options.ts";
-import { type SelfDataOptions, textFields, writeTexts } from "./qat.ts";
+import { type SelfDataOptions, textFields, writeTexts, writtenRoom } from "./qat.ts";
 
 /** Calibration rows as a run uses them. */
 export interface CalibrationData {
@@ -89,7 +89,7 @@ export async function writeCalibration(
     & { readonly count?: number },
 ): Promise<TextRow[]> {
   const rows: TextRow[] = [];
-  const most = model.spec.maxPosition - (model.tokenizer?.leading.length ?? 0);
+  const most = writtenRoom(model.spec, model.tokenizer);
   for await (const written of writeTexts(model, { count, tokens: Math.min(tokens, most), ...how })) {
     const { text, ...extra } = textFields(written);
     rows.push({ kind: "text", text, extra });

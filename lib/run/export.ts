@@ -57,7 +57,7 @@ export interface ExportResult {
   readonly loadableBy: readonly { readonly file: string; readonly programs: readonly string[] }[];
   /** Formats that cannot hold this model or its tokenizer, with the reason. */
   readonly skipped: readonly { readonly format: ExportFormat; readonly error: CompressoError }[];
-  /** Paths of skipped formats where a file of another model stood, which `replace` has removed. */
+  /** Paths of skipped formats where an earlier export stood, which `replace` has removed. */
   readonly removed: readonly string[];
 }
 

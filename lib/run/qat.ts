@@ -183,6 +183,11 @@ function modulo(value: number, size: number): number {
   return ((value % size) + size) % size;
 }
 
+/** Tokens that a text by a model has at most: its context without what the tokenizer puts before a text. */
+export function writtenRoom({ maxPosition }: Pick<Model["spec"], "maxPosition">, tokenizer: Tokenizer | null): number {
+  return maxPosition - (tokenizer?.leading.length ?? 0);
+}
+
 function checkOptions(
   { tokenizer, spec }: Model,
   numbers:
@@ -208,7 +213,7 @@ function checkOptions(
       mend: "put tokenizer.json beside the weights",
     });
   }
-  const room = spec.maxPosition - tokenizer.leading.length;
+  const room = writtenRoom(spec, tokenizer);
   if (!Number.isInteger(tokens) || tokens < 2 || tokens > room) {
     fail(`tokens is a whole number from 2 to ${room}, what the model's context holds`, tokens);
   }

@@ -12,7 +12,7 @@ export interface IsolationLimits {
   readonly stepSeconds?: number;
   /** Its JavaScript heap, whole MiB. Default 64. */
   readonly heapMiB?: number;
-  /** Processor time in all, whole seconds; not on Windows. A run that is resumed has it anew. Default 900. */
+  /** Processor time in all, seconds, rounded up to whole ones; not on Windows. A run that is resumed has it anew. Default 900. */
   readonly processorSeconds?: number;
 }
 
@@ -80,7 +80,7 @@ function checkedLimits(
 ): Required<IsolationLimits> {
   const limits = { startSeconds, stepSeconds, heapMiB, processorSeconds };
   for (const [name, value] of Object.entries(limits)) {
-    const isWhole = name === "heapMiB" || name === "processorSeconds";
+    const isWhole = name === "heapMiB";
     if (value > 0 && value <= MOST && (!isWhole || Number.isInteger(value))) continue;
     throw new CompressoError("usage", {
       what: `cannot use the limit ${name} of an isolated script`,

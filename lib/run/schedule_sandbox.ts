@@ -12,7 +12,7 @@ export interface SandboxOptions {
   readonly name: string;
   /** JavaScript heap, MiB. */
   readonly heapMiB: number;
-  /** Processor time in all, whole seconds. */
+  /** Processor time in all, seconds, rounded up to whole ones. */
   readonly processorSeconds: number;
   /** Names that an import of the toolkit gives. */
   readonly kitNames: readonly string[];
@@ -54,7 +54,7 @@ export function spawnSandbox(
   if (Deno.build.os === "windows") return spawn(deno, args);
   try {
     // A shell sets what Deno cannot: no core dump of a full heap, and an end even where this process has died.
-    const limits = `ulimit -c 0; ulimit -S -t ${options.processorSeconds}; exec "$0" "$@"`;
+    const limits = `ulimit -c 0; ulimit -S -t ${Math.ceil(options.processorSeconds)}; exec "$0" "$@"`;
     return spawn("/bin/sh", ["-c", limits, deno, ...args]);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return spawn(deno, args);

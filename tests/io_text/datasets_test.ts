@@ -247,13 +247,15 @@ Deno.test("a conversation without answer is empty, and a wrong message is named"
     );
   }
   const withTools = (tools: unknown): string => lines({ messages: [user, full] }, { messages: [user, full], tools });
-  assert.throws(() => parseRows(withTools([{}]), "x"), failure("input", /is without tools.*line 2 has tools/s));
+  for (const tools of [[{}], '[{"name": "f"}]']) {
+    assert.throws(() => parseRows(withTools(tools), "x"), failure("input", /is without tools.*line 2 has tools/s));
+  }
   const plain = [
     { ...user, weight: 0, thinking: "Hm." },
     { ...full, weight: 1, tool_calls: [], reasoning_content: null, thinking: " " },
   ];
   assert.equal(parseRows(lines({ messages: plain }), "x").rows.length, 1);
-  for (const tools of [[], null]) assert.equal(parseRows(withTools(tools), "x").rows.length, 2);
+  for (const tools of [[], null, "", " [ ] ", "null"]) assert.equal(parseRows(withTools(tools), "x").rows.length, 2);
   assert.throws(
     () => parseRows(lines({ messages: [user, full] }, ROW), "x"),
     failure("input", /a conversation, line 2 is an instr/),

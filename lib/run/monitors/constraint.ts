@@ -123,14 +123,19 @@ export function checkAim(
   }];
 }
 
+/** What to do about hard masks that were others when they became so. */
+export const BY_HOOKS = "let hooks leave the masks as they are once they are hard, or write ones that cut as much";
+
 /** What to say of a model that is larger than its size allows, by `excess` parameters or bytes. */
-export function checkSize(excess: number, { change }: Pick<Finding, "change">): readonly Finding[] {
+export function checkSize(excess: number, { goesBefore }: { readonly goesBefore: boolean }): readonly Finding[] {
   if (excess <= 0) return [];
   return [{
     monitor: "constraint",
     key: "constraint size",
     message: `the constraint is not met: the model is larger than it was to be, by ${excess.toLocaleString("en")}`,
-    change,
+    change: goesBefore
+      ? "let the schedule end the stage only where its targets of single layers leave what the size takes"
+      : BY_HOOKS,
   }];
 }
 

@@ -10,6 +10,7 @@ import { RECORDS_SEEN, recordView } from "../steering.ts";
 import type { Finding } from "./alarm.ts";
 import { watchCollapse, watchLayers } from "./collapse.ts";
 import {
+  BY_HOOKS,
   checkAim,
   checkFall,
   checkHard,
@@ -182,7 +183,7 @@ export function overseeEnd(
   const { monitors: { collapse, "dead-layer": dead, constraint }, sparsity, layout } = options;
   const target = position.target ?? sparsity, sight = { target, expected: hard, isWarm: true, isHard: true };
   // A schedule that went before the size was told of, unless its targets had come to what the size takes.
-  const goesBefore = goesBeforeSize(position, options), change = goesBefore && excess !== null ? BY_SCHEDULE : BY_HOOKS;
+  const goesBefore = goesBeforeSize(position, options);
   const isTold = goesBefore && position.alarms.some(({ monitor }) => monitor === "constraint");
   const masks: readonly Finding[] = [
     ...collapse ? watchCollapse(look, { ...sight, setting: collapse }) : [],
@@ -190,21 +191,19 @@ export function overseeEnd(
   ];
   const found: readonly Finding[] = [
     // What held when the masks became hard was told then, or before that in other words.
-    ...masks.filter(({ key }) => !position.monitors.active.includes(key)),
+    ...masks.filter(({ key }) => !position.monitors.active.includes(key)).map(byHooks),
     ...!constraint || excess !== null && isTold
       ? []
       : excess !== null
-      ? checkSize(excess, { change })
-      : checkHard({ target, hard }, { unit, layout }),
+      ? checkSize(excess, { goesBefore })
+      : checkHard({ target, hard }, { unit, layout }).map(byHooks),
   ].filter(({ message }) => !position.alarms.some((alarm) => alarm.message === message));
-  return told(position, found.map((one) => ({ ...one, change })), options);
+  return told(position, found, options);
 }
 
-/** What to do about hard masks that were others when they became so. */
-const BY_HOOKS = "let hooks leave the masks as they are once they are hard, or write ones that cut as much";
-
-/** The same of a run's size where a schedule has ended the stage by targets of its own. */
-const BY_SCHEDULE = "let the schedule end the stage only where its targets of single layers leave what the size takes";
+function byHooks(found: Finding): Finding {
+  return { ...found, change: BY_HOOKS };
+}
 
 /** Alarms of hard masks, which cannot lead back: the same masks would come of it. */
 function told(

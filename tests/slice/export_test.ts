@@ -105,8 +105,7 @@ Deno.test("exportModel() writes a folder and a GGUF that compute what the sliced
       }
       const again = await loadHfTokenizer(result.hf ?? "");
       assert.deepEqual(again?.json, tokenizer.json);
-      const names = ["input_ids", "attention_mask"];
-      assert.deepEqual(again?.config, { ...tokenizer.config, model_input_names: names });
+      assert.deepEqual(again?.config, { ...tokenizer.config, model_input_names: ["input_ids", "attention_mask"] });
       assert.equal(again?.chatTemplate, tokenizer.chatTemplate);
       assert.ok("compresso_style" in (again?.config ?? {}));
     }

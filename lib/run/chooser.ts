@@ -154,12 +154,11 @@ function learned(parts: ChooserParts): Chooser {
 
 /** The batches that are looked at before the first step: more for longer stages. */
 function firstBatches(parts: ChooserParts): Batch[] {
-  return [
-    ...calibrationBatches(parts, Math.min(CALIBRATION_BATCHES, Math.max(2, Math.ceil(parts.options.steps / 10)))),
-  ];
+  const count = Math.min(CALIBRATION_BATCHES, Math.max(2, Math.ceil(parts.options.steps / 10)));
+  return [...calibrationBatches(parts, count)];
 }
 
-/** Mean saliency of the units on batches, at the present masks. Throws `CompressoError("data")` where it tells none apart. */
+/** Mean saliency of the units on batches, at the present masks. Throws `CompressoError("numeric")` where it tells none apart. */
 async function saliencyOn(
   { table, maskGradients }: ChooserParts,
   { of, batches, look }: { readonly of: string; readonly batches: readonly Batch[]; readonly look: () => void },

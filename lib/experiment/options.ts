@@ -138,6 +138,7 @@ export interface CellOptions {
 export type CellOptionName = keyof CellOptions;
 
 const count = z.int().nonnegative(), positive = z.int().positive(), rate = z.number().nonnegative();
+const share = z.number().min(0).max(1);
 
 /** A list of words, or one text with commas between. */
 function words<const T extends string>(known: readonly T[]): z.ZodType<string | readonly T[]> {
@@ -197,12 +198,12 @@ const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptio
   temperature: z.number().positive(),
   noise: rate,
   spread: rate,
-  memory: z.number().min(0).max(1),
+  memory: share,
   prior: rate,
-  warmup: rate,
-  tracking: rate,
+  warmup: share,
+  tracking: share,
   logAlphaLimit: z.number().positive(),
-  clipNorm: rate,
+  clipNorm: z.number().positive(),
   weightDecay: rate,
   layout: z.enum(["compact", "uniform", "padded"]),
   recompute: z.boolean(),
@@ -275,14 +276,17 @@ export function pruneOptions(
       value: sparsity === undefined ? "no sparsity" : "no steps",
     });
   }
+  const cutsAtOnce = method !== undefined && isOneShot(method);
+  // Base options of a grid may stand for its cells that train nothing, too.
+  const idle: readonly string[] = lora ? [] : cutsAtOnce ? ["recovery", "clipNorm", "weightDecay"] : ["recovery"];
   const rates = Object.fromEntries(
     Object.entries(RATES).flatMap(([rate, name]) =>
-      cell[name] === undefined || (!lora && rate === "recovery") ? [] : [[rate, cell[name]]]
+      cell[name] === undefined || idle.includes(rate) ? [] : [[rate, cell[name]]]
     ),
   );
   const stages = lora
     ? given({ steps, prefinetune: cell.prefinetune, postfinetune: cell.postfinetune })
-    : { steps: method !== undefined && isOneShot(method) ? 0 : steps, prefinetune: 0, postfinetune: 0 };
+    : { steps: cutsAtOnce ? 0 : steps, prefinetune: 0, postfinetune: 0 };
   return {
     sparsity,
     steps,

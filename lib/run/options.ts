@@ -20,7 +20,7 @@ import type { RunHooks } from "./hooks.ts";
 import { isOneShot, type Method, METHODS } from "./methods.ts";
 import { type MonitorOptions, type ResolvedMonitors, resolveMonitors } from "./monitors/alarm.ts";
 import { type Preset, type PresetOptions, presetOptions, PRESETS } from "./presets.ts";
-import { checkRecovery, checkTaken, LORA_RATE, type Rates, resolveRates } from "./rates.ts";
+import { checkTaken, checkTrained, LORA_RATE, type Rates, resolveRates } from "./rates.ts";
 import type { ScheduleSource } from "./schedule_host.ts";
 import { alignment, type WantedSize } from "./size_goal.ts";
 
@@ -221,7 +221,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   checkTakenRules(resolved.units, options.rules ?? {});
   checkScoredKinds(resolved.units, resolved.method);
   checkTaken((name) => options.rates?.[name] !== undefined, { ...resolved, what: "cannot use these rates" });
-  checkRecovery(options.rates, resolved);
+  checkTrained(options.rates, resolved);
   checkStart(resolved);
   checkFocus(resolved);
   checkCalibration(resolved);

@@ -129,6 +129,9 @@ const OF_MASKS: readonly (keyof Rates)[] = [
   ...OF_SALIENCY,
 ];
 
+/** Rates that steps of LoRA have in each stage. */
+const OF_LORA: readonly (keyof Rates)[] = ["lora", "clipNorm", "weightDecay"];
+
 const LEAVE = "leave it out; in an experiment give it to a grid of the methods that take it";
 
 /** Refuses rates that a method has no use for. Throws `CompressoError("usage")`. */
@@ -156,17 +159,30 @@ export function checkTaken(
   }
 }
 
-/** Refuses two learning rates of LoRA where a run has but one stage, and one of a last stage that has no steps. Throws `CompressoError("usage")`. */
-export function checkRecovery(
-  { lora, recovery }: Partial<Rates> = {},
+/**
+ * Refuses rates of LoRA that no step would use: all of them where no stage has steps, that of a last stage without any, and two where a run has but one
+ * stage. Throws `CompressoError("usage")`.
+ */
+export function checkTrained(
+  given: Partial<Rates> = {},
   options: Pick<ResolvedOptions, "method" | "prefinetune" | "steps" | "postfinetune">,
 ): void {
+  const { lora, recovery } = given, { method } = options, what = "cannot use these rates", stages = stagesOf(options);
+  const idle = OF_LORA.find((name) => given[name]);
+  if (idle !== undefined && stages.every(({ steps }) => steps === 0)) {
+    throw new CompressoError("usage", {
+      what,
+      rule: `${OF_LORA.join(", ")} are for LoRA's steps`,
+      value: `method ${method}, no steps, and the rate '${idle}' is ${given[idle]}`,
+      mend: LEAVE,
+    });
+  }
   if (recovery === undefined) return;
-  const { method } = options, isLone = isOneShot(method) && lora !== undefined && lora !== recovery;
-  const hasStage = stagesOf(options).some(({ stage, steps }) => stage === "postfinetune" && steps > 0);
+  const isLone = isOneShot(method) && lora !== undefined && lora !== recovery;
+  const hasStage = stages.some(({ stage, steps }) => stage === "postfinetune" && steps > 0);
   if (hasStage && !isLone) return;
   throw new CompressoError("usage", {
-    what: "cannot use these rates",
+    what,
     ...(hasStage
       ? {
         rule: "all steps of a one-shot method are its last stage, whose rate is `recovery` or, without that, `lora`",

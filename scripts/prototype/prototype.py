@@ -4,6 +4,7 @@ Owns these trials; the product's own runs are another matter. Written after the 
 what made them; those figures were not made again by it. `tokens.ts` writes the folder TOKENS first. FFN columns
 alone are cut, as many as make the sparsity of all layers' linear weights. With glibc,
 MALLOC_MMAP_THRESHOLD_=8388608 in the environment keeps the memory of long trials low.
+Needs torch, transformers, accelerate and gguf.
 
   python prototype.py MODEL TOKENS saliency               untrained perplexity after a cut by each rule
   python prototype.py MODEL TOKENS recover --how lora     training from masks that stay

@@ -84,8 +84,11 @@ Deno.test("a prompt at inference is refused where nothing is measured behind one
 
 Deno.test("what a cell of a grid has no use for is left out of its run", () => {
   const about = { prompt: null, layers: 4 }, plain = { sparsity: 0.2, steps: 4 };
+  const others = { clipNorm: 2, weightDecay: 0.1 };
   const { rates } = pruneOptions({ ...plain, lora: false, recoveryRate: 1e-4 }, about);
   assert.deepEqual(rates, { lora: 0 });
+  const atOnce = pruneOptions({ ...plain, method: "flap", lora: false, loraRate: 1e-3, ...others }, about);
+  assert.deepEqual(atOnce.rates, { lora: 0 });
   const trusted = (schedule?: string): boolean | undefined =>
     pruneOptions({ ...plain, trust: true, ...(schedule === undefined ? {} : { schedule }) }, about).trustSchedule;
   assert.deepEqual([trusted(), trusted("linear"), trusted("./mine.ts")], [undefined, undefined, true]);

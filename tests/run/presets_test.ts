@@ -124,6 +124,11 @@ Deno.test("numbers out of range, other presets and a start without masks to lear
     [{ method: "flap", rates: { lora: 1e-3, recovery: 1e-4 } }, /last stage.*method flap, a rate 'lora' of 0\.001/],
     [{ postfinetune: 0, rates: { recovery: 1e-4 } }, /last stage.*has steps; now: it has none, and.* 0\.0001/],
     [{ steps: 0, prefinetune: 0, postfinetune: 0, method: "flap", rates: { recovery: 1e-4 } }, /it has none/],
+    [
+      { steps: 0, prefinetune: 0, postfinetune: 0, method: "flap", rates: { clipNorm: 2 } },
+      /for LoRA's steps; now: method flap, no steps, and the rate 'clipNorm' is 2/,
+    ],
+    [{ steps: 0, prefinetune: 0, postfinetune: 0, method: "flap", rates: { lora: 1e-3 } }, /no steps, and .*'lora'/],
     [{ keptMasks: "median", units: ["hidden"] }, /hidden dims that stay have a z of 1; now: no other units/],
     [
       { units: ["kv"], rules: { minimum: { ffn: 2 } } },

@@ -36,7 +36,10 @@ export function experimentVerb(): CommandUnknownOpts {
       "experiment mine.ts --model path/to/model --data alpaca.json --file wiki=wiki.txt --max-cells 3 --out runs/mine",
     ],
   })
-    .argument("<file>", "an experiment: a .ts file with `export default defineExperiment({ … })`, or the same as .json")
+    .argument(
+      "<file>",
+      "an experiment: a .ts file with `export default defineExperiment({ … })`, or the same as .json, where trust is for --set alone",
+    )
     .option("--out <dir>", "folder of all results (default: runs/ and the experiment's name)", outputPath("--out"))
     .option(
       "--model <path>",

@@ -8,6 +8,7 @@ import { isOneShot } from "../run/methods.ts";
 import { MONITOR_NAMES, type MonitorName } from "../run/monitors/alarm.ts";
 import { type PruneOptions, resolveOptions, telling } from "../run/options.ts";
 import { digestOf } from "../run/run_data.ts";
+import { openSchedule } from "../run/schedule_host.ts";
 import { readScript, scriptUrl } from "../run/schedule_source.ts";
 import type { CellOptions } from "./options.ts";
 
@@ -58,10 +59,20 @@ export function promptName(prompt: string | null): string {
   return prompt === COLLABORATIVE_PROMPT ? "collaborative" : `text ${digestOf([prompt])}`;
 }
 
-/** A schedule in a few letters: its name, or a hash of its script. Throws `CompressoError("input")` for a script that cannot be read. */
-export async function scheduleName(schedule: string | undefined): Promise<string> {
+/**
+ * A schedule in a few letters: its name, or a hash of its script; of one with `trust`, which may import others, the identity that its run has, for
+ * which it is imported. Throws `CompressoError("input")` for a script that cannot be read, or with `trust` not be imported.
+ */
+export async function scheduleName(
+  schedule: string | undefined,
+  { trust = false }: { readonly trust?: boolean | undefined } = {},
+): Promise<string> {
   if (schedule === undefined) return "cubic, the default";
   if (isScheduleName(schedule)) return schedule;
+  if (trust) {
+    await using opened = await openSchedule(schedule, { trust });
+    return opened.identity;
+  }
   return `${SCRIPT}${digestOf([(await readScript(scriptUrl(schedule), { name: schedule })).text])}`;
 }
 

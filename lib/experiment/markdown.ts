@@ -1,6 +1,7 @@
 // The report of an experiment as Markdown. Owns the wording and the number of digits; refuses to compute.
 import { type DrawnChart, groupLabel } from "./charts.ts";
 import type { Contrast, ExperimentReport, Group, NumberName, ReportCell } from "./report.ts";
+import { UNEVENNESS } from "./run_numbers.ts";
 import type { Difference, Spread } from "./statistics.ts";
 
 /** Numbers of a run that a table has a column for, where they are worth one. */
@@ -10,7 +11,8 @@ const RUN_TABLE = [
   "roughness of the loss",
   "gap to the schedule",
   "undecided units",
-  "unevenness of layers",
+  "fractional masks",
+  UNEVENNESS,
 ] as const;
 
 /** The whole document. */
@@ -29,7 +31,7 @@ export function markdown(report: ExperimentReport, charts: readonly DrawnChart[]
     parts.push(...contrastPart(report));
     parts.push("## How the runs went", runTable(report), RUN_NOTE);
     parts.push("### Alarms", ...alarmPart(report));
-    parts.push("## Layers", layerTable(report), LAYER_NOTE);
+    parts.push("## Layers", layerTable(report), layerNote(report));
   }
   for (const { file, title } of charts) parts.push(`![${title}](${file})`);
   if (unfinished.length > 0) {
@@ -201,7 +203,7 @@ function runTable(report: ExperimentReport): string {
 }
 
 const RUN_NOTE =
-  "Losses are those of training, in nats a token, on data that may differ between runs. The worst of 5 steps in a row and the roughness (standard deviation of the change from one step to the next) count from the pruning stage on. The gap is the largest one between expected sparsity and schedule in the last tenth of the pruning stage. A unit is undecided where its mask is open with a chance between 5 and 95 % at the end of that stage (learned masks only).";
+  "Losses are those of training, in nats a token, on data that may differ between runs. The worst of 5 steps in a row and the roughness (standard deviation of the change from one step to the next) count from the pruning stage on. The gap is the largest one between expected sparsity and schedule in the last tenth of the pruning stage. A unit is undecided where its mask is open with a chance between 5 and 95 % at the end of that stage, a range of log α whose width the noise decides; its mask is fractional where it lies between 0.05 and 0.95 without noise, a range whose width β decides (both of learned masks only).";
 
 /** What the monitors said, and of which runs the rates are no longer those of the table. */
 function alarmPart(report: ExperimentReport): string[] {
@@ -237,7 +239,7 @@ const HALVED_NOTE =
 function layerTable({ groups, axes, contrasts }: ExperimentReport): string {
   const rows = groups.filter(({ layers }) => layers.length > 0).map((group) => {
     const { layers, layerSpread } = group, least = Math.min(...layers), most = Math.max(...layers);
-    const spread = group.numbers["unevenness of layers"];
+    const spread = group.numbers[UNEVENNESS];
     return [
       groupLabel(group, axes),
       `${percent(least)} (layer ${layers.indexOf(least)})`,
@@ -251,20 +253,31 @@ function layerTable({ groups, axes, contrasts }: ExperimentReport): string {
     rows,
     1,
   );
-  const changes = contrasts.flatMap(({ axis, from, to, layerDistance }) =>
-    layerDistance
-      ? [[
-        `${axis}: ${to} in place of ${from}`,
-        pairsOf(layerDistance),
-        shownSpread({ mean: layerDistance.mean, sd: layerDistance.stderr }, "share"),
-      ]]
-      : []
-  );
-  return changes.length === 0 ? own : `${own}\n\n${table(["change", "pairs", "distance of the layers"], changes, 1)}`;
+  const changes = contrasts.flatMap((contrast) => {
+    const { axis, from, to, layerDistance } = contrast;
+    if (!layerDistance) return [];
+    const { mean, stderr: sd, n: pairs } = layerDistance;
+    return [[
+      `${axis}: ${to} in place of ${from}`,
+      pairsOf(layerDistance),
+      shownSpread({ mean, sd }, "share"),
+      differenceCell(contrast, { name: UNEVENNESS, kind: "share", pairs }),
+    ]];
+  });
+  if (changes.length === 0) return own;
+  const head = ["change", "pairs", "distance of the layers", "further from uniform"];
+  return `${own}\n\n${table(head, changes, 1)}`;
+}
+
+function layerNote({ axes }: ExperimentReport): string {
+  return axes.includes("layout") ? `${LAYER_NOTE} ${UNIFORM_NOTE}` : LAYER_NOTE;
 }
 
 const LAYER_NOTE =
   "Share of a layer's linear weights that is cut, mean over the seeds. Distances are means over the layers of the absolute difference: from all layers cut alike, between two seeds of the same options, and between two runs that differ in one option, there ± the standard error over the seeds as above. An option moves the layers where its distance is clearly larger than that between two seeds; how far such distances scatter was not measured.";
+
+const UNIFORM_NOTE =
+  "Pairs of two runs of a uniform layout are left out of them: all their layers are cut alike, whatever else differs.";
 
 function table(head: readonly string[], rows: readonly (readonly string[])[], texts: number): string {
   const line = (cells: readonly string[]): string =>

@@ -1,15 +1,16 @@
-// An experiment from a file: a script whose default export is one, or JSON. Owns reading it; refuses remote files: an experiment is the user's
-// own program and runs with all rights of the process.
+// An experiment from a file: a script whose default export is one, or JSON. Owns reading it; refuses remote files, as a script is the user's own
+// program and runs with all rights of the process, and JSON that gives these rights to schedules' scripts.
 import { dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { stripVTControlCharacters } from "node:util";
 import { CompressoError } from "../errors.ts";
 import { withoutMark } from "../io/text_file.ts";
-import { asExperiment, defineExperiment, type Experiment, type ExperimentDefinition } from "./definition.ts";
+import { asExperiment, defineExperiment, type Experiment, type ExperimentDefinition, gridsOf } from "./definition.ts";
 
 /**
- * Opens an experiment: a .ts, .js or .mjs file, which is imported, or a .json file that holds what {@link defineExperiment} takes. Throws
- * `CompressoError("input")` where it cannot be read or gives no experiment.
+ * Opens an experiment: a .ts, .js or .mjs file, which is imported, or a .json file that holds what {@link defineExperiment} takes but for `trust`,
+ * which such a file cannot turn on. Throws `CompressoError("input")` where it cannot be read or gives no experiment, and "usage" for one that is
+ * refused.
  */
 export async function openExperiment(path: string): Promise<Experiment> {
   const fail = (value: string, cause?: unknown): never => {
@@ -24,7 +25,11 @@ export async function openExperiment(path: string): Promise<Experiment> {
   const info = await Deno.stat(path).catch(() => null);
   if (!info?.isFile) return fail(info ? "not a file" : "no such file");
   const root = dirname(resolve(path));
-  if (kind === ".json") return { ...defineExperiment(await readJson(path, fail)), root };
+  if (kind === ".json") {
+    const experiment = defineExperiment(await readJson(path, fail));
+    refuseTrust(experiment, path);
+    return { ...experiment, root };
+  }
   if (![".ts", ".js", ".mjs"].includes(kind)) return fail(`its name ends with '${kind}'`);
   let module: { readonly default?: unknown };
   try {
@@ -36,6 +41,22 @@ export async function openExperiment(path: string): Promise<Experiment> {
     return fail(stripVTControlCharacters(error instanceof Error ? error.message : String(error)), error);
   }
   return { ...asExperiment(module.default, path), root };
+}
+
+/** Refuses an experiment of JSON whose cells would run a schedule's script with all rights. */
+function refuseTrust({ definition }: Experiment, path: string): void {
+  const { base } = definition;
+  const found = [
+    ...(base?.trust === true ? ["trust: true in its base"] : []),
+    ...(gridsOf(definition).some(({ trust }) => trust?.includes(true)) ? ["trust: [true] in its grid"] : []),
+  ];
+  if (found.length === 0) return;
+  throw new CompressoError("usage", {
+    what: `cannot use the experiment ${path}`,
+    rule: "a file of JSON is data, and cannot say that scripts of others run with all rights",
+    value: found.join(", "),
+    mend: "leave it out there, and give --set trust=true on the command line where you trust the script",
+  });
 }
 
 async function readJson(path: string, fail: (value: string, cause: unknown) => never): Promise<ExperimentDefinition> {

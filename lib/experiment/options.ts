@@ -52,7 +52,7 @@ export interface CellOptions {
   readonly ranking?: Ranking | undefined;
   /** Name of a built-in schedule, a script's path or its URL. */
   readonly schedule?: string | undefined;
-  /** Whether a schedule's script runs with all rights. */
+  /** Whether a schedule's script runs with all rights. An experiment in JSON cannot say so; an override can, see `ExperimentOverrides.set`. */
   readonly trust?: boolean | undefined;
   /** The prompt in training: true for the collaborative prompt (default), false for none, or the path of another text. */
   readonly prompt?: boolean | string | undefined;

@@ -120,13 +120,13 @@ export async function planCells(
  * `CompressoError("mismatch")`; what cannot be read any more is not refused here, but where the cell reads it.
  */
 export async function checkUnchanged(
-  { name, options: { schedule }, source, calibration, model: { path, weights }, identity }: PlannedCell,
+  { name, options: { schedule, trust }, source, calibration, model: { path, weights }, identity }: PlannedCell,
   { measured }: { readonly measured: boolean },
 ): Promise<void> {
   const facts: Partial<Record<keyof CellFacts, () => Promise<string>>> = {
     weights: () => weightsDigest(modelPath(path)),
     ...(measured ? {} : {
-      schedule: () => scheduleName(schedule),
+      schedule: () => scheduleName(schedule, { trust }),
       data: () => new RowCache().identity(source, weights),
       ...(calibration === null ? {} : { calibration: () => new RowCache().identity(calibration, weights) }),
     }),
@@ -161,7 +161,8 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules }: {
   checkWrittenLength(source, model);
   if (calibration !== null) checkWrittenLength(calibration, model);
   const prune = pruneOptions(options, { prompt: await promptOf(options.prompt), layers: spec.layers.length });
-  const key = options.schedule ?? "", schedule = schedules.get(key) ?? await scheduleName(options.schedule);
+  const { trust = false } = options, key = `${trust} ${options.schedule ?? ""}`;
+  const schedule = schedules.get(key) ?? await scheduleName(options.schedule, { trust });
   schedules.set(key, schedule);
   const identity = identityOfCell({
     options,

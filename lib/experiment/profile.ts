@@ -16,6 +16,11 @@ export interface CutProfile {
   readonly unevenness: number;
   /** Share of the units whose chance to live lies between 5 and 95 % at the end of the pruning stage; null where masks are not learned. */
   readonly undecided: number | null;
+  /**
+   * Share of the units whose mask without noise, clamp(1.2 · sigmoid(log α / β) − 0.1, 0, 1), lies between 0.05 and 0.95 at the end of the pruning
+   * stage; null where masks are not learned. Earlier versions have not kept it.
+   */
+  readonly fractional?: number | null | undefined;
 }
 
 /** How a run's loss went; null where there are no steps. */
@@ -47,22 +52,38 @@ export function cutProfile(
   const total = weights.reduce((sum, weight) => sum + weight, 0), uniform = sparsity.hard;
   const unevenness = layers.reduce((sum, cut, layer) => sum + Math.abs(cut - uniform) * (weights[layer] ?? 0), 0) /
     total;
-  return { layers, uniform, unevenness, undecided: learned ? undecidedShare(table, logAlpha, rates) : null };
+  const { temperature, noise } = rates;
+  return {
+    layers,
+    uniform,
+    unevenness,
+    undecided: learned ? betweenShare(table, logAlpha, (one) => aliveChance(one, temperature, noise)) : null,
+    fractional: learned ? betweenShare(table, logAlpha, (one) => plainMask(one, temperature)) : null,
+  };
+}
+
+/** Share of the units of which a value of their log α lies between 0.05 and 0.95. */
+function betweenShare(table: UnitTable, logAlpha: ArrayLike<number>, of: (logAlpha: number) => number): number {
+  let count = 0;
+  for (let unit = 0; unit < table.count; unit++) {
+    const value = of(logAlpha[unit] ?? 0);
+    if (value > 0.05 && value < 0.95) count++;
+  }
+  return count / table.count;
 }
 
 /** P(z > 0) as kernels/hard_concrete.wgsl has it. */
-function undecidedShare(
-  table: UnitTable,
-  logAlpha: ArrayLike<number>,
-  { temperature, noise }: Pick<Rates, "temperature" | "noise">,
-): number {
-  const shift = temperature * Math.log(11), scale = Math.max(noise, 0.05);
-  let count = 0;
-  for (let unit = 0; unit < table.count; unit++) {
-    const alive = 1 / (1 + Math.exp(-((logAlpha[unit] ?? 0) + shift) / scale));
-    if (alive > 0.05 && alive < 0.95) count++;
-  }
-  return count / table.count;
+function aliveChance(logAlpha: number, temperature: number, noise: number): number {
+  return sigmoid((logAlpha + temperature * Math.log(11)) / Math.max(noise, 0.05));
+}
+
+/** z without noise as kernels/hard_concrete.wgsl has it; its bounds of 0 and 1 make no difference between 0.05 and 0.95. */
+function plainMask(logAlpha: number, temperature: number): number {
+  return 1.2 * sigmoid(logAlpha / temperature) - 0.1;
+}
+
+function sigmoid(x: number): number {
+  return 1 / (1 + Math.exp(-x));
 }
 
 /** Computes the profile of a run's records. */

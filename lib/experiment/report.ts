@@ -14,7 +14,7 @@ import type { CellOptionName } from "./options.ts";
 import type { ExperimentPlan, PlannedCell } from "./plan.ts";
 import type { ResolvedExperiment } from "./resolve.ts";
 import { protocolOf } from "./protocol.ts";
-import { RUN_NUMBERS } from "./run_numbers.ts";
+import { RUN_NUMBERS, UNEVENNESS } from "./run_numbers.ts";
 import {
   type Difference,
   differenceOf,
@@ -84,9 +84,9 @@ export interface Contrast {
   readonly from: string;
   /** Another one. */
   readonly to: string;
-  /** What changes. */
+  /** What changes; the unevenness of layers over the pairs of `layerDistance`. */
   readonly numbers: Readonly<Record<string, Difference>>;
-  /** Mean distance of the layers' cut shares between the two. */
+  /** Mean distance of the layers' cut shares between the two, without pairs of two uniform layouts, whose layers are cut alike whatever else differs. */
   readonly layerDistance: Difference | null;
 }
 
@@ -302,8 +302,11 @@ function differencesOf(
 ): Pick<Contrast, "numbers" | "layerDistance"> {
   const names = [...new Set(pairs.flatMap(([, { numbers }]) => Object.keys(numbers)))];
   const seedOf = ({ at }: ReportCell): string => at["seed"] ?? "";
+  const isUniform = ({ at }: ReportCell): boolean => at["layout"] === "uniform";
+  // Zeros by construction would halve what the other pairs have.
+  const ofLayers = pairs.filter(([a, b]) => !(isUniform(a) && isUniform(b)));
   const both = (name: string): SeedValue[] =>
-    pairs.flatMap(([a, b]) => {
+    (name === UNEVENNESS ? ofLayers : pairs).flatMap(([a, b]) => {
       const x = a.numbers[name], y = b.numbers[name];
       return x === undefined || y === undefined ? [] : [{ seed: seedOf(b), value: y - x }];
     });
@@ -313,7 +316,7 @@ function differencesOf(
       return difference ? [[name, difference]] : [];
     })),
     layerDistance: differenceOf(
-      pairs.filter(([a, b]) => a.layers.length === b.layers.length)
+      ofLayers.filter(([a, b]) => a.layers.length === b.layers.length)
         .map(([a, b]) => ({ seed: seedOf(b), value: distanceOf(a.layers, b.layers) })),
     ),
   };

@@ -7,6 +7,7 @@ import { FolderLock } from "../io/lock.ts";
 import { loadModel, type Model } from "../run/model.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import type { StepRecord } from "../run/records.ts";
+import { guardCallbacks } from "./callbacks.ts";
 import { type CellEvents, measureCell, outcomeOf, pruneCell, takeMeasures } from "./cell.ts";
 import type { Experiment } from "./definition.ts";
 import { failureOf, messageOfState, triesOf } from "./failure.ts";
@@ -43,7 +44,7 @@ export interface RunExperimentOptions extends ExperimentOverrides {
   readonly onFailure?: ((cell: PlannedCell, failure: CellFailure) => void) | undefined;
   /** Called for what the user should know. */
   readonly onNote?: ((line: string) => void) | undefined;
-  /** Called when a model was loaded, before it is used for a cell. */
+  /** Called when a model was loaded, before it is used for a cell, whose failure a `CompressoError` is that it throws. */
   readonly onModel?: ((model: Model, cell: PlannedCell) => Promise<void>) | undefined;
   /** Called for every step. */
   readonly onRecord?: ((record: StepRecord) => void) | undefined;
@@ -71,7 +72,8 @@ export interface ExperimentResult {
  *
  * @throws CompressoError("usage") for an experiment that cannot work, and where another sitting works in the folder; "mismatch" for cells whose
  * definition is no longer that of their results, unless `redo` is set, and for files that change while the sitting goes on; the signal's reason
- * where it fires. What a single cell throws is recorded, and the next one runs.
+ * where it fires; what one of the options' functions throws, as it is, which stops the work as the signal does. What a single cell throws is
+ * recorded, and the next one runs.
  * @example
  * ```ts
  * import { defineExperiment, openDevice, runExperiment } from "../../mod.ts";
@@ -91,7 +93,8 @@ export interface ExperimentResult {
  * await Deno.remove(out, { recursive: true });
  * ```
  */
-export async function runExperiment(experiment: Experiment, options: RunExperimentOptions): Promise<ExperimentResult> {
+export async function runExperiment(experiment: Experiment, given: RunExperimentOptions): Promise<ExperimentResult> {
+  const { options, rethrow } = guardCallbacks(given);
   const resolved = resolveExperiment(experiment, options), store = new Store(options.out);
   using lock = new FolderLock(store.out);
   await lock.take();
@@ -110,9 +113,11 @@ export async function runExperiment(experiment: Experiment, options: RunExperime
   let index = 0;
   try {
     for (const cell of todo) {
-      options.signal?.throwIfAborted();
+      options.signal.throwIfAborted();
       options.onCell?.(cell, { index: index++, count: todo.length });
       const failure = await workOn(cell, { plan, store, slot, options });
+      // Of a cell that came to its end all the same.
+      rethrow();
       if (failure) {
         failures.set(cell.name, failure);
         options.onFailure?.(cell, failure);
@@ -124,9 +129,13 @@ export async function runExperiment(experiment: Experiment, options: RunExperime
         break;
       }
     }
+  } catch (error) {
+    // The program's own, as it was thrown, whatever has become of it on its way.
+    rethrow();
+    throw error;
   } finally {
     // Also after Ctrl-C: the finished cells are in the tables.
-    if (index === 0 || options.signal?.aborted) await reportNow();
+    if (index === 0 || options.signal.aborted) await reportNow();
   }
   const { after, report, files } = await reportNow();
   return {
@@ -141,7 +150,8 @@ export async function runExperiment(experiment: Experiment, options: RunExperime
 }
 
 /**
- * What a sitting would work on, without a GPU and without writing: the chosen cells with their steps, tokens, folders and state.
+ * What a sitting would work on, without a GPU and without writing: the chosen cells with their steps, tokens, folders and state. Schedules' scripts that
+ * are trusted are imported for it: what tells them apart may lie in what they import.
  *
  * @throws CompressoError as {@link runExperiment} does before its first cell, but for cells whose definition has changed: their state says so.
  * @example
@@ -238,8 +248,8 @@ function hasPruned({ state }: PlannedCell): boolean {
 }
 
 /**
- * Runs and measures one cell, and records how that went; returns why it failed, if it did. Throws only where the user has stopped it, and
- * `CompressoError("mismatch")` where its files have changed since the sitting began.
+ * Runs and measures one cell, and records how that went; returns why it failed, if it did. Throws only where the user or an error of their own
+ * functions has stopped it, and `CompressoError("mismatch")` where its files have changed since the sitting began.
  */
 async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
   readonly plan: ExperimentPlan;

@@ -7,6 +7,9 @@ export interface RunNumber extends NumberName {
   readonly of: (outcome: CellOutcome) => number | null;
 }
 
+/** Name of the number that says how far a run's layers lie from all cut alike. */
+export const UNEVENNESS = "unevenness of layers";
+
 /** All of them, in the order of the tables. */
 export const RUN_NUMBERS: readonly RunNumber[] = [
   { name: "hard sparsity", kind: "share", isMeasure: false, of: ({ sparsity }) => sparsity.hard },
@@ -16,6 +19,7 @@ export const RUN_NUMBERS: readonly RunNumber[] = [
   { name: "roughness of the loss", kind: "loss", isMeasure: false, of: ({ loss }) => loss.roughness },
   { name: "gap to the schedule", kind: "share", isMeasure: false, of: ({ loss }) => loss.gap },
   { name: "undecided units", kind: "share", isMeasure: false, of: ({ cut }) => cut.undecided },
-  { name: "unevenness of layers", kind: "share", isMeasure: false, of: ({ cut }) => cut.unevenness },
+  { name: "fractional masks", kind: "share", isMeasure: false, of: ({ cut }) => cut.fractional ?? null },
+  { name: UNEVENNESS, kind: "share", isMeasure: false, of: ({ cut }) => cut.unevenness },
   { name: "seconds of training", kind: "seconds", isMeasure: false, of: ({ seconds }) => seconds },
 ];

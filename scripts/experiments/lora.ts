@@ -1,4 +1,5 @@
-// Open question 3: what LoRA does for convergence and stability of the masks' training.
+// Open question 3: what LoRA does for convergence and stability of the masks' training. The paper asks it beside training of all weights, which this
+// toolkit, whose base is frozen, does not have: here LoRA stands beside no training of weights at all.
 //
 //   deno run -A cli/main.ts experiment scripts/experiments/lora.ts --out runs/lora
 //

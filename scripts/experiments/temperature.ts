@@ -7,7 +7,7 @@ import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 export default defineExperiment({
   name: "temperature",
   question:
-    "How does the temperature β of the masks change how far they settle (undecided units) and the quality of what is left?",
+    "How does the temperature β of the masks change how far they settle (undecided units, fractional masks) and the quality of what is left?",
   files: FILES,
   model: "demo",
   base: { ...BASE, prompt: false },

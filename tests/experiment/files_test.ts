@@ -2,7 +2,12 @@
 import assert from "node:assert/strict";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { type DataSource, defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import {
+  type DataSource,
+  defineExperiment,
+  type Experiment,
+  type ExperimentDefinition,
+} from "../../lib/experiment/definition.ts";
 import { measuresOf, type Value } from "../../lib/experiment/measures.ts";
 import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
 import { type ExperimentOverrides, type ResolvedExperiment, resolveExperiment } from "../../lib/experiment/resolve.ts";
@@ -12,6 +17,8 @@ import { RowCache } from "../../lib/experiment/rows.ts";
 import { missingOf, Store, valuesOf } from "../../lib/experiment/store.ts";
 import { modelDigest } from "../../lib/io/fingerprint.ts";
 import { demoData } from "../../lib/io/open_model.ts";
+import { digestOf } from "../../lib/run/run_data.ts";
+import { openSchedule } from "../../lib/run/schedule_host.ts";
 import { inTemporaryFolder, rejectsWith } from "../io/files.ts";
 
 const PLAIN: ExperimentDefinition = {
@@ -135,6 +142,77 @@ Deno.test("a schedule's text is a fact of a cell, by whatever address it is name
   });
 });
 
+Deno.test("of a trusted script what it imports is a fact of a cell as of its run, of another one the text alone", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const script = (others: string, share: string): string =>
+      `${others}import { defineSchedule } from "compresso";\nexport default defineSchedule({ sparsity: ${share} });\n`;
+    const factOf = async (path: string, trust: boolean): Promise<string> => {
+      const { all } = await planCells(
+        resolved({ base: { ...PLAIN.base, schedule: path, trust } }),
+        new Store(`${folder}/out`),
+      );
+      return all[0]?.identity["schedule"] ?? "";
+    };
+    const text = script('import { share } from "./share.ts";\n', "share"), paths: string[] = [];
+    // In folders of their own: within a process what was imported once stays.
+    for (const share of [0.1, 0.2]) {
+      await Deno.mkdir(`${folder}/${share}`);
+      await Deno.writeTextFile(`${folder}/${share}/share.ts`, `export const share = ${share};`);
+      await Deno.writeTextFile(`${folder}/${share}/mine.ts`, text);
+      paths.push(`${folder}/${share}/mine.ts`);
+    }
+    const [one = "", other = ""] = paths, isolated = `script ${digestOf([text])}`;
+    assert.notEqual(await factOf(one, true), await factOf(other, true));
+    await using opened = await openSchedule(one, { trust: true });
+    assert.equal(await factOf(one, true), opened.identity);
+    assert.deepEqual([await factOf(one, false), await factOf(other, false)], [isolated, isolated]);
+    // Both in one plan.
+    const { all } = await planCells(
+      resolved({ base: { ...PLAIN.base, schedule: one }, grid: { trust: [true, false] } }),
+      new Store(`${folder}/out`),
+    );
+    assert.deepEqual(all.map(({ identity }) => identity["schedule"]), [opened.identity, isolated]);
+    // One whose text is all of its code is the same, trusted or not.
+    const own = `${folder}/own.ts`, whole = script("", "0.1");
+    await Deno.writeTextFile(own, whole);
+    assert.deepEqual([await factOf(own, true), await factOf(own, false)], Array(2).fill(`script ${digestOf([whole])}`));
+  });
+});
+
+Deno.test("a file of JSON cannot say that scripts run with all rights; who runs it and a program can", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const write = async (name: string, text: string): Promise<string> => {
+      await Deno.writeTextFile(`${folder}/${name}`, text);
+      return `${folder}/${name}`;
+    };
+    const opened = async (change: Partial<ExperimentDefinition>): Promise<Experiment> =>
+      await openExperiment(await write("data.json", JSON.stringify({ ...PLAIN, ...change })));
+    const base = { ...PLAIN.base, schedule: "https://example.com/mine.ts" };
+    const refused = async (change: Partial<ExperimentDefinition>, value: string): Promise<void> =>
+      await rejectsWith(
+        opened(change),
+        "usage",
+        RegExp(
+          `cannot use .*data\\.json; rule: .*JSON is data, .*; now: ${value}; mend: .*--set trust=true on the command`,
+        ),
+      );
+    await refused({ base: { ...base, trust: true } }, "trust: true in its base");
+    await refused({ base, grid: { trust: [true] } }, "trust: \\[true\\] in its grid");
+    await refused({ base, grid: [{ seed: [1] }, { trust: [false, true] }] }, "trust: \\[true\\] in its grid");
+    for (const change of [{ base }, { base: { ...base, trust: false } }, { base, grid: { trust: [false] } }]) {
+      const experiment = await opened(change);
+      const trusted = resolveExperiment(experiment, { set: { trust: [true] } }).cells;
+      assert.deepEqual(trusted.map(({ options }) => options.trust), [true]);
+      assert.ok(resolveExperiment(experiment).cells.every(({ options }) => options.trust !== true));
+    }
+    const program = await write(
+      "program.ts",
+      `export default { definition: ${JSON.stringify({ ...PLAIN, base: { ...base, trust: true } })} };`,
+    );
+    assert.equal((await openExperiment(program)).definition.base?.trust, true);
+  });
+});
+
 Deno.test("a measure whose prompt has no file is left out", () => {
   const prompts = (prompt: (boolean | string)[]): unknown =>
     resolved({
@@ -171,7 +249,7 @@ Deno.test("a schedule that is not there, a text that is not UTF-8 and results in
     for (const grid of [{ trust: [true] }, { trust: [true], schedule: ["cubic"] }]) {
       await rejectsWith(plan({ grid }), "usage", /cannot use trust.*a schedule that is a script/);
     }
-    await Deno.writeTextFile(`${folder}/mine.ts`, "export default { sparsity: () => 0.1 };");
+    await Deno.writeTextFile(`${folder}/mine.ts`, "export default { definition: { sparsity: () => 0.1 } };");
     const beside = await plan({ grid: { trust: [true], schedule: ["cubic", `${folder}/mine.ts`] } });
     assert.equal(beside.all.length, 2);
     await Deno.writeFile(`${folder}/latin.txt`, new Uint8Array([0x63, 0xe9]));

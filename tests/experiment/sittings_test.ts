@@ -1,6 +1,7 @@
 // Sittings of an experiment in one folder at a time. On the demo model.
 import assert from "node:assert/strict";
 import { CompressoError, defineExperiment, openDevice, planExperiment, runExperiment } from "../../mod.ts";
+import type { RunExperimentOptions } from "../../lib/experiment/run.ts";
 import { exists } from "../../lib/io/exists.ts";
 import { demoData } from "../../lib/io/open_model.ts";
 import { LOCK_FILE } from "../../lib/io/lock.ts";
@@ -88,6 +89,76 @@ experimentTest(
     assert.match(notes.join(), /the GPU has failed, so this sitting ends/);
     const { worked: next, result } = await run(two, out);
     assert.deepEqual([next, result.failed, result.left], [["seed=2", "seed=1"], [], 0]);
+  },
+);
+
+experimentTest(
+  "what a program's own function throws ends the sitting as it is, and its cell goes on in the next one",
+  async (run, out) => {
+    const mine = new RangeError("the program's own");
+    const fail = (): never => {
+      throw mine;
+    };
+    const definition = { ...TINY, grid: { seed: [1, 2] } };
+    let isWritten = false;
+    const cases: readonly (readonly [state: string, options: Partial<RunExperimentOptions>])[] = [
+      ["new", { onModel: () => Promise.reject(mine) }],
+      ["new", { onModel: fail }],
+      ["stopped", { onRecord: ({ step }) => void (step === 2 && fail()) }],
+      ["stopped", { onPhase: (text) => void (text === "writing the model" && fail()) }],
+      // Of the pruned model, not of the one that it was; a measure's own errors are told with its name.
+      ["pruned", {
+        onPhase: (text) => {
+          isWritten ||= text === "writing the model";
+          if (isWritten && text.startsWith("measuring")) fail();
+        },
+      }],
+    ];
+    for (const [index, [state, options]] of cases.entries()) {
+      const worked: string[] = [], failures: string[] = [], folder = `${out}/${index}`;
+      await assert.rejects(
+        run(definition, folder, {
+          ...options,
+          onCell: ({ name }) => void worked.push(name),
+          onFailure: ({ name }) => void failures.push(name),
+        }),
+        (error) => error === mine,
+        String(index),
+      );
+      assert.deepEqual([worked, failures], [["seed=1"], []], String(index));
+      const [cell] = await planExperiment(defineExperiment(definition), { out: folder });
+      assert.equal(cell?.state.kind, state, String(index));
+      assert.match(await Deno.readTextFile(`${folder}/report.md`), RegExp(`- seed=1: ${state}\\n`));
+    }
+    const { result } = await run(definition, `${out}/2`);
+    assert.deepEqual([result.failed, result.left], [[], 0]);
+    // Work on the cell's model that cannot be done is a failure of that cell.
+    const unfit = new CompressoError("numeric", { what: "cannot measure kernels" });
+    const { result: { failed } } = await run(definition, `${out}/unfit`, { onModel: () => Promise.reject(unfit) });
+    assert.deepEqual(failed.map(({ cell }) => cell), ["seed=1"]);
+  },
+);
+
+experimentTest(
+  "an error of a program's own function ends the sitting also where its cell comes to its end",
+  async (run, out) => {
+    const base = {
+      ...TINY.base,
+      sparsity: 0.4,
+      method: "magnitude",
+      lora: false,
+      onAlarm: "dead-layer=warn:0.1",
+    } as const;
+    const definition = { ...TINY, base, grid: { seed: [1, 2] }, evaluate: {} }, mine = new RangeError("its own");
+    let calls = 0;
+    const onAlarm = (): never => {
+      calls++;
+      throw mine;
+    };
+    await assert.rejects(run(definition, out, { onAlarm }), (error) => error === mine);
+    assert.equal(calls, 1, "none is called after it");
+    const cells = await planExperiment(defineExperiment(definition), { out });
+    assert.deepEqual(cells.map(({ state }) => state.kind), ["done", "new"]);
   },
 );
 

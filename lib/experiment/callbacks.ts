@@ -1,0 +1,57 @@
+// The functions by which a program follows a sitting. Owns that what one of them throws stops the sitting as its signal would, and comes out as it
+// was thrown; refuses to call any by itself.
+import { CompressoError } from "../errors.ts";
+import type { RunExperimentOptions } from "./run.ts";
+
+/** Options of a sitting, with functions that throw nothing but end it. */
+export interface Guarded {
+  /** The same, but that the signal also fires once a function has thrown; from then on none is called. */
+  readonly options: RunExperimentOptions & { readonly signal: AbortSignal };
+  /** Throws what the first one has thrown, if any has. */
+  readonly rethrow: () => void;
+}
+
+/** Guards the functions that are called while a cell is worked on: what they throw is the program's own, and no failure of the cell. */
+export function guardCallbacks(options: RunExperimentOptions): Guarded {
+  const stop = new AbortController(), thrown: { readonly error: unknown }[] = [];
+  const end = (error: unknown): void => {
+    thrown.push({ error });
+    stop.abort(error);
+  };
+  const guard = <Given extends readonly unknown[]>(
+    call: ((...given: Given) => void) | undefined,
+  ): ((...given: Given) => void) | undefined =>
+    call && ((...given) => {
+      if (thrown.length > 0) return;
+      try {
+        call(...given);
+      } catch (error) {
+        end(error);
+      }
+    });
+  const { signal, onRecord, onAlarm, onPhase, onModel } = options;
+  return {
+    options: {
+      ...options,
+      signal: signal ? AbortSignal.any([signal, stop.signal]) : stop.signal,
+      onRecord: guard(onRecord),
+      onAlarm: guard(onAlarm),
+      onPhase: guard(onPhase),
+      onModel: onModel && (async (model, cell) => {
+        if (thrown.length > 0) return;
+        try {
+          await onModel(model, cell);
+        } catch (error) {
+          // The toolkit's own errors, as of kernels that are tuned for a model that does not fit, are failures of that cell.
+          if (!(error instanceof CompressoError)) end(error);
+          // No work on the model is to begin.
+          throw error;
+        }
+      }),
+    },
+    rethrow(): void {
+      const [first] = thrown;
+      if (first) throw first.error;
+    },
+  };
+}

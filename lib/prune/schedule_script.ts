@@ -46,8 +46,8 @@ export interface RecordView {
 }
 
 /**
- * Shares that are cut of a layer's units, each in [0, 1]: expected while masks are learned, those of the hard masks under gradual saliency;
- * 0 where nothing of the kind is pruned. A layer that may be cut whole adds its own share to both.
+ * Shares that are cut of a layer's units by their number, each in [0, 1], whatever parameters they have: expected while masks are learned, those of
+ * the hard masks under gradual saliency; 0 where nothing of the kind is pruned. A layer that may be cut whole adds its own share to both.
  */
 export interface LayerState {
   /** Of its heads. */
@@ -95,15 +95,19 @@ export interface ScheduleDefinition {
   /** Sparsity to hold now, in [0, 1). */
   readonly sparsity?: Curve;
   /**
-   * For learned masks, but of the layout uniform: sparsity of each layer by itself, in [0, 1]; null leaves a layer free. As many as there are layers. Without `end` the last
-   * step is asked for before the first one too, so that layers that do not come to the whole's target are refused at once.
+   * For learned masks, but of the layout uniform: sparsity of each layer by itself, in [0, 1], a share of the layer's parameters; null leaves a layer
+   * free. As many as there are layers. Without `end` the last step is asked for before the first one too, so that layers that do not come to the whole's
+   * target are refused at once.
    */
   readonly layers?: (input: ScheduleInput) => readonly (number | null)[];
   /** For learned masks: units that do not move in this step. When the masks become hard they may fall as others do. */
   readonly freeze?: (input: ScheduleInput) => readonly FrozenUnits[];
   /** Whether the pruning stage ends before this step. Before the first one it cuts nothing, but for a size and for layers that are to be alike: records are those of fine-tuning then. */
   readonly end?: (input: ScheduleInput) => boolean;
-  /** Numbers of the loop. Beside a `sparsity`, `warmup` says only from where on monitors compare what is cut with the target. */
+  /**
+   * Numbers of the loop. Learned masks start at the run's own temperature and noise: give it these too where the schedule begins at others. `limit` is held to
+   * what the run's own may be. Beside a `sparsity`, `warmup` says only from where on monitors compare what is cut with the target.
+   */
   readonly rates?: { readonly [rate in RateName]?: Curve };
 }
 

@@ -53,16 +53,39 @@ export function idleFacts(method: unknown): readonly string[] {
   return METHODS.some((one) => one === method && isOneShot(one)) ? ["rates.warmup"] : [];
 }
 
-/** Refuses names of what may differ where no run goes on. Throws `CompressoError("usage")`. */
-export function checkMayDiffer(
-  { mayDiffer = [], resume = false }: Pick<CheckpointOptions, "mayDiffer" | "resume">,
+/** Names of all facts that a run may be told apart by, beside those that its caller names. */
+const OWN_FACTS: Readonly<Record<Exclude<keyof ResolvedOptions, "rows" | "recompute" | "monitors"> | Found, true>> = {
+  ...{ sparsity: true, size: true, preset: true, calibration: true, units: true, lora: true, rules: true },
+  ...{ steps: true, prefinetune: true, postfinetune: true, batch: true, seq: true, seed: true, prompt: true },
+  ...{ packing: true, layout: true, method: true, ranking: true, start: true, focus: true, rates: true },
+  ...{ keptMasks: true, lambdaRule: true, learning: true, scoring: true, schedule: true, examples: true },
+  ...{ model: true, baseDtype: true, adapter: true },
+};
+
+/** Facts that are no options. */
+type Found = "learning" | "scoring" | "schedule" | "examples" | "model" | "baseDtype" | "adapter";
+
+/**
+ * Refuses names of what may differ where no run goes on, and facts of the caller's by names that are the run's own. Throws `CompressoError("usage")`.
+ */
+export function checkFacts(
+  { mayDiffer = [], resume = false, identity = {} }: Pick<CheckpointOptions, "mayDiffer" | "resume" | "identity">,
 ): void {
-  if (mayDiffer.length === 0 || resume) return;
+  if (mayDiffer.length > 0 && !resume) {
+    throw new CompressoError("usage", {
+      what: "cannot use mayDiffer",
+      rule: "it says what a run that goes on may have otherwise, with resume",
+      value: mayDiffer.join(", "),
+      mend: "leave it out, or resume a run",
+    });
+  }
+  const taken = Object.keys(identity).find((name) => Object.hasOwn(OWN_FACTS, name));
+  if (taken === undefined) return;
   throw new CompressoError("usage", {
-    what: "cannot use mayDiffer",
-    rule: "it says what a run that goes on may have otherwise, with resume",
-    value: mayDiffer.join(", "),
-    mend: "leave it out, or resume a run",
+    what: "cannot tell runs apart by this identity",
+    rule: "its names are none of the run's own facts, which it would replace",
+    value: taken,
+    mend: "name it otherwise",
   });
 }
 

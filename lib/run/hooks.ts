@@ -14,18 +14,23 @@ export interface RunHandle {
   readonly table: UnitTable;
   /** log α of every unit; under "gradual" the running mean of squared gradients, under a one-shot method the places in its ranking once it has one. */
   logAlpha(): Promise<Float32Array<ArrayBuffer>>;
-  /** Sets log α of every unit. Throws `CompressoError("input")` for another length, or a value that is not finite. */
+  /**
+   * Sets log α of every unit. Outside the pruning stage that moves nothing: before it, since the stage begins with a start of its own, of a one-shot
+   * method with its scores; after it, since masks stay. What is set after it the result has as `logAlpha`. Throws `CompressoError("input")` for another
+   * length, or a value that is not finite.
+   */
   setLogAlpha(values: Float32Array<ArrayBuffer>): void;
   /** Mask values z of the last step: sampled in the pruning stage, hard after it. */
   masks(): Promise<Required<MaskValues>>;
   /**
    * Sets z of the kinds that are given; the others stay. In the pruning stage the next step of learned masks samples them anew, see
    * {@link setLogAlpha}, and "gradual" chooses them anew every third step; the z of what is no unit of the run is 1 again after that stage.
+   * Throws `CompressoError("input")` for a kind of another length, or a value that is not finite.
    */
   setMasks(masks: MaskValues): void;
-  /** LoRA matrices by name, `lora.<layer>.<projection>.<A|B>`. */
+  /** LoRA matrices by name, `lora.<layer>.<projection>.<A|B>`, row by row: A [rank, in], B [out, rank]. */
   lora(): Promise<LoraWeights>;
-  /** Sets all LoRA matrices; Adam's moments stay. */
+  /** Sets all LoRA matrices; Adam's moments stay. Throws `CompressoError("input")` where one is missing or of another length; other names are passed over. */
   setLora(weights: ReadonlyMap<string, Float32Array>): void;
 }
 
@@ -38,12 +43,15 @@ export interface RunHooks {
   readonly beforeStep?: (run: RunHandle) => void | Promise<void>;
   /**
    * With it every step's numbers are read from the GPU at once. After a step whose numbers are not finite the handle is of the newest state that was
-   * kept, at a step before; the run goes back or stops then, and what is written is lost.
+   * kept, and so is its `step`; the run goes back or stops then, and what is written is lost.
    */
   readonly afterStep?: (record: StepRecord, run: RunHandle) => void | Promise<void>;
-  /** Before the first step of a stage; of pruning, when log α has its start. A run that is stopped within that step does not call it again. */
+  /**
+   * Before the first step of a stage, and of one without steps too; of pruning, when log α has its start. A run that is stopped within that step does not
+   * call it again.
+   */
   readonly beforeStage?: (stage: Stage, run: RunHandle) => void | Promise<void>;
-  /** After the masks became hard, where the stage is that of pruning. */
+  /** After the last step of a stage, and of one without steps too; where it is that of pruning, after the masks became hard. */
   readonly afterStage?: (stage: Stage, run: RunHandle) => void | Promise<void>;
   /** Before the files are written, with their folder. */
   readonly beforeExport?: (dir: string) => void | Promise<void>;

@@ -1,5 +1,6 @@
 // Options of a prune run with their defaults, as numbers that follow from the step budget. Owns validation; refuses the loop.
 import { CompressoError } from "../errors.ts";
+import { given } from "../given.ts";
 import { type OneShotMethod, type Ranking, RANKINGS } from "../prune/baselines.ts";
 import { checkScoredKinds } from "../prune/baselines_activations.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
@@ -14,7 +15,7 @@ import { checkSeed } from "../random.ts";
 import { checkKinds, checkTakenRules, type UnitKind, type UnitRules } from "../prune/units.ts";
 import type { DataReport, Row } from "../io/datasets.ts";
 import { checkContext } from "./batches.ts";
-import { checkMayDiffer } from "./facts.ts";
+import { checkFacts } from "./facts.ts";
 import { checkFocus } from "./focus.ts";
 import type { RunHooks } from "./hooks.ts";
 import { isOneShot, type Method, METHODS } from "./methods.ts";
@@ -28,7 +29,7 @@ export { defaultRates, type Rates } from "./rates.ts";
 
 /** Options of `prune`. */
 export interface PruneOptions {
-  /** Rows to train on. */
+  /** Rows to train on; they are encoded when `prune` is called. */
   readonly rows: readonly Row[];
   /**
    * Further rows, or texts, that tell units apart before pruning: 32 sequences of them, in whole batches. For learned masks the squared
@@ -117,20 +118,24 @@ export interface PruneOptions {
   readonly checkpoint?: CheckpointOptions;
 }
 
-/** Where and how often a run saves itself. */
+/**
+ * Where and how often a run saves itself: beside every so many steps also after the last one, where an alarm stops it or leads it back, where memory runs
+ * out, and where `signal` stops it. To stop a run that is to go on later, fire `signal` and let the loop throw: leaving the loop, or disposing, saves nothing.
+ */
 export interface CheckpointOptions {
   /** The file. */
   readonly path: string;
   /** Steps between two checkpoints, a whole number, or Infinity for none by the count of steps. */
   readonly every: number;
-  /** Goes on from the file where it exists. Default false. */
+  /** Goes on from the file where it exists, and else begins anew; with names in `mayDiffer` that is refused. Default false. */
   readonly resume?: boolean;
   /**
-   * Names of options that may have changed since the checkpoint, such as "schedule"; of all others but `recompute` and `monitors` a resumed run refuses a change. An inline schedule
-   * is known by its functions' text and what its curves were made with: name in `identity` what else they read from outside.
+   * Names of options that may have changed since the checkpoint, such as "schedule"; of all others but `recompute` and `monitors` a resumed run refuses
+   * a change. Hooks, `skipBroken` and `trustSchedule` are not compared at all. An inline schedule is known by its functions' text and what its curves were
+   * made with: name in `identity` what else they read from outside.
    */
   readonly mayDiffer?: readonly string[];
-  /** Further facts that must be equal on resuming, such as hashes of model and data. */
+  /** Further facts that must be equal on resuming, such as hashes of model and data, by names that are none of the run's own, such as "seed". */
   readonly identity?: Readonly<Record<string, string | number | boolean | null>>;
 }
 
@@ -200,14 +205,14 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     seq,
     seed,
     units,
-    lora: { ...DEFAULTS.lora, ...preset.lora, ...options.lora },
+    lora: { ...DEFAULTS.lora, ...preset.lora, ...given(options.lora ?? {}) },
     prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
     packing: options.packing ?? preset.packing ?? DEFAULTS.packing,
     layout: options.layout ?? DEFAULTS.layout,
     recompute: options.recompute ?? true,
     method,
     ranking: options.ranking ?? (BY_LAYER.includes(method) ? "layer" : "all"),
-    rules: { ...alignment(options.size, units), ...options.rules },
+    rules: { ...alignment(options.size, units), ...given(options.rules ?? {}) },
     start: options.start ?? preset.start ?? "saliency",
     keptMasks: options.keptMasks ?? preset.keptMasks ?? "one",
     lambdaRule: options.lambdaRule ?? preset.lambdaRule ?? "plain",
@@ -232,7 +237,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   whole("seq", seq, 2);
   checkSeed(seed);
   const { every = Infinity } = options.checkpoint ?? {};
-  checkMayDiffer(options.checkpoint ?? {});
+  checkFacts(options.checkpoint ?? {});
   if (every !== Infinity) whole("checkpoint-every", every, 1);
   checkContext(seq, spec);
   return resolved;

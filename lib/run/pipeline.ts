@@ -7,12 +7,19 @@ import { sourceDigest } from "../io/fingerprint.ts";
 import { ropeConfig } from "../io/hf_rope_export.ts";
 import { FolderLock } from "../io/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
-import { checkMayDiffer } from "./facts.ts";
+import { checkFacts } from "./facts.ts";
 import type { Model } from "./model.ts";
 import { type CheckpointOptions, type PruneOptions, resolveOptions } from "./options.ts";
 import { RecordFile, recordsUpTo } from "./record_lines.ts";
 import type { StepRecord } from "./records.ts";
-import { CALIBRATION_FILE, CHECKPOINT_FILE, RECORDS_FILE, refuseEarlierRun, RUN_FILES } from "./run_files.ts";
+import {
+  CALIBRATION_FILE,
+  CHECKPOINT_FILE,
+  noCheckpoint,
+  RECORDS_FILE,
+  refuseEarlierRun,
+  RUN_FILES,
+} from "./run_files.ts";
 import { checkExportSize } from "./size_goal.ts";
 import { CANNOT_WRITE } from "./qat.ts";
 import { prune, type PruneSession, type RunSummary, type SessionExportOptions } from "./session.ts";
@@ -47,9 +54,9 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint" | "cali
   /** Called when nothing of the run can be refused any more, before anything is written. */
   readonly onReady?: () => Promise<void>;
   /** Called when the run stands, before the first step, with the steps that a resumed run had done. */
-  readonly onStart?: (session: PruneSession, doneBefore: number) => void;
-  /** Called for every step; see {@link StepRecord.step} for a run that goes back. */
-  readonly onRecord?: (record: StepRecord) => void;
+  readonly onStart?: (session: PruneSession, doneBefore: number) => void | Promise<void>;
+  /** Called for every step, which the next one waits for; see {@link StepRecord.step} for a run that goes back. */
+  readonly onRecord?: (record: StepRecord) => void | Promise<void>;
   /** Called before the comparison of masked and sliced model, and before the files are written. */
   readonly onPhase?: (phase: "slice" | "export") => void;
 }
@@ -76,17 +83,16 @@ export async function compress(model: Model, options: CompressOptions): Promise<
       value: String(checkpointEvery),
     });
   }
-  checkMayDiffer({ mayDiffer, resume });
+  checkFacts({ mayDiffer, resume, ...(identity ? { identity } : {}) });
   const path = `${out}/${CHECKPOINT_FILE}`, refusesEarlier = !resume && !files.replace;
   using lock = new FolderLock(out);
   // A run that is not resumed has nothing to write before it is prepared.
   if (resume) await lock.take();
   else await lock.check();
   if (resume && !(await exists(path))) {
-    throw new CompressoError("usage", {
+    throw noCheckpoint({
       what: `cannot resume the run in ${out}`,
       rule: `the folder holds ${CHECKPOINT_FILE}`,
-      value: "there is none",
       mend: "start it without --resume",
     });
   }
@@ -119,11 +125,11 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   const recordsPath = `${out}/${RECORDS_FILE}`;
   await writeFileAtomically(recordsPath, await recordsUpTo(recordsPath, before.steps));
   if (isOwn && own.path === null) await writeFileAtomically(calibrationPath, (calibration ?? []).map(lineOf).join(""));
-  onStart?.(session, before.steps);
+  await onStart?.(session, before.steps);
   using file = await RecordFile.open(recordsPath, { last: before.steps });
   for await (const record of session) {
     await file.add(record);
-    onRecord?.(record);
+    await onRecord?.(record);
   }
   onPhase?.("slice");
   await session.slice();

@@ -1,6 +1,5 @@
 // A prune run: fine-tune, prune, fine-tune, as a stream of step records. Owns the loop, its schedule and checkpoints; refuses files of models.
 import type { Batches, EncodeReport } from "./batches.ts";
-import { exists } from "../io/exists.ts";
 import { progressOf, stageRate } from "../prune/schedule.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, type RunState, writeCheckpoint } from "./checkpoint.ts";
@@ -30,6 +29,7 @@ import { slowedRates } from "./rates.ts";
 import { allocateRun, chooserOf, type Ready, type RunParts } from "./ready.ts";
 import { encodeRun } from "./run_data.ts";
 import { checkTrained, freeRun, readResult, watchEnd } from "./run_end.ts";
+import { resumedFrom } from "./run_files.ts";
 import {
   aimOf,
   choosesNext,
@@ -108,11 +108,11 @@ class Run implements PruneRun {
   }
 
   async #allocate(): Promise<void> {
-    const { checkpoint } = this.#parts.given;
     try {
+      const from = await resumedFrom(this.#parts.given.checkpoint);
       this.#ready = await allocateRun(this.#model, this.#parts, this.#place);
       this.#life.check();
-      if (checkpoint?.resume && await exists(checkpoint.path)) await this.#restore(checkpoint, this.#ready.steerer);
+      if (from) await this.#restore(from, this.#ready.steerer);
       else await this.#keep();
     } catch (error) {
       this.#free();
@@ -275,9 +275,8 @@ class Run implements PruneRun {
     return true;
   }
 
-  #handle(stage: Stage): RunHandle {
-    const { step } = this.#position, handle = handleOf(this.#trainer, { stage, step, table: this.#parts.table });
-    return whileAlive(handle, this.#life);
+  #handle(stage: Stage, { step } = this.#position): RunHandle {
+    return whileAlive(handleOf(this.#trainer, { stage, step, table: this.#parts.table }), this.#life);
   }
 
   #shouldFlush(): boolean {
@@ -313,7 +312,8 @@ class Run implements PruneRun {
         memory: { bytes, planned, limit },
         goodStep: goodState(this.#kept, plain?.step ?? this.#position.step).position.step,
       }, this.#oversight);
-      const { record } = seen, hook = (): unknown => record && afterStep?.(record, this.#handle(record.stage));
+      const { record } = seen, at = this.#position; // after broken numbers that of the state which lies on the GPU
+      const hook = (): unknown => record && afterStep?.(record, this.#handle(record.stage, at));
       this.#position = seen.position;
       if (record) this.#since.push(recordView(record));
       const [done] = await Promise.allSettled([Promise.try(hook)]);

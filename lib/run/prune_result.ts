@@ -8,7 +8,7 @@ import type { Alarm } from "./monitors/alarm.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { Stage, StepRecord } from "./records.ts";
 
-/** What a finished run has learned. */
+/** What a finished run has learned. Its arrays are those that `slice()` and `export()` of the session cut by: copy what is to be changed. */
 export interface PruneResult {
   /** Weights to slice: the model's own, or with FLAP's compensation in their biases. */
   readonly source: WeightSource;
@@ -20,9 +20,9 @@ export interface PruneResult {
   readonly sparsity: { readonly target: number; readonly expected: number; readonly hard: number };
   /**
    * At the end of the pruning stage, of every unit: log α of learned masks; under "gradual" the running mean of squared gradients that ranks them,
-   * under a one-shot method their places in its ranking.
+   * under a one-shot method their places in its ranking. Where a hook set it after that stage, what it set.
    */
-  readonly logAlpha: Float32Array;
+  readonly logAlpha: Float32Array<ArrayBuffer>;
   /** The units. */
   readonly table: UnitTable;
   /** What became of the rows. */
@@ -43,7 +43,7 @@ export interface PruneResult {
 
 /**
  * A run: iterate its records to drive it, then ask for its result. A loop that is left pauses it, and the next one goes on right there. Dispose
- * it to free the trainer's memory and end a schedule's process.
+ * it to free the trainer's memory and end a schedule's process. Neither saves a checkpoint: see `CheckpointOptions`.
  */
 export interface PruneRun extends AsyncIterable<StepRecord>, Disposable {
   /** Options with all defaults filled in. */

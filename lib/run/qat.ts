@@ -38,7 +38,10 @@ export interface SelfText {
   readonly text: string;
   /** Tokens, the first one included, the end token not. */
   readonly tokens: number;
-  /** Whether the model has ended it; else it was cut off, at the number of tokens asked for or where the context was full. */
+  /**
+   * Whether the model has ended it; else it was cut off, at the number of tokens asked for or where the context was full. As a row it is
+   * `toRow(hasEnded ? { text } : { text, ended: false })`: behind a text that was cut off no end is learned.
+   */
   readonly hasEnded: boolean;
 }
 

@@ -1,5 +1,6 @@
 // Numbers of the training loop, with defaults that follow from the step budget. Owns their ranges; refuses everything else that a run is told.
 import { CompressoError, type ErrorParts } from "../errors.ts";
+import { given } from "../given.ts";
 import { WARMUP } from "../prune/schedule.ts";
 import type { StartRule } from "../prune/start.ts";
 import { isOneShot, type Method, stagesOf } from "./methods.ts";
@@ -76,13 +77,13 @@ export function defaultRates(steps: number): Rates {
 /** Rates of a run: what is given, then the preset's, then the default. */
 export function resolveRates(
   steps: number,
-  { preset = {}, given = {} }: {
+  { preset = {}, given: told = {} }: {
     readonly preset?: Partial<Rates> | undefined;
     readonly given?: Partial<Rates> | undefined;
   },
 ): Rates {
-  const rates = { ...defaultRates(steps), ...preset, ...given };
-  const recovery = given.recovery ?? given.lora ?? preset.recovery ?? rates.lora;
+  const rates = { ...defaultRates(steps), ...preset, ...given(told) };
+  const recovery = told.recovery ?? told.lora ?? preset.recovery ?? rates.lora;
   checkRates({ ...rates, recovery });
   return { ...rates, recovery };
 }

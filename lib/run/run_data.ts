@@ -1,7 +1,8 @@
 // The rows of a run as batches to train on, and sequences that are held out. Owns the split and the hash of the examples; refuses files.
 import { createHash } from "node:crypto";
 import { CompressoError, type ErrorParts } from "../errors.ts";
-import type { Example } from "../io/prompts.ts";
+import type { Row } from "../io/datasets.ts";
+import { COLLABORATIVE_PROMPT, type Example } from "../io/prompts.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { type Batches, createBatches, type EncodeReport, encodeRows, sequencesOf, withBroken } from "./batches.ts";
 import { type CalibrationData, encodeCalibration } from "./calibration.ts";
@@ -21,12 +22,17 @@ export interface RunData {
   readonly calibration: CalibrationData | null;
 }
 
-/** Encodes the rows of a run. Throws `CompressoError("input")` for a model without tokenizer, and for tokens that it has no embedding of. */
+/**
+ * Encodes the rows of a run. Throws `CompressoError("input")` for a model without tokenizer, and for tokens that it has no embedding of; "usage" for a prompt
+ * that is named for texts alone.
+ */
 export function encodeRun(
   { tokenizer, spec: { vocab } }: { readonly spec: Pick<DecoderSpec, "vocab"> } & Pick<Model, "tokenizer">,
   { rows, prompt, packing, batch, seq }: ResolvedOptions,
-  { reading, skipBroken = false, calibration }: Pick<PruneOptions, "reading" | "skipBroken" | "calibration"> = {},
+  given: Pick<PruneOptions, "reading" | "skipBroken" | "calibration" | "prompt" | "checkpoint"> = {},
 ): RunData {
+  const { reading, skipBroken = false, calibration } = given;
+  refusePrompt(rows, given);
   if (!tokenizer) {
     throw new CompressoError("input", {
       what: "cannot train on text",
@@ -56,6 +62,20 @@ export function encodeRun(
     makeBatches: (seed) => createBatches(examples, { batch, seq, seed, padId }),
     calibration: beside && { digest: digestOfAll(beside.examples), batches: beside.batches },
   };
+}
+
+/** Refuses a prompt that no row would get, but where a run goes on that had it. The collaborative one is the default of all rows. */
+function refusePrompt(
+  rows: readonly Row[],
+  { prompt, calibration = [], checkpoint }: Pick<PruneOptions, "prompt" | "calibration" | "checkpoint">,
+): void {
+  const isNamed = typeof prompt === "string" && prompt !== COLLABORATIVE_PROMPT;
+  if (!isNamed || checkpoint?.resume || rows.length === 0) return;
+  if ([...rows, ...calibration].some(({ kind }) => kind !== "text")) return;
+  throw promptForTexts({
+    what: "cannot train with a prompt of one's own",
+    mend: "leave the prompt out, or train on instructions",
+  });
 }
 
 /** The error of a prompt that is named for texts, which get none. */

@@ -1,8 +1,9 @@
-// What a prune run leaves in its folder. Owns these names and the refusal of a folder that has some; refuses to write or remove any.
+// What a prune run leaves in its folder. Owns these names, and the refusal of files that are there or are not; refuses to write or remove any.
 import { join } from "node:path";
-import { CompressoError } from "../errors.ts";
+import { CompressoError, type ErrorParts } from "../errors.ts";
 import { exists } from "../io/exists.ts";
 import { ADAPTER_FOLDER, UNMERGED_FOLDER } from "./export_adapter.ts";
+import type { CheckpointOptions } from "./options.ts";
 
 /** Name of the checkpoint within the folder of a run. */
 export const CHECKPOINT_FILE = "checkpoint.safetensors";
@@ -36,4 +37,25 @@ export async function refuseEarlierRun(out: string): Promise<void> {
       ? "go on with --resume, start anew with --overwrite, or choose another --out"
       : "start anew with --overwrite, or choose another --out",
   });
+}
+
+/**
+ * The checkpoint that a run goes on from; null where it begins. Throws `CompressoError("usage")` where it may have something otherwise than a file that is
+ * not there.
+ */
+export async function resumedFrom(checkpoint: CheckpointOptions | undefined): Promise<CheckpointOptions | null> {
+  if (!checkpoint?.resume) return null;
+  const { path, mayDiffer = [] } = checkpoint;
+  if (await exists(path)) return checkpoint;
+  if (mayDiffer.length === 0) return null;
+  throw noCheckpoint({
+    what: `cannot go on otherwise in ${mayDiffer.join(", ")}`,
+    rule: `the checkpoint is there to go on from: ${path}`,
+    mend: "name the checkpoint of the run, or leave mayDiffer out",
+  });
+}
+
+/** The error of a run that is to go on where no checkpoint is. */
+export function noCheckpoint(parts: Pick<ErrorParts, "what" | "rule" | "mend">): CompressoError {
+  return new CompressoError("usage", { ...parts, value: "there is none" });
 }

@@ -109,7 +109,7 @@ export type SessionExportOptions =
 
 /**
  * A prune run with what follows it. Dispose it to free its GPU memory: at a pause that happens at once, and while it works as soon as that has
- * stopped. From then on it gives `CompressoError("usage")`.
+ * stopped. From then on it gives `CompressoError("usage")`. Disposing saves no checkpoint.
  */
 export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #model: Model;
@@ -152,7 +152,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   }
 
   /**
-   * Drives the run and yields its records; a loop that is left pauses it, and the next one goes on right there.
+   * Drives the run and yields its records; a loop that is left pauses it, and the next one goes on right there. Leaving it saves nothing: to stop with a
+   * checkpoint, fire the option `signal` and let the loop throw.
    *
    * @throws AlarmError ("numeric", of memory "gpu") where an alarm stops the run; CompressoError("gpu") where it does not fit or the device fails,
    * "mismatch" for a checkpoint of another run, "input" for a schedule that fails; and the signal's reason.
@@ -167,7 +168,10 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     }
   }
 
-  /** Masks, LoRA and figures of the finished run; throws before a loop over the records has come to its end. */
+  /**
+   * Masks, LoRA and figures of the finished run; throws before a loop over the records has come to its end. {@link slice} and {@link export} cut by these very
+   * arrays.
+   */
   result(): PruneResult {
     this.#life.check();
     return this.#run.result();

@@ -1,5 +1,6 @@
 // What a pruning stage aims at, step by step: the built-in cubic schedule, or the user's own. Owns what a schedule is shown; refuses the loop.
 import { CompressoError } from "../errors.ts";
+import { leastLimit } from "../prune/saliency.ts";
 import { mostUniform } from "../prune/uniform.ts";
 import { checkLayerTargets, checkReachable, type LayerPart, mostSparsity, type UnitTable } from "../prune/units.ts";
 import { cubicSparsity, progressOf } from "../prune/schedule.ts";
@@ -91,7 +92,11 @@ export async function openSteerer(
     throw error;
   }
   const most = options.layout === "uniform" ? mostUniform(table) : mostSparsity(table);
-  return scripted(reopening(opened, open), table, { sparsity, rates, aim: { most, goal } });
+  return scripted(reopening(opened, open), table, {
+    sparsity,
+    rates,
+    aim: { most, goal, least: leastLimitOf(options) },
+  });
 }
 
 /** Rates that nothing but the pruning stage's steps use, all of which a schedule may set. */
@@ -165,7 +170,10 @@ function scripted(
       const output = await schedule.evaluate({ progress, sparsity, step, steps, records, layers: await layers() });
       const now: Rates = { ...rates, ...output.rates };
       const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup: now.warmup })(progress);
-      if (!output.end) checkTargets(table, { step, steps, target, layers: output.layers }, aim);
+      if (!output.end) {
+        checkLimit(output.rates, { step, steps }, aim);
+        checkTargets(table, { step, steps, target, layers: output.layers }, aim);
+      }
       return { target, rates: now, end: output.end, layers: output.layers, freeze: output.freeze };
     },
     [Symbol.asyncDispose]: () => schedule[Symbol.asyncDispose](),
@@ -220,11 +228,35 @@ async function checkLast(
   checkTargets(table, { step, steps, target, layers: first.layers }, aim);
 }
 
-/** What bounds targets. */
+/** What bounds targets and the limit of log α. */
 interface Aim {
   /** Largest sparsity that there is. */
   readonly most: number;
   readonly goal: Pick<SizeGoal, "harden"> | null;
+  /** Least limit of log α. */
+  readonly least: number;
+}
+
+/** Least limit of log α that a run's options may have. */
+function leastLimitOf({ method, start, rates }: Pick<ResolvedOptions, "method" | "start" | "rates">): number {
+  return method === "compresso" && start === "saliency" ? leastLimit(rates) : 0;
+}
+
+/** Refuses a clamp that would make alike more than half of the units, which start apart, as the run's own is refused. Throws `CompressoError("input")`, with step and value. */
+function checkLimit(
+  { limit = Infinity }: ScheduleOutput["rates"],
+  { step, steps }: Pick<SteeringInput, "step" | "steps">,
+  { least }: Aim,
+): void {
+  if (limit >= least) return;
+  throw new CompressoError("input", {
+    what: `cannot use the schedule at step ${step} of ${steps}`,
+    rule: `the limit of log α is at least ${
+      least.toFixed(1)
+    } where masks start from saliency, so that half of all units keep their order: three times the spread, and what opens a unit`,
+    value: `rates.limit = ${limit}`,
+    mend: "raise rates.limit, lower the run's --spread, or start from a constant (--start constant, without --spread)",
+  });
 }
 
 /**

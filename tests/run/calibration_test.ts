@@ -162,7 +162,7 @@ Deno.test("compress lets the model write its own calibration texts into the fold
       compress(model, {
         ...begin("stopped"),
         signal,
-        onRecord: ({ step }) => step === 2 && controller.abort(new Error("enough")),
+        onRecord: ({ step }) => step === 2 ? controller.abort(new Error("enough")) : undefined,
       }),
       /enough/,
     );

@@ -35,8 +35,9 @@ type Goal = Pick<PruneOptions, "sparsity" | "size">;
 const setting = { action: "rollback", threshold: 0.95 } as const;
 const look = (cut: number, name = "FFN columns"): MaskLook => ({
   layers: [],
-  kinds: [{ name: "KV groups", count: 15, all: 15, cut: 0.5, share: 0.25 }, {
+  kinds: [{ name: "KV groups", first: 0, count: 15, all: 15, cut: 0.5, share: 0.25 }, {
     name,
+    first: 15,
     count: 480,
     all: 480,
     cut,
@@ -104,7 +105,7 @@ Deno.test("masks that leave a high target later are another alarm than those tha
 Deno.test("a kind that the target itself takes nearly all of does not collapse, nor one of which a few layers alone may lose units", () => {
   const groups = (cut: number): MaskLook => ({
     ...look(0),
-    kinds: [{ name: "KV groups", count: 90, all: 90, cut, share: 0.247 }],
+    kinds: [{ name: "KV groups", first: 0, count: 90, all: 90, cut, share: 0.247 }],
   });
   const at = { target: 0.24, expected: 0.24, isWarm: true, isHard: false, setting };
   assert.deepEqual(watchCollapse(groups(0.972), at), []);

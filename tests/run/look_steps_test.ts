@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { lookStepsOf } from "../../lib/run/monitors/look_steps.ts";
 import { type MaskHistory, watchTurns } from "../../lib/run/monitors/oscillation.ts";
+import { turningLook } from "./helpers/looks.ts";
 
 const STEPS = [12, 24, 33, 50, 64, 65, 96, 97, 130, 160, 161, 200, 280, 1000];
 const setting = { action: "warn", threshold: 0.25 } as const;
@@ -17,7 +18,7 @@ function firstAlarm(looks: readonly number[], units: readonly ((step: number) =>
   let history: MaskHistory | null = null;
   for (const step of looks) {
     const closed = Uint8Array.from(units, (isClosed) => isClosed(step) ? 1 : 0);
-    const watched = watchTurns(history, { layers: [], kinds: [], closed, broken: null }, { isHard: false, setting });
+    const watched = watchTurns(history, turningLook(closed), { isHard: false, setting });
     history = watched.history;
     if (watched.found.length > 0) return step;
   }

@@ -15,7 +15,6 @@ import { type LossHistory, lowerRate, NO_LOSSES, watchLoss } from "../../lib/run
 import { judge, stopError } from "../../lib/run/monitors/judge.ts";
 import { brokenUnit, lookAtMasks, type MaskLook } from "../../lib/run/monitors/mask_look.ts";
 import { watchMemory } from "../../lib/run/monitors/memory.ts";
-import { type MaskHistory, watchTurns } from "../../lib/run/monitors/oscillation.ts";
 import { goodState, keptStates, oversee, oversightOf } from "../../lib/run/monitors/oversee.ts";
 import { fresh, FRESH_MONITORS } from "../../lib/run/monitors/watch.ts";
 import { resolveOptions } from "../../lib/run/options.ts";
@@ -71,8 +70,8 @@ Deno.test("masks collapse to zero by kind beyond the target, and to one after th
   const look = (cut: number): MaskLook => ({
     layers: [],
     kinds: [
-      { name: "heads", ...{ count: 8, all: 8 }, cut: 0.1, share: 0.4 },
-      { name: "FFN columns", ...{ count: 64, all: 64 }, cut, share: 0.6 },
+      { name: "heads", ...{ first: 0, count: 8, all: 8 }, cut: 0.1, share: 0.4 },
+      { name: "FFN columns", ...{ first: 8, count: 64, all: 64 }, cut, share: 0.6 },
     ],
     closed: new Uint8Array(72),
     broken: null,
@@ -126,26 +125,6 @@ Deno.test("a layer is dead where all of it is cut, but not one that may be cut w
   assert.deepEqual(dead(["heads", "ffn"], [0]), []);
 });
 
-Deno.test("masks oscillate when units turn back three times, not when each turns once or turns back once", () => {
-  const turns = (looks: readonly string[]): boolean[] => {
-    let history: MaskHistory | null = null;
-    return looks.map((flags) => {
-      const look = { layers: [], kinds: [], closed: Uint8Array.from(flags, Number), broken: null };
-      const watched = watchTurns(history, look, { isHard: false, setting: setting(0.1) });
-      history = JSON.parse(JSON.stringify(watched.history)); // as a checkpoint has it
-      return watched.found.length > 0;
-    });
-  };
-  const [a, b] = ["1100000000", "0000000000"];
-  assert.deepEqual(turns([a, b, a, b, a]), [false, false, false, false, true]);
-  // A look that finds the masks where the one before did may have fallen on the same phase.
-  assert.deepEqual(turns([a, b, b, a, b, b, a]), [false, false, false, false, false, false, true]);
-  assert.deepEqual(turns([a, a, b, b, a, a, a, b, b]), Array(9).fill(false));
-  // Four turns that are further apart than looks are remembered.
-  assert.deepEqual(turns([a, b, b, b, b, b, a, a, a, a, a, b, b, b, b, b, a]), Array(17).fill(false));
-  assert.deepEqual(turns(["0000000000", "1000000000", "1100000000", "1110000000", "1111000000"]), Array(5).fill(false));
-});
-
 Deno.test("the target binds the whole where no layer has one of its own and nothing is frozen, however a schedule says so", () => {
   const rates = resolveRates(8, {}), table = unitTable(spec, ["ffn"]);
   const at = { step: 7, steps: 8, method: "compresso", table } as const;
@@ -192,21 +171,7 @@ Deno.test("gradual saliency under the layout uniform is not compared while equal
   assert.deepEqual(alarms([0.1, 0.1, 0.1], "compact"), ["constraint", "collapse"]);
 });
 
-Deno.test("masks that are hard and oscillate only warn: no rate chooses them", () => {
-  const looks = ["1100000000", "0000000000"],
-    instead = (isHard: boolean): unknown => {
-      let history: MaskHistory | null = null;
-      return [0, 1, 0, 1, 0].map((place) => {
-        const look = { layers: [], kinds: [], closed: Uint8Array.from(looks[place] ?? "", Number), broken: null };
-        const watched = watchTurns(history, look, { isHard, setting: setting(0.1) });
-        history = watched.history;
-        return watched.found;
-      }).at(-1)?.[0]?.instead;
-    };
-  assert.deepEqual([instead(true), instead(false)], ["warn", undefined]);
-});
-
-Deno.test("what is said of losses and of masks that turn names what the run takes", () => {
+Deno.test("what is said of losses names the rate that the run takes", () => {
   assert.match(lowerRate("finetune"), /\(--lora-rate\)/);
   assert.match(lowerRate("prune"), /\(--lora-rate, or `rates\.lora` where a schedule sets it\)/);
   assert.match(lowerRate("postfinetune"), /\(--recovery-rate or, where that is not given, --lora-rate\)/);
@@ -217,16 +182,6 @@ Deno.test("what is said of losses and of masks that turn names what the run take
     ).found[0]?.change;
   assert.match(lossIn("prune") ?? "", /--lora-rate/);
   assert.match(lossIn("postfinetune") ?? "", /--recovery-rate/);
-  const turning = (isHard: boolean): string | undefined =>
-    [0, 1, 0, 1, 0].reduce<ReturnType<typeof watchTurns>>(
-      ({ history }, flag) => {
-        const look = { layers: [], kinds: [], closed: Uint8Array.of(flag), broken: null };
-        return watchTurns(history, look, { isHard, setting: setting(0.1) });
-      },
-      { history: { looks: [] }, found: [] },
-    ).found[0]?.change;
-  assert.match(turning(false) ?? "", /lower the rate `mask`/);
-  assert.match(turning(true) ?? "", /^look at more rows in each step \(--batch\)/);
 });
 
 Deno.test("the constraint is met to within the threshold while masks are learned, and by hard masks to within a unit", () => {
@@ -388,7 +343,10 @@ Deno.test("a look sees the cut of every layer and kind, expected or hard", () =>
   near(learned.layers[0]?.heads, 0);
   near(learned.kinds[1]?.cut, 0.25);
   assert.deepEqual(hard.layers, [{ heads: 0.25, ffn: 0 }, { heads: 0, ffn: 0 }]);
-  assert.deepEqual(hard.kinds.map(({ name, cut }) => [name, cut]), [["heads", 0.125], ["FFN columns", 0]]);
+  assert.deepEqual(hard.kinds.map(({ name, first, count, cut }) => [name, first, count, cut]), [
+    ["heads", 0, 8, 0.125],
+    ["FFN columns", 8, 64, 0],
+  ]);
   assert.equal(learned.closed.reduce((sum, flag) => sum + flag, 0), 16);
   assert.equal(hard.broken, null);
   logAlpha[1] = -Infinity;

@@ -18,6 +18,7 @@ import { unitTable } from "../../lib/prune/units.ts";
 import { openModelFiles } from "../../lib/io/open_model.ts";
 import { loadModelFrom } from "../../lib/run/model.ts";
 import { resolveOptions, telling } from "../../lib/run/options.ts";
+import { resolveRates } from "../../lib/run/rates.ts";
 
 const { source: { spec } } = await openModelFiles("demo");
 const { rows } = await readRows(demoData("train"), { limit: 64 });
@@ -111,6 +112,20 @@ Deno.test("an option beside a preset wins, and without one the recovery has the 
   assert.deepEqual(rates({ rates: { lora: 1e-3 } }), [1e-3, 1e-3]);
   assert.deepEqual(rates({ rates: { recovery: 1e-4 } }), [1e-3, 1e-4]);
   assert.deepEqual(rates({ preset: "paper", rates: { lora: 1e-3 } }), [1e-3, 1e-3]);
+});
+
+Deno.test("what is given as undefined has its default, by itself, of a preset and of a size", () => {
+  const { sparsity: _sparsity, ...base } = BASE,
+    size = { bytes: 1e6, file: { format: "gguf", dtype: "q8_0" } } as const;
+  const none: Record<string, unknown> = {
+    rules: { align: undefined, protect: undefined },
+    lora: { targets: undefined, rank: undefined },
+    rates: Object.fromEntries(Object.keys(resolveRates(8, {})).map((name) => [name, undefined])),
+  };
+  for (const plain of [BASE, { ...BASE, preset: "paper" as const }, { ...base, size }]) {
+    assert.deepEqual(resolveOptions({ ...plain, ...none }, spec), resolveOptions(plain, spec));
+  }
+  assert.equal(resolveOptions({ ...base, size, ...none }, spec).rules.align, 32);
 });
 
 Deno.test("numbers out of range, other presets and a start without masks to learn are refused", () => {

@@ -22,15 +22,36 @@ Deno.test("each rate that a schedule sets comes into the step as it says, and no
     ...stepStateOf(options, position, { rate: rates.lora, target, rates }),
     memory: rates.memory,
   });
-  const plain = stateOf(await at()), value = 0.375;
+  const plain = stateOf(await at());
   const places: Record<string, string> = { lora: "loraRate", mask: "maskRate", lambda: "lambdaRate" };
   for (const name of RATE_NAMES) {
+    const value = name === "limit" ? 37.5 : 0.375; // less would put masks out of their order
     const steered = stateOf(await at(defineSchedule({ rates: { [name]: () => value } })));
     const moved = Object.keys(plain).filter((key) => steered[key] !== plain[key]), place = places[name] ?? name;
     if (name === "warmup") {
       assert.deepEqual([moved, Number(steered["target"]) > Number(plain["target"])], [["target"], true]);
     } else assert.deepEqual([moved, steered[place]], [[place], value], name);
   }
+});
+
+Deno.test("a limit of log α below what the run's own may be is refused at its step where masks start from saliency", async () => {
+  const { source: { spec } } = await openModelFiles("demo"), table = unitTable(spec, ["kv", "ffn"]);
+  const limitAt = async (limit: number, more: Partial<PruneOptions> = {}): Promise<number> => {
+    const options = resolveOptions({ ...BASE, steps: 40, ...more }, spec);
+    const schedule = defineSchedule({ rates: { limit: ({ step }) => step === 4 ? limit : 100 } });
+    await using steerer = await openSteerer(table, options, { schedule });
+    const at = (step: number): Promise<Steering> =>
+      steerer.at({ step, steps: 40, records: [], layers: () => Promise.resolve([]) });
+    await at(3);
+    return (await at(4)).rates.limit;
+  };
+  // 3 · 8 + 0.1 · log 11 + 7 · 0.1, as the run's own.
+  await rejectsWith(limitAt(24.9), "input", /step 4 of 40;.*at least 24\.9 .*now: rates\.limit = 24\.9;/);
+  assert.equal(await limitAt(24.95), 24.95);
+  assert.equal(await limitAt(7, { rates: { spread: 2 } }), 7);
+  await rejectsWith(limitAt(6.9, { rates: { spread: 2 } }), "input", /at least 6\.9/);
+  assert.equal(await limitAt(0.375, { start: "constant" }), 0.375);
+  assert.throws(() => resolveOptions({ ...BASE, steps: 40, rates: { limit: 24.9 } }, spec), /at least 24\.9/);
 });
 
 Deno.test("a rate that only steps under a schedule would use is refused beside one that sets it, and trust beside what is no script", async () => {

@@ -59,7 +59,10 @@ export interface MonitorOptions {
   readonly collapse?: MonitorSetting;
   /** Share of a layer's heads and of its FFN columns that is cut, from which on it is dead; default 0.98. Default: warn. */
   readonly "dead-layer"?: MonitorSetting;
-  /** Share of the units that turn back three times or more within thirteen looks; default 0.25. Default: roll back. */
+  /**
+   * Share of the units of a kind that turn back three times or more within thirteen looks; default 0.25. Kinds of which fewer than eight may be cut
+   * are left out where there are others. Default: roll back.
+   */
   readonly oscillation?: MonitorSetting;
   /**
    * Share of the way from the lowest mean of four losses so far, of the first ones as many as there were, to that of a uniform guess,

@@ -15,12 +15,13 @@ export const NO_LOSSES: LossHistory = { last: [], lowest: null };
 
 /** Steps over which the mean is taken: a batch of few tokens has a loss of its own. */
 const MEAN_STEPS = 4;
-/** Least room above the lowest loss, in nats, for models that are hardly better than a guess. */
+/** Least room above the lowest loss, in nats, for models that are hardly better than a guess: the noise of batches of few tokens may reach that. */
 const LEAST_ROOM = 1;
 
 /**
  * Takes in one loss. The mean of the last four may rise by `threshold` of the way from the lowest such mean to the loss of a uniform guess,
- * `chance` = ln(vocabulary): a step that no healthy pruning takes, whatever the model and its data.
+ * `chance` = ln(vocabulary), but at least of {@link LEAST_ROOM}. Where less than that lies between the two, the loss of a run that ends well may rise as far
+ * by the noise of batches of few tokens.
  */
 export function watchLoss(
   history: LossHistory,

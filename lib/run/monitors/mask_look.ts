@@ -9,6 +9,8 @@ import type { TrainerArrays } from "../trainer.ts";
 export interface KindState {
   /** Name for messages. */
   readonly name: string;
+  /** The first of those that may be cut, in the order of the units. */
+  readonly first: number;
   /** Those that may be cut. */
   readonly count: number;
   /** All that the model has, protected ones too. */
@@ -55,7 +57,7 @@ export function lookAtMasks(
         cut += cuts[unit] ?? 0;
         parameters += unitParameters(table, unit);
       }
-      return { name, count, all, cut: cut / count, share: parameters / table.total };
+      return { name, first, count, all, cut: cut / count, share: parameters / table.total };
     }),
     closed: Uint8Array.from(cuts, (cut) => cut > 0.5 ? 1 : 0),
     broken: brokenUnit(table, { logAlpha, maskMoments }),

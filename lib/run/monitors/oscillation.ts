@@ -10,16 +10,19 @@ export interface MaskHistory {
 
 /** Times that a unit has to turn back: back to where it was at a look before. */
 const BACK = 3;
+/** Units of a kind that may be cut, below which one or two of them that turn say nothing of the kind. */
+const FEW = 8;
 /** Looks over which they are counted. Four turns of a period of eight steps lie within so many, where each step is looked at. */
 const LOOKS = 13;
 
 /**
  * Takes in one look. At the first turn that is remembered a unit goes where it was not, at each later one it turns back. They need not follow each
- * other look by look: looks fall on any phase of a period, and some find the masks where the one before did.
+ * other look by look: looks fall on any phase of a period, and some find the masks where the one before did. The share is taken
+ * of each kind by itself, so that one of few units shows beside one of many; what is found is the kind of which most turn.
  */
 export function watchTurns(
   history: MaskHistory | null,
-  { closed }: MaskLook,
+  { closed, kinds }: MaskLook,
   { isHard, setting }: {
     /** Whether masks are hard, chosen every few steps and not learned. */
     readonly isHard: boolean;
@@ -34,13 +37,19 @@ export function watchTurns(
     if (before) { for (let unit = 0; unit < flags.length; unit++) if (flags[unit] !== before[unit]) add(turns, unit); }
     before = flags;
   }
-  const back = turns.reduce((sum, count) => sum + (count > BACK ? 1 : 0), 0) / Math.max(1, closed.length);
-  const found: Finding[] = back < setting.threshold ? [] : [{
+  const shares = kinds.filter(({ count }) => count >= FEW || kinds.length === 1).map(({ name, first, count }) => {
+    const own = turns.subarray(first, first + count).filter((times) => times > BACK);
+    return { name, back: own.length / Math.max(1, count) };
+  });
+  const [most] = shares.toSorted((one, other) => other.back - one.back);
+  const found: Finding[] = !most || most.back < setting.threshold ? [] : [{
     monitor: "oscillation",
-    key: "oscillation",
+    key: `oscillation ${most.name}`,
     message: `the masks oscillate: ${
-      percent(back)
-    } of the units turned back ${BACK} times or more in the last ${LOOKS} looks, limit ${percent(setting.threshold)}`,
+      percent(most.back)
+    } of the ${most.name} turned back ${BACK} times or more in the last ${LOOKS} looks, limit ${
+      percent(setting.threshold)
+    }`,
     change: `${
       isHard ? "look at more rows in each step (--batch)" : "lower the rate `mask`"
     }, prune in more steps, or let a schedule's targets go one way`,

@@ -1,0 +1,79 @@
+// What a run is told of its checkpoint and cannot use: facts by names of its own, and what may differ from a file that is not there. On the demo model.
+import assert from "node:assert/strict";
+import { compress, CompressoError, prune, type PruneOptions } from "../../mod.ts";
+import { openSafetensors } from "../../lib/io/safetensors.ts";
+import { isObject } from "../../lib/io/tokenizer_compat.ts";
+import { resolveOptions, telling } from "../../lib/run/options.ts";
+import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
+
+const SHORT = { ...BASE, steps: 1, prefinetune: 0, postfinetune: 1, seq: 32 } as const;
+
+async function inFolder(work: (folder: string) => Promise<void>): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    await work(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+function isUsage(value: string): (error: unknown) => boolean {
+  return (error) => {
+    assert.ok(error instanceof CompressoError, String(error));
+    assert.deepEqual([error.code, error.parts.value], ["usage", value]);
+    return true;
+  };
+}
+
+Deno.test("facts of a caller's are refused by the name of any fact of the run's own, and kept by others", async () => {
+  await inFolder(async (folder) => {
+    await withDemo(async ({ model }) => {
+      const path = `${folder}/checkpoint.safetensors`, given = { weights: "own", rows: 5 };
+      const learned = { units: ["heads"], layout: "uniform", rates: { tracking: 0 } } as const;
+      await drive(model, { ...SHORT, ...learned, checkpoint: { path, every: Infinity, identity: given } });
+      const { metadata } = await openSafetensors(path), { identity } = JSON.parse(metadata.get("compresso") ?? "{}");
+      assert.ok(isObject(identity));
+      const { weights, rows, ...facts } = identity;
+      assert.deepEqual({ weights, rows }, given);
+      // Facts that this run does not have, as they make no difference to it.
+      const others: readonly Partial<PruneOptions>[] = [
+        { keptMasks: "median", lambdaRule: "adam", calibration: [], focus: 0.5 },
+        { method: "taylor", ranking: "all", units: ["heads"] },
+      ];
+      const told = others.flatMap((one) => {
+        const { rows: _rows, recompute: _recompute, monitors: _monitors, ...plain } = telling(
+          resolveOptions({ ...SHORT, ...one }, model.spec),
+        );
+        return Object.keys(plain);
+      });
+      const own = new Set([...Object.keys(facts), ...told]);
+      for (const name of ["learning", "scoring", "keptMasks", "lambdaRule", "focus", "calibration", "adapter"]) {
+        assert.ok(own.has(name), `no run has ${name}`);
+      }
+      for (const name of own) {
+        const identity = { weights: "own", [name]: 1 };
+        assert.throws(() => prune(model, { ...SHORT, checkpoint: { path, every: 1, identity } }), isUsage(name));
+      }
+      await assert.rejects(
+        compress(model, { ...SHORT, out: `${folder}/run`, identity: { rates: 1 } }),
+        isUsage("rates"),
+      );
+    });
+  });
+});
+
+Deno.test("what may differ is refused where there is no checkpoint to go on from, and without it such a run begins", async () => {
+  await inFolder(async (folder) => {
+    await withDemo(async ({ model, device }) => {
+      const checkpoint = { path: `${folder}/none.safetensors`, every: Infinity, resume: true }, { bytes } = device;
+      using run = prune(model, { ...SHORT, checkpoint: { ...checkpoint, mayDiffer: ["rates", "schedule"] } });
+      await assert.rejects(run.prepare(), (error) => {
+        assert.match(String(error), /cannot go on otherwise in rates, schedule; .*none\.safetensors; .*mayDiffer/);
+        return isUsage("there is none")(error);
+      });
+      assert.equal(device.bytes, bytes);
+      await assert.rejects(run[Symbol.asyncIterator]().next(), isUsage("there is none"));
+      assert.equal((await drive(model, { ...SHORT, checkpoint })).records.length, 2);
+    });
+  });
+});

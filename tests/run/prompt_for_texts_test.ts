@@ -1,0 +1,32 @@
+// A prompt of one's own beside rows that are texts, which get none. On the demo's tokenizer.
+import assert from "node:assert/strict";
+import { COLLABORATIVE_PROMPT, type PruneOptions, type Row, toRow } from "../../mod.ts";
+import { openModelFiles } from "../../lib/io/open_model.ts";
+import { resolveOptions } from "../../lib/run/options.ts";
+import { encodeRun } from "../../lib/run/run_data.ts";
+import { failure } from "../io_text/fixtures.ts";
+
+const { source: { spec }, tokenizer } = await openModelFiles("demo");
+const TEXTS: readonly Row[] = Array.from({ length: 4 }, () => toRow({ text: "Tom went to Rome." }));
+const ASKING = toRow({ instruction: "Name a colour.", output: "Red." });
+
+function encodes(given: Omit<PruneOptions, "sparsity" | "steps">): void {
+  const options = { sparsity: 0.2, steps: 1, batch: 1, seq: 64, ...given };
+  encodeRun({ tokenizer, spec }, resolveOptions(options, spec), options);
+}
+
+Deno.test("a prompt of one's own is refused where all rows are texts, and taken where one is none or the run goes on", () => {
+  const prompt = "Be small.",
+    refused = failure("usage", /a prompt stands before instructions.*now: the data are texts/);
+  assert.throws(() => encodes({ rows: TEXTS, prompt }), refused);
+  assert.throws(() => encodes({ rows: TEXTS, prompt, calibration: TEXTS }), refused);
+  encodes({ rows: [...TEXTS, ASKING], prompt });
+  encodes({ rows: TEXTS, prompt, calibration: [ASKING] });
+  encodes({ rows: TEXTS, prompt, checkpoint: { path: "checkpoint.safetensors", every: 1, resume: true } });
+});
+
+Deno.test("texts are encoded with the prompt that is the default of all rows, named or not, and with none", () => {
+  encodes({ rows: TEXTS });
+  encodes({ rows: TEXTS, prompt: null });
+  encodes({ rows: TEXTS, prompt: COLLABORATIVE_PROMPT });
+});

@@ -21,7 +21,7 @@ import type { RunHooks } from "./hooks.ts";
 import { isOneShot, type Method, METHODS } from "./methods.ts";
 import { type MonitorOptions, type ResolvedMonitors, resolveMonitors } from "./monitors/alarm.ts";
 import { type Preset, type PresetOptions, presetOptions, PRESETS } from "./presets.ts";
-import { checkTaken, checkTrained, LORA_RATE, type Rates, resolveRates } from "./rates.ts";
+import { checkTaken, checkLoraRates, LORA_RATE, type Rates, resolveRates } from "./rates.ts";
 import type { ScheduleSource } from "./schedule_host.ts";
 import { alignment, type WantedSize } from "./size_goal.ts";
 
@@ -226,7 +226,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   checkTakenRules(resolved.units, options.rules ?? {});
   checkScoredKinds(resolved.units, resolved.method);
   checkTaken((name) => options.rates?.[name] !== undefined, { ...resolved, what: "cannot use these rates" });
-  checkTrained(options.rates, resolved);
+  checkLoraRates(options.rates, resolved);
   checkStart(resolved);
   checkFocus(resolved);
   checkCalibration(resolved);

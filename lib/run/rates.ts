@@ -164,7 +164,7 @@ export function checkTaken(
  * Refuses rates of LoRA that no step would use: all of them where no stage has steps, that of a last stage without any, and two where a run has but one
  * stage. Throws `CompressoError("usage")`.
  */
-export function checkTrained(
+export function checkLoraRates(
   given: Partial<Rates> = {},
   options: Pick<ResolvedOptions, "method" | "prefinetune" | "steps" | "postfinetune">,
 ): void {

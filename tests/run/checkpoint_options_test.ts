@@ -4,18 +4,10 @@ import { compress, CompressoError, prune, type PruneOptions } from "../../mod.ts
 import { openSafetensors } from "../../lib/io/safetensors.ts";
 import { isObject } from "../../lib/io/tokenizer_compat.ts";
 import { resolveOptions, telling } from "../../lib/run/options.ts";
+import { inTemporaryFolder } from "../io/files.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 
 const SHORT = { ...BASE, steps: 1, prefinetune: 0, postfinetune: 1, seq: 32 } as const;
-
-async function inFolder(work: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await work(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
 
 function isUsage(value: string): (error: unknown) => boolean {
   return (error) => {
@@ -26,7 +18,7 @@ function isUsage(value: string): (error: unknown) => boolean {
 }
 
 Deno.test("facts of a caller's are refused by the name of any fact of the run's own, and kept by others", async () => {
-  await inFolder(async (folder) => {
+  await inTemporaryFolder(async (folder) => {
     await withDemo(async ({ model }) => {
       const path = `${folder}/checkpoint.safetensors`, given = { weights: "own", rows: 5 };
       const learned = { units: ["heads"], layout: "uniform", rates: { tracking: 0 } } as const;
@@ -63,7 +55,7 @@ Deno.test("facts of a caller's are refused by the name of any fact of the run's 
 });
 
 Deno.test("what may differ is refused where there is no checkpoint to go on from, and without it such a run begins", async () => {
-  await inFolder(async (folder) => {
+  await inTemporaryFolder(async (folder) => {
     await withDemo(async ({ model, device }) => {
       const checkpoint = { path: `${folder}/none.safetensors`, every: Infinity, resume: true }, { bytes } = device;
       using run = prune(model, { ...SHORT, checkpoint: { ...checkpoint, mayDiffer: ["rates", "schedule"] } });

@@ -2,18 +2,10 @@
 import assert from "node:assert/strict";
 import { compress, type CompressOptions, prune, type RunHandle, type StepRecord } from "../../mod.ts";
 import { exists } from "../../lib/io/exists.ts";
+import { inTemporaryFolder } from "../io/files.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 
 const SHORT = { ...BASE, steps: 1, prefinetune: 1, postfinetune: 1, seq: 32 } as const;
-
-async function inFolder(work: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await work(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
 
 Deno.test("after a step whose numbers are not finite the handle has step and LoRA of the state that was kept", async () => {
   await withDemo(async ({ model }) => {
@@ -39,7 +31,7 @@ Deno.test("after a step whose numbers are not finite the handle has step and LoR
 });
 
 Deno.test("hooks around the export get its folder, first without the model's files and last with all of them", async () => {
-  await inFolder(async (folder) => {
+  await inTemporaryFolder(async (folder) => {
     await withDemo(async ({ model }) => {
       const dir = `${folder}/run`, called: (readonly [string, string, boolean, boolean])[] = [];
       const look = async (hook: string, given: string): Promise<void> => {
@@ -60,7 +52,7 @@ Deno.test("hooks around the export get its folder, first without the model's fil
 });
 
 Deno.test("a run waits for what its caller does at its start and with each record, and ends where that is rejected", async () => {
-  await inFolder(async (folder) => {
+  await inTemporaryFolder(async (folder) => {
     await withDemo(async ({ model }) => {
       const told: string[] = [];
       const later = async (text: string, fails: boolean): Promise<void> => {

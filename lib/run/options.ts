@@ -21,7 +21,7 @@ import type { RunHooks } from "./hooks.ts";
 import { isOneShot, type Method, METHODS } from "./methods.ts";
 import { type MonitorOptions, type ResolvedMonitors, resolveMonitors } from "./monitors/alarm.ts";
 import { type Preset, type PresetOptions, presetOptions, PRESETS } from "./presets.ts";
-import { checkTaken, checkLoraRates, LORA_RATE, type Rates, resolveRates } from "./rates.ts";
+import { checkLoraRates, checkTaken, LORA_RATE, type Rates, resolveRates } from "./rates.ts";
 import type { ScheduleSource } from "./schedule_host.ts";
 import { alignment, type WantedSize } from "./size_goal.ts";
 

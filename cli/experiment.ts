@@ -38,7 +38,7 @@ export function experimentVerb(): CommandUnknownOpts {
   })
     .argument(
       "<file>",
-      "an experiment: a .ts file with `export default defineExperiment({ … })`, or the same as .json, where trust is for --set alone",
+      "an experiment: a .ts file with `export default defineExperiment({ … })`, or the same as .json, in which trust cannot be set (--set trust=true does)",
     )
     .option("--out <dir>", "folder of all results (default: runs/ and the experiment's name)", outputPath("--out"))
     .option(
@@ -77,7 +77,7 @@ export function experimentVerb(): CommandUnknownOpts {
     .option("--redo", "run anew what failed, has another definition than before, or lacks measures and its model")
     .option(
       "--dry-run",
-      "list the runs with their steps, tokens and state, and what a sitting with these options would do; do nothing",
+      "list the runs with their steps, tokens and state, and what a sitting with these options would do; do nothing but read, and import scripts that are trusted",
     )
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
     .option(...TUNING_OPTION)

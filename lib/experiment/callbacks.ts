@@ -19,12 +19,12 @@ export function guardCallbacks(options: RunExperimentOptions): Guarded {
     stop.abort(error);
   };
   const guard = <Given extends readonly unknown[]>(
-    call: ((...given: Given) => void) | undefined,
-  ): ((...given: Given) => void) | undefined =>
-    call && ((...given) => {
+    call: ((...given: Given) => void | Promise<void>) | undefined,
+  ): ((...given: Given) => Promise<void>) | undefined =>
+    call && (async (...given) => {
       if (thrown.length > 0) return;
       try {
-        call(...given);
+        await call(...given);
       } catch (error) {
         end(error);
       }

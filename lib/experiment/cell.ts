@@ -20,7 +20,7 @@ import { type CellOutcome, missingOf, MODEL_FOLDER, type Store } from "./store.t
 /** What a sitting is told of. */
 export interface CellEvents {
   /** Called for every step. */
-  readonly onRecord?: ((record: StepRecord) => void) | undefined;
+  readonly onRecord?: ((record: StepRecord) => void | Promise<void>) | undefined;
   /** Called for every alarm, once. */
   readonly onAlarm?: ((alarm: Alarm) => void) | undefined;
   /** Called while something else goes on, with its share done where known. */
@@ -84,9 +84,9 @@ export async function pruneCell(
       session = started;
       told.know(earlier, doneBefore);
     },
-    onRecord(record): void {
+    async onRecord(record): Promise<void> {
       if (options.lora === false && record.learningRate > 0) throw trainsAnyway(record);
-      events.onRecord?.(record);
+      await events.onRecord?.(record);
       tell(record.alarms);
     },
     onScoring: (share) => events.onPhase?.("scoring units", share),

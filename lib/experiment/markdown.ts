@@ -277,7 +277,7 @@ const LAYER_NOTE =
   "Share of a layer's linear weights that is cut, mean over the seeds. Distances are means over the layers of the absolute difference: from all layers cut alike, between two seeds of the same options, and between two runs that differ in one option, there ± the standard error over the seeds as above. An option moves the layers where its distance is clearly larger than that between two seeds; how far such distances scatter was not measured.";
 
 const UNIFORM_NOTE =
-  "Pairs of two runs of a uniform layout are left out of them: all their layers are cut alike, whatever else differs.";
+  "Between two runs, pairs of a uniform layout are left out: all their layers are cut alike, whatever else differs.";
 
 function table(head: readonly string[], rows: readonly (readonly string[])[], texts: number): string {
   const line = (cells: readonly string[]): string =>

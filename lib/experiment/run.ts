@@ -44,10 +44,10 @@ export interface RunExperimentOptions extends ExperimentOverrides {
   readonly onFailure?: ((cell: PlannedCell, failure: CellFailure) => void) | undefined;
   /** Called for what the user should know. */
   readonly onNote?: ((line: string) => void) | undefined;
-  /** Called when a model was loaded, before it is used for a cell, whose failure a `CompressoError` is that it throws. */
+  /** Called when a model was loaded, before it is used for a cell. A `CompressoError` that it throws is that cell's failure. */
   readonly onModel?: ((model: Model, cell: PlannedCell) => Promise<void>) | undefined;
-  /** Called for every step. */
-  readonly onRecord?: ((record: StepRecord) => void) | undefined;
+  /** Called for every step, which the next one waits for. */
+  readonly onRecord?: ((record: StepRecord) => void | Promise<void>) | undefined;
   /** Called for every alarm of a run, once. */
   readonly onAlarm?: ((cell: PlannedCell, alarm: Alarm) => void) | undefined;
   /** Called while something else goes on, with its share done where known. */
@@ -72,7 +72,8 @@ export interface ExperimentResult {
  *
  * @throws CompressoError("usage") for an experiment that cannot work, and where another sitting works in the folder; "mismatch" for cells whose
  * definition is no longer that of their results, unless `redo` is set, and for files that change while the sitting goes on; the signal's reason
- * where it fires; what one of the options' functions throws, as it is, which stops the work as the signal does. What a single cell throws is
+ * where it fires; what one of the options' functions throws, as it is, which stops the work as the signal does. What a single cell throws, or `onModel`
+ * as a `CompressoError`, is
  * recorded, and the next one runs.
  * @example
  * ```ts

@@ -93,6 +93,11 @@ export function leastLimit(
   return WIDEST * spread + openFrom(rates);
 }
 
+/** The least limit as messages have it, rounded up: what they name is allowed. */
+export function shownLimit(least: number): string {
+  return (Math.ceil(10 * least) / 10).toFixed(1);
+}
+
 /**
  * The same order, shifted such that even the unit of least log α is open: a run's first step then is on the model as it was trained so far, and the
  * constraint takes from there. As far as `limit` leaves room above.

@@ -105,7 +105,7 @@ export interface ScheduleDefinition {
   /** Whether the pruning stage ends before this step. Before the first one it cuts nothing, but for a size and for layers that are to be alike: records are those of fine-tuning then. */
   readonly end?: (input: ScheduleInput) => boolean;
   /**
-   * Numbers of the loop. Learned masks start at the run's own temperature and noise: give it these too where the schedule begins at others. `limit` is held to
+   * Numbers of the loop. Learned masks start at the run's own temperature and noise: give the run the first ones too where the schedule begins at others. `limit` is held to
    * what the run's own may be. Beside a `sparsity`, `warmup` says only from where on monitors compare what is cut with the target.
    */
   readonly rates?: { readonly [rate in RateName]?: Curve };

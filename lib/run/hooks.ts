@@ -15,8 +15,8 @@ export interface RunHandle {
   /** log α of every unit; under "gradual" the running mean of squared gradients, under a one-shot method the places in its ranking once it has one. */
   logAlpha(): Promise<Float32Array<ArrayBuffer>>;
   /**
-   * Sets log α of every unit. Outside the pruning stage that moves nothing: before it, since the stage begins with a start of its own, of a one-shot
-   * method with its scores; after it, since masks stay. What is set after it the result has as `logAlpha`. Throws `CompressoError("input")` for another
+   * Sets log α of every unit. Outside the pruning stage that moves nothing: before it, since the stage begins with a start of its own, under a one-shot
+   * method with scores; after it, since masks stay. What is set after it the result has as `logAlpha`. Throws `CompressoError("input")` for another
    * length, or a value that is not finite.
    */
   setLogAlpha(values: Float32Array<ArrayBuffer>): void;

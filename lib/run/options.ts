@@ -10,7 +10,7 @@ import { checkKept, KEPT_RULES, type KeptRule } from "../prune/harden.ts";
 import { LAMBDA_RULES, type LambdaRule } from "../prune/lambda_rule.ts";
 import type { Layout } from "../prune/layouts.ts";
 import { START_RULES, type StartRule } from "../prune/start.ts";
-import { leastLimit } from "../prune/saliency.ts";
+import { leastLimit, shownLimit } from "../prune/saliency.ts";
 import { checkSeed } from "../random.ts";
 import { checkKinds, checkTakenRules, type UnitKind, type UnitRules } from "../prune/units.ts";
 import type { DataReport, Row } from "../io/datasets.ts";
@@ -135,7 +135,7 @@ export interface CheckpointOptions {
    * made with: name in `identity` what else they read from outside.
    */
   readonly mayDiffer?: readonly string[];
-  /** Further facts that must be equal on resuming, such as hashes of model and data, by names that are none of the run's own, such as "seed". */
+  /** Further facts that must be equal on resuming, such as hashes of files; names of the run's own facts (`model`, `seed` and so on) are refused. */
   readonly identity?: Readonly<Record<string, string | number | boolean | null>>;
 }
 
@@ -329,7 +329,7 @@ function checkStart({ method, start, rates }: ResolvedOptions): void {
   throw new CompressoError("usage", {
     what: "cannot start masks from saliency",
     rule: `the limit of log α is at least ${
-      least.toFixed(1)
+      shownLimit(least)
     } here, so that half of all units begin open: three times the spread, and what opens a unit`,
     value: `a limit of ${limit} at a spread of ${spread}`,
     mend: "raise --log-alpha-limit, lower --spread, or start from a constant (--start constant, without --spread)",

@@ -131,7 +131,7 @@ const OF_MASKS: readonly (keyof Rates)[] = [
 ];
 
 /** Rates that steps of LoRA have in each stage. */
-const OF_LORA: readonly (keyof Rates)[] = ["lora", "clipNorm", "weightDecay"];
+export const OF_LORA: readonly (keyof Rates)[] = ["lora", "clipNorm", "weightDecay"];
 
 const LEAVE = "leave it out; in an experiment give it to a grid of the methods that take it";
 
@@ -175,7 +175,7 @@ export function checkLoraRates(
       what,
       rule: `${OF_LORA.join(", ")} are for LoRA's steps`,
       value: `method ${method}, no steps, and the rate '${idle}' is ${given[idle]}`,
-      mend: LEAVE,
+      mend: "leave it out, or give steps of recovery (--steps)",
     });
   }
   if (recovery === undefined) return;

@@ -64,7 +64,7 @@ export function encodeRun(
   };
 }
 
-/** Refuses a prompt that no row would get, but where a run goes on that had it. The collaborative one is the default of all rows. */
+/** Refuses a prompt that no row would get, but where a run may go on that had it. The collaborative one is the default of all rows. */
 function refusePrompt(
   rows: readonly Row[],
   { prompt, calibration = [], checkpoint }: Pick<PruneOptions, "prompt" | "calibration" | "checkpoint">,

@@ -1,6 +1,6 @@
 // What a pruning stage aims at, step by step: the built-in cubic schedule, or the user's own. Owns what a schedule is shown; refuses the loop.
 import { CompressoError } from "../errors.ts";
-import { leastLimit } from "../prune/saliency.ts";
+import { leastLimit, shownLimit } from "../prune/saliency.ts";
 import { mostUniform } from "../prune/uniform.ts";
 import { checkLayerTargets, checkReachable, type LayerPart, mostSparsity, type UnitTable } from "../prune/units.ts";
 import { cubicSparsity, progressOf } from "../prune/schedule.ts";
@@ -252,7 +252,7 @@ function checkLimit(
   throw new CompressoError("input", {
     what: `cannot use the schedule at step ${step} of ${steps}`,
     rule: `the limit of log α is at least ${
-      least.toFixed(1)
+      shownLimit(least)
     } where masks start from saliency, so that half of all units keep their order: three times the spread, and what opens a unit`,
     value: `rates.limit = ${limit}`,
     mend: "raise rates.limit, lower the run's --spread, or start from a constant (--start constant, without --spread)",

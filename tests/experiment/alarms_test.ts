@@ -84,7 +84,7 @@ experimentTest("a resumed run tells no alarm of an earlier sitting again", async
     const sitting = run(definition, out, {
       signal,
       onAlarm: (_cell, { step }) => now.push(step),
-      onRecord: () => now.length > 0 && stop.abort(new CompressoError("aborted", { what: "stopped" })),
+      onRecord: () => void (now.length > 0 && stop.abort(new CompressoError("aborted", { what: "stopped" }))),
     });
     if (signal) await assert.rejects(sitting, /stopped/);
     else {

@@ -105,6 +105,7 @@ experimentTest(
       ["new", { onModel: () => Promise.reject(mine) }],
       ["new", { onModel: fail }],
       ["stopped", { onRecord: ({ step }) => void (step === 2 && fail()) }],
+      ["stopped", { onRecord: ({ step }) => step === 2 ? Promise.reject(mine) : Promise.resolve() }],
       ["stopped", { onPhase: (text) => void (text === "writing the model" && fail()) }],
       // Of the pruned model, not of the one that it was; a measure's own errors are told with its name.
       ["pruned", {

@@ -46,12 +46,12 @@ Deno.test("a limit of log α below what the run's own may be is refused at its s
     return (await at(4)).rates.limit;
   };
   // 3 · 8 + 0.1 · log 11 + 7 · 0.1, as the run's own.
-  await rejectsWith(limitAt(24.9), "input", /step 4 of 40;.*at least 24\.9 .*now: rates\.limit = 24\.9;/);
+  await rejectsWith(limitAt(24.9), "input", /step 4 of 40;.*at least 25\.0 .*now: rates\.limit = 24\.9;/);
   assert.equal(await limitAt(24.95), 24.95);
   assert.equal(await limitAt(7, { rates: { spread: 2 } }), 7);
-  await rejectsWith(limitAt(6.9, { rates: { spread: 2 } }), "input", /at least 6\.9/);
+  await rejectsWith(limitAt(6.9, { rates: { spread: 2 } }), "input", /at least 7\.0/);
   assert.equal(await limitAt(0.375, { start: "constant" }), 0.375);
-  assert.throws(() => resolveOptions({ ...BASE, steps: 40, rates: { limit: 24.9 } }, spec), /at least 24\.9/);
+  assert.throws(() => resolveOptions({ ...BASE, steps: 40, rates: { limit: 24.9 } }, spec), /at least 25\.0/);
 });
 
 Deno.test("a rate that only steps under a schedule would use is refused beside one that sets it, and trust beside what is no script", async () => {

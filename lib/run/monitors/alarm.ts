@@ -60,8 +60,8 @@ export interface MonitorOptions {
   /** Share of a layer's heads and of its FFN columns that is cut, from which on it is dead; default 0.98. Default: warn. */
   readonly "dead-layer"?: MonitorSetting;
   /**
-   * Share of the units of a kind that turn back three times or more within thirteen looks; default 0.25. Kinds of which fewer than eight may be cut
-   * are left out where there are others. Default: roll back.
+   * Share of the units of a kind that turn back three times or more within thirteen looks; default 0.25. Kinds of which fewer than nine may be cut
+   * are left out where there is a larger one, and else all units count together. Default: roll back.
    */
   readonly oscillation?: MonitorSetting;
   /**

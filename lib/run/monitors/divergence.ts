@@ -20,8 +20,7 @@ const LEAST_ROOM = 1;
 
 /**
  * Takes in one loss. The mean of the last four may rise by `threshold` of the way from the lowest such mean to the loss of a uniform guess,
- * `chance` = ln(vocabulary), but at least of {@link LEAST_ROOM}. Where less than that lies between the two, the loss of a run that ends well may rise as far
- * by the noise of batches of few tokens.
+ * `chance` = ln(vocabulary), taken as at least {@link LEAST_ROOM}. Where less than that lies between the two, a run that ends well may come so far.
  */
 export function watchLoss(
   history: LossHistory,

@@ -11,14 +11,14 @@ export interface MaskHistory {
 /** Times that a unit has to turn back: back to where it was at a look before. */
 const BACK = 3;
 /** Units of a kind that may be cut, below which one or two of them that turn say nothing of the kind. */
-const FEW = 8;
+const FEW = 9;
 /** Looks over which they are counted. Four turns of a period of eight steps lie within so many, where each step is looked at. */
 const LOOKS = 13;
 
 /**
  * Takes in one look. At the first turn that is remembered a unit goes where it was not, at each later one it turns back. They need not follow each
  * other look by look: looks fall on any phase of a period, and some find the masks where the one before did. The share is taken
- * of each kind by itself, so that one of few units shows beside one of many; what is found is the kind of which most turn.
+ * of each kind by itself, so that one of few units shows beside one of many, and of all together where no kind has enough.
  */
 export function watchTurns(
   history: MaskHistory | null,
@@ -37,24 +37,23 @@ export function watchTurns(
     if (before) { for (let unit = 0; unit < flags.length; unit++) if (flags[unit] !== before[unit]) add(turns, unit); }
     before = flags;
   }
-  const shares = kinds.filter(({ count }) => count >= FEW || kinds.length === 1).map(({ name, first, count }) => {
+  const watched = kinds.filter(({ count }) => count >= FEW);
+  const groups = watched.length > 0 ? watched : [{ name: "units", first: 0, count: closed.length }];
+  const shares = groups.map(({ name, first, count }) => {
     const own = turns.subarray(first, first + count).filter((times) => times > BACK);
     return { name, back: own.length / Math.max(1, count) };
   });
-  const [most] = shares.toSorted((one, other) => other.back - one.back);
-  const found: Finding[] = !most || most.back < setting.threshold ? [] : [{
+  const found = shares.filter(({ back }) => back >= setting.threshold).map(({ name, back }): Finding => ({
     monitor: "oscillation",
-    key: `oscillation ${most.name}`,
+    key: `oscillation ${name}`,
     message: `the masks oscillate: ${
-      percent(most.back)
-    } of the ${most.name} turned back ${BACK} times or more in the last ${LOOKS} looks, limit ${
-      percent(setting.threshold)
-    }`,
+      percent(back)
+    } of the ${name} turned back ${BACK} times or more in the last ${LOOKS} looks, limit ${percent(setting.threshold)}`,
     change: `${
       isHard ? "look at more rows in each step (--batch)" : "lower the rate `mask`"
     }, prune in more steps, or let a schedule's targets go one way`,
     ...(isHard ? { instead: "warn" } as const : {}), // no rate chooses them
-  }];
+  }));
   return { history: { looks: kept }, found };
 }
 

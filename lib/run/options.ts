@@ -57,7 +57,7 @@ export interface PruneOptions {
   readonly units?: readonly UnitKind[];
   /** Default rank 8, alpha 16 on all seven projections, no dropout. */
   readonly lora?: Partial<LoraConfig>;
-  /** Text before every instruction; default the collaborative prompt, null for none. */
+  /** Text before every instruction; default the collaborative prompt, null for none. One of your own is refused where all rows are texts, which get none. */
   readonly prompt?: string | null;
   /** Default "compact". It decides the hard masks where it is "uniform", and the files in any case. */
   readonly layout?: Layout;

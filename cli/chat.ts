@@ -41,7 +41,7 @@ export function chatVerb(): CommandUnknownOpts {
     .option("--prompt-file <file>", "put your own text there, in place of that prompt")
     .option(
       "--style <style>",
-      "layout of the turns: chat (the model's template), alpaca or plain (default: the model's own)",
+      "layout of the turns: chat (the model's template), alpaca or plain (default: the model's own; one without a chat template wants it)",
       oneOf("--style", ["chat", "alpaca", "plain"]),
     )
     .option("--max-tokens <count>", "tokens of an answer at most", wholeNumber("--max-tokens", { least: 1 }), 512)

@@ -121,7 +121,9 @@ async function runGenerate(path: string, settings: GenerateSettings): Promise<vo
         resume,
         identity: { weights: await modelDigest(modelPath(path)), baseDtype },
         signal,
-        onStart: (there) => there > 0 && progress.note(`going on after text ${there}`),
+        onStart: (there) => {
+          if (there > 0) progress.note(`going on after text ${there}`);
+        },
         onProgress: (share) => progress.phase("writing texts", share),
       });
       progress[Symbol.dispose]();

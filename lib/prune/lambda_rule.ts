@@ -1,7 +1,7 @@
 // How the multipliers of the sparsity constraint move. Owns the rules' names; refuses the arithmetic (see kernels/expected_size.wgsl).
 
 /**
- * How λ1 and λ2 rise and fall: "plain", by their gradients times the rate, so that they rest where the target is held; or "adam", by about the rate at
+ * How λ1 rises and falls, and λ2 rises: "plain", by their gradients times the rate, so that they rest where the target is held; or "adam", by about the rate at
  * each step however small the gap, as in Compresso's published code, where nothing else holds the target.
  */
 export const LAMBDA_RULES = ["plain", "adam"] as const;

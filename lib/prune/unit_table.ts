@@ -116,9 +116,11 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
     return attentionPart(layer, { index, rows, groups, kind, spec, slot: layout.layers[index]?.head ?? 0, resolved });
   });
   const ffnFirst = rows.length;
+  // The only FFN there is keeps a column.
+  const leastFfn = Math.max(minimum.ffn, spec.layers.filter(({ ffn }) => ffn > 0).length > 1 ? 0 : 1);
   const ffn = spec.layers.map(({ ffn: width }, layer): LayerPart => {
     const first = rows.length, slot = layout.layers[layer]?.ffn ?? 0;
-    const isCut = set.has("ffn") && !protect.has(layer) && nextNarrower(width, { align, least: minimum.ffn }) >= 0;
+    const isCut = set.has("ffn") && !protect.has(layer) && nextNarrower(width, { align, least: leastFfn }) >= 0;
     for (let c = 0; isCut && c < width; c++) rows.push({ cost: 3, slot: slot + c, slots: 1, layer, group: -1 });
     return {
       first,

@@ -129,12 +129,13 @@ export function encodeRows(
   if (examples.length === 0) {
     if (refused[0] && refused.length === rows.length) throw allRefused(refused[0].error, rows.length);
     const prompt = promptTokens > 0 ? `, of which the prompt takes ${promptTokens}` : "";
-    throw new CompressoError("input", {
-      what: "cannot train on these data",
-      rule: "at least one row has a response within seq tokens",
-      value: `${rows.length} rows, seq ${seq}${prompt}`,
-      mend: "raise seq",
-    });
+    const [rule, mend] = rows.length === 0
+      ? ["there are rows to train on", "give rows"]
+      : rows.every(({ kind }) => kind === "text")
+      ? ["at least one text has two tokens", "give longer texts"]
+      : ["at least one row has a response within seq tokens", "raise seq"];
+    const value = `${rows.length} rows, seq ${seq}${prompt}`;
+    throw new CompressoError("input", { what: "cannot train on these data", rule, value, mend });
   }
   const tokens = examples.reduce((sum, example) => sum + example.tokens.length, 0);
   const empty = reading?.skipped.map(({ row }) => row) ?? [];

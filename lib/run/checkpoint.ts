@@ -134,9 +134,12 @@ export async function readCheckpoint(
     });
   }
   const changed = changedBetween(meta.identity, identity), idle = idleFacts(identity.method);
-  // What that fact says follows from this rate, of runs of one layout and units.
+  const may = (name: string): boolean => mayDiffer.includes(name), both = [meta.identity, identity];
+  // Facts that follow from others: from this rate, of runs of one layout and units; from calibration, of learned masks; from a size, where both have one.
   const isFree = (name: string): boolean =>
-    mayDiffer.includes(name) || (name === "learning" && changed.has("tracking"));
+    may(name) || (name === "learning" && changed.has("tracking")) ||
+    (name === "scoring" && identity.method === "compresso" && may("calibration")) ||
+    (name === "sparsity" && may("size") && both.every(({ size }) => size !== "null"));
   const lines = new Map(
     names.filter((name) => !isFree(name)).map((name) =>
       [name, differencesOf(parsed(meta.identity, name), parsed(identity, name), { idle })] as const

@@ -15,10 +15,10 @@ export interface SelfDataFileOptions extends Omit<SelfDataOptions, "skip"> {
   readonly resume?: boolean | undefined;
   /** Facts that must be the same for going on, such as a hash of the weights. */
   readonly identity?: Readonly<Record<string, string | number>> | undefined;
-  /** Called when it is known how many texts were there. */
-  readonly onStart?: ((there: number) => void) | undefined;
-  /** Called after each text. */
-  readonly onText?: ((text: SelfText) => void) | undefined;
+  /** Called when it is known how many texts were there, and waited for. */
+  readonly onStart?: ((there: number) => void | Promise<void>) | undefined;
+  /** Called after each text, which the next one waits for. */
+  readonly onText?: ((text: SelfText) => void | Promise<void>) | undefined;
 }
 
 /** What was written. */
@@ -74,12 +74,12 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
     await file.seek(0, Deno.SeekMode.Start);
     await append(file, { path, line: `${header}\n` });
   }
-  onStart?.(there);
+  await onStart?.(there);
   let generated = 0;
   for await (const text of writeTexts(model, { count, ...settings, skip: there, cacheBytes, signal, onProgress })) {
     await append(file, { path, line: `${JSON.stringify(textFields(text))}\n` });
     generated += text.tokens;
-    onText?.(text);
+    await onText?.(text);
   }
   // While it is still held: whoever waits for it finds another file, or none.
   await publish(await readWhole(file), { part, path, count });

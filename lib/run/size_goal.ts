@@ -76,11 +76,11 @@ export function aimRun(
  * takes, which is all that it can ask for.
  */
 export function goesBeforeSize(
-  { leftOut, stageStep, target, layerTargets }: Pick<RunPosition, "leftOut" | "stageStep" | "target" | "layerTargets">,
+  { leftOut, target, layerTargets }: Pick<RunPosition, "leftOut" | "target" | "layerTargets">,
   { sparsity }: Pick<ResolvedOptions, "sparsity">,
 ): boolean {
-  if (leftOut === 0 || stageStep === 0) return false;
-  const isThere = target !== null && Math.abs(target - sparsity) <= ROUNDING;
+  if (leftOut === 0 || target === null) return false;
+  const isThere = Math.abs(target - sparsity) <= ROUNDING;
   return !isThere || (layerTargets?.some((goal) => goal !== null) ?? false);
 }
 

@@ -32,7 +32,7 @@ export interface SteeringInput {
   readonly steps: number;
   /** The last records, oldest first. */
   readonly records: readonly RecordView[];
-  /** How far the layers are cut now; asked for only where a schedule wants it. */
+  /** How far the layers are cut now; asked for only where a schedule is given. */
   readonly layers: () => Promise<readonly LayerState[]>;
 }
 

@@ -199,6 +199,20 @@ Deno.test("the report tells what the prompt costs: the tokens by which each row 
   );
 });
 
+Deno.test("encodeRows() says of no rows, and of texts of one token, what they lack", async () => {
+  const tokenizer = await tokenizerOf("byte_level");
+  const refused = (rows: readonly Row[], message: RegExp): void =>
+    assert.throws(
+      () => encodeRows(rows, { tokenizer, prompt: null, seq: 8, packing: false }),
+      failure("input", message),
+    );
+  refused([], /there are rows to train on; now: 0 rows, seq 8; mend: give rows$/);
+  refused(
+    [{ kind: "text", text: "x", extra: {} }],
+    /one text has two tokens; now: 1 rows, seq 8; mend: give longer texts$/,
+  );
+});
+
 Deno.test("encodeRows() cuts texts to windows that hold every token but single tails", async () => {
   const tokenizer = await tokenizerOf("byte_level");
   const texts = ["the river carries the stone near a garden", "x"];

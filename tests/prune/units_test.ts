@@ -195,6 +195,22 @@ Deno.test("selectUnits() and checkReachable() refuse a sparsity that the units c
   for (const any of TABLES) checkReachable(any, 0.05);
 });
 
+Deno.test("FFN columns are refused where the only FFN there is would have to fall whole, and not where another one stays", () => {
+  const layer = { heads: 4, kvHeads: 4, ffn: 20 }, one = decoder([layer, { ...layer, ffn: 0 }]);
+  for (const align of [20, 32]) {
+    assert.throws(
+      () => unitTable(one, ["kv", "ffn"], { align }),
+      (error) =>
+        error instanceof CompressoError && error.code === "usage" &&
+        error.parts.value === `widest FFN 20, at least 0, aligned to ${align}`,
+    );
+    const two = unitTable(decoder([layer, layer]), ["ffn"], { align });
+    const kept = selectUnits(two, scoresOf(two, 1), { target: 0.01 });
+    assert.equal(cutOf(kept).length, 20);
+  }
+  assert.equal(unitTable(one, ["ffn"], { align: 16 }).count, 20);
+});
+
 Deno.test("scores and selections of another table, and scores that are no numbers, are refused", () => {
   const table = unitTable(UNEVEN, ["heads", "ffn"]), other = scoresOf(unitTable(UNEVEN, ["ffn"]), 1);
   const own = scoresOf(table, 1), broken = own.with(3, NaN), kept = new Uint8Array(table.count).fill(1);

@@ -205,8 +205,9 @@ Deno.test("a schedule that ends beside what was asked for is told so, and what a
   assert.match(beside, /last target is 10\.0 %, and 30\.0 % was asked for/);
   const [taken = ""] = await alarmsOf(size, low);
   assert.match(taken, /last target is 10\.0 %, and the size takes 2\d\.\d %; 1\d\.\d % were cut at once when/);
-  const [left = ""] = await alarmsOf(size, { end });
+  const [left = "", ...beyond] = await alarmsOf(size, { end });
   assert.match(left, /and the size takes 2\d\.\d %; hard sparsity is \d+\.\d %$/);
+  assert.deepEqual(beyond, [], "said once");
   assert.deepEqual(await alarmsOf(size), []);
   const [smaller = "", ...no] = await alarmsOf(size, { layers: ({ layers }) => layers.map(() => 0.5) });
   assert.match(smaller, /smaller than it was asked to be: hard sparsity 5\d\.\d %, the size takes 2\d\.\d %$/);
@@ -237,7 +238,7 @@ Deno.test("a run larger than its size by a schedule's end is told of the schedul
   const { source: { spec } } = await openModelFiles("demo"), table = unitTable(spec, ["kv", "ffn"]);
   const { sparsity: _sparsity, ...base } = BASE;
   const options = { ...resolveOptions({ ...base, size: { parameters: 700_000 } }, spec), sparsity: 0.2 };
-  const position = { ...firstPosition({ epoch: 0, index: 0 }), stageStep: 3, target: options.sparsity };
+  const position = { ...firstPosition({ epoch: 0, index: 0 }), target: options.sparsity };
   const change = (more: Partial<RunPosition>): string | undefined => {
     const oversight = oversightOf(options, table, { steps: 40 });
     const { verdict } = overseeEnd({ ...position, ...more }, { look: look(0.2), hard: 0.2, excess: 12 }, oversight);

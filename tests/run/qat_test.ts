@@ -117,7 +117,7 @@ Deno.test("the file holds the texts, one {text} a line, with what was cut off, a
   await withDemo(async (model) => {
     await inTemporaryFolder(async (folder) => {
       const path = `${folder}/deep/own.jsonl`, seen: number[] = [];
-      const result = await writeTextFile(model, { ...SETTINGS, path, onText: ({ index }) => seen.push(index) });
+      const result = await writeTextFile(model, { ...SETTINGS, path, onText: ({ index }) => void seen.push(index) });
       const texts = await all(model, SETTINGS);
       const expected = texts.map(({ text, hasEnded }) =>
         JSON.stringify(hasEnded ? { text } : { text, ended: false }) + "\n"
@@ -155,7 +155,11 @@ Deno.test("a run that was stopped goes on to the bytes of one that was not, wher
       for (const cut of [0, 1, 20]) {
         await Deno.writeFile(partPath(path), part.subarray(0, part.length - cut));
         let there = -1;
-        const { resumed } = await writeTextFile(model, { ...options, resume: true, onStart: (count) => there = count });
+        const { resumed } = await writeTextFile(model, {
+          ...options,
+          resume: true,
+          onStart: (count) => void (there = count),
+        });
         assert.equal(await Deno.readTextFile(path), expected);
         assert.deepEqual([resumed, there], cut === 0 ? [3, 3] : [2, 2], `cut by ${cut}`);
         assert.deepEqual(await namesIn(folder), ["own.jsonl", "whole.jsonl"]);

@@ -1,6 +1,16 @@
 // Rates that a resumed run is given anew: they hold as they are given, and what they can no longer decide is refused. On the demo model.
 import assert from "node:assert/strict";
-import { type CompressoError, defineSchedule, type Model, type PruneOptions } from "../../mod.ts";
+import {
+  type CheckpointOptions,
+  type CompressoError,
+  defineSchedule,
+  type Model,
+  parameterCount,
+  prune,
+  type PruneOptions,
+  type PruneResult,
+  type StepRecord,
+} from "../../mod.ts";
 import { rejectsWith } from "../io/files.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 
@@ -147,6 +157,68 @@ Deno.test("LoRA that a hook breaks after the last step ends the run by name, and
       });
       const { result } = await drive(model, { checkpoint: { ...checkpoint, resume: true } });
       assert.ok([...result.lora.weights.values()].every((values) => values.every(Number.isFinite)));
+    });
+  });
+});
+
+Deno.test("a run goes on with another size, or without calibration, where just these may differ, whatever follows from them", async () => {
+  await withDemo(async ({ model }) => {
+    await inFolder(async (path) => {
+      const size = (share: number): Pick<PruneOptions, "size"> => ({
+        size: { parameters: Math.round(share * parameterCount(model.spec)) },
+      });
+      const { sparsity: _sparsity, ...sized } = BASE;
+      const run = async (options: Omit<PruneOptions, "rows">, at?: number): Promise<PruneResult> => {
+        const controller = new AbortController();
+        const afterStep = ({ step }: StepRecord): void => {
+          if (step === at) controller.abort(new Error("enough"));
+        };
+        using run = prune(model, { ...options, rows: BASE.rows, signal: controller.signal, hooks: { afterStep } });
+        for await (const _ of run) { /* to its end */ }
+        return run.result();
+      };
+      const checkpoint = { path, every: 1000 },
+        may = (name: string): CheckpointOptions => ({
+          ...{ ...checkpoint, resume: true, mayDiffer: [name] },
+        });
+      const calibration = BASE.rows.slice(0, 4);
+      await assert.rejects(run({ ...sized, ...size(0.85), calibration, checkpoint }, 2), /enough/);
+      await assert.rejects(run({ ...sized, ...size(0.8), calibration, checkpoint: may("size") }, 4), /enough/);
+      await rejectsWith(
+        run({ ...sized, ...size(0.8), checkpoint: may("size") }),
+        "mismatch",
+        /calibration: .*scoring: /,
+      );
+      const { sparsity } = await run({ ...sized, ...size(0.8), checkpoint: may("calibration") });
+      using smaller = prune(model, { ...sized, ...size(0.8), rows: BASE.rows });
+      assert.equal(sparsity.target, smaller.options.sparsity);
+      assert.ok(sparsity.hard >= sparsity.target, `${sparsity.hard} of ${sparsity.target}`);
+    });
+  });
+});
+
+Deno.test("a run stopped as a schedule ended its stage counts all its steps again under one that does not", async () => {
+  await withDemo(async ({ model }) => {
+    await inFolder(async (path) => {
+      const { sparsity: _sparsity, ...sized } = BASE, controller = new AbortController();
+      const parameters = Math.round(0.85 * parameterCount(model.spec));
+      const options = { ...sized, method: "gradual", size: { parameters }, prefinetune: 0, steps: 3 } as const;
+      const checkpoint = { path, every: 1000 }, { signal } = controller;
+      const stopped = prune(model, {
+        ...options,
+        schedule: defineSchedule({ end: () => true }),
+        checkpoint,
+        signal,
+        onScoring: () => controller.abort(new Error("enough")),
+      });
+      await assert.rejects(async () => {
+        for await (const _ of stopped) { /* to its end */ }
+      }, /enough/);
+      stopped[Symbol.dispose]();
+      using run = prune(model, { ...options, checkpoint: { ...checkpoint, resume: true, mayDiffer: ["schedule"] } });
+      const steps: number[] = [];
+      for await (const { step } of run) steps.push(step);
+      assert.deepEqual([steps, run.steps], [[1, 2, 3, 4, 5], 5]);
     });
   });
 });

@@ -215,7 +215,7 @@ export function pruneVerb(): CommandUnknownOpts {
     .option(
       ...maskRate(
         "prior",
-        "weight of what stands beside the running saliency: the calibration's, ten times by the means, or without that what the weights alone say, in medians of the layer (default: 1)",
+        "weight of what stands beside the running saliency: what the weights alone say, in medians of the layer, and the calibration's by the means (default: 1)",
       ),
     )
     .option(

@@ -100,7 +100,7 @@ export interface CellOptions {
   readonly spread?: number | undefined;
   /** Share of itself that the running saliency keeps at each step. */
   readonly memory?: number | undefined;
-  /** Weight of what stands beside the running saliency: that on calibration rows, or what the weights alone say. */
+  /** Weight of what stands beside the running saliency: what the weights alone say, and that on calibration rows. */
   readonly prior?: number | undefined;
   /** Share of the pruning stage after which the target is reached. */
   readonly warmup?: number | undefined;

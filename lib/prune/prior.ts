@@ -1,4 +1,4 @@
-// What stands beside the saliency of a few batches, for what they cannot tell: the shape of the weights, or the saliency on other rows. Owns its scale; refuses gradients.
+// What stands beside the saliency of a few batches, for what they cannot tell: the shape of the weights, and the saliency on other rows. Owns its scale; refuses gradients.
 import type { WeightSource } from "../io/source.ts";
 import { normName, projectionName } from "../nn/spec.ts";
 import type { UnitTable } from "./unit_table.ts";
@@ -49,12 +49,9 @@ export function saliencyPrior(
   return prior;
 }
 
-/** How heavy the saliency on other rows is beside a measured one, by their means. */
-const OTHER_WEIGHT = 10;
-
 /**
- * A saliency on other rows in units of a measured one: `weight` times ten times as heavy, by the means of attention, FFN, hidden dims and layers each.
- * One that is 0 throughout a kind says nothing of it.
+ * A saliency on other rows in units of a measured one: `weight` times as heavy, by the means of attention, FFN, hidden dims and layers each. One that is
+ * 0 throughout a kind says nothing of it.
  */
 export function besidePrior(
   table: UnitTable,
@@ -70,7 +67,7 @@ export function besidePrior(
   };
   for (const [kind, from] of borders.slice(0, -1).entries()) {
     const end = borders[kind + 1] ?? from, whole = total(other, from, end);
-    const factor = whole > 0 ? weight * OTHER_WEIGHT * total(saliency, from, end) / whole : 0;
+    const factor = whole > 0 ? weight * total(saliency, from, end) / whole : 0;
     for (let unit = from; unit < end; unit++) prior[unit] = factor * (other[unit] ?? 0);
   }
   return prior;

@@ -124,9 +124,9 @@ function learned(parts: ChooserParts): Chooser {
       const look = counter(parts, rows.length + texts.length);
       const measured = await saliencyOn(parts, { of: "rows", batches: rows, look }), { prior: weight } = rates;
       const other = calibration && await saliencyOn(parts, { of: "calibration's rows", batches: texts, look });
-      const prior = other
-        ? besidePrior(table, measured, { other, weight })
-        : saliencyPrior(table, measured, { shape: await priorShape(model.source, table), weight });
+      const ofWeights = saliencyPrior(table, measured, { shape: await priorShape(model.source, table), weight });
+      const ofOthers = other && besidePrior(table, measured, { other, weight });
+      const prior = ofOthers ? ofWeights.map((value, unit) => value + (ofOthers[unit] ?? 0)) : ofWeights;
       const whole = measured.map((value, unit) => value + (prior[unit] ?? 0));
       const { logAlpha, drift } = maskStart(perParameter(table, whole), { spread: rates.spread });
       trainer.setLogAlpha(openStart(logAlpha, rates));

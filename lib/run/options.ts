@@ -33,8 +33,8 @@ export interface PruneOptions {
   readonly rows: readonly Row[];
   /**
    * Further rows, or texts, that tell units apart before pruning: 32 sequences of them, in whole batches. For learned masks the squared
-   * gradients of the model on them stand beside those of `rows`, ten times as heavy by their means, in place of the weights' prior (see
-   * `rates.prior`); `taylor`, `wanda-sp` and `flap` score on them alone. What the model itself writes serves well, see `writeCalibration`. Default: none.
+   * gradients of the model on them stand beside those of `rows` and the weights' prior, as heavy as the former by their means (see `rates.prior`);
+   * `taylor`, `wanda-sp` and `flap` score on them alone. What the model itself writes serves well, see `writeCalibration`. Default: none.
    */
   readonly calibration?: readonly Row[];
   /** Share of the layers' linear weights to cut, in (0, 1). Either this or `size` is given. */
@@ -365,7 +365,7 @@ export function telling<T extends Pick<ResolvedOptions, "method" | Later | Score
     ...(method === "compresso" && lambdaRule === "adam" ? { lambdaRule } : {}),
     ...(calibration ? { calibration } : {}),
     ...(focus < 1 ? { focus } : {}),
-    ...(isScoredAnew(options) ? { scoring: 2 } : {}),
+    ...(isScoredAnew({ ...options, calibration }) ? { scoring: 2 } : {}),
   };
 }
 
@@ -373,13 +373,13 @@ export function telling<T extends Pick<ResolvedOptions, "method" | Later | Score
 type Later = "keptMasks" | "lambdaRule" | "calibration" | "focus";
 
 /** Options that what a score says depends on. */
-type Scored = "units" | "rules" | "layout" | "ranking";
+type Scored = "calibration" | "units" | "rules" | "layout" | "ranking";
 
-/** Whether a run's scores are others than they were at first: measured at labels, or means of scores where they were of ranks. */
+/** Whether a run's scores are others than they were at first: measured at labels, means of scores where they were of ranks, or beside the weights' prior. */
 function isScoredAnew(
-  { method, units, rules: { align = 1 }, layout, ranking }: Pick<ResolvedOptions, "method" | Scored>,
+  { method, calibration, units, rules: { align = 1 }, layout, ranking }: Pick<ResolvedOptions, "method" | Scored>,
 ): boolean {
-  if (method === "compresso") return false;
+  if (method === "compresso") return calibration;
   if (method === "flap" || method === "wanda-sp") return true;
   return ranking === "all" && (align > 1 || units.includes("heads") || layout === "uniform");
 }

@@ -34,9 +34,8 @@ export interface Rates {
    */
   readonly memory: number;
   /**
-   * Weight of what stands beside the running saliency, where log α starts from it, for what a few batches cannot tell: of the saliency on
-   * calibration rows, ten times by the means of each kind; without them of what a unit's weights alone say, in medians of its kind and layer. 0 is
-   * none.
+   * Weight of what stands beside the running saliency, where log α starts from it, for what a few batches cannot tell: of what a unit's weights
+   * alone say, in medians of its kind and layer, and of the saliency on calibration rows, where there are any, by the means of each kind. 0 is none.
    */
   readonly prior: number;
   /** Share of the pruning stage after which the target is reached; the rest is for masks and LoRA at that target. */

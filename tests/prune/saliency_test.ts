@@ -133,7 +133,7 @@ Deno.test("the prior is the median of a unit's kind and layer, for an FFN column
   }
 });
 
-Deno.test("a saliency on other rows stands beside a measured one ten times as heavy, by the means of each kind", () => {
+Deno.test("a saliency on other rows stands beside a measured one by the means of each kind", () => {
   for (const table of [unitTable(GROUPED, ["kv", "ffn", "hidden"]), unitTable(UNEVEN, ["ffn", "layers"])]) {
     const valuesOf = (seed: number): Float64Array<ArrayBuffer> =>
       Float64Array.from({ length: table.count }, (_, unit) => uniform(seed, unit) * (unit < table.ffnFirst ? 50 : 1));
@@ -145,7 +145,7 @@ Deno.test("a saliency on other rows stands beside a measured one ten times as he
       const mean = (values: Float64Array): number =>
         values.subarray(from, end).reduce((a, b) => a + b, 0) / (end - from);
       for (let unit = from; unit < end; unit++) {
-        const wanted = 5 * mean(measured) * (other[unit] ?? NaN) / mean(other), off = (prior[unit] ?? NaN) - wanted;
+        const wanted = 0.5 * mean(measured) * (other[unit] ?? NaN) / mean(other), off = (prior[unit] ?? NaN) - wanted;
         assert.ok(Math.abs(off) < 1e-12 * wanted, `unit ${unit} of ${table.count}: ${prior[unit]} for ${wanted}`);
       }
     }

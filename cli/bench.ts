@@ -1,6 +1,12 @@
 // `compresso bench MODEL…`: latency and throughput of models, side by side. Owns loading them and the table; refuses to measure.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
-import { benchModels, type ModelBenchResult, type ModelFigures, type NamedModel } from "../lib/bench/models.ts";
+import {
+  benchModels,
+  checkSizes,
+  type ModelBenchResult,
+  type ModelFigures,
+  type NamedModel,
+} from "../lib/bench/models.ts";
 import type { Repeats } from "../lib/bench/stats.ts";
 import { openModelFiles } from "../lib/io/open_model.ts";
 import { loadModelFrom } from "../lib/run/model.ts";
@@ -32,8 +38,11 @@ export function benchVerb(): CommandUnknownOpts {
     .option(...NO_TUNING_OPTION)
     .option("--json", "print one JSON object")
     .action(async ([path = "", ...others], options) => {
-      // All are opened before the first is loaded, so that a wrong path fails at once.
-      for (const other of others) await openModelFiles(other);
+      // All are opened before the first is loaded, so that a wrong path, or a prompt beyond a context, fails at once.
+      const paths = [path, ...others], sources = await Promise.all(paths.map((one) => openModelFiles(one)));
+      const opened = sources.map(({ source: { spec } }, index) => ({ name: paths[index] ?? "", spec }));
+      const { promptTokens: prompt, tokens, batch, repeats } = options;
+      checkSizes(opened, { prompt, tokens, batch, repeats });
       await withModel(path, options, (loaded) => run(loaded, { ...options, path, others }));
     });
 }

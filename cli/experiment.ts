@@ -111,7 +111,7 @@ async function run(file: string, settings: Settings): Promise<void> {
     const { cells } = await planCells(resolveExperiment(experiment, overrides), new Store(out), { only });
     const isRefused = refusedCells(cells, settings).length > 0;
     const sitting = (isRefused ? [] : sittingOf(cells, settings)).map((cell): Turn => {
-      const { name, steps, tokens, state } = cell, isStopped = state.kind === "stopped";
+      const { name, steps, tokens, state } = cell, isStopped = isGoingOn(state, settings);
       return isMeasuredAlone(cell, settings)
         ? { name, steps: 0, tokens: 0, isStopped }
         : { name, steps, tokens, isStopped };
@@ -194,8 +194,15 @@ function overridesOf({ model, data, file: files, set }: Settings): ExperimentOve
     models: paths(model),
     data: paths(data),
     files: paths(files),
-    set: Object.fromEntries([...set ?? []].map(([name, values]) => [name, values.map(valueOf)])),
+    set: Object.fromEntries(
+      [...set ?? []].map(([name, values]) => [name, values.map((value) => valueOf(name, value))]),
+    ),
   };
+}
+
+/** Whether a run goes on from its checkpoint, if it has one: one that failed may. */
+function isGoingOn({ kind }: PlannedCell["state"], { redo }: Pick<Settings, "redo">): boolean {
+  return kind === "stopped" || (kind === "failed" && !redo);
 }
 
 /** What a sitting would do with a run; of one that stopped, all its steps, of which some are done. */
@@ -240,10 +247,14 @@ function stateWord(state: PlannedCell["state"]): string {
   return state.kind === "stopped" ? "stopped, goes on" : state.kind;
 }
 
+/** Options whose values are names and paths, which may be called as a number is. */
+const NAMED: readonly string[] = ["model", "data", "calibration", "schedule"];
+
 /** A value of `--set`: JSON where it is, else the text. */
-function valueOf(text: string): unknown {
+function valueOf(name: string, text: string): unknown {
   try {
-    return JSON.parse(text);
+    const value: unknown = JSON.parse(text);
+    return NAMED.includes(name) && (typeof value === "number" || typeof value === "boolean") ? text : value;
   } catch {
     return text;
   }

@@ -8,7 +8,7 @@ import type { AdapterFacts } from "../gpu/device.ts";
 import { createDecodePass } from "../nn/decode_pass.ts";
 import { createPass } from "../nn/pass.ts";
 import { createTopPass } from "../nn/top_pass.ts";
-import { parameterCount } from "../nn/spec.ts";
+import { type DecoderSpec, parameterCount } from "../nn/spec.ts";
 import { randomU32 } from "../random.ts";
 import type { Model } from "../run/model.ts";
 import { type Repeats, repeatsOf } from "./stats.ts";
@@ -102,7 +102,7 @@ export async function benchModels(
   const { prompt = 128, tokens = 32, batch = 8, repeats = 5, signal, onProgress } = options;
   const [first] = models;
   if (!first) throw new CompressoError("usage", { what: "cannot measure", rule: "there is at least one model" });
-  checkSizes(models, { prompt, tokens, batch, repeats });
+  checkSizes(models.map(({ name, model: { spec } }) => ({ name, spec })), { prompt, tokens, batch, repeats });
   using stack = new DisposableStack();
   const benches = models.map(({ model }) => stack.use(createBench(model, { prompt, tokens, batch, signal })));
   const samples = benches.map(() => new Map<Figure, number[]>(FIGURES.map((figure) => [figure, []])));
@@ -226,8 +226,9 @@ function figuresOf<T>(of: (figure: Figure) => T): ModelFigures<T> {
   };
 }
 
-function checkSizes(
-  models: readonly NamedModel[],
+/** Refuses sizes that are none, or beyond a model's context. Throws `CompressoError("usage")`. */
+export function checkSizes(
+  models: readonly { readonly name: string; readonly spec: Pick<DecoderSpec, "maxPosition"> }[],
   sizes: { readonly prompt: number; readonly tokens: number; readonly batch: number; readonly repeats: number },
 ): void {
   const fail = (rule: string, value: string): never => {
@@ -237,7 +238,7 @@ function checkSizes(
     const least = name === "tokens" ? 2 : 1;
     if (!Number.isInteger(value) || value < least) fail(`${name} is a whole number, at least ${least}`, String(value));
   }
-  for (const { name, model: { spec: { maxPosition } } } of models) {
+  for (const { name, spec: { maxPosition } } of models) {
     const { prompt, tokens } = sizes;
     if (prompt + tokens <= maxPosition) continue;
     fail(`prompt and tokens fit the context of ${name}, ${maxPosition} tokens`, `${prompt} + ${tokens}`);

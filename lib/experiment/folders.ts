@@ -33,7 +33,7 @@ export async function placeCells(
   });
   const settle = (cell: UnplacedCell, place: CellPlace): void => {
     places.set(cell, place);
-    taken.add(place.folder);
+    taken.add(place.folder.toLowerCase());
   };
   for (const cell of cells) {
     const place = await at(cell, cell.name);
@@ -47,7 +47,8 @@ export async function placeCells(
   for (const [fits, raised] of [[agree, null], [always, null], [always, []]] as const) {
     for (const cell of cells.filter((one) => !places.has(one))) {
       const equal = folders.filter(([folder, identity]) =>
-        !taken.has(folder) && fits(folder, cell.name) && differences(identity, cell.identity, { raised }) === null
+        !taken.has(folder.toLowerCase()) && fits(folder, cell.name) &&
+        differences(identity, cell.identity, { raised }) === null
       );
       const found = (await Promise.all(equal.map(([folder]) => at(cell, folder)))).filter(isBegun);
       const [furthest] = found.sort((a, b) => ORDER.indexOf(a.state.kind) - ORDER.indexOf(b.state.kind));
@@ -56,7 +57,7 @@ export async function placeCells(
   }
   for (const cell of cells.filter((one) => !places.has(one))) {
     // Another cell's results may lie in the folder of this name: --redo must not remove them.
-    const isFree = !taken.has(cell.name);
+    const isFree = !taken.has(cell.name.toLowerCase());
     settle(cell, await at(cell, isFree ? cell.name : `${cell.name},${digestOf([JSON.stringify(cell.identity)])}`));
   }
   return places;

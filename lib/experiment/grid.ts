@@ -52,8 +52,9 @@ export function cellsOf(definition: Pick<ExperimentDefinition, "grid" | "base">)
     const parts = axes.map((axis) => `${axis}=${shownOption(options[axis])}`);
     const plain = (parts.join(",").replace(/[^\w=,.+-]/g, "_") || "only").slice(0, MOST_NAME);
     const key = JSON.stringify(axes.map((axis) => options[axis]));
-    const isFree = plain.length < MOST_NAME && (taken.get(plain) ?? key) === key;
-    if (isFree) taken.set(plain, key);
+    // Some file systems take names that differ in capitals for one.
+    const folded = plain.toLowerCase(), isFree = plain.length < MOST_NAME && (taken.get(folded) ?? key) === key;
+    if (isFree) taken.set(folded, key);
     return { name: isFree ? plain : `${plain},${hash(key)}`, options };
   });
   const unique = [...new Map(cells.map((cell) => [cell.name, cell])).values()];
@@ -73,7 +74,7 @@ export function chooseCells(cells: readonly Cell[], filter: Filter): Cell[] {
   const fail = (name: string, rule: string, value: string): never => {
     throw new CompressoError("usage", { what: `cannot choose cells by ${name}`, rule, value });
   };
-  return [...filter].reduce((left, [name, values]) => {
+  const chosen = [...filter].reduce((left, [name, values]) => {
     if (!isCellOption(name)) return fail(name, `options are ${CELL_OPTION_NAMES.join(", ")}`, name);
     const label = labelsOf(cells.map(({ options }) => options[name]));
     const known = [...new Set(cells.map(({ options }) => label(options[name])))];
@@ -82,6 +83,9 @@ export function chooseCells(cells: readonly Cell[], filter: Filter): Cell[] {
     if (stranger !== undefined) fail(name, `in this experiment it is one of ${known.join(", ")}`, stranger);
     return left.filter(({ options }) => wanted.includes(label(options[name])));
   }, [...cells]);
+  if (chosen.length > 0 || filter.size === 0) return chosen;
+  const all = [...filter].map(([name, values]) => `${name}=${values.join(",")}`);
+  return fail([...filter.keys()].join(" and "), "at least one run has all of them", all.join(" and "));
 }
 
 function modelKey({ options }: Cell): string {

@@ -180,7 +180,8 @@ async function reportCell({ name: cell, folder }: PlannedCell, { at, measures, s
   if (!result?.outcome) return null;
   const { outcome } = result, numbers: Record<string, number> = {};
   for (const { name, value } of withMeans(valuesOf(measures, await store.measured(store.cell(folder))))) {
-    numbers[name] = value;
+    // JSON has null for what is beyond all numbers.
+    if (Number.isFinite(value)) numbers[name] = value;
   }
   for (const { name, of } of RUN_NUMBERS) {
     const value = of(outcome);

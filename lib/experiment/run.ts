@@ -352,7 +352,13 @@ class ModelSlot implements Disposable {
     });
     this.#model = model;
     this.#key = key;
-    await onModel?.(model, cell);
+    try {
+      await onModel?.(model, cell);
+    } catch (error) {
+      // The next cell asks anew.
+      this.release();
+      throw error;
+    }
     return model;
   }
 

@@ -82,7 +82,9 @@ function sparsityFigure(curves: readonly Curves[]): Figure {
   const isAlone = curves.length === 1;
   const called = (name: string, what: string): string => isAlone ? what : `${name}, ${what}`;
   const series = curves.flatMap(({ name, index, run, records }): LineSeries[] => {
-    const pruning = records.filter(({ stage }) => stage === "prune"), last = pruning.at(-1);
+    const pruning = records.filter(({ stage }) => stage === "prune");
+    // A one-shot method has cut before the first step.
+    const last = pruning.at(-1) ?? records[0];
     const hard = run.summary?.sparsity.hard;
     return [
       {

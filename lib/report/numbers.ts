@@ -5,7 +5,7 @@ export function formatBytes(bytes: number): string {
   const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
   const step = bytes < 1024 ? 0 : Math.min(units.length - 1, Math.floor(Math.log2(bytes) / 10));
   const value = bytes / 2 ** (10 * step);
-  return `${step === 0 ? value : value.toPrecision(value < 1000 ? 3 : 4)} ${units[step]}`;
+  return `${step === 0 ? value : value.toPrecision(value < 999.5 ? 3 : 4)} ${units[step]}`;
 }
 
 /** A count with separators between thousands. */

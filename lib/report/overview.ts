@@ -28,7 +28,12 @@ export function tilesOf(run: ReportRun): Tile[] {
     ? { value: percent(summary.sparsity.hard), note: `hard; target ${percent(summary.sparsity.target)}` }
     : pruned
     ? { value: percent(pruned.expected ?? NaN), note: `expected; target ${percent(pruned.target ?? NaN)}` }
-    : { value: ABSENT, note: "the pruning stage has not begun" };
+    : {
+      value: ABSENT,
+      note: records.some(({ stage }) => stage === "postfinetune")
+        ? "cut before the first step"
+        : "the pruning stage has not begun",
+    };
   const { before, after } = summary?.parameters ?? { before: NaN, after: NaN }, loss = lossEnds(run);
   return [
     { label: "Sparsity", ...sparsity },
@@ -36,7 +41,11 @@ export function tilesOf(run: ReportRun): Tile[] {
       ? [{ label: "Parameters", value: brief(after), note: `of ${grouped(before)}: ${percent(after / before)}` }]
       : []),
     { label: "Loss", value: short(loss.last), note: `mean of the last steps; of the first ${short(loss.first)}` },
-    { label: "Steps", value: `${last?.step ?? 0}`, note: last ? `of ${last.steps}` : "none yet" },
+    {
+      label: "Steps",
+      value: `${last?.step ?? 0}`,
+      note: last ? `of ${last.steps}` : summary ? "none were asked for" : "none yet",
+    },
     { label: "Alarms", value: String(alarms), note: alarms === 0 ? "nothing seemed wrong" : "see below" },
   ];
 }

@@ -124,23 +124,35 @@
   // A reader who is at a value must not lose it.
   const isReading = () =>
     document.activeElement?.matches(".plot") && document.activeElement.querySelector("output")?.textContent;
-  let tag = live, missed = 0;
+  let tag = live, missed = 0, held = null;
+  const show = ({ text, etag, state }) => {
+    tag = etag;
+    held = null;
+    replace(text);
+    if (status.textContent !== state) status.textContent = state;
+  };
+  const end = () => {
+    if (held && isReading()) return setTimeout(end, 500);
+    if (held) show(held);
+    status.textContent = "The run's program has ended; this is the last that was seen of it.";
+  };
   const poll = async () => {
     try {
       const answer = await fetch("content", { headers: { "if-none-match": tag }, cache: "no-store" });
       missed = 0;
-      if (answer.status === 200 && !isReading()) {
-        const text = await answer.text();
-        tag = answer.headers.get("etag") ?? "";
-        replace(text);
-        const state = decodeURIComponent(answer.headers.get("x-state") ?? "");
-        if (status.textContent !== state) status.textContent = state;
+      if (answer.status === 200) {
+        held = {
+          text: await answer.text(),
+          etag: answer.headers.get("etag") ?? "",
+          state: decodeURIComponent(answer.headers.get("x-state") ?? ""),
+        };
+        if (!isReading()) show(held);
       }
     } catch {
       missed++;
     }
     if (missed < 3) return setTimeout(poll, document.hidden ? 10000 : 2000);
-    status.textContent = "The run's program has ended; this is the last that was seen of it.";
+    end();
   };
   setTimeout(poll, 2000);
 })();

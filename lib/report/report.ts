@@ -102,10 +102,11 @@ ${tableHtml(table, `${id}-table`)}
 
 /** Runs of the same name are numbered: a legend must tell them apart. */
 function withDistinctNames(runs: readonly ReportRun[]): readonly ReportRun[] {
-  const seen = new Map<string, number>();
+  const taken = new Set<string>();
   return runs.map((run) => {
-    const count = (seen.get(run.name) ?? 0) + 1;
-    seen.set(run.name, count);
-    return count === 1 ? run : { ...run, name: `${run.name} (${count})` };
+    let name = run.name;
+    for (let count = 2; taken.has(name); count++) name = `${run.name} (${count})`;
+    taken.add(name);
+    return { ...run, name };
   });
 }

@@ -74,8 +74,10 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   const { onCalibration, calibration: asked, ...rest } = options;
   const files = { ...(resume ? { replace: true } : {}), ...options.export };
   checkExportSize(rest.size, files);
-  // An adapter needs its model as a folder, which not every positional encoding has a config for: known before the first step.
-  if (files.saveAdapter) ropeConfig(model.spec);
+  // An adapter needs its model as a folder, which not every positional encoding has a config for: known before the first step. So it is of a run that
+  // writes a folder alone.
+  const isFolderAlone = files.formats?.includes("hf") === true && !files.formats.includes("gguf");
+  if (files.saveAdapter || isFolderAlone) ropeConfig(model.spec);
   if (!Number.isInteger(checkpointEvery) || checkpointEvery < 0) {
     throw new CompressoError("usage", {
       what: "cannot write checkpoints so often",

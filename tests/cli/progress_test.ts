@@ -136,6 +136,11 @@ Deno.test("maskMap() keeps to the width of the terminal: neighbours share a char
 Deno.test("durations, counts and bytes read well", () => {
   assert.deepEqual([8.2, 125, 12_000].map(duration), ["8 s", "2 min 05 s", "3 h 20 min"]);
   assert.deepEqual([7, 1234, 134_515_008].map(formatCount), ["7", "1,234", "134,515,008"]);
+  assert.deepEqual([999.4, 999.7, 1023].map((count) => formatBytes(count * 2 ** 20)), [
+    "999 MiB",
+    "999.7 MiB",
+    "1023 MiB",
+  ]);
   assert.deepEqual([0, 900, 2048, 128 * 2 ** 20, 1.5 * 2 ** 30].map(formatBytes), [
     "0 bytes",
     "900 bytes",

@@ -80,9 +80,24 @@ Deno.test("a run that goes on is reported without what only its end knows, and o
   assert.throws(() => renderReport([]), { code: "usage", message: /one run at least/ });
 });
 
+Deno.test("a run that cut everything before its first step says so, on the way and at its end", () => {
+  const records = Array.from({ length: 3 }, (_, index) => ({
+    ...madeRecord(index + 1),
+    ...{ stage: "postfinetune" as const, target: null, expected: null },
+  }));
+  const going = renderReport([madeRun("mine", { records, summary: null })]);
+  assert.match(going, /cut before the first step/);
+  assert.doesNotMatch(going, /has not begun/);
+  const ended = renderReport([madeRun("mine", { records })]);
+  assert.match(ended.slice(ended.indexOf('<h2 id="sparsity">')), /data-name="hard"/);
+  assert.match(renderReport([madeRun("mine", { records: [] })]), /none were asked for/);
+});
+
 Deno.test("several runs are laid over each other, those of one name told apart, and options that differ come first", () => {
   const html = renderReport([madeRun("same"), madeRun("same", { options: { sparsity: 0.3, seed: 2 } })]);
   const [loss = ""] = html.match(/<svg [^]*?<\/svg>/g) ?? [];
+  const three = renderReport(["a", "a", "a (2)"].map((name) => madeRun(name)));
+  for (const name of ["a", "a (2)", "a (2) (2)"]) assert.ok(three.includes(`data-name="${name}"`), name);
   for (const name of ["same", "same (2)"]) assert.ok(loss.includes(`data-name="${name}"`), name);
   const options = cells(html.slice(html.indexOf('<h2 id="options">')));
   assert.deepEqual(options.slice(0, 6), ["option", "same", "same (2)", "seed (differs)", "1", "2"]);

@@ -151,7 +151,7 @@ Deno.test("what is given as undefined to an export is not given: the layout stay
   });
 });
 
-Deno.test("an adapter whose model no folder can hold is refused before the first step", async () => {
+Deno.test("an adapter, or a folder alone, of a model that no folder can hold is refused before the first step", async () => {
   await inTemporaryFolder(async (out) => {
     const { source } = await openModelFiles("demo"), { headDim } = source.spec;
     const factors = Array.from({ length: headDim / 2 }, (_, i) => 1 + i);
@@ -164,8 +164,10 @@ Deno.test("an adapter whose model no folder can hold is refused before the first
     const rows = [{ kind: "text", text: "Tom went to Rome.", extra: {} }] as const;
     const options = { rows, sparsity: 0.2, steps: 1, batch: 1, seq: 16, calibration: "none" } as const;
     const onRecord = (): void => assert.fail("a step was taken");
-    const work = compress(model, { ...options, out: `${out}/run`, export: { saveAdapter: true }, onRecord });
-    await assert.rejects(work, /export as GGUF/);
-    assert.deepEqual(await names(out), []);
+    for (const files of [{ saveAdapter: true }, { formats: ["hf"] }] as const) {
+      const work = compress(model, { ...options, out: `${out}/run`, export: files, onRecord });
+      await assert.rejects(work, /export as GGUF/);
+      assert.deepEqual(await names(out), []);
+    }
   });
 });

@@ -189,8 +189,15 @@ browserTest(
         folder.at("run.json"),
         JSON.stringify({ ...run.summary, options: run.options, adapter: "x", files: [] }),
       );
+      // A reader who is at a value keeps it, and has the end of the run when it is let go, though the program has gone.
+      await page.locator("#loss-plot").focus();
+      await page.keyboard.press("End");
+      const value = await page.locator("#loss-plot output").textContent();
       dashboard.tell({ kind: "finished" });
-      await Promise.all([stateShown("finished"), dashboard[Symbol.asyncDispose]()]);
+      await dashboard[Symbol.asyncDispose]();
+      assert.equal(await page.locator("#loss-plot output").textContent(), value);
+      await page.keyboard.press("Escape");
+      await stateShown("finished");
       assert.equal(await page.locator("figure svg").count(), 6);
       await page.getByRole("status").filter({ hasText: "has ended" }).waitFor({ timeout: 15_000 });
       assert.equal(await page.locator("figure svg").count(), 6, "the last state stays");

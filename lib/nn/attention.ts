@@ -159,7 +159,8 @@ function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): vo
   const blocks = Math.ceil(owned / (tile.lanes * tile.rows));
   const strides = [strideOf(heads * hs) / 4, strideOf(kvHeads * hs) / 4];
   const cost = PASSES[pass].products * seq * (seq + 1) * headDim * ratio;
-  const part = Math.max(1, Math.min(pairs, Math.floor(dispatchCost / cost)));
+  const { maxComputeWorkgroupsPerDimension } = plan.device.limits;
+  const part = Math.max(1, Math.min(pairs, maxComputeWorkgroupsPerDimension, Math.floor(dispatchCost / cost)));
   for (let first = 0; first < pairs; first += part) {
     const count = Math.min(part, pairs - first);
     const integers = [seq, ratio, kvHeads, first, ...strides, blocks, batch * seq, hs / 4];

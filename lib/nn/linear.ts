@@ -10,7 +10,7 @@ import {
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import { compileKernel } from "../gpu/kernel.ts";
 import { f32, type Plan, u32 } from "../gpu/plan.ts";
-import { strideOf } from "./layout.ts";
+import { paddedRows, strideOf } from "./layout.ts";
 import { type Matrix, type MatrixDtype, type MatrixShard, shardPaddedRows } from "./matrix.ts";
 import { recordMatmul, rowParts } from "./matmul.ts";
 import { type BufferView, type Operand, type OperandPool, viewTexture } from "./operand.ts";
@@ -115,10 +115,14 @@ export function recordLinear(plan: Plan, x: Operand, w: Matrix, y: LinearTarget,
   if (options.low && !isFused) recordLow(plan, w, y, options.low, options);
 }
 
-/** Whether the texture kernel takes a low-rank product along; it binds x, the shard and two factors at once, more than some adapters allow. */
+/**
+ * Whether the texture kernel takes a low-rank product along; it binds x, the shard and two factors at once, more than some adapters allow. A shard in
+ * blocks may have more rows than the texture of a factor.
+ */
 function fusesLow(device: Device, w: Matrix, direction: Direction): boolean {
   const [shard] = w.shards;
   if (w.placement !== "texture" || w.shards.length !== 1 || !shard) return false;
+  if (direction === "forward" && paddedRows(w.rows) > device.limits.maxTextureDimension2D) return false;
   const textures = 1 + shard.resources.length + 2;
   return FUSES_LOW[`${direction}-${w.dtype}`] && textures <= device.limits.maxStorageTexturesPerShaderStage;
 }

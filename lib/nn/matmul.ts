@@ -7,8 +7,10 @@ import {
   textureStep,
   textureTileColumns,
 } from "../../kernels/mod.ts";
+import type { Device } from "../gpu/device.ts";
 import { compileKernel } from "../gpu/kernel.ts";
 import { f32, type Plan, u32 } from "../gpu/plan.ts";
+import { COLUMN_ALIGN } from "./layout.ts";
 import type { MatrixPlacement } from "./matrix.ts";
 import { type BufferView, type OperandPool, viewTexture } from "./operand.ts";
 import { type Product, productTile, sharesA } from "./variants.ts";
@@ -41,8 +43,9 @@ export function recordMatmul(plan: Plan, options: MatmulOptions): void {
   if (a.buffer === c.buffer || b.buffer === c.buffer) {
     throw new Error("recordMatmul: the result lies in an operand's buffer");
   }
-  if (options.pool?.placement === "texture") recordTexture(plan, options.pool, options);
-  else recordBuffer(plan, options);
+  const { pool } = options;
+  if (pool?.placement !== "texture") recordBuffer(plan, options);
+  else textureParts(plan.device, options).forEach((part) => recordTexture(plan, pool, part));
 }
 
 /** The product as its kernel sees it. From textures, lanes run along the longer side of C: Cᵀ = opB(B)ᵀ · opA(A)ᵀ where that is m. */
@@ -60,6 +63,39 @@ export function matmulProduct(
     n: isSwapped ? m : n,
     k,
   };
+}
+
+/**
+ * A product in parts whose operands have no more rows than a texture of the device: of the columns of C where B is stored [n][k], else of k, whose
+ * sums are added in order. They begin at whole texels and at offsets that can be copied from.
+ */
+function textureParts(device: Device, options: MatmulOptions): readonly MatmulOptions[] {
+  const { a, b, c, n, k, transposeA = false, transposeB = false, accumulate = false } = options;
+  const most = Math.floor(device.limits.maxTextureDimension2D / COLUMN_ALIGN) * COLUMN_ALIGN;
+  if (transposeB && n > most) {
+    return partsOf(n, most).flatMap(({ first, rows }) =>
+      textureParts(device, {
+        ...options,
+        b: viewFrom(b, first * b.stride),
+        c: { ...c, offset: (c.offset ?? 0) + first },
+        n: rows,
+      })
+    );
+  }
+  if (k <= most || (transposeB && !transposeA)) return [options];
+  return partsOf(k, most).map(({ first, rows }) => ({
+    ...options,
+    a: viewFrom(a, transposeA ? first * a.stride : first),
+    b: viewFrom(b, transposeB ? first : first * b.stride),
+    k: rows,
+    accumulate: accumulate || first > 0,
+  }));
+}
+
+/** The view from a later value on, which a texture of the whole does not begin with. */
+function viewFrom(view: BufferView, first: number): BufferView {
+  if (first === 0) return view;
+  return { buffer: view.buffer, offset: (view.offset ?? 0) + first, stride: view.stride };
 }
 
 function recordTexture(plan: Plan, pool: OperandPool, options: MatmulOptions): void {
@@ -157,8 +193,16 @@ export function rowParts(
     readonly tileRows: number;
     readonly dispatchCost?: number | undefined;
   },
-): { readonly first: number; readonly rows: number }[] {
-  const part = tileRows * Math.max(1, Math.floor(dispatchCost / Math.max(1, cost * tileRows)));
+): RowPart[] {
+  return partsOf(rows, tileRows * Math.max(1, Math.floor(dispatchCost / Math.max(1, cost * tileRows))));
+}
+
+interface RowPart {
+  readonly first: number;
+  readonly rows: number;
+}
+
+function partsOf(rows: number, part: number): RowPart[] {
   return Array.from({ length: Math.ceil(rows / part) }, (_, index) => {
     const first = index * part;
     return { first, rows: Math.min(part, rows - first) };

@@ -127,14 +127,20 @@ Deno.test("a plan needs a config.json only, and LLaMA-7B with a q4 base trains o
   }
 });
 
-Deno.test("models with large vocabularies stay within the limits of every adapter, whatever the dtype and the placement", async () => {
-  const lavapipe = { ...DEFAULT_LIMITS, maxBufferSize: 2 ** 31 - 1, maxTextureDimension2D: 16384 };
-  for (const vocab of [32000, 65536, 151936]) {
-    const spec: DecoderSpec = { ...await openSpec("demo"), vocab, hidden: 2048 };
+Deno.test("models with large vocabularies or wide FFNs stay within the limits of every adapter, whatever the dtype and the placement", async () => {
+  const lavapipe = {
+    ...DEFAULT_LIMITS,
+    maxBufferSize: 2 ** 31 - 1,
+    maxTextureDimension2D: 16384,
+    maxStorageTexturesPerShaderStage: 8,
+  };
+  const demo = await openSpec("demo"), layers = demo.layers.slice(0, 1);
+  for (const [vocab, ffn] of [[32000, 96], [65536, 96], [151936, 96], [768, 18944], [768, 28672]] as const) {
+    const spec: DecoderSpec = { ...demo, vocab, hidden: 2048, layers: layers.map((layer) => ({ ...layer, ffn })) };
     for (const baseDtype of ["f32", "f16", "q8", "q4"] as const) {
       for (const [limits, isCpu] of [[DEFAULT_LIMITS, false], [DEFAULT_LIMITS, true], [lavapipe, true]] as const) {
         const { excesses } = await planMemory(spec, { batch: 1, seq: 64, baseDtype, adapter: { limits, isCpu } });
-        assert.deepEqual(excesses, [], `${vocab} ${baseDtype} ${isCpu}`);
+        assert.deepEqual(excesses, [], `${vocab} ${ffn} ${baseDtype} ${isCpu}`);
       }
     }
   }
@@ -151,6 +157,13 @@ Deno.test("layers of LLaMA-7B train on 4,096 tokens a step with LoRA of any kind
     });
     assert.deepEqual(excesses, []);
   }
+});
+
+Deno.test("90,000 heads of short sequences are no grid that is too wide", async () => {
+  const limits = { ...DEFAULT_LIMITS, maxBufferSize: 2 ** 32, maxStorageBufferBindingSize: 2 ** 32 - 4 };
+  const demo = await openSpec("demo"), spec: DecoderSpec = { ...demo, layers: demo.layers.slice(0, 1) };
+  const { excesses } = await planMemory(spec, { batch: 30_000, seq: 2, adapter: { limits, isCpu: false } });
+  assert.deepEqual([spec.layers[0]?.kvHeads, excesses], [3, []]);
 });
 
 Deno.test("what is beyond a limit of the adapter is in the plan, and refuses the run before anything is allocated", async () => {

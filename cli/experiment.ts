@@ -111,10 +111,10 @@ async function run(file: string, settings: Settings): Promise<void> {
     const { cells } = await planCells(resolveExperiment(experiment, overrides), new Store(out), { only });
     const isRefused = refusedCells(cells, settings).length > 0;
     const sitting = (isRefused ? [] : sittingOf(cells, settings)).map((cell): Turn => {
-      const { name, steps, tokens, state } = cell, isStopped = isGoingOn(state, settings);
+      const { name, steps, tokens, state } = cell;
       return isMeasuredAlone(cell, settings)
-        ? { name, steps: 0, tokens: 0, isStopped }
-        : { name, steps, tokens, isStopped };
+        ? { name, steps: 0, tokens: 0, isStopped: false }
+        : { name, steps, tokens, isStopped: isGoingOn(state, settings) };
     });
     if (json) printJson({ out, cells: cells.map(cellFacts), sitting });
     else showPlan(cells, { sitting, out });
@@ -205,7 +205,7 @@ function isGoingOn({ kind }: PlannedCell["state"], { redo }: Pick<Settings, "red
   return kind === "stopped" || (kind === "failed" && !redo);
 }
 
-/** What a sitting would do with a run; of one that stopped, all its steps, of which some are done. */
+/** What a sitting would do with a run; of one that stopped, or failed on its way, all its steps, of which some are done. */
 interface Turn {
   readonly name: string;
   readonly steps: number;

@@ -26,14 +26,16 @@ export async function placeCells(
   cells: readonly UnplacedCell[],
   { store, measures }: { readonly store: Store; readonly measures: readonly Measure[] },
 ): Promise<ReadonlyMap<UnplacedCell, CellPlace>> {
-  const places = new Map<UnplacedCell, CellPlace>(), taken = new Set<string>();
+  const places = new Map<UnplacedCell, CellPlace>(), taken = new Set<string>(), folded = new Set<string>();
   const at = async (cell: UnplacedCell, folder: string): Promise<CellPlace> => ({
     folder,
     state: await store.stateOf(folder, cell.identity, measures),
   });
   const settle = (cell: UnplacedCell, place: CellPlace): void => {
     places.set(cell, place);
-    taken.add(place.folder.toLowerCase());
+    taken.add(place.folder);
+    // Some file systems take names that differ in capitals for one.
+    folded.add(place.folder.toLowerCase());
   };
   for (const cell of cells) {
     const place = await at(cell, cell.name);
@@ -47,7 +49,7 @@ export async function placeCells(
   for (const [fits, raised] of [[agree, null], [always, null], [always, []]] as const) {
     for (const cell of cells.filter((one) => !places.has(one))) {
       const equal = folders.filter(([folder, identity]) =>
-        !taken.has(folder.toLowerCase()) && fits(folder, cell.name) &&
+        !taken.has(folder) && fits(folder, cell.name) &&
         differences(identity, cell.identity, { raised }) === null
       );
       const found = (await Promise.all(equal.map(([folder]) => at(cell, folder)))).filter(isBegun);
@@ -57,7 +59,7 @@ export async function placeCells(
   }
   for (const cell of cells.filter((one) => !places.has(one))) {
     // Another cell's results may lie in the folder of this name: --redo must not remove them.
-    const isFree = !taken.has(cell.name.toLowerCase());
+    const isFree = !folded.has(cell.name.toLowerCase());
     settle(cell, await at(cell, isFree ? cell.name : `${cell.name},${digestOf([JSON.stringify(cell.identity)])}`));
   }
   return places;

@@ -69,7 +69,7 @@ export function cellsOf(definition: Pick<ExperimentDefinition, "grid" | "base">)
     .map(({ cell }) => cell);
 }
 
-/** The cells that a filter chooses. Throws `CompressoError("usage")` for options or values that no cell has. */
+/** The cells that a filter chooses. Throws `CompressoError("usage")` for options or values that no cell has, or that none has together. */
 export function chooseCells(cells: readonly Cell[], filter: Filter): Cell[] {
   const fail = (name: string, rule: string, value: string): never => {
     throw new CompressoError("usage", { what: `cannot choose cells by ${name}`, rule, value });

@@ -318,7 +318,7 @@ export function pruneOptions(
       targets: wordList(cell.targets, PROJECTIONS),
     }),
     rules: {
-      protect: [...new Set(layersOf(cell.protect ?? [], layers))].sort((a, b) => a - b),
+      protect: layersOf(cell.protect ?? [], layers),
       minimum: {
         ...{ heads: cell.minHeads ?? 0, ffn: cell.minFfn ?? 0, hidden: cell.minHidden ?? 0 },
         ...given({ layers: cell.minLayers || undefined }),

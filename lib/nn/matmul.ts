@@ -67,7 +67,7 @@ export function matmulProduct(
 
 /**
  * A product in parts whose operands have no more rows than a texture of the device: of the columns of C where B is stored [n][k], else of k, whose
- * sums are added in order. They begin at whole texels and at offsets that can be copied from.
+ * sums are added in order. Rows of A stored [m][k] are the caller's. They begin at whole texels and at offsets that can be copied from.
  */
 function textureParts(device: Device, options: MatmulOptions): readonly MatmulOptions[] {
   const { a, b, c, n, k, transposeA = false, transposeB = false, accumulate = false } = options;

@@ -142,6 +142,11 @@ export function headUnits({ layers }: Pick<DecoderSpec, "layers">, kind: "heads"
   return layers.reduce((sum, { heads, kvHeads }) => sum + (kind === "kv" ? kvHeads : heads), 0);
 }
 
+/** Columns that stay of an FFN: one of the only FFN that there is. */
+export function leastFfn({ layers }: Pick<DecoderSpec, "layers">, minimum: ResolvedRules["minimum"]): number {
+  return Math.max(minimum.ffn, layers.filter(({ ffn }) => ffn > 0).length > 1 ? 0 : 1);
+}
+
 /** Whether any head, or KV group, of a layer may be cut. */
 export function mayCutHeads({ heads, kvHeads }: LayerSpec, kind: "heads" | "kv", { minimum }: ResolvedRules): boolean {
   const step = kind === "kv" && kvHeads > 0 ? heads / kvHeads : 1;
@@ -185,7 +190,7 @@ export function checkAnyUnits(
       : kind === "ffn"
       ? [
         "some layer that is not protected is wider than what stays at least",
-        `widest FFN ${ffn}, at least ${minimum.ffn}, aligned to ${align}`,
+        `widest FFN ${ffn}, at least ${leastFfn(spec, minimum)}, aligned to ${align}`,
       ]
       : isLast
       ? ["one of them stays, of all layers", "the model has no more"]

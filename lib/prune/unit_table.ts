@@ -6,6 +6,7 @@ import {
   checkAnyUnits,
   checkKinds,
   headUnits,
+  leastFfn,
   livingLayers,
   mayCutHeads,
   nextNarrower,
@@ -116,11 +117,10 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
     return attentionPart(layer, { index, rows, groups, kind, spec, slot: layout.layers[index]?.head ?? 0, resolved });
   });
   const ffnFirst = rows.length;
-  // The only FFN there is keeps a column.
-  const leastFfn = Math.max(minimum.ffn, spec.layers.filter(({ ffn }) => ffn > 0).length > 1 ? 0 : 1);
+  const least = leastFfn(spec, minimum);
   const ffn = spec.layers.map(({ ffn: width }, layer): LayerPart => {
     const first = rows.length, slot = layout.layers[layer]?.ffn ?? 0;
-    const isCut = set.has("ffn") && !protect.has(layer) && nextNarrower(width, { align, least: leastFfn }) >= 0;
+    const isCut = set.has("ffn") && !protect.has(layer) && nextNarrower(width, { align, least }) >= 0;
     for (let c = 0; isCut && c < width; c++) rows.push({ cost: 3, slot: slot + c, slots: 1, layer, group: -1 });
     return {
       first,

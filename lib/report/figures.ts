@@ -7,6 +7,7 @@ import type { LineSeries, PanelMark, Point } from "./line_panel.ts";
 import type { ReportRun } from "./read_run.ts";
 import { short } from "./svg.ts";
 import { everyNth, type Table } from "./table.ts";
+import { namesOneShot } from "../run/methods.ts";
 import type { StepRecord } from "../run/records.ts";
 
 /** A figure with what says the same in words and numbers. */
@@ -84,7 +85,7 @@ function sparsityFigure(curves: readonly Curves[]): Figure {
   const series = curves.flatMap(({ name, index, run, records }): LineSeries[] => {
     const pruning = records.filter(({ stage }) => stage === "prune");
     // A one-shot method has cut before the first step.
-    const last = pruning.at(-1) ?? records[0];
+    const last = pruning.at(-1) ?? (namesOneShot(run.options?.["method"]) ? records[0] : undefined);
     const hard = run.summary?.sparsity.hard;
     return [
       {

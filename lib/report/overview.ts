@@ -4,6 +4,7 @@ import { keptRecords, mean } from "./facts.ts";
 import type { Evaluation, Score } from "./evaluation.ts";
 import { formatBytes, formatCount } from "./numbers.ts";
 import type { ReportRun } from "./read_run.ts";
+import { namesOneShot } from "../run/methods.ts";
 import { short } from "./svg.ts";
 import type { Table } from "./table.ts";
 
@@ -30,7 +31,7 @@ export function tilesOf(run: ReportRun): Tile[] {
     ? { value: percent(pruned.expected ?? NaN), note: `expected; target ${percent(pruned.target ?? NaN)}` }
     : {
       value: ABSENT,
-      note: records.some(({ stage }) => stage === "postfinetune")
+      note: records.length > 0 && namesOneShot(run.options?.["method"])
         ? "cut before the first step"
         : "the pruning stage has not begun",
     };

@@ -132,9 +132,9 @@
     if (status.textContent !== state) status.textContent = state;
   };
   const end = () => {
-    if (held && isReading()) return setTimeout(end, 500);
-    if (held) show(held);
+    if (held && !isReading()) show(held);
     status.textContent = "The run's program has ended; this is the last that was seen of it.";
+    if (held) setTimeout(end, 500);
   };
   const poll = async () => {
     try {

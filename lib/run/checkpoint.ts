@@ -135,10 +135,12 @@ export async function readCheckpoint(
   }
   const changed = changedBetween(meta.identity, identity), idle = idleFacts(identity.method);
   const may = (name: string): boolean => mayDiffer.includes(name), both = [meta.identity, identity];
+  const isCalibrated = both.map(({ calibration }) => calibration !== undefined);
   // Facts that follow from others: from this rate, of runs of one layout and units; from calibration, of learned masks; from a size, where both have one.
   const isFree = (name: string): boolean =>
     may(name) || (name === "learning" && changed.has("tracking")) ||
-    (name === "scoring" && identity.method === "compresso" && may("calibration")) ||
+    (name === "scoring" && identity.method === "compresso" && may("calibration") &&
+      isCalibrated[0] !== isCalibrated[1]) ||
     (name === "sparsity" && may("size") && both.every(({ size }) => size !== "null"));
   const lines = new Map(
     names.filter((name) => !isFree(name)).map((name) =>

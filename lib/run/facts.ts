@@ -2,7 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { fallsByGroup } from "../prune/uniform.ts";
-import { isOneShot, METHODS } from "./methods.ts";
+import { namesOneShot } from "./methods.ts";
 import type { CheckpointOptions, ResolvedOptions } from "./options.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 
@@ -25,8 +25,15 @@ export function differencesOf(
   });
 }
 
-/** Older runs kept kinds of units in the order in which they were given: a list, in checkpoints with commas between. */
+/**
+ * Older runs kept kinds of units in the order in which they were given: a list, in checkpoints with commas between. Protected layers are kept so, in
+ * cells as JSON.
+ */
 function compared(name: string, fact: unknown): string | undefined {
+  if (name === "rules.protect") {
+    const layers: unknown = typeof fact === "string" ? JSON.parse(fact) : fact;
+    return JSON.stringify(Array.isArray(layers) ? [...new Set(layers)].sort((a, b) => a - b) : layers);
+  }
   const kinds = name === "units" && typeof fact === "string" ? fact.split(",") : fact;
   return JSON.stringify(name === "units" && Array.isArray(kinds) ? kinds.toSorted() : fact);
 }
@@ -50,7 +57,7 @@ export function learnedAnew(
 
 /** Facts that decide nothing in runs of a method, though they have a value there, which changed with the default: one-shot methods have no warm-up. */
 export function idleFacts(method: unknown): readonly string[] {
-  return METHODS.some((one) => one === method && isOneShot(one)) ? ["rates.warmup"] : [];
+  return namesOneShot(method) ? ["rates.warmup"] : [];
 }
 
 /** Names of all facts that a run may be told apart by, beside those that its caller names. */

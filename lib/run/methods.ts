@@ -21,6 +21,11 @@ export function isOneShot(method: Method): method is OneShotMethod {
   return method !== "compresso" && method !== "gradual";
 }
 
+/** Whether a value, as files have it, names a one-shot method. */
+export function namesOneShot(method: unknown): boolean {
+  return METHODS.some((one) => one === method && isOneShot(one));
+}
+
 /** Stages of a method: a one-shot method gives the same number of steps to the recovery of LoRA. */
 export function stagesOf(
   { method, prefinetune, steps, postfinetune }: Pick<

@@ -202,7 +202,7 @@ Deno.test("FFN columns are refused where the only FFN there is would have to fal
       () => unitTable(one, ["kv", "ffn"], { align }),
       (error) =>
         error instanceof CompressoError && error.code === "usage" &&
-        error.parts.value === `widest FFN 20, at least 0, aligned to ${align}`,
+        error.parts.value === `widest FFN 20, at least 1, aligned to ${align}`,
     );
     const two = unitTable(decoder([layer, layer]), ["ffn"], { align });
     const kept = selectUnits(two, scoresOf(two, 1), { target: 0.01 });

@@ -85,12 +85,14 @@ Deno.test("a run that cut everything before its first step says so, on the way a
     ...madeRecord(index + 1),
     ...{ stage: "postfinetune" as const, target: null, expected: null },
   }));
-  const going = renderReport([madeRun("mine", { records, summary: null })]);
+  const going = renderReport([madeRun("mine", { records, summary: null, options: { method: "taylor" } })]);
   assert.match(going, /cut before the first step/);
   assert.doesNotMatch(going, /has not begun/);
-  const ended = renderReport([madeRun("mine", { records })]);
+  const ended = renderReport([madeRun("mine", { records, options: { method: "taylor" } })]);
   assert.match(ended.slice(ended.indexOf('<h2 id="sparsity">')), /data-name="hard"/);
   assert.match(renderReport([madeRun("mine", { records: [] })]), /none were asked for/);
+  const learned = renderReport([madeRun("mine", { records, summary: null, options: { method: "compresso" } })]);
+  assert.match(learned, /has not begun/);
 });
 
 Deno.test("several runs are laid over each other, those of one name told apart, and options that differ come first", () => {

@@ -1,4 +1,4 @@
-// Rates that a resumed run is given anew: they hold as they are given, and what they can no longer decide is refused. On the demo model.
+// What a resumed run is given anew, rates, sizes, calibration and schedules: it holds as it is given, and what it can no longer decide is refused. On the demo model.
 import assert from "node:assert/strict";
 import {
   type CheckpointOptions,
@@ -179,7 +179,9 @@ Deno.test("a run goes on with another size, or without calibration, where just t
       };
       const checkpoint = { path, every: 1000 },
         may = (name: string): CheckpointOptions => ({
-          ...{ ...checkpoint, resume: true, mayDiffer: [name] },
+          ...checkpoint,
+          resume: true,
+          mayDiffer: [name],
         });
       const calibration = BASE.rows.slice(0, 4);
       await assert.rejects(run({ ...sized, ...size(0.85), calibration, checkpoint }, 2), /enough/);

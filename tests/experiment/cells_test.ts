@@ -1,0 +1,33 @@
+// Which cells a sitting chooses, and what their folders are called, where a definition makes it hard. Without a GPU.
+import assert from "node:assert/strict";
+import type { ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
+import { differencesOf } from "../../lib/run/facts.ts";
+import { refuses } from "../io/files.ts";
+
+const PLAIN: ExperimentDefinition = { name: "plain", model: "demo", base: { sparsity: 0.2, steps: 4 }, grid: {} };
+
+Deno.test("values that no cell has together are refused", () => {
+  const joined = cellsOf({ ...PLAIN, grid: [{ rank: [4, 8] }, { method: ["taylor"] }] });
+  const none = new Map([["method", ["taylor"]], ["rank", ["8"]]]);
+  refuses(
+    () => chooseCells(joined, none),
+    "usage",
+    /by method and rank/,
+    /has all of them/,
+    /method=taylor and rank=8/,
+  );
+  assert.equal(chooseCells(joined, new Map()).length, 3);
+});
+
+Deno.test("no two cells have names that differ in capitals alone", () => {
+  const names = cellsOf({ ...PLAIN, grid: { data: ["A", "a"] } }).map(({ name }) => name.toLowerCase());
+  assert.deepEqual([names[0], new Set(names).size], ["data=a", 2]);
+});
+
+Deno.test("protected layers are the same in whatever order, as cells, runs and checkpoints have them", () => {
+  const then = { "rules.protect": "[29,0,0]" }, now = { "rules.protect": "[0,29]" };
+  assert.deepEqual(differencesOf(then, now), []);
+  assert.deepEqual(differencesOf({ rules: { protect: [29, 0] } }, { rules: { protect: [0, 29] } }), []);
+  assert.deepEqual(differencesOf(then, { "rules.protect": "[0,28]" }), ["rules.protect: [29,0,0] then, [0,28] now"]);
+});

@@ -137,10 +137,10 @@ class Run implements PruneRun {
     this.#since = state.position.recent.filter(({ step }) => step > last);
   }
 
-  /** Goes on from a state. */
+  /** Goes on from a state; a schedule may end its stage anew, or no more. */
   async #adopt({ position, arrays }: RunState): Promise<void> {
     const pruning = this.#stages.findIndex(({ stage }) => stage === "prune");
-    this.#position = position;
+    this.#position = position.stage === pruning && position.begun !== "hard" ? { ...position, leftOut: 0 } : position;
     this.#pending = [];
     this.#batches.seek(position.cursor);
     this.#trainer.restore(arrays);

@@ -85,8 +85,6 @@ export function positionAfter(
     ...NOTHING_DONE,
     target: target ?? position.target,
     layerTargets: target === null ? position.layerTargets : layers,
-    // A stage that goes on has left nothing out, whatever an earlier schedule had.
-    leftOut: target === null ? position.leftOut : 0,
     aim,
     stageStep: position.stageStep + 1,
     step: position.step + 1,

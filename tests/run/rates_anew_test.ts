@@ -218,6 +218,8 @@ Deno.test("a run stopped as a schedule ended its stage counts all its steps agai
       }, /enough/);
       stopped[Symbol.dispose]();
       using run = prune(model, { ...options, checkpoint: { ...checkpoint, resume: true, mayDiffer: ["schedule"] } });
+      await run.prepare();
+      assert.equal(run.steps, 5);
       const steps: number[] = [];
       for await (const { step } of run) steps.push(step);
       assert.deepEqual([steps, run.steps], [[1, 2, 3, 4, 5], 5]);

@@ -138,7 +138,7 @@
   };
   const poll = async () => {
     try {
-      const answer = await fetch("content", { headers: { "if-none-match": tag }, cache: "no-store" });
+      const answer = await fetch("content", { headers: { "if-none-match": held?.etag ?? tag }, cache: "no-store" });
       missed = 0;
       if (answer.status === 200) {
         held = {
@@ -146,8 +146,8 @@
           etag: answer.headers.get("etag") ?? "",
           state: decodeURIComponent(answer.headers.get("x-state") ?? ""),
         };
-        if (!isReading()) show(held);
       }
+      if (held && !isReading()) show(held);
     } catch {
       missed++;
     }

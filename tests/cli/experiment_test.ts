@@ -60,6 +60,19 @@ Deno.test("experiment --dry-run lists runs, steps and tokens, and refuses names 
   }
 });
 
+Deno.test("data may be called as a number is, in --set as in --only", async () => {
+  using folder = new TemporaryFolder();
+  const file = folder.at("small.json"), path = folder.at("rows.jsonl");
+  await Deno.writeTextFile(path, '{"text":"the river carries the stone near a garden by the road"}\n'.repeat(8));
+  await Deno.writeTextFile(file, JSON.stringify({ ...DEFINITION, data: { "2023": path, "2024": path } }));
+  const { code, stdout, stderr } = await cli([
+    ...["experiment", file, "--out", folder.at("out"), "--dry-run", "--set", "data=2023,2024"],
+    ...["--only", "data=2024"],
+  ]);
+  assert.equal(code, 0, stderr);
+  assert.equal([...stdout.matchAll(/^\S*data=2024\S* /gm)].length, 2);
+});
+
 Deno.test("settings of alarms with commas between are one value, in --set and in --only", async () => {
   using folder = new TemporaryFolder();
   const file = folder.at("small.json"), onAlarm = ["nan=stop,divergence=warn", "dead-layer=stop", "memory=off"];

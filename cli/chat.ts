@@ -124,7 +124,8 @@ async function run(
       if (command(line.trim(), { table, settings }) === "exit") return;
       continue;
     }
-    await answer(line.replace(/^\/\//, "/"), { table, json, isTerminal: lines.isTerminal });
+    const end = await answer(line.replace(/^\/\//, "/"), { table, json, isTerminal: lines.isTerminal });
+    if (end === "stopped") lines.drop();
   }
 }
 
@@ -194,10 +195,11 @@ function command(
   return "go on";
 }
 
+/** Answers on stdout, and says whether the answer was stopped. */
 async function answer(
   text: string,
   { table, json, isTerminal }: { readonly table: Table; readonly json: boolean; readonly isTerminal: boolean },
-): Promise<void> {
+): Promise<"answered" | "stopped"> {
   using interrupt = watchInterrupt("stopping the answer; once more ends the program", { ctrlCOnly: true });
   interrupt.start();
   const { signal } = interrupt;
@@ -207,6 +209,7 @@ async function answer(
     const answers = json ? await listen(voices) : await speak(voices);
     if (json) print(JSON.stringify(jsonOf(text, { answers, voices })));
     answers.forEach((each, index) => remark(each, voices.length > 1 ? voices[index]?.name : undefined));
+    return "answered";
   } catch (error) {
     if (signal.aborted) {
       // Whoever reads lines counts one for each question.
@@ -214,11 +217,12 @@ async function answer(
         models = voices.map(({ name }) => ({ model: name, ...stopped }));
       print(json ? JSON.stringify({ question: text, ...(models.length > 1 ? { models } : models[0]) }) : undefined);
       noteUneven(table, before);
-      return;
+      return "stopped";
     }
     // On a terminal a question can be put otherwise; a pipe does not know better.
     if (!isTerminal || !(error instanceof CompressoError) || error.code !== "input") throw error;
     reportError(error);
+    return "answered";
   }
 }
 

@@ -1,6 +1,6 @@
 // Lines that a user types or a pipe brings, one at a time. Owns line editing on a terminal and what Ctrl-C and Ctrl-D mean there; refuses to interpret a line.
 import process from "node:process";
-import { createInterface } from "node:readline";
+import { createInterface, type Key as ReadlineKey } from "node:readline";
 import { notText } from "./read_text.ts";
 
 /** Where lines come from. */
@@ -9,6 +9,8 @@ export interface Lines {
   readonly isTerminal: boolean;
   /** The next line without its break; null at the end, which on a terminal is Ctrl-D, and Ctrl-C on an empty line too. */
   next(prompt: string): Promise<string | null>;
+  /** Forgets what was typed ahead, as a terminal does at Ctrl-C. A pipe has nothing of the kind: whoever wrote it counts on each line. */
+  drop(): void;
 }
 
 /** Lines of stdin. */
@@ -25,6 +27,7 @@ export function pipedLines(stream: ReadableStream<BufferSource>): Lines {
       const { done, value } = await lines.next();
       return done ? null : value;
     },
+    drop: () => {},
   };
 
   async function* split(): AsyncGenerator<string, void, undefined> {
@@ -43,49 +46,72 @@ export function pipedLines(stream: ReadableStream<BufferSource>): Lines {
   }
 }
 
+/** A key as readline tells of it: what it writes, if it does, and what it is. */
+interface Key {
+  readonly text: string | undefined;
+  readonly key: ReadlineKey;
+}
+
 /**
  * Lines that are edited on the terminal, with those before them on the arrow keys. The terminal is read only while a line is asked for: in
- * between Ctrl-C is a signal as ever, and what is typed waits.
+ * between Ctrl-C is a signal as ever, and what is typed waits. What came with a line in one read (a paste of several) waits as keys, so that
+ * the next line has its prompt and is edited as if it were typed then.
  */
 function typedLines(): Lines {
+  const ahead: Key[] = [];
   let history: readonly string[] = [];
   return {
     isTerminal: true,
     async next(prompt): Promise<string | null> {
       for (;;) {
-        const line = await typed(prompt, history);
+        const line = await typed(prompt, { history, ahead });
         if (line === "interrupted") continue;
         if (line && line.text.trim() !== "") history = [line.text, ...history];
         return line && line.text;
       }
     },
+    drop: () => void ahead.splice(0),
   };
 }
 
-/** One line; null at Ctrl-D, or Ctrl-C on an empty line; "interrupted" where Ctrl-C threw a line away. */
+/** One line; null at Ctrl-D, or Ctrl-C on an empty line; "interrupted" where Ctrl-C threw a line away. Takes keys of `ahead` first, and adds to them. */
 async function typed(
   prompt: string,
-  history: readonly string[],
+  { history, ahead }: { readonly history: readonly string[]; readonly ahead: Key[] },
 ): Promise<{ readonly text: string } | "interrupted" | null> {
   // Not where results go, which may be a file.
   const screen = Deno.stderr.isTerminal() ? process.stderr : process.stdout;
   const { promise, resolve } = Promise.withResolvers<{ readonly text: string } | "interrupted" | null>();
+  let isOpen = true, before: string | undefined;
+  // The keys of one read come in one turn, also those behind the one that closes the editor, which hears them no more. Before the editor's own
+  // listener, so that the key that closes it is none of them.
+  const keep = (text: string | undefined, key: ReadlineKey): void => {
+    // Of a break in two bytes the second is no line of its own.
+    if (!isOpen && (before !== "return" || key.name !== "enter")) ahead.push({ text, key });
+    before = key.name;
+  };
+  process.stdin.on("keypress", keep);
   const editor = createInterface({
     input: process.stdin,
     output: screen,
     terminal: true,
     history: [...history],
   });
+  editor.once("close", () => {
+    isOpen = false;
+    resolve(null);
+  });
   editor.once("SIGINT", () => {
     resolve(editor.line === "" ? null : "interrupted");
     editor.close();
   });
-  editor.once("close", () => resolve(null));
   editor.question(prompt, (text) => {
     resolve({ text });
     editor.close();
   });
+  for (let next: Key | undefined; isOpen && (next = ahead.shift());) editor.write(next.text, next.key);
   const line = await promise;
+  process.stdin.off("keypress", keep);
   if (!line || line === "interrupted") screen.write("\n");
   return line;
 }

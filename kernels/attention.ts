@@ -13,7 +13,10 @@ import {
 } from "./attention_text.ts";
 import type { KernelSource } from "./mod.ts";
 
-/** Params of the forward kernel, in order. `vectors` is the vec4 of a head (as a param, so that loops over it stay loops), `scale` log2(e) / √headDim. */
+/**
+ * Params of the three kernels, in order. `blocks` is one behind a dispatch's last block of queries, or its first block of keys; `vectors` is the vec4
+ * of a head (as a param, so that loops over it stay loops), `scale` log2(e) / √headDim.
+ */
 export const ATTENTION_PARAMS = `struct Params {
   seq: u32, ratio: u32, kvHeads: u32, first: u32,
   qStride4: u32, kvStride4: u32, blocks: u32, tokens: u32,
@@ -25,8 +28,8 @@ export const ATTENTION_PARAMS = `struct Params {
  * lse[h, m] = log Σ_j exp(q·k / √headDim). Writes (=) o and lse.
  *
  * The queries of the heads of one KV group form one list i = t·ratio + g, so that an invocation's rows share the keys they read.
- * Invocation `lane` of block `x` owns i = x·lanes·rows + r·lanes + lane. Grid: x blocks, y sequence·kvHeads + KV head (from params.first on).
- * Bindings: q, k, v, o, lse, params.
+ * Invocation `lane` of block `x` owns i = x·lanes·rows + r·lanes + lane. Grid: x blocks (below params.blocks), y sequence·kvHeads + KV head
+ * (from params.first on). Bindings: q, k, v, o, lse, params.
  *
  * With `trees` the rows of a sequence are token trees in depth-first order, and a query sees its ancestors and itself: the keys j ≤ m with
  * m < spans[j].y, the end of the subtree below j. spans[m].x is the root of m's tree; no key before it counts. Bindings: q, k, v, o, lse, spans

@@ -137,8 +137,8 @@ ${
  * dv[j] = Σ_i p_ij dO[i];  dk[j] = Σ_i p_ij (dO[i]·v[j] − delta[i]) q[i] / √headDim over the queries i ≥ j of all heads of the KV group,
  * in one fixed order. Writes (=) dk and dv.
  *
- * Invocation `lane` of block `x` owns the keys j = x·lanes·rows + r·lanes + lane. Grid: x blocks, y sequence·kvHeads + KV head (from params.first on).
- * Bindings: q, dO, k, v, lse, delta, dk, dv, params.
+ * Invocation `lane` of block `x` owns the keys j = x·lanes·rows + r·lanes + lane. Grid: x blocks (from params.blocks on), y sequence·kvHeads + KV head
+ * (from params.first on). Bindings: q, dO, k, v, lse, delta, dk, dv, params.
  */
 export function attentionKeyGradKernel(tile: AttentionTile): KernelSource {
   const { headDim, lanes, variant } = tile;
@@ -170,7 +170,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let kv = pair % params.kvHeads;
   let base = (pair / params.kvHeads) * params.seq;
   let count = params.seq * params.ratio;
-  let first = group.x * ${lanes * tile.rows}u;
+  let first = (params.blocks + group.x) * ${lanes * tile.rows}u;
 ${
     rows.map((r) =>
       `  let j${r} = min(first + ${r * lanes}u + lane, params.seq - 1u);

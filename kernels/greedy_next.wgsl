@@ -25,6 +25,7 @@ var<workgroup> broken: atomic<u32>;
       id = c;
     }
   }
+  workgroupBarrier(); // some drivers zero workgroup memory late: see CONTRIBUTING.md
   if (!finite) { atomicStore(&broken, 1u); }
   values[lane] = best;
   ids[lane] = id;

@@ -65,6 +65,7 @@ fn sum_of(i: u32) -> f32 { return sums[i * ${LANES}u]; }`,
     main: `${list(rows).map((r) => `  var s${r} = 0.0;`).join("\n")}
 ${norm ? "  var squares = vec4f();" : ""}
 ${products}
+  workgroupBarrier(); // some drivers zero workgroup memory late: see CONTRIBUTING.md
 ${list(rows).map((r) => `  sums[${r * LANES}u + lane] = s${r};`).join("\n")}
 ${norm ? `  sums[${rows * LANES}u + lane] = squares.x + squares.y + squares.z + squares.w;` : ""}
   for (var step = ${LANES / 2}u; step > 0u; step /= 2u) {

@@ -67,6 +67,7 @@ var<workgroup> tile_w: array<f32, ${TILED_STEP * (tileColumns + PITCH_PAD)}>;
   let m0 = group.x * ${tileRows}u;
   let n0 = group.y * ${tileColumns}u;
   var sum: array<vec4f, ${rows * vectors}>;
+  workgroupBarrier(); // some drivers zero workgroup memory late: see CONTRIBUTING.md
   for (var step = 0u; step < p.steps; step++) {
     for (var i = t; i < ${tileRows * 4}u; i += ${GROUP}u) {
       let m = i / 4u;

@@ -3,7 +3,8 @@
 import { Template } from "../packages.ts";
 import { CompressoError } from "../errors.ts";
 import { strftime } from "./strftime.ts";
-import { type Tokenizer, tokenText } from "./tokenizer.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+import { tokenText } from "./tokenizer_compat.ts";
 
 /** One turn of a conversation. */
 export interface ChatMessage {

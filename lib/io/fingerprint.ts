@@ -14,6 +14,7 @@ const PIECES = 256, PIECE_BYTES = 4096;
 const READ: readonly string[] = [
   "adapter_config.json",
   "adapter_model.safetensors",
+  "added_tokens.json",
   "chat_template.jinja",
   "config.json",
   "generation_config.json",
@@ -22,6 +23,9 @@ const READ: readonly string[] = [
   "tokenizer.json",
   "tokenizer_config.json",
 ];
+
+/** Those that `added_tokens_decoder` in tokenizer_config.json takes the place of. */
+const OLDER: readonly string[] = ["added_tokens.json", "special_tokens_map.json"];
 
 /** Digest of a model or an adapter, a file or a folder: names, sizes, both ends of every file that is read, and pieces between them. */
 export async function modelDigest(path: string): Promise<string> {
@@ -76,10 +80,10 @@ export async function fileNames(path: string): Promise<string[]> {
   const hasShards = !names.includes("model.safetensors");
   const isShard = (name: string): boolean =>
     name === "model.safetensors.index.json" || (name.endsWith(".safetensors") && name !== "checkpoint.safetensors");
-  // Where the config says of itself which tokens are special, the map is not read.
+  // Where the config says of itself which tokens there are, the older files for it are not read.
   const config = await textIfThere(join(path, "tokenizer_config.json")) ?? "",
     isOwn = config.includes('"added_tokens_decoder"');
-  const isRead = (name: string): boolean => READ.includes(name) && !(isOwn && name === "special_tokens_map.json");
+  const isRead = (name: string): boolean => READ.includes(name) && !(isOwn && OLDER.includes(name));
   return names.filter((name) => isRead(name) || (hasShards && isShard(name))).sort();
 }
 

@@ -4,8 +4,8 @@ import { CompressoError } from "../errors.ts";
 import { type ChatMessage, renderChat } from "./chat_template.ts";
 import { mergesByScore, STYLE_KEY, TOKEN_TYPE } from "./gguf_tokenizer.ts";
 import { familyByNode, PRE_TOKENIZER_FAMILIES } from "./pre_tokenizers.ts";
-import { isObject, type Json } from "./tokenizer_compat.ts";
-import { type Tokenizer, tokenText } from "./tokenizer.ts";
+import { isObject, type Json, tokenText } from "./tokenizer_compat.ts";
+import type { Tokenizer } from "./tokenizer.ts";
 
 /** A value of the metadata. Numbers are u32 in the file, the arrays i32, f32 and strings. */
 export type GgufTokenizerValue = number | boolean | string | readonly string[] | Int32Array | Float32Array;

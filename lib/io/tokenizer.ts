@@ -3,9 +3,10 @@
 import { LibraryTokenizer } from "../packages.ts";
 import { join } from "node:path";
 import { CompressoError } from "../errors.ts";
+import { withAddedTokens } from "./added_tokens.ts";
 import { namesIn } from "./exists.ts";
 import { readText, textIfThere } from "./text_file.ts";
-import { forJavaScript, isObject, type Json, repairDecoder, repairModel } from "./tokenizer_compat.ts";
+import { forJavaScript, isObject, type Json, repairDecoder, repairModel, tokenText } from "./tokenizer_compat.ts";
 
 /** What a decoder takes of a tokenizer, as `model_input_names` of tokenizer_config.json says. */
 export const INPUT_NAMES: readonly string[] = ["input_ids", "attention_mask"];
@@ -134,15 +135,18 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
 }
 
 /**
- * Reads the tokenizer of a Hugging Face folder: tokenizer.json, tokenizer_config.json, special_tokens_map.json, chat_template.jinja and additional_chat_templates. As in
- * transformers the map goes before the config, unless that has `added_tokens_decoder`, as newer ones do.
- * Gives null where there is no tokenizer.json. Throws `CompressoError("input")` where a file is broken.
+ * Reads the tokenizer of a Hugging Face folder: tokenizer.json, tokenizer_config.json, special_tokens_map.json, added_tokens.json,
+ * chat_template.jinja and additional_chat_templates. As in transformers the map goes before the config, unless that has `added_tokens_decoder`, as
+ * newer ones do; added_tokens.json counts only without it, too. Tokens that tokenizer.json lacks are in the tokenizer's `json`.
+ * Gives null where there is no tokenizer.json. Throws `CompressoError("input")` where a file is broken, and as {@link withAddedTokens}.
  */
 export async function loadHfTokenizer(folder: string): Promise<Tokenizer | null> {
   const json = await readJson(join(folder, "tokenizer.json"));
   if (json === null) return null;
   const { chat_template: inConfig, ...own } = await readJson(join(folder, "tokenizer_config.json")) ?? {};
-  const map = "added_tokens_decoder" in own ? null : await readJson(join(folder, "special_tokens_map.json"));
+  const older = (name: string): Promise<Json | null> =>
+    "added_tokens_decoder" in own ? Promise.resolve(null) : readJson(join(folder, name));
+  const map = await older("special_tokens_map.json"), added = await older("added_tokens.json");
   // By their texts alone: as objects transformers would want a type beside them in a config, and tokenizer.json has the rest.
   const special = Object.entries(map ?? {}).flatMap(([key, value]) => {
     const text = tokenText(value);
@@ -153,7 +157,7 @@ export async function loadHfTokenizer(folder: string): Promise<Tokenizer | null>
   const named = [...Array.isArray(inConfig) ? inConfig : [], ...await namedTemplates(folder)];
   const config = named.length > 0 ? { ...others, chat_template: named } : others;
   const chatTemplate = await textIfThere(join(folder, "chat_template.jinja")) ?? templateText(inConfig);
-  return createTokenizer(json, { config, chatTemplate });
+  return createTokenizer(withAddedTokens(json, { config: own, map, added }), { config, chatTemplate });
 }
 
 /** Templates beside the default one, as newer versions of transformers write them. */
@@ -273,12 +277,6 @@ function leadingCount(encode: Tokenizer["encode"], around: readonly number[]): n
   const full = encode("a", { addSpecial: true });
   const first = full.findIndex((_, start) => bare.every((id, offset) => full[start + offset] === id));
   return bare.length === 0 || first < 0 ? around.length : first;
-}
-
-/** Text of a token in tokenizer_config.json: a string, or an object with `content`. */
-export function tokenText(value: unknown): string | null {
-  if (typeof value === "string") return value;
-  return isObject(value) && typeof value["content"] === "string" ? value["content"] : null;
 }
 
 function templateText(value: unknown): string | null {

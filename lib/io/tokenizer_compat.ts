@@ -15,6 +15,12 @@ export function isObject(value: unknown): value is Json {
   return value !== null && typeof value === "object" && !Array.isArray(value);
 }
 
+/** Text of a token in tokenizer_config.json: a string, or an object with `content`. */
+export function tokenText(value: unknown): string | null {
+  if (typeof value === "string") return value;
+  return isObject(value) && typeof value["content"] === "string" ? value["content"] : null;
+}
+
 /**
  * A tokenizer.json that the JavaScript library encodes as the Rust library encodes the original:
  * its `Digits`, `Whitespace` and `ByteLevel` use ASCII or JavaScript character classes, `Split` knows two behaviours

@@ -33,7 +33,7 @@ export interface AttentionOptions {
   readonly variant?: AttentionVariant;
   /** Work of one invocation, in place of the default of the variant; for benchmarks. */
   readonly tiles?: Partial<Record<AttentionPass, Pick<AttentionTile, "lanes" | "rows" | "step">>>;
-  /** Floating-point operations of one dispatch, at most, as far as whole KV heads allow: a submit should stay short. Default 1e9. */
+  /** Floating-point operations of one dispatch, at most, as far as whole blocks of rows allow: a driver ends what takes long. Default 1e9. */
   readonly dispatchCost?: number;
 }
 
@@ -141,7 +141,7 @@ interface PassOptions extends AttentionOptions {
   readonly bound: (streamed: Streamed, params: Params) => readonly Bound[];
 }
 
-/** Records one kernel over all sequences and KV heads, in as many dispatches as keep each of them short. */
+/** Records one kernel over all sequences and KV heads, in as many dispatches as keep each of them short: by heads, and by blocks where one head is long. */
 function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): void {
   const { batch, seq, heads, kvHeads, headDim } = shape;
   const { pass, trees = false, scratch, dispatchCost = 1e9, bound } = options;
@@ -158,14 +158,20 @@ function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): vo
   const owned = pass === "key" ? seq : seq * ratio;
   const blocks = Math.ceil(owned / (tile.lanes * tile.rows));
   const strides = [strideOf(heads * hs) / 4, strideOf(kvHeads * hs) / 4];
-  const cost = PASSES[pass].products * seq * (seq + 1) * headDim * ratio;
-  const { maxComputeWorkgroupsPerDimension } = plan.device.limits;
-  const part = Math.max(1, Math.min(pairs, maxComputeWorkgroupsPerDimension, Math.floor(dispatchCost / cost)));
+  const pairCost = PASSES[pass].products * seq * (seq + 1) * headDim * ratio, fit = Math.floor(dispatchCost / pairCost);
+  const part = Math.max(1, Math.min(pairs, plan.device.limits.maxComputeWorkgroupsPerDimension, fit));
+  // A block that sees all rows does twice the work of the mean one.
+  const blockCost = 2 * pairCost / blocks, most = fit > 0 ? blocks : Math.max(1, Math.floor(dispatchCost / blockCost));
   for (let first = 0; first < pairs; first += part) {
     const count = Math.min(part, pairs - first);
-    const integers = [seq, ratio, kvHeads, first, ...strides, blocks, batch * seq, hs / 4];
-    const params = [...integers.map(u32), f32(LOG2_E / Math.sqrt(headDim))];
-    plan.dispatch(kernel, bound(streamed, params), { groups: [blocks, count], cost: count * cost });
+    for (let from = 0; from < blocks; from += most) {
+      const end = Math.min(blocks, from + most);
+      // Queries count from the last block on, keys from the first.
+      const integers = [seq, ratio, kvHeads, first, ...strides, pass === "key" ? from : end, batch * seq, hs / 4];
+      const params = [...integers.map(u32), f32(LOG2_E / Math.sqrt(headDim))];
+      const cost = count * Math.min(pairCost, (end - from) * blockCost);
+      plan.dispatch(kernel, bound(streamed, params), { groups: [end - from, count], cost });
+    }
   }
 }
 

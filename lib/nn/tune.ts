@@ -1,8 +1,8 @@
 // Autotuning: the products of a decoder timed on the adapter at hand, with each tile that could serve them. Owns which products, the clock
-// and the verdict; refuses to know files. What it finds changes speed only: all tiles of a product give the same values.
+// and the verdict; refuses to know files. What it finds changes speed only: a tile that does not give the default's very bits is not taken.
 import { cpuUsage } from "node:process";
 import { CompressoError } from "../errors.ts";
-import type { Device } from "../gpu/device.ts";
+import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import { openDryDevice } from "../gpu/dry.ts";
 import { Plan } from "../gpu/plan.ts";
 import { tuningOf } from "../gpu/tuning.ts";
@@ -61,7 +61,15 @@ interface Work {
   /** Times that a pass does it. */
   count: number;
   /** Allocates into the stack. */
-  readonly setup: (device: Device, stack: DisposableStack) => (plan: Plan) => void;
+  readonly setup: (device: Device, stack: DisposableStack) => Trial;
+}
+
+/** What is timed, once allocated. */
+interface Trial {
+  readonly record: (plan: Plan) => void;
+  /** Where the result lies, and its values. */
+  readonly target: DeviceBuffer;
+  readonly count: number;
 }
 
 /** Smaller products are left alone: all of them together cost less than to measure one. */
@@ -79,6 +87,8 @@ const GAIN = 1.03;
 const FILL_ROWS = 1024;
 /** Wanted seconds of one measurement. */
 const SAMPLE_SECONDS = 0.01;
+/** Values at either end of a result that are compared with the default's. */
+const COMPARED = 1 << 14;
 /** Runs of one measurement, at most: what is shorter is timed as well as it will be. */
 const MOST_REPEATS = 64;
 /** The same where a GPU has no clock but the wall's, which does not tell how long one run takes. */
@@ -95,10 +105,11 @@ export async function tuneProducts(device: Device, spec: DecoderSpec, options: T
   const works = all.filter(({ product }) => !tuning.has(productKey(product)));
   const end = performance.now() + 1000 * budgetSeconds;
   const goesOn = (): boolean => (signal?.throwIfAborted(), performance.now() < end);
+  const refused = new Set<string>();
   let measured = 0;
   for (const [index, work] of works.entries()) {
     if (!goesOn()) break;
-    const tile = await quickest(device, work, { measure, goesOn });
+    const tile = await quickest(device, work, { measure, goesOn, refused });
     if (tile) tuning.set(productKey(work.product), tileName(tile));
     measured += tile ? 1 : 0;
     onProgress?.((index + 1) / works.length);
@@ -110,25 +121,35 @@ export async function tuneProducts(device: Device, spec: DecoderSpec, options: T
 async function quickest(
   device: Device,
   { product, trial, setup }: Work,
-  { measure, goesOn }: { readonly measure: Measure; readonly goesOn: () => boolean },
+  { measure, goesOn, refused }: {
+    readonly measure: Measure;
+    readonly goesOn: () => boolean;
+    /** Kernels that the driver refuses, which are compiled once for all products. */
+    readonly refused: Set<string>;
+  },
 ): Promise<Tile | null> {
   using stack = new DisposableStack();
-  const tuning = tuningOf(device), key = productKey(trial), before = tuning.get(key);
-  const entries: { readonly tile: Tile; readonly plan: Plan; seconds: number }[] = [];
+  const entries: Candidate[] = [];
+  let wanted: Uint32Array | null = null;
   try {
-    const record = setup(device, stack);
+    const { record, target, count } = setup(device, stack);
     for (const tile of candidateTiles(device, product)) {
+      if (!goesOn()) return null; // some drivers take seconds to compile one
       const plan = stack.use(new Plan(device));
-      tuning.set(key, tileName(tile));
-      record(plan);
-      entries.push({ tile, plan, seconds: Infinity });
+      const kernel = `${product.family} ${product.layout} ${product.dtype} ${tileName(tile)}`;
+      const recorded = (): void => recordWith(device, { product: trial, tile }, () => record(plan));
+      if (!wanted) recorded();
+      else if (refused.has(kernel) || await refuses(device, recorded)) {
+        refused.add(kernel);
+        continue;
+      }
+      const bits = await endsAfter(plan, { device, target, count });
+      wanted ??= bits;
+      if (bits.every((value, index) => value === wanted?.[index])) entries.push({ tile, plan, seconds: Infinity });
     }
   } catch (error) {
-    if (error instanceof CompressoError && error.code === "gpu") return null; // over the memory limit
+    if (error instanceof CompressoError && error.code === "gpu" && !device.isBroken) return null; // over the memory limit
     throw error;
-  } finally {
-    if (before === undefined) tuning.delete(key);
-    else tuning.set(key, before);
   }
   let left = entries;
   for (let round = 0; round < ROUNDS && left.length > 1; round++) {
@@ -142,6 +163,54 @@ async function quickest(
   }
   const [first] = entries, best = entries.reduce((a, b) => b.seconds < a.seconds ? b : a);
   return !first || best.seconds * GAIN < first.seconds ? best.tile : first.tile;
+}
+
+/** A tile that is timed. */
+interface Candidate {
+  readonly tile: Tile;
+  readonly plan: Plan;
+  seconds: number;
+}
+
+/** Records with a tile, and leaves the table as it was. */
+function recordWith(
+  device: Device,
+  { product, tile }: { readonly product: Product; readonly tile: Tile },
+  record: () => void,
+): void {
+  const tuning = tuningOf(device), key = productKey(product), before = tuning.get(key);
+  tuning.set(key, tileName(tile));
+  try {
+    record();
+  } finally {
+    if (before === undefined) tuning.delete(key);
+    else tuning.set(key, before);
+  }
+}
+
+/** Whether the driver refuses what is recorded: the error would else end the run, for a tile that it can do without. */
+async function refuses({ gpu }: Device, record: () => void): Promise<boolean> {
+  const kinds = ["out-of-memory", "internal", "validation"] as const;
+  let errors: Promise<GPUError | null>[] = [];
+  for (const kind of kinds) gpu.pushErrorScope(kind);
+  try {
+    record();
+  } finally {
+    errors = kinds.map(() => gpu.popErrorScope());
+  }
+  return (await Promise.all(errors)).some((error) => error !== null);
+}
+
+/** Both ends of a result, as bits, after a run that found zeros there: what a driver silently leaves undone shows. */
+async function endsAfter(
+  plan: Plan,
+  { device, target, count }: { readonly device: Device } & Pick<Trial, "target" | "count">,
+): Promise<Uint32Array> {
+  const length = Math.min(count, COMPARED), offsets = [0, 4 * (count - length)], zeros = new Float32Array(length);
+  for (const offset of offsets) device.write(target, zeros, offset);
+  await plan.run();
+  const ends = await device.read(offsets.map((byteOffset) => ({ buffer: target, byteOffset, bytes: 4 * length })));
+  return new Uint32Array(await new Blob(ends).arrayBuffer());
 }
 
 /** Distinct products worth measuring, those with the most work first. */
@@ -212,7 +281,7 @@ function setupLinear(device: Device, stack: DisposableStack, shape: {
   readonly cols: number;
   readonly dtype: MatrixDtype;
   readonly direction: Direction;
-}): (plan: Plan) => void {
+}): Trial {
   const { rows, out, cols, dtype, direction } = shape;
   const matrix = stack.use(createMatrix(device, "tuning", { rows: out, cols, dtype }));
   const [width, depth] = direction === "forward" ? [out, cols] : [cols, out];
@@ -224,13 +293,14 @@ function setupLinear(device: Device, stack: DisposableStack, shape: {
   const x = stack.use(device.uploadBuffer("tuning x", noise(paddedRows(rows) * stride)));
   const y = stack.use(device.createBuffer("tuning y", 4 * paddedRows(rows) * strideOf(width)));
   const pool = stack.use(new OperandPool(device));
-  return (plan) => {
+  const record = (plan: Plan): void => {
     const view = operand(plan, pool, x, { rows, stride });
     recordLinear(plan, view, matrix, { buffer: y, stride: strideOf(width) }, { rows, direction });
   };
+  return { record, target: y, count: rows * strideOf(width) };
 }
 
-function setupThin(device: Device, stack: DisposableStack, shape: Thin): (plan: Plan) => void {
+function setupThin(device: Device, stack: DisposableStack, shape: Thin): Trial {
   const { m, n, k, transposeA = false, transposeB = false } = shape;
   const view = (label: string, rows: number, columns: number): BufferView => {
     const stride = strideOf(columns);
@@ -240,7 +310,7 @@ function setupThin(device: Device, stack: DisposableStack, shape: Thin): (plan: 
   const b = transposeB ? view("tuning b", n, k) : view("tuning b", k, n);
   const c = { ...view("tuning c", m, n), stride: n };
   const pool = stack.use(new OperandPool(device));
-  return (plan) => recordMatmul(plan, { ...shape, a, b, c, pool });
+  return { record: (plan) => recordMatmul(plan, { ...shape, a, b, c, pool }), target: c.buffer, count: m * n };
 }
 
 /** Values in [−1, 1). Memory that was never written would not do: a system may give it one page of zeros, which the cache always holds. */
@@ -258,7 +328,6 @@ function clockOf(device: Device): Measure {
   const { isCpu } = device.facts, hasTimestamps = device.features.has("timestamp-query");
   const time = isCpu ? cpuSeconds : hasTimestamps ? gpuSeconds : wallSeconds, known = new WeakMap<Plan, number>();
   const repeats = async (plan: Plan): Promise<number> => {
-    await plan.run(); // compiles
     // By the wall clock a run on a GPU takes as long as the runtime waits before it looks again: some 10 ms.
     if (!isCpu && !hasTimestamps) return UNTIMED_REPEATS;
     const seconds = await (isCpu ? wallSeconds : gpuSeconds)(plan, 1);

@@ -138,6 +138,40 @@ Deno.test("on a terminal chat edits lines, shows two models in columns, and Ctrl
   assert.equal(await terminal.status(), 0);
 });
 
+Deno.test("on a terminal chat answers every line that is pasted at once, and a half one can be finished", {
+  ignore: !HAS_TERMINAL,
+}, async () => {
+  await using terminal = openTerminal(["chat", "demo", "--max-tokens", "12"]);
+  await terminal.until(/\/help lists.*> /s);
+  await terminal.type("/first\r/second\r");
+  await terminal.until(/> \/first\r\n.*there is no \/first;.*> \/second\r\n.*there is no \/second;.*> /s);
+  const [, story = ""] = STORY.split("\n");
+  await terminal.type(`Answer the question.\\\r\n${story} Where is Ton\x7fm?\r/thi`);
+  await terminal.until(/in Rome\r\n.*> .*\/thi/s);
+  await terminal.type("rd\r");
+  await terminal.until(/there is no \/third;.*> /s);
+  await terminal.type("\x1b[A\x1b[A\x1b[A\x1b[A\r"); // arrow up, past both lines of the question
+  await terminal.until(/there is no \/second;.*> /s);
+  await terminal.type("/last\r\x04");
+  await terminal.until(/there is no \/last;/);
+  assert.equal(await terminal.status(), 0);
+});
+
+Deno.test("on a terminal Ctrl-C drops what was typed ahead, with the answer that it stops", {
+  ignore: !HAS_TERMINAL,
+}, async () => {
+  await using terminal = openTerminal(["chat", "demo", "--max-tokens", "400", "--temperature", "3"]);
+  await terminal.until(/\/help lists.*> /s);
+  await terminal.type("Where is Tom?\r/second\r");
+  await terminal.until(/Tom\?\r\n[^\n]/);
+  await terminal.type("\x03");
+  await terminal.until(/stopping the answer.*> /s);
+  await terminal.type("/nonsense\r");
+  await terminal.until(/^(?!.*second).*there is no \/nonsense.*> /s);
+  await terminal.type("\x03");
+  assert.equal(await terminal.status(), 0);
+});
+
 interface Terminal extends AsyncDisposable {
   /** Sends keys. */
   type(keys: string): Promise<void>;
@@ -175,10 +209,17 @@ function openTerminal(args: readonly string[]): Terminal {
   return {
     type: (keys) => writer.write(new TextEncoder().encode(keys)),
     async until(pattern): Promise<void> {
-      while (!pattern.test(screen)) {
-        const { done, value = "" } = await reader.read();
-        assert.ok(!done, `the command ended before ${pattern}: ${screen}`);
-        screen += value;
+      // A line that nobody reads would be waited for without end.
+      const { promise: late, reject } = Promise.withResolvers<never>();
+      const timer = setTimeout(() => reject(new Error(`not in two minutes: ${pattern}, but ${screen}`)), 120_000);
+      try {
+        while (!pattern.test(screen)) {
+          const { done, value = "" } = await Promise.race([reader.read(), late]);
+          assert.ok(!done, `the command ended before ${pattern}: ${screen}`);
+          screen += value;
+        }
+      } finally {
+        clearTimeout(timer);
       }
       screen = "";
     },

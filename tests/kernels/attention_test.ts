@@ -94,6 +94,23 @@ Deno.test("recordAttention() and its backward match the oracle in several dispat
   for (const dispatchCost of [1, 3500]) await compare(shape, { variant: "texture", scratch, dispatchCost }); // 1, and 1 to 2 pairs a dispatch
 });
 
+Deno.test("attention over many rows goes in dispatches of some blocks of a head, with the bits of all at once", async () => {
+  const shape = { batch: 1, seq: 130, heads: 4, kvHeads: 2, headDim: 10 }, any = random(shape);
+  using scratch = new AttentionScratch(device);
+  for (const variant of ["texture", "workgroup"] as const) {
+    const whole = await runBoth(shape, { variant, scratch, ...any });
+    // The forward pass of a pair is 2 · 130 · 131 · 10 · 2 operations: all blocks alone, and a few at once.
+    for (const dispatchCost of [1, 2e5]) {
+      assert.deepEqual(await runBoth(shape, { variant, scratch, ...any, dispatchCost }), whole);
+    }
+  }
+  using plan = new Plan(device);
+  using buffer = device.createBuffer("any", 4 * paddedRows(130) * strideOf(4 * headStride(10)));
+  const buffers = { q: buffer, k: buffer, v: buffer, o: buffer, lse: buffer };
+  recordAttention(plan, shape, { ...buffers, variant: "workgroup", tiles: SMALL, dispatchCost: 1 });
+  assert.equal(plan.length, 2 * Math.ceil(130 * 2 / 16)); // pairs, blocks of 8 · 2 rows
+});
+
 Deno.test("recordAttention() records nothing for a layer without heads", () => {
   using buffer = device.createBuffer("any", 16);
   using plan = new Plan(device);

@@ -17,10 +17,10 @@ import {
 } from "../../lib/nn/linear.ts";
 import { matmulProduct } from "../../lib/nn/matmul.ts";
 import { createMatrix, type MatrixDtype, type MatrixPlacement, writeRows } from "../../lib/nn/matrix.ts";
-import type { DecoderSpec } from "../../lib/nn/spec.ts";
-import { type Measure, tuneProducts } from "../../lib/nn/tune.ts";
-import { candidateTiles, type Product, productKey, productTile, type Tile, tileName } from "../../lib/nn/variants.ts";
+import { tuneProducts } from "../../lib/nn/tune.ts";
+import { candidateTiles, type Product, productKey, productTile, tileName } from "../../lib/nn/variants.ts";
 import { random } from "./helpers/cells.ts";
+import { BOTH, fakeClock, FORWARD, SPEC, tunedPlaces } from "./helpers/tuning.ts";
 
 const device: Device = await openDevice();
 
@@ -215,45 +215,12 @@ function tileOfName(name: string): string {
   return /(\d+x\d+)/.exec(name)?.[1] ?? name;
 }
 
-/** Layers of a size that is worth measuring, the second a little narrower. */
-const SPEC: DecoderSpec = {
-  vocab: 1000,
-  hidden: 512,
-  headDim: 64,
-  layers: [{ heads: 8, kvHeads: 8, ffn: 1024 }, { heads: 8, kvHeads: 8, ffn: 1000 }],
-  normEps: 1e-5,
-  rope: { base: 1e4, scaling: { kind: "none" } },
-  tied: true,
-  maxPosition: 512,
-  bosId: null,
-  eosIds: [],
-  padId: null,
-};
-
-/** A clock that tells seconds by product and the place of the tile among its candidates, 0 being the default. */
-function fakeClock(seconds: (product: Product, place: number) => number): Measure & { asked: string[] } {
-  const asked: string[] = [];
-  return Object.assign((_plan: Plan, product: Product, tile: Tile) => {
-    asked.push(`${productKey(product)} ${tileName(tile)}`);
-    return Promise.resolve(seconds(product, placeOf(product, tileName(tile))));
-  }, { asked });
-}
-
-function placeOf(product: Product, name: string | undefined): number {
-  return candidateTiles(device, product).findIndex((tile) => tileName(tile) === name);
-}
-
-/** The place of each tuned tile, by key; the fake clock has seen all products. */
-function tunedPlaces(own: Device, products: readonly Product[]): number[] {
-  return products.map((product) => placeOf(product, tuningOf(own).get(productKey(product))));
-}
-
 Deno.test("tuneProducts() takes the tile of the least time for each product", async () => {
   using own = await openDevice();
   const seen: Product[] = [];
   const best = (product: Product): number => product.layout === "forward" ? 1 : 2;
-  const measure = fakeClock((product, place) => (seen.push(product), place === best(product) ? 1 : 2));
-  const result = await tuneProducts(own, SPEC, { rows: 256, baseDtype: "f16", measure });
+  const measure = fakeClock(device, (product, place) => (seen.push(product), place === best(product) ? 1 : 2));
+  const result = await tuneProducts(own, SPEC, { ...BOTH, measure });
   assert.deepEqual(tunedPlaces(own, seen), seen.map(best));
   // [512, 512], [1024, 512], [512, 1024] and the head, which has the key of [1024, 512], there and back.
   assert.deepEqual(result, { measured: 6, known: 0, left: 0 });
@@ -265,8 +232,8 @@ Deno.test("tuneProducts() leaves the default only for a clear gain", async () =>
   for (const [slow, place] of [[1.02, 0], [1.04, 1]] as const) {
     using own = await openDevice();
     const seen: Product[] = [];
-    const measure = fakeClock((product, at) => (seen.push(product), [slow, 1][at] ?? 1.01));
-    await tuneProducts(own, SPEC, { rows: 256, baseDtype: "f16", directions: ["forward"], measure });
+    const measure = fakeClock(device, (product, at) => (seen.push(product), [slow, 1][at] ?? 1.01));
+    await tuneProducts(own, SPEC, { ...FORWARD, measure });
     assert.deepEqual(tunedPlaces(own, seen), seen.map(() => place));
   }
 });
@@ -274,31 +241,31 @@ Deno.test("tuneProducts() leaves the default only for a clear gain", async () =>
 Deno.test("tuneProducts() counts the least of several times, and asks no more for a tile that was far behind", async () => {
   using own = await openDevice();
   const seen: Product[] = [], calls = new Map<string, number>();
-  const measure = fakeClock((product, place) => {
+  const measure = fakeClock(device, (product, place) => {
     seen.push(product);
     const key = `${productKey(product)}:${place}`, call = (calls.get(key) ?? 0) + 1;
     calls.set(key, call);
     if (place === 1) return call === 3 ? 0.5 : 1.1; // undisturbed but once
     return place === 0 ? 1 : 2;
   });
-  await tuneProducts(own, SPEC, { rows: 256, baseDtype: "f16", directions: ["forward"], measure });
+  await tuneProducts(own, SPEC, { ...FORWARD, measure });
   assert.deepEqual(tunedPlaces(own, seen), seen.map(() => 1));
   for (const [key, count] of calls) assert.equal(count > 1, /:[01]$/.test(key), `${key}: ${count}`);
 });
 
 Deno.test("tuneProducts() measures LoRA's thin products too, and nothing that is known", async () => {
   using own = await openDevice();
-  const request = { rows: 512, baseDtype: "f32", rank: 16 } as const;
-  await tuneProducts(own, SPEC, { ...request, measure: fakeClock(() => 1) });
+  const request = { ...BOTH, rows: 512, baseDtype: "f32", rank: 16 } as const;
+  await tuneProducts(own, SPEC, { ...request, measure: fakeClock(device, () => 1) });
   assert.ok([...tuningOf(own).keys()].some((key) => key.startsWith("matmul-")));
-  const again = fakeClock(() => 1);
+  const again = fakeClock(device, () => 1);
   const { measured, known } = await tuneProducts(own, SPEC, { ...request, measure: again });
   assert.deepEqual([measured, known, again.asked.length], [0, tuningOf(own).size, 0]);
 });
 
 Deno.test("tuneProducts() leaves defaults when time or memory is spent, when products are small, and on a dry device", async () => {
   using own = await openDevice({ memoryLimit: 1 << 20 });
-  const request = { rows: 256, baseDtype: "f16", measure: fakeClock(() => 1) } as const;
+  const request = { ...BOTH, measure: fakeClock(device, () => 1) } as const;
   const spent = await tuneProducts(own, SPEC, { ...request, budgetSeconds: 0 });
   assert.deepEqual([spent.measured, spent.left], [0, 6]);
   const full = await tuneProducts(own, SPEC, request);
@@ -314,9 +281,9 @@ Deno.test("tuneProducts() leaves defaults when time or memory is spent, when pro
 Deno.test("tuneProducts() stops at an abort, and leaves no trial behind", async () => {
   using own = await openDevice();
   const controller = new AbortController();
-  const measure = fakeClock(() => (controller.abort(new CompressoError("aborted", { what: "stopped" })), 1));
+  const measure = fakeClock(device, () => (controller.abort(new CompressoError("aborted", { what: "stopped" })), 1));
   await assert.rejects(
-    () => tuneProducts(own, SPEC, { rows: 256, baseDtype: "f16", measure, signal: controller.signal }),
+    () => tuneProducts(own, SPEC, { ...BOTH, measure, signal: controller.signal }),
     { code: "aborted" },
   );
   assert.equal(measure.asked.length, 1);

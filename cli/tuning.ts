@@ -23,6 +23,9 @@ export interface TuneRequest extends Pick<TuneOptions, "rows" | "directions" | "
 /** Floating-point operations of a run below which it is over sooner than measuring would pay; a table that is there is used all the same. */
 const LEAST_WORK = 1e13;
 
+/** Devices whose user knows that the named file cannot be written: each model and each run of an experiment would say so anew. */
+const told = new WeakSet<Device>();
+
 /** Declaration of the options, for every verb that measures. */
 export const TUNING_OPTION = [
   "--tuning <file>",
@@ -32,7 +35,8 @@ export const TUNING_OPTION = [
 export const NO_TUNING_OPTION = ["--no-tuning", "run kernels with their defaults; results are the same bits"] as const;
 
 /**
- * Puts the table in use; before a long run, measures what it does not know yet, a few seconds at most, and keeps it.
+ * Puts the table in use; before a long run, measures what it does not know yet, a few seconds at most, and keeps it; says so where a named file
+ * cannot be written.
  * Throws `CompressoError("usage")` where the user names a file that is no table: it would be overwritten.
  */
 export async function tuneFor(
@@ -63,7 +67,11 @@ export async function tuneFor(
     signal,
     onProgress: (share) => progress.phase("measuring kernels", share),
   });
-  if (path !== null && measured > 0) await saveTuning(device, path);
+  if (path === null || measured === 0 || await saveTuning(device, path)) return;
+  // The user's cache is a convenience; a file that was named is expected to be there.
+  if (setting === true || told.has(device)) return;
+  told.add(device);
+  progress.note(`compresso: cannot write ${path}; the kernel speeds that were measured serve this command alone`);
 }
 
 /**

@@ -18,66 +18,94 @@ import {
   sliceModel,
   unitTable,
 } from "../mod.ts";
+import { CompressoError } from "../lib/errors.ts";
+import { presentFiles } from "../lib/run/run_files.ts";
 
 const SPARSITY = 0.3;
 const UNITS = ["kv", "ffn", "hidden"] as const;
-const [given] = Deno.args, out = given ?? "out/demo";
+const [given] = Deno.args;
 
-using device = await openDevice();
-using dense = await loadModel("demo", { device });
-const { tokenizer } = dense;
-if (!tokenizer) throw new Error("the demo has no tokenizer");
-const heldout = await readRows(demoData("heldout"));
-const questions = encodeChoices(heldout, { tokenizer, prompt: null });
-const chance = questions.reduce((sum, { choices }) => sum + 1 / choices.length, 0) / questions.length;
-
-async function score(model: Model): Promise<string> {
-  const { accuracy, total } = await scoreChoices(model, questions);
-  return `${(100 * accuracy).toFixed(1)} % of ${total} held-out questions`;
+try {
+  if (given !== undefined) await refuseUsed(given);
+  await demo(given ?? "out/demo");
+} catch (error) {
+  if (!(error instanceof CompressoError)) throw error;
+  console.error(error.message);
+  Deno.exitCode = error.exitStatus;
 }
 
-console.log(`chance             ${(100 * chance).toFixed(1)} %`);
-console.log(`dense              ${await score(dense)}`);
+/** Before minutes of work, and in words of a command that has no options: a folder of the user's own keeps what is in it. */
+async function refuseUsed(folder: string): Promise<void> {
+  const refused = { what: `cannot run the demo in ${folder}`, mend: "name a new folder" };
+  const isFile = await Deno.stat(folder).then(({ isDirectory }) => !isDirectory, () => false);
+  if (isFile) throw new CompressoError("usage", { ...refused, rule: "it is a folder", value: "a file" });
+  const found = await presentFiles(folder);
+  if (found.length === 0) return;
+  throw new CompressoError("usage", {
+    ...refused,
+    rule: "the folder holds no earlier run",
+    value: `it holds ${found.join(", ")}`,
+  });
+}
 
-// One-shot: the units of least magnitude in each layer fall at once, nothing is trained.
-const table = unitTable(dense.spec, UNITS);
-const places = rankWithin(table, await magnitudeScores(dense.source, table));
-const kept = selectUnits(table, places, { target: SPARSITY });
-using oneShot = await loadModelFrom(sliceModel(dense.source, { masks: selectionMasks(table, kept) }), { device });
-console.log(`one-shot magnitude ${await score(oneShot)}, at ${100 * SPARSITY} % sparsity`);
+async function demo(out: string): Promise<void> {
+  using device = await openDevice();
+  using dense = await loadModel("demo", { device });
+  const { tokenizer } = dense;
+  if (!tokenizer) throw new Error("the demo has no tokenizer");
+  const heldout = await readRows(demoData("heldout"));
+  const questions = encodeChoices(heldout, { tokenizer, prompt: null });
+  const chance = questions.reduce((sum, { choices }) => sum + 1 / choices.length, 0) / questions.length;
+  const score = async (model: Model): Promise<string> => {
+    const { accuracy, total } = await scoreChoices(model, questions);
+    return `${(100 * accuracy).toFixed(1)} % of ${total} held-out questions`;
+  };
 
-// Compresso: fine-tune, prune under a cubic schedule, fine-tune.
-const { rows } = await readRows(demoData("train"));
-const summary = await compress(dense, {
-  rows,
-  sparsity: SPARSITY,
-  steps: 80,
-  batch: 8,
-  seq: 240,
-  units: UNITS,
-  prompt: COLLABORATIVE_PROMPT,
-  lora: { targets: ["q", "k", "v", "o", "gate", "up", "down"] },
-  rates: { lora: 2e-3 },
-  out,
-  // A folder of the user's own keeps what is in it.
-  export: { replace: given === undefined },
-  onRecord: ({ step, steps, stage, loss, expected }) => {
-    if (step % 10 !== 0) return;
-    const sparsity = expected === null ? "" : `, expected sparsity ${expected.toFixed(3)}`;
-    console.log(`  ${stage} ${step}/${steps}: loss ${loss.toFixed(3)}${sparsity}`);
-  },
-});
-using pruned = await loadModel(`${out}/model`, { device });
-console.log(`Compresso          ${await score(pruned)}, at ${(100 * summary.sparsity.hard).toFixed(1)} % sparsity`);
-console.log(`parameters         ${summary.parameters.before} before, ${summary.parameters.after} after`);
-console.log(`masked = sliced    largest logit difference ${summary.maskedVsSliced.maxAbs.toExponential(1)}`);
-for (const { file, programs } of summary.files) console.log(`${file} is loaded by ${programs.join("; ")}`);
+  console.log(`chance             ${(100 * chance).toFixed(1)} %`);
+  console.log(`dense              ${await score(dense)}`);
 
-console.log("\nThe smaller model answers:");
-for (const row of heldout.rows.slice(0, 4)) {
-  if (row.kind !== "instruct") continue;
-  let answer = "";
-  const prompt = `${row.instruction}\n${row.input}\n`;
-  for await (const piece of generateText(pruned, prompt, { maxTokens: 8, temperature: 0 })) answer += piece;
-  console.log(`${row.input}\n  ${answer.trim()} (${answer.trim() === row.output ? "right" : `right: ${row.output}`})`);
+  // One-shot: the units of least magnitude in each layer fall at once, nothing is trained.
+  const table = unitTable(dense.spec, UNITS);
+  const places = rankWithin(table, await magnitudeScores(dense.source, table));
+  const kept = selectUnits(table, places, { target: SPARSITY });
+  using oneShot = await loadModelFrom(sliceModel(dense.source, { masks: selectionMasks(table, kept) }), { device });
+  console.log(`one-shot magnitude ${await score(oneShot)}, at ${100 * SPARSITY} % sparsity`);
+
+  // Compresso: fine-tune, prune under a cubic schedule, fine-tune.
+  const { rows } = await readRows(demoData("train"));
+  const summary = await compress(dense, {
+    rows,
+    sparsity: SPARSITY,
+    steps: 80,
+    batch: 8,
+    seq: 240,
+    units: UNITS,
+    prompt: COLLABORATIVE_PROMPT,
+    lora: { targets: ["q", "k", "v", "o", "gate", "up", "down"] },
+    rates: { lora: 2e-3 },
+    out,
+    // A folder of the user's own keeps what is in it.
+    export: { replace: given === undefined },
+    onRecord: ({ step, steps, stage, loss, expected }) => {
+      if (step % 10 !== 0) return;
+      const sparsity = expected === null ? "" : `, expected sparsity ${expected.toFixed(3)}`;
+      console.log(`  ${stage} ${step}/${steps}: loss ${loss.toFixed(3)}${sparsity}`);
+    },
+  });
+  using pruned = await loadModel(`${out}/model`, { device });
+  console.log(`Compresso          ${await score(pruned)}, at ${(100 * summary.sparsity.hard).toFixed(1)} % sparsity`);
+  console.log(`parameters         ${summary.parameters.before} before, ${summary.parameters.after} after`);
+  console.log(`masked = sliced    largest logit difference ${summary.maskedVsSliced.maxAbs.toExponential(1)}`);
+  for (const { file, programs } of summary.files) console.log(`${file} is loaded by ${programs.join("; ")}`);
+
+  console.log("\nThe smaller model answers:");
+  for (const row of heldout.rows.slice(0, 4)) {
+    if (row.kind !== "instruct") continue;
+    let answer = "";
+    const prompt = `${row.instruction}\n${row.input}\n`;
+    for await (const piece of generateText(pruned, prompt, { maxTokens: 8, temperature: 0 })) answer += piece;
+    console.log(
+      `${row.input}\n  ${answer.trim()} (${answer.trim() === row.output ? "right" : `right: ${row.output}`})`,
+    );
+  }
 }

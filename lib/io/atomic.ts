@@ -271,11 +271,16 @@ async function syncTree(folder: string): Promise<void> {
   await syncFolder(folder);
 }
 
-/** Makes a rename within a folder last through a power cut. Windows has no such call and needs none. */
+/** Makes a rename within a folder last through a power cut, where the file system can. Windows has no such call and needs none. */
 async function syncFolder(folder: string): Promise<void> {
   if (Deno.build.os === "windows") return;
-  using handle = await Deno.open(folder, { read: true });
-  await handle.sync();
+  try {
+    using handle = await Deno.open(folder, { read: true });
+    await handle.sync();
+  } catch {
+    // Some file systems refuse it (EINVAL, ENOTSUP), and a folder that may be written need not be readable. The files in it have been brought to the
+    // disk by themselves, and after a rename stand whole in their place: a power cut at this moment is all that could undo it.
+  }
 }
 
 /** Where a path leads through links, whether or not something is there. */

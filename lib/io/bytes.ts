@@ -18,13 +18,30 @@ export async function fileSize(path: string): Promise<number> {
   throw new CompressoError("input", { what: `cannot read ${path}`, rule: "the path is a file", value: "a folder" });
 }
 
+/** What tells whether a file is still the one that was opened. No inode: some network file systems give another one each time. */
+export interface FileState {
+  readonly size: number;
+  /** Milliseconds; null where the system tells none. */
+  readonly changed: number | null;
+}
+
+/** State of a file now. Throws as {@link fileSize}. */
+export async function fileState(path: string): Promise<FileState> {
+  const size = await fileSize(path), { mtime } = await Deno.stat(path);
+  return { size, changed: mtime?.getTime() ?? null };
+}
+
 /**
- * Reads `length` bytes from `offset` on. Opens and closes the file, so a reader holds no resource.
- * Throws `CompressoError("input")` where the file is missing or ends before.
+ * Reads `length` bytes from `offset` on. Opens and closes the file, so a reader holds no resource; `state` is the file's when its offsets were read.
+ * Throws `CompressoError("input")` where the file is missing, ends before, or was changed since.
  */
-export async function readBytes(path: string, offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
+export async function readBytes(
+  path: string,
+  offset: number,
+  { length, state }: { readonly length: number; readonly state?: FileState },
+): Promise<Uint8Array<ArrayBuffer>> {
   const bytes = new Uint8Array(length);
-  for await (const _piece of readPieces(path, offset, bytes)) { /* filled in place */ }
+  for await (const _piece of readPieces(path, offset, { target: bytes, state })) { /* filled in place */ }
   return bytes;
 }
 
@@ -35,12 +52,13 @@ export async function readBytes(path: string, offset: number, length: number): P
 export async function* streamBytes(
   path: string,
   offset: number,
-  options: { readonly length: number; readonly pieceBytes: number },
+  options: { readonly length: number; readonly pieceBytes: number; readonly state?: FileState },
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   const buffer = new Uint8Array(Math.min(options.length, options.pieceBytes));
   for (let done = 0; done < options.length; done += options.pieceBytes) {
     const piece = buffer.subarray(0, Math.min(options.pieceBytes, options.length - done));
-    for await (const _part of readPieces(path, offset + done, piece)) { /* filled in place */ }
+    const { state } = options;
+    for await (const _part of readPieces(path, offset + done, { target: piece, state })) { /* filled in place */ }
     yield piece;
   }
 }
@@ -81,7 +99,11 @@ export function unreadable(path: string, error: unknown): CompressoError {
   }, { cause: error });
 }
 
-async function* readPieces(path: string, offset: number, target: Uint8Array<ArrayBuffer>): AsyncGenerator<void> {
+async function* readPieces(
+  path: string,
+  offset: number,
+  { target, state }: { readonly target: Uint8Array<ArrayBuffer>; readonly state: FileState | undefined },
+): AsyncGenerator<void> {
   let file: Deno.FsFile;
   try {
     file = await Deno.open(path, { read: true });
@@ -89,6 +111,7 @@ async function* readPieces(path: string, offset: number, target: Uint8Array<Arra
     throw unreadable(path, error);
   }
   try {
+    if (state) await checkUnchanged(path, { file, state });
     await file.seek(offset, Deno.SeekMode.Start);
     for (let done = 0; done < target.length;) {
       const got = await file.read(target.subarray(done, done + PIECE_BYTES));
@@ -108,4 +131,19 @@ async function* readPieces(path: string, offset: number, target: Uint8Array<Arra
   } finally {
     file.close();
   }
+}
+
+/** Refuses a file that was replaced or written to since its offsets were read: other values stand there. */
+async function checkUnchanged(
+  path: string,
+  { file, state }: { readonly file: Deno.FsFile; readonly state: FileState },
+): Promise<void> {
+  const { size, mtime } = await file.stat();
+  if (size === state.size && (mtime?.getTime() ?? null) === state.changed) return;
+  throw new CompressoError("input", {
+    what: `cannot read ${path}`,
+    rule: "a file of a model stays as it is while the model is in use",
+    value: "it was replaced or written to since the model was opened, as by an export into its folder",
+    mend: "load the model again",
+  });
 }

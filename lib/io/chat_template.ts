@@ -2,6 +2,7 @@
 // template.
 import { Template } from "../packages.ts";
 import { CompressoError } from "../errors.ts";
+import { rewriteStrips, STRIPS } from "./jinja_strip.ts";
 import { strftime } from "./strftime.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import { tokenText } from "./tokenizer_compat.ts";
@@ -60,6 +61,7 @@ export function renderChat(
   const template = parse(source);
   try {
     return template.render({
+      ...STRIPS,
       ...Object.fromEntries(tokens),
       messages: messages.map(({ role, content }) => ({ role, content })),
       // None, as in transformers: templates ask `tools is none`, which undefined is not.
@@ -83,6 +85,7 @@ function parse(source: string): Template {
   try {
     // Jinja reads every line end as \n.
     const template = new Template(source.replaceAll(/\r\n?/g, "\n").replaceAll(/\bstrftime_now\b/g, CLOCK));
+    rewriteStrips(template.parsed);
     parsed.set(source, template);
     return template;
   } catch (error) {

@@ -1,6 +1,6 @@
 // GGUF files: tensors by their name in the file, dequantised row by row. Owns reads; refuses to know what the tensors are for.
 import { blocksOf, type QuantRows } from "../nn/quant.ts";
-import { streamBytes } from "./bytes.ts";
+import { type FileState, fileState, streamBytes } from "./bytes.ts";
 import { hasBlocks, unpackBlocks } from "./gguf_blocks.ts";
 import { dequantize } from "./gguf_dequant.ts";
 import { type GgufHeader, type GgufTensor, readGgufHeader } from "./gguf_header.ts";
@@ -19,7 +19,7 @@ export interface GgufFile extends GgufHeader {
 
 /** Opens a GGUF of any architecture. Only the header is read here. Throws as `readGgufHeader`. */
 export async function openGgufFile(path: string): Promise<GgufFile> {
-  const header = await readGgufHeader(path);
+  const state = await fileState(path), header = await readGgufHeader(path);
   const find = (name: string): GgufTensor => {
     const tensor = header.tensors.get(name);
     if (tensor) return tensor;
@@ -29,7 +29,7 @@ export async function openGgufFile(path: string): Promise<GgufFile> {
     path,
     ...header,
     async readTensor(name, rows): Promise<Float32Array<ArrayBuffer>> {
-      const tensor = find(name), { count, pieces } = readPieces(path, tensor, { rows });
+      const tensor = find(name), { count, pieces } = readPieces(path, tensor, { rows, state });
       const out = new Float32Array(count);
       for await (const { raw, at } of pieces) dequantize(raw, tensor.type, { out, at });
       return out;
@@ -37,7 +37,7 @@ export async function openGgufFile(path: string): Promise<GgufFile> {
     async readTensorBlocks(name, { bits, rows }): Promise<QuantRows | null> {
       const tensor = find(name), { type } = tensor;
       if (!hasBlocks(type, bits)) return null;
-      const { count, pieces } = readPieces(path, tensor, { rows });
+      const { count, pieces } = readPieces(path, tensor, { rows, state });
       const codes = new Uint8Array(count), scales = new Uint32Array(blocksOf(count));
       for await (const { raw, at } of pieces) unpackBlocks(raw, type, { codes, scales, at });
       return { codes, scales };
@@ -49,7 +49,7 @@ export async function openGgufFile(path: string): Promise<GgufFile> {
 function readPieces(
   path: string,
   { name, type, shape, offset }: GgufTensor,
-  { rows }: { readonly rows: RowRange | undefined },
+  { rows, state }: { readonly rows: RowRange | undefined; readonly state: FileState },
 ): { readonly count: number; readonly pieces: AsyncGenerator<{ raw: Uint8Array<ArrayBuffer>; at: number }> } {
   const { block, bytes } = TENSOR_FORMATS[type];
   const { start, count, width } = rowWindow(name, shape, { rows });
@@ -64,7 +64,7 @@ function readPieces(
   const length = count * width / block * bytes;
   const pieces = async function* (): AsyncGenerator<{ raw: Uint8Array<ArrayBuffer>; at: number }> {
     let at = 0;
-    for await (const raw of streamBytes(path, first, { length, pieceBytes: PIECE_BLOCKS * bytes })) {
+    for await (const raw of streamBytes(path, first, { length, pieceBytes: PIECE_BLOCKS * bytes, state })) {
       yield { raw, at };
       at += raw.length / bytes * block;
     }

@@ -17,7 +17,7 @@ import modelingText from "./remote_code/modeling_compresso.py" with { type: "tex
 import { elementCount } from "./rows.ts";
 import { type SafetensorsItem, shardedSafetensorsBytes, writeShardedSafetensors } from "./safetensors_write.ts";
 import type { WeightSource } from "./source.ts";
-import { isObject, type Json } from "./tokenizer_compat.ts";
+import { isObject, type Json, tokenText } from "./tokenizer_compat.ts";
 import { INPUT_NAMES, type Tokenizer } from "./tokenizer.ts";
 
 /** Dtypes of a folder's weights. */
@@ -106,7 +106,8 @@ export async function stageHf(
 
 /**
  * A tokenizer's settings by which transformers reads what tokenizer.json says. Its other classes make parts of that anew, as do `add_bos_token` and
- * `add_eos_token` in transformers 5; Python files are not copied; and by default transformers 4 makes token types, which `generate` refuses.
+ * `add_eos_token` in transformers 5; Python files are not copied; and by default transformers 4 makes token types, which `generate` refuses. Nor does
+ * that one read a list as `extra_special_tokens`, as 5 writes it, where both read `additional_special_tokens`.
  */
 export function tokenizerSettings({ config, leading, trailing, bosId, eosId }: Tokenizer): Json {
   const { auto_map: _code, add_bos_token: bos, add_eos_token: eos, ...settings } = config;
@@ -116,11 +117,19 @@ export function tokenizerSettings({ config, leading, trailing, bosId, eosId }: T
   const canSay = ends.every(([ids, id]) => ids.length === 0 || isAt(ids, id));
   const around = { add_bos_token: isAt(leading, bosId), add_eos_token: isAt(trailing, eosId) };
   return {
-    ...settings,
+    ...withOlderList(settings),
     ...(isSaid && canSay ? around : {}),
     tokenizer_class: "PreTrainedTokenizerFast",
     model_input_names: settings["model_input_names"] ?? INPUT_NAMES,
   };
+}
+
+/** Settings with a list of further special tokens under its older name, each once and by its text: the rest stands in tokenizer.json. */
+function withOlderList(settings: Json): Json {
+  const { extra_special_tokens: extra, additional_special_tokens: older, ...others } = settings;
+  if (!Array.isArray(extra)) return settings;
+  const texts = [...Array.isArray(older) ? older : [], ...extra].map(tokenText).filter((text) => text !== null);
+  return texts.length === 0 ? others : { ...others, additional_special_tokens: [...new Set(texts)] };
 }
 
 /** Bytes of a folder's safetensors, headers and all, without config, tokenizer and index. */

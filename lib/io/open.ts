@@ -17,7 +17,7 @@ export async function openWeights(path: string): Promise<HfSource | GgufSource> 
     if (await exists(`${path}/config.json`)) return await openHfFolder(path);
     throw await noWeights(path, "config.json");
   }
-  const head = await readBytes(path, 0, Math.min(await fileSize(path), 64));
+  const head = await readBytes(path, 0, { length: Math.min(await fileSize(path), 64) });
   if (new TextDecoder("latin1").decode(head.subarray(0, 4)) === "GGUF") return await openGguf(path);
   const guess = looksLike(head) ?? { what: "something else", mend: "give a Hugging Face folder or a GGUF file" };
   throw new CompressoError("input", {

@@ -28,7 +28,8 @@ export async function openSpec(model: string): Promise<DecoderSpec> {
     if (await exists(config)) return (await readHfConfig(config)).spec;
     throw await noWeights(path, "config.json");
   }
-  const head = await readBytes(path, 0, Math.min(info.size, 64)), text = new TextDecoder("latin1").decode(head);
+  const head = await readBytes(path, 0, { length: Math.min(info.size, 64) }),
+    text = new TextDecoder("latin1").decode(head);
   if (text.startsWith("GGUF")) return (await openGguf(path)).spec;
   const guess = looksLike(head);
   if (!guess && text.trimStart().startsWith("{")) return (await readHfConfig(path)).spec;

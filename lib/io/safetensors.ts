@@ -1,6 +1,6 @@
 // Reading of safetensors files, lazily: the header first, a tensor or some of its rows when asked. Owns widening to f32; refuses models.
 import { CompressoError } from "../errors.ts";
-import { readBytes, streamBytes } from "./bytes.ts";
+import { fileState, readBytes, streamBytes } from "./bytes.ts";
 import { widenBf16, widenF16 } from "./half.ts";
 import { rowWindow } from "./rows.ts";
 import {
@@ -32,7 +32,7 @@ export interface SafetensorsFile extends SafetensorsHeader {
  * Throws `CompressoError("input")` for a broken header, a tensor that is not there, or a dtype that the call does not read.
  */
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
-  const header = await readSafetensorsHeader(path);
+  const state = await fileState(path), header = await readSafetensorsHeader(path);
 
   function entryOf(name: string, dtypes?: readonly SafetensorsDtype[]): SafetensorsEntry {
     const entry = header.tensors.get(name);
@@ -46,7 +46,7 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
 
   async function readRaw(name: string, rows?: RowRange): Promise<Uint8Array<ArrayBuffer>> {
     const entry = entryOf(name);
-    if (!rows) return await readBytes(path, entry.offset, entry.byteLength);
+    if (!rows) return await readBytes(path, entry.offset, { length: entry.byteLength, state });
     const { start, count, width } = rowWindow(name, entry.shape, { rows });
     const rowBits = width * DTYPE_BITS[entry.dtype];
     if (rowBits % 8 !== 0) {
@@ -56,7 +56,8 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
         value: `${rowBits} bits`,
       });
     }
-    return await readBytes(path, entry.offset + start * rowBits / 8, count * rowBits / 8);
+    const length = count * rowBits / 8;
+    return await readBytes(path, entry.offset + start * rowBits / 8, { length, state });
   }
 
   async function read(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>> {
@@ -65,10 +66,10 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
     const bytes = dtype === "F32" ? 4 : 2;
     const length = count * width * bytes, first = offset + start * width * bytes;
     // Values are little-endian, as is every machine that runs Deno.
-    if (dtype === "F32") return new Float32Array((await readBytes(path, first, length)).buffer);
+    if (dtype === "F32") return new Float32Array((await readBytes(path, first, { length, state })).buffer);
     const out = new Float32Array(count * width);
     let done = 0;
-    for await (const piece of streamBytes(path, first, { length, pieceBytes: WIDEN_BYTES })) {
+    for await (const piece of streamBytes(path, first, { length, pieceBytes: WIDEN_BYTES, state })) {
       const bits = new Uint16Array(piece.buffer, 0, piece.length / 2);
       if (dtype === "F16") widenF16(bits, out, done);
       else widenBf16(bits, out, done);

@@ -59,7 +59,7 @@ export const MAX_HEADER_BYTES = 100_000_000;
  */
 export async function readSafetensorsHeader(path: string): Promise<SafetensorsHeader> {
   const size = await fileSize(path);
-  const head = await readBytes(path, 0, Math.min(size, 64));
+  const head = await readBytes(path, 0, { length: Math.min(size, 64) });
   const guess = looksLike(head);
   if (size < 8 || head[8] !== 0x7b) {
     // The first 8 bytes of a text or an archive are a huge length; say what the file is instead.
@@ -76,7 +76,9 @@ export async function readSafetensorsHeader(path: string): Promise<SafetensorsHe
   }
   let json: StrictJson;
   try {
-    json = parseStrictJson(new TextDecoder("utf-8", { fatal: true }).decode(await readBytes(path, 8, Number(length))));
+    json = parseStrictJson(
+      new TextDecoder("utf-8", { fatal: true }).decode(await readBytes(path, 8, { length: Number(length) })),
+    );
   } catch (error) {
     if (error instanceof CompressoError) throw error;
     throw broken(path, "the header is JSON in UTF-8", error instanceof Error ? error.message : String(error));

@@ -41,7 +41,7 @@ export interface Tokenizer {
   readonly leading: readonly number[];
   /** Ids that `addSpecial` puts after a text. */
   readonly trailing: readonly number[];
-  /** Content of tokenizer.json. */
+  /** Content of tokenizer.json, with the tokens that the files beside it add. */
   readonly json: Json;
   /** Content of tokenizer_config.json, without the chat template. */
   readonly config: Json;

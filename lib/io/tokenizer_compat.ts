@@ -35,28 +35,45 @@ export function forJavaScript(json: Json): Json {
 }
 
 /**
- * Makes the library's byte fallback decode as the Rust one: a byte order mark stays, and each byte of a run that is not
- * UTF-8 gives one U+FFFD.
+ * Makes the library's decoders decode as the Rust ones. Byte fallback: a byte order mark stays, and each byte of a run that is not UTF-8 gives one
+ * U+FFFD. Metaspace: all marks of the first token go, or none where none was put before a text. ByteLevel, within a sequence too: a token with a
+ * character that stands for no byte, such as an added one, is its own text.
  * `decoder` is the library's, changed in place.
  */
 export function repairDecoder(decoder: object | null): void {
+  if (decoder === null) return;
+  const node: unknown = Reflect.get(decoder, "config"), type = isObject(node) ? node["type"] : null;
   if (decoder instanceof ByteFallbackDecoder) Object.assign(decoder, { decode_chain: byteFallback });
-  const parts: unknown = decoder === null ? null : Reflect.get(decoder, "decoders");
+  if (isObject(node) && type === "Metaspace") Object.assign(decoder, { decode_chain: metaspace(node) });
+  if (type === "ByteLevel") {
+    Object.assign(decoder, { decode_chain: byteLevelText(Reflect.get(decoder, "byte_decoder")) });
+  }
+  const parts: unknown = Reflect.get(decoder, "decoders");
   if (Array.isArray(parts)) { for (const part of parts) repairDecoder(part); }
 }
 
 /**
  * Makes the library's Unigram encode with `byte_fallback` as the Rust one: what is not in the vocabulary becomes the
- * tokens of its UTF-8 bytes, or one unknown token where one of those is missing.
+ * tokens of its UTF-8 bytes, or one unknown token where one of those is missing. And any Unigram takes a word of whatever length: the library hands
+ * all tokens of one to a function at once.
  * `model` is the library's, changed in place; `node` is that of tokenizer.json.
  */
 export function repairModel(model: LibraryTokenizer["model"], node: unknown): void {
-  if (model === null || !isObject(node) || node["byte_fallback"] !== true || !Array.isArray(node["vocab"])) return;
+  // As the library tells it, which needs no type.
+  const tokenize: unknown = model === null ? null : Reflect.get(model, "tokenize");
+  if (model === null || !isObject(node) || !Array.isArray(node["vocab"]) || typeof tokenize !== "function") return;
+  const piecesOf = (word: string): readonly unknown[] => {
+    const pieces: unknown = Reflect.apply(tokenize, model, [word]);
+    return Array.isArray(pieces) ? pieces : [];
+  };
+  if (node["byte_fallback"] !== true) {
+    Object.assign(model, { encode: (words: readonly string[]): unknown[] => words.flatMap(piecesOf) });
+    return;
+  }
   const vocab = new Set<unknown>(node["vocab"].map((entry: unknown) => Array.isArray(entry) ? entry[0] : null));
-  const original = model.encode.bind(model);
-  const encode = (words: readonly string[]): string[] =>
+  const encode = (words: readonly string[]): unknown[] =>
     words.flatMap((word) => {
-      const tokens: string[] = [];
+      const tokens: unknown[] = [];
       let unknown = "";
       const flush = (): void => {
         if (unknown === "") return;
@@ -64,7 +81,7 @@ export function repairModel(model: LibraryTokenizer["model"], node: unknown): vo
         for (const token of bytes.every((byte) => vocab.has(byte)) ? bytes : [unknown]) tokens.push(token);
         unknown = "";
       };
-      for (const token of original([word])) {
+      for (const token of piecesOf(word)) {
         if (vocab.has(token)) {
           flush();
           tokens.push(token);
@@ -79,6 +96,29 @@ export function repairModel(model: LibraryTokenizer["model"], node: unknown): vo
 
 function byteToken(byte: number): string {
   return `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`;
+}
+
+function metaspace(node: Json): (tokens: readonly string[]) => string[] {
+  const mark = typeof node["replacement"] === "string" ? node["replacement"] : "▁";
+  // The older name of "never" is false.
+  const isPut = node["prepend_scheme"] !== "never" && node["add_prefix_space"] !== false;
+  return (tokens) => tokens.map((token, at) => token.replaceAll(mark, at === 0 && isPut ? "" : " "));
+}
+
+/** `alphabet` says the byte of each character. */
+function byteLevelText(alphabet: unknown): (tokens: readonly string[]) => string[] {
+  const byteOf = new Map(
+    Object.entries(isObject(alphabet) ? alphabet : {}).map(([char, byte]) => [char, Number(byte)]),
+  );
+  return (tokens) => {
+    const all: number[] = [];
+    for (const token of tokens) {
+      const bytes = Array.from(token, (char) => byteOf.get(char));
+      const isText = bytes.includes(undefined);
+      for (const byte of isText ? new TextEncoder().encode(token) : bytes) if (byte !== undefined) all.push(byte);
+    }
+    return [new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(all))];
+  };
 }
 
 function byteFallback(tokens: readonly string[]): string[] {

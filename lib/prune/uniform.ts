@@ -170,7 +170,20 @@ function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
   const heads = layers.map((_, layer) => headGroups(table, scores, layer));
   const isCut = kinds.has("heads") || kinds.has("kv");
   checkAlike(spec.layers.map((layer) => layer.heads), { name: "heads", isCut, units: heads });
-  if (isCut) queues.push(rowsOf("heads", heads, 1));
+  if (isCut) {
+    const queue = rowsOf("heads", heads, 1);
+    if (fallsWhole(queue)) {
+      const isHead = isSingleGroup(table), kind = isHead ? "heads" : "kv";
+      throw impossible(
+        `layers have more ${isHead ? "heads" : "KV groups"} than the one that stays`,
+        `each has one, and ${kind} is among the units`,
+        `take ${
+          isHead ? "heads out of the units" : "heads in place of kv"
+        }, or the layout "compact" or, where no size is asked for, "padded"`,
+      );
+    }
+    queues.push(queue);
+  }
   const columns = layers.map(({ ffn }) => byScore(ffn.first, ffn.count, scores).map((unit) => [unit]));
   checkAlike(spec.layers.map((layer) => layer.ffn), { name: "FFN columns", isCut: kinds.has("ffn"), units: columns });
   if (kinds.has("ffn")) {
@@ -182,6 +195,13 @@ function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
         'align to fewer columns, or take the layout "compact" or, where no size is asked for, "padded"',
       );
     }
+    if (fallsWhole(queue)) {
+      throw impossible(
+        `FFNs have more columns than the ones that stay, which widths are multiples of (${align})`,
+        `each has ${columns[0]?.length}, and ffn is among the units`,
+        'align to fewer columns, take ffn out of the units, or the layout "compact" or, where no size is asked for, "padded"',
+      );
+    }
     queues.push(queue);
   }
   if (kinds.has("hidden")) {
@@ -189,6 +209,11 @@ function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
     queues.push(rowsOf("hidden", [dims], align));
   }
   return queues;
+}
+
+/** Whether all there is would have to fall at once, of which one layer must keep some: such a kind would be an option that does nothing. */
+function fallsWhole({ forced, rows }: RowQueue): boolean {
+  return forced.length === 0 && rows.length === 1;
 }
 
 /** Every layer's lowest, second lowest … unit, `step` at a time; wider layers first come down to the narrowest. */

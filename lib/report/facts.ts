@@ -1,7 +1,8 @@
 // What figures and tables need of a run beyond what is recorded: smoothing, the way that counts, cut shares of layers. Owns these sums; refuses to draw.
 import type { LayerSpec } from "../nn/spec.ts";
 import type { Stage, StepRecord } from "../run/records.ts";
-import type { ReportSummary } from "./read_run.ts";
+import type { SizeResult } from "../run/size_goal.ts";
+import type { ReportRun, ReportSummary } from "./read_run.ts";
 
 /**
  * Exponential mean with the weight e^(−1 / span) from step to step, without the bias towards a first value. What is not finite is left out of
@@ -32,6 +33,13 @@ export function stageStarts(records: readonly StepRecord[]): { readonly x: numbe
     const before = records[index - 1];
     return before && before.stage !== stage ? [{ x: step, stage }] : [];
   });
+}
+
+/** What a run's sparsity is a share of. Follows from its options, as a run that goes on has no result yet; null where they are not known. */
+export function sparsityOf({ options }: Pick<ReportRun, "options">): SizeResult["sparsityOf"] | null {
+  if (!options) return null;
+  const { size = null, units } = options;
+  return size !== null && Array.isArray(units) && units.includes("hidden") ? "model" : "layers";
 }
 
 /** Share of each layer's linear weights that was cut, and of all layers together; null where run.json does not say. */

@@ -1,5 +1,5 @@
 // Which figures a report has of its runs: loss, sparsity, λ, masks, layers. Owns titles, captions and the tables behind them; refuses geometry.
-import { keptRecords, layerSparsity, mean, smoothed, stageStarts } from "./facts.ts";
+import { keptRecords, layerSparsity, mean, smoothed, sparsityOf, stageStarts } from "./facts.ts";
 import { heatMap } from "./heat_map.ts";
 import { layerBars } from "./layer_bars.ts";
 import { lineChart } from "./line_chart.ts";
@@ -110,8 +110,9 @@ function sparsityFigure(curves: readonly Curves[]): Figure {
   return {
     id: "sparsity",
     title: "Sparsity",
-    caption:
-      "Share of the layers' linear weights that is cut: what the schedule asked for (dashed), what the masks are expected to cut (solid), and what was cut once they were hard (dot).",
+    caption: `${
+      sharesOf(curves)
+    }: what the schedule asked for (dashed), what the masks are expected to cut (solid), and what was cut once they were hard (dot).`,
     svg: lineChart({
       title: "Sparsity",
       description: "Target and expected sparsity of the pruning stage, and the hard one at its end.",
@@ -126,6 +127,18 @@ function sparsityFigure(curves: readonly Curves[]): Figure {
       ["expected", ({ expected }) => expected === null ? "–" : `${(100 * expected).toFixed(2)} %`],
     ]),
   };
+}
+
+/** In words, what the runs' sparsity is a share of. */
+function sharesOf(curves: readonly Curves[]): string {
+  const told = curves.map(({ name, run }) => ({ name, of: sparsityOf(run) }));
+  const ofModel = told.filter(({ of }) => of === "model").map(({ name }) => name);
+  if (told.some(({ of }) => of === null)) {
+    return "Share that is cut of the layers' linear weights or, where hidden dims are cut to a size, of the whole model";
+  }
+  if (ofModel.length === told.length) return "Share of the whole model that is cut";
+  const linear = "Share of the layers' linear weights that is cut";
+  return ofModel.length === 0 ? linear : `${linear}, and of the whole model in ${ofModel.join(", ")}`;
 }
 
 function lambdaFigure(curves: readonly Curves[]): Figure {

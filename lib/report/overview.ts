@@ -1,6 +1,6 @@
 // The numbers of a report as tables: what came out, sizes, evaluation, alarms, options. Owns their rows and wording; refuses HTML.
 import { basename, dirname } from "node:path";
-import { keptRecords, mean } from "./facts.ts";
+import { keptRecords, mean, sparsityOf } from "./facts.ts";
 import type { Evaluation, Score } from "./evaluation.ts";
 import { formatBytes, formatCount } from "./numbers.ts";
 import type { ReportRun } from "./read_run.ts";
@@ -25,10 +25,11 @@ export function tilesOf(run: ReportRun): Tile[] {
     last = records.at(-1),
     alarms = run.alarms.length,
     pruned = lastPruned(run);
+  const of = ofModel(run) && `, ${ofModel(run)}`;
   const sparsity = summary
-    ? { value: percent(summary.sparsity.hard), note: `hard; target ${percent(summary.sparsity.target)}` }
+    ? { value: percent(summary.sparsity.hard), note: `hard${of}; target ${percent(summary.sparsity.target)}` }
     : pruned
-    ? { value: percent(pruned.expected ?? NaN), note: `expected; target ${percent(pruned.target ?? NaN)}` }
+    ? { value: percent(pruned.expected ?? NaN), note: `expected${of}; target ${percent(pruned.target ?? NaN)}` }
     : {
       value: ABSENT,
       note: records.length > 0 && namesOneShot(run.options?.["method"])
@@ -65,9 +66,9 @@ export function resultTable(runs: readonly ReportRun[]): Table {
     head: ["measure", ...runs.map(({ name }) => name)],
     rows: [
       row("state", stateOf),
-      row("sparsity, target", (run) => percent(run.summary?.sparsity.target ?? lastPruned(run)?.target ?? NaN)),
-      row("sparsity, expected", (run) => percent(run.summary?.sparsity.expected ?? lastPruned(run)?.expected ?? NaN)),
-      row("sparsity, hard", summed(({ sparsity }) => percent(sparsity.hard))),
+      row("sparsity, target", (run) => shareOf(run, run.summary?.sparsity.target ?? lastPruned(run)?.target)),
+      row("sparsity, expected", (run) => shareOf(run, run.summary?.sparsity.expected ?? lastPruned(run)?.expected)),
+      row("sparsity, hard", (run) => shareOf(run, run.summary?.sparsity.hard)),
       row("loss, first steps", (run) => short(lossEnds(run).first)),
       row("loss, last steps", (run) => short(lossEnds(run).last)),
       row(
@@ -242,6 +243,17 @@ function stateOf({ summary, records }: ReportRun): string {
 /** The last step that pruned. */
 function lastPruned({ records }: ReportRun): ReportRun["records"][number] | undefined {
   return records.findLast(({ target }) => target !== null);
+}
+
+/** Said of sparsity where it is no share of the layers' linear weights, as it is elsewhere; empty where it is. */
+function ofModel(run: ReportRun): string {
+  return sparsityOf(run) === "model" ? "of the whole model" : "";
+}
+
+/** A run's sparsity as a cell beside those of others. */
+function shareOf(run: ReportRun, sparsity: number | null | undefined): string {
+  const text = percent(sparsity ?? NaN), of = ofModel(run);
+  return text === ABSENT || of === "" ? text : `${text} ${of}`;
 }
 
 function lossEnds({ records }: ReportRun): { readonly first: number; readonly last: number } {

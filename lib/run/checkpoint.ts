@@ -6,7 +6,7 @@ import { type SafetensorsItem, writeSafetensors } from "../io/safetensors_write.
 import { z } from "../packages.ts";
 import type { BatchCursor } from "./batches.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
-import { changedRates, differencesOf, idleFacts } from "./facts.ts";
+import { changedRates, differencesOf, idleFacts, pastDifferences } from "./facts.ts";
 import { type Halved, halvedAnew } from "./rates.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { MonitorState } from "./monitors/watch.ts";
@@ -168,6 +168,15 @@ export async function readCheckpoint(
       rule: `the rate '${stuck}' says how masks start, and they have started`,
       value: differencesOf(parsed(meta.identity, "rates"), parsed(identity, "rates")).join("; "),
       mend: "give it as it was, or another --out",
+    });
+  }
+  const past = pastDifferences(meta.identity, identity, meta.position);
+  if (past.length > 0) {
+    throw new CompressoError("mismatch", {
+      what: `cannot resume from ${path}`,
+      rule: "what may differ is yet to come",
+      value: past.join("; "),
+      mend: "give the same as in what is over, or another --out",
     });
   }
   // What another schedule sets is given anew as well.

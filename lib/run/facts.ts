@@ -3,6 +3,7 @@ import { CompressoError } from "../errors.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { fallsByGroup } from "../prune/uniform.ts";
 import { namesOneShot } from "./methods.ts";
+import type { RunPosition } from "./checkpoint.ts";
 import type { CheckpointOptions, ResolvedOptions } from "./options.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 
@@ -93,6 +94,30 @@ export function checkFacts(
     rule: "its names are none of the run's own facts, which it would replace",
     value: taken,
     mend: "name it otherwise",
+  });
+}
+
+/**
+ * What differs, a line each, of what a run that stands there has behind it, and would be accepted and ignored: steps of a stage that is over, or is
+ * longer than that now, and a method with other stages.
+ */
+export function pastDifferences(
+  then: Readonly<Record<string, unknown>>,
+  now: Readonly<Record<string, unknown>>,
+  { stage, stageStep, begun }: Pick<RunPosition, "stage" | "stageStep" | "begun">,
+): string[] {
+  const isOneShot = namesOneShot(now.method);
+  if (namesOneShot(then.method) !== isOneShot) return differencesOf({ method: then.method }, { method: now.method });
+  const names = ["prefinetune", "steps", "postfinetune"] as const;
+  const steps = (facts: Readonly<Record<string, unknown>>, of: readonly string[]): number =>
+    of.reduce((sum, name) => sum + Number(facts[name]), 0);
+  const stages: readonly (readonly string[])[] = isOneShot ? [[], names] : names.map((name) => [name]);
+  return stages.flatMap((of, index) => {
+    const isOver = stage > index || (stage === index && (begun === "hard" || stageStep > steps(now, of)));
+    if (!isOver || steps(then, of) === steps(now, of)) return [];
+    const only = (facts: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> =>
+      Object.fromEntries(of.map((name) => [name, facts[name]]));
+    return differencesOf(only(then), only(now));
   });
 }
 

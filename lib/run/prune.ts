@@ -23,7 +23,7 @@ import {
 import { asShortage } from "./monitors/shortage.ts";
 import { type CheckpointOptions, type PruneOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
 import { pausable } from "./pausable.ts";
-import type { PruneResult, PruneRun } from "./prune_result.ts";
+import type { Prepared, PruneResult, PruneRun } from "./prune_result.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { slowedRates } from "./rates.ts";
 import { allocateRun, chooserOf, type Ready, type RunParts } from "./ready.ts";
@@ -102,9 +102,9 @@ class Run implements PruneRun {
     return this.#parts.report;
   }
 
-  async prepare(): Promise<{ readonly steps: number; readonly records: number }> {
+  async prepare(): Promise<Prepared> {
     if (!this.#result) await (this.#allocating ??= this.#life.during(() => this.#allocate())); // else nothing is left
-    return { steps: this.#position.step, records: this.#position.records };
+    return { steps: this.#position.step, records: this.#position.records, last: this.#position.recent.at(-1) ?? null };
   }
 
   async #allocate(): Promise<void> {
@@ -145,8 +145,8 @@ class Run implements PruneRun {
     this.#batches.seek(position.cursor);
     this.#trainer.restore(arrays);
     const chooser = chooserOf(this.#parts, this.#now, this.#place);
-    this.#ready = { ...this.#now, chooser }; // what the other one remembers is of the state before
     if (position.stage > pruning || position.begun === "hard") await chooser.resumed();
+    this.#ready = { ...this.#now, chooser }; // what the other one remembers is of the state before
   }
 
   /** Keeps the present state to go back to. */

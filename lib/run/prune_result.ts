@@ -2,6 +2,7 @@
 import type { WeightSource } from "../io/source.ts";
 import type { LoraConfig, LoraWeights } from "../nn/lora.ts";
 import type { MaskValues } from "../nn/masks.ts";
+import type { RecordView } from "../prune/schedule_script.ts";
 import type { UnitTable } from "../prune/units.ts";
 import type { EncodeReport } from "./batches.ts";
 import type { Alarm } from "./monitors/alarm.ts";
@@ -41,6 +42,13 @@ export interface PruneResult {
   readonly alarms: readonly Alarm[];
 }
 
+/** What a run has behind it. */
+export interface Prepared {
+  readonly steps: number;
+  readonly records: number;
+  readonly last: RecordView | null;
+}
+
 /**
  * A run: iterate its records to drive it, then ask for its result. A loop that is left pauses it, and the next one goes on right there. Dispose
  * it to free the trainer's memory and end a schedule's process. Neither saves a checkpoint: see `CheckpointOptions`.
@@ -54,9 +62,9 @@ export interface PruneRun extends AsyncIterable<StepRecord>, Disposable {
   readonly data: EncodeReport;
   /**
    * Plans the memory, allocates, and reads the checkpoint of a run that is resumed; iteration does it too. Steps and records that were done
-   * before. Throws `CompressoError("gpu")` where the run does not fit, with what would.
+   * before, and the last record. Throws `CompressoError("gpu")` where the run does not fit, with what would.
    */
-  prepare(): Promise<{ readonly steps: number; readonly records: number }>;
+  prepare(): Promise<Prepared>;
   /** What the last step left; throws before a loop over the records has come to its end. */
   result(): PruneResult;
 }

@@ -2,6 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import { unwritable } from "../io/atomic.ts";
 import { textIfThere } from "../io/text_file.ts";
+import type { RecordView } from "../prune/schedule_script.ts";
 import type { StepRecord } from "./records.ts";
 
 /**
@@ -67,18 +68,22 @@ export class RecordFile implements Disposable {
 }
 
 /**
- * The text of a file with these records; null where it has them already, as `compress` writes them while the run goes on. Those of a resumed
- * run follow what stands there. Throws `CompressoError("input")` where another run's stand there and not `replace`.
+ * The text of a file with these records; null where it has them already, as `compress` writes them while the run goes on. Those of a resumed run
+ * follow what stands there, as far as its last record is `before`, the last one of the run before it was resumed. Throws `CompressoError("input")`
+ * where another run's stand there and not `replace`.
  */
 export async function recordsFor(
   path: string,
   records: readonly StepRecord[],
-  { replace }: { readonly replace: boolean },
+  { replace, before = null }: { readonly replace: boolean; readonly before?: RecordView | null },
 ): Promise<string | null> {
   const lines = records.map((record) => `${JSON.stringify(record)}\n`), last = lines.at(-1), [first] = records;
-  const there = await textIfThere(path);
-  if (last === undefined || !first || there?.endsWith(last)) return null;
-  if (there !== null && !replace) {
+  const there = await textIfThere(path) ?? "",
+    isOwn = before !== null && isOf(before, await recordsUpTo(path, before.step));
+  // A run that went back may have done steps anew that it had before.
+  const earlier = isOwn ? await recordsUpTo(path, Math.min(before.step, (first?.step ?? Infinity) - 1)) : "";
+  if (last === undefined ? there === earlier || there === "" : there.endsWith(last)) return null;
+  if (there !== "" && !replace) {
     throw new CompressoError("input", {
       what: `cannot write ${path}`,
       rule: "the records that stand there are this run's",
@@ -86,7 +91,15 @@ export async function recordsFor(
       mend: "choose another folder, or allow replacing them",
     });
   }
-  return await recordsUpTo(path, first.step - 1) + lines.join("");
+  return earlier + lines.join("");
+}
+
+/** Whether lines end with a record. */
+function isOf({ step, loss, gradNorm }: RecordView, lines: string): boolean {
+  const line = lines.trimEnd().split("\n").at(-1) ?? "";
+  if (stepOf(line) !== step) return false;
+  const record: Readonly<Record<string, unknown>> = JSON.parse(line);
+  return record.loss === loss && record.gradNorm === gradNorm;
 }
 
 /** The step of a record's line; NaN for a broken one. */

@@ -18,12 +18,13 @@ import {
 } from "./mask_summary.ts";
 import type { Model } from "./model.ts";
 import type { Layout } from "../prune/layouts.ts";
+import type { RecordView } from "../prune/schedule_script.ts";
 import type { RunHooks } from "./hooks.ts";
 import { Lifetime } from "./lifetime.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { PruneOptions, ResolvedOptions } from "./options.ts";
 import { startPrune } from "./prune.ts";
-import type { PruneResult, PruneRun } from "./prune_result.ts";
+import type { Prepared, PruneResult, PruneRun } from "./prune_result.ts";
 import { recordsFor } from "./record_lines.ts";
 import type { StepRecord } from "./records.ts";
 import { checkExportSize, exportDefaults, GGUF_NAME, reachedSize, type SizeResult } from "./size_goal.ts";
@@ -118,6 +119,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #hooks: RunHooks;
   /** As they were given, one for each step. */
   readonly #records: StepRecord[] = [];
+  /** The last record that a resumed run had before. */
+  #before: RecordView | null = null;
   #sliced: SlicedModel | null = null;
   /** Of training and comparison. */
   #peakBytes = 0;
@@ -148,7 +151,14 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   /** Reads the checkpoint of a resumed run; iteration does it too. Returns the steps and records that were done before. */
   async prepare(): Promise<{ readonly steps: number; readonly records: number }> {
     this.#life.check();
-    return await this.#run.prepare();
+    const { steps, records } = await this.#begin();
+    return { steps, records };
+  }
+
+  async #begin(): Promise<Prepared> {
+    const prepared = await this.#run.prepare();
+    if (this.#records.length === 0) this.#before = prepared.last;
+    return prepared;
   }
 
   /**
@@ -160,6 +170,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<StepRecord, void, undefined> {
     this.#life.check();
+    if (this.#records.length === 0) await this.#begin();
     for await (const record of this.#run) {
       // A run that went back does steps anew.
       while ((this.#records.at(-1)?.step ?? 0) >= record.step) this.#records.pop();
@@ -182,10 +193,10 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
    * Throws `CompressoError("mismatch")` where logits differ by more than 1e-3 of their range, naming the layer that first differs.
    */
   async slice(): Promise<SlicedModel> {
-    return await this.#life.during(() => this.#slice());
+    return await this.#life.during(() => this.#slice(this.#life.signal));
   }
 
-  async #slice(): Promise<SlicedModel> {
+  async #slice(signal: AbortSignal): Promise<SlicedModel> {
     if (this.#sliced) return this.#sliced;
     const { masks, lora, heldout, source: base } = this.#run.result();
     this.#run[Symbol.dispose]();
@@ -196,7 +207,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       adapters: { masks, lora },
       tokens: heldout,
       ...verifyShape(this.options),
-      signal: this.#life.signal,
+      signal,
     });
     this.#peakBytes = device.peakBytes;
     const parameters = { before: parameterCount(spec), after: parameterCount(source.spec) };
@@ -216,11 +227,12 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
 
   async #export(dir: string, options: SessionExportOptions): Promise<RunSummary> {
     checkExportSize(this.options.size, options);
-    const sliced = await this.#slice(), result = this.#run.result();
-    await makeFolder(dir);
-    await this.#hooks.beforeExport?.(dir);
     const { saveAdapter = false, ...files } = given(options), own = this.#life.signal;
     const signal = files.signal ? AbortSignal.any([files.signal, own]) : own;
+    signal.throwIfAborted();
+    const sliced = await this.#slice(signal), result = this.#run.result();
+    await makeFolder(dir);
+    await this.#hooks.beforeExport?.(dir);
     const how = {
       layout: this.options.layout,
       name: GGUF_NAME,
@@ -231,7 +243,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       signal,
     };
     const { layout, dtype = "f16", tokenizer, generation, replace = false } = how, { masks, lora } = result;
-    const recordsPath = `${dir}/records.jsonl`, records = await recordsFor(recordsPath, this.#records, { replace });
+    const recordsPath = `${dir}/records.jsonl`, before = this.#before;
+    const records = await recordsFor(recordsPath, this.#records, { replace, before });
     // Nothing is moved to its place before all is written: the model that is read may stand there.
     using staged = await stageModel(sliced.source, dir, how);
     using adapter = saveAdapter

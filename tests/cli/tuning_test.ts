@@ -1,6 +1,10 @@
 // Tuned kernels as a user meets them: doctor tells of the table, and no state of it changes what a verb says.
 import assert from "node:assert/strict";
 import { dirname } from "node:path";
+import { createProgress } from "../../cli/progress.ts";
+import { tuneFor } from "../../cli/tuning.ts";
+import { tuningOf } from "../../lib/gpu/tuning.ts";
+import { loadModel, openDevice } from "../../mod.ts";
 import { cli, TemporaryFolder } from "./helpers/cli.ts";
 
 /** Deno's own cache, which must stay where it is when the environment of a command is changed. */
@@ -61,4 +65,32 @@ Deno.test("a file named by --tuning that is no table is refused, and stays as it
   assert.deepEqual([code, stdout], [2, ""]);
   assert.match(stderr, /--tuning is a table that compresso wrote, or a new file.*mend: name another file/s);
   assert.equal(await Deno.readTextFile(folder.at("rows.json")), rows);
+});
+
+Deno.test({
+  name: "a file named by --tuning that cannot be written is told of once, and ends nothing",
+  ignore: Deno.build.os !== "linux",
+  async fn(): Promise<void> {
+    // Nobody makes a folder there, not even root.
+    const setting = "/proc/compresso/tuning.json", said: string[] = [];
+    using device = await openDevice();
+    using model = await loadModel("demo", { device });
+    using progress = createProgress({
+      ...{ isTerminal: false, columns: () => 80, now: () => 0 },
+      write: (text) => void said.push(text),
+    });
+    const { signal } = new AbortController();
+    const tune = (tokens: number): Promise<void> =>
+      tuneFor(model, { rows: 512, directions: ["forward"], tokens }, { setting, progress, signal });
+    await tune(8);
+    assert.deepEqual(said, [], "nothing is measured for so few");
+    // Where kernels are compiled for the first time, the seconds of one call may not suffice to measure anything.
+    for (let call = 0; call < 9 && said.length === 0; call++) await tune(1e9);
+    tuningOf(device).clear();
+    await tune(1e9);
+    assert.ok(tuningOf(device).size > 0, "measured anew");
+    assert.deepEqual(said, [
+      `compresso: cannot write ${setting}; the kernel speeds that were measured serve this command alone\n`,
+    ]);
+  },
 });

@@ -213,3 +213,60 @@ Deno.test("a folder that a full disk keeps from being filled is refused by its p
     assert.deepEqual([...Deno.readDirSync(folder)], []);
   });
 });
+
+/** What `work` does on a file system that refuses to bring folders to the disk, or files too, or where folders may not be read. */
+async function refusing(what: "folders" | "files" | "reading", work: () => Promise<void>): Promise<number> {
+  const { open } = Deno, { sync } = Deno.FsFile.prototype;
+  let refused = 0;
+  const refuse = (reason: string): never => {
+    refused++;
+    throw new Error(reason);
+  };
+  Deno.FsFile.prototype.sync = async function (): Promise<void> {
+    const { isDirectory } = await this.stat();
+    if (what !== "reading" && isDirectory === (what === "folders")) refuse("Invalid argument (os error 22)");
+    await sync.call(this);
+  };
+  Deno.open = async (path, options): Promise<Deno.FsFile> => {
+    const isFolder = await Deno.stat(path).then((info) => info.isDirectory, () => false);
+    return isFolder && what === "reading" ? refuse("Permission denied (os error 13)") : await open(path, options);
+  };
+  try {
+    await work();
+  } finally {
+    Deno.open = open;
+    Deno.FsFile.prototype.sync = sync;
+  }
+  return refused;
+}
+
+Deno.test("a write is done where the folder cannot be brought to the disk, and fails where the content cannot", {
+  // Root may read every folder, and no file system here refuses: so two functions of Deno do in their place.
+  ignore: Deno.build.os === "windows",
+}, async () => {
+  for (const what of ["folders", "reading"] as const) {
+    await inTemporaryFolder(async (folder) => {
+      const refused = await refusing(what, async () => {
+        await writeFileAtomically(`${folder}/a`, "one");
+        for (const text of ["new", "again"]) {
+          const fill = (tmp: string): Promise<void> => Deno.writeTextFile(`${tmp}/x`, text);
+          await writeFolderAtomically(`${folder}/model`, fill, { replace: true });
+          assert.equal(await Deno.readTextFile(`${folder}/model/x`), text);
+        }
+        await Deno.rename(`${folder}/model`, `${folder}/model.old-12345678`);
+        assert.equal(await recoverFolder(`${folder}/model`), true);
+      });
+      assert.equal(refused, 6, what);
+      assert.deepEqual(await names(folder), ["a", "model"]);
+    });
+  }
+  await inTemporaryFolder(async (folder) => {
+    const refused = await refusing("files", async () => {
+      await rejectsWith(writeFileAtomically(`${folder}/a`, "one"), "input", /cannot write .*Invalid argument/);
+      const fill = (tmp: string): Promise<void> => Deno.writeTextFile(`${tmp}/x`, "x");
+      await rejectsWith(writeFolderAtomically(`${folder}/model`, fill), "input", /cannot write .*Invalid argument/);
+    });
+    assert.equal(refused, 2);
+    assert.deepEqual(await names(folder), []);
+  });
+});

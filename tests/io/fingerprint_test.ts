@@ -20,9 +20,12 @@ Deno.test("modelDigest() changes with each file that is read, and with no other"
       assert.equal(await modelDigest(folder), before, names.join());
     };
     const adapter = ["adapter_config.json", "adapter_model.safetensors"];
-    for (const name of [...read, "chat_template.jinja", ...adapter, ...shards]) {
+    const older = ["added_tokens.json", "special_tokens_map.json"];
+    for (const name of [...read, "chat_template.jinja", ...older, ...adapter, ...shards]) {
       for (const text of ["a", "b"]) await changed(name, text);
     }
+    await changed("tokenizer_config.json", '{ "added_tokens_decoder": {} }');
+    await same(...older);
     await same("README.md", "records.jsonl", "run.json", "checkpoint.safetensors", "model.gguf");
     await changed("model.safetensors", "a");
     await same(...shards);

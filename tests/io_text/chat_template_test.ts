@@ -49,6 +49,33 @@ Deno.test("a chat template with line ends of Windows or of old Macs writes what 
   assert.deepEqual(others, [expected, expected]);
 });
 
+// What jinja2 3.1.6 gives.
+Deno.test("strip(), lstrip() and rstrip() of a chat template take the characters of their argument, as in Python", async () => {
+  const bytes = await tokenizerOf("byte_level"), content = "\n  a🙂\n";
+  const rendered = (expression: string): string => {
+    const tokenizer = withConfig(bytes, {}, `{% for m in messages %}[{{ ${expression} }}]{% endfor %}`);
+    return renderChat(tokenizer, [{ role: "user", content }], { addGenerationPrompt: false });
+  };
+  const cases = [
+    [String.raw`m.content.lstrip('\n')`, "  a🙂\n"],
+    [String.raw`m['content'].rstrip('\n🙂')`, "\n  a"],
+    [String.raw`m.content.strip('\n ')`, "a🙂"],
+    [String.raw`m.content['strip']('\n')`, "  a🙂"],
+    ["m.content.strip('')", "\n  a🙂\n"],
+    [String.raw`m.content.strip('a🙂\n ')`, ""],
+    ["m.content.strip(none)", "a🙂"],
+    ["m.content.rstrip()", "\n  a🙂"],
+    [String.raw`(m.content ~ '\n').strip('\n').lstrip(' ').split('🙂')[0]`, "a"],
+    [String.raw`{'k': m.content.strip('\n')}['k'] if m.content.strip('\n') != '' else ''`, "  a🙂"],
+    [String.raw`'x' ~ m.content.lstrip('\n') | upper`, "x  A🙂\n"],
+  ] as const;
+  for (const [expression, text] of cases) assert.equal(rendered(expression), `[${text}]`, expression);
+  for (const argument of ["1", "'a', 'b'", "chars='a'"]) {
+    assert.throws(() => rendered(`m.content.strip(${argument})`), failure("input", /strip\(\) takes/), argument);
+  }
+  assert.throws(() => rendered("m.other.strip('a')"), failure("input", /strip\(\) is of texts/));
+});
+
 /** Runs work at another time. */
 function at<T>(time: Date, work: () => T): T {
   const Real = globalThis.Date;

@@ -46,3 +46,31 @@ Deno.test("add_bos_token and add_eos_token are written as the tokens around a te
   const other = { bos: "</s>", eos: "</s>" };
   assert.deepEqual(said(await around(other, { add_bos_token: true, add_eos_token: true })), [undefined, undefined]);
 });
+
+Deno.test("a list of extra special tokens is written under the name that transformers 4 reads too, and a table as it is", async () => {
+  const tokenizer = await tokenizerOf("byte_level");
+  const written = (config: object): unknown => {
+    const { extra_special_tokens, additional_special_tokens } = tokenizerSettings(
+      withConfig(tokenizer, { ...config }, null),
+    );
+    return [extra_special_tokens, additional_special_tokens];
+  };
+  const [start, end, pad] = ["<|start|>", "<|end|>", "<|pad|>"];
+  assert.deepEqual(written({ extra_special_tokens: [start, end] }), [undefined, [start, end]]);
+  const both = {
+    extra_special_tokens: [start, { content: pad, lstrip: true }],
+    additional_special_tokens: [end, start],
+  };
+  assert.deepEqual(written(both), [undefined, [end, start, pad]]);
+  assert.deepEqual(written({ extra_special_tokens: [] }), [undefined, undefined]);
+  assert.deepEqual(written({ extra_special_tokens: [], additional_special_tokens: [end] }), [undefined, [end]]);
+  for (const table of [{ image_token: start }, undefined]) {
+    assert.deepEqual(written({ extra_special_tokens: table, additional_special_tokens: [end] }), [table, [end]]);
+  }
+  await inFolder(async (folder) => {
+    const listed = withConfig(tokenizer, { extra_special_tokens: [start] }, null);
+    await exportHf(randomSource(SPEC), `${folder}/model`, { dtype: "f32", tokenizer: listed });
+    const config = JSON.parse(await Deno.readTextFile(`${folder}/model/tokenizer_config.json`));
+    assert.deepEqual([config.extra_special_tokens, config.additional_special_tokens], [undefined, [start]]);
+  });
+});

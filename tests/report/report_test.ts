@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { keptRecords, layerSparsity, smoothed, stageStarts } from "../../lib/report/facts.ts";
 import { heatMap } from "../../lib/report/heat_map.ts";
+import type { ReportRun } from "../../lib/report/read_run.ts";
 import { renderReport } from "../../lib/report/report.ts";
 import { everyNth } from "../../lib/report/table.ts";
 import { madeRecord, madeRun } from "./made_run.ts";
@@ -93,6 +94,37 @@ Deno.test("a run that cut everything before its first step says so, on the way a
   assert.match(renderReport([madeRun("mine", { records: [] })]), /none were asked for/);
   const learned = renderReport([madeRun("mine", { records, summary: null, options: { method: "compresso" } })]);
   assert.match(learned, /has not begun/);
+});
+
+Deno.test("sparsity is said to be of the whole model where hidden dims are cut to a size, finished or not, alone or beside others", () => {
+  const units = ["kv", "ffn", "hidden"], size = { parameters: 7_500 };
+  const read = (runs: readonly ReportRun[]): { caption: string; tile: string; all: string[] } => {
+    const html = renderReport(runs).replaceAll("\u00a0", " ");
+    const [, caption = ""] = /<figcaption>(Share [^<]*)</.exec(html) ?? [];
+    const [, tile = ""] = /<dt>Sparsity<\/dt>.*?<dd class="small">([^<]*)</.exec(html) ?? [];
+    return { caption: caption.replace(/:.*/, ""), tile, all: cells(html) };
+  };
+  const sized = madeRun("sized", { options: { size, units } });
+  const linear = "Share of the layers&#39; linear weights that is cut";
+  const done = read([sized]);
+  assert.equal(done.caption, "Share of the whole model that is cut");
+  assert.equal(done.tile, "hard, of the whole model; target 30.00 %");
+  assert.deepEqual(done.all.filter((cell) => /% of the whole/.test(cell)), [
+    ...["30.00 % of the whole model", "30.00 % of the whole model", "30.10 % of the whole model"],
+  ]);
+  const records = Array.from({ length: 12 }, (_, index) => madeRecord(index + 1));
+  const going = read([{ ...sized, records, summary: null }]);
+  assert.equal(going.caption, done.caption);
+  assert.match(going.tile, /^expected, of the whole model; target [\d.]+ %$/);
+  for (const options of [{ size: null, units }, { size, units: ["kv", "ffn"] }, { units }]) {
+    const { caption, tile, all } = read([madeRun("other", { options })]);
+    assert.deepEqual([caption, tile], [linear, "hard; target 30.00 %"]);
+    assert.ok(!all.some((cell) => cell.includes("whole")));
+  }
+  const both = read([madeRun("other", { options: { size: null, units } }), sized]);
+  assert.equal(both.caption, `${linear}, and of the whole model in sized`);
+  assert.deepEqual(both.all.filter((cell) => cell.startsWith("30.10 %")), ["30.10 %", "30.10 % of the whole model"]);
+  assert.match(read([madeRun("unknown", { options: null })]).caption, /linear weights or, where .* to a size, of the/);
 });
 
 Deno.test("several runs are laid over each other, those of one name told apart, and options that differ come first", () => {

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { finishedRun } from "../../cli/run_folder.ts";
 import { differences } from "../../lib/experiment/identity.ts";
 import { readCheckpoint, type RunIdentity, writeCheckpoint } from "../../lib/run/checkpoint.ts";
-import { differencesOf, idleFacts, learnedAnew } from "../../lib/run/facts.ts";
+import { differencesOf, idleFacts, learnedAnew, pastDifferences } from "../../lib/run/facts.ts";
 import { METHODS } from "../../lib/run/methods.ts";
 import { type PruneOptions, resolveOptions } from "../../lib/run/options.ts";
 import { firstPosition } from "../../lib/run/run_parts.ts";
@@ -95,5 +95,51 @@ Deno.test("the order of units tells no runs apart, nor older ones that kept it, 
       finishedRun(folder, { given: () => options(now), inputs: () => Promise.resolve({}) });
     assert.deepEqual((await found(["ffn", "kv", "layers"]))?.options.units, units.toReversed());
     await assert.rejects(found(["ffn", "kv"]), /units: \["layers","ffn","kv"\] then, \["kv","ffn"\] now/);
+  });
+});
+
+Deno.test("what differs of stages that are over is told, and what is yet to come is not", () => {
+  const then = { method: "compresso", prefinetune: 10, steps: 150, postfinetune: 60 };
+  const at = (now: object, stage: number, stageStep: number, begun: "" | "hard" = ""): string[] =>
+    pastDifferences(then, { ...then, ...now }, { stage, stageStep, begun: begun === "" ? null : begun });
+  assert.deepEqual(at({ postfinetune: 200 }, 2, 30), []);
+  assert.deepEqual(at({ postfinetune: 20 }, 2, 30), ["postfinetune: 60 then, 20 now"]);
+  assert.deepEqual(at({ postfinetune: 200 }, 3, 0), ["postfinetune: 60 then, 200 now"]);
+  assert.deepEqual(at({ prefinetune: 0, steps: 300 }, 1, 7), ["prefinetune: 10 then, 0 now"]);
+  assert.deepEqual(at({ steps: 300 }, 1, 150, "hard"), ["steps: 150 then, 300 now"]);
+  assert.deepEqual(at({ method: "taylor" }, 0, 0), ["method: compresso then, taylor now"]);
+  assert.deepEqual(at({ method: "gradual" }, 0, 0), []);
+  const oneShot = { ...then, method: "flap" };
+  assert.deepEqual(
+    pastDifferences(oneShot, { ...oneShot, steps: 140, postfinetune: 70 }, { stage: 2, stageStep: 0, begun: null }),
+    [],
+  );
+  assert.deepEqual(pastDifferences(oneShot, { ...oneShot, steps: 300 }, { stage: 1, stageStep: 9, begun: null }), []);
+  assert.deepEqual(
+    pastDifferences(oneShot, { ...oneShot, steps: 300 }, { stage: 2, stageStep: 0, begun: null }),
+    ["steps: 150 then, 300 now"],
+  );
+});
+
+Deno.test("a checkpoint whose recovery is over is refused where that may have other steps", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const path = `${folder}/checkpoint.safetensors`, none = new Float32Array(0);
+    const identity: RunIdentity = { method: "compresso", prefinetune: 1, steps: 2, postfinetune: 3 };
+    const arrays = {
+      lora: none,
+      loraM: none,
+      loraV: none,
+      logAlpha: none,
+      maskMoments: none,
+      constraint: none,
+      slots: none,
+    };
+    const position = { ...firstPosition({ epoch: 0, index: 0 }), stage: 3 };
+    await writeCheckpoint(path, { identity, position, arrays, kept: [] });
+    await readCheckpoint(path, { identity });
+    await assert.rejects(
+      readCheckpoint(path, { identity: { ...identity, postfinetune: 9 }, mayDiffer: ["postfinetune"] }),
+      /what may differ is yet to come; now: postfinetune: 3 then, 9 now; mend: give the same as in what is over/,
+    );
   });
 });

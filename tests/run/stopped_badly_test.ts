@@ -4,6 +4,7 @@ import { type Alarm, CompressoError, prune, type PruneOptions, type RunHooks, ty
 import { openDevice } from "../../lib/gpu/device.ts";
 import { readRows } from "../../lib/io/datasets.ts";
 import { demoData } from "../../lib/io/open_model.ts";
+import { biasName } from "../../lib/nn/spec.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";
 import { ToldAlarms } from "../../lib/run/monitors/told.ts";
 import { loadModel } from "../../lib/run/model.ts";
@@ -117,6 +118,42 @@ Deno.test("a run that is stopped while it goes back has gone back: its next stat
       const { position, kept } = await positionsIn(path);
       assert.deepEqual([position.halvings, kept.at(-1)?.halvings], [1, 1]);
     });
+  });
+});
+
+Deno.test("flap's compensation is there in the end though to score anew failed as the run went back", async () => {
+  await withDemo(async ({ model }) => {
+    const end = async (fails: boolean): Promise<Float32Array[]> => {
+      let scorings = 0, hasBroken = false, failures = 0;
+      const onScoring = (share: number): void => {
+        if (share === 1) scorings++;
+        if (!fails || scorings !== 2 || failures++ > 0) return;
+        throw new Error("no room");
+      };
+      const beforeStep: RunHooks["beforeStep"] = async (run) => {
+        if (run.step !== 8 || hasBroken) return;
+        hasBroken = true;
+        const weights = await run.lora();
+        for (const [name, values] of weights) if (name.endsWith(".B")) values.fill(1);
+        run.setLora(weights);
+      };
+      using run = prune(model, {
+        ...BASE,
+        ...{ method: "flap", prefinetune: 0, steps: 12, postfinetune: 0, onScoring, hooks: { beforeStep } },
+        monitors: { divergence: { threshold: 0.1 } },
+      });
+      const loop = async (): Promise<void> => {
+        for await (const _ of run) { /* to its end */ }
+      };
+      if (fails) await assert.rejects(loop(), /no room/);
+      await loop();
+      assert.deepEqual([hasBroken, failures > 0], [true, fails]);
+      const { source } = run.result();
+      return await Promise.all(source.spec.layers.map((_, layer) => source.read(biasName(layer, "down"))));
+    };
+    const biases = await end(true);
+    assert.ok(biases.every((values) => values.some((value) => value !== 0)));
+    assert.deepEqual(biases, await end(false));
   });
 });
 

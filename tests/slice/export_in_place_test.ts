@@ -120,6 +120,24 @@ Deno.test("a session may export over its model, with adapter, and passes its gen
         temperature: 0.2,
       });
     }
+    // The model's weights are read where they are needed: what stands there now has others.
+    await assert.rejects(run.export(`${out}/second`), /was replaced.*; mend: load the model again/);
+    assert.deepEqual(await names(`${out}/second`), []);
+  });
+});
+
+Deno.test("a model whose file was written to since it was opened is not read, of safetensors or GGUF", async () => {
+  const source = await openSource("gqa_f16");
+  await inTemporaryFolder(async (out) => {
+    await exportModel(source, out, OPTIONS);
+    for (const [name, file] of [["model", "model/model.safetensors"], ["model.gguf", "model.gguf"]] as const) {
+      const opened = await openWeights(`${out}/${name}`), path = `${out}/${file}`;
+      await Deno.copyFile(path, `${out}/copy`);
+      await assertSameWeights(opened, source);
+      await Deno.rename(`${out}/copy`, path);
+      await Deno.utime(path, 1, 1);
+      await assert.rejects(assertSameWeights(opened, source), /was replaced or written to since the model was opened/);
+    }
   });
 });
 

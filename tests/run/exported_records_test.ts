@@ -1,0 +1,79 @@
+// records.jsonl of a session's export: of this run alone, whatever stood in the folder. And an export that is not wanted any more.
+import assert from "node:assert/strict";
+import { prune, type PruneOptions } from "../../mod.ts";
+import { inTemporaryFolder } from "../io/files.ts";
+import { BASE, withDemo } from "./helpers/demo_run.ts";
+
+const SHORT = { ...BASE, steps: 2, prefinetune: 1, postfinetune: 1 } as const;
+const UNTRAINED = { rows: BASE.rows, method: "magnitude", sparsity: 0.2, steps: 0, batch: 1, seq: 80 } as const;
+const OTHERS = [1, 2, 3, 4].map((step) => `${JSON.stringify({ step, loss: 1, gradNorm: 1 })}\n`).join("");
+
+async function linesIn(path: string): Promise<string[]> {
+  return (await Deno.readTextFile(path)).split("\n").filter((line) => line !== "");
+}
+
+Deno.test("an export of a run without steps keeps no records of an earlier run, and replaces none unasked", async () => {
+  await withDemo(async ({ model }) => {
+    await inTemporaryFolder(async (dir) => {
+      const path = `${dir}/records.jsonl`;
+      await Deno.writeTextFile(path, OTHERS);
+      using run = prune(model, UNTRAINED);
+      for await (const _ of run);
+      await assert.rejects(run.export(dir, { formats: ["gguf"] }), /records that stand there are this run's/);
+      assert.equal(await Deno.readTextFile(path), OTHERS);
+      await run.export(dir, { formats: ["gguf"], replace: true });
+      assert.deepEqual(await linesIn(path), []);
+      await run.export(dir, { formats: ["hf"] });
+    });
+  });
+});
+
+Deno.test("an export of a resumed run takes up its own records, and none of another run", async () => {
+  await withDemo(async ({ model }) => {
+    await inTemporaryFolder(async (dir) => {
+      const checkpoint = { path: `${dir}/checkpoint.safetensors`, every: 1000 };
+      const before: string[] = [], after: string[] = [];
+      const options: PruneOptions = { ...SHORT, checkpoint };
+      const controller = new AbortController(), { signal } = controller;
+      await assert.rejects(async () => {
+        using run = prune(model, { ...options, signal });
+        for await (const record of run) {
+          if (before.push(JSON.stringify(record)) === 2) controller.abort(new Error("enough"));
+        }
+      }, /enough/);
+      using run = prune(model, { ...options, checkpoint: { ...checkpoint, resume: true } });
+      for await (const record of run) after.push(JSON.stringify(record));
+      assert.deepEqual([before.length, after.length], [2, 2]);
+      for (
+        const [name, there, wanted] of [["others", OTHERS, after], ["own", before.join("\n") + "\n", [
+          ...before,
+          ...after,
+        ]]] as const
+      ) {
+        const out = `${dir}/${name}`, path = `${out}/records.jsonl`;
+        await Deno.mkdir(out);
+        await Deno.writeTextFile(path, there);
+        await run.export(out, { formats: ["gguf"], replace: true });
+        assert.deepEqual(await linesIn(path), wanted, name);
+      }
+      // Taken up once more there is no step left, and the records that stand there are known.
+      using done = prune(model, { ...options, checkpoint: { ...checkpoint, resume: true } });
+      for await (const _ of done) assert.fail("a step too many");
+      await done.export(`${dir}/own`, { formats: ["gguf"], replace: true });
+      assert.deepEqual(await linesIn(`${dir}/own/records.jsonl`), [...before, ...after]);
+    });
+  });
+});
+
+Deno.test("an export whose signal has fired already calls no hook and makes no folder", async () => {
+  await withDemo(async ({ model }) => {
+    await inTemporaryFolder(async (dir) => {
+      let calls = 0;
+      using run = prune(model, { ...SHORT, hooks: { beforeExport: () => void calls++ } });
+      for await (const _ of run);
+      const signal = AbortSignal.abort(new Error("not wanted"));
+      await assert.rejects(run.export(`${dir}/new`, { signal }), /not wanted/);
+      assert.deepEqual([calls, await Array.fromAsync(Deno.readDir(dir))], [0, []]);
+    });
+  });
+});

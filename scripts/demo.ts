@@ -1,4 +1,5 @@
 // The demo: prunes the model in fixtures/ by 30 % and compares it with a one-shot magnitude cut of the same size. Owns the story that it tells; refuses options.
+import { join } from "node:path";
 import {
   COLLABORATIVE_PROMPT,
   compress,
@@ -19,7 +20,8 @@ import {
   unitTable,
 } from "../mod.ts";
 import { CompressoError } from "../lib/errors.ts";
-import { presentFiles } from "../lib/run/run_files.ts";
+import { exists } from "../lib/io/exists.ts";
+import { CALIBRATION_FILE, presentFiles, RECORDS_FILE } from "../lib/run/run_files.ts";
 
 const SPARSITY = 0.3;
 const UNITS = ["kv", "ffn", "hidden"] as const;
@@ -39,7 +41,9 @@ async function refuseUsed(folder: string): Promise<void> {
   const refused = { what: `cannot run the demo in ${folder}`, mend: "name a new folder" };
   const isFile = await Deno.stat(folder).then(({ isDirectory }) => !isDirectory, () => false);
   if (isFile) throw new CompressoError("usage", { ...refused, rule: "it is a folder", value: "a file" });
-  const found = await presentFiles(folder);
+  // Texts beside records are those of a demo that ended early, which the next one replaces; alone they may be anything.
+  const isAlone = await exists(join(folder, CALIBRATION_FILE)) && !await exists(join(folder, RECORDS_FILE));
+  const found = [...await presentFiles(folder), ...isAlone ? [CALIBRATION_FILE] : []];
   if (found.length === 0) return;
   throw new CompressoError("usage", {
     ...refused,

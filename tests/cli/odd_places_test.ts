@@ -87,8 +87,14 @@ Deno.test({
 Deno.test("the demo refuses a folder with an earlier run, or a file in its place, before it begins, in words for its user", async () => {
   using folder = new TemporaryFolder();
   await Deno.mkdir(folder.at("earlier", "model"), { recursive: true });
-  await Deno.writeTextFile(folder.at("file"), "mine");
-  for (const [name, value] of [["earlier", "it holds model"], ["file", "a file"]] as const) {
+  await Deno.mkdir(folder.at("texts"));
+  for (const path of [folder.at("file"), folder.at("texts", "calibration.jsonl")]) await Deno.writeTextFile(path, "");
+  for (
+    const [name, value] of [["earlier", "it holds model"], ["texts", "it holds calibration.jsonl"], [
+      "file",
+      "a file",
+    ]] as const
+  ) {
     const args = ["task", "demo", folder.at(name)], env = { NO_COLOR: "1" };
     const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), { args, cwd: ROOT, env }).output();
     const said = new TextDecoder().decode(stderr);

@@ -7,11 +7,12 @@ import { cli, command, TemporaryFolder } from "./helpers/cli.ts";
 const QUESTION =
   "Answer the question.\nStory: Sam met the bee. Tom went to Rome. Eva took the axe. Nina saw five stars. Where is Tom?\n";
 
-Deno.test("doctor --json prints one object with adapter, limits and a right product", async () => {
+Deno.test("doctor --json prints one object with adapter, limits and checks that are right", async () => {
   const { code, stdout, stderr } = await cli(["doctor", "--json"]);
   assert.equal(code, 0, stderr);
   const report = JSON.parse(stdout);
-  assert.ok(report.product.largestError <= report.product.bound);
+  assert.equal(report.checks.length, 5);
+  for (const { largestError, bound } of report.checks) assert.ok(largestError <= bound);
   assert.equal(typeof report.adapter.isCpu, "boolean");
   assert.ok(report.limits.maxStorageBufferBindingSize >= 2 ** 27);
   assert.ok(report.waitMilliseconds > 0);
@@ -20,7 +21,7 @@ Deno.test("doctor --json prints one object with adapter, limits and a right prod
 Deno.test("doctor says the same to a reader", async () => {
   const { code, stdout } = await cli(["doctor"]);
   assert.equal(code, 0);
-  assert.match(stdout, /^product .*right/m);
+  for (const name of ["product", "q8 weights", "attention"]) assert.match(stdout, new RegExp(`^ +${name} +right`, "m"));
   assert.match(stdout, new RegExp(`^deno +${Deno.version.deno}`, "m"));
 });
 

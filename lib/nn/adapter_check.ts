@@ -1,0 +1,192 @@
+// Small computations whose results are known, for an adapter that nobody has tried yet. Owns which kernels they run, and how far an f32 result may be from the
+// exact one; refuses to say what mends a wrong one.
+import type { Device, DeviceBuffer } from "../gpu/device.ts";
+import { Plan } from "../gpu/plan.ts";
+import { recordAttention } from "./attention.ts";
+import { headStride, paddedRows, strideOf } from "./layout.ts";
+import { recordLinear } from "./linear.ts";
+import { recordMatmul } from "./matmul.ts";
+import { createMatrix, writeRows } from "./matrix.ts";
+import { operand, OperandPool } from "./operand.ts";
+import { recordRmsNorm } from "./ops.ts";
+import { dequantizeRows, quantizeRows } from "./quant.ts";
+
+/** How one computation came out. */
+export interface AdapterCheck {
+  readonly name: string;
+  /** Largest difference from the CPU's result in f64; infinite where a value is none. */
+  readonly largestError: number;
+  /** What f32 in any order may differ by. */
+  readonly bound: number;
+}
+
+/** Product sizes no multiple of a tile. */
+const M = 37, N = 70, K = 51;
+/** An f32 sum of K products of values in [−1, 1), in any order, is at most this far from the exact one. */
+const SUM_BOUND = (K + 3) * K * 2 ** -24;
+/** Blocks are summed as codes of twice a value's size and an offset of its size. */
+const BLOCK_FACTOR = 4;
+const EPS = 1e-5;
+/** inverseSqrt and exp2 of drivers are good to a few units of 2⁻²³, of values of size 1 to 2. */
+const FUNCTION_BOUND = 4e-5;
+const ATTENTION = { batch: 1, seq: 21, heads: 4, kvHeads: 2, headDim: 6 } as const;
+
+/** Runs a product, products with weights in f16 and in blocks, a norm and attention: every shared memory and number format that a forward pass has. */
+export async function checkAdapter(device: Device): Promise<readonly AdapterCheck[]> {
+  return [
+    await checkProduct(device),
+    await checkWeights(device, "f16"),
+    await checkWeights(device, "q8"),
+    await checkNorm(device),
+    await checkAttention(device),
+  ];
+}
+
+async function checkProduct(device: Device): Promise<AdapterCheck> {
+  const a = values(M * K, 12.9898), b = values(K * N, 78.233);
+  using bufferA = device.uploadBuffer("a", a);
+  using bufferB = device.uploadBuffer("b", b);
+  using bufferC = device.createBuffer("c", M * N * 4);
+  using pool = new OperandPool(device);
+  const [x, y, z] = [{ buffer: bufferA, stride: K }, { buffer: bufferB, stride: N }, { buffer: bufferC, stride: N }];
+  const got = await ran(device, bufferC, (plan) => recordMatmul(plan, { a: x, b: y, c: z, m: M, n: N, k: K, pool }));
+  const error = worst(
+    M,
+    N,
+    (row, column) => got(row * N + column) - sumOf(K, (k) => at(a, row * K + k) * at(b, k * N + column)),
+  );
+  return { name: "product", largestError: error, bound: SUM_BOUND };
+}
+
+/** y = x·Wᵀ with a stored W [N, K]. */
+async function checkWeights(device: Device, dtype: "f16" | "q8"): Promise<AdapterCheck> {
+  const w = values(N * K, 12.9898), stride = strideOf(K), width = strideOf(N);
+  const stored = dtype === "f16"
+    ? Float32Array.from(new Float16Array(w))
+    : dequantizeRows(quantizeRows(w, { cols: K, dtype }), K);
+  using matrix = createMatrix(device, "weights", { rows: N, cols: K, dtype });
+  writeRows(device, matrix, 0, w);
+  const x = spread(values(M * K, 78.233), { rows: M, width: K, stride });
+  using input = device.uploadBuffer("x", x);
+  using y = device.createBuffer("y", 4 * paddedRows(M) * width);
+  using pool = new OperandPool(device);
+  const got = await ran(device, y, (plan) => {
+    const view = operand(plan, pool, input, { rows: M, stride });
+    recordLinear(plan, view, matrix, { buffer: y, stride: width }, { rows: M, direction: "forward" });
+  });
+  const error = worst(
+    M,
+    N,
+    (row, column) => got(row * width + column) - sumOf(K, (k) => at(x, row * stride + k) * at(stored, column * K + k)),
+  );
+  return { name: `${dtype} weights`, largestError: error, bound: (dtype === "f16" ? 1 : BLOCK_FACTOR) * SUM_BOUND };
+}
+
+async function checkNorm(device: Device): Promise<AdapterCheck> {
+  const rows = 3, stride = strideOf(N), x = spread(values(rows * N, 12.9898), { rows, width: N, stride });
+  const w = spread(values(N, 78.233), { rows: 1, width: N, stride });
+  using input = device.uploadBuffer("x", x);
+  using weight = device.uploadBuffer("w", w);
+  using y = device.createBuffer("y", 4 * paddedRows(rows) * stride);
+  using r = device.createBuffer("r", 4 * paddedRows(rows));
+  const io = { x: input, w: weight, y, r };
+  const got = await ran(device, y, (plan) => recordRmsNorm(plan, io, { rows, width: N, eps: EPS }));
+  const error = worst(rows, N, (row, column) => {
+    const square = sumOf(N, (k) => at(x, row * stride + k) ** 2) / N;
+    return got(row * stride + column) - at(x, row * stride + column) * at(w, column) / Math.sqrt(square + EPS);
+  });
+  return { name: "norm", largestError: error, bound: FUNCTION_BOUND };
+}
+
+async function checkAttention(device: Device): Promise<AdapterCheck> {
+  const { seq, heads, kvHeads, headDim } = ATTENTION, hs = headStride(headDim);
+  const filled = (count: number, seed: number): Float32Array<ArrayBuffer> =>
+    spread(values(seq * count * headDim, seed), {
+      rows: seq,
+      width: count * headDim,
+      stride: strideOf(count * hs),
+      part: headDim,
+    });
+  const q = filled(heads, 12.9898), k = filled(kvHeads, 78.233), v = filled(kvHeads, 37.719);
+  const [qStride, kvStride] = [strideOf(heads * hs), strideOf(kvHeads * hs)];
+  using bufferQ = device.uploadBuffer("q", q);
+  using bufferK = device.uploadBuffer("k", k);
+  using bufferV = device.uploadBuffer("v", v);
+  using o = device.createBuffer("o", 4 * paddedRows(seq) * qStride);
+  using lse = device.createBuffer("lse", 4 * heads * seq);
+  const buffers = { q: bufferQ, k: bufferK, v: bufferV, o, lse };
+  const got = await ran(device, o, (plan) => recordAttention(plan, ATTENTION, buffers));
+  const error = worst(seq, heads * headDim, (row, column) => {
+    const head = Math.floor(column / headDim), d = column % headDim, kv = Math.floor(head / (heads / kvHeads)) * hs;
+    const weights = Array.from(
+      { length: row + 1 },
+      (_, j) =>
+        Math.exp(
+          sumOf(headDim, (e) => at(q, row * qStride + head * hs + e) * at(k, j * kvStride + kv + e)) /
+            Math.sqrt(headDim),
+        ),
+    );
+    const total = weights.reduce((sum, weight) => sum + weight, 0);
+    return got(row * qStride + head * hs + d) -
+      sumOf(row + 1, (j) => at(weights, j) / total * at(v, j * kvStride + kv + d));
+  });
+  return { name: "attention", largestError: error, bound: FUNCTION_BOUND };
+}
+
+/** Runs what is recorded, and gives the values of a buffer then. */
+async function ran(
+  device: Device,
+  buffer: DeviceBuffer,
+  record: (plan: Plan) => void,
+): Promise<(index: number) => number> {
+  using plan = new Plan(device);
+  record(plan);
+  await plan.finish().run();
+  const got = await device.readFloats(buffer, buffer.bytes / 4);
+  return (index) => at(got, index);
+}
+
+/** Values in [−1, 1] that no two seeds share. */
+function values(count: number, seed: number): Float32Array<ArrayBuffer> {
+  return Float32Array.from({ length: count }, (_, index) => Math.sin(index * seed));
+}
+
+/** Rows without padding as they lie on the device, in rows of `stride` and there in parts, each padded as a head is. */
+function spread(
+  dense: Float32Array,
+  { rows, width, stride, part = width }: {
+    readonly rows: number;
+    readonly width: number;
+    readonly stride: number;
+    readonly part?: number;
+  },
+): Float32Array<ArrayBuffer> {
+  const out = new Float32Array(paddedRows(rows) * stride), pitch = part === width ? width : headStride(part);
+  dense.forEach((value, index) => {
+    const row = Math.floor(index / width), column = index % width;
+    out[row * stride + Math.floor(column / part) * pitch + column % part] = value;
+  });
+  return out;
+}
+
+function at(array: ArrayLike<number>, index: number): number {
+  return array[index] ?? NaN;
+}
+
+function sumOf(count: number, term: (index: number) => number): number {
+  let sum = 0;
+  for (let index = 0; index < count; index++) sum += term(index);
+  return sum;
+}
+
+/** The largest size of differences; infinite where one is not a number. */
+function worst(rows: number, columns: number, difference: (row: number, column: number) => number): number {
+  let most = 0;
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) {
+      const size = Math.abs(difference(row, column));
+      if (!(size <= most)) most = Number.isNaN(size) ? Infinity : size;
+    }
+  }
+  return most;
+}

@@ -1,0 +1,53 @@
+// The text of kernels: workgroup memory is not written before all invocations have met, as some drivers zero it late.
+import assert from "node:assert/strict";
+import * as kernels from "../../kernels/mod.ts";
+
+/** Kernels of GPUs that a generator makes; those of textures run where a CPU runs the shaders. */
+const GENERATED: readonly kernels.KernelSource[] = [
+  ...(["f32", "f16", "q8", "q4"] as const).flatMap((dtype) => [
+    kernels.productTiled({ transposeB: true, dtype, rows: 4, columns: 4 }),
+    kernels.productTiled({ transposeB: false, dtype, rows: 4, columns: 8 }),
+    ...([true, false] as const).map((norm) =>
+      kernels.matvecKernel({ storage: { placement: "buffer", dtype }, ending: "swiglu", parts: 1, norm })
+    ),
+  ]),
+  kernels.decodeAttentionKernel({ headDim: 64, heads: 3, lanes: 64 }),
+  ...(["attentionKernel", "attentionQueryGradKernel", "attentionKeyGradKernel"] as const).map((name) =>
+    kernels[name]({ variant: "workgroup", headDim: 64, lanes: 64, rows: 1, step: 2 })
+  ),
+];
+
+/** All kernels of the module, within records of them too. */
+function kernelsIn(value: unknown): kernels.KernelSource[] {
+  if (typeof value !== "object" || value === null) return [];
+  if (isKernel(value)) return [value];
+  return Object.values(value).flatMap(kernelsIn);
+}
+
+function isKernel(value: object): value is kernels.KernelSource {
+  return "code" in value && typeof value.code === "string";
+}
+
+/** Names of workgroup variables that the text writes to before a barrier stands in it. */
+function earlyWrites(code: string): string[] {
+  const names = [...code.matchAll(/var<workgroup>\s+(\w+)/g)].map(([, name = ""]) => name);
+  const main = code.slice(code.search(/var<workgroup>/)), barrier = main.indexOf("workgroupBarrier()");
+  return names.filter((name) => {
+    const write = main.search(new RegExp(`\\b${name}\\b(\\[[^\\n]*\\])?\\s*[-+*/]?=[^=]|atomic\\w+\\(&${name}\\b`));
+    return write >= 0 && (barrier < 0 || write < barrier);
+  });
+}
+
+Deno.test("no kernel writes workgroup memory before a barrier", () => {
+  const all = [...kernelsIn(kernels), ...GENERATED].filter(({ code }) => code.includes("var<workgroup>"));
+  assert.ok(all.length >= 15, `${all.length} kernels`);
+  for (const { name, code } of all) assert.deepEqual(earlyWrites(code), [], name);
+});
+
+Deno.test("a write before the barrier is found, in whatever form", () => {
+  const barrier = "workgroupBarrier();";
+  for (const write of ["a[i * 2u] = 1.0;", "a[i] += 1.0;", "atomicStore(&a, 1u);"]) {
+    assert.deepEqual(earlyWrites(`var<workgroup> a: array<f32, 4>; fn main() { ${write} ${barrier} }`), ["a"]);
+    assert.deepEqual(earlyWrites(`var<workgroup> a: array<f32, 4>; fn main() { ${barrier} ${write} }`), []);
+  }
+});

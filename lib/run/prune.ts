@@ -23,7 +23,7 @@ import {
 import { asShortage } from "./monitors/shortage.ts";
 import { type CheckpointOptions, type PruneOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
 import { pausable } from "./pausable.ts";
-import type { Prepared, PruneResult, PruneRun } from "./prune_result.ts";
+import type { PreparedRun, PruneResult, PruneRun } from "./prune_result.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { slowedRates } from "./rates.ts";
 import { allocateRun, chooserOf, type Ready, type RunParts } from "./ready.ts";
@@ -102,7 +102,7 @@ class Run implements PruneRun {
     return this.#parts.report;
   }
 
-  async prepare(): Promise<Prepared> {
+  async prepare(): Promise<PreparedRun> {
     if (!this.#result) await (this.#allocating ??= this.#life.during(() => this.#allocate())); // else nothing is left
     return { steps: this.#position.step, records: this.#position.records, last: this.#position.recent.at(-1) ?? null };
   }

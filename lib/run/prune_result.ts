@@ -43,9 +43,12 @@ export interface PruneResult {
 }
 
 /** What a run has behind it. */
-export interface Prepared {
+export interface PreparedRun {
+  /** Steps done. */
   readonly steps: number;
+  /** Records given of them. */
   readonly records: number;
+  /** The last record. */
   readonly last: RecordView | null;
 }
 
@@ -64,7 +67,7 @@ export interface PruneRun extends AsyncIterable<StepRecord>, Disposable {
    * Plans the memory, allocates, and reads the checkpoint of a run that is resumed; iteration does it too. Steps and records that were done
    * before, and the last record. Throws `CompressoError("gpu")` where the run does not fit, with what would.
    */
-  prepare(): Promise<Prepared>;
+  prepare(): Promise<PreparedRun>;
   /** What the last step left; throws before a loop over the records has come to its end. */
   result(): PruneResult;
 }

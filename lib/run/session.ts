@@ -24,7 +24,7 @@ import { Lifetime } from "./lifetime.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { PruneOptions, ResolvedOptions } from "./options.ts";
 import { startPrune } from "./prune.ts";
-import type { Prepared, PruneResult, PruneRun } from "./prune_result.ts";
+import type { PreparedRun, PruneResult, PruneRun } from "./prune_result.ts";
 import { recordsFor } from "./record_lines.ts";
 import type { StepRecord } from "./records.ts";
 import { checkExportSize, exportDefaults, GGUF_NAME, reachedSize, type SizeResult } from "./size_goal.ts";
@@ -155,7 +155,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return { steps, records };
   }
 
-  async #begin(): Promise<Prepared> {
+  async #begin(): Promise<PreparedRun> {
     const prepared = await this.#run.prepare();
     if (this.#records.length === 0) this.#before = prepared.last;
     return prepared;

@@ -32,6 +32,21 @@ export function compileKernel(device: Device, source: KernelSource, constants: C
   return kernel;
 }
 
+/**
+ * Does what compiles kernels, and forgets them again where it says that they are of no use: a pipeline that a driver has refused would be found here
+ * without an error.
+ */
+export async function compilingAnew(device: Device, work: () => Promise<boolean>): Promise<boolean> {
+  const known = new Set(caches.get(device)?.byText.keys());
+  const isOfUse = await work(), cache = caches.get(device);
+  for (const [key, { source }] of isOfUse || !cache ? [] : [...cache.byText]) {
+    if (known.has(key)) continue;
+    cache?.byText.delete(key);
+    cache?.bySource.delete(source);
+  }
+  return isOfUse;
+}
+
 function compiled(device: Device, { byText }: Cache, source: KernelSource, constants: Constants): Kernel {
   const key = `${source.name}\n${JSON.stringify(constants)}\n${source.code}`;
   const known = byText.get(key);

@@ -17,7 +17,8 @@ export interface FilesBeside {
  * A tokenizer.json with the tokens that only the files beside it name: those of `added_tokens_decoder` or added_tokens.json by their ids there, and
  * those that a config calls special and the vocabulary holds. As in transformers 5, what tokenizer.json says of a token stays, an id that the
  * vocabulary gives goes before another, and a token is special where it is named so. Otherwise than there, where ids are given anew, one that
- * another token has is refused: the model's row of it would be either's. Nor is a special token added that has no id anywhere.
+ * another token has is refused for a special token that texts are given with, as the model's row of it would be either's, and left out for others.
+ * Nor is a special token added that has no id anywhere.
  *
  * Throws `CompressoError("input")` for such an id, and for an entry that is no token.
  */
@@ -34,10 +35,14 @@ export function withAddedTokens(json: Json, beside: FilesBeside): Json {
     const content = tokenText(token);
     if (content !== null && isObject(token) && typeof token["id"] === "number") holders.set(token["id"], content);
   }
-  const added = new Map<string, Json>();
+  const added = new Map<string, Json>(), padding = tokenText(beside.config["pad_token"]);
   for (const { id: said, content, flags } of declared) {
     const id = ids.get(content) ?? said, holder = holders.get(id) ?? content;
-    if (holder !== content) throw taken(content, id, holder);
+    if (holder !== content) {
+      // As before, where it stood in no text that a model is given.
+      if (!named.has(content) || content === padding) continue;
+      throw taken(content, id, holder);
+    }
     holders.set(id, content);
     added.set(content, entry(content, id, { ...flags, ...(named.has(content) ? { special: true } : {}) }));
   }

@@ -2,7 +2,7 @@
 // exact one; refuses to say what mends a wrong one.
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import { Plan } from "../gpu/plan.ts";
-import { recordAttention } from "./attention.ts";
+import { AttentionScratch, recordAttention } from "./attention.ts";
 import { headStride, paddedRows, strideOf } from "./layout.ts";
 import { recordLinear } from "./linear.ts";
 import { recordMatmul } from "./matmul.ts";
@@ -31,12 +31,13 @@ const EPS = 1e-5;
 const FUNCTION_BOUND = 4e-5;
 const ATTENTION = { batch: 1, seq: 21, heads: 4, kvHeads: 2, headDim: 6 } as const;
 
-/** Runs a product, products with weights in f16 and in blocks, a norm and attention: every shared memory and number format that a forward pass has. */
+/** Runs the main kernels of a forward pass, as it runs them on this adapter: a product, products with weights in f16 and in blocks, a norm and attention. */
 export async function checkAdapter(device: Device): Promise<readonly AdapterCheck[]> {
   return [
     await checkProduct(device),
     await checkWeights(device, "f16"),
     await checkWeights(device, "q8"),
+    await checkWeights(device, "q4"),
     await checkNorm(device),
     await checkAttention(device),
   ];
@@ -59,7 +60,7 @@ async function checkProduct(device: Device): Promise<AdapterCheck> {
 }
 
 /** y = x·Wᵀ with a stored W [N, K]. */
-async function checkWeights(device: Device, dtype: "f16" | "q8"): Promise<AdapterCheck> {
+async function checkWeights(device: Device, dtype: "f16" | "q8" | "q4"): Promise<AdapterCheck> {
   const w = values(N * K, 12.9898), stride = strideOf(K), width = strideOf(N);
   const stored = dtype === "f16"
     ? Float32Array.from(new Float16Array(w))
@@ -114,7 +115,8 @@ async function checkAttention(device: Device): Promise<AdapterCheck> {
   using bufferV = device.uploadBuffer("v", v);
   using o = device.createBuffer("o", 4 * paddedRows(seq) * qStride);
   using lse = device.createBuffer("lse", 4 * heads * seq);
-  const buffers = { q: bufferQ, k: bufferK, v: bufferV, o, lse };
+  using scratch = new AttentionScratch(device);
+  const buffers = { q: bufferQ, k: bufferK, v: bufferV, o, lse, scratch };
   const got = await ran(device, o, (plan) => recordAttention(plan, ATTENTION, buffers));
   const error = worst(seq, heads * headDim, (row, column) => {
     const head = Math.floor(column / headDim), d = column % headDim, kv = Math.floor(head / (heads / kvHeads)) * hs;

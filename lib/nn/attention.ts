@@ -33,7 +33,7 @@ export interface AttentionOptions {
   readonly variant?: AttentionVariant;
   /** Work of one invocation, in place of the default of the variant; for benchmarks. */
   readonly tiles?: Partial<Record<AttentionPass, Pick<AttentionTile, "lanes" | "rows" | "step">>>;
-  /** Floating-point operations of one dispatch, at most, as far as whole blocks of rows allow: a driver ends what takes long. Default 1e9. */
+  /** Floating-point operations of one dispatch, at most, as far as whole KV heads allow, and ten times as many where one alone takes more: a driver ends what takes long. Default 1e9. */
   readonly dispatchCost?: number;
 }
 
@@ -141,6 +141,11 @@ interface PassOptions extends AttentionOptions {
   readonly bound: (streamed: Streamed, params: Params) => readonly Bound[];
 }
 
+/** A head may take so many times the cost of a dispatch of several before its blocks are told apart. */
+const LONG_HEAD = 10;
+/** Blocks that go together at least: fewer would leave most of a GPU idle. */
+const LEAST_BLOCKS = 16;
+
 /** Records one kernel over all sequences and KV heads, in as many dispatches as keep each of them short: by heads, and by blocks where one head is long. */
 function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): void {
   const { batch, seq, heads, kvHeads, headDim } = shape;
@@ -158,10 +163,13 @@ function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): vo
   const owned = pass === "key" ? seq : seq * ratio;
   const blocks = Math.ceil(owned / (tile.lanes * tile.rows));
   const strides = [strideOf(heads * hs) / 4, strideOf(kvHeads * hs) / 4];
-  const pairCost = PASSES[pass].products * seq * (seq + 1) * headDim * ratio, fit = Math.floor(dispatchCost / pairCost);
-  const part = Math.max(1, Math.min(pairs, plan.device.limits.maxComputeWorkgroupsPerDimension, fit));
-  // A block that sees all rows does twice the work of the mean one.
-  const blockCost = 2 * pairCost / blocks, most = fit > 0 ? blocks : Math.max(1, Math.floor(dispatchCost / blockCost));
+  const pairCost = PASSES[pass].products * seq * (seq + 1) * headDim * ratio;
+  const { maxComputeWorkgroupsPerDimension } = plan.device.limits;
+  const part = Math.max(1, Math.min(pairs, maxComputeWorkgroupsPerDimension, Math.floor(dispatchCost / pairCost)));
+  // Of one long head some blocks go together, as a GPU does many side by side. One that sees all rows does twice the work of the mean one.
+  const blockCost = 2 * pairCost / blocks, headCost = LONG_HEAD * dispatchCost;
+  const least = options.dispatchCost === undefined ? LEAST_BLOCKS : 1;
+  const most = pairCost <= headCost ? blocks : Math.max(least, Math.floor(headCost / blockCost));
   for (let first = 0; first < pairs; first += part) {
     const count = Math.min(part, pairs - first);
     for (let from = 0; from < blocks; from += most) {

@@ -4,6 +4,7 @@ import { cpuUsage } from "node:process";
 import { CompressoError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import { openDryDevice } from "../gpu/dry.ts";
+import { compilingAnew } from "../gpu/kernel.ts";
 import { Plan } from "../gpu/plan.ts";
 import { tuningOf } from "../gpu/tuning.ts";
 import { headRowsFor } from "./head.ts";
@@ -105,11 +106,10 @@ export async function tuneProducts(device: Device, spec: DecoderSpec, options: T
   const works = all.filter(({ product }) => !tuning.has(productKey(product)));
   const end = performance.now() + 1000 * budgetSeconds;
   const goesOn = (): boolean => (signal?.throwIfAborted(), performance.now() < end);
-  const refused = new Set<string>();
   let measured = 0;
   for (const [index, work] of works.entries()) {
     if (!goesOn()) break;
-    const tile = await quickest(device, work, { measure, goesOn, refused });
+    const tile = await quickest(device, work, { measure, goesOn });
     if (tile) tuning.set(productKey(work.product), tileName(tile));
     measured += tile ? 1 : 0;
     onProgress?.((index + 1) / works.length);
@@ -121,12 +121,7 @@ export async function tuneProducts(device: Device, spec: DecoderSpec, options: T
 async function quickest(
   device: Device,
   { product, trial, setup }: Work,
-  { measure, goesOn, refused }: {
-    readonly measure: Measure;
-    readonly goesOn: () => boolean;
-    /** Kernels that the driver refuses, which are compiled once for all products. */
-    readonly refused: Set<string>;
-  },
+  { measure, goesOn }: { readonly measure: Measure; readonly goesOn: () => boolean },
 ): Promise<Tile | null> {
   using stack = new DisposableStack();
   const entries: Candidate[] = [];
@@ -136,13 +131,9 @@ async function quickest(
     for (const tile of candidateTiles(device, product)) {
       if (!goesOn()) return null; // some drivers take seconds to compile one
       const plan = stack.use(new Plan(device));
-      const kernel = `${product.family} ${product.layout} ${product.dtype} ${tileName(tile)}`;
       const recorded = (): void => recordWith(device, { product: trial, tile }, () => record(plan));
       if (!wanted) recorded();
-      else if (refused.has(kernel) || await refuses(device, recorded)) {
-        refused.add(kernel);
-        continue;
-      }
+      else if (!await compilingAnew(device, () => accepts(device, recorded))) continue;
       const bits = await endsAfter(plan, { device, target, count });
       wanted ??= bits;
       if (bits.every((value, index) => value === wanted?.[index])) entries.push({ tile, plan, seconds: Infinity });
@@ -188,8 +179,8 @@ function recordWith(
   }
 }
 
-/** Whether the driver refuses what is recorded: the error would else end the run, for a tile that it can do without. */
-async function refuses({ gpu }: Device, record: () => void): Promise<boolean> {
+/** Whether the driver takes what is recorded: its error would else end the run, for a tile that it can do without. */
+async function accepts({ gpu }: Device, record: () => void): Promise<boolean> {
   const kinds = ["out-of-memory", "internal", "validation"] as const;
   let errors: Promise<GPUError | null>[] = [];
   for (const kind of kinds) gpu.pushErrorScope(kind);
@@ -198,7 +189,7 @@ async function refuses({ gpu }: Device, record: () => void): Promise<boolean> {
   } finally {
     errors = kinds.map(() => gpu.popErrorScope());
   }
-  return (await Promise.all(errors)).some((error) => error !== null);
+  return (await Promise.all(errors)).every((error) => error === null);
 }
 
 /** Both ends of a result, as bits, after a run that found zeros there: what a driver silently leaves undone shows. */

@@ -178,7 +178,7 @@ function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
         `layers have more ${isHead ? "heads" : "KV groups"} than the one that stays`,
         `each has one, and ${kind} is among the units`,
         `take ${
-          isHead ? "heads out of the units" : "heads in place of kv"
+          isHead ? "heads out of the units" : "heads in place of kv, or no kv (--units)"
         }, or the layout "compact" or, where no size is asked for, "padded"`,
       );
     }

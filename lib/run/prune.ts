@@ -104,7 +104,7 @@ class Run implements PruneRun {
 
   async prepare(): Promise<PreparedRun> {
     if (!this.#result) await (this.#allocating ??= this.#life.during(() => this.#allocate())); // else nothing is left
-    return { steps: this.#position.step, records: this.#position.records, last: this.#position.recent.at(-1) ?? null };
+    return { steps: this.#position.step, records: this.#position.records, recent: this.#position.recent };
   }
 
   async #allocate(): Promise<void> {

@@ -48,8 +48,8 @@ export interface PreparedRun {
   readonly steps: number;
   /** Records given of them. */
   readonly records: number;
-  /** The last record. */
-  readonly last: RecordView | null;
+  /** The last records, oldest first, 32 at most. */
+  readonly recent: readonly RecordView[];
 }
 
 /**
@@ -65,7 +65,7 @@ export interface PruneRun extends AsyncIterable<StepRecord>, Disposable {
   readonly data: EncodeReport;
   /**
    * Plans the memory, allocates, and reads the checkpoint of a run that is resumed; iteration does it too. Steps and records that were done
-   * before, and the last record. Throws `CompressoError("gpu")` where the run does not fit, with what would.
+   * before, and the last records. Throws `CompressoError("gpu")` where the run does not fit, with what would.
    */
   prepare(): Promise<PreparedRun>;
   /** What the last step left; throws before a loop over the records has come to its end. */

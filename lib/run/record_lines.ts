@@ -11,7 +11,10 @@ import type { StepRecord } from "./records.ts";
  */
 export async function recordsUpTo(path: string, step: number): Promise<string> {
   if (step === 0) return "";
-  const text = await textIfThere(path) ?? "";
+  return linesUpTo(await textIfThere(path) ?? "", step);
+}
+
+function linesUpTo(text: string, step: number): string {
   return text.split("\n").filter((line) => stepOf(line) <= step).map((line) => line + "\n").join("");
 }
 
@@ -69,21 +72,21 @@ export class RecordFile implements Disposable {
 
 /**
  * The text of a file with these records; null where it has them already, as `compress` writes them while the run goes on. Those of a resumed run
- * follow what stands there, as far as its last record is `before`, the last one of the run before it was resumed. Throws `CompressoError("input")`
- * where another run's stand there and not `replace`.
+ * follow what stands there, as far as its last record is among `before`, the last ones of the run before it was resumed: some may be lost. Throws
+ * `CompressoError("input")` where another run's stand there and not `replace`.
  */
 export async function recordsFor(
   path: string,
   records: readonly StepRecord[],
-  { replace, before = null }: { readonly replace: boolean; readonly before?: RecordView | null },
+  { replace, before = [] }: { readonly replace: boolean; readonly before?: readonly RecordView[] },
 ): Promise<string | null> {
   const lines = records.map((record) => `${JSON.stringify(record)}\n`), last = lines.at(-1), [first] = records;
-  const there = await textIfThere(path) ?? "",
-    isOwn = before !== null && isOf(before, await recordsUpTo(path, before.step));
+  const there = await textIfThere(path) ?? "", known = linesUpTo(there, before.at(-1)?.step ?? 0);
+  const isOwn = endsWithOne(known, before);
   // A run that went back may have done steps anew that it had before.
-  const earlier = isOwn ? await recordsUpTo(path, Math.min(before.step, (first?.step ?? Infinity) - 1)) : "";
+  const earlier = isOwn ? linesUpTo(known, (first?.step ?? Infinity) - 1) : "";
   if (last === undefined ? there === earlier || there === "" : there.endsWith(last)) return null;
-  if (there !== "" && !replace) {
+  if (there !== "" && !isOwn && !replace) {
     throw new CompressoError("input", {
       what: `cannot write ${path}`,
       rule: "the records that stand there are this run's",
@@ -94,12 +97,12 @@ export async function recordsFor(
   return earlier + lines.join("");
 }
 
-/** Whether lines end with a record. */
-function isOf({ step, loss, gradNorm }: RecordView, lines: string): boolean {
-  const line = lines.trimEnd().split("\n").at(-1) ?? "";
-  if (stepOf(line) !== step) return false;
+/** Whether lines end with one of the records. */
+function endsWithOne(lines: string, records: readonly RecordView[]): boolean {
+  const line = lines.trimEnd().split("\n").at(-1) ?? "", own = records.find(({ step }) => step === stepOf(line));
+  if (!own) return false;
   const record: Readonly<Record<string, unknown>> = JSON.parse(line);
-  return record.loss === loss && record.gradNorm === gradNorm;
+  return record.loss === own.loss && record.gradNorm === own.gradNorm;
 }
 
 /** The step of a record's line; NaN for a broken one. */

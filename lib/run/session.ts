@@ -119,8 +119,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #hooks: RunHooks;
   /** As they were given, one for each step. */
   readonly #records: StepRecord[] = [];
-  /** The last record that a resumed run had before. */
-  #before: RecordView | null = null;
+  /** The last records that a resumed run had before. */
+  #before: readonly RecordView[] = [];
   #sliced: SlicedModel | null = null;
   /** Of training and comparison. */
   #peakBytes = 0;
@@ -157,7 +157,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
 
   async #begin(): Promise<PreparedRun> {
     const prepared = await this.#run.prepare();
-    if (this.#records.length === 0) this.#before = prepared.last;
+    if (this.#records.length === 0) this.#before = prepared.recent;
     return prepared;
   }
 

@@ -11,7 +11,7 @@ Deno.test("doctor --json prints one object with adapter, limits and checks that 
   const { code, stdout, stderr } = await cli(["doctor", "--json"]);
   assert.equal(code, 0, stderr);
   const report = JSON.parse(stdout);
-  assert.equal(report.checks.length, 5);
+  assert.equal(report.checks.length, 6);
   for (const { largestError, bound } of report.checks) assert.ok(largestError <= bound);
   assert.equal(typeof report.adapter.isCpu, "boolean");
   assert.ok(report.limits.maxStorageBufferBindingSize >= 2 ** 27);

@@ -124,11 +124,16 @@ Deno.test("a Unigram model's list of tokens says their ids", () => {
   assert.deepEqual(json["added_tokens"], [{ ...DONE, id: 2, content: "</s>" }]);
 });
 
-Deno.test("an added token with an id that another one has is refused, and so is what is no token", async () => {
+Deno.test("an added token with an id that another one has is refused where it is named, and so is what is no token", async () => {
   const taken = /cannot add the token "<\|done\|>".*one token; now: 2 is that of "<\|end\|>"/;
-  await assert.rejects(loaded({ config: decoder("2", DONE) }), failure("input", taken));
-  await assert.rejects(loaded({ added: { [NAME]: 2 } }), failure("input", taken));
-  const twice = loaded({ added: { [NAME]: 480, "<|more|>": 480 } });
+  await assert.rejects(loaded({ config: { ...decoder("2", DONE), eos_token: NAME } }), failure("input", taken));
+  await assert.rejects(loaded({ config: { eos_token: NAME }, added: { [NAME]: 2 } }), failure("input", taken));
+  for (const config of [{}, { pad_token: NAME }]) {
+    assert.deepEqual(beyond(await loaded({ config: { ...decoder("2", DONE), ...config } })), []);
+    assert.deepEqual(beyond(await loaded({ config, added: { [NAME]: 2 } })), []);
+  }
+  const config = { extra_special_tokens: ["<|more|>"] };
+  const twice = loaded({ config, added: { [NAME]: 480, "<|more|>": 480 } });
   await assert.rejects(twice, failure("input", /"<\|more\|>" .* 480 is that of "<\|done\|>"/));
   const broken = /cannot read the tokenizer's added tokens/;
   await assert.rejects(loaded({ config: decoder("x", DONE) }), failure("input", broken));

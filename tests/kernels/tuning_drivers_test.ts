@@ -22,20 +22,22 @@ for (const [failure, stage] of Object.entries(FAILURES)) {
     // Kernels are compiled in the order of the tiles, the default's first.
     gpu.createComputePipeline = (descriptor) => {
       const label = descriptor.label ?? "", isProduct = /^product-(?!pack)/.test(label);
-      if (isProduct) labels.push(label);
-      return compile(
-        isProduct && labels.length === 2 ? { ...descriptor, compute: stage(gpu, descriptor) } : descriptor,
-      );
+      if (isProduct && !labels.includes(label)) labels.push(label);
+      return compile(label === labels[1] ? { ...descriptor, compute: stage(gpu, descriptor) } : descriptor);
     };
     const measure = fakeClock(
       own,
       (product, place) => (seen.push(product), places.push(place), place === 1 ? 0.001 : 1),
     );
-    const { measured, left } = await tuneProducts(own, SPEC, { ...FORWARD, measure });
-    assert.deepEqual([measured, left], [3, 0]);
+    // The second time there are other products of the same kernels.
+    for (const rows of [256, 350]) {
+      const { measured, left } = await tuneProducts(own, SPEC, { ...FORWARD, rows, measure });
+      assert.deepEqual([measured, left], [3, 0]);
+    }
     assert.deepEqual(tunedPlaces(own, seen), seen.map(() => 0));
     assert.ok(labels.length > 2, `${labels.length} kernels`);
-    assert.deepEqual([places.includes(0), places.includes(1), places.includes(2)], [true, false, true]);
+    assert.equal(places.includes(1), false);
+    if (own.facts.isCpu) assert.ok(places.includes(2)); // elsewhere the bits of another tile may differ
     assert.equal(own.isBroken, false);
   });
 }
@@ -46,11 +48,11 @@ Deno.test("tuneProducts() compiles no further tile when its time is over", async
   let compiled = 0;
   gpu.createComputePipeline = (descriptor) => {
     if (/^product-(?!pack)/.test(descriptor.label ?? "")) compiled++;
-    for (const end = performance.now() + 300; performance.now() < end;);
+    for (const end = performance.now() + 3000; performance.now() < end;);
     return compile(descriptor);
   };
   const measure = fakeClock(own, () => 1);
-  const { measured, left } = await tuneProducts(own, SPEC, { ...FORWARD, budgetSeconds: 0.2, measure });
+  const { measured, left } = await tuneProducts(own, SPEC, { ...FORWARD, budgetSeconds: 2, measure });
   assert.deepEqual([measured, left, compiled], [0, 3, 1]);
   assert.equal(tuningOf(own).size, 0);
 });

@@ -61,6 +61,10 @@ Deno.test("an export of a resumed run takes up its own records, and none of anot
       for await (const _ of done) assert.fail("a step too many");
       await done.export(`${dir}/own`, { formats: ["gguf"], replace: true });
       assert.deepEqual(await linesIn(`${dir}/own/records.jsonl`), [...before, ...after]);
+      await Deno.writeTextFile(`${dir}/own/records.jsonl`, [...before, after[0], '{"stage":"po'].join("\n"));
+      await Deno.remove(`${dir}/own/model.gguf`);
+      await done.export(`${dir}/own`, { formats: ["gguf"] });
+      assert.deepEqual(await linesIn(`${dir}/own/records.jsonl`), [...before, after[0]]);
     });
   });
 });

@@ -53,7 +53,7 @@ async function run(asJson: boolean): Promise<void> {
     value: wrong.map(({ name, largestError, bound }) => `${name} differs by ${largestError}, above ${bound}`).join(
       "; ",
     ),
-    mend: "update the GPU driver, or take another one by the variable DENO_WEBGPU_BACKEND (vulkan, metal, dx12 or gl)",
+    mend: "update the GPU driver, or take another one by the variable DENO_WEBGPU_BACKEND (vulkan, metal or dx12)",
   });
 }
 

@@ -39,12 +39,13 @@ export function compileKernel(device: Device, source: KernelSource, constants: C
 export async function compilingAnew(device: Device, work: () => Promise<boolean>): Promise<boolean> {
   const known = new Set(caches.get(device)?.byText.keys());
   const isOfUse = await work(), cache = caches.get(device);
-  for (const [key, { source }] of isOfUse || !cache ? [] : [...cache.byText]) {
+  if (isOfUse || !cache) return isOfUse;
+  for (const [key, { source }] of [...cache.byText]) {
     if (known.has(key)) continue;
-    cache?.byText.delete(key);
-    cache?.bySource.delete(source);
+    cache.byText.delete(key);
+    cache.bySource.delete(source);
   }
-  return isOfUse;
+  return false;
 }
 
 function compiled(device: Device, { byText }: Cache, source: KernelSource, constants: Constants): Kernel {

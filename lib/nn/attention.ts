@@ -33,7 +33,10 @@ export interface AttentionOptions {
   readonly variant?: AttentionVariant;
   /** Work of one invocation, in place of the default of the variant; for benchmarks. */
   readonly tiles?: Partial<Record<AttentionPass, Pick<AttentionTile, "lanes" | "rows" | "step">>>;
-  /** Floating-point operations of one dispatch, at most, as far as whole KV heads allow, and ten times as many where one alone takes more: a driver ends what takes long. Default 1e9. */
+  /**
+   * Floating-point operations of one dispatch, at most, as far as whole KV heads allow, and ten times as many where one alone takes more: a driver
+   * ends what takes long. Default 1e9, and then 16 blocks at least.
+   */
   readonly dispatchCost?: number;
 }
 

@@ -81,11 +81,13 @@ export async function recordsFor(
   { replace, before = [] }: { readonly replace: boolean; readonly before?: readonly RecordView[] },
 ): Promise<string | null> {
   const lines = records.map((record) => `${JSON.stringify(record)}\n`), last = lines.at(-1), [first] = records;
-  const there = await textIfThere(path) ?? "", known = linesUpTo(there, before.at(-1)?.step ?? 0);
+  const there = await textIfThere(path) ?? "";
+  if (last !== undefined && there.endsWith(last)) return null;
+  const known = linesUpTo(there, before.at(-1)?.step ?? 0);
   const isOwn = endsWithOne(known, before);
   // A run that went back may have done steps anew that it had before.
   const earlier = isOwn ? linesUpTo(known, (first?.step ?? Infinity) - 1) : "";
-  if (last === undefined ? there === earlier || there === "" : there.endsWith(last)) return null;
+  if (last === undefined && (there === earlier || there === "")) return null;
   if (there !== "" && !isOwn && !replace) {
     throw new CompressoError("input", {
       what: `cannot write ${path}`,

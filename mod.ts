@@ -168,6 +168,7 @@ export type { SizeResult, WantedSize } from "./lib/run/size_goal.ts";
 export { perplexity, type PerplexityOptions, type PerplexityResult, type WindowLoss } from "./lib/run/perplexity.ts";
 export { compress, type CompressOptions } from "./lib/run/pipeline.ts";
 export type { PreparedRun, PruneResult, PruneRun } from "./lib/run/prune_result.ts";
+export type { RunChange } from "./lib/run/checkpoint.ts";
 export type { Stage, StepRecord } from "./lib/run/records.ts";
 export type { SamplingOptions } from "./lib/run/sampling.ts";
 export type { TokenTimes } from "./lib/run/timed_tokens.ts";

@@ -1,14 +1,12 @@
 // `prune --calibration`: a file, the model's own texts, or none. Owns the choice and what it reads; refuses to write.
 import { join } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
-import { type DataSet, type LeftOut, readRows } from "../lib/io/datasets.ts";
+import { type DataSet, readRows } from "../lib/io/datasets.ts";
 import { exists } from "../lib/io/exists.ts";
 import { fileDigest } from "../lib/io/fingerprint.ts";
-import { NAMED } from "../lib/run/batches.ts";
 import { calibrationDefault } from "../lib/run/calibration.ts";
 import type { CompressOptions } from "../lib/run/pipeline.ts";
 import { CALIBRATION_FILE } from "../lib/run/run_files.ts";
-import { note, rowsNamed } from "./output.ts";
 import type { PruneSettings } from "./prune_run.ts";
 import { isAmong } from "./run_folder.ts";
 
@@ -19,6 +17,9 @@ export const NONE = "none";
 
 /** Settings of a run that has its choice. */
 export type ChosenSettings = PruneSettings & { readonly calibration: string };
+
+/** What a run is told of it. */
+export type CalibrationOptions = Pick<CompressOptions, "calibration" | "calibrationReading">;
 
 /** The option, or what a run does without it. */
 export async function calibrationChoice(
@@ -35,20 +36,16 @@ export async function calibrationName(calibration: string): Promise<string> {
   return calibration === OWN || calibration === NONE ? calibration : await fileDigest(calibration);
 }
 
-/** Calibration rows from their file, with a word on those left out; else what was chosen. */
-export async function calibrationOf(settings: ChosenSettings): Promise<NonNullable<CompressOptions["calibration"]>> {
+/** Calibration rows from their file, and what became of them in reading; else what was chosen. */
+export async function calibrationOf(settings: ChosenSettings): Promise<CalibrationOptions> {
   const { calibration, data, out, resume } = settings;
-  if (calibration === NONE) return calibration;
+  if (calibration === NONE) return { calibration };
   if (calibration === OWN) {
     if (!resume) await refuseOwnData(out, data);
-    return calibration;
+    return { calibration };
   }
-  const { rows, report: { skipped, broken } } = await read(calibration, settings);
-  const some = (what: string, rows: readonly LeftOut[]): string[] =>
-    rowsNamed(what, { count: rows.length, first: rows.slice(0, NAMED).map(({ row }) => row) });
-  const leftOut = [...some("empty", skipped), ...some("broken", broken)];
-  if (leftOut.length > 0) note(`compresso: of the calibration rows are left out: ${leftOut.join(", ")}`);
-  return rows;
+  const { rows, report } = await read(calibration, settings);
+  return { calibration: rows, calibrationReading: report };
 }
 
 /** Rows of a file whose texts have the name that --text-field says or, where no row has it, the usual one. */

@@ -187,7 +187,11 @@ function command(
       break;
     case "system":
       table.restart([before ?? "", rest].filter((text) => text !== "").join("\n\n") || null);
-      note(`the conversation begins anew, with ${rest === "" ? "no" : "this"} system text`);
+      note(
+        `the conversation begins anew, with ${rest === "" ? "no" : "this"} system text${
+          before === null ? "" : " behind the prompt"
+        }`,
+      );
       break;
     default:
       note(`compresso: there is no /${word}; /help lists what there is`);

@@ -139,7 +139,8 @@ async function checkModels(
 async function chooseWork(paths: readonly string[], options: EvalSettings): Promise<EvalWork> {
   const twice = paths.find((path, index) => paths.indexOf(path) !== index);
   if (twice !== undefined) {
-    throw new CompressoError("usage", { what: "cannot compare models", rule: "each is named once", value: twice });
+    const what = "cannot compare models", rule = "each is named once";
+    throw new CompressoError("usage", { what, rule, value: twice, mend: "leave it out once" });
   }
   const isDemo = paths.length === 1 && paths[0] === DEMO;
   const isElse = options.text !== undefined || options.tasks !== undefined;
@@ -151,6 +152,7 @@ async function chooseWork(paths: readonly string[], options: EvalSettings): Prom
       what: "cannot measure the model",
       rule: "give either --text, --data or --tasks",
       value: given.length === 0 ? "none was given" : `${given.join(" and ")} were given`,
+      mend: "give one of the three",
     });
   }
   checkOptions(given[0] ?? "", options);
@@ -176,6 +178,7 @@ function checkOptions(work: string, options: EvalSettings): void {
       what: "cannot use these options together",
       rule: `${flag} goes with ${works.join(" or ")}`,
       value: `${work} was given`,
+      mend: `leave ${flag} out`,
     });
   }
 }

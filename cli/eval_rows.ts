@@ -5,6 +5,8 @@ import { encodeChoices } from "../lib/run/choice_rows.ts";
 import { checkRows, scoreChoices } from "../lib/run/score.ts";
 import { checkEach } from "./eval_models.ts";
 import { BATCH_TOKENS, type EvalSettings, type EvalWork, plainWork } from "./eval_work.ts";
+import { readingNote } from "./data_line.ts";
+import { note } from "./output.ts";
 import { promptAtInference, promptNote } from "./prompt.ts";
 import { tokenizerOf } from "./with_model.ts";
 
@@ -17,6 +19,8 @@ export async function chooseRows(
   const prompt = await promptAtInference(options);
   const limit = options.limitRows === undefined ? {} : { limit: options.limitRows };
   const rows = await readRows(dataPath, { ...limit, brokenMend: "mend or remove it" });
+  const leftOut = readingNote(rows.report);
+  if (leftOut !== null) note(`compresso: of the rows of ${dataPath} are left out: ${leftOut}`);
   await checkEach(paths, {}, ({ source: { spec }, tokenizer }) => {
     checkRows(encodeChoices(rows, { tokenizer: tokenizerOf({ tokenizer }), prompt, ...limit }), spec.maxPosition);
   });

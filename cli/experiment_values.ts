@@ -75,5 +75,6 @@ function wrong(option: string, text: string, rule: string): CompressoError {
     what: `cannot use ${option} ${text}`,
     rule: `${option} is ${rule}`,
     value: text,
+    mend: "see experiment --help",
   });
 }

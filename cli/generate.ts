@@ -61,7 +61,7 @@ export function generateVerb(): CommandUnknownOpts {
       const { raw, chat, withPrompt = false, promptFile = withPrompt } = options;
       if (raw && chat) throw excluded("either --raw or --chat", "both were given");
       if (promptFile !== false && !chat) {
-        throw excluded("--with-prompt and --prompt-file go with --chat", "--chat is missing");
+        throw excluded("--with-prompt and --prompt-file go with --chat", "--chat is missing", "add --chat");
       }
       samplingOf(options);
       const prompt = await readPrompt(options), before = await promptText(promptFile);
@@ -167,6 +167,6 @@ function withoutBreak(text: string): string {
   return text.replace(/\r?\n$/, "");
 }
 
-function excluded(rule: string, value: string): CompressoError {
-  return new CompressoError("usage", { what: "cannot use these options together", rule, value });
+function excluded(rule: string, value: string, mend = "leave one of them out"): CompressoError {
+  return new CompressoError("usage", { what: "cannot use these options together", rule, value, mend });
 }

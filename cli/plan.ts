@@ -1,5 +1,5 @@
 // `compresso plan MODEL`: the GPU memory of a prune run, before anything is loaded or downloaded. Owns the table; refuses to open a GPU for more than its limits.
-import { type Method, METHODS } from "../lib/run/methods.ts";
+import { lastStageSteps, type Method, METHODS } from "../lib/run/methods.ts";
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
 import { type AdapterOffer, describeAdapter } from "../lib/gpu/adapter.ts";
@@ -11,7 +11,7 @@ import { UNIT_KINDS, type UnitKind } from "../lib/prune/units.ts";
 import { type MemoryOptions, type MemoryPlan, planMemory } from "../lib/run/memory.ts";
 import { adviseMemory, fits, refusal } from "../lib/run/memory_advice.ts";
 import { MEMORY_PARTS, type MemoryPart } from "../lib/run/memory_parts.ts";
-import { DEFAULTS, lastStageSteps } from "../lib/run/options.ts";
+import { DEFAULTS } from "../lib/run/options.ts";
 import { type Preset, presetOptions, PRESETS } from "../lib/run/presets.ts";
 import { sizeGoal } from "../lib/run/size_goal.ts";
 import { verb } from "./command.ts";

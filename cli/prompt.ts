@@ -34,6 +34,7 @@ export async function promptAtInference(
       what: "cannot use these options together",
       rule: "either --with-prompt or --no-prompt",
       value: "both were given",
+      mend: "leave one out",
     });
   }
   return await promptText(prompt);

@@ -133,7 +133,7 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
     ...(limitRows === undefined ? {} : { limit: limitRows }),
     ...(skipBroken ? { skipBroken } : {}),
   });
-  const calibration = await calibrationOf(settings);
+  const beside = await calibrationOf(settings);
   if (kind === "text" && typeof settings.prompt === "string" && !settings.resume) {
     throw promptForTexts({
       what: `cannot train with the prompt of ${settings.prompt}`,
@@ -152,7 +152,7 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
           memoryLimit === undefined ? {} : { memoryLimit },
         ),
     }, async (loaded) => {
-      return await drive(loaded, { ...driven, rows, reading, calibration, inputs: await inputsOf(path, settings) });
+      return await drive(loaded, { ...driven, rows, reading, beside, inputs: await inputsOf(path, settings) });
     });
   } catch (error) {
     if (error instanceof CompressoError && error.code === "aborted" && await isResumable(out)) {
@@ -169,6 +169,7 @@ function dataPathOf(path: string, { data }: Pick<PruneSettings, "data">): string
     what: "cannot prune without data",
     rule: "--data names instruction rows or texts; only demo has its own",
     mend: "add --data FILE",
+    value: "no --data",
   });
 }
 
@@ -258,11 +259,11 @@ async function drive(
   run: Driven & {
     readonly rows: readonly Row[];
     readonly reading: DataReport;
-    readonly calibration: CompressOptions["calibration"];
+    readonly beside: Awaited<ReturnType<typeof calibrationOf>>;
     readonly inputs: Inputs;
   },
 ): Promise<RunSummary> {
-  const { settings, rows, reading, calibration, prompt, inputs, name, dashboard } = run;
+  const { settings, rows, reading, beside, prompt, inputs, name, dashboard } = run;
   const { out, resume = false } = settings;
   const { prefinetune, postfinetune, rank, dtype, ggufDtype } = settings;
   const tokens = settings.batch * settings.seq;
@@ -278,7 +279,7 @@ async function drive(
     rows,
     prompt,
     reading,
-    calibration,
+    ...beside,
     onCalibration: (share) => {
       if (!isWriting) dashboard?.tell({ kind: "state", text: "The model writes its own texts for calibration." });
       isWriting = true;

@@ -39,17 +39,21 @@ export async function checkRunFolder(
       what: "cannot use --may-differ",
       rule: "it says what a run that goes on may have otherwise, with --resume",
       value: mayDiffer.join(","),
+      mend: "add --resume, or leave it out",
     });
   }
   if (resume && overwrite) {
     throw new CompressoError("usage", {
       what: "cannot use these options together",
       rule: "either --resume or --overwrite",
+      value: "both were given",
+      mend: "leave one out",
     });
   }
   const info = await Deno.stat(out).catch(() => null);
   if (info && !info.isDirectory) {
-    throw new CompressoError("usage", { what: `cannot write to ${out}`, rule: "--out is a folder", value: "a file" });
+    const rule = "--out is a folder", mend = "choose another --out";
+    throw new CompressoError("usage", { what: `cannot write to ${out}`, rule, value: "a file", mend });
   }
   await new FolderLock(out).check();
   if (overwrite) await refuseOwnModel(out, model);
@@ -79,7 +83,9 @@ export async function clearRunFolder(
   for (const name of names.filter(isEvaluationFile)) {
     let aside = `earlier-${name}`;
     for (let number = 2; names.includes(aside); number++) aside = `earlier-${number}-${name}`;
-    await Deno.rename(join(out, name), join(out, aside));
+    await Deno.rename(join(out, name), join(out, aside)).catch((error) => {
+      throw unwritable(join(out, name), error);
+    });
   }
 }
 

@@ -75,5 +75,6 @@ function stopText(text: string): string {
     what: "cannot use --stop without a text",
     rule: "--stop holds at least one character",
     value: "an empty one",
+    mend: "leave it out, or give it a text",
   });
 }

@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import { CompressoError } from "../lib/errors.ts";
 import { writeFileAtomically } from "../lib/io/atomic.ts";
 import { isScheduleName, SCHEDULE_NAMES } from "../lib/prune/builtin_schedules.ts";
+import { firstStageSteps } from "../lib/run/methods.ts";
 import { defaultRates } from "../lib/run/rates.ts";
 import { type OpenSchedule, openSchedule } from "../lib/run/schedule_host.ts";
 import { checkTrust, scriptUrl } from "../lib/run/schedule_source.ts";
@@ -58,34 +59,41 @@ function previewVerb(): CommandUnknownOpts {
       })`,
       realNumber("--warmup", { least: 0, most: 1 }),
     )
+    .option(
+      "--prefinetune <count>",
+      "steps of fine-tuning before the stage, whose records the schedule sees (default: those of a run, a tenth of --steps)",
+      wholeNumber("--prefinetune", { least: 0 }),
+    )
     .option("--layers <count>", "layers of the simulated model", wholeNumber("--layers", { least: 1, most: 1000 }), 12)
     .option("--svg <file>", "draw it to an SVG file too", outputPath("--svg"))
     .option("--json", "print one JSON object with every step")
     .option("--trust", "run a script in this process, as your own code")
     .addHelpText("after", `\n${SCHEDULE_HELP}`)
-    .action(async (source, { steps, sparsity, warmup, layers, svg, json, trust }) => {
-      checkTrust(source, trust, { option: "--trust" });
-      if (svg !== undefined && !isScheduleName(source)) {
-        const url = scriptUrl(source);
-        if (url.protocol === "file:") await refuseInputs(svg, [fileURLToPath(url)], { option: "--svg" });
-      }
-      const ramp = warmup === undefined ? {} : { warmup };
-      await using schedule = await openSchedule(source, {
-        ...(trust ? { trust } : {}),
-        ...ramp,
-        onLog: (line) => note(`script: ${line}`),
-      });
-      checkWarmup(schedule, warmup);
-      const preview = await previewSchedule(schedule, { steps, sparsity, layers, ...ramp });
-      if (svg !== undefined) {
-        await writeFileAtomically(svg, previewSvg(preview));
-        note(`wrote ${svg}`);
-      }
-      const short = shortfall(preview);
-      if (short !== null) note(short);
-      if (json) printJson(preview);
-      else show(preview);
-    });
+    .action(
+      async (source, { steps, prefinetune = firstStageSteps(steps), sparsity, warmup, layers, svg, json, trust }) => {
+        checkTrust(source, trust, { option: "--trust" });
+        if (svg !== undefined && !isScheduleName(source)) {
+          const url = scriptUrl(source);
+          if (url.protocol === "file:") await refuseInputs(svg, [fileURLToPath(url)], { option: "--svg" });
+        }
+        const ramp = warmup === undefined ? {} : { warmup };
+        await using schedule = await openSchedule(source, {
+          ...(trust ? { trust } : {}),
+          ...ramp,
+          onLog: (line) => note(`script: ${line}`),
+        });
+        checkWarmup(schedule, warmup);
+        const preview = await previewSchedule(schedule, { steps, prefinetune, sparsity, layers, ...ramp });
+        if (svg !== undefined) {
+          await writeFileAtomically(svg, previewSvg(preview));
+          note(`wrote ${svg}`);
+        }
+        const short = shortfall(preview);
+        if (short !== null) note(short);
+        if (json) printJson(preview);
+        else show(preview);
+      },
+    );
 }
 
 /** Refuses a warm-up that the schedule has no use for. Throws `CompressoError("usage")`. */

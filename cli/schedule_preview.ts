@@ -43,8 +43,10 @@ const RECORDS = 32;
 /** Asks a schedule for every step. Throws what it throws. */
 export async function previewSchedule(
   schedule: OpenSchedule,
-  { steps, sparsity, layers: count, ...given }: {
+  { steps, prefinetune, sparsity, layers: count, ...given }: {
     readonly steps: number;
+    /** Steps of fine-tuning before the stage. */
+    readonly prefinetune: number;
     readonly sparsity: number;
     readonly layers: number;
     /** Share of the stage after which the run's own schedule is at its target. */
@@ -52,7 +54,8 @@ export async function previewSchedule(
   },
 ): Promise<Preview> {
   const { name, isolated } = schedule, rates = { ...defaultRates(steps), ...given };
-  const points: PreviewPoint[] = [], records: RecordView[] = [];
+  const points: PreviewPoint[] = [], learningRate = rates.lora;
+  const records = Array.from({ length: prefinetune }, (_, step) => simulatedRecord(step, { learningRate }));
   let layers: readonly LayerState[] = Array.from({ length: count }, () => ({ heads: 0, ffn: 0 }));
   let endsBefore: number | null = null;
   for (let step = 0; step < steps; step++) {
@@ -73,14 +76,16 @@ export async function previewSchedule(
     const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup })(progress);
     points.push({ step, progress, target, ...output });
     layers = layers.map((layer, index) => nextLayer(layer, { index, target, output }));
-    records.push(simulatedRecord(step, { progress, target, learningRate: output.rates.lora ?? rates.lora }));
+    const set = { learningRate: output.rates.lora ?? learningRate, pruning: { progress, target } };
+    records.push(simulatedRecord(prefinetune + step, set));
   }
   return {
     name,
     isolated,
     steps,
     sparsity,
-    simulated: `${count} layers that follow their targets at once; loss 2.2 + 0.4·e^(−4·progress) + 2·sparsity²`,
+    simulated:
+      `${count} layers that follow their targets at once, behind ${prefinetune} steps of fine-tuning; loss 2.2 + 0.4·e^(−4·progress) + 2·sparsity²`,
     points,
     endsBefore,
   };
@@ -133,21 +138,21 @@ function nextLayer(
   return { heads: frozen("heads") ? layer.heads : share, ffn: frozen("ffn") ? layer.ffn : share };
 }
 
+/** The record after a step of the run, from 0; of fine-tuning where it is not `pruning`. */
 function simulatedRecord(
   step: number,
-  { progress, target, learningRate }: {
-    readonly progress: number;
-    readonly target: number;
+  { learningRate, pruning }: {
     readonly learningRate: number;
+    readonly pruning?: { readonly progress: number; readonly target: number };
   },
 ): RecordView {
-  const loss = 2.2 + 0.4 * Math.exp(-4 * progress) + 2 * target ** 2;
+  const { progress, target } = pruning ?? { progress: 0, target: 0 };
   return {
-    stage: "prune",
+    stage: pruning ? "prune" : "finetune",
     step: step + 1,
-    loss,
-    target,
-    expected: target,
+    loss: 2.2 + 0.4 * Math.exp(-4 * progress) + 2 * target ** 2,
+    target: pruning?.target ?? null,
+    expected: pruning?.target ?? null,
     lambda1: 0,
     lambda2: 0,
     gradNorm: 1,

@@ -87,6 +87,7 @@ function checkName(name: string): void {
     what: "cannot serve a model without a name",
     rule: "--name is not empty",
     value: JSON.stringify(name),
+    mend: "give --name a text, or leave it out",
   });
 }
 
@@ -176,7 +177,12 @@ async function readFile(path: string): Promise<string> {
   } catch (error) {
     if (error instanceof Deno.errors.NotCapable) throw error;
     const value = error instanceof Error ? error.message : String(error);
-    throw new CompressoError("input", { what: `cannot read ${path}`, value }, { cause: error });
+    throw new CompressoError("input", {
+      what: `cannot read ${path}`,
+      rule: "it is a file that may be read",
+      value,
+      mend: "check the path and the rights to it",
+    }, { cause: error });
   }
 }
 

@@ -47,12 +47,15 @@ export function goalOf(
       what: "cannot start without --sparsity",
       rule: "--sparsity, --target-params or --target-bytes is required",
       mend: "see --help",
+      value: "none was given",
     });
   }
   if (given > 1) {
     throw new CompressoError("usage", {
       what: "cannot use these options together",
       rule: "one of --sparsity, --target-params and --target-bytes",
+      value: `${given} were given`,
+      mend: "leave all but one out",
     });
   }
   if (targetFile !== undefined && targetBytes === undefined) {
@@ -60,6 +63,7 @@ export function goalOf(
       what: "cannot use --target-file",
       rule: "it says whose bytes --target-bytes are",
       mend: "leave it out",
+      value: "no --target-bytes",
     });
   }
   if (sparsity !== undefined) return { sparsity };

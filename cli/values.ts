@@ -122,6 +122,7 @@ export function required<T>(value: T | undefined, option: string): T {
   throw new CompressoError("usage", {
     what: `cannot start without ${option}`,
     rule: `${option} is required`,
+    value: value === undefined ? "it is not given" : "an empty text",
     mend: "see --help",
   });
 }
@@ -144,5 +145,6 @@ function wrong(option: string, text: string, rule: string): CompressoError {
     what: `cannot use ${option} ${text.trim() === "" ? `'${text}'` : text}`,
     rule: `${option} is ${rule}`,
     value: text,
+    mend: "see --help",
   });
 }

@@ -101,7 +101,10 @@ export async function benchModels(
 ): Promise<ModelBenchResult> {
   const { prompt = 128, tokens = 32, batch = 8, repeats = 5, signal, onProgress } = options;
   const [first] = models;
-  if (!first) throw new CompressoError("usage", { what: "cannot measure", rule: "there is at least one model" });
+  if (!first) {
+    const rule = "there is at least one model";
+    throw new CompressoError("usage", { what: "cannot measure", rule, value: "none", mend: "give a model" });
+  }
   checkSizes(models.map(({ name, model: { spec } }) => ({ name, spec })), { prompt, tokens, batch, repeats });
   using stack = new DisposableStack();
   const benches = models.map(({ model }) => stack.use(createBench(model, { prompt, tokens, batch, signal })));
@@ -231,16 +234,18 @@ export function checkSizes(
   models: readonly { readonly name: string; readonly spec: Pick<DecoderSpec, "maxPosition"> }[],
   sizes: { readonly prompt: number; readonly tokens: number; readonly batch: number; readonly repeats: number },
 ): void {
-  const fail = (rule: string, value: string): never => {
-    throw new CompressoError("usage", { what: "cannot measure with these sizes", rule, value });
+  const fail = (rule: string, value: string, mend: string): never => {
+    throw new CompressoError("usage", { what: "cannot measure with these sizes", rule, value, mend });
   };
   for (const [name, value] of Object.entries(sizes)) {
     const least = name === "tokens" ? 2 : 1;
-    if (!Number.isInteger(value) || value < least) fail(`${name} is a whole number, at least ${least}`, String(value));
+    if (Number.isInteger(value) && value >= least) continue;
+    fail(`${name} is a whole number, at least ${least}`, String(value), "give such a number");
   }
   for (const { name, spec: { maxPosition } } of models) {
     const { prompt, tokens } = sizes;
     if (prompt + tokens <= maxPosition) continue;
-    fail(`prompt and tokens fit the context of ${name}, ${maxPosition} tokens`, `${prompt} + ${tokens}`);
+    const rule = `prompt and tokens fit the context of ${name}, ${maxPosition} tokens`;
+    fail(rule, `${prompt} + ${tokens}`, "lower one of them");
   }
 }

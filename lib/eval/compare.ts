@@ -55,6 +55,7 @@ export function compareItems(
       what: "cannot compare two models",
       rule: "both have answered the same questions",
       value: `${first.length} and ${second.length} questions`,
+      mend: "evaluate both with the same tasks, data and limit",
     });
   }
   const gains = (isRight: (item: ItemScore) => boolean): PairedDifference =>

@@ -35,12 +35,12 @@ export function encodeQuestion(
   question: Question,
   { tokenizer, context: most, refuseLong = false }: EncodeQuestionOptions,
 ): EncodedQuestion {
-  const fail = (rule: string, value: string, mend?: string): never => {
+  const fail = (rule: string, value: string, mend = "mend or remove the question"): never => {
     throw new CompressoError("input", {
       what: `cannot score the task ${name} from ${path}`,
       rule,
       value: `${question.label} has ${value}`,
-      ...(mend === undefined ? {} : { mend }),
+      mend,
     });
   };
   const known = new Map<string, readonly number[]>();

@@ -69,12 +69,12 @@ export async function evaluateTasks(model: Model, options: EvaluateOptions): Pro
 export async function loadTasks(
   { tasks, taskData, limit, prompt = null }: Pick<EvaluateOptions, "tasks" | "taskData" | "limit" | "prompt">,
 ): Promise<LoadedTask[]> {
-  const fail = (rule: string, value: string): never => {
-    throw new CompressoError("usage", { what: "cannot evaluate tasks", rule, value });
+  const fail = (rule: string, value: string, mend: string): never => {
+    throw new CompressoError("usage", { what: "cannot evaluate tasks", rule, value, mend });
   };
-  if (tasks.length === 0) fail("there is at least one task", "none");
+  if (tasks.length === 0) fail("there is at least one task", "none", "name a task");
   if (limit !== undefined && (!Number.isInteger(limit) || limit < 1)) {
-    fail("limit is a whole number, at least 1", String(limit));
+    fail("limit is a whole number, at least 1", String(limit), "leave it out for all questions");
   }
   const definitions: TaskDefinition[] = [];
   for (const task of tasks) {
@@ -83,7 +83,7 @@ export async function loadTasks(
   }
   const names = definitions.map(({ name }) => name);
   const twice = names.find((name, index) => names.indexOf(name) !== index);
-  if (twice !== undefined) fail("each task is named once", twice);
+  if (twice !== undefined) fail("each task is named once", twice, "name it once");
   const loaded: LoadedTask[] = [];
   for (const task of definitions) {
     const own = await loadTask(task, { folder: taskData, limit, parts: builtinParts(task) });

@@ -27,7 +27,7 @@ export function builtinTask(name: string): TaskDefinition {
     what: `cannot evaluate the task '${name}'`,
     rule: `a task is one of ${TASK_NAMES.join(", ")}, or a path to your own, such as ./mine.ts`,
     value: name,
-    ...(near === null ? {} : { mend: `did you mean ${near}?` }),
+    mend: near === null ? "take one of these" : `did you mean ${near}?`,
   });
 }
 

@@ -123,7 +123,12 @@ export function createRow(
   { where, label }: { readonly where: string; readonly label: string },
 ): TaskRow {
   const error = (rule: string, problem: string): CompressoError =>
-    new CompressoError("input", { what: `cannot read ${where}`, rule, value: `${label} ${problem}` });
+    new CompressoError("input", {
+      what: `cannot read ${where}`,
+      rule,
+      value: `${label} ${problem}`,
+      mend: "mend or remove the row, or correct the task",
+    });
   if (!isObject(value)) throw error("each row is an object", "is none");
   const find = (field: string): unknown => {
     if (Object.hasOwn(value, field)) return value[field];

@@ -66,6 +66,7 @@ async function readJsonTask(path: string): Promise<TaskDefinition> {
       rule:
         "a task in JSON has name, context, choices, answer, and perhaps labels, splits, shots, shotSplits, description, delimiter, shotDelimiter, subset",
       value: issue ? `${issue.path.join(".") || "the file"}: ${issue.message}` : "another shape",
+      mend: "correct that part",
     });
   }
   const { context, choices, answer, labels, description, subset, ...rest } = parsed.data;
@@ -116,6 +117,6 @@ function unreadable(path: string, rule: string, error: unknown): CompressoError 
     what: `cannot read the task ${path}`,
     rule,
     value: missing ? "no such file" : error instanceof Error ? `${error.name}: ${error.message}` : String(error),
-    ...(missing ? { mend: "check the path" } : {}),
+    mend: missing ? "check the path" : "mend the file",
   }, { cause: error });
 }

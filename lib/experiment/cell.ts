@@ -41,7 +41,7 @@ export async function pruneCell(
   model: Model,
   { rows, calibration, store, events, anew, onBegin }: {
     readonly rows: SourceRows;
-    readonly calibration: readonly Row[] | null;
+    readonly calibration: SourceRows | null;
     readonly store: Store;
     readonly events: CellEvents;
     readonly anew: boolean;
@@ -58,7 +58,8 @@ export async function pruneCell(
   const { alarms } = await compress(model, {
     ...prune,
     ...rows,
-    calibration: calibration ?? "none",
+    calibration: calibration?.rows ?? "none",
+    ...(calibration ? { calibrationReading: calibration.reading } : {}),
     out: store.cell(folder),
     checkpointEvery: CHECKPOINT_EVERY,
     resume,
@@ -168,6 +169,9 @@ export async function outcomeOf(cell: PlannedCell, store: Store): Promise<CellOu
     loss: lossProfile(records),
     steps: records.length,
     tokens: records.reduce((sum, { tokens }) => sum + tokens, 0),
+    labels: records.reduce((sum, { labelTokens }) => sum + labelTokens, 0),
+    cutRows: summary.data.truncated,
+    promptTokens: summary.data.promptTokens,
     seconds: Object.values(summary.seconds).reduce((sum, seconds) => sum + seconds, 0),
     adapter: summary.adapter,
     alarms: summary.alarms,

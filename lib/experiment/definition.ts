@@ -253,7 +253,8 @@ const OF_LORA: readonly (keyof CellOptions)[] = [
 /** What no single part can be wrong in. */
 function checkRest(definition: ExperimentDefinition): void {
   const fail = (rule: string, value: string): never => {
-    throw new CompressoError("usage", { what: `cannot define the experiment '${definition.name}'`, rule, value });
+    const what = `cannot define the experiment '${definition.name}'`;
+    throw new CompressoError("usage", { what, rule, value, mend: "correct the definition" });
   };
   const models = Object.keys(modelsOf(definition)), sets = Object.keys(dataOf(definition));
   if (models.length === 0) fail("there is at least one model", "none");
@@ -306,5 +307,6 @@ function wrongForm(issue: z.core.$ZodIssue | undefined, definition: unknown): Co
     what: "cannot define the experiment",
     rule: `${at.length > 0 ? `${at.join(".")}: ` : ""}${issue?.message ?? "another form"}`,
     value: shown.length > 120 ? `${shown.slice(0, 117)}…` : shown,
+    mend: "correct the definition",
   });
 }

@@ -15,6 +15,9 @@ const RUN_TABLE = [
   UNEVENNESS,
 ] as const;
 
+/** Those of them that have a column where runs differ in them: what a run learned from. */
+const DATA_TABLE = ["labels learned", "rows cut", "prompt, tokens a row"] as const;
+
 /** The whole document. */
 export function markdown(report: ExperimentReport, charts: readonly DrawnChart[]): string {
   const { name, question, protocol, unfinished, cells } = report;
@@ -132,9 +135,15 @@ export function spreadNote(report: ExperimentReport): string {
   const halved = halvedOf(report).length === 0
     ? ""
     : " Halved are those of them that an alarm sent back and that went on with halved rates, so that they do not differ by their seed alone: see Alarms.";
+  const over = [...known.values()].filter(({ kind }) => kind === "perplexity")
+    .map(({ name, n }) => `${name} (${shownNumber(n, "count")})`);
+  const behind = over.some((one) => one.includes(" prompt ("))
+    ? "; rows that are cut to fit have fewer behind a prompt"
+    : "";
+  const tokens = over.length < 2 ? "" : ` Perplexities are over so many tokens: ${over.join(", ")}${behind}.`;
   return `n is the number of finished runs, which differ by their seed alone; ± is the sample standard deviation over them, absent for one run.${halved}${
     adapterNote(report)
-  }${single}${questions}`;
+  }${single}${tokens}${questions}`;
 }
 
 /** What ran the finished runs, and where runs of one group had not the same. */
@@ -193,7 +202,9 @@ function differenceCell(
 }
 
 function runTable(report: ExperimentReport): string {
-  const { names, groups } = report, shown = RUN_TABLE.flatMap((name) => names.filter((one) => one.name === name));
+  const { names, groups, cells } = report;
+  const differing = DATA_TABLE.filter((name) => new Set(cells.map(({ numbers }) => numbers[name])).size > 1);
+  const shown = [...RUN_TABLE, ...differing].flatMap((name) => names.filter((one) => one.name === name));
   const rows = groups.filter(({ cells }) => cells.length > 0).map((group) => [
     groupLabel(group, report.axes),
     countOf({ ...group, wanted: group.cells.length }, report),
@@ -203,7 +214,7 @@ function runTable(report: ExperimentReport): string {
 }
 
 const RUN_NOTE =
-  "Losses are those of training, in nats a token, on data that may differ between runs. The worst of 5 steps in a row and the roughness (standard deviation of the change from one step to the next) count from the pruning stage on. The gap is the largest one between expected sparsity and schedule in the last tenth of the pruning stage. A unit is undecided where its mask is open with a chance between 5 and 95 % at the end of that stage, a range of log α whose width the noise decides; its mask is fractional where it lies between 0.05 and 0.95 without noise, a range whose width β decides (both of learned masks only).";
+  "Losses are those of training, in nats a token, on data that may differ between runs. The worst of 5 steps in a row and the roughness (standard deviation of the change from one step to the next) count from the pruning stage on. The gap is the largest one between expected sparsity and schedule in the last tenth of the pruning stage. A unit is undecided where its mask is open with a chance between 5 and 95 % at the end of that stage, a range of log α whose width the noise decides; its mask is fractional where it lies between 0.05 and 0.95 without noise, a range whose width β decides (both of learned masks only). Labels learned are those in the loss, over all steps.";
 
 /** What the monitors said, and of which runs the rates are no longer those of the table. */
 function alarmPart(report: ExperimentReport): string[] {

@@ -69,6 +69,7 @@ export async function promptOf(setting: boolean | string | undefined): Promise<s
       what: `cannot use the prompt of ${setting}`,
       rule: "it is a UTF-8 file that holds the text of the prompt",
       value: error instanceof Deno.errors.NotFound ? "no such file" : error instanceof Error ? error.message : "broken",
+      mend: "check the path, and write the text into it, or set prompt to false",
     }, { cause: error });
   }
 }
@@ -223,6 +224,7 @@ async function tasksOf(
     what: "cannot measure a task",
     rule: "measures have different names, of whatever kind they are",
     value: twice,
+    mend: "give one of them another name",
   });
 }
 

@@ -18,6 +18,7 @@ export async function openExperiment(path: string): Promise<Experiment> {
       what: `cannot read the experiment ${path}`,
       rule: "it is a local .ts, .js, .mjs or .json file",
       value,
+      mend: "check the path, or mend the file",
     }, { cause });
   };
   const kind = extname(path).toLowerCase();

@@ -225,6 +225,7 @@ function limited(source: DataSource, limit: number | undefined): DataSource {
     what: "cannot use limitRows with these data",
     rule: "it takes the first rows of a file",
     value: "file" in file ? `the last ${file.last} rows are asked for` : "the model writes them itself",
+    mend: "leave limitRows out, or set limit of the data",
   });
 }
 
@@ -236,5 +237,6 @@ function pick<T>(parts: Readonly<Record<string, T>>, name: string | undefined, o
     what: `cannot tell which ${option} a cell uses`,
     rule: `'${option}' is set in base or grid where there are several`,
     value: `${names.join(", ")}; ${name ?? "none"} is set`,
+    mend: "name one of them in base, grid or by --set",
   });
 }

@@ -80,6 +80,7 @@ export function resolveExperiment(experiment: Experiment, overrides: ExperimentO
         what: `cannot run the experiment '${definition.name}' without data`,
         rule: "it names its data; only the demo has its own",
         mend: "add `data` to the definition, or give --data FILE",
+        value: "no data, and a model other than demo",
       });
     }
     data[name] = overrides.data?.[name] !== undefined ? source : foundData(source, find);
@@ -141,6 +142,7 @@ function assign(
         what: `cannot use ${option} ${name}=${path}`,
         rule: `the experiment '${experiment}' has ${Object.keys(paths).join(", ") || "none of them"}`,
         value: name,
+        mend: "give one of these",
       });
     }
     const isWord = (path === DEMO && option === "--model") || (path === NONE && option === "--file");

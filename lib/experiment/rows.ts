@@ -31,17 +31,18 @@ export interface Writer {
 
 /** Reads and remembers. */
 export class RowCache {
-  readonly #sets = new Map<string, DataSet>();
+  readonly #sets = new Map<string, { readonly file: string; readonly set: DataSet }>();
+  readonly #told = new Set<string>();
   readonly #digests = new Map<string, string>();
 
   /** The rows of a file. Of a broken one the error advises `brokenMend`, without it what `prune` has. */
   async read(file: FileData, brokenMend?: string): Promise<DataSet> {
     const { last, ...how } = fileFacts(file), key = JSON.stringify({ ...how, last, file: file.file });
     const known = this.#sets.get(key);
-    if (known) return known;
+    if (known) return known.set;
     const set = await readRows(file.file, { ...how, brokenMend });
     const taken = last === undefined ? set : lastRows(set, { last, path: file.file });
-    this.#sets.set(key, taken);
+    this.#sets.set(key, { file: file.file, set: taken });
     return taken;
   }
 
@@ -50,6 +51,18 @@ export class RowCache {
     const file = typeof source === "string" ? { file: source } : source;
     const { rows, report } = await this.read("generate" in file ? { file: await write(file, writer) } : file);
     return { rows, reading: report, skipBroken: "generate" in file ? false : file.skipBroken ?? false };
+  }
+
+  /** Lines on the files of which rows were left out in reading, each of them once. */
+  untold(): string[] {
+    const lines = [...this.#sets.values()].flatMap(({ file, set: { report: { skipped, broken } } }) => {
+      const counts = [[skipped.length, "empty"], [broken.length, "broken"]] as const;
+      const left = counts.filter(([count]) => count > 0).map(([count, what]) => `${count} ${what}`);
+      return left.length === 0 ? [] : [`of the rows of ${file} are left out: ${left.join(", ")}`];
+    });
+    const fresh = lines.filter((line) => !this.#told.has(line));
+    for (const line of fresh) this.#told.add(line);
+    return [...new Set(fresh)];
   }
 
   /** A digest of all bytes of a file. Throws `CompressoError("input")` where there is none. */
@@ -159,6 +172,7 @@ function lastRows(set: DataSet, { last, path }: { readonly last: number; readonl
       what: `cannot take the last ${last} rows of ${path}`,
       rule: "the file has as many",
       value: `${set.rows.length} rows`,
+      mend: "lower last, or give a longer file",
     });
   }
   // What was left out before the first of them is no part of what is taken.

@@ -101,6 +101,7 @@ export async function runExperiment(experiment: Experiment, given: RunExperiment
   await lock.take();
   const plan = await planCells(resolved, store, { only: options.only });
   const todo = toDo(plan, options), failures = new Map<string, CellFailure>();
+  if (todo.length > 0) tellLeftOut(plan, options);
   await makeFolder(store.out);
   await lock.take();
   using slot = new ModelSlot(options.device, options);
@@ -173,6 +174,11 @@ export async function planExperiment(
   return (await planCells(resolveExperiment(experiment, overrides), new Store(out), { only })).cells;
 }
 
+/** Says of which files rows were left out, once they are read. */
+function tellLeftOut({ cache }: ExperimentPlan, { onNote }: Pick<RunExperimentOptions, "onNote">): void {
+  for (const line of cache.untold()) onNote?.(line);
+}
+
 /** Cells that this sitting works on; those that failed come last, so that none that always fails keeps another one from its turn. */
 function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): PlannedCell[] {
   const { evaluateOnly = false, redo = false, maxCells = Infinity, onNote } = options;
@@ -181,6 +187,7 @@ function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): Planned
       what: "cannot run so many cells",
       rule: "maxCells is a whole number, at least 0",
       value: String(maxCells),
+      mend: "leave it out for all of them",
     });
   }
   const changed = refusedCells(cells, { evaluateOnly, redo }), [first] = changed;
@@ -285,7 +292,8 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
       });
       const rows = await cache.rows(cell.source, writer("to train on"));
       const { calibration: beside } = cell;
-      const calibration = beside === null ? null : (await cache.rows(beside, writer("for calibration"))).rows;
+      const calibration = beside === null ? null : await cache.rows(beside, writer("for calibration"));
+      tellLeftOut(plan, options);
       await pruneCell(cell, model, { rows, calibration, store, events, anew, onBegin: () => isBegun = true });
       isPruned = true;
       if (before?.outcome === null) await store.dropResult(folder);

@@ -21,5 +21,8 @@ export const RUN_NUMBERS: readonly RunNumber[] = [
   { name: "undecided units", kind: "share", isMeasure: false, of: ({ cut }) => cut.undecided },
   { name: "fractional masks", kind: "share", isMeasure: false, of: ({ cut }) => cut.fractional ?? null },
   { name: UNEVENNESS, kind: "share", isMeasure: false, of: ({ cut }) => cut.unevenness },
+  { name: "labels learned", kind: "count", isMeasure: false, of: ({ labels }) => labels ?? null },
+  { name: "rows cut", kind: "count", isMeasure: false, of: ({ cutRows }) => cutRows ?? null },
+  { name: "prompt, tokens a row", kind: "count", isMeasure: false, of: ({ promptTokens }) => promptTokens ?? null },
   { name: "seconds of training", kind: "seconds", isMeasure: false, of: ({ seconds }) => seconds },
 ];

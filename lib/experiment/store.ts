@@ -33,6 +33,12 @@ export interface CellOutcome {
   /** Steps that were run, and tokens in them, padding left out. */
   readonly steps: number;
   readonly tokens: number;
+  /** Labels that entered the loss in these steps; earlier versions have not kept these three. */
+  readonly labels?: number;
+  /** Rows that were cut to fit. */
+  readonly cutRows?: number;
+  /** Tokens that the prompt adds to a row. */
+  readonly promptTokens?: number;
   /** Seconds of training. */
   readonly seconds: number;
   /** Adapter that ran it. */

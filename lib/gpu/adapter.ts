@@ -31,6 +31,7 @@ export async function requestAdapter(
       rule: "WebGPU needs a Vulkan, Metal or DirectX 12 driver",
       mend:
         "install your GPU's driver, or a Vulkan driver for the CPU (Debian and Ubuntu: apt-get install mesa-vulkan-drivers)",
+      value: "the system offers none",
     });
   }
   const { limits, info } = adapter;

@@ -274,7 +274,12 @@ export class Device implements Disposable {
       await staging.raw.mapAsync(0x01);
     } catch (cause) {
       this.check();
-      throw new CompressoError("gpu", { what: "cannot read from the GPU", mend: "run `compresso doctor`" }, { cause });
+      throw new CompressoError("gpu", {
+        what: "cannot read from the GPU",
+        rule: "its buffers can be mapped",
+        value: cause instanceof Error ? cause.message : String(cause),
+        mend: "run `compresso doctor`",
+      }, { cause });
     }
     this.check();
     const all = staging.raw.getMappedRange();

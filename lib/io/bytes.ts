@@ -15,7 +15,12 @@ export async function fileSize(path: string): Promise<number> {
   } catch (error) {
     throw unreadable(path, error);
   }
-  throw new CompressoError("input", { what: `cannot read ${path}`, rule: "the path is a file", value: "a folder" });
+  throw new CompressoError("input", {
+    what: `cannot read ${path}`,
+    rule: "the path is a file",
+    value: "a folder",
+    mend: "name a file in it",
+  });
 }
 
 /** What tells whether a file is still the one that was opened. No inode: some network file systems give another one each time. */
@@ -94,8 +99,9 @@ export function unreadable(path: string, error: unknown): CompressoError {
   const missing = error instanceof Deno.errors.NotFound;
   return new CompressoError("input", {
     what: `cannot read ${path}`,
-    ...(missing ? { rule: "the path exists" } : { value: error instanceof Error ? error.message : String(error) }),
-    ...(missing ? { mend: "check the spelling of the path" } : {}),
+    rule: missing ? "the path exists" : "it may be read",
+    value: missing ? "no such file or folder" : error instanceof Error ? error.message : String(error),
+    mend: `check ${missing ? "the spelling of the path" : "it, and the rights to it"}`,
   }, { cause: error });
 }
 

@@ -63,7 +63,7 @@ export type DataSet =
 /**
  * Reads rows from a JSON array, JSON lines, a parquet table, or plain text as one document, told apart by content; all
  * but parquet also inside gzip or Zstandard. A file named .json, .jsonl or .ndjson is never taken for plain text, so that
- * a broken first line is found. The file is read piece by piece: memory holds the rows alone, and with
+ * a broken first line is found; of others, those are JSON that begin with an object or a list of objects. The file is read piece by piece: memory holds the rows alone, and with
  * `limit` no more of the file is read than it takes.
  *
  * A row is `{instruction, input?, output}`, `{messages: [{role, content}]}`, `{conversations: [{from, value}]}`
@@ -121,8 +121,8 @@ function leftOut({ number, line }: Place, reason: string): LeftOut {
 function createCollector(path: string, options: ReadOptions): Collector {
   const { textField, limit = Infinity, skipBroken = false, brokenMend = BROKEN_MEND } = options;
   if (limit !== Infinity && (!Number.isInteger(limit) || limit < 1)) {
-    const rule = "limit is a whole number, at least 1";
-    throw new CompressoError("usage", { what: `cannot read the data of ${path}`, rule, value: String(limit) });
+    const rule = "limit is a whole number, at least 1", mend = "leave it out for all rows";
+    throw new CompressoError("usage", { what: `cannot read the data of ${path}`, rule, value: String(limit), mend });
   }
   const rows = { instruct: new Array<InstructRow>(), chat: new Array<ChatRow>(), text: new Array<TextRow>() };
   const skipped: LeftOut[] = [], broken: LeftOut[] = [];
@@ -182,7 +182,10 @@ function createCollector(path: string, options: ReadOptions): Collector {
     finish(format, compression): DataSet {
       if (count === 0) {
         const faults = broken.length > 0 ? ` and ${broken.length} broken rows, the first: ${broken[0]?.reason}` : "";
-        throw dataError(path, "the file has rows that are not empty", { value: `${skipped.length} empty${faults}` });
+        throw dataError(path, "the file has rows that are not empty", {
+          value: `${skipped.length} empty${faults}`,
+          mend: "give a file with rows, or mend the broken ones",
+        });
       }
       const report = { format, compression, rows: count, skipped, broken, limited: count >= limit };
       if (rows.instruct.length > 0) return { kind: "instruct", rows: rows.instruct, report };

@@ -95,11 +95,12 @@ export function toRow(value: unknown, options: RowFields = {}): Row {
   const parsed = parseRow(value, options), what = "cannot make a row of the value";
   if ("fault" in parsed) {
     const { rule, problem, mend } = parsed.fault;
-    throw new CompressoError("input", { what, rule, value: `it ${problem}`, ...(mend === "" ? {} : { mend }) });
+    throw new CompressoError("input", { what, rule, value: `it ${problem}`, mend: mend === "" ? "correct it" : mend });
   }
   const empty = emptyField(parsed.row, options);
   if (empty === null) return parsed.row;
-  throw new CompressoError("input", { what, rule: `"${empty}" has something in it`, value: "it is empty" });
+  const rule = `"${empty}" has something in it`;
+  throw new CompressoError("input", { what, rule, value: "it is empty", mend: "give it a text, or leave the row out" });
 }
 
 /**

@@ -48,6 +48,11 @@ const MAX_OBJECT_CHARS = 2 ** 26;
 const MAX_BLANKS = 2 ** 22;
 const MEND_BLANKS = "mend the file or fetch it again";
 
+/** How a text begins that is meant as JSON, if not always well formed: what else opens with a bracket, such as a template or a link, is plain. */
+const JSON_START = /^(?:\[\s*)?\{\s*(?:["'}]|[A-Za-z_]\w*\s*:)|^\[\s*\]/;
+/** A beginning that may still become one. */
+const UNTOLD = /^\uFEFF?\s*(?:\[\s*)?(?:\{\s*\w*\s*)?$/;
+
 /** Cuts a text; with `isJson` it is no plain document, however it begins. */
 export function createSplitter(sink: ValueSink, { isJson = false }: { readonly isJson?: boolean } = {}): Splitter {
   let head = "";
@@ -62,14 +67,14 @@ export function createSplitter(sink: ValueSink, { isJson = false }: { readonly i
     push(text): void {
       if (inner) return inner.push(text);
       head += text;
-      if (/^\uFEFF?\s*(?:\[\s*)?$/.test(head)) { // not yet to be told
+      if (UNTOLD.test(head)) {
         if (head.length > MAX_BLANKS) sink.refuse("the file has rows", "nothing but blanks so far", MEND_BLANKS);
         return;
       }
       inner = settle();
     },
     finish(): TextFormat {
-      if (!inner && head.trim() === "") sink.refuse("the file has rows", "it is empty", "");
+      if (!inner && head.trim() === "") sink.refuse("the file has rows", "it is empty", "fetch or write it again");
       inner ??= settle();
       return inner.finish();
     },
@@ -78,8 +83,8 @@ export function createSplitter(sink: ValueSink, { isJson = false }: { readonly i
 
 function choose(head: string, { sink, isJson }: { readonly sink: ValueSink; readonly isJson: boolean }): Splitter {
   const start = head.replace(/^\uFEFF/, "").trimStart();
-  if (/^\[\s*[{\]]/.test(start) || (isJson && start.startsWith("["))) return arraySplitter(sink);
-  return isJson || start.startsWith("{") ? lineSplitter(sink) : documentSplitter(sink);
+  if (!isJson && !JSON_START.test(start)) return documentSplitter(sink);
+  return start.startsWith("[") ? arraySplitter(sink) : lineSplitter(sink);
 }
 
 function documentSplitter(sink: ValueSink): Splitter {

@@ -30,10 +30,16 @@ export async function readValues(
       value: (place, value) => void values.push({ place, value }),
       blank: () => {},
       document(): void {
-        throw dataError(path, "it holds JSON lines or a JSON array", { value: "plain text" });
+        throw dataError(path, "it holds JSON lines or a JSON array", {
+          value: "plain text",
+          mend: "give one of these",
+        });
       },
       broken(place, problem): void {
-        throw dataError(path, "each row is one JSON value", { value: `${place.label} ${problem}` });
+        throw dataError(path, "each row is one JSON value", {
+          value: `${place.label} ${problem}`,
+          mend: "mend or remove it",
+        });
       },
       refuse(rule, value, mend): never {
         throw dataError(path, rule, { value, mend });
@@ -49,6 +55,6 @@ export async function readValues(
     }
     splitter.finish();
   }
-  if (values.length === 0) throw dataError(path, "the file has rows", { value: "none" });
+  if (values.length === 0) throw dataError(path, "the file has rows", { value: "none", mend: "give a file with rows" });
   return values.slice(0, limit);
 }

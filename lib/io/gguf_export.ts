@@ -176,6 +176,7 @@ function modelMetadata(
       what: "cannot export the tokenizer",
       rule: `it has a token for each of the ${spec.vocab} rows of the embedding`,
       value: `${tokens.length} tokens`,
+      mend: "export a folder of Hugging Face alone, or give the model with its own tokenizer",
     });
   }
   // Without a tokenizer the file loads all the same, for token ids.

@@ -145,6 +145,7 @@ function layersOf(file: GgufFile, arch: string): LayerSpec[] {
       throw ggufError(file.path, {
         rule: "a layer with heads has KV heads (linear attention is not supported)",
         value: shown,
+        mend: "give a model of the LLaMA or Mistral architecture",
       });
     }
     if (spec.heads === 0 ? spec.kvHeads > 0 : spec.heads % spec.kvHeads !== 0) {
@@ -164,7 +165,7 @@ async function ropeScaling(
   const type = file.metadata.get(own("rope.scaling.type")) ?? "linear";
   if (type !== "none" && type !== "linear") {
     const rule = `${own("rope.scaling.type")} is none or linear, beside rope_freqs.weight`;
-    throw ggufError(file.path, { rule, value: String(type) });
+    throw ggufError(file.path, { rule, value: String(type), mend: "give the model as a Hugging Face folder" });
   }
   const attention = own("rope.scaling.attn_factor");
   keys.check(attention, keys.number(attention, 1), (value) => value === 1, "it is 1 or absent");

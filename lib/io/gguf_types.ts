@@ -110,5 +110,9 @@ export function ggufError(
   path: string,
   parts: { readonly rule: string; readonly value: string; readonly mend?: string },
 ): CompressoError {
-  return new CompressoError("input", { what: `cannot read the GGUF ${path}`, ...parts });
+  return new CompressoError("input", {
+    what: `cannot read the GGUF ${path}`,
+    mend: "fetch the file again, or convert the model anew",
+    ...parts,
+  });
 }

@@ -172,7 +172,7 @@ function checkRange(values: Float32Array, { name, type }: GgufItem, at: number):
     what: `cannot write ${name} as ${type}`,
     rule: bad >= 0 ? "values are finite" : `values lie within ±${limit}`,
     value: `${values[large]} at ${at + large}`,
-    ...(bad >= 0 ? {} : { mend: "write bf16 or f32" }),
+    mend: bad >= 0 ? "check the weights, masks and LoRA" : "write bf16 or f32",
   });
 }
 

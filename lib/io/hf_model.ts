@@ -60,6 +60,7 @@ export async function openHfFolder(folder: string): Promise<HfSource> {
       what: `cannot read the tensor ${name} of ${folder}`,
       rule: "the files hold it",
       value: "no such tensor",
+      mend: "ask for a tensor of tensorShapes(spec)",
     });
   }
 }
@@ -120,9 +121,9 @@ function checkTensors(spec: DecoderSpec, files: ReadonlyMap<string, SafetensorsF
         what: `cannot open the model ${folder}`,
         rule: `it holds the tensor ${name}, [${shape.join(", ")}]`,
         value: "no such tensor",
-        ...(name === HEAD
-          ? { mend: "if the head is the embedding, set tie_word_embeddings to true in config.json" }
-          : {}),
+        mend: name === HEAD
+          ? "if the head is the embedding, set tie_word_embeddings to true in config.json"
+          : "fetch the missing file, or correct config.json",
       });
     }
     if (entry.shape.join() !== shape.join()) {
@@ -130,7 +131,12 @@ function checkTensors(spec: DecoderSpec, files: ReadonlyMap<string, SafetensorsF
       throw broken(`the model ${folder}`, rule, `[${entry.shape.join(", ")}]`);
     }
     if (!["F32", "F16", "BF16"].includes(entry.dtype)) {
-      throw broken(`the model ${folder}`, `${name} is F32, F16 or BF16`, entry.dtype);
+      throw broken(
+        `the model ${folder}`,
+        `${name} is F32, F16 or BF16`,
+        entry.dtype,
+        "save it as one of these, or give a GGUF",
+      );
     }
   }
   for (const name of files.keys()) {
@@ -223,6 +229,11 @@ function asObject(value: unknown, path: string): Record<string, unknown> {
   throw broken(path, "it is a JSON object", value === undefined ? "not there" : JSON.stringify(value).slice(0, 60));
 }
 
-function broken(path: string, rule: string, value: string, mend?: string): CompressoError {
-  return new CompressoError("input", { what: `cannot open ${path}`, rule, value, ...(mend ? { mend } : {}) });
+function broken(
+  path: string,
+  rule: string,
+  value: string,
+  mend = "fetch the file again: config.json and the weights are to be of one model",
+): CompressoError {
+  return new CompressoError("input", { what: `cannot open ${path}`, rule, value, mend });
 }

@@ -57,7 +57,8 @@ export function ropeOf(json: unknown, { maxPosition, path }: RopeContext): Decod
   const layered = Object.entries(rope).find(([, value]) => typeof value === "object" && value !== null);
   if (layered) {
     const key = `${chosen}.${layered[0]}`;
-    throw refusal(path, { key, rule: "all layers have the same RoPE", value: shown(layered[1]) });
+    const mend = "only models whose layers share one RoPE are supported";
+    throw refusal(path, { key, rule: "all layers have the same RoPE", value: shown(layered[1]), mend });
   }
   const need = (key: keyof typeof rope): number => {
     const value = rope[key];

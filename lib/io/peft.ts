@@ -104,6 +104,7 @@ export async function stagePeftAdapter(dir: string, options: PeftWriteOptions): 
       what: "cannot write the adapter",
       rule: "the model has a target",
       value: targets.join(", "),
+      mend: "name targets that the model's layers have",
     });
   }
   const extra = [...weights.keys()].find((name) => !names.has(name));
@@ -252,7 +253,8 @@ async function placeOf(path: string): Promise<{ readonly config: string; readonl
   const rule = (name: string): string => `${name} lies in ${folder}`;
   if (!await has(CONFIG_FILE)) {
     const isModel = await has("config.json");
-    throw broken(path, rule(CONFIG_FILE), isModel ? "config.json instead: a model, not an adapter" : "no such file");
+    const found = isModel ? "config.json instead: a model, not an adapter" : "no such file";
+    throw broken(path, rule(CONFIG_FILE), found, "name the folder that PEFT's save_pretrained wrote");
   }
   if (info.isDirectory && !await has(WEIGHTS_FILE)) {
     if (!await has("adapter_model.bin")) throw broken(path, rule(WEIGHTS_FILE), "no such file");
@@ -291,14 +293,15 @@ function finite<T extends Float32Array>(name: string, values: T): T {
 }
 
 function unfit(name: string, rule: string, value: string): CompressoError {
-  return new CompressoError("input", { what: `cannot write the LoRA matrix '${name}'`, rule, value });
+  const mend = "give A [rank, in] and B [out, rank] for each target of each layer, and no more";
+  return new CompressoError("input", { what: `cannot write the LoRA matrix '${name}'`, rule, value, mend });
 }
 
-function broken(path: string, rule: string, value: string, mend?: string): CompressoError {
+function broken(path: string, rule: string, value: string, mend = "save or fetch the adapter again"): CompressoError {
   return new CompressoError("input", {
     what: `cannot use the adapter ${path}`,
     rule,
     value,
-    ...(mend ? { mend } : {}),
+    mend,
   });
 }

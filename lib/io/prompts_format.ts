@@ -29,6 +29,7 @@ export function promptStyle(tokenizer: Tokenizer): PromptStyle {
     what: "cannot format prompts",
     rule: 'compresso_style in tokenizer_config.json is "chat", "alpaca" or "plain"',
     value: JSON.stringify(own),
+    mend: "correct it, or remove the key",
   });
 }
 

@@ -37,9 +37,13 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   function entryOf(name: string, dtypes?: readonly SafetensorsDtype[]): SafetensorsEntry {
     const entry = header.tensors.get(name);
     const what = `cannot read the tensor ${JSON.stringify(name)} of ${path}`;
-    if (!entry) throw new CompressoError("input", { what, rule: "the file holds it", value: "no such tensor" });
+    if (!entry) {
+      const rule = "the file holds it", mend = "ask for one of its tensors";
+      throw new CompressoError("input", { what, rule, value: "no such tensor", mend });
+    }
     if (dtypes && !dtypes.includes(entry.dtype)) {
-      throw new CompressoError("input", { what, rule: `its dtype is ${dtypes.join(" or ")}`, value: entry.dtype });
+      const rule = `its dtype is ${dtypes.join(" or ")}`, mend = "save it as that";
+      throw new CompressoError("input", { what, rule, value: entry.dtype, mend });
     }
     return entry;
   }
@@ -54,6 +58,7 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
         what: `cannot read rows of the tensor ${JSON.stringify(name)} of ${path}`,
         rule: "a row fills whole bytes",
         value: `${rowBits} bits`,
+        mend: "read the whole tensor",
       });
     }
     const length = count * rowBits / 8;

@@ -172,11 +172,11 @@ function kindOf(value: StrictJson): string {
   return Array.isArray(value) ? "a list" : value instanceof Map ? "an object" : `a ${typeof value}`;
 }
 
-function broken(path: string, rule: string, value: string, mend?: string): CompressoError {
+function broken(path: string, rule: string, value: string, mend = "fetch or write the file again"): CompressoError {
   return new CompressoError("input", {
     what: `cannot read the safetensors file ${path}`,
     rule,
     value,
-    ...(mend === undefined ? {} : { mend }),
+    mend,
   });
 }

@@ -110,6 +110,7 @@ function cut(items: readonly SafetensorsItem[], maxBytes: number): SafetensorsIt
       what: "cannot cut the weights into shards",
       rule: "the size of a shard is above 0",
       value: String(maxBytes),
+      mend: "give such a size, or leave it out",
     });
   }
   const names = new Set<string>();

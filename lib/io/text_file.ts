@@ -21,7 +21,12 @@ export async function textIfThere(path: string): Promise<string | null> {
     return await Deno.readTextFile(path);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return null;
-    throw new CompressoError("input", { what: `cannot read ${path}`, value: textProblem(error) }, { cause: error });
+    throw new CompressoError("input", {
+      what: `cannot read ${path}`,
+      rule: "it is a file of UTF-8 that may be read",
+      value: textProblem(error),
+      mend: "check the file and the rights to it",
+    }, { cause: error });
   }
 }
 

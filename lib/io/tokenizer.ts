@@ -218,6 +218,7 @@ function build(json: Json, config: Json): LibraryTokenizer {
       what: "cannot read tokenizer.json",
       rule: "it is a tokenizer of the Hugging Face tokenizers library",
       value: error instanceof Error ? error.message : String(error),
+      mend: "fetch it again, or give the model as a GGUF",
     }, { cause: error });
   }
 }
@@ -313,6 +314,7 @@ function unknownId(id: number, vocabSize: number): CompressoError {
     what: "cannot decode a token",
     rule: `ids of this tokenizer are integers from 0 to ${vocabSize - 1}`,
     value: String(id),
+    mend: "use ids of this tokenizer",
   });
 }
 
@@ -321,5 +323,6 @@ function unencodable(text: string): CompressoError {
     what: "cannot encode a text",
     rule: "a tokenizer without unknown token encodes only what its vocabulary holds",
     value: JSON.stringify(text.length > 80 ? `${text.slice(0, 80)}…` : text),
+    mend: "take the character out of the text, or take a tokenizer with an unknown token",
   });
 }

@@ -168,16 +168,24 @@ function take(weights: ReadonlyMap<string, Float32Array>, name: string, size: nu
 
 /** Far above the width of any projection, where LoRA is a full matrix already. */
 const MOST_RANK = 65536;
+/** Least normal number of f32: what is smaller may be 0 on a GPU, and LoRA then does nothing. */
+const LEAST_SCALE = 2 ** -126;
 
 /** Throws `CompressoError("usage")` for settings out of range. */
-export function checkLora({ rank, alpha, targets, dropout = 0 }: LoraConfig): void {
+export function checkLora({ rank, alpha, targets, dropout = 0, rsLora = false }: LoraConfig): void {
   const fail = (rule: string, value: string): never => {
-    throw new CompressoError("usage", { what: "cannot use these LoRA settings", rule, value });
+    const mend = "correct it";
+    throw new CompressoError("usage", { what: "cannot use these LoRA settings", rule, value, mend });
   };
   if (!Number.isInteger(rank) || rank < 1 || rank > MOST_RANK) {
     fail(`rank is a whole number from 1 to ${MOST_RANK}`, String(rank));
   }
   if (!(alpha > 0) || !Number.isFinite(alpha)) fail("alpha is a positive number", String(alpha));
+  const scale = Math.fround(loraScale({ rank, alpha, rsLora }));
+  if (!(scale >= LEAST_SCALE && scale < Infinity)) {
+    const by = rsLora ? "the square root of the rank" : "the rank";
+    fail(`alpha divided by ${by} is a normal number of f32, ${LEAST_SCALE} or more`, `${alpha} with a rank of ${rank}`);
+  }
   if (!(dropout >= 0 && dropout < 1)) fail("dropout lies in [0, 1)", String(dropout));
   if (targets.length === 0) fail(`targets are some of ${PROJECTIONS.join(", ")}`, "none");
   if (new Set(targets).size < targets.length) fail("each target is named once", targets.join(", "));

@@ -43,7 +43,8 @@ interface PartScores {
  * o_proj and down_proj, summed over a unit's channels. There every layer loses the same share of its heads and of its columns, and nothing is
  * standardised; so the score here is the rank within layer and kind, see {@link rankWithin}.
  *
- * Different: there a layer's statistics are those behind the layers that were cut before it, here those of the whole model.
+ * Different: there a layer's statistics are those behind the layers that were cut before it, here those of the whole model; and there they are over all
+ * tokens, here over those before labels, which leaves out instructions and prompts where there are some.
  * Throws `CompressoError("usage")` for hidden dims and whole layers, which the method does not score.
  */
 export async function wandaScores(
@@ -75,8 +76,8 @@ export async function wandaScores(
  * ‖W_:j‖², that of o_proj squared once more, standardised to mean 0 and deviation 1 over the channels of the layer, and averaged over a unit's.
  * Heads and columns are ranked together. Its other half is the bias of `applyCompensation`.
  *
- * Different: the variance is that over all tokens; the code takes each sample's deviation from the running mean over the samples so far, and leaves
- * out the first one.
+ * Different: the variance is one over all tokens before labels; the code counts instructions and prompts too, takes each sample's deviation from the
+ * running mean over the samples so far, and leaves out the first one.
  * Throws `CompressoError("usage")` for hidden dims and whole layers, which the method does not score.
  */
 export async function flapScores(

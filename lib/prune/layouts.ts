@@ -141,6 +141,7 @@ export function uniformMasks(
       what: "cannot cut every layer to the same counts",
       rule: "the target lies in [0, 1)",
       value: String(target),
+      mend: "try 0.2",
     });
   }
   const mostKv = Math.min(...layers.map(({ layer }) => layer.kvHeads));

@@ -42,6 +42,7 @@ export function evaluateSchedule(schedule: Schedule, input: ScheduleInput): Sche
       what: `cannot use the schedule at step ${input.step} of ${input.steps}`,
       rule: "its functions return a value",
       value: error instanceof Error ? `${error.name}: ${error.message}` : String(error),
+      mend: "mend the function; `compresso schedule preview` runs it before a run does",
     }, { cause: error });
   }
   return checkOutput(raw, input);

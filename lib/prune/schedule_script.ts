@@ -136,15 +136,23 @@ export function defineSchedule(definition: ScheduleDefinition): Schedule {
   return Object.freeze({ definition: Object.freeze({ ...definition, rates: Object.freeze({ ...rates }) }) });
 }
 
-/** A script's default export as a schedule. Throws `CompressoError("input")` for anything else. */
-export function asSchedule(exported: unknown): Schedule {
-  if (isRecord(exported) && isRecord(exported["definition"])) return defineSchedule(exported["definition"]);
-  throw new CompressoError("input", {
-    what: "cannot use the script as a schedule",
-    rule: "its default export is defineSchedule({ … })",
-    value: exported === undefined ? "no default export" : typeof exported,
-    mend: "write `export default defineSchedule({ … })`",
-  });
+/** A script's default export, or what a program gives, as a schedule. Throws `CompressoError` for anything else. */
+export function asSchedule(given: unknown, { isExport = true }: { readonly isExport?: boolean } = {}): Schedule {
+  if (isRecord(given) && isRecord(given["definition"])) return defineSchedule(given["definition"]);
+  const kind = given === null ? "null" : typeof given;
+  throw isExport
+    ? new CompressoError("input", {
+      what: "cannot use the script as a schedule",
+      rule: "its default export is defineSchedule({ … })",
+      value: given === undefined ? "no default export" : kind,
+      mend: "write `export default defineSchedule({ … })`",
+    })
+    : new CompressoError("usage", {
+      what: "cannot use this as a schedule",
+      rule: "it is what defineSchedule({ … }) gives, a name, a path or a URL",
+      value: kind === "object" ? "an object without a definition" : kind,
+      mend: "write defineSchedule({ … })",
+    });
 }
 
 /** What a schedule's functions return, unchecked; parts that it leaves out are absent. Throws what they throw. */
@@ -244,6 +252,7 @@ function checkKeys<T extends object>(object: T, known: readonly string[], word: 
     what: "cannot define the schedule",
     rule: `its ${word}s are some of ${known.join(", ")}`,
     value: stranger ?? show(object),
+    mend: stranger === undefined ? "give an object of them" : "rename or remove it",
   });
 }
 
@@ -254,6 +263,7 @@ function check(value: unknown, { name, bounds }: { readonly name: string; readon
     what: "cannot define the schedule",
     rule: `${name} is ${bounds ? `${boundsText(bounds)}, or a function` : "a function"}`,
     value: show(value),
+    mend: "give such a value, or leave it out",
   });
 }
 

@@ -184,6 +184,7 @@ export function checkLayerTargets(table: UnitTable, targets: readonly (number | 
       what: "cannot aim at targets of single layers",
       rule: `there is one for each of the ${layers.length} layers`,
       value: `${targets.length} targets`,
+      mend: "give one for each, null where a layer is free",
     });
   }
   targets.forEach((goal, index) => {
@@ -247,7 +248,7 @@ function unreachable(
     rule: size
       ? `cutting ${units} leaves at least ${shown(most)} of ${shown(whole)} ${size.unit}`
       : `cutting ${units} reaches at most ${most.toFixed(4)}`,
-    ...(limits.length > 0 ? { value: `limited by ${limits.join(", ")}` } : {}),
+    value: limits.length > 0 ? `limited by ${limits.join(", ")}` : size ? shown(size.most) : String(target),
     mend: `${size ? `raise the number of ${size.unit}` : "lower --sparsity"}${
       limits.length > 0 ? ", loosen a limit" : ""
     } or add kinds to --units`,

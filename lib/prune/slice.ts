@@ -94,6 +94,7 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
       what: "cannot slice the model",
       rule: "at least one hidden dim is kept",
       value: "the hidden mask is 0 everywhere",
+      mend: "keep one: give its mask another value than 0",
     });
   }
   const hidden = kept.length === spec.hidden ? undefined : kept;
@@ -271,5 +272,6 @@ function lowRanks(spec: DecoderSpec, lora: MergeLora): Map<string, LowRank> {
 }
 
 function unfit(name: string, rule: string, value: string): CompressoError {
-  return new CompressoError("input", { what: `cannot merge the LoRA matrix '${name}'`, rule, value });
+  const mend = "give A [rank, in] and B [out, rank] for every target of this model";
+  return new CompressoError("input", { what: `cannot merge the LoRA matrix '${name}'`, rule, value, mend });
 }

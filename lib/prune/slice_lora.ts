@@ -81,5 +81,6 @@ function take(weights: ReadonlyMap<string, Float32Array>, name: string, size: nu
     what: `cannot cut the LoRA matrix '${name}'`,
     rule: `it has ${size} values`,
     value: data ? `${data.length} values` : "it is missing",
+    mend: "give A [rank, in] and B [out, rank] for every target of this model",
   });
 }

@@ -70,6 +70,7 @@ export function targetSparsity(
         [...table.kinds].join(", ")
       } leaves`,
       value: Number.isFinite(most) ? most.toLocaleString("en") : String(most),
+      mend: "give a number in that range, or add kinds to --units",
     });
   }
   if (isUniform) {

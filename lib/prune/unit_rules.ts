@@ -64,18 +64,29 @@ export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules
       "cannot protect this layer",
       `layers go from 0 to ${count - 1}, or from -${count} to -1`,
       String(layer),
+      "name a layer that there is",
     );
   }
   const { heads = 0, ffn = 0, hidden = 0, layers = 0 } = minimum;
   for (const [name, width] of Object.entries({ heads, ffn, hidden, layers })) {
     if (Number.isInteger(width) && width >= 0) continue;
-    throw refusal(`cannot keep this many ${name}`, "a least width is a whole number, 0 or more", String(width));
+    throw refusal(
+      `cannot keep this many ${name}`,
+      "a least width is a whole number, 0 or more",
+      String(width),
+      "try 0",
+    );
   }
   if (!Number.isInteger(align) || align < 1) {
-    throw refusal("cannot align widths", "they are multiples of a whole number, at least 1", String(align));
+    throw refusal("cannot align widths", "they are multiples of a whole number, at least 1", String(align), "try 32");
   }
   if (!(Number.isFinite(rest) && rest >= 0)) {
-    throw refusal("cannot count these parameters", "their number per hidden dim is finite and ≥ 0", String(rest));
+    throw refusal(
+      "cannot count these parameters",
+      "their number per hidden dim is finite and ≥ 0",
+      String(rest),
+      "give such a number",
+    );
   }
   return { protect: new Set(layersOf(protect, count)), minimum: { heads, ffn, hidden, layers }, align, rest };
 }

@@ -56,7 +56,9 @@ export async function readEvaluation(path: string): Promise<Evaluation[]> {
   } catch (error) {
     throw new CompressoError("input", {
       what: `cannot read the evaluation ${path}`,
+      rule: "it is a file that may be read",
       value: error instanceof Deno.errors.NotFound ? "no such file" : String(error),
+      mend: "check the path, or make it with `compresso eval … --json`",
     });
   }
   return parseEvaluation(text, path);
@@ -158,5 +160,6 @@ function wrong(path: string, value: string): CompressoError {
     what: `cannot use the evaluation ${path}`,
     rule: "it is what `compresso eval --json` prints: an object of tasks, perplexity or accuracy, or of several models",
     value,
+    mend: "make it with `compresso eval … --json`",
   });
 }

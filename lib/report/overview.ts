@@ -213,6 +213,21 @@ export function alarmTable(runs: readonly ReportRun[]): Table | null {
   };
 }
 
+/** Where runs went on otherwise than they began; null for none. */
+export function changeTable(runs: readonly ReportRun[]): Table | null {
+  const rows = runs.flatMap((run) =>
+    (run.summary?.changes ?? []).map(({ step, differences }) => [
+      runs.length === 1 ? `after step ${step}` : `${run.name}, after step ${step}`,
+      differences.join("; "),
+    ])
+  );
+  return rows.length === 0 ? null : {
+    caption: "Where the run went on otherwise than it began; the options below are those that it ended with",
+    head: ["at", "what differed"],
+    rows,
+  };
+}
+
 /** Options of all runs; those that differ come first, and say so. Null where none are known. */
 export function optionTable(runs: readonly ReportRun[]): Table | null {
   const known = runs.map(({ options }) => options ? new Map(flattened(options)) : null);

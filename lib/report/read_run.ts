@@ -15,7 +15,7 @@ import { type Evaluation, readEvaluation } from "./evaluation.ts";
 /** What a report reads of run.json; runs of older versions lack the last ones. */
 export type ReportSummary =
   & Pick<RunSummary, "sparsity" | "parameters" | "layers" | "hidden" | "seconds" | "tokensPerSecond" | "peakGpuBytes">
-  & Partial<Pick<RunSummary, "before" | "masks" | "fileBytes" | "maskedVsSliced" | "versions">>;
+  & Partial<Pick<RunSummary, "before" | "masks" | "fileBytes" | "maskedVsSliced" | "versions" | "changes">>;
 
 /** One run of a report. */
 export interface ReportRun {
@@ -93,6 +93,7 @@ const SUMMARY = z.looseObject({
   }).optional(),
   fileBytes: z.array(z.object({ file: z.string(), bytes: count })).optional(),
   alarms: z.array(ALARM).optional(),
+  changes: z.array(z.object({ step: count, differences: z.array(z.string()) })).optional(),
   versions: z.object({ compresso: z.string(), deno: z.string() }).optional(),
 });
 
@@ -140,6 +141,7 @@ export function parseRecords(
       throw broken(`cannot read ${at}`, {
         rule: "each line is a step's record as JSON",
         value: line === "" ? "an empty line" : error instanceof Error ? error.message : String(error),
+        mend: "put the file back as the run wrote it, or make the run anew",
       });
     }
     const parsed = RECORD.safeParse(value);
@@ -170,6 +172,7 @@ function parseSummary(text: string, path: string): ParsedSummary {
     throw broken(`cannot read ${path}`, {
       rule: "it is JSON",
       value: error instanceof Error ? error.message : String(error),
+      mend: "put the file back as the run wrote it, or make the run anew",
     });
   }
   const parsed = SUMMARY.safeParse(value);
@@ -180,11 +183,12 @@ function parseSummary(text: string, path: string): ParsedSummary {
       mend: "report the run with the version that wrote it",
     });
   }
-  const { before, masks, fileBytes, maskedVsSliced, versions, ...rest } = parsed.data;
+  const { before, masks, fileBytes, maskedVsSliced, versions, changes, ...rest } = parsed.data;
   if (masks && before && (masks.heads.length !== before.layers.length || masks.ffn.length !== before.layers.length)) {
     throw broken(`cannot use ${path}`, {
       rule: "masks has an entry for each layer",
       value: `${before.layers.length} layers, ${masks.heads.length} of heads, ${masks.ffn.length} of FFN columns`,
+      mend: "put the file back as the run wrote it, or make the run anew",
     });
   }
   return {
@@ -195,6 +199,7 @@ function parseSummary(text: string, path: string): ParsedSummary {
       ...(fileBytes ? { fileBytes } : {}),
       ...(maskedVsSliced ? { maskedVsSliced } : {}),
       ...(versions ? { versions } : {}),
+      ...(changes ? { changes } : {}),
     },
     options: rest.options,
     adapter: rest.adapter,

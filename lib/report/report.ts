@@ -2,7 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import type { Evaluation } from "./evaluation.ts";
 import { type Figure, figuresOf } from "./figures.ts";
-import { alarmTable, evaluationTable, optionTable, resultTable, sizeTable, tilesOf } from "./overview.ts";
+import { alarmTable, changeTable, evaluationTable, optionTable, resultTable, sizeTable, tilesOf } from "./overview.ts";
 import { pageHtml } from "./page.ts";
 import type { ReportRun } from "./read_run.ts";
 import { escape } from "./svg.ts";
@@ -34,6 +34,7 @@ export function renderReport(runs: readonly ReportRun[], options: ReportOptions 
       what: "cannot make a report",
       rule: "it shows one run at least",
       value: "none",
+      mend: "give a run, as readRun() reads it",
     });
   }
   return pageHtml({ ...headOf(runs, options), content: reportContent(runs, options), live: null });
@@ -70,6 +71,7 @@ export function reportContent(
   for (const figure of figures) sections.push({ id: figure.id, title: figure.title, html: figureHtml(figure) });
   add("size", "Size", sizeTable(runs));
   add("evaluation", "Evaluation", evaluationTable(runs, evaluations));
+  add("changes", "Changes on the way", changeTable(runs));
   add("options", "Options", optionTable(runs));
   const links = sections.map(({ id, title }) => `<li><a href="#${id}">${escape(title)}</a></li>`).join("");
   return [

@@ -380,6 +380,7 @@ function checkSize(name: string, value: number, least: number): void {
     what: "cannot make batches",
     rule: `${name} is an integer, at least ${least}`,
     value: String(value),
+    mend: "give such a number",
   });
 }
 

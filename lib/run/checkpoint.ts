@@ -57,6 +57,16 @@ export interface RunPosition extends Halved {
   readonly looked: number;
   /** What the monitors remember. */
   readonly monitors: MonitorState;
+  /** Where it went on otherwise than it began; absent where it never did. */
+  readonly changes?: readonly RunChange[];
+}
+
+/** A run that was taken up with other options than it had. */
+export interface RunChange {
+  /** Steps that were done. */
+  readonly step: number;
+  /** What differed from then on, a line each: `schedule: cubic then, linear now`. */
+  readonly differences: readonly string[];
 }
 
 /** How monitors have to see a step of the pruning stage. */
@@ -131,6 +141,7 @@ export async function readCheckpoint(
       what: `cannot resume from ${path}`,
       rule: `what may differ is among ${names.join(", ")}`,
       value: unknown,
+      mend: "name some of these, or leave it out",
     });
   }
   const changed = changedBetween(meta.identity, identity), idle = idleFacts(identity.method);
@@ -181,8 +192,15 @@ export async function readCheckpoint(
   }
   // What another schedule sets is given anew as well.
   const anew = meta.identity.schedule === identity.schedule ? changed : new Set([...changed, ...scheduled]);
+  const differences = names.flatMap((name) =>
+    differencesOf(parsed(meta.identity, name), parsed(identity, name), { idle })
+  );
+  const changes = [
+    ...meta.position.changes ?? [],
+    ...differences.length > 0 ? [{ step: meta.position.step, differences }] : [],
+  ];
   const stateOf = (position: RunPosition, arrays: TrainerArrays): RunState => ({
-    position: { ...position, ...halvedAnew(position, anew) },
+    position: { ...position, ...halvedAnew(position, anew), ...(changes.length > 0 ? { changes } : {}) },
     arrays,
   });
   const kept = meta.kept.flatMap((position, index) => {
@@ -262,7 +280,7 @@ interface Meta {
 }
 
 function parseMeta(text: string | undefined, path: string): Meta {
-  if (text === undefined) throw broken(path);
+  if (text === undefined) throw broken(path, { value: "nothing of a run in its header" });
   let found: Partial<Meta> & { readonly version?: number } | null;
   try {
     found = JSON.parse(text);
@@ -271,7 +289,7 @@ function parseMeta(text: string | undefined, path: string): Meta {
   }
   const { version, identity, position, kept } = found ?? {};
   if (version !== VERSION || !IDENTITY.safeParse(identity).success || !identity || !position || !kept) {
-    throw broken(path);
+    throw broken(path, version === VERSION ? MISSING : { value: `format ${version ?? "unknown"}` });
   }
   const { error } = z.array(POSITION).safeParse([position, ...Array.isArray(kept) ? kept : [kept]]);
   if (!error) return { identity, position, kept };
@@ -308,6 +326,7 @@ const POSITION = z.looseObject({
   alarms: z.array(ALARM),
   unsaid: z.array(ALARM),
   looked: COUNT,
+  changes: z.array(z.looseObject({ step: COUNT, differences: z.array(z.string()) })).optional(),
   monitors: z.looseObject({
     active: z.array(z.string()),
     losses: z.looseObject({ last: z.array(z.number().nullable()) }),
@@ -316,9 +335,11 @@ const POSITION = z.looseObject({
   }),
 });
 
+const MISSING = { value: "parts of it are missing" };
+
 function broken(
   path: string,
-  { rule = `it is a checkpoint of format ${VERSION}`, ...found }: Pick<ErrorParts, "rule" | "value"> = {},
+  { rule = `it is a checkpoint of format ${VERSION}`, ...found }: Pick<ErrorParts, "rule" | "value"> = MISSING,
   cause?: unknown,
 ): CompressoError {
   const what = `cannot read the checkpoint ${path}`;

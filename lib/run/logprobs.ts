@@ -110,7 +110,10 @@ function batches(sequences: readonly (readonly number[])[], maxPosition: number)
 function checkLengths(sequences: readonly (readonly number[])[], context: number): void {
   const what = "cannot tell log-probabilities of a text";
   for (const { length } of sequences) {
-    if (length === 0) throw new CompressoError("input", { what, rule: "it has at least one token", value: "none" });
+    if (length === 0) {
+      const rule = "it has at least one token", mend = "give a text with one";
+      throw new CompressoError("input", { what, rule, value: "none", mend });
+    }
     if (length <= context) continue;
     throw new CompressoError("input", {
       what,

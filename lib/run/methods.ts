@@ -26,6 +26,16 @@ export function namesOneShot(method: unknown): boolean {
   return METHODS.some((one) => one === method && isOneShot(one));
 }
 
+/** Steps of the first stage where nothing is said of them, for so many of the pruning stage. */
+export function firstStageSteps(steps: number): number {
+  return Math.round(steps * 0.1);
+}
+
+/** Steps of the last stage where nothing is said of them, for so many of the pruning stage. */
+export function lastStageSteps(steps: number): number {
+  return Math.round(steps * 0.3);
+}
+
 /** Stages of a method: a one-shot method gives the same number of steps to the recovery of LoRA. */
 export function stagesOf(
   { method, prefinetune, steps, postfinetune }: Pick<

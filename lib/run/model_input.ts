@@ -1,5 +1,5 @@
 // What a model may be asked: tokens, labels and ids of its vocabulary, and adapters. Owns these checks and copies; refuses to run anything.
-import { CompressoError } from "../errors.ts";
+import { CompressoError, type ErrorParts } from "../errors.ts";
 import type { Adapters } from "./model.ts";
 
 /** Sequences of one length, one behind the other. Throws `CompressoError("input")` where their lengths differ. */
@@ -31,19 +31,25 @@ export function checkNext(
   next: ArrayLike<number>,
   { top, vocab }: { readonly top: number; readonly vocab: number },
 ): void {
-  const fail = (code: "usage" | "input", rule: string, value: string): never => {
-    throw new CompressoError(code, { what: "cannot ask for log-probabilities", rule, value });
+  const fail = (code: "usage" | "input", parts: Required<Omit<ErrorParts, "what">>): never => {
+    throw new CompressoError(code, { what: "cannot ask for log-probabilities", ...parts });
   };
   if (next.length !== tokens.length) {
-    fail("usage", "there is one entry for each token", `${tokens.length} tokens, ${next.length} entries`);
+    fail("usage", {
+      rule: "there is one entry for each token",
+      value: `${tokens.length} tokens, ${next.length} entries`,
+      mend: "give -1 where none is asked for",
+    });
   }
   if (!Number.isInteger(top) || top < 0 || top > vocab) {
-    fail("usage", `the most likely tokens asked for are a whole number from 0 to ${vocab}`, String(top));
+    const rule = `the most likely tokens asked for are a whole number from 0 to ${vocab}`;
+    fail("usage", { rule, value: String(top), mend: "ask for fewer" });
   }
   for (let i = 0; i < next.length; i++) {
     const id = next[i] ?? NaN;
     if (!Number.isInteger(id) || id < -1 || id >= vocab) {
-      fail("input", `ids lie in [0, ${vocab}), or are -1`, String(id));
+      const rule = `ids lie in [0, ${vocab}), or are -1`, mend = "use the tokenizer of this model";
+      fail("input", { rule, value: String(id), mend });
     }
   }
 }
@@ -114,7 +120,14 @@ export function copyAdapters({ masks, lora }: Adapters): Adapters {
 
 /** Refuses ids outside the vocabulary, and no ids. */
 export function checkTokens(tokens: ArrayLike<number>, vocab: number): void {
-  if (tokens.length === 0) throw new CompressoError("input", { what: "cannot run a model on no tokens" });
+  if (tokens.length === 0) {
+    throw new CompressoError("input", {
+      what: "cannot run a model on no tokens",
+      rule: "there is at least one",
+      value: "none",
+      mend: "give a token",
+    });
+  }
   for (let i = 0; i < tokens.length; i++) {
     const token = tokens[i] ?? -1;
     if (Number.isInteger(token) && token >= 0 && token < vocab) continue;

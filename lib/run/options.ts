@@ -18,7 +18,7 @@ import { checkContext } from "./batches.ts";
 import { checkFacts } from "./facts.ts";
 import { checkFocus } from "./focus.ts";
 import type { RunHooks } from "./hooks.ts";
-import { isOneShot, type Method, METHODS } from "./methods.ts";
+import { firstStageSteps, isOneShot, lastStageSteps, type Method, METHODS } from "./methods.ts";
 import { type MonitorOptions, type ResolvedMonitors, resolveMonitors } from "./monitors/alarm.ts";
 import { type Preset, type PresetOptions, presetOptions, PRESETS } from "./presets.ts";
 import { checkLoraRates, checkTaken, LORA_RATE, type Rates, resolveRates } from "./rates.ts";
@@ -88,6 +88,8 @@ export interface PruneOptions {
   readonly packing?: boolean;
   /** What became of the rows in reading, for the report. */
   readonly reading?: DataReport;
+  /** The same of the calibration rows. */
+  readonly calibrationReading?: DataReport;
   /** Whether rows that cannot be encoded, such as conversations that the chat template refuses, are left out and counted. Default false. */
   readonly skipBroken?: boolean;
   /** Functions that the run calls. */
@@ -153,6 +155,7 @@ export type ResolvedOptions =
       | "onScheduleLog"
       | "onScoring"
       | "reading"
+      | "calibrationReading"
       | "skipBroken"
       | "hooks"
       | "monitors"
@@ -199,7 +202,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     preset: options.preset ?? null,
     calibration: options.calibration !== undefined,
     steps,
-    prefinetune: options.prefinetune ?? preset.prefinetune ?? Math.round(steps * 0.1),
+    prefinetune: options.prefinetune ?? preset.prefinetune ?? firstStageSteps(steps),
     postfinetune,
     batch,
     seq,
@@ -243,11 +246,6 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   return resolved;
 }
 
-/** Steps of the last stage where nothing is said of them, for so many of the pruning stage. */
-export function lastStageSteps(steps: number): number {
-  return Math.round(steps * 0.3);
-}
-
 function presetOf({ preset, steps }: PruneOptions): Partial<PresetOptions> {
   if (preset === undefined) return {};
   if (PRESETS.includes(preset)) return presetOptions(preset, steps);
@@ -255,6 +253,7 @@ function presetOf({ preset, steps }: PruneOptions): Partial<PresetOptions> {
     what: "cannot use this preset",
     rule: `presets are ${PRESETS.join(", ")}`,
     value: String(preset),
+    mend: "take one of these, or leave it out",
   });
 }
 
@@ -274,6 +273,7 @@ function checkMethod({ method = "compresso", ranking, schedule, layout, ...given
       what: "cannot prune by this method",
       rule: `methods are ${METHODS.join(", ")}`,
       value: String(method),
+      mend: "take one of these, or leave it out",
     });
   }
   const learned = [
@@ -305,6 +305,7 @@ function checkMethod({ method = "compresso", ranking, schedule, layout, ...given
     throw new CompressoError("usage", {
       what: `cannot use a schedule with the method ${method}`,
       rule: "a one-shot method cuts everything before its first step",
+      value: typeof schedule === "string" ? schedule : "a schedule is given",
       mend: "leave --schedule out, or use compresso or gradual",
     });
   }
@@ -391,9 +392,6 @@ function rankingsOf(method: OneShotMethod, { isAlike }: { readonly isAlike: bool
 
 function whole(name: string, value: number, least: number): void {
   if (Number.isInteger(value) && value >= least) return;
-  throw new CompressoError("usage", {
-    what: `cannot use --${name} ${value}`,
-    rule: `it is a whole number, at least ${least}`,
-    value: String(value),
-  });
+  const what = `cannot use --${name} ${value}`, rule = `it is a whole number, at least ${least}`;
+  throw new CompressoError("usage", { what, rule, value: String(value), mend: "give such a number" });
 }

@@ -213,12 +213,16 @@ export function checkPerplexity(
   text: string | ArrayLike<number>,
   { window, stride, limitChars, maxWindows, batch }: PerplexityOptions,
 ): void {
-  const fail = (rule: string, value: unknown): never => {
-    throw new CompressoError("usage", { what: "cannot measure perplexity", rule, value: String(value) });
+  const fail = (rule: string, value: unknown, mend = "change it, or leave it out"): never => {
+    throw new CompressoError("usage", { what: "cannot measure perplexity", rule, value: String(value), mend });
   };
   const { maxPosition } = spec;
   if (!Number.isInteger(window) || window < 2 || window > maxPosition) {
-    fail(`window is a whole number from 2 to the model's context of ${maxPosition} tokens`, window);
+    fail(
+      `window is a whole number from 2 to the model's context of ${maxPosition} tokens`,
+      window,
+      "try 512, or the context",
+    );
   }
   if (stride !== undefined && (!Number.isInteger(stride) || stride < 1 || stride > window)) {
     fail(`stride is a whole number from 1 to the window of ${window} tokens`, stride);

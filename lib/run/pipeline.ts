@@ -83,6 +83,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
       what: "cannot write checkpoints so often",
       rule: "checkpointEvery is a whole number of steps, at least 0",
       value: String(checkpointEvery),
+      mend: "try 50; 0 writes none by the count of steps",
     });
   }
   checkFacts({ mayDiffer, resume, ...(identity ? { identity } : {}) });

@@ -5,6 +5,7 @@ import type { MaskValues } from "../nn/masks.ts";
 import type { RecordView } from "../prune/schedule_script.ts";
 import type { UnitTable } from "../prune/units.ts";
 import type { EncodeReport } from "./batches.ts";
+import type { RunChange } from "./checkpoint.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { Stage, StepRecord } from "./records.ts";
@@ -40,6 +41,8 @@ export interface PruneResult {
   readonly plannedGpuBytes: number;
   /** What the monitors said, in order; alarms of steps that were undone are left out, but for those that led back. */
   readonly alarms: readonly Alarm[];
+  /** Where the run went on otherwise than it began, as `mayDiffer` allows; none for most runs. */
+  readonly changes: readonly RunChange[];
 }
 
 /** What a run has behind it. */

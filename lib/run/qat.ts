@@ -201,7 +201,8 @@ function checkOptions(
     >,
 ): Tokenizer {
   const fail = (rule: string, value: number): never => {
-    throw new CompressoError("usage", { what: "cannot let the model write texts", rule, value: String(value) });
+    const mend = "correct it";
+    throw new CompressoError("usage", { what: "cannot let the model write texts", rule, value: String(value), mend });
   };
   const { count, skip, tokens, temperature, cacheBytes = 0 } = numbers;
   if (!Number.isInteger(count) || count < 1) fail("count is a whole number, at least 1", count);

@@ -209,6 +209,7 @@ function checkRates(rates: Rates): void {
       what: `cannot use the rate '${name}'`,
       rule: `it is a number ${isPositive ? "above 0" : most === 1 ? "from 0 to 1" : "≥ 0"}`,
       value: value === given || Number.isNaN(value) ? String(given) : `${given}, which is ${value} on the GPU`,
+      mend: "change it, or leave it out for the default",
     });
   }
 }

@@ -1,5 +1,5 @@
 // Perplexity over rows, each read alone: whole documents, or the responses to instructions. Owns the protocol; refuses to read files.
-import { CompressoError } from "../errors.ts";
+import { CompressoError, type ErrorParts } from "../errors.ts";
 import type { Row } from "../io/datasets.ts";
 import { countLabels, type Example, IGNORED_LABEL } from "../io/prompts.ts";
 import { encodeRow } from "./batches.ts";
@@ -114,13 +114,17 @@ function encode(
   rows: readonly Row[],
   { seq, prompt = null, skipBroken = false }: RowPerplexityOptions,
 ): Example[] {
-  const fail = (code: "usage" | "input", rule: string, value: string): never => {
-    throw new CompressoError(code, { what: "cannot measure perplexity over rows", rule, value });
+  const fail = (code: "usage" | "input", parts: Required<Omit<ErrorParts, "what">>): never => {
+    throw new CompressoError(code, { what: "cannot measure perplexity over rows", ...parts });
   };
   if (!Number.isInteger(seq) || seq < 2 || seq > spec.maxPosition) {
-    fail("usage", `seq is a whole number from 2 to the model's context of ${spec.maxPosition} tokens`, String(seq));
+    const rule = `seq is a whole number from 2 to the model's context of ${spec.maxPosition} tokens`;
+    fail("usage", { rule, value: String(seq), mend: "try 512, or the context" });
   }
-  if (!tokenizer) return fail("input", "a model needs a tokenizer to read text", "this one has none");
+  if (!tokenizer) {
+    const rule = "a model needs a tokenizer to read text", mend = "put tokenizer.json beside the weights";
+    return fail("input", { rule, value: "this one has none", mend });
+  }
   const refused: CompressoError[] = [];
   const examples = rows.flatMap((row, index): Example[] => {
     try {
@@ -133,6 +137,9 @@ function encode(
     }
   }).filter(({ labels }) => countLabels(labels) > 0);
   if (examples.length === 0 && refused[0]) throw refused[0];
-  if (examples.length === 0) fail("input", "at least one row has a token to predict", `${rows.length} rows`);
+  if (examples.length === 0) {
+    const rule = "at least one row has a token to predict", mend = "give longer rows, or raise seq";
+    fail("input", { rule, value: `${rows.length} rows`, mend });
+  }
   return examples;
 }

@@ -29,9 +29,10 @@ export interface RunData {
 export function encodeRun(
   { tokenizer, spec: { vocab } }: { readonly spec: Pick<DecoderSpec, "vocab"> } & Pick<Model, "tokenizer">,
   { rows, prompt, packing, batch, seq }: ResolvedOptions,
-  given: Pick<PruneOptions, "reading" | "skipBroken" | "calibration" | "prompt" | "checkpoint"> = {},
+  given: Pick<PruneOptions, "reading" | "calibrationReading" | "skipBroken" | "calibration" | "prompt" | "checkpoint"> =
+    {},
 ): RunData {
-  const { reading, skipBroken = false, calibration } = given;
+  const { reading, calibrationReading, skipBroken = false, calibration } = given;
   refusePrompt(rows, given);
   if (!tokenizer) {
     throw new CompressoError("input", {
@@ -50,7 +51,9 @@ export function encodeRun(
   const heldout = sequences.length > 0 ? sequences : examples.slice(-HELD_OUT);
   // Tokenizers may have a pad token that the model has no embedding of.
   const padId = [tokenizer.padId, tokenizer.eosId].find((id) => id !== null && id < vocab) ?? 0;
-  const beside = calibration ? encodeCalibration(calibration, { ...encoding, batch, padId }) : null;
+  const beside = calibration
+    ? encodeCalibration(calibration, { ...encoding, reading: calibrationReading, batch, padId })
+    : null;
   return {
     report: {
       ...withBroken(report, apart.broken),

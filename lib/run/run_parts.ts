@@ -253,6 +253,7 @@ function checkLogAlpha(values: Float32Array<ArrayBuffer>, { count }: UnitTable):
     what: "cannot use log α",
     rule: `it is a Float32Array of ${count} finite values, one for each unit`,
     value: !isList ? typeof values : broken < 0 ? `${values.length} values` : `value ${broken} is ${values[broken]}`,
+    mend: "change what logAlpha() of the handle gives",
   });
 }
 
@@ -306,7 +307,7 @@ export function refuseResult({ step }: RunPosition, { steps }: { readonly steps:
 /** What a run has learned at its end. */
 export function resultOf(
   { table, options, report: data, heldout }: Pick<RunParts, "table" | "options" | "report" | "heldout">,
-  { seconds, tokens, expected, target, alarms }: RunPosition,
+  { seconds, tokens, expected, target, alarms, changes = [] }: RunPosition,
   { weights, slots, ...end }: Pick<PruneResult, "source" | "logAlpha" | "peakGpuBytes" | "plannedGpuBytes"> & {
     readonly weights: LoraWeights;
     readonly slots: Float32Array;
@@ -328,5 +329,6 @@ export function resultOf(
     },
     tokensPerSecond: total > 0 ? tokens / total : 0,
     alarms,
+    changes,
   };
 }

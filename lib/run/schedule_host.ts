@@ -2,7 +2,14 @@
 import { createHash } from "node:crypto";
 import { builtinSchedule, isScheduleName } from "../prune/builtin_schedules.ts";
 import { checkOutput, evaluateSchedule, type ScheduleOutput } from "../prune/schedule_output.ts";
-import { namedParts, partsOf, type Schedule, type ScheduleInput, type SchedulePart } from "../prune/schedule_script.ts";
+import {
+  asSchedule,
+  namedParts,
+  partsOf,
+  type Schedule,
+  type ScheduleInput,
+  type SchedulePart,
+} from "../prune/schedule_script.ts";
 import curvesText from "../prune/curves.ts" with { type: "text" };
 import errorsText from "../errors.ts" with { type: "text" };
 import scriptText from "../prune/schedule_script.ts" with { type: "text" };
@@ -71,7 +78,9 @@ export async function openSchedule(source: ScheduleSource, options: OpenSchedule
     });
   }
   if (typeof source !== "string" && !(source instanceof URL)) {
-    return inProcess(source, { name: "defineSchedule", identity: definitionHash(source) });
+    // Programs in JavaScript, and those that nothing has type-checked, may give anything.
+    const schedule = asSchedule(source, { isExport: false });
+    return inProcess(schedule, { name: "defineSchedule", identity: definitionHash(source) });
   }
   const url = scriptUrl(source), name = String(source);
   const given = signal ? { signal } : {};

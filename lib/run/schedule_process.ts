@@ -86,6 +86,7 @@ function checkedLimits(
       what: `cannot use the limit ${name} of an isolated script`,
       rule: `it is ${isWhole ? "a whole number" : "a number"} above 0, at most ${MOST}`,
       value: String(value),
+      mend: "change it, or leave it out for the default",
     });
   }
   return limits;

@@ -39,6 +39,7 @@ export function scriptUrl(source: string | URL): URL {
     what: `cannot read the schedule ${String(source)}`,
     rule: "a schedule is a file, an http or https URL, or the name of a built-in one",
     value: url?.protocol ?? "no URL",
+    mend: "give a path, such as ./mine.ts, or one of those names",
   });
 }
 

@@ -121,6 +121,7 @@ function checkSequences(sequences: readonly Sequence[], most: number): void {
       what: `cannot score sequence ${index}`,
       rule: `it has a prefix and a choice, of which at most ${most} tokens are read: all but the last`,
       value: `a prefix of ${prefix.length} tokens and a choice of ${choice.length}`,
+      mend: "shorten them, or give each a token",
     });
   });
 }
@@ -130,7 +131,7 @@ export function checkRows(rows: readonly ChoiceRow[], most: number): void {
   const fail = (where: string, parts: Pick<ErrorParts, "rule" | "value" | "mend">): never => {
     throw new CompressoError("input", { what: `cannot score ${where}`, ...parts });
   };
-  if (rows.length === 0) fail("choices", { rule: "there is at least one row", value: "no rows" });
+  if (rows.length === 0) fail("choices", { rule: "there is at least one row", value: "no rows", mend: "give a row" });
   rows.forEach(({ prefix, choices, answer, number }, index) => {
     const where = `row ${number ?? index + 1}`, mend = "mend the row, or leave it out";
     if (prefix.length === 0) fail(where, { rule: "the prefix has at least one token", value: "an empty prefix", mend });

@@ -16,6 +16,7 @@ import {
   type ModelBefore,
   modelBefore,
 } from "./mask_summary.ts";
+import type { RunChange } from "./checkpoint.ts";
 import type { Model } from "./model.ts";
 import type { Layout } from "../prune/layouts.ts";
 import type { RecordView } from "../prune/schedule_script.ts";
@@ -72,6 +73,8 @@ export interface RunSummary {
   readonly plannedGpuBytes: number;
   /** What the monitors said, in order; see {@link PruneResult.alarms}. */
   readonly alarms: readonly Alarm[];
+  /** Where the run went on otherwise than it began, such as by another schedule; `options` and `inputs` are those that it ended with. */
+  readonly changes: readonly RunChange[];
   /** Adapter that ran it. */
   readonly adapter: string;
   /** Versions of this toolkit and of Deno that ran it. */
@@ -270,6 +273,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       peakGpuBytes: this.#peakBytes,
       plannedGpuBytes: result.plannedGpuBytes,
       alarms: result.alarms,
+      changes: result.changes,
       adapter: this.#model.device.facts.description,
       versions: { compresso: config.version, deno: Deno.version.deno },
       data: result.data,

@@ -185,8 +185,32 @@ function isForeseen({ parts }: OpenSchedule): boolean {
   return parts.includes("layers") && !parts.includes("end");
 }
 
-/** Runs as they may be when the last step comes: losses, and how far layers are cut. */
-const RUNS = [{ loss: 0.05, cut: 0 }, { loss: 2, cut: 0.3 }, { loss: 20, cut: 1 }] as const;
+/** Runs as they may be when the last step comes: losses, how far layers are cut, and the steps of fine-tuning that went before. */
+const RUNS = [
+  { loss: 0.05, cut: 0, before: 0 },
+  { loss: 2, cut: 0.3, before: 20 },
+  { loss: 20, cut: 1, before: 10_000 },
+] as const;
+
+/** The last records of such a run, and one of its layers. */
+function foreseen(
+  { loss, cut, before }: typeof RUNS[number],
+  { step, sparsity, learningRate }: { readonly step: number; readonly sparsity: number; readonly learningRate: number },
+): { readonly records: readonly RecordView[]; readonly layer: LayerState } {
+  const count = Math.min(RECORDS_SEEN, before + step), first = before + step - count;
+  const records = Array.from({ length: count }, (_, index): RecordView => {
+    const isPruning = first + index >= before;
+    return {
+      stage: isPruning ? "prune" : "finetune",
+      step: first + index + 1,
+      loss: loss * (2 - (index + 1) / count),
+      target: isPruning ? sparsity * (1 - cut / 2) : null,
+      expected: isPruning ? cut : null,
+      ...{ lambda1: cut, lambda2: -cut, gradNorm: loss, learningRate },
+    };
+  });
+  return { records, layer: { heads: cut, ffn: cut } };
+}
 
 /**
  * Refuses targets of layers that do not agree with the whole's at the last step, before the stage is spent on them: of a schedule that decides so
@@ -205,12 +229,9 @@ async function checkLast(
   const step = steps - 1, progress = progressOf(step, steps);
   const decided: (Pick<ScheduleOutput, "sparsity" | "layers"> & { readonly warmup: number })[] = [];
   try {
-    for (const { loss, cut } of RUNS) {
-      const records = Array.from({ length: Math.min(RECORDS_SEEN, Math.max(1, step)) }, (_, index): RecordView => ({
-        ...{ stage: "prune", step: index + 1, target: sparsity, expected: cut, lambda1: cut, lambda2: -cut },
-        ...{ loss: loss * (2 - progressOf(index, steps)), gradNorm: loss, learningRate: rates.lora },
-      }));
-      const layers = table.spec.layers.map(() => ({ heads: cut, ffn: cut }));
+    for (const run of RUNS) {
+      const { records, layer } = foreseen(run, { step, sparsity, learningRate: rates.lora * (1 + run.cut) });
+      const layers = table.spec.layers.map(() => layer);
       const output = await schedule.evaluate({ progress, sparsity, step, steps, records, layers });
       decided.push({
         ...{ sparsity: output.sparsity, layers: output.layers },

@@ -49,6 +49,7 @@ export function checkStops(stops: readonly string[]): void {
     what: "cannot stop at this text",
     rule: "a stop string holds at least one character",
     value: "an empty one",
+    mend: "leave it out, or give it a character",
   });
 }
 

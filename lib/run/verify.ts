@@ -88,6 +88,7 @@ export async function verifySliced(
       what: "cannot compare the masked with the sliced model",
       rule: "there are held-out tokens",
       value: "none",
+      mend: "give tokens",
     });
   }
   const run = { device, groups, signal };

@@ -35,5 +35,6 @@ export function resolveLimits(limits: Partial<ServeLimits> = {}): ServeLimits {
 }
 
 function fail(rule: string, value: number): never {
-  throw new CompressoError("usage", { what: "cannot serve within these limits", rule, value: String(value) });
+  const mend = "change it, or leave it out for the default";
+  throw new CompressoError("usage", { what: "cannot serve within these limits", rule, value: String(value), mend });
 }

@@ -119,6 +119,11 @@ Deno.test("prune names the calibration rows that it leaves out", async () => {
   const args = [...OPTIONS, "--calibration", folder.at("texts.jsonl"), "--skip-broken", "--out", folder.at("run")];
   const { code, stderr } = await cli(["prune", "demo", ...args]);
   assert.equal(code, 0, stderr);
-  assert.match(stderr, /calibration rows are left out: 2 empty \(row 2, 5\), 1 broken \(row 3\)/);
-  assert.match(stderr, /^calibration: \d examples of 24 tokens, rows joined/m);
+  assert.match(
+    stderr,
+    /^calibration: \d examples of 24 tokens, rows joined.*, 2 empty \(row 2, 5\), 1 broken \(row 3\)/m,
+  );
+  const { data } = JSON.parse(await Deno.readTextFile(folder.at("run", "run.json")));
+  assert.deepEqual([data.empty, data.calibration.empty, data.calibration.broken], [0, 2, 1]);
+  assert.deepEqual(data.calibration.lines.empty, [2, 5]);
 });

@@ -304,7 +304,13 @@ Deno.test("a run goes on with another schedule and other rates where --may-diffe
   assert.equal(code, 0, stderr);
   const all = await records(out);
   assert.equal(all.length, STEPS);
-  assert.equal(JSON.parse(await Deno.readTextFile(`${out}/run.json`)).options.rates.lora, 1e-4);
+  const { options, changes } = JSON.parse(await Deno.readTextFile(`${out}/run.json`));
+  assert.equal(options.rates.lora, 1e-4);
+  // What it was before is told too, and from which step on it is not.
+  const [change, ...others] = changes;
+  assert.deepEqual(others, []);
+  assert.ok(change.step >= 6 && change.step < STEPS, `${change.step}`);
+  assert.deepEqual(change.differences, ["schedule: cubic then, linear now", "rates.lora: 0.002 then, 0.0001 now"]);
 });
 
 Deno.test("a schedule that changes while a run is prepared is refused before anything is written", async () => {

@@ -75,16 +75,38 @@ export default defineSchedule({
   assert.match(stdout, /mine\.ts, isolated/);
   assert.match(stdout, /^lora$/m);
   assert.match(stdout, /0 +free\n +1 +█{6}·{18} 25\.0 %/);
-  assert.match(stdout, /freezes +units in 3 of 16 steps/);
-  assert.match(stdout, /ends +before step 16 of 20/);
+  assert.match(stdout, /freezes +units in 3 of 14 steps/);
+  // Beside two steps of fine-tuning, whose records a run has too.
+  assert.match(stdout, /ends +before step 14 of 20/);
   const svg = await Deno.readTextFile(folder.at("out", "mine.svg"));
   assertStandsAlone(svg);
   assert.match(svg, /<title[^>]*>[^<]*mine\.ts, 20 steps to 30 % sparsity<\/title>/);
   const drawn = Array.from(svg.matchAll(/<g [^>]*data-name="([^"]*)"[^>]*><path d="M/g), ([, name]) => name);
   assert.deepEqual(drawn, ["layer 1", "sparsity", "lora"], "layer 0 is free, and has no line");
-  for (const label of ["lora", "ends before step 16", "step", "targets of the 2 layers"]) {
+  for (const label of ["lora", "ends before step 14", "step", "targets of the 2 layers"]) {
     assert.ok(svg.includes(label), label);
   }
+});
+
+Deno.test("schedule preview shows the records of fine-tuning as a run does, by the number of its steps", async () => {
+  using folder = new TemporaryFolder();
+  const preview = async (body: string, ...more: string[]): ReturnType<typeof cli> => {
+    const text = `export default defineSchedule({ ${body} });`;
+    await Deno.writeTextFile(folder.at("mine.ts"), `import { defineSchedule } from "compresso"; ${text}`);
+    return await cli(["schedule", "preview", folder.at("mine.ts"), "--steps", "200", ...more]);
+  };
+  const early = "end: ({ records }) => records.length >= 10";
+  assert.match(
+    (await preview(early)).stdout,
+    /simulated .*behind 20 steps of fine-tuning;[^]*ends +before step 0 of 200/,
+  );
+  assert.match((await preview(early, "--prefinetune", "4")).stdout, /ends +before step 6 of 200/);
+  // Outside the pruning stage a record has no sparsity.
+  const careless = await preview("sparsity: ({ records }) => Number(records.at(-1).expected.toFixed(3))");
+  assert.equal(careless.code, 3, careless.stderr);
+  assert.match(careless.stderr, /step 0 of 200/);
+  const numbered = "end: ({ records }) => records.at(-1)?.step === 25 && records[0]?.stage === 'finetune'";
+  assert.match((await preview(numbered)).stdout, /ends +before step 5 of 200/);
 });
 
 Deno.test("schedule preview says where the targets of all layers do not come to the whole's", async () => {

@@ -234,6 +234,11 @@ Deno.test("of a broken row in a file of a measure it is told what the measure ca
     await rejectsWith(take({ rows: [rows] }), "input", RegExp(`${broken}, or set .skipBroken: true. of the measure$`));
     await rejectsWith(take({ choices: [choices] }), "input", RegExp(`${broken}$`));
     await take({ rows: [{ ...rows, skipBroken: true }] });
+    const cache = new RowCache(), evaluate = { rows: [{ ...rows, skipBroken: true }] };
+    assert.deepEqual(cache.untold(), []);
+    await measuresOf(resolved({ evaluate }, { root: folder }).evaluate, cache);
+    assert.deepEqual(cache.untold(), [`of the rows of ${folder}/rows.jsonl are left out: 1 broken`]);
+    assert.deepEqual(cache.untold(), [], "once");
   });
 });
 

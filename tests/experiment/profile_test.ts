@@ -1,13 +1,14 @@
 // What a run is said to have done to its units and layers: shares by hand, and how reports show them. Without a GPU.
 import assert from "node:assert/strict";
 import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
-import { markdown } from "../../lib/experiment/markdown.ts";
+import { markdown, spreadNote } from "../../lib/experiment/markdown.ts";
+import type { Value } from "../../lib/experiment/measures.ts";
 import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
 import type { CellOptions } from "../../lib/experiment/options.ts";
 import { type CutProfile, cutProfile } from "../../lib/experiment/profile.ts";
 import { type ExperimentReport, makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
-import { Store } from "../../lib/experiment/store.ts";
+import { type CellOutcome, Store } from "../../lib/experiment/store.ts";
 import { DEMO, openModelFiles } from "../../lib/io/open_model.ts";
 import { selectionMasks, unitTable } from "../../lib/prune/units.ts";
 import { inTemporaryFolder } from "../io/files.ts";
@@ -24,6 +25,7 @@ const PLAIN: ExperimentDefinition = {
 async function reportOf(
   change: Partial<ExperimentDefinition>,
   cutOf: (options: CellOptions) => CutProfile,
+  more: (options: CellOptions) => Partial<CellOutcome> = () => ({}),
 ): Promise<ExperimentReport> {
   const resolved = resolveExperiment(defineExperiment({ ...PLAIN, ...change }));
   let report: ExperimentReport | null = null;
@@ -31,7 +33,7 @@ async function reportOf(
     const store = new Store(`${folder}/out`), plan = (): Promise<ExperimentPlan> => planCells(resolved, store);
     for (const { name: cell, folder, identity, options } of (await plan()).all) {
       await store.begin(folder, identity, { anew: false });
-      const outcome = { ...OUTCOME, cut: cutOf(options) };
+      const outcome = { ...OUTCOME, cut: cutOf(options), ...more(options) };
       await store.setResult(folder, { cell, identity, outcome, failure: null });
     }
     report = await makeReport(resolved, await plan(), store);
@@ -99,4 +101,30 @@ Deno.test("how an option moves layers is told of pairs whose layers may differ, 
   assert.match(text, /Between two runs, pairs of a uniform layout are left out/);
   const other = markdown(await reportOf({ grid: { prompt: [true, false], seed: [1, 2] } }, () => OUTCOME.cut), []);
   assert.doesNotMatch(other, /uniform layout/);
+});
+
+Deno.test("what runs learned from has columns where they differ in it, and measures say how many tokens they are over", async () => {
+  const grid = { prompt: [true, false], seed: [1] }, cut = { ...OUTCOME.cut, undecided: 0.125 };
+  const data = { labels: 1234, cutRows: 5, promptTokens: 40 };
+  const head = (text: string): string => text.split("\n").find((one) => one.includes("| undecided units |")) ?? "";
+  const alike = markdown(await reportOf({ grid }, () => cut, () => data), []);
+  assert.match(head(alike), / \| unevenness of layers \|$/);
+  const other = await reportOf(
+    { grid },
+    () => cut,
+    ({ prompt }) => prompt ? data : { ...data, labels: 2000, promptTokens: 0 },
+  );
+  const text = markdown(other, []);
+  assert.match(head(text), / \| unevenness of layers \| labels learned \| prompt, tokens a row \|$/);
+  assert.match(text, /\| prompt on \|.* \| 1,234 \| 40 \|\n\| prompt off \|.* \| 2,000 \| 0 \|/);
+  const value = (name: string, n: number): Value => ({ name, kind: "perplexity", value: 9, stderr: null, n });
+  const two = spreadNote({
+    ...other,
+    dense: { demo: [value("C4, with prompt", 9218), value("C4, no prompt", 11202)] },
+  });
+  assert.match(
+    two,
+    /Perplexities are over so many tokens: C4, with prompt \(9,218\), C4, no prompt \(11,202\); .*fewer behind a prompt\./,
+  );
+  assert.doesNotMatch(spreadNote({ ...other, dense: { demo: [value("C4", 9218)] } }), /so many tokens/);
 });

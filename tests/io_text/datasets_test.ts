@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { parseRows, readRows } from "../../lib/io/datasets.ts";
+import { createSplitter, type ValueSink } from "../../lib/io/datasets_split.ts";
 import { toRow } from "../../lib/io/datasets_row.ts";
 import { encodeExample } from "../../lib/io/prompts.ts";
 import { failure, inFolder, tokenizerOf } from "./fixtures.ts";
@@ -43,6 +44,32 @@ Deno.test("parseRows() reads texts, and anything that is not JSON as one documen
     const document = parseRows(text, "x");
     assert(document.kind === "text");
     assert.deepEqual(document.rows.map((row) => row.text), [text]);
+  }
+});
+
+Deno.test("a text that opens with a bracket and is meant as no JSON is a document, wherever it is cut", () => {
+  const texts = [
+    "{{Infobox person}}\nwords",
+    "{% if a %}\n{}",
+    "{",
+    "{ word",
+    "[{see below}] words",
+    "{\\rtf1 words}",
+    "{ 1: 2 }",
+  ];
+  for (const text of texts) {
+    for (let cut = 0; cut <= text.length; cut++) {
+      const sink = collected(), splitter = createSplitter(sink);
+      splitter.push(text.slice(0, cut));
+      splitter.push(text.slice(cut));
+      assert.equal(splitter.finish(), "plain text");
+      assert.deepEqual(sink.documents, [text]);
+    }
+    // Where the name says that it is JSON, it is broken.
+    assert.throws(() => parseRows(text, "x.jsonl"), failure("input", /is not JSON|does not end/));
+  }
+  for (const text of ["{'instruction': 'Hi'}", "{instruction: 1}\n", "[{text : 1}]", "[ ]x", '{"text": "a"']) {
+    assert.throws(() => parseRows(text, "x.txt"), failure("input", /is not JSON|more after its end/), text);
   }
 });
 
@@ -171,7 +198,7 @@ Deno.test("skipBroken leaves broken rows out and reports them by line", () => {
   const array = parseRows(`[${JSON.stringify(ROW)}, {"text": }, ${JSON.stringify(ROW)}]`, "x", { skipBroken: true });
   assert.deepEqual([array.rows.map(({ number }) => number), array.report.broken.map(({ row }) => row)], [[1, 3], [2]]);
   assert.throws(
-    () => parseRows("{oops\n{}\n", "x", { skipBroken: true }),
+    () => parseRows("{oops\n{}\n", "x.jsonl", { skipBroken: true }),
     failure("input", /0 empty and 2 broken rows, the first: is not JSON/),
   );
 });
@@ -280,3 +307,13 @@ Deno.test("toRow() makes rows of a program as files have them, and says why a va
   const options = { tokenizer: await tokenizerOf("byte_level"), prompt: null, seq: 16 };
   assert.throws(() => encodeExample(stranger, options), failure("input", /instruct, chat or text; now: poem.*toRow/));
 });
+
+/** Takes plain documents, and nothing else. */
+function collected(): ValueSink & { readonly documents: string[] } {
+  const documents: string[] = [], fail = (): never => assert.fail("no document");
+  return {
+    documents,
+    document: (_, text) => void documents.push(text),
+    ...{ value: fail, blank: fail, broken: fail, refuse: fail, isFull: false },
+  };
+}

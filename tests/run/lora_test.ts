@@ -22,6 +22,20 @@ Deno.test("a target that is named twice is refused", () => {
   checkLora({ ...config, targets: ["q", "v"] });
 });
 
+Deno.test("an alpha whose scale is no normal number of f32 is refused: LoRA would do nothing, or be infinite", () => {
+  const config = { rank: 4, alpha: 1, targets: ["q"] } as const, rsLora = true;
+  for (const alpha of [1e-50, 4 * 2 ** -127, 1e40]) {
+    assert.throws(
+      () => checkLora({ ...config, alpha }),
+      /alpha divided by the rank is a normal number of f32.*rank of 4/,
+    );
+  }
+  assert.throws(() => checkLora({ ...config, alpha: 2 ** -126, rsLora }), /by the square root of the rank/);
+  checkLora({ ...config, alpha: 2 ** -124 });
+  checkLora({ ...config, alpha: 2 ** -125, rsLora });
+  checkLora({ ...config, alpha: 3e38 });
+});
+
 Deno.test("loss and gradients under rsLoRA are torch's at the same scale", async () => {
   const golden = await openGolden("gqa_f16"), { rank, alpha, targets, lora: weights } = golden;
   // alpha' / √rank = alpha / rank, at which the golden values were taken.

@@ -66,6 +66,12 @@ Deno.test("a loss diverges when its mean has risen half the way to a guess, not 
   assert.equal(diverges([9, 8, 7]), false);
 });
 
+Deno.test("of a model that is hardly better than a guess the loss may rise by a nat", () => {
+  const near = (loss: number): boolean => diverges([10.4, 10.4, 10.4, 10.4, loss, loss, loss, loss]); // a guess is 10.8
+  assert.equal(near(11.3), false);
+  assert.equal(near(11.5), true);
+});
+
 Deno.test("masks collapse to zero by kind beyond the target, and to one after the warm-up", () => {
   const look = (cut: number): MaskLook => ({
     layers: [],

@@ -56,6 +56,31 @@ Deno.test("a script gives the same isolated, trusted and inline", async () => {
   assert.equal((await evaluate(inline, { input })).sparsity, expected.sparsity);
 });
 
+Deno.test("what a program gives in place of a schedule is refused, by its part where it has one", async () => {
+  const refused = (source: unknown): Promise<unknown> => Reflect.apply(openSchedule, null, [source]);
+  const cases: readonly (readonly [unknown, RegExp])[] = [
+    [
+      { sparsity: 0.2 },
+      /cannot use this as a schedule.*now: an object without a definition; mend: write defineSchedule/,
+    ],
+    [() => 0.2, /cannot use this as a schedule.*now: function/],
+    [null, /cannot use this as a schedule.*now: null/],
+    [
+      { definition: { sparcity: 0.1 } },
+      /cannot define the schedule; rule: its parts are some of .*now: sparcity; mend: rename/,
+    ],
+    [{ definition: { sparsity: 2 } }, /cannot define the schedule; rule: sparsity is .*now: 2/],
+  ];
+  for (const [source, message] of cases) {
+    await assert.rejects(refused(source), (error) => {
+      assert(error instanceof CompressoError);
+      assert.equal(error.code, "usage");
+      assert.match(error.message.replaceAll("\n", " "), message);
+      return true;
+    });
+  }
+});
+
 Deno.test("a script is told from another by its text, trusted or not", async () => {
   await using lair = new Lair();
   const write = (to: number): Promise<string> =>

@@ -82,3 +82,22 @@ Deno.test("a schedule with parts that method or layout cannot follow is refused 
     await run.prepare();
   });
 });
+
+Deno.test("a schedule that goes by the steps or targets of its records is not refused for those of a run that is made up", async () => {
+  await withDemo(async ({ model }) => {
+    const last = BASE.prefinetune + 7, whole = 0.3;
+    const layers: readonly NonNullable<ScheduleDefinition["layers"]>[] = [
+      ({ layers, records }) => layers.map(() => (records.at(-1)?.step ?? 0) < last ? 0.1 : whole),
+      ({ layers, records }) => layers.map(() => (records.at(-1)?.target ?? 1) < 0.295 ? whole : 0.1),
+      ({ layers, records }) => layers.map(() => records.some(({ stage }) => stage === "finetune") ? whole : 0.1),
+    ];
+    const sparsity: ScheduleDefinition["sparsity"] = ({ progress }) => progress === 1 ? whole : 0.29;
+    for (const one of layers) {
+      const schedule = defineSchedule({ layers: one, sparsity });
+      using run = prune(model, { ...BASE, sparsity: whole, steps: 8, postfinetune: 0, schedule });
+      for await (const { step } of run) assert.ok(step > 0);
+      const { hard } = run.result().sparsity;
+      assert.ok(hard >= whole - 1e-9 && hard < 0.303, `${hard}`);
+    }
+  });
+});

@@ -157,7 +157,8 @@ export function resolveMonitors(options: MonitorOptions = {}): ResolvedMonitors 
 }
 
 function refusal(name: string, rule: string, value: string): CompressoError {
-  return new CompressoError("usage", { what: `cannot set the monitor '${name}'`, rule, value });
+  const mend = "correct the setting, or leave it out for the default";
+  return new CompressoError("usage", { what: `cannot set the monitor '${name}'`, rule, value, mend });
 }
 
 /** What a monitor has found, before it is decided what follows. */

@@ -15,8 +15,11 @@ export const NO_LOSSES: LossHistory = { last: [], lowest: null };
 
 /** Steps over which the mean is taken: a batch of few tokens has a loss of its own. */
 const MEAN_STEPS = 4;
-/** Least room above the lowest loss, in nats, for models that are hardly better than a guess: the noise of batches of few tokens may reach that. */
-const LEAST_ROOM = 1;
+/**
+ * Least way from the lowest loss to a guess, in nats, for models that are hardly better than one: with 1, runs of a small model on its own texts came
+ * past their limit by the half nat that the cuts cost them, and ended well where the monitor only warned.
+ */
+const LEAST_ROOM = 2;
 
 /**
  * Takes in one loss. The mean of the last four may rise by `threshold` of the way from the lowest such mean to the loss of a uniform guess,

@@ -1,0 +1,57 @@
+// The text of the source: an error that a user can meet says the present value and the mend.
+import assert from "node:assert/strict";
+
+const ROOT = new URL("../../", import.meta.url);
+
+/** What users do not come to: programs that call parts of the library with arrays of other shapes. */
+const INTERNAL = [
+  ["lib/io/gguf_write.ts", "values for ["],
+  ["lib/io/gguf_write.ts", "into a GGUF"],
+  ["lib/io/gguf_export.ts", "its keys start with tokenizer."],
+  ["lib/io/safetensors_write.ts", "MAX_HEADER_BYTES"],
+  ["lib/io/safetensors_write.ts", "each tensor has its own name"],
+  ["lib/io/safetensors_write.ts", "it has ${rule}"],
+  ["lib/prune/baselines_bias.ts", "the statistics are those of this model's layers"],
+  ["cli/eval_report.ts", "both were measured alike"],
+] as const;
+
+/** Calls of a constructor, without their brackets. */
+function callsOf(text: string): string[] {
+  return [...text.matchAll(/(?<!\* .*)new CompressoError\(/g)].map(({ index, 0: { length } }) => {
+    let end = index + length;
+    for (let depth = 1; depth > 0; end++) {
+      depth += "([{".includes(text[end] ?? "") ? 1 : ")]}".includes(text[end] ?? "") ? -1 : 0;
+    }
+    return text.slice(index + length, end - 1);
+  });
+}
+
+async function* sources(folder: URL): AsyncGenerator<URL> {
+  for await (const { name, isDirectory } of Deno.readDir(folder)) {
+    if (isDirectory) yield* sources(new URL(`${name}/`, folder));
+    else if (name.endsWith(".ts")) yield new URL(name, folder);
+  }
+}
+
+Deno.test("every error of library and command line has the present value and a mend, but those of ends on purpose and of the inside", async () => {
+  let count = 0;
+  const lacking: string[] = [], used = new Set<string>();
+  for (const folder of ["lib/", "cli/"]) {
+    for await (const url of sources(new URL(folder, ROOT))) {
+      const path = url.pathname.slice(ROOT.pathname.length);
+      for (const call of callsOf(await Deno.readTextFile(url))) {
+        count++;
+        // Parts that are handed on are whole where they are made.
+        const isWhole = call.includes("...") || !call.includes("{") ||
+          ["value", "mend"].every((part) => RegExp(`\\b${part}\\b`).test(call));
+        if (isWhole || call.includes('"aborted"')) continue;
+        const known = INTERNAL.find(([file, words]) => file === path && call.includes(words));
+        if (known) used.add(known.join());
+        else lacking.push(`${path}: ${call.replaceAll(/\s+/g, " ").slice(0, 120)}`);
+      }
+    }
+  }
+  assert.ok(count > 300, `${count} errors were found`);
+  assert.deepEqual(lacking, []);
+  assert.equal(used.size, INTERNAL.length, "each of those is there");
+});

@@ -54,7 +54,7 @@ export function evaluate(): CommandUnknownOpts {
     )
     .option(
       "--data <file>",
-      "instructions with a field choices, texts with the output among them: the share whose output is the likeliest (demo: its held-out rows)",
+      "instructions with a field choices, texts with the output among them: the share whose output is the likeliest (demo alone: its held-out rows)",
     )
     .option("--limit-rows <count>", "use only so many rows of the data", wholeNumber("--limit-rows", { least: 1 }))
     .option(

@@ -1,4 +1,4 @@
-// What makes a run fit that does not: single changes of options, each planned anew. Owns the search and the refusal; refuses to plan by itself.
+// What makes a run fit that does not: single changes of options, or all of them and a lower rank, each planned anew. Owns the search and the refusal; refuses to plan by itself.
 import { CompressoError } from "../errors.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import type { DecoderSpec } from "../nn/spec.ts";

@@ -1,6 +1,14 @@
 // records.jsonl of a session's export: of this run alone, whatever stood in the folder. And an export that is not wanted any more.
 import assert from "node:assert/strict";
-import { prune, type PruneOptions } from "../../mod.ts";
+import {
+  CompressoError,
+  loadModelFrom,
+  openDevice,
+  openModelFiles,
+  prune,
+  type PruneOptions,
+  type WeightSource,
+} from "../../mod.ts";
 import { inTemporaryFolder } from "../io/files.ts";
 import { BASE, withDemo } from "./helpers/demo_run.ts";
 
@@ -79,5 +87,35 @@ Deno.test("an export whose signal has fired already calls no hook and makes no f
       await assert.rejects(run.export(`${dir}/new`, { signal }), /not wanted/);
       assert.deepEqual([calls, await Array.fromAsync(Deno.readDir(dir))], [0, []]);
     });
+  });
+});
+
+Deno.test("where the sliced model differs from the masked one nothing is written", async () => {
+  const { source } = await openModelFiles("demo"), tensor = "model.layers.1.mlp.down_proj.weight";
+  let reads = 0, drifts = false;
+  const drifting: WeightSource = {
+    ...source,
+    async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
+      const values = await source.read(name, rows);
+      // Each reading gives others, so that the two models do not have the same.
+      if (drifts && name === tensor) values.fill(reads++);
+      return values;
+    },
+  };
+  using device = await openDevice();
+  const { tokenizer } = await openModelFiles("demo");
+  using model = await loadModelFrom(drifting, { device, tokenizer });
+  await inTemporaryFolder(async (folder) => {
+    using run = prune(model, UNTRAINED);
+    for await (const _ of run);
+    drifts = true;
+    await assert.rejects(run.export(`${folder}/run`), (error) => {
+      assert(error instanceof CompressoError);
+      assert.equal(error.code, "mismatch");
+      assert.match(error.message, /first in the output of layer 1/);
+      return true;
+    });
+    assert.ok(reads > 1, `${reads}`);
+    assert.deepEqual([...Deno.readDirSync(folder)], []);
   });
 });

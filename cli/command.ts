@@ -40,8 +40,13 @@ export function quiet(command: Command): Command {
     .showSuggestionAfterError()
     .configureHelp({ helpWidth: 110, showGlobalOptions: false })
     .configureOutput({
-      outputError: (text) => writeError(text.replace(/^error: /, "compresso: ")),
+      outputError: (text) => writeError(withMend(text.replace(/^error: /, "compresso: "))),
     });
+}
+
+/** Where no likely name is told, what is there is told by the help. */
+function withMend(text: string): string {
+  return /Did you mean|help/.test(text) ? text : `${text.trimEnd()}\n  mend: see --help\n`;
 }
 
 function exampleText(examples: readonly string[]): string {

@@ -3,6 +3,7 @@ import { basename, join, resolve } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
 import { scheduleName } from "../lib/experiment/identity.ts";
 import { checkFolder } from "../lib/io/atomic.ts";
+import { isOfPath } from "../lib/io/bytes.ts";
 import { type DataReport, readRows, type Row } from "../lib/io/datasets.ts";
 import { fileDigest, modelDigest } from "../lib/io/fingerprint.ts";
 import { DEMO, demoData, modelPath } from "../lib/io/open_model.ts";
@@ -19,7 +20,7 @@ import { ToldAlarms } from "../lib/run/monitors/told.ts";
 import { recordsIn } from "../lib/run/record_lines.ts";
 import { RECORDS_FILE } from "../lib/run/run_files.ts";
 import type { PruneOptions } from "../lib/run/options.ts";
-import { compress, type CompressOptions } from "../lib/run/pipeline.ts";
+import { compress } from "../lib/run/pipeline.ts";
 import { promptForTexts } from "../lib/run/run_data.ts";
 import { checkTrust } from "../lib/run/schedule_source.ts";
 import type { RunSummary } from "../lib/run/session.ts";
@@ -188,12 +189,12 @@ async function inputsOf(path: string, settings: ChosenSettings): Promise<Inputs>
       files: JSON.stringify({ dtype, ggufDtype, saveAdapter }),
     };
   } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    if (!isOfPath(error)) throw error;
     throw new CompressoError("input", {
       what: "cannot tell whether the run is the same",
-      rule: "model and data are there",
+      rule: "model and data are there, and may be read",
       value: error.message,
-      mend: "check the paths",
+      mend: "check the paths, and the rights to them",
     }, { cause: error });
   }
 }

@@ -1,7 +1,6 @@
 // One cell: prune, then measure what came out. Owns the way from a planned cell to its files; refuses the order of cells.
 import { join } from "node:path";
 import { CompressoError } from "../errors.ts";
-import type { Row } from "../io/datasets.ts";
 import { openModelFiles } from "../io/open_model.ts";
 import { isScheduleName } from "../prune/builtin_schedules.ts";
 import { loadModelFrom, type Model } from "../run/model.ts";

@@ -3,6 +3,7 @@
 import { CompressoError } from "../errors.ts";
 import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
 import { type DataReport, type DataSet, type LeftOut, readRows, type Row } from "../io/datasets.ts";
+import { isOfPath } from "../io/bytes.ts";
 import { exists } from "../io/exists.ts";
 import { fileDigest, modelDigest } from "../io/fingerprint.ts";
 import type { Model } from "../run/model.ts";
@@ -117,12 +118,13 @@ async function found(path: string, digest: Promise<string>): Promise<string> {
   try {
     return await digest;
   } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    if (!isOfPath(error)) throw error;
+    const isMissing = error instanceof Deno.errors.NotFound;
     throw new CompressoError("input", {
       what: `cannot read ${path}`,
-      rule: "what an experiment names is there",
-      value: "no such file or folder",
-      mend: "check the path; those of a definition are relative to its file",
+      rule: "what an experiment names is there, and may be read",
+      value: isMissing ? "no such file or folder" : error.message,
+      mend: isMissing ? "check the path; those of a definition are relative to its file" : "check the rights to it",
     }, { cause: error });
   }
 }

@@ -1,4 +1,5 @@
 // What stands at a path. Owns the questions whether something does, whether it is a folder, and what lies in it; refuses to tell why not.
+import { unreadable } from "./bytes.ts";
 
 /** Whether a file or folder is there and may be looked at. */
 export async function exists(path: string): Promise<boolean> {
@@ -10,13 +11,13 @@ export async function isFolder(path: string): Promise<boolean> {
   return await Deno.stat(path).then(({ isDirectory }) => isDirectory, () => false);
 }
 
-/** What lies in a folder, in order; nothing where there is none. */
+/** What lies in a folder, in order; nothing where there is none. Throws `CompressoError("input")` where it may not be read. */
 export async function namesIn(folder: string): Promise<string[]> {
   const names: string[] = [];
   try {
     for await (const { name } of Deno.readDir(folder)) names.push(name);
   } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    if (!(error instanceof Deno.errors.NotFound)) throw unreadable(folder, error);
   }
   return names.sort();
 }

@@ -1,6 +1,6 @@
 // From a model to a folder with the smaller one: records on disk as they come, checkpoints, export. Owns the folder's layout; refuses the loop and the formats.
 import { CompressoError } from "../errors.ts";
-import { makeFolder, removeLeftovers, writeFileAtomically } from "../io/atomic.ts";
+import { makeFolder, removeLeftovers, unwritable, writeFileAtomically } from "../io/atomic.ts";
 import { readRows, type Row } from "../io/datasets.ts";
 import { exists } from "../io/exists.ts";
 import { sourceDigest } from "../io/fingerprint.ts";
@@ -187,7 +187,7 @@ async function removeCheckpoint(path: string): Promise<void> {
   try {
     await Deno.remove(path);
   } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    if (!(error instanceof Deno.errors.NotFound)) throw unwritable(path, error);
   }
 }
 

@@ -255,6 +255,12 @@ Deno.test("a schedule that is not there, a text that is not UTF-8 and results in
       await rejectsWith(plan({ grid }), "usage", /cannot use trust.*a schedule that is a script/);
     }
     await Deno.writeTextFile(`${folder}/mine.ts`, "export default { definition: { sparsity: () => 0.1 } };");
+    // A path below a file is none, which is no defect of the toolkit.
+    await rejectsWith(
+      plan({ data: { below: "mine.ts/rows.jsonl" } }),
+      "input",
+      /cannot read .*mine\.ts\/rows\.jsonl.*may be read/,
+    );
     const beside = await plan({ grid: { trust: [true], schedule: ["cubic", `${folder}/mine.ts`] } });
     assert.equal(beside.all.length, 2);
     await Deno.writeFile(`${folder}/latin.txt`, new Uint8Array([0x63, 0xe9]));

@@ -70,7 +70,7 @@ function previewVerb(): CommandUnknownOpts {
     .option("--trust", "run a script in this process, as your own code")
     .addHelpText("after", `\n${SCHEDULE_HELP}`)
     .action(
-      async (source, { steps, prefinetune = firstStageSteps(steps), sparsity, warmup, layers, svg, json, trust }) => {
+      async (source, { steps, prefinetune: before, sparsity, warmup, layers, svg, json, trust }) => {
         checkTrust(source, trust, { option: "--trust" });
         if (svg !== undefined && !isScheduleName(source)) {
           const url = scriptUrl(source);
@@ -83,6 +83,8 @@ function previewVerb(): CommandUnknownOpts {
           onLog: (line) => note(`script: ${line}`),
         });
         checkWarmup(schedule, warmup);
+        checkPrefinetune(source, before);
+        const prefinetune = before ?? firstStageSteps(steps);
         const preview = await previewSchedule(schedule, { steps, prefinetune, sparsity, layers, ...ramp });
         if (svg !== undefined) {
           await writeFileAtomically(svg, previewSvg(preview));
@@ -107,6 +109,17 @@ function checkWarmup({ name, parts }: OpenSchedule, warmup: number | undefined):
     value: name === "constant"
       ? "constant, which is there from the first step on"
       : `${name} has a ${own.replace("rates.", "")} of its own`,
+    mend: "leave it out",
+  });
+}
+
+/** Refuses steps before the stage where nothing sees their records. Throws `CompressoError("usage")`. */
+function checkPrefinetune(source: string, prefinetune: number | undefined): void {
+  if (prefinetune === undefined || !isScheduleName(source)) return;
+  throw new CompressoError("usage", {
+    what: "cannot use --prefinetune",
+    rule: "a script alone sees the records of fine-tuning",
+    value: source,
     mend: "leave it out",
   });
 }

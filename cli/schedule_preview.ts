@@ -1,5 +1,5 @@
 // A schedule's decisions over a simulated pruning stage. Owns the simulation; refuses to open schedules and to draw.
-import { cubicSparsity, progressOf } from "../lib/prune/schedule.ts";
+import { cubicSparsity, progressOf, stageRate } from "../lib/prune/schedule.ts";
 import type { ScheduleOutput } from "../lib/prune/schedule_output.ts";
 import { type LayerState, RATE_NAMES, type RecordView } from "../lib/prune/schedule_script.ts";
 import { resolveMonitors } from "../lib/run/monitors/alarm.ts";
@@ -54,8 +54,11 @@ export async function previewSchedule(
   },
 ): Promise<Preview> {
   const { name, isolated } = schedule, rates = { ...defaultRates(steps), ...given };
-  const points: PreviewPoint[] = [], learningRate = rates.lora;
-  const records = Array.from({ length: prefinetune }, (_, step) => simulatedRecord(step, { learningRate }));
+  const points: PreviewPoint[] = [], seen = Math.min(prefinetune, RECORDS), rateOf = stageRate("finetune", rates);
+  const records = Array.from({ length: seen }, (_, index) => {
+    const step = prefinetune - seen + index;
+    return simulatedRecord(step, { learningRate: rateOf(progressOf(step, prefinetune)) });
+  });
   let layers: readonly LayerState[] = Array.from({ length: count }, () => ({ heads: 0, ffn: 0 }));
   let endsBefore: number | null = null;
   for (let step = 0; step < steps; step++) {
@@ -76,7 +79,10 @@ export async function previewSchedule(
     const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup })(progress);
     points.push({ step, progress, target, ...output });
     layers = layers.map((layer, index) => nextLayer(layer, { index, target, output }));
-    const set = { learningRate: output.rates.lora ?? learningRate, pruning: { progress, target } };
+    const set = {
+      learningRate: stageRate("prune", { ...rates, ...output.rates })(progress),
+      pruning: { progress, target },
+    };
     records.push(simulatedRecord(prefinetune + step, set));
   }
   return {

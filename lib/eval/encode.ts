@@ -51,7 +51,10 @@ export function encodeQuestion(
       ? aloneEncoded(tokenizer, continuation)
       : pairEncoded(tokenizer, { context, continuation, known });
     const choice = index + 1;
-    if (before.length === 0) fail("a context has tokens", `none before choice ${choice}`);
+    if (before.length === 0) {
+      const mend = "give the question a context, or take a tokenizer with a BOS or EOS token";
+      fail("a context has tokens", `none before choice ${choice}`, mend);
+    }
     if (after.length === 0) fail("a continuation has tokens", `none for choice ${choice}`);
     if (after.length > most) {
       fail(

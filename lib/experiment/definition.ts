@@ -254,7 +254,7 @@ const OF_LORA: readonly (keyof CellOptions)[] = [
 function checkRest(definition: ExperimentDefinition): void {
   const fail = (rule: string, value: string): never => {
     const what = `cannot define the experiment '${definition.name}'`;
-    throw new CompressoError("usage", { what, rule, value, mend: "correct the definition" });
+    throw new CompressoError("usage", { what, rule, value, mend: "correct it, or what is set beside it" });
   };
   const models = Object.keys(modelsOf(definition)), sets = Object.keys(dataOf(definition));
   if (models.length === 0) fail("there is at least one model", "none");

@@ -135,15 +135,30 @@ export function spreadNote(report: ExperimentReport): string {
   const halved = halvedOf(report).length === 0
     ? ""
     : " Halved are those of them that an alarm sent back and that went on with halved rates, so that they do not differ by their seed alone: see Alarms.";
-  const over = [...known.values()].filter(({ kind }) => kind === "perplexity")
-    .map(({ name, n }) => `${name} (${shownNumber(n, "count")})`);
+  return `n is the number of finished runs, which differ by their seed alone; ± is the sample standard deviation over them, absent for one run.${halved}${
+    adapterNote(report)
+  }${single}${tokenNote(report)}${questions}`;
+}
+
+/** Over how many tokens perplexities are, by model where its tokenizer decides. */
+function tokenNote({ dense }: ExperimentReport): string {
+  const values = Object.entries(dense).flatMap(([model, own]) =>
+    own.filter(({ kind }) => kind === "perplexity").map(({ name, n }) => ({
+      model,
+      name,
+      count: shownNumber(n, "count"),
+    }))
+  );
+  const over = [...Map.groupBy(values, ({ name }) => name)].map(([name, own]) => {
+    const counts = new Set(own.map(({ count }) => count));
+    const shown = counts.size === 1 ? [...counts] : own.map(({ model, count }) => `${count} by ${model}`);
+    return `${name} (${shown.join(", ")})`;
+  });
+  if (over.length === 0) return "";
   const behind = over.some((one) => one.includes(" prompt ("))
     ? "; rows that are cut to fit have fewer behind a prompt"
     : "";
-  const tokens = over.length < 2 ? "" : ` Perplexities are over so many tokens: ${over.join(", ")}${behind}.`;
-  return `n is the number of finished runs, which differ by their seed alone; ± is the sample standard deviation over them, absent for one run.${halved}${
-    adapterNote(report)
-  }${single}${tokens}${questions}`;
+  return ` Perplexities are over so many tokens: ${over.join(", ")}${behind}.`;
 }
 
 /** What ran the finished runs, and where runs of one group had not the same. */

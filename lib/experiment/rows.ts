@@ -124,7 +124,9 @@ async function found(path: string, digest: Promise<string>): Promise<string> {
       what: `cannot read ${path}`,
       rule: "what an experiment names is there, and may be read",
       value: isMissing ? "no such file or folder" : error.message,
-      mend: isMissing ? "check the path; those of a definition are relative to its file" : "check the rights to it",
+      mend: isMissing
+        ? "check the path; those of a definition are relative to its file"
+        : "check the path, and the rights to it",
     }, { cause: error });
   }
 }

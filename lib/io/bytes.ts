@@ -94,10 +94,9 @@ export function looksLike(head: Uint8Array): { readonly what: string; readonly m
   return null;
 }
 
-/** Whether the system has not found a path, or does not let us read it; of Deno's own permissions the command line tells otherwise. */
+/** Whether an error is the system's, about a path; of Deno's own permissions the command line tells otherwise. */
 export function isOfPath(error: unknown): error is Error {
-  const { NotFound, NotADirectory, PermissionDenied } = Deno.errors;
-  return [NotFound, NotADirectory, PermissionDenied].some((kind) => error instanceof kind);
+  return error instanceof Error && !(error instanceof Deno.errors.NotCapable) && /\(os error \d+\)/.test(error.message);
 }
 
 /** The error for a path that the system does not let us read. */

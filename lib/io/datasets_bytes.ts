@@ -53,7 +53,7 @@ export async function openData(path: string): Promise<{ readonly file: Deno.FsFi
     const missing = error instanceof Deno.errors.NotFound;
     throw dataError(path, "the file can be read", {
       value: missing ? "no such file" : messageOf(error),
-      mend: missing ? "check the path" : "check the rights to it",
+      mend: missing ? "check the path" : "check the path, and the rights to it",
     });
   }
 }

@@ -51,7 +51,7 @@ const MEND_BLANKS = "mend the file or fetch it again";
 /** How a text begins that is meant as JSON, if not always well formed: what else opens with a bracket, such as a template or a link, is plain. */
 const JSON_START = /^(?:\[\s*)?\{\s*(?:["'}]|[A-Za-z_]\w*\s*:)|^\[\s*\]/;
 /** A beginning that may still become one. */
-const UNTOLD = /^\uFEFF?\s*(?:\[\s*)?(?:\{\s*\w*\s*)?$/;
+const UNTOLD = /^\uFEFF?\s*(?:\[\s*)?(?:\{\s*(?:\w+\s*)?)?$/;
 
 /** Cuts a text; with `isJson` it is no plain document, however it begins. */
 export function createSplitter(sink: ValueSink, { isJson = false }: { readonly isJson?: boolean } = {}): Splitter {
@@ -68,8 +68,8 @@ export function createSplitter(sink: ValueSink, { isJson = false }: { readonly i
       if (inner) return inner.push(text);
       head += text;
       if (UNTOLD.test(head)) {
-        if (head.length > MAX_BLANKS) sink.refuse("the file has rows", "nothing but blanks so far", MEND_BLANKS);
-        return;
+        if (head.length <= MAX_BLANKS) return;
+        if (!/\w/.test(head)) sink.refuse("the file has rows", "nothing but blanks so far", MEND_BLANKS);
       }
       inner = settle();
     },

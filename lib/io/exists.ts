@@ -1,4 +1,4 @@
-// What stands at a path. Owns the questions whether something does, whether it is a folder, and what lies in it; refuses to tell why not.
+// What stands at a path. Owns the questions whether something does, whether it is a folder, and what lies in it; refuses what is in files.
 import { unreadable } from "./bytes.ts";
 
 /** Whether a file or folder is there and may be looked at. */
@@ -17,6 +17,7 @@ export async function namesIn(folder: string): Promise<string[]> {
   try {
     for await (const { name } of Deno.readDir(folder)) names.push(name);
   } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) throw error;
     if (!(error instanceof Deno.errors.NotFound)) throw unreadable(folder, error);
   }
   return names.sort();

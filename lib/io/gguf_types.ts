@@ -105,6 +105,9 @@ export function tensorTypeOf(id: number, context: { readonly path: string; reado
   });
 }
 
+const UNSUPPORTED =
+  "fetch the file again, or convert the model anew; what is no plain LLaMA or Mistral is not supported";
+
 /** The error for a GGUF that cannot be read. */
 export function ggufError(
   path: string,
@@ -112,7 +115,7 @@ export function ggufError(
 ): CompressoError {
   return new CompressoError("input", {
     what: `cannot read the GGUF ${path}`,
-    mend: "fetch the file again, or convert the model anew",
+    mend: UNSUPPORTED,
     ...parts,
   });
 }

@@ -233,7 +233,7 @@ function broken(
   path: string,
   rule: string,
   value: string,
-  mend = "fetch the file again: config.json and the weights are to be of one model",
+  mend = "fetch the files again, all of one model",
 ): CompressoError {
   return new CompressoError("input", { what: `cannot open ${path}`, rule, value, mend });
 }

@@ -6,7 +6,12 @@ export function refusal(
   path: string,
   parts: { readonly key: string; readonly rule: string; readonly value: string; readonly mend?: string | undefined },
 ): CompressoError {
-  const { key, rule, value, mend = "correct it, or fetch the file again" } = parts;
+  const {
+    key,
+    rule,
+    value,
+    mend = "correct it, or fetch the file again; what is no plain LLaMA, Mistral or Qwen2 is not supported",
+  } = parts;
   return new CompressoError("input", {
     what: `cannot use ${path}`,
     rule: rule.startsWith(key) ? rule : `${key}: ${rule}`,

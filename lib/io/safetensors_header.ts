@@ -118,7 +118,8 @@ function entryOf(
   }
   const dtype = value.get("dtype"), shape = value.get("shape"), offsets = value.get("data_offsets");
   if (!isDtype(dtype)) {
-    throw broken(path, `${tensor} has a dtype of ${Object.keys(DTYPE_BITS).join(", ")}`, JSON.stringify(dtype));
+    const rule = `${tensor} has a dtype of ${Object.keys(DTYPE_BITS).join(", ")}`;
+    throw broken(path, rule, JSON.stringify(dtype) ?? "none", "save it in one of these");
   }
   if (!isCounts(shape)) throw broken(path, `${tensor} has a shape of whole numbers from 0 on`, JSON.stringify(shape));
   if (!isCounts(offsets) || offsets.length !== 2) {

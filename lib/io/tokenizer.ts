@@ -218,7 +218,7 @@ function build(json: Json, config: Json): LibraryTokenizer {
       what: "cannot read tokenizer.json",
       rule: "it is a tokenizer of the Hugging Face tokenizers library",
       value: error instanceof Error ? error.message : String(error),
-      mend: "fetch it again, or give the model as a GGUF",
+      mend: "fetch the model's tokenizer again",
     }, { cause: error });
   }
 }

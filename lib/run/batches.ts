@@ -166,10 +166,9 @@ export function encodeRows(
 
 /** The error of the first row, where leaving rows out leaves none. */
 function allRefused(error: CompressoError, rows: number): CompressoError {
-  const { parts: { mend = `mend the rows: of ${rows} none can be encoded` } } = error.cause instanceof CompressoError
-    ? error.cause
-    : error;
-  return new CompressoError(error.code, { ...error.parts, mend }, { cause: error });
+  const { parts: { mend = "mend the rows" } } = error.cause instanceof CompressoError ? error.cause : error;
+  const all = `${mend}: of ${rows} rows none can be encoded`;
+  return new CompressoError(error.code, { ...error.parts, mend: all }, { cause: error });
 }
 
 /** The sequences of {@link encodeRows}, none where no row has a response within `seq`, and the numbers of rows that were left out as broken. */
@@ -281,13 +280,16 @@ export function encodeRow(
   });
 }
 
+const SKIPPED = "prune --skip-broken";
+
 /** Work on the row of this number, which its errors name. */
 function named<T>(number: number, work: () => T): T {
   try {
     return work();
   } catch (error) {
     if (!(error instanceof CompressoError)) throw error;
-    const { what, mend = "mend or remove the row, or have such rows left out (prune --skip-broken)" } = error.parts;
+    const { what, mend: own = "mend or remove the row" } = error.parts;
+    const mend = own.includes(SKIPPED) ? own : `${own}, or have such rows left out (${SKIPPED})`;
     throw new CompressoError(error.code, { ...error.parts, what: `${what}, row ${number}`, mend }, { cause: error });
   }
 }

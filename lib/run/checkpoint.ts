@@ -199,8 +199,11 @@ export async function readCheckpoint(
     ...meta.position.changes ?? [],
     ...differences.length > 0 ? [{ step: meta.position.step, differences }] : [],
   ];
+  // A state from before goes on otherwise from itself on.
+  const changesAt = ({ step }: RunPosition): Pick<RunPosition, "changes"> =>
+    changes.length === 0 ? {} : { changes: changes.map((one) => ({ ...one, step: Math.min(one.step, step) })) };
   const stateOf = (position: RunPosition, arrays: TrainerArrays): RunState => ({
-    position: { ...position, ...halvedAnew(position, anew), ...(changes.length > 0 ? { changes } : {}) },
+    position: { ...position, ...halvedAnew(position, anew), ...changesAt(position) },
     arrays,
   });
   const kept = meta.kept.flatMap((position, index) => {

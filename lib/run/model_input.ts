@@ -43,7 +43,7 @@ export function checkNext(
   }
   if (!Number.isInteger(top) || top < 0 || top > vocab) {
     const rule = `the most likely tokens asked for are a whole number from 0 to ${vocab}`;
-    fail("usage", { rule, value: String(top), mend: "ask for fewer" });
+    fail("usage", { rule, value: String(top), mend: "ask for a number in that range" });
   }
   for (let i = 0; i < next.length; i++) {
     const id = next[i] ?? NaN;

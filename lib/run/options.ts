@@ -88,7 +88,7 @@ export interface PruneOptions {
   readonly packing?: boolean;
   /** What became of the rows in reading, for the report. */
   readonly reading?: DataReport;
-  /** The same of the calibration rows. */
+  /** The same of the `calibration` rows, beside which alone it is. */
   readonly calibrationReading?: DataReport;
   /** Whether rows that cannot be encoded, such as conversations that the chat template refuses, are left out and counted. Default false. */
   readonly skipBroken?: boolean;

@@ -22,6 +22,7 @@ import {
 } from "./run_files.ts";
 import { checkExportSize } from "./size_goal.ts";
 import { CANNOT_WRITE } from "./qat.ts";
+import { refuseReading } from "./run_data.ts";
 import { prune, type PruneSession, type RunSummary, type SessionExportOptions } from "./session.ts";
 
 /** Options of {@link compress}. */
@@ -105,6 +106,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   const calibrationPath = `${out}/${CALIBRATION_FILE}`, areThere = await exists(calibrationPath);
   const choice = asked ?? calibrationDefault(resolveOptions(rest, model.spec), { resume, areThere });
   const isOwn = choice === "own";
+  if (typeof choice === "string") refuseReading(rest);
   // A run that ended before its first checkpoint has left records beside its texts.
   const isLeft = areThere && await exists(`${out}/${RECORDS_FILE}`);
   if (isOwn && refusesEarlier && areThere && !isLeft) throw textsThere(calibrationPath);

@@ -34,6 +34,7 @@ export function encodeRun(
 ): RunData {
   const { reading, calibrationReading, skipBroken = false, calibration } = given;
   refusePrompt(rows, given);
+  if (!calibration) refuseReading(given);
   if (!tokenizer) {
     throw new CompressoError("input", {
       what: "cannot train on text",
@@ -65,6 +66,17 @@ export function encodeRun(
     makeBatches: (seed) => createBatches(examples, { batch, seq, seed, padId }),
     calibration: beside && { digest: digestOfAll(beside.examples), batches: beside.batches },
   };
+}
+
+/** Refuses what became of rows in reading where no rows are given that it is of. Throws `CompressoError("usage")`. */
+export function refuseReading({ calibrationReading }: Pick<PruneOptions, "calibrationReading">): void {
+  if (calibrationReading === undefined) return;
+  throw new CompressoError("usage", {
+    what: "cannot use calibrationReading",
+    rule: "it says what became of the calibration rows that are given",
+    value: "none are given",
+    mend: "leave it out, or give the rows",
+  });
 }
 
 /** Refuses a prompt that no row would get, but where a run may go on that had it. The collaborative one is the default of all rows. */

@@ -165,7 +165,10 @@ function scripted(
     async at({ step, steps, records, layers }): Promise<Steering> {
       const progress = progressOf(step, steps);
       // Also where a run is taken up with another schedule.
-      if (!isChecked) await checkLast(schedule, table, { sparsity, rates, steps, aim });
+      if (!isChecked) {
+        const before = (records.at(-1)?.step ?? step) - step;
+        await checkLast(schedule, table, { sparsity, rates, before, steps, aim });
+      }
       isChecked = true;
       const output = await schedule.evaluate({ progress, sparsity, step, steps, records, layers: await layers() });
       const now: Rates = { ...rates, ...output.rates };
@@ -185,17 +188,19 @@ function isForeseen({ parts }: OpenSchedule): boolean {
   return parts.includes("layers") && !parts.includes("end");
 }
 
-/** Runs as they may be when the last step comes: losses, how far layers are cut, and the steps of fine-tuning that went before. */
-const RUNS = [
-  { loss: 0.05, cut: 0, before: 0 },
-  { loss: 2, cut: 0.3, before: 20 },
-  { loss: 20, cut: 1, before: 10_000 },
-] as const;
+/** Runs as they may be when the last step comes: losses, and how far layers are cut. */
+const RUNS = [{ loss: 0.05, cut: 0 }, { loss: 2, cut: 0.3 }, { loss: 20, cut: 1 }] as const;
 
 /** The last records of such a run, and one of its layers. */
 function foreseen(
-  { loss, cut, before }: typeof RUNS[number],
-  { step, sparsity, learningRate }: { readonly step: number; readonly sparsity: number; readonly learningRate: number },
+  { loss, cut }: typeof RUNS[number],
+  { step, before, sparsity, learningRate }: {
+    readonly step: number;
+    /** Steps before the stage. */
+    readonly before: number;
+    readonly sparsity: number;
+    readonly learningRate: number;
+  },
 ): { readonly records: readonly RecordView[]; readonly layer: LayerState } {
   const count = Math.min(RECORDS_SEEN, before + step), first = before + step - count;
   const records = Array.from({ length: count }, (_, index): RecordView => {
@@ -219,9 +224,10 @@ function foreseen(
 async function checkLast(
   schedule: OpenSchedule,
   table: UnitTable,
-  { sparsity, rates, steps, aim }: {
+  { sparsity, rates, before, steps, aim }: {
     readonly sparsity: number;
     readonly rates: Rates;
+    readonly before: number;
     readonly steps: number;
     readonly aim: Aim;
   },
@@ -230,7 +236,7 @@ async function checkLast(
   const decided: (Pick<ScheduleOutput, "sparsity" | "layers"> & { readonly warmup: number })[] = [];
   try {
     for (const run of RUNS) {
-      const { records, layer } = foreseen(run, { step, sparsity, learningRate: rates.lora * (1 + run.cut) });
+      const { records, layer } = foreseen(run, { step, before, sparsity, learningRate: rates.lora * (1 + run.cut) });
       const layers = table.spec.layers.map(() => layer);
       const output = await schedule.evaluate({ progress, sparsity, step, steps, records, layers });
       decided.push({

@@ -310,7 +310,11 @@ Deno.test("a run goes on with another schedule and other rates where --may-diffe
   const [change, ...others] = changes;
   assert.deepEqual(others, []);
   assert.ok(change.step >= 6 && change.step < STEPS, `${change.step}`);
-  assert.deepEqual(change.differences, ["schedule: cubic then, linear now", "rates.lora: 0.002 then, 0.0001 now"]);
+  assert.deepEqual(change.differences, [
+    "rates.lora: 0.001 then, 0.0001 now",
+    "rates.recovery: 0.001 then, 0.0001 now",
+    "schedule: cubic then, linear now",
+  ]);
 });
 
 Deno.test("a schedule that changes while a run is prepared is refused before anything is written", async () => {

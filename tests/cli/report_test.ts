@@ -54,7 +54,7 @@ Deno.test("report refuses what is no run and says what is wrong, and writes noth
     [
       [folder.at("good"), "--eval", folder.at("none.json")],
       3,
-      /cannot read the evaluation .*none\.json\n.*no such file/,
+      /cannot read the evaluation .*none\.json\n.*\n.*no such file/,
     ],
     [[], 2, /missing required argument 'run'/],
   ];

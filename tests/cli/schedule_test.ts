@@ -105,6 +105,13 @@ Deno.test("schedule preview shows the records of fine-tuning as a run does, by t
   const careless = await preview("sparsity: ({ records }) => Number(records.at(-1).expected.toFixed(3))");
   assert.equal(careless.code, 3, careless.stderr);
   assert.match(careless.stderr, /step 0 of 200/);
+  // The rate of LoRA rises to its own over the first half of them; only the last records are seen.
+  const rising = "sparsity: ({ records, step }) => 100 * records[0].learningRate";
+  const rates = JSON.parse((await preview(rising, "--prefinetune", "40", "--json")).stdout).points;
+  assert.ok(Math.abs(rates[0].sparsity - 100 * 1e-3 * 9 / 20) < 1e-9, `${rates[0].sparsity}`);
+  const builtin = await cli(["schedule", "preview", "cubic", "--prefinetune", "4"]);
+  assert.equal(builtin.code, 2, builtin.stderr);
+  assert.match(builtin.stderr, /cannot use --prefinetune\n.*a script alone/);
   const numbered = "end: ({ records }) => records.at(-1)?.step === 25 && records[0]?.stage === 'finetune'";
   assert.match((await preview(numbered)).stdout, /ends +before step 5 of 200/);
 });

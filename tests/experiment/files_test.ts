@@ -255,6 +255,8 @@ Deno.test("a schedule that is not there, a text that is not UTF-8 and results in
       await rejectsWith(plan({ grid }), "usage", /cannot use trust.*a schedule that is a script/);
     }
     await Deno.writeTextFile(`${folder}/mine.ts`, "export default { definition: { sparsity: () => 0.1 } };");
+    const long = { below: `${"x".repeat(300)}.jsonl` };
+    await rejectsWith(plan({ data: long }), "input", /cannot read .*may be read; now: .*too long/);
     // A path below a file is none, which is no defect of the toolkit.
     await rejectsWith(
       plan({ data: { below: "mine.ts/rows.jsonl" } }),

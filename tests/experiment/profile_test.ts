@@ -126,5 +126,7 @@ Deno.test("what runs learned from has columns where they differ in it, and measu
     two,
     /Perplexities are over so many tokens: C4, with prompt \(9,218\), C4, no prompt \(11,202\); .*fewer behind a prompt\./,
   );
-  assert.doesNotMatch(spreadNote({ ...other, dense: { demo: [value("C4", 9218)] } }), /so many tokens/);
+  const models = { a: [value("C4", 9218)], b: [value("C4", 9300)] };
+  assert.match(spreadNote({ ...other, dense: models }), /over so many tokens: C4 \(9,218 by a, 9,300 by b\)\./);
+  assert.doesNotMatch(spreadNote({ ...other, dense: {} }), /so many tokens/);
 });

@@ -28,7 +28,7 @@ Deno.test("openWeights() says what it found instead of a model", async () => {
     for (const name of names) await Deno.writeTextFile(`${path}/${name}`, name === "config.json" ? CONFIG : "x");
   };
   const cases: readonly (readonly [(path: string) => Promise<void>, RegExp])[] = [
-    [async () => {}, /cannot read .*; rule: the path exists; mend: check the spelling/],
+    [async () => {}, /cannot read .*; rule: the path exists; now: no such file or folder; mend: check the spelling/],
     [text(""), /now: an empty file/],
     [text("hello, model"), /starts with GGUF; now: something else/],
     [

@@ -304,7 +304,7 @@ Deno.test("rows that the template refuses are left out and counted by number whe
     const none = (): unknown => encodeRows([turned, turned], { ...options, skipBroken: true });
     assert.throws(
       none,
-      failure("input", /cannot format a chat, row 1;.*mend: mend the rows: of 2 none can be encoded/),
+      failure("input", /cannot format a chat, row 1;.*mend: put the turns otherwise: of 2 rows none can be encoded$/),
     );
     const long = chat("Where? ".repeat(100), "here");
     const tooLong = (): unknown =>

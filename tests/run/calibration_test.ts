@@ -136,6 +136,21 @@ Deno.test("gradients that are not finite on the rows that tell units apart end t
   });
 });
 
+Deno.test("what became of calibration rows in reading is a part of the report, and of no rows it is refused", async () => {
+  await withDemo(async ({ model }) => {
+    const left = { row: 3, reason: "blank line" };
+    const calibrationReading = { ...(await readRows(demoData("train"), { limit: 1 })).report, skipped: [left] };
+    const { result } = await drive(model, { calibration: TEXTS, calibrationReading, steps: 1, postfinetune: 0 });
+    assert.deepEqual([result.data.empty, result.data.calibration?.empty], [0, 1]);
+    const message = /cannot use calibrationReading.*none are given/;
+    await assert.rejects(drive(model, { calibrationReading }), message);
+    const out = await Deno.makeTempDir();
+    await assert.rejects(compress(model, { ...BASE, out, calibration: "own", calibrationReading }), message);
+    assert.deepEqual([...Deno.readDirSync(out)], []);
+    await Deno.remove(out);
+  });
+});
+
 Deno.test("calibration rows are refused where nothing would look at them, and others than a checkpoint's on resuming", async () => {
   const refused = [
     [{ method: "gradual" }, /method gradual/],

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { finishedRun } from "../../cli/run_folder.ts";
 import { differences } from "../../lib/experiment/identity.ts";
-import { readCheckpoint, type RunIdentity, writeCheckpoint } from "../../lib/run/checkpoint.ts";
+import { readCheckpoint, type RunIdentity, type RunPosition, writeCheckpoint } from "../../lib/run/checkpoint.ts";
 import { differencesOf, idleFacts, learnedAnew, pastDifferences } from "../../lib/run/facts.ts";
 import { METHODS } from "../../lib/run/methods.ts";
 import { type PruneOptions, resolveOptions } from "../../lib/run/options.ts";
@@ -141,5 +141,30 @@ Deno.test("a checkpoint whose recovery is over is refused where that may have ot
       readCheckpoint(path, { identity: { ...identity, postfinetune: 9 }, mayDiffer: ["postfinetune"] }),
       /what may differ is yet to come; now: postfinetune: 3 then, 9 now; mend: give the same as in what is over/,
     );
+  });
+});
+
+Deno.test("what a checkpoint is taken up with otherwise is kept with it, from the step on at which its state stands", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const path = `${folder}/checkpoint.safetensors`, none = new Float32Array(0);
+    const [lora, loraM, loraV, logAlpha, maskMoments, constraint, slots] = Array.from({ length: 7 }, () => none);
+    assert(lora && loraM && loraV && logAlpha && maskMoments && constraint && slots);
+    const arrays = { lora, loraM, loraV, logAlpha, maskMoments, constraint, slots };
+    const first: RunIdentity = { schedule: "cubic", rates: '{"lora":0.5}' };
+    const at = (step: number): RunPosition => ({ ...firstPosition({ epoch: 0, index: 0 }), stage: 1, step });
+    await writeCheckpoint(path, { identity: first, position: at(12), arrays, kept: [{ position: at(10), arrays }] });
+    assert.equal((await readCheckpoint(path, { identity: first })).position.changes, undefined);
+    const linear = { ...first, schedule: "linear" }, mayDiffer = ["schedule", "rates"];
+    const { position, kept } = await readCheckpoint(path, { identity: linear, mayDiffer });
+    const differences = ["schedule: cubic then, linear now"];
+    assert.deepEqual(position.changes, [{ step: 12, differences }]);
+    assert.deepEqual(kept[0]?.position.changes, [{ step: 10, differences }], "it goes on otherwise from there");
+    // As it stands after three more steps, and again with others.
+    await writeCheckpoint(path, { identity: linear, position: { ...position, step: 15 }, arrays, kept: [] });
+    const again = await readCheckpoint(path, { identity: { ...linear, rates: '{"lora":0.25}' }, mayDiffer });
+    assert.deepEqual(again.position.changes, [
+      { step: 12, differences },
+      { step: 15, differences: ["rates.lora: 0.5 then, 0.25 now"] },
+    ]);
   });
 });

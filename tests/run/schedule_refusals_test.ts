@@ -87,7 +87,7 @@ Deno.test("a schedule that goes by the steps or targets of its records is not re
   await withDemo(async ({ model }) => {
     const last = BASE.prefinetune + 7, whole = 0.3;
     const layers: readonly NonNullable<ScheduleDefinition["layers"]>[] = [
-      ({ layers, records }) => layers.map(() => (records.at(-1)?.step ?? 0) < last ? 0.1 : whole),
+      ({ layers, records }) => layers.map(() => records.at(-1)?.step === last ? whole : 0.1),
       ({ layers, records }) => layers.map(() => (records.at(-1)?.target ?? 1) < 0.295 ? whole : 0.1),
       ({ layers, records }) => layers.map(() => records.some(({ stage }) => stage === "finetune") ? whole : 0.1),
     ];

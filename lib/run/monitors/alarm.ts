@@ -66,7 +66,7 @@ export interface MonitorOptions {
   readonly oscillation?: MonitorSetting;
   /**
    * Share of the way from the lowest mean of four losses so far, of the first ones as many as there were, to that of a uniform guess,
-   * ln(vocabulary), which counts as one nat at least; default 0.5. Default: roll back.
+   * ln(vocabulary), which counts as two nats at least; default 0.5. Default: roll back.
    */
   readonly divergence?: MonitorSetting;
   /** Numbers that are not finite. It has no threshold, and can neither only warn nor be off. Default: roll back. */

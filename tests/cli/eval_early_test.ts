@@ -1,4 +1,4 @@
-// What eval refuses before it measures anything: texts that are shorter than a window, and rows that a later model cannot read.
+// What eval refuses before it measures anything: texts that are shorter than a window, and rows that a later model cannot read; and which rows it leaves out.
 import assert from "node:assert/strict";
 import { chooseRows } from "../../cli/eval_rows.ts";
 import { chooseText } from "../../cli/eval_text.ts";
@@ -7,7 +7,7 @@ import { openDevice } from "../../lib/gpu/device.ts";
 import { openModelFiles } from "../../lib/io/open_model.ts";
 import { loadModel } from "../../lib/run/model.ts";
 import { fixture, rejectsWith } from "../io/files.ts";
-import { copyDemo, TemporaryFolder } from "./helpers/cli.ts";
+import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 
 const TEXT = "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(4);
 
@@ -87,4 +87,15 @@ Deno.test("eval refuses a text that is too short for a later model, and a row be
     /cannot score row 1, model .*short;.* at most 25 tokens/,
   );
   (await chooseRows(["demo", bytes], data, { limitRows: 20 }))[Symbol.dispose]();
+});
+
+Deno.test("eval says which rows it leaves out", async () => {
+  using folder = new TemporaryFolder();
+  const lines = (await Deno.readTextFile(fixture("demo_data/heldout.jsonl"))).split("\n").slice(0, 3);
+  const empty = JSON.stringify({ ...JSON.parse(lines[0] ?? ""), output: "" }), path = folder.at("rows.jsonl");
+  await Deno.writeTextFile(path, [lines[0], empty, "", ...lines.slice(1)].join("\n"));
+  const { code, stdout, stderr } = await cli(["eval", "demo", "--data", path, "--json"]);
+  assert.equal(code, 0, stderr);
+  assert.match(stderr, /^compresso: of the rows of .*rows\.jsonl are left out: 2 empty \(row 2, 3\)$/m);
+  assert.equal(JSON.parse(stdout).n, 3);
 });

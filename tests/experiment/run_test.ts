@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
 import type { ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import type { ExperimentReport } from "../../lib/experiment/report.ts";
-import type { CellResult, Measured } from "../../lib/experiment/store.ts";
+import type { CellOutcome, CellResult, Measured } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/io/open_model.ts";
 import { exists } from "../../lib/io/exists.ts";
 import { experimentTest, json, TINY } from "./tiny.ts";
@@ -58,12 +58,20 @@ experimentTest(
       near(contrast?.numbers[name]?.mean, ((gaps[0] ?? NaN) + (gaps[1] ?? NaN)) / 2);
       near(contrast?.numbers[name]?.stderr, Math.abs((gaps[0] ?? NaN) - (gaps[1] ?? NaN)) / 2);
     }
+    const outcome = async (folder: string): Promise<CellOutcome> =>
+      (await json<CellResult>(`${out}/cells/${folder}/result.json`)).outcome ?? assert.fail("no outcome");
     // Layers weigh alike in the demo, and the hard sparsity is the mean over them.
     for (const cell of report.cells) {
       const mean = cell.layers.reduce((sum, share) => sum + share, 0) / cell.layers.length;
       near(mean, cell.numbers["hard sparsity"], 1e-6);
       assert.ok((cell.numbers["unevenness of layers"] ?? 0) > 0);
       assert.equal(cell.steps, 5);
+      const { labels, cutRows, promptTokens } = await outcome(cell.folder);
+      assert.ok(
+        (labels ?? 0) > 0 && cutRows === 0 && promptTokens !== undefined,
+        `${labels} ${cutRows} ${promptTokens}`,
+      );
+      assert.equal(cell.numbers["labels learned"], labels);
     }
     const text = await Deno.readTextFile(`${out}/report.md`);
     const mean = report.groups[0]?.numbers["answers"]?.mean ?? NaN,

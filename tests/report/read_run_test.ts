@@ -22,7 +22,8 @@ function lines(count: number): string {
 Deno.test("readRun() reads records, run.json and every eval….json of a finished run", async () => {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(folder.at("records.jsonl"), lines(40));
-  await Deno.writeTextFile(folder.at("run.json"), summaryText());
+  const changes = [{ step: 12, differences: ["schedule: cubic then, linear now"] }];
+  await Deno.writeTextFile(folder.at("run.json"), summaryText({ changes }));
   await Deno.writeTextFile(
     folder.at("eval_dense.json"),
     JSON.stringify({ perplexity: 20.5, tokens: 100, nll: 302, windows: 3, window: 128 }),
@@ -34,6 +35,7 @@ Deno.test("readRun() reads records, run.json and every eval….json of a finishe
   const run = await readRun(folder.path);
   assert.deepEqual(run.records, RUN.records);
   assert.deepEqual([run.summary?.masks, run.summary?.versions], [RUN.summary?.masks, RUN.summary?.versions]);
+  assert.deepEqual(run.summary?.changes, changes);
   assert.deepEqual([run.options, run.adapter], [RUN.options, RUN.adapter]);
   assert.deepEqual(run.evaluations.map(({ name }) => name), ["eval_dense"]);
   assert.equal(run.unread.length, 2);

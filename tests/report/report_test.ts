@@ -223,3 +223,17 @@ Deno.test("heatMap() shades by share, leaves cells that never were out, and thin
   const labels = Array.from(many.matchAll(/>(\d+)<\/text>/g), ([, text]) => Number(text));
   assert.ok(labels.length >= 40 && labels.length <= 62, `${labels.length} labels`);
 });
+
+Deno.test("a report says where a run went on otherwise than it began, and nothing of it where none did", () => {
+  const { summary } = madeRun("mine");
+  assert(summary);
+  const differences = ["rates.lora: 0.001 then, 0.0001 now", "schedule: cubic then, linear now"];
+  const changed = madeRun("mine", { summary: { ...summary, changes: [{ step: 12, differences }] } });
+  const html = renderReport([changed]);
+  assert.ok(headings(html).includes("Changes on the way"));
+  const at = cells(html).indexOf("after step 12");
+  assert.equal(cells(html)[at + 1], differences.join("; "));
+  assert.ok(cells(renderReport([changed, madeRun("other")])).includes("mine, after step 12"));
+  const none = renderReport([madeRun("mine", { summary: { ...summary, changes: [] } })]);
+  assert.ok(!headings(none).includes("Changes on the way"));
+});

@@ -69,33 +69,32 @@ function previewVerb(): CommandUnknownOpts {
     .option("--json", "print one JSON object with every step")
     .option("--trust", "run a script in this process, as your own code")
     .addHelpText("after", `\n${SCHEDULE_HELP}`)
-    .action(
-      async (source, { steps, prefinetune: before, sparsity, warmup, layers, svg, json, trust }) => {
-        checkTrust(source, trust, { option: "--trust" });
-        if (svg !== undefined && !isScheduleName(source)) {
-          const url = scriptUrl(source);
-          if (url.protocol === "file:") await refuseInputs(svg, [fileURLToPath(url)], { option: "--svg" });
-        }
-        const ramp = warmup === undefined ? {} : { warmup };
-        await using schedule = await openSchedule(source, {
-          ...(trust ? { trust } : {}),
-          ...ramp,
-          onLog: (line) => note(`script: ${line}`),
-        });
-        checkWarmup(schedule, warmup);
-        checkPrefinetune(source, before);
-        const prefinetune = before ?? firstStageSteps(steps);
-        const preview = await previewSchedule(schedule, { steps, prefinetune, sparsity, layers, ...ramp });
-        if (svg !== undefined) {
-          await writeFileAtomically(svg, previewSvg(preview));
-          note(`wrote ${svg}`);
-        }
-        const short = shortfall(preview);
-        if (short !== null) note(short);
-        if (json) printJson(preview);
-        else show(preview);
-      },
-    );
+    .action(async (source, { prefinetune: before, ...settings }) => {
+      const { steps, sparsity, warmup, layers, svg, json, trust } = settings;
+      checkTrust(source, trust, { option: "--trust" });
+      if (svg !== undefined && !isScheduleName(source)) {
+        const url = scriptUrl(source);
+        if (url.protocol === "file:") await refuseInputs(svg, [fileURLToPath(url)], { option: "--svg" });
+      }
+      const ramp = warmup === undefined ? {} : { warmup };
+      await using schedule = await openSchedule(source, {
+        ...(trust ? { trust } : {}),
+        ...ramp,
+        onLog: (line) => note(`script: ${line}`),
+      });
+      checkWarmup(schedule, warmup);
+      checkPrefinetune(source, before);
+      const prefinetune = before ?? firstStageSteps(steps);
+      const preview = await previewSchedule(schedule, { steps, prefinetune, sparsity, layers, ...ramp });
+      if (svg !== undefined) {
+        await writeFileAtomically(svg, previewSvg(preview));
+        note(`wrote ${svg}`);
+      }
+      const short = shortfall(preview);
+      if (short !== null) note(short);
+      if (json) printJson(preview);
+      else show(preview);
+    });
 }
 
 /** Refuses a warm-up that the schedule has no use for. Throws `CompressoError("usage")`. */

@@ -5,6 +5,7 @@ import { type LayerState, RATE_NAMES, type RecordView } from "../lib/prune/sched
 import { resolveMonitors } from "../lib/run/monitors/alarm.ts";
 import { defaultRates } from "../lib/run/options.ts";
 import type { OpenSchedule } from "../lib/run/schedule_host.ts";
+import { RECORDS_SEEN } from "../lib/run/steering.ts";
 import { formatShare } from "./output.ts";
 
 /** One step of a preview. */
@@ -38,8 +39,6 @@ export interface Series {
   readonly values: readonly number[];
 }
 
-const RECORDS = 32;
-
 /** Asks a schedule for every step. Throws what it throws. */
 export async function previewSchedule(
   schedule: OpenSchedule,
@@ -54,7 +53,7 @@ export async function previewSchedule(
   },
 ): Promise<Preview> {
   const { name, isolated } = schedule, rates = { ...defaultRates(steps), ...given };
-  const points: PreviewPoint[] = [], seen = Math.min(prefinetune, RECORDS), rateOf = stageRate("finetune", rates);
+  const points: PreviewPoint[] = [], seen = Math.min(prefinetune, RECORDS_SEEN), rateOf = stageRate("finetune", rates);
   const records = Array.from({ length: seen }, (_, index) => {
     const step = prefinetune - seen + index;
     return simulatedRecord(step, { learningRate: rateOf(progressOf(step, prefinetune)) });
@@ -68,7 +67,7 @@ export async function previewSchedule(
       step,
       steps,
       sparsity,
-      records: records.slice(-RECORDS),
+      records: records.slice(-RECORDS_SEEN),
       layers,
     });
     if (output.end) {

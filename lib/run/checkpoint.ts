@@ -154,19 +154,18 @@ export async function readCheckpoint(
       isCalibrated[0] !== isCalibrated[1]) ||
     (name === "sparsity" && may("size") && both.every(({ size }) => size !== "null"));
   const lines = new Map(
-    names.filter((name) => !isFree(name)).map((name) =>
-      [name, differencesOf(parsed(meta.identity, name), parsed(identity, name), { idle })] as const
-    ).filter(([, differences]) => differences.length > 0),
+    names.map((name) => [name, differencesOf(parsed(meta.identity, name), parsed(identity, name), { idle })] as const)
+      .filter(([, differences]) => differences.length > 0),
   );
   const stuck = arrays?.maskMoments.some((value) => value !== 0)
     ? ["spread", "prior"].find((name) => changed.has(name))
     : undefined;
-  const differing = [...lines.keys()];
+  const differing = [...lines.keys()].filter((name) => !isFree(name));
   if (differing.length > 0) {
     throw new CompressoError("mismatch", {
       what: `cannot resume from ${path}`,
       rule: "options, data, model and adapter are those of the first run",
-      value: [...lines.values()].flat().join("; "),
+      value: differing.flatMap((name) => lines.get(name) ?? []).join("; "),
       mend: stuck === undefined && differing.every((name) => ["schedule", "rates"].includes(name))
         ? `give the same options, or another --out, or go on with the others by --may-differ ${differing.join(",")}`
         : "give the same options, or another --out",
@@ -192,9 +191,7 @@ export async function readCheckpoint(
   }
   // What another schedule sets is given anew as well.
   const anew = meta.identity.schedule === identity.schedule ? changed : new Set([...changed, ...scheduled]);
-  const differences = names.flatMap((name) =>
-    differencesOf(parsed(meta.identity, name), parsed(identity, name), { idle })
-  );
+  const differences = [...lines.values()].flat();
   const changes = [
     ...meta.position.changes ?? [],
     ...differences.length > 0 ? [{ step: meta.position.step, differences }] : [],

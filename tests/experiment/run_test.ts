@@ -5,6 +5,7 @@ import type { ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import type { ExperimentReport } from "../../lib/experiment/report.ts";
 import type { CellOutcome, CellResult, Measured } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/io/open_model.ts";
+import type { RunSummary } from "../../lib/run/session.ts";
 import { exists } from "../../lib/io/exists.ts";
 import { experimentTest, json, TINY } from "./tiny.ts";
 
@@ -279,3 +280,37 @@ experimentTest(
 function near(actual: number | null | undefined, expected: number | undefined, tolerance = 1e-12): void {
   assert.ok(Math.abs((actual ?? NaN) - (expected ?? NaN)) <= tolerance, `${actual} for ${expected}`);
 }
+
+experimentTest(
+  "rows that data, calibration and measures leave out are told once each, and run.json has those of the run",
+  async (run, out, other) => {
+    const write = async (name: string, from: string, blanks: number): Promise<string> => {
+      const lines = (await Deno.readTextFile(from)).split("\n").slice(0, 20);
+      await Deno.writeTextFile(
+        `${other}/${name}`,
+        [...lines.slice(0, 2), ..."\n".repeat(blanks).split("\n").slice(1), ...lines.slice(2)].join("\n"),
+      );
+      return `${other}/${name}`;
+    };
+    const data = await write("data.jsonl", demoData("train"), 1),
+      beside = await write("beside.jsonl", demoData("train"), 2);
+    const file = await write("asked.jsonl", demoData("heldout"), 3), notes: string[] = [];
+    const definition: ExperimentDefinition = {
+      ...TINY,
+      data: { rows: { file: data }, beside: { file: beside } },
+      base: { ...TINY.base, data: "rows", calibration: "beside" },
+      grid: { seed: [1] },
+      evaluate: { choices: [{ name: "questions", file, limit: 6 }] },
+    };
+    const { result } = await run(definition, out, { onNote: (line) => void notes.push(line) });
+    assert.deepEqual(result.failed, []);
+    assert.deepEqual(
+      notes.filter((line) => line.includes("left out")),
+      [[file, 3], [data, 1], [beside, 2]].map(([path, count]) => `of the rows of ${path} are left out: ${count} empty`),
+    );
+    const { data: { empty, calibration } } = await json<RunSummary>(
+      `${out}/cells/${result.report.cells[0]?.folder}/run.json`,
+    );
+    assert.deepEqual([empty, calibration?.empty], [1, 2]);
+  },
+);

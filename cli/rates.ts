@@ -4,7 +4,7 @@ import type { KeptRule } from "../lib/prune/harden.ts";
 import type { LambdaRule } from "../lib/prune/lambda_rule.ts";
 import type { StartRule } from "../lib/prune/start.ts";
 import type { Ranking } from "../lib/prune/baselines.ts";
-import type { UnitKind, UnitRules } from "../lib/prune/units.ts";
+import { checkKinds, type UnitKind, type UnitRules } from "../lib/prune/units.ts";
 import type { Method } from "../lib/run/methods.ts";
 import { DEFAULTS, type PruneOptions, type Rates, type ResolvedOptions, resolveOptions } from "../lib/run/options.ts";
 import { type Preset, presetOptions } from "../lib/run/presets.ts";
@@ -58,7 +58,7 @@ export function shapeDefaults({ preset, units, rank, alpha, targets }: {
 } {
   const own = preset ? presetOptions(preset, 0) : {}, lora = { ...DEFAULTS.lora, ...own.lora };
   return {
-    units: units ?? own.units ?? DEFAULTS.units,
+    units: [...checkKinds(units ?? own.units ?? DEFAULTS.units)],
     rank: rank ?? lora.rank,
     alpha: alpha ?? lora.alpha,
     targets: targets ?? lora.targets,

@@ -33,7 +33,7 @@ export function headsLine(
   if (!isShared || !units.includes("heads") || size !== null || fallsByGroup(spec, options)) return null;
   const bySize = layout === "padded" ? "" : ", --target-params counts what is written";
   return "heads share K and V here: a layer's groups are written in one size, with heads of zeros in those that have fewer, so that files may keep " +
-    `more than the sparsity says (--units kv cuts whole groups${bySize})`;
+    `more than the sparsity says (--units kv in place of heads cuts whole groups${bySize})`;
 }
 
 /** The run's goal. `name` is that of the model within a GGUF. Throws `CompressoError("usage")` unless exactly one is given. */

@@ -87,7 +87,7 @@ export function fallsByGroup(
   spec: Pick<DecoderSpec, "layers">,
   { units, layout }: { readonly units: readonly UnitKind[]; readonly layout: Layout },
 ): boolean {
-  return layout === "uniform" && units.includes("heads") && !units.includes("kv") &&
+  return layout === "uniform" && units.includes("heads") &&
     spec.layers.some(({ kvHeads }) => kvHeads > 1);
 }
 

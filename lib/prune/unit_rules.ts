@@ -3,8 +3,9 @@ import { CompressoError } from "../errors.ts";
 import type { DecoderSpec, LayerSpec } from "../nn/spec.ts";
 
 /**
- * Kinds of units: single attention heads, or KV groups with all their heads; FFN columns; hidden dims; whole layers. Where heads share K and V and
- * fall one by one, slicing fills a layer's groups up to one size with heads of zeros: files may keep more than the sparsity says.
+ * Kinds of units: single attention heads, whose K and V fall with the last head of their KV group, or KV groups with all their heads, which both
+ * together are heads; FFN columns; hidden dims; whole layers. Where heads share K and V and fall one by one, slicing fills a layer's groups up to one
+ * size with heads of zeros: files may keep more than the sparsity says.
  */
 export type UnitKind = "heads" | "kv" | "ffn" | "hidden" | "layers";
 
@@ -91,15 +92,18 @@ export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules
   return { protect: new Set(layersOf(protect, count)), minimum: { heads, ffn, hidden, layers }, align, rest };
 }
 
-/** Checks the choice of kinds, and puts them in their order. Throws `CompressoError("usage")` for kinds that exclude each other, or none at all. */
+/**
+ * Checks the choice of kinds, and puts them in their order. Heads with KV groups are heads: K and V of a group fall with the last of its heads.
+ * Throws `CompressoError("usage")` for unknown kinds, or none at all.
+ */
 export function checkKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
   const fail = (rule: string): never => {
     throw refusal("cannot prune these units", rule, kinds.join(",") || "none", "try kv,ffn");
   };
   for (const kind of kinds) if (!UNIT_KINDS.includes(kind)) fail(`units are some of ${UNIT_KINDS.join(", ")}`);
   if (kinds.length === 0) fail("at least one kind of unit");
-  if (kinds.includes("heads") && kinds.includes("kv")) fail("either heads or kv, not both");
-  return new Set(UNIT_KINDS.filter((kind) => kinds.includes(kind)));
+  const isWithin = (kind: UnitKind): boolean => kind === "kv" && kinds.includes("heads");
+  return new Set(UNIT_KINDS.filter((kind) => kinds.includes(kind) && !isWithin(kind)));
 }
 
 /**

@@ -104,7 +104,7 @@ interface Row {
 }
 
 /**
- * Builds the unit table. Throws `CompressoError("usage")` for kinds that exclude each other or none at all, for rules that this model cannot
+ * Builds the unit table. Throws `CompressoError("usage")` for unknown kinds or none at all, for rules that this model cannot
  * keep, and where they leave nothing of a kind to cut.
  */
 export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: UnitRules = {}): UnitTable {

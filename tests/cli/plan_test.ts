@@ -118,7 +118,7 @@ Deno.test("plan refuses what is no model, and options out of range", async () =>
     [[folder.path], 3, /model_type/],
     [["demo", "--batch", "0"], 2, /--batch is a whole number, at least 1/],
     [["demo", "--seq", "4096"], 2, /longest context is 512/],
-    [["demo", "--units", "heads,kv"], 2, /either heads or kv/],
+    [["demo", "--units", "heads,rows"], 2, /--units .*heads, kv, ffn/],
   ];
   for (const [args, status, message] of cases) {
     const { code, stdout, stderr } = await cli(["plan", ...args], NO_ADAPTER);

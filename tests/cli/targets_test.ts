@@ -84,7 +84,6 @@ Deno.test("what else does not go with the method is refused as early", () => {
   );
   refuses(() => run({ method: "taylor", schedule: "linear" }), /cannot use a schedule with the method taylor/);
   refuses(() => run({ method: "flap", units: ["ffn", "layers"] }), /cannot prune layers by flap/);
-  refuses(() => run({ units: ["heads", "kv"] }), /either heads or kv/);
   refuses(() => run({ method: "magnitude" }, { isCalibrated: true }), /cannot use calibration rows.*method magnitude/);
   run({ method: "magnitude" });
   run({ method: "taylor" }, { isCalibrated: true });
@@ -94,6 +93,11 @@ Deno.test("what a preset leaves to be given is as given", () => {
   assert.deepEqual(shapeDefaults({ preset: "paper", rank: 2 }), {
     ...{ units: ["heads", "ffn", "hidden"], rank: 2, alpha: 8, targets: ["q", "v"] },
   });
+  assert.deepEqual(
+    shapeDefaults({ units: ["kv", "ffn", "heads"] }).units,
+    ["heads", "ffn"],
+    "the one within the other",
+  );
   assert.deepEqual(shapeDefaults({ alpha: 3 }), {
     units: ["kv", "ffn"],
     rank: 8,
@@ -220,7 +224,10 @@ Deno.test("least and aligned widths go each to their own kind, and are refused w
   const limits = ["--min-heads", "5", "--min-ffn", "50", "--min-hidden", "150", "--align", "4"];
   const { code, stderr } = await cli([...args, "--units", units, ...limits, "--out", out]);
   assert.equal(code, 0, stderr);
-  assert.match(stderr, /heads share K and V here.*\(--units kv cuts whole groups, --target-params counts/);
+  assert.match(
+    stderr,
+    /heads share K and V here.*\(--units kv in place of heads cuts whole groups, --target-params counts/,
+  );
   const { hidden, layers }: RunSummary = JSON.parse(await Deno.readTextFile(`${out}/run.json`));
   const widths = layers.map(({ ffn }) => ffn), heads = layers.map((layer) => layer.heads);
   assert.ok(hidden >= 152 && hidden < 192 && hidden % 4 === 0, `hidden size ${hidden}`);
@@ -243,8 +250,8 @@ Deno.test("what single heads save is told where several share K and V and a shar
   const plain = { units: ["heads", "ffn"], size: null, layout: "compact" } as const;
   const told = (heads: number, kvHeads: number, change: Partial<Parameters<typeof headsLine>[1]> = {}): string | null =>
     headsLine({ layers: [{ heads, kvHeads, ffn: 8 }] }, { ...plain, ...change });
-  assert.match(told(6, 2) ?? "", /\(--units kv cuts whole groups, --target-params/);
-  assert.match(told(6, 2, { layout: "padded" }) ?? "", /\(--units kv cuts whole groups\)$/);
+  assert.match(told(6, 2) ?? "", /\(--units kv in place of heads cuts whole groups, --target-params/);
+  assert.match(told(6, 2, { layout: "padded" }) ?? "", /\(--units kv in place of heads cuts whole groups\)$/);
   for (const change of [{ size: { parameters: 9 } }, { units: ["kv", "ffn"] }, { layout: "uniform" }] as const) {
     assert.equal(told(6, 2, change), null, JSON.stringify(change));
   }

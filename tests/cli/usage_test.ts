@@ -92,7 +92,10 @@ Deno.test("options that are missing or exclude each other are refused", async ()
     [["eval", folder.path], /either --text, --data or --tasks/],
     [["eval", "demo", "--text", "a", "--data", "b"], /either --text, --data or --tasks/],
     [["generate", "demo", "--prompt", "a", "--raw", "--chat"], /either --raw or --chat/],
-    [["prune", "demo", "--sparsity", "0.3", "--units", "heads,kv", "--out", folder.at("run")], /either heads or kv/],
+    [
+      ["prune", "demo", "--sparsity", "0.3", "--units", "kv,rows", "--out", folder.at("run")],
+      /--units .*heads, kv, ffn/,
+    ],
     [
       ["prune", "demo", "--sparsity", "0.3", "--out", folder.at("run"), "--resume", "--overwrite"],
       /--resume or --overwrite/,

@@ -31,10 +31,7 @@ Deno.test("units and rules that no run can have are refused at planning, with th
     await assert.rejects(linesOf({ base: { ...PLAIN.base, ...base }, grid: { ...grid } }), cell);
   };
   await refused({ units: "ffn,hidden" }, /cannot prune hidden by flap, cell method=flap/);
-  await refused(
-    { units: "heads,kv" },
-    /cannot prune these units, cell method=compresso; .*either heads or kv, not both/,
-  );
+  await refused({ units: "kv", align: 8 }, /cannot keep to aligned widths, cell method=compresso/);
   await refused({ protect: [99] }, /cannot protect this layer, cell method=compresso/);
   const rows = [{ name: "long", file: demoData("heldout"), seq: 4096 }];
   await assert.rejects(

@@ -132,12 +132,14 @@ Deno.test("uniform counts meet the target to within one row, and every layer kee
 });
 
 Deno.test("heads of layers that are to be alike are units by their KV groups, where there are several", () => {
-  const kindsOf = (spec: DecoderSpec, layout: "uniform" | "compact"): readonly string[] => [
-    ...tableOf(spec, { units: ["heads", "ffn"], rules: {}, layout }).kinds,
-  ];
-  assert.deepEqual(kindsOf(DEEP, "uniform"), ["kv", "ffn"]);
-  for (const [spec, layout] of [[DEEP, "compact"], [MULTI_QUERY, "uniform"]] as const) {
-    assert.deepEqual(kindsOf(spec, layout), ["heads", "ffn"]);
+  for (const units of [["heads", "ffn"], ["heads", "kv", "ffn"]] as const) {
+    const kindsOf = (spec: DecoderSpec, layout: "uniform" | "compact"): readonly string[] => [
+      ...tableOf(spec, { units, rules: {}, layout }).kinds,
+    ];
+    assert.deepEqual(kindsOf(DEEP, "uniform"), ["kv", "ffn"]);
+    for (const [spec, layout] of [[DEEP, "compact"], [MULTI_QUERY, "uniform"]] as const) {
+      assert.deepEqual(kindsOf(spec, layout), ["heads", "ffn"]);
+    }
   }
 });
 

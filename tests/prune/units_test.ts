@@ -89,15 +89,17 @@ Deno.test("a unit costs what its rows and columns of the projections hold", () =
   assert.equal(unitTable(MULTI_HEAD, ["heads"]).cost[0], 24);
 });
 
-Deno.test("unitTable() refuses no kind, an unknown kind, and heads with KV groups", () => {
+Deno.test("unitTable() refuses no kind and an unknown kind; heads with KV groups are heads", () => {
   const fails = (kinds: readonly string[], rule: RegExp): void =>
     assert.throws(
       () => unitTable(GROUPED, kinds as never),
       (error) => error instanceof CompressoError && error.code === "usage" && rule.test(error.message),
     );
   fails([], /at least one kind/);
-  fails(["heads", "kv"], /either heads or kv/);
   fails(["neurons"], /heads, kv, ffn, hidden, layers/);
+  const all = unitTable(GROUPED, ["kv", "layers", "ffn", "heads", "hidden"]);
+  assert.deepEqual([...all.kinds], ["heads", "ffn", "hidden", "layers"]);
+  assert.deepEqual(all, unitTable(GROUPED, ["heads", "ffn", "hidden", "layers"]));
 });
 
 Deno.test("hardSparsity() is the count of the parameters that are left, for random selections", () => {

@@ -19,6 +19,7 @@ const FFN = 1u;
 const WHOLE = 2u;
 
 fn moved(unit: u32, shift: f32) -> f32 { return logAlpha[unit] + select(shift, 0.0, is_held(unit)); }
+fn follows(unit: u32, shift: f32) -> bool { return !is_held(unit); }
 
 /// Expected parameters per hidden dim of a part.
 fn part_size(row: u32, shift: f32, lane: u32) -> f32 {
@@ -79,10 +80,14 @@ fn goal_shift(first: u32, which: u32, goal: f32, low: vec2f, lane: u32) -> f32 {
     shift = 0.5 * (below + above);
     if (share_cut(first, which, shift, low, lane) > wanted) { below = shift; } else { above = shift; }
   }
-  if (which == FFN) { return short_of_saturation(shift, tables[first + 2u].x, tables[first + 2u].y, lane); }
-  shift = short_of_saturation(shift, tables[first].x, tables[first].y, lane);
-  if (which == WHOLE) { shift = short_of_saturation(shift, tables[first + 2u].x, tables[first + 2u].y, lane); }
-  return shift;
+  // Parts of a layer move as one, which keeps the order of their units.
+  var edges = vec2f(-1e30, 1e30);
+  if (which != FFN) { edges = extremes(shift, tables[first].x, tables[first].y, lane); }
+  if (which != ATTENTION) {
+    let own = extremes(shift, tables[first + 2u].x, tables[first + 2u].y, lane);
+    edges = vec2f(max(edges.x, own.x), min(edges.y, own.y));
+  }
+  return short_of_saturation(shift, edges);
 }
 
 /// The lowest shift at which the part is as wide as it must be.
@@ -95,7 +100,7 @@ fn least_shift(row: u32, lane: u32) -> f32 {
     let shift = 0.5 * (below + above);
     if (part_width(row, shift, lane) < least) { below = shift; } else { above = shift; }
   }
-  return short_of_saturation(above, tables[row].x, tables[row].y, lane);
+  return short_of_saturation(above, extremes(above, tables[row].x, tables[row].y, lane));
 }
 
 /// The lowest shift at which so many of the units live.
@@ -107,7 +112,7 @@ fn least_count_shift(first: u32, count: u32, least: f32, lane: u32) -> f32 {
     let shift = 0.5 * (below + above);
     if (alive_count(first, count, shift, lane) < least) { below = shift; } else { above = shift; }
   }
-  return short_of_saturation(above, first, count, lane);
+  return short_of_saturation(above, extremes(above, first, count, lane));
 }
 
 @compute @workgroup_size(GROUP) fn main(
@@ -134,7 +139,8 @@ fn least_count_shift(first: u32, count: u32, least: f32, lane: u32) -> f32 {
     let shift = goal_shift(first, WHOLE, whole, low, lane);
     attention = vec2f(max(shift, low.x));
     ffn = vec2f(max(shift, low.y));
-    gate = vec2f(shift);
+    let own = tables[first + 1u].w;
+    gate = vec2f(short_of_saturation(shift, extremes(shift, own, select(1u, 0u, own == NONE), lane)));
   } else {
     if (goals[3u * layer + 1u] >= 0.0) {
       attention = vec2f(max(low.x, goal_shift(first, ATTENTION, goals[3u * layer + 1u], low, lane)));

@@ -7,3 +7,7 @@ fn moved(unit: u32, shift: f32) -> f32 {
   let bound = bounds[bound_of(unit)];
   return logAlpha[unit] + clamp(shift, bound.x, bound.y);
 }
+fn follows(unit: u32, shift: f32) -> bool {
+  let bound = bounds[bound_of(unit)];
+  return !is_held(unit) && bound.x < shift && shift < bound.y;
+}

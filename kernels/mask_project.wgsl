@@ -18,7 +18,7 @@
       reached = 1.0 - size.x * size.y / params.total;
       if (reached > wanted) { low = shift; } else { high = shift; }
     }
-    shift = short_of_saturation(shift, 0u, params.units, lane);
+    shift = short_of_saturation(shift, extremes(shift, 0u, params.units, lane));
   } else if (BOUNDED) {
     let size = expected_size(shift, lane);
     reached = 1.0 - size.x * size.y / params.total;

@@ -1,15 +1,21 @@
-// Prelude: keeps a shift from driving all units beyond ±SATURATED, where the clamp of log α would mix their order. Such a target (0, or all) is met
-// as well with every unit at it. Needs GROUP and logAlpha. Uniform: all lanes call it with the same numbers.
+// Prelude: keeps a shift from driving all units that follow it beyond ±SATURATED, where the clamp of log α would mix their order. Such a target (0,
+// all, or what those that follow cannot give) is met as well, or as nearly, with every one at it. Needs GROUP, logAlpha and `follows`.
+// Uniform: all lanes call it with the same numbers.
 const SATURATED = 50.0;
 
-fn short_of_saturation(shift: f32, first: u32, count: u32, lane: u32) -> f32 {
-  // Of a part without units nothing holds the shift.
-  if (count == 0u) { return shift; }
+/// Largest and smallest log α of those units that follow the shift; where none does, the largest is below the smallest.
+fn extremes(shift: f32, first: u32, count: u32, lane: u32) -> vec2f {
   var largest = -1e30;
   var smallest = 1e30;
   for (var u = lane; u < count; u += GROUP) {
+    if (!follows(first + u, shift)) { continue; }
     largest = max(largest, logAlpha[first + u]);
     smallest = min(smallest, logAlpha[first + u]);
   }
-  return clamp(shift, -SATURATED - group_max(largest, lane), SATURATED + group_max(-smallest, lane));
+  return vec2f(group_max(largest, lane), -group_max(-smallest, lane));
+}
+
+/// Where nothing follows, nothing holds the shift.
+fn short_of_saturation(shift: f32, edges: vec2f) -> f32 {
+  return select(clamp(shift, -SATURATED - edges.x, SATURATED - edges.y), shift, edges.x < edges.y);
 }

@@ -259,6 +259,52 @@ Deno.test("goals of 0 and 1 keep the order of log α, so that a later goal finds
   }
 });
 
+Deno.test("a goal of the whole that free units cannot meet for some steps keeps their order, beside goals of layers and held units", async () => {
+  const state = { ...NOISE, noise: 0.2, tracking: 1, maskRate: 1e-6 };
+  const beside: readonly (readonly [number, (setup: Rig) => void])[] = [
+    // Too much and too little is cut by layers 0 and 1 alone.
+    [0.01, ({ learner }) => learner.setLayerGoals([0.5, 0.5, null, null, null])],
+    [0.9, ({ learner }) => learner.setLayerGoals([0.05, 0.05, null, null, null])],
+    [0.01, ({ learner }) => learner.setHold(Uint8Array.from(learner.table.layer, (layer) => layer < 2 ? 1 : 0))],
+  ];
+  for (const [target, set] of beside) {
+    const units = table(["kv", "ffn"]);
+    const start = startOf(units, 8).map((value, u) => 8 * value - ((units.layer[u] ?? 0) < 2 ? 20 : 0));
+    using setup = createRig(device, units);
+    set(setup);
+    for (let step = 0; step < 4; step++) {
+      await setup.step({ state: { ...state, target }, lambda: [0, 0], ...(step === 0 ? { logAlpha: start } : {}) });
+    }
+    setup.learner.setLayerGoals(null);
+    setup.learner.setHold(null);
+    const { logAlpha } = await setup.step({ state: { ...state, target: 0.5 }, lambda: [0, 0] });
+    const free = [...start.keys()].filter((u) => (units.layer[u] ?? 0) >= 2);
+    const order = (values: Float32Array): number[] => free.toSorted((a, b) => (values[a] ?? NaN) - (values[b] ?? NaN));
+    assert.deepEqual(order(logAlpha), order(start), `target ${target}`);
+  }
+});
+
+Deno.test("a layer's goal is met by its FFN where its attention is far open, and a gate beside held units does not run away", async () => {
+  const state = { ...NOISE, target: 0.3, tracking: 1 };
+  const open = table(["kv", "ffn"]), start = startOf(open, 11);
+  for (let u = 0; u < open.ffnFirst; u++) start[u] = (start[u] ?? 0) + 70;
+  using setup = createRig(device, open);
+  setup.learner.setLayerGoals([null, 0.2, null, null, null]);
+  const { logAlpha } = await setup.step({ state, logAlpha: start, lambda: [0, 0] });
+  const reached = layerSparsityOf(open, chances(logAlpha), 1);
+  assert.ok(Math.abs(reached - 0.2) < 1e-4, `${reached}`);
+  // All but the gate of layer 2 is held, and cuts more than the goal.
+  const gated = table(["kv", "ffn", "layers"]), low = startOf(gated, 12).map((value) => value - 3);
+  const gate = gated.layers[2]?.gate ?? NaN;
+  using held = createRig(device, gated);
+  held.learner.setHold(Uint8Array.from(gated.layer, (layer, unit) => layer === 2 && unit !== gate ? 1 : 0));
+  held.learner.setLayerGoals([null, null, 0.05, null, null]);
+  for (let step = 0; step < 3; step++) {
+    const { logAlpha } = await held.step({ state, lambda: [0, 0], ...(step === 0 ? { logAlpha: low } : {}) });
+    assert.ok(Math.abs((logAlpha[gate] ?? NaN) - 50) < 0.1, `gate at ${logAlpha[gate]} after step ${step}`);
+  }
+});
+
 Deno.test("goals and holds that are taken back leave the bits as they would be without", async () => {
   for (const kinds of KINDS) {
     const units = unitTable(UNEVEN, kinds), start = startOf(units, 9), dz = random(units.layout.count, 10);

@@ -99,7 +99,8 @@ export function checkFacts(
 
 /**
  * What differs, a line each, of what a run that stands there has behind it, and would be accepted and ignored: steps of a stage that is over, or is
- * longer than that now, and a method with other stages.
+ * longer than that now; what masks that are hard were made for; and a method with other stages. A pruning stage of just the steps that are done would
+ * end at the target that its last one had half-way, so it counts as over.
  */
 export function pastDifferences(
   then: Readonly<Record<string, unknown>>,
@@ -112,14 +113,20 @@ export function pastDifferences(
   const steps = (facts: Readonly<Record<string, unknown>>, of: readonly string[]): number =>
     of.reduce((sum, name) => sum + Number(facts[name]), 0);
   const stages: readonly (readonly string[])[] = isOneShot ? [[], names] : names.map((name) => [name]);
-  return stages.flatMap((of, index) => {
-    const isOver = stage > index || (stage === index && (begun === "hard" || stageStep > steps(now, of)));
-    if (!isOver || steps(then, of) === steps(now, of)) return [];
-    const only = (facts: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> =>
-      Object.fromEntries(of.map((name) => [name, facts[name]]));
-    return differencesOf(only(then), only(now));
+  const pruning = isOneShot ? 0 : 1, isHard = stage > pruning || (stage === pruning && begun === "hard");
+  const past = stages.flatMap((of, index) => {
+    const left = steps(now, of) - stageStep, isShort = left < 0 || (left === 0 && index === pruning);
+    const isOver = stage > index || (stage === index && (begun === "hard" || isShort));
+    return isOver && steps(then, of) !== steps(now, of) ? of : [];
   });
+  const behind = [...isHard ? OF_HARD_MASKS : [], ...past];
+  const only = (facts: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> =>
+    Object.fromEntries(behind.map((name) => [name, facts[name]]));
+  return differencesOf(only(then), only(now));
 }
+
+/** What hard masks follow from, beside rates and a schedule. */
+const OF_HARD_MASKS = ["sparsity", "size", "keptMasks", "lambdaRule"] as const;
 
 /** Rates that differ between two identities, which have them as JSON. */
 export function changedRates(then: string, now: string): ReadonlySet<string> {

@@ -107,6 +107,17 @@ Deno.test("what differs of stages that are over is told, and what is yet to come
   assert.deepEqual(at({ postfinetune: 200 }, 3, 0), ["postfinetune: 60 then, 200 now"]);
   assert.deepEqual(at({ prefinetune: 0, steps: 300 }, 1, 7), ["prefinetune: 10 then, 0 now"]);
   assert.deepEqual(at({ steps: 300 }, 1, 150, "hard"), ["steps: 150 then, 300 now"]);
+  assert.deepEqual(at({ steps: 21 }, 1, 20), []);
+  assert.deepEqual(at({ steps: 20 }, 1, 20), ["steps: 150 then, 20 now"], "it would end half-way");
+  assert.deepEqual(at({ postfinetune: 20 }, 2, 20), []);
+  const hard = { sparsity: 0.5, keptMasks: "one" };
+  assert.deepEqual(at(hard, 1, 20), []);
+  for (const [stage, stageStep, begun] of [[1, 150, "hard"], [2, 0, ""]] as const) {
+    assert.deepEqual(at(hard, stage, stageStep, begun), [
+      "sparsity: not given then, 0.5 now",
+      "keptMasks: not given then, one now",
+    ]);
+  }
   assert.deepEqual(at({ method: "taylor" }, 0, 0), ["method: compresso then, taylor now"]);
   assert.deepEqual(at({ method: "gradual" }, 0, 0), []);
   const oneShot = { ...then, method: "flap" };
@@ -115,6 +126,9 @@ Deno.test("what differs of stages that are over is told, and what is yet to come
     [],
   );
   assert.deepEqual(pastDifferences(oneShot, { ...oneShot, steps: 300 }, { stage: 1, stageStep: 9, begun: null }), []);
+  assert.deepEqual(pastDifferences(oneShot, { ...oneShot, sparsity: 1 }, { stage: 1, stageStep: 0, begun: null }), [
+    "sparsity: not given then, 1 now",
+  ]);
   assert.deepEqual(
     pastDifferences(oneShot, { ...oneShot, steps: 300 }, { stage: 2, stageStep: 0, begun: null }),
     ["steps: 150 then, 300 now"],

@@ -1,4 +1,4 @@
-// A schedule: a target for each layer. The first and last layers lose least, and a layer that is ahead of the others waits for them.
+// A schedule: a target for each layer. The first and last layers lose least, and heads of a layer that are ahead of its target wait.
 //
 //   deno run -A cli/main.ts schedule preview scripts/examples/layerwise.ts
 //   deno run -A cli/main.ts prune demo --schedule scripts/examples/layerwise.ts --sparsity 0.3 --out runs/layerwise

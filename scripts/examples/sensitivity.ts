@@ -2,7 +2,7 @@
 //
 //   deno run -A scripts/examples/sensitivity.ts [steps] [rows]
 //
-// Prints each layer's rise in nats, its target, and what was cut of it. The demo, few rows and few steps by default: an illustration.
+// Prints each layer's rise in nats, its target and its FFN columns before and after, then the sparsity of the whole. The demo, few rows and few steps by default: an illustration.
 import { cubic, defineSchedule, demoData, loadModel, openDevice, prune, readRows, rowPerplexity } from "../../mod.ts";
 
 const SPARSITY = 0.3;

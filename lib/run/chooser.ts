@@ -206,7 +206,7 @@ function gradual(parts: ChooserParts): Chooser {
       if (seen.every((value) => value === 0)) {
         // A schedule has ended the stage before its first step, and a size or equal widths are to be met all the same.
         const batches = firstBatches(parts), look = counter(parts, batches.length);
-        seen.set(await saliencyOn(parts, { of: "rows", batches, look }));
+        seen.set(perParameter(table, await saliencyOn(parts, { of: "rows", batches, look })));
         trainer.setLogAlpha(seen);
       }
       chooseHard(table, seen, { target, options, trainer, harden });

@@ -232,6 +232,10 @@ Deno.test("gradual saliency of a stage that ends before its first step looks at 
     return own.reduce((sum, value) => sum + value, 0) / own.length;
   };
   assert.ok(mean(true) > 2 * mean(false) && mean(false) > 0, `${mean(true)} of what stays, ${mean(false)} of the rest`);
+  // Per parameter, so that a KV group, which saves 64 times what a column does, ranks among the columns.
+  const groups = logAlpha.subarray(0, table.ffnFirst), columns = logAlpha.subarray(table.ffnFirst);
+  const [ofGroups, ofColumns] = [groups, columns].map((own) => own.reduce((sum, v) => sum + v, 0) / own.length);
+  assert.ok((ofGroups ?? NaN) < 5 * (ofColumns ?? NaN), `${ofGroups} of KV groups, ${ofColumns} of columns`);
 });
 
 Deno.test("a run larger than its size by a schedule's end is told of the schedule, and by hooks of these", async () => {

@@ -2,7 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Sequence } from "../run/score.ts";
-import { trimEnd } from "./python_text.ts";
+import { trimEnd } from "../io/python_text.ts";
 import type { LoadedTask, Question } from "./task_data.ts";
 
 /** A question ready to be scored. */

@@ -2,7 +2,7 @@
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { CompressoError } from "../errors.ts";
-import { withoutMark } from "../io/text_file.ts";
+import { exactText, withoutMark } from "../io/text_file.ts";
 import { z } from "../packages.ts";
 import { asTask, shown, type TaskDefinition, type TaskRow } from "./task.ts";
 
@@ -53,9 +53,9 @@ export async function readTaskFile(path: string): Promise<TaskDefinition> {
 async function readJsonTask(path: string): Promise<TaskDefinition> {
   let value: unknown;
   try {
-    value = JSON.parse(withoutMark(await Deno.readTextFile(path)));
+    value = JSON.parse(withoutMark(await exactText(path)));
   } catch (error) {
-    throw unreadable(path, "it is a JSON file", error);
+    throw unreadable(path, "it is a JSON file of UTF-8", error);
   }
   const parsed = JsonTask.safeParse(value);
   if (!parsed.success) {

@@ -1,6 +1,6 @@
 // Tasks of reading and of stories, as lm-evaluation-harness 0.4 asks them. Owns their prompts; refuses files and scores.
 import { isObject, type Json } from "../io/tokenizer_compat.ts";
-import { parsePythonLiteral } from "./python_text.ts";
+import { parsePythonLiteral } from "../io/python_text.ts";
 import { shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
 
 /** BoolQ: rows of SuperGLUE have `label`, those of the first release `answer`. */

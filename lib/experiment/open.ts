@@ -4,7 +4,7 @@ import { dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { stripVTControlCharacters } from "node:util";
 import { CompressoError } from "../errors.ts";
-import { withoutMark } from "../io/text_file.ts";
+import { exactText, textProblem, withoutMark } from "../io/text_file.ts";
 import { asExperiment, defineExperiment, type Experiment, type ExperimentDefinition, gridsOf } from "./definition.ts";
 
 /**
@@ -62,8 +62,8 @@ function refuseTrust({ definition }: Experiment, path: string): void {
 
 async function readJson(path: string, fail: (value: string, cause: unknown) => never): Promise<ExperimentDefinition> {
   try {
-    return JSON.parse(withoutMark(await Deno.readTextFile(path)));
+    return JSON.parse(withoutMark(await exactText(path)));
   } catch (error) {
-    return fail(error instanceof Error ? error.message : String(error), error);
+    return fail(textProblem(error), error);
   }
 }

@@ -1,13 +1,21 @@
-// `strip`, `lstrip` and `rstrip` of Jinja texts with an argument, as Python has them. Owns the rewriting of a parsed template to functions for them; refuses
-// to parse and to render.
+// `strip`, `lstrip` and `rstrip` of Jinja texts and the filter `trim`, as Python has them. Owns the rewriting of a parsed template to functions for them;
+// refuses to parse and to render.
 //
-// @huggingface/jinja leaves their argument aside and takes all white space, which is other text than the model was trained on.
+// @huggingface/jinja leaves their argument aside and takes what is white space in JavaScript, which is other text than the model was trained on.
+import { trim, trimEnd, trimStart } from "./python_text.ts";
 import { isObject } from "./tokenizer_compat.ts";
 
-const ENDS: ReadonlyMap<string, { readonly start: boolean; readonly end: boolean }> = new Map([
-  ["strip", { start: true, end: true }],
-  ["lstrip", { start: true, end: false }],
-  ["rstrip", { start: false, end: true }],
+interface Ends {
+  readonly start: boolean;
+  readonly end: boolean;
+  /** Without an argument. */
+  readonly plain: (text: string) => string;
+}
+
+const ENDS: ReadonlyMap<string, Ends> = new Map([
+  ["strip", { start: true, end: true, plain: trim }],
+  ["lstrip", { start: true, end: false, plain: trimStart }],
+  ["rstrip", { start: false, end: true, plain: trimEnd }],
 ]);
 
 /** Functions that a template needs which {@link rewriteStrips} has changed, by their names there. */
@@ -15,7 +23,7 @@ export const STRIPS: Readonly<Record<string, (...given: readonly unknown[]) => s
   [...ENDS].map(([name, ends]) => [ours(name), (text, ...args) => stripped(name, ends, { text, args })]),
 );
 
-/** Makes calls such as `text.lstrip('\n')` of a parsed template calls of {@link STRIPS}; `node` is changed in place. */
+/** Makes calls such as `text.lstrip('\n')`, and `text | trim`, of a parsed template calls of {@link STRIPS}; `node` is changed in place. */
 export function rewriteStrips(node: unknown): void {
   if (Array.isArray(node) || node instanceof Map) {
     for (const part of node) rewriteStrips(part);
@@ -23,19 +31,31 @@ export function rewriteStrips(node: unknown): void {
   }
   if (!isObject(node)) return;
   for (const part of Object.values(node)) rewriteStrips(part);
-  const { type, callee, args } = node;
+  const { type, callee, args, operand, filter } = node;
+  const trimmed = type === "FilterExpression" ? argumentsOfTrim(filter) : null;
+  if (trimmed) {
+    Object.assign(node, { type: "CallExpression", callee: functionOf("strip"), args: [operand, ...trimmed] });
+    return;
+  }
   if (type !== "CallExpression" || !isObject(callee) || callee["type"] !== "MemberExpression") return;
   const { object, property } = callee, name = isObject(property) ? property["value"] : null;
   if (typeof name !== "string" || !ENDS.has(name) || !Array.isArray(args)) return;
-  // All white space the library takes by itself.
-  if (args.length === 0 || (args.length === 1 && isNone(args[0]))) return;
   // `text[strip]` is what a variable names.
   if (callee["computed"] === true && isObject(property) && property["type"] !== "StringLiteral") return;
-  Object.assign(node, { callee: { type: "Identifier", value: ours(name) }, args: [object, ...args] });
+  Object.assign(node, { callee: functionOf(name), args: [object, ...args] });
 }
 
-function isNone(argument: unknown): boolean {
-  return isObject(argument) && argument["type"] === "Identifier" && /^none$/i.test(String(argument["value"]));
+/** Arguments of the filter `trim`, with or without brackets; null for other filters. */
+function argumentsOfTrim(filter: unknown): readonly unknown[] | null {
+  if (!isObject(filter)) return null;
+  const { type, value, callee, args } = filter;
+  if (type === "Identifier") return value === "trim" ? [] : null;
+  const isTrim = type === "CallExpression" && isObject(callee) && callee["value"] === "trim" && Array.isArray(args);
+  return isTrim ? args : null;
+}
+
+function functionOf(name: string): { readonly type: "Identifier"; readonly value: string } {
+  return { type: "Identifier", value: ours(name) };
 }
 
 /** A name that no template has. */
@@ -43,15 +63,16 @@ function ours(name: string): string {
   return `${name}_of_chat`;
 }
 
-/** A text without the characters of the argument at its ends. */
+/** A text without the characters of the argument at its ends, or white space where there is none. */
 function stripped(
   name: string,
-  { start, end }: { readonly start: boolean; readonly end: boolean },
+  { start, end, plain }: Ends,
   { text, args }: { readonly text: unknown; readonly args: readonly unknown[] },
 ): string {
   const [chars] = args;
   if (typeof text !== "string") throw new Error(`${name}() is of texts`);
   if (args.length > 1) throw new Error(`${name}() takes one text`);
+  if (chars === undefined || chars === null) return plain(text);
   if (typeof chars !== "string") throw new Error(`${name}() takes a text`);
   const taken = new Set(chars), points = [...text];
   const isKept = (point: string): boolean => !taken.has(point);

@@ -3,7 +3,7 @@
 import { CompressoError } from "../errors.ts";
 import { type ChatMessage, renderChat } from "./chat_template.ts";
 import { encodeBehind, grow, NO_CONTEXT } from "./prompts_context.ts";
-import { endToken, formatExample, type FormatOptions, styleOf, withPrompt } from "./prompts_format.ts";
+import { endToken, formatExample, type FormatOptions, styleOf, turnShape, withPrompt } from "./prompts_format.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** A conversation as token ids; both have one entry for each token. */
@@ -48,12 +48,12 @@ export function encodeChatPrompt(messages: readonly ChatMessage[], options: Form
 }
 
 function encodeTemplate(messages: readonly ChatMessage[], options: FormatOptions): EncodedChat {
-  const { tokenizer } = options;
+  const { tokenizer } = options, isOpen = turnShape(tokenizer).end === null;
   const writer = createWriter(tokenizer, []);
   for (const { text, learned } of templatePieces(withPrompt(messages, options), tokenizer)) {
     const ids = writer.add(text);
-    // Behind its end token a template may write a line break, which the model is never asked for.
-    const last = ids.findLastIndex((id) => tokenizer.isSpecial(id));
+    // Behind its end token a template may write a line break, which the model is never asked for. Others may stand in what is said.
+    const last = isOpen ? -1 : ids.findLastIndex((id) => tokenizer.isSpecial(id));
     const count = last < 0 ? ids.length : last + 1;
     writer.mark(ids.map((_, index) => learned && index < count));
   }
@@ -61,9 +61,8 @@ function encodeTemplate(messages: readonly ChatMessage[], options: FormatOptions
   const count = writer.learned.lastIndexOf(true) + 1;
   const ids = writer.ids.slice(0, count), learned = writer.learned.slice(0, count);
   // A template without end token leaves the end of the last turn to EOS, as for a single answer.
-  const end = endToken(options), last = ids.at(-1);
-  const isOpen = end !== null && last !== undefined && !tokenizer.isSpecial(last);
-  return isOpen ? { ids: [...ids, end], learned: [...learned, true] } : { ids, learned };
+  const end = endToken(options);
+  return isOpen && end !== null && count > 0 ? { ids: [...ids, end], learned: [...learned, true] } : { ids, learned };
 }
 
 function templatePieces(messages: readonly ChatMessage[], tokenizer: Tokenizer): Piece[] {

@@ -3,6 +3,7 @@
 import { CompressoError } from "../errors.ts";
 import { type ChatMessage, renderChat } from "./chat_template.ts";
 import type { InstructRow } from "./datasets_row.ts";
+import { trim } from "./python_text.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** Layout of prompts: the tokenizer's chat template, headings as in Alpaca, or bare lines. */
@@ -93,9 +94,9 @@ export function withPrompt(
 
 /** What a chat template writes around an assistant's answer. */
 export interface TurnShape {
-  /** White space between the generation prompt and the answer, as in "[/INST] answer". */
+  /** What stands between the generation prompt and the answer: a space, as in "[/INST] answer", or a heading that the template has no prompt for. */
   readonly lead: string;
-  /** White space between the answer and what ends it, as in "answer </s>". */
+  /** White space between the answer and the token that ends it, as in "answer </s>"; without such a token all that is written behind the answer. */
   readonly tail: string;
   /** The special token behind the answer. */
   readonly end: number | null;
@@ -118,8 +119,8 @@ export function turnShape(tokenizer: Tokenizer): TurnShape {
   const rest = behind.trimStart(), [first] = tokenizer.encode(rest);
   const end = first !== undefined && tokenizer.isSpecial(first) ? first : null;
   const shape: TurnShape = {
-    lead: lead.trim() === "" ? lead : "",
-    tail: end !== null || rest === "" ? behind.slice(0, behind.length - rest.length) : "",
+    lead,
+    tail: end === null ? behind : behind.slice(0, behind.length - rest.length),
     end,
     around: [text.slice(0, start), behind],
   };
@@ -135,7 +136,7 @@ function withAnswer(content: string, tokenizer: Tokenizer): string {
 
 /** An answer as the chat template writes it: many trim white space, each in its own way. */
 function writtenAnswer(answer: string, tokenizer: Tokenizer): string {
-  if (answer.trim() === answer) return answer;
+  if (trim(answer) === answer) return answer;
   const [before, behind] = turnShape(tokenizer).around, text = withAnswer(answer, tokenizer);
   const isKnown = text.startsWith(before) && text.endsWith(behind);
   return isKnown ? text.slice(before.length, text.length - behind.length) : answer;

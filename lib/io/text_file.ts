@@ -15,10 +15,21 @@ export async function readText(path: string): Promise<string> {
   }
 }
 
-/** Reads a UTF-8 file that need not be there: null where it is not. Throws `CompressoError("input")` where it cannot be read otherwise. */
-export async function textIfThere(path: string): Promise<string | null> {
+/** Reads a UTF-8 file with the byte order mark that it may have. Throws as Deno does, and `TypeError` where it is not UTF-8. */
+export async function exactText(path: string): Promise<string> {
+  return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(await Deno.readFile(path));
+}
+
+/**
+ * Reads a UTF-8 file that need not be there: null where it is not. Throws `CompressoError("input")` where it cannot be read otherwise. One that may
+ * be cut within a character, as it is written or was when a process died, is read as far as it goes.
+ */
+export async function textIfThere(
+  path: string,
+  { mayBeCut = false }: { readonly mayBeCut?: boolean } = {},
+): Promise<string | null> {
   try {
-    return await Deno.readTextFile(path);
+    return await (mayBeCut ? Deno.readTextFile(path) : exactText(path));
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return null;
     throw new CompressoError("input", {

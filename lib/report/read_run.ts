@@ -105,7 +105,10 @@ const SUMMARY = z.looseObject({
  */
 export async function readRun(folder: string): Promise<ReportRun> {
   const recordsPath = join(folder, RECORDS_FILE), summaryPath = join(folder, SUMMARY_FILE);
-  const [recordsText, summaryText] = await Promise.all([textIfThere(recordsPath), textIfThere(summaryPath)]);
+  const [recordsText, summaryText] = await Promise.all([
+    textIfThere(recordsPath, { mayBeCut: true }),
+    textIfThere(summaryPath),
+  ]);
   if (recordsText === null) throw await noRun(folder);
   const parsed = summaryText === null ? null : parseSummary(summaryText, summaryPath);
   const identity = parsed ? null : await checkpointIdentity(join(folder, CHECKPOINT_FILE));

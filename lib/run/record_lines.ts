@@ -11,7 +11,7 @@ import type { StepRecord } from "./records.ts";
  */
 export async function recordsUpTo(path: string, step: number): Promise<string> {
   if (step === 0) return "";
-  return linesUpTo(await textIfThere(path) ?? "", step);
+  return linesUpTo(await textIfThere(path, { mayBeCut: true }) ?? "", step);
 }
 
 function linesUpTo(text: string, step: number): string {
@@ -81,7 +81,7 @@ export async function recordsFor(
   { replace, before = [] }: { readonly replace: boolean; readonly before?: readonly RecordView[] },
 ): Promise<string | null> {
   const lines = records.map((record) => `${JSON.stringify(record)}\n`), last = lines.at(-1), [first] = records;
-  const there = await textIfThere(path) ?? "";
+  const there = await textIfThere(path, { mayBeCut: true }) ?? "";
   if (last !== undefined && there.endsWith(last)) return null;
   const known = linesUpTo(there, before.at(-1)?.step ?? 0);
   const isOwn = endsWithOne(known, before);

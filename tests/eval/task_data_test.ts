@@ -7,7 +7,7 @@ import { loadTasks } from "../../lib/eval/evaluate.ts";
 import { nearest, TASK_NAMES } from "../../lib/eval/registry.ts";
 import { asTask, defineTask, type TaskDefinition, type TaskRow } from "../../lib/eval/task.ts";
 import type { LoadedTask } from "../../lib/eval/task_data.ts";
-import { parsePythonLiteral } from "../../lib/eval/python_text.ts";
+import { parsePythonLiteral } from "../../lib/io/python_text.ts";
 
 const FIXTURES = join(import.meta.dirname ?? ".", "../../fixtures/tasks");
 const PIQA_ROW = { goal: "Dry it.", sol1: "Wait.", sol2: "Run.", label: 1 };
@@ -202,6 +202,7 @@ export default defineTask({
       answer: "key",
       labels: "keys",
     }),
+    "latin.json": Uint8Array.from('{"name": "hei\xdft"}', (sign) => sign.charCodeAt(0)),
     "text.json": JSON.stringify({
       name: "capitals",
       context: "{{land}}, {{right}}:",
@@ -233,6 +234,7 @@ export default defineTask({
   await assert.rejects(read("broken.json"), /answr/);
   await assert.rejects(read("broken.ts"), /item is a function/);
   await assert.rejects(read("none.ts"), /no such file/);
+  await assert.rejects(read("latin.json"), /cannot read the task .*it is a JSON file of UTF-8/);
 });
 
 Deno.test("examples from the file of the questions are others than the one asked, in each subset", async () => {

@@ -266,6 +266,8 @@ Deno.test("a schedule that is not there, a text that is not UTF-8 and results in
     const beside = await plan({ grid: { trust: [true], schedule: ["cubic", `${folder}/mine.ts`] } });
     assert.equal(beside.all.length, 2);
     await Deno.writeFile(`${folder}/latin.txt`, new Uint8Array([0x63, 0xe9]));
+    await Deno.writeFile(`${folder}/latin.json`, new Uint8Array([0x22, 0xe9, 0x22]));
+    await rejectsWith(openExperiment(`${folder}/latin.json`), "input", /latin\.json.*it is not UTF-8/);
     const perplexity = [{ name: "t", text: "latin.txt", window: 8 }];
     await rejectsWith(plan({ evaluate: { perplexity } }), "input", /cannot read the text .*it is not UTF-8/);
     for (const name of ["latin.txt", "latin.txt/below", "x".repeat(300)]) {

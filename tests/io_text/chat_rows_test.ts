@@ -148,6 +148,34 @@ for (const name of ["byte_level", "sentencepiece"] as const) {
   });
 }
 
+Deno.test("what templates write around an answer beside white space is that of the instruction too, and all that is said is learned", async () => {
+  const [said, headed] = ["{{ m['role'] + '\n' + m['content'] + '<|end|>\n' }}", "{% for m in messages %}"];
+  const templates = [
+    // Headings in the messages, and no prompt for an answer.
+    `${headed}{{ '<|start|>' }}${said}{% endfor %}`,
+    `${headed}{{ ('USER: ' if m['role'] == 'user' else ' ASSISTANT: ') + m['content'] }}{% endfor %}`,
+    // The second has no such token: it ends an answer with other text.
+    `${headed}${said}{% endfor %}{% if add_generation_prompt %}{{ 'assistant\n' }}{% endif %}`,
+    answering("' ' + (m['content'] | trim) + '\n'"),
+  ];
+  for (const name of ["byte_level", "sentencepiece"] as const) {
+    const plain = await tokenizerOf(name), special = plain.idToToken(plain.eosId ?? -1) ?? "";
+    assert.ok(special !== "");
+    for (const template of templates) {
+      const tokenizer = withConfig(plain, {}, template), options = { tokenizer, prompt: null, seq: SEQ };
+      for (const output of ["in Rome", `Put it in ${special}old${special} and go`]) {
+        const row = chat("Where?", output), example = encodeExample(row, options), at = `${name} ${template} ${output}`;
+        assert.deepEqual(encodeExample(instructed(output), options), example, at);
+        // EOS ends what no special token of the template does.
+        const text = renderChat(tokenizer, row.messages, { addGenerationPrompt: false });
+        const isClosed = template.includes("<|end|>") && tokenizer.encode("<|end|>").length === 1;
+        const whole = isClosed ? tokenizer.encode(text.trimEnd()) : [...tokenizer.encode(text), tokenizer.eosId];
+        assert.deepEqual([...example.tokens], whole, at);
+      }
+    }
+  }
+});
+
 Deno.test("the prompt stands in the system turn, before its text, or where there can be none, before the question", async () => {
   const tokenizer = await tokenizerOf("byte_level"), prompt = "Be small.";
   const first = (row: ChatRow, of: Tokenizer): string =>

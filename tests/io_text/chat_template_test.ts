@@ -50,7 +50,7 @@ Deno.test("a chat template with line ends of Windows or of old Macs writes what 
 });
 
 // What jinja2 3.1.6 gives.
-Deno.test("strip(), lstrip() and rstrip() of a chat template take the characters of their argument, as in Python", async () => {
+Deno.test("strip(), lstrip(), rstrip() and the filter trim of a chat template take the characters of their argument, else white space, as in Python", async () => {
   const bytes = await tokenizerOf("byte_level"), content = "\n  a🙂\n";
   const rendered = (expression: string): string => {
     const tokenizer = withConfig(bytes, {}, `{% for m in messages %}[{{ ${expression} }}]{% endfor %}`);
@@ -68,6 +68,14 @@ Deno.test("strip(), lstrip() and rstrip() of a chat template take the characters
     [String.raw`(m.content ~ '\n').strip('\n').lstrip(' ').split('🙂')[0]`, "a"],
     [String.raw`{'k': m.content.strip('\n')}['k'] if m.content.strip('\n') != '' else ''`, "  a🙂"],
     [String.raw`'x' ~ m.content.lstrip('\n') | upper`, "x  A🙂\n"],
+    // A byte order mark is no white space in Python, and a next line is.
+    ["'\uFEFF a \u0085' | trim", "\uFEFF a"],
+    ["'\uFEFF a\u0085'.strip()", "\uFEFF a"],
+    ["' a\u001c'.rstrip()", " a"],
+    ["'\u0085 a'.lstrip()", "a"],
+    ["' xax ' | trim('x ')", "a"],
+    ["' a ' | trim | upper", "A"],
+    ["' a' ~ ' b ' | trim", " ab"],
   ] as const;
   for (const [expression, text] of cases) assert.equal(rendered(expression), `[${text}]`, expression);
   for (const argument of ["1", "'a', 'b'", "chars='a'"]) {

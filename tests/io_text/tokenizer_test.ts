@@ -180,6 +180,13 @@ Deno.test("loadHfTokenizer() says which file is broken", async () => {
     await assert.rejects(loadHfTokenizer(folder), failure("input", /cannot read tokenizer\.json/));
     await broken({ added_tokens: [{ id: 4e9, content: "<far>", special: true }] });
     await assert.rejects(loadHfTokenizer(folder), failure("input", /4000000000 for a token's id, .* below 16777216/));
+    // Latin-1, which a reader that is not strict takes for texts with a sign of replacement.
+    const latin = (text: string): Uint8Array => Uint8Array.from(text, (sign) => sign.charCodeAt(0));
+    await broken({});
+    await Deno.writeFile(`${folder}/chat_template.jinja`, latin("Frage f\xfcr"));
+    await assert.rejects(loadHfTokenizer(folder), failure("input", /chat_template\.jinja.*it is not UTF-8/));
+    await Deno.writeFile(`${folder}/tokenizer.json`, latin(JSON.stringify({ ...json, name: "f\xfcr" })));
+    await assert.rejects(loadHfTokenizer(folder), failure("input", /tokenizer\.json.*it is not UTF-8/));
   });
 });
 

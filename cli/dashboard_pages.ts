@@ -123,17 +123,20 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
       }
       const { content, tag, run, state: said } = page;
       if (isFinished && run.summary) endWasSeen = true;
+      const head = headOf([run], {});
       const headers = {
         ...HEADERS,
         "etag": tag,
         "x-state": encodeURIComponent(said),
+        "x-title": encodeURIComponent(head.title),
+        "x-note": encodeURIComponent(head.note),
         "content-type": "text/html; charset=utf-8",
       };
       if (pathname === "/content") {
         if (request.headers.get("if-none-match") === tag) return new Response(null, { status: 304, headers });
         return new Response(content, { headers });
       }
-      return new Response(pageHtml({ ...headOf([run], {}), content, live: { tag, state: said } }), { headers });
+      return new Response(pageHtml({ ...head, content, live: { tag, state: said } }), { headers });
     },
     get idle(): number {
       return now() - askedAt;

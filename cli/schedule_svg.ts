@@ -1,6 +1,6 @@
 // A schedule's preview as an SVG. Owns which panels it has; refuses the simulation and geometry.
 import { linePanel, type LineSeries, type Point } from "../lib/report/line_panel.ts";
-import { heading, svgFigure, text } from "../lib/report/svg.ts";
+import { heading, svgFigure, text, wrapText } from "../lib/report/svg.ts";
 import { shortNumber } from "./plot.ts";
 import { type Preview, previewSeries, type Series } from "./schedule_preview.ts";
 
@@ -12,8 +12,9 @@ export function previewSvg(preview: Preview): string {
   const body: string[] = [], layers = layerSeries(preview);
   const title = `${name}, ${steps} steps to ${shortNumber(100 * sparsity)} % sparsity`;
   const { body: lines, bottom } = heading(title, { x: MARGIN, y: 14, width: WIDTH - 2 * MARGIN });
-  body.push(...lines, text(MARGIN, bottom + 9, `shown to the schedule: ${simulated}`, { tone: "soft" }));
-  let y = bottom + 24;
+  const shown = wrapText(`shown to the schedule: ${simulated}`, WIDTH - 2 * MARGIN);
+  body.push(...lines, ...shown.map((line, at) => text(MARGIN, bottom + 9 + 17 * at, line, { tone: "soft" })));
+  let y = bottom + 7 + 17 * shown.length;
   for (const [index, series] of previewSeries(preview).entries()) {
     const isSparsity = index === 0, height = isSparsity ? 280 : 170, hasLayers = isSparsity && layers.length > 0;
     body.push(

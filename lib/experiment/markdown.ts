@@ -318,7 +318,8 @@ function literal(text: string): string {
 }
 
 function percent(share: number): string {
-  const value = 100 * share;
+  // What rounding alone leaves is none.
+  const value = Math.abs(share) < 1e-12 ? 0 : 100 * share;
   return `${value !== 0 && Math.abs(value) < 0.1 ? value.toExponential(0) : value.toFixed(1)} %`;
 }
 

@@ -1,5 +1,17 @@
 // A chart of dots in rows, one panel for each number: every value, the mean and its spread. Owns the geometry; refuses to compute means.
-import { escape, heading, line, round, seriesClass, short, svgFigure, text, textWidth, wrapText } from "./svg.ts";
+import {
+  escape,
+  heading,
+  isPoint,
+  line,
+  round,
+  seriesClass,
+  short,
+  svgFigure,
+  text,
+  textWidth,
+  wrapText,
+} from "./svg.ts";
 import { scaleLinear } from "../packages.ts";
 import { tickFormat } from "./tick_format.ts";
 
@@ -99,7 +111,9 @@ function drawPanel(
   ]);
   const all = [...ends, ...(reference ? [reference.value] : [])].filter(Number.isFinite);
   let [least, most] = [Math.min(...all), Math.max(...all)];
-  if (!(most > least)) [least, most] = all.length > 0 && format !== "share" ? [least - 0.5, most + 0.5] : [0, 1];
+  if (!(most > least) || isPoint(least, most)) {
+    [least, most] = all.length > 0 && format !== "share" ? [least - 0.5, most + 0.5] : [0, 1];
+  }
   const toX = scaleLinear<number, number>().domain([least, most]).nice(6).range([left, right]);
   const top = y + topOf(panel), bottom = top + row * rows.length + 4;
   const body: string[] = [text(MARGIN, y + 10, title, { weight: 600 })];

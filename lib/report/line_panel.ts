@@ -1,6 +1,6 @@
 // One pair of axes with lines, as SVG elements; d3-scale places ticks, d3-shape makes paths. Owns the geometry; refuses documents and to choose what is shown.
 import { pathLine, scaleLinear, scaleLog } from "../packages.ts";
-import { escape, line, round, seriesClass, short, si, text, textWidth, verticalText } from "./svg.ts";
+import { escape, isPoint, line, round, seriesClass, short, si, text, textWidth, verticalText } from "./svg.ts";
 import { tickFormat } from "./tick_format.ts";
 
 /** A point of a series; a number that is not finite breaks the line. */
@@ -231,7 +231,7 @@ function scaleOf(
   }
   if (!(most >= least)) [least, most] = [0, 1];
   if (zero) [least, most] = [Math.min(0, least), Math.max(0, most)];
-  if (least === most) [least, most] = [least - (Math.abs(least) || 1) / 2, most + (Math.abs(most) || 1) / 2];
+  if (isPoint(least, most)) [least, most] = [least - (Math.abs(least) || 1) / 2, most + (Math.abs(most) || 1) / 2];
   const made = scaleLinear<number, number>().domain([least, most]);
   return nice ? made.nice(6) : made;
 }

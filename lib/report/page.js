@@ -109,15 +109,11 @@
       ? `a[href="${active.getAttribute("href")}"]`
       : null;
     const opened = [...main.querySelectorAll("details[open]")].map(({ id }) => id);
-    const scrolled = [...main.querySelectorAll("[id]")].filter((one) => one.scrollLeft > 0).map((
-      one,
-    ) => [one.id, one.scrollLeft]);
+    const scrolled = [...main.querySelectorAll("[id]")].filter((one) => one.scrollLeft > 0 || one.scrollTop > 0)
+      .map((one) => [one.id, one.scrollLeft, one.scrollTop]);
     main.replaceChildren(...fresh.body.childNodes);
     for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
-    for (const [id, left] of scrolled) {
-      const element = document.getElementById(id);
-      if (element) element.scrollLeft = left;
-    }
+    for (const [id, left, top] of scrolled) document.getElementById(id)?.scrollTo({ left, top, behavior: "instant" });
     if (focused) main.querySelector(focused)?.focus({ preventScroll: true });
     enlivenAll();
   };
@@ -125,11 +121,18 @@
   const isReading = () =>
     document.activeElement?.matches(".plot") && document.activeElement.querySelector("output")?.textContent;
   let tag = live, missed = 0, held = null;
-  const show = ({ text, etag, state }) => {
+  const write = (element, text) => {
+    if (element.textContent !== text) element.textContent = text;
+  };
+  const show = ({ text, etag, state, title, note }) => {
     tag = etag;
     held = null;
     replace(text);
-    if (status.textContent !== state) status.textContent = state;
+    // A page that was opened before the run began is told its name now.
+    if (document.title !== title) document.title = title;
+    write(document.querySelector("h1"), title);
+    write(document.querySelector("#note"), note);
+    write(status, state);
   };
   const end = () => {
     if (held && !isReading()) show(held);
@@ -141,10 +144,10 @@
       const answer = await fetch("content", { headers: { "if-none-match": held?.etag ?? tag }, cache: "no-store" });
       missed = 0;
       if (answer.status === 200) {
+        const said = (name) => decodeURIComponent(answer.headers.get(name) ?? "");
         held = {
-          text: await answer.text(),
-          etag: answer.headers.get("etag") ?? "",
-          state: decodeURIComponent(answer.headers.get("x-state") ?? ""),
+          ...{ text: await answer.text(), etag: answer.headers.get("etag") ?? "" },
+          ...{ state: said("x-state"), title: said("x-title"), note: said("x-note") },
         };
       }
       if (held && !isReading()) show(held);

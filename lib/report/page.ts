@@ -66,7 +66,7 @@ ${STYLE}${FIGURE_STYLE}
 <body${live ? ` data-live="${escape(live.tag)}"` : ""}>
 <header>
 <h1>${escape(title)}</h1>
-<p>${escape(note)}</p>
+<p id="note">${escape(note)}</p>
 ${status}</header>
 <main>
 ${content}

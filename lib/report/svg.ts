@@ -104,6 +104,11 @@ export function textWidth(content: string, size: number = FONT): number {
   return content.length * size * 0.62;
 }
 
+/** Whether a range is but what rounding makes of one value, which is no range to draw. */
+export function isPoint(least: number, most: number): boolean {
+  return most - least <= 1e-9 * Math.max(Math.abs(least), Math.abs(most));
+}
+
 /** A text in lines of at most `width` pixels, cut at spaces; a word that is longer, such as an address, within itself. */
 export function wrapText(content: string, width: number, size: number = FONT): string[] {
   const most = Math.max(1, Math.floor(width / textWidth("x", size))), lines: string[] = [];

@@ -74,7 +74,8 @@ async function compareEvaluation(reference: z.infer<typeof Reference>): Promise<
   const text = Array.from(await Deno.readTextFile(textPath)).slice(0, limit || undefined).join("");
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text)));
   if (digest.toHex() !== sha256) throw new Error(`${textPath} is not the text of the reference`);
-  const args = ["--text", textPath, "--window", `${window}`, "--limit-chars", `${limit}`];
+  const args = ["--text", textPath, "--window", `${window}`];
+  if (limit > 0) args.push("--limit-chars", `${limit}`);
   if (options["max-windows"] !== "0") args.push("--max-windows", options["max-windows"]);
   const { perplexity, windows } = Evaluation.parse(await run(["eval", model, ...args, "--json"]));
   const wanted = Number(options["max-windows"]) || nll.length;

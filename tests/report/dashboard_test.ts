@@ -171,12 +171,17 @@ browserTest(
     using folder = new TemporaryFolder();
     await append(folder, records(1, 10));
     const dashboard = await openDashboard(0, { onTrouble: () => {}, farewell: 20_000 }), run = madeRun("live run");
-    dashboard.tell(started(folder));
     const watched = await openPage(browser, dashboard.url), { page } = watched;
+    // Opened while the run is prepared.
+    assert.equal(await page.title(), "Pruning: run");
+    dashboard.tell(started(folder));
     const stateShown = (text: string): Promise<unknown> =>
       page.locator("main").getByText(text, { exact: true }).first().waitFor({ timeout: 15_000 });
     try {
       await stateShown("not finished: prune, step 10 of 40");
+      const head = [await page.title(), await page.locator("h1").textContent()];
+      assert.deepEqual(head, ["Pruning: live run", "Pruning: live run"], "its name comes with its start");
+      assert.equal(await page.locator("#note").textContent(), "One run of Compresso on an adapter.");
       await page.locator("#loss-summary").focus();
       await page.keyboard.press("Enter");
       await append(folder, records(11, 20));
@@ -184,7 +189,14 @@ browserTest(
       assert.ok(await page.locator("#loss-details table").isVisible(), "what was open stays open");
       assert.equal(await page.evaluate("document.activeElement.id"), "loss-summary", "the focus stays");
       await assertAccessible(watched, "live");
-      await append(folder, records(21, 40));
+      const table = page.locator("#loss-details .scroll");
+      await table.evaluate((one: { scrollTop: number }) => {
+        one.scrollTop = 40;
+      });
+      await append(folder, records(21, 30));
+      await stateShown("not finished: prune, step 30 of 40");
+      assert.equal(await table.evaluate((one: { scrollTop: number }) => one.scrollTop), 40, "tables stay scrolled");
+      await append(folder, records(31, 40));
       await Deno.writeTextFile(
         folder.at("run.json"),
         JSON.stringify({ ...run.summary, options: run.options, adapter: "x", files: [] }),

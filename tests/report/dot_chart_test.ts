@@ -62,6 +62,15 @@ function near(actual: number | undefined, expected: number): void {
   assert.ok(Math.abs((actual ?? NaN) - expected) <= 0.2, `${actual} for ${expected}`);
 }
 
+Deno.test("dotChart() draws values that rounding alone tells apart as one", () => {
+  const values = [0.95, 0.95, 0.95], mean = 0.9499999999999998, reference = { label: "unpruned", value: 0.95 };
+  const rows = [{ label: "a", values, mean, spread: 0 }];
+  const svg = dotChart({ title: "Alike", description: "", panels: [{ title: "x", rows, reference, format: "share" }] });
+  assertDrawn(svg);
+  const labels = Array.from(svg.matchAll(/>([\d.]+ %)<\/text>/g), ([, label = ""]) => label);
+  assert.ok(labels.length > 2 && labels.every((label) => label.length < 8), labels.join());
+});
+
 Deno.test("dotChart() draws no share beyond 100 %, whatever the spread", () => {
   const rows = [{ label: "a", values: [0.6, 1, 0.98], mean: 0.86, spread: 0.225 }];
   const svg = dotChart({ title: "Shares", description: "One.", panels: [{ title: "x", rows, format: "share" }] });

@@ -118,6 +118,18 @@ Deno.test("no points, one point, equal values and a logarithmic axis with a zero
   }
 });
 
+Deno.test("values that rounding alone tells apart are drawn as one, with ticks that can be read", () => {
+  const [a, b] = [0.4023437499999999, 0.40234375];
+  const svg = lineChart({
+    ...{ title: "t", x: { label: "x" }, y: { label: "y", format: "share" } },
+    series: [{ name: "a", points: [[0, a], [1, a]] }, { name: "b", points: [[0, b], [1, b]] }],
+  });
+  assertDrawn(svg);
+  const labels = Array.from(svg.matchAll(/>([\d.]+ %)<\/text>/g), ([, label = ""]) => label);
+  assert.ok(labels.length > 2 && labels.every((label) => label.length < 8), labels.join());
+  assert.equal(new Set(labels).size, labels.length, "no two alike");
+});
+
 Deno.test("a share is shown in per cent, SI numbers with their prefix", () => {
   const svg = lineChart({
     title: "t",

@@ -2,7 +2,7 @@
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { basename, resolve } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
-import { makeFolder, removeLeftovers } from "../lib/io/atomic.ts";
+import { makeFolder, recoverFolder, removeLeftovers } from "../lib/io/atomic.ts";
 import { exists } from "../lib/io/exists.ts";
 import { keptGeneration } from "../lib/io/hf_model.ts";
 import { FolderLock } from "../lib/io/lock.ts";
@@ -65,6 +65,8 @@ export function exportVerb(): CommandUnknownOpts {
       // A run may be writing its own model there.
       using lock = new FolderLock(folder);
       await lock.take();
+      // It may be the model that is read.
+      if (lock.isHeld) await recoverFolder(`${folder}/model`);
       const { source, tokenizer } = await openModelFiles(path);
       const { lora } = await readAdapters(adapter, source.spec);
       const isNew = !(await exists(folder));

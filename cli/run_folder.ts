@@ -1,7 +1,7 @@
 // The folder of a prune run before the run: what stands there, and what may happen to it. Owns those rules; refuses the run.
 import { join, sep } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
-import { unwritable } from "../lib/io/atomic.ts";
+import { destination, unwritable } from "../lib/io/atomic.ts";
 import { exists, namesIn } from "../lib/io/exists.ts";
 import { FolderLock } from "../lib/io/lock.ts";
 import { isObject } from "../lib/io/tokenizer_compat.ts";
@@ -70,7 +70,8 @@ export async function clearRunFolder(
 ): Promise<void> {
   // The summary last: where what comes before it cannot be removed, as in a folder of another user, all of it is still there.
   for (const name of (await presentFiles(out)).toReversed()) {
-    await Deno.remove(join(out, name), { recursive: true }).catch((error) => {
+    // What a link leads to, where the next run writes too.
+    await Deno.remove(await destination(join(out, name)), { recursive: true }).catch((error) => {
       throw unwritable(join(out, name), error);
     });
   }

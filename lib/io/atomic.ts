@@ -2,7 +2,7 @@
 import { dirname, resolve, sep } from "node:path";
 import { CompressoError } from "../errors.ts";
 import { PIECE_BYTES } from "./bytes.ts";
-import { exists } from "./exists.ts";
+import { exists, namesIn } from "./exists.ts";
 
 /** What lies whole beside its place. Disposed without commit, it leaves nothing. */
 export interface Staged extends Disposable {
@@ -102,10 +102,14 @@ async function createLike(path: string, replaced: Deno.FileInfo | null): Promise
   const options = { write: true, createNew: true };
   if (!replaced || replaced.mode === null) return await Deno.open(path, options);
   const mode = replaced.mode & 0o777, file = await Deno.open(path, { ...options, mode });
+  const own = ((await file.stat()).mode ?? 0) & 0o777;
   try {
-    await Deno.chmod(path, mode); // a mask may have taken something away
+    // A mask may have taken something away.
+    if (own !== mode) await Deno.chmod(path, mode);
     return file;
   } catch (error) {
+    // Shares whose files are another user's refuse any change, which is no harm where nobody may read more than before.
+    if ((own & ~mode) === 0) return file;
     file.close();
     await Deno.remove(path).catch(() => {});
     throw error;
@@ -184,7 +188,9 @@ export async function stageFolder(
     await Deno.mkdir(dirname(target), { recursive: true });
     await recoverFolder(target);
     await countReplaced(target, options);
-    await Deno.mkdir(tmp);
+    // As private as what it replaces.
+    const mode = (await Deno.stat(target).catch(() => null))?.mode ?? null;
+    await Deno.mkdir(tmp, mode === null ? {} : { mode: 0o700 | mode & 0o777 });
   } catch (error) {
     throw unwritable(target, error);
   }
@@ -284,7 +290,7 @@ async function syncFolder(folder: string): Promise<void> {
 }
 
 /** Where a path leads through links, whether or not something is there. */
-async function destination(path: string): Promise<string> {
+export async function destination(path: string): Promise<string> {
   let at = path.replace(/[/\\]+$/, "");
   for (let left = MOST_LINKS; left > 0; left--) {
     const link = await Deno.readLink(at).catch(() => null);
@@ -299,8 +305,8 @@ async function destination(path: string): Promise<string> {
 const MOST_LINKS = 40;
 
 /**
- * Removes what killed processes have left of files and folders of these names in a folder, and of folders that were replaced. Only for whoever
- * holds the folder: what another one writes looks alike. What cannot be removed stays, and what was put aside and has nothing in its place, and
+ * Removes what killed processes have left of files and folders of these names in a folder, or where links of these names lead, and of folders that
+ * were replaced. Only for whoever holds the folder: what another one writes looks alike. What cannot be removed stays, and what was put aside and has nothing in its place, and
  * what `read` is or lies in.
  */
 export async function removeLeftovers(
@@ -309,9 +315,14 @@ export async function removeLeftovers(
   { read }: { readonly read?: string } = {},
 ): Promise<void> {
   const found: string[] = [], inUse = read === undefined ? "" : await Deno.realPath(read).catch(() => "");
-  for await (const { name } of Deno.readDir(folder)) {
-    const [, of = "", kind] = SIBLING.exec(name) ?? [];
-    if (names.includes(of) && (kind === "tmp" || await exists(`${folder}/${of}`))) found.push(`${folder}/${name}`);
+  const ends = await Promise.all(names.map((name) => destination(`${folder}/${name}`)));
+  for (const [place, own] of Map.groupBy(ends, (end) => dirname(end))) {
+    for (const name of await namesIn(place)) {
+      const [, of = "", kind] = SIBLING.exec(name) ?? [], path = `${place}/${of}`;
+      if (own.some((end) => baseName(end) === of) && (kind === "tmp" || await exists(path))) {
+        found.push(`${place}/${name}`);
+      }
+    }
   }
   for (const path of found) {
     const real = await Deno.realPath(path).catch(() => path);

@@ -33,18 +33,18 @@ const MUST_BE_ZERO = [
  * Throws `CompressoError("input")` naming the key where the model is none that a {@link DecoderSpec} describes.
  */
 export async function ggufSpec(file: GgufFile): Promise<DecoderSpec> {
-  const { path, metadata } = file;
+  const { path, metadata } = file, keys = metadataReader(file);
+  // Before all else: the parts but the first hold nothing else.
+  if (keys.number("split.count", 1) > 1) {
+    const mend = "join the parts with llama-gguf-split --merge";
+    throw ggufError(path, { rule: "the file is the whole model", value: "one part of several", mend });
+  }
   const arch = metadata.get("general.architecture");
   if (arch !== "llama" && arch !== "deci") {
     const mend = "give a model of the LLaMA or Mistral architecture";
     throw ggufError(path, { rule: `general.architecture is ${GGUF_ARCHS.join(" or ")}`, value: String(arch), mend });
   }
-  const keys = metadataReader(file);
   const own = (key: string): string => `${arch}.${key}`;
-  if (keys.number("split.count", 1) > 1) {
-    const mend = "join the parts with llama-gguf-split --merge";
-    throw ggufError(path, { rule: "the file is the whole model", value: "one part of several", mend });
-  }
   for (const key of MUST_BE_ZERO) {
     keys.check(own(key), keys.number(own(key), 0), (value) => value === 0, "it is 0 or absent");
   }

@@ -104,7 +104,12 @@ async function openShards(folder: string): Promise<Map<string, SafetensorsFile>>
     if (typeof value !== "string" || !/^[^/\\]+\.safetensors$/.test(value)) {
       throw broken(path, `weight_map names a .safetensors file beside it for ${name}`, JSON.stringify(value));
     }
-    const file = opened.get(value) ?? await openSafetensors(`${folder}/${value}`);
+    const shard = `${folder}/${value}`;
+    if (!opened.has(value) && !await exists(shard)) {
+      const mend = "fetch the missing file into the folder";
+      throw broken(`the model ${folder}`, `it holds ${value}, as ${INDEX} says`, "no such file", mend);
+    }
+    const file = opened.get(value) ?? await openSafetensors(shard);
     opened.set(value, file);
     if (!file.tensors.has(name)) throw broken(path, `${value} holds ${name}, as weight_map says`, "no such tensor");
     files.set(name, file);

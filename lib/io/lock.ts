@@ -46,6 +46,8 @@ export class FolderLock implements Disposable {
         if (isFree && await isAt(file, path)) return file;
       } catch {
         file?.close();
+        // A file system without locks: nobody holds it.
+        if (file && create) await Deno.remove(path).catch(() => {});
         return null;
       }
       file.close();

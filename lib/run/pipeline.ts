@@ -1,6 +1,13 @@
 // From a model to a folder with the smaller one: records on disk as they come, checkpoints, export. Owns the folder's layout; refuses the loop and the formats.
 import { CompressoError } from "../errors.ts";
-import { makeFolder, removeLeftovers, unwritable, writeFileAtomically } from "../io/atomic.ts";
+import {
+  destination,
+  makeFolder,
+  recoverFolder,
+  removeLeftovers,
+  unwritable,
+  writeFileAtomically,
+} from "../io/atomic.ts";
 import { readRows, type Row } from "../io/datasets.ts";
 import { exists } from "../io/exists.ts";
 import { sourceDigest } from "../io/fingerprint.ts";
@@ -15,6 +22,7 @@ import type { StepRecord } from "./records.ts";
 import {
   CALIBRATION_FILE,
   CHECKPOINT_FILE,
+  MODEL_FOLDERS,
   noCheckpoint,
   RECORDS_FILE,
   refuseEarlierRun,
@@ -120,6 +128,8 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   const before = await session.prepare();
   await makeFolder(out);
   await lock.take();
+  // What a crash has put aside is an earlier run's too, and is better refused before the steps than behind them.
+  for (const name of lock.isHeld ? MODEL_FOLDERS : []) await recoverFolder(`${out}/${name}`);
   // Another one may have ended there meanwhile.
   if (refusesEarlier) await refuseEarlierRun(out);
   await onReady?.();
@@ -140,7 +150,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   await session.slice();
   onPhase?.("export");
   const summary = await session.export(out, files);
-  await Deno.remove(path).catch(() => undefined);
+  await Deno.remove(await destination(path)).catch(() => undefined);
   return summary;
 }
 

@@ -17,6 +17,9 @@ export const CALIBRATION_FILE = "calibration.jsonl";
 /** What tells a folder with a run; records alone, of one that was killed before its first checkpoint, do not. */
 export const RUN_FILES = ["run.json", "model", "model.gguf", UNMERGED_FOLDER, ADAPTER_FOLDER, CHECKPOINT_FILE] as const;
 
+/** Folders among them, which a crash within their replacement may leave aside. */
+export const MODEL_FOLDERS = ["model", UNMERGED_FOLDER, ADAPTER_FOLDER] as const;
+
 /** Those that are there. */
 export async function presentFiles(out: string): Promise<string[]> {
   const found: string[] = [];

@@ -85,13 +85,12 @@ export async function* runJob(
     usage.promptTokens += prompt.ids.length;
     const places = scored?.[index] ?? null;
     const start = echo ? codePoints(prompt.text) : 0;
-    if (echo) {
-      const tokens = places ? promptEntries(bench, { prompt, places, top: top ?? 0 }) : [];
-      yield { index, text: prompt.text, tokens, finish: maxTokens === 0 ? "length" : null };
-    } else if (maxTokens === 0) {
-      yield { index, text: "", tokens: [], finish: "length" };
+    const tokens = places ? promptEntries(bench, { prompt, places, top: top ?? 0 }) : [];
+    const echoed: Piece = { index, text: echo ? prompt.text : "", tokens, finish: maxTokens === 0 ? "length" : null };
+    if (maxTokens === 0) {
+      yield echoed;
+      continue;
     }
-    if (maxTokens === 0) continue;
     const next = places?.at(-1)?.top[0];
     if (places && next && maxTokens === 1 && job.stop.length === 0 && isGreedy(prompt.sampling)) {
       const isEnd = isEndToken(bench, job, next.id);
@@ -103,10 +102,20 @@ export async function* runJob(
       };
       if (!isEnd) usage.completionTokens++;
       const text = isEnd ? "" : textOf(bench, prompt, next.id);
+      yield echoed;
       yield { index, text, tokens: [entry], finish: isEnd ? "stop" : "length" };
       continue;
     }
-    yield* continuation(bench, job, { index, prompt, start, usage, signal });
+    const answer = continuation(bench, job, { index, prompt, start, usage, signal });
+    try {
+      // The echo waits for the first piece of the answer: what cannot be done is known before anything is said.
+      const first = await answer.next();
+      if (echo) yield echoed;
+      if (!first.done) yield first.value;
+      yield* answer;
+    } finally {
+      await answer.return();
+    }
   }
 }
 

@@ -126,6 +126,11 @@ Deno.test("export removes what a killed export has left, and not the model that 
   const second = await cli(["export", "demo", ...args]);
   assert.equal(second.code, 0, second.stderr);
   assert.deepEqual(names(), ["mine.tmp-0123abcd", "model"]);
+  // Killed between its two renames, the next one finds its model.
+  await Deno.rename(folder.at("model"), aside);
+  const third = await cli(["export", folder.at("model"), ...args]);
+  assert.equal(third.code, 0, third.stderr);
+  assert.deepEqual(names(), ["mine.tmp-0123abcd", "model"]);
 });
 
 Deno.test("export into a folder that is not there yet holds it, and leaves none where it is refused", async () => {

@@ -1,5 +1,6 @@
 // The command line in odd places: streams that nobody reads, names that are not there, folders of another shape. Each ends with its own status.
 import assert from "node:assert/strict";
+import { clearRunFolder } from "../../cli/run_folder.ts";
 import { cli, command, ROOT, TemporaryFolder } from "./helpers/cli.ts";
 
 const isLinux = Deno.build.os === "linux";
@@ -103,4 +104,19 @@ Deno.test("the demo refuses a folder with an earlier run, or a file in its place
     assert.ok(said.includes(`now: ${value}; mend: name a new folder`), said);
     assert.doesNotMatch(said, /Uncaught|--overwrite/);
   }
+});
+
+Deno.test("--overwrite removes a model where a link leads to it, and the link stays", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.mkdir(folder.at("disk", "big"), { recursive: true });
+  await Deno.mkdir(folder.at("run"));
+  await Deno.writeTextFile(folder.at("disk", "big", "x"), "");
+  await Deno.writeTextFile(folder.at("run", "run.json"), "{}");
+  await Deno.symlink("../disk/big", folder.at("run", "model"));
+  await clearRunFolder(folder.at("run"), { files: [] });
+  assert.deepEqual([...Deno.readDirSync(folder.at("disk"))], []);
+  assert.deepEqual([...Deno.readDirSync(folder.at("run"))].map(({ name, isSymlink }) => [name, isSymlink]), [[
+    "model",
+    true,
+  ]]);
 });

@@ -107,6 +107,35 @@ Deno.test({
   },
 });
 
+Deno.test({
+  name:
+    "a file system that lets nobody change modes takes files none the less, and a folder stays as private as it was",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    await inTemporaryFolder(async (folder) => {
+      const path = `${folder}/a`,
+        { chmod } = Deno,
+        modeOf = (at: string): number => (Deno.statSync(at).mode ?? 0) & 0o777;
+      // 0666 is less by the mask, which keeps nobody out who could not read it before.
+      for (const mode of [0o644, 0o666]) {
+        await Deno.writeTextFile(path, "one");
+        await Deno.chmod(path, mode);
+        Deno.chmod = () => Promise.reject(new Deno.errors.PermissionDenied("Operation not permitted"));
+        try {
+          await writeFileAtomically(path, `${mode}`);
+        } finally {
+          Deno.chmod = chmod;
+        }
+        assert.deepEqual([await Deno.readTextFile(path), modeOf(path) & ~mode], [`${mode}`, 0]);
+      }
+      const fill = (tmp: string): Promise<void> => Deno.writeTextFile(`${tmp}/x`, "x");
+      await Deno.mkdir(`${folder}/model`, { mode: 0o700 });
+      await writeFolderAtomically(`${folder}/model`, fill, { replace: true });
+      assert.equal(modeOf(`${folder}/model`), 0o700);
+    });
+  },
+});
+
 Deno.test("writeFolderAtomically() writes a new folder, whole", async () => {
   await inTemporaryFolder(async (folder) => {
     const target = `${folder}/deep/model/`;

@@ -139,6 +139,14 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
   ],
   ["one part of several", ({ metadata }) => metadata.set("split.count", 3), /one part of several; mend: join/],
   [
+    "a later part, without the metadata of the first",
+    ({ metadata }) => {
+      metadata.clear();
+      metadata.set("split.count", 3);
+    },
+    /one part of several; mend: join/,
+  ],
+  [
     "experts",
     ({ metadata }) => metadata.set("llama.expert_count", 8),
     /llama\.expert_count: it is 0 or absent; now: 8/,

@@ -56,6 +56,15 @@ Deno.test("openHfFolder() reads a llama config and its weights, from one file an
       assert.equal(source.config["rope_theta"], 12345);
       await assertSameWeights(source, randomSource(SPEC));
       await rejectsWith(source.read("model.nothing"), "input", /model\.nothing .*no such tensor/);
+      if (maxShardBytes > 9000) return;
+      const shard = "model-00002-of-\\d+\\.safetensors";
+      for await (const { name } of Deno.readDir(folder)) {
+        if (name.includes("-00002-of")) await Deno.remove(`${folder}/${name}`);
+      }
+      const missing = new RegExp(
+        `it holds ${shard}, as model.safetensors.index.json says; now: no such file; mend: fetch`,
+      );
+      await rejectsWith(openHfFolder(folder), "input", missing);
     });
   }
 });
@@ -354,7 +363,11 @@ Deno.test("openHfFolder() refuses a broken config and a broken index", async () 
     await put({ other: map[HEAD] });
     await rejectsWith(openHfFolder(folder), "input", /holds other, as weight_map says/);
     await put({ [HEAD]: "gone.safetensors" });
-    await rejectsWith(openHfFolder(folder), "input", /gone\.safetensors; rule: the path exists/);
+    await rejectsWith(
+      openHfFolder(folder),
+      "input",
+      /it holds gone\.safetensors, as .*index\.json says; now: no such file/,
+    );
     await Deno.writeTextFile(index, "[1]");
     await rejectsWith(openHfFolder(folder), "input", /JSON object; now: \[1\]/);
     await Deno.writeTextFile(`${folder}/config.json`, "{");

@@ -91,3 +91,36 @@ Deno.test("removeLeftovers() removes what a killed process left of these names, 
     assert.deepEqual(await names(folder), others.sort());
   });
 });
+
+Deno.test("removeLeftovers() finds them where a link leads", async () => {
+  await inTemporaryFolder(async (folder) => {
+    await Deno.mkdir(`${folder}/run`);
+    for (const name of ["big.tmp-0123abcd", "model.tmp-0123abcd"]) {
+      await Deno.mkdir(`${folder}/disk/${name}`, { recursive: true });
+    }
+    await Deno.symlink("../disk/big", `${folder}/run/model`);
+    await removeLeftovers(`${folder}/run`, ["model"]);
+    assert.deepEqual([await names(`${folder}/run`), await names(`${folder}/disk`)], [["model"], [
+      "model.tmp-0123abcd",
+    ]]);
+  });
+});
+
+Deno.test("a file system without locks is left as it was", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const { open } = Deno;
+    Deno.open = async (...given) => {
+      const file = await open(...given);
+      file.tryLock = () => Promise.reject(new Deno.errors.NotSupported("Function not implemented"));
+      return file;
+    };
+    try {
+      using lock = new FolderLock(folder);
+      await lock.take();
+      assert.equal(lock.isHeld, false);
+    } finally {
+      Deno.open = open;
+    }
+    assert.deepEqual(await names(folder), []);
+  });
+});

@@ -228,3 +228,13 @@ Deno.test("a checkpoint that is broken is refused with a mend that works, whatev
     assert.equal((await compress(model, { ...SHORT, out, resume: true })).alarms.length, 0);
   });
 });
+
+Deno.test("a model that a crash put aside is an earlier run's, and is refused before the first step", async () => {
+  await withFolder(async ({ model, out }) => {
+    await Deno.mkdir(`${out}/model.old-0123abcd`);
+    await Deno.writeTextFile(`${out}/model.old-0123abcd/config.json`, "{}");
+    const onRecord = (): void => assert.fail("a step was done");
+    await assert.rejects(compress(model, { ...SHORT, out, calibration: "none", onRecord }), /model/);
+    assert.ok((await names(out)).includes("model"), "it is back in its place");
+  });
+});

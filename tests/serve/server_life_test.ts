@@ -148,6 +148,10 @@ Deno.test("a request that is too large for the memory is refused by itself, and 
   const refused = await ask({});
   assert.deepEqual([refused.status, device.isBroken, device.bytes], [400, false, before]);
   assert.match((await refused.json()).error.message, /the memory limit is/);
+  // Nothing is said, an echo neither, before it is known.
+  const streamed = await ask({ stream: true, echo: true });
+  assert.deepEqual([streamed.status, device.bytes], [400, before]);
+  await streamed.body?.cancel();
   Object.defineProperty(device, "memoryLimit", { configurable: true, value: Infinity });
 
   const scored = await ask({ echo: true, logprobs: 1, max_tokens: 0 });

@@ -306,8 +306,8 @@ const MOST_LINKS = 40;
 
 /**
  * Removes what killed processes have left of files and folders of these names in a folder, or where links of these names lead, and of folders that
- * were replaced. Only for whoever holds the folder: what another one writes looks alike. What cannot be removed stays, and what was put aside and has nothing in its place, and
- * what `read` is or lies in.
+ * were replaced. Only for whoever holds the folder: what another one writes looks alike. What cannot be removed stays, and what was put aside and has
+ * nothing in its place, and what `read` is or lies in.
  */
 export async function removeLeftovers(
   folder: string,

@@ -2,7 +2,7 @@
 import type { FinishReason } from "../lib/run/generate.ts";
 import { tokensPerSecond, type TokenTimes } from "../lib/run/timed_tokens.ts";
 import { columnWidth, createColumns } from "./columns.ts";
-import { print, writeResult } from "./output.ts";
+import { isScreen, print, writeResult } from "./output.ts";
 
 /** A model that answers. */
 export interface Voice<T> {
@@ -116,7 +116,7 @@ async function through<T>({ pieces }: Voice<T>, write: (piece: string) => void):
 }
 
 function terminalWidth(): number {
-  if (!Deno.stdout.isTerminal()) return 0;
+  if (!isScreen(Deno.stdout)) return 0;
   try {
     return Deno.consoleSize().columns;
   } catch {

@@ -2,7 +2,7 @@
 import { Command } from "@commander-js/extra-typings";
 import { relative } from "node:path";
 import { fileURLToPath } from "node:url";
-import { writeError } from "./output.ts";
+import { writeError, writeResult } from "./output.ts";
 
 /** Help of a verb. */
 export interface VerbHelp {
@@ -40,6 +40,9 @@ export function quiet(command: Command): Command {
     .showSuggestionAfterError()
     .configureHelp({ helpWidth: 110, showGlobalOptions: false })
     .configureOutput({
+      // Not by Node's streams, which know no broken pipe and throw at a full disk later.
+      writeOut: writeResult,
+      writeErr: writeError,
       outputError: (text) => writeError(withMend(text.replace(/^error: /, "compresso: "))),
     });
 }

@@ -177,8 +177,10 @@ function checkOptions(work: string, options: EvalSettings): void {
     throw new CompressoError("usage", {
       what: "cannot use these options together",
       rule: `${flag} goes with ${works.join(" or ")}`,
-      value: `${work} was given`,
-      mend: `leave ${flag} out`,
+      value: work === "--data" && options.data === undefined
+        ? "nothing was given to measure, which takes the demo's own rows"
+        : `${work} was given`,
+      mend: `leave ${flag} out, or give ${works.join(" or ")} alone`,
     });
   }
 }

@@ -1,6 +1,7 @@
 // Lines that a user types or a pipe brings, one at a time. Owns line editing on a terminal and what Ctrl-C and Ctrl-D mean there; refuses to interpret a line.
 import process from "node:process";
 import { createInterface, type Key as ReadlineKey } from "node:readline";
+import { Writable } from "node:stream";
 import { notText } from "./read_text.ts";
 
 /** Where lines come from. */
@@ -74,13 +75,18 @@ function typedLines(): Lines {
   };
 }
 
+/** A screen that nobody sees. */
+function unseen(): Writable {
+  return new Writable({ write: (_text, _encoding, done) => done() });
+}
+
 /** One line; null at Ctrl-D, or Ctrl-C on an empty line; "interrupted" where Ctrl-C threw a line away. Takes keys of `ahead` first, and adds to them. */
 async function typed(
   prompt: string,
   { history, ahead }: { readonly history: readonly string[]; readonly ahead: Key[] },
 ): Promise<{ readonly text: string } | "interrupted" | null> {
   // Not where results go, which may be a file.
-  const screen = Deno.stderr.isTerminal() ? process.stderr : process.stdout;
+  const screen = Deno.stderr.isTerminal() ? process.stderr : Deno.stdout.isTerminal() ? process.stdout : unseen();
   const { promise, resolve } = Promise.withResolvers<{ readonly text: string } | "interrupted" | null>();
   let isOpen = true, before: string | undefined;
   // The keys of one read come in one turn, also those behind the one that closes the editor, which hears them no more. Before the editor's own

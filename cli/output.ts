@@ -43,6 +43,12 @@ export function writeError(text: string): void {
   } catch { /* what is said there is not the result */ }
 }
 
+/** Whether a stream is a terminal whose cursor can be moved. */
+export function isScreen(stream: { isTerminal(): boolean }): boolean {
+  const { state } = Deno.permissions.querySync({ name: "env", variable: "TERM" });
+  return stream.isTerminal() && !(state === "granted" && Deno.env.get("TERM") === "dumb");
+}
+
 /** A share as a percentage with one decimal. */
 export function formatShare(share: number): string {
   return `${(100 * share).toFixed(1)} %`;

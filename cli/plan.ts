@@ -105,6 +105,8 @@ export function planVerb(): CommandUnknownOpts {
       if (json) {
         printJson({
           model,
+          parameters: parameterCount(spec),
+          layers: spec.layers.length,
           adapter,
           options: shown,
           ...budget,
@@ -139,11 +141,13 @@ export function memoryOptions(
 interface Target {
   readonly parameters: number;
   readonly sparsity: number;
+  readonly sparsityOf: "layers" | "model";
 }
 
 function targetOf(spec: DecoderSpec, parameters: number, { units, method, layout }: MemorySettings): Target {
   const shape = { units, method, rules: {}, layout };
-  return { parameters, sparsity: sizeGoal({ spec, tokenizer: null }, shape, { parameters }).sparsity };
+  const { sparsity } = sizeGoal({ spec, tokenizer: null }, shape, { parameters });
+  return { parameters, sparsity, sparsityOf: units.includes("hidden") ? "model" : "layers" };
 }
 
 /** The adapter of this machine; null where there is none. */
@@ -178,7 +182,7 @@ function show(model: string, { spec, adapter, settings, memoryLimit, target, pla
     }${recompute ? "" : ", nothing computed anew"}`,
   );
   if (target) {
-    const whole = units.includes("hidden") ? "model" : "layers' linear weights";
+    const whole = target.sparsityOf === "model" ? "model" : "layers' linear weights";
     print(
       `target    ${formatCount(target.parameters)} parameters: a sparsity of ${
         target.sparsity.toFixed(4)

@@ -2,7 +2,7 @@
 import { stripVTControlCharacters } from "node:util";
 import type { StepRecord } from "../lib/run/records.ts";
 import { MASK_MAP_LEGEND, maskMap } from "./mask_map.ts";
-import { writeError } from "./output.ts";
+import { isScreen, writeError } from "./output.ts";
 
 /** Where progress goes. */
 export interface ProgressTarget {
@@ -36,7 +36,7 @@ const SPEED_STEPS = 64;
 /** Progress on this process's stderr. */
 export function stderrProgress(): Progress {
   return createProgress({
-    isTerminal: Deno.stderr.isTerminal(),
+    isTerminal: isScreen(Deno.stderr),
     columns: () => {
       try {
         return Deno.consoleSize().columns;

@@ -394,6 +394,6 @@ function show(summary: RunSummary, out: string): void {
 
 /** The command that goes on with this run, as the user typed it. */
 function resumeCommand(): string {
-  const words = Deno.args.filter((word) => word !== "--overwrite" && word !== "--resume");
-  return [programAsRun(), ...words.map(shellWord), "--resume"].join(" ");
+  const words = Deno.args.filter((word) => !["--overwrite", "--resume"].includes(word)), end = words.indexOf("--");
+  return [programAsRun(), ...words.toSpliced(end < 0 ? words.length : end, 0, "--resume").map(shellWord)].join(" ");
 }

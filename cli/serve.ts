@@ -1,5 +1,5 @@
 // `compresso serve MODEL`: the model behind an OpenAI-compatible server until it is stopped. Owns options, the key's place and what is said; refuses HTTP.
-import { basename } from "node:path";
+import { basename, resolve } from "node:path";
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../lib/errors.ts";
 import { openModelFiles } from "../lib/io/open_model.ts";
@@ -188,7 +188,7 @@ async function readFile(path: string): Promise<string> {
 
 /** "SmolLM2-135M" of "models/SmolLM2-135M.gguf". */
 function nameOf(path: string): string {
-  return basename(path).replace(/\.gguf$/i, "") || "model";
+  return basename(resolve(path)).replace(/\.gguf$/i, "") || "model";
 }
 
 function requestLine({ method, path, status, seconds, promptTokens, completionTokens }: RequestRecord): string {

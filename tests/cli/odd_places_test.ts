@@ -15,6 +15,10 @@ Deno.test({
       return (await new Deno.Command("sh", { args: ["-c", script, Deno.execPath(), ...all], cwd: ROOT }).output()).code;
     };
     assert.equal(await shell(`"$0" "$@" 2>/dev/full`, "inspect", folder.at("nope")), 3);
+    for (const help of [["prune", "--help"], ["help", "plan"], ["--version"]]) {
+      assert.equal(await shell(`"$0" "$@" >/dev/full`, ...help), 3, help.join(" "));
+    }
+    assert.equal(await shell(`"$0" "$@" 2>/dev/full`), 2);
     const out = folder.at("run");
     const args = ["prune", "demo", "--data", "fixtures/demo_data/train.jsonl", "--sparsity", "0.3", "--steps", "300"];
     const child = command([...args, "--calibration", "none", "--out", out, "--no-tuning"]).spawn();

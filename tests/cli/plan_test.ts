@@ -76,7 +76,11 @@ Deno.test("plan --json needs a config.json only and no adapter, and says for whi
   const file = await cli(["plan", folder.at("config.json"), ...args], NO_ADAPTER);
   assert.equal(file.code, 0, file.stderr);
   const plan = JSON.parse(file.stdout);
-  assert.equal(plan.adapter, null);
+  assert.deepEqual([plan.adapter, plan.layers, plan.parameters > 0], [
+    null,
+    JSON.parse(CONFIG).num_hidden_layers,
+    true,
+  ]);
   assert.equal(plan.fits, true);
   assert.deepEqual(plan.advice, []);
   assert.equal(Object.values<number>(plan.parts).reduce((sum, bytes) => sum + bytes, 0), plan.peakBytes);

@@ -90,6 +90,7 @@ Deno.test("options that are missing or exclude each other are refused", async ()
     [["generate", "demo", "--prompt", "a", "--stop", ""], /at least one character/],
     [["export", "demo"], /cannot start without --out/],
     [["eval", folder.path], /either --text, --data or --tasks/],
+    [["eval", "demo", "--window", "128"], /nothing was given to measure.*\n.*or give --text alone/],
     [["eval", "demo", "--text", "a", "--data", "b"], /either --text, --data or --tasks/],
     [["generate", "demo", "--prompt", "a", "--raw", "--chat"], /either --raw or --chat/],
     [

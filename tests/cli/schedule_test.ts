@@ -80,6 +80,8 @@ export default defineSchedule({
   assert.match(stdout, /ends +before step 14 of 20/);
   const svg = await Deno.readTextFile(folder.at("out", "mine.svg"));
   assertStandsAlone(svg);
+  // Within 720 of the picture's 760 pixels, whatever the font.
+  for (const [, text = ""] of svg.matchAll(/<text[^>]*>([^<]*)<\/text>/g)) assert.ok(text.length < 100, text);
   assert.match(svg, /<title[^>]*>[^<]*mine\.ts, 20 steps to 30 % sparsity<\/title>/);
   const drawn = Array.from(svg.matchAll(/<g [^>]*data-name="([^"]*)"[^>]*><path d="M/g), ([, name]) => name);
   assert.deepEqual(drawn, ["layer 1", "sparsity", "lora"], "layer 0 is free, and has no line");

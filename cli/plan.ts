@@ -13,7 +13,7 @@ import { adviseMemory, fits, refusal } from "../lib/run/memory_advice.ts";
 import { MEMORY_PARTS, type MemoryPart } from "../lib/run/memory_parts.ts";
 import { DEFAULTS } from "../lib/run/options.ts";
 import { type Preset, presetOptions, PRESETS } from "../lib/run/presets.ts";
-import { sizeGoal } from "../lib/run/size_goal.ts";
+import { sizeGoal, sparsityBase } from "../lib/run/size_goal.ts";
 import { verb } from "./command.ts";
 import { formatBytes, formatCount, print, printJson } from "./output.ts";
 import { shapeDefaults } from "./rates.ts";
@@ -147,7 +147,7 @@ interface Target {
 function targetOf(spec: DecoderSpec, parameters: number, { units, method, layout }: MemorySettings): Target {
   const shape = { units, method, rules: {}, layout };
   const { sparsity } = sizeGoal({ spec, tokenizer: null }, shape, { parameters });
-  return { parameters, sparsity, sparsityOf: units.includes("hidden") ? "model" : "layers" };
+  return { parameters, sparsity, sparsityOf: sparsityBase(units) };
 }
 
 /** The adapter of this machine; null where there is none. */

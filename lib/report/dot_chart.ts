@@ -111,7 +111,7 @@ function drawPanel(
   ]);
   const all = [...ends, ...(reference ? [reference.value] : [])].filter(Number.isFinite);
   let [least, most] = [Math.min(...all), Math.max(...all)];
-  if (!(most > least) || isPoint(least, most)) {
+  if (isPoint(least, most)) {
     [least, most] = all.length > 0 && format !== "share" ? [least - 0.5, most + 0.5] : [0, 1];
   }
   const toX = scaleLinear<number, number>().domain([least, most]).nice(6).range([left, right]);

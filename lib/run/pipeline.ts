@@ -150,7 +150,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   await session.slice();
   onPhase?.("export");
   const summary = await session.export(out, files);
-  await Deno.remove(await destination(path)).catch(() => undefined);
+  await removeCheckpoint(path).catch(() => undefined);
   return summary;
 }
 
@@ -197,7 +197,7 @@ function lineOf(row: Row): string {
 
 async function removeCheckpoint(path: string): Promise<void> {
   try {
-    await Deno.remove(path);
+    await Deno.remove(await destination(path));
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw unwritable(path, error);
   }

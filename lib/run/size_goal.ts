@@ -206,6 +206,11 @@ export function exportDefaults(
   return file.format === "hf" ? { dtype: file.dtype } : { ggufDtype: file.dtype, name };
 }
 
+/** What sparsity is a share of in a run to a size. */
+export function sparsityBase(units: ResolvedOptions["units"]): SizeResult["sparsityOf"] {
+  return units.includes("hidden") ? "model" : "layers";
+}
+
 /** Size of a sliced model. */
 export function reachedSize(
   spec: DecoderSpec,
@@ -218,7 +223,7 @@ export function reachedSize(
     wanted: most,
     reached: exact(spec),
     file: "bytes" in wanted ? wanted.file : null,
-    sparsityOf: units.includes("hidden") ? "model" : "layers",
+    sparsityOf: sparsityBase(units),
   };
 }
 

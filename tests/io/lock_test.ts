@@ -111,7 +111,7 @@ Deno.test("a file system without locks is left as it was", async () => {
     const { open } = Deno;
     Deno.open = async (...given) => {
       const file = await open(...given);
-      file.tryLock = () => Promise.reject(new Deno.errors.NotSupported("Function not implemented"));
+      file.tryLock = () => Promise.reject(new Deno.errors.NotSupported("ENOSYS: this file system has no locks"));
       return file;
     };
     try {

@@ -238,3 +238,15 @@ Deno.test("a model that a crash put aside is an earlier run's, and is refused be
     assert.ok((await names(out)).includes("model"), "it is back in its place");
   });
 });
+
+Deno.test("a checkpoint that is a link is written and removed where it leads, and the link stays", async () => {
+  await withFolder(async ({ model, out }) => {
+    await Deno.mkdir(`${out}/disk`);
+    await Deno.symlink("disk/state", `${out}/${CHECKPOINT_FILE}`);
+    const seen: string[][] = [];
+    const onRecord = async (): Promise<void> => void seen.push(await names(`${out}/disk`));
+    await compress(model, { ...SHORT, out, calibration: "none", checkpointEvery: 1, onRecord });
+    assert.deepEqual([seen.at(-1), await names(`${out}/disk`)], [["state"], []]);
+    assert.ok((await Deno.lstat(`${out}/${CHECKPOINT_FILE}`)).isSymlink);
+  });
+});

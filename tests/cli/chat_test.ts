@@ -172,6 +172,17 @@ Deno.test("on a terminal Ctrl-C drops what was typed ahead, with the answer that
   assert.equal(await terminal.status(), 0);
 });
 
+Deno.test("on a terminal without a cursor to move, two models answer one after the other", {
+  ignore: !HAS_TERMINAL,
+}, async () => {
+  await using terminal = openTerminal(["chat", "demo", "--compare", "demo", "--max-tokens", "12"], "dumb");
+  await terminal.until(/\/help lists.*> /s);
+  await terminal.type("Where is Tom?\r");
+  await terminal.until(/demo:\s+[^\s].*\(\d+ tokens, .*demo:\s+[^\s].*> /s);
+  await terminal.type("\x03");
+  assert.equal(await terminal.status(), 0);
+});
+
 interface Terminal extends AsyncDisposable {
   /** Sends keys. */
   type(keys: string): Promise<void>;
@@ -193,10 +204,10 @@ function hasScript(): boolean {
   }
 }
 
-/** The command line on a pseudo-terminal of 80 columns. */
-function openTerminal(args: readonly string[]): Terminal {
+/** The command line on a pseudo-terminal of 80 columns, which says of itself what kind it is. */
+function openTerminal(args: readonly string[], kind = "xterm"): Terminal {
   // With exec, as a shell that stays beside the command (dash does) is ended by a Ctrl-C that the command outlives.
-  const line = `stty cols 80 rows 40; exec "${Deno.execPath()}" run -A cli/main.ts ${args.join(" ")}`;
+  const line = `stty cols 80 rows 40; TERM=${kind} exec "${Deno.execPath()}" run -A cli/main.ts ${args.join(" ")}`;
   const child = new Deno.Command("script", {
     args: ["--quiet", "--return", "--command", line, "/dev/null"],
     cwd: ROOT,

@@ -196,12 +196,13 @@ Deno.test("the command to go on works in the folder where the run was started, w
   using folder = new TemporaryFolder();
   const out = "a run", cwd = folder.path, pipes = { cwd, stdin: "null", stdout: "piped", stderr: "piped" } as const;
   const run = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", join(ROOT, "cli/main.ts"), ...prune(out)],
+    // Behind -- every word is a name, so that --resume has to stand before it.
+    args: ["run", "-A", join(ROOT, "cli/main.ts"), "prune", ...OPTIONS, "--out", out, "--", "demo"],
     ...pipes,
   });
   const { stderr } = await stopped(folder.at(out), { signal: "SIGINT", records: 2, run });
   const [, line = ""] = /to go on, run: deno (.*)$/m.exec(stderr) ?? [];
-  assert.match(line, /--out 'a run' --resume$/, stderr);
+  assert.match(line, /--out 'a run' --resume -- demo$/, stderr);
   const resumed = await new Deno.Command("sh", { args: ["-c", `"$0" ${line}`, Deno.execPath()], ...pipes }).output();
   assert.equal(resumed.code, 0, new TextDecoder().decode(resumed.stderr));
   assert.ok(folder.has(out, "run.json"));

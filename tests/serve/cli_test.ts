@@ -1,6 +1,7 @@
 // `compresso serve` as a user runs it: what it says, the key's file, a busy port, and how it ends.
 import assert from "node:assert/strict";
-import { cli, command, copyDemo, TemporaryFolder } from "../cli/helpers/cli.ts";
+import { cli, command, copyDemo, ROOT, TemporaryFolder } from "../cli/helpers/cli.ts";
+import { join } from "../cli/helpers/paths.ts";
 
 Deno.test("serve says where it listens, answers, and ends with status 130 on SIGINT and SIGTERM", async () => {
   using folder = new TemporaryFolder();
@@ -37,6 +38,23 @@ Deno.test("serve says where it listens, answers, and ends with status 130 on SIG
     await reader.cancel();
     assert.match(await stderr, /POST \/v1\/completions 200 .* tokens\n(.*\n)*compresso: stopped by/);
   }
+});
+
+Deno.test("serve names a model after its folder, where that is given as a dot", async () => {
+  using folder = new TemporaryFolder();
+  await copyDemo(folder.at("small"));
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", join(ROOT, "cli/main.ts"), "serve", ".", "--port", "0", "--no-tuning"],
+    cwd: folder.at("small"),
+    stdin: "null",
+    stdout: "piped",
+    stderr: "null",
+  }).spawn();
+  const { value: line, reader } = await firstLine(child.stdout);
+  child.kill("SIGTERM");
+  assert.equal((await child.status).code, 130);
+  await reader.cancel();
+  assert.match(line, /^serving small at /);
 });
 
 Deno.test("serve says at once that a port is busy", async () => {

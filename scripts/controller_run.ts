@@ -9,7 +9,9 @@ import { hardSelection } from "../lib/prune/harden.ts";
 import type { Layout } from "../lib/prune/layouts.ts";
 import { createMaskLearner, type MaskLearner } from "../lib/prune/mask_learner.ts";
 import { createSaliency, maskStart, openStart, perParameter } from "../lib/prune/saliency.ts";
-import { cubicSparsity, progressOf } from "../lib/prune/schedule.ts";
+import { builtinSchedule, type ScheduleName } from "../lib/prune/builtin_schedules.ts";
+import { progressOf } from "../lib/prune/schedule.ts";
+import { evaluateSchedule } from "../lib/prune/schedule_output.ts";
 import { uniformGoals } from "../lib/prune/uniform.ts";
 import { hardSparsity, type Selection, type UnitTable } from "../lib/prune/units.ts";
 import { uniform } from "../lib/random.ts";
@@ -20,6 +22,8 @@ export interface ControllerOptions {
   /** Steps of the pruning stage. */
   readonly steps: number;
   readonly sparsity: number;
+  /** Default "cubic". */
+  readonly schedule?: ScheduleName;
   /** Default "compact". */
   readonly layout?: Layout;
   /** Share of each layer to cut at the end; on the way it is scaled like the schedule. Default none. */
@@ -54,7 +58,7 @@ const RING_FLOATS = 16;
 export async function runController(
   device: Device,
   table: UnitTable,
-  { steps, sparsity, layout = "compact", layerTargets, seed = 1 }: ControllerOptions,
+  { steps, sparsity, schedule: name = "cubic", layout = "compact", layerTargets, seed = 1 }: ControllerOptions,
 ): Promise<ControllerTrace> {
   using learner = createMaskLearner(device, table);
   using slots = createMaskSlots(device, table.spec);
@@ -70,7 +74,7 @@ export async function runController(
     return plan;
   };
 
-  const rates = defaultRates(steps), schedule = cubicSparsity({ target: sparsity, warmup: rates.warmup });
+  const rates = defaultRates(steps), schedule = builtinSchedule(name, { warmup: rates.warmup });
   const goals = layout === "uniform" ? uniformGoals(table, { target: sparsity }) : null;
   startMasks(device, learner, { rates, seed });
   const start = await device.readFloats(learner.logAlpha, table.count);
@@ -80,7 +84,8 @@ export async function runController(
     using plan = recordStep();
     const runs: Promise<void>[] = [], count = Math.min(AT_ONCE, steps - first);
     for (let step = first; step < first + count; step++) {
-      const now = schedule(progressOf(step, steps));
+      const input = { progress: progressOf(step, steps), step, steps, sparsity, records: [], layers: [] };
+      const now = evaluateSchedule(schedule, input).sparsity ?? NaN;
       target.push(now);
       learner.setPartGoals(goals?.at(now) ?? null);
       learner.setLayerGoals(layerTargets?.map((goal) => goal === null ? null : goal * now / sparsity) ?? null);

@@ -3,6 +3,7 @@
 // The process has no permissions, nothing of the user's environment, no modules but data: URLs, and a heap limit. Code goes in over stdin, so
 // that the script is loaded by a computed import, which Deno checks for permissions, unlike the imports of a main module.
 import { builtinModules } from "node:module";
+import { join } from "node:path";
 import { CompressoError } from "../errors.ts";
 import runnerText from "./schedule_runner.ts" with { type: "text" };
 
@@ -78,11 +79,18 @@ export function dataUrl(text: string, kind: "json" | "javascript" | "typescript"
   return `data:application/${kind};base64,${new TextEncoder().encode(text).toBase64()}`;
 }
 
-/** What Deno needs to find its cache folder, and nothing else of the user's; the script itself may not read it either. */
+/**
+ * Nothing of the user's but what Windows starts programs with. Deno keeps what it makes of every TypeScript module, also of those that a script writes
+ * as it runs: below a file there can be no folder for it.
+ */
 function sandboxEnvironment(): Record<string, string> {
-  const env: Record<string, string> = { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", DENO_NO_PACKAGE_JSON: "1" };
-  const system = Deno.build.os === "windows" ? ["SystemRoot", "LOCALAPPDATA", "TEMP"] : ["HOME"];
-  for (const variable of ["DENO_DIR", ...system]) {
+  const env: Record<string, string> = {
+    NO_COLOR: "1",
+    DENO_NO_UPDATE_CHECK: "1",
+    DENO_NO_PACKAGE_JSON: "1",
+    DENO_DIR: join(Deno.execPath(), "none"),
+  };
+  for (const variable of Deno.build.os === "windows" ? ["SystemRoot", "TEMP"] : []) {
     const { state } = Deno.permissions.querySync({ name: "env", variable });
     const value = state === "granted" ? Deno.env.get(variable) : undefined;
     if (value !== undefined) env[variable] = value;

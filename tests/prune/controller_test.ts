@@ -2,10 +2,12 @@
 import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { layersAlike } from "../../lib/nn/spec.ts";
+import { SCHEDULE_NAMES } from "../../lib/prune/builtin_schedules.ts";
+import { largestUnit } from "../../lib/run/monitors/constraint.ts";
 import { defaultRates } from "../../lib/run/options.ts";
 import { selectedSpec, unitParameters, type UnitRules, type UnitTable, unitTable } from "../../lib/prune/units.ts";
 import { type ControllerTrace, runController } from "../../scripts/controller_run.ts";
-import { decoder, layerSparsityOf } from "./helpers/decoders.ts";
+import { decoder, layerSparsityOf, MULTI_HEAD, UNEVEN } from "./helpers/decoders.ts";
 
 const device: Device = await openDevice();
 const SPEC = decoder(Array.from({ length: 4 }, () => ({ heads: 6, kvHeads: 3, ffn: 100 })), { hidden: 48, headDim: 8 });
@@ -46,6 +48,25 @@ for (const steps of [60, 150, 1000]) {
       assert.ok(trace.lambda1.some((value) => value !== 0) && trace.logAlpha.every(Number.isFinite), what);
       // Units move by their own gradients: the run is no mere threshold on where they began.
       assert.ok(inversions(trace) > table.count / 100, `${inversions(trace)} of ${table.count} units: ${what}`);
+    }
+  });
+}
+
+for (const schedule of SCHEDULE_NAMES) {
+  Deno.test(`the ${schedule} schedule is followed too, by other models and in odd numbers of steps`, async () => {
+    const cases = [
+      [MULTI_HEAD, ["kv", "ffn"], 61, 0.45],
+      [UNEVEN, ["heads", "ffn", "hidden"], 61, 0.2],
+      [UNEVEN, ["kv", "ffn"], 397, 0.35],
+    ] as const;
+    for (const [spec, kinds, steps, sparsity] of cases) {
+      const table = unitTable(spec, kinds), what = `${schedule}, ${kinds}, ${steps} steps`;
+      const trace = await runController(device, table, { steps, sparsity, schedule });
+      assertFollows(trace, steps, what);
+      assert.equal(trace.target.at(-1), sparsity);
+      // These layers differ in what a unit of them is: what is one too many may be of the largest kind.
+      const over = trace.hard - sparsity;
+      assert.ok(over > -1e-12 && over < largestUnit(table, "compact"), `hard sparsity ${trace.hard}: ${what}`);
     }
   });
 }

@@ -52,6 +52,25 @@ async function assertStopped(
   assert.equal((await honest.evaluate(INPUT)).sparsity, 0.1);
 }
 
+Deno.test("a script leaves nothing in Deno's cache, whatever it imports", async () => {
+  await using lair = new Lair();
+  const folder = await Deno.makeTempDir({ prefix: "compresso_cache_" }), before = Deno.env.get("DENO_DIR");
+  const body = `for (let index = 0; index < 3; index++) {
+    const module = "data:application/typescript,export const a: number = " + index + ";";
+    if ((await import(module)).a !== index) throw new Error("no such module");
+  }`;
+  Deno.env.set("DENO_DIR", folder);
+  try {
+    await using schedule = await openSchedule(await lair.write(scriptOf({ top: body })));
+    assert.equal((await schedule.evaluate(INPUT)).sparsity, 0.1);
+  } finally {
+    if (before === undefined) Deno.env.delete("DENO_DIR");
+    else Deno.env.set("DENO_DIR", before);
+  }
+  assert.deepEqual(await Array.fromAsync(Deno.readDir(folder), ({ name }) => name), []);
+  await Deno.remove(folder);
+});
+
 Deno.test("a script that reads or writes files is stopped", async (t) => {
   await using lair = new Lair();
   const path = JSON.stringify(lair.secretPath), url = JSON.stringify(new URL(`file://${lair.secretPath}`).href);

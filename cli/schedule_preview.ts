@@ -1,5 +1,6 @@
 // A schedule's decisions over a simulated pruning stage. Owns the simulation; refuses to open schedules and to draw.
 import { cubicSparsity, progressOf, stageRate } from "../lib/prune/schedule.ts";
+import { leastLimit, shownLimit } from "../lib/prune/saliency.ts";
 import type { ScheduleOutput } from "../lib/prune/schedule_output.ts";
 import { type LayerState, RATE_NAMES, type RecordView } from "../lib/prune/schedule_script.ts";
 import { resolveMonitors } from "../lib/run/monitors/alarm.ts";
@@ -108,21 +109,29 @@ export function previewSeries({ points }: Preview): readonly Series[] {
 }
 
 /**
- * What a run would refuse at its last step, or raise an alarm for after it: targets of all layers that do not come to the whole's, layers of one size
- * taken, and a sparsity of the schedule's own that is not the run's. Null where it is well.
+ * What a run would refuse, or raise an alarm for at its end: targets of all layers that do not come to the whole's, layers of one size taken, a clamp
+ * of log α that is too narrow, and a sparsity of the schedule's own that is not the run's. Null where it is well.
  */
-export function shortfall({ points, endsBefore, sparsity }: Preview): string | null {
+export function shortfall({ points, endsBefore, sparsity, steps }: Preview): string | null {
   const last = points.at(-1);
-  if (!last || endsBefore !== null) return null;
+  if (!last) return null;
+  const lowest = Math.min(...points.map(({ rates }) => rates.limit ?? Infinity)),
+    least = leastLimit(defaultRates(steps));
+  if (lowest < least) {
+    return `the limit of log α falls to ${lowest}: a run whose masks start from saliency, with the default spread, refuses less than ${
+      shownLimit(least)
+    }`;
+  }
+  if (endsBefore !== null) return null;
   const numbers = last.layers?.filter((value) => value !== null) ?? [];
   const isWhole = numbers.length > 0 && numbers.length === last.layers?.length;
   const mean = numbers.reduce((sum, value) => sum + value, 0) / numbers.length;
-  if (isWhole && mean < last.target - 0.005) {
+  const { threshold = Infinity } = resolveMonitors().constraint ?? {};
+  if (isWhole && (mean < last.target - 0.005 || mean > last.target + threshold)) {
     return `the targets of all layers come to ${formatShare(mean)} at the last step, where the whole's is ${
       formatShare(last.target)
-    }: a run refuses that`;
+    }: a run ${mean < last.target ? "refuses that" : "cuts what they say, and raises an alarm"}`;
   }
-  const { threshold = Infinity } = resolveMonitors().constraint ?? {};
   if (last.sparsity === null || Math.abs(last.sparsity - sparsity) <= threshold) return null;
   return `the schedule ends at ${formatShare(last.sparsity)}, where --sparsity is ${
     formatShare(sparsity)

@@ -109,25 +109,48 @@ function checkFreeze(at: At, { values, count }: Listed): readonly FrozenUnits[] 
   // Each once, however often it is named: there may be many units to look through.
   const frozen = new Map<string, FrozenUnits>();
   for (const entry of values) {
-    const { layer, kind } = isRecord(entry) ? entry : {};
-    const known = typeof layer === "number" && Number.isInteger(layer) && layer >= 0 && layer < count;
-    if (known && (kind === "heads" || kind === "ffn" || kind === "layer")) {
-      frozen.set(`${layer} ${kind}`, { layer, kind });
-      continue;
-    }
-    if (layer === undefined && kind === "hidden") {
-      frozen.set(kind, { kind });
-      continue;
-    }
-    throw refusal(at, {
-      rule: `freeze names a layer from 0 to ${
-        count - 1
-      } and the kind "heads", "ffn" or "layer", or the kind "hidden" alone`,
-      value: `layer ${show(layer)}, kind ${show(kind)}`,
-      mend: LAYERS_MEND,
-    });
+    const units = frozenUnits(at, entry, { count });
+    frozen.set(JSON.stringify(units), units);
   }
   return [...frozen.values()];
+}
+
+function frozenUnits(at: At, entry: unknown, { count }: Pick<Listed, "count">): FrozenUnits {
+  const given = Object.entries(isRecord(entry) ? entry : {}).filter(([, value]) => !isUndefined(value));
+  const { layer, kind, units, ...others } = Object.fromEntries(given);
+  const [other] = Object.keys(others), whole = units === undefined;
+  const isLayer = typeof layer === "number" && Number.isInteger(layer) && layer >= 0 && layer < count;
+  if (other === undefined && isLayer && kind === "layer" && whole) return { layer, kind };
+  if (other === undefined && (kind === "hidden" ? layer === undefined : isLayer)) {
+    const listed = whole ? {} : { units: unitNumbers(at, units) };
+    if (kind === "heads" || kind === "ffn") return { layer: Number(layer), kind, ...listed };
+    if (kind === "hidden") return { kind, ...listed };
+  }
+  const said = [["layer", layer], ["kind", kind], ...(whole ? [] : [["units", units]])];
+  throw refusal(at, {
+    rule: `freeze names a layer from 0 to ${
+      count - 1
+    } and the kind "heads", "ffn" or "layer", or the kind "hidden" alone, and of heads, ffn and hidden perhaps their units`,
+    value: said.map(([name, value]) => `${name} ${show(value)}`).join(", ") +
+      (other === undefined ? "" : `, and ${show(other)}`),
+    mend: LAYERS_MEND,
+  });
+}
+
+/** Units by their numbers, each once. How many there are is known to the run. */
+function unitNumbers(at: At, units: unknown): readonly number[] {
+  const isNumber = (value: unknown): value is number => Number.isSafeInteger(value) && Number(value) >= 0;
+  const listed: readonly unknown[] = Array.isArray(units) ? Array.from(units) : [], numbers = listed.filter(isNumber);
+  if (Array.isArray(units) && numbers.length === listed.length) return [...new Set(numbers)];
+  throw refusal(at, {
+    rule: "units of freeze is a list of whole numbers from 0 on",
+    value: `units ${Array.isArray(units) ? `with ${show(listed.find((value) => !isNumber(value)))}` : show(units)}`,
+  });
+}
+
+/** Whether a value is none, said so by another process perhaps. */
+function isUndefined(value: unknown): boolean {
+  return value === undefined || value === `${UNSAYABLE}undefined`;
 }
 
 /** Of a schedule that is made for a certain model. */

@@ -60,12 +60,13 @@ export interface LayerState {
 export type Curve = number | ((input: ScheduleInput) => number);
 
 /**
- * Units of one layer, from 0: its heads or KV groups, its FFN columns, or all that it has, its own as a whole layer too; or all hidden dims. Kinds that
- * are not among the run's units hold nothing.
+ * Units of one layer, from 0: its heads or KV groups, its FFN columns, or all that it has, its own as a whole layer too; or hidden dims. All of
+ * these, or those of `units`, from 0. Kinds that are not among the run's units hold nothing.
  */
 export type FrozenUnits =
-  | { readonly layer: number; readonly kind: "heads" | "ffn" | "layer" }
-  | { readonly kind: "hidden" };
+  | { readonly layer: number; readonly kind: "heads" | "ffn"; readonly units?: readonly number[] }
+  | { readonly layer: number; readonly kind: "layer" }
+  | { readonly kind: "hidden"; readonly units?: readonly number[] };
 
 /**
  * Numbers of the loop that a schedule may set: the names of `Rates`, but for those of the start of masks and of the last stage. Those of learned masks

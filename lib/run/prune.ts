@@ -308,7 +308,7 @@ class Run implements PruneRun {
       const seen = oversee({ ...this.#position, aim }, {
         record: plain,
         look: own,
-        broken: plain && await this.#broken(plain.step, brokenNumbers(plain, own)),
+        broken: plain && await this.#broken(plain.step, brokenNumbers(plain, own), own?.broken),
         memory: { bytes, planned, limit },
         goodStep: goodState(this.#kept, plain?.step ?? this.#position.step).position.step,
       }, this.#oversight);
@@ -342,7 +342,7 @@ class Run implements PruneRun {
   }
 
   /** What to say of numbers that are not finite: the run goes back to the step to find out; null where there are none. */
-  async #broken(at: number, numbers: string): Promise<Finding | null> {
+  async #broken(at: number, numbers: string, masks?: string | null): Promise<Finding | null> {
     const from = this.#kept.at(-1);
     if (numbers === "" || !from) return null;
     await this.#adopt(from);
@@ -357,7 +357,7 @@ class Run implements PruneRun {
       for (recall(); plan && this.#position.step < at - 1; recall()) if (!await this.#step(plan)) break;
       const step = plan && await this.#prepareStep(plan);
       const parts = { ...this.#now, table: this.#parts.table };
-      return brokenFinding(step ? await findCause(parts, step) : null, { stage, step: at, numbers });
+      return brokenFinding(step ? await findCause(parts, step, masks) : null, { stage, step: at, numbers });
     } finally {
       await this.#adopt(from);
     }

@@ -84,16 +84,16 @@ export async function openSchedule(source: ScheduleSource, options: OpenSchedule
   }
   const url = scriptUrl(source), name = String(source);
   const given = signal ? { signal } : {};
-  const { text, isJavaScript, toolkitImports } = await readScript(url, { ...given, name });
+  const script = await readScript(url, { ...given, name }), { text, isJavaScript, toolkitImports } = script;
   if (trust) {
-    const { schedule, importsOthers } = await importTrusted(url, { text, isJavaScript });
+    const { schedule, importsOthers } = await importTrusted(script);
     // Code of other modules is not in the text; without, the identity is that of the isolated script.
     return inProcess(schedule, {
       name,
       identity: `script ${hash(importsOthers ? text + definitionHash(schedule) : text)}`,
     });
   }
-  const script = await startIsolated({
+  const isolated = await startIsolated({
     ...given,
     ...(limits ? { limits } : {}),
     ...(onLog ? { onLog } : {}),
@@ -107,10 +107,10 @@ export async function openSchedule(source: ScheduleSource, options: OpenSchedule
     name,
     isolated: true,
     identity: `script ${hash(text)}`,
-    parts: namedParts(script.loaded),
+    parts: namedParts(isolated.loaded),
     evaluate: async (input) =>
-      checkOutput(await script.request(input, `at step ${input.step} of ${input.steps}`), input),
-    [Symbol.asyncDispose]: () => script[Symbol.asyncDispose](),
+      checkOutput(await isolated.request(input, `at step ${input.step} of ${input.steps}`), input),
+    [Symbol.asyncDispose]: () => isolated[Symbol.asyncDispose](),
   };
 }
 

@@ -71,6 +71,8 @@ function send(reply: { readonly output: unknown } | { readonly error: string }):
   const line = JSON.stringify({ ...reply, logs }, (_key, value: unknown) => {
     if (typeof value === "number") return Number.isFinite(value) ? value : `\0${value}`;
     if (typeof value === "bigint") return `\0${value}n`;
+    // Which JSON would take for what they hold.
+    if (value instanceof Number || value instanceof String || value instanceof Boolean) return {};
     return value === null || ["string", "boolean", "object"].includes(typeof value) ? value : `\0${String(value)}`;
   });
   logs = [];

@@ -7,9 +7,11 @@ import type { Schedule } from "../prune/schedule_script.ts";
 
 /** A script as it was read. */
 export interface ScriptSource {
+  /** Where it lies, behind redirects. */
+  readonly url: URL;
   /** Its code. */
   readonly text: string;
-  /** Whether it is plain JavaScript, by its name; else TypeScript. */
+  /** Whether it is plain JavaScript, by its name there; else TypeScript. */
   readonly isJavaScript: boolean;
   /** Specifiers in its text that mean this toolkit's mod.ts. */
   readonly toolkitImports: readonly string[];
@@ -70,7 +72,9 @@ export async function readScript(
   { name, signal }: { readonly name: string; readonly signal?: AbortSignal },
 ): Promise<ScriptSource> {
   try {
-    const bytes = url.protocol === "file:" ? await readFile(url) : await fetchBytes(url, signal);
+    const { bytes, at } = url.protocol === "file:"
+      ? { bytes: await readFile(url), at: url }
+      : await fetchBytes(url, signal);
     const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
     const specifiers = new Set(findImports(text).map(({ specifier }) => specifier));
     const toolkitImports = [...specifiers].filter(isToolkit);
@@ -82,7 +86,7 @@ export async function readScript(
         mend: "give all its imports of it one name",
       });
     }
-    return { text, isJavaScript: /\.m?js$/.test(url.pathname), toolkitImports };
+    return { url: at, text, isJavaScript: /\.m?js$/.test(at.pathname), toolkitImports };
   } catch (error) {
     signal?.throwIfAborted();
     if (error instanceof CompressoError) throw error;
@@ -111,7 +115,10 @@ async function readFile(url: URL): Promise<Uint8Array> {
   return await Deno.readFile(url);
 }
 
-async function fetchBytes(url: URL, signal: AbortSignal | undefined): Promise<Uint8Array> {
+async function fetchBytes(
+  url: URL,
+  signal: AbortSignal | undefined,
+): Promise<{ readonly bytes: Uint8Array; readonly at: URL }> {
   const limit = AbortSignal.timeout(FETCH_SECONDS * 1000);
   const response = await fetch(url, { signal: signal ? AbortSignal.any([signal, limit]) : limit });
   const type = response.headers.get("content-type") ?? "";
@@ -126,7 +133,7 @@ async function fetchBytes(url: URL, signal: AbortSignal | undefined): Promise<Ui
     if (size > MAX_SCRIPT_BYTES) throw new Refusal(`more than ${MAX_SCRIPT_BYTES} bytes`);
     chunks.push(chunk);
   }
-  return new Uint8Array(await new Blob(chunks).arrayBuffer());
+  return { bytes: new Uint8Array(await new Blob(chunks).arrayBuffer()), at: new URL(response.url) };
 }
 
 /**

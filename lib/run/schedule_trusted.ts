@@ -8,7 +8,9 @@
 import * as modules from "node:module";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
+import { stripVTControlCharacters } from "node:util";
 import { CompressoError } from "../errors.ts";
+import { oneLine } from "../prune/schedule_output.ts";
 import { asSchedule, type Schedule } from "../prune/schedule_script.ts";
 import { dataUrl } from "./schedule_sandbox.ts";
 import { findImports, isToolkit, readScript, type ScriptImport, type ScriptSource } from "./schedule_source.ts";
@@ -29,13 +31,12 @@ const RELATIVE = /^\.{0,2}\//;
 const TOOLKIT = new URL("../../mod.ts", import.meta.url).href;
 
 /**
- * Runs a script's text, as it was read from a URL. Its imports of the toolkit give this one, relative ones what lies beside the script (a mod.ts
+ * Runs a script's text, as it was read. Its imports of the toolkit give this one, relative ones what lies beside the script (a mod.ts
  * that is not there is the toolkit), and `import.meta` is that of the script. Modules that it imports stay cached: in this process, and those of
  * http and https beyond it. Throws `CompressoError("input")` where Deno cannot import it, or it exports no schedule.
  */
 export async function importTrusted(
-  url: URL,
-  { text, isJavaScript }: Pick<ScriptSource, "text" | "isJavaScript">,
+  { url, text, isJavaScript }: Omit<ScriptSource, "toolkitImports">,
 ): Promise<TrustedScript> {
   const found = findImports(text), targets = found.map(({ specifier }) => targetOf(specifier, url));
   const isPlain = url.protocol === "file:" && MODULE_NAME.test(url.pathname) &&
@@ -55,7 +56,10 @@ export async function importTrusted(
     throw new CompressoError("input", {
       what: `cannot load the schedule ${url.href}`,
       rule: "it is a module that Deno can import",
-      value: (error instanceof Error ? `${error.name}: ${error.message}` : String(error))
+      // Deno colours what it says of imports, on lines of its own.
+      value: oneLine(
+        stripVTControlCharacters(error instanceof Error ? `${error.name}: ${error.message}` : String(error)),
+      )
         .replaceAll(
           /data:application\/\w+;base64,[A-Za-z\d+/=.…]*|\?opening=\d+/g,
           (found) => found.startsWith("?") ? "" : url.href,

@@ -1,5 +1,6 @@
 // What a pruning stage aims at, step by step: the built-in cubic schedule, or the user's own. Owns what a schedule is shown; refuses the loop.
 import { CompressoError } from "../errors.ts";
+import { heldUnits } from "../prune/frozen.ts";
 import { leastLimit, shownLimit } from "../prune/saliency.ts";
 import { mostUniform } from "../prune/uniform.ts";
 import { checkLayerTargets, checkReachable, type LayerPart, mostSparsity, type UnitTable } from "../prune/units.ts";
@@ -176,6 +177,7 @@ function scripted(
       if (!output.end) {
         checkLimit(output.rates, { step, steps }, aim);
         checkTargets(table, { step, steps, target, layers: output.layers }, aim);
+        named({ step, steps }, () => heldUnits(table, output.freeze));
       }
       return { target, rates: now, end: output.end, layers: output.layers, freeze: output.freeze };
     },
@@ -188,20 +190,23 @@ function isForeseen({ parts }: OpenSchedule): boolean {
   return parts.includes("layers") && !parts.includes("end");
 }
 
-/** Runs as they may be when the last step comes: losses, and how far layers are cut. */
-const RUNS = [{ loss: 0.05, cut: 0 }, { loss: 2, cut: 0.3 }, { loss: 20, cut: 1 }] as const;
+/** Runs as they may be when the last step comes: losses, and how far the first layer and the last are cut. A rule that compares layers differs in them too. */
+const RUNS = [{ loss: 0.05, cuts: [0, 0.3] }, { loss: 2, cuts: [0.7, 0.1] }, { loss: 20, cuts: [1, 1] }] as const;
 
-/** The last records of such a run, and one of its layers. */
+/** The last records of such a run, and its layers. */
 function foreseen(
-  { loss, cut }: typeof RUNS[number],
-  { step, before, sparsity, learningRate }: {
+  { loss, cuts: [head, tail] }: typeof RUNS[number],
+  { step, before, sparsity, learningRate: rate, count: layerCount }: {
     readonly step: number;
     /** Steps before the stage. */
     readonly before: number;
     readonly sparsity: number;
     readonly learningRate: number;
+    /** Layers. */
+    readonly count: number;
   },
-): { readonly records: readonly RecordView[]; readonly layer: LayerState } {
+): { readonly records: readonly RecordView[]; readonly layers: readonly LayerState[] } {
+  const cut = (head + tail) / 2, learningRate = rate * (1 + cut);
   const count = Math.min(RECORDS_SEEN, before + step), first = before + step - count;
   const records = Array.from({ length: count }, (_, index): RecordView => {
     const isPruning = first + index >= before;
@@ -214,7 +219,12 @@ function foreseen(
       ...{ lambda1: cut, lambda2: -cut, gradNorm: loss, learningRate },
     };
   });
-  return { records, layer: { heads: cut, ffn: cut } };
+  const between = (share: number): number => head + (tail - head) * share;
+  const layers = Array.from({ length: layerCount }, (_, layer): LayerState => {
+    const share = layerCount > 1 ? layer / (layerCount - 1) : 0.5;
+    return { heads: between(1 - share), ffn: between(share) };
+  });
+  return { records, layers };
 }
 
 /**
@@ -236,8 +246,8 @@ async function checkLast(
   const decided: (Pick<ScheduleOutput, "sparsity" | "layers"> & { readonly warmup: number })[] = [];
   try {
     for (const run of RUNS) {
-      const { records, layer } = foreseen(run, { step, before, sparsity, learningRate: rates.lora * (1 + run.cut) });
-      const layers = table.spec.layers.map(() => layer);
+      const count = table.spec.layers.length;
+      const { records, layers } = foreseen(run, { step, before, sparsity, learningRate: rates.lora, count });
       const output = await schedule.evaluate({ progress, sparsity, step, steps, records, layers });
       decided.push({
         ...{ sparsity: output.sparsity, layers: output.layers },
@@ -305,18 +315,9 @@ function checkTargets(
     });
   }
   if (!layers) return;
-  const named = (check: () => void, mend: { readonly mend?: string }): void => {
-    try {
-      check();
-    } catch (error) {
-      if (!(error instanceof CompressoError)) throw error;
-      const { parts } = error;
-      throw new CompressoError("input", { ...parts, what: `${what}: ${parts.what}`, ...mend }, { cause: error });
-    }
-  };
-  named(() => checkLayerTargets(table, layers), {});
+  named({ step, steps }, () => checkLayerTargets(table, layers));
   if (step < steps - 1 || target <= 0 && !goal) return;
-  named(() => {
+  named({ step, steps }, () => {
     // Whatever the units' scores, a size is within reach or not.
     if (goal) {
       goal.harden(table, new Float32Array(table.count), { target: null, layerTargets: layers, layout: "compact" });
@@ -326,6 +327,21 @@ function checkTargets(
       goal ? "size" : "whole's"
     } at the last step, or leave some layers to it (null)`,
   });
+}
+
+/** Checks what a schedule decides for a step; the error names it. */
+function named(
+  { step, steps }: Pick<SteeringInput, "step" | "steps">,
+  check: () => void,
+  mend: { readonly mend?: string } = {},
+): void {
+  try {
+    check();
+  } catch (error) {
+    if (!(error instanceof CompressoError)) throw error;
+    const { parts } = error, what = `cannot use the schedule at step ${step} of ${steps}: ${parts.what}`;
+    throw new CompressoError("input", { ...parts, what, ...mend }, { cause: error });
+  }
 }
 
 /** Errors of a quotient of whole numbers. */

@@ -128,8 +128,20 @@ Deno.test("schedule preview says where the targets of all layers do not come to 
     return stderr;
   };
   assert.match(await preview("0.1 * (i + 1)"), /all layers come to 15\.0 % at the last step.*30\.0 %: a run refuses/);
-  assert.doesNotMatch(await preview("0.2 * (i + 1)"), /refuses/);
+  assert.match(await preview("0.3 * (i + 1)"), /all layers come to 45\.0 % .*30\.0 %: a run cuts .* raises an alarm/);
+  assert.doesNotMatch(await preview("0.2 * (i + 1)"), /refuses|alarm/);
   assert.doesNotMatch(await preview("i === 0 ? null : 0.1"), /refuses/);
+});
+
+Deno.test("schedule preview says where the limit of log α falls below what a run takes", async () => {
+  using folder = new TemporaryFolder();
+  for (const [limit, message] of [[10, /log α falls to 10: .*refuses less than 25/], [30, /^$/]] as const) {
+    const text = `export default defineSchedule({ rates: { limit: ({ progress }) => progress < 1 ? 50 : ${limit} } });`;
+    await Deno.writeTextFile(folder.at("mine.ts"), `import { defineSchedule } from "compresso"; ${text}`);
+    const { code, stderr } = await cli(["schedule", "preview", folder.at("mine.ts"), "--steps", "60"]);
+    assert.equal(code, 0, stderr);
+    assert.match(stderr, message);
+  }
 });
 
 Deno.test("schedule preview says where a schedule's own sparsity ends off the run's, as the run will", async () => {

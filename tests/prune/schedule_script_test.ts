@@ -6,6 +6,7 @@ import { evaluateSchedule, type ScheduleOutput } from "../../lib/prune/schedule_
 import {
   asSchedule,
   defineSchedule,
+  type FrozenUnits,
   type RateName,
   type RecordView,
   type ScheduleDefinition,
@@ -79,6 +80,8 @@ Deno.test("what a schedule leaves out is left to the run", () => {
   assert.deepEqual(evaluate({ freeze: () => [often, heads, ...Array(100).fill(often)] }).freeze, [often, heads]);
   const others = [{ layer: 0, kind: "layer" }, { kind: "hidden" }] as const;
   assert.deepEqual(evaluate({ freeze: () => [...others, ...others] }).freeze, others);
+  const single = [{ layer: 1, kind: "ffn", units: [3, 3, 0] }, { kind: "hidden", units: [7] }] as const;
+  assert.deepEqual(evaluate({ freeze: () => single }).freeze, [{ ...single[0], units: [3, 0] }, single[1]]);
   assert.deepEqual(evaluate({}), { sparsity: null, layers: null, freeze: [], end: false, rates: {} });
 });
 
@@ -139,6 +142,14 @@ Deno.test("a value that is not finite or out of range is refused with its name, 
     [{ layers: number(3) as unknown as () => number[] }, "input", "layers = 3"],
     [{ freeze: () => [{ layer: 2, kind: "ffn" }] }, "input", 'layer 2, kind "ffn"'],
     [{ freeze: () => [{ layer: 0, kind: "hidden" as "ffn" }] }, "input", 'layer 0, kind "hidden"'],
+    [{ freeze: () => [{ layer: 0, kind: "ffn", unit: 1 } as FrozenUnits] }, "input", 'layer 0, kind "ffn", and "unit"'],
+    [
+      { freeze: () => [{ layer: 0, kind: "layer", units: [1] } as FrozenUnits] },
+      "input",
+      'layer 0, kind "layer", units a list',
+    ],
+    [{ freeze: () => [{ layer: 0, kind: "ffn", units: [0, -1] }] }, "input", "units with -1"],
+    [{ freeze: () => [{ kind: "hidden", units: 3 as unknown as number[] }] }, "input", "units 3"],
     [{ end: number(1) as unknown as () => boolean }, "input", "end = 1"],
   ];
   for (const [definition, code, value] of cases) {

@@ -86,11 +86,20 @@ Deno.test("a schedule with parts that method or layout cannot follow is refused 
 Deno.test("a schedule that goes by the steps or targets of its records is not refused for those of a run that is made up", async () => {
   await withDemo(async ({ model }) => {
     const last = BASE.prefinetune + 7, whole = 0.3;
-    const layers: readonly NonNullable<ScheduleDefinition["layers"]>[] = [
+    const layers: NonNullable<ScheduleDefinition["layers"]>[] = [
       ({ layers, records }) => layers.map(() => records.at(-1)?.step === last ? whole : 0.1),
       ({ layers, records }) => layers.map(() => (records.at(-1)?.target ?? 1) < 0.295 ? whole : 0.1),
       ({ layers, records }) => layers.map(() => records.some(({ stage }) => stage === "finetune") ? whole : 0.1),
     ];
+    // By the differences between layers, which any run has: of FFN columns and of heads.
+    for (const part of ["ffn", "heads"] as const) {
+      layers.push(({ layers, progress }) => {
+        const mean = layers.reduce((sum, layer) => sum + layer[part], 0) / layers.length;
+        return progress < 1 || layers.some((layer) => layer[part] > mean + 0.001)
+          ? layers.map(() => null)
+          : layers.map(() => 0.1);
+      });
+    }
     const sparsity: ScheduleDefinition["sparsity"] = ({ progress }) => progress === 1 ? whole : 0.29;
     for (const one of layers) {
       const schedule = defineSchedule({ layers: one, sparsity });

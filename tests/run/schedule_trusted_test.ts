@@ -26,19 +26,21 @@ Deno.test("a script that was changed runs as it is now, in the same process too,
   assert.equal(identities.size, 2);
 });
 
-Deno.test("a script that a server has changed runs as it is now, in the next process too, with what lies beside it there", async () => {
+Deno.test("a script that a server has changed runs as it is now, in the next process too, with what lies beside it behind a redirect", async () => {
   await using lair = new Lair();
   let value = 0.1;
   const headers = { "content-type": "application/typescript" };
   const server = Deno.serve(
     { port: 0, hostname: "127.0.0.1", onListen: () => {} },
     ({ url }) =>
-      new Response(
-        url.endsWith("/share.ts")
-          ? "export const share: number = 0.5;"
-          : `import { share } from "./share.ts"; ${plain(value).replace(String(value), `${value} * share`)}`,
-        { headers },
-      ),
+      !url.includes("/moved/") && !url.endsWith("/share.ts")
+        ? Response.redirect(new URL("./moved/script.ts", url))
+        : new Response(
+          url.endsWith("/share.ts")
+            ? `export const share: number = ${url.includes("/moved/") ? 0.5 : 1};`
+            : `import { share } from "./share.ts"; ${plain(value).replace(String(value), `${value} * share`)}`,
+          { headers },
+        ),
   );
   try {
     const host = new URL("../../lib/run/schedule_host.ts", import.meta.url).href;
@@ -147,6 +149,8 @@ Deno.test("a script that cannot be imported is named by its place, without its t
     trusted(await lair.write(`import { share } from "./none.ts"; export default share;`)),
     (error) => {
       assert.match(String(error), /Module not found.*none\.ts/);
+      // deno-lint-ignore no-control-regex
+      assert.doesNotMatch(error instanceof Error ? error.message : "", /[\u0000-\u001f]/);
       assert.doesNotMatch(String(error), /base64|\?opening/);
       return true;
     },

@@ -5,7 +5,6 @@ import {
   type Curve,
   type CurveInput,
   defineSchedule,
-  type FrozenUnits,
   loadModelFrom,
   prune,
   type RunHooks,
@@ -64,30 +63,6 @@ Deno.test("the first step of learned masks is on the model as it was trained so 
     const whole = await drive(model, { method: "gradual", prefinetune: 0, steps: 8 });
     const [learned, dense] = [records[0]?.loss ?? NaN, whole.records[0]?.loss ?? NaN];
     assert.ok(Math.abs(learned - dense) < 1e-3 * dense, `${learned} and ${dense}`);
-  });
-});
-
-Deno.test("hidden dims and whole layers that are frozen do not move, and the others make up for them", async () => {
-  await withDemo(async ({ model }) => {
-    const units = ["ffn", "hidden", "layers"] as const;
-    const moved = async (freeze: readonly FrozenUnits[]): Promise<readonly boolean[]> => {
-      const states: Float32Array[] = [];
-      const hooks: RunHooks = {
-        afterStep: async ({ stage }, { logAlpha }) => {
-          if (stage === "prune") states.push(new Float32Array(await logAlpha()));
-        },
-      };
-      const schedule = defineSchedule({ freeze: () => freeze });
-      const { result: { table } } = await drive(model, { units, prefinetune: 0, postfinetune: 0, schedule, hooks });
-      const [first, last] = [states[0], states.at(-1)];
-      const between = (from: number, end: number): boolean =>
-        first?.subarray(from, end).some((value, unit) => value !== last?.[from + unit]) ?? false;
-      const { ffnFirst: ffn, hiddenFirst: hidden, layerFirst: end, layers } = table;
-      const { gate = NaN, ffn: { first: own, count } = { first: NaN, count: NaN } } = layers[2] ?? {};
-      return [between(ffn, hidden), between(hidden, end), between(gate, gate + 1), between(own, own + count)];
-    };
-    assert.deepEqual(await moved([]), [true, true, true, true]);
-    assert.deepEqual(await moved([{ kind: "hidden" }, { layer: 2, kind: "layer" }]), [true, false, false, false]);
   });
 });
 

@@ -48,6 +48,16 @@ const CASES: readonly {
     ),
   },
   {
+    // Once the warm-up is over, which is 0.4 of six steps.
+    ...{
+      monitor: "constraint",
+      code: "numeric",
+      step: 3,
+      said: /constraint is not met: expected sparsity 0\.0 %, target/,
+    },
+    beforeStep: setting(() => OPEN),
+  },
+  {
     ...{ monitor: "memory", code: "gpu", step: 3, said: /memory runs out: .* MiB are in use/ },
     beforeStep: ({ step }, fill) => step === 2 ? fill() : undefined,
   },
@@ -91,7 +101,26 @@ for (const { monitor, code, step, said, beforeStep } of CASES) {
     await withDemo(async ({ model }) => {
       const monitors = { ...OFF, [monitor]: { action: "warn" } };
       const rest = await drive(model, { ...SHORT, monitors, checkpoint: { ...checkpoint, resume: true } });
-      assert.deepEqual([rest.records.at(-1)?.step, rest.result.alarms.length], [SHORT.steps, 0]);
+      // Without the hook all is well, but that nothing leads these masks to the target.
+      const told = rest.result.alarms.filter((alarm) => alarm.monitor !== "constraint" || monitor !== "constraint");
+      assert.deepEqual([rest.records.at(-1)?.step, told], [SHORT.steps, []]);
     });
   });
 }
+
+Deno.test("log α that is no longer finite is named with its unit and step", async () => {
+  await withDemo(async ({ model }) => {
+    // λ beyond what f32 can hold, times a unit's cost.
+    const rates = { ...SHORT.rates, lambda: 3e38, mask: 0.1 };
+    const monitors = { ...OFF, nan: { action: "stop" } } as const;
+    await assert.rejects(drive(model, { ...SHORT, rates, monitors }), (error) => {
+      assert.ok(error instanceof AlarmError, String(error));
+      assert.equal(error.alarm.monitor, "nan");
+      const { step, message, change } = error.alarm;
+      const unit = "(log α|Adam's moments of log α) of (KV group|FFN column) \\d+ of layer \\d+";
+      assert.match(message, new RegExp(`^numbers are not finite at step ${step} .*first in ${unit}`));
+      assert.match(change, /lower the rates `mask` and `lambda`/);
+      return true;
+    });
+  });
+});

@@ -35,10 +35,14 @@ export interface Cause {
 /** Largest number of f32. */
 const F32_MAX = 3.4028234663852886e38;
 
-/** Searches, from what comes first: base weights, what is trained, activations, gradients. Changes the trainer's state. */
+/**
+ * Searches, from what comes first: base weights, what is trained, activations, gradients, and what the step's own update made of `masks`, as it was seen
+ * behind it. Changes the trainer's state.
+ */
 export async function findCause(
   { model, trainer, table }: { readonly model: Model; readonly trainer: Trainer; readonly table: UnitTable },
   { stage, kind, batch, state, focus }: StepToSearch,
+  masks: string | null = null,
 ): Promise<Cause> {
   const before = await trainer.save(), { lora } = trainer.pass, lower = lowerRate(stage);
   trainer.restore({
@@ -58,7 +62,11 @@ export async function findCause(
   }
   const inspection = await trainer.inspect(kind, batch, { state }), place = placeOf(inspection);
   if (place) return { tensor: place.name, change: lower, isBase: false };
-  return { tensor: gradientCause(inspection, focus), change: `${lower}, or load the base in f32`, isBase: false };
+  const gradient = gradientCause(inspection);
+  if (gradient === null && masks !== null) {
+    return { tensor: masks, change: "lower the rates `mask` and `lambda`", isBase: false };
+  }
+  return { tensor: gradient ?? elsewhere(focus), change: `${lower}, or load the base in f32`, isBase: false };
 }
 
 /** What of a step's numbers is not finite, and of its masks where they were looked at; empty where all is. */
@@ -146,15 +154,17 @@ function trainedCause(
 }
 
 /** Backward runs from the last layer to the first, so the last broken gradient is the first that broke. */
-function gradientCause({ gradients, slots }: Inspection, focus: number): string {
+function gradientCause({ gradients, slots }: Inspection): string | null {
   const first = [...gradients].reverse().find(([, values]) => brokenAt(values) >= 0);
   if (first) return `the gradient of ${first[0]}`;
   if (brokenAt(slots) >= 0) return "the gradients of the masks";
   let squares = 0;
   for (const values of gradients.values()) for (const value of values) squares += value * value;
-  return squares > F32_MAX
-    ? "the sum of the squares of LoRA's gradients, each of which is finite"
-    : focus < 1
+  return squares > F32_MAX ? "the sum of the squares of LoRA's gradients, each of which is finite" : null;
+}
+
+function elsewhere(focus: number): string {
+  return focus < 1
     ? "the gradients of the labels that the last stage learns from (--focus), as those of all labels are finite"
     : "nothing when the step was repeated, so a hook or the device has changed what it computes";
 }

@@ -1,7 +1,7 @@
 // Gradual saliency: hard masks at the schedule's target, chosen anew every few steps by a running mean of squared mask gradients. Owns the mean and the choice; refuses the loop.
 import { hardSelection } from "./harden.ts";
 import type { Layout } from "./layouts.ts";
-import { takesUniform } from "./uniform.ts";
+import { takesUniform, type UniformCounts } from "./uniform.ts";
 import { selectionMasks, unitParameters, type UnitTable } from "./units.ts";
 import type { MaskValues } from "../nn/masks.ts";
 
@@ -38,9 +38,15 @@ export function addGradients(
 export function gradualMasks(
   table: UnitTable,
   mean: Float32Array,
-  { target, layout }: { readonly target: number; readonly layout: Layout },
+  { target, layout, counts }: {
+    readonly target: number;
+    readonly layout: Layout;
+    /** Widths of every layer under "uniform"; default: those of the target. */
+    readonly counts?: UniformCounts;
+  },
 ): Required<MaskValues> {
   const isCut = target > 0 && (layout !== "uniform" || takesUniform(table, target));
-  const kept = isCut ? hardSelection(table, mean, { target, layout }) : new Uint8Array(table.count).fill(1);
+  const aim = { target, layout, ...(counts ? { counts } : {}) };
+  const kept = isCut ? hardSelection(table, mean, aim) : new Uint8Array(table.count).fill(1);
   return selectionMasks(table, kept);
 }

@@ -52,7 +52,11 @@ export interface UniformGoals {
 export function uniformCounts(table: UnitTable, { target, size, scores }: UniformOptions): UniformCounts {
   const pieces = uniformPieces(table, scores), { forced, rows } = pieces;
   if (forced.length > 0) refuseForced(table, pieces, { target: target ?? null, size });
-  const kept = choose(table, rows, { target: target ?? null, size, forced });
+  return countsOf(table, choose(table, rows, { target: target ?? null, size, forced }));
+}
+
+/** Widths of every layer of a selection that keeps equally many in each. */
+export function countsOf(table: UnitTable, kept: Selection): UniformCounts {
   const { hidden, layers: [first] } = selectedSpec(table, kept);
   return { heads: first?.heads ?? 0, kvHeads: first?.kvHeads ?? 0, ffn: first?.ffn ?? 0, hidden };
 }
@@ -110,9 +114,12 @@ export function uniformPieces(
   return { forced, rows: sorted(rows) };
 }
 
-/** Goals of every step of a run whose layers are cut alike. Throws as {@link uniformCounts}. */
-export function uniformGoals(table: UnitTable, options: UniformOptions): UniformGoals {
-  const counts = uniformCounts(table, options), { headDim } = table.spec;
+/** Goals of every step of a run whose layers are cut alike, to a target or to widths that are known. Throws as {@link uniformCounts}. */
+export function uniformGoals(
+  table: UnitTable,
+  options: { readonly target: number } | { readonly counts: UniformCounts },
+): UniformGoals {
+  const counts = "counts" in options ? options.counts : uniformCounts(table, options), { headDim } = table.spec;
   const sparsity = hardSparsity(table, uniformSelection(table, new Uint8Array(table.count), counts));
   const final = table.layers.map(({ attention, ffn }) => ({
     attention: attention.count > 0 ? 1 - 2 * headDim * (counts.heads + counts.kvHeads) / attention.total : null,
@@ -126,7 +133,7 @@ export function uniformGoals(table: UnitTable, options: UniformOptions): Uniform
       if (now > sparsity + ROUNDING) {
         // A schedule may stay there for many steps, and to choose rows takes a while.
         if (beyond?.now !== now) {
-          beyond = { now, goals: uniformGoals(table, { ...options, size: undefined, target: now }) };
+          beyond = { now, goals: uniformGoals(table, { target: now }) };
         }
         return beyond.goals.at(now);
       }

@@ -7,7 +7,7 @@ import { addGradients, GRADUAL_EVERY, gradualMasks } from "../prune/gradual.ts";
 import type { hardenMasks } from "../prune/harden.ts";
 import { twofoldGoals } from "../prune/mask_learner.ts";
 import type { FrozenUnits, SchedulePart } from "../prune/schedule_script.ts";
-import { leastUniform, uniformGoals } from "../prune/uniform.ts";
+import { leastUniform, type UniformCounts, uniformGoals } from "../prune/uniform.ts";
 import { besidePrior, priorShape, saliencyPrior } from "../prune/prior.ts";
 import { createSaliency, maskStart, openStart, perParameter } from "../prune/saliency.ts";
 import { constantLogAlpha } from "../prune/start.ts";
@@ -71,6 +71,8 @@ export interface ChooserParts {
   readonly maskGradients: (batch: Batch) => Promise<SlotGradients>;
   /** Σ|w·∂L/∂w| of the base's weights on a batch, at the present masks. */
   readonly weightTerms: (batch: Batch) => Promise<LayerTerms[]>;
+  /** Widths that a size leaves every layer, where all are cut alike. */
+  readonly counts: UniformCounts | null;
   /** Makes masks hard, at the target or at the run's size. */
   readonly harden: typeof hardenMasks;
   readonly signal?: AbortSignal | undefined;
@@ -114,8 +116,10 @@ export function createChooser(parts: ChooserParts): Chooser {
 }
 
 function learned(parts: ChooserParts): Chooser {
-  const { model, table, options, trainer, calibration } = parts, { rates, layout } = options;
-  const uniform = layout === "uniform" ? uniformGoals(table, { target: options.sparsity }) : null;
+  const { model, table, options, trainer, calibration, counts: sized } = parts, { rates, layout } = options;
+  const uniform = layout === "uniform"
+    ? uniformGoals(table, sized ? { counts: sized } : { target: options.sparsity })
+    : null;
   return {
     ...NOTHING,
     async begin(): Promise<void> {
@@ -178,7 +182,7 @@ async function saliencyOn(
 
 /** log α holds the running mean of squared gradients. */
 function gradual(parts: ChooserParts): Chooser {
-  const { table, options, trainer, harden } = parts;
+  const { table, options, trainer, harden, counts: sized } = parts;
   let known: { readonly writes: number; readonly hard: number } | null = null;
   return {
     ...NOTHING,
@@ -187,7 +191,8 @@ function gradual(parts: ChooserParts): Chooser {
       // Checked beforehand of what a schedule says that it has; an isolated script may say anything.
       if (layers || freeze.length > 0) throw unlearned(options.method);
       if (step > 0 && step % GRADUAL_EVERY === 0) {
-        trainer.setMasks(gradualMasks(table, await trainer.logAlpha(), { target, layout: options.layout }));
+        const counts = target === options.sparsity && sized ? { counts: sized } : {};
+        trainer.setMasks(gradualMasks(table, await trainer.logAlpha(), { target, layout: options.layout, ...counts }));
       }
       // A hook may have written others meanwhile.
       if (known?.writes !== trainer.maskWrites) {

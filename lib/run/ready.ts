@@ -90,6 +90,7 @@ export function chooserOf(
     onScoring,
     makeBatches,
     calibration,
+    counts: goal?.counts ?? null,
     harden: hardenAt(goal, goesBeforeSize),
     maskGradients: (data) => trainer.maskGradients(data, at()),
     weightTerms: (data) => trainer.weightTerms(data, at()),

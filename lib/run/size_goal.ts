@@ -10,9 +10,10 @@ import { shallowPlan } from "../prune/layouts.ts";
 import type { SizeTarget } from "../prune/selection.ts";
 import { planSlice } from "../prune/slice.ts";
 import { parameterTarget, restPerDim, targetSparsity } from "../prune/target_size.ts";
-import { tableOf, uniformCounts } from "../prune/uniform.ts";
+import { countsOf, tableOf, type UniformCounts, uniformCounts } from "../prune/uniform.ts";
 import {
   checkReachable,
+  hardSparsity,
   keptUnits,
   selectedSpec,
   type UnitKind,
@@ -50,6 +51,8 @@ export interface SizeGoal {
   readonly table: UnitTable;
   /** The sparsity that has the size, as far as it can be told before units are chosen. */
   readonly sparsity: number;
+  /** Widths of every layer at the size, where all are cut alike: those that a run has to learn. */
+  readonly counts: UniformCounts | null;
   /** {@link hardenMasks} at the size in place of the target. */
   readonly harden: typeof hardenMasks;
   /** By how much the model of hard masks is larger than the size; 0 or below where it is not. */
@@ -149,9 +152,9 @@ export function sizeGoal(
   const beside = exact(own) - measured(own);
   const rest = options.units.includes("hidden") ? restPerDim(own, target) : 0;
   const table = tableOf(spec, { ...options, rules: { ...options.rules, rest } });
-  const goal: SizeGoal = {
+  const isUniform = options.layout === "uniform", sparsity = targetSparsity(table, plus(target, beside), { isUniform });
+  const goal: Omit<SizeGoal, "counts" | "sparsity"> = {
     table,
-    sparsity: targetSparsity(table, plus(target, beside), { isUniform: options.layout === "uniform" }),
     excess: (masks) => exact(planSlice(own, masks).spec) - most,
     harden(_, logAlpha, { counts: _counts, ...aim }): MaskValues {
       let extra = beside;
@@ -167,8 +170,10 @@ export function sizeGoal(
     },
   };
   // A file may hold more for layers without an FFN; known before the first step, not after the last.
-  goal.harden(table, new Float32Array(table.count), { target: null, layout: options.layout });
-  return goal;
+  const masks = goal.harden(table, new Float32Array(table.count), { target: null, layout: options.layout });
+  if (!isUniform) return { ...goal, sparsity, counts: null };
+  const kept = keptUnits(table, packMasks(spec, table.layout, masks));
+  return { ...goal, sparsity: hardSparsity(table, kept), counts: countsOf(table, kept) };
 }
 
 /** Refuses an export that would not have the size: another dtype, or another name in the GGUF, than what it was counted for. */

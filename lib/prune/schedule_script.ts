@@ -188,10 +188,10 @@ const FUNCTIONS = ["layers", "freeze", "end"] as const;
 
 /** Which parts a schedule decides. */
 export function partsOf({ definition }: Schedule): readonly SchedulePart[] {
-  const { rates = {} } = definition;
+  const { rates: curves = {} } = definition, rates = RATE_NAMES.filter((name) => curves[name] !== undefined);
   return [
-    ...PARTS.filter((part) => definition[part] !== undefined),
-    ...RATE_NAMES.filter((name) => rates[name] !== undefined).map((name) => `rates.${name}` as const),
+    ...PARTS.filter((part) => part === "rates" ? rates.length > 0 : definition[part] !== undefined),
+    ...rates.map((name) => `rates.${name}` as const),
   ];
 }
 

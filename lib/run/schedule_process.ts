@@ -146,7 +146,9 @@ class Isolated implements IsolatedScript {
     const { signal, onLog } = this.#options;
     signal?.throwIfAborted();
     if (this.#failure) throw this.#failure;
-    if (this.#busy) throw new Error("a schedule is asked for one step at a time");
+    if (this.#busy) {
+      throw misused(this.#options, "it is asked for one step at a time", "the step before is not decided yet");
+    }
     this.#busy = true;
     // Until the reply is there, or the process gone, a program that waits for it has something to wait for.
     this.#holdProgram(true);
@@ -284,8 +286,19 @@ class Isolated implements IsolatedScript {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#failure ??= misused(this.#options, "it is asked before it is disposed", "its process was ended");
     await this.#finish();
   }
+}
+
+/** What a program has done that holds the script. */
+function misused({ name }: IsolationOptions, rule: string, value: string): CompressoError {
+  return new CompressoError("usage", {
+    what: `cannot ask the schedule ${name}`,
+    rule,
+    value,
+    mend: "await each step, and dispose the schedule after the last one",
+  });
 }
 
 /** The start of a stream of text that is read to its end. */

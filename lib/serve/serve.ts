@@ -54,7 +54,7 @@ const LAST_WORDS = 1000;
  * `/v1/models` and `/health`, whose status is 503 once the GPU has failed. Requests are answered one after the other; the model must not be used otherwise meanwhile. A client that goes
  * ends its work. Without a key, a server that listens at loopback answers only under this machine's names and `host`.
  *
- * Programs with a deno.json of their own want `--unstable-no-legacy-abort`, or `"unstable": ["no-legacy-abort"]` there: otherwise Deno warns of
+ * Programs outside the toolkit's clone want `--unstable-no-legacy-abort`, or `"unstable": ["no-legacy-abort"]` in their deno.json: otherwise Deno warns of
  * `request.signal`, which it then fires for answered requests too.
  *
  * @throws CompressoError("input") for a model without tokenizer; "usage" for options out of range, and an address that cannot be

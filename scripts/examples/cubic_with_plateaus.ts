@@ -1,7 +1,8 @@
 // A schedule: three cubic ramps with a rest after each, so that LoRA can catch up before more is cut.
 //
 //   deno run -A cli/main.ts schedule preview scripts/examples/cubic_with_plateaus.ts
-//   deno run -A cli/main.ts prune demo --schedule scripts/examples/cubic_with_plateaus.ts --sparsity 0.3 --out runs/plateaus
+//   deno run -A cli/main.ts prune demo --schedule scripts/examples/cubic_with_plateaus.ts --sparsity 0.3 \
+//     --noise 0.3 --out runs/plateaus
 import { cubic, defineSchedule, linear } from "../../mod.ts";
 
 /** Where each ramp begins and where it ends, as shares of the stage; the rest up to the next is a plateau. */

@@ -1,4 +1,4 @@
-// Masks that a hook ruins, under the monitors as they are: the run goes back with halved rates and ends well, and one that is stopped on the way the same.
+// Masks that a hook ruins, under the monitors as they are, but that a dead layer is no warning: the run goes back with halved rates and ends well, and one that is stopped on the way the same.
 import assert from "node:assert/strict";
 import type { Model, RunHandle, RunHooks } from "../../mod.ts";
 import { bitsOf, drive, withDemo } from "./helpers/demo_run.ts";
@@ -10,7 +10,7 @@ const OPTIONS = {
   prefinetune: 2,
   postfinetune: 1,
   rates: { tracking: 0, mask: 0, lambda: 0, memory: 1 },
-  monitors: { constraint: { action: "off" } },
+  monitors: { constraint: { action: "off" }, "dead-layer": { action: "rollback" } },
 } as const;
 
 type Run = Awaited<ReturnType<typeof drive>>;
@@ -53,12 +53,15 @@ const FAILURES = {
   // All FFN columns close at step 7.
   collapse: (unit: number, step: number, { table }: RunHandle) =>
     step >= 6 && unit >= table.ffnFirst ? CLOSED : unit % 4 === 0 ? CLOSED : OPEN,
+  // All of one layer, at step 7.
+  "dead-layer": (unit: number, step: number, { table }: RunHandle) =>
+    step >= 6 && table.layer[unit] === 1 || unit % 4 === 0 ? CLOSED : OPEN,
   // Every third unit by turns.
   oscillation: (unit: number, step: number) => unit % 3 === 0 && step % 2 === 0 ? CLOSED : OPEN,
 } as const;
 
-for (const monitor of ["collapse", "oscillation"] as const) {
-  Deno.test(`${monitor} of masks leads back with halved rates; stopped on the way, the run ends with the same bits`, async () => {
+for (const monitor of ["collapse", "dead-layer", "oscillation"] as const) {
+  Deno.test(`masks that raise ${monitor} lead back with halved rates; stopped on the way, the run ends with the same bits`, async () => {
     await withDemo(async ({ model }) => {
       const hooks = (): RunHooks => ({ ...ruining(FAILURES[monitor]), afterStep: () => {} });
       const whole = await drive(model, { ...OPTIONS, hooks: hooks() });

@@ -35,18 +35,25 @@ const cache = await npmCache();
 
 Deno.test({
   name: cache
-    ? "deno run of a script at a URL works, with mod.ts imported by URL"
+    ? "deno run of a script at a URL prunes a model, with mod.ts imported by URL"
     : "deno run of a script at a URL: skipped, for the packages of lib/ are not in Deno's npm cache",
   ignore: cache === null,
   fn: async () => {
     const folder = await Deno.makeTempDir({ prefix: "compresso_url_" });
     const server = serveCheckout((origin) =>
-      `import { cubic, defineSchedule, evaluateSchedule, openSchedule, parameterCount } from "${origin}/mod.ts";
+      `import { cubic, defineSchedule, evaluateSchedule, loadModel, openDevice, openSchedule, prune, toRow } from "${origin}/mod.ts";
 const input = { progress: 0.25, step: 0, steps: 4, sparsity: 0.5, records: [], layers: [] };
 const schedule = defineSchedule({ sparsity: cubic({ to: "target", warmup: 0.5 }) });
-console.log(evaluateSchedule(schedule, input).sparsity, typeof parameterCount);
+console.log(evaluateSchedule(schedule, input).sparsity);
 await using isolated = await openSchedule("${origin}/scripts/examples/early_stop.ts");
-console.log(isolated.isolated, (await isolated.evaluate(input)).sparsity.toFixed(4));`
+console.log(isolated.isolated, (await isolated.evaluate(input)).sparsity.toFixed(4));
+using device = await openDevice();
+using model = await loadModel(${JSON.stringify(join(ROOT, "fixtures", "demo"))}, { device });
+const rows = ["Rome", "Oslo", "Kyiv"].map((output) => toRow({ instruction: "Where is Tom?", input: "Tom is here.", output }));
+const sizes = { steps: 2, prefinetune: 0, postfinetune: 0, batch: 1, seq: 32, prompt: null };
+using run = prune(model, { rows, sparsity: 0.2, schedule, ...sizes, lora: { targets: ["q"] } });
+for await (const { step, loss } of run) console.log(step, Number.isFinite(loss));
+console.log((await run.slice()).parameters.after < 979_008);`
     );
     try {
       // A cache of its own, so that nothing is taken from an earlier run, but with the npm packages that are there; versions as in our lock file.
@@ -56,11 +63,11 @@ console.log(isolated.isolated, (await isolated.evaluate(input)).sparsity.toFixed
         args: ["run", "-A", "--lock", join(folder, "deno.lock"), `http://127.0.0.1:${server.addr.port}/script.ts`],
         cwd: folder,
         env: { DENO_DIR: folder, NO_COLOR: "1" },
-        signal: AbortSignal.timeout(60_000),
+        signal: AbortSignal.timeout(120_000),
       }).output();
       assert.equal(code, 0, new TextDecoder().decode(stderr));
       const expected = (0.5 - 0.5 * (1 - 0.25 / 0.4) ** 3).toFixed(4);
-      assert.equal(new TextDecoder().decode(stdout), `0.4375 function\ntrue ${expected}\n`);
+      assert.equal(new TextDecoder().decode(stdout), `0.4375\ntrue ${expected}\n1 true\n2 true\ntrue\n`);
     } finally {
       await server.shutdown();
       await Deno.remove(folder, { recursive: true });

@@ -55,3 +55,14 @@ Deno.test("names of mod.ts that are too long for a command line are refused, and
   await using schedule = await openSchedule(await lair.write(scriptOf({ top: names("x".repeat(490)) }), "short.ts"));
   assert.equal((await schedule.evaluate(INPUT)).sparsity, 0.1);
 });
+
+Deno.test("a schedule that is asked for two steps at once, or after its end, blames the program and no script", async () => {
+  await using lair = new Lair();
+  const schedule = await openSchedule(await lair.write(scriptOf({})));
+  assert.deepEqual(schedule.parts, ["sparsity"]);
+  const first = schedule.evaluate(INPUT);
+  await assert.rejects(schedule.evaluate(INPUT), { code: "usage", message: /one step at a time/ });
+  assert.equal((await first).sparsity, 0.1);
+  await schedule[Symbol.asyncDispose]();
+  await assert.rejects(schedule.evaluate(INPUT), { code: "usage", message: /before it is disposed/ });
+});

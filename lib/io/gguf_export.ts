@@ -6,7 +6,7 @@ import type { Staged } from "./atomic.ts";
 import type { GGUF_ARCHS } from "./gguf_spec.ts";
 import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./gguf_names.ts";
 import type { GgufWriteType } from "./gguf_quant.ts";
-import { NO_TOKENIZER } from "./gguf_tokenizer.ts";
+import { NO_TOKENIZER, TOKEN_TYPE } from "./gguf_tokenizer.ts";
 import { type GgufTyped, type GgufValue, TENSOR_FORMATS } from "./gguf_types.ts";
 import { ggufBytes, type GgufContent, type GgufItem, stageGgufFile } from "./gguf_write.ts";
 import { MORE_EOS_KEY } from "./gguf_spec.ts";
@@ -187,13 +187,20 @@ function modelMetadata(
   const [eos, eot, eom, ...more] = own === undefined ? others : [undefined, ...others];
   // The format has no place for more.
   if (more.length > 0) metadata.set(MORE_EOS_KEY, Int32Array.from(more, Number));
-  const ids = { bos: spec.bosId, eos, eot, eom, padding: spec.padId };
+  const types = tokenizerMetadata.get("tokenizer.ggml.token_type");
+  // config.json may name any token, such as "!", for padding: readers that call it special for that would lose it from texts.
+  const unlessText = (id: number | null): number | null =>
+    id !== null && ArrayBuffer.isView(types) && TEXT_TYPES.has(Number(types[id])) ? null : id;
+  const ids = { bos: unlessText(spec.bosId), eos, eot, eom, padding: unlessText(spec.padId) };
   for (const [name, id] of Object.entries(ids)) {
     const key = `tokenizer.ggml.${name}_token_id`;
     if (typeof id === "number" && !metadata.has(key)) metadata.set(key, id);
   }
   return metadata;
 }
+
+/** Types of tokens that stand in texts and are decoded with them. */
+const TEXT_TYPES: ReadonlySet<number> = new Set([TOKEN_TYPE.normal, TOKEN_TYPE.userDefined, TOKEN_TYPE.byte]);
 
 /** The type of most weights of matrices. */
 function mostUsed(tensors: readonly GgufItem[]): keyof typeof FILE_TYPES {

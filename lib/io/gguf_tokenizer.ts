@@ -36,7 +36,14 @@ export function tokenizerFromGguf(metadata: GgufMetadata): Tokenizer {
   const id = (name: string): number | null => tokenId(metadata, `tokenizer.ggml.${name}_token_id`, tokens.length);
   const ids = { bos: id("bos"), eos: id("eos"), unk: id("unknown"), pad: id("padding") };
   const text = (index: number | null): string | null => index === null ? null : tokens[index] ?? null;
-  const types = typesOf(metadata, tokens.length), special = [ids.bos, ids.eos, ids.pad];
+  const types = typesOf(metadata, tokens.length);
+  // As in llama.cpp, types say which tokens are special: a model may name any token, such as "!", for padding.
+  const isPlain = (index: number | null): boolean => {
+    const type = index === null ? undefined : types?.[index];
+    const isEnd = index === ids.eos && END_TEXTS.test(text(index) ?? "");
+    return (type === TOKEN_TYPE.normal || type === TOKEN_TYPE.byte) && !isEnd;
+  };
+  const special = [ids.bos, ids.eos, ids.pad].filter((index) => !isPlain(index));
   // Rows without a token, which llama.cpp's converter and our export name [PAD<id>]: they stand for no text.
   const vocabulary = tokens.map((token, index) =>
     types?.[index] === TOKEN_TYPE.unused && !special.includes(index) && index !== ids.unk ? null : token
@@ -51,10 +58,11 @@ export function tokenizerFromGguf(metadata: GgufMetadata): Tokenizer {
   const json: Json = { ...bare, post_processor: surroundingTokens(bare, { bos, eos }) };
   const config: Json = {
     tokenizer_class: "PreTrainedTokenizerFast",
-    ...named("bos_token", text(ids.bos)),
+    // What a config names is special to who reads it.
+    ...named("bos_token", isPlain(ids.bos) ? bos : text(ids.bos)),
     ...named("eos_token", text(ids.eos)),
     ...named("unk_token", text(ids.unk)),
-    ...named("pad_token", text(ids.pad)),
+    ...named("pad_token", isPlain(ids.pad) ? null : text(ids.pad)),
     add_bos_token: bos !== null,
     add_eos_token: eos !== null,
     clean_up_tokenization_spaces: false,
@@ -92,6 +100,10 @@ export function mergesByScore(tokens: readonly string[], scores: ArrayLike<numbe
   found.sort((a, b) => b.score - a.score || b.leftLength - a.leftLength || a.order - b.order);
   return found.map(({ pair }) => pair);
 }
+
+/** Texts that llama.cpp takes for control tokens whatever their types are; ours counts as one where it is EOS. */
+const END_TEXTS =
+  /^(<\|(eot_id|eom_id|im_end|end|return|call|flush|calls|endoftext|end_of_text)\|>|<\/s>|_?<EOT>|\[EO[ST]\]|<(end_of_turn|end_of_utterance|eos|turn\||｜end▁of▁sentence｜)>)$/;
 
 interface Body {
   readonly nodes: Json;

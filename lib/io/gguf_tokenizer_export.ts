@@ -1,5 +1,5 @@
 // A tokenizer as `tokenizer.*` metadata of a GGUF. Owns the inverse of gguf_tokenizer.ts; refuses tokenizers that
-// llama.cpp would read otherwise, but for a space after special tokens, see `spacesAfterTokens`.
+// llama.cpp would read otherwise, but for what `ggufDifferences` says.
 import { CompressoError } from "../errors.ts";
 import { type ChatMessage, renderChat } from "./chat_template.ts";
 import { mergesByScore, STYLE_KEY, TOKEN_TYPE } from "./gguf_tokenizer.ts";
@@ -26,11 +26,12 @@ export function ggufTokenizerMetadata(
     throw refused("the model is BPE", String(model["type"]));
   }
   const bytes = isByteLevel(model);
-  refuseStrips(tokenizer);
+  refuseInChats(tokenizer);
   const rows = options.vocab ?? tokenizer.vocabSize;
   const tokens = Array.from({ length: rows }, (_, id) => tokenizer.idToToken(id) ?? `[PAD${id}]`);
   const hasRow = (token: string): boolean => (tokenizer.tokenToId(token) ?? -1) < rows;
   const merges = mergesOf(model).filter((pair) => hasRow(pair.join("")));
+  if (!bytes) refuseSplit(tokenizer.json, merges);
   const metadata = new Map<string, GgufTokenizerValue>();
   metadata.set("tokenizer.ggml.model", bytes ? "gpt2" : "llama");
   metadata.set("tokenizer.ggml.pre", bytes ? preOf(tokenizer.json, model) : "default");
@@ -60,12 +61,24 @@ export function ggufTokenizerMetadata(
 }
 
 /**
- * Whether a GGUF of the tokenizer begins a text after each added token with a space, where the tokenizer does so at the start alone: so do folders of
- * Llama 2 that transformers 5 wrote (Metaspace with "first"). Texts without special tokens are read alike. Throws as {@link ggufTokenizerMetadata}.
+ * What a GGUF of the tokenizer does and the tokenizer does not, each as a part of a sentence; most often nothing.
+ *
+ * llama.cpp puts a space at the start of a text and after each added token. Metaspace puts none before a text that begins with one, and with "first",
+ * as in folders of Llama 2 that transformers 5 wrote, none after tokens. And llama.cpp finds added tokens in the text as it is, where those that are
+ * `normalized` are sought in one whose spaces are ▁ already. Throws as {@link ggufTokenizerMetadata}.
  */
-export function spacesAfterTokens(tokenizer: Tokenizer): boolean {
+export function ggufDifferences(tokenizer: Tokenizer): string[] {
   const { json, ggufMetadata } = tokenizer, model = isObject(json["model"]) ? json["model"] : {};
-  return ggufMetadata === null && !isByteLevel(model) && addedTokens(json).length > 0 && spacePlace(json) === "start";
+  if (ggufMetadata !== null || isByteLevel(model)) return [];
+  const place = spacePlace(json), [token, ...more] = normalizedTokens(json).map((content) => JSON.stringify(content));
+  const others = more.length > 0 ? ` and ${more.length} more` : "";
+  return [
+    ...place === "start" && addedTokens(json).length > 0 ? ["begins a text after a special token with a space"] : [],
+    ...place !== "none" && !normalizers(json).some(isPrepend)
+      ? ["puts a space before a text that begins with one"]
+      : [],
+    ...token === undefined ? [] : [`looks for ${token}${others} before spaces are written as ▁`],
+  ];
 }
 
 function isByteLevel(model: Json): boolean {
@@ -84,10 +97,11 @@ const TURNS: readonly ChatMessage[] = [
 /** Conversations that show what a template has beside its tokens; the first that it takes counts. */
 const CHATS: readonly (readonly ChatMessage[])[] = [[{ role: "system", content: "Be brief." }, ...TURNS], TURNS];
 
-/** Refuses tokens that take away white space which the chat template has beside them: llama.cpp leaves it. Other prompts hold no such tokens. */
-function refuseStrips(tokenizer: Tokenizer): void {
+/** Refuses tokens of the chat template that llama.cpp reads otherwise: where they take away white space, or see spaces as ▁. Other prompts hold no such tokens. */
+function refuseInChats(tokenizer: Tokenizer): void {
   const taking = addedTokens(tokenizer.json).filter(({ lstrip, rstrip }) => lstrip === true || rstrip === true);
-  if (taking.length === 0 || tokenizer.chatTemplate === null) return;
+  const normalized = normalizedTokens(tokenizer.json);
+  if (taking.length + normalized.length === 0 || tokenizer.chatTemplate === null) return;
   const text = sampleChat(tokenizer);
   for (const { content, lstrip, rstrip } of taking) {
     const pieces = typeof content === "string" && content !== "" ? text.split(content) : [];
@@ -99,6 +113,33 @@ function refuseStrips(tokenizer: Tokenizer): void {
       `${JSON.stringify(content)} does, ${isLeft ? "before" : "after"} it`,
     );
   }
+  const found = normalized.find((content) => text.includes(content));
+  if (found === undefined) return;
+  throw refused(
+    "no added token of the chat template is sought after spaces are written as ▁ (normalized)",
+    `${JSON.stringify(found)} is`,
+  );
+}
+
+/** Added tokens that a tokenizer seeks in a text whose spaces are ▁ already, which changes them, or makes their ▁ of spaces. */
+function normalizedTokens(json: Json): string[] {
+  const parts = normalizers(json), prepends = parts.some(isPrepend), writes = parts.some(writesSpaces);
+  return addedTokens(json).flatMap(({ content, normalized, special }) => {
+    const isNormalized = typeof normalized === "boolean" ? normalized : special !== true;
+    if (typeof content !== "string" || content === "" || !isNormalized) return [];
+    return prepends || (writes && /[ ▁]/.test(content)) ? [content] : [];
+  });
+}
+
+/** Refuses splits before each ▁ where a token goes beyond one: llama.cpp would merge it all the same. */
+function refuseSplit({ pre_tokenizer: pre }: Json, merges: readonly (readonly [string, string])[]): void {
+  if (!isMetaspace(pre) || pre["split"] === false) return;
+  const token = merges.map((pair) => pair.join("")).find((token) => token.includes("▁", 1));
+  if (token === undefined) return;
+  throw refused(
+    "no token holds ▁ beyond its first character, or Metaspace leaves texts whole (split: false)",
+    `${JSON.stringify(token)} does, and split is ${pre["split"] === undefined ? "not given" : String(pre["split"])}`,
+  );
 }
 
 /** A conversation in the tokenizer's template; empty where it takes none. */
@@ -190,36 +231,42 @@ function mergesOf(model: Json): [string, string][] {
 
 /** Where a tokenizer with byte fallback puts a space that the text has not: nowhere, at its start alone, or after each added token too. */
 function spacePlace(json: Json): "none" | "start" | "each" {
-  const normalizer = json["normalizer"];
-  const parts = isObject(normalizer) && Array.isArray(normalizer["normalizers"])
-    ? normalizer["normalizers"]
-    : [normalizer];
-  const prepends = parts.some((part) => isObject(part) && part["type"] === "Prepend" && part["prepend"] === "▁");
-  const replaces = parts.some((part) => isObject(part) && part["type"] === "Replace" && part["content"] === "▁");
-  const pre = json["pre_tokenizer"];
+  const parts = normalizers(json), prepends = parts.some(isPrepend), pre = json["pre_tokenizer"];
   // What else a normalizer does to a text, llama.cpp does not.
-  const other = parts.find((part) =>
-    isObject(part) && !(part["type"] === "Prepend" && part["prepend"] === "▁") &&
-    !(part["type"] === "Replace" && part["content"] === "▁" && isSpace(part["pattern"]))
-  );
+  const other = parts.find((part) => !isPrepend(part) && !writesSpaces(part));
   if (other !== undefined) {
     throw refused(
       "the normalizer of a tokenizer with byte fallback writes spaces as ▁ and does nothing else",
       JSON.stringify(other),
     );
   }
-  const isMetaspace = isObject(pre) && pre["type"] === "Metaspace" && (pre["replacement"] ?? "▁") === "▁";
-  if (isMetaspace && !prepends && pre["prepend_scheme"] === "first") return "start";
-  if (isMetaspace) return prepends || pre["prepend_scheme"] !== "never" ? "each" : "none";
-  if (replaces && !isObject(pre)) return prepends ? "each" : "none";
+  if (isMetaspace(pre)) {
+    if (!prepends && pre["prepend_scheme"] === "first") return "start";
+    return prepends || pre["prepend_scheme"] !== "never" ? "each" : "none";
+  }
+  if (parts.some(writesSpaces) && !isObject(pre)) return prepends ? "each" : "none";
   throw refused(
     "a tokenizer with byte fallback writes spaces as ▁, by its normalizer or by Metaspace",
-    JSON.stringify({ normalizer, pre_tokenizer: pre }),
+    JSON.stringify({ normalizer: json["normalizer"], pre_tokenizer: pre }),
   );
 }
 
-function isSpace(pattern: unknown): boolean {
-  return isObject(pattern) && pattern["String"] === " ";
+/** The normalizers of a tokenizer, one after the other. */
+function normalizers({ normalizer }: Json): Json[] {
+  if (!isObject(normalizer)) return [];
+  return Array.isArray(normalizer["normalizers"]) ? normalizer["normalizers"].filter(isObject) : [normalizer];
+}
+
+function isPrepend(part: Json): boolean {
+  return part["type"] === "Prepend" && part["prepend"] === "▁";
+}
+
+function isMetaspace(pre: unknown): pre is Json {
+  return isObject(pre) && pre["type"] === "Metaspace" && (pre["replacement"] ?? "▁") === "▁";
+}
+
+function writesSpaces({ type, pattern, content }: Json): boolean {
+  return type === "Replace" && content === "▁" && isObject(pattern) && pattern["String"] === " ";
 }
 
 function surrounds(found: readonly number[], id: number | null, where: string): boolean {

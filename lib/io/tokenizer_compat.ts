@@ -26,6 +26,8 @@ export function tokenText(value: unknown): string | null {
  * its `Digits`, `Whitespace` and `ByteLevel` use ASCII or JavaScript character classes, `Split` knows two behaviours
  * only, `Punctuation` none, and `Metaspace` does not split. Throws `CompressoError("input")` for a split it cannot
  * express, and for added tokens that are to match whole words only, which it finds within words.
+ * A `Precompiled` normalizer stays as it is: the library does about what SentencePiece's usual table does (nmt_nfkc), and reads none. Whether a table
+ * is that one cannot be told without reading it, so no table is refused.
  */
 export function forJavaScript(json: Json): Json {
   const added: readonly unknown[] = Array.isArray(json["added_tokens"]) ? json["added_tokens"] : [];

@@ -227,7 +227,7 @@ Deno.test("exportGguf() passes the tokenizer on, and fills in the token ids that
       ["tokenizer.ggml.model", "gpt2"],
       ["tokenizer.ggml.tokens", tokens],
       ["tokenizer.ggml.eos_token_id", 5],
-      ["tokenizer.ggml.token_type", Int32Array.from(tokens, () => 1)],
+      ["tokenizer.ggml.token_type", Int32Array.from(tokens, (_, id) => id === 1 ? 3 : 1)],
     ],
   );
   await exported(randomSource(SPEC), { tokenizerMetadata }, (read) => {
@@ -243,6 +243,20 @@ Deno.test("exportGguf() passes the tokenizer on, and fills in the token ids that
     const other = exportGguf(randomSource(SPEC), `${folder}/a`, { ...OPTIONS, tokenizerMetadata: foreign });
     await rejectsWith(other, "usage", /keys start with tokenizer\.; now: llama\.block_count/);
   });
+});
+
+Deno.test("exportGguf() names no token for BOS or padding that stands in texts by its type", async () => {
+  const source = randomSource({ ...SPEC, padId: 4 });
+  // Unknown to the file, normal, unknown, control, user-defined, unused, byte.
+  for (const [type, isNamed] of [[0, true], [1, false], [2, true], [3, true], [4, false], [5, true], [6, false]]) {
+    const types: [string, GgufValue][] = type === 0
+      ? []
+      : [["tokenizer.ggml.token_type", new Int32Array(SPEC.vocab).fill(Number(type))]];
+    await exported(source, { tokenizerMetadata: new Map(types) }, (read) => {
+      assert.deepEqual([read.spec.bosId, read.spec.padId], isNamed ? [1, 4] : [null, null], `type ${type}`);
+      assert.deepEqual(read.spec.eosIds, SPEC.eosIds);
+    });
+  }
 });
 
 Deno.test("exportGguf() may write over the file that it reads", async () => {

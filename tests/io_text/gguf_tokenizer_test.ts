@@ -2,10 +2,13 @@ import assert from "node:assert/strict";
 import { mergesByScore, tokenizerFromGguf } from "../../lib/io/gguf_tokenizer.ts";
 import { ggufTokenizerMetadata } from "../../lib/io/gguf_tokenizer_export.ts";
 import { familyByName } from "../../lib/io/pre_tokenizers.ts";
+import { openModelFiles } from "../../lib/io/open_model.ts";
 import { promptStyle } from "../../lib/io/prompts_format.ts";
 import { isObject } from "../../lib/io/tokenizer_compat.ts";
 import { createTokenizer, surroundingTokens, type Tokenizer } from "../../lib/io/tokenizer.ts";
-import { failure, golden, tokenizerOf, withConfig } from "./fixtures.ts";
+import { exportModel } from "../../lib/run/export.ts";
+import { randomSource, SPEC } from "../io/models.ts";
+import { failure, golden, inFolder, tokenizerOf, withConfig } from "./fixtures.ts";
 
 /** The metadata of the SentencePiece model, as a converter writes it. */
 async function sentencePieceMetadata(): Promise<Map<string, unknown>> {
@@ -124,6 +127,53 @@ Deno.test("a GGUF gets a token for each embedding row", async () => {
   assert.deepEqual([fewer.idToToken(479), fewer.decode(fewer.encode(made))], [null, made]);
   const padded = new Map(metadata).set("tokenizer.ggml.padding_token_id", 482);
   assert.deepEqual([tokenizerFromGguf(padded).padId, tokenizerFromGguf(padded).isSpecial(482)], [482, true]);
+});
+
+/** Of the byte_level fixture: ordinary tokens, and a text that is cut otherwise where one is found in it before all else. */
+const HE = 259, SPACE_A = 263, HERON = "The heron at a stone";
+
+Deno.test("an ordinary token that a GGUF names for padding or BOS stays text, as its type says", async () => {
+  const tokenizer = await tokenizerOf("byte_level"), ids = tokenizer.encode(HERON), metadata = written(tokenizer);
+  metadata.set("tokenizer.ggml.padding_token_id", HE).set("tokenizer.ggml.bos_token_id", SPACE_A);
+  const back = tokenizerFromGguf(metadata);
+  assert.deepEqual([back.encode(HERON), back.decode(ids, { skipSpecial: true })], [ids, HERON]);
+  assert.deepEqual([back.isSpecial(HE), back.isSpecial(SPACE_A), back.isSpecial(0)], [false, false, true]);
+  assert.deepEqual([back.padId, back.bosId, back.leading], [null, null, []]);
+  await inFolder(async (out) => {
+    await exportModel(randomSource({ ...SPEC, vocab: 480 }), out, { tokenizer: back, formats: ["hf"], name: "x" });
+    assert.deepEqual((await openModelFiles(`${out}/model`)).tokenizer?.encode(HERON), ids, "written as a folder");
+  });
+  const begun = tokenizerFromGguf(new Map(metadata).set("tokenizer.ggml.add_bos_token", true));
+  assert.deepEqual([begun.bosId, begun.encode(HERON, { addSpecial: true })], [SPACE_A, [SPACE_A, ...ids]]);
+  // Without types the keys are all there is.
+  metadata.delete("tokenizer.ggml.token_type");
+  const untyped = tokenizerFromGguf(metadata);
+  assert.deepEqual([untyped.padId, untyped.isSpecial(HE), untyped.isSpecial(SPACE_A)], [HE, true, true]);
+});
+
+Deno.test("EOS of a GGUF ends texts whatever its type, and is found in one by its type or where llama.cpp goes by its text", async () => {
+  const tokenizer = await tokenizerOf("byte_level"), ids = tokenizer.encode(HERON), metadata = written(tokenizer);
+  const ordinary = tokenizerFromGguf(new Map(metadata).set("tokenizer.ggml.eos_token_id", HE));
+  assert.deepEqual([ordinary.eosId, ordinary.isSpecial(HE), ordinary.encode(HERON)], [HE, true, ids]);
+  const types = metadata.get("tokenizer.ggml.token_type");
+  assert.ok(types instanceof Int32Array);
+  const plain = tokenizerFromGguf(new Map(metadata).set("tokenizer.ggml.token_type", types.with(2, 1)));
+  assert.deepEqual([plain.eosId, plain.encode(`${HERON}<|end|>`)], [2, [...ids, 2]]);
+});
+
+Deno.test("a folder and a GGUF of a model that pads with an ordinary token read texts alike", async () => {
+  const tokenizer = withConfig(await tokenizerOf("byte_level"), { pad_token: null }, null);
+  await inFolder(async (out) => {
+    const source = randomSource({ ...SPEC, vocab: 480, padId: HE, bosId: SPACE_A });
+    await exportModel(source, out, { tokenizer, name: "x" });
+    const ids = tokenizer.encode(HERON);
+    for (const name of ["model", "model.gguf"]) {
+      const { tokenizer: read, source: { spec } } = await openModelFiles(`${out}/${name}`);
+      assert.deepEqual(read?.encode(HERON), ids, name);
+      assert.equal(read.decode(ids, { skipSpecial: true }), HERON, name);
+      assert.deepEqual(spec.eosIds.toSorted(), [2, 5], name);
+    }
+  });
 });
 
 Deno.test("tokens without an embedding row are left out of a GGUF, with their merges, scores and ids", async () => {

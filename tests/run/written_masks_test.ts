@@ -7,7 +7,7 @@ import type { MaskLook } from "../../lib/run/monitors/mask_look.ts";
 import { overseeEnd, oversightOf } from "../../lib/run/monitors/oversee.ts";
 import { resolveOptions } from "../../lib/run/options.ts";
 import { firstPosition } from "../../lib/run/run_parts.ts";
-import { BASE, withDemo } from "./helpers/demo_run.ts";
+import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 
 const { sparsity, ...RUN } = BASE;
 
@@ -95,3 +95,22 @@ Deno.test("what was said of masks before is not said again at the end in other w
   assert.match(larger, /the model is larger .* by 5$/);
   assert.deepEqual(no, []);
 });
+
+Deno.test("masks that a hook writes hold while LoRA alone is trained; where masks are learned the next sample replaces them", () =>
+  withDemo(async ({ model }) => {
+    const losses = async (stage: string): Promise<readonly number[]> => {
+      const hooks = {
+        beforeStep: async (run: RunHandle) => {
+          if (run.stage !== stage) return;
+          const { ffn } = await run.masks();
+          run.setMasks({ ffn: ffn.fill(0) });
+        },
+      };
+      const { records } = await drive(model, { prefinetune: 2, steps: 2, postfinetune: 0, seq: 32, hooks });
+      return records.map(({ loss }) => loss);
+    };
+    const plain = await losses("none"), first = await losses("finetune"), second = await losses("prune");
+    assert.equal(plain.length, 4);
+    for (const step of [0, 1]) assert.ok((first[step] ?? NaN) > (plain[step] ?? NaN) + 0.1, `${first} and ${plain}`);
+    assert.deepEqual(second, plain);
+  }));

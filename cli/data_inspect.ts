@@ -52,7 +52,12 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
   checkTraining(settings);
   const prompt = await promptText(settings.prompt ?? true);
   const options = model === undefined ? null : { ...await encodingOf(model, { seq }), prompt };
-  const { kind, rows, report } = await readRows(file, { textField, limit, skipBroken: true });
+  const { kind, rows, report } = await readRows(file, {
+    textField,
+    limit,
+    skipBroken: true,
+    fewerMend: "take fewer with --limit",
+  });
   const { counts, refused } = options ? countTokens(rows, options) : { counts: [], refused: [] };
   const heldOut = heldOutOf(rows.length), trained = rows.slice(0, rows.length - heldOut);
   const others = new Set(rows.slice(trained.length).map(({ number }) => number));

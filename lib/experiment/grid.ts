@@ -7,12 +7,13 @@ import { PROJECTIONS } from "../nn/spec.ts";
 import { UNIT_KINDS } from "../prune/units.ts";
 import { DEFAULTS } from "../run/options.ts";
 import { type ExperimentDefinition, type Grid, gridsOf } from "./definition.ts";
-import { labelsOf } from "./labels.ts";
+import { type Labels, labelsOf } from "./labels.ts";
 import {
   CELL_OPTION_NAMES,
   type CellOptionName,
   type CellOptions,
   isCellOption,
+  isSwitch,
   shownOption,
   wordList,
 } from "./options.ts";
@@ -49,7 +50,7 @@ export function axesOf(definition: Pick<ExperimentDefinition, "grid" | "base">):
 export function cellsOf(definition: Pick<ExperimentDefinition, "grid" | "base">): Cell[] {
   const axes = axesOf(definition), taken = new Map<string, string>();
   const cells = combinations(definition).map((options): Cell => {
-    const parts = axes.map((axis) => `${axis}=${shownOption(options[axis])}`);
+    const parts = axes.map((axis) => `${axis}=${shownOption(options[axis], axis)}`);
     const plain = (parts.join(",").replace(/[^\w=,.+-]/g, "_") || "only").slice(0, MOST_NAME);
     const key = JSON.stringify(axes.map((axis) => options[axis]));
     // Some file systems take names that differ in capitals for one.
@@ -69,6 +70,11 @@ export function cellsOf(definition: Pick<ExperimentDefinition, "grid" | "base">)
     .map(({ cell }) => cell);
 }
 
+/** Labels of an option's values in cells. */
+export function labelsOfOption(name: CellOptionName, cells: readonly Cell[]): Labels {
+  return labelsOf(cells.map(({ options }) => options[name]), (value) => shownOption(value, name));
+}
+
 /** The cells that a filter chooses. Throws `CompressoError("usage")` for options or values that no cell has, or that none has together. */
 export function chooseCells(cells: readonly Cell[], filter: Filter): Cell[] {
   const fail = (name: string, rule: string, value: string): never => {
@@ -77,9 +83,9 @@ export function chooseCells(cells: readonly Cell[], filter: Filter): Cell[] {
   };
   const chosen = [...filter].reduce((left, [name, values]) => {
     if (!isCellOption(name)) return fail(name, `options are ${CELL_OPTION_NAMES.join(", ")}`, name);
-    const label = labelsOf(cells.map(({ options }) => options[name]));
+    const label = labelsOfOption(name, cells);
     const known = [...new Set(cells.map(({ options }) => label(options[name])))];
-    const wanted = values.map((value) => labelIn(name, value));
+    const wanted = values.map((value) => known.includes(value) ? value : labelIn(name, value));
     const stranger = wanted.find((value) => !known.includes(value));
     if (stranger !== undefined) fail(name, `in this experiment it is one of ${known.join(", ")}`, stranger);
     return left.filter(({ options }) => wanted.includes(label(options[name])));
@@ -114,8 +120,9 @@ function combinations({ grid, base = {} }: Pick<ExperimentDefinition, "grid" | "
   );
 }
 
-/** A value in the form that a cell has, as it is shown: lists of words in whatever order, and settings of alarms. */
+/** A value in the form that a cell has, as it is shown: lists of words in whatever order, settings of alarms, and true or false, as `--set` has them. */
 function labelIn(option: CellOptionName, value: string): string {
+  if ((value === "true" || value === "false") && isSwitch(option)) return shownOption(value === "true");
   const plain = value.replaceAll("+", ",");
   if (option === "onAlarm" && monitorOf(value) !== null) {
     return shownOption(alarmText(alarmSettings(plain, { option })));

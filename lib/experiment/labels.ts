@@ -45,8 +45,9 @@ function apart(
 
 /** What may stand for a value, the shortest first. */
 function endsOf(value: unknown, label: string): string[] {
-  if (typeof value !== "string" || !value.includes("/")) return [label];
-  const parts = value.split("/");
+  // A backslash that the plain label has is part of a name, and no folder's.
+  const parts = typeof value === "string" ? value.split(label.includes("\\") ? "/" : /[/\\]/) : [];
+  if (parts.length < 2) return [label];
   return parts.flatMap((_, index) => {
     const end = parts.slice(-index - 1).join("/");
     return [end.replace(/\.\w+$/, ""), end];

@@ -1,5 +1,6 @@
 // The report of an experiment as Markdown. Owns the wording and the number of digits; refuses to compute.
 import { type DrawnChart, groupLabel } from "./charts.ts";
+import type { Value } from "./measures.ts";
 import type { Contrast, ExperimentReport, Group, NumberName, ReportCell } from "./report.ts";
 import { UNEVENNESS } from "./run_numbers.ts";
 import type { Difference, Spread } from "./statistics.ts";
@@ -137,16 +138,26 @@ export function spreadNote(report: ExperimentReport): string {
     : " Halved are those of them that an alarm sent back and that went on with halved rates, so that they do not differ by their seed alone: see Alarms.";
   return `n is the number of finished runs, which differ by their seed alone; ± is the sample standard deviation over them, absent for one run.${halved}${
     adapterNote(report)
-  }${single}${tokenNote(report)}${questions}`;
+  }${single}${tokenNote(report)}${questions}${truncationNote(report)}`;
+}
+
+/** Which tasks have questions that are not measured whole, by model where there are several. */
+function truncationNote({ truncations, dense }: ExperimentReport): string {
+  const isAlone = Object.keys(dense).length <= 1;
+  return truncations.map(({ model, task, truncated, n }) =>
+    ` ${truncated} of ${n} questions of ${task} did not fit the context${
+      isAlone ? "" : ` of ${model}`
+    } and lost their beginning.`
+  ).join("");
 }
 
 /** Over how many tokens perplexities are, by model where its tokenizer decides. */
 function tokenNote({ dense }: ExperimentReport): string {
   const values = Object.entries(dense).flatMap(([model, own]) =>
-    own.filter(({ kind }) => kind === "perplexity").map(({ name, n }) => ({
+    own.filter(({ kind }) => kind === "perplexity").map(({ name, n, rows }) => ({
       model,
       name,
-      count: shownNumber(n, "count"),
+      count: shownNumber(n, "count") + leftNote(rows),
     }))
   );
   const over = [...Map.groupBy(values, ({ name }) => name)].map(([name, own]) => {
@@ -159,6 +170,12 @@ function tokenNote({ dense }: ExperimentReport): string {
     ? "; rows that are cut to fit have fewer behind a prompt"
     : "";
   return ` Perplexities are over so many tokens: ${over.join(", ")}${behind}.`;
+}
+
+/** What became of rows that were not measured whole. */
+function leftNote(rows: Value["rows"]): string {
+  const said = [[rows?.truncated, "rows cut"], [rows?.skipped, "left out"], [rows?.broken, "broken"]] as const;
+  return said.map(([count = 0, what]) => count > 0 ? `, ${count} ${what}` : "").join("");
 }
 
 /** What ran the finished runs, and where runs of one group had not the same. */

@@ -11,7 +11,7 @@ import type { LoadedTask } from "../eval/task_data.ts";
 import { encodeChoices } from "../run/choice_rows.ts";
 import type { Model } from "../run/model.ts";
 import { perplexity } from "../run/perplexity.ts";
-import { rowPerplexity } from "../run/row_perplexity.ts";
+import { rowPerplexity, type RowPerplexityResult } from "../run/row_perplexity.ts";
 import { scoreChoices } from "../run/score.ts";
 import type { EvaluateDefinition } from "./definition.ts";
 import { promptName } from "./identity.ts";
@@ -31,6 +31,10 @@ export interface Value {
   readonly stderr: number | null;
   /** Tokens or rows that it is a mean over. */
   readonly n: number;
+  /** Questions of a task, among `n`, that did not fit the context and lost their beginning; earlier versions have not kept it. */
+  readonly truncated?: number;
+  /** Of a perplexity over rows: those that were measured, cut ones among them, and those left out; earlier versions have not kept it. */
+  readonly rows?: Pick<RowPerplexityResult, "rows" | "truncated" | "skipped" | "broken">;
   /** How many tasks it is a mean over, each of which weighs the same. */
   readonly tasks?: number;
   /** The task that it is a score of. */
@@ -109,15 +113,17 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
         }),
         named: nameAs([`${name}${label}`]),
         take: async (model, control) => {
-          const { perplexity: value, tokens, stderr } = await rowPerplexity(model, set.rows, {
+          const { perplexity: value, tokens, stderr, ...counts } = await rowPerplexity(model, set.rows, {
             seq,
             prompt,
             skipBroken: file.skipBroken ?? false,
             ...(control.signal ? { signal: control.signal } : {}),
             onProgress: (done, all) => control.onProgress?.(done / all),
           });
+          const { rows, truncated, skipped, broken } = counts, named = `${name}${label}`;
+          const taken = { n: tokens, rows: { rows, truncated, skipped, broken } };
           // Of exp(nll), to first order.
-          return [{ name: `${name}${label}`, kind: "perplexity", value, stderr: finite(stderr * value), n: tokens }];
+          return [{ name: named, kind: "perplexity", value, stderr: finite(stderr * value), ...taken }];
         },
       });
     }
@@ -155,17 +161,11 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
           ...(control.signal ? { signal: control.signal } : {}),
           onProgress: (done, total) => control.onProgress?.(done / total),
         });
-        const { acc, acc_norm, stderr, acc_norm_stderr, n } = taskScore(scored);
+        const { acc, acc_norm, stderr, acc_norm_stderr, n, truncated } = taskScore(scored);
+        const shared = { kind: "accuracy", n, truncated, ...of } as const;
         return [
-          { name: `${name} acc${label}`, kind: "accuracy", value: acc, stderr: finite(stderr), n, ...of },
-          {
-            name: `${name} acc_norm${label}`,
-            kind: "accuracy",
-            value: acc_norm,
-            stderr: finite(acc_norm_stderr),
-            n,
-            ...of,
-          },
+          { name: `${name} acc${label}`, value: acc, stderr: finite(stderr), ...shared },
+          { name: `${name} acc_norm${label}`, value: acc_norm, stderr: finite(acc_norm_stderr), ...shared },
         ];
       },
     });
@@ -251,7 +251,7 @@ async function takePerplexity(
 }
 
 function settingName(setting: unknown): string {
-  return setting === true ? "with" : setting === false ? "no" : shownOption(setting);
+  return setting === true ? "with" : setting === false ? "no" : shownOption(setting, "prompt");
 }
 
 function tokenizerOf({ tokenizer }: Model): Tokenizer {

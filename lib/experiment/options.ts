@@ -332,13 +332,18 @@ export function pruneOptions(
   };
 }
 
-/** An option's value as tables and folders show it. */
-export function shownOption(value: unknown): string {
+/** Whether an option is one that is on or off, or may be. */
+export function isSwitch(option: CellOptionName): boolean {
+  return CHECKS[option].safeParse(true).success;
+}
+
+/** An option's value as tables and folders show it. `option` says whether a text is a path, which on Windows has backslashes. */
+export function shownOption(value: unknown, option?: CellOptionName): string {
   if (value === undefined) return "default";
   if (typeof value === "boolean") return value ? "on" : "off";
   if (Array.isArray(value)) return value.length === 0 ? "none" : value.join("+");
-  const text = String(value);
-  return text.includes("/") ? text.replace(/^.*\//, "").replace(/\.\w+$/, "") : text.replaceAll(",", "+");
+  const text = String(value), folders = option === "schedule" || option === "prompt" ? /^.*[/\\]/ : /^.*\//;
+  return folders.test(text) ? text.replace(folders, "").replace(/\.\w+$/, "") : text.replaceAll(",", "+");
 }
 
 /** The words of a list in the order of those that are known. */

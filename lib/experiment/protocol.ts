@@ -10,7 +10,7 @@ export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly Plann
   const shared = CELL_OPTION_NAMES.flatMap((name) => {
     const value = all[0]?.options[name], key = JSON.stringify(value);
     const isShared = value !== undefined && all.every(({ options }) => JSON.stringify(options[name]) === key);
-    return isShared ? [`${name} ${shownOption(value)}`] : [];
+    return isShared ? [`${name} ${shownOption(value, name)}`] : [];
   });
   const numbers = (of: (cell: PlannedCell) => number): string => {
     const values = all.map(of), least = Math.min(...values), most = Math.max(...values);
@@ -85,7 +85,7 @@ function dataName(source: DataSource, base: (path: string) => string): string {
 /** What stands before instructions and questions, where they are measured and it is not nothing. */
 function promptLine({ rows = [], choices = [], tasks, prompt = [false] }: EvaluateDefinition): string[] {
   const texts = [...new Set(prompt)].map((one) =>
-    one === true ? "the collaborative prompt" : one === false ? "nothing" : `the text of ${one.replace(/^.*\//, "")}`
+    one === true ? "the collaborative prompt" : one === false ? "nothing" : `the text of ${one.replace(/^.*[/\\]/, "")}`
   );
   if (rows.length + choices.length === 0 && !tasks || texts.join() === "nothing") return [];
   return [

@@ -6,8 +6,7 @@ import { textIfThere } from "../io/text_file.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { charts, shownCharts } from "./charts.ts";
 import { messageOfState } from "./failure.ts";
-import { areTied, axesOf, type Cell } from "./grid.ts";
-import { labelsOf } from "./labels.ts";
+import { areTied, axesOf, type Cell, labelsOfOption } from "./grid.ts";
 import { markdown } from "./markdown.ts";
 import type { Measure, Value } from "./measures.ts";
 import type { CellOptionName } from "./options.ts";
@@ -104,6 +103,14 @@ export interface ExperimentReport {
   readonly names: readonly NumberName[];
   /** Measures of the models as they were, by model. */
   readonly dense: Readonly<Record<string, readonly Value[]>>;
+  /** How many of a task's questions did not fit a model's context and lost their beginning; tasks without such are left out. */
+  readonly truncations: readonly {
+    readonly model: string;
+    /** Its name, with what the names of its values say of the prompt. */
+    readonly task: string;
+    readonly truncated: number;
+    readonly n: number;
+  }[];
   /** Cells that differ by seed alone. */
   readonly groups: readonly Group[];
   /** What each value of an axis changes against its first. */
@@ -126,9 +133,8 @@ export async function makeReport(
   const cells: ReportCell[] = [], losses: Record<string, readonly number[]> = {};
   const dense: Record<string, readonly Value[]> = {}, unfinished: { cell: string; state: string }[] = [];
   for (const planned of all) {
-    const { model: { name: model, baseDtype }, name, folder, state } = planned;
-    const denseName = baseDtype === "f16" ? model : `${model} (${baseDtype})`;
-    dense[denseName] ??= withMeans(valuesOf(measures, await store.measured(store.dense(planned.model))));
+    const { model, name, folder, state } = planned;
+    dense[denseName(model)] ??= withMeans(valuesOf(measures, await store.measured(store.dense(model))));
     const failure = messageOfState(state), isFinished = state.kind === "done" || state.kind === "unmeasured";
     if (failure !== null) unfinished.push({ cell: name, state: `failed: ${failure}` });
     else if (!isFinished) {
@@ -140,14 +146,19 @@ export async function makeReport(
     cells.push(found);
     losses[name] = (await store.records(folder)).map(({ loss }) => loss);
   }
-  const groups = groupsOf(all.map(place), cells, axes);
+  const groups = groupsOf(all.map(place), cells, axes), own = await valuesOfCells(all, measures, store);
   return {
     name: definition.name,
     question: definition.question ?? null,
     protocol: protocolOf(experiment, all),
     axes,
-    names: namesOf(cells, [...Object.values(dense), ...await valuesOfCells(all, measures, store)].flat()),
+    names: namesOf(cells, [...Object.values(dense), ...own].flat()),
     dense,
+    truncations: truncationsOf(
+      all.flatMap(({ model }, index) =>
+        [...dense[denseName(model)] ?? [], ...own[index] ?? []].map((value) => ({ model: model.name, value }))
+      ),
+    ),
     groups,
     contrasts: contrastsOf(cells, axes, all.map(place)),
     cells,
@@ -201,6 +212,23 @@ async function valuesOfCells(
   return lists;
 }
 
+function denseName({ name, baseDtype }: PlannedCell["model"]): string {
+  return baseDtype === "f16" ? name : `${name} (${baseDtype})`;
+}
+
+/** Each task once for each model, of whose measures some may be of an earlier version that does not say it. */
+function truncationsOf(
+  taken: readonly { readonly model: string; readonly value: Value }[],
+): ExperimentReport["truncations"] {
+  const found = new Map<string, ExperimentReport["truncations"][number]>();
+  for (const { model, value: { task: name, label = "", truncated = 0, n } } of taken) {
+    const task = `${name}${label}`, key = JSON.stringify([model, task]);
+    if (name === undefined || truncated <= (found.get(key)?.truncated ?? 0)) continue;
+    found.set(key, { model, task, truncated, n });
+  }
+  return [...found.values()];
+}
+
 /** Means over the tasks, where there are several. */
 function withMeans(values: readonly Value[]): Value[] {
   const labels = [...new Set(values.flatMap(({ task, label = "" }) => task === undefined ? [] : [label]))];
@@ -239,7 +267,7 @@ function namesOf(cells: readonly ReportCell[], values: readonly Value[]): Number
 type Place = Readonly<Record<string, string>>;
 
 function placesOf(all: readonly Cell[], axes: readonly CellOptionName[]): (cell: Cell) => Place {
-  const labels = axes.map((axis) => [axis, labelsOf(all.map(({ options }) => options[axis]))] as const);
+  const labels = axes.map((axis) => [axis, labelsOfOption(axis, all)] as const);
   return ({ options }) => Object.fromEntries(labels.map(([axis, label]) => [axis, label(options[axis])]));
 }
 

@@ -2,6 +2,7 @@
 // the report; refuses tokens.
 import { CompressoError } from "../errors.ts";
 import { type Compression, dataError, openData, textOf } from "./datasets_bytes.ts";
+import { heapBudget } from "./datasets_memory.ts";
 import { parquetRows } from "./datasets_parquet.ts";
 import {
   type ChatRow,
@@ -26,6 +27,8 @@ export interface ReadOptions {
   readonly skipBroken?: boolean | undefined;
   /** What the error of a broken row advises. Default: what `prune` has. */
   readonly brokenMend?: string | undefined;
+  /** How to take fewer rows, for the error of more than memory holds. Default: what `prune` and programs have. */
+  readonly fewerMend?: string | undefined;
 }
 
 /** A row that was left out. */
@@ -64,13 +67,13 @@ export type DataSet =
  * Reads rows from a JSON array, JSON lines, a parquet table, or plain text as one document, told apart by content; all
  * but parquet also inside gzip or Zstandard. A file named .json, .jsonl or .ndjson is never taken for plain text, so that
  * a broken first line is found; of others, those are JSON that begin with an object or a list of objects. The file is read piece by piece: memory holds the rows alone, and with
- * `limit` no more of the file is read than it takes.
+ * `limit` no more of the file is read than it takes; more rows than V8's heap has room for are refused.
  *
  * A row is `{instruction, input?, output}`, `{messages: [{role, content}]}`, `{conversations: [{from, value}]}`
- * (ShareGPT) or `{text}`; all rows of a file are of one kind.
+ * (ShareGPT) or `{text}`; all rows of a file are of one kind. A text `system` beside messages is their first turn.
  *
  * @throws CompressoError("input") for a file that is missing, empty, binary or not UTF-8, and for a broken row, which it
- * names; "usage" for a limit below 1.
+ * names, and for rows that do not fit into memory; "usage" for a limit below 1.
  */
 export async function readRows(path: string, options: ReadOptions = {}): Promise<DataSet> {
   const collector = createCollector(path, options);
@@ -105,6 +108,8 @@ function namesJson(path: string): boolean {
 }
 
 const BROKEN_MEND = "mend or remove it, or have broken rows left out (prune --skip-broken)";
+const FEWER_MEND = "take fewer with --limit-rows, or `limit` in a program";
+const HEAP_MEND = "give V8 a larger heap (DENO_V8_FLAGS=--max-old-space-size=MEGABYTES)";
 
 /** Keeps rows as their values come. */
 interface Collector {
@@ -119,24 +124,34 @@ function leftOut({ number, line }: Place, reason: string): LeftOut {
 }
 
 function createCollector(path: string, options: ReadOptions): Collector {
-  const { textField, limit = Infinity, skipBroken = false, brokenMend = BROKEN_MEND } = options;
+  const { textField, limit = Infinity, skipBroken = false } = options;
+  const { brokenMend = BROKEN_MEND, fewerMend = FEWER_MEND } = options;
   if (limit !== Infinity && (!Number.isInteger(limit) || limit < 1)) {
     const rule = "limit is a whole number, at least 1", mend = "leave it out for all rows";
     throw new CompressoError("usage", { what: `cannot read the data of ${path}`, rule, value: String(limit), mend });
   }
   const rows = { instruct: new Array<InstructRow>(), chat: new Array<ChatRow>(), text: new Array<TextRow>() };
-  const skipped: LeftOut[] = [], broken: LeftOut[] = [];
+  const skipped: LeftOut[] = [], broken: LeftOut[] = [], budget = heapBudget();
   let count = 0;
   let first: { readonly kind: Row["kind"]; readonly place: Place } | null = null;
 
+  /** Puts an entry into a list, if there is room for it. */
+  const push = <T>(list: T[], entry: T, { label }: Place): void => {
+    list.push(entry);
+    const bytes = budget.add(entry);
+    if (bytes === null) return;
+    const [kept, heap] = [bytes, budget.heap].map((size) => `${Number((size / 1e9).toPrecision(2))} GB`);
+    const value = `${kept} after ${label}, of a heap of ${heap}`;
+    throw dataError(path, "the rows fit into memory", { value, mend: `${fewerMend}, or ${HEAP_MEND}` });
+  };
   const reject = (place: Place, rule: string, { problem, mend }: { problem: string; mend: string }): void => {
     if (!skipBroken) throw dataError(path, rule, { value: `${place.label} ${problem}`, mend });
-    broken.push(leftOut(place, problem));
+    push(broken, leftOut(place, problem), place);
   };
   const keep = (row: Row, place: Place): void => {
     // An empty row is left out, and says nothing of the others.
     const empty = emptyField(row, { textField });
-    if (empty !== null) return void skipped.push(leftOut(place, `empty "${empty}"`));
+    if (empty !== null) return push(skipped, leftOut(place, `empty "${empty}"`), place);
     if (first !== null && first.kind !== row.kind) {
       throw dataError(path, "all rows are of one kind: instructions, conversations or texts", {
         value: `${first.place.label} is ${kindName(first.kind)}, ${place.label} is ${kindName(row.kind)}`,
@@ -146,9 +161,9 @@ function createCollector(path: string, options: ReadOptions): Collector {
     first ??= { kind: row.kind, place };
     count++;
     const numbered = { number: place.number };
-    if (row.kind === "instruct") rows.instruct.push({ ...row, ...numbered });
-    else if (row.kind === "chat") rows.chat.push({ ...row, ...numbered });
-    else rows.text.push({ ...row, ...numbered });
+    if (row.kind === "instruct") push(rows.instruct, { ...row, ...numbered }, place);
+    else if (row.kind === "chat") push(rows.chat, { ...row, ...numbered }, place);
+    else push(rows.text, { ...row, ...numbered }, place);
   };
   const sink: ValueSink = {
     value(place, value): void {
@@ -165,7 +180,7 @@ function createCollector(path: string, options: ReadOptions): Collector {
       }
       keep({ kind: "text", text, extra: {} }, place);
     },
-    blank: (place) => void skipped.push(leftOut(place, "blank line")),
+    blank: (place) => push(skipped, leftOut(place, "blank line"), place),
     broken(place, problem): void {
       reject(place, "each row is one JSON value", { problem, mend: brokenMend });
     },

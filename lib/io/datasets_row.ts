@@ -79,6 +79,9 @@ const ROLES: ReadonlyMap<string, ChatMessage["role"]> = new Map([
   ["model", "assistant"],
 ]);
 
+/** Fields of a conversation. */
+const CHATS = ["messages", "conversations"] as const;
+
 /**
  * A row from a value of a program, by the fields that a row of a file has: `instruction`, `input` and `output`, `messages` or `conversations`, or `text`.
  *
@@ -137,12 +140,12 @@ function parseFields(value: unknown, { textField }: RowFields): ParsedRow {
   }
   if (value["instruction"] !== undefined && value["output"] !== undefined) {
     // A table of rows from several sources has all their columns, null where they do not belong.
-    const isOther = !has("instruction") && !has("output") && ["messages", "conversations", "text"].some(has);
+    const isOther = !has("instruction") && !has("output") && [...CHATS, "text"].some(has);
     if (!isOther) return parseInstruct(value);
   }
-  if (has("messages")) return parseChat(value, "messages");
-  if (has("conversations")) return parseChat(value, "conversations");
+  for (const field of CHATS) if (has(field)) return parseChat(value, field);
   if (value["text"] !== undefined) return parseText(value, "text");
+  for (const field of CHATS) if (value[field] === null) return parseChat(value, field);
   return fault(
     'a row has "instruction" and "output" (and perhaps "input"), "messages", "conversations" or "text"',
     fieldsOf(value),
@@ -179,6 +182,11 @@ function parseInstruct({ instruction, input, output, choices, ...extra }: Json):
   if (typeof instruction !== "string") return notText(instruction, "instruction");
   if (input !== undefined && input !== null && typeof input !== "string") return notText(input, "input");
   if (typeof output !== "string") return notText(output, "output");
+  const before = isFilled(extra["system"]) ? "system" : hasTurns(extra["history"]) ? "history" : null;
+  if (before !== null) {
+    const mend = 'write the row as "messages" with a turn for each text, or take the field out';
+    return fault("an instruction has no turns before it", `has "${before}"`, mend);
+  }
   const list = Array.isArray(choices) && choices.every((choice) => typeof choice === "string") ? choices : null;
   return {
     row: {
@@ -197,7 +205,7 @@ function parseText(value: Json, field: string): ParsedRow {
   return typeof text === "string" ? { row: { kind: "text", text, extra } } : notText(text, field);
 }
 
-function parseChat(value: Json, field: "messages" | "conversations"): ParsedRow {
+function parseChat(value: Json, field: typeof CHATS[number]): ParsedRow {
   const { [field]: list, ...extra } = value;
   if (!Array.isArray(list)) return fault(`"${field}" is a list`, `has ${typeName(list)} as "${field}"`);
   if (hasTools(extra["tools"])) {
@@ -228,12 +236,32 @@ function parseChat(value: Json, field: "messages" | "conversations"): ParsedRow 
     if (typeof content !== "string") return fault("a message is a string", `has ${typeName(content)} in ${where}`);
     messages.push({ role, content });
   }
-  return { row: { kind: "chat", messages, extra } };
+  return withSystem(messages, extra);
+}
+
+/** The system text may stand beside the messages, as LLaMA-Factory has it. */
+function withSystem(messages: readonly ChatMessage[], { system, ...others }: Json): ParsedRow {
+  if (system === NOT_UTF8) return notText(system, "system");
+  if (typeof system !== "string" || system.trim() === "") {
+    return { row: { kind: "chat", messages, extra: system === undefined ? others : { ...others, system } } };
+  }
+  const own = messages.filter(({ role }) => role === "system");
+  if (own.some(({ content }) => content.trim() !== system.trim())) {
+    const mend = 'take out the one that does not hold, or the field "system"';
+    return fault("a conversation has one system text", 'has another one in its messages than as "system"', mend);
+  }
+  const first: ChatMessage = { role: "system", content: system };
+  return { row: { kind: "chat", messages: own.length > 0 ? messages : [first, ...messages], extra: others } };
 }
 
 /** Tables keep tools as a list, or as its JSON. */
 function hasTools(tools: unknown): boolean {
   return Array.isArray(tools) ? tools.length > 0 : isFilled(tools) && !/^\s*(\[\s*\]|null)\s*$/.test(String(tools));
+}
+
+/** Alpaca's earlier questions and answers, or their JSON; what else is called so is no list. */
+function hasTurns(history: unknown): boolean {
+  return Array.isArray(history) ? history.length > 0 : isFilled(history) && /^\s*\[\s*[^\s\]]/.test(String(history));
 }
 
 function isFilled(value: unknown): boolean {

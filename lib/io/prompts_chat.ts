@@ -3,7 +3,8 @@
 import { CompressoError } from "../errors.ts";
 import { type ChatMessage, renderChat } from "./chat_template.ts";
 import { encodeBehind, grow, NO_CONTEXT } from "./prompts_context.ts";
-import { endToken, formatExample, type FormatOptions, styleOf, turnShape, withPrompt } from "./prompts_format.ts";
+import { endToken, formatExample, type FormatOptions, styleOf, withPrompt } from "./prompts_format.ts";
+import { answeredTurn, turnShape } from "./prompts_turn.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** A conversation as token ids; both have one entry for each token. */
@@ -50,7 +51,7 @@ export function encodeChatPrompt(messages: readonly ChatMessage[], options: Form
 function encodeTemplate(messages: readonly ChatMessage[], options: FormatOptions): EncodedChat {
   const { tokenizer } = options, isOpen = turnShape(tokenizer).end === null;
   const writer = createWriter(tokenizer, []);
-  for (const { text, learned } of templatePieces(withPrompt(messages, options), tokenizer)) {
+  for (const { text, learned } of templatePieces(messages, options)) {
     const ids = writer.add(text);
     // Behind its end token a template may write a line break, which the model is never asked for. Others may stand in what is said.
     const last = isOpen ? -1 : ids.findLastIndex((id) => tokenizer.isSpecial(id));
@@ -65,16 +66,20 @@ function encodeTemplate(messages: readonly ChatMessage[], options: FormatOptions
   return isOpen && end !== null && count > 0 ? { ids: [...ids, end], learned: [...learned, true] } : { ids, learned };
 }
 
-function templatePieces(messages: readonly ChatMessage[], tokenizer: Tokenizer): Piece[] {
-  const pieces: Piece[] = [];
+function templatePieces(messages: readonly ChatMessage[], options: FormatOptions): Piece[] {
+  const { tokenizer } = options, turns = withPrompt(messages, options);
+  const pieces: Piece[] = [], last = turns.findLastIndex(({ role }) => role === "assistant");
   let text = "";
-  messages.forEach(({ role }, index) => {
+  turns.forEach(({ role, content }, index) => {
     if (role !== "assistant") return;
-    const asked = renderChat(tokenizer, messages.slice(0, index), { addGenerationPrompt: true });
-    const answered = renderChat(tokenizer, messages.slice(0, index + 1), { addGenerationPrompt: false });
-    if (!asked.startsWith(text) || !answered.startsWith(asked)) throw unstable(index, messages.length);
-    pieces.push({ text: asked.slice(text.length), learned: false });
-    pieces.push({ text: answered.slice(asked.length), learned: true });
+    const place = { messages, index: index - turns.length + messages.length };
+    const asked = renderChat(tokenizer, turns.slice(0, index), { addGenerationPrompt: true });
+    const answered = renderChat(tokenizer, turns.slice(0, index + 1), { addGenerationPrompt: false });
+    const turn = answeredTurn({ asked, answered, content }, tokenizer);
+    if (!asked.startsWith(text) || !turn || turn.prefix.length < text.length) throw unstable(place);
+    if (turn.isOwn && index < last) throw unsaid(place);
+    pieces.push({ text: turn.prefix.slice(text.length), learned: false });
+    pieces.push({ text: turn.written, learned: true });
     text = answered;
   });
   return pieces;
@@ -144,12 +149,36 @@ function createWriter(tokenizer: Tokenizer, leading: readonly number[]): Writer 
   };
 }
 
-function unstable(index: number, count: number): CompressoError {
+/** A message of a row's own. */
+interface MessagePlace {
+  readonly messages: readonly ChatMessage[];
+  readonly index: number;
+}
+
+const WHAT = "cannot tell what the assistant says in a chat";
+
+function unstable({ messages, index }: MessagePlace): CompressoError {
+  const count = (sought: ChatMessage["role"]): number => messages.filter(({ role }) => role === sought).length;
+  const mends = [
+    ...(count("system") > 0 ? ["put system turns into the first question"] : []),
+    ...(count("assistant") > 1 ? ["split the conversation into single questions and answers"] : []),
+  ];
+  const style = 'set compresso_style in tokenizer_config.json to "alpaca" or "plain"';
   return new CompressoError("input", {
-    what: "cannot tell what the assistant says in a chat",
+    what: WHAT,
     rule: "the chat template writes the first turns alike whatever follows them",
-    value: `it writes message ${index + 1} of ${count}, or what stands before it, otherwise when asked to go on`,
-    mend: "put system turns into the first question, split the conversation into single questions and answers, or " +
-      'set compresso_style in tokenizer_config.json to "alpaca" or "plain"',
+    value: `it writes message ${
+      index + 1
+    } of ${messages.length}, or what stands before it, otherwise when asked to go on`,
+    mend: mends.length === 0 ? style : `${mends.join(", ")}, or ${style}`,
+  });
+}
+
+function unsaid({ messages, index }: MessagePlace): CompressoError {
+  return new CompressoError("input", {
+    what: WHAT,
+    rule: "the chat template writes an answer that others follow as it is said",
+    value: `it writes message ${index + 1} of ${messages.length} otherwise, such as without its thoughts`,
+    mend: "let a row end with that answer, or take out of it what the template leaves out",
   });
 }

@@ -1,10 +1,12 @@
-// The layout of prompts that goes with a tokenizer. Owns the three styles, what a chat template writes around an answer,
-// and where the collaborative prompt stands; refuses labels and lengths.
+// The layout of prompts that goes with a tokenizer. Owns the three styles and where the collaborative prompt stands;
+// refuses labels and lengths.
 import { CompressoError } from "../errors.ts";
 import { type ChatMessage, renderChat } from "./chat_template.ts";
 import type { InstructRow } from "./datasets_row.ts";
-import { trim } from "./python_text.ts";
+import { answeredTurn, turnShape } from "./prompts_turn.ts";
 import type { Tokenizer } from "./tokenizer.ts";
+
+export { turnShape } from "./prompts_turn.ts";
 
 /** Layout of prompts: the tokenizer's chat template, headings as in Alpaca, or bare lines. */
 export type PromptStyle = "chat" | "alpaca" | "plain";
@@ -44,13 +46,11 @@ export function formatExample(
   row: Pick<InstructRow, "instruction" | "input" | "output">,
   options: FormatOptions,
 ): { prefix: string; response: string } {
-  const { tokenizer, prompt } = options;
-  const { instruction, input } = row;
+  const { prompt } = options, { instruction, input } = row;
   switch (styleOf(options)) {
     case "chat": {
       const user = input === "" ? instruction : `${instruction}\n\n${input}`;
-      const { lead, tail } = turnShape(tokenizer);
-      return { prefix: chatPrefix(user, options), response: lead + writtenAnswer(row.output, tokenizer) + tail };
+      return formatChat(user, row.output, options);
     }
     case "alpaca": {
       const parts = [`### Instruction:\n${instruction}`, ...(input === "" ? [] : [`### Input:\n${input}`])];
@@ -92,60 +92,20 @@ export function withPrompt(
   return messages.map((message, index) => index === asked ? before(message) : message);
 }
 
-/** What a chat template writes around an assistant's answer. */
-export interface TurnShape {
-  /** What stands between the generation prompt and the answer: a space, as in "[/INST] answer", or a heading that the template has no prompt for. */
-  readonly lead: string;
-  /** White space between the answer and the token that ends it, as in "answer </s>"; without such a token all that is written behind the answer. */
-  readonly tail: string;
-  /** The special token behind the answer. */
-  readonly end: number | null;
-  /** All that stands before the answer to a question, and behind it. */
-  readonly around: readonly [before: string, behind: string];
-}
-
-const shapes = new WeakMap<Tokenizer, TurnShape>();
 const systems = new WeakMap<Tokenizer, boolean>();
 
-/** What the tokenizer's chat template writes around an answer. */
-export function turnShape(tokenizer: Tokenizer): TurnShape {
-  const known = shapes.get(tokenizer);
-  if (known) return known;
-  const answer = "answer";
-  const opening = renderChat(tokenizer, [QUESTION], { addGenerationPrompt: true });
-  const text = withAnswer(answer, tokenizer);
-  const start = text.lastIndexOf(answer), behind = text.slice(start + answer.length);
-  const lead = text.startsWith(opening) ? text.slice(opening.length, Math.max(start, opening.length)) : "";
-  const rest = behind.trimStart(), [first] = tokenizer.encode(rest);
-  const end = first !== undefined && tokenizer.isSpecial(first) ? first : null;
-  const shape: TurnShape = {
-    lead,
-    tail: end === null ? behind : behind.slice(0, behind.length - rest.length),
-    end,
-    around: [text.slice(0, start), behind],
-  };
-  shapes.set(tokenizer, shape);
-  return shape;
-}
-
-const QUESTION: ChatMessage = { role: "user", content: "question" };
-
-function withAnswer(content: string, tokenizer: Tokenizer): string {
-  return renderChat(tokenizer, [QUESTION, { role: "assistant", content }], { addGenerationPrompt: false });
-}
-
-/** An answer as the chat template writes it: many trim white space, each in its own way. */
-function writtenAnswer(answer: string, tokenizer: Tokenizer): string {
-  if (trim(answer) === answer) return answer;
-  const [before, behind] = turnShape(tokenizer).around, text = withAnswer(answer, tokenizer);
-  const isKnown = text.startsWith(before) && text.endsWith(behind);
-  return isKnown ? text.slice(before.length, text.length - behind.length) : answer;
-}
-
-function chatPrefix(user: string, options: FormatOptions): string {
-  const turns: readonly ChatMessage[] = [{ role: "user", content: user }];
-  const { tokenizer, today } = options;
-  return renderChat(tokenizer, withPrompt(turns, options), { addGenerationPrompt: true, today });
+/** An instruction in the tokenizer's chat template: it has the tokens of the conversation of one question and its answer. */
+function formatChat(user: string, output: string, options: FormatOptions): { prefix: string; response: string } {
+  const { tokenizer, today } = options, turns = withPrompt([{ role: "user", content: user }], options);
+  const { lead, tail, behind } = turnShape(tokenizer);
+  const asked = renderChat(tokenizer, turns, { addGenerationPrompt: true, today });
+  const whole = { prefix: asked, response: lead + output + tail };
+  if (output === "") return whole;
+  const messages: readonly ChatMessage[] = [...turns, { role: "assistant", content: output }];
+  const answered = renderChat(tokenizer, messages, { addGenerationPrompt: false, today });
+  const turn = answeredTurn({ asked, answered, content: output }, tokenizer);
+  if (!turn?.written.endsWith(behind)) return whole;
+  return { prefix: turn.prefix, response: turn.written.slice(0, turn.written.length - behind.length) + tail };
 }
 
 /** Whether a system turn stands in a layout; templates may have no place for one. */

@@ -1,6 +1,7 @@
 // Measurements of models as `compresso eval --json` prints them. Owns reading them for a table; refuses to measure.
 import { basename } from "node:path";
 import { CompressoError } from "../errors.ts";
+import { textProblem, withoutMark } from "../io/text_file.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 
 /** One measured number. */
@@ -15,6 +16,8 @@ export interface Score {
   readonly stderr: number | null;
   /** How many items or tokens it is of; null where that was not given. */
   readonly count: number | null;
+  /** How many of these items did not fit the model's context and lost their beginning; absent where that was not given. */
+  readonly truncated?: number;
   /** How it compares with the same of another model, item by item; null where that was not measured. */
   readonly change: ScoreChange | null;
 }
@@ -48,18 +51,26 @@ type Values = Readonly<Record<string, unknown>>;
 /** Numbers that say how something was measured, not how well the model did. */
 const CIRCUMSTANCES = /^(n|nll|tokens|windows?|stride|correct|shots?|limit|seed|seconds|truncated|.*stderr.*)$/;
 
-/** Reads a file of `compresso eval --json`. Throws `CompressoError("input")` for anything else. */
+/** How files of UTF-16 begin. */
+const MARKS = [{ mark: [0xff, 0xfe], encoding: "utf-16le" }, { mark: [0xfe, 0xff], encoding: "utf-16be" }] as const;
+
+/**
+ * Reads a file of `compresso eval --json`, in UTF-8 or, as PowerShell may write it, in UTF-16 with a byte order mark. Throws `CompressoError("input")` for
+ * anything else.
+ */
 export async function readEvaluation(path: string): Promise<Evaluation[]> {
-  let text: string;
+  let encoding = "utf-8", text: string;
   try {
-    text = await Deno.readTextFile(path);
+    const bytes = await Deno.readFile(path);
+    encoding = MARKS.find(({ mark }) => mark.every((byte, at) => bytes[at] === byte))?.encoding ?? encoding;
+    text = new TextDecoder(encoding, { fatal: true }).decode(bytes);
   } catch (error) {
     throw new CompressoError("input", {
       what: `cannot read the evaluation ${path}`,
-      rule: "it is a file that may be read",
-      value: error instanceof Deno.errors.NotFound ? "no such file" : String(error),
+      rule: "it is a file of UTF-8, or of UTF-16 with a byte order mark, that may be read",
+      value: error instanceof TypeError && encoding !== "utf-8" ? "it begins as UTF-16 and is not" : textProblem(error),
       mend: "check the path, or make it with `compresso eval … --json`",
-    });
+    }, { cause: error });
   }
   return parseEvaluation(text, path);
 }
@@ -68,7 +79,7 @@ export async function readEvaluation(path: string): Promise<Evaluation[]> {
 export function parseEvaluation(text: string, path: string): Evaluation[] {
   let value: unknown = null;
   try {
-    value = JSON.parse(text);
+    value = JSON.parse(withoutMark(text));
   } catch (error) {
     throw wrong(path, error instanceof Error ? error.message : String(error));
   }
@@ -120,6 +131,7 @@ function scoresOf(measured: Values, { task, change, against }: {
   readonly against: string;
 }): Score[] {
   const numberAt = (...names: readonly string[]): number | null => numbers(measured, names)[0] ?? null;
+  const truncated = numberAt("truncated");
   return Object.entries(measured).flatMap(([metric, value]) => {
     if (typeof value !== "number" || CIRCUMSTANCES.test(metric)) return [];
     // One `stderr` is that of the first metric.
@@ -127,6 +139,7 @@ function scoresOf(measured: Values, { task, change, against }: {
     const found = change?.[metric];
     return [{
       ...{ task, metric, value, stderr, count: numberAt("n", "tokens") },
+      ...(truncated === null ? {} : { truncated }),
       change: isObject(found) ? changeOf(found, against) : null,
     }];
   });

@@ -1,7 +1,19 @@
 // A bar for each layer and run, and each run's mean as a line. Owns the geometry; refuses what is compared.
 import { scaleLinear } from "../packages.ts";
 import { legend } from "./line_chart.ts";
-import { escape, line, round, seriesClass, short, svgFigure, text, textWidth, verticalText } from "./svg.ts";
+import {
+  colorRound,
+  escape,
+  line,
+  round,
+  seriesClass,
+  short,
+  svgFigure,
+  text,
+  textWidth,
+  verticalText,
+  widening,
+} from "./svg.ts";
 
 /** The layers of one run. */
 export interface LayerBars {
@@ -26,7 +38,10 @@ export function layerBars({ title, description, label, runs, width = 760, embedd
 }): string {
   const names = legend(
     runs.flatMap(({ name, uniform }, color) => [
-      { name, style: { color, width: 8 } },
+      {
+        name,
+        sample: ({ x, y }) => `<g class="${seriesClass(color)}">${barPath(`M${x} ${y}h20`, { color, width: 8 })}</g>`,
+      },
       {
         name: `${runs.length > 1 ? `${name}, ` : ""}uniform: ${short(100 * uniform)} %`,
         style: { color, line: "dashed" as const },
@@ -53,17 +68,17 @@ export function layerBars({ title, description, label, runs, width = 760, embedd
   body.push(text((LEFT + width - RIGHT) / 2, bottom + 32, "layer", { anchor: "middle", tone: "soft", size: 11 }));
   body.push(verticalText(10, (top + bottom) / 2, label));
   runs.forEach(({ values, uniform, name }, index) => {
+    const thick = Math.max(1, bar - 1);
+    // From the end down, so that no gap lies there.
     const path = values.map((value, layer) => {
-      const x = LEFT + layer * slot + slot * 0.1 + index * bar, height = bottom - toY(value);
-      return `M${round(x)} ${round(bottom)}v-${round(height)}h${round(Math.max(1, bar - 1))}v${round(height)}z`;
+      const x = LEFT + layer * slot + slot * 0.1 + index * bar + thick / 2;
+      return `M${round(x)} ${round(toY(value))}V${round(bottom)}`;
     }).join("");
     const at = round(toY(uniform));
     body.push(
-      `<g class="${
-        seriesClass(index)
-      }"><path d="${path}" fill="currentColor" fill-opacity="0.75"/><path d="M${LEFT} ${at}H${
+      `<g class="${seriesClass(index)}">${barPath(path, { color: index, width: thick })}<path d="M${LEFT} ${at}H${
         width - RIGHT
-      }" stroke="currentColor" stroke-width="2" stroke-dasharray="6 4"/></g>`,
+      }" stroke="currentColor" stroke-width="${2 * widening(index)}" stroke-dasharray="6 4"/></g>`,
     );
     if (runs.length > 1) return;
     // Each bar says its value where the pointer rests on it.
@@ -77,4 +92,12 @@ export function layerBars({ title, description, label, runs, width = 760, embedd
     });
   });
   return svgFigure(body, { title, description, width, height: bottom + 40, embedded });
+}
+
+/** Bars along a path. Where colors come again they are cut into pieces, longer ones each time: bars have but one width. */
+function barPath(path: string, { color, width }: { readonly color: number; readonly width: number }): string {
+  const turn = colorRound(color), pieces = turn === 0 ? "" : ` stroke-dasharray="${3 * turn} 2"`;
+  return `<path d="${path}" fill="none" stroke="currentColor" stroke-width="${
+    round(width)
+  }" stroke-opacity="0.75"${pieces}/>`;
 }

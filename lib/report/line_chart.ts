@@ -71,22 +71,35 @@ export function lineChart(chart: LineChart): string {
   });
 }
 
-/** Samples of the series beside their names, in as many rows as they need; nothing for one series alone. */
+/** What a legend has a line for. */
+export interface LegendEntry extends Pick<LineSeries, "name" | "style" | "listed"> {
+  /** Draws what stands for it, from a point on 20 pixels wide; default: its line or dot. */
+  readonly sample?: (at: { readonly x: number; readonly y: number }) => string;
+}
+
+/** Pixels of a sample with the space behind it, and from one line of a name to the next. */
+const SAMPLE = 26, NAME_LINE = 15;
+
+/** Samples of the series beside their names, in as many rows as they need; nothing for one series alone. A name that is wider than all has several lines. */
 export function legend(
-  series: readonly Pick<LineSeries, "name" | "style" | "listed">[],
+  series: readonly LegendEntry[],
   { x: left, y: top, width }: { readonly x: number; readonly y: number; readonly width: number },
 ): { readonly body: readonly string[]; readonly height: number } {
   const listed = [...series.entries()].filter(([, one]) => one.listed ?? true);
   if (listed.length < 2) return { body: [], height: 0 };
   const body: string[] = [];
-  let x = left, y = top;
+  let x = left, y = top, below = 0;
   for (const [index, one] of listed) {
-    const needed = 26 + textWidth(one.name) + 14;
-    if (x > left && x + needed > left + width) [x, y] = [left, y + 18];
-    body.push(seriesSample(one, { index, x, y: y + 7 }), text(x + 26, y + 11, one.name));
+    const lines = wrapText(one.name, width - SAMPLE);
+    const needed = SAMPLE + Math.max(...lines.map((line) => textWidth(line))) + 14;
+    if (x > left && x + needed > left + width) [x, y, below] = [left, y + below + 18, 0];
+    const at = { x, y: y + 7 };
+    body.push(one.sample?.(at) ?? seriesSample(one, { index, ...at }));
+    body.push(...lines.map((line, row) => text(x + SAMPLE, y + 11 + NAME_LINE * row, line)));
+    below = Math.max(below, NAME_LINE * (lines.length - 1));
     x += needed;
   }
-  return { body, height: y - top + 22 };
+  return { body, height: y + below - top + 22 };
 }
 
 function rangeOf(points: LineSeries["points"]): string {

@@ -1,6 +1,19 @@
 // One pair of axes with lines, as SVG elements; d3-scale places ticks, d3-shape makes paths. Owns the geometry; refuses documents and to choose what is shown.
 import { pathLine, scaleLinear, scaleLog } from "../packages.ts";
-import { escape, isPoint, line, round, seriesClass, short, si, text, textWidth, verticalText } from "./svg.ts";
+import { logTicks, type Tick } from "./log_ticks.ts";
+import {
+  colorRound,
+  escape,
+  isPoint,
+  line,
+  round,
+  seriesClass,
+  si,
+  text,
+  textWidth,
+  verticalText,
+  widening,
+} from "./svg.ts";
 import { tickFormat } from "./tick_format.ts";
 
 /** A point of a series; a number that is not finite breaks the line. */
@@ -22,11 +35,11 @@ export interface Axis {
 
 /** How a series is drawn. */
 export interface SeriesStyle {
-  /** Its color, counted from 0; default: its place among the series. */
+  /** Its color, counted from 0; default: its place among the series. There are eight: from the ninth on they come again, with wider lines and larger dots. */
   readonly color?: number;
   /** Default "solid"; "none" draws dots alone. */
   readonly line?: "solid" | "dashed" | "dotted" | "none";
-  /** Width of the line in pixels; default 2. */
+  /** Width of the line in pixels among the first eight colors; default 2. */
   readonly width?: number;
   /** From 0 to 1; default 1. */
   readonly opacity?: number;
@@ -100,13 +113,14 @@ export function linePanel({ x, y, series, marks = [] }: PanelContent, box: Panel
     body.push(text(left - 6, toY(value) + 4, label, { anchor: "end", tone: "soft", size: 11 }));
   }
   body.push(line([left, bottom], [right, bottom], { kind: "axis" }));
-  let free = -Infinity;
-  for (const { value, label } of ticksOf(toX, { axis: x, count: Math.max(2, Math.min(8, box.width / 80)) })) {
+  const columns = ticksOf(toX, { axis: x, count: Math.max(2, Math.min(8, box.width / 80)) });
+  const taken: (readonly [start: number, end: number])[] = [];
+  for (const { value, label } of columns.toSorted((a, b) => Number(b.isFirst) - Number(a.isFirst))) {
     body.push(line([toX(value), bottom], [toX(value), bottom + 4], { kind: "axis" }));
     // The last label must not stand out of the panel.
     const width = textWidth(label, 11), start = Math.min(toX(value) - width / 2, box.x + box.width - width);
-    if (start < free) continue;
-    free = start + width + 4;
+    if (taken.some(([from, to]) => start < to + 4 && from < start + width + 4)) continue;
+    taken.push([start, start + width]);
     body.push(text(start + width / 2, bottom + 16, label, { anchor: "middle", tone: "soft", size: 11 }));
   }
   body.push(text((left + right) / 2, bottom + 32, x.label, { anchor: "middle", tone: "soft", size: 11 }));
@@ -150,7 +164,9 @@ function drawSeries(points: readonly Point[], { style, index, name, isShown, pla
   readonly isShown: (point: Point) => boolean;
   readonly place: (point: Point) => Point;
 }): string[] {
-  const { color = index, line: kind = "solid", width = 2, opacity = 1, dots = kind === "none" } = style;
+  const { color = index, line: kind = "solid", opacity = 1, dots = kind === "none" } = style;
+  // Dashes and opacity have a meaning of their own in charts, so that width tells series of one color apart.
+  const turn = colorRound(color), width = (style.width ?? 2) * widening(color);
   const placed = points.map((point) => isShown(point) ? place(point) : null);
   const body: string[] = [];
   if (kind !== "none") {
@@ -169,7 +185,7 @@ function drawSeries(points: readonly Point[], { style, index, name, isShown, pla
     if (!point || (!dots && !isAlone)) return;
     body.push(
       `<circle cx="${round(point[0])}" cy="${round(point[1])}" r="${
-        dots ? 3.5 : Math.max(2, width)
+        dots ? 3.5 + 2 * turn : Math.max(2, width)
       }" fill="currentColor"/>`,
     );
   });
@@ -238,13 +254,15 @@ function scaleOf(
 
 function ticksOf(
   scale: Scale,
-  { axis: { format = "plain" }, count }: { readonly axis: Axis; readonly count: number },
-): { readonly value: number; readonly label: string }[] {
-  // d3's ticks of a logarithmic axis within one decade ignore the count.
+  { axis, count }: { readonly axis: Axis; readonly count: number },
+): Tick[] {
+  const { format = "plain" } = axis, most = 1.6 * count;
   const all = scale.ticks(count).filter((value) => format !== "whole" || Number.isInteger(value));
-  const every = Math.ceil(all.length / (1.6 * count));
-  const plain = scale.tickFormat(count), [first = 0, last = 1] = scale.domain();
-  const share = tickFormat([first, last], { count, format: "share" });
+  // Of those d3 gives any number, up to nine for each decade.
+  if (axis.scale === "log") return logTicks(all, { most, count, format });
+  const every = Math.ceil(all.length / most);
+  const [first = 0, last = 1] = scale.domain(), share = tickFormat([first, last], { count, format: "share" });
+  const plain = tickFormat([first, last], { count });
   return all.filter((_, index) => index % every === 0).map((value) => ({
     value,
     label: format === "share"
@@ -253,6 +271,7 @@ function ticksOf(
       ? si(value, "")
       : format === "whole"
       ? value.toLocaleString("en")
-      : plain(value) || short(value),
+      : plain(value),
+    isFirst: false,
   }));
 }

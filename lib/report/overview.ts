@@ -166,9 +166,11 @@ export function evaluationTable(runs: readonly ReportRun[], others: readonly Eva
   const keys = [
     ...new Set(columns.flatMap(({ scores }) => scores.map(({ task, metric }) => JSON.stringify([task, metric])))),
   ];
+  const isCut = columns.some(({ scores }) => scores.some(({ truncated = 0 }) => truncated > 0));
   return {
-    caption:
-      "Measured values; ± is the standard error, the count in brackets; against another model item by item, with its 95 % interval",
+    caption: `Measured values; ± is the standard error, the count in brackets${
+      isCut ? ", with how many of these questions did not fit the context and lost their beginning" : ""
+    }; against another model item by item, with its 95 % interval`,
     head: ["task, metric", ...columns.map(({ name }) => name)],
     rows: keys.map((key) => {
       const found = columns.map(({ scores }) =>
@@ -183,10 +185,14 @@ export function evaluationTable(runs: readonly ReportRun[], others: readonly Eva
   };
 }
 
-/** Such as 0.6150 ± 0.0110 (1,838); −0.0200 (−0.0310 … −0.0090) against dense. */
-function scoreText({ value, stderr, count, change }: Score): string {
+/** Such as 0.6150 ± 0.0110 (1,838, 3 without their beginning); −0.0200 (−0.0310 … −0.0090) against dense. */
+function scoreText({ value, stderr, count, truncated = 0, change }: Score): string {
+  const counts = [
+    ...(count === null ? [] : [grouped(count)]),
+    ...(truncated > 0 ? [`${grouped(truncated)} without their beginning`] : []),
+  ].join(", ");
   const own = `${value.toFixed(4)}${stderr === null ? "" : ` ± ${stderr.toFixed(4)}`}${
-    count === null ? "" : ` (${grouped(count)})`
+    counts === "" ? "" : ` (${counts})`
   }`;
   if (!change) return own;
   const show = (number: number): string =>

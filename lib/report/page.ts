@@ -1,7 +1,10 @@
 // The frame of a report: one HTML document with its style, its script and nothing from elsewhere. Owns look, landmarks and the content policy; refuses content.
 import { createHash } from "node:crypto";
-import SCRIPT from "./page.js" with { type: "text" };
+import SCRIPT_FILE from "./page.js" with { type: "text" };
 import { escape, FIGURE_STYLE } from "./svg.ts";
+
+/** The script as a browser hashes it: HTML has line feeds alone, a clone on Windows may have others. */
+const SCRIPT = SCRIPT_FILE.replaceAll(/\r\n?/g, "\n");
 
 const STYLE =
   `:root { color-scheme: light dark; --ground: #ffffff; --ink: #1b1f24; --soft: #59636e; --line: #d8dee4; --raised: #f6f8fa; --link: #0a58a8 }
@@ -10,7 +13,7 @@ const STYLE =
 body { margin: 0 auto; padding: 24px 20px 48px; max-width: 840px; background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, 'Segoe UI', Helvetica, Arial, sans-serif }
 h1 { font-size: 24px; line-height: 1.25; margin: 0 0 4px; overflow-wrap: anywhere } h2 { font-size: 18px; margin: 36px 0 8px; overflow-wrap: anywhere } p { margin: 0 0 8px }
 header p, figcaption, .note { color: var(--soft) } a { color: var(--link) }
-nav ul { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 12px 0 0; padding: 0; list-style: none }
+nav ul { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 12px 0 0; padding: 0; list-style: none } nav li, summary { overflow-wrap: anywhere }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(144px, 1fr)); gap: 12px; margin: 20px 0 0 }
 .tiles div { border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px; background: var(--raised) }
 .tiles dt { color: var(--soft); font-size: 13px } .tiles dd { margin: 0 } .tiles .big { font-size: 20px; font-weight: 600; font-variant-numeric: tabular-nums } .tiles .small { color: var(--soft); font-size: 12px; line-height: 1.35 }

@@ -21,6 +21,16 @@ export function seriesClass(index: number): string {
   return `s${index % SERIES_COLORS.length}`;
 }
 
+/** How many series before `index` have its color: something else must tell them apart. */
+export function colorRound(index: number): number {
+  return Math.floor(index / SERIES_COLORS.length);
+}
+
+/** How many times wider lines of series `index` are than those of the first with its color. */
+export function widening(index: number): number {
+  return 1 + 0.75 * colorRound(index);
+}
+
 /** Rules of all figures: a document by itself holds them, a page has them once for all of its figures. */
 export const FIGURE_STYLE: string =
   `.ground { fill: #ffffff } .ink { fill: #1b1f24 } .soft { fill: #59636e } .grid { stroke: #d8dee4 } .axis { stroke: #8c959f } .mark { stroke: #1b1f24 } .value { paint-order: stroke; stroke: #ffffff; stroke-width: 3px } .heat { color: #0b4a7a } .cell { stroke: #ffffff }

@@ -29,8 +29,14 @@ export interface RowPerplexityResult {
   readonly nll: number;
   /** Tokens that were predicted. */
   readonly tokens: number;
-  /** Rows that were read; those without a token to predict are left out. */
+  /** Rows that were measured. */
   readonly rows: number;
+  /** Rows, among these, that were cut to fit: they count with fewer tokens. */
+  readonly truncated: number;
+  /** Rows left out because they have no token to predict within `seq`. */
+  readonly skipped: number;
+  /** Rows left out because they cannot be encoded, where that was asked for. */
+  readonly broken: number;
   /** Standard error of nll, rows taken as independent. NaN for one row. */
   readonly stderr: number;
 }
@@ -52,7 +58,7 @@ export async function rowPerplexity(
   options: RowPerplexityOptions,
 ): Promise<RowPerplexityResult> {
   const { adapters, signal, onProgress } = options;
-  const examples = encode(model, rows, options);
+  const { examples, ...left } = encode(model, rows, options);
   const sums: number[] = [], counts: number[] = [];
   for (const { width, part } of batchesOf(examples, options.seq)) {
     signal?.throwIfAborted();
@@ -82,7 +88,8 @@ export async function rowPerplexity(
       mend: "check the model's weights, masks and LoRA",
     });
   }
-  return { perplexity: Math.exp(nll), nll, tokens: predicted, rows: sums.length, stderr: errorOf(sums, counts) };
+  const stderr = errorOf(sums, counts);
+  return { perplexity: Math.exp(nll), nll, tokens: predicted, rows: sums.length, ...left, stderr };
 }
 
 /** Longest rows first, so that a batch holds rows of about the same length. */
@@ -109,11 +116,16 @@ function errorOf(sums: readonly number[], counts: readonly number[]): number {
   return Math.sqrt(squares * rows / (rows - 1)) / total(counts);
 }
 
+/** Rows as they are measured, and how many of them were cut, and left out. */
+interface Encoded extends Pick<RowPerplexityResult, "truncated" | "skipped" | "broken"> {
+  readonly examples: readonly Example[];
+}
+
 function encode(
   { tokenizer, spec }: Model,
   rows: readonly Row[],
   { seq, prompt = null, skipBroken = false }: RowPerplexityOptions,
-): Example[] {
+): Encoded {
   const fail = (code: "usage" | "input", parts: Required<Omit<ErrorParts, "what">>): never => {
     throw new CompressoError(code, { what: "cannot measure perplexity over rows", ...parts });
   };
@@ -125,21 +137,27 @@ function encode(
     const rule = "a model needs a tokenizer to read text", mend = "put tokenizer.json beside the weights";
     return fail("input", { rule, value: "this one has none", mend });
   }
-  const refused: CompressoError[] = [];
-  const examples = rows.flatMap((row, index): Example[] => {
+  const refused: CompressoError[] = [], examples: Example[] = [];
+  let truncated = 0, skipped = 0;
+  for (const [index, row] of rows.entries()) {
     try {
-      const { tokens, labels } = encodeRow(row, row.number ?? index + 1, { tokenizer, prompt, seq, vocab: spec.vocab });
-      return [{ tokens: tokens.slice(0, seq), labels: labels.slice(0, seq) }];
+      const whole = encodeRow(row, row.number ?? index + 1, { tokenizer, prompt, seq, vocab: spec.vocab });
+      const tokens = whole.tokens.slice(0, seq), labels = whole.labels.slice(0, seq);
+      if (countLabels(labels) === 0) {
+        skipped++;
+        continue;
+      }
+      examples.push({ tokens, labels });
+      if (whole.truncated || whole.tokens.length > seq) truncated++;
     } catch (error) {
       if (!skipBroken || !(error instanceof CompressoError)) throw error;
       refused.push(error);
-      return [];
     }
-  }).filter(({ labels }) => countLabels(labels) > 0);
+  }
   if (examples.length === 0 && refused[0]) throw refused[0];
   if (examples.length === 0) {
     const rule = "at least one row has a token to predict", mend = "give longer rows, or raise seq";
     fail("input", { rule, value: `${rows.length} rows`, mend });
   }
-  return examples;
+  return { examples, truncated, skipped, broken: refused.length };
 }

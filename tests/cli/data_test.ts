@@ -239,6 +239,19 @@ Deno.test("data inspect refuses options of training without a model", async () =
   }
 });
 
+Deno.test("data inspect of more rows than the heap holds names the option that takes fewer", async () => {
+  using folder = new TemporaryFolder();
+  const line = `${JSON.stringify({ text: "a".repeat(500_000) })}\n`;
+  await Deno.writeFile(folder.at("long.jsonl.gz"), gzipSync(line.repeat(160)));
+  const env = { DENO_V8_FLAGS: "--max-old-space-size=96,--max-semi-space-size=1" };
+  const { code, stderr } = await cli(["data", "inspect", folder.at("long.jsonl.gz")], { env });
+  assert.equal(code, 3, stderr);
+  assert.match(
+    stderr,
+    /the rows fit into memory\n {2}now: {2}0\.06\d* GB after line 1\d\d, .*\n {2}mend: take fewer with --limit, or/,
+  );
+});
+
 Deno.test("data from a pipe are refused with what to do instead", async () => {
   const { code, stderr } = await cli(["data", "inspect", "/dev/stdin"], { input: '{"text": "Tom."}\n' });
   assert.equal(code, 3);

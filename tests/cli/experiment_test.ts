@@ -73,6 +73,20 @@ Deno.test("data may be called as a number is, in --set as in --only", async () =
   assert.equal([...stdout.matchAll(/^\S*data=2024\S* /gm)].length, 2);
 });
 
+Deno.test("what is on or off is chosen by the words that set it", async () => {
+  using folder = new TemporaryFolder();
+  const file = folder.at("small.json");
+  await Deno.writeTextFile(file, JSON.stringify(DEFINITION));
+  const { code, stdout, stderr } = await cli([
+    ...["experiment", file, "--out", folder.at("out"), "--dry-run", "--set", "rslora=true,false"],
+    ...["--only", "rslora=true,prompt=false"],
+  ]);
+  assert.equal(code, 0, stderr);
+  assert.deepEqual([...stdout.matchAll(/^rank=(\d),rslora=(\w+) /gm)].map(([, rank, is]) => [rank, is]), [
+    ...[["2", "on"], ["4", "on"]],
+  ]);
+});
+
 Deno.test("settings of alarms with commas between are one value, in --set and in --only", async () => {
   using folder = new TemporaryFolder();
   const file = folder.at("small.json"), onAlarm = ["nan=stop,divergence=warn", "dead-layer=stop", "memory=off"];

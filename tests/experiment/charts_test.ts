@@ -17,6 +17,7 @@ function reportOf(
     axes: Object.keys(groups[0]?.at ?? {}),
     names: [],
     dense: {},
+    truncations: [],
     contrasts: [],
     cells: [],
     unfinished: [],

@@ -86,6 +86,21 @@ browserTest("several runs with hostile names and texts are shown as text", async
   assert.deepEqual(watched.complaints, []);
 });
 
+browserTest("runs of long names stand within page and figures", async (browser) => {
+  const runs = ["one", "a_folder_of_a_long_name/".repeat(7), "three"].map((name) => madeRun(name));
+  using file = await reportFile(renderReport(runs));
+  const watched = await openPage(browser, file.url, { width: 800 }), { page } = watched;
+  assert.ok(await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways");
+  const outside = await page.evaluate(
+    `[...document.querySelectorAll("figure svg text")].filter((text) => {
+      const inner = text.getBoundingClientRect(), outer = text.ownerSVGElement.getBoundingClientRect();
+      return inner.left < outer.left || inner.right > outer.right;
+    }).map((text) => text.textContent)`,
+  );
+  assert.deepEqual(outside, []);
+  assert.deepEqual(watched.complaints, []);
+});
+
 browserTest("the values of a chart and its data are reached by keyboard alone", async (browser) => {
   using file = await reportFile(renderReport([madeRun("learned")]));
   const watched = await openPage(browser, file.url), { page } = watched;

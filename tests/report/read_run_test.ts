@@ -1,6 +1,6 @@
 // Reading of runs and evaluations: what is taken, what is refused, and how it is said.
 import assert from "node:assert/strict";
-import { parseEvaluation } from "../../lib/report/evaluation.ts";
+import { parseEvaluation, readEvaluation } from "../../lib/report/evaluation.ts";
 import { evaluationTable } from "../../lib/report/overview.ts";
 import { writeSafetensors } from "../../lib/io/safetensors_write.ts";
 import { parseRecords, readRun } from "../../lib/report/read_run.ts";
@@ -134,8 +134,8 @@ Deno.test("parseEvaluation() reads tasks, perplexity and accuracy, with their st
     name: "e",
     file: "runs/e.json",
     scores: [
-      { task: "arc_easy", metric: "acc", value: 0.5, stderr: 0.02, count: 600, change: null },
-      { task: "arc_easy", metric: "acc_norm", value: 0.48, stderr: 0.03, count: 600, change: null },
+      { task: "arc_easy", metric: "acc", value: 0.5, stderr: 0.02, count: 600, truncated: 2, change: null },
+      { task: "arc_easy", metric: "acc_norm", value: 0.48, stderr: 0.03, count: 600, truncated: 2, change: null },
       { task: "piqa", metric: "acc", value: 0.7, stderr: null, count: 100, change: null },
     ],
   }]);
@@ -217,4 +217,42 @@ Deno.test("parseEvaluation() reads several models, with the paired differences f
   const html = renderReport([madeRun("mine", { evaluations: parseEvaluation(text, "both.json") })]);
   assert.ok(html.includes("30.0000 (5); × 1.5000 (1.4000 … 1.6000) against dense"));
   assert.ok(html.includes("0.6000 (10); −0.1000 (−0.2000 … +0.0000) against dense"));
+});
+
+Deno.test("an evaluation table says beside the count how many questions lost their beginning, and only where some have", () => {
+  const tableOf = (truncated: number): string => {
+    const text = JSON.stringify({ tasks: { arc_easy: { acc: 0.5, stderr: 0.02, n: 2376, truncated } } });
+    return renderReport([madeRun("mine", { evaluations: parseEvaluation(text, "e.json") })]);
+  };
+  assert.match(tableOf(1200), />0\.5000 ± 0\.0200 \(2,376, 1,200 without their beginning\)<\/td>/);
+  assert.match(tableOf(1200), /in brackets, with how many of these questions did not fit the context and lost their/);
+  assert.match(tableOf(0), />0\.5000 ± 0\.0200 \(2,376\)<\/td>/);
+  assert.ok(!tableOf(0).includes("beginning"));
+});
+
+Deno.test("readEvaluation() takes UTF-8 and UTF-16 with a byte order mark, as PowerShell writes them, and refuses what is neither", async () => {
+  using folder = new TemporaryFolder();
+  const json = `{"tasks":{"größe":{"acc":0.5,"n":3}}}\r\n`, path = folder.at("eval.json");
+  const utf16 = (isLittle: boolean): Uint8Array => {
+    const bytes = new Uint8Array(2 * json.length + 2), view = new DataView(bytes.buffer);
+    [0xfeff, ...json.split("").map((letter) => letter.charCodeAt(0))].forEach((unit, at) =>
+      view.setUint16(2 * at, unit, isLittle)
+    );
+    return bytes;
+  };
+  const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);
+  for (const bytes of [utf8(json), utf8(`\ufeff${json}`), utf16(true), utf16(false)]) {
+    await Deno.writeFile(path, bytes);
+    const [{ scores } = { scores: [] }] = await readEvaluation(path);
+    assert.deepEqual(scores.map(({ task, value }) => [task, value]), [["größe", 0.5]], String(bytes.subarray(0, 4)));
+  }
+  assert.equal(parseEvaluation(`\ufeff${json}`, "e.json")[0]?.scores[0]?.value, 0.5);
+  const refused = async (bytes: Uint8Array, message: RegExp): Promise<void> => {
+    await Deno.writeFile(path, bytes);
+    await assert.rejects(readEvaluation(path), { name: "CompressoError", code: "input", message });
+  };
+  // Latin-1, where a task would have another name if it were read all the same.
+  const latin = Uint8Array.from(json.split("").map((letter) => letter.charCodeAt(0)));
+  await refused(latin, /cannot read the evaluation .*eval\.json.*UTF-16 with a byte order mark.*now: it is not UTF-8/s);
+  await refused(utf16(true).subarray(0, 9), /now: it begins as UTF-16 and is not/);
 });

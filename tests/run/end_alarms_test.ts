@@ -18,13 +18,13 @@ import { openModelFiles } from "../../lib/io/open_model.ts";
 import type { RunPosition } from "../../lib/run/checkpoint.ts";
 import { keptBy } from "../../lib/run/chooser.ts";
 import { resolveOptions } from "../../lib/run/options.ts";
-import { overseeEnd, oversightOf } from "../../lib/run/monitors/oversee.ts";
+import { overseeEnd, overseeHard, oversightOf } from "../../lib/run/monitors/oversee.ts";
 import { BASE } from "./helpers/demo_run.ts";
 import { resolveMonitors } from "../../lib/run/monitors/alarm.ts";
 import { watchCollapse } from "../../lib/run/monitors/collapse.ts";
 import { checkFall } from "../../lib/run/monitors/constraint.ts";
 import { lookAtMasks, type MaskLook } from "../../lib/run/monitors/mask_look.ts";
-import { type MonitorState, watchMasks } from "../../lib/run/monitors/watch.ts";
+import { FRESH_MONITORS, type MonitorState, watchMasks } from "../../lib/run/monitors/watch.ts";
 import { unitTable } from "../../lib/prune/units.ts";
 import { firstPosition } from "../../lib/run/run_parts.ts";
 import { decoder } from "../prune/helpers/decoders.ts";
@@ -146,6 +146,23 @@ Deno.test("what is cut at once at the end is told from the threshold on, with it
   assert.deepEqual(checkFall({ ...at, expected: 0.295 }, loose), []);
   // Masks that overshoot as they were expected to are hard off the target: another alarm.
   assert.deepEqual(checkFall({ ...at, expected: 0.37, hard: 0.372 }, loose), []);
+});
+
+Deno.test("what a loss was before much was cut at once says nothing of the losses after it", () => {
+  const spec = decoder([{ heads: 4, kvHeads: 4, ffn: 40 }]), table = unitTable(spec, ["kv", "ffn"]);
+  const options = resolveOptions({ rows: [], sparsity: 0.2, steps: 60, seq: 64, units: ["kv", "ffn"] }, spec);
+  const monitors: MonitorState = { ...FRESH_MONITORS, losses: { last: [2, 2, 2, 2], lowest: 2 } };
+  const after = (expected: number): MonitorState["losses"] => {
+    const at = { ...firstPosition({ epoch: 0, index: 0 }), stageStep: 60, target: 0.2, expected, monitors };
+    const { position } = overseeHard(
+      at,
+      { look: look(0.2), hard: 0.2, isSkipped: false },
+      oversightOf(options, table, { steps: 60 }),
+    );
+    return position.monitors.losses;
+  };
+  assert.deepEqual(after(0.199), monitors.losses);
+  assert.deepEqual(after(0.02), FRESH_MONITORS.losses);
 });
 
 Deno.test("frozen units that keep masks from the target raise one alarm, when the masks become hard", async () => {

@@ -1,10 +1,11 @@
 // Perplexity over rows on the demo model.
 import assert from "node:assert/strict";
-import { measuresOf } from "../../lib/experiment/measures.ts";
+import { measuresOf, type Value } from "../../lib/experiment/measures.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { readRows, type Row } from "../../lib/io/datasets.ts";
 import { DEMO, demoData, openModelFiles } from "../../lib/io/open_model.ts";
+import { toRow } from "../../lib/io/datasets_row.ts";
 import { encodeExample } from "../../lib/io/prompts.ts";
 import { createTokenizer } from "../../lib/io/tokenizer.ts";
 import { loadModel, loadModelFrom } from "../../lib/run/model.ts";
@@ -68,12 +69,17 @@ Deno.test("conversations that the template refuses end a measure, or are left ou
     JSON.stringify({ messages: [{ role: "user", content }, { role: "assistant", content: "Tom" }] });
   const folder = await Deno.makeTempDir(), file = `${folder}/chats.jsonl`;
   await Deno.writeTextFile(file, [chat("Who?"), chat("no"), chat("And?")].join("\n"));
-  const measured = async (skipBroken: boolean): Promise<number | undefined> => {
-    const [measure] = await measuresOf({ rows: [{ name: "chats", file, seq: 64, skipBroken }] }, new RowCache());
-    return (await measure?.take(model, {}))?.[0]?.n;
+  const measured = async (skipBroken: boolean, seq = 64): Promise<Partial<Value>> => {
+    const [measure] = await measuresOf({ rows: [{ name: "chats", file, seq, skipBroken }] }, new RowCache());
+    const [value = {}] = measure?.named(await measure.take(model, {})) ?? [];
+    return value;
   };
   await assert.rejects(measured(false), /cannot format a chat, row 2/);
-  assert.ok((await measured(true) ?? 0) > 0);
+  const { n = 0, rows: counts } = await measured(true);
+  assert.ok(n > 0);
+  assert.deepEqual(counts, { rows: 2, truncated: 0, skipped: 0, broken: 1 });
+  // One of the two questions leaves room for the beginning of the answer, the other for none of it.
+  assert.deepEqual((await measured(true, 5)).rows, { rows: 1, truncated: 1, skipped: 1, broken: 1 });
   await Deno.writeTextFile(file, [chat("no"), chat("no")].join("\n"));
   await assert.rejects(measured(true), /cannot format a chat, row 1/, "the reason is told where none is left");
   await Deno.writeTextFile(file, [chat("Who?"), chat("no"), chat("And?")].join("\n"));
@@ -95,5 +101,31 @@ Deno.test("a row with a token that the model has no embedding of is refused by i
   });
   const rows = ["Mary took the tea.", "Mary took <far> tea."].map((text): Row => ({ kind: "text", text, extra: {} }));
   await assert.rejects(rowPerplexity(model, rows, { seq: 32 }), /row 2.*an embedding of each token/s);
-  assert.equal((await rowPerplexity(model, rows, { seq: 32, skipBroken: true })).rows, 1);
+  const { rows: measured, broken } = await rowPerplexity(model, rows, { seq: 32, skipBroken: true });
+  assert.deepEqual([measured, broken], [1, 1]);
+});
+
+Deno.test("rows that are cut, and those that are left out, are counted", async () => {
+  using device = await openDevice();
+  using model = await loadModel("demo", { device });
+  const instruct = (input: string): Row => ({
+    ...{ kind: "instruct", instruction: "Who?", input, output: "Tom", choices: null, extra: {} },
+  });
+  const text = (content: string): Row => ({ kind: "text", text: content, extra: {} });
+  const long = "Mary took the tea. ".repeat(30), seq = 24;
+  const rows = [
+    ...[instruct("Tom."), instruct(long), text("Mary took the tea."), text(long), text(""), text("M")],
+    // Its instruction alone is longer, so that nothing of the answer is left.
+    toRow({ instruction: long, output: "Tom" }),
+  ];
+  const counts = async (all: readonly Row[]): Promise<readonly number[]> => {
+    const { rows: measured, truncated, skipped, broken } = await rowPerplexity(model, all, { seq });
+    return [measured, truncated, skipped, broken];
+  };
+  assert.deepEqual(await counts(rows), [4, 2, 3, 0]);
+  assert.deepEqual(await counts(rows.slice(0, 1)), [1, 0, 0, 0]);
+  const { length = 0 } = model.tokenizer?.encode(long, { addSpecial: true }) ?? [];
+  const fit = async (size: number): Promise<number> =>
+    (await rowPerplexity(model, [text(long)], { seq: size })).truncated;
+  assert.deepEqual([await fit(length), await fit(length - 1)], [0, 1]);
 });

@@ -20,6 +20,7 @@ import {
   nothingCut,
   targetsHeld,
 } from "./constraint.ts";
+import { NO_LOSSES } from "./divergence.ts";
 import { judge, type Verdict } from "./judge.ts";
 import { type LookSteps, lookStepsOf } from "./look_steps.ts";
 import type { MaskLook } from "./mask_look.ts";
@@ -168,7 +169,9 @@ export function overseeHard(
     ...constraint && isSkipped ? [nothingCut(sparsity)] : [],
   ];
   const watched = fresh(state, found, ["collapse", "dead-layer", "constraint"]);
-  return told({ ...position, monitors: watched.state }, watched.found, options);
+  // What much that was cut at once costs is no loss that runs away: going back would cut it again.
+  const losses = fallen.length > 0 ? { losses: NO_LOSSES } : {};
+  return told({ ...position, monitors: { ...watched.state, ...losses } }, watched.found, options);
 }
 
 /**

@@ -1,0 +1,100 @@
+// What options are called in tables, folders and `--only`, where their values are paths of Windows or on and off. Without a GPU.
+import assert from "node:assert/strict";
+import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { type Cell, cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
+import { measuresOf } from "../../lib/experiment/measures.ts";
+import type { CellOptions } from "../../lib/experiment/options.ts";
+import { planCells } from "../../lib/experiment/plan.ts";
+import { protocolOf } from "../../lib/experiment/protocol.ts";
+import { makeReport } from "../../lib/experiment/report.ts";
+import { resolveExperiment } from "../../lib/experiment/resolve.ts";
+import { RowCache } from "../../lib/experiment/rows.ts";
+import { Store } from "../../lib/experiment/store.ts";
+import { demoData } from "../../lib/io/open_model.ts";
+import { inTemporaryFolder, refuses } from "../io/files.ts";
+
+const PLAIN: ExperimentDefinition = {
+  name: "plain",
+  model: "demo",
+  base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
+  grid: { seed: [1] },
+};
+
+/** Options of the cells that `--only` chooses. */
+function chosen(cells: readonly Cell[], name: keyof CellOptions, value: string): unknown[] {
+  return chooseCells(cells, new Map([[name, [value]]])).map(({ options }) => options[name]);
+}
+
+Deno.test("schedules and prompts of Windows have the last part of their path for a label, and more of it where they clash", () => {
+  const schedule = ["cubic", "C:\\work\\curves\\plateaus.ts", "C:\\work\\more\\linear.ts", "\\\\host\\more\\linear.js"];
+  const cells = cellsOf({ ...PLAIN, grid: { schedule } });
+  assert.deepEqual(cells.slice(0, 3).map(({ name }) => name), [
+    "schedule=cubic",
+    "schedule=plateaus",
+    "schedule=linear",
+  ]);
+  assert.deepEqual(chosen(cells, "schedule", "plateaus"), [schedule[1]]);
+  assert.deepEqual(chosen(cells, "schedule", "linear.ts"), [schedule[2]]);
+  assert.deepEqual(chosen(cells, "schedule", "linear.js"), [schedule[3]]);
+  const prompt = [true, "C:\\texts\\a\\short.txt", "C:\\texts\\b\\short.txt"];
+  const prompts = cellsOf({ ...PLAIN, grid: { prompt } });
+  assert.deepEqual(["on", "a/short", "b/short"].map((label) => chosen(prompts, "prompt", label)), [
+    ...prompt.map((value) => [value]),
+  ]);
+  // Names are no paths: a backslash in them is theirs.
+  assert.deepEqual(chosen(cellsOf({ ...PLAIN, grid: { data: ["a\\b", "b"] } }), "data", "a\\b"), ["a\\b"]);
+});
+
+Deno.test("protocol and places of a report call paths of Windows by their last part", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const resolved = resolveExperiment(defineExperiment({ ...PLAIN, grid: { rank: [2, 4] } }));
+    const store = new Store(`${folder}/out`), plan = await planCells(resolved, store);
+    const path = "C:\\work\\curves\\plateaus.ts", prompt = ["C:\\texts\\short.txt"];
+    const all = plan.all.map((cell) => ({ ...cell, options: { ...cell.options, schedule: path } }));
+    const evaluate = { choices: [{ name: "q", file: demoData("heldout") }], prompt };
+    const lines = protocolOf({ ...resolved, evaluate }, all);
+    assert.ok(lines.some((line) => line.endsWith(", schedule plateaus, prompt off")), lines.join("\n"));
+    assert.equal(lines.at(-1), "before instructions and questions: the text of short.txt");
+    const models = plan.all.map((cell, index) => ({
+      ...cell,
+      model: { ...cell.model, name: `m${index}`, path: ["C:\\x\\model", "C:\\y\\model"][index] ?? "" },
+    }));
+    assert.match(protocolOf(resolved, models)[0] ?? "", /^pruned: m0 = x\/model, m1 = y\/model;/);
+    const definition = { ...resolved.definition, grid: { schedule: ["cubic", path] } };
+    const places = plan.all.map((cell, index) => ({
+      ...cell,
+      options: { ...cell.options, schedule: index === 0 ? "cubic" : path },
+    }));
+    const { groups } = await makeReport({ ...resolved, definition }, { ...plan, all: places }, store);
+    assert.deepEqual(groups.map(({ at }) => at), [{ schedule: "cubic" }, { schedule: "plateaus" }]);
+  });
+});
+
+Deno.test("measures have the last part of a prompt's path in their names, on Windows too", async () => {
+  await inTemporaryFolder(async (folder) => {
+    // A name with a backslash where it separates nothing, and a path where it does.
+    const path = `${folder}/a\\short.txt`;
+    await Deno.mkdir(`${folder}/a`);
+    await Deno.writeTextFile(path, "Be short.");
+    const choices = [{ name: "q", file: demoData("heldout") }];
+    const measures = await measuresOf({ choices, prompt: [false, path] }, new RowCache());
+    assert.deepEqual(measures.map(({ id }) => id), ["choices q, no prompt", "choices q, short prompt"]);
+  });
+});
+
+Deno.test("what is on or off is chosen by true and false too, as --set and grids have them", () => {
+  const cells = cellsOf({ ...PLAIN, grid: { prompt: [true, false, "/texts/short.txt"], rslora: [false, true] } });
+  for (const [option, label, value] of [["prompt", "on", "true"], ["rslora", "off", "false"]] as const) {
+    const wanted = chosen(cells, option, label);
+    assert.ok(wanted.length > 0);
+    assert.deepEqual(chosen(cells, option, value), wanted);
+  }
+  assert.deepEqual(chosen(cells, "prompt", "false"), [false, false]);
+  // A text of that name is meant rather, and a name is none of both.
+  assert.deepEqual(chosen(cellsOf({ ...PLAIN, grid: { prompt: ["/texts/true", false] } }), "prompt", "true"), [
+    "/texts/true",
+  ]);
+  assert.deepEqual(chosen(cellsOf({ ...PLAIN, grid: { data: ["true", "on"] } }), "data", "true"), ["true"]);
+  const only = cellsOf({ ...PLAIN, grid: { prompt: [true, "/texts/short.txt"] } });
+  refuses(() => chosen(only, "prompt", "false"), "usage", /one of on, short/, /now: off/);
+});

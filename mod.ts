@@ -58,10 +58,10 @@ export type { BlockOptions, RowRange, WeightSource } from "./lib/io/source.ts";
 export type { Tokenizer } from "./lib/io/tokenizer.ts";
 export type { Json } from "./lib/io/tokenizer_compat.ts";
 export { type LoraConfig, loraScale, type LoraWeights } from "./lib/nn/lora.ts";
-export type { MaskKind, MaskValues, SlotLayout } from "./lib/nn/masks.ts";
+export { type MaskKind, type MaskValues, packMasks, type SlotLayout, slotLayout, unpackMasks } from "./lib/nn/masks.ts";
 export type { Matrix, MatrixDtype, MatrixPlacement, MatrixShard } from "./lib/nn/matrix.ts";
 export type { QuantRows } from "./lib/nn/quant.ts";
-export type { Sequence, TokenTree } from "./lib/nn/token_tree.ts";
+export { createTreeBuilder, type Sequence, type TokenTree, type TreeBuilder } from "./lib/nn/token_tree.ts";
 export type { LayerWeights, Weights } from "./lib/nn/weights.ts";
 export { type Evaluation, readEvaluation, type Score, type ScoreChange } from "./lib/report/evaluation.ts";
 export { type LineChart, lineChart } from "./lib/report/line_chart.ts";
@@ -74,8 +74,10 @@ export {
   type LayerSpec,
   parameterCount,
   type Projection,
+  projectionName,
   PROJECTIONS,
   type RopeScaling,
+  tensorShapes,
 } from "./lib/nn/spec.ts";
 export { magnitudeScores, type Ranking, RANKINGS, rankWithin } from "./lib/prune/baselines.ts";
 export { type Layout, LAYOUTS, padded, shallow, type UniformInput, uniformMasks } from "./lib/prune/layouts.ts";
@@ -113,6 +115,7 @@ export { LAMBDA_RULES, type LambdaRule } from "./lib/prune/lambda_rule.ts";
 export { START_RULES, type StartRule } from "./lib/prune/start.ts";
 export {
   hardSparsity,
+  keptUnits,
   type Selection,
   selectionMasks,
   selectUnits,
@@ -136,7 +139,7 @@ export {
   type PlannedAdapter,
 } from "./lib/run/memory.ts";
 export { adviseMemory, fits, type MemoryAdvice, type MemoryBudget } from "./lib/run/memory_advice.ts";
-export type { MemoryPart } from "./lib/run/memory_parts.ts";
+export { MEMORY_PARTS, type MemoryPart } from "./lib/run/memory_parts.ts";
 export {
   type Adapters,
   type GradientInput,
@@ -146,11 +149,18 @@ export {
   type LoadModelOptions,
   type LoraInput,
   Model,
+  type ModelCallOptions,
 } from "./lib/run/model.ts";
 export type { RunHandle, RunHooks } from "./lib/run/hooks.ts";
 export type { FileBytes, MaskSummary, ModelBefore } from "./lib/run/mask_summary.ts";
 export { type Method, METHODS } from "./lib/run/methods.ts";
-export type { CheckpointOptions, PruneOptions, Rates, ResolvedOptions } from "./lib/run/options.ts";
+export {
+  type CheckpointOptions,
+  defaultRates,
+  type PruneOptions,
+  type Rates,
+  type ResolvedOptions,
+} from "./lib/run/options.ts";
 export {
   type Alarm,
   ALARM_ACTIONS,
@@ -205,6 +215,7 @@ export type { ServeLimits } from "./lib/serve/limits.ts";
 export { type ModelServer, serveModel, type ServeOptions } from "./lib/serve/serve.ts";
 export type { Subgroups } from "./lib/gpu/subgroups.ts";
 export type { SelectOptions, SizeTarget } from "./lib/prune/selection.ts";
+export { parameterTarget, restPerDim } from "./lib/prune/target_size.ts";
 export type { Measure } from "./lib/prune/tally.ts";
 export type { MinimumWidths, ResolvedRules, UnitRules } from "./lib/prune/unit_rules.ts";
 export type { LayerPart, LayerUnits } from "./lib/prune/unit_table.ts";

@@ -1,7 +1,129 @@
-// Options that are given: whoever passes others on may have undefined for what nobody set. Owns nothing else.
-/** An object without its undefined parts. */
+// Options that are given: without what is undefined, under names that somebody reads, with words that are known, else what was meant. Owns these checks; refuses all others.
+import { CompressoError } from "./errors.ts";
+
+/** An object without its undefined parts: whoever passes others on may have undefined for what nobody set. */
 export function given<T extends object>(parts: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(parts).filter(([, value]) => value !== undefined)) as {
     [K in keyof T]?: Exclude<T[K], undefined>;
   };
+}
+
+/** Names that an object of options may have, each with those of its own parts, or true where it has none or they are not checked. */
+export interface OptionNames {
+  readonly [name: string]: true | OptionNames;
+}
+
+/**
+ * Refuses options that nobody reads, which would be accepted and do nothing: Deno runs a program without checking its types. What is undefined is
+ * as absent. Throws `CompressoError("usage")`, with the known names and the likeliest meant; `whose` are the options, such as "prune".
+ */
+export function checkNames(options: object, names: OptionNames, { whose }: { readonly whose: string }): void {
+  checkPart(options, names, { whose, all: names, path: "" });
+}
+
+interface Place {
+  readonly whose: string;
+  readonly all: OptionNames;
+  /** Where the part lies: empty, or names with a dot behind each. */
+  readonly path: string;
+}
+
+function checkPart(part: unknown, names: OptionNames, place: Place): void {
+  const { whose, all, path } = place, known = Object.keys(names);
+  const where = path === "" ? `options of ${whose}` : `options within ${path.slice(0, -1)}`;
+  if (typeof part !== "object" || part === null || Array.isArray(part)) {
+    throw new CompressoError("usage", {
+      what: path === "" ? `cannot read the ${where}` : `cannot use the option '${path.slice(0, -1)}'`,
+      rule: `it is an object with some of ${known.join(", ")}`,
+      value: shown(part),
+      mend: "give an object, or leave it out",
+    });
+  }
+  for (const [name, value] of Object.entries(part)) {
+    if (value === undefined) continue;
+    const inner = Object.hasOwn(names, name) ? names[name] : undefined;
+    if (inner === undefined) {
+      const meant = likeliest(name, known.map((one) => path + one), pathsOf(all));
+      throw new CompressoError("usage", {
+        what: `cannot use the option '${path}${name}'`,
+        rule: `${where} are ${known.join(", ")}`,
+        value: `${name}: ${shown(value)}`,
+        mend: meant === null ? "rename it, or leave it out" : `did you mean ${meant}?`,
+      });
+    }
+    if (inner !== true && value !== null) checkPart(value, inner, { ...place, path: `${path}${name}.` });
+  }
+}
+
+/** All names with the parts that they lie in, such as `rules.minimum.heads`. */
+function pathsOf(names: OptionNames, path = ""): string[] {
+  return Object.entries(names).flatMap(([name, inner]) => [
+    path + name,
+    ...inner === true ? [] : pathsOf(inner, `${path}${name}.`),
+  ]);
+}
+
+/** Of the names that lie beside it that which is most alike, or one of the others: as it is called elsewhere first. */
+function likeliest(name: string, beside: readonly string[], all: readonly string[]): string | null {
+  const plain = name.toLowerCase(),
+    leaf = (path: string): string => path.slice(path.lastIndexOf(".") + 1).toLowerCase();
+  const like = (paths: readonly string[]): string | undefined => {
+    const part = paths.find((path) =>
+      leaf(path).length > 2 && (plain.startsWith(leaf(path)) || plain.endsWith(leaf(path)))
+    );
+    const near = nearest(plain, paths.map(leaf));
+    return part ?? paths.find((path) => leaf(path) === near);
+  };
+  const same = (paths: readonly string[]): string | undefined => paths.find((path) => leaf(path) === plain);
+  return same(beside) ?? same(all) ?? like(beside) ?? like(all) ?? null;
+}
+
+/** Refuses what is none of these words. Throws `CompressoError("usage")` with them and the likeliest meant. */
+export function checkWord(value: unknown, known: readonly string[], { what }: { readonly what: string }): void {
+  if (known.some((word) => word === value)) return;
+  const meant = typeof value === "string" ? nearest(value, known) : null;
+  throw new CompressoError("usage", {
+    what,
+    rule: `it is ${known.join(" or ")}`,
+    value: shown(value),
+    mend: meant === null ? "take one of these, or leave it out" : `did you mean ${meant}?`,
+  });
+}
+
+/** Letters of a value that a message shows. */
+const MOST_SHOWN = 60;
+
+/** A value in a few words. */
+function shown(value: unknown): string {
+  if (Array.isArray(value)) return value.length === 0 ? "an empty list" : `a list of ${value.length}`;
+  if (typeof value === "function") return "a function";
+  if (typeof value === "object" && value !== null) return "an object";
+  const text = String(value);
+  return text.length > MOST_SHOWN ? `${text.slice(0, MOST_SHOWN)}…` : text;
+}
+
+/** The candidate that begins with `word`, or that with the fewest edits to it; null where all are far. */
+export function nearest(word: string, candidates: readonly string[]): string | null {
+  const plain = (text: string): string => text.toLowerCase().replaceAll(/[-\s]/g, "_");
+  const begun = word.length > 2 ? candidates.find((candidate) => candidate.startsWith(plain(word))) : undefined;
+  if (begun !== undefined) return begun;
+  const ranked = candidates
+    .map((candidate) => ({ candidate, edits: distance(plain(word), candidate) }))
+    .sort((a, b) => a.edits - b.edits);
+  const best = ranked[0];
+  return best && best.edits <= Math.max(2, Math.floor(best.candidate.length / 3)) ? best.candidate : null;
+}
+
+/** Levenshtein's distance. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, index) => index);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const replaced = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(replaced, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
+    }
+    row = next;
+  }
+  return row[b.length] ?? 0;
 }

@@ -93,7 +93,7 @@ export class Device implements Disposable {
   readonly subgroups: Subgroups | null;
   /** Budget for all buffers and textures, in bytes; infinite where there is none. */
   readonly memoryLimit: number;
-  /** Whether the device only counts: its objects hold nothing, and what runs on it has no effect. See `openDryDevice`. */
+  /** Whether the device only counts: its objects hold nothing, and what runs on it has no effect; see `planMemory`. */
   readonly isDry: boolean;
   readonly #live = new Map<Resource<{ destroy(): void }>, MemoryUse>();
   readonly #excesses: CompressoError[] = [];
@@ -302,6 +302,7 @@ export class Device implements Disposable {
     if (this.#failure === null) return;
     throw new CompressoError("gpu", {
       what: "the GPU refused an operation",
+      rule: "every operation is valid and finds memory",
       value: this.#failure,
       mend: mendOf(this.#shortage),
     });

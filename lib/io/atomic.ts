@@ -362,6 +362,7 @@ export function unwritable(path: string, error: unknown): CompressoError {
   if (error instanceof CompressoError) return error;
   return new CompressoError("input", {
     what: `cannot write ${path}`,
+    rule: "the system lets it be written",
     value: error instanceof Error ? error.message : String(error),
     mend: "check the path, the rights and the free space",
   }, { cause: error });

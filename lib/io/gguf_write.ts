@@ -153,6 +153,7 @@ async function writeTensor(file: AtomicFile, item: GgufItem): Promise<void> {
       what: `cannot write the tensor ${item.name}`,
       rule: `it has ${expected} values for [${item.shape.join(", ")}]`,
       value: String(data.length),
+      mend: "give data and shape of one tensor",
     });
   }
   // In pieces, so that a large tensor is not in memory twice.
@@ -296,5 +297,10 @@ function padding(written: number, alignment: number): Uint8Array {
 }
 
 function unusable(name: string, rule: string, value: string): CompressoError {
-  return new CompressoError("usage", { what: `cannot write ${name} into a GGUF`, rule, value });
+  return new CompressoError("usage", {
+    what: `cannot write ${name} into a GGUF`,
+    rule,
+    value,
+    mend: "give what the rule says, or leave it out",
+  });
 }

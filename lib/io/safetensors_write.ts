@@ -154,6 +154,7 @@ function headerBytes(
       what: `cannot write ${path}`,
       rule: `the header of a safetensors file has at most ${MAX_HEADER_BYTES} bytes`,
       value: `${length} bytes`,
+      mend: "write fewer tensors or shorter metadata, or cut the weights into shards",
     });
   }
   const bytes = new Uint8Array(8 + length).fill(0x20);
@@ -218,9 +219,15 @@ function twice(name: string): CompressoError {
     what: "cannot write a safetensors file",
     rule: "each tensor has its own name, other than __metadata__",
     value: `${JSON.stringify(name)} comes twice, or is that name`,
+    mend: "give each tensor another name",
   });
 }
 
 function misfit(name: string, rule: string, value: string): CompressoError {
-  return new CompressoError("mismatch", { what: `cannot write the tensor ${name}`, rule: `it has ${rule}`, value });
+  return new CompressoError("mismatch", {
+    what: `cannot write the tensor ${name}`,
+    rule: `it has ${rule}`,
+    value,
+    mend: "give data, shape and dtype of one tensor",
+  });
 }

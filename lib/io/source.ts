@@ -21,6 +21,17 @@ export interface BlockOptions {
 /**
  * Weights of one model by canonical name (see `tensorShapes`), dequantised to f32 on reading.
  * Layout of q and k rows is Hugging Face's (rotate-half RoPE), whatever the file holds.
+ *
+ * @example
+ * ```ts
+ * import { openModelFiles, projectionName, tensorShapes } from "../../mod.ts";
+ *
+ * const { source } = await openModelFiles("demo");
+ * const name = projectionName(0, "down"), [rows = 0, columns = 0] = tensorShapes(source.spec).get(name) ?? [];
+ * const weights = await source.read(name); // [hidden, ffn] of the first layer, row by row
+ * const last = await source.read(name, { start: rows - 1, count: 1 });
+ * if (weights.length !== rows * columns || last[0] !== weights[(rows - 1) * columns]) throw new Error(name);
+ * ```
  */
 export interface WeightSource {
   /** Shape of the model. */

@@ -1,4 +1,5 @@
 // Sequences with common beginnings as trees, in which a common token stands once. Owns the layout and its buffers; refuses to choose sequences.
+import { CompressoError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import type { Pass } from "./pass.ts";
 
@@ -43,7 +44,11 @@ export interface TreeBuilder {
   readonly edges: number;
   /** Nodes that the sequence would share with the one before it. */
   shared(sequence: Sequence): number;
-  /** Adds a sequence below the first `shared` nodes of the one before it; 0 begins a new tree. */
+  /**
+   * Adds a sequence below the first `shared` nodes of the one before it, at most as many as `shared()` says; 0 begins a new tree.
+   *
+   * @throws CompressoError("input") for an empty prefix or choice, and for what is no token id; "usage" for more nodes than it shares.
+   */
   add(sequence: Sequence, shared: number): void;
   /** The trees so far. */
   finish(): TokenTree;
@@ -52,7 +57,28 @@ export interface TreeBuilder {
 /** Token ids below this fit with a node into one exact number. */
 const MAX_TOKENS = 2 ** 26;
 
-/** Starts without a tree. */
+/**
+ * Starts without a tree. Sequences that follow each other share their common beginning, so that a model computes it once: add them in lexicographic
+ * order. What it makes is for `Model.treeLosses`.
+ *
+ * @example
+ * ```ts
+ * import { createTreeBuilder, loadModel, openDevice } from "../../mod.ts";
+ *
+ * using device = await openDevice();
+ * using model = await loadModel("demo", { device });
+ * const builder = createTreeBuilder();
+ * for (const choice of [[7, 8], [7, 9], [10]]) {
+ *   const sequence = { prefix: [1, 5, 6], choice };
+ *   builder.add(sequence, builder.shared(sequence));
+ * }
+ * const tree = builder.finish(), rows = Math.max(builder.nodes, builder.edges);
+ * const losses = await model.treeLosses(tree, { rows });
+ * // The log-likelihood of each choice after its prefix, in nats.
+ * const scores = tree.paths.map((edges) => edges.reduce((sum, edge) => sum - (losses[edge] ?? NaN), 0));
+ * if (scores.length !== 3 || !scores.every((score) => score < 0)) throw new Error(`${scores}`);
+ * ```
+ */
 export function createTreeBuilder(): TreeBuilder {
   const tokens: number[] = [], positions: number[] = [], roots: number[] = [], ends: number[] = [];
   const edgeNodes: number[] = [], edgeTokens: number[] = [], paths: number[][] = [];
@@ -62,6 +88,12 @@ export function createTreeBuilder(): TreeBuilder {
   const leave = (depth: number): void => {
     for (const node of path.splice(depth)) ends[node] = tokens.length;
   };
+  const sharedNodes = (sequence: Sequence): number => {
+    const count = nodeCount(sequence);
+    let depth = 0;
+    while (depth < count && depth < path.length && tokens[path[depth] ?? -1] === tokenAt(sequence, depth)) depth++;
+    return depth;
+  };
   return {
     get nodes(): number {
       return tokens.length;
@@ -69,13 +101,11 @@ export function createTreeBuilder(): TreeBuilder {
     get edges(): number {
       return edgeNodes.length;
     },
-    shared(sequence): number {
-      const count = nodeCount(sequence);
-      let depth = 0;
-      while (depth < count && depth < path.length && tokens[path[depth] ?? -1] === tokenAt(sequence, depth)) depth++;
-      return depth;
-    },
+    shared: sharedNodes,
     add(sequence, shared): void {
+      checkSequence(sequence);
+      const most = sharedNodes(sequence);
+      if (!Number.isInteger(shared) || shared < 0 || shared > most) throw notShared(shared, most);
       leave(shared);
       for (let depth = shared; depth < nodeCount(sequence); depth++) {
         const node = tokens.push(tokenAt(sequence, depth)) - 1;
@@ -126,13 +156,23 @@ export function createTreeBuffers(device: Device, rows: number): TreeBuffers {
   return { spans, positions, [Symbol.dispose]: () => owned.dispose() };
 }
 
+/** Refuses a pass of so many rows that has no room for the trees. Throws `CompressoError("usage")`. */
+export function checkRoom({ tokens, edgeNodes }: TokenTree, rows: number): void {
+  const least = Math.max(1, tokens.length, edgeNodes.length);
+  if (Number.isInteger(rows) && rows >= least) return;
+  throw new CompressoError("usage", {
+    what: "cannot run a model on these trees",
+    rule: `the rows of the pass are a whole number, at least the nodes and the edges: ${least}`,
+    value: `${tokens.length} nodes, ${edgeNodes.length} edges, ${rows} rows`,
+    mend: "give as many rows, or smaller trees",
+  });
+}
+
 /** Writes trees into a pass for them: nodes, and edges as what the head predicts, which come in the tree's order. */
 export function writeTree({ device, act, trees }: Pick<Pass, "device" | "act" | "trees">, tree: TokenTree): void {
-  const { rows } = act, nodes = tree.tokens.length, edges = tree.edgeNodes.length;
+  const { rows } = act, edges = tree.edgeNodes.length;
   if (!trees) throw new Error("this pass is not for trees");
-  if (nodes > rows || edges > rows) {
-    throw new Error(`a tree of ${nodes} nodes and ${edges} edges, a pass of ${rows} rows`);
-  }
+  checkRoom(tree, rows);
   // Rows behind the last node are trees of one token; token 0 exists in every vocabulary.
   const spans = Uint32Array.from({ length: 2 * rows }, (_, index) => (index >> 1) + (index & 1));
   spans.set(tree.spans);
@@ -142,6 +182,30 @@ export function writeTree({ device, act, trees }: Pick<Pass, "device" | "act" | 
   device.write(act.order, filled(new Uint32Array(rows), tree.edgeNodes));
   device.write(act.targets, filled(new Int32Array(rows).fill(-1), tree.edgeTokens));
   act.wanted.rows = edges;
+}
+
+function checkSequence({ prefix, choice }: Sequence): void {
+  const fail = (rule: string, value: string): never => {
+    const what = "cannot add a sequence to the trees", mend = "leave it out, or correct it";
+    throw new CompressoError("input", { what, rule, value, mend });
+  };
+  if (prefix.length === 0 || choice.length === 0) {
+    const rule = "prefix and choice have at least one token each";
+    fail(rule, `a prefix of ${prefix.length} tokens and a choice of ${choice.length}`);
+  }
+  for (const tokens of [prefix, choice]) {
+    const bad = tokens.find((token) => !Number.isInteger(token) || token < 0 || token >= MAX_TOKENS);
+    if (bad !== undefined) fail(`token ids lie in [0, ${MAX_TOKENS})`, String(bad));
+  }
+}
+
+function notShared(shared: number, most: number): CompressoError {
+  return new CompressoError("usage", {
+    what: "cannot add a sequence to the trees",
+    rule: `it shares a whole number of nodes with the one before it, from 0 to ${most}`,
+    value: String(shared),
+    mend: "give what the builder's shared() says, or 0",
+  });
 }
 
 function filled<T extends Uint32Array<ArrayBuffer> | Int32Array<ArrayBuffer>>(target: T, values: Uint32Array): T {

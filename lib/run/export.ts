@@ -4,13 +4,14 @@ import type { Staged } from "../io/atomic.ts";
 import { exists } from "../io/exists.ts";
 import { type GgufArch, stageGguf } from "../io/gguf_export.ts";
 import type { GgufWriteType } from "../io/gguf_quant.ts";
-import { ggufTokenizerMetadata, spacesAfterTokens } from "../io/gguf_tokenizer_export.ts";
+import { ggufDifferences, ggufTokenizerMetadata } from "../io/gguf_tokenizer_export.ts";
 import { type HfDtype, stageHf, writtenBiases } from "../io/hf_export.ts";
 import { keptGeneration } from "../io/hf_model.ts";
 import { ropeConfig } from "../io/hf_rope_export.ts";
 import type { WeightSource } from "../io/source.ts";
 import type { Json } from "../io/tokenizer_compat.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import { checkExport } from "./export_options.ts";
 import { type DecoderSpec, hasBias, layersAlike, parameterCount, withBiases } from "../nn/spec.ts";
 import { type Layout, padded, shallow } from "../prune/layouts.ts";
 
@@ -67,8 +68,9 @@ export interface ExportResult {
  * lies whole beside its place before any is moved there: a failure leaves what stood there, and `outDir/model` may be the model that is read.
  * A format that cannot hold the model or its tokenizer is skipped, with the reason, as long as another one is written.
  *
- * Throws `CompressoError("usage")` for layout "uniform" where layers differ, `CompressoError("input")` where files stand there already or no
- * format can hold the model, `CompressoError("numeric")` for weights that the dtype cannot hold.
+ * Throws `CompressoError("usage")` for options, layouts, formats and types that do not exist, and for layout "uniform" where layers differ,
+ * `CompressoError("input")` where files stand there already or no format can hold the model, `CompressoError("numeric")` for weights that the dtype
+ * cannot hold.
  */
 export async function exportModel(source: WeightSource, outDir: string, options: ExportOptions): Promise<ExportResult> {
   using staged = await stageModel(source, outDir, options);
@@ -82,6 +84,7 @@ export async function stageModel(
   outDir: string,
   options: ExportOptions,
 ): Promise<Staged & { readonly result: ExportResult }> {
+  checkExport(options);
   const { layout = "compact", dtype = "f16", tokenizer, replace = false, signal } = options;
   const living = shallow(source), laidOut = layout === "padded" ? padded(living) : living;
   const alike = layersAlike(laidOut.spec);
@@ -178,15 +181,13 @@ const REMOTE_CODE = [
 
 const LLAMA = ["llama.cpp", "node-llama-cpp"];
 
-/** What is said of each program that reads a GGUF of such a tokenizer. */
-const SPACED = "begins a text after a special token with a space, as the folder's tokenizer does not";
-
 function ggufPrograms(
   arch: GgufArch,
   { spec, tokenizer }: { readonly spec: DecoderSpec; readonly tokenizer: Tokenizer | null },
 ): string[] {
-  const programs = ggufLoaders(arch, spec), isSpaced = tokenizer !== null && spacesAfterTokens(tokenizer);
-  return isSpaced ? programs.map((program) => `${program} (${SPACED})`) : programs;
+  const programs = ggufLoaders(arch, spec), others = tokenizer === null ? [] : ggufDifferences(tokenizer);
+  if (others.length === 0) return programs;
+  return programs.map((program) => `${program} (${others.join(" and ")}, as the folder's tokenizer does not)`);
 }
 
 /** Before its pull request 21245 llama.cpp took biases of queries only where they are as many as hidden dims. */

@@ -7,25 +7,32 @@ import type { Tokenizer } from "../io/tokenizer.ts";
 import { notFinite } from "../nn/decode_pass.ts";
 import { lossByRow, recordFinalNorm, recordLogits, recordLoss, writeTargets } from "../nn/head.ts";
 import { strideOf } from "../nn/layout.ts";
-import { type LoraConfig, loraScale, packLora, unpackLora } from "../nn/lora.ts";
-import { type MaskKind, type MaskValues, packMasks, unpackMasks } from "../nn/masks.ts";
+import { loraScale, packLora, unpackLora } from "../nn/lora.ts";
+import { type MaskKind, packMasks, unpackMasks } from "../nn/masks.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import { createPass, type Pass, recordForward, recordGradients, shiftLabels } from "../nn/pass.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { IDLE_STATE, writeStepState } from "../nn/step_state.ts";
 import { createTopPass, type TopLogprobs, type TopPass } from "../nn/top_pass.ts";
-import { type TokenTree, writeTree } from "../nn/token_tree.ts";
+import { checkRoom, type TokenTree, writeTree } from "../nn/token_tree.ts";
 import { loadWeights, type Weights } from "../nn/weights.ts";
 import { Lifetime } from "./lifetime.ts";
 import {
+  type Adapters,
   checkLabels,
+  checkLength,
   checkNext,
   checkTokens,
   copyAdapters,
   flatten,
+  type GradientInput,
   lengthOfRows,
+  type ModelCallOptions,
+  stopOf,
   unlikeTokens,
 } from "./model_input.ts";
+
+export type { Adapters, GradientInput, LoraInput, ModelCallOptions } from "./model_input.ts";
 
 /** Options of {@link loadModel}. */
 export interface LoadModelOptions {
@@ -37,28 +44,6 @@ export interface LoadModelOptions {
   readonly onProgress?: (done: number) => void;
   /** Stops the work. */
   readonly signal?: AbortSignal;
-}
-
-/** LoRA with its matrices: names `lora.<layer>.<projection>.<A|B>`, A [rank, in], B [out, rank]. */
-export interface LoraInput extends Omit<LoraConfig, "dropout"> {
-  /** Matrices by name. */
-  readonly weights: ReadonlyMap<string, Float32Array>;
-}
-
-/** Adapters of one evaluation. */
-export interface Adapters {
-  /** Mask values z; an absent kind is all 1. */
-  readonly masks?: MaskValues;
-  /** LoRA that is added to the projections. */
-  readonly lora?: LoraInput;
-}
-
-/** Input of {@link Model.lossAndGradients}. */
-export interface GradientInput extends Adapters {
-  /** One sequence or several of the same length after right padding with any token. */
-  readonly tokens: readonly number[] | readonly (readonly number[])[];
-  /** As `tokens`, unshifted, −100 = ignored. */
-  readonly labels: readonly number[] | readonly (readonly number[])[];
 }
 
 /** Mean loss over the labels, and gradients by name. */
@@ -117,11 +102,17 @@ export class Model implements Disposable {
     return this.weights.spec;
   }
 
-  /** Logits [T × vocab] of one sequence of T tokens, row-major. */
-  async logits(tokens: ArrayLike<number>, adapters: Adapters = {}): Promise<Float32Array<ArrayBuffer>> {
-    const { vocab } = this.spec, seq = tokens.length;
+  /**
+   * Logits [T × vocab] of one sequence of T tokens, row-major.
+   *
+   * @throws CompressoError("input") for no tokens, more than the model's context, ids outside the vocabulary, and masks or LoRA of another model;
+   * "usage" once the model is disposed, "gpu" where the pass does not fit; and the signal's reason.
+   */
+  async logits(tokens: ArrayLike<number>, options: ModelCallOptions = {}): Promise<Float32Array<ArrayBuffer>> {
+    const { vocab } = this.spec, seq = tokens.length, stop = stopOf(options);
     checkTokens(tokens, vocab);
-    const ids = Uint32Array.from(tokens), own = copyAdapters(adapters);
+    checkLength(seq, this.spec);
+    const ids = Uint32Array.from(tokens), own = copyAdapters(options);
     return await this.#inTurn(async () => {
       const prepared = this.#prepare({ batch: 1, seq }, own), { pass } = prepared, { act } = pass;
       if (!prepared.layers) {
@@ -131,14 +122,14 @@ export class Model implements Disposable {
         prepared.layers = context.plan.finish();
       }
       this.device.write(act.tokens, ids);
-      await prepared.layers.run();
+      await prepared.layers.run(stop);
       const result = new Float32Array(seq * vocab), stride = strideOf(vocab);
       for (let first = 0; first < seq; first += act.shape.headRows) {
         const rows = Math.min(act.shape.headRows, seq - first);
         const context = pass.plan();
         using plan = context.plan;
         recordLogits(context, { first, rows });
-        await plan.run();
+        await plan.run(stop);
         const chunk = await this.device.readFloats(act.logits, rows * stride);
         for (let row = 0; row < rows; row++) {
           result.set(chunk.subarray(row * stride, row * stride + vocab), (first + row) * vocab);
@@ -148,20 +139,25 @@ export class Model implements Disposable {
     });
   }
 
-  /** Residual stream of one sequence of T tokens: the masked embedding, then the output of each layer; [layers + 1] arrays [T × hidden]. */
-  async hiddenStates(tokens: ArrayLike<number>, adapters: Adapters = {}): Promise<Float32Array<ArrayBuffer>[]> {
+  /**
+   * Residual stream of one sequence of T tokens: the masked embedding, then the output of each layer; [layers + 1] arrays [T × hidden].
+   *
+   * @throws as {@link Model.logits}.
+   */
+  async hiddenStates(tokens: ArrayLike<number>, options: ModelCallOptions = {}): Promise<Float32Array<ArrayBuffer>[]> {
     const { vocab, hidden } = this.spec, seq = tokens.length, stride = strideOf(hidden);
     checkTokens(tokens, vocab);
+    checkLength(seq, this.spec);
     using _entered = this.#life.enter();
     // A pass for backward keeps the input of every layer.
-    using pass = createPass(this.device, this.weights, { batch: 1, seq, backward: true, lora: adapters.lora ?? null });
-    this.#applyAdapters(pass, adapters);
+    using pass = createPass(this.device, this.weights, { batch: 1, seq, backward: true, lora: options.lora ?? null });
+    this.#applyAdapters(pass, options);
     const context = pass.plan();
     using plan = context.plan;
     recordForward(context);
     writeStepState(this.device, pass.state, IDLE_STATE);
     this.device.write(pass.act.tokens, Uint32Array.from(tokens));
-    await plan.run();
+    await plan.run(stopOf(options));
     const stored = await this.device.read(pass.act.x.map((buffer) => ({ buffer, bytes: seq * stride * 4 })));
     return stored.map((bytes) => {
       const rows = new Float32Array(bytes), values = new Float32Array(seq * hidden);
@@ -174,23 +170,24 @@ export class Model implements Disposable {
    * Negative log-likelihood of each next token, in nats: value [b · seq + t] is that of token t + 1 of sequence b given the tokens
    * up to t; 0 where `labels` (unshifted, −100 = ignored) has none.
    *
-   * @throws CompressoError("usage") for a batch that does not divide the tokens; "input" for no tokens, other than one label for each, and ids
-   * outside the vocabulary.
+   * @throws CompressoError("usage") for a batch that does not divide the tokens; "input" for no tokens, sequences longer than the model's context,
+   * other than one label for each token, and ids outside the vocabulary.
    */
   async tokenLosses(
     tokens: ArrayLike<number>,
     labels: ArrayLike<number>,
     options: { readonly batch: number; readonly adapters?: Adapters; readonly signal?: AbortSignal },
   ): Promise<Float32Array<ArrayBuffer>> {
-    const { batch, adapters = {}, signal } = options, { vocab } = this.spec, seq = lengthOfRows(tokens, batch);
+    const { batch, adapters = {} } = options, { vocab } = this.spec, seq = lengthOfRows(tokens, batch);
     checkTokens(tokens, vocab);
+    checkLength(seq, this.spec);
     checkLabels(tokens, labels, vocab);
     const ids = Uint32Array.from(tokens), targets = shiftLabels(labels, { seq }), own = copyAdapters(adapters);
     return await this.#inTurn(async () => {
       const { pass, loss } = this.#prepareLoss({ batch, seq }, own);
       this.device.write(pass.act.tokens, ids);
       writeTargets(pass, targets);
-      await loss.run(signal ? { signal } : {});
+      await loss.run(stopOf(options));
       return lossByRow(await this.device.readFloats(pass.act.loss, ids.length), targets);
     });
   }
@@ -199,8 +196,8 @@ export class Model implements Disposable {
    * Log-probabilities of next tokens, in nats, from one forward pass over right-padded sequences: entry b · seq + t is about the token after
    * token t of sequence b. `next` holds the ids asked for, −1 where none is: the entries there are 0. With each come the `top` most likely tokens.
    *
-   * @throws CompressoError("input") for no tokens or ids outside the vocabulary, "usage" for `next` of another length, a `top` out of range and
-   * a batch that does not divide the tokens; "numeric" where a log-probability is not finite.
+   * @throws CompressoError("input") for no tokens, sequences longer than the model's context and ids outside the vocabulary, "usage" for `next` of
+   * another length, a `top` out of range and a batch that does not divide the tokens; "numeric" where a log-probability is not finite.
    */
   async nextLogprobs(
     tokens: ArrayLike<number>,
@@ -214,6 +211,7 @@ export class Model implements Disposable {
   ): Promise<TopLogprobs> {
     const { batch, top, adapters = {}, signal } = options, { vocab } = this.spec, seq = lengthOfRows(tokens, batch);
     checkTokens(tokens, vocab);
+    checkLength(seq, this.spec);
     checkNext(tokens, next, { top, vocab });
     const ids = Uint32Array.from(tokens), asked = Int32Array.from(next), own = copyAdapters(adapters);
     return await this.#inTurn(async () => {
@@ -233,7 +231,9 @@ export class Model implements Disposable {
   /**
    * Negative log-likelihood of each edge of token trees, in nats: of its token after the nodes from the root to the one that it leaves. A node
    * is computed once, however many sequences it belongs to. `rows`, at least the nodes and the edges, is the size of the pass, which is kept
-   * for the next call of the same size.
+   * for the next call of the same size. `createTreeBuilder` makes such trees.
+   *
+   * @throws CompressoError("usage") for fewer rows; "input" for no tokens, nodes deeper than the model's context, and ids outside the vocabulary.
    */
   async treeLosses(
     tree: TokenTree,
@@ -241,19 +241,28 @@ export class Model implements Disposable {
   ): Promise<Float32Array<ArrayBuffer>> {
     checkTokens(tree.tokens, this.spec.vocab);
     checkTokens(tree.edgeTokens, this.spec.vocab);
-    const { rows, adapters = {}, signal } = options, nodes = structuredClone(tree), own = copyAdapters(adapters);
+    checkLength(1 + tree.positions.reduce((most, depth) => Math.max(most, depth), 0), this.spec);
+    const { rows, adapters = {} } = options, nodes = structuredClone(tree), own = copyAdapters(adapters);
+    checkRoom(tree, rows);
     return await this.#inTurn(async () => {
       const { pass, loss } = this.#prepareLoss({ batch: 1, seq: rows, trees: true }, own);
       writeTree(pass, nodes);
-      await loss.run(signal ? { signal } : {});
+      await loss.run(stopOf(options));
       return await this.device.readFloats(pass.act.loss, nodes.edgeNodes.length);
     });
   }
 
-  /** Loss and gradients of LoRA and masks (with respect to z), at the given masks and LoRA. */
+  /**
+   * Loss and gradients of LoRA and masks (with respect to z), at the given masks and LoRA.
+   *
+   * @throws CompressoError("input") for no tokens, sequences of different lengths or longer than the model's context, labels of another shape, ids
+   * outside the vocabulary, and masks or LoRA of another model; "usage" once the model is disposed, "gpu" where the pass does not fit; and the
+   * signal's reason.
+   */
   async lossAndGradients(input: GradientInput): Promise<GradientResult> {
     const { tokens, batch, seq } = flatten(input.tokens), { tokens: labels, ...given } = flatten(input.labels);
     checkTokens(tokens, this.spec.vocab);
+    checkLength(seq, this.spec);
     if (given.batch !== batch || given.seq !== seq) {
       throw unlikeTokens(`${batch} × ${seq} tokens, ${given.batch} × ${given.seq} labels`);
     }
@@ -270,7 +279,7 @@ export class Model implements Disposable {
     this.device.write(pass.act.tokens, Uint32Array.from(tokens));
     writeTargets(pass, targets);
     writeStepState(this.device, pass.state, { ...IDLE_STATE, lossScale: 1 / Math.max(1, count) });
-    await plan.run();
+    await plan.run(stopOf(input));
     const { lora, masks, act } = pass;
     const [lossBytes, maskBytes, loraBytes] = await this.device.read([
       { buffer: act.loss, bytes: act.rows * 4 },

@@ -1,6 +1,36 @@
-// What a model may be asked: tokens, labels and ids of its vocabulary, and adapters. Owns these checks and copies; refuses to run anything.
+// What a model may be asked: tokens, labels and ids of its vocabulary, and adapters. Owns these types, checks and copies; refuses to run anything.
 import { CompressoError, type ErrorParts } from "../errors.ts";
-import type { Adapters } from "./model.ts";
+import type { LoraConfig } from "../nn/lora.ts";
+import type { MaskValues } from "../nn/masks.ts";
+import type { DecoderSpec } from "../nn/spec.ts";
+
+/** LoRA with its matrices: names `lora.<layer>.<projection>.<A|B>`, A [rank, in], B [out, rank]. */
+export interface LoraInput extends Omit<LoraConfig, "dropout"> {
+  /** Matrices by name. */
+  readonly weights: ReadonlyMap<string, Float32Array>;
+}
+
+/** Adapters of one evaluation. */
+export interface Adapters {
+  /** Mask values z; an absent kind is all 1. */
+  readonly masks?: MaskValues;
+  /** LoRA that is added to the projections. */
+  readonly lora?: LoraInput;
+}
+
+/** Options of `Model.logits` and `Model.hiddenStates`. */
+export interface ModelCallOptions extends Adapters {
+  /** Stops the work. */
+  readonly signal?: AbortSignal;
+}
+
+/** Input of `Model.lossAndGradients`. */
+export interface GradientInput extends ModelCallOptions {
+  /** One sequence or several of the same length after right padding with any token. */
+  readonly tokens: readonly number[] | readonly (readonly number[])[];
+  /** As `tokens`, unshifted, −100 = ignored. */
+  readonly labels: readonly number[] | readonly (readonly number[])[];
+}
 
 /** Sequences of one length, one behind the other. Throws `CompressoError("input")` where their lengths differ. */
 export function flatten(rows: readonly number[] | readonly (readonly number[])[]): {
@@ -118,6 +148,17 @@ export function copyAdapters({ masks, lora }: Adapters): Adapters {
   };
 }
 
+/** Refuses sequences longer than the model's context, whose positions it does not know. Throws `CompressoError("input")`. */
+export function checkLength(length: number, { maxPosition }: Pick<DecoderSpec, "maxPosition">): void {
+  if (length <= maxPosition) return;
+  throw new CompressoError("input", {
+    what: "cannot run a model on a sequence of this length",
+    rule: `it fits the model's context of ${maxPosition} tokens`,
+    value: `${length} tokens`,
+    mend: "shorten it",
+  });
+}
+
 /** Refuses ids outside the vocabulary, and no ids. */
 export function checkTokens(tokens: ArrayLike<number>, vocab: number): void {
   if (tokens.length === 0) {
@@ -138,4 +179,9 @@ export function checkTokens(tokens: ArrayLike<number>, vocab: number): void {
       mend: "use the tokenizer of this model",
     });
   }
+}
+
+/** What a plan is told of a signal, which may be absent. */
+export function stopOf({ signal }: { readonly signal?: AbortSignal | undefined }): { readonly signal?: AbortSignal } {
+  return signal ? { signal } : {};
 }

@@ -1,15 +1,15 @@
 // Options of a prune run with their defaults, as numbers that follow from the step budget. Owns validation; refuses the loop.
 import { CompressoError } from "../errors.ts";
 import { given } from "../given.ts";
-import { type OneShotMethod, type Ranking, RANKINGS } from "../prune/baselines.ts";
+import type { Ranking } from "../prune/baselines.ts";
 import { checkScoredKinds } from "../prune/baselines_activations.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { checkLora, type LoraConfig } from "../nn/lora.ts";
 import { type DecoderSpec, PROJECTIONS } from "../nn/spec.ts";
-import { checkKept, KEPT_RULES, type KeptRule } from "../prune/harden.ts";
-import { LAMBDA_RULES, type LambdaRule } from "../prune/lambda_rule.ts";
+import { checkKept, type KeptRule } from "../prune/harden.ts";
+import type { LambdaRule } from "../prune/lambda_rule.ts";
 import type { Layout } from "../prune/layouts.ts";
-import { START_RULES, type StartRule } from "../prune/start.ts";
+import type { StartRule } from "../prune/start.ts";
 import { leastLimit, shownLimit } from "../prune/saliency.ts";
 import { checkSeed } from "../random.ts";
 import { checkKinds, checkTakenRules, type UnitKind, type UnitRules } from "../prune/units.ts";
@@ -18,8 +18,10 @@ import { checkContext } from "./batches.ts";
 import { checkFacts } from "./facts.ts";
 import { checkFocus } from "./focus.ts";
 import type { RunHooks } from "./hooks.ts";
-import { firstStageSteps, isOneShot, lastStageSteps, type Method, METHODS } from "./methods.ts";
+import { firstStageSteps, isOneShot, lastStageSteps, type Method } from "./methods.ts";
 import { type MonitorOptions, type ResolvedMonitors, resolveMonitors } from "./monitors/alarm.ts";
+import { checkPruneNames } from "./option_names.ts";
+import { checkWords } from "./option_words.ts";
 import { type Preset, type PresetOptions, presetOptions, PRESETS } from "./presets.ts";
 import { checkLoraRates, checkTaken, LORA_RATE, type Rates, resolveRates } from "./rates.ts";
 import type { ScheduleSource } from "./schedule_host.ts";
@@ -188,9 +190,12 @@ export const DEFAULTS = {
 } as const;
 
 /**
- * Fills in defaults. Sparsity is 0 where a size is given: `sizeGoal` finds it. Throws `CompressoError("usage")` for values out of range.
+ * Fills in defaults. Sparsity is 0 where a size is given: `sizeGoal` finds it. Throws `CompressoError("usage")` for options that do not exist and values out of
+ * range.
  */
 export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "maxPosition">): ResolvedOptions {
+  checkPruneNames(options);
+  checkWords(options);
   const { steps, batch = DEFAULTS.batch, seq = DEFAULTS.seq, seed = DEFAULTS.seed, method = "compresso" } = options;
   whole("steps", steps, isOneShot(method) ? 0 : 1); // by which the rates go
   const preset = presetOf(options), units = [...checkKinds(options.units ?? preset.units ?? DEFAULTS.units)];
@@ -224,7 +229,6 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     monitors: resolveMonitors(options.monitors),
   };
   checkLora(resolved.lora);
-  checkMethod(options);
   checkKept(options.keptMasks, resolved.units);
   checkTakenRules(resolved.units, options.rules ?? {});
   checkScoredKinds(resolved.units, resolved.method);
@@ -265,50 +269,6 @@ function checkGoal({ sparsity, size }: PruneOptions): void {
     value: size === undefined ? "none of them" : "a sparsity and a size",
     mend: "give --sparsity, --target-params or --target-bytes",
   });
-}
-
-function checkMethod({ method = "compresso", ranking, schedule, layout, ...given }: PruneOptions): void {
-  if (!METHODS.includes(method)) {
-    throw new CompressoError("usage", {
-      what: "cannot prune by this method",
-      rule: `methods are ${METHODS.join(", ")}`,
-      value: String(method),
-      mend: "take one of these, or leave it out",
-    });
-  }
-  const learned = [
-    ["start masks from", given.start, START_RULES, "--start"],
-    ["give kept units the z", given.keptMasks, KEPT_RULES, "--kept-masks"],
-    ["move λ by", given.lambdaRule, LAMBDA_RULES, "--lambda-rule"],
-  ] as const;
-  for (const [what, value, rules, option] of learned) {
-    if (value === undefined || (rules.some((rule) => rule === value) && method === "compresso")) continue;
-    throw new CompressoError("usage", {
-      what: `cannot ${what} '${value}'`,
-      rule: `it is ${rules.join(" or ")}, and for learned masks alone, the method compresso`,
-      value: `method ${method}`,
-      mend: `leave ${option} out`,
-    });
-  }
-  const isAlike = layout === "uniform", rankings = isOneShot(method) ? rankingsOf(method, { isAlike }) : [];
-  if (ranking !== undefined && !rankings.includes(ranking)) {
-    throw new CompressoError("usage", {
-      what: `cannot rank units by '${ranking}'`,
-      rule: isOneShot(method)
-        ? `the method ${method}${isAlike ? ", with the layout uniform," : ""} ranks by ${rankings.join(" or ")}`
-        : "only one-shot methods have a choice of ranking",
-      value: `method ${method}`,
-      mend: "leave --ranking out",
-    });
-  }
-  if (schedule !== undefined && isOneShot(method)) {
-    throw new CompressoError("usage", {
-      what: `cannot use a schedule with the method ${method}`,
-      rule: "a one-shot method cuts everything before its first step",
-      value: typeof schedule === "string" ? schedule : "a schedule is given",
-      mend: "leave --schedule out, or use compresso or gradual",
-    });
-  }
 }
 
 /** Methods whose published codes take the same share of every layer. */
@@ -383,11 +343,6 @@ function isScoredAnew(
   if (method === "compresso") return calibration;
   if (method === "flap" || method === "wanda-sp") return true;
   return ranking === "all" && (align > 1 || units.includes("heads") || layout === "uniform");
-}
-
-/** Wanda-sp's scores of different layers and kinds do not compare; where layers are to be alike each loses the same share by any score. */
-function rankingsOf(method: OneShotMethod, { isAlike }: { readonly isAlike: boolean }): readonly Ranking[] {
-  return method === "wanda-sp" || isAlike ? ["layer"] : RANKINGS;
 }
 
 function whole(name: string, value: number, least: number): void {

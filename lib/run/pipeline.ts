@@ -16,6 +16,8 @@ import { FolderLock } from "../io/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
 import { checkFacts } from "./facts.ts";
 import type { Model } from "./model.ts";
+import { checkSessionExport } from "./export_options.ts";
+import { checkCompressNames } from "./option_names.ts";
 import { type CheckpointOptions, type PruneOptions, resolveOptions } from "./options.ts";
 import { RecordFile, recordsUpTo } from "./record_lines.ts";
 import type { StepRecord } from "./records.ts";
@@ -71,17 +73,19 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint" | "cali
 }
 
 /**
- * Runs all stages, slices, verifies and writes. Throws `CompressoError("usage")` for `resume` without a checkpoint, "mismatch" where that is of another
+ * Runs all stages, slices, verifies and writes. Throws `CompressoError("usage")` for options that do not exist or are out of range, for `resume` without a checkpoint, "mismatch" where that is of another
  * model, of other rows or options, and "usage" for a folder that holds an
  * earlier run, or texts where those of the calibration would go, unless it is resumed or `export.replace` is set, which gives up an earlier run's
  * checkpoint and texts; else it stays as it is. So it does where it is still under way: from its start
  * to its end a run holds its folder. Throws too what iterating a {@link PruneSession} does, and what `exportModel` does.
  */
 export async function compress(model: Model, options: CompressOptions): Promise<RunSummary> {
-  const { out, checkpointEvery = 50, resume = false, identity, mayDiffer = [], onReady, onStart, onRecord, onPhase } =
+  checkCompressNames(options);
+  const { out, checkpointEvery = 50, resume = false, identity, mayDiffer = [], export: wanted = {}, ...others } =
     options;
-  const { onCalibration, calibration: asked, ...rest } = options;
-  const files = { ...(resume ? { replace: true } : {}), ...options.export };
+  const { onReady, onStart, onRecord, onPhase, onCalibration, calibration: asked, ...rest } = others;
+  checkSessionExport(wanted);
+  const files = { ...(resume ? { replace: true } : {}), ...wanted };
   checkExportSize(rest.size, files);
   // An adapter needs its model as a folder, which not every positional encoding has a config for: known before the first step. So it is of a run that
   // writes a folder alone.

@@ -53,7 +53,18 @@ export interface Rates {
 /** Peak learning rate of LoRA where none is given. */
 export const LORA_RATE = 1e-3;
 
-/** Rates for a step budget: with few steps log α must move further in each. */
+/**
+ * Rates for so many steps of the pruning stage, as a run has them where nothing is said of them: with few steps log α must move further in each.
+ * Where `lora` is given alone, `recovery` is the same in a run.
+ *
+ * @example
+ * ```ts
+ * import { defaultRates } from "../../mod.ts";
+ *
+ * const rates = { mask: 2 * defaultRates(200).mask }; // for the option `rates` of a run of 200 steps
+ * if (rates.mask !== 0.2 || defaultRates(20).mask <= defaultRates(200).mask) throw new Error(`${rates.mask}`);
+ * ```
+ */
 export function defaultRates(steps: number): Rates {
   return {
     lora: LORA_RATE,

@@ -8,6 +8,7 @@ import { type DecoderSpec, type LayerSpec, parameterCount } from "../nn/spec.ts"
 import { sliceModel } from "../prune/slice.ts";
 import { stageAdapter } from "./export_adapter.ts";
 import { type ExportOptions, type ExportResult, stageModel } from "./export.ts";
+import { checkSessionExport } from "./export_options.ts";
 import {
   type FileBytes,
   fileBytes,
@@ -222,15 +223,17 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   /**
    * Writes `dir/model/`, `dir/model.gguf`, with `saveAdapter` the adapter, `dir/records.jsonl` of the records that were given, and, last,
    * `dir/run.json`. Returns what run.json holds. All models lie whole beside their places before any is moved there. `generation` is added to
-   * what the base's generation_config.json says beside token ids. Throws `CompressoError("input")` where other files stand there and not `replace`.
+   * what the base's generation_config.json says beside token ids. Throws `CompressoError("input")` where other files stand there and not `replace`,
+   * "usage" for options, layouts, formats and types that do not exist.
    */
   async export(dir: string, options: SessionExportOptions = {}): Promise<RunSummary> {
     return await this.#life.during(() => this.#export(dir, options));
   }
 
   async #export(dir: string, options: SessionExportOptions): Promise<RunSummary> {
+    checkSessionExport(options);
     checkExportSize(this.options.size, options);
-    const { saveAdapter = false, ...files } = given(options), own = this.#life.signal;
+    const { saveAdapter = false, inputs = {}, ...files } = given(options), own = this.#life.signal;
     const signal = files.signal ? AbortSignal.any([files.signal, own]) : own;
     signal.throwIfAborted();
     const sliced = await this.#slice(signal), result = this.#run.result();
@@ -278,7 +281,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       versions: { compresso: config.version, deno: Deno.version.deno },
       data: result.data,
       options: plain,
-      inputs: options.inputs ?? {},
+      inputs,
       before: modelBefore(this.#model.source),
       masks: maskSummary(this.#model.spec, result.masks),
       fileBytes: await fileBytes(loadableBy.map(({ file }) => file)),
@@ -302,7 +305,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
  *
  * Iterating the session drives the run; afterwards `slice()` cuts the model and `export()` writes it.
  *
- * @throws CompressoError("usage") for options out of range; "input" for a model without tokenizer or rows without a response. What a run may throw
+ * @throws CompressoError("usage") for options that do not exist or are out of range; "input" for a model without tokenizer or rows without a response. What a run may throw
  * later comes out of its iteration.
  * @example
  * ```ts

@@ -1,0 +1,79 @@
+// Names of the options of `prune` and `compress`, and those within them: any other would be accepted and do nothing. Owns the names; refuses values.
+import { checkNames, type OptionNames } from "../given.ts";
+import type { LoraConfig } from "../nn/lora.ts";
+import type { MinimumWidths } from "../prune/unit_rules.ts";
+import type { RunHooks } from "./hooks.ts";
+import { MONITOR_NAMES, type MonitorSetting } from "./monitors/alarm.ts";
+import type { CheckpointOptions, PruneOptions } from "./options.ts";
+import type { CompressOptions } from "./pipeline.ts";
+import type { Rates } from "./rates.ts";
+import { SESSION_EXPORT_NAMES } from "./export_options.ts";
+
+/** Names of all members of a type, those of objects with their own. */
+type NamesOf<T> = { readonly [name in keyof Required<T>]: true | OptionNames };
+
+const LORA = { rank: true, alpha: true, rsLora: true, targets: true, dropout: true } satisfies NamesOf<LoraConfig>;
+
+const MINIMUM = { heads: true, ffn: true, hidden: true, layers: true } satisfies NamesOf<MinimumWidths>;
+
+const RULES = { protect: true, minimum: MINIMUM, align: true } satisfies NamesOf<PruneOptions["rules"]>;
+
+const RATES = {
+  ...{ lora: true, recovery: true, mask: true, lambda: true, temperature: true, noise: true, spread: true },
+  ...{ memory: true, prior: true, warmup: true, tracking: true, limit: true, clipNorm: true, weightDecay: true },
+} satisfies NamesOf<Rates>;
+
+const CHECKPOINT = {
+  ...{ path: true, every: true, resume: true, mayDiffer: true, identity: true },
+} satisfies NamesOf<CheckpointOptions>;
+
+const HOOKS = {
+  ...{ beforeStep: true, afterStep: true, beforeStage: true, afterStage: true, beforeExport: true, afterExport: true },
+} satisfies NamesOf<RunHooks>;
+
+const SIZE: OptionNames = { parameters: true, bytes: true, file: { format: true, dtype: true }, name: true };
+
+const SETTING = { action: true, threshold: true } satisfies NamesOf<MonitorSetting>;
+
+/** What both have; `resolveMonitors` names the monitors. */
+const RUN = {
+  ...{ rows: true, calibration: true, sparsity: true, size: SIZE, steps: true, prefinetune: true, postfinetune: true },
+  ...{ batch: true, seq: true, seed: true, units: true, lora: LORA, prompt: true, layout: true, recompute: true },
+  ...{ rules: RULES, method: true, ranking: true, schedule: true, trustSchedule: true, onScheduleLog: true },
+  ...{ packing: true, reading: true, calibrationReading: true, skipBroken: true, hooks: HOOKS, monitors: true },
+  ...{ onScoring: true, rates: RATES, start: true, keptMasks: true, lambdaRule: true, focus: true, preset: true },
+  signal: true,
+} satisfies NamesOf<Omit<PruneOptions, "checkpoint">>;
+
+const PRUNE = { ...RUN, checkpoint: CHECKPOINT } satisfies NamesOf<PruneOptions>;
+
+const COMPRESS = {
+  ...RUN,
+  ...{ out: true, onCalibration: true, checkpointEvery: true, resume: true, mayDiffer: true, identity: true },
+  ...{ export: SESSION_EXPORT_NAMES, onReady: true, onStart: true, onRecord: true, onPhase: true },
+} satisfies NamesOf<CompressOptions>;
+
+/** Refuses options that `prune` does not have. Throws `CompressoError("usage")`. */
+export function checkPruneNames(options: PruneOptions): void {
+  checkRun(options, PRUNE, "prune");
+}
+
+/** Refuses options that `compress` does not have. Throws `CompressoError("usage")`. */
+export function checkCompressNames(options: CompressOptions): void {
+  checkRun(options, COMPRESS, "compress");
+}
+
+function checkRun(
+  options: Pick<PruneOptions, "hooks" | "monitors">,
+  names: OptionNames,
+  whose: "prune" | "compress",
+): void {
+  const { hooks, monitors = {} } = options;
+  // An object of a class may have fields of its own beside the hooks.
+  const isPlain = !(hooks instanceof Object) || Object.getPrototypeOf(hooks) === Object.prototype;
+  checkNames(options, isPlain ? names : { ...names, hooks: true }, { whose });
+  for (const name of MONITOR_NAMES) {
+    const setting = monitors[name];
+    if (setting !== undefined) checkNames(setting, SETTING, { whose: `the monitor '${name}'` });
+  }
+}

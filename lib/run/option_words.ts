@@ -1,0 +1,91 @@
+// Options of a run whose values are words, and which of them go together. Owns their checks; refuses numbers and names of options.
+import { CompressoError } from "../errors.ts";
+import { checkWord } from "../given.ts";
+import { type OneShotMethod, type Ranking, RANKINGS } from "../prune/baselines.ts";
+import { KEPT_RULES } from "../prune/harden.ts";
+import { LAMBDA_RULES } from "../prune/lambda_rule.ts";
+import { START_RULES } from "../prune/start.ts";
+import { checkLayout, checkSizeFile } from "./export_options.ts";
+import { UNIT_KINDS, type UnitKind } from "../prune/units.ts";
+import { isObject } from "../io/tokenizer_compat.ts";
+import { isOneShot, METHODS } from "./methods.ts";
+import type { PruneOptions } from "./options.ts";
+import type { WantedSize } from "./size_goal.ts";
+
+/** Refuses words that do not exist, or not for the method. Throws `CompressoError("usage")`. */
+export function checkWords({ method = "compresso", ranking, schedule, layout, ...given }: PruneOptions): void {
+  checkLayout(layout);
+  if (given.size !== undefined) checkSize(given.size);
+  if (given.units !== undefined) checkList(given.units, UNIT_KINDS);
+  if (!METHODS.includes(method)) {
+    throw new CompressoError("usage", {
+      what: "cannot prune by this method",
+      rule: `methods are ${METHODS.join(", ")}`,
+      value: String(method),
+      mend: "take one of these, or leave it out",
+    });
+  }
+  const learned = [
+    ["start masks from", given.start, START_RULES, "--start"],
+    ["give kept units the z", given.keptMasks, KEPT_RULES, "--kept-masks"],
+    ["move λ by", given.lambdaRule, LAMBDA_RULES, "--lambda-rule"],
+  ] as const;
+  for (const [what, value, rules, option] of learned) {
+    if (value === undefined) continue;
+    checkWord(value, rules, { what: `cannot ${what} '${value}'` });
+    if (method === "compresso") continue;
+    throw new CompressoError("usage", {
+      what: `cannot ${what} '${value}'`,
+      rule: `it is ${rules.join(" or ")}, and for learned masks alone, the method compresso`,
+      value: `method ${method}`,
+      mend: `leave ${option} out`,
+    });
+  }
+  if (ranking !== undefined) checkWord(ranking, RANKINGS, { what: `cannot rank units by '${ranking}'` });
+  const isAlike = layout === "uniform", rankings = isOneShot(method) ? rankingsOf(method, { isAlike }) : [];
+  if (ranking !== undefined && !rankings.includes(ranking)) {
+    throw new CompressoError("usage", {
+      what: `cannot rank units by '${ranking}'`,
+      rule: isOneShot(method)
+        ? `the method ${method}${isAlike ? ", with the layout uniform," : ""} ranks by ${rankings.join(" or ")}`
+        : "only one-shot methods have a choice of ranking",
+      value: `method ${method}`,
+      mend: "leave --ranking out",
+    });
+  }
+  if (schedule !== undefined && isOneShot(method)) {
+    throw new CompressoError("usage", {
+      what: `cannot use a schedule with the method ${method}`,
+      rule: "a one-shot method cuts everything before its first step",
+      value: typeof schedule === "string" ? schedule : "a schedule is given",
+      mend: "leave --schedule out, or use compresso or gradual",
+    });
+  }
+}
+
+function checkSize(size: WantedSize): void {
+  if ("parameters" in size) return;
+  if (isObject(size) && isObject(size.file)) return checkSizeFile(size.file);
+  throw new CompressoError("usage", {
+    what: "cannot tell the size that the model is to have",
+    rule: "it is { parameters }, or { bytes, file: { format, dtype } }",
+    value: JSON.stringify(size) ?? String(size),
+    mend: "give one of the two",
+  });
+}
+
+/** A text would be taken for a list of its letters. */
+function checkList(words: readonly UnitKind[], known: readonly string[]): void {
+  if (Array.isArray(words)) return;
+  throw new CompressoError("usage", {
+    what: "cannot prune these units",
+    rule: `they are a list of some of ${known.join(", ")}`,
+    value: String(words),
+    mend: "give a list",
+  });
+}
+
+/** Wanda-sp's scores of different layers and kinds do not compare; where layers are to be alike each loses the same share by any score. */
+function rankingsOf(method: OneShotMethod, { isAlike }: { readonly isAlike: boolean }): readonly Ranking[] {
+  return method === "wanda-sp" || isAlike ? ["layer"] : RANKINGS;
+}

@@ -1,0 +1,145 @@
+// Options that do not exist, and words that are none of an option's, are refused with what is meant: nobody reads them, and Deno checks no types.
+import assert from "node:assert/strict";
+import { compress, exportModel, loadModel, openDevice, planMemory, prune, type RunHooks } from "../../mod.ts";
+import { openSpec } from "../../lib/io/open_spec.ts";
+import { resolveOptions } from "../../lib/run/options.ts";
+import { inTemporaryFolder, refuses, rejectsWith } from "../io/files.ts";
+import { randomSource, SPEC } from "../io/models.ts";
+import { BASE } from "./helpers/demo_run.ts";
+
+const spec = await openSpec("demo");
+
+/** Options as a program without types has them. */
+function resolve(options: Record<string, unknown>): unknown {
+  return resolveOptions({ ...BASE, ...options }, spec);
+}
+
+Deno.test("an option that does not exist is refused by its name, with what was likely meant", () => {
+  const refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
+    [
+      { algin: 32 },
+      /'algin'; rule: options of prune are rows, .*sparsity.*; now: algin: 32; mend: did you mean rules.align\?/,
+    ],
+    [{ align: 32 }, /'align'.*did you mean rules.align\?/],
+    [{ sparcity: 0.2 }, /'sparcity'.*did you mean sparsity\?/],
+    [{ layouts: "uniform" }, /'layouts'.*did you mean layout\?/],
+    [{ maskRate: 0.2 }, /'maskRate'.*did you mean rates.mask\?/],
+    [{ xyzzyxyzzy: null }, /'xyzzyxyzzy'.*mend: rename it, or leave it out/],
+    [{ export: {} }, /'export'/],
+    [
+      { rates: { maskRate: 0.2 } },
+      /'rates.maskRate'; rule: options within rates are lora, .*weightDecay; now: maskRate: 0.2; mend: did you mean rates.mask\?/,
+    ],
+    [{ rates: { logAlphaLimit: 5 } }, /did you mean rates.limit\?/],
+    [{ lora: { ranks: 4 } }, /'lora.ranks'.*did you mean lora.rank\?/],
+    [{ lora: { weights: new Map() } }, /'lora.weights'.*now: weights: an object/],
+    [
+      { rules: { protected: [0] } },
+      /'rules.protected'.*now: protected: a list of 1; mend: did you mean rules.protect\?/,
+    ],
+    [{ rules: { minimum: { head: 2 } } }, /'rules.minimum.head'.*did you mean rules.minimum.heads\?/],
+    [{ checkpoint: { path: "x", every: 1, evry: 2 } }, /'checkpoint.evry'.*did you mean checkpoint.every\?/],
+    [{ hooks: { beforestep: () => {} } }, /'hooks.beforestep'.*a function; mend: did you mean hooks.beforeStep\?/],
+    [
+      { monitors: { collapse: { treshold: 0.5 } } },
+      /'treshold'; rule: options of the monitor 'collapse' are.*did you mean threshold/,
+    ],
+    [{ sparsity: undefined, size: { parameter: 5 } }, /'size.parameter'.*did you mean size.parameters\?/],
+    [{ lora: 8 }, /'lora'; rule: it is an object with some of rank.*; now: 8; mend/],
+    [{ rules: [0] }, /'rules'.*now: a list of 1/],
+  ];
+  for (const [options, said] of refused) refuses(() => resolve(options), "usage", said);
+});
+
+Deno.test("a name whose value is undefined is as absent, and all that a run takes is taken", () => {
+  const known = { xyzzy: undefined, rates: { maskRate: undefined, mask: 0.1 }, lora: { rank: undefined }, hooks: {} };
+  assert.doesNotThrow(() => resolve({ ...known, checkpoint: { path: "x", every: 3, identity: { mine: 1 } } }));
+  class Counting implements RunHooks {
+    steps = 0;
+    beforeStep(): void {
+      this.steps++;
+    }
+  }
+  assert.doesNotThrow(() => resolve({ hooks: new Counting() }), "an object of a class has fields of its own");
+});
+
+Deno.test("a word that an option does not have is shown beside those that it has", () => {
+  const refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
+    [{ start: "foo" }, /masks from 'foo'; rule: it is saliency or constant; now: foo; mend: take one of these/],
+    [{ start: "const" }, /mend: did you mean constant\?/],
+    [{ keptMasks: "soft" }, /rule: it is one or median or sigmoid; now: soft/],
+    [{ lambdaRule: "sgd" }, /rule: it is plain or adam; now: sgd/],
+    [{ start: "foo", method: "taylor" }, /rule: it is saliency or constant; now: foo/],
+    [{ start: "constant", method: "taylor" }, /for learned masks alone.*now: method taylor; mend: leave --start out/],
+    [{ method: "tailor" }, /methods are compresso, .*taylor.*; now: tailor/],
+    [{ ranking: "foo", method: "taylor" }, /rule: it is all or layer; now: foo/],
+    [
+      { layout: "unifrom" },
+      /layout; rule: it is compact or padded or uniform; now: unifrom; mend: did you mean uniform\?/,
+    ],
+    [{ units: "kv" }, /they are a list of some of heads, kv, .*; now: kv/],
+    [{ units: ["kv", "fnn"] }, /units are some of heads, kv, ffn.*now: kv,fnn/],
+    [{ sparsity: undefined, size: {} }, /{ parameters }, or { bytes, file: .*; now: {}/],
+    [{ sparsity: undefined, size: { bytes: 5 } }, /{ parameters }, or { bytes, file: /],
+    [
+      { sparsity: undefined, size: { bytes: 5, file: { format: "ggfu", dtype: "f16" } } },
+      /now: ggfu; mend: did you mean gguf/,
+    ],
+    [
+      { sparsity: undefined, size: { bytes: 5, file: { format: "hf", dtype: "q8_0" } } },
+      /it is f32 or f16 or bf16; now: q8_0/,
+    ],
+  ];
+  for (const [options, said] of refused) refuses(() => resolve(options), "usage", said);
+});
+
+Deno.test("prune, compress and a memory plan refuse what they do not know, before anything is written", async () => {
+  using device = await openDevice();
+  using model = await loadModel("demo", { device });
+  const stray = { ...BASE, algin: 32 };
+  refuses(() => prune(model, stray), "usage", /'algin'; rule: options of prune are/);
+  const planned: readonly (readonly [Record<string, unknown>, RegExp])[] = [
+    [{ lora: { ranks: 4 } }, /'lora.ranks'/],
+    [{ rules: { protected: [0] } }, /'rules.protected'/],
+    [{ layout: "unifrom" }, /did you mean uniform\?/],
+  ];
+  for (const [options, said] of planned) await rejectsWith(planMemory(spec, options), "usage", said);
+  await inTemporaryFolder(async (folder) => {
+    const out = `${folder}/out`,
+      refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
+        [{ algin: 32 }, /'algin'; rule: options of compress are rows, .*out/],
+        [{ checkpoint: { path: "x", every: 1 } }, /'checkpoint'.*did you mean checkpointEvery\?/],
+        [{ rates: { maskRate: 1 } }, /did you mean rates.mask\?/],
+        [{ export: { dtypes: "f16" } }, /'export.dtypes'.*did you mean export.dtype\?/],
+        [{ export: { dtype: "f61" } }, /weights of this dtype; rule: it is f32 or f16 or bf16; now: f61/],
+        [{ export: { formats: [] } }, /list of hf, gguf, or one of these; now: an empty list/],
+        [{ layout: "unifrom" }, /did you mean uniform\?/],
+      ];
+    for (const [options, said] of refused) {
+      const given = { ...BASE, calibration: "none", out, ...options } as const;
+      await rejectsWith(compress(model, given), "usage", said);
+    }
+    await assert.rejects(Deno.stat(out), Deno.errors.NotFound);
+  });
+});
+
+Deno.test("an export refuses options, layouts, formats and types that do not exist, and writes nothing", async () => {
+  const source = randomSource(SPEC), base = { tokenizer: null, name: "made" };
+  const refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
+    [{ format: ["hf"] }, /'format'; rule: options of exportModel are layout, .*did you mean formats\?/],
+    [{ formats: [] }, /list of hf, gguf, or one of these; now: an empty list; mend: name one/],
+    [{ formats: "hf" }, /list of hf, gguf.*now: hf/],
+    [{ formats: ["hf", "ggfu"] }, /rule: it is hf or gguf; now: ggfu; mend: did you mean gguf\?/],
+    [{ dtype: "f61" }, /rule: it is f32 or f16 or bf16; now: f61/],
+    [{ ggufDtype: "q8" }, /it is f32 or f16 or bf16 or q8_0 or q4_0; now: q8; mend: did you mean q8_0\?|take one/],
+    [{ layout: "unifrom" }, /did you mean uniform\?/],
+  ];
+  await inTemporaryFolder(async (folder) => {
+    const out = `${folder}/out`;
+    for (const [options, said] of refused) {
+      await rejectsWith(exportModel(source, out, { ...base, ...options }), "usage", said);
+    }
+    await assert.rejects(Deno.stat(out), Deno.errors.NotFound);
+    await exportModel(source, out, { ...base, formats: ["hf"] });
+  });
+});

@@ -165,7 +165,7 @@ for (const units of [["kv", "ffn", "hidden"], ["heads", "ffn"]] as const) {
 Deno.test("a step does not depend on tokens whose head chunks are left out", async () => {
   // One head chunk takes up to 512 rows: only the first of three has labels here, though they lie at the ends of their rows.
   using parts = await setup();
-  const { vocab } = parts.model.spec, seq = 240, batch = 5;
+  const { vocab } = parts.model.spec, seq = 120, batch = 10;
   using trainer = parts.trainer({ batch, seq, dropout: 0 });
   assert.ok(trainer.pass.act.shape.headRows <= 512);
   const data = randomBatch(vocab, 3, { batch, seq });

@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { CompressoError } from "../lib/errors.ts";
 import { writeFileAtomically } from "../lib/io/atomic.ts";
 import { isScheduleName, SCHEDULE_NAMES } from "../lib/prune/builtin_schedules.ts";
-import { firstStageSteps } from "../lib/run/methods.ts";
+import { firstStageSteps, lastStageSteps } from "../lib/run/methods.ts";
 import { defaultRates } from "../lib/run/rates.ts";
 import { type OpenSchedule, openSchedule } from "../lib/run/schedule_host.ts";
 import { checkTrust, scriptUrl } from "../lib/run/schedule_source.ts";
@@ -12,7 +12,7 @@ import { refuseInputs } from "./own_inputs.ts";
 import { verb } from "./command.ts";
 import { plotColumns, plotRows } from "./plot.ts";
 import { formatShare, note, print, printJson } from "./output.ts";
-import { type Preview, type PreviewPoint, previewSchedule, previewSeries, shortfall } from "./schedule_preview.ts";
+import { type Preview, previewCharts, type PreviewPoint, previewSchedule, shortfall } from "./schedule_preview.ts";
 import { previewSvg } from "./schedule_svg.ts";
 import { outputPath, realNumber, wholeNumber } from "./values.ts";
 
@@ -38,7 +38,7 @@ export function scheduleVerb(): CommandUnknownOpts {
 
 function previewVerb(): CommandUnknownOpts {
   return verb("preview", {
-    description: "Plot what a schedule does over the pruning stage, before it costs GPU time.",
+    description: "Plot what a schedule does in a run, before it costs GPU time.",
     examples: [
       "schedule preview cubic --steps 200 --sparsity 0.3",
       "schedule preview scripts/examples/layerwise.ts --svg schedule.svg",
@@ -61,15 +61,20 @@ function previewVerb(): CommandUnknownOpts {
     )
     .option(
       "--prefinetune <count>",
-      "steps of fine-tuning before the stage, whose records the schedule sees (default: those of a run, a tenth of --steps)",
+      "steps of fine-tuning before the stage, whose numbers a script may set and whose records it sees (default: those of a run, a tenth of --steps)",
       wholeNumber("--prefinetune", { least: 0 }),
+    )
+    .option(
+      "--postfinetune <count>",
+      "steps of the last stage, where the script sets its numbers (default: those of a run, three tenths of --steps)",
+      wholeNumber("--postfinetune", { least: 1 }),
     )
     .option("--layers <count>", "layers of the simulated model", wholeNumber("--layers", { least: 1, most: 1000 }), 12)
     .option("--svg <file>", "draw it to an SVG file too", outputPath("--svg"))
     .option("--json", "print one JSON object with every step")
     .option("--trust", "run a script in this process, as your own code")
     .addHelpText("after", `\n${SCHEDULE_HELP}`)
-    .action(async (source, { prefinetune: before, ...settings }) => {
+    .action(async (source, { prefinetune: before, postfinetune: after, ...settings }) => {
       const { steps, sparsity, warmup, layers, svg, json, trust } = settings;
       checkTrust(source, trust, { option: "--trust" });
       if (svg !== undefined && !isScheduleName(source)) {
@@ -84,8 +89,12 @@ function previewVerb(): CommandUnknownOpts {
       });
       checkWarmup(schedule, warmup);
       checkPrefinetune(source, before);
-      const prefinetune = before ?? firstStageSteps(steps);
-      const preview = await previewSchedule(schedule, { steps, prefinetune, sparsity, layers, ...ramp });
+      checkPostfinetune(schedule, after);
+      const stages = {
+        prefinetune: before ?? firstStageSteps(steps),
+        postfinetune: after ?? lastStageSteps(steps),
+      };
+      const preview = await previewSchedule(schedule, { steps, ...stages, sparsity, layers, ...ramp });
       if (svg !== undefined) {
         await writeFileAtomically(svg, previewSvg(preview));
         note(`wrote ${svg}`);
@@ -123,14 +132,26 @@ function checkPrefinetune(source: string, prefinetune: number | undefined): void
   });
 }
 
+/** Refuses steps of the last stage where nothing sets their numbers. Throws `CompressoError("usage")`. */
+function checkPostfinetune({ name, parts }: OpenSchedule, postfinetune: number | undefined): void {
+  if (postfinetune === undefined || parts.includes("postfinetune")) return;
+  throw new CompressoError("usage", {
+    what: "cannot use --postfinetune",
+    rule: "it is for scripts that set numbers of the last stage (`postfinetune`)",
+    value: name,
+    mend: "leave it out",
+  });
+}
+
 function show(preview: Preview): void {
   const { name, isolated, steps, sparsity, simulated, points, endsBefore } = preview;
   print(`schedule    ${name}${isolated ? ", isolated" : ""}`);
   print(`run         ${steps} steps to ${formatShare(sparsity)} sparsity`);
   print(`simulated   ${simulated}`);
-  if (points.length > 0) print();
-  for (const [index, series] of previewSeries(preview).entries()) {
-    for (const line of plotRows(series, { rows: index === 0 ? 8 : 3, columns: plotColumns(), count: steps })) {
+  const charts = previewCharts(preview);
+  if (charts.length > 0) print();
+  for (const [index, chart] of charts.entries()) {
+    for (const line of plotRows(chart, { rows: index === 0 ? 8 : 3, columns: plotColumns(), count: chart.steps })) {
       print(line);
     }
     print();

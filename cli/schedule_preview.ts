@@ -1,12 +1,18 @@
-// A schedule's decisions over a simulated pruning stage. Owns the simulation; refuses to open schedules and to draw.
+// A schedule's decisions over a simulated run. Owns the simulation; refuses to open schedules and to draw.
 import { cubicSparsity, progressOf, stageRate } from "../lib/prune/schedule.ts";
 import { leastLimit, shownLimit } from "../lib/prune/saliency.ts";
 import type { ScheduleOutput } from "../lib/prune/schedule_output.ts";
-import { type LayerState, RATE_NAMES, type RecordView } from "../lib/prune/schedule_script.ts";
+import {
+  type LayerState,
+  type OuterStage,
+  RATE_NAMES,
+  RECORDS_SEEN,
+  type RecordView,
+  type ScheduleInput,
+} from "../lib/prune/schedule_script.ts";
 import { resolveMonitors } from "../lib/run/monitors/alarm.ts";
 import { defaultRates } from "../lib/run/options.ts";
 import type { OpenSchedule } from "../lib/run/schedule_host.ts";
-import { RECORDS_SEEN } from "../lib/run/steering.ts";
 import { formatShare } from "./output.ts";
 
 /** One step of a preview. */
@@ -19,7 +25,10 @@ export interface PreviewPoint extends ScheduleOutput {
   readonly target: number;
 }
 
-/** What a schedule does over a stage. */
+/** One step of a preview in a stage before or after pruning. */
+export type OuterPoint = Pick<PreviewPoint, "step" | "progress" | "rates">;
+
+/** What a schedule does over a run. */
 export interface Preview {
   readonly name: string;
   readonly isolated: boolean;
@@ -28,8 +37,12 @@ export interface Preview {
   readonly sparsity: number;
   /** In words, what the schedule was shown in place of a run. */
   readonly simulated: string;
-  /** The steps up to the end. */
+  /** Steps of the stage before, where it sets numbers of them. */
+  readonly finetune: readonly OuterPoint[];
+  /** The steps of the pruning stage up to the end. */
   readonly points: readonly PreviewPoint[];
+  /** Steps of the last stage, where it sets numbers of them. */
+  readonly postfinetune: readonly OuterPoint[];
   /** The step before which the schedule ends the stage; null where it does not. */
   readonly endsBefore: number | null;
 }
@@ -40,13 +53,21 @@ export interface Series {
   readonly values: readonly number[];
 }
 
+/** What a chart shows, over so many steps of a stage. */
+export interface Chart extends Series {
+  readonly stage: RecordView["stage"];
+  readonly steps: number;
+}
+
 /** Asks a schedule for every step. Throws what it throws. */
 export async function previewSchedule(
   schedule: OpenSchedule,
-  { steps, prefinetune, sparsity, layers: count, ...given }: {
+  { steps, prefinetune, postfinetune, sparsity, layers: count, ...given }: {
     readonly steps: number;
     /** Steps of fine-tuning before the stage. */
     readonly prefinetune: number;
+    /** Steps of fine-tuning after it. */
+    readonly postfinetune: number;
     readonly sparsity: number;
     readonly layers: number;
     /** Share of the stage after which the run's own schedule is at its target. */
@@ -54,57 +75,71 @@ export async function previewSchedule(
   },
 ): Promise<Preview> {
   const { name, isolated } = schedule, rates = { ...defaultRates(steps), ...given };
-  const points: PreviewPoint[] = [], seen = Math.min(prefinetune, RECORDS_SEEN), rateOf = stageRate("finetune", rates);
-  const records = Array.from({ length: seen }, (_, index) => {
-    const step = prefinetune - seen + index;
-    return simulatedRecord(step, { learningRate: rateOf(progressOf(step, prefinetune)) });
-  });
+  const points: PreviewPoint[] = [], records: RecordView[] = [];
   let layers: readonly LayerState[] = Array.from({ length: count }, () => ({ heads: 0, ffn: 0 }));
-  let endsBefore: number | null = null;
+  let endsBefore: number | null = null, target = 0;
+  const seen = (): Pick<ScheduleInput, "sparsity" | "records" | "layers"> => ({
+    sparsity,
+    records: records.slice(-RECORDS_SEEN),
+    layers,
+  });
+  const outer = async (stage: OuterStage, steps: number): Promise<readonly OuterPoint[]> => {
+    const asked: OuterPoint[] = [], rateOf = stageRate(stage, rates), before = records.at(-1)?.step ?? 0;
+    for (let step = 0; step < steps; step++) {
+      const progress = progressOf(step, steps), at = { stage, progress, step, steps };
+      const set = schedule.parts.includes(stage) ? (await schedule.evaluate({ ...at, ...seen() })).rates : null;
+      if (set) asked.push({ step, progress, rates: set });
+      const learningRate = set?.lora ?? rateOf(progress);
+      records.push(
+        simulatedRecord(before + step, { stage, progress: stage === "finetune" ? 0 : 1, target, learningRate }),
+      );
+    }
+    return asked;
+  };
+  const finetune = await outer("finetune", prefinetune);
   for (let step = 0; step < steps; step++) {
-    const progress = progressOf(step, steps);
-    const output = await schedule.evaluate({
-      progress,
-      step,
-      steps,
-      sparsity,
-      records: records.slice(-RECORDS_SEEN),
-      layers,
-    });
+    const stage = "prune", progress = progressOf(step, steps);
+    const output = await schedule.evaluate({ stage, progress, step, steps, ...seen() });
     if (output.end) {
       endsBefore = step;
       break;
     }
     const warmup = output.rates.warmup ?? rates.warmup;
-    const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup })(progress);
+    target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup })(progress);
     points.push({ step, progress, target, ...output });
     layers = layers.map((layer, index) => nextLayer(layer, { index, target, output }));
-    const set = {
-      learningRate: stageRate("prune", { ...rates, ...output.rates })(progress),
-      pruning: { progress, target },
-    };
-    records.push(simulatedRecord(prefinetune + step, set));
+    const learningRate = stageRate(stage, { ...rates, ...output.rates })(progress);
+    records.push(simulatedRecord(prefinetune + step, { stage, progress, target, learningRate }));
   }
-  return {
-    name,
-    isolated,
-    steps,
-    sparsity,
-    simulated:
-      `${count} layers that follow their targets at once, behind ${prefinetune} steps of fine-tuning; loss 2.2 + 0.4·e^(−4·progress) + 2·sparsity²`,
-    points,
-    endsBefore,
-  };
+  const simulated =
+    `${count} layers that follow their targets at once, behind ${prefinetune} steps of fine-tuning; loss 2.2 + 0.4·e^(−4·progress) + 2·sparsity²`;
+  const after = schedule.parts.includes("postfinetune") ? await outer("postfinetune", postfinetune) : [];
+  return { name, isolated, steps, sparsity, simulated, finetune, points, postfinetune: after, endsBefore };
 }
 
-/** What is drawn: the sparsity, then every number of the loop that the schedule sets. */
-export function previewSeries({ points }: Preview): readonly Series[] {
-  if (points.length === 0) return [];
+/** What is drawn: the sparsity, then every number of the loop that the schedule sets, stage by stage. */
+export function previewCharts({ finetune, points, postfinetune, steps }: Preview): readonly Chart[] {
   const own = points.some(({ sparsity }) => sparsity !== null) ? "" : " (the run's own)";
-  const set = RATE_NAMES.filter((rate) => points.some(({ rates }) => rates[rate] !== undefined));
+  const charts = (
+    { stage, of, points, steps }: {
+      readonly stage: Chart["stage"];
+      /** Behind the names. */
+      readonly of: string;
+      readonly points: readonly OuterPoint[];
+      readonly steps: number;
+    },
+  ): Chart[] =>
+    RATE_NAMES.filter((rate) => points.some(({ rates }) => rates[rate] !== undefined)).map((rate) => ({
+      name: `${rate}${of}`,
+      values: points.map(({ rates }) => rates[rate] ?? NaN),
+      ...{ stage, steps },
+    }));
+  const targets = points.map(({ target }) => target), stage = "prune";
   return [
-    { name: `sparsity${own}`, values: points.map(({ target }) => target) },
-    ...set.map((rate) => ({ name: rate, values: points.map(({ rates }) => rates[rate] ?? NaN) })),
+    ...(points.length > 0 ? [{ name: `sparsity${own}`, values: targets, stage, steps } as const] : []),
+    ...charts({ stage, of: "", points, steps }),
+    ...charts({ stage: "finetune", of: ", stage finetune", points: finetune, steps: finetune.length }),
+    ...charts({ stage: "postfinetune", of: ", stage postfinetune", points: postfinetune, steps: postfinetune.length }),
   ];
 }
 
@@ -152,21 +187,24 @@ function nextLayer(
   return { heads: frozen("heads") ? layer.heads : share, ffn: frozen("ffn") ? layer.ffn : share };
 }
 
-/** The record after a step of the run, from 0; of fine-tuning where it is not `pruning`. */
+/** The record after a step of the run, from 0. */
 function simulatedRecord(
   step: number,
-  { learningRate, pruning }: {
+  { stage, progress, target, learningRate }: {
+    readonly stage: RecordView["stage"];
+    /** That of the pruning stage. */
+    readonly progress: number;
+    readonly target: number;
     readonly learningRate: number;
-    readonly pruning?: { readonly progress: number; readonly target: number };
   },
 ): RecordView {
-  const { progress, target } = pruning ?? { progress: 0, target: 0 };
+  const goal = stage === "prune" ? target : null;
   return {
-    stage: pruning ? "prune" : "finetune",
+    stage,
     step: step + 1,
     loss: 2.2 + 0.4 * Math.exp(-4 * progress) + 2 * target ** 2,
-    target: pruning?.target ?? null,
-    expected: pruning?.target ?? null,
+    target: goal,
+    expected: goal,
     lambda1: 0,
     lambda2: 0,
     gradNorm: 1,

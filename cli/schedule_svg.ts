@@ -2,11 +2,11 @@
 import { linePanel, type LineSeries, type Point } from "../lib/report/line_panel.ts";
 import { heading, svgFigure, text, wrapText } from "../lib/report/svg.ts";
 import { shortNumber } from "./plot.ts";
-import { type Preview, previewSeries, type Series } from "./schedule_preview.ts";
+import { type Preview, previewCharts, type Series } from "./schedule_preview.ts";
 
 const WIDTH = 760, MARGIN = 20, LABELS = 44;
 
-/** The whole document: a panel for the sparsity, with the layers' targets, and one for each number that the schedule sets. */
+/** The whole document: a panel for the sparsity, with the layers' targets, and one for each number that the schedule sets in a stage. */
 export function previewSvg(preview: Preview): string {
   const { name, steps, sparsity, simulated, points, endsBefore } = preview;
   const body: string[] = [], layers = layerSeries(preview);
@@ -15,8 +15,10 @@ export function previewSvg(preview: Preview): string {
   const shown = wrapText(`shown to the schedule: ${simulated}`, WIDTH - 2 * MARGIN);
   body.push(...lines, ...shown.map((line, at) => text(MARGIN, bottom + 9 + 17 * at, line, { tone: "soft" })));
   let y = bottom + 7 + 17 * shown.length;
-  for (const [index, series] of previewSeries(preview).entries()) {
-    const isSparsity = index === 0, height = isSparsity ? 280 : 170, hasLayers = isSparsity && layers.length > 0;
+  for (const series of previewCharts(preview)) {
+    const isSparsity = series.name.startsWith("sparsity"),
+      height = isSparsity ? 280 : 170,
+      hasLayers = isSparsity && layers.length > 0;
     body.push(
       text(
         MARGIN,
@@ -25,13 +27,15 @@ export function previewSvg(preview: Preview): string {
       ),
     );
     const panel = linePanel({
-      x: { label: "step", domain: [0, Math.max(1, steps - 1)] },
+      x: { label: "step", domain: [0, Math.max(1, series.steps - 1)] },
       y: { label: "", zero: true },
       series: [
         ...(hasLayers ? layers.map((one) => lineOf(one, { color: 1, width: 1, opacity: 0.45 })) : []),
         lineOf(series, { color: 0 }),
       ],
-      marks: endsBefore === null ? [] : [{ x: endsBefore, label: `ends before step ${endsBefore}` }],
+      marks: endsBefore === null || series.stage !== "prune"
+        ? []
+        : [{ x: endsBefore, label: `ends before step ${endsBefore}` }],
     }, { x: MARGIN, y: y + 16, width: WIDTH - 2 * MARGIN, height: height - 16, labels: LABELS });
     body.push(...panel.body);
     y += height;
@@ -42,7 +46,7 @@ export function previewSvg(preview: Preview): string {
   }
   return svgFigure(body, {
     title,
-    description: "What the schedule asks for at each step of the pruning stage, shown a simulated run.",
+    description: "What the schedule asks for at each step, shown a simulated run.",
     width: WIDTH,
     height: y + MARGIN,
   });

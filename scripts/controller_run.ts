@@ -84,7 +84,8 @@ export async function runController(
     using plan = recordStep();
     const runs: Promise<void>[] = [], count = Math.min(AT_ONCE, steps - first);
     for (let step = first; step < first + count; step++) {
-      const input = { progress: progressOf(step, steps), step, steps, sparsity, records: [], layers: [] };
+      const at = { stage: "prune", progress: progressOf(step, steps), step, steps } as const;
+      const input = { ...at, sparsity, records: [], layers: [] };
       const now = evaluateSchedule(schedule, input).sparsity ?? NaN;
       target.push(now);
       learner.setPartGoals(goals?.at(now) ?? null);

@@ -13,7 +13,7 @@ import { START_RULES, type StartRule } from "../prune/start.ts";
 import { layersOf, UNIT_KINDS, type UnitKind } from "../prune/units.ts";
 import { isOneShot, type Method, METHODS } from "../run/methods.ts";
 import type { PruneOptions, Rates } from "../run/options.ts";
-import { OF_LORA } from "../run/rates.ts";
+import { LORA_RATES } from "../prune/schedule_script.ts";
 import { alarmSettings } from "../run/monitors/alarm_setting.ts";
 import { type Preset, PRESETS } from "../run/presets.ts";
 import { isScript } from "../run/schedule_source.ts";
@@ -283,7 +283,7 @@ export function pruneOptions(
   const cutsAtOnce = method !== undefined && isOneShot(method), { prefinetune = 0, postfinetune = 0 } = cell;
   const trains = !cutsAtOnce || (lora && prefinetune + steps + postfinetune > 0);
   // Base options of a grid may stand for its cells that train nothing, too.
-  const idle: readonly string[] = [...lora ? [] : ["recovery"], ...trains ? [] : OF_LORA];
+  const idle: readonly string[] = [...lora ? [] : ["recovery"], ...trains ? [] : LORA_RATES];
   const rates = Object.fromEntries(
     Object.entries(RATES).flatMap(([rate, name]) =>
       cell[name] === undefined || idle.includes(rate) ? [] : [[rate, cell[name]]]

@@ -5,6 +5,8 @@ import {
   boundsText,
   type FrozenUnits,
   isWithin,
+  LORA_RATES,
+  outerStage,
   RATE_NAMES,
   rateBounds,
   type RateName,
@@ -14,7 +16,7 @@ import {
   SPARSITY_BOUNDS,
 } from "./schedule_script.ts";
 
-/** What a schedule has decided for one step. */
+/** What a schedule has decided for one step; of a step of another stage than pruning, rates alone. */
 export interface ScheduleOutput {
   /** Sparsity to hold, in [0, 1); null where the schedule leaves it to the run. */
   readonly sparsity: number | null;
@@ -39,7 +41,7 @@ export function evaluateSchedule(schedule: Schedule, input: ScheduleInput): Sche
     raw = rawOutput(schedule, structuredClone(input));
   } catch (error) {
     throw new CompressoError("input", {
-      what: `cannot use the schedule at step ${input.step} of ${input.steps}`,
+      what: `cannot use the schedule ${placeOf(input)}`,
       rule: "its functions return a value",
       value: error instanceof Error ? `${error.name}: ${error.message}` : String(error),
       mend: "mend the function; `compresso schedule preview` runs it before a run does",
@@ -50,7 +52,7 @@ export function evaluateSchedule(schedule: Schedule, input: ScheduleInput): Sche
 
 /** Checks what `rawOutput` gave, perhaps in another process. Throws as {@link evaluateSchedule} does. */
 export function checkOutput(raw: unknown, input: ScheduleInput): ScheduleOutput {
-  const at = { step: input.step, steps: input.steps };
+  const { stage, step, steps } = input, at = { stage, step, steps };
   if (!isRecord(raw)) throw refusal(at, { rule: "it decides as an object", value: show(raw) });
   const has = (part: string): boolean => Object.hasOwn(raw, part);
   const list = (part: string): readonly unknown[] => {
@@ -75,17 +77,20 @@ export function checkOutput(raw: unknown, input: ScheduleInput): ScheduleOutput 
 const UNSAYABLE = "\0";
 
 /** The step, for messages. */
-interface At {
-  readonly step: number;
-  readonly steps: number;
+type At = Pick<ScheduleInput, "stage" | "step" | "steps">;
+
+/** Where a schedule is asked, in words: "at step 3 of 20", of the pruning stage where no other one is named. */
+export function placeOf({ stage, step, steps }: At): string {
+  const outer = outerStage({ stage });
+  return `at step ${step} of ${steps}${outer ? ` of the stage ${outer}` : ""}`;
 }
 
 function checkRates(at: At, given: unknown): ScheduleOutput["rates"] {
   if (!isRecord(given)) throw refusal(at, { rule: "rates is an object", value: `rates = ${show(given)}` });
-  const rates: { [rate in RateName]?: number } = {};
-  for (const name of RATE_NAMES) {
+  const rates: { [rate in RateName]?: number } = {}, part = outerStage(at) ?? "rates";
+  for (const name of part === "rates" ? RATE_NAMES : LORA_RATES) {
     if (!Object.hasOwn(given, name)) continue;
-    rates[name] = checkNumber(at, { name: `rates.${name}`, value: given[name], ...rateBounds(name) });
+    rates[name] = checkNumber(at, { name: `${part}.${name}`, value: given[name], ...rateBounds(name) });
   }
   return rates;
 }
@@ -175,7 +180,7 @@ function checkNumber(
 }
 
 function refusal(
-  { step, steps }: At,
+  at: At,
   { rule, value, code = "input", mend = "`compresso schedule preview` shows its values before a run" }: {
     readonly rule: string;
     readonly value: string;
@@ -184,7 +189,7 @@ function refusal(
   },
 ): CompressoError {
   return new CompressoError(code, {
-    what: `cannot use the schedule at step ${step} of ${steps}`,
+    what: `cannot use the schedule ${placeOf(at)}`,
     rule,
     value,
     mend,

@@ -5,23 +5,28 @@ import { CompressoError } from "../errors.ts";
 
 /** What the built-in curves read. */
 export interface CurveInput {
-  /** Share of the pruning stage that is done with this step: 1 / steps at the first step, 1 at the last. */
+  /** Share of the stage that is done with this step: 1 / steps at the first step, 1 at the last. */
   readonly progress: number;
   /** The run's sparsity target. */
   readonly sparsity: number;
 }
 
-/** What a schedule sees at every step of the pruning stage. */
+/** What a schedule sees at every step of the pruning stage, and of the others where it sets LoRA's numbers there. */
 export interface ScheduleInput extends CurveInput {
-  /** The step of the pruning stage, from 0. */
+  /** The stage of the step. */
+  readonly stage: RecordView["stage"];
+  /** The step of the stage, from 0. */
   readonly step: number;
-  /** Steps of the pruning stage. */
+  /** Steps of the stage. */
   readonly steps: number;
-  /** The last records of the run that are known, oldest first, 32 at most. */
+  /** The last records of the run that are known, oldest first, {@link RECORDS_SEEN} at most. */
   readonly records: readonly RecordView[];
   /** State of every decoder layer. */
   readonly layers: readonly LayerState[];
 }
+
+/** Records that a schedule sees. */
+export const RECORDS_SEEN = 32;
 
 /** What a schedule sees of a step's record: whatever is the same whenever the run is repeated. */
 export interface RecordView {
@@ -88,6 +93,16 @@ export const RATE_NAMES = [
 /** Name of a number of the loop. */
 export type RateName = typeof RATE_NAMES[number];
 
+/** Numbers that every step of LoRA has, in all stages. */
+export const LORA_RATES = ["lora", "clipNorm", "weightDecay"] as const satisfies readonly RateName[];
+/** The stages before and after pruning, in which LoRA is trained alone. */
+export const OUTER_STAGES = ["finetune", "postfinetune"] as const;
+/** Name of such a stage. */
+export type OuterStage = typeof OUTER_STAGES[number];
+
+/** LoRA's numbers in a stage before or after pruning. `lora` is the learning rate itself, in place of the stage's own warm-up or cosine. */
+export type LoraCurves = { readonly [rate in typeof LORA_RATES[number]]?: Curve };
+
 /**
  * What a schedule decides; all parts are optional, and what is left out is as in a run without a schedule. Every function must follow from
  * its input alone, without memory, clock or chance: only then does a resumed run end with the same bits.
@@ -110,6 +125,10 @@ export interface ScheduleDefinition {
    * what the run's own may be. Beside a `sparsity`, `warmup` says only from where on monitors compare what is cut with the target.
    */
   readonly rates?: { readonly [rate in RateName]?: Curve };
+  /** Numbers of the stage before pruning, which has to have steps. Progress, step and steps are that stage's, and nothing is cut yet. */
+  readonly finetune?: LoraCurves;
+  /** Numbers of the last stage, in the same way. The layers are those of the hard masks. All steps of a one-shot method are that stage. */
+  readonly postfinetune?: LoraCurves;
 }
 
 /** A schedule as {@link defineSchedule} checks it. */
@@ -127,14 +146,41 @@ export interface Schedule {
  * import { defineSchedule } from "../../mod.ts";
  * export default defineSchedule({ sparsity: ({ progress }) => progress < 0.5 ? 0.1 : 0.1 + 0.3 * (progress - 0.5) });
  * ```
+ *
+ * @example The rate of LoRA in all stages
+ * ```ts
+ * import { cosine, defineSchedule, linear } from "../../mod.ts";
+ * export default defineSchedule({
+ *   finetune: { lora: linear({ to: 1e-3, warmup: 0.5 }) },
+ *   rates: { lora: 1e-3 },
+ *   postfinetune: { lora: cosine({ from: 1e-3, to: 0 }) },
+ * });
+ * ```
  */
 export function defineSchedule(definition: ScheduleDefinition): Schedule {
-  const { rates = {} } = checkKeys(definition, PARTS, "part");
+  checkKeys(definition, PARTS, "part");
   for (const name of FUNCTIONS) check(definition[name], { name, bounds: null });
   check(definition.sparsity, { name: "sparsity", bounds: SPARSITY_BOUNDS });
-  checkKeys(rates, RATE_NAMES, "rate");
-  for (const name of RATE_NAMES) check(rates[name], { name: `rates.${name}`, bounds: rateBounds(name) });
-  return Object.freeze({ definition: Object.freeze({ ...definition, rates: Object.freeze({ ...rates }) }) });
+  const { rates = {}, finetune, postfinetune } = definition;
+  return Object.freeze({
+    definition: Object.freeze({
+      ...definition,
+      rates: checkRates(rates, "rates", RATE_NAMES),
+      ...(finetune === undefined ? {} : { finetune: checkRates(finetune, "finetune", LORA_RATES) }),
+      ...(postfinetune === undefined ? {} : { postfinetune: checkRates(postfinetune, "postfinetune", LORA_RATES) }),
+    }),
+  });
+}
+
+/** A copy of curves that nobody changes. Refuses names that there are not, and values that are no curves. */
+function checkRates<T extends { readonly [rate in RateName]?: Curve }>(
+  curves: T,
+  part: string,
+  names: readonly RateName[],
+): Readonly<T> {
+  checkKeys(curves, names, part === "rates" ? "rate" : `${part} rate`);
+  for (const name of names) check(curves[name], { name: `${part}.${name}`, bounds: rateBounds(name) });
+  return Object.freeze({ ...curves });
 }
 
 /** A script's default export, or what a program gives, as a schedule. Throws `CompressoError` for anything else. */
@@ -156,19 +202,28 @@ export function asSchedule(given: unknown, { isExport = true }: { readonly isExp
     });
 }
 
-/** What a schedule's functions return, unchecked; parts that it leaves out are absent. Throws what they throw. */
+/** What a schedule's functions return for a step of its stage, unchecked; parts that it leaves out are absent. Throws what they throw. */
 export function rawOutput({ definition }: Schedule, input: ScheduleInput): unknown {
-  const { sparsity, layers, freeze, end, rates = {} } = definition;
+  const { sparsity, layers, freeze, end } = definition;
   const valueOf = (curve: Curve): unknown => typeof curve === "function" ? settled(curve(input)) : curve;
+  const valuesOf = (curves: { readonly [rate in RateName]?: Curve } = {}): unknown =>
+    Object.fromEntries(
+      Object.entries(curves).filter(([, curve]) => curve !== undefined).map(([name, curve]) => [name, valueOf(curve)]),
+    );
+  const outer = outerStage(input);
+  if (outer) return { rates: valuesOf(definition[outer]) };
   return {
     ...(sparsity === undefined ? {} : { sparsity: valueOf(sparsity) }),
     ...(layers === undefined ? {} : { layers: settled(layers(input)) }),
     ...(freeze === undefined ? {} : { freeze: settled(freeze(input)) }),
     ...(end === undefined ? {} : { end: settled(end(input)) }),
-    rates: Object.fromEntries(
-      Object.entries(rates).filter(([, curve]) => curve !== undefined).map(([name, curve]) => [name, valueOf(curve)]),
-    ),
+    rates: valuesOf(definition.rates),
   };
+}
+
+/** The stage of a step, where it is not the pruning stage. */
+export function outerStage({ stage }: Pick<ScheduleInput, "stage">): OuterStage | undefined {
+  return OUTER_STAGES.find((name) => name === stage);
 }
 
 /** Refuses a promise, or a list with one, whose failure would end the program. */
@@ -180,24 +235,38 @@ function settled(value: unknown): unknown {
 }
 
 /** What a schedule may have a say in. */
-export type SchedulePart = keyof ScheduleDefinition | `rates.${RateName}`;
+export type SchedulePart = keyof ScheduleDefinition | `rates.${RateName}` | `${OuterStage}.${keyof LoraCurves}`;
 
-const PARTS = ["sparsity", "layers", "freeze", "end", "rates"] as const;
-const RATE_PARTS = RATE_NAMES.map((name) => `rates.${name}` as const);
 const FUNCTIONS = ["layers", "freeze", "end"] as const;
+const PARTS = ["sparsity", ...FUNCTIONS, "rates", ...OUTER_STAGES] as const;
 
 /** Which parts a schedule decides. */
 export function partsOf({ definition }: Schedule): readonly SchedulePart[] {
-  const { rates: curves = {} } = definition, rates = RATE_NAMES.filter((name) => curves[name] !== undefined);
+  const { rates = {}, finetune = {}, postfinetune = {} } = definition;
+  const set = [
+    ...RATE_NAMES.filter((name) => rates[name] !== undefined).map((name) => `rates.${name}` as const),
+    ...LORA_RATES.filter((name) => finetune[name] !== undefined).map((name) => `finetune.${name}` as const),
+    ...LORA_RATES.filter((name) => postfinetune[name] !== undefined).map((name) => `postfinetune.${name}` as const),
+  ];
   return [
-    ...PARTS.filter((part) => part === "rates" ? rates.length > 0 : definition[part] !== undefined),
-    ...rates.map((name) => `rates.${name}` as const),
+    ...PARTS.filter((part) =>
+      part === "sparsity" || FUNCTIONS.some((name) => name === part)
+        ? definition[part] !== undefined
+        : set.some((name) => name.startsWith(`${part}.`))
+    ),
+    ...set,
   ];
 }
 
+const ALL_PARTS: readonly SchedulePart[] = [
+  ...PARTS,
+  ...RATE_NAMES.map((name) => `rates.${name}` as const),
+  ...OUTER_STAGES.flatMap((stage) => LORA_RATES.map((name) => `${stage}.${name}` as const)),
+];
+
 /** What says which parts there are, from another process: whatever is no name of a part says nothing. */
 export function namedParts(said: unknown): readonly SchedulePart[] {
-  return [...PARTS, ...RATE_PARTS].filter((part) => Array.isArray(said) && said.includes(part));
+  return ALL_PARTS.filter((part) => Array.isArray(said) && said.includes(part));
 }
 
 /** What a number has to keep to; 0 is the least where nothing else is. */

@@ -17,6 +17,7 @@ import type { WeightSource } from "../io/source.ts";
 import { writeBiases } from "../nn/weights.ts";
 import type { Batch, Batches } from "./batches.ts";
 import type { CalibrationData } from "./calibration.ts";
+import { isOneShot } from "./methods.ts";
 import type { Model } from "./model.ts";
 import { checkUnits, compensate, type OneShotScores, oneShotScores, OUT_OF_ROWS, ROWS_MEND } from "./one_shot.ts";
 import type { Rates, ResolvedOptions } from "./options.ts";
@@ -94,6 +95,17 @@ export function checkParts(
   { method, layout, start }: Pick<ResolvedOptions, "method" | "layout" | "start">,
 ): void {
   const isGiven = (name: keyof Rates): boolean => parts.some((part) => part === `rates.${name}`);
+  const inRecovery = (part: SchedulePart): boolean => part.split(".")[0] === "postfinetune";
+  const cutting = parts.find((part) => !inRecovery(part));
+  if (isOneShot(method) && cutting !== undefined) {
+    throw new CompressoError("usage", {
+      what: "cannot follow the schedule",
+      rule:
+        `the method ${method} cuts everything before its first step: a schedule sets numbers of its recovery, \`postfinetune\``,
+      value: `it decides ${cutting}`,
+      mend: "leave that part out, or use --method compresso or gradual",
+    });
+  }
   checkTaken(isGiven, { method, start, what: "cannot follow the schedule" });
   if (method === "gradual" && (parts.includes("layers") || parts.includes("freeze"))) throw unlearned(method);
   if (layout === "uniform" && parts.includes("layers")) throw twofoldGoals();

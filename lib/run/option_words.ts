@@ -2,6 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import { checkWord } from "../given.ts";
 import { type OneShotMethod, type Ranking, RANKINGS } from "../prune/baselines.ts";
+import { isScheduleName } from "../prune/builtin_schedules.ts";
 import { KEPT_RULES } from "../prune/harden.ts";
 import { LAMBDA_RULES } from "../prune/lambda_rule.ts";
 import { START_RULES } from "../prune/start.ts";
@@ -53,11 +54,11 @@ export function checkWords({ method = "compresso", ranking, schedule, layout, ..
       mend: "leave --ranking out",
     });
   }
-  if (schedule !== undefined && isOneShot(method)) {
+  if (typeof schedule === "string" && isScheduleName(schedule) && isOneShot(method)) {
     throw new CompressoError("usage", {
-      what: `cannot use a schedule with the method ${method}`,
-      rule: "a one-shot method cuts everything before its first step",
-      value: typeof schedule === "string" ? schedule : "a schedule is given",
+      what: `cannot use the schedule ${schedule} with the method ${method}`,
+      rule: "a one-shot method cuts everything before its first step; a script may set the numbers of its recovery",
+      value: schedule,
       mend: "leave --schedule out, or use compresso or gradual",
     });
   }

@@ -80,7 +80,10 @@ export interface PruneOptions {
    * "uniform" every layer and kind loses the same share in any case.
    */
   readonly ranking?: Ranking;
-  /** What the pruning stage aims at, step by step: a built-in name, a script's path or URL, or `defineSchedule(…)`. Default "cubic". */
+  /**
+   * What the pruning stage aims at, step by step: a built-in name, a script's path or URL, or `defineSchedule(…)`. Default "cubic". Beside a one-shot
+   * method a script or definition sets numbers of its recovery, `postfinetune`, alone.
+   */
   readonly schedule?: ScheduleSource;
   /** Whether a schedule's script runs in this process with all its rights, instead of isolated. Default false. */
   readonly trustSchedule?: boolean;

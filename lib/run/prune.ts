@@ -1,6 +1,5 @@
 // A prune run: fine-tune, prune, fine-tune, as a stream of step records. Owns the loop, its schedule and checkpoints; refuses files of models.
 import type { Batches, EncodeReport } from "./batches.ts";
-import { progressOf, stageRate } from "../prune/schedule.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, type RunState, writeCheckpoint } from "./checkpoint.ts";
 import type { RunHandle } from "./hooks.ts";
@@ -25,7 +24,6 @@ import { type CheckpointOptions, type PruneOptions, type ResolvedOptions, resolv
 import { pausable } from "./pausable.ts";
 import type { PreparedRun, PruneResult, PruneRun } from "./prune_result.ts";
 import type { Stage, StepRecord } from "./records.ts";
-import { slowedRates } from "./rates.ts";
 import { allocateRun, chooserOf, type Ready, type RunParts } from "./ready.ts";
 import { encodeRun } from "./run_data.ts";
 import { checkTrained, freeRun, readResult, watchEnd } from "./run_end.ts";
@@ -46,10 +44,11 @@ import {
   type PreparedStep,
   recordsOf,
   refuseResult,
+  stepRates,
   stepStateOf,
 } from "./run_parts.ts";
 import { aimRun } from "./size_goal.ts";
-import { layerStates, recordsAt, recordView, type Steerer, type Steering } from "./steering.ts";
+import { layerStates, recordsAt, recordView, type Steered, type Steerer } from "./steering.ts";
 import { RING_SLOTS, type Trainer, type TrainerArrays } from "./trainer.ts";
 
 /** Records are read from the GPU when this much time has passed, or the ring is half full. */
@@ -228,25 +227,26 @@ class Run implements PruneRun {
     this.#allocating = null;
   }
 
-  /** What a step of the pruning stage aims at; null in other stages. */
-  async #steer({ stage, steps }: StagePlan): Promise<Steering | null> {
-    if (stage !== "prune") return null;
-    const { stageStep: step, recent: records } = this.#position;
+  /** What a step of the pruning stage aims at, and what a schedule sets in the others. */
+  async #steer({ stage, steps }: StagePlan): Promise<Steered> {
+    const { stageStep: step, recent: records, aim: last } = this.#position, { steerer } = this.#now;
     const layers = async (): Promise<readonly LayerState[]> => {
-      const seen = this.#position.seen ?? await layerStates(this.#parts, this.#trainer, this.#position.aim);
+      const seen = this.#position.seen ?? await layerStates(this.#parts, this.#trainer, { stage, last });
       this.#position = { ...this.#position, seen };
       return seen;
     };
-    return await this.#now.steerer.at({ step, steps, records, layers });
+    const input = { step, steps, records, layers };
+    if (stage !== "prune") return { steering: null, set: await steerer.outside(stage, input) };
+    return { steering: await steerer.at(input), set: {} };
   }
 
   /** All that a step needs; null where the schedule ends the stage before it. */
-  async #prepareStep({ stage, kind, steps }: StagePlan): Promise<PreparedStep | null> {
-    const { options, given, table } = this.#parts, { stageStep, step: index } = this.#position;
-    const steering = await this.#steer({ stage, kind, steps });
+  async #prepareStep(plan: StagePlan): Promise<PreparedStep | null> {
+    const { stage, kind, steps } = plan, { options, given, table } = this.#parts;
+    const { stageStep, step: index } = this.#position, { steering, set } = await this.#steer(plan);
     if (steering?.end) return null;
-    const rates = slowedRates(steering?.rates ?? options.rates, this.#position), target = steering?.target ?? null;
-    const rate = stageRate(stage, rates)(progressOf(stageStep, steps));
+    const { rates, rate } = stepRates(plan, this.#position, { rates: steering?.rates ?? options.rates, set });
+    const target = steering?.target ?? null;
     if (this.#position.begun !== "step") await given.hooks?.beforeStep?.(this.#handle(stage));
     this.#position = { ...this.#position, begun: "step" };
     const batch = this.#batches.next();

@@ -2,6 +2,7 @@
 import { CompressoError, type ErrorParts } from "../errors.ts";
 import { given } from "../given.ts";
 import { WARMUP } from "../prune/schedule.ts";
+import { LORA_RATES } from "../prune/schedule_script.ts";
 import type { StartRule } from "../prune/start.ts";
 import { isOneShot, type Method, stagesOf } from "./methods.ts";
 import type { ResolvedOptions } from "./options.ts";
@@ -140,9 +141,6 @@ const OF_MASKS: readonly (keyof Rates)[] = [
   ...OF_SALIENCY,
 ];
 
-/** Rates that steps of LoRA have in each stage. */
-export const OF_LORA: readonly (keyof Rates)[] = ["lora", "clipNorm", "weightDecay"];
-
 const LEAVE = "leave it out; in an experiment give it to a grid of the methods that take it";
 
 /** Refuses rates that a method has no use for. Throws `CompressoError("usage")`. */
@@ -179,11 +177,11 @@ export function checkLoraRates(
   options: Pick<ResolvedOptions, "method" | "prefinetune" | "steps" | "postfinetune">,
 ): void {
   const { lora, recovery } = given, { method } = options, what = "cannot use these rates", stages = stagesOf(options);
-  const idle = OF_LORA.find((name) => given[name]);
+  const idle = LORA_RATES.find((name) => given[name]);
   if (idle !== undefined && stages.every(({ steps }) => steps === 0)) {
     throw new CompressoError("usage", {
       what,
-      rule: `${OF_LORA.join(", ")} are for LoRA's steps`,
+      rule: `${LORA_RATES.join(", ")} are for LoRA's steps`,
       value: `method ${method}, no steps, and the rate '${idle}' is ${given[idle]}`,
       mend: "leave it out, or give steps of recovery (--steps)",
     });

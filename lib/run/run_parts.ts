@@ -5,25 +5,26 @@ import { unpackMasks } from "../nn/masks.ts";
 import type { StepState } from "../nn/step_state.ts";
 import { heldUnits } from "../prune/frozen.ts";
 import { GRADUAL_EVERY } from "../prune/gradual.ts";
-import { progressOf } from "../prune/schedule.ts";
+import { progressOf, stageRate } from "../prune/schedule.ts";
 import { leastUniform } from "../prune/uniform.ts";
 import { hardSparsity, keptUnits, type UnitTable } from "../prune/units.ts";
 import type { Batch, BatchCursor } from "./batches.ts";
 import type { PruneAim, RunIdentity, RunPosition } from "./checkpoint.ts";
 import { learnedAnew } from "./facts.ts";
 import type { RunHandle } from "./hooks.ts";
-import type { Method } from "./methods.ts";
+import type { Method, StagePlan } from "./methods.ts";
 import type { Model } from "./model.ts";
 import type { StepToSearch } from "./monitors/find_cause.ts";
 import { lookAtMasks, type MaskLook } from "./monitors/mask_look.ts";
 import { FRESH_MONITORS } from "./monitors/watch.ts";
 import { type PruneOptions, type Rates, type ResolvedOptions, telling } from "./options.ts";
+import { slowedRates } from "./rates.ts";
 import type { PruneResult } from "./prune_result.ts";
 import type { RunParts, RunPlace } from "./ready.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { digestOf, type RunData } from "./run_data.ts";
 import { goesBeforeSize } from "./size_goal.ts";
-import type { Steering } from "./steering.ts";
+import type { LoraNumbers, Steering } from "./steering.ts";
 import { adapterOf, type StepNumbers, type Trainer, type TrainerArrays } from "./trainer.ts";
 
 /** A step whose numbers are still on the GPU. */
@@ -131,6 +132,21 @@ export function lastAim(
   const isOver = stageStep === 0 && leftOut > 0 && !size, { temperature } = aim ?? rates;
   const isSkipped = isOver && !(layout === "uniform" && leastUniform(table) > 0);
   return { isSkipped, target: isOver ? 0 : target ?? sparsity, layers, temperature };
+}
+
+/**
+ * Numbers of a step, halved as often as the run's are: with what a schedule sets of LoRA's in other stages than pruning, and LoRA's learning rate, which
+ * is the stage's own where that sets none.
+ */
+export function stepRates(
+  { stage, steps }: Pick<StagePlan, "stage" | "steps">,
+  position: Pick<RunPosition, "stageStep" | "halvings" | "halvedBefore">,
+  { rates, set }: { readonly rates: Rates; readonly set: LoraNumbers },
+): { readonly rates: Rates; readonly rate: number } {
+  const { lora } = set,
+    slowed = slowedRates({ ...rates, ...set, ...(lora === undefined ? {} : { recovery: lora }) }, position);
+  if (lora !== undefined) return { rates: slowed, rate: stage === "postfinetune" ? slowed.recovery : slowed.lora };
+  return { rates: slowed, rate: stageRate(stage, slowed)(progressOf(position.stageStep, steps)) };
 }
 
 /** The numbers of the step at a position; its batch decides the loss scale. */

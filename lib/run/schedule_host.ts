@@ -1,7 +1,7 @@
 // Opens a schedule: built in, defined in the program, or a script, isolated or trusted. Owns that choice; refuses the loop.
 import { createHash } from "node:crypto";
 import { builtinSchedule, isScheduleName } from "../prune/builtin_schedules.ts";
-import { checkOutput, evaluateSchedule, type ScheduleOutput } from "../prune/schedule_output.ts";
+import { checkOutput, evaluateSchedule, placeOf, type ScheduleOutput } from "../prune/schedule_output.ts";
 import {
   asSchedule,
   namedParts,
@@ -108,8 +108,7 @@ export async function openSchedule(source: ScheduleSource, options: OpenSchedule
     isolated: true,
     identity: `script ${hash(text)}`,
     parts: namedParts(isolated.loaded),
-    evaluate: async (input) =>
-      checkOutput(await isolated.request(input, `at step ${input.step} of ${input.steps}`), input),
+    evaluate: async (input) => checkOutput(await isolated.request(input, placeOf(input)), input),
     [Symbol.asyncDispose]: () => isolated[Symbol.asyncDispose](),
   };
 }

@@ -1,18 +1,34 @@
 // What a pruning stage aims at, step by step: the built-in cubic schedule, or the user's own. Owns what a schedule is shown; refuses the loop.
 import { CompressoError } from "../errors.ts";
 import { heldUnits } from "../prune/frozen.ts";
-import { leastLimit, shownLimit } from "../prune/saliency.ts";
 import { mostUniform } from "../prune/uniform.ts";
-import { checkLayerTargets, checkReachable, type LayerPart, mostSparsity, type UnitTable } from "../prune/units.ts";
+import { type LayerPart, mostSparsity, type UnitTable } from "../prune/units.ts";
 import { cubicSparsity, progressOf } from "../prune/schedule.ts";
 import type { ScheduleOutput } from "../prune/schedule_output.ts";
-import type { LayerState, RecordView } from "../prune/schedule_script.ts";
+import {
+  type LayerState,
+  type LORA_RATES,
+  type OuterStage,
+  RECORDS_SEEN,
+  type RecordView,
+} from "../prune/schedule_script.ts";
 import { checkParts, keptBy } from "./chooser.ts";
 import type { Rates, ResolvedOptions } from "./options.ts";
-import type { StepRecord } from "./records.ts";
+import type { Stage, StepRecord } from "./records.ts";
 import { type OpenSchedule, openSchedule, type ScheduleSource } from "./schedule_host.ts";
 import { checkTrust } from "./schedule_source.ts";
 import type { SizeGoal } from "./size_goal.ts";
+import {
+  type Aim,
+  checkLast,
+  checkLimit,
+  checkOverruled,
+  checkStages,
+  checkTargets,
+  isForeseen,
+  leastLimitOf,
+  named,
+} from "./steering_checks.ts";
 import type { Trainer } from "./trainer.ts";
 
 /** What a step of the pruning stage aims at. */
@@ -26,9 +42,15 @@ export interface Steering {
   readonly freeze: ScheduleOutput["freeze"];
 }
 
+/** What a step goes by: in the pruning stage its aim, in the others what a schedule sets of LoRA's numbers. */
+export interface Steered {
+  readonly steering: Steering | null;
+  readonly set: LoraNumbers;
+}
+
 /** What is known when a step is steered. */
 export interface SteeringInput {
-  /** Step of the stage, from 0, and steps of the stage. */
+  /** Step of its stage, from 0, and steps of the stage. */
   readonly step: number;
   readonly steps: number;
   /** The last records, oldest first. */
@@ -46,10 +68,12 @@ export interface Steerer extends AsyncDisposable {
   /** Rates that it sets. */
   readonly scheduled: readonly string[];
   at(input: SteeringInput): Promise<Steering>;
+  /** What it sets of LoRA's numbers at a step of another stage. */
+  outside(stage: OuterStage, input: SteeringInput): Promise<LoraNumbers>;
 }
 
-/** Records that a schedule sees. */
-export const RECORDS_SEEN = 32;
+/** LoRA's numbers, as far as a schedule sets them. */
+export type LoraNumbers = { readonly [rate in typeof LORA_RATES[number]]?: number };
 
 /** What a schedule sees of records when so many steps are done. */
 export function recordsAt(records: readonly RecordView[], step: number): readonly RecordView[] {
@@ -62,7 +86,10 @@ export function recordsAt(records: readonly RecordView[], step: number): readonl
  */
 export async function openSteerer(
   table: UnitTable,
-  options: Pick<ResolvedOptions, "sparsity" | "rates" | "method" | "layout" | "start">,
+  options: Pick<
+    ResolvedOptions,
+    "sparsity" | "rates" | "method" | "layout" | "start" | "prefinetune" | "steps" | "postfinetune"
+  >,
   { schedule, given = {}, goal = null, trust = false, signal, onLog }: {
     readonly schedule?: ScheduleSource | undefined;
     /** Rates that the run was told, which a schedule's own would overrule. */
@@ -87,7 +114,8 @@ export async function openSteerer(
   const opened = await open();
   try {
     checkParts(opened.parts, options);
-    checkOverruled(opened, given);
+    checkStages(opened, options);
+    checkOverruled(opened, { given, options });
   } catch (error) {
     await opened[Symbol.asyncDispose]();
     throw error;
@@ -97,21 +125,6 @@ export async function openSteerer(
     sparsity,
     rates,
     aim: { most, goal, least: leastLimitOf(options) },
-  });
-}
-
-/** Rates that nothing but the pruning stage's steps use, all of which a schedule may set. */
-const OF_STEPS = ["mask", "lambda", "memory", "warmup", "tracking"] as const;
-
-/** Refuses rates that would do nothing beside a schedule's own. Throws `CompressoError("usage")`. */
-function checkOverruled({ name: schedule, parts }: OpenSchedule, given: Partial<Rates>): void {
-  const name = OF_STEPS.find((rate) => given[rate] !== undefined && parts.includes(`rates.${rate}`));
-  if (name === undefined) return;
-  throw new CompressoError("usage", {
-    what: `cannot use the rate '${name}'`,
-    rule: "steps of the pruning stage alone use it, and a schedule that sets it does so at each",
-    value: `${given[name]}, and ${schedule} sets rates.${name}`,
-    mend: "leave it out of one of the two; in an experiment give it to a grid of other schedules",
   });
 }
 
@@ -149,6 +162,7 @@ function cubic(sparsity: number, rates: Rates): Steerer {
     scheduled: [],
     at: ({ step, steps }) =>
       Promise.resolve({ target: curve(progressOf(step, steps)), rates, end: false, layers: null, freeze: [] }),
+    outside: () => Promise.resolve({}),
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };
 }
@@ -162,7 +176,10 @@ function scripted(
   return {
     needsRecords: true,
     identity: schedule.identity,
-    scheduled: schedule.parts.flatMap((part) => part.startsWith("rates.") ? [part.slice("rates.".length)] : []),
+    scheduled: schedule.parts.flatMap((part) => {
+      const [stage, name] = part.split(".");
+      return name === undefined ? [] : [stage === "postfinetune" && name === "lora" ? "recovery" : name];
+    }),
     async at({ step, steps, records, layers }): Promise<Steering> {
       const progress = progressOf(step, steps);
       // Also where a run is taken up with another schedule.
@@ -171,7 +188,8 @@ function scripted(
         await checkLast(schedule, table, { sparsity, rates, before, steps, aim });
       }
       isChecked = true;
-      const output = await schedule.evaluate({ progress, sparsity, step, steps, records, layers: await layers() });
+      const seen = { sparsity, step, steps, records, layers: await layers() };
+      const output = await schedule.evaluate({ stage: "prune", progress, ...seen });
       const now: Rates = { ...rates, ...output.rates };
       const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup: now.warmup })(progress);
       if (!output.end) {
@@ -181,182 +199,30 @@ function scripted(
       }
       return { target, rates: now, end: output.end, layers: output.layers, freeze: output.freeze };
     },
+    async outside(stage, { step, steps, records, layers }): Promise<LoraNumbers> {
+      if (!schedule.parts.includes(stage)) return {};
+      const seen = { sparsity, step, steps, records, layers: await layers() };
+      return (await schedule.evaluate({ stage, progress: progressOf(step, steps), ...seen })).rates;
+    },
     [Symbol.asyncDispose]: () => schedule[Symbol.asyncDispose](),
   };
 }
 
-/** Whether a schedule's last step can be asked for beforehand: one with an `end` may never come to it. */
-function isForeseen({ parts }: OpenSchedule): boolean {
-  return parts.includes("layers") && !parts.includes("end");
-}
-
-/** Runs as they may be when the last step comes: losses, and how far the first layer and the last are cut. A rule that compares layers differs in them too. */
-const RUNS = [{ loss: 0.05, cuts: [0, 0.3] }, { loss: 2, cuts: [0.7, 0.1] }, { loss: 20, cuts: [1, 1] }] as const;
-
-/** The last records of such a run, and its layers. */
-function foreseen(
-  { loss, cuts: [head, tail] }: typeof RUNS[number],
-  { step, before, sparsity, learningRate: rate, count: layerCount }: {
-    readonly step: number;
-    /** Steps before the stage. */
-    readonly before: number;
-    readonly sparsity: number;
-    readonly learningRate: number;
-    /** Layers. */
-    readonly count: number;
-  },
-): { readonly records: readonly RecordView[]; readonly layers: readonly LayerState[] } {
-  const cut = (head + tail) / 2, learningRate = rate * (1 + cut);
-  const count = Math.min(RECORDS_SEEN, before + step), first = before + step - count;
-  const records = Array.from({ length: count }, (_, index): RecordView => {
-    const isPruning = first + index >= before;
-    return {
-      stage: isPruning ? "prune" : "finetune",
-      step: first + index + 1,
-      loss: loss * (2 - (index + 1) / count),
-      target: isPruning ? sparsity * (1 - cut / 2) : null,
-      expected: isPruning ? cut : null,
-      ...{ lambda1: cut, lambda2: -cut, gradNorm: loss, learningRate },
-    };
-  });
-  const between = (share: number): number => head + (tail - head) * share;
-  const layers = Array.from({ length: layerCount }, (_, layer): LayerState => {
-    const share = layerCount > 1 ? layer / (layerCount - 1) : 0.5;
-    return { heads: between(1 - share), ffn: between(share) };
-  });
-  return { records, layers };
-}
-
-/**
- * Refuses targets of layers that do not agree with the whole's at the last step, before the stage is spent on them: of a schedule that decides so
- * whatever the run is like by then. What others decide is known at that step only.
- */
-async function checkLast(
-  schedule: OpenSchedule,
-  table: UnitTable,
-  { sparsity, rates, before, steps, aim }: {
-    readonly sparsity: number;
-    readonly rates: Rates;
-    readonly before: number;
-    readonly steps: number;
-    readonly aim: Aim;
-  },
-): Promise<void> {
-  const step = steps - 1, progress = progressOf(step, steps);
-  const decided: (Pick<ScheduleOutput, "sparsity" | "layers"> & { readonly warmup: number })[] = [];
-  try {
-    for (const run of RUNS) {
-      const count = table.spec.layers.length;
-      const { records, layers } = foreseen(run, { step, before, sparsity, learningRate: rates.lora, count });
-      const output = await schedule.evaluate({ progress, sparsity, step, steps, records, layers });
-      decided.push({
-        ...{ sparsity: output.sparsity, layers: output.layers },
-        warmup: output.rates.warmup ?? rates.warmup,
-      });
-    }
-  } catch {
-    // What it refuses to decide of such a run, it may decide of a real one: in a new process, where this one was ended for it.
-    if (schedule.isolated) await schedule[Symbol.asyncDispose]();
-    return;
-  }
-  const [first] = decided;
-  if (!first || new Set(decided.map((one) => JSON.stringify(one))).size > 1) return;
-  const target = first.sparsity ?? cubicSparsity({ target: sparsity, warmup: first.warmup })(progress);
-  checkTargets(table, { step, steps, target, layers: first.layers }, aim);
-}
-
-/** What bounds targets and the limit of log α. */
-interface Aim {
-  /** Largest sparsity that there is. */
-  readonly most: number;
-  readonly goal: Pick<SizeGoal, "harden"> | null;
-  /** Least limit of log α. */
-  readonly least: number;
-}
-
-/** Least limit of log α that a run's options may have. */
-function leastLimitOf({ method, start, rates }: Pick<ResolvedOptions, "method" | "start" | "rates">): number {
-  return method === "compresso" && start === "saliency" ? leastLimit(rates) : 0;
-}
-
-/** Refuses a clamp that would make alike more than half of the units, which start apart, as the run's own is refused. Throws `CompressoError("input")`, with step and value. */
-function checkLimit(
-  { limit = Infinity }: ScheduleOutput["rates"],
-  { step, steps }: Pick<SteeringInput, "step" | "steps">,
-  { least }: Aim,
-): void {
-  if (limit >= least) return;
-  throw new CompressoError("input", {
-    what: `cannot use the schedule at step ${step} of ${steps}`,
-    rule: `the limit of log α is at least ${
-      shownLimit(least)
-    } where masks start from saliency, so that half of all units keep their order: three times the spread, and what opens a unit`,
-    value: `rates.limit = ${limit}`,
-    mend: "raise rates.limit, lower the run's --spread, or start from a constant (--start constant, without --spread)",
-  });
-}
-
-/**
- * Refuses targets that units and rules cannot meet before the stage is spent on them. Those of layers may stay behind the whole's on the way; at
- * the last step they have to agree. Throws `CompressoError("input")`, with step and value.
- */
-function checkTargets(
-  table: UnitTable,
-  { step, steps, target, layers }: Pick<SteeringInput, "step" | "steps"> & Pick<Steering, "target" | "layers">,
-  { most, goal }: Aim,
-): void {
-  const what = `cannot use the schedule at step ${step} of ${steps}`;
-  if (target > most + ROUNDING) {
-    throw new CompressoError("input", {
-      what,
-      rule: `cutting ${[...table.kinds].join(", ")} under the run's rules reaches at most ${most.toFixed(4)}`,
-      value: `sparsity = ${target}`,
-      mend: "lower what the schedule returns, loosen a rule, or add kinds to --units",
-    });
-  }
-  if (!layers) return;
-  named({ step, steps }, () => checkLayerTargets(table, layers));
-  if (step < steps - 1 || target <= 0 && !goal) return;
-  named({ step, steps }, () => {
-    // Whatever the units' scores, a size is within reach or not.
-    if (goal) {
-      goal.harden(table, new Float32Array(table.count), { target: null, layerTargets: layers, layout: "compact" });
-    } else checkReachable(table, Math.min(target, most), { layerTargets: layers });
-  }, {
-    mend: `let the targets of layers come to the ${
-      goal ? "size" : "whole's"
-    } at the last step, or leave some layers to it (null)`,
-  });
-}
-
-/** Checks what a schedule decides for a step; the error names it. */
-function named(
-  { step, steps }: Pick<SteeringInput, "step" | "steps">,
-  check: () => void,
-  mend: { readonly mend?: string } = {},
-): void {
-  try {
-    check();
-  } catch (error) {
-    if (!(error instanceof CompressoError)) throw error;
-    const { parts } = error, what = `cannot use the schedule at step ${step} of ${steps}: ${parts.what}`;
-    throw new CompressoError("input", { ...parts, what, ...mend }, { cause: error });
-  }
-}
-
-/** Errors of a quotient of whole numbers. */
-const ROUNDING = 1e-9;
-
-/** How far each layer is cut: by expectation while masks are learned, at the β and noise of the last step, if there was one. */
+/** How far each layer is cut: by expectation while masks are learned, at the β and noise of the last step, if there was one; else by the masks. */
 export async function layerStates(
   { table, options: { method, rates } }: {
     readonly table: UnitTable;
     readonly options: Pick<ResolvedOptions, "method" | "rates">;
   },
   trainer: Pick<Trainer, "logAlpha" | "masks">,
-  last: Pick<Rates, "temperature" | "noise"> | null,
+  { stage, last }: {
+    readonly stage: Stage;
+    readonly last: Pick<Rates, "temperature" | "noise"> | null;
+  },
 ): Promise<LayerState[]> {
-  if (method === "compresso") return layerShares(table, expectedCuts(await trainer.logAlpha(), last ?? rates));
+  if (method === "compresso" && stage === "prune") {
+    return layerShares(table, expectedCuts(await trainer.logAlpha(), last ?? rates));
+  }
   return layerShares(table, keptBy(table, await trainer.masks()).map((kept) => 1 - kept));
 }
 

@@ -179,6 +179,39 @@ Deno.test("schedule preview holds the layer that a schedule freezes whole", asyn
   assert.deepEqual(points.map(({ sparsity }) => sparsity), [0.1, 0.1, 0.1, 0.1]);
 });
 
+Deno.test("schedule preview shows what a script sets in the stages before and after pruning, each over its own steps", async () => {
+  using folder = new TemporaryFolder();
+  const preview = async (script: string, ...more: string[]): ReturnType<typeof cli> =>
+    await cli(["schedule", "preview", script, "--steps", "20", ...more]);
+  const example = "scripts/examples/learning_rate.ts", stages = ["--prefinetune", "5", "--postfinetune", "40"];
+  const { code, stdout, stderr } = await preview(example, ...stages, "--svg", folder.at("rate.svg"));
+  assert.equal(code, 0, stderr);
+  const ends = [...stdout.matchAll(/^(lora.*)\n(?:.*\n)*? +0 +step (\d+)$/gm)].map(([, name, last]) => [name, last]);
+  const names = ["lora", "lora, stage finetune", "lora, stage postfinetune"];
+  assert.deepEqual(ends, names.map((name, at) => [name, ["19", "4", "39"][at]]));
+  const svg = await Deno.readTextFile(folder.at("rate.svg"));
+  assertStandsAlone(svg);
+  const drawn = Array.from(svg.matchAll(/<g [^>]*data-name="([^"]*)"[^>]*><path d="M/g), ([, name]) => name);
+  assert.deepEqual(drawn, ["sparsity (the run&#39;s own)", ...names]);
+  const { finetune, postfinetune } = JSON.parse((await preview(example, ...stages, "--json")).stdout);
+  assert.deepEqual([finetune.length, finetune[4]], [5, { step: 4, progress: 1, rates: { lora: 1e-3 } }]);
+  assert.deepEqual([postfinetune.length, postfinetune[3].rates.lora, postfinetune[39].rates.lora], [40, 1e-3, 0]);
+  // Three tenths of the steps, as a run; and what it sees there is what a run shows.
+  const told =
+    `export default defineSchedule({ sparsity: 0.2, postfinetune: { lora: ({ stage, records, layers, step }) =>
+    stage === "postfinetune" && records.length === 22 + step && records.at(-1).stage === (step ? stage : "prune") ? layers[0].ffn : NaN } });`;
+  await Deno.writeTextFile(folder.at("mine.ts"), `import { defineSchedule } from "compresso"; ${told}`);
+  const seen = await preview(folder.at("mine.ts"), "--json", "--sparsity", "0.2");
+  assert.equal(seen.code, 0, seen.stderr);
+  assert.deepEqual(
+    JSON.parse(seen.stdout).postfinetune.map(({ rates }: { rates: unknown }) => rates),
+    Array(6).fill({ lora: 0.2 }),
+  );
+  const refused = await preview("cubic", "--postfinetune", "5");
+  assert.equal(refused.code, 2, refused.stderr);
+  assert.match(refused.stderr, /cannot use --postfinetune\n.*scripts that set numbers of the last stage/);
+});
+
 Deno.test("schedule preview --json has every step", async () => {
   const { code, stdout, stderr } = await cli(["schedule", "preview", "step", "--steps", "8", "--json"]);
   assert.equal(code, 0, stderr);

@@ -82,7 +82,7 @@ Deno.test("what else does not go with the method is refused as early", () => {
       }),
     /flap, with the layout uniform, ranks by layer/,
   );
-  refuses(() => run({ method: "taylor", schedule: "linear" }), /cannot use a schedule with the method taylor/);
+  refuses(() => run({ method: "taylor", schedule: "linear" }), /cannot use the schedule linear with the method taylor/);
   refuses(() => run({ method: "flap", units: ["ffn", "layers"] }), /cannot prune layers by flap/);
   refuses(() => run({ method: "magnitude" }, { isCalibrated: true }), /cannot use calibration rows.*method magnitude/);
   run({ method: "magnitude" });

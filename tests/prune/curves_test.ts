@@ -103,8 +103,9 @@ Deno.test("every built-in schedule rises from little to the run's sparsity, reac
     let last = 0;
     for (let step = 0; step < count; step++) {
       const progress = (step + 1) / count;
-      const value = evaluateSchedule(schedule, { progress, step, steps: count, sparsity, records: [], layers: [] })
-        .sparsity ?? NaN;
+      const value =
+        evaluateSchedule(schedule, { stage: "prune", progress, step, steps: count, sparsity, records: [], layers: [] })
+          .sparsity ?? NaN;
       assert.ok(value >= last, `${name}: ${value} after ${last}`);
       if (progress >= warmup) assert.equal(value, sparsity, `${name} at ${progress}`);
       else if (name !== "constant") assert.ok(value < sparsity, `${name} at ${progress}`);
@@ -116,7 +117,9 @@ Deno.test("every built-in schedule rises from little to the run's sparsity, reac
 Deno.test("the built-in step schedule has four stairs of the same height", () => {
   const { definition: { sparsity: curve } } = builtinSchedule("step", { warmup: 0.75 });
   const at = (progress: number): number =>
-    typeof curve === "function" ? curve({ progress, step: 0, steps: 1, sparsity: 0.4, records: [], layers: [] }) : NaN;
+    typeof curve === "function"
+      ? curve({ stage: "prune", progress, step: 0, steps: 1, sparsity: 0.4, records: [], layers: [] })
+      : NaN;
   const stairs = [1, 1, 2, 2, 3, 3, 4, 4].map((stair) => 0.4 * stair / 4);
   assert.deepEqual([0, 0.24, 0.25, 0.49, 0.5, 0.74, 0.75, 1].map(at), stairs);
 });

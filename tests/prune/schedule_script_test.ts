@@ -2,11 +2,13 @@
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
 import { builtinSchedule, SCHEDULE_NAMES } from "../../lib/prune/builtin_schedules.ts";
-import { evaluateSchedule, type ScheduleOutput } from "../../lib/prune/schedule_output.ts";
+import { checkOutput, evaluateSchedule, type ScheduleOutput } from "../../lib/prune/schedule_output.ts";
 import {
   asSchedule,
   defineSchedule,
   type FrozenUnits,
+  namedParts,
+  partsOf,
   type RateName,
   type RecordView,
   type ScheduleDefinition,
@@ -17,6 +19,7 @@ import type { StepRecord } from "../../lib/run/records.ts";
 import { openSchedule } from "../../lib/run/schedule_host.ts";
 
 const INPUT: ScheduleInput = {
+  stage: "prune",
   progress: 0.25,
   step: 4,
   steps: 20,
@@ -197,8 +200,11 @@ Deno.test("a schedule that throws is named with the step", () => {
 
 Deno.test("defineSchedule() refuses parts that do not exist or are neither number nor function", () => {
   const cases: readonly (readonly [unknown, RegExp])[] = [
-    [{ sparcity: 0.1 }, /sparsity, layers, freeze, end, rates; now: sparcity/],
+    [{ sparcity: 0.1 }, /sparsity, layers, freeze, end, rates, finetune, postfinetune; now: sparcity/],
     [{ rates: { beta: 0.1 } }, /lora, mask.*now: beta/],
+    [{ finetune: { mask: 0.1 } }, /finetune rates are some of lora, clipNorm, weightDecay; now: mask/],
+    [{ postfinetune: { lora: -1 } }, /postfinetune\.lora is a finite number/],
+    [{ postfinetune: 1e-3 }, /postfinetune rates are.*now: 0\.001/],
     [{ sparsity: "0.1" }, /sparsity is a finite number.*, or a function/],
     [{ layers: [0.1] }, /layers is a function/],
     [null, /now: null/],
@@ -206,6 +212,30 @@ Deno.test("defineSchedule() refuses parts that do not exist or are neither numbe
   for (const [definition, message] of cases) {
     assert.throws(() => defineSchedule(definition as ScheduleDefinition), message);
   }
+});
+
+Deno.test("a schedule decides for a step of its stage alone, and says which parts it has", () => {
+  const schedule = defineSchedule({
+    sparsity: 0.1,
+    rates: { mask: 0.2, lora: 0.3 },
+    finetune: { lora: ({ stage, progress }) => stage === "finetune" ? progress : NaN },
+    postfinetune: { weightDecay: 0.5, lora: 0.6 },
+  });
+  const at = (stage: ScheduleInput["stage"]): ScheduleOutput => evaluateSchedule(schedule, { ...INPUT, stage });
+  const nothing = { sparsity: null, layers: null, freeze: [], end: false };
+  assert.deepEqual(at("prune"), { ...nothing, sparsity: 0.1, rates: { mask: 0.2, lora: 0.3 } });
+  assert.deepEqual(at("finetune"), { ...nothing, rates: { lora: INPUT.progress } });
+  assert.deepEqual(at("postfinetune"), { ...nothing, rates: { lora: 0.6, weightDecay: 0.5 } });
+  const parts = partsOf(schedule);
+  assert.deepEqual(parts, [
+    ...["sparsity", "rates", "finetune", "postfinetune", "rates.lora", "rates.mask", "finetune.lora"],
+    ...["postfinetune.lora", "postfinetune.weightDecay"],
+  ]);
+  assert.deepEqual(namedParts([...parts, "finetune.mask", "rates.beta"]).toSorted(), parts.toSorted());
+  assert.deepEqual(partsOf(defineSchedule({ finetune: {}, rates: {} })), []);
+  // Names of the pruning stage are none in the others, whatever another process says.
+  const said = checkOutput({ sparsity: 0.1, rates: { lora: 0.1, mask: 0.2 } }, { ...INPUT, stage: "finetune" });
+  assert.deepEqual(said.rates, { lora: 0.1 });
 });
 
 Deno.test("asSchedule() takes what defineSchedule() gave, of any copy of this module, and nothing else", () => {

@@ -41,7 +41,15 @@ Deno.test("the schedule step reaches its target with the end of the warm-up, not
     const schedule = builtinSchedule("step", { warmup });
     const at = (step: number): number | null => {
       const progress = progressOf(step, steps);
-      return evaluateSchedule(schedule, { progress, sparsity: 0.4, step, steps, records: [], layers: [] }).sparsity;
+      return evaluateSchedule(schedule, {
+        stage: "prune",
+        progress,
+        sparsity: 0.4,
+        step,
+        steps,
+        records: [],
+        layers: [],
+      }).sparsity;
     };
     const end = Math.round(warmup * steps) - 1;
     assert.deepEqual([at(end - 1), at(end), at(steps - 1)], [0.4 * 3 / 4, 0.4, 0.4]);

@@ -42,7 +42,7 @@ Deno.test({
     const folder = await Deno.makeTempDir({ prefix: "compresso_url_" });
     const server = serveCheckout((origin) =>
       `import { cubic, defineSchedule, evaluateSchedule, loadModel, openDevice, openSchedule, prune, toRow } from "${origin}/mod.ts";
-const input = { progress: 0.25, step: 0, steps: 4, sparsity: 0.5, records: [], layers: [] };
+const input = { stage: "prune", progress: 0.25, step: 0, steps: 4, sparsity: 0.5, records: [], layers: [] };
 const schedule = defineSchedule({ sparsity: cubic({ to: "target", warmup: 0.5 }) });
 console.log(evaluateSchedule(schedule, input).sparsity);
 await using isolated = await openSchedule("${origin}/scripts/examples/early_stop.ts");

@@ -1,12 +1,12 @@
 // One step of a run under its monitors: the record with its alarms, the position after it, and what is to be done. Owns that step as a function; refuses effects.
-import type { RecordView } from "../../prune/schedule_script.ts";
+import { RECORDS_SEEN, type RecordView } from "../../prune/schedule_script.ts";
 import { takesUniform } from "../../prune/uniform.ts";
 import { type UnitTable } from "../../prune/units.ts";
 import type { RunPosition, RunState } from "../checkpoint.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { goesBeforeSize } from "../size_goal.ts";
 import type { StepRecord } from "../records.ts";
-import { RECORDS_SEEN, recordView } from "../steering.ts";
+import { recordView } from "../steering.ts";
 import type { Finding } from "./alarm.ts";
 import { watchCollapse, watchLayers } from "./collapse.ts";
 import {

@@ -4,6 +4,7 @@ import type { ScheduleInput } from "../../../lib/prune/schedule_script.ts";
 
 /** What the tests' schedules see. */
 export const INPUT: ScheduleInput = {
+  stage: "prune",
   progress: 0.25,
   step: 4,
   steps: 20,

@@ -1,0 +1,227 @@
+// What a schedule may aim at in a run, and what it leaves without effect. Owns these refusals; refuses to steer.
+import { CompressoError } from "../errors.ts";
+import { leastLimit, shownLimit } from "../prune/saliency.ts";
+import { cubicSparsity, progressOf } from "../prune/schedule.ts";
+import type { ScheduleOutput } from "../prune/schedule_output.ts";
+import { type LayerState, LORA_RATES, OUTER_STAGES, RECORDS_SEEN, type RecordView } from "../prune/schedule_script.ts";
+import { checkLayerTargets, checkReachable, type UnitTable } from "../prune/units.ts";
+import { stagesOf } from "./methods.ts";
+import type { Rates, ResolvedOptions } from "./options.ts";
+import type { OpenSchedule } from "./schedule_host.ts";
+import type { SizeGoal } from "./size_goal.ts";
+import type { Steering, SteeringInput } from "./steering.ts";
+
+/** Rates that nothing but the pruning stage's steps use, all of which a schedule may set. */
+const OF_STEPS = ["mask", "lambda", "memory", "warmup", "tracking"] as const;
+
+/** Refuses rates that would do nothing beside a schedule's own. Throws `CompressoError("usage")`. */
+export function checkOverruled(
+  { name: schedule, parts }: Pick<OpenSchedule, "name" | "parts">,
+  { given, options }: {
+    readonly given: Partial<Rates>;
+    readonly options: Pick<ResolvedOptions, "method" | "prefinetune" | "steps" | "postfinetune">;
+  },
+): void {
+  const refuse = (name: keyof Rates, { rule, sets }: { readonly rule: string; readonly sets: string }): never => {
+    throw new CompressoError("usage", {
+      what: `cannot use the rate '${name}'`,
+      rule,
+      value: `${given[name]}, and ${schedule} sets ${sets}`,
+      mend: "leave it out of one of the two; in an experiment give it to a grid of other schedules",
+    });
+  };
+  for (const name of OF_STEPS) {
+    if (given[name] === undefined || !parts.includes(`rates.${name}`)) continue;
+    const rule = "steps of the pruning stage alone use it, and a schedule that sets it does so at each";
+    refuse(name, { rule, sets: `rates.${name}` });
+  }
+  if (given.recovery !== undefined && parts.includes("postfinetune.lora")) {
+    const rule = "steps of the last stage alone use it, and a schedule that sets their rate does so at each";
+    refuse("recovery", { rule, sets: "postfinetune.lora" });
+  }
+  const stages = stagesOf(options).filter(({ steps }) => steps > 0);
+  for (const name of LORA_RATES) {
+    const set = stages.map(({ stage }) => `${stage === "prune" ? "rates" : stage}.${name}` as const);
+    if (given[name] === undefined || !set.every((part) => parts.includes(part))) continue;
+    refuse(name, { rule: "a stage uses it whose steps no schedule gives it anew", sets: set.join(", ") });
+  }
+}
+
+/** Refuses parts of a schedule for stages that have no steps. Throws `CompressoError("usage")`. */
+export function checkStages(
+  { name, parts }: Pick<OpenSchedule, "name" | "parts">,
+  options: Pick<ResolvedOptions, "method" | "prefinetune" | "steps" | "postfinetune">,
+): void {
+  const stages = stagesOf(options),
+    steps = (stage: string): number => stages.find((one) => one.stage === stage)?.steps ?? 0;
+  const idle = OUTER_STAGES.find((stage) => parts.includes(stage) && steps(stage) === 0);
+  if (idle === undefined) return;
+  throw new CompressoError("usage", {
+    what: "cannot follow the schedule",
+    rule: "a stage that it sets numbers of has steps",
+    value: `${name} sets those of ${idle}, which has none`,
+    mend: `give the stage steps (--${idle === "finetune" ? "prefinetune" : idle}), or leave the part out`,
+  });
+}
+
+/** Whether a schedule's last step can be asked for beforehand: one with an `end` may never come to it. */
+export function isForeseen({ parts }: OpenSchedule): boolean {
+  return parts.includes("layers") && !parts.includes("end");
+}
+
+/** Runs as they may be when the last step comes: losses, and how far the first layer and the last are cut. A rule that compares layers differs in them too. */
+const RUNS = [{ loss: 0.05, cuts: [0, 0.3] }, { loss: 2, cuts: [0.7, 0.1] }, { loss: 20, cuts: [1, 1] }] as const;
+
+/** The last records of such a run, and its layers. */
+function foreseen(
+  { loss, cuts: [head, tail] }: typeof RUNS[number],
+  { step, before, sparsity, learningRate: rate, count: layerCount }: {
+    readonly step: number;
+    /** Steps before the stage. */
+    readonly before: number;
+    readonly sparsity: number;
+    readonly learningRate: number;
+    /** Layers. */
+    readonly count: number;
+  },
+): { readonly records: readonly RecordView[]; readonly layers: readonly LayerState[] } {
+  const cut = (head + tail) / 2, learningRate = rate * (1 + cut);
+  const count = Math.min(RECORDS_SEEN, before + step), first = before + step - count;
+  const records = Array.from({ length: count }, (_, index): RecordView => {
+    const isPruning = first + index >= before;
+    return {
+      stage: isPruning ? "prune" : "finetune",
+      step: first + index + 1,
+      loss: loss * (2 - (index + 1) / count),
+      target: isPruning ? sparsity * (1 - cut / 2) : null,
+      expected: isPruning ? cut : null,
+      ...{ lambda1: cut, lambda2: -cut, gradNorm: loss, learningRate },
+    };
+  });
+  const between = (share: number): number => head + (tail - head) * share;
+  const layers = Array.from({ length: layerCount }, (_, layer): LayerState => {
+    const share = layerCount > 1 ? layer / (layerCount - 1) : 0.5;
+    return { heads: between(1 - share), ffn: between(share) };
+  });
+  return { records, layers };
+}
+
+/**
+ * Refuses targets of layers that do not agree with the whole's at the last step, before the stage is spent on them: of a schedule that decides so
+ * whatever the run is like by then. What others decide is known at that step only.
+ */
+export async function checkLast(
+  schedule: OpenSchedule,
+  table: UnitTable,
+  { sparsity, rates, before, steps, aim }: {
+    readonly sparsity: number;
+    readonly rates: Rates;
+    readonly before: number;
+    readonly steps: number;
+    readonly aim: Aim;
+  },
+): Promise<void> {
+  const step = steps - 1, progress = progressOf(step, steps);
+  const decided: (Pick<ScheduleOutput, "sparsity" | "layers"> & { readonly warmup: number })[] = [];
+  try {
+    for (const run of RUNS) {
+      const count = table.spec.layers.length;
+      const { records, layers } = foreseen(run, { step, before, sparsity, learningRate: rates.lora, count });
+      const output = await schedule.evaluate({ stage: "prune", progress, sparsity, step, steps, records, layers });
+      decided.push({
+        ...{ sparsity: output.sparsity, layers: output.layers },
+        warmup: output.rates.warmup ?? rates.warmup,
+      });
+    }
+  } catch {
+    // What it refuses to decide of such a run, it may decide of a real one: in a new process, where this one was ended for it.
+    if (schedule.isolated) await schedule[Symbol.asyncDispose]();
+    return;
+  }
+  const [first] = decided;
+  if (!first || new Set(decided.map((one) => JSON.stringify(one))).size > 1) return;
+  const target = first.sparsity ?? cubicSparsity({ target: sparsity, warmup: first.warmup })(progress);
+  checkTargets(table, { step, steps, target, layers: first.layers }, aim);
+}
+
+/** What bounds targets and the limit of log α. */
+export interface Aim {
+  /** Largest sparsity that there is. */
+  readonly most: number;
+  readonly goal: Pick<SizeGoal, "harden"> | null;
+  /** Least limit of log α. */
+  readonly least: number;
+}
+
+/** Least limit of log α that a run's options may have. */
+export function leastLimitOf({ method, start, rates }: Pick<ResolvedOptions, "method" | "start" | "rates">): number {
+  return method === "compresso" && start === "saliency" ? leastLimit(rates) : 0;
+}
+
+/** Refuses a clamp that would make alike more than half of the units, which start apart, as the run's own is refused. Throws `CompressoError("input")`, with step and value. */
+export function checkLimit(
+  { limit = Infinity }: ScheduleOutput["rates"],
+  { step, steps }: Pick<SteeringInput, "step" | "steps">,
+  { least }: Aim,
+): void {
+  if (limit >= least) return;
+  throw new CompressoError("input", {
+    what: `cannot use the schedule at step ${step} of ${steps}`,
+    rule: `the limit of log α is at least ${
+      shownLimit(least)
+    } where masks start from saliency, so that half of all units keep their order: three times the spread, and what opens a unit`,
+    value: `rates.limit = ${limit}`,
+    mend: "raise rates.limit, lower the run's --spread, or start from a constant (--start constant, without --spread)",
+  });
+}
+
+/**
+ * Refuses targets that units and rules cannot meet before the stage is spent on them. Those of layers may stay behind the whole's on the way; at
+ * the last step they have to agree. Throws `CompressoError("input")`, with step and value.
+ */
+export function checkTargets(
+  table: UnitTable,
+  { step, steps, target, layers }: Pick<SteeringInput, "step" | "steps"> & Pick<Steering, "target" | "layers">,
+  { most, goal }: Aim,
+): void {
+  const what = `cannot use the schedule at step ${step} of ${steps}`;
+  if (target > most + ROUNDING) {
+    throw new CompressoError("input", {
+      what,
+      rule: `cutting ${[...table.kinds].join(", ")} under the run's rules reaches at most ${most.toFixed(4)}`,
+      value: `sparsity = ${target}`,
+      mend: "lower what the schedule returns, loosen a rule, or add kinds to --units",
+    });
+  }
+  if (!layers) return;
+  named({ step, steps }, () => checkLayerTargets(table, layers));
+  if (step < steps - 1 || target <= 0 && !goal) return;
+  named({ step, steps }, () => {
+    // Whatever the units' scores, a size is within reach or not.
+    if (goal) {
+      goal.harden(table, new Float32Array(table.count), { target: null, layerTargets: layers, layout: "compact" });
+    } else checkReachable(table, Math.min(target, most), { layerTargets: layers });
+  }, {
+    mend: `let the targets of layers come to the ${
+      goal ? "size" : "whole's"
+    } at the last step, or leave some layers to it (null)`,
+  });
+}
+
+/** Checks what a schedule decides for a step; the error names it. */
+export function named(
+  { step, steps }: Pick<SteeringInput, "step" | "steps">,
+  check: () => void,
+  mend: { readonly mend?: string } = {},
+): void {
+  try {
+    check();
+  } catch (error) {
+    if (!(error instanceof CompressoError)) throw error;
+    const { parts } = error, what = `cannot use the schedule at step ${step} of ${steps}: ${parts.what}`;
+    throw new CompressoError("input", { ...parts, what, ...mend }, { cause: error });
+  }
+}
+
+/** Errors of a quotient of whole numbers. */
+const ROUNDING = 1e-9;

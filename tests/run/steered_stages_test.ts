@@ -1,0 +1,225 @@
+// Schedules in the stages before and after pruning: LoRA's numbers there, what they see, and what is refused. On the demo model.
+import assert from "node:assert/strict";
+import {
+  cosine,
+  defineSchedule,
+  linear,
+  prune,
+  type PruneOptions,
+  type ScheduleDefinition,
+  type ScheduleInput,
+} from "../../mod.ts";
+import { unitTable } from "../../lib/prune/units.ts";
+import { openModelFiles } from "../../lib/io/open_model.ts";
+import { resolveOptions } from "../../lib/run/options.ts";
+import { stepRates } from "../../lib/run/run_parts.ts";
+import { openSteerer } from "../../lib/run/steering.ts";
+import { rejectsWith } from "../io/files.ts";
+import { BASE, bitsOf, drive, interrupted, withDemo } from "./helpers/demo_run.ts";
+import { Lair } from "./helpers/scripts.ts";
+
+const { source: { spec: SPEC } } = await openModelFiles("demo");
+const STAGES = { prefinetune: 4, steps: 4, postfinetune: 4 } as const;
+
+Deno.test("a schedule sets LoRA's learning rate in every stage, by the progress of each", async () => {
+  const schedule = defineSchedule({
+    finetune: { lora: linear({ to: 1e-3 }) },
+    rates: { lora: ({ step }) => 1e-4 * (step + 1) },
+    postfinetune: { lora: cosine({ from: 1e-3, to: 0 }) },
+  });
+  const halfway = 1e-3 * (1 + Math.SQRT1_2) / 2;
+  await withDemo(async ({ model }) => {
+    const { records } = await drive(model, { ...STAGES, schedule });
+    const rates = records.map(({ learningRate }) => learningRate);
+    const expected = [2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-4, 2e-4, 3e-4, 4e-4, halfway, 5e-4, 1e-3 - halfway, 0];
+    assert.ok(rates.every((rate, step) => Math.abs(rate - (expected[step] ?? NaN)) < 1e-12), String(rates));
+    // A stage of which it says nothing is as without.
+    const { postfinetune } = schedule.definition;
+    const plain = (await drive(model, STAGES)).records;
+    const other =
+      (await drive(model, { ...STAGES, schedule: defineSchedule({ postfinetune: postfinetune ?? {} }) })).records;
+    assert.deepEqual(other.slice(0, 8).map(({ loss }) => loss), plain.slice(0, 8).map(({ loss }) => loss));
+    assert.deepEqual(other.slice(8).map(({ learningRate }) => learningRate), rates.slice(8));
+  });
+});
+
+Deno.test("in stages before and after pruning a schedule sees their steps, the records, and layers as they are cut", async () => {
+  const seen: ScheduleInput[] = [];
+  const lora = (input: ScheduleInput): number => {
+    seen.push(input);
+    return 1e-3;
+  };
+  await withDemo(async ({ model }) => {
+    const schedule = defineSchedule({ finetune: { lora }, postfinetune: { lora } });
+    const { result } = await drive(model, { ...STAGES, schedule, units: ["ffn"] });
+    assert.deepEqual(
+      seen.map(({ stage, step, steps, progress, records }) => [stage, step, steps, progress, records.length]),
+      [0, 1, 2, 3].map((step) => ["finetune", step, 4, (step + 1) / 4, step])
+        .concat([0, 1, 2, 3].map((step) => ["postfinetune", step, 4, (step + 1) / 4, 8 + step])),
+    );
+    assert.deepEqual([...new Set(seen.map(({ records }) => records.at(-1)?.stage))], [
+      undefined,
+      "finetune",
+      "prune",
+      "postfinetune",
+    ]);
+    const { ffn: masks = new Float32Array() } = result.masks, width = model.spec.layers[0]?.ffn ?? 0;
+    const cut = model.spec.layers.map((_, layer) =>
+      masks.subarray(layer * width, (layer + 1) * width).filter((z) => z === 0).length / width
+    );
+    assert.ok(cut.some((share) => share > 0));
+    for (const { stage, layers } of seen) {
+      const now = stage === "finetune" ? cut.map(() => 0) : cut;
+      assert.ok(
+        layers.every(({ heads, ffn }, layer) => heads === 0 && Math.abs(ffn - (now[layer] ?? NaN)) < 1e-12),
+        stage,
+      );
+    }
+  });
+});
+
+Deno.test("clipping and weight decay of a stage are those that a schedule sets there", async () => {
+  const options = { ...STAGES, steps: 1, postfinetune: 3 } as const;
+  await withDemo(async ({ model }) => {
+    const bits = async (definition: ScheduleDefinition, more: Partial<PruneOptions> = {}): Promise<string> =>
+      bitsOf(await drive(model, { ...options, ...more, schedule: defineSchedule(definition) }));
+    for (const [name, value] of [["clipNorm", 1e-3], ["weightDecay", 5]] as const) {
+      const all = { finetune: { [name]: value }, rates: { [name]: value }, postfinetune: { [name]: value } };
+      const whole = await bits(all), given = await drive(model, { ...options, rates: { [name]: value } });
+      assert.equal(whole, bitsOf(given), `${name} in all stages is that of the run`);
+      for (const stage of ["finetune", "postfinetune"] as const) {
+        assert.notEqual(await bits({ ...all, [stage]: {} }), whole, `${name} in ${stage}`);
+      }
+    }
+  });
+});
+
+Deno.test("a run with a schedule of all stages that was interrupted in any of them ends with the same bits", async () => {
+  await using lair = new Lair();
+  const rate =
+    "({ records, layers, progress }) => 1e-4 * (1 + progress + records.length + layers[0].ffn + (records.at(-1)?.loss ?? 0))";
+  const schedule = await lair.write(
+    `import { defineSchedule } from "compresso";\nconst lora = ${rate};\nexport default defineSchedule({ finetune: { lora }, rates: { lora }, postfinetune: { lora } });`,
+  );
+  await withDemo(async ({ model }) => {
+    const options = { prefinetune: 3, steps: 3, postfinetune: 3, schedule }, whole = await drive(model, options);
+    assert.equal(new Set(whole.records.map(({ learningRate }) => learningRate)).size, 9);
+    for (const at of [2, 5, 8]) {
+      assert.equal(bitsOf(await interrupted(model, options, at)), bitsOf(whole), `after step ${at}`);
+    }
+    const alike = await drive(model, { ...options, trustSchedule: true });
+    assert.equal(bitsOf(alike), bitsOf(whole), "trusted");
+  });
+});
+
+Deno.test("a one-shot method has the numbers of its recovery from a schedule, and none with parts of pruning", async () => {
+  await withDemo(async ({ model }) => {
+    const drives = async (definition: ScheduleDefinition): Promise<number[]> => {
+      const given = {
+        method: "magnitude",
+        prefinetune: 1,
+        steps: 2,
+        postfinetune: 1,
+        schedule: defineSchedule(definition),
+      } as const;
+      return (await drive(model, given)).records.map(({ learningRate }) => learningRate);
+    };
+    assert.deepEqual(await drives({ postfinetune: { lora: ({ step, steps }) => (step + 1) / 1000 / steps } }), [
+      ...[0.00025, 0.0005, 0.00075, 0.001],
+    ]);
+    for (
+      const part of [{ sparsity: 0.2 }, { rates: { lora: 1e-3 } }, { finetune: { lora: 1e-3 } }, { end: () => false }]
+    ) {
+      const [name = ""] = Object.keys(part);
+      await rejectsWith(
+        drives({ ...part, postfinetune: { lora: 1e-3 } }),
+        "usage",
+        new RegExp(`magnitude cuts everything.*decides ${name}`),
+      );
+    }
+  });
+});
+
+Deno.test("learning_rate.ts leads LoRA's rate through all three stages of a run, and leaves the pruning as it is", async () => {
+  const schedule = new URL("../../scripts/examples/learning_rate.ts", import.meta.url);
+  await withDemo(async ({ model }) => {
+    const options = { prefinetune: 2, steps: 3, postfinetune: 10 } as const;
+    const { records } = await drive(model, { ...options, schedule }), plain = await drive(model, options);
+    const rates = records.map(({ learningRate }) => learningRate), last = rates.slice(5);
+    assert.deepEqual(rates.slice(0, 5), [5e-4, 1e-3, 1e-3, 1e-3, 1e-3]);
+    assert.deepEqual([last[0], last[9]], [1e-3, 0], "up within the first tenth, then down to nothing");
+    assert.ok(last.every((rate, step) => step === 0 || rate < (last[step - 1] ?? 0)), String(last));
+    assert.deepEqual(records.map(({ target }) => target), plain.records.map(({ target }) => target));
+  });
+});
+
+Deno.test("rates that a schedule sets in a stage are halved as the run's own, each by its stage", () => {
+  const { rates } = resolveOptions({ ...BASE, ...STAGES }, SPEC), set = { lora: 0.5, clipNorm: 0.25 };
+  for (const [stage, steps] of [["finetune", 4], ["postfinetune", 4]] as const) {
+    const at = (halved: Pick<Parameters<typeof stepRates>[1], "halvings" | "halvedBefore">): number[] => {
+      const { rates: now, rate } = stepRates({ stage, steps }, { stageStep: 1, ...halved }, { rates, set });
+      return [rate, now.clipNorm];
+    };
+    assert.deepEqual(at({ halvings: 0 }), [0.5, 0.25]);
+    assert.deepEqual(at({ halvings: 2 }), [0.125, 0.25]);
+    const own = stage === "finetune" ? "lora" : "recovery", other = stage === "finetune" ? "recovery" : "lora";
+    assert.deepEqual(at({ halvings: 0, halvedBefore: { [own]: 1 } }), [0.25, 0.25]);
+    assert.deepEqual(at({ halvings: 0, halvedBefore: { [other]: 1 } }), [0.5, 0.25]);
+  }
+});
+
+Deno.test("a rate that no step would use beside a schedule is refused, and numbers of a stage without steps", async () => {
+  const table = unitTable(SPEC, ["kv", "ffn"]);
+  const opens = async (
+    definition: ScheduleDefinition,
+    given: PruneOptions["rates"] = {},
+    more: Partial<PruneOptions> = {},
+  ): Promise<readonly string[]> => {
+    const options = resolveOptions({ ...BASE, ...STAGES, ...more }, SPEC);
+    await using steerer = await openSteerer(table, options, { schedule: defineSchedule(definition), given });
+    return steerer.scheduled;
+  };
+  const rate = { lora: 1e-3 }, finetune = rate, rates = rate, postfinetune = rate;
+  await rejectsWith(
+    opens({ postfinetune }, { recovery: 1e-4 }),
+    "usage",
+    /'recovery'.*now: 0\.0001, .*sets postfinetune\.lora/,
+  );
+  await rejectsWith(
+    opens({ finetune, rates, postfinetune }, { lora: 1e-4 }),
+    "usage",
+    /'lora'.*finetune\.lora, rates\.lora, postfinetune\.lora/,
+  );
+  await rejectsWith(
+    opens({ rates: { clipNorm: 2 }, postfinetune: { clipNorm: 2 } }, { clipNorm: 1 }, { prefinetune: 0 }),
+    "usage",
+    /'clipNorm'/,
+  );
+  assert.deepEqual(await opens({ finetune, postfinetune }, { lora: 1e-4 }), ["lora", "recovery"]);
+  assert.deepEqual(await opens({ rates: { clipNorm: 2 }, postfinetune: { clipNorm: 2 } }, { clipNorm: 1 }), [
+    "clipNorm",
+    "clipNorm",
+  ]);
+  await rejectsWith(
+    opens({ finetune }, {}, { prefinetune: 0 }),
+    "usage",
+    /sets those of finetune, which has none.*--prefinetune/,
+  );
+  await rejectsWith(opens({ postfinetune }, {}, { postfinetune: 0 }), "usage", /those of postfinetune.*--postfinetune/);
+});
+
+Deno.test("what a schedule decides wrongly in another stage is named with the stage, and ends the run there", async () => {
+  await withDemo(async ({ model }) => {
+    const schedule = defineSchedule({ postfinetune: { lora: ({ step }) => step === 1 ? NaN : 1e-3 } });
+    using run = prune(model, { ...BASE, schedule });
+    let steps = 0;
+    await rejectsWith(
+      (async () => {
+        for await (const _ of run) steps++;
+      })(),
+      "numeric",
+      /step 1 of 2 of the stage postfinetune.*postfinetune\.lora is a finite number.*postfinetune\.lora = NaN/,
+    );
+    assert.equal(steps, 10);
+  });
+});

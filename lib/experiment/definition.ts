@@ -93,7 +93,7 @@ export interface EvaluateDefinition {
 }
 
 /** Values of options that differ: every combination is a cell. */
-export type Grid = { readonly [name in keyof CellOptions]?: readonly unknown[] };
+export type Grid = { readonly [name in keyof CellOptions]?: readonly Exclude<CellOptions[name], undefined>[] };
 
 /** An experiment. Paths are relative to the file that it is opened from, else to the current folder; those that begin with @ name one of `files`. */
 export interface ExperimentDefinition {
@@ -272,7 +272,7 @@ function checkRest(definition: ExperimentDefinition): void {
   }
   for (const part of gridsOf(definition)) {
     const { lora = definition.base?.lora === undefined ? [] : [definition.base.lora] } = part;
-    const idle = lora.includes(false) ? OF_LORA.find((option) => new Set(part[option]).size > 1) : undefined;
+    const idle = lora.includes(false) ? OF_LORA.find((option) => new Set<unknown>(part[option]).size > 1) : undefined;
     if (idle === undefined) continue;
     fail("cells without LoRA have a grid without options that are LoRA's alone", `lora false and several of '${idle}'`);
   }

@@ -11,7 +11,7 @@
 // two of 32 layers. Methods that can are there with the model's own texts as calibration, too, which of learned masks is a run's default.
 import { defineExperiment } from "../../mod.ts";
 
-const METHODS = ["compresso", "gradual", "taylor", "flap", "wanda-sp", "magnitude", "random"];
+const METHODS = ["compresso", "gradual", "taylor", "flap", "wanda-sp", "magnitude", "random"] as const;
 /** Layers that are spared there, chosen once: by the same shares of 30 layers they would be 3.75 and 1.9. */
 const ENDS = [0, 1, 2, -2, -1];
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { defineExperiment, type ExperimentDefinition, type Grid } from "../../lib/experiment/definition.ts";
 import { axesOf, cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
 import { labelsOf } from "../../lib/experiment/labels.ts";
 import { measuresOf } from "../../lib/experiment/measures.ts";
@@ -17,6 +17,12 @@ import { demoData } from "../../lib/io/open_model.ts";
 import { inTemporaryFolder, refuses } from "../io/files.ts";
 import { digestOf } from "../../lib/run/run_data.ts";
 import { OUTCOME } from "./tiny.ts";
+
+// These lines fail to compile where a grid takes values that its options do not have.
+// @ts-expect-error: ranks are numbers.
+const _rank: Grid = { rank: ["4"] };
+// @ts-expect-error: there is no such method.
+const _method: Grid = { method: ["tailor"] };
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",

@@ -1,6 +1,6 @@
 // What a run is said to have done to its units and layers: shares by hand, and how reports show them. Without a GPU.
 import assert from "node:assert/strict";
-import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { defineExperiment, type ExperimentDefinition, type Grid } from "../../lib/experiment/definition.ts";
 import { markdown, spreadNote } from "../../lib/experiment/markdown.ts";
 import type { Value } from "../../lib/experiment/measures.ts";
 import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
@@ -82,7 +82,7 @@ Deno.test("a report shows the share of fractional masks, and results of earlier 
 });
 
 Deno.test("how an option moves layers is told of pairs whose layers may differ, not of two that are uniform", async () => {
-  const grid = { layout: ["compact", "uniform"], prompt: [true, false], seed: [1, 2] };
+  const grid: Grid = { layout: ["compact", "uniform"], prompt: [true, false], seed: [1, 2] };
   const report = await reportOf({ grid }, ({ layout, prompt, seed }) => {
     const apart = layout === "uniform" ? 0 : prompt === false ? 0.3 : seed === 1 ? 0.1 : 0.2;
     return { ...OUTCOME.cut, layers: [0.4 - apart, 0.4 + apart], uniform: 0.4, unevenness: apart };

@@ -112,6 +112,7 @@ export {
   type ScheduleDefinition,
   type ScheduleInput,
   type SchedulePart,
+  type StageDefinition,
 } from "./lib/prune/schedule_script.ts";
 export { type MergeLora, type SliceInput, sliceModel } from "./lib/prune/slice.ts";
 export { shallowLora, type SlicedLora, sliceLora } from "./lib/prune/slice_lora.ts";

@@ -77,7 +77,7 @@ export function experimentVerb(): CommandUnknownOpts {
     .option("--redo", "run anew what failed, has another definition than before, or lacks measures and its model")
     .option(
       "--dry-run",
-      "list the runs with their steps, tokens and state, and what a sitting with these options would do; do nothing but read, and import tasks of your own and schedules that are trusted",
+      "list the runs with their steps, tokens and state, and what a sitting with these options would do; do nothing but read, import tasks of your own and schedules that are trusted, and look at others in their own processes",
     )
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
     .option(...TUNING_OPTION)

@@ -34,6 +34,7 @@ import { formatBytes, formatCount, formatShare, note, print, printJson } from ".
 import { memoryOptions } from "./plan.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";
 import { duration } from "./progress.ts";
+import { checkSchedule, checkScript } from "./prune_schedule.ts";
 import { learningOf, type RateSettings, ratesOf } from "./rates.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
 import { goalOf, headsLine, sizeLine, type TargetSettings } from "./targets.ts";
@@ -107,6 +108,9 @@ export async function runPrune(path: string, asked: PruneSettings): Promise<void
   const port = settings.dashboardPort ?? (settings.dashboard ? 0 : null);
   await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
   if (dashboard) note(`dashboard   ${dashboard.url}`);
+  if (!earlier) {
+    await checkScript(asked, { given: ratesOf(asked).rates, options: { ...learning, layout: asked.layout } });
+  }
   const summary = earlier ?? await start(path, { settings, prompt, name, dashboard });
   dashboard?.tell({ kind: "finished" });
   if (json) printJson(summary);
@@ -197,18 +201,6 @@ async function inputsOf(path: string, settings: ChosenSettings): Promise<Inputs>
       mend: "check the paths, and the rights to them",
     }, { cause: error });
   }
-}
-
-/** Refuses a schedule that is not what it was `before`: it was read again as the run was prepared. Throws `CompressoError("mismatch")`. */
-async function checkSchedule(schedule: string | undefined, before: string): Promise<void> {
-  const now = await scheduleName(schedule);
-  if (now === before) return;
-  throw new CompressoError("mismatch", {
-    what: `cannot run with the schedule ${schedule}`,
-    rule: "it stays as it is while a run is prepared",
-    value: `${before} then, ${now} now`,
-    mend: "start the run anew",
-  });
 }
 
 /** Name of the model within a GGUF. */

@@ -109,7 +109,7 @@ export function learningOf(
     readonly schedule?: string | undefined;
   },
   { isCalibrated = false, rules }: { readonly isCalibrated?: boolean; readonly rules?: UnitRules } = {},
-): Pick<ResolvedOptions, "method" | "start" | "rates"> {
+): Pick<ResolvedOptions, "method" | "start" | "rates" | "prefinetune" | "steps" | "postfinetune"> {
   const { method, steps, prefinetune, postfinetune, units, ranking, schedule } = settings;
   return resolveOptions({
     ...{ rows: [], sparsity: 0, method, steps, units, ...ratesOf(settings) },

@@ -61,12 +61,12 @@ function previewVerb(): CommandUnknownOpts {
     )
     .option(
       "--prefinetune <count>",
-      "steps of fine-tuning before the stage, whose numbers a script may set and whose records it sees (default: those of a run, a tenth of --steps)",
+      "steps of fine-tuning before the stage, which a script may steer and whose records it sees (default: those of a run, a tenth of --steps)",
       wholeNumber("--prefinetune", { least: 0 }),
     )
     .option(
       "--postfinetune <count>",
-      "steps of the last stage, where the script sets its numbers (default: those of a run, three tenths of --steps)",
+      "steps of the last stage, where the script steers it (default: those of a run, three tenths of --steps); all steps of a one-shot method are that stage",
       wholeNumber("--postfinetune", { least: 1 }),
     )
     .option("--layers <count>", "layers of the simulated model", wholeNumber("--layers", { least: 1, most: 1000 }), 12)
@@ -132,19 +132,19 @@ function checkPrefinetune(source: string, prefinetune: number | undefined): void
   });
 }
 
-/** Refuses steps of the last stage where nothing sets their numbers. Throws `CompressoError("usage")`. */
+/** Refuses steps of the last stage where nothing steers them. Throws `CompressoError("usage")`. */
 function checkPostfinetune({ name, parts }: OpenSchedule, postfinetune: number | undefined): void {
   if (postfinetune === undefined || parts.includes("postfinetune")) return;
   throw new CompressoError("usage", {
     what: "cannot use --postfinetune",
-    rule: "it is for scripts that set numbers of the last stage (`postfinetune`)",
+    rule: "it is for scripts that steer the last stage (`postfinetune`)",
     value: name,
     mend: "leave it out",
   });
 }
 
 function show(preview: Preview): void {
-  const { name, isolated, steps, sparsity, simulated, points, endsBefore } = preview;
+  const { name, isolated, steps, sparsity, simulated, finetune, points, postfinetune, endsBefore } = preview;
   print(`schedule    ${name}${isolated ? ", isolated" : ""}`);
   print(`run         ${steps} steps to ${formatShare(sparsity)} sparsity`);
   print(`simulated   ${simulated}`);
@@ -160,6 +160,10 @@ function show(preview: Preview): void {
   const frozen = points.filter(({ freeze }) => freeze.length > 0);
   if (frozen.length > 0) print(`freezes     units in ${frozen.length} of ${points.length} steps`);
   print(endsBefore === null ? "ends        after the last step" : `ends        before step ${endsBefore} of ${steps}`);
+  for (const [name, stage] of [["finetune", finetune], ["postfinetune", postfinetune]] as const) {
+    if (!stage || stage.endsBefore === null) continue;
+    print(`            stage ${name} before step ${stage.endsBefore} of ${stage.steps}`);
+  }
 }
 
 const BAR = 24;

@@ -28,6 +28,15 @@ export interface PreviewPoint extends ScheduleOutput {
 /** One step of a preview in a stage before or after pruning. */
 export type OuterPoint = Pick<PreviewPoint, "step" | "progress" | "rates">;
 
+/** What a schedule does in such a stage. */
+export interface OuterPreview {
+  readonly steps: number;
+  /** The steps up to the end. */
+  readonly points: readonly OuterPoint[];
+  /** The step before which the schedule ends the stage; null where it does not. */
+  readonly endsBefore: number | null;
+}
+
 /** What a schedule does over a run. */
 export interface Preview {
   readonly name: string;
@@ -37,12 +46,12 @@ export interface Preview {
   readonly sparsity: number;
   /** In words, what the schedule was shown in place of a run. */
   readonly simulated: string;
-  /** Steps of the stage before, where it sets numbers of them. */
-  readonly finetune: readonly OuterPoint[];
+  /** The stage before, where it steers that; else null. */
+  readonly finetune: OuterPreview | null;
   /** The steps of the pruning stage up to the end. */
   readonly points: readonly PreviewPoint[];
-  /** Steps of the last stage, where it sets numbers of them. */
-  readonly postfinetune: readonly OuterPoint[];
+  /** The last stage, where it steers that; else null. */
+  readonly postfinetune: OuterPreview | null;
   /** The step before which the schedule ends the stage; null where it does not. */
   readonly endsBefore: number | null;
 }
@@ -57,6 +66,7 @@ export interface Series {
 export interface Chart extends Series {
   readonly stage: RecordView["stage"];
   readonly steps: number;
+  readonly endsBefore: number | null;
 }
 
 /** Asks a schedule for every step. Throws what it throws. */
@@ -83,20 +93,20 @@ export async function previewSchedule(
     records: records.slice(-RECORDS_SEEN),
     layers,
   });
-  const outer = async (stage: OuterStage, steps: number): Promise<readonly OuterPoint[]> => {
+  const outer = async (stage: OuterStage, steps: number): Promise<OuterPreview | null> => {
     const asked: OuterPoint[] = [], rateOf = stageRate(stage, rates), before = records.at(-1)?.step ?? 0;
+    const isSteered = schedule.parts.includes(stage);
     for (let step = 0; step < steps; step++) {
       const progress = progressOf(step, steps), at = { stage, progress, step, steps };
-      const set = schedule.parts.includes(stage) ? (await schedule.evaluate({ ...at, ...seen() })).rates : null;
-      if (set) asked.push({ step, progress, rates: set });
-      const learningRate = set?.lora ?? rateOf(progress);
-      records.push(
-        simulatedRecord(before + step, { stage, progress: stage === "finetune" ? 0 : 1, target, learningRate }),
-      );
+      const output = isSteered ? await schedule.evaluate({ ...at, ...seen() }) : null;
+      if (output?.end) return { steps, points: asked, endsBefore: step };
+      if (output) asked.push({ step, progress, rates: output.rates });
+      const learningRate = output?.rates.lora ?? rateOf(progress), ofPruning = stage === "finetune" ? 0 : 1;
+      records.push(simulatedRecord(before + step, { stage, progress: ofPruning, target, learningRate }));
     }
-    return asked;
+    return isSteered ? { steps, points: asked, endsBefore: null } : null;
   };
-  const finetune = await outer("finetune", prefinetune);
+  const finetune = await outer("finetune", prefinetune), before = records.length;
   for (let step = 0; step < steps; step++) {
     const stage = "prune", progress = progressOf(step, steps);
     const output = await schedule.evaluate({ stage, progress, step, steps, ...seen() });
@@ -109,46 +119,44 @@ export async function previewSchedule(
     points.push({ step, progress, target, ...output });
     layers = layers.map((layer, index) => nextLayer(layer, { index, target, output }));
     const learningRate = stageRate(stage, { ...rates, ...output.rates })(progress);
-    records.push(simulatedRecord(prefinetune + step, { stage, progress, target, learningRate }));
+    records.push(simulatedRecord(before + step, { stage, progress, target, learningRate }));
   }
   const simulated =
-    `${count} layers that follow their targets at once, behind ${prefinetune} steps of fine-tuning; loss 2.2 + 0.4·e^(−4·progress) + 2·sparsity²`;
-  const after = schedule.parts.includes("postfinetune") ? await outer("postfinetune", postfinetune) : [];
+    `${count} layers that follow their targets at once, behind ${before} steps of fine-tuning; loss 2.2 + 0.4·e^(−4·progress) + 2·sparsity²`;
+  const after = await outer("postfinetune", postfinetune);
   return { name, isolated, steps, sparsity, simulated, finetune, points, postfinetune: after, endsBefore };
 }
 
 /** What is drawn: the sparsity, then every number of the loop that the schedule sets, stage by stage. */
-export function previewCharts({ finetune, points, postfinetune, steps }: Preview): readonly Chart[] {
+export function previewCharts({ finetune, points, postfinetune, steps, endsBefore }: Preview): readonly Chart[] {
   const own = points.some(({ sparsity }) => sparsity !== null) ? "" : " (the run's own)";
-  const charts = (
-    { stage, of, points, steps }: {
-      readonly stage: Chart["stage"];
-      /** Behind the names. */
-      readonly of: string;
-      readonly points: readonly OuterPoint[];
-      readonly steps: number;
-    },
-  ): Chart[] =>
+  const charts = (stage: Chart["stage"], { points, ...of }: OuterPreview): Chart[] =>
     RATE_NAMES.filter((rate) => points.some(({ rates }) => rates[rate] !== undefined)).map((rate) => ({
-      name: `${rate}${of}`,
+      name: stage === "prune" ? rate : `${rate}, stage ${stage}`,
       values: points.map(({ rates }) => rates[rate] ?? NaN),
-      ...{ stage, steps },
+      stage,
+      ...of,
     }));
   const targets = points.map(({ target }) => target), stage = "prune";
   return [
-    ...(points.length > 0 ? [{ name: `sparsity${own}`, values: targets, stage, steps } as const] : []),
-    ...charts({ stage, of: "", points, steps }),
-    ...charts({ stage: "finetune", of: ", stage finetune", points: finetune, steps: finetune.length }),
-    ...charts({ stage: "postfinetune", of: ", stage postfinetune", points: postfinetune, steps: postfinetune.length }),
+    ...(points.length > 0 ? [{ name: `sparsity${own}`, values: targets, stage, steps, endsBefore } as const] : []),
+    ...charts(stage, { points, steps, endsBefore }),
+    ...(finetune ? charts("finetune", finetune) : []),
+    ...(postfinetune ? charts("postfinetune", postfinetune) : []),
   ];
 }
 
 /**
- * What a run would refuse, or raise an alarm for at its end: targets of all layers that do not come to the whole's, layers of one size taken, a clamp
+ * What a run would refuse, or raise an alarm for at its end: a stage without steps that the schedule steers, targets of all layers that do not come to the whole's, layers of one size taken, a clamp
  * of log α that is too narrow, and a sparsity of the schedule's own that is not the run's. Null where it is well.
  */
-export function shortfall({ points, endsBefore, sparsity, steps }: Preview): string | null {
-  const last = points.at(-1);
+export function shortfall({ finetune, points, postfinetune, endsBefore, sparsity, steps }: Preview): string | null {
+  const last = points.at(-1), idle = [finetune, postfinetune].find((stage) => stage?.steps === 0);
+  if (idle) {
+    return `the schedule steers ${
+      idle === finetune ? "finetune" : "postfinetune"
+    }, which has no steps: a run refuses that`;
+  }
   if (!last) return null;
   const lowest = Math.min(...points.map(({ rates }) => rates.limit ?? Infinity)),
     least = leastLimit(defaultRates(steps));

@@ -8,7 +8,7 @@ const WIDTH = 760, MARGIN = 20, LABELS = 44;
 
 /** The whole document: a panel for the sparsity, with the layers' targets, and one for each number that the schedule sets in a stage. */
 export function previewSvg(preview: Preview): string {
-  const { name, steps, sparsity, simulated, points, endsBefore } = preview;
+  const { name, steps, sparsity, simulated, points } = preview;
   const body: string[] = [], layers = layerSeries(preview);
   const title = `${name}, ${steps} steps to ${shortNumber(100 * sparsity)} % sparsity`;
   const { body: lines, bottom } = heading(title, { x: MARGIN, y: 14, width: WIDTH - 2 * MARGIN });
@@ -33,9 +33,9 @@ export function previewSvg(preview: Preview): string {
         ...(hasLayers ? layers.map((one) => lineOf(one, { color: 1, width: 1, opacity: 0.45 })) : []),
         lineOf(series, { color: 0 }),
       ],
-      marks: endsBefore === null || series.stage !== "prune"
+      marks: series.endsBefore === null
         ? []
-        : [{ x: endsBefore, label: `ends before step ${endsBefore}` }],
+        : [{ x: series.endsBefore, label: `ends before step ${series.endsBefore}` }],
     }, { x: MARGIN, y: y + 16, width: WIDTH - 2 * MARGIN, height: height - 16, labels: LABELS });
     body.push(...panel.body);
     y += height;

@@ -6,7 +6,9 @@ import type { DecoderSpec } from "../nn/spec.ts";
 import { resolveRules } from "../prune/unit_rules.ts";
 import { stagesOf } from "../run/methods.ts";
 import { type PruneOptions, resolveOptions } from "../run/options.ts";
+import { scriptParts } from "../run/schedule_host.ts";
 import { checkTrust, isScript } from "../run/schedule_source.ts";
+import { checkFollowed } from "../run/steering_checks.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import type { DataSource } from "./definition.ts";
 import { partsInOptions } from "./failure.ts";
@@ -91,7 +93,7 @@ export async function planCells(
 ): Promise<ExperimentPlan> {
   await store.check(experiment.definition.name);
   const cache = new RowCache(), measures = await measuresOf(experiment.evaluate, cache);
-  const models = new Map<string, CellModel>(), schedules = new Map<string, string>(), drafts: CellDraft[] = [];
+  const models = new Map<string, CellModel>(), schedules = new Map<string, CellSchedule>(), drafts: CellDraft[] = [];
   for (const cell of experiment.cells) {
     const model = await modelOf(cell, { experiment, models });
     try {
@@ -146,12 +148,30 @@ export async function checkUnchanged(
 
 type CellDraft = Omit<PlannedCell, keyof CellPlace>;
 
+/** A schedule as cells have it. */
+interface CellSchedule {
+  /** In a few letters, see `scheduleName`. */
+  readonly name: string;
+  /** What a script steers; null of a built-in one, and of a script that fails, which is its cells' own error. */
+  readonly script: Awaited<ReturnType<typeof scriptParts>>;
+}
+
+async function scheduleOf(schedule: string | undefined, { trust }: { readonly trust: boolean }): Promise<CellSchedule> {
+  const name = await scheduleName(schedule, { trust });
+  try {
+    return { name, script: await scriptParts(schedule, { trust }) };
+  } catch (error) {
+    if (!(error instanceof CompressoError)) throw error;
+    return { name, script: null };
+  }
+}
+
 async function planCell(cell: Cell, { experiment, cache, model, schedules }: {
   readonly experiment: ResolvedExperiment;
   readonly cache: RowCache;
   readonly model: CellModel;
-  /** Names of schedules that are known: each script is read once. */
-  readonly schedules: Map<string, string>;
+  /** Schedules that are known: each script is read once. */
+  readonly schedules: Map<string, CellSchedule>;
 }): Promise<CellDraft> {
   const { options } = cell, { spec, weights } = model;
   const source = limited(pick(experiment.data, options.data, "data"), options.limitRows);
@@ -162,7 +182,7 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules }: {
   if (calibration !== null) checkWrittenLength(calibration, model);
   const prune = pruneOptions(options, { prompt: await promptOf(options.prompt), layers: spec.layers.length });
   const { trust = false } = options, key = `${trust} ${options.schedule ?? ""}`;
-  const schedule = schedules.get(key) ?? await scheduleName(options.schedule, { trust });
+  const schedule = schedules.get(key) ?? await scheduleOf(options.schedule, { trust });
   schedules.set(key, schedule);
   const identity = identityOfCell({
     options,
@@ -171,9 +191,10 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules }: {
     weights,
     data: await cache.identity(source, weights),
     calibration: calibration === null ? null : await cache.identity(calibration, weights),
-    schedule,
+    schedule: schedule.name,
   });
   const resolved = resolveOptions({ ...prune, rows: [] }, spec);
+  if (schedule.script) checkFollowed(schedule.script, { given: prune.rates, options: resolved });
   resolveRules(spec, resolved.rules); // before a cell is spent on what no model of this shape can have
   const steps = stagesOf(resolved).reduce((sum, stage) => sum + stage.steps, 0);
   return {

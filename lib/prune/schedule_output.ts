@@ -16,7 +16,7 @@ import {
   SPARSITY_BOUNDS,
 } from "./schedule_script.ts";
 
-/** What a schedule has decided for one step; of a step of another stage than pruning, rates alone. */
+/** What a schedule has decided for one step; of a step of another stage than pruning, rates and end alone. */
 export interface ScheduleOutput {
   /** Sparsity to hold, in [0, 1); null where the schedule leaves it to the run. */
   readonly sparsity: number | null;

@@ -52,7 +52,7 @@ export interface RecordView {
 
 /**
  * Shares that are cut of a layer's units by their number, each in [0, 1], whatever parameters they have: expected while masks are learned, those of
- * the hard masks under gradual saliency; 0 where nothing of the kind is pruned. A layer that may be cut whole adds its own share to both.
+ * the hard masks under gradual saliency and in other stages; 0 where nothing of the kind is pruned. A layer that may be cut whole adds its own share to both.
  */
 export interface LayerState {
   /** Of its heads. */
@@ -103,6 +103,12 @@ export type OuterStage = typeof OUTER_STAGES[number];
 /** LoRA's numbers in a stage before or after pruning. `lora` is the learning rate itself, in place of the stage's own warm-up or cosine. */
 export type LoraCurves = { readonly [rate in typeof LORA_RATES[number]]?: Curve };
 
+/** What a schedule decides in a stage before or after pruning. */
+export interface StageDefinition extends LoraCurves {
+  /** Whether the stage ends before this step; with the first one it is left out. */
+  readonly end?: (input: ScheduleInput) => boolean;
+}
+
 /**
  * What a schedule decides; all parts are optional, and what is left out is as in a run without a schedule. Every function must follow from
  * its input alone, without memory, clock or chance: only then does a resumed run end with the same bits.
@@ -125,10 +131,10 @@ export interface ScheduleDefinition {
    * what the run's own may be. Beside a `sparsity`, `warmup` says only from where on monitors compare what is cut with the target.
    */
   readonly rates?: { readonly [rate in RateName]?: Curve };
-  /** Numbers of the stage before pruning, which has to have steps. Progress, step and steps are that stage's, and nothing is cut yet. */
-  readonly finetune?: LoraCurves;
-  /** Numbers of the last stage, in the same way. The layers are those of the hard masks. All steps of a one-shot method are that stage. */
-  readonly postfinetune?: LoraCurves;
+  /** Numbers and end of the stage before pruning, which has to have steps. Progress, step and steps are that stage's, and nothing is cut yet. */
+  readonly finetune?: StageDefinition;
+  /** Those of the last stage, in the same way. The layers are those of the hard masks. All steps of a one-shot method are that stage. */
+  readonly postfinetune?: StageDefinition;
 }
 
 /** A schedule as {@link defineSchedule} checks it. */
@@ -166,10 +172,17 @@ export function defineSchedule(definition: ScheduleDefinition): Schedule {
     definition: Object.freeze({
       ...definition,
       rates: checkRates(rates, "rates", RATE_NAMES),
-      ...(finetune === undefined ? {} : { finetune: checkRates(finetune, "finetune", LORA_RATES) }),
-      ...(postfinetune === undefined ? {} : { postfinetune: checkRates(postfinetune, "postfinetune", LORA_RATES) }),
+      ...(finetune === undefined ? {} : { finetune: checkStage(finetune, "finetune") }),
+      ...(postfinetune === undefined ? {} : { postfinetune: checkStage(postfinetune, "postfinetune") }),
     }),
   });
+}
+
+/** A copy of a stage's parts that nobody changes. Refuses what is none. */
+function checkStage(given: StageDefinition, stage: OuterStage): Readonly<StageDefinition> {
+  const { end, ...rates } = checkKeys(given, STAGE_PARTS, `${stage} part`);
+  check(end, { name: `${stage}.end`, bounds: null });
+  return Object.freeze({ ...checkRates(rates, stage, LORA_RATES), ...(end ? { end } : {}) });
 }
 
 /** A copy of curves that nobody changes. Refuses names that there are not, and values that are no curves. */
@@ -178,7 +191,7 @@ function checkRates<T extends { readonly [rate in RateName]?: Curve }>(
   part: string,
   names: readonly RateName[],
 ): Readonly<T> {
-  checkKeys(curves, names, part === "rates" ? "rate" : `${part} rate`);
+  checkKeys(curves, names, "rate");
   for (const name of names) check(curves[name], { name: `${part}.${name}`, bounds: rateBounds(name) });
   return Object.freeze({ ...curves });
 }
@@ -211,7 +224,10 @@ export function rawOutput({ definition }: Schedule, input: ScheduleInput): unkno
       Object.entries(curves).filter(([, curve]) => curve !== undefined).map(([name, curve]) => [name, valueOf(curve)]),
     );
   const outer = outerStage(input);
-  if (outer) return { rates: valuesOf(definition[outer]) };
+  if (outer) {
+    const { end, ...rates } = definition[outer] ?? {};
+    return { ...(end === undefined ? {} : { end: settled(end(input)) }), rates: valuesOf(rates) };
+  }
   return {
     ...(sparsity === undefined ? {} : { sparsity: valueOf(sparsity) }),
     ...(layers === undefined ? {} : { layers: settled(layers(input)) }),
@@ -235,8 +251,9 @@ function settled(value: unknown): unknown {
 }
 
 /** What a schedule may have a say in. */
-export type SchedulePart = keyof ScheduleDefinition | `rates.${RateName}` | `${OuterStage}.${keyof LoraCurves}`;
+export type SchedulePart = keyof ScheduleDefinition | `rates.${RateName}` | `${OuterStage}.${keyof StageDefinition}`;
 
+const STAGE_PARTS = [...LORA_RATES, "end"] as const;
 const FUNCTIONS = ["layers", "freeze", "end"] as const;
 const PARTS = ["sparsity", ...FUNCTIONS, "rates", ...OUTER_STAGES] as const;
 
@@ -245,8 +262,8 @@ export function partsOf({ definition }: Schedule): readonly SchedulePart[] {
   const { rates = {}, finetune = {}, postfinetune = {} } = definition;
   const set = [
     ...RATE_NAMES.filter((name) => rates[name] !== undefined).map((name) => `rates.${name}` as const),
-    ...LORA_RATES.filter((name) => finetune[name] !== undefined).map((name) => `finetune.${name}` as const),
-    ...LORA_RATES.filter((name) => postfinetune[name] !== undefined).map((name) => `postfinetune.${name}` as const),
+    ...STAGE_PARTS.filter((name) => finetune[name] !== undefined).map((name) => `finetune.${name}` as const),
+    ...STAGE_PARTS.filter((name) => postfinetune[name] !== undefined).map((name) => `postfinetune.${name}` as const),
   ];
   return [
     ...PARTS.filter((part) =>
@@ -261,7 +278,7 @@ export function partsOf({ definition }: Schedule): readonly SchedulePart[] {
 const ALL_PARTS: readonly SchedulePart[] = [
   ...PARTS,
   ...RATE_NAMES.map((name) => `rates.${name}` as const),
-  ...OUTER_STAGES.flatMap((stage) => LORA_RATES.map((name) => `${stage}.${name}` as const)),
+  ...OUTER_STAGES.flatMap((stage) => STAGE_PARTS.map((name) => `${stage}.${name}` as const)),
 ];
 
 /** What says which parts there are, from another process: whatever is no name of a part says nothing. */

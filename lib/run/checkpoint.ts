@@ -41,6 +41,8 @@ export interface RunPosition extends Halved {
   readonly seen: readonly LayerState[] | null;
   /** Steps that a schedule left out by ending the pruning stage. */
   readonly leftOut: number;
+  /** Those of other stages, by stage; absent where it ended none of them. */
+  readonly leftOutside?: Readonly<Record<string, number>>;
   /** The last records, oldest first, as far as a schedule sees them. */
   readonly recent: readonly RecordView[];
   /** Seconds spent so far, by stage. */
@@ -126,11 +128,11 @@ export async function writeCheckpoint(
  */
 export async function readCheckpoint(
   path: string,
-  { identity, mayDiffer = [], scheduled = [] }: {
+  { identity, mayDiffer = [], scheduled = () => [] }: {
     readonly identity: RunIdentity;
     readonly mayDiffer?: readonly string[] | undefined;
-    /** Rates that the run's schedule sets. */
-    readonly scheduled?: readonly string[] | undefined;
+    /** Rates that the run's schedule sets from a stage on. */
+    readonly scheduled?: ((stage: number) => readonly string[]) | undefined;
   },
 ): Promise<Checkpoint> {
   const { meta, states: [arrays, ...others] } = await readWhole(path);
@@ -190,7 +192,9 @@ export async function readCheckpoint(
     });
   }
   // What another schedule sets is given anew as well.
-  const anew = meta.identity.schedule === identity.schedule ? changed : new Set([...changed, ...scheduled]);
+  const anew = meta.identity.schedule === identity.schedule
+    ? changed
+    : new Set([...changed, ...scheduled(meta.position.stage)]);
   const differences = [...lines.values()].flat();
   const changes = [
     ...meta.position.changes ?? [],
@@ -316,6 +320,7 @@ const POSITION = z.looseObject({
   begun: z.enum(["stage", "step", "hard"]).nullable(),
   seen: z.array(z.looseObject({ heads: z.number().nullable(), ffn: z.number().nullable() })).nullable(),
   leftOut: COUNT,
+  leftOutside: z.record(z.string(), COUNT).optional(),
   recent: z.array(z.looseObject({ stage: z.string(), step: COUNT })),
   seconds: z.record(z.string(), z.number()),
   tokens: COUNT,

@@ -24,7 +24,9 @@ import { checkPruneNames } from "./option_names.ts";
 import { checkWords } from "./option_words.ts";
 import { type Preset, type PresetOptions, presetOptions, PRESETS } from "./presets.ts";
 import { checkLoraRates, checkTaken, LORA_RATE, type Rates, resolveRates } from "./rates.ts";
+import { asSchedule, partsOf } from "../prune/schedule_script.ts";
 import type { ScheduleSource } from "./schedule_host.ts";
+import { checkFollowed } from "./steering_checks.ts";
 import { alignment, type WantedSize } from "./size_goal.ts";
 
 export { defaultRates, type Rates } from "./rates.ts";
@@ -81,8 +83,8 @@ export interface PruneOptions {
    */
   readonly ranking?: Ranking;
   /**
-   * What the pruning stage aims at, step by step: a built-in name, a script's path or URL, or `defineSchedule(…)`. Default "cubic". Beside a one-shot
-   * method a script or definition sets numbers of its recovery, `postfinetune`, alone.
+   * What the pruning stage aims at, step by step: a built-in name, a script's path or URL, or `defineSchedule(…)`. Default "cubic". A
+   * script or definition may steer the stages before and after too; beside a one-shot method its recovery, `postfinetune`, alone.
    */
   readonly schedule?: ScheduleSource;
   /** Whether a schedule's script runs in this process with all its rights, instead of isolated. Default false. */
@@ -240,6 +242,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   checkStart(resolved);
   checkFocus(resolved);
   checkCalibration(resolved);
+  checkDefined(options, resolved);
   checkGoal(options);
   whole("prefinetune", resolved.prefinetune, 0);
   whole("postfinetune", resolved.postfinetune, 0);
@@ -251,6 +254,13 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   if (every !== Infinity) whole("checkpoint-every", every, 1);
   checkContext(seq, spec);
   return resolved;
+}
+
+/** Refuses a schedule of the program's own that the run cannot follow, before any work; scripts are known once they are opened. */
+function checkDefined({ schedule, rates }: PruneOptions, options: ResolvedOptions): void {
+  if (schedule === undefined || typeof schedule === "string" || schedule instanceof URL) return;
+  const parts = partsOf(asSchedule(schedule, { isExport: false }));
+  checkFollowed({ name: "defineSchedule", parts }, { given: rates, options });
 }
 
 function presetOf({ preset, steps }: PruneOptions): Partial<PresetOptions> {

@@ -31,6 +31,7 @@ import { resumedFrom } from "./run_files.ts";
 import {
   aimOf,
   choosesNext,
+  endedEarly,
   firstPosition,
   handleOf,
   hardLookOf,
@@ -44,11 +45,13 @@ import {
   type PreparedStep,
   recordsOf,
   refuseResult,
-  stepRates,
+  reopened,
+  stepNumbers,
+  stepsOf,
   stepStateOf,
 } from "./run_parts.ts";
 import { aimRun } from "./size_goal.ts";
-import { layerStates, recordsAt, recordView, type Steered, type Steerer } from "./steering.ts";
+import { layerStates, recordsAt, recordView, type Steered, steered, type Steerer } from "./steering.ts";
 import { RING_SLOTS, type Trainer, type TrainerArrays } from "./trainer.ts";
 
 /** Records are read from the GPU when this much time has passed, or the ring is half full. */
@@ -94,7 +97,7 @@ class Run implements PruneRun {
   }
 
   get steps(): number {
-    return this.#stages.reduce((sum, { steps }) => sum + steps, 0) - this.#position.leftOut;
+    return stepsOf(this.#stages, this.#position);
   }
 
   get data(): EncodeReport {
@@ -139,7 +142,7 @@ class Run implements PruneRun {
   /** Goes on from a state; a schedule may end its stage anew, or no more. */
   async #adopt({ position, arrays }: RunState): Promise<void> {
     const pruning = this.#stages.findIndex(({ stage }) => stage === "prune");
-    this.#position = position.stage === pruning && position.begun !== "hard" ? { ...position, leftOut: 0 } : position;
+    this.#position = reopened(position, this.#stages[position.stage]?.stage);
     this.#pending = [];
     this.#batches.seek(position.cursor);
     this.#trainer.restore(arrays);
@@ -229,24 +232,21 @@ class Run implements PruneRun {
 
   /** What a step of the pruning stage aims at, and what a schedule sets in the others. */
   async #steer({ stage, steps }: StagePlan): Promise<Steered> {
-    const { stageStep: step, recent: records, aim: last } = this.#position, { steerer } = this.#now;
+    const { stageStep: step, recent: records, aim: last } = this.#position;
     const layers = async (): Promise<readonly LayerState[]> => {
       const seen = this.#position.seen ?? await layerStates(this.#parts, this.#trainer, { stage, last });
       this.#position = { ...this.#position, seen };
       return seen;
     };
-    const input = { step, steps, records, layers };
-    if (stage !== "prune") return { steering: null, set: await steerer.outside(stage, input) };
-    return { steering: await steerer.at(input), set: {} };
+    return await steered(this.#now.steerer, stage, { step, steps, records, layers });
   }
 
   /** All that a step needs; null where the schedule ends the stage before it. */
   async #prepareStep(plan: StagePlan): Promise<PreparedStep | null> {
     const { stage, kind, steps } = plan, { options, given, table } = this.#parts;
-    const { stageStep, step: index } = this.#position, { steering, set } = await this.#steer(plan);
-    if (steering?.end) return null;
-    const { rates, rate } = stepRates(plan, this.#position, { rates: steering?.rates ?? options.rates, set });
-    const target = steering?.target ?? null;
+    const { stageStep, step: index } = this.#position, { steering, set, end } = await this.#steer(plan);
+    if (end) return null;
+    const { rates, rate, target } = stepNumbers(plan, this.#position, { rates: options.rates, ...steering, set });
     if (this.#position.begun !== "step") await given.hooks?.beforeStep?.(this.#handle(stage));
     this.#position = { ...this.#position, begun: "step" };
     const batch = this.#batches.next();
@@ -264,7 +264,7 @@ class Run implements PruneRun {
     const step = await this.#prepareStep(plan), position = this.#position;
     this.#life.check(); // a hook may have ended it
     if (!step) {
-      this.#position = { ...position, leftOut: plan.steps - position.stageStep };
+      this.#position = endedEarly(position, plan);
       return false;
     }
     await this.#trainer.step(step.kind, step.batch, { ...step, signal });

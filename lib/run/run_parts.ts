@@ -97,6 +97,26 @@ export function positionAfter(
   };
 }
 
+/** Where it is once a schedule has ended a stage before its next step. */
+export function endedEarly(position: RunPosition, { stage, steps }: Pick<StagePlan, "stage" | "steps">): RunPosition {
+  const left = steps - position.stageStep;
+  if (stage === "prune") return { ...position, leftOut: left };
+  return { ...position, leftOutside: { ...position.leftOutside, [stage]: left } };
+}
+
+/** Where it is as its stage goes on: a schedule may end that anew, or no more. */
+export function reopened(position: RunPosition, stage: Stage | undefined): RunPosition {
+  if (stage === undefined || position.begun === "hard") return position;
+  if (stage === "prune") return { ...position, leftOut: 0 };
+  const { [stage]: _anew, ...others } = position.leftOutside ?? {}, { leftOutside: _before, ...rest } = position;
+  return Object.keys(others).length > 0 ? { ...rest, leftOutside: others } : rest;
+}
+
+/** Steps of a run, without those that a schedule has left out so far. */
+export function stepsOf(stages: readonly StagePlan[], { leftOut, leftOutside = {} }: RunPosition): number {
+  return stages.reduce((sum, { stage, steps }) => sum + steps - (leftOutside[stage] ?? 0), -leftOut);
+}
+
 /** Whether the method chooses before the next step by what those before have left, so that numbers that are not finite have to be seen first. */
 export function choosesNext(
   { stageStep }: RunPosition,
@@ -136,17 +156,19 @@ export function lastAim(
 
 /**
  * Numbers of a step, halved as often as the run's are: with what a schedule sets of LoRA's in other stages than pruning, and LoRA's learning rate, which
- * is the stage's own where that sets none.
+ * is the stage's own where that sets none; and the target, null outside the pruning stage.
  */
-export function stepRates(
+export function stepNumbers(
   { stage, steps }: Pick<StagePlan, "stage" | "steps">,
   position: Pick<RunPosition, "stageStep" | "halvings" | "halvedBefore">,
-  { rates, set }: { readonly rates: Rates; readonly set: LoraNumbers },
-): { readonly rates: Rates; readonly rate: number } {
-  const { lora } = set,
-    slowed = slowedRates({ ...rates, ...set, ...(lora === undefined ? {} : { recovery: lora }) }, position);
-  if (lora !== undefined) return { rates: slowed, rate: stage === "postfinetune" ? slowed.recovery : slowed.lora };
-  return { rates: slowed, rate: stageRate(stage, slowed)(progressOf(position.stageStep, steps)) };
+  { rates, target = null, set }: { readonly rates: Rates; readonly target?: number | null; readonly set: LoraNumbers },
+): { readonly rates: Rates; readonly rate: number; readonly target: number | null } {
+  const { lora } = set, own = lora === undefined ? {} : { recovery: lora };
+  const slowed = slowedRates({ ...rates, ...set, ...own }, position);
+  if (lora === undefined) {
+    return { rates: slowed, rate: stageRate(stage, slowed)(progressOf(position.stageStep, steps)), target };
+  }
+  return { rates: slowed, rate: stage === "postfinetune" ? slowed.recovery : slowed.lora, target };
 }
 
 /** The numbers of the step at a position; its batch decides the loss scale. */

@@ -15,7 +15,7 @@ import errorsText from "../errors.ts" with { type: "text" };
 import scriptText from "../prune/schedule_script.ts" with { type: "text" };
 import { type IsolationLimits, startIsolated } from "./schedule_process.ts";
 import { dataUrl } from "./schedule_sandbox.ts";
-import { readScript, scriptUrl } from "./schedule_source.ts";
+import { isScript, readScript, scriptUrl } from "./schedule_source.ts";
 import { importTrusted } from "./schedule_trusted.ts";
 
 /** A schedule by what a user may give: a built-in name, a path, a URL, or one that the program made. */
@@ -46,7 +46,7 @@ export interface OpenSchedule extends AsyncDisposable {
   readonly isolated: boolean;
   /** What tells it from another one: its name, or a hash of its text, and of what it exports where it imports more than this toolkit. */
   readonly identity: string;
-  /** What it has a say in at every step. */
+  /** What it has a say in at every step of the stage that it is of. */
   readonly parts: readonly SchedulePart[];
   /** What it decides for a step, checked. One step at a time. Throws `CompressoError` "input" or "numeric", with step and value. */
   evaluate(input: ScheduleInput): Promise<ScheduleOutput>;
@@ -111,6 +111,16 @@ export async function openSchedule(source: ScheduleSource, options: OpenSchedule
     evaluate: async (input) => checkOutput(await isolated.request(input, placeOf(input)), input),
     [Symbol.asyncDispose]: () => isolated[Symbol.asyncDispose](),
   };
+}
+
+/** Name and parts of a script, which is opened once for them; null of what is no script. Throws what {@link openSchedule} does. */
+export async function scriptParts(
+  source: ScheduleSource | undefined,
+  { trust = false }: { readonly trust?: boolean | undefined } = {},
+): Promise<Pick<OpenSchedule, "name" | "parts"> | null> {
+  if (source === undefined || !isScript(source)) return null;
+  await using opened = await openSchedule(source, { trust });
+  return { name: opened.name, parts: opened.parts };
 }
 
 function inProcess(

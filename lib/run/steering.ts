@@ -1,4 +1,4 @@
-// What a pruning stage aims at, step by step: the built-in cubic schedule, or the user's own. Owns what a schedule is shown; refuses the loop.
+// What a run goes by, step by step: the built-in cubic schedule, or the user's own. Owns what a schedule is shown; refuses the loop.
 import { CompressoError } from "../errors.ts";
 import { heldUnits } from "../prune/frozen.ts";
 import { mostUniform } from "../prune/uniform.ts";
@@ -9,10 +9,13 @@ import {
   type LayerState,
   type LORA_RATES,
   type OuterStage,
+  RATE_NAMES,
   RECORDS_SEEN,
   type RecordView,
+  type SchedulePart,
 } from "../prune/schedule_script.ts";
-import { checkParts, keptBy } from "./chooser.ts";
+import { keptBy } from "./chooser.ts";
+import { type StagePlan, stagesOf } from "./methods.ts";
 import type { Rates, ResolvedOptions } from "./options.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { type OpenSchedule, openSchedule, type ScheduleSource } from "./schedule_host.ts";
@@ -20,11 +23,11 @@ import { checkTrust } from "./schedule_source.ts";
 import type { SizeGoal } from "./size_goal.ts";
 import {
   type Aim,
+  checkFollowed,
   checkLast,
   checkLimit,
-  checkOverruled,
-  checkStages,
   checkTargets,
+  type Following,
   isForeseen,
   leastLimitOf,
   named,
@@ -46,6 +49,8 @@ export interface Steering {
 export interface Steered {
   readonly steering: Steering | null;
   readonly set: LoraNumbers;
+  /** Whether the stage ends before this step. */
+  readonly end: boolean;
 }
 
 /** What is known when a step is steered. */
@@ -65,11 +70,30 @@ export interface Steerer extends AsyncDisposable {
   readonly needsRecords: boolean;
   /** What tells it from another one, for resumed runs. */
   readonly identity: string;
-  /** Rates that it sets. */
-  readonly scheduled: readonly string[];
+  /** Rates that it sets in all stages that are left from one on, of those that use them. */
+  readonly scheduled: (stage: number) => readonly string[];
   at(input: SteeringInput): Promise<Steering>;
-  /** What it sets of LoRA's numbers at a step of another stage. */
-  outside(stage: OuterStage, input: SteeringInput): Promise<LoraNumbers>;
+  /** What it sets of LoRA's numbers at a step of another stage, and whether that ends before it. */
+  outside(stage: OuterStage, input: SteeringInput): Promise<Omit<Steered, "steering">>;
+}
+
+/** What a step of a stage goes by. */
+export async function steered(steerer: Steerer, stage: Stage, input: SteeringInput): Promise<Steered> {
+  if (stage !== "prune") return { steering: null, ...await steerer.outside(stage, input) };
+  const steering = await steerer.at(input);
+  return { steering, set: {}, end: steering.end };
+}
+
+/** Names of rates that a schedule with these parts sets in each of the stages that uses them. */
+export function ratesSet(parts: readonly SchedulePart[], stages: readonly StagePlan[]): readonly string[] {
+  const left = stages.filter(({ steps }) => steps > 0).map(({ stage }) => stage);
+  const isLed = (stage: Stage): boolean =>
+    !left.includes(stage) || parts.includes(stage === "prune" ? "rates.lora" : `${stage}.lora`);
+  return [
+    ...(left.includes("prune") ? RATE_NAMES.filter((name) => name !== "lora" && parts.includes(`rates.${name}`)) : []),
+    ...(left.some((stage) => stage !== "postfinetune") && isLed("finetune") && isLed("prune") ? ["lora"] : []),
+    ...(left.includes("postfinetune") && isLed("postfinetune") ? ["recovery"] : []),
+  ];
 }
 
 /** LoRA's numbers, as far as a schedule sets them. */
@@ -86,10 +110,7 @@ export function recordsAt(records: readonly RecordView[], step: number): readonl
  */
 export async function openSteerer(
   table: UnitTable,
-  options: Pick<
-    ResolvedOptions,
-    "sparsity" | "rates" | "method" | "layout" | "start" | "prefinetune" | "steps" | "postfinetune"
-  >,
+  options: Pick<ResolvedOptions, "sparsity" | "rates"> & Following,
   { schedule, given = {}, goal = null, trust = false, signal, onLog }: {
     readonly schedule?: ScheduleSource | undefined;
     /** Rates that the run was told, which a schedule's own would overrule. */
@@ -113,9 +134,7 @@ export async function openSteerer(
     });
   const opened = await open();
   try {
-    checkParts(opened.parts, options);
-    checkStages(opened, options);
-    checkOverruled(opened, { given, options });
+    checkFollowed(opened, { given, options });
   } catch (error) {
     await opened[Symbol.asyncDispose]();
     throw error;
@@ -124,6 +143,7 @@ export async function openSteerer(
   return scripted(reopening(opened, open), table, {
     sparsity,
     rates,
+    stages: stagesOf(options),
     aim: { most, goal, least: leastLimitOf(options) },
   });
 }
@@ -159,10 +179,10 @@ function cubic(sparsity: number, rates: Rates): Steerer {
   return {
     needsRecords: false,
     identity: "cubic",
-    scheduled: [],
+    scheduled: () => [],
     at: ({ step, steps }) =>
       Promise.resolve({ target: curve(progressOf(step, steps)), rates, end: false, layers: null, freeze: [] }),
-    outside: () => Promise.resolve({}),
+    outside: () => Promise.resolve({ set: {}, end: false }),
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };
 }
@@ -170,16 +190,18 @@ function cubic(sparsity: number, rates: Rates): Steerer {
 function scripted(
   schedule: OpenSchedule,
   table: UnitTable,
-  { sparsity, rates, aim }: { readonly sparsity: number; readonly rates: Rates; readonly aim: Aim },
+  { sparsity, rates, stages, aim }: {
+    readonly sparsity: number;
+    readonly rates: Rates;
+    readonly stages: readonly StagePlan[];
+    readonly aim: Aim;
+  },
 ): Steerer {
   let isChecked = !isForeseen(schedule);
   return {
     needsRecords: true,
     identity: schedule.identity,
-    scheduled: schedule.parts.flatMap((part) => {
-      const [stage, name] = part.split(".");
-      return name === undefined ? [] : [stage === "postfinetune" && name === "lora" ? "recovery" : name];
-    }),
+    scheduled: (stage) => ratesSet(schedule.parts, stages.slice(stage)),
     async at({ step, steps, records, layers }): Promise<Steering> {
       const progress = progressOf(step, steps);
       // Also where a run is taken up with another schedule.
@@ -199,10 +221,11 @@ function scripted(
       }
       return { target, rates: now, end: output.end, layers: output.layers, freeze: output.freeze };
     },
-    async outside(stage, { step, steps, records, layers }): Promise<LoraNumbers> {
-      if (!schedule.parts.includes(stage)) return {};
+    async outside(stage, { step, steps, records, layers }): Promise<Omit<Steered, "steering">> {
+      if (!schedule.parts.includes(stage)) return { set: {}, end: false };
       const seen = { sparsity, step, steps, records, layers: await layers() };
-      return (await schedule.evaluate({ stage, progress: progressOf(step, steps), ...seen })).rates;
+      const { rates: set, end } = await schedule.evaluate({ stage, progress: progressOf(step, steps), ...seen });
+      return { set, end };
     },
     [Symbol.asyncDispose]: () => schedule[Symbol.asyncDispose](),
   };

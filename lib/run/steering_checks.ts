@@ -5,6 +5,7 @@ import { cubicSparsity, progressOf } from "../prune/schedule.ts";
 import type { ScheduleOutput } from "../prune/schedule_output.ts";
 import { type LayerState, LORA_RATES, OUTER_STAGES, RECORDS_SEEN, type RecordView } from "../prune/schedule_script.ts";
 import { checkLayerTargets, checkReachable, type UnitTable } from "../prune/units.ts";
+import { checkParts } from "./chooser.ts";
 import { stagesOf } from "./methods.ts";
 import type { Rates, ResolvedOptions } from "./options.ts";
 import type { OpenSchedule } from "./schedule_host.ts";
@@ -14,13 +15,25 @@ import type { Steering, SteeringInput } from "./steering.ts";
 /** Rates that nothing but the pruning stage's steps use, all of which a schedule may set. */
 const OF_STEPS = ["mask", "lambda", "memory", "warmup", "tracking"] as const;
 
-/** Refuses rates that would do nothing beside a schedule's own. Throws `CompressoError("usage")`. */
-export function checkOverruled(
+/** What of a run says which parts of a schedule it can follow. */
+export type Following = Pick<ResolvedOptions, "method" | "layout" | "start" | "prefinetune" | "steps" | "postfinetune">;
+
+/**
+ * Refuses a schedule with parts that a run cannot follow, whatever their values will be, and rates that the run was given and that would do nothing
+ * beside it. Throws `CompressoError("usage")`.
+ */
+export function checkFollowed(
+  schedule: Pick<OpenSchedule, "name" | "parts">,
+  { given = {}, options }: { readonly given?: Partial<Rates> | undefined; readonly options: Following },
+): void {
+  checkParts(schedule.parts, options);
+  checkStages(schedule, options);
+  checkOverruled(schedule, { given, options });
+}
+
+function checkOverruled(
   { name: schedule, parts }: Pick<OpenSchedule, "name" | "parts">,
-  { given, options }: {
-    readonly given: Partial<Rates>;
-    readonly options: Pick<ResolvedOptions, "method" | "prefinetune" | "steps" | "postfinetune">;
-  },
+  { given, options }: { readonly given: Partial<Rates>; readonly options: Following },
 ): void {
   const refuse = (name: keyof Rates, { rule, sets }: { readonly rule: string; readonly sets: string }): never => {
     throw new CompressoError("usage", {
@@ -39,27 +52,27 @@ export function checkOverruled(
     const rule = "steps of the last stage alone use it, and a schedule that sets their rate does so at each";
     refuse("recovery", { rule, sets: "postfinetune.lora" });
   }
-  const stages = stagesOf(options).filter(({ steps }) => steps > 0);
   for (const name of LORA_RATES) {
-    const set = stages.map(({ stage }) => `${stage === "prune" ? "rates" : stage}.${name}` as const);
-    if (given[name] === undefined || !set.every((part) => parts.includes(part))) continue;
-    refuse(name, { rule: "a stage uses it whose steps no schedule gives it anew", sets: set.join(", ") });
+    // Cells without LoRA have a rate of 0.
+    if (!given[name]) continue;
+    const users = stagesOf(options).filter(({ stage, steps }) =>
+      steps > 0 && !(name === "lora" && stage === "postfinetune" && given.recovery !== undefined)
+    );
+    const set = users.map(({ stage }) => `${stage === "prune" ? "rates" : stage}.${name}` as const);
+    if (!set.every((part) => parts.includes(part))) continue;
+    refuse(name, { rule: "a stage takes it from the run, not from the schedule", sets: set.join(", ") });
   }
 }
 
-/** Refuses parts of a schedule for stages that have no steps. Throws `CompressoError("usage")`. */
-export function checkStages(
-  { name, parts }: Pick<OpenSchedule, "name" | "parts">,
-  options: Pick<ResolvedOptions, "method" | "prefinetune" | "steps" | "postfinetune">,
-): void {
+function checkStages({ name, parts }: Pick<OpenSchedule, "name" | "parts">, options: Following): void {
   const stages = stagesOf(options),
     steps = (stage: string): number => stages.find((one) => one.stage === stage)?.steps ?? 0;
   const idle = OUTER_STAGES.find((stage) => parts.includes(stage) && steps(stage) === 0);
   if (idle === undefined) return;
   throw new CompressoError("usage", {
     what: "cannot follow the schedule",
-    rule: "a stage that it sets numbers of has steps",
-    value: `${name} sets those of ${idle}, which has none`,
+    rule: "a stage that it steers has steps",
+    value: `${name} steers ${idle}, which has none`,
     mend: `give the stage steps (--${idle === "finetune" ? "prefinetune" : idle}), or leave the part out`,
   });
 }

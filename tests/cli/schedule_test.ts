@@ -166,6 +166,20 @@ Deno.test("schedule preview says where a schedule's own sparsity ends off the ru
   assert.equal(await preview("sparsity: 0.1, end: ({ step }) => step === 2"), "");
 });
 
+Deno.test("prune refuses a script that its method cannot follow before it reads rows and model", async () => {
+  using folder = new TemporaryFolder();
+  const text = 'import { defineSchedule } from "compresso"; export default defineSchedule({ sparsity: 0.1 });';
+  await Deno.writeTextFile(folder.at("mine.ts"), text);
+  const args = ["--data", folder.at("absent.json"), "--sparsity", "0.2", "--out", folder.at("run")];
+  const schedule = ["--schedule", folder.at("mine.ts")];
+  const { code, stderr } = await cli(["prune", "demo", "--method", "magnitude", ...args, ...schedule]);
+  assert.equal(code, 2, stderr);
+  assert.match(stderr, /cannot follow the schedule\n.*magnitude cuts everything[^]*it decides sparsity/);
+  const other = await cli(["prune", "demo", ...args, ...schedule]);
+  assert.match(other.stderr, /absent\.json/);
+  await assert.rejects(Deno.stat(folder.at("run")), Deno.errors.NotFound);
+});
+
 Deno.test("schedule preview holds the layer that a schedule freezes whole", async () => {
   using folder = new TemporaryFolder();
   const text = `export default defineSchedule({
@@ -194,8 +208,15 @@ Deno.test("schedule preview shows what a script sets in the stages before and af
   const drawn = Array.from(svg.matchAll(/<g [^>]*data-name="([^"]*)"[^>]*><path d="M/g), ([, name]) => name);
   assert.deepEqual(drawn, ["sparsity (the run&#39;s own)", ...names]);
   const { finetune, postfinetune } = JSON.parse((await preview(example, ...stages, "--json")).stdout);
-  assert.deepEqual([finetune.length, finetune[4]], [5, { step: 4, progress: 1, rates: { lora: 1e-3 } }]);
-  assert.deepEqual([postfinetune.length, postfinetune[3].rates.lora, postfinetune[39].rates.lora], [40, 1e-3, 0]);
+  assert.deepEqual([finetune.steps, finetune.points[4]], [5, { step: 4, progress: 1, rates: { lora: 1e-3 } }]);
+  const { steps, points, endsBefore } = postfinetune;
+  assert.deepEqual([steps, points.length, points[3].rates.lora, points[39].rates.lora, endsBefore], [
+    40,
+    40,
+    1e-3,
+    0,
+    null,
+  ]);
   // Three tenths of the steps, as a run; and what it sees there is what a run shows.
   const told =
     `export default defineSchedule({ sparsity: 0.2, postfinetune: { lora: ({ stage, records, layers, step }) =>
@@ -203,13 +224,36 @@ Deno.test("schedule preview shows what a script sets in the stages before and af
   await Deno.writeTextFile(folder.at("mine.ts"), `import { defineSchedule } from "compresso"; ${told}`);
   const seen = await preview(folder.at("mine.ts"), "--json", "--sparsity", "0.2");
   assert.equal(seen.code, 0, seen.stderr);
-  assert.deepEqual(
-    JSON.parse(seen.stdout).postfinetune.map(({ rates }: { rates: unknown }) => rates),
-    Array(6).fill({ lora: 0.2 }),
-  );
+  const rates = JSON.parse(seen.stdout).postfinetune.points.map(({ rates }: { rates: unknown }) => rates);
+  assert.deepEqual(rates, Array(6).fill({ lora: 0.2 }));
   const refused = await preview("cubic", "--postfinetune", "5");
   assert.equal(refused.code, 2, refused.stderr);
-  assert.match(refused.stderr, /cannot use --postfinetune\n.*scripts that set numbers of the last stage/);
+  assert.match(refused.stderr, /cannot use --postfinetune\n.*scripts that steer the last stage/);
+});
+
+Deno.test("schedule preview says where a script ends stages before and after pruning, and where one has no steps", async () => {
+  using folder = new TemporaryFolder();
+  const path = folder.at("mine.ts"), args = ["schedule", "preview", path, "--steps", "20"];
+  const write = async (body: string): Promise<void> =>
+    await Deno.writeTextFile(
+      path,
+      `import { defineSchedule } from "compresso"; export default defineSchedule({ ${body} });`,
+    );
+  // Two steps of fine-tuning, of which one is done; then twenty, and six of the last stage.
+  await write(
+    "finetune: { end: ({ step }) => step === 1 }, postfinetune: { lora: 1e-4, end: ({ records }) => records.length === 23 }",
+  );
+  const { code, stdout, stderr } = await cli([...args, "--svg", folder.at("ends.svg")]);
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /behind 1 steps of fine-tuning/);
+  assert.match(
+    stdout,
+    /ends +after the last step\n +stage finetune before step 1 of 2\n +stage postfinetune before step 2 of 6\n/,
+  );
+  assert.match(await Deno.readTextFile(folder.at("ends.svg")), />ends before step 2</);
+  await write("finetune: { lora: 1e-3 }");
+  const idle = await cli([...args, "--prefinetune", "0"]);
+  assert.match(idle.stderr, /^the schedule steers finetune, which has no steps: a run refuses that$/m);
 });
 
 Deno.test("schedule preview --json has every step", async () => {

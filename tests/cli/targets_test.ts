@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { learningOf, type RateSettings, ratesOf, shapeDefaults } from "../../cli/rates.ts";
 import { goalOf, headsLine } from "../../cli/targets.ts";
 import { resolveOptions } from "../../lib/run/options.ts";
-import { CompressoError, type Method, type Rates, type RunSummary } from "../../mod.ts";
+import { CompressoError, defineSchedule, type Method, type Rates, type RunSummary } from "../../mod.ts";
 import { cli, type CliResult, TemporaryFolder } from "./helpers/cli.ts";
 
 const FILES = { dtype: "bf16", ggufDtype: "q8_0" } as const, NAME = { name: "mine" };
@@ -83,6 +83,14 @@ Deno.test("what else does not go with the method is refused as early", () => {
     /flap, with the layout uniform, ranks by layer/,
   );
   refuses(() => run({ method: "taylor", schedule: "linear" }), /cannot use the schedule linear with the method taylor/);
+  const inline = {
+    rows: [],
+    sparsity: 0.2,
+    steps: 9,
+    method: "taylor",
+    schedule: defineSchedule({ end: () => true }),
+  } as const;
+  refuses(() => resolveOptions(inline, { maxPosition: 512 }), /taylor cuts everything.*decides end/);
   refuses(() => run({ method: "flap", units: ["ffn", "layers"] }), /cannot prune layers by flap/);
   refuses(() => run({ method: "magnitude" }, { isCalibrated: true }), /cannot use calibration rows.*method magnitude/);
   run({ method: "magnitude" });

@@ -202,9 +202,10 @@ Deno.test("defineSchedule() refuses parts that do not exist or are neither numbe
   const cases: readonly (readonly [unknown, RegExp])[] = [
     [{ sparcity: 0.1 }, /sparsity, layers, freeze, end, rates, finetune, postfinetune; now: sparcity/],
     [{ rates: { beta: 0.1 } }, /lora, mask.*now: beta/],
-    [{ finetune: { mask: 0.1 } }, /finetune rates are some of lora, clipNorm, weightDecay; now: mask/],
+    [{ finetune: { mask: 0.1 } }, /finetune parts are some of lora, clipNorm, weightDecay, end; now: mask/],
+    [{ finetune: { end: true } }, /finetune\.end is a function/],
     [{ postfinetune: { lora: -1 } }, /postfinetune\.lora is a finite number/],
-    [{ postfinetune: 1e-3 }, /postfinetune rates are.*now: 0\.001/],
+    [{ postfinetune: 1e-3 }, /postfinetune parts are.*now: 0\.001/],
     [{ sparsity: "0.1" }, /sparsity is a finite number.*, or a function/],
     [{ layers: [0.1] }, /layers is a function/],
     [null, /now: null/],

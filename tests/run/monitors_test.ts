@@ -178,9 +178,9 @@ Deno.test("gradual saliency under the layout uniform is not compared while equal
 });
 
 Deno.test("what is said of losses names the rate that the run takes", () => {
-  assert.match(lowerRate("finetune"), /\(--lora-rate\)/);
+  assert.match(lowerRate("finetune"), /\(--lora-rate, or `finetune\.lora` where a schedule sets it\)/);
   assert.match(lowerRate("prune"), /\(--lora-rate, or `rates\.lora` where a schedule sets it\)/);
-  assert.match(lowerRate("postfinetune"), /\(--recovery-rate or, where that is not given, --lora-rate\)/);
+  assert.match(lowerRate("postfinetune"), /not given, --lora-rate, or `postfinetune\.lora` where a schedule/);
   const lossIn = (stage: RecordView["stage"]): string | undefined =>
     [1, 1, 1, 1, 9, 9, 9, 9].reduce<ReturnType<typeof watchLoss>>(
       ({ history }, loss) => watchLoss(history, loss, { chance: 10, stage, setting: setting(0.5) }),

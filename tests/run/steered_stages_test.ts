@@ -12,10 +12,12 @@ import {
 import { unitTable } from "../../lib/prune/units.ts";
 import { openModelFiles } from "../../lib/io/open_model.ts";
 import { resolveOptions } from "../../lib/run/options.ts";
-import { stepRates } from "../../lib/run/run_parts.ts";
-import { openSteerer } from "../../lib/run/steering.ts";
+import { stepNumbers } from "../../lib/run/run_parts.ts";
+import { partsOf } from "../../lib/prune/schedule_script.ts";
+import { stagesOf } from "../../lib/run/methods.ts";
+import { openSteerer, ratesSet } from "../../lib/run/steering.ts";
 import { rejectsWith } from "../io/files.ts";
-import { BASE, bitsOf, drive, interrupted, withDemo } from "./helpers/demo_run.ts";
+import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 import { Lair } from "./helpers/scripts.ts";
 
 const { source: { spec: SPEC } } = await openModelFiles("demo");
@@ -153,11 +155,66 @@ Deno.test("learning_rate.ts leads LoRA's rate through all three stages of a run,
   });
 });
 
+Deno.test("a schedule ends the stages before and after pruning, and a resumed run counts their steps anew", async () => {
+  const ending = defineSchedule({
+    finetune: { end: ({ step }) => step === 2 },
+    postfinetune: { end: ({ records }) => records.length === 7 },
+  });
+  await withDemo(async ({ model }) => {
+    const stages = ({ records }: Awaited<ReturnType<typeof drive>>): string =>
+      ["finetune", "prune", "postfinetune"].map((name) => records.filter(({ stage }) => stage === name).length).join(
+        " ",
+      );
+    const whole = await drive(model, { ...STAGES, schedule: ending });
+    assert.equal(stages(whole), "2 4 1");
+    assert.deepEqual([whole.steps, whole.records.at(-1)?.steps, whole.records[0]?.steps], [7, 10, 12]);
+    for (const at of [1, 3, 6]) {
+      const again = await interrupted(model, { ...STAGES, schedule: ending }, at);
+      assert.deepEqual([bitsOf(again), again.steps], [bitsOf(whole), 7], `after step ${at}`);
+    }
+    // Before the first step nothing is trained there.
+    const none = defineSchedule({ finetune: { end: () => true }, postfinetune: { end: () => true } });
+    const bare = await drive(model, { ...STAGES, schedule: none });
+    assert.deepEqual([stages(bare), bare.steps], ["0 4 0", 4]);
+    const { hard } = bare.result.sparsity;
+    assert.ok(hard >= 0.2 - ROUNDING && hard < 0.202, `${hard}`);
+  });
+});
+
+Deno.test("a run whose last stage a schedule has ended goes on there with one that does not", async () => {
+  await withDemo(async ({ model }) => {
+    const folder = await Deno.makeTempDir(), checkpoint = { path: `${folder}/checkpoint.safetensors`, every: 1000 };
+    try {
+      const controller = new AbortController();
+      const end = defineSchedule({
+        finetune: { end: ({ step }) => step === 3 },
+        postfinetune: { end: ({ step }) => step === 1 },
+      });
+      const hooks = {
+        afterStage: (stage: string): void => {
+          if (stage !== "postfinetune") return;
+          controller.abort(new Error("enough"));
+          throw controller.signal.reason;
+        },
+      };
+      await assert.rejects(
+        drive(model, { ...STAGES, schedule: end, hooks, checkpoint, signal: controller.signal }),
+        /enough/,
+      );
+      const resumed = { ...checkpoint, resume: true, mayDiffer: ["schedule"] } as const;
+      const { records, steps } = await drive(model, { ...STAGES, checkpoint: resumed });
+      assert.deepEqual([records.map(({ step }) => step), steps], [[9, 10, 11], 11]);
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  });
+});
+
 Deno.test("rates that a schedule sets in a stage are halved as the run's own, each by its stage", () => {
   const { rates } = resolveOptions({ ...BASE, ...STAGES }, SPEC), set = { lora: 0.5, clipNorm: 0.25 };
   for (const [stage, steps] of [["finetune", 4], ["postfinetune", 4]] as const) {
-    const at = (halved: Pick<Parameters<typeof stepRates>[1], "halvings" | "halvedBefore">): number[] => {
-      const { rates: now, rate } = stepRates({ stage, steps }, { stageStep: 1, ...halved }, { rates, set });
+    const at = (halved: Pick<Parameters<typeof stepNumbers>[1], "halvings" | "halvedBefore">): number[] => {
+      const { rates: now, rate } = stepNumbers({ stage, steps }, { stageStep: 1, ...halved }, { rates, set });
       return [rate, now.clipNorm];
     };
     assert.deepEqual(at({ halvings: 0 }), [0.5, 0.25]);
@@ -166,6 +223,21 @@ Deno.test("rates that a schedule sets in a stage are halved as the run's own, ea
     assert.deepEqual(at({ halvings: 0, halvedBefore: { [own]: 1 } }), [0.25, 0.25]);
     assert.deepEqual(at({ halvings: 0, halvedBefore: { [other]: 1 } }), [0.5, 0.25]);
   }
+});
+
+Deno.test("rates that another schedule gives a run anew are those that it sets in all stages that are left", () => {
+  const stages = stagesOf(resolveOptions({ ...BASE, ...STAGES }, SPEC));
+  const from = (stage: number, definition: ScheduleDefinition): readonly string[] =>
+    ratesSet(partsOf(defineSchedule(definition)), stages.slice(stage));
+  const lora = 1e-3, all = { finetune: { lora }, rates: { lora, mask: 0.1 }, postfinetune: { lora, end: () => false } };
+  assert.deepEqual([0, 1, 2].map((stage) => from(stage, all)), [["mask", "lora", "recovery"], [
+    "mask",
+    "lora",
+    "recovery",
+  ], ["recovery"]]);
+  // The rate of pruning stays as it was halved where the schedule has none.
+  assert.deepEqual([0, 1].map((stage) => from(stage, { finetune: { lora } })), [[], []]);
+  assert.deepEqual([0, 1].map((stage) => from(stage, { rates: { lora } })), [[], ["lora"]]);
 });
 
 Deno.test("a rate that no step would use beside a schedule is refused, and numbers of a stage without steps", async () => {
@@ -177,7 +249,7 @@ Deno.test("a rate that no step would use beside a schedule is refused, and numbe
   ): Promise<readonly string[]> => {
     const options = resolveOptions({ ...BASE, ...STAGES, ...more }, SPEC);
     await using steerer = await openSteerer(table, options, { schedule: defineSchedule(definition), given });
-    return steerer.scheduled;
+    return steerer.scheduled(0);
   };
   const rate = { lora: 1e-3 }, finetune = rate, rates = rate, postfinetune = rate;
   await rejectsWith(
@@ -195,17 +267,27 @@ Deno.test("a rate that no step would use beside a schedule is refused, and numbe
     "usage",
     /'clipNorm'/,
   );
-  assert.deepEqual(await opens({ finetune, postfinetune }, { lora: 1e-4 }), ["lora", "recovery"]);
+  assert.deepEqual(await opens({ finetune, postfinetune }, { lora: 1e-4 }), ["recovery"]);
+  assert.deepEqual(
+    await opens({ finetune, rates, postfinetune }, { lora: 0 }),
+    ["lora", "recovery"],
+    "0 is of cells without LoRA",
+  );
+  await rejectsWith(
+    opens({ finetune, rates }, { lora: 1e-4, recovery: 1e-4 }),
+    "usage",
+    /'lora'.*sets finetune\.lora, rates\.lora;/,
+  );
+  assert.deepEqual(await opens({ finetune, rates }, { lora: 1e-4 }), ["lora"]);
   assert.deepEqual(await opens({ rates: { clipNorm: 2 }, postfinetune: { clipNorm: 2 } }, { clipNorm: 1 }), [
-    "clipNorm",
     "clipNorm",
   ]);
   await rejectsWith(
     opens({ finetune }, {}, { prefinetune: 0 }),
     "usage",
-    /sets those of finetune, which has none.*--prefinetune/,
+    /steers finetune, which has none.*--prefinetune/,
   );
-  await rejectsWith(opens({ postfinetune }, {}, { postfinetune: 0 }), "usage", /those of postfinetune.*--postfinetune/);
+  await rejectsWith(opens({ postfinetune }, {}, { postfinetune: 0 }), "usage", /steers postfinetune.*--postfinetune/);
 });
 
 Deno.test("what a schedule decides wrongly in another stage is named with the stage, and ends the run there", async () => {

@@ -48,9 +48,8 @@ export function watchLoss(
 
 /** What to do about a LoRA that learns too fast in a stage. */
 export function lowerRate(stage: Stage): string {
-  if (stage === "postfinetune") {
-    return "lower the learning rate of LoRA in the last stage (--recovery-rate or, where that is not given, --lora-rate)";
-  }
-  const scheduled = stage === "prune" ? ", or `rates.lora` where a schedule sets it" : "";
-  return `lower the learning rate of LoRA (--lora-rate${scheduled})`;
+  const scheduled = `or \`${stage === "prune" ? "rates" : stage}.lora\` where a schedule sets it`;
+  return stage === "postfinetune"
+    ? `lower the learning rate of LoRA in the last stage (--recovery-rate or, where that is not given, --lora-rate, ${scheduled})`
+    : `lower the learning rate of LoRA (--lora-rate, ${scheduled})`;
 }

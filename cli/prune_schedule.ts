@@ -1,0 +1,27 @@
+// What `prune` checks of its schedule before and beside the run. Owns these refusals; refuses to steer.
+import { CompressoError } from "../lib/errors.ts";
+import { scheduleName } from "../lib/experiment/identity.ts";
+import type { Rates } from "../lib/run/options.ts";
+import { scriptParts } from "../lib/run/schedule_host.ts";
+import { checkFollowed, type Following } from "../lib/run/steering_checks.ts";
+
+/** Refuses a script that the run cannot follow, before rows and model are read. Throws `CompressoError`: "usage" for that, "input" for what is no schedule. */
+export async function checkScript(
+  { schedule, trust }: { readonly schedule?: string | undefined; readonly trust?: boolean | undefined },
+  run: { readonly given: Partial<Rates> | undefined; readonly options: Following },
+): Promise<void> {
+  const script = await scriptParts(schedule, { trust });
+  if (script) checkFollowed(script, run);
+}
+
+/** Refuses a schedule that is not what it was `before`: it was read again as the run was prepared. Throws `CompressoError("mismatch")`. */
+export async function checkSchedule(schedule: string | undefined, before: string): Promise<void> {
+  const now = await scheduleName(schedule);
+  if (now === before) return;
+  throw new CompressoError("mismatch", {
+    what: `cannot run with the schedule ${schedule}`,
+    rule: "it stays as it is while a run is prepared",
+    value: `${before} then, ${now} now`,
+    mend: "start the run anew",
+  });
+}

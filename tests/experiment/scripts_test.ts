@@ -1,0 +1,52 @@
+// What a plan knows of cells' schedules that are scripts, before anything is run. Without a GPU.
+import assert from "node:assert/strict";
+import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { planCells } from "../../lib/experiment/plan.ts";
+import { resolveExperiment } from "../../lib/experiment/resolve.ts";
+import { Store } from "../../lib/experiment/store.ts";
+import { inTemporaryFolder, rejectsWith } from "../io/files.ts";
+
+const BASE: ExperimentDefinition["base"] = { sparsity: 0.2, steps: 8, prompt: false, seq: 48 };
+
+Deno.test("a plan refuses cells whose script they cannot follow, and rates that would do nothing beside it", async () => {
+  await inTemporaryFolder(async (folder) => {
+    let count = 0;
+    const plan = async (script: string, { grid = {}, base = {} }: Partial<ExperimentDefinition>): Promise<string[]> => {
+      const schedule = `${folder}/schedule${count++}.ts`;
+      await Deno.writeTextFile(schedule, script);
+      const definition = { name: "scripts", model: "demo", base: { ...BASE, ...base, schedule }, grid };
+      const { all } = await planCells(resolveExperiment(defineExperiment(definition)), new Store(`${folder}/out`));
+      return all.map(({ name }) => name);
+    };
+    const script = (body: string): string =>
+      `import { defineSchedule } from "compresso";\nexport default defineSchedule({ ${body} });`;
+    const grid: ExperimentDefinition["grid"] = { method: ["compresso", "magnitude"] };
+    const rate = "postfinetune: { lora: 1e-3 }";
+    await rejectsWith(
+      plan(script(`sparsity: 0.2, ${rate}`), { grid }),
+      "usage",
+      /magnitude cuts everything.*decides sparsity/,
+    );
+    await rejectsWith(
+      plan(script("sparsity: 0.2"), { grid }),
+      "usage",
+      /cannot follow the schedule, cell method=magnitude/,
+    );
+    assert.deepEqual(await plan(script(rate), { grid }), ["method=compresso", "method=magnitude"]);
+    const given = { loraRate: 1e-4 };
+    await rejectsWith(
+      plan(script(rate), { grid, base: given }),
+      "usage",
+      /'lora', cell method=magnitude.*sets postfinetune\.lora/,
+    );
+    await rejectsWith(
+      plan(script("finetune: { lora: 1e-3 }"), { grid: { prefinetune: [1, 0] } }),
+      "usage",
+      /steers finetune, which has none/,
+    );
+    // Trained or not, a rate of 0 is none that was asked for.
+    assert.equal((await plan(script("rates: { lora: 0 }"), { grid: { lora: [true, false] } })).length, 2);
+    // What fails is its cell's own failure.
+    assert.equal((await plan("throw new Error('no');", { grid })).length, 2);
+  });
+});

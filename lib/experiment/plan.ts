@@ -152,7 +152,7 @@ type CellDraft = Omit<PlannedCell, keyof CellPlace>;
 interface CellSchedule {
   /** In a few letters, see `scheduleName`. */
   readonly name: string;
-  /** What a script steers; null of a built-in one, and of a script that fails, which is its cells' own error. */
+  /** What a script steers; null of a built-in one, and of a script that fails or cannot be run here, which is its cells' own error. */
   readonly script: Awaited<ReturnType<typeof scriptParts>>;
 }
 
@@ -161,7 +161,8 @@ async function scheduleOf(schedule: string | undefined, { trust }: { readonly tr
   try {
     return { name, script: await scriptParts(schedule, { trust }) };
   } catch (error) {
-    if (!(error instanceof CompressoError)) throw error;
+    // A plan alone may lack the rights to start its process.
+    if (!(error instanceof CompressoError || error instanceof Deno.errors.NotCapable)) throw error;
     return { name, script: null };
   }
 }

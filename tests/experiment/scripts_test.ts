@@ -50,3 +50,20 @@ Deno.test("a plan refuses cells whose script they cannot follow, and rates that 
     assert.equal((await plan("throw new Error('no');", { grid })).length, 2);
   });
 });
+
+Deno.test({
+  name: "a plan takes no right to run programs, which what a script steers is asked by",
+  permissions: { read: true, write: true, env: true, sys: true },
+  fn: async () => {
+    await inTemporaryFolder(async (folder) => {
+      const schedule = `${folder}/mine.ts`;
+      await Deno.writeTextFile(
+        schedule,
+        'import { defineSchedule } from "compresso";\nexport default defineSchedule({ sparsity: 0.2 });',
+      );
+      const definition = { name: "scripts", model: "demo", base: { ...BASE, schedule }, grid: { seed: [1, 2] } };
+      const { all } = await planCells(resolveExperiment(defineExperiment(definition)), new Store(`${folder}/out`));
+      assert.equal(all.length, 2);
+    });
+  },
+});

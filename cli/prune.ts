@@ -137,7 +137,7 @@ export function pruneVerb(): CommandUnknownOpts {
       "--schedule <name|file|url>",
       `sparsity step by step: ${
         SCHEDULE_NAMES.join(", ")
-      }, or a script, which runs isolated, see schedule preview --help; beside a one-shot method it sets numbers of the recovery (default: cubic)`,
+      }, or a script, which runs isolated, see schedule preview --help; beside a one-shot method it steers the recovery (default: cubic)`,
     )
     .option("--trust", "run the schedule's script with all rights of this program, not isolated")
     .option("--prompt <file>", "your own text in place of the collaborative prompt")

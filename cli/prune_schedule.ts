@@ -5,12 +5,15 @@ import type { Rates } from "../lib/run/options.ts";
 import { scriptParts } from "../lib/run/schedule_host.ts";
 import { checkFollowed, type Following } from "../lib/run/steering_checks.ts";
 
-/** Refuses a script that the run cannot follow, before rows and model are read. Throws `CompressoError`: "usage" for that, "input" for what is no schedule. */
+/**
+ * Refuses an isolated script that the run cannot follow, before rows and model are read; one that is trusted runs with the run alone. Throws
+ * `CompressoError`: "usage" for that, "input" for what is no schedule.
+ */
 export async function checkScript(
   { schedule, trust }: { readonly schedule?: string | undefined; readonly trust?: boolean | undefined },
   run: { readonly given: Partial<Rates> | undefined; readonly options: Following },
 ): Promise<void> {
-  const script = await scriptParts(schedule, { trust });
+  const script = trust ? null : await scriptParts(schedule);
   if (script) checkFollowed(script, run);
 }
 

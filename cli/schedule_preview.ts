@@ -147,7 +147,8 @@ export function previewCharts({ finetune, points, postfinetune, steps, endsBefor
 }
 
 /**
- * What a run would refuse, or raise an alarm for at its end: a stage without steps that the schedule steers, targets of all layers that do not come to the whole's, layers of one size taken, a clamp
+ * What a run would refuse, or raise an alarm for at its end: a stage without steps that the schedule steers, targets of all layers that do not come to
+ * the whole's, layers of one size taken, a clamp
  * of log α that is too narrow, and a sparsity of the schedule's own that is not the run's. Null where it is well.
  */
 export function shortfall({ finetune, points, postfinetune, endsBefore, sparsity, steps }: Preview): string | null {
@@ -155,7 +156,7 @@ export function shortfall({ finetune, points, postfinetune, endsBefore, sparsity
   if (idle) {
     return `the schedule steers ${
       idle === finetune ? "finetune" : "postfinetune"
-    }, which has no steps: a run refuses that`;
+    }, which has no steps: a run refuses that, but for a one-shot method's recovery`;
   }
   if (!last) return null;
   const lowest = Math.min(...points.map(({ rates }) => rates.limit ?? Infinity)),

@@ -6,7 +6,7 @@ import type { DecoderSpec } from "../nn/spec.ts";
 import { resolveRules } from "../prune/unit_rules.ts";
 import { stagesOf } from "../run/methods.ts";
 import { type PruneOptions, resolveOptions } from "../run/options.ts";
-import { scriptParts } from "../run/schedule_host.ts";
+import { openSchedule, scriptParts } from "../run/schedule_host.ts";
 import { checkTrust, isScript } from "../run/schedule_source.ts";
 import { checkFollowed } from "../run/steering_checks.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
@@ -94,10 +94,11 @@ export async function planCells(
   await store.check(experiment.definition.name);
   const cache = new RowCache(), measures = await measuresOf(experiment.evaluate, cache);
   const models = new Map<string, CellModel>(), schedules = new Map<string, CellSchedule>(), drafts: CellDraft[] = [];
+  const chosen = new Set(chooseCells(experiment.cells, only).map(({ name }) => name));
   for (const cell of experiment.cells) {
     const model = await modelOf(cell, { experiment, models });
     try {
-      drafts.push(await planCell(cell, { experiment, cache, model, schedules }));
+      drafts.push(await planCell(cell, { experiment, cache, model, schedules, isChosen: chosen.has(cell.name) }));
     } catch (error) {
       if (!(error instanceof CompressoError) || error.code !== "usage") throw error;
       const { what, ...parts } = partsInOptions(error.parts);
@@ -113,7 +114,6 @@ export async function planCells(
     const place = places.get(draft);
     return place ? [{ ...draft, ...place }] : [];
   });
-  const chosen = new Set(chooseCells(experiment.cells, only).map(({ name }) => name));
   return { cells: all.filter(({ name }) => chosen.has(name)), all, measures, cache };
 }
 
@@ -152,27 +152,32 @@ type CellDraft = Omit<PlannedCell, keyof CellPlace>;
 interface CellSchedule {
   /** In a few letters, see `scheduleName`. */
   readonly name: string;
-  /** What a script steers; null of a built-in one, and of a script that fails or cannot be run here, which is its cells' own error. */
+  /** What a script steers; null of a built-in one, and of a script that fails, which is its cells' own error, or may not be run unasked. */
   readonly script: Awaited<ReturnType<typeof scriptParts>>;
 }
 
 async function scheduleOf(schedule: string | undefined, { trust }: { readonly trust: boolean }): Promise<CellSchedule> {
-  const name = await scheduleName(schedule, { trust });
+  if (trust && schedule !== undefined && isScript(schedule)) {
+    await using opened = await openSchedule(schedule, { trust });
+    return { name: opened.identity, script: { name: opened.name, parts: opened.parts } };
+  }
+  const name = await scheduleName(schedule);
   try {
-    return { name, script: await scriptParts(schedule, { trust }) };
+    return { name, script: await scriptParts(schedule) };
   } catch (error) {
-    // A plan alone may lack the rights to start its process.
-    if (!(error instanceof CompressoError || error instanceof Deno.errors.NotCapable)) throw error;
+    if (!(error instanceof CompressoError)) throw error;
     return { name, script: null };
   }
 }
 
-async function planCell(cell: Cell, { experiment, cache, model, schedules }: {
+async function planCell(cell: Cell, { experiment, cache, model, schedules, isChosen }: {
   readonly experiment: ResolvedExperiment;
   readonly cache: RowCache;
   readonly model: CellModel;
   /** Schedules that are known: each script is read once. */
   readonly schedules: Map<string, CellSchedule>;
+  /** Whether a sitting would work on it. */
+  readonly isChosen: boolean;
 }): Promise<CellDraft> {
   const { options } = cell, { spec, weights } = model;
   const source = limited(pick(experiment.data, options.data, "data"), options.limitRows);
@@ -195,7 +200,7 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules }: {
     schedule: schedule.name,
   });
   const resolved = resolveOptions({ ...prune, rows: [] }, spec);
-  if (schedule.script) checkFollowed(schedule.script, { given: prune.rates, options: resolved });
+  if (isChosen && schedule.script) checkFollowed(schedule.script, { given: prune.rates, options: resolved });
   resolveRules(spec, resolved.rules); // before a cell is spent on what no model of this shape can have
   const steps = stagesOf(resolved).reduce((sum, stage) => sum + stage.steps, 0);
   return {

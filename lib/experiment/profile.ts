@@ -23,7 +23,7 @@ export interface CutProfile {
   readonly fractional?: number | null | undefined;
 }
 
-/** How a run's loss went; null where there are no steps. */
+/** How a run's loss went; null where there are no such steps. */
 export interface LossProfile {
   /** Mean over the last 8 steps. */
   readonly last: number | null;
@@ -90,7 +90,7 @@ function sigmoid(x: number): number {
 export function lossProfile(records: readonly StepRecord[]): LossProfile {
   if (records.length === 0) return { last: null, worst: null, roughness: null, gap: null };
   const losses = records.map(({ loss }) => loss);
-  const start = Math.max(0, records.findIndex(({ stage }) => stage !== "finetune")), from = losses.slice(start);
+  const start = records.findIndex(({ stage }) => stage !== "finetune"), from = start < 0 ? [] : losses.slice(start);
   const means = from.map((_, index) => mean(from.slice(index, index + 5))).slice(0, Math.max(1, from.length - 4));
   const changes = from.slice(1).map((loss, index) => loss - (from[index] ?? loss)), middle = mean(changes);
   const pruning = records.filter(({ stage }) => stage === "prune");
@@ -100,7 +100,7 @@ export function lossProfile(records: readonly StepRecord[]): LossProfile {
   return {
     last: mean(losses.slice(-8)),
     // As arguments so many numbers as a long run has steps would overflow the stack.
-    worst: means.reduce((a, b) => Math.max(a, b), -Infinity),
+    worst: from.length === 0 ? null : means.reduce((a, b) => Math.max(a, b), -Infinity),
     roughness: changes.length === 0 ? null : Math.sqrt(mean(changes.map((change) => (change - middle) ** 2))),
     gap: gaps.length > 0 ? Math.max(...gaps) : null,
   };

@@ -4,6 +4,7 @@ import { labelsOf } from "./labels.ts";
 import { CELL_OPTION_NAMES, shownOption } from "./options.ts";
 import type { PlannedCell } from "./plan.ts";
 import type { ResolvedExperiment } from "./resolve.ts";
+import { isScript } from "../run/schedule_source.ts";
 
 /** Lines that say how the cells were run and measured. */
 export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly PlannedCell[]): string[] {
@@ -25,11 +26,13 @@ export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly Plann
   const calibrations = all.flatMap(({ options, calibration }) =>
     calibration === null ? [] : [[options.calibration ?? "", calibration] as const]
   );
+  // A script may end a stage.
+  const mayEnd = all.some(({ options: { schedule } }) => isScript(schedule));
   return [
     `pruned: ${pruned}; trained on ${trained}${
       calibrations.length === 0 ? "" : `; calibrated on ${told(calibrations, { shown: sourceOf, isNamed: true })}`
     }`,
-    `${all.length} cells of ${numbers(({ steps }) => steps)} steps (${
+    `${all.length} cells of ${mayEnd ? "up to " : ""}${numbers(({ steps }) => steps)} steps (${
       numbers(({ tokens }) => tokens)
     } tokens, padding included)`,
     `the same for all: ${shared.join(", ") || "nothing but defaults"}`,

@@ -153,7 +153,8 @@ export async function runExperiment(experiment: Experiment, given: RunExperiment
 
 /**
  * What a sitting would work on, without a GPU and without writing: the chosen cells with their steps, tokens, folders and state. Tasks of
- * one's own and schedules' scripts that are trusted are imported for it: what tells them apart may lie in what they import.
+ * one's own and schedules' scripts that are trusted are imported for it: what tells them apart may lie in what they import. Other scripts are asked
+ * what they steer in a process of their own, where this one may start it.
  *
  * @throws CompressoError as {@link runExperiment} does before its first cell, but for cells whose definition has changed: their state says so.
  * @example

@@ -11,7 +11,7 @@ export interface CurveInput {
   readonly sparsity: number;
 }
 
-/** What a schedule sees at every step of the pruning stage, and of the others where it sets LoRA's numbers there. */
+/** What a schedule sees at every step of the pruning stage, and of the others where it steers them. */
 export interface ScheduleInput extends CurveInput {
   /** The stage of the step. */
   readonly stage: RecordView["stage"];

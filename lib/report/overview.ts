@@ -46,7 +46,11 @@ export function tilesOf(run: ReportRun): Tile[] {
     {
       label: "Steps",
       value: `${last?.step ?? 0}`,
-      note: last ? `of ${last.steps}` : summary ? "none were asked for" : "none yet",
+      note: last
+        ? `of ${last.steps}${summary && last.step < last.steps ? "; a schedule ended the last stage" : ""}`
+        : summary
+        ? "none were asked for"
+        : "none yet",
     },
     { label: "Alarms", value: String(alarms), note: alarms === 0 ? "nothing seemed wrong" : "see below" },
   ];

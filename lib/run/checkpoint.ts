@@ -192,9 +192,8 @@ export async function readCheckpoint(
     });
   }
   // What another schedule sets is given anew as well.
-  const anew = meta.identity.schedule === identity.schedule
-    ? changed
-    : new Set([...changed, ...scheduled(meta.position.stage)]);
+  const anew = (stage: number): ReadonlySet<string> =>
+    meta.identity.schedule === identity.schedule ? changed : new Set([...changed, ...scheduled(stage)]);
   const differences = [...lines.values()].flat();
   const changes = [
     ...meta.position.changes ?? [],
@@ -204,7 +203,7 @@ export async function readCheckpoint(
   const changesAt = ({ step }: RunPosition): Pick<RunPosition, "changes"> =>
     changes.length === 0 ? {} : { changes: changes.map((one) => ({ ...one, step: Math.min(one.step, step) })) };
   const stateOf = (position: RunPosition, arrays: TrainerArrays): RunState => ({
-    position: { ...position, ...halvedAnew(position, anew), ...changesAt(position) },
+    position: { ...position, ...halvedAnew(position, anew(position.stage)), ...changesAt(position) },
     arrays,
   });
   const kept = meta.kept.flatMap((position, index) => {

@@ -101,7 +101,7 @@ export function checkParts(
     throw new CompressoError("usage", {
       what: "cannot follow the schedule",
       rule:
-        `the method ${method} cuts everything before its first step: a schedule sets numbers of its recovery, \`postfinetune\``,
+        `the method ${method} cuts everything before its first step: a schedule steers its recovery alone, \`postfinetune\``,
       value: `it decides ${cutting}`,
       mend: "leave that part out, or use --method compresso or gradual",
     });

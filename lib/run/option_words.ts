@@ -57,7 +57,7 @@ export function checkWords({ method = "compresso", ranking, schedule, layout, ..
   if (typeof schedule === "string" && isScheduleName(schedule) && isOneShot(method)) {
     throw new CompressoError("usage", {
       what: `cannot use the schedule ${schedule} with the method ${method}`,
-      rule: "a one-shot method cuts everything before its first step; a script may set the numbers of its recovery",
+      rule: "a one-shot method cuts everything before its first step; a script may steer its recovery",
       value: schedule,
       mend: "leave --schedule out, or use compresso or gradual",
     });

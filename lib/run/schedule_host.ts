@@ -14,7 +14,7 @@ import curvesText from "../prune/curves.ts" with { type: "text" };
 import errorsText from "../errors.ts" with { type: "text" };
 import scriptText from "../prune/schedule_script.ts" with { type: "text" };
 import { type IsolationLimits, startIsolated } from "./schedule_process.ts";
-import { dataUrl } from "./schedule_sandbox.ts";
+import { dataUrl, maySpawnSandbox } from "./schedule_sandbox.ts";
 import { isScript, readScript, scriptUrl } from "./schedule_source.ts";
 import { importTrusted } from "./schedule_trusted.ts";
 
@@ -113,13 +113,15 @@ export async function openSchedule(source: ScheduleSource, options: OpenSchedule
   };
 }
 
-/** Name and parts of a script, which is opened once for them; null of what is no script. Throws what {@link openSchedule} does. */
+/**
+ * Name and parts of an isolated script, which is opened for them; null of what is no script, and where this process may not start another one
+ * unasked. Throws what {@link openSchedule} does.
+ */
 export async function scriptParts(
   source: ScheduleSource | undefined,
-  { trust = false }: { readonly trust?: boolean | undefined } = {},
 ): Promise<Pick<OpenSchedule, "name" | "parts"> | null> {
-  if (source === undefined || !isScript(source)) return null;
-  await using opened = await openSchedule(source, { trust });
+  if (source === undefined || !isScript(source) || !await maySpawnSandbox()) return null;
+  await using opened = await openSchedule(source);
   return { name: opened.name, parts: opened.parts };
 }
 

@@ -63,6 +63,13 @@ export function spawnSandbox(
   }
 }
 
+/** Whether this process may start one without asking anybody. */
+export async function maySpawnSandbox(): Promise<boolean> {
+  const commands = Deno.build.os === "windows" ? [Deno.execPath()] : ["/bin/sh", Deno.execPath()];
+  const states = await Promise.all(commands.map((command) => Deno.permissions.query({ name: "run", command })));
+  return states.every(({ state }) => state === "granted");
+}
+
 function checkLength(args: readonly string[], { name, toolkitImports }: SandboxOptions): void {
   const length = args.join(" ").length;
   if (length <= MOST_CHARACTERS) return;

@@ -27,43 +27,62 @@ export function checkFollowed(
   { given = {}, options }: { readonly given?: Partial<Rates> | undefined; readonly options: Following },
 ): void {
   checkParts(schedule.parts, options);
+  checkOverruled(schedule, given);
+  // Cells without LoRA have a rate of 0 and no steps of it, whatever else is said.
+  if (given.lora === 0) return;
   checkStages(schedule, options);
-  checkOverruled(schedule, { given, options });
+  checkLoraOverruled(schedule, { given, options });
 }
 
-function checkOverruled(
-  { name: schedule, parts }: Pick<OpenSchedule, "name" | "parts">,
+/** Of rates of a single stage. */
+function checkOverruled(schedule: Pick<OpenSchedule, "name" | "parts">, given: Partial<Rates>): void {
+  const { parts } = schedule;
+  const rate = OF_STEPS.find((name) => given[name] !== undefined && parts.includes(`rates.${name}`));
+  if (rate) {
+    const rule = "steps of the pruning stage alone use it, and a schedule that sets it does so at each";
+    throw overruled(rate, { rule, value: given[rate], schedule, sets: [`rates.${rate}`] });
+  }
+  if (given.recovery === undefined || !parts.includes("postfinetune.lora")) return;
+  const rule = "steps of the last stage alone use it, and a schedule that sets their rate does so at each";
+  throw overruled("recovery", { rule, value: given.recovery, schedule, sets: ["postfinetune.lora"] });
+}
+
+/** Of rates that all stages have. */
+function checkLoraOverruled(
+  schedule: Pick<OpenSchedule, "name" | "parts">,
   { given, options }: { readonly given: Partial<Rates>; readonly options: Following },
 ): void {
-  const refuse = (name: keyof Rates, { rule, sets }: { readonly rule: string; readonly sets: string }): never => {
-    throw new CompressoError("usage", {
-      what: `cannot use the rate '${name}'`,
-      rule,
-      value: `${given[name]}, and ${schedule} sets ${sets}`,
-      mend: "leave it out of one of the two; in an experiment give it to a grid of other schedules",
-    });
-  };
-  for (const name of OF_STEPS) {
-    if (given[name] === undefined || !parts.includes(`rates.${name}`)) continue;
-    const rule = "steps of the pruning stage alone use it, and a schedule that sets it does so at each";
-    refuse(name, { rule, sets: `rates.${name}` });
-  }
-  if (given.recovery !== undefined && parts.includes("postfinetune.lora")) {
-    const rule = "steps of the last stage alone use it, and a schedule that sets their rate does so at each";
-    refuse("recovery", { rule, sets: "postfinetune.lora" });
-  }
   for (const name of LORA_RATES) {
-    // Cells without LoRA have a rate of 0.
-    if (!given[name]) continue;
     const users = stagesOf(options).filter(({ stage, steps }) =>
       steps > 0 && !(name === "lora" && stage === "postfinetune" && given.recovery !== undefined)
     );
-    const set = users.map(({ stage }) => `${stage === "prune" ? "rates" : stage}.${name}` as const);
-    if (!set.every((part) => parts.includes(part))) continue;
-    refuse(name, { rule: "a stage takes it from the run, not from the schedule", sets: set.join(", ") });
+    const sets = users.map(({ stage }) => `${stage === "prune" ? "rates" : stage}.${name}` as const);
+    if (given[name] === undefined || sets.length === 0 || !sets.every((part) => schedule.parts.includes(part))) {
+      continue;
+    }
+    const rule = "a stage takes it from the run, not from the schedule";
+    throw overruled(name, { rule, value: given[name], schedule, sets });
   }
 }
 
+function overruled(
+  rate: keyof Rates,
+  { rule, value, schedule: { name }, sets }: {
+    readonly rule: string;
+    readonly value: number | undefined;
+    readonly schedule: Pick<OpenSchedule, "name">;
+    readonly sets: readonly string[];
+  },
+): CompressoError {
+  return new CompressoError("usage", {
+    what: `cannot use the rate '${rate}'`,
+    rule,
+    value: `${value}, and ${name} sets ${sets.join(", ")}`,
+    mend: "leave it out of one of the two; in an experiment give it to a grid of other schedules",
+  });
+}
+
+/** Refuses parts of a schedule for stages that have no steps. */
 function checkStages({ name, parts }: Pick<OpenSchedule, "name" | "parts">, options: Following): void {
   const stages = stagesOf(options),
     steps = (stage: string): number => stages.find((one) => one.stage === stage)?.steps ?? 0;

@@ -11,12 +11,18 @@ const BASE: ExperimentDefinition["base"] = { sparsity: 0.2, steps: 8, prompt: fa
 Deno.test("a plan refuses cells whose script they cannot follow, and rates that would do nothing beside it", async () => {
   await inTemporaryFolder(async (folder) => {
     let count = 0;
-    const plan = async (script: string, { grid = {}, base = {} }: Partial<ExperimentDefinition>): Promise<string[]> => {
+    const plan = async (
+      script: string,
+      { grid = {}, base = {} }: Partial<ExperimentDefinition>,
+      only: ReadonlyMap<string, readonly string[]> = new Map(),
+    ): Promise<string[]> => {
       const schedule = `${folder}/schedule${count++}.ts`;
       await Deno.writeTextFile(schedule, script);
       const definition = { name: "scripts", model: "demo", base: { ...BASE, ...base, schedule }, grid };
-      const { all } = await planCells(resolveExperiment(defineExperiment(definition)), new Store(`${folder}/out`));
-      return all.map(({ name }) => name);
+      const { cells } = await planCells(resolveExperiment(defineExperiment(definition)), new Store(`${folder}/out`), {
+        only,
+      });
+      return cells.map(({ name }) => name);
     };
     const script = (body: string): string =>
       `import { defineSchedule } from "compresso";\nexport default defineSchedule({ ${body} });`;
@@ -44,6 +50,20 @@ Deno.test("a plan refuses cells whose script they cannot follow, and rates that 
       "usage",
       /steers finetune, which has none/,
     );
+    const only = new Map([["method", ["compresso"]]]);
+    assert.deepEqual(
+      await plan(script("sparsity: 0.2"), { grid }, only),
+      ["method=compresso"],
+      "a cell that is not chosen stops nobody",
+    );
+    const free = { clipNorm: 1 };
+    const clips = "rates: { clipNorm: 2 }, finetune: { clipNorm: 2 }, postfinetune: { clipNorm: 2 }";
+    assert.equal(
+      (await plan(script(clips), { grid: { lora: [false] }, base: free })).length,
+      1,
+      "without LoRA its rates count for nothing",
+    );
+    await rejectsWith(plan(script(clips), { grid: { lora: [true] }, base: free }), "usage", /'clipNorm'/);
     // Trained or not, a rate of 0 is none that was asked for.
     assert.equal((await plan(script("rates: { lora: 0 }"), { grid: { lora: [true, false] } })).length, 2);
     // What fails is its cell's own failure.

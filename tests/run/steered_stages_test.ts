@@ -279,6 +279,10 @@ Deno.test("a rate that no step would use beside a schedule is refused, and numbe
     /'lora'.*sets finetune\.lora, rates\.lora;/,
   );
   assert.deepEqual(await opens({ finetune, rates }, { lora: 1e-4 }), ["lora"]);
+  // The two may be given where they are the same, as to a one-shot method beside others.
+  const both = { lora: 1e-4, recovery: 1e-4 }, one = { method: "magnitude" } as const;
+  assert.deepEqual(await opens({ postfinetune: { clipNorm: 2 } }, both, one), []);
+  await rejectsWith(opens({ postfinetune }, both, one), "usage", /'recovery'/);
   assert.deepEqual(await opens({ rates: { clipNorm: 2 }, postfinetune: { clipNorm: 2 } }, { clipNorm: 1 }), [
     "clipNorm",
   ]);

@@ -74,8 +74,10 @@ Deno.test("a schedule with parts that method or layout cannot follow is refused 
         `import { defineSchedule } from "compresso"; export default defineSchedule({ ${text} });`,
       );
       for (const schedule of [defineSchedule(definition), script]) {
-        using run = prune(model, { ...BASE, ...options, schedule });
-        await assert.rejects(run.prepare(), message);
+        await assert.rejects(async () => {
+          using run = prune(model, { ...BASE, ...options, schedule });
+          await run.prepare();
+        }, message);
       }
     }
     using run = prune(model, { ...BASE, layout: "uniform", schedule: defineSchedule({ freeze: () => [] }) });

@@ -81,6 +81,13 @@ Deno.test("a run that goes on is reported without what only its end knows, and o
   assert.throws(() => renderReport([]), { code: "usage", message: /one run at least/ });
 });
 
+Deno.test("a finished run whose last stage a schedule ended says so beside its steps, and one that goes on does not", () => {
+  const records = Array.from({ length: 35 }, (_, index) => madeRecord(index + 1));
+  assert.match(renderReport([madeRun("mine", { records })]), /of 40; a schedule ended the last stage</);
+  assert.match(renderReport([madeRun("mine", { records, summary: null })]), /of 40</);
+  assert.match(renderReport([madeRun("mine")]), /of 40</);
+});
+
 Deno.test("a run that cut everything before its first step says so, on the way and at its end", () => {
   const records = Array.from({ length: 3 }, (_, index) => ({
     ...madeRecord(index + 1),

@@ -123,7 +123,8 @@ export async function previewSchedule(
   }
   const simulated =
     `${count} layers that follow their targets at once, behind ${before} steps of fine-tuning; loss 2.2 + 0.4·e^(−4·progress) + 2·sparsity²`;
-  const after = await outer("postfinetune", postfinetune);
+  // Nothing comes behind it that would see its records.
+  const after = schedule.parts.includes("postfinetune") ? await outer("postfinetune", postfinetune) : null;
   return { name, isolated, steps, sparsity, simulated, finetune, points, postfinetune: after, endsBefore };
 }
 

@@ -6,7 +6,7 @@ import { type SafetensorsItem, writeSafetensors } from "../io/safetensors_write.
 import { z } from "../packages.ts";
 import type { BatchCursor } from "./batches.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
-import { changedRates, differencesOf, idleFacts, pastDifferences } from "./facts.ts";
+import { changedRates, differencesOf, idleFacts, membersOf, pastDifferences } from "./facts.ts";
 import { type Halved, halvedAnew } from "./rates.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { MonitorState } from "./monitors/watch.ts";
@@ -221,15 +221,6 @@ function changedBetween({ rates: then }: RunIdentity, { rates: now }: RunIdentit
 /** A fact by its name; one that is written as JSON by its members, whose order decides nothing. */
 function parsed(identity: RunIdentity, name: string): Readonly<Record<string, unknown>> {
   return { [name]: membersOf(identity[name]) };
-}
-
-function membersOf(fact: RunIdentity[string] | undefined): unknown {
-  if (typeof fact !== "string" || !fact.startsWith("{")) return fact;
-  try {
-    return JSON.parse(fact);
-  } catch {
-    return fact;
-  }
 }
 
 /** What the file holds, whatever run it is of. */

@@ -99,8 +99,8 @@ export function checkFacts(
 
 /**
  * What differs, a line each, of what a run that stands there has behind it, and would be accepted and ignored: steps of a stage that is over, or is
- * longer than that now; what masks that are hard were made for; and a method with other stages. A pruning stage of just the steps that are done would
- * end at the target that its last one had half-way, so it counts as over.
+ * longer than that now; what masks started from, once they have, and what they were made for, once they are hard; and a method with other stages. A
+ * pruning stage of just the steps that are done would end at the target that its last one had half-way, so it counts as over.
  */
 export function pastDifferences(
   then: Readonly<Record<string, unknown>>,
@@ -119,14 +119,33 @@ export function pastDifferences(
     const isOver = stage > index || (stage === index && (begun === "hard" || isShort));
     return isOver && steps(then, of) !== steps(now, of) ? of : [];
   });
-  const behind = [...isHard ? OF_HARD_MASKS : [], ...past];
+  const isStarted = isHard || (stage === pruning && (stageStep > 0 || begun !== null));
+  const isMadeAlike = [then, now].some(({ layout }) => layout === "uniform");
+  const behind = [
+    ...isStarted ? OF_MASKS : [],
+    ...isHard ? [...OF_HARD_MASKS, ...isMadeAlike ? ["layout"] : []] : [],
+    ...past,
+  ];
   const only = (facts: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> =>
-    Object.fromEntries(behind.map((name) => [name, facts[name]]));
+    Object.fromEntries(behind.map((name) => [name, membersOf(facts[name])]));
   return differencesOf(only(then), only(now));
 }
 
-/** What hard masks follow from, beside rates and a schedule. */
-const OF_HARD_MASKS = ["sparsity", "size", "keptMasks", "lambdaRule"] as const;
+/** A fact that is written as JSON, by its members. */
+export function membersOf(fact: unknown): unknown {
+  if (typeof fact !== "string" || !fact.startsWith("{")) return fact;
+  try {
+    return JSON.parse(fact);
+  } catch {
+    return fact;
+  }
+}
+
+/** What masks start from, and how they are led. */
+const OF_MASKS = ["method", "start", "calibration"] as const;
+
+/** What hard masks follow from, beside that, rates and a schedule. */
+const OF_HARD_MASKS = ["sparsity", "size", "units", "rules", "ranking", "keptMasks", "lambdaRule"] as const;
 
 /** Rates that differ between two identities, which have them as JSON. */
 export function changedRates(then: string, now: string): ReadonlySet<string> {

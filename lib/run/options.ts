@@ -140,9 +140,9 @@ export interface CheckpointOptions {
   readonly resume?: boolean;
   /**
    * Names of options that may have changed since the checkpoint, such as "schedule"; of all others but `recompute` and `monitors` a resumed run refuses
-   * a change. Hooks, `skipBroken` and `trustSchedule` are not compared at all. An inline schedule is known by its functions' text and what its curves were
-   * made with: name in `identity` what else they read from outside. Rates that were halved stay so where another schedule does not set them in all stages
-   * to come.
+   * a change, and of these too once nothing follows from them any more. Hooks, `skipBroken` and `trustSchedule` are not compared at all. An inline
+   * schedule is known by its functions' text and what its curves were made with: name in `identity` what else they read from outside. Rates that were
+   * halved stay so where another schedule does not set them in all stages to come.
    */
   readonly mayDiffer?: readonly string[];
   /** Further facts that must be equal on resuming, such as hashes of files; names of the run's own facts (`model`, `seed` and so on) are refused. */

@@ -290,7 +290,7 @@ class Run implements PruneRun {
    * True where the run went back. Throws where an alarm stops it.
    */
   async *#flush({ looks }: { readonly looks: boolean }): AsyncGenerator<StepRecord, boolean, undefined> {
-    const pending = this.#pending, first = pending[0], { afterStep } = this.#parts.given.hooks ?? {};
+    const pending = this.#pending, first = pending[0], { hooks } = this.#parts.given;
     const isNew = looks && this.#position.looked !== this.#position.step;
     if (!first && !isNew) return false;
     const numbers = first ? await this.#trainer.numbers(first.index, pending.length) : [];
@@ -313,14 +313,14 @@ class Run implements PruneRun {
         goodStep: goodState(this.#kept, plain?.step ?? this.#position.step).position.step,
       }, this.#oversight);
       const { record } = seen, at = this.#position; // after broken numbers that of the state which lies on the GPU
-      const hook = (): unknown => record && afterStep?.(record, this.#handle(record.stage, at));
+      const hook = (): unknown => record && hooks?.afterStep?.(record, this.#handle(record.stage, at));
       this.#position = seen.position;
       if (record) this.#since.push(recordView(record));
       const [done] = await Promise.allSettled([Promise.try(hook)]);
       if (record) yield record; // it counts as told, whatever the hook makes of it
-      const isBack = await this.#act(seen);
       // A hook may have changed what was read before it, and thrown.
-      if (own && !isBack && this.#oversight.keepsAt(this.#position.step)) await this.#keep(afterStep ? null : arrays);
+      const isBack = await this.#act(seen), read = hooks?.afterStep ? null : arrays;
+      if (own && !isBack && this.#oversight.keepsAt(this.#position.step)) await this.#keep(read);
       if (done.status === "rejected") throw done.reason;
       if (isBack) return true;
     }

@@ -150,19 +150,23 @@ Deno.test("what is cut at once at the end is told from the threshold on, with it
 
 Deno.test("what a loss was before much was cut at once says nothing of the losses after it", () => {
   const spec = decoder([{ heads: 4, kvHeads: 4, ffn: 40 }]), table = unitTable(spec, ["kv", "ffn"]);
-  const options = resolveOptions({ rows: [], sparsity: 0.2, steps: 60, seq: 64, units: ["kv", "ffn"] }, spec);
+  const given = { rows: [], sparsity: 0.2, steps: 60, seq: 64, units: ["kv", "ffn"] } as const;
   const monitors: MonitorState = { ...FRESH_MONITORS, losses: { last: [2, 2, 2, 2], lowest: 2 } };
-  const after = (expected: number): MonitorState["losses"] => {
-    const at = { ...firstPosition({ epoch: 0, index: 0 }), stageStep: 60, target: 0.2, expected, monitors };
+  const after = (at: Partial<RunPosition>, more: Partial<PruneOptions> = {}): MonitorState["losses"] => {
+    const options = resolveOptions({ ...given, ...more }, spec);
     const { position } = overseeHard(
-      at,
+      { ...firstPosition({ epoch: 0, index: 0 }), stageStep: 60, target: 0.2, monitors, ...at },
       { look: look(0.2), hard: 0.2, isSkipped: false },
       oversightOf(options, table, { steps: 60 }),
     );
     return position.monitors.losses;
   };
-  assert.deepEqual(after(0.199), monitors.losses);
-  assert.deepEqual(after(0.02), FRESH_MONITORS.losses);
+  assert.deepEqual(after({ expected: 0.199 }), monitors.losses);
+  assert.deepEqual(after({ expected: 0.02 }), FRESH_MONITORS.losses);
+  // Also where nobody wants to hear of the cut, where a size takes more than the schedule came to, and where no step was made.
+  assert.deepEqual(after({ expected: 0.02 }, { monitors: { constraint: { action: "off" } } }), FRESH_MONITORS.losses);
+  assert.deepEqual(after({ expected: 0.02, target: 0.02 }), FRESH_MONITORS.losses);
+  assert.deepEqual(after({ expected: null, stageStep: 0, leftOut: 60 }), FRESH_MONITORS.losses);
 });
 
 Deno.test("frozen units that keep masks from the target raise one alarm, when the masks become hard", async () => {
@@ -226,6 +230,12 @@ Deno.test("a schedule that ends beside what was asked for is told so, and what a
   assert.match(left, /and the size takes 2\d\.\d %; hard sparsity is \d+\.\d %$/);
   assert.deepEqual(beyond, [], "said once");
   assert.deepEqual(await alarmsOf(size), []);
+  const [unlearned = "", ...more] = await alarmsOf(size, { end: () => true });
+  assert.match(
+    unlearned,
+    /ended the pruning stage before its first step, and 2\d\.\d % were cut at once for the size$/,
+  );
+  assert.deepEqual(more, []);
   const [smaller = "", ...no] = await alarmsOf(size, { layers: ({ layers }) => layers.map(() => 0.5) });
   assert.match(smaller, /smaller than it was asked to be: hard sparsity 5\d\.\d %, the size takes 2\d\.\d %$/);
   assert.deepEqual(no, []);

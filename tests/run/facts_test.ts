@@ -118,9 +118,25 @@ Deno.test("what differs of stages that are over is told, and what is yet to come
       "keptMasks: not given then, one now",
     ]);
   }
+  const others = { method: "gradual", calibration: "b", start: "constant", ranking: "layer", rules: '{"align":8}' };
+  assert.deepEqual(at({ ...others, layout: "uniform" }, 1, 0), []);
+  const started = ["method: compresso then, gradual now", "start: not given then, constant now"];
+  assert.deepEqual(at({ ...others, layout: "uniform" }, 1, 1), [...started, "calibration: not given then, b now"]);
+  assert.deepEqual(at({ ...others, layout: "uniform" }, 2, 0).map((line) => line.split(":")[0]), [
+    ...["method", "start", "calibration", "rules", "ranking", "layout"],
+  ]);
+  assert.deepEqual(at({ layout: "padded" }, 2, 0), [], "what becomes of the widths is yet to come");
   assert.deepEqual(at({ method: "taylor" }, 0, 0), ["method: compresso then, taylor now"]);
   assert.deepEqual(at({ method: "gradual" }, 0, 0), []);
-  const oneShot = { ...then, method: "flap" };
+  const oneShot = { ...then, method: "flap", rules: '{"protect":[1,0]}' };
+  const sameRules = { ...oneShot, rules: '{"protect":[0,1]}' };
+  assert.deepEqual(pastDifferences(oneShot, sameRules, { stage: 1, stageStep: 9, begun: null }), []);
+  assert.deepEqual(
+    pastDifferences(oneShot, { ...oneShot, method: "random", calibration: "b" }, {
+      ...{ stage: 0, stageStep: 0, begun: "hard" },
+    }),
+    ["method: flap then, random now", "calibration: not given then, b now"],
+  );
   assert.deepEqual(
     pastDifferences(oneShot, { ...oneShot, steps: 140, postfinetune: 70 }, { stage: 2, stageStep: 0, begun: null }),
     [],

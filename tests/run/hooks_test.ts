@@ -1,6 +1,6 @@
 // Hooks where a run breaks, and around its files: of which state their handle is, what is in the folder, and that a run waits for what it calls. On the demo model.
 import assert from "node:assert/strict";
-import { compress, type CompressOptions, prune, type RunHandle, type StepRecord } from "../../mod.ts";
+import { compress, type CompressOptions, prune, type RunHandle, type RunHooks, type StepRecord } from "../../mod.ts";
 import { exists } from "../../lib/io/exists.ts";
 import { inTemporaryFolder } from "../io/files.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
@@ -27,6 +27,32 @@ Deno.test("after a step whose numbers are not finite the handle has step and LoR
     // The first state is that before the first step.
     assert.deepEqual(places, [[1, 1], [2, 2], [3, 0], [1, 1], [2, 2], [3, 3]]);
     assert.ok(seen.every(({ isFinite }) => isFinite));
+  });
+});
+
+Deno.test("hooks of a class keep what they write in their object", async () => {
+  class Told implements RunHooks {
+    readonly #told: string[] = [];
+    get all(): string {
+      return this.#told.join(" ");
+    }
+    beforeStage(stage: string): void {
+      this.#told.push(stage);
+    }
+    afterStage(stage: string): void {
+      this.#told.push(`/${stage}`);
+    }
+    beforeStep({ step }: RunHandle): void {
+      this.#told.push(`${step}`);
+    }
+    afterStep({ step }: StepRecord): void {
+      this.#told.push(`/${step}`);
+    }
+  }
+  await withDemo(async ({ model }) => {
+    const hooks = new Told();
+    await drive(model, { ...SHORT, hooks });
+    assert.equal(hooks.all, "finetune 0 /1 /finetune prune 1 /2 /prune postfinetune 2 /3 /postfinetune");
   });
 });
 

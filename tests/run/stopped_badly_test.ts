@@ -177,4 +177,5 @@ Deno.test("an alarm is told once, also by a resumed run that goes back to where 
   ]);
   const now = alarm("now");
   assert.deepEqual([told.fresh([now]).length, told.fresh([now]).length], [1, 0]);
+  assert.deepEqual(told.fresh([{ ...now }]), [], "as a checkpoint gives it back");
 });

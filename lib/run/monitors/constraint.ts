@@ -163,9 +163,24 @@ export function nothingCut(sparsity: number): Finding {
     message: `the constraint is not met: the schedule ended the pruning stage before its first step, and nothing of ${
       percent(sparsity)
     } is cut`,
-    change: "let the schedule's `end` wait for a step, or look only at records whose stage is that of pruning",
+    change: WAIT_FOR_A_STEP,
   };
 }
+
+/** What a size cuts where a schedule ended the pruning stage before its first step: units that no step has learned to choose. */
+export function cutUnlearned(hard: number): Finding {
+  return {
+    monitor: "constraint",
+    key: "constraint",
+    message: `the schedule ended the pruning stage before its first step, and ${
+      percent(hard)
+    } were cut at once for the size`,
+    change: WAIT_FOR_A_STEP,
+  };
+}
+
+const WAIT_FOR_A_STEP =
+  "let the schedule's `end` wait for a step, or look only at records whose stage is that of pruning";
 
 /**
  * The largest share that one unit cuts: blocks where widths are aligned; where all layers are cut alike one unit in each, and groups of heads whole

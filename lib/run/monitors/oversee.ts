@@ -16,6 +16,7 @@ import {
   checkHard,
   checkSize,
   checkSmaller,
+  cutUnlearned,
   largestUnit,
   nothingCut,
   targetsHeld,
@@ -56,6 +57,9 @@ export interface Overseen {
 
 /** A state is good if no alarm came up in so many steps after it: a loss takes some steps to run away. */
 const PROVEN = 5;
+
+/** Share of the weights that is much for one cut, as masks become hard. */
+const MUCH_AT_ONCE = 0.01;
 
 /** What holds for a run of so many steps. */
 export function oversightOf(
@@ -145,6 +149,7 @@ export function overseeHard(
   const threshold = constraint?.threshold ?? Infinity;
   // A size decides what is cut, and is met or refused, unless a schedule ended the stage before it was there.
   const hasSize = options.size !== null, goesBefore = goesBeforeSize(position, options);
+  const isSudden = hasSize && stageStep === 0 && position.leftOut > 0;
   const missed = !hasSize || goesBefore ? checkHard({ target, hard }, { unit, layout: options.layout }) : [];
   const smaller = hasSize && !goesBefore && state.isLoose
     ? checkSmaller({ asked: sparsity, hard }, { unit, threshold })
@@ -167,10 +172,12 @@ export function overseeHard(
     ...dead ? watchLayers(look, { table, setting: dead, isHard: true, of: options }) : [],
     ...constraint ? [...missed, ...aside, ...fallen] : [],
     ...constraint && isSkipped ? [nothingCut(sparsity)] : [],
+    ...constraint && isSudden && missed.length + aside.length === 0 ? [cutUnlearned(hard)] : [],
   ];
   const watched = fresh(state, found, ["collapse", "dead-layer", "constraint"]);
-  // What much that was cut at once costs is no loss that runs away: going back would cut it again.
-  const losses = fallen.length > 0 ? { losses: NO_LOSSES } : {};
+  // What much that was cut at once costs is no loss that runs away, whoever wants to hear of the cut: going back would cut it again.
+  const before = stageStep === 0 ? 0 : expected;
+  const losses = before !== null && Math.abs(hard - before) > MUCH_AT_ONCE ? { losses: NO_LOSSES } : {};
   return told({ ...position, monitors: { ...watched.state, ...losses } }, watched.found, options);
 }
 

@@ -3,20 +3,20 @@ import type { Alarm } from "./alarm.ts";
 
 /** Alarms that were told. A run that goes back more than once says again why it went back before, and a resumed one has those of earlier sittings. */
 export class ToldAlarms {
-  readonly #told = new Set<Alarm>();
-  readonly #before = new Set<string>();
+  /** As JSON: a checkpoint gives back another object. */
+  readonly #told = new Set<string>();
 
   /** Takes in the records of earlier sittings up to the step after which the run goes on. */
   know(records: readonly { readonly step: number; readonly alarms: readonly Alarm[] }[], doneBefore: number): void {
     for (const { step, alarms } of records) {
-      if (step <= doneBefore) { for (const alarm of alarms) this.#before.add(JSON.stringify(alarm)); }
+      if (step <= doneBefore) { for (const alarm of alarms) this.#told.add(JSON.stringify(alarm)); }
     }
   }
 
   /** Of these alarms those that were not told; from now on they are. */
   fresh(alarms: readonly Alarm[]): Alarm[] {
-    const fresh = alarms.filter((alarm) => !this.#told.has(alarm) && !this.#before.has(JSON.stringify(alarm)));
-    for (const alarm of fresh) this.#told.add(alarm);
+    const fresh = alarms.filter((alarm) => !this.#told.has(JSON.stringify(alarm)));
+    for (const alarm of fresh) this.#told.add(JSON.stringify(alarm));
     return fresh;
   }
 }

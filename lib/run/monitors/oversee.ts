@@ -149,7 +149,6 @@ export function overseeHard(
   const threshold = constraint?.threshold ?? Infinity;
   // A size decides what is cut, and is met or refused, unless a schedule ended the stage before it was there.
   const hasSize = options.size !== null, goesBefore = goesBeforeSize(position, options);
-  const isSudden = hasSize && stageStep === 0 && position.leftOut > 0;
   const missed = !hasSize || goesBefore ? checkHard({ target, hard }, { unit, layout: options.layout }) : [];
   const smaller = hasSize && !goesBefore && state.isLoose
     ? checkSmaller({ asked: sparsity, hard }, { unit, threshold })
@@ -172,7 +171,7 @@ export function overseeHard(
     ...dead ? watchLayers(look, { table, setting: dead, isHard: true, of: options }) : [],
     ...constraint ? [...missed, ...aside, ...fallen] : [],
     ...constraint && isSkipped ? [nothingCut(sparsity)] : [],
-    ...constraint && isSudden && missed.length + aside.length === 0 ? [cutUnlearned(hard)] : [],
+    ...constraint && hasSize && stageStep === 0 && position.leftOut > 0 ? [cutUnlearned(hard)] : [],
   ];
   const watched = fresh(state, found, ["collapse", "dead-layer", "constraint"]);
   // What much that was cut at once costs is no loss that runs away, whoever wants to hear of the cut: going back would cut it again.

@@ -15,8 +15,10 @@ export class ToldAlarms {
 
   /** Of these alarms those that were not told; from now on they are. */
   fresh(alarms: readonly Alarm[]): Alarm[] {
-    const fresh = alarms.filter((alarm) => !this.#told.has(JSON.stringify(alarm)));
-    for (const alarm of fresh) this.#told.add(JSON.stringify(alarm));
-    return fresh;
+    return alarms.filter((alarm) => {
+      const text = JSON.stringify(alarm), isNew = !this.#told.has(text);
+      this.#told.add(text);
+      return isNew;
+    });
   }
 }

@@ -220,7 +220,7 @@ export type { RequestRecord } from "./lib/serve/handler.ts";
 export type { ServeLimits } from "./lib/serve/limits.ts";
 export { type ModelServer, serveModel, type ServeOptions } from "./lib/serve/serve.ts";
 export type { Subgroups } from "./lib/gpu/subgroups.ts";
-export type { SelectOptions, SizeTarget } from "./lib/prune/selection.ts";
+export type { HeldUnits, SelectOptions, SizeTarget } from "./lib/prune/selection.ts";
 export { parameterTarget, restPerDim } from "./lib/prune/target_size.ts";
 export type { Measure } from "./lib/prune/tally.ts";
 export type { MinimumWidths, ResolvedRules, UnitRules } from "./lib/prune/unit_rules.ts";

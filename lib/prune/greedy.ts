@@ -96,7 +96,7 @@ export function cutAll(tally: Tally, pieces: readonly Piece[]): Tally {
 }
 
 /** Drops all units of a piece, or none where a rule forbids one. */
-export function drop(tally: Tally, { units }: Piece): boolean {
+export function drop(tally: Tally, { units }: Pick<Piece, "units">): boolean {
   for (const [index, unit] of units.entries()) {
     if (!tally.allows(unit)) {
       restore(tally, { units: units.slice(0, index) });

@@ -52,9 +52,10 @@ export function hardenMasks(table: UnitTable, logAlpha: ArrayLike<number>, optio
 export function hardSelection(
   table: UnitTable,
   logAlpha: ArrayLike<number>,
-  { target, size, layerTargets, layout, counts }: Omit<HardenOptions, "temperature" | "kept">,
+  { layout, counts, ...aim }: Omit<HardenOptions, "temperature" | "kept">,
 ): Selection {
-  if (layout !== "uniform") return selectUnits(table, logAlpha, { target, size, layerTargets });
+  if (layout !== "uniform") return selectUnits(table, logAlpha, aim);
+  const { target, size, layerTargets } = aim;
   if (layerTargets?.some((goal) => goal !== null)) {
     throw new CompressoError("usage", {
       what: "cannot cut all layers alike",

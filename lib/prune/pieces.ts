@@ -30,13 +30,19 @@ export function byScore(first: number, count: number, scores: ArrayLike<number>)
 /**
  * The pieces of a table in ascending order of score, ties by the lower first unit. Without alignment each unit is one. With it, FFN columns of a
  * layer and hidden dims fall in blocks of `align`, grouped in the order of their scores, the first block such that a multiple of `align` is left.
- * The score of a block is the mean.
+ * The score of a block is the mean. Units whose flag in `held` is set are in none.
  */
-export function piecesOf(table: UnitTable, scores: ArrayLike<number>): Piece[] {
+export function piecesOf(
+  table: UnitTable,
+  scores: ArrayLike<number>,
+  { held }: { readonly held?: ArrayLike<number> | undefined } = {},
+): Piece[] {
   const { ffnFirst, hiddenFirst, layerFirst, count, layers, rules: { align } } = table;
   const pieces: Piece[] = [];
+  const free = (units: readonly number[]): readonly number[] => held ? units.filter((unit) => !held[unit]) : units;
   const single = (from: number, to: number): void => {
     for (let unit = from; unit < to; unit++) {
+      if (held?.[unit]) continue;
       const layer = unit >= hiddenFirst && unit < layerFirst ? null : table.layer[unit] ?? 0;
       pieces.push({ units: [unit], score: scores[unit] ?? 0, queue: null, layer, size: unitParameters(table, unit) });
     }
@@ -45,9 +51,11 @@ export function piecesOf(table: UnitTable, scores: ArrayLike<number>): Piece[] {
   if (align === 1) single(ffnFirst, layerFirst);
   else {
     layers.forEach(({ ffn: { first, count: width } }, layer) => {
-      pieces.push(...blocks(table, scores, { name: `ffn ${layer}`, units: byScore(first, width, scores), layer }));
+      pieces.push(
+        ...blocks(table, scores, { name: `ffn ${layer}`, units: free(byScore(first, width, scores)), layer }),
+      );
     });
-    const dims = byScore(hiddenFirst, layerFirst - hiddenFirst, scores);
+    const dims = free(byScore(hiddenFirst, layerFirst - hiddenFirst, scores));
     pieces.push(...blocks(table, scores, { name: "hidden", units: dims, layer: null }));
   }
   single(layerFirst, count);

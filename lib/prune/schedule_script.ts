@@ -117,12 +117,15 @@ export interface ScheduleDefinition {
   /** Sparsity to hold now, in [0, 1). */
   readonly sparsity?: Curve;
   /**
-   * For learned masks, but of the layout uniform: sparsity of each layer by itself, in [0, 1], a share of the layer's parameters; null leaves a layer
+   * But of the layout uniform and of one-shot methods: sparsity of each layer by itself, in [0, 1], a share of the layer's parameters; null leaves a layer
    * free. As many as there are layers. Without `end` the last step is asked for before the first one too, so that layers that do not come to the whole's
    * target are refused at once.
    */
   readonly layers?: (input: ScheduleInput) => readonly (number | null)[];
-  /** For learned masks: units that do not move in this step. When the masks become hard they may fall as others do. */
+  /**
+   * But of one-shot methods: units that do not move in this step. Gradual saliency moves units before every third step alone. When the masks become hard
+   * they may fall as others do.
+   */
   readonly freeze?: (input: ScheduleInput) => readonly FrozenUnits[];
   /** Whether the pruning stage ends before this step. Before the first one it cuts nothing, but for a size and for layers that are to be alike: records are those of fine-tuning then. */
   readonly end?: (input: ScheduleInput) => boolean;

@@ -17,6 +17,14 @@ export interface SizeTarget {
   readonly unit: string;
 }
 
+/** Units that stay as they are. */
+export interface HeldUnits {
+  /** 1 for each of them. */
+  readonly flags: ArrayLike<number>;
+  /** The selection that they are of now. */
+  readonly kept: Selection;
+}
+
 /** What a selection has to meet. */
 export interface SelectOptions {
   /** Sparsity to reach; null, or absent, where only `size` or `layerTargets` count. */
@@ -28,6 +36,10 @@ export interface SelectOptions {
    * `target` already, nothing else falls.
    */
   readonly layerTargets?: readonly (number | null)[] | null | undefined;
+  /** Units that neither fall nor come back, as far as the table's rules let those lie that are cut. What they cut counts. */
+  readonly held?: HeldUnits | null | undefined;
+  /** Takes what comes nearest where a target is out of reach, all that may fall, in place of throwing. */
+  readonly isNearest?: boolean | undefined;
 }
 
 /**
@@ -42,13 +54,16 @@ export interface SelectOptions {
  */
 export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options: SelectOptions): Selection {
   checkPerUnit(table, scores, "scores");
-  let kept = attempt(table, piecesOf(table, scores), options);
+  const { isNearest = false, ...exact } = options, held = options.held?.flags;
+  const by = (order: ArrayLike<number>): Piece[] => piecesOf(table, order, { held });
+  let kept = attempt(table, by(scores), exact);
   if (typeof kept === "function" && table.groups.length > 0) {
     // Heads that stay one in every group keep all K and V: near the limit groups have to fall whole.
-    kept = attempt(table, piecesOf(table, groupScores(table, scores)), options);
+    kept = attempt(table, by(groupScores(table, scores)), exact);
   }
   // Which units stay last can matter too; this is the order by which targets are checked beforehand.
-  if (typeof kept === "function") kept = attempt(table, piecesOf(table, new Uint8Array(table.count)), options);
+  if (typeof kept === "function") kept = attempt(table, by(new Uint8Array(table.count)), exact);
+  if (typeof kept === "function" && isNearest) kept = attempt(table, by(scores), options);
   if (typeof kept === "function") throw kept();
   return kept;
 }
@@ -87,10 +102,13 @@ function cut(
   pieces: readonly Piece[],
   { isClose, ...options }: ChooseOptions & { readonly isClose: boolean },
 ): Selection | Unmet {
-  const { target = null, size, layerTargets, forced = [] } = options, { hidden } = table.spec;
+  const { target = null, size, layerTargets, held, isNearest = false, forced = [] } = options, { hidden } = table.spec;
   const tally = new Tally(table, size?.measure);
   const whole = size ? tally.size() : 0;
   for (const piece of forced) if (!drop(tally, piece)) return () => unforced(piece);
+  for (let unit = 0; held && unit < table.count; unit++) {
+    if (held.flags[unit] && !held.kept[unit]) drop(tally, { units: [unit] });
+  }
   const targeted = (piece: Piece): boolean => piece.layer !== null && (layerTargets?.[piece.layer] ?? null) !== null;
   if (layerTargets) {
     checkLayerTargets(table, layerTargets);
@@ -108,7 +126,7 @@ function cut(
         overshoots: (slack: number) => tally.layerSparsity(layer) > goal + slack / total,
       };
       const met = isClose ? cutTo(table, order, { tally, aim }) : cutUntil(tally, order, aim);
-      if (!met) return () => unreachableLayer(layer, { goal, most: tally.layerSparsity(layer) });
+      if (!met && !isNearest) return () => unreachableLayer(layer, { goal, most: tally.layerSparsity(layer) });
     }
   }
   const free = layerTargets ? pieces.filter((piece) => !targeted(piece)) : pieces;
@@ -119,7 +137,7 @@ function cut(
       isMet,
       overshoots: (slack) => tally.size() < size.most - slack * perParameter,
     });
-    if (!met) return () => unreachable(table, options, { most: tally.size(), whole });
+    if (!met && !isNearest) return () => unreachable(table, options, { most: tally.size(), whole });
     giveBack(table, free, { tally, isMet });
   } else if (target !== null) {
     const aim = {
@@ -127,7 +145,7 @@ function cut(
       overshoots: (slack: number) => tally.sparsity() > target + slack / table.total,
     };
     const met = cutTo(table, free, { tally, aim });
-    if (!met) return () => unreachable(table, options, { most: tally.sparsity(), whole });
+    if (!met && !isNearest) return () => unreachable(table, options, { most: tally.sparsity(), whole });
   }
   return tally.kept;
 }

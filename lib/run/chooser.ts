@@ -107,17 +107,7 @@ export function checkParts(
     });
   }
   checkTaken(isGiven, { method, start, what: "cannot follow the schedule" });
-  if (method === "gradual" && (parts.includes("layers") || parts.includes("freeze"))) throw unlearned(method);
   if (layout === "uniform" && parts.includes("layers")) throw twofoldGoals();
-}
-
-function unlearned(method: string): CompressoError {
-  return new CompressoError("usage", {
-    what: "cannot follow the schedule",
-    rule: "targets of single layers and frozen units are for learned masks",
-    value: `the method ${method}`,
-    mend: "use --method compresso, or leave `layers` and `freeze` out",
-  });
 }
 
 /** The chooser of the run's method. */
@@ -200,11 +190,11 @@ function gradual(parts: ChooserParts): Chooser {
     ...NOTHING,
     begin: () => Promise.resolve(trainer.setLogAlpha(new Float32Array(table.count))),
     async beforeStep({ step, target, layers, freeze }): Promise<number> {
-      // Checked beforehand of what a schedule says that it has; an isolated script may say anything.
-      if (layers || freeze.length > 0) throw unlearned(options.method);
       if (step > 0 && step % GRADUAL_EVERY === 0) {
-        const counts = target === options.sparsity && sized ? { counts: sized } : {};
-        trainer.setMasks(gradualMasks(table, await trainer.logAlpha(), { target, layout: options.layout, ...counts }));
+        const counts = target === options.sparsity && sized ? { counts: sized } : {}, flags = heldUnits(table, freeze);
+        const held = flags && { flags, kept: keptBy(table, await trainer.masks()) }, { layout } = options;
+        const aim = { target, layout, layerTargets: layers, held, ...counts };
+        trainer.setMasks(gradualMasks(table, await trainer.logAlpha(), aim));
       }
       // A hook may have written others meanwhile.
       if (known?.writes !== trainer.maskWrites) {
@@ -218,7 +208,7 @@ function gradual(parts: ChooserParts): Chooser {
       addGradients(table, mean, { slotGradients: await trainer.slotGradients(), slots });
       trainer.setLogAlpha(mean);
     },
-    async end({ target }): Promise<number> {
+    async end({ target, layers }): Promise<number> {
       const before = sparsityOf(table, await trainer.masks()), seen = await trainer.logAlpha();
       if (seen.every((value) => value === 0)) {
         // A schedule has ended the stage before its first step, and a size or equal widths are to be met all the same.
@@ -226,7 +216,7 @@ function gradual(parts: ChooserParts): Chooser {
         seen.set(perParameter(table, await saliencyOn(parts, { of: "rows", batches, look })));
         trainer.setLogAlpha(seen);
       }
-      chooseHard(table, seen, { target, options, trainer, harden });
+      chooseHard(table, seen, { target, layers, options, trainer, harden });
       return before;
     },
   };
@@ -324,12 +314,14 @@ function leastTarget(
 function chooseHard(
   table: UnitTable,
   scores: ArrayLike<number>,
-  { target, options, trainer, harden }: {
-    readonly target: number;
-  } & Pick<ChooserParts, "options" | "trainer" | "harden">,
+  { target, layers = null, options, trainer, harden }:
+    & Pick<ChooserEnd, "target">
+    & Partial<Pick<ChooserEnd, "layers">>
+    & Pick<ChooserParts, "options" | "trainer" | "harden">,
 ): number {
   const { layout } = options,
-    masks = harden(table, scores, { target: leastTarget(table, target, options), layout });
+    least = leastTarget(table, target, options),
+    masks = harden(table, scores, { target: least, layerTargets: layers, layout });
   trainer.setMasks(masks);
   return sparsityOf(table, masks);
 }

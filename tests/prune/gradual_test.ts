@@ -62,3 +62,65 @@ Deno.test("units are kept by the running mean of their gradients, in which the p
   for (let index = 0; index < 80; index++) step([0.5, 1, 0.75, 0.25]);
   assert.deepEqual(kept(), [1, 1, 1, 0], "the largest at first is forgotten");
 });
+
+const LAYERS = [{ heads: 2, kvHeads: 2, ffn: 40 }, { heads: 2, kvHeads: 2, ffn: 40 }, {
+  heads: 2,
+  kvHeads: 2,
+  ffn: 40,
+}];
+
+/** Kept columns of each layer. */
+function columns({ ffn }: ReturnType<typeof gradualMasks>): number[][] {
+  return LAYERS.map((_, layer) => [...ffn.subarray(40 * layer, 40 * layer + 40)]);
+}
+
+const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
+
+Deno.test("layers with targets of their own meet them, the others the whole's; where these are behind it, it is left out of reach", () => {
+  const table = unitTable(decoder(LAYERS), ["ffn"]);
+  // The columns of the last layer are worth least, so that without targets it loses all.
+  const mean = Float32Array.from({ length: table.count }, (_, unit) => table.count - unit);
+  const at = (target: number, layerTargets: readonly (number | null)[] | null): number[] =>
+    columns(gradualMasks(table, mean, { target, layout: "compact", layerTargets })).map(sum);
+  // A layer has 2 · 6 · 4 + 3 · 40 = 168 weights for each hidden dim, a column 3 of them.
+  assert.deepEqual(at(0.2, null), [40, 40, 6]);
+  assert.deepEqual(at(0.2, [null, 0.25, 0]), [20, 26, 40]);
+  assert.deepEqual(at(0.2, [0, 0.25, 0]), [40, 26, 40], "the whole's is out of reach");
+  assert.deepEqual(at(0, [0, 0.25, 0]), [40, 26, 40], "before the whole has a target");
+  assert.deepEqual(at(0, [0, null, 0]), [40, 40, 40]);
+});
+
+Deno.test("units that are held stay as they are, cut or not, whatever their saliency and the target say", () => {
+  const table = unitTable(decoder(LAYERS), ["ffn"]), { count } = table;
+  const mean = Float32Array.from({ length: count }, (_, unit) => 1 + unit);
+  const kept = new Uint8Array(count).fill(1).fill(0, 110);
+  // All of the first layer's, which are kept, and of the last one's, ten of which are cut.
+  const flags = Uint8Array.from({ length: count }, (_, unit) => unit < 40 || unit >= 80 ? 1 : 0);
+  const held = { flags, kept }, before = [1, 3].map((layer) => [...kept.subarray(40 * layer - 40, 40 * layer)]);
+  const at = (target: number, table_ = table): number[] => {
+    const [first, middle = [], last] = columns(gradualMasks(table_, mean, { target, layout: "compact", held }));
+    assert.deepEqual([first, last], before);
+    return middle;
+  };
+  assert.equal(sum(at(0.2)), 40 - (34 - 10), "what is cut of the others counts");
+  assert.deepEqual(at(0.2).slice(0, 24), new Array<number>(24).fill(0), "of the others the least fall");
+  assert.equal(sum(at(0.02)), 40);
+  assert.equal(sum(at(0)), 40);
+  assert.equal(sum(at(0.5)), 0, "all the others fall, and the target is out of reach");
+  const aligned = unitTable(decoder(LAYERS), ["ffn"], { align: 8 });
+  assert.equal(sum(at(0.2, aligned)), 16);
+});
+
+Deno.test("under equal widths the others become what they would be, and held units stay as they are", () => {
+  const table = unitTable(decoder(LAYERS), ["ffn"]), { count } = table;
+  const mean = Float32Array.from({ length: count }, (_, unit) => 1 + unit);
+  const kept = new Uint8Array(count).fill(1).fill(0, 40, 50);
+  const flags = Uint8Array.from({ length: count }, (_, unit) => unit < 60 ? 1 : 0);
+  const at = (target: number): number[] =>
+    columns(gradualMasks(table, mean, { target, layout: "uniform", held: { flags, kept } })).map(sum);
+  const whole = columns(gradualMasks(table, mean, { target: 0.2, layout: "uniform" })).map(sum);
+  assert.deepEqual(whole, [28, 28, 28]);
+  // The ten that are cut are among the twelve of their layer.
+  assert.deepEqual(at(0.2), [40, 28, 28]);
+  assert.deepEqual(at(0.02), [40, 30, 38]);
+});

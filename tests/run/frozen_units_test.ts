@@ -1,7 +1,7 @@
-// Units that a schedule freezes: whole kinds, layers, and single ones by their numbers.
+// Units that a schedule freezes: whole kinds, layers, and single ones by their numbers. And, under gradual saliency, targets of single layers beside them.
 import assert from "node:assert/strict";
-import { defineSchedule, type FrozenUnits, type RunHooks } from "../../mod.ts";
-import { drive, withDemo } from "./helpers/demo_run.ts";
+import { defineSchedule, type FrozenUnits, type RunHooks, type ScheduleDefinition } from "../../mod.ts";
+import { bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 
 Deno.test("hidden dims and whole layers that are frozen do not move, and the others make up for them", async () => {
   await withDemo(async ({ model }) => {
@@ -33,6 +33,68 @@ Deno.test("hidden dims and whole layers that are frozen do not move, and the oth
     await assert.rejects(
       moved([{ layer: 2, kind: "ffn", units: [columns.length] }]),
       /step 0 of 8: cannot freeze units.*units of ffn in layer 2 have numbers from 0 to \d+; now: \d+;/,
+    );
+  });
+});
+
+Deno.test("gradual saliency holds targets of single layers and frozen units, in training and in the hard masks", async () => {
+  await withDemo(async ({ model }) => {
+    const width = model.spec.layers[0]?.ffn ?? 0, shares = [null, 0.3, 0, null, null] as const;
+    const drives = async (freeze: NonNullable<ScheduleDefinition["freeze"]>) => {
+      const seen: number[][][] = [], cuts: (number | null)[] = [];
+      const hooks: RunHooks = {
+        afterStep: async ({ stage, expected }, { masks }) => {
+          if (stage !== "prune") return;
+          const { ffn } = await masks();
+          seen.push(model.spec.layers.map((_, layer) => [...ffn.subarray(layer * width, (layer + 1) * width)]));
+          cuts.push(expected);
+        },
+      };
+      const schedule = defineSchedule({ sparsity: 0.2, layers: () => shares, freeze });
+      const options = { method: "gradual", units: ["ffn"], steps: 12, schedule } as const;
+      return { ...await drive(model, { ...options, hooks }), seen, cuts, options };
+    };
+    const cutOf = (columns: readonly number[] = []): number => columns.filter((z) => z === 0).length;
+    // Chosen before steps 3, 6 and 9; from the second choice on the first layer is held.
+    const held = await drives(({ step }) => step > 3 ? [{ layer: 0, kind: "ffn" }] : []);
+    const free = await drives(() => []);
+    assert.deepEqual(held.seen[0]?.map(cutOf), [0, 0, 0, 0, 0]);
+    assert.ok(cutOf(held.seen[3]?.[0]) > 0);
+    assert.deepEqual(held.seen[3], free.seen[3]);
+    assert.deepEqual(held.seen[11]?.[0], held.seen[3]?.[0]);
+    assert.notDeepEqual(free.seen[11]?.[0], free.seen[3]?.[0], "it would move");
+    assert.notDeepEqual(held.seen[11]?.slice(3), held.seen[3]?.slice(3), "others do");
+    for (const { seen, cuts, result: { table, masks, sparsity } } of [held, free]) {
+      const { attention, ffn } = table.layers[1] ?? { attention: { total: NaN }, ffn: { total: NaN } };
+      const goal = Math.ceil(0.3 * (attention.total + ffn.total) / 3);
+      for (const step of [3, 6, 9, 11]) {
+        assert.equal(cutOf(seen[step]?.[1]), goal, `layer 1 at step ${step}`);
+        assert.equal(cutOf(seen[step]?.[2]), 0, `layer 2 at step ${step}`);
+        assert.ok(Math.abs((cuts[step] ?? NaN) - 0.2) < 0.001, `${cuts[step]} at step ${step}`);
+      }
+      assert.equal(cutOf([...masks.ffn?.subarray(width, 2 * width) ?? []]), goal);
+      assert.equal(cutOf([...masks.ffn?.subarray(2 * width, 3 * width) ?? []]), 0);
+      assert.ok(sparsity.hard >= 0.2 - ROUNDING && sparsity.hard < 0.201, `${sparsity.hard}`);
+    }
+    const whole = await drive(model, held.options);
+    assert.equal(bitsOf(await interrupted(model, held.options, 8)), bitsOf(whole));
+  });
+});
+
+Deno.test("an alarm says what frozen units kept gradual saliency from, and what fell at once in the end", async () => {
+  await withDemo(async ({ model }) => {
+    const freeze = model.spec.layers.map((_, layer) => ({ layer, kind: "layer" }) as const);
+    const schedule = defineSchedule({ freeze: () => freeze });
+    const { records, result } = await drive(model, { method: "gradual", steps: 12, schedule });
+    const expected = records.flatMap(({ stage, expected }) => stage === "prune" ? [expected] : []);
+    assert.deepEqual(expected, new Array<number>(12).fill(0));
+    const { sparsity: { hard }, alarms } = result;
+    assert.ok(hard >= 0.2 - ROUNDING && hard < 0.21, `${hard}`);
+    assert.ok(
+      alarms.some(({ monitor, message }) =>
+        monitor === "constraint" && /20\.\d % were cut at once .* since frozen units or targets/.test(message)
+      ),
+      JSON.stringify(alarms),
     );
   });
 });

@@ -65,8 +65,8 @@ Deno.test("a schedule with parts that method or layout cannot follow is refused 
         /method gradual, and the rate 'noise'/,
       ],
       [{ preset: "paper" }, "rates: { memory: 0.5 }", { rates: { memory: 0.5 } }, /constant, and the rate 'memory'/],
-      [{ method: "gradual" }, "layers: () => []", { layers: () => [] }, /learned masks; now: the method gradual/],
-      [{ method: "gradual" }, "freeze: () => []", { freeze: () => [] }, /learned masks; now: the method gradual/],
+      [{ method: "taylor" }, "layers: () => []", { layers: () => [] }, /taylor cuts everything.*it decides layers/],
+      [{ method: "random" }, "freeze: () => []", { freeze: () => [] }, /random cuts everything.*it decides freeze/],
       [{ layout: "uniform" }, "layers: () => []", { layers: () => [] }, /all cut alike; now: the layout "uniform"/],
     ];
     for (const [options, text, definition, message] of cases) {

@@ -162,7 +162,7 @@ export function overseeHard(
   const fallen = expected === null || stageStep === 0 || missed.length + aside.length > 0
     ? []
     : checkFall({ target, expected, hard }, {
-      isLoose: state.isLoose && method !== "gradual",
+      isLoose: state.isLoose,
       isHard: method === "gradual",
       threshold,
     });

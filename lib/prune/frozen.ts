@@ -31,6 +31,19 @@ export function heldUnits(table: UnitTable, freeze: readonly FrozenUnits[]): Uin
   return held.includes(1) ? held : null;
 }
 
+/**
+ * The same, and the masks of the layers that they lie in, where those are units: to cut such a layer would move what is held, and whether a unit of
+ * it had been cut before could not be told from hard masks.
+ */
+export function withTheirLayers({ layers, hiddenFirst, layer }: UnitTable, held: Uint8Array): Uint8Array {
+  const wider = held.slice();
+  for (let unit = 0; unit < hiddenFirst; unit++) {
+    const gate = held[unit] ? layers[layer[unit] ?? -1]?.gate ?? -1 : -1;
+    if (gate >= 0) wider[gate] = 1;
+  }
+  return wider;
+}
+
 /** Units of a part by their numbers in it. */
 function numbered(
   { layers, hiddenFirst, layerFirst }: UnitTable,

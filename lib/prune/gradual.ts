@@ -1,7 +1,8 @@
 // Gradual saliency: hard masks at the schedule's target, chosen anew every few steps by a running mean of squared mask gradients. Owns the mean and the choice; refuses the loop.
 import { hardSelection } from "./harden.ts";
 import type { Layout } from "./layouts.ts";
-import type { HeldUnits, SelectOptions } from "./selection.ts";
+import type { HeldUnits } from "./pieces.ts";
+import type { SelectOptions } from "./selection.ts";
 import { takesUniform, type UniformCounts } from "./uniform.ts";
 import { selectionMasks, unitParameters, type UnitTable } from "./units.ts";
 import type { MaskValues } from "../nn/masks.ts";

@@ -1,5 +1,5 @@
 // What falls together when units are chosen: single units, aligned blocks of them, rows through all layers. Owns their order; refuses targets.
-import { unitParameters, type UnitTable } from "./unit_table.ts";
+import { type Selection, unitParameters, type UnitTable } from "./unit_table.ts";
 
 /** Units that fall together. */
 export interface Piece {
@@ -11,6 +11,14 @@ export interface Piece {
   readonly layer: number | null;
   /** Parameters that the piece saves alone, all others kept. */
   readonly size: number;
+}
+
+/** Units that stay as they are. */
+export interface HeldUnits {
+  /** 1 for each of them. */
+  readonly flags: ArrayLike<number>;
+  /** The selection that they are of now. */
+  readonly kept: Selection;
 }
 
 /** Which units of a kind a queue takes, in the order in which they fall. */
@@ -30,19 +38,18 @@ export function byScore(first: number, count: number, scores: ArrayLike<number>)
 /**
  * The pieces of a table in ascending order of score, ties by the lower first unit. Without alignment each unit is one. With it, FFN columns of a
  * layer and hidden dims fall in blocks of `align`, grouped in the order of their scores, the first block such that a multiple of `align` is left.
- * The score of a block is the mean. Units whose flag in `held` is set are in none.
+ * The score of a block is the mean. Units that are held are in none, and what falls leaves such a multiple with those of them that are kept.
  */
 export function piecesOf(
   table: UnitTable,
   scores: ArrayLike<number>,
-  { held }: { readonly held?: ArrayLike<number> | undefined } = {},
+  { held }: { readonly held?: HeldUnits | null | undefined } = {},
 ): Piece[] {
   const { ffnFirst, hiddenFirst, layerFirst, count, layers, rules: { align } } = table;
   const pieces: Piece[] = [];
-  const free = (units: readonly number[]): readonly number[] => held ? units.filter((unit) => !held[unit]) : units;
   const single = (from: number, to: number): void => {
     for (let unit = from; unit < to; unit++) {
-      if (held?.[unit]) continue;
+      if (held?.flags[unit]) continue;
       const layer = unit >= hiddenFirst && unit < layerFirst ? null : table.layer[unit] ?? 0;
       pieces.push({ units: [unit], score: scores[unit] ?? 0, queue: null, layer, size: unitParameters(table, unit) });
     }
@@ -51,12 +58,11 @@ export function piecesOf(
   if (align === 1) single(ffnFirst, layerFirst);
   else {
     layers.forEach(({ ffn: { first, count: width } }, layer) => {
-      pieces.push(
-        ...blocks(table, scores, { name: `ffn ${layer}`, units: free(byScore(first, width, scores)), layer }),
-      );
+      const columns = byScore(first, width, scores);
+      pieces.push(...blocks(table, scores, { name: `ffn ${layer}`, units: columns, layer, held }));
     });
-    const dims = free(byScore(hiddenFirst, layerFirst - hiddenFirst, scores));
-    pieces.push(...blocks(table, scores, { name: "hidden", units: dims, layer: null }));
+    const dims = byScore(hiddenFirst, layerFirst - hiddenFirst, scores);
+    pieces.push(...blocks(table, scores, { name: "hidden", units: dims, layer: null, held }));
   }
   single(layerFirst, count);
   return sorted(pieces);
@@ -69,12 +75,18 @@ export function sorted(pieces: readonly Piece[]): Piece[] {
     .flatMap((index) => pieces[index] ?? []);
 }
 
-/** Blocks of `align` units of a queue, what is over first. */
-function blocks(table: UnitTable, scores: ArrayLike<number>, { name, units, layer }: Queue): Piece[] {
+/** Blocks of `align` units of a queue, what is over first; what held units leave over at the end does not fall. */
+function blocks(
+  table: UnitTable,
+  scores: ArrayLike<number>,
+  { name, units, layer, held }: Queue & { readonly held: HeldUnits | null | undefined },
+): Piece[] {
   const { align } = table.rules, made: Piece[] = [];
+  const free = units.filter((unit) => !held?.flags[unit]);
+  const width = free.length + units.filter((unit) => held?.flags[unit] && held.kept[unit]).length;
   let score = -Infinity;
-  for (let from = 0, to = units.length % align || align; from < units.length; from = to, to += align) {
-    const own = units.slice(from, to);
+  for (let from = 0, to = width % align || align; to <= free.length; from = to, to += align) {
+    const own = free.slice(from, to);
     // A mean errs by its rounding: the maximum keeps equal ones in order.
     score = Math.max(score, own.reduce((sum, unit) => sum + (scores[unit] ?? 0), 0) / own.length);
     const size = own.reduce((sum, unit) => sum + unitParameters(table, unit), 0);

@@ -2,7 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { cutAll, cutTo, cutUntil, drop, giveBack } from "./greedy.ts";
-import { type Piece, piecesOf } from "./pieces.ts";
+import { type HeldUnits, type Piece, piecesOf } from "./pieces.ts";
 import { type Measure, Tally } from "./tally.ts";
 import { type UnitRules } from "./unit_rules.ts";
 import { checkPerUnit, type Selection, type UnitTable, unitTable } from "./unit_table.ts";
@@ -15,14 +15,6 @@ export interface SizeTarget {
   readonly most: number;
   /** What is measured, for messages: "parameters", "bytes". */
   readonly unit: string;
-}
-
-/** Units that stay as they are. */
-export interface HeldUnits {
-  /** 1 for each of them. */
-  readonly flags: ArrayLike<number>;
-  /** The selection that they are of now. */
-  readonly kept: Selection;
 }
 
 /** What a selection has to meet. */
@@ -50,22 +42,35 @@ export interface SelectOptions {
  * One hidden dim, one layer and, over all layers, one head and one FFN column always stay. Ties fall to the lower index first.
  *
  * Throws `CompressoError("usage")` where the target cannot be reached with these units and rules, and names the rules that limit; and for scores
- * that are not one number for each unit of the table.
+ * or held units that are not one number for each unit of the table.
  */
 export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options: SelectOptions): Selection {
+  const { isNearest = false, ...exact } = options, { held } = options;
   checkPerUnit(table, scores, "scores");
-  const { isNearest = false, ...exact } = options, held = options.held?.flags;
-  const by = (order: ArrayLike<number>): Piece[] => piecesOf(table, order, { held });
-  let kept = attempt(table, by(scores), exact);
-  if (typeof kept === "function" && table.groups.length > 0) {
+  if (held) { for (const list of [held.flags, held.kept]) checkPerUnit(table, list, "held units"); }
+  const orders = [
+    scores,
     // Heads that stay one in every group keep all K and V: near the limit groups have to fall whole.
-    kept = attempt(table, by(groupScores(table, scores)), exact);
+    ...(table.groups.length > 0 ? [groupScores(table, scores)] : []),
+    // Which units stay last can matter too; this is the order by which targets are checked beforehand.
+    new Uint8Array(table.count),
+  ];
+  const by = (order: ArrayLike<number>, how: SelectOptions): Selection | Unmet =>
+    attempt(table, piecesOf(table, order, { held }), how);
+  let unmet: Unmet | null = null;
+  for (const order of orders) {
+    const kept = by(order, exact);
+    if (typeof kept !== "function") return kept;
+    unmet = kept;
   }
-  // Which units stay last can matter too; this is the order by which targets are checked beforehand.
-  if (typeof kept === "function") kept = attempt(table, by(new Uint8Array(table.count)), exact);
-  if (typeof kept === "function" && isNearest) kept = attempt(table, by(scores), options);
-  if (typeof kept === "function") throw kept();
-  return kept;
+  let nearest: Selection | null = null;
+  for (const order of isNearest ? orders : []) {
+    const kept = by(order, options);
+    if (typeof kept === "function") unmet = kept;
+    else if (!nearest || hardSparsity(table, kept) > hardSparsity(table, nearest)) nearest = kept;
+  }
+  if (nearest) return nearest;
+  throw unmet?.();
 }
 
 /** {@link selectUnits} for pieces in the order in which they fall, after all of `forced`. */
@@ -243,7 +248,7 @@ function unreachable(
   options: ChooseOptions,
   { most, whole }: { readonly most: number; readonly whole: number },
 ): CompressoError {
-  const { target, size, layerTargets, forced } = options;
+  const { target, size, layerTargets, held, forced } = options;
   const { spec, rules } = table, kinds = [...table.kinds];
   const { protect, minimum, align, rest } = rules, now: UnitRules = { minimum, align, rest, protect: [...protect] };
   const loosened: readonly (readonly [string, UnitRules])[] = [
@@ -256,6 +261,7 @@ function unreachable(
   const limits = [
     ...gains.map(([name, reached]) => `${name} (without: ${reached.toFixed(4)})`),
     ...(layerTargets?.some((goal) => goal !== null) ? ["targets of single layers"] : []),
+    ...(held ? ["held units"] : []),
   ];
   const units = `${kinds.join(", ")}${forced ? " alike in all layers" : ""}`,
     shown = (value: number): string => Math.ceil(value).toLocaleString("en");

@@ -78,7 +78,7 @@ export interface PruneAim {
   readonly noise: number;
   /** Whether the warm-up is over. */
   readonly isWarm: boolean;
-  /** Whether it is, and the target alone decides what is cut. */
+  /** Whether the target alone decides what is cut, and no targets of single layers or frozen units. */
   readonly isBound: boolean;
 }
 

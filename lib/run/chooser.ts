@@ -2,7 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import type { MaskValues, SlotGradients } from "../nn/masks.ts";
 import type { LayerTerms, OneShotMethod } from "../prune/baselines.ts";
-import { heldUnits } from "../prune/frozen.ts";
+import { heldUnits, withTheirLayers } from "../prune/frozen.ts";
 import { addGradients, GRADUAL_EVERY, gradualMasks } from "../prune/gradual.ts";
 import type { hardenMasks } from "../prune/harden.ts";
 import { twofoldGoals } from "../prune/mask_learner.ts";
@@ -192,7 +192,8 @@ function gradual(parts: ChooserParts): Chooser {
     async beforeStep({ step, target, layers, freeze }): Promise<number> {
       if (step > 0 && step % GRADUAL_EVERY === 0) {
         const counts = target === options.sparsity && sized ? { counts: sized } : {}, flags = heldUnits(table, freeze);
-        const held = flags && { flags, kept: keptBy(table, await trainer.masks()) }, { layout } = options;
+        const kept = flags && keptBy(table, await trainer.masks()), { layout } = options;
+        const held = kept && { flags: withTheirLayers(table, flags), kept };
         const aim = { target, layout, layerTargets: layers, held, ...counts };
         trainer.setMasks(gradualMasks(table, await trainer.logAlpha(), aim));
       }

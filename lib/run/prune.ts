@@ -244,7 +244,7 @@ class Run implements PruneRun {
   /** All that a step needs; null where the schedule ends the stage before it. */
   async #prepareStep(plan: StagePlan): Promise<PreparedStep | null> {
     const { stage, kind, steps } = plan, { options, given, table } = this.#parts;
-    const { stageStep, step: index } = this.#position, { steering, set, end } = await this.#steer(plan);
+    const { stageStep, step: index, aim: last } = this.#position, { steering, set, end } = await this.#steer(plan);
     if (end) return null;
     const { rates, rate, target } = stepNumbers(plan, this.#position, { rates: options.rates, ...steering, set });
     if (this.#position.begun !== "step") await given.hooks?.beforeStep?.(this.#handle(stage));
@@ -253,7 +253,7 @@ class Run implements PruneRun {
     const state = stepStateOf(options, this.#position, { rate, target: target ?? 0, rates });
     const { chooser } = this.#now;
     const hard = steering ? await chooser.beforeStep({ ...steering, rates, step: stageStep }) : await chooser.settle();
-    const aim = steering && aimOf({ ...steering, rates }, { ...options, step: stageStep, steps, table });
+    const aim = steering && aimOf({ ...steering, rates }, { ...options, step: stageStep, steps, last, table });
     const focus = stage === "postfinetune" ? options.focus : 1;
     return { index, stage, kind, batch, state, focus, rate, target, hard, aim, layers: steering?.layers ?? null };
   }

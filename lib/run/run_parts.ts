@@ -128,17 +128,21 @@ export function choosesNext(
 /** How monitors have to see a step of the pruning stage. */
 export function aimOf(
   { rates: { temperature, noise, warmup }, layers, freeze }: Steering,
-  { step, steps, method, table }: {
+  { step, steps, last, method, table }: {
     readonly step: number;
     readonly steps: number;
+    /** That of the step before. */
+    readonly last: PruneAim | null;
     readonly method: Method;
     readonly table: UnitTable;
   },
 ): PruneAim {
   // Gradual saliency has cut nothing before it chooses for the first time.
   const isWarm = progressOf(step, steps) >= warmup && (method !== "gradual" || step >= GRADUAL_EVERY);
-  const isWhole = !layers?.some((goal) => goal !== null) && !heldUnits(table, freeze);
-  return { temperature, noise, isWarm, isBound: isWarm && isWhole };
+  // Until it chooses anew, its masks are those of an earlier step.
+  const isOld = method === "gradual" && step % GRADUAL_EVERY !== 0 && last !== null;
+  const isBound = isOld ? last.isBound : !layers?.some((goal) => goal !== null) && !heldUnits(table, freeze);
+  return { temperature, noise, isWarm, isBound };
 }
 
 /**

@@ -1,7 +1,9 @@
 // The running saliency of `gradual`: what a unit's gradients add to it. Without a GPU.
 import assert from "node:assert/strict";
 import { addGradients, gradualMasks } from "../../lib/prune/gradual.ts";
-import { unitParameters, unitTable } from "../../lib/prune/units.ts";
+import { packMasks } from "../../lib/nn/masks.ts";
+import { heldUnits, withTheirLayers } from "../../lib/prune/frozen.ts";
+import { keptUnits, type Selection, unitParameters, unitTable } from "../../lib/prune/units.ts";
 import { decoder } from "./helpers/decoders.ts";
 
 Deno.test("a whole layer's saliency leaves out what of it is cut already, unless the layer is", () => {
@@ -109,6 +111,39 @@ Deno.test("units that are held stay as they are, cut or not, whatever their sali
   assert.equal(sum(at(0.5)), 0, "all the others fall, and the target is out of reach");
   const aligned = unitTable(decoder(LAYERS), ["ffn"], { align: 8 });
   assert.equal(sum(at(0.2, aligned)), 16);
+});
+
+Deno.test("columns that are held count among the widths that are multiples", () => {
+  const table = unitTable(decoder(LAYERS), ["ffn"], { align: 8 }), { count } = table;
+  const mean = Float32Array.from({ length: count }, (_, unit) => 1 + unit);
+  const widths = (units: readonly number[], cut: readonly number[], target: number): readonly number[] => {
+    const kept = new Uint8Array(count).fill(1), flags = new Uint8Array(count);
+    for (const unit of units) flags[unit] = 1;
+    for (const unit of cut) kept[unit] = 0;
+    return columns(gradualMasks(table, mean, { target, layout: "compact", held: { flags, kept } })).map(sum);
+  };
+  // Five stay: of the others 32 fall at most, and of the second layer the rest.
+  assert.deepEqual(widths([0, 1, 2, 3, 4], [], 0.19), [8, 40, 40]);
+  assert.deepEqual(widths([0, 1, 2, 3, 4], [], 0.2), [8, 32, 40]);
+  // Three of the five have fallen already, and five more fall with them.
+  assert.deepEqual(widths([0, 1, 2, 3, 4], [0, 1, 2], 0.04), [32, 40, 40]);
+});
+
+Deno.test("a layer of which units are held does not fall either, and a choice at the masks that it led to is the same", () => {
+  const table = unitTable(decoder(LAYERS), ["ffn", "layers"]), { count, layerFirst } = table;
+  const mean = Float32Array.from({ length: count }, (_, unit) => unit === layerFirst ? 0 : 1 + unit);
+  const flags = heldUnits(table, [{ layer: 0, kind: "ffn", units: [7] }]);
+  assert.ok(flags);
+  const choose = (kept: Selection): ReturnType<typeof gradualMasks> =>
+    gradualMasks(table, mean, {
+      ...{ target: 0.3, layout: "compact" },
+      held: { flags: withTheirLayers(table, flags), kept },
+    });
+  const first = choose(new Uint8Array(count).fill(1));
+  assert.equal(columns(first)[0]?.[7], 1);
+  assert.deepEqual(choose(keptUnits(table, packMasks(table.spec, table.layout, first))), first);
+  const free = columns(gradualMasks(table, mean, { target: 0.3, layout: "compact" }));
+  assert.equal(sum(free[0] ?? []), 0, "else it falls whole");
 });
 
 Deno.test("under equal widths the others become what they would be, and held units stay as they are", () => {

@@ -82,7 +82,7 @@ Deno.test("masks collapse to zero by kind beyond the target, and to one after th
     closed: new Uint8Array(72),
     broken: null,
   });
-  const at = { target: 0.3, expected: 0.3, isWarm: true, isHard: false, setting: setting(0.95) };
+  const at = { target: 0.3, expected: 0.3, isBound: true, isHard: false, setting: setting(0.95) };
   assert.deepEqual(watchCollapse(look(0.9), at), []);
   const [zero] = watchCollapse(look(0.96), at);
   assert.match(zero?.message ?? "", /collapse to zero: 96\.0 % of the FFN columns are cut, limit 95\.0 %/);
@@ -97,7 +97,7 @@ Deno.test("masks collapse to zero by kind beyond the target, and to one after th
   assert.match(hard?.change ?? "", /^let the schedule's target come to/, "gradual has no such rates");
   // Chosen before the schedule rose, every third step.
   assert.deepEqual(watchCollapse(look(0), { ...at, least: 0, expected: 0, isHard: true }), []);
-  assert.deepEqual(watchCollapse(look(0), { ...at, expected: 0.01, isWarm: false }), []);
+  assert.deepEqual(watchCollapse(look(0), { ...at, expected: 0.01, isBound: false }), []);
 });
 
 Deno.test("a layer is dead where all of it is cut, but not one that may be cut whole, is protected, or has a part that is not pruned", () => {
@@ -133,10 +133,18 @@ Deno.test("a layer is dead where all of it is cut, but not one that may be cut w
 
 Deno.test("the target binds the whole where no layer has one of its own and nothing is frozen, however a schedule says so", () => {
   const rates = resolveRates(8, {}), table = unitTable(spec, ["ffn"]);
-  const at = { step: 7, steps: 8, method: "compresso", table } as const;
+  const at = { step: 7, steps: 8, last: null, method: "compresso", table } as const;
   const isBound = (layers: Steering["layers"]): boolean =>
     aimOf({ target: 0.2, rates, end: false, layers, freeze: [] }, at).isBound;
   assert.deepEqual([null, [null, null], [0.2, null]].map(isBound), [true, true, false]);
+  // What gradual saliency chose beside frozen units stays, until it chooses anew.
+  const chosen = (step: number, isBound: boolean): boolean => {
+    const last = { temperature: 1, noise: 1, isWarm: true, isBound };
+    return aimOf({ target: 0.2, rates, end: false, layers: null, freeze: [] }, { ...at, method: "gradual", step, last })
+      .isBound;
+  };
+  assert.deepEqual([5, 6, 7].map((step) => chosen(step, false)), [false, true, false]);
+  assert.deepEqual([5, 6, 7].map((step) => chosen(step, true)), [true, true, true]);
 });
 
 Deno.test("gradual saliency under the layout uniform is not compared while equal widths alone would pass what it chose at", () => {

@@ -23,18 +23,18 @@ const LEAST: Readonly<Record<string, string>> = {
 
 /**
  * All zero: of a kind of units, half of which or more may be cut, these are but for 1 − `threshold` of them, and to an extent that the target does not
- * ask for. All one: after the warm-up no more than 1 − `threshold` of the target is cut. Where going back would lead to the same masks, an alarm only
+ * ask for. All one: after the warm-up no more than 1 − `threshold` of the target is cut, and nothing that a schedule froze keeps it from that. Where going back would lead to the same masks, an alarm only
  * warns.
  */
 export function watchCollapse(
   { kinds }: MaskLook,
-  { target, least = target, expected, isWarm, isHard, setting }: {
+  { target, least = target, expected, isBound, isHard, setting }: {
     readonly target: number;
     /** Lowest target at which the masks may have been chosen, where that is not the newest. */
     readonly least?: number;
     readonly expected: number;
-    /** Whether the warm-up is over. */
-    readonly isWarm: boolean;
+    /** Whether the target holds for the whole, and the warm-up is over. */
+    readonly isBound: boolean;
     /** Whether masks are hard, and so chosen at the target. */
     readonly isHard: boolean;
     readonly setting: ResolvedMonitor;
@@ -65,7 +65,7 @@ export function watchCollapse(
       ...(isHeld ? { instead: "warn" } : {}),
     });
   }
-  if (isWarm && least > 0 && expected <= (1 - setting.threshold) * least) {
+  if (isBound && least > 0 && expected <= (1 - setting.threshold) * least) {
     found.push({
       monitor: "collapse",
       key: "collapse open",

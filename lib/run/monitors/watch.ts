@@ -47,7 +47,8 @@ export interface MaskSight {
   readonly least: number;
   /** Sparsity that is expected of the masks. */
   readonly expected: number;
-  readonly isWarm: boolean;
+  /** Whether the target holds for the whole, and the warm-up is over. */
+  readonly isBound: boolean;
   /** Whether masks are hard while they are chosen. */
   readonly isHard: boolean;
   readonly of: Pick<ResolvedOptions, "method" | "layout">;

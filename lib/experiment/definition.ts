@@ -270,11 +270,13 @@ function checkRest(definition: ExperimentDefinition): void {
       if (!sets.includes(String(value))) fail(`'${option}' is one of ${sets.join(", ") || "no sets"}`, String(value));
     }
   }
-  for (const part of gridsOf(definition)) {
-    const { lora = definition.base?.lora === undefined ? [] : [definition.base.lora] } = part;
-    const idle = lora.includes(false) ? OF_LORA.find((option) => new Set<unknown>(part[option]).size > 1) : undefined;
-    if (idle === undefined) continue;
-    fail("cells without LoRA have a grid without options that are LoRA's alone", `lora false and several of '${idle}'`);
+  const { grid: _grid, base = {} } = definition;
+  const without = gridsOf(definition).filter(({ lora = [base.lora] }) => lora.includes(false));
+  const idle = OF_LORA.find((option) =>
+    new Set(without.flatMap((part) => (part[option] ?? [base[option]]).map((value) => JSON.stringify(value)))).size > 1
+  );
+  if (idle !== undefined) {
+    fail("cells without LoRA do not differ in options that are LoRA's alone", `lora false and several of '${idle}'`);
   }
   const { perplexity = [], rows = [], choices = [], tasks, prompt = [] } = definition.evaluate ?? {};
   const asked = prompt.find((setting) => setting !== false);

@@ -16,8 +16,8 @@ const RUN_TABLE = [
   UNEVENNESS,
 ] as const;
 
-/** Those of them that have a column where runs differ in them: what a run learned from. */
-const DATA_TABLE = ["labels learned", "rows cut", "prompt, tokens a row"] as const;
+/** Those of them that have a column where runs differ in them: what a run saw. */
+const DATA_TABLE = ["labels seen", "rows cut", "prompt, tokens a row"] as const;
 
 /** The whole document. */
 export function markdown(report: ExperimentReport, charts: readonly DrawnChart[]): string {
@@ -154,22 +154,30 @@ function truncationNote({ truncations, dense }: ExperimentReport): string {
 /** Over how many tokens perplexities are, by model where its tokenizer decides. */
 function tokenNote({ dense }: ExperimentReport): string {
   const values = Object.entries(dense).flatMap(([model, own]) =>
-    own.filter(({ kind }) => kind === "perplexity").map(({ name, n, rows }) => ({
+    own.filter(({ kind }) => kind === "perplexity").map(({ name, n, rows, tokens }) => ({
       model,
       name,
       count: shownNumber(n, "count") + leftNote(rows),
+      tokens,
     }))
   );
+  let isOther = false;
   const over = [...Map.groupBy(values, ({ name }) => name)].map(([name, own]) => {
     const counts = new Set(own.map(({ count }) => count));
-    const shown = counts.size === 1 ? [...counts] : own.map(({ model, count }) => `${count} by ${model}`);
+    const others = new Set(own.flatMap(({ tokens }) => tokens ?? [])).size > 1;
+    isOther ||= others;
+    const shown = counts.size === 1 && !others ? [...counts] : own.map(({ model, count }) => `${count} by ${model}`);
     return `${name} (${shown.join(", ")})`;
   });
   if (over.length === 0) return "";
   const behind = over.some((one) => one.includes(" prompt ("))
     ? "; rows that are cut to fit have fewer behind a prompt"
     : "";
-  return ` Perplexities are over so many tokens: ${over.join(", ")}${behind}.`;
+  return ` Perplexities are over so many tokens: ${over.join(", ")}${behind}.${
+    isOther
+      ? " Models whose tokenizers differ have other tokens of the same text: neither perplexities nor losses of one are compared with those of another."
+      : ""
+  }`;
 }
 
 /** What became of rows that were not measured whole. */
@@ -211,13 +219,28 @@ function contrastPart(report: ExperimentReport): string[] {
   return [
     "## Differences",
     table(["change", "pairs", ...shown.map(({ name }) => name)], rows, 1),
-    "Mean difference over all pairs of runs that differ in nothing else, seed included, ± its standard error over the seeds, each with the mean of its pairs, which may share most of their steps (absent for one seed). Where options act on each other, this mean hides it: the table above does not. With few seeds a mean has to lie far from 0 to show anything: beyond 12.7 standard errors with 2, 4.3 with 3, 2.6 with 6 (95 %).",
+    `Mean difference over all pairs of runs that differ in nothing else, seed included, ± its standard error over the seeds, each with the mean of its pairs, which may share most of their steps (absent for one seed).${
+      unevenNote(found)
+    } Where options act on each other, this mean hides it: the table above does not. With few seeds a mean has to lie far from 0 to show anything: beyond 12.7 standard errors with 2, 4.3 with 3, 2.6 with 6 (95 %).`,
   ];
 }
 
-/** Pairs of runs, and their seeds where these are fewer. */
-function pairsOf({ n, seeds }: Pick<Difference, "n" | "seeds">): string {
-  return n === seeds ? String(n) : `${n}, of ${seeds} ${seeds === 1 ? "seed" : "seeds"}`;
+/** What is said where seeds have not the same settings: a grid that is not whole, or one of several with seeds of its own. */
+function unevenNote(contrasts: readonly Contrast[]): string {
+  const differences = contrasts.flatMap(({ numbers }) => Object.values(numbers));
+  const isLeft = differences.some(({ leftOut }) => leftOut > 0);
+  const isApart = differences.some(({ seeds, stderr }) => seeds > 1 && stderr === null);
+  return `${
+    isLeft
+      ? " Left out are pairs of settings of which not all seeds have one: what settings differ by is no spread of seeds."
+      : ""
+  }${isApart ? " Several seeds without a standard error have no setting in common." : ""}`;
+}
+
+/** Pairs of runs, their seeds where these are fewer, and how many more there are. */
+function pairsOf({ n, seeds, leftOut }: Pick<Difference, "n" | "seeds" | "leftOut">): string {
+  const more = leftOut > 0 ? `; ${leftOut} left out` : "";
+  return `${n === seeds ? String(n) : `${n}, of ${seeds} ${seeds === 1 ? "seed" : "seeds"}`}${more}`;
 }
 
 function differenceCell(
@@ -246,7 +269,7 @@ function runTable(report: ExperimentReport): string {
 }
 
 const RUN_NOTE =
-  "Losses are those of training, in nats a token, on data that may differ between runs. The worst of 5 steps in a row and the roughness (standard deviation of the change from one step to the next) count from the pruning stage on. The gap is the largest one between expected sparsity and schedule in the last tenth of the pruning stage. A unit is undecided where its mask is open with a chance between 5 and 95 % at the end of that stage, a range of log α whose width the noise decides; its mask is fractional where it lies between 0.05 and 0.95 without noise, a range whose width β decides (both of learned masks only). Labels learned are those in the loss, over all steps.";
+  "Losses are those of training, in nats a token, on data that may differ between runs. The worst of 5 steps in a row and the roughness (standard deviation of the change from one step to the next) count from the pruning stage on. The gap is the largest one between expected sparsity and schedule in the last tenth of the pruning stage. A unit is undecided where its mask is open with a chance between 5 and 95 % at the end of that stage, a range of log α whose width the noise decides; its mask is fractional where it lies between 0.05 and 0.95 without noise, a range whose width β decides (both of learned masks only). Labels seen are those of all steps, of which the last stage of learned masks may learn from a part (`focus`).";
 
 /** What the monitors said, and of which runs the rates are no longer those of the table. */
 function alarmPart(report: ExperimentReport): string[] {

@@ -31,6 +31,8 @@ export interface Value {
   readonly stderr: number | null;
   /** Tokens or rows that it is a mean over. */
   readonly n: number;
+  /** Of a perplexity: tells the tokens that it is over from those of another tokenizer; earlier versions have not kept it. */
+  readonly tokens?: string;
   /** Questions of a task, among `n`, that did not fit the context and lost their beginning; earlier versions have not kept it. */
   readonly truncated?: number;
   /** Of a perplexity over rows: those that were measured, cut ones among them, and those left out; earlier versions have not kept it. */
@@ -113,7 +115,7 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
         }),
         named: nameAs([`${name}${label}`]),
         take: async (model, control) => {
-          const { perplexity: value, tokens, stderr, ...counts } = await rowPerplexity(model, set.rows, {
+          const { perplexity: value, tokens, stderr, digest, ...counts } = await rowPerplexity(model, set.rows, {
             seq,
             prompt,
             skipBroken: file.skipBroken ?? false,
@@ -121,7 +123,7 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
             onProgress: (done, all) => control.onProgress?.(done / all),
           });
           const { rows, truncated, skipped, broken } = counts, named = `${name}${label}`;
-          const taken = { n: tokens, rows: { rows, truncated, skipped, broken } };
+          const taken = { n: tokens, tokens: digest, rows: { rows, truncated, skipped, broken } };
           // Of exp(nll), to first order.
           return [{ name: named, kind: "perplexity", value, stderr: finite(stderr * value), ...taken }];
         },
@@ -240,14 +242,14 @@ async function takePerplexity(
     & NonNullable<EvaluateDefinition["perplexity"]>[number]
     & Control,
 ): Promise<Value[]> {
-  const { perplexity: value, tokens } = await perplexity(model, text, {
+  const { perplexity: value, tokens: n, digest: tokens } = await perplexity(model, text, {
     window,
     ...(maxWindows === undefined ? {} : { maxWindows }),
     ...(limitChars === undefined ? {} : { limitChars }),
     ...(signal ? { signal } : {}),
     onProgress: (done, all) => onProgress?.(done / all),
   });
-  return [{ name, kind: "perplexity", value, stderr: null, n: tokens }];
+  return [{ name, kind: "perplexity", value, stderr: null, n, tokens }];
 }
 
 function settingName(setting: unknown): string {

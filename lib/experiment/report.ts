@@ -47,6 +47,8 @@ export interface ReportCell {
   readonly at: Readonly<Record<string, string>>;
   /** Its numbers by name. */
   readonly numbers: Readonly<Record<string, number>>;
+  /** What tells the tokens of a perplexity from others, by its name, where it was kept. */
+  readonly measuredTokens: Readonly<Record<string, string>>;
   /** Share cut of each layer. */
   readonly layers: readonly number[];
   /** Steps that were run. */
@@ -189,8 +191,9 @@ async function reportCell({ name: cell, folder }: PlannedCell, { at, measures, s
 }): Promise<ReportCell | null> {
   const result = await store.result(folder);
   if (!result?.outcome) return null;
-  const { outcome } = result, numbers: Record<string, number> = {};
-  for (const { name, value } of withMeans(valuesOf(measures, await store.measured(store.cell(folder))))) {
+  const { outcome } = result, numbers: Record<string, number> = {}, measuredTokens: Record<string, string> = {};
+  for (const { name, value, tokens } of withMeans(valuesOf(measures, await store.measured(store.cell(folder))))) {
+    if (tokens !== undefined) measuredTokens[name] = tokens;
     // JSON has null for what is beyond all numbers.
     if (Number.isFinite(value)) numbers[name] = value;
   }
@@ -199,7 +202,8 @@ async function reportCell({ name: cell, folder }: PlannedCell, { at, measures, s
     if (value !== null && Number.isFinite(value)) numbers[name] = value;
   }
   const { cut: { layers }, steps, tokens, adapter } = outcome;
-  return { cell, folder, at, numbers, layers, steps, tokens, adapter, alarms: await store.alarms(folder) };
+  const alarms = await store.alarms(folder);
+  return { cell, folder, at, numbers, measuredTokens, layers, steps, tokens, adapter, alarms };
 }
 
 async function valuesOfCells(
@@ -325,19 +329,31 @@ function contrastsOf(
   });
 }
 
+/** Names of numbers that two runs do not share a scale of: perplexities over the tokens of two tokenizers, and losses in training beside them. */
+function incomparable(a: ReportCell, b: ReportCell): ReadonlySet<string> {
+  const other = Object.keys(a.measuredTokens).filter((name) =>
+    b.measuredTokens[name] !== undefined && b.measuredTokens[name] !== a.measuredTokens[name]
+  );
+  const losses = RUN_NUMBERS.filter(({ kind }) => kind === "loss").map(({ name }) => name);
+  return new Set(other.length > 0 ? [...other, ...losses] : []);
+}
+
 /** What the second cells of pairs have more than the first. */
 function differencesOf(
   pairs: readonly (readonly [ReportCell, ReportCell])[],
 ): Pick<Contrast, "numbers" | "layerDistance"> {
   const names = [...new Set(pairs.flatMap(([, { numbers }]) => Object.keys(numbers)))];
-  const seedOf = ({ at }: ReportCell): string => at["seed"] ?? "";
+  const placed = ({ at: { seed = "", ...setting } }: ReportCell): Pick<SeedValue, "seed" | "setting"> => ({
+    seed,
+    setting: JSON.stringify(setting),
+  });
   const isUniform = ({ at }: ReportCell): boolean => at["layout"] === "uniform";
   // Zeros by construction would halve what the other pairs have.
   const ofLayers = pairs.filter(([a, b]) => !(isUniform(a) && isUniform(b)));
   const both = (name: string): SeedValue[] =>
     (name === UNEVENNESS ? ofLayers : pairs).flatMap(([a, b]) => {
       const x = a.numbers[name], y = b.numbers[name];
-      return x === undefined || y === undefined ? [] : [{ seed: seedOf(b), value: y - x }];
+      return x === undefined || y === undefined || incomparable(a, b).has(name) ? [] : [{ ...placed(b), value: y - x }];
     });
   return {
     numbers: Object.fromEntries(names.flatMap((name) => {
@@ -346,7 +362,7 @@ function differencesOf(
     })),
     layerDistance: differenceOf(
       ofLayers.filter(([a, b]) => a.layers.length === b.layers.length)
-        .map(([a, b]) => ({ seed: seedOf(b), value: distanceOf(a.layers, b.layers) })),
+        .map(([a, b]) => ({ ...placed(b), value: distanceOf(a.layers, b.layers) })),
     ),
   };
 }

@@ -25,11 +25,16 @@ export function spreadOf(values: readonly number[]): Spread | null {
 export interface SeedValue {
   /** Any name; alike in all pairs where there is but one seed. */
   readonly seed: string;
+  /** A name of the other options that both runs have. */
+  readonly setting: string;
   /** The difference. */
   readonly value: number;
 }
 
-/** Mean of a difference over seeds, of which each has the mean of its pairs, and its standard error sd / √seeds; null for one seed. */
+/**
+ * Mean of a difference over seeds, of which each has the mean of its pairs, and its standard error sd / √seeds; null for one seed, and where there is
+ * no setting of which all seeds have a pair.
+ */
 export interface Difference {
   /** The mean. */
   readonly mean: number;
@@ -39,17 +44,25 @@ export interface Difference {
   readonly n: number;
   /** Seeds that they are of. */
   readonly seeds: number;
+  /** Pairs that are left out, as other seeds have none of their setting. */
+  readonly leftOut: number;
 }
 
 /**
- * Mean over pairs, seed by seed: two pairs of one seed may share most of their steps, and so are no two draws of what a seed moves. Null for no pairs.
+ * Mean over pairs, seed by seed: two pairs of one seed may share most of their steps, and so are no two draws of what a seed moves. What settings differ
+ * by is no spread of seeds either: where some seeds have pairs of other settings, those that all have count alone. Null for no pairs.
  */
 export function differenceOf(pairs: readonly SeedValue[]): Difference | null {
-  const bySeed = Map.groupBy(pairs, ({ seed }) => seed).values();
-  const spread = spreadOf([...bySeed].map((own) => spreadOf(own.map(({ value }) => value))?.mean ?? NaN));
+  const settings = [...Map.groupBy(pairs, ({ seed }) => seed).values()]
+    .map((own) => new Set(own.map(({ setting }) => setting)));
+  const common = settings.reduce((all, own) => all.intersection(own), settings[0] ?? new Set());
+  const isShared = common.size > 0, used = isShared ? pairs.filter(({ setting }) => common.has(setting)) : pairs;
+  const bySeed = [...Map.groupBy(used, ({ seed }) => seed).values()].map((own) => own.map(({ value }) => value));
+  const spread = spreadOf(isShared ? bySeed.map((own) => spreadOf(own)?.mean ?? NaN) : bySeed.flat());
   if (!spread) return null;
-  const { mean, sd, n: seeds } = spread;
-  return { mean, stderr: sd === null ? null : sd / Math.sqrt(seeds), n: pairs.length, seeds };
+  const { mean, sd } = spread, seeds = bySeed.length;
+  const stderr = sd === null || !isShared ? null : sd / Math.sqrt(seeds);
+  return { mean, stderr, n: used.length, seeds, leftOut: pairs.length - used.length };
 }
 
 /** Mean distance |a − b| over the places of two lists of the same length. */

@@ -1,6 +1,6 @@
 // Bytes of a data file as text: pieces of a file, unpacked where they are gzip or Zstandard, decoded as UTF-8. Owns
 // telling by content what a file is; refuses to interpret the text.
-import { createGunzip, createZstdDecompress } from "node:zlib";
+import { constants, createGunzip, createZstdDecompress } from "node:zlib";
 import { Readable } from "node:stream";
 import { CompressoError } from "../errors.ts";
 import { byFrame } from "./zstd_frames.ts";
@@ -101,12 +101,15 @@ async function* piecesOf(file: Deno.FsFile): AsyncGenerator<Uint8Array<ArrayBuff
   }
 }
 
+/** Files of `zstd --long=31` too, as large corpora often are; above 128 MiB zlib refuses them by itself. */
+const LONG_WINDOWS = { params: { [constants.ZSTD_d_windowLogMax]: 31 } };
+
 /** node's unpacker and not the web's DecompressionStream: that one stops after the first of several gzip members. */
 async function* unpacked(
   pieces: AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined>,
   { path, compression }: { readonly path: string; readonly compression: "gzip" | "zstd" },
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  const unpacker = compression === "gzip" ? createGunzip() : createZstdDecompress();
+  const unpacker = compression === "gzip" ? createGunzip() : createZstdDecompress(LONG_WINDOWS);
   const source = Readable.from(compression === "gzip" ? pieces : byFrame(pieces));
   source.on("error", (error) => unpacker.destroy(error));
   source.pipe(unpacker);

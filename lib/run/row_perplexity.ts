@@ -4,6 +4,7 @@ import type { Row } from "../io/datasets.ts";
 import { countLabels, type Example, IGNORED_LABEL } from "../io/prompts.ts";
 import { encodeRow } from "./batches.ts";
 import type { Adapters, Model } from "./model.ts";
+import { digestOfAll } from "./run_data.ts";
 
 /** Options of {@link rowPerplexity}. */
 export interface RowPerplexityOptions {
@@ -39,6 +40,8 @@ export interface RowPerplexityResult {
   readonly broken: number;
   /** Standard error of nll, rows taken as independent. NaN for one row. */
   readonly stderr: number;
+  /** Tells the tokens and labels that were measured from others, whatever the model. */
+  readonly digest: string;
 }
 
 const BATCH_TOKENS = 2048;
@@ -89,7 +92,8 @@ export async function rowPerplexity(
     });
   }
   const stderr = errorOf(sums, counts);
-  return { perplexity: Math.exp(nll), nll, tokens: predicted, rows: sums.length, ...left, stderr };
+  const digest = digestOfAll(examples);
+  return { perplexity: Math.exp(nll), nll, tokens: predicted, rows: sums.length, ...left, stderr, digest };
 }
 
 /** Longest rows first, so that a batch holds rows of about the same length. */

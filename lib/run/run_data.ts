@@ -102,7 +102,8 @@ export function promptForTexts(parts: Pick<ErrorParts, "what" | "mend">): Compre
   });
 }
 
-function digestOfAll(examples: readonly Example[]): string {
+/** The same of sequences. */
+export function digestOfAll(examples: readonly Example[]): string {
   return digestOf(examples.flatMap(({ tokens, labels }) => [tokens, labels]));
 }
 

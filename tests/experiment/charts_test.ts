@@ -152,7 +152,17 @@ Deno.test("each run of a group of several has a thin line of its own, which the 
   const [first, ...others] = report.groups, runs = ["cell 0", "cell 0 again"];
   if (!first) assert.fail();
   const cells = runs.map((cell, index) => ({
-    ...{ cell, folder: cell, at: first.at, numbers: {}, steps: 1, tokens: 1, adapter: "none", alarms: [] },
+    ...{
+      cell,
+      folder: cell,
+      at: first.at,
+      numbers: {},
+      measuredTokens: {},
+      steps: 1,
+      tokens: 1,
+      adapter: "none",
+      alarms: [],
+    },
     layers: first.layers.map((cut) => cut + 0.01 * (index - 0.5)),
   }));
   const drawn = charts({ ...report, cells, groups: [{ ...first, cells: runs }, ...others] });

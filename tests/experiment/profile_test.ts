@@ -103,7 +103,7 @@ Deno.test("how an option moves layers is told of pairs whose layers may differ, 
   assert.doesNotMatch(other, /uniform layout/);
 });
 
-Deno.test("what runs learned from has columns where they differ in it, and measures say how many tokens they are over", async () => {
+Deno.test("what runs saw has columns where they differ in it, and measures say how many tokens they are over", async () => {
   const grid = { prompt: [true, false], seed: [1] }, cut = { ...OUTCOME.cut, undecided: 0.125 };
   const data = { labels: 1234, cutRows: 5, promptTokens: 40 };
   const head = (text: string): string => text.split("\n").find((one) => one.includes("| undecided units |")) ?? "";
@@ -115,7 +115,7 @@ Deno.test("what runs learned from has columns where they differ in it, and measu
     ({ prompt }) => prompt ? data : { ...data, labels: 2000, promptTokens: 0 },
   );
   const text = markdown(other, []);
-  assert.match(head(text), / \| unevenness of layers \| labels learned \| prompt, tokens a row \|$/);
+  assert.match(head(text), / \| unevenness of layers \| labels seen \| prompt, tokens a row \|$/);
   assert.match(text, /\| prompt on \|.* \| 1,234 \| 40 \|\n\| prompt off \|.* \| 2,000 \| 0 \|/);
   const value = (name: string, n: number): Value => ({ name, kind: "perplexity", value: 9, stderr: null, n });
   const two = spreadNote({

@@ -72,7 +72,7 @@ experimentTest(
         (labels ?? 0) > 0 && cutRows === 0 && promptTokens !== undefined,
         `${labels} ${cutRows} ${promptTokens}`,
       );
-      assert.equal(cell.numbers["labels learned"], labels);
+      assert.equal(cell.numbers["labels seen"], labels);
     }
     const text = await Deno.readTextFile(`${out}/report.md`);
     const mean = report.groups[0]?.numbers["answers"]?.mean ?? NaN,

@@ -347,3 +347,17 @@ Deno.test("a text of a table that is no UTF-8 is a broken row, as in other files
     assert.deepEqual(await texts(0x74), ["One.", "two."]);
   });
 });
+
+Deno.test("zstd data whose window is wider than zlib takes by itself are read", async () => {
+  await inFolder(async (folder) => {
+    const text = '{"text": "a long window"}\n',
+      bytes = new TextEncoder().encode(text),
+      path = `${folder}/long.jsonl.zst`;
+    for (const windowLog of [27, 28, 31]) {
+      // RFC 8878: magic, a header without content size, the window, and one raw block, the last.
+      const header = [0x28, 0xb5, 0x2f, 0xfd, 0x00, (windowLog - 10) << 3, bytes.length << 3 | 1, 0, 0];
+      await Deno.writeFile(path, Uint8Array.from([...header, ...bytes]));
+      assert.deepEqual((await readRows(path)).rows.map(({ kind }) => kind), ["text"], `2^${windowLog}`);
+    }
+  });
+});

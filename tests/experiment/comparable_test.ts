@@ -1,0 +1,81 @@
+// What the differences of a report are over: settings that all seeds have, and perplexities over the same tokens. Without a GPU.
+import assert from "node:assert/strict";
+import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { markdown, spreadNote } from "../../lib/experiment/markdown.ts";
+import type { CellOptions } from "../../lib/experiment/options.ts";
+import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
+import { type ExperimentReport, makeReport } from "../../lib/experiment/report.ts";
+import { resolveExperiment } from "../../lib/experiment/resolve.ts";
+import { Store } from "../../lib/experiment/store.ts";
+import { demoData } from "../../lib/io/open_model.ts";
+import { inTemporaryFolder } from "../io/files.ts";
+import { OUTCOME } from "./tiny.ts";
+
+const PLAIN: ExperimentDefinition = {
+  name: "plain",
+  model: "demo",
+  base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
+  grid: { seed: [1] },
+  evaluate: { rows: [{ name: "answers", file: demoData("heldout"), last: 8, seq: 48 }] },
+};
+
+/** The report of an experiment whose cells are finished and have this perplexity, over tokens of this digest. */
+async function reportOf(
+  change: Partial<ExperimentDefinition>,
+  measured: (options: CellOptions) => { readonly value: number; readonly tokens?: string },
+): Promise<ExperimentReport> {
+  const resolved = resolveExperiment(defineExperiment({ ...PLAIN, ...change }));
+  let report: ExperimentReport | null = null;
+  await inTemporaryFolder(async (folder) => {
+    const store = new Store(`${folder}/out`), plan = (): Promise<ExperimentPlan> => planCells(resolved, store);
+    const { all, measures: [measure] } = await plan();
+    assert.ok(measure);
+    for (const { name: cell, folder, identity, options, model } of all) {
+      await store.begin(folder, identity, { anew: false });
+      await store.setResult(folder, { cell, identity, outcome: OUTCOME, failure: null });
+      const values = [{ name: "answers", kind: "perplexity", stderr: null, n: 100, ...measured(options) } as const];
+      for (const dir of [store.cell(folder), store.dense(model)]) await store.addMeasured(dir, measure, values);
+    }
+    report = await makeReport(resolved, await plan(), store);
+  });
+  return report ?? assert.fail("no report");
+}
+
+Deno.test("a difference is over the settings that all seeds have, and says how many pairs others are", async () => {
+  const grid = [
+    { rank: [2, 4], sparsity: [0.2], seed: [1, 2] },
+    { rank: [2, 4], sparsity: [0.3], seed: [1] },
+  ];
+  // Rank 4 is better by 1 and 2 at 20 %, and worse by 90 at 30 %.
+  const report = await reportOf({ grid }, ({ rank, sparsity, seed = NaN }) => {
+    const more = sparsity === 0.3 ? 90 : -seed;
+    return { value: 100 + (rank === 4 ? more : 0) };
+  });
+  const [contrast] = report.contrasts;
+  assert.deepEqual([contrast?.axis, contrast?.from, contrast?.to], ["rank", "2", "4"]);
+  const { mean, stderr, n, leftOut } = contrast?.numbers["answers"] ?? assert.fail("no difference");
+  assert.deepEqual([mean, n, leftOut], [-1.5, 2, 1]);
+  assert.ok(Math.abs((stderr ?? NaN) - 0.5) < 1e-12);
+  const text = markdown(report, []);
+  assert.match(text, /\| rank: 4 in place of 2 \| 2; 1 left out \| −1\.50 ± 0\.50 \|/);
+  assert.match(text, /Left out are pairs of settings of which not all seeds have one/);
+  const whole = markdown(await reportOf({ grid: { rank: [2, 4], seed: [1, 2] } }, () => ({ value: 9 })), []);
+  assert.doesNotMatch(whole, /eft out/);
+});
+
+Deno.test("perplexities over the tokens of two tokenizers, and losses beside them, are not subtracted", async () => {
+  const change = { model: { a: "demo", b: "demo" }, grid: { model: ["a", "b"], seed: [1, 2] } };
+  const report = await reportOf(change, ({ model }) => ({ value: model === "a" ? 20 : 12, tokens: String(model) }));
+  const [contrast] = report.contrasts;
+  assert.deepEqual(contrast?.numbers["answers"], undefined);
+  assert.deepEqual(contrast?.numbers["loss, last 8 steps"], undefined);
+  assert.equal(contrast?.numbers["hard sparsity"]?.n, 2);
+  assert.match(spreadNote(report), /answers \(100 by a, 100 by b\)\. Models whose tokenizers differ have other tokens/);
+  // Values of earlier versions do not say it.
+  for (const tokens of [{ tokens: "same" }, {}]) {
+    const alike = await reportOf(change, ({ model }) => ({ value: model === "a" ? 20 : 12, ...tokens }));
+    assert.equal(alike.contrasts[0]?.numbers["answers"]?.mean, -8);
+    assert.equal(alike.contrasts[0]?.numbers["loss, last 8 steps"]?.mean, 0);
+    assert.match(spreadNote(alike), /answers \(100\)\.(?! Models)/);
+  }
+});

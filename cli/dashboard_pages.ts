@@ -4,6 +4,7 @@ import { parseRecords, readRun, type ReportRun } from "../lib/report/read_run.ts
 import { headOf, reportContent } from "../lib/report/report.ts";
 import { pageHtml } from "../lib/report/page.ts";
 import type { Alarm } from "../lib/run/monitors/alarm.ts";
+import { allAlarms } from "../lib/run/monitors/told.ts";
 import type { StepRecord } from "../lib/run/records.ts";
 import { LOCAL_HOSTS } from "../lib/serve/handler.ts";
 
@@ -69,10 +70,8 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
     const { name, options, adapter } = started;
     const records = await (tail ??= openTail(`${started.folder}/records.jsonl`)).read();
     // Those of steps that were taken back are in no record; those before a resumed run were not told.
-    const alarms = new Map(
-      [...records.flatMap((record) => record.alarms), ...told].map((alarm) => [JSON.stringify(alarm), alarm]),
-    );
-    return { ...NOTHING, name, records, options, adapter, alarms: [...alarms.values()] };
+    const alarms = allAlarms([records.flatMap((record) => record.alarms), told]);
+    return { ...NOTHING, name, records, options, adapter, alarms };
   };
   const make = async (): Promise<MadePage> => {
     isStale = false;

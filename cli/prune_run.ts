@@ -15,7 +15,7 @@ import { layersOf, type UnitKind } from "../lib/prune/units.ts";
 import type { EncodeReport } from "../lib/run/batches.ts";
 import { checkMemory } from "../lib/run/memory_advice.ts";
 import type { Method } from "../lib/run/methods.ts";
-import type { MonitorOptions } from "../lib/run/monitors/alarm.ts";
+import type { Alarm, MonitorOptions } from "../lib/run/monitors/alarm.ts";
 import { ToldAlarms } from "../lib/run/monitors/told.ts";
 import { recordsIn } from "../lib/run/record_lines.ts";
 import { RECORDS_FILE } from "../lib/run/run_files.ts";
@@ -265,7 +265,13 @@ async function drive(
   progress.phase(`encoding ${formatCount(rows.length)} rows`);
   const told = new ToldAlarms(), earlier = resume ? await recordsIn(join(out, RECORDS_FILE)) : [];
   let isWriting = false;
-  return await compress(model, {
+  const tell = (alarms: readonly Alarm[]): void => {
+    for (const alarm of told.fresh(alarms)) {
+      progress.note(`alarm at ${alarmLine(alarm)}`);
+      dashboard?.tell({ kind: "alarm", alarm });
+    }
+  };
+  const summary = await compress(model, {
     ...optionsOf(settings, { name, layers: model.spec.layers.length }),
     rows,
     prompt,
@@ -322,10 +328,7 @@ async function drive(
     },
     onRecord: (record) => {
       progress.step(record);
-      for (const alarm of told.fresh(record.alarms)) {
-        progress.note(`alarm at ${alarmLine(alarm)}`);
-        dashboard?.tell({ kind: "alarm", alarm });
-      }
+      tell(record.alarms);
     },
     onPhase: (phase) => {
       const text = phase === "slice" ? "comparing the sliced model with the masked one" : "writing the files";
@@ -333,6 +336,9 @@ async function drive(
       progress.phase(text);
     },
   });
+  // No record has those of masks that become hard after the last step.
+  tell(summary.alarms);
+  return summary;
 }
 
 function show(summary: RunSummary, out: string): void {

@@ -2,7 +2,7 @@
 // store them.
 import type { DecoderSpec } from "../nn/spec.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
-import { isScheduleName } from "../prune/builtin_schedules.ts";
+import { DEFAULT_SCHEDULE, isScheduleName } from "../prune/builtin_schedules.ts";
 import { differencesOf, idleFacts, learnedAnew } from "../run/facts.ts";
 import { isOneShot } from "../run/methods.ts";
 import { MONITOR_NAMES, type MonitorName } from "../run/monitors/alarm.ts";
@@ -67,7 +67,7 @@ export async function scheduleName(
   schedule: string | undefined,
   { trust = false }: { readonly trust?: boolean | undefined } = {},
 ): Promise<string> {
-  if (schedule === undefined) return "cubic, the default";
+  if (schedule === undefined) return DEFAULT_SCHEDULE;
   if (isScheduleName(schedule)) return schedule;
   if (trust) {
     await using opened = await openSchedule(schedule, { trust });

@@ -8,6 +8,9 @@ export const SCHEDULE_NAMES = ["cubic", "linear", "cosine", "exponential", "step
 /** Name of a built-in schedule. */
 export type ScheduleName = typeof SCHEDULE_NAMES[number];
 
+/** What a run without a schedule is said to have. */
+export const DEFAULT_SCHEDULE = "cubic, the default";
+
 /** Whether a text is the name of a built-in schedule. */
 export function isScheduleName(text: string): text is ScheduleName {
   return SCHEDULE_NAMES.some((name) => name === text);

@@ -35,27 +35,32 @@ export interface ExponentialOptions extends RampOptions {
  * ```
  */
 export function cubic(options: RampOptions): CurveFunction {
+  checkNames("cubic", options, RAMP);
   return ramp("cubic", options, (q) => (1 - q) ** 3);
 }
 
 /** to + (from − to)·(1 − q) with q = min(1, progress / warmup): a straight line. */
 export function linear(options: RampOptions): CurveFunction {
+  checkNames("linear", options, RAMP);
   return ramp("linear", options, (q) => 1 - q);
 }
 
 /** to + (from − to)·(1 + cos(π·q)) / 2 with q = min(1, progress / warmup): slow at both ends. */
 export function cosine(options: RampOptions): CurveFunction {
+  checkNames("cosine", options, RAMP);
   return ramp("cosine", options, (q) => (1 + Math.cos(Math.PI * q)) / 2);
 }
 
 /** to + (from − to)·(e^(−k·q) − e^(−k)) / (1 − e^(−k)) with q = min(1, progress / warmup) and k the steepness. */
-export function exponential({ steepness = 5, ...options }: ExponentialOptions): CurveFunction {
+export function exponential(options: ExponentialOptions): CurveFunction {
+  checkNames("exponential", options, [...RAMP, "steepness"]);
+  const { steepness = 5, ...shape } = options;
   if (!(steepness > 0 && steepness <= 700)) {
     throw wrong("exponential", { rule: "steepness lies in (0, 700]", value: steepness });
   }
   // The same as in the docstring times e^k / e^k, which leaves digits where k is small.
   const rest = (q: number): number => Math.expm1(steepness * (1 - q)) / Math.expm1(steepness);
-  return ramp("exponential", { ...options, steepness }, rest);
+  return ramp("exponential", { ...shape, steepness }, rest);
 }
 
 /**
@@ -69,6 +74,9 @@ export function exponential({ steepness = 5, ...options }: ExponentialOptions): 
  * ```
  */
 export function steps(stairs: readonly (readonly [progress: number, value: number | "target"])[]): CurveFunction {
+  if (!Array.isArray(stairs) || !stairs.every((stair) => Array.isArray(stair))) {
+    throw wrong("steps", { rule: "stairs are a list of [progress, value]", value: JSON.stringify(stairs) });
+  }
   stairs.forEach(([progress, value], index) => {
     const before = stairs[index - 1]?.[0] ?? -1;
     if (!(progress > before && progress <= 1) || (index === 0 && progress !== 0)) {
@@ -89,6 +97,16 @@ export function steps(stairs: readonly (readonly [progress: number, value: numbe
 export function constant(value: number | "target"): CurveFunction {
   checkLevel("constant", value);
   return described("constant", value, (input) => levelOf(value, input));
+}
+
+const RAMP: readonly string[] = ["from", "to", "warmup"] satisfies (keyof RampOptions)[];
+
+/** Refuses options that the curve would ignore: Deno runs a script without checking its types. */
+function checkNames(name: string, options: unknown, known: readonly string[]): void {
+  const rule = `its options are ${known.join(", ")}`;
+  if (typeof options !== "object" || options === null) throw wrong(name, { rule, value: options });
+  const unknown = Object.keys(options).find((one) => !known.includes(one));
+  if (unknown !== undefined) throw wrong(name, { rule, value: unknown });
 }
 
 /** A curve that leaves `from` as `rest` falls from 1 to 0. */

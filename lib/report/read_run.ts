@@ -5,7 +5,9 @@ import { openSafetensors } from "../io/safetensors.ts";
 import { textIfThere } from "../io/text_file.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 import { z } from "../packages.ts";
+import { DEFAULT_SCHEDULE } from "../prune/builtin_schedules.ts";
 import { type Alarm, ALARM_ACTIONS, MONITOR_NAMES } from "../run/monitors/alarm.ts";
+import { allAlarms } from "../run/monitors/told.ts";
 import { resolveOptions } from "../run/options.ts";
 import { CHECKPOINT_FILE } from "../run/run_files.ts";
 import type { StepRecord } from "../run/records.ts";
@@ -84,6 +86,7 @@ const SUMMARY = z.looseObject({
   peakGpuBytes: count,
   adapter: z.string(),
   options: z.record(z.string(), z.unknown()),
+  inputs: z.record(z.string(), z.unknown()).optional(),
   maskedVsSliced: z.object({ maxAbs: number, range: number }).optional(),
   before: z.object({ layers: z.array(layer), hidden: count, headDim: count, bytes: z.number() }).optional(),
   masks: z.object({
@@ -111,7 +114,7 @@ export async function readRun(folder: string): Promise<ReportRun> {
   ]);
   if (recordsText === null) throw await noRun(folder);
   const parsed = summaryText === null ? null : parseSummary(summaryText, summaryPath);
-  const identity = parsed ? null : await checkpointIdentity(join(folder, CHECKPOINT_FILE));
+  const { identity, stopped } = await checkpointFacts(join(folder, CHECKPOINT_FILE));
   const records = parseRecords(recordsText, { path: recordsPath, isFinished: parsed !== null });
   return {
     name: basename(resolve(folder)),
@@ -120,7 +123,7 @@ export async function readRun(folder: string): Promise<ReportRun> {
     options: parsed?.options ?? (identity && optionsOf(identity)),
     adapter: parsed?.adapter ?? (typeof identity?.["adapter"] === "string" ? identity["adapter"] : null),
     ...await readEvaluations(folder),
-    alarms: parsed?.alarms ?? records.flatMap(({ alarms }) => alarms),
+    alarms: parsed?.alarms ?? allAlarms([records.flatMap(({ alarms }) => alarms), stopped]),
   };
 }
 
@@ -186,7 +189,7 @@ function parseSummary(text: string, path: string): ParsedSummary {
       mend: "report the run with the version that wrote it",
     });
   }
-  const { before, masks, fileBytes, maskedVsSliced, versions, changes, ...rest } = parsed.data;
+  const { before, masks, fileBytes, maskedVsSliced, versions, changes, inputs = {}, ...rest } = parsed.data;
   if (masks && before && (masks.heads.length !== before.layers.length || masks.ffn.length !== before.layers.length)) {
     throw broken(`cannot use ${path}`, {
       rule: "masks has an entry for each layer",
@@ -204,32 +207,45 @@ function parseSummary(text: string, path: string): ParsedSummary {
       ...(versions ? { versions } : {}),
       ...(changes ? { changes } : {}),
     },
-    options: rest.options,
+    options: { ...rest.options, ...inputsOf(inputs) },
     adapter: rest.adapter,
     alarms: rest.alarms,
   };
 }
 
-/** What the checkpoint of an unfinished run says of its options; null where there is none, or it cannot be read now. */
-async function checkpointIdentity(path: string): Promise<Readonly<Record<string, unknown>> | null> {
+/** What the checkpoint of an unfinished run says of its options, and of the alarms that stopped it; nothing where there is none, or it cannot be read now. */
+async function checkpointFacts(
+  path: string,
+): Promise<{ readonly identity: Readonly<Record<string, unknown>> | null; readonly stopped: readonly Alarm[] }> {
   try {
     const { metadata } = await openSafetensors(path);
     const meta: unknown = JSON.parse(metadata.get("compresso") ?? "null");
-    const identity = isObject(meta) ? meta["identity"] : null;
-    return isObject(identity) ? identity : null;
+    const [identity, position] = isObject(meta) ? [meta["identity"], meta["position"]] : [];
+    const stopped = z.array(ALARM).safeParse(isObject(position) ? position["stopped"] : []);
+    return { identity: isObject(identity) ? identity : null, stopped: stopped.data ?? [] };
   } catch {
-    return null;
+    return { identity: null, stopped: [] };
   }
+}
+
+/** What decides a run beside its options, as far as a report says it: run.json has it among the inputs, a checkpoint among its facts. */
+function inputsOf({ schedule, baseDtype }: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
+  return {
+    ...(baseDtype === undefined ? {} : { baseDtype }),
+    ...(schedule === undefined ? {} : { schedule: schedule === DEFAULT_SCHEDULE ? "cubic" : schedule }),
+  };
 }
 
 /** Of a checkpoint's facts those that are options, as run.json has them. */
 function optionsOf(identity: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
-  return Object.fromEntries(
+  const options = Object.fromEntries(
     Object.entries(identity).filter(([name]) => OPTIONS.has(name)).map(([name, value]) => {
+      if (name === "calibration") return [name, value !== false]; // a digest where there is one
       if (typeof value !== "string") return [name, value];
       return [name, name === "units" ? value.split(",") : WRITTEN.has(name) ? JSON.parse(value) : value];
     }),
   );
+  return { ...options, ...inputsOf(identity) };
 }
 
 const OPTIONS: ReadonlySet<string> = new Set(

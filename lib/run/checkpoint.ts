@@ -55,6 +55,8 @@ export interface RunPosition extends Halved {
   readonly alarms: readonly Alarm[];
   /** Alarms that the next record says. */
   readonly unsaid: readonly Alarm[];
+  /** Alarms that stopped the run, of a later step than that of this state; a run that goes on has none. */
+  readonly stopped?: readonly Alarm[];
   /** Step after which the masks were last looked at. */
   readonly looked: number;
   /** What the monitors remember. */
@@ -202,7 +204,7 @@ export async function readCheckpoint(
   // A state from before goes on otherwise from itself on.
   const changesAt = ({ step }: RunPosition): Pick<RunPosition, "changes"> =>
     changes.length === 0 ? {} : { changes: changes.map((one) => ({ ...one, step: Math.min(one.step, step) })) };
-  const stateOf = (position: RunPosition, arrays: TrainerArrays): RunState => ({
+  const stateOf = ({ stopped: _stopped, ...position }: RunPosition, arrays: TrainerArrays): RunState => ({
     position: { ...position, ...halvedAnew(position, anew(position.stage)), ...changesAt(position) },
     arrays,
   });
@@ -320,6 +322,7 @@ const POSITION = z.looseObject({
   halvedBefore: z.record(z.string(), COUNT).optional(),
   alarms: z.array(ALARM),
   unsaid: z.array(ALARM),
+  stopped: z.array(ALARM).optional(),
   looked: COUNT,
   changes: z.array(z.looseObject({ step: COUNT, differences: z.array(z.string()) })).optional(),
   monitors: z.looseObject({

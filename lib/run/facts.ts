@@ -126,9 +126,17 @@ export function pastDifferences(
     ...isHard ? [...OF_HARD_MASKS, ...isMadeAlike ? ["layout"] : []] : [],
     ...past,
   ];
-  const only = (facts: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> =>
-    Object.fromEntries(behind.map((name) => [name, membersOf(facts[name])]));
+  const rates = isHard && !isOneShot ? RATES_OF_MASKS : [];
+  const only = (facts: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> => ({
+    ...Object.fromEntries(behind.map((name) => [name, membersOf(facts[name])])),
+    rates: partsOf(membersOf(facts.rates), rates),
+  });
   return differencesOf(only(then), only(now));
+}
+
+/** Some members of an object. */
+function partsOf(whole: unknown, names: readonly string[]): Readonly<Record<string, unknown>> {
+  return Object.fromEntries(names.map((name) => [name, isObject(whole) ? whole[name] : undefined]));
 }
 
 /** A fact that is written as JSON, by its members. */
@@ -146,6 +154,9 @@ const OF_MASKS = ["method", "start", "calibration"] as const;
 
 /** What hard masks follow from, beside that, rates and a schedule. */
 const OF_HARD_MASKS = ["sparsity", "size", "units", "rules", "ranking", "keptMasks", "lambdaRule"] as const;
+
+/** Rates that the pruning stage alone uses. What its steps had by them is behind hard masks. */
+const RATES_OF_MASKS = ["mask", "lambda", "temperature", "noise", "memory", "warmup", "tracking", "limit"] as const;
 
 /** Rates that differ between two identities, which have them as JSON. */
 export function changedRates(then: string, now: string): ReadonlySet<string> {

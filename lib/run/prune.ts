@@ -8,7 +8,7 @@ import { type StagePlan, stagesOf } from "./methods.ts";
 import type { Model } from "./model.ts";
 import type { Finding } from "./monitors/alarm.ts";
 import { brokenFinding, brokenNumbers, findCause } from "./monitors/find_cause.ts";
-import { stopError } from "./monitors/judge.ts";
+import { stopError, stoppedAt } from "./monitors/judge.ts";
 import {
   goodState,
   keptStates,
@@ -336,7 +336,7 @@ class Run implements PruneRun {
     // First: a signal may stop what follows.
     [this.#kept, this.#since] = [isBack ? [state] : this.#kept.slice(0, this.#kept.indexOf(good) + 1), []];
     await this.#adopt(state);
-    await this.#save();
+    await this.#save(isBack ? undefined : stoppedAt(state, verdict));
     if (!isBack) throw stopError(verdict);
     return true;
   }

@@ -87,6 +87,13 @@ Deno.test("curves refuse options that make no curve, with the value", () => {
     [() => steps([[0.1, 1]]), /begins at 0.*now: 0\.1/],
     [() => steps([[0, 1], [0.5, 2], [0.5, 3]]), /rises.*now: 0\.5/],
     [() => constant(NaN), /finite.*now: NaN/],
+    ...[cubic, linear, cosine].flatMap((curve) => [
+      [() => curve(JSON.parse('{"to": 1, "warmUp": 0.2}')), /its options are from, to, warmup; now: warmUp/] as const,
+      [() => curve(JSON.parse('{"to": 1, "steepness": 4}')), /now: steepness/] as const,
+      [() => curve(JSON.parse("null")), /its options are from, to, warmup; now: null/] as const,
+    ]),
+    [() => exponential(JSON.parse('{"to": 1, "steepnes": 4}')), /from, to, warmup, steepness; now: steepnes/],
+    [() => steps(JSON.parse("[0, 1]")), /a list of \[progress, value\]; now: \[0,1\]/],
   ];
   for (const [make, message] of cases) {
     assert.throws(

@@ -5,10 +5,16 @@ import { evaluationTable } from "../../lib/report/overview.ts";
 import { writeSafetensors } from "../../lib/io/safetensors_write.ts";
 import { parseRecords, readRun } from "../../lib/report/read_run.ts";
 import { renderReport } from "../../lib/report/report.ts";
+import type { Alarm } from "../../lib/run/monitors/alarm.ts";
 import { TemporaryFolder } from "../cli/helpers/cli.ts";
 import { madeRecord, madeRun } from "./made_run.ts";
 
 const RUN = madeRun("a");
+
+const ALARM: Alarm = {
+  ...{ monitor: "constraint", step: 8, action: "stop", restored: null },
+  ...{ message: "the constraint is not met", change: "let the schedule end later" },
+};
 
 /** run.json of the made run. */
 function summaryText(change: Readonly<Record<string, unknown>> = {}): string {
@@ -63,9 +69,44 @@ Deno.test("the options of a run that is not finished are those of its checkpoint
   const data = new Float32Array(1), compresso = JSON.stringify({ identity: { ...identity, adapter: "a GPU" } });
   const tensor = { name: "a", dtype: "F32", shape: [1], data: () => Promise.resolve(data) } as const;
   await writeSafetensors(folder.at("checkpoint.safetensors"), [tensor], { metadata: { compresso } });
-  const { options, adapter } = await readRun(folder.path);
-  assert.deepEqual(options, { sparsity: 0.3, units: ["kv", "ffn"], lora: { rank: 8 }, size: null, prompt: null });
+  const { options, adapter, alarms } = await readRun(folder.path);
+  assert.deepEqual(alarms, []);
+  assert.deepEqual(options, {
+    sparsity: 0.3,
+    units: ["kv", "ffn"],
+    lora: { rank: 8 },
+    size: null,
+    prompt: null,
+    schedule: "cubic",
+  });
   assert.equal(adapter, "a GPU");
+});
+
+Deno.test("what decides a run beside its options is among them, finished or not, and calibration as what was asked", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("records.jsonl"), lines(40));
+  const inputs = { model: "m", baseDtype: "f16", schedule: "cubic, the default" };
+  const optionsOf = async (summary: Readonly<Record<string, unknown>>): Promise<Readonly<Record<string, unknown>>> => {
+    await Deno.writeTextFile(folder.at("run.json"), summaryText(summary));
+    return (await readRun(folder.path)).options ?? {};
+  };
+  assert.deepEqual(await optionsOf({ inputs }), { ...RUN.options, baseDtype: "f16", schedule: "cubic" });
+  assert.equal((await optionsOf({ inputs: { schedule: "script 0123" } })).schedule, "script 0123");
+  await Deno.remove(folder.at("run.json"));
+  const position = { stopped: [ALARM] };
+  const data = new Float32Array(1), tensor = { name: "a", dtype: "F32", shape: [1], data: () => data } as const;
+  const begun = async (calibration: unknown): Promise<Awaited<ReturnType<typeof readRun>>> => {
+    const identity = { baseDtype: "f16", calibration, schedule: "script 0123" };
+    const metadata = { compresso: JSON.stringify({ identity, position }) };
+    await writeSafetensors(folder.at("checkpoint.safetensors"), [tensor], { metadata });
+    return await readRun(folder.path);
+  };
+  const { options, alarms } = await begun("0123456789abcdef");
+  assert.deepEqual(options, { baseDtype: "f16", calibration: true, schedule: "script 0123" });
+  assert.deepEqual(alarms.map(({ message }) => message), [ALARM.message], "of what stopped it no record says a word");
+  assert.equal((await begun(false)).options?.calibration, false);
+  await Deno.writeTextFile(folder.at("records.jsonl"), `${JSON.stringify(madeRecord(1, { alarms: [ALARM] }))}\n`);
+  assert.equal((await begun(false)).alarms.length, 1, "unless one does");
 });
 
 Deno.test("records of older versions have no layers and no alarms, run.json of older versions no masks", async () => {

@@ -118,6 +118,16 @@ Deno.test("what differs of stages that are over is told, and what is yet to come
       "keptMasks: not given then, one now",
     ]);
   }
+  // Rates that pruning steps alone use; LoRA's are of the last stage too.
+  const rates = (facts: object): object => ({ rates: JSON.stringify({ lora: 1, mask: 0.1, warmup: 0.4, ...facts }) });
+  const ruled = (now: object, stage: number): string[] =>
+    pastDifferences({ ...then, ...rates({}) }, { ...then, ...rates(now) }, { stage, stageStep: 0, begun: null });
+  assert.deepEqual(ruled({ lora: 2, recovery: 1, mask: 0.2, warmup: 0.1 }, 1), []);
+  assert.deepEqual(ruled({ lora: 2, recovery: 1 }, 2), []);
+  assert.deepEqual(ruled({ lora: 2, mask: 0.2, warmup: 0.1 }, 2), [
+    "rates.mask: 0.1 then, 0.2 now",
+    "rates.warmup: 0.4 then, 0.1 now",
+  ]);
   const others = { method: "gradual", calibration: "b", start: "constant", ranking: "layer", rules: '{"align":8}' };
   assert.deepEqual(at({ ...others, layout: "uniform" }, 1, 0), []);
   const started = ["method: compresso then, gradual now", "start: not given then, constant now"];

@@ -6,7 +6,7 @@ import { readRows } from "../../lib/io/datasets.ts";
 import { demoData } from "../../lib/io/open_model.ts";
 import { biasName } from "../../lib/nn/spec.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";
-import { ToldAlarms } from "../../lib/run/monitors/told.ts";
+import { allAlarms, ToldAlarms } from "../../lib/run/monitors/told.ts";
 import { loadModel } from "../../lib/run/model.ts";
 import { RecordFile } from "../../lib/run/record_lines.ts";
 import { madeRecord } from "../report/made_run.ts";
@@ -178,4 +178,7 @@ Deno.test("an alarm is told once, also by a resumed run that goes back to where 
   const now = alarm("now");
   assert.deepEqual([told.fresh([now]).length, told.fresh([now]).length], [1, 0]);
   assert.deepEqual(told.fresh([{ ...now }]), [], "as a checkpoint gives it back");
+  // It goes back again, for the same in the same words: the next record says both.
+  assert.deepEqual([told.fresh([now, { ...now }]).length, told.fresh([now, now]).length], [1, 0]);
+  assert.deepEqual(allAlarms([[first, first], [now, first, first, first]]), [first, first, now, first]);
 });

@@ -1,5 +1,6 @@
 // What follows from findings: alarms with their actions, or the error that ends the run. Owns that decision; refuses to carry it out.
 import { CompressoError } from "../../errors.ts";
+import type { RunState } from "../checkpoint.ts";
 import type { Alarm, AlarmAction, Finding, ResolvedMonitors } from "./alarm.ts";
 
 /** What is decided about a step. */
@@ -69,6 +70,11 @@ export function stopError({ alarms }: Verdict, options?: ErrorOptions): Compress
   const alarm = alarms.find(({ action }) => action === "stop");
   if (!alarm) throw new Error("no alarm stops the run");
   return new AlarmError(alarm, options);
+}
+
+/** A state to go on from, to be saved where a verdict stops the run, with the alarms that do: they are of a later step, of which no record may be. */
+export function stoppedAt(state: RunState, { alarms }: Verdict): RunState {
+  return { ...state, position: { ...state.position, stopped: alarms.filter(({ action }) => action === "stop") } };
 }
 
 /** What to change and how, and how to go on without: a resumed run keeps its options but for those of the monitors. */

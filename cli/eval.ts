@@ -1,5 +1,6 @@
 // `compresso eval MODEL…`: perplexity of a text, accuracy on rows with choices, or tasks. Owns the options and the report of one or several models; refuses to measure.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { TASK_NAMES } from "../lib/eval/registry.ts";
 import { CompressoError } from "../lib/errors.ts";
 import { DEMO, demoData } from "../lib/io/open_model.ts";
 import { checkPerplexity } from "../lib/run/perplexity.ts";
@@ -65,8 +66,9 @@ export function evaluate(): CommandUnknownOpts {
     .option("--no-prompt", "put none there, which is the default")
     .option(
       "--tasks <list>",
-      "tasks with commas between: arc_easy, arc_challenge, piqa, hellaswag, winogrande, openbookqa, boolq, race, storycloze, mmlu (5 examples), " +
-        "bbh (3 examples), or a file with your own, such as ./mine.ts or ./mine.json",
+      `tasks with commas between: ${
+        TASK_NAMES.join(", ")
+      } (mmlu with 5 examples, bbh with 3), single subsets such as mmlu_anatomy, or a file with your own, such as ./mine.ts or ./mine.json`,
       wordList("--tasks"),
     )
     .option(

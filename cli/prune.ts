@@ -187,7 +187,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--focus <share>",
-      "share of a batch's labels that the last stage learns from: those whose loss lies furthest above that of the model before pruning, at the cost of one more forward pass; 1: all (default: 0.3 for --method compresso with a last stage, else 1; paper: 1)",
+      "share of a batch's labels that the last stage learns from: those whose loss lies furthest above that of the model before pruning, at the cost of one more forward pass, not for flap; 1: all (default: 0.3 for --method compresso with a last stage, else 1; paper: 1)",
       realNumber("--focus", { above: 0, most: 1 }),
     )
     .option(
@@ -245,7 +245,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--warmup <share>",
-      "share of --steps after which the target is reached or, beside constant or a script with a sparsity of its own, monitors compare what is cut with it (default: 0.4; paper: 4/7)",
+      "share of --steps after which the target is reached or, beside constant or a script with a sparsity of its own, monitors compare what is cut with it, not for one-shot methods (default: 0.4; paper: 4/7)",
       realNumber("--warmup", { least: 0, most: 1 }),
     )
     .option(

@@ -23,7 +23,7 @@ import type { PruneOptions } from "../lib/run/options.ts";
 import { compress } from "../lib/run/pipeline.ts";
 import { promptForTexts } from "../lib/run/run_data.ts";
 import { checkTrust } from "../lib/run/schedule_source.ts";
-import type { RunSummary } from "../lib/run/session.ts";
+import type { PruneSession, RunSummary } from "../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";
 import { programAsRun, shellWord } from "./command.ts";
 import { calibrationChoice, calibrationName, calibrationOf, type ChosenSettings, NONE } from "./calibration.ts";
@@ -264,14 +264,14 @@ async function drive(
     tokenizer !== null && haveEnds(rows[0]?.kind ?? "text", { tokenizer, prompt, isPacked });
   progress.phase(`encoding ${formatCount(rows.length)} rows`);
   const told = new ToldAlarms(), earlier = resume ? await recordsIn(join(out, RECORDS_FILE)) : [];
-  let isWriting = false;
+  let isWriting = false, session: PruneSession | null = null;
   const tell = (alarms: readonly Alarm[]): void => {
     for (const alarm of told.fresh(alarms)) {
       progress.note(`alarm at ${alarmLine(alarm)}`);
       dashboard?.tell({ kind: "alarm", alarm });
     }
   };
-  const summary = await compress(model, {
+  return await compress(model, {
     ...optionsOf(settings, { name, layers: model.spec.layers.length }),
     rows,
     prompt,
@@ -309,7 +309,8 @@ async function drive(
       // Not before: what is refused must not cost the earlier run.
       if (settings.overwrite) await clearRunFolder(out, { files: [settings.data, settings.calibration] });
     },
-    onStart: ({ steps, data, options: { rows: _rows, ...options } }, doneBefore) => {
+    onStart: (started, doneBefore) => {
+      const { steps, data, options: { rows: _rows, ...options } } = session = started;
       listen();
       told.know(earlier, doneBefore);
       dashboard?.tell({
@@ -331,14 +332,13 @@ async function drive(
       tell(record.alarms);
     },
     onPhase: (phase) => {
+      // No record has those of masks that become hard after the last step.
+      if (phase === "slice") tell(session?.result().alarms ?? []);
       const text = phase === "slice" ? "comparing the sliced model with the masked one" : "writing the files";
       dashboard?.tell({ kind: "state", text: `All steps are done; ${text}.` });
       progress.phase(text);
     },
   });
-  // No record has those of masks that become hard after the last step.
-  tell(summary.alarms);
-  return summary;
 }
 
 function show(summary: RunSummary, out: string): void {

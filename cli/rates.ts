@@ -33,14 +33,14 @@ export interface RateSettings {
   readonly weightDecay?: number | undefined;
 }
 
-/** Declaration of a rate of learned masks. */
+/** Declaration of a rate of learned masks, whose help says that it is one. */
 export function maskRate<const N extends string>(
   name: N,
   help: string,
   { above, least = 0, most }: RealBounds = {},
 ): readonly [`--${N} <number>`, string, Parse<number>] {
   const bounds = { ...(above === undefined ? { least } : { above }), ...(most === undefined ? {} : { most }) };
-  return [`--${name} <number>`, help, realNumber(`--${name}`, bounds)];
+  return [`--${name} <number>`, `of learned masks: ${help}`, realNumber(`--${name}`, bounds)];
 }
 
 /** What a preset may change and other parts of a run ask for, such as its memory plan: as given, as the preset has it, or the default. */

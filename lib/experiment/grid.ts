@@ -144,13 +144,17 @@ function hash(text: string): string {
   return createHash("sha256").update(text).digest("hex").slice(0, 6);
 }
 
-/** Whether two axes go together, one value of the one with one of the other, as rank and alpha may. */
-export function areTied(
-  places: readonly Readonly<Record<string, string | undefined>>[],
-  a: string,
-  b: string,
-): boolean {
+/** Whether two axes go together as rank and alpha may, so that they are one. What goes with the seed is an axis of its own. */
+export function areTied(places: readonly Place[], a: string, b: string): boolean {
+  return a !== "seed" && b !== "seed" && goTogether(places, a, b);
+}
+
+/** Values of a cell along the axes, as shown. */
+type Place = Readonly<Record<string, string | undefined>>;
+
+/** Whether each value of the one axis comes with one of the other alone. */
+export function goTogether(places: readonly Place[], a: string, b: string): boolean {
   const pairs = new Set(places.map((at) => JSON.stringify([at[a], at[b]])));
   const count = (axis: string): number => new Set(places.map((at) => at[axis])).size;
-  return a !== "seed" && b !== "seed" && pairs.size === count(a) && pairs.size === count(b);
+  return pairs.size === count(a) && pairs.size === count(b);
 }

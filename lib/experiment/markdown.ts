@@ -175,7 +175,7 @@ function tokenNote({ dense }: ExperimentReport): string {
     : "";
   return ` Perplexities are over so many tokens: ${over.join(", ")}${behind}.${
     isOther
-      ? " Models whose tokenizers differ have other tokens of the same text: neither perplexities nor losses of one are compared with those of another."
+      ? " Models by whose tokenizers or templates the tokens differ are not compared by perplexity, nor by loss."
       : ""
   }`;
 }

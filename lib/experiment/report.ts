@@ -6,7 +6,7 @@ import { textIfThere } from "../io/text_file.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { charts, shownCharts } from "./charts.ts";
 import { messageOfState } from "./failure.ts";
-import { areTied, axesOf, type Cell, labelsOfOption } from "./grid.ts";
+import { areTied, axesOf, type Cell, goTogether, labelsOfOption } from "./grid.ts";
 import { markdown } from "./markdown.ts";
 import type { Measure, Value } from "./measures.ts";
 import type { CellOptionName } from "./options.ts";
@@ -307,6 +307,8 @@ function contrastsOf(
   return free.filter((axis) => axis !== "seed").flatMap((axis) => {
     const rest = free.filter((other) => other !== axis);
     const tied = axes.filter((other) => other !== axis && areTied(places, axis, other));
+    // What goes with the seed, the seed itself among it, is no setting that seeds could share.
+    const shared = rest.filter((other) => !goTogether(places, "seed", other));
     const key = ({ at }: Pick<ReportCell, "at">): string => JSON.stringify(rest.map((other) => at[other]));
     // In the order of the definition, whatever is finished.
     const values = [...new Set(places.map((at) => at[axis] ?? ""))];
@@ -324,12 +326,12 @@ function contrastsOf(
         const partner = first.get(key(cell));
         return partner ? [[partner, cell] as const] : [];
       });
-      return [{ axis: [axis, ...tied].join(" with "), from, to, ...differencesOf(pairs) }];
+      return [{ axis: [axis, ...tied].join(" with "), from, to, ...differencesOf(pairs, shared) }];
     });
   });
 }
 
-/** Names of numbers that two runs do not share a scale of: perplexities over the tokens of two tokenizers, and losses in training beside them. */
+/** Names of numbers that two runs do not share a scale of: perplexities over other tokens, as of another tokenizer, and losses in training beside them. */
 function incomparable(a: ReportCell, b: ReportCell): ReadonlySet<string> {
   const other = Object.keys(a.measuredTokens).filter((name) =>
     b.measuredTokens[name] !== undefined && b.measuredTokens[name] !== a.measuredTokens[name]
@@ -338,14 +340,15 @@ function incomparable(a: ReportCell, b: ReportCell): ReadonlySet<string> {
   return new Set(other.length > 0 ? [...other, ...losses] : []);
 }
 
-/** What the second cells of pairs have more than the first. */
+/** What the second cells of pairs have more than the first; `shared` are axes of which seeds may have the same values. */
 function differencesOf(
   pairs: readonly (readonly [ReportCell, ReportCell])[],
+  shared: readonly CellOptionName[],
 ): Pick<Contrast, "numbers" | "layerDistance"> {
   const names = [...new Set(pairs.flatMap(([, { numbers }]) => Object.keys(numbers)))];
-  const placed = ({ at: { seed = "", ...setting } }: ReportCell): Pick<SeedValue, "seed" | "setting"> => ({
-    seed,
-    setting: JSON.stringify(setting),
+  const placed = ({ at }: ReportCell): Pick<SeedValue, "seed" | "setting"> => ({
+    seed: at["seed"] ?? "",
+    setting: JSON.stringify(shared.map((axis) => at[axis])),
   });
   const isUniform = ({ at }: ReportCell): boolean => at["layout"] === "uniform";
   // Zeros by construction would halve what the other pairs have.

@@ -32,8 +32,8 @@ export interface SeedValue {
 }
 
 /**
- * Mean of a difference over seeds, of which each has the mean of its pairs, and its standard error sd / √seeds; null for one seed, and where there is
- * no setting of which all seeds have a pair.
+ * Mean of a difference over seeds, of which each has the mean of its pairs, and its standard error sd / √seeds; null for one seed. Where no two seeds have
+ * pairs of the same setting it is the mean of all pairs, and has no error.
  */
 export interface Difference {
   /** The mean. */
@@ -50,19 +50,23 @@ export interface Difference {
 
 /**
  * Mean over pairs, seed by seed: two pairs of one seed may share most of their steps, and so are no two draws of what a seed moves. What settings differ
- * by is no spread of seeds either: where some seeds have pairs of other settings, those that all have count alone. Null for no pairs.
+ * by is no spread of seeds either: of the seeds that have the most common setting, those pairs count whose setting all of them have. Null for no pairs.
  */
 export function differenceOf(pairs: readonly SeedValue[]): Difference | null {
-  const settings = [...Map.groupBy(pairs, ({ seed }) => seed).values()]
-    .map((own) => new Set(own.map(({ setting }) => setting)));
-  const common = settings.reduce((all, own) => all.intersection(own), settings[0] ?? new Set());
-  const isShared = common.size > 0, used = isShared ? pairs.filter(({ setting }) => common.has(setting)) : pairs;
+  const seedsOf = (some: readonly SeedValue[]): ReadonlySet<string> => new Set(some.map(({ seed }) => seed));
+  const bySetting = new Map(
+    [...Map.groupBy(pairs, ({ setting }) => setting)].map(([name, own]) => [name, seedsOf(own)]),
+  );
+  const seeds = [...bySetting.values()].reduce((most, own) => own.size > most.size ? own : most, new Set<string>());
+  const isShared = seeds.size > 1 || seedsOf(pairs).size === 1;
+  const used = pairs.filter(({ seed, setting }) =>
+    !isShared || (seeds.has(seed) && bySetting.get(setting)?.isSupersetOf(seeds))
+  );
   const bySeed = [...Map.groupBy(used, ({ seed }) => seed).values()].map((own) => own.map(({ value }) => value));
   const spread = spreadOf(isShared ? bySeed.map((own) => spreadOf(own)?.mean ?? NaN) : bySeed.flat());
   if (!spread) return null;
-  const { mean, sd } = spread, seeds = bySeed.length;
-  const stderr = sd === null || !isShared ? null : sd / Math.sqrt(seeds);
-  return { mean, stderr, n: used.length, seeds, leftOut: pairs.length - used.length };
+  const { mean, sd } = spread, stderr = sd === null || !isShared ? null : sd / Math.sqrt(bySeed.length);
+  return { mean, stderr, n: used.length, seeds: bySeed.length, leftOut: pairs.length - used.length };
 }
 
 /** Mean distance |a − b| over the places of two lists of the same length. */

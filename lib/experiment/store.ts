@@ -33,7 +33,7 @@ export interface CellOutcome {
   /** Steps that were run, and tokens in them, padding left out. */
   readonly steps: number;
   readonly tokens: number;
-  /** Labels that entered the loss in these steps; earlier versions have not kept these three. */
+  /** Labels of these steps; earlier versions have not kept these three. */
   readonly labels?: number;
   /** Rows that were cut to fit. */
   readonly cutRows?: number;

@@ -25,7 +25,7 @@ export interface ExponentialOptions extends RampOptions {
 
 /**
  * to + (from − to)·(1 − q)³ with q = min(1, progress / warmup): fast at first, then ever slower (Zhu & Gupta 2017).
- * Throws `CompressoError("usage")` for options out of range, as all curves do.
+ * Throws `CompressoError("usage")` for options that do not exist or are out of range, as all curves do.
  *
  * @example
  * ```ts

@@ -15,9 +15,9 @@ export interface Piece {
 
 /** Units that stay as they are. */
 export interface HeldUnits {
-  /** 1 for each of them. */
+  /** A number for each unit of the table: 1 where it is held, else 0. */
   readonly flags: ArrayLike<number>;
-  /** The selection that they are of now. */
+  /** Which units are kept now, as `selectUnits` gives them; read where a unit is held. */
   readonly kept: Selection;
 }
 

@@ -123,7 +123,8 @@ export interface ScheduleDefinition {
    */
   readonly layers?: (input: ScheduleInput) => readonly (number | null)[];
   /**
-   * But of one-shot methods: units that do not move in this step. Gradual saliency moves units before every third step alone. When the masks become hard
+   * But of one-shot methods: units that do not move in this step. Gradual saliency moves units before every third step alone, and with whole layers as
+   * units it holds the layer in which a frozen unit lies too. When the masks become hard
    * they may fall as others do.
    */
   readonly freeze?: (input: ScheduleInput) => readonly FrozenUnits[];

@@ -30,7 +30,10 @@ export interface SelectOptions {
   readonly layerTargets?: readonly (number | null)[] | null | undefined;
   /** Units that neither fall nor come back, as far as the table's rules let those lie that are cut. What they cut counts. */
   readonly held?: HeldUnits | null | undefined;
-  /** Takes what comes nearest where a target is out of reach, all that may fall, in place of throwing. */
+  /**
+   * Takes what comes nearest where a target is out of reach, all that may fall, in place of throwing. Targets of layers beyond what their units and
+   * rules allow, and numbers that do not fit the table, are refused all the same.
+   */
   readonly isNearest?: boolean | undefined;
 }
 
@@ -64,7 +67,9 @@ export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options
     unmet = kept;
   }
   let nearest: Selection | null = null;
-  for (const order of isNearest ? orders : []) {
+  // Layers meet their own targets in any order, and by rounding alone further in another.
+  const isOwn = options.layerTargets?.some((goal) => goal !== null) ?? false;
+  for (const order of isNearest ? orders.slice(0, isOwn ? 1 : undefined) : []) {
     const kept = by(order, options);
     if (typeof kept === "function") unmet = kept;
     else if (!nearest || hardSparsity(table, kept) > hardSparsity(table, nearest)) nearest = kept;

@@ -3,7 +3,7 @@ import { basename, dirname } from "node:path";
 import { keptRecords, mean, sparsityOf } from "./facts.ts";
 import type { Evaluation, Score } from "./evaluation.ts";
 import { formatBytes, formatCount } from "./numbers.ts";
-import type { ReportRun } from "./read_run.ts";
+import { INPUT_NAMES, type ReportRun } from "./read_run.ts";
 import { namesOneShot } from "../run/methods.ts";
 import { short } from "./svg.ts";
 import type { Table } from "./table.ts";
@@ -245,8 +245,9 @@ export function optionTable(runs: readonly ReportRun[]): Table | null {
   if (names.length === 0) return null;
   const rows = names.map((name) => {
     const values = known.map((options) => options ? options.get(name) ?? ABSENT : "not known");
-    // A run that is not finished does not know all of them.
-    const told = known.flatMap((options, run) => options?.get(name) ?? (runs[run]?.summary ? ABSENT : []));
+    // A run that is not finished does not know all of them, nor one of a program its inputs.
+    const isSaid = !INPUT_NAMES.includes(name);
+    const told = known.flatMap((options, run) => options?.get(name) ?? (isSaid && runs[run]?.summary ? ABSENT : []));
     return { name, values, differs: new Set(told).size > 1 };
   });
   return {

@@ -5,7 +5,8 @@ import { openSafetensors } from "../io/safetensors.ts";
 import { textIfThere } from "../io/text_file.ts";
 import { isObject } from "../io/tokenizer_compat.ts";
 import { z } from "../packages.ts";
-import { DEFAULT_SCHEDULE } from "../prune/builtin_schedules.ts";
+import { DEFAULT_SCHEDULE, SCHEDULE_NAMES } from "../prune/builtin_schedules.ts";
+import { namesOneShot } from "../run/methods.ts";
 import { type Alarm, ALARM_ACTIONS, MONITOR_NAMES } from "../run/monitors/alarm.ts";
 import { allAlarms } from "../run/monitors/told.ts";
 import { resolveOptions } from "../run/options.ts";
@@ -207,7 +208,7 @@ function parseSummary(text: string, path: string): ParsedSummary {
       ...(versions ? { versions } : {}),
       ...(changes ? { changes } : {}),
     },
-    options: { ...rest.options, ...inputsOf(inputs) },
+    options: { ...rest.options, ...inputsOf(inputs, rest.options["method"]) },
     adapter: rest.adapter,
     alarms: rest.alarms,
   };
@@ -228,13 +229,28 @@ async function checkpointFacts(
   }
 }
 
-/** What decides a run beside its options, as far as a report says it: run.json has it among the inputs, a checkpoint among its facts. */
-function inputsOf({ schedule, baseDtype }: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
+/**
+ * What decides a run beside its options, as far as a report says it: run.json has it among the inputs, a checkpoint among its facts. What cuts in one
+ * shot goes by no schedule but one that is given.
+ */
+function inputsOf(
+  { schedule, baseDtype }: Readonly<Record<string, unknown>>,
+  method: unknown,
+): Readonly<Record<string, unknown>> {
+  const isDefault = schedule === DEFAULT_SCHEDULE || schedule === DEFAULT_NAME;
   return {
     ...(baseDtype === undefined ? {} : { baseDtype }),
-    ...(schedule === undefined ? {} : { schedule: schedule === DEFAULT_SCHEDULE ? "cubic" : schedule }),
+    ...(schedule === undefined || (isDefault && namesOneShot(method))
+      ? {}
+      : { schedule: isDefault ? DEFAULT_NAME : schedule }),
   };
 }
+
+/** Name of the default schedule. */
+const [DEFAULT_NAME] = SCHEDULE_NAMES;
+
+/** Inputs that {@link inputsOf} gives: programs need not say them, and older versions did not. */
+export const INPUT_NAMES: readonly string[] = ["baseDtype", "schedule"];
 
 /** Of a checkpoint's facts those that are options, as run.json has them. */
 function optionsOf(identity: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
@@ -245,7 +261,7 @@ function optionsOf(identity: Readonly<Record<string, unknown>>): Readonly<Record
       return [name, name === "units" ? value.split(",") : WRITTEN.has(name) ? JSON.parse(value) : value];
     }),
   );
-  return { ...options, ...inputsOf(identity) };
+  return { ...options, ...inputsOf(identity, identity["method"]) };
 }
 
 const OPTIONS: ReadonlySet<string> = new Set(

@@ -55,7 +55,7 @@ export interface RunPosition extends Halved {
   readonly alarms: readonly Alarm[];
   /** Alarms that the next record says. */
   readonly unsaid: readonly Alarm[];
-  /** Alarms that stopped the run, of a later step than that of this state; a run that goes on has none. */
+  /** Alarms of the step at which one of them stopped the run, later than that of this state; a run that goes on has none. */
   readonly stopped?: readonly Alarm[];
   /** Step after which the masks were last looked at. */
   readonly looked: number;

@@ -99,7 +99,7 @@ export function checkFacts(
 
 /**
  * What differs, a line each, of what a run that stands there has behind it, and would be accepted and ignored: steps of a stage that is over, or is
- * longer than that now; what masks started from, once they have, and what they were made for, once they are hard; and a method with other stages. A
+ * longer than that now; what masks started from, once they have; what they were made for, and rates that no step to come uses, once they are hard; and a method with other stages. A
  * pruning stage of just the steps that are done would end at the target that its last one had half-way, so it counts as over.
  */
 export function pastDifferences(
@@ -126,7 +126,10 @@ export function pastDifferences(
     ...isHard ? [...OF_HARD_MASKS, ...isMadeAlike ? ["layout"] : []] : [],
     ...past,
   ];
-  const rates = isHard && !isOneShot ? RATES_OF_MASKS : [];
+  const recovery = [then, now].map(({ rates }) => partsOf(membersOf(rates), ["recovery"])["recovery"]);
+  const rates = isHard
+    ? [...isOneShot ? [] : RATES_OF_MASKS, ...recovery[0] === recovery[1] && recovery[0] !== undefined ? ["lora"] : []]
+    : [];
   const only = (facts: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> => ({
     ...Object.fromEntries(behind.map((name) => [name, membersOf(facts[name])])),
     rates: partsOf(membersOf(facts.rates), rates),

@@ -76,7 +76,7 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint" | "cali
  * Runs all stages, slices, verifies and writes. Throws `CompressoError("usage")` for options that do not exist or are out of range, for `resume` without a checkpoint, "mismatch" where that is of another
  * model, of other rows or options, and "usage" for a folder that holds an
  * earlier run, or texts where those of the calibration would go, unless it is resumed or `export.replace` is set, which gives up an earlier run's
- * checkpoint and texts; else it stays as it is. So it does where it is still under way: from its start
+ * checkpoint and texts; else the folder stays as it is. One in which another run is under way is refused too: from its start
  * to its end a run holds its folder. Throws too what iterating a {@link PruneSession} does, and what `exportModel` does.
  */
 export async function compress(model: Model, options: CompressOptions): Promise<RunSummary> {

@@ -59,6 +59,14 @@ Deno.test("a difference is over the settings that all seeds have, and says how m
   const text = markdown(report, []);
   assert.match(text, /\| rank: 4 in place of 2 \| 2; 1 left out \| −1\.50 ± 0\.50 \|/);
   assert.match(text, /Left out are pairs of settings of which not all seeds have one/);
+  // What goes with the seed is no setting of its own.
+  const data = { answers: demoData("train"), held: demoData("heldout") };
+  const tied = await reportOf({
+    data,
+    grid: [{ rank: [2, 4], data: ["answers"], seed: [1] }, { rank: [2, 4], data: ["held"], seed: [2] }],
+  }, ({ rank, seed = NaN }) => ({ value: 100 - (rank === 4 ? seed : 0) }));
+  const own = tied.contrasts.find(({ axis }) => axis === "rank")?.numbers["answers"];
+  assert.deepEqual(own, { mean: -1.5, stderr: 0.5, n: 2, seeds: 2, leftOut: 0 });
   const whole = markdown(await reportOf({ grid: { rank: [2, 4], seed: [1, 2] } }, () => ({ value: 9 })), []);
   assert.doesNotMatch(whole, /eft out/);
 });
@@ -70,7 +78,10 @@ Deno.test("perplexities over the tokens of two tokenizers, and losses beside the
   assert.deepEqual(contrast?.numbers["answers"], undefined);
   assert.deepEqual(contrast?.numbers["loss, last 8 steps"], undefined);
   assert.equal(contrast?.numbers["hard sparsity"]?.n, 2);
-  assert.match(spreadNote(report), /answers \(100 by a, 100 by b\)\. Models whose tokenizers differ have other tokens/);
+  assert.match(
+    spreadNote(report),
+    /answers \(100 by a, 100 by b\)\. Models by whose tokenizers or templates the tokens differ/,
+  );
   // Values of earlier versions do not say it.
   for (const tokens of [{ tokens: "same" }, {}]) {
     const alike = await reportOf(change, ({ model }) => ({ value: model === "a" ? 20 : 12, ...tokens }));

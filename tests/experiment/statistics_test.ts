@@ -27,7 +27,11 @@ Deno.test("settings that one seed alone has are no spread of seeds", () => {
   const shared = [at("0.2", "1", 1), at("0.2", "2", 2), at("0.2", "3", 6)];
   const alone = [at("0.1", "1", -10), at("0.3", "1", 100)];
   assert.deepEqual(differenceOf([...alone, ...shared]), { ...differenceOf(shared), leftOut: 2 });
-  // Without one that all have there is a mean, and no error.
+  // A seed of another setting alone takes nothing from the others.
+  assert.deepEqual(differenceOf([at("0.4", "4", 90), ...shared]), { ...differenceOf(shared), leftOut: 1 });
+  const most = [at("a", "1", 1), at("b", "1", 3), at("a", "2", 2), at("b", "2", 6), at("c", "3", 50)];
+  assert.deepEqual(differenceOf(most), { mean: 3, stderr: 1, n: 4, seeds: 2, leftOut: 1 });
+  // Where no two have the same there is a mean, and no error.
   assert.deepEqual(differenceOf([at("0.1", "1", 1), at("0.2", "2", 3), at("0.3", "2", 5)]), {
     ...{ mean: 3, stderr: null, n: 3, seeds: 2, leftOut: 0 },
   });

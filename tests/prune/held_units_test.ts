@@ -42,3 +42,20 @@ Deno.test("held units of another table are refused", () => {
     );
   }
 });
+
+Deno.test("targets of layers that lie behind the whole's are met by saliency, whatever another order would round to", () => {
+  // A head with its group has 2,560 weights for 20 hidden dims, which columns of 60 do not come to.
+  const layer = { heads: 4, kvHeads: 4, ffn: 400 };
+  const table = unitTable(decoder([layer, layer, layer], { headDim: 32 }), ["kv", "ffn"]), { count, ffnFirst } = table;
+  // Columns fall by their number and no head.
+  const scores = Float64Array.from({ length: count }, (_, unit) => unit < ffnFirst ? 1e6 : unit);
+  for (let step = 1; step <= 20; step++) {
+    const goal = 0.01 * step, layerTargets = [goal, 0.8 * goal, 1.2 * goal];
+    const kept = selectUnits(table, scores, { target: goal + 0.03, layerTargets, isNearest: true });
+    assert.ok(kept.subarray(0, ffnFirst).every((one) => one === 1), `${goal}`);
+    for (let layer = 0; layer < 3; layer++) {
+      const own = [...kept.subarray(ffnFirst + 400 * layer, ffnFirst + 400 * (layer + 1))];
+      assert.deepEqual(own, own.toSorted((a, b) => a - b), `${goal}`);
+    }
+  }
+});

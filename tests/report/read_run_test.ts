@@ -1,7 +1,7 @@
 // Reading of runs and evaluations: what is taken, what is refused, and how it is said.
 import assert from "node:assert/strict";
 import { parseEvaluation, readEvaluation } from "../../lib/report/evaluation.ts";
-import { evaluationTable } from "../../lib/report/overview.ts";
+import { evaluationTable, optionTable } from "../../lib/report/overview.ts";
 import { writeSafetensors } from "../../lib/io/safetensors_write.ts";
 import { parseRecords, readRun } from "../../lib/report/read_run.ts";
 import { renderReport } from "../../lib/report/report.ts";
@@ -92,6 +92,18 @@ Deno.test("what decides a run beside its options is among them, finished or not,
   };
   assert.deepEqual(await optionsOf({ inputs }), { ...RUN.options, baseDtype: "f16", schedule: "cubic" });
   assert.equal((await optionsOf({ inputs: { schedule: "script 0123" } })).schedule, "script 0123");
+  // What cuts in one shot goes by none, but in its recovery by one that is given.
+  const taylor = { options: { ...RUN.options, method: "taylor" } };
+  assert.deepEqual(await optionsOf({ ...taylor, inputs }), { ...taylor.options, baseDtype: "f16" });
+  const recovery = { ...taylor, inputs: { schedule: "script 0123" } };
+  assert.deepEqual(await optionsOf(recovery), { ...taylor.options, schedule: "script 0123" });
+  // Programs need not say it, and so it is no difference.
+  const rows = async (): Promise<readonly string[]> => {
+    const run = await readRun(folder.path);
+    return optionTable([run, RUN])?.rows.flatMap(([name = ""]) => /schedule|baseDtype/.test(name) ? [name] : []) ?? [];
+  };
+  await optionsOf({ inputs });
+  assert.deepEqual(await rows(), ["baseDtype", "schedule"]);
   await Deno.remove(folder.at("run.json"));
   const position = { stopped: [ALARM] };
   const data = new Float32Array(1), tensor = { name: "a", dtype: "F32", shape: [1], data: () => data } as const;

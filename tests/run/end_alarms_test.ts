@@ -49,7 +49,7 @@ const look = (cut: number, name = "FFN columns"): MaskLook => ({
 
 Deno.test("a high target may cut a kind but for a quarter of what it leaves, and a usual one but for a twentieth", () => {
   const isFound = (target: number, cut: number): boolean =>
-    watchCollapse(look(cut), { target, expected: target, isBound: true, isHard: false, setting }).length > 0;
+    watchCollapse(look(cut), { target, expected: target, isWarm: true, isHard: false, setting }).length > 0;
   assert.equal(isFound(0.9, 0.97), false); // limit 1 − 0.1 / 4
   assert.equal(isFound(0.9, 0.988), true);
   assert.equal(isFound(0.85, 0.955), false);
@@ -60,7 +60,7 @@ Deno.test("a high target may cut a kind but for a quarter of what it leaves, and
 });
 
 Deno.test("a threshold of the user's own holds at usual targets, with its action", () => {
-  const own = { action: "rollback", threshold: 0.6 } as const, at = { target: 0.3, expected: 0.3, isBound: true };
+  const own = { action: "rollback", threshold: 0.6 } as const, at = { target: 0.3, expected: 0.3, isWarm: true };
   const found = (cut: number): ReturnType<typeof watchCollapse> =>
     watchCollapse(look(cut), { ...at, isHard: false, setting: own }).filter(({ key }) => key.includes("FFN"));
   assert.deepEqual([found(0.59).length, found(0.61).length], [0, 1]);
@@ -70,7 +70,7 @@ Deno.test("a threshold of the user's own holds at usual targets, with its action
 Deno.test("masks that hold a high target, and hard ones, only warn of a collapse, and name what keeps more of the kind", () => {
   const settings = resolveMonitors();
   const alarmOf = (given: { expected: number; isHard: boolean }, name?: string): Alarm | undefined => {
-    const found = watchCollapse(look(0.99, name), { target: 0.9, isBound: true, setting, ...given });
+    const found = watchCollapse(look(0.99, name), { target: 0.9, isWarm: true, setting, ...given });
     return judge(found, { settings, step: 28, halvings: 0, goodStep: 20 }).alarms[0];
   };
   const held = alarmOf({ expected: 0.897, isHard: false });
@@ -95,7 +95,7 @@ Deno.test("masks that leave a high target later are another alarm than those tha
   const told = (expected: number): (string | undefined)[] => {
     const sight = { look: look(0.99), table, target: 0.9, least: 0.9, expected };
     const of = { method: "compresso", layout: "compact" } as const;
-    const watched = watchMasks(state, { ...sight, isBound: true, isHard: false, of }, settings);
+    const watched = watchMasks(state, { ...sight, isWarm: true, isLoose: false, isHard: false, of }, settings);
     state = watched.state;
     return watched.found.map(({ instead }) => instead);
   };
@@ -107,7 +107,7 @@ Deno.test("a kind that the target itself takes nearly all of does not collapse, 
     ...look(0),
     kinds: [{ name: "KV groups", first: 0, count: 90, all: 90, cut, share: 0.247 }],
   });
-  const at = { target: 0.24, expected: 0.24, isBound: true, isHard: false, setting };
+  const at = { target: 0.24, expected: 0.24, isWarm: true, isHard: false, setting };
   assert.deepEqual(watchCollapse(groups(0.972), at), []);
   assert.equal(watchCollapse(groups(0.998), at)[0]?.instead, "warn"); // as the target has it
   assert.equal(watchCollapse(groups(0.972), { ...at, target: 0.1, expected: 0.24 })[0]?.instead, undefined);

@@ -123,7 +123,19 @@ Deno.test("what differs of stages that are over is told, and what is yet to come
   const ruled = (now: object, stage: number): string[] =>
     pastDifferences({ ...then, ...rates({}) }, { ...then, ...rates(now) }, { stage, stageStep: 0, begun: null });
   assert.deepEqual(ruled({ lora: 2, recovery: 1, mask: 0.2, warmup: 0.1 }, 1), []);
-  assert.deepEqual(ruled({ lora: 2, recovery: 1 }, 2), []);
+  const slower = pastDifferences({ ...then, ...rates({ recovery: 1 }) }, {
+    ...then,
+    ...rates({ lora: 2, recovery: 2 }),
+  }, {
+    ...{ stage: 2, stageStep: 0, begun: null },
+  });
+  assert.deepEqual(slower, [], "the last stage's rate is that of LoRA, unless it has its own");
+  assert.deepEqual(
+    pastDifferences({ ...then, ...rates({ recovery: 1 }) }, { ...then, ...rates({ lora: 2, recovery: 1 }) }, {
+      ...{ stage: 2, stageStep: 0, begun: null },
+    }),
+    ["rates.lora: 1 then, 2 now"],
+  );
   assert.deepEqual(ruled({ lora: 2, mask: 0.2, warmup: 0.1 }, 2), [
     "rates.mask: 0.1 then, 0.2 now",
     "rates.warmup: 0.4 then, 0.1 now",

@@ -90,7 +90,8 @@ Deno.test("an alarm says what frozen units kept gradual saliency from, and what 
     assert.deepEqual(expected, new Array<number>(12).fill(0));
     const { sparsity: { hard }, alarms } = result;
     assert.ok(hard >= 0.2 - ROUNDING && hard < 0.21, `${hard}`);
-    assert.deepEqual(alarms.map(({ monitor }) => monitor), ["constraint"]);
-    assert.match(alarms[0]?.message ?? "", /20\.\d % were cut at once .* since frozen units or targets/);
+    assert.deepEqual(alarms.map(({ monitor }) => monitor), ["collapse", "constraint"]);
+    assert.match(alarms[0]?.change ?? "", /let the schedule freeze less/);
+    assert.match(alarms[1]?.message ?? "", /20\.\d % were cut at once .* since frozen units or targets/);
   });
 });

@@ -82,7 +82,7 @@ Deno.test("masks collapse to zero by kind beyond the target, and to one after th
     closed: new Uint8Array(72),
     broken: null,
   });
-  const at = { target: 0.3, expected: 0.3, isBound: true, isHard: false, setting: setting(0.95) };
+  const at = { target: 0.3, expected: 0.3, isWarm: true, isHard: false, setting: setting(0.95) };
   assert.deepEqual(watchCollapse(look(0.9), at), []);
   const [zero] = watchCollapse(look(0.96), at);
   assert.match(zero?.message ?? "", /collapse to zero: 96\.0 % of the FFN columns are cut, limit 95\.0 %/);
@@ -97,7 +97,7 @@ Deno.test("masks collapse to zero by kind beyond the target, and to one after th
   assert.match(hard?.change ?? "", /^let the schedule's target come to/, "gradual has no such rates");
   // Chosen before the schedule rose, every third step.
   assert.deepEqual(watchCollapse(look(0), { ...at, least: 0, expected: 0, isHard: true }), []);
-  assert.deepEqual(watchCollapse(look(0), { ...at, expected: 0.01, isBound: false }), []);
+  assert.deepEqual(watchCollapse(look(0), { ...at, expected: 0.01, isWarm: false }), []);
 });
 
 Deno.test("a layer is dead where all of it is cut, but not one that may be cut whole, is protected, or has a part that is not pruned", () => {

@@ -23,18 +23,20 @@ const LEAST: Readonly<Record<string, string>> = {
 
 /**
  * All zero: of a kind of units, half of which or more may be cut, these are but for 1 − `threshold` of them, and to an extent that the target does not
- * ask for. All one: after the warm-up no more than 1 − `threshold` of the target is cut, and nothing that a schedule froze keeps it from that. Where going back would lead to the same masks, an alarm only
+ * ask for. All one: after the warm-up no more than 1 − `threshold` of the target is cut. Where going back would lead to the same masks, an alarm only
  * warns.
  */
 export function watchCollapse(
   { kinds }: MaskLook,
-  { target, least = target, expected, isBound, isHard, setting }: {
+  { target, least = target, expected, isWarm, isLoose = false, isHard, setting }: {
     readonly target: number;
     /** Lowest target at which the masks may have been chosen, where that is not the newest. */
     readonly least?: number;
     readonly expected: number;
-    /** Whether the target holds for the whole, and the warm-up is over. */
-    readonly isBound: boolean;
+    /** Whether the warm-up is over. */
+    readonly isWarm: boolean;
+    /** Whether a schedule's frozen units or targets of single layers go before the target of the whole. */
+    readonly isLoose?: boolean;
     /** Whether masks are hard, and so chosen at the target. */
     readonly isHard: boolean;
     readonly setting: ResolvedMonitor;
@@ -65,17 +67,20 @@ export function watchCollapse(
       ...(isHeld ? { instead: "warn" } : {}),
     });
   }
-  if (isBound && least > 0 && expected <= (1 - setting.threshold) * least) {
+  // Masks that are hard have no rates.
+  const own = isHard
+    ? "let the schedule's target come to what one unit cuts, in the layout uniform one of each layer"
+    : "set the rate `tracking` to 1, or raise the rates `mask` and `lambda`";
+  if (isWarm && least > 0 && expected <= (1 - setting.threshold) * least) {
     found.push({
       monitor: "collapse",
       key: "collapse open",
       message: `the masks collapse to one: after the warm-up ${percent(expected)} is cut, less than ${
         percent(1 - setting.threshold)
       } of the target ${percent(least)}`,
-      // Masks that are hard have no rates.
-      change: isHard
-        ? "let the schedule's target come to what one unit cuts, in the layout uniform one of each layer"
-        : "set the rate `tracking` to 1, or raise the rates `mask` and `lambda`",
+      change: isLoose
+        ? `let the schedule freeze less, and its targets of single layers come to the whole's; else ${own}`
+        : own,
       instead: "warn", // lower rates would move them still less
     });
   }

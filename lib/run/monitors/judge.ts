@@ -72,9 +72,9 @@ export function stopError({ alarms }: Verdict, options?: ErrorOptions): Compress
   return new AlarmError(alarm, options);
 }
 
-/** A state to go on from, to be saved where a verdict stops the run, with the alarms that do: they are of a later step, of which no record may be. */
+/** A state to go on from, to be saved where a verdict stops the run, with its alarms: they are of a later step, of which no record may be. */
 export function stoppedAt(state: RunState, { alarms }: Verdict): RunState {
-  return { ...state, position: { ...state.position, stopped: alarms.filter(({ action }) => action === "stop") } };
+  return { ...state, position: { ...state.position, stopped: alarms } };
 }
 
 /** What to change and how, and how to go on without: a resumed run keeps its options but for those of the monitors. */

@@ -97,13 +97,13 @@ export function oversee(position: RunPosition, seen: Seen, { options, table, uni
   const given = seen.record && { ...seen.record, layers: look?.layers ?? null };
   const recent = given ? [...position.recent, recordView(given)].slice(-RECORDS_SEEN) : position.recent;
   const found: Finding[] = broken ? [broken] : [], isHard = method === "gradual";
-  const isBound = aim !== null && aim.isWarm && aim.isBound && !isWaiting(recent, { options, table });
+  const isWarm = aim !== null && aim.isWarm && !isWaiting(recent, { options, table });
   let state = position.monitors;
   if (given && !broken) {
     const watched = watchRecord(state, {
       records: recent,
       chance: Math.log(table.spec.vocab),
-      isBound,
+      isBound: isWarm && aim.isBound,
       isHard,
       unit,
       memory,
@@ -114,7 +114,17 @@ export function oversee(position: RunPosition, seen: Seen, { options, table, uni
   if (look && aim && !broken) {
     const target = position.target ?? options.sparsity, expected = recent.at(-1)?.expected ?? target;
     const least = Math.min(target, ...targetsHeld(recent, { isHard }));
-    const watched = watchMasks(state, { look, table, target, least, expected, isBound, isHard, of: options }, settings);
+    const watched = watchMasks(state, {
+      look,
+      table,
+      target,
+      least,
+      expected,
+      isWarm,
+      isLoose: !aim.isBound,
+      isHard,
+      of: options,
+    }, settings);
     state = watched.state;
     found.push(...watched.found);
   }
@@ -167,7 +177,7 @@ export function overseeHard(
       threshold,
     });
   const found: readonly Finding[] = [
-    ...collapse ? watchCollapse(look, { target, expected: hard, isBound: true, isHard: true, setting: collapse }) : [],
+    ...collapse ? watchCollapse(look, { target, expected: hard, isWarm: true, isHard: true, setting: collapse }) : [],
     ...dead ? watchLayers(look, { table, setting: dead, isHard: true, of: options }) : [],
     ...constraint ? [...missed, ...aside, ...fallen] : [],
     ...constraint && isSkipped ? [nothingCut(sparsity)] : [],
@@ -190,7 +200,7 @@ export function overseeEnd(
   { options, table, unit }: Oversight,
 ): Pick<Overseen, "position" | "verdict"> {
   const { monitors: { collapse, "dead-layer": dead, constraint }, sparsity, layout } = options;
-  const target = position.target ?? sparsity, sight = { target, expected: hard, isBound: true, isHard: true };
+  const target = position.target ?? sparsity, sight = { target, expected: hard, isWarm: true, isHard: true };
   // A schedule that went before the size was told of, unless its targets had come to what the size takes.
   const goesBefore = goesBeforeSize(position, options);
   const isTold = goesBefore && position.alarms.some(({ monitor }) => monitor === "constraint");

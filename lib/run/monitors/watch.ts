@@ -47,8 +47,9 @@ export interface MaskSight {
   readonly least: number;
   /** Sparsity that is expected of the masks. */
   readonly expected: number;
-  /** Whether the target holds for the whole, and the warm-up is over. */
-  readonly isBound: boolean;
+  readonly isWarm: boolean;
+  /** Whether a schedule's frozen units or targets of single layers go before the target of the whole. */
+  readonly isLoose: boolean;
   /** Whether masks are hard while they are chosen. */
   readonly isHard: boolean;
   readonly of: Pick<ResolvedOptions, "method" | "layout">;

@@ -1,6 +1,7 @@
 // The GPU device: limits, error capture, memory budget and the count of live resources. Owns every allocation; refuses to know kernels.
 import { CompressoError } from "../errors.ts";
 import { requestAdapter } from "./adapter.ts";
+import { type BufferRange, readBack } from "./read_back.ts";
 import { type MemoryShortage, mendOf } from "./shortage.ts";
 import { probeSubgroups, requestSubgroups, type Subgroups, subgroupSize } from "./subgroups.ts";
 
@@ -252,43 +253,9 @@ export class Device implements Disposable {
     await this.idle();
   }
 
-  /** Reads several buffer ranges in one wait (a wait costs 11 ms and more, whatever its size). */
-  async read(ranges: readonly { buffer: DeviceBuffer; byteOffset?: number; bytes?: number }[]): Promise<ArrayBuffer[]> {
-    const spans = ranges.map(({ buffer, byteOffset = 0, bytes = buffer.bytes - byteOffset }) => ({
-      buffer,
-      byteOffset,
-      bytes,
-      padded: Math.ceil(bytes / 4) * 4,
-    }));
-    const total = spans.reduce((sum, span) => sum + span.padded, 0);
-    if (total === 0) return spans.map(() => new ArrayBuffer(0));
-    using staging = this.createBuffer("read-back", total, 0x01 | 0x08); // MAP_READ | COPY_DST
-    const encoder = this.gpu.createCommandEncoder();
-    let at = 0;
-    for (const span of spans) {
-      if (span.padded > 0) encoder.copyBufferToBuffer(span.buffer.raw, span.byteOffset, staging.raw, at, span.padded);
-      at += span.padded;
-    }
-    this.gpu.queue.submit([encoder.finish()]);
-    try {
-      await staging.raw.mapAsync(0x01);
-    } catch (cause) {
-      this.check();
-      throw new CompressoError("gpu", {
-        what: "cannot read from the GPU",
-        rule: "its buffers can be mapped",
-        value: cause instanceof Error ? cause.message : String(cause),
-        mend: "run `compresso doctor`",
-      }, { cause });
-    }
-    this.check();
-    const all = staging.raw.getMappedRange();
-    at = 0;
-    return spans.map((span) => {
-      const part = all.slice(at, at + span.bytes);
-      at += span.padded;
-      return part;
-    });
+  /** Reads several buffer ranges: in one wait where they are few (a wait costs 11 ms and more, whatever its size), else in pieces. */
+  async read(ranges: readonly BufferRange[]): Promise<ArrayBuffer[]> {
+    return await readBack(this, ranges);
   }
 
   /** Reads f32 values of one buffer. */

@@ -1,6 +1,7 @@
 // What a device lends and what goes wrong on it: refused allocations leave nothing behind, and are told apart from failures.
 import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import { readBack } from "../../lib/gpu/read_back.ts";
 import { openModelFiles } from "../../lib/io/open_model.ts";
 import type { WeightSource } from "../../lib/io/source.ts";
 import { createLora } from "../../lib/nn/lora.ts";
@@ -99,3 +100,28 @@ function errorOf(work: () => unknown): Error {
   }
   throw new Error("nothing was thrown");
 }
+
+Deno.test("ranges are read whole however small the pieces are, in order and to the byte", async () => {
+  using device = await openDevice();
+  const bytes = (count: number, first: number): Uint8Array<ArrayBuffer> =>
+    Uint8Array.from({ length: count }, (_, index) => (first + 7 * index) % 251);
+  const [long, short] = [bytes(256, 3), bytes(64, 100)];
+  using a = device.uploadBuffer("a", long);
+  using b = device.uploadBuffer("b", short);
+  const ranges = [
+    { buffer: a, byteOffset: 8, bytes: 201 },
+    { buffer: b, bytes: 0 },
+    { buffer: b },
+    { buffer: a, byteOffset: 252, bytes: 3 },
+  ];
+  const wanted = [long.slice(8, 209), new Uint8Array(0), short, long.slice(252, 255)];
+  for (const most of [4, 20, 64, 208, 272, 1024]) {
+    device.resetPeak();
+    const before = device.bytes, read = await readBack(device, ranges, { most });
+    assert.deepEqual(read.map((part) => new Uint8Array(part)), wanted, `pieces of ${most}`);
+    const staged = device.peakBytes - before; // buffers have multiples of 16 bytes
+    assert.ok(staged <= 16 * Math.ceil(most / 16), `${staged} for pieces of ${most}`);
+  }
+  const read = await device.read(ranges);
+  assert.deepEqual(read.map((part) => new Uint8Array(part)), wanted);
+});

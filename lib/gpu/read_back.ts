@@ -1,0 +1,110 @@
+// Bytes of GPU buffers back on the CPU, by way of a staging buffer of bounded size. Owns its pieces; refuses to wait for anything else.
+import { CompressoError } from "../errors.ts";
+import type { Device, DeviceBuffer } from "./device.ts";
+
+/** Part of a buffer, by default all of it from `byteOffset` on, which is a multiple of 4. */
+export interface BufferRange {
+  readonly buffer: DeviceBuffer;
+  readonly byteOffset?: number;
+  readonly bytes?: number;
+}
+
+/** Bytes that are staged at once: adapters limit buffers, and what is staged is taken beside all that is read. */
+const MOST_STAGED = 2 ** 26;
+
+/** A part of one range, in whole words. */
+interface Span {
+  readonly range: number;
+  readonly from: number;
+  readonly bytes: number;
+}
+
+/**
+ * Reads ranges, in pieces of `most` bytes (a multiple of 4), each of which is waited for. What the GPU writes between two pieces may be in the later one.
+ * Throws `CompressoError("gpu")` over the budget, and where the device has failed.
+ */
+export async function readBack(
+  device: Device,
+  ranges: readonly BufferRange[],
+  { most = MOST_STAGED }: { readonly most?: number } = {},
+): Promise<ArrayBuffer[]> {
+  const asked = ranges.map(({ buffer, byteOffset = 0, bytes = buffer.bytes - byteOffset }) => ({
+    buffer,
+    byteOffset,
+    bytes,
+  }));
+  const pieces = piecesOf(asked.map(({ bytes }) => Math.ceil(bytes / 4) * 4), most);
+  if (pieces.length === 0) return asked.map(() => new ArrayBuffer(0));
+  const size = Math.max(...pieces.map((spans) => spans.reduce((sum, { bytes }) => sum + bytes, 0)));
+  using staging = device.createBuffer("read-back", size, 0x01 | 0x08); // MAP_READ | COPY_DST
+  const parts = asked.map((): ArrayBuffer[] => []);
+  for (const spans of pieces) {
+    const encoder = device.gpu.createCommandEncoder();
+    let at = 0;
+    for (const { range, from, bytes } of spans) {
+      const { buffer, byteOffset } = asked[range] ?? missing();
+      encoder.copyBufferToBuffer(buffer.raw, byteOffset + from, staging.raw, at, bytes);
+      at += bytes;
+    }
+    device.gpu.queue.submit([encoder.finish()]);
+    const mapped = await mappedRange(device, staging);
+    at = 0;
+    for (const { range, from, bytes } of spans) {
+      const left = (asked[range] ?? missing()).bytes - from;
+      parts[range]?.push(mapped.slice(at, at + Math.min(bytes, left)));
+      at += bytes;
+    }
+    staging.raw.unmap();
+  }
+  return parts.map(joined);
+}
+
+/** Ranges of these lengths in order, cut into pieces of `most` bytes. */
+function piecesOf(lengths: readonly number[], most: number): Span[][] {
+  const pieces: Span[][] = [];
+  let room = 0;
+  lengths.forEach((length, range) => {
+    for (let from = 0; from < length;) {
+      if (room === 0) {
+        pieces.push([]);
+        room = most;
+      }
+      const bytes = Math.min(room, length - from);
+      pieces.at(-1)?.push({ range, from, bytes });
+      [from, room] = [from + bytes, room - bytes];
+    }
+  });
+  return pieces;
+}
+
+async function mappedRange(device: Device, staging: DeviceBuffer): Promise<ArrayBuffer> {
+  try {
+    await staging.raw.mapAsync(0x01);
+  } catch (cause) {
+    device.check();
+    throw new CompressoError("gpu", {
+      what: "cannot read from the GPU",
+      rule: "its buffers can be mapped",
+      value: cause instanceof Error ? cause.message : String(cause),
+      mend: "run `compresso doctor`",
+    }, { cause });
+  }
+  device.check();
+  return staging.raw.getMappedRange();
+}
+
+function joined(parts: readonly ArrayBuffer[]): ArrayBuffer {
+  const [first = new ArrayBuffer(0), ...others] = parts;
+  if (others.length === 0) return first;
+  const all = new Uint8Array(parts.reduce((sum, { byteLength }) => sum + byteLength, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(new Uint8Array(part), at);
+    at += part.byteLength;
+  }
+  return all.buffer;
+}
+
+function missing(): never {
+  throw new Error("a span is of a range that was asked for");
+}

@@ -226,11 +226,12 @@ async function answer(
     // On a terminal a question can be put otherwise; a pipe does not know better.
     if (!isTerminal || !(error instanceof CompressoError) || error.code !== "input") throw error;
     reportError(error);
+    noteUneven(table, before);
     return "answered";
   }
 }
 
-/** Says where an answer was stopped when some of the models had the question, and others not: their messages are those from before. */
+/** Says where an answer ended when some of the models had the question, and others not: their messages are those from before. */
 function noteUneven({ seats }: Table, before: readonly Chat["messages"][]): void {
   const without = seats.filter(({ chat: { messages } }, index) => messages === before[index]).map(({ name }) => name);
   if (without.length === 0 || without.length === seats.length) return;

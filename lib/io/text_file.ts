@@ -50,6 +50,8 @@ export function withoutMark(text: string): string {
 export function textProblem(error: unknown): string {
   if (error instanceof Deno.errors.NotFound) return "no such file";
   if (error instanceof Deno.errors.IsADirectory) return "a folder";
-  if (error instanceof TypeError) return "it is not UTF-8";
+  if (error instanceof TypeError) {
+    return /maximum length/.test(error.message) ? "it is longer than a text may be, about 500 MB" : "it is not UTF-8";
+  }
   return error instanceof Error ? error.message : String(error);
 }

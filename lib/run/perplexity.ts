@@ -40,7 +40,7 @@ export interface PerplexityResult {
   readonly perplexity: number;
   /** Mean negative log-likelihood of a predicted token, in nats. */
   readonly nll: number;
-  /** Tokens that were predicted: window − 1 of each window; with a stride, all but the first of what the windows cover. */
+  /** Tokens that were predicted: window − 1 of each window; with a stride below it, all but the first of what the windows cover. */
   readonly tokens: number;
   /** Windows that count, known ones among them. */
   readonly windows: number;
@@ -62,7 +62,7 @@ const BATCH_TOKENS = 2048;
 
 /**
  * Measures the perplexity of a text or of token ids. The first `limitChars` characters are encoded without special tokens and cut
- * to whole windows, the rest is dropped; each window is read alone from position 0, and all but its first token are predicted. With a stride
+ * to whole windows, the rest is dropped; each window is read alone from position 0, and all but its first token are predicted. With a stride below the window
  * every token but the first is predicted once, with at least window − stride tokens before it but in the first window, and nothing is dropped.
  *
  * @throws CompressoError("usage") for options out of range; "input" for a text shorter than one window, with a stride of fewer than two tokens, or a text where the model

@@ -1,5 +1,6 @@
 // What the server allows a request. Owns the defaults and their check; refuses to enforce them.
 import { CompressoError } from "../errors.ts";
+import { checkNames, given } from "../given.ts";
 
 /** Limits of a server. */
 export interface ServeLimits {
@@ -15,11 +16,15 @@ export interface ServeLimits {
   readonly graceSeconds: number;
 }
 
+const LIMIT_NAMES: { readonly [name in keyof Required<ServeLimits>]: true } = {
+  ...{ bodyBytes: true, tokens: true, queue: true, seconds: true, graceSeconds: true },
+};
 const DEFAULTS: ServeLimits = { bodyBytes: 2 ** 21, tokens: 65536, queue: 32, seconds: 300, graceSeconds: 10 };
 
 /** Limits with their defaults. Throws `CompressoError("usage")` for one out of range. */
 export function resolveLimits(limits: Partial<ServeLimits> = {}): ServeLimits {
-  const resolved = { ...DEFAULTS, ...limits };
+  checkNames(limits, LIMIT_NAMES, { whose: "serveModel's limits" });
+  const resolved = { ...DEFAULTS, ...given(limits) };
   const { bodyBytes, tokens, queue, seconds, graceSeconds } = resolved;
   for (
     const [name, value, least] of [["bodyBytes", bodyBytes, 1], ["tokens", tokens, 1], ["queue", queue, 0]] as const

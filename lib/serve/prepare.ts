@@ -28,6 +28,8 @@ export function prepareCompletion(fields: CompletionFields, options: PrepareOpti
     : isNumbers(prompt)
     ? [prompt]
     : prompt;
+  // Each has a token at least: so many are not even encoded.
+  if (texts.length > options.limits.tokens) throw tooManyTokens(`${texts.length} prompts`, options);
   const prompts = texts.map((text): Prompt => {
     const sampling = samplingOf(fields);
     if (typeof text !== "string") {
@@ -158,14 +160,15 @@ function checkLengths(
   const maxTokens = asked ?? Math.min(defaultTokens, room, allowed);
   const all = sum + prompts.length * maxTokens;
   if (all > limits.tokens) {
-    throw badRequest(
-      `this server takes ${limits.tokens} tokens a request, prompts and answers together; asked for ${all}`,
-      {
-        code: "too_many_tokens",
-      },
-    );
+    throw tooManyTokens(String(all), { limits });
   }
   return { ...job, maxTokens };
+}
+
+function tooManyTokens(asked: string, { limits: { tokens } }: Pick<PrepareOptions, "limits">): Error {
+  return badRequest(`this server takes ${tokens} tokens a request, prompts and answers together; asked for ${asked}`, {
+    code: "too_many_tokens",
+  });
 }
 
 function samplingOf({ temperature, top_p, top_k, repetition_penalty, seed }: CommonFields): SamplingOptions {

@@ -1,5 +1,6 @@
 // A model behind an OpenAI-compatible HTTP server. Owns the socket and the end of its life; refuses to load models and to print.
 import { CompressoError } from "../errors.ts";
+import { checkNames } from "../given.ts";
 import type { Adapters, Model } from "../run/model.ts";
 import { createHandler, type RequestRecord, type Serving } from "./handler.ts";
 import { createLabels } from "./labels.ts";
@@ -27,6 +28,11 @@ export interface ServeOptions {
   /** Called for each request once its answer is made. */
   readonly onRequest?: (record: RequestRecord) => void;
 }
+
+const SERVE_NAMES: { readonly [name in keyof Required<ServeOptions>]: true } = {
+  ...{ host: true, port: true, name: true, apiKey: true, limits: true, prompt: true },
+  ...{ adapters: true, signal: true, onRequest: true },
+};
 
 /** A server under way. */
 export interface ModelServer extends AsyncDisposable {
@@ -77,6 +83,7 @@ const LAST_WORDS = 1000;
  */
 export function serveModel(model: Model, options: ServeOptions = {}): ModelServer {
   const { host = "127.0.0.1", port = 8000, name = "model", apiKey = null, adapters = {}, signal } = options;
+  checkNames(options, SERVE_NAMES, { whose: "serveModel" });
   const limits = resolveLimits(options.limits);
   const { tokenizer } = model;
   if (!tokenizer) throw noTokenizer();

@@ -1,5 +1,6 @@
 // The text of the source: an error that a user can meet says the rule, the present value and the mend.
 import assert from "node:assert/strict";
+import { textProblem } from "../../lib/io/text_file.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 
@@ -55,4 +56,12 @@ Deno.test("every error of library and command line has rule, present value and m
   assert.ok(count > 300, `${count} errors were found`);
   assert.deepEqual(lacking, []);
   assert.equal(used.size, KNOWN.length, "each of those is there");
+});
+
+Deno.test("a text that is too long for one is told from one that is not UTF-8", () => {
+  assert.match(textProblem(new TypeError("buffer exceeds maximum length")), /longer than a text may be/);
+  assert.throws(
+    () => new TextDecoder("utf-8", { fatal: true }).decode(Uint8Array.of(0xff)),
+    (error) => textProblem(error) === "it is not UTF-8",
+  );
 });

@@ -29,6 +29,7 @@ Deno.test("every request that cannot be answered gets a status, the field at fau
     [COMPLETIONS, { ...base, max_tokens: 512 }, 400, "prompt", /512 tokens.*max_tokens is 512/],
     [COMPLETIONS, { ...base, prompt: Array(513).fill(5) }, 400, "prompt", /513/],
     [COMPLETIONS, { ...base, prompt: [[5], [5], [5]], max_tokens: 100 }, 400, null, /300 tokens a request.*303/],
+    [COMPLETIONS, { ...base, prompt: Array(301).fill("a") }, 400, null, /300 tokens a request.*301 prompts/],
     [COMPLETIONS, { ...base, temperature: 3 }, 400, "temperature", /at most 2/],
     [COMPLETIONS, { ...base, top_p: 0 }, 400, "top_p", /above 0/],
     [COMPLETIONS, { ...base, seed: -1 }, 400, "seed", /at least 0/],
@@ -189,6 +190,14 @@ Deno.test("a busy port, a model without tokenizer and options out of range are r
   assert.throws(() => serveModel(model, { port: 0, name: "" }), refused("usage", /name/));
   assert.throws(() => serveModel(model, { port: 0, limits: { queue: -1 } }), refused("usage", /queue/));
   assert.throws(() => serveModel(model, { port: 0, limits: { seconds: 0 } }), refused("usage", /seconds/));
+  // Deno does not check a program's types: what nobody reads is no option.
+  assert.throws(() => serveModel(model, JSON.parse('{"apikey": "key"}')), refused("usage", /did you mean apiKey/));
+  const misspelt = JSON.parse('{"timeout": 5}');
+  assert.throws(
+    () => serveModel(model, { port: 0, limits: misspelt }),
+    refused("usage", /'timeout'.*limits are bodyBytes/),
+  );
+  await serveModel(model, JSON.parse('{"port": 0}')).shutdown();
   using mute = await loadModelFrom(model.source, { device: model.device });
   assert.throws(() => serveModel(mute, { port: 0 }), refused("input", /needs a tokenizer/));
 });

@@ -270,7 +270,7 @@ function checkRest(definition: ExperimentDefinition): void {
       if (!sets.includes(String(value))) fail(`'${option}' is one of ${sets.join(", ") || "no sets"}`, String(value));
     }
   }
-  const { grid: _grid, base = {} } = definition;
+  const { base = {} } = definition;
   const without = gridsOf(definition).filter(({ lora = [base.lora] }) => lora.includes(false));
   const idle = OF_LORA.find((option) =>
     new Set(without.flatMap((part) => (part[option] ?? [base[option]]).map((value) => JSON.stringify(value)))).size > 1

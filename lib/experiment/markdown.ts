@@ -232,7 +232,7 @@ function unevenNote(contrasts: readonly Contrast[]): string {
   const isApart = differences.some(({ seeds, stderr }) => seeds > 1 && stderr === null);
   return `${
     isLeft
-      ? " Left out are pairs of settings of which not all seeds have one: what settings differ by is no spread of seeds."
+      ? " Left out are pairs whose setting not all of these seeds have: what settings differ by is no spread of seeds."
       : ""
   }${isApart ? " Several seeds without a standard error have no setting in common." : ""}`;
 }

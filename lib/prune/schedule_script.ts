@@ -123,9 +123,8 @@ export interface ScheduleDefinition {
    */
   readonly layers?: (input: ScheduleInput) => readonly (number | null)[];
   /**
-   * But of one-shot methods: units that do not move in this step. Gradual saliency moves units before every third step alone, and with whole layers as
-   * units it holds the layer in which a frozen unit lies too. When the masks become hard
-   * they may fall as others do.
+   * But of one-shot methods: units that do not move in this step. When the masks become hard they may fall as others do. Gradual saliency moves units
+   * before every third step alone, and with whole layers as units it holds the layer in which a frozen unit lies too.
    */
   readonly freeze?: (input: ScheduleInput) => readonly FrozenUnits[];
   /** Whether the pruning stage ends before this step. Before the first one it cuts nothing, but for a size and for layers that are to be alike: records are those of fine-tuning then. */

@@ -31,6 +31,7 @@ export {
   type Resource,
   type TexelRows,
 } from "./lib/gpu/device.ts";
+export type { BufferRange } from "./lib/gpu/read_back.ts";
 export type { MemoryShortage } from "./lib/gpu/shortage.ts";
 export type { ChatMessage } from "./lib/io/chat_template.ts";
 export {

@@ -4,8 +4,11 @@ import type { Device, DeviceBuffer } from "./device.ts";
 
 /** Part of a buffer, by default all of it from `byteOffset` on, which is a multiple of 4. */
 export interface BufferRange {
+  /** The buffer. */
   readonly buffer: DeviceBuffer;
+  /** Where the part begins; default 0. */
   readonly byteOffset?: number;
+  /** Its length; default up to the buffer's end. */
   readonly bytes?: number;
 }
 

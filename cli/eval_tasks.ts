@@ -5,6 +5,7 @@ import { taskScore } from "../lib/eval/metrics.ts";
 import type { LoadedTask } from "../lib/eval/task_data.ts";
 import { keptWork } from "./eval_kept.ts";
 import { BATCH_TOKENS, type EvalSettings, type EvalWork } from "./eval_work.ts";
+import { note } from "./output.ts";
 import { promptAtInference, promptNote } from "./prompt.ts";
 import { required } from "./values.ts";
 import { type Loaded, tokenizerOf } from "./with_model.ts";
@@ -22,6 +23,11 @@ export async function chooseTasks(
   const taskData = required(options.taskData, "--task-data");
   const prompt = await promptAtInference(options);
   const tasks = await loadTasks({ tasks: names, taskData, prompt, ...(limit === undefined ? {} : { limit }) });
+  for (const { name, path, parts } of tasks) {
+    if (parts && parts.there < parts.all) {
+      note(`compresso: ${name} is over ${parts.there} of its ${parts.all} subsets: the others have no file ${path}`);
+    }
+  }
   const digests = tasks.map((task) => [`task ${task.name}`, `${task.questions.length} questions, ${taskDigest(task)}`]);
   const identity = { refuseLong, ...Object.fromEntries(digests) };
   return await keptWork(paths, options, {

@@ -25,6 +25,8 @@ export interface LoadedTask {
   /** The file of the questions. */
   readonly path: string;
   readonly questions: readonly Question[];
+  /** Of a task whose subsets lie in files of their own: how many of so many have one. */
+  readonly parts?: { readonly there: number; readonly all: number };
 }
 
 const SPLITS = ["test", "validation", "valid"] as const;
@@ -58,7 +60,13 @@ export async function loadTask(
       if (await findFile(partName, { folder, splits: partSplits })) there.push(await loadTask(part, { folder, limit }));
     }
     if (there.length > 0) {
-      return { name, path: join(folder, `${name}_*`), questions: there.flatMap(({ questions }) => questions) };
+      const counts = { there: there.length, all: parts.length };
+      return {
+        name,
+        path: join(folder, `${name}_*`),
+        questions: there.flatMap(({ questions }) => questions),
+        parts: counts,
+      };
     }
   }
   const path = own ?? await noData(name, { folder, splits });

@@ -100,6 +100,7 @@ Deno.test("subsets in files of their own make the same questions as one file wit
   const parts = await load("mmlu", files);
   const asked = (task: LoadedTask | undefined) => task?.questions.map(({ label: _, ...question }) => question);
   assert.deepEqual(asked(parts), asked(whole));
+  assert.deepEqual([parts.parts, whole?.parts], [{ there: 2, all: 57 }, undefined]);
   const one = await load("mmlu_anatomy", files);
   assert.deepEqual(asked(one), asked(whole)?.slice(0, 2));
 });

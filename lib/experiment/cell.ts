@@ -54,7 +54,7 @@ export async function pruneCell(
   const tell = (alarms: readonly Alarm[]): void => {
     for (const alarm of told.fresh(alarms)) events.onAlarm?.(alarm);
   };
-  await compress(model, {
+  const { alarms } = await compress(model, {
     ...prune,
     ...rows,
     calibration: calibration?.rows ?? "none",
@@ -90,12 +90,11 @@ export async function pruneCell(
       tell(record.alarms);
     },
     onScoring: (share) => events.onPhase?.("scoring units", share),
-    onPhase(phase): void {
-      // No record has those of masks that become hard after the last step.
-      if (phase === "slice") tell(session?.result().alarms ?? []);
-      events.onPhase?.(phase === "slice" ? "comparing the sliced model with the masked one" : "writing the model");
-    },
+    onPhase: (phase) =>
+      events.onPhase?.(phase === "slice" ? "comparing the sliced model with the masked one" : "writing the model"),
   });
+  // No record has those of masks that become hard after the last step.
+  tell(alarms);
 }
 
 /** Texts get no prompt: a cell that names one would be the run without it. Throws `CompressoError("usage")`. */

@@ -51,15 +51,15 @@ export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options
   const { isNearest = false, ...exact } = options, { held } = options;
   checkPerUnit(table, scores, "scores");
   if (held) { for (const list of [held.flags, held.kept]) checkPerUnit(table, list, "held units"); }
-  const orders = [
-    scores,
+  const orders: readonly (() => ArrayLike<number>)[] = [
+    () => scores,
     // Heads that stay one in every group keep all K and V: near the limit groups have to fall whole.
-    ...(table.groups.length > 0 ? [groupScores(table, scores)] : []),
+    ...(table.groups.length > 0 ? [() => groupScores(table, scores)] : []),
     // Which units stay last can matter too; this is the order by which targets are checked beforehand.
-    new Uint8Array(table.count),
+    () => new Uint8Array(table.count),
   ];
-  const by = (order: ArrayLike<number>, how: SelectOptions): Selection | Unmet =>
-    attempt(table, piecesOf(table, order, { held }), how);
+  const by = (order: () => ArrayLike<number>, how: SelectOptions): Selection | Unmet =>
+    attempt(table, piecesOf(table, order(), { held }), how);
   let unmet: Unmet | null = null;
   for (const order of orders) {
     const kept = by(order, exact);

@@ -105,7 +105,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--units <kinds>",
-      `what is cut: heads (a KV group falls with its last) or kv (whole KV groups), ffn, hidden, layers (whole ones; wanda-sp and flap take neither of the last two) (default: ${DEFAULTS.units}; paper: heads,ffn,hidden)`,
+      `what is cut: heads (a KV group falls with its last) or kv (whole KV groups), ffn, hidden, layers (whole ones) (default: ${DEFAULTS.units}; paper: heads,ffn,hidden)`,
       someOf("--units", UNIT_KINDS),
     )
     .option(

@@ -1,9 +1,8 @@
 // One-shot baselines that look at activations: Wanda-sp and FLAP. Owns these scores; refuses to gather the statistics (see lib/run/calibrate.ts).
-import { CompressoError } from "../errors.ts";
 import type { WeightSource } from "../io/source.ts";
 import { projectionName } from "../nn/spec.ts";
 import { rankWithin } from "./baselines.ts";
-import type { UnitKind, UnitTable } from "./units.ts";
+import type { UnitTable } from "./units.ts";
 
 /** Statistics of the input channels of o_proj [heads·headDim] or down_proj [ffn] of one layer. */
 export interface ChannelStats {
@@ -29,14 +28,19 @@ export interface ActivationStats {
   readonly layers: readonly LayerStats[];
 }
 
-/** A number for each channel of a weight W [hidden, channels]. */
-type Metric = (weight: Float32Array, stats: ChannelStats, tokens: number) => Float64Array;
-
-/** Units of one layer and kind, with the mean of a metric over the channels of each. */
-interface PartScores {
-  readonly units: readonly number[];
-  readonly values: readonly number[];
+/** How weights W_ij of o_proj and down_proj, [hidden, channels], become scores of units. */
+interface Scoring {
+  /** What a weight counts, before that of its channel j. */
+  readonly term: (weight: number) => number;
+  /** What the terms of channel j are multiplied by. */
+  readonly factor: (mean: number, squares: number) => number;
+  /** What becomes of the sums over i of a layer's channels before they are averaged over a unit. */
+  readonly channels: Readonly<Record<OutputProjection, Shaping>>;
+  /** What becomes of the sums of all hidden dims, or of all whole layers. */
+  readonly others: Shaping;
 }
+type OutputProjection = "o" | "down";
+type Shaping = (values: Float64Array) => Float64Array;
 
 /**
  * Wanda for structures, as `wanda_sp` of FLAP's code (An et al. 2024, after Sun et al. 2023): ‖x_j‖₂ · mean_i |W_ij| of each input channel j of
@@ -44,29 +48,21 @@ interface PartScores {
  * standardised; so the score here is the rank within layer and kind, see {@link rankWithin}.
  *
  * Different: there a layer's statistics are those behind the layers that were cut before it, here those of the whole model; and there they are over all
- * tokens, here over those before labels, which leaves out instructions and prompts where there are some.
- * Throws `CompressoError("usage")` for hidden dims and whole layers, which the method does not score.
+ * tokens, here over those before labels, which leaves out instructions and prompts where there are some. Hidden dims and whole layers, which it does not
+ * cut, have the same terms |W_ij| · ‖x_j‖₂: a hidden dim those of all weights that write it, a layer the mean of its own.
  */
 export async function wandaScores(
   source: WeightSource,
   table: UnitTable,
   stats: ActivationStats,
 ): Promise<Float64Array<ArrayBuffer>> {
-  const metric: Metric = (weight, { mean, squares }, tokens) => {
-    const sums = columnSums(weight, mean.length, Math.abs);
-    const norm = (j: number): number => Math.sqrt((squares[j] ?? 0) + tokens * (mean[j] ?? 0) ** 2);
-    return sums.map((sum, j) => norm(j) * sum);
-  };
-  const scores = new Float64Array(table.count);
-  for (
-    const { units, values } of await parts(source, table, {
-      method: "wanda-sp",
-      stats,
-      metric: { o: metric, down: metric },
-    })
-  ) {
-    units.forEach((unit, index) => scores[unit] = values[index] ?? 0);
-  }
+  const scores = await scoresBy(source, table, {
+    stats,
+    term: Math.abs,
+    factor: (mean, squares) => Math.sqrt(squares + stats.tokens * mean ** 2),
+    channels: { o: asItIs, down: asItIs },
+    others: asItIs,
+  });
   return rankWithin(table, scores);
 }
 
@@ -77,69 +73,82 @@ export async function wandaScores(
  * Heads and columns are ranked together. Its other half is the bias of `applyCompensation`.
  *
  * Different: the variance is one over all tokens before labels; the code counts instructions and prompts too, takes each sample's deviation from the
- * running mean over the samples so far, and leaves out the first one.
- * Throws `CompressoError("usage")` for hidden dims and whole layers, which the method does not score.
+ * running mean over the samples so far, and leaves out the first one. Hidden dims and whole layers, which it does not cut, have the same terms, variance
+ * times W_ij²: a hidden dim those of all weights that write it, a layer the mean of its own; either kind is standardised for itself.
  */
 export async function flapScores(
   source: WeightSource,
   table: UnitTable,
   stats: ActivationStats,
 ): Promise<Float64Array<ArrayBuffer>> {
-  const metric: Metric = (weight, { mean, squares }, tokens) => {
-    const norms = columnSums(weight, mean.length, (value) => value * value);
-    return norms.map((norm, j) => (squares[j] ?? 0) / Math.max(1, tokens - 1) * norm);
-  };
-  const scores = new Float64Array(table.count);
-  const all = await parts(source, table, {
-    method: "flap",
+  return await scoresBy(source, table, {
     stats,
-    metric: {
-      o: (...args) => standardised(metric(...args).map((value) => value * value)),
-      down: (...args) => standardised(metric(...args)),
-    },
+    term: (weight) => weight * weight,
+    factor: (_, squares) => squares / Math.max(1, stats.tokens - 1),
+    channels: { o: (values) => standardised(values.map((value) => value * value)), down: standardised },
+    others: standardised,
   });
-  for (const { units, values } of all) units.forEach((unit, index) => scores[unit] = values[index] ?? 0);
-  return scores;
 }
 
-async function parts(
+async function scoresBy(
   source: WeightSource,
   table: UnitTable,
-  { method, stats, metric }: {
-    readonly method: string;
-    readonly stats: ActivationStats;
-    readonly metric: Readonly<Record<"o" | "down", Metric>>;
-  },
-): Promise<PartScores[]> {
-  checkScoredKinds([...table.kinds], method);
-  const { spec, layout } = table, found: PartScores[] = [];
-  for (const index of spec.layers.keys()) {
+  { stats, term, factor, channels, others }: Scoring & { readonly stats: ActivationStats },
+): Promise<Float64Array<ArrayBuffer>> {
+  const { spec, layout } = table, scores = new Float64Array(table.count);
+  const byDim = new Float64Array(spec.hidden), byLayer = spec.layers.map(() => ({ sum: 0, count: 0 }));
+  const hasOthers = table.count > table.hiddenFirst;
+  for (const [index, whole] of byLayer.entries()) {
     const { attention, ffn } = table.layers[index] ?? {}, slots = layout.layers[index];
     for (const [projection, part, firstSlot] of [["o", attention, slots?.head], ["down", ffn, slots?.ffn]] as const) {
       const own = stats.layers[index]?.[projection];
-      if (!part || part.count === 0 || !own) continue;
-      const channels = metric[projection](await source.read(projectionName(index, projection)), own, stats.tokens);
-      const width = projection === "o" ? spec.headDim : 1;
-      const units = Array.from({ length: part.count }, (_, i) => part.first + i);
-      const values = units.map((unit) => {
-        const first = ((table.slotFirst[unit] ?? 0) - (firstSlot ?? 0)) * width;
-        const values = channels.subarray(first, first + (table.slotCount[unit] ?? 0) * width);
-        return values.reduce((sum, value) => sum + value, 0) / values.length;
+      if (!part || !own || (part.count === 0 && !hasOthers)) continue;
+      const weight = await source.read(projectionName(index, projection));
+      const sums = columnSums(weight, Float64Array.from(own.mean, (mean, j) => factor(mean, own.squares[j] ?? 0)), {
+        term,
+        byDim,
       });
-      found.push({ units, values });
+      whole.sum += sums.reduce((sum, value) => sum + value, 0);
+      whole.count += weight.length;
+      const shaped = channels[projection](sums), width = projection === "o" ? spec.headDim : 1;
+      for (let unit = part.first; unit < part.first + part.count; unit++) {
+        const first = ((table.slotFirst[unit] ?? 0) - (firstSlot ?? 0)) * width;
+        const values = shaped.subarray(first, first + (table.slotCount[unit] ?? 0) * width);
+        scores[unit] = values.reduce((sum, value) => sum + value, 0) / values.length;
+      }
     }
   }
-  return found;
+  const dims = others(byDim), alive = [...byLayer.keys()].filter((index) => (byLayer[index]?.count ?? 0) > 0);
+  const means = others(Float64Array.from(alive, (index) => {
+    const { sum, count } = byLayer[index] ?? { sum: 0, count: 1 };
+    return sum / count;
+  }));
+  for (let unit = table.hiddenFirst; unit < table.layerFirst; unit++) {
+    scores[unit] = dims[(table.slotFirst[unit] ?? 0) - layout.hidden] ?? 0;
+  }
+  for (let unit = table.layerFirst; unit < table.count; unit++) {
+    scores[unit] = means[alive.indexOf(table.layer[unit] ?? 0)] ?? 0;
+  }
+  return scores;
 }
 
-/** Σ_i f(W_ij) of each column j. */
-function columnSums(weight: Float32Array, columns: number, f: (value: number) => number): Float64Array {
-  const sums = new Float64Array(columns);
+/** Σ_i of the terms of each channel j, times the channel's factor; Σ_j of the same is added to `byDim`. */
+function columnSums(
+  weight: Float32Array,
+  factors: Float64Array,
+  { term, byDim }: { readonly term: (weight: number) => number; readonly byDim: Float64Array },
+): Float64Array {
+  const columns = factors.length, sums = new Float64Array(columns);
   for (let at = 0; at < weight.length; at++) {
-    const column = at % columns;
-    sums[column] = (sums[column] ?? 0) + f(weight[at] ?? 0);
+    const column = at % columns, row = Math.floor(at / columns), value = term(weight[at] ?? 0);
+    sums[column] = (sums[column] ?? 0) + value;
+    byDim[row] = (byDim[row] ?? 0) + value * (factors[column] ?? 0);
   }
-  return sums;
+  return sums.map((sum, column) => sum * (factors[column] ?? 0));
+}
+
+function asItIs(values: Float64Array): Float64Array {
+  return values;
 }
 
 /** (x − mean) / deviation, the deviation with n − 1; zeros where all are alike. */
@@ -149,17 +158,4 @@ function standardised(values: Float64Array): Float64Array {
   const deviation = Math.sqrt(squares / Math.max(1, values.length - 1));
   // What is no number stays none, to be refused.
   return values.map((value) => deviation === 0 ? 0 : (value - mean) / deviation);
-}
-
-/** Throws `CompressoError("usage")` for hidden dims and whole layers where the method is Wanda-sp or FLAP, which do not score them. */
-export function checkScoredKinds(kinds: readonly UnitKind[], method: string): void {
-  if (method !== "wanda-sp" && method !== "flap") return;
-  const other = (["hidden", "layers"] as const).find((kind) => kinds.includes(kind));
-  if (!other) return;
-  throw new CompressoError("usage", {
-    what: `cannot prune ${other} by ${method}`,
-    rule: "it scores heads, KV groups and FFN columns",
-    value: `units ${kinds.join(",")}`,
-    mend: "try --units kv,ffn",
-  });
 }

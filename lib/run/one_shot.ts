@@ -47,7 +47,7 @@ export interface OneShotScores {
   readonly stats: ActivationStats | null;
 }
 
-/** Scores the units once. Throws `CompressoError("usage")` for units that the method does not score. */
+/** Scores the units once. Throws `CompressoError("numeric")` where what the model computes of the rows is not finite. */
 export async function oneShotScores(model: Model, table: UnitTable, options: OneShotOptions): Promise<OneShotScores> {
   const { scores, stats } = await rawScores(model, table, options);
   return { scores: options.ranking === "layer" ? rankWithin(table, scores) : scores, stats };

@@ -2,7 +2,6 @@
 import { CompressoError } from "../errors.ts";
 import { given } from "../given.ts";
 import type { Ranking } from "../prune/baselines.ts";
-import { checkScoredKinds } from "../prune/baselines_activations.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { checkLora, type LoraConfig } from "../nn/lora.ts";
 import { type DecoderSpec, PROJECTIONS } from "../nn/spec.ts";
@@ -237,7 +236,6 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   checkLora(resolved.lora);
   checkKept(options.keptMasks, resolved.units);
   checkTakenRules(resolved.units, options.rules ?? {});
-  checkScoredKinds(resolved.units, resolved.method);
   checkTaken((name) => options.rates?.[name] !== undefined, { ...resolved, what: "cannot use these rates" });
   checkLoraRates(options.rates, resolved);
   checkStart(resolved);

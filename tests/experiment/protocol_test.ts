@@ -25,12 +25,12 @@ async function linesOf(change: Partial<ExperimentDefinition>, overrides: Experim
   return lines;
 }
 
-Deno.test("units and rules that no run can have are refused at planning, with the cell", async () => {
+Deno.test("options that no run can have are refused at planning, with the cell", async () => {
   const refused = async (base: object, cell: RegExp): Promise<void> => {
     const grid = { method: ["compresso", "flap"], seed: [1] } as const;
     await assert.rejects(linesOf({ base: { ...PLAIN.base, ...base }, grid: { ...grid } }), cell);
   };
-  await refused({ units: "ffn,hidden" }, /cannot prune hidden by flap, cell method=flap/);
+  await refused({ schedule: "linear" }, /cannot use the schedule linear with the method flap, cell method=flap/);
   await refused({ units: "kv", align: 8 }, /cannot keep to aligned widths, cell method=compresso/);
   await refused({ protect: [99] }, /cannot protect this layer, cell method=compresso/);
   const rows = [{ name: "long", file: demoData("heldout"), seq: 4096 }];

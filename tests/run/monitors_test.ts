@@ -118,11 +118,14 @@ Deno.test("a layer is dead where all of it is cut, but not one that may be cut w
   assert.deepEqual(others, []);
   const sight = { table: unitTable(spec, ["heads", "ffn"]), setting: setting(0.98) };
   // What a run would refuse is not advised.
-  const advice = ([{ layout: "uniform" }, { method: "flap" }] as const).map((of) =>
-    watchLayers(look, { ...sight, isHard: true, of })[0]?.change
+  const advice = (["uniform", "compact"] as const).map((layout) =>
+    watchLayers(look, { ...sight, isHard: true, of: { layout } })[0]?.change
   );
   const least = "set least widths (--min-heads, --min-ffn)";
-  assert.deepEqual(advice, [least, `protect it (--protect 0), or ${least}`]);
+  assert.deepEqual(advice, [
+    least,
+    `protect it (--protect 0), or ${least}; to cut layers on purpose, add layers to the units`,
+  ]);
   // No rate would choose hard masks otherwise, so that going back would not help.
   const instead = [true, false].map((isHard) => watchLayers(look, { ...sight, isHard })[0]?.instead);
   assert.deepEqual(instead, ["warn", undefined]);

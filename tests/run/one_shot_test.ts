@@ -3,51 +3,40 @@ import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
 import { openHfFolder } from "../../lib/io/hf_model.ts";
-import { demoData, openModelFiles } from "../../lib/io/open_model.ts";
+import { demoData } from "../../lib/io/open_model.ts";
 import { readRows } from "../../lib/io/datasets.ts";
 import type { WeightSource } from "../../lib/io/source.ts";
 import { type MaskValues } from "../../lib/nn/masks.ts";
 import { biasName, projectionName } from "../../lib/nn/spec.ts";
-import { type ActivationStats, flapScores, wandaScores } from "../../lib/prune/baselines_activations.ts";
+import type { ActivationStats } from "../../lib/prune/baselines_activations.ts";
 import { applyCompensation, withOutputBiases } from "../../lib/prune/baselines_bias.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
 import { selectionMasks, selectUnits, unitTable } from "../../lib/prune/units.ts";
-import { type Batch, createBatches, encodeRows } from "../../lib/run/batches.ts";
+import { createBatches, encodeRows } from "../../lib/run/batches.ts";
 import { calibrate } from "../../lib/run/calibrate.ts";
 import { loadModelFrom, type Model } from "../../lib/run/model.ts";
 import { compensate, oneShotScores, withCompensation } from "../../lib/run/one_shot.ts";
-import { resolveOptions } from "../../lib/run/options.ts";
 import { verifySliced } from "../../lib/run/verify.ts";
 import { assertClose, distance, openGolden } from "../golden/helpers/golden.ts";
-import { decoderOf, type Rows } from "./helpers/decoder_f64.ts";
 import { openDemo } from "./helpers/reference.ts";
 import { drive, withDemo } from "./helpers/demo_run.ts";
-import { BATCH, device, randomBatch, scored, SEQ, sequences, withGolden } from "./helpers/one_shot.ts";
+import {
+  BATCH,
+  columnsOf,
+  deviation,
+  device,
+  inputsOf,
+  mean,
+  randomBatch,
+  scored,
+  SEQ,
+  sequences,
+  squares,
+  withGolden,
+} from "./helpers/one_shot.ts";
 
 /** f32 forward passes are off by about 1e-6 of the largest value; the statistics add little. */
 const TOLERANCE = 2e-5;
-
-/** Inputs of o or down of a layer over all tokens that have a label behind them. */
-async function inputsOf(source: WeightSource, batches: readonly Batch[]): Promise<{ o: Rows; down: Rows }[]> {
-  const decode = await decoderOf(source);
-  const passes = sequences(batches).map(({ tokens, labels }) => ({ inputs: decode(tokens).inputs, labels }));
-  const learned = (part: "o" | "down", layer: number): Rows =>
-    passes.flatMap(({ inputs, labels }) =>
-      (inputs[layer]?.[part] ?? []).filter((_, at) => (labels[at + 1] ?? -100) >= 0)
-    );
-  return source.spec.layers.map((_, layer) => ({ o: learned("o", layer), down: learned("down", layer) }));
-}
-
-function columnsOf(rows: Rows): number[][] {
-  return Array.from({ length: rows[0]?.length ?? 0 }, (_, j) => rows.map((row) => row[j] ?? NaN));
-}
-
-const mean = (values: ArrayLike<number>): number => Array.from(values).reduce((sum, x) => sum + x, 0) / values.length;
-const squares = (values: ArrayLike<number>): number => {
-  const middle = mean(values);
-  return Array.from(values).reduce((sum, x) => sum + (x - middle) ** 2, 0);
-};
-const deviation = (values: ArrayLike<number>): number => Math.sqrt(squares(values) / (values.length - 1));
 
 for (const name of ["gqa_llama3", "gqa_f16", "qwen2"] as const) {
   Deno.test(`calibrate() gives the statistics of the tokens before labels, for ${name}`, async () => {
@@ -213,24 +202,6 @@ Deno.test("random scores are decided by the seed alone, and no unit is favoured"
       weightTerms: () => Promise.reject(new Error("not asked for")),
     });
     assert.notDeepEqual(other.scores, a.scores);
-  });
-});
-
-Deno.test("wanda-sp and flap refuse units that they do not score", async () => {
-  // Before anything of a run is there, and so before an earlier one is replaced.
-  const { source: { spec } } = await openModelFiles("demo");
-  for (const method of ["wanda-sp", "flap"] as const) {
-    for (const kind of ["hidden", "layers"] as const) {
-      const options = { rows: [], sparsity: 0.2, steps: 1, method, units: ["kv", "ffn", kind] as const };
-      assert.throws(() => resolveOptions(options, spec), new RegExp(`cannot prune ${kind} by ${method}`));
-    }
-  }
-  await withGolden("gqa_f16", async ({ model, source, batches }) => {
-    const stats = await calibrate(model, { batches, batch: BATCH, seq: SEQ });
-    for (const [kind, score] of [["hidden", flapScores], ["layers", wandaScores]] as const) {
-      const table = unitTable(source.spec, ["ffn", kind]);
-      await assert.rejects(score(source, table, stats), new RegExp(`cannot prune ${kind} by`));
-    }
   });
 });
 

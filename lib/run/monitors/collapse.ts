@@ -100,12 +100,10 @@ export function watchLayers(
     readonly setting: ResolvedMonitor;
     readonly isHard: boolean;
     /** What the run is, where that allows less than learned masks of any layout do. */
-    readonly of?: Partial<Pick<ResolvedOptions, "method" | "layout">>;
+    readonly of?: Partial<Pick<ResolvedOptions, "layout">>;
   },
 ): readonly Finding[] {
   const found: Finding[] = [], isAlike = of.layout === "uniform";
-  // Their scores tell no whole layers apart.
-  const takesLayers = !isAlike && of.method !== "flap" && of.method !== "wanda-sp";
   table.layers.forEach(({ attention, ffn, gate }, index) => {
     const state = layers[index];
     if (!state || gate >= 0) return;
@@ -122,7 +120,7 @@ export function watchLayers(
       key: `dead-layer ${index}`,
       message: `layer ${index} is dead: ${shares} are cut, limit ${percent(setting.threshold)}`,
       change: `${isAlike ? "" : `protect it (--protect ${index}), or `}set least widths (${options})${
-        takesLayers ? "; to cut layers on purpose, add layers to the units" : ""
+        isAlike ? "" : "; to cut layers on purpose, add layers to the units"
       }`,
       ...(isHard ? { instead: "warn" } as const : {}), // no rate chooses them
     });

@@ -11,6 +11,7 @@ import { loadModelFrom, type Model } from "../../../lib/run/model.ts";
 import { oneShotScores } from "../../../lib/run/one_shot.ts";
 import { createTrainer, type Trainer } from "../../../lib/run/trainer.ts";
 import { type GoldenName, openGolden } from "../../golden/helpers/golden.ts";
+import { decoderOf, type Rows } from "./decoder_f64.ts";
 
 /** Sequences of a batch, and tokens of each. */
 export const BATCH = 3, SEQ = 24;
@@ -79,3 +80,30 @@ export async function scored(
   });
   return { table, scores };
 }
+
+/** Inputs of o or down of a layer over all tokens that have a label behind them. */
+export async function inputsOf(source: WeightSource, batches: readonly Batch[]): Promise<{ o: Rows; down: Rows }[]> {
+  const decode = await decoderOf(source);
+  const passes = sequences(batches).map(({ tokens, labels }) => ({ inputs: decode(tokens).inputs, labels }));
+  const learned = (part: "o" | "down", layer: number): Rows =>
+    passes.flatMap(({ inputs, labels }) =>
+      (inputs[layer]?.[part] ?? []).filter((_, at) => (labels[at + 1] ?? -100) >= 0)
+    );
+  return source.spec.layers.map((_, layer) => ({ o: learned("o", layer), down: learned("down", layer) }));
+}
+
+/** Rows as columns. */
+export function columnsOf(rows: Rows): number[][] {
+  return Array.from({ length: rows[0]?.length ?? 0 }, (_, j) => rows.map((row) => row[j] ?? NaN));
+}
+
+/** Σx / n. */
+export const mean = (values: ArrayLike<number>): number =>
+  Array.from(values).reduce((sum, x) => sum + x, 0) / values.length;
+/** Σ(x − mean)². */
+export const squares = (values: ArrayLike<number>): number => {
+  const middle = mean(values);
+  return Array.from(values).reduce((sum, x) => sum + (x - middle) ** 2, 0);
+};
+/** The deviation with n − 1. */
+export const deviation = (values: ArrayLike<number>): number => Math.sqrt(squares(values) / (values.length - 1));

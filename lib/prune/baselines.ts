@@ -112,11 +112,19 @@ export function createTaylor(table: UnitTable): Taylor {
  * by less than any two of different ranks, along the fractions of index · golden ratio.
  */
 export function rankWithin(table: UnitTable, scores: ArrayLike<number>): Float64Array<ArrayBuffer> {
+  return rankBy(table, scores, (unit) => `${unit >= table.ffnFirst ? "ffn" : "heads"} ${table.layer[unit]}`);
+}
+
+/** {@link rankWithin}, but with heads and columns among those of their group. */
+export function rankBy(
+  table: UnitTable,
+  scores: ArrayLike<number>,
+  groupOf: (unit: number) => string,
+): Float64Array<ArrayBuffer> {
   checkPerUnit(table, scores, "scores");
   const kindOf = (unit: number): string => {
     if (unit >= table.layerFirst) return "layers";
-    if (unit >= table.hiddenFirst) return "hidden";
-    return `${unit >= table.ffnFirst ? "ffn" : "heads"} ${table.layer[unit]}`;
+    return unit >= table.hiddenFirst ? "hidden" : groupOf(unit);
   };
   const ranks = new Float64Array(table.count);
   for (const units of Map.groupBy(Array.from({ length: table.count }, (_, unit) => unit), kindOf).values()) {

@@ -1,7 +1,7 @@
 // One-shot baselines that look at activations: Wanda-sp and FLAP. Owns these scores; refuses to gather the statistics (see lib/run/calibrate.ts).
 import type { WeightSource } from "../io/source.ts";
 import { projectionName } from "../nn/spec.ts";
-import { rankWithin } from "./baselines.ts";
+import { rankBy, rankWithin } from "./baselines.ts";
 import type { UnitTable } from "./units.ts";
 
 /** Statistics of the input channels of o_proj [heads·headDim] or down_proj [ffn] of one layer. */
@@ -35,12 +35,8 @@ interface Scoring {
   /** What the terms of channel j are multiplied by. */
   readonly factor: (mean: number, squares: number) => number;
   /** What becomes of the sums over i of a layer's channels before they are averaged over a unit. */
-  readonly channels: Readonly<Record<OutputProjection, Shaping>>;
-  /** What becomes of the sums of all hidden dims, or of all whole layers. */
-  readonly others: Shaping;
+  readonly shaped: Readonly<Record<"o" | "down", (sums: Float64Array) => Float64Array>>;
 }
-type OutputProjection = "o" | "down";
-type Shaping = (values: Float64Array) => Float64Array;
 
 /**
  * Wanda for structures, as `wanda_sp` of FLAP's code (An et al. 2024, after Sun et al. 2023): ‖x_j‖₂ · mean_i |W_ij| of each input channel j of
@@ -49,7 +45,7 @@ type Shaping = (values: Float64Array) => Float64Array;
  *
  * Different: there a layer's statistics are those behind the layers that were cut before it, here those of the whole model; and there they are over all
  * tokens, here over those before labels, which leaves out instructions and prompts where there are some. Hidden dims and whole layers, which it does not
- * cut, have the same terms |W_ij| · ‖x_j‖₂: a hidden dim those of all weights that write it, a layer the mean of its own.
+ * cut, have the same terms |W_ij| · ‖x_j‖₂: a hidden dim those of the rows of all o_proj and down_proj that write it, a layer the mean of its own.
  */
 export async function wandaScores(
   source: WeightSource,
@@ -60,8 +56,7 @@ export async function wandaScores(
     stats,
     term: Math.abs,
     factor: (mean, squares) => Math.sqrt(squares + stats.tokens * mean ** 2),
-    channels: { o: asItIs, down: asItIs },
-    others: asItIs,
+    shaped: { o: (sums) => sums, down: (sums) => sums },
   });
   return rankWithin(table, scores);
 }
@@ -74,26 +69,27 @@ export async function wandaScores(
  *
  * Different: the variance is one over all tokens before labels; the code counts instructions and prompts too, takes each sample's deviation from the
  * running mean over the samples so far, and leaves out the first one. Hidden dims and whole layers, which it does not cut, have the same terms, variance
- * times W_ij²: a hidden dim those of all weights that write it, a layer the mean of its own; either kind is standardised for itself.
+ * times W_ij²: a hidden dim those of the rows of all o_proj and down_proj that write it, a layer the mean of its own. Nothing compares such
+ * numbers with those of heads and columns; so beside either kind all scores are ranks, by which heads and columns together lose the same share as it.
  */
 export async function flapScores(
   source: WeightSource,
   table: UnitTable,
   stats: ActivationStats,
 ): Promise<Float64Array<ArrayBuffer>> {
-  return await scoresBy(source, table, {
+  const scores = await scoresBy(source, table, {
     stats,
     term: (weight) => weight * weight,
     factor: (_, squares) => squares / Math.max(1, stats.tokens - 1),
-    channels: { o: (values) => standardised(values.map((value) => value * value)), down: standardised },
-    others: standardised,
+    shaped: { o: (sums) => standardised(sums.map((value) => value * value)), down: standardised },
   });
+  return table.count > table.hiddenFirst ? rankBy(table, scores, () => "heads and columns") : scores;
 }
 
 async function scoresBy(
   source: WeightSource,
   table: UnitTable,
-  { stats, term, factor, channels, others }: Scoring & { readonly stats: ActivationStats },
+  { stats, term, factor, shaped }: Scoring & { readonly stats: ActivationStats },
 ): Promise<Float64Array<ArrayBuffer>> {
   const { spec, layout } = table, scores = new Float64Array(table.count);
   const byDim = new Float64Array(spec.hidden), byLayer = spec.layers.map(() => ({ sum: 0, count: 0 }));
@@ -110,24 +106,20 @@ async function scoresBy(
       });
       whole.sum += sums.reduce((sum, value) => sum + value, 0);
       whole.count += weight.length;
-      const shaped = channels[projection](sums), width = projection === "o" ? spec.headDim : 1;
+      const channels = shaped[projection](sums), width = projection === "o" ? spec.headDim : 1;
       for (let unit = part.first; unit < part.first + part.count; unit++) {
         const first = ((table.slotFirst[unit] ?? 0) - (firstSlot ?? 0)) * width;
-        const values = shaped.subarray(first, first + (table.slotCount[unit] ?? 0) * width);
+        const values = channels.subarray(first, first + (table.slotCount[unit] ?? 0) * width);
         scores[unit] = values.reduce((sum, value) => sum + value, 0) / values.length;
       }
     }
   }
-  const dims = others(byDim), alive = [...byLayer.keys()].filter((index) => (byLayer[index]?.count ?? 0) > 0);
-  const means = others(Float64Array.from(alive, (index) => {
-    const { sum, count } = byLayer[index] ?? { sum: 0, count: 1 };
-    return sum / count;
-  }));
   for (let unit = table.hiddenFirst; unit < table.layerFirst; unit++) {
-    scores[unit] = dims[(table.slotFirst[unit] ?? 0) - layout.hidden] ?? 0;
+    scores[unit] = byDim[(table.slotFirst[unit] ?? 0) - layout.hidden] ?? 0;
   }
   for (let unit = table.layerFirst; unit < table.count; unit++) {
-    scores[unit] = means[alive.indexOf(table.layer[unit] ?? 0)] ?? 0;
+    const { sum, count } = byLayer[table.layer[unit] ?? 0] ?? { sum: 0, count: 0 };
+    scores[unit] = sum / Math.max(1, count);
   }
   return scores;
 }
@@ -145,10 +137,6 @@ function columnSums(
     byDim[row] = (byDim[row] ?? 0) + value * (factors[column] ?? 0);
   }
   return sums.map((sum, column) => sum * (factors[column] ?? 0));
-}
-
-function asItIs(values: Float64Array): Float64Array {
-  return values;
 }
 
 /** (x − mean) / deviation, the deviation with n − 1; zeros where all are alike. */

@@ -13,7 +13,8 @@ export function withOutputBiases(source: WeightSource): WeightSource {
 
 /**
  * The same model with what masks take away of each channel's mean as a bias: b += W·((1 − z) ∘ mean) for o_proj and down_proj, so that with
- * these masks the mean of either output over the calibration data is what it was without (An et al. 2024, arXiv 2312.11983, section 3.3).
+ * these masks of heads and columns the mean of either output over the calibration data is what it was without (An et al. 2024, arXiv 2312.11983,
+ * section 3.3), as far as its inputs are. Of a hidden dim that is cut nothing is made up for.
  * Slice it with the same masks. Lazy: a weight is read when its bias is first read.
  *
  * Throws `CompressoError("input")` for masks that do not fit the model, and `CompressoError("mismatch")` for statistics of another one.

@@ -60,7 +60,8 @@ interface LayerPlan {
  *   the embedding and rows of o_proj and down_proj. The head takes the embedding without z, so soft hidden masks untie it.
  * - RMSNorm with D of H dims kept: the masked mean runs over all H, and mean_H = (D/H)·mean_D. So w' = w·√(H/D) and ε' = ε·H/D.
  * - Biases follow the rows of their weights. A part that is cut whole leaves the bias of o_proj or down_proj: it moves to the last such write to
- *   the residual stream before it, which nothing between the two reads. Where there is none, the part keeps a head or column of zeros.
+ *   the residual stream before it, which nothing between the two reads. Where there is none, the layer keeps a column of zeros, or a head where its
+ *   FFN is read after it.
  * - A KV head goes with the last head of its group. Groups that differ in size are made equal, in the cheapest way by parameters: shorter
  *   ones get zero heads, or longer ones are split and their KV head is repeated (see `cheapestGroupSize`).
  *
@@ -170,16 +171,17 @@ function pick(
  * biases then stay where they are.
  */
 function outputBiases(spec: DecoderSpec, plans: readonly LayerPlan[]): Map<string, readonly string[]> {
-  const sums = new Map<string, string[]>();
+  const sums = new Map<string, string[]>(), first: string[] = [];
   let last: string[] | undefined, hasMoved = false;
   plans.forEach((plan, index) => {
     const layer = spec.layers[index];
     for (const projection of ["o", "down"] as const) {
       const part = projection === "o" ? "heads" : "ffn", name = biasName(index, projection);
       const isLeft = plan.spec[part] > 0;
-      if (isLeft) sums.set(name, last = []);
+      // The first write takes what its own layer has left before it.
+      if (isLeft) sums.set(name, last = last ? [] : first);
       if (!layer || layer[part] === 0 || !hasBias(spec, projection)) continue;
-      last?.push(name);
+      (last ?? first).push(name);
       hasMoved ||= !isLeft;
     }
   });
@@ -202,16 +204,16 @@ function planLayer(
     kv,
     heads: Array.from({ length: share }, (_, i) => kv * share + i).filter((head) => mask.heads[head] !== 0),
   })).filter((group) => group.heads.length > 0);
-  const keepsBias = (projection: Projection, count: number): boolean =>
+  const kept = keptIndices(mask.ffn), isGone = groups.length === 0 && kept.length === 0;
+  const leaves = (projection: Projection, count: number): boolean =>
     mask.isFirst && count > 0 && hasBias(spec, projection);
+  const o = leaves("o", layer.heads), down = leaves("down", layer.ffn);
+  // The column of a layer that is gone takes both biases: nothing reads between them.
+  const ffn = isGone && layer.ffn > 0 && (o || down) ? Int32Array.of(-1) : kept;
   const plan = planHeads(groups, {
     size: cheapestGroupSize([groups.map((group) => group.heads.length)]),
-    kvHeads: groups.length === 0 && keepsBias("o", layer.heads) ? 1 : groups.length,
+    kvHeads: groups.length === 0 && o && (!isGone || layer.ffn === 0) ? 1 : groups.length,
   });
-  const columns = keptIndices(mask.ffn);
-  const ffn = columns.length === 0 && plan.heads.length === 0 && keepsBias("down", layer.ffn)
-    ? Int32Array.of(-1)
-    : columns;
   const qScale = scaleOf(mask.heads, plan.heads);
   return {
     spec: { heads: plan.heads.length, kvHeads: plan.kvHeads.length, ffn: ffn.length },

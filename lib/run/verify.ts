@@ -9,7 +9,7 @@ import { strideOf } from "../nn/layout.ts";
 import { packLora } from "../nn/lora.ts";
 import { packMasks } from "../nn/masks.ts";
 import { createPass, type Pass } from "../nn/pass.ts";
-import { type DecoderSpec, EMBEDDING } from "../nn/spec.ts";
+import { type DecoderSpec, EMBEDDING, hasBias } from "../nn/spec.ts";
 import { IDLE_STATE, writeStepState } from "../nn/step_state.ts";
 import { loadWeights } from "../nn/weights.ts";
 import type { Adapters } from "./model.ts";
@@ -108,7 +108,7 @@ export async function verifySliced(
   for (const index of masked.spec.layers.keys()) {
     expected = await layerOutputs(reference, index, { ...run, inputs: expected });
     actual = await layerOutputs(own, index, { ...run, inputs: actual });
-    compare(`the output of layer ${index}`);
+    if (!awaitsBias(masked.spec, sliced.spec, index + 1)) compare(`the output of layer ${index}`);
   }
   let result = NO_DIFFERENCE;
   for (const rows of bands(masked.spec)) {
@@ -127,6 +127,18 @@ export async function verifySliced(
     });
   }
   return { maxAbs, range, tokens: groups.reduce((sum, { rows }) => sum + rows.length, 0) };
+}
+
+/** Whether the part that comes next before layer `next` is cut whole and has left its bias to one before, which the masked model adds only there. */
+function awaitsBias(masked: DecoderSpec, sliced: DecoderSpec, next: number): boolean {
+  for (let index = next; index < masked.layers.length; index++) {
+    for (const [projection, part] of [["o", "heads"], ["down", "ffn"]] as const) {
+      if (masked.layers[index]?.[part] === 0) continue;
+      if ((sliced.layers[index]?.[part] ?? 0) > 0) return false;
+      if (hasBias(masked, projection)) return true;
+    }
+  }
+  return false;
 }
 
 /** How {@link verifySliced} runs so that it takes no more than training on batches of this shape, but for its weights. */

@@ -2,7 +2,14 @@
 import assert from "node:assert/strict";
 import { openDevice } from "../../mod.ts";
 import type { MaskValues } from "../../lib/nn/masks.ts";
-import { biasName, type DecoderSpec, type Projection, projectionName, PROJECTIONS } from "../../lib/nn/spec.ts";
+import {
+  biasName,
+  type DecoderSpec,
+  FINAL_NORM,
+  type Projection,
+  projectionName,
+  PROJECTIONS,
+} from "../../lib/nn/spec.ts";
 import { padded } from "../../lib/prune/layouts.ts";
 import { remapSource } from "../../lib/prune/remap.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
@@ -16,6 +23,7 @@ import {
   randomMasks,
   randomSource,
   someTokens,
+  tampered,
 } from "./helpers.ts";
 
 const LAYERS = 4;
@@ -54,9 +62,9 @@ for (const biases of [PROJECTIONS, ["o"], ["down"], ["o", "down"], ["q", "k", "v
       const sliced = sliceModel(source, { masks, lora });
       const name = `no heads in [${heads}], no FFN in [${ffn}]`;
       // Before the first write that is left there is nowhere to go.
-      const keepsHead = heads.includes(0) && biases.some((projection) => projection === "o");
-      const keepsColumn = heads.includes(0) && ffn.includes(0) && !keepsHead &&
-        biases.some((projection) => projection === "down");
+      const has = (part: Projection): boolean => biases.some((projection) => projection === part);
+      const isGone = heads.includes(0) && ffn.includes(0);
+      const keepsHead = heads.includes(0) && !isGone && has("o"), keepsColumn = isGone && (has("o") || has("down"));
       assert.deepEqual(
         sliced.spec.layers.map((layer) => [layer.heads > 0, layer.ffn > 0]),
         spec.layers.map((_, i) => [
@@ -78,13 +86,15 @@ for (const biases of [PROJECTIONS, ["o"], ["down"], ["o", "down"], ["q", "k", "v
 Deno.test("verifySliced() agrees where biases moved to other layers", async () => {
   using device = await openDevice();
   const spec = await specWith(["o", "down"]), source = randomSource(spec);
-  const masks = without(spec, [1, 2], [0, 1]), tokens = [someTokens(spec)];
-  const { maxAbs, range } = await verifySliced(source, sliceModel(source, { masks }), {
-    device,
-    adapters: { masks },
-    tokens,
-  });
+  const masks = without(spec, [1, 2], [0, 1]), sliced = sliceModel(source, { masks });
+  const compared = { device, adapters: { masks }, tokens: [someTokens(spec)] };
+  const { maxAbs, range } = await verifySliced(source, sliced, compared);
   assert.ok(maxAbs <= LOGIT_TOLERANCE * range, `${maxAbs} of ${range}`);
+  // Biases that the masked model adds only later are no fault.
+  for (const [tensor, place] of [[FINAL_NORM, "final norm"], [projectionName(3, "v"), "output of layer 3"]] as const) {
+    const broken = tampered(sliced, tensor, (values) => values.forEach((value, i) => values[i] = value * 1.05));
+    await assert.rejects(verifySliced(source, broken, compared), new RegExp(`first in the ${place}`));
+  }
 });
 
 Deno.test("without a bias of the kind that is cut, the biases stay those of the base", async () => {
@@ -97,10 +107,18 @@ Deno.test("without a bias of the kind that is cut, the biases stay those of the 
 
 Deno.test("a head or column of zeros that holds a bias has no weights", async () => {
   const spec = await specWith(["o"]);
-  const sliced = sliceModel(randomSource(spec), { masks: without(spec, [0], []) });
-  assert.deepEqual([sliced.spec.layers[0]?.heads, sliced.spec.layers[0]?.kvHeads], [1, 1]);
-  for (const projection of ["q", "k", "v", "o"] as const) {
-    assert.ok((await sliced.read(projectionName(0, projection))).every((value) => value === 0), projection);
+  for (
+    const { ffn, left, counts } of [
+      { ffn: [], left: ["q", "k", "v", "o"], counts: [1, 1] },
+      { ffn: [0], left: ["gate", "up", "down"], counts: [0, 0] },
+    ] as const
+  ) {
+    const sliced = sliceModel(randomSource(spec), { masks: without(spec, [0], ffn) }), [first] = sliced.spec.layers;
+    assert.deepEqual([first?.heads, first?.kvHeads], counts);
+    assert.equal(first?.ffn === 1, ffn.length > 0);
+    for (const projection of left) {
+      assert.ok((await sliced.read(projectionName(0, projection))).every((value) => value === 0), projection);
+    }
   }
 });
 

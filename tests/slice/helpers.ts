@@ -114,3 +114,15 @@ export async function logitDistance(
   assert.ok(Math.max(...wanted) > 0.01, "the logits are not all alike");
   return distance(name, await logitsOf(device, actual), wanted);
 }
+
+/** The source with one tensor changed. */
+export function tampered(source: WeightSource, tensor: string, change: (values: Float32Array) => void): WeightSource {
+  return {
+    ...source,
+    async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
+      const values = await source.read(name, rows);
+      if (name === tensor) change(values);
+      return values;
+    },
+  };
+}

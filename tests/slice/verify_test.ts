@@ -7,19 +7,7 @@ import { FINAL_NORM, projectionName } from "../../lib/nn/spec.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
 import { verifySliced } from "../../lib/run/verify.ts";
 import { assertClose, distance } from "../golden/helpers/golden.ts";
-import { openSource, randomLora, randomMasks, someTokens } from "./helpers.ts";
-
-/** The source with one tensor changed. */
-function tampered(source: WeightSource, tensor: string, change: (values: Float32Array) => void): WeightSource {
-  return {
-    ...source,
-    async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
-      const values = await source.read(name, rows);
-      if (name === tensor) change(values);
-      return values;
-    },
-  };
-}
+import { openSource, randomLora, randomMasks, someTokens, tampered } from "./helpers.ts";
 
 Deno.test("verifySliced() gives the difference where the models agree, and names the first layer where they do not", async () => {
   using device = await openDevice();

@@ -132,7 +132,7 @@ export {
   type UnitTable,
   unitTable,
 } from "./lib/prune/units.ts";
-export type { EncodeReport } from "./lib/run/batches.ts";
+export type { EncodeReport } from "./lib/run/encode_report.ts";
 export { type Chat, type ChatAnswer, type ChatOptions, createChat } from "./lib/run/chat.ts";
 export { type ChoiceOptions, encodeChoices } from "./lib/run/choice_rows.ts";
 export { type ExportFormat, exportModel, type ExportOptions, type ExportResult } from "./lib/run/export.ts";

@@ -6,8 +6,10 @@ import { haveEnds } from "../lib/io/prompts.ts";
 import type { FormatOptions } from "../lib/io/prompts_format.ts";
 import { openModelFiles } from "../lib/io/open_model.ts";
 import type { Tokenizer } from "../lib/io/tokenizer.ts";
-import { checkContext, type EncodeReport, encodeRow, encodeRows, withBroken } from "../lib/run/batches.ts";
+import { checkContext, encodeRow, encodeRows } from "../lib/run/batches.ts";
+import { type EncodeReport, withBroken } from "../lib/run/encode_report.ts";
 import { heldOutOf } from "../lib/run/run_data.ts";
+import { unseen } from "./data_line.ts";
 import { formatBytes, formatCount, formatShare, print, printJson, rowsNamed } from "./output.ts";
 import { type PromptSetting, promptText } from "./prompt.ts";
 
@@ -198,12 +200,26 @@ function trainingLines(
   training: EncodeReport & { readonly seq: number; readonly refused: number },
   kind: Row["kind"],
 ): string[] {
-  const { seq, refused, examples, truncated, skipped, padding, packed, leftOver, promptTokens, rows, heldOut, lines } =
-    training;
+  const {
+    seq,
+    refused,
+    examples,
+    truncated,
+    divided,
+    skipped,
+    padding,
+    packed,
+    leftOver,
+    promptTokens,
+    rows,
+    heldOut,
+    lines,
+  } = training;
   const all = training.tokens + padding;
   const parts = [
     `${formatCount(examples)} examples${packed ? ", rows joined" : ""}`,
     ...rowsNamed("rows cut", { count: truncated, first: lines.truncated }),
+    ...rowsNamed("divided between sequences", { count: divided, first: lines.divided }),
     ...rowsNamed("left out", { count: skipped, first: lines.skipped }),
     ...(leftOver > 0 ? [`${formatCount(leftOver)} tokens left out`] : []),
     `${formatShare(padding / all)} padding`,
@@ -217,7 +233,7 @@ function trainingLines(
       : []),
     `at seq ${String(seq).padEnd(5)}${parts.join("; ")}`,
     promptTokens > 0
-      ? `prompt      ${promptTokens} tokens a row, ${share} of all`
+      ? `prompt      ${promptTokens} tokens a row, ${share} of all${unseen(training)}`
       : `prompt      ${kind === "text" ? "texts get none" : "none"}`,
   ];
 }

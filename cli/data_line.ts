@@ -1,6 +1,6 @@
 // What became of the rows of a run, in a line. Owns its words; refuses to encode.
 import type { DataReport, LeftOut } from "../lib/io/datasets.ts";
-import { type EncodeReport, NAMED } from "../lib/run/batches.ts";
+import { type EncodeReport, NAMED } from "../lib/run/encode_report.ts";
 import { formatCount, rowsNamed } from "./output.ts";
 
 /** Beside rows that nothing ends: the model would not learn where to end. */
@@ -20,11 +20,17 @@ export function dataLine(data: EncodeReport, { seq }: { readonly seq: number }):
   return [
     `${formatCount(data.examples)} examples${data.packed ? ` of ${seq} tokens, rows joined` : ""}`,
     ...some("truncated", `cut to ${seq} tokens`),
+    ...some("divided", "divided between sequences"),
     ...(data.leftOver > 0 ? [`${formatCount(data.leftOver)} tokens left out`] : []),
     ...some("skipped", "left out"),
     ...some("empty", "empty"),
     ...some("broken", "broken"),
     ...(data.heldOut > 0 ? [`the last ${data.heldOut} rows kept for the check`] : []),
-    ...(data.promptTokens > 0 ? [`the prompt takes ${data.promptTokens} tokens a row`] : []),
+    ...(data.promptTokens > 0 ? [`the prompt takes ${data.promptTokens} tokens a row${unseen({ ...data, seq })}`] : []),
   ].join(", ");
+}
+
+/** Beside a prompt that no sequence holds together with an answer. */
+export function unseen({ promptTokens, seq }: Pick<EncodeReport, "promptTokens"> & { readonly seq: number }): string {
+  return promptTokens < seq ? "" : `, so no answer has all of it before it in a sequence of ${seq}`;
 }

@@ -12,7 +12,7 @@ import type { Projection } from "../lib/nn/spec.ts";
 import type { Ranking } from "../lib/prune/baselines.ts";
 import type { Layout } from "../lib/prune/layouts.ts";
 import { layersOf, type UnitKind } from "../lib/prune/units.ts";
-import type { EncodeReport } from "../lib/run/batches.ts";
+import type { EncodeReport } from "../lib/run/encode_report.ts";
 import { checkMemory } from "../lib/run/memory_advice.ts";
 import type { Method } from "../lib/run/methods.ts";
 import type { Alarm, MonitorOptions } from "../lib/run/monitors/alarm.ts";

@@ -13,7 +13,7 @@ import {
   type Row,
   type TextRow,
 } from "./datasets_row.ts";
-import { createSplitter, type Place, type TextFormat, type ValueSink } from "./datasets_split.ts";
+import { createSplitter, namesJson, type Place, type TextFormat, type ValueSink } from "./datasets_split.ts";
 
 export type { ChatRow, InstructRow, Row, TextRow } from "./datasets_row.ts";
 
@@ -66,7 +66,7 @@ export type DataSet =
 /**
  * Reads rows from a JSON array, JSON lines, a parquet table, or plain text as one document, told apart by content; all
  * but parquet also inside gzip or Zstandard. A file named .json, .jsonl or .ndjson is never taken for plain text, so that
- * a broken first line is found; of others, those are JSON that begin with an object or a list of objects. The file is read piece by piece: memory holds the rows alone, and with
+ * a broken first line is found, and one named .csv or .tsv is refused; of others, those are JSON that begin with an object or a list of objects. The file is read piece by piece: memory holds the rows alone, and with
  * `limit` no more of the file is read than it takes; more rows than V8's heap has room for are refused.
  *
  * A row is `{instruction, input?, output}`, `{messages: [{role, content}]}`, `{conversations: [{from, value}]}`
@@ -101,10 +101,6 @@ export function parseRows(text: string, path: string, options: ReadOptions = {})
   const splitter = createSplitter(collector.sink, { isJson: namesJson(path) });
   splitter.push(text);
   return collector.finish(splitter.finish(), "none");
-}
-
-function namesJson(path: string): boolean {
-  return /\.(json|jsonl|ndjson)(\.(gz|zst))?$/i.test(path);
 }
 
 const BROKEN_MEND = "mend or remove it, or have broken rows left out (prune --skip-broken)";
@@ -172,6 +168,13 @@ function createCollector(path: string, options: ReadOptions): Collector {
       else reject(place, parsed.fault.rule, { ...parsed.fault, mend: parsed.fault.mend || brokenMend });
     },
     document(place, text): void {
+      const table = /\.(csv|tsv)(\.(gz|zst))?$/i.exec(path)?.[1];
+      if (table !== undefined) {
+        throw dataError(path, "it holds JSON lines, a JSON array, parquet or plain text", {
+          value: `a table (${table.toLowerCase()})`,
+          mend: "write its rows as JSON lines or parquet",
+        });
+      }
       if (textField !== undefined) {
         throw dataError(path, `a row has ${JSON.stringify(textField)}`, {
           value: "the file is plain text",

@@ -117,7 +117,7 @@ export function parseRow(value: unknown, fields: RowFields): ParsedRow {
     return { row: { ...parsed.row, extra: withoutMarks(parsed.row.extra) } };
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
-    return fault("fields are nested no deeper than programs can follow", "has a field that is");
+    return fault("fields are nested no deeper than programs can follow", "has a field that is nested too deep");
   }
 }
 

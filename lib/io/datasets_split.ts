@@ -53,6 +53,11 @@ const JSON_START = /^(?:\[\s*)?\{\s*(?:["'}]|[A-Za-z_]\w*\s*:)|^\[\s*\]/;
 /** A beginning that may still become one. */
 const UNTOLD = /^\uFEFF?\s*(?:\[\s*)?(?:\{\s*(?:\w+\s*)?)?$/;
 
+/** Whether a file is named as one that is never plain text. */
+export function namesJson(path: string): boolean {
+  return /\.(json|jsonl|ndjson)(\.(gz|zst))?$/i.test(path);
+}
+
 /** Cuts a text; with `isJson` it is no plain document, however it begins. */
 export function createSplitter(sink: ValueSink, { isJson = false }: { readonly isJson?: boolean } = {}): Splitter {
   let head = "";
@@ -110,7 +115,7 @@ function lineSplitter(sink: ValueSink): Splitter {
   const emit = (line: string): void => {
     const place = { number: ++number, label: `line ${number}` };
     if (line.trim() === "") return sink.blank(place);
-    const { value, message } = parseJson(line);
+    const { value, message } = parseJson(line, (_, column) => ` at column ${column}`);
     if (message === null) sink.value(place, value);
     else sink.broken(place, `is not JSON: ${message}`);
   };
@@ -160,7 +165,8 @@ function arraySplitter(sink: ValueSink): Splitter {
     const text = buffer.slice(start, end);
     const isBlank = text.trim() === "";
     if (isBlank && last && row === 0) return;
-    const begin = line + countLines(/^\s*/.exec(text)?.[0] ?? ""), { value, message } = parseJson(text);
+    const begin = line + countLines(/^\s*/.exec(text)?.[0] ?? ""), before = line - 1;
+    const { value, message } = parseJson(text, (own) => ` on line ${before + own}`);
     const place = { number: ++row, line: begin, label: `row ${row}, line ${begin}` };
     if (message === null) sink.value(place, value);
     else sink.broken(place, isBlank ? "is missing behind a comma" : `is not JSON: ${message}`);
@@ -229,14 +235,20 @@ function wholeObject(text: string): Json | null {
   return isObject(value) ? value : null;
 }
 
-/** The value of a JSON text, or what is wrong with it. */
-function parseJson(text: string): { readonly value: unknown; readonly message: string | null } {
+/** The value of a JSON text, or what is wrong with it: V8 counts places from the beginning of the text, `placed` says where that is in the file. */
+function parseJson(
+  text: string,
+  placed: (line: number, column: number) => string = () => "",
+): { readonly value: unknown; readonly message: string | null } {
   try {
     return { value: JSON.parse(text), message: null };
   } catch (error) {
-    return { value: null, message: error instanceof Error ? error.message : String(error) };
+    const message = error instanceof Error ? error.message : String(error);
+    return { value: null, message: message.replace(PLACE, (_, line, column) => placed(Number(line), Number(column))) };
   }
 }
+
+const PLACE = /(?: in JSON)? at position \d+ \(line (\d+) column (\d+)\)/;
 
 function checkLength(chars: number, { what, sink }: { readonly what: string; readonly sink: ValueSink }): void {
   if (chars <= MAX_CHARS) return;

@@ -2,7 +2,7 @@
 // memory; refuses to know what a row is.
 import { dataError, openData, textOf } from "./datasets_bytes.ts";
 import { parquetRows } from "./datasets_parquet.ts";
-import { createSplitter, type Place, type ValueSink } from "./datasets_split.ts";
+import { createSplitter, namesJson, type Place, type ValueSink } from "./datasets_split.ts";
 
 /** A value and where it stands. */
 export interface PlacedValue {
@@ -48,7 +48,7 @@ export async function readValues(
         return values.length >= limit;
       },
     };
-    const splitter = createSplitter(sink);
+    const splitter = createSplitter(sink, { isJson: namesJson(path) });
     for await (const text of textOf(file, { path, compression: kind })) {
       splitter.push(text);
       if (sink.isFull) break;

@@ -203,7 +203,9 @@ export async function noWeights(folder: string, missing = `${SINGLE} or ${INDEX}
   const pickle = names.find((name) => /\.(bin|pt|pth)$/.test(name));
   const gguf = names.find((name) => name.endsWith(".gguf"));
   const inner = `${folder}/model`;
-  const mend = await exists(`${inner}/config.json`)
+  const mend = names.includes("adapter_config.json")
+    ? "it is an adapter: give the model that it was made for, and this folder with --adapter"
+    : await exists(`${inner}/config.json`)
     ? `give the folder in it: ${inner}`
     : pickle
     ? "convert it to safetensors (save_pretrained of transformers does); pickles run code and are not read"

@@ -76,7 +76,9 @@ function templatePieces(messages: readonly ChatMessage[], options: FormatOptions
     const asked = renderChat(tokenizer, turns.slice(0, index), { addGenerationPrompt: true });
     const answered = renderChat(tokenizer, turns.slice(0, index + 1), { addGenerationPrompt: false });
     const turn = answeredTurn({ asked, answered, content }, tokenizer);
-    if (!asked.startsWith(text) || !turn || turn.prefix.length < text.length) throw unstable(place);
+    if (!asked.startsWith(text) || !turn || turn.prefix.length < text.length) {
+      throw index === 0 ? answersNothing() : unstable(place);
+    }
     if (turn.isOwn && index < last) throw unsaid(place);
     pieces.push({ text: turn.prefix.slice(text.length), learned: false });
     pieces.push({ text: turn.written, learned: true });
@@ -156,6 +158,17 @@ interface MessagePlace {
 }
 
 const WHAT = "cannot tell what the assistant says in a chat";
+
+/** A template may ask for an answer without a question otherwise than it writes one. */
+function answersNothing(): CompressoError {
+  return new CompressoError("input", {
+    what: WHAT,
+    rule:
+      "where the template asks for an answer otherwise than it writes one that nothing stands before, a conversation begins with a question",
+    value: "the first message is the assistant's",
+    mend: "take it out",
+  });
+}
 
 function unstable({ messages, index }: MessagePlace): CompressoError {
   const count = (sought: ChatMessage["role"]): number => messages.filter(({ role }) => role === sought).length;

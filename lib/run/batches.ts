@@ -12,6 +12,7 @@ import {
   IGNORED_LABEL,
   promptCostOf,
 } from "../io/prompts.ts";
+import { type EncodeReport, NAMED } from "./encode_report.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { checkSeed, shuffle } from "../random.ts";
 import { pack, packedText, windows } from "./packing.ts";
@@ -26,40 +27,6 @@ export interface EncodeRowsOptions extends EncodeOptions {
   readonly vocab?: number | undefined;
   /** Whether rows that cannot be encoded, such as conversations that the chat template refuses, are left out and counted. Default: false. */
   readonly skipBroken?: boolean | undefined;
-}
-
-/** What became of the rows of a data set. */
-export interface EncodeReport {
-  /** Rows given. */
-  readonly rows: number;
-  /** Rows that a run keeps from training, to compare the masked and the sliced model on them; not among `rows`. */
-  readonly heldOut: number;
-  /** Examples made; a long text gives several. */
-  readonly examples: number;
-  /** Rows that were cut to fit. */
-  readonly truncated: number;
-  /** Rows left out because no label of theirs enters the loss. */
-  readonly skipped: number;
-  /** Rows that were left out in reading because they are empty; not among `rows`. */
-  readonly empty: number;
-  /** Rows that were left out because they are broken: in reading, which are not among `rows`, and those that cannot be encoded. */
-  readonly broken: number;
-  /** Tokens of all examples, padding left out. */
-  readonly tokens: number;
-  /** Labels that enter the loss. */
-  readonly labelTokens: number;
-  /** Tokens of padding that fill all examples to `seq`. */
-  readonly padding: number;
-  /** Whether rows were joined. */
-  readonly packed: boolean;
-  /** Tokens that packing left out, see `pack`, or without it tails of texts that fill no sequence. */
-  readonly leftOver: number;
-  /** Tokens that the prompt adds to each row, or their mean, see `promptCostOf`; 0 for texts, which get none. */
-  readonly promptTokens: number;
-  /** The same of the calibration rows, where there are any. */
-  readonly calibration?: EncodeReport;
-  /** The first few rows of each kind by number: the line in JSON lines, else the place in the array or table. */
-  readonly lines: Readonly<Record<"truncated" | "skipped" | "empty" | "broken", readonly number[]>>;
 }
 
 /** One batch, right-padded. */
@@ -108,9 +75,6 @@ export interface BatchOptions {
   readonly padId: number;
 }
 
-/** Row numbers that a report names. */
-export const NAMED = 5;
-
 /**
  * Encodes all rows: they are packed, or each is a sequence of its own, shortened to `seq`, and a text several; what was
  * shortened or left out is counted.
@@ -124,7 +88,7 @@ export function encodeRows(
   const { seq, reading } = options;
   checkSize("seq", seq, 2);
   const packed = rows.length > 0 && (options.packing ?? true);
-  const { examples, leftOver, truncated, skipped, refused } = encode(rows, options);
+  const { examples, leftOver, truncated, divided, skipped, refused } = encode(rows, options);
   const promptTokens = promptCostOf(rows, options);
   if (examples.length === 0) {
     if (refused[0] && refused.length === rows.length) throw allRefused(refused[0].error, rows.length);
@@ -145,6 +109,7 @@ export function encodeRows(
     heldOut: 0,
     examples: examples.length,
     truncated: truncated.length,
+    divided: divided.length,
     skipped: skipped.length,
     empty: empty.length,
     broken: broken.length,
@@ -156,6 +121,7 @@ export function encodeRows(
     promptTokens,
     lines: {
       truncated: truncated.slice(0, NAMED),
+      divided: divided.slice(0, NAMED),
       skipped: skipped.slice(0, NAMED),
       empty: empty.slice(0, NAMED),
       broken: broken.slice(0, NAMED),
@@ -178,12 +144,6 @@ export function sequencesOf(
 ): { readonly examples: readonly Example[]; readonly broken: readonly number[] } {
   const { examples, refused } = encode(rows, options);
   return { examples, broken: refused.map(({ row }) => row) };
-}
-
-/** A report with more rows that were left out as broken. */
-export function withBroken(report: EncodeReport, broken: readonly number[]): EncodeReport {
-  const first = [...report.lines.broken, ...broken].sort((a, b) => a - b).slice(0, NAMED);
-  return { ...report, broken: report.broken + broken.length, lines: { ...report.lines, broken: first } };
 }
 
 function encode(
@@ -219,21 +179,25 @@ interface Encoded {
   readonly leftOver: number;
   /** Row numbers. */
   readonly truncated: readonly number[];
+  readonly divided: readonly number[];
   readonly skipped: readonly number[];
 }
 
 function packRows(rows: readonly Row[], options: EncodeRowsOptions, attempt: Attempt): Encoded {
-  const parts: Example[] = [], skipped: number[] = [];
+  const parts: Example[] = [], numbers: number[] = [], skipped: number[] = [];
   for (const [index, row] of rows.entries()) {
     const number = row.number ?? index + 1;
     const part = attempt(
       number,
       () => row.kind === "text" ? packedPart(row, number, options) : packedTurns(row, number, options),
     );
-    if (part?.made) parts.push(part.made);
-    else if (part) skipped.push(number);
+    if (part?.made) {
+      parts.push(part.made);
+      numbers.push(number);
+    } else if (part) skipped.push(number);
   }
-  return { ...pack(parts, options.seq), truncated: [], skipped };
+  const { examples, leftOver, divided } = pack(parts, options.seq);
+  return { examples, leftOver, truncated: [], divided: divided.map((index) => numbers[index] ?? 0), skipped };
 }
 
 /** A text to be joined; null where it has no tokens. */
@@ -264,7 +228,7 @@ function encodeEach(rows: readonly Row[], options: EncodeRowsOptions, attempt: A
     else leftOver += encoded.tokens.length - pieces.reduce((sum, { tokens }) => sum + tokens.length, 0);
     for (const { tokens, labels } of pieces) examples.push({ tokens, labels });
   }
-  return { examples, leftOver, truncated, skipped };
+  return { examples, leftOver, truncated, divided: [], skipped };
 }
 
 /** `encodeExample` whose errors say which row is refused; tokens beyond `vocab`, if that is given, are refused too. */

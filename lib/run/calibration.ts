@@ -2,7 +2,8 @@
 import { CompressoError } from "../errors.ts";
 import type { Row, TextRow } from "../io/datasets.ts";
 import type { Example } from "../io/prompts.ts";
-import { type Batch, createBatches, type EncodeReport, encodeRows, type EncodeRowsOptions } from "./batches.ts";
+import { type Batch, createBatches, encodeRows, type EncodeRowsOptions } from "./batches.ts";
+import type { EncodeReport } from "./encode_report.ts";
 import type { Model } from "./model.ts";
 import { isOneShot } from "./methods.ts";
 import { learnsBesideCalibration, type ResolvedOptions } from "./options.ts";

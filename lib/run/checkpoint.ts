@@ -269,6 +269,23 @@ async function arraysOf(file: SafetensorsFile, prefix: string, path: string): Pr
   return { lora, loraM, loraV, logAlpha, maskMoments, constraint, slots };
 }
 
+/**
+ * Refuses to resume with calibration what began without, as {@link readCheckpoint} would once the calibration is there: the model may be about to write it.
+ */
+export async function checkCalibrated(
+  path: string,
+  { mayDiffer = [] }: { readonly mayDiffer?: readonly string[] },
+): Promise<void> {
+  const { meta: { identity } } = await readWhole(path);
+  if (identity.calibration !== undefined || mayDiffer.includes("calibration")) return;
+  throw new CompressoError("mismatch", {
+    what: `cannot resume from ${path}`,
+    rule: "options, data, model and adapter are those of the first run",
+    value: "calibration: not given then, texts that the model writes itself now",
+    mend: "leave the calibration out (--calibration none), or give another --out",
+  });
+}
+
 interface Meta {
   readonly identity: RunIdentity;
   readonly position: RunPosition;

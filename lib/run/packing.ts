@@ -7,6 +7,8 @@ export interface Packed {
   readonly examples: Example[];
   /** Tokens that are left out: at the end, where they fill no sequence, and of sequences without a label. */
   readonly leftOver: number;
+  /** Examples given, by their places, some labels of which lie in a later sequence than their beginning. */
+  readonly divided: readonly number[];
 }
 
 /**
@@ -18,26 +20,31 @@ export interface Packed {
  * nothing is learned.
  */
 export function pack(parts: Iterable<Example>, seq: number): Packed {
-  const examples: Example[] = [];
-  let ids: number[] = [], labels: number[] = [], leftOver = 0;
-  const cut = (start: number, end: number): void => {
-    const example = {
-      tokens: Uint32Array.from(ids.slice(start, end)),
-      labels: Int32Array.from(labels.slice(start, end)),
-    };
-    if (countLabels(example.labels) > 0) examples.push(example);
-    else leftOver += end - start;
+  const examples: Example[] = [], divided: number[] = [];
+  const tokens = new Uint32Array(seq), labels = new Int32Array(seq);
+  let used = 0, leftOver = 0;
+  const cut = (): void => {
+    if (countLabels(labels.subarray(0, used)) > 0) {
+      examples.push({ tokens: tokens.slice(0, used), labels: labels.slice(0, used) });
+    } else leftOver += used;
+    used = 0;
   };
-  for (const part of parts) {
-    ids = ids.concat([...part.tokens]);
-    labels = labels.concat([...part.labels]);
-    let start = 0;
-    for (; ids.length - start >= seq; start += seq) cut(start, start + seq);
-    [ids, labels] = [ids.slice(start), labels.slice(start)];
+  for (const [index, part] of [...parts].entries()) {
+    let isDivided = false;
+    for (let at = 0; at < part.tokens.length;) {
+      const end = Math.min(part.tokens.length, at + seq - used), own = part.labels.subarray(at, end);
+      isDivided ||= at > 0 && countLabels(own) > 0;
+      tokens.set(part.tokens.subarray(at, end), used);
+      labels.set(own, used);
+      used += end - at;
+      at = end;
+      if (used === seq) cut();
+    }
+    if (isDivided) divided.push(index);
   }
-  if (examples.length === 0) cut(0, ids.length);
-  else leftOver += ids.length;
-  return { examples, leftOver };
+  if (examples.length === 0) cut();
+  else leftOver += used;
+  return { examples, leftOver, divided };
 }
 
 /**

@@ -14,6 +14,7 @@ import { sourceDigest } from "../io/fingerprint.ts";
 import { ropeConfig } from "../io/hf_rope_export.ts";
 import { FolderLock } from "../io/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
+import { checkCalibrated } from "./checkpoint.ts";
 import { checkFacts } from "./facts.ts";
 import type { Model } from "./model.ts";
 import { checkSessionExport } from "./export_options.ts";
@@ -85,7 +86,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
     options;
   const { onReady, onStart, onRecord, onPhase, onCalibration, calibration: asked, ...rest } = others;
   checkSessionExport(wanted);
-  const files = { ...(resume ? { replace: true } : {}), ...wanted };
+  const files = { ...wanted, ...(resume && wanted.replace === undefined ? { replace: true } : {}) };
   checkExportSize(rest.size, files);
   // An adapter needs its model as a folder, which not every positional encoding has a config for: known before the first step. So it is of a run that
   // writes a folder alone.
@@ -122,6 +123,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   // A run that ended before its first checkpoint has left records beside its texts.
   const isLeft = areThere && await exists(`${out}/${RECORDS_FILE}`);
   if (isOwn && refusesEarlier && areThere && !isLeft) throw textsThere(calibrationPath);
+  if (isOwn && resume && !areThere) await checkCalibrated(path, { mayDiffer });
   const own = { path: resume && areThere ? calibrationPath : null, onCalibration };
   const calibration = isOwn ? await ownRows(model, rest, own) : choice === "none" ? undefined : choice;
   using session = prune(model, {

@@ -1,5 +1,5 @@
 // A prune run: fine-tune, prune, fine-tune, as a stream of step records. Owns the loop, its schedule and checkpoints; refuses files of models.
-import type { Batches, EncodeReport } from "./batches.ts";
+import type { Batches } from "./batches.ts";
 import type { LayerState, RecordView } from "../prune/schedule_script.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, type RunState, writeCheckpoint } from "./checkpoint.ts";
 import type { RunHandle } from "./hooks.ts";
@@ -100,7 +100,7 @@ class Run implements PruneRun {
     return stepsOf(this.#stages, this.#position);
   }
 
-  get data(): EncodeReport {
+  get data(): PruneRun["data"] {
     return this.#parts.report;
   }
 
@@ -178,7 +178,7 @@ class Run implements PruneRun {
     } catch (error) {
       if (this.#life.isOver) throw error;
       const failed = given.signal?.aborted && given.checkpoint ? yield* this.#saveStopped(given.signal, error) : error;
-      const explained = await asShortage(failed, { ...this.#now, options, step: this.#position.step });
+      const explained = await asShortage(failed, { ...this.#now, options, given, step: this.#position.step });
       if (explained !== failed) await this.#save(this.#kept.at(-1));
       throw explained;
     } finally {
@@ -304,13 +304,13 @@ class Run implements PruneRun {
     const run = { steps: this.steps, seconds, gpuBytes: bytes, plannedGpuBytes: planned };
     const records = recordsOf(pending, numbers, run);
     for (const [index, plain] of (records.length > 0 ? records : [null]).entries()) {
-      const own = index >= records.length - 1 ? look : null, aim = pending[index]?.aim ?? this.#position.aim;
-      const seen = oversee({ ...this.#position, aim }, {
+      const own = index >= records.length - 1 ? look : null, step = plain?.step ?? this.#position.step;
+      const seen = oversee({ ...this.#position, aim: pending[index]?.aim ?? this.#position.aim }, {
         record: plain,
         look: own,
-        broken: plain && await this.#broken(plain.step, brokenNumbers(plain, own), own?.broken),
+        broken: await this.#broken(step, brokenNumbers(plain, own), own?.broken),
         memory: { bytes, planned, limit },
-        goodStep: goodState(this.#kept, plain?.step ?? this.#position.step).position.step,
+        goodStep: goodState(this.#kept, step).position.step,
       }, this.#oversight);
       const { record } = seen, at = this.#position; // after broken numbers that of the state which lies on the GPU
       const hook = (): unknown => record && hooks?.afterStep?.(record, this.#handle(record.stage, at));

@@ -4,7 +4,7 @@ import type { LoraConfig, LoraWeights } from "../nn/lora.ts";
 import type { MaskValues } from "../nn/masks.ts";
 import type { RecordView } from "../prune/schedule_script.ts";
 import type { UnitTable } from "../prune/units.ts";
-import type { EncodeReport } from "./batches.ts";
+import type { EncodeReport } from "./encode_report.ts";
 import type { RunChange } from "./checkpoint.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { ResolvedOptions } from "./options.ts";

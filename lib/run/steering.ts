@@ -125,12 +125,14 @@ export async function openSteerer(
   const { sparsity, rates } = options;
   checkTrust(schedule, trust, { option: "trustSchedule" });
   if (schedule === undefined) return cubic(sparsity, rates);
+  // What a script logs of records that were made up is none of the run's.
+  const log = { isMuted: false };
   const open = (): Promise<OpenSchedule> =>
     openSchedule(schedule, {
       trust,
       warmup: rates.warmup,
       ...(signal ? { signal } : {}),
-      ...(onLog ? { onLog } : {}),
+      ...(onLog ? { onLog: (line: string) => log.isMuted ? undefined : onLog(line) } : {}),
     });
   const opened = await open();
   try {
@@ -141,6 +143,7 @@ export async function openSteerer(
   }
   const most = options.layout === "uniform" ? mostUniform(table) : mostSparsity(table);
   return scripted(reopening(opened, open), table, {
+    log,
     sparsity,
     rates,
     stages: stagesOf(options),
@@ -190,7 +193,8 @@ function cubic(sparsity: number, rates: Rates): Steerer {
 function scripted(
   schedule: OpenSchedule,
   table: UnitTable,
-  { sparsity, rates, stages, aim }: {
+  { log, sparsity, rates, stages, aim }: {
+    readonly log: { isMuted: boolean };
     readonly sparsity: number;
     readonly rates: Rates;
     readonly stages: readonly StagePlan[];
@@ -207,7 +211,8 @@ function scripted(
       // Also where a run is taken up with another schedule.
       if (!isChecked) {
         const before = (records.at(-1)?.step ?? step) - step;
-        await checkLast(schedule, table, { sparsity, rates, before, steps, aim });
+        log.isMuted = true;
+        await checkLast(schedule, table, { sparsity, rates, before, steps, aim }).finally(() => log.isMuted = false);
       }
       isChecked = true;
       const seen = { sparsity, step, steps, records, layers: await layers() };

@@ -139,7 +139,7 @@ Deno.test("rows that do not fit are refused with line and field", async () => {
   await refused("piqa", piqa([]), ["input", /each row is an object; now: line 2/]);
   await refused("piqa", { "piqa.valid.jsonl": `${lines(PIQA_ROW)}{"goal\n` }, ["input", /line 2 is not JSON/]);
   await refused("piqa", { "piqa.valid.jsonl": "" }, ["input", /empty/]);
-  await refused("piqa", { "piqa.valid.jsonl": "Dry it.\n" }, ["input", /plain text/]);
+  await refused("piqa", { "piqa.valid.jsonl": "Dry it.\n" }, ["input", /line 1 is not JSON/]);
   await refused("piqa", { "piqa.test.jsonl": lines(PIQA_ROW) }, [
     "input",
     /piqa.*split validation, valid.*no such file/,

@@ -56,6 +56,7 @@ Deno.test("openWeights() says what it found instead of a model", async () => {
       },
       /mend: give the folder in it: .*\/model$/,
     ],
+    [folderOf("adapter_config.json", "adapter_model.safetensors"), /mend: it is an adapter: .*--adapter$/],
     [folderOf("model-q8.gguf", "README.md"), /mend: give the file itself: .*model-q8\.gguf/],
     [
       folderOf("config.json", "pytorch_model.bin"),

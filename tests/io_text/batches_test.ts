@@ -121,6 +121,7 @@ Deno.test("encodeRows() counts rows, cuts and rows that teach nothing, and names
     heldOut: 0,
     examples: 2,
     truncated: 1,
+    divided: 0,
     skipped: 1,
     empty: 0,
     broken: 0,
@@ -130,7 +131,7 @@ Deno.test("encodeRows() counts rows, cuts and rows that teach nothing, and names
     packed: false,
     leftOver: 0,
     promptTokens: 0,
-    lines: { truncated: [12], skipped: [3], empty: [], broken: [] },
+    lines: { truncated: [12], divided: [], skipped: [3], empty: [], broken: [] },
   });
   assert.throws(() => encodeRows(rows.slice(2), options), failure("input", /1 rows, seq 24;/));
 });
@@ -141,7 +142,7 @@ Deno.test("encodeRows() reports what reading left out, at most the first five of
   const { rows, report: reading } = parseRows([...lines, "{", "{}"].join("\n"), "x", { skipBroken: true });
   const { report } = encodeRows(rows, { tokenizer, prompt: null, seq: 4, packing: false, reading });
   assert.deepEqual([report.rows, report.empty, report.broken], [4, 5, 2]);
-  assert.deepEqual(report.lines, { truncated: [], skipped: [], empty: [1, 3, 5, 7, 9], broken: [10, 11] });
+  assert.deepEqual(report.lines, { truncated: [], divided: [], skipped: [], empty: [1, 3, 5, 7, 9], broken: [10, 11] });
   const more = { ...reading, skipped: Array.from({ length: 7 }, (_, index) => ({ row: index + 1, reason: "" })) };
   const { report: short } = encodeRows(rows, { tokenizer, prompt: null, seq: 4, packing: false, reading: more });
   assert.deepEqual([short.empty, short.lines.empty], [7, [1, 2, 3, 4, 5]]);

@@ -307,6 +307,13 @@ Deno.test("a template that writes earlier turns otherwise is refused with the nu
   const message = /says in a chat, row 3; rule: the chat template writes the first turns alike.*message 4 of 4/;
   assert.throws(() => encodeRows(rows, options), failure("input", message));
   const turned: ChatRow = { kind: "chat", messages: [...LONG.messages].reverse(), number: 7, extra: {} };
+  // Asked to go on with nothing, this one writes a system turn of its own.
+  const opening =
+    "{% if not messages or messages[0]['role'] != 'assistant' %}{{ '<|start|>system\n<|end|>' }}{% endif %}" + dropping;
+  assert.throws(
+    () => encodeRows([turned], { ...options, tokenizer: withConfig(tokenizer, {}, opening) }),
+    failure("input", /row 7; .*begins with a question; now: the first message is the assistant's; mend: take it out/),
+  );
   assert.throws(
     () => encodeRows([turned], { ...options, tokenizer: withConfig(tokenizer, {}, "{{ raise_exception('no') }}") }),
     failure("input", /cannot format a chat, row 7; .*the template says: no; mend: .*prune --skip-broken/),

@@ -109,10 +109,22 @@ Deno.test("parseRows() names the line or row that is broken", () => {
     '[\n{"text": "a, [\\""},\n{"text": }\n]',
     /one JSON value; now: row 2, line 3 is not JSON: Unexpected token '}'/,
   );
+  // V8 counts from the beginning of the value; what is said is the place in the file.
+  refuse(
+    '[\n{"text": "a"},\n\n{\n "text": "b"\n "x": 1}]',
+    /row 2, line 4 is not JSON: Expected[^(]* value on line 6; mend/,
+  );
+  refuse(lines(ROW) + '{"text": "b', /line 2 is not JSON: Unterminated string at column 12; mend/);
   refuse('[\n{"text": "a"},\n]', /row 2, line 3 is missing behind a comma/);
   refuse('[{"text": "a"},\n\n{"text": "b', /row 2, line 3 does not end/);
   refuse('[{"text": "a"}]\n[1]', /more after its end, on line 2/);
   refuse(lines(ROW, { text: "t" }), /line 1 is an instruction, line 2 is a text/);
+  for (const path of ["x.csv", "X.TSV", "x.csv.gz"]) {
+    assert.throws(
+      () => parseRows("instruction,output\na,b\n", path),
+      failure("input", /a table \([ct]sv\); mend: .*JSON lines/),
+    );
+  }
   refuse(" \n", /it is empty/);
   refuse("[]", /not empty; now: 0 empty/);
   refuse(lines({ text: "" }), /not empty; now: 1 empty/);

@@ -48,7 +48,7 @@ Deno.test("pack() makes one short sequence of texts that fill none", async () =>
   const { examples, leftOver } = packTexts(TEXTS, { tokenizer, seq: whole.length + 1 });
   assert.deepEqual(examples.map(({ tokens }) => [...tokens]), [whole]);
   assert.equal(leftOver, 0);
-  assert.deepEqual(packTexts([], { tokenizer, seq: 4 }), { examples: [], leftOver: 0 });
+  assert.deepEqual(packTexts([], { tokenizer, seq: 4 }), { examples: [], leftOver: 0, divided: [] });
   assert.equal(packedText("", tokenizer), null);
 });
 
@@ -141,6 +141,22 @@ Deno.test("encodeRows() joins whole instructions and conversations, and leaves o
     assert.deepEqual(arrays, expected);
     assert(expected.length > 2 && tokens.length % seq > 0);
     assert.deepEqual([report.packed, report.padding, report.truncated], [true, 0, 0]);
+    // Rows that teach something, by where they begin and where their last label stands.
+    let end = 0;
+    const divided = rows.flatMap((row, index) => {
+      const { tokens, labels } = encodeExample(row, { tokenizer, prompt, seq: 1000 }), start = end;
+      const last = labels.findLastIndex((label) => label !== IGNORED_LABEL);
+      if (last < 0) return [];
+      end += tokens.length;
+      const first = Math.floor(start / seq),
+        sequences = [...labels].flatMap((label, at) => {
+          const place = start + at;
+          return label !== IGNORED_LABEL && place % seq > 0 ? [Math.floor(place / seq)] : [];
+        });
+      return sequences.some((sequence) => sequence > first) ? [row.number ?? index + 1] : [];
+    });
+    assert.ok(divided.length > 0, `${divided}`);
+    assert.deepEqual([report.divided, report.lines.divided], [divided.length, divided]);
     assert.deepEqual([report.skipped, report.lines.skipped, report.leftOver], [
       1,
       [8],
@@ -156,6 +172,13 @@ Deno.test("pack() leaves out sequences without a label; the first label of a seq
   assert.equal(leftOver, 9);
   assert(examples.every(({ labels }) => countLabels(labels) > 0));
   assert.deepEqual(pack([example(1, 4), example(1, 4)], 9).examples.map(({ tokens }) => tokens.length), [8]);
+});
+
+Deno.test("pack() names examples with labels in a later sequence than their beginning", () => {
+  const parts = [4, 4, 4, 1, 6].map((length, index) => example(index, length));
+  // The second ends at the second token of a sequence, the last at the first, which asks for nothing.
+  assert.deepEqual(pack(parts, 6).divided, [1]);
+  assert.deepEqual(pack(parts, 5).divided, [1, 2, 4]);
 });
 
 Deno.test("windows() cuts a text and drops a tail of one token", () => {

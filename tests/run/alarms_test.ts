@@ -355,7 +355,8 @@ Deno.test("memory that runs out is told near the limit, and a run that it ends s
   assert.deepEqual(namesOf(records.flatMap(({ alarms }) => alarms)), ["memory 3"]);
   assert.match(records[2]?.alarms[0]?.message ?? "", /MiB are in use, .*MiB were planned; the limit is/);
   assert.deepEqual([error.code, records.length], ["gpu", 4]);
-  const mend = /'memory'.*the limit does not allow.*mend: free what else lies on the device \((\d+) MiB\), or use --/;
+  const mend =
+    /'memory'.*the limit does not allow.*mend: free what else lies on the device \((\d+) MiB\), or raise --memory-limit, or use --/;
   const others = Number(mend.exec(error.message)?.[1]) * 2 ** 20 / peakBytes;
   assert.ok(
     others > 1.9 && others < 2.5,
@@ -389,7 +390,8 @@ for (
     const hooks = { beforeStep, afterStep: () => {} };
     const { error, records } = await failure(model, { checkpoint, monitors, hooks });
     assert.deepEqual([error.code, records.length], ["gpu", 5]);
-    assert.match(error.message, new RegExp(`${rule}.*${how}.*mend: use --base-dtype q4`));
+    const mend = "go on \\(prune --resume\\) .*anew \\(prune --overwrite\\) and use --base-dtype q4";
+    assert.match(error.message, new RegExp(`${rule}.*${how}.*mend: ${mend}`));
     // Another device goes on after step 4, the last state that was kept.
     await withDemo(async (healthy) => {
       const rest = await drive(healthy, { checkpoint: { ...checkpoint, resume: true } });

@@ -214,6 +214,16 @@ Deno.test("compress lets the model write its own calibration texts into the fold
     await compress(model, { ...resumed, onCalibration: (share) => again.push(share) });
     assert.deepEqual(again, [], "nothing is written anew");
     assert.ok(await weightsOf("stopped") === await weightsOf("own"), "the same bits as a run never stopped");
+    // One that began without any is refused before the model writes.
+    const plain = { ...begin("plain"), calibration: "none" } as const, stop = new AbortController();
+    const onRecord = (): void => stop.abort(new Error("enough"));
+    await assert.rejects(compress(model, { ...plain, signal: stop.signal, onRecord }), /enough/);
+    const late: number[] = [], onCalibration = (share: number): void => void late.push(share);
+    await assert.rejects(
+      compress(model, { ...plain, resume: true, calibration: "own", onCalibration }),
+      /calibration: not given then, texts/,
+    );
+    assert.deepEqual(late, []);
     // What the run refuses is refused before anything is written.
     const refused: number[] = [];
     const bad = { ...begin("bad"), batch: 0, onCalibration: (share: number) => refused.push(share) };

@@ -94,7 +94,7 @@ Deno.test("masks that leave a high target later are another alarm than those tha
   let state: MonitorState = firstPosition({ epoch: 0, index: 0 }).monitors;
   const told = (expected: number): (string | undefined)[] => {
     const sight = { look: look(0.99), table, target: 0.9, least: 0.9, expected };
-    const of = { method: "compresso", layout: "compact" } as const;
+    const of = { layout: "compact", size: null } as const;
     const watched = watchMasks(state, { ...sight, isWarm: true, isLoose: false, isHard: false, of }, settings);
     state = watched.state;
     return watched.found.map(({ instead }) => instead);

@@ -28,7 +28,7 @@ const LEAST: Readonly<Record<string, string>> = {
  */
 export function watchCollapse(
   { kinds }: MaskLook,
-  { target, least = target, expected, isWarm, isLoose = false, isHard, setting }: {
+  { target, least = target, expected, isWarm, isLoose = false, isHard, hasSize = false, setting }: {
     readonly target: number;
     /** Lowest target at which the masks may have been chosen, where that is not the newest. */
     readonly least?: number;
@@ -39,6 +39,8 @@ export function watchCollapse(
     readonly isLoose?: boolean;
     /** Whether masks are hard, and so chosen at the target. */
     readonly isHard: boolean;
+    /** Whether the target is that of a size. */
+    readonly hasSize?: boolean;
     readonly setting: ResolvedMonitor;
   },
 ): readonly Finding[] {
@@ -60,9 +62,9 @@ export function watchCollapse(
         percent(target)
       }${isHeld ? ", which they hold" : ""}`,
       change: isHeld
-        ? `prune to a lower sparsity (--sparsity) or in more steps (--steps), ${
-          leastOf(name)
-        }or leave the ${name} out of the units`
+        ? `prune to a ${
+          hasSize ? "larger size (--target-params, --target-bytes)" : "lower sparsity (--sparsity)"
+        } or in more steps (--steps), ${leastOf(name)}or leave the ${name} out of the units`
         : `lower the rate \`mask\`, prune in more steps, ${leastOf(name)}or leave the ${name} out of the units`,
       ...(isHeld ? { instead: "warn" } : {}),
     });

@@ -90,7 +90,7 @@ export function checkFall(
       ? "let the schedule freeze less, or set units free before the end of the stage, and let its targets of single layers and of the whole agree"
       : isHard
       ? `give the pruning stage more steps: masks are chosen every ${GRADUAL_EVERY}, and the last choice before its end is to be near the target`
-      : "let the schedule end the pruning stage later, set the rate `tracking` to 1, or raise the rates `mask` and `lambda`",
+      : "give the pruning stage more steps (--steps, or let the schedule end it later), set the rate `tracking` to 1, or raise the rates `mask` and `lambda`",
   }];
 }
 

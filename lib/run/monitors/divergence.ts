@@ -1,4 +1,6 @@
 // A loss that runs away. Owns the mean that is watched and its limit; refuses numbers that are not finite, which have a monitor of their own.
+import { isOneShot } from "../methods.ts";
+import type { ResolvedOptions } from "../options.ts";
 import type { Stage } from "../records.ts";
 import { type Finding, type ResolvedMonitor } from "./alarm.ts";
 
@@ -28,7 +30,13 @@ const LEAST_ROOM = 2;
 export function watchLoss(
   history: LossHistory,
   loss: number,
-  { chance, stage, setting }: { readonly chance: number; readonly stage: Stage; readonly setting: ResolvedMonitor },
+  { chance, stage, setting, of = { method: "compresso", size: null } }: {
+    readonly chance: number;
+    readonly stage: Stage;
+    readonly setting: ResolvedMonitor;
+    /** What the run is. */
+    readonly of?: Pick<ResolvedOptions, "method" | "size">;
+  },
 ): { readonly history: LossHistory; readonly found: readonly Finding[] } {
   const last = [...history.last, loss].slice(-MEAN_STEPS);
   const mean = last.reduce((sum, value) => sum + value, 0) / last.length;
@@ -41,9 +49,15 @@ export function watchLoss(
     message: `the loss runs away: its mean over ${MEAN_STEPS} steps is ${mean.toFixed(3)}, limit ${
       limit.toFixed(3)
     } (lowest ${lowest.toFixed(3)}, a uniform guess ${chance.toFixed(3)})`,
-    change: `${lowerRate(stage)}, or prune in more steps or to a lower sparsity`,
+    change: `${lowerRate(stage)}${stage === "finetune" ? "" : `, or prune ${lessAtOnce(of)}`}`,
   }];
   return { history: { last, lowest }, found };
+}
+
+/** How a cut costs less. */
+function lessAtOnce({ method, size }: Pick<ResolvedOptions, "method" | "size">): string {
+  const less = size ? "a larger size" : "a lower sparsity";
+  return isOneShot(method) ? `to ${less}` : `in more steps or to ${less}`;
 }
 
 /** What to do about a LoRA that learns too fast in a stage. */

@@ -70,12 +70,12 @@ export async function findCause(
 }
 
 /** What of a step's numbers is not finite, and of its masks where they were looked at; empty where all is. */
-export function brokenNumbers({ loss, gradNorm, expected }: StepRecord, look: MaskLook | null): string {
+export function brokenNumbers(record: StepRecord | null, look: MaskLook | null): string {
+  const { loss = 0, gradNorm = 0, expected = null } = record ?? {};
   const isFine = [loss, gradNorm, expected ?? 0].every(Number.isFinite) && !look?.broken;
   if (isFine) return "";
   return [
-    `loss ${loss}`,
-    `gradient norm ${gradNorm}`,
+    ...record ? [`loss ${loss}`, `gradient norm ${gradNorm}`] : [],
     ...Number.isFinite(expected ?? 0) ? [] : [`expected sparsity ${expected}`],
     ...look?.broken ? [`not finite: ${look.broken}`] : [],
   ].join(", ");

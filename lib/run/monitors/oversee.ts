@@ -107,6 +107,7 @@ export function oversee(position: RunPosition, seen: Seen, { options, table, uni
       isHard,
       unit,
       memory,
+      of: options,
     }, settings);
     state = { ...watched.state, isLoose: aim !== null && aim.isWarm && !aim.isBound };
     found.push(...watched.found);
@@ -176,8 +177,9 @@ export function overseeHard(
       isHard: method === "gradual",
       threshold,
     });
+  const sight = { target, expected: hard, isWarm: true, isHard: true, hasSize };
   const found: readonly Finding[] = [
-    ...collapse ? watchCollapse(look, { target, expected: hard, isWarm: true, isHard: true, setting: collapse }) : [],
+    ...collapse ? watchCollapse(look, { ...sight, setting: collapse }) : [],
     ...dead ? watchLayers(look, { table, setting: dead, isHard: true, of: options }) : [],
     ...constraint ? [...missed, ...aside, ...fallen] : [],
     ...constraint && isSkipped ? [nothingCut(sparsity)] : [],
@@ -200,7 +202,14 @@ export function overseeEnd(
   { options, table, unit }: Oversight,
 ): Pick<Overseen, "position" | "verdict"> {
   const { monitors: { collapse, "dead-layer": dead, constraint }, sparsity, layout } = options;
-  const target = position.target ?? sparsity, sight = { target, expected: hard, isWarm: true, isHard: true };
+  const target = position.target ?? sparsity,
+    sight = {
+      target,
+      expected: hard,
+      isWarm: true,
+      isHard: true,
+      hasSize: options.size !== null,
+    };
   // A schedule that went before the size was told of, unless its targets had come to what the size takes.
   const goesBefore = goesBeforeSize(position, options);
   const isTold = goesBefore && position.alarms.some(({ monitor }) => monitor === "constraint");

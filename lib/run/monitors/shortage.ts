@@ -3,7 +3,7 @@ import { CompressoError } from "../../errors.ts";
 import type { Device } from "../../gpu/device.ts";
 import type { MemoryShortage } from "../../gpu/shortage.ts";
 import { adviceWords, adviseMemory, mebibytes } from "../memory_advice.ts";
-import type { ResolvedOptions } from "../options.ts";
+import type { PruneOptions, ResolvedOptions } from "../options.ts";
 import { memoryOptionsOf, type Ready } from "../ready.ts";
 
 const HOW: Readonly<Record<MemoryShortage, string>> = {
@@ -15,8 +15,10 @@ const HOW: Readonly<Record<MemoryShortage, string>> = {
 /** An error of the GPU as what would fit, if memory is what ran out, watched or not; any other error as it is. */
 export async function asShortage(
   error: unknown,
-  { model, options, step, plannedBytes, otherBytes }: Pick<Ready, "model" | "plannedBytes" | "otherBytes"> & {
+  { model, options, given, step, plannedBytes, otherBytes }: Pick<Ready, "model" | "plannedBytes" | "otherBytes"> & {
     readonly options: ResolvedOptions;
+    /** Where there is a checkpoint, it keeps what was good. */
+    readonly given: Pick<PruneOptions, "checkpoint">;
     readonly step: number;
   },
 ): Promise<unknown> {
@@ -34,21 +36,36 @@ export async function asShortage(
       adviseFor: (memoryLimit) => adviseMemory(model.spec, memoryOptionsOf(model, options), { memoryLimit }),
       ownBytes: plannedBytes - otherBytes,
       otherBytes,
+      shortage,
+      isSaved: given.checkpoint !== undefined,
     }),
   }, { cause: error });
 }
 
-/** What leaves room: for all other things on the device under its limit, else for half of what was planned for the run itself, `ownBytes`. */
+/**
+ * What leaves room: for all other things on the device under its limit, else for half of what was planned for the run itself, `ownBytes`. A run that was
+ * saved goes on with its own options alone.
+ */
 async function mendOf(
   { bytes, memoryLimit }: Device,
-  { adviseFor, ownBytes, otherBytes }: {
+  { adviseFor, ownBytes, otherBytes, shortage, isSaved }: {
     readonly adviseFor: (memoryLimit: number) => ReturnType<typeof adviseMemory>;
     readonly ownBytes: number;
     readonly otherBytes: number;
+    readonly shortage: MemoryShortage;
+    readonly isSaved: boolean;
   },
 ): Promise<string> {
   const others = Math.max(otherBytes, bytes - ownBytes);
   const room = Number.isFinite(memoryLimit) ? memoryLimit - others : ownBytes / 2;
-  const free = others > 0 ? `free what else lies on the device (${mebibytes(others)}), or ` : "";
-  return free + adviceWords(room > 0 ? await adviseFor(room) : []);
+  const ways = [
+    ...(others > 0 ? [`free what else lies on the device (${mebibytes(others)})`] : []),
+    ...(shortage === "limit" ? ["raise --memory-limit"] : []),
+  ];
+  const other = adviceWords(room > 0 ? await adviseFor(room) : []);
+  if (!isSaved) return [...ways, other].join(", or ");
+  const goOn = ways.length > 0
+    ? `${ways.join(" or ")}, and go on (prune --resume)`
+    : "go on (prune --resume) once more is free";
+  return `${goOn}; or start anew (prune --overwrite) and ${other}`;
 }

@@ -36,6 +36,7 @@ export interface RecordSight {
   /** Share that the largest unit cuts. */
   readonly unit: number;
   readonly memory: MemoryState;
+  readonly of: Pick<ResolvedOptions, "method" | "size">;
 }
 
 /** What the monitors of masks need beside a look at them. */
@@ -52,7 +53,7 @@ export interface MaskSight {
   readonly isLoose: boolean;
   /** Whether masks are hard while they are chosen. */
   readonly isHard: boolean;
-  readonly of: Pick<ResolvedOptions, "method" | "layout">;
+  readonly of: Pick<ResolvedOptions, "layout" | "size">;
 }
 
 /** What came of it: findings that did not hold before. */
@@ -68,7 +69,7 @@ export function watchRecord(state: MonitorState, sight: RecordSight, settings: R
   const last = sight.records.at(-1);
   if (divergence && last) {
     const { stage, loss } = last,
-      watched = watchLoss(losses, loss, { chance: sight.chance, stage, setting: divergence });
+      watched = watchLoss(losses, loss, { ...sight, stage, setting: divergence });
     losses = watched.history;
     found.push(...watched.found);
   }
@@ -81,7 +82,9 @@ export function watchRecord(state: MonitorState, sight: RecordSight, settings: R
 export function watchMasks(state: MonitorState, sight: MaskSight, settings: ResolvedMonitors): Watched {
   const { collapse, "dead-layer": dead, oscillation } = settings, found: Finding[] = [];
   let { masks } = state;
-  if (collapse) found.push(...watchCollapse(sight.look, { ...sight, setting: collapse }));
+  if (collapse) {
+    found.push(...watchCollapse(sight.look, { ...sight, hasSize: sight.of.size !== null, setting: collapse }));
+  }
   if (dead) found.push(...watchLayers(sight.look, { ...sight, setting: dead }));
   if (oscillation) {
     const watched = watchTurns(masks, sight.look, { isHard: sight.isHard, setting: oscillation });

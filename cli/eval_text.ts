@@ -1,5 +1,6 @@
 // Perplexity for `compresso eval --text`. Owns the text, its windows and what must agree of them to go on; refuses other work.
 import { type EvaluationFile, WINDOWS } from "../lib/eval/evaluation_file.ts";
+import { namesJson } from "../lib/io/datasets_split.ts";
 import { openWeights } from "../lib/io/open.ts";
 import { modelPath } from "../lib/io/open_model.ts";
 import { checkLength, checkPerplexity, encodeText, perplexity, type WindowLoss } from "../lib/run/perplexity.ts";
@@ -13,6 +14,7 @@ import {
   type Measurement,
   type WindowMeasurement,
 } from "./eval_work.ts";
+import { note } from "./output.ts";
 import { readText } from "./read_text.ts";
 import { type Loaded, tokenizerOf } from "./with_model.ts";
 
@@ -28,6 +30,8 @@ export async function chooseText(
   options: EvalSettings,
 ): Promise<EvalWork> {
   const text = await readText(textPath);
+  // The measure is over what the file holds, whatever that is.
+  if (namesJson(textPath)) note(`compresso: ${textPath} is measured as one plain text, keys and escapes included`);
   const { window, stride = null, limitChars = null, maxWindows = null } = options;
   const sizes = window ?? [await defaultWindow(paths)], longest = Math.max(...sizes);
   if (Math.min(text.length, limitChars ?? Infinity) < MOST_CHARS * longest) {

@@ -10,7 +10,7 @@ export async function readText(path: string): Promise<string> {
       what: `cannot read the text ${path}`,
       rule: "it is a UTF-8 file",
       value: textProblem(error),
-      mend: "check the path and the encoding",
+      mend: /\.(gz|zst|parquet)$/i.test(path) ? "unpack it to a plain text" : "check the path and the encoding",
     }, { cause: error });
   }
 }

@@ -110,6 +110,19 @@ Deno.test("eval --text without windows has one for all models, which fits the sh
   assert.deepEqual(differences[0].perplexities, [{ window: 24, ratio: 1, low: 1, high: 1 }]);
 });
 
+Deno.test("eval --text says that rows are measured with their markup, and what to do about a packed file", async () => {
+  using folder = new TemporaryFolder();
+  const text = JSON.stringify({ text: "Sam met the bee. Tom went to Rome." }) + "\n";
+  await Deno.writeTextFile(folder.at("rows.jsonl"), text);
+  await Deno.writeFile(folder.at("rows.jsonl.gz"), Uint8Array.of(0x1f, 0x8b, 8, 0));
+  const measure = (name: string): ReturnType<typeof cli> =>
+    cli(["eval", "demo", "--text", folder.at(name), "--window", "8", "--no-tuning"]);
+  const plain = await measure("rows.jsonl"), packed = await measure("rows.jsonl.gz");
+  assert.deepEqual([plain.code, packed.code], [0, 3], plain.stderr + packed.stderr);
+  assert.match(plain.stderr, /rows\.jsonl is measured as one plain text, keys and escapes included/);
+  assert.match(packed.stderr, /not UTF-8\n +mend: unpack it to a plain text/);
+});
+
 Deno.test("eval --text refuses a window beyond the context before it measures any", async () => {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(folder.at("text.txt"), "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(12));

@@ -69,7 +69,10 @@ Deno.test("a threshold of the user's own holds at usual targets, with its action
 
 Deno.test("masks that hold a high target, and hard ones, only warn of a collapse, and name what keeps more of the kind", () => {
   const settings = resolveMonitors();
-  const alarmOf = (given: { expected: number; isHard: boolean }, name?: string): Alarm | undefined => {
+  const alarmOf = (
+    given: { expected: number; isHard: boolean; hasSize?: boolean },
+    name?: string,
+  ): Alarm | undefined => {
     const found = watchCollapse(look(0.99, name), { target: 0.9, isWarm: true, setting, ...given });
     return judge(found, { settings, step: 28, halvings: 0, goodStep: 20 }).alarms[0];
   };
@@ -80,6 +83,9 @@ Deno.test("masks that hold a high target, and hard ones, only warn of a collapse
     /99\.0 % of the FFN columns are cut, limit 97\.5 %, target 90\.0 %, which they hold$/,
   );
   assert.match(held?.change ?? "", /--sparsity.*--steps.*--min-ffn/);
+  const sized = alarmOf({ expected: 0.897, isHard: false, hasSize: true })?.change ?? "";
+  assert.match(sized, /larger size \(--target-params, --target-bytes\) or in more steps/);
+  assert.doesNotMatch(sized, /--sparsity/);
   assert.doesNotMatch(held?.change ?? "", /`mask`/);
   assert.match(alarmOf({ expected: 0.9, isHard: false }, "KV groups")?.change ?? "", /--min-heads/);
   // Hard masks are chosen at the target, or at one of the last few.

@@ -13,6 +13,7 @@ import { watchCollapse, watchLayers } from "../../lib/run/monitors/collapse.ts";
 import { checkHard, largestUnit, watchConstraint } from "../../lib/run/monitors/constraint.ts";
 import { type LossHistory, lowerRate, NO_LOSSES, watchLoss } from "../../lib/run/monitors/divergence.ts";
 import { judge, stopError } from "../../lib/run/monitors/judge.ts";
+import { brokenNumbers } from "../../lib/run/monitors/find_cause.ts";
 import { brokenUnit, lookAtMasks, type MaskLook } from "../../lib/run/monitors/mask_look.ts";
 import { watchMemory } from "../../lib/run/monitors/memory.ts";
 import { goodState, keptStates, oversee, oversightOf } from "../../lib/run/monitors/oversee.ts";
@@ -188,17 +189,29 @@ Deno.test("gradual saliency under the layout uniform is not compared while equal
   assert.deepEqual(alarms([0.1, 0.1, 0.1], "compact"), ["constraint", "collapse"]);
 });
 
+Deno.test("numbers that are not finite are those of a record, of masks, or both", () => {
+  const bare: MaskLook = { layers: [], kinds: [], closed: new Uint8Array(0), broken: null };
+  const look = { ...bare, broken: "log α of layer 1 is NaN" };
+  assert.equal(brokenNumbers(null, bare), "");
+  assert.equal(brokenNumbers(null, look), "not finite: log α of layer 1 is NaN");
+});
+
 Deno.test("what is said of losses names the rate that the run takes", () => {
   assert.match(lowerRate("finetune"), /\(--lora-rate, or `finetune\.lora` where a schedule sets it\)/);
   assert.match(lowerRate("prune"), /\(--lora-rate, or `rates\.lora` where a schedule sets it\)/);
   assert.match(lowerRate("postfinetune"), /not given, --lora-rate, or `postfinetune\.lora` where a schedule/);
-  const lossIn = (stage: RecordView["stage"]): string | undefined =>
+  type Of = NonNullable<Parameters<typeof watchLoss>[2]["of"]>;
+  const lossIn = (stage: RecordView["stage"], of: Of = { method: "compresso", size: null }): string =>
     [1, 1, 1, 1, 9, 9, 9, 9].reduce<ReturnType<typeof watchLoss>>(
-      ({ history }, loss) => watchLoss(history, loss, { chance: 10, stage, setting: setting(0.5) }),
+      ({ history }, loss) => watchLoss(history, loss, { chance: 10, stage, setting: setting(0.5), of }),
       { history: NO_LOSSES, found: [] },
-    ).found[0]?.change;
-  assert.match(lossIn("prune") ?? "", /--lora-rate/);
-  assert.match(lossIn("postfinetune") ?? "", /--recovery-rate/);
+    ).found[0]?.change ?? "";
+  assert.match(lossIn("prune"), /--lora-rate.*, or prune in more steps or to a lower sparsity$/);
+  assert.match(lossIn("postfinetune"), /--recovery-rate/);
+  // What is cut, and how, is named where something is.
+  assert.doesNotMatch(lossIn("finetune"), / prune |sparsity/);
+  assert.match(lossIn("postfinetune", { method: "taylor", size: null }), /, or prune to a lower sparsity$/);
+  assert.match(lossIn("prune", { method: "gradual", size: { parameters: 9 } }), /in more steps or to a larger size$/);
 });
 
 Deno.test("the constraint is met to within the threshold while masks are learned, and by hard masks to within a unit", () => {

@@ -264,10 +264,16 @@ Deno.test("where a stage ends while targets of layers are behind the whole's, th
 Deno.test("what an isolated schedule logs is told, where somebody listens", async () => {
   await using lair = new Lair();
   const schedule = await lair.write(scriptOf({ top: `console.log("hello");` })), lines: string[] = [];
+  // Targets of layers are asked for beforehand, of runs that are made up.
+  const foreseen = `import { defineSchedule } from "compresso";
+    export default defineSchedule({ layers: ({ step, layers }) => (console.log("step " + step), layers.map(() => null)) });`;
   await withDemo(async ({ model }) => {
     await drive(model, { schedule, onScheduleLog: (line) => lines.push(line) });
+    assert.ok(lines.includes("hello"), lines.join("\n"));
+    lines.length = 0;
+    await drive(model, { schedule: await lair.write(foreseen), onScheduleLog: (line) => lines.push(line) });
+    assert.deepEqual(lines, [0, 1, 2, 3, 4, 5, 6, 7].map((step) => `step ${step}`));
   });
-  assert.ok(lines.includes("hello"), lines.join("\n"));
 });
 
 Deno.test("targets of single layers and frozen units hold, in training and in the hard masks", async () => {

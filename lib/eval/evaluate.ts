@@ -1,6 +1,7 @@
 // Tasks scored by a model. Owns the way from a list of tasks to their scores; refuses to print and to keep files.
 import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
+import { checkNames } from "../given.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Adapters, Model } from "../run/model.ts";
 import { logLikelihoods } from "../run/score.ts";
@@ -31,6 +32,11 @@ export interface EvaluateOptions {
   readonly onProgress?: (done: number, total: number, task: string) => void;
 }
 
+const NAMES: { readonly [name in keyof Required<EvaluateOptions>]: true } = {
+  ...{ tasks: true, taskData: true, limit: true, prompt: true, adapters: true, refuseLong: true, signal: true },
+  onProgress: true,
+};
+
 /** Scores of all tasks by name. */
 export interface EvaluateResult {
   /** Scores of each task. */
@@ -43,7 +49,7 @@ export interface EvaluateResult {
  * Evaluates a model on multiple choice tasks as EleutherAI's lm-evaluation-harness 0.4 does: the same prompts, the same division into context
  * and continuation, acc, acc_norm and their standard errors.
  *
- * @throws CompressoError("usage") for an unknown task; "input" where data are missing or do not fit, and for a model without tokenizer;
+ * @throws CompressoError("usage") for an unknown task or option; "input" where data are missing or do not fit, and for a model without tokenizer;
  * "numeric" where a likelihood is not finite.
  * @example
  * ```ts
@@ -55,6 +61,7 @@ export interface EvaluateResult {
  * ```
  */
 export async function evaluateTasks(model: Model, options: EvaluateOptions): Promise<EvaluateResult> {
+  checkNames(options, NAMES, { whose: "evaluateTasks" });
   const loaded = await loadTasks(options);
   const tasks: Record<string, TaskScore> = {}, items: Record<string, readonly ItemScore[]> = {};
   for (const task of loaded) {

@@ -1,6 +1,7 @@
 // A conversation with a model: questions in, answers out, piece by piece. Owns the turns, what is dropped where the context is full, and the cache;
 // refuses terminals.
 import { CompressoError } from "../errors.ts";
+import { checkNames } from "../given.ts";
 import type { ChatMessage } from "../io/chat_template.ts";
 import { encodeChatPrompt } from "../io/prompts_chat.ts";
 import { endToken, type PromptStyle, promptStyle, turnShape } from "../io/prompts_format.ts";
@@ -24,6 +25,11 @@ export interface ChatOptions extends Omit<GenerateOptions, "endTokens" | "signal
   /** Texts before which an answer ends. Default: none. */
   readonly stop?: readonly string[];
 }
+
+const NAMES: { readonly [name in keyof Required<ChatOptions>]: true } = {
+  ...{ temperature: true, topK: true, topP: true, repetitionPenalty: true, seed: true, maxTokens: true },
+  ...{ onChoice: true, readsAhead: true, adapters: true, system: true, style: true, stop: true },
+};
 
 /** An answer that is whole. */
 export interface ChatAnswer {
@@ -67,7 +73,7 @@ const ROOM_SHARE = 1 / 4;
  * two turns have in common is not read again.
  *
  * @throws CompressoError("input") for a model without tokenizer, or whose tokenizer has neither a chat template nor a style; "usage" for
- * an empty stop string.
+ * an empty stop string and options that do not exist.
  *
  * @example
  * ```ts
@@ -81,6 +87,7 @@ const ROOM_SHARE = 1 / 4;
  * ```
  */
 export function createChat(model: Model, options: ChatOptions): Chat {
+  checkNames(options, NAMES, { whose: "createChat" });
   const { system = null, style, stop = [], adapters = {}, ...settings } = options;
   const tokenizer = tokenizerFor(model);
   const format = { tokenizer, prompt: system, style: style ?? ownStyle(tokenizer), today: true };

@@ -1,5 +1,6 @@
 // Generation: a prompt continued token by token. Owns how tokens are read from the GPU and when to stop; refuses texts, and how one is chosen.
 import { CompressoError } from "../errors.ts";
+import { checkNames } from "../given.ts";
 import { createDecodePass, type DecodePass } from "../nn/decode_pass.ts";
 import { packLora } from "../nn/lora.ts";
 import { packMasks } from "../nn/masks.ts";
@@ -29,6 +30,12 @@ export interface GenerateOptions extends SamplingOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Names of them. */
+export const GENERATE_NAMES: { readonly [name in keyof Required<GenerateOptions>]: true } = {
+  ...{ temperature: true, topK: true, topP: true, repetitionPenalty: true, seed: true, maxTokens: true },
+  ...{ endTokens: true, onChoice: true, readsAhead: true, adapters: true, signal: true },
+};
+
 /** Why a text ended: at an end token, at a stop string, after `maxTokens`, or where the model's context was full. */
 export type FinishReason = "end" | "stop" | "length" | "context";
 
@@ -41,7 +48,7 @@ const GROUP_TOKENS = 64;
  * Continues a prompt of token ids; an empty one stands for BOS. Ends before an end token, after `maxTokens`, or where prompt and
  * continuation fill the model's context, and returns which of them it was. The same seed gives the same tokens.
  *
- * @throws CompressoError("usage") for options out of range; "input" for an empty prompt without BOS, one that fills the context,
+ * @throws CompressoError("usage") for options out of range or that do not exist; "input" for an empty prompt without BOS, one that fills the context,
  * and ids outside the vocabulary; "numeric" where the logits are not finite.
  */
 export function generate(
@@ -49,6 +56,7 @@ export function generate(
   promptTokens: readonly number[],
   options: GenerateOptions,
 ): AsyncGenerator<number, FinishReason, undefined> {
+  checkNames(options, GENERATE_NAMES, { whose: "generate" });
   checkMaxTokens(options.maxTokens);
   checkSampling(options);
   return continuation(model, checkPrompt(model.spec, promptTokens), options);

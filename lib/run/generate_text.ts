@@ -1,7 +1,8 @@
 // Generation as text. Owns the way from tokens to pieces of text, and stop strings; refuses to choose tokens.
 import { CompressoError } from "../errors.ts";
+import { checkNames } from "../given.ts";
 import { createStreamDecoder, type StreamDecoder, type Tokenizer } from "../io/tokenizer.ts";
-import { type FinishReason, generate, type GenerateOptions } from "./generate.ts";
+import { type FinishReason, generate, GENERATE_NAMES, type GenerateOptions } from "./generate.ts";
 import type { Model } from "./model.ts";
 import { checkStops, createStopFilter } from "./stop_strings.ts";
 
@@ -57,10 +58,11 @@ export function generateText(
       mend: "put tokenizer.json beside the weights",
     });
   }
-  const { stop = [] } = options;
+  checkNames(options, { ...GENERATE_NAMES, stop: true }, { whose: "generateText" });
+  const { stop = [], ...own } = options;
   checkStops(stop);
   const before = tokenizer.encode(prompt);
-  const tokens = generate(model, [...tokenizer.leading, ...before], options);
+  const tokens = generate(model, [...tokenizer.leading, ...before], own);
   return streamText(tokens, { tokenizer, stop, before });
 }
 

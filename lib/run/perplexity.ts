@@ -1,5 +1,6 @@
 // Perplexity of a text in windows, each alone or sliding. Owns the protocol; refuses to read files.
 import { CompressoError } from "../errors.ts";
+import { checkNames } from "../given.ts";
 import { IGNORED_LABEL } from "../io/prompts.ts";
 import type { Adapters, Model } from "./model.ts";
 import { digestOf } from "./run_data.ts";
@@ -34,6 +35,11 @@ export interface PerplexityOptions {
   readonly onProgress?: (windows: number, total: number) => void;
 }
 
+const NAMES: { readonly [name in keyof Required<PerplexityOptions>]: true } = {
+  ...{ window: true, stride: true, limitChars: true, maxWindows: true, batch: true, adapters: true, signal: true },
+  ...{ known: true, onWindow: true, onProgress: true },
+};
+
 /** What was measured. */
 export interface PerplexityResult {
   /** exp(nll). */
@@ -65,7 +71,7 @@ const BATCH_TOKENS = 2048;
  * to whole windows, the rest is dropped; each window is read alone from position 0, and all but its first token are predicted. With a stride below the window
  * every token but the first is predicted once, with at least window − stride tokens before it but in the first window, and nothing is dropped.
  *
- * @throws CompressoError("usage") for options out of range; "input" for a text shorter than one window, with a stride of fewer than two tokens, or a text where the model
+ * @throws CompressoError("usage") for options out of range or that do not exist; "input" for a text shorter than one window, with a stride of fewer than two tokens, or a text where the model
  * has no tokenizer; "numeric" where the loss is not finite.
  */
 export async function perplexity(
@@ -74,6 +80,7 @@ export async function perplexity(
   options: PerplexityOptions,
 ): Promise<PerplexityResult> {
   const { window, stride, maxWindows = Infinity, signal, known, onWindow, onProgress } = options;
+  checkNames(options, NAMES, { whose: "perplexity" });
   checkPerplexity(model, text, options);
   const tokens = typeof text === "string" ? encodeText(model, text, options.limitChars) : text;
   checkLength(tokens.length, { window, stride });

@@ -1,5 +1,6 @@
 // Perplexity over rows, each read alone: whole documents, or the responses to instructions. Owns the protocol; refuses to read files.
 import { CompressoError, type ErrorParts } from "../errors.ts";
+import { checkNames } from "../given.ts";
 import type { Row } from "../io/datasets.ts";
 import { countLabels, type Example, IGNORED_LABEL } from "../io/prompts.ts";
 import { encodeRow } from "./batches.ts";
@@ -21,6 +22,10 @@ export interface RowPerplexityOptions {
   /** Called after each batch with the rows measured so far. */
   readonly onProgress?: (rows: number, total: number) => void;
 }
+
+const NAMES: { readonly [name in keyof Required<RowPerplexityOptions>]: true } = {
+  ...{ seq: true, prompt: true, skipBroken: true, adapters: true, signal: true, onProgress: true },
+};
 
 /** What was measured. */
 export interface RowPerplexityResult {
@@ -52,7 +57,7 @@ const WIDTH_STEP = 64;
  * Measures the perplexity of rows as training encodes them, with the tokenizer's own special tokens: all tokens of a text but its first, the
  * responses and end tokens of instructions, the assistant's turns of conversations. Texts are cut to `seq` tokens, other rows as in training.
  *
- * @throws CompressoError("usage") for a `seq` out of range; "input" for a model without tokenizer and rows without anything to predict;
+ * @throws CompressoError("usage") for a `seq` out of range and options that do not exist; "input" for a model without tokenizer and rows without anything to predict;
  * "numeric" where the loss is not finite.
  */
 export async function rowPerplexity(
@@ -60,6 +65,7 @@ export async function rowPerplexity(
   rows: readonly Row[],
   options: RowPerplexityOptions,
 ): Promise<RowPerplexityResult> {
+  checkNames(options, NAMES, { whose: "rowPerplexity" });
   const { adapters, signal, onProgress } = options;
   const { examples, ...left } = encode(model, rows, options);
   const sums: number[] = [], counts: number[] = [];

@@ -1,6 +1,20 @@
 // Options that do not exist, and words that are none of an option's, are refused with what is meant: nobody reads them, and Deno checks no types.
 import assert from "node:assert/strict";
-import { compress, exportModel, loadModel, openDevice, planMemory, prune, type RunHooks } from "../../mod.ts";
+import {
+  compress,
+  createChat,
+  evaluateTasks,
+  exportModel,
+  generate,
+  generateText,
+  loadModel,
+  openDevice,
+  perplexity,
+  planMemory,
+  prune,
+  rowPerplexity,
+  type RunHooks,
+} from "../../mod.ts";
 import { openSpec } from "../../lib/io/open_spec.ts";
 import { resolveOptions } from "../../lib/run/options.ts";
 import { inTemporaryFolder, refuses, rejectsWith } from "../io/files.ts";
@@ -142,4 +156,24 @@ Deno.test("an export refuses options, layouts, formats and types that do not exi
     await assert.rejects(Deno.stat(out), Deno.errors.NotFound);
     await exportModel(source, out, { ...base, formats: ["hf"] });
   });
+});
+
+Deno.test("what measures and generates refuses options that it does not have", async () => {
+  using device = await openDevice();
+  using model = await loadModel("demo", { device });
+  const ids = [5, 6, 7, 8], text = { kind: "text", text: "Tom went to Rome.", extra: {} } as const;
+  const calls: readonly (readonly [string, (options: object) => unknown])[] = [
+    ["perplexity", (options) => perplexity(model, ids, { window: 4, ...options })],
+    ["rowPerplexity", (options) => rowPerplexity(model, [text], { seq: 8, ...options })],
+    ["evaluateTasks", (options) => evaluateTasks(model, { tasks: [], taskData: "x", ...options })],
+    ["generate", (options) => generate(model, ids, { maxTokens: 1, ...options }).next()],
+    ["generateText", (options) => generateText(model, "Tom", { maxTokens: 1, ...options }).next()],
+    ["createChat", (options) => createChat(model, { maxTokens: 1, ...options })],
+  ];
+  for (const [name, call] of calls) {
+    await assert.rejects(
+      async () => await call({ adaptors: {} }),
+      new RegExp(`'adaptors'; rule: options of ${name} are .*did you mean adapters\\?`),
+    );
+  }
 });

@@ -215,7 +215,7 @@ export function pruneVerb(): CommandUnknownOpts {
     .option(
       ...maskRate(
         "prior",
-        "weight of what stands beside the running saliency: what the weights alone say, in medians of the layer, and the calibration's by the means (default: 1)",
+        "how much two things count beside the squared gradients on the data: what the weights alone say of a unit, and those on the calibration texts; 1: as much as the data; 0: neither, and the model writes no texts (default: 1)",
       ),
     )
     .option(

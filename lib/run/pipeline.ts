@@ -142,7 +142,9 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   await makeFolder(out);
   if (lock.isHeld) await removeLeftovers(out, [...RUN_FILES, RECORDS_FILE, CALIBRATION_FILE]);
   // A run that replaces another one and stops before its first checkpoint must not be taken for that.
-  if (!resume && lock.isHeld) await removeCheckpoint(path);
+  if (!resume && lock.isHeld) await removeFile(path);
+  // Nor that one's texts, beside its records, for this run's, which has others or none.
+  if (!resume && lock.isHeld && files.replace && isLeft && !isOwn) await removeFile(calibrationPath);
   const recordsPath = `${out}/${RECORDS_FILE}`;
   await writeFileAtomically(recordsPath, await recordsUpTo(recordsPath, before.steps));
   if (isOwn && own.path === null) await writeFileAtomically(calibrationPath, (calibration ?? []).map(lineOf).join(""));
@@ -156,7 +158,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   await session.slice();
   onPhase?.("export");
   const summary = await session.export(out, files);
-  await removeCheckpoint(path).catch(() => undefined);
+  await removeFile(path).catch(() => undefined);
   return summary;
 }
 
@@ -201,7 +203,7 @@ function lineOf(row: Row): string {
   return row.kind === "text" ? JSON.stringify({ text: row.text, ...row.extra }) + "\n" : "";
 }
 
-async function removeCheckpoint(path: string): Promise<void> {
+async function removeFile(path: string): Promise<void> {
   try {
     await Deno.remove(await destination(path));
   } catch (error) {

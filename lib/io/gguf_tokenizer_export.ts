@@ -20,7 +20,9 @@ export function ggufTokenizerMetadata(
   tokenizer: Tokenizer,
   options: { readonly vocab?: number } = {},
 ): Map<string, GgufTokenizerValue> {
-  if (tokenizer.ggufMetadata) return new Map(tokenizer.ggufMetadata as ReadonlyMap<string, GgufTokenizerValue>);
+  if (tokenizer.ggufMetadata) {
+    return untouched(tokenizer.ggufMetadata as ReadonlyMap<string, GgufTokenizerValue>, options);
+  }
   const model = isObject(tokenizer.json["model"]) ? tokenizer.json["model"] : {};
   if (model["type"] !== "BPE") {
     throw refused("the model is BPE", String(model["type"]));
@@ -273,6 +275,18 @@ function surrounds(found: readonly number[], id: number | null, where: string): 
   if (found.length === 0) return false;
   if (found.length === 1 && found[0] === id) return true;
   throw refused("around a text stand BOS and EOS at most", `${found.join(", ")} ${where} a text`);
+}
+
+/** Entries as they are; not beside an embedding of another size. */
+function untouched(
+  metadata: ReadonlyMap<string, GgufTokenizerValue>,
+  { vocab }: { readonly vocab?: number },
+): Map<string, GgufTokenizerValue> {
+  const tokens = metadata.get("tokenizer.ggml.tokens");
+  if (Array.isArray(tokens) && vocab !== undefined && tokens.length !== vocab) {
+    throw refused(`it has a token for each of the ${vocab} rows of the embedding`, `${tokens.length} tokens`);
+  }
+  return new Map(metadata);
 }
 
 function refused(rule: string, value: string): CompressoError {

@@ -11,7 +11,7 @@ import { ropeConfig } from "../io/hf_rope_export.ts";
 import type { WeightSource } from "../io/source.ts";
 import type { Json } from "../io/tokenizer_compat.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
-import { checkExport } from "./export_options.ts";
+import { checkExport, checkUsed } from "./export_options.ts";
 import { type DecoderSpec, hasBias, layersAlike, parameterCount, withBiases } from "../nn/spec.ts";
 import { type Layout, padded, shallow } from "../prune/layouts.ts";
 
@@ -68,23 +68,24 @@ export interface ExportResult {
  * lies whole beside its place before any is moved there: a failure leaves what stood there, and `outDir/model` may be the model that is read.
  * A format that cannot hold the model or its tokenizer is skipped, with the reason, as long as another one is written.
  *
- * Throws `CompressoError("usage")` for options, layouts, formats and types that do not exist, and for layout "uniform" where layers differ,
+ * Throws `CompressoError("usage")` for options, layouts, formats and types that do not exist, for those of a format that is not asked for, and for layout "uniform" where layers differ,
  * `CompressoError("input")` where files stand there already or no format can hold the model, `CompressoError("numeric")` for weights that the dtype
  * cannot hold.
  */
 export async function exportModel(source: WeightSource, outDir: string, options: ExportOptions): Promise<ExportResult> {
+  checkExport(options);
+  checkUsed(options);
   using staged = await stageModel(source, outDir, options);
   await staged.commit();
   return staged.result;
 }
 
-/** The files of {@link exportModel}, whole beside their places. Throws as it does. */
+/** The files of {@link exportModel}, whole beside their places. Throws as it does, but for what the options themselves say. */
 export async function stageModel(
   source: WeightSource,
   outDir: string,
   options: ExportOptions,
 ): Promise<Staged & { readonly result: ExportResult }> {
-  checkExport(options);
   const { layout = "compact", dtype = "f16", tokenizer, replace = false, signal } = options;
   const living = shallow(source), laidOut = layout === "padded" ? padded(living) : living;
   const alike = layersAlike(laidOut.spec);
@@ -142,7 +143,12 @@ export async function stageModel(
   signal?.throwIfAborted();
   const loadableBy = [
     ...folder ? [{ file: paths.hf, programs: folder.form === "compresso" ? REMOTE_CODE : STOCK }] : [],
-    ...file ? [{ file: paths.gguf, programs: ggufPrograms(file.result.arch, { spec: laidOut.spec, tokenizer }) }] : [],
+    ...file
+      ? [{
+        file: paths.gguf,
+        programs: ggufPrograms(file.result.arch, { spec: { ...laidOut.spec, layers: file.result.layers }, tokenizer }),
+      }]
+      : [],
   ];
   const kept = pending.move(), removed: string[] = [];
   return {

@@ -26,19 +26,39 @@ export const SESSION_EXPORT_NAMES: OptionNames = { ...BOTH, inputs: true, saveAd
 export function checkExport(options: ExportOptions): void {
   checkNames(options, EXPORT_NAMES, { whose: "exportModel" });
   checkExportWords(options);
+  const { tokenizer, name, formats = FORMATS }: { readonly [name in keyof ExportOptions]?: ExportOptions[name] } =
+    options;
+  const missing = (what: string, mend: string): CompressoError =>
+    new CompressoError("usage", {
+      what: "cannot export the model",
+      rule: `an export is given ${what}`,
+      value: "not given",
+      mend,
+    });
+  if (tokenizer === undefined) {
+    throw missing("its `tokenizer`", "give the model's, or null for files of token ids only");
+  }
+  if (name === undefined && formats.includes("gguf")) throw missing("a `name`, which a GGUF has within it", "give one");
 }
 
 /** The same of a session's export. Throws `CompressoError("usage")`. */
 export function checkSessionExport(options: SessionExportOptions): void {
   checkNames(options, SESSION_EXPORT_NAMES, { whose: "an export" });
   checkExportWords(options);
+  checkUsed(options);
 }
 
-function checkExportWords(
-  { layout, formats, dtype, ggufDtype }: Partial<Pick<ExportOptions, "layout" | "formats" | "dtype" | "ggufDtype">>,
-): void {
+function checkExportWords({ layout, formats, dtype, ggufDtype, name }: Partial<ExportOptions>): void {
   checkLayout(layout);
   checkDtypes({ dtype, ggufDtype });
+  if (name !== undefined && typeof name !== "string") {
+    throw new CompressoError("usage", {
+      what: "cannot name the model within a GGUF",
+      rule: "`name` is a text",
+      value: String(name),
+      mend: "give a text",
+    });
+  }
   if (formats === undefined) return;
   if (!Array.isArray(formats) || formats.length === 0) {
     throw new CompressoError("usage", {
@@ -49,6 +69,25 @@ function checkExportWords(
     });
   }
   for (const format of formats) checkWord(format, FORMATS, { what: "cannot export in this format" });
+}
+
+/** Refuses options of a file that is not written. Throws `CompressoError("usage")`. */
+export function checkUsed(
+  { formats = FORMATS, ggufDtype, generation, saveAdapter = false }:
+    & Pick<Partial<ExportOptions>, "formats" | "ggufDtype" | "generation">
+    & Pick<SessionExportOptions, "saveAdapter">,
+): void {
+  const unused = (option: string, file: string): CompressoError =>
+    new CompressoError("usage", {
+      what: `cannot use the option '${option}'`,
+      rule: `it is for ${file}`,
+      value: `formats ${formats.join(", ")}`,
+      mend: "leave it out, or add that format",
+    });
+  if (ggufDtype !== undefined && !formats.includes("gguf")) throw unused("ggufDtype", "the GGUF");
+  if (generation !== undefined && !formats.includes("hf") && !saveAdapter) {
+    throw unused("generation", "the folder (hf)");
+  }
 }
 
 /** Refuses a layout that does not exist; undefined is as absent. Throws `CompressoError("usage")`. */

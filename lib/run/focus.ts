@@ -38,9 +38,12 @@ export function hurtTargets(
   // Of equals the first; of two that are infinite alike the difference is no number.
   rows.sort((a, b) => ((excess[b] ?? 0) - (excess[a] ?? 0)) || a - b);
   const chosen = new Int32Array(targets.length).fill(-1);
-  for (const row of rows.slice(0, Math.ceil(share * rows.length))) chosen[row] = targets[row] ?? -1;
+  for (const row of rows.slice(0, Math.ceil(share * rows.length * BELOW))) chosen[row] = targets[row] ?? -1;
   return chosen;
 }
+
+/** A product of a share and a count may lie above the whole number that is meant, by its rounding. */
+const BELOW = 1 - 1e-12;
 
 /** Refuses a share that is none, a method that the choice is not for, and a run without a last stage. Throws `CompressoError("usage")`. */
 export function checkFocus(

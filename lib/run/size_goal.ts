@@ -179,7 +179,9 @@ export function sizeGoal(
 /** Refuses an export that would not have the size: another dtype, or another name in the GGUF, than what it was counted for. */
 export function checkExportSize(
   wanted: WantedSize | null | undefined,
-  { dtype, ggufDtype, layout, name }: Partial<Pick<ExportOptions, "dtype" | "ggufDtype" | "layout" | "name">>,
+  { dtype, ggufDtype, layout, name, formats }: Partial<
+    Pick<ExportOptions, "dtype" | "ggufDtype" | "layout" | "name" | "formats">
+  >,
 ): void {
   if (!wanted) return;
   const fail = (rule: string, value: string): never => {
@@ -193,6 +195,9 @@ export function checkExportSize(
   if (layout === "padded") fail("the size is that of what is kept, without the zeros of the layout padded", layout);
   if ("parameters" in wanted) return;
   const { file, name: counted = GGUF_NAME } = wanted;
+  if (formats && !formats.includes(file.format)) {
+    fail(`the size is that of the ${file.format} file`, formats.join(", "));
+  }
   const given = file.format === "hf" ? dtype : ggufDtype;
   if (given !== undefined && given !== file.dtype) {
     fail(`the size is that of the ${file.format} file as ${file.dtype}`, given);

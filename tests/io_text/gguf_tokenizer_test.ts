@@ -129,6 +129,21 @@ Deno.test("a GGUF gets a token for each embedding row", async () => {
   assert.deepEqual([tokenizerFromGguf(padded).padId, tokenizerFromGguf(padded).isSpecial(482)], [482, true]);
 });
 
+Deno.test("a GGUF's tokenizer beside an embedding of another size is written into a folder alone, before any file is", async () => {
+  const back = tokenizerFromGguf(written(await tokenizerOf("byte_level")));
+  const source = randomSource({ ...SPEC, vocab: back.vocabSize + 1 });
+  await inFolder(async (out) => {
+    const { gguf, skipped } = await exportModel(source, out, { tokenizer: back, name: "x" });
+    assert.equal(gguf, null);
+    assert.match(skipped[0]?.error.message ?? "", /a token for each of the \d+ rows of the embedding; now: \d+ tokens/);
+    await assert.rejects(
+      exportModel(source, `${out}/b`, { tokenizer: back, name: "x", formats: ["gguf"] }),
+      /a token for each/,
+    );
+    await assert.rejects(Deno.stat(`${out}/b`), Deno.errors.NotFound);
+  });
+});
+
 /** Of the byte_level fixture: ordinary tokens, and a text that is cut otherwise where one is found in it before all else. */
 const HE = 259, SPACE_A = 263, HERON = "The heron at a stone";
 

@@ -30,6 +30,9 @@ Deno.test("the targets that stay are those whose loss lies furthest above that o
   assert.deepEqual(chosen(0.75), [5, -1, 7, -1, -1, 9]);
   assert.deepEqual(chosen(1), [...targets]);
   const broken = Float32Array.of(NaN, 0, 5, 2, 0, Infinity);
+  // 0.07 · 100 is a little above 7 in floating point.
+  const many = Int32Array.from({ length: 100 }, (_, at) => at), flat = new Float32Array(100);
+  assert.equal(hurtTargets(many, { own: flat, dense: flat }, 0.07).filter((target) => target >= 0).length, 7);
   assert.deepEqual([...hurtTargets(targets, { own: broken, dense }, 0.5)], [-1, -1, 7, -1, -1, 9], "NaN comes last");
   assert.deepEqual([...hurtTargets(Int32Array.of(-1, -1), { own, dense }, 0.5)], [-1, -1]);
 });

@@ -128,6 +128,15 @@ Deno.test("prune, compress and a memory plan refuse what they do not know, befor
         [{ export: { dtype: "f61" } }, /weights of this dtype; rule: it is f32 or f16 or bf16; now: f61/],
         [{ export: { formats: [] } }, /list of hf, gguf, or one of these; now: an empty list/],
         [{ layout: "unifrom" }, /did you mean uniform\?/],
+        [{ export: { formats: ["gguf"], generation: {} } }, /'generation'; rule: it is for the folder \(hf\)/],
+        [
+          {
+            sparsity: undefined,
+            size: { bytes: 1.5e6, file: { format: "gguf", dtype: "f16" } },
+            export: { formats: ["hf"] },
+          },
+          /the size is that of the gguf file; now: hf/,
+        ],
       ];
     for (const [options, said] of refused) {
       const given = { ...BASE, calibration: "none", out, ...options } as const;
@@ -147,6 +156,11 @@ Deno.test("an export refuses options, layouts, formats and types that do not exi
     [{ dtype: "f61" }, /rule: it is f32 or f16 or bf16; now: f61/],
     [{ ggufDtype: "q8" }, /it is f32 or f16 or bf16 or q8_0 or q4_0; now: q8; mend: did you mean q8_0\?|take one/],
     [{ layout: "unifrom" }, /did you mean uniform\?/],
+    [{ tokenizer: undefined }, /given its `tokenizer`; now: not given; mend: .* or null for files of token ids only/],
+    [{ name: undefined }, /given a `name`, which a GGUF has within it; now: not given/],
+    [{ name: 5 }, /`name` is a text; now: 5/],
+    [{ formats: ["hf"], ggufDtype: "q4_0" }, /'ggufDtype'; rule: it is for the GGUF; now: formats hf/],
+    [{ formats: ["gguf"], generation: {} }, /'generation'; rule: it is for the folder \(hf\); now: formats gguf/],
   ];
   await inTemporaryFolder(async (folder) => {
     const out = `${folder}/out`;

@@ -1,6 +1,8 @@
 // Biases of models that are cut: they follow their rows, and outlive the part they belong to.
 import assert from "node:assert/strict";
-import { openDevice } from "../../mod.ts";
+import { exportModel, openDevice } from "../../mod.ts";
+import { openModelFiles } from "../../lib/io/open_model.ts";
+import type { WeightSource } from "../../lib/io/source.ts";
 import type { MaskValues } from "../../lib/nn/masks.ts";
 import {
   biasName,
@@ -15,6 +17,7 @@ import { remapSource } from "../../lib/prune/remap.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
 import { verifySliced } from "../../lib/run/verify.ts";
 import { assertClose } from "../golden/helpers/golden.ts";
+import { fixture, inTemporaryFolder } from "../io/files.ts";
 import {
   LOGIT_TOLERANCE,
   logitDistance,
@@ -136,4 +139,18 @@ Deno.test("remapSource() adds tensors before it picks and scales rows", async ()
   const sum = (i: number): number => Math.fround(Math.fround((a[i] ?? 0) + (b[i] ?? 0)) + (c[i] ?? 0));
   assert.deepEqual([...await made.read(from)], [sum(7), sum(3) / 2]);
   assert.equal(made.storedDtype(from), "f32");
+});
+
+Deno.test("a GGUF whose first layer gets a head of zeros with biases says which programs take so few of them", async () => {
+  const { source, tokenizer } = await openModelFiles(fixture("demo_qwen2")), { layers } = source.spec;
+  const heads = layers.flatMap(({ heads }, layer) => new Array<number>(heads).fill(layer === 0 ? 0 : 1));
+  const cut = sliceModel(source, { masks: { head: Float32Array.from(heads) } });
+  await inTemporaryFolder(async (folder) => {
+    const programsOf = async (model: WeightSource, name: string): Promise<string> => {
+      const how = { tokenizer, name, formats: ["gguf"] } as const;
+      return (await exportModel(model, `${folder}/${name}`, how)).loadableBy.flatMap(({ programs }) => programs).join();
+    };
+    assert.doesNotMatch(await programsOf(source, "whole"), /21245/);
+    assert.match(await programsOf(cut, "cut"), /since its pull request 21245/);
+  });
 });

@@ -26,8 +26,7 @@ export const SESSION_EXPORT_NAMES: OptionNames = { ...BOTH, inputs: true, saveAd
 export function checkExport(options: ExportOptions): void {
   checkNames(options, EXPORT_NAMES, { whose: "exportModel" });
   checkExportWords(options);
-  const { tokenizer, name, formats = FORMATS }: { readonly [name in keyof ExportOptions]?: ExportOptions[name] } =
-    options;
+  const { tokenizer, name, formats = FORMATS }: Partial<ExportOptions> = options;
   const missing = (what: string, mend: string): CompressoError =>
     new CompressoError("usage", {
       what: "cannot export the model",

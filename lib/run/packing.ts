@@ -20,8 +20,9 @@ export interface Packed {
  * nothing is learned.
  */
 export function pack(parts: Iterable<Example>, seq: number): Packed {
-  const examples: Example[] = [], divided: number[] = [];
-  const tokens = new Uint32Array(seq), labels = new Int32Array(seq);
+  const examples: Example[] = [], divided: number[] = [], given = [...parts];
+  const width = Math.min(seq, given.reduce((sum, part) => sum + part.tokens.length, 0));
+  const tokens = new Uint32Array(width), labels = new Int32Array(width);
   let used = 0, leftOver = 0;
   const cut = (): void => {
     if (countLabels(labels.subarray(0, used)) > 0) {
@@ -29,7 +30,7 @@ export function pack(parts: Iterable<Example>, seq: number): Packed {
     } else leftOver += used;
     used = 0;
   };
-  for (const [index, part] of [...parts].entries()) {
+  for (const [index, part] of given.entries()) {
     let isDivided = false;
     for (let at = 0; at < part.tokens.length;) {
       const end = Math.min(part.tokens.length, at + seq - used), own = part.labels.subarray(at, end);

@@ -202,14 +202,8 @@ export function overseeEnd(
   { options, table, unit }: Oversight,
 ): Pick<Overseen, "position" | "verdict"> {
   const { monitors: { collapse, "dead-layer": dead, constraint }, sparsity, layout } = options;
-  const target = position.target ?? sparsity,
-    sight = {
-      target,
-      expected: hard,
-      isWarm: true,
-      isHard: true,
-      hasSize: options.size !== null,
-    };
+  const target = position.target ?? sparsity, hasSize = options.size !== null;
+  const sight = { target, expected: hard, isWarm: true, isHard: true, hasSize };
   // A schedule that went before the size was told of, unless its targets had come to what the size takes.
   const goesBefore = goesBeforeSize(position, options);
   const isTold = goesBefore && position.alarms.some(({ monitor }) => monitor === "constraint");

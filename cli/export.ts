@@ -76,10 +76,10 @@ export function exportVerb(): CommandUnknownOpts {
       const result = await exportModel(lora ? sliceModel(source, { lora }) : source, folder, {
         layout,
         dtype: dtype ?? "f16",
-        ggufDtype: ggufDtype ?? "f16",
+        ...(formats.includes("gguf") ? { ggufDtype: ggufDtype ?? "f16" } : {}),
         formats,
         tokenizer,
-        generation: keptGeneration(source),
+        ...(formats.includes("hf") ? { generation: keptGeneration(source) } : {}),
         name: basename(resolve(modelPath(path))).replace(/\.gguf$/, ""),
         replace: overwrite ?? false,
         signal: interrupt.signal,

@@ -77,7 +77,7 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint" | "cali
  * Runs all stages, slices, verifies and writes. Throws `CompressoError("usage")` for options that do not exist or are out of range, for `resume` without a checkpoint, "mismatch" where that is of another
  * model, of other rows or options, and "usage" for a folder that holds an
  * earlier run, or texts where those of the calibration would go, unless it is resumed or `export.replace` is set, which gives up an earlier run's
- * checkpoint and texts; else the folder stays as it is. One in which another run is under way is refused too: from its start
+ * checkpoint, and its texts where the model writes its own anew; else the folder stays as it is. One in which another run is under way is refused too: from its start
  * to its end a run holds its folder. Throws too what iterating a {@link PruneSession} does, and what `exportModel` does.
  */
 export async function compress(model: Model, options: CompressOptions): Promise<RunSummary> {
@@ -142,9 +142,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   await makeFolder(out);
   if (lock.isHeld) await removeLeftovers(out, [...RUN_FILES, RECORDS_FILE, CALIBRATION_FILE]);
   // A run that replaces another one and stops before its first checkpoint must not be taken for that.
-  if (!resume && lock.isHeld) await removeFile(path);
-  // Nor that one's texts, beside its records, for this run's, which has others or none.
-  if (!resume && lock.isHeld && files.replace && isLeft && !isOwn) await removeFile(calibrationPath);
+  if (!resume && lock.isHeld) await removeCheckpoint(path);
   const recordsPath = `${out}/${RECORDS_FILE}`;
   await writeFileAtomically(recordsPath, await recordsUpTo(recordsPath, before.steps));
   if (isOwn && own.path === null) await writeFileAtomically(calibrationPath, (calibration ?? []).map(lineOf).join(""));
@@ -158,7 +156,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   await session.slice();
   onPhase?.("export");
   const summary = await session.export(out, files);
-  await removeFile(path).catch(() => undefined);
+  await removeCheckpoint(path).catch(() => undefined);
   return summary;
 }
 
@@ -203,7 +201,7 @@ function lineOf(row: Row): string {
   return row.kind === "text" ? JSON.stringify({ text: row.text, ...row.extra }) + "\n" : "";
 }
 
-async function removeFile(path: string): Promise<void> {
+async function removeCheckpoint(path: string): Promise<void> {
   try {
     await Deno.remove(await destination(path));
   } catch (error) {

@@ -252,23 +252,6 @@ Deno.test("the model writes no calibration where nothing would look at it, and w
   });
 });
 
-Deno.test("a run that replaces another one takes its texts away where it has none, but no file that is no run's", async () => {
-  await inFolder(async ({ model, begin, textsOf }) => {
-    const controller = new AbortController(), { signal } = controller;
-    const onRecord = (): void => controller.abort(new Error("enough"));
-    const replacing = { ...begin("a"), calibration: "none", export: { formats: ["hf"], replace: true } } as const;
-    await assert.rejects(compress(model, { ...begin("a"), signal, onRecord }), /enough/);
-    assert.ok(await textsOf("a"));
-    await compress(model, replacing);
-    assert.equal(await textsOf("a"), null);
-    const { out } = begin("b");
-    await Deno.mkdir(out);
-    await Deno.writeTextFile(`${out}/calibration.jsonl`, '{"text": "Mine."}\n');
-    await compress(model, { ...replacing, out });
-    assert.equal((await textsOf("b"))?.length, 1);
-  });
-});
-
 Deno.test("writing calibration takes no more memory than the run, and says where a model has nothing to say", async () => {
   await inFolder(async ({ model, begin }) => {
     const { device, spec } = model, wide = { ...begin("peak"), seq: 96, batch: 1 };

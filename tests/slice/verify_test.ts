@@ -2,7 +2,6 @@
 import assert from "node:assert/strict";
 import { loadModelFrom, openDevice } from "../../mod.ts";
 import { CompressoError } from "../../lib/errors.ts";
-import type { WeightSource } from "../../lib/io/source.ts";
 import { FINAL_NORM, projectionName } from "../../lib/nn/spec.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
 import { verifySliced } from "../../lib/run/verify.ts";

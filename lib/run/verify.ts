@@ -129,7 +129,7 @@ export async function verifySliced(
   return { maxAbs, range, tokens: groups.reduce((sum, { rows }) => sum + rows.length, 0) };
 }
 
-/** Whether the part that comes next before layer `next` is cut whole and has left its bias to one before, which the masked model adds only there. */
+/** Whether, from layer `next` on, a part that was cut whole comes before one that is left: its bias moved to before, and the masked model adds it there. */
 function awaitsBias(masked: DecoderSpec, sliced: DecoderSpec, next: number): boolean {
   for (let index = next; index < masked.layers.length; index++) {
     for (const [projection, part] of [["o", "heads"], ["down", "ffn"]] as const) {

@@ -19,7 +19,8 @@
       if (reached > wanted) { low = shift; } else { high = shift; }
     }
     shift = short_of_saturation(shift, extremes(shift, 0u, params.units, lane));
-  } else if (BOUNDED) {
+  }
+  if (BOUNDED || (state.tracking > 0.0 && state.goal >= 0.0)) {
     let size = expected_size(shift, lane);
     reached = 1.0 - size.x * size.y / params.total;
   }

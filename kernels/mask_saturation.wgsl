@@ -1,5 +1,6 @@
-// Prelude: keeps a shift from driving all units that follow it beyond ±SATURATED, where the clamp of log α would mix their order. Such a target (0,
-// all, or what those that follow cannot give) is met as well, or as nearly, with every one at it. Needs GROUP, logAlpha and `follows`.
+// Prelude: keeps a shift from driving all units that follow it beyond ±SATURATED, or nearer to 0 where the limit is near, such that the clamp of log α
+// does not mix their order. Such a target (0, all, or what those that follow cannot give) is met as well, or as nearly, with every one at it. Needs
+// GROUP, logAlpha, `follows` and a state.
 // Uniform: all lanes call it with the same numbers.
 const SATURATED = 50.0;
 
@@ -15,7 +16,9 @@ fn extremes(shift: f32, first: u32, count: u32, lane: u32) -> vec2f {
   return vec2f(group_max(largest, lane), -group_max(-smallest, lane));
 }
 
-/// Where nothing follows, nothing holds the shift.
+/// Where nothing follows, nothing holds the shift. Beyond `settled` one draw in a thousand is not what all others are.
 fn short_of_saturation(shift: f32, edges: vec2f) -> f32 {
-  return select(clamp(shift, -SATURATED - edges.x, SATURATED - edges.y), shift, edges.x < edges.y);
+  let settled = 2.4 * state.temperature + 7.0 * max(state.noise, 0.05);
+  let far = min(SATURATED, max(settled, state.limit - (edges.x - edges.y)));
+  return select(clamp(shift, -far - edges.x, far - edges.y), shift, edges.x < edges.y);
 }

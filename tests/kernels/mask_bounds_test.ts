@@ -233,10 +233,17 @@ Deno.test("a share `tracking` of the gap to a layer's goal is closed", async () 
 });
 
 Deno.test("goals of 0 and 1 keep the order of log α, so that a later goal finds it", async () => {
-  for (const goals of [null, [1, 0, null, null, null]]) {
+  // A limit as far as the units lie apart, and a little more, leaves room on one side of it alone.
+  for (
+    const [goals, room] of [[null, 90], [[1, 0, null, null, null], 90], [null, 5], [
+      [1, 0, null, null, null],
+      5,
+    ]] as const
+  ) {
     const units = table(["kv", "ffn"]), start = startOf(units, 8).map((value) => 8 * value);
     using setup = createRig(device, units);
-    const state = { ...NOISE, noise: 0.2, target: 0, tracking: 1, maskRate: 1e-6 };
+    const limit = Math.max(...start) - Math.min(...start) + room;
+    const state = { ...NOISE, noise: 0.2, target: 0, tracking: 1, maskRate: 1e-6, limit };
     for (let step = 0; step < 3; step++) {
       setup.learner.setLayerGoals(goals);
       await setup.step({

@@ -342,6 +342,18 @@ Deno.test("mask_project shifts all log α by one number such that ŝ meets the t
   }
 });
 
+Deno.test("mask_project records what log α expects, also where it stops short of a target that would drive all units far", async () => {
+  const table = unitTable(GROUPED, ["heads", "ffn", "hidden"]),
+    start = random(table.count, 10).map((value) => 2 * value);
+  using setup = createRig(device, table);
+  const noise = { noise: 20, temperature: 0.1 };
+  const state = { ...noise, target: 0.002, tracking: 1, limit: 170 };
+  const { logAlpha, constraint } = await setup.step({ state, logAlpha: start, lambda: [0, 0] });
+  const reached = constraint[7] ?? NaN;
+  assert.ok(Math.abs(reached - expected(table, logAlpha, noise)) < 1e-5, `${reached}`);
+  assert.ok(reached > 0.01, `${reached} is as near as it comes`);
+});
+
 Deno.test("mask_project closes the share `tracking` of the gap, and leaves log α alone with none", async () => {
   const table = unitTable(GROUPED, ["heads", "ffn", "hidden"]), start = random(table.count, 11);
   using setup = createRig(device, table);

@@ -11,12 +11,13 @@ import { short, svgFigure, text, wrapText } from "../lib/report/svg.ts";
 import { type ControllerTrace, runController } from "./controller_run.ts";
 
 const BUDGETS = [60, 150, 1000], SPARSITY = 0.3, WIDTH = 880, MARGIN = 20, SPACE = 16;
+const LOOKS = 20;
 const TOP_HEIGHT = 250, LOW_HEIGHT = 160, LABELS = 34;
 /** How each series is drawn, also in the legend. */
 const SERIES = {
   expected: { name: "expected sparsity", style: { color: 0, width: 5, opacity: 0.6 } },
   target: { name: "schedule", style: { color: 1, width: 1.5, line: "dashed" } },
-  hard: { name: "hard sparsity at the end", style: { color: 2, line: "none" } },
+  hard: { name: "hard sparsity, cut at that step", style: { color: 2, line: "none" } },
   lambda1: { name: "λ1", style: { color: 3, width: 1.5 } },
   lambda2: { name: "λ2", style: { color: 5, width: 1.5 } },
 } as const satisfies Readonly<Record<string, Pick<LineSeries, "name" | "style">>>;
@@ -40,7 +41,9 @@ async function main(path: string): Promise<void> {
   using device = await openDevice();
   const table = unitTable(SPEC, ["kv", "ffn"]), column = unitParameters(table, table.ffnFirst) / table.total;
   const traces: ControllerTrace[] = [];
-  for (const steps of BUDGETS) traces.push(await runController(device, table, { steps, sparsity: SPARSITY }));
+  for (const steps of BUDGETS) {
+    traces.push(await runController(device, table, { steps, sparsity: SPARSITY, looks: LOOKS }));
+  }
   await Deno.writeTextFile(path, chart(traces, column));
   traces.forEach(({ hard }, index) => console.log(`${BUDGETS[index]} steps: hard sparsity ${hard}`));
 }
@@ -84,7 +87,7 @@ function noteOf({ target, expected, hard }: ControllerTrace, steps: number): str
 
 /** Sparsity above, multipliers below. */
 function panels(
-  { target, expected, lambda1, lambda2, hard }: ControllerTrace,
+  { target, expected, lambda1, lambda2, looked }: ControllerTrace,
   { x, y, width, most, note }: {
     readonly x: number;
     readonly y: number;
@@ -101,7 +104,7 @@ function panels(
     series: [
       { ...SERIES.expected, points: curve(expected) },
       { ...SERIES.target, points: curve(target) },
-      { ...SERIES.hard, points: [[steps, hard]] },
+      { ...SERIES.hard, points: looked },
     ],
   }, { x, y: y + 36, width, height: TOP_HEIGHT, labels: LABELS });
   const low = linePanel({

@@ -28,6 +28,8 @@ export interface ControllerOptions {
   readonly layout?: Layout;
   /** Share of each layer to cut at the end; on the way it is scaled like the schedule. Default none. */
   readonly layerTargets?: readonly (number | null)[];
+  /** How often it is looked what hard masks would cut; default never. Layers are free then, not alike. */
+  readonly looks?: number;
   /** Default 1. */
   readonly seed?: number;
 }
@@ -42,6 +44,8 @@ export interface ControllerTrace {
   /** The units that are kept in the end, and their exact sparsity. */
   readonly kept: Selection;
   readonly hard: number;
+  /** Steps that were looked at, and the exact sparsity of masks that become hard there, at the schedule's target. */
+  readonly looked: readonly (readonly [step: number, hard: number])[];
   /** log α before the first step, and after the last. */
   readonly start: Float32Array;
   readonly logAlpha: Float32Array;
@@ -58,7 +62,8 @@ const RING_FLOATS = 16;
 export async function runController(
   device: Device,
   table: UnitTable,
-  { steps, sparsity, schedule: name = "cubic", layout = "compact", layerTargets, seed = 1 }: ControllerOptions,
+  { steps, sparsity, schedule: name = "cubic", layout = "compact", layerTargets, looks = 0, seed = 1 }:
+    ControllerOptions,
 ): Promise<ControllerTrace> {
   using learner = createMaskLearner(device, table);
   using slots = createMaskSlots(device, table.spec);
@@ -79,10 +84,12 @@ export async function runController(
   startMasks(device, learner, { rates, seed });
   const start = await device.readFloats(learner.logAlpha, table.count);
   const target: number[] = [], expected: number[] = [], lambda1: number[] = [], lambda2: number[] = [];
-  for (let first = 0; first < steps; first += AT_ONCE) {
+  const looked: [number, number][] = [];
+  const atOnce = looks > 0 ? Math.min(AT_ONCE, Math.ceil(steps / looks)) : AT_ONCE;
+  for (let first = 0; first < steps; first += atOnce) {
     // A plan that has not been timed yet submits such a step at once, so that steps stay in order though none is waited for.
     using plan = recordStep();
-    const runs: Promise<void>[] = [], count = Math.min(AT_ONCE, steps - first);
+    const runs: Promise<void>[] = [], count = Math.min(atOnce, steps - first);
     for (let step = first; step < first + count; step++) {
       const at = { stage: "prune", progress: progressOf(step, steps), step, steps } as const;
       const input = { ...at, sparsity, records: [], layers: [] };
@@ -103,6 +110,11 @@ export async function runController(
       lambda2.push(values[at + 4] ?? NaN);
       expected.push(values[at + 7] ?? NaN);
     }
+    if (looks > 0) {
+      const then = await device.readFloats(learner.logAlpha, table.count), step = first + count;
+      const kept = hardSelection(table, then, { target: target[step - 1] ?? NaN, layout: "compact" });
+      looked.push([step, hardSparsity(table, kept)]);
+    }
   }
   const logAlpha = await device.readFloats(learner.logAlpha, table.count);
   const kept = hardSelection(table, logAlpha, {
@@ -111,7 +123,7 @@ export async function runController(
     layerTargets,
     ...(goals ? { counts: goals.counts } : {}),
   });
-  return { target, expected, lambda1, lambda2, kept, hard: hardSparsity(table, kept), start, logAlpha };
+  return { target, expected, lambda1, lambda2, kept, hard: hardSparsity(table, kept), looked, start, logAlpha };
 }
 
 function stateOf({ step, seed, target, rates }: {

@@ -52,6 +52,26 @@ for (const steps of [60, 150, 1000]) {
   });
 }
 
+Deno.test("masks that become hard on the way cut what the schedule wants there, and looking changes no bit", async () => {
+  const table = unitTable(SPEC, ["kv", "ffn"]), options = { steps: 60, sparsity: 0.3 };
+  const plain = await runController(device, table, options);
+  const { target, looked, logAlpha } = await runController(device, table, { ...options, looks: 20 });
+  assert.deepEqual(looked.map(([step]) => step), Array.from({ length: 20 }, (_, look) => 3 * look + 3));
+  for (const [step, hard] of looked) {
+    const over = hard - (target[step - 1] ?? NaN);
+    assert.ok(over >= 0 && over < smallest(table), `${over} too much at step ${step}`);
+  }
+  assert.deepEqual(logAlpha, plain.logAlpha);
+});
+
+Deno.test("the plot of ARCHITECTURE has sparsity, expected and hard, and λ for 60, 150 and 1,000 steps", async () => {
+  const svg = await Deno.readTextFile(new URL("../../docs/controller.svg", import.meta.url));
+  for (const steps of [60, 150, 1000]) assert.match(svg, new RegExp(`>${steps} steps<`));
+  for (const name of ["schedule", "expected sparsity", "hard sparsity, cut at that step", "λ1", "λ2"]) {
+    assert.equal(svg.split(`data-name="${name}"`).length - 1, 3, name);
+  }
+});
+
 for (const schedule of SCHEDULE_NAMES) {
   Deno.test(`the ${schedule} schedule is followed too, by other models and in odd numbers of steps`, async () => {
     const cases = [

@@ -322,7 +322,9 @@ async function drive(
       });
       const rowsLine = `${dataLine(data, settings)}${hasEnds(data) ? "" : NO_ENDS}`;
       progress.note(`${rowsLine}; ${steps} steps on ${model.device.facts.description}`);
-      if (data.calibration) progress.note(`calibration: ${dataLine(data.calibration, settings)}`);
+      // Nothing is learned from these, wherever they are divided.
+      const looked = data.calibration && { ...data.calibration, divided: 0 };
+      if (looked) progress.note(`calibration: ${dataLine(looked, settings)}`);
       const heads = headsLine(model.spec, options);
       if (heads !== null) progress.note(heads);
       if (doneBefore > 0) progress.note(`going on after step ${doneBefore}`);

@@ -66,7 +66,7 @@ export type DataSet =
 /**
  * Reads rows from a JSON array, JSON lines, a parquet table, or plain text as one document, told apart by content; all
  * but parquet also inside gzip or Zstandard. A file named .json, .jsonl or .ndjson is never taken for plain text, so that
- * a broken first line is found, and one named .csv or .tsv is refused; of others, those are JSON that begin with an object or a list of objects. The file is read piece by piece: memory holds the rows alone, and with
+ * a broken first line is found, and plain text in one named .csv or .tsv is refused, as a table; of others, those are JSON that begin with an object or a list of objects. The file is read piece by piece: memory holds the rows alone, and with
  * `limit` no more of the file is read than it takes; more rows than V8's heap has room for are refused.
  *
  * A row is `{instruction, input?, output}`, `{messages: [{role, content}]}`, `{conversations: [{from, value}]}`
@@ -172,7 +172,7 @@ function createCollector(path: string, options: ReadOptions): Collector {
       if (table !== undefined) {
         throw dataError(path, "it holds JSON lines, a JSON array, parquet or plain text", {
           value: `a table (${table.toLowerCase()})`,
-          mend: "write its rows as JSON lines or parquet",
+          mend: "write its rows as JSON lines or parquet, or name it .txt if it is one text",
         });
       }
       if (textField !== undefined) {

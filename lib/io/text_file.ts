@@ -10,7 +10,9 @@ export async function readText(path: string): Promise<string> {
       what: `cannot read the text ${path}`,
       rule: "it is a UTF-8 file",
       value: textProblem(error),
-      mend: /\.(gz|zst|parquet)$/i.test(path) ? "unpack it to a plain text" : "check the path and the encoding",
+      mend: error instanceof TypeError && /\.(gz|zst|parquet)$/i.test(path)
+        ? "unpack it to a plain text"
+        : "check the path and the encoding",
     }, { cause: error });
   }
 }

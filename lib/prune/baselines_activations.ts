@@ -131,10 +131,14 @@ function columnSums(
   { term, byDim }: { readonly term: (weight: number) => number; readonly byDim: Float64Array },
 ): Float64Array {
   const columns = factors.length, sums = new Float64Array(columns);
-  for (let at = 0; at < weight.length; at++) {
-    const column = at % columns, row = Math.floor(at / columns), value = term(weight[at] ?? 0);
-    sums[column] = (sums[column] ?? 0) + value;
-    byDim[row] = (byDim[row] ?? 0) + value * (factors[column] ?? 0);
+  for (let row = 0, at = 0; at < weight.length; row++) {
+    let whole = 0;
+    for (let column = 0; column < columns; column++) {
+      const value = term(weight[at++] ?? 0);
+      sums[column] = (sums[column] ?? 0) + value;
+      whole += value * (factors[column] ?? 0);
+    }
+    byDim[row] = (byDim[row] ?? 0) + whole;
   }
   return sums.map((sum, column) => sum * (factors[column] ?? 0));
 }

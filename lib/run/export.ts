@@ -68,7 +68,7 @@ export interface ExportResult {
  * lies whole beside its place before any is moved there: a failure leaves what stood there, and `outDir/model` may be the model that is read.
  * A format that cannot hold the model or its tokenizer is skipped, with the reason, as long as another one is written.
  *
- * Throws `CompressoError("usage")` for options, layouts, formats and types that do not exist, for those of a format that is not asked for, and for layout "uniform" where layers differ,
+ * Throws `CompressoError("usage")` for options, layouts, formats and types that do not exist, for a `ggufDtype` or `generation` of a format that is not asked for, and for layout "uniform" where layers differ,
  * `CompressoError("input")` where files stand there already or no format can hold the model, `CompressoError("numeric")` for weights that the dtype
  * cannot hold.
  */

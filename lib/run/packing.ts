@@ -23,25 +23,24 @@ export function pack(parts: Iterable<Example>, seq: number): Packed {
   const examples: Example[] = [], divided: number[] = [], given = [...parts];
   const width = Math.min(seq, given.reduce((sum, part) => sum + part.tokens.length, 0));
   const tokens = new Uint32Array(width), labels = new Int32Array(width);
-  let used = 0, leftOver = 0;
+  let used = 0, leftOver = 0, late: number[] = [];
   const cut = (): void => {
     if (countLabels(labels.subarray(0, used)) > 0) {
       examples.push({ tokens: tokens.slice(0, used), labels: labels.slice(0, used) });
+      divided.push(...late);
     } else leftOver += used;
-    used = 0;
+    [used, late] = [0, []];
   };
   for (const [index, part] of given.entries()) {
-    let isDivided = false;
     for (let at = 0; at < part.tokens.length;) {
       const end = Math.min(part.tokens.length, at + seq - used), own = part.labels.subarray(at, end);
-      isDivided ||= at > 0 && countLabels(own) > 0;
+      if (at > 0 && divided.at(-1) !== index && countLabels(own) > 0) late.push(index);
       tokens.set(part.tokens.subarray(at, end), used);
       labels.set(own, used);
       used += end - at;
       at = end;
       if (used === seq) cut();
     }
-    if (isDivided) divided.push(index);
   }
   if (examples.length === 0) cut();
   else leftOver += used;

@@ -121,6 +121,7 @@ Deno.test("eval --text says that rows are measured with their markup, and what t
   assert.deepEqual([plain.code, packed.code], [0, 3], plain.stderr + packed.stderr);
   assert.match(plain.stderr, /rows\.jsonl is measured as one plain text, keys and escapes included/);
   assert.match(packed.stderr, /not UTF-8\n +mend: unpack it to a plain text/);
+  assert.match((await measure("none.jsonl.gz")).stderr, /no such file\n +mend: check the path/);
 });
 
 Deno.test("eval --text refuses a window beyond the context before it measures any", async () => {

@@ -3,37 +3,21 @@ import assert from "node:assert/strict";
 import {
   type Alarm,
   compress,
-  CompressoError,
   defineSchedule,
-  demoData,
   loadModel,
   loadModelFrom,
   type Model,
   type MonitorOptions,
   openDevice,
-  planMemory,
   prune,
   type PruneOptions,
   type PruneResult,
-  readRows,
   type RunHandle,
   type StepRecord,
   type WeightSource,
 } from "../../mod.ts";
+import { BASE, failure, namesOf } from "./helpers/failures.ts";
 
-const { rows } = await readRows(demoData("train"), { limit: 64 });
-const BASE = {
-  lora: { targets: ["q", "v"] },
-  rows,
-  sparsity: 0.2,
-  steps: 2,
-  prefinetune: 6,
-  postfinetune: 0,
-  batch: 1,
-  seq: 80,
-  prompt: null,
-  packing: false,
-} as const;
 /** Every alarm only warns, so that one run can go through many failures. */
 const WARN: MonitorOptions = {
   collapse: { action: "warn" },
@@ -56,24 +40,6 @@ async function drive(
   for await (const record of run) records.push(record);
   return { records, result: run.result() };
 }
-
-/** The error that a run ends with, and its records. */
-async function failure(
-  model: Model,
-  options: Partial<PruneOptions>,
-): Promise<{ error: CompressoError; records: StepRecord[] }> {
-  using run = prune(model, { ...BASE, ...options });
-  const records: StepRecord[] = [];
-  try {
-    for await (const record of run) records.push(record);
-  } catch (error) {
-    if (error instanceof CompressoError) return { error, records };
-    throw error;
-  }
-  throw new Error("the run did not fail");
-}
-
-const namesOf = (alarms: readonly Alarm[]): string[] => alarms.map(({ monitor, step }) => `${monitor} ${step}`);
 
 Deno.test("masks that collapse, oscillate or leave a layer dead, and a constraint that is not met, are told at their step", async () => {
   await withDemo(async (model) => {
@@ -335,68 +301,3 @@ Deno.test("a step that is repeated to find a cause shows the schedule the record
     await Deno.remove(path);
   });
 });
-
-Deno.test("memory that runs out is told near the limit, and a run that it ends says what would fit", async () => {
-  const { batch, seq } = BASE;
-  using probe = await openDevice();
-  const adapter = { limits: probe.limits, isCpu: probe.facts.isCpu };
-  using plain = await loadModel("demo", { device: probe });
-  const { peakBytes } = await planMemory(plain.spec, { batch, seq, adapter });
-  const memoryLimit = 3 * peakBytes;
-  using device = await openDevice({ memoryLimit });
-  using model = await loadModel("demo", { device });
-  const guests: Disposable[] = [device.createBuffer("there before", peakBytes)];
-  const lend = (run: RunHandle): void => {
-    const room = memoryLimit - device.bytes;
-    if (run.step === 2) guests.push(device.createBuffer("guest", room - 0.03 * memoryLimit));
-    if (run.step === 4) guests.push(device.createBuffer("guest", room - 64));
-  };
-  const { error, records } = await failure(model, { hooks: { beforeStep: lend, afterStep: () => {} } });
-  assert.deepEqual(namesOf(records.flatMap(({ alarms }) => alarms)), ["memory 3"]);
-  assert.match(records[2]?.alarms[0]?.message ?? "", /MiB are in use, .*MiB were planned; the limit is/);
-  assert.deepEqual([error.code, records.length], ["gpu", 4]);
-  const mend =
-    /'memory'.*the limit does not allow.*mend: free what else lies on the device \((\d+) MiB\), or raise --memory-limit, or use --/;
-  const others = Number(mend.exec(error.message)?.[1]) * 2 ** 20 / peakBytes;
-  assert.ok(
-    others > 1.9 && others < 2.5,
-    `${others} of the run's own: all that is not the run's, in the end two thirds and more`,
-  );
-  for (const guest of guests) guest[Symbol.dispose]();
-});
-
-for (
-  const [how, monitors, rule] of [
-    ["the adapter has no more", {}, "'memory'"],
-    ["the adapter has no more", { memory: { action: "off" } }, "a run fits the memory"],
-    ["the device is lost", {}, "'memory'"],
-  ] as const
-) {
-  const watch = "memory" in monitors ? ", watched or not," : "";
-  Deno.test(`a run that ends because ${how}${watch} saves its last good state without the device, and says what needs less`, async () => {
-    const path = await Deno.makeTempFile({ suffix: ".safetensors" });
-    await Deno.remove(path);
-    const checkpoint = { path, every: 1000 };
-    using device = await openDevice();
-    using model = await loadModel("demo", { device });
-    const beforeStep = ({ step }: RunHandle): void => {
-      if (step !== 5) return;
-      if (how === "the device is lost") device.gpu.destroy();
-      else {
-        const error = new GPUOutOfMemoryError("no memory left");
-        device.gpu.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
-      }
-    };
-    const hooks = { beforeStep, afterStep: () => {} };
-    const { error, records } = await failure(model, { checkpoint, monitors, hooks });
-    assert.deepEqual([error.code, records.length], ["gpu", 5]);
-    const mend = "go on \\(prune --resume\\) .*anew \\(prune --overwrite\\) and use --base-dtype q4";
-    assert.match(error.message, new RegExp(`${rule}.*${how}.*mend: ${mend}`));
-    // Another device goes on after step 4, the last state that was kept.
-    await withDemo(async (healthy) => {
-      const rest = await drive(healthy, { checkpoint: { ...checkpoint, resume: true } });
-      assert.deepEqual(rest.records.map(({ step }) => step), [5, 6, 7, 8]);
-    });
-    await Deno.remove(path);
-  });
-}

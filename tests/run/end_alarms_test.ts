@@ -17,7 +17,7 @@ import {
 import { openModelFiles } from "../../lib/io/open_model.ts";
 import type { RunPosition } from "../../lib/run/checkpoint.ts";
 import { keptBy } from "../../lib/run/chooser.ts";
-import { resolveOptions } from "../../lib/run/options.ts";
+import { type ResolvedOptions, resolveOptions } from "../../lib/run/options.ts";
 import { overseeEnd, overseeHard, oversightOf } from "../../lib/run/monitors/oversee.ts";
 import { BASE } from "./helpers/demo_run.ts";
 import { resolveMonitors } from "../../lib/run/monitors/alarm.ts";
@@ -70,7 +70,7 @@ Deno.test("a threshold of the user's own holds at usual targets, with its action
 Deno.test("masks that hold a high target, and hard ones, only warn of a collapse, and name what keeps more of the kind", () => {
   const settings = resolveMonitors();
   const alarmOf = (
-    given: { expected: number; isHard: boolean; hasSize?: boolean },
+    given: { expected: number; isHard: boolean; of?: Pick<ResolvedOptions, "method" | "size"> },
     name?: string,
   ): Alarm | undefined => {
     const found = watchCollapse(look(0.99, name), { target: 0.9, isWarm: true, setting, ...given });
@@ -82,10 +82,14 @@ Deno.test("masks that hold a high target, and hard ones, only warn of a collapse
     held?.message ?? "",
     /99\.0 % of the FFN columns are cut, limit 97\.5 %, target 90\.0 %, which they hold$/,
   );
-  assert.match(held?.change ?? "", /--sparsity.*--steps.*--min-ffn/);
-  const sized = alarmOf({ expected: 0.897, isHard: false, hasSize: true })?.change ?? "";
-  assert.match(sized, /larger size \(--target-params, --target-bytes\) or in more steps/);
-  assert.doesNotMatch(sized, /--sparsity/);
+  assert.match(held?.change ?? "", /--steps.*--sparsity.*--min-ffn/);
+  const sized = { method: "gradual", size: { parameters: 9 } } as const,
+    once = { method: "taylor", size: null } as const;
+  const adviceTo = (of: typeof sized | typeof once): string =>
+    alarmOf({ expected: 0.897, isHard: false, of })?.change ?? "";
+  assert.match(adviceTo(sized), /in more steps \(--steps\) or to a larger size \(--target-params, --target-bytes\)/);
+  assert.doesNotMatch(adviceTo(sized), /--sparsity/);
+  assert.doesNotMatch(adviceTo(once), /--steps/);
   assert.doesNotMatch(held?.change ?? "", /`mask`/);
   assert.match(alarmOf({ expected: 0.9, isHard: false }, "KV groups")?.change ?? "", /--min-heads/);
   // Hard masks are chosen at the target, or at one of the last few.
@@ -100,7 +104,7 @@ Deno.test("masks that leave a high target later are another alarm than those tha
   let state: MonitorState = firstPosition({ epoch: 0, index: 0 }).monitors;
   const told = (expected: number): (string | undefined)[] => {
     const sight = { look: look(0.99), table, target: 0.9, least: 0.9, expected };
-    const of = { layout: "compact", size: null } as const;
+    const of = { method: "compresso", layout: "compact", size: null } as const;
     const watched = watchMasks(state, { ...sight, isWarm: true, isLoose: false, isHard: false, of }, settings);
     state = watched.state;
     return watched.found.map(({ instead }) => instead);

@@ -206,12 +206,21 @@ Deno.test("what is said of losses names the rate that the run takes", () => {
       ({ history }, loss) => watchLoss(history, loss, { chance: 10, stage, setting: setting(0.5), of }),
       { history: NO_LOSSES, found: [] },
     ).found[0]?.change ?? "";
-  assert.match(lossIn("prune"), /--lora-rate.*, or prune in more steps or to a lower sparsity$/);
+  assert.match(
+    lossIn("prune"),
+    /--lora-rate.*, or prune in more steps \(--steps\) or to a lower sparsity \(--sparsity\)$/,
+  );
   assert.match(lossIn("postfinetune"), /--recovery-rate/);
   // What is cut, and how, is named where something is.
   assert.doesNotMatch(lossIn("finetune"), / prune |sparsity/);
-  assert.match(lossIn("postfinetune", { method: "taylor", size: null }), /, or prune to a lower sparsity$/);
-  assert.match(lossIn("prune", { method: "gradual", size: { parameters: 9 } }), /in more steps or to a larger size$/);
+  assert.match(
+    lossIn("postfinetune", { method: "taylor", size: null }),
+    /, or prune to a lower sparsity \(--sparsity\)$/,
+  );
+  assert.match(
+    lossIn("prune", { method: "gradual", size: { parameters: 9 } }),
+    /in more steps \(--steps\) or to a larger size \(--target-params, --target-bytes\)$/,
+  );
 });
 
 Deno.test("the constraint is met to within the threshold while masks are learned, and by hard masks to within a unit", () => {

@@ -2,6 +2,7 @@
 import type { UnitTable } from "../../prune/units.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
+import { lessAtOnce } from "./divergence.ts";
 import type { MaskLook } from "./mask_look.ts";
 
 /** Shares above it, of a kind or of all, are more than is usual for a target to ask for. */
@@ -28,7 +29,16 @@ const LEAST: Readonly<Record<string, string>> = {
  */
 export function watchCollapse(
   { kinds }: MaskLook,
-  { target, least = target, expected, isWarm, isLoose = false, isHard, hasSize = false, setting }: {
+  {
+    target,
+    least = target,
+    expected,
+    isWarm,
+    isLoose = false,
+    isHard,
+    of = { method: "compresso", size: null },
+    setting,
+  }: {
     readonly target: number;
     /** Lowest target at which the masks may have been chosen, where that is not the newest. */
     readonly least?: number;
@@ -39,8 +49,8 @@ export function watchCollapse(
     readonly isLoose?: boolean;
     /** Whether masks are hard, and so chosen at the target. */
     readonly isHard: boolean;
-    /** Whether the target is that of a size. */
-    readonly hasSize?: boolean;
+    /** What the run is. */
+    readonly of?: Pick<ResolvedOptions, "method" | "size">;
     readonly setting: ResolvedMonitor;
   },
 ): readonly Finding[] {
@@ -62,9 +72,7 @@ export function watchCollapse(
         percent(target)
       }${isHeld ? ", which they hold" : ""}`,
       change: isHeld
-        ? `prune to a ${
-          hasSize ? "larger size (--target-params, --target-bytes)" : "lower sparsity (--sparsity)"
-        } or in more steps (--steps), ${leastOf(name)}or leave the ${name} out of the units`
+        ? `prune ${lessAtOnce(of)}, ${leastOf(name)}or leave the ${name} out of the units`
         : `lower the rate \`mask\`, prune in more steps, ${leastOf(name)}or leave the ${name} out of the units`,
       ...(isHeld ? { instead: "warn" } : {}),
     });

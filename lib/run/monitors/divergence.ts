@@ -54,10 +54,10 @@ export function watchLoss(
   return { history: { last, lowest }, found };
 }
 
-/** How a cut costs less. */
-function lessAtOnce({ method, size }: Pick<ResolvedOptions, "method" | "size">): string {
-  const less = size ? "a larger size" : "a lower sparsity";
-  return isOneShot(method) ? `to ${less}` : `in more steps or to ${less}`;
+/** How a cut costs less: steps of a one-shot method are recovery alone. */
+export function lessAtOnce({ method, size }: Pick<ResolvedOptions, "method" | "size">): string {
+  const less = size ? "a larger size (--target-params, --target-bytes)" : "a lower sparsity (--sparsity)";
+  return isOneShot(method) ? `to ${less}` : `in more steps (--steps) or to ${less}`;
 }
 
 /** What to do about a LoRA that learns too fast in a stage. */

@@ -177,7 +177,7 @@ export function overseeHard(
       isHard: method === "gradual",
       threshold,
     });
-  const sight = { target, expected: hard, isWarm: true, isHard: true, hasSize };
+  const sight = { target, expected: hard, isWarm: true, isHard: true, of: options };
   const found: readonly Finding[] = [
     ...collapse ? watchCollapse(look, { ...sight, setting: collapse }) : [],
     ...dead ? watchLayers(look, { table, setting: dead, isHard: true, of: options }) : [],
@@ -202,8 +202,8 @@ export function overseeEnd(
   { options, table, unit }: Oversight,
 ): Pick<Overseen, "position" | "verdict"> {
   const { monitors: { collapse, "dead-layer": dead, constraint }, sparsity, layout } = options;
-  const target = position.target ?? sparsity, hasSize = options.size !== null;
-  const sight = { target, expected: hard, isWarm: true, isHard: true, hasSize };
+  const target = position.target ?? sparsity;
+  const sight = { target, expected: hard, isWarm: true, isHard: true, of: options };
   // A schedule that went before the size was told of, unless its targets had come to what the size takes.
   const goesBefore = goesBeforeSize(position, options);
   const isTold = goesBefore && position.alarms.some(({ monitor }) => monitor === "constraint");

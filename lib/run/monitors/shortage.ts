@@ -2,7 +2,7 @@
 import { CompressoError } from "../../errors.ts";
 import type { Device } from "../../gpu/device.ts";
 import type { MemoryShortage } from "../../gpu/shortage.ts";
-import { adviceWords, adviseMemory, mebibytes } from "../memory_advice.ts";
+import { adviceWords, adviseMemory, mebibytes, type MemoryAdvice } from "../memory_advice.ts";
 import type { PruneOptions, ResolvedOptions } from "../options.ts";
 import { memoryOptionsOf, type Ready } from "../ready.ts";
 
@@ -44,7 +44,7 @@ export async function asShortage(
 
 /**
  * What leaves room: for all other things on the device under its limit, else for half of what was planned for the run itself, `ownBytes`. A run that was
- * saved goes on with its own options alone.
+ * saved goes on with its own options alone, but for `recompute`, which changes no bit.
  */
 async function mendOf(
   { bytes, memoryLimit }: Device,
@@ -58,11 +58,14 @@ async function mendOf(
 ): Promise<string> {
   const others = Math.max(otherBytes, bytes - ownBytes);
   const room = Number.isFinite(memoryLimit) ? memoryLimit - others : ownBytes / 2;
+  const advice = room > 0 ? await adviseFor(room) : [];
+  const isFree = ({ options }: MemoryAdvice): boolean => Object.keys(options).every((name) => name === "recompute");
   const ways = [
     ...(others > 0 ? [`free what else lies on the device (${mebibytes(others)})`] : []),
     ...(shortage === "limit" ? ["raise --memory-limit"] : []),
+    ...(isSaved ? advice.filter(isFree).map((one) => adviceWords([one])) : []),
   ];
-  const other = adviceWords(room > 0 ? await adviseFor(room) : []);
+  const other = adviceWords(isSaved ? advice.filter((one) => !isFree(one)) : advice);
   if (!isSaved) return [...ways, other].join(", or ");
   const goOn = ways.length > 0
     ? `${ways.join(" or ")}, and go on (prune --resume)`

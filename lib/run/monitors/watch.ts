@@ -53,7 +53,7 @@ export interface MaskSight {
   readonly isLoose: boolean;
   /** Whether masks are hard while they are chosen. */
   readonly isHard: boolean;
-  readonly of: Pick<ResolvedOptions, "layout" | "size">;
+  readonly of: Pick<ResolvedOptions, "method" | "layout" | "size">;
 }
 
 /** What came of it: findings that did not hold before. */
@@ -82,9 +82,7 @@ export function watchRecord(state: MonitorState, sight: RecordSight, settings: R
 export function watchMasks(state: MonitorState, sight: MaskSight, settings: ResolvedMonitors): Watched {
   const { collapse, "dead-layer": dead, oscillation } = settings, found: Finding[] = [];
   let { masks } = state;
-  if (collapse) {
-    found.push(...watchCollapse(sight.look, { ...sight, hasSize: sight.of.size !== null, setting: collapse }));
-  }
+  if (collapse) found.push(...watchCollapse(sight.look, { ...sight, setting: collapse }));
   if (dead) found.push(...watchLayers(sight.look, { ...sight, setting: dead }));
   if (oscillation) {
     const watched = watchTurns(masks, sight.look, { isHard: sight.isHard, setting: oscillation });

@@ -1,0 +1,103 @@
+// Memory that runs out in real runs of the demo: told near the limit, and what a run that it ends says of how to go on.
+import assert from "node:assert/strict";
+import { loadModel, openDevice, planMemory, type RunHandle } from "../../mod.ts";
+import { drive, withDemo } from "./helpers/demo_run.ts";
+import { BASE, failure, namesOf } from "./helpers/failures.ts";
+
+Deno.test("memory that runs out is told near the limit, and a run that it ends says what would fit", async () => {
+  const { batch, seq } = BASE;
+  using probe = await openDevice();
+  const adapter = { limits: probe.limits, isCpu: probe.facts.isCpu };
+  using plain = await loadModel("demo", { device: probe });
+  const { peakBytes } = await planMemory(plain.spec, { batch, seq, adapter });
+  const memoryLimit = 3 * peakBytes;
+  using device = await openDevice({ memoryLimit });
+  using model = await loadModel("demo", { device });
+  const guests: Disposable[] = [device.createBuffer("there before", peakBytes)];
+  const lend = (run: RunHandle): void => {
+    const room = memoryLimit - device.bytes;
+    if (run.step === 2) guests.push(device.createBuffer("guest", room - 0.03 * memoryLimit));
+    if (run.step === 4) guests.push(device.createBuffer("guest", room - 64));
+  };
+  const { error, records } = await failure(model, { hooks: { beforeStep: lend, afterStep: () => {} } });
+  assert.deepEqual(namesOf(records.flatMap(({ alarms }) => alarms)), ["memory 3"]);
+  assert.match(records[2]?.alarms[0]?.message ?? "", /MiB are in use, .*MiB were planned; the limit is/);
+  assert.deepEqual([error.code, records.length], ["gpu", 4]);
+  const mend =
+    /'memory'.*the limit does not allow.*mend: free what else lies on the device \((\d+) MiB\), or raise --memory-limit, or use --/;
+  const others = Number(mend.exec(error.message)?.[1]) * 2 ** 20 / peakBytes;
+  assert.ok(
+    others > 1.9 && others < 2.5,
+    `${others} of the run's own: all that is not the run's, in the end two thirds and more`,
+  );
+  for (const guest of guests) guest[Symbol.dispose]();
+});
+
+for (
+  const [how, monitors, rule] of [
+    ["the adapter has no more", {}, "'memory'"],
+    ["the adapter has no more", { memory: { action: "off" } }, "a run fits the memory"],
+    ["the device is lost", {}, "'memory'"],
+  ] as const
+) {
+  const watch = "memory" in monitors ? ", watched or not," : "";
+  Deno.test(`a run that ends because ${how}${watch} saves its last good state without the device, and says what needs less`, async () => {
+    const path = await Deno.makeTempFile({ suffix: ".safetensors" });
+    await Deno.remove(path);
+    const checkpoint = { path, every: 1000 };
+    using device = await openDevice();
+    using model = await loadModel("demo", { device });
+    const beforeStep = ({ step }: RunHandle): void => {
+      if (step !== 5) return;
+      if (how === "the device is lost") device.gpu.destroy();
+      else {
+        const error = new GPUOutOfMemoryError("no memory left");
+        device.gpu.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
+      }
+    };
+    const { error, records } = await failure(model, {
+      checkpoint,
+      monitors,
+      hooks: { beforeStep, afterStep: () => {} },
+    });
+    assert.deepEqual([error.code, records.length], ["gpu", 5]);
+    const mend = "mend: go on \\(prune --resume\\) .*anew \\(prune --overwrite\\) and use --base-dtype q4";
+    assert.match(error.message, new RegExp(`${rule}.*${how}.*${mend}`));
+    // Another device goes on after step 4, the last state that was kept.
+    await withDemo(async ({ model: healthy }) => {
+      const rest = await drive(healthy, { ...BASE, checkpoint: { ...checkpoint, resume: true } });
+      assert.deepEqual(rest.records.map(({ step }) => step), [5, 6, 7, 8]);
+    });
+    await Deno.remove(path);
+  });
+}
+
+Deno.test("layers that are computed anew need less and change no bit: a run that was saved goes on so", async () => {
+  const path = await Deno.makeTempFile({ suffix: ".safetensors" });
+  await Deno.remove(path);
+  const checkpoint = { path, every: 1000 };
+  using device = await openDevice();
+  using model = await loadModel("demo", { device });
+  const beforeStep = ({ step }: RunHandle): void => {
+    if (step !== 5) return;
+    const error = new GPUOutOfMemoryError("no memory left");
+    device.gpu.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
+  };
+  // Long sequences, of which the activations are what takes memory.
+  const long = { recompute: false, batch: 8, seq: 512, packing: true } as const;
+  const { error } = await failure(model, { ...long, checkpoint, hooks: { beforeStep, afterStep: () => {} } });
+  assert.match(
+    error.message,
+    /mend: use no longer --no-recompute \(\d+ MiB\), and go on \(prune --resume\); or start anew/,
+  );
+  await withDemo(async ({ model: healthy }) => {
+    const { records } = await drive(healthy, {
+      ...BASE,
+      ...long,
+      recompute: true,
+      checkpoint: { ...checkpoint, resume: true },
+    });
+    assert.deepEqual(records.map(({ step }) => step), [5, 6, 7, 8]);
+  });
+  await Deno.remove(path);
+});

@@ -362,7 +362,15 @@ Deno.test("the prompt at inference is none, ours, or a file, in generate --chat,
   const prompted = await cli([...tasks, ...out, "--prompt", folder.at("prompt.txt")]);
   assert.equal(prompted.code, 0, prompted.stderr);
   assert.match(prompted.stderr, /the prompt takes \d+ tokens before each question/);
-  // Other questions than those that were scored.
+  // They are other questions: their scores differ, and those of one file are not taken for the other's.
+  const bare = await cli([...tasks, "--out", folder.at("bare.jsonl")]);
+  assert.equal(bare.code, 0, bare.stderr);
+  const [scored, others] = await Promise.all(
+    ["scores", "bare"].map(async (name) =>
+      (await Deno.readTextFile(folder.at(`${name}.jsonl`))).trimEnd().split("\n").at(-1)
+    ),
+  );
+  assert.notEqual(scored, others);
   assert.equal((await cli([...tasks, ...out])).code, 6);
   for (
     const wrong of [

@@ -177,7 +177,8 @@ Deno.test("a short run as published stays behind its schedule, within ±log 100,
   using model = await loadModel("demo", { device });
   const out = await Deno.makeTempDir();
   try {
-    const { records, result } = await drive(model, { preset: "paper", steps: 8 }, out);
+    const lora = { rank: 2, alpha: 12, rsLora: true, dropout: 0.25, targets: ["q", "v", "down"] } as const;
+    const { records, result } = await drive(model, { preset: "paper", steps: 8, lora }, out);
     assert.deepEqual([...new Set(records.map(({ stage }) => stage))], ["finetune", "prune", "postfinetune"]);
     const pruning = records.filter(({ stage }) => stage === "prune"), last = pruning.at(-1);
     assert.equal(last?.target, 0.2);
@@ -197,11 +198,13 @@ Deno.test("a short run as published stays behind its schedule, within ±log 100,
     using two = await loadModelFrom(unmerged.source, { device, baseDtype: "f32" });
     const wanted = await one.logits(tokens), bare = await two.logits(tokens);
     const own = await two.logits(tokens, { lora: { ...config, weights } });
+    const plain = await two.logits(tokens, { lora: { ...config, rsLora: false, weights } });
     const largest = wanted.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
     const differ = (values: Float32Array): number =>
       values.reduce((most, value, at) => Math.max(most, Math.abs(value - (wanted[at] ?? NaN))), 0) / largest;
     assert.ok(differ(own) < 1e-5, `${differ(own)} of the largest logit`); // sums in another order, in f32
     assert.ok(differ(bare) > 10 * differ(own), `LoRA matters: ${differ(bare)}`);
+    assert.ok(config.rsLora && differ(plain) > 10 * differ(own), `so does its scale: ${differ(plain)}`);
   } finally {
     await Deno.remove(out, { recursive: true });
   }

@@ -1,0 +1,41 @@
+// The experiments that come with the toolkit: each can be planned, on the demo or on the files that it wants.
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { cellsOf } from "../../lib/experiment/grid.ts";
+import { openExperiment } from "../../lib/experiment/open.ts";
+import { planCells } from "../../lib/experiment/plan.ts";
+import { type ExperimentOverrides, resolveExperiment } from "../../lib/experiment/resolve.ts";
+import { Store } from "../../lib/experiment/store.ts";
+import { demoData } from "../../lib/io/open_model.ts";
+import { inTemporaryFolder } from "../io/files.ts";
+
+/** What quality.ts asks for; all others have the demo. */
+const WANTED: ExperimentOverrides = {
+  models: { model: "demo" },
+  files: {
+    instructions: demoData("train"),
+    wikitext: demoData("heldout"),
+    c4: demoData("train"),
+    tasks: "fixtures/tasks",
+  },
+};
+
+Deno.test("every experiment in scripts/experiments is well formed, and a run of each of its cells is possible", async () => {
+  const folder = fileURLToPath(new URL("../../scripts/experiments/", import.meta.url));
+  const files: string[] = [];
+  for await (const { name } of Deno.readDir(folder)) {
+    if (name.endsWith(".ts") && name !== "on_demo.ts") files.push(name); // what they share is none
+  }
+  assert.ok(files.length >= 11, files.join(", "));
+  for (const file of files) {
+    const experiment = await openExperiment(folder + file), { definition } = experiment;
+    assert.equal(`${definition.name}.ts`, file);
+    assert.ok((definition.question ?? "").length > 20, file);
+    await inTemporaryFolder(async (out) => {
+      const resolved = resolveExperiment(experiment, file === "quality.ts" ? WANTED : {});
+      const { cells } = await planCells(resolved, new Store(`${out}/runs`));
+      assert.ok(cells.length >= 2, file);
+      assert.deepEqual(cells.map(({ name }) => name), cellsOf(definition).map(({ name }) => name), file);
+    });
+  }
+});

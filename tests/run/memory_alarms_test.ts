@@ -1,6 +1,13 @@
 // Memory that runs out in real runs of the demo: told near the limit, and what a run that it ends says of how to go on.
 import assert from "node:assert/strict";
-import { loadModel, openDevice, planMemory, type RunHandle } from "../../mod.ts";
+import {
+  type CompressoError,
+  loadModel,
+  openDevice,
+  planMemory,
+  type PruneOptions,
+  type RunHandle,
+} from "../../mod.ts";
 import { drive, withDemo } from "./helpers/demo_run.ts";
 import { BASE, failure, namesOf } from "./helpers/failures.ts";
 
@@ -33,46 +40,16 @@ Deno.test("memory that runs out is told near the limit, and a run that it ends s
   for (const guest of guests) guest[Symbol.dispose]();
 });
 
-for (
-  const [how, monitors, rule] of [
-    ["the adapter has no more", {}, "'memory'"],
-    ["the adapter has no more", { memory: { action: "off" } }, "a run fits the memory"],
-    ["the device is lost", {}, "'memory'"],
-  ] as const
-) {
-  const watch = "memory" in monitors ? ", watched or not," : "";
-  Deno.test(`a run that ends because ${how}${watch} saves its last good state without the device, and says what needs less`, async () => {
-    const path = await Deno.makeTempFile({ suffix: ".safetensors" });
-    await Deno.remove(path);
-    const checkpoint = { path, every: 1000 };
-    using device = await openDevice();
-    using model = await loadModel("demo", { device });
-    const beforeStep = ({ step }: RunHandle): void => {
-      if (step !== 5) return;
-      if (how === "the device is lost") device.gpu.destroy();
-      else {
-        const error = new GPUOutOfMemoryError("no memory left");
-        device.gpu.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
-      }
-    };
-    const { error, records } = await failure(model, {
-      checkpoint,
-      monitors,
-      hooks: { beforeStep, afterStep: () => {} },
-    });
-    assert.deepEqual([error.code, records.length], ["gpu", 5]);
-    const mend = "mend: go on \\(prune --resume\\) .*anew \\(prune --overwrite\\) and use --base-dtype q4";
-    assert.match(error.message, new RegExp(`${rule}.*${how}.*${mend}`));
-    // Another device goes on after step 4, the last state that was kept.
-    await withDemo(async ({ model: healthy }) => {
-      const rest = await drive(healthy, { ...BASE, checkpoint: { ...checkpoint, resume: true } });
-      assert.deepEqual(rest.records.map(({ step }) => step), [5, 6, 7, 8]);
-    });
-    await Deno.remove(path);
-  });
-}
+const NO_MORE = "the adapter has no more", LOST = "the device is lost";
 
-Deno.test("layers that are computed anew need less and change no bit: a run that was saved goes on so", async () => {
+/**
+ * A run that loses its memory before step 6, and goes on elsewhere after step 4, the last state that was kept, with other options where `resumed` has
+ * some. Returns the error that ended it.
+ */
+async function endedBy(
+  how: typeof NO_MORE | typeof LOST,
+  { options = {}, resumed = {} }: Readonly<Partial<Record<"options" | "resumed", Partial<PruneOptions>>>>,
+): Promise<CompressoError> {
   const path = await Deno.makeTempFile({ suffix: ".safetensors" });
   await Deno.remove(path);
   const checkpoint = { path, every: 1000 };
@@ -80,24 +57,39 @@ Deno.test("layers that are computed anew need less and change no bit: a run that
   using model = await loadModel("demo", { device });
   const beforeStep = ({ step }: RunHandle): void => {
     if (step !== 5) return;
+    if (how === LOST) return device.gpu.destroy();
     const error = new GPUOutOfMemoryError("no memory left");
     device.gpu.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
   };
-  // Long sequences, of which the activations are what takes memory.
-  const long = { recompute: false, batch: 8, seq: 512, packing: true } as const;
-  const { error } = await failure(model, { ...long, checkpoint, hooks: { beforeStep, afterStep: () => {} } });
-  assert.match(
-    error.message,
-    /mend: use no longer --no-recompute \(\d+ MiB\), and go on \(prune --resume\); or start anew/,
-  );
+  const hooks = { beforeStep, afterStep: () => {} };
+  const { error, records } = await failure(model, { ...options, checkpoint, hooks });
+  assert.deepEqual([error.code, records.length], ["gpu", 5]);
   await withDemo(async ({ model: healthy }) => {
-    const { records } = await drive(healthy, {
-      ...BASE,
-      ...long,
-      recompute: true,
-      checkpoint: { ...checkpoint, resume: true },
-    });
-    assert.deepEqual(records.map(({ step }) => step), [5, 6, 7, 8]);
+    const again = { ...BASE, ...options, ...resumed, checkpoint: { ...checkpoint, resume: true } };
+    assert.deepEqual((await drive(healthy, again)).records.map(({ step }) => step), [5, 6, 7, 8]);
   });
   await Deno.remove(path);
+  return error;
+}
+
+for (
+  const [how, monitors, rule] of [
+    [NO_MORE, {}, "'memory'"],
+    [NO_MORE, { memory: { action: "off" } }, "a run fits the memory"],
+    [LOST, {}, "'memory'"],
+  ] as const
+) {
+  const watch = "memory" in monitors ? ", watched or not," : "";
+  Deno.test(`a run that ends because ${how}${watch} saves its last good state without the device, and says what needs less`, async () => {
+    const { message } = await endedBy(how, { options: { monitors } });
+    const mend = "mend: go on \\(prune --resume\\) .*anew \\(prune --overwrite\\) and use --base-dtype q4";
+    assert.match(message, new RegExp(`${rule}.*${how}.*${mend}`));
+  });
+}
+
+Deno.test("layers that are computed anew need less and change no bit: a run that was saved goes on so", async () => {
+  // Long sequences, of which the activations are what takes memory.
+  const options = { recompute: false, batch: 4, seq: 256, packing: true } as const;
+  const { message } = await endedBy(NO_MORE, { options, resumed: { recompute: true } });
+  assert.match(message, /mend: use no longer --no-recompute \(\d+ MiB\), and go on \(prune --resume\); or start anew/);
 });

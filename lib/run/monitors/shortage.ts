@@ -65,10 +65,12 @@ async function mendOf(
     ...(shortage === "limit" ? ["raise --memory-limit"] : []),
     ...(isSaved ? advice.filter(isFree).map((one) => adviceWords([one])) : []),
   ];
-  const other = adviceWords(isSaved ? advice.filter((one) => !isFree(one)) : advice);
-  if (!isSaved) return [...ways, other].join(", or ");
+  if (!isSaved) return [...ways, adviceWords(advice)].join(", or ");
   const goOn = ways.length > 0
     ? `${ways.join(" or ")}, and go on (prune --resume)`
     : "go on (prune --resume) once more is free";
-  return `${goOn}; or start anew (prune --overwrite) and ${other}`;
+  const anew = advice.filter((one) => !isFree(one));
+  // What suffices beside the same options needs no other model.
+  if (anew.length === 0 && advice.length > 0) return goOn;
+  return `${goOn}; or start anew (prune --overwrite) and ${adviceWords(anew)}`;
 }

@@ -28,6 +28,7 @@ import maskTables from "./mask_tables.wgsl" with { type: "text" };
 import maskUpdateText from "./mask_update.wgsl" with { type: "text" };
 import maskUpdateGated from "./mask_update_gated.wgsl" with { type: "text" };
 import maskUpdatePlain from "./mask_update_plain.wgsl" with { type: "text" };
+import maskWrittenText from "./mask_written.wgsl" with { type: "text" };
 import randomPrelude from "./random.wgsl" with { type: "text" };
 import recordText from "./record.wgsl" with { type: "text" };
 import reducePartialsText from "./reduce_partials.wgsl" with { type: "text" };
@@ -171,6 +172,8 @@ export const maskSample = kernel(
 );
 /** Unit values to slots: bindings draws, owners, slots, params. */
 export const maskExpand = kernel("mask_expand", maskExpandText, "read read storage uniform");
+/** Slots that were written, as draws of no slope: bindings tables, slots, draws, params. */
+export const maskWritten = kernel("mask_written", maskTables + maskWrittenText, "read read storage uniform");
 
 /** Layers whose gates one workgroup can hold. */
 export const MOST_GATED_LAYERS = 1024;

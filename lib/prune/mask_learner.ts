@@ -7,6 +7,7 @@ import {
   maskProject,
   maskSample,
   maskUpdate,
+  maskWritten,
   MOST_GATED_LAYERS,
 } from "../../kernels/mod.ts";
 import { CompressoError } from "../errors.ts";
@@ -55,8 +56,14 @@ export interface MaskLearner extends Disposable {
   setLayerGoals(goals: readonly (number | null)[] | null): void;
   /** The same for attention and FFN of each layer, as a uniform layout has it. Both kinds of goals throw `CompressoError("usage")` beside the other. */
   setPartGoals(goals: PartGoals | null): void;
-  /** Records z ~ hard concrete(log α) into the slots. */
-  recordSample(plan: Plan, io: { readonly state: DeviceBuffer; readonly slots: MaskSlots }): void;
+  /**
+   * Records z ~ hard concrete(log α) into the slots. In a run of the plan in which `isWritten` holds the slots stay as they are: the update then takes
+   * their z for a choice of someone else, of which log α gets no gradient, and follows the saliency that it has there.
+   */
+  recordSample(
+    plan: Plan,
+    io: { readonly state: DeviceBuffer; readonly slots: MaskSlots; readonly isWritten?: () => boolean },
+  ): void;
   /** Records λ ascent, one descent step on log α from the slots' gradients, and the projection onto the constraint. */
   recordUpdate(plan: Plan, io: { readonly state: DeviceBuffer; readonly slots: MaskSlots }): void;
 }
@@ -141,16 +148,28 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
     setPartGoals(wanted): void {
       setGoals((layer) => ({ 1: wanted?.attention[layer] ?? null, 2: wanted?.ffn[layer] ?? null }));
     },
-    recordSample(plan, { state, slots: { z } }): void {
+    recordSample(plan, { state, slots: { z }, isWritten = () => false }): void {
       plan.section("masks");
       plan.dispatch(compileKernel(device, maskSample), [logAlpha, state, draws, { params: [u32(units)] }], {
         groups: unitGroups,
         cost: 60 * units,
       });
-      plan.dispatch(compileKernel(device, maskExpand), [draws, owners, z, { params: [u32(slotCount)] }], {
-        groups: [Math.ceil(slotCount / LANES)],
-        cost: 10 * slotCount,
-      });
+      plan.optional(
+        () => !isWritten(),
+        () =>
+          plan.dispatch(compileKernel(device, maskExpand), [draws, owners, z, { params: [u32(slotCount)] }], {
+            groups: [Math.ceil(slotCount / LANES)],
+            cost: 10 * slotCount,
+          }),
+      );
+      plan.optional(
+        isWritten,
+        () =>
+          plan.dispatch(compileKernel(device, maskWritten), [tables, z, draws, { params: [u32(units)] }], {
+            groups: unitGroups,
+            cost: 10 * units,
+          }),
+      );
     },
     recordUpdate(plan, { state, slots: { dz } }): void {
       plan.section("masks");

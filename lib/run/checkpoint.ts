@@ -97,8 +97,8 @@ export interface Checkpoint extends RunState {
   readonly kept: readonly RunState[];
 }
 
-const VERSION = 6;
-const FIELDS = ["lora", "loraM", "loraV", "logAlpha", "maskMoments", "constraint", "slots"] as const;
+const VERSION = 7;
+const FIELDS = ["lora", "loraM", "loraV", "logAlpha", "maskMoments", "constraint", "slots", "written"] as const;
 
 /** Options that an identity leaves out where they make no difference. */
 const UNNAMED = ["calibration", "keptMasks", "lambdaRule", "focus", "recompute", "monitors"];
@@ -262,11 +262,11 @@ function tensorsOf(prefix: string, arrays: TrainerArrays): SafetensorsItem[] {
 }
 
 async function arraysOf(file: SafetensorsFile, prefix: string, path: string): Promise<TrainerArrays> {
-  const [lora, loraM, loraV, logAlpha, maskMoments, constraint, slots] = await Promise.all(
+  const [lora, loraM, loraV, logAlpha, maskMoments, constraint, slots, written] = await Promise.all(
     FIELDS.map((name) => file.read(prefix + name)),
   );
-  if (!lora || !loraM || !loraV || !logAlpha || !maskMoments || !constraint || !slots) throw broken(path);
-  return { lora, loraM, loraV, logAlpha, maskMoments, constraint, slots };
+  if (!lora || !loraM || !loraV || !logAlpha || !maskMoments || !constraint || !slots || !written) throw broken(path);
+  return { lora, loraM, loraV, logAlpha, maskMoments, constraint, slots, written };
 }
 
 /**

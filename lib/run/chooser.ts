@@ -190,7 +190,8 @@ function gradual(parts: ChooserParts): Chooser {
     ...NOTHING,
     begin: () => Promise.resolve(trainer.setLogAlpha(new Float32Array(table.count))),
     async beforeStep({ step, target, layers, freeze }): Promise<number> {
-      if (step > 0 && step % GRADUAL_EVERY === 0) {
+      // What a hook has set is what this step runs at.
+      if (step > 0 && step % GRADUAL_EVERY === 0 && !trainer.isWritten) {
         const counts = target === options.sparsity && sized ? { counts: sized } : {}, flags = heldUnits(table, freeze);
         const kept = flags && keptBy(table, await trainer.masks()), { layout } = options;
         const held = kept && { flags: withTheirLayers(table, flags), kept };

@@ -20,11 +20,13 @@ export interface RunHandle {
    * length, or a value that is not finite.
    */
   setLogAlpha(values: Float32Array<ArrayBuffer>): void;
-  /** Mask values z of the last step: sampled in the pruning stage, hard after it. */
+  /** Mask values z of the last step, sampled in the pruning stage and hard after it, or what was set since. */
   masks(): Promise<Required<MaskValues>>;
   /**
-   * Sets z of the kinds that are given; the others stay. In the pruning stage the next step of learned masks samples them anew, see
-   * {@link setLogAlpha}, and "gradual" chooses them anew every third step; the z of what is no unit of the run is 1 again after that stage.
+   * Sets z of the kinds that are given; the others stay. The next step runs at the masks as they are then. In the pruning stage that takes the place
+   * of a sample of learned masks: log α gets no gradient through them, it follows the schedule and the saliency that the units have there. The step
+   * after samples again, and "gradual" chooses anew at the next third step, unless they are set again. The z of what is no unit of the run is 1 again
+   * after that stage.
    * Throws `CompressoError("input")` for a kind of another length, or a value that is not finite.
    */
   setMasks(masks: MaskValues): void;

@@ -54,6 +54,8 @@ export interface TrainerArrays {
   readonly maskMoments: Float32Array<ArrayBuffer>;
   readonly constraint: Float32Array<ArrayBuffer>;
   readonly slots: Float32Array<ArrayBuffer>;
+  /** One number: 1 where the masks were set after the last step, so that the next one runs at them; else 0. */
+  readonly written: Float32Array<ArrayBuffer>;
 }
 
 /** What a step computed. */
@@ -92,15 +94,17 @@ export interface Trainer extends Disposable {
     batch: Batch,
     options: { readonly state: StepState; readonly signal?: AbortSignal },
   ): Promise<LayerTerms[]>;
-  /** Forward and backward of a step without its update, and which of their values are finite. Masks that are learned are sampled. */
+  /** Forward and backward of a step without its update, and which of their values are finite. Masks that are learned are sampled, or those that were set. */
   inspect(kind: StepKind, batch: Batch, options: { readonly state: StepState }): Promise<Inspection>;
   /** dL/dz of all slots in the last step of kind "masks" or "gradual". */
   slotGradients(): Promise<Float32Array>;
   masks(): Promise<Required<MaskValues>>;
-  /** Sets z of the kinds that are given. */
+  /** Sets z of the kinds that are given. A step of kind "masks" that comes next samples none then, and log α gets no gradient through them. */
   setMasks(masks: MaskValues): void;
   /** How often `setMasks` was called: whoever knows the masks of one count need not read them again. */
   readonly maskWrites: number;
+  /** Whether masks were set since the last step began. */
+  readonly isWritten: boolean;
   logAlpha(): Promise<Float32Array<ArrayBuffer>>;
   setLogAlpha(values: Float32Array<ArrayBuffer>): void;
   loraWeights(): Promise<LoraWeights>;
@@ -128,7 +132,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   const { lora, masks, act, state } = pass;
   if (!lora) throw new Error("createTrainer: the pass has no LoRA");
   const lastMasks = own(device.createBuffer("last mask z", 4 * masks.layout.count));
-  const places: readonly (readonly [keyof TrainerArrays, DeviceBuffer, number])[] = [
+  const places: readonly (readonly [Exclude<keyof TrainerArrays, "written">, DeviceBuffer, number])[] = [
     ["lora", lora.params, lora.count],
     ["loraM", lora.m, lora.count],
     ["loraV", lora.v, lora.count],
@@ -145,7 +149,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
     const context = pass.plan({ dropout, maskGrads: kind === "lora" ? new Set() : learner.maskGrads });
     if (kind === "masks" && dropout) {
       context.plan.copy(masks.z, lastMasks, { bytes: masks.z.bytes });
-      learner.recordSample(context.plan, { state, slots: masks });
+      learner.recordSample(context.plan, { state, slots: masks, isWritten: () => isAtWritten });
     }
     recordGradients(observeWeights ? { ...context, observeWeights } : context);
     return own(context.plan.finish());
@@ -182,6 +186,8 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   const plansOf = (kind: StepKind): { readonly gradients: Plan; readonly update: Plan } =>
     plans[kind] ??= { gradients: gradients(kind, true), update: updates(kind) };
   let probe: Plan | null = null, maskWrites = 0;
+  /** Whether masks were set since the last step began, and whether that step ran at such. */
+  let isWritten = false, isAtWritten = false;
   let focused: { readonly gradients: Focus; readonly update: Plan } | null = null;
   let terms: { readonly probe: WeightProbe; readonly plan: Plan } | null = null;
 
@@ -206,9 +212,11 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
         return await focused.update.run();
       }
       signal?.throwIfAborted(); // from here on the first submit is certain, and with it the copy of z
+      [isAtWritten, isWritten] = [isWritten, false];
       try {
         await forwardBackward.run(signal ? { signal } : {});
       } catch (error) {
+        isWritten = isAtWritten;
         if (kind === "masks") await restoreMasks.run();
         throw error;
       }
@@ -238,6 +246,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
     },
     async inspect(kind, data, { state: stepState }): Promise<Inspection> {
       load(data, stepState);
+      [isAtWritten, isWritten] = [isWritten, false];
       await plansOf(kind).gradients.run();
       const streams: boolean[] = [], floats = act.rows * strideOf(spec.hidden);
       // The first that is broken tells where.
@@ -253,11 +262,15 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
       };
     },
     setMasks(values): void {
-      maskWrites++;
       writeMasks(device, masks, spec, values);
+      maskWrites++;
+      isWritten = true;
     },
     get maskWrites(): number {
       return maskWrites;
+    },
+    get isWritten(): boolean {
+      return isWritten;
     },
     slotGradients: () => device.readFloats(masks.dz, masks.layout.count),
     masks: async () => unpackMasks(spec, masks.layout, await device.readFloats(masks.z, masks.layout.count)),
@@ -277,11 +290,13 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
         maskMoments: of("maskMoments"),
         constraint: of("constraint"),
         slots: of("slots"),
+        written: Float32Array.of(isWritten ? 1 : 0),
       };
     },
     restore(arrays): void {
       for (const [name, , count] of places) if (arrays[name].length !== count) throw otherShape(arrays[name], count);
       for (const [name, buffer] of places) device.write(buffer, arrays[name]);
+      isWritten = arrays.written[0] === 1;
     },
     [Symbol.dispose]: () => owned.dispose(),
   };

@@ -209,7 +209,7 @@ Deno.test("a checkpoint that is broken is refused with a mend that works, whatev
       [await rewritten(step, false), /stageStep: /],
       [await rewritten((meta) => ({ ...meta, kept: [{}] }), false), /stage: /],
       [await rewritten((meta) => ({ ...meta, kept: 1 }), false), /now: /],
-      [await rewritten(() => null, false), /of format 6/],
+      [await rewritten(() => null, false), /of format 7/],
       [await rewritten((meta) => meta, false), /another SHA-256/],
     ];
     await Deno.remove(`${out}/other`);

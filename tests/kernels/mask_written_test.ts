@@ -6,7 +6,7 @@ import { Plan, u32 } from "../../lib/gpu/plan.ts";
 import { packTables } from "../../lib/prune/mask_tables.ts";
 import { unitTable } from "../../lib/prune/units.ts";
 import { decoder, GROUPED, LAYER_KINDS, UNEVEN } from "../prune/helpers/decoders.ts";
-import { assertCells, random, STALE } from "./helpers/cells.ts";
+import { assertCells, type Cell, random, STALE } from "./helpers/cells.ts";
 import { nameOf } from "./helpers/mask_rig.ts";
 
 const device: Device = await openDevice();
@@ -32,7 +32,7 @@ Deno.test("mask_written gives each unit the z of its first slot, no slope, and l
       what: nameOf(table),
       rows: units + 1,
       stride: 4,
-      want(unit, part) {
+      want(unit, part): Cell {
         const own = unit < table.layerFirst ? z[table.slotFirst[unit] ?? NaN] ?? NaN : 1;
         const stays = before[4 * unit + part] ?? NaN, values = [own, 0, stays, 0];
         return { value: unit === units ? stays : values[part] ?? NaN, bound: 0 };

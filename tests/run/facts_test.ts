@@ -50,7 +50,7 @@ Deno.test("runs are learned anew where heads fall by groups, equal layers have n
 
 Deno.test("the warm-up of a method without one tells neither checkpoints nor cells apart, another rate does", async () => {
   const none = new Float32Array(0), moments = { loraM: none, loraV: none, maskMoments: none };
-  const arrays = { lora: none, logAlpha: none, constraint: none, slots: none, ...moments };
+  const arrays = { lora: none, logAlpha: none, constraint: none, slots: none, written: none, ...moments };
   const identity = (method: string, rates: Readonly<Record<string, number>>): RunIdentity => ({
     method,
     rates: JSON.stringify(rates),
@@ -80,7 +80,7 @@ Deno.test("the order of units tells no runs apart, nor older ones that kept it, 
   const spec = { maxPosition: 512 }, { units } = resolveOptions(options(["layers", "ffn", "kv"]), spec);
   assert.deepEqual(units, ["kv", "ffn", "layers"]);
   const none = new Float32Array(0), moments = { loraM: none, loraV: none, maskMoments: none };
-  const arrays = { lora: none, logAlpha: none, constraint: none, slots: none, ...moments };
+  const arrays = { lora: none, logAlpha: none, constraint: none, slots: none, written: none, ...moments };
   const position = firstPosition({ epoch: 0, index: 0 });
   await inTemporaryFolder(async (folder) => {
     const path = `${folder}/older.safetensors`;
@@ -185,6 +185,7 @@ Deno.test("a checkpoint whose recovery is over is refused where that may have ot
       maskMoments: none,
       constraint: none,
       slots: none,
+      written: none,
     };
     const position = { ...firstPosition({ epoch: 0, index: 0 }), stage: 3 };
     await writeCheckpoint(path, { identity, position, arrays, kept: [] });

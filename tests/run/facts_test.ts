@@ -8,8 +8,16 @@ import { METHODS } from "../../lib/run/methods.ts";
 import { type PruneOptions, resolveOptions } from "../../lib/run/options.ts";
 import { firstPosition } from "../../lib/run/run_parts.ts";
 import type { UnitKind } from "../../lib/prune/units.ts";
+import type { TrainerArrays } from "../../lib/run/trainer.ts";
 import { inTemporaryFolder } from "../io/files.ts";
 import { decoder } from "../prune/helpers/decoders.ts";
+
+/** What a checkpoint holds besides its position; no fact hangs on it. */
+const none = new Float32Array(0);
+const arrays: TrainerArrays = {
+  ...{ lora: none, loraM: none, loraV: none, logAlpha: none },
+  ...{ maskMoments: none, constraint: none, slots: none, written: none },
+};
 
 Deno.test("differencesOf() names members that differ, whatever their order, and says what is not there", () => {
   const then = { seed: 1, lora: { rank: 8, alpha: 16, targets: ["q", "v"] }, prompt: null, schedule: "cubic" };
@@ -49,8 +57,6 @@ Deno.test("runs are learned anew where heads fall by groups, equal layers have n
 });
 
 Deno.test("the warm-up of a method without one tells neither checkpoints nor cells apart, another rate does", async () => {
-  const none = new Float32Array(0), moments = { loraM: none, loraV: none, maskMoments: none };
-  const arrays = { lora: none, logAlpha: none, constraint: none, slots: none, written: none, ...moments };
   const identity = (method: string, rates: Readonly<Record<string, number>>): RunIdentity => ({
     method,
     rates: JSON.stringify(rates),
@@ -79,8 +85,6 @@ Deno.test("the order of units tells no runs apart, nor older ones that kept it, 
   const options = (units: readonly UnitKind[]): PruneOptions => ({ rows: [], sparsity: 0.2, steps: 10, units });
   const spec = { maxPosition: 512 }, { units } = resolveOptions(options(["layers", "ffn", "kv"]), spec);
   assert.deepEqual(units, ["kv", "ffn", "layers"]);
-  const none = new Float32Array(0), moments = { loraM: none, loraV: none, maskMoments: none };
-  const arrays = { lora: none, logAlpha: none, constraint: none, slots: none, written: none, ...moments };
   const position = firstPosition({ epoch: 0, index: 0 });
   await inTemporaryFolder(async (folder) => {
     const path = `${folder}/older.safetensors`;
@@ -175,18 +179,8 @@ Deno.test("what differs of stages that are over is told, and what is yet to come
 
 Deno.test("a checkpoint whose recovery is over is refused where that may have other steps", async () => {
   await inTemporaryFolder(async (folder) => {
-    const path = `${folder}/checkpoint.safetensors`, none = new Float32Array(0);
+    const path = `${folder}/checkpoint.safetensors`;
     const identity: RunIdentity = { method: "compresso", prefinetune: 1, steps: 2, postfinetune: 3 };
-    const arrays = {
-      lora: none,
-      loraM: none,
-      loraV: none,
-      logAlpha: none,
-      maskMoments: none,
-      constraint: none,
-      slots: none,
-      written: none,
-    };
     const position = { ...firstPosition({ epoch: 0, index: 0 }), stage: 3 };
     await writeCheckpoint(path, { identity, position, arrays, kept: [] });
     await readCheckpoint(path, { identity });
@@ -199,10 +193,7 @@ Deno.test("a checkpoint whose recovery is over is refused where that may have ot
 
 Deno.test("what a checkpoint is taken up with otherwise is kept with it, from the step on at which its state stands", async () => {
   await inTemporaryFolder(async (folder) => {
-    const path = `${folder}/checkpoint.safetensors`, none = new Float32Array(0);
-    const [lora, loraM, loraV, logAlpha, maskMoments, constraint, slots] = Array.from({ length: 7 }, () => none);
-    assert(lora && loraM && loraV && logAlpha && maskMoments && constraint && slots);
-    const arrays = { lora, loraM, loraV, logAlpha, maskMoments, constraint, slots };
+    const path = `${folder}/checkpoint.safetensors`;
     const first: RunIdentity = { schedule: "cubic", rates: '{"lora":0.5}' };
     const at = (step: number): RunPosition => ({ ...firstPosition({ epoch: 0, index: 0 }), stage: 1, step });
     await writeCheckpoint(path, { identity: first, position: at(12), arrays, kept: [{ position: at(10), arrays }] });

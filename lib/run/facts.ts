@@ -99,8 +99,8 @@ export function checkFacts(
 
 /**
  * What differs, a line each, of what a run that stands there has behind it, and would be accepted and ignored: steps of a stage that is over, or is
- * longer than that now; what masks started from, once they have; what they were made for, and rates that no step to come uses, once they are hard; and a method with other stages. A
- * pruning stage of just the steps that are done would end at the target that its last one had half-way, so it counts as over.
+ * longer than that now; what masks started from, once they have; what they were made for, and rates that no step to come uses, once they are hard; a method with other
+ * stages; and all of it where no step is to come. A pruning stage of just the steps that are done would end at the target that its last one had half-way, so it counts as over.
  */
 export function pastDifferences(
   then: Readonly<Record<string, unknown>>,
@@ -113,6 +113,8 @@ export function pastDifferences(
   const steps = (facts: Readonly<Record<string, unknown>>, of: readonly string[]): number =>
     of.reduce((sum, name) => sum + Number(facts[name]), 0);
   const stages: readonly (readonly string[])[] = isOneShot ? [[], names] : names.map((name) => [name]);
+  const all = Object.keys({ ...then, ...now }).filter((fact) => !names.some((name) => name === fact));
+  const isEnded = stage >= stages.length;
   const pruning = isOneShot ? 0 : 1, isHard = stage > pruning || (stage === pruning && begun === "hard");
   const past = stages.flatMap((of, index) => {
     const left = steps(now, of) - stageStep, isShort = left < 0 || (left === 0 && index === pruning);
@@ -121,7 +123,7 @@ export function pastDifferences(
   });
   const isStarted = isHard || (stage === pruning && (stageStep > 0 || begun !== null));
   const isMadeAlike = [then, now].some(({ layout }) => layout === "uniform");
-  const behind = [
+  const behind = isEnded ? [...all, ...past] : [
     ...isStarted ? OF_MASKS : [],
     ...isHard ? [...OF_HARD_MASKS, ...isMadeAlike ? ["layout"] : []] : [],
     ...past,
@@ -132,9 +134,9 @@ export function pastDifferences(
     : [];
   const only = (facts: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> => ({
     ...Object.fromEntries(behind.map((name) => [name, membersOf(facts[name])])),
-    rates: partsOf(membersOf(facts.rates), rates),
+    rates: isEnded ? membersOf(facts.rates) : partsOf(membersOf(facts.rates), rates),
   });
-  return differencesOf(only(then), only(now));
+  return differencesOf(only(then), only(now), { idle: idleFacts(now.method) });
 }
 
 /** Some members of an object. */

@@ -23,10 +23,11 @@ export interface RunHandle {
   /** Mask values z of the last step, sampled in the pruning stage and hard after it, or what was set since. */
   masks(): Promise<Required<MaskValues>>;
   /**
-   * Sets z of the kinds that are given; the others stay. The next step runs at the masks as they are then. In the pruning stage that takes the place
-   * of a sample of learned masks: log α gets no gradient through them, it follows the schedule and the saliency that the units have there. The step
-   * after samples again, and "gradual" chooses anew at the next third step, unless they are set again. The z of what is no unit of the run is 1 again
-   * after that stage.
+   * Sets z of the kinds that are given; the others stay. The next step runs at the masks as they are then, of all kinds. In the pruning stage that takes
+   * the place of a sample of learned masks, of all units where a kind that has units is given: log α gets no gradient through them, it follows the
+   * schedule and the saliency that the units have there, and monitors go by log α. The step after samples again, and "gradual" chooses anew at the next
+   * third step, unless masks are set again. What is set after the stage's last step the hard masks replace (`afterStage` comes behind them), and the z
+   * of what is no unit of the run is 1 again from then on.
    * Throws `CompressoError("input")` for a kind of another length, or a value that is not finite.
    */
   setMasks(masks: MaskValues): void;

@@ -139,7 +139,7 @@ export interface CheckpointOptions {
   readonly resume?: boolean;
   /**
    * Names of options that may have changed since the checkpoint, such as "schedule"; of all others but `recompute` and `monitors` a resumed run refuses
-   * a change, and of these too once nothing follows from them any more, but for a schedule, which may steer the last stage or have steered it. Hooks, `skipBroken` and `trustSchedule` are not compared at all. An inline
+   * a change, and of these too once nothing follows from them any more, but for a schedule as long as steps are to come: it may steer the last stage or have steered it. Hooks, `skipBroken` and `trustSchedule` are not compared at all. An inline
    * schedule is known by its functions' text and what its curves were made with: name in `identity` what else they read from outside. Rates that were
    * halved stay so where another schedule does not set them in all stages to come.
    */

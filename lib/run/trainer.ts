@@ -99,11 +99,14 @@ export interface Trainer extends Disposable {
   /** dL/dz of all slots in the last step of kind "masks" or "gradual". */
   slotGradients(): Promise<Float32Array>;
   masks(): Promise<Required<MaskValues>>;
-  /** Sets z of the kinds that are given. A step of kind "masks" that comes next samples none then, and log α gets no gradient through them. */
+  /**
+   * Sets z of the kinds that are given. Where units are among them, a step of kind "masks" that comes next samples no unit, and log α gets no gradient
+   * through their masks.
+   */
   setMasks(masks: MaskValues): void;
   /** How often `setMasks` was called: whoever knows the masks of one count need not read them again. */
   readonly maskWrites: number;
-  /** Whether masks were set since the last step began. */
+  /** Whether masks of units were set since the last step began. */
   readonly isWritten: boolean;
   logAlpha(): Promise<Float32Array<ArrayBuffer>>;
   setLogAlpha(values: Float32Array<ArrayBuffer>): void;
@@ -186,7 +189,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   const plansOf = (kind: StepKind): { readonly gradients: Plan; readonly update: Plan } =>
     plans[kind] ??= { gradients: gradients(kind, true), update: updates(kind) };
   let probe: Plan | null = null, maskWrites = 0;
-  /** Whether masks were set since the last step began, and whether that step ran at such. */
+  /** Whether masks of units were set since the last step began, and whether that step ran at such. */
   let isWritten = false, isAtWritten = false;
   let focused: { readonly gradients: Focus; readonly update: Plan } | null = null;
   let terms: { readonly probe: WeightProbe; readonly plan: Plan } | null = null;
@@ -264,7 +267,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
     setMasks(values): void {
       writeMasks(device, masks, spec, values);
       maskWrites++;
-      isWritten = true;
+      isWritten ||= [...maskGrads].some((kind) => values[kind] !== undefined);
     },
     get maskWrites(): number {
       return maskWrites;

@@ -184,10 +184,20 @@ Deno.test("a checkpoint whose recovery is over is refused where that may have ot
     const position = { ...firstPosition({ epoch: 0, index: 0 }), stage: 3 };
     await writeCheckpoint(path, { identity, position, arrays, kept: [] });
     await readCheckpoint(path, { identity });
-    await assert.rejects(
-      readCheckpoint(path, { identity: { ...identity, postfinetune: 9 }, mayDiffer: ["postfinetune"] }),
-      /what may differ is yet to come; now: postfinetune: 3 then, 9 now; mend: give the same as in what is over/,
-    );
+    const rates = JSON.stringify({ lora: 1 }), schedule = "linear";
+    await writeCheckpoint(path, { identity: { ...identity, rates, schedule }, position, arrays, kept: [] });
+    for (
+      const [now, said] of [
+        [{ postfinetune: 9 }, "postfinetune: 3 then, 9 now"],
+        [{ rates: JSON.stringify({ lora: 2 }) }, "rates.lora: 1 then, 2 now"],
+        [{ schedule: "cosine" }, "schedule: linear then, cosine now"],
+      ] as const
+    ) {
+      await assert.rejects(
+        readCheckpoint(path, { identity: { ...identity, rates, schedule, ...now }, mayDiffer: Object.keys(now) }),
+        new RegExp(`what may differ is yet to come; now: ${said}; mend: give the same as in what is over`),
+      );
+    }
   });
 });
 

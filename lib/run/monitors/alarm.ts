@@ -132,7 +132,10 @@ export function resolveMonitors(options: MonitorOptions = {}): ResolvedMonitors 
   }
   const resolved = (name: MonitorName): ResolvedMonitor | null => {
     const { action = MONITOR_ACTIONS[name][0] ?? "warn", threshold = THRESHOLDS[name] } = options[name] ?? {};
-    if (action === "off" && name !== "nan") return null;
+    if (action === "off" && name !== "nan") {
+      if (options[name]?.threshold === undefined) return null;
+      throw refusal(name, "a monitor that is off has no threshold", String(threshold));
+    }
     const allowed = MONITOR_ACTIONS[name], found = allowed.find((one) => one === action);
     const others = name === "nan" ? "" : " or off";
     if (!found) throw refusal(name, `its action is ${allowed.join(" or ")}${others}`, String(action));

@@ -41,11 +41,19 @@ export function judge(
       step,
       action: taken,
       restored: taken === "rollback" ? goodStep : null,
-      message: isLast ? `${message}; the run went back ${halvings} times before` : message,
+      message: isLast ? `${message}; ${wentBefore(halvings)}` : message,
       change,
     };
   });
   return { step, alarms, action };
+}
+
+/** Rates that are lowered have to be lower than those that failed last. */
+function wentBefore(halvings: number): string {
+  const [times, halved] = halvings === 1
+    ? ["once", "and its rates were halved"]
+    : [`${halvings} times`, "and its rates were halved each time"];
+  return `the run went back ${times} before, ${halved}`;
 }
 
 /** The error of an alarm that stops the run; the mend is that of the verb `prune`, and who runs it otherwise finds the alarm beside it. */

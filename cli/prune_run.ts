@@ -178,8 +178,8 @@ function dataPathOf(path: string, { data }: Pick<PruneSettings, "data">): string
 
 /** What decides a run and its files beside its options. */
 async function inputsOf(path: string, settings: ChosenSettings): Promise<Inputs> {
-  const { baseDtype, calibration, schedule, textField, limitRows, skipBroken, dtype, ggufDtype, saveAdapter } =
-    settings;
+  const { baseDtype, calibration, schedule, trust, textField, limitRows, skipBroken } = settings;
+  const { dtype, ggufDtype, saveAdapter } = settings;
   const data = dataPathOf(path, settings);
   try {
     return {
@@ -187,7 +187,7 @@ async function inputsOf(path: string, settings: ChosenSettings): Promise<Inputs>
       baseDtype: baseDtype ?? "f16",
       data: `${await fileDigest(data)} ${JSON.stringify({ textField, limitRows, skipBroken })}`,
       calibration: await calibrationName(calibration),
-      schedule: await scheduleName(schedule),
+      schedule: await scheduleName(schedule, { trust }),
       files: JSON.stringify({ dtype, ggufDtype, saveAdapter }),
     };
   } catch (error) {
@@ -305,7 +305,7 @@ async function drive(
       inputs,
     },
     onReady: async () => {
-      await checkSchedule(settings.schedule, inputs.schedule);
+      await checkSchedule(settings, inputs.schedule);
       // Not before: what is refused must not cost the earlier run.
       if (settings.overwrite) await clearRunFolder(out, { files: [settings.data, settings.calibration] });
     },

@@ -5,12 +5,18 @@ import type { Rates } from "../lib/run/options.ts";
 import { scriptParts } from "../lib/run/schedule_host.ts";
 import { checkFollowed, type Following } from "../lib/run/steering_checks.ts";
 
+/** What a run is told of its schedule. */
+interface ScheduleSettings {
+  readonly schedule?: string | undefined;
+  readonly trust?: boolean | undefined;
+}
+
 /**
  * Refuses an isolated script that the run cannot follow, before rows and model are read; one that is trusted runs with the run alone. Throws
  * `CompressoError`: "usage" for that, "input" for what is no schedule.
  */
 export async function checkScript(
-  { schedule, trust }: { readonly schedule?: string | undefined; readonly trust?: boolean | undefined },
+  { schedule, trust }: ScheduleSettings,
   run: { readonly given: Partial<Rates> | undefined; readonly options: Following },
 ): Promise<void> {
   const script = trust ? null : await scriptParts(schedule);
@@ -18,8 +24,8 @@ export async function checkScript(
 }
 
 /** Refuses a schedule that is not what it was `before`: it was read again as the run was prepared. Throws `CompressoError("mismatch")`. */
-export async function checkSchedule(schedule: string | undefined, before: string): Promise<void> {
-  const now = await scheduleName(schedule);
+export async function checkSchedule({ schedule, trust }: ScheduleSettings, before: string): Promise<void> {
+  const now = await scheduleName(schedule, { trust });
   if (now === before) return;
   throw new CompressoError("mismatch", {
     what: `cannot run with the schedule ${schedule}`,

@@ -30,6 +30,9 @@ export const SCHEDULE_HELP = `Schedules:
   imports, no clock, no chance. --trust runs it in this process instead, as your own code with all its rights:
   its text as it is now, modules that it imports as Deno has cached them.`;
 
+/** Of the simulated model where nothing is said of them. */
+const LAYERS = 12;
+
 /** Declares the verb. */
 export function scheduleVerb(): CommandUnknownOpts {
   return verb("schedule", {
@@ -71,13 +74,17 @@ function previewVerb(): CommandUnknownOpts {
       "steps of the last stage, where the script steers it (default: those of a run, three tenths of --steps); all steps of a one-shot method are that stage",
       wholeNumber("--postfinetune", { least: 1 }),
     )
-    .option("--layers <count>", "layers of the simulated model", wholeNumber("--layers", { least: 1, most: 1000 }), 12)
+    .option(
+      "--layers <count>",
+      `layers of the simulated model, which a script sees (default: ${LAYERS})`,
+      wholeNumber("--layers", { least: 1, most: 1000 }),
+    )
     .option("--svg <file>", "draw it to an SVG file too", outputPath("--svg"))
     .option("--json", "print one JSON object with every step")
     .option("--trust", "run a script in this process, as your own code")
     .addHelpText("after", `\n${SCHEDULE_HELP}`)
     .action(async (source, { prefinetune: before, postfinetune: after, ...settings }) => {
-      const { steps, sparsity, warmup, layers, svg, json, trust } = settings;
+      const { steps, sparsity, warmup, layers = LAYERS, svg, json, trust } = settings;
       checkTrust(source, trust, { option: "--trust" });
       if (svg !== undefined && !isScheduleName(source)) {
         const url = scriptUrl(source);
@@ -90,7 +97,8 @@ function previewVerb(): CommandUnknownOpts {
         onLog: (line) => note(`script: ${line}`),
       });
       checkWarmup(schedule, warmup);
-      checkPrefinetune(source, before);
+      checkSeen(source, { option: "--prefinetune", value: before, what: "the records of fine-tuning" });
+      checkSeen(source, { option: "--layers", value: settings.layers, what: "the layers" });
       checkPostfinetune(schedule, after);
       const stages = {
         prefinetune: before ?? firstStageSteps(steps),
@@ -123,12 +131,15 @@ function checkWarmup({ name, parts }: OpenSchedule, warmup: number | undefined):
   });
 }
 
-/** Refuses steps before the stage where nothing sees their records. Throws `CompressoError("usage")`. */
-function checkPrefinetune(source: string, prefinetune: number | undefined): void {
-  if (prefinetune === undefined || !isScheduleName(source)) return;
+/** Refuses an option that says what scripts alone see. Throws `CompressoError("usage")`. */
+function checkSeen(
+  source: string,
+  { option, value, what }: { readonly option: string; readonly value: number | undefined; readonly what: string },
+): void {
+  if (value === undefined || !isScheduleName(source)) return;
   throw new CompressoError("usage", {
-    what: "cannot use --prefinetune",
-    rule: "a script alone sees the records of fine-tuning",
+    what: `cannot use ${option}`,
+    rule: `a script alone sees ${what}`,
     value: source,
     mend: "leave it out",
   });

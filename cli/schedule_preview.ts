@@ -192,8 +192,11 @@ function nextLayer(
   },
 ): LayerState {
   const share = layers?.[index] ?? target;
+  // Single units leave the others to move.
   const frozen = (kind: "heads" | "ffn"): boolean =>
-    freeze.some((units) => (units.kind === kind || units.kind === "layer") && units.layer === index);
+    freeze.some((held) =>
+      (held.kind === kind || held.kind === "layer") && held.layer === index && !("units" in held && held.units)
+    );
   return { heads: frozen("heads") ? layer.heads : share, ffn: frozen("ffn") ? layer.ffn : share };
 }
 

@@ -1,6 +1,7 @@
 // Facts by which runs are told apart, compared in words. Owns the comparison, and the fact that comes of their shape.
 import { CompressoError } from "../errors.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
+import { DEFAULT_SCHEDULE, SCHEDULE_NAMES } from "../prune/builtin_schedules.ts";
 import { fallsByGroup } from "../prune/uniform.ts";
 import { namesOneShot } from "./methods.ts";
 import type { RunPosition } from "./checkpoint.ts";
@@ -28,13 +29,14 @@ export function differencesOf(
 
 /**
  * Older runs kept kinds of units in the order in which they were given: a list, in checkpoints with commas between. Protected layers are kept so, in
- * cells as JSON.
+ * cells as JSON. The default schedule is a built-in one.
  */
 function compared(name: string, fact: unknown): string | undefined {
   if (name === "rules.protect") {
     const layers: unknown = typeof fact === "string" ? JSON.parse(fact) : fact;
     return JSON.stringify(Array.isArray(layers) ? [...new Set(layers)].sort((a, b) => a - b) : layers);
   }
+  if (name === "schedule" && fact === DEFAULT_SCHEDULE) return JSON.stringify(SCHEDULE_NAMES[0]);
   const kinds = name === "units" && typeof fact === "string" ? fact.split(",") : fact;
   return JSON.stringify(name === "units" && Array.isArray(kinds) ? kinds.toSorted() : fact);
 }

@@ -56,3 +56,26 @@ export default defineSchedule({ sparsity: ({ progress, sparsity }) => Deno.pid >
   const records = (await Deno.readTextFile(folder.at("trusted", "records.jsonl"))).trimEnd().split("\n");
   assert.deepEqual(records.map((line) => JSON.parse(line).target), [0.1, 0.2]);
 });
+
+Deno.test("a finished run whose trusted schedule now imports something else is another one", async () => {
+  using folder = new TemporaryFolder();
+  const script = folder.at("mine.ts");
+  const text = `import { defineSchedule } from "compresso"; import { MOST } from "./most.ts";
+export default defineSchedule({ sparsity: MOST });`;
+  await Deno.writeTextFile(script, text);
+  const write = (most: number): Promise<void> =>
+    Deno.writeTextFile(folder.at("most.ts"), `export const MOST = ${most};`);
+  const run = (...more: readonly string[]): Promise<CliResult> =>
+    cli([
+      ...["prune", "demo", "--sparsity", "0.2", "--calibration", "none", "--schedule", script, "--trust"],
+      ...["--steps", "1", "--prefinetune", "0", "--postfinetune", "0", "--batch", "1", "--seq", "64", "--no-prompt"],
+      ...["--out", folder.at("out"), ...more],
+    ]);
+  await write(0.2);
+  assert.equal((await run()).code, 0);
+  assert.match((await run("--resume")).stderr, /finished already/);
+  await write(0.1);
+  const { code, stderr } = await run("--resume");
+  assert.equal(code, 6, stderr);
+  assert.match(stderr, /schedule: script \w+ then, script \w+ now/);
+});

@@ -114,6 +114,9 @@ Deno.test("schedule preview shows the records of fine-tuning as a run does, by t
   const builtin = await cli(["schedule", "preview", "cubic", "--prefinetune", "4"]);
   assert.equal(builtin.code, 2, builtin.stderr);
   assert.match(builtin.stderr, /cannot use --prefinetune\n.*a script alone/);
+  const layered = await cli(["schedule", "preview", "cubic", "--layers", "4"]);
+  assert.equal(layered.code, 2);
+  assert.match(layered.stderr, /cannot use --layers\n.*a script alone sees the layers/);
   const numbered = "end: ({ records }) => records.at(-1)?.step === 25 && records[0]?.stage === 'finetune'";
   assert.match((await preview(numbered)).stdout, /ends +before step 5 of 200/);
 });
@@ -182,15 +185,19 @@ Deno.test("prune refuses a script that its method cannot follow before it reads 
 
 Deno.test("schedule preview holds the layer that a schedule freezes whole", async () => {
   using folder = new TemporaryFolder();
-  const text = `export default defineSchedule({
-    sparsity: ({ layers, sparsity }) => Math.min(sparsity, 0.1 + (layers[0]?.ffn ?? 0)),
-    freeze: () => [{ layer: 0, kind: "layer" }],
-  });`;
-  await Deno.writeTextFile(folder.at("mine.ts"), `import { defineSchedule } from "compresso"; ${text}`);
-  const { code, stdout, stderr } = await cli(["schedule", "preview", folder.at("mine.ts"), "--steps", "4", "--json"]);
-  assert.equal(code, 0, stderr);
-  const { points }: { points: { sparsity: number }[] } = JSON.parse(stdout);
-  assert.deepEqual(points.map(({ sparsity }) => sparsity), [0.1, 0.1, 0.1, 0.1]);
+  const freezing = async (frozen: string): Promise<readonly number[]> => {
+    const text = `export default defineSchedule({
+      sparsity: ({ layers, sparsity }) => Math.min(sparsity, 0.1 + (layers[0]?.ffn ?? 0)),
+      freeze: () => [${frozen}],
+    });`;
+    await Deno.writeTextFile(folder.at("mine.ts"), `import { defineSchedule } from "compresso"; ${text}`);
+    const { code, stdout, stderr } = await cli(["schedule", "preview", folder.at("mine.ts"), "--steps", "4", "--json"]);
+    assert.equal(code, 0, stderr);
+    const { points }: { points: { sparsity: number }[] } = JSON.parse(stdout);
+    return points.map(({ sparsity }) => Number(sparsity.toFixed(6)));
+  };
+  assert.deepEqual(await freezing(`{ layer: 0, kind: "layer" }`), [0.1, 0.1, 0.1, 0.1]);
+  assert.deepEqual(await freezing(`{ layer: 0, kind: "ffn", units: [3] }`), [0.1, 0.2, 0.3, 0.3], "the others move");
 });
 
 Deno.test("schedule preview shows what a script sets in the stages before and after pruning, each over its own steps", async () => {

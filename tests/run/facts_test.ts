@@ -30,6 +30,7 @@ Deno.test("differencesOf() names members that differ, whatever their order, and 
     "schedule: cubic then, not given now",
     "keptMasks: not given then, one now",
   ]);
+  assert.deepEqual(differencesOf({ schedule: "cubic, the default" }, then), differencesOf({ schedule: "cubic" }, then));
   const idle = ["lora", "prompt", "schedule"];
   assert.deepEqual(differencesOf(then, now, { idle }), ["seed: 1 then, 2 now", "keptMasks: not given then, one now"]);
 });

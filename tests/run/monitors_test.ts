@@ -357,6 +357,10 @@ Deno.test("settings that no monitor has are refused, in programs and on the comm
   refuses(() => resolveMonitors({ memory: { action: "rollback" } }), /warn or stop or off/);
   refuses(() => resolveMonitors({ divergence: { threshold: 0 } }), /\(0, 1\]/);
   refuses(() => resolveMonitors({ rollbacks: -1 }), /whole/);
+  refuses(
+    () => resolveMonitors({ collapse: { action: "off", threshold: 0.9 } }),
+    /a monitor that is off has no threshold/,
+  );
   assert.equal(resolveMonitors({ collapse: { action: "off" } }).collapse, null);
   assert.deepEqual(collectAlarms("nan=stop", collectAlarms("constraint=warn:0.02")), {
     constraint: { action: "warn", threshold: 0.02 },

@@ -191,13 +191,15 @@ function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): Planned
       mend: "leave it out for all of them",
     });
   }
-  const changed = refusedCells(cells, { evaluateOnly, redo }), [first] = changed;
+  const changed = refusedCells(cells, { redo }), [first] = changed;
   if (first?.state.kind === "changed") {
     throw new CompressoError("mismatch", {
       what: `cannot go on with cell ${first.name}${changed.length > 1 ? ` and ${changed.length - 1} more` : ""}`,
       rule: "a cell's definition is that of the sitting that began it",
       value: first.state.what,
-      mend: "run them anew with --redo, or choose another --out",
+      mend: evaluateOnly
+        ? "give the options that they were run with, or choose others by --only; --redo without --evaluate-only runs them anew"
+        : "run them anew with --redo, or choose another --out",
     });
   }
   const lacking = cells.filter(({ state }) => state.kind === "unmeasured" && !state.hasModel);
@@ -221,9 +223,9 @@ function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): Planned
 /** Cells for whose sake a sitting with these options is refused: their definition is no longer that of their results. */
 export function refusedCells(
   cells: readonly PlannedCell[],
-  { evaluateOnly = false, redo = false }: Pick<RunExperimentOptions, "evaluateOnly" | "redo">,
+  { redo = false }: Pick<RunExperimentOptions, "redo">,
 ): PlannedCell[] {
-  return redo || evaluateOnly ? [] : cells.filter(({ state }) => state.kind === "changed");
+  return redo ? [] : cells.filter(({ state }) => state.kind === "changed");
 }
 
 /** Cells that a sitting with these options works on, in its order. */

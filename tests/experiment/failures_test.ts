@@ -73,6 +73,12 @@ experimentTest(
   async (run, out) => {
     await run(PLAIN, out);
     const changed = { ...WITH_BROKEN, base: { ...PLAIN.base, steps: 2 } };
+    const tables = await Deno.readTextFile(`${out}/report.md`);
+    await assert.rejects(
+      run(changed, out, { evaluateOnly: true }),
+      /cannot go on with cell only; rule: .*now: steps: .*mend: give the options that they were run with.*--only/,
+    );
+    assert.equal(await Deno.readTextFile(`${out}/report.md`), tables, "nothing is written in its place");
     // To measure alone goes before, and says so.
     const notes: string[] = [], onNote = (line: string): unknown => notes.push(line);
     assert.deepEqual((await run(changed, out, { evaluateOnly: true, redo: true, onNote })).worked, []);

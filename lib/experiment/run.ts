@@ -16,6 +16,7 @@ import { checkUnchanged, type ExperimentPlan, planCells, type PlannedCell, refre
 import { type ExperimentReport, makeReport, writeReport } from "./report.ts";
 import { type ExperimentOverrides, resolveExperiment } from "./resolve.ts";
 import type { Writer } from "./rows.ts";
+import { checkPlanOptions, checkRunOptions } from "./sitting_options.ts";
 import { type CellFailure, missingOf, Store } from "./store.ts";
 
 /** Options of {@link runExperiment}. */
@@ -70,11 +71,10 @@ export interface ExperimentResult {
  * Runs the cells of an experiment: each prunes a model and measures it, in a folder of its own, and what is finished is not done again. After
  * every cell the tables are written anew: `report.md`, `report.json` and charts.
  *
- * @throws CompressoError("usage") for an experiment that cannot work, and where another sitting works in the folder; "mismatch" for cells whose
- * definition is no longer that of their results, unless `redo` is set, and for files that change while the sitting goes on; the signal's reason
- * where it fires; what one of the options' functions throws, as it is, which stops the work as the signal does. What a single cell throws, or `onModel`
- * as a `CompressoError`, is
- * recorded, and the next one runs.
+ * @throws CompressoError("usage") for an experiment that cannot work, for options that do not exist, and where another sitting works in the folder;
+ * "mismatch" for cells whose definition is no longer that of their results, unless `redo` is set, and for files that change while the sitting goes on;
+ * the signal's reason where it fires; what one of the options' functions throws, as it is, which stops the work as the signal does. What a single cell
+ * throws, or `onModel` as a `CompressoError`, is recorded, and the next one runs.
  * @example
  * ```ts
  * import { defineExperiment, openDevice, runExperiment } from "../../mod.ts";
@@ -95,6 +95,7 @@ export interface ExperimentResult {
  * ```
  */
 export async function runExperiment(experiment: Experiment, given: RunExperimentOptions): Promise<ExperimentResult> {
+  checkRunOptions(given);
   const { options, rethrow } = guardCallbacks(given);
   const resolved = resolveExperiment(experiment, options), store = new Store(options.out);
   using lock = new FolderLock(store.out);
@@ -170,8 +171,10 @@ export async function runExperiment(experiment: Experiment, given: RunExperiment
  */
 export async function planExperiment(
   experiment: Experiment,
-  { out, only, ...overrides }: Pick<RunExperimentOptions, "out" | "only"> & ExperimentOverrides,
+  options: Pick<RunExperimentOptions, "out" | "only"> & ExperimentOverrides,
 ): Promise<readonly PlannedCell[]> {
+  checkPlanOptions(options);
+  const { out, only, ...overrides } = options;
   return (await planCells(resolveExperiment(experiment, overrides), new Store(out), { only })).cells;
 }
 

@@ -5,7 +5,7 @@ import type { RunExperimentOptions } from "../../lib/experiment/run.ts";
 import { exists } from "../../lib/io/exists.ts";
 import { demoData } from "../../lib/io/open_model.ts";
 import { LOCK_FILE } from "../../lib/io/lock.ts";
-import { inTemporaryFolder } from "../io/files.ts";
+import { inTemporaryFolder, rejectsWith } from "../io/files.ts";
 import { experimentTest, TINY } from "./tiny.ts";
 
 experimentTest(
@@ -174,4 +174,21 @@ Deno.test("an experiment is planned without a GPU and without a trace", async ()
     ]);
     assert.ok(!(await exists(`${folder}/out`)));
   });
+});
+
+Deno.test("options that sittings and plans do not have, and another word of what is kept, are refused", async () => {
+  const refused: readonly (readonly [json: string, plan: RegExp, run: RegExp])[] = [
+    [
+      '{"out": "x", "keeps": "models"}',
+      /'keeps'; rule: options of planExperiment are out, only/,
+      /did you mean keep\?/,
+    ],
+    ['{"out": "x", "keep": "all"}', /'keep'/, /cannot keep 'all'; rule: it is none or models; now: all/],
+    ['{"out": "x", "redo": true, "evaluateonly": true}', /'redo'/, /'evaluateonly'.*did you mean evaluateOnly\?/],
+    ['{"out": "x", "model": {}}', /'model'.*did you mean models\?/, /'model'.*did you mean models\?/],
+  ];
+  for (const [options, plan, run] of refused) {
+    await rejectsWith(planExperiment(defineExperiment(TINY), JSON.parse(options)), "usage", plan);
+    await rejectsWith(runExperiment(defineExperiment(TINY), JSON.parse(options)), "usage", run);
+  }
 });

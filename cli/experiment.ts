@@ -83,7 +83,12 @@ export function experimentVerb(): CommandUnknownOpts {
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
     .option("--json", "print one JSON object")
-    .addHelpText("after", `\nOptions of runs, for base, grid, --set and --only: ${CELL_OPTION_NAMES.join(", ")}.`)
+    .addHelpText(
+      "after",
+      `\nOptions of runs, for base, grid, --set and --only: ${
+        CELL_OPTION_NAMES.join(", ")
+      }. Of units, targets, protect and onAlarm --set takes one value, whose parts have commas between.`,
+    )
     .action(async (file, options) => await run(file, options));
 }
 

@@ -267,7 +267,9 @@ function checkRest(definition: ExperimentDefinition): void {
   }
   for (const option of ["data", "calibration"] as const) {
     for (const value of values(option)) {
-      if (!sets.includes(String(value))) fail(`'${option}' is one of ${sets.join(", ") || "no sets"}`, String(value));
+      if (sets.includes(String(value))) continue;
+      const known = sets.join(", ") || "the experiment's data sets, of which it names none";
+      fail(`'${option}' is one of ${known}`, String(value));
     }
   }
   const { base = {} } = definition;

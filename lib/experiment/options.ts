@@ -160,6 +160,9 @@ const alarms = z.union([z.string(), z.array(z.string()).min(1)]).superRefine((te
   }
 });
 
+/** What a list of layers is, for whoever gives something else. */
+const LAYERS = "expected numbers of layers, such as 0, 1, -1";
+
 /** How each option is checked. */
 const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptions[name], undefined>> } = {
   model: z.string().min(1),
@@ -208,7 +211,7 @@ const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptio
   weightDecay: rate,
   layout: z.enum(["compact", "uniform", "padded"]),
   recompute: z.boolean(),
-  protect: z.array(z.int()),
+  protect: z.array(z.int(LAYERS), LAYERS),
   align: positive,
   onAlarm: alarms,
   minHeads: count,

@@ -29,7 +29,7 @@ export interface ExperimentOverrides {
   readonly models?: Readonly<Record<string, string>> | undefined;
   /** Paths of data sets by name; "data" is the only one of an experiment with one. */
   readonly data?: Readonly<Record<string, string>> | undefined;
-  /** Options set anew: the values of an axis, in place of the grid's, or one value in the base. */
+  /** Options set anew: the values of an axis, in place of the grid's, or one value in the base. What is a list itself has one value, whose parts may stand by themselves. */
   readonly set?: Readonly<Record<string, readonly unknown[]>> | undefined;
 }
 
@@ -45,6 +45,8 @@ export interface ResolvedExperiment {
 
 /** Options that are lists of words themselves: several are one value. */
 const WORD_LISTS: readonly string[] = ["units", "targets", "onAlarm"];
+/** The option that is a list of numbers itself. */
+const NUMBER_LIST = "protect";
 
 /** Stands for a file that is not there. */
 const NONE = "none";
@@ -105,9 +107,7 @@ function withOptions(
 ): ExperimentDefinition {
   let base: CellOptions = definition.base ?? {}, grids = gridsOf(definition);
   for (const [name, given] of Object.entries(set)) {
-    // Several words are one value of what is a list of words.
-    const isWords = WORD_LISTS.includes(name) && given.every((value) => typeof value === "string");
-    const values = (isWords ? [given.join(",")] : given).map((value) => givenValue(name, value));
+    const values = together(name, given).map((value) => givenValue(name, value));
     if (grids.some((grid) => Object.hasOwn(grid, name))) {
       refuseUntied(name, grids, definition);
       grids = grids.map((grid): Grid => ({ ...grid, [name]: values }));
@@ -115,6 +115,12 @@ function withOptions(
     else grids = grids.map((grid): Grid => ({ ...grid, [name]: values }));
   }
   return defineExperiment({ ...definition, base, grid: grids }).definition;
+}
+
+/** Values of an option: several words, or numbers, are one value of what is a list of them. */
+function together(name: string, given: readonly unknown[]): readonly unknown[] {
+  if (name === NUMBER_LIST && !given.some(Array.isArray)) return [given];
+  return WORD_LISTS.includes(name) && given.every((value) => typeof value === "string") ? [given.join(",")] : given;
 }
 
 /** Refuses an axis of other values in some grids than in others: it goes with what else these set. Seeds go with nothing. */

@@ -45,6 +45,8 @@ Deno.test("experiment --dry-run lists runs, steps and tokens, and refuses names 
   assert.equal(cells.length, 3);
   assert.deepEqual(sitting, [2, 4].map((rank) => ({ name: `rank=${rank}`, steps: 8, tokens: 768, isStopped: false })));
   assert.match((await run("--dry-run", "--evaluate-only")).stdout, /^2 runs, 0 to do: 0 steps/m);
+  const ends = await run("--dry-run", "--set", "protect=0,1,-1");
+  assert.match(ends.stdout, /^2 runs, 2 to do/m, `layers are one value, as prune has them: ${ends.stderr}`);
   for (
     const [more, message] of [
       [["--only", "rank=3"], /cannot choose cells by rank\n.*one of 2, 4/],

@@ -53,6 +53,16 @@ Deno.test("an experiment is refused with the part that is wrong", () => {
   wrong({ name: "a/b" }, /name: expected letters/, /"a\/b"/);
   wrong({ name: ".." }, /name: .*a letter or digit/, /"\.\."/);
   wrong({ data: { a: "a.json" }, grid: { data: ["b"] } }, /'data' is one of a/, /now: b/);
+  wrong(
+    { base: { calibration: "none" } },
+    /'calibration' is one of the experiment's data sets, of which it names none/,
+  );
+  wrong(
+    { base: { protect: 0 } },
+    /cannot use this protect in the base/,
+    /expected numbers of layers, such as 0, 1, -1/,
+  );
+  wrong({ grid: { protect: [[0, 1.5]] } }, /expected numbers of layers/, /now: \[0,1.5\]/);
   wrong({ grid: { model: ["big"] } }, /'model' is one of model/, /now: big/);
   wrong({ data: { file: "a.json", limit: 3, last: 3 } }, /from the first on, or from the end/);
   const rows = { file: "a.json", seq: 48, name: "one" };
@@ -202,6 +212,12 @@ Deno.test("overrides set an axis or the base, name files, and are refused for na
   const axis = defineExperiment({ ...PLAIN, grid: { units: [["ffn"], ["kv"]] } });
   const [one, ...more] = resolveExperiment(axis, { set: { units: ["kv", "ffn"] } }).cells;
   assert.deepEqual([one?.options.units, more], ["kv,ffn", []]);
+  const layers = defineExperiment({ ...PLAIN, grid: { protect: [[0], [1]] } });
+  for (const protect of [[0, 1, -1], [[0, 1, -1]]]) {
+    const { cells } = resolveExperiment(layers, { set: { protect } });
+    assert.deepEqual(cells.map(({ options }) => options.protect), [[0, 1, -1]]);
+  }
+  refuses(() => resolveExperiment(layers, { set: { protect: [0, "x"] } }), "usage", /numbers of layers/, /\[0,"x"\]/);
   const methods = resolveExperiment(defineExperiment(PLAIN), { set: { method: ["magnitude", "random"], rank: [8] } });
   assert.deepEqual(methods.cells.map(({ name }) => name), [
     "method=magnitude,seed=1",

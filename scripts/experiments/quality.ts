@@ -18,7 +18,7 @@ const ENDS = [0, 1, 2, -2, -1];
 export default defineExperiment({
   name: "quality",
   question:
-    "Which method leaves the best model at equal tokens? 220 steps each: 10 + 150 + 60 where units are chosen in training, all 220 as recovery where they are chosen in one shot.",
+    "Which method leaves the best model at equal tokens? Where units are chosen in training, the steps before and after it count among them; where they are chosen in one shot, all steps are recovery.",
   files: { model: null, instructions: null, wikitext: null, c4: null, tasks: null },
   // The demo has five layers, too few to spare five.
   model: "@model",

@@ -7,7 +7,7 @@ import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 export default defineExperiment({
   name: "schedules",
   question:
-    "How does quality depend on how sparsity rises? cubic, linear, cosine and exponential reach the target after 40 % of the stage, step rises in four steps, constant is there from the first step on.",
+    "How does quality depend on how sparsity rises? cubic, linear, cosine and exponential reach the target where warmup ends, step rises to it in four steps, constant has it from the first step on.",
   files: FILES,
   model: "demo",
   base: { ...BASE, prompt: false },

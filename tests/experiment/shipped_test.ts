@@ -31,6 +31,11 @@ Deno.test("every experiment in scripts/experiments is well formed, and a run of 
     const experiment = await openExperiment(folder + file), { definition } = experiment;
     assert.equal(`${definition.name}.ts`, file);
     assert.ok((definition.question ?? "").length > 20, file);
+    assert.doesNotMatch(
+      definition.question ?? "",
+      /\d/,
+      `${file}: --set may change what the protocol alone then tells`,
+    );
     await inTemporaryFolder(async (out) => {
       const resolved = resolveExperiment(experiment, file === "quality.ts" ? WANTED : {});
       const { cells } = await planCells(resolved, new Store(`${out}/runs`));

@@ -226,7 +226,7 @@ export function thinned(points: readonly Point[], most: number): readonly Point[
 type Scale = ReturnType<typeof scaleLinear<number, number>> | ReturnType<typeof scaleLog<number, number>>;
 
 function scaleOf(
-  { domain, zero = false, scale = "linear" }: Axis,
+  { domain, zero = false, scale = "linear", format }: Axis,
   values: readonly number[],
   { nice }: { readonly nice: boolean },
 ): Scale {
@@ -247,7 +247,12 @@ function scaleOf(
   }
   if (!(most >= least)) [least, most] = [0, 1];
   if (zero) [least, most] = [Math.min(0, least), Math.max(0, most)];
-  if (isPoint(least, most)) [least, most] = [least - (Math.abs(least) || 1) / 2, most + (Math.abs(most) || 1) / 2];
+  if (isPoint(least, most)) {
+    const low = least - (Math.abs(least) || 1) / 2, high = most + (Math.abs(most) || 1) / 2;
+    // A share cannot lie beyond 0 and 1.
+    const [floor, ceiling] = format === "share" ? [Math.min(0, least), Math.max(1, most)] : [-Infinity, Infinity];
+    [least, most] = [Math.max(floor, low), Math.min(ceiling, high)];
+  }
   const made = scaleLinear<number, number>().domain([least, most]);
   return nice ? made.nice(6) : made;
 }

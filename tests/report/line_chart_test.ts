@@ -140,6 +140,20 @@ Deno.test("a share is shown in per cent, SI numbers with their prefix", () => {
   for (const label of ["40 %", "2 k"]) assert.ok(svg.includes(`>${label}</text>`), label);
 });
 
+Deno.test("the axis of equal shares ends at 0 and 100 %, and that of other numbers where it did", () => {
+  const domain = (value: number, format: "share" | "plain"): string => {
+    const points: readonly Point[] = [[0, value], [4, value]];
+    const { attributes } = linePanel(
+      { x: { label: "x" }, y: { label: "y", format }, series: [{ name: "a", points }] },
+      BOX,
+    );
+    return /data-y="linear (\S+ \S+) /.exec(attributes)?.[1] ?? "";
+  };
+  assert.deepEqual([0, 0.5, 0.9, 1].map((value) => domain(value, "share")), ["0 0.5", "0.2 0.8", "0.4 1", "0.5 1"]);
+  assert.deepEqual([0, 1].map((value) => domain(value, "plain")), ["-0.6 0.6", "0.4 1.6"]);
+  assert.equal(domain(1.5, "share"), "0.7 1.5", "what is no share is shown all the same");
+});
+
 Deno.test("thinned() keeps first and last, every peak, and breaks, of a hundred thousand points", () => {
   const points = Array.from(
     { length: 100_000 },

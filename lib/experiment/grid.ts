@@ -13,8 +13,8 @@ import {
   type CellOptionName,
   type CellOptions,
   isCellOption,
-  isSwitch,
   shownOption,
+  takesValue,
   wordList,
 } from "./options.ts";
 
@@ -120,9 +120,10 @@ function combinations({ grid, base = {} }: Pick<ExperimentDefinition, "grid" | "
   );
 }
 
-/** A value in the form that a cell has, as it is shown: lists of words in whatever order, settings of alarms, and true or false, as `--set` has them. */
+/** A value in the form that a cell has, as it is shown: lists of words in whatever order, settings of alarms, and numbers, true and false as `--set` has them. */
 function labelIn(option: CellOptionName, value: string): string {
-  if ((value === "true" || value === "false") && isSwitch(option)) return shownOption(value === "true");
+  if ((value === "true" || value === "false") && takesValue(option, true)) return shownOption(value === "true");
+  if (value.trim() !== "" && takesValue(option, Number(value))) return shownOption(Number(value));
   const plain = value.replaceAll("+", ",");
   if (option === "onAlarm" && monitorOf(value) !== null) {
     return shownOption(alarmText(alarmSettings(plain, { option })));

@@ -335,9 +335,9 @@ export function pruneOptions(
   };
 }
 
-/** Whether an option is one that is on or off, or may be. */
-export function isSwitch(option: CellOptionName): boolean {
-  return CHECKS[option].safeParse(true).success;
+/** Whether an option may have a value. */
+export function takesValue(option: CellOptionName, value: unknown): boolean {
+  return CHECKS[option].safeParse(value).success;
 }
 
 /** An option's value as tables and folders show it. `option` says whether a text is a path, which on Windows has backslashes. */

@@ -98,3 +98,20 @@ Deno.test("what is on or off is chosen by true and false too, as --set and grids
   const only = cellsOf({ ...PLAIN, grid: { prompt: [true, "/texts/short.txt"] } });
   refuses(() => chosen(only, "prompt", "false"), "usage", /one of on, short/, /now: off/);
 });
+
+Deno.test("numbers are chosen in whatever way they are written, and names that look like numbers as they are", () => {
+  const cells = cellsOf({ ...PLAIN, grid: { loraRate: [1e-3, 2e-3], temperature: [1, 0.5], seq: [48, 1000] } });
+  const cases = [["loraRate", "1e-3", 0.001], ["temperature", "1.0", 1], ["temperature", ".50", 0.5], [
+    "seq",
+    "1e3",
+    1000,
+  ]] as const;
+  for (const [name, text, value] of cases) {
+    assert.deepEqual(chosen(cells, name, text), Array(4).fill(value), text);
+  }
+  refuses(() => chosen(cells, "loraRate", "3e-3"), "usage", /one of 0\.001, 0\.002/, /now: 0\.003/);
+  refuses(() => chosen(cells, "seq", "48.5"), "usage", /now: 48\.5/);
+  const named = cellsOf({ ...PLAIN, grid: { data: ["1.0", "1"] } });
+  assert.deepEqual(chosen(named, "data", "1.0"), ["1.0"]);
+  refuses(() => chosen(named, "data", "1.00"), "usage", /one of 1\.0, 1;/, /now: 1\.00/);
+});

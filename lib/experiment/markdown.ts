@@ -24,7 +24,7 @@ export function markdown(report: ExperimentReport, charts: readonly DrawnChart[]
   const { name, question, protocol, unfinished, cells } = report;
   const parts: string[] = [`# ${name}`];
   if (question) parts.push(question);
-  parts.push(protocol.map((line) => `- ${line}`).join("\n"));
+  parts.push(protocol.map((line) => `- ${literal(line)}`).join("\n"));
   if (cells.length === 0) parts.push("No cell is finished yet.");
   else {
     const measures = report.names.filter(({ isMeasure }) => isMeasure), single = measures.filter(isPart);
@@ -37,9 +37,9 @@ export function markdown(report: ExperimentReport, charts: readonly DrawnChart[]
     parts.push("### Alarms", ...alarmPart(report));
     parts.push("## Layers", layerTable(report), layerNote(report));
   }
-  for (const { file, title } of charts) parts.push(`![${title}](${file})`);
+  for (const { file, title } of charts) parts.push(`![${literal(title)}](${file})`);
   if (unfinished.length > 0) {
-    const lines = unfinished.map(({ cell, state }) => `- ${cell}: ${literal(state)}`);
+    const lines = unfinished.map(({ cell, state }) => `- ${literal(cell)}: ${literal(state)}`);
     parts.push("## Not finished", lines.join("\n"));
   }
   return parts.join("\n\n") + "\n";
@@ -145,8 +145,8 @@ export function spreadNote(report: ExperimentReport): string {
 function truncationNote({ truncations, dense }: ExperimentReport): string {
   const isAlone = Object.keys(dense).length <= 1;
   return truncations.map(({ model, task, truncated, n }) =>
-    ` ${truncated} of ${n} questions of ${task} did not fit the context${
-      isAlone ? "" : ` of ${model}`
+    ` ${truncated} of ${n} questions of ${literal(task)} did not fit the context${
+      isAlone ? "" : ` of ${literal(model)}`
     } and lost their beginning.`
   ).join("");
 }
@@ -166,8 +166,10 @@ function tokenNote({ dense }: ExperimentReport): string {
     const counts = new Set(own.map(({ count }) => count));
     const others = new Set(own.flatMap(({ tokens }) => tokens ?? [])).size > 1;
     isOther ||= others;
-    const shown = counts.size === 1 && !others ? [...counts] : own.map(({ model, count }) => `${count} by ${model}`);
-    return `${name} (${shown.join(", ")})`;
+    const shown = counts.size === 1 && !others
+      ? [...counts]
+      : own.map(({ model, count }) => `${count} by ${literal(model)}`);
+    return `${literal(name)} (${shown.join(", ")})`;
   });
   if (over.length === 0) return "";
   const behind = over.some((one) => one.includes(" prompt ("))
@@ -191,14 +193,14 @@ function adapterNote({ cells, groups, axes }: ExperimentReport): string {
   const adaptersOf = (own: readonly ReportCell[]): string[] => [...new Set(own.map(({ adapter }) => adapter))];
   const all = adaptersOf(cells);
   if (all.length === 0) return "";
-  if (all.length === 1) return ` All ran on ${all[0]}.`;
-  const counted = all.map((one) => `${one} (${cells.filter(({ adapter }) => adapter === one).length})`);
+  if (all.length === 1) return ` All ran on ${literal(all[0] ?? "")}.`;
+  const counted = all.map((one) => `${literal(one)} (${cells.filter(({ adapter }) => adapter === one).length})`);
   const mixed = groups.filter((group) => adaptersOf(cells.filter(({ cell }) => group.cells.includes(cell))).length > 1);
   return ` They ran on ${counted.join(" and ")}${
     mixed.length === 0
       ? ""
       : `, and those of ${
-        mixed.map((group) => groupLabel(group, axes)).join("; ")
+        mixed.map((group) => literal(groupLabel(group, axes))).join("; ")
       } not all on the same, which is a difference beside the seed`
   }.`;
 }
@@ -281,14 +283,14 @@ function alarmPart(report: ExperimentReport): string[] {
       String(step),
       monitor,
       restored === null ? ACTION_WORDS[action] : `went back to step ${restored}, halved rates`,
-      literal(message),
+      message,
     ])
   );
   const halved = groups.flatMap((group) => {
     const count = halvedOf(report, group).length;
     return count === 0
       ? []
-      : [`- ${groupLabel(group, axes)}: ${count} of ${group.cells.length} runs went on with halved rates`];
+      : [`- ${literal(groupLabel(group, axes))}: ${count} of ${group.cells.length} runs went on with halved rates`];
   });
   if (halved.length > 0) parts.push(`${halved.join("\n")}\n\n${HALVED_NOTE}`);
   if (rows.length > 0) parts.push(table(["run", "step", "monitor", "what it did", "what it saw"], rows, 5));
@@ -345,16 +347,17 @@ const LAYER_NOTE =
 const UNIFORM_NOTE =
   "Between two runs, pairs of a uniform layout are left out: all their layers are cut alike, whatever else differs.";
 
+/** A table of plain texts. */
 function table(head: readonly string[], rows: readonly (readonly string[])[], texts: number): string {
   const line = (cells: readonly string[]): string =>
-    `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
+    `| ${cells.map((cell) => literal(cell).replaceAll("|", "\\|")).join(" | ")} |`;
   const rule = `| ${head.map((_, index) => index < texts ? "---" : "--:").join(" | ")} |`;
   return [line(head), rule, ...rows.map(line)].join("\n");
 }
 
-/** A text of others on one line, in which no sign is Markdown; the bars of tables are theirs. */
+/** A text of others on one line, in which no sign is Markdown: `_` is where no word goes on at both sides. The bars of tables are theirs. */
 function literal(text: string): string {
-  return text.replaceAll(/[\r\n]+/g, " ").replaceAll(/[\\`*_[\]<>!&~]/g, "\\$&");
+  return text.replaceAll(/[\r\n]+/g, " ").replaceAll(/[\\`*[\]<>!&~]|(?<![^\W_])_|_(?![^\W_])/g, "\\$&");
 }
 
 function percent(share: number): string {

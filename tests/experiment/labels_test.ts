@@ -1,7 +1,9 @@
-// What options are called in tables, folders and `--only`, where their values are paths of Windows or on and off. Without a GPU.
+// What options are called in tables, folders and `--only`, where their values are paths of Windows, on and off, numbers or signs of Markdown.
+// Without a GPU.
 import assert from "node:assert/strict";
 import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import { type Cell, cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
+import { markdown } from "../../lib/experiment/markdown.ts";
 import { measuresOf } from "../../lib/experiment/measures.ts";
 import type { CellOptions } from "../../lib/experiment/options.ts";
 import { planCells } from "../../lib/experiment/plan.ts";
@@ -12,6 +14,7 @@ import { RowCache } from "../../lib/experiment/rows.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/io/open_model.ts";
 import { inTemporaryFolder, refuses } from "../io/files.ts";
+import { OUTCOME } from "./tiny.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",
@@ -114,4 +117,34 @@ Deno.test("numbers are chosen in whatever way they are written, and names that l
   const named = cellsOf({ ...PLAIN, grid: { data: ["1.0", "1"] } });
   assert.deepEqual(chosen(named, "data", "1.0"), ["1.0"]);
   refuses(() => chosen(named, "data", "1.00"), "usage", /one of 1\.0, 1;/, /now: 1\.00/);
+});
+
+Deno.test("names of files and of what the definition names are no Markdown in a report", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const prompt = ["*short*", "<b>long"].map((name) => `${folder}/${name}.txt`), file = `${folder}/_rows_of_us_.jsonl`;
+    for (const path of prompt) await Deno.writeTextFile(path, path);
+    await Deno.copyFile(demoData("train"), file);
+    const resolved = resolveExperiment(defineExperiment({ ...PLAIN, data: file, grid: { prompt, seed: [1] } }));
+    const store = new Store(`${folder}/out`), plan = await planCells(resolved, store), [first] = plan.all;
+    for (const { name: cell, folder, identity } of plan.all) {
+      await store.begin(folder, identity, { anew: false });
+      await store.setResult(folder, { cell, identity, outcome: OUTCOME, failure: null });
+    }
+    const report = await makeReport(resolved, await planCells(resolved, store), store);
+    const charts = [{ file: "loss.svg", title: "loss, prompt *short*", svg: "" }];
+    const unfinished = [{ cell: first?.name ?? "", state: "new" }];
+    const text = markdown({ ...report, unfinished }, charts);
+    for (
+      const part of [
+        "trained on \\_rows_of_us\\_.jsonl",
+        "\n| \\*short\\* | 1 |",
+        "\n| prompt \\<b\\>long | 1 |",
+        "\n| prompt: \\<b\\>long in place of \\*short\\* | 1 |",
+        "\n![loss, prompt \\*short\\*](loss.svg)\n",
+      ]
+    ) {
+      assert.ok(text.includes(part), `${part}\n${text}`);
+    }
+    assert.doesNotMatch(text, /[^\\][*<]/);
+  });
 });

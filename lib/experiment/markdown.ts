@@ -342,7 +342,7 @@ function layerNote({ axes }: ExperimentReport): string {
 }
 
 const LAYER_NOTE =
-  "Share of a layer's linear weights that is cut, mean over the seeds. Distances are means over the layers of the absolute difference: from all layers cut alike, between two seeds of the same options, and between two runs that differ in one option, there ± the standard error over the seeds as above. An option moves the layers where its distance is clearly larger than that between two seeds; how far such distances scatter was not measured.";
+  "Share of a layer's linear weights that is cut, mean over the seeds. Distances are means over the layers of the absolute difference: from all layers cut alike, where each counts by its weights, between two seeds of the same options, and between two runs that differ in one option, there ± the standard error over the seeds as above. An option moves the layers where its distance is clearly larger than that between two seeds; how far such distances scatter was not measured.";
 
 const UNIFORM_NOTE =
   "Between two runs, pairs of a uniform layout are left out: all their layers are cut alike, whatever else differs.";

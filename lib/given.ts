@@ -94,7 +94,7 @@ export function checkWord(value: unknown, known: readonly string[], { what }: { 
 const MOST_SHOWN = 60;
 
 /** A value in a few words. */
-function shown(value: unknown): string {
+export function shown(value: unknown): string {
   if (Array.isArray(value)) return value.length === 0 ? "an empty list" : `a list of ${value.length}`;
   if (typeof value === "function") return "a function";
   if (typeof value === "object" && value !== null) return "an object";

@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
 import { checkNames } from "../given.ts";
+import { checkPromptText } from "../io/prompts_format.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Adapters, Model } from "../run/model.ts";
 import { logLikelihoods } from "../run/score.ts";
@@ -49,7 +50,7 @@ export interface EvaluateResult {
  * Evaluates a model on multiple choice tasks as EleutherAI's lm-evaluation-harness 0.4 does: the same prompts, the same division into context
  * and continuation, acc, acc_norm and their standard errors.
  *
- * @throws CompressoError("usage") for an unknown task or option; "input" where data are missing or do not fit, and for a model without tokenizer;
+ * @throws CompressoError("usage") for an unknown task or option and an empty prompt; "input" where data are missing or do not fit, and for a model without tokenizer;
  * "numeric" where a likelihood is not finite.
  * @example
  * ```ts
@@ -76,6 +77,7 @@ export async function evaluateTasks(model: Model, options: EvaluateOptions): Pro
 export async function loadTasks(
   { tasks, taskData, limit, prompt = null }: Pick<EvaluateOptions, "tasks" | "taskData" | "limit" | "prompt">,
 ): Promise<LoadedTask[]> {
+  checkPromptText(prompt);
   const fail = (rule: string, value: string, mend: string): never => {
     throw new CompressoError("usage", { what: "cannot evaluate tasks", rule, value, mend });
   };

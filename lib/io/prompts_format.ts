@@ -1,6 +1,7 @@
 // The layout of prompts that goes with a tokenizer. Owns the three styles and where the collaborative prompt stands;
 // refuses labels and lengths.
-import { CompressoError } from "../errors.ts";
+import { CompressoError, type ErrorParts } from "../errors.ts";
+import { shown } from "../given.ts";
 import { type ChatMessage, renderChat } from "./chat_template.ts";
 import type { InstructRow } from "./datasets_row.ts";
 import { answeredTurn, turnShape } from "./prompts_turn.ts";
@@ -21,6 +22,19 @@ export interface FormatOptions {
   readonly style?: "auto" | PromptStyle;
   /** Whether a template that prints the date prints the day that it is, see `renderChat`. Default false. */
   readonly today?: boolean | undefined;
+}
+
+/** Refuses what is no text to put before instructions: true and false would stand there as words. Throws `CompressoError("usage")`. */
+export function checkPromptText(
+  prompt: unknown,
+  { what = "cannot use this prompt", mend = "give a text, or null for none" }: Partial<
+    Pick<ErrorParts, "what" | "mend">
+  > = {},
+): void {
+  const isText = typeof prompt === "string";
+  if (prompt === null || (isText && prompt.trim() !== "")) return;
+  const rule = "it is a text with something in it, or null", value = isText ? "an empty text" : shown(prompt);
+  throw new CompressoError("usage", { what, rule, value, mend });
 }
 
 /** The style of a tokenizer: `compresso_style` of its config, else "chat" where it has a template, else "alpaca". */

@@ -4,7 +4,7 @@ import { CompressoError } from "../errors.ts";
 import { checkNames } from "../given.ts";
 import type { ChatMessage } from "../io/chat_template.ts";
 import { encodeChatPrompt } from "../io/prompts_chat.ts";
-import { endToken, type PromptStyle, promptStyle, turnShape } from "../io/prompts_format.ts";
+import { checkPromptText, endToken, type PromptStyle, promptStyle, turnShape } from "../io/prompts_format.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { FinishReason, GenerateOptions } from "./generate.ts";
 import { streamText } from "./generate_text.ts";
@@ -73,7 +73,7 @@ const ROOM_SHARE = 1 / 4;
  * two turns have in common is not read again.
  *
  * @throws CompressoError("input") for a model without tokenizer, or whose tokenizer has neither a chat template nor a style; "usage" for
- * an empty stop string and options that do not exist.
+ * an empty system text or stop string, and options that do not exist.
  *
  * @example
  * ```ts
@@ -89,6 +89,7 @@ const ROOM_SHARE = 1 / 4;
 export function createChat(model: Model, options: ChatOptions): Chat {
   checkNames(options, NAMES, { whose: "createChat" });
   const { system = null, style, stop = [], adapters = {}, ...settings } = options;
+  checkPromptText(system, { what: "cannot use this system text" });
   const tokenizer = tokenizerFor(model);
   const format = { tokenizer, prompt: system, style: style ?? ownStyle(tokenizer), today: true };
   checkStops(stop);

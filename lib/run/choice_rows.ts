@@ -2,6 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import type { DataSet } from "../io/datasets.ts";
 import { encodePrefix, encodeResponse, endToken, formatExample } from "../io/prompts.ts";
+import { checkPromptText } from "../io/prompts_format.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { ChoiceRow } from "./score.ts";
 
@@ -17,9 +18,10 @@ export interface ChoiceOptions {
 
 /**
  * Encodes every row as its prompt and its choices, each ending with the end token where there is one.
- * Throws `CompressoError("input")` for rows without choices, or whose output is none of them, and "usage" for a limit out of range.
+ * Throws `CompressoError("input")` for rows without choices, or whose output is none of them, and "usage" for a limit out of range or an empty prompt.
  */
 export function encodeChoices(data: DataSet, { tokenizer, prompt, limit = Infinity }: ChoiceOptions): ChoiceRow[] {
+  checkPromptText(prompt);
   const format = { tokenizer, prompt };
   const end = endToken(format);
   if (limit !== Infinity && !(Number.isInteger(limit) && limit >= 1)) {

@@ -3,6 +3,7 @@ import { CompressoError } from "../errors.ts";
 import { given } from "../given.ts";
 import type { Ranking } from "../prune/baselines.ts";
 import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
+import { checkPromptText } from "../io/prompts_format.ts";
 import { checkLora, type LoraConfig } from "../nn/lora.ts";
 import { type DecoderSpec, PROJECTIONS } from "../nn/spec.ts";
 import { checkKept, type KeptRule } from "../prune/harden.ts";
@@ -60,7 +61,7 @@ export interface PruneOptions {
   readonly units?: readonly UnitKind[];
   /** Default rank 8, alpha 16 on all seven projections, no dropout. */
   readonly lora?: Partial<LoraConfig>;
-  /** Text before every instruction; default the collaborative prompt, null for none. One of your own is refused where all rows are texts, which get none. */
+  /** Text before every instruction; default the collaborative prompt, null for none. An empty one is refused, and one of your own where all rows are texts, which get none. */
   readonly prompt?: string | null;
   /** Default "compact". It decides the hard masks where it is "uniform", and the files in any case. */
   readonly layout?: Layout;
@@ -233,6 +234,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     rates: resolveRates(steps, { preset: preset.rates, given: options.rates }),
     monitors: resolveMonitors(options.monitors),
   };
+  checkPromptText(resolved.prompt, { mend: "null for none; leave it out for the collaborative prompt" });
   checkLora(resolved.lora);
   checkKept(options.keptMasks, resolved.units);
   checkTakenRules(resolved.units, options.rules ?? {});

@@ -3,6 +3,7 @@ import { CompressoError, type ErrorParts } from "../errors.ts";
 import { checkNames } from "../given.ts";
 import type { Row } from "../io/datasets.ts";
 import { countLabels, type Example, IGNORED_LABEL } from "../io/prompts.ts";
+import { checkPromptText } from "../io/prompts_format.ts";
 import { encodeRow } from "./batches.ts";
 import type { Adapters, Model } from "./model.ts";
 import { digestOfAll } from "./run_data.ts";
@@ -57,7 +58,7 @@ const WIDTH_STEP = 64;
  * Measures the perplexity of rows as training encodes them, with the tokenizer's own special tokens: all tokens of a text but its first, the
  * responses and end tokens of instructions, the assistant's turns of conversations. Texts are cut to `seq` tokens, other rows as in training.
  *
- * @throws CompressoError("usage") for a `seq` out of range and options that do not exist; "input" for a model without tokenizer and rows without anything to predict;
+ * @throws CompressoError("usage") for a `seq` out of range, an empty prompt and options that do not exist; "input" for a model without tokenizer and rows without anything to predict;
  * "numeric" where the loss is not finite.
  */
 export async function rowPerplexity(
@@ -136,6 +137,7 @@ function encode(
   rows: readonly Row[],
   { seq, prompt = null, skipBroken = false }: RowPerplexityOptions,
 ): Encoded {
+  checkPromptText(prompt);
   const fail = (code: "usage" | "input", parts: Required<Omit<ErrorParts, "what">>): never => {
     throw new CompressoError(code, { what: "cannot measure perplexity over rows", ...parts });
   };

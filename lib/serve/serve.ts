@@ -1,6 +1,7 @@
 // A model behind an OpenAI-compatible HTTP server. Owns the socket and the end of its life; refuses to load models and to print.
 import { CompressoError } from "../errors.ts";
 import { checkNames } from "../given.ts";
+import { checkPromptText } from "../io/prompts_format.ts";
 import type { Adapters, Model } from "../run/model.ts";
 import { createHandler, type RequestRecord, type Serving } from "./handler.ts";
 import { createLabels } from "./labels.ts";
@@ -82,15 +83,17 @@ const LAST_WORDS = 1000;
  * ```
  */
 export function serveModel(model: Model, options: ServeOptions = {}): ModelServer {
-  const { host = "127.0.0.1", port = 8000, name = "model", apiKey = null, adapters = {}, signal } = options;
+  const { host = "127.0.0.1", port = 8000, name = "model", apiKey = null, prompt = null, adapters = {}, signal } =
+    options;
   checkNames(options, SERVE_NAMES, { whose: "serveModel" });
+  checkPromptText(prompt);
   const limits = resolveLimits(options.limits);
   const { tokenizer } = model;
   if (!tokenizer) throw noTokenizer();
   checkHost(host);
   checkAddress({ port, name, apiKey });
   const queue = createQueue({ most: limits.queue }), ending = new AbortController();
-  const bench = { model, tokenizer, adapters, labels: createLabels(tokenizer), prompt: options.prompt ?? null };
+  const bench = { model, tokenizer, adapters, labels: createLabels(tokenizer), prompt };
   // No request comes before the handler below: the first one is taken in a later turn.
   const server = listen({ host, port }, { handler: (request) => handler(request) });
   const { hostname, port: chosen } = server.addr;

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import {
   compress,
   createChat,
+  encodeChoices,
   evaluateTasks,
   exportModel,
   generate,
@@ -14,7 +15,10 @@ import {
   prune,
   rowPerplexity,
   type RunHooks,
+  serveModel,
+  toRow,
 } from "../../mod.ts";
+import { parseRows } from "../../lib/io/datasets.ts";
 import { openSpec } from "../../lib/io/open_spec.ts";
 import { resolveOptions } from "../../lib/run/options.ts";
 import { inTemporaryFolder, refuses, rejectsWith } from "../io/files.ts";
@@ -190,4 +194,38 @@ Deno.test("what measures and generates refuses options that it does not have", a
       new RegExp(`'adaptors'; rule: options of ${name} are .*did you mean adapters\\?`),
     );
   }
+});
+
+Deno.test("a prompt is a text with something in it, or none: true and false are no words to put before instructions", async () => {
+  using device = await openDevice();
+  using model = await loadModel("demo", { device });
+  const { tokenizer } = model;
+  assert.ok(tokenizer);
+  const text = toRow({ text: "Tom went to Rome." }),
+    chosen = { instruction: "Choose.", choices: ["a", "b"], output: "a" };
+  const choices = parseRows(JSON.stringify(chosen), "choices.jsonl");
+  const calls: readonly ((options: { readonly prompt: null }) => unknown)[] = [
+    resolve,
+    (options) => rowPerplexity(model, [text], { seq: 8, ...options }),
+    (options) => evaluateTasks(model, { tasks: ["piqa"], taskData: "fixtures/tasks", limit: 1, ...options }),
+    (options) => encodeChoices(choices, { tokenizer, ...options }),
+    ({ prompt }) => createChat(model, { maxTokens: 1, system: prompt })[Symbol.dispose](),
+    async (options) => await serveModel(model, { port: 0, ...options })[Symbol.asyncDispose](),
+  ];
+  const values: readonly (readonly [object, RegExp])[] = [
+    [{ prompt: true }, /now: true; mend: .*null/],
+    [
+      { prompt: false },
+      /cannot use this (prompt|system text); rule: it is a text with something in it, or null; now: false/,
+    ],
+    [{ prompt: " \n" }, /now: an empty text/],
+  ];
+  for (const call of calls) {
+    for (const [value, said] of values) {
+      await rejectsWith((async () => await call({ prompt: null, ...value }))(), "usage", said);
+    }
+    await call({ prompt: null });
+  }
+  refuses(() => resolve({ prompt: false }), "usage", /mend: null for none; leave it out for the collaborative prompt/);
+  resolve({ prompt: undefined });
 });

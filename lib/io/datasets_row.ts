@@ -1,6 +1,7 @@
 // One row of data from one parsed value. Owns the kinds of rows, the fields of each and when a row is empty; refuses
 // files.
 import { CompressoError } from "../errors.ts";
+import { shown } from "../given.ts";
 import type { ChatMessage } from "./chat_template.ts";
 import { isObject, type Json } from "./tokenizer_compat.ts";
 
@@ -118,6 +119,39 @@ export function parseRow(value: unknown, fields: RowFields): ParsedRow {
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
     return fault("fields are nested no deeper than programs can follow", "has a field that is nested too deep");
+  }
+}
+
+/**
+ * A row of a program as its kind is read from a file, without its number: Deno runs programs whose types do not hold. What a file may leave out
+ * is filled in.
+ *
+ * @throws CompressoError("input") for an unknown kind, and for fields that are none of its kind.
+ */
+export function checkedRow(row: Row): Row {
+  const parsed = parseKind(row), made = "make rows of a program with toRow";
+  if ("row" in parsed) return { ...parsed.row, extra: row.extra ?? {} };
+  const { rule, problem, mend } = parsed.fault, value = `it ${problem}`;
+  throw new CompressoError("input", { what: "cannot encode the row", rule, value, mend: mend === "" ? made : mend });
+}
+
+function parseKind(row: Row): ParsedRow {
+  switch (row.kind) {
+    case "text":
+      return parseText({ text: row.text }, "text");
+    case "instruct":
+      return parseInstruct({
+        instruction: row.instruction,
+        input: row.input,
+        output: row.output,
+        choices: row.choices,
+      });
+    case "chat":
+      return parseChat({ messages: row.messages }, "messages");
+    default: {
+      const { kind }: { readonly kind?: unknown } = row;
+      return fault("its kind is instruct, chat or text", `has the kind ${shown(kind)}`);
+    }
   }
 }
 

@@ -1,8 +1,7 @@
 // From a row to tokens and labels. Owns the collaborative prompt and what it costs, labels, and the truncation of long
 // rows; refuses to batch.
-import { CompressoError } from "../errors.ts";
 import type { ChatMessage } from "./chat_template.ts";
-import type { InstructRow, Row } from "./datasets_row.ts";
+import { checkedRow, type InstructRow, type Row } from "./datasets_row.ts";
 import { encodeChat, encodeChatPrompt } from "./prompts_chat.ts";
 import { encodeBehind } from "./prompts_context.ts";
 import { endToken, formatExample, type FormatOptions, keepsSystem, styleOf } from "./prompts_format.ts";
@@ -71,10 +70,10 @@ export function encodeResponse(prefix: string, response: string, { tokenizer }: 
  * assistant's turns, each with its end token. Texts: all tokens are; a text is not cut (see `windows`).
  * An instruction longer than `seq` loses the beginning of its input; where that is not enough, the end of the response.
  * A conversation loses its end.
- * @throws CompressoError("input") for a conversation that the chat template refuses or writes otherwise as it grows.
+ * @throws CompressoError("input") for a row whose fields are none of its kind, and a conversation that the chat template refuses or writes otherwise as it grows.
  */
-export function encodeExample(row: Row, options: EncodeOptions): EncodedRow {
-  const { tokenizer, seq } = options;
+export function encodeExample(given: Row, options: EncodeOptions): EncodedRow {
+  const { tokenizer, seq } = options, row = checkedRow(given);
   if (row.kind === "text") {
     const ids = tokenizer.encode(row.text, { addSpecial: true }), tail = hasEnded(row) ? 0 : tokenizer.trailing.length;
     const tokens = Uint32Array.from(ids.slice(0, ids.length - tail));
@@ -85,15 +84,6 @@ export function encodeExample(row: Row, options: EncodeOptions): EncodedRow {
     const tokens = Uint32Array.from(ids.slice(0, seq));
     const labels = Int32Array.from(tokens, (id, index) => learned[index] ? id : IGNORED_LABEL);
     return { tokens, labels, truncated: ids.length > seq, labelTokens: countLabels(labels) };
-  }
-  const kind: string = row.kind;
-  if (kind !== "instruct") {
-    throw new CompressoError("input", {
-      what: "cannot encode the row",
-      rule: "its kind is instruct, chat or text",
-      value: String(kind),
-      mend: "make rows of a program with toRow",
-    });
   }
   let parts = encodeParts(row, options);
   const truncated = parts.prefix.length + parts.response.length > seq;
@@ -145,7 +135,8 @@ export function promptCostOf(rows: readonly Row[], options: FormatOptions): numb
 }
 
 function beginsWithSystem(row: Row): boolean {
-  return row.kind === "chat" && row.messages[0]?.role === "system";
+  // A row that is left out as broken may have anything there.
+  return row.kind === "chat" && Array.isArray(row.messages) && row.messages[0]?.role === "system";
 }
 
 /** Tokens by which a system turn grows with the prompt before its text. */

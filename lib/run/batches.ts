@@ -2,6 +2,7 @@
 // exactly; refuses to read files.
 import { CompressoError } from "../errors.ts";
 import type { DataReport, Row, TextRow } from "../io/datasets.ts";
+import { checkedRow } from "../io/datasets_row.ts";
 import {
   countLabels,
   type EncodedRow,
@@ -203,7 +204,7 @@ function packRows(rows: readonly Row[], options: EncodeRowsOptions, attempt: Att
 /** A text to be joined; null where it has no tokens. */
 function packedPart(row: TextRow, number: number, { tokenizer, vocab }: EncodeRowsOptions): Example | null {
   return named(number, () => {
-    const part = packedText(row.text, tokenizer, { hasEnded: hasEnded(row) });
+    const part = packedText(row.text, tokenizer, { hasEnded: hasEnded(checkedRow(row)) });
     if (part) checkIds(part.tokens, vocab);
     return part;
   });

@@ -317,7 +317,10 @@ Deno.test("toRow() makes rows of a program as files have them, and says why a va
   // Without a type check a value may be of no kind at all.
   const stranger = Object.assign({}, toRow({ text: "i" }), JSON.parse('{"kind":"poem"}'));
   const options = { tokenizer: await tokenizerOf("byte_level"), prompt: null, seq: 16 };
-  assert.throws(() => encodeExample(stranger, options), failure("input", /instruct, chat or text; now: poem.*toRow/));
+  assert.throws(
+    () => encodeExample(stranger, options),
+    failure("input", /instruct, chat or text; now: it has the kind poem.*toRow/),
+  );
 });
 
 /** Takes plain documents, and nothing else. */

@@ -8,7 +8,10 @@ import { failure, tokenizerOf, withConfig } from "./fixtures.ts";
 const tokenizer = await tokenizerOf("byte_level");
 const model = { tokenizer, spec: { vocab: tokenizer.vocabSize } };
 
-function optionsOf(rows: readonly Row[], given: { readonly packing: boolean }): ResolvedOptions {
+function optionsOf(
+  rows: readonly Row[],
+  given: { readonly packing: boolean; readonly prompt?: string },
+): ResolvedOptions {
   const options = { rows, sparsity: 0.2, steps: 1, batch: 1, seq: 32, prompt: null, ...given };
   return resolveOptions(options, { maxPosition: 64 });
 }
@@ -100,6 +103,46 @@ Deno.test("a row with a token that the model does not have is named, and left ou
       assert.throws(() => encodeRun(own, options), failure("input", /row 8;.*now: token \d+;.*--skip-broken/));
       const { report } = encodeRun(own, options, { skipBroken: true });
       assert.deepEqual([report.broken, report.lines.broken], [1, [8]], `${key}, packing ${packing}`);
+    }
+  }
+});
+
+Deno.test("a row of a program with fields that are none of its kind is named, and what a file may leave out is filled in", () => {
+  const good: readonly unknown[] = [
+    { kind: "instruct", instruction: "on and", input: "", output: "on", choices: null, extra: {} },
+    { kind: "text", text: "on and on", extra: {} },
+    {
+      ...{ kind: "chat", extra: {} },
+      messages: [{ role: "user", content: "on and" }, { role: "assistant", content: "on" }],
+    },
+  ];
+  const bare: readonly unknown[] = [
+    { kind: "instruct", instruction: "on and", input: null, output: "on" },
+    { kind: "text", text: "on and on" },
+    { kind: "chat", messages: [{ from: "human", value: "on and" }, { role: "gpt", content: "on" }] },
+  ];
+  const broken: readonly (readonly [unknown, RegExp])[] = [
+    [
+      { kind: "instruct", instruction: "on" },
+      /cannot encode the row, row 4; rule: "output" is a string; now: it has nothing as "output"/,
+    ],
+    [{ kind: "instruct", instruction: "on", output: 7 }, /row 4;.*has a number as "output"; mend: .*toRow/],
+    [{ kind: "instruct", instruction: "on", input: [], output: "on" }, /row 4;.*has a list as "input"/],
+    [{ kind: "text", text: 5 }, /row 4;.*has a number as "text"/],
+    [{ kind: "chat" }, /row 4;.*has nothing as "messages"/],
+    [{ kind: "chat", messages: ["on"] }, /row 4;.*has a string as message 1/],
+    [{ kind: "chat", messages: [{ role: "bot", content: "on" }] }, /row 4;.*has the role "bot" in message 1/],
+    [{ kind: "chat", messages: [{ role: "user", content: 5 }] }, /row 4;.*has a number in message 1/],
+  ];
+  for (const packing of [true, false]) {
+    const encode = (rows: readonly unknown[], skipBroken = false): ReturnType<typeof encodeRun> =>
+      encodeRun(model, optionsOf(JSON.parse(JSON.stringify(rows)), { packing, prompt: "Be small." }), { skipBroken });
+    const whole = encode(good);
+    assert.equal(encode(bare).digest, whole.digest);
+    for (const [row, said] of broken) {
+      assert.throws(() => encode([...good, row]), failure("input", said));
+      const { report, digest } = encode([...good, row], true);
+      assert.deepEqual([report.broken, report.lines.broken, digest], [1, [4], whole.digest], JSON.stringify(row));
     }
   }
 });

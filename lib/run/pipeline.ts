@@ -32,7 +32,7 @@ import {
   RUN_FILES,
 } from "./run_files.ts";
 import { checkExportSize } from "./size_goal.ts";
-import { CANNOT_WRITE } from "./qat.ts";
+import { isSilence } from "./qat.ts";
 import { refuseReading } from "./run_data.ts";
 import { prune, type PruneSession, type RunSummary, type SessionExportOptions } from "./session.ts";
 
@@ -188,9 +188,7 @@ async function ownRows(
       onProgress: onCalibration,
     });
   } catch (error) {
-    if (!(error instanceof CompressoError && error.code === "numeric" && error.parts.what.startsWith(CANNOT_WRITE))) {
-      throw error;
-    }
+    if (!isSilence(error)) throw error;
     throw new CompressoError(error.code, { ...error.parts, mend: "give texts with --calibration FILE, or none" }, {
       cause: error,
     });

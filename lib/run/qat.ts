@@ -51,7 +51,7 @@ export function textFields({ text, hasEnded }: SelfText): { readonly text: strin
 }
 
 /** Beginning of the error of a model that has nothing to say. */
-export const CANNOT_WRITE = "cannot let the model write text";
+const CANNOT_WRITE = "cannot let the model write text";
 /** The greedy beginning has 3, 4 or 5 tokens, the first one included. */
 const LEADS = [3, 4, 5] as const;
 /** Other first tokens that are tried where a model has nothing to say after one. */
@@ -67,13 +67,14 @@ const ORDER_STREAM = 0x71a7, DRAW_STREAM = 0x71a8;
  *
  * Deviations: the tokens that the tokenizer puts before a text (BOS) stand before the first; the vocabulary is walked in
  * an order that the seed decides, without special tokens and without those that are no whole characters; a text that
- * would be empty begins anew with another token.
+ * would be empty begins anew with another token; draws are from the whole vocabulary, where the code leaves transformers
+ * its default of the 50 likeliest tokens.
  *
  * Text n depends on the settings and n alone, so that a series can be continued. Up to 32 are written in step, which is several times as fast as one by
  * one, and come together.
  *
  * @throws CompressoError("usage") for options out of range; "input" for a model without tokenizer; "numeric" where the
- * logits are not finite, or a model ends every text at once.
+ * logits are not finite, or a text ends at once or is blank after each first token that is tried.
  */
 export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerator<SelfText, void, undefined> {
   const { count, skip = 0, tokens, temperature = 1, seed = 1, cacheBytes, signal, onProgress } = options;
@@ -152,10 +153,15 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
     throw new CompressoError("numeric", {
       what: `${CANNOT_WRITE} ${index + 1}`,
       rule: `after one of ${TRIES} first tokens the model goes on`,
-      value: "it ended each text at once",
+      value: "it ended each text at once, or wrote blanks alone",
       mend: "try another seed",
     });
   }
+}
+
+/** Whether it is the error of a model that has nothing to say after all first tokens that were tried. */
+export function isSilence(error: unknown): error is CompressoError {
+  return error instanceof CompressoError && error.code === "numeric" && error.parts.what.startsWith(CANNOT_WRITE);
 }
 
 /** A text under way. */

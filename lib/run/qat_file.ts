@@ -5,7 +5,7 @@ import { CompressoError } from "../errors.ts";
 import { AtomicFile, makeFolder, unwritable } from "../io/atomic.ts";
 import { openAlone, readWhole } from "../io/lock.ts";
 import type { Model } from "./model.ts";
-import { type SelfDataOptions, type SelfText, textFields, writeTexts } from "./qat.ts";
+import { isSilence, type SelfDataOptions, type SelfText, textFields, writeTexts } from "./qat.ts";
 
 /** Options of {@link writeTextFile}. */
 export interface SelfDataFileOptions extends Omit<SelfDataOptions, "skip"> {
@@ -75,11 +75,16 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
     await append(file, { path, line: `${header}\n` });
   }
   await onStart?.(there);
-  let generated = 0;
-  for await (const text of writeTexts(model, { count, ...settings, skip: there, cacheBytes, signal, onProgress })) {
-    await append(file, { path, line: `${JSON.stringify(textFields(text))}\n` });
-    generated += text.tokens;
-    await onText?.(text);
+  let generated = 0, written = there;
+  try {
+    for await (const text of writeTexts(model, { count, ...settings, skip: there, cacheBytes, signal, onProgress })) {
+      await append(file, { path, line: `${JSON.stringify(textFields(text))}\n` });
+      written++;
+      generated += text.tokens;
+      await onText?.(text);
+    }
+  } catch (error) {
+    throw isSilence(error) ? silenceAfter(written, error) : error;
   }
   // While it is still held: whoever waits for it finds another file, or none.
   await publish(await readWhole(file), { part, path, count });
@@ -108,6 +113,15 @@ async function standing(
   let lines = 0;
   for (const byte of bytes.subarray(0, end)) if (byte === NEWLINE) lines++;
   return lines - 1;
+}
+
+/** The error of a text that the model does not begin, at which the series ends: the same settings fail there again, and others are none to go on with. */
+function silenceAfter(written: number, error: CompressoError): CompressoError {
+  const anew = "start anew with another seed (--seed, with --overwrite)";
+  const mend = written === 0
+    ? anew
+    : `lower count to ${written}, which are written (--count ${written} --resume), or ${anew}`;
+  return new CompressoError(error.code, { ...error.parts, mend }, { cause: error });
 }
 
 const NEWLINE = 10;

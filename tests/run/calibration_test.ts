@@ -263,7 +263,7 @@ Deno.test("writing calibration takes no more memory than the run, and says where
     using silent = await loadModelFrom({ ...source, spec: { ...spec, eosIds } }, { device, tokenizer });
     await assert.rejects(
       compress(silent, begin("silent")),
-      /ended each text at once; mend: give texts with --calibration FILE, or none/,
+      /ended each text at once, or wrote blanks alone; mend: give texts with --calibration FILE, or none/,
     );
     await compress(silent, { ...begin("silent"), calibration: "none" });
   });

@@ -110,6 +110,21 @@ Deno.test("a text that would be empty begins anew with another token, beside oth
     for await (const { index } of writeTexts(model, { count: 6, tokens: 2, seed: 1 })) seen.push(index);
   }, isError("numeric", /ended each text at once/));
   assert.equal(seen[0], 0);
+  // Nor are texts of a file: they are kept with as many as there are, as the error says.
+  await inTemporaryFolder(async (folder) => {
+    const file = { path: `${folder}/own.jsonl`, tokens: 2, seed: 1, count: 6 }, there = seen.length;
+    const said = `text ${there + 1};.*mend: lower count to ${there}, which .*--count ${there} --resume.*another seed`;
+    for (const resume of [false, true]) {
+      await assert.rejects(writeTextFile(model, { ...file, resume }), isError("numeric", new RegExp(said)));
+    }
+    assert.equal((await writeTextFile(model, { ...file, count: there, resume: true })).count, there);
+    assert.equal((await readRows(file.path)).rows.length, there);
+    using silent = await loadModelFrom({ ...source, spec: { ...source.spec, eosIds: every } }, { device, tokenizer });
+    await assert.rejects(
+      writeTextFile(silent, { ...file, path: `${folder}/none.jsonl` }),
+      isError("numeric", /text 1;.*wrote blanks alone; mend: start anew with another seed/),
+    );
+  });
   await assert.rejects(writing(every), isError("numeric", /text 1;.*ended each text at once/));
 });
 

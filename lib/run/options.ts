@@ -91,7 +91,10 @@ export interface PruneOptions {
   readonly trustSchedule?: boolean;
   /** Takes lines that an isolated schedule logs. Default: they are dropped. */
   readonly onScheduleLog?: (line: string) => void;
-  /** Whether rows are joined to full sequences instead of being padded or shortened to one each. Default true. */
+  /**
+   * Whether rows are joined to full sequences instead of being padded or shortened to one each. Attention is not cut between joined rows, so that one sees
+   * those before it in its sequence, and positions run through. Default true.
+   */
   readonly packing?: boolean;
   /** What became of the rows in reading, for the report. */
   readonly reading?: DataReport;

@@ -209,6 +209,6 @@ export function checkMaxTokens(maxTokens: number): void {
     what: "cannot generate with these settings",
     rule: "maxTokens is a whole number, at least 1",
     value: String(maxTokens),
-    mend: "change it, or leave it out for the default",
+    mend: "give such a number",
   });
 }

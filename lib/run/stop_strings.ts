@@ -1,5 +1,6 @@
 // Stop strings in a text that comes in pieces. Owns what is held back and where the text ends; refuses tokens.
 import { CompressoError } from "../errors.ts";
+import { shown } from "../given.ts";
 
 /** Lets a text through up to the first stop string. */
 export interface StopFilter {
@@ -15,7 +16,7 @@ export interface StopFilter {
  * A filter for stop strings: neither one of them nor anything behind it is let through, wherever the pieces are cut. The one that is
  * complete first counts; of those that end together, the longest.
  *
- * @throws CompressoError("usage") for an empty stop string.
+ * @throws CompressoError("usage") for an empty stop string, and for what is no list of them.
  */
 export function createStopFilter(stops: readonly string[]): StopFilter {
   checkStops(stops);
@@ -44,12 +45,25 @@ export function createStopFilter(stops: readonly string[]): StopFilter {
 
 /** Throws `CompressoError("usage")` for stop strings that cannot be used. */
 export function checkStops(stops: readonly string[]): void {
+  checkList(stops);
   if (!stops.includes("")) return;
   throw new CompressoError("usage", {
     what: "cannot stop at this text",
     rule: "a stop string holds at least one character",
     value: "an empty one",
     mend: "leave it out, or give it a character",
+  });
+}
+
+/** A text alone would be taken for the list of its letters. */
+function checkList(stops: unknown): void {
+  if (Array.isArray(stops) && stops.every((stop) => typeof stop === "string")) return;
+  const isText = typeof stops === "string";
+  throw new CompressoError("usage", {
+    what: "cannot stop at this text",
+    rule: "stop strings are a list of texts",
+    value: isText ? JSON.stringify(stops) : shown(stops),
+    mend: isText && stops !== "" ? `give a list: [${JSON.stringify(stops)}]` : "give such a list, or leave it out",
   });
 }
 

@@ -4,6 +4,7 @@ import { randomU32 } from "../../lib/random.ts";
 import type { FinishReason } from "../../lib/run/generate.ts";
 import { streamText } from "../../lib/run/generate_text.ts";
 import { createStopFilter } from "../../lib/run/stop_strings.ts";
+import { refuses } from "../io/files.ts";
 import { tokenizerOf } from "../io_text/fixtures.ts";
 
 /** Pieces let through, those of the end included, and whether a stop string was met. */
@@ -59,8 +60,15 @@ Deno.test("whatever the pieces, the same text passes", () => {
   }
 });
 
-Deno.test("an empty stop string is refused", () => {
+Deno.test("an empty stop string is refused, and so is what is no list of texts", () => {
   assert.throws(() => createStopFilter(["x", ""]), /at least one character/);
+  const refused: readonly (readonly [unknown, RegExp])[] = [
+    [".", /a list of texts; now: "\."; mend: give a list: \["\."\]/],
+    ["", /a list of texts; now: ""; mend: give such a list, or leave it out/],
+    [[5], /a list of texts; now: a list of 1;/],
+    [null, /a list of texts; now: null;/],
+  ];
+  for (const [stop, said] of refused) refuses(() => createStopFilter(JSON.parse(JSON.stringify(stop))), "usage", said);
 });
 
 Deno.test("a special token that is a stop string ends the text as one does, others have no text", async () => {

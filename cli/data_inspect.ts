@@ -2,12 +2,13 @@
 // description; refuses the GPU.
 import { CompressoError } from "../lib/errors.ts";
 import { type DataReport, type LeftOut, readRows, type Row } from "../lib/io/datasets.ts";
+import { placeOf } from "../lib/io/datasets_row.ts";
 import { haveEnds } from "../lib/io/prompts.ts";
 import type { FormatOptions } from "../lib/io/prompts_format.ts";
 import { openModelFiles } from "../lib/io/open_model.ts";
 import type { Tokenizer } from "../lib/io/tokenizer.ts";
 import { checkContext, encodeRow, encodeRows } from "../lib/run/batches.ts";
-import { type EncodeReport, withBroken } from "../lib/run/encode_report.ts";
+import { type EncodeReport, placesOf, withBroken } from "../lib/run/encode_report.ts";
 import { heldOutOf } from "../lib/run/run_data.ts";
 import { unseen } from "./data_line.ts";
 import { formatBytes, formatCount, formatShare, print, printJson, rowsNamed } from "./output.ts";
@@ -63,7 +64,7 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
   const { counts, refused } = options ? countTokens(rows, options) : { counts: [], refused: [] };
   const heldOut = heldOutOf(rows.length), trained = rows.slice(0, rows.length - heldOut);
   const others = new Set(rows.slice(trained.length).map(({ number }) => number));
-  const apart = refused.map(({ row }) => row).filter((row) => others.has(row));
+  const apart = refused.filter(({ row }) => others.has(row));
   const { training, failure } = options && counts.length > 0
     ? trainingOf(() => {
       const { report: encoded } = encodeRows(trained, {
@@ -131,12 +132,12 @@ function countTokens(
 ): { readonly counts: readonly number[]; readonly refused: readonly LeftOut[] } {
   const refused: LeftOut[] = [], counts: number[] = [];
   for (const [index, row] of rows.entries()) {
-    const number = row.number ?? index + 1;
+    const place = placeOf(row, index);
     try {
-      counts.push(encodeRow(row, number, { ...options, seq: WHOLE }).tokens.length);
+      counts.push(encodeRow(row, place, { ...options, seq: WHOLE }).tokens.length);
     } catch (error) {
       if (!(error instanceof CompressoError)) throw error;
-      refused.push({ row: number, reason: error.parts.value ?? error.parts.what });
+      refused.push({ ...place, reason: error.parts.value ?? error.parts.what });
     }
   }
   return { counts, refused };
@@ -213,14 +214,13 @@ function trainingLines(
     promptTokens,
     rows,
     heldOut,
-    lines,
   } = training;
   const all = training.tokens + padding;
   const parts = [
     `${formatCount(examples)} examples${packed ? ", rows joined" : ""}`,
-    ...rowsNamed("rows cut", { count: truncated, first: lines.truncated }),
-    ...rowsNamed("divided between sequences", { count: divided, first: lines.divided }),
-    ...rowsNamed("left out", { count: skipped, first: lines.skipped }),
+    ...rowsNamed("rows cut", { count: truncated, first: placesOf(training, "truncated") }),
+    ...rowsNamed("divided between sequences", { count: divided, first: placesOf(training, "divided") }),
+    ...rowsNamed("left out", { count: skipped, first: placesOf(training, "skipped") }),
     ...(leftOver > 0 ? [`${formatCount(leftOver)} tokens left out`] : []),
     `${formatShare(padding / all)} padding`,
     `${formatCount(training.labelTokens)} tokens learned`,

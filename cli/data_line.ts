@@ -1,6 +1,6 @@
 // What became of the rows of a run, in a line. Owns its words; refuses to encode.
 import type { DataReport, LeftOut } from "../lib/io/datasets.ts";
-import { type EncodeReport, NAMED } from "../lib/run/encode_report.ts";
+import { type EncodeReport, placesOf } from "../lib/run/encode_report.ts";
 import { formatCount, rowsNamed } from "./output.ts";
 
 /** Beside rows that nothing ends: the model would not learn where to end. */
@@ -9,14 +9,14 @@ export const NO_ENDS = ", none with an end token, as the tokenizer puts none beh
 /** Rows that are left out in reading, with the first few places; null for none. */
 export function readingNote({ skipped, broken }: Pick<DataReport, "skipped" | "broken">): string | null {
   const some = (what: string, rows: readonly LeftOut[]): string[] =>
-    rowsNamed(what, { count: rows.length, first: rows.slice(0, NAMED).map(({ row }) => row) });
+    rowsNamed(what, { count: rows.length, first: rows });
   return [...some("empty", skipped), ...some("broken", broken)].join(", ") || null;
 }
 
 /** What became of the rows, with the first few places of what was cut or left out. */
 export function dataLine(data: EncodeReport, { seq }: { readonly seq: number }): string {
   const some = (kind: keyof EncodeReport["lines"], what: string): string[] =>
-    rowsNamed(what, { count: data[kind], first: data.lines[kind] });
+    rowsNamed(what, { count: data[kind], first: placesOf(data, kind) });
   return [
     `${formatCount(data.examples)} examples${data.packed ? ` of ${seq} tokens, rows joined` : ""}`,
     ...some("truncated", `cut to ${seq} tokens`),

@@ -1,7 +1,9 @@
 // What reaches the terminal: results on stdout, everything else on stderr. Owns the two streams and the shape of an error; refuses to decide what is said.
 import { stripVTControlCharacters } from "node:util";
 import { CompressoError } from "../lib/errors.ts";
+import type { RowPlace } from "../lib/io/datasets_row.ts";
 import { formatCount } from "../lib/report/numbers.ts";
+import { placesNamed } from "../lib/run/encode_report.ts";
 
 export { formatBytes, formatCount } from "../lib/report/numbers.ts";
 
@@ -90,8 +92,7 @@ function writeAll(stream: { writeSync(bytes: Uint8Array): number }, text: string
 /** Rows that something became of, and where the first few of them stand: "3 empty (row 1, 5, …)", or nothing where there are none. */
 export function rowsNamed(what: string, { count, first }: {
   readonly count: number;
-  readonly first: readonly number[];
+  readonly first: readonly RowPlace[];
 }): string[] {
-  if (count === 0) return [];
-  return [`${formatCount(count)} ${what} (row ${first.join(", ")}${count > first.length ? ", …" : ""})`];
+  return count === 0 ? [] : [`${formatCount(count)} ${what} ${placesNamed(first, count)}`];
 }

@@ -6,6 +6,7 @@ import { type DataReport, type DataSet, type LeftOut, readRows, type Row } from 
 import { isOfPath } from "../io/bytes.ts";
 import { exists } from "../io/exists.ts";
 import { fileDigest, modelDigest } from "../io/fingerprint.ts";
+import { placesNamed } from "../run/encode_report.ts";
 import type { Model } from "../run/model.ts";
 import { partPath, TEXT_FORMAT, writeTextFile } from "../run/qat_file.ts";
 import { digestOf } from "../run/run_data.ts";
@@ -57,8 +58,9 @@ export class RowCache {
   /** Lines on the files of which rows were left out in reading, each of them once. */
   untold(): string[] {
     const lines = [...this.#sets.values()].flatMap(({ file, set: { report: { skipped, broken } } }) => {
-      const counts = [[skipped.length, "empty"], [broken.length, "broken"]] as const;
-      const left = counts.filter(([count]) => count > 0).map(([count, what]) => `${count} ${what}`);
+      const kinds = [["empty", skipped], ["broken", broken]] as const;
+      const left = kinds.filter(([, { length }]) => length > 0)
+        .map(([what, rows]) => `${rows.length} ${what} ${placesNamed(rows)}`);
       return left.length === 0 ? [] : [`of the rows of ${file} are left out: ${left.join(", ")}`];
     });
     const fresh = lines.filter((line) => !this.#told.has(line));

@@ -10,6 +10,7 @@ import {
   type InstructRow,
   kindName,
   parseRow,
+  placeOf,
   type Row,
   type TextRow,
 } from "./datasets_row.ts";
@@ -115,8 +116,8 @@ interface Collector {
   finish(format: DataReport["format"], compression: Compression): DataSet;
 }
 
-function leftOut({ number, line }: Place, reason: string): LeftOut {
-  return { row: number, ...(line === undefined ? {} : { line }), reason };
+function leftOut(place: Place, reason: string): LeftOut {
+  return { ...placeOf(place, 0), reason };
 }
 
 function createCollector(path: string, options: ReadOptions): Collector {
@@ -156,7 +157,7 @@ function createCollector(path: string, options: ReadOptions): Collector {
     }
     first ??= { kind: row.kind, place };
     count++;
-    const numbered = { number: place.number };
+    const { number, line } = place, numbered = { number, ...(line === undefined ? {} : { line }) };
     if (row.kind === "instruct") push(rows.instruct, { ...row, ...numbered }, place);
     else if (row.kind === "chat") push(rows.chat, { ...row, ...numbered }, place);
     else push(rows.text, { ...row, ...numbered }, place);

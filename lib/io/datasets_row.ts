@@ -19,6 +19,8 @@ export interface InstructRow {
   readonly choices: readonly string[] | null;
   /** Where the row stands: the line in JSON lines, else its place in the array or table; from 1. */
   readonly number?: number;
+  /** The line on which it begins, where it is an element of a JSON array. */
+  readonly line?: number;
   /** All other fields of the row. */
   readonly extra: Json;
 }
@@ -31,6 +33,8 @@ export interface TextRow {
   readonly text: string;
   /** Where the row stands: the line in JSON lines, else its place in the array or table; from 1. */
   readonly number?: number;
+  /** The line on which it begins, where it is an element of a JSON array. */
+  readonly line?: number;
   /** All other fields of the row. */
   readonly extra: Json;
 }
@@ -43,12 +47,32 @@ export interface ChatRow {
   readonly messages: readonly ChatMessage[];
   /** Where the row stands: the line in JSON lines, else its place in the array or table; from 1. */
   readonly number?: number;
+  /** The line on which it begins, where it is an element of a JSON array. */
+  readonly line?: number;
   /** All other fields of the row. */
   readonly extra: Json;
 }
 
 /** A row of any kind. */
 export type Row = InstructRow | TextRow | ChatRow;
+
+/** Where a row stands. */
+export interface RowPlace {
+  /** Its number. */
+  readonly row: number;
+  /** The line on which it begins, where that is another number. */
+  readonly line?: number;
+}
+
+/** Where a row stands that has this index among the rows, for rows of a program, which have no number. */
+export function placeOf({ number, line }: Pick<Row, "number" | "line">, index: number): RowPlace {
+  return { row: number ?? index + 1, ...(line === undefined ? {} : { line }) };
+}
+
+/** The same in words. */
+export function placeName({ row, line }: RowPlace): string {
+  return `row ${row}${line === undefined ? "" : `, line ${line}`}`;
+}
 
 /** Why a value is no row. */
 export interface Fault {
@@ -123,7 +147,7 @@ export function parseRow(value: unknown, fields: RowFields): ParsedRow {
 }
 
 /**
- * A row of a program as its kind is read from a file, without its number: Deno runs programs whose types do not hold. What a file may leave out
+ * A row of a program as its kind is read from a file, without its place: Deno runs programs whose types do not hold. What a file may leave out
  * is filled in.
  *
  * @throws CompressoError("input") for an unknown kind, and for fields that are none of its kind.

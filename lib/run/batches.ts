@@ -2,7 +2,7 @@
 // exactly; refuses to read files.
 import { CompressoError } from "../errors.ts";
 import type { DataReport, Row, TextRow } from "../io/datasets.ts";
-import { checkedRow } from "../io/datasets_row.ts";
+import { checkedRow, placeName, placeOf, type RowPlace } from "../io/datasets_row.ts";
 import {
   countLabels,
   type EncodedRow,
@@ -13,7 +13,7 @@ import {
   IGNORED_LABEL,
   promptCostOf,
 } from "../io/prompts.ts";
-import { type EncodeReport, NAMED } from "./encode_report.ts";
+import { type EncodeReport, firstPlaces } from "./encode_report.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { checkSeed, shuffle } from "../random.ts";
 import { pack, packedText, windows } from "./packing.ts";
@@ -103,8 +103,8 @@ export function encodeRows(
     throw new CompressoError("input", { what: "cannot train on these data", rule, value, mend });
   }
   const tokens = examples.reduce((sum, example) => sum + example.tokens.length, 0);
-  const empty = reading?.skipped.map(({ row }) => row) ?? [];
-  const broken = [...reading?.broken ?? [], ...refused].map(({ row }) => row).sort((a, b) => a - b);
+  const empty = reading?.skipped ?? [];
+  const broken = [...reading?.broken ?? [], ...refused.map(({ place }) => place)].sort((a, b) => a.row - b.row);
   const report: EncodeReport = {
     rows: rows.length,
     heldOut: 0,
@@ -120,13 +120,7 @@ export function encodeRows(
     packed,
     leftOver,
     promptTokens,
-    lines: {
-      truncated: truncated.slice(0, NAMED),
-      divided: divided.slice(0, NAMED),
-      skipped: skipped.slice(0, NAMED),
-      empty: empty.slice(0, NAMED),
-      broken: broken.slice(0, NAMED),
-    },
+    ...firstPlaces({ truncated, divided, skipped, empty, broken }),
   };
   return { examples, report };
 }
@@ -138,13 +132,13 @@ function allRefused(error: CompressoError, rows: number): CompressoError {
   return new CompressoError(error.code, { ...error.parts, mend: all }, { cause: error });
 }
 
-/** The sequences of {@link encodeRows}, none where no row has a response within `seq`, and the numbers of rows that were left out as broken. */
+/** The sequences of {@link encodeRows}, none where no row has a response within `seq`, and the places of rows that were left out as broken. */
 export function sequencesOf(
   rows: readonly Row[],
   options: EncodeRowsOptions,
-): { readonly examples: readonly Example[]; readonly broken: readonly number[] } {
+): { readonly examples: readonly Example[]; readonly broken: readonly RowPlace[] } {
   const { examples, refused } = encode(rows, options);
-  return { examples, broken: refused.map(({ row }) => row) };
+  return { examples, broken: refused.map(({ place }) => place) };
 }
 
 function encode(
@@ -152,12 +146,12 @@ function encode(
   options: EncodeRowsOptions,
 ): Encoded & { readonly refused: readonly Refusal[] } {
   const refused: Refusal[] = [];
-  const attempt: Attempt = (row, make) => {
+  const attempt: Attempt = (place, make) => {
     try {
       return { made: make() };
     } catch (error) {
       if (!options.skipBroken || !(error instanceof CompressoError)) throw error;
-      refused.push({ row, error });
+      refused.push({ place, error });
       return null;
     }
   };
@@ -167,43 +161,41 @@ function encode(
 
 /** A row that cannot be encoded. */
 interface Refusal {
-  /** Its number. */
-  readonly row: number;
+  readonly place: RowPlace;
   readonly error: CompressoError;
 }
 
-/** Null where the row of this number cannot be encoded and is to be left out. */
-type Attempt = <T>(row: number, make: () => T) => { readonly made: T } | null;
+/** Null where the row at this place cannot be encoded and is to be left out. */
+type Attempt = <T>(place: RowPlace, make: () => T) => { readonly made: T } | null;
 
 interface Encoded {
   readonly examples: Example[];
   readonly leftOver: number;
-  /** Row numbers. */
-  readonly truncated: readonly number[];
-  readonly divided: readonly number[];
-  readonly skipped: readonly number[];
+  readonly truncated: readonly RowPlace[];
+  readonly divided: readonly RowPlace[];
+  readonly skipped: readonly RowPlace[];
 }
 
 function packRows(rows: readonly Row[], options: EncodeRowsOptions, attempt: Attempt): Encoded {
-  const parts: Example[] = [], numbers: number[] = [], skipped: number[] = [];
+  const parts: Example[] = [], places: RowPlace[] = [], skipped: RowPlace[] = [];
   for (const [index, row] of rows.entries()) {
-    const number = row.number ?? index + 1;
+    const place = placeOf(row, index);
     const part = attempt(
-      number,
-      () => row.kind === "text" ? packedPart(row, number, options) : packedTurns(row, number, options),
+      place,
+      () => row.kind === "text" ? packedPart(row, place, options) : packedTurns(row, place, options),
     );
     if (part?.made) {
       parts.push(part.made);
-      numbers.push(number);
-    } else if (part) skipped.push(number);
+      places.push(place);
+    } else if (part) skipped.push(place);
   }
   const { examples, leftOver, divided } = pack(parts, options.seq);
-  return { examples, leftOver, truncated: [], divided: divided.map((index) => numbers[index] ?? 0), skipped };
+  return { examples, leftOver, truncated: [], divided: divided.flatMap((index) => places[index] ?? []), skipped };
 }
 
 /** A text to be joined; null where it has no tokens. */
-function packedPart(row: TextRow, number: number, { tokenizer, vocab }: EncodeRowsOptions): Example | null {
-  return named(number, () => {
+function packedPart(row: TextRow, place: RowPlace, { tokenizer, vocab }: EncodeRowsOptions): Example | null {
+  return named(place, () => {
     const part = packedText(row.text, tokenizer, { hasEnded: hasEnded(checkedRow(row)) });
     if (part) checkIds(part.tokens, vocab);
     return part;
@@ -211,21 +203,21 @@ function packedPart(row: TextRow, number: number, { tokenizer, vocab }: EncodeRo
 }
 
 /** A whole row to be joined; null where nothing of it is learned. */
-function packedTurns(row: Row, number: number, options: EncodeRowsOptions): Example | null {
-  const { tokens, labels, labelTokens } = encodeRow(row, number, { ...options, seq: Infinity });
+function packedTurns(row: Row, place: RowPlace, options: EncodeRowsOptions): Example | null {
+  const { tokens, labels, labelTokens } = encodeRow(row, place, { ...options, seq: Infinity });
   return labelTokens > 0 ? { tokens, labels } : null;
 }
 
 function encodeEach(rows: readonly Row[], options: EncodeRowsOptions, attempt: Attempt): Encoded {
-  const examples: Example[] = [], truncated: number[] = [], skipped: number[] = [];
+  const examples: Example[] = [], truncated: RowPlace[] = [], skipped: RowPlace[] = [];
   let leftOver = 0;
   for (const [index, row] of rows.entries()) {
-    const number = row.number ?? index + 1;
-    const encoded = attempt(number, () => encodeRow(row, number, options))?.made;
+    const place = placeOf(row, index);
+    const encoded = attempt(place, () => encodeRow(row, place, options))?.made;
     if (!encoded) continue;
     const pieces = row.kind === "text" ? windows(encoded, options.seq) : encoded.labelTokens > 0 ? [encoded] : [];
-    if (pieces.length === 0) skipped.push(number);
-    else if (encoded.truncated) truncated.push(number);
+    if (pieces.length === 0) skipped.push(place);
+    else if (encoded.truncated) truncated.push(place);
     else leftOver += encoded.tokens.length - pieces.reduce((sum, { tokens }) => sum + tokens.length, 0);
     for (const { tokens, labels } of pieces) examples.push({ tokens, labels });
   }
@@ -235,10 +227,10 @@ function encodeEach(rows: readonly Row[], options: EncodeRowsOptions, attempt: A
 /** `encodeExample` whose errors say which row is refused; tokens beyond `vocab`, if that is given, are refused too. */
 export function encodeRow(
   row: Row,
-  number: number,
+  place: RowPlace,
   { vocab, ...options }: EncodeOptions & Pick<EncodeRowsOptions, "vocab">,
 ): EncodedRow {
-  return named(number, () => {
+  return named(place, () => {
     const encoded = encodeExample(row, options);
     checkIds(encoded.tokens, vocab);
     return encoded;
@@ -247,15 +239,17 @@ export function encodeRow(
 
 const SKIPPED = "prune --skip-broken";
 
-/** Work on the row of this number, which its errors name. */
-function named<T>(number: number, work: () => T): T {
+/** Work on the row at this place, which its errors name. */
+function named<T>(place: RowPlace, work: () => T): T {
   try {
     return work();
   } catch (error) {
     if (!(error instanceof CompressoError)) throw error;
     const { what, mend: own = "mend or remove the row" } = error.parts;
     const mend = own.includes(SKIPPED) ? own : `${own}, or have such rows left out (${SKIPPED})`;
-    throw new CompressoError(error.code, { ...error.parts, what: `${what}, row ${number}`, mend }, { cause: error });
+    throw new CompressoError(error.code, { ...error.parts, what: `${what}, ${placeName(place)}`, mend }, {
+      cause: error,
+    });
   }
 }
 

@@ -1,6 +1,7 @@
 // Rows with choices as token ids for scoring. Owns finding the right choice and the prompt before it; refuses to score.
 import { CompressoError } from "../errors.ts";
 import type { DataSet } from "../io/datasets.ts";
+import { placeName, placeOf } from "../io/datasets_row.ts";
 import { encodePrefix, encodeResponse, endToken, formatExample } from "../io/prompts.ts";
 import { checkPromptText } from "../io/prompts_format.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
@@ -37,7 +38,7 @@ export function encodeChoices(data: DataSet, { tokenizer, prompt, limit = Infini
   }
   return data.rows.slice(0, limit).map((row, index) => {
     const choices = row.choices ?? [], answer = choices.indexOf(row.output);
-    const number = row.number ?? index + 1, where = `row ${number}`;
+    const place = placeOf(row, index), number = place.row, where = placeName(place);
     if (choices.length < 2) throw unscorable(where, `${choices.length} choices`);
     if (answer < 0) throw unscorable(where, `the output ${JSON.stringify(row.output)} is no choice`);
     const { prefix } = formatExample(row, format);

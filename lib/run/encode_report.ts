@@ -1,4 +1,5 @@
-// What became of the rows of a data set. Owns the counts; refuses to encode.
+// What became of the rows of a data set. Owns the counts, and the places that are named; refuses to encode.
+import type { RowPlace } from "../io/datasets_row.ts";
 
 /** What became of the rows of a data set. */
 export interface EncodeReport {
@@ -34,13 +35,59 @@ export interface EncodeReport {
   readonly calibration?: EncodeReport;
   /** The first few rows of each kind by number: the line in JSON lines, else the place in the array or table. */
   readonly lines: Readonly<Record<"truncated" | "divided" | "skipped" | "empty" | "broken", readonly number[]>>;
+  /** Where the file is a JSON array, the lines on which these rows begin, by their numbers. */
+  readonly fileLines?: Readonly<Record<string, number>>;
 }
 
-/** Row numbers that a report names. */
-export const NAMED = 5;
+/** Rows that a report names, and a message. */
+const NAMED = 5;
+
+type Kind = keyof EncodeReport["lines"];
+
+/** The first few rows of each kind as a report has them. */
+export function firstPlaces(
+  { truncated, divided, skipped, empty, broken }: Readonly<Record<Kind, readonly RowPlace[]>>,
+): Pick<EncodeReport, "lines" | "fileLines"> {
+  const byLine = new Map<number, number>();
+  const first = (places: readonly RowPlace[]): readonly number[] =>
+    places.slice(0, NAMED).map(({ row, line }) => {
+      if (line !== undefined) byLine.set(row, line);
+      return row;
+    });
+  const lines = {
+    truncated: first(truncated),
+    divided: first(divided),
+    skipped: first(skipped),
+    empty: first(empty),
+    broken: first(broken),
+  };
+  return { lines, ...(byLine.size > 0 ? { fileLines: Object.fromEntries(byLine) } : {}) };
+}
+
+/** Where the rows of a kind stand that a report names. */
+export function placesOf({ lines, fileLines = {} }: EncodeReport, kind: Kind): readonly RowPlace[] {
+  return lines[kind].map((row) => {
+    const line = fileLines[row];
+    return { row, ...(line === undefined ? {} : { line }) };
+  });
+}
+
+/** The first few places of so many rows: "(row 1, 5, …)", or with lines "(row 1, line 3; 5, line 9; …)". */
+export function placesNamed(places: readonly RowPlace[], count: number = places.length): string {
+  const first = places.slice(0, NAMED), isByLine = first.some(({ line }) => line !== undefined);
+  const names = first.map(({ row, line }) => line === undefined ? `${row}` : `${row}, line ${line}`);
+  return `(row ${[...names, ...(count > first.length ? ["…"] : [])].join(isByLine ? "; " : ", ")})`;
+}
 
 /** A report with more rows that were left out as broken. */
-export function withBroken(report: EncodeReport, broken: readonly number[]): EncodeReport {
-  const first = [...report.lines.broken, ...broken].sort((a, b) => a - b).slice(0, NAMED);
-  return { ...report, broken: report.broken + broken.length, lines: { ...report.lines, broken: first } };
+export function withBroken(report: EncodeReport, broken: readonly RowPlace[]): EncodeReport {
+  const all = [...placesOf(report, "broken"), ...broken].sort((a, b) => a.row - b.row);
+  const own = (kind: Kind): readonly RowPlace[] => placesOf(report, kind);
+  const others = {
+    truncated: own("truncated"),
+    divided: own("divided"),
+    skipped: own("skipped"),
+    empty: own("empty"),
+  };
+  return { ...report, broken: report.broken + broken.length, ...firstPlaces({ ...others, broken: all }) };
 }

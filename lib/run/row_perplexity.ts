@@ -2,6 +2,7 @@
 import { CompressoError, type ErrorParts } from "../errors.ts";
 import { checkNames } from "../given.ts";
 import type { Row } from "../io/datasets.ts";
+import { placeOf } from "../io/datasets_row.ts";
 import { countLabels, type Example, IGNORED_LABEL } from "../io/prompts.ts";
 import { checkPromptText } from "../io/prompts_format.ts";
 import { encodeRow } from "./batches.ts";
@@ -153,7 +154,7 @@ function encode(
   let truncated = 0, skipped = 0;
   for (const [index, row] of rows.entries()) {
     try {
-      const whole = encodeRow(row, row.number ?? index + 1, { tokenizer, prompt, seq, vocab: spec.vocab });
+      const whole = encodeRow(row, placeOf(row, index), { tokenizer, prompt, seq, vocab: spec.vocab });
       const tokens = whole.tokens.slice(0, seq), labels = whole.labels.slice(0, seq);
       if (countLabels(labels) === 0) {
         skipped++;

@@ -237,7 +237,7 @@ Deno.test("of a broken row in a file of a measure it is told what the measure ca
     const cache = new RowCache(), evaluate = { rows: [{ ...rows, skipBroken: true }] };
     assert.deepEqual(cache.untold(), []);
     await measuresOf(resolved({ evaluate }, { root: folder }).evaluate, cache);
-    assert.deepEqual(cache.untold(), [`of the rows of ${folder}/rows.jsonl are left out: 1 broken`]);
+    assert.deepEqual(cache.untold(), [`of the rows of ${folder}/rows.jsonl are left out: 1 broken (row 2)`]);
     assert.deepEqual(cache.untold(), [], "once");
   });
 });

@@ -306,7 +306,8 @@ experimentTest(
     assert.deepEqual(result.failed, []);
     assert.deepEqual(
       notes.filter((line) => line.includes("left out")),
-      [[file, 3], [data, 1], [beside, 2]].map(([path, count]) => `of the rows of ${path} are left out: ${count} empty`),
+      [[file, "3 empty (row 3, 4, 5)"], [data, "1 empty (row 3)"], [beside, "2 empty (row 3, 4)"]]
+        .map(([path, rows]) => `of the rows of ${path} are left out: ${rows}`),
     );
     const { data: { empty, calibration } } = await json<RunSummary>(
       `${out}/cells/${result.report.cells[0]?.folder}/run.json`,

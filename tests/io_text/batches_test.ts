@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
+import { dataLine, readingNote } from "../../cli/data_line.ts";
 import { parseRows, type Row } from "../../lib/io/datasets.ts";
 import { COLLABORATIVE_PROMPT, countLabels, type Example, IGNORED_LABEL } from "../../lib/io/prompts.ts";
 import { type Batch, createBatches, encodeRows } from "../../lib/run/batches.ts";
+import { encodeChoices } from "../../lib/run/choice_rows.ts";
+import { withBroken } from "../../lib/run/encode_report.ts";
 import { failure, tokenizerOf, withConfig } from "./fixtures.ts";
 
 /** Example n has the tokens 10n + 1, 10n + 2, … and only its last is a label. */
@@ -146,6 +149,29 @@ Deno.test("encodeRows() reports what reading left out, at most the first five of
   const more = { ...reading, skipped: Array.from({ length: 7 }, (_, index) => ({ row: index + 1, reason: "" })) };
   const { report: short } = encodeRows(rows, { tokenizer, prompt: null, seq: 4, packing: false, reading: more });
   assert.deepEqual([short.empty, short.lines.empty], [7, [1, 2, 3, 4, 5]]);
+});
+
+Deno.test("rows of a JSON array are named with the lines on which they begin, in reports and errors", async () => {
+  const tokenizer = await tokenizerOf("byte_level"), options = { tokenizer, prompt: null, seq: 24, packing: false };
+  const asked = { instruction: "a", output: "b" }, long = { ...asked, output: "the river ".repeat(30) };
+  const text = `[\n${
+    [asked, long, {}, { ...asked, output: "" }, asked].map((row) => JSON.stringify(row)).join(",\n")
+  }]`;
+  const { rows, report: reading } = parseRows(text, "x", { skipBroken: true });
+  const { report } = encodeRows(rows, { ...options, reading });
+  assert.deepEqual(report.lines, { truncated: [2], divided: [], skipped: [], empty: [4], broken: [3] });
+  assert.deepEqual(report.fileLines, { 2: 3, 3: 4, 4: 5 });
+  const more = withBroken(report, [{ row: 5, line: 6 }]);
+  assert.deepEqual([more.lines.broken, more.fileLines?.[5], more.fileLines?.[2]], [[3, 5], 6, 3]);
+  const line = dataLine(withBroken(more, Array(4).fill({ row: 9 })), options);
+  assert.match(line, /1 cut to 24 tokens \(row 2, line 3\), 1 empty \(row 4, line 5\)/);
+  assert.match(line, /6 broken \(row 3, line 4; 5, line 6; 9; 9; 9; …\)/);
+  assert.equal(readingNote(reading), "1 empty (row 4, line 5), 1 broken (row 3, line 4)");
+  assert.throws(() => encodeRows(rows, { ...options, vocab: 1 }), failure("input", /does not have, row 1, line 2;/));
+  assert.throws(
+    () => encodeChoices(parseRows(JSON.stringify([asked]), "x"), { tokenizer, prompt: null }),
+    failure("input", /cannot score row 1, line 1;/),
+  );
 });
 
 Deno.test("the report tells what the prompt costs: the tokens by which each row is longer", async () => {

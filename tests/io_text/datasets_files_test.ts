@@ -105,7 +105,7 @@ Deno.test("gzip and Zstandard give the rows of the plain file, of one member or 
   const text = await read(gzipSync("A plain text."));
   assert.deepEqual([text.kind, text.report.format], ["text", "plain text"]);
   const array = await read(gzipSync(JSON.stringify(ROWS, null, 1)));
-  assert.deepEqual(array.rows, plain.rows);
+  assert.deepEqual(array.rows.map(({ line: _, ...row }) => row), plain.rows);
 });
 
 Deno.test("gzip that is cut off is refused, unless the limit is reached before", async () => {

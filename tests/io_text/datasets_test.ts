@@ -15,14 +15,15 @@ Deno.test("parseRows() reads an array, JSON lines and one object alike", () => {
   const array = parseRows(JSON.stringify([ROW, { instruction: "Hi", output: "Ho" }], null, 2), "x");
   assert.equal(array.kind, "instruct");
   assert.deepEqual(array.rows, [
-    { kind: "instruct", ...ROW, choices: null, extra: {}, number: 1 },
-    { kind: "instruct", instruction: "Hi", input: "", output: "Ho", choices: null, extra: {}, number: 2 },
+    { kind: "instruct", ...ROW, choices: null, extra: {}, number: 1, line: 2 },
+    { kind: "instruct", instruction: "Hi", input: "", output: "Ho", choices: null, extra: {}, number: 2, line: 7 },
   ]);
+  const rows = array.rows.map(({ line: _, ...row }) => row);
   const report = { compression: "none", rows: 2, skipped: [], broken: [], limited: false };
   assert.deepEqual(array.report, { format: "JSON array", ...report });
   const jsonLines = parseRows(lines(ROW, { instruction: "Hi", output: "Ho", input: null }), "x");
-  assert.deepEqual(jsonLines, { ...array, report: { format: "JSON lines", ...report } });
-  assert.deepEqual(parseRows(JSON.stringify(ROW, null, 2), "x").rows, [array.rows[0]]);
+  assert.deepEqual(jsonLines, { ...array, rows, report: { format: "JSON lines", ...report } });
+  assert.deepEqual(parseRows(JSON.stringify(ROW, null, 2), "x").rows, [rows[0]]);
 });
 
 Deno.test("parseRows() keeps lists of choices and other fields", () => {
@@ -307,7 +308,7 @@ Deno.test("toRow() makes rows of a program as files have them, and says why a va
   }];
   for (const value of values) {
     const [row] = parseRows(JSON.stringify([value]), "rows.json").rows;
-    assert.deepEqual({ ...toRow(value), number: 1 }, row);
+    assert.deepEqual({ ...toRow(value), number: 1, line: 1 }, row);
   }
   assert.deepEqual(toRow({ body: "f" }, { textField: "body" }).kind, "text");
   assert.throws(() => toRow({ text: " " }), failure("input", /"text" has something in it/));

@@ -1,7 +1,7 @@
 // LoRA adapters in PEFT's format: a folder with adapter_config.json and adapter_model.safetensors. Owns the tensors' names and their checks; refuses pickles.
 import { dirname } from "node:path";
 import { CompressoError } from "../errors.ts";
-import { checkLora, type LoraConfig, loraModules, loraScale, type LoraWeights } from "../nn/lora.ts";
+import { checkLora, type LoraConfig, loraModules, loraScale, type LoraWeights, refuseOthers } from "../nn/lora.ts";
 import { type DecoderSpec, type Projection, PROJECTIONS } from "../nn/spec.ts";
 import { type Staged, stageFolder, writeFileAtomically } from "./atomic.ts";
 import { unreadable } from "./bytes.ts";
@@ -90,11 +90,10 @@ export async function writePeftAdapter(dir: string, options: PeftWriteOptions): 
 export async function stagePeftAdapter(dir: string, options: PeftWriteOptions): Promise<Staged> {
   const { spec, config, weights, baseModel, readme, replace = false } = options, { rank, targets } = config;
   checkLora(config);
-  const items: SafetensorsItem[] = [], names = new Set<string>();
+  const items: SafetensorsItem[] = [];
   for (const { layer, projection, shape: [rows, cols] } of loraModules(spec, targets)) {
     for (const [side, shape] of [["A", [rank, cols]], ["B", [rows, rank]]] as const) {
       const name = `lora.${layer}.${projection}.${side}`;
-      names.add(name);
       const data = matrix(weights.get(name), { name, shape });
       items.push({ name: tensorName(layer, projection, side), dtype: "F32", shape, data: () => data });
     }
@@ -107,10 +106,7 @@ export async function stagePeftAdapter(dir: string, options: PeftWriteOptions): 
       mend: "name targets that the model's layers have",
     });
   }
-  const extra = [...weights.keys()].find((name) => !names.has(name));
-  if (extra !== undefined) {
-    throw unfit(extra, `it belongs to a target (${targets.join(", ")}) that the model has`, extra);
-  }
+  refuseOthers(spec, { targets, weights });
   return await stageFolder(dir, async (folder) => {
     const json = JSON.stringify(peftConfig(config, { baseModel }), null, 2);
     await writeFileAtomically(`${folder}/${CONFIG_FILE}`, `${json}\n`);
@@ -293,7 +289,7 @@ function finite<T extends Float32Array>(name: string, values: T): T {
 }
 
 function unfit(name: string, rule: string, value: string): CompressoError {
-  const mend = "give A [rank, in] and B [out, rank] for each target of each layer, and no more";
+  const mend = "give A [rank, in] and B [out, rank] for each target of each layer";
   return new CompressoError("input", { what: `cannot write the LoRA matrix '${name}'`, rule, value, mend });
 }
 

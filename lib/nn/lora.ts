@@ -76,6 +76,28 @@ export function loraModules(spec: DecoderSpec, targets: readonly Projection[]): 
   );
 }
 
+/** Names of the matrices of all targets that the model has. */
+export function loraNames(spec: DecoderSpec, targets: readonly Projection[]): string[] {
+  return loraModules(spec, targets).flatMap(({ layer, projection }) =>
+    ["A", "B"].map((side) => `lora.${layer}.${projection}.${side}`)
+  );
+}
+
+/** Refuses matrices of no target that the model has, which would do nothing. Throws `CompressoError("input")`. */
+export function refuseOthers(
+  spec: DecoderSpec,
+  { targets, weights }: Pick<LoraConfig, "targets"> & { readonly weights: ReadonlyMap<string, unknown> },
+): void {
+  const names = new Set(loraNames(spec, targets)), other = [...weights.keys()].find((name) => !names.has(name));
+  if (other === undefined) return;
+  throw new CompressoError("input", {
+    what: `cannot use the LoRA matrix '${other}'`,
+    rule: `it belongs to a target (${targets.join(", ")}) that the model has`,
+    value: other,
+    mend: "name its projection among the targets, or leave the matrix out",
+  });
+}
+
 /** Allocates zero LoRA parameters for the projections that the model has; `trains` says whether gradients and moments get room too. */
 export function createLora(
   device: Device,

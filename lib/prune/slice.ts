@@ -1,7 +1,7 @@
 // The pruned model as a smaller ordinary model: LoRA merged, cut units dropped, soft masks folded into weights. Owns that algebra; refuses files and the GPU.
 import { CompressoError } from "../errors.ts";
 import type { WeightSource } from "../io/source.ts";
-import { loraScale } from "../nn/lora.ts";
+import { loraNames, loraScale, refuseOthers } from "../nn/lora.ts";
 import { type MaskValues, packMasks, slotLayout } from "../nn/masks.ts";
 import {
   biasName,
@@ -29,6 +29,8 @@ export interface MergeLora {
   readonly alpha: number;
   /** Whether the scale is alpha / √rank instead of alpha / rank. Default false. */
   readonly rsLora?: boolean;
+  /** Projections that `weights` are for, all of them and no others; default: those that `weights` name. */
+  readonly targets?: readonly Projection[];
   /** `lora.<layer>.<projection>.<A|B>`: A [rank, in], B [out, rank] of the unpruned model. */
   readonly weights: ReadonlyMap<string, Float32Array>;
 }
@@ -247,9 +249,10 @@ function scaleOf(mask: Float32Array, indices: Int32Array): Float64Array | undefi
 
 /** LoRA by the name of the weight that it adds to, checked against the model. */
 function lowRanks(spec: DecoderSpec, lora: MergeLora): Map<string, LowRank> {
-  const { rank, weights } = lora, scale = loraScale(lora);
+  const { rank, targets, weights } = lora, scale = loraScale(lora);
   const found = new Map<string, LowRank>();
-  for (const name of weights.keys()) {
+  if (targets) refuseOthers(spec, { targets, weights });
+  for (const name of targets ? loraNames(spec, targets) : weights.keys()) {
     const [, layerText = "", projectionText = "", side] = /^lora\.(\d+)\.(\w+)\.([AB])$/.exec(name) ?? [];
     const layer = spec.layers[Number(layerText || -1)];
     const projection = PROJECTIONS.find((candidate) => candidate === projectionText);

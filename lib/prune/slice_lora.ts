@@ -1,6 +1,6 @@
 // LoRA of a pruned model as LoRA of the sliced one: rows of B and columns of A go the way of their weight. Owns that algebra; refuses merging (see slice.ts).
 import { CompressoError } from "../errors.ts";
-import { type LoraConfig, loraModules, type LoraWeights } from "../nn/lora.ts";
+import { type LoraConfig, loraModules, type LoraWeights, refuseOthers } from "../nn/lora.ts";
 import type { MaskValues } from "../nn/masks.ts";
 import { type DecoderSpec, layerOf, projectionName, projectionShape } from "../nn/spec.ts";
 import { paddedPlan, shallowPlan } from "./layouts.ts";
@@ -19,7 +19,7 @@ export interface SlicedLora extends LoraConfig {
  *
  * Layers keep their numbers; `shallowLora` is for the files, which leave out those that are cut whole.
  *
- * Throws `CompressoError("input")` for a matrix that is missing or has another size, and for masks that do not fit.
+ * Throws `CompressoError("input")` for a matrix that is missing, has another size or belongs to no target, and for masks that do not fit.
  */
 export function sliceLora(
   spec: DecoderSpec,
@@ -48,6 +48,7 @@ function remapped(
   lora: LoraConfig & { readonly weights: ReadonlyMap<string, Float32Array> },
 ): SlicedLora {
   const { rank, targets } = lora, weights: LoraWeights = new Map();
+  refuseOthers(from, lora);
   for (const { layer, projection, shape: [rows, cols] } of loraModules(spec, targets)) {
     const name = `lora.${layer}.${projection}`, weight = projectionName(layer, projection);
     const a = new Float32Array(rank * cols), b = new Float32Array(rows * rank);

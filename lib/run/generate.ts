@@ -2,10 +2,9 @@
 import { CompressoError } from "../errors.ts";
 import { checkNames } from "../given.ts";
 import { createDecodePass, type DecodePass } from "../nn/decode_pass.ts";
-import { packLora } from "../nn/lora.ts";
-import { packMasks } from "../nn/masks.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import type { Adapters, Model } from "./model.ts";
+import { writeAdapters } from "./model_input.ts";
 import { checkSampling, createSampler, isGreedy, type Sampler, type SamplingOptions } from "./sampling.ts";
 
 /** Options of {@link generate}. */
@@ -83,12 +82,11 @@ export function roomFor({ maxPosition }: DecoderSpec, prompt: readonly number[],
 /** A pass with the adapters in place, at its beginning. The caller has entered the model. */
 export function openPass(
   { device, weights, spec }: Model,
-  { capacity, adapters: { lora, masks = {} } }: { readonly capacity: number; readonly adapters: Adapters },
+  { capacity, adapters }: { readonly capacity: number; readonly adapters: Adapters },
 ): DecodePass {
-  const pass = createDecodePass(device, weights, { capacity, lora: lora ?? null });
+  const pass = createDecodePass(device, weights, { capacity, lora: adapters.lora ?? null });
   try {
-    device.write(pass.masks.z, packMasks(spec, pass.masks.layout, masks));
-    if (lora && pass.lora) device.write(pass.lora.params, packLora(spec, pass.lora, lora.weights));
+    writeAdapters(device, pass, { ...adapters, spec });
     return pass;
   } catch (error) {
     pass[Symbol.dispose]();

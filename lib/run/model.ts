@@ -7,8 +7,8 @@ import type { Tokenizer } from "../io/tokenizer.ts";
 import { notFinite } from "../nn/decode_pass.ts";
 import { lossByRow, recordFinalNorm, recordLogits, recordLoss, writeTargets } from "../nn/head.ts";
 import { strideOf } from "../nn/layout.ts";
-import { loraScale, packLora, unpackLora } from "../nn/lora.ts";
-import { type MaskKind, packMasks, unpackMasks } from "../nn/masks.ts";
+import { loraScale, unpackLora } from "../nn/lora.ts";
+import { type MaskKind, unpackMasks } from "../nn/masks.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import { createPass, type Pass, recordForward, recordGradients, shiftLabels } from "../nn/pass.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
@@ -30,6 +30,7 @@ import {
   type ModelCallOptions,
   stopOf,
   unlikeTokens,
+  writeAdapters,
 } from "./model_input.ts";
 
 export type { Adapters, GradientInput, LoraInput, ModelCallOptions } from "./model_input.ts";
@@ -345,9 +346,8 @@ export class Model implements Disposable {
     return { pass, loss: prepared.loss };
   }
 
-  #applyAdapters(pass: Pass, { masks = {}, lora }: Adapters): void {
-    this.device.write(pass.masks.z, packMasks(this.spec, pass.masks.layout, masks));
-    if (lora && pass.lora) this.device.write(pass.lora.params, packLora(this.spec, pass.lora, lora.weights));
+  #applyAdapters(pass: Pass, adapters: Adapters): void {
+    writeAdapters(this.device, pass, { ...adapters, spec: this.spec });
   }
 
   #release(): void {

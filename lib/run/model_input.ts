@@ -1,10 +1,11 @@
-// What a model may be asked: tokens, labels and ids of its vocabulary, and adapters. Owns these types, checks and copies; refuses to run anything.
+// What a model may be asked: tokens, labels and ids of its vocabulary, and adapters. Owns these types, checks, copies and their way to a pass; refuses to run anything.
 import { CompressoError, type ErrorParts } from "../errors.ts";
-import type { LoraConfig } from "../nn/lora.ts";
-import type { MaskValues } from "../nn/masks.ts";
+import type { Device } from "../gpu/device.ts";
+import { type Lora, type LoraConfig, packLora, refuseOthers } from "../nn/lora.ts";
+import { type MaskSlots, type MaskValues, packMasks } from "../nn/masks.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 
-/** LoRA with its matrices: names `lora.<layer>.<projection>.<A|B>`, A [rank, in], B [out, rank]. */
+/** LoRA with its matrices: names `lora.<layer>.<projection>.<A|B>`, A [rank, in], B [out, rank], of all targets that the model has and no others. */
 export interface LoraInput extends Omit<LoraConfig, "dropout"> {
   /** Matrices by name. */
   readonly weights: ReadonlyMap<string, Float32Array>;
@@ -146,6 +147,18 @@ export function copyAdapters({ masks, lora }: Adapters): Adapters {
       }
       : {}),
   };
+}
+
+/** Puts masks and LoRA in the place that a pass has for them. Throws `CompressoError("input")` where they are not of this model. */
+export function writeAdapters(
+  device: Device,
+  pass: { readonly masks: MaskSlots; readonly lora: Lora | null },
+  { spec, masks = {}, lora }: Adapters & { readonly spec: DecoderSpec },
+): void {
+  device.write(pass.masks.z, packMasks(spec, pass.masks.layout, masks));
+  if (!lora || !pass.lora) return;
+  refuseOthers(spec, lora);
+  device.write(pass.lora.params, packLora(spec, pass.lora, lora.weights));
 }
 
 /** Refuses sequences longer than the model's context, whose positions it does not know. Throws `CompressoError("input")`. */

@@ -1,6 +1,7 @@
 // A part of a model as a model of its own: half a layer, or a band of the output head. Owns the renaming of tensors, masks and LoRA; refuses the GPU.
 import type { RowRange, WeightSource } from "../io/source.ts";
 import { EMBEDDING, HEAD, type LayerSpec } from "../nn/spec.ts";
+import { presentProjections } from "../nn/weights.ts";
 import type { Adapters } from "./model.ts";
 
 /** A model, or a part of one, with its masks and LoRA. */
@@ -61,8 +62,8 @@ function layerAdapters({ masks, lora }: Adapters, { half, index, before }: {
     return values?.subarray(first, first + half[key]);
   };
   const head = cut(masks?.head, "heads"), ffn = cut(masks?.ffn, "ffn"), hidden = masks?.hidden;
-  const there = `lora.${index}.`;
-  const named = [...lora?.weights ?? []].filter(([name]) => name.startsWith(there));
+  const there = `lora.${index}.`, own = presentProjections(half).map((projection) => `${there}${projection}.`);
+  const named = [...lora?.weights ?? []].filter(([name]) => own.some((start) => name.startsWith(start)));
   const weights = new Map(named.map(([name, data]) => [`lora.0.${name.slice(there.length)}`, data]));
   return {
     masks: { ...(head ? { head } : {}), ...(ffn ? { ffn } : {}), ...(hidden ? { hidden } : {}) },

@@ -6,13 +6,12 @@ import { recordLayer } from "../nn/decoder.ts";
 import type { PassShape } from "../nn/activations.ts";
 import { recordFinalNorm, recordLogits } from "../nn/head.ts";
 import { strideOf } from "../nn/layout.ts";
-import { packLora } from "../nn/lora.ts";
-import { packMasks } from "../nn/masks.ts";
 import { createPass, type Pass } from "../nn/pass.ts";
 import { type DecoderSpec, EMBEDDING, hasBias } from "../nn/spec.ts";
 import { IDLE_STATE, writeStepState } from "../nn/step_state.ts";
 import { loadWeights } from "../nn/weights.ts";
 import type { Adapters } from "./model.ts";
+import { writeAdapters } from "./model_input.ts";
 import { type AdaptedSource, headPart, layerParts } from "./model_parts.ts";
 
 /** What {@link verifySliced} runs. */
@@ -199,14 +198,17 @@ async function layerOutputs(
 
 /** The output of a model of one layer. */
 async function partOutputs(
-  { source, adapters: { masks = {}, lora } }: AdaptedSource,
+  { source, adapters }: AdaptedSource,
   { device, groups, signal, inputs }: RunInput & { readonly inputs: readonly Float32Array[] },
 ): Promise<Float32Array<ArrayBuffer>[]> {
   using weights = await loadWeights(device, source, { baseDtype: "f32", ...(signal ? { signal } : {}) });
   const { spec } = weights, [shape] = groups;
-  using pass = createPass(device, weights, { batch: shape?.batch ?? 1, seq: shape?.seq ?? 1, lora: lora ?? null });
-  device.write(pass.masks.z, packMasks(spec, pass.masks.layout, masks));
-  if (lora && pass.lora) device.write(pass.lora.params, packLora(spec, pass.lora, lora.weights));
+  using pass = createPass(device, weights, {
+    batch: shape?.batch ?? 1,
+    seq: shape?.seq ?? 1,
+    lora: adapters.lora ?? null,
+  });
+  writeAdapters(device, pass, { ...adapters, spec });
   writeStepState(device, pass.state, IDLE_STATE);
   const context = pass.plan();
   using plan = context.plan;

@@ -3,12 +3,25 @@ import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../lib/io/peft.ts";
-import { type DecoderSpec, layersAlike } from "../../lib/nn/spec.ts";
+import { type DecoderSpec, layersAlike, PROJECTIONS } from "../../lib/nn/spec.ts";
 import { padded } from "../../lib/prune/layouts.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
 import { padLora, sliceLora } from "../../lib/prune/slice_lora.ts";
+import { generate } from "../../lib/run/generate.ts";
+import { loadModelFrom } from "../../lib/run/model.ts";
+import { verifySliced } from "../../lib/run/verify.ts";
 import { distance } from "../golden/helpers/golden.ts";
-import { LOGIT_TOLERANCE, logitsOf, NAMES, openSource, randomLora, randomMasks, randomSource } from "./helpers.ts";
+import { rejectsWith } from "../io/files.ts";
+import {
+  LOGIT_TOLERANCE,
+  logitsOf,
+  NAMES,
+  openSource,
+  randomLora,
+  randomMasks,
+  randomSource,
+  someTokens,
+} from "./helpers.ts";
 
 const device: Device = await openDevice();
 const KINDS = ["head", "ffn", "hidden"] as const;
@@ -66,6 +79,36 @@ Deno.test("a padded model takes the padded LoRA, and PEFT's files hold it", asyn
     assert.ok(!layersAlike(compact.spec) && layersAlike(padded(compact).spec));
   } finally {
     await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("targets say which LoRA there is: merged, cut, beside the model and in files others are refused, and fewer", async () => {
+  const base = await openSource("gqa_llama3"), { spec } = base, all = randomLora(spec, { seed: 8 });
+  using model = await loadModelFrom(base, { device, baseDtype: "f32" });
+  const tokens = someTokens(spec), { weights, ...settings } = all, dir = "not/written";
+  const calls = (lora: typeof all): (() => unknown)[] => [
+    () => sliceModel(base, { lora }),
+    () => sliceLora(spec, { masks: {}, lora }),
+    () => model.logits(tokens, { lora }),
+    () => Array.fromAsync(generate(model, tokens, { maxTokens: 1, adapters: { lora } })),
+    () => verifySliced(base, base, { device, adapters: { lora }, tokens: [tokens] }),
+    () => writePeftAdapter(dir, { spec, config: { ...settings, targets: lora.targets }, weights, baseModel: null }),
+  ];
+  for (const call of calls({ ...all, targets: ["q", "down"] })) {
+    const said =
+      /'lora\.0\.k\.A'; rule: it belongs to a target \(q, down\) that the model has; now: lora\.0\.k\.A; mend: name/;
+    await rejectsWith((async () => await call())(), "input", said);
+  }
+  const without = PROJECTIONS.filter((projection) => projection !== "k");
+  const few = new Map([...weights].filter(([name]) => !name.includes(".k.")));
+  assert.throws(
+    () => sliceModel(base, { lora: { ...all, weights: few } }),
+    /'lora\.0\.k\.A'; rule: it has .* it is missing/,
+  );
+  const wanted = await model.logits(tokens, { lora: { ...all, targets: without, weights: few } });
+  for (const lora of [{ ...all, targets: without, weights: few }, { rank: all.rank, alpha: all.alpha, weights: few }]) {
+    const { relative } = distance("few", await logitsOf(device, sliceModel(base, { lora })), wanted);
+    assert.ok(relative < LOGIT_TOLERANCE, String(relative));
   }
 });
 

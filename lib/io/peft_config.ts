@@ -41,8 +41,9 @@ const CONFIG = z.looseObject({
   alpha_pattern: z.record(z.string(), z.number().positive()).nullish(),
   bias: z.literal("none").nullish(),
   fan_in_fan_out: z.literal(false).nullish(),
-  init_lora_weights: z.union([z.boolean(), z.enum(["gaussian", "eva", "orthogonal"])], {
-    error: "expected an initialisation that leaves the base weights alone: true, false, gaussian, eva, orthogonal",
+  init_lora_weights: z.union([z.boolean(), z.enum(["gaussian", "eva", "orthogonal", "mica"])], {
+    error:
+      "expected an initialisation that leaves the base weights alone: true, false, gaussian, eva, orthogonal, mica",
   }).nullish(),
   base_model_name_or_path: z.string().nullish(),
 });
@@ -67,7 +68,7 @@ export function parsePeftConfig(json: unknown, { path }: { readonly path: string
     const [issue] = result.error.issues, keys = issue?.path ?? [];
     const key = keys.map(String).join(".") || "the file";
     const message = issue?.message.replace(/, received undefined$/, "").replace(/^Invalid \w+: /, "") ?? "";
-    const mend = MENDS[String(keys[0])];
+    const mend = MENDS[String(keys[0])] ?? "correct it, or save or fetch the adapter again";
     throw refusal(path, { key, rule: message, value: shown(valueAt(json, keys)), mend });
   }
   const config = result.data;
@@ -135,8 +136,9 @@ const MENDS: Readonly<Record<string, string>> = {
   peft_type: "only LoRA is read; other methods must be merged into the base model with PEFT",
   bias: MERGE_FIRST,
   fan_in_fan_out: "weights are [out, in], as torch's Linear has them: set it to false if A is [r, in] and B [out, r]",
+  // PEFT converts no other initialisation that changes the base, such as LoftQ.
   init_lora_weights:
-    "save it as an adapter of the unchanged base: save_pretrained(…, path_initial_model_for_weight_conversion=…)",
+    `${MERGE_FIRST}, or, of PiSSA, CorDA and OLoRA, save it as an adapter of the unchanged base: save_pretrained(…, path_initial_model_for_weight_conversion=…) with the adapter as it was before training`,
 };
 
 function isOn(value: unknown): boolean {

@@ -193,7 +193,7 @@ const REFUSED: readonly {
     config: { init_lora_weights: "pissa_niter_4" },
     message: /init_lora_weights.*leaves the base.*pissa/,
   },
-  { name: "LoftQ", config: { init_lora_weights: "loftq" }, message: /init_lora_weights = "loftq"/ },
+  { name: "LoftQ", config: { init_lora_weights: "loftq" }, message: /weights = "loftq"; mend: merge .*_unload/ },
   {
     name: "the output head",
     config: { target_modules: ["q_proj", "lm_head"] },
@@ -202,7 +202,7 @@ const REFUSED: readonly {
   { name: "no targets", config: { target_modules: null }, message: /target_modules.*module names/ },
   { name: "rank 0", config: { r: 0 }, message: /r: .*r = 0/ },
   { name: "half a rank", config: { r: 1.5 }, message: /r = 1\.5/ },
-  { name: "alpha 0", config: { lora_alpha: 0 }, message: /lora_alpha = 0/ },
+  { name: "alpha 0", config: { lora_alpha: 0 }, message: /lora_alpha = 0; mend: .* the adapter again$/ },
   { name: "dropout 1", config: { lora_dropout: 1 }, message: /lora_dropout = 1/ },
   {
     name: "a regular expression",
@@ -250,9 +250,9 @@ Deno.test("keys that change nothing are let through, and a regular expression le
     { target_modules: ["self_attn.q_proj", "model.layers.0.self_attn.v_proj", "layers.1.self_attn.v_proj"] },
     { target_modules: ["q_proj", "k_proj", "v_proj"], exclude_modules: ["k_proj"] },
     { layers_to_transform: [0, 1], layers_pattern: "layers" },
-    { layers_to_transform: [0, 1], layers_pattern: "" },
+    { layers_to_transform: [0, 1], layers_pattern: "", use_next_lora: false },
     { layers_to_transform: [], init_lora_weights: "gaussian", loftq_config: { loftq_bits: 4 }, next_size: 16 },
-    { rank_pattern: { o_proj: 7 }, eva_config: { rho: 2 }, modules_to_save: [], use_next_lora: false },
+    { rank_pattern: { o_proj: 7 }, eva_config: { rho: 2 }, modules_to_save: [], init_lora_weights: "mica" },
   ];
   for (const config of harmless) {
     await inTemporaryFolder(async (folder) => {

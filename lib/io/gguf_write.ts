@@ -3,7 +3,7 @@ import { CompressoError } from "../errors.ts";
 import { AtomicFile } from "./atomic.ts";
 import { type GgufWriteType, quantize } from "./gguf_quant.ts";
 import { type GgufScalarType, type GgufTyped, type GgufValue, TENSOR_FORMATS, VALUE_TYPES } from "./gguf_types.ts";
-import { F16_LIMIT, firstAtLeast, firstNonFinite } from "./half.ts";
+import { BF16_LIMIT, F16_LIMIT, firstAtLeast, firstNonFinite } from "./half.ts";
 import { elementCount } from "./rows.ts";
 
 /** What tensors are aligned to, where the metadata do not say otherwise. */
@@ -173,7 +173,7 @@ function checkRange(values: Float32Array, { name, type }: GgufItem, at: number):
     what: `cannot write ${name} as ${type}`,
     rule: bad >= 0 ? "values are finite" : `values lie within ±${limit}`,
     value: `${values[large]} at ${at + large}`,
-    mend: bad >= 0 ? "check the weights, masks and LoRA" : "write bf16 or f32",
+    mend: bad >= 0 ? "check the weights, masks and LoRA" : type === "bf16" ? "write f32" : "write bf16 or f32",
   });
 }
 
@@ -184,7 +184,7 @@ const PIECE_VALUES = 1 << 22;
 const LIMITS: Readonly<Record<GgufWriteType, number>> = {
   f32: Infinity,
   f16: F16_LIMIT,
-  bf16: 3.396e38,
+  bf16: BF16_LIMIT,
   q8_0: F16_LIMIT * 127,
   q4_0: F16_LIMIT * 8,
 };

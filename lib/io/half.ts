@@ -22,12 +22,12 @@ export function widenBf16(bits: Uint16Array, out: Float32Array, at = 0): void {
   for (let i = 0; i < bits.length; i++) words[at + i] = (bits[i] as number) << 16;
 }
 
-/** Narrows f32 to f16 bit patterns, to nearest even. What is above 65,504 becomes infinite: see {@link overflowsF16}. */
+/** Narrows f32 to f16 bit patterns, to nearest even. What is above 65,504 becomes infinite: see {@link F16_LIMIT}. */
 export function narrowF16(values: Float32Array): Uint16Array<ArrayBuffer> {
   return new Uint16Array(new Float16Array(values).buffer);
 }
 
-/** Narrows f32 to bf16 bit patterns, to nearest even; a NaN stays a (quiet) NaN. */
+/** Narrows f32 to bf16 bit patterns, to nearest even; a NaN stays a (quiet) NaN, and what is from {@link BF16_LIMIT} on becomes infinite. */
 export function narrowBf16(values: Float32Array): Uint16Array<ArrayBuffer> {
   const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
   const bits = new Uint16Array(values.length);
@@ -40,13 +40,11 @@ export function narrowBf16(values: Float32Array): Uint16Array<ArrayBuffer> {
   return bits;
 }
 
-/** Position of the first finite value that f16 cannot hold (it would round to infinity), or −1. */
-export function overflowsF16(values: Float32Array): number {
-  return firstAtLeast(values, F16_LIMIT);
-}
-
 /** From here on f16 rounds to infinity: half way between the largest f16 and the next power of two, rounded to even. */
 export const F16_LIMIT = 65520;
+
+/** The same of bf16. */
+export const BF16_LIMIT = (2 - 2 ** -8) * 2 ** 127;
 
 /** Position of the first finite value with |value| ≥ limit, or −1. */
 export function firstAtLeast(values: Float32Array, limit: number): number {

@@ -1,7 +1,7 @@
 // Writing of safetensors files, a tensor at a time, in one file or in shards with their index. Owns layout and narrowing; refuses models.
 import { CompressoError } from "../errors.ts";
 import { AtomicFile, writeFileAtomically } from "./atomic.ts";
-import { narrowBf16, narrowF16, overflowsF16 } from "./half.ts";
+import { BF16_LIMIT, F16_LIMIT, firstAtLeast, narrowBf16, narrowF16 } from "./half.ts";
 import { elementCount } from "./rows.ts";
 import { DTYPE_BITS, MAX_HEADER_BYTES, type SafetensorsDtype } from "./safetensors_header.ts";
 
@@ -41,7 +41,7 @@ export const DEFAULT_SHARD_BYTES = 5_000_000_000;
 /**
  * Writes a safetensors file atomically. Wider dtypes come first, as in the reference, so that every tensor is aligned.
  * Throws `CompressoError("mismatch")` where data do not fit dtype and shape, `CompressoError("numeric")` where a finite
- * value is too large for F16, `CompressoError("usage")` for a name given twice.
+ * value is too large for F16 or BF16, `CompressoError("usage")` for a name given twice.
  */
 export async function writeSafetensors(
   path: string,
@@ -169,16 +169,16 @@ async function itemBytes(item: SafetensorsItem): Promise<Uint8Array> {
   const expected = elementCount(item.shape);
   let view: ArrayBufferView = data;
   if (data instanceof Float32Array && (dtype === "F16" || dtype === "BF16")) {
-    const bad = dtype === "F16" ? overflowsF16(data) : -1;
+    const { limit, most, wider, narrow } = HALVES[dtype], bad = firstAtLeast(data, limit);
     if (bad >= 0) {
       throw new CompressoError("numeric", {
-        what: `cannot write ${name} as F16`,
-        rule: "values lie within ±65,504",
+        what: `cannot write ${name} as ${dtype}`,
+        rule: `values lie within ±${most}`,
         value: `${data[bad]} at ${bad}`,
-        mend: "write BF16 or F32",
+        mend: `write ${wider}`,
       });
     }
-    view = dtype === "F16" ? narrowF16(data) : narrowBf16(data);
+    view = narrow(data);
   } else if (!(data instanceof Uint8Array) && !VIEWS[dtype]?.some((type) => data instanceof type)) {
     throw misfit(name, `data of dtype ${dtype}, or raw bytes`, data.constructor.name);
   }
@@ -188,6 +188,12 @@ async function itemBytes(item: SafetensorsItem): Promise<Uint8Array> {
   }
   return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 }
+
+/** How f32 becomes a half, and from where on it would become infinite. */
+const HALVES = {
+  F16: { limit: F16_LIMIT, most: "65,504", wider: "BF16 or F32", narrow: narrowF16 },
+  BF16: { limit: BF16_LIMIT, most: "3.3895e38", wider: "F32", narrow: narrowBf16 },
+} as const;
 
 /** Views other than Uint8Array that hold the bits of a dtype. */
 const VIEWS: Partial<Record<SafetensorsDtype, readonly (new () => TensorData)[]>> = {

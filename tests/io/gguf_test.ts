@@ -137,6 +137,11 @@ Deno.test("writeGguf() refuses what it cannot write, and leaves no file", async 
     await rejectsWith(bad([6e5], "q4_0"), "numeric", /600000 at 0/);
     await bad([6e5], "q8_0");
     await bad([3e38], "bf16");
+    await rejectsWith(
+      bad([3.4e38], "bf16"),
+      "numeric",
+      /within ±3\.396\d*e\+38; now: 3\.3999\d*e\+38 at 0; mend: write f32$/,
+    );
     assert.deepEqual((await Array.fromAsync(Deno.readDir(folder))).map(({ name }) => name), ["a"]);
   });
 });

@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 import {
+  BF16_LIMIT,
+  F16_LIMIT,
   f16Table,
+  firstAtLeast,
   firstNonFinite,
   narrowBf16,
   narrowF16,
-  overflowsF16,
   widenBf16,
   widenF16,
 } from "../../lib/io/half.ts";
@@ -60,11 +62,15 @@ Deno.test("widenF16() and widenBf16() leave what is before the given place", () 
   assert.deepEqual([...out], [9, 1, 2]);
 });
 
-Deno.test("overflowsF16() finds the first finite value that rounds to infinity", () => {
-  assert.equal(overflowsF16(Float32Array.of(65519, -65519, Infinity, NaN)), -1);
-  assert.equal(overflowsF16(Float32Array.of(1, 65520, -1e9)), 1);
+Deno.test("firstAtLeast() finds the first finite value that a half rounds to infinity", () => {
+  assert.equal(firstAtLeast(Float32Array.of(65519, -65519, Infinity, NaN), F16_LIMIT), -1);
+  assert.equal(firstAtLeast(Float32Array.of(1, 65520, -1e9), F16_LIMIT), 1);
   assert.equal(narrowF16(Float32Array.of(65519))[0], 0x7bff);
   assert.equal(narrowF16(Float32Array.of(65520))[0], 0x7c00);
+  // The largest f32 below the limit, and the limit itself.
+  const edge = new Float32Array(Uint32Array.of(0x7f7f7fff, 0x7f7f8000).buffer);
+  assert.equal(firstAtLeast(edge, BF16_LIMIT), 1);
+  assert.deepEqual([...narrowBf16(edge)], [0x7f7f, 0x7f80]);
 });
 
 Deno.test("firstNonFinite() finds NaN and infinities", () => {

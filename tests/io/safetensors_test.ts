@@ -107,7 +107,7 @@ Deno.test("writeSafetensors() asks for one tensor at a time, and leaves no file 
   });
 });
 
-Deno.test("writeSafetensors() refuses data that do not fit, duplicate names and values too large for F16", async () => {
+Deno.test("writeSafetensors() refuses data that do not fit, duplicate names and values too large for a half", async () => {
   await inTemporaryFolder(async (folder) => {
     const write = (...items: SafetensorsItem[]): Promise<void> => writeSafetensors(`${folder}/a`, items);
     await rejectsWith(write(f32("x", [2]), f32("x", [3])), "usage", /"x" comes twice/);
@@ -124,6 +124,15 @@ Deno.test("writeSafetensors() refuses data that do not fit, duplicate names and 
     );
     const large = { ...f32("x", [2]), dtype: "F16" as const, data: () => Float32Array.of(1, 7e4) };
     await rejectsWith(write(large), "numeric", /cannot write x as F16.*70000 at 1.*mend: write BF16/);
+    const brain = (value: number): SafetensorsItem => ({
+      ...{ name: "x", dtype: "BF16", shape: [2], data: () => Float32Array.of(1, value) },
+    });
+    await write(brain(3.396e38));
+    await rejectsWith(
+      write(brain(-3.3962e38)),
+      "numeric",
+      /cannot write x as BF16.*-3.39\d+e\+38 at 1; mend: write F32$/,
+    );
     await rejectsWith(write(f32("x", [2.5])), "mismatch", /whole numbers/);
   });
 });

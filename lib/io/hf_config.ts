@@ -51,7 +51,7 @@ type Config = z.infer<typeof CONFIG>;
 /** What the two files say, as parsed JSON; `path` is named in errors. */
 export interface HfConfigFiles {
   readonly path: string;
-  /** generation_config.json, where there is one: its end tokens are added to those of config.json. */
+  /** generation_config.json, where there is one: its end tokens are added to those of config.json, its other tokens stand where that names none. */
   readonly generation?: unknown;
 }
 
@@ -85,12 +85,13 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
     ...has("eos_token_id") ? ids(config.eos_token_id) : isQwen ? [] : [2],
     ...ids(generation.eos_token_id),
   ]);
-  const bosId = has("bos_token_id") ? config.bos_token_id ?? null : isQwen ? null : 1;
   const hasRow = (id: number): boolean => id >= 0 && id < config.vocab_size;
   const rule = `token ids lie from 0 to vocab_size − 1 = ${config.vocab_size - 1}`;
-  // A padding id that only the other file has, and that has no row, pads nothing here.
-  const padding = generation.pad_token_id ?? null;
-  const padId = config.pad_token_id ?? (padding !== null && hasRow(padding) ? padding : null);
+  // An id that only the other file has, and that has no row, stands for nothing here.
+  const other = (id: number | null | undefined): number | null => hasRow(id ?? -1) ? id ?? null : null;
+  const implied = has("bos_token_id") || isQwen ? null : 1;
+  const bosId = config.bos_token_id ?? other(generation.bos_token_id) ?? implied;
+  const padId = config.pad_token_id ?? other(generation.pad_token_id);
   const inVocab = (key: string, id: number): void => {
     if (!hasRow(id)) fail(key, rule);
   };

@@ -69,8 +69,17 @@ Deno.test("openHfFolder() reads a llama config and its weights, from one file an
   }
 });
 
-Deno.test("openHfFolder() adds the end tokens of generation_config.json", async () => {
+Deno.test("openHfFolder() adds the end tokens of generation_config.json, and takes the others where config.json has none", async () => {
   await inTemporaryFolder(async (folder) => {
+    await writeFolder(folder, CONFIG);
+    const beginning = async (own: number | null | undefined, theirs: number): Promise<number | null> => {
+      await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify({ ...CONFIG, bos_token_id: own }));
+      await Deno.writeTextFile(`${folder}/generation_config.json`, JSON.stringify({ bos_token_id: theirs }));
+      return (await openHfFolder(folder)).spec.bosId;
+    };
+    const all = [4, null, undefined];
+    assert.deepEqual(await Array.fromAsync(all, (own) => beginning(own, 3)), [4, 3, 3]);
+    assert.deepEqual(await Array.fromAsync(all, (own) => beginning(own, 10 ** 6)), [4, null, 1]);
     await writeFolder(folder, CONFIG);
     await Deno.writeTextFile(`${folder}/generation_config.json`, '{"eos_token_id": [5, 9], "pad_token_id": 3}');
     const { spec } = await openHfFolder(folder);

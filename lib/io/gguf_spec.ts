@@ -41,7 +41,7 @@ export async function ggufSpec(file: GgufFile): Promise<DecoderSpec> {
   }
   const arch = metadata.get("general.architecture");
   if (arch !== "llama" && arch !== "deci") {
-    const mend = "give a model of the LLaMA or Mistral architecture";
+    const mend = "give a model of the LLaMA or Mistral architecture, or a Qwen2 as a Hugging Face folder";
     throw ggufError(path, { rule: `general.architecture is ${GGUF_ARCHS.join(" or ")}`, value: String(arch), mend });
   }
   const own = (key: string): string => `${arch}.${key}`;

@@ -129,7 +129,7 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
   [
     "another architecture",
     ({ metadata }) => metadata.set("general.architecture", "qwen2"),
-    /general\.architecture is llama or deci; now: qwen2/,
+    /general\.architecture is llama or deci; now: qwen2; mend: .* Qwen2 as a Hugging Face folder$/,
   ],
   ["no architecture", ({ metadata }) => metadata.delete("general.architecture"), /now: undefined/],
   [

@@ -92,8 +92,10 @@ export function tryChoose(table: UnitTable, pieces: readonly Piece[], options: C
 }
 
 interface ChooseOptions extends SelectOptions {
-  /** Pieces that fall in any case; given, though empty, where pieces are rows through all layers. */
+  /** Pieces that fall in any case. */
   readonly forced?: readonly Piece[];
+  /** All pieces of a table that may fall, where they are rows through all layers; by default single units. */
+  readonly rowsOf?: (table: UnitTable) => readonly Piece[];
 }
 
 /** Why there is no selection. */
@@ -171,9 +173,12 @@ export function selectedSpec(table: UnitTable, kept: Selection): DecoderSpec {
   return { ...table.spec, ...tallyOf(table, kept).shape() };
 }
 
-/** The largest sparsity that the units and rules of a table allow. */
-export function mostSparsity(table: UnitTable): number {
-  return cutAll(new Tally(table), piecesOf(table, new Uint8Array(table.count))).sparsity();
+/** The largest sparsity that the units and rules of a table allow, where these pieces fall; by default single units. */
+export function mostSparsity(
+  table: UnitTable,
+  { pieces = piecesOf(table, new Uint8Array(table.count)) }: { readonly pieces?: readonly Piece[] | undefined } = {},
+): number {
+  return cutAll(new Tally(table), pieces).sparsity();
 }
 
 /** The least size that the units and rules of a table leave, where these pieces fall; by default single units. */
@@ -191,17 +196,21 @@ export function checkReachable(
   target: number,
   options: Pick<SelectOptions, "layerTargets"> = {},
 ): void {
-  if (!(target > 0 && target < 1)) {
-    throw new CompressoError("usage", {
-      what: "cannot prune to this sparsity",
-      rule: `sparsity is a share of the ${
-        table.rules.rest > 0 ? "model's parameters" : "layers' linear weights"
-      }, above 0 and below 1`,
-      value: String(target),
-      mend: "try 0.2",
-    });
-  }
+  checkShare(table, target);
   selectUnits(table, new Float32Array(table.count), { ...options, target });
+}
+
+/** Refuses a sparsity that is no share. */
+export function checkShare(table: UnitTable, target: number): void {
+  if (target > 0 && target < 1) return;
+  throw new CompressoError("usage", {
+    what: "cannot prune to this sparsity",
+    rule: `sparsity is a share of the ${
+      table.rules.rest > 0 ? "model's parameters" : "layers' linear weights"
+    }, above 0 and below 1`,
+    value: String(target),
+    mend: "try 0.2",
+  });
 }
 
 /** Refuses targets of single layers that are no shares, or beyond what the units and rules of a layer allow. */
@@ -253,31 +262,36 @@ function unreachable(
   options: ChooseOptions,
   { most, whole }: { readonly most: number; readonly whole: number },
 ): CompressoError {
-  const { target, size, layerTargets, held, forced } = options;
+  const { target, size, layerTargets, held, rowsOf } = options;
   const { spec, rules } = table, kinds = [...table.kinds];
-  const { protect, minimum, align, rest } = rules, now: UnitRules = { minimum, align, rest, protect: [...protect] };
+  const { protect, minimum, align, rest } = rules, own: UnitRules = { minimum, align, rest, protect: [...protect] };
   const loosened: readonly (readonly [string, UnitRules])[] = [
-    ...(protect.size > 0 ? [["protected layers", { ...now, protect: [] }] as const] : []),
-    ...(Object.values(minimum).some((width) => width > 0) ? [["least widths", { ...now, minimum: {} }] as const] : []),
-    ...(align > 1 ? [["aligned widths", { ...now, align: 1 }] as const] : []),
+    ...(protect.size > 0 ? [["protected layers", { ...own, protect: [] }] as const] : []),
+    ...(Object.values(minimum).some((width) => width > 0) ? [["least widths", { ...own, minimum: {} }] as const] : []),
+    ...(align > 1 ? [["aligned widths", { ...own, align: 1 }] as const] : []),
   ];
-  const gains = loosened.map(([name, loose]) => [name, mostSparsity(unitTable(spec, kinds, loose))] as const)
-    .filter(([, reached]) => reached > mostSparsity(table));
+  const shown = (value: number): string => Math.ceil(value).toLocaleString("en");
+  const counted = (value: number): string => `${shown(value)} ${size?.unit}`;
+  const bound = (one: UnitTable): number => {
+    const pieces = rowsOf?.(one);
+    return size ? leastSize(one, size, { pieces }) : mostSparsity(one, { pieces });
+  };
+  const present = bound(table);
+  const gains = loosened.map(([name, loose]) => [name, bound(unitTable(spec, kinds, loose))] as const)
+    .filter(([, reached]) => size ? reached < present : reached > present);
   const limits = [
-    ...gains.map(([name, reached]) => `${name} (without: ${reached.toFixed(4)})`),
+    ...gains.map(([name, reached]) => `${name} (without: ${size ? counted(reached) : reached.toFixed(4)})`),
     ...(layerTargets?.some((goal) => goal !== null) ? ["targets of single layers"] : []),
     ...(held ? ["held units"] : []),
   ];
-  const units = `${kinds.join(", ")}${forced ? " alike in all layers" : ""}`,
-    shown = (value: number): string => Math.ceil(value).toLocaleString("en");
+  const units = `${kinds.join(", ")}${rowsOf ? " alike in all layers" : ""}`,
+    asked = size ? counted(size.most) : String(target);
   return new CompressoError("usage", {
-    what: size
-      ? `cannot make the model as small as ${shown(size.most)} ${size.unit}`
-      : `cannot reach a sparsity of ${target}`,
+    what: size ? `cannot make the model as small as ${asked}` : `cannot reach a sparsity of ${asked}`,
     rule: size
-      ? `cutting ${units} leaves at least ${shown(most)} of ${shown(whole)} ${size.unit}`
+      ? `cutting ${units} leaves at least ${shown(most)} of ${counted(whole)}`
       : `cutting ${units} reaches at most ${most.toFixed(4)}`,
-    value: limits.length > 0 ? `limited by ${limits.join(", ")}` : size ? shown(size.most) : String(target),
+    value: limits.length > 0 ? `${asked}, limited by ${limits.join(", ")}` : asked,
     mend: `${size ? `raise the number of ${size.unit}` : "lower --sparsity"}${
       limits.length > 0 ? ", loosen a limit" : ""
     } or add kinds to --units`,

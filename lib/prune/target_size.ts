@@ -4,7 +4,7 @@ import { type DecoderSpec, hasBias, PROJECTIONS, projectionShape } from "../nn/s
 import { byScore, type Piece, piecesOf, sorted } from "./pieces.ts";
 import { hardSparsity, leastSize, selectUnits, type SizeTarget, tryChoose } from "./selection.ts";
 import type { Measure } from "./tally.ts";
-import { uniformCounts, uniformPieces, uniformSelection } from "./uniform.ts";
+import { allRows, uniformCounts, uniformSelection } from "./uniform.ts";
 import { type Selection, unitParameters, type UnitTable } from "./unit_table.ts";
 
 /** Counts parameters as `parameterCount` does: embedding, norms and head included, a tied head once. */
@@ -61,8 +61,7 @@ export function targetSparsity(
   const { measure, most, unit } = size, { layers, hidden } = table.spec;
   const whole = layers.reduce((sum, layer) => sum + measure.layer(layer, hidden), measure.rest(hidden));
   if (!(most > 0 && most < whole)) {
-    const { forced, rows } = isUniform ? uniformPieces(table) : { forced: [], rows: undefined };
-    const least = leastSize(table, size, { pieces: rows && [...forced, ...rows] });
+    const least = leastSize(table, size, { pieces: isUniform ? allRows(table) : undefined });
     const shown = (value: number): string => Math.ceil(value).toLocaleString("en");
     throw new CompressoError("usage", {
       what: `cannot prune to this number of ${unit}`,

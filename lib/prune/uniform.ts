@@ -1,11 +1,9 @@
 // All layers cut alike, learned as such: counts that meet a target, goals on the way to them, and the units that stay. Owns rows through all layers; refuses masks.
 import { CompressoError } from "../errors.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
-import { cutAll } from "./greedy.ts";
 import type { Layout } from "./layouts.ts";
 import { byScore, type Piece, type Queue, sorted } from "./pieces.ts";
-import { choose, hardSparsity, leastSize, selectedSpec, type SelectOptions } from "./selection.ts";
-import { Tally } from "./tally.ts";
+import { choose, hardSparsity, leastSize, mostSparsity, selectedSpec, type SelectOptions } from "./selection.ts";
 import type { UnitKind, UnitRules } from "./unit_rules.ts";
 import { type Selection, unitParameters, type UnitTable, unitTable } from "./unit_table.ts";
 
@@ -52,7 +50,7 @@ export interface UniformGoals {
 export function uniformCounts(table: UnitTable, { target, size, scores }: UniformOptions): UniformCounts {
   const pieces = uniformPieces(table, scores), { forced, rows } = pieces;
   if (forced.length > 0) refuseForced(table, pieces, { target: target ?? null, size });
-  return countsOf(table, choose(table, rows, { target: target ?? null, size, forced }));
+  return countsOf(table, choose(table, rows, { target: target ?? null, size, forced, rowsOf: allRows }));
 }
 
 /** Widths of every layer of a selection that keeps equally many in each. */
@@ -307,8 +305,13 @@ function leastRow({ total }: UnitTable, rows: readonly Piece[]): number {
 
 /** The sparsity where all rows are cut that may be: the largest one of layers that are cut alike. Throws as {@link leastUniform}. */
 export function mostUniform(table: UnitTable): number {
+  return mostSparsity(table, { pieces: allRows(table) });
+}
+
+/** All that may fall of layers that are cut alike, what makes them alike first. Throws as {@link leastUniform}. */
+export function allRows(table: UnitTable): readonly Piece[] {
   const { forced, rows } = uniformPieces(table);
-  return cutAll(new Tally(table), [...forced, ...rows]).sparsity();
+  return [...forced, ...rows];
 }
 
 function sparsityWithout(table: UnitTable, pieces: readonly Piece[]): number {

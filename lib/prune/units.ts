@@ -2,6 +2,7 @@
 export {
   checkLayerTargets,
   checkReachable,
+  checkShare,
   hardSparsity,
   mostSparsity,
   selectedSpec,

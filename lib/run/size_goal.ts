@@ -13,6 +13,7 @@ import { parameterTarget, restPerDim, targetSparsity } from "../prune/target_siz
 import { countsOf, tableOf, type UniformCounts, uniformCounts } from "../prune/uniform.ts";
 import {
   checkReachable,
+  checkShare,
   hardSparsity,
   keptUnits,
   selectedSpec,
@@ -69,8 +70,10 @@ export function aimRun(
     return { options: { ...asked, sparsity: goal.sparsity }, table: goal.table, goal };
   }
   const table = tableOf(model.spec, asked);
-  checkReachable(table, asked.sparsity);
+  checkShare(table, asked.sparsity);
+  // Rows bound what single units would allow.
   if (asked.layout === "uniform") uniformCounts(table, { target: asked.sparsity });
+  else checkReachable(table, asked.sparsity);
   return { options: asked, table, goal: null };
 }
 

@@ -362,7 +362,7 @@ Deno.test("a target out of reach names the rule that limits it, and how far one 
   const target = 0.6;
   fails(
     () => checkReachable(unitTable(DEEP, ["kv", "ffn"], { protect: [0, 1, 2] }), target),
-    /sparsity of 0\.6; .*kv, ffn reaches at most 0\.5000; now: limited by protected layers \(without: 0\.9\d*\)/,
+    /sparsity of 0\.6; .*kv, ffn reaches at most 0\.5000; now: 0\.6, limited by protected layers \(without: 0\.9\d*\)/,
   );
   fails(
     () => checkReachable(unitTable(DEEP, ["kv", "ffn"], { minimum: { ffn: 40 } }), target),

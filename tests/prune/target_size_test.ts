@@ -5,7 +5,7 @@ import { byteMeasure, byteTarget, type FileKind } from "../../lib/io/file_size.t
 import { exportHf } from "../../lib/io/hf_export.ts";
 import { type DecoderSpec, parameterCount, tensorShapes, withBiases } from "../../lib/nn/spec.ts";
 import { hardSelection } from "../../lib/prune/harden.ts";
-import type { SizeTarget } from "../../lib/prune/selection.ts";
+import { leastSize, type SizeTarget } from "../../lib/prune/selection.ts";
 import { parameterMeasure, parameterTarget, restPerDim, targetSparsity } from "../../lib/prune/target_size.ts";
 import { uniformCounts } from "../../lib/prune/uniform.ts";
 import {
@@ -219,4 +219,12 @@ Deno.test("sizes that the model has already, or cannot come down to, are refused
     /cutting kv, ffn alike in all layers leaves at least \d\d,\d{3} of 113,472 bytes/,
   );
   targetSparsity(table, parameterTarget(UNTIED, whole - 1));
+});
+
+Deno.test("where a rule keeps a size out of reach, the least size without it is said, and can be had", () => {
+  const free = unitTable(UNTIED, ["kv", "ffn"]), table = unitTable(UNTIED, ["kv", "ffn"], { protect: [0] });
+  const size = parameterTarget(UNTIED, 10_000), least = leastSize(free, size);
+  const limited = `now: 10,000 parameters, limited by protected layers \\(without: ${least.toLocaleString("en")} param`;
+  fails(() => targetSparsity(table, size), new RegExp(limited));
+  targetSparsity(free, { ...size, most: least });
 });

@@ -5,8 +5,10 @@ import { type DecoderSpec, layersAlike, parameterCount } from "../../lib/nn/spec
 import { gradualMasks } from "../../lib/prune/gradual.ts";
 import { hardenMasks } from "../../lib/prune/harden.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
+import { leastSize } from "../../lib/prune/selection.ts";
 import { parameterTarget } from "../../lib/prune/target_size.ts";
 import {
+  allRows,
   mostUniform,
   tableOf,
   type UniformCounts,
@@ -219,6 +221,22 @@ Deno.test("layers that cannot become alike are refused with the reason", () => {
     () => uniformCounts(unitTable(DEEP, ["kv", "ffn", "layers"]), { size: parameterTarget(DEEP, 40_000) }),
     /; mend: .*the layout "compact" or, where no size is asked for, "padded"/,
   );
+});
+
+Deno.test("where a rule keeps equal counts from a target or size, it is said what they reach without", () => {
+  const kinds = ["kv", "ffn"] as const, free = unitTable(DEEP, kinds), most = mostUniform(free);
+  assert.ok(mostSparsity(free) > most + 1e-3, "single units reach more");
+  for (const [rules, limit] of [[{ minimum: { ffn: 45 } }, "least"], [{ align: 24 }, "aligned"]] as const) {
+    const table = unitTable(DEEP, kinds, rules), from = `at most ${mostUniform(table).toFixed(4)}; now`;
+    const said = new RegExp(`${from}: 0.85, limited by ${limit} widths \\(without: ${most.toFixed(4)}\\)`);
+    fails(() => uniformCounts(table, { target: 0.85 }), said);
+    const size = parameterTarget(DEEP, 100), least = leastSize(free, size, { pieces: allRows(free) });
+    const limited = `now: 100 parameters, limited by ${limit} widths \\(without: ${
+      least.toLocaleString("en")
+    } parameters`;
+    fails(() => uniformCounts(table, { size }), new RegExp(limited));
+    assert.deepEqual(uniformCounts(free, { size: { ...size, most: least } }), uniformCounts(free, { target: most }));
+  }
 });
 
 Deno.test("a target or size that equal widths alone pass by a row or more is refused, whichever kinds are uneven", () => {

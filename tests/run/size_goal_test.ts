@@ -218,6 +218,10 @@ Deno.test("a size is met by single heads too where a schedule ends the stage bef
   assert.ok(after <= size.parameters && after > size.parameters - 576, `${after}`);
 });
 
+/** What single units could reach is more, with the least widths and without them. */
+const ROWS_ALONE =
+  /alike in all layers reaches at most 0\.5556; now: 0\.9, limited by least widths \(without: 0\.7743\)/;
+
 Deno.test("sizes out of reach, and sizes beside what contradicts them, are refused before anything is done", async () => {
   using device = await openDevice();
   using model = await loadModel("demo", { device });
@@ -229,6 +233,8 @@ Deno.test("sizes out of reach, and sizes beside what contradicts them, are refus
     [{ ...base, size: { ...gguf, bytes: 1000 } }, /leaves at least [\d,]+ of [\d,]+ bytes/],
     [{ ...base, size: { bytes: 1e9, file: { format: "hf", dtype: "f16" } } }, /number of bytes.*below the model's own/],
     [{ ...base, size: { parameters: 9e5 }, sparsity: 0.2 }, /exactly one.*a sparsity and a size/],
+    [{ ...base, sparsity: 0.9, layout: "uniform", rules: { minimum: { ffn: 64 } } }, ROWS_ALONE],
+    [{ ...base, sparsity: 1.2, layout: "uniform" }, /above 0 and below 1; now: 1\.2/],
     [base, /exactly one.*none of them/],
     [{ ...base, size: { parameters: 9e5 }, layout: "padded" }, /a size with the layout padded/],
   ];

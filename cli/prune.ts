@@ -130,7 +130,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--ranking <scope>",
-      "units that a one-shot method compares: all, or those of a layer and kind, which then all lose the same share, as with --layout uniform in any case (default: all; magnitude, taylor, wanda-sp: layer)",
+      "units that a one-shot method compares: all, or those of a layer and kind, which then all lose the same share, as with --layout uniform in any case (default: all; magnitude, taylor, wanda-sp and --layout uniform: layer)",
       oneOf("--ranking", RANKINGS),
     )
     .option(

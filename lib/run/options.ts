@@ -78,8 +78,8 @@ export interface PruneOptions {
   /** How units are chosen. Default "compresso": learned masks. */
   readonly method?: Method;
   /**
-   * Which units a one-shot method compares. Default "all"; of magnitude and taylor "layer", and of wanda-sp, which knows no other. With the layout
-   * "uniform" every layer and kind loses the same share in any case.
+   * Which units a one-shot method compares. Default "all"; of magnitude and taylor "layer", and of wanda-sp and with the layout "uniform", where every
+   * layer and kind loses the same share in any case, which know no other.
    */
   readonly ranking?: Ranking;
   /**
@@ -228,7 +228,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     layout: options.layout ?? DEFAULTS.layout,
     recompute: options.recompute ?? true,
     method,
-    ranking: options.ranking ?? (BY_LAYER.includes(method) ? "layer" : "all"),
+    ranking: options.ranking ?? (BY_LAYER.includes(method) || isOneShotAlike({ ...options, method }) ? "layer" : "all"),
     rules: { ...alignment(options.size, units), ...given(options.rules ?? {}) },
     start: options.start ?? preset.start ?? "saliency",
     keptMasks: options.keptMasks ?? preset.keptMasks ?? "one",
@@ -293,6 +293,11 @@ const BY_LAYER: readonly Method[] = ["magnitude", "taylor", "wanda-sp"];
 /** One-shot methods that look at rows. */
 const LOOKING: readonly Method[] = ["taylor", "wanda-sp", "flap"];
 
+/** Whether a one-shot method cuts all layers alike, so that it compares units within a layer whatever its default is. */
+function isOneShotAlike({ method, layout }: { readonly method: Method; readonly layout?: Layout }): boolean {
+  return isOneShot(method) && layout === "uniform";
+}
+
 /** Whether masks are learned in such a way that calibration stands beside the rows, see {@link PruneOptions.calibration}. */
 export function learnsBesideCalibration(
   { method, start, rates: { prior } }: Pick<ResolvedOptions, "method" | "start" | "rates">,
@@ -337,13 +342,16 @@ export function telling<T extends Pick<ResolvedOptions, "method" | Later | Score
   { keptMasks, lambdaRule, calibration, focus, ...options }: T,
 ): Omit<T, Later> & Partial<Pick<ResolvedOptions, Later> & { readonly scoring: number }> {
   const { method } = options;
+  // Layers that are cut alike were said to be ranked by the method's default, though nothing followed from it.
+  const ranking = isOneShotAlike(options) && !BY_LAYER.includes(method) ? "all" : options.ranking;
   return {
     ...options,
+    ranking,
     ...(method === "compresso" && keptMasks !== "median" ? { keptMasks } : {}),
     ...(method === "compresso" && lambdaRule === "adam" ? { lambdaRule } : {}),
     ...(calibration ? { calibration } : {}),
     ...(focus < 1 ? { focus } : {}),
-    ...(isScoredAnew({ ...options, calibration }) ? { scoring: 2 } : {}),
+    ...(isScoredAnew({ ...options, ranking, calibration }) ? { scoring: 2 } : {}),
   };
 }
 

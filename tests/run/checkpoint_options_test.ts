@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { compress, CompressoError, prune, type PruneOptions } from "../../mod.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";
 import { isObject } from "../../lib/io/tokenizer_compat.ts";
-import { resolveOptions, telling } from "../../lib/run/options.ts";
+import { type ResolvedOptions, resolveOptions, telling } from "../../lib/run/options.ts";
 import { inTemporaryFolder } from "../io/files.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 
@@ -52,6 +52,19 @@ Deno.test("facts of a caller's are refused by the name of any fact of the run's 
       );
     });
   });
+});
+
+Deno.test("one-shot methods rank by layer where layers are cut alike, and such runs are known by what they said before", () => {
+  const resolve = (more: Partial<PruneOptions>): ResolvedOptions =>
+    resolveOptions({ ...SHORT, ...more }, { maxPosition: 512 });
+  for (const [method, told] of [["random", "all"], ["flap", "all"], ["magnitude", "layer"]] as const) {
+    const alike = resolve({ method, layout: "uniform" });
+    assert.deepEqual([alike.ranking, resolve({ method }).ranking], ["layer", told], method);
+    assert.deepEqual(resolve({ method, layout: "uniform", ranking: "layer" }), alike);
+    assert.deepEqual([telling(alike).ranking, telling(alike).scoring], [told, told === "all" ? 2 : undefined], method);
+    assert.deepEqual(telling({ ...alike, ranking: told }), telling(alike));
+  }
+  assert.equal(telling(resolve({ layout: "uniform" })).ranking, "all", "what no method ranks by is as it was");
 });
 
 Deno.test("what may differ is refused where there is no checkpoint to go on from, and without it such a run begins", async () => {

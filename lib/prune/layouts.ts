@@ -156,7 +156,7 @@ export function uniformMasks(
   let kv = clamp(Math.round(living / layers.length), 1, mostKv);
   // Where the mean of the heads leaves less or more than the FFN can make up for, heads give way.
   while (kv > 1 && columns(kv) < 1) kv--;
-  while (kv < mostKv && columns(kv) > mostFfn) kv++;
+  while (kv < mostKv && columns(kv) > mostFfn && columns(kv + 1) >= 1) kv++;
   const ffn = Math.min(columns(kv), mostFfn);
   if (mostKv < 1 || mostFfn < 1 || ffn < 1 || dims === 0) throw impossible(wanted, { mostKv, mostFfn });
 

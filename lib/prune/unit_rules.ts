@@ -189,7 +189,9 @@ export function checkAnyUnits(
   };
   for (const [kind, count] of units) {
     if (count > 0 || !has[kind]) continue;
-    const isLast = (kind === "heads" || kind === "kv") && headUnits(spec, kind) === 1;
+    const isLast = kind === "layers"
+      ? livingLayers(spec) === 1
+      : (kind === "heads" || kind === "kv") && headUnits(spec, kind) === 1;
     const [rule, value] = kind !== "hidden" && layers.every((_, index) => protect.has(index))
       ? ["at least one layer is not protected", `all ${layers.length} layers are`]
       : kind === "hidden"
@@ -200,7 +202,7 @@ export function checkAnyUnits(
       : kind === "layers"
       ? [
         "fewer layers stay at least than may be cut",
-        `${livingLayers(spec)} layers, ${protect.size} protected, at least ${minimum.layers}`,
+        `${livingLayers(spec)} layers, ${protect.size} protected, at least ${Math.max(1, minimum.layers)}`,
       ]
       : kind === "ffn"
       ? [

@@ -213,6 +213,20 @@ Deno.test("FFN columns are refused where the only FFN there is would have to fal
   assert.equal(unitTable(one, ["ffn"], { align: 16 }).count, 20);
 });
 
+Deno.test("whole layers of a model of one are refused, with the one that stays and no rule to loosen", () => {
+  const refused = (count: number, layers: number, said: readonly string[]): void => {
+    const spec = decoder(Array.from({ length: count }, () => ({ heads: 4, kvHeads: 4, ffn: 20 })));
+    assert.throws(() => unitTable(spec, ["layers"], { minimum: { layers } }), (error) => {
+      assert.ok(error instanceof CompressoError, String(error));
+      assert.deepEqual([error.parts.value, error.parts.mend], said);
+      return true;
+    });
+  };
+  const mend = "take layers out of the units";
+  refused(1, 0, ["1 layers, 0 protected, at least 1", mend]);
+  refused(2, 2, ["2 layers, 0 protected, at least 2", `${mend}, or loosen the rule`]);
+});
+
 Deno.test("scores and selections of another table, and scores that are no numbers, are refused", () => {
   const table = unitTable(UNEVEN, ["heads", "ffn"]), other = scoresOf(unitTable(UNEVEN, ["ffn"]), 1);
   const own = scoresOf(table, 1), broken = own.with(3, NaN), kept = new Uint8Array(table.count).fill(1);

@@ -10,6 +10,7 @@ import { padLora, sliceLora } from "../../lib/prune/slice_lora.ts";
 import { hardSparsity, unitTable } from "../../lib/prune/units.ts";
 import { uniform } from "../../lib/random.ts";
 import { assertClose, distance } from "../golden/helpers/golden.ts";
+import { decoder } from "../prune/helpers/decoders.ts";
 import {
   LOGIT_TOLERANCE,
   logitDistance,
@@ -158,6 +159,14 @@ Deno.test("uniform masks keep whole KV groups where the hard masks do, those of 
   const masks = uniformMasks(spec, scores, { masks: hard });
   assert.deepEqual([...masks.head], [0, 0, 1, 1, 1, 1, 0, 0]);
   assert.ok(masks.ffn.every((z) => z === 1), "nothing is left for the FFN to cut");
+});
+
+Deno.test("uniform masks keep a KV group less where that is larger than the whole FFN", () => {
+  const layer = { heads: 2, kvHeads: 2, ffn: 8 };
+  const spec = decoder([layer, layer], { headDim: 16 });
+  const { head, ffn } = uniformMasks(spec, {}, { masks: {}, target: 0.246 });
+  assert.deepEqual([...head], [1, 0, 1, 0]);
+  assert.ok(ffn.every((z) => z === 1), "two groups and all columns would be more than the target leaves");
 });
 
 Deno.test("uniform masks refuse a sparsity that leaves nothing", async () => {

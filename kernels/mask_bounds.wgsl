@@ -1,6 +1,7 @@
 // Bounds of the shift that mask_project adds to log α, by part of a layer: both are the shift that meets a goal, found by bisection, where there is one.
 //   goals [3 · layers]: share to cut of a layer's parameters, of its attention's, of its FFN's; < 0 is none. That of the layer goes before the others.
-// Else the lower bound is the shift at which as many heads or columns are expected to live as must stay, and there is no upper one.
+// Else the lower bound is the shift at which a part is expected to be as large as what must stay of it, and there is no upper one. Single heads that must
+// stay may be fewer then, where they are expected to lie in more KV groups than the hard masks leave them.
 // Like the whole, a goal is approached by the share `tracking`; without tracking λ leads the whole, and a goal, which has no λ, is met. Hidden dims are not counted.
 // Shapes: logAlpha [units]; bounds [3 · layers + 1] of (lower, upper), at 3·layer + (0 heads, 1 FFN, 2 gate), the last of hidden dims.
 // Grid: a workgroup a layer, and one for hidden dims and the number of gates. Writes (=).
@@ -33,16 +34,6 @@ fn part_size(row: u32, shift: f32, lane: u32) -> f32 {
     r += bitcast<f32>(group.z) * (1.0 - dead);
   }
   return group_sum(r, lane) + bitcast<f32>(tables[row + 1u].x);
-}
-
-/// Expected number of heads or columns of a part.
-fn part_width(row: u32, shift: f32, lane: u32) -> f32 {
-  let part = tables[row];
-  var n = 0.0;
-  for (var i = lane; i < part.y; i += GROUP) {
-    n = fma(f32(tables[part.x + i].z & SLOTS), alive(moved(part.x + i, shift)), n);
-  }
-  return group_sum(n, lane);
 }
 
 /// Expected number of units that live.
@@ -90,7 +81,7 @@ fn goal_shift(first: u32, which: u32, goal: f32, low: vec2f, lane: u32) -> f32 {
   return short_of_saturation(shift, edges);
 }
 
-/// The lowest shift at which the part is as wide as it must be.
+/// The lowest shift at which the part is as large as what must stay of it.
 fn least_shift(row: u32, lane: u32) -> f32 {
   let least = bitcast<f32>(tables[row + 1u].z);
   if (least <= 0.0 || tables[row].y == 0u) { return -FREE; }
@@ -98,7 +89,7 @@ fn least_shift(row: u32, lane: u32) -> f32 {
   var above = 250.0;
   for (var i = 0u; i < HALVINGS; i++) {
     let shift = 0.5 * (below + above);
-    if (part_width(row, shift, lane) < least) { below = shift; } else { above = shift; }
+    if (part_size(row, shift, lane) < least) { below = shift; } else { above = shift; }
   }
   return short_of_saturation(above, extremes(above, tables[row].x, tables[row].y, lane));
 }

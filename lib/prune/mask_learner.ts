@@ -98,7 +98,7 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
   const { projection, kernels } = kernelsOf(gates > 0);
   const leastGates = gates > 0 ? Math.max(0, minimum.layers - (livingLayers(table.spec) - gates)) : 0;
   const hasLeast = leastGates > 0 || (table.kinds.has("hidden") && minimum.hidden > 0) ||
-    table.layers.some(({ attention, ffn }) => [attention, ffn].some((part) => part.count > 0 && part.minimum > 0));
+    table.layers.some(({ attention, ffn }) => [attention, ffn].some((part) => part.count > 0 && part.least > 0));
   let held = new Uint8Array(units);
   const isBounded = (): boolean => hasLeast || held.includes(1) || goals.some((goal) => goal >= 0);
   const counts = [u32(units), u32(table.hiddenFirst), u32(table.layerFirst), u32(table.groups.length)];

@@ -66,8 +66,8 @@ function boundOf({ layer, ffnFirst, hiddenFirst, layerFirst, layers }: UnitTable
 }
 
 function partRows(part: LayerPart, gate: number): number[][] {
-  const [fixed = 0, total = 0, minimum = 0] = bitsOf([part.fixed, part.total, part.minimum]);
-  return [[part.first, part.count, part.firstGroup, part.groupCount], [fixed, total, minimum, gate]];
+  const [fixed = 0, total = 0, least = 0] = bitsOf([part.fixed, part.total, part.least]);
+  return [[part.first, part.count, part.firstGroup, part.groupCount], [fixed, total, least, gate]];
 }
 
 function bitsOf(values: ArrayLike<number>): Uint32Array {

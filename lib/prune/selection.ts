@@ -215,7 +215,7 @@ export function checkShare(table: UnitTable, target: number): void {
 
 /** Refuses targets of single layers that are no shares, or beyond what the units and rules of a layer allow. */
 export function checkLayerTargets(table: UnitTable, targets: readonly (number | null)[]): void {
-  const { headDim, layers } = table.spec;
+  const { layers } = table.spec;
   if (targets.length !== layers.length) {
     throw new CompressoError("usage", {
       what: "cannot aim at targets of single layers",
@@ -225,20 +225,16 @@ export function checkLayerTargets(table: UnitTable, targets: readonly (number | 
     });
   }
   targets.forEach((goal, index) => {
-    const { attention, ffn, gate } = table.layers[index] ?? EMPTY, layer = layers[index];
-    if (goal === null || !layer) return;
-    const share = layer.kvHeads > 0 ? layer.heads / layer.kvHeads : 1;
-    // With heads as units K and V of a started group stay.
-    const groups = Math.ceil(attention.minimum / share);
-    const kept = (attention.count > 0 ? 2 * headDim * (attention.minimum + groups) : attention.fixed) +
-      (ffn.count > 0 ? 3 * ffn.minimum : ffn.fixed);
-    const total = attention.total + ffn.total, most = gate >= 0 || total === 0 ? 1 : 1 - kept / total;
+    const { attention, ffn, gate } = table.layers[index] ?? EMPTY;
+    if (goal === null || !layers[index]) return;
+    const total = attention.total + ffn.total, kept = attention.least + ffn.least;
+    const most = gate >= 0 || total === 0 ? 1 : 1 - kept / total;
     if (goal >= 0 && goal <= most + ROUNDING) return;
     throw unreachableLayer(index, { goal, most });
   });
 }
-
-const EMPTY = { attention: { total: 0 }, ffn: { total: 0 }, gate: -1 } as UnitTable["layers"][number];
+const NOTHING = { total: 0, least: 0 };
+const EMPTY = { attention: NOTHING, ffn: NOTHING, gate: -1 };
 
 /** Errors of a quotient of whole numbers. */
 const ROUNDING = 1e-12;

@@ -42,6 +42,8 @@ export interface LayerPart {
   readonly total: number;
   /** Heads or columns that stay at least, in whole KV groups and aligned. */
   readonly minimum: number;
+  /** What stays of the part at least: these heads lie in as few KV groups as hold them. */
+  readonly least: number;
 }
 
 /** What is cut of one layer. */
@@ -121,6 +123,7 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
   const ffn = spec.layers.map(({ ffn: width }, layer): LayerPart => {
     const first = rows.length, slot = layout.layers[layer]?.ffn ?? 0;
     const isCut = set.has("ffn") && !protect.has(layer) && nextNarrower(width, { align, least }) >= 0;
+    const stays = isCut ? Math.ceil(minimum.ffn / align) * align : width;
     for (let c = 0; isCut && c < width; c++) rows.push({ cost: 3, slot: slot + c, slots: 1, layer, group: -1 });
     return {
       first,
@@ -129,7 +132,8 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
       groupCount: 0,
       fixed: isCut ? 0 : 3 * width,
       total: 3 * width,
-      minimum: isCut ? Math.ceil(minimum.ffn / align) * align : width,
+      minimum: stays,
+      least: 3 * stays,
     };
   });
   const hiddenFirst = rows.length;
@@ -232,7 +236,16 @@ export function keptUnits(table: UnitTable, slots: ArrayLike<number>): Selection
   });
 }
 
-const ABSENT: LayerPart = { first: 0, count: 0, firstGroup: 0, groupCount: 0, fixed: 0, total: 0, minimum: 0 };
+const ABSENT: LayerPart = {
+  first: 0,
+  count: 0,
+  firstGroup: 0,
+  groupCount: 0,
+  fixed: 0,
+  total: 0,
+  minimum: 0,
+  least: 0,
+};
 
 /** Adds the units of a layer's attention to `rows` and `groups`. */
 function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec: { headDim }, slot, resolved }: {
@@ -250,7 +263,7 @@ function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec: { he
   const first = rows.length, firstGroup = groups.length, total = 2 * headDim * (heads + kvHeads);
   const part = { first, firstGroup, total }, least = resolved.minimum.heads;
   if (kind === null || !mayCutHeads(layer, kind, resolved)) {
-    return { ...part, count: 0, groupCount: 0, fixed: total, minimum: heads };
+    return { ...part, count: 0, groupCount: 0, fixed: total, minimum: heads, least: total };
   }
   for (let g = 0; g < kvHeads; g++) {
     if (kind === "kv" || share === 1) {
@@ -263,12 +276,14 @@ function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec: { he
       rows.push({ cost: 2 * headDim, slot: at, slots: 1, layer: index, group: groups.length - 1 });
     }
   }
+  const started = Math.ceil(least / share), minimum = kind === "kv" ? started * share : least;
   return {
     ...part,
     count: rows.length - first,
     groupCount: groups.length - firstGroup,
     fixed: 0,
-    minimum: kind === "kv" ? Math.ceil(least / share) * share : least,
+    minimum,
+    least: 2 * headDim * (minimum + started),
   };
 }
 

@@ -5,7 +5,15 @@ import { layersAlike } from "../../lib/nn/spec.ts";
 import { SCHEDULE_NAMES } from "../../lib/prune/builtin_schedules.ts";
 import { largestUnit } from "../../lib/run/monitors/constraint.ts";
 import { defaultRates } from "../../lib/run/options.ts";
-import { selectedSpec, unitParameters, type UnitRules, type UnitTable, unitTable } from "../../lib/prune/units.ts";
+import { mostSparsity } from "../../lib/prune/selection.ts";
+import {
+  selectedSpec,
+  type UnitKind,
+  unitParameters,
+  type UnitRules,
+  type UnitTable,
+  unitTable,
+} from "../../lib/prune/units.ts";
 import { type ControllerTrace, runController } from "../../scripts/controller_run.ts";
 import { decoder, layerSparsityOf, MULTI_HEAD, UNEVEN } from "./helpers/decoders.ts";
 
@@ -110,6 +118,31 @@ Deno.test("it holds with gates, rules and other targets as well", async () => {
       trace.hard >= sparsity && trace.hard < sparsity + smallest(table),
       `hard sparsity ${trace.hard}: ${what}`,
     );
+  }
+});
+
+Deno.test("it holds for few steps and near the most that the rules allow, where single heads have to lie in few KV groups", async () => {
+  const wide = decoder(Array.from({ length: 4 }, () => ({ heads: 9, kvHeads: 3, ffn: 100 })), {
+    hidden: 48,
+    headDim: 8,
+  });
+  const cases: readonly (readonly [typeof SPEC, readonly UnitKind[], UnitRules])[] = [
+    [SPEC, ["heads"], { minimum: { heads: 2 } }],
+    [SPEC, ["heads", "ffn"], { minimum: { heads: 2 } }],
+    [wide, ["heads"], { minimum: { heads: 3 } }],
+    [wide, ["heads"], { minimum: { heads: 6 } }],
+    [SPEC, ["heads", "ffn", "hidden", "layers"], { minimum: { heads: 2, ffn: 10, hidden: 16, layers: 2 } }],
+    [SPEC, ["kv", "ffn"], { minimum: { heads: 3 }, protect: [1] }],
+  ];
+  for (const [spec, kinds, rules] of cases) {
+    const table = unitTable(spec, kinds, rules), most = mostSparsity(table), sparsity = most - 0.002;
+    for (const steps of [5, 60]) {
+      const trace = await runController(device, table, { steps, sparsity }), last = trace.expected.at(-1) ?? NaN;
+      const what = `${kinds}, ${JSON.stringify(rules)}, ${steps} steps, ${sparsity} of ${most}`;
+      assertFollows(trace, steps, what);
+      assert.ok(Math.abs(last - sparsity) < 1e-4, `${last} at the end: ${what}`);
+      assert.ok(trace.hard >= sparsity && trace.hard < most + 1e-9, `hard sparsity ${trace.hard}: ${what}`);
+    }
   }
 });
 

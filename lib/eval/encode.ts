@@ -35,11 +35,13 @@ export function encodeQuestion(
   question: Question,
   { tokenizer, context: most, refuseLong = false }: EncodeQuestionOptions,
 ): EncodedQuestion {
+  const { label, subset } = question;
   const fail = (rule: string, value: string, mend = "mend or remove the question"): never => {
     throw new CompressoError("input", {
       what: `cannot score the task ${name} from ${path}`,
       rule,
-      value: `${question.label} has ${value}`,
+      // Each subset may have a file of its own, with a line of this number.
+      value: `${label}${subset === "" ? "" : ` (${subset})`} has ${value}`,
       mend,
     });
   };

@@ -42,8 +42,8 @@ Deno.test("a question that does not fit loses the beginning of its context, as i
   const tokenizer = await loadHfTokenizer(join(FIXTURES, "tokenizer", "byte_level"));
   assert.ok(tokenizer);
   const asked = question([["The river carries a stone.", " The winter garden"], ["The river carries a stone.", " a"]]);
-  const encode = (options: Omit<EncodeQuestionOptions, "tokenizer">): EncodedQuestion =>
-    encodeQuestion(TASK, asked, { tokenizer, ...options });
+  const encode = (options: Omit<EncodeQuestionOptions, "tokenizer">, asking = asked): EncodedQuestion =>
+    encodeQuestion(TASK, asking, { tokenizer, ...options });
   const whole = encode({ context: 100 });
   assert.equal(whole.isTruncated, false);
   const [first, second] = whole.sequences;
@@ -56,8 +56,8 @@ Deno.test("a question that does not fit loses the beginning of its context, as i
   assert.deepEqual(cut.sequences, [{ ...first, prefix: first.prefix.slice(2) }, second]);
   const least = encode({ context: 4 });
   assert.deepEqual(least.sequences[0], { ...first, prefix: first.prefix.slice(-1) });
-  const refused = (options: Omit<EncodeQuestionOptions, "tokenizer">, message: RegExp): void =>
-    assert.throws(() => encode(options), (error) => {
+  const refused = (options: Omit<EncodeQuestionOptions, "tokenizer">, message: RegExp, asking = asked): void =>
+    assert.throws(() => encode(options, asking), (error) => {
       assert.ok(error instanceof CompressoError);
       assert.equal(error.code, "input");
       assert.match(error.message, message);
@@ -65,6 +65,7 @@ Deno.test("a question that does not fit loses the beginning of its context, as i
     });
   refused({ context: 7, refuseLong: true }, /task made.*fit the model's 7 tokens; now: line 7 has 10 for choice 1/);
   refused({ context: 3 }, /at most the 3 tokens.*line 7 has 4 for choice 1/);
+  refused({ context: 3 }, /; now: line 7 \(anatomy\) has 4 for choice 1/, { ...asked, subset: "anatomy" });
 });
 
 function question(pairs: readonly (readonly [string, string])[]): Question {

@@ -92,6 +92,7 @@ export async function openEvaluationFile<Known, Added>(
   const text = (!old.includes("\n") && headLine.startsWith(old)) || isHeadAlone(old) ? "" : old;
   let found = 0;
   if (text !== "") {
+    if (!text.includes("\n")) throw broken(path, "another first line");
     const [head = "", ...lines] = text.split("\n").slice(0, -1);
     checkHead(path, head, identity);
     for (const line of lines) {

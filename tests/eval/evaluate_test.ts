@@ -143,6 +143,11 @@ Deno.test("an evaluation that stops goes on from its file, and refuses that of a
     await Deno.writeTextFile(join(folder, "notes.txt"), "my notes\nof today\n");
     await assert.rejects(openEvaluationFile(join(folder, "notes.txt"), identity, KIND), /written by an evaluation/);
     assert.equal(await Deno.readTextFile(join(folder, "notes.txt")), "my notes\nof today\n");
+    for (const [text, said] of [["my notes", "another first line"], ["\nmy notes", "an empty line"]] as const) {
+      await Deno.writeTextFile(join(folder, "notes.txt"), text);
+      await assert.rejects(openEvaluationFile(join(folder, "notes.txt"), identity, KIND), RegExp(`; now: ${said};`));
+      assert.equal(await Deno.readTextFile(join(folder, "notes.txt")), text);
+    }
     await assert.rejects(openEvaluationFile(join(folder, "none", "x"), identity, KIND), /cannot write .*none/);
     const [shorter] = await loadTasks({ tasks: ["arc_easy"], taskData: FOLDER, limit: 2 });
     assert.ok(shorter);

@@ -38,24 +38,30 @@ export function halfWidth(n: number): number {
 
 /**
  * Differences in acc and acc_norm of a second model against a first on the same questions. As both models answer each question, what makes a
- * question hard for both cancels: the interval is that of the mean of the differences, not of two independent means.
+ * question hard for both cancels: the interval is that of the mean of the differences, not of two independent means. Items do not hold what was
+ * asked: that it was the same is checked by their number and, of each, by subset, number of choices and right answer.
  *
- * @throws CompressoError("mismatch") where the questions are not the same.
+ * @throws CompressoError("mismatch") where one of these differs; "usage" where there are no items.
  */
 export function compareItems(
   first: readonly ItemScore[],
   second: readonly ItemScore[],
 ): { readonly acc: PairedDifference; readonly acc_norm: PairedDifference } {
-  const isSame = first.length === second.length &&
-    first.every(({ answer, scores }, index) =>
-      answer === second[index]?.answer && scores.length === second[index]?.scores.length
-    );
-  if (!isSame) {
+  const gap = firstGap(first, second);
+  if (gap !== null) {
     throw new CompressoError("mismatch", {
       what: "cannot compare two models",
       rule: "both have answered the same questions",
-      value: `${first.length} and ${second.length} questions`,
+      value: gap,
       mend: "evaluate both with the same tasks, data and limit",
+    });
+  }
+  if (first.length === 0) {
+    throw new CompressoError("usage", {
+      what: "cannot compare two models",
+      rule: "both have answered at least one question",
+      value: "none",
+      mend: "give the items of a task that has questions",
     });
   }
   const gains = (isRight: (item: ItemScore) => boolean): PairedDifference =>
@@ -64,6 +70,24 @@ export function compareItems(
     acc: gains(({ picked, answer }) => picked === answer),
     acc_norm: gains(({ pickedNorm, answer }) => pickedNorm === answer),
   };
+}
+
+/** Where the questions of two lists of items differ first; null where nothing tells them apart. */
+function firstGap(first: readonly ItemScore[], second: readonly ItemScore[]): string | null {
+  if (first.length !== second.length) return `${first.length} and ${second.length} questions`;
+  const facts = ({ subset, answer, scores }: ItemScore): Readonly<Record<string, string>> => ({
+    subset: JSON.stringify(subset),
+    choices: String(scores.length),
+    "right answer": String(answer),
+  });
+  for (const [index, item] of first.entries()) {
+    const other = second[index];
+    if (!other) continue;
+    const [own, its] = [facts(item), facts(other)];
+    const name = Object.keys(own).find((key) => own[key] !== its[key]);
+    if (name !== undefined) return `item ${index}: ${name} ${own[name]} and ${its[name]}`;
+  }
+  return null;
 }
 
 /**

@@ -209,7 +209,19 @@ Deno.test("differences are paired: what is hard for both models cancels", () => 
     assert.ok(Math.abs(halfWidth(n) - quantile) < 0.003, `${n}: ${halfWidth(n)}`);
   }
   assert.ok(Number.isNaN(comparePairs([true], [false]).low), "one question has no interval");
-  assert.throws(() => compareItems(first, second.slice(1)), /same questions/);
+  assert.throws(() => compareItems(first, second.slice(1)), /same questions; now: 10 and 9 questions/);
+  assert.throws(() => compareItems([], []), /at least one question/);
+  const other = (change: Partial<TaskItemScore>): TaskItemScore[] =>
+    second.map((item, index) => index === 3 ? { ...item, ...change } : item);
+  for (
+    const [change, said] of [
+      [{ subset: "anatomy" }, 'subset "" and "anatomy"'],
+      [{ scores: [0, 0, 0] }, "choices 2 and 3"],
+      [{ answer: null }, "right answer 0 and null"],
+    ] as const
+  ) {
+    assert.throws(() => compareItems(first, other(change)), RegExp(`same questions; now: item 3: ${said};`));
+  }
 });
 
 Deno.test("the ratio of perplexities comes from the same windows, weighted by their tokens", () => {

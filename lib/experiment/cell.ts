@@ -10,6 +10,7 @@ import { compress } from "../run/pipeline.ts";
 import { promptForTexts } from "../run/run_data.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { PruneSession } from "../run/session.ts";
+import { ofMeasure } from "./failure.ts";
 import type { Measure } from "./measures.ts";
 import type { PlannedCell } from "./plan.ts";
 import { cutProfile, lossProfile } from "./profile.ts";
@@ -142,7 +143,7 @@ export async function takeMeasures(
     }).catch((error) => {
       // An end on purpose is none of the measure's.
       if (!(error instanceof CompressoError) || error.code === "aborted") throw error;
-      const { what, ...parts } = error.parts;
+      const { what, ...parts } = ofMeasure(error.parts);
       throw new CompressoError(error.code, { ...parts, what: `${what}, measure ${measure.id}` }, { cause: error });
     });
     await store.addMeasured(dir, measure, values);

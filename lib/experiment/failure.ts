@@ -8,6 +8,9 @@ import { type CellOptions, isCellOption } from "./options.ts";
 import type { PlannedCell } from "./plan.ts";
 import type { CellFailure, CellState } from "./store.ts";
 
+/** What `prune` calls the leaving out of broken rows. */
+const SKIPPED = "prune --skip-broken";
+
 /** An error as the failure of a cell. */
 export function failureOf(error: unknown, { state, options }: Pick<PlannedCell, "state" | "options">): CellFailure {
   return {
@@ -48,10 +51,15 @@ export function partsInOptions({ what, rule, mend, ...value }: ErrorParts): Erro
   };
 }
 
+/** An error's parts with the rows that a measure has left out in place of those of `prune`. */
+export function ofMeasure({ mend, ...parts }: ErrorParts): ErrorParts {
+  return mend === undefined ? parts : { ...parts, mend: mend.replace(SKIPPED, "skipBroken: true of the measure") };
+}
+
 /** Words with the names of a cell's options in place of those of `prune`: `loraRate` for `--lora-rate`. */
 function inOptions(text: string): string {
   const known = text.replace("no longer --no-recompute", "recompute: true")
-    .replace("prune --skip-broken", "skipBroken: true of the data")
+    .replace(SKIPPED, "skipBroken: true of the data")
     .replace("give the same options, or another --out", "run it anew with --redo, or put back what differs");
   return known.replaceAll(/--([a-z]+(?:-[a-z]+)*)/g, (word, name: string) => {
     const option = name.replaceAll(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());

@@ -126,7 +126,7 @@ export function encodeRows(
 }
 
 /** The error of the first row, where leaving rows out leaves none. */
-function allRefused(error: CompressoError, rows: number): CompressoError {
+export function allRefused(error: CompressoError, rows: number): CompressoError {
   const { parts: { mend = "mend the rows" } } = error.cause instanceof CompressoError ? error.cause : error;
   const all = `${mend}: of ${rows} rows none can be encoded`;
   return new CompressoError(error.code, { ...error.parts, mend: all }, { cause: error });
@@ -237,8 +237,6 @@ export function encodeRow(
   });
 }
 
-const SKIPPED = "prune --skip-broken";
-
 /** Work on the row at this place, which its errors name. */
 function named<T>(place: RowPlace, work: () => T): T {
   try {
@@ -246,7 +244,7 @@ function named<T>(place: RowPlace, work: () => T): T {
   } catch (error) {
     if (!(error instanceof CompressoError)) throw error;
     const { what, mend: own = "mend or remove the row" } = error.parts;
-    const mend = own.includes(SKIPPED) ? own : `${own}, or have such rows left out (${SKIPPED})`;
+    const mend = `${own}, or have such rows left out (prune --skip-broken)`;
     throw new CompressoError(error.code, { ...error.parts, what: `${what}, ${placeName(place)}`, mend }, {
       cause: error,
     });
@@ -259,11 +257,10 @@ function checkIds(tokens: Uint32Array, vocab: number | undefined): void {
   const beyond = tokens.find((token) => token >= vocab);
   if (beyond === undefined) return;
   throw new CompressoError("input", {
-    what: "cannot train on a token that the model does not have",
+    what: "cannot read a token that the model does not have",
     rule: `the model has an embedding of each token: ids lie in [0, ${vocab})`,
     value: `token ${beyond}`,
-    mend:
-      "take its text out of the row, take the tokenizer that the model was trained with, or leave such rows out (prune --skip-broken)",
+    mend: "take its text out of the row, or take the tokenizer that the model was trained with",
   });
 }
 

@@ -5,7 +5,7 @@ import type { Row } from "../io/datasets.ts";
 import { placeOf } from "../io/datasets_row.ts";
 import { countLabels, type Example, IGNORED_LABEL } from "../io/prompts.ts";
 import { checkPromptText } from "../io/prompts_format.ts";
-import { encodeRow } from "./batches.ts";
+import { allRefused, encodeRow } from "./batches.ts";
 import type { Adapters, Model } from "./model.ts";
 import { digestOfAll } from "./run_data.ts";
 
@@ -167,7 +167,7 @@ function encode(
       refused.push(error);
     }
   }
-  if (examples.length === 0 && refused[0]) throw refused[0];
+  if (refused[0] && refused.length === rows.length) throw allRefused(refused[0], rows.length);
   if (examples.length === 0) {
     const rule = "at least one row has a token to predict", mend = "give longer rows, or raise seq";
     fail("input", { rule, value: `${rows.length} rows`, mend });

@@ -1,7 +1,9 @@
 // Perplexity over rows on the demo model.
 import assert from "node:assert/strict";
+import { takeMeasures } from "../../lib/experiment/cell.ts";
 import { measuresOf, type Value } from "../../lib/experiment/measures.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
+import { Store } from "../../lib/experiment/store.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { readRows, type Row } from "../../lib/io/datasets.ts";
 import { DEMO, demoData, openModelFiles } from "../../lib/io/open_model.ts";
@@ -103,6 +105,23 @@ Deno.test("a row with a token that the model has no embedding of is refused by i
   await assert.rejects(rowPerplexity(model, rows, { seq: 32 }), /row 2.*an embedding of each token/s);
   const { rows: measured, broken } = await rowPerplexity(model, rows, { seq: 32, skipBroken: true });
   assert.deepEqual([measured, broken], [1, 1]);
+  const beyond = rows.slice(1);
+  await assert.rejects(
+    rowPerplexity(model, [...beyond, ...beyond], { seq: 32, skipBroken: true }),
+    /row 1;.*model was trained with: of 2 rows none can be encoded$/,
+  );
+  // A measure has a skipBroken of its own, whatever the data are trained on.
+  const folder = await Deno.makeTempDir(), file = `${folder}/rows.jsonl`;
+  await Deno.writeTextFile(
+    file,
+    rows.map((row) => JSON.stringify({ text: row.kind === "text" ? row.text : "" })).join("\n"),
+  );
+  const measures = await measuresOf({ rows: [{ name: "heldout", file, seq: 32 }] }, new RowCache());
+  await assert.rejects(
+    takeMeasures(model, measures, { dir: folder, store: new Store(folder), events: {} }),
+    /^CompressoError: cannot read a token .*, row 2, measure rows heldout;.*left out \(skipBroken: true of the measure\)$/,
+  );
+  await Deno.remove(folder, { recursive: true });
 });
 
 Deno.test("rows that are cut, and those that are left out, are counted", async () => {

@@ -47,7 +47,7 @@ export interface EvaluateResult {
 }
 
 /**
- * Evaluates a model on multiple choice tasks as EleutherAI's lm-evaluation-harness 0.4 does: the same prompts, the same division into context
+ * Evaluates a model on multiple choice tasks as EleutherAI's lm-evaluation-harness 0.4.13 does: the same prompts, the same division into context
  * and continuation, acc, acc_norm and their standard errors.
  *
  * @throws CompressoError("usage") for an unknown task or option and an empty prompt; "input" where data are missing or do not fit, and for a model without tokenizer;

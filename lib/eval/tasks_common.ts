@@ -1,4 +1,4 @@
-// Tasks of common sense and science, as lm-evaluation-harness 0.4 asks them. Owns their prompts; refuses files and scores.
+// Tasks of common sense and science, as lm-evaluation-harness asks them. Owns their prompts; refuses files and scores.
 import { capitalize, trim, trimStart } from "../io/python_text.ts";
 import { shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
 

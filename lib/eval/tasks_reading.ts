@@ -1,4 +1,4 @@
-// Tasks of reading and of stories, as lm-evaluation-harness 0.4 asks them. Owns their prompts; refuses files and scores.
+// Tasks of reading and of stories, as lm-evaluation-harness asks them. Owns their prompts; refuses files and scores.
 import { isObject, type Json } from "../io/tokenizer_compat.ts";
 import { parsePythonLiteral } from "../io/python_text.ts";
 import { shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";

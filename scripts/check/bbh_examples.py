@@ -1,6 +1,6 @@
 """Writes bbh.fewshot.jsonl: the three examples of each BIG-bench-hard subset that an installed lm-evaluation-harness puts before its questions.
 
-The toolkit ships no examples, as they are data; `compresso eval --tasks bbh` reads this file. Needs lm_eval 0.4. Run: python3 scripts/check/bbh_examples.py DIR
+The toolkit ships no examples, as they are data; `compresso eval --tasks bbh` reads this file. Needs lm_eval 0.4.12 or later. Run: python3 scripts/check/bbh_examples.py DIR
 """
 
 import json

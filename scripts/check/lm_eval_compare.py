@@ -2,7 +2,7 @@
 
 Owns the comparison; prompts and metrics of the reference are the harness's own. Exit status 1 where a log-likelihood is off by more than the tolerance, a
 decision differs though the two best choices are farther apart than rounding, or a score differs for another reason than such ties.
-Development only. Needs lm_eval 0.4, torch and transformers; nothing is fetched. See lm_eval_compare.sh.
+Development only. Needs lm_eval 0.4.12 or later, torch and transformers; nothing is fetched. See lm_eval_compare.sh.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """lm-evaluation-harness on local files: its own tasks, with their data read from a folder. Owns where data come from; prompts and metrics stay the harness's.
 
-Development only. Needs lm_eval 0.4 and datasets; nothing is fetched.
+Development only. Needs lm_eval 0.4.12 or later and datasets; nothing is fetched.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Compares `compresso eval --tasks … --out ITEMS --json` with lm-evaluation-harness's local-completions asking `compresso serve`, question by question.
 
 Owns how the harness reaches the server; the comparison is that of lm_eval_compare.py. Exit status 1 where they differ.
-Development only. Needs lm_eval 0.4 with its api extra, and transformers for the tokenizer; nothing is fetched. See serve_lm_eval.sh.
+Development only. Needs lm_eval 0.4.12 or later and its api extra, and transformers for the tokenizer; nothing is fetched. See serve_lm_eval.sh.
 """
 
 import argparse

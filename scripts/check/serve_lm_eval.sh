@@ -4,7 +4,7 @@
 # usage: scripts/check/serve_lm_eval.sh MODEL DATA OUT [LIMIT [TASKS]]
 # MODEL: what compresso reads; DATA: a folder of <task>.<split>.jsonl; OUT: a folder for the exported model and the scores; LIMIT: questions
 # a task, default 20; TASKS: default arc_easy,piqa.
-# Needs Python with lm_eval 0.4 with its api extra, and transformers (PYTHON names it, default python3); the toolkit itself needs none of them.
+# Needs Python with lm_eval 0.4.12 or later and its api extra, and transformers (PYTHON names it, default python3); the toolkit itself needs none of them.
 set -euo pipefail
 if [ $# -lt 3 ]; then sed -n '2,7p' "$0" >&2; exit 2; fi
 model=$1 data=$2 out=$3 limit=${4:-20} tasks=${5:-arc_easy,piqa}

@@ -1,7 +1,7 @@
 """Makes fixtures/tasks/golden.json: what lm-evaluation-harness asks of the rows in fixtures/tasks, how it scores made-up likelihoods, and how its model
 class divides texts into tokens. Owns the cases.
 
-Development only. Needs lm_eval 0.4 and datasets. Run: python3 scripts/golden/lm_eval_tasks.py
+Development only. Needs lm_eval 0.4.12 or later and datasets. Run: python3 scripts/golden/lm_eval_tasks.py
 """
 
 import json

@@ -60,7 +60,7 @@ export function evaluate(): CommandUnknownOpts {
     .option("--limit-rows <count>", "use only so many rows of the data", wholeNumber("--limit-rows", { least: 1 }))
     .option(
       "--with-prompt",
-      "put the collaborative prompt before each instruction of the data, or each question of the tasks (default: none)",
+      "put the collaborative prompt before each instruction of the data, or each question of the tasks that has a context (default: none)",
     )
     .option("--prompt <file>", "put your own text there, in place of that prompt")
     .option("--no-prompt", "put none there, which is the default")

@@ -1,5 +1,12 @@
 // Tasks for `compresso eval --tasks`. Owns the questions and what must agree of them to go on; refuses other work.
-import { type EvaluateResult, type KnownQuestion, loadTasks, scoreTask, taskDigest } from "../lib/eval/evaluate.ts";
+import {
+  type EvaluateResult,
+  hasContext,
+  type KnownQuestion,
+  loadTasks,
+  scoreTask,
+  taskDigest,
+} from "../lib/eval/evaluate.ts";
 import { type EvaluationFile, type QuestionEntry, QUESTIONS } from "../lib/eval/evaluation_file.ts";
 import { taskScore } from "../lib/eval/metrics.ts";
 import type { LoadedTask } from "../lib/eval/task_data.ts";
@@ -50,8 +57,13 @@ async function measure(
   },
 ): Promise<EvaluateResult> {
   const tokenizer = tokenizerOf(model);
-  if (prompt !== null) promptNote(tokenizer.encode(`${prompt}\n\n`).length, "each question");
-  const chars = tasks.flatMap(({ questions }) => questions).reduce(
+  const questions = tasks.flatMap((task) => task.questions);
+  if (prompt !== null) {
+    const count = questions.filter(hasContext).length;
+    const some = count < questions.length ? ` that has a context (${count} of ${questions.length})` : "";
+    promptNote(tokenizer.encode(`${prompt}\n\n`).length, `each question${some}`);
+  }
+  const chars = questions.reduce(
     (sum, { contexts, continuations }) => sum + (contexts[0]?.length ?? 0) + continuations.join("").length,
     0,
   );

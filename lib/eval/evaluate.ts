@@ -21,7 +21,7 @@ export interface EvaluateOptions {
   readonly taskData: string;
   /** Questions of each task, or of each of its subsets, at most, from the first on. Default: all. */
   readonly limit?: number;
-  /** Text before each question, with a blank line between, such as the collaborative prompt. Default null: none, as the harness has it. */
+  /** Text before each question, with a blank line between, such as the collaborative prompt; what has no context stays without it. Default null: none, as the harness has it. */
   readonly prompt?: string | null;
   /** Masks and LoRA. */
   readonly adapters?: Adapters;
@@ -50,7 +50,7 @@ export interface EvaluateResult {
  * Evaluates a model on multiple choice tasks as EleutherAI's lm-evaluation-harness 0.4.13 does: the same prompts, the same division into context
  * and continuation, acc, acc_norm and their standard errors.
  *
- * @throws CompressoError("usage") for an unknown task or option and an empty prompt; "input" where data are missing or do not fit, and for a model without tokenizer;
+ * @throws CompressoError("usage") for an unknown task or option, an empty prompt and one that no question has a context for; "input" where data are missing or do not fit, and for a model without tokenizer;
  * "numeric" where a likelihood is not finite.
  * @example
  * ```ts
@@ -100,7 +100,17 @@ export async function loadTasks(
       prompt === null ? own : { ...own, questions: own.questions.map((question) => behind(prompt, question)) },
     );
   }
+  const questions = loaded.flatMap((task) => task.questions);
+  if (prompt !== null && !questions.some(hasContext)) {
+    const rule = "at least one question has a context, before which the prompt stands";
+    fail(rule, `none of ${questions.length}`, "leave the prompt out");
+  }
   return loaded;
+}
+
+/** Whether a prompt stands before it. */
+export function hasContext({ contexts }: Question): boolean {
+  return contexts.some((text) => text !== "");
 }
 
 /** A question with a text before it. What is scored alone stays alone. */

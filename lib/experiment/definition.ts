@@ -87,7 +87,7 @@ export interface EvaluateDefinition {
   /** Accuracy on known tasks. */
   readonly tasks?: TasksMeasure | undefined;
   /**
-   * The prompt at inference, before instructions of `rows` and `choices` and questions of `tasks`; each is measured by itself. Default: none.
+   * The prompt at inference, before instructions of `rows` and `choices` and questions of `tasks` that have a context; each is measured by itself. Default: none.
    */
   readonly prompt?: readonly (boolean | string)[] | undefined;
 }

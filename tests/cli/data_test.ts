@@ -361,7 +361,7 @@ Deno.test("the prompt at inference is none, ours, or a file, in generate --chat,
   const out = ["--out", folder.at("scores.jsonl")];
   const prompted = await cli([...tasks, ...out, "--prompt", folder.at("prompt.txt")]);
   assert.equal(prompted.code, 0, prompted.stderr);
-  assert.match(prompted.stderr, /the prompt takes \d+ tokens before each question/);
+  assert.match(prompted.stderr, /the prompt takes \d+ tokens before each question$/m);
   // They are other questions: their scores differ, and those of one file are not taken for the other's.
   const bare = await cli([...tasks, "--out", folder.at("bare.jsonl")]);
   assert.equal(bare.code, 0, bare.stderr);

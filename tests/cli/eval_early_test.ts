@@ -11,6 +11,9 @@ import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 
 const TEXT = "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(4);
 
+/** Of a task of one's own. */
+const FIELDS = { context: "{{asked}}", choices: "places", answer: "right" };
+
 /** Progress that keeps what it is told. */
 function listed(phases: string[]): Progress {
   return {
@@ -87,6 +90,18 @@ Deno.test("eval refuses a text that is too short for a later model, and a row be
     /cannot score row 1, model .*short;.* at most 25 tokens/,
   );
   (await chooseRows(["demo", bytes], data, { limitRows: 20 }))[Symbol.dispose]();
+});
+
+Deno.test("eval --tasks says before which questions the prompt stands, where some have no context", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("mine.json"), JSON.stringify({ name: "mine", ...FIELDS }));
+  const rows = ["", "Tom went to", ""].map((asked) => JSON.stringify({ asked, places: ["Rome", "tea"], right: 0 }));
+  await Deno.writeTextFile(folder.at("mine.test.jsonl"), rows.join("\n"));
+  await Deno.writeTextFile(folder.at("prompt.txt"), "Be small.");
+  const tasks = ["--tasks", folder.at("mine.json"), "--task-data", folder.path, "--prompt", folder.at("prompt.txt")];
+  const { code, stderr } = await cli(["eval", "demo", ...tasks, "--no-tuning"]);
+  assert.equal(code, 0, stderr);
+  assert.match(stderr, /the prompt takes \d+ tokens before each question that has a context \(1 of 3\)$/m);
 });
 
 Deno.test("eval says which rows it leaves out", async () => {

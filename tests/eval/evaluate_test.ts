@@ -6,6 +6,7 @@ import { compareItems, comparePairs, comparePerplexity, halfWidth } from "../../
 import { encodeQuestion } from "../../lib/eval/encode.ts";
 import { evaluateTasks, loadTasks, scoreTask, taskDigest, type TaskItemScore } from "../../lib/eval/evaluate.ts";
 import { openEvaluationFile, QUESTIONS } from "../../lib/eval/evaluation_file.ts";
+import type { TaskDefinition } from "../../lib/eval/task.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import type { Tokenizer } from "../../lib/io/tokenizer.ts";
 import { loadModelFrom } from "../../lib/run/model.ts";
@@ -68,6 +69,11 @@ Deno.test("a prompt stands before every context, nothing else of a question chan
     }));
     assert.deepEqual(own, { ...task, questions: wanted });
   });
+  const bare: TaskDefinition = { name: "piqa", item: () => ({ context: "", choices: ["a", "b"], answer: 0 }) };
+  const alone = { ...where, tasks: [bare], prompt: "Tom." };
+  await assert.rejects(loadTasks(alone), /at least one question has a context.*now: none of 2; mend: leave the prompt/);
+  const [, mixed] = await loadTasks({ ...alone, tasks: ["arc_easy", bare] });
+  assert.deepEqual(mixed?.questions[0]?.contexts, ["", ""]);
   using device = await openDevice();
   const demo = await openDemo(device);
   using model = demo.model;

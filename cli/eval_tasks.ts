@@ -1,5 +1,8 @@
 // Tasks for `compresso eval --tasks`. Owns the questions and what must agree of them to go on; refuses other work.
+import { encodeQuestion, mayBeLong } from "../lib/eval/encode.ts";
 import {
+  type EncodedTask,
+  encodeTask,
   type EvaluateResult,
   hasContext,
   type KnownQuestion,
@@ -11,14 +14,12 @@ import { type EvaluationFile, type QuestionEntry, QUESTIONS } from "../lib/eval/
 import { taskScore } from "../lib/eval/metrics.ts";
 import type { LoadedTask } from "../lib/eval/task_data.ts";
 import { keptWork } from "./eval_kept.ts";
+import { checkEach } from "./eval_models.ts";
 import { BATCH_TOKENS, type EvalSettings, type EvalWork } from "./eval_work.ts";
 import { note } from "./output.ts";
 import { promptAtInference, promptNote } from "./prompt.ts";
 import { required } from "./values.ts";
 import { type Loaded, tokenizerOf } from "./with_model.ts";
-
-/** About what a tokenizer makes of English; only to tell whether the run will be long. */
-const CHARS_PER_TOKEN = 4;
 
 /** Reads the questions of all tasks. */
 export async function chooseTasks(
@@ -35,6 +36,12 @@ export async function chooseTasks(
       note(`compresso: ${name} is over ${parts.there} of its ${parts.all} subsets: the others have no file ${path}`);
     }
   }
+  await checkEach(paths, {}, ({ source: { spec }, tokenizer }) => {
+    const how = { tokenizer: tokenizerOf({ tokenizer }), context: spec.maxPosition, refuseLong };
+    for (const task of tasks) {
+      for (const question of task.questions) if (mayBeLong(question, how)) encodeQuestion(task, question, how);
+    }
+  });
   const digests = tasks.map((task) => [`task ${task.name}`, `${task.questions.length} questions, ${taskDigest(task)}`]);
   const identity = { refuseLong, ...Object.fromEntries(digests) };
   return await keptWork(paths, options, {
@@ -63,20 +70,31 @@ async function measure(
     const some = count < questions.length ? ` that has a context (${count} of ${questions.length})` : "";
     promptNote(tokenizer.encode(`${prompt}\n\n`).length, `each question${some}`);
   }
-  const chars = questions.reduce(
-    (sum, { contexts, continuations }) => sum + (contexts[0]?.length ?? 0) + continuations.join("").length,
+  // All of them before any is measured: one that is refused would cost what the others gave.
+  const encoded: EncodedTask[] = [];
+  for (const task of tasks) {
+    encoded.push(
+      await encodeTask(model, task, {
+        refuseLong,
+        signal,
+        known: file?.known(path, task.name),
+        onEncoded: (done, all) => progress.phase(`encoding ${task.name}`, done / all),
+      }),
+    );
+  }
+  const tokens = encoded.flatMap((of) => [...of.values()]).reduce(
+    (sum, { sequences }) => sum + (sequences[0]?.prefix.length ?? 0) + sequences.flatMap(({ choice }) => choice).length,
     0,
   );
-  await tune({ rows: BATCH_TOKENS, directions: ["forward"], tokens: chars / CHARS_PER_TOKEN });
+  await tune({ rows: BATCH_TOKENS, directions: ["forward"], tokens });
   const result: EvaluateResult = { tasks: {}, items: {} };
-  for (const task of tasks) {
+  for (const [index, task] of tasks.entries()) {
     const items = await scoreTask(model, task, {
       adapters,
-      refuseLong,
       signal,
+      encoded: encoded[index],
       known: file?.known(path, task.name),
       onItem: (place, item) => file?.add(path, task.name, { place, label: task.questions[place]?.label ?? "", item }),
-      onEncoded: (done, all) => progress.phase(`encoding ${task.name}`, done / all),
       onProgress: (done, all) => progress.phase(`scoring ${task.name}`, done / all),
     });
     result.items[task.name] = items;

@@ -80,6 +80,24 @@ export function encodeQuestion(
   return { sequences, isTruncated };
 }
 
+/** Tokens that tokenizers put around a text or before it, at most. */
+const ADDED = 4;
+
+/**
+ * Whether a question might be refused as too long. A token stands for at least a byte, but where texts are normalized to longer ones: a question
+ * that is short enough so need not be encoded to know that it fits.
+ */
+export function mayBeLong(
+  { contexts, continuations }: Question,
+  { context: most, refuseLong = false }: Omit<EncodeQuestionOptions, "tokenizer">,
+): boolean {
+  const encoder = new TextEncoder();
+  return contexts.some((context, index) => {
+    const continuation = continuations[index] ?? "";
+    return encoder.encode(refuseLong ? context + continuation : continuation).length + ADDED > most;
+  });
+}
+
 type Pair = readonly [context: readonly number[], continuation: readonly number[]];
 
 function aloneEncoded(tokenizer: Tokenizer, continuation: string): Pair {

@@ -48,9 +48,9 @@ export interface EvaluateResult {
 
 /**
  * Evaluates a model on multiple choice tasks as EleutherAI's lm-evaluation-harness 0.4.13 does: the same prompts, the same division into context
- * and continuation, acc, acc_norm and their standard errors.
+ * and continuation, acc, acc_norm and their standard errors. All questions are encoded before the first is scored.
  *
- * @throws CompressoError("usage") for an unknown task or option, an empty prompt and one that no question has a context for; "input" where data are missing or do not fit, and for a model without tokenizer;
+ * @throws CompressoError("usage") for an unknown task or option, an empty prompt and one that no question has a context for; "input" where data are missing or do not fit, for questions that cannot be scored or are refused as too long, and for a model without tokenizer;
  * "numeric" where a likelihood is not finite.
  * @example
  * ```ts
@@ -65,8 +65,10 @@ export async function evaluateTasks(model: Model, options: EvaluateOptions): Pro
   checkNames(options, NAMES, { whose: "evaluateTasks" });
   const loaded = await loadTasks(options);
   const tasks: Record<string, TaskScore> = {}, items: Record<string, readonly ItemScore[]> = {};
-  for (const task of loaded) {
-    const scored = await scoreTask(model, task, options);
+  const ready: (readonly [LoadedTask, EncodedTask])[] = [];
+  for (const task of loaded) ready.push([task, await encodeTask(model, task, options)]);
+  for (const [task, encoded] of ready) {
+    const scored = await scoreTask(model, task, { ...options, encoded });
     tasks[task.name] = taskScore(scored);
     items[task.name] = scored;
   }
@@ -127,12 +129,18 @@ export function taskDigest({ questions }: LoadedTask): string {
   return hash.digest("hex").slice(0, 16);
 }
 
-/** Options of {@link scoreTask}. */
-export interface ScoreTaskOptions extends Pick<EvaluateOptions, "adapters" | "refuseLong" | "signal" | "onProgress"> {
+/** Options of {@link encodeTask}. */
+export interface EncodeTaskOptions extends Pick<EvaluateOptions, "refuseLong" | "signal"> {
   /** Questions that need not be encoded and scored again, by their places. */
   readonly known?: ReadonlyMap<number, KnownQuestion> | undefined;
-  /** Called now and then with the questions encoded so far, before the first is scored. */
+  /** Called now and then with the questions encoded so far. */
   readonly onEncoded?: (done: number, total: number) => void;
+}
+
+/** Options of {@link scoreTask}. */
+export interface ScoreTaskOptions extends EncodeTaskOptions, Pick<EvaluateOptions, "adapters" | "onProgress"> {
+  /** What {@link encodeTask} made of the questions that are not known. Default: they are encoded before the first is scored. */
+  readonly encoded?: EncodedTask | undefined;
   /** Called for each question as soon as all its choices are scored, in no certain order; not for known ones. */
   readonly onItem?: (place: number, item: TaskItemScore) => void;
 }
@@ -146,6 +154,9 @@ export interface TaskItemScore extends ItemScore {
 /** What is known of a question that was scored before. */
 export type KnownQuestion = Pick<TaskItemScore, "scores" | "isTruncated">;
 
+/** Questions that are ready to be scored, by their places. */
+export type EncodedTask = ReadonlyMap<number, EncodedQuestion>;
+
 /** Scores the questions of one task. */
 export async function scoreTask(
   model: Model,
@@ -153,9 +164,10 @@ export async function scoreTask(
   options: ScoreTaskOptions = {},
 ): Promise<TaskItemScore[]> {
   const { adapters, signal, onProgress, known, onItem } = options, { questions } = task;
-  const own = questions.map(({ choices }, place) => {
-    const scores = known?.get(place)?.scores;
-    return scores?.length === choices.length ? [...scores] : new Array<number>(choices.length).fill(NaN);
+  const encoded = options.encoded ?? await encodeTask(model, task, options);
+  const own = questions.map((question, place) => {
+    const scores = knownScores(question, known?.get(place));
+    return scores ? [...scores] : new Array<number>(question.choices.length).fill(NaN);
   });
   const isDone = (place: number): boolean => own[place]?.every((score) => !Number.isNaN(score)) ?? false;
   const itemAt = (place: number): TaskItemScore => {
@@ -163,10 +175,6 @@ export async function scoreTask(
     const { isTruncated = false } = encoded.get(place) ?? known?.get(place) ?? {};
     return { scores, ...pick(scores, choices), answer, subset, isTruncated };
   };
-  const encoded = await encodeQuestions(model, task, {
-    ...options,
-    places: questions.flatMap((_, place) => isDone(place) ? [] : [place]),
-  });
   const open = [...encoded].flatMap(([place, { sequences }]) =>
     sequences.map((sequence, choice) => ({ place, choice, sequence }))
   );
@@ -191,25 +199,33 @@ export async function scoreTask(
 /** Milliseconds for which questions are encoded at a stretch. */
 const ENCODING_MS = 50;
 
-/** Encodes the questions at some places. That may take minutes: now and then others get their turn, an abort among them. */
-async function encodeQuestions(
+/**
+ * Encodes the questions of a task that are not known. That may take minutes: now and then others get their turn, an abort among them. Throws
+ * `CompressoError("input")` as {@link encodeQuestion} does, and for a model without tokenizer.
+ */
+export async function encodeTask(
   model: Model,
   task: LoadedTask,
-  { places, refuseLong, signal, onEncoded }: ScoreTaskOptions & { readonly places: readonly number[] },
-): Promise<Map<number, EncodedQuestion>> {
+  { known, refuseLong, signal, onEncoded }: EncodeTaskOptions = {},
+): Promise<EncodedTask> {
   const tokenizer = tokenizerFor(model, task), context = model.spec.maxPosition;
+  const open = [...task.questions.entries()].filter(([place, question]) => !knownScores(question, known?.get(place)));
   const encoded = new Map<number, EncodedQuestion>();
   let since = performance.now();
-  for (const place of places) {
-    const question = task.questions[place];
-    if (question) encoded.set(place, encodeQuestion(task, question, { tokenizer, context, refuseLong }));
+  for (const [place, question] of open) {
+    encoded.set(place, encodeQuestion(task, question, { tokenizer, context, refuseLong }));
     if (performance.now() - since < ENCODING_MS) continue;
-    onEncoded?.(encoded.size, places.length);
+    onEncoded?.(encoded.size, open.length);
     await new Promise((resolve) => setTimeout(resolve));
     signal?.throwIfAborted();
     since = performance.now();
   }
   return encoded;
+}
+
+/** The scores of all choices; null where they are not known. */
+function knownScores({ choices }: Question, { scores = [] }: Partial<KnownQuestion> = {}): readonly number[] | null {
+  return scores.length === choices.length && !scores.some(Number.isNaN) ? scores : null;
 }
 
 function tokenizerFor({ tokenizer }: Model, { name }: LoadedTask): Tokenizer {

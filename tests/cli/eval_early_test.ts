@@ -1,11 +1,14 @@
-// What eval refuses before it measures anything: texts that are shorter than a window, and rows that a later model cannot read; and which rows it leaves out.
+// What eval refuses before it measures anything: texts that are shorter than a window, and rows and questions that a later model cannot read; and which
+// rows it leaves out.
 import assert from "node:assert/strict";
 import { chooseRows } from "../../cli/eval_rows.ts";
+import { chooseTasks } from "../../cli/eval_tasks.ts";
 import { chooseText } from "../../cli/eval_text.ts";
 import type { Progress } from "../../cli/progress.ts";
+import type { Loaded } from "../../cli/with_model.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { openModelFiles } from "../../lib/io/open_model.ts";
-import { loadModel } from "../../lib/run/model.ts";
+import { loadModel, type Model } from "../../lib/run/model.ts";
 import { fixture, rejectsWith } from "../io/files.ts";
 import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 
@@ -24,6 +27,12 @@ function listed(phases: string[]): Progress {
   };
 }
 
+/** A model as the command has it, without tuning. */
+function loadedOf(model: Model, phases: string[]): Loaded {
+  const { signal } = new AbortController(), progress = listed(phases);
+  return { model, other: null, adapters: {}, signal, progress, listen: () => {}, tune: async () => {} };
+}
+
 /** Tokens that a model has for the text. */
 async function tokensOf(model: string): Promise<number> {
   const { tokenizer } = await openModelFiles(model);
@@ -40,15 +49,7 @@ Deno.test("eval --text refuses a text that is shorter than its largest window be
   const measure = async (options: Parameters<typeof chooseText>[2]): Promise<readonly string[]> => {
     const phases: string[] = [];
     using work = await chooseText(["demo"], path, options);
-    const { signal } = new AbortController(), rest = { listen: (): void => {}, tune: async (): Promise<void> => {} };
-    const measuring = work.measure("demo", {
-      model,
-      other: null,
-      adapters: {},
-      signal,
-      progress: listed(phases),
-      ...rest,
-    });
+    const measuring = work.measure("demo", loadedOf(model, phases));
     await measuring.catch((error) => phases.push(String(error)));
     return phases;
   };
@@ -90,6 +91,29 @@ Deno.test("eval refuses a text that is too short for a later model, and a row be
     /cannot score row 1, model .*short;.* at most 25 tokens/,
   );
   (await chooseRows(["demo", bytes], data, { limitRows: 20 }))[Symbol.dispose]();
+});
+
+Deno.test("eval --tasks refuses a question that is too long for a model, or for a later one, before it scores another", async () => {
+  using folder = new TemporaryFolder();
+  const short = folder.at("short"), taskData = fixture("tasks"), refuseLong = true;
+  await copyDemo(short);
+  const config = JSON.parse(await Deno.readTextFile(`${short}/config.json`));
+  await Deno.writeTextFile(`${short}/config.json`, JSON.stringify({ ...config, max_position_embeddings: 12 }));
+  const both = ["demo", short];
+  await rejectsWith(
+    chooseTasks(both, ["openbookqa"], { taskData, refuseLong }),
+    "input",
+    /openbookqa from .*, model .*short;.* fit the model's 12 tokens/,
+  );
+  await rejectsWith(chooseTasks(both, ["piqa"], { taskData }), "input", /, model .*short;.* at most the 12 tokens/);
+  (await chooseTasks(both, ["openbookqa"], { taskData }))[Symbol.dispose]();
+
+  using device = await openDevice();
+  using model = await loadModel(short, { device });
+  const phases: string[] = [];
+  using work = await chooseTasks([short], ["openbookqa", "piqa"], { taskData });
+  await rejectsWith(work.measure(short, loadedOf(model, phases)), "input", /task piqa .* at most the 12 tokens/);
+  assert.deepEqual(phases.filter((text) => text.startsWith("scoring")), []);
 });
 
 Deno.test("eval --tasks says before which questions the prompt stands, where some have no context", async () => {

@@ -95,6 +95,10 @@ Deno.test("a model without tokenizer is refused, and so is a question that is to
   assert.equal(cut.tasks["openbookqa"]?.truncated, 2);
   const refusing = evaluateTasks(short, { tasks: ["openbookqa"], taskData: FOLDER, refuseLong: true });
   await assert.rejects(refusing, /openbookqa.*fit the model's 12 tokens; now: line 1/);
+  const seen: string[] = [], onProgress = (_done: number, _total: number, task: string): unknown => seen.push(task);
+  const later = evaluateTasks(short, { tasks: ["openbookqa", "piqa"], taskData: FOLDER, onProgress });
+  await assert.rejects(later, /piqa.*at most the 12 tokens/);
+  assert.deepEqual(seen, [], "no task is scored where a later one is refused");
 });
 
 Deno.test("an evaluation that stops goes on from its file, and refuses that of another", async () => {

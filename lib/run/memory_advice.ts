@@ -1,4 +1,4 @@
-// What makes a run fit that does not: single changes of options, or all of them and a lower rank, each planned anew. Owns the search and the refusal; refuses to plan by itself.
+// What makes a run fit that does not: single changes of options, all of them, or a lower rank with as few of them as it takes, each planned anew. Owns the search and the refusal; refuses to plan by itself.
 import { CompressoError } from "../errors.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
@@ -34,7 +34,7 @@ export function fits({ peakBytes, excesses }: MemoryPlan, { memoryLimit = Infini
 /**
  * Looks for what makes a run fit: one change if one is enough, of each kind the mildest and each smaller dtype; else all of them together; else nothing.
  * Recomputation where it is off, a smaller dtype of the frozen weights, fewer sequences a step, shorter sequences; where none of these helps, a
- * lower rank of LoRA, whose matrices lie in one buffer.
+ * lower rank of LoRA, whose matrices lie in one buffer: alone, else with all the others and sequences as they are, else with the shortest ones.
  */
 export async function adviseMemory(
   spec: DecoderSpec,
@@ -65,8 +65,11 @@ export async function adviseMemory(
   const together = await attempt(all) ?? await shorter(all);
   if (together) return [together];
   const { lora = DEFAULTS.lora } = options, { rank = DEFAULTS.lora.rank } = lora;
-  const lower = await largest(rank - 1, (count) => attempt({ lora: { ...lora, rank: count } }));
-  return lower ? [lower] : [];
+  for (const others of [{}, all, ...(seq > SEQ_STEP ? [{ ...all, seq: SEQ_STEP }] : [])]) {
+    const lower = await largest(rank - 1, (count) => attempt({ ...others, lora: { ...lora, rank: count } }));
+    if (lower) return [lower];
+  }
+  return [];
 }
 
 /** A plan that fits, on a device that may hold other things. */
@@ -100,28 +103,54 @@ export function refusal(
   { memoryLimit = Infinity, advice }: MemoryBudget & { readonly advice: readonly MemoryAdvice[] },
 ): CompressoError {
   const others = otherBytes > 0 ? `, and ${mebibytes(otherBytes)} are in use already` : "";
-  const isOver = peakBytes + otherBytes > memoryLimit;
+  const isOver = peakBytes + otherBytes > memoryLimit, isLimit = isOver && excess === undefined;
+  // What else lies there is in the way only where the run alone would fit.
+  const ways = roomWords({ otherBytes: isLimit && peakBytes <= memoryLimit ? otherBytes : 0, isLimit });
   return new CompressoError("gpu", {
     what: "cannot prune in the memory that there is",
     rule: isOver
-      ? `the planned peak is within the memory limit, ${mebibytes(memoryLimit)}`
+      ? `the planned peak is within the memory limit, ${limitMebibytes(memoryLimit)}`
       : excess?.rule ?? "the plan is within the adapter's limits",
     value: isOver
       ? `the run needs ${mebibytes(peakBytes)}${others}`
       : `${excess?.what ?? "the plan is not"}: ${excess?.value ?? ""}`,
-    mend: adviceWords(advice),
+    mend: [...ways, adviceWords(advice, { isLimit })].join(", or "),
   });
 }
 
-/** Advice as one sentence. */
-export function adviceWords(advice: readonly MemoryAdvice[]): string {
-  if (advice.length === 0) return "use a smaller model, or another adapter";
+/** Ways to more room for the same options: by what else lies on the device, and by the user's own limit. */
+export function roomWords(
+  { otherBytes, isLimit }: { readonly otherBytes: number; readonly isLimit: boolean },
+): string[] {
+  return [...(otherBytes > 0 ? [freeWords(otherBytes)] : []), ...(isLimit ? ["raise --memory-limit"] : [])];
+}
+
+/** What to do about bytes that are no part of a run. */
+export function freeWords(bytes: number): string {
+  return `free what else lies on the device (${mebibytes(bytes)})`;
+}
+
+/** Advice as one sentence. Where a limit of the user's own is what is in the way, another adapter would not help. */
+export function adviceWords(
+  advice: readonly MemoryAdvice[],
+  { isLimit }: { readonly isLimit: boolean },
+): string {
+  if (advice.length === 0) return `use a smaller model${isLimit ? "" : ", or another adapter"}`;
   return `use ${advice.map(({ change, peakBytes }) => `${change} (${mebibytes(peakBytes)})`).join(", or ")}`;
 }
 
-/** Bytes in MiB, rounded up, so that what is said to be enough is; less than one as they are. */
+/** Bytes in tenths of MiB, rounded up, so that what is said to be enough is; less than one MiB as they are. */
 export function mebibytes(bytes: number): string {
-  return bytes < 2 ** 20 ? `${bytes} bytes` : `${Math.ceil(bytes / 2 ** 20)} MiB`;
+  return inMebibytes(bytes, Math.ceil);
+}
+
+/** The same of a limit, rounded down, so that what is over it is said to be. */
+export function limitMebibytes(bytes: number): string {
+  return inMebibytes(bytes, Math.floor);
+}
+
+function inMebibytes(bytes: number, round: (value: number) => number): string {
+  return bytes < 2 ** 20 ? `${bytes} bytes` : `${round(10 * bytes / 2 ** 20) / 10} MiB`;
 }
 
 /** What `attempt` gives for the largest number from 1 to `most` that it gives anything for; it must do so for all smaller ones too. */

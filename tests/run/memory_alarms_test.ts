@@ -31,7 +31,7 @@ Deno.test("memory that runs out is told near the limit, and a run that it ends s
   assert.match(records[2]?.alarms[0]?.message ?? "", /MiB are in use, .*MiB were planned; the limit is/);
   assert.deepEqual([error.code, records.length], ["gpu", 4]);
   const mend =
-    /'memory'.*the limit does not allow.*mend: free what else lies on the device \((\d+) MiB\), or raise --memory-limit, or use --/;
+    /'memory'.*the limit does not allow.*mend: free what else lies on the device \(([\d.]+) MiB\), or raise --memory-limit, or use --/;
   const others = Number(mend.exec(error.message)?.[1]) * 2 ** 20 / peakBytes;
   assert.ok(
     others > 1.9 && others < 2.5,
@@ -91,5 +91,8 @@ Deno.test("layers that are computed anew need less and change no bit: a run that
   // Long sequences, of which the activations are what takes memory.
   const options = { recompute: false, batch: 8, seq: 512, packing: true } as const;
   const { message } = await endedBy(NO_MORE, { options, resumed: { recompute: true } });
-  assert.match(message, /mend: use no longer --no-recompute \(\d+ MiB\), and go on \(prune --resume\); or start anew/);
+  assert.match(
+    message,
+    /mend: use no longer --no-recompute \([\d.]+ MiB\), and go on \(prune --resume\); or start anew/,
+  );
 });

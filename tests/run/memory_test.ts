@@ -209,7 +209,7 @@ Deno.test("a run that does not fit is refused before its first step, and each ad
     using run = startPrune(model, await pruneOptions(shape));
     await assert.rejects(run.prepare(), (error) => {
       assert.ok(error instanceof CompressoError && error.code === "gpu");
-      assert.match(error.message, /planned peak is within the memory limit, \d+ MiB; now: the run needs \d+ MiB/);
+      assert.match(error.message, /planned peak is within the memory limit, [\d.]+ MiB; now: the run needs [\d.]+ MiB/);
       for (const change of [/--base-dtype q4/, /--batch \d/, /--seq \d+/, /no longer --no-recompute/]) {
         assert.match(error.message, change);
       }
@@ -268,6 +268,40 @@ Deno.test("LoRA that is too large for one buffer is refused with the rank that f
   await assert.rejects(planMemory(demo, { lora: { rank: 65537 } }), /rank is a whole number from 1 to 65536/);
 });
 
+Deno.test("a lower rank is advised together with the other changes where it takes all of them, and where it takes the shortest sequences too", async () => {
+  const spec = await openSpec("demo"), options = { lora: { rank: 128 } };
+  const least = { baseDtype: "q4", batch: 1 } as const;
+  for (const [others, words] of [[least, ""], [{ ...least, seq: 32 }, " and --seq 32"]] as const) {
+    const { peakBytes } = await planMemory(spec, { ...options, ...others, lora: { rank: 4 } });
+    const [advice, ...more] = await adviseMemory(spec, options, { memoryLimit: peakBytes });
+    assert.ok(advice && more.length === 0);
+    assert.deepEqual([advice.change, advice.peakBytes], [
+      `--rank 4 and --base-dtype q4 and --batch 1${words}`,
+      peakBytes,
+    ]);
+  }
+});
+
+Deno.test("a run over its limit by bytes is said to be over it, and what cannot help is not advised", async () => {
+  const spec = await openSpec("demo"), options = { lora: { rank: 16 }, baseDtype: "q4", batch: 1, seq: 32 } as const;
+  const { peakBytes } = await planMemory(spec, options);
+  const shownOf = async (memoryLimit: number): Promise<string[]> => {
+    const error = await checkMemory(spec, options, { memoryLimit }).then(() => null, (error: unknown) => error);
+    assert.ok(error instanceof CompressoError && error.code === "gpu");
+    const { rule, value, mend } = error.parts;
+    return [...`${rule}; ${value}`.matchAll(/[\d.]+(?= MiB)/g)].map(([number]) => number).concat(mend ?? "");
+  };
+  const [limit, needed, mend] = await shownOf(peakBytes - 1);
+  assert.ok(Number(limit) < Number(needed), `${limit} ${needed}`);
+  assert.match(mend ?? "", /^raise --memory-limit, or use --rank \d+ /);
+  assert.equal((await shownOf(2 * MIB))[2], "raise --memory-limit, or use a smaller model");
+  const limits = { ...DEFAULT_LIMITS, maxStorageBufferBindingSize: 1024 };
+  await assert.rejects(
+    checkMemory(spec, { ...options, adapter: { limits, isCpu: false } }, { memoryLimit: 2 * MIB }),
+    /mend: use a smaller model, or another adapter$/,
+  );
+});
+
 Deno.test("a batch of 100,000 sequences is refused as others are, with what would fit", async () => {
   const demo = await openSpec("demo");
   const spec: DecoderSpec = { ...demo, vocab: 2 ** 20, layers: demo.layers.slice(0, 1) };
@@ -276,7 +310,7 @@ Deno.test("a batch of 100,000 sequences is refused as others are, with what woul
   assert.equal(rows / headRowsFor(spec.vocab, rows), 50_000);
   await assert.rejects(checkMemory(spec, options), (error) => {
     assert.ok(error instanceof CompressoError && error.code === "gpu", `${error}`);
-    assert.match(error.message, /cannot prune in the memory that there is.*use --batch \d+ \(\d+ MiB\)/s);
+    assert.match(error.message, /cannot prune in the memory that there is.*use --batch \d+ \([\d.]+ MiB\)/s);
     return true;
   });
   // So do the blocks of rows that activations are counted in.
@@ -308,7 +342,10 @@ Deno.test("what else is on the device counts against its limit", async () => {
   using run = startPrune(model, await pruneOptions(shape));
   {
     using _other = device.createBuffer("other", 14 * MIB);
-    await assert.rejects(run.prepare(), /and 14 MiB are in use already/);
+    await assert.rejects(
+      run.prepare(),
+      /and 14 MiB are in use already; mend: free what else lies on the device \(14 MiB\), or raise --memory-limit, or use/,
+    );
   }
   await run.prepare();
 });

@@ -1,6 +1,6 @@
 // Memory that runs out: more in use than planned and near the limit, or refused already. Owns the rule and the words; refuses to plan.
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
-import { mebibytes } from "../memory_advice.ts";
+import { freeWords, limitMebibytes, mebibytes } from "../memory_advice.ts";
 
 /** What a device holds. */
 export interface MemoryState {
@@ -21,9 +21,9 @@ export function watchMemory(
   return [{
     monitor: "memory",
     key: "memory",
-    message: `memory runs out: ${mebibytes(bytes)} are in use, ${mebibytes(planned)} were planned; the limit is ${
-      mebibytes(limit)
+    message: `memory runs out: ${mebibytes(bytes)} are in use, ${limitMebibytes(planned)} were planned; the limit is ${
+      limitMebibytes(limit)
     }, the alarm at ${percent(setting.threshold)} of it`,
-    change: `free what else lies on the device (${mebibytes(bytes - planned)})`,
+    change: freeWords(bytes - planned),
   }];
 }

@@ -2,7 +2,7 @@
 import { CompressoError } from "../../errors.ts";
 import type { Device } from "../../gpu/device.ts";
 import type { MemoryShortage } from "../../gpu/shortage.ts";
-import { adviceWords, adviseMemory, mebibytes, type MemoryAdvice } from "../memory_advice.ts";
+import { adviceWords, adviseMemory, mebibytes, type MemoryAdvice, roomWords } from "../memory_advice.ts";
 import type { PruneOptions, ResolvedOptions } from "../options.ts";
 import { memoryOptionsOf, type Ready } from "../ready.ts";
 
@@ -56,21 +56,20 @@ async function mendOf(
     readonly isSaved: boolean;
   },
 ): Promise<string> {
-  const others = Math.max(otherBytes, bytes - ownBytes);
+  const others = Math.max(otherBytes, bytes - ownBytes), isLimit = shortage === "limit";
   const room = Number.isFinite(memoryLimit) ? memoryLimit - others : ownBytes / 2;
   const advice = room > 0 ? await adviseFor(room) : [];
   const isFree = ({ options }: MemoryAdvice): boolean => Object.keys(options).every((name) => name === "recompute");
   const ways = [
-    ...(others > 0 ? [`free what else lies on the device (${mebibytes(others)})`] : []),
-    ...(shortage === "limit" ? ["raise --memory-limit"] : []),
-    ...(isSaved ? advice.filter(isFree).map((one) => adviceWords([one])) : []),
+    ...roomWords({ otherBytes: others, isLimit }),
+    ...(isSaved ? advice.filter(isFree).map((one) => adviceWords([one], { isLimit })) : []),
   ];
-  if (!isSaved) return [...ways, adviceWords(advice)].join(", or ");
+  if (!isSaved) return [...ways, adviceWords(advice, { isLimit })].join(", or ");
   const goOn = ways.length > 0
     ? `${ways.join(" or ")}, and go on (prune --resume)`
     : "go on (prune --resume) once more is free";
   const anew = advice.filter((one) => !isFree(one));
   // What suffices beside the same options needs no other model.
   if (anew.length === 0 && advice.length > 0) return goOn;
-  return `${goOn}; or start anew (prune --overwrite) and ${adviceWords(anew)}`;
+  return `${goOn}; or start anew (prune --overwrite) and ${adviceWords(anew, { isLimit })}`;
 }

@@ -76,7 +76,9 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--preset <name>",
-      `${PRESETS.join(", ")}: the published settings; options given beside it win`,
+      `${
+        PRESETS.join(", ")
+      }: the published settings, but for --batch and --seq (published: 1 and 1024); options given beside it win`,
       oneOf("--preset", PRESETS),
     )
     .option("--steps <count>", "steps of the pruning stage", atLeast("--steps", 0), 200)

@@ -29,7 +29,10 @@ export type PresetOptions = Pick<
  * rows padded and not joined; LoRA of rank 8 on q and v, learning from all labels, at 5e-5, in the last stage at 4e-4; eight epochs of which the
  * first prunes nothing and the sixth begins at the target, then three of the last stage, each a seventh of `steps`. They were made for some 50,000
  * steps: with few, the expected sparsity stays far behind the schedule. The hard sparsity meets its target all the same, by cutting at the end. The
- * schedule is cubic as in the paper; the public scripts run it linear: `schedule: "linear"`.
+ * schedule is cubic as in the paper; the public scripts run it linear: `schedule: "linear"`. It leaves `batch` and `seq` as they are, where those have
+ * 1 × 1,024 tokens a step: `batch: 1, seq: 1024`. LoRA's rate has this toolkit's curve (see `Rates`): theirs falls in a
+ * straight line from 5e-5 to 0 over the eight epochs, which a schedule of your own can set. z of an FFN column multiplies the product of gate and up
+ * once; theirs multiplies both, the gate before its SiLU.
  */
 export function presetOptions(preset: Preset, steps: number): PresetOptions {
   const presets: { readonly [name in Preset]: PresetOptions } = {

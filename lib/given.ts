@@ -1,4 +1,4 @@
-// Options that are given: without what is undefined, under names that somebody reads, with words that are known, else what was meant. Owns these checks; refuses all others.
+// Options that are given: without what is undefined, under names that somebody reads, switches and words as they are known, else what was meant. Owns these checks; refuses all others.
 import { CompressoError } from "./errors.ts";
 
 /** An object without its undefined parts: whoever passes others on may have undefined for what nobody set. */
@@ -8,9 +8,12 @@ export function given<T extends object>(parts: T): { [K in keyof T]?: Exclude<T[
   };
 }
 
-/** Names that an object of options may have, each with those of its own parts, or true where it has none or they are not checked. */
+/** What an option is: an object with options of its own, a switch, which is true or false, or true, of which nothing is checked but its name. */
+export type OptionKind = true | "switch" | OptionNames;
+
+/** Names that an object of options may have, each with what it is. */
 export interface OptionNames {
-  readonly [name: string]: true | OptionNames;
+  readonly [name: string]: OptionKind;
 }
 
 /**
@@ -51,7 +54,15 @@ function checkPart(part: unknown, names: OptionNames, place: Place): void {
         mend: meant === null ? "rename it, or leave it out" : `did you mean ${meant}?`,
       });
     }
-    if (inner !== true && value !== null) checkPart(value, inner, { ...place, path: `${path}${name}.` });
+    if (typeof inner === "object") checkPart(value, inner, { ...place, path: `${path}${name}.` });
+    if (inner !== "switch" || typeof value === "boolean") continue;
+    // "no" would be as good as true.
+    throw new CompressoError("usage", {
+      what: `cannot use the option '${path}${name}'`,
+      rule: "it is true or false",
+      value: shown(value),
+      mend: "give one of the two, or leave it out",
+    });
   }
 }
 
@@ -59,7 +70,7 @@ function checkPart(part: unknown, names: OptionNames, place: Place): void {
 function pathsOf(names: OptionNames, path = ""): string[] {
   return Object.entries(names).flatMap(([name, inner]) => [
     path + name,
-    ...inner === true ? [] : pathsOf(inner, `${path}${name}.`),
+    ...typeof inner === "object" ? pathsOf(inner, `${path}${name}.`) : [],
   ]);
 }
 

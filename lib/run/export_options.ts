@@ -1,6 +1,6 @@
 // What may be asked of an export: names of its options, layouts, formats and types. Owns their checks; refuses to write.
 import { CompressoError } from "../errors.ts";
-import { checkNames, checkWord, type OptionNames } from "../given.ts";
+import { checkNames, checkWord, type OptionKind, type OptionNames } from "../given.ts";
 import type { GgufWriteType } from "../io/gguf_quant.ts";
 import type { HfDtype } from "../io/hf_export.ts";
 import { LAYOUTS } from "../prune/layouts.ts";
@@ -12,14 +12,16 @@ const DTYPES: Readonly<Record<HfDtype, true>> = { f32: true, f16: true, bf16: tr
 const GGUF_DTYPES: Readonly<Record<GgufWriteType, true>> = { f32: true, f16: true, bf16: true, q8_0: true, q4_0: true };
 
 const BOTH = {
-  ...{ layout: true, dtype: true, ggufDtype: true, name: true, generation: true, formats: true, replace: true },
+  ...{ layout: true, dtype: true, ggufDtype: true, name: true, generation: true, formats: true, replace: "switch" },
   signal: true,
-} satisfies { readonly [name in keyof ExportOptions | keyof SessionExportOptions]?: true };
-const EXPORT_NAMES: OptionNames = { ...BOTH, tokenizer: true } satisfies Readonly<Record<keyof ExportOptions, true>>;
+} satisfies { readonly [name in keyof ExportOptions | keyof SessionExportOptions]?: OptionKind };
+const EXPORT_NAMES: OptionNames = { ...BOTH, tokenizer: true } satisfies Readonly<
+  Record<keyof ExportOptions, OptionKind>
+>;
 
 /** Names of the options of `PruneSession.export`. */
-export const SESSION_EXPORT_NAMES: OptionNames = { ...BOTH, inputs: true, saveAdapter: true } satisfies Readonly<
-  Record<keyof SessionExportOptions, true>
+export const SESSION_EXPORT_NAMES: OptionNames = { ...BOTH, inputs: true, saveAdapter: "switch" } satisfies Readonly<
+  Record<keyof SessionExportOptions, OptionKind>
 >;
 
 /** Refuses options that `exportModel` does not have, and words that are none of theirs. Throws `CompressoError("usage")`. */

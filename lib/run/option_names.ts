@@ -1,5 +1,5 @@
-// Names of the options of `prune` and `compress`, and those within them: any other would be accepted and do nothing. Owns the names; refuses values.
-import { checkNames, type OptionNames } from "../given.ts";
+// Names of the options of `prune` and `compress`, and those within them: any other would be accepted and do nothing. Owns the names, and which are objects or switches; refuses all other values.
+import { checkNames, type OptionKind, type OptionNames } from "../given.ts";
 import type { LoraConfig } from "../nn/lora.ts";
 import type { MinimumWidths } from "../prune/unit_rules.ts";
 import type { RunHooks } from "./hooks.ts";
@@ -10,9 +10,9 @@ import type { Rates } from "./rates.ts";
 import { SESSION_EXPORT_NAMES } from "./export_options.ts";
 
 /** Names of all members of a type, those of objects with their own. */
-type NamesOf<T> = { readonly [name in keyof Required<T>]: true | OptionNames };
+type NamesOf<T> = { readonly [name in keyof Required<T>]: OptionKind };
 
-const LORA = { rank: true, alpha: true, rsLora: true, targets: true, dropout: true } satisfies NamesOf<LoraConfig>;
+const LORA = { rank: true, alpha: true, rsLora: "switch", targets: true, dropout: true } satisfies NamesOf<LoraConfig>;
 
 const MINIMUM = { heads: true, ffn: true, hidden: true, layers: true } satisfies NamesOf<MinimumWidths>;
 
@@ -24,7 +24,7 @@ const RATES = {
 } satisfies NamesOf<Rates>;
 
 const CHECKPOINT = {
-  ...{ path: true, every: true, resume: true, mayDiffer: true, identity: true },
+  ...{ path: true, every: true, resume: "switch", mayDiffer: true, identity: true },
 } satisfies NamesOf<CheckpointOptions>;
 
 const HOOKS = {
@@ -35,21 +35,26 @@ const SIZE: OptionNames = { parameters: true, bytes: true, file: { format: true,
 
 const SETTING = { action: true, threshold: true } satisfies NamesOf<MonitorSetting>;
 
-/** What both have; `resolveMonitors` names the monitors. */
+const MONITORS: OptionNames = {
+  rollbacks: true,
+  ...Object.fromEntries(MONITOR_NAMES.map((name) => [name, SETTING])),
+};
+
+/** What both have. */
 const RUN = {
   ...{ rows: true, calibration: true, sparsity: true, size: SIZE, steps: true, prefinetune: true, postfinetune: true },
-  ...{ batch: true, seq: true, seed: true, units: true, lora: LORA, prompt: true, layout: true, recompute: true },
-  ...{ rules: RULES, method: true, ranking: true, schedule: true, trustSchedule: true, onScheduleLog: true },
-  ...{ packing: true, reading: true, calibrationReading: true, skipBroken: true, hooks: HOOKS, monitors: true },
+  ...{ batch: true, seq: true, seed: true, units: true, lora: LORA, prompt: true, layout: true, recompute: "switch" },
+  ...{ rules: RULES, method: true, ranking: true, schedule: true, trustSchedule: "switch", onScheduleLog: true },
+  ...{ packing: "switch", reading: true, calibrationReading: true, skipBroken: "switch", hooks: HOOKS },
   ...{ onScoring: true, rates: RATES, start: true, keptMasks: true, lambdaRule: true, focus: true, preset: true },
-  signal: true,
+  ...{ monitors: MONITORS, signal: true },
 } satisfies NamesOf<Omit<PruneOptions, "checkpoint">>;
 
 const PRUNE = { ...RUN, checkpoint: CHECKPOINT } satisfies NamesOf<PruneOptions>;
 
 const COMPRESS = {
   ...RUN,
-  ...{ out: true, onCalibration: true, checkpointEvery: true, resume: true, mayDiffer: true, identity: true },
+  ...{ out: true, onCalibration: true, checkpointEvery: true, resume: "switch", mayDiffer: true, identity: true },
   ...{ export: SESSION_EXPORT_NAMES, onReady: true, onStart: true, onRecord: true, onPhase: true },
 } satisfies NamesOf<CompressOptions>;
 
@@ -64,16 +69,12 @@ export function checkCompressNames(options: CompressOptions): void {
 }
 
 function checkRun(
-  options: Pick<PruneOptions, "hooks" | "monitors">,
+  options: Pick<PruneOptions, "hooks">,
   names: OptionNames,
   whose: "prune" | "compress",
 ): void {
-  const { hooks, monitors = {} } = options;
+  const { hooks } = options;
   // An object of a class may have fields of its own beside the hooks.
   const isPlain = !(hooks instanceof Object) || Object.getPrototypeOf(hooks) === Object.prototype;
   checkNames(options, isPlain ? names : { ...names, hooks: true }, { whose });
-  for (const name of MONITOR_NAMES) {
-    const setting = monitors[name];
-    if (setting !== undefined) checkNames(setting, SETTING, { whose: `the monitor '${name}'` });
-  }
 }

@@ -60,13 +60,51 @@ Deno.test("an option that does not exist is refused by its name, with what was l
     [{ hooks: { beforestep: () => {} } }, /'hooks.beforestep'.*a function; mend: did you mean hooks.beforeStep\?/],
     [
       { monitors: { collapse: { treshold: 0.5 } } },
-      /'treshold'; rule: options of the monitor 'collapse' are.*did you mean threshold/,
+      /'monitors.collapse.treshold'; rule: options within monitors.collapse are.*did you mean monitors.collapse.threshold/,
     ],
     [{ sparsity: undefined, size: { parameter: 5 } }, /'size.parameter'.*did you mean size.parameters\?/],
     [{ lora: 8 }, /'lora'; rule: it is an object with some of rank.*; now: 8; mend/],
     [{ rules: [0] }, /'rules'.*now: a list of 1/],
+    [{ monitors: { loss: { action: "warn" } } }, /'monitors.loss'; rule: options within monitors are rollbacks, coll/],
   ];
   for (const [options, said] of refused) refuses(() => resolve(options), "usage", said);
+});
+
+Deno.test("null is no object of options, what is neither true nor false no switch, and what is no number no rate", () => {
+  for (const name of ["rates", "lora", "rules", "size", "hooks", "monitors", "checkpoint"]) {
+    refuses(
+      () => resolve({ [name]: null }),
+      "usage",
+      new RegExp(`'${name}'; rule: it is an object with .*; now: null`),
+    );
+  }
+  refuses(() => resolve({ monitors: { memory: null } }), "usage", /'monitors.memory'; rule: it is an object/);
+  for (const name of ["packing", "recompute", "skipBroken", "trustSchedule"]) {
+    for (const value of ["no", 0, null]) {
+      refuses(
+        () => resolve({ [name]: value }),
+        "usage",
+        new RegExp(`'${name}'; rule: it is true or false; now: ${value}`),
+      );
+    }
+  }
+  refuses(
+    () => resolve({ lora: { rsLora: "no" } }),
+    "usage",
+    /'lora.rsLora'; rule: it is true or false; now: no; mend/,
+  );
+  const checkpoint = { path: "x", every: 1, resume: "no" };
+  refuses(() => resolve({ checkpoint }), "usage", /'checkpoint.resume'; rule: it is true or false/);
+  assert.doesNotThrow(() => resolve({ packing: false, recompute: true, lora: { rsLora: true } }));
+  for (const name of ["lora", "recovery", "mask", "warmup", "weightDecay"]) {
+    for (const value of [null, true, "1e-4", ""]) {
+      refuses(
+        () => resolve({ rates: { [name]: value } }),
+        "usage",
+        new RegExp(`the rate '${name}'; rule: it is a number`),
+      );
+    }
+  }
 });
 
 Deno.test("a name whose value is undefined is as absent, and all that a run takes is taken", () => {
@@ -120,6 +158,7 @@ Deno.test("prune, compress and a memory plan refuse what they do not know, befor
     [{ lora: { ranks: 4 } }, /'lora.ranks'/],
     [{ rules: { protected: [0] } }, /'rules.protected'/],
     [{ layout: "unifrom" }, /did you mean uniform\?/],
+    [{ recompute: "no" }, /'recompute'; rule: it is true or false; now: no/],
   ];
   for (const [options, said] of planned) await rejectsWith(planMemory(spec, options), "usage", said);
   await inTemporaryFolder(async (folder) => {
@@ -129,6 +168,9 @@ Deno.test("prune, compress and a memory plan refuse what they do not know, befor
         [{ checkpoint: { path: "x", every: 1 } }, /'checkpoint'.*did you mean checkpointEvery\?/],
         [{ rates: { maskRate: 1 } }, /did you mean rates.mask\?/],
         [{ export: { dtypes: "f16" } }, /'export.dtypes'.*did you mean export.dtype\?/],
+        [{ export: { replace: "no" } }, /'export.replace'; rule: it is true or false; now: no/],
+        [{ resume: "no" }, /'resume'; rule: it is true or false; now: no/],
+        [{ export: null }, /'export'; rule: it is an object with some of layout.*; now: null/],
         [{ export: { dtype: "f61" } }, /weights of this dtype; rule: it is f32 or f16 or bf16; now: f61/],
         [{ export: { formats: [] } }, /list of hf, gguf, or one of these; now: an empty list/],
         [{ layout: "unifrom" }, /did you mean uniform\?/],

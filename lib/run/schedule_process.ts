@@ -53,8 +53,29 @@ const GRACE_MS = 200;
 
 const REPLY = z.union([
   z.strictObject({ output: z.unknown(), logs: z.array(z.string()).max(100) }),
-  z.strictObject({ error: z.string(), logs: z.array(z.string()).max(100) }),
+  z.strictObject({
+    error: z.string(),
+    blame: z.enum(["sandbox", "script", "either"]),
+    /** What the toolkit's own code has refused. */
+    fault: z.strictObject({ rule: z.string(), value: z.string() }).optional(),
+    logs: z.array(z.string()).max(100),
+  }),
 ]);
+
+/** What a message says of a script, by whether the sandbox stopped it or its own code did. */
+const BLAME = {
+  sandbox: {
+    rule:
+      "an isolated script has the language, the builders of schedules and numbers; no files, network, other imports, clock or chance",
+    mend: "mend the script, or pass --trust to run it as your own code, with all rights of this process",
+  },
+  script: { rule: "it is a script that loads and returns values", mend: "mend the script" },
+  either: {
+    rule: "it is a script that loads and returns values",
+    mend:
+      "mend the script; if it needs what an isolated one has not, such as files, network or clock, pass --trust to run it as your own code, with all rights of this process",
+  },
+} as const;
 
 /**
  * Starts the process and loads the script. Throws `CompressoError("input")` with what the script did, when it breaks a rule, and "usage" for limits
@@ -163,7 +184,11 @@ class Isolated implements IsolatedScript {
     const { data } = REPLY.safeParse(parsed(reply));
     if (!data) throw this.#failure = await this.#stopFor(at, "its reply is not what the protocol asks for");
     for (const line of data.logs) onLog?.(printable(line));
-    if ("error" in data) throw this.#refusal(at, plain(data.error));
+    if ("error" in data) {
+      const { error, blame, fault } = data, refused = refusedImport(error);
+      if (refused !== null) throw this.#refusal(at, refused);
+      throw this.#refusal(at, fault?.value ?? error, { blame, ...(fault ? { rule: fault.rule } : {}) });
+    }
     return data.output;
   }
 
@@ -256,16 +281,26 @@ class Isolated implements IsolatedScript {
       return this.#refusal(at, `it took more than its heap of ${this.#limits.heapMiB} MiB`);
     }
     const said = /^error: .*/m.exec(stderr)?.[0] ?? stderr.trim().split("\n")[0] ?? "";
-    return this.#refusal(at, `its process ended (${died ?? `status ${code}`})${said ? `: ${said}` : ""}`);
+    return this.#refusal(at, `its process ended (${died ?? `status ${code}`})${said ? `: ${said}` : ""}`, {
+      blame: "either",
+    });
   }
 
-  #refusal(at: string, value: string, { first = "" }: { readonly first?: string } = {}): CompressoError {
+  /** The script's own words reach rule and value alone: what the user is to do is ours to say. */
+  #refusal(
+    at: string,
+    value: string,
+    { first = "", blame = "sandbox", rule = BLAME[blame].rule }: {
+      readonly first?: string;
+      readonly blame?: keyof typeof BLAME;
+      readonly rule?: string;
+    } = {},
+  ): CompressoError {
     return new CompressoError("input", {
       what: `cannot use the schedule ${this.#options.name}`,
-      rule:
-        "an isolated script has the language, the builders of schedules and numbers; no files, network, other imports, clock or chance",
+      rule: printable(rule),
       value: `${at}: ${printable(value)}`,
-      mend: `${first}mend the script, or pass --trust to run it as your own code, with all rights of this process`,
+      mend: first + BLAME[blame].mend,
     });
   }
 
@@ -321,11 +356,11 @@ function asError(reason: unknown): Error {
   return reason instanceof Error ? reason : new CompressoError("aborted", { what: "the run was stopped" });
 }
 
-/** Deno's words for a refused import, as a user would say it. */
-function plain(error: string): string {
+/** Deno's words for a refused import, as a user would say it; null where they are of something else. */
+function refusedImport(error: string): string | null {
   const [, specifier] = /(?:Blocked by null entry for "|Import |specifier was requested: )"([^"]+)"/.exec(error) ??
     /(npm) specifiers were requested/.exec(error) ?? [];
-  if (specifier === undefined) return error;
+  if (specifier === undefined) return null;
   return `it imports ${specifier}${/, line \d+$/.exec(error)?.[0] ?? ""}`;
 }
 

@@ -1,7 +1,9 @@
 // What runs an isolated schedule script, inside the process without permissions. Owns the lock-down and its end of the protocol; refuses imports.
 //
 // `schedule_process.ts` takes this file as text. One line of JSON in, one out: first { kit, script } (URLs of code), then a `ScheduleInput` for
-// each step. A reply is { output } or { error }, with the lines that the script logged; the first output is the names of the schedule's parts.
+// each step. A reply is { output } or { error, blame, fault }, with the lines that the script logged; the first output is the names of the
+// schedule's parts.
+import type { CompressoError } from "../errors.ts";
 import type { partsOf, rawOutput, Schedule, ScheduleInput } from "../prune/schedule_script.ts";
 
 /** The code of `lib/prune/schedule_script.ts` and `curves.ts`. */
@@ -9,6 +11,17 @@ interface Kit {
   readonly asSchedule: (exported: unknown) => Schedule;
   readonly partsOf: typeof partsOf;
   readonly rawOutput: typeof rawOutput;
+  readonly CompressoError: typeof CompressoError;
+}
+
+/** What a script threw. */
+interface Failure {
+  /** Type, message and line. */
+  readonly error: string;
+  /** Whether it is of what the sandbox took away, or the script's own, as far as that can be told. */
+  readonly blame: "sandbox" | "script" | "either";
+  /** The rule that the toolkit's code says is broken, and the value with its line. */
+  readonly fault?: { readonly rule: string; readonly value: string };
 }
 
 /** Where the stand-in for mod.ts finds the kit. */
@@ -20,6 +33,9 @@ const LANGUAGE = new Set<PropertyKey>(
     "parseFloat parseInt isFinite isNaN NaN Infinity undefined globalThis").split(" "),
 );
 const MAX_LOGS = 20, MAX_TEXT = 600;
+const NO_CHANCE = "Math.random is not there: a schedule follows from its input alone";
+/** Names that were taken from the global object. */
+const taken = new Set<PropertyKey>();
 
 const { stdin, stdout, exit } = Deno, encoder = new TextEncoder(), decoder = new TextDecoder();
 const buffer = new Uint8Array(1 << 16);
@@ -31,23 +47,23 @@ exit();
 
 async function serve(): Promise<void> {
   const { kit, script } = JSON.parse(await nextLine() ?? "{}") as { readonly kit: string; readonly script: string };
-  // Deno shortens such URLs in messages, but not their ends.
-  const describe = describer(script.slice(-12));
   // A copy, because a module's namespace cannot be frozen.
   const code = { ...await import(kit) as Kit };
+  // Deno shortens such URLs in messages, but not their ends.
+  const describe = describer(script.slice(-12), code);
   lockDown(code);
   let schedule: Schedule;
   try {
     schedule = code.asSchedule((await import(script) as { readonly default?: unknown }).default);
     send({ output: code.partsOf(schedule) });
   } catch (error) {
-    return send({ error: describe(error) });
+    return send(describe(error));
   }
   for (let line = await nextLine(); line !== null; line = await nextLine()) {
     try {
       send({ output: code.rawOutput(schedule, JSON.parse(line) as ScheduleInput) });
     } catch (error) {
-      send({ error: describe(error) });
+      send(describe(error));
     }
   }
 }
@@ -66,7 +82,7 @@ async function nextLine(): Promise<string | null> {
   }
 }
 
-function send(reply: { readonly output: unknown } | { readonly error: string }): void {
+function send(reply: { readonly output: unknown } | Failure): void {
   // JSON has no word for NaN or undefined; behind a mark they reach the check that names them, see `UNSAYABLE` in schedule_output.ts.
   const line = JSON.stringify({ ...reply, logs }, (_key, value: unknown) => {
     if (typeof value === "number") return Number.isFinite(value) ? value : `\0${value}`;
@@ -80,14 +96,33 @@ function send(reply: { readonly output: unknown } | { readonly error: string }):
   for (let done = 0; done < bytes.length;) done += stdout.writeSync(bytes.subarray(done));
 }
 
-/** Type, message and line of whatever a script threw; `end` is that of its URL. */
-function describer(end: string): (error: unknown) => string {
+/** Tells of whatever a script threw; `end` is that of its URL. */
+function describer(end: string, kit: Kit): (error: unknown) => Failure {
   return (error) => {
-    if (!(error instanceof Error)) return `it threw ${String(error).slice(0, MAX_TEXT)}`;
+    if (!(error instanceof Error)) return { error: `it threw ${String(error).slice(0, MAX_TEXT)}`, blame: "script" };
     const message = `${error.name}: ${error.message}`, [, place] = `${message}\n${error.stack}`.split(`${end}:`);
-    const [line] = /^\d+/.exec(place ?? "") ?? [];
-    return `${message.replace(/\s+at data:\S*$/, "").slice(0, MAX_TEXT)}${line === undefined ? "" : `, line ${line}`}`;
+    const [number] = /^\d+/.exec(place ?? "") ?? [], line = number === undefined ? "" : `, line ${number}`;
+    const told = `${message.replace(/\s+at data:\S*$/, "").slice(0, MAX_TEXT)}${line}`;
+    const { rule, value } = error instanceof kit.CompressoError ? error.parts : {};
+    if (typeof rule !== "string" || typeof value !== "string") return { error: told, blame: blameOf(error) };
+    const fault = { rule: rule.slice(0, MAX_TEXT), value: `${value.slice(0, MAX_TEXT)}${line}` };
+    return { error: told, blame: "script", fault };
   };
+}
+
+function blameOf(error: Error): Failure["blame"] {
+  const { message } = error;
+  if (error instanceof ReferenceError) {
+    const [, name = ""] = /^(\S+) is not defined$/.exec(message) ?? [];
+    return taken.has(name) ? "sandbox" : "script";
+  }
+  // Deno's own, of text that it cannot parse.
+  if (message.startsWith("SyntaxError: ")) return "script";
+  // The stand-in for mod.ts has the builders alone.
+  if (error instanceof SyntaxError) return message.includes("does not provide an export") ? "sandbox" : "script";
+  if (error instanceof EvalError || message === NO_CHANCE) return "sandbox";
+  // Others are also of mistakes, or of what is undefined or frozen here and not elsewhere.
+  return error instanceof TypeError || error instanceof RangeError ? "either" : "script";
 }
 
 /** Leaves the script the language and a console, and freezes both. */
@@ -104,14 +139,14 @@ function lockDown(kit: Kit): void {
     if (logs.length < MAX_LOGS) logs.push(values.map(textOf).join(" ").slice(0, MAX_TEXT));
   };
   Math.random = () => {
-    throw new Error("Math.random is not there: a schedule follows from its input alone");
+    throw new Error(NO_CHANCE);
   };
   // A module of WebAssembly, which an import can still bring, has no pages (see schedule_sandbox.ts); nor does it lead to ArrayBuffer.
   for (const name of ["buffer", "toFixedLengthBuffer", "toResizableBuffer"]) {
     Reflect.deleteProperty(WebAssembly.Memory.prototype, name);
   }
   for (const key of Reflect.ownKeys(globalThis)) {
-    if (!LANGUAGE.has(key)) Reflect.deleteProperty(globalThis, key);
+    if (!LANGUAGE.has(key) && Reflect.deleteProperty(globalThis, key)) taken.add(key);
   }
   Reflect.set(globalThis, "console", { log: note, info: note, debug: note, warn: note, error: note });
   Reflect.set(globalThis, KIT, kit);

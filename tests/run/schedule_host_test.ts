@@ -241,8 +241,6 @@ Deno.test("a script with a mistake is named with its line", async () => {
       /step 4 of 20: ReferenceError: undefinedThing is not defined, line 5/,
     ],
     ["export const a = 1;", /default export is defineSchedule.*no default export/],
-    [`import { defineSchedule } from "compresso"; export default defineSchedule({ sparcity: 1 });`, /now: sparcity/],
-    [`import { cubic } from "compresso"; cubic({ to: 1, warmup: 2 });`, /warmup lies in \[0, 1\]; now: 2/],
   ];
   for (const [text, message] of cases) await assert.rejects(evaluate(await lair.write(text)), message);
 });

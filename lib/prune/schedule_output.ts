@@ -181,7 +181,7 @@ function checkNumber(
 
 function refusal(
   at: At,
-  { rule, value, code = "input", mend = "`compresso schedule preview` shows its values before a run" }: {
+  { rule, value, code = "input", mend = "change what the function returns, so that it keeps to that at every step" }: {
     readonly rule: string;
     readonly value: string;
     readonly code?: "numeric" | "input";

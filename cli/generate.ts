@@ -158,7 +158,7 @@ async function readPrompt({ prompt, text }: { readonly prompt?: string; readonly
     return withoutBreak(await readText(text));
   }
   // An empty one is a prompt: of the BOS token alone.
-  const given = prompt === "" ? prompt : required(prompt, "--prompt");
+  const given = prompt === "" ? prompt : required(prompt, "--prompt", { or: "--text" });
   return given === "-" ? withoutBreak(await readTextInput()) : given;
 }
 

@@ -116,12 +116,18 @@ export function outputPath(option: string): Parse<string> {
   };
 }
 
-/** An option that the verb cannot do without; commander's own check would come before its word on a mistyped one. */
-export function required<T>(value: T | undefined, option: string): T {
+/**
+ * An option that the verb cannot do without, but for another one in its place; commander's own check would come before its word on a mistyped one.
+ */
+export function required<T>(
+  value: T | undefined,
+  option: string,
+  { or }: { readonly or?: string } = {},
+): T {
   if (value !== undefined && value !== "") return value;
   throw new CompressoError("usage", {
     what: `cannot start without ${option}`,
-    rule: `${option} is required`,
+    rule: `${or === undefined ? option : `${option} or ${or}`} is required`,
     value: value === undefined ? "it is not given" : "an empty text",
     mend: "see --help",
   });

@@ -81,7 +81,7 @@ Deno.test("options that are missing or exclude each other are refused", async ()
     [["prune", "demo", "--out", folder.at("run")], /cannot start without --sparsity/],
     [["prune", "demo", "--sparsity", "0.3"], /cannot start without --out/],
     [["prune"], /missing required argument 'model'/],
-    [["generate", "demo"], /cannot start without --prompt/],
+    [["generate", "demo"], /cannot start without --prompt\n.*--prompt or --text is required/],
     [["serve", "demo", "--port", "65536"], /--port is a whole number from 0 to 65535/],
     [["bench", "demo", "--tokens", "1"], /--tokens is a whole number, at least 2/],
     [["generate", "demo", "--prompt", "a", "--text", "b"], /either --prompt or --text/],

@@ -7,6 +7,7 @@ import { parquetRows } from "./datasets_parquet.ts";
 import {
   type ChatRow,
   emptyField,
+  type Fault,
   type InstructRow,
   kindName,
   parseRow,
@@ -141,8 +142,11 @@ function createCollector(path: string, options: ReadOptions): Collector {
     const value = `${kept} after ${label}, of a heap of ${heap}`;
     throw dataError(path, "the rows fit into memory", { value, mend: `${fewerMend}, or ${HEAP_MEND}` });
   };
-  const reject = (place: Place, rule: string, { problem, mend }: { problem: string; mend: string }): void => {
-    if (!skipBroken) throw dataError(path, rule, { value: `${place.label} ${problem}`, mend });
+  let firstFault: Fault | null = null;
+  const reject = (place: Place, { rule, problem, mend }: Fault): void => {
+    const value = `${place.label} ${problem}`;
+    if (!skipBroken) throw dataError(path, rule, { value, mend: mend || brokenMend });
+    firstFault ??= { rule, problem: value, mend };
     push(broken, leftOut(place, problem), place);
   };
   const keep = (row: Row, place: Place): void => {
@@ -152,7 +156,7 @@ function createCollector(path: string, options: ReadOptions): Collector {
     if (first !== null && first.kind !== row.kind) {
       throw dataError(path, "all rows are of one kind: instructions, conversations or texts", {
         value: `${first.place.label} is ${kindName(first.kind)}, ${place.label} is ${kindName(row.kind)}`,
-        mend: "split the file, or name the field that holds the text",
+        mend: "split the file, or name the field that holds the text (--text-field, or `textField` in a program)",
       });
     }
     first ??= { kind: row.kind, place };
@@ -166,7 +170,7 @@ function createCollector(path: string, options: ReadOptions): Collector {
     value(place, value): void {
       const parsed = parseRow(value, { textField });
       if ("row" in parsed) keep(parsed.row, place);
-      else reject(place, parsed.fault.rule, { ...parsed.fault, mend: parsed.fault.mend || brokenMend });
+      else reject(place, parsed.fault);
     },
     document(place, text): void {
       const table = /\.(csv|tsv)(\.(gz|zst))?$/i.exec(path)?.[1];
@@ -186,7 +190,7 @@ function createCollector(path: string, options: ReadOptions): Collector {
     },
     blank: (place) => push(skipped, leftOut(place, "blank line"), place),
     broken(place, problem): void {
-      reject(place, "each row is one JSON value", { problem, mend: brokenMend });
+      reject(place, { rule: "each row is one JSON value", problem, mend: "" });
     },
     refuse(rule, value, mend): never {
       throw dataError(path, rule, { value, mend });
@@ -200,11 +204,13 @@ function createCollector(path: string, options: ReadOptions): Collector {
     wanted: () => limit - count,
     finish(format, compression): DataSet {
       if (count === 0) {
-        const faults = broken.length > 0 ? ` and ${broken.length} broken rows, the first: ${broken[0]?.reason}` : "";
-        throw dataError(path, "the file has rows that are not empty", {
-          value: `${skipped.length} empty${faults}`,
-          mend: "give a file with rows, or mend the broken ones",
-        });
+        if (firstFault !== null) {
+          const { rule, problem, mend } = firstFault, counts = `${broken.length} broken, ${skipped.length} empty`;
+          const value = `${problem}; of the rows are ${counts}, and none is left`;
+          throw dataError(path, rule, { value, mend: mend || "mend the broken rows, or give another file" });
+        }
+        const value = `${skipped.length} empty`, mend = "give a file with rows";
+        throw dataError(path, "the file has rows that are not empty", { value, mend });
       }
       const report = { format, compression, rows: count, skipped, broken, limited: count >= limit };
       if (rows.instruct.length > 0) return { kind: "instruct", rows: rows.instruct, report };

@@ -207,7 +207,7 @@ function parseFields(value: unknown, { textField }: RowFields): ParsedRow {
   return fault(
     'a row has "instruction" and "output" (and perhaps "input"), "messages", "conversations" or "text"',
     fieldsOf(value),
-    "rename the fields, or name the one that holds the text",
+    "rename the fields, or name the one that holds the text (--text-field, or `textField` in a program)",
   );
 }
 

@@ -185,7 +185,7 @@ Deno.test("data inspect takes texts by their field, joined unless told not to", 
   const args = ["data", "inspect", folder.at("texts.jsonl"), "--model", "demo", "--seq", "5", "--json"];
   const wrong = await cli(args);
   assert.equal(wrong.code, 3);
-  assert.match(wrong.stderr, /0 empty and 2 broken rows, the first: has "body"/);
+  assert.match(wrong.stderr, /line 1 has "body"; of the rows are 2 broken, 0 empty, and none is left\n.*--text-field/);
   const joined = JSON.parse((await cli([...args, "--text-field", "body"])).stdout).training;
   assert.deepEqual([joined.packed, joined.padding], [true, 0]);
   const apart = JSON.parse((await cli([...args, "--text-field", "body", "--no-packing"])).stdout).training;

@@ -212,7 +212,10 @@ Deno.test("skipBroken leaves broken rows out and reports them by line", () => {
   assert.deepEqual([array.rows.map(({ number }) => number), array.report.broken.map(({ row }) => row)], [[1, 3], [2]]);
   assert.throws(
     () => parseRows("{oops\n{}\n", "x.jsonl", { skipBroken: true }),
-    failure("input", /0 empty and 2 broken rows, the first: is not JSON/),
+    failure(
+      "input",
+      /rule: each row is one JSON value; now: line 1 is not JSON.*; of the rows are 2 broken, 0 empty, and none is left; mend: mend the broken rows/,
+    ),
   );
 });
 

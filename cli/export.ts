@@ -14,6 +14,7 @@ import { verb } from "./command.ts";
 import { DTYPES, GGUF_DTYPES } from "./formats.ts";
 import { watchInterrupt } from "./interrupt.ts";
 import { formatCount, note, print, printJson } from "./output.ts";
+import { refuseFile } from "./run_folder.ts";
 import { oneOf, outputPath, required, someOf } from "./values.ts";
 import { readAdapters } from "./with_model.ts";
 
@@ -62,6 +63,7 @@ export function exportVerb(): CommandUnknownOpts {
       interrupt.start();
       const folder = required(out, "--out");
       checkTypes(formats, { dtype, ggufDtype });
+      await refuseFile(folder);
       // A run may be writing its own model there.
       using lock = new FolderLock(folder);
       await lock.take();

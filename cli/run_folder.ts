@@ -50,14 +50,18 @@ export async function checkRunFolder(
       mend: "leave one out",
     });
   }
-  const info = await Deno.stat(out).catch(() => null);
-  if (info && !info.isDirectory) {
-    const rule = "--out is a folder", mend = "choose another --out";
-    throw new CompressoError("usage", { what: `cannot write to ${out}`, rule, value: "a file", mend });
-  }
+  await refuseFile(out);
   await new FolderLock(out).check();
   if (overwrite) await refuseOwnModel(out, model);
   if (!resume && !overwrite) await refuseEarlierRun(out);
+}
+
+/** Refuses an --out that is no folder, but may be missing. Throws `CompressoError("usage")`. */
+export async function refuseFile(out: string): Promise<void> {
+  const info = await Deno.stat(out).catch(() => null);
+  if (!info || info.isDirectory) return;
+  const rule = "--out is a folder", mend = "choose another --out";
+  throw new CompressoError("usage", { what: `cannot write to ${out}`, rule, value: "a file", mend });
 }
 
 /**

@@ -33,6 +33,15 @@ Deno.test("export names the option that replaces a folder which stands there", a
   assert.match(stderr, /allow replacing this one \(--overwrite\)/);
 });
 
+Deno.test("export refuses an --out that is a file, as prune does, and leaves it as it is", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("out"), "mine");
+  const { code, stderr } = await cli(["export", "demo", "--out", folder.at("out")]);
+  assert.equal(code, 2, stderr);
+  assert.match(stderr, /rule: --out is a folder\n +now: +a file\n +mend: choose another --out/);
+  assert.equal(await Deno.readTextFile(folder.at("out")), "mine");
+});
+
 Deno.test("export does not write into the folder of a run that goes on", async () => {
   using folder = new TemporaryFolder();
   const args = ["export", "demo", "--out", folder.path, "--formats", "hf"];

@@ -1,9 +1,10 @@
 // How small the model is to become, as options: a share, parameters or bytes of a file. Owns their words; refuses to meet them.
 import { CompressoError } from "../lib/errors.ts";
+import type { Layout } from "../lib/prune/layouts.ts";
 import { fallsByGroup } from "../lib/prune/uniform.ts";
 import type { DecoderSpec } from "../lib/nn/spec.ts";
 import type { PruneOptions, ResolvedOptions } from "../lib/run/options.ts";
-import type { SizeResult } from "../lib/run/size_goal.ts";
+import { checkSizeLayout, type SizeResult } from "../lib/run/size_goal.ts";
 import type { DTYPES, GGUF_DTYPES } from "./formats.ts";
 import { formatCount } from "./output.ts";
 
@@ -16,6 +17,7 @@ export interface TargetSettings {
   readonly targetParams?: number | undefined;
   readonly targetBytes?: number | undefined;
   readonly targetFile?: typeof TARGET_FILES[number] | undefined;
+  readonly layout: Layout;
   readonly dtype: typeof DTYPES[number];
   readonly ggufDtype: typeof GGUF_DTYPES[number];
 }
@@ -36,9 +38,12 @@ export function headsLine(
     `more than the sparsity says (--units kv in place of heads cuts whole groups${bySize})`;
 }
 
-/** The run's goal. `name` is that of the model within a GGUF. Throws `CompressoError("usage")` unless exactly one is given. */
+/**
+ * The run's goal. `name` is that of the model within a GGUF. Throws `CompressoError("usage")` unless exactly one is given, and for a size with
+ * the layout padded.
+ */
 export function goalOf(
-  { sparsity, targetParams, targetBytes, targetFile, dtype, ggufDtype }: TargetSettings,
+  { sparsity, targetParams, targetBytes, targetFile, layout, dtype, ggufDtype }: TargetSettings,
   { name }: { readonly name: string },
 ): Pick<PruneOptions, "sparsity" | "size"> {
   const given = [sparsity, targetParams, targetBytes].filter((value) => value !== undefined).length;
@@ -67,6 +72,7 @@ export function goalOf(
     });
   }
   if (sparsity !== undefined) return { sparsity };
+  checkSizeLayout(layout);
   if (targetParams !== undefined) return { size: { parameters: targetParams } };
   const isGguf = targetFile === "gguf";
   return {

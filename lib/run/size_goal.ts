@@ -6,7 +6,7 @@ import type { Tokenizer } from "../io/tokenizer.ts";
 import { type MaskValues, packMasks } from "../nn/masks.ts";
 import { type DecoderSpec, parameterCount, withBiases } from "../nn/spec.ts";
 import { hardenMasks, type HardenOptions } from "../prune/harden.ts";
-import { shallowPlan } from "../prune/layouts.ts";
+import { type Layout, shallowPlan } from "../prune/layouts.ts";
 import type { SizeTarget } from "../prune/selection.ts";
 import { planSlice } from "../prune/slice.ts";
 import { parameterTarget, restPerDim, targetSparsity } from "../prune/target_size.ts";
@@ -130,6 +130,17 @@ const ROUNDING = 1e-9;
 /** Rounds of cutting, measuring the file, and cutting anew for what its header takes; the second one nearly always settles it. */
 const ROUNDS = 8;
 
+/** Refuses the layout "padded" for a run to a size. Throws `CompressoError("usage")`. */
+export function checkSizeLayout(layout: Layout): void {
+  if (layout !== "padded") return;
+  throw new CompressoError("usage", {
+    what: "cannot prune to a size with the layout padded",
+    rule: "the files hold what is kept; padded adds zeros to the widest layer",
+    value: "padded",
+    mend: "take the layout compact or uniform",
+  });
+}
+
 /**
  * Prepares a size. Throws `CompressoError("usage")` for one that the model has already or cannot come down to, with the range, and for the layout
  * "padded", whose zeros no unit accounts for; `CompressoError("input")` for a GGUF that cannot hold the model's tokenizer.
@@ -139,14 +150,7 @@ export function sizeGoal(
   options: Pick<ResolvedOptions, "units" | "rules" | "layout" | "method">,
   wanted: WantedSize,
 ): SizeGoal {
-  if (options.layout === "padded") {
-    throw new CompressoError("usage", {
-      what: "cannot prune to a size with the layout padded",
-      rule: "the files hold what is kept; padded adds zeros to the widest layer",
-      value: "padded",
-      mend: "take the layout compact or uniform",
-    });
-  }
+  checkSizeLayout(options.layout);
   // FLAP leaves biases where there were none.
   const own = options.method === "flap" ? withBiases(spec, [...spec.biases ?? [], "o", "down"]) : spec;
   const { target, exact } = counting(own, wanted, tokenizer), most = target.most;

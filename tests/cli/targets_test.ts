@@ -6,7 +6,7 @@ import { resolveOptions } from "../../lib/run/options.ts";
 import { CompressoError, defineSchedule, type Method, type Rates, type RunSummary } from "../../mod.ts";
 import { cli, type CliResult, TemporaryFolder } from "./helpers/cli.ts";
 
-const FILES = { dtype: "bf16", ggufDtype: "q8_0" } as const, NAME = { name: "mine" };
+const FILES = { dtype: "bf16", ggufDtype: "q8_0", layout: "compact" } as const, NAME = { name: "mine" };
 
 function refuses(run: () => unknown, message: RegExp): void {
   assert.throws(run, (error) => {
@@ -29,6 +29,10 @@ Deno.test("exactly one target becomes the goal, bytes those of the file that is 
   refuses(() => goalOf({ ...FILES, sparsity: 0.2, targetParams: 9 }, NAME), /one of --sparsity, --target-params/);
   refuses(() => goalOf({ ...FILES, targetParams: 9, targetBytes: 9 }, NAME), /one of --sparsity, --target-params/);
   refuses(() => goalOf({ ...FILES, sparsity: 0.2, targetFile: "gguf" }, NAME), /whose bytes --target-bytes are/);
+  for (const size of [{ targetParams: 9 }, { targetBytes: 9 }]) {
+    refuses(() => goalOf({ ...FILES, ...size, layout: "padded" }, NAME), /prune to a size with the layout padded/);
+  }
+  assert.deepEqual(goalOf({ ...FILES, sparsity: 0.2, layout: "padded" }, NAME), { sparsity: 0.2 });
 });
 
 Deno.test("only rates that were given reach the run", () => {

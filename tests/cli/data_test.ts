@@ -89,17 +89,10 @@ Deno.test("rows that end without an end token are told, since the model would no
     await Deno.writeTextFile(folder.at("model/tokenizer_config.json"), JSON.stringify(given));
     const { code, stdout } = await cli(["data", "inspect", data, "--model", model, "--limit", "4"]);
     assert.equal(code, 0);
-    const args = ["--sparsity", "0.2", "--steps", "1", "--prefinetune", "0", "--postfinetune", "0", "--overwrite"];
     const { stderr } = await cli([
-      "prune",
-      model,
-      "--data",
-      data,
-      "--limit-rows",
-      "4",
-      ...args,
-      "--out",
-      folder.at("out"),
+      ...["prune", model, "--data", data, "--limit-rows", "4", "--sparsity", "0.2", "--calibration", "none"],
+      ...["--steps", "1", "--prefinetune", "0", "--postfinetune", "0", "--batch", "1", "--overwrite"],
+      ...["--out", folder.at("out")],
     ]);
     return [/^end +none: no row has an end token/m.test(stdout), /none with an end token/.test(stderr)];
   };

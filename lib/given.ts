@@ -1,4 +1,4 @@
-// Options that are given: without what is undefined, under names that somebody reads, switches and words as they are known, else what was meant. Owns these checks; refuses all others.
+// Options that are given: without what is undefined, under names that somebody reads, switches, numbers, texts and words as they are known, else what was meant. Owns these checks; refuses all others.
 import { CompressoError } from "./errors.ts";
 
 /** An object without its undefined parts: whoever passes others on may have undefined for what nobody set. */
@@ -8,8 +8,20 @@ export function given<T extends object>(parts: T): { [K in keyof T]?: Exclude<T[
   };
 }
 
-/** What an option is: an object with options of its own, a switch, which is true or false, or true, of which nothing is checked but its name. */
-export type OptionKind = true | "switch" | OptionNames;
+/** What an option is: an object with options of its own, a switch, which is true or false, a number, a text, or true, of which nothing is checked but its name. */
+export type OptionKind = true | Plain | OptionNames;
+
+/** Options whose values JavaScript would take as something else: "no" as true, null as 0, "10" + 1 as "101". */
+type Plain = "switch" | "number" | "text";
+
+/** What an option of this type is. */
+type KindOf<T> = [T] extends [boolean] ? "switch"
+  : [T] extends [number] ? "number"
+  : [string, T] extends [T, string] ? "text"
+  : true | OptionNames;
+
+/** Names of all options of a type, each with what it is. */
+export type NamesOf<T> = { readonly [name in keyof Required<T>]: KindOf<Exclude<T[name], undefined>> };
 
 /** Names that an object of options may have, each with what it is. */
 export interface OptionNames {
@@ -55,15 +67,22 @@ function checkPart(part: unknown, names: OptionNames, place: Place): void {
       });
     }
     if (typeof inner === "object") checkPart(value, inner, { ...place, path: `${path}${name}.` });
-    if (inner !== "switch" || typeof value === "boolean") continue;
-    // "no" would be as good as true.
-    throw new CompressoError("usage", {
-      what: `cannot use the option '${path}${name}'`,
-      rule: "it is true or false",
-      value: shown(value),
-      mend: "give one of the two, or leave it out",
-    });
+    if (typeof inner === "string") checkPlain(value, inner, path + name);
   }
+}
+
+/** What each is in JavaScript, the rule, and how a value is mended. */
+const PLAIN: Readonly<Record<Plain, readonly [type: string, rule: string, mend: string]>> = {
+  switch: ["boolean", "it is true or false", "give one of the two, or leave it out"],
+  number: ["number", "it is a number", "give one, or leave it out"],
+  text: ["string", "it is a text", "give one, or leave it out"],
+};
+
+function checkPlain(value: unknown, kind: Plain, name: string): void {
+  const [type, rule, mend] = PLAIN[kind];
+  if (typeof value === type) return;
+  const present = typeof value === "string" ? `the text "${shown(value)}"` : shown(value);
+  throw new CompressoError("usage", { what: `cannot use the option '${name}'`, rule, value: present, mend });
 }
 
 /** All names with the parts that they lie in, such as `rules.minimum.heads`. */

@@ -1,7 +1,7 @@
 // Tasks scored by a model. Owns the way from a list of tasks to their scores; refuses to print and to keep files.
 import { createHash } from "node:crypto";
 import { CompressoError } from "../errors.ts";
-import { checkNames } from "../given.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import { checkPromptText } from "../io/prompts_format.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { Adapters, Model } from "../run/model.ts";
@@ -33,9 +33,9 @@ export interface EvaluateOptions {
   readonly onProgress?: (done: number, total: number, task: string) => void;
 }
 
-const NAMES: { readonly [name in keyof Required<EvaluateOptions>]: true } = {
-  ...{ tasks: true, taskData: true, limit: true, prompt: true, adapters: true, refuseLong: true, signal: true },
-  onProgress: true,
+const NAMES: NamesOf<EvaluateOptions> = {
+  ...{ tasks: true, taskData: "text", limit: "number", prompt: true, adapters: true, refuseLong: "switch" },
+  ...{ signal: true, onProgress: true },
 };
 
 /** Scores of all tasks by name. */

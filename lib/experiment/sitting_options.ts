@@ -1,18 +1,18 @@
 // What programs may say to runExperiment and planExperiment. Owns the names and words of their options; refuses those that nobody reads.
-import { checkNames, checkWord } from "../given.ts";
+import { checkNames, checkWord, type NamesOf } from "../given.ts";
 import type { ExperimentOverrides } from "./resolve.ts";
 import type { RunExperimentOptions } from "./run.ts";
 
 type PlanExperimentOptions = Pick<RunExperimentOptions, "out" | "only"> & ExperimentOverrides;
 
-const PLAN_NAMES: { readonly [name in keyof Required<PlanExperimentOptions>]: true } = {
-  ...{ out: true, only: true },
-  ...{ root: true, files: true, models: true, data: true, set: true },
+const PLAN_NAMES: NamesOf<PlanExperimentOptions> = {
+  ...{ out: "text", only: true },
+  ...{ root: "text", files: true, models: true, data: true, set: true },
 };
 
-const RUN_NAMES: { readonly [name in keyof Required<RunExperimentOptions>]: true } = {
+const RUN_NAMES: NamesOf<RunExperimentOptions> = {
   ...PLAN_NAMES,
-  ...{ device: true, maxCells: true, keep: true, evaluateOnly: true, redo: true, signal: true },
+  ...{ device: true, maxCells: "number", keep: true, evaluateOnly: "switch", redo: "switch", signal: true },
   ...{ onCell: true, onFailure: true, onNote: true, onModel: true, onRecord: true, onAlarm: true, onPhase: true },
 };
 

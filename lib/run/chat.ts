@@ -1,7 +1,7 @@
 // A conversation with a model: questions in, answers out, piece by piece. Owns the turns, what is dropped where the context is full, and the cache;
 // refuses terminals.
 import { CompressoError } from "../errors.ts";
-import { checkNames } from "../given.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import type { ChatMessage } from "../io/chat_template.ts";
 import { encodeChatPrompt } from "../io/prompts_chat.ts";
 import { checkPromptText, endToken, type PromptStyle, promptStyle, turnShape } from "../io/prompts_format.ts";
@@ -9,6 +9,7 @@ import type { Tokenizer } from "../io/tokenizer.ts";
 import type { FinishReason, GenerateOptions } from "./generate.ts";
 import { streamText } from "./generate_text.ts";
 import type { Model } from "./model.ts";
+import { SAMPLING_NAMES } from "./sampling.ts";
 import { createSequence } from "./sequence.ts";
 import { checkStops } from "./stop_strings.ts";
 import { timeTokens, type TokenTimes } from "./timed_tokens.ts";
@@ -26,9 +27,10 @@ export interface ChatOptions extends Omit<GenerateOptions, "endTokens" | "signal
   readonly stop?: readonly string[];
 }
 
-const NAMES: { readonly [name in keyof Required<ChatOptions>]: true } = {
-  ...{ temperature: true, topK: true, topP: true, repetitionPenalty: true, seed: true, maxTokens: true },
-  ...{ onChoice: true, readsAhead: true, adapters: true, system: true, style: true, stop: true },
+const NAMES: NamesOf<ChatOptions> = {
+  ...SAMPLING_NAMES,
+  maxTokens: "number",
+  ...{ onChoice: true, readsAhead: "switch", adapters: true, system: true, style: true, stop: true },
 };
 
 /** An answer that is whole. */

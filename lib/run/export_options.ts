@@ -1,6 +1,6 @@
 // What may be asked of an export: names of its options, layouts, formats and types. Owns their checks; refuses to write.
 import { CompressoError } from "../errors.ts";
-import { checkNames, checkWord, type OptionKind, type OptionNames } from "../given.ts";
+import { checkNames, checkWord, type NamesOf } from "../given.ts";
 import type { GgufWriteType } from "../io/gguf_quant.ts";
 import type { HfDtype } from "../io/hf_export.ts";
 import { LAYOUTS } from "../prune/layouts.ts";
@@ -12,17 +12,13 @@ const DTYPES: Readonly<Record<HfDtype, true>> = { f32: true, f16: true, bf16: tr
 const GGUF_DTYPES: Readonly<Record<GgufWriteType, true>> = { f32: true, f16: true, bf16: true, q8_0: true, q4_0: true };
 
 const BOTH = {
-  ...{ layout: true, dtype: true, ggufDtype: true, name: true, generation: true, formats: true, replace: "switch" },
+  ...{ layout: true, dtype: true, ggufDtype: true, name: "text", generation: true, formats: true, replace: "switch" },
   signal: true,
-} satisfies { readonly [name in keyof ExportOptions | keyof SessionExportOptions]?: OptionKind };
-const EXPORT_NAMES: OptionNames = { ...BOTH, tokenizer: true } satisfies Readonly<
-  Record<keyof ExportOptions, OptionKind>
->;
+} satisfies Omit<NamesOf<ExportOptions>, "tokenizer">;
+const EXPORT_NAMES: NamesOf<ExportOptions> = { ...BOTH, tokenizer: true };
 
 /** Names of the options of `PruneSession.export`. */
-export const SESSION_EXPORT_NAMES: OptionNames = { ...BOTH, inputs: true, saveAdapter: "switch" } satisfies Readonly<
-  Record<keyof SessionExportOptions, OptionKind>
->;
+export const SESSION_EXPORT_NAMES: NamesOf<SessionExportOptions> = { ...BOTH, inputs: true, saveAdapter: "switch" };
 
 /** Refuses options that `exportModel` does not have, and words that are none of theirs. Throws `CompressoError("usage")`. */
 export function checkExport(options: ExportOptions): void {
@@ -49,17 +45,9 @@ export function checkSessionExport(options: SessionExportOptions): void {
   checkUsed(options);
 }
 
-function checkExportWords({ layout, formats, dtype, ggufDtype, name }: Partial<ExportOptions>): void {
+function checkExportWords({ layout, formats, dtype, ggufDtype }: Partial<ExportOptions>): void {
   checkLayout(layout);
   checkDtypes({ dtype, ggufDtype });
-  if (name !== undefined && typeof name !== "string") {
-    throw new CompressoError("usage", {
-      what: "cannot name the model within a GGUF",
-      rule: "`name` is a text",
-      value: String(name),
-      mend: "give a text",
-    });
-  }
   if (formats === undefined) return;
   if (!Array.isArray(formats) || formats.length === 0) {
     throw new CompressoError("usage", {

@@ -1,11 +1,18 @@
 // Generation: a prompt continued token by token. Owns how tokens are read from the GPU and when to stop; refuses texts, and how one is chosen.
 import { CompressoError } from "../errors.ts";
-import { checkNames } from "../given.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import { createDecodePass, type DecodePass } from "../nn/decode_pass.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import type { Adapters, Model } from "./model.ts";
 import { writeAdapters } from "./model_input.ts";
-import { checkSampling, createSampler, isGreedy, type Sampler, type SamplingOptions } from "./sampling.ts";
+import {
+  checkSampling,
+  createSampler,
+  isGreedy,
+  type Sampler,
+  SAMPLING_NAMES,
+  type SamplingOptions,
+} from "./sampling.ts";
 
 /** Options of {@link generate}. */
 export interface GenerateOptions extends SamplingOptions {
@@ -30,9 +37,10 @@ export interface GenerateOptions extends SamplingOptions {
 }
 
 /** Names of them. */
-export const GENERATE_NAMES: { readonly [name in keyof Required<GenerateOptions>]: true } = {
-  ...{ temperature: true, topK: true, topP: true, repetitionPenalty: true, seed: true, maxTokens: true },
-  ...{ endTokens: true, onChoice: true, readsAhead: true, adapters: true, signal: true },
+export const GENERATE_NAMES: NamesOf<GenerateOptions> = {
+  ...SAMPLING_NAMES,
+  maxTokens: "number",
+  ...{ endTokens: true, onChoice: true, readsAhead: "switch", adapters: true, signal: true },
 };
 
 /** Why a text ended: at an end token, at a stop string, after `maxTokens`, or where the model's context was full. */

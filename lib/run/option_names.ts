@@ -1,5 +1,5 @@
 // Names of the options of `prune` and `compress`, and those within them: any other would be accepted and do nothing. Owns the names, and which are objects or switches; refuses all other values.
-import { checkNames, type OptionKind, type OptionNames } from "../given.ts";
+import { checkNames, type NamesOf, type OptionNames } from "../given.ts";
 import type { LoraConfig } from "../nn/lora.ts";
 import type { MinimumWidths } from "../prune/unit_rules.ts";
 import type { RunHooks } from "./hooks.ts";
@@ -9,52 +9,52 @@ import type { CompressOptions } from "./pipeline.ts";
 import type { Rates } from "./rates.ts";
 import { SESSION_EXPORT_NAMES } from "./export_options.ts";
 
-/** Names of all members of a type, those of objects with their own. */
-type NamesOf<T> = { readonly [name in keyof Required<T>]: OptionKind };
+const LORA = {
+  ...{ rank: "number", alpha: "number", rsLora: "switch", targets: true, dropout: "number" },
+} satisfies NamesOf<LoraConfig>;
 
-const LORA = { rank: true, alpha: true, rsLora: "switch", targets: true, dropout: true } satisfies NamesOf<LoraConfig>;
+const MINIMUM = { heads: "number", ffn: "number", hidden: "number", layers: "number" } satisfies NamesOf<MinimumWidths>;
 
-const MINIMUM = { heads: true, ffn: true, hidden: true, layers: true } satisfies NamesOf<MinimumWidths>;
-
-const RULES = { protect: true, minimum: MINIMUM, align: true } satisfies NamesOf<PruneOptions["rules"]>;
+const RULES = { protect: true, minimum: MINIMUM, align: "number" } satisfies NamesOf<PruneOptions["rules"]>;
 
 const RATES = {
-  ...{ lora: true, recovery: true, mask: true, lambda: true, temperature: true, noise: true, spread: true },
-  ...{ memory: true, prior: true, warmup: true, tracking: true, limit: true, clipNorm: true, weightDecay: true },
+  ...{ lora: "number", recovery: "number", mask: "number", lambda: "number", temperature: "number" },
+  ...{ noise: "number", spread: "number", memory: "number", prior: "number", warmup: "number" },
+  ...{ tracking: "number", limit: "number", clipNorm: "number", weightDecay: "number" },
 } satisfies NamesOf<Rates>;
 
 const CHECKPOINT = {
-  ...{ path: true, every: true, resume: "switch", mayDiffer: true, identity: true },
+  ...{ path: "text", every: "number", resume: "switch", mayDiffer: true, identity: true },
 } satisfies NamesOf<CheckpointOptions>;
 
 const HOOKS = {
   ...{ beforeStep: true, afterStep: true, beforeStage: true, afterStage: true, beforeExport: true, afterExport: true },
 } satisfies NamesOf<RunHooks>;
 
-const SIZE: OptionNames = { parameters: true, bytes: true, file: { format: true, dtype: true }, name: true };
+const SIZE: OptionNames = { parameters: "number", bytes: "number", file: { format: true, dtype: true }, name: "text" };
 
-const SETTING = { action: true, threshold: true } satisfies NamesOf<MonitorSetting>;
+const SETTING = { action: true, threshold: "number" } satisfies NamesOf<MonitorSetting>;
 
 const MONITORS: OptionNames = {
-  rollbacks: true,
+  rollbacks: "number",
   ...Object.fromEntries(MONITOR_NAMES.map((name) => [name, SETTING])),
 };
 
 /** What both have. */
 const RUN = {
-  ...{ rows: true, calibration: true, sparsity: true, size: SIZE, steps: true, prefinetune: true, postfinetune: true },
-  ...{ batch: true, seq: true, seed: true, units: true, lora: LORA, prompt: true, layout: true, recompute: "switch" },
-  ...{ rules: RULES, method: true, ranking: true, schedule: true, trustSchedule: "switch", onScheduleLog: true },
-  ...{ packing: "switch", reading: true, calibrationReading: true, skipBroken: "switch", hooks: HOOKS },
-  ...{ onScoring: true, rates: RATES, start: true, keptMasks: true, lambdaRule: true, focus: true, preset: true },
-  ...{ monitors: MONITORS, signal: true },
+  ...{ rows: true, calibration: true, sparsity: "number", size: SIZE, units: true, lora: LORA, prompt: true },
+  ...{ steps: "number", prefinetune: "number", postfinetune: "number", batch: "number", seq: "number" },
+  ...{ seed: "number", layout: true, recompute: "switch", rules: RULES, method: true, ranking: true },
+  ...{ schedule: true, trustSchedule: "switch", onScheduleLog: true, packing: "switch", reading: true },
+  ...{ calibrationReading: true, skipBroken: "switch", hooks: HOOKS, onScoring: true, rates: RATES, start: true },
+  ...{ keptMasks: true, lambdaRule: true, focus: "number", preset: true, monitors: MONITORS, signal: true },
 } satisfies NamesOf<Omit<PruneOptions, "checkpoint">>;
 
 const PRUNE = { ...RUN, checkpoint: CHECKPOINT } satisfies NamesOf<PruneOptions>;
 
 const COMPRESS = {
   ...RUN,
-  ...{ out: true, onCalibration: true, checkpointEvery: true, resume: "switch", mayDiffer: true, identity: true },
+  ...{ out: "text", onCalibration: true, checkpointEvery: "number", resume: "switch", mayDiffer: true, identity: true },
   ...{ export: SESSION_EXPORT_NAMES, onReady: true, onStart: true, onRecord: true, onPhase: true },
 } satisfies NamesOf<CompressOptions>;
 

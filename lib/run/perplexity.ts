@@ -1,6 +1,6 @@
 // Perplexity of a text in windows, each alone or sliding. Owns the protocol; refuses to read files.
 import { CompressoError } from "../errors.ts";
-import { checkNames } from "../given.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import { IGNORED_LABEL } from "../io/prompts.ts";
 import type { Adapters, Model } from "./model.ts";
 import { digestOf } from "./run_data.ts";
@@ -35,8 +35,9 @@ export interface PerplexityOptions {
   readonly onProgress?: (windows: number, total: number) => void;
 }
 
-const NAMES: { readonly [name in keyof Required<PerplexityOptions>]: true } = {
-  ...{ window: true, stride: true, limitChars: true, maxWindows: true, batch: true, adapters: true, signal: true },
+const NAMES: NamesOf<PerplexityOptions> = {
+  ...{ window: "number", stride: "number", limitChars: "number", maxWindows: "number", batch: "number" },
+  ...{ adapters: true, signal: true },
   ...{ known: true, onWindow: true, onProgress: true },
 };
 

@@ -212,19 +212,14 @@ const SHARES: readonly (keyof Rates)[] = ["memory", "warmup", "tracking"];
 function checkRates(rates: Rates): void {
   const is = (names: readonly string[], name: string): boolean => names.includes(name);
   for (const [name, given] of Object.entries(rates)) {
-    // Of what is no number, such as null, f32 may make one.
-    const value = typeof given === "number" ? Math.fround(given) : NaN,
+    const value = Math.fround(given),
       most = is(SHARES, name) ? 1 : Infinity,
       isPositive = is(ABOVE_ZERO, name);
     if (Number.isFinite(value) && value <= most && (isPositive ? value > 0 : value >= 0)) continue;
     throw new CompressoError("usage", {
       what: `cannot use the rate '${name}'`,
       rule: `it is a number ${isPositive ? "above 0" : most === 1 ? "from 0 to 1" : "≥ 0"}`,
-      value: typeof given === "string"
-        ? JSON.stringify(given)
-        : value === given || Number.isNaN(value)
-        ? String(given)
-        : `${given}, which is ${value} on the GPU`,
+      value: value === given || Number.isNaN(value) ? String(given) : `${given}, which is ${value} on the GPU`,
       mend: "change it, or leave it out for the default",
     });
   }

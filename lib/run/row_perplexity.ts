@@ -1,6 +1,6 @@
 // Perplexity over rows, each read alone: whole documents, or the responses to instructions. Owns the protocol; refuses to read files.
 import { CompressoError, type ErrorParts } from "../errors.ts";
-import { checkNames } from "../given.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import type { Row } from "../io/datasets.ts";
 import { placeOf } from "../io/datasets_row.ts";
 import { countLabels, type Example, IGNORED_LABEL } from "../io/prompts.ts";
@@ -25,8 +25,8 @@ export interface RowPerplexityOptions {
   readonly onProgress?: (rows: number, total: number) => void;
 }
 
-const NAMES: { readonly [name in keyof Required<RowPerplexityOptions>]: true } = {
-  ...{ seq: true, prompt: true, skipBroken: true, adapters: true, signal: true, onProgress: true },
+const NAMES: NamesOf<RowPerplexityOptions> = {
+  ...{ seq: "number", prompt: true, skipBroken: "switch", adapters: true, signal: true, onProgress: true },
 };
 
 /** What was measured. */

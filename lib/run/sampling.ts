@@ -3,6 +3,7 @@
 // The definitions are those of transformers' generation/logits_process.py, in its order: RepetitionPenaltyLogitsProcessor,
 // TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper. Sums are in f64 here and in f32 there.
 import { CompressoError } from "../errors.ts";
+import type { NamesOf } from "../given.ts";
 import { notFinite } from "../nn/decode_pass.ts";
 import { checkSeed, uniform } from "../random.ts";
 
@@ -28,6 +29,11 @@ export interface SamplingOptions {
   /** Seed of the draws, which depend on it and the token's position alone. Default 0, where the command line has 1. */
   readonly seed?: number;
 }
+
+/** Names of them. */
+export const SAMPLING_NAMES: NamesOf<SamplingOptions> = {
+  ...{ temperature: "number", topK: "number", topP: "number", repetitionPenalty: "number", seed: "number" },
+};
 
 /** Chooses the tokens of one sequence. */
 export interface Sampler {

@@ -1,6 +1,6 @@
 // What the server allows a request. Owns the defaults and their check; refuses to enforce them.
 import { CompressoError } from "../errors.ts";
-import { checkNames, given } from "../given.ts";
+import { checkNames, given, type NamesOf } from "../given.ts";
 
 /** Limits of a server. */
 export interface ServeLimits {
@@ -16,8 +16,8 @@ export interface ServeLimits {
   readonly graceSeconds: number;
 }
 
-const LIMIT_NAMES: { readonly [name in keyof Required<ServeLimits>]: true } = {
-  ...{ bodyBytes: true, tokens: true, queue: true, seconds: true, graceSeconds: true },
+const LIMIT_NAMES: NamesOf<ServeLimits> = {
+  ...{ bodyBytes: "number", tokens: "number", queue: "number", seconds: "number", graceSeconds: "number" },
 };
 const DEFAULTS: ServeLimits = { bodyBytes: 2 ** 21, tokens: 65536, queue: 32, seconds: 300, graceSeconds: 10 };
 

@@ -1,6 +1,6 @@
 // A model behind an OpenAI-compatible HTTP server. Owns the socket and the end of its life; refuses to load models and to print.
 import { CompressoError } from "../errors.ts";
-import { checkNames } from "../given.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import { checkPromptText } from "../io/prompts_format.ts";
 import type { Adapters, Model } from "../run/model.ts";
 import { createHandler, type RequestRecord, type Serving } from "./handler.ts";
@@ -30,8 +30,8 @@ export interface ServeOptions {
   readonly onRequest?: (record: RequestRecord) => void;
 }
 
-const SERVE_NAMES: { readonly [name in keyof Required<ServeOptions>]: true } = {
-  ...{ host: true, port: true, name: true, apiKey: true, limits: true, prompt: true },
+const SERVE_NAMES: NamesOf<ServeOptions> = {
+  ...{ host: "text", port: "number", name: "text", apiKey: true, limits: true, prompt: true },
   ...{ adapters: true, signal: true, onRequest: true },
 };
 

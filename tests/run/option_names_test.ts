@@ -70,7 +70,7 @@ Deno.test("an option that does not exist is refused by its name, with what was l
   for (const [options, said] of refused) refuses(() => resolve(options), "usage", said);
 });
 
-Deno.test("null is no object of options, what is neither true nor false no switch, and what is no number no rate", () => {
+Deno.test("null is no object of options, what is neither true nor false no switch, what is no number none, and no text a number", () => {
   for (const name of ["rates", "lora", "rules", "size", "hooks", "monitors", "checkpoint"]) {
     refuses(
       () => resolve({ [name]: null }),
@@ -84,14 +84,14 @@ Deno.test("null is no object of options, what is neither true nor false no switc
       refuses(
         () => resolve({ [name]: value }),
         "usage",
-        new RegExp(`'${name}'; rule: it is true or false; now: ${value}`),
+        new RegExp(`'${name}'; rule: it is true or false; now: ${value === "no" ? 'the text "no"' : value}`),
       );
     }
   }
   refuses(
     () => resolve({ lora: { rsLora: "no" } }),
     "usage",
-    /'lora.rsLora'; rule: it is true or false; now: no; mend/,
+    /'lora.rsLora'; rule: it is true or false; now: the text "no"; mend/,
   );
   const checkpoint = { path: "x", every: 1, resume: "no" };
   refuses(() => resolve({ checkpoint }), "usage", /'checkpoint.resume'; rule: it is true or false/);
@@ -101,10 +101,26 @@ Deno.test("null is no object of options, what is neither true nor false no switc
       refuses(
         () => resolve({ rates: { [name]: value } }),
         "usage",
-        new RegExp(`the rate '${name}'; rule: it is a number`),
+        new RegExp(`'rates.${name}'; rule: it is a number; now: ${typeof value === "string" ? "the text" : value}`),
       );
     }
   }
+  for (const name of ["sparsity", "steps", "prefinetune", "postfinetune", "batch", "seq", "seed", "focus"]) {
+    for (const value of [null, true, "10", [10]]) {
+      refuses(() => resolve({ [name]: value }), "usage", new RegExp(`'${name}'; rule: it is a number; now:`));
+    }
+  }
+  const inner: readonly (readonly [Record<string, unknown>, RegExp])[] = [
+    [{ lora: { rank: "8" } }, /'lora.rank'; rule: it is a number; now: the text "8"; mend: give one, or leave it out/],
+    [{ rules: { minimum: { ffn: null } } }, /'rules.minimum.ffn'; rule: it is a number; now: null/],
+    [
+      { sparsity: undefined, size: { parameters: "5M" } },
+      /'size.parameters'; rule: it is a number; now: the text "5M"/,
+    ],
+    [{ monitors: { collapse: { threshold: "0.5" } } }, /'monitors.collapse.threshold'; rule: it is a number/],
+    [{ checkpoint: { path: 5, every: 1 } }, /'checkpoint.path'; rule: it is a text; now: 5/],
+  ];
+  for (const [options, said] of inner) refuses(() => resolve(options), "usage", said);
 });
 
 Deno.test("a name whose value is undefined is as absent, and all that a run takes is taken", () => {
@@ -158,7 +174,7 @@ Deno.test("prune, compress and a memory plan refuse what they do not know, befor
     [{ lora: { ranks: 4 } }, /'lora.ranks'/],
     [{ rules: { protected: [0] } }, /'rules.protected'/],
     [{ layout: "unifrom" }, /did you mean uniform\?/],
-    [{ recompute: "no" }, /'recompute'; rule: it is true or false; now: no/],
+    [{ recompute: "no" }, /'recompute'; rule: it is true or false; now: the text "no"/],
   ];
   for (const [options, said] of planned) await rejectsWith(planMemory(spec, options), "usage", said);
   await inTemporaryFolder(async (folder) => {
@@ -168,8 +184,8 @@ Deno.test("prune, compress and a memory plan refuse what they do not know, befor
         [{ checkpoint: { path: "x", every: 1 } }, /'checkpoint'.*did you mean checkpointEvery\?/],
         [{ rates: { maskRate: 1 } }, /did you mean rates.mask\?/],
         [{ export: { dtypes: "f16" } }, /'export.dtypes'.*did you mean export.dtype\?/],
-        [{ export: { replace: "no" } }, /'export.replace'; rule: it is true or false; now: no/],
-        [{ resume: "no" }, /'resume'; rule: it is true or false; now: no/],
+        [{ export: { replace: "no" } }, /'export.replace'; rule: it is true or false; now: the text "no"/],
+        [{ resume: "no" }, /'resume'; rule: it is true or false; now: the text "no"/],
         [{ export: null }, /'export'; rule: it is an object with some of layout.*; now: null/],
         [{ export: { dtype: "f61" } }, /weights of this dtype; rule: it is f32 or f16 or bf16; now: f61/],
         [{ export: { formats: [] } }, /list of hf, gguf, or one of these; now: an empty list/],
@@ -204,7 +220,7 @@ Deno.test("an export refuses options, layouts, formats and types that do not exi
     [{ layout: "unifrom" }, /did you mean uniform\?/],
     [{ tokenizer: undefined }, /given its `tokenizer`; now: not given; mend: .* or null for files of token ids only/],
     [{ name: undefined }, /given a `name`, which a GGUF has within it; now: not given/],
-    [{ name: 5 }, /`name` is a text; now: 5/],
+    [{ name: 5 }, /'name'; rule: it is a text; now: 5/],
     [{ formats: ["hf"], ggufDtype: "q4_0" }, /'ggufDtype'; rule: it is for the GGUF; now: formats hf/],
     [{ formats: ["gguf"], generation: {} }, /'generation'; rule: it is for the folder \(hf\); now: formats gguf/],
   ];
@@ -218,23 +234,30 @@ Deno.test("an export refuses options, layouts, formats and types that do not exi
   });
 });
 
-Deno.test("what measures and generates refuses options that it does not have", async () => {
+Deno.test("what measures and generates refuses options that it does not have, and texts as numbers", async () => {
   using device = await openDevice();
   using model = await loadModel("demo", { device });
   const ids = [5, 6, 7, 8], text = { kind: "text", text: "Tom went to Rome.", extra: {} } as const;
-  const calls: readonly (readonly [string, (options: object) => unknown])[] = [
-    ["perplexity", (options) => perplexity(model, ids, { window: 4, ...options })],
-    ["rowPerplexity", (options) => rowPerplexity(model, [text], { seq: 8, ...options })],
-    ["evaluateTasks", (options) => evaluateTasks(model, { tasks: [], taskData: "x", ...options })],
-    ["generate", (options) => generate(model, ids, { maxTokens: 1, ...options }).next()],
-    ["generateText", (options) => generateText(model, "Tom", { maxTokens: 1, ...options }).next()],
-    ["createChat", (options) => createChat(model, { maxTokens: 1, ...options })],
+  const calls: readonly (readonly [string, (options: object) => unknown, number: string])[] = [
+    ["perplexity", (options) => perplexity(model, ids, { window: 4, ...options }), "stride"],
+    ["rowPerplexity", (options) => rowPerplexity(model, [text], { seq: 8, ...options }), "seq"],
+    ["evaluateTasks", (options) => evaluateTasks(model, { tasks: [], taskData: "x", ...options }), "limit"],
+    ["generate", (options) => generate(model, ids, { maxTokens: 1, ...options }).next(), "topK"],
+    ["generateText", (options) => generateText(model, "Tom", { maxTokens: 1, ...options }).next(), "temperature"],
+    ["createChat", (options) => createChat(model, { maxTokens: 1, ...options }), "maxTokens"],
   ];
-  for (const [name, call] of calls) {
+  for (const [name, call, number] of calls) {
     await assert.rejects(
       async () => await call({ adaptors: {} }),
       new RegExp(`'adaptors'; rule: options of ${name} are .*did you mean adapters\\?`),
     );
+    for (const value of ["4", null]) {
+      await rejectsWith(
+        (async () => await call({ [number]: value }))(),
+        "usage",
+        new RegExp(`the option '${number}'; rule: it is a number; now: (the text "4"|null)`),
+      );
+    }
   }
 });
 

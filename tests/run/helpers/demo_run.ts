@@ -30,9 +30,11 @@ export const BASE = {
   prompt: null,
 } as const;
 
-/** Gives the demo on a device of its own. */
+let shared: Promise<Device> | null = null;
+
+/** Gives the demo anew, on a device that all tests of a file share: it compiles each kernel once. */
 export async function withDemo(work: (parts: { model: Model; device: Device }) => Promise<void>): Promise<void> {
-  using device = await openDevice();
+  const device = await (shared ??= openDevice());
   using model = await loadModel("demo", { device });
   await work({ model, device });
 }

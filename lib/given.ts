@@ -79,8 +79,8 @@ const PLAIN: Readonly<Record<Plain, readonly [type: string, rule: string, mend: 
 };
 
 function checkPlain(value: unknown, kind: Plain, name: string): void {
-  const [type, rule, mend] = PLAIN[kind];
-  if (typeof value === type) return;
+  const [type, rule, mend] = PLAIN[kind], own: string = typeof value;
+  if (own === type) return;
   const present = typeof value === "string" ? `the text "${shown(value)}"` : shown(value);
   throw new CompressoError("usage", { what: `cannot use the option '${name}'`, rule, value: present, mend });
 }
@@ -102,7 +102,10 @@ function likeliest(name: string, beside: readonly string[], all: readonly string
       leaf(path).length > 2 && (plain.startsWith(leaf(path)) || plain.endsWith(leaf(path)))
     );
     const near = nearest(plain, paths.map(leaf));
-    return part ?? paths.find((path) => leaf(path) === near);
+    const holds = (has: (name: string) => boolean): string | undefined =>
+      plain.length > 3 ? paths.find((path) => has(leaf(path))) : undefined;
+    return holds((name) => name.startsWith(plain)) ?? part ?? paths.find((path) => leaf(path) === near) ??
+      holds((name) => name.endsWith(plain));
   };
   const same = (paths: readonly string[]): string | undefined => paths.find((path) => leaf(path) === plain);
   return same(beside) ?? same(all) ?? like(beside) ?? like(all) ?? null;

@@ -4,6 +4,7 @@
 // than the one before, so that a machine that grows slower, or has something else to do for a while, is as bad for all; and a ratio is
 // the median of those within the repeats.
 import { CompressoError } from "../errors.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import type { AdapterFacts } from "../gpu/device.ts";
 import { createDecodePass } from "../nn/decode_pass.ts";
 import { createPass } from "../nn/pass.ts";
@@ -29,6 +30,10 @@ export interface ModelBenchOptions {
   /** Called after each repeat of each model. */
   readonly onProgress?: (done: number, total: number) => void;
 }
+
+const NAMES: NamesOf<ModelBenchOptions> = {
+  ...{ prompt: "number", tokens: "number", batch: "number", repeats: "number", signal: true, onProgress: true },
+};
 
 /** What is measured of a model. Rates are tokens a second. */
 export interface ModelFigures<T> {
@@ -99,6 +104,7 @@ export async function benchModels(
   models: readonly NamedModel[],
   options: ModelBenchOptions = {},
 ): Promise<ModelBenchResult> {
+  checkNames(options, NAMES, { whose: "benchModels" });
   const { prompt = 128, tokens = 32, batch = 8, repeats = 5, signal, onProgress } = options;
   const [first] = models;
   if (!first) {

@@ -1,5 +1,6 @@
 // The adapter: which one, what is known of it and what it offers. Owns the choice and the error where there is none; refuses to open it.
 import { CompressoError } from "../errors.ts";
+import { checkNames, checkWord, type NamesOf } from "../given.ts";
 import type { AdapterFacts, DeviceLimits, DeviceOptions } from "./device.ts";
 
 /** What an adapter offers, told without opening a device. */
@@ -10,6 +11,8 @@ export interface AdapterOffer {
   readonly limits: DeviceLimits;
 }
 
+const NAMES: NamesOf<DeviceOptions> = { memoryLimit: "number", subgroups: "switch", powerPreference: true };
+
 /** Workgroups a dimension; WebGPU's default, which no adapter is asked to exceed. */
 const MAX_WORKGROUPS = 65535;
 
@@ -19,10 +22,14 @@ export async function describeAdapter(options: DeviceOptions = {}): Promise<Adap
   return { facts, limits };
 }
 
-/** The adapter that is preferred, by default the fastest, and what it offers. Throws `CompressoError("gpu")` where there is none. */
-export async function requestAdapter(
-  { powerPreference = "high-performance" }: DeviceOptions,
-): Promise<AdapterOffer & { adapter: GPUAdapter }> {
+/**
+ * The adapter that is preferred, by default the fastest, and what it offers. Throws `CompressoError("gpu")` where there is none; "usage" for options that a
+ * device does not have.
+ */
+export async function requestAdapter(options: DeviceOptions): Promise<AdapterOffer & { adapter: GPUAdapter }> {
+  checkNames(options, NAMES, { whose: "a device" });
+  const { powerPreference = "high-performance" } = options;
+  checkWord(powerPreference, ["low-power", "high-performance"], { what: "cannot prefer such an adapter" });
   // Without a preference it is the first that the driver names, which may be the slower one, or the CPU.
   const adapter = await navigator.gpu?.requestAdapter({ powerPreference });
   if (!adapter) {

@@ -1,6 +1,7 @@
 // Rows of training and evaluation data from a file. Owns which rows are kept, the rules that hold for all of them and
 // the report; refuses tokens.
 import { CompressoError } from "../errors.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import { type Compression, dataError, openData, textOf } from "./datasets_bytes.ts";
 import { heapBudget } from "./datasets_memory.ts";
 import { parquetRows } from "./datasets_parquet.ts";
@@ -32,6 +33,10 @@ export interface ReadOptions {
   /** How to take fewer rows, for the error of more than memory holds. Default: what `prune` and programs have. */
   readonly fewerMend?: string | undefined;
 }
+
+const NAMES: NamesOf<ReadOptions> = {
+  ...{ textField: "text", limit: "number", skipBroken: "switch", brokenMend: "text", fewerMend: "text" },
+};
 
 /** A row that was left out. */
 export interface LeftOut {
@@ -78,6 +83,7 @@ export type DataSet =
  * names, and for rows that do not fit into memory; "usage" for a limit below 1.
  */
 export async function readRows(path: string, options: ReadOptions = {}): Promise<DataSet> {
+  checkNames(options, NAMES, { whose: "readRows" });
   const collector = createCollector(path, options);
   const { file, kind } = await openData(path);
   using _file = file;

@@ -1,6 +1,7 @@
 // LoRA adapters in PEFT's format: a folder with adapter_config.json and adapter_model.safetensors. Owns the tensors' names and their checks; refuses pickles.
 import { dirname } from "node:path";
 import { CompressoError } from "../errors.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import { checkLora, type LoraConfig, loraModules, loraScale, type LoraWeights, refuseOthers } from "../nn/lora.ts";
 import { type DecoderSpec, type Projection, PROJECTIONS } from "../nn/spec.ts";
 import { type Staged, stageFolder, writeFileAtomically } from "./atomic.ts";
@@ -37,6 +38,10 @@ export interface PeftWriteOptions {
   /** Whether a folder that stands there may be replaced; default false. */
   readonly replace?: boolean;
 }
+
+const NAMES: NamesOf<PeftWriteOptions> = {
+  ...{ spec: true, config: true, weights: true, baseModel: true, readme: "text", replace: "switch" },
+};
 
 /** The two matrices of a module in the file. */
 interface Pair {
@@ -88,6 +93,7 @@ export async function writePeftAdapter(dir: string, options: PeftWriteOptions): 
 
 /** The folder of {@link writePeftAdapter}, whole beside its place. Throws as it does. */
 export async function stagePeftAdapter(dir: string, options: PeftWriteOptions): Promise<Staged> {
+  checkNames(options, NAMES, { whose: "writePeftAdapter" });
   const { spec, config, weights, baseModel, readme, replace = false } = options, { rank, targets } = config;
   checkLora(config);
   const items: SafetensorsItem[] = [];

@@ -40,12 +40,13 @@ const LEAST_SIGMOID = 1e-6;
  *
  * Throws `CompressoError("usage")` where the target cannot be met; see `selectUnits` and `uniformCounts`.
  */
-export function hardenMasks(table: UnitTable, logAlpha: ArrayLike<number>, options: HardenOptions): MaskValues {
-  return keptMasks(table, hardSelection(table, logAlpha, options), {
-    logAlpha,
-    temperature: options.temperature ?? null,
-    rule: options.kept ?? "median",
-  });
+export function hardenMasks(
+  table: UnitTable,
+  logAlpha: ArrayLike<number>,
+  { temperature, kept = "median", ...options }: HardenOptions,
+): MaskValues {
+  const selection = hardSelection(table, logAlpha, options);
+  return keptMasks(table, selection, { logAlpha, temperature: temperature ?? null, rule: kept });
 }
 
 /** The units that {@link hardenMasks} keeps. */

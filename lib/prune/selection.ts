@@ -1,5 +1,6 @@
 // Which units fall for a target. Owns what a selection has to meet and the refusal of what cannot be reached; refuses scores of its own.
 import { CompressoError } from "../errors.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { cutAll, cutTo, cutUntil, drop, giveBack } from "./greedy.ts";
 import { type HeldUnits, type Piece, piecesOf } from "./pieces.ts";
@@ -37,6 +38,10 @@ export interface SelectOptions {
   readonly isNearest?: boolean | undefined;
 }
 
+const NAMES: NamesOf<SelectOptions> = {
+  ...{ target: true, size: true, layerTargets: true, held: true, isNearest: "switch" },
+};
+
 /**
  * Keeps the units of the highest score such that the target is reached, and not with the last cut unit back. A unit that would overshoot by more
  * than the smallest unit is passed over, so that the last to fall is a small one, unless the target cannot be reached so; then larger ones may
@@ -48,6 +53,7 @@ export interface SelectOptions {
  * or held units that are not one number for each unit of the table.
  */
 export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options: SelectOptions): Selection {
+  checkNames(options, NAMES, { whose: "selectUnits" });
   const { isNearest = false, ...exact } = options, { held } = options;
   checkPerUnit(table, scores, "scores");
   if (held) { for (const list of [held.flags, held.kept]) checkPerUnit(table, list, "held units"); }

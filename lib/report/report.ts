@@ -1,5 +1,6 @@
 // A report of runs as one HTML file. Owns the order of its parts; refuses to read folders and to write files.
 import { CompressoError } from "../errors.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import type { Evaluation } from "./evaluation.ts";
 import { type Figure, figuresOf } from "./figures.ts";
 import { alarmTable, changeTable, evaluationTable, optionTable, resultTable, sizeTable, tilesOf } from "./overview.ts";
@@ -16,6 +17,8 @@ export interface ReportOptions {
   readonly evaluations?: readonly Evaluation[];
 }
 
+const NAMES: NamesOf<ReportOptions> = { title: "text", evaluations: true };
+
 /**
  * One self-contained HTML document of one run or several laid over each other: loss, sparsity, multipliers, masks, layers, sizes, evaluation,
  * alarms and options. Figures are drawn already, so that it can be read without its script; it asks for nothing from elsewhere.
@@ -29,6 +32,7 @@ export interface ReportOptions {
  * ```
  */
 export function renderReport(runs: readonly ReportRun[], options: ReportOptions = {}): string {
+  checkNames(options, NAMES, { whose: "renderReport" });
   if (runs.length === 0) {
     throw new CompressoError("usage", {
       what: "cannot make a report",

@@ -1,5 +1,6 @@
 // What a model thinks of the tokens of given texts, place by place. Owns batches and their padding; refuses text and sums of choices (see score.ts).
 import { CompressoError } from "../errors.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import type { Adapters, Model } from "./model.ts";
 
 /** A token that the model finds likely. */
@@ -28,6 +29,8 @@ export interface TokenLogprobsOptions {
   readonly signal?: AbortSignal;
 }
 
+const NAMES: NamesOf<TokenLogprobsOptions> = { top: "number", adapters: true, signal: true };
+
 /** Tokens of a pass, padding included. */
 const BATCH_TOKENS = 2048;
 /** Lengths are rounded up to this, so that texts of like length share a recorded pass. */
@@ -45,6 +48,7 @@ export async function tokenLogprobs(
   sequences: readonly (readonly number[])[],
   options: TokenLogprobsOptions = {},
 ): Promise<PlaceLogprobs[][]> {
+  checkNames(options, NAMES, { whose: "tokenLogprobs" });
   const { top = 0, adapters, signal } = options, { maxPosition } = model.spec;
   checkLengths(sequences, maxPosition);
   const results: PlaceLogprobs[][] = sequences.map(() => []);

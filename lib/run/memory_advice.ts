@@ -1,6 +1,6 @@
 // What makes a run fit that does not: single changes of options, all of them, or a lower rank with as few of them as it takes, each planned anew. Owns the search and the refusal; refuses to plan by itself.
 import { CompressoError } from "../errors.ts";
-import type { MatrixDtype } from "../nn/matrix.ts";
+import { MATRIX_DTYPES } from "../nn/matrix.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { type MemoryChange, type MemoryOptions, type MemoryPlan, planMemory, plannerWithin } from "./memory.ts";
 import { DEFAULTS } from "./options.ts";
@@ -21,8 +21,6 @@ export interface MemoryBudget {
   readonly memoryLimit?: number;
 }
 
-/** Dtypes of frozen weights from the largest to the smallest. */
-const DTYPES: readonly MatrixDtype[] = ["f32", "f16", "q8", "q4"];
 /** Sequence lengths that are tried are multiples of this. */
 const SEQ_STEP = 32;
 
@@ -51,12 +49,14 @@ export async function adviseMemory(
     largest(Math.ceil(seq / SEQ_STEP) - 1, (steps) => attempt({ ...fixed, seq: steps * SEQ_STEP }));
   const single: (MemoryAdvice | null)[] = [];
   if (options.recompute === false) single.push(await attempt({ recompute: true }));
-  for (const dtype of DTYPES.slice(DTYPES.indexOf(baseDtype) + 1)) single.push(await attempt({ baseDtype: dtype }));
+  for (const dtype of MATRIX_DTYPES.slice(MATRIX_DTYPES.indexOf(baseDtype) + 1)) {
+    single.push(await attempt({ baseDtype: dtype }));
+  }
   single.push(await largest(batch - 1, (count) => attempt({ batch: count })));
   single.push(await shorter({}));
   const fitting = single.filter((advice) => advice !== null);
   if (fitting.length > 0) return fitting;
-  const least = DTYPES.at(-1) ?? baseDtype;
+  const least = MATRIX_DTYPES.at(-1) ?? baseDtype;
   const all: MemoryChange = {
     ...(options.recompute === false ? { recompute: true } : {}),
     ...(baseDtype === least ? {} : { baseDtype: least }),

@@ -1,4 +1,5 @@
 // A loaded model: the public handle with logits, gradients and evaluation. Owns the weights and cached passes; refuses training.
+import { checkNames, checkWord, type NamesOf } from "../given.ts";
 import type { Device } from "../gpu/device.ts";
 import type { Plan } from "../gpu/plan.ts";
 import { openModelFiles } from "../io/open_model.ts";
@@ -9,7 +10,7 @@ import { lossByRow, recordFinalNorm, recordLogits, recordLoss, writeTargets } fr
 import { strideOf } from "../nn/layout.ts";
 import { loraScale, unpackLora } from "../nn/lora.ts";
 import { type MaskKind, unpackMasks } from "../nn/masks.ts";
-import type { MatrixDtype } from "../nn/matrix.ts";
+import { MATRIX_DTYPES, type MatrixDtype } from "../nn/matrix.ts";
 import { createPass, type Pass, recordForward, recordGradients, shiftLabels } from "../nn/pass.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { IDLE_STATE, writeStepState } from "../nn/step_state.ts";
@@ -46,6 +47,8 @@ export interface LoadModelOptions {
   /** Stops the work. */
   readonly signal?: AbortSignal;
 }
+
+const NAMES: NamesOf<LoadModelOptions> = { device: true, baseDtype: true, onProgress: true, signal: true };
 
 /** Mean loss over the labels, and gradients by name. */
 export interface GradientResult {
@@ -366,6 +369,7 @@ export class Model implements Disposable {
  * "numeric" for weights that are not finite, or not in `baseDtype`.
  */
 export async function loadModel(path: string, options: LoadModelOptions): Promise<Model> {
+  checkNames(options, NAMES, { whose: "loadModel" });
   const { source, tokenizer } = await openModelFiles(path);
   return await loadModelFrom(source, { ...options, tokenizer });
 }
@@ -375,7 +379,9 @@ export async function loadModelFrom(
   source: WeightSource,
   options: LoadModelOptions & { readonly tokenizer?: Tokenizer | null },
 ): Promise<Model> {
+  checkNames(options, { ...NAMES, tokenizer: true }, { whose: "loadModelFrom" });
   const { device, baseDtype = "f16", onProgress, signal, tokenizer = null } = options;
+  checkWord(baseDtype, MATRIX_DTYPES, { what: "cannot store weights so" });
   const weights = await loadWeights(device, source, {
     baseDtype,
     ...(onProgress ? { onProgress } : {}),

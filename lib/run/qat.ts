@@ -1,5 +1,6 @@
 // Data that a model writes itself, as in LLM-QAT. Owns the first tokens and the draws of each text; refuses files.
 import { CompressoError } from "../errors.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { checkSeed, randomU32, shuffle } from "../random.ts";
 import { createBatchPass, sequencesAtOnce } from "../nn/decode_batch.ts";
@@ -29,6 +30,12 @@ export interface SelfDataOptions extends SelfDataSettings {
   /** Called as tokens are written, with the share of the work behind `skip` that is done, from 0 to 1. */
   readonly onProgress?: ((share: number) => void) | undefined;
 }
+
+/** Names of what files of texts have too. */
+export const SELF_DATA_NAMES: NamesOf<Omit<SelfDataOptions, "skip">> = {
+  ...{ tokens: "number", temperature: "number", seed: "number", count: "number", cacheBytes: "number" },
+  ...{ signal: true, onProgress: true },
+};
 
 /** A text by the model. */
 export interface SelfText {
@@ -77,6 +84,7 @@ const ORDER_STREAM = 0x71a7, DRAW_STREAM = 0x71a8;
  * logits are not finite, or a text ends at once or is blank after each first token that is tried.
  */
 export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerator<SelfText, void, undefined> {
+  checkNames(options, { ...SELF_DATA_NAMES, skip: "number" }, { whose: "writeTexts" });
   const { count, skip = 0, tokens, temperature = 1, seed = 1, cacheBytes, signal, onProgress } = options;
   const tokenizer = checkOptions(model, { count, skip, tokens, temperature, cacheBytes });
   checkSeed(seed);

@@ -2,10 +2,11 @@
 // texts.
 import { dirname } from "node:path";
 import { CompressoError } from "../errors.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import { AtomicFile, makeFolder, unwritable } from "../io/atomic.ts";
 import { openAlone, readWhole } from "../io/lock.ts";
 import type { Model } from "./model.ts";
-import { isSilence, type SelfDataOptions, type SelfText, textFields, writeTexts } from "./qat.ts";
+import { isSilence, SELF_DATA_NAMES, type SelfDataOptions, type SelfText, textFields, writeTexts } from "./qat.ts";
 
 /** Options of {@link writeTextFile}. */
 export interface SelfDataFileOptions extends Omit<SelfDataOptions, "skip"> {
@@ -20,6 +21,11 @@ export interface SelfDataFileOptions extends Omit<SelfDataOptions, "skip"> {
   /** Called after each text, which the next one waits for. */
   readonly onText?: ((text: SelfText) => void | Promise<void>) | undefined;
 }
+
+const NAMES: NamesOf<SelfDataFileOptions> = {
+  ...SELF_DATA_NAMES,
+  ...{ path: "text", resume: "switch", identity: true, onStart: true, onText: true },
+};
 
 /** What was written. */
 export interface SelfDataResult {
@@ -51,6 +57,7 @@ export function partPath(path: string): string {
  * {@link writeTexts} throws.
  */
 export async function writeTextFile(model: Model, options: SelfDataFileOptions): Promise<SelfDataResult> {
+  checkNames(options, NAMES, { whose: "writeTextFile" });
   const { path, count, resume = false, identity = {}, onStart, onText, onProgress, signal } = options;
   const { tokens, temperature = 1, seed = 1, cacheBytes } = options;
   const settings = { tokens, temperature, seed };

@@ -1,4 +1,5 @@
 // Opens a schedule: built in, defined in the program, or a script, isolated or trusted. Owns that choice; refuses the loop.
+import { checkNames, type NamesOf } from "../given.ts";
 import { createHash } from "node:crypto";
 import { builtinSchedule, isScheduleName } from "../prune/builtin_schedules.ts";
 import { checkOutput, evaluateSchedule, placeOf, type ScheduleOutput } from "../prune/schedule_output.ts";
@@ -38,6 +39,10 @@ export interface OpenScheduleOptions {
   readonly onLog?: (line: string) => void;
 }
 
+const NAMES: NamesOf<OpenScheduleOptions> = {
+  ...{ trust: "switch", limits: true, warmup: "number", signal: true, onLog: true },
+};
+
 /** A schedule that can be asked. Dispose it to end its process. */
 export interface OpenSchedule extends AsyncDisposable {
   /** As messages name it: a built-in name, a path, a URL, or "defineSchedule". */
@@ -70,6 +75,7 @@ export const SCRIPT_API = [
  * cannot be read, breaks a rule, or gives no schedule; "usage" where what a program gives is none, or has parts that there are not.
  */
 export async function openSchedule(source: ScheduleSource, options: OpenScheduleOptions = {}): Promise<OpenSchedule> {
+  checkNames(options, NAMES, { whose: "openSchedule" });
   const { trust = false, limits, warmup, signal, onLog } = options;
   if (typeof source === "string" && isScheduleName(source)) {
     return inProcess(builtinSchedule(source, warmup === undefined ? {} : { warmup }), {

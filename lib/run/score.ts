@@ -1,5 +1,6 @@
 // How likely continuations are, and multiple choice by them. Owns the score of a sequence; refuses prompts and text.
 import { CompressoError, type ErrorParts } from "../errors.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import type { Sequence } from "../nn/token_tree.ts";
 import type { Adapters, Model } from "./model.ts";
 import { packSequences } from "./score_packing.ts";
@@ -27,6 +28,8 @@ export interface ScoreOptions {
   /** Called after each batch with the sequences scored so far. */
   readonly onProgress?: (sequences: number, total: number) => void;
 }
+
+const NAMES: NamesOf<ScoreOptions> = { adapters: true, signal: true, onProgress: true };
 
 /** Options of {@link logLikelihoods}. */
 export interface LikelihoodOptions extends ScoreOptions {
@@ -67,6 +70,7 @@ export async function scoreChoices(
   rows: readonly ChoiceRow[],
   options: ScoreOptions = {},
 ): Promise<ScoreResult> {
+  checkNames(options, NAMES, { whose: "scoreChoices" });
   checkRows(rows, model.spec.maxPosition);
   const sequences = rows.flatMap(({ prefix, choices }) => choices.map((choice) => ({ prefix, choice })));
   const scores = await logLikelihoods(model, sequences, options);
@@ -92,6 +96,7 @@ export async function logLikelihoods(
   sequences: readonly Sequence[],
   options: LikelihoodOptions = {},
 ): Promise<number[]> {
+  checkNames(options, { ...NAMES, onScores: true }, { whose: "logLikelihoods" });
   const { adapters, signal, onProgress, onScores } = options;
   checkSequences(sequences, model.spec.maxPosition);
   const result = new Array<number>(sequences.length).fill(NaN);

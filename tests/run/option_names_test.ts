@@ -1,22 +1,36 @@
 // Options that do not exist, and words that are none of an option's, are refused with what is meant: nobody reads them, and Deno checks no types.
 import assert from "node:assert/strict";
 import {
+  benchModels,
   compress,
   createChat,
+  demoData,
+  describeAdapter,
   encodeChoices,
   evaluateTasks,
   exportModel,
   generate,
   generateText,
   loadModel,
+  loadModelFrom,
+  logLikelihoods,
   openDevice,
+  openSchedule,
   perplexity,
   planMemory,
   prune,
+  readRows,
+  renderReport,
   rowPerplexity,
   type RunHooks,
+  scoreChoices,
+  selectUnits,
   serveModel,
+  tokenLogprobs,
   toRow,
+  unitTable,
+  writeTextFile,
+  writeTexts,
 } from "../../mod.ts";
 import { parseRows } from "../../lib/io/datasets.ts";
 import { openSpec } from "../../lib/io/open_spec.ts";
@@ -259,6 +273,55 @@ Deno.test("what measures and generates refuses options that it does not have, an
       );
     }
   }
+});
+
+Deno.test("what opens, reads and writes refuses options that it does not have, and values of another kind", async () => {
+  using device = await openDevice();
+  using model = await loadModel("demo", { device });
+  const table = unitTable(spec, ["ffn"]), scores = new Float32Array(table.count);
+  await inTemporaryFolder(async (folder) => {
+    const path = `${folder}/texts.jsonl`, texts = { count: 1, tokens: 4 };
+    const calls: readonly (readonly [(options: object) => unknown, options: object, said: RegExp])[] = [
+      [openDevice, { memoryLimits: 5 }, /'memoryLimits'; rule: options of a device are .*did you mean memoryLimit\?/],
+      [openDevice, { memoryLimit: "5 GB" }, /'memoryLimit'; rule: it is a number; now: the text "5 GB"/],
+      [openDevice, { powerPreference: "fast" }, /rule: it is low-power or high-performance; now: fast/],
+      [describeAdapter, { power: "low-power" }, /'power'.*did you mean powerPreference\?/],
+      [(options) => loadModel("demo", { device, ...options }), { dtype: "f32" }, /'dtype'.*did you mean baseDtype\?/],
+      [
+        (options) => loadModel("demo", { device, ...options }),
+        { baseDtype: "int8" },
+        /it is f32 or f16 or q8 or q4; now: int8/,
+      ],
+      [(options) => loadModelFrom(model.source, { device, ...options }), { tokeniser: null }, /mean tokenizer\?/],
+      [
+        (options) => readRows(demoData("heldout"), options),
+        { max: 5 },
+        /'max'; rule: options of readRows are textField/,
+      ],
+      [(options) => readRows(demoData("heldout"), options), { limit: "5" }, /'limit'; rule: it is a number/],
+      [(options) => scoreChoices(model, [], options), { adapter: {} }, /'adapter'.*did you mean adapters\?/],
+      [(options) => logLikelihoods(model, [], options), { onScore: 1 }, /'onScore'.*did you mean onScores\?/],
+      [(options) => tokenLogprobs(model, [[5]], options), { top: null }, /'top'; rule: it is a number; now: null/],
+      [(options) => writeTexts(model, { ...texts, ...options }), { temp: 1 }, /'temp'.*did you mean temperature\?/],
+      [
+        (options) => writeTextFile(model, { ...texts, path, ...options }),
+        { skip: 1 },
+        /'skip'; rule: options of write/,
+      ],
+      [(options) => benchModels([], options), { repeat: 2 }, /'repeat'.*did you mean repeats\?/],
+      [(options) => openSchedule("cubic", options), { trusted: true }, /'trusted'.*did you mean trust\?/],
+      [(options) => renderReport([], options), { title: 5 }, /'title'; rule: it is a text; now: 5/],
+      [
+        (options) => selectUnits(table, scores, { target: 0.2, ...options }),
+        { layerTarget: [] },
+        /mean layerTargets\?/,
+      ],
+    ];
+    for (const [call, options, said] of calls) {
+      await rejectsWith((async () => await call(options))(), "usage", said);
+    }
+    assert.deepEqual([...Deno.readDirSync(folder)], []);
+  });
 });
 
 Deno.test("a prompt is a text with something in it, or none: true and false are no words to put before instructions", async () => {

@@ -18,10 +18,10 @@ const EXAMPLES = new URL("../../scripts/examples/", import.meta.url);
 
 async function evaluate(
   source: ScheduleSource,
-  options: OpenScheduleOptions & { readonly input?: ScheduleInput } = {},
+  { input = INPUT, ...options }: OpenScheduleOptions & { readonly input?: ScheduleInput } = {},
 ): Promise<ScheduleOutput> {
   await using schedule = await openSchedule(source, options);
-  return await schedule.evaluate(options.input ?? INPUT);
+  return await schedule.evaluate(input);
 }
 
 /** A script that uses the builders, with types, and everything that it sees. */

@@ -16,9 +16,9 @@ import {
 } from "./quant.ts";
 
 /** Storage of the values of a {@link Matrix}: floats, or 8- or 4-bit codes in blocks of 32 columns that share a scale (see quant.ts). */
-export type MatrixDtype = typeof MATRIX_DTYPES[number];
+export type MatrixDtype = "f32" | "f16" | "q8" | "q4";
 /** All of them, from the largest to the smallest. */
-export const MATRIX_DTYPES = ["f32", "f16", "q8", "q4"] as const;
+export const MATRIX_DTYPES: readonly MatrixDtype[] = ["f32", "f16", "q8", "q4"];
 /** Where the values of a {@link Matrix} lie. */
 export type MatrixPlacement = "texture" | "buffer";
 

@@ -1,7 +1,7 @@
 // One row of data from one parsed value. Owns the kinds of rows, the fields of each and when a row is empty; refuses
 // files.
 import { CompressoError } from "../errors.ts";
-import { shown } from "../given.ts";
+import { checkNames, type NamesOf, shown } from "../given.ts";
 import type { ChatMessage } from "./chat_template.ts";
 import { isObject, type Json } from "./tokenizer_compat.ts";
 
@@ -110,7 +110,7 @@ const CHATS = ["messages", "conversations"] as const;
 /**
  * A row from a value of a program, by the fields that a row of a file has: `instruction`, `input` and `output`, `messages` or `conversations`, or `text`.
  *
- * @throws CompressoError("input") for a value that is no row, or has nothing in it.
+ * @throws CompressoError("input") for a value that is no row, or has nothing in it; "usage" for options that there are not.
  * @example
  * ```ts
  * import { toRow } from "../../mod.ts";
@@ -120,6 +120,7 @@ const CHATS = ["messages", "conversations"] as const;
  * ```
  */
 export function toRow(value: unknown, options: RowFields = {}): Row {
+  checkNames(options, { textField: "text" } satisfies NamesOf<RowFields>, { whose: "toRow" });
   const parsed = parseRow(value, options), what = "cannot make a row of the value";
   if ("fault" in parsed) {
     const { rule, problem, mend } = parsed.fault;

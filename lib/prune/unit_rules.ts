@@ -1,5 +1,6 @@
 // What must not be cut: protected layers, least widths, aligned widths. Owns their checks and how narrow each part may become; refuses units and scores.
 import { CompressoError } from "../errors.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import type { DecoderSpec, LayerSpec } from "../nn/spec.ts";
 
 /**
@@ -39,6 +40,13 @@ export interface UnitRules {
   readonly rest?: number;
 }
 
+const MINIMUM = { heads: "number", ffn: "number", hidden: "number", layers: "number" } satisfies NamesOf<MinimumWidths>;
+
+/** Names of the rules that a run has, too. */
+export const RULE_NAMES = { protect: true, minimum: MINIMUM, align: "number" } satisfies NamesOf<
+  Omit<UnitRules, "rest">
+>;
+
 /** Rules with every default filled in. */
 export interface ResolvedRules {
   /** See {@link UnitRules.protect}. */
@@ -56,8 +64,9 @@ export function layersOf(places: readonly number[], count: number): number[] {
   return places.map((place) => place < 0 && place >= -count ? count + place : place);
 }
 
-/** Fills in defaults. Throws `CompressoError("usage")` for layers that do not exist and numbers that are no widths. */
+/** Fills in defaults. Throws `CompressoError("usage")` for rules and layers that do not exist and numbers that are no widths. */
 export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules {
+  checkNames(rules, { ...RULE_NAMES, rest: "number" }, { whose: "unitTable" });
   const { protect = [], minimum = {}, align = 1, rest = 0 } = rules, count = spec.layers.length;
   for (const layer of protect) {
     if (Number.isInteger(layer) && layer >= -count && layer < count) continue;

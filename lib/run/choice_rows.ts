@@ -1,5 +1,6 @@
 // Rows with choices as token ids for scoring. Owns finding the right choice and the prompt before it; refuses to score.
 import { CompressoError } from "../errors.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import type { DataSet } from "../io/datasets.ts";
 import { placeName, placeOf } from "../io/datasets_row.ts";
 import { encodePrefix, encodeResponse, endToken, formatExample } from "../io/prompts.ts";
@@ -17,11 +18,15 @@ export interface ChoiceOptions {
   readonly limit?: number;
 }
 
+const NAMES: NamesOf<ChoiceOptions> = { tokenizer: true, prompt: true, limit: "number" };
+
 /**
  * Encodes every row as its prompt and its choices, each ending with the end token where there is one.
  * Throws `CompressoError("input")` for rows without choices, or whose output is none of them, and "usage" for a limit out of range or an empty prompt.
  */
-export function encodeChoices(data: DataSet, { tokenizer, prompt, limit = Infinity }: ChoiceOptions): ChoiceRow[] {
+export function encodeChoices(data: DataSet, options: ChoiceOptions): ChoiceRow[] {
+  checkNames(options, NAMES, { whose: "encodeChoices" });
+  const { tokenizer, prompt, limit = Infinity } = options;
   checkPromptText(prompt);
   const format = { tokenizer, prompt };
   const end = endToken(format);

@@ -1,7 +1,7 @@
 // Names of the options of `prune` and `compress`, and those within them: any other would be accepted and do nothing. Owns the names, and which are objects or switches; refuses all other values.
 import { checkNames, type NamesOf, type OptionNames } from "../given.ts";
 import type { LoraConfig } from "../nn/lora.ts";
-import type { MinimumWidths } from "../prune/unit_rules.ts";
+import { RULE_NAMES } from "../prune/unit_rules.ts";
 import type { RunHooks } from "./hooks.ts";
 import { MONITOR_NAMES, type MonitorSetting } from "./monitors/alarm.ts";
 import type { CheckpointOptions, PruneOptions } from "./options.ts";
@@ -12,10 +12,6 @@ import { SESSION_EXPORT_NAMES } from "./export_options.ts";
 const LORA = {
   ...{ rank: "number", alpha: "number", rsLora: "switch", targets: true, dropout: "number" },
 } satisfies NamesOf<LoraConfig>;
-
-const MINIMUM = { heads: "number", ffn: "number", hidden: "number", layers: "number" } satisfies NamesOf<MinimumWidths>;
-
-const RULES = { protect: true, minimum: MINIMUM, align: "number" } satisfies NamesOf<PruneOptions["rules"]>;
 
 const RATES = {
   ...{ lora: "number", recovery: "number", mask: "number", lambda: "number", temperature: "number" },
@@ -44,7 +40,7 @@ const MONITORS: OptionNames = {
 const RUN = {
   ...{ rows: true, calibration: true, sparsity: "number", size: SIZE, units: true, lora: LORA, prompt: true },
   ...{ steps: "number", prefinetune: "number", postfinetune: "number", batch: "number", seq: "number" },
-  ...{ seed: "number", layout: true, recompute: "switch", rules: RULES, method: true, ranking: true },
+  ...{ seed: "number", layout: true, recompute: "switch", rules: RULE_NAMES, method: true, ranking: true },
   ...{ schedule: true, trustSchedule: "switch", onScheduleLog: true, packing: "switch", reading: true },
   ...{ calibrationReading: true, skipBroken: "switch", hooks: HOOKS, onScoring: true, rates: RATES, start: true },
   ...{ keptMasks: true, lambdaRule: true, focus: "number", preset: true, monitors: MONITORS, signal: true },

@@ -1,5 +1,6 @@
 // The proof that a sliced model is the masked one: equal logits on held-out tokens. Owns the comparison, layer by layer; refuses to hold a whole model.
 import { CompressoError } from "../errors.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import type { Device } from "../gpu/device.ts";
 import type { RowRange, WeightSource } from "../io/source.ts";
 import { recordLayer } from "../nn/decoder.ts";
@@ -31,6 +32,11 @@ export interface VerifyInput {
   /** Stops the work. */
   readonly signal?: AbortSignal;
 }
+
+const NAMES: NamesOf<VerifyInput> = {
+  ...{ device: true, adapters: true, tokens: true, window: "number", rows: "number", tolerance: "number" },
+  signal: true,
+};
 
 /** How far the two are from each other. */
 export interface VerifyResult {
@@ -80,6 +86,7 @@ export async function verifySliced(
   sliced: WeightSource,
   input: VerifyInput,
 ): Promise<VerifyResult> {
+  checkNames(input, NAMES, { whose: "verifySliced" });
   const { device, adapters, window = VERIFY_WINDOW, rows = VERIFY_ROWS, tolerance = 1e-3, signal } = input;
   const groups = grouped(input.tokens, { window, rows });
   if (groups.length === 0) {

@@ -311,6 +311,9 @@ Deno.test("what opens, reads and writes refuses options that it does not have, a
       [(options) => benchModels([], options), { repeat: 2 }, /'repeat'.*did you mean repeats\?/],
       [(options) => openSchedule("cubic", options), { trusted: true }, /'trusted'.*did you mean trust\?/],
       [(options) => renderReport([], options), { title: 5 }, /'title'; rule: it is a text; now: 5/],
+      [(options) => unitTable(spec, ["ffn"], options), { protected: [0] }, /'protected'.*did you mean protect\?/],
+      [(options) => unitTable(spec, ["ffn"], options), { minimum: { fnn: 8 } }, /'minimum.fnn'.*mean minimum.ffn\?/],
+      [(options) => toRow({ text: "a" }, options), { text: "body" }, /'text'.*did you mean textField\?/],
       [
         (options) => selectUnits(table, scores, { target: 0.2, ...options }),
         { layerTarget: [] },

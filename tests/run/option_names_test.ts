@@ -29,6 +29,8 @@ import {
   tokenLogprobs,
   toRow,
   unitTable,
+  verifySliced,
+  writePeftAdapter,
   writeTextFile,
   writeTexts,
 } from "../../mod.ts";
@@ -279,6 +281,10 @@ Deno.test("what opens, reads and writes refuses options that it does not have, a
   using device = await openDevice();
   using model = await loadModel("demo", { device });
   const table = unitTable(spec, ["ffn"]), scores = new Float32Array(table.count);
+  const { tokenizer, source } = model, how = { device, adapters: {}, tokens: [[5, 6]] };
+  assert.ok(tokenizer);
+  const data = await readRows(demoData("heldout"), { limit: 2 }), choices = { tokenizer, prompt: null };
+  const adapter = { spec, config: { rank: 2, alpha: 2, targets: ["q" as const] }, weights: new Map(), baseModel: null };
   await inTemporaryFolder(async (folder) => {
     const path = `${folder}/texts.jsonl`, texts = { count: 1, tokens: 4 };
     const calls: readonly (readonly [(options: object) => unknown, options: object, said: RegExp])[] = [
@@ -313,6 +319,13 @@ Deno.test("what opens, reads and writes refuses options that it does not have, a
       [(options) => renderReport([], options), { title: 5 }, /'title'; rule: it is a text; now: 5/],
       [(options) => unitTable(spec, ["ffn"], options), { protected: [0] }, /'protected'.*did you mean protect\?/],
       [(options) => unitTable(spec, ["ffn"], options), { minimum: { fnn: 8 } }, /'minimum.fnn'.*mean minimum.ffn\?/],
+      [
+        (options) => encodeChoices(data, { ...choices, ...options }),
+        { max: 1 },
+        /'max'; rule: options of encodeChoices/,
+      ],
+      [(options) => verifySliced(source, source, { ...how, ...options }), { tol: 1 }, /'tol'.*mean tolerance\?/],
+      [(options) => writePeftAdapter(folder, { ...adapter, ...options }), { base: "x" }, /'base'.*mean baseModel\?/],
       [(options) => toRow({ text: "a" }, options), { text: "body" }, /'text'.*did you mean textField\?/],
       [
         (options) => selectUnits(table, scores, { target: 0.2, ...options }),

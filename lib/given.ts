@@ -9,7 +9,7 @@ export function given<T extends object>(parts: T): { [K in keyof T]?: Exclude<T[
 }
 
 /** What an option is: an object with options of its own, a switch, which is true or false, a number, a text, or true, of which nothing is checked but its name. */
-export type OptionKind = true | Plain | OptionNames;
+type OptionKind = true | Plain | OptionNames;
 
 /** Options whose values JavaScript would take as something else: "no" as true, null as 0, "10" + 1 as "101". */
 type Plain = "switch" | "number" | "text";

@@ -335,7 +335,7 @@ export class Device implements Disposable {
 /**
  * Opens the GPU with the adapter's limits on sizes, and at most 16 storage buffers and 8 storage textures a stage.
  *
- * @throws CompressoError("gpu") where there is no adapter.
+ * @throws CompressoError("gpu") where there is no adapter; "usage" for options that there are not.
  * @example
  * ```ts
  * import { openDevice } from "../../mod.ts";

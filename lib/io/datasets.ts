@@ -79,7 +79,7 @@ export type DataSet =
  * A row is `{instruction, input?, output}`, `{messages: [{role, content}]}`, `{conversations: [{from, value}]}`
  * (ShareGPT) or `{text}`; all rows of a file are of one kind. A text `system` beside messages is their first turn.
  *
- * @throws CompressoError("input") for a file that is missing, empty, binary or not UTF-8, and for a broken row, which it
+ * @throws CompressoError("usage") for options that there are not; "input" for a file that is missing, empty, binary or not UTF-8, and for a broken row, which it
  * names, and for rows that do not fit into memory; "usage" for a limit below 1.
  */
 export async function readRows(path: string, options: ReadOptions = {}): Promise<DataSet> {

@@ -93,6 +93,8 @@ export interface RowFields {
   readonly textField?: string | undefined;
 }
 
+const FIELD_NAMES: NamesOf<RowFields> = { textField: "text" };
+
 /** Names of a speaker in `messages` and, as ShareGPT has them, in `conversations`. */
 const ROLES: ReadonlyMap<string, ChatMessage["role"]> = new Map([
   ["system", "system"],
@@ -120,7 +122,7 @@ const CHATS = ["messages", "conversations"] as const;
  * ```
  */
 export function toRow(value: unknown, options: RowFields = {}): Row {
-  checkNames(options, { textField: "text" } satisfies NamesOf<RowFields>, { whose: "toRow" });
+  checkNames(options, FIELD_NAMES, { whose: "toRow" });
   const parsed = parseRow(value, options), what = "cannot make a row of the value";
   if ("fault" in parsed) {
     const { rule, problem, mend } = parsed.fault;

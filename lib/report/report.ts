@@ -23,7 +23,7 @@ const NAMES: NamesOf<ReportOptions> = { title: "text", evaluations: true };
  * One self-contained HTML document of one run or several laid over each other: loss, sparsity, multipliers, masks, layers, sizes, evaluation,
  * alarms and options. Figures are drawn already, so that it can be read without its script; it asks for nothing from elsewhere.
  *
- * Throws `CompressoError("usage")` for no runs.
+ * Throws `CompressoError("usage")` for no runs, and options that there are not.
  *
  * @example
  * ```ts ignore

@@ -365,7 +365,7 @@ export class Model implements Disposable {
 /**
  * Loads a model from a Hugging Face folder or a GGUF file.
  *
- * @throws CompressoError("input") where the files are missing, broken or of an unsupported kind; "gpu" where they do not fit;
+ * @throws CompressoError("input") where the files are missing, broken or of an unsupported kind; "gpu" where they do not fit; "usage" for options that there are not;
  * "numeric" for weights that are not finite, or not in `baseDtype`.
  */
 export async function loadModel(path: string, options: LoadModelOptions): Promise<Model> {

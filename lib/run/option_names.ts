@@ -1,4 +1,4 @@
-// Names of the options of `prune` and `compress`, and those within them: any other would be accepted and do nothing. Owns the names, and which are objects or switches; refuses all other values.
+// Names of the options of `prune` and `compress`, and those within them: any other would be accepted and do nothing. Owns the names, and what each is; refuses ranges and words.
 import { checkNames, type NamesOf, type OptionNames } from "../given.ts";
 import type { LoraConfig } from "../nn/lora.ts";
 import { RULE_NAMES } from "../prune/unit_rules.ts";

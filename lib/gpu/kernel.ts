@@ -19,6 +19,22 @@ interface Cache {
   readonly bySource: WeakMap<KernelSource, Kernel>;
 }
 
+/** Texts by the function that writes them and by what it was given. */
+const written = new WeakMap<object, Map<string, KernelSource>>();
+
+/** The kernel that `write` writes for a variant, which must be plain values. A long text takes longer to write than its dispatch to record, so it is written once. */
+export function sourceOf<Variant extends readonly unknown[]>(
+  write: (...variant: Variant) => KernelSource,
+  ...variant: Variant
+): KernelSource {
+  let texts = written.get(write);
+  if (!texts) written.set(write, texts = new Map());
+  const key = JSON.stringify(variant);
+  let source = texts.get(key);
+  if (!source) texts.set(key, source = write(...variant));
+  return source;
+}
+
 const caches = new WeakMap<Device, Cache>();
 const NO_CONSTANTS: Constants = {};
 

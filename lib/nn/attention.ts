@@ -5,10 +5,9 @@ import {
   attentionQueryGradKernel,
   type AttentionTile,
   type AttentionVariant,
-  type KernelSource,
 } from "../../kernels/mod.ts";
 import type { Device, DeviceBuffer, DeviceTexture } from "../gpu/device.ts";
-import { compileKernel } from "../gpu/kernel.ts";
+import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { type Bound, f32, type Params, type Plan, u32 } from "../gpu/plan.ts";
 import { headStride, strideOf } from "./layout.ts";
 
@@ -157,10 +156,7 @@ function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): vo
   if (pairs * seq === 0) return;
   const variant = options.variant ?? (plan.device.facts.isCpu && scratch ? "texture" : "workgroup");
   const tile = { variant, headDim, ...tileOf(pass, variant, headDim), ...options.tiles?.[pass] };
-  const source = memo(
-    `${pass} ${trees} ${JSON.stringify(tile)}`,
-    () => trees ? attentionKernel(tile, { trees }) : PASSES[pass].generate(tile),
-  );
+  const source = trees ? sourceOf(attentionKernel, tile, { trees }) : sourceOf(PASSES[pass].generate, tile);
   const kernel = compileKernel(plan.device, source);
   const streamed = variant === "texture" ? copied(plan, shape, options) : options.streamed;
   const owned = pass === "key" ? seq : seq * ratio;
@@ -207,13 +203,4 @@ function copied(plan: Plan, shape: AttentionShape, { pass, scratch, streamed }: 
     return texture;
   };
   return [copy(0), copy(1)];
-}
-
-const sources = new Map<string, KernelSource>();
-
-/** The text of an unrolled kernel is long: it is made once. */
-function memo(key: string, make: () => KernelSource): KernelSource {
-  let source = sources.get(key);
-  if (!source) sources.set(key, source = make());
-  return source;
 }

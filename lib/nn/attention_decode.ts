@@ -1,7 +1,7 @@
 // Attention of tokens over a KV cache in buffers or textures. Owns the choice of kernel and its params; refuses to allocate.
-import { CACHE_KEYS, decodeAttentionKernel, decodeAttentionTexture, type KernelSource } from "../../kernels/mod.ts";
+import { CACHE_KEYS, decodeAttentionKernel, decodeAttentionTexture } from "../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceTexture } from "../gpu/device.ts";
-import { compileKernel, type Kernel } from "../gpu/kernel.ts";
+import { compileKernel, type Kernel, sourceOf } from "../gpu/kernel.ts";
 import { type Bound, f32, type Plan, u32 } from "../gpu/plan.ts";
 import { headStride, strideOf } from "./layout.ts";
 import type { Span } from "./ops.ts";
@@ -56,10 +56,7 @@ export function recordDecodeAttention(plan: Plan, shape: DecodeShape, buffers: D
   if (heads === 0) return;
   const { lanes = plan.device.facts.isCpu ? CPU_LANES : LANES } = shape;
   const hs = headStride(headDim), shared = sharedHeads(shape), isMasked = buffers.z !== undefined;
-  const source = memo(
-    `buffer ${headDim} ${shared} ${isMasked} ${ownCaches} ${lanes}`,
-    () => decodeAttentionKernel({ headDim, lanes, heads: shared, isMasked, ownCaches }),
-  );
+  const source = sourceOf(decodeAttentionKernel, { headDim, lanes, heads: shared, isMasked, ownCaches });
   const sizes = [heads / kvHeads, heads, capacity, strideOf(heads * hs) / 4, strideOf(kvHeads * hs) / 4, hs / 4];
   const { q, kCache, vCache, position, o, z } = buffers;
   recordRows(plan, shape, {
@@ -78,7 +75,7 @@ export function recordTextureDecodeAttention(
   const { heads, kvHeads, headDim, capacity } = shape, hs = headStride(headDim);
   if (heads === 0) return;
   const shared = sharedHeads(shape);
-  const source = memo(`texture ${headDim} ${shared}`, () => decodeAttentionTexture({ headDim, heads: shared }));
+  const source = sourceOf(decodeAttentionTexture, { headDim, heads: shared });
   const { q, kCache, vCache, position, z, o } = buffers;
   recordRows(plan, shape, {
     kernel: compileKernel(plan.device, source),
@@ -113,13 +110,4 @@ function sharedHeads({ heads, kvHeads, headDim }: DecodeShape): number {
   const ratio = heads / kvHeads, hs = headStride(headDim);
   for (let count = MAX_HEADS; count > 1; count--) if (ratio % count === 0 && count * hs <= MAX_COLUMNS) return count;
   return 1;
-}
-
-const sources = new Map<string, KernelSource>();
-
-/** The text of an unrolled kernel is long: it is made once. */
-function memo(key: string, make: () => KernelSource): KernelSource {
-  let source = sources.get(key);
-  if (!source) sources.set(key, source = make());
-  return source;
 }

@@ -8,7 +8,7 @@ import {
   TILED_STEP,
 } from "../../kernels/mod.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
-import { compileKernel } from "../gpu/kernel.ts";
+import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { f32, type Plan, u32 } from "../gpu/plan.ts";
 import { paddedRows, strideOf } from "./layout.ts";
 import { type Matrix, type MatrixDtype, type MatrixShard, shardPaddedRows } from "./matrix.ts";
@@ -191,7 +191,7 @@ function recordTexture(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, part:
     u32(width),
   ];
   plan.dispatch(
-    compileKernel(plan.device, productTexture(variant)),
+    compileKernel(plan.device, sourceOf(productTexture, variant)),
     [x.texture, ...part.shard.resources, ...lowTextures, y.buffer, { params }],
     {
       groups: [Math.ceil(part.rows / tile.rows), Math.ceil(part.columns / textureTileColumns(variant))],
@@ -219,7 +219,7 @@ function recordLow(plan: Plan, w: Matrix, y: LinearTarget, low: LowRank, options
 
 function recordTiled(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, part: Part): void {
   const tile = productTile(plan.device, linearProduct(w, { ...part, shardRows: part.shard.rows }));
-  const source = productTiled({ transposeB: part.direction === "forward", dtype: w.dtype, ...tile });
+  const source = sourceOf(productTiled, { transposeB: part.direction === "forward", dtype: w.dtype, ...tile });
   const tileRows = TILED_SIDE * tile.rows, cost = 2 * part.columns * part.depth, { dispatchCost } = part;
   for (const { first, rows } of rowParts(part.rows, { cost, tileRows, dispatchCost })) {
     const params = [

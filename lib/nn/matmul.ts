@@ -8,7 +8,7 @@ import {
   textureTileColumns,
 } from "../../kernels/mod.ts";
 import type { Device } from "../gpu/device.ts";
-import { compileKernel } from "../gpu/kernel.ts";
+import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { f32, type Plan, u32 } from "../gpu/plan.ts";
 import { COLUMN_ALIGN } from "./layout.ts";
 import type { MatrixPlacement } from "./matrix.ts";
@@ -139,7 +139,7 @@ function recordTexture(plan: Plan, pool: OperandPool, options: MatmulOptions): v
     f32(alpha),
   ];
   const [first, second] = isSwapped ? [textureB, textureA] : [textureA, textureB];
-  plan.dispatch(compileKernel(plan.device, productTexture(variant)), [first, second, c.buffer, { params }], {
+  plan.dispatch(compileKernel(plan.device, sourceOf(productTexture, variant)), [first, second, c.buffer, { params }], {
     groups: [Math.ceil(rows / variant.rows), Math.ceil(columns / textureTileColumns(variant))],
     cost: 2 * m * n * k,
   });
@@ -172,10 +172,14 @@ function recordBuffer(plan: Plan, options: MatmulOptions): void {
       u32(accumulate ? 1 : 0),
       f32(alpha),
     ];
-    plan.dispatch(compileKernel(plan.device, productBuffer(tile)), [a.buffer, b.buffer, c.buffer, { params }], {
-      groups: [width, Math.ceil(groups / width)],
-      cost: cost * rows,
-    });
+    plan.dispatch(
+      compileKernel(plan.device, sourceOf(productBuffer, tile)),
+      [a.buffer, b.buffer, c.buffer, { params }],
+      {
+        groups: [width, Math.ceil(groups / width)],
+        cost: cost * rows,
+      },
+    );
   }
 }
 

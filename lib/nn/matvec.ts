@@ -9,7 +9,7 @@ import {
   textureUnits,
 } from "../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceTexture } from "../gpu/device.ts";
-import { compileKernel } from "../gpu/kernel.ts";
+import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { type Bound, f32, type Plan, u32 } from "../gpu/plan.ts";
 import { headStride, roundUp } from "./layout.ts";
 import type { Matrix, MatrixShard } from "./matrix.ts";
@@ -154,7 +154,7 @@ function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
   const { dtype, placement, stride } = matrix, { norm } = x;
   const units = textureUnits(dtype, stride), most = textureRows(plan.device.limits.maxComputeWorkgroupStorageSize);
   const roles = parts.flatMap(({ role }) => role ?? []);
-  const source = matvecKernel({
+  const source = sourceOf(matvecKernel, {
     storage: { placement, dtype },
     ending,
     parts: parts.length,

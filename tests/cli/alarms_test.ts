@@ -7,7 +7,7 @@ Deno.test("an alarm stops a run with its exit status, and the run goes on where 
   using folder = new TemporaryFolder();
   const out = folder.at("run");
   const options =
-    "--sparsity 0.2 --steps 2 --prefinetune 6 --postfinetune 1 --batch 1 --seq 96 --no-prompt --lora-rate 1";
+    "--sparsity 0.2 --steps 2 --prefinetune 6 --postfinetune 1 --batch 1 --seq 96 --no-prompt --limit-rows 400 --lora-rate 1";
   const args = ["prune", "demo", ...options.split(" "), "--out", out];
   const stopped = await cli([...args, "--on-alarm", "divergence=stop", "--on-alarm", "oscillation=off"]);
   assert.equal(stopped.code, 5, stopped.stderr);

@@ -14,6 +14,8 @@ const OPTIONS = [
   "--seq",
   "24",
   "--no-prompt",
+  "--limit-rows",
+  "400",
 ];
 
 Deno.test("prune lets the model write its calibration, goes on with it, and keeps it where it is what a later run reads", async () => {

@@ -15,6 +15,8 @@ const OPTIONS = [
   "--seq",
   "96",
   "--no-prompt",
+  "--limit-rows",
+  "400",
   "--checkpoint-every",
   "4",
 ];
@@ -214,11 +216,15 @@ Deno.test("Ctrl-C before the first step ends at once and leaves nothing", async 
   const row = JSON.stringify({ instruction: "Where is Tom?", input: "Tom is here. ".repeat(40), output: "hall" });
   await Deno.writeTextFile(folder.at("data.jsonl"), `${row}\n`.repeat(20_000));
   const spawned = performance.now();
-  const child = command(prune(folder.at("run"), "--data", folder.at("data.jsonl"))).spawn();
+  const child = command(prune(folder.at("run"), "--data", folder.at("data.jsonl"), "--limit-rows", "20000")).spawn();
   const stdout = new Response(child.stdout).text();
   let stderr = "";
   const reader = child.stderr.pipeThrough(new TextDecoderStream()).getReader();
-  while (!stderr.includes("encoding 20,000 rows")) stderr += (await reader.read()).value ?? "";
+  while (!stderr.includes("encoding 20,000 rows")) {
+    const { value = "", done } = await reader.read();
+    assert.ok(!done, stderr);
+    stderr += value;
+  }
   const start = performance.now();
   child.kill("SIGINT");
   const { code } = await child.status;

@@ -113,6 +113,8 @@ Deno.test("prune --dashboard serves the run while it goes on, and what it leaves
     "1",
     "--seq",
     "64",
+    "--limit-rows",
+    "400",
   ];
   const child = command(["prune", "demo", ...options, "--no-prompt", "--dashboard", "--out", out]).spawn();
   const [reader, forOutput] = child.stderr.tee();

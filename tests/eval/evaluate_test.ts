@@ -7,10 +7,10 @@ import { encodeQuestion } from "../../lib/eval/encode.ts";
 import { evaluateTasks, loadTasks, scoreTask, taskDigest, type TaskItemScore } from "../../lib/eval/evaluate.ts";
 import { openEvaluationFile, QUESTIONS } from "../../lib/eval/evaluation_file.ts";
 import type { TaskDefinition } from "../../lib/eval/task.ts";
-import { openDevice } from "../../lib/gpu/device.ts";
 import type { Tokenizer } from "../../lib/io/tokenizer.ts";
 import { loadModelFrom } from "../../lib/run/model.ts";
 import { argmax, nllReference, openDemo } from "../run/helpers/reference.ts";
+import { sharedDevice } from "../device.ts";
 
 const KIND = { kind: QUESTIONS };
 const FOLDER = join(import.meta.dirname ?? ".", "../../fixtures/tasks");
@@ -19,7 +19,7 @@ const FOLDER = join(import.meta.dirname ?? ".", "../../fixtures/tasks");
 const TOLERANCE = 1e-5;
 
 Deno.test("evaluateTasks() gives each choice the likelihood of its own sequence, and counts by it", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const demo = await openDemo(device);
   using model = demo.model;
   const names = ["arc_easy", "winogrande", "mmlu"], seen: string[] = [];
@@ -74,7 +74,7 @@ Deno.test("a prompt stands before every context, nothing else of a question chan
   await assert.rejects(loadTasks(alone), /at least one question has a context.*now: none of 2; mend: leave the prompt/);
   const [, mixed] = await loadTasks({ ...alone, tasks: ["arc_easy", bare] });
   assert.deepEqual(mixed?.questions[0]?.contexts, ["", ""]);
-  using device = await openDevice();
+  const device = await sharedDevice();
   const demo = await openDemo(device);
   using model = demo.model;
   const first = { ...where, tasks: ["arc_easy"], limit: 1 };
@@ -83,7 +83,7 @@ Deno.test("a prompt stands before every context, nothing else of a question chan
 });
 
 Deno.test("a model without tokenizer is refused, and so is a question that is too long where that was asked", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const demo = await openDemo(device);
   using model = demo.model;
   using bare = await loadModelFrom(model.source, { device });
@@ -102,7 +102,7 @@ Deno.test("a model without tokenizer is refused, and so is a question that is to
 });
 
 Deno.test("an evaluation that stops goes on from its file, and refuses that of another", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const demo = await openDemo(device);
   using model = demo.model;
   const folder = await Deno.makeTempDir({ prefix: "compresso_evaluation_" });
@@ -168,7 +168,7 @@ Deno.test("an evaluation that stops goes on from its file, and refuses that of a
 });
 
 Deno.test("an abort is noticed while questions are encoded, and known ones are not encoded again", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const demo = await openDemo(device);
   using base = demo.model;
   let encoded = 0;

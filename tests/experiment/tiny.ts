@@ -2,8 +2,8 @@
 import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import type { CellOutcome } from "../../lib/experiment/store.ts";
 import { runExperiment, type RunExperimentOptions } from "../../lib/experiment/run.ts";
-import { openDevice } from "../../lib/gpu/device.ts";
 import { demoData } from "../../lib/io/open_model.ts";
+import { sharedDevice } from "../device.ts";
 
 /** Four cells of five steps, with two measures. */
 export const TINY: ExperimentDefinition = {
@@ -43,7 +43,7 @@ export type Run = (
 export function experimentTest(name: string, test: (run: Run, out: string, other: string) => Promise<void>): void {
   Deno.test(name, async () => {
     const out = await Deno.makeTempDir({ prefix: "compresso_experiment_" }), other = await Deno.makeTempDir();
-    using device = await openDevice();
+    const device = await sharedDevice();
     try {
       await test(
         async (definition, out, options = {}) => {

@@ -1,6 +1,6 @@
 // Logits, loss and every gradient against transformers + torch in float64, on tiny random models saved by transformers.
 import assert from "node:assert/strict";
-import { loadModel, openDevice } from "../../mod.ts";
+import { loadModel } from "../../mod.ts";
 import type { RopeScaling } from "../../lib/nn/spec.ts";
 import {
   assertClose,
@@ -11,6 +11,7 @@ import {
   openGolden,
   type RunName,
 } from "./helpers/golden.ts";
+import { sharedDevice } from "../device.ts";
 
 // torch itself, in f32, is within 2e-6 (logits) and 7e-6 (gradients) of its float64; the rest is room for other orders
 // of summation and for the GPU's exp, sin and cos.
@@ -38,7 +39,7 @@ const WHAT: Readonly<Record<RunName, string>> = {
 for (const { name, baseDtype } of CASES) {
   Deno.test(`logits of ${name} with an ${baseDtype} base match transformers`, async () => {
     const golden = await openGolden(name);
-    using device = await openDevice();
+    const device = await sharedDevice();
     using model = await loadModel(golden.modelPath, { device, baseDtype });
     const distances = [];
     for (const batch of BATCHES) {
@@ -53,7 +54,7 @@ for (const { name, baseDtype } of CASES) {
   for (const run of RUNS) {
     Deno.test(`loss and gradients of ${WHAT[run]} match torch for ${name} with an ${baseDtype} base`, async () => {
       const golden = await openGolden(name);
-      using device = await openDevice();
+      const device = await sharedDevice();
       using model = await loadModel(golden.modelPath, { device, baseDtype });
       for (const batch of BATCHES) {
         const { tokens, labels } = await golden.batch(batch);
@@ -83,7 +84,7 @@ for (const { name, baseDtype } of CASES) {
 
 Deno.test("masks that are left out count as 1", async () => {
   const golden = await openGolden("gqa_llama3");
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModel(golden.modelPath, { device, baseDtype: "f32" });
   const { tokens, labels } = await golden.batch("single");
   const expected = await golden.run("single", "lora");
@@ -159,7 +160,7 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
       biases: ["q", "k", "v"],
     }],
   ]);
-  using device = await openDevice();
+  const device = await sharedDevice();
   for (const [name, { headDim, tied, rope, layers, maxPosition, biases }] of wanted) {
     using model = await loadModel((await openGolden(name)).modelPath, { device, baseDtype: "f32" });
     const { spec } = model;

@@ -1,7 +1,7 @@
 // Decoding attention over both kinds of caches, and what fills them, against the f64 oracle.
 import assert from "node:assert/strict";
 import { CACHE_KEYS, cacheAppend, rotateAppend } from "../../kernels/mod.ts";
-import { type DeviceBuffer, openDevice } from "../../lib/gpu/device.ts";
+import { type DeviceBuffer } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
 import { cacheRows, recordDecodeAttention, recordTextureDecodeAttention } from "../../lib/nn/attention_decode.ts";
@@ -12,6 +12,7 @@ import type { DecoderSpec } from "../../lib/nn/spec.ts";
 import { SPEC } from "../io/models.ts";
 import { attentionOracle } from "./helpers/attention_oracle.ts";
 import { assertCells, type Cell, random, ROUND, STALE } from "./helpers/cells.ts";
+import { sharedDevice } from "../device.ts";
 
 /** As in attention_test.ts. */
 const TOLERANCE = 2e-5;
@@ -28,7 +29,7 @@ const SHAPES = [
 
 for (const placement of ["texture", "buffer"] as const) {
   Deno.test(`decoding attention over a ${placement} equals the last row of full attention, times the heads' masks`, async () => {
-    using device = await openDevice();
+    const device = await sharedDevice();
     // Kernels over buffers take long to compile; attention_test.ts has more shapes.
     for (const { seq, heads, kvHeads, headDim } of placement === "buffer" ? SHAPES.slice(0, 3) : SHAPES) {
       const hs = headStride(headDim), width = heads * headDim, capacity = seq + 3, stride = strideOf(kvHeads * hs);
@@ -78,7 +79,7 @@ for (const placement of ["texture", "buffer"] as const) {
 
 for (const placement of ["texture", "buffer"] as const) {
   Deno.test(`decoding attention of several rows over a ${placement}, filled in two parts, equals full attention`, async () => {
-    using device = await openDevice();
+    const device = await sharedDevice();
     const { seq, heads, kvHeads, headDim } = { seq: CACHE_KEYS + 6, heads: 4, kvHeads: 2, headDim: 6 };
     const hs = headStride(headDim), capacity = seq + 1, stride = strideOf(kvHeads * hs), wide = strideOf(heads * hs);
     const shape = { batch: 1, seq, heads, kvHeads, headDim };
@@ -135,7 +136,7 @@ for (const placement of ["texture", "buffer"] as const) {
 }
 
 Deno.test("decoding attention of sequences with caches of their own equals the last row of full attention of each", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   for (const [lanes, shape] of [[8, SHAPES[1]], [64, SHAPES[2]], [8, SHAPES[4]]] as const) {
     const { heads, kvHeads, headDim } = shape, seq = Math.min(shape.seq, 20), sequences = 3, hs = headStride(headDim);
     const capacity = seq + 2, stride = strideOf(kvHeads * hs), wide = strideOf(heads * hs);
@@ -185,7 +186,7 @@ Deno.test("decoding attention of sequences with caches of their own equals the l
 });
 
 Deno.test("large scores stay finite, whichever row of the cache they lie in", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const shape = { heads: 1, kvHeads: 1, headDim: 4, capacity: 140 }, seq = 130;
   for (const top of [0, 63, 64, 129]) {
     const keys = new Float64Array(seq * 4).fill(-1000), marks = new Float64Array(seq * 4);
@@ -211,7 +212,7 @@ Deno.test("large scores stay finite, whichever row of the cache they lie in", as
 });
 
 Deno.test("rotateAppend turns the query in place, and writes one row of the caches, none past their end", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   for (
     const { heads, kvHeads, headDim } of [{ heads: 1, kvHeads: 1, headDim: 2 }, { heads: 3, kvHeads: 3, headDim: 6 }, {
       heads: 9,
@@ -272,7 +273,7 @@ Deno.test("rotateAppend turns the query in place, and writes one row of the cach
 });
 
 Deno.test("caches go to textures as far as these hold them", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const most = Math.floor(device.limits.maxTextureDimension2D / 2) * CACHE_KEYS; // two KV heads
   assert.equal(fitsTextures(device, SPEC, most), true);
   assert.equal(fitsTextures(device, SPEC, most + 1), false);

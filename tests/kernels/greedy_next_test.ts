@@ -1,15 +1,16 @@
 // The greedy choice at the end of a decoding step, against a plain loop.
 import assert from "node:assert/strict";
 import { greedyNext } from "../../kernels/mod.ts";
-import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import { type Device } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
 import { uniform } from "../../lib/random.ts";
+import { sharedDevice } from "../device.ts";
 
 const NONE = 0xffffffff;
 
 Deno.test("greedyNext takes the largest logit, the lowest id among equals, for any width", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   for (const vocab of [1, 2, 255, 256, 257, 1000, 49153]) {
     const logits = Float32Array.from({ length: vocab }, (_, c) => uniform(7, vocab, c) * 4 - 9); // all negative
     let best = 0;
@@ -28,7 +29,7 @@ Deno.test("greedyNext takes the largest logit, the lowest id among equals, for a
 });
 
 Deno.test("greedyNext chooses nothing where a logit is NaN or infinite, wherever it stands", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   for (const bad of [NaN, Infinity, -Infinity]) {
     for (const at of [0, 255, 256, 700]) {
       const logits = Float32Array.from({ length: 701 }, (_, c) => c === at ? bad : c / 100);
@@ -42,7 +43,7 @@ Deno.test("greedyNext chooses nothing where a logit is NaN or infinite, wherever
 });
 
 Deno.test("greedyNext writes nothing past the last position", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const chosen = await choose(device, Float32Array.of(0, 1), { position: 8 });
   assert.deepEqual(chosen, { token: 1, pick: undefined, position: 9 });
 });

@@ -8,6 +8,7 @@ import { rowParts } from "../../lib/nn/matmul.ts";
 import { createMatrix, writeRows } from "../../lib/nn/matrix.ts";
 import { assertCells, type Cell, lay, random } from "./helpers/cells.ts";
 import { DTYPES, stored } from "./helpers/stored.ts";
+import { sharedDevice } from "../device.ts";
 
 /** Texels of a side: whole parts have 128 rows. */
 const LIMIT = 150;
@@ -56,7 +57,7 @@ Deno.test("rows fall into parts of whole tiles, each at most as long as is asked
 });
 
 Deno.test("a product from buffers in many dispatches has the bits of one in one, in both directions and added", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const m = 150, rows = 130, cols = 70;
   for (const direction of ["forward", "backward"] as const) {
     for (const accumulate of [false, true]) {
@@ -85,7 +86,7 @@ Deno.test("a product from buffers in many dispatches has the bits of one in one,
 });
 
 Deno.test("so has a general product, whichever operand is transposed", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const m = 37, n = 29, k = 23;
   for (const [transposeA, transposeB] of [[false, false], [true, false], [false, true], [true, true]] as const) {
     const [strideA, strideB, strideC] = [transposeA ? m + 3 : k + 3, transposeB ? k + 5 : n + 5, n + 7];
@@ -194,7 +195,7 @@ Deno.test("products of operands with more rows than a texture are the oracle's, 
 
 Deno.test("what textures have room for is one product still, and columns in parts have the bits of all at once", async () => {
   using narrow = await openNarrow();
-  using device = await openDevice();
+  const device = await sharedDevice();
   const shared = { transposeA: false, transposeB: true, accumulate: true, isOperand: true };
   for (const [n, k, isParted] of [[128, 128, false], [128, 300, false], [333, 60, true]] as const) {
     const test = { ...shared, m: 37, n, k }, whole = await textureProduct(device, test);

@@ -5,7 +5,7 @@ import type { ChatMessage } from "../../lib/io/chat_template.ts";
 import { encodeChatPrompt } from "../../lib/io/prompts_chat.ts";
 import { endToken } from "../../lib/io/prompts.ts";
 import type { Tokenizer } from "../../lib/io/tokenizer.ts";
-import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import { type Device } from "../../lib/gpu/device.ts";
 import { type Chat, type ChatAnswer, type ChatOptions, createChat } from "../../lib/run/chat.ts";
 import { generate } from "../../lib/run/generate.ts";
 import { streamText } from "../../lib/run/generate_text.ts";
@@ -14,6 +14,7 @@ import { randomSource } from "../slice/helpers.ts";
 import { SPEC } from "../io/models.ts";
 import { failure, type FixtureName, tokenizerOf, withConfig } from "../io_text/fixtures.ts";
 import { openDemo } from "./helpers/reference.ts";
+import { sharedDevice } from "../device.ts";
 
 /** A small model with random weights that speaks the fixture's tokens; its end token never comes unless it is likely. */
 async function openTalker(
@@ -55,7 +56,7 @@ async function answerTo(
 
 for (const name of ["byte_level", "sentencepiece"] as const) {
   Deno.test(`each turn of a chat in ${name} is answered as the whole conversation read at once`, async () => {
-    using device = await openDevice();
+    const device = await sharedDevice();
     using model = await openTalker(name, { device });
     for (const options of [{ maxTokens: 6, system: "Be brief." }, { maxTokens: 6, temperature: 1, topK: 9, seed: 4 }]) {
       using chat = createChat(model, options);
@@ -81,7 +82,7 @@ for (const name of ["byte_level", "sentencepiece"] as const) {
 }
 
 Deno.test("the demo answers in its own style, and a stop string ends an answer", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const demo = await openDemo(device);
   using model = demo.model;
   const question =
@@ -99,7 +100,7 @@ Deno.test("the demo answers in its own style, and a stop string ends an answer",
 });
 
 Deno.test("where the context is full the oldest turns go, and a question that alone fills it is refused", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await openTalker("byte_level", { device, maxPosition: 120 });
   using chat = createChat(model, { maxTokens: 40 });
   let dropped = 0;
@@ -129,7 +130,7 @@ Deno.test("where the context is full the oldest turns go, and a question that al
 });
 
 Deno.test("an answer that is stopped stays as far as it came", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await openTalker("byte_level", { device });
   using chat = createChat(model, { maxTokens: 100 });
   for (const how of ["abort", "break"] as const) {
@@ -154,7 +155,7 @@ Deno.test("an answer that is stopped stays as far as it came", async () => {
 });
 
 Deno.test("a chat that begins anew under an answer forgets that one too, and a second answer beside it is refused", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await openTalker("byte_level", { device });
   using chat = createChat(model, { maxTokens: 100 });
   const answer = chat.ask("Where?");
@@ -173,7 +174,7 @@ Deno.test("a chat that begins anew under an answer forgets that one too, and a s
 });
 
 Deno.test("a model without tokenizer, or without template and style, is refused unless a style is chosen", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using mute = await openTalker(null, { device });
   assert.throws(() => createChat(mute, { maxTokens: 4 }), failure("input", /tokenizer/));
   const tokenizer = withConfig(await tokenizerOf("byte_level"), {}, null);

@@ -11,6 +11,7 @@ import { assertClose, distance } from "../golden/helpers/golden.ts";
 import { randomNumbers, UNEVEN } from "../io/models.ts";
 import { randomSource } from "../slice/helpers.ts";
 import { argmax, greedyReference, openGoldenModel, rowOf, someTokens } from "./helpers/reference.ts";
+import { sharedDevice } from "../device.ts";
 
 /** Both paths are f32 with other orders of summation; golden_test.ts holds the forward pass within this of f64. */
 const TOLERANCE = 1e-4;
@@ -56,14 +57,14 @@ for (const name of ["gqa_bias", "qwen2"] as const) {
 }
 
 Deno.test("decoding goes on past one row of a cache texture", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("gqa_llama3", { device });
   using _ = model;
   await assertLogits(model, { what: "gqa_llama3", length: 100, start: 61 });
 });
 
 Deno.test("decoding reuses what was allocated and bound at its start", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await load(UNEVEN, { device, dtype: "f16" });
   using pass = createDecodePass(device, model.weights, { capacity: 64 });
   await pass.prefill([1, 2]);
@@ -93,7 +94,7 @@ Deno.test("decoding reuses what was allocated and bound at its start", async () 
 });
 
 Deno.test("greedy() asked again before it has answered goes on where it was", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await load(UNEVEN, { device, dtype: "f32" });
   const expected = await greedyReference(model, [1, 2, 3], { maxTokens: 12 });
   using pass = createDecodePass(device, model.weights, { capacity: 20 });
@@ -145,7 +146,7 @@ for (const placement of ["texture", "buffer"] as const) {
 }
 
 Deno.test("a text that ends leaves no work behind", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using endless = await load(UNEVEN, { device, dtype: "f32" });
   const tokens = await greedyReference(endless, [1, 2, 3], { maxTokens: 20 });
   const end = tokens[9] ?? -1;

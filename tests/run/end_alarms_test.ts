@@ -5,7 +5,6 @@ import {
   defineSchedule,
   demoData,
   loadModel,
-  openDevice,
   parameterCount,
   prune,
   type PruneOptions,
@@ -29,6 +28,7 @@ import { unitTable } from "../../lib/prune/units.ts";
 import { firstPosition } from "../../lib/run/run_parts.ts";
 import { decoder } from "../prune/helpers/decoders.ts";
 import { judge } from "../../lib/run/monitors/judge.ts";
+import { sharedDevice } from "../device.ts";
 
 type Goal = Pick<PruneOptions, "sparsity" | "size">;
 
@@ -181,7 +181,7 @@ Deno.test("what a loss was before much was cut at once says nothing of the losse
 
 Deno.test("frozen units that keep masks from the target raise one alarm, when the masks become hard", async () => {
   const { rows } = await readRows(demoData("train"), { limit: 32 });
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModel("demo", { device });
   const constraints = async (parts: ScheduleDefinition): Promise<Alarm[]> => {
     using run = prune(model, {
@@ -211,7 +211,7 @@ Deno.test("frozen units that keep masks from the target raise one alarm, when th
 });
 
 Deno.test("a schedule that ends beside what was asked for is told so, and what a size takes all the same", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModel("demo", { device });
   const { rows } = await readRows(demoData("train"), { limit: 64 });
   const base = { rows, steps: 8, prefinetune: 0, postfinetune: 0, batch: 1, seq: 80, prompt: null } as const;
@@ -253,7 +253,7 @@ Deno.test("a schedule that ends beside what was asked for is told so, and what a
 
 Deno.test("gradual saliency of a stage that ends before its first step looks at the rows before it cuts to a size", async () => {
   const { rows } = await readRows(demoData("train"), { limit: 32 });
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModel("demo", { device });
   const parameters = Math.floor(0.85 * parameterCount(model.spec));
   using run = prune(model, {
@@ -291,7 +291,7 @@ Deno.test("a run larger than its size by a schedule's end is told of the schedul
 
 Deno.test("gradual saliency is held to the targets at which it chose, where the schedule jumps between", async () => {
   const { rows } = await readRows(demoData("train"), { limit: 32 });
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModel("demo", { device });
   using run = prune(model, {
     ...{ rows, method: "gradual", sparsity: 0.2, steps: 22, batch: 1, seq: 64, prompt: null },

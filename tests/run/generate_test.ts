@@ -1,7 +1,7 @@
 // Generation with the KV cache against full recomputation of every token, its stop rules, draws and errors.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
-import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import { type Device } from "../../lib/gpu/device.ts";
 import { createDecodePass } from "../../lib/nn/decode_pass.ts";
 import { prefillRows } from "../../lib/nn/decode_prefill.ts";
 import type { DecoderSpec } from "../../lib/nn/spec.ts";
@@ -13,6 +13,7 @@ import { assertClose, distance, type GoldenName } from "../golden/helpers/golden
 import { randomSource, SPEC, UNEVEN } from "../io/models.ts";
 import { tokenizerOf } from "../io_text/fixtures.ts";
 import { argmax, greedyReference, openDemo, openGoldenModel, rowOf, someTokens } from "./helpers/reference.ts";
+import { sharedDevice } from "../device.ts";
 
 const NAMES: readonly GoldenName[] = ["gqa_llama3", "mha_linear", "mqa_bf16_sharded", "gqa_f16"];
 // Both paths are f32 with other orders of summation; the golden tests hold each within this of f64.
@@ -20,7 +21,7 @@ const LOGIT_TOLERANCE = 1e-4;
 
 for (const name of NAMES) {
   Deno.test(`greedy tokens of ${name} equal those of full recomputation, bare and with masks and LoRA`, async () => {
-    using device = await openDevice();
+    const device = await sharedDevice();
     const { model, adapters } = await openGoldenModel(name, { device });
     using _ = model;
     for (const length of [1, 2, 33]) {
@@ -36,7 +37,7 @@ for (const name of NAMES) {
 }
 
 Deno.test("logits at every position equal those of the batched forward, behind any length of prefill", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   for (const name of ["gqa_llama3", "mha_linear"] as const) {
     const { model } = await openGoldenModel(name, { device });
     using _ = model;
@@ -58,7 +59,7 @@ Deno.test("logits at every position equal those of the batched forward, behind a
 });
 
 Deno.test("a prompt longer than a binding holds is read in slices, as if the slices had been given", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const limits = { maxStorageBufferBindingSize: 2 ** 27, maxBufferSize: 2 ** 28, maxTextureDimension2D: 16384 };
   const tall = { limits: { ...device.limits, ...limits, maxComputeWorkgroupsPerDimension: 65535 } };
   const narrow: DecoderSpec = { ...SPEC, hidden: 16, headDim: 4, layers: [{ heads: 1, kvHeads: 1, ffn: 20 }] };
@@ -89,7 +90,7 @@ Deno.test("a prompt longer than a binding holds is read in slices, as if the sli
 
 Deno.test("layers of different shapes, some without attention or FFN, generate as they compute", async () => {
   const spec: DecoderSpec = { ...UNEVEN, bosId: null };
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModelFrom(randomSource(spec), { device, baseDtype: "f32" });
   const prompt = someTokens(9, spec.vocab);
   assert.deepEqual(
@@ -99,7 +100,7 @@ Deno.test("layers of different shapes, some without attention or FFN, generate a
 });
 
 Deno.test("generation ends before an end token, after maxTokens and where the context is full", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const prompt = [5, 9, 3, 11, 20];
   const { model } = await openGoldenModel("mha_linear", { device, spec: { eosIds: [] } });
   using _ = model;
@@ -118,7 +119,7 @@ Deno.test("generation ends before an end token, after maxTokens and where the co
 });
 
 Deno.test("generation says why it ended", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const prompt = [5, 9, 3, 11, 20];
   const { model } = await openGoldenModel("mha_linear", { device, spec: { eosIds: [], maxPosition: 12 } });
   using _ = model;
@@ -137,7 +138,7 @@ Deno.test("generation says why it ended", async () => {
 });
 
 Deno.test("a repetition penalty changes the most likely token as the definition says", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("gqa_llama3", { device, spec: { eosIds: [] } });
   using _ = model;
   const prompt = [5, 9, 3], repetitionPenalty = 1.7, expected = [...prompt];
@@ -155,7 +156,7 @@ Deno.test("a repetition penalty changes the most likely token as the definition 
 });
 
 Deno.test("everything allocated is freed after the last token, an early break, an abort and an error", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model, adapters } = await openGoldenModel("gqa_llama3", { device, spec: { eosIds: [] } });
   using _ = model;
   const before = device.liveCount, bytes = device.bytes;
@@ -183,7 +184,7 @@ Deno.test("everything allocated is freed after the last token, an early break, a
 });
 
 Deno.test("draws depend on the seed, and at a low temperature the most likely token wins", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model, adapters } = await openGoldenModel("gqa_f16", { device, spec: { eosIds: [] } });
   using _ = model;
   const draw = (seed: number, temperature: number): Promise<number[]> =>
@@ -217,7 +218,7 @@ Deno.test("sampleToken() draws each token as often as softmax(logits / temperatu
 });
 
 Deno.test("an empty prompt stands for BOS where there is one", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("gqa_f16", { device });
   using _ = model;
   assert.deepEqual(await all(model, [], { maxTokens: 6 }), await all(model, [1], { maxTokens: 6 }));
@@ -227,7 +228,7 @@ Deno.test("an empty prompt stands for BOS where there is one", async () => {
 });
 
 Deno.test("prompts and options that cannot be used are refused at once", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("gqa_f16", { device });
   using _ = model;
   const { maxPosition, vocab } = model.spec;
@@ -244,7 +245,7 @@ Deno.test("prompts and options that cannot be used are refused at once", async (
 });
 
 Deno.test("the demo model's text is that of its greedy tokens", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const demo = await openDemo(device);
   using model = demo.model;
   const { tokenizer } = demo;
@@ -298,7 +299,7 @@ Deno.test("a continuation keeps the space that it begins with, an answer and a t
 });
 
 Deno.test("prompt and continuation together are the text of all tokens", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const tokenizer = await tokenizerOf("sentencepiece"), spec = { ...SPEC, vocab: tokenizer.vocabSize, eosIds: [] };
   using model = await loadModelFrom(randomSource(spec), { device, tokenizer });
   const prompt = "The river", ids = [...tokenizer.leading, ...tokenizer.encode(prompt)];

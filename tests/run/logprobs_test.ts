@@ -1,15 +1,15 @@
 // Log-probabilities of prompts against a softmax of Model.logits in f64, over batches, paddings and numbers of likely tokens.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
-import { openDevice } from "../../lib/gpu/device.ts";
 import { tokenLogprobs } from "../../lib/run/logprobs.ts";
 import { openGoldenModel, rowOf, someTokens } from "./helpers/reference.ts";
+import { sharedDevice } from "../device.ts";
 
 // The products sum in the same order for every batch; f32 against f64 in the softmax alone.
 const TOLERANCE = 1e-5;
 
 Deno.test("tokenLogprobs() gives each token's log-probability and the most likely ones, for sequences of any lengths", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model, adapters } = await openGoldenModel("gqa_llama3", { device });
   using _ = model;
   const { vocab, maxPosition } = model.spec;
@@ -43,7 +43,7 @@ Deno.test("tokenLogprobs() gives each token's log-probability and the most likel
 });
 
 Deno.test("tokenLogprobs() gives a token that is the most likely the same bits in both places", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("mha_linear", { device });
   using _ = model;
   const [first] = await tokenLogprobs(model, [[5, 9, 3]], { top: 1 });
@@ -54,7 +54,7 @@ Deno.test("tokenLogprobs() gives a token that is the most likely the same bits i
 });
 
 Deno.test("tokenLogprobs() takes a whole context and refuses what it cannot read", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("mha_linear", { device, spec: { maxPosition: 20 } });
   using _ = model;
   const [places] = await tokenLogprobs(model, [someTokens(20, model.spec.vocab)]);

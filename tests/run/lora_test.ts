@@ -1,11 +1,11 @@
 // The scale of LoRA and its rank, in gradients and in generation; against the golden values of torch.
 import assert from "node:assert/strict";
 import { checkLora, loraScale } from "../../lib/nn/lora.ts";
-import { openDevice } from "../../lib/gpu/device.ts";
 import { generate } from "../../lib/run/generate.ts";
 import { loadModel, loadModelFrom, type LoraInput } from "../../lib/run/model.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
 import { assertClose, distance, type Golden, openGolden } from "../golden/helpers/golden.ts";
+import { sharedDevice } from "../device.ts";
 
 // Those of tests/golden, with the same reasons.
 const LOSS_TOLERANCE = 1e-4, GRADIENT_TOLERANCE = 1e-3;
@@ -50,7 +50,7 @@ Deno.test("a LoRA of rank 300 padded with zeros has torch's gradients in its fir
 
 Deno.test("two scales in turn give a model two answers", async () => {
   const { modelPath, rank, alpha, targets, lora: weights } = await openGolden("gqa_f16");
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModel(modelPath, { device, baseDtype: "f32" });
   const plain = { rank, alpha, targets, weights }, tokens = [5, 9, 17];
   const first = await model.logits(tokens, { lora: plain });
@@ -63,7 +63,7 @@ Deno.test("two scales in turn give a model two answers", async () => {
 for (const rank of [3, 300]) {
   Deno.test(`generation with an rsLoRA adapter of rank ${rank} writes what the merged model writes`, async () => {
     const golden = await openGolden("gqa_f16"), { modelPath, targets } = golden;
-    using device = await openDevice();
+    const device = await sharedDevice();
     using model = await loadModel(modelPath, { device, baseDtype: "f32" });
     const weights = padded(golden.lora, { from: golden.rank, to: rank });
     const lora = { rank, alpha: golden.alpha * Math.sqrt(rank / 3), rsLora: true, targets, weights };
@@ -82,7 +82,7 @@ async function compareGradients(
   lora: LoraInput,
   part: (name: string, values: Float32Array) => Float32Array = (_, values) => values,
 ): Promise<void> {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModel(golden.modelPath, { device, baseDtype: "f32" });
   const { tokens, labels } = await golden.batch("pair"), expected = await golden.run("pair", "lora");
   const { loss, gradients } = await model.lossAndGradients({ tokens, labels, lora });

@@ -1,17 +1,17 @@
 // Calls on one model that overlap: each has the numbers of a call alone, whatever the others ask for.
 import assert from "node:assert/strict";
-import { openDevice } from "../../lib/gpu/device.ts";
 import { benchModels } from "../../lib/bench/models.ts";
 import { loadModel, prune } from "../../mod.ts";
 import { generate } from "../../lib/run/generate.ts";
 import { createSequence } from "../../lib/run/sequence.ts";
 import { BASE } from "./helpers/demo_run.ts";
 import { openGoldenModel, someTokens } from "./helpers/reference.ts";
+import { sharedDevice } from "../device.ts";
 
 const DISPOSED = /a model works until it is disposed/;
 
 Deno.test("a call behind the end of its model is refused, and leaves nothing", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("gqa_llama3", { device });
   const tokens = someTokens(5, model.spec.vocab), waiting = model.logits(tokens);
   model[Symbol.dispose]();
@@ -33,7 +33,7 @@ Deno.test("a call behind the end of its model is refused, and leaves nothing", a
 });
 
 Deno.test("a model that is disposed under a call is freed behind it, and the call gives its result", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("gqa_llama3", { device });
   const tokens = someTokens(5, model.spec.vocab), want = await model.logits(tokens);
   const states = await model.hiddenStates(tokens), { loss } = await model.lossAndGradients({ tokens, labels: tokens });
@@ -57,7 +57,7 @@ Deno.test("a model that is disposed under a call is freed behind it, and the cal
 });
 
 Deno.test("a run keeps the weights of a model that is disposed before it, and no other run may begin on it", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const model = await loadModel("demo", { device });
   {
     using run = prune(model, { ...BASE, steps: 2 });
@@ -74,7 +74,7 @@ Deno.test("a run keeps the weights of a model that is disposed before it, and no
 });
 
 Deno.test("a call works on its input as it was, whatever the caller does with the arrays until its turn", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model, adapters } = await openGoldenModel("gqa_llama3", { device });
   using _ = model;
   const { vocab } = model.spec, tokens = someTokens(6, vocab), labels = [...tokens], next = [...tokens.slice(1), -1];
@@ -98,7 +98,7 @@ Deno.test("a call works on its input as it was, whatever the caller does with th
 });
 
 Deno.test("tokens, labels and a batch that do not fit each other are refused by their numbers", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("gqa_llama3", { device });
   using _ = model;
   const tokens = someTokens(6, model.spec.vocab), short = tokens.slice(1);
@@ -115,7 +115,7 @@ Deno.test("tokens, labels and a batch that do not fit each other are refused by 
 });
 
 Deno.test("calls that overlap give what they give one by one, of equal and of other shapes, and an error is that call's own", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model, adapters } = await openGoldenModel("gqa_llama3", { device });
   using _ = model;
   const { vocab } = model.spec, first = someTokens(12, vocab), second = first.toReversed(), short = first.slice(0, 5);

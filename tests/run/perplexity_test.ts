@@ -1,16 +1,16 @@
 // Perplexity against the plain definition in f64, its windows, batches and errors.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
-import { openDevice } from "../../lib/gpu/device.ts";
 import { type Adapters, loadModelFrom, type Model } from "../../lib/run/model.ts";
 import { perplexity, type PerplexityOptions, type WindowLoss } from "../../lib/run/perplexity.ts";
 import { nllReference, openDemo, openGoldenModel, someTokens } from "./helpers/reference.ts";
+import { sharedDevice } from "../device.ts";
 
 // The reference takes the same f32 logits, only its log-sum-exp is f64.
 const NLL_TOLERANCE = 1e-5;
 
 Deno.test("perplexity equals that of the logits of every window, whatever the batch", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   for (const name of ["gqa_llama3", "mha_linear"] as const) {
     const { model, adapters } = await openGoldenModel(name, { device });
     using _ = model;
@@ -33,7 +33,7 @@ Deno.test("perplexity equals that of the logits of every window, whatever the ba
 });
 
 Deno.test("perplexity() measures the first windows only where maxWindows says so, and tells how far it is", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("gqa_f16", { device });
   using _ = model;
   const tokens = someTokens(40, model.spec.vocab), seen: [number, number][] = [];
@@ -44,7 +44,7 @@ Deno.test("perplexity() measures the first windows only where maxWindows says so
 });
 
 Deno.test("windows that are known are not run again, and the others come out the same to the last bit", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("gqa_f16", { device });
   using _ = model;
   const tokens = someTokens(60, model.spec.vocab);
@@ -70,7 +70,7 @@ Deno.test("windows that are known are not run again, and the others come out the
 });
 
 Deno.test("with a stride windows slide, and each token but the first counts once, with what its window has before it", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("gqa_f16", { device });
   using _ = model;
   const tokens = someTokens(31, model.spec.vocab);
@@ -96,7 +96,7 @@ Deno.test("with a stride windows slide, and each token but the first counts once
 });
 
 Deno.test("perplexity of the demo model takes the first characters of a text, without special tokens", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const demo = await openDemo(device);
   using model = demo.model;
   const { tokenizer } = demo;
@@ -118,7 +118,7 @@ Deno.test("perplexity of the demo model takes the first characters of a text, wi
 });
 
 Deno.test("limitChars counts code points", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model: bare } = await openGoldenModel("gqa_f16", { device });
   using _ = bare;
   const demo = await openDemo(device);
@@ -131,7 +131,7 @@ Deno.test("limitChars counts code points", async () => {
 });
 
 Deno.test("perplexity() refuses what it cannot measure", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model, adapters } = await openGoldenModel("gqa_f16", { device });
   using _ = model;
   const tokens = someTokens(20, model.spec.vocab);

@@ -5,7 +5,6 @@ import {
   demoData,
   loadModel,
   type Model,
-  openDevice,
   prune,
   type PruneOptions,
   type PruneResult,
@@ -19,6 +18,7 @@ import { openModelFiles } from "../../lib/io/open_model.ts";
 import { loadModelFrom } from "../../lib/run/model.ts";
 import { resolveOptions, telling } from "../../lib/run/options.ts";
 import { resolveRates } from "../../lib/run/rates.ts";
+import { sharedDevice } from "../device.ts";
 
 const { source: { spec } } = await openModelFiles("demo");
 const { rows } = await readRows(demoData("train"), { limit: 64 });
@@ -173,7 +173,7 @@ Deno.test("numbers out of range, other presets and a start without masks to lear
 });
 
 Deno.test("a short run as published stays behind its schedule, within ±log 100, and is cut exactly; its adapter fits what it leaves", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModel("demo", { device });
   const out = await Deno.makeTempDir();
   try {
@@ -211,7 +211,7 @@ Deno.test("a short run as published stays behind its schedule, within ±log 100,
 });
 
 Deno.test("a run with another β, start and warm-up follows its schedule all the same", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModel("demo", { device });
   for (const temperature of [0.5, 5]) {
     const rates = { temperature, noise: 1, warmup: 0.5, mask: 0.05 };

@@ -1,7 +1,6 @@
 // Data that the demo model writes itself: the first tokens, the draws, and a file that can be continued.
 import assert from "node:assert/strict";
 import { CompressoError, type ErrorCode } from "../../lib/errors.ts";
-import { openDevice } from "../../lib/gpu/device.ts";
 import { readRows } from "../../lib/io/datasets.ts";
 import type { Tokenizer } from "../../lib/io/tokenizer.ts";
 import { DEMO, openModelFiles } from "../../lib/io/open_model.ts";
@@ -11,6 +10,7 @@ import { type SelfDataOptions, type SelfText, writeTexts } from "../../lib/run/q
 import { partPath, type SelfDataFileOptions, writeTextFile } from "../../lib/run/qat_file.ts";
 import { inTemporaryFolder } from "../io/files.ts";
 import { greedyReference, openDemo, openGoldenModel } from "./helpers/reference.ts";
+import { sharedDevice } from "../device.ts";
 
 const SETTINGS = { count: 4, tokens: 8, seed: 3 } as const;
 
@@ -19,7 +19,7 @@ async function all(model: Model, options: SelfDataOptions): Promise<SelfText[]> 
 }
 
 async function withDemo(work: (model: Model, tokenizer: Tokenizer) => Promise<void>): Promise<void> {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const demo = await openDemo(device);
   using model = demo.model;
   await work(model, demo.tokenizer);
@@ -87,7 +87,7 @@ Deno.test("texts are the same however many are written in step, and progress tel
 });
 
 Deno.test("a text that would be empty begins anew with another token, beside others; where none goes on, that is an error", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { source, tokenizer } = await openModelFiles(DEMO);
   if (!tokenizer) assert.fail("the demo has a tokenizer");
   const writing = async (eosIds: readonly number[]): Promise<readonly SelfText[]> => {
@@ -231,7 +231,7 @@ Deno.test("a run is not continued with other settings, and a wrong option leaves
 });
 
 Deno.test("options out of range and a model without tokenizer are refused at once", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const demo = await openDemo(device);
   using model = demo.model;
   const refused = (change: Partial<SelfDataOptions>): () => unknown => () =>

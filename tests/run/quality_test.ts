@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { demoData, type Model, prune, type PruneOptions, readRows, rowPerplexity } from "../../mod.ts";
 import { withDemo } from "./helpers/demo_run.ts";
 
-const { rows } = await readRows(demoData("train")), { rows: heldout } = await readRows(demoData("heldout"));
+const { rows } = await readRows(demoData("train"), { limit: 1000 }),
+  { rows: heldout } = await readRows(demoData("heldout"));
 /** As scripts/experiments/methods.ts has it. */
 const OPTIONS = {
   rows,

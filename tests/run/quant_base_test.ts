@@ -1,6 +1,6 @@
 // Whole models whose frozen weights lie on the GPU in blocks, against the same weights in f32.
 import assert from "node:assert/strict";
-import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import { type Device } from "../../lib/gpu/device.ts";
 import { exportGguf } from "../../lib/io/gguf_export.ts";
 import { openGguf } from "../../lib/io/gguf_model.ts";
 import { openHfFolder } from "../../lib/io/hf_model.ts";
@@ -14,6 +14,7 @@ import { loadModelFrom } from "../../lib/run/model.ts";
 import { assertClose, distance, type GoldenName, openGolden } from "../golden/helpers/golden.ts";
 import { inTemporaryFolder, rejectsWith } from "../io/files.ts";
 import { randomSource, SPEC } from "../io/models.ts";
+import { sharedDevice } from "../device.ts";
 
 // The same numbers in another kernel: f32 differs by about 1e-6 in logits; the sums of gradients cancel more.
 const LOGIT_TOLERANCE = 1e-4;
@@ -63,7 +64,7 @@ for (const baseDtype of ["q8", "q4"] as const) {
       const golden = await openGolden(name), source = await openHfFolder(golden.modelPath);
       const { rank, alpha, targets, lora } = golden, { tokens, labels } = await golden.batch("pair");
       const input = { tokens, labels, lora: { rank, alpha, targets, weights: lora } };
-      using device = await openDevice();
+      const device = await sharedDevice();
       using model = await loadModelFrom(source, { device, baseDtype });
       const matrices = await readBack(device, model.weights);
       using plain = await loadModelFrom(withMatrices(source, matrices), { device, baseDtype: "f32" });
@@ -98,7 +99,7 @@ for (const [fileDtype, baseDtype] of [["q4_0", "q4"], ["q4_0", "q8"], ["q8_0", "
         name: "test",
       });
       const source = await openGguf(`${folder}/a`);
-      using device = await openDevice();
+      const device = await sharedDevice();
       using weights = await loadWeights(device, source, { baseDtype });
       const matrices = await readBack(device, weights);
       assert.equal(matrices.size, 9);
@@ -113,7 +114,7 @@ for (const [fileDtype, baseDtype] of [["q4_0", "q4"], ["q4_0", "q8"], ["q8_0", "
 }
 
 Deno.test("embedding and head of a q4 base have 8 bits", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using weights = await loadWeights(device, randomSource(WIDE), { baseDtype: "q4" });
   assert.deepEqual(
     [weights.embedding.dtype, weights.head.dtype, weights.layers[0]?.attention?.q.dtype],
@@ -122,7 +123,7 @@ Deno.test("embedding and head of a q4 base have 8 bits", async () => {
 });
 
 Deno.test("a q4 or q8 base refuses NaN and what its blocks cannot hold, and names the tensor", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const source = randomSource(WIDE), up = projectionName(0, "up");
   for (const baseDtype of ["q8", "q4"] as const) {
     for (

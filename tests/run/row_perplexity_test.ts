@@ -4,7 +4,6 @@ import { takeMeasures } from "../../lib/experiment/cell.ts";
 import { measuresOf, type Value } from "../../lib/experiment/measures.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { Store } from "../../lib/experiment/store.ts";
-import { openDevice } from "../../lib/gpu/device.ts";
 import { readRows, type Row } from "../../lib/io/datasets.ts";
 import { DEMO, demoData, openModelFiles } from "../../lib/io/open_model.ts";
 import { toRow } from "../../lib/io/datasets_row.ts";
@@ -12,9 +11,10 @@ import { encodeExample } from "../../lib/io/prompts.ts";
 import { createTokenizer } from "../../lib/io/tokenizer.ts";
 import { loadModel, loadModelFrom } from "../../lib/run/model.ts";
 import { rowPerplexity } from "../../lib/run/row_perplexity.ts";
+import { sharedDevice } from "../device.ts";
 
 Deno.test("rowPerplexity() is the mean over all labels of all rows, each read alone, whatever the batches", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModel("demo", { device, baseDtype: "f32" });
   const { tokenizer } = model;
   if (!tokenizer) throw new Error("the demo has no tokenizer");
@@ -65,7 +65,7 @@ Deno.test("conversations that the template refuses end a measure, or are left ou
   const chatTemplate = "{% for m in messages %}{% if m.content == 'no' %}{{ raise_exception('no') }}{% endif %}" +
     "{{ m.content + ' ' }}{% endfor %}";
   const { json, config: { compresso_style: _, ...config } } = tokenizer;
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModelFrom(source, { device, tokenizer: createTokenizer(json, { config, chatTemplate }) });
   const chat = (content: string): string =>
     JSON.stringify({ messages: [{ role: "user", content }, { role: "assistant", content: "Tom" }] });
@@ -96,7 +96,7 @@ Deno.test("a row with a token that the model has no embedding of is refused by i
   if (!tokenizer) throw new Error("the demo has no tokenizer");
   const { json, config } = tokenizer, { vocab } = source.spec;
   const far = { id: vocab, content: "<far>", special: false, normalized: false };
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModelFrom(source, {
     device,
     tokenizer: createTokenizer({ ...json, added_tokens: [...[json.added_tokens].flat(), far] }, { config }),
@@ -125,7 +125,7 @@ Deno.test("a row with a token that the model has no embedding of is refused by i
 });
 
 Deno.test("rows that are cut, and those that are left out, are counted", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModel("demo", { device });
   const instruct = (input: string): Row => ({
     ...{ kind: "instruct", instruction: "Who?", input, output: "Tom", choices: null, extra: {} },

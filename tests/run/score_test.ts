@@ -1,19 +1,19 @@
 // Scores of choices against brute force, one sequence at a time in f64, and on the demo's held-out rows.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
-import { openDevice } from "../../lib/gpu/device.ts";
 import { readRows } from "../../lib/io/datasets.ts";
 import { demoData, openModelFiles } from "../../lib/io/open_model.ts";
 import { encodeChoices } from "../../lib/run/choice_rows.ts";
 import { type ChoiceRow, logLikelihoods, scoreChoices } from "../../lib/run/score.ts";
 import { inTemporaryFolder } from "../io/files.ts";
 import { argmax, nllReference, openDemo, openGoldenModel, someTokens } from "./helpers/reference.ts";
+import { sharedDevice } from "../device.ts";
 
 // The reference takes the same f32 logits, only its log-sum-exp is f64.
 const SCORE_TOLERANCE = 1e-5;
 
 Deno.test("scores of choices equal brute force", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   for (const name of ["mqa_bf16_sharded", "gqa_f16"] as const) {
     const { model, adapters } = await openGoldenModel(name, { device });
     using _ = model;
@@ -53,7 +53,7 @@ Deno.test("scores of choices equal brute force", async () => {
 });
 
 Deno.test("packed sequences have the numbers of single ones, and the same choices win", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model, adapters } = await openGoldenModel("gqa_f16", { device });
   using _ = model;
   const { vocab } = model.spec, tokens = someTokens(4000, vocab);
@@ -98,7 +98,7 @@ Deno.test("packed sequences have the numbers of single ones, and the same choice
 });
 
 Deno.test("a row is correct exactly where its answer is the choice that was picked", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("gqa_f16", { device });
   using _ = model;
   const row = { prefix: [5, 9, 3], choices: [[4], [7], [9, 2]] };
@@ -113,7 +113,7 @@ Deno.test("a row is correct exactly where its answer is the choice that was pick
 });
 
 Deno.test("the demo model answers its held-out rows far better than chance", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const demo = await openDemo(device);
   using model = demo.model;
   const { tokenizer } = demo;
@@ -162,7 +162,7 @@ Deno.test("a row that cannot be scored is named by its line", async () => {
 });
 
 Deno.test("scoreChoices() refuses rows and sizes that it cannot score", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("gqa_f16", { device });
   using _ = model;
   const row: ChoiceRow = { prefix: [5, 9, 3], choices: [[4], [7, 8]], answer: 1 };

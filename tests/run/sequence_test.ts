@@ -1,11 +1,11 @@
 // Prompts on one cache: what is read again, and that the tokens are those of a prompt read at once.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
-import { openDevice } from "../../lib/gpu/device.ts";
 import { generate, type GenerateOptions } from "../../lib/run/generate.ts";
 import type { Model } from "../../lib/run/model.ts";
 import { createSequence, type Sequence } from "../../lib/run/sequence.ts";
 import { openGoldenModel, someTokens } from "./helpers/reference.ts";
+import { sharedDevice } from "../device.ts";
 
 async function fresh(model: Model, prompt: readonly number[], options: GenerateOptions): Promise<number[]> {
   return await Array.fromAsync(generate(model, prompt, options));
@@ -16,7 +16,7 @@ async function next(sequence: Sequence, prompt: readonly number[], maxTokens: nu
 }
 
 Deno.test("turns on one cache give the tokens of prompts read at once, and read only what is new", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model, adapters } = await openGoldenModel("gqa_llama3", { device, spec: { eosIds: [] } });
   using _ = model;
   for (const attached of [{}, { adapters }]) {
@@ -35,7 +35,7 @@ Deno.test("turns on one cache give the tokens of prompts read at once, and read 
 });
 
 Deno.test("a prompt that the cache cannot hold gets a larger one, to the end of the context", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("mha_linear", { device, spec: { eosIds: [], maxPosition: 1200 } });
   using _ = model;
   using sequence = createSequence(model);
@@ -57,7 +57,7 @@ Deno.test("a prompt that the cache cannot hold gets a larger one, to the end of 
 });
 
 Deno.test("a prompt that leaves the old one is read from where it does, or from the start where little is alike", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("mha_linear", { device, spec: { eosIds: [] } });
   using _ = model;
   using sequence = createSequence(model);
@@ -77,7 +77,7 @@ Deno.test("a prompt that leaves the old one is read from where it does, or from 
 });
 
 Deno.test("after an abort and an early end the cache goes on", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("mha_linear", { device, spec: { eosIds: [] } });
   using _ = model;
   using sequence = createSequence(model);
@@ -102,7 +102,7 @@ Deno.test("after an abort and an early end the cache goes on", async () => {
 });
 
 Deno.test("an error gives up the cache, and everything is freed", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model, adapters } = await openGoldenModel("gqa_f16", { device, spec: { eosIds: [] } });
   using _ = model;
   const before = [device.liveCount, device.bytes];
@@ -124,7 +124,7 @@ Deno.test("an error gives up the cache, and everything is freed", async () => {
 });
 
 Deno.test("a sequence that is disposed within a text ends it before it frees, and gives no more", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { model } = await openGoldenModel("mha_linear", { device, spec: { eosIds: [] } });
   using _ = model;
   const prompt = someTokens(30, model.spec.vocab), before = [device.liveCount, device.bytes];

@@ -7,7 +7,6 @@ import {
   loadModel,
   type Method,
   type Model,
-  openDevice,
   parameterCount,
   prune,
   type PruneOptions,
@@ -23,6 +22,7 @@ import { planSlice } from "../../lib/prune/slice.ts";
 import { keptUnits, selectionMasks, type UnitKind, type UnitTable } from "../../lib/prune/units.ts";
 import { uniform } from "../../lib/random.ts";
 import { sizeGoal, type WantedSize } from "../../lib/run/size_goal.ts";
+import { sharedDevice } from "../device.ts";
 
 const { source: { spec }, tokenizer } = await openModelFiles("demo");
 const { rows } = await readRows(demoData("train"), { limit: 64 });
@@ -114,7 +114,7 @@ async function run(
 }
 
 Deno.test("every method writes files of the wanted size, in both layouts and with a schedule's own layers", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModel("demo", { device });
   const [parameters, folder, , q8] = sizes(0.8);
   const layers = (): (number | null)[] => [0.3, 0.1, null, null, null];
@@ -147,7 +147,7 @@ Deno.test("every method writes files of the wanted size, in both layouts and wit
 });
 
 Deno.test("the schedule leads to the sparsity of the size, of the whole model where hidden dims are cut", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModel("demo", { device });
   const wanted = { parameters: Math.floor(0.8 * parameterCount(spec)) };
   const { records } = await run(model, wanted, { units: ["kv", "ffn", "hidden"] });
@@ -162,7 +162,7 @@ Deno.test("the schedule leads to the sparsity of the size, of the whole model wh
 });
 
 Deno.test("a run that was stopped goes on to its size, and to no other; a schedule that ends before it was there keeps to its own last target", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModel("demo", { device });
   const folder = await Deno.makeTempDir();
   try {
@@ -197,7 +197,7 @@ Deno.test("a run that was stopped goes on to its size, and to no other; a schedu
 });
 
 Deno.test("a size is met by single heads too where a schedule ends the stage before its first step", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModel("demo", { device });
   const size = { parameters: 881_107 };
   using session = prune(model, {
@@ -223,7 +223,7 @@ const ROWS_ALONE =
   /alike in all layers reaches at most 0\.5556; now: 0\.9, limited by least widths \(without: 0\.7743\)/;
 
 Deno.test("sizes out of reach, and sizes beside what contradicts them, are refused before anything is done", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   using model = await loadModel("demo", { device });
   const base = { rows, steps: 3, batch: 1, seq: 64, prompt: null } as const, whole = parameterCount(spec);
   const gguf = { bytes: 1e6, file: { format: "gguf", dtype: "q8_0" } } as const;

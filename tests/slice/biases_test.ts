@@ -1,6 +1,6 @@
 // Biases of models that are cut: they follow their rows, and outlive the part they belong to.
 import assert from "node:assert/strict";
-import { exportModel, openDevice } from "../../mod.ts";
+import { exportModel } from "../../mod.ts";
 import { openModelFiles } from "../../lib/io/open_model.ts";
 import type { WeightSource } from "../../lib/io/source.ts";
 import type { MaskValues } from "../../lib/nn/masks.ts";
@@ -28,6 +28,7 @@ import {
   someTokens,
   tampered,
 } from "./helpers.ts";
+import { sharedDevice } from "../device.ts";
 
 const LAYERS = 4;
 
@@ -50,7 +51,7 @@ function without(spec: DecoderSpec, heads: readonly number[], ffn: readonly numb
 
 for (const biases of [PROJECTIONS, ["o"], ["down"], ["o", "down"], ["q", "k", "v"]] as const) {
   Deno.test(`parts that are cut whole leave their output's bias, with biases of ${biases.join(", ")}`, async () => {
-    using device = await openDevice();
+    const device = await sharedDevice();
     const spec = await specWith(biases), source = randomSource(spec);
     const cases: readonly (readonly [readonly number[], readonly number[]])[] = [
       [[2], []],
@@ -87,7 +88,7 @@ for (const biases of [PROJECTIONS, ["o"], ["down"], ["o", "down"], ["q", "k", "v
 }
 
 Deno.test("verifySliced() agrees where biases moved to other layers", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const spec = await specWith(["o", "down"]), source = randomSource(spec);
   const masks = without(spec, [1, 2], [0, 1]), sliced = sliceModel(source, { masks });
   const compared = { device, adapters: { masks }, tokens: [someTokens(spec)] };

@@ -5,7 +5,6 @@ import {
   demoData,
   loadModel,
   loadModelFrom,
-  openDevice,
   prune,
   readPeftAdapter,
   readRows,
@@ -21,6 +20,7 @@ import { exportModel, type ExportOptions } from "../../lib/run/export.ts";
 import { inTemporaryFolder } from "../io/files.ts";
 import { assertSameWeights } from "../io/models.ts";
 import { openSource, randomMasks } from "./helpers.ts";
+import { sharedDevice } from "../device.ts";
 
 const OPTIONS = { dtype: "f32", tokenizer: null, name: "x" } as const;
 
@@ -93,7 +93,7 @@ Deno.test("a session may export over its model, with adapter, and passes its gen
     const demo = await openModelFiles("demo");
     const generation = { do_sample: true, temperature: 0.6, top_p: 0.9, repetition_penalty: 1.1 };
     await exportModel(demo.source, out, { ...OPTIONS, tokenizer: demo.tokenizer, generation, formats: ["hf"] });
-    using device = await openDevice();
+    const device = await sharedDevice();
     using model = await loadModel(`${out}/model`, { device });
     const { rows } = await readRows(demoData("train"), { limit: 16 });
     const options = { rows, sparsity: 0.2, steps: 1, postfinetune: 0, batch: 1, seq: 64, prompt: null };
@@ -148,7 +148,7 @@ function isLoose(options: unknown): options is SessionExportOptions {
 
 Deno.test("what is given as undefined to an export is not given: the layout stays the run's, the name and the dtype the default", async () => {
   await inTemporaryFolder(async (out) => {
-    using device = await openDevice();
+    const device = await sharedDevice();
     using model = await loadModel("demo", { device });
     const { rows } = await readRows(demoData("train"), { limit: 16 });
     const options = { rows, sparsity: 0.2, steps: 1, postfinetune: 0, batch: 1, seq: 64, prompt: null };
@@ -177,7 +177,7 @@ Deno.test("an adapter, or a folder alone, of a model that no folder can hold is 
       ...source,
       spec: { ...source.spec, rope: { base: 1e4, scaling: { kind: "factors", factors } } },
     } as const;
-    using device = await openDevice();
+    const device = await sharedDevice();
     using model = await loadModelFrom(odd, { device });
     const rows = [{ kind: "text", text: "Tom went to Rome.", extra: {} }] as const;
     const options = { rows, sparsity: 0.2, steps: 1, batch: 1, seq: 16, calibration: "none" } as const;

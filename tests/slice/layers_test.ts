@@ -1,6 +1,5 @@
 // A model that lost whole layers: the same masked, sliced, padded, written and read back.
 import assert from "node:assert/strict";
-import { openDevice } from "../../mod.ts";
 import { openWeights } from "../../lib/io/open.ts";
 import { maskSizes } from "../../lib/nn/masks.ts";
 import { openModelFiles } from "../../lib/io/open_model.ts";
@@ -14,10 +13,11 @@ import { uniform } from "../../lib/random.ts";
 import { exportModel } from "../../lib/run/export.ts";
 import { assertClose, distance } from "../golden/helpers/golden.ts";
 import { LOGIT_TOLERANCE, logitDistance, logitsOf, openSource, randomLora } from "./helpers.ts";
+import { sharedDevice } from "../device.ts";
 
 for (const dead of [0, 1, 2]) {
   Deno.test(`without layer ${dead} the sliced model computes what the masked one does, folded z and all`, async () => {
-    using device = await openDevice();
+    const device = await sharedDevice();
     const source = await openSource("gqa_llama3"), table = unitTable(source.spec, ["kv", "ffn", "layers"]);
     const logAlpha = Float32Array.from({ length: table.count }, (_, unit) => 2 * uniform(8, unit) - 1);
     logAlpha[table.layers[dead]?.gate ?? -1] = -50;
@@ -43,7 +43,7 @@ for (const dead of [0, 1, 2]) {
 }
 
 Deno.test("LoRA of a model goes to the layers that are left of it", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const base = await openSource("gqa_llama3"), { spec } = base, lora = randomLora(spec, { seed: 5 });
   const { head, ffn } = maskSizes(spec), width = ffn / spec.layers.length, heads = head / spec.layers.length;
   const masks = { head: new Float32Array(head).fill(1), ffn: new Float32Array(ffn).fill(1) };
@@ -68,7 +68,7 @@ Deno.test("a model without any layer keeps those that it has", async () => {
 Deno.test("a folder and a GGUF without a layer compute what the sliced model does, and are stock files where the others are alike", async () => {
   const out = await Deno.makeTempDir();
   try {
-    using device = await openDevice();
+    const device = await sharedDevice();
     const { source, tokenizer } = await openModelFiles("demo");
     assert.ok(tokenizer);
     const table = unitTable(source.spec, ["layers"], { protect: [0] }),

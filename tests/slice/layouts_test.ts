@@ -1,6 +1,5 @@
 // Padded and uniform layouts.
 import assert from "node:assert/strict";
-import { openDevice } from "../../mod.ts";
 import { CompressoError } from "../../lib/errors.ts";
 import { maskSizes, type MaskValues } from "../../lib/nn/masks.ts";
 import { type DecoderSpec, layersAlike, normName, parameterCount, projectionName } from "../../lib/nn/spec.ts";
@@ -21,10 +20,11 @@ import {
   randomMasks,
   randomSource,
 } from "./helpers.ts";
+import { sharedDevice } from "../device.ts";
 
 for (const name of NAMES) {
   Deno.test(`${name}: the padded model has equal layers and computes what the compact one does`, async () => {
-    using device = await openDevice();
+    const device = await sharedDevice();
     const source = await openSource(name);
     const masks = randomMasks(source.spec, { seed: 31, kinds: ["head", "ffn", "hidden"] });
     const compact = sliceModel(source, { masks }), wide = padded(compact);
@@ -36,7 +36,7 @@ for (const name of NAMES) {
 }
 
 Deno.test("padding gives a layer without attention or FFN one of zeros", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const source = await openSource("gqa_llama3");
   const head = new Float32Array(18).fill(1), ffn = new Float32Array(303).fill(1);
   head.fill(0, 0, 6);
@@ -56,7 +56,7 @@ Deno.test("padding gives a layer without attention or FFN one of zeros", async (
 });
 
 Deno.test("padding finds one group size for layers that have different ones", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const source = await openSource("gqa_llama3");
   const head = Float32Array.from([...[1, 0, 0, 1, 0, 0], ...[1, 1, 0, 0, 1, 1], ...[1, 1, 1, 0, 0, 0]]);
   const compact = sliceModel(source, { masks: { head } }), wide = padded(compact);
@@ -67,7 +67,7 @@ Deno.test("padding finds one group size for layers that have different ones", as
 });
 
 Deno.test("KV heads that slicing repeats are one again when padded, so that zeros make no model larger than it was", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { spec } = await openSource("qwen2"), layer = { heads: 6, kvHeads: 3, ffn: 24 };
   const base = randomSource({ ...spec, layers: [layer, layer, layer] }), lora = randomLora(base.spec, { seed: 5 });
   // Groups of 2 and of 1 head: four groups of one are the smaller layer, with a KV head twice.
@@ -95,7 +95,7 @@ Deno.test("a model whose layers are alike is not padded", async () => {
 });
 
 Deno.test("uniform masks meet the sparsity to within one FFN column and keep the best units of each layer", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   for (const name of NAMES) {
     const source = await openSource(name), { spec } = source;
     const sizes = maskSizes(spec);

@@ -1,6 +1,5 @@
 // The sliced model computes what the masked one does.
 import assert from "node:assert/strict";
-import { openDevice } from "../../mod.ts";
 import { CompressoError } from "../../lib/errors.ts";
 import type { MaskValues } from "../../lib/nn/masks.ts";
 import { HEAD, parameterCount, projectionName, tensorShapes } from "../../lib/nn/spec.ts";
@@ -8,11 +7,12 @@ import { cheapestGroupSize } from "../../lib/prune/head_groups.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
 import { assertClose } from "../golden/helpers/golden.ts";
 import { LOGIT_TOLERANCE, logitDistance, NAMES, openSource, randomLora, randomMasks, randomSource } from "./helpers.ts";
+import { sharedDevice } from "../device.ts";
 
 for (const name of NAMES) {
   for (const soft of [false, true]) {
     Deno.test(`${name} sliced with ${soft ? "soft" : "hard"} masks of all kinds and LoRA equals the masked model`, async () => {
-      using device = await openDevice();
+      const device = await sharedDevice();
       const source = await openSource(name), { spec } = source;
       const masks = randomMasks(spec, { seed: 3, kinds: ["head", "ffn", "hidden"], soft });
       const lora = randomLora(spec, { seed: 4 });
@@ -31,7 +31,7 @@ for (const name of NAMES) {
 }
 
 Deno.test("LoRA alone is merged, and masks of a single kind leave the rest as it is", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const source = await openSource("gqa_llama3"), { spec } = source;
   const lora = randomLora(spec, { seed: 8 });
   const cases: { name: string; masks?: MaskValues }[] = [
@@ -50,7 +50,7 @@ Deno.test("LoRA alone is merged, and masks of a single kind leave the rest as it
 });
 
 Deno.test("cut hidden dims scale the norms' ε, which a large ε makes visible", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   for (const name of ["gqa_llama3", "mha_linear"] as const) {
     const source = await openSource(name, { normEps: 0.5 });
     const masks = randomMasks(source.spec, { seed: 21, kinds: ["hidden"] });
@@ -66,7 +66,7 @@ Deno.test("cut hidden dims scale the norms' ε, which a large ε makes visible",
 });
 
 Deno.test("groups of different lengths become equal, with zero heads or a repeated KV head", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const source = await openSource("gqa_llama3");
   // Layers of 6 heads in 2 groups.
   const head = Float32Array.from([
@@ -88,7 +88,7 @@ Deno.test("a long group beside short ones is split, and its KV head repeated, wh
   assert.equal(cheapestGroupSize([[5, 1, 1, 1]]), 1, "16 instead of 24, or of 18 with size 2");
   assert.equal(cheapestGroupSize([[3, 3, 2]]), 3);
   assert.equal(cheapestGroupSize([[], []]), 1);
-  using device = await openDevice();
+  const device = await sharedDevice();
   const { spec } = await openSource("mqa_bf16_sharded");
   const source = randomSource({
     ...spec,
@@ -106,7 +106,7 @@ Deno.test("a long group beside short ones is split, and its KV head repeated, wh
 });
 
 Deno.test("layers may lose all heads or all FFN columns, the first one too", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const source = await openSource("gqa_llama3"), { layers } = source.spec;
   const without = (heads: number[], ffn: number[]): MaskValues => ({
     head: Float32Array.from(layers.flatMap((layer, i) => Array(layer.heads).fill(heads.includes(i) ? 0 : 1))),
@@ -131,7 +131,7 @@ Deno.test("layers may lose all heads or all FFN columns, the first one too", asy
 });
 
 Deno.test("a sliced model can be sliced again", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const source = await openSource("mha_linear");
   const once = sliceModel(source, {
     masks: randomMasks(source.spec, { seed: 5, kinds: ["head", "ffn", "hidden"], soft: true }),

@@ -1,15 +1,16 @@
 // The check that runs before a sliced model is written.
 import assert from "node:assert/strict";
-import { loadModelFrom, openDevice } from "../../mod.ts";
+import { loadModelFrom } from "../../mod.ts";
 import { CompressoError } from "../../lib/errors.ts";
 import { FINAL_NORM, projectionName } from "../../lib/nn/spec.ts";
 import { sliceModel } from "../../lib/prune/slice.ts";
 import { verifySliced } from "../../lib/run/verify.ts";
 import { assertClose, distance } from "../golden/helpers/golden.ts";
 import { openSource, randomLora, randomMasks, someTokens, tampered } from "./helpers.ts";
+import { sharedDevice } from "../device.ts";
 
 Deno.test("verifySliced() gives the difference where the models agree, and names the first layer where they do not", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const source = await openSource("gqa_llama3");
   const adapters = {
     masks: randomMasks(source.spec, { seed: 3, kinds: ["head", "ffn", "hidden"], soft: true }),
@@ -46,7 +47,7 @@ Deno.test("verifySliced() gives the difference where the models agree, and names
 });
 
 Deno.test("verifySliced() gives what a comparison of the whole models gives", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const source = await openSource("gqa_llama3");
   const adapters = {
     masks: randomMasks(source.spec, { seed: 3, kinds: ["head", "ffn", "hidden"], soft: true }),
@@ -71,7 +72,7 @@ Deno.test("verifySliced() gives what a comparison of the whole models gives", as
 });
 
 Deno.test("hiddenStates() holds the masked embedding first, and what the final norm and head make logits of last", async () => {
-  using device = await openDevice();
+  const device = await sharedDevice();
   const source = await openSource("mha_linear"), { spec } = source;
   using model = await loadModelFrom(source, { device, baseDtype: "f32" });
   const tokens = someTokens(spec, 5);

@@ -6,7 +6,6 @@ import {
   type Device,
   loadModel,
   type Model,
-  openDevice,
   prune,
   type PruneOptions,
   type PruneResult,
@@ -14,6 +13,7 @@ import {
   type RunHandle,
   type StepRecord,
 } from "../../../mod.ts";
+import { sharedDevice } from "../../device.ts";
 
 const { rows } = await readRows(demoData("train"), { limit: 64 });
 /** Of a quotient of whole numbers, where the target is met exactly. */
@@ -30,11 +30,9 @@ export const BASE = {
   prompt: null,
 } as const;
 
-let shared: Promise<Device> | null = null;
-
-/** Gives the demo anew, on a device that all tests of a file share: it compiles each kernel once. */
+/** Gives the demo anew, on the device of the test's file. */
 export async function withDemo(work: (parts: { model: Model; device: Device }) => Promise<void>): Promise<void> {
-  const device = await (shared ??= openDevice());
+  const device = await sharedDevice();
   using model = await loadModel("demo", { device });
   await work({ model, device });
 }

@@ -1,5 +1,6 @@
 // Mask values z as the decoder reads them: one buffer of slots for hidden dims, heads and FFN columns. Owns the slot layout; refuses sampling and units.
 import { CompressoError } from "../errors.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import type { BufferSlice } from "../gpu/plan.ts";
 import { strideOf } from "./layout.ts";
@@ -25,6 +26,8 @@ export interface MaskValues {
   /** z of hidden dims. */
   readonly hidden?: Float32Array;
 }
+
+const KINDS: NamesOf<MaskValues> = { head: true, ffn: true, hidden: true };
 
 /** Gradients of all slots. */
 export interface SlotGradients {
@@ -78,8 +81,9 @@ export function maskSizes(spec: DecoderSpec): Readonly<Record<MaskKind, number>>
   };
 }
 
-/** Spreads mask values to slots; an absent kind is all 1, padding is 0. Throws `CompressoError("input")` for a wrong length or a value that is not finite. */
+/** Spreads mask values to slots; an absent kind is all 1, padding is 0. Throws `CompressoError("input")` for a wrong length or a value that is not finite, `CompressoError("usage")` for other kinds. */
 export function packMasks(spec: DecoderSpec, layout: SlotLayout, values: MaskValues): Float32Array<ArrayBuffer> {
+  checkNames(values, KINDS, { whose: "masks" });
   const sizes = maskSizes(spec);
   for (const kind of ["head", "ffn", "hidden"] as const) check(kind, values[kind], sizes[kind]);
   const slots = new Float32Array(layout.count);

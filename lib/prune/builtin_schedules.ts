@@ -1,4 +1,5 @@
 // The schedules that have a name. Owns the names and their shapes; refuses the loop.
+import { checkNames } from "../given.ts";
 import { checkWarmup, constant, cosine, cubic, described, exponential, linear } from "./curves.ts";
 import { WARMUP } from "./schedule.ts";
 import { defineSchedule, type Schedule, type ScheduleDefinition } from "./schedule_script.ts";
@@ -18,9 +19,11 @@ export function isScheduleName(text: string): text is ScheduleName {
 
 /**
  * The built-in schedule of a name: from 0 up to the run's sparsity, which it reaches at progress `warmup`, in [0, 1]. "step" begins at a quarter of
- * it, "constant" is all of it from the first step on. Throws `CompressoError("usage")` for another warm-up.
+ * it, "constant" is all of it from the first step on. Throws `CompressoError("usage")` for another warm-up, and for other options.
  */
-export function builtinSchedule(name: ScheduleName, { warmup = WARMUP }: { readonly warmup?: number } = {}): Schedule {
+export function builtinSchedule(name: ScheduleName, options: { readonly warmup?: number } = {}): Schedule {
+  checkNames(options, { warmup: "number" }, { whose: "builtinSchedule" });
+  const { warmup = WARMUP } = options;
   const ramp = { to: "target", warmup } as const;
   checkWarmup(name, warmup);
   const curves: { readonly [name in ScheduleName]: () => ScheduleDefinition["sparsity"] } = {

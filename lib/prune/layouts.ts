@@ -1,5 +1,6 @@
 // Layouts that programs without per-layer sizes load: padded to the widest layer, or cut alike in every layer. Owns the shapes; refuses files.
 import { CompressoError } from "../errors.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import type { WeightSource } from "../io/source.ts";
 import { type MaskValues, packMasks, slotLayout } from "../nn/masks.ts";
 import {
@@ -105,6 +106,8 @@ export interface UniformInput {
   readonly target?: number;
 }
 
+const NAMES: NamesOf<UniformInput> = { masks: true, target: "number" };
+
 /**
  * Masks that cut every layer to the same counts: KV heads, heads of each group and FFN columns kept as in the mean over the layers of `masks`,
  * the FFN width then such that the sparsity is at least the target, and below it with one column more. Each layer keeps its units of the highest
@@ -115,8 +118,10 @@ export interface UniformInput {
 export function uniformMasks(
   spec: DecoderSpec,
   scores: MaskValues,
-  { masks, target }: UniformInput,
+  input: UniformInput,
 ): Required<MaskValues> {
+  checkNames(input, NAMES, { whose: "uniformMasks" });
+  const { masks, target } = input;
   const layout = slotLayout(spec), z = packMasks(spec, layout, masks), ranks = packMasks(spec, layout, scores);
   const layers = spec.layers.map((layer, index) => {
     const { head = 0, ffn = 0 } = layout.layers[index] ?? {};

@@ -1,5 +1,6 @@
 // The pruned model as a smaller ordinary model: LoRA merged, cut units dropped, soft masks folded into weights. Owns that algebra; refuses files and the GPU.
 import { CompressoError } from "../errors.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import type { WeightSource } from "../io/source.ts";
 import { loraNames, loraScale, refuseOthers } from "../nn/lora.ts";
 import { type MaskValues, packMasks, slotLayout } from "../nn/masks.ts";
@@ -43,6 +44,8 @@ export interface SliceInput {
   readonly lora?: MergeLora;
 }
 
+const NAMES: NamesOf<SliceInput> = { masks: true, lora: true };
+
 /** A layer's new shape and where its parts come from. */
 interface LayerPlan {
   readonly spec: LayerSpec;
@@ -67,9 +70,12 @@ interface LayerPlan {
  * - A KV head goes with the last head of its group. Groups that differ in size are made equal, in the cheapest way by parameters: shorter
  *   ones get zero heads, or longer ones are split and their KV head is repeated (see `cheapestGroupSize`).
  *
- * Throws `CompressoError("input")` for masks or LoRA that do not fit the model, and where no hidden dim is left.
+ * Throws `CompressoError("input")` for masks or LoRA that do not fit the model, and where no hidden dim is left, `CompressoError("usage")` for parts
+ * and kinds of masks that do not exist.
  */
-export function sliceModel(base: WeightSource, { masks = {}, lora }: SliceInput): WeightSource {
+export function sliceModel(base: WeightSource, input: SliceInput): WeightSource {
+  checkNames(input, NAMES, { whose: "sliceModel" });
+  const { masks = {}, lora } = input;
   const lowRank = lora ? lowRanks(base.spec, lora) : new Map<string, LowRank>();
   const { spec, made } = planSlice(base.spec, masks);
   return remapSource(base, spec, (name) => {

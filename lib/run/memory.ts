@@ -12,6 +12,7 @@ import type { Layout } from "../prune/layouts.ts";
 import { tableOf } from "../prune/uniform.ts";
 import type { UnitKind, UnitRules, UnitTable } from "../prune/units.ts";
 import type { Batch } from "./batches.ts";
+import { checkMemoryNames } from "./option_names.ts";
 import { bytesByPart, type MemoryPart } from "./memory_parts.ts";
 import { loadModelFrom, type Model } from "./model.ts";
 import { type ResolvedOptions, resolveOptions } from "./options.ts";
@@ -97,6 +98,7 @@ export interface MemoryPlan {
  * ```
  */
 export async function planMemory(spec: DecoderSpec, options: MemoryOptions = {}): Promise<MemoryPlan> {
+  checkMemoryNames(options, "planMemory");
   using device = openDryDevice(adapterFor(options));
   return await planOn(device, spec, { ...options, table: tableFor(spec, options) });
 }

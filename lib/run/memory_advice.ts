@@ -1,8 +1,10 @@
 // What makes a run fit that does not: single changes of options, all of them, or a lower rank with as few of them as it takes, each planned anew. Owns the search and the refusal; refuses to plan by itself.
 import { CompressoError } from "../errors.ts";
+import { checkNames, type NamesOf } from "../given.ts";
 import { MATRIX_DTYPES } from "../nn/matrix.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { type MemoryChange, type MemoryOptions, type MemoryPlan, planMemory, plannerWithin } from "./memory.ts";
+import { checkMemoryNames } from "./option_names.ts";
 import { DEFAULTS } from "./options.ts";
 
 /** A change of options that makes a run fit. */
@@ -21,11 +23,15 @@ export interface MemoryBudget {
   readonly memoryLimit?: number;
 }
 
+const BUDGET: NamesOf<MemoryBudget> = { memoryLimit: "number" };
+
 /** Sequence lengths that are tried are multiples of this. */
 const SEQ_STEP = 32;
 
 /** Whether a plan keeps within the budget and the adapter's limits. */
-export function fits({ peakBytes, excesses }: MemoryPlan, { memoryLimit = Infinity }: MemoryBudget): boolean {
+export function fits({ peakBytes, excesses }: MemoryPlan, budget: MemoryBudget): boolean {
+  checkNames(budget, BUDGET, { whose: "a memory budget" });
+  const { memoryLimit = Infinity } = budget;
   return peakBytes <= memoryLimit && excesses.length === 0;
 }
 
@@ -39,6 +45,8 @@ export async function adviseMemory(
   options: MemoryOptions,
   budget: MemoryBudget,
 ): Promise<MemoryAdvice[]> {
+  checkMemoryNames(options, "adviseMemory");
+  checkNames(budget, BUDGET, { whose: "a memory budget" });
   const { batch = DEFAULTS.batch, seq = DEFAULTS.seq, baseDtype = "f16" } = options;
   const planned = plannerWithin(spec, options, budget);
   const attempt = async (change: MemoryChange): Promise<MemoryAdvice | null> => {

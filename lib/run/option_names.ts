@@ -3,6 +3,7 @@ import { checkNames, type NamesOf, type OptionNames } from "../given.ts";
 import type { LoraConfig } from "../nn/lora.ts";
 import { RULE_NAMES } from "../prune/unit_rules.ts";
 import type { RunHooks } from "./hooks.ts";
+import type { MemoryOptions } from "./memory.ts";
 import { MONITOR_NAMES, type MonitorSetting } from "./monitors/alarm.ts";
 import type { CheckpointOptions, PruneOptions } from "./options.ts";
 import type { CompressOptions } from "./pipeline.ts";
@@ -53,6 +54,16 @@ const COMPRESS = {
   ...{ out: "text", onCalibration: true, checkpointEvery: "number", resume: "switch", mayDiffer: true, identity: true },
   ...{ export: SESSION_EXPORT_NAMES, onReady: true, onStart: true, onRecord: true, onPhase: true },
 } satisfies NamesOf<CompressOptions>;
+
+const MEMORY = {
+  ...{ batch: "number", seq: "number", lora: LORA, units: true, rules: RULE_NAMES, layout: true, recompute: "switch" },
+  ...{ method: true, focus: "number", baseDtype: true, adapter: { limits: true, isCpu: "switch" } },
+} satisfies NamesOf<MemoryOptions>;
+
+/** Refuses options that plans of memory do not have; `whose` is the function that they are given to. Throws `CompressoError("usage")`. */
+export function checkMemoryNames(options: MemoryOptions, whose: string): void {
+  checkNames(options, MEMORY, { whose });
+}
 
 /** Refuses options that `prune` does not have. Throws `CompressoError("usage")`. */
 export function checkPruneNames(options: PruneOptions): void {

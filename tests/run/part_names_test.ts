@@ -1,0 +1,63 @@
+// What slices, plans and draws for programs refuses options and kinds of masks that it does not have: nobody would read them.
+import {
+  adviseMemory,
+  builtinSchedule,
+  fits,
+  lineChart,
+  planMemory,
+  sliceLora,
+  sliceModel,
+  uniformMasks,
+} from "../../mod.ts";
+import { rejectsWith } from "../io/files.ts";
+import { randomSource, SPEC } from "../io/models.ts";
+
+Deno.test("what slices, plans and draws refuses options and kinds of masks that it does not have", async () => {
+  const source = randomSource(SPEC), ones = new Float32Array(SPEC.hidden).fill(1);
+  const long = { ...SPEC, maxPosition: 512 };
+  const lora = { rank: 1, alpha: 1, targets: [], weights: new Map() };
+  const chart = { title: "a", x: { label: "x" }, y: { label: "y" }, series: [] };
+  const calls: readonly (readonly [call: (options: object) => unknown, options: object, said: RegExp])[] = [
+    [
+      (options) => sliceModel(source, options),
+      { mask: {} },
+      /'mask'; rule: options of sliceModel are masks, lora; .*mean masks\?/,
+    ],
+    [
+      (masks) => sliceModel(source, { masks }),
+      { heads: ones },
+      /'heads'; rule: options of masks are head, ffn, hidden; .*mean head\?/,
+    ],
+    [(masks) => sliceLora(SPEC, { masks, lora }), { fnn: ones }, /'fnn'.*did you mean ffn\?/],
+    [
+      (options) => uniformMasks(SPEC, {}, { masks: {}, ...options }),
+      { targets: 0.2 },
+      /'targets'.*did you mean target\?/,
+    ],
+    [(scores) => uniformMasks(SPEC, scores, { masks: {} }), { hiden: ones }, /'hiden'.*did you mean hidden\?/],
+    [
+      (options) => planMemory(long, options),
+      { bacth: 8 },
+      /'bacth'; rule: options of planMemory are batch, .*mean batch\?/,
+    ],
+    [(options) => planMemory(long, options), { lora: { ranks: 2 } }, /'lora.ranks'.*did you mean lora.rank\?/],
+    [(options) => adviseMemory(long, options, {}), { seq: "64" }, /'seq'; rule: it is a number; now: the text "64"/],
+    [(budget) => adviseMemory(long, {}, budget), { memory: 1 }, /'memory'.*did you mean memoryLimit\?/],
+    [
+      async (budget) => fits(await planMemory(long), budget),
+      { limit: 1 },
+      /rule: options of a memory budget are memoryLimit/,
+    ],
+    [(options) => lineChart({ ...chart, ...options }), { tittle: "b" }, /'tittle'.*did you mean title\?/],
+    [
+      (x) => lineChart({ ...chart, x: { ...chart.x, ...x } }),
+      { log: true },
+      /'x.log'; rule: options within x are label, /,
+    ],
+    [(options) => builtinSchedule("cubic", options), { warmpu: 0.4 }, /'warmpu'.*did you mean warmup\?/],
+  ];
+  for (const [call, options, said] of calls) {
+    await rejectsWith((async () => await call(options))(), "usage", said);
+    await call({});
+  }
+});

@@ -27,17 +27,8 @@ export interface LineChart {
 
 const AXIS = { label: "text", domain: true, zero: "switch", scale: true, format: true } satisfies NamesOf<Axis>;
 const NAMES: NamesOf<LineChart> = {
-  ...{
-    title: "text",
-    description: "text",
-    x: AXIS,
-    y: AXIS,
-    series: true,
-    marks: true,
-    width: "number",
-    height: "number",
-  },
-  embedded: "switch",
+  ...{ title: "text", description: "text", x: AXIS, y: AXIS, series: true, marks: true },
+  ...{ width: "number", height: "number", embedded: "switch" },
 };
 
 const MARGIN = 16;

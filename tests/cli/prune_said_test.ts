@@ -43,7 +43,7 @@ export default defineSchedule({ sparsity: ({ progress, sparsity }) => Deno.pid >
   );
   const run = (out: string, ...more: readonly string[]): Promise<CliResult> =>
     cli([
-      ...["prune", "demo", "--limit-rows", "400", "--sparsity", "0.2", "--calibration", "none", "--schedule", script],
+      ...["prune", "demo", "--sparsity", "0.2", "--calibration", "none", "--limit-rows", "400", "--schedule", script],
       ...["--steps", "2", "--prefinetune", "0", "--postfinetune", "0", "--batch", "1", "--seq", "64", "--no-prompt"],
       ...["--out", folder.at(out), ...more],
     ]);
@@ -67,19 +67,8 @@ export default defineSchedule({ sparsity: MOST });`;
     Deno.writeTextFile(folder.at("most.ts"), `export const MOST = ${most};`);
   const run = (...more: readonly string[]): Promise<CliResult> =>
     cli([
-      ...[
-        "prune",
-        "demo",
-        "--limit-rows",
-        "400",
-        "--sparsity",
-        "0.2",
-        "--calibration",
-        "none",
-        "--schedule",
-        script,
-        "--trust",
-      ],
+      ...["prune", "demo", "--sparsity", "0.2", "--calibration", "none", "--limit-rows", "400"],
+      ...["--schedule", script, "--trust"],
       ...["--steps", "1", "--prefinetune", "0", "--postfinetune", "0", "--batch", "1", "--seq", "64", "--no-prompt"],
       ...["--out", folder.at("out"), ...more],
     ]);

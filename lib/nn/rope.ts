@@ -2,7 +2,7 @@
 import { ropeKernel } from "../../kernels/mod.ts";
 import { CompressoError } from "../errors.ts";
 import type { DeviceBuffer } from "../gpu/device.ts";
-import { compileKernel } from "../gpu/kernel.ts";
+import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { f32, type Plan, u32 } from "../gpu/plan.ts";
 import { headStride } from "./layout.ts";
 import type { DecoderSpec } from "./spec.ts";
@@ -83,7 +83,7 @@ export function recordRope(plan: Plan, options: RopeOptions): void {
   const { positions, positionBuffer } = options, given = positions ?? positionBuffer;
   if (heads === 0 || rows === 0) return;
   const half = headDim / 2;
-  const kernel = compileKernel(plan.device, ropeKernel(positions ? "rows" : given ? "offset" : "plain"));
+  const kernel = compileKernel(plan.device, sourceOf(ropeKernel, positions ? "rows" : given ? "offset" : "plain"));
   const params = [rows, seq, heads, half, headStride(headDim), stride, Math.floor(cosSin.bytes / (8 * half))].map(u32);
   const groups = Math.ceil(rows * half / 64), width = Math.min(groups, 32768);
   plan.dispatch(

@@ -134,19 +134,8 @@ Deno.test("a finished run of a one-shot method is known again, whatever warm-up 
     out,
   ];
   const short = [
-    ...args,
-    "--limit-rows",
-    "400",
-    "--steps",
-    "1",
-    "--prefinetune",
-    "0",
-    "--postfinetune",
-    "0",
-    "--batch",
-    "1",
-    "--seq",
-    "64",
+    ...[...args, "--limit-rows", "400", "--steps", "1", "--prefinetune", "0", "--postfinetune", "0"],
+    ...["--batch", "1", "--seq", "64"],
   ];
   const { code, stderr } = await cli(short);
   assert.equal(code, 0, stderr);
@@ -169,21 +158,8 @@ Deno.test("a run as published writes a GGUF of the wanted bytes and an adapter, 
   const out = folder.at("run"), limit = 1_500_000;
   const args = [
     ...["prune", "demo", "--target-bytes", String(limit), "--target-file", "gguf", "--preset", "paper", "--steps", "3"],
-    ...[
-      "--limit-rows",
-      "400",
-      "--noise",
-      "0.5",
-      "--batch",
-      "1",
-      "--seq",
-      "96",
-      "--no-prompt",
-      "--no-tuning",
-      "--save-adapter",
-      "--out",
-      out,
-    ],
+    ...["--limit-rows", "400", "--noise", "0.5", "--batch", "1", "--seq", "96", "--no-prompt", "--no-tuning"],
+    ...["--save-adapter", "--out", out],
   ];
   const { code, stdout, stderr } = await cli(args);
   assert.equal(code, 0, stderr);

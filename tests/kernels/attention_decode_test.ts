@@ -1,7 +1,7 @@
 // Decoding attention over both kinds of caches, and what fills them, against the f64 oracle.
 import assert from "node:assert/strict";
 import { CACHE_KEYS, cacheAppend, rotateAppend } from "../../kernels/mod.ts";
-import { type DeviceBuffer } from "../../lib/gpu/device.ts";
+import type { DeviceBuffer } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
 import { cacheRows, recordDecodeAttention, recordTextureDecodeAttention } from "../../lib/nn/attention_decode.ts";

@@ -1,7 +1,7 @@
 // The greedy choice at the end of a decoding step, against a plain loop.
 import assert from "node:assert/strict";
 import { greedyNext } from "../../kernels/mod.ts";
-import { type Device } from "../../lib/gpu/device.ts";
+import type { Device } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
 import { uniform } from "../../lib/random.ts";

@@ -5,7 +5,7 @@ import type { ChatMessage } from "../../lib/io/chat_template.ts";
 import { encodeChatPrompt } from "../../lib/io/prompts_chat.ts";
 import { endToken } from "../../lib/io/prompts.ts";
 import type { Tokenizer } from "../../lib/io/tokenizer.ts";
-import { type Device } from "../../lib/gpu/device.ts";
+import type { Device } from "../../lib/gpu/device.ts";
 import { type Chat, type ChatAnswer, type ChatOptions, createChat } from "../../lib/run/chat.ts";
 import { generate } from "../../lib/run/generate.ts";
 import { streamText } from "../../lib/run/generate_text.ts";

@@ -1,7 +1,7 @@
 // Generation with the KV cache against full recomputation of every token, its stop rules, draws and errors.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
-import { type Device } from "../../lib/gpu/device.ts";
+import type { Device } from "../../lib/gpu/device.ts";
 import { createDecodePass } from "../../lib/nn/decode_pass.ts";
 import { prefillRows } from "../../lib/nn/decode_prefill.ts";
 import type { DecoderSpec } from "../../lib/nn/spec.ts";

@@ -1,6 +1,6 @@
 // Whole models whose frozen weights lie on the GPU in blocks, against the same weights in f32.
 import assert from "node:assert/strict";
-import { type Device } from "../../lib/gpu/device.ts";
+import type { Device } from "../../lib/gpu/device.ts";
 import { exportGguf } from "../../lib/io/gguf_export.ts";
 import { openGguf } from "../../lib/io/gguf_model.ts";
 import { openHfFolder } from "../../lib/io/hf_model.ts";

@@ -1,0 +1,81 @@
+// Runs test files side by side, a process each, and sums up. Owns their order, their output and what a crash counts as.
+//
+// `deno test --parallel` runs files in threads of one process. Vulkan's loader cannot stand that: a device made in one
+// thread while another thread destroys one ends the process (https://github.com/KhronosGroup/Vulkan-Loader/issues/2018).
+import { readdirSync, statSync } from "node:fs";
+import process from "node:process";
+
+/** Folders whose files train whole models: they begin first, so that no long file is left for the end. */
+const LONG = ["tests/run/", "tests/experiment/", "tests/cli/"];
+const COUNTS = ["passed", "failed", "ignored", "filtered out"] as const;
+
+type Counts = Record<typeof COUNTS[number], number>;
+
+/** Test files among paths, each once: a folder gives all of its own, those that take long first. */
+function filesOf(paths: readonly string[]): string[] {
+  const files = paths.flatMap((path) =>
+    statSync(path).isDirectory()
+      ? readdirSync(path, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith("_test.ts"))
+        .map((name) => `${path.replace(/\/+$/, "")}/${name}`)
+      : [path]
+  );
+  const rank = (file: string): number => {
+    const index = LONG.findIndex((folder) => file.startsWith(folder));
+    return index < 0 ? LONG.length : index;
+  };
+  return [...new Set(files)].sort((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1));
+}
+
+/** The counts of the line that closes a run of `deno test`, or null where it has none: "ok | 3 passed | 0 failed (2s)". */
+function countsOf(output: string): Counts | null {
+  const line = output.match(/^(?:ok|FAILED) \| \d+ passed.*$/gm)?.at(-1);
+  if (line === undefined) return null;
+  const count = (name: string): number => Number(line.match(new RegExp(`(\\d+) ${name}`))?.[1] ?? 0);
+  return {
+    passed: count("passed"),
+    failed: count("failed"),
+    ignored: count("ignored"),
+    "filtered out": count("filtered"),
+  };
+}
+
+const options = process.argv.slice(2).filter((word) => word.startsWith("-"));
+const paths = process.argv.slice(2).filter((word) => !word.startsWith("-"));
+const files = filesOf(paths.length > 0 ? paths : ["tests"]);
+const jobs = Math.max(1, Number(process.env.DENO_JOBS) || 2 * navigator.hardwareConcurrency);
+const total: Counts = { passed: 0, failed: 0, ignored: 0, "filtered out": 0 };
+const bad: string[] = [];
+const begun = performance.now();
+
+/** Runs one file in a process of its own, prints what it wrote when it has ended, and adds up. */
+async function run(file: string): Promise<void> {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["task", "--quiet", "test", "--no-check", ...options, file],
+    env: { NO_COLOR: "1" },
+  }).output();
+  const decoder = new TextDecoder();
+  const output = decoder.decode(stdout), counts = countsOf(output);
+  process.stdout.write(output + decoder.decode(stderr));
+  for (const name of COUNTS) total[name] += counts?.[name] ?? 0;
+  if (code === 0 && counts !== null) return;
+  // A file that has a type error or whose process was ended has no count of its own, and counts as one test.
+  if (counts === null || counts.failed === 0) total.failed++;
+  bad.push(counts === null ? `${file}: its process ended with status ${code} before its tests did` : file);
+}
+
+const checked = await new Deno.Command(Deno.execPath(), { args: ["check", ...files], stdout: "inherit" }).spawn()
+  .status;
+if (!checked.success) process.exit(checked.code);
+const queue = files.values();
+await Promise.all(Array.from({ length: jobs }, async () => {
+  for (const file of queue) await run(file);
+}));
+const seconds = Math.round((performance.now() - begun) / 1000);
+if (bad.length > 0) console.log(`\nFailed:\n${bad.map((line) => `  ${line}\n`).join("")}`);
+console.log(
+  `\n${bad.length > 0 ? "FAILED" : "ok"} | ` +
+    COUNTS.filter((name) => total[name] > 0 || name === "passed" || name === "failed")
+      .map((name) => `${total[name]} ${name}`).join(" | ") +
+    ` (${files.length} files, ${Math.floor(seconds / 60)}m${seconds % 60}s)`,
+);
+process.exit(bad.length > 0 ? 1 : 0);

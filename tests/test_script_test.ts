@@ -1,0 +1,42 @@
+// The script that runs the tests: its sums, and what it makes of a file that fails, one whose process dies, and a type error.
+import assert from "node:assert/strict";
+import { ROOT, TemporaryFolder } from "./cli/helpers/cli.ts";
+
+/** What scripts/test.ts says about files of the given contents, and its exit status. */
+async function runFiles(contents: Readonly<Record<string, string>>): Promise<{ code: number; stdout: string }> {
+  using folder = new TemporaryFolder();
+  for (const [name, text] of Object.entries(contents)) Deno.writeTextFileSync(folder.at(name), text);
+  const { code, stdout } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "scripts/test.ts", folder.path],
+    cwd: ROOT,
+  }).output();
+  return { code, stdout: new TextDecoder().decode(stdout) };
+}
+
+const GOOD = `Deno.test("good", () => {}); Deno.test.ignore("later", () => {});`;
+
+Deno.test("the counts of all files are added up, and files that are no tests are not run", async () => {
+  const other = `throw new Error("not a test file");`;
+  const { code, stdout } = await runFiles({ "a_test.ts": GOOD, "b_test.ts": GOOD, "other.ts": other });
+  assert.equal(code, 0);
+  assert.match(stdout, /\nok \| 2 passed \| 0 failed \| 2 ignored \(2 files, 0m\d+s\)\n$/);
+});
+
+Deno.test("a file that fails and one whose process is ended are named, and the others are run", async () => {
+  const bad = `Deno.test("bad", () => { throw new Error("no"); }); Deno.test("well", () => {});`;
+  const dead = `Deno.test("well", () => {}); Deno.test("dead", () => Deno.kill(Deno.pid, "SIGKILL"));`;
+  const { code, stdout } = await runFiles({ "a_test.ts": bad, "b_test.ts": dead, "c_test.ts": GOOD });
+  assert.equal(code, 1);
+  assert.match(
+    stdout,
+    /Failed:\n\s+\S+a_test\.ts\n\s+\S+b_test\.ts: its process ended with status 137 before its tests did\n/,
+  );
+  // The tests of the file that died are not known: it counts as one that failed.
+  assert.match(stdout, /\nFAILED \| 2 passed \| 2 failed \| 1 ignored \(3 files, 0m\d+s\)\n$/);
+});
+
+Deno.test("a type error in one file is said before a test is run", async () => {
+  const { code, stdout } = await runFiles({ "a_test.ts": GOOD, "b_test.ts": `export const count: number = "none";` });
+  assert.equal(code, 1);
+  assert.doesNotMatch(stdout, /running|passed/);
+});

@@ -55,23 +55,23 @@ async function run(file: string): Promise<void> {
   }).output();
   const decoder = new TextDecoder();
   const output = decoder.decode(stdout), counts = countsOf(output);
-  process.stdout.write(output + decoder.decode(stderr));
+  const said = output + decoder.decode(stderr);
+  process.stdout.write(said.endsWith("\n") ? said : `${said}\n`);
   for (const name of COUNTS) total[name] += counts?.[name] ?? 0;
   if (code === 0 && counts !== null) return;
-  // A file that has a type error or whose process was ended has no count of its own, and counts as one test.
+  // A file that cannot be loaded or whose process was ended has no count of its own, and counts as one test.
   if (counts === null || counts.failed === 0) total.failed++;
   bad.push(counts === null ? `${file}: its process ended with status ${code} before its tests did` : file);
 }
 
-const checked = await new Deno.Command(Deno.execPath(), { args: ["check", ...files], stdout: "inherit" }).spawn()
-  .status;
+const checked = await new Deno.Command(Deno.execPath(), { args: ["check", ...files] }).spawn().status;
 if (!checked.success) process.exit(checked.code);
 const queue = files.values();
 await Promise.all(Array.from({ length: jobs }, async () => {
   for (const file of queue) await run(file);
 }));
 const seconds = Math.round((performance.now() - begun) / 1000);
-if (bad.length > 0) console.log(`\nFailed:\n${bad.map((line) => `  ${line}\n`).join("")}`);
+if (bad.length > 0) console.log(`\nFailed:\n${bad.sort().map((line) => `  ${line}\n`).join("")}`);
 console.log(
   `\n${bad.length > 0 ? "FAILED" : "ok"} | ` +
     COUNTS.filter((name) => total[name] > 0 || name === "passed" || name === "failed")

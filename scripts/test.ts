@@ -2,7 +2,7 @@
 //
 // `deno test --parallel` runs files in threads of one process. Vulkan's loader cannot stand that: a device made in one
 // thread while another thread destroys one ends the process (https://github.com/KhronosGroup/Vulkan-Loader/issues/2018).
-import { readdirSync, statSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import process from "node:process";
 
 /** Folders whose files train whole models: they begin first, so that no long file is left for the end. */
@@ -41,6 +41,13 @@ function countsOf(output: string): Counts | null {
 
 const options = process.argv.slice(2).filter((word) => word.startsWith("-"));
 const paths = process.argv.slice(2).filter((word) => !word.startsWith("-"));
+const missing = paths.find((path) => !existsSync(path));
+if (missing !== undefined) {
+  console.error(
+    `cannot run the tests of '${missing}': there is no such file or folder (options with a value want '=')`,
+  );
+  process.exit(2);
+}
 const files = filesOf(paths.length > 0 ? paths : ["tests"]);
 const jobs = Math.max(1, Number(process.env.DENO_JOBS) || 2 * navigator.hardwareConcurrency);
 const total: Counts = { passed: 0, failed: 0, ignored: 0, "filtered out": 0 };

@@ -1,16 +1,21 @@
 // The script that runs the tests: its sums, and what it makes of a file that fails, one whose process dies, and a type error.
 import assert from "node:assert/strict";
-import { ROOT, TemporaryFolder } from "./cli/helpers/cli.ts";
+import { type CliResult, ROOT, TemporaryFolder } from "./cli/helpers/cli.ts";
 
 /** What scripts/test.ts says about files of the given contents, and its exit status. */
-async function runFiles(contents: Readonly<Record<string, string>>): Promise<{ code: number; stdout: string }> {
+async function runFiles(contents: Readonly<Record<string, string>>): Promise<CliResult> {
   using folder = new TemporaryFolder();
   for (const [name, text] of Object.entries(contents)) Deno.writeTextFileSync(folder.at(name), text);
-  const { code, stdout } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "scripts/test.ts", folder.path],
+  return await runTests(folder.path);
+}
+
+async function runTests(path: string): Promise<CliResult> {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "scripts/test.ts", path],
     cwd: ROOT,
   }).output();
-  return { code, stdout: new TextDecoder().decode(stdout) };
+  const decoder = new TextDecoder();
+  return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
 }
 
 const GOOD = `Deno.test("good", () => {}); Deno.test.ignore("later", () => {});`;
@@ -39,4 +44,10 @@ Deno.test("a type error in one file is said before a test is run", async () => {
   const { code, stdout } = await runFiles({ "a_test.ts": GOOD, "b_test.ts": `export const count: number = "none";` });
   assert.equal(code, 1);
   assert.doesNotMatch(stdout, /running|passed/);
+});
+
+Deno.test("a path that is not there is refused by its name, before anything is run", async () => {
+  const { code, stdout, stderr } = await runTests("tests/nowhere");
+  assert.deepEqual([code, stdout], [2, ""]);
+  assert.match(stderr, /^cannot run the tests of 'tests\/nowhere': there is no such file or folder/);
 });

@@ -41,8 +41,12 @@ Deno.test("a file that fails and one whose process is ended are named, and the o
 });
 
 Deno.test("a type error in one file is said before a test is run", async () => {
-  const { code, stdout } = await runFiles({ "a_test.ts": GOOD, "b_test.ts": `export const count: number = "none";` });
+  const { code, stdout, stderr } = await runFiles({
+    "a_test.ts": GOOD,
+    "b_test.ts": `export const count: number = "none";`,
+  });
   assert.equal(code, 1);
+  assert.match(stderr, /TS2322/);
   assert.doesNotMatch(stdout, /running|passed/);
 });
 

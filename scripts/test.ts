@@ -39,17 +39,23 @@ function countsOf(output: string): Counts | null {
   };
 }
 
+/** Ends with a message, before anything is run. */
+function refuse(what: string): never {
+  console.error(`cannot ${what}`);
+  process.exit(2);
+}
+
 const options = process.argv.slice(2).filter((word) => word.startsWith("-"));
 const paths = process.argv.slice(2).filter((word) => !word.startsWith("-"));
 const missing = paths.find((path) => !existsSync(path));
 if (missing !== undefined) {
-  console.error(
-    `cannot run the tests of '${missing}': there is no such file or folder (options with a value want '=')`,
-  );
-  process.exit(2);
+  refuse(`run the tests of '${missing}': there is no such file or folder (options with a value want '=')`);
+}
+const jobs = Number(process.env.DENO_JOBS ?? 2 * navigator.hardwareConcurrency);
+if (!Number.isInteger(jobs) || jobs < 1) {
+  refuse(`run so many files at once: DENO_JOBS is a whole number from 1 on, now '${process.env.DENO_JOBS}'`);
 }
 const files = filesOf(paths.length > 0 ? paths : ["tests"]);
-const jobs = Math.max(1, Number(process.env.DENO_JOBS) || 2 * navigator.hardwareConcurrency);
 const total: Counts = { passed: 0, failed: 0, ignored: 0, "filtered out": 0 };
 const bad: string[] = [];
 const begun = performance.now();

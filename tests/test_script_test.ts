@@ -9,10 +9,11 @@ async function runFiles(contents: Readonly<Record<string, string>>): Promise<Cli
   return await runTests(folder.path);
 }
 
-async function runTests(path: string): Promise<CliResult> {
+async function runTests(path: string, env: Readonly<Record<string, string>> = {}): Promise<CliResult> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", "scripts/test.ts", path],
     cwd: ROOT,
+    env,
   }).output();
   const decoder = new TextDecoder();
   return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
@@ -50,8 +51,13 @@ Deno.test("a type error in one file is said before a test is run", async () => {
   assert.doesNotMatch(stdout, /running|passed/);
 });
 
-Deno.test("a path that is not there is refused by its name, before anything is run", async () => {
+Deno.test("a path that is not there and a number of jobs that is none are refused, before anything is run", async () => {
   const { code, stdout, stderr } = await runTests("tests/nowhere");
   assert.deepEqual([code, stdout], [2, ""]);
   assert.match(stderr, /^cannot run the tests of 'tests\/nowhere': there is no such file or folder/);
+  for (const jobs of ["0", "two", "1.5"]) {
+    const { code, stdout, stderr } = await runTests("tests/io", { DENO_JOBS: jobs });
+    assert.deepEqual([code, stdout], [2, ""]);
+    assert.match(stderr, new RegExp(`^cannot run so many files at once: .* now '${jobs}'`));
+  }
 });

@@ -105,7 +105,10 @@ export async function runPrune(path: string, asked: PruneSettings): Promise<void
   const inputs = (): Promise<Readonly<Record<string, string>>> => inputsOf(path, settings);
   const earlier = resume ? await finishedRun(out, { given, inputs }) : null;
   if (earlier) note(`compresso: the run in ${out} is finished already`);
-  else await checkScript(asked, { given: ratesOf(asked).rates, options: { ...learning, layout: asked.layout } });
+  else {
+    const told = { ...ratesOf(asked), lora: { dropout: asked.dropout } };
+    await checkScript(asked, { told, options: { ...learning, layout: asked.layout } });
+  }
   const port = settings.dashboardPort ?? (settings.dashboard ? 0 : null);
   await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
   if (dashboard) note(`dashboard   ${dashboard.url}`);

@@ -1,9 +1,9 @@
 // What `prune` checks of its schedule before and beside the run. Owns these refusals; refuses to steer.
 import { CompressoError } from "../lib/errors.ts";
 import { scheduleName } from "../lib/experiment/identity.ts";
-import type { Rates } from "../lib/run/options.ts";
 import { scriptParts } from "../lib/run/schedule_host.ts";
-import { checkFollowed, type Following } from "../lib/run/steering_checks.ts";
+import type { PruneOptions } from "../lib/run/options.ts";
+import { checkFollowed, type Following, givenNumbers } from "../lib/run/steering_checks.ts";
 
 /** What a run is told of its schedule. */
 interface ScheduleSettings {
@@ -17,10 +17,13 @@ interface ScheduleSettings {
  */
 export async function checkScript(
   { schedule, trust }: ScheduleSettings,
-  run: { readonly given: Partial<Rates> | undefined; readonly options: Following },
+  { told, options }: {
+    readonly told: Pick<PruneOptions, "rates" | "lora" | "focus">;
+    readonly options: Following;
+  },
 ): Promise<void> {
   const script = trust ? null : await scriptParts(schedule);
-  if (script) checkFollowed(script, run);
+  if (script) checkFollowed(script, { given: givenNumbers(told), options });
 }
 
 /** Refuses a schedule that is not what it was `before`: it was read again as the run was prepared. Throws `CompressoError("mismatch")`. */

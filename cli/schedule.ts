@@ -23,7 +23,8 @@ export const SCHEDULE_HELP = `Schedules:
     import { defineSchedule } from "./mod.ts"; // or its URL, or "compresso"
     export default defineSchedule({ sparsity: ({ progress }) => progress < 0.5 ? 0.1 : 0.1 + 0.3 * (progress - 0.5) });
 
-  Its finetune and postfinetune steer the stages before and after: { lora, clipNorm, weightDecay, end }.
+  Its finetune and postfinetune steer the stages before and after: { lora, clipNorm, weightDecay, dropout, end },
+  postfinetune also focus.
 
   Every script, a file of your own too, runs isolated: in a process of its own, without permissions, with limits of
   heap and time. It has the language, and from mod.ts defineSchedule, the built-in curves and CompressoError; no other

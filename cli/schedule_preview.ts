@@ -4,6 +4,7 @@ import { leastLimit, shownLimit } from "../lib/prune/saliency.ts";
 import type { ScheduleOutput } from "../lib/prune/schedule_output.ts";
 import {
   type LayerState,
+  type LoopNumber,
   type OuterStage,
   RATE_NAMES,
   RECORDS_SEEN,
@@ -128,11 +129,13 @@ export async function previewSchedule(
   return { name, isolated, steps, sparsity, simulated, finetune, points, postfinetune: after, endsBefore };
 }
 
+const NUMBERS: readonly LoopNumber[] = [...RATE_NAMES, "focus"];
+
 /** What is drawn: the sparsity, then every number of the loop that the schedule sets, stage by stage. */
 export function previewCharts({ finetune, points, postfinetune, steps, endsBefore }: Preview): readonly Chart[] {
   const own = points.some(({ sparsity }) => sparsity !== null) ? "" : " (the run's own)";
   const charts = (stage: Chart["stage"], { points, ...of }: OuterPreview): Chart[] =>
-    RATE_NAMES.filter((rate) => points.some(({ rates }) => rates[rate] !== undefined)).map((rate) => ({
+    NUMBERS.filter((rate) => points.some(({ rates }) => rates[rate] !== undefined)).map((rate) => ({
       name: stage === "prune" ? rate : `${rate}, stage ${stage}`,
       values: points.map(({ rates }) => rates[rate] ?? NaN),
       stage,

@@ -1,6 +1,6 @@
-// Inverted dropout: y[m, c] = x[m, c] · keep / (1 − rate); keep is drawn from (seed, step, stream, element), so that backward draws the same.
+// Inverted dropout: y[m, c] = x[m, c] · keep / (1 − rate), the rate that of the step; keep is drawn from (seed, step, stream, element), so that backward draws the same.
 // Shapes: x, y [rows, stride]. Grid: x columns / 4, y rows. y (+=) where params.accumulate is 1, else (=).
-struct Params { rows: u32, stride4: u32, stream: u32, accumulate: u32, rate: f32 }
+struct Params { rows: u32, stride4: u32, stream: u32, accumulate: u32 }
 @group(0) @binding(0) var<storage, read> x: array<vec4f>;
 @group(0) @binding(1) var<storage, read> state: StepState;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4f>;
@@ -13,7 +13,7 @@ fn draw(element: u32) -> f32 { return uniform_random(state.seed, state.step, par
   let at = id.y * params.stride4 + id.x;
   // No store to kept[i]: the HLSL compiler of Direct3D refuses to write a vector by an index that it does not know.
   let u = vec4f(draw(4u * at), draw(4u * at + 1u), draw(4u * at + 2u), draw(4u * at + 3u));
-  let kept = select(vec4f(), vec4f(1.0 / (1.0 - params.rate)), u >= vec4f(params.rate));
+  let kept = select(vec4f(), vec4f(1.0 / (1.0 - state.dropout)), u >= vec4f(state.dropout));
   let value = x[at] * kept;
   if (params.accumulate == 1u) { y[at] += value; } else { y[at] = value; }
 }

@@ -18,4 +18,5 @@ struct StepState {
   tracking: f32,        // share of the gap between expected sparsity and target that the projection closes, 0 = none
   limit: f32,           // log α is clamped to ± this after each update
   lambdaAdam: f32,      // 1: λ moves by Adam, with the masks' corrections; 0: by its gradient times its rate
+  dropout: f32,         // share of the elements before LoRA's A that are dropped, below 1
 }

@@ -150,6 +150,7 @@ function stateOf({ step, seed, target, rates }: {
     tracking,
     limit,
     lambdaAdam: false,
+    dropout: 0,
   };
 }
 

@@ -8,7 +8,7 @@ import { stagesOf } from "../run/methods.ts";
 import { type PruneOptions, resolveOptions } from "../run/options.ts";
 import { openSchedule, scriptParts } from "../run/schedule_host.ts";
 import { checkTrust, isScript } from "../run/schedule_source.ts";
-import { checkFollowed } from "../run/steering_checks.ts";
+import { checkFollowed, givenNumbers } from "../run/steering_checks.ts";
 import type { MatrixDtype } from "../nn/matrix.ts";
 import type { DataSource } from "./definition.ts";
 import { partsInOptions } from "./failure.ts";
@@ -200,7 +200,7 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules, isCho
     schedule: schedule.name,
   });
   const resolved = resolveOptions({ ...prune, rows: [] }, spec);
-  if (isChosen && schedule.script) checkFollowed(schedule.script, { given: prune.rates, options: resolved });
+  if (isChosen && schedule.script) checkFollowed(schedule.script, { given: givenNumbers(prune), options: resolved });
   resolveRules(spec, resolved.rules); // before a cell is spent on what no model of this shape can have
   const steps = stagesOf(resolved).reduce((sum, stage) => sum + stage.steps, 0);
   return {

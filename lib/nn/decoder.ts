@@ -37,7 +37,7 @@ export interface DecoderContext {
   readonly state: DeviceBuffer;
   /** Where the rows are token trees: forward only. */
   readonly trees?: TreeBuffers | undefined;
-  /** Whether LoRA's dropout is active. */
+  /** Whether elements are dropped before LoRA's A, at the rate of `state`. */
   readonly dropout: boolean;
   /** Kinds of masks whose gradients are wanted. */
   readonly maskGrads: ReadonlySet<MaskKind>;

@@ -250,13 +250,12 @@ export function recordCopyRows(
   );
 }
 
-/** y = dropout(x): (+=) where `accumulate`, else (=). The same `stream` draws the same elements within one step. */
+/** y = dropout(x) at the rate of the step's state: (+=) where `accumulate`, else (=). The same `stream` draws the same elements within one step. */
 export function recordDropout(
   plan: Plan,
   io: { x: Span; state: Span; y: Span },
-  { rows, width, stream, rate, accumulate }: Extent & {
+  { rows, width, stream, accumulate }: Extent & {
     readonly stream: number;
-    readonly rate: number;
     readonly accumulate: boolean;
   },
 ): void {
@@ -264,7 +263,7 @@ export function recordDropout(
   plan.dispatch(
     compileKernel(plan.device, dropout),
     [io.x, io.state, io.y, {
-      params: [u32(rows), u32(stride4), u32(stream), u32(accumulate ? 1 : 0), f32(rate)],
+      params: [u32(rows), u32(stride4), u32(stream), u32(accumulate ? 1 : 0)],
     }],
     { groups: [Math.ceil(stride4 / LANES), rows], cost: 30 * rows * width },
   );

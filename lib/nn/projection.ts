@@ -56,7 +56,7 @@ function recordProduct(context: DecoderContext, { layer, projection, input, outp
     plan.section("lora");
     recordMatmul(plan, {
       pool,
-      a: dropRate(context) > 0 ? recordDropped(context, entry, input) : input.operand,
+      a: context.dropout ? recordDropped(context, entry, input) : input.operand,
       b: { buffer: lora.params, offset: entry.aOffset, stride: entry.shape[1] },
       c: inner,
       m: rows,
@@ -139,7 +139,7 @@ export function recordProjectionBackward(
     k: rows,
     transposeA: true,
   });
-  const drops = dropRate(context) > 0 && act.dropped;
+  const drops = context.dropout && act.dropped;
   plan.section("products");
   recordLinear(plan, dy, matrix, target, {
     rows,
@@ -164,7 +164,7 @@ export function recordProjectionBackward(
 /** The input of A: x itself, or dropout(x) in a scratch buffer. */
 function recordDropped(context: DecoderContext, entry: LoraEntry, input: Activation): BufferView {
   const { act } = context;
-  if (dropRate(context) === 0 || !act.dropped) return flat(input.buffer, strideOf(input.width));
+  if (!context.dropout || !act.dropped) return flat(input.buffer, strideOf(input.width));
   recordDropoutOf(context, entry, { from: input.buffer, to: act.dropped, width: input.width, accumulate: false });
   return flat(act.dropped, strideOf(input.width));
 }
@@ -181,12 +181,7 @@ function recordDropoutOf(
 ): void {
   const { plan, act, state, lora } = context;
   const stream = 0x100 + (lora?.entries.indexOf(entry) ?? 0);
-  const rate = dropRate(context);
-  recordDropout(plan, { x: from, state, y: to }, { rows: act.rows, width, stream, rate, accumulate });
-}
-
-function dropRate({ dropout, lora }: DecoderContext): number {
-  return dropout ? lora?.config.dropout ?? 0 : 0;
+  recordDropout(plan, { x: from, state, y: to }, { rows: act.rows, width, stream, accumulate });
 }
 
 function flat(buffer: DeviceBuffer, stride: number): BufferView {

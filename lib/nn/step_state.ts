@@ -27,9 +27,11 @@ export interface StepState {
   readonly limit: number;
   /** Whether λ moves by Adam, and not by its gradient alone. */
   readonly lambdaAdam: boolean;
+  /** Share of the elements before LoRA's A that are dropped, in [0, 1), where the pass drops any. */
+  readonly dropout: number;
 }
 
-const BYTES = 72;
+const BYTES = 76;
 /** Decay rates of Adam: kernels/adamw.wgsl, kernels/mask_update.wgsl and kernels/expected_size.wgsl. */
 const LORA_BETAS = [0.9, 0.999] as const;
 const MASK_BETAS = [0.9, 0.99] as const;
@@ -62,6 +64,7 @@ export function writeStepState(device: Device, buffer: DeviceBuffer, state: Step
     state.tracking,
     state.limit,
     state.lambdaAdam ? 1 : 0,
+    state.dropout,
   ].forEach((value, index) => view.setFloat32(8 + 4 * index, value, true));
   device.write(buffer, new Uint8Array(bytes));
 }
@@ -84,4 +87,5 @@ export const IDLE_STATE: StepState = {
   tracking: 0,
   limit: 100,
   lambdaAdam: false,
+  dropout: 0,
 };

@@ -5,11 +5,11 @@ import {
   boundsText,
   type FrozenUnits,
   isWithin,
-  LORA_RATES,
+  type LoopNumber,
+  OUTER_RATES,
   outerStage,
   RATE_NAMES,
   rateBounds,
-  type RateName,
   rawOutput,
   type Schedule,
   type ScheduleInput,
@@ -27,7 +27,7 @@ export interface ScheduleOutput {
   /** Whether the stage ends before this step. */
   readonly end: boolean;
   /** Numbers of the loop that the schedule sets. */
-  readonly rates: { readonly [rate in RateName]?: number };
+  readonly rates: { readonly [name in LoopNumber]?: number };
 }
 
 /**
@@ -87,8 +87,8 @@ export function placeOf({ stage, step, steps }: At): string {
 
 function checkRates(at: At, given: unknown): ScheduleOutput["rates"] {
   if (!isRecord(given)) throw refusal(at, { rule: "rates is an object", value: `rates = ${show(given)}` });
-  const rates: { [rate in RateName]?: number } = {}, part = outerStage(at) ?? "rates";
-  for (const name of part === "rates" ? RATE_NAMES : LORA_RATES) {
+  const rates: { [name in LoopNumber]?: number } = {}, part = outerStage(at) ?? "rates";
+  for (const name of part === "rates" ? RATE_NAMES : OUTER_RATES[part]) {
     if (!Object.hasOwn(given, name)) continue;
     rates[name] = checkNumber(at, { name: `${part}.${name}`, value: given[name], ...rateBounds(name) });
   }

@@ -74,8 +74,8 @@ export type FrozenUnits =
   | { readonly kind: "hidden"; readonly units?: readonly number[] };
 
 /**
- * Numbers of the loop that a schedule may set: the names of `Rates`, but for those of the start of masks and of the last stage. Those of learned masks
- * are for the method compresso, and `memory` for masks that start from saliency.
+ * Numbers of the loop that a schedule may set: the names of `Rates`, but for those of the start of masks and of the last stage, and LoRA's `dropout`. Those
+ * of learned masks are for the method compresso, and `memory` for masks that start from saliency.
  */
 export const RATE_NAMES = [
   "lora",
@@ -89,12 +89,20 @@ export const RATE_NAMES = [
   "limit",
   "clipNorm",
   "weightDecay",
+  "dropout",
 ] as const;
 /** Name of a number of the loop. */
 export type RateName = typeof RATE_NAMES[number];
+/** Name of such a number, or of that of the last stage alone. */
+export type LoopNumber = RateName | "focus";
 
 /** Numbers that every step of LoRA has, in all stages. */
-export const LORA_RATES = ["lora", "clipNorm", "weightDecay"] as const satisfies readonly RateName[];
+export const LORA_RATES = ["lora", "clipNorm", "weightDecay", "dropout"] as const satisfies readonly RateName[];
+/** Numbers of the stages before and after pruning; `focus` is the last one's alone. */
+export const OUTER_RATES = {
+  finetune: LORA_RATES,
+  postfinetune: [...LORA_RATES, "focus"],
+} as const satisfies { readonly [stage in OuterStage]: readonly LoopNumber[] };
 /** The stages before and after pruning, in which LoRA is trained alone. */
 export const OUTER_STAGES = ["finetune", "postfinetune"] as const;
 /** Name of such a stage. */
@@ -107,6 +115,12 @@ export type LoraCurves = { readonly [rate in typeof LORA_RATES[number]]?: Curve 
 export interface StageDefinition extends LoraCurves {
   /** Whether the stage ends before this step; with the first one it is left out. */
   readonly end?: (input: ScheduleInput) => boolean;
+}
+
+/** What a schedule decides in the last stage. */
+export interface LastStageDefinition extends StageDefinition {
+  /** But of the method flap: share of the labels that the step learns from, above 0 and 1 at most; see `PruneOptions.focus`. */
+  readonly focus?: Curve;
 }
 
 /**
@@ -137,7 +151,7 @@ export interface ScheduleDefinition {
   /** Numbers and end of the stage before pruning, which has to have steps. Progress, step and steps are that stage's, and nothing is cut yet. */
   readonly finetune?: StageDefinition;
   /** Those of the last stage, in the same way. The layers are those of the hard masks. All steps of a one-shot method are that stage. */
-  readonly postfinetune?: StageDefinition;
+  readonly postfinetune?: LastStageDefinition;
 }
 
 /** A schedule as {@link defineSchedule} checks it. */
@@ -174,7 +188,7 @@ export function defineSchedule(definition: ScheduleDefinition): Schedule {
   return Object.freeze({
     definition: Object.freeze({
       ...definition,
-      rates: checkRates(rates, "rates", RATE_NAMES),
+      rates: checkCurves(checkKeys(rates, RATE_NAMES, "rate"), "rates", RATE_NAMES),
       ...(finetune === undefined ? {} : { finetune: checkStage(finetune, "finetune") }),
       ...(postfinetune === undefined ? {} : { postfinetune: checkStage(postfinetune, "postfinetune") }),
     }),
@@ -182,21 +196,20 @@ export function defineSchedule(definition: ScheduleDefinition): Schedule {
 }
 
 /** A copy of a stage's parts that nobody changes. Refuses what is none. */
-function checkStage(given: StageDefinition, stage: OuterStage): Readonly<StageDefinition> {
-  const { end, ...rates } = checkKeys(given, STAGE_PARTS, `${stage} part`);
-  check(end, { name: `${stage}.end`, bounds: null });
-  return Object.freeze({ ...checkRates(rates, stage, LORA_RATES), ...(end ? { end } : {}) });
+function checkStage<T extends StageDefinition>(given: T, stage: OuterStage): Readonly<T> {
+  checkKeys(given, STAGE_PARTS[stage], `${stage} part`);
+  check(given.end, { name: `${stage}.end`, bounds: null });
+  return checkCurves(given, stage, OUTER_RATES[stage]);
 }
 
-/** A copy of curves that nobody changes. Refuses names that there are not, and values that are no curves. */
-function checkRates<T extends { readonly [rate in RateName]?: Curve }>(
-  curves: T,
+/** A copy that nobody changes of what has curves. Refuses values that are none. */
+function checkCurves<T extends { readonly [rate in LoopNumber]?: Curve }>(
+  given: T,
   part: string,
-  names: readonly RateName[],
+  names: readonly LoopNumber[],
 ): Readonly<T> {
-  checkKeys(curves, names, "rate");
-  for (const name of names) check(curves[name], { name: `${part}.${name}`, bounds: rateBounds(name) });
-  return Object.freeze({ ...curves });
+  for (const name of names) check(given[name], { name: `${part}.${name}`, bounds: rateBounds(name) });
+  return Object.freeze({ ...given });
 }
 
 /** A script's default export, or what a program gives, as a schedule. Throws `CompressoError` for anything else. */
@@ -222,7 +235,7 @@ export function asSchedule(given: unknown, { isExport = true }: { readonly isExp
 export function rawOutput({ definition }: Schedule, input: ScheduleInput): unknown {
   const { sparsity, layers, freeze, end } = definition;
   const valueOf = (curve: Curve): unknown => typeof curve === "function" ? settled(curve(input)) : curve;
-  const valuesOf = (curves: { readonly [rate in RateName]?: Curve } = {}): unknown =>
+  const valuesOf = (curves: { readonly [name in LoopNumber]?: Curve } = {}): unknown =>
     Object.fromEntries(
       Object.entries(curves).filter(([, curve]) => curve !== undefined).map(([name, curve]) => [name, valueOf(curve)]),
     );
@@ -254,9 +267,16 @@ function settled(value: unknown): unknown {
 }
 
 /** What a schedule may have a say in. */
-export type SchedulePart = keyof ScheduleDefinition | `rates.${RateName}` | `${OuterStage}.${keyof StageDefinition}`;
+export type SchedulePart =
+  | keyof ScheduleDefinition
+  | `rates.${RateName}`
+  | `finetune.${keyof StageDefinition}`
+  | `postfinetune.${keyof LastStageDefinition}`;
 
-const STAGE_PARTS = [...LORA_RATES, "end"] as const;
+const STAGE_PARTS = {
+  finetune: [...OUTER_RATES.finetune, "end"],
+  postfinetune: [...OUTER_RATES.postfinetune, "end"],
+} as const;
 const FUNCTIONS = ["layers", "freeze", "end"] as const;
 const PARTS = ["sparsity", ...FUNCTIONS, "rates", ...OUTER_STAGES] as const;
 
@@ -265,8 +285,9 @@ export function partsOf({ definition }: Schedule): readonly SchedulePart[] {
   const { rates = {}, finetune = {}, postfinetune = {} } = definition;
   const set = [
     ...RATE_NAMES.filter((name) => rates[name] !== undefined).map((name) => `rates.${name}` as const),
-    ...STAGE_PARTS.filter((name) => finetune[name] !== undefined).map((name) => `finetune.${name}` as const),
-    ...STAGE_PARTS.filter((name) => postfinetune[name] !== undefined).map((name) => `postfinetune.${name}` as const),
+    ...STAGE_PARTS.finetune.filter((name) => finetune[name] !== undefined).map((name) => `finetune.${name}` as const),
+    ...STAGE_PARTS.postfinetune.filter((name) => postfinetune[name] !== undefined)
+      .map((name) => `postfinetune.${name}` as const),
   ];
   return [
     ...PARTS.filter((part) =>
@@ -281,7 +302,8 @@ export function partsOf({ definition }: Schedule): readonly SchedulePart[] {
 const ALL_PARTS: readonly SchedulePart[] = [
   ...PARTS,
   ...RATE_NAMES.map((name) => `rates.${name}` as const),
-  ...OUTER_STAGES.flatMap((stage) => STAGE_PARTS.map((name) => `${stage}.${name}` as const)),
+  ...STAGE_PARTS.finetune.map((name) => `finetune.${name}` as const),
+  ...STAGE_PARTS.postfinetune.map((name) => `postfinetune.${name}` as const),
 ];
 
 /** What says which parts there are, from another process: whatever is no name of a part says nothing. */
@@ -301,17 +323,19 @@ export interface Bounds {
 /** Bounds of a sparsity. */
 export const SPARSITY_BOUNDS: Bounds = { below: 1 };
 
-const RATE_BOUNDS: { readonly [rate in RateName]?: Bounds } = {
+const RATE_BOUNDS: { readonly [name in LoopNumber]?: Bounds } = {
   temperature: { above: 0 },
   memory: { most: 1 },
   warmup: { most: 1 },
   tracking: { most: 1 },
   limit: { above: 0 },
   clipNorm: { above: 0 },
+  dropout: { below: 1 },
+  focus: { above: 0, most: 1 },
 };
 
 /** Bounds of a number of the loop. */
-export function rateBounds(name: RateName): Bounds {
+export function rateBounds(name: LoopNumber): Bounds {
   return { single: true, ...RATE_BOUNDS[name] };
 }
 

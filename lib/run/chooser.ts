@@ -106,6 +106,14 @@ export function checkParts(
       mend: "leave that part out, or use --method compresso or gradual",
     });
   }
+  if (method === "flap" && parts.includes("postfinetune.focus")) {
+    throw new CompressoError("usage", {
+      what: "cannot follow the schedule",
+      rule: "labels are chosen by the model before pruning, which flap's compensation has changed",
+      value: "method flap, and it decides postfinetune.focus",
+      mend: "leave that part out",
+    });
+  }
   checkTaken(isGiven, { method, start, what: "cannot follow the schedule" });
   if (layout === "uniform" && parts.includes("layers")) throw twofoldGoals();
 }

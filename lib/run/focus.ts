@@ -76,7 +76,10 @@ export interface Focus extends Disposable {
 }
 
 /** Allocates open masks and the plans of three passes; `recordMean` records the mean of `act.loss`. */
-export function createFocus(pass: Pass, { recordMean }: { readonly recordMean: (plan: Plan) => void }): Focus {
+export function createFocus(
+  pass: Pass,
+  { dropout, recordMean }: { readonly dropout: boolean; readonly recordMean: (plan: Plan) => void },
+): Focus {
   const { device, act, weights: { spec } } = pass;
   using stack = new DisposableStack();
   const open = stack.use(createMaskSlots(device, spec));
@@ -84,12 +87,12 @@ export function createFocus(pass: Pass, { recordMean }: { readonly recordMean: (
   recordForward(ofDense);
   recordLoss(ofDense, { gradient: false });
   const dense = stack.use(ofDense.plan.finish());
-  const ofOwn = pass.plan({ dropout: true });
+  const ofOwn = pass.plan({ dropout });
   recordForward(ofOwn);
   recordLoss(ofOwn, { gradient: false });
   recordMean(ofOwn.plan);
   const own = stack.use(ofOwn.plan.finish());
-  const ofGradients = pass.plan({ dropout: true });
+  const ofGradients = pass.plan({ dropout });
   recordBackward(ofGradients);
   const gradients = stack.use(ofGradients.plan.finish());
   const owned = stack.move();

@@ -26,7 +26,7 @@ import { type Preset, type PresetOptions, presetOptions, PRESETS } from "./prese
 import { checkLoraRates, checkTaken, LORA_RATE, type Rates, resolveRates } from "./rates.ts";
 import { asSchedule, partsOf } from "../prune/schedule_script.ts";
 import type { ScheduleSource } from "./schedule_host.ts";
-import { checkFollowed } from "./steering_checks.ts";
+import { checkFollowed, givenNumbers } from "./steering_checks.ts";
 import { alignment, type WantedSize } from "./size_goal.ts";
 
 export { defaultRates, type Rates } from "./rates.ts";
@@ -59,7 +59,7 @@ export interface PruneOptions {
   readonly seed?: number;
   /** Kinds of units, in whatever order; default KV groups and FFN columns. */
   readonly units?: readonly UnitKind[];
-  /** Default rank 8, alpha 16 on all seven projections, no dropout. */
+  /** Default rank 8, alpha 16 on all seven projections, no dropout. A schedule may set the dropout of each step, whatever it is here. */
   readonly lora?: Partial<LoraConfig>;
   /** Text before every instruction; default the collaborative prompt, null for none. An empty one is refused, and one of your own where all rows are texts, which get none. */
   readonly prompt?: string | null;
@@ -261,10 +261,10 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
 }
 
 /** Refuses a schedule of the program's own that the run cannot follow, before any work; scripts are known once they are opened. */
-function checkDefined({ schedule, rates }: PruneOptions, options: ResolvedOptions): void {
+function checkDefined({ schedule, ...told }: PruneOptions, options: ResolvedOptions): void {
   if (schedule === undefined || typeof schedule === "string" || schedule instanceof URL) return;
   const parts = partsOf(asSchedule(schedule, { isExport: false }));
-  checkFollowed({ name: "defineSchedule", parts }, { given: rates, options });
+  checkFollowed({ name: "defineSchedule", parts }, { given: givenNumbers(told), options });
 }
 
 function presetOf({ preset, steps }: PruneOptions): Partial<PresetOptions> {

@@ -246,7 +246,7 @@ class Run implements PruneRun {
     const { stage, kind, steps } = plan, { options, given, table } = this.#parts;
     const { stageStep, step: index, aim: last } = this.#position, { steering, set, end } = await this.#steer(plan);
     if (end) return null;
-    const { rates, rate, target } = stepNumbers(plan, this.#position, { rates: options.rates, ...steering, set });
+    const { rates, rate, target, focus } = stepNumbers(plan, this.#position, { options, steering, set });
     if (this.#position.begun !== "step") await given.hooks?.beforeStep?.(this.#handle(stage));
     this.#position = { ...this.#position, begun: "step" };
     const batch = this.#batches.next();
@@ -254,7 +254,6 @@ class Run implements PruneRun {
     const { chooser } = this.#now;
     const hard = steering ? await chooser.beforeStep({ ...steering, rates, step: stageStep }) : await chooser.settle();
     const aim = steering && aimOf({ ...steering, rates }, { ...options, step: stageStep, steps, last, table });
-    const focus = stage === "postfinetune" ? options.focus : 1;
     return { index, stage, kind, batch, state, focus, rate, target, hard, aim, layers: steering?.layers ?? null };
   }
 

@@ -2,7 +2,6 @@
 import { CompressoError, type ErrorParts } from "../errors.ts";
 import { given } from "../given.ts";
 import { WARMUP } from "../prune/schedule.ts";
-import { LORA_RATES } from "../prune/schedule_script.ts";
 import type { StartRule } from "../prune/start.ts";
 import { isOneShot, type Method, stagesOf } from "./methods.ts";
 import type { ResolvedOptions } from "./options.ts";
@@ -49,6 +48,12 @@ export interface Rates {
   readonly clipNorm: number;
   /** Decoupled weight decay of LoRA. */
   readonly weightDecay: number;
+}
+
+/** Rates of a step, and the dropout that a schedule sets for it. */
+export interface StepRates extends Rates {
+  /** Default: that of the run's LoRA. */
+  readonly dropout?: number;
 }
 
 /** Peak learning rate of LoRA where none is given. */
@@ -111,7 +116,7 @@ export interface Halved {
 }
 
 /** Rates after a run went back so often: half of those that learn each time, and half as much of each step in the running saliency. */
-export function slowedRates(rates: Rates, { halvings, halvedBefore = {} }: Halved): Rates {
+export function slowedRates<T extends Rates>(rates: T, { halvings, halvedBefore = {} }: Halved): T {
   const share = (name: typeof SLOWED[number]): number => 0.5 ** (halvings + (halvedBefore[name] ?? 0));
   return {
     ...rates,
@@ -140,6 +145,9 @@ const OF_MASKS: readonly (keyof Rates)[] = [
   ...["mask", "lambda", "temperature", "noise", "tracking", "limit"] as const,
   ...OF_SALIENCY,
 ];
+
+/** Rates of LoRA's steps, in all stages. */
+const OF_LORA = ["lora", "clipNorm", "weightDecay"] as const satisfies readonly (keyof Rates)[];
 
 const LEAVE = "leave it out; in an experiment give it to a grid of the methods that take it";
 
@@ -177,11 +185,11 @@ export function checkLoraRates(
   options: Pick<ResolvedOptions, "method" | "prefinetune" | "steps" | "postfinetune">,
 ): void {
   const { lora, recovery } = given, { method } = options, what = "cannot use these rates", stages = stagesOf(options);
-  const idle = LORA_RATES.find((name) => given[name]);
+  const idle = OF_LORA.find((name) => given[name]);
   if (idle !== undefined && stages.every(({ steps }) => steps === 0)) {
     throw new CompressoError("usage", {
       what,
-      rule: `${LORA_RATES.join(", ")} are for LoRA's steps`,
+      rule: `${OF_LORA.join(", ")} are for LoRA's steps`,
       value: `method ${method}, no steps, and the rate '${idle}' is ${given[idle]}`,
       mend: "leave it out, or give steps of recovery (--steps)",
     });

@@ -10,6 +10,7 @@ import type { PruneOptions, ResolvedOptions } from "./options.ts";
 import type { RunData } from "./run_data.ts";
 import { hardenAt, type SizeGoal } from "./size_goal.ts";
 import { openSteerer, type Steerer } from "./steering.ts";
+import { givenNumbers } from "./steering_checks.ts";
 import { createTrainer, type Trainer } from "./trainer.ts";
 
 /** What is there from the first step on. */
@@ -51,20 +52,22 @@ export async function allocateRun(
 ): Promise<Ready> {
   const { options, table } = parts, { batch, seq, seed, lora, recompute } = options;
   const { device } = base;
-  const plan = await checkMemory(base.spec, memoryOptionsOf(base, options), {
-    memoryLimit: device.memoryLimit,
-    deviceBytes: device.bytes,
-  });
-  device.resetPeak();
-  const { schedule, trustSchedule: trust, rates: given, signal, onScheduleLog: onLog } = parts.given;
+  const { schedule, trustSchedule: trust, signal, onScheduleLog: onLog } = parts.given;
+  const given = givenNumbers(parts.given);
   // What is there already goes again where the rest fails.
   await using stack = new AsyncDisposableStack();
   const entered = stack.use(base.enter());
   const steerer = stack.use(
     await openSteerer(table, options, { schedule, given, goal: parts.goal, trust, signal, onLog }),
   );
+  const plan = await checkMemory(base.spec, memoryOptionsOf(base, options, steerer), {
+    memoryLimit: device.memoryLimit,
+    deviceBytes: device.bytes,
+  });
+  device.resetPeak();
+  const drops = lora.dropout > 0 || steerer.drops;
   const model = options.method === "flap" ? stack.use(await withCompensation(base)) : base;
-  const trainer = stack.use(createTrainer(model, { batch, seq, seed, lora, table, recompute }));
+  const trainer = stack.use(createTrainer(model, { batch, seq, seed, lora, table, recompute, drops }));
   const chooser = chooserOf(parts, { model, trainer }, at);
   stack.move();
   const { peakBytes, otherBytes } = plan;
@@ -101,7 +104,15 @@ export function chooserOf(
 export function memoryOptionsOf(
   { device, weights: { baseDtype } }: Model,
   { batch, seq, lora, units, rules, layout, recompute, method, focus }: ResolvedOptions,
+  { drops, focuses }: Pick<Steerer, "drops" | "focuses">,
 ): MemoryOptions & Pick<ResolvedOptions, "rules"> {
   const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
-  return { batch, seq, lora, units, rules, layout, recompute, method, focus, baseDtype, adapter };
+  // What share a schedule sets changes no memory.
+  return {
+    ...{ batch, seq, units, rules, layout, recompute, method, baseDtype, adapter },
+    lora: drops ? { ...lora, dropout: SOME_SHARE } : lora,
+    focus: focuses ? SOME_SHARE : focus,
+  };
 }
+
+const SOME_SHARE = 0.5;

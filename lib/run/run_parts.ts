@@ -18,13 +18,13 @@ import type { StepToSearch } from "./monitors/find_cause.ts";
 import { lookAtMasks, type MaskLook } from "./monitors/mask_look.ts";
 import { FRESH_MONITORS } from "./monitors/watch.ts";
 import { type PruneOptions, type Rates, type ResolvedOptions, telling } from "./options.ts";
-import { slowedRates } from "./rates.ts";
+import { slowedRates, type StepRates } from "./rates.ts";
 import type { PruneResult } from "./prune_result.ts";
 import type { RunParts, RunPlace } from "./ready.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { digestOf, type RunData } from "./run_data.ts";
 import { goesBeforeSize } from "./size_goal.ts";
-import type { LoraNumbers, Steering } from "./steering.ts";
+import type { Steered, Steering } from "./steering.ts";
 import { adapterOf, type StepNumbers, type Trainer, type TrainerArrays } from "./trainer.ts";
 
 /** A step whose numbers are still on the GPU. */
@@ -159,27 +159,32 @@ export function lastAim(
 }
 
 /**
- * Numbers of a step, halved as often as the run's are: with what a schedule sets of LoRA's in other stages than pruning, and LoRA's learning rate, which
- * is the stage's own where that sets none; and the target, null outside the pruning stage.
+ * Numbers of a step, halved as often as the run's are: with what a schedule sets in other stages than pruning, and LoRA's learning rate, which is the
+ * stage's own where that sets none; the target, null outside the pruning stage; and the share of the labels that it learns from.
  */
 export function stepNumbers(
   { stage, steps }: Pick<StagePlan, "stage" | "steps">,
   position: Pick<RunPosition, "stageStep" | "halvings" | "halvedBefore">,
-  { rates, target = null, set }: { readonly rates: Rates; readonly target?: number | null; readonly set: LoraNumbers },
-): { readonly rates: Rates; readonly rate: number; readonly target: number | null } {
-  const { lora } = set, own = lora === undefined ? {} : { recovery: lora };
-  const slowed = slowedRates({ ...rates, ...set, ...own }, position);
-  if (lora === undefined) {
-    return { rates: slowed, rate: stageRate(stage, slowed)(progressOf(position.stageStep, steps)), target };
-  }
-  return { rates: slowed, rate: stage === "postfinetune" ? slowed.recovery : slowed.lora, target };
+  { options, steering, set }: Pick<Steered, "steering" | "set"> & {
+    readonly options: Pick<ResolvedOptions, "rates" | "focus">;
+  },
+): Pick<PreparedStep, "rate" | "target" | "focus"> & { readonly rates: StepRates } {
+  const isLast = stage === "postfinetune", { focus = isLast ? options.focus : 1, ...numbers } = set;
+  const { lora } = numbers, own = lora === undefined ? {} : { recovery: lora };
+  const rates = slowedRates<StepRates>({ ...steering?.rates ?? options.rates, ...numbers, ...own }, position);
+  const rate = lora === undefined
+    ? stageRate(stage, rates)(progressOf(position.stageStep, steps))
+    : isLast
+    ? rates.recovery
+    : rates.lora;
+  return { rates, rate, target: steering?.target ?? null, focus };
 }
 
 /** The numbers of the step at a position; its batch decides the loss scale. */
 export function stepStateOf(
-  { seed, lambdaRule }: Pick<ResolvedOptions, "seed" | "lambdaRule">,
+  { seed, lambdaRule, lora }: Pick<ResolvedOptions, "seed" | "lambdaRule" | "lora">,
   { step, loraUpdates, maskUpdates }: Pick<RunPosition, "step" | "loraUpdates" | "maskUpdates">,
-  { rate, target, rates }: { readonly rate: number; readonly target: number; readonly rates: Rates },
+  { rate, target, rates }: { readonly rate: number; readonly target: number; readonly rates: StepRates },
 ): StepState {
   return {
     seed,
@@ -198,6 +203,7 @@ export function stepStateOf(
     tracking: rates.tracking,
     limit: rates.limit,
     lambdaAdam: lambdaRule === "adam",
+    dropout: rates.dropout ?? lora.dropout,
   };
 }
 

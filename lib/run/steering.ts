@@ -7,7 +7,7 @@ import { cubicSparsity, progressOf } from "../prune/schedule.ts";
 import type { ScheduleOutput } from "../prune/schedule_output.ts";
 import {
   type LayerState,
-  type LORA_RATES,
+  type OUTER_RATES,
   type OuterStage,
   RATE_NAMES,
   RECORDS_SEEN,
@@ -17,6 +17,7 @@ import {
 import { keptBy } from "./chooser.ts";
 import { type StagePlan, stagesOf } from "./methods.ts";
 import type { Rates, ResolvedOptions } from "./options.ts";
+import type { StepRates } from "./rates.ts";
 import type { Stage, StepRecord } from "./records.ts";
 import { type OpenSchedule, openSchedule, type ScheduleSource } from "./schedule_host.ts";
 import { checkTrust } from "./schedule_source.ts";
@@ -28,6 +29,7 @@ import {
   checkLimit,
   checkTargets,
   type Following,
+  type GivenNumbers,
   isForeseen,
   leastLimitOf,
   named,
@@ -38,7 +40,7 @@ import type { Trainer } from "./trainer.ts";
 export interface Steering {
   /** Sparsity to hold. */
   readonly target: number;
-  readonly rates: Rates;
+  readonly rates: StepRates;
   /** Whether the stage ends before this step. */
   readonly end: boolean;
   readonly layers: ScheduleOutput["layers"];
@@ -48,7 +50,7 @@ export interface Steering {
 /** What a step goes by: in the pruning stage its aim, in the others what a schedule sets of LoRA's numbers. */
 export interface Steered {
   readonly steering: Steering | null;
-  readonly set: LoraNumbers;
+  readonly set: OuterNumbers;
   /** Whether the stage ends before this step. */
   readonly end: boolean;
 }
@@ -70,6 +72,9 @@ export interface Steerer extends AsyncDisposable {
   readonly needsRecords: boolean;
   /** What tells it from another one, for resumed runs. */
   readonly identity: string;
+  /** Whether it sets LoRA's dropout in some stage, and the share of the labels that the last one learns from: whatever they are, steps need memory for that. */
+  readonly drops: boolean;
+  readonly focuses: boolean;
   /** Rates that it sets in all stages that are left from one on, of those that use them. */
   readonly scheduled: (stage: number) => readonly string[];
   at(input: SteeringInput): Promise<Steering>;
@@ -96,8 +101,8 @@ export function ratesSet(parts: readonly SchedulePart[], stages: readonly StageP
   ];
 }
 
-/** LoRA's numbers, as far as a schedule sets them. */
-export type LoraNumbers = { readonly [rate in typeof LORA_RATES[number]]?: number };
+/** Numbers of a step of another stage than pruning, as far as a schedule sets them. */
+export type OuterNumbers = { readonly [name in typeof OUTER_RATES["postfinetune"][number]]?: number };
 
 /** What a schedule sees of records when so many steps are done. */
 export function recordsAt(records: readonly RecordView[], step: number): readonly RecordView[] {
@@ -113,8 +118,8 @@ export async function openSteerer(
   options: Pick<ResolvedOptions, "sparsity" | "rates"> & Following,
   { schedule, given = {}, goal = null, trust = false, signal, onLog }: {
     readonly schedule?: ScheduleSource | undefined;
-    /** Rates that the run was told, which a schedule's own would overrule. */
-    readonly given?: Partial<Rates> | undefined;
+    /** Numbers that the run was told, which a schedule's own would overrule. */
+    readonly given?: GivenNumbers | undefined;
     /** The run's size, which the last step's targets of layers must leave room for. */
     readonly goal?: Pick<SizeGoal, "harden"> | null | undefined;
     readonly trust?: boolean | undefined;
@@ -182,6 +187,8 @@ function cubic(sparsity: number, rates: Rates): Steerer {
   return {
     needsRecords: false,
     identity: "cubic",
+    drops: false,
+    focuses: false,
     scheduled: () => [],
     at: ({ step, steps }) =>
       Promise.resolve({ target: curve(progressOf(step, steps)), rates, end: false, layers: null, freeze: [] }),
@@ -205,6 +212,8 @@ function scripted(
   return {
     needsRecords: true,
     identity: schedule.identity,
+    drops: schedule.parts.some((part) => part.endsWith(".dropout")),
+    focuses: schedule.parts.includes("postfinetune.focus"),
     scheduled: (stage) => ratesSet(schedule.parts, stages.slice(stage)),
     async at({ step, steps, records, layers }): Promise<Steering> {
       const progress = progressOf(step, steps);
@@ -217,7 +226,7 @@ function scripted(
       isChecked = true;
       const seen = { sparsity, step, steps, records, layers: await layers() };
       const output = await schedule.evaluate({ stage: "prune", progress, ...seen });
-      const now: Rates = { ...rates, ...output.rates };
+      const now: StepRates = { ...rates, ...output.rates };
       const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup: now.warmup })(progress);
       if (!output.end) {
         checkLimit(output.rates, { step, steps }, aim);

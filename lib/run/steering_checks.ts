@@ -7,13 +7,25 @@ import { type LayerState, LORA_RATES, OUTER_STAGES, RECORDS_SEEN, type RecordVie
 import { checkLayerTargets, checkReachable, type UnitTable } from "../prune/units.ts";
 import { checkParts } from "./chooser.ts";
 import { stagesOf } from "./methods.ts";
-import type { Rates, ResolvedOptions } from "./options.ts";
+import type { PruneOptions, Rates, ResolvedOptions } from "./options.ts";
 import type { OpenSchedule } from "./schedule_host.ts";
 import type { SizeGoal } from "./size_goal.ts";
 import type { Steering, SteeringInput } from "./steering.ts";
 
 /** Rates that nothing but the pruning stage's steps use, all of which a schedule may set. */
 const OF_STEPS = ["mask", "lambda", "memory", "warmup", "tracking"] as const;
+
+/** Numbers that a run was told, as far as it was. */
+export type GivenNumbers = Partial<Rates> & {
+  /** Of LoRA: 0 is as if it was not given. */
+  readonly dropout?: number | undefined;
+  readonly focus?: number | undefined;
+};
+
+/** The numbers that options tell a run and that a schedule may set. */
+export function givenNumbers({ rates, lora, focus }: Pick<PruneOptions, "rates" | "lora" | "focus">): GivenNumbers {
+  return { ...rates, dropout: lora?.dropout, focus };
+}
 
 /** What of a run says which parts of a schedule it can follow. */
 export type Following = Pick<ResolvedOptions, "method" | "layout" | "start" | "prefinetune" | "steps" | "postfinetune">;
@@ -24,7 +36,7 @@ export type Following = Pick<ResolvedOptions, "method" | "layout" | "start" | "p
  */
 export function checkFollowed(
   schedule: Pick<OpenSchedule, "name" | "parts">,
-  { given = {}, options }: { readonly given?: Partial<Rates> | undefined; readonly options: Following },
+  { given = {}, options }: { readonly given?: GivenNumbers | undefined; readonly options: Following },
 ): void {
   checkParts(schedule.parts, options);
   checkOverruled(schedule, given);
@@ -35,24 +47,27 @@ export function checkFollowed(
 }
 
 /** Of rates of a single stage. */
-function checkOverruled(schedule: Pick<OpenSchedule, "name" | "parts">, given: Partial<Rates>): void {
+function checkOverruled(schedule: Pick<OpenSchedule, "name" | "parts">, given: GivenNumbers): void {
   const { parts } = schedule;
   const rate = OF_STEPS.find((name) => given[name] !== undefined && parts.includes(`rates.${name}`));
   if (rate) {
     const rule = "steps of the pruning stage alone use it, and a schedule that sets it does so at each";
     throw overruled(rate, { rule, value: given[rate], schedule, sets: [`rates.${rate}`] });
   }
-  if (given.recovery === undefined || !parts.includes("postfinetune.lora")) return;
-  const rule = "steps of the last stage alone use it, and a schedule that sets their rate does so at each";
-  throw overruled("recovery", { rule, value: given.recovery, schedule, sets: ["postfinetune.lora"] });
+  for (const [name, part] of [["recovery", "postfinetune.lora"], ["focus", "postfinetune.focus"]] as const) {
+    if (given[name] === undefined || !parts.includes(part)) continue;
+    const rule = "steps of the last stage alone use it, and a schedule that sets it does so at each";
+    throw overruled(name, { rule, value: given[name], schedule, sets: [part] });
+  }
 }
 
 /** Of rates that all stages have. */
 function checkLoraOverruled(
   schedule: Pick<OpenSchedule, "name" | "parts">,
-  { given, options }: { readonly given: Partial<Rates>; readonly options: Following },
+  { given, options }: { readonly given: GivenNumbers; readonly options: Following },
 ): void {
   for (const name of LORA_RATES) {
+    if (name === "dropout" && given.dropout === 0) continue;
     const users = stagesOf(options).filter(({ stage, steps }) =>
       steps > 0 && !(name === "lora" && stage === "postfinetune" && given.recovery !== undefined)
     );
@@ -66,8 +81,8 @@ function checkLoraOverruled(
 }
 
 function overruled(
-  rate: keyof Rates,
-  { rule, value, schedule: { name }, sets }: {
+  name: keyof GivenNumbers,
+  { rule, value, schedule, sets }: {
     readonly rule: string;
     readonly value: number | undefined;
     readonly schedule: Pick<OpenSchedule, "name">;
@@ -75,9 +90,9 @@ function overruled(
   },
 ): CompressoError {
   return new CompressoError("usage", {
-    what: `cannot use the rate '${rate}'`,
+    what: name === "dropout" || name === "focus" ? `cannot use the ${name} given` : `cannot use the rate '${name}'`,
     rule,
-    value: `${value}, and ${name} sets ${sets.join(", ")}`,
+    value: `${value}, and ${schedule.name} sets ${sets.join(", ")}`,
     mend: "leave it out of one of the two; in an experiment give it to a grid of other schedules",
   });
 }

@@ -27,6 +27,8 @@ export interface TrainerOptions {
   readonly table: UnitTable;
   /** See `PruneOptions.recompute`. Default true. */
   readonly recompute?: boolean;
+  /** Whether steps drop elements before LoRA's A, at the rate of their state; default: where LoRA has a dropout. */
+  readonly drops?: boolean;
 }
 
 /** What a step trains: LoRA alone at the present masks; LoRA and masks; or LoRA, with the gradients of the masks to look at. */
@@ -124,6 +126,7 @@ const SUM_GROUPS = 64;
 /** Allocates everything and sets LoRA to its initial values (B = 0). */
 export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   const { device, weights, spec } = model, { batch, seq, table, lora: config, recompute = true } = options;
+  const { drops = (config.dropout ?? 0) > 0 } = options;
   using stack = new DisposableStack();
   let owned = stack;
   const own = <T extends Disposable>(resource: T): T => owned.use(resource);
@@ -148,9 +151,10 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   restoreMasks.copy(lastMasks, masks.z, { bytes: lastMasks.bytes });
   if (!device.isDry) device.write(lora.params, packLora(spec, lora, initialLora(lora, { seed: options.seed })));
 
-  const gradients = (kind: StepKind, dropout: boolean, observeWeights?: WeightProbe["observe"]): Plan => {
+  const gradients = (kind: StepKind, isStep: boolean, observeWeights?: WeightProbe["observe"]): Plan => {
+    const dropout = isStep && drops;
     const context = pass.plan({ dropout, maskGrads: kind === "lora" ? new Set() : learner.maskGrads });
-    if (kind === "masks" && dropout) {
+    if (kind === "masks" && isStep) {
       context.plan.copy(masks.z, lastMasks, { bytes: masks.z.bytes });
       learner.recordSample(context.plan, { state, slots: masks, isWritten: () => isAtWritten });
     }
@@ -210,7 +214,10 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
       load(data, stepState);
       if (share < 1) {
         if (kind !== "lora") throw new Error("a step with a focus trains LoRA alone");
-        focused ??= { gradients: own(createFocus(pass, { recordMean })), update: updates(kind, { isFocused: true }) };
+        focused ??= {
+          gradients: own(createFocus(pass, { dropout: drops, recordMean })),
+          update: updates(kind, { isFocused: true }),
+        };
         await focused.gradients.run(data, { state: stepState, share, signal });
         return await focused.update.run();
       }

@@ -100,7 +100,7 @@ function masked(rows: number, width: number): KernelCase[] {
     }),
     bytesCase(`dropout ${rows}×${width}`, { rows, bytes: 8 * rows * width }, (lend) => {
       const io = { x: lend.activation(width), state: lend.state(), y: lend.activation(width) };
-      return (plan) => recordDropout(plan, io, { ...extent, stream: 1, rate: 0.1, accumulate: false });
+      return (plan) => recordDropout(plan, io, { ...extent, stream: 1, accumulate: false });
     }),
   ];
 }

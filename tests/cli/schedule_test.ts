@@ -248,7 +248,7 @@ Deno.test("schedule preview says where a script ends stages before and after pru
     );
   // Two steps of fine-tuning, of which one is done; then twenty, and six of the last stage.
   await write(
-    "finetune: { end: ({ step }) => step === 1 }, postfinetune: { lora: 1e-4, end: ({ records }) => records.length === 23 }",
+    "finetune: { end: ({ step }) => step === 1 }, postfinetune: { lora: 1e-4, focus: 0.5, end: ({ records }) => records.length === 23 }",
   );
   const { code, stdout, stderr } = await cli([...args, "--svg", folder.at("ends.svg")]);
   assert.equal(code, 0, stderr);
@@ -257,6 +257,7 @@ Deno.test("schedule preview says where a script ends stages before and after pru
     stdout,
     /ends +after the last step\n +stage finetune before step 1 of 2\n +stage postfinetune before step 2 of 6\n/,
   );
+  assert.match(stdout, /focus, stage postfinetune/);
   assert.match(await Deno.readTextFile(folder.at("ends.svg")), />ends before step 2</);
   await write("finetune: { lora: 1e-3 }");
   const idle = await cli([...args, "--prefinetune", "0"]);

@@ -72,11 +72,11 @@ async function check(
   },
 ): Promise<void> {
   const x = dense(rows, width, { seed: 1 }), before = dense(rows, width, { seed: 2 }), stride = strideOf(width);
-  using state = stateBuffer(device, { seed: SEED, step });
+  using state = stateBuffer(device, { seed: SEED, step, dropout: rate });
   using xBuffer = uploadActivation(device, x);
   using y = accumulate ? uploadActivation(device, before) : staleActivation(device, rows, width);
   using plan = new Plan(device);
-  recordDropout(plan, { x: xBuffer, state, y }, { rows, width, stream, rate, accumulate });
+  recordDropout(plan, { x: xBuffer, state, y }, { rows, width, stream, accumulate });
   await plan.run();
   await assertActivation(device, y, {
     what: `${rows} × ${width}, rate ${rate}${accumulate ? " (+=)" : ""}`,
@@ -106,11 +106,11 @@ Deno.test("recordDropout() keeps the mean, draws the same for a stream and step,
   const rows = 100, width = 200, rate = 0.25;
   const ones = denseOf(rows, width, new Float32Array(rows * width).fill(1));
   const draw = async (stream: number, step: number): Promise<Float32Array> => {
-    using state = stateBuffer(device, { seed: SEED, step });
+    using state = stateBuffer(device, { seed: SEED, step, dropout: rate });
     using x = uploadActivation(device, ones);
     using y = device.createBuffer("y", 4 * rows * strideOf(width));
     using plan = new Plan(device);
-    recordDropout(plan, { x, state, y }, { rows, width, stream, rate, accumulate: false });
+    recordDropout(plan, { x, state, y }, { rows, width, stream, accumulate: false });
     await plan.run();
     return await device.readFloats(y, rows * strideOf(width));
   };

@@ -15,6 +15,7 @@ import {
   type ScheduleInput,
 } from "../../lib/prune/schedule_script.ts";
 import type { Rates } from "../../lib/run/options.ts";
+import type { StepRates } from "../../lib/run/rates.ts";
 import type { StepRecord } from "../../lib/run/records.ts";
 import { openSchedule } from "../../lib/run/schedule_host.ts";
 
@@ -35,7 +36,7 @@ function evaluate(definition: ScheduleDefinition, input = INPUT): ScheduleOutput
 // These lines fail to compile where the names of the loop and those of schedules part.
 const rateNames:
   & { readonly [rate in Exclude<keyof Rates, "recovery" | "spread" | "prior">]: RateName }
-  & { readonly [rate in RateName]: keyof Rates } = {
+  & { readonly [rate in RateName]: keyof StepRates } = {
     lora: "lora",
     mask: "mask",
     lambda: "lambda",
@@ -47,6 +48,7 @@ const rateNames:
     limit: "limit",
     clipNorm: "clipNorm",
     weightDecay: "weightDecay",
+    dropout: "dropout",
   };
 const asView = (record: StepRecord): RecordView => record;
 
@@ -202,7 +204,10 @@ Deno.test("defineSchedule() refuses parts that do not exist or are neither numbe
   const cases: readonly (readonly [unknown, RegExp])[] = [
     [{ sparcity: 0.1 }, /sparsity, layers, freeze, end, rates, finetune, postfinetune; now: sparcity/],
     [{ rates: { beta: 0.1 } }, /lora, mask.*now: beta/],
-    [{ finetune: { mask: 0.1 } }, /finetune parts are some of lora, clipNorm, weightDecay, end; now: mask/],
+    [{ finetune: { mask: 0.1 } }, /finetune parts are some of lora, clipNorm, weightDecay, dropout, end; now: mask/],
+    [{ finetune: { focus: 0.5 } }, /finetune parts are.*now: focus/],
+    [{ postfinetune: { focus: 0 } }, /postfinetune\.focus is a finite number.*, above 0 and at most 1/],
+    [{ rates: { dropout: 1 } }, /rates\.dropout is a finite number.*, at least 0 and below 1/],
     [{ finetune: { end: true } }, /finetune\.end is a function/],
     [{ postfinetune: { lora: -1 } }, /postfinetune\.lora is a finite number/],
     [{ postfinetune: 1e-3 }, /postfinetune parts are.*now: 0\.001/],

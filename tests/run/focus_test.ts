@@ -44,7 +44,7 @@ Deno.test("a step with a focus has the loss of all labels and, of nearly all, th
   for (const [recompute, dropout] of [[true, 0], [false, 0], [true, 0.2]] as const) {
     const run = async (data: Batch, focus: number): Promise<{ lora: Float32Array; loss: number }> => {
       using trainer = prunedTrainer(model, { recompute, dropout });
-      await trainer.step("lora", data, { state: STATE, focus });
+      await trainer.step("lora", data, { state: { ...STATE, dropout }, focus });
       const [numbers] = await trainer.numbers(0, 1), { lora } = await trainer.save();
       return { lora, loss: numbers?.loss ?? NaN };
     };

@@ -211,10 +211,11 @@ Deno.test("a run whose last stage a schedule has ended goes on there with one th
 });
 
 Deno.test("rates that a schedule sets in a stage are halved as the run's own, each by its stage", () => {
-  const { rates } = resolveOptions({ ...BASE, ...STAGES }, SPEC), set = { lora: 0.5, clipNorm: 0.25 };
+  const options = resolveOptions({ ...BASE, ...STAGES }, SPEC), set = { lora: 0.5, clipNorm: 0.25 };
   for (const [stage, steps] of [["finetune", 4], ["postfinetune", 4]] as const) {
     const at = (halved: Pick<Parameters<typeof stepNumbers>[1], "halvings" | "halvedBefore">): number[] => {
-      const { rates: now, rate } = stepNumbers({ stage, steps }, { stageStep: 1, ...halved }, { rates, set });
+      const given = { options, steering: null, set };
+      const { rates: now, rate } = stepNumbers({ stage, steps }, { stageStep: 1, ...halved }, given);
       return [rate, now.clipNorm];
     };
     assert.deepEqual(at({ halvings: 0 }), [0.5, 0.25]);

@@ -45,6 +45,7 @@ function stateAt(step: number, state: Partial<StepState> = {}): StepState {
     weightDecay: 0.01,
     tracking: 1,
     limit: 100,
+    dropout: LORA.dropout,
     ...state,
   };
 }

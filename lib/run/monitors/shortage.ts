@@ -15,7 +15,7 @@ const HOW: Readonly<Record<MemoryShortage, string>> = {
 /** An error of the GPU as what would fit, if memory is what ran out, watched or not; any other error as it is. */
 export async function asShortage(
   error: unknown,
-  { model, options, given, step, plannedBytes, otherBytes }: Pick<Ready, "model" | "plannedBytes" | "otherBytes"> & {
+  { model, steerer, options, given, step, plannedBytes, otherBytes }: Omit<Ready, "entered" | "trainer" | "chooser"> & {
     readonly options: ResolvedOptions;
     /** Where there is a checkpoint, it keeps what was good. */
     readonly given: Pick<PruneOptions, "checkpoint">;
@@ -33,7 +33,7 @@ export async function asShortage(
       mebibytes(plannedBytes)
     } were planned (${error.parts.what}${error.parts.value ? `: ${error.parts.value}` : ""})`,
     mend: await mendOf(device, {
-      adviseFor: (memoryLimit) => adviseMemory(model.spec, memoryOptionsOf(model, options), { memoryLimit }),
+      adviseFor: (memoryLimit) => adviseMemory(model.spec, memoryOptionsOf(model, options, steerer), { memoryLimit }),
       ownBytes: plannedBytes - otherBytes,
       otherBytes,
       shortage,

@@ -1,0 +1,97 @@
+// Numbers that a schedule may set beside the rates: LoRA's dropout, and the share of the labels that the last stage learns from. On the demo model.
+import assert from "node:assert/strict";
+import { type Curve, defineSchedule, prune, type PruneOptions, type ScheduleDefinition } from "../../mod.ts";
+import { openModelFiles } from "../../lib/io/open_model.ts";
+import { resolveOptions } from "../../lib/run/options.ts";
+import { rejectsWith } from "../io/files.ts";
+import { BASE, bitsOf, drive, interrupted, withDemo } from "./helpers/demo_run.ts";
+
+const STAGES = { prefinetune: 2, steps: 2, postfinetune: 3 } as const;
+/** Without a focus of the run's own. */
+const GRADUAL = { ...STAGES, method: "gradual" } as const;
+
+Deno.test("dropout of a stage is that which a schedule sets there, with what it takes of memory", async () => {
+  await withDemo(async ({ model }) => {
+    const bits = async (definition: ScheduleDefinition, more: Partial<PruneOptions> = {}): Promise<string> =>
+      bitsOf(await drive(model, { ...GRADUAL, ...more, schedule: defineSchedule(definition) }));
+    const dropout = 0.4, all = { finetune: { dropout }, rates: { dropout }, postfinetune: { dropout } };
+    const whole = await bits(all), given = await drive(model, { ...GRADUAL, lora: { dropout } });
+    assert.equal(whole, bitsOf(given), "in all stages it is that of the run");
+    for (const stage of ["finetune", "rates", "postfinetune"] as const) {
+      assert.notEqual(
+        await bits({ ...all, [stage]: {} }, { lora: { dropout: 0.1 } }),
+        whole,
+        `${stage} has the run's own`,
+      );
+    }
+  });
+});
+
+Deno.test("the last stage learns from the share of the labels that a schedule sets for each step", async () => {
+  await withDemo(async ({ model }) => {
+    const bits = async (focus: Curve): Promise<string> =>
+      bitsOf(await drive(model, { ...GRADUAL, schedule: defineSchedule({ postfinetune: { focus } }) }));
+    const [half, whole] = [await drive(model, { ...GRADUAL, focus: 0.5 }), await drive(model, GRADUAL)];
+    assert.equal(await bits(0.5), bitsOf(half));
+    assert.notEqual(bitsOf(half), bitsOf(whole));
+    const falling = await bits(({ step }) => [1, 0.5, 0.1][step] ?? NaN);
+    assert.equal(new Set([falling, bitsOf(half), bitsOf(whole)]).size, 3);
+    // The memory of steps with a focus is planned, though the run's own has none.
+    const planned = async (options: Partial<PruneOptions>): Promise<number> =>
+      (await drive(model, { ...GRADUAL, ...options })).records[0]?.plannedGpuBytes ?? NaN;
+    const schedule = defineSchedule({ postfinetune: { focus: 1 } });
+    assert.equal(await planned({ schedule }), half.records[0]?.plannedGpuBytes);
+    assert.ok(await planned({}) < await planned({ schedule }));
+  });
+});
+
+Deno.test("a run whose schedule changes dropout and focus from step to step ends with the same bits where it was interrupted", async () => {
+  await withDemo(async ({ model }) => {
+    const dropout = ({ progress }: { readonly progress: number }): number => 0.5 * (1 - progress);
+    const postfinetune = { dropout, focus: ({ step }: { readonly step: number }): number => 1 / (1 + step) };
+    const schedule = defineSchedule({ finetune: { dropout }, rates: { dropout }, postfinetune });
+    const options = { ...STAGES, schedule }, whole = bitsOf(await drive(model, options));
+    for (const at of [1, 3, 6]) assert.equal(bitsOf(await interrupted(model, options, at)), whole, `after step ${at}`);
+  });
+});
+
+Deno.test("a dropout or focus that no step would use beside a schedule is refused, and a focus of flap", async () => {
+  const { source: { spec } } = await openModelFiles("demo"), dropout = 0.2;
+  const opens = (definition: ScheduleDefinition, more: Partial<PruneOptions>): Promise<unknown> =>
+    Promise.try(() => resolveOptions({ ...BASE, ...STAGES, ...more, schedule: defineSchedule(definition) }, spec));
+  const all = { finetune: { dropout }, rates: { dropout }, postfinetune: { dropout } };
+  await rejectsWith(
+    opens(all, { lora: { dropout: 0.1 } }),
+    "usage",
+    /cannot use the dropout given;.*now: 0\.1, and .* sets finetune\.dropout, rates\.dropout, postfinetune\.dropout/,
+  );
+  await opens(all, { lora: { dropout: 0 } });
+  await opens({ rates: { dropout } }, { lora: { dropout: 0.1 } });
+  await rejectsWith(
+    opens({ postfinetune: { focus: 0.5 } }, { focus: 0.3 }),
+    "usage",
+    /cannot use the focus given;.*now: 0\.3, and .* sets postfinetune\.focus/,
+  );
+  await opens({ postfinetune: { focus: 0.5 } }, {});
+  await rejectsWith(
+    opens({ postfinetune: { focus: 0.5 } }, { method: "flap" }),
+    "usage",
+    /flap's compensation.*now: .*postfinetune\.focus/,
+  );
+});
+
+Deno.test("a focus that is out of range is named with its step, and ends the run there", async () => {
+  await withDemo(async ({ model }) => {
+    const schedule = defineSchedule({ postfinetune: { focus: ({ step }) => step === 1 ? 0 : 0.5 } });
+    using run = prune(model, { ...BASE, ...GRADUAL, schedule });
+    const seen: number[] = [];
+    await rejectsWith(
+      (async () => {
+        for await (const { step } of run) seen.push(step);
+      })(),
+      "input",
+      /step 1 of 3 of the stage postfinetune;.*postfinetune\.focus is .*above 0 and at most 1;.*now: postfinetune\.focus = 0/,
+    );
+    assert.deepEqual(seen, [1, 2, 3, 4, 5]);
+  });
+});

@@ -114,10 +114,9 @@ export function differences(
 /** Rates that only LoRA's steps have. */
 const LORA_RATES = ["rates.clipNorm", "rates.weightDecay"] as const;
 
-/** Whether LoRA stays at its beginning, where it adds nothing, as with `lora: false`; a script of a schedule may set its rate all the same. */
+/** Whether LoRA stays at its beginning, where it adds nothing, as with `lora: false`. */
 function isWithoutLora(facts: CellIdentity): boolean {
-  return !facts["schedule"]?.startsWith(SCRIPT) &&
-    ["rates.lora", "rates.recovery", "prefinetune", "postfinetune"].every((name) => facts[name] === "0");
+  return ["rates.lora", "rates.recovery", "prefinetune", "postfinetune"].every((name) => facts[name] === "0");
 }
 
 /** An object's parts each by a name of its own. */

@@ -152,6 +152,7 @@ export async function openSteerer(
     sparsity,
     rates,
     stages: stagesOf(options),
+    isStill: given.lora === 0,
     aim: { most, goal, least: leastLimitOf(options) },
   });
 }
@@ -200,15 +201,19 @@ function cubic(sparsity: number, rates: Rates): Steerer {
 function scripted(
   schedule: OpenSchedule,
   table: UnitTable,
-  { log, sparsity, rates, stages, aim }: {
+  { log, sparsity, rates, stages, isStill, aim }: {
     readonly log: { isMuted: boolean };
     readonly sparsity: number;
     readonly rates: Rates;
     readonly stages: readonly StagePlan[];
+    /** Whether the run was told to leave LoRA at its beginning. */
+    readonly isStill: boolean;
     readonly aim: Aim;
   },
 ): Steerer {
   let isChecked = !isForeseen(schedule);
+  const held = (set: ScheduleOutput["rates"]): ScheduleOutput["rates"] =>
+    isStill && set.lora !== undefined ? { ...set, lora: 0 } : set;
   return {
     needsRecords: true,
     identity: schedule.identity,
@@ -226,7 +231,7 @@ function scripted(
       isChecked = true;
       const seen = { sparsity, step, steps, records, layers: await layers() };
       const output = await schedule.evaluate({ stage: "prune", progress, ...seen });
-      const now: StepRates = { ...rates, ...output.rates };
+      const now: StepRates = { ...rates, ...held(output.rates) };
       const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup: now.warmup })(progress);
       if (!output.end) {
         checkLimit(output.rates, { step, steps }, aim);
@@ -239,7 +244,7 @@ function scripted(
       if (!schedule.parts.includes(stage)) return { set: {}, end: false };
       const seen = { sparsity, step, steps, records, layers: await layers() };
       const { rates: set, end } = await schedule.evaluate({ stage, progress: progressOf(step, steps), ...seen });
-      return { set, end };
+      return { set: held(set), end };
     },
     [Symbol.asyncDispose]: () => schedule[Symbol.asyncDispose](),
   };

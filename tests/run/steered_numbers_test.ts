@@ -55,6 +55,16 @@ Deno.test("a run whose schedule changes dropout and focus from step to step ends
   });
 });
 
+Deno.test("LoRA stays at its beginning where the run was told a rate of 0, whatever a schedule sets", async () => {
+  await withDemo(async ({ model }) => {
+    const lora = 1e-2, options = { ...GRADUAL, rates: { lora: 0 } };
+    const schedule = defineSchedule({ finetune: { lora }, rates: { lora }, postfinetune: { lora: () => lora } });
+    const still = await drive(model, { ...options, schedule });
+    assert.equal(bitsOf(still), bitsOf(await drive(model, options)));
+    assert.ok(still.records.every(({ learningRate }) => learningRate === 0));
+  });
+});
+
 Deno.test("a dropout or focus that no step would use beside a schedule is refused, and a focus of flap", async () => {
   const { source: { spec } } = await openModelFiles("demo"), dropout = 0.2;
   const opens = (definition: ScheduleDefinition, more: Partial<PruneOptions>): Promise<unknown> =>

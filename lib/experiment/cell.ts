@@ -86,7 +86,6 @@ export async function pruneCell(
       told.know(earlier, doneBefore);
     },
     async onRecord(record): Promise<void> {
-      if (options.lora === false && record.learningRate > 0) throw trainsAnyway(record);
       await events.onRecord?.(record);
       tell(record.alarms);
     },
@@ -176,13 +175,4 @@ export async function outcomeOf(cell: PlannedCell, store: Store): Promise<CellOu
     adapter: summary.adapter,
     alarms: summary.alarms,
   };
-}
-
-function trainsAnyway({ step, learningRate }: StepRecord): CompressoError {
-  return new CompressoError("mismatch", {
-    what: "cannot run a cell without LoRA",
-    rule: "its learning rate is 0 at every step",
-    value: `${learningRate} at step ${step}`,
-    mend: "leave rates.lora out of the schedule",
-  });
 }

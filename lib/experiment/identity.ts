@@ -114,9 +114,10 @@ export function differences(
 /** Rates that only LoRA's steps have. */
 const LORA_RATES = ["rates.clipNorm", "rates.weightDecay"] as const;
 
-/** Whether LoRA stays at its beginning, where it adds nothing, as with `lora: false`. */
+/** Whether LoRA stays at its beginning, where it adds nothing, as with `lora: false`; a script may go by the norm of its gradients all the same. */
 function isWithoutLora(facts: CellIdentity): boolean {
-  return ["rates.lora", "rates.recovery", "prefinetune", "postfinetune"].every((name) => facts[name] === "0");
+  return !facts["schedule"]?.startsWith(SCRIPT) &&
+    ["rates.lora", "rates.recovery", "prefinetune", "postfinetune"].every((name) => facts[name] === "0");
 }
 
 /** An object's parts each by a name of its own. */

@@ -133,7 +133,7 @@ export async function readCheckpoint(
   { identity, mayDiffer = [], scheduled = () => [] }: {
     readonly identity: RunIdentity;
     readonly mayDiffer?: readonly string[] | undefined;
-    /** Rates that the run's schedule sets from a stage on. */
+    /** Numbers that the run's schedule sets at each step that uses them, from a stage on. */
     readonly scheduled?: ((stage: number) => readonly string[]) | undefined;
   },
 ): Promise<Checkpoint> {
@@ -157,8 +157,14 @@ export async function readCheckpoint(
     (name === "scoring" && identity.method === "compresso" && may("calibration") &&
       isCalibrated[0] !== isCalibrated[1]) ||
     (name === "sparsity" && may("size") && both.every(({ size }) => size !== "null"));
+  // What the run was told of numbers that a schedule sets from now on makes no difference.
+  const led = scheduled(meta.position.stage);
+  const overruled = may("schedule") ? [["focus", "focus"], ["dropout", "lora.dropout"]] as const : [];
+  const free = [...idle, ...overruled.filter(([name]) => led.includes(name)).map(([, fact]) => fact)];
   const lines = new Map(
-    names.map((name) => [name, differencesOf(parsed(meta.identity, name), parsed(identity, name), { idle })] as const)
+    names.map((name) =>
+      [name, differencesOf(parsed(meta.identity, name), parsed(identity, name), { idle: free })] as const
+    )
       .filter(([, differences]) => differences.length > 0),
   );
   const stuck = arrays?.maskMoments.some((value) => value !== 0)
@@ -193,9 +199,21 @@ export async function readCheckpoint(
       mend: "give the same as in what is over, or another --out",
     });
   }
-  // What another schedule sets is given anew as well.
+  const isLast = meta.position.stage > 1,
+    isLed = (name: string): boolean => led.includes(name) || (isLast && name === "lora" && led.includes("recovery"));
+  if (changed.size > 0 && [...changed].every(isLed)) {
+    throw new CompressoError("mismatch", {
+      what: `cannot resume from ${path}`,
+      rule: "rates that may differ are used by a step to come, and not set by the schedule at each of these",
+      value: [...changed].map((name) => `rates.${name}`).join(", "),
+      mend: "leave them as they were, or change the schedule (--may-differ schedule)",
+    });
+  }
+  // What another schedule sets is given anew as well; what the same one sets is as it was, whatever the run's own rates are.
   const anew = (stage: number): ReadonlySet<string> =>
-    meta.identity.schedule === identity.schedule ? changed : new Set([...changed, ...scheduled(stage)]);
+    meta.identity.schedule === identity.schedule
+      ? new Set([...changed].filter((name) => !scheduled(stage).includes(name)))
+      : new Set([...changed, ...scheduled(stage)]);
   const differences = [...lines.values()].flat();
   const changes = [
     ...meta.position.changes ?? [],

@@ -10,7 +10,8 @@ import type { ResolvedOptions } from "./options.ts";
 export interface Rates {
   /**
    * Peak learning rate of LoRA, in the last stage that of `recovery`: it rises over the first half of the first stage, stays in the pruning stage, and
-   * falls to a tenth as a cosine in the last one. `warmup` is none of it. Where 0 is given, LoRA stays at its beginning, whatever a schedule sets.
+   * falls to a tenth as a cosine in the last one. `warmup` is none of it. Where 0 is given and no `recovery`, LoRA stays at
+   * its beginning, whatever a schedule sets.
    */
   readonly lora: number;
   /** Peak learning rate of LoRA in the last stage, with frozen masks; default: that of `lora`, with a preset where that one is given. */

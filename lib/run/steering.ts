@@ -7,6 +7,8 @@ import { cubicSparsity, progressOf } from "../prune/schedule.ts";
 import type { ScheduleOutput } from "../prune/schedule_output.ts";
 import {
   type LayerState,
+  type LoopNumber,
+  LORA_RATES,
   type OUTER_RATES,
   type OuterStage,
   RATE_NAMES,
@@ -75,7 +77,7 @@ export interface Steerer extends AsyncDisposable {
   /** Whether it sets LoRA's dropout in some stage, and the share of the labels that the last one learns from: whatever they are, steps need memory for that. */
   readonly drops: boolean;
   readonly focuses: boolean;
-  /** Rates that it sets in all stages that are left from one on, of those that use them. */
+  /** Numbers that it sets in all stages that are left from one on, of those that use them. */
   readonly scheduled: (stage: number) => readonly string[];
   at(input: SteeringInput): Promise<Steering>;
   /** What it sets of LoRA's numbers at a step of another stage, and whether that ends before it. */
@@ -89,15 +91,22 @@ export async function steered(steerer: Steerer, stage: Stage, input: SteeringInp
   return { steering, set: {}, end: steering.end };
 }
 
-/** Names of rates that a schedule with these parts sets in each of the stages that uses them. */
+const STAGES: readonly Stage[] = ["finetune", "prune", "postfinetune"];
+
+/** Names of the numbers that a schedule with these parts sets in each of the stages that use them, those of a last stage by its own names. */
 export function ratesSet(parts: readonly SchedulePart[], stages: readonly StagePlan[]): readonly string[] {
   const left = stages.filter(({ steps }) => steps > 0).map(({ stage }) => stage);
-  const isLed = (stage: Stage): boolean =>
-    !left.includes(stage) || parts.includes(stage === "prune" ? "rates.lora" : `${stage}.lora`);
+  const isLed = (name: LoopNumber, by: readonly Stage[]): boolean => {
+    const users = left.filter((stage) => by.includes(stage)), said: readonly string[] = parts;
+    return users.length > 0 && users.every((stage) => said.includes(`${stage === "prune" ? "rates" : stage}.${name}`));
+  };
+  const ofLora: readonly string[] = LORA_RATES;
   return [
-    ...(left.includes("prune") ? RATE_NAMES.filter((name) => name !== "lora" && parts.includes(`rates.${name}`)) : []),
-    ...(left.some((stage) => stage !== "postfinetune") && isLed("finetune") && isLed("prune") ? ["lora"] : []),
-    ...(left.includes("postfinetune") && isLed("postfinetune") ? ["recovery"] : []),
+    ...RATE_NAMES.filter((name) =>
+      isLed(name, name === "lora" ? ["finetune", "prune"] : ofLora.includes(name) ? STAGES : ["prune"])
+    ),
+    ...(isLed("lora", ["postfinetune"]) ? ["recovery"] : []),
+    ...(isLed("focus", ["postfinetune"]) ? ["focus"] : []),
   ];
 }
 

@@ -41,7 +41,7 @@ export function checkFollowed(
   checkParts(schedule.parts, options);
   checkOverruled(schedule, given);
   // Cells without LoRA have a rate of 0 and no steps of it, whatever else is said.
-  if (given.lora === 0) return;
+  if (given.lora === 0 && !given.recovery) return;
   checkStages(schedule, options);
   checkLoraOverruled(schedule, { given, options });
 }

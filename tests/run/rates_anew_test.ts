@@ -75,7 +75,7 @@ Deno.test("a rate that another schedule sets is given anew as well, and the same
   await withDemo(async ({ model }) => {
     await inFolder(async (path) => {
       const options = {
-        ...{ packing: false, prefinetune: 0, steps: 12, postfinetune: 0 },
+        ...{ packing: false, prefinetune: 0, steps: 12, postfinetune: 1 },
         lora: { targets: ["q", "v"] },
       } as const;
       // Told apart by their text.
@@ -84,17 +84,50 @@ Deno.test("a rate that another schedule sets is given anew as well, and the same
       const failed = drive(model, { ...options, checkpoint, schedule: fast, monitors });
       await assert.rejects(failed, /runs away.*went back once before/);
       await Deno.copyFile(path, `${path}.copy`);
-      const rate = async (schedule: typeof fast): Promise<number> => {
+      const rate = async (schedule: typeof fast, rates: PruneOptions["rates"] = {}): Promise<number> => {
         await Deno.copyFile(`${path}.copy`, path);
-        const again = { ...checkpoint, resume: true, mayDiffer: ["schedule"] };
+        const again = { ...checkpoint, resume: true, mayDiffer: ["schedule", "rates"] };
         const off = { divergence: { action: "off" }, oscillation: { action: "off" } } as const;
         const { records } = await drive(model, {
-          ...{ ...options, checkpoint: again, schedule, monitors: off },
+          ...{ ...options, checkpoint: again, schedule, rates, monitors: off },
         });
-        return Math.max(...records.map(({ learningRate }) => learningRate));
+        return Math.max(...records.filter(({ stage }) => stage === "prune").map(({ learningRate }) => learningRate));
       };
       assert.ok(Math.abs(await rate(slow) / 1e-4 - 1) < 1e-6, "as the other schedule says");
       assert.ok(Math.abs(await rate(fast) - 0.5) < 1e-6, "as it was");
+      // One that the run is given anew is for the stage in which the schedule has none.
+      assert.ok(Math.abs(await rate(fast, { lora: 1e-5 }) - 0.5) < 1e-6, "as it was, beside one of the run's own");
+    });
+  });
+});
+
+Deno.test("a rate that the schedule sets at each step to come cannot be given anew, and what was told of dropout and focus need not be told again", async () => {
+  await withDemo(async ({ model }) => {
+    await inFolder(async (path) => {
+      const postfinetune = { lora: 1e-3, dropout: 0.2, focus: 0.5 }, schedule = defineSchedule({ postfinetune });
+      const checkpoint = { path, every: 1000 }, again = { ...checkpoint, resume: true }, stages = { postfinetune: 4 };
+      await stopAfter(model, 10, { ...stages, checkpoint, lora: { dropout: 0.1 }, focus: 0.4 });
+      await rejectsWith(
+        drive(model, { ...stages, checkpoint: { ...again, mayDiffer: ["rates"] }, lora: { dropout: 0.1 } }),
+        "mismatch",
+        /focus: 0\.4 then, 0\.3 now/,
+      );
+      await rejectsWith(
+        drive(model, {
+          ...stages,
+          checkpoint: { ...again, mayDiffer: ["schedule"] },
+          schedule: defineSchedule({ postfinetune: { focus: 0.5 } }),
+        }),
+        "mismatch",
+        /now: lora\.dropout: 0\.1 then, 0 now/,
+      );
+      await stopAfter(model, 11, { ...stages, checkpoint: { ...again, mayDiffer: ["schedule"] }, schedule });
+      await rejectsWith(
+        drive(model, { ...stages, checkpoint: { ...again, mayDiffer: ["rates"] }, schedule, rates: { lora: 1e-4 } }),
+        "mismatch",
+        /not set by the schedule at each of these; now: rates\.lora, rates\.recovery;/,
+      );
+      assert.equal((await drive(model, { ...stages, checkpoint: again, schedule })).records.length, 2);
     });
   });
 });

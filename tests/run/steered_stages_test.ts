@@ -231,11 +231,14 @@ Deno.test("rates that another schedule gives a run anew are those that it sets i
   const from = (stage: number, definition: ScheduleDefinition): readonly string[] =>
     ratesSet(partsOf(defineSchedule(definition)), stages.slice(stage));
   const lora = 1e-3, all = { finetune: { lora }, rates: { lora, mask: 0.1 }, postfinetune: { lora, end: () => false } };
-  assert.deepEqual([0, 1, 2].map((stage) => from(stage, all)), [["mask", "lora", "recovery"], [
-    "mask",
-    "lora",
-    "recovery",
-  ], ["recovery"]]);
+  const whole = ["lora", "mask", "recovery"];
+  assert.deepEqual([0, 1, 2].map((stage) => from(stage, all)), [whole, whole, ["recovery"]]);
+  const others = { clipNorm: 1, dropout: 0.1 }, last = { postfinetune: { ...others, focus: 0.5 } };
+  assert.deepEqual([0, 1, 2].map((stage) => from(stage, { rates: others, ...last })), [["focus"], [
+    "clipNorm",
+    "dropout",
+    "focus",
+  ], ["clipNorm", "dropout", "focus"]]);
   // The rate of pruning stays as it was halved where the schedule has none.
   assert.deepEqual([0, 1].map((stage) => from(stage, { finetune: { lora } })), [[], []]);
   assert.deepEqual([0, 1].map((stage) => from(stage, { rates: { lora } })), [[], ["lora"]]);
@@ -282,11 +285,17 @@ Deno.test("a rate that no step would use beside a schedule is refused, and numbe
   assert.deepEqual(await opens({ finetune, rates }, { lora: 1e-4 }), ["lora"]);
   // The two may be given where they are the same, as to a one-shot method beside others.
   const both = { lora: 1e-4, recovery: 1e-4 }, one = { method: "magnitude" } as const;
-  assert.deepEqual(await opens({ postfinetune: { clipNorm: 2 } }, both, one), []);
+  assert.deepEqual(await opens({ postfinetune: { clipNorm: 2 } }, both, one), ["clipNorm"]);
   await rejectsWith(opens({ postfinetune }, both, one), "usage", /'recovery'/);
-  assert.deepEqual(await opens({ rates: { clipNorm: 2 }, postfinetune: { clipNorm: 2 } }, { clipNorm: 1 }), [
-    "clipNorm",
-  ]);
+  assert.deepEqual(await opens({ rates: { clipNorm: 2 }, postfinetune: { clipNorm: 2 } }, { clipNorm: 1 }), []);
+  // A last stage with a rate of its own is trained, whatever the others are.
+  await rejectsWith(
+    opens({ rates: { clipNorm: 2 }, postfinetune: { clipNorm: 2 } }, { lora: 0, recovery: 1e-3, clipNorm: 1 }, {
+      prefinetune: 0,
+    }),
+    "usage",
+    /'clipNorm'/,
+  );
   await rejectsWith(
     opens({ finetune }, {}, { prefinetune: 0 }),
     "usage",

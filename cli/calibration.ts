@@ -50,7 +50,7 @@ export async function calibrationOf(settings: ChosenSettings): Promise<Calibrati
 
 /** Rows of a file whose texts have the name that --text-field says or, where no row has it, the usual one. */
 async function read(path: string, { textField, skipBroken }: ChosenSettings): Promise<DataSet> {
-  const how = skipBroken ? { skipBroken } : {};
+  const how = { fewerMend: "give --calibration a file with fewer rows", ...(skipBroken ? { skipBroken } : {}) };
   if (textField === undefined) return await readRows(path, how);
   try {
     return await readRows(path, { ...how, textField });

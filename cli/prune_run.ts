@@ -2,6 +2,7 @@
 import { basename, join, resolve } from "node:path";
 import { CompressoError } from "../lib/errors.ts";
 import { scheduleName } from "../lib/experiment/identity.ts";
+import { given } from "../lib/given.ts";
 import { checkFolder } from "../lib/io/atomic.ts";
 import { isOfPath } from "../lib/io/bytes.ts";
 import { type DataReport, readRows, type Row } from "../lib/io/datasets.ts";
@@ -134,13 +135,11 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
   const { settings } = driven, { out, memoryLimit } = settings;
   await checkFolder(out);
   const { textField, limitRows, skipBroken } = settings;
-  const { rows, report: reading, kind } = await readRows(dataPathOf(path, settings), {
-    ...(textField === undefined ? {} : { textField }),
-    ...(limitRows === undefined ? {} : { limit: limitRows }),
-    ...(skipBroken ? { skipBroken } : {}),
-  });
+  const how = given({ textField, limit: limitRows, skipBroken });
+  const { rows, report: reading } = await readRows(dataPathOf(path, settings), how);
   const beside = await calibrationOf(settings);
-  if (kind === "text" && typeof settings.prompt === "string" && !settings.resume) {
+  const { calibration } = beside, all = typeof calibration === "string" ? rows : [...rows, ...calibration ?? []];
+  if (typeof settings.prompt === "string" && !settings.resume && all.every(({ kind }) => kind === "text")) {
     throw promptForTexts({
       what: `cannot train with the prompt of ${settings.prompt}`,
       mend: "leave --prompt out, or train on instructions",

@@ -163,7 +163,8 @@ export function shortfall({ finetune, points, postfinetune, endsBefore, sparsity
     }, which has no steps: a run refuses that, but for a one-shot method's recovery`;
   }
   if (!last) return null;
-  const lowest = Math.min(...points.map(({ rates }) => rates.limit ?? Infinity)),
+  // No spread: there may be more steps than a call has room for.
+  const lowest = points.reduce((least, { rates }) => Math.min(least, rates.limit ?? Infinity), Infinity),
     least = leastLimit(defaultRates(steps));
   if (lowest < least) {
     return `the limit of log α falls to ${lowest}: a run whose masks start from saliency, with the default spread, refuses less than ${

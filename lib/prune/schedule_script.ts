@@ -263,7 +263,12 @@ function settled(value: unknown): unknown {
   const promises = (Array.isArray(value) ? value : [value]).filter((entry) => entry instanceof Promise);
   if (promises.length === 0) return value;
   for (const promise of promises) promise.catch(() => {});
-  throw new TypeError("the value is a promise, and a schedule decides at once: its functions are not async");
+  throw new CompressoError("input", {
+    what: "cannot use the schedule",
+    rule: "it decides at once: its functions are not async",
+    value: "a promise",
+    mend: "return the value itself",
+  });
 }
 
 /** What a schedule may have a say in. */

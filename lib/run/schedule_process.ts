@@ -43,7 +43,8 @@ export interface IsolatedScript extends AsyncDisposable {
   request(value: unknown, at: string): Promise<unknown>;
 }
 
-const MAX_REPLY = 1 << 20;
+/** Bytes of a reply: units by number, of all layers of a large model, take some. */
+const MAX_REPLY = 16 << 20;
 const MAX_STDERR = 1 << 16;
 /** What Deno itself and memory outside the heap may take beside the heap, MiB. */
 const BESIDE_HEAP_MIB = 192;
@@ -126,7 +127,7 @@ class Isolated implements IsolatedScript {
   readonly #stderr: Promise<string>;
   #text = "";
   /** Why the process was killed. */
-  #breach: string | null = null;
+  #breach: { readonly value: string; readonly rule?: string } | null = null;
   #ended = false;
   /** What it ended of, which whoever asks again is told too. */
   #failure: Error | null = null;
@@ -194,14 +195,19 @@ class Isolated implements IsolatedScript {
 
   /** The next line of stdout; null where there is none. */
   async #readLine(): Promise<string | null> {
-    for (let end = this.#text.indexOf("\n"); end < 0; end = this.#text.indexOf("\n")) {
-      if (this.#text.length > MAX_REPLY) return this.#stop(`it wrote more than ${MAX_REPLY >> 20} MiB`);
+    let end = this.#text.indexOf("\n");
+    while (end < 0) {
+      const from = this.#text.length, most = `${MAX_REPLY >> 20} MiB`;
+      if (from > MAX_REPLY) {
+        return this.#stop(`it wrote more than ${most}`, `what it decides at a step takes ${most} at most`);
+      }
       const { value, done } = await this.#reader.read();
       if (done) return null;
       this.#text += this.#decoder.decode(value, { stream: true });
+      end = this.#text.indexOf("\n", from);
     }
-    const [line = "", ...rest] = this.#text.split("\n");
-    this.#text = rest.join("\n");
+    const line = this.#text.slice(0, end);
+    this.#text = this.#text.slice(end + 1);
     // One reply to one request: whatever follows was not asked for.
     return this.#text === "" ? line : this.#stop("it wrote more than it was asked for");
   }
@@ -230,8 +236,8 @@ class Isolated implements IsolatedScript {
     }
   }
 
-  #stop(breach: string): null {
-    this.#breach ??= breach;
+  #stop(value: string, rule?: string): null {
+    this.#breach ??= { value, ...(rule === undefined ? {} : { rule }) };
     this.#kill();
     return null;
   }
@@ -270,7 +276,7 @@ class Isolated implements IsolatedScript {
     // Ctrl-C reaches every process of the terminal, and this one perhaps later.
     if (died === "SIGINT" || died === "SIGTERM") await new Promise((resolve) => setTimeout(resolve, GRACE_MS));
     if (signal?.aborted) return asError(signal.reason);
-    if (this.#breach !== null) return this.#refusal(at, this.#breach);
+    if (this.#breach !== null) return this.#refusal(at, this.#breach.value, this.#breach);
     if (died === "SIGXCPU") {
       return this.#refusal(at, `it took more than ${this.#limits.processorSeconds} s of processor time in all`, {
         // An honest script gets there in a run that is long enough.

@@ -7,6 +7,7 @@ import { haveEnds } from "../lib/io/prompts.ts";
 import type { FormatOptions } from "../lib/io/prompts_format.ts";
 import { openModelFiles } from "../lib/io/open_model.ts";
 import type { Tokenizer } from "../lib/io/tokenizer.ts";
+import { noTokenizer } from "../lib/io/no_tokenizer.ts";
 import { checkContext, encodeRow, encodeRows } from "../lib/run/batches.ts";
 import { type EncodeReport, placesOf, withBroken } from "../lib/run/encode_report.ts";
 import { heldOutOf } from "../lib/run/run_data.ts";
@@ -150,12 +151,7 @@ async function encodingOf(
   const { tokenizer, source: { spec } } = await openModelFiles(model);
   checkContext(seq, spec);
   if (tokenizer) return { tokenizer, vocab: spec.vocab };
-  throw new CompressoError("input", {
-    what: `cannot count tokens for ${model}`,
-    rule: "the model has a tokenizer",
-    value: "there is none beside the weights",
-    mend: "put tokenizer.json into the model's folder",
-  });
+  throw noTokenizer(`cannot count tokens for ${model}`);
 }
 
 function charactersOf(row: Row): number {

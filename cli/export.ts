@@ -131,7 +131,7 @@ export function fallbackLines(matrices: number): string[] {
   return [
     `compresso: ${matrices} ${matrices === 1 ? "matrix" : "matrices"} of the GGUF ${
       matrices === 1 ? "is" : "are"
-    } f16: rows of another length than a multiple of 32 have no blocks; prune with --align 32 to have them`,
+    } f16: rows of another length than a multiple of 32 have no blocks; prune --align 32 makes FFN widths and hidden sizes such`,
   ];
 }
 

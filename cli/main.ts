@@ -50,9 +50,11 @@ export async function main(args: readonly string[]): Promise<number> {
   quiet(program);
   // Commander shows the whole help for a verb that there is not, and says nothing of it.
   const [first, second] = args;
-  const isLost = first === "help" && second !== undefined && !program.commands.some((one) => one.name() === second);
+  const isVerb = (word: string): boolean => word === "help" || program.commands.some((one) => one.name() === word);
+  const isLost = first === "help" && second !== undefined && !isVerb(second);
+  const isNone = first !== undefined && !first.startsWith("-") && !isVerb(first);
   try {
-    await program.parseAsync(isLost ? args.slice(1) : [...args], { from: "user" });
+    await program.parseAsync(isNone ? [first] : isLost ? args.slice(1) : [...args], { from: "user" });
     return 0;
   } catch (error) {
     // Commander has said what is wrong; asking for help or the version is no error.

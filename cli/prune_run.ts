@@ -19,7 +19,7 @@ import type { Method } from "../lib/run/methods.ts";
 import type { Alarm, MonitorOptions } from "../lib/run/monitors/alarm.ts";
 import { ToldAlarms } from "../lib/run/monitors/told.ts";
 import { recordsIn } from "../lib/run/record_lines.ts";
-import { RECORDS_FILE } from "../lib/run/run_files.ts";
+import { checkResumable, RECORDS_FILE } from "../lib/run/run_files.ts";
 import type { PruneOptions } from "../lib/run/options.ts";
 import { compress } from "../lib/run/pipeline.ts";
 import { promptForTexts } from "../lib/run/run_data.ts";
@@ -107,6 +107,7 @@ export async function runPrune(path: string, asked: PruneSettings): Promise<void
   const earlier = resume ? await finishedRun(out, { given, inputs }) : null;
   if (earlier) note(`compresso: the run in ${out} is finished already`);
   else {
+    if (resume) await checkResumable(out);
     const told = { ...ratesOf(asked), lora: { dropout: asked.dropout } };
     await checkScript(asked, { told, options: { ...learning, layout: asked.layout } });
   }

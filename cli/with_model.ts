@@ -1,9 +1,9 @@
 // What every verb that runs a model needs: device, loaded weights, Ctrl-C, progress. Owns their lifetime; refuses what is done with them.
-import { CompressoError } from "../lib/errors.ts";
 import { type Device, openDevice } from "../lib/gpu/device.ts";
 import { openModelFiles } from "../lib/io/open_model.ts";
 import { readPeftAdapter } from "../lib/io/peft.ts";
 import type { Tokenizer } from "../lib/io/tokenizer.ts";
+import { noTokenizer } from "../lib/io/no_tokenizer.ts";
 import type { DecoderSpec } from "../lib/nn/spec.ts";
 import { type Adapters, loadModelFrom, type Model } from "../lib/run/model.ts";
 import { watchInterrupt } from "./interrupt.ts";
@@ -97,10 +97,5 @@ export async function readAdapters(path: string | undefined, spec: DecoderSpec):
 /** The model's tokenizer. Throws `CompressoError("input")` where it has none. */
 export function tokenizerOf({ tokenizer }: Pick<Model, "tokenizer">): Tokenizer {
   if (tokenizer) return tokenizer;
-  throw new CompressoError("input", {
-    what: "cannot read text",
-    rule: "the model has a tokenizer",
-    value: "there is none beside the weights",
-    mend: "put tokenizer.json into the model's folder",
-  });
+  throw noTokenizer("cannot read text");
 }

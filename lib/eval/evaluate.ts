@@ -4,6 +4,7 @@ import { CompressoError } from "../errors.ts";
 import { checkNames, type NamesOf } from "../given.ts";
 import { checkPromptText } from "../io/prompts_format.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import { noTokenizer } from "../io/no_tokenizer.ts";
 import type { Adapters, Model } from "../run/model.ts";
 import { logLikelihoods } from "../run/score.ts";
 import { type EncodedQuestion, encodeQuestion } from "./encode.ts";
@@ -230,10 +231,5 @@ function knownScores({ choices }: Question, { scores = [] }: Partial<KnownQuesti
 
 function tokenizerFor({ tokenizer }: Model, { name }: LoadedTask): Tokenizer {
   if (tokenizer) return tokenizer;
-  throw new CompressoError("input", {
-    what: `cannot score the task ${name}`,
-    rule: "a model needs a tokenizer to read text",
-    value: "this one has none",
-    mend: "put tokenizer.json beside the weights",
-  });
+  throw noTokenizer(`cannot score the task ${name}`);
 }

@@ -5,6 +5,7 @@ import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
 import { readText } from "../io/text_file.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import { noTokenizer } from "../io/no_tokenizer.ts";
 import { loadTasks, scoreTask, taskDigest } from "../eval/evaluate.ts";
 import { taskScore } from "../eval/metrics.ts";
 import type { LoadedTask } from "../eval/task_data.ts";
@@ -258,12 +259,7 @@ function settingName(setting: unknown): string {
 
 function tokenizerOf({ tokenizer }: Model): Tokenizer {
   if (tokenizer) return tokenizer;
-  throw new CompressoError("input", {
-    what: "cannot score text",
-    rule: "the model has a tokenizer",
-    value: "there is none beside the weights",
-    mend: "put tokenizer.json into the model's folder",
-  });
+  throw noTokenizer("cannot score text");
 }
 
 function finite(value: number): number | null {

@@ -6,6 +6,7 @@ import type { ChatMessage } from "../io/chat_template.ts";
 import { encodeChatPrompt } from "../io/prompts_chat.ts";
 import { checkPromptText, endToken, type PromptStyle, promptStyle, turnShape } from "../io/prompts_format.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import { noTokenizer } from "../io/no_tokenizer.ts";
 import type { FinishReason, GenerateOptions } from "./generate.ts";
 import { streamText } from "./generate_text.ts";
 import type { Model } from "./model.ts";
@@ -157,12 +158,7 @@ export function createChat(model: Model, options: ChatOptions): Chat {
 
 function tokenizerFor({ tokenizer }: Model): Tokenizer {
   if (tokenizer) return tokenizer;
-  throw new CompressoError("input", {
-    what: "cannot chat with this model",
-    rule: "a model needs a tokenizer to read and write text",
-    value: "this one has none",
-    mend: "put tokenizer.json beside the weights",
-  });
+  throw noTokenizer("cannot chat with this model");
 }
 
 /** The style of a tokenizer that has one: Alpaca's headings for lack of anything else would only let a base model guess. */

@@ -7,7 +7,8 @@ import { LAYOUTS } from "../prune/layouts.ts";
 import type { ExportFormat, ExportOptions } from "./export.ts";
 import type { SessionExportOptions } from "./session.ts";
 
-const FORMATS = ["hf", "gguf"] as const satisfies readonly ExportFormat[];
+/** What an export writes where nothing is said. */
+export const FORMATS = ["hf", "gguf"] as const satisfies readonly ExportFormat[];
 const DTYPES: Readonly<Record<HfDtype, true>> = { f32: true, f16: true, bf16: true };
 const GGUF_DTYPES: Readonly<Record<GgufWriteType, true>> = { f32: true, f16: true, bf16: true, q8_0: true, q4_0: true };
 

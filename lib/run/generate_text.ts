@@ -1,7 +1,7 @@
 // Generation as text. Owns the way from tokens to pieces of text, and stop strings; refuses to choose tokens.
-import { CompressoError } from "../errors.ts";
 import { checkNames } from "../given.ts";
 import { createStreamDecoder, type StreamDecoder, type Tokenizer } from "../io/tokenizer.ts";
+import { noTokenizer } from "../io/no_tokenizer.ts";
 import { type FinishReason, generate, GENERATE_NAMES, type GenerateOptions } from "./generate.ts";
 import type { Model } from "./model.ts";
 import { checkStops, createStopFilter } from "./stop_strings.ts";
@@ -50,14 +50,7 @@ export function generateText(
   options: GenerateTextOptions,
 ): AsyncGenerator<string, FinishReason, undefined> {
   const { tokenizer } = model;
-  if (!tokenizer) {
-    throw new CompressoError("input", {
-      what: "cannot generate text",
-      rule: "a model needs a tokenizer to read and write text",
-      value: "this one has none",
-      mend: "put tokenizer.json beside the weights",
-    });
-  }
+  if (!tokenizer) throw noTokenizer("cannot generate text");
   checkNames(options, { ...GENERATE_NAMES, stop: true }, { whose: "generateText" });
   const { stop = [], ...own } = options;
   checkStops(stop);

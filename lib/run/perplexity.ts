@@ -2,6 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import { checkNames, type NamesOf } from "../given.ts";
 import { IGNORED_LABEL } from "../io/prompts.ts";
+import { noTokenizer } from "../io/no_tokenizer.ts";
 import type { Adapters, Model } from "./model.ts";
 import { digestOf } from "./run_data.ts";
 
@@ -181,14 +182,7 @@ export function encodeText(
   text: string,
   limitChars: number | undefined,
 ): number[] {
-  if (!tokenizer) {
-    throw new CompressoError("input", {
-      what: "cannot measure perplexity on a text",
-      rule: "a model needs a tokenizer to read text",
-      value: "this one has none",
-      mend: "put tokenizer.json beside the weights, or give token ids",
-    });
-  }
+  if (!tokenizer) throw noTokenizer("cannot measure perplexity on a text", { without: "give token ids" });
   return tokenizer.encode(limitChars === undefined ? text : firstChars(text, limitChars));
 }
 

@@ -11,13 +11,14 @@ import {
 import { readRows, type Row } from "../io/datasets.ts";
 import { exists } from "../io/exists.ts";
 import { sourceDigest } from "../io/fingerprint.ts";
+import { ggufTokenizerMetadata } from "../io/gguf_tokenizer_export.ts";
 import { ropeConfig } from "../io/hf_rope_export.ts";
 import { FolderLock } from "../io/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
 import { checkCalibrated } from "./checkpoint.ts";
 import { checkFacts } from "./facts.ts";
 import type { Model } from "./model.ts";
-import { checkSessionExport } from "./export_options.ts";
+import { checkSessionExport, FORMATS } from "./export_options.ts";
 import { checkCompressNames } from "./option_names.ts";
 import { type CheckpointOptions, type PruneOptions, resolveOptions } from "./options.ts";
 import { RecordFile, recordsUpTo } from "./record_lines.ts";
@@ -25,8 +26,8 @@ import type { StepRecord } from "./records.ts";
 import {
   CALIBRATION_FILE,
   CHECKPOINT_FILE,
+  checkResumable,
   MODEL_FOLDERS,
-  noCheckpoint,
   RECORDS_FILE,
   refuseEarlierRun,
   RUN_FILES,
@@ -88,10 +89,11 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   checkSessionExport(wanted);
   const files = { ...wanted, ...(resume && wanted.replace === undefined ? { replace: true } : {}) };
   checkExportSize(rest.size, files);
-  // An adapter needs its model as a folder, which not every positional encoding has a config for: known before the first step. So it is of a run that
-  // writes a folder alone.
-  const isFolderAlone = files.formats?.includes("hf") === true && !files.formats.includes("gguf");
-  if (files.saveAdapter || isFolderAlone) ropeConfig(model.spec);
+  // Known before the first step: not every positional encoding has a config, which a folder that has to be written needs, and not every tokenizer a GGUF.
+  const { formats = FORMATS } = files, isAlone = formats.length === 1, { size } = rest, { spec, tokenizer } = model;
+  const isSized = size && "file" in size && size.file.format === "hf";
+  if (files.saveAdapter || isSized || (isAlone && formats.includes("hf"))) ropeConfig(spec);
+  if (tokenizer && isAlone && formats.includes("gguf")) ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab });
   if (!Number.isInteger(checkpointEvery) || checkpointEvery < 0) {
     throw new CompressoError("usage", {
       what: "cannot write checkpoints so often",
@@ -106,13 +108,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   // A run that is not resumed has nothing to write before it is prepared.
   if (resume) await lock.take();
   else await lock.check();
-  if (resume && !(await exists(path))) {
-    throw noCheckpoint({
-      what: `cannot resume the run in ${out}`,
-      rule: `the folder holds ${CHECKPOINT_FILE}`,
-      mend: "start it without --resume",
-    });
-  }
+  if (resume) await checkResumable(out);
   if (refusesEarlier) await refuseEarlierRun(out);
   const every = checkpointEvery > 0 ? checkpointEvery : Infinity;
   const weights = identity?.["weights"] ?? await sourceDigest(model.source);

@@ -2,6 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import { checkNames, type NamesOf } from "../given.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import { noTokenizer } from "../io/no_tokenizer.ts";
 import { checkSeed, randomU32, shuffle } from "../random.ts";
 import { createBatchPass, sequencesAtOnce } from "../nn/decode_batch.ts";
 import type { Model } from "./model.ts";
@@ -223,14 +224,7 @@ function checkOptions(
   if (!Number.isInteger(skip) || skip < 0) fail("skip is a whole number, at least 0", skip);
   if (!(Number.isFinite(temperature) && temperature > 0)) fail("temperature is a number above 0", temperature);
   if (!(cacheBytes >= 0)) fail("cacheBytes is a number of bytes, at least 0", cacheBytes);
-  if (!tokenizer) {
-    throw new CompressoError("input", {
-      what: "cannot let the model write texts",
-      rule: "a model needs a tokenizer to write text",
-      value: "this one has none",
-      mend: "put tokenizer.json beside the weights",
-    });
-  }
+  if (!tokenizer) throw noTokenizer("cannot let the model write texts");
   const room = writtenRoom(spec, tokenizer);
   if (!Number.isInteger(tokens) || tokens < 2 || tokens > room) {
     fail(`tokens is a whole number from 2 to ${room}, what the model's context holds`, tokens);

@@ -5,6 +5,7 @@ import type { Row } from "../io/datasets.ts";
 import { placeOf } from "../io/datasets_row.ts";
 import { countLabels, type Example, IGNORED_LABEL } from "../io/prompts.ts";
 import { checkPromptText } from "../io/prompts_format.ts";
+import { noTokenizer } from "../io/no_tokenizer.ts";
 import { allRefused, encodeRow } from "./batches.ts";
 import type { Adapters, Model } from "./model.ts";
 import { digestOfAll } from "./run_data.ts";
@@ -146,10 +147,7 @@ function encode(
     const rule = `seq is a whole number from 2 to the model's context of ${spec.maxPosition} tokens`;
     fail("usage", { rule, value: String(seq), mend: "try 512, or the context" });
   }
-  if (!tokenizer) {
-    const rule = "a model needs a tokenizer to read text", mend = "put tokenizer.json beside the weights";
-    return fail("input", { rule, value: "this one has none", mend });
-  }
+  if (!tokenizer) throw noTokenizer("cannot measure perplexity over rows");
   const refused: CompressoError[] = [], examples: Example[] = [];
   let truncated = 0, skipped = 0;
   for (const [index, row] of rows.entries()) {

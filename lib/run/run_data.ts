@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { CompressoError, type ErrorParts } from "../errors.ts";
 import type { Row } from "../io/datasets.ts";
 import { COLLABORATIVE_PROMPT, type Example } from "../io/prompts.ts";
+import { noTokenizer } from "../io/no_tokenizer.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { type Batches, createBatches, encodeRows, sequencesOf } from "./batches.ts";
 import { type EncodeReport, withBroken } from "./encode_report.ts";
@@ -36,14 +37,7 @@ export function encodeRun(
   const { reading, calibrationReading, skipBroken = false, calibration } = given;
   refusePrompt(rows, given);
   if (!calibration) refuseReading(given);
-  if (!tokenizer) {
-    throw new CompressoError("input", {
-      what: "cannot train on text",
-      rule: "the model has a tokenizer",
-      value: "there is none beside the weights",
-      mend: "put tokenizer.json into the model's folder",
-    });
-  }
+  if (!tokenizer) throw noTokenizer("cannot train on text");
   const encoding = { tokenizer, prompt, packing, seq, skipBroken, vocab };
   // Rows of a program may have no numbers: theirs are the places among all, also of those that are held out.
   const [training, heldoutRows] = splitRows(rows.map((row, index) => ({ ...row, number: row.number ?? index + 1 })));

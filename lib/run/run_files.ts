@@ -58,7 +58,17 @@ export async function resumedFrom(checkpoint: CheckpointOptions | undefined): Pr
   });
 }
 
+/** Refuses to resume the run in a folder without a checkpoint. Throws `CompressoError("usage")`. */
+export async function checkResumable(out: string): Promise<void> {
+  if (await exists(join(out, CHECKPOINT_FILE))) return;
+  throw noCheckpoint({
+    what: `cannot resume the run in ${out}`,
+    rule: `the folder holds ${CHECKPOINT_FILE}`,
+    mend: "start it without --resume",
+  });
+}
+
 /** The error of a run that is to go on where no checkpoint is. */
-export function noCheckpoint(parts: Pick<ErrorParts, "what" | "rule" | "mend">): CompressoError {
+function noCheckpoint(parts: Pick<ErrorParts, "what" | "rule" | "mend">): CompressoError {
   return new CompressoError("usage", { ...parts, value: "there is none" });
 }

@@ -2,6 +2,7 @@
 import { CompressoError } from "../errors.ts";
 import { checkNames, type NamesOf } from "../given.ts";
 import { checkPromptText } from "../io/prompts_format.ts";
+import { noTokenizer } from "../io/no_tokenizer.ts";
 import type { Adapters, Model } from "../run/model.ts";
 import { createHandler, type RequestRecord, type Serving } from "./handler.ts";
 import { createLabels } from "./labels.ts";
@@ -89,7 +90,7 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
   checkPromptText(prompt);
   const limits = resolveLimits(options.limits);
   const { tokenizer } = model;
-  if (!tokenizer) throw noTokenizer();
+  if (!tokenizer) throw noTokenizer("cannot serve the model");
   checkHost(host);
   checkAddress({ port, name, apiKey });
   const queue = createQueue({ most: limits.queue }), ending = new AbortController();
@@ -154,7 +155,6 @@ export function isLoopback(address: string): boolean {
  */
 export function checkListen(address: { readonly host: string; readonly port: number }): void {
   checkHost(address.host);
-  if (address.port === 0) return;
   try {
     Deno.listen({ hostname: address.host, port: address.port }).close();
   } catch (error) {
@@ -215,13 +215,4 @@ function checkAddress(
   if (apiKey !== null && !/^[\x21-\x7e]+$/.test(apiKey)) {
     fail("an API key is printable ASCII without spaces, at least one character", `${apiKey.length} characters`);
   }
-}
-
-function noTokenizer(): CompressoError {
-  return new CompressoError("input", {
-    what: "cannot serve the model",
-    rule: "a model needs a tokenizer to read and write text",
-    value: "this one has none",
-    mend: "put tokenizer.json beside the weights",
-  });
 }

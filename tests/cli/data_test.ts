@@ -73,6 +73,14 @@ Deno.test("prune refuses a prompt of one's own beside texts, which get none", as
   ]);
   assert.notEqual(code, 0);
   assert.match(stderr, /before instructions and conversations.*the data are texts/s);
+  // Rows of the calibration get it: what ends this run before it begins is its memory.
+  const rows = Array.from({ length: 8 }, () => JSON.stringify({ instruction: "Name a colour.", output: "Red." }));
+  await Deno.writeTextFile(folder.at("asking.jsonl"), rows.join("\n"));
+  const beside = await cli([
+    ...["prune", "demo", "--data", folder.at("texts.txt"), "--prompt", folder.at("prompt.txt"), "--memory-limit", "1M"],
+    ...["--calibration", folder.at("asking.jsonl"), "--sparsity", "0.2", "--steps", "2", "--out", folder.at("out")],
+  ]);
+  assert.match(beside.stderr, /cannot prune in the memory that there is/);
   await assert.rejects(Deno.stat(folder.at("out")), Deno.errors.NotFound);
 });
 

@@ -155,7 +155,7 @@ Deno.test("eval refuses what a later model cannot do before it measures the firs
     const [other, status, said] of [
       [folder.at("absent"), 3, /absent/],
       [short, 2, /context of 24 tokens\n +now: +32/],
-      [mute, 3, /the model has a tokenizer/],
+      [mute, 3, /needs a tokenizer/],
     ] as const
   ) {
     const args = ["eval", "demo", other, "--text", folder.at("text.txt"), "--window", "16,32", "--no-tuning"];

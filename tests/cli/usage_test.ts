@@ -30,6 +30,7 @@ Deno.test("no verb at all shows the help on stderr and ends with 2", async () =>
 Deno.test("a mistyped verb or option is answered with the likely one and status 2", async () => {
   const cases: [string[], RegExp][] = [
     [["prun", "demo"], /unknown command 'prun'\n\(Did you mean prune\?\)/],
+    [["prun", "--help"], /unknown command 'prun'\n\(Did you mean prune\?\)/],
     [["help", "prun"], /unknown command 'prun'\n\(Did you mean prune\?\)/],
     [["prune", "demo", "--sparsty", "0.3"], /unknown option '--sparsty'\n\(Did you mean --sparsity\?\)/],
     [["eval", "demo", "--windo", "12"], /unknown option '--windo'\n\(Did you mean --window\?\)$/m],
@@ -100,6 +101,10 @@ Deno.test("options that are missing or exclude each other are refused", async ()
     [
       ["prune", "demo", "--sparsity", "0.3", "--out", folder.at("run"), "--resume", "--overwrite"],
       /--resume or --overwrite/,
+    ],
+    [
+      ["prune", "demo", "--data", "nowhere.jsonl", "--sparsity", "0.3", "--out", folder.at("run"), "--resume"],
+      /cannot resume the run in .*\n.*checkpoint\.safetensors\n.*there is none/,
     ],
     [["prune", folder.path, "--sparsity", "0.3", "--out", folder.at("run")], /--data names/],
     [["prune", "demo", "--sparsity", "0.3", "--seq", "4096", "--out", folder.at("run")], /longest context is 512/],

@@ -63,6 +63,9 @@ Deno.test("serve says at once that a port is busy", async () => {
   assert.equal(busy.code, 2);
   assert.match(busy.stderr, /cannot listen at 127\.0\.0\.1:\d+\n.*\n.*another program has it/);
   assert.equal(busy.stdout, "");
+  // Of an address that is not this machine's, whatever the port, before a model is looked for.
+  const elsewhere = await cli(["serve", "nowhere", "--host", "192.0.2.1", "--port", "0"]);
+  assert.match(elsewhere.stderr, /cannot listen at 192\.0\.2\.1:0\n/);
 });
 
 Deno.test("serve refuses a key that cannot be sent, and a model without tokenizer, before it listens", async () => {

@@ -169,9 +169,9 @@ Deno.test("what is given as undefined to an export is not given: the layout stay
   });
 });
 
-Deno.test("an adapter, or a folder alone, of a model that no folder can hold is refused before the first step", async () => {
+Deno.test("an adapter, a folder alone, or one of a wanted size, of a model that no folder can hold is refused before the first step", async () => {
   await inTemporaryFolder(async (out) => {
-    const { source } = await openModelFiles("demo"), { headDim } = source.spec;
+    const { source, tokenizer } = await openModelFiles("demo"), { headDim } = source.spec;
     const factors = Array.from({ length: headDim / 2 }, (_, i) => 1 + i);
     const odd = {
       ...source,
@@ -180,12 +180,22 @@ Deno.test("an adapter, or a folder alone, of a model that no folder can hold is 
     const device = await sharedDevice();
     using model = await loadModelFrom(odd, { device });
     const rows = [{ kind: "text", text: "Tom went to Rome.", extra: {} }] as const;
-    const options = { rows, sparsity: 0.2, steps: 1, batch: 1, seq: 16, calibration: "none" } as const;
+    const options = { rows, steps: 1, batch: 1, seq: 16, calibration: "none" } as const;
     const onRecord = (): void => assert.fail("a step was taken");
-    for (const files of [{ saveAdapter: true }, { formats: ["hf"] }] as const) {
-      const work = compress(model, { ...options, out: `${out}/run`, export: files, onRecord });
-      await assert.rejects(work, /export as GGUF/);
+    const sparsity = 0.2, size = { bytes: 3_000_000, file: { format: "hf", dtype: "f32" } } as const;
+    const cases = [{ sparsity, export: { saveAdapter: true } }, { sparsity, export: { formats: ["hf"] } }, {
+      size,
+    }] as const;
+    for (const one of cases) {
+      await assert.rejects(compress(model, { ...options, ...one, out: `${out}/run`, onRecord }), /export as GGUF/);
       assert.deepEqual(await names(out), []);
     }
+    // Nor a GGUF alone where its tokenizer has no form there.
+    assert.ok(tokenizer);
+    const json = { ...tokenizer.json, model: { type: "WordPiece" } };
+    using other = await loadModelFrom(source, { device, tokenizer: { ...tokenizer, json } });
+    const gguf = compress(other, { ...options, sparsity, export: { formats: ["gguf"] }, out: `${out}/run`, onRecord });
+    await assert.rejects(gguf, /the model is BPE; now: WordPiece/);
+    assert.deepEqual(await names(out), []);
   });
 });

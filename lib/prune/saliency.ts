@@ -47,11 +47,14 @@ export interface MaskStart {
   readonly logAlpha: Float32Array<ArrayBuffer>;
   /** d(log α) / d(log saliency). */
   readonly drift: number;
+  /** The saliencies that the least and the largest log α stand for: one beyond is followed from there, so that log α stays a function of it. */
+  readonly range: readonly [least: number, most: number];
 }
 
 /**
  * Initial log α: the logarithm of the saliency, centred on its median and scaled by its spread (a robust deviation), so that a common
- * shift cuts the units in the order of their saliency. Deviations are limited to ±3, the result to ±3 · `spread`.
+ * shift cuts the units in the order of their saliency. Deviations are limited to ±3, the result to ±3 · `spread`. Units without any, as zero columns
+ * of a padded model, count for neither median nor spread, and start lowest.
  */
 export function maskStart(
   saliency: ArrayLike<number>,
@@ -59,17 +62,18 @@ export function maskStart(
 ): MaskStart {
   const floor = 1e-30;
   const logs = Float64Array.from(saliency, (value) => Math.log(Math.max(floor, value)));
-  const sorted = logs.slice().sort();
+  const told = logs.filter((log) => log > Math.log(floor)), sorted = (told.length > 0 ? told : logs).slice().sort();
   const at = (share: number): number => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0;
   const median = at(0.5), deviation = (at(0.84) - at(0.16)) / 2, drift = spread / Math.max(1e-6, deviation);
-  const half = WIDEST * spread;
+  const half = WIDEST * spread, isScale = deviation > 1e-6;
   return {
     logAlpha: Float32Array.from(
       logs,
       (log) => Math.max(-half, Math.min(half, drift * (log - median))),
     ),
     // Where all are alike their logarithms are no scale.
-    drift: deviation > 1e-6 ? drift : 0,
+    drift: isScale ? drift : 0,
+    range: isScale ? [Math.exp(median - WIDEST * deviation), Math.exp(median + WIDEST * deviation)] : [0, Infinity],
   };
 }
 

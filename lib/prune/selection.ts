@@ -3,10 +3,10 @@ import { CompressoError } from "../errors.ts";
 import { checkNames, type NamesOf } from "../given.ts";
 import type { DecoderSpec } from "../nn/spec.ts";
 import { cutAll, cutTo, cutUntil, drop, giveBack } from "./greedy.ts";
-import { type HeldUnits, type Piece, piecesOf } from "./pieces.ts";
+import { byScore, type HeldUnits, type Piece, piecesOf } from "./pieces.ts";
 import { type Measure, Tally } from "./tally.ts";
 import { type UnitRules } from "./unit_rules.ts";
-import { checkPerUnit, type Selection, type UnitTable, unitTable } from "./unit_table.ts";
+import { checkPerUnit, type Selection, unitParameters, type UnitTable, unitTable } from "./unit_table.ts";
 
 /** A size that the sliced model must not exceed. */
 export interface SizeTarget {
@@ -61,6 +61,8 @@ export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options
     () => scores,
     // Heads that stay one in every group keep all K and V: near the limit groups have to fall whole.
     ...(table.groups.length > 0 ? [() => groupScores(table, scores)] : []),
+    // Layers of different sizes: near the limit the largest have to fall.
+    ...(table.kinds.has("layers") ? [() => largestLayers(table, scores)] : []),
     // Which units stay last can matter too; this is the order by which targets are checked beforehand.
     () => new Uint8Array(table.count),
   ];
@@ -182,18 +184,27 @@ export function selectedSpec(table: UnitTable, kept: Selection): DecoderSpec {
 /** The largest sparsity that the units and rules of a table allow, where these pieces fall; by default single units. */
 export function mostSparsity(
   table: UnitTable,
-  { pieces = piecesOf(table, new Uint8Array(table.count)) }: { readonly pieces?: readonly Piece[] | undefined } = {},
+  { pieces }: { readonly pieces?: readonly Piece[] | undefined } = {},
 ): number {
-  return cutAll(new Tally(table), pieces).sparsity();
+  return Math.max(...(pieces ? [pieces] : anyOrders(table)).map((order) => cutAll(new Tally(table), order).sparsity()));
 }
 
 /** The least size that the units and rules of a table leave, where these pieces fall; by default single units. */
 export function leastSize(
   table: UnitTable,
   { measure }: Pick<SizeTarget, "measure">,
-  { pieces = piecesOf(table, new Uint8Array(table.count)) }: { readonly pieces?: readonly Piece[] | undefined } = {},
+  { pieces }: { readonly pieces?: readonly Piece[] | undefined } = {},
 ): number {
-  return cutAll(new Tally(table, measure), pieces).size();
+  return Math.min(
+    ...(pieces ? [pieces] : anyOrders(table)).map((order) => cutAll(new Tally(table, measure), order).size()),
+  );
+}
+
+/** All pieces in orders of which one leaves least, whatever their scores are. */
+function anyOrders(table: UnitTable): readonly (readonly Piece[])[] {
+  const alike = new Float64Array(table.count), orders = [alike];
+  if (table.kinds.has("layers")) orders.push(largestLayers(table, alike));
+  return orders.map((scores) => piecesOf(table, scores));
 }
 
 /** Refuses a target that no selection of these units can have. */
@@ -251,6 +262,18 @@ function groupScores({ groups, groupOf }: UnitTable, scores: ArrayLike<number>):
     Array.from({ length: count }, (_, i) => scores[first + i] ?? 0).reduce((sum, score) => sum + score, 0) / count
   );
   return Float64Array.from(groupOf, (group, unit) => means[group] ?? scores[unit] ?? 0);
+}
+
+/** An order in which layers fall first, the largest before all others and those of one size by their scores, and then the rest by its scores. */
+function largestLayers(table: UnitTable, scores: ArrayLike<number>): Float64Array<ArrayBuffer> {
+  const { count, layerFirst } = table;
+  const rest = byScore(0, layerFirst, scores), gates = byScore(layerFirst, count - layerFirst, scores);
+  const size = new Map(gates.map((gate) => [gate, unitParameters(table, gate)]));
+  const places = new Float64Array(count);
+  [...gates.toSorted((a, b) => (size.get(b) ?? 0) - (size.get(a) ?? 0)), ...rest].forEach((unit, place) => {
+    places[unit] = place;
+  });
+  return places;
 }
 
 function tallyOf(table: UnitTable, kept: Selection): Tally {

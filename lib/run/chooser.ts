@@ -11,7 +11,7 @@ import { leastUniform, type UniformCounts, uniformGoals } from "../prune/uniform
 import { besidePrior, priorShape, saliencyPrior } from "../prune/prior.ts";
 import { createSaliency, maskStart, openStart, perParameter } from "../prune/saliency.ts";
 import { constantLogAlpha } from "../prune/start.ts";
-import { hardSparsity, keptUnits, type UnitTable } from "../prune/units.ts";
+import { hardSparsity, keptUnits, unitParameters, type UnitTable } from "../prune/units.ts";
 import { packMasks } from "../nn/masks.ts";
 import type { WeightSource } from "../io/source.ts";
 import { writeBiases } from "../nn/weights.ts";
@@ -142,9 +142,13 @@ function learned(parts: ChooserParts): Chooser {
       const ofOthers = other && besidePrior(table, measured, { other, weight });
       const prior = ofOthers ? ofWeights.map((value, unit) => value + (ofOthers[unit] ?? 0)) : ofWeights;
       const whole = measured.map((value, unit) => value + (prior[unit] ?? 0));
-      const { logAlpha, drift } = maskStart(perParameter(table, whole), { spread: rates.spread });
+      const { logAlpha, drift, range: [least, most] } = maskStart(perParameter(table, whole), { spread: rates.spread });
       trainer.setLogAlpha(openStart(logAlpha, rates));
-      trainer.learner.follow(whole, { prior, drift, memory: rates.memory });
+      const followed = whole.map((value, unit) => {
+        const size = unitParameters(table, unit);
+        return Math.max(least * size, Math.min(most * size, value));
+      });
+      trainer.learner.follow(followed, { prior, drift, memory: rates.memory });
     },
     beforeStep({ target, layers, freeze, rates: { memory } }): Promise<null> {
       const { learner } = trainer;

@@ -6,7 +6,7 @@ import { besidePrior, priorShape, saliencyPrior } from "../../lib/prune/prior.ts
 import { createSaliency, maskStart, openStart, perParameter } from "../../lib/prune/saliency.ts";
 import { hardSparsity, selectUnits, unitParameters, type UnitTable, unitTable } from "../../lib/prune/units.ts";
 import { expectedCuts } from "../../lib/run/steering.ts";
-import { uniform } from "../../lib/random.ts";
+import { normal, uniform } from "../../lib/random.ts";
 import { GROUPED, UNEVEN } from "./helpers/decoders.ts";
 
 const slotsOf = ({ layout: { count } }: UnitTable, seed: number): SlotGradients => ({
@@ -47,8 +47,23 @@ Deno.test("maskStart() keeps the order of the saliency, is centred on its median
     const [low, high] = [logAlpha[order[i - 1] ?? -1] ?? NaN, logAlpha[order[i] ?? -1] ?? NaN];
     assert.ok(low <= high, `${low} before ${high} at rank ${i}`);
   }
-  assert.equal(logAlpha[order[500] ?? -1], 0);
+  assert.equal(logAlpha[order[501] ?? -1], 0, "the zero counts for no median");
   assert.ok(logAlpha.every((value) => Math.abs(value) <= 3 * spread));
+});
+
+Deno.test("units without saliency start lowest and change nothing of where the others start; one beyond ±3 is followed from there", () => {
+  const spread = 8, count = 2000;
+  const told = Float64Array.from({ length: count }, (_, unit) => Math.exp(1.5 * normal(6, 1, unit)));
+  const alone = maskStart(told, { spread }), half = 3 * spread;
+  for (const zeros of [300, 1000, 18_000]) {
+    const { logAlpha, ...scale } = maskStart([...told, ...new Float64Array(zeros)], { spread });
+    assert.deepEqual(logAlpha.subarray(0, count), alone.logAlpha);
+    assert.ok(logAlpha.subarray(count).every((value) => value === -half));
+    assert.deepEqual(scale, { drift: alone.drift, range: alone.range });
+  }
+  const { logAlpha: [least, most] } = maskStart([...alone.range, ...told], { spread });
+  assert.ok(Math.abs((least ?? NaN) + half) < 0.05 && Math.abs((most ?? NaN) - half) < 0.05, `${least}, ${most}`);
+  assert.deepEqual(maskStart([1, 1, 1], { spread }).range, [0, Infinity], "equal ones are no scale");
 });
 
 Deno.test("openStart() keeps order and distances, and leaves no unit cut, as far as the limit has room", () => {

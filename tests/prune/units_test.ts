@@ -2,10 +2,15 @@
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/errors.ts";
 import { rankWithin } from "../../lib/prune/baselines.ts";
+import { leastSize } from "../../lib/prune/selection.ts";
+import { parameterTarget } from "../../lib/prune/target_size.ts";
 import { slotLayout } from "../../lib/nn/masks.ts";
+import { parameterCount } from "../../lib/nn/spec.ts";
 import {
   checkReachable,
   hardSparsity,
+  mostSparsity,
+  selectedSpec,
   type Selection,
   selectionMasks,
   selectUnits,
@@ -225,6 +230,28 @@ Deno.test("whole layers of a model of one are refused, with the one that stays a
   const mend = "take layers out of the units";
   refused(1, 0, ["1 layers, 0 protected, at least 1", mend]);
   refused(2, 2, ["2 layers, 0 protected, at least 2", `${mend}, or loosen the rule`]);
+});
+
+Deno.test("near the limit the largest of layers that differ fall, by their scores where they are alike, and no less than can be cut", () => {
+  const layer = { heads: 4, kvHeads: 4 }, spec = decoder([40, 90, 20, 90, 20, 70].map((ffn) => ({ ...layer, ffn })));
+  const table = unitTable(spec, ["layers"], { minimum: { layers: 4 } }), { layerFirst } = table;
+  const sizes = spec.layers.map((_, index) => unitParameters(table, layerFirst + index) / table.total);
+  const [most = NaN, second = NaN] = sizes.toSorted((a, b) => b - a);
+  assert.ok(Math.abs(mostSparsity(table) - most - second) < 1e-12);
+  const cutOf = (target: number, scores: readonly number[]): number[] => {
+    const kept = selectUnits(table, scores, { target });
+    return [...kept.keys()].filter((unit) => !kept[unit]).map((unit) => unit - layerFirst);
+  };
+  const scores = [1, 5, 0, 4, 2, 3], narrow = (sizes[0] ?? NaN) + (sizes[2] ?? NaN);
+  assert.deepEqual(cutOf(narrow, scores), [0, 2], "by their scores where these two suffice");
+  assert.deepEqual(cutOf(most + second, scores), [1, 3]);
+  assert.deepEqual(cutOf(most + (sizes[5] ?? NaN) + 1e-9, scores), [1, 3]);
+  // Of two that are alike the lower score.
+  const three = unitTable(spec, ["layers"], { minimum: { layers: 5 } });
+  const kept = selectUnits(three, scores, { target: most });
+  assert.deepEqual([...kept], [1, 1, 1, 0, 1, 1]);
+  const least = selectUnits(table, scores, { target: most + second });
+  assert.equal(leastSize(table, parameterTarget(spec, 1)), parameterCount(selectedSpec(table, least)));
 });
 
 Deno.test("scores and selections of another table, and scores that are no numbers, are refused", () => {

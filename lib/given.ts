@@ -8,16 +8,17 @@ export function given<T extends object>(parts: T): { [K in keyof T]?: Exclude<T[
   };
 }
 
-/** What an option is: an object with options of its own, a switch, which is true or false, a number, a text, or true, of which nothing is checked but its name. */
+/** What an option is: an object with options of its own, a switch, which is true or false, a number, a text, a list, or true, of which nothing is checked but its name. */
 type OptionKind = true | Plain | OptionNames;
 
 /** Options whose values JavaScript would take as something else: "no" as true, null as 0, "10" + 1 as "101". */
-type Plain = "switch" | "number" | "text";
+type Plain = "switch" | "number" | "text" | "list";
 
 /** What an option of this type is. */
 type KindOf<T> = [T] extends [boolean] ? "switch"
   : [T] extends [number] ? "number"
   : [string, T] extends [T, string] ? "text"
+  : [T] extends [readonly unknown[]] ? true | "list"
   : true | OptionNames;
 
 /** Names of all options of a type, each with what it is. */
@@ -76,10 +77,11 @@ const PLAIN: Readonly<Record<Plain, readonly [type: string, rule: string, mend: 
   switch: ["boolean", "it is true or false", "give one of the two, or leave it out"],
   number: ["number", "it is a number", "give one, or leave it out"],
   text: ["string", "it is a text", "give one, or leave it out"],
+  list: ["list", "it is a list", "give one, or leave it out"],
 };
 
 function checkPlain(value: unknown, kind: Plain, name: string): void {
-  const [type, rule, mend] = PLAIN[kind], own: string = typeof value;
+  const [type, rule, mend] = PLAIN[kind], own: string = Array.isArray(value) ? "list" : typeof value;
   if (own === type) return;
   const present = typeof value === "string" ? `the text "${shown(value)}"` : shown(value);
   throw new CompressoError("usage", { what: `cannot use the option '${name}'`, rule, value: present, mend });

@@ -39,7 +39,13 @@ export interface SelectOptions {
 }
 
 const NAMES: NamesOf<SelectOptions> = {
-  ...{ target: true, size: true, layerTargets: true, held: true, isNearest: "switch" },
+  ...{
+    target: true,
+    size: { measure: true, most: "number", unit: "text" },
+    layerTargets: true,
+    held: true,
+    isNearest: "switch",
+  },
 };
 
 /**

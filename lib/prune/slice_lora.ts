@@ -19,15 +19,25 @@ export interface SlicedLora extends LoraConfig {
  *
  * Layers keep their numbers; `shallowLora` is for the files, which leave out those that are cut whole.
  *
- * Throws `CompressoError("input")` for a matrix that is missing, has another size or belongs to no target, and for masks that do not fit.
+ * Throws `CompressoError("input")` for a matrix that is missing, has another size or belongs to no target, and for masks that do not fit, and
+ * "usage" where `lora` is missing.
  */
 export function sliceLora(
   spec: DecoderSpec,
-  { masks, lora }: {
+  input: {
     readonly masks: MaskValues;
     readonly lora: LoraConfig & { readonly weights: ReadonlyMap<string, Float32Array> };
   },
 ): SlicedLora {
+  const { masks, lora } = input;
+  if (!lora) {
+    throw new CompressoError("usage", {
+      what: "cannot slice LoRA",
+      rule: "`lora` has its rank, alpha, targets and weights",
+      value: "none was given",
+      mend: "give that of a run's result",
+    });
+  }
   return remapped(spec, planSlice(spec, masks), lora);
 }
 

@@ -1,6 +1,6 @@
 // What must not be cut: protected layers, least widths, aligned widths. Owns their checks and how narrow each part may become; refuses units and scores.
 import { CompressoError } from "../errors.ts";
-import { checkNames, type NamesOf } from "../given.ts";
+import { checkNames, type NamesOf, shown } from "../given.ts";
 import type { DecoderSpec, LayerSpec } from "../nn/spec.ts";
 
 /**
@@ -43,7 +43,7 @@ export interface UnitRules {
 const MINIMUM = { heads: "number", ffn: "number", hidden: "number", layers: "number" } satisfies NamesOf<MinimumWidths>;
 
 /** Names of the rules that a run has, too. */
-export const RULE_NAMES = { protect: true, minimum: MINIMUM, align: "number" } satisfies NamesOf<
+export const RULE_NAMES = { protect: "list", minimum: MINIMUM, align: "number" } satisfies NamesOf<
   Omit<UnitRules, "rest">
 >;
 
@@ -107,8 +107,11 @@ export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules
  */
 export function checkKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
   const fail = (rule: string): never => {
-    throw refusal("cannot prune these units", rule, kinds.join(",") || "none", "try kv,ffn");
+    const present = Array.isArray(kinds) ? kinds.join(",") || "none" : shown(kinds);
+    throw refusal("cannot prune these units", rule, present, "try kv,ffn");
   };
+  // A text would be taken for its letters.
+  if (!Array.isArray(kinds)) fail(`units are a list of some of ${UNIT_KINDS.join(", ")}`);
   for (const kind of kinds) if (!UNIT_KINDS.includes(kind)) fail(`units are some of ${UNIT_KINDS.join(", ")}`);
   if (kinds.length === 0) fail("at least one kind of unit");
   const isWithin = (kind: UnitKind): boolean => kind === "kv" && kinds.includes("heads");

@@ -11,7 +11,7 @@ import type { Rates } from "./rates.ts";
 import { SESSION_EXPORT_NAMES } from "./export_options.ts";
 
 const LORA = {
-  ...{ rank: "number", alpha: "number", rsLora: "switch", targets: true, dropout: "number" },
+  ...{ rank: "number", alpha: "number", rsLora: "switch", targets: "list", dropout: "number" },
 } satisfies NamesOf<LoraConfig>;
 
 const RATES = {
@@ -21,7 +21,7 @@ const RATES = {
 } satisfies NamesOf<Rates>;
 
 const CHECKPOINT = {
-  ...{ path: "text", every: "number", resume: "switch", mayDiffer: true, identity: true },
+  ...{ path: "text", every: "number", resume: "switch", mayDiffer: "list", identity: true },
 } satisfies NamesOf<CheckpointOptions>;
 
 const HOOKS = {
@@ -39,19 +39,27 @@ const MONITORS: OptionNames = {
 
 /** What both have. */
 const RUN = {
-  ...{ rows: true, calibration: true, sparsity: "number", size: SIZE, units: true, lora: LORA, prompt: true },
+  ...{ rows: "list", sparsity: "number", size: SIZE, units: true, lora: LORA, prompt: true },
   ...{ steps: "number", prefinetune: "number", postfinetune: "number", batch: "number", seq: "number" },
   ...{ seed: "number", layout: true, recompute: "switch", rules: RULE_NAMES, method: true, ranking: true },
   ...{ schedule: true, trustSchedule: "switch", onScheduleLog: true, packing: "switch", reading: true },
   ...{ calibrationReading: true, skipBroken: "switch", hooks: HOOKS, onScoring: true, rates: RATES, start: true },
   ...{ keptMasks: true, lambdaRule: true, focus: "number", preset: true, monitors: MONITORS, signal: true },
-} satisfies NamesOf<Omit<PruneOptions, "checkpoint">>;
+} satisfies NamesOf<Omit<PruneOptions, "checkpoint" | "calibration">>;
 
-const PRUNE = { ...RUN, checkpoint: CHECKPOINT } satisfies NamesOf<PruneOptions>;
+const PRUNE = { ...RUN, checkpoint: CHECKPOINT, calibration: "list" } satisfies NamesOf<PruneOptions>;
 
 const COMPRESS = {
   ...RUN,
-  ...{ out: "text", onCalibration: true, checkpointEvery: "number", resume: "switch", mayDiffer: true, identity: true },
+  ...{
+    out: "text",
+    calibration: true,
+    onCalibration: true,
+    checkpointEvery: "number",
+    resume: "switch",
+    mayDiffer: "list",
+    identity: true,
+  },
   ...{ export: SESSION_EXPORT_NAMES, onReady: true, onStart: true, onRecord: true, onPhase: true },
 } satisfies NamesOf<CompressOptions>;
 

@@ -65,13 +65,29 @@ export function checkWords({ method = "compresso", ranking, schedule, layout, ..
 }
 
 function checkSize(size: WantedSize): void {
-  if ("parameters" in size) return;
-  if (isObject(size) && isObject(size.file)) return checkSizeFile(size.file);
+  const parts: { readonly parameters?: number; readonly name?: string } & object = size;
+  const other = ["bytes", "file", "name"].find((part) => parts.parameters !== undefined && part in size);
+  if (other !== undefined) throw idle(other, "a size in bytes");
+  if (parts.parameters !== undefined) return;
+  if ("file" in size && isObject(size.file)) {
+    checkSizeFile(size.file);
+    if (parts.name !== undefined && size.file.format !== "gguf") throw idle("name", "the GGUF, which has it within it");
+    return;
+  }
   throw new CompressoError("usage", {
     what: "cannot tell the size that the model is to have",
     rule: "it is { parameters }, or { bytes, file: { format, dtype } }",
     value: JSON.stringify(size) ?? String(size),
     mend: "give one of the two",
+  });
+}
+
+function idle(part: string, of: string): CompressoError {
+  return new CompressoError("usage", {
+    what: `cannot use ${part} of the size`,
+    rule: `it is of ${of}`,
+    value: "another size",
+    mend: "leave it out",
   });
 }
 

@@ -16,6 +16,7 @@ import { ropeConfig } from "../io/hf_rope_export.ts";
 import { FolderLock } from "../io/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
 import { checkCalibrated } from "./checkpoint.ts";
+import { checkWord } from "../given.ts";
 import { checkFacts } from "./facts.ts";
 import type { Model } from "./model.ts";
 import { checkSessionExport, FORMATS } from "./export_options.ts";
@@ -114,6 +115,9 @@ export async function compress(model: Model, options: CompressOptions): Promise<
   const weights = identity?.["weights"] ?? await sourceDigest(model.source);
   const calibrationPath = `${out}/${CALIBRATION_FILE}`, areThere = await exists(calibrationPath);
   const choice = asked ?? calibrationDefault(resolveOptions(rest, model.spec), { resume, areThere });
+  if (typeof choice === "string") {
+    checkWord(choice, ["own", "none"], { what: "cannot calibrate on this; rows are a list, as of readRows" });
+  }
   const isOwn = choice === "own";
   if (typeof choice === "string") refuseReading(rest);
   // A run that ended before its first checkpoint has left records beside its texts.

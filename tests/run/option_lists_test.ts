@@ -1,0 +1,40 @@
+// Options that are lists, or parts of one another, as programs without types give them: refused by rule, not by JavaScript.
+import { compress, loadModelFrom, selectUnits, sliceLora, unitTable } from "../../mod.ts";
+import { openDryDevice } from "../../lib/gpu/dry.ts";
+import { openSpec } from "../../lib/io/open_spec.ts";
+import { resolveOptions } from "../../lib/run/options.ts";
+import { refuses, rejectsWith } from "../io/files.ts";
+import { randomSource, SPEC } from "../io/models.ts";
+import { BASE } from "./helpers/demo_run.ts";
+
+const spec = await openSpec("demo");
+
+Deno.test("what is a list is refused as anything else, and parts of two sizes are not mixed", async () => {
+  const cases: readonly (readonly [Record<string, unknown>, RegExp])[] = [
+    [{ rows: "alpaca.json" }, /'rows'; rule: it is a list; now: the text "alpaca.json"/],
+    [{ rows: { rows: [], report: {} } }, /'rows'; rule: it is a list; now: an object/],
+    [{ calibration: "own" }, /'calibration'; rule: it is a list/],
+    [{ rules: { protect: 0 } }, /'rules\.protect'; rule: it is a list; now: 0/],
+    [{ rules: { protect: null } }, /'rules\.protect'.*now: null/],
+    [{ lora: { targets: "q,v" } }, /'lora\.targets'; rule: it is a list/],
+    [
+      { sparsity: undefined, size: { parameters: 8e5, bytes: 1e6 } },
+      /cannot use bytes of the size; rule: it is of a size in bytes/,
+    ],
+    [
+      { sparsity: undefined, size: { bytes: 2e6, file: { format: "hf", dtype: "f16" }, name: "x" } },
+      /cannot use name of the size; rule: it is of the GGUF/,
+    ],
+  ];
+  for (const [options, message] of cases) {
+    refuses(() => resolveOptions({ ...BASE, ...options }, spec), "usage", message);
+  }
+  const table = unitTable(spec, ["ffn"]), scores = new Float32Array(table.count);
+  refuses(() => unitTable(spec, "kv,ffn" as never), "usage", /units are a list of some of .*now: kv,ffn/);
+  refuses(() => selectUnits(table, scores, { size: 5e5 as never }), "usage", /'size'.*an object with some of measure/);
+  refuses(() => sliceLora(spec, { masks: {} } as never), "usage", /cannot slice LoRA/);
+  using device = openDryDevice({ isCpu: true });
+  using model = await loadModelFrom(randomSource(SPEC), { device });
+  const work = compress(model, { ...BASE, out: "nowhere", calibration: "texts.jsonl" as never });
+  await rejectsWith(work, "usage", /cannot calibrate on this; .*now: texts\.jsonl/);
+});

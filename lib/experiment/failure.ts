@@ -11,6 +11,23 @@ import type { CellFailure, CellState } from "./store.ts";
 /** What `prune` calls the leaving out of broken rows. */
 const SKIPPED = "prune --skip-broken";
 
+/** What other verbs advise, and in its place what an experiment has: its command goes on by itself, and its texts are told by a definition. */
+const ADVICE: readonly (readonly [theirs: string | RegExp, own: string])[] = [
+  ["no longer --no-recompute", "recompute: true"],
+  [SKIPPED, "skipBroken: true of the data"],
+  [/, or go on with the others by --may-differ [\w,]+/, ""],
+  ["give the same options, or another --out", "run it anew with --redo, or put back what differs"],
+  ["and go on (prune --resume)", "and the same command goes on"],
+  ["go on (prune --resume) once", "the same command goes on once"],
+  ["start anew (prune --overwrite)", "run it anew (--redo)"],
+  ["a run goes on from its last checkpoint by --resume", "the same command goes on from its last checkpoint"],
+  [/lower count to (\d+), which are written \(--count \d+ --resume\)/, "lower generate.count of the data to $1"],
+  [
+    "start anew with another seed (--seed, with --overwrite)",
+    "give another generate.seed of the data (the option seed changes no text)",
+  ],
+];
+
 /** An error as the failure of a cell. */
 export function failureOf(error: unknown, { state, options }: Pick<PlannedCell, "state" | "options">): CellFailure {
   return {
@@ -51,16 +68,17 @@ export function partsInOptions({ what, rule, mend, ...value }: ErrorParts): Erro
   };
 }
 
-/** An error's parts with the rows that a measure has left out in place of those of `prune`. */
+/** An error's parts with what the definition says of a measure in place of options of `prune` and `eval`. */
 export function ofMeasure({ mend, ...parts }: ErrorParts): ErrorParts {
-  return mend === undefined ? parts : { ...parts, mend: mend.replace(SKIPPED, "skipBroken: true of the measure") };
+  if (mend === undefined) return parts;
+  const own = mend.replace(SKIPPED, "skipBroken: true of the measure")
+    .replace("by --task-data", "by evaluate.tasks.data, or by --file NAME=PATH where that is @NAME");
+  return { ...parts, mend: own };
 }
 
 /** Words with the names of a cell's options in place of those of `prune`: `loraRate` for `--lora-rate`. */
 function inOptions(text: string): string {
-  const known = text.replace("no longer --no-recompute", "recompute: true")
-    .replace(SKIPPED, "skipBroken: true of the data")
-    .replace("give the same options, or another --out", "run it anew with --redo, or put back what differs");
+  const known = ADVICE.reduce((words, [theirs, own]) => words.replace(theirs, own), text);
   return known.replaceAll(/--([a-z]+(?:-[a-z]+)*)/g, (word, name: string) => {
     const option = name.replaceAll(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
     return isCellOption(option) ? option : word;

@@ -15,6 +15,7 @@ import { perplexity } from "../run/perplexity.ts";
 import { rowPerplexity, type RowPerplexityResult } from "../run/row_perplexity.ts";
 import { scoreChoices } from "../run/score.ts";
 import type { EvaluateDefinition } from "./definition.ts";
+import { ofMeasure } from "./failure.ts";
 import { promptName } from "./identity.ts";
 import { labelsOf } from "./labels.ts";
 import { shownOption } from "./options.ts";
@@ -216,7 +217,11 @@ async function tasksOf(
   if (!tasks) return [];
   const { names, data, limit } = tasks, loaded: { task: LoadedTask; label: string }[] = [];
   for (const { label, prompt } of prompts) {
-    const own = await loadTasks({ tasks: names, taskData: data, prompt, ...(limit === undefined ? {} : { limit }) });
+    const own = await loadTasks({ tasks: names, taskData: data, prompt, ...(limit === undefined ? {} : { limit }) })
+      .catch((error) => {
+        if (!(error instanceof CompressoError)) throw error;
+        throw new CompressoError(error.code, ofMeasure(error.parts), { cause: error });
+      });
     for (const task of own) loaded.push({ task, label });
   }
   const others = [...perplexity, ...rows, ...choices].map((item) => item.name);

@@ -1,5 +1,5 @@
 // The text of a schedule script, whether it is to run isolated or trusted. Owns reading a file or URL, with limits, and which of its imports mean mod.ts; refuses to run it.
-import { resolve } from "node:path";
+import { basename, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { CompressoError } from "../errors.ts";
 import { isScheduleName, SCHEDULE_NAMES } from "../prune/builtin_schedules.ts";
@@ -99,10 +99,10 @@ export async function readScript(
   }
 }
 
-/** A word without dot or slash is rather meant as a name. */
+/** A word without dot is rather meant as a name, also where an experiment has made a path of it. */
 function mendOf({ protocol }: URL, name: string): string {
   if (protocol !== "file:") return "check the address; a page about a script is none";
-  return `check the path${/[./\\]/.test(name) ? "" : `; built-in schedules are ${SCHEDULE_NAMES.join(", ")}`}`;
+  return `check the path${basename(name).includes(".") ? "" : `; built-in schedules are ${SCHEDULE_NAMES.join(", ")}`}`;
 }
 
 /** What is wrong with a script's bytes. */

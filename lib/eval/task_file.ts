@@ -32,13 +32,18 @@ export function isTaskFile(word: string): boolean {
   return /[/\\]/.test(word) || /\.(?:ts|js|mjs|json)$/.test(word);
 }
 
+/** Whether a task's file is imported; all but JSON are. */
+export function isTaskModule(path: string): boolean {
+  return !path.endsWith(".json");
+}
+
 /**
  * Reads a task from a file. A `.ts`, `.js` or `.mjs` file is the user's own code: it is imported and runs with the rights of the process.
  *
  * @throws CompressoError("input") where the file is missing or defines no task.
  */
 export async function readTaskFile(path: string): Promise<TaskDefinition> {
-  if (path.endsWith(".json")) return await readJsonTask(path);
+  if (!isTaskModule(path)) return await readJsonTask(path);
   let module: unknown;
   try {
     await Deno.stat(path);

@@ -68,7 +68,10 @@ export interface ChoicesMeasure {
 
 /** Accuracy on known tasks and its mean; see `evaluateTasks`. */
 export interface TasksMeasure {
-  /** Names of built-in tasks, and paths of files with tasks of one's own, each measured under the task's own name. */
+  /**
+   * Names of built-in tasks, and paths of files with tasks of one's own, each measured under the task's own name. Modules are imported; an experiment
+   * in JSON names none but by one of {@link ExperimentDefinition.files} that is null there.
+   */
   readonly names: readonly string[];
   /** Folder with their files. */
   readonly data: string;

@@ -1,15 +1,16 @@
 // An experiment from a file: a script whose default export is one, or JSON. Owns reading it; refuses remote files, as a script is the user's own
-// program and runs with all rights of the process, and JSON that gives these rights to schedules' scripts.
+// program and runs with all rights of the process, and JSON that gives these rights to scripts of schedules or tasks.
 import { dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { stripVTControlCharacters } from "node:util";
 import { CompressoError } from "../errors.ts";
+import { isTaskFile, isTaskModule } from "../eval/task_file.ts";
 import { exactText, textProblem, withoutMark } from "../io/text_file.ts";
 import { asExperiment, defineExperiment, type Experiment, type ExperimentDefinition, gridsOf } from "./definition.ts";
 
 /**
- * Opens an experiment: a .ts, .js or .mjs file, which is imported, or a .json file that holds what {@link defineExperiment} takes but for `trust`,
- * which such a file cannot turn on. Throws `CompressoError("input")` where it cannot be read or gives no experiment, and "usage" for one that is
+ * Opens an experiment: a .ts, .js or .mjs file, which is imported, or a .json file that holds what {@link defineExperiment} takes but for `trust`
+ * and tasks that are modules: those who run it may say so, by `--set trust=true` and `--file NAME=PATH`. Throws `CompressoError("input")` where it cannot be read or gives no experiment, and "usage" for one that is
  * refused.
  */
 export async function openExperiment(path: string): Promise<Experiment> {
@@ -44,19 +45,35 @@ export async function openExperiment(path: string): Promise<Experiment> {
   return { ...asExperiment(module.default, path), root };
 }
 
-/** Refuses an experiment of JSON whose cells would run a schedule's script with all rights. */
+/** Refuses an experiment of JSON for which a script, of a schedule or of tasks, would run with all rights. */
 function refuseTrust({ definition }: Experiment, path: string): void {
   const { base } = definition;
-  const found = [
+  const trusted = [
     ...(base?.trust === true ? ["trust: true in its base"] : []),
     ...(gridsOf(definition).some(({ trust }) => trust?.includes(true)) ? ["trust: [true] in its grid"] : []),
   ];
-  if (found.length === 0) return;
+  const modules = taskModules(definition);
+  if (trusted.length + modules.length === 0) return;
+  const mends = [
+    ...(trusted.length > 0 ? ["give --set trust=true on the command line where you trust the script"] : []),
+    ...(modules.length > 0
+      ? ["name the task @NAME with null in files, and give --file NAME=PATH where you trust the module"]
+      : []),
+  ];
   throw new CompressoError("usage", {
     what: `cannot use the experiment ${path}`,
     rule: "a file of JSON is data, and cannot say that scripts of others run with all rights",
-    value: found.join(", "),
-    mend: "leave it out there, and give --set trust=true on the command line where you trust the script",
+    value: [...trusted, ...modules].join(", "),
+    mend: `leave it out there, and ${mends.join("; ")}`,
+  });
+}
+
+/** Tasks that would be imported; a file that the command line must name is that of who runs it. */
+function taskModules({ files = {}, evaluate }: ExperimentDefinition): string[] {
+  const paths = new Map(Object.entries(files));
+  return (evaluate?.tasks?.names ?? []).flatMap((name) => {
+    const path = name.startsWith("@") ? paths.get(name.slice(1)) : isTaskFile(name) ? name : null;
+    return typeof path === "string" && isTaskModule(path) ? [`the module ${path} among its tasks`] : [];
   });
 }
 

@@ -1,0 +1,60 @@
+// What is refused before a sitting begins: code that JSON names, options of programs and slips of a definition. Without a GPU.
+import assert from "node:assert/strict";
+import type { ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { measuresOf } from "../../lib/experiment/measures.ts";
+import { openExperiment } from "../../lib/experiment/open.ts";
+import { resolveExperiment } from "../../lib/experiment/resolve.ts";
+import { RowCache } from "../../lib/experiment/rows.ts";
+import { inTemporaryFolder, rejectsWith } from "../io/files.ts";
+
+const PLAIN: ExperimentDefinition = {
+  name: "plain",
+  model: "demo",
+  base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
+  grid: { seed: [1] },
+};
+
+Deno.test("a file of JSON names no task that is a module; who runs it can, and tasks in JSON are data", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const mark = `${folder}/imported`, data = folder;
+    const body = `Deno.writeTextFileSync(${JSON.stringify(mark)}, "");
+export default { name: "own", item: (row) => ({ context: row.text("q"), choices: ["a", "b"], answer: 0 }) };`;
+    await Deno.writeTextFile(`${folder}/evil.ts`, body);
+    const own = { name: "own", context: "{{q}}", choices: ["a", "b"], answer: "right" };
+    await Deno.writeTextFile(`${folder}/own.json`, JSON.stringify(own));
+    await Deno.writeTextFile(`${folder}/own.test.jsonl`, JSON.stringify({ q: "Which?", right: "a" }));
+    const measure = async (
+      { names, files }: { readonly names: readonly string[]; readonly files?: ExperimentDefinition["files"] },
+      given: Readonly<Record<string, string>> = {},
+    ): Promise<string[]> => {
+      const definition: ExperimentDefinition = { ...PLAIN, files, evaluate: { tasks: { names, data } } };
+      await Deno.writeTextFile(`${folder}/data.json`, JSON.stringify(definition));
+      const { evaluate } = resolveExperiment(await openExperiment(`${folder}/data.json`), { files: given });
+      return (await measuresOf(evaluate, new RowCache())).map(({ id }) => id);
+    };
+    const said = (path: string): RegExp =>
+      RegExp(
+        `cannot use .*data\\.json; rule: .*JSON is data, .*; now: the module ${path} among its tasks; ` +
+          `mend: leave it out there, and name the task @NAME with null in files, and give --file NAME=PATH`,
+      );
+    const cases = [
+      [{ names: ["piqa", "./evil.ts"] }, "\\./evil\\.ts"],
+      [{ names: ["@own"], files: { own: "evil.ts" } }, "evil\\.ts"],
+      // Without an end, or with one that is taken away again, it is a module too.
+      [{ names: ["./evil"] }, "\\./evil"],
+      [{ names: ["@own"], files: { own: "evil.ts/x.json/.." } }, "evil\\.ts/x\\.json/\\.\\."],
+    ] as const;
+    for (const [change, path] of cases) await rejectsWith(measure(change), "usage", said(path));
+    await assert.rejects(Deno.stat(mark), "nothing was imported");
+
+    for (const task of [{ names: ["./own.json"] }, { names: ["@own"], files: { own: "own.json" } }]) {
+      assert.deepEqual(await measure(task), ["task own"]);
+    }
+    for (const left of [null, false] as const) {
+      assert.deepEqual(await measure({ names: ["@own"], files: { own: left } }, { own: `${folder}/evil.ts` }), [
+        "task own",
+      ]);
+    }
+    await Deno.stat(mark);
+  });
+});

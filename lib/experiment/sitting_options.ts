@@ -1,5 +1,6 @@
-// What programs may say to runExperiment and planExperiment. Owns the names and words of their options; refuses those that nobody reads.
-import { checkNames, checkWord, type NamesOf } from "../given.ts";
+// What programs may say to runExperiment and planExperiment. Owns the names, words and forms of their options; refuses those that nobody reads.
+import { CompressoError } from "../errors.ts";
+import { checkNames, checkWord, type NamesOf, shown } from "../given.ts";
 import type { ExperimentOverrides } from "./resolve.ts";
 import type { RunExperimentOptions } from "./run.ts";
 
@@ -16,14 +17,63 @@ const RUN_NAMES: NamesOf<RunExperimentOptions> = {
   ...{ onCell: true, onFailure: true, onNote: true, onModel: true, onRecord: true, onAlarm: true, onPhase: true },
 };
 
-/** Throws `CompressoError("usage")` for options that a plan does not have. */
+/** Throws `CompressoError("usage")` for options that a plan does not have, and for those of another form. */
 export function checkPlanOptions(options: PlanExperimentOptions): void {
   checkNames(options, PLAN_NAMES, { whose: "planExperiment" });
+  checkForms(options);
 }
 
-/** Throws `CompressoError("usage")` for options that a sitting does not have, and for another word of what is kept. */
+/** Throws `CompressoError("usage")` for options that a sitting does not have, for those of another form, and for another word of what is kept. */
 export function checkRunOptions(options: RunExperimentOptions): void {
   checkNames(options, RUN_NAMES, { whose: "runExperiment" });
+  checkForms(options);
   const { keep = "none" } = options;
   checkWord(keep, ["none", "models"], { what: `cannot keep '${keep}'` });
+}
+
+/** Refuses what JavaScript would fail at, or take as something else: the letters of a text as its list. */
+function checkForms({ out, only, set, files, models, data }: PlanExperimentOptions): void {
+  if (!isText(out)) throw wrong("out", "it is the path of a folder", out);
+  if (only !== undefined) {
+    const rule = 'it is a Map from names of options to lists of texts, such as new Map([["seed", ["1", "2"]]])';
+    if (!(only instanceof Map)) throw wrong("only", rule, only);
+    for (const [name, values] of only) {
+      if (!isText(name) || !isListOf(values, isText)) throw wrong("only", rule, values, name);
+    }
+  }
+  const ofValues = "it is an object of lists of values by option, such as { seed: [1, 2] }";
+  for (const [name, values] of partsOf("set", set, ofValues)) {
+    if (!isListOf(values, () => true)) throw wrong("set", ofValues, values, name);
+  }
+  for (const [option, paths] of Object.entries({ files, models, data })) {
+    const rule = "it is an object of paths by name";
+    for (const [name, path] of partsOf(option, paths, rule)) if (!isText(path)) throw wrong(option, rule, path, name);
+  }
+}
+
+function partsOf(option: string, value: unknown, rule: string): [string, unknown][] {
+  if (value === undefined) return [];
+  if (typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Map)) {
+    return Object.entries(value);
+  }
+  throw wrong(option, rule, value);
+}
+
+function isText(value: unknown): boolean {
+  return typeof value === "string" && value !== "";
+}
+
+function isListOf(value: unknown, isPart: (part: unknown) => boolean): boolean {
+  return Array.isArray(value) && value.length > 0 && value.every(isPart);
+}
+
+/** The error of an option, or of the part of it that is called `name`. */
+function wrong(option: string, rule: string, value: unknown, name?: unknown): CompressoError {
+  const present = Array.isArray(value) ? JSON.stringify(value) : value === "" ? "an empty text" : shown(value);
+  return new CompressoError("usage", {
+    what: `cannot use the option '${option}'`,
+    rule,
+    value: name === undefined ? present : `${String(name)}: ${present}`,
+    mend: option === "out" ? "give one" : "give it so, or leave it out",
+  });
 }

@@ -1,9 +1,10 @@
 // What is refused before a sitting begins: code that JSON names, options of programs and slips of a definition. Without a GPU.
 import assert from "node:assert/strict";
-import type { ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import { measuresOf } from "../../lib/experiment/measures.ts";
 import { openExperiment } from "../../lib/experiment/open.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
+import { planExperiment, runExperiment } from "../../lib/experiment/run.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { inTemporaryFolder, rejectsWith } from "../io/files.ts";
 
@@ -57,4 +58,28 @@ export default { name: "own", item: (row) => ({ context: row.text("q"), choices:
     }
     await Deno.stat(mark);
   });
+});
+
+Deno.test("options of programs that have another form are refused with the form that they have", async () => {
+  const out = "nowhere", experiment = defineExperiment(PLAIN);
+  const refused = async (options: object, message: RegExp): Promise<void> => {
+    for (const work of [planExperiment, runExperiment]) {
+      // As of a program whose types nobody checks.
+      const made: Promise<unknown> = Reflect.apply(work, null, [experiment, options]);
+      await rejectsWith(made, "usage", message);
+    }
+  };
+  const map = 'rule: it is a Map from names .*new Map\\(\\[\\["seed", \\["1", "2"\\]\\]\\]\\)';
+  await refused({}, /'out'; rule: it is the path of a folder; now: undefined; mend: give one$/);
+  await refused({ out: "" }, /'out'; .*; now: an empty text/);
+  await refused({ out, only: { seed: 1 } }, RegExp(`'only'; ${map}; now: an object; mend: give it so, or leave`));
+  await refused({ out, only: new Map([["seed", [2]]]) }, RegExp(`'only'; ${map}; now: seed: \\[2\\]; mend`));
+  await refused({ out, only: new Map([["seed", "2"]]) }, /'only'; .*; now: seed: 2; mend/);
+  await refused({ out, set: { seed: 1 } }, /'set'; rule: .* such as { seed: \[1, 2\] }; now: seed: 1; mend/);
+  await refused({ out, set: { seed: [] } }, /'set'; .*; now: seed: \[\]; mend/);
+  await refused({ out, set: new Map([["seed", [1]]]) }, /'set'; .*; now: an object; mend/);
+  await refused({ out, data: "rows.jsonl" }, /'data'; rule: it is an object of paths by name; now: rows\.jsonl; mend/);
+  await refused({ out, models: { model: 5 } }, /'models'; .*; now: model: 5; mend/);
+  const only = new Map([["seed", ["1"]]]);
+  assert.equal((await planExperiment(experiment, { out, only, set: { rank: [2] } })).length, 1);
 });

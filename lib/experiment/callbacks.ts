@@ -11,7 +11,7 @@ export interface Guarded {
   readonly rethrow: () => void;
 }
 
-/** Guards the functions that are called while a cell is worked on: what they throw is the program's own, and no failure of the cell. */
+/** Guards the functions of a program: what they throw, or reject with, is its own, and no failure of a cell. */
 export function guardCallbacks(options: RunExperimentOptions): Guarded {
   const stop = new AbortController(), thrown: { readonly error: unknown }[] = [];
   const end = (error: unknown): void => {
@@ -29,11 +29,14 @@ export function guardCallbacks(options: RunExperimentOptions): Guarded {
         end(error);
       }
     });
-  const { signal, onRecord, onAlarm, onPhase, onModel } = options;
+  const { signal, onCell, onFailure, onNote, onRecord, onAlarm, onPhase, onModel } = options;
   return {
     options: {
       ...options,
       signal: signal ? AbortSignal.any([signal, stop.signal]) : stop.signal,
+      onCell: guard(onCell),
+      onFailure: guard(onFailure),
+      onNote: guard(onNote),
       onRecord: guard(onRecord),
       onAlarm: guard(onAlarm),
       onPhase: guard(onPhase),

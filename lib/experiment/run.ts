@@ -37,13 +37,13 @@ export interface RunExperimentOptions extends ExperimentOverrides {
   readonly redo?: boolean | undefined;
   /** Stops the work; the cell at work can go on from there. */
   readonly signal?: AbortSignal | undefined;
-  /** Called before a cell is worked on. */
+  /** Called before a cell is worked on, and waited for. */
   readonly onCell?:
     | ((cell: PlannedCell, place: { readonly index: number; readonly count: number }) => void)
     | undefined;
-  /** Called when a cell has failed; the others go on. */
+  /** Called when a cell has failed, and waited for; the others go on. */
   readonly onFailure?: ((cell: PlannedCell, failure: CellFailure) => void) | undefined;
-  /** Called for what the user should know. */
+  /** Called for what the user should know, and waited for. */
   readonly onNote?: ((line: string) => void) | undefined;
   /** Called when a model was loaded, before it is used for a cell. A `CompressoError` that it throws is that cell's failure. */
   readonly onModel?: ((model: Model, cell: PlannedCell) => Promise<void>) | undefined;
@@ -101,8 +101,9 @@ export async function runExperiment(experiment: Experiment, given: RunExperiment
   using lock = new FolderLock(store.out);
   await lock.take();
   const plan = await planCells(resolved, store, { only: options.only });
-  const todo = toDo(plan, options), failures = new Map<string, CellFailure>();
-  if (todo.length > 0) tellLeftOut(plan, options);
+  const todo = await toDo(plan, options), failures = new Map<string, CellFailure>();
+  if (todo.length > 0) await tellLeftOut(plan, options);
+  rethrow();
   await makeFolder(store.out);
   await lock.take();
   using slot = new ModelSlot(options.device, options);
@@ -117,18 +118,23 @@ export async function runExperiment(experiment: Experiment, given: RunExperiment
   try {
     for (const cell of todo) {
       options.signal.throwIfAborted();
-      options.onCell?.(cell, { index: index++, count: todo.length });
+      await options.onCell?.(cell, { index: index++, count: todo.length });
+      rethrow();
       const failure = await workOn(cell, { plan, store, slot, options });
       // Of a cell that came to its end all the same.
       rethrow();
       if (failure) {
         failures.set(cell.name, failure);
-        options.onFailure?.(cell, failure);
+        await options.onFailure?.(cell, failure);
+        rethrow();
       }
       await reportNow();
       // Nothing works on this device any more: the others wait for the next sitting, in which this one comes last.
       if (failure && options.device.isBroken) {
-        options.onNote?.("the GPU has failed, so this sitting ends; the same command goes on, with this run last");
+        await options.onNote?.(
+          "the GPU has failed, so this sitting ends; the same command goes on, with this run last",
+        );
+        rethrow();
         break;
       }
     }
@@ -179,12 +185,15 @@ export async function planExperiment(
 }
 
 /** Says of which files rows were left out, once they are read. */
-function tellLeftOut({ cache }: ExperimentPlan, { onNote }: Pick<RunExperimentOptions, "onNote">): void {
-  for (const line of cache.untold()) onNote?.(line);
+async function tellLeftOut(
+  { cache }: ExperimentPlan,
+  { onNote }: Pick<RunExperimentOptions, "onNote">,
+): Promise<void> {
+  for (const line of cache.untold()) await onNote?.(line);
 }
 
 /** Cells that this sitting works on; those that failed come last, so that none that always fails keeps another one from its turn. */
-function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): PlannedCell[] {
+async function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): Promise<PlannedCell[]> {
   const { evaluateOnly = false, redo = false, maxCells = Infinity, onNote } = options;
   if (maxCells !== Infinity && !(Number.isInteger(maxCells) && maxCells >= 0)) {
     throw new CompressoError("usage", {
@@ -208,7 +217,7 @@ function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): Planned
   const lacking = cells.filter(({ state }) => state.kind === "unmeasured" && !state.hasModel);
   const [lack] = lacking;
   if (lack?.state.kind === "unmeasured" && (evaluateOnly || !redo)) {
-    onNote?.(
+    await onNote?.(
       `${lacking.length} cells lack ${lack.state.missing.join(", ")}, and their models were not kept; --redo${
         evaluateOnly ? " without --evaluate-only" : ""
       } runs them anew`,
@@ -216,7 +225,7 @@ function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): Planned
   }
   const anew = cells.filter((cell) => ["changed", "failed"].includes(cell.state.kind) && !hasPruned(cell));
   if (evaluateOnly && redo && anew.length > 0) {
-    onNote?.(
+    await onNote?.(
       `${anew.length} cells have failed or changed and have no model to measure: --redo without --evaluate-only runs them anew`,
     );
   }
@@ -299,7 +308,7 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
       const rows = await cache.rows(cell.source, writer("to train on"));
       const { calibration: beside } = cell;
       const calibration = beside === null ? null : await cache.rows(beside, writer("for calibration"));
-      tellLeftOut(plan, options);
+      await tellLeftOut(plan, options);
       await pruneCell(cell, model, { rows, calibration, store, events, anew, onBegin: () => isBegun = true });
       isPruned = true;
       if (before?.outcome === null) await store.dropResult(folder);

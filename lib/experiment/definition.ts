@@ -1,6 +1,7 @@
 // What an experiment is: models, data, options that all runs share, a grid of those that differ, and what is measured. Owns the contract and its
 // check; refuses files and runs.
 import { CompressoError } from "../errors.ts";
+import { nearest } from "../given.ts";
 import { z } from "../packages.ts";
 import { MAX_SEED } from "../random.ts";
 import { type CellOptions, checkOption } from "./options.ts";
@@ -141,28 +142,25 @@ const fileData = z.strictObject({
   textField: z.string().optional(),
   skipBroken: z.boolean().optional(),
 });
-const source = z.union([
-  path,
-  fileData,
-  z.strictObject({
-    generate: z.strictObject({
-      count: positive,
-      tokens: z.int().min(2),
-      temperature: z.number().positive().optional(),
-      seed: z.int().nonnegative().max(MAX_SEED).optional(),
-    }),
+const written = z.strictObject({
+  generate: z.strictObject({
+    count: positive,
+    tokens: z.int().min(2),
+    temperature: z.number().positive().optional(),
+    seed: z.int().nonnegative().max(MAX_SEED).optional(),
   }),
-]);
+});
+const source = z.union([path, fileData, written], "expected a path, an object with file, or one with generate");
 const options = z.record(z.string(), z.unknown());
-const grid = z.record(z.string(), z.array(z.unknown()).min(1));
+const grid = z.record(z.string(), z.array(z.unknown(), "expected a list of values, such as [2, 4]").min(1));
 const FORM = z.strictObject({
   name,
   question: z.string().optional(),
-  files: z.record(name, z.union([path, z.literal(false)]).nullable()).optional(),
-  model: z.union([path, z.record(name, path)]),
-  data: z.union([source, z.record(name, source)]).optional(),
+  files: z.record(name, z.union([path, z.literal(false)], "expected a path, null or false").nullable()).optional(),
+  model: z.union([path, z.record(name, path)], "expected a path, or paths by name"),
+  data: z.union([source, z.record(name, source)], "expected a data set, or several by name").optional(),
   base: options.optional(),
-  grid: z.union([grid, z.array(grid).min(1)]),
+  grid: z.union([grid, z.array(grid).min(1)], "expected lists of values by option, or a list of such grids"),
   evaluate: z.strictObject({
     perplexity: z.array(z.strictObject({
       name,
@@ -174,7 +172,7 @@ const FORM = z.strictObject({
     rows: z.array(fileData.extend({ name, seq: z.int().min(2) })).optional(),
     choices: z.array(z.strictObject({ name, file: path, limit: positive.optional() })).optional(),
     tasks: z.strictObject({ names: z.array(z.string()).min(1), data: path, limit: positive.optional() }).optional(),
-    prompt: z.array(z.union([z.boolean(), path])).min(1).optional(),
+    prompt: z.array(z.union([z.boolean(), path], "expected true, false or a path")).min(1).optional(),
   }).optional(),
 });
 
@@ -194,7 +192,8 @@ const FORM = z.strictObject({
  */
 export function defineExperiment(definition: ExperimentDefinition): Experiment {
   const parsed = FORM.safeParse(definition);
-  if (!parsed.success) throw wrongForm(parsed.error.issues[0], definition);
+  if (!parsed.success) throw wrongForm(parsed.error.issues, definition);
+  refuseMisspelt(definition);
   const where = "the experiment";
   for (const [option, value] of Object.entries(definition.base ?? {})) {
     if (value !== undefined) checkOption(option, value, `the base of ${where}`);
@@ -303,8 +302,40 @@ function checkRest(definition: ExperimentDefinition): void {
   }
 }
 
-function wrongForm(issue: z.core.$ZodIssue | undefined, definition: unknown): CompressoError {
-  const at = issue?.path ?? [];
+/** Refuses one data set that is wrong in a part, which would be several sets, one of them called file or generate. */
+function refuseMisspelt({ data }: ExperimentDefinition): void {
+  if (data === undefined || isSource(data) || !("file" in data || "generate" in data)) return;
+  const form = "file" in data ? fileData : written, known = Object.keys(form.shape);
+  const stranger = Object.keys(data).find((key) => !known.includes(key));
+  if (stranger === undefined) throw wrongForm(form.safeParse(data).error?.issues ?? [], data, "data.");
+  const meant = nearest(stranger, known);
+  throw new CompressoError("usage", {
+    what: "cannot define the experiment",
+    rule: `data: one set has ${known.join(", ")}, and of several none is called file or generate`,
+    value: stranger,
+    mend: meant === null ? "remove it, or give the sets other names" : `did you mean ${meant}?`,
+  });
+}
+
+type Issue = z.core.$ZodIssue;
+
+/** What is wrong in the likeliest of a part's forms: one of the same type, with the fewest mistakes. */
+function issuesOf(issue: Issue, above: Issue["path"] = []): Issue[] {
+  const path = [...above, ...issue.path], whole: Issue[] = [{ ...issue, path }];
+  if (issue.code !== "invalid_union") return whole;
+  const [likeliest] = issue.errors.map((issues) => issues.flatMap((one) => issuesOf(one, path)))
+    .filter((issues) => !issues.some((one) => isOfOtherType(one) && one.path.length === path.length))
+    .sort((a, b) => a.length - b.length);
+  return likeliest ?? whole;
+}
+
+function isOfOtherType({ code }: Issue): boolean {
+  return ["invalid_type", "invalid_value", "invalid_union"].includes(code);
+}
+
+/** The error of a definition, or of the part of it that lies at `where`. */
+function wrongForm(issues: readonly Issue[], definition: unknown, where = ""): CompressoError {
+  const [issue] = issues.flatMap((one) => issuesOf(one)), at = issue?.path ?? [];
   const value = at.reduce<unknown>(
     (part, key) => typeof part === "object" && part !== null ? Reflect.get(part, key) : undefined,
     definition,
@@ -312,7 +343,7 @@ function wrongForm(issue: z.core.$ZodIssue | undefined, definition: unknown): Co
   const shown = value === undefined ? "not given" : JSON.stringify(value) ?? String(value);
   return new CompressoError("usage", {
     what: "cannot define the experiment",
-    rule: `${at.length > 0 ? `${at.join(".")}: ` : ""}${issue?.message ?? "another form"}`,
+    rule: `${at.length > 0 ? `${where}${at.join(".")}: ` : ""}${issue?.message ?? "another form"}`,
     value: shown.length > 120 ? `${shown.slice(0, 117)}…` : shown,
     mend: "correct the definition",
   });

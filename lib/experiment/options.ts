@@ -143,15 +143,18 @@ const share = z.number().min(0).max(1);
 
 /** A list of words, or one text with commas between. */
 function words<const T extends string>(known: readonly T[]): z.ZodType<string | readonly T[]> {
-  const list = z.array(z.enum(known)).min(1);
-  return z.union([
-    list,
-    z.string().refine((text) => list.safeParse(splitWords(text)).success, `expected some of ${known.join(", ")}`),
-  ]) as z.ZodType<string | readonly T[]>;
+  const list = z.array(z.enum(known)).min(1), rule = `expected some of ${known.join(", ")}`;
+  return z.union(
+    [list, z.string().refine((text) => list.safeParse(splitWords(text)).success, rule)],
+    rule,
+  ) as z.ZodType<string | readonly T[]>;
 }
 
 /** Settings of monitors, refused with the reason. */
-const alarms = z.union([z.string(), z.array(z.string()).min(1)]).superRefine((texts, context) => {
+const alarms = z.union(
+  [z.string(), z.array(z.string()).min(1)],
+  "expected settings such as divergence=warn, or a list of them",
+).superRefine((texts, context) => {
   try {
     alarmSettings(texts, { option: "onAlarm" });
   } catch (error) {
@@ -182,7 +185,7 @@ const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptio
   ranking: z.enum(RANKINGS),
   schedule: z.string().min(1),
   trust: z.boolean(),
-  prompt: z.union([z.boolean(), z.string().min(1)]),
+  prompt: z.union([z.boolean(), z.string().min(1)], "expected true, false or the path of a text"),
   packing: z.boolean(),
   lora: z.boolean(),
   rank: positive,

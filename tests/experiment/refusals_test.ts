@@ -6,7 +6,7 @@ import { openExperiment } from "../../lib/experiment/open.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { planExperiment, runExperiment } from "../../lib/experiment/run.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
-import { inTemporaryFolder, rejectsWith } from "../io/files.ts";
+import { inTemporaryFolder, refuses, rejectsWith } from "../io/files.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",
@@ -82,4 +82,38 @@ Deno.test("options of programs that have another form are refused with the form 
   await refused({ out, models: { model: 5 } }, /'models'; .*; now: model: 5; mend/);
   const only = new Map([["seed", ["1"]]]);
   assert.equal((await planExperiment(experiment, { out, only, set: { rank: [2] } })).length, 1);
+});
+
+Deno.test("the commonest slips of a definition are refused with what was meant", () => {
+  const wrong = (change: object, message: RegExp): void =>
+    // As of a file of JSON, whose types nobody checks.
+    refuses(() => defineExperiment(JSON.parse(JSON.stringify({ ...PLAIN, ...change }))), "usage", message);
+  wrong({ grid: { rank: 4 } }, /rule: grid\.rank: expected a list of values, such as \[2, 4\]; now: 4; mend/);
+  wrong({ grid: [{ rank: [2] }, { rank: 4 }] }, /rule: grid\.1\.rank: expected a list of values.*; now: 4; mend/);
+  wrong({ grid: { rank: [] } }, /rule: grid\.rank: .*now: \[\]; mend/);
+  wrong({ grid: 4 }, /rule: grid: expected lists of values by option, or a list of such grids; now: 4; mend/);
+  wrong({ model: 5 }, /rule: model: expected a path, or paths by name; now: 5; mend/);
+  wrong({ model: { big: 5 } }, /rule: model\.big: .*expected string.*; now: 5; mend/);
+  wrong({ files: { wiki: true } }, /rule: files\.wiki: expected a path, null or false; now: true; mend/);
+  wrong({ grid: { units: [["kv", "foo"]] } }, /this units .*; rule: expected some of heads, kv, ffn, .*"foo"/);
+  wrong({ base: { targets: ["q", "foo"] } }, /this targets .*; rule: expected some of q, k, v/);
+  wrong({ base: { prompt: 5 } }, /rule: expected true, false or the path of a text; now: 5/);
+  wrong({ base: { onAlarm: 5 } }, /rule: expected settings such as divergence=warn, or a list of them; now: 5/);
+
+  const file = "a.jsonl",
+    misspelt = (key: string): RegExp =>
+      RegExp(
+        `rule: data: one set has file, limit, last, textField, skipBroken, and of several .*; now: ${key}; mend: did you`,
+      );
+  wrong({ data: { file, textfield: "x" } }, misspelt("textfield"));
+  wrong({ data: { file, limt: 3 } }, /rule: data: Unrecognized key: "limt"/);
+  wrong({ data: { file, held: "b.jsonl" } }, /none is called file or generate; now: held; mend: remove it, or give/);
+  wrong({ data: { generate: "a.jsonl", file } }, /now: generate; mend/);
+  wrong({ data: { own: { file, limt: 3 } } }, /rule: data\.own: Unrecognized key: "limt"/);
+  wrong({ data: { generate: { count: 3 } } }, /rule: data\.generate\.tokens: .*; now: not given/);
+  wrong({ data: { file, limit: "3" } }, /rule: data\.limit: .*expected number.*; now: "3"/);
+  wrong({ data: { generate: "a.jsonl" } }, /rule: data\.generate: .*expected object.*; now: "a\.jsonl"/);
+  for (const data of [{ file }, { a: file, b: { file } }, { generate: { count: 3, tokens: 8 } }]) {
+    defineExperiment({ ...PLAIN, data, ...("a" in data ? { base: { ...PLAIN.base, data: "a" } } : {}) });
+  }
 });

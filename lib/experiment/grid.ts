@@ -85,14 +85,24 @@ export function chooseCells(cells: readonly Cell[], filter: Filter): Cell[] {
     if (!isCellOption(name)) return fail(name, `options are ${CELL_OPTION_NAMES.join(", ")}`, name);
     const label = labelsOfOption(name, cells);
     const known = [...new Set(cells.map(({ options }) => label(options[name])))];
-    const wanted = values.map((value) => known.includes(value) ? value : labelIn(name, value));
-    const stranger = wanted.find((value) => !known.includes(value));
-    if (stranger !== undefined) fail(name, `in this experiment it is one of ${known.join(", ")}`, stranger);
+    const wanted = values.map((value) => {
+      const own = known.includes(value) ? value : labelIn(name, value);
+      if (known.includes(own)) return own;
+      const named = cells.filter((cell) => isNamed(cell, name, value)).map(({ options }) => label(options[name]));
+      const [first, another] = new Set(named);
+      if (first !== undefined && another === undefined) return first;
+      return fail(name, `in this experiment it is one of ${known.join(", ")}`, own);
+    });
     return left.filter(({ options }) => wanted.includes(label(options[name])));
   }, [...cells]);
   if (chosen.length > 0 || filter.size === 0) return chosen;
   const all = [...filter].map(([name, values]) => `${name}=${values.join(",")}`);
   return fail([...filter.keys()].join(" and "), "at least one run has all of them", all.join(" and "));
+}
+
+/** Whether a cell's name has an option's value so, as lists of cells show it: names are made before paths are found. */
+function isNamed({ name }: Cell, option: CellOptionName, value: string): boolean {
+  return `,${name},`.includes(`,${option}=${value},`);
 }
 
 function modelKey({ options }: Cell): string {

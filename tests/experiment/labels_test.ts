@@ -1,6 +1,7 @@
 // What options are called in tables, folders and `--only`, where their values are paths of Windows, on and off, numbers or signs of Markdown.
 // Without a GPU.
 import assert from "node:assert/strict";
+import { resolve } from "node:path";
 import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import { type Cell, cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
 import { markdown } from "../../lib/experiment/markdown.ts";
@@ -46,6 +47,26 @@ Deno.test("schedules and prompts of Windows have the last part of their path for
   ]);
   // Names are no paths: a backslash in them is theirs.
   assert.deepEqual(chosen(cellsOf({ ...PLAIN, grid: { data: ["a\\b", "b"] } }), "data", "a\\b"), ["a\\b"]);
+});
+
+Deno.test("values are chosen as names of runs show them too, before their paths are found, where they are no others", () => {
+  const root = resolve("somewhere");
+  const cellsWith = (grid: ExperimentDefinition["grid"]): readonly Cell[] =>
+    resolveExperiment(defineExperiment({ ...PLAIN, grid }), { root }).cells;
+  const schedules = cellsWith({ schedule: ["lin.ts", "curves/lin.ts", "cubic"], seed: [1] });
+  assert.deepEqual(schedules.map(({ name }) => name), ["schedule=lin.ts", "schedule=lin", "schedule=cubic"]);
+  assert.deepEqual(chosen(schedules, "schedule", "lin.ts"), [resolve(root, "lin.ts")]);
+  assert.deepEqual(chosen(schedules, "schedule", "lin"), [resolve(root, "curves/lin.ts")]);
+  assert.deepEqual(chosen(schedules, "schedule", "curves/lin"), [resolve(root, "curves/lin.ts")]);
+  const prompts = cellsWith({ prompt: ["p.txt", "my words.txt", false] });
+  assert.deepEqual(prompts.map(({ name }) => name), ["prompt=p.txt", "prompt=my_words.txt", "prompt=off"]);
+  for (const [index, value] of ["p.txt", "my_words.txt"].entries()) {
+    assert.deepEqual(chosen(prompts, "prompt", value), [prompts[index]?.options.prompt]);
+  }
+  // What two runs show alike is neither of them.
+  const alike = cellsWith({ schedule: ["a/lin.ts", "b/lin.ts"] });
+  refuses(() => chosen(alike, "schedule", "lin"), "usage", /one of a\/lin, b\/lin; now: lin/);
+  refuses(() => chosen(schedules, "schedule", "li"), "usage", /now: li;/);
 });
 
 Deno.test("protocol and places of a report call paths of Windows by their last part", async () => {

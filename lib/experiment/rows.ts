@@ -4,7 +4,7 @@ import { CompressoError } from "../errors.ts";
 import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
 import { type DataReport, type DataSet, type LeftOut, readRows, type Row } from "../io/datasets.ts";
 import { isOfPath } from "../io/bytes.ts";
-import { exists } from "../io/exists.ts";
+import { exists, isFolder } from "../io/exists.ts";
 import { fileDigest, modelDigest } from "../io/fingerprint.ts";
 import { placesNamed } from "../run/encode_report.ts";
 import type { Model } from "../run/model.ts";
@@ -68,10 +68,11 @@ export class RowCache {
     return [...new Set(fresh)];
   }
 
-  /** A digest of all bytes of a file. Throws `CompressoError("input")` where there is none. */
+  /** A digest of all bytes of a file. Throws `CompressoError("input")` where there is none, and for a folder. */
   async digest(path: string): Promise<string> {
     const known = this.#digests.get(path);
     if (known) return known;
+    if (await isFolder(path)) throw notOneFile(path);
     const digest = await found(path, fileDigest(path));
     this.#digests.set(path, digest);
     return digest;
@@ -131,6 +132,16 @@ async function found(path: string, digest: Promise<string>): Promise<string> {
         : "check the path, and the rights to it",
     }, { cause: error });
   }
+}
+
+/** The error of a folder in a file's place, whose models have digests too. */
+function notOneFile(path: string): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot read ${path}`,
+    rule: "the data are one file",
+    value: "a folder",
+    mend: "name a file in it, or several as data sets of their own",
+  });
 }
 
 async function write(source: SelfWrittenData, writer: Writer): Promise<string> {

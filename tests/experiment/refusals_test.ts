@@ -6,6 +6,7 @@ import { openExperiment } from "../../lib/experiment/open.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { planExperiment, runExperiment } from "../../lib/experiment/run.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
+import { demoData } from "../../lib/io/open_model.ts";
 import { inTemporaryFolder, refuses, rejectsWith } from "../io/files.ts";
 
 const PLAIN: ExperimentDefinition = {
@@ -116,4 +117,15 @@ Deno.test("the commonest slips of a definition are refused with what was meant",
   for (const data of [{ file }, { a: file, b: { file } }, { generate: { count: 3, tokens: 8 } }]) {
     defineExperiment({ ...PLAIN, data, ...("a" in data ? { base: { ...PLAIN.base, data: "a" } } : {}) });
   }
+});
+
+Deno.test("data that are a folder are refused before a cell loads its model", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const message = /cannot read .*; rule: the data are one file; now: a folder; mend: name a file in it/;
+    for (const data of [folder, { file: folder, limit: 3 }]) {
+      await rejectsWith(planExperiment(defineExperiment({ ...PLAIN, data }), { out: "nowhere" }), "input", message);
+    }
+    const beside = { data: { a: demoData("train"), b: folder }, base: { ...PLAIN.base, data: "a", calibration: "b" } };
+    await rejectsWith(planExperiment(defineExperiment({ ...PLAIN, ...beside }), { out: "nowhere" }), "input", message);
+  });
 });

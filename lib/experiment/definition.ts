@@ -306,14 +306,16 @@ function checkRest(definition: ExperimentDefinition): void {
 function refuseMisspelt({ data }: ExperimentDefinition): void {
   if (data === undefined || isSource(data) || !("file" in data || "generate" in data)) return;
   const form = "file" in data ? fileData : written, known = Object.keys(form.shape);
-  const stranger = Object.keys(data).find((key) => !known.includes(key));
-  if (stranger === undefined) throw wrongForm(form.safeParse(data).error?.issues ?? [], data, "data.");
-  const meant = nearest(stranger, known);
+  const others = Object.keys(data).filter((key) => !known.includes(key));
+  if (others.length === 0) throw wrongForm(form.safeParse(data).error?.issues ?? [], data, "data.");
+  // A set may well be called so, beside others whose names are like no part's.
+  const stranger = others.find((key) => nearest(key, known) !== null);
+  if (stranger === undefined) return;
   throw new CompressoError("usage", {
     what: "cannot define the experiment",
-    rule: `data: one set has ${known.join(", ")}, and of several none is called file or generate`,
+    rule: `data: one set has ${known.join(", ")}, and of several none beside file or generate is called like these`,
     value: stranger,
-    mend: meant === null ? "remove it, or give the sets other names" : `did you mean ${meant}?`,
+    mend: `did you mean ${nearest(stranger, known)}?`,
   });
 }
 

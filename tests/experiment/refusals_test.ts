@@ -108,8 +108,9 @@ Deno.test("the commonest slips of a definition are refused with what was meant",
       );
   wrong({ data: { file, textfield: "x" } }, misspelt("textfield"));
   wrong({ data: { file, limt: 3 } }, /rule: data: Unrecognized key: "limt"/);
-  wrong({ data: { file, held: "b.jsonl" } }, /none is called file or generate; now: held; mend: remove it, or give/);
-  wrong({ data: { generate: "a.jsonl", file } }, /now: generate; mend/);
+  for (const data of [{ file, held: "b.jsonl" }, { generate: "a.jsonl", file }]) {
+    assert.doesNotThrow(() => defineExperiment({ ...PLAIN, data, base: { ...PLAIN.base, data: "file" } }), "two sets");
+  }
   wrong({ data: { own: { file, limt: 3 } } }, /rule: data\.own: Unrecognized key: "limt"/);
   wrong({ data: { generate: { count: 3 } } }, /rule: data\.generate\.tokens: .*; now: not given/);
   wrong({ data: { file, limit: "3" } }, /rule: data\.limit: .*expected number.*; now: "3"/);

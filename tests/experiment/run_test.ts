@@ -237,13 +237,7 @@ experimentTest(
       evaluate: {},
     };
     const { result } = await run(definition, out);
-    const [failure, ...others] = result.failed;
-    assert.match(failure?.cell ?? "", /lora=off,.*schedule=mine/);
-    assert.match(
-      failure?.message ?? "",
-      /without LoRA; rule: its learning rate is 0 at every step; now: 0\.001 at step 1/,
-    );
-    assert.deepEqual(others, []);
+    assert.deepEqual(result.failed, []);
     const names: string[] = [];
     for await (const { name } of Deno.readDir(`${out}/cells`)) names.push(name);
     const records = async (part: string): Promise<{ stage: string; learningRate: number }[]> =>
@@ -252,7 +246,8 @@ experimentTest(
     assert.deepEqual(await records("method=magnitude"), [], "a one-shot cut without LoRA has no steps");
     const without = await records("lora=off,method=compresso");
     assert.deepEqual(without.map(({ stage }) => stage), ["prune", "prune", "prune"]);
-    assert.ok(without.every(({ learningRate }) => learningRate === 0));
+    // Whatever a schedule sets.
+    for (const record of [...without, ...await records("schedule=mine")]) assert.equal(record.learningRate, 0);
     const files: string[] = [];
     for await (const { name } of Deno.readDir(`${out}/data`)) if (name.endsWith(".jsonl")) files.push(name);
     assert.equal(files.length, 1, files.join(", "));

@@ -41,6 +41,19 @@ Deno.test("a file that fails and one whose process is ended are named, and the o
   assert.match(stdout, /\nFAILED \| 2 passed \| 2 failed \| 1 ignored \(3 files, 0m\d+s\)\n$/);
 });
 
+Deno.test("a file whose process is ended after its tests have passed is run once more, and is none that passed where it ends so again", async () => {
+  const dies = (when: string): string =>
+    `const mark = new URL(import.meta.url.replace(/_test.ts$/, ".mark"));
+    const isFirst = await Deno.stat(mark).then(() => false, () => true);
+    Deno.writeTextFileSync(mark, "");
+    Deno.test("well", () => { if (${when}) { console.log("ok | 1 passed | 0 failed (1s)"); Deno.kill(Deno.pid, "SIGABRT"); } });`;
+  const { code, stdout } = await runFiles({ "a_test.ts": dies("isFirst"), "b_test.ts": dies("true") });
+  assert.equal(code, 1);
+  assert.equal(stdout.match(/ended with status 134 after its tests had passed, and is run once more\n/g)?.length, 2);
+  assert.match(stdout, /Failed:\n\s+\S+b_test\.ts\n/);
+  assert.match(stdout, /\nFAILED \| 2 passed \| 1 failed \(2 files, 0m\d+s\)\n$/);
+});
+
 Deno.test("a type error in one file is said before a test is run", async () => {
   const { code, stdout, stderr } = await runFiles({
     "a_test.ts": GOOD,

@@ -65,10 +65,17 @@ export function checkWords({ method = "compresso", ranking, schedule, layout, ..
 }
 
 function checkSize(size: WantedSize): void {
-  const parts: { readonly parameters?: number; readonly name?: string } & object = size;
-  const other = ["bytes", "file", "name"].find((part) => parts.parameters !== undefined && part in size);
-  if (other !== undefined) throw idle(other, "a size in bytes");
-  if (parts.parameters !== undefined) return;
+  const parts: {
+    readonly parameters?: number;
+    readonly bytes?: number;
+    readonly file?: object;
+    readonly name?: string;
+  } = size;
+  if (parts.parameters !== undefined) {
+    const other = (["bytes", "file", "name"] as const).find((part) => parts[part] !== undefined);
+    if (other !== undefined) throw idle(other, "a size in bytes");
+    return;
+  }
   if ("file" in size && isObject(size.file)) {
     checkSizeFile(size.file);
     if (parts.name !== undefined && size.file.format !== "gguf") throw idle("name", "the GGUF, which has it within it");

@@ -38,7 +38,7 @@ export function experimentVerb(): CommandUnknownOpts {
   })
     .argument(
       "<file>",
-      "an experiment: a .ts, .js or .mjs file with `export default defineExperiment({ … })`, or the same as .json, in which trust cannot be set (--set trust=true does), and of tasks of your own those in JSON alone be named (--file NAME=PATH names modules)",
+      "an experiment: a .ts, .js or .mjs file with `export default defineExperiment({ … })`, or the same as .json, which can neither set trust (--set trust=true does) nor name tasks that are modules (--file NAME=PATH does)",
     )
     .option("--out <dir>", "folder of all results (default: runs/ and the experiment's name)", outputPath("--out"))
     .option(

@@ -3,6 +3,7 @@
 import { CompressoError } from "../errors.ts";
 import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
 import { type DataReport, type DataSet, type LeftOut, readRows, type Row } from "../io/datasets.ts";
+import { notOneFile } from "../io/datasets_bytes.ts";
 import { isOfPath } from "../io/bytes.ts";
 import { exists, isFolder } from "../io/exists.ts";
 import { fileDigest, modelDigest } from "../io/fingerprint.ts";
@@ -132,16 +133,6 @@ async function found(path: string, digest: Promise<string>): Promise<string> {
         : "check the path, and the rights to it",
     }, { cause: error });
   }
-}
-
-/** The error of a folder in a file's place, whose models have digests too. */
-function notOneFile(path: string): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot read ${path}`,
-    rule: "the data are one file",
-    value: "a folder",
-    mend: "name a file in it, or several as data sets of their own",
-  });
 }
 
 async function write(source: SelfWrittenData, writer: Writer): Promise<string> {

@@ -27,12 +27,17 @@ export function dataError(
   });
 }
 
+/** The fault of a folder in the place of a data file. */
+export function notOneFile(path: string): CompressoError {
+  return dataError(path, "the data are one file", { value: "a folder", mend: "name a file in it" });
+}
+
 /** Opens a data file and tells what it is. Throws `CompressoError("input")` where it is missing or a folder. */
 export async function openData(path: string): Promise<{ readonly file: Deno.FsFile; readonly kind: FileKind }> {
   let file: Deno.FsFile | null = null;
   try {
     const { isDirectory, isFile } = await Deno.stat(path);
-    if (isDirectory) throw dataError(path, "the data are one file", { value: "a folder", mend: "name a file in it" });
+    if (isDirectory) throw notOneFile(path);
     if (!isFile) {
       throw dataError(path, "the data are a file, as they are read more than once", {
         value: "a pipe or a device",

@@ -40,15 +40,12 @@ export function evaluateSchedule(schedule: Schedule, input: ScheduleInput): Sche
     // A copy, as an isolated script has it: one that sorts the records must not sort those of the run.
     raw = rawOutput(schedule, structuredClone(input));
   } catch (error) {
-    const { rule = "its functions return a value" } = error instanceof CompressoError ? error.parts : {};
+    const said = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+    const { rule = "its functions return a value", value = said } = error instanceof CompressoError ? error.parts : {};
     throw new CompressoError("input", {
       what: `cannot use the schedule ${placeOf(input)}`,
       rule,
-      value: error instanceof CompressoError && error.parts.value
-        ? error.parts.value
-        : error instanceof Error
-        ? `${error.name}: ${error.message}`
-        : String(error),
+      value,
       mend: "mend the function; `compresso schedule preview` runs it before a run does",
     }, { cause: error });
   }

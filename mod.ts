@@ -12,7 +12,7 @@ export {
   type NamedModel,
 } from "./lib/bench/models.ts";
 export type { Repeats } from "./lib/bench/stats.ts";
-export * from "./lib/errors.ts";
+export * from "./lib/core/errors.ts";
 export { compareItems, comparePerplexity, type PairedDifference, type PerplexityRatio } from "./lib/eval/compare.ts";
 export { type EvaluateOptions, type EvaluateResult, evaluateTasks } from "./lib/eval/evaluate.ts";
 export type { ItemScore, TaskScore } from "./lib/eval/metrics.ts";
@@ -33,7 +33,7 @@ export {
 } from "./lib/gpu/device.ts";
 export type { BufferRange } from "./lib/gpu/read_back.ts";
 export type { MemoryShortage } from "./lib/gpu/shortage.ts";
-export type { ChatMessage } from "./lib/io/chat_template.ts";
+export type { ChatMessage } from "./lib/text/chat_template.ts";
 export {
   type ChatRow,
   type DataReport,
@@ -44,24 +44,36 @@ export {
   readRows,
   type Row,
   type TextRow,
-} from "./lib/io/datasets.ts";
-export { type RowFields, toRow } from "./lib/io/datasets_row.ts";
-export type { Compression } from "./lib/io/datasets_bytes.ts";
-export type { TextFormat } from "./lib/io/datasets_split.ts";
-export type { FileKind } from "./lib/io/file_size.ts";
-export type { GgufWriteType } from "./lib/io/gguf_quant.ts";
-export type { HfDtype } from "./lib/io/hf_export.ts";
-export { demoData, type ModelFiles, openModelFiles } from "./lib/io/open_model.ts";
-export { openSpec } from "./lib/io/open_spec.ts";
-export { type PeftAdapter, type PeftWriteOptions, readPeftAdapter, writePeftAdapter } from "./lib/io/peft.ts";
-export { COLLABORATIVE_PROMPT, type PromptStyle } from "./lib/io/prompts.ts";
-export type { BlockOptions, RowRange, WeightSource } from "./lib/io/source.ts";
-export type { Tokenizer } from "./lib/io/tokenizer.ts";
-export type { Json } from "./lib/io/tokenizer_compat.ts";
+} from "./lib/data/rows.ts";
+export { type RowFields, toRow } from "./lib/data/row.ts";
+export type { Compression } from "./lib/data/readers/bytes.ts";
+export type { TextFormat } from "./lib/data/readers/split.ts";
+export type { FileKind } from "./lib/units/file_size.ts";
+export type { GgufWriteType } from "./lib/formats/gguf/quant.ts";
+export type { HfDtype } from "./lib/formats/hf/export.ts";
+export { demoData, type ModelFiles, openModelFiles } from "./lib/formats/open_model.ts";
+export { openSpec } from "./lib/formats/open_spec.ts";
+export {
+  type PeftAdapter,
+  type PeftWriteOptions,
+  readPeftAdapter,
+  writePeftAdapter,
+} from "./lib/formats/peft/adapter.ts";
+export { COLLABORATIVE_PROMPT, type PromptStyle } from "./lib/data/prompts/encode.ts";
+export type { BlockOptions, RowRange, WeightSource } from "./lib/spec/source.ts";
+export type { Tokenizer } from "./lib/text/tokenizer.ts";
+export type { Json } from "./lib/text/tokenizer_json.ts";
 export { type LoraConfig, loraScale, type LoraWeights } from "./lib/nn/lora.ts";
-export { type MaskKind, type MaskValues, packMasks, type SlotLayout, slotLayout, unpackMasks } from "./lib/nn/masks.ts";
-export type { Matrix, MatrixDtype, MatrixPlacement, MatrixShard } from "./lib/nn/matrix.ts";
-export type { QuantRows } from "./lib/nn/quant.ts";
+export {
+  type MaskKind,
+  type MaskValues,
+  packMasks,
+  type SlotLayout,
+  slotLayout,
+  unpackMasks,
+} from "./lib/nn/mask_slots.ts";
+export type { Matrix, MatrixDtype, MatrixPlacement, MatrixShard } from "./lib/nn/products/matrix.ts";
+export type { QuantRows } from "./lib/spec/quant.ts";
 export { createTreeBuilder, type Sequence, type TokenTree, type TreeBuilder } from "./lib/nn/token_tree.ts";
 export type { LayerWeights, Weights } from "./lib/nn/weights.ts";
 export { type Evaluation, readEvaluation, type Score, type ScoreChange } from "./lib/report/evaluation.ts";
@@ -79,10 +91,10 @@ export {
   PROJECTIONS,
   type RopeScaling,
   tensorShapes,
-} from "./lib/nn/spec.ts";
-export { magnitudeScores, type Ranking, RANKINGS, rankWithin } from "./lib/prune/baselines.ts";
-export { type Layout, LAYOUTS, padded, shallow, type UniformInput, uniformMasks } from "./lib/prune/layouts.ts";
-export { builtinSchedule, SCHEDULE_NAMES, type ScheduleName } from "./lib/prune/builtin_schedules.ts";
+} from "./lib/spec/decoder.ts";
+export { magnitudeScores, type Ranking, RANKINGS, rankWithin } from "./lib/masks/baselines.ts";
+export { type Layout, LAYOUTS, padded, shallow, type UniformInput, uniformMasks } from "./lib/slice/layouts.ts";
+export { builtinSchedule, SCHEDULE_NAMES, type ScheduleName } from "./lib/schedule/builtin.ts";
 export {
   constant,
   cosine,
@@ -93,8 +105,8 @@ export {
   linear,
   type RampOptions,
   steps,
-} from "./lib/prune/curves.ts";
-export { evaluateSchedule, type ScheduleOutput } from "./lib/prune/schedule_output.ts";
+} from "./lib/schedule/curves.ts";
+export { evaluateSchedule, type ScheduleOutput } from "./lib/schedule/output.ts";
 export {
   type Curve,
   type CurveInput,
@@ -117,12 +129,12 @@ export {
   type ScheduleInput,
   type SchedulePart,
   type StageDefinition,
-} from "./lib/prune/schedule_script.ts";
-export { type MergeLora, type SliceInput, sliceModel } from "./lib/prune/slice.ts";
-export { shallowLora, type SlicedLora, sliceLora } from "./lib/prune/slice_lora.ts";
-export { KEPT_RULES, type KeptRule } from "./lib/prune/harden.ts";
-export { LAMBDA_RULES, type LambdaRule } from "./lib/prune/lambda_rule.ts";
-export { START_RULES, type StartRule } from "./lib/prune/start.ts";
+} from "./lib/schedule/definition.ts";
+export { type MergeLora, type SliceInput, sliceModel } from "./lib/slice/slice.ts";
+export { shallowLora, type SlicedLora, sliceLora } from "./lib/slice/lora.ts";
+export { KEPT_RULES, type KeptRule } from "./lib/masks/harden.ts";
+export { LAMBDA_RULES, type LambdaRule } from "./lib/masks/lambda_rule.ts";
+export { START_RULES, type StartRule } from "./lib/masks/start.ts";
 export {
   hardSparsity,
   keptUnits,
@@ -134,22 +146,22 @@ export {
   type UnitKind,
   type UnitTable,
   unitTable,
-} from "./lib/prune/units.ts";
-export type { EncodeReport } from "./lib/run/encode_report.ts";
-export { type Chat, type ChatAnswer, type ChatOptions, createChat } from "./lib/run/chat.ts";
-export { type ChoiceOptions, encodeChoices } from "./lib/run/choice_rows.ts";
-export { type ExportFormat, exportModel, type ExportOptions, type ExportResult } from "./lib/run/export.ts";
-export { type FinishReason, generate, type GenerateOptions } from "./lib/run/generate.ts";
-export { generateText, type GenerateTextOptions } from "./lib/run/generate_text.ts";
+} from "./lib/units/units.ts";
+export type { EncodeReport } from "./lib/data/encode_report.ts";
+export { type Chat, type ChatAnswer, type ChatOptions, createChat } from "./lib/generate/chat.ts";
+export { type ChoiceOptions, encodeChoices } from "./lib/eval/choice_rows.ts";
+export { type ExportFormat, exportModel, type ExportOptions, type ExportResult } from "./lib/slice/export.ts";
+export { type FinishReason, generate, type GenerateOptions } from "./lib/generate/generate.ts";
+export { generateText, type GenerateTextOptions } from "./lib/generate/text.ts";
 export {
   type MemoryChange,
   type MemoryOptions,
   type MemoryPlan,
   planMemory,
   type PlannedAdapter,
-} from "./lib/run/memory.ts";
-export { adviseMemory, fits, type MemoryAdvice, type MemoryBudget } from "./lib/run/memory_advice.ts";
-export { MEMORY_PARTS, type MemoryPart } from "./lib/run/memory_parts.ts";
+} from "./lib/run/memory/plan.ts";
+export { adviseMemory, fits, type MemoryAdvice, type MemoryBudget } from "./lib/run/memory/advice.ts";
+export { MEMORY_PARTS, type MemoryPart } from "./lib/run/memory/parts.ts";
 export {
   type Adapters,
   type GradientInput,
@@ -160,17 +172,17 @@ export {
   type LoraInput,
   Model,
   type ModelCallOptions,
-} from "./lib/run/model.ts";
+} from "./lib/model/model.ts";
 export type { RunHandle, RunHooks } from "./lib/run/hooks.ts";
 export type { FileBytes, MaskSummary, ModelBefore } from "./lib/run/mask_summary.ts";
-export { type Method, METHODS } from "./lib/run/methods.ts";
+export { type Method, METHODS } from "./lib/run/methods/names.ts";
 export {
   type CheckpointOptions,
   defaultRates,
   type PruneOptions,
   type Rates,
   type ResolvedOptions,
-} from "./lib/run/options.ts";
+} from "./lib/run/options/options.ts";
 export {
   type Alarm,
   ALARM_ACTIONS,
@@ -183,22 +195,17 @@ export {
   type ResolvedMonitors,
 } from "./lib/run/monitors/alarm.ts";
 export { AlarmError } from "./lib/run/monitors/judge.ts";
-export { type Preset, type PresetOptions, presetOptions, PRESETS } from "./lib/run/presets.ts";
+export { type Preset, type PresetOptions, presetOptions, PRESETS } from "./lib/run/options/presets.ts";
 export type { SizeResult, WantedSize } from "./lib/run/size_goal.ts";
-export { perplexity, type PerplexityOptions, type PerplexityResult, type WindowLoss } from "./lib/run/perplexity.ts";
+export { perplexity, type PerplexityOptions, type PerplexityResult, type WindowLoss } from "./lib/eval/perplexity.ts";
 export { compress, type CompressOptions } from "./lib/run/pipeline.ts";
 export type { PreparedRun, PruneResult, PruneRun } from "./lib/run/prune_result.ts";
 export type { RunChange } from "./lib/run/checkpoint.ts";
 export type { Stage, StepRecord } from "./lib/run/records.ts";
-export type { SamplingOptions } from "./lib/run/sampling.ts";
-export type { TokenTimes } from "./lib/run/timed_tokens.ts";
-export {
-  type OpenSchedule,
-  openSchedule,
-  type OpenScheduleOptions,
-  type ScheduleSource,
-} from "./lib/run/schedule_host.ts";
-export type { IsolationLimits } from "./lib/run/schedule_process.ts";
+export type { SamplingOptions } from "./lib/generate/sampling.ts";
+export type { TokenTimes } from "./lib/generate/timed_tokens.ts";
+export { type OpenSchedule, openSchedule, type OpenScheduleOptions, type ScheduleSource } from "./lib/schedule/host.ts";
+export type { IsolationLimits } from "./lib/schedule/sandbox/process.ts";
 export {
   type ChoiceRow,
   type LikelihoodOptions,
@@ -207,10 +214,10 @@ export {
   scoreChoices,
   type ScoreOptions,
   type ScoreResult,
-} from "./lib/run/score.ts";
+} from "./lib/eval/score.ts";
 export { CALIBRATION_SEQUENCES, writeCalibration } from "./lib/run/calibration.ts";
-export { type SelfDataOptions, type SelfDataSettings, type SelfText, writeTexts } from "./lib/run/qat.ts";
-export { type SelfDataFileOptions, type SelfDataResult, writeTextFile } from "./lib/run/qat_file.ts";
+export { type SelfDataOptions, type SelfDataSettings, type SelfText, writeTexts } from "./lib/generate/self_data.ts";
+export { type SelfDataFileOptions, type SelfDataResult, writeTextFile } from "./lib/generate/self_data_file.ts";
 export {
   prune,
   PruneSession,
@@ -218,18 +225,18 @@ export {
   type SessionExportOptions,
   type SlicedModel,
 } from "./lib/run/session.ts";
-export { type VerifyInput, type VerifyResult, verifySliced } from "./lib/run/verify.ts";
-export { type LikelyToken, type PlaceLogprobs, tokenLogprobs, type TokenLogprobsOptions } from "./lib/run/logprobs.ts";
+export { type VerifyInput, type VerifyResult, verifySliced } from "./lib/slice/verify.ts";
+export { type LikelyToken, type PlaceLogprobs, tokenLogprobs, type TokenLogprobsOptions } from "./lib/eval/logprobs.ts";
 export type { RequestRecord } from "./lib/serve/handler.ts";
 export type { ServeLimits } from "./lib/serve/limits.ts";
 export { type ModelServer, serveModel, type ServeOptions } from "./lib/serve/serve.ts";
 export type { Subgroups } from "./lib/gpu/subgroups.ts";
-export type { HeldUnits } from "./lib/prune/pieces.ts";
-export type { SelectOptions, SizeTarget } from "./lib/prune/selection.ts";
-export { parameterTarget, restPerDim } from "./lib/prune/target_size.ts";
-export type { Measure } from "./lib/prune/tally.ts";
-export type { MinimumWidths, ResolvedRules, UnitRules } from "./lib/prune/unit_rules.ts";
-export type { LayerPart, LayerUnits } from "./lib/prune/unit_table.ts";
+export type { HeldUnits } from "./lib/units/pieces.ts";
+export type { SelectOptions, SizeTarget } from "./lib/units/selection.ts";
+export { parameterTarget, restPerDim } from "./lib/units/target_size.ts";
+export type { Measure } from "./lib/units/tally.ts";
+export type { MinimumWidths, ResolvedRules, UnitRules } from "./lib/units/rules.ts";
+export type { LayerPart, LayerUnits } from "./lib/units/table.ts";
 export {
   type ChoicesMeasure,
   type DataSource,
@@ -260,4 +267,4 @@ export {
 } from "./lib/experiment/run.ts";
 export type { Difference, Spread } from "./lib/experiment/statistics.ts";
 export type { CellFailure, CellState } from "./lib/experiment/store.ts";
-export { rowPerplexity, type RowPerplexityOptions, type RowPerplexityResult } from "./lib/run/row_perplexity.ts";
+export { rowPerplexity, type RowPerplexityOptions, type RowPerplexityResult } from "./lib/eval/row_perplexity.ts";

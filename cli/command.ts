@@ -2,7 +2,7 @@
 import { Command } from "@commander-js/extra-typings";
 import { relative } from "node:path";
 import { fileURLToPath } from "node:url";
-import { writeError, writeResult } from "./output.ts";
+import { writeError, writeResult } from "./terminal/output.ts";
 
 /** Help of a verb. */
 export interface VerbHelp {

@@ -2,22 +2,22 @@
 // The command line. Owns dispatch and exit statuses; each verb has its own file.
 import { CommanderError } from "@commander-js/extra-typings";
 import config from "../deno.json" with { type: "json" };
-import { benchVerb } from "./bench.ts";
+import { benchVerb } from "./verbs/bench.ts";
 import { quiet, verb } from "./command.ts";
-import { chatVerb } from "./chat.ts";
-import { data } from "./data.ts";
-import { doctor } from "./doctor.ts";
-import { evaluate } from "./eval.ts";
-import { experimentVerb } from "./experiment.ts";
-import { exportVerb } from "./export.ts";
-import { generateVerb } from "./generate.ts";
-import { inspect } from "./inspect.ts";
-import { reportError } from "./output.ts";
-import { planVerb } from "./plan.ts";
-import { pruneVerb } from "./prune.ts";
-import { reportVerb } from "./report.ts";
-import { scheduleVerb } from "./schedule.ts";
-import { serveVerb } from "./serve.ts";
+import { chatVerb } from "./verbs/chat/chat.ts";
+import { data } from "./verbs/data/data.ts";
+import { doctor } from "./verbs/doctor.ts";
+import { evaluate } from "./verbs/eval/eval.ts";
+import { experimentVerb } from "./verbs/experiment/experiment.ts";
+import { exportVerb } from "./verbs/export.ts";
+import { generateVerb } from "./verbs/generate.ts";
+import { inspect } from "./verbs/inspect.ts";
+import { reportError } from "./terminal/output.ts";
+import { planVerb } from "./verbs/plan.ts";
+import { pruneVerb } from "./verbs/prune/prune.ts";
+import { reportVerb } from "./verbs/report.ts";
+import { scheduleVerb } from "./verbs/schedule/schedule.ts";
+import { serveVerb } from "./verbs/serve.ts";
 
 /** Runs the command line on arguments and returns the exit status. */
 export async function main(args: readonly string[]): Promise<number> {

@@ -1,6 +1,6 @@
 // What a verb reads, kept from what it writes. Owns that check; refuses to read or write.
 import { resolve } from "node:path";
-import { CompressoError } from "../lib/errors.ts";
+import { CompressoError } from "../lib/core/errors.ts";
 
 /** Refuses an output that is one of the inputs, by its path or through links. Throws `CompressoError("usage")`. */
 export async function refuseInputs(

@@ -2,14 +2,14 @@
 // something else: without a table, kernels run with their defaults.
 import { createHash } from "node:crypto";
 import { isAbsolute, join } from "node:path";
-import { CompressoError } from "../lib/errors.ts";
+import { CompressoError } from "../lib/core/errors.ts";
 import type { Device } from "../lib/gpu/device.ts";
 import { adapterIdentity } from "../lib/gpu/tuning.ts";
-import { type TuneOptions, tuneProducts } from "../lib/nn/tune.ts";
-import { parameterCount } from "../lib/nn/spec.ts";
-import type { Model } from "../lib/run/model.ts";
-import { loadTuning, saveTuning } from "../lib/run/tuning_cache.ts";
-import type { Progress } from "./progress.ts";
+import { type TuneOptions, tuneProducts } from "../lib/nn/products/tune.ts";
+import { parameterCount } from "../lib/spec/decoder.ts";
+import type { Model } from "../lib/model/model.ts";
+import { loadTuning, saveTuning } from "../lib/model/tuning_cache.ts";
+import type { Progress } from "./terminal/progress.ts";
 
 /** Value of `--tuning FILE` and `--no-tuning`: a path, false, or true for the default place. */
 export type TuningSetting = string | boolean;

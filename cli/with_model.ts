@@ -1,13 +1,13 @@
 // What every verb that runs a model needs: device, loaded weights, Ctrl-C, progress. Owns their lifetime; refuses what is done with them.
 import { type Device, openDevice } from "../lib/gpu/device.ts";
-import { openModelFiles } from "../lib/io/open_model.ts";
-import { readPeftAdapter } from "../lib/io/peft.ts";
-import type { Tokenizer } from "../lib/io/tokenizer.ts";
-import { noTokenizer } from "../lib/io/no_tokenizer.ts";
-import type { DecoderSpec } from "../lib/nn/spec.ts";
-import { type Adapters, loadModelFrom, type Model } from "../lib/run/model.ts";
-import { watchInterrupt } from "./interrupt.ts";
-import { type Progress, stderrProgress } from "./progress.ts";
+import { openModelFiles } from "../lib/formats/open_model.ts";
+import { readPeftAdapter } from "../lib/formats/peft/adapter.ts";
+import type { Tokenizer } from "../lib/text/tokenizer.ts";
+import { noTokenizer } from "../lib/text/no_tokenizer.ts";
+import type { DecoderSpec } from "../lib/spec/decoder.ts";
+import { type Adapters, loadModelFrom, type Model } from "../lib/model/model.ts";
+import { watchInterrupt } from "./terminal/interrupt.ts";
+import { type Progress, stderrProgress } from "./terminal/progress.ts";
 import { tuneFor, type TuneRequest, type TuningSetting } from "./tuning.ts";
 
 /** Options of {@link withModel}; absent or undefined means the default. */

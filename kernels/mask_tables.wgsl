@@ -1,4 +1,4 @@
-// Prelude: what masks cut, as lib/prune/mask_tables.ts packs it. Needs `tables: array<vec4u>`:
+// Prelude: what masks cut, as lib/masks/tables.ts packs it. Needs `tables: array<vec4u>`:
 //   units  [units]      (bits of c, first slot, slots | held << 15 | bound << 16, KV group or NONE); bound = 3·layer + (0 heads, 1 FFN, 2 gate), 3·layers of hidden dims
 //   groups [groups]     (first unit, count, bits of c, layer) of each KV group whose K and V live while any of its heads lives
 //   layers [5 · layers] attention (first unit, count, first group, groups), (bits of fixed c, of all c, of the least c, gate or NONE);

@@ -2,9 +2,9 @@
 //
 // deno run -A scripts/controller_plot.ts [docs/controller.svg]
 import { openDevice } from "../lib/gpu/device.ts";
-import type { DecoderSpec } from "../lib/nn/spec.ts";
-import { unitParameters, unitTable } from "../lib/prune/units.ts";
-import { defaultRates } from "../lib/run/options.ts";
+import type { DecoderSpec } from "../lib/spec/decoder.ts";
+import { unitParameters, unitTable } from "../lib/units/units.ts";
+import { defaultRates } from "../lib/run/options/options.ts";
 import { legend } from "../lib/report/line_chart.ts";
 import { linePanel, type LineSeries, type Point } from "../lib/report/line_panel.ts";
 import { short, svgFigure, text, wrapText } from "../lib/report/svg.ts";

@@ -3,19 +3,19 @@ import { record } from "../kernels/mod.ts";
 import type { Device } from "../lib/gpu/device.ts";
 import { compileKernel } from "../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../lib/gpu/plan.ts";
-import { createMaskSlots, type SlotGradients } from "../lib/nn/masks.ts";
-import { createStepState, type StepState, writeStepState } from "../lib/nn/step_state.ts";
-import { hardSelection } from "../lib/prune/harden.ts";
-import type { Layout } from "../lib/prune/layouts.ts";
-import { createMaskLearner, type MaskLearner } from "../lib/prune/mask_learner.ts";
-import { createSaliency, maskStart, openStart, perParameter } from "../lib/prune/saliency.ts";
-import { builtinSchedule, type ScheduleName } from "../lib/prune/builtin_schedules.ts";
-import { progressOf } from "../lib/prune/schedule.ts";
-import { evaluateSchedule } from "../lib/prune/schedule_output.ts";
-import { uniformGoals } from "../lib/prune/uniform.ts";
-import { hardSparsity, type Selection, type UnitTable } from "../lib/prune/units.ts";
-import { uniform } from "../lib/random.ts";
-import { defaultRates } from "../lib/run/options.ts";
+import { createMaskSlots, type SlotGradients } from "../lib/nn/mask_slots.ts";
+import { createStepState, type StepState, writeStepState } from "../lib/nn/train/step_state.ts";
+import { hardSelection } from "../lib/masks/harden.ts";
+import type { Layout } from "../lib/slice/layouts.ts";
+import { createMaskLearner, type MaskLearner } from "../lib/masks/learner.ts";
+import { createSaliency, maskStart, openStart, perParameter } from "../lib/masks/saliency.ts";
+import { builtinSchedule, type ScheduleName } from "../lib/schedule/builtin.ts";
+import { progressOf } from "../lib/schedule/ramp.ts";
+import { evaluateSchedule } from "../lib/schedule/output.ts";
+import { uniformGoals } from "../lib/units/uniform.ts";
+import { hardSparsity, type Selection, type UnitTable } from "../lib/units/units.ts";
+import { uniform } from "../lib/core/random.ts";
+import { defaultRates } from "../lib/run/options/options.ts";
 
 /** Options of {@link runController}. */
 export interface ControllerOptions {

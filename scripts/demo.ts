@@ -19,9 +19,9 @@ import {
   sliceModel,
   unitTable,
 } from "../mod.ts";
-import { CompressoError } from "../lib/errors.ts";
-import { exists } from "../lib/io/exists.ts";
-import { CALIBRATION_FILE, presentFiles, RECORDS_FILE } from "../lib/run/run_files.ts";
+import { CompressoError } from "../lib/core/errors.ts";
+import { exists } from "../lib/files/exists.ts";
+import { CALIBRATION_FILE, presentFiles, RECORDS_FILE } from "../lib/run/folder.ts";
 
 const SPARSITY = 0.3;
 const UNITS = ["kv", "ffn", "hidden"] as const;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up whatever is missing and runs all tests. Arguments choose files or folders, options go to `deno test`:
-# scripts/test.sh tests/io --filter=gguf
+# scripts/test.sh tests/formats --filter=gguf
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh

@@ -6,7 +6,7 @@ import { existsSync, readdirSync, statSync } from "node:fs";
 import process from "node:process";
 
 /** Folders whose files train whole models: they begin first, so that no long file is left for the end. */
-const LONG = ["tests/run/", "tests/experiment/", "tests/cli/"];
+const LONG = ["tests/run/", "tests/experiment/", "tests/cli/", "tests/masks/", "tests/generate/", "tests/schedule/"];
 const COUNTS = ["passed", "failed", "ignored", "filtered out"] as const;
 
 type Counts = Record<typeof COUNTS[number], number>;

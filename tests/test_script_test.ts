@@ -69,7 +69,7 @@ Deno.test("a path that is not there and a number of jobs that is none are refuse
   assert.deepEqual([code, stdout], [2, ""]);
   assert.match(stderr, /^cannot run the tests of 'tests\/nowhere': there is no such file or folder/);
   for (const jobs of ["0", "two", "1.5"]) {
-    const { code, stdout, stderr } = await runTests("tests/io", { DENO_JOBS: jobs });
+    const { code, stdout, stderr } = await runTests("tests/files", { DENO_JOBS: jobs });
     assert.deepEqual([code, stdout], [2, ""]);
     assert.match(stderr, new RegExp(`^cannot run so many files at once: .* now '${jobs}'`));
   }

@@ -3,15 +3,15 @@
 // All figures are by wall clock, because that is what a user waits for. Models take turns within every repeat, each repeat in the other order
 // than the one before, so that a machine that grows slower, or has something else to do for a while, is as bad for all; and a ratio is
 // the median of those within the repeats.
-import { CompressoError } from "../errors.ts";
-import { checkNames, type NamesOf } from "../given.ts";
+import { CompressoError } from "../core/errors.ts";
+import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { AdapterFacts } from "../gpu/device.ts";
-import { createDecodePass } from "../nn/decode_pass.ts";
+import { createDecodePass } from "../nn/decode/pass.ts";
 import { createPass } from "../nn/pass.ts";
 import { createTopPass } from "../nn/top_pass.ts";
-import { type DecoderSpec, parameterCount } from "../nn/spec.ts";
-import { randomU32 } from "../random.ts";
-import type { Model } from "../run/model.ts";
+import { type DecoderSpec, parameterCount } from "../spec/decoder.ts";
+import { randomU32 } from "../core/random.ts";
+import type { Model } from "../model/model.ts";
 import { type Repeats, repeatsOf } from "./stats.ts";
 import { bytesOfToken } from "./token_bytes.ts";
 

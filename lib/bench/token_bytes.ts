@@ -1,6 +1,6 @@
 // What one token of generation reads of a model's weights. Owns the sum; refuses caches and activations.
-import type { Matrix } from "../nn/matrix.ts";
-import type { Model } from "../run/model.ts";
+import type { Matrix } from "../nn/products/matrix.ts";
+import type { Model } from "../model/model.ts";
 
 /** Bytes of weights that one token reads. */
 export function bytesOfToken({ weights: { layers, head } }: Model): number {

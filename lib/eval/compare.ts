@@ -1,6 +1,6 @@
 // Two models on the same questions or windows. Owns paired differences and their confidence intervals; refuses to measure.
-import { CompressoError } from "../errors.ts";
-import type { PerplexityResult } from "../run/perplexity.ts";
+import { CompressoError } from "../core/errors.ts";
+import type { PerplexityResult } from "./perplexity.ts";
 import { type ItemScore, meanAndError } from "./metrics.ts";
 
 /** A difference of two models on the same data, with its 95 % confidence interval by Student's distribution. */

@@ -1,8 +1,8 @@
 // Questions as token ids, cut as lm-evaluation-harness cuts them. Owns where a context ends and a continuation begins; refuses to score.
-import { CompressoError } from "../errors.ts";
-import type { Tokenizer } from "../io/tokenizer.ts";
-import type { Sequence } from "../run/score.ts";
-import { trimEnd } from "../io/python_text.ts";
+import { CompressoError } from "../core/errors.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import type { Sequence } from "./score.ts";
+import { trimEnd } from "../compat/python_text.ts";
 import type { LoadedTask, Question } from "./task_data.ts";
 
 /** A question ready to be scored. */

@@ -1,12 +1,12 @@
 // Tasks scored by a model. Owns the way from a list of tasks to their scores; refuses to print and to keep files.
 import { createHash } from "node:crypto";
-import { CompressoError } from "../errors.ts";
-import { checkNames, type NamesOf } from "../given.ts";
-import { checkPromptText } from "../io/prompts_format.ts";
-import type { Tokenizer } from "../io/tokenizer.ts";
-import { noTokenizer } from "../io/no_tokenizer.ts";
-import type { Adapters, Model } from "../run/model.ts";
-import { logLikelihoods } from "../run/score.ts";
+import { CompressoError } from "../core/errors.ts";
+import { checkNames, type NamesOf } from "../core/check_options.ts";
+import { checkPromptText } from "../data/prompts/format.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { noTokenizer } from "../text/no_tokenizer.ts";
+import type { Adapters, Model } from "../model/model.ts";
+import { logLikelihoods } from "./score.ts";
 import { type EncodedQuestion, encodeQuestion } from "./encode.ts";
 import { type ItemScore, pick, type TaskScore, taskScore } from "./metrics.ts";
 import { builtinParts, builtinTask } from "./registry.ts";

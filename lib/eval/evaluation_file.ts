@@ -3,13 +3,13 @@
 //
 // JSON lines: a head with what the evaluation is, then one line for each scored question or window. A line that was cut off as the process
 // ended is dropped; the others count.
-import { CompressoError } from "../errors.ts";
-import { unwritable } from "../io/atomic.ts";
-import { openAlone, readWhole } from "../io/lock.ts";
-import { isObject } from "../io/tokenizer_compat.ts";
+import { CompressoError } from "../core/errors.ts";
+import { unwritable } from "../files/atomic.ts";
+import { openAlone, readWhole } from "../files/lock.ts";
+import { isObject } from "../text/tokenizer_json.ts";
 import type { RunIdentity } from "../run/checkpoint.ts";
 import { differencesOf } from "../run/facts.ts";
-import type { WindowLoss } from "../run/perplexity.ts";
+import type { WindowLoss } from "./perplexity.ts";
 import type { KnownQuestion, TaskItemScore } from "./evaluate.ts";
 
 /** What a file keeps: `Added` goes into a line, `Known` comes back from it. */

@@ -1,5 +1,5 @@
 // Accuracy of a task and its standard error, as lm-evaluation-harness defines them. Owns the formulas; refuses to score choices.
-import { pythonLength } from "../io/python_text.ts";
+import { pythonLength } from "../compat/python_text.ts";
 
 /** What the model made of one question. */
 export interface ItemScore {

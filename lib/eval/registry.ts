@@ -1,6 +1,6 @@
 // The tasks that are built in, by name. Owns the list; refuses to define tasks.
-import { CompressoError } from "../errors.ts";
-import { nearest } from "../given.ts";
+import { CompressoError } from "../core/errors.ts";
+import { nearest } from "../core/check_options.ts";
 import type { TaskDefinition } from "./task.ts";
 import { ARC_CHALLENGE, ARC_EASY, HELLASWAG, OPENBOOKQA, PIQA, WINOGRANDE } from "./tasks_common.ts";
 import { BOOLQ, RACE, STORYCLOZE } from "./tasks_reading.ts";

@@ -1,10 +1,10 @@
 // The questions of a task from its files, as the texts that a model will score. Owns where data lie, examples before a question and which rows
 // are taken; refuses tokens.
 import { join } from "node:path";
-import { CompressoError } from "../errors.ts";
-import { type PlacedValue, readValues } from "../io/datasets_values.ts";
-import { isFolder } from "../io/exists.ts";
-import { isObject, type Json } from "../io/tokenizer_compat.ts";
+import { CompressoError } from "../core/errors.ts";
+import { type PlacedValue, readValues } from "../data/readers/values.ts";
+import { isFolder } from "../files/exists.ts";
+import { isObject, type Json } from "../text/tokenizer_json.ts";
 import { createRow, shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
 
 /** One question as texts: `contexts[i]` and `continuations[i]` belong to choice i. */

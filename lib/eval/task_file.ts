@@ -1,9 +1,9 @@
 // Tasks that a user keeps in a file: a module that exports a definition, or JSON with templates. Owns reading both; refuses to run questions.
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { CompressoError } from "../errors.ts";
-import { exactText, withoutMark } from "../io/text_file.ts";
-import { z } from "../packages.ts";
+import { CompressoError } from "../core/errors.ts";
+import { exactText, withoutMark } from "../files/text_file.ts";
+import { z } from "../core/packages.ts";
 import { asTask, shown, type TaskDefinition, type TaskRow } from "./task.ts";
 
 /** A task as JSON. `{{field}}` in a text stands for a field of the row. */

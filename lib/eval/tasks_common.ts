@@ -1,5 +1,5 @@
 // Tasks of common sense and science, as lm-evaluation-harness asks them. Owns their prompts; refuses files and scores.
-import { capitalize, trim, trimStart } from "../io/python_text.ts";
+import { capitalize, trim, trimStart } from "../compat/python_text.ts";
 import { shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
 
 /** Splits of data sets whose test labels are not public. */

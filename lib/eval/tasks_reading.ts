@@ -1,6 +1,6 @@
 // Tasks of reading and of stories, as lm-evaluation-harness asks them. Owns their prompts; refuses files and scores.
-import { isObject, type Json } from "../io/tokenizer_compat.ts";
-import { parsePythonLiteral } from "../io/python_text.ts";
+import { isObject, type Json } from "../text/tokenizer_json.ts";
+import { parsePythonLiteral } from "../compat/python_text.ts";
 import { shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
 
 /** BoolQ: rows of SuperGLUE have `label`, those of the first release `answer`. */

@@ -1,6 +1,6 @@
 // MMLU and BIG-bench-hard: tasks of many subsets with solved examples before each question, as lm-evaluation-harness asks them. Owns their
 // prompts and subsets; refuses the examples themselves, which are data.
-import { trim } from "../io/python_text.ts";
+import { trim } from "../compat/python_text.ts";
 import { shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
 
 const MMLU_SUBJECTS = [

@@ -1,6 +1,6 @@
 // The functions by which a program follows a sitting. Owns that what one of them throws stops the sitting as its signal would, and comes out as it
 // was thrown; refuses to call any by itself.
-import { CompressoError } from "../errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import type { RunExperimentOptions } from "./run.ts";
 
 /** Options of a sitting, with functions that throw nothing but end it. */

@@ -1,13 +1,13 @@
 // One cell: prune, then measure what came out. Owns the way from a planned cell to its files; refuses the order of cells.
 import { join } from "node:path";
-import { CompressoError } from "../errors.ts";
-import { openModelFiles } from "../io/open_model.ts";
-import { isScheduleName } from "../prune/builtin_schedules.ts";
-import { loadModelFrom, type Model } from "../run/model.ts";
+import { CompressoError } from "../core/errors.ts";
+import { openModelFiles } from "../formats/open_model.ts";
+import { isScheduleName } from "../schedule/builtin.ts";
+import { loadModelFrom, type Model } from "../model/model.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { ToldAlarms } from "../run/monitors/told.ts";
 import { compress } from "../run/pipeline.ts";
-import { promptForTexts } from "../run/run_data.ts";
+import { promptForTexts } from "../run/data.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { PruneSession } from "../run/session.ts";
 import { ofMeasure } from "./failure.ts";

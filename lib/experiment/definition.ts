@@ -1,9 +1,9 @@
 // What an experiment is: models, data, options that all runs share, a grid of those that differ, and what is measured. Owns the contract and its
 // check; refuses files and runs.
-import { CompressoError } from "../errors.ts";
-import { nearest } from "../given.ts";
-import { z } from "../packages.ts";
-import { MAX_SEED } from "../random.ts";
+import { CompressoError } from "../core/errors.ts";
+import { nearest } from "../core/check_options.ts";
+import { z } from "../core/packages.ts";
+import { MAX_SEED } from "../core/random.ts";
 import { type CellOptions, checkOption } from "./options.ts";
 import { RUN_NUMBERS } from "./run_numbers.ts";
 

@@ -1,6 +1,6 @@
 // What becomes of a cell's error: its record, with a mend that works in an experiment, and how often it came. Owns those words; refuses to decide
 // what runs.
-import { CompressoError, type ErrorParts } from "../errors.ts";
+import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { alarmSettings, alarmText } from "../run/monitors/alarm_setting.ts";
 import { AlarmError } from "../run/monitors/judge.ts";

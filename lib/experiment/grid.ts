@@ -1,11 +1,11 @@
 // The cells of an experiment: every combination of its grids, with a name and the axes along which they differ. Owns their order and names;
 // refuses to run them.
 import { createHash } from "node:crypto";
-import { CompressoError } from "../errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import { alarmSettings, alarmText, monitorOf } from "../run/monitors/alarm_setting.ts";
-import { PROJECTIONS } from "../nn/spec.ts";
-import { UNIT_KINDS } from "../prune/units.ts";
-import { DEFAULTS } from "../run/options.ts";
+import { PROJECTIONS } from "../spec/decoder.ts";
+import { UNIT_KINDS } from "../units/units.ts";
+import { DEFAULTS } from "../run/options/options.ts";
 import { type ExperimentDefinition, type Grid, gridsOf } from "./definition.ts";
 import { type Labels, labelsOf } from "./labels.ts";
 import {

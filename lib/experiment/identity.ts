@@ -1,15 +1,15 @@
 // What a cell is, as facts that decide its result: two cells with the same facts end alike. Owns the facts and their comparison; refuses to
 // store them.
-import type { DecoderSpec } from "../nn/spec.ts";
-import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
-import { DEFAULT_SCHEDULE, isScheduleName } from "../prune/builtin_schedules.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
+import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";
+import { DEFAULT_SCHEDULE, isScheduleName } from "../schedule/builtin.ts";
 import { differencesOf, idleFacts, learnedAnew } from "../run/facts.ts";
-import { isOneShot } from "../run/methods.ts";
+import { isOneShot } from "../run/methods/names.ts";
 import { MONITOR_NAMES, type MonitorName } from "../run/monitors/alarm.ts";
-import { type PruneOptions, resolveOptions, telling } from "../run/options.ts";
-import { digestOf } from "../run/run_data.ts";
-import { openSchedule } from "../run/schedule_host.ts";
-import { readScript, scriptUrl } from "../run/schedule_source.ts";
+import { type PruneOptions, resolveOptions, telling } from "../run/options/options.ts";
+import { digestOf } from "../run/data.ts";
+import { openSchedule } from "../schedule/host.ts";
+import { readScript, scriptUrl } from "../schedule/source.ts";
 import type { CellOptions } from "./options.ts";
 
 /** Facts by name. */

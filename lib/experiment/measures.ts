@@ -1,19 +1,19 @@
 // What is measured on a model, as an experiment's definition says. Owns the list of measures, their names and what tells a stale value; refuses
 // to store values.
-import { CompressoError } from "../errors.ts";
-import { COLLABORATIVE_PROMPT } from "../io/prompts.ts";
-import { readText } from "../io/text_file.ts";
-import type { DecoderSpec } from "../nn/spec.ts";
-import type { Tokenizer } from "../io/tokenizer.ts";
-import { noTokenizer } from "../io/no_tokenizer.ts";
+import { CompressoError } from "../core/errors.ts";
+import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";
+import { readText } from "../files/text_file.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { noTokenizer } from "../text/no_tokenizer.ts";
 import { loadTasks, scoreTask, taskDigest } from "../eval/evaluate.ts";
 import { taskScore } from "../eval/metrics.ts";
 import type { LoadedTask } from "../eval/task_data.ts";
-import { encodeChoices } from "../run/choice_rows.ts";
-import type { Model } from "../run/model.ts";
-import { perplexity } from "../run/perplexity.ts";
-import { rowPerplexity, type RowPerplexityResult } from "../run/row_perplexity.ts";
-import { scoreChoices } from "../run/score.ts";
+import { encodeChoices } from "../eval/choice_rows.ts";
+import type { Model } from "../model/model.ts";
+import { perplexity } from "../eval/perplexity.ts";
+import { rowPerplexity, type RowPerplexityResult } from "../eval/row_perplexity.ts";
+import { scoreChoices } from "../eval/score.ts";
 import type { EvaluateDefinition } from "./definition.ts";
 import { ofMeasure } from "./failure.ts";
 import { promptName } from "./identity.ts";

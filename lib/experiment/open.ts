@@ -3,9 +3,9 @@
 import { dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { stripVTControlCharacters } from "node:util";
-import { CompressoError } from "../errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import { isTaskFile, isTaskModule } from "../eval/task_file.ts";
-import { exactText, textProblem, withoutMark } from "../io/text_file.ts";
+import { exactText, textProblem, withoutMark } from "../files/text_file.ts";
 import { asExperiment, defineExperiment, type Experiment, type ExperimentDefinition, gridsOf } from "./definition.ts";
 
 /**

@@ -1,23 +1,23 @@
 // Options of a cell: every option of a prune run by one flat name, so that a grid or a command line can set any of them. Owns names, checks
 // and the way to `PruneOptions`; refuses files and grids.
-import { type Projection, PROJECTIONS } from "../nn/spec.ts";
-import type { MatrixDtype } from "../nn/matrix.ts";
-import { given } from "../given.ts";
-import { z } from "../packages.ts";
-import { MAX_SEED } from "../random.ts";
-import { type Ranking, RANKINGS } from "../prune/baselines.ts";
-import type { Layout } from "../prune/layouts.ts";
-import { KEPT_RULES, type KeptRule } from "../prune/harden.ts";
-import { LAMBDA_RULES, type LambdaRule } from "../prune/lambda_rule.ts";
-import { START_RULES, type StartRule } from "../prune/start.ts";
-import { layersOf, UNIT_KINDS, type UnitKind } from "../prune/units.ts";
-import { isOneShot, type Method, METHODS } from "../run/methods.ts";
-import type { PruneOptions, Rates } from "../run/options.ts";
-import { LORA_RATES } from "../prune/schedule_script.ts";
+import { type Projection, PROJECTIONS } from "../spec/decoder.ts";
+import type { MatrixDtype } from "../nn/products/matrix.ts";
+import { given } from "../core/check_options.ts";
+import { z } from "../core/packages.ts";
+import { MAX_SEED } from "../core/random.ts";
+import { type Ranking, RANKINGS } from "../masks/baselines.ts";
+import type { Layout } from "../slice/layouts.ts";
+import { KEPT_RULES, type KeptRule } from "../masks/harden.ts";
+import { LAMBDA_RULES, type LambdaRule } from "../masks/lambda_rule.ts";
+import { START_RULES, type StartRule } from "../masks/start.ts";
+import { layersOf, UNIT_KINDS, type UnitKind } from "../units/units.ts";
+import { isOneShot, type Method, METHODS } from "../run/methods/names.ts";
+import type { PruneOptions, Rates } from "../run/options/options.ts";
+import { LORA_RATES } from "../schedule/definition.ts";
 import { alarmSettings } from "../run/monitors/alarm_setting.ts";
-import { type Preset, PRESETS } from "../run/presets.ts";
-import { isScript } from "../run/schedule_source.ts";
-import { CompressoError } from "../errors.ts";
+import { type Preset, PRESETS } from "../run/options/presets.ts";
+import { isScript } from "../schedule/source.ts";
+import { CompressoError } from "../core/errors.ts";
 
 /** Options of one cell; what is absent has the default of a prune run. */
 export interface CellOptions {

@@ -1,22 +1,22 @@
 // The plan of an experiment: its cells with their options, facts and state, before anything is run. Owns the checks that come first; refuses
 // the GPU.
-import { CompressoError } from "../errors.ts";
-import { modelPath, openModelFiles } from "../io/open_model.ts";
-import type { DecoderSpec } from "../nn/spec.ts";
-import { resolveRules } from "../prune/unit_rules.ts";
-import { stagesOf } from "../run/methods.ts";
-import { type PruneOptions, resolveOptions } from "../run/options.ts";
-import { openSchedule, scriptParts } from "../run/schedule_host.ts";
-import { checkTrust, isScript } from "../run/schedule_source.ts";
+import { CompressoError } from "../core/errors.ts";
+import { modelPath, openModelFiles } from "../formats/open_model.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
+import { resolveRules } from "../units/rules.ts";
+import { stagesOf } from "../run/methods/names.ts";
+import { type PruneOptions, resolveOptions } from "../run/options/options.ts";
+import { openSchedule, scriptParts } from "../schedule/host.ts";
+import { checkTrust, isScript } from "../schedule/source.ts";
 import { checkFollowed, givenNumbers } from "../run/steering_checks.ts";
-import type { MatrixDtype } from "../nn/matrix.ts";
+import type { MatrixDtype } from "../nn/products/matrix.ts";
 import type { DataSource } from "./definition.ts";
 import { partsInOptions } from "./failure.ts";
 import { type CellPlace, placeCells } from "./folders.ts";
 import { type Cell, chooseCells, type Filter } from "./grid.ts";
 import { type CellFacts, type CellIdentity, differences, identityOfCell, scheduleName } from "./identity.ts";
 import { checkLengths, type Measure, measuresOf, promptOf } from "./measures.ts";
-import { writtenRoom } from "../run/qat.ts";
+import { writtenRoom } from "../generate/self_data.ts";
 import { pruneOptions } from "./options.ts";
 import type { ResolvedExperiment } from "./resolve.ts";
 import { RowCache, weightsDigest } from "./rows.ts";

@@ -1,8 +1,8 @@
 // What a run did to each layer, and how it went, in a few numbers. Owns their definitions; refuses to draw them.
-import { packMasks } from "../nn/masks.ts";
-import { Tally } from "../prune/tally.ts";
-import { keptUnits, type UnitTable } from "../prune/units.ts";
-import type { Rates } from "../run/options.ts";
+import { packMasks } from "../nn/mask_slots.ts";
+import { Tally } from "../units/tally.ts";
+import { keptUnits, type UnitTable } from "../units/units.ts";
+import type { Rates } from "../run/options/options.ts";
 import type { PruneResult } from "../run/prune_result.ts";
 import type { StepRecord } from "../run/records.ts";
 

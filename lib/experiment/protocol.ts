@@ -4,7 +4,7 @@ import { labelsOf } from "./labels.ts";
 import { CELL_OPTION_NAMES, shownOption } from "./options.ts";
 import type { PlannedCell } from "./plan.ts";
 import type { ResolvedExperiment } from "./resolve.ts";
-import { isScript } from "../run/schedule_source.ts";
+import { isScript } from "../schedule/source.ts";
 
 /** Lines that say how the cells were run and measured. */
 export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly PlannedCell[]): string[] {

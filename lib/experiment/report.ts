@@ -1,8 +1,8 @@
 // The tables of an experiment as data: groups of cells that differ by seed alone, and differences along each axis. Owns what is compared with
 // what; refuses to draw or to word it.
 import { join } from "node:path";
-import { writeFileAtomically } from "../io/atomic.ts";
-import { textIfThere } from "../io/text_file.ts";
+import { writeFileAtomically } from "../files/atomic.ts";
+import { textIfThere } from "../files/text_file.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { charts, shownCharts } from "./charts.ts";
 import { messageOfState } from "./failure.ts";

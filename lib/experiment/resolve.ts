@@ -1,9 +1,9 @@
 // An experiment with its files found and the command line's changes made. Owns paths, `@names` and overrides; refuses to read what the
 // paths name.
 import { resolve } from "node:path";
-import { CompressoError } from "../errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import { isTaskFile } from "../eval/task_file.ts";
-import { DEMO, demoData } from "../io/open_model.ts";
+import { DEMO, demoData } from "../formats/open_model.ts";
 import {
   dataOf,
   type DataSource,

@@ -1,16 +1,16 @@
 // Rows of an experiment's data sets, read once, or written once by the model itself. Owns the cache and the folder of self-written texts;
 // refuses tokens.
-import { CompressoError } from "../errors.ts";
-import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
-import { type DataReport, type DataSet, type LeftOut, readRows, type Row } from "../io/datasets.ts";
-import { notOneFile } from "../io/datasets_bytes.ts";
-import { isOfPath } from "../io/bytes.ts";
-import { exists, isFolder } from "../io/exists.ts";
-import { fileDigest, modelDigest } from "../io/fingerprint.ts";
-import { placesNamed } from "../run/encode_report.ts";
-import type { Model } from "../run/model.ts";
-import { partPath, TEXT_FORMAT, writeTextFile } from "../run/qat_file.ts";
-import { digestOf } from "../run/run_data.ts";
+import { CompressoError } from "../core/errors.ts";
+import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
+import { type DataReport, type DataSet, type LeftOut, readRows, type Row } from "../data/rows.ts";
+import { notOneFile } from "../data/readers/bytes.ts";
+import { isOfPath } from "../files/bytes.ts";
+import { exists, isFolder } from "../files/exists.ts";
+import { fileDigest, modelDigest } from "../formats/fingerprint.ts";
+import { placesNamed } from "../data/encode_report.ts";
+import type { Model } from "../model/model.ts";
+import { partPath, TEXT_FORMAT, writeTextFile } from "../generate/self_data_file.ts";
+import { digestOf } from "../run/data.ts";
 import type { DataSource, FileData, SelfWrittenData } from "./definition.ts";
 
 /** Rows to train on, and what became of those that were read. */

@@ -1,10 +1,10 @@
 // An experiment from its cells to its tables, in as many sittings as it takes. Owns the order, the one model on the GPU and what becomes of
 // failures; refuses the single run.
-import { CompressoError } from "../errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import type { Device } from "../gpu/device.ts";
-import { makeFolder } from "../io/atomic.ts";
-import { FolderLock } from "../io/lock.ts";
-import { loadModel, type Model } from "../run/model.ts";
+import { makeFolder } from "../files/atomic.ts";
+import { FolderLock } from "../files/lock.ts";
+import { loadModel, type Model } from "../model/model.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import type { StepRecord } from "../run/records.ts";
 import { guardCallbacks } from "./callbacks.ts";

@@ -1,15 +1,15 @@
 // The folder of an experiment: one for each cell, with what is done of it. Owns file names and the states that follow from them; refuses to run
 // anything.
 import { join } from "node:path";
-import { CompressoError, type ErrorCode, type ErrorParts } from "../errors.ts";
-import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
-import { exists, namesIn } from "../io/exists.ts";
-import { LOCK_FILE } from "../io/lock.ts";
-import { textIfThere } from "../io/text_file.ts";
+import { CompressoError, type ErrorCode, type ErrorParts } from "../core/errors.ts";
+import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
+import { exists, namesIn } from "../files/exists.ts";
+import { LOCK_FILE } from "../files/lock.ts";
+import { textIfThere } from "../files/text_file.ts";
 import type { Alarm, MonitorName } from "../run/monitors/alarm.ts";
 import { recordsIn } from "../run/record_lines.ts";
-import { digestOf } from "../run/run_data.ts";
-import { CHECKPOINT_FILE } from "../run/run_files.ts";
+import { digestOf } from "../run/data.ts";
+import { CHECKPOINT_FILE } from "../run/folder.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { RunSummary } from "../run/session.ts";
 import { type CellIdentity, differences } from "./identity.ts";

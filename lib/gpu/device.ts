@@ -1,5 +1,5 @@
 // The GPU device: limits, error capture, memory budget and the count of live resources. Owns every allocation; refuses to know kernels.
-import { CompressoError } from "../errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import { requestAdapter } from "./adapter.ts";
 import { type BufferRange, readBack } from "./read_back.ts";
 import { type MemoryShortage, mendOf } from "./shortage.ts";

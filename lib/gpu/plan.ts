@@ -1,5 +1,5 @@
 // A plan: a recorded list of dispatches and copies that is replayed without allocation. Owns its uniform arena and bind groups; refuses buffers of others.
-import { CompressoError } from "../errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import type { Device, DeviceBuffer, DeviceTexture } from "./device.ts";
 import type { Kernel } from "./kernel.ts";
 

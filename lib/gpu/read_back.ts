@@ -1,5 +1,5 @@
 // Bytes of GPU buffers back on the CPU, by way of a staging buffer of bounded size. Owns its pieces; refuses to wait for anything else.
-import { CompressoError } from "../errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 
 /** Part of a buffer, by default all of it from `byteOffset` on, which is a multiple of 4. */

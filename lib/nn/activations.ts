@@ -1,10 +1,10 @@
 // The buffers that a forward and backward pass works in. Owns their sizes and reuse: one layer's scratch serves all layers; refuses to record.
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import { AttentionScratch } from "./attention.ts";
-import { paddedRows, strideOf } from "./layout.ts";
-import { OperandPool } from "./linear.ts";
+import { paddedRows, strideOf } from "./padding.ts";
+import { OperandPool } from "./products/linear.ts";
 import { partialFloats } from "./ops.ts";
-import { type DecoderSpec, type Projection, PROJECTIONS } from "./spec.ts";
+import { type DecoderSpec, type Projection, PROJECTIONS } from "../spec/decoder.ts";
 import { headWidths } from "./weights.ts";
 
 /** Tokens of one pass: `batch` sequences of `seq` tokens. */

@@ -3,13 +3,13 @@
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import { Plan } from "../gpu/plan.ts";
 import { AttentionScratch, recordAttention } from "./attention.ts";
-import { headStride, paddedRows, strideOf } from "./layout.ts";
-import { recordLinear } from "./linear.ts";
-import { recordMatmul } from "./matmul.ts";
-import { createMatrix, writeRows } from "./matrix.ts";
-import { operand, OperandPool } from "./operand.ts";
+import { headStride, paddedRows, strideOf } from "./padding.ts";
+import { recordLinear } from "./products/linear.ts";
+import { recordMatmul } from "./products/matmul.ts";
+import { createMatrix, writeRows } from "./products/matrix.ts";
+import { operand, OperandPool } from "./products/operand.ts";
 import { recordRmsNorm } from "./ops.ts";
-import { dequantizeRows, quantizeRows } from "./quant.ts";
+import { dequantizeRows, quantizeRows } from "../spec/quant.ts";
 
 /** How one computation came out. */
 export interface AdapterCheck {

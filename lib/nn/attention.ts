@@ -9,9 +9,9 @@ import {
 import type { Device, DeviceBuffer, DeviceTexture } from "../gpu/device.ts";
 import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { type Bound, f32, type Params, type Plan, u32 } from "../gpu/plan.ts";
-import { headStride, strideOf } from "./layout.ts";
+import { headStride, strideOf } from "./padding.ts";
 
-export { type DecodeBuffers, type DecodeShape, recordDecodeAttention } from "./attention_decode.ts";
+export { type DecodeBuffers, type DecodeShape, recordDecodeAttention } from "./decode/attention.ts";
 export { recordRope, type RopeOptions, ropeTable } from "./rope.ts";
 
 /** Sizes of one layer's attention. Row m = b·seq + t; heads is a multiple of kvHeads. */

@@ -3,12 +3,12 @@ import type { Plan } from "../gpu/plan.ts";
 import type { Activations } from "./activations.ts";
 import { type AttentionShape, recordAttention, recordAttentionBackward, recordRope } from "./attention.ts";
 import type { DeviceBuffer } from "../gpu/device.ts";
-import { headStride, strideOf } from "./layout.ts";
-import { type BufferView, type Operand, operand } from "./linear.ts";
+import { headStride, strideOf } from "./padding.ts";
+import { type BufferView, type Operand, operand } from "./products/linear.ts";
 import { recordProjection, recordProjectionBackward } from "./projection.ts";
 import type { Lora } from "./lora.ts";
-import type { Matrix } from "./matrix.ts";
-import { gradientSlices, type MaskKind, type MaskSlots, slotSlice } from "./masks.ts";
+import type { Matrix } from "./products/matrix.ts";
+import { gradientSlices, type MaskKind, type MaskSlots, slotSlice } from "./mask_slots.ts";
 import {
   recordEmbedding,
   recordResidual,
@@ -19,7 +19,7 @@ import {
   recordSwiglu,
   recordSwigluBackward,
 } from "./ops.ts";
-import type { Projection } from "./spec.ts";
+import type { Projection } from "../spec/decoder.ts";
 import type { TreeBuffers } from "./token_tree.ts";
 import type { LayerWeights, Weights } from "./weights.ts";
 import { headWidths } from "./weights.ts";

@@ -1,9 +1,9 @@
 // The final norm, output head and cross-entropy, in chunks of tokens: [tokens, vocab] never exists whole. Owns the chunking; refuses the layers.
 import type { DeviceBuffer } from "../gpu/device.ts";
-import { roundUp, strideOf } from "./layout.ts";
+import { roundUp, strideOf } from "./padding.ts";
 import type { DecoderContext } from "./decoder.ts";
 import type { Pass } from "./pass.ts";
-import { operand, recordLinear } from "./linear.ts";
+import { operand, recordLinear } from "./products/linear.ts";
 import { recordCopyRows, recordCrossEntropy, recordRmsNorm, recordRmsNormBackward, recordTopLogits } from "./ops.ts";
 
 /** Rows of the tile of a product. */

@@ -1,8 +1,8 @@
 // LoRA (Hu et al. 2021): y = W·x + s·B·A·x. Owns the scale s, the flat parameter buffers and their offsets; refuses the base weights.
-import { CompressoError } from "../errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
-import { normal } from "../random.ts";
-import { type DecoderSpec, type Projection, PROJECTIONS, projectionShape } from "./spec.ts";
+import { normal } from "../core/random.ts";
+import { type DecoderSpec, type Projection, PROJECTIONS, projectionShape } from "../spec/decoder.ts";
 import { padHeads, presentProjections, storedShape, unpadHeads } from "./weights.ts";
 
 /** Which projections carry LoRA, and how strongly. */

@@ -22,8 +22,8 @@ import {
 import type { DeviceBuffer } from "../gpu/device.ts";
 import { compileKernel } from "../gpu/kernel.ts";
 import { type Bound, type BufferSlice, f32, type Plan, u32 } from "../gpu/plan.ts";
-import { strideOf } from "./layout.ts";
-import type { Matrix } from "./matrix.ts";
+import { strideOf } from "./padding.ts";
+import type { Matrix } from "./products/matrix.ts";
 
 /** A buffer or a part of one. */
 export type Span = DeviceBuffer | BufferSlice;

@@ -6,8 +6,8 @@ import { ropeTable } from "./attention.ts";
 import { type DecoderContext, recordInput, recordInputBackward, recordLayer, recordLayerBackward } from "./decoder.ts";
 import { headRowsFor, recordLoss } from "./head.ts";
 import { createLora, type Lora, type LoraConfig } from "./lora.ts";
-import { createMaskSlots, type MaskKind, type MaskSlots } from "./masks.ts";
-import { createStepState } from "./step_state.ts";
+import { createMaskSlots, type MaskKind, type MaskSlots } from "./mask_slots.ts";
+import { createStepState } from "./train/step_state.ts";
 import { createTreeBuffers, type TreeBuffers } from "./token_tree.ts";
 import type { Weights } from "./weights.ts";
 

@@ -1,11 +1,11 @@
 // A projection with LoRA and bias, y = W·x + s·B·A·x + b, forward and backward. Owns the order of its products; refuses to know what is projected.
 import type { DeviceBuffer } from "../gpu/device.ts";
 import type { DecoderContext } from "./decoder.ts";
-import { strideOf } from "./layout.ts";
-import { type BufferView, type Operand, recordLinear, recordMatmul } from "./linear.ts";
+import { strideOf } from "./padding.ts";
+import { type BufferView, type Operand, recordLinear, recordMatmul } from "./products/linear.ts";
 import type { LoraEntry } from "./lora.ts";
 import { recordBias, recordDropout } from "./ops.ts";
-import type { Projection } from "./spec.ts";
+import type { Projection } from "../spec/decoder.ts";
 import { projectionMatrix } from "./weights.ts";
 
 /** An activation of `width` columns. */

@@ -1,11 +1,11 @@
 // Rotary position embedding: the table of every scaling kind, and the dispatch that turns a buffer. Refuses positions outside the table.
 import { ropeKernel } from "../../kernels/mod.ts";
-import { CompressoError } from "../errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import type { DeviceBuffer } from "../gpu/device.ts";
 import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { f32, type Plan, u32 } from "../gpu/plan.ts";
-import { headStride } from "./layout.ts";
-import type { DecoderSpec } from "./spec.ts";
+import { headStride } from "./padding.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
 
 /** Angle per position of each of the headDim / 2 pairs, in radians, as Hugging Face transformers computes `inv_freq`. */
 export function ropeFrequencies(spec: Pick<DecoderSpec, "headDim" | "rope">): Float64Array<ArrayBuffer> {

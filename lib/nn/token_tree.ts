@@ -1,5 +1,5 @@
 // Sequences with common beginnings as trees, in which a common token stands once. Owns the layout and its buffers; refuses to choose sequences.
-import { CompressoError } from "../errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import type { Pass } from "./pass.ts";
 

@@ -1,10 +1,10 @@
 // The frozen weights of a decoder in GPU memory. Owns their padding to the memory layout; refuses to know files and training.
-import { CompressoError } from "../errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
-import type { RowRange, WeightSource } from "../io/source.ts";
-import { headStride, strideOf } from "./layout.ts";
-import { createMatrix, type Matrix, type MatrixDtype, writeBlocks, writeRows } from "./matrix.ts";
-import type { QuantRows } from "./quant.ts";
+import type { RowRange, WeightSource } from "../spec/source.ts";
+import { headStride, strideOf } from "./padding.ts";
+import { createMatrix, type Matrix, type MatrixDtype, writeBlocks, writeRows } from "./products/matrix.ts";
+import type { QuantRows } from "../spec/quant.ts";
 import {
   biasName,
   type DecoderSpec,
@@ -18,7 +18,7 @@ import {
   projectionName,
   PROJECTIONS,
   projectionShape,
-} from "./spec.ts";
+} from "../spec/decoder.ts";
 
 /** Weights of one layer; the attention or FFN part is null where the layer has none. */
 export interface LayerWeights {

@@ -12,7 +12,7 @@ import {
   textWidth,
   wrapText,
 } from "./svg.ts";
-import { scaleLinear } from "../packages.ts";
+import { scaleLinear } from "../core/packages.ts";
 import { tickFormat } from "./tick_format.ts";
 
 /** What stands in one row of a panel. */

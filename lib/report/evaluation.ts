@@ -1,8 +1,8 @@
 // Measurements of models as `compresso eval --json` prints them. Owns reading them for a table; refuses to measure.
 import { basename } from "node:path";
-import { CompressoError } from "../errors.ts";
-import { textProblem, withoutMark } from "../io/text_file.ts";
-import { isObject } from "../io/tokenizer_compat.ts";
+import { CompressoError } from "../core/errors.ts";
+import { textProblem, withoutMark } from "../files/text_file.ts";
+import { isObject } from "../text/tokenizer_json.ts";
 
 /** One measured number. */
 export interface Score {

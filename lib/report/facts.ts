@@ -1,5 +1,5 @@
 // What figures and tables need of a run beyond what is recorded: smoothing, the way that counts, cut shares of layers. Owns these sums; refuses to draw.
-import type { LayerSpec } from "../nn/spec.ts";
+import type { LayerSpec } from "../spec/decoder.ts";
 import type { Stage, StepRecord } from "../run/records.ts";
 import type { SizeResult } from "../run/size_goal.ts";
 import type { ReportRun, ReportSummary } from "./read_run.ts";

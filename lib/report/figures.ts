@@ -7,7 +7,7 @@ import type { LineSeries, PanelMark, Point } from "./line_panel.ts";
 import type { ReportRun } from "./read_run.ts";
 import { short } from "./svg.ts";
 import { everyNth, type Table } from "./table.ts";
-import { namesOneShot } from "../run/methods.ts";
+import { namesOneShot } from "../run/methods/names.ts";
 import type { StepRecord } from "../run/records.ts";
 
 /** A figure with what says the same in words and numbers. */

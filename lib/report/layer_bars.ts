@@ -1,5 +1,5 @@
 // A bar for each layer and run, and each run's mean as a line. Owns the geometry; refuses what is compared.
-import { scaleLinear } from "../packages.ts";
+import { scaleLinear } from "../core/packages.ts";
 import { legend } from "./line_chart.ts";
 import {
   colorRound,

@@ -1,5 +1,5 @@
 // A chart of lines as one SVG document. Owns title, legend and description around a panel; refuses what is shown and where it is written.
-import { checkNames, type NamesOf } from "../given.ts";
+import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { type Axis, linePanel, type LineSeries, type PanelMark, seriesSample } from "./line_panel.ts";
 import { heading, short, svgFigure, text, textWidth, wrapText } from "./svg.ts";
 

@@ -1,5 +1,5 @@
 // One pair of axes with lines, as SVG elements; d3-scale places ticks, d3-shape makes paths. Owns the geometry; refuses documents and to choose what is shown.
-import { pathLine, scaleLinear, scaleLog } from "../packages.ts";
+import { pathLine, scaleLinear, scaleLog } from "../core/packages.ts";
 import { logTicks, type Tick } from "./log_ticks.ts";
 import {
   colorRound,

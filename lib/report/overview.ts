@@ -4,7 +4,7 @@ import { keptRecords, mean, sparsityOf } from "./facts.ts";
 import type { Evaluation, Score } from "./evaluation.ts";
 import { formatBytes, formatCount } from "./numbers.ts";
 import { INPUT_NAMES, type ReportRun } from "./read_run.ts";
-import { namesOneShot } from "../run/methods.ts";
+import { namesOneShot } from "../run/methods/names.ts";
 import { short } from "./svg.ts";
 import type { Table } from "./table.ts";
 

@@ -1,16 +1,16 @@
 // A run's folder as what a report shows. Owns records.jsonl, run.json and what is refused of them; refuses to draw, and to read weights.
 import { basename, join, resolve } from "node:path";
-import { CompressoError } from "../errors.ts";
-import { openSafetensors } from "../io/safetensors.ts";
-import { textIfThere } from "../io/text_file.ts";
-import { isObject } from "../io/tokenizer_compat.ts";
-import { z } from "../packages.ts";
-import { DEFAULT_SCHEDULE, SCHEDULE_NAMES } from "../prune/builtin_schedules.ts";
-import { namesOneShot } from "../run/methods.ts";
+import { CompressoError } from "../core/errors.ts";
+import { openSafetensors } from "../formats/safetensors/read.ts";
+import { textIfThere } from "../files/text_file.ts";
+import { isObject } from "../text/tokenizer_json.ts";
+import { z } from "../core/packages.ts";
+import { DEFAULT_SCHEDULE, SCHEDULE_NAMES } from "../schedule/builtin.ts";
+import { namesOneShot } from "../run/methods/names.ts";
 import { type Alarm, ALARM_ACTIONS, MONITOR_NAMES } from "../run/monitors/alarm.ts";
 import { allAlarms } from "../run/monitors/told.ts";
-import { resolveOptions } from "../run/options.ts";
-import { CHECKPOINT_FILE } from "../run/run_files.ts";
+import { resolveOptions } from "../run/options/options.ts";
+import { CHECKPOINT_FILE } from "../run/folder.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { RunSummary } from "../run/session.ts";
 import { type Evaluation, readEvaluation } from "./evaluation.ts";

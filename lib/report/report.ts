@@ -1,6 +1,6 @@
 // A report of runs as one HTML file. Owns the order of its parts; refuses to read folders and to write files.
-import { CompressoError } from "../errors.ts";
-import { checkNames, type NamesOf } from "../given.ts";
+import { CompressoError } from "../core/errors.ts";
+import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Evaluation } from "./evaluation.ts";
 import { type Figure, figuresOf } from "./figures.ts";
 import { alarmTable, changeTable, evaluationTable, optionTable, resultTable, sizeTable, tilesOf } from "./overview.ts";

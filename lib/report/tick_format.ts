@@ -1,5 +1,5 @@
 // What stands at an axis' ticks: as many digits as tell two of them apart. Owns these; refuses to place ticks.
-import { scaleLinear } from "../packages.ts";
+import { scaleLinear } from "../core/packages.ts";
 
 /** Labels of the ticks of a linear axis that has about `count` of them; "share" shows 0.2 as 20 %. */
 export function tickFormat(

@@ -1,13 +1,13 @@
 // Rows that tell units apart beside those that are trained on. Owns their batches, and the texts that a model writes for it; refuses scores and files.
-import { CompressoError } from "../errors.ts";
-import type { Row, TextRow } from "../io/datasets.ts";
-import type { Example } from "../io/prompts.ts";
-import { type Batch, createBatches, encodeRows, type EncodeRowsOptions } from "./batches.ts";
-import type { EncodeReport } from "./encode_report.ts";
-import type { Model } from "./model.ts";
-import { isOneShot } from "./methods.ts";
-import { learnsBesideCalibration, type ResolvedOptions } from "./options.ts";
-import { type SelfDataOptions, textFields, writeTexts, writtenRoom } from "./qat.ts";
+import { CompressoError } from "../core/errors.ts";
+import type { Row, TextRow } from "../data/rows.ts";
+import type { Example } from "../data/prompts/encode.ts";
+import { type Batch, createBatches, encodeRows, type EncodeRowsOptions } from "../data/batches.ts";
+import type { EncodeReport } from "../data/encode_report.ts";
+import type { Model } from "../model/model.ts";
+import { isOneShot } from "./methods/names.ts";
+import { learnsBesideCalibration, type ResolvedOptions } from "./options/options.ts";
+import { type SelfDataOptions, textFields, writeTexts, writtenRoom } from "../generate/self_data.ts";
 
 /** Calibration rows as a run uses them. */
 export interface CalibrationData {

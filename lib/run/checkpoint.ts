@@ -1,13 +1,13 @@
 // Checkpoints of a prune run: one safetensors file, written atomically. Owns the format and the comparison with a new run; refuses to decide when.
 import { createHash } from "node:crypto";
-import { CompressoError, type ErrorParts } from "../errors.ts";
-import { openSafetensors, type SafetensorsFile } from "../io/safetensors.ts";
-import { type SafetensorsItem, writeSafetensors } from "../io/safetensors_write.ts";
-import { z } from "../packages.ts";
-import type { BatchCursor } from "./batches.ts";
-import type { LayerState, RecordView } from "../prune/schedule_script.ts";
+import { CompressoError, type ErrorParts } from "../core/errors.ts";
+import { openSafetensors, type SafetensorsFile } from "../formats/safetensors/read.ts";
+import { type SafetensorsItem, writeSafetensors } from "../formats/safetensors/write.ts";
+import { z } from "../core/packages.ts";
+import type { BatchCursor } from "../data/batches.ts";
+import type { LayerState, RecordView } from "../schedule/definition.ts";
 import { changedRates, differencesOf, idleFacts, membersOf, pastDifferences } from "./facts.ts";
-import { type Halved, halvedAnew } from "./rates.ts";
+import { type Halved, halvedAnew } from "./options/rates.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { MonitorState } from "./monitors/watch.ts";
 import type { TrainerArrays } from "./trainer.ts";

@@ -1,12 +1,12 @@
 // Facts by which runs are told apart, compared in words. Owns the comparison, and the fact that comes of their shape.
-import { CompressoError } from "../errors.ts";
-import type { DecoderSpec } from "../nn/spec.ts";
-import { DEFAULT_SCHEDULE, SCHEDULE_NAMES } from "../prune/builtin_schedules.ts";
-import { fallsByGroup } from "../prune/uniform.ts";
-import { namesOneShot } from "./methods.ts";
+import { CompressoError } from "../core/errors.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
+import { DEFAULT_SCHEDULE, SCHEDULE_NAMES } from "../schedule/builtin.ts";
+import { fallsByGroup } from "../units/uniform.ts";
+import { namesOneShot } from "./methods/names.ts";
 import type { RunPosition } from "./checkpoint.ts";
-import type { CheckpointOptions, ResolvedOptions } from "./options.ts";
-import { isObject } from "../io/tokenizer_compat.ts";
+import type { CheckpointOptions, ResolvedOptions } from "./options/options.ts";
+import { isObject } from "../text/tokenizer_json.ts";
 
 /**
  * What differs, a line each: `rank: 8 then, 4 now`; of facts with members on both sides, those of them that differ, by `lora.rank`. Those that are

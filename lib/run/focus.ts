@@ -1,13 +1,13 @@
 // A step that learns from the labels that pruning hurt most. Owns their choice and the passes that it takes; refuses updates.
-import { CompressoError } from "../errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import type { Plan } from "../gpu/plan.ts";
 import { lossByRow, recordLoss, writeTargets } from "../nn/head.ts";
-import { createMaskSlots } from "../nn/masks.ts";
+import { createMaskSlots } from "../nn/mask_slots.ts";
 import { type Pass, recordBackward, recordForward, shiftLabels } from "../nn/pass.ts";
-import { type StepState, writeStepState } from "../nn/step_state.ts";
-import type { Batch } from "./batches.ts";
-import { stagesOf } from "./methods.ts";
-import type { ResolvedOptions } from "./options.ts";
+import { type StepState, writeStepState } from "../nn/train/step_state.ts";
+import type { Batch } from "../data/batches.ts";
+import { stagesOf } from "./methods/names.ts";
+import type { ResolvedOptions } from "./options/options.ts";
 
 /** Losses of a batch by row, in nats; 0 where there is no target. */
 export interface TokenLosses {

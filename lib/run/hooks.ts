@@ -1,7 +1,7 @@
 // What a program may do in the midst of a run: look at masks and LoRA, change them, and follow stages and files. Owns the contract; refuses the loop.
 import type { LoraWeights } from "../nn/lora.ts";
-import type { MaskValues } from "../nn/masks.ts";
-import type { UnitTable } from "../prune/units.ts";
+import type { MaskValues } from "../nn/mask_slots.ts";
+import type { UnitTable } from "../units/units.ts";
 import type { Stage, StepRecord } from "./records.ts";
 
 /** A run as a hook sees it. What it reads waits for the GPU; what it writes holds from the next step on, and is part of checkpoints. */

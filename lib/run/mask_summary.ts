@@ -1,8 +1,8 @@
 // What run.json keeps of masks and sizes, for reports: small enough to read, whole enough to draw. Owns these forms; refuses to write them.
-import { TENSOR_FORMATS } from "../io/gguf_types.ts";
-import type { WeightSource } from "../io/source.ts";
-import type { MaskValues } from "../nn/masks.ts";
-import { type DecoderSpec, type LayerSpec, tensorShapes } from "../nn/spec.ts";
+import { TENSOR_FORMATS } from "../formats/gguf/types.ts";
+import type { WeightSource } from "../spec/source.ts";
+import type { MaskValues } from "../nn/mask_slots.ts";
+import { type DecoderSpec, type LayerSpec, tensorShapes } from "../spec/decoder.ts";
 
 /** Masks of a run by layer of the model as it was. */
 export interface MaskSummary {

@@ -1,5 +1,5 @@
 // A stream that loops may leave and take up again. Owns the pause; refuses to know what flows.
-import type { Lifetime } from "./lifetime.ts";
+import type { Lifetime } from "../model/lifetime.ts";
 
 /**
  * One stream for all loops over it: leaving a loop pauses it, and the next loop goes on right there, with nothing lost in between. It is begun

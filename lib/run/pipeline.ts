@@ -1,5 +1,5 @@
 // From a model to a folder with the smaller one: records on disk as they come, checkpoints, export. Owns the folder's layout; refuses the loop and the formats.
-import { CompressoError } from "../errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import {
   destination,
   makeFolder,
@@ -7,21 +7,21 @@ import {
   removeLeftovers,
   unwritable,
   writeFileAtomically,
-} from "../io/atomic.ts";
-import { readRows, type Row } from "../io/datasets.ts";
-import { exists } from "../io/exists.ts";
-import { sourceDigest } from "../io/fingerprint.ts";
-import { ggufTokenizerMetadata } from "../io/gguf_tokenizer_export.ts";
-import { ropeConfig } from "../io/hf_rope_export.ts";
-import { FolderLock } from "../io/lock.ts";
+} from "../files/atomic.ts";
+import { readRows, type Row } from "../data/rows.ts";
+import { exists } from "../files/exists.ts";
+import { sourceDigest } from "../formats/fingerprint.ts";
+import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
+import { ropeConfig } from "../formats/hf/rope_export.ts";
+import { FolderLock } from "../files/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
 import { checkCalibrated } from "./checkpoint.ts";
-import { checkWord } from "../given.ts";
+import { checkWord } from "../core/check_options.ts";
 import { checkFacts } from "./facts.ts";
-import type { Model } from "./model.ts";
-import { checkSessionExport, FORMATS } from "./export_options.ts";
-import { checkCompressNames } from "./option_names.ts";
-import { type CheckpointOptions, type PruneOptions, resolveOptions } from "./options.ts";
+import type { Model } from "../model/model.ts";
+import { checkSessionExport, FORMATS } from "../slice/export_options.ts";
+import { checkCompressNames } from "./options/names.ts";
+import { type CheckpointOptions, type PruneOptions, resolveOptions } from "./options/options.ts";
 import { RecordFile, recordsUpTo } from "./record_lines.ts";
 import type { StepRecord } from "./records.ts";
 import {
@@ -32,10 +32,10 @@ import {
   RECORDS_FILE,
   refuseEarlierRun,
   RUN_FILES,
-} from "./run_files.ts";
+} from "./folder.ts";
 import { checkExportSize } from "./size_goal.ts";
-import { isSilence } from "./qat.ts";
-import { refuseReading } from "./run_data.ts";
+import { isSilence } from "../generate/self_data.ts";
+import { refuseReading } from "./data.ts";
 import { prune, type PruneSession, type RunSummary, type SessionExportOptions } from "./session.ts";
 
 /** Options of {@link compress}. */

@@ -1,13 +1,13 @@
 // What a run gives: its handle while it goes on, and what it has learned at its end. Owns the contract; refuses the loop.
-import type { WeightSource } from "../io/source.ts";
+import type { WeightSource } from "../spec/source.ts";
 import type { LoraConfig, LoraWeights } from "../nn/lora.ts";
-import type { MaskValues } from "../nn/masks.ts";
-import type { RecordView } from "../prune/schedule_script.ts";
-import type { UnitTable } from "../prune/units.ts";
-import type { EncodeReport } from "./encode_report.ts";
+import type { MaskValues } from "../nn/mask_slots.ts";
+import type { RecordView } from "../schedule/definition.ts";
+import type { UnitTable } from "../units/units.ts";
+import type { EncodeReport } from "../data/encode_report.ts";
 import type { RunChange } from "./checkpoint.ts";
 import type { Alarm } from "./monitors/alarm.ts";
-import type { ResolvedOptions } from "./options.ts";
+import type { ResolvedOptions } from "./options/options.ts";
 import type { Stage, StepRecord } from "./records.ts";
 
 /** What a finished run has learned. Its arrays are those that `slice()` and `export()` of the session cut by: copy what is to be changed. */

@@ -1,13 +1,13 @@
 // What a run has on the GPU from its first step on. Owns its allocation, checked against the memory that there is; refuses the loop.
-import type { StepState } from "../nn/step_state.ts";
-import type { UnitTable } from "../prune/units.ts";
-import { type Chooser, createChooser } from "./chooser.ts";
-import type { MemoryOptions } from "./memory.ts";
-import { checkMemory } from "./memory_advice.ts";
-import type { Model } from "./model.ts";
-import { withCompensation } from "./one_shot.ts";
-import type { PruneOptions, ResolvedOptions } from "./options.ts";
-import type { RunData } from "./run_data.ts";
+import type { StepState } from "../nn/train/step_state.ts";
+import type { UnitTable } from "../units/units.ts";
+import { type Chooser, createChooser } from "./methods/chooser.ts";
+import type { MemoryOptions } from "./memory/plan.ts";
+import { checkMemory } from "./memory/advice.ts";
+import type { Model } from "../model/model.ts";
+import { withCompensation } from "./methods/one_shot.ts";
+import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
+import type { RunData } from "./data.ts";
 import { hardenAt, type SizeGoal } from "./size_goal.ts";
 import { openSteerer, type Steerer } from "./steering.ts";
 import { givenNumbers } from "./steering_checks.ts";

@@ -1,8 +1,8 @@
 // records.jsonl, line by line. Owns which lines belong to a run that went back, was resumed or is exported; refuses what records say.
-import { CompressoError } from "../errors.ts";
-import { unwritable } from "../io/atomic.ts";
-import { textIfThere } from "../io/text_file.ts";
-import type { RecordView } from "../prune/schedule_script.ts";
+import { CompressoError } from "../core/errors.ts";
+import { unwritable } from "../files/atomic.ts";
+import { textIfThere } from "../files/text_file.ts";
+import type { RecordView } from "../schedule/definition.ts";
 import type { StepRecord } from "./records.ts";
 
 /**

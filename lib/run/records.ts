@@ -1,5 +1,5 @@
 // Typed records of a run, the public stream that command line, reports and scripts read. Owns their shape; refuses to write files.
-import type { LayerState } from "../prune/schedule_script.ts";
+import type { LayerState } from "../schedule/definition.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 
 /** The three stages, in order. */

@@ -1,8 +1,8 @@
 // What a run's end takes: the reading of its result, and the freeing of all that it has on the GPU. Owns both; refuses to say when.
-import { CompressoError } from "../errors.ts";
-import { unpackMasks } from "../nn/masks.ts";
+import { CompressoError } from "../core/errors.ts";
+import { unpackMasks } from "../nn/mask_slots.ts";
 import type { RunPosition } from "./checkpoint.ts";
-import type { Model } from "./model.ts";
+import type { Model } from "../model/model.ts";
 import { brokenAt } from "./monitors/find_cause.ts";
 import { overseeEnd, type Oversight } from "./monitors/oversee.ts";
 import type { PruneResult } from "./prune_result.ts";

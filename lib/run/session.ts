@@ -1,14 +1,14 @@
 // Pruning as users see it: a stream of records whose run then offers slice() and export(). Owns the way from learned masks to verified files; refuses the loop.
 import config from "../../deno.json" with { type: "json" };
-import { given } from "../given.ts";
-import { makeFolder, writeFileAtomically } from "../io/atomic.ts";
-import { keptGeneration } from "../io/hf_model.ts";
-import type { WeightSource } from "../io/source.ts";
-import { type DecoderSpec, type LayerSpec, parameterCount } from "../nn/spec.ts";
-import { sliceModel } from "../prune/slice.ts";
-import { stageAdapter } from "./export_adapter.ts";
-import { type ExportOptions, type ExportResult, stageModel } from "./export.ts";
-import { checkSessionExport } from "./export_options.ts";
+import { given } from "../core/check_options.ts";
+import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
+import { keptGeneration } from "../formats/hf/model.ts";
+import type { WeightSource } from "../spec/source.ts";
+import { type DecoderSpec, type LayerSpec, parameterCount } from "../spec/decoder.ts";
+import { sliceModel } from "../slice/slice.ts";
+import { stageAdapter } from "../slice/export_adapter.ts";
+import { type ExportOptions, type ExportResult, stageModel } from "../slice/export.ts";
+import { checkSessionExport } from "../slice/export_options.ts";
 import {
   type FileBytes,
   fileBytes,
@@ -18,19 +18,19 @@ import {
   modelBefore,
 } from "./mask_summary.ts";
 import type { RunChange } from "./checkpoint.ts";
-import type { Model } from "./model.ts";
-import type { Layout } from "../prune/layouts.ts";
-import type { RecordView } from "../prune/schedule_script.ts";
+import type { Model } from "../model/model.ts";
+import type { Layout } from "../slice/layouts.ts";
+import type { RecordView } from "../schedule/definition.ts";
 import type { RunHooks } from "./hooks.ts";
-import { Lifetime } from "./lifetime.ts";
+import { Lifetime } from "../model/lifetime.ts";
 import type { Alarm } from "./monitors/alarm.ts";
-import type { PruneOptions, ResolvedOptions } from "./options.ts";
-import { startPrune } from "./prune.ts";
+import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
+import { startPrune } from "./loop.ts";
 import type { PreparedRun, PruneResult, PruneRun } from "./prune_result.ts";
 import { recordsFor } from "./record_lines.ts";
 import type { StepRecord } from "./records.ts";
 import { checkExportSize, exportDefaults, GGUF_NAME, reachedSize, type SizeResult } from "./size_goal.ts";
-import { type VerifyResult, verifyShape, verifySliced } from "./verify.ts";
+import { type VerifyResult, verifyShape, verifySliced } from "../slice/verify.ts";
 
 /** A pruned model, physically smaller, not yet written. */
 export interface SlicedModel {

@@ -1,16 +1,16 @@
 // A wanted size of the pruned model, in parameters or bytes of its file, from the first look to the hard masks. Owns the way to it; refuses the choice of units.
-import { CompressoError } from "../errors.ts";
-import { byteTarget, fileBytes, type FileKind } from "../io/file_size.ts";
-import { TENSOR_FORMATS } from "../io/gguf_types.ts";
-import type { Tokenizer } from "../io/tokenizer.ts";
-import { type MaskValues, packMasks } from "../nn/masks.ts";
-import { type DecoderSpec, parameterCount, withBiases } from "../nn/spec.ts";
-import { hardenMasks, type HardenOptions } from "../prune/harden.ts";
-import { type Layout, shallowPlan } from "../prune/layouts.ts";
-import type { SizeTarget } from "../prune/selection.ts";
-import { planSlice } from "../prune/slice.ts";
-import { parameterTarget, restPerDim, targetSparsity } from "../prune/target_size.ts";
-import { countsOf, tableOf, type UniformCounts, uniformCounts } from "../prune/uniform.ts";
+import { CompressoError } from "../core/errors.ts";
+import { byteTarget, fileBytes, type FileKind } from "../units/file_size.ts";
+import { TENSOR_FORMATS } from "../formats/gguf/types.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { type MaskValues, packMasks } from "../nn/mask_slots.ts";
+import { type DecoderSpec, parameterCount, withBiases } from "../spec/decoder.ts";
+import { hardenMasks, type HardenOptions } from "../masks/harden.ts";
+import { type Layout, shallowPlan } from "../slice/layouts.ts";
+import type { SizeTarget } from "../units/selection.ts";
+import { planSlice } from "../slice/slice.ts";
+import { parameterTarget, restPerDim, targetSparsity } from "../units/target_size.ts";
+import { countsOf, tableOf, type UniformCounts, uniformCounts } from "../units/uniform.ts";
 import {
   checkReachable,
   checkShare,
@@ -20,11 +20,11 @@ import {
   type UnitKind,
   type UnitRules,
   type UnitTable,
-} from "../prune/units.ts";
+} from "../units/units.ts";
 import type { RunPosition } from "./checkpoint.ts";
-import type { ExportOptions } from "./export.ts";
-import type { Model } from "./model.ts";
-import type { ResolvedOptions } from "./options.ts";
+import type { ExportOptions } from "../slice/export.ts";
+import type { Model } from "../model/model.ts";
+import type { ResolvedOptions } from "./options/options.ts";
 
 /**
  * A size that the pruned model has at most, and comes within one unit of: parameters of the whole model, embedding, norms and head included and

@@ -1,10 +1,10 @@
 // What a run goes by, step by step: the built-in cubic schedule, or the user's own. Owns what a schedule is shown; refuses the loop.
-import { CompressoError } from "../errors.ts";
-import { heldUnits } from "../prune/frozen.ts";
-import { mostUniform } from "../prune/uniform.ts";
-import { type LayerPart, mostSparsity, type UnitTable } from "../prune/units.ts";
-import { cubicSparsity, progressOf } from "../prune/schedule.ts";
-import type { ScheduleOutput } from "../prune/schedule_output.ts";
+import { CompressoError } from "../core/errors.ts";
+import { heldUnits } from "./frozen.ts";
+import { mostUniform } from "../units/uniform.ts";
+import { type LayerPart, mostSparsity, type UnitTable } from "../units/units.ts";
+import { cubicSparsity, progressOf } from "../schedule/ramp.ts";
+import type { ScheduleOutput } from "../schedule/output.ts";
 import {
   type LayerState,
   type LoopNumber,
@@ -15,14 +15,14 @@ import {
   RECORDS_SEEN,
   type RecordView,
   type SchedulePart,
-} from "../prune/schedule_script.ts";
-import { keptBy } from "./chooser.ts";
-import { type StagePlan, stagesOf } from "./methods.ts";
-import type { Rates, ResolvedOptions } from "./options.ts";
-import type { StepRates } from "./rates.ts";
+} from "../schedule/definition.ts";
+import { keptBy } from "./methods/chooser.ts";
+import { type StagePlan, stagesOf } from "./methods/names.ts";
+import type { Rates, ResolvedOptions } from "./options/options.ts";
+import type { StepRates } from "./options/rates.ts";
 import type { Stage, StepRecord } from "./records.ts";
-import { type OpenSchedule, openSchedule, type ScheduleSource } from "./schedule_host.ts";
-import { checkTrust } from "./schedule_source.ts";
+import { type OpenSchedule, openSchedule, type ScheduleSource } from "../schedule/host.ts";
+import { checkTrust } from "../schedule/source.ts";
 import type { SizeGoal } from "./size_goal.ts";
 import {
   type Aim,

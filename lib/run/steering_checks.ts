@@ -1,14 +1,14 @@
 // What a schedule may aim at in a run, and what it leaves without effect. Owns these refusals; refuses to steer.
-import { CompressoError } from "../errors.ts";
-import { leastLimit, shownLimit } from "../prune/saliency.ts";
-import { cubicSparsity, progressOf } from "../prune/schedule.ts";
-import type { ScheduleOutput } from "../prune/schedule_output.ts";
-import { type LayerState, LORA_RATES, OUTER_STAGES, RECORDS_SEEN, type RecordView } from "../prune/schedule_script.ts";
-import { checkLayerTargets, checkReachable, type UnitTable } from "../prune/units.ts";
-import { checkParts } from "./chooser.ts";
-import { stagesOf } from "./methods.ts";
-import type { PruneOptions, Rates, ResolvedOptions } from "./options.ts";
-import type { OpenSchedule } from "./schedule_host.ts";
+import { CompressoError } from "../core/errors.ts";
+import { leastLimit, shownLimit } from "../masks/saliency.ts";
+import { cubicSparsity, progressOf } from "../schedule/ramp.ts";
+import type { ScheduleOutput } from "../schedule/output.ts";
+import { type LayerState, LORA_RATES, OUTER_STAGES, RECORDS_SEEN, type RecordView } from "../schedule/definition.ts";
+import { checkLayerTargets, checkReachable, type UnitTable } from "../units/units.ts";
+import { checkParts } from "./methods/chooser.ts";
+import { stagesOf } from "./methods/names.ts";
+import type { PruneOptions, Rates, ResolvedOptions } from "./options/options.ts";
+import type { OpenSchedule } from "../schedule/host.ts";
 import type { SizeGoal } from "./size_goal.ts";
 import type { Steering, SteeringInput } from "./steering.ts";
 

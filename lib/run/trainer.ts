@@ -1,22 +1,22 @@
 // One training step on the GPU: gradients, updates, records. Owns the plans of the stages and the state that a checkpoint holds; refuses schedules and data.
-import { CompressoError } from "../errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import { adamw, GRAD_SQUARES, record, sum } from "../../kernels/mod.ts";
 import type { Device, DeviceBuffer } from "../gpu/device.ts";
 import { compileKernel } from "../gpu/kernel.ts";
 import { Plan, u32 } from "../gpu/plan.ts";
 import { writeTargets } from "../nn/head.ts";
-import { strideOf } from "../nn/layout.ts";
+import { strideOf } from "../nn/padding.ts";
 import { initialLora, type LoraConfig, type LoraWeights, packLora, unpackLora } from "../nn/lora.ts";
-import { type MaskValues, type SlotGradients, unpackMasks, writeMasks } from "../nn/masks.ts";
+import { type MaskValues, type SlotGradients, unpackMasks, writeMasks } from "../nn/mask_slots.ts";
 import { createPass, type Pass, recordGradients, shiftLabels } from "../nn/pass.ts";
-import { type StepState, writeStepState } from "../nn/step_state.ts";
-import type { LayerTerms } from "../prune/baselines.ts";
-import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner, momentFloats } from "../prune/mask_learner.ts";
-import type { UnitTable } from "../prune/units.ts";
-import type { Batch } from "./batches.ts";
+import { type StepState, writeStepState } from "../nn/train/step_state.ts";
+import type { LayerTerms } from "../masks/baselines.ts";
+import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner, momentFloats } from "../masks/learner.ts";
+import type { UnitTable } from "../units/units.ts";
+import type { Batch } from "../data/batches.ts";
 import { createFocus, type Focus } from "./focus.ts";
-import type { Model } from "./model.ts";
-import { createWeightProbe, type WeightProbe } from "./weight_probe.ts";
+import type { Model } from "../model/model.ts";
+import { createWeightProbe, type WeightProbe } from "./methods/weight_probe.ts";
 
 /** Options of {@link createTrainer}. */
 export interface TrainerOptions {

@@ -1,5 +1,5 @@
 // What a client is told when a request fails, in OpenAI's shape. Owns statuses, types and codes; refuses to tell what went on inside.
-import { CompressoError } from "../errors.ts";
+import { CompressoError } from "../core/errors.ts";
 
 /** The parts of an error that a client gets. */
 export interface ApiErrorParts {

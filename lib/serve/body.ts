@@ -1,5 +1,5 @@
 // The body of a request: bytes, JSON, fields. Owns their limits and the wording of what is wrong; refuses to know what fields mean.
-import { type z } from "../packages.ts";
+import { type z } from "../core/packages.ts";
 import { ApiError, badRequest } from "./api_error.ts";
 
 /** Reads a JSON body of at most `most` bytes. Throws `ApiError` 415, 413 or 400, or the signal's reason. */

@@ -1,7 +1,7 @@
 // The fields of requests as OpenAI names them. Owns what is known, its ranges and defaults; refuses every field that would change nothing.
 //
 // A field that this server has no answer to is an error unless it has the value that asks for nothing.
-import { z } from "../packages.ts";
+import { z } from "../core/packages.ts";
 
 /** Most likely tokens that a request may ask for. */
 const MOST_TOP = 20;

@@ -1,7 +1,7 @@
 // From a request to its response. Owns routes, the key, time and the turn on the GPU; refuses sockets.
 import { createHash, timingSafeEqual } from "node:crypto";
-import type { z } from "../packages.ts";
-import { CompressoError } from "../errors.ts";
+import type { z } from "../core/packages.ts";
+import { CompressoError } from "../core/errors.ts";
 import { ApiError, badRequest, errorResponse, toApiError } from "./api_error.ts";
 import { parseFields, readJsonBody } from "./body.ts";
 import { chatBody, chatChunk, chatOpening } from "./chat.ts";

@@ -1,11 +1,11 @@
 // What a request asks of the model, and how it is done piece by piece. Owns echo, log-probabilities and the end of a text; refuses HTTP and shapes of
 // answers.
-import type { Tokenizer } from "../io/tokenizer.ts";
-import { type FinishReason, generate } from "../run/generate.ts";
-import { continuationDecoder, specialIds, streamText } from "../run/generate_text.ts";
-import { type LikelyToken, type PlaceLogprobs, placeLogprobs, tokenLogprobs } from "../run/logprobs.ts";
-import type { Adapters, Model } from "../run/model.ts";
-import { isGreedy, type SamplingOptions } from "../run/sampling.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { type FinishReason, generate } from "../generate/generate.ts";
+import { continuationDecoder, specialIds, streamText } from "../generate/text.ts";
+import { type LikelyToken, type PlaceLogprobs, placeLogprobs, tokenLogprobs } from "../eval/logprobs.ts";
+import type { Adapters, Model } from "../model/model.ts";
+import { isGreedy, type SamplingOptions } from "../generate/sampling.ts";
 import { codePoints, createTracker, type Labels } from "./labels.ts";
 
 /** A text to continue. */

@@ -1,6 +1,6 @@
 // Tokens as texts and bytes of their own, and where they stand in a text. Owns the labels of log-probabilities; refuses to choose tokens.
-import type { Tokenizer } from "../io/tokenizer.ts";
-import { continuationDecoder } from "../run/generate_text.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { continuationDecoder } from "../generate/text.ts";
 
 /** What tokens look like on their own. */
 export interface Labels {

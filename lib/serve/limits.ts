@@ -1,6 +1,6 @@
 // What the server allows a request. Owns the defaults and their check; refuses to enforce them.
-import { CompressoError } from "../errors.ts";
-import { checkNames, given, type NamesOf } from "../given.ts";
+import { CompressoError } from "../core/errors.ts";
+import { checkNames, given, type NamesOf } from "../core/check_options.ts";
 
 /** Limits of a server. */
 export interface ServeLimits {

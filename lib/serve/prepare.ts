@@ -1,9 +1,9 @@
 // From the fields of a request to a job. Owns tokenizing, the lengths that a model and the limits allow, and defaults; refuses to run it.
-import { type ChatMessage, renderChat } from "../io/chat_template.ts";
-import { endToken } from "../io/prompts.ts";
-import { withPrompt } from "../io/prompts_format.ts";
-import type { Tokenizer } from "../io/tokenizer.ts";
-import type { SamplingOptions } from "../run/sampling.ts";
+import { type ChatMessage, renderChat } from "../text/chat_template.ts";
+import { endToken } from "../data/prompts/encode.ts";
+import { withPrompt } from "../data/prompts/format.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import type { SamplingOptions } from "../generate/sampling.ts";
 import { badRequest } from "./api_error.ts";
 import type { ChatFields, CommonFields, CompletionFields } from "./fields.ts";
 import type { Job, Prompt, Workbench } from "./job.ts";

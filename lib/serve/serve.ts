@@ -1,9 +1,9 @@
 // A model behind an OpenAI-compatible HTTP server. Owns the socket and the end of its life; refuses to load models and to print.
-import { CompressoError } from "../errors.ts";
-import { checkNames, type NamesOf } from "../given.ts";
-import { checkPromptText } from "../io/prompts_format.ts";
-import { noTokenizer } from "../io/no_tokenizer.ts";
-import type { Adapters, Model } from "../run/model.ts";
+import { CompressoError } from "../core/errors.ts";
+import { checkNames, type NamesOf } from "../core/check_options.ts";
+import { checkPromptText } from "../data/prompts/format.ts";
+import { noTokenizer } from "../text/no_tokenizer.ts";
+import type { Adapters, Model } from "../model/model.ts";
 import { createHandler, type RequestRecord, type Serving } from "./handler.ts";
 import { createLabels } from "./labels.ts";
 import { resolveLimits, type ServeLimits } from "./limits.ts";

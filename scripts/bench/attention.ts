@@ -6,7 +6,7 @@ import {
   recordAttentionBackward,
 } from "../../lib/nn/attention.ts";
 import type { DeviceBuffer } from "../../lib/gpu/device.ts";
-import { headStride } from "../../lib/nn/layout.ts";
+import { headStride } from "../../lib/nn/padding.ts";
 import { activation, type KernelCase, type KernelGroup, type Recorder, type Scale } from "./cases.ts";
 import { SMOLLM2 } from "./random_model.ts";
 

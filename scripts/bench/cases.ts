@@ -1,8 +1,8 @@
 // A kernel to measure, as data: its work, and how it is set up and recorded. Owns the measurement of a group of them; refuses to know any kernel.
 import type { Device, DeviceBuffer } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { paddedRows, strideOf } from "../../lib/nn/layout.ts";
-import type { MatrixDtype } from "../../lib/nn/matrix.ts";
+import { paddedRows, strideOf } from "../../lib/nn/padding.ts";
+import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import type { PeerCase } from "./peers.ts";
 import { type Effort, joined, prepare, type Prepared, timePlan, type Timing } from "./timing.ts";
 

@@ -1,10 +1,10 @@
 // The part "decode": tokens a second of generation, dense and sliced, beside llama.cpp on the same file. Owns the comparison; refuses quality.
 import { bytesOfToken } from "../../lib/bench/token_bytes.ts";
 import type { Device } from "../../lib/gpu/device.ts";
-import type { WeightSource } from "../../lib/io/source.ts";
-import { parameterCount } from "../../lib/nn/spec.ts";
-import { randomU32 } from "../../lib/random.ts";
-import { loadModelFrom } from "../../lib/run/model.ts";
+import type { WeightSource } from "../../lib/spec/source.ts";
+import { parameterCount } from "../../lib/spec/decoder.ts";
+import { randomU32 } from "../../lib/core/random.ts";
+import { loadModelFrom } from "../../lib/model/model.ts";
 import { DTYPES, modelDtypes, type Scale } from "./cases.ts";
 import { measureDecode } from "./decode.ts";
 import { SPARSITIES } from "./files.ts";

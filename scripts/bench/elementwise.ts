@@ -4,8 +4,8 @@ import type { Device, DeviceBuffer } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { u32 } from "../../lib/gpu/plan.ts";
 import { headRowsFor } from "../../lib/nn/head.ts";
-import { strideOf } from "../../lib/nn/layout.ts";
-import { createMaskSlots, type MaskSlots, slotLayout } from "../../lib/nn/masks.ts";
+import { strideOf } from "../../lib/nn/padding.ts";
+import { createMaskSlots, type MaskSlots, slotLayout } from "../../lib/nn/mask_slots.ts";
 import {
   partialFloats,
   recordCrossEntropy,
@@ -18,9 +18,9 @@ import {
   recordSwiglu,
   recordSwigluBackward,
 } from "../../lib/nn/ops.ts";
-import { createStepState, IDLE_STATE, writeStepState } from "../../lib/nn/step_state.ts";
-import { createMaskLearner, type MaskLearner } from "../../lib/prune/mask_learner.ts";
-import { unitTable } from "../../lib/prune/units.ts";
+import { createStepState, IDLE_STATE, writeStepState } from "../../lib/nn/train/step_state.ts";
+import { createMaskLearner, type MaskLearner } from "../../lib/masks/learner.ts";
+import { unitTable } from "../../lib/units/units.ts";
 import { activation, type KernelCase, type KernelGroup, noise, type Recorder, type Scale } from "./cases.ts";
 import { SMOLLM2, specOf } from "./random_model.ts";
 

@@ -1,11 +1,11 @@
 // The parts "load" and "slice": models from and to disk. Owns the temporary files and the rates; refuses to judge the disk, whose cache is warm.
 import type { Device } from "../../lib/gpu/device.ts";
-import type { GgufWriteType } from "../../lib/io/gguf_quant.ts";
-import { openWeights } from "../../lib/io/open.ts";
-import type { ModelFiles } from "../../lib/io/open_model.ts";
-import { parameterCount } from "../../lib/nn/spec.ts";
-import { exportModel } from "../../lib/run/export.ts";
-import { loadModelFrom } from "../../lib/run/model.ts";
+import type { GgufWriteType } from "../../lib/formats/gguf/quant.ts";
+import { openWeights } from "../../lib/formats/open.ts";
+import type { ModelFiles } from "../../lib/formats/open_model.ts";
+import { parameterCount } from "../../lib/spec/decoder.ts";
+import { exportModel } from "../../lib/slice/export.ts";
+import { loadModelFrom } from "../../lib/model/model.ts";
 import type { Scale } from "./cases.ts";
 import type { Machine } from "./machine.ts";
 import { randomSlice } from "./slicing.ts";

@@ -1,6 +1,6 @@
 // The part "growth": how time and memory of a training step grow with each of its sizes. Owns the sweep, the fits and what mathematics allows.
 import type { Device } from "../../lib/gpu/device.ts";
-import { loadModelFrom } from "../../lib/run/model.ts";
+import { loadModelFrom } from "../../lib/model/model.ts";
 import type { Scale } from "./cases.ts";
 import type { Machine } from "./machine.ts";
 import { type DecoderConfig, randomModel, specOf } from "./random_model.ts";

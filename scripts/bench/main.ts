@@ -1,6 +1,6 @@
 // The benchmark suite: `deno task bench`, see --help. Owns what is printed and written; refuses to measure.
 import { join } from "node:path";
-import { CompressoError } from "../../lib/errors.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
 import { charts } from "./charts.ts";
 import { type BenchOptions, HELP, parseOptions } from "./options.ts";
 import { report } from "./report.ts";

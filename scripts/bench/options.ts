@@ -1,6 +1,6 @@
 // What `deno task bench` was asked for. Owns the command line; refuses what it does not know.
 import { parseArgs } from "node:util";
-import { CompressoError } from "../../lib/errors.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
 import type { Scale } from "./cases.ts";
 
 /** Parts of the suite in the order in which they run. */

@@ -1,6 +1,6 @@
 // Matrix products as benchmark cases: those of frozen weights, and LoRA's thin ones. Owns their shapes; refuses the clock.
 import { headRowsFor } from "../../lib/nn/head.ts";
-import { paddedRows, roundUp, strideOf } from "../../lib/nn/layout.ts";
+import { paddedRows, roundUp, strideOf } from "../../lib/nn/padding.ts";
 import {
   type BufferView,
   type Direction,
@@ -9,8 +9,8 @@ import {
   OperandPool,
   recordLinear,
   recordMatmul,
-} from "../../lib/nn/linear.ts";
-import { createMatrix, type MatrixDtype, writeRows } from "../../lib/nn/matrix.ts";
+} from "../../lib/nn/products/linear.ts";
+import { createMatrix, type MatrixDtype, writeRows } from "../../lib/nn/products/matrix.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { activation, DTYPES, type KernelCase, type KernelGroup, noise, type Recorder, type Scale } from "./cases.ts";
 import { SMOLLM2 } from "./random_model.ts";

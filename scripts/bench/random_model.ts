@@ -1,8 +1,8 @@
 // A model of any shape with random weights, made on the fly: benchmarks then need no download. Owns the weights' distribution; refuses files.
-import { rowWindow } from "../../lib/io/rows.ts";
-import type { WeightSource } from "../../lib/io/source.ts";
-import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../lib/nn/spec.ts";
-import { randomU32 } from "../../lib/random.ts";
+import { rowWindow } from "../../lib/spec/row_range.ts";
+import type { WeightSource } from "../../lib/spec/source.ts";
+import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../lib/spec/decoder.ts";
+import { randomU32 } from "../../lib/core/random.ts";
 import type { DecoderConfig } from "./peers/protocol.ts";
 
 export type { DecoderConfig };

@@ -1,8 +1,8 @@
 // A model with a random share of its KV groups and FFN columns cut: speed does not depend on which. Owns the draw; refuses to prune well.
-import type { WeightSource } from "../../lib/io/source.ts";
-import { sliceModel } from "../../lib/prune/slice.ts";
-import { selectionMasks, selectUnits, unitTable } from "../../lib/prune/units.ts";
-import { uniform } from "../../lib/random.ts";
+import type { WeightSource } from "../../lib/spec/source.ts";
+import { sliceModel } from "../../lib/slice/slice.ts";
+import { selectionMasks, selectUnits, unitTable } from "../../lib/units/units.ts";
+import { uniform } from "../../lib/core/random.ts";
 
 const SEED = 1;
 

@@ -1,7 +1,7 @@
 // The part "step": tokens a second of one training step, in turns with other libraries, and its sections. Owns the comparison; refuses to profile peers.
 import type { Device } from "../../lib/gpu/device.ts";
-import type { WeightSource } from "../../lib/io/source.ts";
-import { loadModelFrom } from "../../lib/run/model.ts";
+import type { WeightSource } from "../../lib/spec/source.ts";
+import { loadModelFrom } from "../../lib/model/model.ts";
 import { DTYPES, modelDtypes, type Scale, shares } from "./cases.ts";
 import type { Machine } from "./machine.ts";
 import type { PeerName, Peers } from "./peers.ts";

@@ -1,11 +1,11 @@
 // One training step as a thing to time, and where its time goes by section. Owns the batch, the state and the profile; refuses to choose a model.
 import { Plan, type RunOptions } from "../../lib/gpu/plan.ts";
-import type { Projection } from "../../lib/nn/spec.ts";
-import { IDLE_STATE, type StepState } from "../../lib/nn/step_state.ts";
-import { type UnitKind, unitTable } from "../../lib/prune/units.ts";
-import { randomU32 } from "../../lib/random.ts";
-import type { Batch } from "../../lib/run/batches.ts";
-import type { Model } from "../../lib/run/model.ts";
+import type { Projection } from "../../lib/spec/decoder.ts";
+import { IDLE_STATE, type StepState } from "../../lib/nn/train/step_state.ts";
+import { type UnitKind, unitTable } from "../../lib/units/units.ts";
+import { randomU32 } from "../../lib/core/random.ts";
+import type { Batch } from "../../lib/data/batches.ts";
+import type { Model } from "../../lib/model/model.ts";
 import { createTrainer } from "../../lib/run/trainer.ts";
 import { type Effort, prepare, timePlan, type Timing } from "./timing.ts";
 

@@ -7,10 +7,10 @@ import { loadTasks } from "../../lib/eval/evaluate.ts";
 import { pick } from "../../lib/eval/metrics.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { nodeCount, type Sequence } from "../../lib/nn/token_tree.ts";
-import { tuneProducts } from "../../lib/nn/tune.ts";
-import { loadModel } from "../../lib/run/model.ts";
-import { logLikelihoods } from "../../lib/run/score.ts";
-import { packSequences } from "../../lib/run/score_packing.ts";
+import { tuneProducts } from "../../lib/nn/products/tune.ts";
+import { loadModel } from "../../lib/model/model.ts";
+import { logLikelihoods } from "../../lib/eval/score.ts";
+import { packSequences } from "../../lib/eval/score_packing.ts";
 
 const HELP = `usage: deno run -A scripts/check/eval_speed.ts MODEL --data DIR [options]
 

@@ -1,10 +1,10 @@
 // Writes a random LoRA adapter for a model in PEFT's format, which reload_peft.py loads. Owns the draw; compares nothing.
 import { parseArgs } from "node:util";
 import process from "node:process";
-import { openSpec } from "../../lib/io/open_spec.ts";
+import { openSpec } from "../../lib/formats/open_spec.ts";
 import { loraModules, type LoraWeights } from "../../lib/nn/lora.ts";
-import { PROJECTIONS } from "../../lib/nn/spec.ts";
-import { normal } from "../../lib/random.ts";
+import { PROJECTIONS } from "../../lib/spec/decoder.ts";
+import { normal } from "../../lib/core/random.ts";
 import { writePeftAdapter } from "../../mod.ts";
 
 const HELP = `usage: deno run -A scripts/check/random_adapter.ts MODEL --out DIR [options]

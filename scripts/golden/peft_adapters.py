@@ -1,4 +1,4 @@
-"""Makes LoRA adapters with PEFT for the tiny model gqa_f16, and the logits that tests/io/peft_test.ts compares ours with.
+"""Makes LoRA adapters with PEFT for the tiny model gqa_f16, and the logits that tests/formats/peft_test.ts compares ours with.
 
 Owns fixtures/golden/peft/<adapter>/{adapter_config.json,adapter_model.safetensors} and fixtures/golden/peft/golden.safetensors,
 which holds `tokens` [T] and `<adapter>.logits` [T, vocab]. B is random, as PEFT's is zero before training. Everything is

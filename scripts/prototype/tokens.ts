@@ -1,10 +1,10 @@
 // Writes what prototype.py trains on and measures: rows as the product encodes them, and the tokens of a text. Owns these two files; trains nothing.
 import { parseArgs } from "node:util";
 import process from "node:process";
-import { readRows } from "../../lib/io/datasets.ts";
-import { openModelFiles } from "../../lib/io/open_model.ts";
-import { COLLABORATIVE_PROMPT } from "../../lib/io/prompts.ts";
-import { encodeRows } from "../../lib/run/batches.ts";
+import { readRows } from "../../lib/data/rows.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { COLLABORATIVE_PROMPT } from "../../lib/data/prompts/encode.ts";
+import { encodeRows } from "../../lib/data/batches.ts";
 
 const HELP = `usage: deno run -A scripts/prototype/tokens.ts MODEL --data FILE --text FILE --out DIR [options]
 

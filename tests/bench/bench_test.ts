@@ -1,6 +1,6 @@
 // The benchmark suite's own arithmetic, and a run of all its parts at tiny sizes: that it measures, writes and draws, not how fast anything is.
 import assert from "node:assert/strict";
-import { EMBEDDING, projectionName } from "../../lib/nn/spec.ts";
+import { EMBEDDING, projectionName } from "../../lib/spec/decoder.ts";
 import { shares } from "../../scripts/bench/cases.ts";
 import { linearTicks, logTicks, si } from "../../scripts/bench/chart.ts";
 import { findings, fits } from "../../scripts/bench/growth.ts";

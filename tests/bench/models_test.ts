@@ -2,11 +2,11 @@
 import assert from "node:assert/strict";
 import { benchModels } from "../../lib/bench/models.ts";
 import { repeatsOf } from "../../lib/bench/stats.ts";
-import { CompressoError } from "../../lib/errors.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
-import { loadModelFrom } from "../../lib/run/model.ts";
+import { loadModelFrom } from "../../lib/model/model.ts";
 import { cli } from "../cli/helpers/cli.ts";
-import { randomSource, SPEC } from "../io/models.ts";
+import { randomSource, SPEC } from "../formats/models.ts";
 
 Deno.test("repeatsOf() gives median and range", () => {
   assert.deepEqual(repeatsOf([3, 1, 2, 10]), { median: 2.5, least: 1, most: 10 });

@@ -1,9 +1,9 @@
 // --adapter of eval, generate and export, on the demo.
 import assert from "node:assert/strict";
-import { writePeftAdapter } from "../../lib/io/peft.ts";
-import { openSpec } from "../../lib/io/open_spec.ts";
+import { writePeftAdapter } from "../../lib/formats/peft/adapter.ts";
+import { openSpec } from "../../lib/formats/open_spec.ts";
 import { loraModules, type LoraWeights } from "../../lib/nn/lora.ts";
-import { normal } from "../../lib/random.ts";
+import { normal } from "../../lib/core/random.ts";
 import { cli, TemporaryFolder } from "./helpers/cli.ts";
 
 const QUESTION =

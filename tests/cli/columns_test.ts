@@ -1,7 +1,7 @@
 // Columns on a terminal that the test plays: what stands on the screen in the end, however the texts came.
 import assert from "node:assert/strict";
-import { columnWidth, createColumns, widthOf } from "../../cli/columns.ts";
-import { randomU32 } from "../../lib/random.ts";
+import { columnWidth, createColumns, widthOf } from "../../cli/terminal/columns.ts";
+import { randomU32 } from "../../lib/core/random.ts";
 
 /** Rows of a screen after what was written: knows \r, \n, cursor up and clear to the end. Fails where a written row is too long. */
 function screen(written: string, width: number): { rows: string[]; highest: number } {

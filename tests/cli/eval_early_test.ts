@@ -1,15 +1,15 @@
 // What eval refuses before it measures anything: texts that are shorter than a window, and rows and questions that a later model cannot read; and which
 // rows it leaves out.
 import assert from "node:assert/strict";
-import { chooseRows } from "../../cli/eval_rows.ts";
-import { chooseTasks } from "../../cli/eval_tasks.ts";
-import { chooseText } from "../../cli/eval_text.ts";
-import type { Progress } from "../../cli/progress.ts";
+import { chooseRows } from "../../cli/verbs/eval/rows.ts";
+import { chooseTasks } from "../../cli/verbs/eval/tasks.ts";
+import { chooseText } from "../../cli/verbs/eval/text.ts";
+import type { Progress } from "../../cli/terminal/progress.ts";
 import type { Loaded } from "../../cli/with_model.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
-import { openModelFiles } from "../../lib/io/open_model.ts";
-import { loadModel, type Model } from "../../lib/run/model.ts";
-import { fixture, rejectsWith } from "../io/files.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { loadModel, type Model } from "../../lib/model/model.ts";
+import { fixture, rejectsWith } from "../formats/files.ts";
 import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 
 const TEXT = "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(4);

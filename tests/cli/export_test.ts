@@ -1,11 +1,11 @@
 // `export` into the folder of the model that it reads.
 import assert from "node:assert/strict";
-import { FolderLock } from "../../lib/io/lock.ts";
-import { openWeights } from "../../lib/io/open.ts";
-import { modelPath, openModelFiles } from "../../lib/io/open_model.ts";
-import { sliceModel } from "../../lib/prune/slice.ts";
-import { exportModel } from "../../lib/run/export.ts";
-import { assertSameWeights } from "../io/models.ts";
+import { FolderLock } from "../../lib/files/lock.ts";
+import { openWeights } from "../../lib/formats/open.ts";
+import { modelPath, openModelFiles } from "../../lib/formats/open_model.ts";
+import { sliceModel } from "../../lib/slice/slice.ts";
+import { exportModel } from "../../lib/slice/export.ts";
+import { assertSameWeights } from "../formats/models.ts";
 import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 
 Deno.test("export --overwrite may write over its own model, and keeps its generation settings", async () => {

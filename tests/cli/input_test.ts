@@ -1,6 +1,6 @@
 // Bad input: one clear error each, its exit status, and nothing half-written.
 import assert from "node:assert/strict";
-import { checkFolder, makeFolder } from "../../lib/io/atomic.ts";
+import { checkFolder, makeFolder } from "../../lib/files/atomic.ts";
 import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 
 /** Asserts one message by its parts, without a stack, and an empty stdout. */

@@ -1,6 +1,6 @@
 // The command line in odd places: streams that nobody reads, names that are not there, folders of another shape. Each ends with its own status.
 import assert from "node:assert/strict";
-import { clearRunFolder } from "../../cli/run_folder.ts";
+import { clearRunFolder } from "../../cli/verbs/prune/run_folder.ts";
 import { cli, command, ROOT, TemporaryFolder } from "./helpers/cli.ts";
 
 const isLinux = Deno.build.os === "linux";

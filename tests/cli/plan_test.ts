@@ -1,10 +1,10 @@
 // `compresso plan`, and the refusal of a prune run that does not fit.
 import assert from "node:assert/strict";
 import config from "../../deno.json" with { type: "json" };
-import { memoryOptions } from "../../cli/plan.ts";
-import { openModelFiles } from "../../lib/io/open_model.ts";
-import { PROJECTIONS } from "../../lib/nn/spec.ts";
-import { planMemory } from "../../lib/run/memory.ts";
+import { memoryOptions } from "../../cli/verbs/plan.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { PROJECTIONS } from "../../lib/spec/decoder.ts";
+import { planMemory } from "../../lib/run/memory/plan.ts";
 import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 
 /** Runs without an adapter: a backend that this system does not have. */

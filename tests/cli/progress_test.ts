@@ -1,9 +1,9 @@
 // Progress on a terminal and elsewhere, and the parsing of values, without a process.
 import assert from "node:assert/strict";
-import { formatBytes, formatCount } from "../../cli/output.ts";
-import { maskMap } from "../../cli/mask_map.ts";
-import { createProgress, duration, type Progress } from "../../cli/progress.ts";
-import { byteCount, parameterCount, someOf, wholeNumber } from "../../cli/values.ts";
+import { formatBytes, formatCount } from "../../cli/terminal/output.ts";
+import { maskMap } from "../../cli/terminal/mask_map.ts";
+import { createProgress, duration, type Progress } from "../../cli/terminal/progress.ts";
+import { byteCount, parameterCount, someOf, wholeNumber } from "../../cli/options/values.ts";
 import type { StepRecord } from "../../lib/run/records.ts";
 
 function record(step: number): StepRecord {

@@ -1,6 +1,6 @@
 // The collaborative prompt as options choose it: what is said of a file that holds none.
-import { promptText } from "../../cli/prompt.ts";
-import { rejectsWith } from "../io/files.ts";
+import { promptText } from "../../cli/options/prompt.ts";
+import { rejectsWith } from "../formats/files.ts";
 import { TemporaryFolder } from "./helpers/cli.ts";
 
 Deno.test("an empty prompt is refused with advice that every verb can follow: serve, chat and generate have no --no-prompt", async () => {

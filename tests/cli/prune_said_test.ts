@@ -1,6 +1,6 @@
 // What `prune` does with prompts, long rows and strange schedules, seen in what it says and in its files. On the demo.
 import assert from "node:assert/strict";
-import { exists } from "../../lib/io/exists.ts";
+import { exists } from "../../lib/files/exists.ts";
 import { cli, type CliResult, TemporaryFolder } from "./helpers/cli.ts";
 
 const DATA = "fixtures/demo_data/train.jsonl";

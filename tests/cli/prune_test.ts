@@ -1,6 +1,6 @@
 // `compresso prune` on the demo: its files, Ctrl-C, a kill, and going on with the same bits.
 import assert from "node:assert/strict";
-import { formatCount } from "../../cli/output.ts";
+import { formatCount } from "../../cli/terminal/output.ts";
 import { cli, type CliResult, command, ROOT, TemporaryFolder } from "./helpers/cli.ts";
 import { join } from "./helpers/paths.ts";
 

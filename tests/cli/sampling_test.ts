@@ -1,6 +1,6 @@
 // What belongs to draws, on the command line: refused where nothing is drawn, and there where something is.
 import assert from "node:assert/strict";
-import { samplingOf } from "../../cli/sampling.ts";
+import { samplingOf } from "../../cli/options/sampling.ts";
 import { cli } from "./helpers/cli.ts";
 
 Deno.test("what is for draws is refused at temperature 0, a seed too, and draws have the seed 1 by default", () => {

@@ -1,7 +1,7 @@
 // `compresso schedule preview`: the plot, the SVG, the JSON, and what is refused.
 import assert from "node:assert/strict";
 import { basename } from "node:path";
-import { plotRows } from "../../cli/plot.ts";
+import { plotRows } from "../../cli/terminal/plot.ts";
 import { assertStandsAlone } from "../report/svg.ts";
 import { cli, TemporaryFolder } from "./helpers/cli.ts";
 

@@ -1,8 +1,8 @@
 // Targets, presets and rates on the command line: what they ask of a run, what contradicts them, and a run with them all.
 import assert from "node:assert/strict";
-import { learningOf, type RateSettings, ratesOf, shapeDefaults } from "../../cli/rates.ts";
-import { goalOf, headsLine } from "../../cli/targets.ts";
-import { resolveOptions } from "../../lib/run/options.ts";
+import { learningOf, type RateSettings, ratesOf, shapeDefaults } from "../../cli/verbs/prune/rates.ts";
+import { goalOf, headsLine } from "../../cli/verbs/prune/targets.ts";
+import { resolveOptions } from "../../lib/run/options/options.ts";
 import { CompressoError, defineSchedule, type Method, type Rates, type RunSummary } from "../../mod.ts";
 import { cli, type CliResult, TemporaryFolder } from "./helpers/cli.ts";
 

@@ -1,7 +1,7 @@
 // Tuned kernels as a user meets them: doctor tells of the table, and no state of it changes what a verb says.
 import assert from "node:assert/strict";
 import { dirname } from "node:path";
-import { createProgress } from "../../cli/progress.ts";
+import { createProgress } from "../../cli/terminal/progress.ts";
 import { tuneFor } from "../../cli/tuning.ts";
 import { tuningOf } from "../../lib/gpu/tuning.ts";
 import { loadModel, openDevice } from "../../mod.ts";

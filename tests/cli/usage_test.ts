@@ -1,6 +1,6 @@
 // Help, mistyped words and wrong values: what the command line says and how it ends.
 import assert from "node:assert/strict";
-import { required } from "../../cli/values.ts";
+import { required } from "../../cli/options/values.ts";
 import { cli, ROOT, TemporaryFolder } from "./helpers/cli.ts";
 
 const VERBS = ["doctor", "inspect", "plan", "prune", "eval", "generate", "chat", "serve", "bench", "export"];

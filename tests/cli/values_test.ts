@@ -1,6 +1,6 @@
 // What options of experiments make of their text.
 import assert from "node:assert/strict";
-import { namedPaths } from "../../cli/experiment_values.ts";
+import { namedPaths } from "../../cli/verbs/experiment/values.ts";
 
 Deno.test("a path's name may hold spaces, as names in a definition may, and its path equals signs", () => {
   const parse = namedPaths("--file", null);

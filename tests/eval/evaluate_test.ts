@@ -1,14 +1,14 @@
 // Tasks scored by the demo model, kept in a file and compared. The demo is no good at them: what counts is that numbers agree.
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { CompressoError } from "../../lib/errors.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
 import { compareItems, comparePairs, comparePerplexity, halfWidth } from "../../lib/eval/compare.ts";
 import { encodeQuestion } from "../../lib/eval/encode.ts";
 import { evaluateTasks, loadTasks, scoreTask, taskDigest, type TaskItemScore } from "../../lib/eval/evaluate.ts";
 import { openEvaluationFile, QUESTIONS } from "../../lib/eval/evaluation_file.ts";
 import type { TaskDefinition } from "../../lib/eval/task.ts";
-import type { Tokenizer } from "../../lib/io/tokenizer.ts";
-import { loadModelFrom } from "../../lib/run/model.ts";
+import type { Tokenizer } from "../../lib/text/tokenizer.ts";
+import { loadModelFrom } from "../../lib/model/model.ts";
 import { argmax, nllReference, openDemo } from "../run/helpers/reference.ts";
 import { sharedDevice } from "../device.ts";
 

@@ -2,13 +2,13 @@
 import assert from "node:assert/strict";
 import { gzipSync } from "node:zlib";
 import { join } from "node:path";
-import { CompressoError, type ErrorCode } from "../../lib/errors.ts";
+import { CompressoError, type ErrorCode } from "../../lib/core/errors.ts";
 import { loadTasks } from "../../lib/eval/evaluate.ts";
 import { TASK_NAMES } from "../../lib/eval/registry.ts";
-import { nearest } from "../../lib/given.ts";
+import { nearest } from "../../lib/core/check_options.ts";
 import { asTask, defineTask, type TaskDefinition, type TaskRow } from "../../lib/eval/task.ts";
 import type { LoadedTask } from "../../lib/eval/task_data.ts";
-import { parsePythonLiteral } from "../../lib/io/python_text.ts";
+import { parsePythonLiteral } from "../../lib/compat/python_text.ts";
 
 const FIXTURES = join(import.meta.dirname ?? ".", "../../fixtures/tasks");
 const PIQA_ROW = { goal: "Dry it.", sol1: "Wait.", sol2: "Run.", label: 1 };

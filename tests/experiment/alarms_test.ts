@@ -1,6 +1,6 @@
 // Alarms in experiments: set as an option, told, in the tables, and kept from runs of earlier versions. Some real runs on the demo model.
 import assert from "node:assert/strict";
-import { CompressoError } from "../../lib/errors.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
 import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import { cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
 import { markdown } from "../../lib/experiment/markdown.ts";
@@ -10,7 +10,7 @@ import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store, writeJson } from "../../lib/experiment/store.ts";
 import type { Alarm } from "../../lib/run/monitors/alarm.ts";
-import { inTemporaryFolder } from "../io/files.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
 import { experimentTest, OUTCOME, TINY } from "./tiny.ts";
 
 const PLAIN: ExperimentDefinition = {

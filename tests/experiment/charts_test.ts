@@ -4,7 +4,7 @@ import { charts } from "../../lib/experiment/charts.ts";
 import { spreadNote } from "../../lib/experiment/markdown.ts";
 import { type ExperimentReport, type Group, writeReport } from "../../lib/experiment/report.ts";
 import { spreadOf } from "../../lib/experiment/statistics.ts";
-import { inTemporaryFolder } from "../io/files.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
 
 /** A report of groups along some axes, with the hard sparsity of each. */
 function reportOf(

@@ -7,8 +7,8 @@ import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
 import { type ExperimentReport, makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
-import { demoData } from "../../lib/io/open_model.ts";
-import { inTemporaryFolder } from "../io/files.ts";
+import { demoData } from "../../lib/formats/open_model.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
 import { OUTCOME } from "./tiny.ts";
 
 const PLAIN: ExperimentDefinition = {

@@ -12,9 +12,9 @@ import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { Store } from "../../lib/experiment/store.ts";
-import { demoData } from "../../lib/io/open_model.ts";
-import { inTemporaryFolder, refuses } from "../io/files.ts";
-import { digestOf } from "../../lib/run/run_data.ts";
+import { demoData } from "../../lib/formats/open_model.ts";
+import { inTemporaryFolder, refuses } from "../formats/files.ts";
+import { digestOf } from "../../lib/run/data.ts";
 import { OUTCOME } from "./tiny.ts";
 
 // These lines fail to compile where a grid takes values that its options do not have.

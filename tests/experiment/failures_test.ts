@@ -3,10 +3,10 @@ import assert from "node:assert/strict";
 import type { ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import type { ExperimentReport } from "../../lib/experiment/report.ts";
 import { type CellResult, type Measured, Store, writeJson } from "../../lib/experiment/store.ts";
-import { demoData } from "../../lib/io/open_model.ts";
-import { exists } from "../../lib/io/exists.ts";
+import { demoData } from "../../lib/formats/open_model.ts";
+import { exists } from "../../lib/files/exists.ts";
 import { failureOf } from "../../lib/experiment/failure.ts";
-import { CompressoError } from "../../lib/errors.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
 import { experimentTest, json, TINY } from "./tiny.ts";
 
 const { choices = [] } = TINY.evaluate ?? {};

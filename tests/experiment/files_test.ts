@@ -15,11 +15,11 @@ import { openExperiment } from "../../lib/experiment/open.ts";
 import { makeReport, writeReport } from "../../lib/experiment/report.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { missingOf, Store, valuesOf } from "../../lib/experiment/store.ts";
-import { modelDigest } from "../../lib/io/fingerprint.ts";
-import { demoData } from "../../lib/io/open_model.ts";
-import { digestOf } from "../../lib/run/run_data.ts";
-import { openSchedule } from "../../lib/run/schedule_host.ts";
-import { inTemporaryFolder, rejectsWith } from "../io/files.ts";
+import { modelDigest } from "../../lib/formats/fingerprint.ts";
+import { demoData } from "../../lib/formats/open_model.ts";
+import { digestOf } from "../../lib/run/data.ts";
+import { openSchedule } from "../../lib/schedule/host.ts";
+import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",

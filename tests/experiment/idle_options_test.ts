@@ -5,8 +5,8 @@ import { type CellOptions, pruneOptions } from "../../lib/experiment/options.ts"
 import { planCells, type PlannedCell } from "../../lib/experiment/plan.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { type CellOutcome, Store } from "../../lib/experiment/store.ts";
-import { CHECKPOINT_FILE } from "../../lib/run/run_files.ts";
-import { inTemporaryFolder, refuses } from "../io/files.ts";
+import { CHECKPOINT_FILE } from "../../lib/run/folder.ts";
+import { inTemporaryFolder, refuses } from "../formats/files.ts";
 import { OUTCOME } from "./tiny.ts";
 
 const PLAIN: ExperimentDefinition = {

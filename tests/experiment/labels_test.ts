@@ -13,8 +13,8 @@ import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { Store } from "../../lib/experiment/store.ts";
-import { demoData } from "../../lib/io/open_model.ts";
-import { inTemporaryFolder, refuses } from "../io/files.ts";
+import { demoData } from "../../lib/formats/open_model.ts";
+import { inTemporaryFolder, refuses } from "../formats/files.ts";
 import { OUTCOME } from "./tiny.ts";
 
 const PLAIN: ExperimentDefinition = {

@@ -9,9 +9,9 @@ import { type CutProfile, cutProfile } from "../../lib/experiment/profile.ts";
 import { type ExperimentReport, makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { type CellOutcome, Store } from "../../lib/experiment/store.ts";
-import { DEMO, openModelFiles } from "../../lib/io/open_model.ts";
-import { selectionMasks, unitTable } from "../../lib/prune/units.ts";
-import { inTemporaryFolder } from "../io/files.ts";
+import { DEMO, openModelFiles } from "../../lib/formats/open_model.ts";
+import { selectionMasks, unitTable } from "../../lib/units/units.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
 import { OUTCOME } from "./tiny.ts";
 
 const PLAIN: ExperimentDefinition = {

@@ -5,9 +5,9 @@ import { planCells } from "../../lib/experiment/plan.ts";
 import { protocolOf } from "../../lib/experiment/protocol.ts";
 import { type ExperimentOverrides, resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
-import { demoData } from "../../lib/io/open_model.ts";
+import { demoData } from "../../lib/formats/open_model.ts";
 import { copyDemo } from "../cli/helpers/cli.ts";
-import { inTemporaryFolder } from "../io/files.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",

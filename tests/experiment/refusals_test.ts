@@ -6,8 +6,8 @@ import { openExperiment } from "../../lib/experiment/open.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { planExperiment, runExperiment } from "../../lib/experiment/run.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
-import { demoData } from "../../lib/io/open_model.ts";
-import { inTemporaryFolder, refuses, rejectsWith } from "../io/files.ts";
+import { demoData } from "../../lib/formats/open_model.ts";
+import { inTemporaryFolder, refuses, rejectsWith } from "../formats/files.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",

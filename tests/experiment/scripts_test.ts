@@ -4,7 +4,7 @@ import { defineExperiment, type ExperimentDefinition } from "../../lib/experimen
 import { planCells } from "../../lib/experiment/plan.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
-import { inTemporaryFolder, rejectsWith } from "../io/files.ts";
+import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
 
 const BASE: ExperimentDefinition["base"] = { sparsity: 0.2, steps: 8, prompt: false, seq: 48 };
 

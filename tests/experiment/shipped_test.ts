@@ -6,8 +6,8 @@ import { openExperiment } from "../../lib/experiment/open.ts";
 import { planCells } from "../../lib/experiment/plan.ts";
 import { type ExperimentOverrides, resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
-import { demoData } from "../../lib/io/open_model.ts";
-import { inTemporaryFolder } from "../io/files.ts";
+import { demoData } from "../../lib/formats/open_model.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
 
 /** What quality.ts asks for; all others have the demo. */
 const WANTED: ExperimentOverrides = {

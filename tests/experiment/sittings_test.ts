@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import { CompressoError, defineExperiment, openDevice, planExperiment, runExperiment } from "../../mod.ts";
 import type { RunExperimentOptions } from "../../lib/experiment/run.ts";
-import { exists } from "../../lib/io/exists.ts";
-import { demoData } from "../../lib/io/open_model.ts";
-import { LOCK_FILE } from "../../lib/io/lock.ts";
-import { inTemporaryFolder, rejectsWith } from "../io/files.ts";
+import { exists } from "../../lib/files/exists.ts";
+import { demoData } from "../../lib/formats/open_model.ts";
+import { LOCK_FILE } from "../../lib/files/lock.ts";
+import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
 import { experimentTest, TINY } from "./tiny.ts";
 
 experimentTest(

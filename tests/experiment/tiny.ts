@@ -2,7 +2,7 @@
 import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import type { CellOutcome } from "../../lib/experiment/store.ts";
 import { runExperiment, type RunExperimentOptions } from "../../lib/experiment/run.ts";
-import { demoData } from "../../lib/io/open_model.ts";
+import { demoData } from "../../lib/formats/open_model.ts";
 import { sharedDevice } from "../device.ts";
 
 /** Four cells of five steps, with two measures. */

@@ -10,8 +10,8 @@ import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
-import { loadModelFrom } from "../../lib/run/model.ts";
-import { inTemporaryFolder } from "../io/files.ts";
+import { loadModelFrom } from "../../lib/model/model.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
 import { openDemo } from "../run/helpers/reference.ts";
 import { OUTCOME } from "./tiny.ts";
 

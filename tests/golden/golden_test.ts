@@ -1,7 +1,7 @@
 // Logits, loss and every gradient against transformers + torch in float64, on tiny random models saved by transformers.
 import assert from "node:assert/strict";
 import { loadModel } from "../../mod.ts";
-import type { RopeScaling } from "../../lib/nn/spec.ts";
+import type { RopeScaling } from "../../lib/spec/decoder.ts";
 import {
   assertClose,
   type BatchName,

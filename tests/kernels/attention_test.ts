@@ -9,7 +9,7 @@ import {
   recordAttentionBackward,
   recordDecodeAttention,
 } from "../../lib/nn/attention.ts";
-import { headStride, paddedRows, strideOf } from "../../lib/nn/layout.ts";
+import { headStride, paddedRows, strideOf } from "../../lib/nn/padding.ts";
 import { attentionGradOracle, type AttentionInputs, attentionOracle } from "./helpers/attention_oracle.ts";
 
 type Variant = "texture" | "workgroup";

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { strideOf } from "../../lib/nn/layout.ts";
+import { strideOf } from "../../lib/nn/padding.ts";
 import { partialFloats, recordBias, recordColumnStats, rowBlocks } from "../../lib/nn/ops.ts";
 import { ROW_BLOCK } from "../../kernels/mod.ts";
 import {

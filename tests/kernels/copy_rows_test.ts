@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { strideOf } from "../../lib/nn/layout.ts";
+import { strideOf } from "../../lib/nn/padding.ts";
 import { recordCopyRows } from "../../lib/nn/ops.ts";
 
 const device = await openDevice();

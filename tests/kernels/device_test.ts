@@ -2,13 +2,13 @@
 import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { readBack } from "../../lib/gpu/read_back.ts";
-import { openModelFiles } from "../../lib/io/open_model.ts";
-import type { WeightSource } from "../../lib/io/source.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import type { WeightSource } from "../../lib/spec/source.ts";
 import { createLora } from "../../lib/nn/lora.ts";
-import { createMaskSlots } from "../../lib/nn/masks.ts";
-import { loadModelFrom } from "../../lib/run/model.ts";
+import { createMaskSlots } from "../../lib/nn/mask_slots.ts";
+import { loadModelFrom } from "../../lib/model/model.ts";
 import { createTreeBuffers } from "../../lib/nn/token_tree.ts";
-import { SPEC } from "../io/models.ts";
+import { SPEC } from "../formats/models.ts";
 
 const LORA = { rank: 8, alpha: 16, targets: ["q", "v"] } as const;
 

@@ -1,12 +1,12 @@
-// Dropout, and the random numbers of all kernels against those of lib/random.ts.
+// Dropout, and the random numbers of all kernels against those of lib/core/random.ts.
 import assert from "node:assert/strict";
 import { dropout, type KernelSource } from "../../kernels/mod.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { strideOf } from "../../lib/nn/layout.ts";
+import { strideOf } from "../../lib/nn/padding.ts";
 import { recordDropout } from "../../lib/nn/ops.ts";
-import { randomU32, uniform } from "../../lib/random.ts";
+import { randomU32, uniform } from "../../lib/core/random.ts";
 import {
   assertActivation,
   type Cell,
@@ -21,13 +21,13 @@ import {
 const device: Device = await openDevice();
 const SEED = 4000000001, STEP = 12;
 
-/** The kernels' uniform number: that of lib/random.ts as f32, where the largest stays below 1. */
+/** The kernels' uniform number: that of lib/core/random.ts as f32, where the largest stays below 1. */
 function uniformF32(...words: readonly [seed: number, step: number, stream: number, counter: number]): number {
   const [seed, ...rest] = words;
   return Math.min(Math.fround(uniform(seed, ...rest)), 1 - 2 ** -24);
 }
 
-Deno.test("kernels draw the numbers of lib/random.ts to the bit, and never 1", async () => {
+Deno.test("kernels draw the numbers of lib/core/random.ts to the bit, and never 1", async () => {
   // The preludes of a kernel that draws, with a main that shows what it draws.
   const prelude = dropout.code.slice(0, dropout.code.indexOf("struct Params"));
   const source: KernelSource = {
@@ -94,7 +94,7 @@ async function check(
   });
 }
 
-Deno.test("recordDropout() drops what lib/random.ts draws and scales the rest, for every size", async () => {
+Deno.test("recordDropout() drops what lib/core/random.ts draws and scales the rest, for every size", async () => {
   for (const [rows, width] of [[1, 1], [3, 63], [65, 64], [2, 65], [3, 300]] as const) {
     for (const rate of [0.05, 0.5, 0.9]) await check({ rows, width, rate, stream: 0x105, step: STEP });
     await check({ rows, width, rate: 0.3, stream: 0x100, step: STEP + 1, accumulate: true });

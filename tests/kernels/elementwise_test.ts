@@ -4,7 +4,7 @@ import { reducePartials, sum } from "../../kernels/mod.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
-import { strideOf } from "../../lib/nn/layout.ts";
+import { strideOf } from "../../lib/nn/padding.ts";
 import {
   partialFloats,
   recordResidual,
@@ -44,7 +44,7 @@ function columnSum(rows: number, { each, term }: { each: number; term: (row: num
   return { value, bound: (rows + each) * ROUND * size + 1e-30 };
 }
 
-/** Mask values as slots: `strideOf(count)` of them, padding zero as lib/nn/masks.ts says. */
+/** Mask values as slots: `strideOf(count)` of them, padding zero as lib/nn/mask_slots.ts says. */
 function maskOf(count: number, seed: number): Float32Array<ArrayBuffer> {
   const values = random(count, seed).map((value) => value < -0.5 ? 0 : Math.abs(value));
   return lay(values, { rows: 1, cols: count, stride: strideOf(count) });

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { createMatrix, writeRows } from "../../lib/nn/matrix.ts";
+import { createMatrix, writeRows } from "../../lib/nn/products/matrix.ts";
 import { recordEmbedding } from "../../lib/nn/ops.ts";
 import { assertActivation, dense, denseOf, staleActivation } from "./helpers/cells.ts";
 import { DTYPES, stored as storedValues } from "./helpers/stored.ts";

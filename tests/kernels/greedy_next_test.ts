@@ -4,7 +4,7 @@ import { greedyNext } from "../../kernels/mod.ts";
 import type { Device } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
-import { uniform } from "../../lib/random.ts";
+import { uniform } from "../../lib/core/random.ts";
 import { sharedDevice } from "../device.ts";
 
 const NONE = 0xffffffff;

@@ -1,11 +1,11 @@
 // Goals of layers and parts, held units and least widths in the projection: each moves just the units that it may, and is met.
 import assert from "node:assert/strict";
-import { momentFloats } from "../../lib/prune/mask_learner.ts";
-import { CompressoError } from "../../lib/errors.ts";
+import { momentFloats } from "../../lib/masks/learner.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
-import type { UnitKind, UnitRules, UnitTable } from "../../lib/prune/units.ts";
-import { unitTable } from "../../lib/prune/units.ts";
-import { aliveOf, decoder, layerSparsityOf, sparsityOf, UNEVEN } from "../prune/helpers/decoders.ts";
+import type { UnitKind, UnitRules, UnitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/units.ts";
+import { aliveOf, decoder, layerSparsityOf, sparsityOf, UNEVEN } from "../units/helpers/decoders.ts";
 import { random } from "./helpers/cells.ts";
 import { aliveChance, createRig, expected, nameOf, NOISE, type Rig } from "./helpers/mask_rig.ts";
 

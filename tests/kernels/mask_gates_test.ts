@@ -1,10 +1,10 @@
 // Gates of whole layers in the mask kernels: z of a slot is a product of two, and gradients follow the product rule.
 import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
-import { slotLayout } from "../../lib/nn/masks.ts";
-import { createMaskLearner } from "../../lib/prune/mask_learner.ts";
-import { type UnitTable, unitTable } from "../../lib/prune/units.ts";
-import { decoder, GROUPED, LAYER_KINDS, UNEVEN } from "../prune/helpers/decoders.ts";
+import { slotLayout } from "../../lib/nn/mask_slots.ts";
+import { createMaskLearner } from "../../lib/masks/learner.ts";
+import { type UnitTable, unitTable } from "../../lib/units/units.ts";
+import { decoder, GROUPED, LAYER_KINDS, UNEVEN } from "../units/helpers/decoders.ts";
 import { assertCells, assertValues, type Cell, random } from "./helpers/cells.ts";
 import { createRig, drawOf, nameOf, NOISE, stretched } from "./helpers/mask_rig.ts";
 

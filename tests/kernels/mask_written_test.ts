@@ -3,9 +3,9 @@ import { maskWritten } from "../../kernels/mod.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
-import { packTables } from "../../lib/prune/mask_tables.ts";
-import { unitTable } from "../../lib/prune/units.ts";
-import { decoder, GROUPED, LAYER_KINDS, UNEVEN } from "../prune/helpers/decoders.ts";
+import { packTables } from "../../lib/masks/tables.ts";
+import { unitTable } from "../../lib/units/units.ts";
+import { decoder, GROUPED, LAYER_KINDS, UNEVEN } from "../units/helpers/decoders.ts";
 import { assertCells, type Cell, random, STALE } from "./helpers/cells.ts";
 import { nameOf } from "./helpers/mask_rig.ts";
 

@@ -4,10 +4,10 @@ import { maskSample } from "../../kernels/mod.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
-import type { StepState } from "../../lib/nn/step_state.ts";
-import { CONSTRAINT_FLOATS } from "../../lib/prune/mask_learner.ts";
-import { unitTable } from "../../lib/prune/units.ts";
-import { decoder, GROUPED, KINDS, LAYER_KINDS, MULTI_HEAD, UNEVEN } from "../prune/helpers/decoders.ts";
+import type { StepState } from "../../lib/nn/train/step_state.ts";
+import { CONSTRAINT_FLOATS } from "../../lib/masks/learner.ts";
+import { unitTable } from "../../lib/units/units.ts";
+import { decoder, GROUPED, KINDS, LAYER_KINDS, MULTI_HEAD, UNEVEN } from "../units/helpers/decoders.ts";
 import { assertCells, assertValues, type Cell, random, ROUND, STALE, stateBuffer } from "./helpers/cells.ts";
 import {
   aliveChance,

@@ -3,16 +3,22 @@ import assert from "node:assert/strict";
 import { CACHE_KEYS, textureUnits } from "../../kernels/mod.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { cacheRows } from "../../lib/nn/attention_decode.ts";
-import { headStride, strideOf } from "../../lib/nn/layout.ts";
-import { createMatrix, type Matrix, type MatrixDtype, type MatrixPlacement, writeRows } from "../../lib/nn/matrix.ts";
+import { cacheRows } from "../../lib/nn/decode/attention.ts";
+import { headStride, strideOf } from "../../lib/nn/padding.ts";
+import {
+  createMatrix,
+  type Matrix,
+  type MatrixDtype,
+  type MatrixPlacement,
+  writeRows,
+} from "../../lib/nn/products/matrix.ts";
 import {
   type MatvecInput,
   recordGatedProducts,
   recordResidualProduct,
   recordRotatedProducts,
   recordStoredProducts,
-} from "../../lib/nn/matvec.ts";
+} from "../../lib/nn/products/matvec.ts";
 import { ropeTable } from "../../lib/nn/rope.ts";
 import { assertCells, type Cell, random, ROUND, STALE } from "./helpers/cells.ts";
 import { DTYPES, stored } from "./helpers/stored.ts";

@@ -4,7 +4,7 @@ import { adamw, GRAD_SQUARES } from "../../kernels/mod.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
-import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../lib/nn/step_state.ts";
+import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../lib/nn/train/step_state.ts";
 import { assertValues, type Cell, lay, random, ROUND, STALE } from "./helpers/cells.ts";
 
 const device: Device = await openDevice();

@@ -6,11 +6,11 @@ import { openDryDevice } from "../../lib/gpu/dry.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { f32, Plan, u32 } from "../../lib/gpu/plan.ts";
 import { recordCopyRows } from "../../lib/nn/ops.ts";
-import { IDLE_STATE } from "../../lib/nn/step_state.ts";
-import { unitTable } from "../../lib/prune/units.ts";
-import { loadModelFrom } from "../../lib/run/model.ts";
+import { IDLE_STATE } from "../../lib/nn/train/step_state.ts";
+import { unitTable } from "../../lib/units/units.ts";
+import { loadModelFrom } from "../../lib/model/model.ts";
 import { createTrainer } from "../../lib/run/trainer.ts";
-import { SPEC } from "../io/models.ts";
+import { SPEC } from "../formats/models.ts";
 
 /** Bytes of a block of params in the buffer of a plan. */
 const BLOCK = 256;

@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import { Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { paddedRows, strideOf } from "../../lib/nn/layout.ts";
-import { operand, OperandPool, recordLinear, recordMatmul } from "../../lib/nn/linear.ts";
-import { rowParts } from "../../lib/nn/matmul.ts";
-import { createMatrix, writeRows } from "../../lib/nn/matrix.ts";
+import { paddedRows, strideOf } from "../../lib/nn/padding.ts";
+import { operand, OperandPool, recordLinear, recordMatmul } from "../../lib/nn/products/linear.ts";
+import { rowParts } from "../../lib/nn/products/matmul.ts";
+import { createMatrix, writeRows } from "../../lib/nn/products/matrix.ts";
 import { assertCells, type Cell, lay, random } from "./helpers/cells.ts";
 import { DTYPES, stored } from "./helpers/stored.ts";
 import { sharedDevice } from "../device.ts";

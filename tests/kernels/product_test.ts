@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { paddedRows, strideOf } from "../../lib/nn/layout.ts";
-import { type Direction, operand, OperandPool, recordLinear, recordMatmul } from "../../lib/nn/linear.ts";
+import { paddedRows, strideOf } from "../../lib/nn/padding.ts";
+import { type Direction, operand, OperandPool, recordLinear, recordMatmul } from "../../lib/nn/products/linear.ts";
 import {
   createMatrix,
   type MatrixDtype,
@@ -11,7 +11,7 @@ import {
   readRows,
   shardPaddedRows,
   writeRows,
-} from "../../lib/nn/matrix.ts";
+} from "../../lib/nn/products/matrix.ts";
 import { assertCells, type Cell, lay, random, STALE } from "./helpers/cells.ts";
 import { DTYPES, stored } from "./helpers/stored.ts";
 

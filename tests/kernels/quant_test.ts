@@ -1,9 +1,9 @@
 // Weights in blocks of 32 columns: rounding, packing, and what a matrix reads back.
 import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
-import { createMatrix, readRows, shardPaddedRows, writeBlocks, writeRows } from "../../lib/nn/matrix.ts";
-import { OperandPool } from "../../lib/nn/operand.ts";
-import { dequantizeRows, packTexels, QUANT_LIMIT, quantizeRows, unpackTexels } from "../../lib/nn/quant.ts";
+import { createMatrix, readRows, shardPaddedRows, writeBlocks, writeRows } from "../../lib/nn/products/matrix.ts";
+import { OperandPool } from "../../lib/nn/products/operand.ts";
+import { dequantizeRows, packTexels, QUANT_LIMIT, quantizeRows, unpackTexels } from "../../lib/spec/quant.ts";
 import { random } from "./helpers/cells.ts";
 
 const device: Device = await openDevice();

@@ -4,7 +4,7 @@ import { record } from "../../kernels/mod.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
-import { createStepState, IDLE_STATE, writeStepState } from "../../lib/nn/step_state.ts";
+import { createStepState, IDLE_STATE, writeStepState } from "../../lib/nn/train/step_state.ts";
 import { STALE } from "./helpers/cells.ts";
 
 Deno.test("record writes metrics and constraint to the slot of the step, and wraps around", async () => {

@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { headStride, paddedRows, strideOf } from "../../lib/nn/layout.ts";
+import { headStride, paddedRows, strideOf } from "../../lib/nn/padding.ts";
 import { recordRope, ropeFrequencies, ropeTable } from "../../lib/nn/rope.ts";
-import type { RopeScaling } from "../../lib/nn/spec.ts";
+import type { RopeScaling } from "../../lib/spec/decoder.ts";
 
 /*
  * Made with transformers 5.24 (and likewise with the other rope_parameters below):

@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { tuningOf } from "../../lib/gpu/tuning.ts";
-import { tuneProducts } from "../../lib/nn/tune.ts";
-import type { Product } from "../../lib/nn/variants.ts";
+import { tuneProducts } from "../../lib/nn/products/tune.ts";
+import type { Product } from "../../lib/nn/products/variants.ts";
 import { fakeClock, FORWARD, SPEC, tunedPlaces } from "./helpers/tuning.ts";
 
 /** What drivers do with a kernel that is too much for them. */

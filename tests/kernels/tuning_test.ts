@@ -1,12 +1,12 @@
 // The choice of tiles: it never changes a value, it follows the measured times, and what is recorded follows it.
 import assert from "node:assert/strict";
-import { CompressoError } from "../../lib/errors.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
 import type { Kernel } from "../../lib/gpu/kernel.ts";
 import { type Bound, Plan } from "../../lib/gpu/plan.ts";
 import { tuningOf } from "../../lib/gpu/tuning.ts";
-import { paddedRows, strideOf } from "../../lib/nn/layout.ts";
+import { paddedRows, strideOf } from "../../lib/nn/padding.ts";
 import {
   type Direction,
   linearProduct,
@@ -14,11 +14,11 @@ import {
   OperandPool,
   recordLinear,
   recordMatmul,
-} from "../../lib/nn/linear.ts";
-import { matmulProduct } from "../../lib/nn/matmul.ts";
-import { createMatrix, type MatrixDtype, type MatrixPlacement, writeRows } from "../../lib/nn/matrix.ts";
-import { tuneProducts } from "../../lib/nn/tune.ts";
-import { candidateTiles, type Product, productKey, productTile, tileName } from "../../lib/nn/variants.ts";
+} from "../../lib/nn/products/linear.ts";
+import { matmulProduct } from "../../lib/nn/products/matmul.ts";
+import { createMatrix, type MatrixDtype, type MatrixPlacement, writeRows } from "../../lib/nn/products/matrix.ts";
+import { tuneProducts } from "../../lib/nn/products/tune.ts";
+import { candidateTiles, type Product, productKey, productTile, tileName } from "../../lib/nn/products/variants.ts";
 import { random } from "./helpers/cells.ts";
 import { BOTH, fakeClock, FORWARD, SPEC, tunedPlaces } from "./helpers/tuning.ts";
 

@@ -2,11 +2,11 @@
 import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { strideOf } from "../../lib/nn/layout.ts";
-import { operand, OperandPool } from "../../lib/nn/linear.ts";
-import { createMatrix, writeRows } from "../../lib/nn/matrix.ts";
-import { slotSlice } from "../../lib/nn/masks.ts";
-import { recordWeightTerms, weightTermFloats } from "../../lib/nn/weight_terms.ts";
+import { strideOf } from "../../lib/nn/padding.ts";
+import { operand, OperandPool } from "../../lib/nn/products/linear.ts";
+import { createMatrix, writeRows } from "../../lib/nn/products/matrix.ts";
+import { slotSlice } from "../../lib/nn/mask_slots.ts";
+import { recordWeightTerms, weightTermFloats } from "../../lib/nn/train/weight_terms.ts";
 import { assertValues, type Cell, dense, denseOf, ROUND, STALE, uploadActivation } from "./helpers/cells.ts";
 import { DTYPES, stored as storedValues } from "./helpers/stored.ts";
 

@@ -1,7 +1,7 @@
 // The dashboard of a run: its answers, its thread, and what a browser makes of it while records come in.
 import assert from "node:assert/strict";
-import { openDashboard } from "../../cli/dashboard.ts";
-import { createPages } from "../../cli/dashboard_pages.ts";
+import { openDashboard } from "../../cli/verbs/prune/dashboard/dashboard.ts";
+import { createPages } from "../../cli/verbs/prune/dashboard/pages.ts";
 import type { StepRecord } from "../../lib/run/records.ts";
 import { TemporaryFolder } from "../cli/helpers/cli.ts";
 import { assertAccessible, browserTest, openPage } from "./browser.ts";

@@ -15,10 +15,10 @@ import {
   type RunHooks,
   type StepRecord,
 } from "../../mod.ts";
-import { exists } from "../../lib/io/exists.ts";
-import { projectionName } from "../../lib/nn/spec.ts";
+import { exists } from "../../lib/files/exists.ts";
+import { projectionName } from "../../lib/spec/decoder.ts";
 import { encodeCalibration } from "../../lib/run/calibration.ts";
-import { resolveOptions, telling } from "../../lib/run/options.ts";
+import { resolveOptions, telling } from "../../lib/run/options/options.ts";
 import { BASE, bitsOf, drive, withDemo } from "./helpers/demo_run.ts";
 
 const { rows } = await readRows(demoData("train"), { limit: 200 });

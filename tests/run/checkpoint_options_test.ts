@@ -1,10 +1,10 @@
 // What a run is told of its checkpoint and cannot use: facts by names of its own, and what may differ from a file that is not there. On the demo model.
 import assert from "node:assert/strict";
 import { compress, CompressoError, prune, type PruneOptions } from "../../mod.ts";
-import { openSafetensors } from "../../lib/io/safetensors.ts";
-import { isObject } from "../../lib/io/tokenizer_compat.ts";
-import { type ResolvedOptions, resolveOptions, telling } from "../../lib/run/options.ts";
-import { inTemporaryFolder } from "../io/files.ts";
+import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
+import { isObject } from "../../lib/text/tokenizer_json.ts";
+import { type ResolvedOptions, resolveOptions, telling } from "../../lib/run/options/options.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 
 const SHORT = { ...BASE, steps: 1, prefinetune: 0, postfinetune: 1, seq: 32 } as const;

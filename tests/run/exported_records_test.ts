@@ -9,7 +9,7 @@ import {
   type PruneOptions,
   type WeightSource,
 } from "../../mod.ts";
-import { inTemporaryFolder } from "../io/files.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
 import { BASE, withDemo } from "./helpers/demo_run.ts";
 
 const SHORT = { ...BASE, steps: 2, prefinetune: 1, postfinetune: 1 } as const;

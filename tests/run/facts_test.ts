@@ -1,16 +1,16 @@
 // Facts by which runs are told apart: what differs in words, what decides nothing, and the fact of runs that are learned otherwise than at first.
 import assert from "node:assert/strict";
-import { finishedRun } from "../../cli/run_folder.ts";
+import { finishedRun } from "../../cli/verbs/prune/run_folder.ts";
 import { differences } from "../../lib/experiment/identity.ts";
 import { readCheckpoint, type RunIdentity, type RunPosition, writeCheckpoint } from "../../lib/run/checkpoint.ts";
 import { differencesOf, idleFacts, learnedAnew, pastDifferences } from "../../lib/run/facts.ts";
-import { METHODS } from "../../lib/run/methods.ts";
-import { type PruneOptions, resolveOptions } from "../../lib/run/options.ts";
+import { METHODS } from "../../lib/run/methods/names.ts";
+import { type PruneOptions, resolveOptions } from "../../lib/run/options/options.ts";
 import { firstPosition } from "../../lib/run/run_parts.ts";
-import type { UnitKind } from "../../lib/prune/units.ts";
+import type { UnitKind } from "../../lib/units/units.ts";
 import type { TrainerArrays } from "../../lib/run/trainer.ts";
-import { inTemporaryFolder } from "../io/files.ts";
-import { decoder } from "../prune/helpers/decoders.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
+import { decoder } from "../units/helpers/decoders.ts";
 
 /** What a checkpoint holds besides its position; no fact hangs on it. */
 const none = new Float32Array(0);

@@ -1,8 +1,8 @@
 // Hooks where a run breaks, and around its files: of which state their handle is, what is in the folder, and that a run waits for what it calls. On the demo model.
 import assert from "node:assert/strict";
 import { compress, type CompressOptions, prune, type RunHandle, type RunHooks, type StepRecord } from "../../mod.ts";
-import { exists } from "../../lib/io/exists.ts";
-import { inTemporaryFolder } from "../io/files.ts";
+import { exists } from "../../lib/files/exists.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 
 const SHORT = { ...BASE, steps: 1, prefinetune: 1, postfinetune: 1, seq: 32 } as const;

@@ -11,11 +11,11 @@ import {
   type RunHandle,
   type RunHooks,
 } from "../../mod.ts";
-import { magnitudeScores, rankWithin } from "../../lib/prune/baselines.ts";
-import { priorShape } from "../../lib/prune/prior.ts";
-import { selectionMasks, selectUnits, unitTable } from "../../lib/prune/units.ts";
+import { magnitudeScores, rankWithin } from "../../lib/masks/baselines.ts";
+import { priorShape } from "../../lib/masks/prior.ts";
+import { selectionMasks, selectUnits, unitTable } from "../../lib/units/units.ts";
 import { readRun } from "../../lib/report/read_run.ts";
-import { sparsityOf } from "../../lib/run/chooser.ts";
+import { sparsityOf } from "../../lib/run/methods/chooser.ts";
 import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 
 Deno.test("a resumed run whose records were lost in part, broken or not copied goes on with the lines that there are", async () => {

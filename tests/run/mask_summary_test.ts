@@ -1,6 +1,6 @@
 // What run.json keeps of masks and sizes.
 import assert from "node:assert/strict";
-import { openModelFiles } from "../../lib/io/open_model.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
 import { fileBytes, maskSummary, modelBefore } from "../../lib/run/mask_summary.ts";
 import { TemporaryFolder } from "../cli/helpers/cli.ts";
 

@@ -1,18 +1,18 @@
 // The memory plan: equal to what runs take, within reach of every adapter, and followed by advice that helps.
 import assert from "node:assert/strict";
 import { adviseMemory, fits, loadModel, openDevice, planMemory, type PruneOptions, readRows } from "../../mod.ts";
-import { CompressoError } from "../../lib/errors.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
 import type { Device } from "../../lib/gpu/device.ts";
 import { DEFAULT_LIMITS, openDryDevice } from "../../lib/gpu/dry.ts";
-import { demoData } from "../../lib/io/open_model.ts";
-import { openSpec } from "../../lib/io/open_spec.ts";
-import type { MatrixDtype } from "../../lib/nn/matrix.ts";
+import { demoData } from "../../lib/formats/open_model.ts";
+import { openSpec } from "../../lib/formats/open_spec.ts";
+import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import { headRowsFor } from "../../lib/nn/head.ts";
-import type { DecoderSpec } from "../../lib/nn/spec.ts";
-import type { MemoryOptions, MemoryPlan } from "../../lib/run/memory.ts";
-import { checkMemory } from "../../lib/run/memory_advice.ts";
-import { bytesByPart, MEMORY_PARTS, partOfLabel } from "../../lib/run/memory_parts.ts";
-import { startPrune } from "../../lib/run/prune.ts";
+import type { DecoderSpec } from "../../lib/spec/decoder.ts";
+import type { MemoryOptions, MemoryPlan } from "../../lib/run/memory/plan.ts";
+import { checkMemory } from "../../lib/run/memory/advice.ts";
+import { bytesByPart, MEMORY_PARTS, partOfLabel } from "../../lib/run/memory/parts.ts";
+import { startPrune } from "../../lib/run/loop.ts";
 import { PruneSession } from "../../lib/run/session.ts";
 
 const MIB = 2 ** 20;

@@ -1,13 +1,13 @@
 // The monitors of a run as functions: what raises an alarm and what does not, settings, and what follows. Without a GPU.
 import assert from "node:assert/strict";
-import { collectAlarms } from "../../cli/alarms.ts";
-import type { DecoderSpec } from "../../lib/nn/spec.ts";
-import type { RecordView } from "../../lib/prune/schedule_script.ts";
-import { momentFloats } from "../../lib/prune/mask_learner.ts";
-import { leastUniform, tableOf, uniformPieces } from "../../lib/prune/uniform.ts";
-import { type UnitKind, unitTable } from "../../lib/prune/units.ts";
+import { collectAlarms } from "../../cli/verbs/prune/alarms.ts";
+import type { DecoderSpec } from "../../lib/spec/decoder.ts";
+import type { RecordView } from "../../lib/schedule/definition.ts";
+import { momentFloats } from "../../lib/masks/learner.ts";
+import { leastUniform, tableOf, uniformPieces } from "../../lib/units/uniform.ts";
+import { type UnitKind, unitTable } from "../../lib/units/units.ts";
 import type { RunPosition, RunState } from "../../lib/run/checkpoint.ts";
-import { CompressoError } from "../../lib/errors.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
 import { type Finding, resolveMonitors } from "../../lib/run/monitors/alarm.ts";
 import { watchCollapse, watchLayers } from "../../lib/run/monitors/collapse.ts";
 import { checkHard, largestUnit, watchConstraint } from "../../lib/run/monitors/constraint.ts";
@@ -18,8 +18,8 @@ import { brokenUnit, lookAtMasks, type MaskLook } from "../../lib/run/monitors/m
 import { watchMemory } from "../../lib/run/monitors/memory.ts";
 import { goodState, keptStates, oversee, oversightOf } from "../../lib/run/monitors/oversee.ts";
 import { fresh, FRESH_MONITORS } from "../../lib/run/monitors/watch.ts";
-import { resolveOptions } from "../../lib/run/options.ts";
-import { resolveRates } from "../../lib/run/rates.ts";
+import { resolveOptions } from "../../lib/run/options/options.ts";
+import { resolveRates } from "../../lib/run/options/rates.ts";
 import { aimOf, firstPosition } from "../../lib/run/run_parts.ts";
 import type { StepRecord } from "../../lib/run/records.ts";
 import { recordView, type Steering } from "../../lib/run/steering.ts";

@@ -1,16 +1,16 @@
 // Hidden dims and whole layers under Wanda-sp and FLAP: their scores against definitions in f64, and runs that cut them.
 import assert from "node:assert/strict";
 import type { Device } from "../../lib/gpu/device.ts";
-import { openModelFiles } from "../../lib/io/open_model.ts";
-import type { WeightSource } from "../../lib/io/source.ts";
-import { type DecoderSpec, projectionName } from "../../lib/nn/spec.ts";
-import { type ActivationStats, flapScores, wandaScores } from "../../lib/prune/baselines_activations.ts";
-import { sliceModel } from "../../lib/prune/slice.ts";
-import { unitTable } from "../../lib/prune/units.ts";
-import { calibrate } from "../../lib/run/calibrate.ts";
-import { loadModelFrom, type Model } from "../../lib/run/model.ts";
-import type { PruneOptions } from "../../lib/run/options.ts";
-import { verifySliced } from "../../lib/run/verify.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import type { WeightSource } from "../../lib/spec/source.ts";
+import { type DecoderSpec, projectionName } from "../../lib/spec/decoder.ts";
+import { type ActivationStats, flapScores, wandaScores } from "../../lib/masks/baselines_activations.ts";
+import { sliceModel } from "../../lib/slice/slice.ts";
+import { unitTable } from "../../lib/units/units.ts";
+import { calibrate } from "../../lib/run/methods/calibrate.ts";
+import { loadModelFrom, type Model } from "../../lib/model/model.ts";
+import type { PruneOptions } from "../../lib/run/options/options.ts";
+import { verifySliced } from "../../lib/slice/verify.ts";
 import { drive, withDemo } from "./helpers/demo_run.ts";
 import { BATCH, device, randomBatch, SEQ } from "./helpers/one_shot.ts";
 

@@ -1,10 +1,10 @@
 // Options that are lists, or parts of one another, as programs without types give them: refused by rule, not by JavaScript.
 import { compress, loadModelFrom, selectUnits, sliceLora, unitTable } from "../../mod.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
-import { openSpec } from "../../lib/io/open_spec.ts";
-import { resolveOptions } from "../../lib/run/options.ts";
-import { refuses, rejectsWith } from "../io/files.ts";
-import { randomSource, SPEC } from "../io/models.ts";
+import { openSpec } from "../../lib/formats/open_spec.ts";
+import { resolveOptions } from "../../lib/run/options/options.ts";
+import { refuses, rejectsWith } from "../formats/files.ts";
+import { randomSource, SPEC } from "../formats/models.ts";
 import { BASE } from "./helpers/demo_run.ts";
 
 const spec = await openSpec("demo");

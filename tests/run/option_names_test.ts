@@ -34,11 +34,11 @@ import {
   writeTextFile,
   writeTexts,
 } from "../../mod.ts";
-import { parseRows } from "../../lib/io/datasets.ts";
-import { openSpec } from "../../lib/io/open_spec.ts";
-import { resolveOptions } from "../../lib/run/options.ts";
-import { inTemporaryFolder, refuses, rejectsWith } from "../io/files.ts";
-import { randomSource, SPEC } from "../io/models.ts";
+import { parseRows } from "../../lib/data/rows.ts";
+import { openSpec } from "../../lib/formats/open_spec.ts";
+import { resolveOptions } from "../../lib/run/options/options.ts";
+import { inTemporaryFolder, refuses, rejectsWith } from "../formats/files.ts";
+import { randomSource, SPEC } from "../formats/models.ts";
 import { BASE } from "./helpers/demo_run.ts";
 
 const spec = await openSpec("demo");

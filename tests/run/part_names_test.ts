@@ -9,8 +9,8 @@ import {
   sliceModel,
   uniformMasks,
 } from "../../mod.ts";
-import { rejectsWith } from "../io/files.ts";
-import { randomSource, SPEC } from "../io/models.ts";
+import { rejectsWith } from "../formats/files.ts";
+import { randomSource, SPEC } from "../formats/models.ts";
 
 Deno.test("what slices, plans and draws refuses options and kinds of masks that it does not have", async () => {
   const source = randomSource(SPEC), ones = new Float32Array(SPEC.hidden).fill(1);

@@ -12,12 +12,12 @@ import {
   readRows,
   type StepRecord,
 } from "../../mod.ts";
-import { constantLogAlpha } from "../../lib/prune/start.ts";
-import { unitTable } from "../../lib/prune/units.ts";
-import { openModelFiles } from "../../lib/io/open_model.ts";
-import { loadModelFrom } from "../../lib/run/model.ts";
-import { resolveOptions, telling } from "../../lib/run/options.ts";
-import { resolveRates } from "../../lib/run/rates.ts";
+import { constantLogAlpha } from "../../lib/masks/start.ts";
+import { unitTable } from "../../lib/units/units.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { loadModelFrom } from "../../lib/model/model.ts";
+import { resolveOptions, telling } from "../../lib/run/options/options.ts";
+import { resolveRates } from "../../lib/run/options/rates.ts";
 import { sharedDevice } from "../device.ts";
 
 const { source: { spec } } = await openModelFiles("demo");

@@ -1,10 +1,10 @@
 // A prompt of one's own beside rows that are texts, which get none. On the demo's tokenizer.
 import assert from "node:assert/strict";
 import { COLLABORATIVE_PROMPT, type PruneOptions, type Row, toRow } from "../../mod.ts";
-import { openModelFiles } from "../../lib/io/open_model.ts";
-import { resolveOptions } from "../../lib/run/options.ts";
-import { encodeRun } from "../../lib/run/run_data.ts";
-import { failure } from "../io_text/fixtures.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { resolveOptions } from "../../lib/run/options/options.ts";
+import { encodeRun } from "../../lib/run/data.ts";
+import { failure } from "../text/fixtures.ts";
 
 const { source: { spec }, tokenizer } = await openModelFiles("demo");
 const TEXTS: readonly Row[] = Array.from({ length: 4 }, () => toRow({ text: "Tom went to Rome." }));

@@ -11,7 +11,7 @@ import {
   type PruneResult,
   type StepRecord,
 } from "../../mod.ts";
-import { rejectsWith } from "../io/files.ts";
+import { rejectsWith } from "../formats/files.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 
 const CHECKPOINT = "checkpoint.safetensors";

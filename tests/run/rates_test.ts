@@ -1,6 +1,6 @@
 // The numbers of the loop that follow from the step budget, and what is left of them when a run has gone back.
 import assert from "node:assert/strict";
-import { defaultRates, halvedAnew, slowedRates } from "../../lib/run/rates.ts";
+import { defaultRates, halvedAnew, slowedRates } from "../../lib/run/options/rates.ts";
 
 const GONE_BACK = ["lora", "recovery", "mask", "lambda", "memory"] as const;
 

@@ -1,11 +1,11 @@
 // The folder of a run: held from its start to its end, cleared of what a killed run left, and its checkpoint refused where it is broken. On the demo model.
 import assert from "node:assert/strict";
 import { compress, CompressoError, type CompressOptions, loadModelFrom, type Model, prune } from "../../mod.ts";
-import { openWeights } from "../../lib/io/open.ts";
-import { openSafetensors } from "../../lib/io/safetensors.ts";
-import { writeSafetensors } from "../../lib/io/safetensors_write.ts";
-import { CHECKPOINT_FILE } from "../../lib/run/run_files.ts";
-import { parameterCount } from "../../lib/nn/spec.ts";
+import { openWeights } from "../../lib/formats/open.ts";
+import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
+import { writeSafetensors } from "../../lib/formats/safetensors/write.ts";
+import { CHECKPOINT_FILE } from "../../lib/run/folder.ts";
+import { parameterCount } from "../../lib/spec/decoder.ts";
 import { BASE, withDemo } from "./helpers/demo_run.ts";
 
 const SHORT = { ...BASE, steps: 2, postfinetune: 1, seq: 32, export: { formats: ["hf"] } } as const;

@@ -14,13 +14,13 @@ import {
   type RunHooks,
   type ScheduleDefinition,
 } from "../../mod.ts";
-import { fileBytes, type FileKind } from "../../lib/io/file_size.ts";
-import { openModelFiles } from "../../lib/io/open_model.ts";
-import { type MaskValues, packMasks } from "../../lib/nn/masks.ts";
-import { layersAlike } from "../../lib/nn/spec.ts";
-import { planSlice } from "../../lib/prune/slice.ts";
-import { keptUnits, selectionMasks, type UnitKind, type UnitTable } from "../../lib/prune/units.ts";
-import { uniform } from "../../lib/random.ts";
+import { fileBytes, type FileKind } from "../../lib/units/file_size.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { type MaskValues, packMasks } from "../../lib/nn/mask_slots.ts";
+import { layersAlike } from "../../lib/spec/decoder.ts";
+import { planSlice } from "../../lib/slice/slice.ts";
+import { keptUnits, selectionMasks, type UnitKind, type UnitTable } from "../../lib/units/units.ts";
+import { uniform } from "../../lib/core/random.ts";
 import { sizeGoal, type WantedSize } from "../../lib/run/size_goal.ts";
 import { sharedDevice } from "../device.ts";
 

@@ -1,9 +1,9 @@
 // Numbers that a schedule may set beside the rates: LoRA's dropout, and the share of the labels that the last stage learns from. On the demo model.
 import assert from "node:assert/strict";
 import { type Curve, defineSchedule, prune, type PruneOptions, type ScheduleDefinition } from "../../mod.ts";
-import { openModelFiles } from "../../lib/io/open_model.ts";
-import { resolveOptions } from "../../lib/run/options.ts";
-import { rejectsWith } from "../io/files.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { resolveOptions } from "../../lib/run/options/options.ts";
+import { rejectsWith } from "../formats/files.ts";
 import { BASE, bitsOf, drive, interrupted, withDemo } from "./helpers/demo_run.ts";
 
 const STAGES = { prefinetune: 2, steps: 2, postfinetune: 3 } as const;

@@ -1,14 +1,14 @@
 // Every number that a schedule may set, on its way into a step; and a script that never ends, beside a run that does. On the demo model.
 import assert from "node:assert/strict";
 import { CompressoError, defineSchedule, type PruneOptions, type RunHandle } from "../../mod.ts";
-import { RATE_NAMES } from "../../lib/prune/schedule_script.ts";
-import { unitTable } from "../../lib/prune/units.ts";
-import { openModelFiles } from "../../lib/io/open_model.ts";
-import { resolveOptions } from "../../lib/run/options.ts";
+import { RATE_NAMES } from "../../lib/schedule/definition.ts";
+import { unitTable } from "../../lib/units/units.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { resolveOptions } from "../../lib/run/options/options.ts";
 import { firstPosition, stepStateOf } from "../../lib/run/run_parts.ts";
 import { openSteerer, type Steering } from "../../lib/run/steering.ts";
 import { BASE, bitsOf, drive, withDemo } from "./helpers/demo_run.ts";
-import { rejectsWith } from "../io/files.ts";
+import { rejectsWith } from "../formats/files.ts";
 import { Lair, scriptOf } from "./helpers/scripts.ts";
 
 Deno.test("each rate that a schedule sets comes into the step as it says, and no other one moves", async () => {

@@ -11,14 +11,14 @@ import {
   type ScheduleDefinition,
   type ScheduleInput,
 } from "../../mod.ts";
-import { maskSizes, packMasks } from "../../lib/nn/masks.ts";
-import { hardenMasks } from "../../lib/prune/harden.ts";
-import { sliceModel } from "../../lib/prune/slice.ts";
-import { mostUniform } from "../../lib/prune/uniform.ts";
-import { keptUnits, selectedSpec, type UnitKind, unitTable } from "../../lib/prune/units.ts";
-import { keptBy } from "../../lib/run/chooser.ts";
+import { maskSizes, packMasks } from "../../lib/nn/mask_slots.ts";
+import { hardenMasks } from "../../lib/masks/harden.ts";
+import { sliceModel } from "../../lib/slice/slice.ts";
+import { mostUniform } from "../../lib/units/uniform.ts";
+import { keptUnits, selectedSpec, type UnitKind, unitTable } from "../../lib/units/units.ts";
+import { keptBy } from "../../lib/run/methods/chooser.ts";
 import { layerShares } from "../../lib/run/steering.ts";
-import { SPEC } from "../io/models.ts";
+import { SPEC } from "../formats/models.ts";
 import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 import { Lair, scriptOf } from "./helpers/scripts.ts";
 

@@ -9,14 +9,14 @@ import {
   type ScheduleDefinition,
   type ScheduleInput,
 } from "../../mod.ts";
-import { unitTable } from "../../lib/prune/units.ts";
-import { openModelFiles } from "../../lib/io/open_model.ts";
-import { resolveOptions } from "../../lib/run/options.ts";
+import { unitTable } from "../../lib/units/units.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { resolveOptions } from "../../lib/run/options/options.ts";
 import { stepNumbers } from "../../lib/run/run_parts.ts";
-import { partsOf } from "../../lib/prune/schedule_script.ts";
-import { stagesOf } from "../../lib/run/methods.ts";
+import { partsOf } from "../../lib/schedule/definition.ts";
+import { stagesOf } from "../../lib/run/methods/names.ts";
 import { openSteerer, ratesSet } from "../../lib/run/steering.ts";
-import { rejectsWith } from "../io/files.ts";
+import { rejectsWith } from "../formats/files.ts";
 import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 import { Lair } from "./helpers/scripts.ts";
 

@@ -2,12 +2,12 @@
 import assert from "node:assert/strict";
 import { type Alarm, CompressoError, prune, type PruneOptions, type RunHooks, type StepRecord } from "../../mod.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
-import { readRows } from "../../lib/io/datasets.ts";
-import { demoData } from "../../lib/io/open_model.ts";
-import { biasName } from "../../lib/nn/spec.ts";
-import { openSafetensors } from "../../lib/io/safetensors.ts";
+import { readRows } from "../../lib/data/rows.ts";
+import { demoData } from "../../lib/formats/open_model.ts";
+import { biasName } from "../../lib/spec/decoder.ts";
+import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
 import { allAlarms, ToldAlarms } from "../../lib/run/monitors/told.ts";
-import { loadModel } from "../../lib/run/model.ts";
+import { loadModel } from "../../lib/model/model.ts";
 import { RecordFile } from "../../lib/run/record_lines.ts";
 import { madeRecord } from "../report/made_run.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";

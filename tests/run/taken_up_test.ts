@@ -9,7 +9,7 @@ import {
   type StepRecord,
   type WeightSource,
 } from "../../mod.ts";
-import { biasName } from "../../lib/nn/spec.ts";
+import { biasName } from "../../lib/spec/decoder.ts";
 import { BASE, bitsOf, drive, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 import { Lair } from "./helpers/scripts.ts";
 

@@ -1,10 +1,10 @@
 // Taylor scores: terms of weights against differences of the loss in f64, and what units make of them.
 import assert from "node:assert/strict";
-import type { WeightSource } from "../../lib/io/source.ts";
-import { type DecoderSpec, type Projection, projectionName, PROJECTIONS } from "../../lib/nn/spec.ts";
-import { IDLE_STATE } from "../../lib/nn/step_state.ts";
-import { createTaylor, type LayerTerms, type WeightTerms } from "../../lib/prune/baselines.ts";
-import { unitParameters, type UnitTable, unitTable } from "../../lib/prune/units.ts";
+import type { WeightSource } from "../../lib/spec/source.ts";
+import { type DecoderSpec, type Projection, projectionName, PROJECTIONS } from "../../lib/spec/decoder.ts";
+import { IDLE_STATE } from "../../lib/nn/train/step_state.ts";
+import { createTaylor, type LayerTerms, type WeightTerms } from "../../lib/masks/baselines.ts";
+import { unitParameters, type UnitTable, unitTable } from "../../lib/units/units.ts";
 import { createTrainer } from "../../lib/run/trainer.ts";
 import { decoderOf, lossOf } from "./helpers/decoder_f64.ts";
 import { scored, trainerOf, withGolden } from "./helpers/one_shot.ts";

@@ -1,11 +1,11 @@
 // Masks that hooks write once they are hard: what the monitors say of them at the run's end.
 import assert from "node:assert/strict";
 import { type Alarm, CompressoError, prune, type PruneOptions, type PruneResult, type RunHandle } from "../../mod.ts";
-import { openModelFiles } from "../../lib/io/open_model.ts";
-import { unitTable } from "../../lib/prune/units.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { unitTable } from "../../lib/units/units.ts";
 import type { MaskLook } from "../../lib/run/monitors/mask_look.ts";
 import { overseeEnd, oversightOf } from "../../lib/run/monitors/oversee.ts";
-import { resolveOptions } from "../../lib/run/options.ts";
+import { resolveOptions } from "../../lib/run/options/options.ts";
 import { firstPosition } from "../../lib/run/run_parts.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 

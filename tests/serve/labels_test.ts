@@ -1,9 +1,9 @@
 // Tokens as texts and bytes: what log-probabilities of a chat say of tokens that are a part of a character.
 import assert from "node:assert/strict";
-import type { Tokenizer } from "../../lib/io/tokenizer.ts";
+import type { Tokenizer } from "../../lib/text/tokenizer.ts";
 import { chatBody } from "../../lib/serve/chat.ts";
 import { createLabels } from "../../lib/serve/labels.ts";
-import { tokenizerOf } from "../io_text/fixtures.ts";
+import { tokenizerOf } from "../text/fixtures.ts";
 
 /** Token and bytes of each entry in an answer. */
 function entriesOf(tokenizer: Tokenizer, ids: readonly number[]): { token: string; bytes: number[] }[] {

@@ -1,7 +1,7 @@
 // The server over HTTP: what it refuses, with which status and field, and whom.
 import assert from "node:assert/strict";
-import { CompressoError } from "../../lib/errors.ts";
-import { loadModelFrom } from "../../lib/run/model.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
+import { loadModelFrom } from "../../lib/model/model.ts";
 import type { RequestRecord } from "../../lib/serve/handler.ts";
 import { isLoopback, serveModel } from "../../lib/serve/serve.ts";
 import { NAME, serveDemo } from "./helpers/server.ts";

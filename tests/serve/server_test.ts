@@ -1,9 +1,9 @@
 // The server over HTTP: what it answers. Answers are compared with the library's own.
 import assert from "node:assert/strict";
-import { renderChat } from "../../lib/io/chat_template.ts";
-import { generate } from "../../lib/run/generate.ts";
-import { generateText } from "../../lib/run/generate_text.ts";
-import { tokenLogprobs } from "../../lib/run/logprobs.ts";
+import { renderChat } from "../../lib/text/chat_template.ts";
+import { generate } from "../../lib/generate/generate.ts";
+import { generateText } from "../../lib/generate/text.ts";
+import { tokenLogprobs } from "../../lib/eval/logprobs.ts";
 import { eventsOf, NAME, serveDemo, serveTalker } from "./helpers/server.ts";
 
 /** One of the demo's held-out questions: it answers "in Essen" and ends. */

@@ -1,9 +1,9 @@
 // Biases of models that are cut: they follow their rows, and outlive the part they belong to.
 import assert from "node:assert/strict";
 import { exportModel } from "../../mod.ts";
-import { openModelFiles } from "../../lib/io/open_model.ts";
-import type { WeightSource } from "../../lib/io/source.ts";
-import type { MaskValues } from "../../lib/nn/masks.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import type { WeightSource } from "../../lib/spec/source.ts";
+import type { MaskValues } from "../../lib/nn/mask_slots.ts";
 import {
   biasName,
   type DecoderSpec,
@@ -11,13 +11,13 @@ import {
   type Projection,
   projectionName,
   PROJECTIONS,
-} from "../../lib/nn/spec.ts";
-import { padded } from "../../lib/prune/layouts.ts";
-import { remapSource } from "../../lib/prune/remap.ts";
-import { sliceModel } from "../../lib/prune/slice.ts";
-import { verifySliced } from "../../lib/run/verify.ts";
+} from "../../lib/spec/decoder.ts";
+import { padded } from "../../lib/slice/layouts.ts";
+import { remapSource } from "../../lib/slice/remap.ts";
+import { sliceModel } from "../../lib/slice/slice.ts";
+import { verifySliced } from "../../lib/slice/verify.ts";
 import { assertClose } from "../golden/helpers/golden.ts";
-import { fixture, inTemporaryFolder } from "../io/files.ts";
+import { fixture, inTemporaryFolder } from "../formats/files.ts";
 import {
   LOGIT_TOLERANCE,
   logitDistance,

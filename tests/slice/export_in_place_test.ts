@@ -10,15 +10,15 @@ import {
   readRows,
   type SessionExportOptions,
 } from "../../mod.ts";
-import { openWeights } from "../../lib/io/open.ts";
-import { openModelFiles } from "../../lib/io/open_model.ts";
-import type { WeightSource } from "../../lib/io/source.ts";
-import { tensorShapes } from "../../lib/nn/spec.ts";
-import { sliceModel } from "../../lib/prune/slice.ts";
+import { openWeights } from "../../lib/formats/open.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import type { WeightSource } from "../../lib/spec/source.ts";
+import { tensorShapes } from "../../lib/spec/decoder.ts";
+import { sliceModel } from "../../lib/slice/slice.ts";
 import { readRun } from "../../lib/report/read_run.ts";
-import { exportModel, type ExportOptions } from "../../lib/run/export.ts";
-import { inTemporaryFolder } from "../io/files.ts";
-import { assertSameWeights } from "../io/models.ts";
+import { exportModel, type ExportOptions } from "../../lib/slice/export.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
+import { assertSameWeights } from "../formats/models.ts";
 import { openSource, randomMasks } from "./helpers.ts";
 import { sharedDevice } from "../device.ts";
 

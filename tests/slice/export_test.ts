@@ -1,14 +1,14 @@
 // Written models read back: each layout, each dtype, with tokenizer; and nothing half-written.
 import assert from "node:assert/strict";
 import { openDevice } from "../../mod.ts";
-import { CompressoError } from "../../lib/errors.ts";
-import { exportHf, hfConfig } from "../../lib/io/hf_export.ts";
-import { openHfFolder } from "../../lib/io/hf_model.ts";
-import { ropeConfig } from "../../lib/io/hf_rope_export.ts";
-import { openWeights } from "../../lib/io/open.ts";
-import { demoData, modelPath, openModelFiles } from "../../lib/io/open_model.ts";
-import type { WeightSource } from "../../lib/io/source.ts";
-import { createTokenizer, loadHfTokenizer } from "../../lib/io/tokenizer.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
+import { exportHf, hfConfig } from "../../lib/formats/hf/export.ts";
+import { openHfFolder } from "../../lib/formats/hf/model.ts";
+import { ropeConfig } from "../../lib/formats/hf/rope_export.ts";
+import { openWeights } from "../../lib/formats/open.ts";
+import { demoData, modelPath, openModelFiles } from "../../lib/formats/open_model.ts";
+import type { WeightSource } from "../../lib/spec/source.ts";
+import { createTokenizer, loadHfTokenizer } from "../../lib/text/tokenizer.ts";
 import { ropeFrequencies } from "../../lib/nn/rope.ts";
 import {
   type DecoderSpec,
@@ -17,10 +17,10 @@ import {
   PROJECTIONS,
   tensorShapes,
   withBiases,
-} from "../../lib/nn/spec.ts";
-import { padded, uniformMasks } from "../../lib/prune/layouts.ts";
-import { sliceModel } from "../../lib/prune/slice.ts";
-import { exportModel } from "../../lib/run/export.ts";
+} from "../../lib/spec/decoder.ts";
+import { padded, uniformMasks } from "../../lib/slice/layouts.ts";
+import { sliceModel } from "../../lib/slice/slice.ts";
+import { exportModel } from "../../lib/slice/export.ts";
 import { assertClose } from "../golden/helpers/golden.ts";
 import { LOGIT_TOLERANCE, logitDistance, NAMES, openSource, randomLora, randomMasks } from "./helpers.ts";
 

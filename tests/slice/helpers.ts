@@ -1,13 +1,13 @@
 // Models, masks and LoRA for the tests of slicing. Owns their making from fixed seeds; refuses to slice.
 import assert from "node:assert/strict";
 import type { Device } from "../../lib/gpu/device.ts";
-import { openHfFolder } from "../../lib/io/hf_model.ts";
-import { rowWindow } from "../../lib/io/rows.ts";
-import type { WeightSource } from "../../lib/io/source.ts";
-import { type MaskKind, maskSizes, type MaskValues } from "../../lib/nn/masks.ts";
-import { type DecoderSpec, PROJECTIONS, projectionShape, tensorShapes } from "../../lib/nn/spec.ts";
-import { normal, uniform } from "../../lib/random.ts";
-import { type Adapters, loadModelFrom } from "../../lib/run/model.ts";
+import { openHfFolder } from "../../lib/formats/hf/model.ts";
+import { rowWindow } from "../../lib/spec/row_range.ts";
+import type { WeightSource } from "../../lib/spec/source.ts";
+import { type MaskKind, maskSizes, type MaskValues } from "../../lib/nn/mask_slots.ts";
+import { type DecoderSpec, PROJECTIONS, projectionShape, tensorShapes } from "../../lib/spec/decoder.ts";
+import { normal, uniform } from "../../lib/core/random.ts";
+import { type Adapters, loadModelFrom } from "../../lib/model/model.ts";
 import { type Distance, distance, type GoldenName, openGolden } from "../golden/helpers/golden.ts";
 
 /** The random models: grouped, one KV head, all KV heads; tied and untied; every kind of RoPE; without biases, with all, and with those of Qwen2. */

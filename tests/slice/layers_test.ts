@@ -1,16 +1,16 @@
 // A model that lost whole layers: the same masked, sliced, padded, written and read back.
 import assert from "node:assert/strict";
-import { openWeights } from "../../lib/io/open.ts";
-import { maskSizes } from "../../lib/nn/masks.ts";
-import { openModelFiles } from "../../lib/io/open_model.ts";
-import { hardenMasks } from "../../lib/prune/harden.ts";
-import { parameterCount } from "../../lib/nn/spec.ts";
-import { padded, shallow } from "../../lib/prune/layouts.ts";
-import { sliceModel } from "../../lib/prune/slice.ts";
-import { padLora, shallowLora, sliceLora } from "../../lib/prune/slice_lora.ts";
-import { unitTable } from "../../lib/prune/units.ts";
-import { uniform } from "../../lib/random.ts";
-import { exportModel } from "../../lib/run/export.ts";
+import { openWeights } from "../../lib/formats/open.ts";
+import { maskSizes } from "../../lib/nn/mask_slots.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { hardenMasks } from "../../lib/masks/harden.ts";
+import { parameterCount } from "../../lib/spec/decoder.ts";
+import { padded, shallow } from "../../lib/slice/layouts.ts";
+import { sliceModel } from "../../lib/slice/slice.ts";
+import { padLora, shallowLora, sliceLora } from "../../lib/slice/lora.ts";
+import { unitTable } from "../../lib/units/units.ts";
+import { uniform } from "../../lib/core/random.ts";
+import { exportModel } from "../../lib/slice/export.ts";
 import { assertClose, distance } from "../golden/helpers/golden.ts";
 import { LOGIT_TOLERANCE, logitDistance, logitsOf, openSource, randomLora } from "./helpers.ts";
 import { sharedDevice } from "../device.ts";

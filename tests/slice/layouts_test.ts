@@ -1,15 +1,15 @@
 // Padded and uniform layouts.
 import assert from "node:assert/strict";
-import { CompressoError } from "../../lib/errors.ts";
-import { maskSizes, type MaskValues } from "../../lib/nn/masks.ts";
-import { type DecoderSpec, layersAlike, normName, parameterCount, projectionName } from "../../lib/nn/spec.ts";
-import { padded, uniformMasks } from "../../lib/prune/layouts.ts";
-import { sliceModel } from "../../lib/prune/slice.ts";
-import { padLora, sliceLora } from "../../lib/prune/slice_lora.ts";
-import { hardSparsity, unitTable } from "../../lib/prune/units.ts";
-import { uniform } from "../../lib/random.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
+import { maskSizes, type MaskValues } from "../../lib/nn/mask_slots.ts";
+import { type DecoderSpec, layersAlike, normName, parameterCount, projectionName } from "../../lib/spec/decoder.ts";
+import { padded, uniformMasks } from "../../lib/slice/layouts.ts";
+import { sliceModel } from "../../lib/slice/slice.ts";
+import { padLora, sliceLora } from "../../lib/slice/lora.ts";
+import { hardSparsity, unitTable } from "../../lib/units/units.ts";
+import { uniform } from "../../lib/core/random.ts";
 import { assertClose, distance } from "../golden/helpers/golden.ts";
-import { decoder } from "../prune/helpers/decoders.ts";
+import { decoder } from "../units/helpers/decoders.ts";
 import {
   LOGIT_TOLERANCE,
   logitDistance,

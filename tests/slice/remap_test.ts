@@ -1,8 +1,8 @@
 // Rows and columns picked from another source.
 import assert from "node:assert/strict";
-import type { RowRange, WeightSource } from "../../lib/io/source.ts";
-import { type DecoderSpec, EMBEDDING, FINAL_NORM } from "../../lib/nn/spec.ts";
-import { remapSource } from "../../lib/prune/remap.ts";
+import type { RowRange, WeightSource } from "../../lib/spec/source.ts";
+import { type DecoderSpec, EMBEDDING, FINAL_NORM } from "../../lib/spec/decoder.ts";
+import { remapSource } from "../../lib/slice/remap.ts";
 
 function bare(vocab: number, hidden: number): DecoderSpec {
   return {

@@ -1,8 +1,8 @@
 // The Python files of a folder whose layers differ, as far as their text tells; scripts/check/reload_hf.py loads them.
 import assert from "node:assert/strict";
-import { exportModel } from "../../lib/run/export.ts";
-import { inTemporaryFolder } from "../io/files.ts";
-import { randomSource, UNEVEN } from "../io/models.ts";
+import { exportModel } from "../../lib/slice/export.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
+import { randomSource, UNEVEN } from "../formats/models.ts";
 
 Deno.test("a folder's Python files refuse versions of transformers before the one that is said to load it, before they import what those lack", async () => {
   await inTemporaryFolder(async (folder) => {

@@ -1,17 +1,17 @@
 // LoRA cut like its weights: the sliced model with it beside computes what the one with LoRA merged does, in PEFT's format too.
 import assert from "node:assert/strict";
-import { CompressoError } from "../../lib/errors.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
-import { readPeftAdapter, writePeftAdapter } from "../../lib/io/peft.ts";
-import { type DecoderSpec, layersAlike, PROJECTIONS } from "../../lib/nn/spec.ts";
-import { padded } from "../../lib/prune/layouts.ts";
-import { sliceModel } from "../../lib/prune/slice.ts";
-import { padLora, sliceLora } from "../../lib/prune/slice_lora.ts";
-import { generate } from "../../lib/run/generate.ts";
-import { loadModelFrom } from "../../lib/run/model.ts";
-import { verifySliced } from "../../lib/run/verify.ts";
+import { readPeftAdapter, writePeftAdapter } from "../../lib/formats/peft/adapter.ts";
+import { type DecoderSpec, layersAlike, PROJECTIONS } from "../../lib/spec/decoder.ts";
+import { padded } from "../../lib/slice/layouts.ts";
+import { sliceModel } from "../../lib/slice/slice.ts";
+import { padLora, sliceLora } from "../../lib/slice/lora.ts";
+import { generate } from "../../lib/generate/generate.ts";
+import { loadModelFrom } from "../../lib/model/model.ts";
+import { verifySliced } from "../../lib/slice/verify.ts";
 import { distance } from "../golden/helpers/golden.ts";
-import { rejectsWith } from "../io/files.ts";
+import { rejectsWith } from "../formats/files.ts";
 import {
   LOGIT_TOLERANCE,
   logitsOf,

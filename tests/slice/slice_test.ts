@@ -1,10 +1,10 @@
 // The sliced model computes what the masked one does.
 import assert from "node:assert/strict";
-import { CompressoError } from "../../lib/errors.ts";
-import type { MaskValues } from "../../lib/nn/masks.ts";
-import { HEAD, parameterCount, projectionName, tensorShapes } from "../../lib/nn/spec.ts";
-import { cheapestGroupSize } from "../../lib/prune/head_groups.ts";
-import { sliceModel } from "../../lib/prune/slice.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
+import type { MaskValues } from "../../lib/nn/mask_slots.ts";
+import { HEAD, parameterCount, projectionName, tensorShapes } from "../../lib/spec/decoder.ts";
+import { cheapestGroupSize } from "../../lib/units/head_groups.ts";
+import { sliceModel } from "../../lib/slice/slice.ts";
 import { assertClose } from "../golden/helpers/golden.ts";
 import { LOGIT_TOLERANCE, logitDistance, NAMES, openSource, randomLora, randomMasks, randomSource } from "./helpers.ts";
 import { sharedDevice } from "../device.ts";

@@ -1,10 +1,10 @@
 // The check that runs before a sliced model is written.
 import assert from "node:assert/strict";
 import { loadModelFrom } from "../../mod.ts";
-import { CompressoError } from "../../lib/errors.ts";
-import { FINAL_NORM, projectionName } from "../../lib/nn/spec.ts";
-import { sliceModel } from "../../lib/prune/slice.ts";
-import { verifySliced } from "../../lib/run/verify.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
+import { FINAL_NORM, projectionName } from "../../lib/spec/decoder.ts";
+import { sliceModel } from "../../lib/slice/slice.ts";
+import { verifySliced } from "../../lib/slice/verify.ts";
 import { assertClose, distance } from "../golden/helpers/golden.ts";
 import { openSource, randomLora, randomMasks, someTokens, tampered } from "./helpers.ts";
 import { sharedDevice } from "../device.ts";

@@ -1,5 +1,5 @@
 // What a monitor of a run says and what follows from it. Owns names, actions and their defaults; refuses to watch.
-import { CompressoError } from "../../errors.ts";
+import { CompressoError } from "../../core/errors.ts";
 
 /**
  * What is watched while a run goes on: masks that collapse to all zero or all one, layers that add nothing, units that open and close again and

@@ -1,5 +1,5 @@
 // What alarms do, as texts say it: NAME=ACTION or NAME=ACTION:THRESHOLD. Owns that form; refuses where the texts come from.
-import { CompressoError } from "../../errors.ts";
+import { CompressoError } from "../../core/errors.ts";
 import {
   ALARM_ACTIONS,
   MONITOR_NAMES,

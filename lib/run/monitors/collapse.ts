@@ -1,6 +1,6 @@
 // Masks that collapse to all zero or all one, and layers that add nothing any more. Owns both rules; refuses to look at the GPU.
-import type { UnitTable } from "../../prune/units.ts";
-import type { ResolvedOptions } from "../options.ts";
+import type { UnitTable } from "../../units/units.ts";
+import type { ResolvedOptions } from "../options/options.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 import { lessAtOnce } from "./divergence.ts";
 import type { MaskLook } from "./mask_look.ts";

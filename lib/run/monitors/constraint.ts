@@ -1,9 +1,9 @@
 // The sparsity constraint that is not met: expected against target while masks are learned, hard against target and against expected at the end. Owns both tolerances; refuses to correct.
-import { GRADUAL_EVERY } from "../../prune/gradual.ts";
-import type { Layout } from "../../prune/layouts.ts";
-import type { RecordView } from "../../prune/schedule_script.ts";
-import { isSingleGroup } from "../../prune/uniform.ts";
-import { type UnitTable } from "../../prune/units.ts";
+import { GRADUAL_EVERY } from "../../masks/gradual.ts";
+import type { Layout } from "../../slice/layouts.ts";
+import type { RecordView } from "../../schedule/definition.ts";
+import { isSingleGroup } from "../../units/uniform.ts";
+import { type UnitTable } from "../../units/units.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 
 /** Of sums in f32 and quotients of whole numbers. */

@@ -1,6 +1,6 @@
 // A loss that runs away. Owns the mean that is watched and its limit; refuses numbers that are not finite, which have a monitor of their own.
-import { isOneShot } from "../methods.ts";
-import type { ResolvedOptions } from "../options.ts";
+import { isOneShot } from "../methods/names.ts";
+import type { ResolvedOptions } from "../options/options.ts";
 import type { Stage } from "../records.ts";
 import { type Finding, type ResolvedMonitor } from "./alarm.ts";
 

@@ -1,11 +1,11 @@
 // Which tensor brought in a number that is not finite. Owns the search, from the base model to gradients; refuses to go back to the step.
 import { type LoraWeights, unpackLora } from "../../nn/lora.ts";
-import { packMasks } from "../../nn/masks.ts";
-import { EMBEDDING, FINAL_NORM, HEAD, tensorShapes } from "../../nn/spec.ts";
-import type { StepState } from "../../nn/step_state.ts";
-import type { UnitTable } from "../../prune/units.ts";
-import type { Batch } from "../batches.ts";
-import type { Model } from "../model.ts";
+import { packMasks } from "../../nn/mask_slots.ts";
+import { EMBEDDING, FINAL_NORM, HEAD, tensorShapes } from "../../spec/decoder.ts";
+import type { StepState } from "../../nn/train/step_state.ts";
+import type { UnitTable } from "../../units/units.ts";
+import type { Batch } from "../../data/batches.ts";
+import type { Model } from "../../model/model.ts";
 import type { Stage, StepRecord } from "../records.ts";
 import type { Inspection, StepKind, Trainer } from "../trainer.ts";
 import type { Finding } from "./alarm.ts";

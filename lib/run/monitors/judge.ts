@@ -1,5 +1,5 @@
 // What follows from findings: alarms with their actions, or the error that ends the run. Owns that decision; refuses to carry it out.
-import { CompressoError } from "../../errors.ts";
+import { CompressoError } from "../../core/errors.ts";
 import type { RunState } from "../checkpoint.ts";
 import type { Alarm, AlarmAction, Finding, ResolvedMonitors } from "./alarm.ts";
 

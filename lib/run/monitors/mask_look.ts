@@ -1,7 +1,7 @@
 // Masks at one moment as monitors and records see them: how much of each unit, layer and kind is cut. Owns these shares; refuses judgement.
-import type { LayerState } from "../../prune/schedule_script.ts";
-import { keptUnits, livingLayers, unitName, unitParameters, type UnitTable } from "../../prune/units.ts";
-import type { Rates } from "../options.ts";
+import type { LayerState } from "../../schedule/definition.ts";
+import { keptUnits, livingLayers, unitName, unitParameters, type UnitTable } from "../../units/units.ts";
+import type { Rates } from "../options/options.ts";
 import { expectedCuts, layerShares } from "../steering.ts";
 import type { TrainerArrays } from "../trainer.ts";
 

@@ -1,6 +1,6 @@
 // Memory that runs out: more in use than planned and near the limit, or refused already. Owns the rule and the words; refuses to plan.
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
-import { freeWords, limitMebibytes, mebibytes } from "../memory_advice.ts";
+import { freeWords, limitMebibytes, mebibytes } from "../memory/advice.ts";
 
 /** What a device holds. */
 export interface MemoryState {

@@ -1,9 +1,9 @@
 // One step of a run under its monitors: the record with its alarms, the position after it, and what is to be done. Owns that step as a function; refuses effects.
-import { RECORDS_SEEN, type RecordView } from "../../prune/schedule_script.ts";
-import { takesUniform } from "../../prune/uniform.ts";
-import { type UnitTable } from "../../prune/units.ts";
+import { RECORDS_SEEN, type RecordView } from "../../schedule/definition.ts";
+import { takesUniform } from "../../units/uniform.ts";
+import { type UnitTable } from "../../units/units.ts";
 import type { RunPosition, RunState } from "../checkpoint.ts";
-import type { ResolvedOptions } from "../options.ts";
+import type { ResolvedOptions } from "../options/options.ts";
 import { goesBeforeSize } from "../size_goal.ts";
 import type { StepRecord } from "../records.ts";
 import { recordView } from "../steering.ts";

@@ -1,9 +1,9 @@
 // Memory that ran out in the midst of a run: the error that says what would fit. Owns its words; refuses to free anything.
-import { CompressoError } from "../../errors.ts";
+import { CompressoError } from "../../core/errors.ts";
 import type { Device } from "../../gpu/device.ts";
 import type { MemoryShortage } from "../../gpu/shortage.ts";
-import { adviceWords, adviseMemory, mebibytes, type MemoryAdvice, roomWords } from "../memory_advice.ts";
-import type { PruneOptions, ResolvedOptions } from "../options.ts";
+import { adviceWords, adviseMemory, mebibytes, type MemoryAdvice, roomWords } from "../memory/advice.ts";
+import type { PruneOptions, ResolvedOptions } from "../options/options.ts";
 import { memoryOptionsOf, type Ready } from "../ready.ts";
 
 const HOW: Readonly<Record<MemoryShortage, string>> = {

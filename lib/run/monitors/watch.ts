@@ -1,7 +1,7 @@
 // All monitors of a run as two functions of what was seen before: of records, and of looks at the masks. Owns what lies between steps; refuses the GPU and what follows from alarms.
-import type { ResolvedOptions } from "../options.ts";
-import type { RecordView } from "../../prune/schedule_script.ts";
-import type { UnitTable } from "../../prune/units.ts";
+import type { ResolvedOptions } from "../options/options.ts";
+import type { RecordView } from "../../schedule/definition.ts";
+import type { UnitTable } from "../../units/units.ts";
 import type { Finding, MonitorName, ResolvedMonitors } from "./alarm.ts";
 import { HELD_KEY, watchCollapse, watchLayers } from "./collapse.ts";
 import { watchConstraint } from "./constraint.ts";

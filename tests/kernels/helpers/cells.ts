@@ -2,8 +2,8 @@
 // included; refuses to know kernels.
 import assert from "node:assert/strict";
 import type { Device, DeviceBuffer } from "../../../lib/gpu/device.ts";
-import { paddedRows, strideOf } from "../../../lib/nn/layout.ts";
-import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../../lib/nn/step_state.ts";
+import { paddedRows, strideOf } from "../../../lib/nn/padding.ts";
+import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../../lib/nn/train/step_state.ts";
 
 /** Relative error of one rounding to f32. */
 export const ROUND = 2 ** -24;

@@ -1,17 +1,12 @@
 // Masks on the GPU in kernel tests: a learner with its slots, and the f64 oracle of hard concrete and expected size. Owns one step; refuses assertions.
 import type { Device, DeviceBuffer } from "../../../lib/gpu/device.ts";
 import { Plan } from "../../../lib/gpu/plan.ts";
-import { createMaskSlots, type MaskSlots } from "../../../lib/nn/masks.ts";
-import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../../lib/nn/step_state.ts";
-import {
-  CONSTRAINT_FLOATS,
-  createMaskLearner,
-  type MaskLearner,
-  momentFloats,
-} from "../../../lib/prune/mask_learner.ts";
-import type { UnitTable } from "../../../lib/prune/units.ts";
-import { uniform } from "../../../lib/random.ts";
-import { sparsityOf } from "../../prune/helpers/decoders.ts";
+import { createMaskSlots, type MaskSlots } from "../../../lib/nn/mask_slots.ts";
+import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../../lib/nn/train/step_state.ts";
+import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner, momentFloats } from "../../../lib/masks/learner.ts";
+import type { UnitTable } from "../../../lib/units/units.ts";
+import { uniform } from "../../../lib/core/random.ts";
+import { sparsityOf } from "../../units/helpers/decoders.ts";
 
 const LOW = -0.1, HIGH = 1.1;
 /** Noise and temperature of hard concrete. */

@@ -1,6 +1,6 @@
 // What a matrix holds after its values were rounded to a dtype, for oracles. Owns nothing else; refuses the GPU.
-import type { MatrixDtype } from "../../../lib/nn/matrix.ts";
-import { dequantizeRows, quantizeRows } from "../../../lib/nn/quant.ts";
+import type { MatrixDtype } from "../../../lib/nn/products/matrix.ts";
+import { dequantizeRows, quantizeRows } from "../../../lib/spec/quant.ts";
 
 /** Every dtype of a matrix. */
 export const DTYPES: readonly MatrixDtype[] = ["f32", "f16", "q8", "q4"];

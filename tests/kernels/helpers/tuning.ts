@@ -2,9 +2,9 @@
 import type { Device } from "../../../lib/gpu/device.ts";
 import type { Plan } from "../../../lib/gpu/plan.ts";
 import { tuningOf } from "../../../lib/gpu/tuning.ts";
-import type { DecoderSpec } from "../../../lib/nn/spec.ts";
-import type { Measure } from "../../../lib/nn/tune.ts";
-import { candidateTiles, type Product, productKey, type Tile, tileName } from "../../../lib/nn/variants.ts";
+import type { DecoderSpec } from "../../../lib/spec/decoder.ts";
+import type { Measure } from "../../../lib/nn/products/tune.ts";
+import { candidateTiles, type Product, productKey, type Tile, tileName } from "../../../lib/nn/products/variants.ts";
 
 /** Layers of a size that is worth measuring, the second a little narrower. */
 export const SPEC: DecoderSpec = {

@@ -1,9 +1,9 @@
 // A decoder on the CPU in f64, written from the formulas alone: what statistics and first-order scores are compared with.
 // Owns the plain definition; refuses batches and padding.
-import type { WeightSource } from "../../../lib/io/source.ts";
-import type { MaskValues } from "../../../lib/nn/masks.ts";
+import type { WeightSource } from "../../../lib/spec/source.ts";
+import type { MaskValues } from "../../../lib/nn/mask_slots.ts";
 import { ropeFrequencies } from "../../../lib/nn/rope.ts";
-import { EMBEDDING, FINAL_NORM, HEAD, normName, type Projection, tensorShapes } from "../../../lib/nn/spec.ts";
+import { EMBEDDING, FINAL_NORM, HEAD, normName, type Projection, tensorShapes } from "../../../lib/spec/decoder.ts";
 
 /** A row of f64 values for each token. */
 export type Rows = readonly Float64Array[];

@@ -1,14 +1,14 @@
 // Golden models with random batches, and their one-shot scores.
 import { type Device, openDevice } from "../../../lib/gpu/device.ts";
-import { openHfFolder } from "../../../lib/io/hf_model.ts";
-import type { WeightSource } from "../../../lib/io/source.ts";
-import { IDLE_STATE } from "../../../lib/nn/step_state.ts";
-import type { ONE_SHOT_METHODS } from "../../../lib/prune/baselines.ts";
-import { type UnitKind, type UnitTable, unitTable } from "../../../lib/prune/units.ts";
-import { uniform } from "../../../lib/random.ts";
-import type { Batch } from "../../../lib/run/batches.ts";
-import { loadModelFrom, type Model } from "../../../lib/run/model.ts";
-import { oneShotScores } from "../../../lib/run/one_shot.ts";
+import { openHfFolder } from "../../../lib/formats/hf/model.ts";
+import type { WeightSource } from "../../../lib/spec/source.ts";
+import { IDLE_STATE } from "../../../lib/nn/train/step_state.ts";
+import type { ONE_SHOT_METHODS } from "../../../lib/masks/baselines.ts";
+import { type UnitKind, type UnitTable, unitTable } from "../../../lib/units/units.ts";
+import { uniform } from "../../../lib/core/random.ts";
+import type { Batch } from "../../../lib/data/batches.ts";
+import { loadModelFrom, type Model } from "../../../lib/model/model.ts";
+import { oneShotScores } from "../../../lib/run/methods/one_shot.ts";
 import { createTrainer, type Trainer } from "../../../lib/run/trainer.ts";
 import { type GoldenName, openGolden } from "../../golden/helpers/golden.ts";
 import { decoderOf, type Rows } from "./decoder_f64.ts";

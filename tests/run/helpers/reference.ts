@@ -2,12 +2,12 @@
 // Owns the plain definitions; refuses caches, batches and padding.
 import assert from "node:assert/strict";
 import type { Device } from "../../../lib/gpu/device.ts";
-import { openHfFolder } from "../../../lib/io/hf_model.ts";
-import type { Tokenizer } from "../../../lib/io/tokenizer.ts";
-import { DEMO, openModelFiles } from "../../../lib/io/open_model.ts";
-import type { MatrixDtype } from "../../../lib/nn/matrix.ts";
-import type { DecoderSpec } from "../../../lib/nn/spec.ts";
-import { type Adapters, loadModelFrom, type Model } from "../../../lib/run/model.ts";
+import { openHfFolder } from "../../../lib/formats/hf/model.ts";
+import type { Tokenizer } from "../../../lib/text/tokenizer.ts";
+import { DEMO, openModelFiles } from "../../../lib/formats/open_model.ts";
+import type { MatrixDtype } from "../../../lib/nn/products/matrix.ts";
+import type { DecoderSpec } from "../../../lib/spec/decoder.ts";
+import { type Adapters, loadModelFrom, type Model } from "../../../lib/model/model.ts";
 import { type GoldenName, openGolden } from "../../golden/helpers/golden.ts";
 
 /** A model of fixtures/golden, with its random masks and LoRA. */

@@ -1,6 +1,6 @@
 // Schedule scripts in files, a secret, and a server that must not be reached. Owns their clean-up; refuses to assert.
 import { join } from "node:path";
-import type { ScheduleInput } from "../../../lib/prune/schedule_script.ts";
+import type { ScheduleInput } from "../../../lib/schedule/definition.ts";
 
 /** What the tests' schedules see. */
 export const INPUT: ScheduleInput = {

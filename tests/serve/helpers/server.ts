@@ -1,12 +1,12 @@
 // Servers on small models, and requests to them. Owns the models' odd sides; refuses to assert.
 import { type Device, openDevice } from "../../../lib/gpu/device.ts";
-import { DEMO, openModelFiles } from "../../../lib/io/open_model.ts";
-import type { WeightSource } from "../../../lib/io/source.ts";
-import { createTokenizer, type Tokenizer } from "../../../lib/io/tokenizer.ts";
-import { loadModelFrom, type Model } from "../../../lib/run/model.ts";
+import { DEMO, openModelFiles } from "../../../lib/formats/open_model.ts";
+import type { WeightSource } from "../../../lib/spec/source.ts";
+import { createTokenizer, type Tokenizer } from "../../../lib/text/tokenizer.ts";
+import { loadModelFrom, type Model } from "../../../lib/model/model.ts";
 import { type ModelServer, serveModel, type ServeOptions } from "../../../lib/serve/serve.ts";
-import { randomSource, SPEC } from "../../io/models.ts";
-import { type FixtureName, tokenizerOf } from "../../io_text/fixtures.ts";
+import { randomSource, SPEC } from "../../formats/models.ts";
+import { type FixtureName, tokenizerOf } from "../../text/fixtures.ts";
 
 /** Name of the models that are served. */
 export const NAME = "tiny";

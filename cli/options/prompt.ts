@@ -1,0 +1,46 @@
+// The collaborative prompt as options choose it: ours, the user's own text, or none. Owns what they mean and the file;
+// refuses to place the text.
+import { CompressoError } from "../../lib/core/errors.ts";
+import { COLLABORATIVE_PROMPT } from "../../lib/data/prompts/encode.ts";
+import { note } from "../terminal/output.ts";
+import { readText } from "../terminal/read_text.ts";
+
+/** Value of `--prompt FILE` and `--no-prompt`: a path, false, or true for our text. */
+export type PromptSetting = string | boolean;
+
+/** The text of a setting, null for none. Throws `CompressoError("input")` for a file that is missing or empty. */
+export async function promptText(setting: PromptSetting): Promise<string | null> {
+  if (setting === false) return null;
+  if (setting === true) return COLLABORATIVE_PROMPT;
+  const text = (await readText(setting)).replace(/^\uFEFF/, "").trim();
+  if (text !== "") return text;
+  throw new CompressoError("input", {
+    what: `cannot use the prompt of ${setting}`,
+    rule: "the file holds the text of the prompt",
+    value: "it is empty",
+    mend: "write the text into it, or leave the option out",
+  });
+}
+
+/** The prompt at inference: none unless asked for, whatever the model was trained with. */
+export async function promptAtInference(
+  { withPrompt, prompt = withPrompt ?? false }: {
+    readonly withPrompt?: true | undefined;
+    readonly prompt?: PromptSetting | undefined;
+  },
+): Promise<string | null> {
+  if (withPrompt && prompt === false) {
+    throw new CompressoError("usage", {
+      what: "cannot use these options together",
+      rule: "either --with-prompt or --no-prompt",
+      value: "both were given",
+      mend: "leave one out",
+    });
+  }
+  return await promptText(prompt);
+}
+
+/** Says on stderr what the prompt costs. */
+export function promptNote(tokens: number, before: string): void {
+  note(`compresso: the prompt takes ${tokens} tokens before ${before}`);
+}

@@ -1,0 +1,80 @@
+// How tokens are chosen and where an answer ends, as options. Owns their declaration and what goes together; refuses to choose.
+import { CompressoError } from "../../lib/core/errors.ts";
+import { MAX_SEED } from "../../lib/core/random.ts";
+import type { SamplingOptions } from "../../lib/generate/sampling.ts";
+import { realNumber, wholeNumber } from "./values.ts";
+
+/** Declarations of the options, for every verb that lets a model speak. */
+export const TEMPERATURE_OPTION = [
+  "--temperature <number>",
+  "0 always takes the likeliest token; 1 draws from the model's own distribution",
+  realNumber("--temperature", { least: 0 }),
+  0,
+] as const;
+/** See {@link TEMPERATURE_OPTION}. */
+export const TOP_K_OPTION = [
+  "--top-k <count>",
+  "draw among so many of the likeliest tokens",
+  wholeNumber("--top-k", { least: 1 }),
+] as const;
+/** See {@link TEMPERATURE_OPTION}. */
+export const TOP_P_OPTION = [
+  "--top-p <share>",
+  "draw among the likeliest tokens that together have this probability",
+  realNumber("--top-p", { above: 0, most: 1 }),
+] as const;
+/** See {@link TEMPERATURE_OPTION}. */
+export const REPETITION_PENALTY_OPTION = [
+  "--repetition-penalty <number>",
+  "make tokens that were there before less likely, above 1, or likelier (default: 1)",
+  realNumber("--repetition-penalty", { above: 0 }),
+] as const;
+/** See {@link TEMPERATURE_OPTION}. */
+export const STOP_OPTION = [
+  "--stop <text>",
+  "end before this text; may be given several times; \\n is a line break, \\t a tab, \\\\ a backslash",
+  (text: string, before: readonly string[] | undefined): readonly string[] => [...before ?? [], stopText(text)],
+] as const;
+/** See {@link TEMPERATURE_OPTION}. */
+export const SEED_OPTION = [
+  "--seed <number>",
+  "seed of the draws (default: 1)",
+  wholeNumber("--seed", { most: MAX_SEED }),
+] as const;
+
+/** Values of the options. */
+export interface SamplingSettings {
+  readonly temperature: number;
+  readonly topK?: number | undefined;
+  readonly topP?: number | undefined;
+  readonly repetitionPenalty?: number | undefined;
+  readonly stop?: readonly string[] | undefined;
+  readonly seed?: number | undefined;
+}
+
+/** The options as the library takes them. Throws `CompressoError("usage")` for those that would change nothing. */
+export function samplingOf(settings: SamplingSettings): SamplingOptions & { readonly stop: readonly string[] } {
+  const { temperature, topK, topP, repetitionPenalty = 1, stop = [], seed } = settings;
+  const drawing = [["--top-k", topK], ["--top-p", topP], ["--seed", seed]].filter(([, value]) => value !== undefined);
+  if (temperature === 0 && drawing.length > 0) {
+    throw new CompressoError("usage", {
+      what: `cannot use ${drawing.map(([option]) => option).join(" and ")}`,
+      rule: "--top-k, --top-p and --seed are for draws, which need a --temperature above 0",
+      value: "the temperature is 0",
+      mend: "add --temperature 1",
+    });
+  }
+  return { temperature, topK: topK ?? 0, topP: topP ?? 1, repetitionPenalty, stop, seed: seed ?? 1 };
+}
+
+const ESCAPES: Readonly<Record<string, string>> = { "\\n": "\n", "\\t": "\t", "\\\\": "\\" };
+
+function stopText(text: string): string {
+  if (text !== "") return text.replace(/\\[nt\\]/g, (escape) => ESCAPES[escape] ?? escape);
+  throw new CompressoError("usage", {
+    what: "cannot use --stop without a text",
+    rule: "--stop holds at least one character",
+    value: "an empty one",
+    mend: "leave it out, or give it a text",
+  });
+}

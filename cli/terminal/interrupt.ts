@@ -1,0 +1,48 @@
+// Ctrl-C and SIGTERM as an AbortSignal. Owns the two signals and the second Ctrl-C; refuses to know what is stopped.
+//
+// No Worker is needed for this: the library splits GPU work into submits of about 40 ms and awaits each, so the event loop of the main
+// thread sees a signal between two of them. What does block it for long (encoding a large data set) comes before anything is written: until
+// `start` the system's own way holds, and the process ends at once.
+import { CompressoError } from "../../lib/core/errors.ts";
+import { note } from "./output.ts";
+
+/** A signal that fires on the first Ctrl-C, with `CompressoError("aborted")` as its reason. Dispose it to stop listening. */
+export interface Interrupt extends Disposable {
+  readonly signal: AbortSignal;
+  /** Begins to listen; before, Ctrl-C ends the process at once. */
+  start(): void;
+}
+
+/**
+ * Prepares to listen. The first signal aborts, the second ends the process at once. With `ctrlCOnly` SIGTERM keeps the system's own way, for
+ * work that is one of several.
+ */
+export function watchInterrupt(
+  said = "stopping; once more ends at once",
+  { ctrlCOnly = false }: { readonly ctrlCOnly?: boolean } = {},
+): Interrupt {
+  const controller = new AbortController();
+  const names: readonly Deno.Signal[] = ctrlCOnly || Deno.build.os === "windows" ? ["SIGINT"] : ["SIGINT", "SIGTERM"];
+  const listeners: { readonly name: Deno.Signal; readonly listener: () => void }[] = [];
+  const start = (): void => {
+    if (listeners.length > 0) return;
+    for (const name of names) {
+      const listener = (): void => {
+        if (controller.signal.aborted) Deno.exit(130);
+        // The terminal has echoed ^C behind the line of progress.
+        if (Deno.stderr.isTerminal()) note("");
+        note(`compresso: ${said}`);
+        controller.abort(new CompressoError("aborted", { what: `stopped by ${name === "SIGINT" ? "Ctrl-C" : name}` }));
+      };
+      Deno.addSignalListener(name, listener);
+      listeners.push({ name, listener });
+    }
+  };
+  return {
+    signal: controller.signal,
+    start,
+    [Symbol.dispose](): void {
+      for (const { name, listener } of listeners.splice(0)) Deno.removeSignalListener(name, listener);
+    },
+  };
+}

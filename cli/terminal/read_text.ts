@@ -1,0 +1,25 @@
+// A text from stdin. Owns the wording of what is wrong with it; refuses to interpret it.
+import { CompressoError } from "../../lib/core/errors.ts";
+import { textProblem } from "../../lib/files/text_file.ts";
+
+export { readText } from "../../lib/files/text_file.ts";
+
+/** Reads all of stdin. Throws `CompressoError("input")` where it is not UTF-8. */
+export async function readTextInput(): Promise<string> {
+  const bytes = new Uint8Array(await new Response(Deno.stdin.readable).arrayBuffer());
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (error) {
+    throw notText(error);
+  }
+}
+
+/** The error of input that is not UTF-8. */
+export function notText(cause: unknown): CompressoError {
+  return new CompressoError("input", {
+    what: "cannot read the text from stdin",
+    rule: "it is UTF-8",
+    value: textProblem(cause),
+    mend: "check the encoding",
+  }, { cause });
+}

@@ -1,0 +1,126 @@
+// `compresso bench MODEL…`: latency and throughput of models, side by side. Owns loading them and the table; refuses to measure.
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import {
+  benchModels,
+  checkSizes,
+  type ModelBenchResult,
+  type ModelFigures,
+  type NamedModel,
+} from "../../lib/bench/models.ts";
+import type { Repeats } from "../../lib/bench/stats.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { loadModelFrom } from "../../lib/model/model.ts";
+import { verb } from "../command.ts";
+import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
+import { NO_TUNING_OPTION, tuneFor, TUNING_OPTION, type TuningSetting } from "../tuning.ts";
+import { byteCount, oneOf, wholeNumber } from "../options/values.ts";
+import { BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, withModel } from "../with_model.ts";
+
+/** Declares the verb. */
+export function benchVerb(): CommandUnknownOpts {
+  return verb("bench", {
+    description: "Measure how fast models read and write, such as a dense one and what it was pruned to.",
+    examples: ["bench path/to/model runs/mine/model", "bench demo --prompt-tokens 64 --tokens 16 --batch 4 --json"],
+  })
+    .argument("<models...>", "Hugging Face folders, .gguf files, or demo; the others are compared with the first")
+    .option("--prompt-tokens <count>", "tokens of a prompt", wholeNumber("--prompt-tokens", { least: 1 }), 128)
+    .option("--tokens <count>", "tokens written behind it", wholeNumber("--tokens", { least: 2 }), 32)
+    .option(
+      "--batch <count>",
+      "prompts read at once, and sequences written in turns, beside one alone",
+      wholeNumber("--batch", { least: 1 }),
+      8,
+    )
+    .option("--repeats <count>", "measurements of each figure", wholeNumber("--repeats", { least: 1 }), 5)
+    .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
+    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...TUNING_OPTION)
+    .option(...NO_TUNING_OPTION)
+    .option("--json", "print one JSON object")
+    .action(async ([path = "", ...others], options) => {
+      // All are opened before the first is loaded, so that a wrong path, or a prompt beyond a context, fails at once.
+      const paths = [path, ...others], sources = await Promise.all(paths.map((one) => openModelFiles(one)));
+      const opened = sources.map(({ source: { spec } }, index) => ({ name: paths[index] ?? "", spec }));
+      const { promptTokens: prompt, tokens, batch, repeats } = options;
+      checkSizes(opened, { prompt, tokens, batch, repeats });
+      await withModel(path, options, (loaded) => run(loaded, { ...options, path, others }));
+    });
+}
+
+interface Settings {
+  readonly path: string;
+  readonly others: readonly string[];
+  readonly promptTokens: number;
+  readonly tokens: number;
+  readonly batch: number;
+  readonly repeats: number;
+  readonly baseDtype?: typeof BASE_DTYPES[number] | undefined;
+  readonly tuning?: TuningSetting | undefined;
+  readonly json?: true | undefined;
+}
+
+async function run({ model, signal, progress }: Loaded, settings: Settings): Promise<void> {
+  const { path, others, promptTokens: prompt, tokens, batch, repeats, baseDtype = "f16", tuning = true, json } =
+    settings;
+  const { device } = model;
+  using stack = new DisposableStack();
+  const models: NamedModel[] = [{ name: path, model }];
+  for (const other of others) {
+    const { source } = await openModelFiles(other);
+    const onProgress = (share: number): void => progress.phase(`loading ${other}`, share);
+    models.push({
+      name: other,
+      model: stack.use(await loadModelFrom(source, { device, baseDtype, signal, onProgress })),
+    });
+  }
+  for (const each of models) {
+    for (const rows of new Set([prompt, batch * prompt])) {
+      const request = { rows, directions: ["forward"], tokens: rows * repeats } as const;
+      await tuneFor(each.model, request, { setting: tuning, progress, signal });
+    }
+  }
+  const result = await benchModels(models, {
+    prompt,
+    tokens,
+    batch,
+    repeats,
+    signal,
+    onProgress: (done, total) => progress.phase("measuring", done / total),
+  });
+  progress[Symbol.dispose](); // the table may share the terminal with the line of progress
+  if (json) printJson({ ...result, baseDtype });
+  else printTable(result, baseDtype);
+}
+
+type Row = readonly [label: string, figure: keyof ModelFigures<unknown>, show: (value: number) => string];
+
+function printTable({ adapter, prompt, tokens, batch, repeats, rows }: ModelBenchResult, baseDtype: string): void {
+  const ms = (value: number): string => `${short(1000 * value)} ms`, rate = (value: number): string => short(value);
+  const shown: readonly Row[] = [
+    [`first token behind ${prompt}`, "firstToken", ms],
+    ["each next token", "nextToken", ms],
+    ["tokens/s read, 1 prompt", "promptRate", rate],
+    [`tokens/s read, ${batch} prompts`, "promptRateMany", rate],
+    ["tokens/s written, 1 sequence", "decodeRate", rate],
+    [`tokens/s written, ${batch} in turns`, "decodeRateMany", rate],
+  ];
+  print(`${adapter.description}; weights in ${baseDtype}; ${tokens} tokens behind a prompt of ${prompt}`);
+  print(`medians of ${repeats} with least and most, by wall clock; models take turns`);
+  for (const { name, parameters, tokenBytes, figures, faster } of rows) {
+    print();
+    print(`${name}: ${formatCount(parameters)} parameters, ${formatBytes(tokenBytes)} of weights a token`);
+    for (const [label, figure, show] of shown) {
+      const times = faster ? `  ${spread(faster[figure], (value) => `${value.toFixed(2)}×`)}` : "";
+      print(`  ${label.padEnd(32)} ${spread(figures[figure], show).padEnd(36)}${times}`.trimEnd());
+    }
+  }
+}
+
+function spread({ median, least, most }: Repeats, show: (value: number) => string): string {
+  return `${show(median)} (${show(least)} – ${show(most)})`;
+}
+
+/** Three digits, without an exponent. */
+function short(value: number): string {
+  return value >= 100 ? value.toFixed(0) : value.toPrecision(3);
+}

@@ -1,0 +1,129 @@
+// Answers of one model or two on stdout, as they come. Owns whether they stand side by side or one after the other; refuses to ask.
+import type { FinishReason } from "../../../lib/generate/generate.ts";
+import { tokensPerSecond, type TokenTimes } from "../../../lib/generate/timed_tokens.ts";
+import { columnWidth, createColumns } from "../../terminal/columns.ts";
+import { isScreen, print, writeResult } from "../../terminal/output.ts";
+
+/** A model that answers. */
+export interface Voice<T> {
+  /** As the user named the model. */
+  readonly name: string;
+  /** Pieces of the answer; returns what there is to know of it. */
+  readonly pieces: AsyncGenerator<string, T, undefined>;
+}
+
+/** What is shown of an answer besides its text. */
+export interface Spoken {
+  readonly tokens: readonly number[];
+  readonly reason: FinishReason;
+  readonly times: TokenTimes;
+}
+
+/** A column narrower than this is hard to read. */
+const LEAST_WIDTH = 24;
+
+/**
+ * Lets each voice speak and shows the text: that of one voice as it is, those of several in columns where stdout is a terminal wide enough, else
+ * one after the other, each under its name and with its speed.
+ *
+ * In columns they take turns, so that the rows stay level. Each is timed while it alone works.
+ */
+export async function speak<T extends Spoken>(voices: readonly Voice<T>[]): Promise<readonly T[]> {
+  const [first, ...others] = voices;
+  if (!first) return [];
+  const width = others.length > 0 ? terminalWidth() : 0;
+  try {
+    if (columnWidth(width, voices.length) >= LEAST_WIDTH) return await sideBySide(voices, width);
+    const results: T[] = [];
+    for (const [index, voice] of voices.entries()) {
+      if (others.length > 0) print(`${index > 0 ? "\n" : ""}${voice.name}:`);
+      const result = await through(voice, writeResult);
+      print();
+      if (others.length > 0) print(`(${speedLine(result)})`);
+      results.push(result);
+    }
+    return results;
+  } finally {
+    // After an error the others are given up.
+    for (const { pieces } of voices) await pieces[Symbol.asyncDispose]();
+  }
+}
+
+/** Lets each voice speak without showing anything; returns the texts with the rest. */
+export async function listen<T>(voices: readonly Voice<T>[]): Promise<readonly (T & { readonly text: string })[]> {
+  const heard: (T & { readonly text: string })[] = [];
+  for (const voice of voices) {
+    let text = "";
+    const result = await through(voice, (piece) => text += piece);
+    heard.push({ ...result, text });
+  }
+  return heard;
+}
+
+/** Why an answer ended, as `--json` says it, and its speed. */
+export function spokenValues({ tokens, reason, times }: Spoken): Readonly<Record<string, unknown>> {
+  return {
+    tokens,
+    finish: reason,
+    seconds: times.promptSeconds + times.tokenSeconds,
+    tokensPerSecond: tokensPerSecond(times),
+  };
+}
+
+/** "57 tokens, 31.2 tokens/s". */
+export function speedLine({ tokens, times }: Spoken): string {
+  const speed = tokensPerSecond(times);
+  const count = `${tokens.length} ${tokens.length === 1 ? "token" : "tokens"}`;
+  return speed === null ? count : `${count}, ${speed.toFixed(1)} tokens/s`;
+}
+
+async function sideBySide<T extends Spoken>(voices: readonly Voice<T>[], width: number): Promise<readonly T[]> {
+  const columns = createColumns(voices.length, { width, write: writeResult });
+  const results = new Map<Voice<T>, T>(), at = (index: number): Voice<T> => voices[index] ?? unheard();
+  voices.forEach(({ name }, index) => columns.push(index, `${name}\n\n`));
+  let turn = 0;
+  while (results.size < voices.length) {
+    // The one with the fewest rows; of equal ones the one whose turn it is.
+    const waiting = voices.map((_, offset) => (turn + offset) % voices.length).filter((index) =>
+      !results.has(at(index))
+    );
+    const index = waiting.reduce((least, other) => columns.rows(other) < columns.rows(least) ? other : least);
+    turn = index + 1;
+    const { done, value } = await at(index).pieces.next();
+    if (!done) columns.push(index, value);
+    else {
+      results.set(at(index), value);
+      columns.pause(index);
+    }
+  }
+  const spoken = voices.map((voice) => results.get(voice) ?? unheard());
+  // Both below the longer one.
+  const end = Math.max(...voices.map((_, index) => columns.rows(index)));
+  spoken.forEach((result, index) => {
+    const gap = "\n".repeat(end - columns.rows(index) + 2);
+    columns.push(index, `${gap}(${speedLine(result)})`);
+  });
+  columns.end();
+  return spoken;
+}
+
+async function through<T>({ pieces }: Voice<T>, write: (piece: string) => void): Promise<T> {
+  for (;;) {
+    const { done, value } = await pieces.next();
+    if (done) return value;
+    write(value);
+  }
+}
+
+function terminalWidth(): number {
+  if (!isScreen(Deno.stdout)) return 0;
+  try {
+    return Deno.consoleSize().columns;
+  } catch {
+    return 0;
+  }
+}
+
+function unheard(): never {
+  throw new Error("answers: nobody speaks");
+}

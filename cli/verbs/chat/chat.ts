@@ -1,0 +1,262 @@
+// `compresso chat MODEL`: questions on stdin, answers on stdout. Owns the commands of a conversation and what Ctrl-C means; refuses turns and texts.
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { CompressoError } from "../../../lib/core/errors.ts";
+import { type Chat, type ChatAnswer, type ChatOptions, createChat } from "../../../lib/generate/chat.ts";
+import type { Adapters, Model } from "../../../lib/model/model.ts";
+import { listen, speak, spokenValues, type Voice } from "./answers.ts";
+import { verb } from "../../command.ts";
+import { COMPARE_OPTION } from "../generate.ts";
+import { watchInterrupt } from "../../terminal/interrupt.ts";
+import { type Lines, stdinLines } from "../../terminal/lines.ts";
+import { note, print, reportError } from "../../terminal/output.ts";
+import { promptCost } from "../../../lib/data/prompts/encode.ts";
+import { promptNote, promptText } from "../../options/prompt.ts";
+import {
+  REPETITION_PENALTY_OPTION,
+  samplingOf,
+  type SamplingSettings,
+  SEED_OPTION,
+  STOP_OPTION,
+  TEMPERATURE_OPTION,
+  TOP_K_OPTION,
+  TOP_P_OPTION,
+} from "../../options/sampling.ts";
+import { NO_TUNING_OPTION, TUNING_OPTION } from "../../tuning.ts";
+import { byteCount, oneOf, wholeNumber } from "../../options/values.ts";
+import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, withModel } from "../../with_model.ts";
+
+/** Declares the verb. */
+export function chatVerb(): CommandUnknownOpts {
+  return verb("chat", {
+    description: "Talk with a model: one line a question, on a terminal or from a pipe.",
+    examples: [
+      'chat path/to/model --temperature 0.8 --top-p 0.9 --system "Answer in one sentence."',
+      "chat path/to/model --compare path/to/pruned",
+      "chat path/to/model --json < questions.txt",
+    ],
+  })
+    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .option("--system <text>", "text before the first question, as the system turn of the model's chat template")
+    .option("--with-prompt", "put the collaborative prompt before the first question (default: none)")
+    .option("--prompt-file <file>", "put your own text there, in place of that prompt")
+    .option(
+      "--style <style>",
+      "layout of the turns: chat (the model's template), alpaca or plain (default: the model's own; one without a chat template wants it)",
+      oneOf("--style", ["chat", "alpaca", "plain"]),
+    )
+    .option("--max-tokens <count>", "tokens of an answer at most", wholeNumber("--max-tokens", { least: 1 }), 512)
+    .option(...TEMPERATURE_OPTION)
+    .option(...TOP_K_OPTION)
+    .option(...TOP_P_OPTION)
+    .option(...REPETITION_PENALTY_OPTION)
+    .option(...STOP_OPTION)
+    .option(...SEED_OPTION)
+    .option(...COMPARE_OPTION)
+    .option(...ADAPTER_OPTION)
+    .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
+    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...TUNING_OPTION)
+    .option(...NO_TUNING_OPTION)
+    .option("--json", "print one JSON object a line for each question")
+    .action(async (path, options) => {
+      const { withPrompt = false, promptFile = withPrompt, system } = options;
+      samplingOf(options);
+      const before = await promptText(promptFile);
+      const opening = [before, system].filter((text) => text !== null && text !== undefined).join("\n\n");
+      // Until the first question Ctrl-C ends the process; afterwards each answer has its own.
+      await withModel(
+        path,
+        { ...options, listensLater: true },
+        (loaded) => run(path, loaded, { ...options, before, system: opening === "" ? null : opening }),
+      );
+    });
+}
+
+interface Settings extends SamplingSettings {
+  readonly maxTokens: number;
+  readonly style?: ChatOptions["style"] | undefined;
+  /** The collaborative prompt. */
+  readonly before: string | null;
+  /** That and the text of the user. */
+  readonly system: string | null;
+  readonly compare?: string | undefined;
+  readonly json?: true | undefined;
+}
+
+/** One side of the conversation. */
+interface Side {
+  readonly name: string;
+  readonly model: Model;
+  readonly adapters: Adapters;
+}
+
+const HELP = `/help            this text
+/reset           forget the conversation
+/system [text]   begin anew with another system text, or with none
+/exit            end, as Ctrl-D and Ctrl-C do at an empty line
+A line that ends with \\ goes on in the next one. A line that begins with // is a question that begins with /.
+Ctrl-C stops an answer; a second one ends the program.`;
+
+async function run(
+  path: string,
+  { model, other, adapters, progress, tune }: Loaded,
+  settings: Settings,
+): Promise<void> {
+  const { maxTokens, compare = "", json = false } = settings;
+  const sides: readonly Side[] = [
+    { name: path, model, adapters },
+    ...(other ? [{ name: compare, model: other, adapters: {} }] : []),
+  ];
+  using table = createTable(sides, settings);
+  const { before, style } = settings, { tokenizer } = model;
+  if (tokenizer && before !== null) {
+    promptNote(promptCost({ tokenizer, prompt: before, ...(style ? { style } : {}) }), "the first question");
+  }
+  await tune({ rows: 64, directions: ["forward"], tokens: maxTokens });
+  progress[Symbol.dispose]();
+  const lines = stdinLines();
+  if (lines.isTerminal) note("/help lists what can be said besides questions");
+  for (;;) {
+    const line = await question(lines);
+    if (line === null) return;
+    if (line.trim() === "") continue;
+    if (/^\/(?!\/)/.test(line)) {
+      if (command(line.trim(), { table, settings }) === "exit") return;
+      continue;
+    }
+    const end = await answer(line.replace(/^\/\//, "/"), { table, json, isTerminal: lines.isTerminal });
+    if (end === "stopped") lines.drop();
+  }
+}
+
+/** The conversations with all sides. */
+interface Table extends Disposable {
+  readonly seats: readonly { readonly name: string; readonly chat: Chat }[];
+  /** Begins all of them anew, with another system text. */
+  restart(system: string | null): void;
+}
+
+function createTable(sides: readonly Side[], settings: Settings): Table {
+  const { style, maxTokens, system } = settings, sampling = samplingOf(settings), readsAhead = sides.length === 1;
+  let seats: readonly { readonly name: string; readonly chat: Chat }[] = [];
+  const leave = (): void => seats.forEach(({ chat }) => chat[Symbol.dispose]());
+  const restart = (system: string | null): void => {
+    leave();
+    seats = sides.map(({ name, model, adapters }) => ({
+      name,
+      chat: createChat(model, { ...sampling, maxTokens, system, adapters, readsAhead, ...(style ? { style } : {}) }),
+    }));
+  };
+  restart(system);
+  return {
+    get seats(): Table["seats"] {
+      return seats;
+    },
+    restart,
+    [Symbol.dispose]: leave,
+  };
+}
+
+/** The next question, perhaps of several lines. */
+async function question(lines: Lines): Promise<string | null> {
+  const parts: string[] = [];
+  for (;;) {
+    const line = await lines.next(parts.length === 0 ? "> " : "… ");
+    // On a terminal the user has thought better of it; a pipe may end without a last line.
+    if (line === null) return parts.length === 0 ? null : lines.isTerminal ? "" : parts.join("\n");
+    if (!line.endsWith("\\")) return [...parts, line].join("\n");
+    parts.push(line.slice(0, -1));
+  }
+}
+
+function command(
+  line: string,
+  { table, settings: { before } }: { readonly table: Table; readonly settings: Settings },
+): "exit" | "go on" {
+  const [, word = "", rest = ""] = /^\/(\S*)\s*(.*)$/s.exec(line) ?? [];
+  switch (word) {
+    case "exit":
+    case "quit":
+      return "exit";
+    case "help":
+      note(HELP);
+      break;
+    case "reset":
+      for (const { chat } of table.seats) chat.reset();
+      note("the conversation begins anew");
+      break;
+    case "system":
+      table.restart([before ?? "", rest].filter((text) => text !== "").join("\n\n") || null);
+      note(
+        `the conversation begins anew, with ${rest === "" ? "no" : "this"} system text${
+          before === null ? "" : " behind the prompt"
+        }`,
+      );
+      break;
+    default:
+      note(`compresso: there is no /${word}; /help lists what there is`);
+  }
+  return "go on";
+}
+
+/** Answers on stdout, and says whether the answer was stopped. */
+async function answer(
+  text: string,
+  { table, json, isTerminal }: { readonly table: Table; readonly json: boolean; readonly isTerminal: boolean },
+): Promise<"answered" | "stopped"> {
+  using interrupt = watchInterrupt("stopping the answer; once more ends the program", { ctrlCOnly: true });
+  interrupt.start();
+  const { signal } = interrupt;
+  const before = table.seats.map(({ chat: { messages } }) => messages);
+  const voices = table.seats.map(({ name, chat }): Voice<ChatAnswer> => ({ name, pieces: chat.ask(text, { signal }) }));
+  try {
+    const answers = json ? await listen(voices) : await speak(voices);
+    if (json) print(JSON.stringify(jsonOf(text, { answers, voices })));
+    answers.forEach((each, index) => remark(each, voices.length > 1 ? voices[index]?.name : undefined));
+    return "answered";
+  } catch (error) {
+    if (signal.aborted) {
+      // Whoever reads lines counts one for each question.
+      const stopped = { answer: null, finish: "stopped" },
+        models = voices.map(({ name }) => ({ model: name, ...stopped }));
+      print(json ? JSON.stringify({ question: text, ...(models.length > 1 ? { models } : models[0]) }) : undefined);
+      noteUneven(table, before);
+      return "stopped";
+    }
+    // On a terminal a question can be put otherwise; a pipe does not know better.
+    if (!isTerminal || !(error instanceof CompressoError) || error.code !== "input") throw error;
+    reportError(error);
+    noteUneven(table, before);
+    return "answered";
+  }
+}
+
+/** Says where an answer ended when some of the models had the question, and others not: their messages are those from before. */
+function noteUneven({ seats }: Table, before: readonly Chat["messages"][]): void {
+  const without = seats.filter(({ chat: { messages } }, index) => messages === before[index]).map(({ name }) => name);
+  if (without.length === 0 || without.length === seats.length) return;
+  note(
+    `compresso: ${without.join(", ")} ${
+      without.length > 1 ? "have" : "has"
+    } not got this question; /reset begins anew with all`,
+  );
+}
+
+function jsonOf(
+  question: string,
+  { answers, voices }: { readonly answers: readonly ChatAnswer[]; readonly voices: readonly Voice<ChatAnswer>[] },
+): Readonly<Record<string, unknown>> {
+  const values = answers.map((answer, index) => {
+    const { text, promptTokens, reusedTokens, dropped } = answer;
+    return { model: voices[index]?.name, answer: text, promptTokens, reusedTokens, dropped, ...spokenValues(answer) };
+  });
+  return values.length > 1 ? { question, models: values } : { question, ...values[0] };
+}
+
+/** What the answer alone does not show. */
+function remark({ dropped, reason }: ChatAnswer, name: string | undefined): void {
+  const who = name === undefined ? "" : ` of ${name}`;
+  if (dropped > 0) note(`compresso: the context${who} is full; the oldest ${dropped} messages were forgotten`);
+  if (reason === "context") note(`compresso: the context${who} is full; the answer ends here`);
+  if (reason === "length") note(`compresso: the answer${who} was cut off after --max-tokens`);
+}

@@ -1,0 +1,164 @@
+// `compresso data`: the rows of a file looked at, and rows that a model writes itself. Owns the two verbs; refuses to
+// train.
+import { join } from "node:path";
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { CompressoError } from "../../../lib/core/errors.ts";
+import { exists, isFolder } from "../../../lib/files/exists.ts";
+import { modelPath } from "../../../lib/formats/open_model.ts";
+import { sequencesAtOnce } from "../../../lib/nn/decode/batch.ts";
+import { partPath, writeTextFile } from "../../../lib/generate/self_data_file.ts";
+import { verb } from "../../command.ts";
+import { inspectData } from "./inspect.ts";
+import { fileNames, modelDigest } from "../../../lib/formats/fingerprint.ts";
+import { MAX_SEED } from "../../../lib/core/random.ts";
+import { formatCount, print, printJson } from "../../terminal/output.ts";
+import { refuseInputs } from "../../own_inputs.ts";
+import { duration } from "../../terminal/progress.ts";
+import { NO_TUNING_OPTION, TUNING_OPTION } from "../../tuning.ts";
+import { byteCount, oneOf, outputPath, realNumber, required, wholeNumber } from "../../options/values.ts";
+import { BASE_DTYPE_HELP, BASE_DTYPES, type ModelSettings, withModel } from "../../with_model.ts";
+
+/** Declares the verb. */
+export function data(): CommandUnknownOpts {
+  return verb("data", {
+    description: "Look at training data, or let a model write its own.",
+    examples: [
+      "data inspect alpaca.json --model path/to/model --seq 256",
+      "data generate path/to/model --count 1000 --tokens 256 --out own.jsonl",
+    ],
+  })
+    .addCommand(inspectVerb())
+    .addCommand(generateVerb());
+}
+
+function inspectVerb(): CommandUnknownOpts {
+  return verb("inspect", {
+    description: "Count the rows of a file, name broken and empty ones, and show what becomes of them in training.",
+    examples: ["data inspect alpaca.json --model demo --seq 128", "data inspect c4.json.gz --limit 1000 --json"],
+  })
+    .argument("<file>", "JSON, JSON lines or text, also in gzip or Zstandard, or parquet")
+    .option("--model <model>", "a Hugging Face folder, a .gguf file, or demo: also count tokens, as prune sees them")
+    .option("--seq <tokens>", "with --model: tokens of a sequence (default: 256)", wholeNumber("--seq", { least: 2 }))
+    .option("--text-field <name>", "take this field as the text of every row (default: the fields tell what a row is)")
+    .option("--limit <rows>", "read only so many rows", wholeNumber("--limit", { least: 1 }))
+    .option("--prompt <file>", "with --model: your own text in place of the collaborative prompt")
+    .option("--no-prompt", "with --model: leave the collaborative prompt out")
+    .option(
+      "--no-packing",
+      "with --model: a sequence for each row, padded or shortened, instead of rows joined to full ones",
+    )
+    .option("--json", "print one JSON object")
+    .action(async (file, options) => await inspectData(file, options));
+}
+
+function generateVerb(): CommandUnknownOpts {
+  return verb("generate", {
+    description:
+      "Let a model write texts to train on, as LLM-QAT does: a first token of the vocabulary, then a few likeliest ones, the rest drawn.",
+    examples: [
+      "data generate demo --count 50 --tokens 64 --out own.jsonl",
+      "data generate path/to/model --out own.jsonl --resume",
+    ],
+  })
+    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .option(
+      "--out <file>",
+      'JSON lines of {text}, with "ended": false where a text was cut off (required)',
+      outputPath("--out"),
+    )
+    .option("--count <texts>", "texts to write", wholeNumber("--count", { least: 1 }), 1000)
+    .option("--tokens <count>", "tokens of a text at most", wholeNumber("--tokens", { least: 2 }), 256)
+    .option(
+      "--temperature <number>",
+      "1 draws from the model's own distribution, less from its likelier tokens",
+      realNumber("--temperature", { above: 0 }),
+      1,
+    )
+    .option("--seed <number>", "seed of first tokens and draws", wholeNumber("--seed", { most: MAX_SEED }), 1)
+    .option("--resume", "go on where an earlier run with the same options stopped")
+    .option("--overwrite", "replace what stands at --out")
+    .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
+    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...TUNING_OPTION)
+    .option(...NO_TUNING_OPTION)
+    .option("--json", "print one JSON object")
+    .action(async (model, options) => await runGenerate(model, { ...options, out: required(options.out, "--out") }));
+}
+
+interface GenerateSettings extends ModelSettings {
+  readonly out: string;
+  readonly count: number;
+  readonly tokens: number;
+  readonly temperature: number;
+  readonly seed: number;
+  readonly resume?: true | undefined;
+  readonly overwrite?: true | undefined;
+  readonly json?: true | undefined;
+}
+
+async function runGenerate(path: string, settings: GenerateSettings): Promise<void> {
+  const { out, count, tokens, temperature, seed, resume = false, overwrite = false, baseDtype = "f16" } = settings;
+  const place = modelPath(path);
+  // One that is not there is refused where it is read.
+  const read = await exists(place) ? (await fileNames(place)).map((name) => join(place, name)) : [];
+  await refuseInputs(out, read, { option: "--out" });
+  await checkTarget(settings);
+  const onInterrupt = "stopping; finished texts stay; once more ends at once";
+  try {
+    await withModel(path, { ...settings, onInterrupt }, async ({ model, signal, progress, tune }) => {
+      const rows = Math.min(
+        count,
+        sequencesAtOnce(model.device, model.spec, { capacity: tokens + (model.tokenizer?.leading.length ?? 0) }),
+      );
+      await tune({ rows, directions: ["forward"], tokens: count * tokens });
+      const start = performance.now();
+      const result = await writeTextFile(model, {
+        path: out,
+        count,
+        tokens,
+        temperature,
+        seed,
+        resume,
+        identity: { weights: await modelDigest(modelPath(path)), baseDtype },
+        signal,
+        onStart: (there) => {
+          if (there > 0) progress.note(`going on after text ${there}`);
+        },
+        onProgress: (share) => progress.phase("writing texts", share),
+      });
+      progress[Symbol.dispose]();
+      const seconds = (performance.now() - start) / 1000;
+      if (settings.json) return printJson({ ...result, seconds });
+      const speed = result.tokens === 0
+        ? ""
+        : ` in ${duration(seconds)}, ${(result.tokens / seconds).toFixed(1)} tokens/s`;
+      print(`${formatCount(count)} texts in ${out}; ${formatCount(result.tokens)} tokens written now${speed}`);
+    });
+  } catch (error) {
+    if (!(error instanceof CompressoError) || error.code !== "aborted" || !(await exists(partPath(out)))) throw error;
+    const mend = `go on with the same command and --resume${overwrite ? " in place of --overwrite" : ""}`;
+    throw new CompressoError("aborted", { ...error.parts, mend });
+  }
+}
+
+/** Refuses to replace a file, or the part of an earlier run, unasked. */
+async function checkTarget({ out, resume, overwrite }: GenerateSettings): Promise<void> {
+  const refuse = (rule: string, value: string, mend: string): never => {
+    throw new CompressoError("usage", { what: `cannot write texts to ${out}`, rule, value, mend });
+  };
+  if (resume && overwrite) refuse("either --resume or --overwrite", "both were given", "leave one out");
+  if (await isFolder(out)) refuse("--out is a file", "it is a folder", "name a file in it");
+  if (overwrite) return;
+  const part = partPath(out);
+  if (await exists(part)) {
+    // Where --overwrite was given then, the earlier file still stands.
+    if (resume) return;
+    refuse("no earlier run stopped there", `it left ${part}`, "go on with --resume, or start anew with --overwrite");
+  }
+  if (!(await exists(out))) return;
+  if (resume) {
+    const mend = "choose another --out, or replace the file with --overwrite in place of --resume";
+    refuse("an earlier run stopped there", `the file stands there, and no ${part}`, mend);
+  }
+  refuse("--out is a new file", "there is one", "choose another, or replace it with --overwrite");
+}

@@ -1,0 +1,53 @@
+// Work of `compresso eval` that goes on from the file of `--out`. Owns what must agree whatever is measured, and what is said of the file; refuses
+// to measure.
+import { dirname, join } from "node:path";
+import { CompressoError } from "../../../lib/core/errors.ts";
+import { type EntryKind, type EvaluationFile, openEvaluationFile } from "../../../lib/eval/evaluation_file.ts";
+import { exists } from "../../../lib/files/exists.ts";
+import { modelDigest } from "../../../lib/formats/fingerprint.ts";
+import { modelPath } from "../../../lib/formats/open_model.ts";
+import type { RunIdentity } from "../../../lib/run/checkpoint.ts";
+import { type EvalSettings, type EvalWork, type Measurement, plainWork } from "./work.ts";
+import { note } from "../../terminal/output.ts";
+import type { Loaded } from "../../with_model.ts";
+
+/** Work whose measure gets the open file, or null without `--out`. `identity` is what must be as in the first run beside the models. */
+export async function keptWork<Known, Added>(
+  paths: readonly string[],
+  { out, baseDtype = "f16", adapter }: EvalSettings,
+  { kind, identity, measure }: {
+    readonly kind: EntryKind<Known, Added>;
+    readonly identity: RunIdentity;
+    readonly measure: (
+      path: string,
+      loaded: Loaded,
+      file: EvaluationFile<Known, Added> | null,
+    ) => Promise<Measurement>;
+  },
+): Promise<EvalWork> {
+  if (out === undefined) return plainWork((path, loaded) => measure(path, loaded, null));
+  const whole: Record<string, RunIdentity[string]> = { baseDtype, ...identity };
+  for (const path of paths) whole[`model ${path}`] = await modelDigest(modelPath(path));
+  if (adapter !== undefined) whole["adapter"] = await adapterDigest(adapter);
+  const file = await openEvaluationFile(out, whole, { kind });
+  if (file.found > 0) note(`going on with ${file.found} ${kind.noun}s of ${out}`);
+  const kept = `what is scored stays in ${out}, and the same command goes on`;
+  return {
+    interrupt: { onInterrupt: `stopping; ${kept}; once more ends at once` },
+    async measure(path, loaded): Promise<Measurement> {
+      try {
+        return await measure(path, loaded, file);
+      } catch (error) {
+        if (!(error instanceof CompressoError) || error.code !== "aborted") throw error;
+        throw new CompressoError("aborted", { ...error.parts, mend: kept });
+      }
+    },
+    [Symbol.dispose]: () => file[Symbol.dispose](),
+  };
+}
+
+/** Of a file of weights the config beside it counts too, which says how they are scaled. */
+async function adapterDigest(path: string): Promise<string> {
+  const digest = await modelDigest(path), config = join(dirname(path), "adapter_config.json");
+  return (await Deno.stat(path)).isFile && await exists(config) ? `${digest} ${await modelDigest(config)}` : digest;
+}

@@ -1,0 +1,162 @@
+// Measurements of one or several models as JSON and as tables. Owns their wording; refuses to measure.
+import { CompressoError } from "../../../lib/core/errors.ts";
+import {
+  compareItems,
+  comparePairs,
+  comparePerplexity,
+  type PairedDifference,
+  type PerplexityRatio,
+} from "../../../lib/eval/compare.ts";
+import type { Measurement } from "./work.ts";
+import { formatShare } from "../../terminal/output.ts";
+
+/** What a model has made of the work. */
+export type Measured = Measurement & { readonly model: string };
+
+/** A model against the first. */
+export interface Differences {
+  readonly model: string;
+  readonly values: object;
+  /** By the name of a line of the table. */
+  readonly lines: ReadonlyMap<string, string>;
+}
+
+/** What `--json` prints of one model. */
+export function valuesOf(measured: Measurement): object {
+  switch (measured.kind) {
+    case "rows":
+      return { accuracy: measured.accuracy, correct: measured.correct, n: measured.n };
+    case "tasks":
+      return { tasks: measured.result.tasks };
+    case "text": {
+      const windows = measured.windows.map(({ perplexity, tokens, nll, windows, window, stride }) => ({
+        ...{ perplexity, tokens, nll, windows, window },
+        ...(stride === null ? {} : { stride }),
+      }));
+      const [only, ...more] = windows;
+      return more.length === 0 && only ? only : { perplexities: windows };
+    }
+  }
+}
+
+/** Lines about one model, or a table with a column for each. */
+export function measurementTable(measured: readonly Measured[]): string[] {
+  const [first] = measured;
+  if (!first) return [];
+  if (measured.length === 1 && first.kind === "rows") {
+    return [`accuracy ${formatShare(first.accuracy)} (${first.correct} of ${first.n})`];
+  }
+  if (measured.length === 1 && first.kind === "text") {
+    return first.windows.map(({ perplexity, tokens, windows, window, stride }) =>
+      `perplexity ${perplexity.toFixed(4)} over ${tokens} tokens (${windows} windows of ${window}${
+        stride === null ? "" : `, each ${stride} further`
+      })`
+    );
+  }
+  const columns = measured.map(cells), names = [...columns[0]?.keys() ?? []];
+  const truncated = measured.flatMap(truncation);
+  return [
+    ...aligned([
+      ["", ...(measured.length === 1 ? [] : measured.map(({ model }) => model))],
+      ...names.map((name) => [name, ...columns.map((column) => column.get(name) ?? "")]),
+    ]),
+    ...truncated,
+  ];
+}
+
+/** Lines with the differences from the first model. */
+export function differenceTable({ model }: Measured, others: readonly Differences[]): string[] {
+  const names = [...others[0]?.lines.keys() ?? []];
+  return [
+    "",
+    `against ${model}, with 95 % confidence intervals of the paired differences:`,
+    ...aligned([
+      ["", ...others.map((other) => other.model)],
+      ...names.map((name) => [name, ...others.map(({ lines }) => lines.get(name) ?? "")]),
+    ]),
+  ];
+}
+
+/** A model against the first on the same work. */
+export function differences(first: Measured, other: Measured): Differences {
+  const lines = new Map<string, string>();
+  const head = { model: other.model, against: first.model };
+  if (first.kind === "rows" && other.kind === "rows") {
+    const accuracy = comparePairs(first.right, other.right);
+    lines.set("accuracy", shares(accuracy));
+    return { model: other.model, values: { ...head, accuracy }, lines };
+  }
+  if (first.kind === "text" && other.kind === "text") {
+    const perplexities = first.windows.map((one, index) => {
+      const second = other.windows[index];
+      const ratio = second ? comparePerplexity(one, second) : null;
+      const name = windowName(one);
+      lines.set(name, ratio ? times(ratio) : "other tokens");
+      return { window: one.window, ...(one.stride === null ? {} : { stride: one.stride }), ratio: null, ...ratio };
+    });
+    return { model: other.model, values: { ...head, perplexities }, lines };
+  }
+  if (first.kind === "tasks" && other.kind === "tasks") {
+    const tasks = Object.fromEntries(
+      Object.entries(first.result.items).map(([name, items]) => {
+        const gaps = compareItems(items, other.result.items[name] ?? []);
+        lines.set(`${name} acc`, shares(gaps.acc));
+        lines.set(`${name} acc_norm`, shares(gaps.acc_norm));
+        return [name, gaps];
+      }),
+    );
+    return { model: other.model, values: { ...head, tasks }, lines };
+  }
+  throw new CompressoError("mismatch", { what: "cannot compare two models", rule: "both were measured alike" });
+}
+
+function cells(measured: Measured): Map<string, string> {
+  switch (measured.kind) {
+    case "rows":
+      return new Map([["accuracy", `${formatShare(measured.accuracy)} of ${measured.n}`]]);
+    case "text":
+      return new Map(measured.windows.map((one) => [windowName(one), one.perplexity.toFixed(4)]));
+    case "tasks":
+      return new Map(
+        Object.entries(measured.result.tasks).flatMap(([name, { acc, acc_norm, stderr, acc_norm_stderr, n }]) => [
+          [`${name} acc`, `${withError(acc, stderr)} of ${n}`],
+          [`${name} acc_norm`, withError(acc_norm, acc_norm_stderr)],
+        ]),
+      );
+  }
+}
+
+function truncation(measured: Measured): string[] {
+  if (measured.kind !== "tasks") return [];
+  return Object.entries(measured.result.tasks).filter(([, { truncated }]) => truncated > 0).map((
+    [name, { truncated, n }],
+  ) => `${measured.model}: ${truncated} of ${n} questions of ${name} did not fit the context and lost their beginning`);
+}
+
+function windowName({ window, stride }: { readonly window: number; readonly stride: number | null }): string {
+  return `perplexity ${window}${stride === null ? "" : `/${stride}`}`;
+}
+
+/** A share and its standard error, such as 61.5 ± 1.1 %. */
+function withError(share: number, stderr: number): string {
+  return `${(100 * share).toFixed(1)} ± ${Number.isNaN(stderr) ? "?" : (100 * stderr).toFixed(1)} %`;
+}
+
+function shares({ difference, low, high }: PairedDifference): string {
+  const signed = (value: number): string => `${value < 0 ? "−" : "+"}${Math.abs(100 * value).toFixed(1)}`;
+  return Number.isNaN(low) ? signed(difference) : `${signed(difference)} (${signed(low)} … ${signed(high)})`;
+}
+
+function times({ ratio, low, high }: PerplexityRatio): string {
+  const text = `× ${ratio.toFixed(4)}`;
+  return Number.isNaN(low) ? text : `${text} (${low.toFixed(4)} … ${high.toFixed(4)})`;
+}
+
+function aligned(rows: readonly (readonly string[])[]): string[] {
+  const widths = rows.reduce<number[]>(
+    (most, row) => row.map((cell, column) => Math.max(most[column] ?? 0, cell.length)),
+    [],
+  );
+  return rows.map((row) => row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ").trimEnd())
+    .filter((line) => line !== "");
+}

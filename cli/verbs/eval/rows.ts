@@ -1,0 +1,44 @@
+// Accuracy on rows with choices for `compresso eval --data`. Owns the rows and their prompt; refuses other work.
+import { readRows } from "../../../lib/data/rows.ts";
+import { promptCost } from "../../../lib/data/prompts/encode.ts";
+import { encodeChoices } from "../../../lib/eval/choice_rows.ts";
+import { checkRows, scoreChoices } from "../../../lib/eval/score.ts";
+import { checkEach } from "./models.ts";
+import { BATCH_TOKENS, type EvalSettings, type EvalWork, plainWork } from "./work.ts";
+import { readingNote } from "../prune/data_line.ts";
+import { note } from "../../terminal/output.ts";
+import { promptAtInference, promptNote } from "../../options/prompt.ts";
+import { tokenizerOf } from "../../with_model.ts";
+
+/** Reads the rows. */
+export async function chooseRows(
+  paths: readonly string[],
+  dataPath: string,
+  options: EvalSettings,
+): Promise<EvalWork> {
+  const prompt = await promptAtInference(options);
+  const limit = options.limitRows === undefined ? {} : { limit: options.limitRows };
+  const rows = await readRows(dataPath, { ...limit, brokenMend: "mend or remove it" });
+  const leftOut = readingNote(rows.report);
+  if (leftOut !== null) note(`compresso: of the rows of ${dataPath} are left out: ${leftOut}`);
+  await checkEach(paths, {}, ({ source: { spec }, tokenizer }) => {
+    checkRows(encodeChoices(rows, { tokenizer: tokenizerOf({ tokenizer }), prompt, ...limit }), spec.maxPosition);
+  });
+  return plainWork(async (_, { model, adapters, signal, progress, tune }) => {
+    const tokenizer = tokenizerOf(model);
+    if (prompt !== null) promptNote(promptCost({ tokenizer, prompt }), "each instruction");
+    const choices = encodeChoices(rows, { tokenizer, prompt, ...limit });
+    const lengths = choices.map((row) => row.prefix.length + row.choices.flat().length);
+    await tune({
+      rows: BATCH_TOKENS,
+      directions: ["forward"],
+      tokens: lengths.reduce((sum, length) => sum + length, 0),
+    });
+    const { accuracy, correct, total, perRow } = await scoreChoices(model, choices, {
+      adapters,
+      signal,
+      onProgress: (done, all) => progress.phase("scoring", done / all),
+    });
+    return { kind: "rows", accuracy, correct, n: total, right: perRow.map(({ isCorrect }) => isCorrect) };
+  });
+}

@@ -1,0 +1,104 @@
+// Tasks for `compresso eval --tasks`. Owns the questions and what must agree of them to go on; refuses other work.
+import { encodeQuestion, mayBeLong } from "../../../lib/eval/encode.ts";
+import {
+  type EncodedTask,
+  encodeTask,
+  type EvaluateResult,
+  hasContext,
+  type KnownQuestion,
+  loadTasks,
+  scoreTask,
+  taskDigest,
+} from "../../../lib/eval/evaluate.ts";
+import { type EvaluationFile, type QuestionEntry, QUESTIONS } from "../../../lib/eval/evaluation_file.ts";
+import { taskScore } from "../../../lib/eval/metrics.ts";
+import type { LoadedTask } from "../../../lib/eval/task_data.ts";
+import { keptWork } from "./kept.ts";
+import { checkEach } from "./models.ts";
+import { BATCH_TOKENS, type EvalSettings, type EvalWork } from "./work.ts";
+import { note } from "../../terminal/output.ts";
+import { promptAtInference, promptNote } from "../../options/prompt.ts";
+import { required } from "../../options/values.ts";
+import { type Loaded, tokenizerOf } from "../../with_model.ts";
+
+/** Reads the questions of all tasks. */
+export async function chooseTasks(
+  paths: readonly string[],
+  names: readonly string[],
+  options: EvalSettings,
+): Promise<EvalWork> {
+  const { limit, refuseLong = false } = options;
+  const taskData = required(options.taskData, "--task-data");
+  const prompt = await promptAtInference(options);
+  const tasks = await loadTasks({ tasks: names, taskData, prompt, ...(limit === undefined ? {} : { limit }) });
+  for (const { name, path, parts } of tasks) {
+    if (parts && parts.there < parts.all) {
+      note(`compresso: ${name} is over ${parts.there} of its ${parts.all} subsets: the others have no file ${path}`);
+    }
+  }
+  await checkEach(paths, {}, ({ source: { spec }, tokenizer }) => {
+    const how = { tokenizer: tokenizerOf({ tokenizer }), context: spec.maxPosition, refuseLong };
+    for (const task of tasks) {
+      for (const question of task.questions) if (mayBeLong(question, how)) encodeQuestion(task, question, how);
+    }
+  });
+  const digests = tasks.map((task) => [`task ${task.name}`, `${task.questions.length} questions, ${taskDigest(task)}`]);
+  const identity = { refuseLong, ...Object.fromEntries(digests) };
+  return await keptWork(paths, options, {
+    kind: QUESTIONS,
+    identity,
+    measure: async (path, loaded, file) => {
+      return { kind: "tasks", result: await measure(path, loaded, { tasks, prompt, file, refuseLong }) };
+    },
+  });
+}
+
+async function measure(
+  path: string,
+  { model, adapters, signal, progress, tune }: Loaded,
+  { tasks, prompt, file, refuseLong }: {
+    readonly tasks: readonly LoadedTask[];
+    readonly prompt: string | null;
+    readonly file: EvaluationFile<KnownQuestion, QuestionEntry> | null;
+    readonly refuseLong: boolean;
+  },
+): Promise<EvaluateResult> {
+  const tokenizer = tokenizerOf(model);
+  const questions = tasks.flatMap((task) => task.questions);
+  if (prompt !== null) {
+    const count = questions.filter(hasContext).length;
+    const some = count < questions.length ? ` that has a context (${count} of ${questions.length})` : "";
+    promptNote(tokenizer.encode(`${prompt}\n\n`).length, `each question${some}`);
+  }
+  // All of them before any is measured: one that is refused would cost what the others gave.
+  const encoded: EncodedTask[] = [];
+  for (const task of tasks) {
+    encoded.push(
+      await encodeTask(model, task, {
+        refuseLong,
+        signal,
+        known: file?.known(path, task.name),
+        onEncoded: (done, all) => progress.phase(`encoding ${task.name}`, done / all),
+      }),
+    );
+  }
+  const tokens = encoded.flatMap((of) => [...of.values()]).reduce(
+    (sum, { sequences }) => sum + (sequences[0]?.prefix.length ?? 0) + sequences.flatMap(({ choice }) => choice).length,
+    0,
+  );
+  await tune({ rows: BATCH_TOKENS, directions: ["forward"], tokens });
+  const result: EvaluateResult = { tasks: {}, items: {} };
+  for (const [index, task] of tasks.entries()) {
+    const items = await scoreTask(model, task, {
+      adapters,
+      signal,
+      encoded: encoded[index],
+      known: file?.known(path, task.name),
+      onItem: (place, item) => file?.add(path, task.name, { place, label: task.questions[place]?.label ?? "", item }),
+      onProgress: (done, all) => progress.phase(`scoring ${task.name}`, done / all),
+    });
+    result.items[task.name] = items;
+    result.tasks[task.name] = taskScore(items);
+  }
+  return result;
+}

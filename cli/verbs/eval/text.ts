@@ -1,0 +1,92 @@
+// Perplexity for `compresso eval --text`. Owns the text, its windows and what must agree of them to go on; refuses other work.
+import { type EvaluationFile, WINDOWS } from "../../../lib/eval/evaluation_file.ts";
+import { namesJson } from "../../../lib/data/readers/split.ts";
+import { openWeights } from "../../../lib/formats/open.ts";
+import { modelPath } from "../../../lib/formats/open_model.ts";
+import { checkLength, checkPerplexity, encodeText, perplexity, type WindowLoss } from "../../../lib/eval/perplexity.ts";
+import { digestOf } from "../../../lib/run/data.ts";
+import { keptWork } from "./kept.ts";
+import { checkEach } from "./models.ts";
+import { BATCH_TOKENS, type EvalSettings, type EvalWork, type Measurement, type WindowMeasurement } from "./work.ts";
+import { note } from "../../terminal/output.ts";
+import { readText } from "../../terminal/read_text.ts";
+import { type Loaded, tokenizerOf } from "../../with_model.ts";
+
+/** Tokens of a window, where no model's context is shorter. */
+export const DEFAULT_WINDOW = 512;
+/** Hardly a token stands for more characters: a text that has more for each token of a window need not be encoded to know that it is long enough. */
+const MOST_CHARS = 256;
+
+/** Reads the text. */
+export async function chooseText(
+  paths: readonly string[],
+  textPath: string,
+  options: EvalSettings,
+): Promise<EvalWork> {
+  const text = await readText(textPath);
+  // The measure is over what the file holds, whatever that is.
+  if (namesJson(textPath)) note(`compresso: ${textPath} is measured as one plain text, keys and escapes included`);
+  const { window, stride = null, limitChars = null, maxWindows = null } = options;
+  const sizes = window ?? [await defaultWindow(paths)], longest = Math.max(...sizes);
+  if (Math.min(text.length, limitChars ?? Infinity) < MOST_CHARS * longest) {
+    await checkEach(paths, options, ({ tokenizer }) => {
+      const { length } = encodeText({ tokenizer: tokenizerOf({ tokenizer }) }, text, options.limitChars);
+      checkLength(length, { window: longest, stride: options.stride });
+    });
+  }
+  const identity = { text: digestOf([text]), window: window?.join(",") ?? null, stride, limitChars, maxWindows };
+  return await keptWork(paths, options, {
+    kind: WINDOWS,
+    identity,
+    measure: (path, loaded, file) => measure(path, loaded, { text, sizes, options, file }),
+  });
+}
+
+/** One for all models: over other windows their perplexities could not be compared. */
+async function defaultWindow(paths: readonly string[]): Promise<number> {
+  const contexts: number[] = [];
+  for (const path of paths) contexts.push((await openWeights(modelPath(path))).spec.maxPosition);
+  return Math.min(DEFAULT_WINDOW, ...contexts);
+}
+
+async function measure(
+  path: string,
+  { model, adapters, signal, progress, tune }: Loaded,
+  { text, sizes, options, file }: {
+    readonly text: string;
+    readonly sizes: readonly number[];
+    readonly options: EvalSettings;
+    readonly file: EvaluationFile<WindowLoss, WindowLoss> | null;
+  },
+): Promise<Measurement> {
+  const { stride, limitChars, maxWindows } = options;
+  const shape = {
+    ...(stride === undefined ? {} : { stride }),
+    ...(maxWindows === undefined ? {} : { maxWindows }),
+  };
+  // All of them before any is measured: one that does not fit would cost what the others gave.
+  for (const window of sizes) checkPerplexity(model, text, { window, ...shape });
+  const tokens = encodeText(model, text, limitChars);
+  for (const window of sizes) checkLength(tokens.length, { window, stride });
+  const read = sizes.reduce((sum, window) => {
+    const all = tokens.length * (stride === undefined ? 1 : window / stride);
+    return sum + Math.min(all, window * (maxWindows ?? Infinity));
+  }, 0);
+  await tune({ rows: BATCH_TOKENS, directions: ["forward"], tokens: read });
+  const windows: WindowMeasurement[] = [];
+  for (const window of sizes) {
+    const result = await perplexity(model, tokens, {
+      window,
+      adapters,
+      signal,
+      ...shape,
+      ...(file
+        ? { known: file.known(path, window), onWindow: (place, loss) => file.add(path, window, { place, ...loss }) }
+        : {}),
+      onProgress: (done, all) =>
+        progress.phase(sizes.length === 1 ? "measuring" : `measuring windows of ${window}`, done / all),
+    });
+    windows.push({ ...result, window, stride: stride ?? null });
+  }
+  return { kind: "text", windows };
+}

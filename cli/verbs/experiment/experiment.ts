@@ -1,0 +1,285 @@
+// `compresso experiment FILE`: a grid of runs with its tables, in as many sittings as it takes. Owns options, progress and what is said; refuses
+// the runs.
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { join } from "node:path";
+import { CompressoError } from "../../../lib/core/errors.ts";
+import type { Experiment } from "../../../lib/experiment/definition.ts";
+import { openExperiment } from "../../../lib/experiment/open.ts";
+import { CELL_OPTION_NAMES } from "../../../lib/experiment/options.ts";
+import { planCells, type PlannedCell } from "../../../lib/experiment/plan.ts";
+import { type ExperimentOverrides, resolveExperiment } from "../../../lib/experiment/resolve.ts";
+import {
+  isMeasuredAlone,
+  refusedCells,
+  runExperiment,
+  type RunExperimentOptions,
+  sittingOf,
+} from "../../../lib/experiment/run.ts";
+import { Store } from "../../../lib/experiment/store.ts";
+import { openDevice } from "../../../lib/gpu/device.ts";
+import { alarmLine } from "../prune/alarms.ts";
+import { verb } from "../../command.ts";
+import { namedPaths, selection, settings } from "./values.ts";
+import { watchInterrupt } from "../../terminal/interrupt.ts";
+import { formatCount, note, print, printJson } from "../../terminal/output.ts";
+import { stderrProgress } from "../../terminal/progress.ts";
+import { NO_TUNING_OPTION, tuneFor, TUNING_OPTION, type TuningSetting } from "../../tuning.ts";
+import { byteCount, oneOf, outputPath, wholeNumber } from "../../options/values.ts";
+
+/** Declares the verb. */
+export function experimentVerb(): CommandUnknownOpts {
+  return verb("experiment", {
+    description: "Run a grid of prune runs, measure every model, and write tables and charts; finished runs are kept.",
+    examples: [
+      "experiment scripts/experiments/rank.ts --out runs/rank",
+      "experiment scripts/experiments/rank.ts --dry-run --set steps=80 --only rank=2,seed=1",
+      "experiment mine.ts --model path/to/model --data alpaca.json --file wiki=wiki.txt --max-cells 3 --out runs/mine",
+    ],
+  })
+    .argument(
+      "<file>",
+      "an experiment: a .ts, .js or .mjs file with `export default defineExperiment({ … })`, or the same as .json, which can neither set trust (--set trust=true does) nor name tasks that are modules (--file NAME=PATH does)",
+    )
+    .option("--out <dir>", "folder of all results (default: runs/ and the experiment's name)", outputPath("--out"))
+    .option(
+      "--model <path>",
+      "the model, or NAME=PATH where there are several; may be given more than once",
+      collect(namedPaths("--model", "model")),
+    )
+    .option(
+      "--data <file>",
+      "the data, or NAME=PATH where there are several, in place of all that the definition says of the set; may be given more than once",
+      collect(namedPaths("--data", "data")),
+    )
+    .option(
+      "--file <name=path>",
+      "where a file lies that the experiment names @NAME; none leaves out the measures that use it",
+      collect(namedPaths("--file", null)),
+    )
+    .option(
+      "--set <key=value>",
+      "an option of all runs, or the values of an axis, a new one or one that is the same in all grids: seed=1,2,3",
+      collect(settings("--set")),
+    )
+    .option(
+      "--only <key=value>",
+      "runs with one of the values, such as method=taylor,sparsity=0.2; may be given more than once",
+      collect(selection("--only"), { joins: true }),
+    )
+    .option("--max-cells <count>", "runs in this sitting at most", wholeNumber("--max-cells", { least: 1 }))
+    .option(
+      "--keep <what>",
+      "models: leave the pruned models; none: remove each that is pruned now once it was measured",
+      oneOf("--keep", ["none", "models"]),
+      "none" as const,
+    )
+    .option("--evaluate-only", "only take measures that are missing, on models that were kept")
+    .option("--redo", "run anew what failed, has another definition than before, or lacks measures and its model")
+    .option(
+      "--dry-run",
+      "list the runs with their steps, tokens and state, and what a sitting with these options would do; do nothing but read, import tasks of your own and schedules that are trusted, and look at others in their own processes",
+    )
+    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...TUNING_OPTION)
+    .option(...NO_TUNING_OPTION)
+    .option("--json", "print one JSON object")
+    .addHelpText(
+      "after",
+      `\nOptions of runs, for base, grid, --set and --only: ${
+        CELL_OPTION_NAMES.join(", ")
+      }. Of units, targets, protect and onAlarm --set takes one value, whose parts have commas between.`,
+    )
+    .action(async (file, options) => await run(file, options));
+}
+
+interface Settings {
+  readonly out?: string | undefined;
+  readonly model?: ReadonlyMap<string, readonly string[]> | undefined;
+  readonly data?: ReadonlyMap<string, readonly string[]> | undefined;
+  readonly file?: ReadonlyMap<string, readonly string[]> | undefined;
+  readonly set?: ReadonlyMap<string, readonly string[]> | undefined;
+  readonly only?: ReadonlyMap<string, readonly string[]> | undefined;
+  readonly maxCells?: number | undefined;
+  readonly keep: "none" | "models";
+  readonly evaluateOnly?: true | undefined;
+  readonly redo?: true | undefined;
+  readonly dryRun?: true | undefined;
+  readonly memoryLimit?: number | undefined;
+  readonly tuning?: TuningSetting | undefined;
+  readonly json?: true | undefined;
+}
+
+async function run(file: string, settings: Settings): Promise<void> {
+  const experiment = await openExperiment(file), { only, json = false } = settings;
+  const out = settings.out ?? join("runs", experiment.definition.name), overrides = overridesOf(settings);
+  if (settings.dryRun) {
+    const { cells } = await planCells(resolveExperiment(experiment, overrides), new Store(out), { only });
+    const isRefused = refusedCells(cells, settings).length > 0;
+    const sitting = (isRefused ? [] : sittingOf(cells, settings)).map((cell): Turn => {
+      const { name, steps, tokens, state } = cell;
+      return isMeasuredAlone(cell, settings)
+        ? { name, steps: 0, tokens: 0, isStopped: false }
+        : { name, steps, tokens, isStopped: isGoingOn(state, settings) };
+    });
+    if (json) printJson({ out, cells: cells.map(cellFacts), sitting });
+    else showPlan(cells, { sitting, out });
+    if (isRefused) note("compresso: a sitting would be refused: runs have another definition than before (--redo)");
+    return;
+  }
+  const { report, files, failed, left } = await drive(experiment, { settings, out, overrides });
+  if (json) printJson({ ...report, losses: undefined, out, failed, left });
+  else {
+    print(`finished    ${report.cells.length} runs; ${left} of those chosen are left`);
+    print(`tables      ${files[0]}, ${files[1]}`);
+    for (const chart of files.slice(2)) print(`chart       ${chart}`);
+  }
+  const [first] = failed;
+  if (!first) return;
+  throw new CompressoError("mismatch", {
+    what: `${failed.length} ${failed.length === 1 ? "run has" : "runs have"} failed`,
+    rule: "every run ends with a pruned model and its measures",
+    value: `${first.cell}: ${first.message}`,
+    mend:
+      "the same command tries failed runs again, from their checkpoints where there are any, and with --redo from the start; those whose pruned model lies there are only measured",
+  });
+}
+
+async function drive(experiment: Experiment, { settings, out, overrides }: {
+  readonly settings: Settings;
+  readonly out: string;
+  readonly overrides: ExperimentOverrides;
+}): ReturnType<typeof runExperiment> {
+  const { memoryLimit, tuning = true } = settings;
+  using interrupt = watchInterrupt("stopping after a checkpoint; once more ends at once");
+  interrupt.start();
+  using progress = stderrProgress();
+  using device = await openDevice(memoryLimit === undefined ? {} : { memoryLimit });
+  const { signal } = interrupt;
+  const options: RunExperimentOptions = {
+    ...overrides,
+    device,
+    out,
+    only: settings.only,
+    maxCells: settings.maxCells,
+    keep: settings.keep,
+    evaluateOnly: settings.evaluateOnly ?? false,
+    redo: settings.redo ?? false,
+    signal,
+    onCell: (cell, { index, count }) =>
+      progress.note(
+        `run ${index + 1} of ${count}: ${cell.name} (${stateWord(cell.state)}${
+          isMeasuredAlone(cell, settings) ? "" : `, ${cell.steps} steps`
+        })`,
+      ),
+    onFailure: (cell, { message }) => progress.note(`${cell.name} failed: ${message}`),
+    onNote: (line) => progress.note(line),
+    onModel: async (model, { prune: { batch = 4, seq = 256, lora }, tokens }) =>
+      await tuneFor(model, { rows: batch * seq, ...(lora?.rank ? { rank: lora.rank } : {}), tokens }, {
+        setting: tuning,
+        progress,
+        signal,
+      }),
+    onRecord: (record) => progress.step(record),
+    onAlarm: (_cell, alarm) => progress.note(`alarm at ${alarmLine(alarm)}`),
+    onPhase: (text, share) => progress.phase(text, share),
+  };
+  try {
+    return await runExperiment(experiment, options);
+  } catch (error) {
+    if (!(error instanceof CompressoError) || error.code !== "aborted") throw error;
+    throw new CompressoError("aborted", { ...error.parts, mend: "the same command goes on from there" });
+  }
+}
+
+/** Paths of the definition are relative to its file, those of the command line to the current folder. */
+function overridesOf({ model, data, file: files, set }: Settings): ExperimentOverrides {
+  const paths = (map: ReadonlyMap<string, readonly string[]> | undefined): Record<string, string> =>
+    Object.fromEntries([...map ?? []].map(([name, values]) => [name, values[0] ?? ""]));
+  return {
+    models: paths(model),
+    data: paths(data),
+    files: paths(files),
+    set: Object.fromEntries(
+      [...set ?? []].map(([name, values]) => [name, values.map((value) => valueOf(name, value))]),
+    ),
+  };
+}
+
+/** Whether a run goes on from its checkpoint, if it has one: one that failed may. */
+function isGoingOn({ kind }: PlannedCell["state"], { redo }: Pick<Settings, "redo">): boolean {
+  return kind === "stopped" || (kind === "failed" && !redo);
+}
+
+/** What a sitting would do with a run; of one that stopped, or failed on its way, all its steps, of which some are done. */
+interface Turn {
+  readonly name: string;
+  readonly steps: number;
+  readonly tokens: number;
+  readonly isStopped: boolean;
+}
+
+function showPlan(
+  cells: readonly PlannedCell[],
+  { sitting, out }: { readonly sitting: readonly Turn[]; readonly out: string },
+): void {
+  const width = Math.max(4, ...cells.map(({ name }) => name.length));
+  print(`${"run".padEnd(width)}  steps    tokens  state`);
+  for (const { name, steps, tokens, state } of cells) {
+    print(
+      `${name.padEnd(width)}  ${String(steps).padStart(5)} ${formatCount(tokens).padStart(9)}  ${stateWord(state)}`,
+    );
+  }
+  const atMost = sitting.some(({ isStopped }) => isStopped) ? "at most " : "";
+  print();
+  print(
+    `${cells.length} runs, ${sitting.length} to do: ${atMost}${
+      formatCount(sum(sitting, ({ steps }) => steps))
+    } steps, ${formatCount(sum(sitting, ({ tokens }) => tokens))} tokens with padding; results in ${out}`,
+  );
+  for (const { name, state } of cells) if (state.kind === "changed") note(`${name} has changed: ${state.what}`);
+}
+
+function cellFacts({ name, folder, steps, tokens, state, identity }: PlannedCell): Readonly<Record<string, unknown>> {
+  return { name, folder, steps, tokens, state, identity };
+}
+
+function stateWord(state: PlannedCell["state"]): string {
+  if (state.kind === "unmeasured") {
+    return `${state.hasModel ? "to be measured" : "lacks measures"}${state.failure ? ", failed before" : ""}`;
+  }
+  if (state.kind === "changed") return state.failure ? "changed, failed before" : "changed";
+  if (state.kind === "pruned") return "pruned, to be measured";
+  return state.kind === "stopped" ? "stopped, goes on" : state.kind;
+}
+
+/** Options whose values are names and paths, which may be called as a number is. */
+const NAMED: readonly string[] = ["model", "data", "calibration", "schedule"];
+
+/** A value of `--set`: JSON where it is, else the text. */
+function valueOf(name: string, text: string): unknown {
+  try {
+    const value: unknown = JSON.parse(text);
+    return NAMED.includes(name) && (typeof value === "number" || typeof value === "boolean") ? text : value;
+  } catch {
+    return text;
+  }
+}
+
+function sum(turns: readonly Turn[], of: (turn: Turn) => number): number {
+  return turns.reduce((total, turn) => total + of(turn), 0);
+}
+
+type Pairs = ReadonlyMap<string, readonly string[]>;
+
+/** Joins what an option gives each time; of a key that is given twice the last values count, or with `joins` all of them. */
+function collect(
+  parse: (text: string) => Pairs,
+  { joins = false }: { readonly joins?: boolean } = {},
+): (text: string, before?: Pairs) => Pairs {
+  return (text, before = new Map()) => {
+    const added = [...parse(text)].map(([key, values]) =>
+      [key, joins ? [...new Set([...before.get(key) ?? [], ...values])] : values] as const
+    );
+    return new Map([...before, ...added]);
+  };
+}

@@ -1,0 +1,148 @@
+// `compresso export MODEL`: a readable model, with an adapter merged where asked, as a Hugging Face folder and a GGUF. Owns the verb; refuses to cut. Needs no GPU.
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { basename, resolve } from "node:path";
+import { CompressoError } from "../../lib/core/errors.ts";
+import { makeFolder, recoverFolder, removeLeftovers } from "../../lib/files/atomic.ts";
+import { exists } from "../../lib/files/exists.ts";
+import { keptGeneration } from "../../lib/formats/hf/model.ts";
+import { FolderLock } from "../../lib/files/lock.ts";
+import { modelPath, openModelFiles } from "../../lib/formats/open_model.ts";
+import { LAYOUTS } from "../../lib/slice/layouts.ts";
+import { sliceModel } from "../../lib/slice/slice.ts";
+import { type ExportFormat, exportModel, type ExportResult } from "../../lib/slice/export.ts";
+import { verb } from "../command.ts";
+import { DTYPES, GGUF_DTYPES } from "../options/formats.ts";
+import { watchInterrupt } from "../terminal/interrupt.ts";
+import { formatCount, note, print, printJson } from "../terminal/output.ts";
+import { refuseFile } from "./prune/run_folder.ts";
+import { oneOf, outputPath, required, someOf } from "../options/values.ts";
+import { readAdapters } from "../with_model.ts";
+
+const FORMATS = ["hf", "gguf"] as const;
+
+/** Declares the verb. */
+export function exportVerb(): CommandUnknownOpts {
+  return verb("export", {
+    description: "Write a model as a Hugging Face folder (DIR/model) and a GGUF (DIR/model.gguf). Needs no GPU.",
+    examples: [
+      "export runs/demo/model --out runs/padded --layout padded",
+      "export path/to/model --out out --gguf-dtype q8_0 --formats gguf",
+      "export path/to/model --adapter path/to/adapter --out merged",
+    ],
+  })
+    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .option("--out <dir>", "folder to write to (required)", outputPath("--out"))
+    .option(
+      "--layout <layout>",
+      "compact: layers as they are; padded: zeros to the widest layer; uniform: demands layers alike",
+      oneOf("--layout", LAYOUTS),
+      "compact" as const,
+    )
+    .option(
+      "--dtype <type>",
+      "type of the folder's weights: f32, f16 or bf16 (default: f16)",
+      oneOf("--dtype", DTYPES),
+    )
+    .option(
+      "--gguf-dtype <type>",
+      `type of the GGUF's matrices: ${GGUF_DTYPES.join(", ")} (default: f16)`,
+      oneOf("--gguf-dtype", GGUF_DTYPES),
+    )
+    .option(
+      "--adapter <path>",
+      "LoRA to merge into the weights: a folder in PEFT's format, or its .safetensors file",
+    )
+    .option("--formats <list>", "which files: hf, gguf, or hf,gguf", someOf("--formats", FORMATS), FORMATS)
+    .option(
+      "--overwrite",
+      "replace files that stand there, and remove that of a format which cannot hold the model: it is of an earlier export",
+    )
+    .option("--json", "print one JSON object")
+    .action(async (path, { out, layout, dtype, ggufDtype, adapter, formats, overwrite, json }) => {
+      using interrupt = watchInterrupt();
+      interrupt.start();
+      const folder = required(out, "--out");
+      checkTypes(formats, { dtype, ggufDtype });
+      await refuseFile(folder);
+      // A run may be writing its own model there.
+      using lock = new FolderLock(folder);
+      await lock.take();
+      // It may be the model that is read.
+      if (lock.isHeld) await recoverFolder(`${folder}/model`);
+      const { source, tokenizer } = await openModelFiles(path);
+      const { lora } = await readAdapters(adapter, source.spec);
+      const isNew = !(await exists(folder));
+      await makeFolder(folder);
+      await lock.take();
+      if (lock.isHeld) await removeLeftovers(folder, ["model", "model.gguf"], { read: modelPath(path) });
+      const result = await exportModel(lora ? sliceModel(source, { lora }) : source, folder, {
+        layout,
+        dtype: dtype ?? "f16",
+        ...(formats.includes("gguf") ? { ggufDtype: ggufDtype ?? "f16" } : {}),
+        formats,
+        tokenizer,
+        ...(formats.includes("hf") ? { generation: keptGeneration(source) } : {}),
+        name: basename(resolve(modelPath(path))).replace(/\.gguf$/, ""),
+        replace: overwrite ?? false,
+        signal: interrupt.signal,
+      }).catch(async (error) => {
+        lock[Symbol.dispose]();
+        // Only where it is empty.
+        if (isNew) await Deno.remove(folder).catch(() => {});
+        throw error;
+      });
+      if (json) printJson(result);
+      else {
+        if (layout === "padded") {
+          print(`parameters  ${formatCount(result.parameters)}, the zeros of the layout padded included`);
+        }
+        for (const line of exportLines(result)) print(line);
+      }
+      if (!tokenizer) {
+        note(
+          "compresso: the model has no tokenizer (tokenizer.json, or that of the GGUF): the files hold none and take token ids alone",
+        );
+      }
+      for (const line of skippedLines(result)) note(line);
+      for (const removed of result.removed) note(`compresso: removed ${removed}, which was of an earlier export`);
+      for (const line of fallbackLines(result.fellBack.length)) note(line);
+    });
+}
+
+/** Refuses the type of a file that is not asked for. */
+function checkTypes(
+  formats: readonly ExportFormat[],
+  { dtype, ggufDtype }: { readonly dtype: string | undefined; readonly ggufDtype: string | undefined },
+): void {
+  for (const [format, type, option] of [["hf", dtype, "--dtype"], ["gguf", ggufDtype, "--gguf-dtype"]] as const) {
+    if (type === undefined || formats.includes(format)) continue;
+    throw new CompressoError("usage", {
+      what: `cannot use ${option} ${type}`,
+      rule: "--dtype is the type of the folder (hf), --gguf-dtype that of the GGUF",
+      value: `--formats ${formats.join(",")}`,
+      mend: format === "hf" ? "give --gguf-dtype" : "give --dtype, or add gguf to --formats",
+    });
+  }
+}
+
+/** That matrices of a GGUF have not the type that was asked for. */
+export function fallbackLines(matrices: number): string[] {
+  if (matrices === 0) return [];
+  return [
+    `compresso: ${matrices} ${matrices === 1 ? "matrix" : "matrices"} of the GGUF ${
+      matrices === 1 ? "is" : "are"
+    } f16: rows of another length than a multiple of 32 have no blocks; prune --align 32 makes FFN widths and hidden sizes such`,
+  ];
+}
+
+/** Where each file can be loaded. */
+export function exportLines({ loadableBy }: Pick<ExportResult, "loadableBy">): string[] {
+  return loadableBy.flatMap(({ file, programs }) => [`${file} loads in`, ...programs.map((program) => `  ${program}`)]);
+}
+
+/** What could not be written, and why. */
+export function skippedLines({ skipped }: Pick<ExportResult, "skipped">): string[] {
+  return skipped.map(({ format, error }) =>
+    `compresso: no ${format === "hf" ? "Hugging Face folder" : "GGUF"}: ${error.message}`
+  );
+}

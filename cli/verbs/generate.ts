@@ -1,0 +1,172 @@
+// `compresso generate MODEL`: a prompt continued on stdout. Owns raw and chat prompts and where they come from; refuses to choose tokens.
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { CompressoError } from "../../lib/core/errors.ts";
+import { encodePrefix, endToken, formatExample, promptCost } from "../../lib/data/prompts/encode.ts";
+import type { Tokenizer } from "../../lib/text/tokenizer.ts";
+import { generate, type GenerateOptions } from "../../lib/generate/generate.ts";
+import { streamText } from "../../lib/generate/text.ts";
+import type { Adapters, Model } from "../../lib/model/model.ts";
+import { timeTokens } from "../../lib/generate/timed_tokens.ts";
+import { listen, speak, type Spoken, spokenValues, type Voice } from "./chat/answers.ts";
+import { verb } from "../command.ts";
+import { printJson } from "../terminal/output.ts";
+import { promptNote, promptText } from "../options/prompt.ts";
+import { readText, readTextInput } from "../terminal/read_text.ts";
+import {
+  REPETITION_PENALTY_OPTION,
+  samplingOf,
+  type SamplingSettings,
+  SEED_OPTION,
+  STOP_OPTION,
+  TEMPERATURE_OPTION,
+  TOP_K_OPTION,
+  TOP_P_OPTION,
+} from "../options/sampling.ts";
+import { NO_TUNING_OPTION, TUNING_OPTION } from "../tuning.ts";
+import { byteCount, oneOf, required, wholeNumber } from "../options/values.ts";
+import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, tokenizerOf, withModel } from "../with_model.ts";
+
+/** Declares the verb. */
+export function generateVerb(): CommandUnknownOpts {
+  return verb("generate", {
+    description: "Continue a prompt.",
+    examples: [
+      'generate path/to/model --prompt "The sea is" --max-tokens 40 --temperature 0',
+      'generate path/to/model --chat --prompt "Name three rivers." --temperature 0.8 --top-p 0.9',
+      'generate path/to/model --compare path/to/pruned --prompt "The sea is"',
+    ],
+  })
+    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .option("--prompt <text>", "the text to continue, or - for stdin; one line break at the end of stdin is left out")
+    .option("--text <file>", "take the text to continue from a UTF-8 file, without one line break at its end")
+    .option("--max-tokens <count>", "tokens to generate at most", wholeNumber("--max-tokens", { least: 1 }), 100)
+    .option(...TEMPERATURE_OPTION)
+    .option(...TOP_K_OPTION)
+    .option(...TOP_P_OPTION)
+    .option(...REPETITION_PENALTY_OPTION)
+    .option(...STOP_OPTION)
+    .option(...SEED_OPTION)
+    .option("--raw", "continue the prompt as it is (this is the default)")
+    .option("--chat", "take the prompt as an instruction, in the model's chat template or prompt style")
+    .option("--with-prompt", "with --chat: put the collaborative prompt before the instruction (default: none)")
+    .option("--prompt-file <file>", "with --chat: put your own text before the instruction, in place of that prompt")
+    .option(...COMPARE_OPTION)
+    .option(...ADAPTER_OPTION)
+    .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
+    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...TUNING_OPTION)
+    .option(...NO_TUNING_OPTION)
+    .option("--json", "print one JSON object with tokens and text, at the end")
+    .action(async (path, options) => {
+      const { raw, chat, withPrompt = false, promptFile = withPrompt } = options;
+      if (raw && chat) throw excluded("either --raw or --chat", "both were given");
+      if (promptFile !== false && !chat) {
+        throw excluded("--with-prompt and --prompt-file go with --chat", "--chat is missing", "add --chat");
+      }
+      samplingOf(options);
+      const prompt = await readPrompt(options), before = await promptText(promptFile);
+      await withModel(path, options, (loaded) => run(path, loaded, { ...options, prompt, before }));
+    });
+}
+
+/** `--compare` of the verbs that let a model speak. */
+export const COMPARE_OPTION = [
+  "--compare <model>",
+  "let a second model answer too (without --adapter): side by side on a terminal, with tokens/s",
+] as const;
+
+interface Settings extends SamplingSettings {
+  readonly prompt: string;
+  readonly maxTokens: number;
+  readonly chat?: true | undefined;
+  /** Text before the instruction. */
+  readonly before: string | null;
+  readonly compare?: string | undefined;
+  readonly json?: true | undefined;
+}
+
+async function run(path: string, loaded: Loaded, settings: Settings): Promise<void> {
+  const { model, other, adapters, signal, progress, tune } = loaded, { maxTokens, compare = "", json } = settings;
+  const { stop, ...sampling } = samplingOf(settings);
+  const options: GenerateOptions = { maxTokens, ...sampling, signal, readsAhead: other === null };
+  const speakers = [
+    { ...prepare(model, settings), name: path, model, adapters },
+    ...(other ? [{ ...prepare(other, settings), name: compare, model: other, adapters: {} }] : []),
+  ];
+  const rows = Math.max(...speakers.map(({ prompt }) => prompt.length));
+  await tune({ rows, directions: ["forward"], tokens: rows + maxTokens });
+  progress[Symbol.dispose](); // the answer may share the terminal with the line of progress
+  const voices = speakers.map((speaker) => voiceOf(speaker, { ...options, stop }));
+  if (!json) {
+    await speak(voices);
+    return;
+  }
+  const heard = await listen(voices);
+  const values = heard.map((answer, index) => {
+    const { prompt = [], name } = speakers[index] ?? {};
+    return { model: name, prompt, text: answer.text, ...spokenValues(answer) };
+  });
+  printJson(other ? { models: values } : values[0]);
+}
+
+interface Speaker {
+  readonly name: string;
+  readonly model: Model;
+  readonly adapters: Adapters;
+  readonly tokenizer: Tokenizer;
+  /** Token ids. */
+  readonly prompt: readonly number[];
+  /** Tokens of the text that the answer goes on with; none for an instruction. */
+  readonly before: readonly number[];
+  /** Tokens that end the answer besides the model's own. */
+  readonly endTokens: readonly number[];
+}
+
+function voiceOf(
+  { name, model, adapters, tokenizer, prompt, before, endTokens }: Speaker,
+  { stop, ...options }: GenerateOptions & { readonly stop: readonly string[] },
+): Voice<Spoken> {
+  const { tokens, times } = timeTokens(generate(model, prompt, { ...options, adapters, endTokens }));
+  return { name, pieces: pieces() };
+
+  async function* pieces(): AsyncGenerator<string, Spoken, undefined> {
+    const seen: number[] = [];
+    const reason = yield* streamText(tokens, { tokenizer, stop, before, onToken: (id) => void seen.push(id) });
+    return { tokens: seen, reason, times };
+  }
+}
+
+function prepare(
+  model: Model,
+  { prompt, chat, before }: Settings,
+): Pick<Speaker, "tokenizer" | "prompt" | "before" | "endTokens"> {
+  const tokenizer = tokenizerOf(model);
+  if (!chat) {
+    const ids = tokenizer.encode(prompt);
+    return { tokenizer, prompt: [...tokenizer.leading, ...ids], before: ids, endTokens: [] };
+  }
+  const options = { tokenizer, prompt: before, today: true };
+  if (before !== null) promptNote(promptCost(options), "the instruction");
+  const { prefix } = formatExample({ instruction: prompt, input: "", output: "" }, options);
+  const end = endToken(options);
+  return { tokenizer, prompt: encodePrefix(prefix, options), before: [], endTokens: end === null ? [] : [end] };
+}
+
+async function readPrompt({ prompt, text }: { readonly prompt?: string; readonly text?: string }): Promise<string> {
+  if (text !== undefined) {
+    if (prompt !== undefined) throw excluded("either --prompt or --text", "both were given");
+    return withoutBreak(await readText(text));
+  }
+  // An empty one is a prompt: of the BOS token alone.
+  const given = prompt === "" ? prompt : required(prompt, "--prompt", { or: "--text" });
+  return given === "-" ? withoutBreak(await readTextInput()) : given;
+}
+
+/** Editors and `echo` end a text with a line break that nobody means. */
+function withoutBreak(text: string): string {
+  return text.replace(/\r?\n$/, "");
+}
+
+function excluded(rule: string, value: string, mend = "leave one of them out"): CompressoError {
+  return new CompressoError("usage", { what: "cannot use these options together", rule, value, mend });
+}

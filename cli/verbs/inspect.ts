@@ -1,0 +1,158 @@
+// `compresso inspect MODEL`: what a model is, from its files alone. Owns the description; refuses the GPU.
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { join } from "node:path";
+import { CompressoError } from "../../lib/core/errors.ts";
+import { openWeights } from "../../lib/formats/open.ts";
+import { modelPath, openModelFiles } from "../../lib/formats/open_model.ts";
+import { promptStyle } from "../../lib/data/prompts/encode.ts";
+import { isObject } from "../../lib/text/tokenizer_json.ts";
+import type { Tokenizer } from "../../lib/text/tokenizer.ts";
+import type { WeightSource } from "../../lib/spec/source.ts";
+import { type DecoderSpec, type LayerSpec, parameterCount, tensorShapes } from "../../lib/spec/decoder.ts";
+import { verb } from "../command.ts";
+import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
+
+/** Declares the verb. */
+export function inspect(): CommandUnknownOpts {
+  return verb("inspect", {
+    description: "Show what a model is: shape of every layer, parameters, stored types, tokenizer. Needs no GPU.",
+    examples: ["inspect demo", "inspect path/to/model.gguf --json"],
+  })
+    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .option("--json", "print one JSON object")
+    .action(async (model, { json }) => {
+      const facts = await describe(model);
+      if (json) printJson(facts);
+      else show(facts);
+    });
+}
+
+interface Facts {
+  readonly model: string;
+  readonly format: "hf" | "gguf";
+  /** Of all files. */
+  readonly bytes: number;
+  readonly parameters: number;
+  /** Parameters of the layers' linear weights, which sparsity is a share of. */
+  readonly prunable: number;
+  readonly spec: DecoderSpec;
+  /** Parameters by stored dtype. */
+  readonly dtypes: Readonly<Record<string, number>>;
+  readonly tokenizer: TokenizerFacts | Unread | null;
+}
+
+interface TokenizerFacts {
+  readonly kind: string;
+  readonly vocab: number;
+  readonly style: string;
+  readonly chatTemplate: boolean;
+}
+
+/** Why a tokenizer cannot be read, which hinders nobody from looking at the rest. */
+interface Unread {
+  readonly unread: string;
+}
+
+async function filesOf(model: string): Promise<{ source: WeightSource; tokenizer: Tokenizer | Unread | null }> {
+  try {
+    return await openModelFiles(model);
+  } catch (error) {
+    if (!(error instanceof CompressoError) || error.code !== "input") throw error;
+    // What is wrong with the weights is said by them.
+    return { source: await openWeights(modelPath(model)), tokenizer: { unread: error.message } };
+  }
+}
+
+async function describe(model: string): Promise<Facts> {
+  const { source, tokenizer } = await filesOf(model);
+  const { spec } = source, path = modelPath(model);
+  const isFolder = (await Deno.stat(path)).isDirectory;
+  return {
+    model,
+    format: isFolder ? "hf" : "gguf",
+    bytes: await sizeOf(path),
+    parameters: parameterCount(spec),
+    prunable: spec.layers.reduce((sum, layer) => sum + layerParameters(spec, layer), 0),
+    spec,
+    dtypes: dtypesOf(source),
+    tokenizer: tokenizer ? "unread" in tokenizer ? tokenizer : describeTokenizer(tokenizer) : null,
+  };
+}
+
+function layerParameters({ hidden, headDim }: DecoderSpec, { heads, kvHeads, ffn }: LayerSpec): number {
+  return hidden * (2 * headDim * (heads + kvHeads) + 3 * ffn);
+}
+
+function dtypesOf(source: WeightSource): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const [name, shape] of tensorShapes(source.spec)) {
+    const dtype = source.storedDtype(name);
+    counts[dtype] = (counts[dtype] ?? 0) + shape.reduce((product, size) => product * size, 1);
+  }
+  return counts;
+}
+
+function describeTokenizer(tokenizer: Tokenizer): TokenizerFacts {
+  const model = tokenizer.json["model"];
+  return {
+    kind: isObject(model) && typeof model["type"] === "string" ? model["type"] : "unknown",
+    vocab: tokenizer.vocabSize,
+    style: promptStyle(tokenizer),
+    chatTemplate: tokenizer.chatTemplate !== null,
+  };
+}
+
+/** Bytes of a file, or of those in a folder. What cannot be looked at does not count, nor what links to folders lead to. */
+async function sizeOf(path: string): Promise<number> {
+  const info = await Deno.stat(path).catch(() => null);
+  if (!info?.isDirectory) return info?.size ?? 0;
+  let total = 0;
+  try {
+    for await (const { name, isSymlink } of Deno.readDir(path)) {
+      const inner = join(path, name), isFolder = isSymlink && (await Deno.stat(inner).catch(() => null))?.isDirectory;
+      if (!isFolder) total += await sizeOf(inner);
+    }
+  } catch { /* a folder that may not be read */ }
+  return total;
+}
+
+function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokenizer }: Facts): void {
+  const { rope, layers } = spec;
+  const types = Object.entries(dtypes).map(([dtype, count]) => `${dtype} ${(100 * count / parameters).toFixed(0)} %`);
+  print(`model       ${model} (${format === "hf" ? "Hugging Face folder" : "GGUF"}, ${formatBytes(bytes)})`);
+  print(`parameters  ${formatCount(parameters)}, of which ${formatCount(prunable)} in the layers' linear weights`);
+  print(`stored as   ${types.join(", ")}`);
+  print(
+    `shape       ${layers.length} layers, hidden ${spec.hidden}, head_dim ${spec.headDim}, vocabulary ${spec.vocab}`,
+  );
+  print(`context     ${spec.maxPosition} tokens, RoPE base ${rope.base}, scaling ${rope.scaling.kind}`);
+  print(`head        ${spec.tied ? "tied to the embedding" : "of its own"}`);
+  print(
+    tokenizer && "unread" in tokenizer
+      ? `tokenizer   ${tokenizer.unread}`
+      : tokenizer
+      ? `tokenizer   ${tokenizer.kind}, ${tokenizer.vocab} tokens, prompts in ${tokenizer.style} style`
+      : "tokenizer   none: only token ids can be used",
+  );
+  print();
+  for (const line of layerBars(layers)) print(line);
+}
+
+const BAR_WIDTH = 24;
+
+/** A line for each layer; bars are relative to the widest layer. */
+function layerBars(layers: readonly LayerSpec[]): string[] {
+  const widest = (key: keyof LayerSpec): number => Math.max(1, ...layers.map((layer) => layer[key]));
+  const heads = widest("heads"), ffn = widest("ffn");
+  const cell = (value: number, most: number): string => {
+    const filled = value === 0 ? 0 : Math.max(1, Math.round(BAR_WIDTH * value / most));
+    return "█".repeat(filled) + "·".repeat(BAR_WIDTH - filled);
+  };
+  return [
+    `layer  ${"heads / KV heads".padEnd(BAR_WIDTH + 11)}FFN columns`,
+    ...layers.map((layer, index) => {
+      const counts = `${layer.heads}/${layer.kvHeads}`.padEnd(9);
+      return `${String(index).padStart(5)}  ${cell(layer.heads, heads)} ${counts} ${cell(layer.ffn, ffn)} ${layer.ffn}`;
+    }),
+  ];
+}

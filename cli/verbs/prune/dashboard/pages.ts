@@ -1,0 +1,204 @@
+// What the dashboard of a run answers to a browser: the report of its records so far, as a page that refreshes itself. Owns the state, the answers and
+// how often they are made anew; refuses sockets and the run.
+import { parseRecords, readRun, type ReportRun } from "../../../../lib/report/read_run.ts";
+import { headOf, reportContent } from "../../../../lib/report/report.ts";
+import { pageHtml } from "../../../../lib/report/page.ts";
+import type { Alarm } from "../../../../lib/run/monitors/alarm.ts";
+import { allAlarms } from "../../../../lib/run/monitors/told.ts";
+import type { StepRecord } from "../../../../lib/run/records.ts";
+import { LOCAL_HOSTS } from "../../../../lib/serve/handler.ts";
+
+/** What the process of the run tells the dashboard. Records are not among it: those are read from the run's folder. */
+export type DashboardMessage =
+  | {
+    readonly kind: "started";
+    /** The run's folder, whose records.jsonl is that of this run from now on. */
+    readonly folder: string;
+    readonly name: string;
+    readonly options: Readonly<Record<string, unknown>>;
+    readonly adapter: string;
+  }
+  | { readonly kind: "alarm"; readonly alarm: Alarm }
+  /** What goes on. */
+  | { readonly kind: "state"; readonly text: string }
+  /** run.json is written. */
+  | { readonly kind: "finished" };
+
+/** Answers of one dashboard. */
+export interface DashboardPages {
+  /** Takes a message. */
+  tell(message: DashboardMessage): void;
+  /** Answers a request. */
+  answer(request: Request): Promise<Response>;
+  /** Milliseconds since a browser asked last; Infinity for never. */
+  readonly idle: number;
+  /** Whether a browser has got the end of the run. */
+  readonly endWasSeen: boolean;
+}
+
+interface MadePage {
+  readonly content: string;
+  readonly state: string;
+  /** Another one for everything that differs. */
+  readonly tag: string;
+  readonly at: number;
+  /** Milliseconds that it took. */
+  readonly took: number;
+  readonly run: ReportRun;
+}
+
+/** A page is made anew this often at most, however many look at it, and not before so many times as long have passed as making it took. */
+const REFRESH_MS = 1500, REFRESH_TIMES = 20;
+
+/** Of a run that is not finished. */
+const NOTHING = { records: [], summary: null, evaluations: [], unread: [], alarms: [] } as const;
+
+/** Starts with a run that is being prepared. */
+export function createPages({ now = (): number => performance.now() } = {}): DashboardPages {
+  let started: Extract<DashboardMessage, { kind: "started" }> | null = null, isFinished = false;
+  let state = "The run is being prepared.", askedAt = -Infinity, endWasSeen = false;
+  let made: MadePage | null = null;
+  let making: Promise<MadePage> | null = null, isStale = true;
+  let tail: RecordTail | null = null, version = 0;
+  const told: Alarm[] = [];
+  // A browser that was left open must not take this run's page for that of another one at the same port.
+  const instance = crypto.randomUUID().slice(0, 8);
+
+  const currentRun = async (): Promise<ReportRun> => {
+    if (!started) return { ...NOTHING, name: "run", options: null, adapter: null };
+    if (isFinished) return await readRun(started.folder);
+    const { name, options, adapter } = started;
+    const records = await (tail ??= openTail(`${started.folder}/records.jsonl`)).read();
+    // Those of steps that were taken back are in no record; those before a resumed run were not told.
+    const alarms = allAlarms([records.flatMap((record) => record.alarms), told]);
+    return { ...NOTHING, name, records, options, adapter, alarms };
+  };
+  const make = async (): Promise<MadePage> => {
+    isStale = false;
+    const start = now(), said = state, run = await currentRun(), content = reportContent([run]);
+    const isSame = made?.content === content && made.state === said;
+    return made = {
+      content,
+      state: said,
+      tag: isSame && made ? made.tag : `"${instance}-${++version}"`,
+      at: now(),
+      took: now() - start,
+      run,
+    };
+  };
+  const current = async (): Promise<MadePage> => {
+    if (made && !isStale && now() - made.at < Math.max(REFRESH_MS, REFRESH_TIMES * made.took)) return made;
+    // All that ask meanwhile wait for the same page.
+    return await (making ??= make().finally(() => {
+      making = null;
+    }));
+  };
+
+  return {
+    tell(message): void {
+      isStale = true;
+      if (message.kind === "started") [started, tail, isFinished, state] = [message, null, false, "The run goes on."];
+      else if (message.kind === "alarm") told.push(message.alarm);
+      else if (message.kind === "state") state = message.text;
+      else [isFinished, state] = [true, "The run is finished."];
+    },
+    async answer(request): Promise<Response> {
+      // A Host header may be anything, and so may the address that Deno makes with it.
+      const address = URL.parse(request.url);
+      if (!address) return plain(400, "the address is no URL");
+      const { pathname } = address;
+      // A page from elsewhere that points its own name at this machine must not read the run.
+      if (!LOCAL_HOSTS.test(request.headers.get("host") ?? "")) {
+        return plain(403, "this server is for this machine alone");
+      }
+      if (request.method !== "GET" && request.method !== "HEAD") return plain(405, "only GET");
+      if (pathname !== "/" && pathname !== "/content") return plain(404, "no such page");
+      askedAt = now();
+      let page: MadePage;
+      try {
+        page = await current();
+      } catch (error) {
+        return plain(500, `cannot show the run: ${error instanceof Error ? error.message : String(error)}`);
+      }
+      const { content, tag, run, state: said } = page;
+      if (isFinished && run.summary) endWasSeen = true;
+      const head = headOf([run], {});
+      const headers = {
+        ...HEADERS,
+        "etag": tag,
+        "x-state": encodeURIComponent(said),
+        "x-title": encodeURIComponent(head.title),
+        "x-note": encodeURIComponent(head.note),
+        "content-type": "text/html; charset=utf-8",
+      };
+      if (pathname === "/content") {
+        if (request.headers.get("if-none-match") === tag) return new Response(null, { status: 304, headers });
+        return new Response(content, { headers });
+      }
+      return new Response(pageHtml({ ...head, content, live: { tag, state: said } }), { headers });
+    },
+    get idle(): number {
+      return now() - askedAt;
+    },
+    get endWasSeen(): boolean {
+      return endWasSeen;
+    },
+  };
+}
+
+const HEADERS = {
+  "cache-control": "no-store",
+  "content-security-policy": "frame-ancestors 'none'",
+  "cross-origin-resource-policy": "same-origin",
+  "referrer-policy": "no-referrer",
+  "x-content-type-options": "nosniff",
+} as const;
+
+function plain(status: number, text: string): Response {
+  return new Response(`${text}\n`, { status, headers: { ...HEADERS, "content-type": "text/plain; charset=utf-8" } });
+}
+
+interface RecordTail {
+  /** All whole records so far. */
+  read(): Promise<readonly StepRecord[]>;
+}
+
+/**
+ * Reads what was appended to a file of records since the last look. A run that goes back to an earlier step shortens the file and writes on: where
+ * the last line that was read stands no more where it stood, all is read anew.
+ */
+function openTail(path: string): RecordTail {
+  let records: readonly StepRecord[] = [], last = new Uint8Array(), end = 0;
+  return {
+    async read(): Promise<readonly StepRecord[]> {
+      const file = await Deno.open(path).catch(() => null);
+      if (!file) return records;
+      using _open = file;
+      let added = await bytesFrom(file, end - last.length);
+      if (last.every((byte, at) => byte === added[at])) added = added.subarray(last.length);
+      else {
+        [records, last, end] = [[], new Uint8Array(), 0];
+        added = await bytesFrom(file, 0);
+      }
+      // A line that is still being written waits for the next look.
+      const whole = added.subarray(0, added.lastIndexOf(10) + 1);
+      if (whole.length === 0) return records;
+      const parsed = parseRecords(new TextDecoder().decode(whole), { path, isFinished: false });
+      last = whole.slice(whole.lastIndexOf(10, whole.length - 2) + 1);
+      end += whole.length;
+      return records = [...records, ...parsed];
+    },
+  };
+}
+
+async function bytesFrom(file: Deno.FsFile, offset: number): Promise<Uint8Array> {
+  const { size } = await file.stat(), bytes = new Uint8Array(Math.max(0, size - offset));
+  await file.seek(offset, Deno.SeekMode.Start);
+  let filled = 0;
+  while (filled < bytes.length) {
+    const count = await file.read(bytes.subarray(filled));
+    if (count === null) break;
+    filled += count;
+  }
+  return bytes.subarray(0, filled);
+}

@@ -1,0 +1,36 @@
+// What became of the rows of a run, in a line. Owns its words; refuses to encode.
+import type { DataReport, LeftOut } from "../../../lib/data/rows.ts";
+import { type EncodeReport, placesOf } from "../../../lib/data/encode_report.ts";
+import { formatCount, rowsNamed } from "../../terminal/output.ts";
+
+/** Beside rows that nothing ends: the model would not learn where to end. */
+export const NO_ENDS = ", none with an end token, as the tokenizer puts none behind them";
+
+/** Rows that are left out in reading, with the first few places; null for none. */
+export function readingNote({ skipped, broken }: Pick<DataReport, "skipped" | "broken">): string | null {
+  const some = (what: string, rows: readonly LeftOut[]): string[] =>
+    rowsNamed(what, { count: rows.length, first: rows });
+  return [...some("empty", skipped), ...some("broken", broken)].join(", ") || null;
+}
+
+/** What became of the rows, with the first few places of what was cut or left out. */
+export function dataLine(data: EncodeReport, { seq }: { readonly seq: number }): string {
+  const some = (kind: keyof EncodeReport["lines"], what: string): string[] =>
+    rowsNamed(what, { count: data[kind], first: placesOf(data, kind) });
+  return [
+    `${formatCount(data.examples)} examples${data.packed ? ` of ${seq} tokens, rows joined` : ""}`,
+    ...some("truncated", `cut to ${seq} tokens`),
+    ...some("divided", "divided between sequences"),
+    ...(data.leftOver > 0 ? [`${formatCount(data.leftOver)} tokens left out`] : []),
+    ...some("skipped", "left out"),
+    ...some("empty", "empty"),
+    ...some("broken", "broken"),
+    ...(data.heldOut > 0 ? [`the last ${data.heldOut} rows kept for the check`] : []),
+    ...(data.promptTokens > 0 ? [`the prompt takes ${data.promptTokens} tokens a row${unseen({ ...data, seq })}`] : []),
+  ].join(", ");
+}
+
+/** Beside a prompt that no sequence holds together with an answer. */
+export function unseen({ promptTokens, seq }: Pick<EncodeReport, "promptTokens"> & { readonly seq: number }): string {
+  return promptTokens < seq ? "" : `, so no answer has all of it before it in a sequence of ${seq}`;
+}

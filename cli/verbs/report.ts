@@ -1,0 +1,69 @@
+// `compresso report RUN…`: runs as one HTML file. Owns options and where the file goes; refuses to read runs and to draw.
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { join } from "node:path";
+import { CompressoError } from "../../lib/core/errors.ts";
+import { writeFileAtomically } from "../../lib/files/atomic.ts";
+import { readEvaluation } from "../../lib/report/evaluation.ts";
+import { readRun } from "../../lib/report/read_run.ts";
+import { renderReport } from "../../lib/report/report.ts";
+import { verb } from "../command.ts";
+import { formatBytes, note, print } from "../terminal/output.ts";
+import { refuseInputs } from "../own_inputs.ts";
+import { REPORT_FILE, runRecords } from "./prune/run_folder.ts";
+import { outputPath } from "../options/values.ts";
+
+/** Declares the verb. */
+export function reportVerb(): CommandUnknownOpts {
+  return verb("report", {
+    description:
+      "Write one HTML file that shows runs: loss, sparsity, masks, layers, sizes, evaluation, alarms, options.",
+    examples: [
+      "report runs/demo",
+      "report runs/demo --eval dense.json --eval pruned.json",
+      "report runs/learned runs/gradual --out comparison.html",
+    ],
+  })
+    .argument("<run...>", "folders that `prune` was given as --out; several are laid over each other")
+    .option(
+      "--out <file>",
+      `the file to write (default for one run: ${REPORT_FILE} in its folder)`,
+      outputPath("--out"),
+    )
+    .option(
+      "--eval <file>",
+      "what `eval --json` printed, to show beside the runs; may be given again (a run's own eval….json are shown anyway)",
+      (file: string, before: readonly string[]) => [...before, file],
+      [] as readonly string[],
+    )
+    .option("--title <text>", "headline (default: the names of the runs)")
+    .addHelpText(
+      "after",
+      `
+The file needs no other and asks for nothing: it can be mailed, printed, and read without scripts, in light and dark.
+A run that goes on or was interrupted is shown as far as it is.`,
+    )
+    .action(async (folders, { out, eval: evalFiles, title }) => {
+      const path = out ?? outOf(folders);
+      const [runs, evaluations] = await Promise.all([
+        Promise.all(folders.map(readRun)),
+        Promise.all(evalFiles.map(readEvaluation)),
+      ]);
+      for (const why of runs.flatMap(({ unread }) => unread)) note(`compresso: left out of the report: ${why}`);
+      const read = [...evalFiles, ...(await Promise.all(folders.map(runRecords))).flat()];
+      await refuseInputs(path, read, { option: "--out" });
+      const html = renderReport(runs, { evaluations: evaluations.flat(), ...(title === undefined ? {} : { title }) });
+      await writeFileAtomically(path, html);
+      print(`${path}  ${formatBytes(new TextEncoder().encode(html).length)}`);
+    });
+}
+
+function outOf(folders: readonly string[]): string {
+  const [folder] = folders;
+  if (folder !== undefined && folders.length === 1) return join(folder, REPORT_FILE);
+  throw new CompressoError("usage", {
+    what: "cannot tell where the report goes",
+    rule: "a report of several runs is named with --out",
+    value: `${folders.length} runs, no --out`,
+    mend: "add --out report.html",
+  });
+}

@@ -1,0 +1,230 @@
+// A schedule's decisions over a simulated run. Owns the simulation; refuses to open schedules and to draw.
+import { cubicSparsity, progressOf, stageRate } from "../../../lib/schedule/ramp.ts";
+import { leastLimit, shownLimit } from "../../../lib/masks/saliency.ts";
+import type { ScheduleOutput } from "../../../lib/schedule/output.ts";
+import {
+  type LayerState,
+  type LoopNumber,
+  type OuterStage,
+  RATE_NAMES,
+  RECORDS_SEEN,
+  type RecordView,
+  type ScheduleInput,
+} from "../../../lib/schedule/definition.ts";
+import { resolveMonitors } from "../../../lib/run/monitors/alarm.ts";
+import { defaultRates } from "../../../lib/run/options/options.ts";
+import type { OpenSchedule } from "../../../lib/schedule/host.ts";
+import { formatShare } from "../../terminal/output.ts";
+
+/** One step of a preview. */
+export interface PreviewPoint extends ScheduleOutput {
+  /** The step, from 0. */
+  readonly step: number;
+  /** Share of the stage done with it. */
+  readonly progress: number;
+  /** Sparsity that the step holds: the schedule's, or the run's own where it says nothing. */
+  readonly target: number;
+}
+
+/** One step of a preview in a stage before or after pruning. */
+export type OuterPoint = Pick<PreviewPoint, "step" | "progress" | "rates">;
+
+/** What a schedule does in such a stage. */
+export interface OuterPreview {
+  readonly steps: number;
+  /** The steps up to the end. */
+  readonly points: readonly OuterPoint[];
+  /** The step before which the schedule ends the stage; null where it does not. */
+  readonly endsBefore: number | null;
+}
+
+/** What a schedule does over a run. */
+export interface Preview {
+  readonly name: string;
+  readonly isolated: boolean;
+  readonly steps: number;
+  /** The run's target. */
+  readonly sparsity: number;
+  /** In words, what the schedule was shown in place of a run. */
+  readonly simulated: string;
+  /** The stage before, where it steers that; else null. */
+  readonly finetune: OuterPreview | null;
+  /** The steps of the pruning stage up to the end. */
+  readonly points: readonly PreviewPoint[];
+  /** The last stage, where it steers that; else null. */
+  readonly postfinetune: OuterPreview | null;
+  /** The step before which the schedule ends the stage; null where it does not. */
+  readonly endsBefore: number | null;
+}
+
+/** A line of a chart; a point for each step. */
+export interface Series {
+  readonly name: string;
+  readonly values: readonly number[];
+}
+
+/** What a chart shows, over so many steps of a stage. */
+export interface Chart extends Series {
+  readonly stage: RecordView["stage"];
+  readonly steps: number;
+  readonly endsBefore: number | null;
+}
+
+/** Asks a schedule for every step. Throws what it throws. */
+export async function previewSchedule(
+  schedule: OpenSchedule,
+  { steps, prefinetune, postfinetune, sparsity, layers: count, ...given }: {
+    readonly steps: number;
+    /** Steps of fine-tuning before the stage. */
+    readonly prefinetune: number;
+    /** Steps of fine-tuning after it. */
+    readonly postfinetune: number;
+    readonly sparsity: number;
+    readonly layers: number;
+    /** Share of the stage after which the run's own schedule is at its target. */
+    readonly warmup?: number;
+  },
+): Promise<Preview> {
+  const { name, isolated } = schedule, rates = { ...defaultRates(steps), ...given };
+  const points: PreviewPoint[] = [], records: RecordView[] = [];
+  let layers: readonly LayerState[] = Array.from({ length: count }, () => ({ heads: 0, ffn: 0 }));
+  let endsBefore: number | null = null, target = 0;
+  const seen = (): Pick<ScheduleInput, "sparsity" | "records" | "layers"> => ({
+    sparsity,
+    records: records.slice(-RECORDS_SEEN),
+    layers,
+  });
+  const outer = async (stage: OuterStage, steps: number): Promise<OuterPreview | null> => {
+    const asked: OuterPoint[] = [], rateOf = stageRate(stage, rates), before = records.at(-1)?.step ?? 0;
+    const isSteered = schedule.parts.includes(stage);
+    for (let step = 0; step < steps; step++) {
+      const progress = progressOf(step, steps), at = { stage, progress, step, steps };
+      const output = isSteered ? await schedule.evaluate({ ...at, ...seen() }) : null;
+      if (output?.end) return { steps, points: asked, endsBefore: step };
+      if (output) asked.push({ step, progress, rates: output.rates });
+      const learningRate = output?.rates.lora ?? rateOf(progress), ofPruning = stage === "finetune" ? 0 : 1;
+      records.push(simulatedRecord(before + step, { stage, progress: ofPruning, target, learningRate }));
+    }
+    return isSteered ? { steps, points: asked, endsBefore: null } : null;
+  };
+  const finetune = await outer("finetune", prefinetune), before = records.length;
+  for (let step = 0; step < steps; step++) {
+    const stage = "prune", progress = progressOf(step, steps);
+    const output = await schedule.evaluate({ stage, progress, step, steps, ...seen() });
+    if (output.end) {
+      endsBefore = step;
+      break;
+    }
+    const warmup = output.rates.warmup ?? rates.warmup;
+    target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup })(progress);
+    points.push({ step, progress, target, ...output });
+    layers = layers.map((layer, index) => nextLayer(layer, { index, target, output }));
+    const learningRate = stageRate(stage, { ...rates, ...output.rates })(progress);
+    records.push(simulatedRecord(before + step, { stage, progress, target, learningRate }));
+  }
+  const simulated =
+    `${count} layers that follow their targets at once, behind ${before} steps of fine-tuning; loss 2.2 + 0.4·e^(−4·progress) + 2·sparsity²`;
+  // Nothing comes behind it that would see its records.
+  const after = schedule.parts.includes("postfinetune") ? await outer("postfinetune", postfinetune) : null;
+  return { name, isolated, steps, sparsity, simulated, finetune, points, postfinetune: after, endsBefore };
+}
+
+const NUMBERS: readonly LoopNumber[] = [...RATE_NAMES, "focus"];
+
+/** What is drawn: the sparsity, then every number of the loop that the schedule sets, stage by stage. */
+export function previewCharts({ finetune, points, postfinetune, steps, endsBefore }: Preview): readonly Chart[] {
+  const own = points.some(({ sparsity }) => sparsity !== null) ? "" : " (the run's own)";
+  const charts = (stage: Chart["stage"], { points, ...of }: OuterPreview): Chart[] =>
+    NUMBERS.filter((rate) => points.some(({ rates }) => rates[rate] !== undefined)).map((rate) => ({
+      name: stage === "prune" ? rate : `${rate}, stage ${stage}`,
+      values: points.map(({ rates }) => rates[rate] ?? NaN),
+      stage,
+      ...of,
+    }));
+  const targets = points.map(({ target }) => target), stage = "prune";
+  return [
+    ...(points.length > 0 ? [{ name: `sparsity${own}`, values: targets, stage, steps, endsBefore } as const] : []),
+    ...charts(stage, { points, steps, endsBefore }),
+    ...(finetune ? charts("finetune", finetune) : []),
+    ...(postfinetune ? charts("postfinetune", postfinetune) : []),
+  ];
+}
+
+/**
+ * What a run would refuse, or raise an alarm for at its end: a stage without steps that the schedule steers, targets of all layers that do not come to
+ * the whole's, layers of one size taken, a clamp
+ * of log α that is too narrow, and a sparsity of the schedule's own that is not the run's. Null where it is well.
+ */
+export function shortfall({ finetune, points, postfinetune, endsBefore, sparsity, steps }: Preview): string | null {
+  const last = points.at(-1), idle = [finetune, postfinetune].find((stage) => stage?.steps === 0);
+  if (idle) {
+    return `the schedule steers ${
+      idle === finetune ? "finetune" : "postfinetune"
+    }, which has no steps: a run refuses that, but for a one-shot method's recovery`;
+  }
+  if (!last) return null;
+  // No spread: there may be more steps than a call has room for.
+  const lowest = points.reduce((least, { rates }) => Math.min(least, rates.limit ?? Infinity), Infinity),
+    least = leastLimit(defaultRates(steps));
+  if (lowest < least) {
+    return `the limit of log α falls to ${lowest}: a run whose masks start from saliency, with the default spread, refuses less than ${
+      shownLimit(least)
+    }`;
+  }
+  if (endsBefore !== null) return null;
+  const numbers = last.layers?.filter((value) => value !== null) ?? [];
+  const isWhole = numbers.length > 0 && numbers.length === last.layers?.length;
+  const mean = numbers.reduce((sum, value) => sum + value, 0) / numbers.length;
+  const { threshold = Infinity } = resolveMonitors().constraint ?? {};
+  if (isWhole && (mean < last.target - 0.005 || mean > last.target + threshold)) {
+    return `the targets of all layers come to ${formatShare(mean)} at the last step, where the whole's is ${
+      formatShare(last.target)
+    }: a run ${mean < last.target ? "refuses that" : "cuts what they say, and raises an alarm"}`;
+  }
+  if (last.sparsity === null || Math.abs(last.sparsity - sparsity) <= threshold) return null;
+  return `the schedule ends at ${formatShare(last.sparsity)}, where --sparsity is ${
+    formatShare(sparsity)
+  }: a run cuts what the schedule says, and raises an alarm`;
+}
+
+function nextLayer(
+  layer: LayerState,
+  { index, target, output: { layers, freeze } }: {
+    readonly index: number;
+    readonly target: number;
+    readonly output: ScheduleOutput;
+  },
+): LayerState {
+  const share = layers?.[index] ?? target;
+  // Single units leave the others to move.
+  const frozen = (kind: "heads" | "ffn"): boolean =>
+    freeze.some((held) =>
+      (held.kind === kind || held.kind === "layer") && held.layer === index && !("units" in held && held.units)
+    );
+  return { heads: frozen("heads") ? layer.heads : share, ffn: frozen("ffn") ? layer.ffn : share };
+}
+
+/** The record after a step of the run, from 0. */
+function simulatedRecord(
+  step: number,
+  { stage, progress, target, learningRate }: {
+    readonly stage: RecordView["stage"];
+    /** That of the pruning stage. */
+    readonly progress: number;
+    readonly target: number;
+    readonly learningRate: number;
+  },
+): RecordView {
+  const goal = stage === "prune" ? target : null;
+  return {
+    stage,
+    step: step + 1,
+    loss: 2.2 + 0.4 * Math.exp(-4 * progress) + 2 * target ** 2,
+    target: goal,
+    expected: goal,
+    lambda1: 0,
+    lambda2: 0,
+    gradNorm: 1,
+    learningRate,
+  };
+}

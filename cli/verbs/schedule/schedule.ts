@@ -1,0 +1,197 @@
+// `compresso schedule preview F`: what a schedule will do, before it costs GPU time. Owns options and the report; refuses to draw.
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { fileURLToPath } from "node:url";
+import { CompressoError } from "../../../lib/core/errors.ts";
+import { writeFileAtomically } from "../../../lib/files/atomic.ts";
+import { isScheduleName, SCHEDULE_NAMES } from "../../../lib/schedule/builtin.ts";
+import { firstStageSteps, lastStageSteps } from "../../../lib/run/methods/names.ts";
+import { defaultRates } from "../../../lib/run/options/rates.ts";
+import { type OpenSchedule, openSchedule } from "../../../lib/schedule/host.ts";
+import { checkTrust, scriptUrl } from "../../../lib/schedule/source.ts";
+import { refuseInputs } from "../../own_inputs.ts";
+import { verb } from "../../command.ts";
+import { plotColumns, plotRows } from "../../terminal/plot.ts";
+import { formatShare, note, print, printJson } from "../../terminal/output.ts";
+import { type Preview, previewCharts, type PreviewPoint, previewSchedule, shortfall } from "./preview.ts";
+import { previewSvg } from "./svg.ts";
+import { outputPath, realNumber, wholeNumber } from "../../options/values.ts";
+
+/** What a schedule is and how scripts run, in the words of `schedule preview --help`. */
+export const SCHEDULE_HELP = `Schedules:
+  A schedule is ${SCHEDULE_NAMES.join(", ")}, or a script, given as a file or URL:
+
+    import { defineSchedule } from "./mod.ts"; // or its URL, or "compresso"
+    export default defineSchedule({ sparsity: ({ progress }) => progress < 0.5 ? 0.1 : 0.1 + 0.3 * (progress - 0.5) });
+
+  Its finetune and postfinetune steer the stages before and after: { lora, clipNorm, weightDecay, dropout, end },
+  postfinetune also focus.
+
+  Every script, a file of your own too, runs isolated: in a process of its own, without permissions, with limits of
+  heap and time. It has the language, and from mod.ts defineSchedule, the built-in curves and CompressoError; no other
+  imports, no clock, no chance. --trust runs it in this process instead, as your own code with all its rights:
+  its text as it is now, modules that it imports as Deno has cached them.`;
+
+/** Of the simulated model where nothing is said of them. */
+const LAYERS = 12;
+
+/** Declares the verb. */
+export function scheduleVerb(): CommandUnknownOpts {
+  return verb("schedule", {
+    description: "Look at schedules of a pruning run.",
+    examples: ["schedule preview cubic --steps 200 --sparsity 0.3"],
+  }).addCommand(previewVerb());
+}
+
+function previewVerb(): CommandUnknownOpts {
+  return verb("preview", {
+    description: "Plot what a schedule does in a run, before it costs GPU time.",
+    examples: [
+      "schedule preview cubic --steps 200 --sparsity 0.3",
+      "schedule preview scripts/examples/layerwise.ts --svg schedule.svg",
+    ],
+  })
+    .argument("<schedule>", `a file, a URL, or one of ${SCHEDULE_NAMES.join(", ")}`)
+    .option("--steps <count>", "steps of the pruning stage", wholeNumber("--steps", { least: 1 }), 200)
+    .option(
+      "--sparsity <share>",
+      "the run's target",
+      realNumber("--sparsity", { above: 0, below: 1 }),
+      0.3,
+    )
+    .option(
+      "--warmup <share>",
+      `share of --steps after which a built-in schedule but constant, or the run's own beside a script without a sparsity, is at its target (default: ${
+        defaultRates(1).warmup
+      })`,
+      realNumber("--warmup", { least: 0, most: 1 }),
+    )
+    .option(
+      "--prefinetune <count>",
+      "steps of fine-tuning before the stage, which a script may steer and whose records it sees (default: those of a run, a tenth of --steps)",
+      wholeNumber("--prefinetune", { least: 0 }),
+    )
+    .option(
+      "--postfinetune <count>",
+      "steps of the last stage, where the script steers it (default: those of a run, three tenths of --steps); all steps of a one-shot method are that stage",
+      wholeNumber("--postfinetune", { least: 1 }),
+    )
+    .option(
+      "--layers <count>",
+      `layers of the simulated model, which a script sees (default: ${LAYERS})`,
+      wholeNumber("--layers", { least: 1, most: 1000 }),
+    )
+    .option("--svg <file>", "draw it to an SVG file too", outputPath("--svg"))
+    .option("--json", "print one JSON object with every step")
+    .option("--trust", "run a script in this process, as your own code")
+    .addHelpText("after", `\n${SCHEDULE_HELP}`)
+    .action(async (source, { prefinetune: before, postfinetune: after, ...settings }) => {
+      const { steps, sparsity, warmup, layers = LAYERS, svg, json, trust } = settings;
+      checkTrust(source, trust, { option: "--trust" });
+      if (svg !== undefined && !isScheduleName(source)) {
+        const url = scriptUrl(source);
+        if (url.protocol === "file:") await refuseInputs(svg, [fileURLToPath(url)], { option: "--svg" });
+      }
+      const ramp = warmup === undefined ? {} : { warmup };
+      await using schedule = await openSchedule(source, {
+        ...(trust ? { trust } : {}),
+        ...ramp,
+        onLog: (line) => note(`script: ${line}`),
+      });
+      checkWarmup(schedule, warmup);
+      checkSeen(source, { option: "--prefinetune", value: before, what: "the records of fine-tuning" });
+      checkSeen(source, { option: "--layers", value: settings.layers, what: "the layers" });
+      checkPostfinetune(schedule, after);
+      const stages = {
+        prefinetune: before ?? firstStageSteps(steps),
+        postfinetune: after ?? lastStageSteps(steps),
+      };
+      const preview = await previewSchedule(schedule, { steps, ...stages, sparsity, layers, ...ramp });
+      if (svg !== undefined) {
+        await writeFileAtomically(svg, previewSvg(preview));
+        note(`wrote ${svg}`);
+      }
+      const short = shortfall(preview);
+      if (short !== null) note(short);
+      if (json) printJson(preview);
+      else show(preview);
+    });
+}
+
+/** Refuses a warm-up that the schedule has no use for. Throws `CompressoError("usage")`. */
+function checkWarmup({ name, parts }: OpenSchedule, warmup: number | undefined): void {
+  if (warmup === undefined || isScheduleName(name) && name !== "constant") return;
+  const own = (["sparsity", "rates.warmup"] as const).find((part) => parts.includes(part));
+  if (own === undefined) return;
+  throw new CompressoError("usage", {
+    what: "cannot use --warmup",
+    rule: "it says when the sparsity of a built-in schedule, or of the run, comes to its target",
+    value: name === "constant"
+      ? "constant, which is there from the first step on"
+      : `${name} has a ${own.replace("rates.", "")} of its own`,
+    mend: "leave it out",
+  });
+}
+
+/** Refuses an option that says what scripts alone see. Throws `CompressoError("usage")`. */
+function checkSeen(
+  source: string,
+  { option, value, what }: { readonly option: string; readonly value: number | undefined; readonly what: string },
+): void {
+  if (value === undefined || !isScheduleName(source)) return;
+  throw new CompressoError("usage", {
+    what: `cannot use ${option}`,
+    rule: `a script alone sees ${what}`,
+    value: source,
+    mend: "leave it out",
+  });
+}
+
+/** Refuses steps of the last stage where nothing steers them. Throws `CompressoError("usage")`. */
+function checkPostfinetune({ name, parts }: OpenSchedule, postfinetune: number | undefined): void {
+  if (postfinetune === undefined || parts.includes("postfinetune")) return;
+  throw new CompressoError("usage", {
+    what: "cannot use --postfinetune",
+    rule: "it is for scripts that steer the last stage (`postfinetune`)",
+    value: name,
+    mend: "leave it out",
+  });
+}
+
+function show(preview: Preview): void {
+  const { name, isolated, steps, sparsity, simulated, finetune, points, postfinetune, endsBefore } = preview;
+  print(`schedule    ${name}${isolated ? ", isolated" : ""}`);
+  print(`run         ${steps} steps to ${formatShare(sparsity)} sparsity`);
+  print(`simulated   ${simulated}`);
+  const charts = previewCharts(preview);
+  if (charts.length > 0) print();
+  for (const [index, chart] of charts.entries()) {
+    for (const line of plotRows(chart, { rows: index === 0 ? 8 : 3, columns: plotColumns(), count: chart.steps })) {
+      print(line);
+    }
+    print();
+  }
+  for (const line of layerLines(points.at(-1))) print(line);
+  const frozen = points.filter(({ freeze }) => freeze.length > 0);
+  if (frozen.length > 0) print(`freezes     units in ${frozen.length} of ${points.length} steps`);
+  print(endsBefore === null ? "ends        after the last step" : `ends        before step ${endsBefore} of ${steps}`);
+  for (const [name, stage] of [["finetune", finetune], ["postfinetune", postfinetune]] as const) {
+    if (!stage || stage.endsBefore === null) continue;
+    print(`            stage ${name} before step ${stage.endsBefore} of ${stage.steps}`);
+  }
+}
+
+const BAR = 24;
+
+/** Targets of the layers at the last step. */
+function layerLines(last: PreviewPoint | undefined): string[] {
+  if (!last?.layers) return [];
+  return [
+    "layers at the last step",
+    ...last.layers.map((value, layer) => {
+      const filled = Math.round(BAR * (value ?? 0));
+      const bar = value === null ? "free" : "█".repeat(filled) + "·".repeat(BAR - filled) + ` ${formatShare(value)}`;
+      return `${String(layer).padStart(5)}       ${bar}`;
+    }),
+    "",
+  ];
+}

@@ -1,0 +1,196 @@
+// `compresso serve MODEL`: the model behind an OpenAI-compatible server until it is stopped. Owns options, the key's place and what is said; refuses HTTP.
+import { basename, resolve } from "node:path";
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { CompressoError } from "../../lib/core/errors.ts";
+import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { promptCost } from "../../lib/data/prompts/encode.ts";
+import { generate } from "../../lib/generate/generate.ts";
+import type { RequestRecord } from "../../lib/serve/handler.ts";
+import { checkListen, isLoopback, serveModel } from "../../lib/serve/serve.ts";
+import { verb } from "../command.ts";
+import { note, print } from "../terminal/output.ts";
+import { promptNote, promptText } from "../options/prompt.ts";
+import { NO_TUNING_OPTION, TUNING_OPTION } from "../tuning.ts";
+import { byteCount, oneOf, realNumber, wholeNumber } from "../options/values.ts";
+import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, tokenizerOf, withModel } from "../with_model.ts";
+
+/** Where the key is looked for without `--api-key-file`. */
+const KEY_VARIABLE = "COMPRESSO_API_KEY";
+/** Rows of a prompt for which kernels are chosen, and tokens that a server reads soon: for a large model what measuring costs is then won back. */
+const PROMPT_ROWS = 512, SOON_TOKENS = 100_000;
+/** Tokens of the prompt that is read before the first client's. */
+const WARM_TOKENS = 33;
+
+/** Declares the verb. */
+export function serveVerb(): CommandUnknownOpts {
+  return verb("serve", {
+    description:
+      "Serve a model over HTTP as OpenAI's API does: completions (16 tokens by default), chat (1,024; of a model with a chat template), models, health.",
+    examples: ["serve path/to/model --port 8000", "serve runs/mine/model --api-key-file key.txt --port 0"],
+  })
+    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .option(
+      "--host <address>",
+      "network interface; other machines can reach all but loopback ones, which without a key answer under this machine's own names alone",
+      "127.0.0.1",
+    )
+    .option("--port <number>", "port; 0 takes any that is free", wholeNumber("--port", { most: 65535 }), 8000)
+    .option("--name <name>", "name of the model in requests (default: the last part of its path)")
+    .option(
+      "--api-key-file <file>",
+      `a file with the key that clients must send (default: the variable ${KEY_VARIABLE}, else none)`,
+    )
+    .option("--max-body <bytes>", "bytes of a request, such as 512K", byteCount("--max-body"), 2 ** 21)
+    .option(
+      "--max-request-tokens <count>",
+      "tokens of a request: of its prompts and what it wants generated",
+      wholeNumber("--max-request-tokens", { least: 1 }),
+      65536,
+    )
+    .option("--max-queue <count>", "requests that may wait behind the running one", wholeNumber("--max-queue"), 32)
+    .option(
+      "--timeout <seconds>",
+      "time of a request, waiting included",
+      realNumber("--timeout", { above: 0, below: 2e6 }),
+      300,
+    )
+    .option(
+      "--grace <seconds>",
+      "time that a running request gets to end when the server is stopped",
+      realNumber("--grace", { least: 0, below: 2e6 }),
+      10,
+    )
+    .option("--with-prompt", "put the collaborative prompt before every chat, not before completions (default: none)")
+    .option("--prompt-file <file>", "put your own text there, in place of that prompt")
+    .option("--log", "say one line about each request on stderr")
+    .option(...ADAPTER_OPTION)
+    .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
+    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...TUNING_OPTION)
+    .option(...NO_TUNING_OPTION)
+    .action(async (path, options) => {
+      const { host, port, withPrompt = false, promptFile = withPrompt } = options;
+      const apiKey = await readKey(options.apiKeyFile);
+      const name = options.name ?? nameOf(path);
+      checkListen({ host, port });
+      const prompt = await promptText(promptFile);
+      checkName(name);
+      if (prompt !== null) await checkChats(path);
+      const settings = { ...options, onInterrupt: "stopping; once more ends at once" };
+      await withModel(path, settings, (loaded) => run(loaded, { ...options, apiKey, name, prompt }));
+    });
+}
+
+function checkName(name: string): void {
+  if (name.trim() !== "") return;
+  throw new CompressoError("usage", {
+    what: "cannot serve a model without a name",
+    rule: "--name is not empty",
+    value: JSON.stringify(name),
+    mend: "give --name a text, or leave it out",
+  });
+}
+
+/** A prompt stands before chats alone. */
+async function checkChats(path: string): Promise<void> {
+  const { tokenizer } = await openModelFiles(path);
+  if (!tokenizer || tokenizer.chatTemplate !== null) return;
+  throw new CompressoError("usage", {
+    what: "cannot put a prompt before chats",
+    rule: "the model has a chat template",
+    value: "its tokenizer has none",
+    mend: "leave --with-prompt and --prompt-file out",
+  });
+}
+
+interface Settings {
+  readonly host: string;
+  readonly port: number;
+  readonly name: string;
+  readonly apiKey: string | null;
+  /** Text before every chat. */
+  readonly prompt: string | null;
+  readonly maxBody: number;
+  readonly maxRequestTokens: number;
+  readonly maxQueue: number;
+  readonly timeout: number;
+  readonly grace: number;
+  readonly log?: true | undefined;
+}
+
+async function run({ model, adapters, signal, progress, tune }: Loaded, settings: Settings): Promise<void> {
+  const { host, port, name, apiKey, prompt: before, maxBody, maxRequestTokens, maxQueue, timeout, grace, log } =
+    settings;
+  const tokenizer = tokenizerOf(model);
+  if (before !== null && tokenizer.chatTemplate !== null) {
+    promptNote(promptCost({ tokenizer, prompt: before, style: "chat" }), "every chat");
+  }
+  await tune({ rows: PROMPT_ROWS, directions: ["forward"], tokens: SOON_TOKENS });
+  // The first pass compiles kernels, which on some adapters takes longer than a client would wait.
+  progress.phase("compiling kernels");
+  const prompt = Array<number>(Math.max(1, Math.min(WARM_TOKENS, model.spec.maxPosition - 2))).fill(0);
+  for await (const _ of generate(model, prompt, { maxTokens: 2, adapters, signal }));
+  progress[Symbol.dispose](); // from here on the terminal belongs to the requests
+  await using server = serveModel(model, {
+    host,
+    port,
+    name,
+    apiKey,
+    prompt: before,
+    adapters,
+    signal,
+    limits: {
+      bodyBytes: maxBody,
+      tokens: maxRequestTokens,
+      queue: maxQueue,
+      seconds: timeout,
+      graceSeconds: grace,
+    },
+    ...(log ? { onRequest: (record) => note(requestLine(record)) } : {}),
+  });
+  print(`serving ${name} at ${server.url}/v1`);
+  if (!isLoopback(server.host) && apiKey === null) {
+    note("compresso: whoever reaches this machine can use the model; --api-key-file asks for a key");
+  }
+  await server.finished;
+  signal.throwIfAborted();
+}
+
+/** The key of the file, or of the environment; null for none. */
+async function readKey(file: string | undefined): Promise<string | null> {
+  const fromFile = file === undefined ? undefined : await readFile(file);
+  const key = fromFile ?? Deno.env.get(KEY_VARIABLE) ?? null;
+  if (key === null) return null;
+  const trimmed = key.trim();
+  if (/^[\x21-\x7e]+$/.test(trimmed)) return trimmed;
+  throw new CompressoError("usage", {
+    what: `cannot use the API key of ${file ?? `the variable ${KEY_VARIABLE}`}`,
+    rule: "a key is printable ASCII without spaces, at least one character",
+    value: `${trimmed.length} characters`,
+    mend: "write one key, and nothing else",
+  });
+}
+
+async function readFile(path: string): Promise<string> {
+  try {
+    return await Deno.readTextFile(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) throw error;
+    const value = error instanceof Error ? error.message : String(error);
+    throw new CompressoError("input", {
+      what: `cannot read ${path}`,
+      rule: "it is a file that may be read",
+      value,
+      mend: "check the path and the rights to it",
+    }, { cause: error });
+  }
+}
+
+/** "SmolLM2-135M" of "models/SmolLM2-135M.gguf". */
+function nameOf(path: string): string {
+  return basename(resolve(path)).replace(/\.gguf$/i, "") || "model";
+}
+
+function requestLine({ method, path, status, seconds, promptTokens, completionTokens }: RequestRecord): string {
+  return `${method} ${path} ${status} ${seconds.toFixed(3)} s, ${promptTokens} + ${completionTokens} tokens`;
+}

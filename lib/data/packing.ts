@@ -1,0 +1,75 @@
+// Rows joined to sequences of one length. Owns packing and windows; refuses rows and batches.
+import { countLabels, type Example, IGNORED_LABEL } from "./prompts/encode.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+
+/** Rows as sequences. */
+export interface Packed {
+  readonly examples: Example[];
+  /** Tokens that are left out: at the end, where they fill no sequence, and of sequences without a label. */
+  readonly leftOver: number;
+  /** Examples given, by their places, some labels of which lie in a later sequence than their beginning. */
+  readonly divided: readonly number[];
+}
+
+/**
+ * Joins examples in the order given and cuts the whole to sequences of exactly `seq` tokens: no padding, and an example
+ * may begin in one sequence and end in the next. Attention is not cut at the borders, so that an example sees those before
+ * it in its sequence; positions run through.
+ *
+ * What is left at the end is left out, or makes a short sequence where there is no other. So is a sequence in which
+ * nothing is learned.
+ */
+export function pack(parts: Iterable<Example>, seq: number): Packed {
+  const examples: Example[] = [], divided: number[] = [], given = [...parts];
+  const width = Math.min(seq, given.reduce((sum, part) => sum + part.tokens.length, 0));
+  const tokens = new Uint32Array(width), labels = new Int32Array(width);
+  let used = 0, leftOver = 0, late: number[] = [];
+  const cut = (): void => {
+    if (countLabels(labels.subarray(0, used)) > 0) {
+      examples.push({ tokens: tokens.slice(0, used), labels: labels.slice(0, used) });
+      divided.push(...late);
+    } else leftOver += used;
+    [used, late] = [0, []];
+  };
+  for (const [index, part] of given.entries()) {
+    for (let at = 0; at < part.tokens.length;) {
+      const end = Math.min(part.tokens.length, at + seq - used), own = part.labels.subarray(at, end);
+      if (at > 0 && divided.at(-1) !== index && countLabels(own) > 0) late.push(index);
+      tokens.set(part.tokens.subarray(at, end), used);
+      labels.set(own, used);
+      used += end - at;
+      at = end;
+      if (used === seq) cut();
+    }
+  }
+  if (examples.length === 0) cut();
+  else leftOver += used;
+  return { examples, leftOver, divided };
+}
+
+/**
+ * A text to be joined: with the tokens that the tokenizer puts before a text and with EOS behind. All tokens are labels
+ * but those that begin a text, which no model is asked for. Of one that was cut off EOS is no label: it only parts it from the next. Null for a text without tokens.
+ */
+export function packedText(
+  text: string,
+  tokenizer: Tokenizer,
+  { hasEnded = true }: { readonly hasEnded?: boolean } = {},
+): Example | null {
+  const { leading, trailing, eosId } = tokenizer;
+  const body = tokenizer.encode(text);
+  if (body.length === 0) return null;
+  const tail = eosId === null ? trailing : [eosId],
+    ignored = (ids: readonly number[]): number[] => ids.map(() => IGNORED_LABEL);
+  const labels = [...ignored(leading), ...body, ...(hasEnded ? tail : ignored(tail))];
+  return { tokens: Uint32Array.from([...leading, ...body, ...tail]), labels: Int32Array.from(labels) };
+}
+
+/** Cuts a text to windows of `seq` tokens; a tail of one token, which has nothing to predict, is left out. */
+export function windows(text: Example, seq: number): Example[] {
+  const found: Example[] = [];
+  for (let start = 0; start + 2 <= text.tokens.length; start += seq) {
+    found.push({ tokens: text.tokens.slice(start, start + seq), labels: text.labels.slice(start, start + seq) });
+  }
+  return found;
+}

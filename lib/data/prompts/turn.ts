@@ -1,0 +1,114 @@
+// An assistant's turn in the text of a chat template. Owns what is written around an answer, and where an answered turn begins whose template
+// opens the thoughts or leaves them out; refuses tokens and layouts without a template.
+import { type ChatMessage, renderChat } from "../../text/chat_template.ts";
+import { trim, trimEnd, trimStart } from "../../compat/python_text.ts";
+import type { Tokenizer } from "../../text/tokenizer.ts";
+
+/** What a chat template writes around an assistant's answer. */
+export interface TurnShape {
+  /** What stands between the generation prompt and the answer: a space, as in "[/INST] answer", or a heading that the template has no prompt for. */
+  readonly lead: string;
+  /** The end of the generation prompt that an answered turn does not have, such as `<think>` in DeepSeek-R1-Distill and QwQ; mostly empty. */
+  readonly opened: string;
+  /** White space between the answer and the token that ends it, as in "answer </s>"; without such a token all that is written behind the answer. */
+  readonly tail: string;
+  /** The special token behind the answer. */
+  readonly end: number | null;
+  /** All that stands behind the answer to a question. */
+  readonly behind: string;
+}
+
+/** An answer where the model is to learn it. */
+export interface AnsweredTurn {
+  /** What the answer is learned behind. */
+  readonly prefix: string;
+  /** What is learned: the answer with all that the template writes around it. */
+  readonly written: string;
+  /** Whether it is the answer as it was said and not as the template writes it, so that the template's text cannot go on behind it. */
+  readonly isOwn: boolean;
+}
+
+const shapes = new WeakMap<Tokenizer, TurnShape>();
+
+const ASKED = "question", SAID = "answer";
+const QUESTION: ChatMessage = { role: "user", content: ASKED };
+
+/** What the tokenizer's chat template writes around an answer. */
+export function turnShape(tokenizer: Tokenizer): TurnShape {
+  const known = shapes.get(tokenizer);
+  if (known) return known;
+  const opening = renderChat(tokenizer, [QUESTION], { addGenerationPrompt: true });
+  const text = renderChat(tokenizer, [QUESTION, { role: "assistant", content: SAID }], { addGenerationPrompt: false });
+  const start = Math.max(0, text.lastIndexOf(SAID)),
+    before = text.slice(0, start),
+    behind = text.slice(start + SAID.length);
+  const shared = text.startsWith(opening) ? opening.length : sharedLength(opening, before);
+  // Texts that part before the question has ended say nothing of the answer.
+  const isTold = shared >= opening.lastIndexOf(ASKED) + ASKED.length;
+  const rest = behind.trimStart(), [first] = tokenizer.encode(rest);
+  const end = first !== undefined && tokenizer.isSpecial(first) ? first : null;
+  const shape: TurnShape = {
+    lead: isTold ? before.slice(shared) : "",
+    opened: isTold ? opening.slice(shared) : "",
+    tail: end === null ? behind : behind.slice(0, behind.length - rest.length),
+    end,
+    behind,
+  };
+  shapes.set(tokenizer, shape);
+  return shape;
+}
+
+/**
+ * Where an answer is learned, from the text that asks for it and the text once it is there; null where these begin differently.
+ *
+ * At inference the model goes on behind the whole generation prompt. Where that opens the thoughts and the answered text does not, an answer
+ * with thoughts is learned there, as the model is to write it, and an answer without before the opening, as transformers writes it: behind
+ * the opening it would be learned as a thought. Many templates leave thoughts out of answers, and then the answer is learned as it was said;
+ * what differs by white space alone is learned as the template has it.
+ */
+export function answeredTurn(
+  { asked, answered, content }: { readonly asked: string; readonly answered: string; readonly content: string },
+  tokenizer: Tokenizer,
+): AnsweredTurn | null {
+  const { lead, opened, behind } = turnShape(tokenizer);
+  const bare = asked.endsWith(opened) ? asked.slice(0, asked.length - opened.length) : asked;
+  if (!answered.startsWith(bare)) return null;
+  const isWhole = holds(answered, content, bare.length);
+  if (isWhole && answered.startsWith(asked)) {
+    return { prefix: asked, written: answered.slice(asked.length), isOwn: false };
+  }
+  const thought = opened === "" ? null : withoutOpening(content, opened);
+  if (thought !== null) return { prefix: asked, written: thought + behind, isOwn: true };
+  if (isWhole) return { prefix: bare, written: answered.slice(bare.length), isOwn: false };
+  return { prefix: asked, written: (trim(lead) === "" ? lead : "") + content + behind, isOwn: true };
+}
+
+/** Length of the text that both begin with; a tag such as `</think>` is no beginning of another. */
+function sharedLength(one: string, other: string): number {
+  let length = 0;
+  while (length < Math.min(one.length, other.length) && one[length] === other[length]) length++;
+  if (length === other.length) return length;
+  return length - (/[<[][^<>[\]]*$/.exec(one.slice(0, length))?.[0].length ?? 0);
+}
+
+/** White space of JavaScript and of Python, which has some controls too. */
+const SPACE = /[\s\p{Cc}]+/gu;
+
+/** Whether a text holds all that is said, but for white space, and not before `from` alone. */
+function holds(text: string, said: string, from: number): boolean {
+  const reaches = (whole: string, part: string, start: number): boolean => {
+    const at = whole.lastIndexOf(part);
+    return at >= 0 && at + part.length > start;
+  };
+  if (reaches(text, said, from)) return true;
+  const packed = (part: string): string => part.replaceAll(SPACE, "");
+  return reaches(packed(text), packed(said), packed(text.slice(0, from)).length);
+}
+
+/** An answer without the opening of its thoughts; null where it does not begin with that. */
+function withoutOpening(content: string, opened: string): string | null {
+  const mark = trim(opened), said = trimStart(content);
+  if (!said.startsWith(mark)) return null;
+  const rest = said.slice(mark.length), space = opened.slice(trimEnd(opened).length);
+  return rest.startsWith(space) ? rest.slice(space.length) : rest;
+}

@@ -1,0 +1,155 @@
+// Rows of a parquet table. Owns the reading of row groups one after another and the unpacking of pages; refuses to know
+// what a row is.
+import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
+import {
+  parquetMetadataAsync,
+  type ParquetParsers,
+  parquetReadObjects,
+  parquetSchema,
+  toJson,
+} from "../../core/packages.ts";
+import { dataError, messageOf } from "./bytes.ts";
+import { NOT_UTF8 } from "../row.ts";
+
+/** One of the compressors of hyparquet. */
+type Unpack = (input: Uint8Array, outputLength: number) => Uint8Array;
+
+const COMPRESSORS: Readonly<Record<"GZIP" | "ZSTD" | "BROTLI", Unpack>> = {
+  GZIP: bounded(gunzipSync),
+  ZSTD: bounded(zstdDecompressSync),
+  BROTLI: bounded(brotliDecompressSync),
+};
+
+/** hyparquet has snappy built in. */
+const CODECS: readonly string[] = ["UNCOMPRESSED", "SNAPPY", ...Object.keys(COMPRESSORS)];
+
+/**
+ * The rows of an open file as JSON values, {@link NOT_UTF8} in place of texts that are none, one row group in memory at a time. `wanted` tells before each read how
+ * many rows are still wanted; 0 ends the reading. Throws `CompressoError("input")` for a broken table and for a page
+ * compression that is not known. The file stays open.
+ */
+export async function* parquetRows(
+  file: Deno.FsFile,
+  { path, wanted }: { readonly path: string; readonly wanted: () => number },
+): AsyncGenerator<{ readonly number: number; readonly value: unknown }, void, undefined> {
+  const buffer = { byteLength: (await file.stat()).size, slice: sliceOf(file) };
+  const metadata = await guarded(path, () => parquetMetadataAsync(buffer));
+  const codecs = metadata.row_groups.flatMap(({ columns }) => columns.map((column) => column.meta_data?.codec ?? ""));
+  const unknown = codecs.find((codec) => codec !== "" && !CODECS.includes(codec));
+  if (unknown !== undefined) {
+    throw dataError(path, `pages are compressed with one of ${CODECS.join(", ")}`, {
+      value: unknown,
+      mend: "write the table with zstd or snappy",
+    });
+  }
+  const columns = readableOf(parquetSchema(metadata));
+  let groupStart = 0;
+  for (const { num_rows, columns: chunks } of metadata.row_groups) {
+    // A flat column has a value for each row, a nested one no less: rows that are not there would fill the memory.
+    const short = chunks.find(({ meta_data }) => meta_data && meta_data.num_values < num_rows)?.meta_data;
+    if (short) throw notWhole(path, `${num_rows} rows, of which a column holds ${short.num_values}`);
+    const groupEnd = groupStart + Number(num_rows);
+    for (let rowStart = groupStart; rowStart < groupEnd && wanted() > 0;) {
+      const rowEnd = Math.min(groupEnd, rowStart + Math.min(Math.max(wanted(), LEAST_ROWS), READ_ROWS));
+      const range = { rowStart, rowEnd };
+      const rows = await guarded(path, async () => {
+        const read = await parquetReadObjects({
+          file: buffer,
+          metadata,
+          compressors: COMPRESSORS,
+          parsers: PARSERS,
+          columns,
+          ...range,
+        });
+        return read.map(toJson);
+      });
+      for (const [index, value] of rows.entries()) yield { number: rowStart + index + 1, value };
+      rowStart = rowEnd;
+    }
+    groupStart = groupEnd;
+  }
+}
+
+/** Rows that are read at once, at least: each read decodes its columns anew, and rows may be left out. */
+const LEAST_ROWS = 1024;
+/** Rows that are read at once, at most. */
+const READ_ROWS = 2 ** 20;
+
+const DECODER = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** hyparquet would put signs for what is no UTF-8; a column that holds bytes may be there, and is nobody's text. */
+function decoded(bytes: Uint8Array): string | typeof NOT_UTF8 {
+  try {
+    return DECODER.decode(bytes);
+  } catch {
+    return NOT_UTF8;
+  }
+}
+
+/** A time as text, or null for one that no calendar has, as some programs write infinity. */
+function time(milliseconds: number): string | null {
+  const date = new Date(milliseconds);
+  return Number.isNaN(date.getTime()) ? null : date.toISOString();
+}
+
+/** What a table holds beside its texts must not keep it from being read. */
+const PARSERS: Partial<ParquetParsers> = {
+  stringFromBytes: (bytes: Uint8Array | undefined): unknown => bytes && decoded(bytes),
+  jsonFromBytes(bytes: Uint8Array | undefined): unknown {
+    const text = bytes && decoded(bytes);
+    if (typeof text !== "string") return text;
+    try {
+      return JSON.parse(text);
+    } catch {
+      return text;
+    }
+  },
+  timestampFromMilliseconds: (value: bigint) => time(Number(value)),
+  timestampFromMicroseconds: (value: bigint) => time(Number(value / 1000n)),
+  timestampFromNanoseconds: (value: bigint) => time(Number(value / 1_000_000n)),
+  dateFromDays: (days: number) => time(86_400_000 * days),
+  geometryFromBytes: () => null,
+  geographyFromBytes: () => null,
+};
+
+/** Forms of values that hyparquet refuses. */
+const UNREAD: readonly (string | undefined)[] = ["INTERVAL", "BSON"];
+
+/** Names of the columns that can be read: texts lie beside others. */
+function readableOf({ children }: ReturnType<typeof parquetSchema>): string[] {
+  const isRead = ({ element, children }: ReturnType<typeof parquetSchema>): boolean =>
+    !UNREAD.includes(element.converted_type) && children.every(isRead);
+  return children.filter(isRead).map(({ element }) => element.name);
+}
+
+/** A page never gets longer than its header says, whatever its bytes claim. One of nulls alone is empty, a bound that node refuses. */
+function bounded(unpack: (input: Uint8Array, bound: { readonly maxOutputLength: number }) => Uint8Array): Unpack {
+  return (input, maxOutputLength) => maxOutputLength === 0 ? new Uint8Array() : unpack(input, { maxOutputLength });
+}
+
+/** Reads at once: hyparquet asks for several columns at a time, and a file has one position. */
+function sliceOf(file: Deno.FsFile): (start: number, end?: number) => ArrayBuffer {
+  return (start, end) => {
+    const stop = end ?? file.statSync().size;
+    const bytes = new Uint8Array(Math.max(0, stop - start));
+    file.seekSync(start, Deno.SeekMode.Start);
+    for (let done = 0; done < bytes.length;) {
+      const got = file.readSync(bytes.subarray(done));
+      if (got === null) throw new Error(`the file ends before byte ${stop}`);
+      done += got;
+    }
+    return bytes.buffer;
+  };
+}
+
+async function guarded<T>(path: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw notWhole(path, messageOf(error));
+  }
+}
+
+function notWhole(path: string, value: string): ReturnType<typeof dataError> {
+  return dataError(path, "it is a whole parquet file", { value, mend: "fetch or write the file again" });
+}

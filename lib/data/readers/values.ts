@@ -1,0 +1,60 @@
+// Parsed values of a data file, whatever they hold: JSON lines, a JSON array or parquet, packed or not. Owns the reading to
+// memory; refuses to know what a row is.
+import { dataError, openData, textOf } from "./bytes.ts";
+import { parquetRows } from "./parquet.ts";
+import { createSplitter, namesJson, type Place, type ValueSink } from "./split.ts";
+
+/** A value and where it stands. */
+export interface PlacedValue {
+  readonly place: Place;
+  readonly value: unknown;
+}
+
+/**
+ * Reads the values of a file, at most `limit` from the first on. Throws `CompressoError("input")` for a file that is
+ * missing, empty, binary or plain text, and for a value that does not parse, which it names.
+ */
+export async function readValues(
+  path: string,
+  { limit = Infinity }: { readonly limit?: number } = {},
+): Promise<PlacedValue[]> {
+  const values: PlacedValue[] = [];
+  const { file, kind } = await openData(path);
+  using _file = file;
+  if (kind === "parquet") {
+    for await (const { number, value } of parquetRows(file, { path, wanted: () => limit - values.length })) {
+      values.push({ place: { number, label: `row ${number}` }, value });
+    }
+  } else {
+    const sink: ValueSink = {
+      value: (place, value) => void values.push({ place, value }),
+      blank: () => {},
+      document(): void {
+        throw dataError(path, "it holds JSON lines or a JSON array", {
+          value: "plain text",
+          mend: "give one of these",
+        });
+      },
+      broken(place, problem): void {
+        throw dataError(path, "each row is one JSON value", {
+          value: `${place.label} ${problem}`,
+          mend: "mend or remove it",
+        });
+      },
+      refuse(rule, value, mend): never {
+        throw dataError(path, rule, { value, mend });
+      },
+      get isFull(): boolean {
+        return values.length >= limit;
+      },
+    };
+    const splitter = createSplitter(sink, { isJson: namesJson(path) });
+    for await (const text of textOf(file, { path, compression: kind })) {
+      splitter.push(text);
+      if (sink.isFull) break;
+    }
+    splitter.finish();
+  }
+  if (values.length === 0) throw dataError(path, "the file has rows", { value: "none", mend: "give a file with rows" });
+  return values.slice(0, limit);
+}

@@ -1,0 +1,227 @@
+// Rows of training and evaluation data from a file. Owns which rows are kept, the rules that hold for all of them and
+// the report; refuses tokens.
+import { CompressoError } from "../core/errors.ts";
+import { checkNames, type NamesOf } from "../core/check_options.ts";
+import { type Compression, dataError, openData, textOf } from "./readers/bytes.ts";
+import { heapBudget } from "./readers/memory.ts";
+import { parquetRows } from "./readers/parquet.ts";
+import {
+  type ChatRow,
+  emptyField,
+  type Fault,
+  type InstructRow,
+  kindName,
+  parseRow,
+  placeOf,
+  type Row,
+  type TextRow,
+} from "./row.ts";
+import { createSplitter, namesJson, type Place, type TextFormat, type ValueSink } from "./readers/split.ts";
+
+export type { ChatRow, InstructRow, Row, TextRow } from "./row.ts";
+
+/** Options of {@link readRows}. */
+export interface ReadOptions {
+  /** Field that holds the document of a row; without it, the fields tell the kind of a row. */
+  readonly textField?: string | undefined;
+  /** Rows to keep at most, from the first on; the rest is not read. Default: all. */
+  readonly limit?: number | undefined;
+  /** Whether broken rows are left out and reported instead of ending the reading. Default false. */
+  readonly skipBroken?: boolean | undefined;
+  /** What the error of a broken row advises. Default: what `prune` has. */
+  readonly brokenMend?: string | undefined;
+  /** How to take fewer rows, for the error of more than memory holds. Default: what `prune` and programs have. */
+  readonly fewerMend?: string | undefined;
+}
+
+const NAMES: NamesOf<ReadOptions> = {
+  ...{ textField: "text", limit: "number", skipBroken: "switch", brokenMend: "text", fewerMend: "text" },
+};
+
+/** A row that was left out. */
+export interface LeftOut {
+  /** The line of JSON lines, else the place in the array or table, from 1. */
+  readonly row: number;
+  /** The line on which it begins, where it is an element of a JSON array. */
+  readonly line?: number;
+  /** Why. */
+  readonly reason: string;
+}
+
+/** What was read and what was left out. */
+export interface DataReport {
+  /** What the file is. */
+  readonly format: TextFormat | "parquet";
+  /** How it is compressed as a whole; pages of a parquet file do not count. */
+  readonly compression: Compression;
+  /** Rows kept. */
+  readonly rows: number;
+  /** Rows left out because they are empty. */
+  readonly skipped: readonly LeftOut[];
+  /** Rows left out because they are broken, where that was asked for. */
+  readonly broken: readonly LeftOut[];
+  /** Whether reading ended at the limit; there may be more rows then. */
+  readonly limited: boolean;
+}
+
+/** Rows of one kind. */
+export type DataSet =
+  | { readonly kind: "instruct"; readonly rows: readonly InstructRow[]; readonly report: DataReport }
+  | { readonly kind: "chat"; readonly rows: readonly ChatRow[]; readonly report: DataReport }
+  | { readonly kind: "text"; readonly rows: readonly TextRow[]; readonly report: DataReport };
+
+/**
+ * Reads rows from a JSON array, JSON lines, a parquet table, or plain text as one document, told apart by content; all
+ * but parquet also inside gzip or Zstandard. A file named .json, .jsonl or .ndjson is never taken for plain text, so that
+ * a broken first line is found, and plain text in one named .csv or .tsv is refused, as a table; of others, those are JSON that begin with an object or a list of objects. The file is read piece by piece: memory holds the rows alone, and with
+ * `limit` no more of the file is read than it takes; more rows than V8's heap has room for are refused.
+ *
+ * A row is `{instruction, input?, output}`, `{messages: [{role, content}]}`, `{conversations: [{from, value}]}`
+ * (ShareGPT) or `{text}`; all rows of a file are of one kind. A text `system` beside messages is their first turn.
+ *
+ * @throws CompressoError("usage") for options that there are not; "input" for a file that is missing, empty, binary or not UTF-8, and for a broken row, which it
+ * names, and for rows that do not fit into memory; "usage" for a limit below 1.
+ */
+export async function readRows(path: string, options: ReadOptions = {}): Promise<DataSet> {
+  checkNames(options, NAMES, { whose: "readRows" });
+  const collector = createCollector(path, options);
+  const { file, kind } = await openData(path);
+  using _file = file;
+  if (kind === "parquet") {
+    const { sink } = collector;
+    for await (const { number, value } of parquetRows(file, { path, wanted: collector.wanted })) {
+      sink.value({ number, label: `row ${number}` }, value);
+      if (sink.isFull) break;
+    }
+    return collector.finish("parquet", "none");
+  }
+  const splitter = createSplitter(collector.sink, { isJson: namesJson(path) });
+  for await (const text of textOf(file, { path, compression: kind })) {
+    splitter.push(text);
+    if (collector.sink.isFull) break;
+  }
+  return collector.finish(splitter.finish(), kind);
+}
+
+/** {@link readRows} on text that is already at hand; `path` is for messages, and says whether it may be plain text. */
+export function parseRows(text: string, path: string, options: ReadOptions = {}): DataSet {
+  const collector = createCollector(path, options);
+  const splitter = createSplitter(collector.sink, { isJson: namesJson(path) });
+  splitter.push(text);
+  return collector.finish(splitter.finish(), "none");
+}
+
+const BROKEN_MEND = "mend or remove it, or have broken rows left out (prune --skip-broken)";
+const FEWER_MEND = "take fewer with --limit-rows, or `limit` in a program";
+const HEAP_MEND = "give V8 a larger heap (DENO_V8_FLAGS=--max-old-space-size=MEGABYTES)";
+
+/** Keeps rows as their values come. */
+interface Collector {
+  readonly sink: ValueSink;
+  /** Rows that may still be kept. */
+  readonly wanted: () => number;
+  finish(format: DataReport["format"], compression: Compression): DataSet;
+}
+
+function leftOut(place: Place, reason: string): LeftOut {
+  return { ...placeOf(place, 0), reason };
+}
+
+function createCollector(path: string, options: ReadOptions): Collector {
+  const { textField, limit = Infinity, skipBroken = false } = options;
+  const { brokenMend = BROKEN_MEND, fewerMend = FEWER_MEND } = options;
+  if (limit !== Infinity && (!Number.isInteger(limit) || limit < 1)) {
+    const rule = "limit is a whole number, at least 1", mend = "leave it out for all rows";
+    throw new CompressoError("usage", { what: `cannot read the data of ${path}`, rule, value: String(limit), mend });
+  }
+  const rows = { instruct: new Array<InstructRow>(), chat: new Array<ChatRow>(), text: new Array<TextRow>() };
+  const skipped: LeftOut[] = [], broken: LeftOut[] = [], budget = heapBudget();
+  let count = 0;
+  let first: { readonly kind: Row["kind"]; readonly place: Place } | null = null;
+
+  /** Puts an entry into a list, if there is room for it. */
+  const push = <T>(list: T[], entry: T, { label }: Place): void => {
+    list.push(entry);
+    const bytes = budget.add(entry);
+    if (bytes === null) return;
+    const [kept, heap] = [bytes, budget.heap].map((size) => `${Number((size / 1e9).toPrecision(2))} GB`);
+    const value = `${kept} after ${label}, of a heap of ${heap}`;
+    throw dataError(path, "the rows fit into memory", { value, mend: `${fewerMend}, or ${HEAP_MEND}` });
+  };
+  let firstFault: Fault | null = null;
+  const reject = (place: Place, { rule, problem, mend }: Fault): void => {
+    const value = `${place.label} ${problem}`;
+    if (!skipBroken) throw dataError(path, rule, { value, mend: mend || brokenMend });
+    firstFault ??= { rule, problem: value, mend };
+    push(broken, leftOut(place, problem), place);
+  };
+  const keep = (row: Row, place: Place): void => {
+    // An empty row is left out, and says nothing of the others.
+    const empty = emptyField(row, { textField });
+    if (empty !== null) return push(skipped, leftOut(place, `empty "${empty}"`), place);
+    if (first !== null && first.kind !== row.kind) {
+      throw dataError(path, "all rows are of one kind: instructions, conversations or texts", {
+        value: `${first.place.label} is ${kindName(first.kind)}, ${place.label} is ${kindName(row.kind)}`,
+        mend: "split the file, or name the field that holds the text (--text-field, or `textField` in a program)",
+      });
+    }
+    first ??= { kind: row.kind, place };
+    count++;
+    const { number, line } = place, numbered = { number, ...(line === undefined ? {} : { line }) };
+    if (row.kind === "instruct") push(rows.instruct, { ...row, ...numbered }, place);
+    else if (row.kind === "chat") push(rows.chat, { ...row, ...numbered }, place);
+    else push(rows.text, { ...row, ...numbered }, place);
+  };
+  const sink: ValueSink = {
+    value(place, value): void {
+      const parsed = parseRow(value, { textField });
+      if ("row" in parsed) keep(parsed.row, place);
+      else reject(place, parsed.fault);
+    },
+    document(place, text): void {
+      const table = /\.(csv|tsv)(\.(gz|zst))?$/i.exec(path)?.[1];
+      if (table !== undefined) {
+        throw dataError(path, "it holds JSON lines, a JSON array, parquet or plain text", {
+          value: `a table (${table.toLowerCase()})`,
+          mend: "write its rows as JSON lines or parquet, or name it .txt if it is one text",
+        });
+      }
+      if (textField !== undefined) {
+        throw dataError(path, `a row has ${JSON.stringify(textField)}`, {
+          value: "the file is plain text",
+          mend: "leave the field out, or give a file of rows",
+        });
+      }
+      keep({ kind: "text", text, extra: {} }, place);
+    },
+    blank: (place) => push(skipped, leftOut(place, "blank line"), place),
+    broken(place, problem): void {
+      reject(place, { rule: "each row is one JSON value", problem, mend: "" });
+    },
+    refuse(rule, value, mend): never {
+      throw dataError(path, rule, { value, mend });
+    },
+    get isFull(): boolean {
+      return count >= limit;
+    },
+  };
+  return {
+    sink,
+    wanted: () => limit - count,
+    finish(format, compression): DataSet {
+      if (count === 0) {
+        if (firstFault !== null) {
+          const { rule, problem, mend } = firstFault, counts = `${broken.length} broken, ${skipped.length} empty`;
+          const value = `${problem}; of the rows are ${counts}, and none is left`;
+          throw dataError(path, rule, { value, mend: mend || "mend the broken rows, or give another file" });
+        }
+        const value = `${skipped.length} empty`, mend = "give a file with rows";
+        throw dataError(path, "the file has rows that are not empty", { value, mend });
+      }
+      const report = { format, compression, rows: count, skipped, broken, limited: count >= limit };
+      if (rows.instruct.length > 0) return { kind: "instruct", rows: rows.instruct, report };
+      if (rows.chat.length > 0) return { kind: "chat", rows: rows.chat, report };
+      return { kind: "text", rows: rows.text, report };
+    },
+  };
+}

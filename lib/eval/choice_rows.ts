@@ -1,0 +1,69 @@
+// Rows with choices as token ids for scoring. Owns finding the right choice and the prompt before it; refuses to score.
+import { CompressoError } from "../core/errors.ts";
+import { checkNames, type NamesOf } from "../core/check_options.ts";
+import type { DataSet } from "../data/rows.ts";
+import { placeName, placeOf } from "../data/row.ts";
+import { encodePrefix, encodeResponse, endToken, formatExample } from "../data/prompts/encode.ts";
+import { checkPromptText } from "../data/prompts/format.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import type { ChoiceRow } from "./score.ts";
+
+/** Options of {@link encodeChoices}. */
+export interface ChoiceOptions {
+  /** Tokenizer of the model. */
+  readonly tokenizer: Tokenizer;
+  /** Text before every instruction, such as the collaborative prompt; null for none. */
+  readonly prompt: string | null;
+  /** Rows that are taken at most, from the first. Default: all. */
+  readonly limit?: number;
+}
+
+const NAMES: NamesOf<ChoiceOptions> = { tokenizer: true, prompt: true, limit: "number" };
+
+/**
+ * Encodes every row as its prompt and its choices, each ending with the end token where there is one.
+ * Throws `CompressoError("input")` for rows without choices, or whose output is none of them, and "usage" for options that there are not, a limit out of range or an empty prompt.
+ */
+export function encodeChoices(data: DataSet, options: ChoiceOptions): ChoiceRow[] {
+  checkNames(options, NAMES, { whose: "encodeChoices" });
+  const { tokenizer, prompt, limit = Infinity } = options;
+  checkPromptText(prompt);
+  const format = { tokenizer, prompt };
+  const end = endToken(format);
+  if (limit !== Infinity && !(Number.isInteger(limit) && limit >= 1)) {
+    throw new CompressoError("usage", {
+      what: "cannot take so many rows",
+      rule: "limit is a whole number, at least 1",
+      value: String(limit),
+      mend: "leave it out for all rows",
+    });
+  }
+  if (data.kind !== "instruct") {
+    throw unscorable("the file", `its rows are ${data.kind === "text" ? "texts" : "conversations"}`);
+  }
+  return data.rows.slice(0, limit).map((row, index) => {
+    const choices = row.choices ?? [], answer = choices.indexOf(row.output);
+    const place = placeOf(row, index), number = place.row, where = placeName(place);
+    if (choices.length < 2) throw unscorable(where, `${choices.length} choices`);
+    if (answer < 0) throw unscorable(where, `the output ${JSON.stringify(row.output)} is no choice`);
+    const { prefix } = formatExample(row, format);
+    return {
+      prefix: encodePrefix(prefix, format),
+      choices: choices.map((choice) => {
+        const { response } = formatExample({ ...row, output: choice }, format);
+        return [...encodeResponse(prefix, response, format), ...(end === null ? [] : [end])];
+      }),
+      answer,
+      number,
+    };
+  });
+}
+
+function unscorable(where: string, value: string): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot score ${where}`,
+    rule: 'a row has "choices", a list of strings with the output among them',
+    value,
+    mend: "add choices to the rows, or take another measure",
+  });
+}

@@ -1,0 +1,240 @@
+// Perplexity of a text in windows, each alone or sliding. Owns the protocol; refuses to read files.
+import { CompressoError } from "../core/errors.ts";
+import { checkNames, type NamesOf } from "../core/check_options.ts";
+import { IGNORED_LABEL } from "../data/prompts/encode.ts";
+import { noTokenizer } from "../text/no_tokenizer.ts";
+import type { Adapters, Model } from "../model/model.ts";
+import { digestOf } from "../run/data.ts";
+
+/** Options of {@link perplexity}. */
+export interface PerplexityOptions {
+  /** Tokens of a window. */
+  readonly window: number;
+  /**
+   * Tokens from one window to the next, at most `window`: the windows slide, and of each only the tokens that the one before it did not have are
+   * counted, as in the page on perplexity of transformers' documentation. Default: windows stand side by side.
+   */
+  readonly stride?: number;
+  /** Characters (code points) of the text that are used; only for a text. Default: all. */
+  readonly limitChars?: number;
+  /** Windows that are measured at most. Default: all. */
+  readonly maxWindows?: number;
+  /** Windows that run at once. Default: as many as make up to 2048 tokens. */
+  readonly batch?: number;
+  /** Masks and LoRA. */
+  readonly adapters?: Adapters;
+  /** Stops the work. */
+  readonly signal?: AbortSignal;
+  /**
+   * Windows measured before with the same model, text and options, by place. A batch of nothing else is not run again; the others run as they
+   * would have without, so that every loss is the same to the last bit.
+   */
+  readonly known?: ReadonlyMap<number, WindowLoss>;
+  /** Called for each window as it is measured, with its place among the windows; not for known ones. */
+  readonly onWindow?: (place: number, loss: WindowLoss) => void;
+  /** Called after each batch with the windows measured so far. */
+  readonly onProgress?: (windows: number, total: number) => void;
+}
+
+const NAMES: NamesOf<PerplexityOptions> = {
+  ...{ window: "number", stride: "number", limitChars: "number", maxWindows: "number", batch: "number" },
+  ...{ adapters: true, signal: true },
+  ...{ known: true, onWindow: true, onProgress: true },
+};
+
+/** What was measured. */
+export interface PerplexityResult {
+  /** exp(nll). */
+  readonly perplexity: number;
+  /** Mean negative log-likelihood of a predicted token, in nats. */
+  readonly nll: number;
+  /** Tokens that were predicted: window − 1 of each window; with a stride below it, all but the first of what the windows cover. */
+  readonly tokens: number;
+  /** Windows that count, known ones among them. */
+  readonly windows: number;
+  /** What each window adds. */
+  readonly perWindow: readonly WindowLoss[];
+  /** Hash of the tokens that the windows have: other tokenizers make others of a text, and losses over them cannot be compared. */
+  readonly digest: string;
+}
+
+/** The loss of one window. */
+export interface WindowLoss {
+  /** Sum of the negative log-likelihoods of its counted tokens, in nats. */
+  readonly nll: number;
+  /** Tokens that were counted. */
+  readonly tokens: number;
+}
+
+const BATCH_TOKENS = 2048;
+
+/**
+ * Measures the perplexity of a text or of token ids. The first `limitChars` characters are encoded without special tokens and cut
+ * to whole windows, the rest is dropped; each window is read alone from position 0, and all but its first token are predicted. With a stride below the window
+ * every token but the first is predicted once, with at least window − stride tokens before it but in the first window, and nothing is dropped.
+ *
+ * @throws CompressoError("usage") for options out of range or that do not exist; "input" for a text shorter than one window, with a stride of fewer than two tokens, or a text where the model
+ * has no tokenizer; "numeric" where the loss is not finite.
+ */
+export async function perplexity(
+  model: Model,
+  text: string | ArrayLike<number>,
+  options: PerplexityOptions,
+): Promise<PerplexityResult> {
+  const { window, stride, maxWindows = Infinity, signal, known, onWindow, onProgress } = options;
+  checkNames(options, NAMES, { whose: "perplexity" });
+  checkPerplexity(model, text, options);
+  const tokens = typeof text === "string" ? encodeText(model, text, options.limitChars) : text;
+  checkLength(tokens.length, { window, stride });
+  const spans = windowSpans(tokens.length, { window, stride }).slice(0, maxWindows);
+  const batch = Math.min(spans.length, options.batch ?? Math.max(1, Math.floor(BATCH_TOKENS / window)));
+  const perWindow: WindowLoss[] = [];
+  for (let first = 0; first < spans.length; first += batch) {
+    signal?.throwIfAborted();
+    const part = spans.slice(first, first + batch), before = part.map((_, index) => known?.get(first + index));
+    const measured = before.includes(undefined) ? await measureWindows(model, tokens, { ...options, part, batch }) : [];
+    part.forEach((_, index) => {
+      const old = before[index], loss = old ?? measured[index] ?? { nll: NaN, tokens: 0 }, place = perWindow.length;
+      checkFinite(loss.nll, place);
+      perWindow.push(loss);
+      if (!old) onWindow?.(place, loss);
+    });
+    onProgress?.(perWindow.length, spans.length);
+  }
+  const predicted = total(perWindow, "tokens"), nll = total(perWindow, "nll") / predicted;
+  const digest = digestOf([Uint32Array.from(tokens).subarray(0, spans.at(-1)?.end)]);
+  return { perplexity: Math.exp(nll), nll, tokens: predicted, windows: spans.length, perWindow, digest };
+}
+
+/** Runs one batch. A last batch that is not full keeps the size: its missing windows hold token 0 and no label. */
+async function measureWindows(
+  model: Model,
+  tokens: ArrayLike<number>,
+  { part, batch, window, adapters, signal }: PerplexityOptions & {
+    readonly part: readonly WindowSpan[];
+    readonly batch: number;
+  },
+): Promise<WindowLoss[]> {
+  const ids = new Uint32Array(batch * window), labels = new Int32Array(batch * window).fill(IGNORED_LABEL);
+  part.forEach(({ start, fresh, end }, index) => {
+    for (let at = start; at < end; at++) {
+      const token = tokens[at] ?? 0, place = index * window + at - start;
+      ids[place] = token;
+      if (at >= fresh) labels[place] = token;
+    }
+  });
+  const losses = await model.tokenLosses(ids, labels, {
+    batch,
+    ...(adapters ? { adapters } : {}),
+    ...(signal ? { signal } : {}),
+  });
+  return part.map(({ start, fresh, end }, index) => {
+    let nll = 0;
+    for (let t = 0; t < window; t++) nll += losses[index * window + t] ?? 0;
+    return { nll, tokens: end - Math.max(fresh, start + 1) };
+  });
+}
+
+function checkFinite(nll: number, place: number): void {
+  if (Number.isFinite(nll)) return;
+  throw new CompressoError("numeric", {
+    what: "cannot measure perplexity",
+    rule: "the loss of every token is finite",
+    value: `the sum of window ${place + 1} is ${nll}`,
+    mend: "check the model's weights, masks and LoRA",
+  });
+}
+
+/** Tokens start … end − 1 are read, those from `fresh` on are counted. */
+interface WindowSpan {
+  readonly start: number;
+  readonly fresh: number;
+  readonly end: number;
+}
+
+function windowSpans(
+  length: number,
+  { window, stride }: { readonly window: number; readonly stride: number | undefined },
+): WindowSpan[] {
+  const spans: WindowSpan[] = [];
+  if (stride === undefined) {
+    for (let start = 0; start + window <= length; start += window) {
+      spans.push({ start, fresh: start, end: start + window });
+    }
+    return spans;
+  }
+  for (let start = 0, fresh = 0; fresh < length && length > 1; start += stride) {
+    const end = Math.min(start + window, length);
+    // The last window may hold nothing but the first token of one, which has no token before it.
+    if (end - Math.max(fresh, start + 1) > 0) spans.push({ start, fresh, end });
+    fresh = end;
+  }
+  return spans;
+}
+
+function total(windows: readonly WindowLoss[], key: keyof WindowLoss): number {
+  return windows.reduce((sum, window) => sum + window[key], 0);
+}
+
+/** The tokens of a text, or of its first characters. See {@link perplexity} for what it throws. */
+export function encodeText(
+  { tokenizer }: Pick<Model, "tokenizer">,
+  text: string,
+  limitChars: number | undefined,
+): number[] {
+  if (!tokenizer) throw noTokenizer("cannot measure perplexity on a text", { without: "give token ids" });
+  return tokenizer.encode(limitChars === undefined ? text : firstChars(text, limitChars));
+}
+
+/** The first `count` code points: a surrogate pair counts once, as in Python. */
+function firstChars(text: string, count: number): string {
+  let end = 0;
+  for (let taken = 0; taken < count && end < text.length; taken++) end += (text.codePointAt(end) ?? 0) > 0xffff ? 2 : 1;
+  return text.slice(0, end);
+}
+
+/** Throws `CompressoError("input")` for a text of so many tokens that is too short for a window. */
+export function checkLength(
+  tokens: number,
+  { window, stride }: { readonly window: number; readonly stride: number | undefined },
+): void {
+  if (tokens >= (stride === undefined ? window : 2)) return;
+  throw new CompressoError("input", {
+    what: "cannot measure perplexity",
+    rule: stride === undefined
+      ? `the text has at least one window of ${window} tokens`
+      : "the text has at least two tokens",
+    value: `${tokens} tokens`,
+    mend: stride === undefined ? "use a longer text or a smaller window" : "use a longer text",
+  });
+}
+
+/** The rules of {@link perplexity}'s options, before any work. Throws `CompressoError("usage")`. */
+export function checkPerplexity(
+  { spec }: Pick<Model, "spec">,
+  text: string | ArrayLike<number>,
+  { window, stride, limitChars, maxWindows, batch }: PerplexityOptions,
+): void {
+  const fail = (rule: string, value: unknown, mend = "change it, or leave it out"): never => {
+    throw new CompressoError("usage", { what: "cannot measure perplexity", rule, value: String(value), mend });
+  };
+  const { maxPosition } = spec;
+  if (!Number.isInteger(window) || window < 2 || window > maxPosition) {
+    fail(
+      `window is a whole number from 2 to the model's context of ${maxPosition} tokens`,
+      window,
+      "try 512, or the context",
+    );
+  }
+  if (stride !== undefined && (!Number.isInteger(stride) || stride < 1 || stride > window)) {
+    fail(`stride is a whole number from 1 to the window of ${window} tokens`, stride);
+  }
+  if (limitChars !== undefined && typeof text !== "string") {
+    fail("limitChars is for a text, not for token ids", limitChars);
+  }
+  for (const [name, value] of Object.entries({ limitChars, maxWindows, batch })) {
+    if (value !== undefined && (!Number.isInteger(value) || value < 1)) {
+      fail(`${name} is a whole number, at least 1`, value);
+    }
+  }
+}

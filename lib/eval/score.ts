@@ -1,0 +1,170 @@
+// How likely continuations are, and multiple choice by them. Owns the score of a sequence; refuses prompts and text.
+import { CompressoError, type ErrorParts } from "../core/errors.ts";
+import { checkNames, type NamesOf } from "../core/check_options.ts";
+import type { Sequence } from "../nn/token_tree.ts";
+import type { Adapters, Model } from "../model/model.ts";
+import { packSequences } from "./score_packing.ts";
+
+export type { Sequence } from "../nn/token_tree.ts";
+
+/** One question as token ids. */
+export interface ChoiceRow {
+  /** What stands before the answer; not empty. */
+  readonly prefix: readonly number[];
+  /** Continuations, none empty; each may end with the end token, which then counts. */
+  readonly choices: readonly (readonly number[])[];
+  /** Index of the right choice. */
+  readonly answer: number;
+  /** Its number in errors. Default: its place, from 1. */
+  readonly number?: number;
+}
+
+/** Options of {@link scoreChoices} and {@link logLikelihoods}. */
+export interface ScoreOptions {
+  /** Masks and LoRA. */
+  readonly adapters?: Adapters;
+  /** Stops the work. */
+  readonly signal?: AbortSignal;
+  /** Called after each batch with the sequences scored so far. */
+  readonly onProgress?: (sequences: number, total: number) => void;
+}
+
+const NAMES: NamesOf<ScoreOptions> = { adapters: true, signal: true, onProgress: true };
+
+/** Options of {@link logLikelihoods}. */
+export interface LikelihoodOptions extends ScoreOptions {
+  /** Called after each batch with the places of the sequences that it has scored, and their log-likelihoods. */
+  readonly onScores?: (places: readonly number[], scores: readonly number[]) => void;
+}
+
+/** What the model made of one question. */
+export interface RowScore {
+  /** The choice with the highest score, the first among equals. */
+  readonly picked: number;
+  /** Whether it is the right one. */
+  readonly isCorrect: boolean;
+  /** Log-likelihood of each choice after the prefix, in nats: the sum over its tokens, not their mean. */
+  readonly scores: readonly number[];
+}
+
+/** Scores of all questions. */
+export interface ScoreResult {
+  /** correct / total. */
+  readonly accuracy: number;
+  /** Rows answered rightly. */
+  readonly correct: number;
+  /** Rows scored. */
+  readonly total: number;
+  /** Scores row by row. */
+  readonly perRow: readonly RowScore[];
+}
+
+/**
+ * Scores every choice of every row, and counts the rows where the right one has the highest log-likelihood.
+ *
+ * @throws CompressoError("usage") for options that there are not; "input" for no rows, an empty prefix or choice, an answer that is no choice, and a sequence longer than the model's
+ * context; "numeric" where a likelihood is not finite.
+ */
+export async function scoreChoices(
+  model: Model,
+  rows: readonly ChoiceRow[],
+  options: ScoreOptions = {},
+): Promise<ScoreResult> {
+  checkNames(options, NAMES, { whose: "scoreChoices" });
+  checkRows(rows, model.spec.maxPosition);
+  const sequences = rows.flatMap(({ prefix, choices }) => choices.map((choice) => ({ prefix, choice })));
+  const scores = await logLikelihoods(model, sequences, options);
+  let at = 0;
+  const perRow = rows.map(({ choices, answer }): RowScore => {
+    const own = scores.slice(at, at += choices.length);
+    const picked = own.indexOf(Math.max(...own));
+    return { picked, isCorrect: picked === answer, scores: own };
+  });
+  const correct = perRow.filter(({ isCorrect }) => isCorrect).length;
+  return { accuracy: correct / rows.length, correct, total: rows.length, perRow };
+}
+
+/**
+ * The log-likelihood of each sequence's choice after its prefix, in nats: the sum over its tokens. Sequences that begin alike share what is
+ * computed of their beginning, and a pass holds as many as fit; the same numbers as one at a time but for rounding in f32.
+ *
+ * @throws CompressoError("usage") for options that there are not; "input" for an empty prefix or choice, a sequence of which more tokens are read than the model's context, and for ids
+ * outside the vocabulary; "numeric" where a likelihood is not finite.
+ */
+export async function logLikelihoods(
+  model: Model,
+  sequences: readonly Sequence[],
+  options: LikelihoodOptions = {},
+): Promise<number[]> {
+  checkNames(options, { ...NAMES, onScores: true }, { whose: "logLikelihoods" });
+  const { adapters, signal, onProgress, onScores } = options;
+  checkSequences(sequences, model.spec.maxPosition);
+  const result = new Array<number>(sequences.length).fill(NaN);
+  let done = 0;
+  for (const { tree, rows, places } of packSequences(sequences)) {
+    signal?.throwIfAborted();
+    const losses = await model.treeLosses(tree, {
+      rows,
+      ...(adapters ? { adapters } : {}),
+      ...(signal ? { signal } : {}),
+    });
+    const scores = tree.paths.map((edges) => edges.reduce((sum, edge) => sum - (losses[edge] ?? NaN), 0));
+    checkFinite(scores);
+    places.forEach((place, index) => result[place] = scores[index] ?? NaN);
+    done += places.length;
+    onScores?.(places, scores);
+    onProgress?.(done, sequences.length);
+  }
+  return result;
+}
+
+function checkSequences(sequences: readonly Sequence[], most: number): void {
+  sequences.forEach(({ prefix, choice }, index) => {
+    const read = prefix.length + choice.length - 1;
+    if (prefix.length > 0 && choice.length > 0 && read <= most) return;
+    throw new CompressoError("input", {
+      what: `cannot score sequence ${index}`,
+      rule: `it has a prefix and a choice, of which at most ${most} tokens are read: all but the last`,
+      value: `a prefix of ${prefix.length} tokens and a choice of ${choice.length}`,
+      mend: "shorten them, or give each a token",
+    });
+  });
+}
+
+/** Throws `CompressoError("input")` for rows that {@link scoreChoices} refuses with a context of `most` tokens. */
+export function checkRows(rows: readonly ChoiceRow[], most: number): void {
+  const fail = (where: string, parts: Pick<ErrorParts, "rule" | "value" | "mend">): never => {
+    throw new CompressoError("input", { what: `cannot score ${where}`, ...parts });
+  };
+  if (rows.length === 0) fail("choices", { rule: "there is at least one row", value: "no rows", mend: "give a row" });
+  rows.forEach(({ prefix, choices, answer, number }, index) => {
+    const where = `row ${number ?? index + 1}`, mend = "mend the row, or leave it out";
+    if (prefix.length === 0) fail(where, { rule: "the prefix has at least one token", value: "an empty prefix", mend });
+    if (choices.length === 0) fail(where, { rule: "it has choices", value: "none", mend });
+    if (!Number.isInteger(answer) || choices[answer] === undefined) {
+      fail(where, { rule: `the answer is an index below ${choices.length}`, value: String(answer), mend });
+    }
+    for (const choice of choices) {
+      if (choice.length === 0) fail(where, { rule: "a choice has at least one token", value: "an empty choice", mend });
+      const length = prefix.length + choice.length;
+      if (length > most + 1) {
+        fail(where, {
+          rule: `prefix and choice have at most ${most + 1} tokens, of which the last is not read`,
+          value: `${length} tokens`,
+          mend: "shorten the row, or leave it out",
+        });
+      }
+    }
+  });
+}
+
+function checkFinite(scores: readonly number[]): void {
+  const bad = scores.find((score) => !Number.isFinite(score));
+  if (bad === undefined) return;
+  throw new CompressoError("numeric", {
+    what: "cannot score choices",
+    rule: "the log-likelihood of every choice is finite",
+    value: String(bad),
+    mend: "check the model's weights, masks and LoRA",
+  });
+}

@@ -1,0 +1,59 @@
+// A whole text from a file. Owns the decoding and the wording of what is wrong with the file; refuses to interpret the text.
+import { CompressoError } from "../core/errors.ts";
+
+/** Reads a UTF-8 file, a byte order mark left out. Throws `CompressoError("input")` where it is missing, a folder or not UTF-8. */
+export async function readText(path: string): Promise<string> {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(await Deno.readFile(path));
+  } catch (error) {
+    throw new CompressoError("input", {
+      what: `cannot read the text ${path}`,
+      rule: "it is a UTF-8 file",
+      value: textProblem(error),
+      mend: error instanceof TypeError && /\.(gz|zst|parquet)$/i.test(path)
+        ? "unpack it to a plain text"
+        : "check the path and the encoding",
+    }, { cause: error });
+  }
+}
+
+/** Reads a UTF-8 file with the byte order mark that it may have. Throws as Deno does, and `TypeError` where it is not UTF-8. */
+export async function exactText(path: string): Promise<string> {
+  return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(await Deno.readFile(path));
+}
+
+/**
+ * Reads a UTF-8 file that need not be there: null where it is not. Throws `CompressoError("input")` where it cannot be read otherwise. One that may
+ * be cut within a character, as it is written or was when a process died, is read as far as it goes.
+ */
+export async function textIfThere(
+  path: string,
+  { mayBeCut = false }: { readonly mayBeCut?: boolean } = {},
+): Promise<string | null> {
+  try {
+    return await (mayBeCut ? Deno.readTextFile(path) : exactText(path));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return null;
+    throw new CompressoError("input", {
+      what: `cannot read ${path}`,
+      rule: "it is a file of UTF-8 that may be read",
+      value: textProblem(error),
+      mend: "check the file and the rights to it",
+    }, { cause: error });
+  }
+}
+
+/** A text without the byte order mark that some editors begin a file with. */
+export function withoutMark(text: string): string {
+  return text.startsWith("\uFEFF") ? text.slice(1) : text;
+}
+
+/** What was wrong where reading or decoding threw. */
+export function textProblem(error: unknown): string {
+  if (error instanceof Deno.errors.NotFound) return "no such file";
+  if (error instanceof Deno.errors.IsADirectory) return "a folder";
+  if (error instanceof TypeError) {
+    return /maximum length/.test(error.message) ? "it is longer than a text may be, about 500 MB" : "it is not UTF-8";
+  }
+  return error instanceof Error ? error.message : String(error);
+}

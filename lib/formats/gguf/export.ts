@@ -1,0 +1,261 @@
+// A model as a GGUF for llama.cpp. Owns the choice of arch, the metadata of the model, row order and what llama.cpp's deci needs; refuses tokenizers.
+import { CompressoError } from "../../core/errors.ts";
+import { type DecoderSpec, EMBEDDING, HEAD, type LayerSpec, tensorShapes } from "../../spec/decoder.ts";
+import { ropeFrequencies } from "../../nn/rope.ts";
+import type { Staged } from "../../files/atomic.ts";
+import type { GGUF_ARCHS } from "./spec.ts";
+import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
+import type { GgufWriteType } from "./quant.ts";
+import { NO_TOKENIZER, TOKEN_TYPE } from "./tokenizer.ts";
+import { type GgufTyped, type GgufValue, TENSOR_FORMATS } from "./types.ts";
+import { ggufBytes, type GgufContent, type GgufItem, stageGgufFile } from "./write.ts";
+import { MORE_EOS_KEY } from "./spec.ts";
+import { elementCount } from "../../spec/row_range.ts";
+import type { WeightSource } from "../../spec/source.ts";
+
+/** An architecture that llama.cpp knows. */
+export type GgufArch = typeof GGUF_ARCHS[number];
+
+/** How to export. */
+export interface GgufExportOptions {
+  /**
+   * Type of the weight matrices; vectors are always f32. Where a row is no multiple of 32 values, q8_0 and q4_0 fall back to
+   * f16; with q4_0, embedding and head are q8_0.
+   */
+  readonly dtype: GgufWriteType;
+  /** `auto` (default): llama where all layers are alike and whole, else deci. */
+  readonly arch?: "auto" | GgufArch;
+  /** `tokenizer.*` entries, written as they are. */
+  readonly tokenizerMetadata: ReadonlyMap<string, GgufValue | GgufTyped>;
+  /** Name of the model, `general.name`. */
+  readonly name: string;
+  readonly signal?: AbortSignal;
+}
+
+/** What was written. */
+export interface GgufExport {
+  readonly arch: GgufArch;
+  /** The layers as the file holds them: for deci, some have a zero head or a zero FFN column more than the model. */
+  readonly layers: readonly LayerSpec[];
+  /** Tensors that could not have the wanted type, by their GGUF names. */
+  readonly fellBack: readonly string[];
+}
+
+/**
+ * Writes the weights of `source` as a GGUF, a tensor at a time, atomically.
+ * Throws `CompressoError("usage")` for arch llama where layers differ, `CompressoError("mismatch")` for a vocabulary of another
+ * size than the embedding, `CompressoError("numeric")` for weights that are not finite or too large for the type.
+ */
+export async function exportGguf(source: WeightSource, path: string, options: GgufExportOptions): Promise<GgufExport> {
+  using staged = await stageGguf(source, path, options);
+  await staged.commit();
+  return staged.result;
+}
+
+/** The file of {@link exportGguf}, whole beside its place. Throws as it does. */
+export async function stageGguf(
+  source: WeightSource,
+  path: string,
+  options: GgufExportOptions,
+): Promise<Staged & { readonly result: GgufExport }> {
+  const { content, ...result } = contentOf(source, options);
+  const file = await stageGgufFile(path, content);
+  return { result, commit: () => file.commit(), [Symbol.dispose]: () => file[Symbol.dispose]() };
+}
+
+/** Bytes of the file that {@link exportGguf} would write for a model of this shape. */
+export function ggufFileBytes(spec: DecoderSpec, options: GgufExportOptions): number {
+  const read = (): never => {
+    throw new Error("only the size is asked for");
+  };
+  return ggufBytes(contentOf({ spec, read, storedDtype: read }, options).content);
+}
+
+function contentOf(
+  source: WeightSource,
+  options: GgufExportOptions,
+): GgufExport & { readonly content: GgufContent } {
+  const { spec } = source;
+  const arch = chooseArch(spec, options.arch ?? "auto");
+  const layers = arch === "deci" ? deciLayers(spec.layers) : spec.layers;
+  const fellBack: string[] = [];
+  const tensors = ropeItems(spec);
+  const names = ggufNames(layers.length);
+  const own = tensorShapes(spec);
+  for (const [canonical, shape] of tensorShapes({ ...spec, layers })) {
+    const gguf = names.get(canonical) ?? { name: canonical };
+    const { type, wanted } = typeFor(canonical, shape, options.dtype);
+    if (type !== wanted) fellBack.push(gguf.name);
+    tensors.push({
+      name: gguf.name,
+      type,
+      shape,
+      data: () => {
+        options.signal?.throwIfAborted();
+        return tensorData(source, { canonical, gguf, shape, added: !own.has(canonical) });
+      },
+    });
+  }
+  const metadata = modelMetadata({ ...spec, layers }, { ...options, arch });
+  metadata.set("general.file_type", FILE_TYPES[mostUsed(tensors)]);
+  return { arch, layers, fellBack, content: { metadata, tensors } };
+}
+
+/**
+ * The layers that llama.cpp's deci computes rightly: without FFN it leaves a layer before adding its attention, and aborts in
+ * the last layer; without heads it fails in the first. One zero FFN column, or one zero head, changes no value.
+ */
+export function deciLayers(layers: readonly LayerSpec[]): LayerSpec[] {
+  return layers.map(({ heads, kvHeads, ffn }, index) => {
+    const head = heads === 0 && index === 0;
+    const column = ffn === 0 && (heads > 0 || head || index === layers.length - 1);
+    return { heads: head ? 1 : heads, kvHeads: head ? 1 : kvHeads, ffn: column ? 1 : ffn };
+  });
+}
+
+function chooseArch(spec: DecoderSpec, wanted: "auto" | GgufArch): GgufArch {
+  const [first] = spec.layers;
+  const other = spec.layers.findIndex(({ heads, kvHeads, ffn }) =>
+    heads === 0 || ffn === 0 || heads !== first?.heads || kvHeads !== first.kvHeads || ffn !== first.ffn
+  );
+  if (wanted !== "llama" || other < 0) return wanted === "auto" ? (other < 0 ? "llama" : "deci") : wanted;
+  const shown = ({ heads, kvHeads, ffn }: LayerSpec): string =>
+    `${heads} heads, ${kvHeads} KV heads, ${ffn} FFN columns`;
+  throw new CompressoError("usage", {
+    what: "cannot export as arch llama",
+    rule: "all layers have the same heads, KV heads and FFN columns, and at least one of each",
+    value: `layer ${other}: ${shown(spec.layers[other] ?? { heads: 0, kvHeads: 0, ffn: 0 })}`,
+    mend: "take arch deci, or pad the layers",
+  });
+}
+
+function modelMetadata(
+  spec: DecoderSpec,
+  options: GgufExportOptions & { readonly arch: GgufArch },
+): Map<string, GgufValue | GgufTyped> {
+  const { arch, tokenizerMetadata } = options;
+  const [first] = spec.layers;
+  const float = (value: number): GgufTyped => ({ type: "f32", value });
+  const counts = (key: keyof LayerSpec): GgufValue =>
+    arch === "llama" ? first?.[key] ?? 0 : Int32Array.from(spec.layers, (layer) => layer[key]);
+  const metadata = new Map<string, GgufValue | GgufTyped>([
+    ["general.architecture", arch],
+    ["general.type", "model"],
+    ["general.name", options.name],
+    ["general.quantization_version", 2],
+    [`${arch}.vocab_size`, spec.vocab],
+    [`${arch}.context_length`, spec.maxPosition],
+    [`${arch}.embedding_length`, spec.hidden],
+    [`${arch}.block_count`, spec.layers.length],
+    [`${arch}.feed_forward_length`, counts("ffn")],
+    [`${arch}.attention.head_count`, counts("heads")],
+    [`${arch}.attention.head_count_kv`, counts("kvHeads")],
+    [`${arch}.attention.key_length`, spec.headDim],
+    [`${arch}.attention.value_length`, spec.headDim],
+    [`${arch}.attention.layer_norm_rms_epsilon`, float(spec.normEps)],
+    [`${arch}.rope.dimension_count`, spec.headDim],
+    [`${arch}.rope.freq_base`, float(spec.rope.base)],
+  ]);
+  if (spec.rope.scaling.kind === "linear") {
+    metadata.set(`${arch}.rope.scaling.type`, "linear");
+    metadata.set(`${arch}.rope.scaling.factor`, float(spec.rope.scaling.factor));
+  }
+  for (const [key, value] of tokenizerMetadata) {
+    if (!key.startsWith("tokenizer.")) {
+      throw new CompressoError("usage", {
+        what: "cannot export the tokenizer",
+        rule: "its keys start with tokenizer.",
+        value: key,
+      });
+    }
+    metadata.set(key, value);
+  }
+  const tokens = tokenizerMetadata.get("tokenizer.ggml.tokens");
+  if (Array.isArray(tokens) && tokens.length !== spec.vocab) {
+    throw new CompressoError("mismatch", {
+      what: "cannot export the tokenizer",
+      rule: `it has a token for each of the ${spec.vocab} rows of the embedding`,
+      value: `${tokens.length} tokens`,
+      mend: "export a folder of Hugging Face alone, or give the model with its own tokenizer",
+    });
+  }
+  // Without a tokenizer the file loads all the same, for token ids.
+  if (!metadata.has("tokenizer.ggml.model")) metadata.set("tokenizer.ggml.model", NO_TOKENIZER);
+  // Ids that the tokenizer does not name come from the model.
+  const own = tokenizerMetadata.get("tokenizer.ggml.eos_token_id"), others = spec.eosIds.filter((id) => id !== own);
+  // All of them end a text: that of the tokenizer, of a turn, of a message.
+  const [eos, eot, eom, ...more] = own === undefined ? others : [undefined, ...others];
+  // The format has no place for more.
+  if (more.length > 0) metadata.set(MORE_EOS_KEY, Int32Array.from(more, Number));
+  const types = tokenizerMetadata.get("tokenizer.ggml.token_type");
+  // config.json may name any token, such as "!", for padding: readers that call it special for that would lose it from texts.
+  const unlessText = (id: number | null): number | null =>
+    id !== null && ArrayBuffer.isView(types) && TEXT_TYPES.has(Number(types[id])) ? null : id;
+  const ids = { bos: unlessText(spec.bosId), eos, eot, eom, padding: unlessText(spec.padId) };
+  for (const [name, id] of Object.entries(ids)) {
+    const key = `tokenizer.ggml.${name}_token_id`;
+    if (typeof id === "number" && !metadata.has(key)) metadata.set(key, id);
+  }
+  return metadata;
+}
+
+/** Types of tokens that stand in texts and are decoded with them. */
+const TEXT_TYPES: ReadonlySet<number> = new Set([TOKEN_TYPE.normal, TOKEN_TYPE.userDefined, TOKEN_TYPE.byte]);
+
+/** The type of most weights of matrices. */
+function mostUsed(tensors: readonly GgufItem[]): keyof typeof FILE_TYPES {
+  const types = Object.keys(FILE_TYPES).filter((type): type is GgufWriteType => type in FILE_TYPES);
+  const weights = (type: GgufWriteType): number =>
+    tensors.reduce(
+      (sum, { type: own, shape }) => sum + (own === type && shape.length > 1 ? elementCount(shape) : 0),
+      0,
+    );
+  return types.reduce((most, type) => weights(type) > weights(most) ? type : most);
+}
+
+/** Values of `general.file_type`. */
+const FILE_TYPES: Readonly<Record<GgufWriteType, number>> = { f32: 0, f16: 1, q4_0: 2, q8_0: 7, bf16: 32 };
+
+/** The type that a tensor gets, and the one that it would have if its rows were whole blocks. */
+export function typeFor(
+  canonical: string,
+  shape: readonly number[],
+  dtype: GgufWriteType,
+): { readonly type: GgufWriteType; readonly wanted: GgufWriteType } {
+  if (shape.length === 1) return { type: "f32", wanted: "f32" };
+  const wanted = dtype === "q4_0" && (canonical === EMBEDDING || canonical === HEAD) ? "q8_0" : dtype;
+  const fits = (shape.at(-1) ?? 0) % TENSOR_FORMATS[wanted].block === 0;
+  return { type: fits ? wanted : "f16", wanted };
+}
+
+/** llama.cpp knows the llama3 rule only as its result: divisors of the frequencies. */
+function ropeItems({ rope, headDim }: DecoderSpec): GgufItem[] {
+  if (rope.scaling.kind !== "llama3" && rope.scaling.kind !== "factors") return [];
+  const plain = ropeFrequencies({ headDim, rope: { base: rope.base, scaling: { kind: "none" } } });
+  const scaled = ropeFrequencies({ headDim, rope });
+  const factors = Float32Array.from(plain, (frequency, i) => frequency / (scaled[i] ?? frequency));
+  return [{ name: ROPE_FREQS, type: "f32", shape: [factors.length], data: () => factors }];
+}
+
+async function tensorData(
+  source: WeightSource,
+  tensor: {
+    readonly canonical: string;
+    readonly gguf: GgufName;
+    readonly shape: readonly number[];
+    readonly added: boolean;
+  },
+): Promise<Float32Array> {
+  const { canonical, gguf, shape } = tensor;
+  // What the model does not have is added: weights and biases of 0, and norms of 1 so that nothing divides by them.
+  if (tensor.added) return new Float32Array(elementCount(shape)).fill(gguf.part ? 0 : 1);
+  const data = await source.read(canonical);
+  const projection = gguf.part?.projection;
+  if (projection !== "q" && projection !== "k") return data;
+  const out = new Float32Array(data.length);
+  const [rows = 0, width = 1] = shape;
+  for (let row = 0; row < rows; row++) {
+    out.set(data.subarray(row * width, (row + 1) * width), ggufRow(row, source.spec.headDim) * width);
+  }
+  return out;
+}

@@ -1,0 +1,77 @@
+// GGUF files: tensors by their name in the file, dequantised row by row. Owns reads; refuses to know what the tensors are for.
+import { blocksOf, type QuantRows } from "../../spec/quant.ts";
+import { type FileState, fileState, streamBytes } from "../../files/bytes.ts";
+import { hasBlocks, unpackBlocks } from "./blocks.ts";
+import { dequantize } from "./dequant.ts";
+import { type GgufHeader, type GgufTensor, readGgufHeader } from "./header.ts";
+import { ggufError, TENSOR_FORMATS } from "./types.ts";
+import { rowWindow } from "../../spec/row_range.ts";
+import type { BlockOptions, RowRange } from "../../spec/source.ts";
+
+/** An open GGUF file. It holds no file handle: each read opens and closes the file. */
+export interface GgufFile extends GgufHeader {
+  readonly path: string;
+  /** Reads a tensor, or a range of its rows, by its name in the file, dequantised to f32 and in the file's row order. */
+  readTensor(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>>;
+  /** The same as codes of at most `bits` bits; null where the tensor has no blocks of 32 values with such codes. */
+  readTensorBlocks(name: string, options: BlockOptions): Promise<QuantRows | null>;
+}
+
+/** Opens a GGUF of any architecture. Only the header is read here. Throws as `readGgufHeader`. */
+export async function openGgufFile(path: string): Promise<GgufFile> {
+  const state = await fileState(path), header = await readGgufHeader(path);
+  const find = (name: string): GgufTensor => {
+    const tensor = header.tensors.get(name);
+    if (tensor) return tensor;
+    const mend = "ask for one of its tensors";
+    throw ggufError(path, { rule: `it holds the tensor ${name}`, value: "no such tensor", mend });
+  };
+  return {
+    path,
+    ...header,
+    async readTensor(name, rows): Promise<Float32Array<ArrayBuffer>> {
+      const tensor = find(name), { count, pieces } = readPieces(path, tensor, { rows, state });
+      const out = new Float32Array(count);
+      for await (const { raw, at } of pieces) dequantize(raw, tensor.type, { out, at });
+      return out;
+    },
+    async readTensorBlocks(name, { bits, rows }): Promise<QuantRows | null> {
+      const tensor = find(name), { type } = tensor;
+      if (!hasBlocks(type, bits)) return null;
+      const { count, pieces } = readPieces(path, tensor, { rows, state });
+      const codes = new Uint8Array(count), scales = new Uint32Array(blocksOf(count));
+      for await (const { raw, at } of pieces) unpackBlocks(raw, type, { codes, scales, at });
+      return { codes, scales };
+    },
+  };
+}
+
+/** Whole blocks of a range of rows, each piece with the index of its first value, and the number of values in all. */
+function readPieces(
+  path: string,
+  { name, type, shape, offset }: GgufTensor,
+  { rows, state }: { readonly rows: RowRange | undefined; readonly state: FileState },
+): { readonly count: number; readonly pieces: AsyncGenerator<{ raw: Uint8Array<ArrayBuffer>; at: number }> } {
+  const { block, bytes } = TENSOR_FORMATS[type];
+  const { start, count, width } = rowWindow(name, shape, { rows });
+  // Rows are whole blocks, except that a one-dimensional tensor has rows of one value.
+  if (start * width % block !== 0 || count * width % block !== 0) {
+    throw ggufError(path, {
+      rule: `rows of ${name} are whole blocks of ${block} values`,
+      value: `rows of ${width}`,
+    });
+  }
+  const first = offset + start * width / block * bytes;
+  const length = count * width / block * bytes;
+  const pieces = async function* (): AsyncGenerator<{ raw: Uint8Array<ArrayBuffer>; at: number }> {
+    let at = 0;
+    for await (const raw of streamBytes(path, first, { length, pieceBytes: PIECE_BLOCKS * bytes, state })) {
+      yield { raw, at };
+      at += raw.length / bytes * block;
+    }
+  };
+  return { count: count * width, pieces: pieces() };
+}
+
+/** Blocks in memory at a time beside the result: 3 to 27 MB. */
+const PIECE_BLOCKS = 1 << 17;

@@ -1,0 +1,145 @@
+// A GGUF of arch llama or deci as a source of weights. Owns the checks of its tensors and the order of q and k rows; refuses other architectures.
+import { CompressoError } from "../../core/errors.ts";
+import { blocksOf, type QuantRows } from "../../spec/quant.ts";
+import { type DecoderSpec, tensorShapes } from "../../spec/decoder.ts";
+import { type GgufFile, openGgufFile } from "./file.ts";
+import type { GgufHeader, GgufTensor } from "./header.ts";
+import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
+import { ggufSpec } from "./spec.ts";
+import { ggufError } from "./types.ts";
+import { rowWindow } from "../../spec/row_range.ts";
+import type { BlockOptions, RowRange, WeightSource } from "../../spec/source.ts";
+
+/** Weights of a GGUF, with all that its header says. */
+export interface GgufSource extends WeightSource, GgufHeader {
+  readonly format: "gguf";
+  readonly path: string;
+}
+
+/**
+ * Opens a GGUF (version 2 or 3) of arch llama or deci. Only the header, and `rope_freqs.weight`, are read here.
+ * Tensors of type F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K are dequantised on reading.
+ * Throws `CompressoError("input")` for a broken file, another architecture or tensor type, and tensors that the metadata do not imply.
+ */
+export async function openGguf(path: string): Promise<GgufSource> {
+  const file = await openGgufFile(path);
+  const spec = await ggufSpec(file);
+  const names = ggufNames(spec.layers.length);
+  const found = checkTensors(spec, file, names);
+  const tensorOf = (name: string): { tensor: GgufTensor; rotated: boolean } => {
+    const entry = found.get(name);
+    if (entry) return entry;
+    throw new CompressoError("input", {
+      what: `cannot read the tensor ${name} of ${path}`,
+      rule: "the file holds it",
+      value: "no such tensor",
+      mend: "ask for a tensor of tensorShapes(spec)",
+    });
+  };
+  return {
+    format: "gguf",
+    path,
+    version: file.version,
+    metadata: file.metadata,
+    tensors: file.tensors,
+    spec,
+    async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
+      const { tensor, rotated } = tensorOf(name);
+      return rotated
+        ? await readRotated(file, { tensor, headDim: spec.headDim, rows })
+        : await file.readTensor(tensor.name, rows);
+    },
+    async readBlocks(name, options): Promise<QuantRows | null> {
+      const { tensor, rotated } = tensorOf(name);
+      return rotated
+        ? await readRotatedBlocks(file, { tensor, headDim: spec.headDim, ...options })
+        : await file.readTensorBlocks(tensor.name, options);
+    },
+    storedDtype: (name): string => tensorOf(name).tensor.type,
+  };
+}
+
+/** Rows of q or k in Hugging Face's order: reads the heads that hold them, then picks. */
+async function readRotated(
+  file: GgufFile,
+  { tensor, headDim, rows }: Rotated & { readonly rows: RowRange | undefined },
+): Promise<Float32Array<ArrayBuffer>> {
+  const { heads, width, rowOf, count } = headsOf({ tensor, headDim, rows });
+  return pickRows(await file.readTensor(tensor.name, heads), new Float32Array(count * width), { width, rowOf });
+}
+
+/** The same as blocks: rows are whole blocks, so only rows move. */
+async function readRotatedBlocks(
+  file: GgufFile,
+  { tensor, headDim, bits, rows }: Rotated & BlockOptions,
+): Promise<QuantRows | null> {
+  const { heads, width, rowOf, count } = headsOf({ tensor, headDim, rows });
+  const blocks = await file.readTensorBlocks(tensor.name, { bits, rows: heads });
+  if (!blocks) return null;
+  const { codes, scales } = blocks, perRow = blocksOf(width);
+  return {
+    codes: pickRows(codes, new Uint8Array(count * width), { width, rowOf }),
+    scales: pickRows(scales, new Uint32Array(count * perRow), { width: perRow, rowOf }),
+  };
+}
+
+/** A q or k weight. */
+interface Rotated {
+  readonly tensor: GgufTensor;
+  readonly headDim: number;
+}
+
+/** The rows of the heads that hold `rows`, and which of these is the i-th wanted one. */
+function headsOf({ tensor, headDim, rows }: Rotated & { readonly rows: RowRange | undefined }): {
+  readonly heads: RowRange;
+  readonly width: number;
+  readonly count: number;
+  readonly rowOf: (index: number) => number;
+} {
+  const { start, count, width } = rowWindow(tensor.name, tensor.shape, { rows });
+  const first = Math.floor(start / headDim) * headDim;
+  const end = Math.ceil((start + count) / headDim) * headDim;
+  const rowOf = (index: number): number => ggufRow(start + index, headDim) - first;
+  return { heads: { start: first, count: end - first }, width, count, rowOf };
+}
+
+/** Fills `target` with rows of `from`. */
+function pickRows<T extends Float32Array | Uint8Array | Uint32Array>(
+  from: T,
+  target: T,
+  { width, rowOf }: { readonly width: number; readonly rowOf: (index: number) => number },
+): T {
+  for (let row = 0; row < target.length / width; row++) {
+    target.set(from.subarray(rowOf(row) * width, (rowOf(row) + 1) * width), row * width);
+  }
+  return target;
+}
+
+function checkTensors(
+  spec: DecoderSpec,
+  file: GgufFile,
+  names: ReadonlyMap<string, GgufName>,
+): Map<string, { tensor: GgufTensor; rotated: boolean }> {
+  const found = new Map<string, { tensor: GgufTensor; rotated: boolean }>();
+  const known = new Set([ROPE_FREQS]);
+  for (const [canonical, shape] of tensorShapes(spec)) {
+    const { name, part } = names.get(canonical) ?? { name: canonical };
+    const tensor = file.tensors.get(name);
+    const wanted = `[${shape.join(", ")}]`;
+    if (!tensor) {
+      throw ggufError(file.path, { rule: `it holds the tensor ${name}, ${wanted}`, value: "no such tensor" });
+    }
+    if (tensor.shape.join() !== shape.join()) {
+      const rule = `${name} has the shape ${wanted} that the metadata imply`;
+      throw ggufError(file.path, { rule, value: `[${tensor.shape.join(", ")}]` });
+    }
+    known.add(name);
+    found.set(canonical, { tensor, rotated: part?.projection === "q" || part?.projection === "k" });
+  }
+  for (const name of file.tensors.keys()) {
+    if (known.has(name)) continue;
+    const rule = "it holds no tensor but those that the metadata imply";
+    throw ggufError(file.path, { rule, value: name });
+  }
+  return found;
+}

@@ -1,0 +1,59 @@
+// Tensor names and row order of GGUF beside the canonical ones. Owns both translations; refuses files.
+import {
+  biasName,
+  EMBEDDING,
+  FINAL_NORM,
+  HEAD,
+  normName,
+  type Projection,
+  projectionName,
+} from "../../spec/decoder.ts";
+
+/** RoPE divisors, one for each pair of a head; not a weight, but settings of the model. */
+export const ROPE_FREQS = "rope_freqs.weight";
+
+const PARTS: readonly (readonly [Projection, string])[] = [
+  ["q", "attn_q"],
+  ["k", "attn_k"],
+  ["v", "attn_v"],
+  ["o", "attn_output"],
+  ["gate", "ffn_gate"],
+  ["up", "ffn_up"],
+  ["down", "ffn_down"],
+];
+
+/** What a canonical tensor is in a GGUF. */
+export interface GgufName {
+  readonly name: string;
+  /** Layer and projection where the tensor is the weight or bias of one. */
+  readonly part?: { readonly layer: number; readonly projection: Projection };
+}
+
+/** The GGUF name of every tensor that a model of `layers` layers can have, by canonical name. */
+export function ggufNames(layers: number): Map<string, GgufName> {
+  const names = new Map<string, GgufName>([
+    [EMBEDDING, { name: "token_embd.weight" }],
+    [FINAL_NORM, { name: "output_norm.weight" }],
+    [HEAD, { name: "output.weight" }],
+  ]);
+  for (let layer = 0; layer < layers; layer++) {
+    names.set(normName(layer, "attention"), { name: `blk.${layer}.attn_norm.weight` });
+    names.set(normName(layer, "ffn"), { name: `blk.${layer}.ffn_norm.weight` });
+    for (const [projection, part] of PARTS) {
+      const own = { layer, projection };
+      names.set(projectionName(layer, projection), { name: `blk.${layer}.${part}.weight`, part: own });
+      names.set(biasName(layer, projection), { name: `blk.${layer}.${part}.bias`, part: own });
+    }
+  }
+  return names;
+}
+
+/**
+ * Where a row of a q or k weight, or a value of its bias, stands in a GGUF of arch llama or deci. Hugging Face's RoPE turns value i of a head with
+ * value i + headDim/2, llama.cpp's value 2i with 2i + 1: its converter reorders the rows of each head to match.
+ */
+export function ggufRow(row: number, headDim: number): number {
+  const inHead = row % headDim;
+  const pair = inHead % (headDim / 2), second = inHead >= headDim / 2 ? 1 : 0;
+  return row - inHead + 2 * pair + second;
+}

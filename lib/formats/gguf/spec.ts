@@ -1,0 +1,223 @@
+// Metadata of a GGUF as a DecoderSpec. Owns the keys of arch llama and deci and what is refused; refuses other architectures and weights.
+import {
+  biasName,
+  type DecoderSpec,
+  type LayerSpec,
+  type Projection,
+  PROJECTIONS,
+  type RopeScaling,
+  withBiases,
+} from "../../spec/decoder.ts";
+import type { GgufFile } from "./file.ts";
+import { ggufNames, ROPE_FREQS } from "./names.ts";
+import { ggufError } from "./types.ts";
+
+/** Tokens that end a text beyond those that GGUF has names for, as this toolkit writes them. */
+export const MORE_EOS_KEY = "tokenizer.compresso_eos_ids";
+
+/** Architectures that are read; deci is a llama whose layers may differ. */
+export const GGUF_ARCHS = ["llama", "deci"] as const;
+
+/** Keys that change what a llama computes; 0, or absence, means that they do not. */
+const MUST_BE_ZERO = [
+  "expert_count",
+  "attention.scale",
+  "attention.clamp_kqv",
+  "embedding_scale",
+  "residual_scale",
+  "logit_scale",
+];
+
+/**
+ * Reads the spec from metadata, and RoPE divisors from `rope_freqs.weight`.
+ * Throws `CompressoError("input")` naming the key where the model is none that a {@link DecoderSpec} describes.
+ */
+export async function ggufSpec(file: GgufFile): Promise<DecoderSpec> {
+  const { path, metadata } = file, keys = metadataReader(file);
+  // Before all else: the parts but the first hold nothing else.
+  if (keys.number("split.count", 1) > 1) {
+    const mend = "join the parts with llama-gguf-split --merge";
+    throw ggufError(path, { rule: "the file is the whole model", value: "one part of several", mend });
+  }
+  const arch = metadata.get("general.architecture");
+  if (arch !== "llama" && arch !== "deci") {
+    const mend = "give a model of the LLaMA or Mistral architecture, or a Qwen2 as a Hugging Face folder";
+    throw ggufError(path, { rule: `general.architecture is ${GGUF_ARCHS.join(" or ")}`, value: String(arch), mend });
+  }
+  const own = (key: string): string => `${arch}.${key}`;
+  for (const key of MUST_BE_ZERO) {
+    keys.check(own(key), keys.number(own(key), 0), (value) => value === 0, "it is 0 or absent");
+  }
+  const hidden = keys.size(own("embedding_length"));
+  const maxPosition = keys.size(own("context_length"));
+  const layers = layersOf(file, arch);
+  const firstHeads = layers[0]?.heads ?? 0;
+  const headDim = metadata.has(own("attention.key_length"))
+    ? keys.size(own("attention.key_length"))
+    : firstHeads > 0
+    ? hidden / firstHeads
+    : 0;
+  keys.check(
+    own("attention.key_length"),
+    headDim,
+    (value) => value > 0 && value % 2 === 0,
+    "it is even, given or implied",
+  );
+  for (const key of ["attention.value_length", "rope.dimension_count"]) {
+    const rule = `it equals the head's width, ${headDim}`;
+    keys.check(own(key), keys.number(own(key), headDim), (value) => value === headDim, rule);
+  }
+  const window = keys.number(own("attention.sliding_window"), 0);
+  const whole = `attention reaches the whole context, ${maxPosition}`;
+  keys.check(own("attention.sliding_window"), window, (value) => value === 0 || value >= maxPosition, whole);
+  const vocab = file.tensors.get("token_embd.weight")?.shape[0] ?? 0;
+  const id = (name: string): number | null => {
+    const key = `tokenizer.ggml.${name}_token_id`;
+    const value = keys.number(key, NONE);
+    // Some writers say "none" with −1 as u32.
+    if (value === NONE || value === 2 ** 32 - 1 || (name === "padding" && value >= vocab)) return null;
+    keys.check(key, value, (id) => Number.isInteger(id) && id >= 0 && id < vocab, `a token id below ${vocab}`);
+    return value;
+  };
+  const more = metadata.get(MORE_EOS_KEY),
+    others = ArrayBuffer.isView(more) ? Array.from<number | bigint, number>(more, Number) : [];
+  for (const value of others) {
+    keys.check(MORE_EOS_KEY, value, (id) => id >= 0 && id < vocab, `token ids below ${vocab}`);
+  }
+  const eosIds = [id("eos"), id("eot"), id("eom"), ...others].filter((value) => value !== null);
+  return withBiases({
+    vocab,
+    hidden,
+    headDim,
+    layers,
+    normEps: keys.decimal(own("attention.layer_norm_rms_epsilon")),
+    rope: {
+      base: metadata.has(own("rope.freq_base")) ? keys.decimal(own("rope.freq_base")) : 10000,
+      scaling: await ropeScaling(file, { arch, headDim }),
+    },
+    tied: !file.tensors.has("output.weight"),
+    maxPosition,
+    bosId: id("bos"),
+    eosIds: [...new Set(eosIds)],
+    padId: id("padding"),
+  }, biasesOf(file, layers.length));
+}
+
+/** No key says which biases there are: llama.cpp takes those that it finds. */
+function biasesOf({ tensors }: GgufFile, layers: number): Projection[] {
+  const names = ggufNames(layers);
+  return PROJECTIONS.filter((projection) =>
+    Array.from({ length: layers }, (_, layer) => names.get(biasName(layer, projection))?.name ?? "")
+      .some((name) => tensors.has(name))
+  );
+}
+
+const NONE = -1;
+
+function layersOf(file: GgufFile, arch: string): LayerSpec[] {
+  const keys = metadataReader(file);
+  const length = keys.size(`${arch}.block_count`);
+  // A broken count must not make a list of a billion layers.
+  const rule = `a layer has at least one of the file's ${file.tensors.size} tensors`;
+  keys.check(`${arch}.block_count`, length, (value) => value <= file.tensors.size, rule);
+  const counts = (key: string, fallback?: readonly number[]): readonly number[] => {
+    const value = file.metadata.get(`${arch}.${key}`);
+    if (value === undefined && fallback) return fallback;
+    if (typeof value === "number") return Array.from({ length }, () => value);
+    const list = ArrayBuffer.isView(value) ? Array.from<number | bigint, number>(value, Number) : [];
+    if (list.length === length) return list;
+    const shown = value === undefined ? "not given" : `${list.length} numbers`;
+    throw ggufError(file.path, {
+      rule: `${arch}.${key} is a number, or one for each of ${length} layers`,
+      value: shown,
+    });
+  };
+  const heads = counts("attention.head_count");
+  const kvHeads = counts("attention.head_count_kv", heads);
+  const ffn = counts("feed_forward_length");
+  return Array.from({ length }, (_, layer) => {
+    const spec = { heads: heads[layer] ?? 0, kvHeads: kvHeads[layer] ?? 0, ffn: ffn[layer] ?? 0 };
+    const shown = `layer ${layer}: ${spec.heads} heads, ${spec.kvHeads} KV heads, ${spec.ffn} FFN columns`;
+    if (Object.values(spec).some((count) => !Number.isInteger(count) || count < 0)) {
+      throw ggufError(file.path, { rule: "heads and FFN columns are whole numbers from 0 on", value: shown });
+    }
+    if (spec.heads > 0 && spec.kvHeads === 0) {
+      throw ggufError(file.path, {
+        rule: "a layer with heads has KV heads (linear attention is not supported)",
+        value: shown,
+        mend: "give a model of the LLaMA or Mistral architecture",
+      });
+    }
+    if (spec.heads === 0 ? spec.kvHeads > 0 : spec.heads % spec.kvHeads !== 0) {
+      throw ggufError(file.path, { rule: "KV heads divide the heads", value: shown });
+    }
+    return spec;
+  });
+}
+
+/** `rope_freqs.weight` holds divisors of the frequencies; linear scaling divides all of them once more. */
+async function ropeScaling(
+  file: GgufFile,
+  { arch, headDim }: { readonly arch: string; readonly headDim: number },
+): Promise<RopeScaling> {
+  const keys = metadataReader(file);
+  const own = (key: string): string => `${arch}.${key}`;
+  const type = file.metadata.get(own("rope.scaling.type")) ?? "linear";
+  if (type !== "none" && type !== "linear") {
+    const rule = `${own("rope.scaling.type")} is none or linear, beside rope_freqs.weight`;
+    throw ggufError(file.path, { rule, value: String(type), mend: "give the model as a Hugging Face folder" });
+  }
+  const attention = own("rope.scaling.attn_factor");
+  keys.check(attention, keys.number(attention, 1), (value) => value === 1, "it is 1 or absent");
+  // llama.cpp takes linear for granted where a factor is given without a type, under an older key too.
+  const key = file.metadata.has(own("rope.scaling.factor")) ? own("rope.scaling.factor") : own("rope.scale_linear");
+  const given = type === "linear" && file.metadata.has(key) ? keys.decimal(key) : 1;
+  const factor = given === 0 ? 1 : given;
+  keys.check(key, factor, (value) => value > 0, "it is above 0");
+  if (!file.tensors.has(ROPE_FREQS)) return factor === 1 ? { kind: "none" } : { kind: "linear", factor };
+  const factors = await file.readTensor(ROPE_FREQS);
+  if (factors.length !== headDim / 2 || factors.some((value) => !(value > 0 && value < Infinity))) {
+    const rule = `${ROPE_FREQS} has ${headDim / 2} numbers above 0, one for each frequency`;
+    throw ggufError(file.path, { rule, value: `${factors.length} numbers, ${factors.slice(0, 4).join(", ")} …` });
+  }
+  return { kind: "factors", factors: Array.from(factors, (value) => value * factor) };
+}
+
+interface MetadataReader {
+  /** A number; throws where the key holds something else. */
+  number(key: string, fallback?: number): number;
+  /** A whole number above 0. */
+  size(key: string): number;
+  /** A number stored as f32, as the decimal fraction that was meant. */
+  decimal(key: string): number;
+  check(key: string, value: number, allowed: (value: number) => boolean, rule: string): void;
+}
+
+function metadataReader({ path, metadata }: GgufFile): MetadataReader {
+  const number = (key: string, fallback?: number): number => {
+    const value = metadata.get(key) ?? fallback;
+    if (typeof value === "number" && Number.isFinite(value)) return value;
+    const shown = value === undefined ? "not given" : typeof value === "number" ? String(value) : `a ${typeof value}`;
+    throw ggufError(path, { rule: `${key} is a number`, value: shown });
+  };
+  const check = (key: string, value: number, allowed: (value: number) => boolean, rule: string): void => {
+    if (!allowed(value)) throw ggufError(path, { rule: `${key}: ${rule}`, value: String(value) });
+  };
+  return {
+    number,
+    check,
+    size(key): number {
+      const value = number(key);
+      check(key, value, (value) => Number.isInteger(value) && value > 0, "a whole number above 0");
+      return value;
+    },
+    decimal(key): number {
+      const value = number(key);
+      for (let digits = 1; digits < 9; digits++) {
+        const short = Number(value.toPrecision(digits));
+        if (Math.fround(short) === value) return short;
+      }
+      return value;
+    },
+  };
+}

@@ -1,0 +1,193 @@
+// config.json of a Hugging Face folder as a DecoderSpec. Owns the keys, their defaults (those of transformers 5) and what is refused; reads no file.
+import { z } from "../../core/packages.ts";
+import { type DecoderSpec, type LayerSpec, type Projection, withBiases } from "../../spec/decoder.ts";
+import { refusal, shown, valueAt } from "./refusal.ts";
+import { ropeOf } from "./rope.ts";
+
+/** The model types that are read: `compresso` is a llama whose layers may differ, with `layer_counts`. */
+export const MODEL_TYPES = ["llama", "mistral", "qwen2", "compresso"] as const;
+
+const count = z.int().positive();
+/** Far more than any model has: a broken file must not make a list of a billion layers. */
+const MOST_LAYERS = 10_000;
+const tokenId = z.int().nullish();
+const tokenIds = z.union([z.int(), z.array(z.int())], { error: "expected a token id or a list of them" }).nullish();
+
+const CONFIG = z.looseObject({
+  model_type: z.enum(MODEL_TYPES),
+  vocab_size: count,
+  hidden_size: count,
+  num_hidden_layers: count.max(MOST_LAYERS),
+  intermediate_size: count.nullish(),
+  num_attention_heads: count.nullish(),
+  num_key_value_heads: count.nullish(),
+  head_dim: count.nullish(),
+  hidden_act: z.literal("silu").default("silu"),
+  max_position_embeddings: count.nullish(),
+  rms_norm_eps: z.number().positive().default(1e-6),
+  tie_word_embeddings: z.boolean().default(false),
+  attention_bias: z.boolean().nullish(),
+  mlp_bias: z.boolean().nullish(),
+  sliding_window: count.nullish(),
+  use_sliding_window: z.literal(false).nullish(),
+  layer_types: z.array(z.literal("full_attention")).nullish(),
+  quantization_config: z.null().optional(),
+  // Of transformers 5: layers that differ, which its stock classes do not load.
+  per_layer_config: z.null().optional(),
+  bos_token_id: tokenId,
+  eos_token_id: tokenIds,
+  pad_token_id: tokenId,
+  layer_counts: z.array(z.object({
+    num_attention_heads: z.int().nonnegative(),
+    num_key_value_heads: z.int().nonnegative(),
+    intermediate_size: z.int().nonnegative(),
+  })).nullish(),
+});
+
+const GENERATION = z.looseObject({ bos_token_id: tokenId, eos_token_id: tokenIds, pad_token_id: tokenId });
+
+type Config = z.infer<typeof CONFIG>;
+
+/** What the two files say, as parsed JSON; `path` is named in errors. */
+export interface HfConfigFiles {
+  readonly path: string;
+  /** generation_config.json, where there is one: its end tokens are added to those of config.json, its other tokens stand where that names none. */
+  readonly generation?: unknown;
+}
+
+/**
+ * Reads a parsed config.json of one of {@link MODEL_TYPES}.
+ * Throws `CompressoError("input")` naming the key, its value and the rule where the model is none that a {@link DecoderSpec} describes.
+ */
+export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec {
+  const config = validated(CONFIG, json, files.path);
+  const generationPath = `${files.path} (generation_config.json)`;
+  const generation = validated(GENERATION, files.generation ?? {}, generationPath);
+  const fail = (key: string, rule: string, mend?: string): never => {
+    throw refusal(files.path, { key, rule, value: shown(valueAt(json, [key])), mend });
+  };
+  // transformers' own defaults, for keys that old files leave out.
+  const isQwen = config.model_type === "qwen2";
+  const maxPosition = config.max_position_embeddings ?? MAX_POSITIONS[config.model_type];
+  const window = config.sliding_window === undefined && config.model_type === "mistral" ? 4096 : config.sliding_window;
+  if (config.model_type === "mistral" && window && window < maxPosition) {
+    fail(
+      "sliding_window",
+      `attention reaches the whole context, max_position_embeddings = ${maxPosition}`,
+      `for contexts of at most ${window} tokens the model is the same: set max_position_embeddings to ${window}`,
+    );
+  }
+  const headDim = config.head_dim ?? impliedHeadDim(config, fail);
+  if (headDim % 2 !== 0) fail("head_dim", "it is even: RoPE turns pairs");
+  const ids = (value: number | number[] | null | undefined): number[] => [value ?? []].flat();
+  const has = (key: string): boolean => valueAt(json, [key]) !== undefined;
+  const eosIds = new Set([
+    ...has("eos_token_id") ? ids(config.eos_token_id) : isQwen ? [] : [2],
+    ...ids(generation.eos_token_id),
+  ]);
+  const hasRow = (id: number): boolean => id >= 0 && id < config.vocab_size;
+  const rule = `token ids lie from 0 to vocab_size − 1 = ${config.vocab_size - 1}`;
+  // An id that only the other file has, and that has no row, stands for nothing here.
+  const other = (id: number | null | undefined): number | null => hasRow(id ?? -1) ? id ?? null : null;
+  const implied = has("bos_token_id") || isQwen ? null : 1;
+  const bosId = config.bos_token_id ?? other(generation.bos_token_id) ?? implied;
+  const padId = config.pad_token_id ?? other(generation.pad_token_id);
+  const inVocab = (key: string, id: number): void => {
+    if (!hasRow(id)) fail(key, rule);
+  };
+  for (const id of ids(generation.eos_token_id)) {
+    if (!hasRow(id)) {
+      throw refusal(generationPath, { key: "eos_token_id", rule, value: String(id), mend: "remove it there" });
+    }
+  }
+  for (const id of eosIds) inVocab("eos_token_id", id);
+  if (bosId !== null) inVocab("bos_token_id", bosId);
+  // LLaMA 1 says "no padding" with −1.
+  if (padId !== null && padId !== -1) inVocab("pad_token_id", padId);
+  return withBiases({
+    vocab: config.vocab_size,
+    hidden: config.hidden_size,
+    headDim,
+    layers: layersOf(config, fail),
+    normEps: config.rms_norm_eps,
+    rope: ropeOf(json, { maxPosition, path: files.path }),
+    tied: config.tie_word_embeddings,
+    maxPosition,
+    bosId,
+    eosIds: [...eosIds],
+    padId: padId === -1 ? null : padId,
+  }, biasesOf(config, fail));
+}
+
+const MAX_POSITIONS = { llama: 2048, mistral: 131072, qwen2: 32768, compresso: 2048 } as const;
+
+/** Biases go by model type: what a type ignores in its config is refused. */
+function biasesOf({ model_type, attention_bias, mlp_bias }: Config, fail: Fail): Projection[] {
+  if (model_type === "mistral" || model_type === "qwen2") {
+    if (attention_bias) fail("attention_bias", `a ${model_type} does not have it`);
+    if (mlp_bias) fail("mlp_bias", `a ${model_type} does not have it`);
+    return model_type === "qwen2" ? ["q", "k", "v"] : [];
+  }
+  return [
+    ...attention_bias ? ["q", "k", "v", "o"] as const : [],
+    ...mlp_bias ? ["gate", "up", "down"] as const : [],
+  ];
+}
+
+type Fail = (key: string, rule: string, mend?: string) => never;
+
+function impliedHeadDim(config: Config, fail: Fail): number {
+  const heads = config.num_attention_heads;
+  if (!heads) return fail("head_dim", "it is given where num_attention_heads is not");
+  if (config.hidden_size % heads !== 0) {
+    fail("num_attention_heads", `it divides hidden_size = ${config.hidden_size} where head_dim is not given`);
+  }
+  return config.hidden_size / heads;
+}
+
+function layersOf(config: Config, fail: Fail): LayerSpec[] {
+  const { layer_counts: own, num_hidden_layers: length } = config;
+  if (own) {
+    if (config.model_type !== "compresso") {
+      fail("layer_counts", 'only model_type "compresso" has it: others ignore it');
+    }
+    if (own.length !== length) fail("num_hidden_layers", `it is the length of layer_counts = ${own.length}`);
+    return own.map((layer, index) => {
+      const { num_attention_heads: heads, num_key_value_heads: kvHeads, intermediate_size: ffn } = layer;
+      if (heads > 0 ? kvHeads === 0 || heads % kvHeads !== 0 : kvHeads > 0) {
+        fail(
+          "layer_counts",
+          `num_key_value_heads divides num_attention_heads, and both are 0 or none (layer ${index}: ${kvHeads}, ${heads})`,
+        );
+      }
+      return { heads, kvHeads, ffn };
+    });
+  }
+  const heads = config.num_attention_heads ?? fail("num_attention_heads", "it is given");
+  const ffn = config.intermediate_size ?? fail("intermediate_size", "it is given");
+  // Null says that there are as many, whatever the default is.
+  const kvHeads = config.num_key_value_heads === null
+    ? heads
+    : config.num_key_value_heads ?? { llama: heads, mistral: 8, qwen2: 32, compresso: heads }[config.model_type];
+  if (heads % kvHeads !== 0) fail("num_key_value_heads", `it divides num_attention_heads = ${heads}`);
+  return Array.from({ length }, () => ({ heads, kvHeads, ffn }));
+}
+
+/** Parses with zod; an error names the first key that is wrong. */
+function validated<T>(schema: z.ZodType<T>, json: unknown, path: string): T {
+  const result = schema.safeParse(json);
+  if (result.success) return result.data;
+  const [issue] = result.error.issues;
+  const keys = issue?.path ?? [];
+  const message = issue?.message.replace(/, received undefined$/, "").replace(/^Invalid \w+: /, "") ?? "";
+  const key = keys.map(String).join(".") || "the file";
+  const mend = MENDS[String(keys[0])];
+  throw refusal(path, { key, rule: `${key}: ${message}`, value: shown(valueAt(json, keys)), mend });
+}
+
+const MENDS: Readonly<Record<string, string>> = {
+  model_type: "give a model of the LLaMA, Mistral or Qwen2 architecture",
+  hidden_act: "only SwiGLU models are supported",
+  use_sliding_window: "only attention that reaches the whole context is supported",
+  quantization_config: "give the model without quantisation, or a GGUF",
+};

@@ -1,0 +1,254 @@
+// A model as a Hugging Face folder. Owns which configuration says its shape, and the folder's files; refuses to cut or pad.
+import { CompressoError } from "../../core/errors.ts";
+import {
+  type DecoderSpec,
+  hasBias,
+  layersAlike,
+  type Projection,
+  PROJECTIONS,
+  tensorShapes,
+  withBiases,
+} from "../../spec/decoder.ts";
+import { type Staged, stageFolder } from "../../files/atomic.ts";
+import { firstNonFinite } from "../../core/half.ts";
+import { ropeConfig } from "./rope_export.ts";
+import configurationText from "./remote_code/configuration_compresso.py" with { type: "text" };
+import modelingText from "./remote_code/modeling_compresso.py" with { type: "text" };
+import { elementCount } from "../../spec/row_range.ts";
+import { type SafetensorsItem, shardedSafetensorsBytes, writeShardedSafetensors } from "../safetensors/write.ts";
+import type { WeightSource } from "../../spec/source.ts";
+import { isObject, type Json, tokenText } from "../../text/tokenizer_json.ts";
+import { INPUT_NAMES, type Tokenizer } from "../../text/tokenizer.ts";
+
+/** Dtypes of a folder's weights. */
+export type HfDtype = "f32" | "f16" | "bf16";
+
+/** Which classes load the folder: those of transformers, or Python files in the folder (`trust_remote_code`). */
+export type HfForm = "llama" | "mistral" | "compresso";
+
+/** How to export. */
+export interface HfExportOptions {
+  readonly dtype: HfDtype;
+  /** Null writes a folder without tokenizer. */
+  readonly tokenizer: Tokenizer | null;
+  /** Further keys of generation_config.json, such as temperature. */
+  readonly generation?: Json;
+  /** Whether a folder that stands there may be replaced; default false. */
+  readonly replace?: boolean;
+  /** Weights above this many bytes are cut into several files; default 5 GB. */
+  readonly maxShardBytes?: number;
+  readonly signal?: AbortSignal;
+}
+
+const TORCH_DTYPES: Readonly<Record<HfDtype, string>> = { f32: "float32", f16: "float16", bf16: "bfloat16" };
+const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
+
+/**
+ * Writes the model as a folder that appears whole or not at all. Layers that are all alike give a stock configuration: Llama, or Mistral without
+ * sliding window (the same computation) where heads do not divide the hidden size, which Llama's refuses. Layers that differ give `compresso`,
+ * with the Python files that load it; see `padded` for a folder that stock classes load all the same. So do biases where only Mistral's would
+ * fit, which has none. Llama's biases are those of q, k, v and o together, and of gate, up and down: what the model does not have is zeros.
+ *
+ * Throws `CompressoError("input")` where the folder is not empty, where RoPE factors have no name here, `CompressoError("numeric")` for
+ * weights that are not finite, and as the writer of safetensors.
+ */
+export async function exportHf(
+  source: WeightSource,
+  folder: string,
+  options: HfExportOptions,
+): Promise<{ form: HfForm }> {
+  using staged = await stageHf(source, folder, options);
+  await staged.commit();
+  return { form: staged.form };
+}
+
+/** The folder of {@link exportHf}, whole beside its place. Throws as it does. */
+export async function stageHf(
+  source: WeightSource,
+  folder: string,
+  options: HfExportOptions,
+): Promise<Staged & { readonly form: HfForm }> {
+  const { spec } = source, { dtype, tokenizer, signal } = options;
+  const form = formOf(spec), config = hfConfig(spec, { dtype });
+  const own = tensorShapes(spec);
+  const items = weightItems(spec, dtype).map((item): SafetensorsItem => ({
+    ...item,
+    data: async () => {
+      signal?.throwIfAborted();
+      const { name, shape } = item;
+      return own.has(name) ? finite(name, await source.read(name)) : new Float32Array(elementCount(shape));
+    },
+  }));
+  const staged = await stageFolder(folder, async (path) => {
+    const json = (name: string, value: unknown): Promise<void> =>
+      Deno.writeTextFile(`${path}/${name}`, `${JSON.stringify(value, null, 2)}\n`);
+    await Deno.writeTextFile(`${path}/config.json`, withFloats(`${JSON.stringify(config, null, 2)}\n`));
+    await json("generation_config.json", { ...tokenIds(spec, { nulls: false }), ...options.generation });
+    if (form === "compresso") {
+      await Deno.writeTextFile(`${path}/configuration_compresso.py`, configurationText);
+      await Deno.writeTextFile(`${path}/modeling_compresso.py`, modelingText);
+    }
+    if (tokenizer) {
+      const { json: content, chatTemplate } = tokenizer, settings = tokenizerSettings(tokenizer);
+      await json("tokenizer.json", content);
+      await json(
+        "tokenizer_config.json",
+        chatTemplate === null
+          ? settings
+          : { ...settings, chat_template: templates(settings["chat_template"], chatTemplate) },
+      );
+    }
+    await writeShardedSafetensors(path, items, options.maxShardBytes ? { maxShardBytes: options.maxShardBytes } : {});
+    signal?.throwIfAborted();
+  }, { replace: options.replace ?? false });
+  return { ...staged, form };
+}
+
+/**
+ * A tokenizer's settings by which transformers reads what tokenizer.json says. Its other classes make parts of that anew, as do `add_bos_token` and
+ * `add_eos_token` in transformers 5; Python files are not copied; and by default transformers 4 makes token types, which `generate` refuses. Nor does
+ * that one read a list as `extra_special_tokens`, as 5 writes it, where both read `additional_special_tokens`.
+ */
+export function tokenizerSettings({ config, leading, trailing, bosId, eosId }: Tokenizer): Json {
+  const { auto_map: _code, add_bos_token: bos, add_eos_token: eos, ...settings } = config;
+  const isAt = (ids: readonly number[], id: number | null): boolean => ids.length === 1 && ids[0] === id;
+  const isSaid = bos !== undefined || eos !== undefined;
+  const ends = [[leading, bosId], [trailing, eosId]] as const;
+  const canSay = ends.every(([ids, id]) => ids.length === 0 || isAt(ids, id));
+  const around = { add_bos_token: isAt(leading, bosId), add_eos_token: isAt(trailing, eosId) };
+  return {
+    ...withOlderList(settings),
+    ...(isSaid && canSay ? around : {}),
+    tokenizer_class: "PreTrainedTokenizerFast",
+    model_input_names: settings["model_input_names"] ?? INPUT_NAMES,
+  };
+}
+
+/** Settings with a list of further special tokens under its older name, each once and by its text: the rest stands in tokenizer.json. */
+function withOlderList(settings: Json): Json {
+  const { extra_special_tokens: extra, additional_special_tokens: older, ...others } = settings;
+  if (!Array.isArray(extra)) return settings;
+  const texts = [...Array.isArray(older) ? older : [], ...extra].map(tokenText).filter((text) => text !== null);
+  return texts.length === 0 ? others : { ...others, additional_special_tokens: [...new Set(texts)] };
+}
+
+/** Bytes of a folder's safetensors, headers and all, without config, tokenizer and index. */
+export function hfWeightBytes(spec: DecoderSpec, { dtype }: Pick<HfExportOptions, "dtype">): number {
+  return shardedSafetensorsBytes(weightItems(spec, dtype));
+}
+
+function weightItems(spec: DecoderSpec, dtype: HfDtype): Omit<SafetensorsItem, "data">[] {
+  const shapes = tensorShapes(withBiases(spec, writtenBiases(spec)));
+  return [...shapes].map(([name, shape]) => ({ name, shape, dtype: FILE_DTYPES[dtype] }));
+}
+
+/** The templates that a tokenizer has by name, with the one in use as the default; that one alone where there are no others. */
+function templates(named: unknown, inUse: string): Json[string] {
+  if (!Array.isArray(named)) return inUse;
+  const others = named.filter((entry) => isObject(entry) && entry["name"] !== "default");
+  return [{ name: "default", template: inUse }, ...others];
+}
+
+function finite(name: string, values: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer> {
+  const bad = firstNonFinite(values);
+  if (bad < 0) return values;
+  throw new CompressoError("numeric", {
+    what: `cannot write '${name}'`,
+    rule: "weights are finite",
+    value: `${values[bad]} at value ${bad}`,
+    mend: "check the weight file",
+  });
+}
+
+/** The configuration that says the shape of a model. */
+export function formOf(spec: DecoderSpec): HfForm {
+  const [first] = spec.layers;
+  if (!first || !layersAlike(spec)) return "compresso";
+  if (spec.hidden % first.heads === 0) return "llama";
+  return spec.biases?.length ? "compresso" : "mistral";
+}
+
+const BIAS_KEYS: Readonly<Record<"attention_bias" | "mlp_bias", readonly Projection[]>> = {
+  attention_bias: ["q", "k", "v", "o"],
+  mlp_bias: ["gate", "up", "down"],
+};
+
+/** The two keys of a configuration that say which biases there are. */
+function biasConfig(spec: DecoderSpec): Record<keyof typeof BIAS_KEYS, boolean> {
+  const has = (key: keyof typeof BIAS_KEYS): boolean => BIAS_KEYS[key].some((projection) => hasBias(spec, projection));
+  return { attention_bias: has("attention_bias"), mlp_bias: has("mlp_bias") };
+}
+
+/** The biases that a folder must hold, as its configuration can only say all or none of each block. */
+export function writtenBiases(spec: DecoderSpec): Projection[] {
+  const config = biasConfig(spec);
+  return PROJECTIONS.filter((projection) =>
+    config[BIAS_KEYS.attention_bias.includes(projection) ? "attention_bias" : "mlp_bias"]
+  );
+}
+
+/** Content of config.json, for transformers 5 and 4. */
+export function hfConfig(spec: DecoderSpec, { dtype }: { readonly dtype: HfDtype }): Json {
+  const form = formOf(spec);
+  const most = (key: "heads" | "kvHeads" | "ffn"): number => Math.max(1, ...spec.layers.map((layer) => layer[key]));
+  // Counts of all layers in one are only there to be read by tools where layers differ.
+  const kvHeads = most("kvHeads"),
+    heads = form === "compresso" ? Math.ceil(most("heads") / kvHeads) * kvHeads : most("heads");
+  const name = form === "llama" ? "Llama" : form === "mistral" ? "Mistral" : "Compresso";
+  return {
+    architectures: [`${name}ForCausalLM`],
+    model_type: form,
+    ...(form === "compresso" ? remoteCode(spec) : {}),
+    ...(form === "mistral" ? { sliding_window: null } : biasConfig(spec)),
+    attention_dropout: 0,
+    hidden_act: "silu",
+    hidden_size: spec.hidden,
+    head_dim: spec.headDim,
+    initializer_range: 0.02,
+    intermediate_size: most("ffn"),
+    max_position_embeddings: spec.maxPosition,
+    num_attention_heads: heads,
+    num_hidden_layers: spec.layers.length,
+    num_key_value_heads: kvHeads,
+    rms_norm_eps: spec.normEps,
+    ...ropeConfig(spec),
+    tie_word_embeddings: spec.tied,
+    use_cache: true,
+    vocab_size: spec.vocab,
+    ...tokenIds(spec, { nulls: true }),
+    // transformers 5 reads the first, 4 the second.
+    dtype: TORCH_DTYPES[dtype],
+    torch_dtype: TORCH_DTYPES[dtype],
+    // The first that reads what is written here as it is. Of a Mistral without it, tokenizers of many tokens are said to split texts wrongly.
+    transformers_version: "5.0.0",
+  };
+}
+
+/** Writes 8 as 8.0 where transformers 4 wants a float, and warns of an integer. */
+function withFloats(json: string): string {
+  return json.replace(/"(factor|low_freq_factor|high_freq_factor|rope_theta)": (\d+)(?=[,\n])/g, '"$1": $2.0');
+}
+
+function remoteCode(spec: DecoderSpec): Json {
+  return {
+    auto_map: {
+      AutoConfig: "configuration_compresso.CompressoConfig",
+      AutoModel: "modeling_compresso.CompressoModel",
+      AutoModelForCausalLM: "modeling_compresso.CompressoForCausalLM",
+    },
+    layer_counts: spec.layers.map(({ heads, kvHeads, ffn }) => ({
+      num_attention_heads: heads,
+      num_key_value_heads: kvHeads,
+      intermediate_size: ffn,
+    })),
+  };
+}
+
+function tokenIds({ bosId, eosIds, padId }: DecoderSpec, { nulls }: { readonly nulls: boolean }): Json {
+  const ids: Json = {
+    bos_token_id: bosId,
+    eos_token_id: eosIds.length > 1 ? [...eosIds] : eosIds[0] ?? null,
+    pad_token_id: padId,
+  };
+  return nulls ? ids : Object.fromEntries(Object.entries(ids).filter(([, value]) => value !== null));
+}

@@ -1,0 +1,246 @@
+// A Hugging Face folder as a source of weights: config.json, safetensors in one file or shards. Owns the finding and checking of tensors; refuses pickles.
+import { dirname, join } from "node:path";
+import { CompressoError } from "../../core/errors.ts";
+import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../spec/decoder.ts";
+import { unreadable } from "../../files/bytes.ts";
+import { exists } from "../../files/exists.ts";
+import { parseHfConfig } from "./config.ts";
+import { shown } from "./refusal.ts";
+import { openSafetensors, type SafetensorsFile } from "../safetensors/read.ts";
+import type { WeightSource } from "../../spec/source.ts";
+import { isObject, type Json } from "../../text/tokenizer_json.ts";
+
+/** Weights of a Hugging Face folder. */
+export interface HfSource extends WeightSource {
+  readonly format: "hf";
+  readonly folder: string;
+  /** config.json as parsed, for writers that pass other keys on. */
+  readonly config: Readonly<Record<string, unknown>>;
+  /** generation_config.json as parsed; empty where there is none. */
+  readonly generation: Json;
+}
+
+const INDEX = "model.safetensors.index.json";
+const SINGLE = "model.safetensors";
+
+/**
+ * Opens a folder as transformers writes it: model type llama, mistral or qwen2, or our own `compresso` whose layers may differ.
+ * Only headers are read here. Throws `CompressoError("input")` for a config that is not supported, a missing file or tensor, a wrong shape or dtype,
+ * and a tensor of the decoder that the config does not announce (a bias, say). Of a tied model a head alone is the embedding; one beside it that
+ * differs is refused where the embedding is read.
+ */
+export async function openHfFolder(folder: string): Promise<HfSource> {
+  const { config, generation, spec } = await readHfConfig(`${folder}/config.json`);
+  const files = await openShards(folder);
+  checkTensors(spec, files, folder);
+  let tied: Promise<void> | null = null;
+  return {
+    format: "hf",
+    folder,
+    config,
+    generation,
+    spec,
+    async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
+      if (name === EMBEDDING) await (tied ??= checkTied(spec, files, folder));
+      return await fileOf(name).read(stored(name), rows);
+    },
+    storedDtype(name): string {
+      return fileOf(name).tensors.get(stored(name))?.dtype.toLowerCase() ?? "";
+    },
+  };
+
+  function stored(name: string): string {
+    return name === EMBEDDING && spec.tied && !files.has(EMBEDDING) ? HEAD : name;
+  }
+
+  function fileOf(name: string): SafetensorsFile {
+    const file = files.get(stored(name));
+    if (file) return file;
+    throw new CompressoError("input", {
+      what: `cannot read the tensor ${name} of ${folder}`,
+      rule: "the files hold it",
+      value: "no such tensor",
+      mend: "ask for a tensor of tensorShapes(spec)",
+    });
+  }
+}
+
+/** Reads a config.json, with the generation_config.json beside it where there is one; no weights are needed. */
+export async function readHfConfig(path: string): Promise<Pick<HfSource, "config" | "generation" | "spec">> {
+  const config = asObject(await readJson(path), path);
+  const generation = await readJson(join(dirname(path), "generation_config.json"), { optional: true });
+  const spec = parseHfConfig(config, { path, ...(generation === undefined ? {} : { generation }) });
+  return { config, generation: isObject(generation) ? generation : {}, spec };
+}
+
+/** What a model made of `source` keeps of its generation_config.json: not the token ids, which are the spec's, nor what wrote the file. */
+export function keptGeneration(source: WeightSource): Json {
+  const own = "generation" in source && isObject(source.generation) ? source.generation : {};
+  return Object.fromEntries(Object.entries(own).filter(([key]) => !NOT_KEPT.includes(key)));
+}
+
+const NOT_KEPT: readonly string[] = [
+  "bos_token_id",
+  "eos_token_id",
+  "pad_token_id",
+  "transformers_version",
+  "_from_model_config",
+];
+
+/** The file that holds each tensor. */
+async function openShards(folder: string): Promise<Map<string, SafetensorsFile>> {
+  const files = new Map<string, SafetensorsFile>();
+  if (await exists(`${folder}/${SINGLE}`)) {
+    const file = await openSafetensors(`${folder}/${SINGLE}`);
+    for (const name of file.tensors.keys()) files.set(name, file);
+    return files;
+  }
+  const path = `${folder}/${INDEX}`;
+  if (!await exists(path)) throw await noWeights(folder);
+  const map = asObject(asObject(await readJson(path), path)["weight_map"], `${path} (weight_map)`);
+  const opened = new Map<string, SafetensorsFile>();
+  for (const [name, value] of Object.entries(map)) {
+    // A name with a separator could lead out of the folder.
+    if (typeof value !== "string" || !/^[^/\\]+\.safetensors$/.test(value)) {
+      throw broken(path, `weight_map names a .safetensors file beside it for ${name}`, JSON.stringify(value));
+    }
+    const shard = `${folder}/${value}`;
+    if (!opened.has(value) && !await exists(shard)) {
+      const mend = "fetch the missing file into the folder";
+      throw broken(`the model ${folder}`, `it holds ${value}, as ${INDEX} says`, "no such file", mend);
+    }
+    const file = opened.get(value) ?? await openSafetensors(shard);
+    opened.set(value, file);
+    if (!file.tensors.has(name)) throw broken(path, `${value} holds ${name}, as weight_map says`, "no such tensor");
+    files.set(name, file);
+  }
+  return files;
+}
+
+function checkTensors(spec: DecoderSpec, files: ReadonlyMap<string, SafetensorsFile>, folder: string): void {
+  const shapes = storedShapes(spec, files);
+  for (const [name, shape] of shapes) {
+    const entry = files.get(name)?.tensors.get(name);
+    if (!entry) {
+      throw new CompressoError("input", {
+        what: `cannot open the model ${folder}`,
+        rule: `it holds the tensor ${name}, [${shape.join(", ")}]`,
+        value: "no such tensor",
+        mend: name === HEAD
+          ? "if the head is the embedding, set tie_word_embeddings to true in config.json"
+          : "fetch the missing file, or correct config.json",
+      });
+    }
+    if (entry.shape.join() !== shape.join()) {
+      const rule = `${name} has the shape [${shape.join(", ")}] that config.json implies`;
+      throw broken(`the model ${folder}`, rule, `[${entry.shape.join(", ")}]`);
+    }
+    if (!["F32", "F16", "BF16"].includes(entry.dtype)) {
+      throw broken(
+        `the model ${folder}`,
+        `${name} is F32, F16 or BF16`,
+        entry.dtype,
+        "save it as one of these, or give a GGUF",
+      );
+    }
+  }
+  for (const name of files.keys()) {
+    // Old files carry the RoPE table, which is known to be what the config says.
+    if (shapes.has(name) || name.endsWith(".rotary_emb.inv_freq")) continue;
+    const mend = name.endsWith(".bias")
+      ? "attention_bias and mlp_bias of config.json say which biases there are"
+      : undefined;
+    throw broken(`the model ${folder}`, "it holds no tensor but those that config.json implies", name, mend);
+  }
+}
+
+/** Shapes of the tensors that files must hold; tied ones hold the embedding, the head, or both. */
+function storedShapes(spec: DecoderSpec, files: ReadonlyMap<string, unknown>): Map<string, readonly number[]> {
+  const shapes = new Map<string, readonly number[]>(tensorShapes(spec));
+  if (spec.tied && files.has(HEAD)) {
+    shapes.set(HEAD, [spec.vocab, spec.hidden]);
+    if (!files.has(EMBEDDING)) shapes.delete(EMBEDDING);
+  }
+  return shapes;
+}
+
+/** Values that are compared at a time. */
+const COMPARED = 1 << 20;
+
+/** Refuses a head that is stored beside the embedding of a tied model and differs: transformers 5 would not tie them. */
+async function checkTied(
+  spec: DecoderSpec,
+  files: ReadonlyMap<string, SafetensorsFile>,
+  folder: string,
+): Promise<void> {
+  const embedding = files.get(EMBEDDING), head = files.get(HEAD), { vocab, hidden } = spec;
+  if (!spec.tied || !embedding || !head) return;
+  const most = Math.max(1, Math.floor(COMPARED / hidden));
+  for (let start = 0; start < vocab; start += most) {
+    const rows = { start, count: Math.min(most, vocab - start) };
+    const ours = await embedding.read(EMBEDDING, rows), theirs = await head.read(HEAD, rows);
+    for (let index = 0; index < ours.length; index++) {
+      const a = ours[index], b = theirs[index];
+      if (a === b || (Number.isNaN(a) && Number.isNaN(b))) continue;
+      const place = `row ${start + Math.floor(index / hidden)}, column ${index % hidden}`;
+      const rule = `${HEAD} is ${EMBEDDING}, as tie_word_embeddings of config.json says`;
+      throw broken(`the model ${folder}`, rule, `${b} instead of ${a} at ${place}`, UNTIE);
+    }
+  }
+}
+
+const UNTIE = "set tie_word_embeddings to false in config.json";
+
+/** The error for a folder that lacks the `missing` files, after what it holds instead. */
+export async function noWeights(folder: string, missing = `${SINGLE} or ${INDEX}`): Promise<CompressoError> {
+  const names: string[] = [];
+  try {
+    for await (const entry of Deno.readDir(folder)) names.push(entry.name);
+  } catch (error) {
+    throw unreadable(folder, error);
+  }
+  names.sort();
+  const pickle = names.find((name) => /\.(bin|pt|pth)$/.test(name));
+  const gguf = names.find((name) => name.endsWith(".gguf"));
+  const inner = `${folder}/model`;
+  const mend = names.includes("adapter_config.json")
+    ? "it is an adapter: give the model that it was made for, and this folder with --adapter"
+    : await exists(`${inner}/config.json`)
+    ? `give the folder in it: ${inner}`
+    : pickle
+    ? "convert it to safetensors (save_pretrained of transformers does); pickles run code and are not read"
+    : gguf
+    ? `give the file itself: ${folder}/${gguf}`
+    : `fetch ${missing} into the folder`;
+  const value = pickle ? `only PyTorch files: ${pickle}` : names.length === 0 ? "an empty folder" : shown(names);
+  return broken(`the model ${folder}`, `it holds ${missing}`, value, mend);
+}
+
+async function readJson(path: string, options: { readonly optional?: boolean } = {}): Promise<unknown> {
+  let text: string;
+  try {
+    text = await Deno.readTextFile(path);
+  } catch (error) {
+    if (options.optional && error instanceof Deno.errors.NotFound) return undefined;
+    throw unreadable(path, error);
+  }
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw broken(path, "it is JSON", error instanceof Error ? error.message : String(error));
+  }
+}
+
+function asObject(value: unknown, path: string): Record<string, unknown> {
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+  throw broken(path, "it is a JSON object", value === undefined ? "not there" : JSON.stringify(value).slice(0, 60));
+}
+
+function broken(
+  path: string,
+  rule: string,
+  value: string,
+  mend = "fetch the files again, all of one model",
+): CompressoError {
+  return new CompressoError("input", { what: `cannot open ${path}`, rule, value, mend });
+}

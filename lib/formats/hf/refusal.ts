@@ -1,0 +1,35 @@
+// How an error about a key of config.json reads. Owns that wording; refuses to know the keys.
+import { CompressoError } from "../../core/errors.ts";
+
+/** The error for a key of config.json. */
+export function refusal(
+  path: string,
+  parts: { readonly key: string; readonly rule: string; readonly value: string; readonly mend?: string | undefined },
+): CompressoError {
+  const {
+    key,
+    rule,
+    value,
+    mend = "correct it, or fetch the file again; what is no plain LLaMA, Mistral or Qwen2 is not supported",
+  } = parts;
+  return new CompressoError("input", {
+    what: `cannot use ${path}`,
+    rule: rule.startsWith(key) ? rule : `${key}: ${rule}`,
+    value: `${key} = ${value}`,
+    mend,
+  });
+}
+
+/** A value as a short piece of JSON, for an error. */
+export function shown(value: unknown): string {
+  const text = value === undefined ? "not given" : JSON.stringify(value);
+  return text.length > 120 ? `${text.slice(0, 117)}…` : text;
+}
+
+/** The value at a path of keys in parsed JSON, undefined where there is none. */
+export function valueAt(json: unknown, keys: readonly PropertyKey[]): unknown {
+  return keys.reduce<unknown>(
+    (value, key) => typeof value === "object" && value !== null ? Reflect.get(value, key) : undefined,
+    json,
+  );
+}

@@ -1,0 +1,67 @@
+// RoPE settings as keys of config.json, in the forms of transformers 5 (rope_parameters) and 4 (rope_theta, rope_scaling). Refuses factors without a name.
+import { CompressoError } from "../../core/errors.ts";
+import { ropeFrequencies } from "../../nn/rope.ts";
+import type { DecoderSpec, RopeScaling } from "../../spec/decoder.ts";
+import type { Json } from "../../text/tokenizer_json.ts";
+
+type Llama3 = Extract<RopeScaling, { kind: "llama3" }>;
+
+/** The llama3 settings in use: Llama 3.1 and 3.3 (factor 8), Llama 3.2 (factor 32). */
+const KNOWN: readonly Llama3[] = [8, 32].map((factor) => ({
+  kind: "llama3",
+  factor,
+  lowFreqFactor: 1,
+  highFreqFactor: 4,
+  originalMaxPosition: 8192,
+}));
+
+/** Factors of a GGUF are f32, computed in f32. */
+const TOLERANCE = 1e-4;
+
+/**
+ * The keys of a model's RoPE. Throws `CompressoError("input")` for factors of a GGUF that are those of no known llama3 setting.
+ */
+export function ropeConfig(spec: Pick<DecoderSpec, "headDim" | "rope">): Json {
+  const { base } = spec.rope, scaling = named(spec);
+  const own: Json = scaling.kind === "none"
+    ? { rope_type: "default" }
+    : scaling.kind === "linear"
+    ? { rope_type: "linear", factor: scaling.factor }
+    : {
+      rope_type: "llama3",
+      factor: scaling.factor,
+      low_freq_factor: scaling.lowFreqFactor,
+      high_freq_factor: scaling.highFreqFactor,
+      original_max_position_embeddings: scaling.originalMaxPosition,
+    };
+  return {
+    rope_parameters: { ...own, rope_theta: base },
+    ...(scaling.kind === "none" ? {} : { rope_scaling: own }),
+    rope_theta: base,
+  };
+}
+
+function named(spec: Pick<DecoderSpec, "headDim" | "rope">): Exclude<RopeScaling, { kind: "factors" }> {
+  const { headDim, rope: { base, scaling } } = spec;
+  if (scaling.kind !== "factors") return scaling;
+  const wanted = ropeFrequencies(spec);
+  const candidates: Exclude<RopeScaling, { kind: "factors" }>[] = [
+    { kind: "none" },
+    { kind: "linear", factor: scaling.factors[0] ?? 1 },
+    ...KNOWN,
+  ];
+  const found = candidates.find((candidate) => {
+    const own = ropeFrequencies({ headDim, rope: { base, scaling: candidate } });
+    return own.every((frequency, i) => Math.abs(frequency / (wanted[i] ?? NaN) - 1) <= TOLERANCE);
+  });
+  if (found) return found;
+  throw new CompressoError("input", {
+    what: "cannot write this model's RoPE into a config.json",
+    rule:
+      "the factors of its GGUF are those of Llama 3.1 (factor 8) or 3.2 (factor 32), with an original context of 8192",
+    value: `${scaling.factors.slice(0, 4).map((factor) => factor.toPrecision(4)).join(", ")} … ${
+      scaling.factors.at(-1)
+    }`,
+    mend: "export as GGUF",
+  });
+}

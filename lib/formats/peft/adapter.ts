@@ -1,0 +1,309 @@
+// LoRA adapters in PEFT's format: a folder with adapter_config.json and adapter_model.safetensors. Owns the tensors' names and their checks; refuses pickles.
+import { dirname } from "node:path";
+import { CompressoError } from "../../core/errors.ts";
+import { checkNames, type NamesOf } from "../../core/check_options.ts";
+import { checkLora, type LoraConfig, loraModules, loraScale, type LoraWeights, refuseOthers } from "../../nn/lora.ts";
+import { type DecoderSpec, type Projection, PROJECTIONS } from "../../spec/decoder.ts";
+import { type Staged, stageFolder, writeFileAtomically } from "../../files/atomic.ts";
+import { unreadable } from "../../files/bytes.ts";
+import { exists } from "../../files/exists.ts";
+import { firstNonFinite } from "../../core/half.ts";
+import { MERGE_FIRST, moduleName, modulePath, parsePeftConfig, type PeftConfig, peftConfig } from "./config.ts";
+import { openSafetensors, type SafetensorsEntry, type SafetensorsFile } from "../safetensors/read.ts";
+import { type SafetensorsItem, writeSafetensors } from "../safetensors/write.ts";
+import { withoutMark } from "../../files/text_file.ts";
+
+/** An adapter as read. */
+export interface PeftAdapter {
+  /** Rank, alpha, rsLoRA, targets and dropout. */
+  readonly config: LoraConfig;
+  /** `lora.<layer>.<projection>.<A|B>`, A [rank, in] and B [out, rank], for every target that the model has. */
+  readonly weights: LoraWeights;
+  /** Name or path of the base model, as the adapter says it. */
+  readonly baseModel: string | null;
+}
+
+/** What {@link writePeftAdapter} writes. */
+export interface PeftWriteOptions {
+  /** Shape of the base model. */
+  readonly spec: DecoderSpec;
+  /** Rank, alpha, rsLoRA, targets and dropout. */
+  readonly config: LoraConfig;
+  /** `lora.<layer>.<projection>.<A|B>`, A [rank, in] and B [out, rank], for every target that the model has, and no more. */
+  readonly weights: ReadonlyMap<string, Float32Array>;
+  /** Name or path of the base model, where PEFT is to find it; null leaves it open. */
+  readonly baseModel: string | null;
+  /** Text of a README.md beside it, which tells people what it belongs to; default none. */
+  readonly readme?: string;
+  /** Whether a folder that stands there may be replaced; default false. */
+  readonly replace?: boolean;
+}
+
+const NAMES: NamesOf<PeftWriteOptions> = {
+  ...{ spec: true, config: true, weights: true, baseModel: true, readme: "text", replace: "switch" },
+};
+
+/** The two matrices of a module in the file. */
+interface Pair {
+  A?: SafetensorsEntry;
+  B?: SafetensorsEntry;
+}
+
+/** A module with LoRA: what the file holds for it, and its own rank and alpha. */
+interface Module {
+  readonly layer: number;
+  readonly projection: Projection;
+  readonly shape: readonly [number, number];
+  readonly pair: Required<Pair>;
+  readonly rank: number;
+  readonly alpha: number;
+}
+
+const CONFIG_FILE = "adapter_config.json";
+const WEIGHTS_FILE = "adapter_model.safetensors";
+
+/**
+ * Writes LoRA as a folder that Python's `peft` loads onto the base model: adapter_config.json and adapter_model.safetensors in f32. The folder
+ * appears whole or not at all.
+ *
+ * Throws `CompressoError("usage")` for settings out of range, `CompressoError("input")` where a matrix is missing, has another size or belongs to
+ * no target, where the model has no target, and where the folder holds something and not `replace`; `CompressoError("numeric")` for values that
+ * are not finite.
+ *
+ * @example
+ * ```ts
+ * import { demoData, loadModel, openDevice, prune, readRows, writePeftAdapter } from "../../../mod.ts";
+ *
+ * using device = await openDevice();
+ * using model = await loadModel("demo", { device });
+ * const { rows } = await readRows(demoData("train"));
+ * const lora = { rank: 4, alpha: 8, rsLora: true, targets: ["q", "v"] } as const;
+ * using run = prune(model, { rows, sparsity: 0.1, steps: 1, batch: 1, seq: 96, prompt: null, lora });
+ * for await (const { loss } of run) console.log(loss);
+ * const out = await Deno.makeTempDir();
+ * const { weights } = run.result().lora;
+ * await writePeftAdapter(`${out}/adapter`, { spec: model.spec, config: lora, weights, baseModel: null });
+ * await Deno.remove(out, { recursive: true });
+ * ```
+ */
+export async function writePeftAdapter(dir: string, options: PeftWriteOptions): Promise<void> {
+  using staged = await stagePeftAdapter(dir, options);
+  await staged.commit();
+}
+
+/** The folder of {@link writePeftAdapter}, whole beside its place. Throws as it does. */
+export async function stagePeftAdapter(dir: string, options: PeftWriteOptions): Promise<Staged> {
+  checkNames(options, NAMES, { whose: "writePeftAdapter" });
+  const { spec, config, weights, baseModel, readme, replace = false } = options, { rank, targets } = config;
+  checkLora(config);
+  const items: SafetensorsItem[] = [];
+  for (const { layer, projection, shape: [rows, cols] } of loraModules(spec, targets)) {
+    for (const [side, shape] of [["A", [rank, cols]], ["B", [rows, rank]]] as const) {
+      const name = `lora.${layer}.${projection}.${side}`;
+      const data = matrix(weights.get(name), { name, shape });
+      items.push({ name: tensorName(layer, projection, side), dtype: "F32", shape, data: () => data });
+    }
+  }
+  if (items.length === 0) {
+    throw new CompressoError("input", {
+      what: "cannot write the adapter",
+      rule: "the model has a target",
+      value: targets.join(", "),
+      mend: "name targets that the model's layers have",
+    });
+  }
+  refuseOthers(spec, { targets, weights });
+  return await stageFolder(dir, async (folder) => {
+    const json = JSON.stringify(peftConfig(config, { baseModel }), null, 2);
+    await writeFileAtomically(`${folder}/${CONFIG_FILE}`, `${json}\n`);
+    await writeSafetensors(`${folder}/${WEIGHTS_FILE}`, items);
+    if (readme !== undefined) await writeFileAtomically(`${folder}/README.md`, readme);
+  }, { replace });
+}
+
+/**
+ * Reads an adapter that PEFT wrote, or {@link writePeftAdapter}, for a model of this shape: its folder, or its .safetensors file with
+ * adapter_config.json beside it. Values are widened to f32.
+ *
+ * Where modules differ in rank or alpha (`rank_pattern`, `alpha_pattern`), A and B are padded with zeros to the largest rank and B takes up the
+ * ratio of the scales: the product is the same. A target that some layers lack (`layers_to_transform`) is zero there.
+ *
+ * Throws `CompressoError("input")` for a file that is missing or broken, an adapter that is not plain LoRA (the key is named), a tensor that is
+ * missing, has another shape or belongs to no projection of the model; `CompressoError("numeric")` for values that are not finite.
+ *
+ * @example
+ * ```ts
+ * import { loadModel, openDevice, readPeftAdapter, writePeftAdapter } from "../../../mod.ts";
+ *
+ * using device = await openDevice();
+ * using model = await loadModel("demo", { device });
+ * const { spec } = model, out = await Deno.makeTempDir();
+ * const weights = new Map(spec.layers.flatMap(({ heads }, layer) => [
+ *   [`lora.${layer}.q.A`, new Float32Array(2 * spec.hidden).fill(0.01)],
+ *   [`lora.${layer}.q.B`, new Float32Array(heads * spec.headDim * 2).fill(0.01)],
+ * ]));
+ * await writePeftAdapter(`${out}/adapter`, { spec, config: { rank: 2, alpha: 4, targets: ["q"] }, weights, baseModel: null });
+ *
+ * const adapter = await readPeftAdapter(`${out}/adapter`, spec);
+ * const logits = await model.logits([5, 6, 7], { lora: { ...adapter.config, weights: adapter.weights } });
+ * console.log(logits.length === 3 * spec.vocab);
+ * await Deno.remove(out, { recursive: true });
+ * ```
+ */
+export async function readPeftAdapter(path: string, spec: DecoderSpec): Promise<PeftAdapter> {
+  const place = await placeOf(path);
+  const said = parsePeftConfig(await readJson(place.config), { path: place.config });
+  const file = await openSafetensors(place.weights);
+  const modules = modulesOf(file, spec, said);
+  const [first] = modules;
+  if (!first) {
+    throw broken(file.path, "it holds LoRA of a projection", "no tensors", "check that this is the right file");
+  }
+  const rank = Math.max(...modules.map((module) => module.rank));
+  // Where modules agree, these are the adapter's own.
+  const alpha = modules.find((module) => module.rank === rank)?.alpha ?? first.alpha;
+  const targets = PROJECTIONS.filter((projection) => modules.some((module) => module.projection === projection));
+  const config: LoraConfig = { rank, alpha, rsLora: said.rsLora, targets, dropout: said.dropout };
+  const weights: LoraWeights = new Map();
+  for (const { layer, projection, shape: [rows, cols] } of loraModules(spec, targets)) {
+    weights.set(`lora.${layer}.${projection}.A`, new Float32Array(rank * cols));
+    weights.set(`lora.${layer}.${projection}.B`, new Float32Array(rows * rank));
+  }
+  for (const module of modules) {
+    const { layer, projection, pair } = module, [rows] = module.shape;
+    const a = finite(pair.A.name, await file.read(pair.A.name)), b = finite(pair.B.name, await file.read(pair.B.name));
+    const factor = loraScale({ ...module, rsLora: said.rsLora }) / loraScale(config);
+    const padded = weights.get(`lora.${layer}.${projection}.B`);
+    weights.get(`lora.${layer}.${projection}.A`)?.set(a);
+    for (let row = 0; row < rows; row++) {
+      const values = b.subarray(row * module.rank, (row + 1) * module.rank);
+      padded?.set(factor === 1 ? values : values.map((value) => value * factor), row * rank);
+    }
+  }
+  return { config, weights, baseModel: said.baseModel };
+}
+
+/** Every module that has LoRA, checked against the model and the configuration. */
+function modulesOf(file: SafetensorsFile, spec: DecoderSpec, said: PeftConfig): Module[] {
+  const { pairs, isHeadless } = pairsOf(file), modules: Module[] = [];
+  for (const { layer, projection, shape } of loraModules(spec, PROJECTIONS)) {
+    const name = modulePath(layer, projection), { A, B } = pairs.get(name) ?? {};
+    // As PEFT saw it, whose patterns may ask for the whole name.
+    const asNamed = isHeadless ? name.replace(/^model\./, "") : name;
+    pairs.delete(name);
+    const expected = said.expects(asNamed, layer);
+    if (!A && !B && expected !== true) continue;
+    if (expected === false) {
+      // PEFT would leave such tensors out without a word.
+      throw broken(file.path, `it holds tensors of target_modules in ${CONFIG_FILE} alone`, (A ?? B)?.name ?? name);
+    }
+    const rank = said.rankOf(asNamed), [rows, cols] = shape;
+    const check = (entry: SafetensorsEntry | undefined, side: "A" | "B"): SafetensorsEntry => {
+      const tensor = tensorName(layer, projection, side), wanted = side === "A" ? [rank, cols] : [rows, rank];
+      if (!entry) throw broken(file.path, `it holds the tensor ${tensor}, [${wanted.join(", ")}]`, "no such tensor");
+      if (entry.shape.join() === wanted.join()) return entry;
+      const rule = `${tensor} is [${
+        wanted.join(", ")
+      }]: its rank is ${rank}, and the model's ${projection} is [${rows}, ${cols}]`;
+      throw broken(file.path, rule, `[${entry.shape.join(", ")}]`, OTHER_MODEL);
+    };
+    const pair = { A: check(A, "A"), B: check(B, "B") };
+    modules.push({ layer, projection, shape, pair, rank, alpha: said.alphaOf(asNamed) });
+  }
+  const [rest] = pairs.keys();
+  if (rest !== undefined) {
+    throw broken(file.path, "its modules are those of the model", `${rest}, which the model has not`, OTHER_MODEL);
+  }
+  return modules;
+}
+
+/** The file's tensors by module, and whether their names begin at the layers, as those of a base without its head do. */
+function pairsOf(file: SafetensorsFile): { readonly pairs: Map<string, Pair>; readonly isHeadless: boolean } {
+  const pairs = new Map<string, Pair>();
+  let isHeadless = false;
+  for (const entry of file.tensors.values()) {
+    const [, head, layer = "", block = "", projection = "", side] = TENSOR.exec(entry.name) ?? [];
+    if (side !== "A" && side !== "B") {
+      const rule = `its tensors are lora_A and lora_B of ${PROJECTIONS.map(moduleName).join(", ")} in model.layers`;
+      throw broken(file.path, rule, entry.name, MERGE_FIRST);
+    }
+    const name = `model.layers.${Number(layer)}.${block}.${projection}`, pair = pairs.get(name) ?? {};
+    isHeadless ||= head === undefined;
+    const twin = pair[side];
+    if (twin) throw broken(file.path, `a module has one lora_${side}`, `${twin.name} and ${entry.name}`);
+    pairs.set(name, { ...pair, [side]: entry });
+  }
+  return { pairs, isHeadless };
+}
+
+/** PEFT leaves the adapter's name out when it saves; files made from a state dict by hand have it, and lack `model.` where the base had no head. */
+const TENSOR =
+  /^base_model\.model\.(model\.)?layers\.(\d+)\.(self_attn|mlp)\.(\w+_proj)\.lora_([AB])(?:\.default)?\.weight$/;
+const OTHER_MODEL = "give the model that the adapter was made for";
+
+function tensorName(layer: number, projection: Projection, side: "A" | "B"): string {
+  return `base_model.model.${modulePath(layer, projection)}.lora_${side}.weight`;
+}
+
+async function placeOf(path: string): Promise<{ readonly config: string; readonly weights: string }> {
+  const info = await Deno.stat(path).catch((error) => {
+    throw unreadable(path, error);
+  });
+  const folder = info.isDirectory ? path : dirname(path);
+  const place = { config: `${folder}/${CONFIG_FILE}`, weights: info.isDirectory ? `${folder}/${WEIGHTS_FILE}` : path };
+  const has = (name: string): Promise<boolean> => exists(`${folder}/${name}`);
+  const rule = (name: string): string => `${name} lies in ${folder}`;
+  if (!await has(CONFIG_FILE)) {
+    const isModel = await has("config.json");
+    const found = isModel ? "config.json instead: a model, not an adapter" : "no such file";
+    throw broken(path, rule(CONFIG_FILE), found, "name the folder that PEFT's save_pretrained wrote");
+  }
+  if (info.isDirectory && !await has(WEIGHTS_FILE)) {
+    if (!await has("adapter_model.bin")) throw broken(path, rule(WEIGHTS_FILE), "no such file");
+    const mend = "save it again with a PEFT of today, which writes safetensors; pickles run code and are not read";
+    throw broken(path, rule(WEIGHTS_FILE), "only a PyTorch file: adapter_model.bin", mend);
+  }
+  return place;
+}
+
+async function readJson(path: string): Promise<unknown> {
+  try {
+    return JSON.parse(withoutMark(await Deno.readTextFile(path)));
+  } catch (error) {
+    if (error instanceof SyntaxError) throw broken(path, "it is JSON", error.message);
+    throw unreadable(path, error);
+  }
+}
+
+function matrix(
+  data: Float32Array | undefined,
+  { name, shape: [rows, cols] }: { readonly name: string; readonly shape: readonly [number, number] },
+): Float32Array {
+  if (data?.length === rows * cols) return finite(name, data);
+  throw unfit(name, `it is [${rows}, ${cols}]`, data ? `${data.length} values` : "it is missing");
+}
+
+function finite<T extends Float32Array>(name: string, values: T): T {
+  const bad = firstNonFinite(values);
+  if (bad < 0) return values;
+  throw new CompressoError("numeric", {
+    what: `cannot use the LoRA matrix '${name}'`,
+    rule: "its values are finite",
+    value: `${values[bad]} at value ${bad}`,
+    mend: "train or fetch the adapter again",
+  });
+}
+
+function unfit(name: string, rule: string, value: string): CompressoError {
+  const mend = "give A [rank, in] and B [out, rank] for each target of each layer";
+  return new CompressoError("input", { what: `cannot write the LoRA matrix '${name}'`, rule, value, mend });
+}
+
+function broken(path: string, rule: string, value: string, mend = "save or fetch the adapter again"): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot use the adapter ${path}`,
+    rule,
+    value,
+    mend,
+  });
+}

@@ -1,0 +1,103 @@
+// Reading of safetensors files, lazily: the header first, a tensor or some of its rows when asked. Owns widening to f32; refuses models.
+import { CompressoError } from "../../core/errors.ts";
+import { fileState, readBytes, streamBytes } from "../../files/bytes.ts";
+import { widenBf16, widenF16 } from "../../core/half.ts";
+import { rowWindow } from "../../spec/row_range.ts";
+import {
+  DTYPE_BITS,
+  readSafetensorsHeader,
+  type SafetensorsDtype,
+  type SafetensorsEntry,
+  type SafetensorsHeader,
+} from "./header.ts";
+import type { RowRange } from "../../spec/source.ts";
+
+export type { SafetensorsDtype, SafetensorsEntry } from "./header.ts";
+
+/** An open safetensors file. It holds no file handle: each read opens and closes the file. */
+export interface SafetensorsFile extends SafetensorsHeader {
+  readonly path: string;
+  /** Reads an F32, F16 or BF16 tensor, or a range of its rows, as f32, row-major. */
+  read(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>>;
+  /** Reads the bytes of a tensor of any dtype, or of a range of its rows. */
+  readRaw(name: string, rows?: RowRange): Promise<Uint8Array<ArrayBuffer>>;
+  /** Reads a U32 tensor. */
+  readU32(name: string): Promise<Uint32Array<ArrayBuffer>>;
+  /** Reads an I64 tensor. */
+  readI64(name: string): Promise<BigInt64Array<ArrayBuffer>>;
+}
+
+/**
+ * Opens a safetensors file (format: https://github.com/huggingface/safetensors). Only the header is read and checked here.
+ * Throws `CompressoError("input")` for a broken header, a tensor that is not there, or a dtype that the call does not read.
+ */
+export async function openSafetensors(path: string): Promise<SafetensorsFile> {
+  const state = await fileState(path), header = await readSafetensorsHeader(path);
+
+  function entryOf(name: string, dtypes?: readonly SafetensorsDtype[]): SafetensorsEntry {
+    const entry = header.tensors.get(name);
+    const what = `cannot read the tensor ${JSON.stringify(name)} of ${path}`;
+    if (!entry) {
+      const rule = "the file holds it", mend = "ask for one of its tensors";
+      throw new CompressoError("input", { what, rule, value: "no such tensor", mend });
+    }
+    if (dtypes && !dtypes.includes(entry.dtype)) {
+      const rule = `its dtype is ${dtypes.join(" or ")}`, mend = "save it as that";
+      throw new CompressoError("input", { what, rule, value: entry.dtype, mend });
+    }
+    return entry;
+  }
+
+  async function readRaw(name: string, rows?: RowRange): Promise<Uint8Array<ArrayBuffer>> {
+    const entry = entryOf(name);
+    if (!rows) return await readBytes(path, entry.offset, { length: entry.byteLength, state });
+    const { start, count, width } = rowWindow(name, entry.shape, { rows });
+    const rowBits = width * DTYPE_BITS[entry.dtype];
+    if (rowBits % 8 !== 0) {
+      throw new CompressoError("input", {
+        what: `cannot read rows of the tensor ${JSON.stringify(name)} of ${path}`,
+        rule: "a row fills whole bytes",
+        value: `${rowBits} bits`,
+        mend: "read the whole tensor",
+      });
+    }
+    const length = count * rowBits / 8;
+    return await readBytes(path, entry.offset + start * rowBits / 8, { length, state });
+  }
+
+  async function read(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>> {
+    const { dtype, shape, offset } = entryOf(name, ["F32", "F16", "BF16"]);
+    const { start, count, width } = rowWindow(name, shape, { rows });
+    const bytes = dtype === "F32" ? 4 : 2;
+    const length = count * width * bytes, first = offset + start * width * bytes;
+    // Values are little-endian, as is every machine that runs Deno.
+    if (dtype === "F32") return new Float32Array((await readBytes(path, first, { length, state })).buffer);
+    const out = new Float32Array(count * width);
+    let done = 0;
+    for await (const piece of streamBytes(path, first, { length, pieceBytes: WIDEN_BYTES, state })) {
+      const bits = new Uint16Array(piece.buffer, 0, piece.length / 2);
+      if (dtype === "F16") widenF16(bits, out, done);
+      else widenBf16(bits, out, done);
+      done += bits.length;
+    }
+    return out;
+  }
+
+  return {
+    path,
+    ...header,
+    read,
+    readRaw,
+    async readU32(name): Promise<Uint32Array<ArrayBuffer>> {
+      entryOf(name, ["U32"]);
+      return new Uint32Array((await readRaw(name)).buffer);
+    },
+    async readI64(name): Promise<BigInt64Array<ArrayBuffer>> {
+      entryOf(name, ["I64"]);
+      return new BigInt64Array((await readRaw(name)).buffer);
+    },
+  };
+}
+
+/** Half-width values are widened in pieces, so that a tensor is never in memory twice. */
+const WIDEN_BYTES = 1 << 24;

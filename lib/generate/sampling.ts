@@ -1,0 +1,224 @@
+// The next token from logits. Owns penalty, temperature, top-k, top-p and the draw; refuses models and texts.
+//
+// The definitions are those of transformers' generation/logits_process.py, in its order: RepetitionPenaltyLogitsProcessor,
+// TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper. Sums are in f64 here and in f32 there.
+import { CompressoError } from "../core/errors.ts";
+import type { NamesOf } from "../core/check_options.ts";
+import { notFinite } from "../nn/decode/pass.ts";
+import { checkSeed, uniform } from "../core/random.ts";
+
+/** How the next token is chosen from the logits; as transformers' logits processors define it. */
+export interface SamplingOptions {
+  /** 0 always takes the most likely token; else tokens are drawn from softmax(logits / temperature). Default 0. */
+  readonly temperature?: number;
+  /**
+   * Draws among the tokens whose logit is at least that of the k-th largest (Fan et al. 2018, arXiv 1805.04833), so among more than k
+   * where some are equal to it; 0 for all. Default 0.
+   */
+  readonly topK?: number;
+  /**
+   * Draws among the most likely tokens that together reach this probability, after top-k, at least one (Holtzman et al. 2019, arXiv
+   * 1904.09751); 1 for all. Of equal ones those with lower ids count first (torch leaves their order open). Default 1.
+   */
+  readonly topP?: number;
+  /**
+   * Divides positive logits of the tokens in prompt and continuation by this, and multiplies negative ones (Keskar et al. 2019,
+   * arXiv 1909.05858); above 1 against repetition, 1 for none. Default 1.
+   */
+  readonly repetitionPenalty?: number;
+  /** Seed of the draws, which depend on it and the token's position alone. Default 0, where the command line has 1. */
+  readonly seed?: number;
+}
+
+/** Names of them. */
+export const SAMPLING_NAMES: NamesOf<SamplingOptions> = {
+  ...{ temperature: "number", topK: "number", topP: "number", repetitionPenalty: "number", seed: "number" },
+};
+
+/** Chooses the tokens of one sequence. */
+export interface Sampler {
+  /** The token at a position, from its logits [vocab]. Throws `CompressoError("numeric")` where one is not finite. */
+  choose(logits: Float32Array, position: number): number;
+}
+
+/** What one choice depends on. */
+export interface ChoiceOptions extends Omit<SamplingOptions, "seed"> {
+  /** Tokens that the repetition penalty counts. Default: none. */
+  readonly seen?: Iterable<number>;
+  /** Uniform number in (0, 1) that draws. */
+  readonly u: number;
+}
+
+/** Stream of the random numbers that choose tokens. */
+const STREAM = 0x6e78;
+
+/** A sampler behind a prompt. The options are those that {@link checkSampling} has passed. */
+export function createSampler(options: SamplingOptions, prompt: readonly number[]): Sampler {
+  const { repetitionPenalty = 1, seed = 0 } = options;
+  const seen = new Set(repetitionPenalty === 1 ? [] : prompt);
+  return {
+    choose(logits, position): number {
+      const id = sampleToken(logits, { ...options, seen, u: uniform(seed, STREAM, position) });
+      if (repetitionPenalty !== 1) seen.add(id);
+      return id;
+    },
+  };
+}
+
+/** Whether the choice is the largest logit as the model gives it: top-k and top-p keep it, and without draws the rest does not matter. */
+export function isGreedy({ temperature = 0, repetitionPenalty = 1 }: SamplingOptions): boolean {
+  return temperature === 0 && repetitionPenalty === 1;
+}
+
+/** Throws `CompressoError("usage")` for sampling options out of range. */
+export function checkSampling(options: SamplingOptions): void {
+  const { temperature = 0, topK = 0, topP = 1, repetitionPenalty = 1, seed = 0 } = options;
+  const fail = (rule: string, value: number): never => {
+    const mend = "change it, or leave it out for the default";
+    throw new CompressoError("usage", {
+      what: "cannot generate with these settings",
+      rule,
+      value: String(value),
+      mend,
+    });
+  };
+  if (!Number.isFinite(temperature) || temperature < 0) fail("temperature is a number, at least 0", temperature);
+  if (!Number.isInteger(topK) || topK < 0) fail("topK is a whole number, at least 0", topK);
+  if (!(topP >= 0 && topP <= 1)) fail("topP is a number from 0 to 1", topP);
+  if (!Number.isFinite(repetitionPenalty) || repetitionPenalty <= 0) {
+    fail("repetitionPenalty is a number above 0", repetitionPenalty);
+  }
+  checkSeed(seed);
+}
+
+/**
+ * Index chosen from logits: the largest at temperature 0, the first of equal ones; else the one that u draws from what penalty,
+ * temperature, top-k and top-p leave. Throws `CompressoError("numeric")` where a logit is not finite.
+ */
+export function sampleToken(logits: Float32Array, options: ChoiceOptions): number {
+  const { temperature = 0, topK = 0, topP = 1, u } = options;
+  const scores = penalized(logits, options);
+  const best = largest(scores), top = scores[best] ?? 0;
+  if (temperature === 0) return best;
+  if (topK > 0 && topK < scores.length) keepLargest(scores, topK);
+  const weights = new Float64Array(scores.length);
+  for (let id = 0; id < weights.length; id++) {
+    const score = scores[id] ?? 0;
+    if (score > -Infinity) weights[id] = Math.exp((score - top) / temperature);
+  }
+  if (topP < 1) keepNucleus(weights, topP);
+  return draw(weights, u);
+}
+
+// The loops below pass over a whole vocabulary for each token: they count indices, as iterators take several times as long.
+
+function penalized(logits: Float32Array, { repetitionPenalty = 1, seen = [] }: ChoiceOptions): Float64Array {
+  const scores = new Float64Array(logits.length);
+  for (let id = 0; id < scores.length; id++) {
+    const logit = logits[id] ?? NaN;
+    if (!Number.isFinite(logit)) throw notFinite();
+    scores[id] = logit;
+  }
+  if (repetitionPenalty === 1) return scores;
+  for (const id of new Set(seen)) {
+    const score = scores[id];
+    if (score !== undefined) scores[id] = score < 0 ? score * repetitionPenalty : score / repetitionPenalty;
+  }
+  return scores;
+}
+
+function largest(scores: Float64Array): number {
+  let best = 0, top = -Infinity;
+  for (let id = 0; id < scores.length; id++) {
+    const score = scores[id] ?? NaN;
+    if (score <= top) continue;
+    best = id;
+    top = score;
+  }
+  return best;
+}
+
+/** Index drawn in proportion to weights. */
+function draw(weights: Float64Array, u: number): number {
+  let left = u * sum(weights), last = 0;
+  for (let id = 0; id < weights.length; id++) {
+    const weight = weights[id] ?? 0;
+    if (weight === 0) continue;
+    last = id;
+    left -= weight;
+    if (left < 0) break;
+  }
+  return last; // rounding may leave a rest: then the last token that can be drawn
+}
+
+/** Sets the scores to −∞ that lie below the k-th largest. */
+function keepLargest(scores: Float64Array, k: number): void {
+  const ids = idsFrom(scores, -Infinity);
+  const least = scores[ids[selectTop(ids, scores, { need: k, masses: null }) - 1] ?? 0] ?? 0;
+  for (let id = 0; id < scores.length; id++) if ((scores[id] ?? 0) < least) scores[id] = -Infinity;
+}
+
+/** Sets all weights to 0 but the fewest of the largest whose share reaches p, at least one. */
+function keepNucleus(weights: Float64Array, p: number): void {
+  const total = sum(weights);
+  // Weights below this do not reach 1 − p all together, so none of them is kept; mostly few are left. The factor is for rounding.
+  const least = (1 - 1e-9) * (1 - p) * total / weights.length;
+  const ids = idsFrom(weights, least);
+  const count = selectTop(ids, weights, { need: p * total, masses: weights });
+  for (let index = count; index < ids.length; index++) weights[ids[index] ?? 0] = 0;
+  for (let id = 0; id < weights.length; id++) if ((weights[id] ?? 0) < least) weights[id] = 0;
+}
+
+function sum(values: Float64Array): number {
+  let total = 0;
+  for (let index = 0; index < values.length; index++) total += values[index] ?? 0;
+  return total;
+}
+
+/** Ids of the values from `least` on. */
+function idsFrom(values: Float64Array, least: number): Uint32Array {
+  const ids = new Uint32Array(values.length);
+  let count = 0;
+  for (let id = 0; id < values.length; id++) if ((values[id] ?? 0) >= least) ids[count++] = id;
+  return ids.subarray(0, count);
+}
+
+/**
+ * Moves the ids of the largest values to the front, as few as reach the needed mass (each has its own or, with null, 1) and at least one,
+ * and returns how many; the least of them comes last, the others in no order. Of equal values the lower id is the larger.
+ * Partitions as quickselect does (Hoare 1961): about 3 looks at each value, where sorting a vocabulary would take 16.
+ */
+function selectTop(
+  ids: Uint32Array,
+  values: Float64Array,
+  { need, masses }: { readonly need: number; readonly masses: Float64Array | null },
+): number {
+  // All before `low` are kept, with `left` still to reach; none from `high` on is.
+  let low = 0, high = ids.length, left = need;
+  while (low < high) {
+    swap(ids, (low + high) >>> 1, high - 1);
+    const pivot = ids[high - 1] ?? 0, value = values[pivot] ?? 0;
+    let border = low, larger = 0;
+    for (let index = low; index < high - 1; index++) {
+      const id = ids[index] ?? 0, own = values[id] ?? 0;
+      if (own < value || (own === value && id > pivot)) continue;
+      larger += masses ? masses[id] ?? 0 : 1;
+      swap(ids, index, border++);
+    }
+    swap(ids, border, high - 1);
+    if (larger >= left) {
+      high = border;
+      continue;
+    }
+    low = border + 1;
+    left -= larger + (masses ? masses[pivot] ?? 0 : 1);
+    if (left <= 0) break;
+  }
+  return Math.max(1, low);
+}
+
+function swap(ids: Uint32Array, a: number, b: number): void {
+  const id = ids[a] ?? 0;
+  ids[a] = ids[b] ?? 0;
+  ids[b] = id;
+}

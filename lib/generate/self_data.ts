@@ -1,0 +1,233 @@
+// Data that a model writes itself, as in LLM-QAT. Owns the first tokens and the draws of each text; refuses files.
+import { CompressoError } from "../core/errors.ts";
+import { checkNames, type NamesOf } from "../core/check_options.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { noTokenizer } from "../text/no_tokenizer.ts";
+import { checkSeed, randomU32, shuffle } from "../core/random.ts";
+import { createBatchPass, sequencesAtOnce } from "../nn/decode/batch.ts";
+import type { Model } from "../model/model.ts";
+import { createSampler, type Sampler } from "./sampling.ts";
+
+/** What decides on the texts; the same settings give the same texts. */
+export interface SelfDataSettings {
+  /** Tokens of a text at most, its first one included. */
+  readonly tokens: number;
+  /** Tokens behind the greedy beginning are drawn from softmax(logits / temperature). Default 1. */
+  readonly temperature?: number | undefined;
+  /** Decides the first tokens and the draws. Default 1. */
+  readonly seed?: number | undefined;
+}
+
+/** Options of {@link writeTexts}. */
+export interface SelfDataOptions extends SelfDataSettings {
+  /** Texts in all. */
+  readonly count: number;
+  /** Texts to leave out at the beginning, because they are there already. Default 0. */
+  readonly skip?: number | undefined;
+  /** Bytes of GPU memory that keys and values of texts under way take at most, which decides how many are written in step; 1 GiB or half of what a memory limit leaves is the most, and the default. */
+  readonly cacheBytes?: number | undefined;
+  /** Stops the work. */
+  readonly signal?: AbortSignal | undefined;
+  /** Called as tokens are written, with the share of the work behind `skip` that is done, from 0 to 1. */
+  readonly onProgress?: ((share: number) => void) | undefined;
+}
+
+/** Names of what files of texts have too. */
+export const SELF_DATA_NAMES: NamesOf<Omit<SelfDataOptions, "skip">> = {
+  ...{ tokens: "number", temperature: "number", seed: "number", count: "number", cacheBytes: "number" },
+  ...{ signal: true, onProgress: true },
+};
+
+/** A text by the model. */
+export interface SelfText {
+  /** Place in the series, from 0. */
+  readonly index: number;
+  /** The text, not empty. */
+  readonly text: string;
+  /** Tokens, the first one included, the end token not. */
+  readonly tokens: number;
+  /**
+   * Whether the model has ended it; else it was cut off, at the number of tokens asked for or where the context was full. As a row it is
+   * `toRow(hasEnded ? { text } : { text, ended: false })`: behind a text that was cut off no end is learned.
+   */
+  readonly hasEnded: boolean;
+}
+
+/** What a text is in a file of texts; one that was cut off says so, since no end is to be learned behind it. */
+export function textFields({ text, hasEnded }: SelfText): { readonly text: string; readonly ended?: false } {
+  return hasEnded ? { text } : { text, ended: false };
+}
+
+/** Beginning of the error of a model that has nothing to say. */
+const CANNOT_WRITE = "cannot let the model write text";
+/** The greedy beginning has 3, 4 or 5 tokens, the first one included. */
+const LEADS = [3, 4, 5] as const;
+/** Other first tokens that are tried where a model has nothing to say after one. */
+const TRIES = 8;
+/** Streams of the random numbers. */
+const ORDER_STREAM = 0x71a7, DRAW_STREAM = 0x71a8;
+
+/**
+ * Lets a model write texts, as LLM-QAT makes data for training without data (Liu et al., "LLM-QAT: Data-Free Quantization
+ * Aware Training for Large Language Models", arXiv 2305.17888, and its public code): the first token of each text is
+ * another one of the vocabulary, the next ones up to the third, fourth or fifth are the likeliest, all others are drawn.
+ * A text ends at an end token or after `tokens` tokens.
+ *
+ * Deviations: the tokens that the tokenizer puts before a text (BOS) stand before the first; the vocabulary is walked in
+ * an order that the seed decides, without special tokens and without those that are no whole characters; a text that
+ * would be empty begins anew with another token; draws are from the whole vocabulary, where the code leaves transformers
+ * its default of the 50 likeliest tokens.
+ *
+ * Text n depends on the settings and n alone, so that a series can be continued. Up to 32 are written in step, which is several times as fast as one by
+ * one, and come together.
+ *
+ * @throws CompressoError("usage") for options out of range; "input" for a model without tokenizer; "numeric" where the
+ * logits are not finite, or a text ends at once or is blank after each first token that is tried.
+ */
+export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerator<SelfText, void, undefined> {
+  checkNames(options, { ...SELF_DATA_NAMES, skip: "number" }, { whose: "writeTexts" });
+  const { count, skip = 0, tokens, temperature = 1, seed = 1, cacheBytes, signal, onProgress } = options;
+  const tokenizer = checkOptions(model, { count, skip, tokens, temperature, cacheBytes });
+  checkSeed(seed);
+  const first = firstTokens(tokenizer, Math.min(tokenizer.vocabSize, model.spec.vocab));
+  const order = shuffle(first.length, seed, ORDER_STREAM);
+  const { leading, eosId } = tokenizer, ends = new Set([...model.spec.eosIds, ...(eosId === null ? [] : [eosId])]);
+  return texts();
+
+  async function* texts(): AsyncGenerator<SelfText, void, undefined> {
+    const size = sequencesAtOnce(model.device, model.spec, { capacity: leading.length + tokens, bytes: cacheBytes });
+    for (let from = skip; from < count; from += size) {
+      const wanted = Array.from({ length: Math.min(size, count - from) }, (_, place) => from + place);
+      const tell = (share: number): void => onProgress?.((from - skip + share * wanted.length) / (count - skip));
+      const written = await together(wanted, tell);
+      for (const index of wanted) {
+        signal?.throwIfAborted();
+        yield written.get(index) ?? fail(index);
+      }
+    }
+  }
+
+  /** Texts by their place, written in step; those that would be empty begin anew, again in step. */
+  async function together(indices: readonly number[], tell: (share: number) => void): Promise<Map<number, SelfText>> {
+    using _entered = model.enter();
+    const written = new Map<number, SelfText>();
+    for (let attempt = 0; attempt < TRIES && written.size < indices.length; attempt++) {
+      const drafts = indices.filter((index) => !written.has(index)).map((index) => draft(index, attempt));
+      await grow(drafts, attempt === 0 ? tell : () => {}); // few begin anew
+      for (const { index, ids, hasEnded } of drafts) {
+        const text = tokenizer.decode(ids, { skipSpecial: true }).replace(/\uFFFD+$/, "");
+        if (ids.length > 1 && text.trim() !== "") written.set(index, { index, text, tokens: ids.length, hasEnded });
+      }
+    }
+    return written;
+  }
+
+  function draft(index: number, attempt: number): Draft {
+    // The second and later attempts take tokens from the other end of the order.
+    const place = attempt === 0 ? index : -1 - index * (TRIES - 1) - (attempt - 1);
+    const start = first[order[modulo(place, order.length)] ?? 0] ?? 0;
+    const lead = Math.min(tokens, LEADS[index % LEADS.length] ?? 3);
+    return {
+      index,
+      ids: [start],
+      lead,
+      greedy: createSampler({ temperature: 0 }, []),
+      sampler: createSampler({ temperature, seed: randomU32(seed, DRAW_STREAM, index, attempt) }, []),
+      hasEnded: false,
+    };
+  }
+
+  /** Lets drafts grow until each has ended or is as long as asked for. */
+  async function grow(drafts: readonly Draft[], tell: (share: number) => void): Promise<void> {
+    const sizes = { sequences: drafts.length, capacity: leading.length + tokens - 1 };
+    using pass = createBatchPass(model.device, model.weights, sizes);
+    const read = (tokenOf: (draft: Draft) => number): Promise<readonly Float32Array[]> => {
+      signal?.throwIfAborted();
+      return pass.logits(drafts.map(tokenOf), { signal });
+    };
+    for (const token of leading) await read(() => token);
+    for (let length = 1; length < tokens && drafts.some(({ hasEnded }) => !hasEnded); length++) {
+      const logits = await read(({ ids }) => ids.at(-1) ?? 0);
+      for (const [row, draft] of drafts.entries()) {
+        if (draft.hasEnded) continue;
+        const id = (length < draft.lead ? draft.greedy : draft.sampler).choose(logits[row] ?? NOTHING, pass.length);
+        if (ends.has(id)) draft.hasEnded = true;
+        else draft.ids.push(id);
+      }
+      tell(drafts.every(({ hasEnded }) => hasEnded) ? 1 : length / (tokens - 1));
+    }
+  }
+
+  function fail(index: number): never {
+    throw new CompressoError("numeric", {
+      what: `${CANNOT_WRITE} ${index + 1}`,
+      rule: `after one of ${TRIES} first tokens the model goes on`,
+      value: "it ended each text at once, or wrote blanks alone",
+      mend: "try another seed",
+    });
+  }
+}
+
+/** Whether it is the error of a model that has nothing to say after all first tokens that were tried. */
+export function isSilence(error: unknown): error is CompressoError {
+  return error instanceof CompressoError && error.code === "numeric" && error.parts.what.startsWith(CANNOT_WRITE);
+}
+
+/** A text under way. */
+interface Draft {
+  readonly index: number;
+  readonly ids: number[];
+  /** Tokens before the first that is drawn. */
+  readonly lead: number;
+  readonly greedy: Sampler;
+  readonly sampler: Sampler;
+  hasEnded: boolean;
+}
+
+const NOTHING = new Float32Array(0);
+
+/** Tokens that a text can begin with: not special, and whole characters that are not white space alone. */
+function firstTokens(tokenizer: Tokenizer, vocab: number): number[] {
+  const found: number[] = [];
+  for (let id = 0; id < vocab; id++) {
+    if (tokenizer.idToToken(id) === null || tokenizer.isSpecial(id)) continue;
+    const text = tokenizer.decode([id], { skipSpecial: true });
+    if (text.trim() !== "" && !text.includes("\uFFFD")) found.push(id);
+  }
+  return found;
+}
+
+function modulo(value: number, size: number): number {
+  return ((value % size) + size) % size;
+}
+
+/** Tokens that a text by a model has at most: its context without what the tokenizer puts before a text. */
+export function writtenRoom({ maxPosition }: Pick<Model["spec"], "maxPosition">, tokenizer: Tokenizer | null): number {
+  return maxPosition - (tokenizer?.leading.length ?? 0);
+}
+
+function checkOptions(
+  { tokenizer, spec }: Model,
+  numbers:
+    & { readonly skip: number; readonly temperature: number }
+    & Pick<
+      SelfDataOptions,
+      "count" | "tokens" | "cacheBytes"
+    >,
+): Tokenizer {
+  const fail = (rule: string, value: number): never => {
+    const mend = "correct it";
+    throw new CompressoError("usage", { what: "cannot let the model write texts", rule, value: String(value), mend });
+  };
+  const { count, skip, tokens, temperature, cacheBytes = 0 } = numbers;
+  if (!Number.isInteger(count) || count < 1) fail("count is a whole number, at least 1", count);
+  if (!Number.isInteger(skip) || skip < 0) fail("skip is a whole number, at least 0", skip);
+  if (!(Number.isFinite(temperature) && temperature > 0)) fail("temperature is a number above 0", temperature);
+  if (!(cacheBytes >= 0)) fail("cacheBytes is a number of bytes, at least 0", cacheBytes);
+  if (!tokenizer) throw noTokenizer("cannot let the model write texts");
+  const room = writtenRoom(spec, tokenizer);
+  if (!Number.isInteger(tokens) || tokens < 2 || tokens > room) {
+    fail(`tokens is a whole number from 2 to ${room}, what the model's context holds`, tokens);
+  }
+  return tokenizer;
+}

@@ -1,0 +1,168 @@
+// Self-written data on disk: a part that grows and can be continued, then the whole file. Owns both files; refuses the
+// texts.
+import { dirname } from "node:path";
+import { CompressoError } from "../core/errors.ts";
+import { checkNames, type NamesOf } from "../core/check_options.ts";
+import { AtomicFile, makeFolder, unwritable } from "../files/atomic.ts";
+import { openAlone, readWhole } from "../files/lock.ts";
+import type { Model } from "../model/model.ts";
+import {
+  isSilence,
+  SELF_DATA_NAMES,
+  type SelfDataOptions,
+  type SelfText,
+  textFields,
+  writeTexts,
+} from "./self_data.ts";
+
+/** Options of {@link writeTextFile}. */
+export interface SelfDataFileOptions extends Omit<SelfDataOptions, "skip"> {
+  /** The file, JSON lines of `{"text": …}`, with `"ended": false` where a text was cut off; until it is whole, its texts lie in `PATH.part`. */
+  readonly path: string;
+  /** Goes on from `PATH.part` where there is one. Default false: what is there is replaced. */
+  readonly resume?: boolean | undefined;
+  /** Facts that must be the same for going on, such as a hash of the weights. */
+  readonly identity?: Readonly<Record<string, string | number>> | undefined;
+  /** Called when it is known how many texts were there, and waited for. */
+  readonly onStart?: ((there: number) => void | Promise<void>) | undefined;
+  /** Called after each text, which the next one waits for. */
+  readonly onText?: ((text: SelfText) => void | Promise<void>) | undefined;
+}
+
+const NAMES: NamesOf<SelfDataFileOptions> = {
+  ...SELF_DATA_NAMES,
+  ...{ path: "text", resume: "switch", identity: true, onStart: true, onText: true },
+};
+
+/** What was written. */
+export interface SelfDataResult {
+  /** The file. */
+  readonly path: string;
+  /** Texts in the file. */
+  readonly count: number;
+  /** Texts that were there before. */
+  readonly resumed: number;
+  /** Tokens that were generated now, first tokens included. */
+  readonly tokens: number;
+}
+
+/** Told apart from files of earlier versions, which did not say where a text was cut off, then wrote one text at a time, with other rounding, and then did not end at the tokenizer's own end token. */
+export const TEXT_FORMAT = 4;
+
+/** Path of the growing part. */
+export function partPath(path: string): string {
+  return `${path}.part`;
+}
+
+/**
+ * Writes {@link writeTexts} to a file. Texts are on disk before the next ones begin; a stopped or crashed run leaves
+ * `PATH.part`, from which `resume` makes the same file as a run that was not stopped. `PATH` itself appears whole or not
+ * at all. `count` may be raised on resuming, but not below what is written.
+ *
+ * @throws CompressoError("mismatch") for resuming with other settings; "usage" for fewer texts than are there; "input"
+ * where the disk refuses the file; and what
+ * {@link writeTexts} throws.
+ */
+export async function writeTextFile(model: Model, options: SelfDataFileOptions): Promise<SelfDataResult> {
+  checkNames(options, NAMES, { whose: "writeTextFile" });
+  const { path, count, resume = false, identity = {}, onStart, onText, onProgress, signal } = options;
+  const { tokens, temperature = 1, seed = 1, cacheBytes } = options;
+  const settings = { tokens, temperature, seed };
+  const header = JSON.stringify({ settings: { ...settings, ...identity, format: TEXT_FORMAT } });
+  const part = partPath(path);
+  // The options are checked before the part of an earlier run is touched.
+  writeTexts(model, { count, ...settings, cacheBytes });
+  await makeFolder(dirname(path));
+  using file = await openAlone(part, { what: `cannot write ${path}`, one: "program" });
+  const there = resume ? await standing(file, { part, header }) : 0;
+  if (there > count) {
+    throw new CompressoError("usage", {
+      what: `cannot write ${path}`,
+      rule: "texts that are written already are kept",
+      value: `${there} of them are, and ${count} are wanted`,
+      mend: `give --count ${there} or more, or start anew`,
+    });
+  }
+  if (there === 0) {
+    await file.truncate(0);
+    await file.seek(0, Deno.SeekMode.Start);
+    await append(file, { path, line: `${header}\n` });
+  }
+  await onStart?.(there);
+  let generated = 0, written = there;
+  try {
+    for await (const text of writeTexts(model, { count, ...settings, skip: there, cacheBytes, signal, onProgress })) {
+      await append(file, { path, line: `${JSON.stringify(textFields(text))}\n` });
+      written++;
+      generated += text.tokens;
+      await onText?.(text);
+    }
+  } catch (error) {
+    throw isSilence(error) ? silenceAfter(written, error) : error;
+  }
+  // While it is still held: whoever waits for it finds another file, or none.
+  await publish(await readWhole(file), { part, path, count });
+  return { path, count, resumed: there, tokens: generated };
+}
+
+/** Texts of a part, whose unfinished last line is cut off, and behind which the file then stands; 0 where nothing is in it. */
+async function standing(
+  file: Deno.FsFile,
+  { part, header }: { readonly part: string; readonly header: string },
+): Promise<number> {
+  const bytes = await readWhole(file);
+  const end = bytes.lastIndexOf(NEWLINE) + 1;
+  if (end === 0) return 0;
+  const first = new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(NEWLINE)));
+  if (first !== header) {
+    throw new CompressoError("mismatch", {
+      what: `cannot go on with ${part}`,
+      rule: "it was begun with the same model and settings",
+      value: `${first} then, ${header} now`,
+      mend: "use the settings of the first run, or start anew",
+    });
+  }
+  await file.truncate(end);
+  await file.seek(end, Deno.SeekMode.Start);
+  let lines = 0;
+  for (const byte of bytes.subarray(0, end)) if (byte === NEWLINE) lines++;
+  return lines - 1;
+}
+
+/** The error of a text that the model does not begin, at which the series ends: the same settings fail there again, and others are none to go on with. */
+function silenceAfter(written: number, error: CompressoError): CompressoError {
+  const anew = "start anew with another seed (--seed, with --overwrite)";
+  const mend = written === 0
+    ? anew
+    : `lower count to ${written}, which are written (--count ${written} --resume), or ${anew}`;
+  return new CompressoError(error.code, { ...error.parts, mend }, { cause: error });
+}
+
+const NEWLINE = 10;
+
+async function append(
+  file: Deno.FsFile,
+  { path, line }: { readonly path: string; readonly line: string },
+): Promise<void> {
+  const bytes = new TextEncoder().encode(line);
+  try {
+    for (let done = 0; done < bytes.length;) done += await file.write(bytes.subarray(done));
+    await file.syncData();
+  } catch (error) {
+    throw unwritable(path, error);
+  }
+}
+
+/** Moves the first `count` texts to their path and removes the part. */
+async function publish(
+  bytes: Uint8Array<ArrayBuffer>,
+  { part, path, count }: { readonly part: string; readonly path: string; readonly count: number },
+): Promise<void> {
+  const start = bytes.indexOf(NEWLINE) + 1;
+  let end = start;
+  for (let line = 0; line < count; line++) end = bytes.indexOf(NEWLINE, end) + 1;
+  using file = await AtomicFile.open(path);
+  await file.write(bytes.subarray(start, end));
+  await file.commit();
+  await Deno.remove(part);
+}

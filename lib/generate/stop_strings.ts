@@ -1,0 +1,90 @@
+// Stop strings in a text that comes in pieces. Owns what is held back and where the text ends; refuses tokens.
+import { CompressoError } from "../core/errors.ts";
+import { shown } from "../core/check_options.ts";
+
+/** Lets a text through up to the first stop string. */
+export interface StopFilter {
+  /** What of the text so far is sure to stand before a stop string and was not given yet; empty once stopped. */
+  push(text: string): string;
+  /** What was held back, where the text ends without a stop string. */
+  end(): string;
+  /** Whether a stop string was met. */
+  readonly stopped: boolean;
+}
+
+/**
+ * A filter for stop strings: neither one of them nor anything behind it is let through, wherever the pieces are cut. The one that is
+ * complete first counts; of those that end together, the longest.
+ *
+ * @throws CompressoError("usage") for an empty stop string, and for what is no list of them.
+ */
+export function createStopFilter(stops: readonly string[]): StopFilter {
+  checkStops(stops);
+  let held = "", stopped = false;
+  return {
+    push(text): string {
+      if (stopped) return "";
+      held += text;
+      const found = firstStop(held, stops);
+      stopped = found !== null;
+      const sure = found ?? held.length - openLength(held, stops);
+      const given = held.slice(0, sure);
+      held = stopped ? "" : held.slice(sure);
+      return given;
+    },
+    end(): string {
+      const rest = held;
+      held = "";
+      return rest;
+    },
+    get stopped(): boolean {
+      return stopped;
+    },
+  };
+}
+
+/** Throws `CompressoError("usage")` for stop strings that cannot be used. */
+export function checkStops(stops: readonly string[]): void {
+  checkList(stops);
+  if (!stops.includes("")) return;
+  throw new CompressoError("usage", {
+    what: "cannot stop at this text",
+    rule: "a stop string holds at least one character",
+    value: "an empty one",
+    mend: "leave it out, or give it a character",
+  });
+}
+
+/** A text alone would be taken for the list of its letters. */
+function checkList(stops: unknown): void {
+  if (Array.isArray(stops) && stops.every((stop) => typeof stop === "string")) return;
+  const isText = typeof stops === "string";
+  throw new CompressoError("usage", {
+    what: "cannot stop at this text",
+    rule: "stop strings are a list of texts",
+    value: isText ? JSON.stringify(stops) : shown(stops),
+    mend: isText && stops !== "" ? `give a list: [${JSON.stringify(stops)}]` : "give such a list, or leave it out",
+  });
+}
+
+/** Where the stop string begins that is complete first, or null. */
+function firstStop(text: string, stops: readonly string[]): number | null {
+  let start: number | null = null, end = Infinity;
+  for (const stop of stops) {
+    const at = text.indexOf(stop);
+    if (at < 0 || at + stop.length > end) continue;
+    if (at + stop.length === end && start !== null && at >= start) continue;
+    [start, end] = [at, at + stop.length];
+  }
+  return start;
+}
+
+/** Characters at the end of the text that may be the beginning of a stop string. */
+function openLength(text: string, stops: readonly string[]): number {
+  const longest = Math.max(0, ...stops.map((stop) => stop.length - 1));
+  for (let length = Math.min(text.length, longest); length > 0; length--) {
+    const end = text.slice(-length);
+    if (stops.some((stop) => stop.length > length && stop.startsWith(end))) return length;
+  }
+  return 0;
+}

@@ -1,0 +1,194 @@
+// One-shot baselines that need no activations: magnitude, random, first-order Taylor. Owns these scores; refuses selection, learning and running a model.
+import type { WeightSource } from "../spec/source.ts";
+import { type DecoderSpec, type Projection, projectionName, PROJECTIONS } from "../spec/decoder.ts";
+import { randomU32 } from "../core/random.ts";
+import { checkPerUnit, unitParameters, type UnitTable } from "../units/units.ts";
+
+/** Scores that choose units at once; see the function of each. */
+export const ONE_SHOT_METHODS = ["magnitude", "random", "taylor", "wanda-sp", "flap"] as const;
+/** Name of a one-shot score. */
+export type OneShotMethod = typeof ONE_SHOT_METHODS[number];
+
+/** Units that a one-shot score compares: those of all layers and kinds, or of one layer and kind alone, so that all of these lose the same share. */
+export const RANKINGS = ["all", "layer"] as const;
+/** Name of a ranking. */
+export type Ranking = typeof RANKINGS[number];
+
+/** Less than two different ranks of a million units differ by. */
+const NUDGE = 1e-13;
+const GOLDEN = (Math.sqrt(5) - 1) / 2;
+
+/** Told apart from other draws of the same seed. */
+const RANDOM_STREAM = 0x4a4d;
+
+/** Squares or terms of the weights of one layer, summed by head, KV head and FFN column. */
+interface LayerSums {
+  readonly heads: Float64Array;
+  readonly kvHeads: Float64Array;
+  readonly ffn: Float64Array;
+}
+
+/**
+ * Magnitude of each unit: the mean square of the weights that it cuts, of a hidden dim those of the layers alone. The classic one-shot criterion, as a
+ * baseline to compare with. LLM-Pruner's code ranks it within each layer, see {@link rankWithin}; so does FLAP's, by norms of o_proj and down_proj alone.
+ * Pass it to `selectUnits`. Reads every weight of the layers once.
+ */
+export async function magnitudeScores(source: WeightSource, table: UnitTable): Promise<Float64Array<ArrayBuffer>> {
+  const { spec } = source;
+  const hidden = new Float64Array(spec.hidden);
+  const layers: LayerSums[] = [];
+  for (const [index, layer] of spec.layers.entries()) {
+    const sums = emptySums(layer);
+    layers.push(sums);
+    for (const projection of PROJECTIONS) {
+      const [units, width] = partsOf(projection, sums, spec);
+      if (units.length > 0) {
+        addSquares(await source.read(projectionName(index, projection)), { projection, units, width, hidden });
+      }
+    }
+  }
+  return scoresOf(table, layers, hidden);
+}
+
+/** A random order of the units, decided by the seed alone: what any score has to beat. LLM-Pruner's is within each layer, see {@link rankWithin}. */
+export function randomScores(table: UnitTable, { seed }: { readonly seed: number }): Float64Array<ArrayBuffer> {
+  return Float64Array.from({ length: table.count }, (_, unit) => randomU32(seed, RANDOM_STREAM, unit) / 2 ** 32);
+}
+
+/** Σ|w·∂L/∂w| over weights w of one projection. */
+export interface WeightTerms {
+  /** By row of q, k, v [heads·headDim or kvHeads·headDim], gate and up [ffn]; by column of o and down. */
+  readonly units: Float32Array;
+  /** By the other side [hidden]. */
+  readonly hidden: Float32Array;
+}
+
+/** The terms of a layer's projections, of those that it has. */
+export type LayerTerms = ReadonlyMap<Projection, WeightTerms>;
+
+/** Terms of the weights on calibration data, batch by batch. */
+export interface Taylor {
+  /** Adds a batch's terms, layer by layer, for L the mean loss over its `labels` labels. */
+  add(layers: readonly LayerTerms[], options: { readonly labels: number }): void;
+  /** Mean importance of the weights that each unit cuts. */
+  scores(): Float64Array<ArrayBuffer>;
+}
+
+/**
+ * First-order Taylor importance as in LLM-Pruner (Ma et al. 2023, arXiv 2305.11627) with its published `--taylor param_first`: Σ|w·∂L/∂w| over all
+ * weights of a unit, here divided by their number. It ranks the units of each layer apart and takes the same share of all but the first and last
+ * layers: see {@link rankWithin}, which is the default with this score, and protected layers.
+ *
+ * Different: there gradients are of one batch and of the loss over all tokens, here the terms of each batch are added up in proportion to its labels,
+ * which of instructions are those of responses. Biases, norms and, of hidden dims, the embedding have no part. A KV group has the terms of the query heads
+ * that it serves; there those of query heads as far apart as there are groups are added up.
+ */
+export function createTaylor(table: UnitTable): Taylor {
+  const { spec } = table, hidden = new Float64Array(spec.hidden), layers = spec.layers.map(emptySums);
+  let total = 0;
+  return {
+    add(terms, { labels }): void {
+      total += labels;
+      layers.forEach((sums, layer) =>
+        terms[layer]?.forEach((own, projection) => {
+          const [units, width] = partsOf(projection, sums, spec);
+          own.units.forEach((term, at) => {
+            const unit = Math.floor(at / width);
+            units[unit] = (units[unit] ?? 0) + labels * term;
+          });
+          own.hidden.forEach((term, dim) => hidden[dim] = (hidden[dim] ?? 0) + labels * term);
+        })
+      );
+    },
+    scores: () => scoresOf(table, layers, hidden).map((score) => score / Math.max(1, total)),
+  };
+}
+
+/**
+ * Places of the scores within layer and kind, (rank + 1) / units, ties by index: a threshold p on them cuts ⌊p·units⌋ of each, so that every
+ * layer loses the same share of its heads, and of its columns. Hidden dims are ranked among themselves, and so are whole layers.
+ *
+ * Layers of one shape have equal places. Where a target ends between them, they fall in an order that is spread over the model: the places differ
+ * by less than any two of different ranks, along the fractions of index · golden ratio.
+ */
+export function rankWithin(table: UnitTable, scores: ArrayLike<number>): Float64Array<ArrayBuffer> {
+  return rankBy(table, scores, (unit) => `${unit >= table.ffnFirst ? "ffn" : "heads"} ${table.layer[unit]}`);
+}
+
+/** {@link rankWithin}, but with heads and columns among those of their group. */
+export function rankBy(
+  table: UnitTable,
+  scores: ArrayLike<number>,
+  groupOf: (unit: number) => string,
+): Float64Array<ArrayBuffer> {
+  checkPerUnit(table, scores, "scores");
+  const kindOf = (unit: number): string => {
+    if (unit >= table.layerFirst) return "layers";
+    return unit >= table.hiddenFirst ? "hidden" : groupOf(unit);
+  };
+  const ranks = new Float64Array(table.count);
+  for (const units of Map.groupBy(Array.from({ length: table.count }, (_, unit) => unit), kindOf).values()) {
+    const order = units.toSorted((a, b) => (scores[a] ?? 0) - (scores[b] ?? 0) || a - b);
+    order.forEach((unit, rank) => {
+      ranks[unit] = (rank + 1) / units.length - NUDGE * ((GOLDEN * (table.layer[unit] ?? 0)) % 1);
+    });
+  }
+  return ranks;
+}
+
+function emptySums({ heads, kvHeads, ffn }: DecoderSpec["layers"][number]): LayerSums {
+  return { heads: new Float64Array(heads), kvHeads: new Float64Array(kvHeads), ffn: new Float64Array(ffn) };
+}
+
+/** Which sums a projection's rows (or, of o and down, columns) belong to, and how many of them make a unit. */
+function partsOf(projection: Projection, sums: LayerSums, spec: DecoderSpec): readonly [Float64Array, number] {
+  if (projection === "q" || projection === "o") return [sums.heads, spec.headDim];
+  if (projection === "k" || projection === "v") return [sums.kvHeads, spec.headDim];
+  return [sums.ffn, 1];
+}
+
+function addSquares(
+  data: Float32Array,
+  { projection, units, width, hidden }: {
+    readonly projection: Projection;
+    readonly units: Float64Array;
+    readonly width: number;
+    readonly hidden: Float64Array;
+  },
+): void {
+  const isOutput = projection === "o" || projection === "down";
+  const cols = isOutput ? units.length * width : hidden.length;
+  for (let at = 0; at < data.length; at++) {
+    const value = data[at] ?? 0, row = Math.floor(at / cols), col = at % cols;
+    const unit = Math.floor((isOutput ? col : row) / width), dim = isOutput ? row : col;
+    units[unit] = (units[unit] ?? 0) + value * value;
+    hidden[dim] = (hidden[dim] ?? 0) + value * value;
+  }
+}
+
+function scoresOf(table: UnitTable, layers: readonly LayerSums[], hidden: Float64Array): Float64Array<ArrayBuffer> {
+  const { spec, layout } = table;
+  const sum = (values: Float64Array): number => values.reduce((total, value) => total + value, 0);
+  return Float64Array.from({ length: table.count }, (_, unit) => {
+    const index = table.layer[unit] ?? 0, sums = layers[index], layer = spec.layers[index];
+    const slots = layout.layers[index], slot = table.slotFirst[unit] ?? 0, count = table.slotCount[unit] ?? 0;
+    if (!sums || !layer || !slots) return 0;
+    if (unit >= table.layerFirst) {
+      return (sum(sums.heads) + sum(sums.kvHeads) + sum(sums.ffn)) / unitParameters(table, unit);
+    }
+    if (unit >= table.hiddenFirst) {
+      const perDim = layers.length === 0 ? 1 : linearPerDim(spec);
+      return (hidden[slot - layout.hidden] ?? 0) / perDim;
+    }
+    if (unit >= table.ffnFirst) return (sums.ffn[slot - slots.ffn] ?? 0) / (3 * spec.hidden);
+    const first = slot - slots.head, share = layer.heads / layer.kvHeads;
+    const kv = (sums.kvHeads[Math.floor(first / share)] ?? 0) * count / share;
+    return (sum(sums.heads.subarray(first, first + count)) + kv) /
+      (2 * spec.headDim * spec.hidden * (count + count / share));
+  });
+}
+
+/** Weights of the layers' matrices per hidden dim. */
+function linearPerDim({ headDim, layers }: DecoderSpec): number {
+  return layers.reduce((sum, { heads, kvHeads, ffn }) => sum + 2 * headDim * (heads + kvHeads) + 3 * ffn, 0);
+}

@@ -1,0 +1,96 @@
+// FLAP's bias compensation: what cut channels give on average stays as a bias of o_proj and down_proj. Owns these biases; refuses the choice of units.
+import { CompressoError } from "../core/errors.ts";
+import type { RowRange, WeightSource } from "../spec/source.ts";
+import { elementCount, rowWindow } from "../spec/row_range.ts";
+import { type MaskValues, packMasks, slotLayout } from "../nn/mask_slots.ts";
+import { biasName, hasBias, projectionName, tensorShapes, withBiases } from "../spec/decoder.ts";
+import type { ActivationStats } from "./baselines_activations.ts";
+
+/** The same model with biases of o_proj and down_proj in every layer: its own, or zeros. */
+export function withOutputBiases(source: WeightSource): WeightSource {
+  return outputBiases(source, () => Promise.resolve(null));
+}
+
+/**
+ * The same model with what masks take away of each channel's mean as a bias: b += W·((1 − z) ∘ mean) for o_proj and down_proj, so that with
+ * these masks of heads and columns the mean of either output over the calibration data is what it was without (An et al. 2024, arXiv 2312.11983,
+ * section 3.3), as far as its inputs are. Of a hidden dim that is cut nothing is made up for.
+ * Slice it with the same masks. Lazy: a weight is read when its bias is first read.
+ *
+ * Throws `CompressoError("input")` for masks that do not fit the model, and `CompressoError("mismatch")` for statistics of another one.
+ */
+export function applyCompensation(
+  source: WeightSource,
+  { masks, stats }: { readonly masks: MaskValues; readonly stats: ActivationStats },
+): WeightSource {
+  const { spec } = source, layout = slotLayout(spec), z = packMasks(spec, layout, masks);
+  checkStats(source, stats);
+  return outputBiases(source, async (layer, projection) => {
+    const slots = layout.layers[layer], means = stats.layers[layer]?.[projection]?.mean;
+    if (!slots || !means) return null;
+    const [slot, width] = projection === "o" ? [slots.head, spec.headDim] : [slots.ffn, 1];
+    const lost = Float64Array.from(means, (mean, j) => mean * (1 - (z[slot + Math.floor(j / width)] ?? 1)));
+    if (lost.every((value) => value === 0)) return null;
+    const weight = await source.read(projectionName(layer, projection)), bias = new Float64Array(spec.hidden);
+    for (let at = 0; at < weight.length; at++) {
+      const row = Math.floor(at / lost.length);
+      bias[row] = (bias[row] ?? 0) + (weight[at] ?? 0) * (lost[at % lost.length] ?? 0);
+    }
+    return bias;
+  });
+}
+
+/** Adds to the biases of o and down what `added` gives; null is zeros. */
+function outputBiases(
+  base: WeightSource,
+  added: (layer: number, projection: "o" | "down") => Promise<Float64Array | null>,
+): WeightSource {
+  const spec = withBiases(base.spec, [...base.spec.biases ?? [], "o", "down"]), shapes = tensorShapes(spec);
+  const makers = new Map<string, () => Promise<Float32Array<ArrayBuffer>>>();
+  const made = new Map<string, Promise<Float32Array<ArrayBuffer>>>();
+  spec.layers.forEach((_, layer) => {
+    for (const projection of ["o", "down"] as const) {
+      const name = biasName(layer, projection);
+      makers.set(name, async () => {
+        const own = hasBias(base.spec, projection)
+          ? await base.read(name)
+          : new Float32Array(elementCount(shapes.get(name) ?? []));
+        const more = await added(layer, projection);
+        return more ? own.map((value, i) => value + (more[i] ?? 0)) : own;
+      });
+    }
+  });
+  const biasOf = (name: string): Promise<Float32Array<ArrayBuffer>> | undefined => {
+    const make = shapes.has(name) ? makers.get(name) : undefined, known = made.get(name) ?? make?.();
+    if (known) made.set(name, known);
+    return known;
+  };
+  const { readBlocks } = base;
+  return {
+    spec,
+    async read(name, rows?: RowRange): Promise<Float32Array<ArrayBuffer>> {
+      const bias = await biasOf(name);
+      if (!bias) return await base.read(name, rows);
+      const { start, count } = rowWindow(name, shapes.get(name) ?? [], { rows });
+      return bias.slice(start, start + count);
+    },
+    ...(readBlocks ? { readBlocks: (name, options) => readBlocks.call(base, name, options) } : {}),
+    storedDtype: (name) => makers.has(name) ? "f32" : base.storedDtype(name),
+  };
+}
+
+function checkStats({ spec }: WeightSource, { layers }: ActivationStats): void {
+  const bad = spec.layers.findIndex((layer, index) =>
+    (layers[index]?.o?.mean.length ?? 0) !== layer.heads * spec.headDim ||
+    (layers[index]?.down?.mean.length ?? 0) !== layer.ffn
+  );
+  if (bad < 0 && layers.length === spec.layers.length) return;
+  const shown = layers[bad < 0 ? spec.layers.length : bad];
+  throw new CompressoError("mismatch", {
+    what: "cannot compensate for what is cut",
+    rule: "the statistics are those of this model's layers",
+    value: `${layers.length} layers for ${spec.layers.length}; layer ${Math.max(0, bad)} has ${
+      shown?.o?.mean.length ?? 0
+    } channels of heads and ${shown?.down?.mean.length ?? 0} FFN columns`,
+  });
+}

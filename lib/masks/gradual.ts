@@ -1,0 +1,63 @@
+// Gradual saliency: hard masks at the schedule's target, chosen anew every few steps by a running mean of squared mask gradients. Owns the mean and the choice; refuses the loop.
+import { hardSelection } from "./harden.ts";
+import type { Layout } from "../slice/layouts.ts";
+import type { HeldUnits } from "../units/pieces.ts";
+import type { SelectOptions } from "../units/selection.ts";
+import { takesUniform, type UniformCounts } from "../units/uniform.ts";
+import { selectionMasks, unitParameters, type UnitTable } from "../units/units.ts";
+import type { MaskValues } from "../nn/mask_slots.ts";
+
+/** Steps between two choices. */
+export const GRADUAL_EVERY = 3;
+/** Weight of the past in the running mean. */
+const DECAY = 0.95;
+
+/**
+ * Adds one step's dL/dz of all slots to the running mean (Σ over a unit's slots, squared, per parameter that the unit saves), in place. Where whole
+ * layers are units `slots` are the z of the step: what is cut of a layer that lives is no part of what the layer is worth.
+ */
+export function addGradients(
+  table: UnitTable,
+  mean: Float32Array,
+  { slotGradients, slots }: { readonly slotGradients: Float32Array; readonly slots: Float32Array | null },
+): void {
+  for (let unit = 0; unit < table.count; unit++) {
+    const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
+    const own = unit >= table.layerFirst ? slots?.subarray(first, end) : undefined, lives = own?.some((z) => z > 0);
+    let gradient = 0;
+    for (let slot = first; slot < end; slot++) {
+      if (!lives || (own?.[slot - first] ?? 0) > 0) gradient += slotGradients[slot] ?? 0;
+    }
+    const value = gradient * gradient / unitParameters(table, unit);
+    mean[unit] = DECAY * (mean[unit] ?? 0) + (1 - DECAY) * value;
+  }
+}
+
+/** What {@link gradualMasks} goes by. */
+export interface GradualAim extends Pick<SelectOptions, "layerTargets" | "held"> {
+  readonly target: number;
+  readonly layout: Layout;
+  /** Widths of every layer under "uniform"; default: those of the target. */
+  readonly counts?: UniformCounts;
+}
+
+/**
+ * Hard masks of the units that the mean keeps at a sparsity. Units that were cut have gradients too: they can come back. Under the layout
+ * "uniform" all layers are cut alike at every step, but for what held units keep from it; while equal widths alone would pass the target by a row or
+ * more, nothing falls. Where held units, or targets of single layers, keep the whole from its target, it comes as near as it can.
+ */
+export function gradualMasks(table: UnitTable, mean: Float32Array, aim: GradualAim): Required<MaskValues> {
+  const { target, layout, layerTargets, held } = aim, isUniform = layout === "uniform";
+  const isAimed = target > 0 || (layerTargets?.some((goal) => goal !== null && goal > 0) ?? false);
+  const isCut = isAimed && !(isUniform && !takesUniform(table, target));
+  const scores = held && isUniform ? heldApart(mean, held) : mean;
+  const kept = isCut ? hardSelection(table, scores, { ...aim, isNearest: true }) : new Uint8Array(table.count).fill(1);
+  for (let unit = 0; held && unit < table.count; unit++) if (held.flags[unit]) kept[unit] = held.kept[unit] ?? 1;
+  return selectionMasks(table, kept);
+}
+
+/** Scores by which held units are the first to fall or to stay, as they do already, so that as many of the others fall as with widths that are equal. */
+function heldApart(mean: Float32Array, { flags, kept }: HeldUnits): Float32Array {
+  const above = 2 * mean.reduce((most, value) => Math.max(most, value), 0) + 1;
+  return mean.map((value, unit) => !flags[unit] ? value : kept[unit] ? above : -above);
+}

@@ -1,0 +1,74 @@
+// What stands beside the saliency of a few batches, for what they cannot tell: the shape of the weights, and the saliency on other rows. Owns its scale; refuses gradients.
+import type { WeightSource } from "../spec/source.ts";
+import { normName, projectionName } from "../spec/decoder.ts";
+import type { UnitTable } from "../units/table.ts";
+
+/**
+ * How units of one kind and layer differ by their weights: of an FFN column the squared norm of its gate row, behind the norm's weight, as a share
+ * of the layer's mean, squared once more; of all others 1. Chosen by trials on instructions (docs/trials.md); the idea is that columns of a
+ * strong gate open for few tokens and then wide, of which a few batches see too few.
+ */
+export async function priorShape(
+  source: Pick<WeightSource, "read">,
+  table: UnitTable,
+): Promise<Float64Array<ArrayBuffer>> {
+  const shape = new Float64Array(table.count).fill(1), { hidden } = table.spec;
+  for (const [layer, { ffn: { first, count } }] of table.layers.entries()) {
+    if (count === 0) continue;
+    const gate = await source.read(projectionName(layer, "gate"));
+    const norm = await source.read(normName(layer, "ffn"));
+    const squares = Float64Array.from({ length: gate.length / hidden }, (_, row) => {
+      let sum = 0;
+      for (let dim = 0; dim < hidden; dim++) sum += ((gate[row * hidden + dim] ?? 0) * (norm[dim] ?? 0)) ** 2;
+      return sum;
+    });
+    const mean = squares.reduce((sum, square) => sum + square, 0) / squares.length;
+    const slots = table.layout.layers[layer]?.ffn ?? 0;
+    for (let unit = first; mean > 0 && unit < first + count; unit++) {
+      shape[unit] = ((squares[(table.slotFirst[unit] ?? 0) - slots] ?? 0) / mean) ** 2;
+    }
+  }
+  return shape;
+}
+
+/** The shape in units of a saliency: `weight` times the median of the unit's kind and layer. */
+export function saliencyPrior(
+  table: UnitTable,
+  saliency: ArrayLike<number>,
+  { shape, weight }: { readonly shape: ArrayLike<number>; readonly weight: number },
+): Float64Array<ArrayBuffer> {
+  const prior = new Float64Array(table.count);
+  const scale = (first: number, count: number): void => {
+    const sorted = Float64Array.from({ length: count }, (_, index) => saliency[first + index] ?? 0).sort();
+    const median = sorted[Math.floor((count - 1) / 2)] ?? 0;
+    for (let unit = first; unit < first + count; unit++) prior[unit] = weight * median * (shape[unit] ?? 0);
+  };
+  for (const { attention, ffn } of table.layers) for (const { first, count } of [attention, ffn]) scale(first, count);
+  scale(table.hiddenFirst, table.layerFirst - table.hiddenFirst);
+  scale(table.layerFirst, table.count - table.layerFirst);
+  return prior;
+}
+
+/**
+ * A saliency on other rows in units of a measured one: `weight` times as heavy, by the means of attention, FFN, hidden dims and layers each. One that is
+ * 0 throughout a kind says nothing of it.
+ */
+export function besidePrior(
+  table: UnitTable,
+  saliency: ArrayLike<number>,
+  { other, weight }: { readonly other: ArrayLike<number>; readonly weight: number },
+): Float64Array<ArrayBuffer> {
+  const prior = new Float64Array(table.count),
+    borders = [0, table.ffnFirst, table.hiddenFirst, table.layerFirst, table.count];
+  const total = (values: ArrayLike<number>, from: number, end: number): number => {
+    let sum = 0;
+    for (let unit = from; unit < end; unit++) sum += values[unit] ?? 0;
+    return sum;
+  };
+  for (const [kind, from] of borders.slice(0, -1).entries()) {
+    const end = borders[kind + 1] ?? from, whole = total(other, from, end);
+    const factor = whole > 0 ? weight * total(saliency, from, end) / whole : 0;
+    for (let unit = from; unit < end; unit++) prior[unit] = factor * (other[unit] ?? 0);
+  }
+  return prior;
+}

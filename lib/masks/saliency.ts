@@ -1,0 +1,120 @@
+// Where log α starts: an order of the units by what their loss costs. Owns the map from mask gradients to log α; refuses to run the model.
+import type { SlotGradients } from "../nn/mask_slots.ts";
+import { unitParameters, type UnitTable } from "../units/units.ts";
+
+/**
+ * Mean of squared mask gradients, the diagonal of the empirical Fisher matrix. Squares are taken block of tokens by block of tokens: a few batches
+ * have many blocks, so their mean is far less noisy than that of squared gradients of whole batches.
+ */
+export interface Saliency {
+  /** Adds the gradients of one batch. */
+  add(gradients: SlotGradients): void;
+  /** Mean square of each unit; of a layer's gate, that of its whole gradient. */
+  mean(): Float64Array<ArrayBuffer>;
+}
+
+/** Starts a mean over batches. */
+export function createSaliency(table: UnitTable): Saliency {
+  const sums = new Float64Array(table.count);
+  let batches = 0;
+  return {
+    mean: () => sums.map((sum) => sum / Math.max(1, batches)),
+    add({ dz, squares }): void {
+      batches++;
+      for (let unit = 0; unit < table.count; unit++) {
+        const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
+        const isGate = unit >= table.layerFirst;
+        sums[unit] = (sums[unit] ?? 0) + (isGate ? total(dz, first, end) ** 2 : total(squares, first, end));
+      }
+    },
+  };
+}
+
+/** A saliency per parameter that the unit saves. */
+export function perParameter(table: UnitTable, saliency: Float64Array): Float64Array<ArrayBuffer> {
+  return Float64Array.from(saliency, (value, unit) => value / unitParameters(table, unit));
+}
+
+function total(values: Float32Array, first: number, end: number): number {
+  let sum = 0;
+  for (let slot = first; slot < end; slot++) sum += values[slot] ?? 0;
+  return sum;
+}
+
+/** Where log α starts, and how it moves with the logarithm of a saliency. */
+export interface MaskStart {
+  /** Initial log α of every unit. */
+  readonly logAlpha: Float32Array<ArrayBuffer>;
+  /** d(log α) / d(log saliency). */
+  readonly drift: number;
+  /** The saliencies that the least and the largest log α stand for: one beyond is followed from there, so that log α stays a function of it. */
+  readonly range: readonly [least: number, most: number];
+}
+
+/**
+ * Initial log α: the logarithm of the saliency, centred on its median and scaled by its spread (a robust deviation), so that a common
+ * shift cuts the units in the order of their saliency. Deviations are limited to ±3, the result to ±3 · `spread`. Units without any, as zero columns
+ * of a padded model, count for neither median nor spread, and start lowest.
+ */
+export function maskStart(
+  saliency: ArrayLike<number>,
+  { spread }: { readonly spread: number },
+): MaskStart {
+  const floor = 1e-30;
+  const logs = Float64Array.from(saliency, (value) => Math.log(Math.max(floor, value)));
+  const told = logs.filter((log) => log > Math.log(floor)), sorted = (told.length > 0 ? told : logs).slice().sort();
+  const at = (share: number): number => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0;
+  const median = at(0.5), deviation = (at(0.84) - at(0.16)) / 2, drift = spread / Math.max(1e-6, deviation);
+  const half = WIDEST * spread, isScale = deviation > 1e-6;
+  return {
+    logAlpha: Float32Array.from(
+      logs,
+      (log) => Math.max(-half, Math.min(half, drift * (log - median))),
+    ),
+    // Where all are alike their logarithms are no scale.
+    drift: isScale ? drift : 0,
+    range: isScale ? [Math.exp(median - WIDEST * deviation), Math.exp(median + WIDEST * deviation)] : [0, Infinity],
+  };
+}
+
+/** The logistic deviate that one draw in a thousand lies beyond. */
+const RARE_NOISE = 7;
+/** log α / β from which on the stretched gate is 1 without noise. */
+const OPEN = Math.log(11);
+
+/** How far log α of {@link maskStart} lies from its median at most, in spreads. */
+const WIDEST = 3;
+
+/** Least log α of a unit that is open whatever is drawn. The expectation has a noise of 0.05 at least, see hard_concrete.wgsl. */
+function openFrom({ temperature, noise }: { readonly temperature: number; readonly noise: number }): number {
+  return OPEN * temperature + RARE_NOISE * Math.max(noise, 0.05);
+}
+
+/** Below what limit of log α {@link openStart} may have no room to open even half of the units. */
+export function leastLimit(
+  { spread, ...rates }: { readonly spread: number; readonly temperature: number; readonly noise: number },
+): number {
+  return WIDEST * spread + openFrom(rates);
+}
+
+/** The least limit as messages have it, rounded up: what they name is allowed. */
+export function shownLimit(least: number): string {
+  return (Math.ceil(10 * least) / 10).toFixed(1);
+}
+
+/**
+ * The same order, shifted such that even the unit of least log α is open: a run's first step then is on the model as it was trained so far, and the
+ * constraint takes from there. As far as `limit` leaves room above.
+ */
+export function openStart(
+  logAlpha: Float32Array,
+  { temperature, noise, limit }: { readonly temperature: number; readonly noise: number; readonly limit: number },
+): Float32Array<ArrayBuffer> {
+  let least = Infinity, most = -Infinity;
+  for (const value of logAlpha) {
+    least = Math.min(least, value);
+    most = Math.max(most, value);
+  }
+  const shift = Math.max(0, Math.min(openFrom({ temperature, noise }) - least, limit - most));
+  return Float32Array.from(logAlpha, (value) => value + shift);
+}

@@ -1,0 +1,33 @@
+// Where log α starts without looking at the model: near a constant of each kind, as published. Owns these constants; refuses saliency (see saliency.ts).
+import { normal } from "../core/random.ts";
+import type { UnitTable } from "../units/table.ts";
+
+/** How log α starts: from the units' saliency, see `maskStart` and `openStart`, or near a constant of each kind, see `constantLogAlpha`. */
+export const START_RULES = ["saliency", "constant"] as const;
+/** Name of a start rule. */
+export type StartRule = typeof START_RULES[number];
+
+/** log α of a head, a KV group, a hidden dim or a whole layer. */
+const WHOLE_PARTS = 10;
+/** log α of an FFN column: the logit of a mask that is 0.99. */
+const COLUMNS = Math.log(0.99 / 0.01);
+
+/** Standard deviation around them. */
+const DEVIATION = 1e-2;
+/** Told apart from other draws of the same seed. */
+const START_STREAM = 0x57a7;
+
+/**
+ * Initial log α of Compresso's published code: normal around log(0.99 / 0.01) for FFN columns, around 10 for all else, with a deviation of 0.01.
+ * Its clamp, `rates.limit`, brings the 10 down to log 100 at the first update.
+ */
+export function constantLogAlpha(
+  { count, ffnFirst, hiddenFirst }: UnitTable,
+  { seed }: { readonly seed: number },
+): Float32Array<ArrayBuffer> {
+  const mean = (unit: number): number => unit >= ffnFirst && unit < hiddenFirst ? COLUMNS : WHOLE_PARTS;
+  return Float32Array.from(
+    { length: count },
+    (_, unit) => mean(unit) + DEVIATION * normal(seed, START_STREAM, unit),
+  );
+}

@@ -1,0 +1,200 @@
+// What a model may be asked: tokens, labels and ids of its vocabulary, and adapters. Owns these types, checks, copies and their way to a pass; refuses to run anything.
+import { CompressoError, type ErrorParts } from "../core/errors.ts";
+import type { Device } from "../gpu/device.ts";
+import { type Lora, type LoraConfig, packLora, refuseOthers } from "../nn/lora.ts";
+import { type MaskSlots, type MaskValues, packMasks } from "../nn/mask_slots.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
+
+/** LoRA with its matrices: names `lora.<layer>.<projection>.<A|B>`, A [rank, in], B [out, rank], of all targets that the model has and no others. */
+export interface LoraInput extends Omit<LoraConfig, "dropout"> {
+  /** Matrices by name. */
+  readonly weights: ReadonlyMap<string, Float32Array>;
+}
+
+/** Adapters of one evaluation. */
+export interface Adapters {
+  /** Mask values z; an absent kind is all 1. */
+  readonly masks?: MaskValues;
+  /** LoRA that is added to the projections. */
+  readonly lora?: LoraInput;
+}
+
+/** Options of `Model.logits` and `Model.hiddenStates`. */
+export interface ModelCallOptions extends Adapters {
+  /** Stops the work. */
+  readonly signal?: AbortSignal;
+}
+
+/** Input of `Model.lossAndGradients`. */
+export interface GradientInput extends ModelCallOptions {
+  /** One sequence or several of the same length after right padding with any token. */
+  readonly tokens: readonly number[] | readonly (readonly number[])[];
+  /** As `tokens`, unshifted, −100 = ignored. */
+  readonly labels: readonly number[] | readonly (readonly number[])[];
+}
+
+/** Sequences of one length, one behind the other. Throws `CompressoError("input")` where their lengths differ. */
+export function flatten(rows: readonly number[] | readonly (readonly number[])[]): {
+  tokens: number[];
+  batch: number;
+  seq: number;
+} {
+  const nested: readonly (readonly number[])[] = isNested(rows) ? rows : [rows];
+  const seq = nested[0]?.length ?? 0;
+  if (nested.some((row) => row.length !== seq)) {
+    throw new CompressoError("input", {
+      what: "cannot use these sequences as one batch",
+      rule: "all have the same length",
+      value: nested.map((row) => row.length).join(", "),
+      mend: "pad on the right, with labels −100",
+    });
+  }
+  return { tokens: nested.flat(), batch: nested.length, seq };
+}
+
+function isNested(rows: readonly number[] | readonly (readonly number[])[]): rows is readonly (readonly number[])[] {
+  return Array.isArray(rows[0]);
+}
+
+/** Refuses ids asked for that do not fit `tokens` or the vocabulary, −1 being none, and a `top` out of range. */
+export function checkNext(
+  tokens: ArrayLike<number>,
+  next: ArrayLike<number>,
+  { top, vocab }: { readonly top: number; readonly vocab: number },
+): void {
+  const fail = (code: "usage" | "input", parts: Required<Omit<ErrorParts, "what">>): never => {
+    throw new CompressoError(code, { what: "cannot ask for log-probabilities", ...parts });
+  };
+  if (next.length !== tokens.length) {
+    fail("usage", {
+      rule: "there is one entry for each token",
+      value: `${tokens.length} tokens, ${next.length} entries`,
+      mend: "give -1 where none is asked for",
+    });
+  }
+  if (!Number.isInteger(top) || top < 0 || top > vocab) {
+    const rule = `the most likely tokens asked for are a whole number from 0 to ${vocab}`;
+    fail("usage", { rule, value: String(top), mend: "ask for a number in that range" });
+  }
+  for (let i = 0; i < next.length; i++) {
+    const id = next[i] ?? NaN;
+    if (!Number.isInteger(id) || id < -1 || id >= vocab) {
+      const rule = `ids lie in [0, ${vocab}), or are -1`, mend = "use the tokenizer of this model";
+      fail("input", { rule, value: String(id), mend });
+    }
+  }
+}
+
+/** Length of each of `batch` sequences that lie one behind the other. Throws `CompressoError("usage")` where these are not as many of one length. */
+export function lengthOfRows(tokens: ArrayLike<number>, batch: number): number {
+  const seq = tokens.length / batch;
+  if (Number.isInteger(batch) && batch >= 1 && Number.isInteger(seq)) return seq;
+  throw new CompressoError("usage", {
+    what: "cannot split the tokens into sequences",
+    rule: "batch is a whole number of at least 1 that divides the tokens",
+    value: `${tokens.length} tokens, a batch of ${batch}`,
+    mend: "pad the sequences on the right to one length, with labels −100",
+  });
+}
+
+/** Refuses labels of another number than `tokens`, and those that no token of the vocabulary has; negative ones do not count. */
+export function checkLabels(tokens: ArrayLike<number>, labels: ArrayLike<number>, vocab: number): void {
+  if (labels.length !== tokens.length) {
+    throw unlikeTokens(`${tokens.length} tokens, ${labels.length} labels`);
+  }
+  for (let i = 0; i < labels.length; i++) {
+    const label = labels[i] ?? NaN;
+    if (Number.isInteger(label) && label < vocab) continue;
+    throw new CompressoError("input", {
+      what: `cannot use label ${i} of the sequence`,
+      rule: `labels lie in [0, ${vocab}), or are negative where a token does not count`,
+      value: String(label),
+      mend: "use the tokenizer of this model",
+    });
+  }
+}
+
+/** The error of labels that do not stand beside the tokens one by one. */
+export function unlikeTokens(value: string): CompressoError {
+  return new CompressoError("input", {
+    what: "cannot compute the loss",
+    rule: "labels have the shape of tokens",
+    value,
+    mend: "give each token its label, −100 where it does not count",
+  });
+}
+
+/** Masks and LoRA as they are now, whatever the caller does to the arrays later. */
+export function copyAdapters({ masks, lora }: Adapters): Adapters {
+  const { head, ffn, hidden } = masks ?? {};
+  return {
+    ...(masks
+      ? {
+        masks: {
+          ...(head ? { head: head.slice() } : {}),
+          ...(ffn ? { ffn: ffn.slice() } : {}),
+          ...(hidden ? { hidden: hidden.slice() } : {}),
+        },
+      }
+      : {}),
+    ...(lora
+      ? {
+        lora: {
+          ...lora,
+          targets: [...lora.targets],
+          weights: new Map(Array.from(lora.weights, ([name, matrix]) => [name, matrix.slice()])),
+        },
+      }
+      : {}),
+  };
+}
+
+/** Puts masks and LoRA in the place that a pass has for them. Throws `CompressoError("input")` where they are not of this model. */
+export function writeAdapters(
+  device: Device,
+  pass: { readonly masks: MaskSlots; readonly lora: Lora | null },
+  { spec, masks = {}, lora }: Adapters & { readonly spec: DecoderSpec },
+): void {
+  device.write(pass.masks.z, packMasks(spec, pass.masks.layout, masks));
+  if (!lora || !pass.lora) return;
+  refuseOthers(spec, lora);
+  device.write(pass.lora.params, packLora(spec, pass.lora, lora.weights));
+}
+
+/** Refuses sequences longer than the model's context, whose positions it does not know. Throws `CompressoError("input")`. */
+export function checkLength(length: number, { maxPosition }: Pick<DecoderSpec, "maxPosition">): void {
+  if (length <= maxPosition) return;
+  throw new CompressoError("input", {
+    what: "cannot run a model on a sequence of this length",
+    rule: `it fits the model's context of ${maxPosition} tokens`,
+    value: `${length} tokens`,
+    mend: "shorten it",
+  });
+}
+
+/** Refuses ids outside the vocabulary, and no ids. */
+export function checkTokens(tokens: ArrayLike<number>, vocab: number): void {
+  if (tokens.length === 0) {
+    throw new CompressoError("input", {
+      what: "cannot run a model on no tokens",
+      rule: "there is at least one",
+      value: "none",
+      mend: "give a token",
+    });
+  }
+  for (let i = 0; i < tokens.length; i++) {
+    const token = tokens[i] ?? -1;
+    if (Number.isInteger(token) && token >= 0 && token < vocab) continue;
+    throw new CompressoError("input", {
+      what: `cannot use token ${i} of the sequence`,
+      rule: `token ids lie in [0, ${vocab})`,
+      value: String(token),
+      mend: "use the tokenizer of this model",
+    });
+  }
+}
+
+/** What a plan is told of a signal, which may be absent. */
+export function stopOf({ signal }: { readonly signal?: AbortSignal | undefined }): { readonly signal?: AbortSignal } {
+  return signal ? { signal } : {};
+}

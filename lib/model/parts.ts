@@ -1,0 +1,72 @@
+// A part of a model as a model of its own: half a layer, or a band of the output head. Owns the renaming of tensors, masks and LoRA; refuses the GPU.
+import type { RowRange, WeightSource } from "../spec/source.ts";
+import { EMBEDDING, HEAD, type LayerSpec } from "../spec/decoder.ts";
+import { presentProjections } from "../nn/weights.ts";
+import type { Adapters } from "./model.ts";
+
+/** A model, or a part of one, with its masks and LoRA. */
+export interface AdaptedSource {
+  readonly source: WeightSource;
+  readonly adapters: Adapters;
+}
+
+/** The attention and the FFN of layer `index` as models of one layer, as far as it has them; run in turn they are the layer. */
+export function layerParts({ source, adapters }: AdaptedSource, index: number): AdaptedSource[] {
+  const { layers } = source.spec, layer = layers[index];
+  if (!layer) return [];
+  const own = "model.layers.0.", there = `model.layers.${index}.`;
+  const halves: readonly LayerSpec[] = [{ ...layer, ffn: 0 }, { ...layer, heads: 0, kvHeads: 0 }];
+  return halves.filter(({ heads, ffn }) => heads > 0 || ffn > 0).map((half) => ({
+    source: part(source, {
+      layers: [half],
+      // Of the embedding it has one row, which nobody is to read.
+      head: EMBEDDING,
+      rows: { start: 0, count: 1 },
+      rename: (name) => name.startsWith(own) ? there + name.slice(own.length) : name,
+    }),
+    adapters: layerAdapters(adapters, { half, index, before: layers.slice(0, index) }),
+  }));
+}
+
+/** The final norm and the rows of the output head that give the logits of some tokens: a model without layers and with these tokens only. */
+export function headPart(source: WeightSource, rows: RowRange): WeightSource {
+  return part(source, { layers: [], head: source.spec.tied ? EMBEDDING : HEAD, rows, rename: (name) => name });
+}
+
+function part(source: WeightSource, { layers, head, rows, rename }: {
+  readonly layers: readonly LayerSpec[];
+  /** Matrix that the embedding, and so the tied head, is taken from. */
+  readonly head: string;
+  readonly rows: RowRange;
+  readonly rename: (name: string) => string;
+}): WeightSource {
+  return {
+    spec: { ...source.spec, vocab: rows.count, layers, tied: true, bosId: null, eosIds: [], padId: null },
+    read(name, range): Promise<Float32Array<ArrayBuffer>> {
+      if (name !== EMBEDDING) return source.read(rename(name), range);
+      const { start, count } = range ?? { start: 0, count: rows.count };
+      return source.read(head, { start: rows.start + start, count });
+    },
+    storedDtype: (name) => source.storedDtype(name === EMBEDDING ? head : rename(name)),
+  };
+}
+
+/** Masks of the half layer, and LoRA named as that of layer 0. */
+function layerAdapters({ masks, lora }: Adapters, { half, index, before }: {
+  readonly half: LayerSpec;
+  readonly index: number;
+  readonly before: readonly LayerSpec[];
+}): Adapters {
+  const cut = (values: Float32Array | undefined, key: "heads" | "ffn"): Float32Array | undefined => {
+    const first = before.reduce((sum, layer) => sum + layer[key], 0);
+    return values?.subarray(first, first + half[key]);
+  };
+  const head = cut(masks?.head, "heads"), ffn = cut(masks?.ffn, "ffn"), hidden = masks?.hidden;
+  const there = `lora.${index}.`, own = presentProjections(half).map((projection) => `${there}${projection}.`);
+  const named = [...lora?.weights ?? []].filter(([name]) => own.some((start) => name.startsWith(start)));
+  const weights = new Map(named.map(([name, data]) => [`lora.0.${name.slice(there.length)}`, data]));
+  return {
+    masks: { ...(head ? { head } : {}), ...(ffn ? { ffn } : {}), ...(hidden ? { hidden } : {}) },
+    ...(lora ? { lora: { ...lora, weights } } : {}),
+  };
+}

@@ -1,0 +1,54 @@
+// Tuning tables on disk. Owns the file; refuses to measure. A table is a convenience: no state of the file is an error, and what does not fit is as good as absent.
+import { dirname } from "node:path";
+import type { Device } from "../gpu/device.ts";
+import { formatTuning, parseTuning, type ReadTuning, tuningOf } from "../gpu/tuning.ts";
+import { writeFileAtomically } from "../files/atomic.ts";
+import { tuningIdentity } from "../nn/products/variants.ts";
+
+/** What became of a file. */
+export type TuningFile =
+  /** Its entries are in use. */
+  | { readonly state: "used"; readonly entries: number }
+  | { readonly state: "absent" }
+  /** It is of another adapter, driver or version, is broken, or cannot be read; the next save replaces it, also where it is foreign: no table at all. */
+  | { readonly state: "ignored"; readonly reason: string; readonly isForeign: boolean };
+
+/** No table is as long. */
+const MOST_BYTES = 1 << 20;
+
+/** Puts a file's entries into the device's table; what was tuned in this process already stays. */
+export async function loadTuning(device: Device, path: string): Promise<TuningFile> {
+  const found = await readTuning(device, path);
+  if (found === null) return { state: "absent" };
+  if (!found.isFit) return { state: "ignored", reason: found.reason, isForeign: found.isForeign };
+  const table = tuningOf(device);
+  for (const [key, name] of found.tuning) if (!table.has(key)) table.set(key, name);
+  return { state: "used", entries: found.tuning.size };
+}
+
+/** Writes the device's table with the fitting entries that the file has beyond it. Returns whether it could be written. */
+export async function saveTuning(device: Device, path: string): Promise<boolean> {
+  const found = await readTuning(device, path);
+  const table = new Map([...(found?.isFit ? found.tuning : []), ...tuningOf(device)]);
+  try {
+    await Deno.mkdir(dirname(path), { recursive: true });
+    await writeFileAtomically(path, formatTuning(table, tuningIdentity(device)));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Null where there is no file. */
+async function readTuning(device: Device, path: string): Promise<ReadTuning | null> {
+  try {
+    const { size, isFile } = await Deno.stat(path);
+    if (!isFile || size > MOST_BYTES) {
+      return { isFit: false, reason: "it is not a table of tuned kernels", isForeign: true };
+    }
+    return parseTuning(await Deno.readTextFile(path), tuningIdentity(device));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return null;
+    return { isFit: false, reason: "it cannot be read", isForeign: true };
+  }
+}

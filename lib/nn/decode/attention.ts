@@ -1,0 +1,113 @@
+// Attention of tokens over a KV cache in buffers or textures. Owns the choice of kernel and its params; refuses to allocate.
+import { CACHE_KEYS, decodeAttentionKernel, decodeAttentionTexture } from "../../../kernels/mod.ts";
+import type { DeviceBuffer, DeviceTexture } from "../../gpu/device.ts";
+import { compileKernel, type Kernel, sourceOf } from "../../gpu/kernel.ts";
+import { type Bound, f32, type Plan, u32 } from "../../gpu/plan.ts";
+import { headStride, strideOf } from "../padding.ts";
+import type { Span } from "../ops.ts";
+
+/** Sizes of {@link recordDecodeAttention}. */
+export interface DecodeShape {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  /** Rows of the caches. */
+  readonly capacity: number;
+  /** Query tokens, which follow each other unless `ownCaches` is set. Default 1. */
+  readonly rows?: number;
+  /** Whether each row is the next token of a sequence of its own; the caches are then [rows, capacity, …]. Default false. */
+  readonly ownCaches?: boolean;
+  /** Invocations of a workgroup over buffers; default: by the device. */
+  readonly lanes?: number;
+}
+
+/** Buffers of {@link recordDecodeAttention}. */
+export interface DecodeBuffers {
+  /** [rows, strideOf(heads·hs)]; of a single row, only the heads need be there. */
+  readonly q: DeviceBuffer;
+  /** [capacity, strideOf(kvHeads·hs)], or one such for each row. */
+  readonly kCache: DeviceBuffer;
+  readonly vCache: DeviceBuffer;
+  readonly o: DeviceBuffer;
+  /** One u32: position[0] + 1 keys are valid for the first row, and one more for each further one of the same sequence. */
+  readonly position: DeviceBuffer;
+  /** Masks of the heads, which multiply o. Default: none. */
+  readonly z?: Span;
+}
+
+/** Buffers of {@link recordTextureDecodeAttention}: the caches are textures, see `decodeAttentionTexture`. */
+export interface TextureDecodeBuffers extends Omit<DecodeBuffers, "kCache" | "vCache"> {
+  readonly kCache: DeviceTexture;
+  readonly vCache: DeviceTexture;
+  readonly z: Span;
+}
+
+const LOG2_E = Math.LOG2E;
+/** Floating-point operations of one dispatch, at most, as far as whole rows allow: a submit should stay short. */
+const DISPATCH_COST = 1e9;
+/** Invocations of a workgroup over buffers: on a CPU as many as a vector has, since there each one more is work for the same few threads. */
+const LANES = 64, CPU_LANES = 8;
+/** Columns of the query heads that one workgroup holds in registers, and heads. */
+const MAX_COLUMNS = 256, MAX_HEADS = 4;
+
+/** Records the attention of query tokens over a KV cache that holds their own keys too. Writes (=) the rows of o with their padding columns. */
+export function recordDecodeAttention(plan: Plan, shape: DecodeShape, buffers: DecodeBuffers): void {
+  const { heads, kvHeads, headDim, capacity, ownCaches = false } = shape;
+  if (heads === 0) return;
+  const { lanes = plan.device.facts.isCpu ? CPU_LANES : LANES } = shape;
+  const hs = headStride(headDim), shared = sharedHeads(shape), isMasked = buffers.z !== undefined;
+  const source = sourceOf(decodeAttentionKernel, { headDim, lanes, heads: shared, isMasked, ownCaches });
+  const sizes = [heads / kvHeads, heads, capacity, strideOf(heads * hs) / 4, strideOf(kvHeads * hs) / 4, hs / 4];
+  const { q, kCache, vCache, position, o, z } = buffers;
+  recordRows(plan, shape, {
+    kernel: compileKernel(plan.device, source),
+    sizes,
+    bound: [q, kCache, vCache, position, ...(z ? [z] : []), o],
+  });
+}
+
+/** As {@link recordDecodeAttention} over the cache of one sequence, in textures. Writes (=) the heads of the rows of o, and leaves their padding columns alone. */
+export function recordTextureDecodeAttention(
+  plan: Plan,
+  shape: Omit<DecodeShape, "ownCaches" | "lanes">,
+  buffers: TextureDecodeBuffers,
+): void {
+  const { heads, kvHeads, headDim, capacity } = shape, hs = headStride(headDim);
+  if (heads === 0) return;
+  const shared = sharedHeads(shape);
+  const source = sourceOf(decodeAttentionTexture, { headDim, heads: shared });
+  const { q, kCache, vCache, position, z, o } = buffers;
+  recordRows(plan, shape, {
+    kernel: compileKernel(plan.device, source),
+    sizes: [heads / kvHeads, capacity, cacheRows(capacity), strideOf(heads * hs) / 4],
+    bound: [q, kCache, vCache, position, z, o],
+  });
+}
+
+/** Records a kernel over all rows, in as many dispatches as keep each of them short. */
+function recordRows(plan: Plan, shape: DecodeShape, { kernel, sizes, bound }: {
+  readonly kernel: Kernel;
+  /** Params before the first row and the scale. */
+  readonly sizes: readonly number[];
+  readonly bound: readonly Bound[];
+}): void {
+  const { heads, headDim, capacity, rows = 1 } = shape;
+  const cost = 4 * headDim * heads * capacity, part = Math.max(1, Math.floor(DISPATCH_COST / cost));
+  for (let first = 0; first < rows; first += part) {
+    const count = Math.min(part, rows - first);
+    const params = [...[...sizes, first].map(u32), f32(LOG2_E / Math.sqrt(headDim))];
+    plan.dispatch(kernel, [...bound, { params }], { groups: [heads / sharedHeads(shape), count], cost: count * cost });
+  }
+}
+
+/** Rows of a cache texture that one KV head takes. */
+export function cacheRows(capacity: number): number {
+  return Math.ceil(capacity / CACHE_KEYS);
+}
+
+/** Heads of a KV group that one workgroup takes. */
+function sharedHeads({ heads, kvHeads, headDim }: DecodeShape): number {
+  const ratio = heads / kvHeads, hs = headStride(headDim);
+  for (let count = MAX_HEADS; count > 1; count--) if (ratio % count === 0 && count * hs <= MAX_COLUMNS) return count;
+  return 1;
+}

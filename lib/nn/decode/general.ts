@@ -1,0 +1,86 @@
+// The plan of one token by the same records as a forward pass: with LoRA, and where the fused step cannot serve. Owns its activations; refuses to be fast.
+import { cacheAppend } from "../../../kernels/mod.ts";
+import type { Device } from "../../gpu/device.ts";
+import { compileKernel } from "../../gpu/kernel.ts";
+import { Plan, u32 } from "../../gpu/plan.ts";
+import { createActivations } from "../activations.ts";
+import { recordDecodeAttention, recordRope } from "../attention.ts";
+import { type DecodeState, type DecodeStep, recordGreedyChoice } from "./step.ts";
+import type { DecoderContext } from "../decoder.ts";
+import { recordFinalNorm, recordLogits } from "../head.ts";
+import { strideOf } from "../padding.ts";
+import type { Lora } from "../lora.ts";
+import type { MaskKind } from "../mask_slots.ts";
+import { recordForward } from "../pass.ts";
+import { headWidths } from "../weights.ts";
+
+/** Records the plan of one token: logits, then the greedy choice as the next token. The caches are buffers. */
+export function createGeneralStep(
+  device: Device,
+  state: DecodeState,
+  { lora, stepState }: { readonly lora: Lora | null; readonly stepState: DecoderContext["state"] },
+): DecodeStep {
+  const { weights, masks, rope, token, logits } = state, { spec } = weights;
+  const act = createActivations(device, spec, {
+    batch: 1,
+    seq: 1,
+    backward: false,
+    rank: lora?.config.rank ?? 0,
+    headRows: 1,
+  });
+  const plan = new Plan(device);
+  const dispose = (): void => [plan, act].forEach((resource) => resource[Symbol.dispose]());
+  try {
+    const context: DecoderContext = {
+      plan,
+      weights,
+      act,
+      masks,
+      lora,
+      rope,
+      state: stepState,
+      dropout: false,
+      maskGrads: new Set<MaskKind>(),
+      attend: (own, index) => recordCachedAttention(own, state, index),
+    };
+    plan.copy(token, act.tokens, { bytes: 4 });
+    recordForward(context);
+    recordFinalNorm(context);
+    recordLogits(context, { first: 0, rows: 1 });
+    plan.copy(act.logits, logits, { bytes: 4 * strideOf(spec.vocab) });
+    recordGreedyChoice(plan, state);
+    plan.finish();
+    return { plan, [Symbol.dispose]: dispose };
+  } catch (error) {
+    dispose();
+    throw error;
+  }
+}
+
+/**
+ * o of each row of the context, the token of a sequence of its own at position[0], over that sequence's cache, to which its key and value are appended
+ * first. The caches are buffers [rows, capacity, …].
+ */
+export function recordCachedAttention(
+  { plan, act, weights, rope }: DecoderContext,
+  { caches: { layers, capacity }, position }: Pick<DecodeState, "caches" | "position">,
+  index: number,
+): void {
+  const cache = layers[index], layer = weights.layers[index], own = act.layers[index];
+  if (cache?.placement !== "buffer" || !layer || !own) return;
+  const { headDim } = weights.spec, { heads, kvHeads } = layer.spec, { q, k, v, o } = own.forward, { rows } = act;
+  const widths = headWidths(weights.spec, layer.spec), kvStride = strideOf(widths.kv);
+  const turn = { rows, seq: 1, headDim, cosSin: rope, positionBuffer: position };
+  recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
+  recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: kvStride });
+  plan.dispatch(compileKernel(plan.device, cacheAppend), [k, v, position, cache.k, cache.v, {
+    params: [u32(kvStride / 4), u32(capacity)],
+  }], { groups: [Math.ceil(kvStride / 256), rows], cost: 2 * rows * kvStride });
+  recordDecodeAttention(plan, { heads, kvHeads, headDim, capacity, rows, ownCaches: rows > 1 }, {
+    q,
+    kCache: cache.k,
+    vCache: cache.v,
+    o,
+    position,
+  });
+}

@@ -1,0 +1,171 @@
+// Decoding one sequence token by token with a cache of keys and values. Owns the sequence's state and which step it takes; refuses sampling and stop rules.
+import { CompressoError } from "../../core/errors.ts";
+import type { Device } from "../../gpu/device.ts";
+import { ropeTable } from "../attention.ts";
+import { createCaches } from "./cache.ts";
+import { createGeneralStep } from "./general.ts";
+import { runPrefill } from "./prefill.ts";
+import { createDecodeStep, type DecodeState, stepPlacement } from "./step.ts";
+import { strideOf } from "../padding.ts";
+import { createLora, type Lora, type LoraConfig } from "../lora.ts";
+import { createMaskSlots, type MaskSlots } from "../mask_slots.ts";
+import { createStepState } from "../train/step_state.ts";
+import type { Weights } from "../weights.ts";
+
+/** Options of {@link createDecodePass}. */
+export interface DecodePassOptions {
+  /** Tokens that the caches hold at most. */
+  readonly capacity: number;
+  readonly lora?: LoraConfig | null;
+}
+
+/**
+ * One sequence under way. Write masks and LoRA to it before its first token. After an error it can only be disposed; after an abort it can
+ * be rewound too, to tokens that it had read before.
+ */
+export interface DecodePass extends Disposable {
+  readonly masks: MaskSlots;
+  readonly lora: Lora | null;
+  /** Tokens that the model has read. */
+  readonly length: number;
+  /** Reads the next tokens of the sequence, all at once. */
+  prefill(tokens: readonly number[], options?: { readonly signal?: AbortSignal | undefined }): Promise<void>;
+  /** Forgets all tokens but the first `count`. No other call may be under way. */
+  rewind(count: number): void;
+  /** Reads one token; returns the logits [vocab] of the next. */
+  logits(
+    token: number,
+    options?: { readonly signal?: AbortSignal | undefined },
+  ): Promise<Float32Array<ArrayBuffer>>;
+  /**
+   * Reads one token, or with null the one that it chose last, and then count − 1 that it chooses itself; returns the most likely token after
+   * each, `count` in all. May be called again before it resolves: the work then goes on without a gap.
+   * Throws `CompressoError("numeric")` where the logits are not finite.
+   */
+  greedy(
+    token: number | null,
+    options: {
+      readonly count: number;
+      readonly signal?: AbortSignal | undefined;
+      /** See `Plan.run`. */
+      readonly profile?: Map<string, number>;
+    },
+  ): Promise<number[]>;
+}
+
+/** Options of one run of the step. */
+interface TokenRun {
+  readonly repeat: number;
+  readonly signal: AbortSignal | undefined;
+  readonly profile?: Map<string, number> | undefined;
+}
+
+/** What kernels/greedy_next.wgsl writes for logits that are not finite. */
+const NO_PICK = 0xffffffff;
+
+/** Allocates caches and buffers, and records the plan of one token. All masks are 1 and LoRA is zero at first. */
+export function createDecodePass(device: Device, weights: Weights, options: DecodePassOptions): DecodePass {
+  const { spec } = weights, { capacity, lora: config = null } = options;
+  const owned: Disposable[] = [];
+  const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
+  const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
+  let length = 0;
+  const advance = (count: number): void => {
+    if (length + count > capacity) throw new Error(`decoding: ${length} + ${count} tokens, capacity ${capacity}`);
+    length += count;
+  };
+  try {
+    const masks = own(createMaskSlots(device, spec));
+    const lora = config ? own(createLora(device, spec, { ...config, trains: false })) : null;
+    const stepState = own(createStepState(device));
+    const fused = lora ? null : stepPlacement(device, weights, capacity);
+    const caches = own(createCaches(device, spec, { capacity, placement: fused ?? "buffer" }));
+    const state: DecodeState = {
+      weights,
+      masks,
+      caches,
+      rope: own(device.uploadBuffer("rope", ropeTable(spec, capacity))),
+      token: own(device.createBuffer("token", 4)),
+      position: own(device.createBuffer("position", 4)),
+      picks: own(device.createBuffer("picks", 4 * capacity)),
+      logits: own(device.createBuffer("logits", 4 * strideOf(spec.vocab))),
+    };
+    const step = own(
+      fused ? createDecodeStep(device, state) : createGeneralStep(device, state, { lora, stepState }),
+    );
+
+    const prefill: DecodePass["prefill"] = async (tokens, { signal } = {}) => {
+      if (tokens.length === 0) return;
+      const start = length;
+      advance(tokens.length);
+      await runPrefill(device, state, { tokens, start, lora, stepState, signal });
+    };
+    // Runs follow each other in the queue as soon as the one before is submitted.
+    let turn = Promise.resolve();
+    const run = async <T>(
+      token: number | null,
+      { repeat, signal, profile }: TokenRun,
+      read: () => Promise<T>,
+    ): Promise<T> => {
+      advance(repeat);
+      const before = turn, submitted = Promise.withResolvers<void>();
+      turn = submitted.promise;
+      try {
+        await before;
+        if (token !== null) device.write(state.token, Uint32Array.of(token));
+        const results: Promise<T>[] = [];
+        await step.plan.run({
+          repeat,
+          ...(signal ? { signal } : {}),
+          ...(profile ? { profile } : {}),
+          onSubmitted: () => {
+            const result = read();
+            result.catch(() => {}); // it is awaited below unless the run fails first
+            results.push(result);
+            submitted.resolve();
+          },
+        });
+        return await (results[0] ?? read());
+      } finally {
+        submitted.resolve();
+      }
+    };
+    return {
+      masks,
+      lora,
+      get length(): number {
+        return length;
+      },
+      prefill,
+      rewind(count): void {
+        if (count > length) throw new Error(`decoding: rewinding ${length} tokens to ${count}`);
+        length = count;
+        device.write(state.position, Uint32Array.of(count));
+      },
+      async logits(token, { signal } = {}): Promise<Float32Array<ArrayBuffer>> {
+        return await run(token, { repeat: 1, signal }, () => device.readFloats(state.logits, spec.vocab));
+      },
+      async greedy(token, { count, signal, profile }): Promise<number[]> {
+        const range = { buffer: state.picks, byteOffset: 4 * length, bytes: 4 * count };
+        const [bytes] = await run(token, { repeat: count, signal, profile }, () => device.read([range]));
+        const picks = [...new Uint32Array(bytes ?? new ArrayBuffer(0))];
+        if (picks.includes(NO_PICK)) throw notFinite();
+        return picks;
+      },
+      [Symbol.dispose]: dispose,
+    };
+  } catch (error) {
+    dispose();
+    throw error;
+  }
+}
+
+/** The error of logits that hold NaN or infinity. */
+export function notFinite(): CompressoError {
+  return new CompressoError("numeric", {
+    what: "cannot choose the next token",
+    rule: "the logits of a model are finite",
+    value: "NaN or infinity among them",
+    mend: "check the model's weights, masks and LoRA",
+  });
+}

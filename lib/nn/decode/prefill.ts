@@ -1,0 +1,116 @@
+// The plans that read many tokens of a sequence at once, at its start or behind cached ones. Owns how many a plan takes, and how their keys and values get
+// into the caches; refuses logits.
+import type { Device, DeviceBuffer } from "../../gpu/device.ts";
+import { Plan } from "../../gpu/plan.ts";
+import { createActivations, widest } from "../activations.ts";
+import { recordDecodeAttention, recordTextureDecodeAttention } from "./attention.ts";
+import { recordCacheFill } from "./cache.ts";
+import type { DecodeState } from "./step.ts";
+import { type DecoderContext, recordSelfAttention } from "../decoder.ts";
+import { ROW_ALIGN, strideOf } from "../padding.ts";
+import type { Lora } from "../lora.ts";
+import type { MaskKind } from "../mask_slots.ts";
+import { recordForward } from "../pass.ts";
+import { recordRope } from "../rope.ts";
+import type { DecoderSpec } from "../../spec/decoder.ts";
+import { headWidths } from "../weights.ts";
+
+/** What {@link runPrefill} reads. */
+export interface PrefillOptions {
+  readonly tokens: readonly number[];
+  /** Tokens in the caches before them. */
+  readonly start: number;
+  readonly lora: Lora | null;
+  readonly stepState: DecoderContext["state"];
+  readonly signal: AbortSignal | undefined;
+}
+
+/** Fills rows start … start + tokens − 1 of the caches, in as few plans as the device's limits allow. Afterwards `state.position` is start + tokens. */
+export async function runPrefill(device: Device, state: DecodeState, options: PrefillOptions): Promise<void> {
+  const { tokens, start } = options, most = prefillRows(device, state.weights.spec);
+  for (let first = 0; first < tokens.length; first += most) {
+    await runSlice(device, state, { ...options, tokens: tokens.slice(first, first + most), start: start + first });
+  }
+}
+
+/**
+ * Tokens that one plan reads at most, whatever the limits: their activations take memory, and attention of many at once keeps a GPU longer than some
+ * systems let it be.
+ */
+const MOST_ROWS = 4096;
+
+/**
+ * Tokens that one plan reads at most: each of its activations [tokens, width] is one binding, on CPU adapters also a texture with a row
+ * for each token, and kernels of the rows run a workgroup for each.
+ */
+export function prefillRows({ limits, facts }: Pick<Device, "limits" | "facts">, spec: DecoderSpec): number {
+  const { hidden } = spec, { q, kv, ffn } = widest(spec);
+  const width = strideOf(Math.max(hidden, q, kv, ffn));
+  const bytes = Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize);
+  const texels = facts.isCpu ? limits.maxTextureDimension2D : Infinity;
+  const rows = Math.min(Math.floor(bytes / (4 * width)), limits.maxComputeWorkgroupsPerDimension, texels, MOST_ROWS);
+  return Math.max(ROW_ALIGN, Math.floor(rows / ROW_ALIGN) * ROW_ALIGN);
+}
+
+async function runSlice(device: Device, state: DecodeState, options: PrefillOptions): Promise<void> {
+  const { weights, masks, rope, position } = state, { tokens, start, lora, stepState, signal } = options;
+  using act = createActivations(device, weights.spec, {
+    batch: 1,
+    seq: tokens.length,
+    backward: false,
+    rank: lora?.config.rank ?? 0,
+    headRows: 1,
+  });
+  const heads = Math.max(1, ...weights.layers.map(({ spec }) => spec.heads));
+  using open = device.uploadBuffer("open masks", new Float32Array(heads).fill(1));
+  using plan = new Plan(device);
+  recordForward({
+    plan,
+    weights,
+    act,
+    masks,
+    lora,
+    rope,
+    state: stepState,
+    dropout: false,
+    maskGrads: new Set<MaskKind>(),
+    attend: start === 0
+      ? (own, index) => recordFirstAttention(own, state, index)
+      : (own, index) => recordLaterAttention(own, state, { index, start, open }),
+  });
+  device.write(act.tokens, Uint32Array.from(tokens));
+  device.write(position, Uint32Array.of(start));
+  await plan.run(signal ? { signal } : {});
+  device.write(position, Uint32Array.of(start + tokens.length));
+}
+
+/** Attention among the tokens alone; keys and values are copied before the next layer overwrites them. */
+function recordFirstAttention(context: DecoderContext, { caches }: DecodeState, index: number): void {
+  const { plan, act, weights: { spec } } = context;
+  recordSelfAttention(context, index);
+  const forward = act.layers[index]?.forward;
+  if (forward) recordCacheFill(plan, caches, { spec, layer: index, k: forward.k, v: forward.v, rows: act.rows });
+}
+
+/** Attention over the caches, to which the tokens' own keys and values are added first. */
+function recordLaterAttention(
+  { plan, act, weights, rope }: DecoderContext,
+  { caches, position }: DecodeState,
+  { index, start, open }: { readonly index: number; readonly start: number; readonly open: DeviceBuffer },
+): void {
+  const cache = caches.layers[index], layer = weights.layers[index], own = act.layers[index];
+  if (!cache || !layer || !own) return;
+  const { spec } = weights, { headDim } = spec, { heads, kvHeads } = layer.spec, { q, k, v, o } = own.forward;
+  const widths = headWidths(spec, layer.spec), { rows } = act;
+  const turn = { rows, seq: rows, headDim, cosSin: rope, positionBuffer: position };
+  recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
+  recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: strideOf(widths.kv) });
+  recordCacheFill(plan, caches, { spec, layer: index, k, v, rows, first: start });
+  const shape = { heads, kvHeads, headDim, capacity: caches.capacity, rows };
+  if (cache.placement === "buffer") {
+    recordDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position });
+    return;
+  }
+  plan.clear(o); // its padding, where layers of other widths have written
+  recordTextureDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position, z: open });
+}

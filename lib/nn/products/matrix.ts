@@ -1,0 +1,302 @@
+// Frozen weight matrices in GPU memory. Owns their storage (textures or buffers; f32, f16 or blocks; shards of rows); refuses to compute.
+import { isQuantized, QUANT_BLOCK, QUANT_ROWS, quantColumns, type QuantDtype } from "../../../kernels/mod.ts";
+import { CompressoError } from "../../core/errors.ts";
+import { type Device, type DeviceBuffer, type DeviceTexture, TEXEL_BYTES } from "../../gpu/device.ts";
+import { roundUp, strideOf } from "../padding.ts";
+import { createTexels, readTexels, type TexelBand, type TexelStore, writeTexels } from "./matrix_texels.ts";
+import {
+  blocksOf,
+  dequantizeRows,
+  firstBrokenScale,
+  packTexels,
+  QUANT_LIMIT,
+  quantizeRows,
+  type QuantRows,
+  unpackTexels,
+} from "../../spec/quant.ts";
+
+/** Storage of the values of a {@link Matrix}: floats, or 8- or 4-bit codes in blocks of 32 columns that share a scale (see quant.ts). */
+export type MatrixDtype = "f32" | "f16" | "q8" | "q4";
+/** All of them, from the largest to the smallest. */
+export const MATRIX_DTYPES: readonly MatrixDtype[] = ["f32", "f16", "q8", "q4"];
+/** Where the values of a {@link Matrix} lie. */
+export type MatrixPlacement = "texture" | "buffer";
+
+/** Rows [row0, row0 + rows) of a matrix; in memory they are padded to a multiple of 64 rows of zeros. */
+export interface MatrixShard {
+  /** First row. */
+  readonly row0: number;
+  /** Number of rows. */
+  readonly rows: number;
+  /** What kernels bind: the values, or the codes and the scales of their blocks. */
+  readonly resources: readonly (DeviceBuffer | DeviceTexture)[];
+}
+
+/** A frozen matrix W [rows = out, cols = in], stored once and used for y = x·Wᵀ and for dx = dy·W. */
+export interface Matrix extends Disposable {
+  /** Name in error messages. */
+  readonly label: string;
+  /** Number of rows. */
+  readonly rows: number;
+  /** Columns, the input width. */
+  readonly cols: number;
+  /** Values from one stored row to the next, of which `cols` are not padding. */
+  readonly stride: number;
+  /** Stored rows, a multiple of 64; those beyond `rows` are zero. */
+  readonly paddedRows: number;
+  /** Storage of a value. */
+  readonly dtype: MatrixDtype;
+  /** Kind of memory. */
+  readonly placement: MatrixPlacement;
+  /** Parts by rows. */
+  readonly shards: readonly MatrixShard[];
+  /** GPU memory in bytes. */
+  readonly bytes: number;
+}
+
+/** Options of {@link createMatrix}. */
+export interface MatrixOptions {
+  readonly rows: number;
+  readonly cols: number;
+  readonly dtype: MatrixDtype;
+  /** Default: "texture" on a CPU adapter, else "buffer". */
+  readonly placement?: MatrixPlacement;
+  /** Rows of a shard at most, beside the adapter's limits; rounded down to a multiple of 64. */
+  readonly maxShardRows?: number;
+}
+
+/** Shards begin at multiples of this many rows. */
+const SHARD_ALIGN = 64;
+/** Largest host copy of one upload, in values. */
+const UPLOAD_VALUES = 1 << 21;
+/** Smallest magnitude that rounds to infinity in f16. */
+const F16_OVERFLOW = 65520;
+
+/** Allocates a zero matrix. Throws `CompressoError("gpu")` over the memory budget or the adapter's limits. */
+export function createMatrix(device: Device, label: string, options: MatrixOptions): Matrix {
+  const { rows, cols, dtype, placement = device.facts.isCpu ? "texture" : "buffer" } = options;
+  const stride = strideOf(cols);
+  const parts = partsOf({ dtype, stride }), [{ texels }] = parts, perTexel = rowsOfTexel(dtype);
+  const { maxBufferSize, maxStorageBufferBindingSize, maxTextureDimension2D } = device.limits;
+  const fitting = placement === "texture"
+    // The rows of a shard are columns of the gradients that it is multiplied with, whose texture has a few texels to spare (operand.ts).
+    ? Math.min(maxTextureDimension2D * perTexel, 4 * maxTextureDimension2D - SHARD_ALIGN)
+    : Math.floor(Math.min(maxBufferSize, maxStorageBufferBindingSize) / (texels * TEXEL_BYTES)) * perTexel;
+  const most = Math.min(fitting, options.maxShardRows ?? Infinity);
+  const shardRows = Math.max(SHARD_ALIGN, Math.floor(most / SHARD_ALIGN) * SHARD_ALIGN);
+  const shards: MatrixShard[] = [], owned: TexelStore[] = [];
+  const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
+  try {
+    for (let row0 = 0; row0 < rows; row0 += shardRows) {
+      const count = Math.min(shardRows, rows - row0);
+      const resources = parts.map(({ texels, format }) => {
+        const store = createTexels(device, label, {
+          rows: roundUp(count, SHARD_ALIGN) / perTexel,
+          texels,
+          format: placement === "texture" ? format : null,
+        });
+        owned.push(store);
+        return store;
+      });
+      shards.push({ row0, rows: count, resources });
+    }
+  } catch (error) {
+    dispose();
+    throw error;
+  }
+  return {
+    label,
+    rows,
+    cols,
+    stride,
+    paddedRows: strideOf(rows),
+    dtype,
+    placement,
+    shards,
+    bytes: owned.reduce((sum, resource) => sum + resource.bytes, 0),
+    [Symbol.dispose]: dispose,
+  };
+}
+
+/**
+ * Writes rows from `row0` on; `data` holds whole rows of `cols` values. f16 rounds to the nearest, ties to even; q8 and q4 as
+ * `quantizeRows` says, and want `row0` to be a multiple of 4, and the number of rows too unless they are the last.
+ * Throws `CompressoError("numeric")` where a value is NaN or infinite in the matrix's dtype.
+ */
+export function writeRows(device: Device, matrix: Matrix, row0: number, data: Float32Array): void {
+  const { cols, stride, dtype } = matrix;
+  const count = checkRows(matrix, row0, data.length / cols);
+  checkRange(matrix, row0, data);
+  const step = Math.max(QUANT_ROWS, Math.floor(UPLOAD_VALUES / stride / QUANT_ROWS) * QUANT_ROWS);
+  forShards(matrix, row0, count, (shard, first, end) => {
+    for (let from = first; from < end; from += step) {
+      const rows = Math.min(step, end - from), row = from - shard.row0;
+      const values = data.subarray((from - row0) * cols, (from - row0 + rows) * cols);
+      if (isQuantized(dtype)) {
+        writePacked(device, { matrix, shard, row, dtype, blocks: quantizeRows(values, { cols, dtype }) });
+      } else {
+        const packed = dtype === "f16" ? new Float16Array(rows * stride) : new Float32Array(rows * stride);
+        for (let r = 0; r < rows; r++) packed.set(values.subarray(r * cols, r * cols + cols), r * stride);
+        bandsOf(matrix, shard, { row, rows }).forEach(([store, band]) =>
+          writeTexels(device, store, { ...band, data: packed })
+        );
+      }
+    }
+  });
+}
+
+/**
+ * Writes rows that are in blocks already, as they are; codes must fit the dtype, q8 or q4. `row0` and the number of rows as for {@link writeRows}.
+ * Throws `CompressoError("numeric")` where a scale is NaN or infinite.
+ */
+export function writeBlocks(device: Device, matrix: Matrix, row0: number, blocks: QuantRows): void {
+  const { cols, dtype, label } = matrix, perRow = blocksOf(cols), width = perRow * QUANT_BLOCK;
+  if (!isQuantized(dtype)) throw new Error(`writeBlocks: '${label}' is ${dtype}`);
+  const count = checkRows(matrix, row0, blocks.scales.length / perRow);
+  const broken = firstBrokenScale(blocks);
+  if (broken >= 0) {
+    throw new CompressoError("numeric", {
+      what: `cannot use the weights in '${label}'`,
+      rule: "the scales of blocks are finite",
+      value: `NaN or infinity at row ${row0 + Math.floor(broken / perRow)}, block ${broken % perRow}`,
+      mend: "check the weight file",
+    });
+  }
+  forShards(matrix, row0, count, (shard, first, end) => {
+    const part = {
+      codes: blocks.codes.subarray((first - row0) * width, (end - row0) * width),
+      scales: blocks.scales.subarray((first - row0) * perRow, (end - row0) * perRow),
+    };
+    writePacked(device, { matrix, shard, row: first - shard.row0, dtype, blocks: part });
+  });
+}
+
+/** Reads rows back as f32, `count` × `cols` values; for checks, as it waits for the GPU. */
+export async function readRows(
+  device: Device,
+  matrix: Matrix,
+  row0: number,
+  count: number,
+): Promise<Float32Array<ArrayBuffer>> {
+  const { cols, stride, dtype, rows, label } = matrix;
+  if (row0 < 0 || count < 0 || row0 + count > rows) {
+    throw new Error(`readRows: rows ${row0} … ${row0 + count} do not lie in '${label}' [${rows}, ${cols}]`);
+  }
+  const result = new Float32Array(count * cols);
+  const pieces: { shard: MatrixShard; first: number; end: number }[] = [];
+  forShards(matrix, row0, count, (shard, first, end) => pieces.push({ shard, first, end }));
+  for (const { shard, first, end } of pieces) {
+    // From the first row of a texel on.
+    const row = first - shard.row0, lead = row % rowsOfTexel(dtype), rows = end - first;
+    const [bytes = new ArrayBuffer(0), scales = new ArrayBuffer(0)] = await Promise.all(
+      bandsOf(matrix, shard, { row: row - lead, rows: rows + lead })
+        .map(([store, band]) => readTexels(device, store, band)),
+    );
+    const at = (first - row0) * cols;
+    if (isQuantized(dtype)) {
+      const texels = { codes: new Uint32Array(bytes), scales: new Uint32Array(scales) };
+      const values = dequantizeRows(unpackTexels(texels, { cols, stride, dtype }), cols);
+      result.set(values.subarray(lead * cols, (lead + rows) * cols), at);
+    } else {
+      const values = dtype === "f16" ? new Float16Array(bytes) : new Float32Array(bytes);
+      for (let r = 0; r < rows; r++) result.set(values.subarray(r * stride, r * stride + cols), at + r * cols);
+    }
+  }
+  return result;
+}
+
+/** Rows of a shard in memory: padded to a multiple of 64. */
+export function shardPaddedRows(shard: MatrixShard): number {
+  return roundUp(shard.rows, SHARD_ALIGN);
+}
+
+/** Rows that a texel holds values of. */
+function rowsOfTexel(dtype: MatrixDtype): number {
+  return isQuantized(dtype) ? QUANT_ROWS : 1;
+}
+
+/** Texels of a stored row, for each resource of a shard. */
+function partsOf(
+  { dtype, stride }: Pick<Matrix, "dtype" | "stride">,
+): [Part, ...Part[]] {
+  if (isQuantized(dtype)) {
+    return [
+      { texels: stride / quantColumns(dtype), format: "rgba32uint" },
+      { texels: stride / QUANT_BLOCK, format: "rgba32uint" },
+    ];
+  }
+  return [
+    dtype === "f16" ? { texels: stride / 8, format: "rgba32uint" } : { texels: stride / 4, format: "rgba32float" },
+  ];
+}
+
+interface Part {
+  readonly texels: number;
+  readonly format: "rgba32float" | "rgba32uint";
+}
+
+/** Where rows of a shard lie in each of its resources; `row` is the first of a texel. */
+function bandsOf(
+  matrix: Matrix,
+  shard: MatrixShard,
+  { row, rows }: { readonly row: number; readonly rows: number },
+): [TexelStore, TexelBand][] {
+  const perTexel = rowsOfTexel(matrix.dtype), parts = partsOf(matrix);
+  return shard.resources.map((store, index) => [
+    store,
+    { row: row / perTexel, rows: Math.ceil(rows / perTexel), texels: parts[index]?.texels ?? 0 },
+  ]);
+}
+
+function writePacked(device: Device, { matrix, shard, row, dtype, blocks }: {
+  readonly matrix: Matrix;
+  readonly shard: MatrixShard;
+  readonly row: number;
+  readonly dtype: QuantDtype;
+  readonly blocks: QuantRows;
+}): void {
+  const { codes, scales } = packTexels(blocks, { cols: matrix.cols, stride: matrix.stride, dtype });
+  const rows = blocks.scales.length / blocksOf(matrix.cols);
+  bandsOf(matrix, shard, { row, rows }).forEach(([store, band], index) =>
+    writeTexels(device, store, { ...band, data: index === 0 ? codes : scales })
+  );
+}
+
+/** Checks that rows fit, and returns their number. */
+function checkRows({ rows, cols, dtype, label }: Matrix, row0: number, count: number): number {
+  if (!Number.isInteger(count) || row0 < 0 || row0 + count > rows) {
+    throw new Error(`writeRows: ${count} rows from row ${row0} on do not fit '${label}' [${rows}, ${cols}]`);
+  }
+  if (isQuantized(dtype) && (row0 % QUANT_ROWS !== 0 || (row0 + count) % QUANT_ROWS !== 0 && row0 + count !== rows)) {
+    throw new Error(
+      `writeRows: rows ${row0} … ${row0 + count} of '${label}' are not whole texels of ${QUANT_ROWS} rows`,
+    );
+  }
+  return count;
+}
+
+function forShards(
+  matrix: Matrix,
+  row0: number,
+  count: number,
+  visit: (shard: MatrixShard, first: number, end: number) => void,
+): void {
+  for (const shard of matrix.shards) {
+    const first = Math.max(row0, shard.row0);
+    const end = Math.min(row0 + count, shard.row0 + shard.rows);
+    if (first < end) visit(shard, first, end);
+  }
+}
+
+function checkRange({ dtype, cols, label }: Matrix, row0: number, data: Float32Array): void {
+  const limit = dtype === "f32" ? Infinity : dtype === "f16" ? F16_OVERFLOW : QUANT_LIMIT * (1 + 2 ** -23);
+  const bad = data.findIndex((value) => !(Math.abs(value) < limit));
+  if (bad < 0) return;
+  const largest = dtype === "f16" ? F16_OVERFLOW - 16 : QUANT_LIMIT;
+  throw new CompressoError("numeric", {
+    what: `cannot store '${label}' as ${dtype}`,
+    rule: dtype === "f32" ? "values are finite" : `values lie within ±${largest}`,
+    value: `${data[bad]} at row ${row0 + Math.floor(bad / cols)}, column ${bad % cols}`,
+    mend: dtype !== "f32" && Number.isFinite(data[bad]) ? "keep the base weights in f32" : "check the weight file",
+  });
+}

@@ -1,0 +1,74 @@
+// Rows of 16-byte texels to and from the memory of a matrix. Owns the copies; refuses to know what the texels mean.
+import { type Device, type DeviceBuffer, type DeviceTexture, TEXEL_BYTES } from "../../gpu/device.ts";
+import { roundUp } from "../padding.ts";
+
+/** Memory of a matrix: a texture, or a buffer with its rows of texels one after the other. */
+export type TexelStore = DeviceBuffer | DeviceTexture;
+
+/** A band of rows of texels. */
+export interface TexelBand {
+  /** First row. */
+  readonly row: number;
+  readonly rows: number;
+  /** Texels of a row that hold values. */
+  readonly texels: number;
+}
+
+/**
+ * A texture row is 4 texels (a cache line) or more longer than the values need, so that it has an odd number of cache lines:
+ * rows a power of two apart would fall on the same lines of a CPU's cache.
+ */
+export function texelRow(texels: number): number {
+  return 4 * (Math.ceil(texels / 4) + 1 - Math.ceil(texels / 4) % 2);
+}
+
+/** Allocates zeroed rows. Throws `CompressoError("gpu")` over the memory budget or the adapter's limits. */
+export function createTexels(
+  device: Device,
+  label: string,
+  { rows, texels, format }: {
+    readonly rows: number;
+    readonly texels: number;
+    /** Of a texture; none for a buffer. */
+    readonly format: "rgba32float" | "rgba32uint" | null;
+  },
+): TexelStore {
+  if (format === null) return device.createBuffer(label, rows * texels * TEXEL_BYTES);
+  return device.createTexture(label, texelRow(texels), rows, format);
+}
+
+/** Writes a band of rows. */
+export function writeTexels(
+  device: Device,
+  store: TexelStore,
+  { row, rows, texels, data }: TexelBand & { readonly data: ArrayBufferView<ArrayBuffer> },
+): void {
+  if (!isTexture(store)) return device.write(store, data, row * texels * TEXEL_BYTES);
+  device.writeTexture(store, { row, rows, texels, data });
+}
+
+/** Reads a band of rows back, without gaps; waits for the GPU. */
+export async function readTexels(device: Device, store: TexelStore, band: TexelBand): Promise<ArrayBuffer> {
+  const { row, rows, texels } = band;
+  const bytesPerRow = texels * TEXEL_BYTES;
+  const pitch = isTexture(store) ? roundUp(bytesPerRow, 256) : bytesPerRow; // as copies from textures want
+  using staging = device.createBuffer("rows", rows * pitch);
+  const encoder = device.gpu.createCommandEncoder();
+  if (isTexture(store)) {
+    encoder.copyTextureToBuffer(
+      { texture: store.raw, origin: [0, row] },
+      { buffer: staging.raw, bytesPerRow: pitch },
+      [texels, rows],
+    );
+  } else encoder.copyBufferToBuffer(store.raw, row * bytesPerRow, staging.raw, 0, rows * bytesPerRow);
+  device.gpu.queue.submit([encoder.finish()]);
+  const [bytes = new ArrayBuffer(0)] = await device.read([{ buffer: staging, bytes: rows * pitch }]);
+  if (pitch === bytesPerRow) return bytes;
+  const tight = new Uint8Array(rows * bytesPerRow);
+  for (let r = 0; r < rows; r++) tight.set(new Uint8Array(bytes, r * pitch, bytesPerRow), r * bytesPerRow);
+  return tight.buffer;
+}
+
+function isTexture(store: TexelStore): store is DeviceTexture {
+  return store.raw instanceof GPUTexture;
+}

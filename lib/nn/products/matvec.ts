@@ -1,0 +1,201 @@
+// Products of frozen matrices with the one vector of a decoding step, each with what is made of it. Owns grids and params; refuses to allocate.
+import {
+  MATVEC_BUFFER_ROWS,
+  type MatvecEnding,
+  matvecKernel,
+  type MatvecRole,
+  texelOf,
+  textureRows,
+  textureUnits,
+} from "../../../kernels/mod.ts";
+import type { DeviceBuffer, DeviceTexture } from "../../gpu/device.ts";
+import { compileKernel, sourceOf } from "../../gpu/kernel.ts";
+import { type Bound, f32, type Plan, u32 } from "../../gpu/plan.ts";
+import { headStride, roundUp } from "../padding.ts";
+import type { Matrix, MatrixShard } from "./matrix.ts";
+import type { Span } from "../ops.ts";
+
+/** The vector x [width] that matrices are multiplied with; what its buffer holds beyond does not matter. */
+export interface MatvecInput {
+  readonly buffer: DeviceBuffer;
+  readonly width: number;
+  /** RMS-normalises x first; weight [stride]. */
+  readonly norm?: { readonly weight: DeviceBuffer; readonly eps: number };
+}
+
+/** Where {@link recordRotatedProducts} writes. */
+export interface RotatedTarget {
+  readonly headDim: number;
+  /** See `ropeTable`. */
+  readonly rope: DeviceBuffer;
+  /** One u32, the token's position: the row of the caches that is written. */
+  readonly position: DeviceBuffer;
+  readonly q: DeviceBuffer;
+  /** See `decodeAttentionTexture`, with so many texture rows of a KV head. */
+  readonly cacheRows: number;
+  readonly kCache: DeviceTexture;
+  readonly vCache: DeviceTexture;
+}
+
+/** Rows of a workgroup on a CPU at least: fewer take less time than reading x. */
+const MIN_ROWS = 32;
+/** Storage buffers of a kernel at most: what WebGPU guarantees. */
+const MAX_BUFFERS = 8;
+/** Workgroups along x at most. */
+const GRID_WIDTH = 32768;
+
+/** Records y[offset + n] (=) (W·x)[n] for each matrix. */
+export function recordStoredProducts(
+  plan: Plan,
+  x: MatvecInput,
+  { parts, y }: {
+    readonly parts: readonly { readonly matrix: Matrix; readonly offset: number }[];
+    readonly y: DeviceBuffer;
+  },
+): void {
+  const all = parts.flatMap(({ matrix, offset }) =>
+    partsOf(matrix).map((part) => ({ ...part, offset: offset + part.offset }))
+  );
+  const [first] = parts;
+  if (first) record(plan, x, { matrix: first.matrix, ending: "store", parts: all, bound: () => [y] });
+}
+
+/** Records y[n] (=) silu((gate·x)[n])·(up·x)[n]·z[n]. */
+export function recordGatedProducts(
+  plan: Plan,
+  x: MatvecInput,
+  { gate, up, z, y }: { readonly gate: Matrix; readonly up: Matrix; readonly z: Span; readonly y: DeviceBuffer },
+): void {
+  const second = partsOf(up);
+  const parts = partsOf(gate).map((part, index) => ({
+    ...part,
+    resources: [...part.resources, ...second[index]?.resources ?? []],
+  }));
+  record(plan, x, { matrix: gate, ending: "swiglu", parts, bound: () => [z, y] });
+}
+
+/** Records y[n] (+=) (W·x)[n]·z[n]. */
+export function recordResidualProduct(
+  plan: Plan,
+  x: MatvecInput,
+  { matrix, z, y }: { readonly matrix: Matrix; readonly z: Span; readonly y: DeviceBuffer },
+): void {
+  record(plan, x, { matrix, ending: "residual", parts: partsOf(matrix), bound: () => [z, y] });
+}
+
+/** Records q (=) RoPE(Wq·x), and row `position` of the caches (=) RoPE(Wk·x) and Wv·x. For matrices in textures, of one shard each. */
+export function recordRotatedProducts(
+  plan: Plan,
+  x: MatvecInput,
+  matrices: Readonly<Record<MatvecRole, Matrix>>,
+  target: RotatedTarget,
+): void {
+  const { headDim, rope, position, cacheRows } = target;
+  const out = { q: target.q, k: target.kCache, v: target.vCache };
+  const parts = (["q", "k", "v"] as const).flatMap((role) =>
+    partsOf(matrices[role]).map((part) => ({ ...part, role }))
+  );
+  record(plan, x, {
+    matrix: matrices.q,
+    ending: "rotate",
+    parts,
+    align: headStride(headDim),
+    rotation: [headStride(headDim), headDim / 2, Math.floor(rope.bytes / (4 * headDim)), cacheRows],
+    bound: (roles) => [rope, position, ...roles.map((role) => out[role])],
+  });
+}
+
+/** A shard of a matrix, and of the second one of a gated product. */
+interface Part {
+  readonly resources: MatrixShard["resources"];
+  readonly rows: number;
+  /** Added to the row where the result goes. */
+  readonly offset: number;
+  readonly role?: MatvecRole;
+}
+
+interface Product {
+  /** One of the matrices: all are stored alike. */
+  readonly matrix: Matrix;
+  readonly ending: MatvecEnding;
+  readonly parts: readonly Part[];
+  /** Rows that a workgroup may not part. Default 4. */
+  readonly align?: number;
+  /** headStride, half, positions and cacheRows. */
+  readonly rotation?: readonly [number, number, number, number];
+  readonly bound: (roles: readonly MatvecRole[]) => readonly Bound[];
+}
+
+function partsOf(matrix: Matrix): Part[] {
+  return matrix.shards.map(({ row0, rows, resources }) => ({ resources, rows, offset: row0 }));
+}
+
+/** Records as many parts a dispatch as bindings allow. */
+function record(plan: Plan, x: MatvecInput, product: Product): void {
+  const most = partsOfDispatch(plan, x, product);
+  for (let first = 0; first < product.parts.length; first += most) {
+    recordDispatch(plan, x, { ...product, parts: product.parts.slice(first, first + most) });
+  }
+}
+
+function partsOfDispatch(plan: Plan, x: MatvecInput, { matrix, ending, parts }: Product): number {
+  const each = parts[0]?.resources.length ?? 1;
+  if (ending === "swiglu") return 1;
+  if (matrix.placement === "buffer") {
+    return Math.max(1, Math.floor((MAX_BUFFERS - (x.norm ? 2 : 1) - (ending === "store" ? 1 : 2)) / each));
+  }
+  const textures = Math.min(8, plan.device.limits.maxStorageTexturesPerShaderStage);
+  // Two parts of "rotate" store to textures.
+  return Math.max(1, Math.floor((ending === "rotate" ? textures - 2 : textures) / each));
+}
+
+function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
+  const { matrix, ending, parts, rotation = [0, 0, 0, 0], bound } = product;
+  const { dtype, placement, stride } = matrix, { norm } = x;
+  const units = textureUnits(dtype, stride), most = textureRows(plan.device.limits.maxComputeWorkgroupStorageSize);
+  const roles = parts.flatMap(({ role }) => role ?? []);
+  const source = sourceOf(matvecKernel, {
+    storage: { placement, dtype },
+    ending,
+    parts: parts.length,
+    roles,
+    norm: norm !== undefined,
+    ...(placement === "texture" ? { units, rows: most } : {}),
+  });
+  const groupRows = placement === "buffer" ? MATVEC_BUFFER_ROWS : rowsOfGroup(product, most);
+  let groups = 0;
+  const places = parts.flatMap(({ rows, offset }) => {
+    const first = groups;
+    groups += Math.ceil(rows / groupRows);
+    return [first, rows, offset];
+  });
+  const texel = texelOf(dtype), pitch = stride / texel.columns;
+  const params = [
+    ...[x.width, pitch, texel.perScale === 0 ? 0 : pitch / texel.perScale, units.rounds, groupRows].map(u32),
+    f32(norm?.eps ?? 0),
+    ...[...rotation, ...places].map(u32),
+  ];
+  const width = Math.min(groups, GRID_WIDTH);
+  plan.dispatch(
+    compileKernel(plan.device, source),
+    [
+      ...parts.flatMap(({ resources }) => resources),
+      x.buffer,
+      ...(norm ? [norm.weight] : []),
+      ...bound(roles),
+      { params },
+    ],
+    {
+      groups: [width, Math.ceil(groups / width)],
+      cost: (ending === "swiglu" ? 4 : 2) * stride * parts.reduce((sum, { rows }) => sum + rows, 0),
+    },
+  );
+}
+
+/** Rows of a workgroup where a CPU runs the shader: one for each core, as each reads x anew, or a multiple if that is more than `most`. */
+function rowsOfGroup({ ending, parts, align = 4 }: Product, most: number): number {
+  const rows = parts.reduce((sum, part) => sum + part.rows, 0), cores = navigator.hardwareConcurrency;
+  const highest = Math.floor(most / (ending === "swiglu" ? 2 : 1) / align) * align;
+  const groups = roundUp(Math.max(1, rows / highest), cores);
+  return Math.min(highest, roundUp(Math.max(MIN_ROWS, Math.ceil(rows / groups)), align));
+}

@@ -1,0 +1,126 @@
+// Activations as operands of products: scratch textures where products read textures. Owns the scratch; refuses to compute.
+import { PACK_GROUP, productPack } from "../../../kernels/mod.ts";
+import type { Device, DeviceBuffer, DeviceTexture } from "../../gpu/device.ts";
+import { compileKernel } from "../../gpu/kernel.ts";
+import { type Plan, u32 } from "../../gpu/plan.ts";
+import { paddedRows, roundUp, strideOf } from "../padding.ts";
+import type { MatrixPlacement } from "./matrix.ts";
+
+/** A row-major f32 matrix inside a buffer; offset and stride in f32. */
+export interface BufferView {
+  readonly buffer: DeviceBuffer;
+  readonly offset?: number;
+  readonly stride: number;
+  /** A texture that holds the same matrix from its upper left on, 4 values a texel. */
+  readonly texture?: DeviceTexture | null;
+}
+
+/** An activation [rows, stride] that products can read. */
+export interface Operand extends BufferView {
+  readonly rows: number;
+  readonly texture: DeviceTexture | null;
+}
+
+/** Texels by which a scratch row is longer than its values; see `createMatrix`. */
+const TEXTURE_PAD = 4;
+const DEFAULT_SLOT = "operand";
+
+/** Scratch textures and buffers by slot: the next use of a slot overwrites the last one. Dispose it after the plans that use it. */
+export class OperandPool implements Disposable {
+  readonly device: Device;
+  readonly placement: MatrixPlacement;
+  readonly #textures = new Map<string, { width: number; height: number; texture: DeviceTexture }[]>();
+  readonly #buffers = new Map<string, DeviceBuffer[]>();
+
+  constructor(device: Device, placement: MatrixPlacement = device.facts.isCpu ? "texture" : "buffer") {
+    this.device = device;
+    this.placement = placement;
+  }
+
+  /** The slot's texture with room for rows × columns f32. */
+  texture(slot: string, rows: number, columns: number): DeviceTexture {
+    const list = entryOf(this.#textures, slot);
+    const width = Math.ceil(columns / 4) + TEXTURE_PAD, height = paddedRows(rows);
+    let entry = list.find((known) => known.width >= width && known.height >= height);
+    if (!entry) {
+      entry = { width, height, texture: this.device.createTexture(slot, width, height, "rgba32float") };
+      list.push(entry);
+    }
+    return entry.texture;
+  }
+
+  /** The slot's buffer with room for so many f32. */
+  buffer(slot: string, floats: number): DeviceBuffer {
+    const list = entryOf(this.#buffers, slot);
+    let buffer = list.find((known) => known.bytes >= 4 * floats);
+    if (!buffer) list.push(buffer = this.device.createBuffer(slot, 4 * floats));
+    return buffer;
+  }
+
+  [Symbol.dispose](): void {
+    for (const { texture } of [...this.#textures.values()].flat()) texture[Symbol.dispose]();
+    for (const buffer of [...this.#buffers.values()].flat()) buffer[Symbol.dispose]();
+    this.#textures.clear();
+    this.#buffers.clear();
+  }
+}
+
+/**
+ * Makes an activation readable by products from here on in the plan. Where products read textures this records a copy:
+ * the operand is what the buffer held at this step, and is valid until the next operand of the same slot.
+ */
+export function operand(
+  plan: Plan,
+  pool: OperandPool,
+  buffer: DeviceBuffer,
+  options: {
+    readonly rows: number;
+    readonly stride: number;
+    readonly slot?: string;
+    /** First column and number of columns, multiples of 4; only where products read textures. Default: all. */
+    readonly columns?: readonly [first: number, count: number];
+  },
+): Operand {
+  const { rows, stride, slot = DEFAULT_SLOT, columns: [first, count] = [0, stride] } = options;
+  if (pool.placement === "buffer") {
+    if (count !== stride) throw new Error("operand: a part of the columns needs the texture placement");
+    return { buffer, stride, rows, texture: null };
+  }
+  const texture = pool.texture(slot, rows, count);
+  plan.copyToTexture(buffer, texture, { bytesPerRow: 4 * stride, rows, byteOffset: 4 * first, texels: count / 4 });
+  return { buffer, stride: count, rows, texture };
+}
+
+/** Returns a texture of any view, and records how it is filled: not at all, by a copy, or by a packed copy. */
+export function viewTexture(plan: Plan, pool: OperandPool, options: {
+  readonly view: BufferView;
+  readonly rows: number;
+  readonly columns: number;
+  readonly slot: string;
+}): DeviceTexture {
+  const { view, rows, columns, slot } = options;
+  if (view.texture) return view.texture;
+  const { buffer, offset = 0, stride } = view;
+  const isCopyable = offset % 4 === 0 && stride % 64 === 0 && 4 * (offset + rows * stride) <= buffer.bytes;
+  if (isCopyable) {
+    const texture = pool.texture(slot, rows, stride);
+    plan.copyToTexture(buffer, texture, { bytesPerRow: 4 * stride, rows, byteOffset: 4 * offset });
+    return texture;
+  }
+  const packedStride = strideOf(columns);
+  const packed = pool.buffer(slot, rows * packedStride);
+  const texture = pool.texture(slot, rows, packedStride);
+  plan.dispatch(compileKernel(plan.device, productPack), [
+    buffer,
+    packed,
+    { params: [u32(columns), u32(offset), u32(stride), u32(packedStride)] },
+  ], { groups: [roundUp(packedStride, PACK_GROUP) / PACK_GROUP, rows], cost: rows * packedStride });
+  plan.copyToTexture(packed, texture, { bytesPerRow: 4 * packedStride, rows });
+  return texture;
+}
+
+function entryOf<T>(map: Map<string, T[]>, key: string): T[] {
+  let list = map.get(key);
+  if (!list) map.set(key, list = []);
+  return list;
+}

@@ -1,0 +1,153 @@
+// Tiles of the product kernels: candidates, defaults, and which of them a device uses. Owns the choice; refuses to measure (see tune.ts) and to record.
+import { createHash } from "node:crypto";
+import { productBuffer, productTexture, productTiled, TEXTURE_LANES, tiledBytes } from "../../../kernels/mod.ts";
+import type { Device } from "../../gpu/device.ts";
+import { adapterIdentity, type TuningIdentity, tuningOf } from "../../gpu/tuning.ts";
+import type { MatrixDtype } from "./matrix.ts";
+
+/** Rows and columns of the result that one invocation owns. */
+export interface Tile {
+  readonly rows: number;
+  readonly columns: number;
+}
+
+/** Products by frozen matrices (linear) and of views (matmul), from textures or buffers: a kernel generator each. */
+export type ProductFamily = "linear-texture" | "linear-buffer" | "matmul-texture" | "matmul-buffer";
+
+/** One product C[m, n] of depth k. */
+export interface Product {
+  readonly family: ProductFamily;
+  /** How the operands lie: a direction, or a letter for each of A, B and C. */
+  readonly layout: string;
+  readonly dtype: MatrixDtype;
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+}
+
+/** Tiles for up to `upTo` rows, the default first. */
+interface Choice {
+  readonly upTo: number;
+  readonly tiles: readonly Tile[];
+}
+
+/**
+ * All tiles of a family sum over k in the same order, so that the choice never changes a value. The defaults were measured on lavapipe
+ * (textures; scripts/bench/products.ts), or follow what is usual on GPUs (buffers).
+ */
+const CHOICES: Readonly<Record<ProductFamily, readonly Choice[]>> = {
+  "linear-texture": [
+    { upTo: 1, tiles: tiles("1x8 1x16") },
+    { upTo: 4, tiles: tiles("4x8 4x16") },
+    { upTo: 8, tiles: tiles("8x8 8x16") },
+    { upTo: 16, tiles: tiles("16x8 8x8 16x16") },
+    { upTo: Infinity, tiles: tiles("16x8 8x8 24x8 32x8 16x16") },
+  ],
+  "linear-buffer": [
+    { upTo: 16, tiles: tiles("1x4 1x8") },
+    { upTo: 32, tiles: tiles("4x4 2x4 2x8 1x4") },
+    { upTo: Infinity, tiles: tiles("4x4 2x4 8x4 4x8 8x8") },
+  ],
+  "matmul-texture": [{ upTo: Infinity, tiles: tiles("8x16 8x8 4x8 16x8") }],
+  "matmul-buffer": [{ upTo: Infinity, tiles: tiles("4x4 2x4 4x2 8x4 8x8") }],
+};
+
+/**
+ * Where lanes share A, more rows cost few loads of it, and f32 needs no code to unpack: all of 32 rows stays in a CPU's instruction cache.
+ */
+const SHARED_F32: Choice = { upTo: Infinity, tiles: tiles("32x8 16x8 8x8 24x8 16x16") };
+const SHARED_FROM = 64;
+
+/** Sizes up to here are told apart; above, a key has the nearest power of √2, so that layers of uneven widths share it. */
+const EXACT_UP_TO = 16;
+/** Longer sides are alike: a shard of a large vocabulary has as many rows as the adapter allows. */
+const MOST = 2 ** 13;
+
+/** The tile that the device uses for a product: the tuned one, else the default. */
+export function productTile(device: Device, product: Product): Tile {
+  const all = choiceOf(device, product).tiles, name = tuningOf(device).get(productKey(product));
+  const tile = name === undefined ? undefined : all.find((known) => tileName(known) === name);
+  return tile ?? defaultTile(device, product);
+}
+
+/** Whether the device's texture kernels with this tile let lanes share an A that is stored [m][k]. Values are the same; with few rows there is little to share. */
+export function sharesA(device: Device, { rows }: Tile): boolean {
+  return hasSharing(device) && rows >= 4;
+}
+
+/** Tiles that a device can use for a product, the default first. */
+export function candidateTiles(device: Device, product: Product): readonly Tile[] {
+  const all = choiceOf(device, product).tiles;
+  if (product.family !== "linear-buffer") return all;
+  return all.filter((tile) => tiledBytes(tile) <= device.limits.maxComputeWorkgroupStorageSize);
+}
+
+/** Key of a product in a tuning table. */
+export function productKey({ family, layout, dtype, m, n, k }: Product): string {
+  return `${family} ${layout} ${dtype} ${[m, n, k].map(bucket).join(" x ")}`;
+}
+
+/** Name of a tile in a tuning table. */
+export function tileName({ rows, columns }: Tile): string {
+  return `${rows}x${columns}`;
+}
+
+/** What a tuning table of this device and these kernels is known by. */
+export function tuningIdentity(device: Device): TuningIdentity {
+  return { adapter: adapterIdentity(device), kernels: kernelDigest(hasSharing(device)) };
+}
+
+/** A side of a product to measure for products of this length: longer ones have the same key. */
+export function measuredSide(size: number): number {
+  return Math.min(size, MOST);
+}
+
+function choiceOf(device: Device, { family, m, dtype }: Product): Choice {
+  const isShared = family === "linear-texture" && dtype === "f32" && m > SHARED_FROM && hasSharing(device);
+  if (isShared) return SHARED_F32;
+  const choice = CHOICES[family].find(({ upTo }) => m <= upTo);
+  if (!choice) throw new Error(`no tile of ${family} for ${m} rows`);
+  return choice;
+}
+
+function defaultTile(device: Device, product: Product): Tile {
+  const [tile] = choiceOf(device, product).tiles;
+  if (!tile) throw new Error(`no tile of ${product.family}`);
+  return tile;
+}
+
+function bucket(size: number): number {
+  return size <= EXACT_UP_TO ? size : Math.round(2 ** (Math.round(2 * Math.log2(Math.min(size, MOST))) / 2));
+}
+
+function hasSharing({ subgroups }: Device): boolean {
+  return subgroups?.size === TEXTURE_LANES;
+}
+
+const digests = new Map<boolean, string>();
+
+/** Digest of one kernel of each kind: other kernels have other speeds. */
+function kernelDigest(broadcast: boolean): string {
+  const known = digests.get(broadcast);
+  if (known !== undefined) return known;
+  const hash = createHash("sha256"),
+    thin = { transposeA: true, dtype: "f32", rows: 8, vectors: 2, tail: true } as const;
+  for (const transposeB of [true, false]) {
+    for (const dtype of ["f32", "f16", "q8", "q4"] as const) {
+      hash.update(productTexture({ transposeA: false, transposeB, dtype, rows: 8, vectors: 2, broadcast }).code);
+      hash.update(productTiled({ transposeB, dtype, rows: 4, columns: 4 }).code);
+    }
+    hash.update(productTexture({ ...thin, transposeB }).code);
+  }
+  hash.update(productBuffer({ rows: 4, columns: 4 }).code);
+  const digest = hash.digest("hex").slice(0, 16);
+  digests.set(broadcast, digest);
+  return digest;
+}
+
+function tiles(names: string): Tile[] {
+  return names.split(" ").map((name) => {
+    const [rows = 0, columns = 0] = name.split("x").map(Number);
+    return { rows, columns };
+  });
+}

@@ -1,0 +1,185 @@
+// What makes a run fit that does not: single changes of options, all of them, or a lower rank with as few of them as it takes, each planned anew. Owns the search and the refusal; refuses to plan by itself.
+import { CompressoError } from "../../core/errors.ts";
+import { checkNames, type NamesOf } from "../../core/check_options.ts";
+import { MATRIX_DTYPES } from "../../nn/products/matrix.ts";
+import type { DecoderSpec } from "../../spec/decoder.ts";
+import { type MemoryChange, type MemoryOptions, type MemoryPlan, planMemory, plannerWithin } from "./plan.ts";
+import { checkMemoryNames } from "../options/names.ts";
+import { DEFAULTS } from "../options/options.ts";
+
+/** A change of options that makes a run fit. */
+export interface MemoryAdvice {
+  /** The change in the words of the command line, such as "--batch 2". */
+  readonly change: string;
+  /** The options that change. */
+  readonly options: MemoryChange;
+  /** Planned peak with the change. */
+  readonly peakBytes: number;
+}
+
+/** What a plan has to fit into. */
+export interface MemoryBudget {
+  /** Bytes that the run may use; default no limit but the adapter's. */
+  readonly memoryLimit?: number;
+}
+
+const BUDGET: NamesOf<MemoryBudget> = { memoryLimit: "number" };
+
+/** Sequence lengths that are tried are multiples of this. */
+const SEQ_STEP = 32;
+
+/** Whether a plan keeps within the budget and the adapter's limits. */
+export function fits({ peakBytes, excesses }: MemoryPlan, budget: MemoryBudget): boolean {
+  checkNames(budget, BUDGET, { whose: "a memory budget" });
+  const { memoryLimit = Infinity } = budget;
+  return peakBytes <= memoryLimit && excesses.length === 0;
+}
+
+/**
+ * Looks for what makes a run fit: one change if one is enough, of each kind the mildest and each smaller dtype; else all of them together; else nothing.
+ * Recomputation where it is off, a smaller dtype of the frozen weights, fewer sequences a step, shorter sequences; where none of these helps, a
+ * lower rank of LoRA, whose matrices lie in one buffer: alone, else with all the others and sequences as they are, else with the shortest ones.
+ */
+export async function adviseMemory(
+  spec: DecoderSpec,
+  options: MemoryOptions,
+  budget: MemoryBudget,
+): Promise<MemoryAdvice[]> {
+  checkMemoryNames(options, "adviseMemory");
+  checkNames(budget, BUDGET, { whose: "a memory budget" });
+  const { batch = DEFAULTS.batch, seq = DEFAULTS.seq, baseDtype = "f16" } = options;
+  const planned = plannerWithin(spec, options, budget);
+  const attempt = async (change: MemoryChange): Promise<MemoryAdvice | null> => {
+    const plan = await planned(change);
+    return plan && { change: wordsOf(change), options: change, peakBytes: plan.peakBytes };
+  };
+  const shorter = (fixed: MemoryChange): Promise<MemoryAdvice | null> =>
+    largest(Math.ceil(seq / SEQ_STEP) - 1, (steps) => attempt({ ...fixed, seq: steps * SEQ_STEP }));
+  const single: (MemoryAdvice | null)[] = [];
+  if (options.recompute === false) single.push(await attempt({ recompute: true }));
+  for (const dtype of MATRIX_DTYPES.slice(MATRIX_DTYPES.indexOf(baseDtype) + 1)) {
+    single.push(await attempt({ baseDtype: dtype }));
+  }
+  single.push(await largest(batch - 1, (count) => attempt({ batch: count })));
+  single.push(await shorter({}));
+  const fitting = single.filter((advice) => advice !== null);
+  if (fitting.length > 0) return fitting;
+  const least = MATRIX_DTYPES.at(-1) ?? baseDtype;
+  const all: MemoryChange = {
+    ...(options.recompute === false ? { recompute: true } : {}),
+    ...(baseDtype === least ? {} : { baseDtype: least }),
+    ...(batch > 1 ? { batch: 1 } : {}),
+  };
+  const together = await attempt(all) ?? await shorter(all);
+  if (together) return [together];
+  const { lora = DEFAULTS.lora } = options, { rank = DEFAULTS.lora.rank } = lora;
+  for (const others of [{}, all, ...(seq > SEQ_STEP ? [{ ...all, seq: SEQ_STEP }] : [])]) {
+    const lower = await largest(rank - 1, (count) => attempt({ ...others, lora: { ...lora, rank: count } }));
+    if (lower) return [lower];
+  }
+  return [];
+}
+
+/** A plan that fits, on a device that may hold other things. */
+export interface CheckedPlan extends MemoryPlan {
+  /** Bytes on the device that are no part of the plan. */
+  readonly otherBytes: number;
+}
+
+/**
+ * Plans a run and refuses one that does not fit.
+ *
+ * @throws CompressoError("gpu") over the budget or the adapter's limits, naming the changes that would fit.
+ */
+export async function checkMemory(
+  spec: DecoderSpec,
+  options: MemoryOptions,
+  { memoryLimit = Infinity, deviceBytes = 0 }: MemoryBudget & {
+    /** Bytes in use on the device, the frozen weights among them. */
+    readonly deviceBytes?: number;
+  } = {},
+): Promise<CheckedPlan> {
+  const plan = await planMemory(spec, options);
+  const otherBytes = Math.max(0, deviceBytes - plan.stages.weights), budget = { memoryLimit: memoryLimit - otherBytes };
+  if (fits(plan, budget)) return { ...plan, otherBytes };
+  throw refusal({ ...plan, otherBytes }, { memoryLimit, advice: await adviseMemory(spec, options, budget) });
+}
+
+/** The error for a plan that does not fit, with what would. */
+export function refusal(
+  { peakBytes, otherBytes, excesses: [excess] }: CheckedPlan,
+  { memoryLimit = Infinity, advice }: MemoryBudget & { readonly advice: readonly MemoryAdvice[] },
+): CompressoError {
+  const others = otherBytes > 0 ? `, and ${mebibytes(otherBytes)} are in use already` : "";
+  const isOver = peakBytes + otherBytes > memoryLimit, isLimit = isOver && excess === undefined;
+  // What else lies there is in the way only where the run alone would fit.
+  const ways = roomWords({ otherBytes: isLimit && peakBytes <= memoryLimit ? otherBytes : 0, isLimit });
+  return new CompressoError("gpu", {
+    what: "cannot prune in the memory that there is",
+    rule: isOver
+      ? `the planned peak is within the memory limit, ${limitMebibytes(memoryLimit)}`
+      : excess?.rule ?? "the plan is within the adapter's limits",
+    value: isOver
+      ? `the run needs ${mebibytes(peakBytes)}${others}`
+      : `${excess?.what ?? "the plan is not"}: ${excess?.value ?? ""}`,
+    mend: [...ways, adviceWords(advice, { isLimit })].join(", or "),
+  });
+}
+
+/** Ways to more room for the same options: by what else lies on the device, and by the user's own limit. */
+export function roomWords(
+  { otherBytes, isLimit }: { readonly otherBytes: number; readonly isLimit: boolean },
+): string[] {
+  return [...(otherBytes > 0 ? [freeWords(otherBytes)] : []), ...(isLimit ? ["raise --memory-limit"] : [])];
+}
+
+/** What to do about bytes that are no part of a run. */
+export function freeWords(bytes: number): string {
+  return `free what else lies on the device (${mebibytes(bytes)})`;
+}
+
+/** Advice as one sentence. Where a limit of the user's own is what is in the way, another adapter would not help. */
+export function adviceWords(
+  advice: readonly MemoryAdvice[],
+  { isLimit }: { readonly isLimit: boolean },
+): string {
+  if (advice.length === 0) return `use a smaller model${isLimit ? "" : ", or another adapter"}`;
+  return `use ${advice.map(({ change, peakBytes }) => `${change} (${mebibytes(peakBytes)})`).join(", or ")}`;
+}
+
+/** Bytes in tenths of MiB, rounded up, so that what is said to be enough is; less than one MiB as they are. */
+export function mebibytes(bytes: number): string {
+  return inMebibytes(bytes, Math.ceil);
+}
+
+/** The same of a limit, rounded down, so that what is over it is said to be. */
+export function limitMebibytes(bytes: number): string {
+  return inMebibytes(bytes, Math.floor);
+}
+
+function inMebibytes(bytes: number, round: (value: number) => number): string {
+  return bytes < 2 ** 20 ? `${bytes} bytes` : `${round(10 * bytes / 2 ** 20) / 10} MiB`;
+}
+
+/** What `attempt` gives for the largest number from 1 to `most` that it gives anything for; it must do so for all smaller ones too. */
+async function largest<T>(most: number, attempt: (value: number) => Promise<T | null>): Promise<T | null> {
+  let low = 0, high = most + 1, best: T | null = null;
+  while (high - low > 1) {
+    // The smallest first: where it is too large, all are.
+    const middle = low === 0 && high === most + 1 ? 1 : Math.floor((low + high) / 2), found = await attempt(middle);
+    if (found) [low, best] = [middle, found];
+    else if (middle === 1) return null;
+    else high = middle;
+  }
+  return best;
+}
+
+function wordsOf({ batch, seq, baseDtype, recompute, lora }: MemoryChange): string {
+  return [
+    ...(lora?.rank === undefined ? [] : [`--rank ${lora.rank}`]),
+    ...(baseDtype === undefined ? [] : [`--base-dtype ${baseDtype}`]),
+    ...(batch === undefined ? [] : [`--batch ${batch}`]),
+    ...(seq === undefined ? [] : [`--seq ${seq}`]),
+    ...(recompute ? ["no longer --no-recompute"] : []),
+  ].join(" and ");
+}

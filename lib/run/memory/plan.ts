@@ -1,0 +1,252 @@
+// How much GPU memory a prune run takes, before it is run. Owns the dry run that counts it; refuses formulas of its own.
+import { CompressoError, type ErrorParts } from "../../core/errors.ts";
+import type { Device, DeviceLimits, MemoryUse } from "../../gpu/device.ts";
+import { DEFAULT_LIMITS, openDryDevice } from "../../gpu/dry.ts";
+import type { WeightSource } from "../../spec/source.ts";
+import { type LoraConfig, loraModules, type LoraWeights } from "../../nn/lora.ts";
+import type { MatrixDtype } from "../../nn/products/matrix.ts";
+import { type DecoderSpec, type LayerSpec, tensorShapes } from "../../spec/decoder.ts";
+import { IDLE_STATE } from "../../nn/train/step_state.ts";
+import { withOutputBiases } from "../../masks/baselines_bias.ts";
+import type { Layout } from "../../slice/layouts.ts";
+import { tableOf } from "../../units/uniform.ts";
+import type { UnitKind, UnitRules, UnitTable } from "../../units/units.ts";
+import type { Batch } from "../../data/batches.ts";
+import { checkMemoryNames } from "../options/names.ts";
+import { bytesByPart, type MemoryPart } from "./parts.ts";
+import { loadModelFrom, type Model } from "../../model/model.ts";
+import { type ResolvedOptions, resolveOptions } from "../options/options.ts";
+import { calibrate } from "../methods/calibrate.ts";
+import { isOneShot, type Method } from "../methods/names.ts";
+import { withCompensation } from "../methods/one_shot.ts";
+import { createTrainer } from "../trainer.ts";
+import { rehearseVerify, verifyShape } from "../../slice/verify.ts";
+
+/** What is planned; the options of `prune` that memory depends on, with the same defaults. */
+export interface MemoryOptions {
+  /** Sequences a step; default 4. */
+  readonly batch?: number;
+  /** Tokens of a sequence; default 256. */
+  readonly seq?: number;
+  /** Rank and targets of LoRA, and whether it has dropout. */
+  readonly lora?: Partial<LoraConfig>;
+  /** Kinds of units; hidden masks need more to be kept. */
+  readonly units?: readonly UnitKind[];
+  /** Units that are never cut are not learned. */
+  readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
+  /** Layout of the run, whose units are by KV group where layers are to be alike. Default "compact". */
+  readonly layout?: Layout;
+  /** Whether backward computes layers anew instead of keeping them; default true. */
+  readonly recompute?: boolean;
+  /** How units are chosen: each method has steps and calibration of its own. Default "compresso". */
+  readonly method?: Method;
+  /** See `PruneOptions.focus`. */
+  readonly focus?: number;
+  /** Storage of the frozen weights; default "f16". */
+  readonly baseDtype?: MatrixDtype;
+  /** The adapter to plan for; default: the limits that every adapter grants, and a GPU. */
+  readonly adapter?: PlannedAdapter;
+}
+
+/** What an adapter changes about a plan. */
+export interface PlannedAdapter {
+  /** Limits of the device. */
+  readonly limits: DeviceLimits;
+  /** Whether a CPU runs the shaders: weights and operands then lie in textures. */
+  readonly isCpu: boolean;
+}
+
+/** What a run would take. */
+export interface MemoryPlan {
+  /** Largest number of bytes in use at once, over all stages. */
+  readonly peakBytes: number;
+  /** Bytes at the peak by what they are for; they add up to it. */
+  readonly parts: Readonly<Record<MemoryPart, number>>;
+  /** Bytes of the frozen weights alone, and peaks of training and of comparing the sliced with the masked model, which include them. */
+  readonly stages: { readonly weights: number; readonly training: number; readonly verification: number };
+  /** The largest storage buffer, and the size that the adapter allows for one. */
+  readonly largestBuffer: { readonly label: string; readonly bytes: number; readonly limit: number };
+  /** What the adapter's limits refuse; empty where the run can start. */
+  readonly excesses: readonly ErrorParts[];
+}
+
+/**
+ * Plans the GPU memory of a prune run of a model of this shape: all that is allocated runs on a device that only counts (see
+ * `openDryDevice`), so the plan is what `Device.peakBytes` will be. Needs no weights and no adapter.
+ *
+ * @throws CompressoError("usage") for options out of range.
+ * @example
+ * ```ts
+ * import { type DecoderSpec, planMemory } from "../../../mod.ts";
+ *
+ * const layer = { heads: 9, kvHeads: 3, ffn: 1536 };
+ * const spec: DecoderSpec = {
+ *   vocab: 49152,
+ *   hidden: 576,
+ *   headDim: 64,
+ *   layers: Array.from({ length: 30 }, () => layer),
+ *   normEps: 1e-5,
+ *   rope: { base: 100_000, scaling: { kind: "none" } },
+ *   tied: true,
+ *   maxPosition: 8192,
+ *   bosId: 1,
+ *   eosIds: [2],
+ *   padId: null,
+ * };
+ * const { peakBytes, parts } = await planMemory(spec, { batch: 1, seq: 1024 });
+ * if (peakBytes > 2 ** 30 || parts.base > peakBytes) throw new Error(`${peakBytes} bytes`);
+ * ```
+ */
+export async function planMemory(spec: DecoderSpec, options: MemoryOptions = {}): Promise<MemoryPlan> {
+  checkMemoryNames(options, "planMemory");
+  using device = openDryDevice(adapterFor(options));
+  return await planOn(device, spec, { ...options, table: tableFor(spec, options) });
+}
+
+/** Options that advice may change. */
+export type MemoryChange = Pick<MemoryOptions, "batch" | "seq" | "baseDtype" | "recompute" | "lora">;
+
+/**
+ * Plans a run with some of its options changed, again and again: null where that does not keep within the budget and the adapter's limits. Quicker than
+ * {@link planMemory}, as the units are counted once and a plan is given up at its first excess.
+ *
+ * @throws CompressoError("usage") for options out of range.
+ */
+export function plannerWithin(
+  spec: DecoderSpec,
+  options: MemoryOptions,
+  { memoryLimit = Infinity }: { readonly memoryLimit?: number },
+): (change: MemoryChange) => Promise<MemoryPlan | null> {
+  const table = tableFor(spec, options);
+  return async (change) => {
+    using device = openDryDevice({ ...adapterFor(options), memoryLimit });
+    try {
+      return await planOn(device, spec, { ...options, ...change, table });
+    } catch (error) {
+      if (error instanceof CompressoError && error.code === "gpu") return null;
+      throw error;
+    }
+  };
+}
+
+function adapterFor({ adapter = { limits: DEFAULT_LIMITS, isCpu: false } }: MemoryOptions): PlannedAdapter {
+  return adapter;
+}
+
+function resolved(spec: DecoderSpec, options: MemoryOptions): ResolvedOptions {
+  return resolveOptions({ rows: [], sparsity: 0.5, steps: 1, postfinetune: 1, ...shapeOf(options) }, spec);
+}
+
+function tableFor(spec: DecoderSpec, options: MemoryOptions): UnitTable {
+  return tableOf(spec, resolved(spec, options));
+}
+
+async function planOn(
+  device: Device,
+  spec: DecoderSpec,
+  { table, baseDtype = "f16", ...options }: MemoryOptions & { readonly table: UnitTable },
+): Promise<MemoryPlan> {
+  const run = resolved(spec, options);
+  using model = await loadModelFrom(zeros(spec), { device, baseDtype });
+  const weights = device.bytes;
+  await dryTraining(model, table, run);
+  const training = measured(device);
+  device.resetPeak();
+  // Layers are compared one after the other: those of one shape take the same.
+  const distinct = zeros({
+    ...spec,
+    layers: [...new Map(spec.layers.map((layer) => [shapeKey(layer), layer])).values()],
+  });
+  const { rank, alpha, targets } = run.lora;
+  await rehearseVerify(run.method === "flap" ? withOutputBiases(distinct) : distinct, {
+    device,
+    adapters: { lora: { rank, alpha, targets, weights: zeroLora(distinct.spec, run.lora) } },
+    ...verifyShape(run),
+  });
+  const verification = measured(device);
+  const peak = training.bytes >= verification.bytes ? training : verification;
+  const buffers = [...training.uses, ...verification.uses].filter(({ kind }) => kind === "storage");
+  const largest = buffers.reduce((most, use) => use.bytes > most.bytes ? use : most, { label: "none", bytes: 0 });
+  const { maxBufferSize, maxStorageBufferBindingSize } = device.limits;
+  return {
+    peakBytes: peak.bytes,
+    parts: bytesByPart(peak.uses),
+    stages: { weights, training: training.bytes, verification: verification.bytes },
+    largestBuffer: {
+      label: largest.label,
+      bytes: largest.bytes,
+      limit: Math.min(maxBufferSize, maxStorageBufferBindingSize),
+    },
+    excesses: device.excesses.map(({ parts }) => parts),
+  };
+}
+
+/** The options that count here: a run hands all of its own over, its goal and start among them. */
+function shapeOf(
+  { batch, seq, lora, units, rules, layout, recompute, method, focus }: MemoryOptions,
+): Omit<MemoryOptions, "baseDtype" | "adapter"> {
+  return {
+    ...(batch === undefined ? {} : { batch }),
+    ...(seq === undefined ? {} : { seq }),
+    ...(lora === undefined ? {} : { lora }),
+    ...(units === undefined ? {} : { units }),
+    ...(rules === undefined ? {} : { rules }),
+    ...(layout === undefined ? {} : { layout }),
+    ...(recompute === undefined ? {} : { recompute }),
+    ...(method === undefined ? {} : { method }),
+    ...(focus === undefined ? {} : { focus }),
+  };
+}
+
+/** Calibrates and trains one step of each kind that the method has, and reads what a run reads; the trainer records its plans when they are first used. */
+async function dryTraining(model: Model, table: UnitTable, options: ResolvedOptions): Promise<void> {
+  const { batch, seq, seed, lora, recompute, method, focus } = options;
+  using compensated = method === "flap" ? await withCompensation(model) : null;
+  const trained = compensated ?? model;
+  using trainer = createTrainer(trained, { batch, seq, seed, lora, table, recompute });
+  const count = batch * seq;
+  // A dry device takes no data.
+  const data: Batch = { tokens: new Uint32Array(0), labels: new Int32Array(0), realTokens: count, labelTokens: count };
+  const state = { state: IDLE_STATE };
+  if (method === "wanda-sp" || method === "flap") await calibrate(trained, { batches: [], batch, seq });
+  await trainer.step("lora", data, state);
+  if (method === "taylor") await trainer.weightTerms(data, state);
+  if (method === "compresso") await trainer.maskGradients(data, state);
+  if (!isOneShot(method)) await trainer.step(method === "gradual" ? method : "masks", data, state);
+  if (focus < 1) await trainer.step("lora", data, { ...state, focus });
+  await trainer.numbers(0, 1);
+  // With LoRA, which a run reads alone too: that takes less. What no adapter holds may be too large for the host as well.
+  if (model.device.excesses.length === 0) await trainer.save();
+}
+
+function measured(device: Device): { readonly bytes: number; readonly uses: readonly MemoryUse[] } {
+  return { bytes: device.peakBytes, uses: device.peakUsage() };
+}
+
+/** What tells the shapes of layers apart. */
+function shapeKey({ heads, kvHeads, ffn }: LayerSpec): string {
+  return `${heads} ${kvHeads} ${ffn}`;
+}
+
+/** LoRA of this shape that is 0: all matrices are parts of one. */
+function zeroLora(spec: DecoderSpec, { rank, targets }: Pick<LoraConfig, "rank" | "targets">): LoraWeights {
+  const modules = loraModules(spec, targets);
+  const matrix = new Float32Array(rank * modules.reduce((most, { shape }) => Math.max(most, ...shape), 0));
+  return new Map(modules.flatMap(({ layer, projection, shape: [outputs, inputs] }) => [
+    [`lora.${layer}.${projection}.A`, matrix.subarray(0, rank * inputs)] as const,
+    [`lora.${layer}.${projection}.B`, matrix.subarray(0, rank * outputs)] as const,
+  ]));
+}
+
+/** A model of this shape whose weights are 0. */
+function zeros(spec: DecoderSpec): WeightSource {
+  const shapes = tensorShapes(spec);
+  return {
+    spec,
+    read(name, rows): Promise<Float32Array<ArrayBuffer>> {
+      const [count = 0, ...others] = shapes.get(name) ?? [];
+      return Promise.resolve(new Float32Array(others.reduce((size, side) => size * side, rows?.count ?? count)));
+    },
+    storedDtype: () => "f32",
+  };
+}

@@ -1,0 +1,95 @@
+// Σ|w·∂L/∂w| of all projections, by the units and hidden dims that they belong to. Owns the buffers that gather them; refuses what is made of them.
+import type { DecoderContext } from "../../nn/decoder.ts";
+import { strideOf } from "../../nn/padding.ts";
+import { slotSlice } from "../../nn/mask_slots.ts";
+import type { Pass } from "../../nn/pass.ts";
+import { type DecoderSpec, type Projection, PROJECTIONS } from "../../spec/decoder.ts";
+import { recordWeightTerms, weightTermFloats } from "../../nn/train/weight_terms.ts";
+import { projectionMatrix, unpadHeads } from "../../nn/weights.ts";
+import type { LayerTerms, WeightTerms } from "../../masks/baselines.ts";
+
+/** Where the terms of weights are gathered; dispose it to free its buffers. */
+export interface WeightProbe extends Disposable {
+  /** For the context of a plan with gradients. */
+  readonly observe: NonNullable<DecoderContext["observeWeights"]>;
+  /** What the last run of that plan gave, layer by layer. */
+  read(): Promise<LayerTerms[]>;
+}
+
+/** Where the sums of a matrix [rows, cols] lie, in f32. */
+interface Place {
+  readonly rows: number;
+  readonly cols: number;
+  readonly byRow: number;
+  readonly byColumn: number;
+}
+
+/** Allocates the sums of every layer of a pass, and a piece of one gradient. */
+export function createWeightProbe({ device, weights, act }: Pass): WeightProbe {
+  let count = 0, floats = 0;
+  const places = weights.layers.map((layer) =>
+    new Map(PROJECTIONS.flatMap((projection): [Projection, Place][] => {
+      const matrix = projectionMatrix(layer, projection);
+      if (!matrix) return [];
+      const byRow = count, byColumn = byRow + strideOf(matrix.rows);
+      count = byColumn + matrix.stride;
+      floats = Math.max(floats, weightTermFloats(matrix));
+      return [[projection, { rows: matrix.rows, cols: matrix.cols, byRow, byColumn }]];
+    }))
+  );
+  using stack = new DisposableStack();
+  const sums = stack.use(device.createBuffer("calibration terms", 4 * count));
+  const scratch = stack.use(device.createBuffer("calibration gradient", 4 * floats));
+  const owned = stack.move();
+  return {
+    observe: ({ plan }, { layer, projection, matrix, x, dy }): void => {
+      const place = places[layer]?.get(projection);
+      if (!place) return;
+      plan.section("statistics");
+      recordWeightTerms(plan, matrix, {
+        x,
+        dy,
+        scratch,
+        rows: slotSlice(sums, place.byRow, place.rows),
+        columns: slotSlice(sums, place.byColumn, place.cols),
+      }, { tokens: act.rows, pool: act.operands });
+    },
+    async read(): Promise<LayerTerms[]> {
+      const values = await device.readFloats(sums, count);
+      return places.map((own, layer) =>
+        new Map([...own].map(([projection, place]) => [
+          projection,
+          termsOf(values, place, { spec: weights.spec, layer, projection }),
+        ]))
+      );
+    },
+    [Symbol.dispose]: () => owned.dispose(),
+  };
+}
+
+function termsOf(values: Float32Array, { rows, cols, byRow, byColumn }: Place, { spec, layer, projection }: {
+  readonly spec: DecoderSpec;
+  readonly layer: number;
+  readonly projection: Projection;
+}): WeightTerms {
+  const { heads = 0, kvHeads = 0 } = spec.layers[layer] ?? {};
+  const row = values.subarray(byRow, byRow + rows), column = values.subarray(byColumn, byColumn + cols);
+  const withoutPadding = (padded: Float32Array, count: number): Float32Array => {
+    const logical = count * spec.headDim;
+    return unpadHeads(spec, padded, { shape: [1, padded.length], logical: [1, logical] });
+  };
+  switch (projection) {
+    case "q":
+      return { units: withoutPadding(row, heads), hidden: column };
+    case "k":
+    case "v":
+      return { units: withoutPadding(row, kvHeads), hidden: column };
+    case "o":
+      return { units: withoutPadding(column, heads), hidden: row };
+    case "gate":
+    case "up":
+      return { units: row, hidden: column };
+    case "down":
+      return { units: column, hidden: row };
+  }
+}

@@ -1,0 +1,45 @@
+// The schedules that have a name. Owns the names and their shapes; refuses the loop.
+import { checkNames } from "../core/check_options.ts";
+import { checkWarmup, constant, cosine, cubic, described, exponential, linear } from "./curves.ts";
+import { WARMUP } from "./ramp.ts";
+import { defineSchedule, type Schedule, type ScheduleDefinition } from "./definition.ts";
+
+/** Names of the built-in schedules, the default first. */
+export const SCHEDULE_NAMES = ["cubic", "linear", "cosine", "exponential", "step", "constant"] as const;
+/** Name of a built-in schedule. */
+export type ScheduleName = typeof SCHEDULE_NAMES[number];
+
+/** What a run without a schedule is said to have. */
+export const DEFAULT_SCHEDULE = "cubic, the default";
+
+/** Whether a text is the name of a built-in schedule. */
+export function isScheduleName(text: string): text is ScheduleName {
+  return SCHEDULE_NAMES.some((name) => name === text);
+}
+
+/**
+ * The built-in schedule of a name: from 0 up to the run's sparsity, which it reaches at progress `warmup`, in [0, 1]. "step" begins at a quarter of
+ * it, "constant" is all of it from the first step on. Throws `CompressoError("usage")` for another warm-up, and for other options.
+ */
+export function builtinSchedule(name: ScheduleName, options: { readonly warmup?: number } = {}): Schedule {
+  checkNames(options, { warmup: "number" }, { whose: "builtinSchedule" });
+  const { warmup = WARMUP } = options;
+  const ramp = { to: "target", warmup } as const;
+  checkWarmup(name, warmup);
+  const curves: { readonly [name in ScheduleName]: () => ScheduleDefinition["sparsity"] } = {
+    cubic: () => cubic(ramp),
+    linear: () => linear(ramp),
+    cosine: () => cosine(ramp),
+    exponential: () => exponential(ramp),
+    // Four stairs of the same height, the last from the end of the warm-up on.
+    step: () =>
+      described(
+        "step",
+        ramp,
+        ({ progress, sparsity }) =>
+          warmup > 0 ? sparsity * Math.min(4, 1 + Math.floor(3 * (progress / warmup))) / 4 : sparsity,
+      ),
+    constant: () => constant("target"),
+  };
+  return defineSchedule({ sparsity: curves[name]() ?? 0 });
+}

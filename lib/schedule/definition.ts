@@ -1,0 +1,398 @@
+// Schedules that users write: what one sees and what it may decide. Owns the contract; refuses the loop, files and processes.
+//
+// An isolated script runs with this file's code: beside the error type it may import types only.
+import { CompressoError } from "../core/errors.ts";
+
+/** What the built-in curves read. */
+export interface CurveInput {
+  /** Share of the stage that is done with this step: 1 / steps at the first step, 1 at the last. */
+  readonly progress: number;
+  /** The run's sparsity target. */
+  readonly sparsity: number;
+}
+
+/** What a schedule sees at every step of the pruning stage, and of the others where it steers them. */
+export interface ScheduleInput extends CurveInput {
+  /** The stage of the step. */
+  readonly stage: RecordView["stage"];
+  /** The step of the stage, from 0. */
+  readonly step: number;
+  /** Steps of the stage. */
+  readonly steps: number;
+  /** The last records of the run that are known, oldest first, {@link RECORDS_SEEN} at most. */
+  readonly records: readonly RecordView[];
+  /** State of every decoder layer. */
+  readonly layers: readonly LayerState[];
+}
+
+/** Records that a schedule sees. */
+export const RECORDS_SEEN = 32;
+
+/** What a schedule sees of a step's record: whatever is the same whenever the run is repeated. */
+export interface RecordView {
+  /** Stage of the step. */
+  readonly stage: "finetune" | "prune" | "postfinetune";
+  /** Steps done in the whole run, this one included. */
+  readonly step: number;
+  /** Mean cross-entropy over the batch's labels, in nats. */
+  readonly loss: number;
+  /** Sparsity that the schedule asked for; null outside the pruning stage. */
+  readonly target: number | null;
+  /** Expected sparsity ŝ after the step; null outside the pruning stage. */
+  readonly expected: number | null;
+  /** Multiplier of the gap. */
+  readonly lambda1: number;
+  /** Multiplier of the squared gap. */
+  readonly lambda2: number;
+  /** Global norm of the LoRA gradients before clipping. */
+  readonly gradNorm: number;
+  /** Learning rate of LoRA. */
+  readonly learningRate: number;
+}
+
+/**
+ * Shares that are cut of a layer's units by their number, each in [0, 1], whatever parameters they have: expected while masks are learned, those of
+ * the hard masks under gradual saliency and in other stages; 0 where nothing of the kind is pruned. A layer that may be cut whole adds its own share to both.
+ */
+export interface LayerState {
+  /** Of its heads. */
+  readonly heads: number;
+  /** Of its FFN columns. */
+  readonly ffn: number;
+}
+
+/** A number of the loop: fixed, or as a function of what the schedule sees. */
+export type Curve = number | ((input: ScheduleInput) => number);
+
+/**
+ * Units of one layer, from 0: its heads or KV groups, its FFN columns, or all that it has, its own as a whole layer too; or hidden dims. All of
+ * these, or those of `units`, from 0. Kinds that are not among the run's units hold nothing.
+ */
+export type FrozenUnits =
+  | { readonly layer: number; readonly kind: "heads" | "ffn"; readonly units?: readonly number[] }
+  | { readonly layer: number; readonly kind: "layer" }
+  | { readonly kind: "hidden"; readonly units?: readonly number[] };
+
+/**
+ * Numbers of the loop that a schedule may set: the names of `Rates`, but for those of the start of masks and of the last stage, and LoRA's `dropout`. Those
+ * of learned masks are for the method compresso, and `memory` for masks that start from saliency.
+ */
+export const RATE_NAMES = [
+  "lora",
+  "mask",
+  "lambda",
+  "temperature",
+  "noise",
+  "memory",
+  "warmup",
+  "tracking",
+  "limit",
+  "clipNorm",
+  "weightDecay",
+  "dropout",
+] as const;
+/** Name of a number of the loop. */
+export type RateName = typeof RATE_NAMES[number];
+/** Name of such a number, or of that of the last stage alone. */
+export type LoopNumber = RateName | "focus";
+
+/** Numbers that every step of LoRA has, in all stages. */
+export const LORA_RATES = ["lora", "clipNorm", "weightDecay", "dropout"] as const satisfies readonly RateName[];
+/** Numbers of the stages before and after pruning; `focus` is the last one's alone. */
+export const OUTER_RATES = {
+  finetune: LORA_RATES,
+  postfinetune: [...LORA_RATES, "focus"],
+} as const satisfies { readonly [stage in OuterStage]: readonly LoopNumber[] };
+/** The stages before and after pruning, in which LoRA is trained alone. */
+export const OUTER_STAGES = ["finetune", "postfinetune"] as const;
+/** Name of such a stage. */
+export type OuterStage = typeof OUTER_STAGES[number];
+
+/** LoRA's numbers in a stage before or after pruning. `lora` is the learning rate itself, in place of the stage's own warm-up or cosine. */
+export type LoraCurves = { readonly [rate in typeof LORA_RATES[number]]?: Curve };
+
+/** What a schedule decides in a stage before or after pruning. */
+export interface StageDefinition extends LoraCurves {
+  /** Whether the stage ends before this step; with the first one it is left out. */
+  readonly end?: (input: ScheduleInput) => boolean;
+}
+
+/** What a schedule decides in the last stage. */
+export interface LastStageDefinition extends StageDefinition {
+  /** But of the method flap: share of the labels that the step learns from, above 0 and 1 at most; see `PruneOptions.focus`. */
+  readonly focus?: Curve;
+}
+
+/**
+ * What a schedule decides; all parts are optional, and what is left out is as in a run without a schedule. Every function must follow from
+ * its input alone, without memory, clock or chance: only then does a resumed run end with the same bits.
+ */
+export interface ScheduleDefinition {
+  /** Sparsity to hold now, in [0, 1). */
+  readonly sparsity?: Curve;
+  /**
+   * But of the layout uniform and of one-shot methods: sparsity of each layer by itself, in [0, 1], a share of the layer's parameters; null leaves a layer
+   * free. As many as there are layers. Without `end` the last step is asked for before the first one too, so that layers that do not come to the whole's
+   * target are refused at once.
+   */
+  readonly layers?: (input: ScheduleInput) => readonly (number | null)[];
+  /**
+   * But of one-shot methods: units that do not move in this step. When the masks become hard they may fall as others do. Gradual saliency moves units
+   * before every third step alone, and with whole layers as units it holds the layer in which a frozen unit lies too.
+   */
+  readonly freeze?: (input: ScheduleInput) => readonly FrozenUnits[];
+  /** Whether the pruning stage ends before this step. Before the first one it cuts nothing, but for a size and for layers that are to be alike: records are those of fine-tuning then. */
+  readonly end?: (input: ScheduleInput) => boolean;
+  /**
+   * Numbers of the loop. Learned masks start at the run's own temperature and noise: give the run the first ones too where the schedule begins at others. `limit` is held to
+   * what the run's own may be. Beside a `sparsity`, `warmup` says only from where on monitors compare what is cut with the target.
+   */
+  readonly rates?: { readonly [rate in RateName]?: Curve };
+  /** Numbers and end of the stage before pruning, which has to have steps. Progress, step and steps are that stage's, and nothing is cut yet. */
+  readonly finetune?: StageDefinition;
+  /** Those of the last stage, in the same way. The layers are those of the hard masks. All steps of a one-shot method are that stage. */
+  readonly postfinetune?: LastStageDefinition;
+}
+
+/** A schedule as {@link defineSchedule} checks it. */
+export interface Schedule {
+  /** What it decides. */
+  readonly definition: ScheduleDefinition;
+}
+
+/**
+ * Makes a schedule, which a script gives as its default export or a program as an option of its run.
+ * Throws `CompressoError("usage")` for a part that does not exist, or is neither a number in range nor a function.
+ *
+ * @example
+ * ```ts
+ * import { defineSchedule } from "../../mod.ts";
+ * export default defineSchedule({ sparsity: ({ progress }) => progress < 0.5 ? 0.1 : 0.1 + 0.3 * (progress - 0.5) });
+ * ```
+ *
+ * @example The rate of LoRA in all stages
+ * ```ts
+ * import { cosine, defineSchedule, linear } from "../../mod.ts";
+ * export default defineSchedule({
+ *   finetune: { lora: linear({ to: 1e-3, warmup: 0.5 }) },
+ *   rates: { lora: 1e-3 },
+ *   postfinetune: { lora: cosine({ from: 1e-3, to: 0 }) },
+ * });
+ * ```
+ */
+export function defineSchedule(definition: ScheduleDefinition): Schedule {
+  checkKeys(definition, PARTS, "part");
+  for (const name of FUNCTIONS) check(definition[name], { name, bounds: null });
+  check(definition.sparsity, { name: "sparsity", bounds: SPARSITY_BOUNDS });
+  const { rates = {}, finetune, postfinetune } = definition;
+  return Object.freeze({
+    definition: Object.freeze({
+      ...definition,
+      rates: checkCurves(checkKeys(rates, RATE_NAMES, "rate"), "rates", RATE_NAMES),
+      ...(finetune === undefined ? {} : { finetune: checkStage(finetune, "finetune") }),
+      ...(postfinetune === undefined ? {} : { postfinetune: checkStage(postfinetune, "postfinetune") }),
+    }),
+  });
+}
+
+/** A copy of a stage's parts that nobody changes. Refuses what is none. */
+function checkStage<T extends StageDefinition>(given: T, stage: OuterStage): Readonly<T> {
+  checkKeys(given, STAGE_PARTS[stage], `${stage} part`);
+  check(given.end, { name: `${stage}.end`, bounds: null });
+  return checkCurves(given, stage, OUTER_RATES[stage]);
+}
+
+/** A copy that nobody changes of what has curves. Refuses values that are none. */
+function checkCurves<T extends { readonly [rate in LoopNumber]?: Curve }>(
+  given: T,
+  part: string,
+  names: readonly LoopNumber[],
+): Readonly<T> {
+  for (const name of names) check(given[name], { name: `${part}.${name}`, bounds: rateBounds(name) });
+  return Object.freeze({ ...given });
+}
+
+/** A script's default export, or what a program gives, as a schedule. Throws `CompressoError` for anything else. */
+export function asSchedule(given: unknown, { isExport = true }: { readonly isExport?: boolean } = {}): Schedule {
+  if (isRecord(given) && isRecord(given["definition"])) return defineSchedule(given["definition"]);
+  const kind = given === null ? "null" : typeof given;
+  throw isExport
+    ? new CompressoError("input", {
+      what: "cannot use the script as a schedule",
+      rule: "its default export is defineSchedule({ … })",
+      value: given === undefined ? "no default export" : kind,
+      mend: "write `export default defineSchedule({ … })`",
+    })
+    : new CompressoError("usage", {
+      what: "cannot use this as a schedule",
+      rule: "it is what defineSchedule({ … }) gives, a name, a path or a URL",
+      value: kind === "object" ? "an object without a definition" : kind,
+      mend: "write defineSchedule({ … })",
+    });
+}
+
+/** What a schedule's functions return for a step of its stage, unchecked; parts that it leaves out are absent. Throws what they throw. */
+export function rawOutput({ definition }: Schedule, input: ScheduleInput): unknown {
+  const { sparsity, layers, freeze, end } = definition;
+  const valueOf = (curve: Curve): unknown => typeof curve === "function" ? settled(curve(input)) : curve;
+  const valuesOf = (curves: { readonly [name in LoopNumber]?: Curve } = {}): unknown =>
+    Object.fromEntries(
+      Object.entries(curves).filter(([, curve]) => curve !== undefined).map(([name, curve]) => [name, valueOf(curve)]),
+    );
+  const outer = outerStage(input);
+  if (outer) {
+    const { end, ...rates } = definition[outer] ?? {};
+    return { ...(end === undefined ? {} : { end: settled(end(input)) }), rates: valuesOf(rates) };
+  }
+  return {
+    ...(sparsity === undefined ? {} : { sparsity: valueOf(sparsity) }),
+    ...(layers === undefined ? {} : { layers: settled(layers(input)) }),
+    ...(freeze === undefined ? {} : { freeze: settled(freeze(input)) }),
+    ...(end === undefined ? {} : { end: settled(end(input)) }),
+    rates: valuesOf(definition.rates),
+  };
+}
+
+/** The stage of a step, where it is not the pruning stage. */
+export function outerStage({ stage }: Pick<ScheduleInput, "stage">): OuterStage | undefined {
+  return OUTER_STAGES.find((name) => name === stage);
+}
+
+/** Refuses a promise, or a list with one, whose failure would end the program. */
+function settled(value: unknown): unknown {
+  const promises = (Array.isArray(value) ? value : [value]).filter((entry) => entry instanceof Promise);
+  if (promises.length === 0) return value;
+  for (const promise of promises) promise.catch(() => {});
+  throw new CompressoError("input", {
+    what: "cannot use the schedule",
+    rule: "it decides at once: its functions are not async",
+    value: "a promise",
+    mend: "return the value itself",
+  });
+}
+
+/** What a schedule may have a say in. */
+export type SchedulePart =
+  | keyof ScheduleDefinition
+  | `rates.${RateName}`
+  | `finetune.${keyof StageDefinition}`
+  | `postfinetune.${keyof LastStageDefinition}`;
+
+const STAGE_PARTS = {
+  finetune: [...OUTER_RATES.finetune, "end"],
+  postfinetune: [...OUTER_RATES.postfinetune, "end"],
+} as const;
+const FUNCTIONS = ["layers", "freeze", "end"] as const;
+const PARTS = ["sparsity", ...FUNCTIONS, "rates", ...OUTER_STAGES] as const;
+
+/** Which parts a schedule decides. */
+export function partsOf({ definition }: Schedule): readonly SchedulePart[] {
+  const { rates = {}, finetune = {}, postfinetune = {} } = definition;
+  const set = [
+    ...RATE_NAMES.filter((name) => rates[name] !== undefined).map((name) => `rates.${name}` as const),
+    ...STAGE_PARTS.finetune.filter((name) => finetune[name] !== undefined).map((name) => `finetune.${name}` as const),
+    ...STAGE_PARTS.postfinetune.filter((name) => postfinetune[name] !== undefined)
+      .map((name) => `postfinetune.${name}` as const),
+  ];
+  return [
+    ...PARTS.filter((part) =>
+      part === "sparsity" || FUNCTIONS.some((name) => name === part)
+        ? definition[part] !== undefined
+        : set.some((name) => name.startsWith(`${part}.`))
+    ),
+    ...set,
+  ];
+}
+
+const ALL_PARTS: readonly SchedulePart[] = [
+  ...PARTS,
+  ...RATE_NAMES.map((name) => `rates.${name}` as const),
+  ...STAGE_PARTS.finetune.map((name) => `finetune.${name}` as const),
+  ...STAGE_PARTS.postfinetune.map((name) => `postfinetune.${name}` as const),
+];
+
+/** What says which parts there are, from another process: whatever is no name of a part says nothing. */
+export function namedParts(said: unknown): readonly SchedulePart[] {
+  return ALL_PARTS.filter((part) => Array.isArray(said) && said.includes(part));
+}
+
+/** What a number has to keep to; 0 is the least where nothing else is. */
+export interface Bounds {
+  readonly above?: number;
+  readonly most?: number;
+  readonly below?: number;
+  /** Whether the GPU takes it as f32, so that what f32 makes of it has to lie in range too. */
+  readonly single?: boolean;
+}
+
+/** Bounds of a sparsity. */
+export const SPARSITY_BOUNDS: Bounds = { below: 1 };
+
+const RATE_BOUNDS: { readonly [name in LoopNumber]?: Bounds } = {
+  temperature: { above: 0 },
+  memory: { most: 1 },
+  warmup: { most: 1 },
+  tracking: { most: 1 },
+  limit: { above: 0 },
+  clipNorm: { above: 0 },
+  dropout: { below: 1 },
+  focus: { above: 0, most: 1 },
+};
+
+/** Bounds of a number of the loop. */
+export function rateBounds(name: LoopNumber): Bounds {
+  return { single: true, ...RATE_BOUNDS[name] };
+}
+
+/** Whether a value is a number within bounds. */
+export function isWithin(value: unknown, { above, most, below, single = false }: Bounds): value is number {
+  const fits = (number: number): boolean =>
+    Number.isFinite(number) && number >= 0 && number > (above ?? -Infinity) && number <= (most ?? Infinity) &&
+    number < (below ?? Infinity);
+  return typeof value === "number" && fits(value) && (!single || fits(Math.fround(value)));
+}
+
+/** The bounds in words. */
+export function boundsText({ above, most, below, single = false }: Bounds): string {
+  const bounds = [
+    above === undefined ? "at least 0" : `above ${above}`,
+    ...(most === undefined ? [] : [`at most ${most}`]),
+    ...(below === undefined ? [] : [`below ${below}`]),
+  ];
+  return `a finite number${single ? " of f32 (up to 3.4e38)" : ""}, ${bounds.join(" and ")}`;
+}
+
+/** Throws where an object has other keys than it may. */
+function checkKeys<T extends object>(object: T, known: readonly string[], word: string): T {
+  const keys: readonly string[] | null = isRecord(object) ? Object.keys(object) : null;
+  const stranger = keys?.find((key) => !known.includes(key));
+  if (keys && stranger === undefined) return object;
+  throw new CompressoError("usage", {
+    what: "cannot define the schedule",
+    rule: `its ${word}s are some of ${known.join(", ")}`,
+    value: stranger ?? show(object),
+    mend: stranger === undefined ? "give an object of them" : "rename or remove it",
+  });
+}
+
+/** Refuses a part that is no function, nor, where it has bounds, a number within them. */
+function check(value: unknown, { name, bounds }: { readonly name: string; readonly bounds: Bounds | null }): void {
+  if (value === undefined || typeof value === "function" || (bounds && isWithin(value, bounds))) return;
+  throw new CompressoError("usage", {
+    what: "cannot define the schedule",
+    rule: `${name} is ${bounds ? `${boundsText(bounds)}, or a function` : "a function"}`,
+    value: show(value),
+    mend: "give such a value, or leave it out",
+  });
+}
+
+function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** A value in a message: short, whatever it is. */
+function show(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value.slice(0, 40));
+  if (typeof value === "object" && value !== null) return Array.isArray(value) ? "a list" : "an object";
+  return typeof value === "function" ? "a function" : String(value);
+}

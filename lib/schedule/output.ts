@@ -1,0 +1,220 @@
+// What a schedule decides for a step, checked: finite, in range, of this model. Owns the rules of every value; refuses to know where values come from.
+import { CompressoError } from "../core/errors.ts";
+import {
+  type Bounds,
+  boundsText,
+  type FrozenUnits,
+  isWithin,
+  type LoopNumber,
+  OUTER_RATES,
+  outerStage,
+  RATE_NAMES,
+  rateBounds,
+  rawOutput,
+  type Schedule,
+  type ScheduleInput,
+  SPARSITY_BOUNDS,
+} from "./definition.ts";
+
+/** What a schedule has decided for one step; of a step of another stage than pruning, rates and end alone. */
+export interface ScheduleOutput {
+  /** Sparsity to hold, in [0, 1); null where the schedule leaves it to the run. */
+  readonly sparsity: number | null;
+  /** Sparsity of each layer, in [0, 1], or null where it is free; null where the schedule says nothing of layers. */
+  readonly layers: readonly (number | null)[] | null;
+  /** Units that do not move. */
+  readonly freeze: readonly FrozenUnits[];
+  /** Whether the stage ends before this step. */
+  readonly end: boolean;
+  /** Numbers of the loop that the schedule sets. */
+  readonly rates: { readonly [name in LoopNumber]?: number };
+}
+
+/**
+ * What a schedule decides for a step. Throws `CompressoError`: "numeric" where a number is not finite, "input" where a value is none, is out of range or
+ * the schedule throws.
+ */
+export function evaluateSchedule(schedule: Schedule, input: ScheduleInput): ScheduleOutput {
+  let raw: unknown;
+  try {
+    // A copy, as an isolated script has it: one that sorts the records must not sort those of the run.
+    raw = rawOutput(schedule, structuredClone(input));
+  } catch (error) {
+    const said = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+    const { rule = "its functions return a value", value = said } = error instanceof CompressoError ? error.parts : {};
+    throw new CompressoError("input", {
+      what: `cannot use the schedule ${placeOf(input)}`,
+      rule,
+      value,
+      mend: "mend the function; `compresso schedule preview` runs it before a run does",
+    }, { cause: error });
+  }
+  return checkOutput(raw, input);
+}
+
+/** Checks what `rawOutput` gave, perhaps in another process. Throws as {@link evaluateSchedule} does. */
+export function checkOutput(raw: unknown, input: ScheduleInput): ScheduleOutput {
+  const { stage, step, steps } = input, at = { stage, step, steps };
+  if (!isRecord(raw)) throw refusal(at, { rule: "it decides as an object", value: show(raw) });
+  const has = (part: string): boolean => Object.hasOwn(raw, part);
+  const list = (part: string): readonly unknown[] => {
+    const value = raw[part];
+    if (Array.isArray(value)) return value;
+    throw refusal(at, { rule: `${part} is a list`, value: `${part} = ${show(value)}` });
+  };
+  const end = has("end") ? raw["end"] : false;
+  if (typeof end !== "boolean") throw refusal(at, { rule: "end is true or false", value: `end = ${show(end)}` });
+  return {
+    sparsity: has("sparsity")
+      ? checkNumber(at, { name: "sparsity", value: raw["sparsity"], ...SPARSITY_BOUNDS })
+      : null,
+    layers: has("layers") ? checkLayers(at, { values: list("layers"), count: input.layers.length }) : null,
+    freeze: has("freeze") ? checkFreeze(at, { values: list("freeze"), count: input.layers.length }) : [],
+    end,
+    rates: checkRates(at, has("rates") ? raw["rates"] : {}),
+  };
+}
+
+/** Before the name of a value that JSON has no word for, from another process: NaN and infinities, undefined, 1n. */
+const UNSAYABLE = "\0";
+
+/** The step, for messages. */
+type At = Pick<ScheduleInput, "stage" | "step" | "steps">;
+
+/** Where a schedule is asked, in words: "at step 3 of 20", of the pruning stage where no other one is named. */
+export function placeOf({ stage, step, steps }: At): string {
+  const outer = outerStage({ stage });
+  return `at step ${step} of ${steps}${outer ? ` of the stage ${outer}` : ""}`;
+}
+
+function checkRates(at: At, given: unknown): ScheduleOutput["rates"] {
+  if (!isRecord(given)) throw refusal(at, { rule: "rates is an object", value: `rates = ${show(given)}` });
+  const rates: { [name in LoopNumber]?: number } = {}, part = outerStage(at) ?? "rates";
+  for (const name of part === "rates" ? RATE_NAMES : OUTER_RATES[part]) {
+    if (!Object.hasOwn(given, name)) continue;
+    rates[name] = checkNumber(at, { name: `${part}.${name}`, value: given[name], ...rateBounds(name) });
+  }
+  return rates;
+}
+
+function checkLayers(at: At, { values, count }: Listed): readonly (number | null)[] {
+  if (values.length !== count) {
+    throw refusal(at, {
+      rule: `layers has an entry for each of the ${count} layers`,
+      value: `${values.length} entries`,
+      mend: LAYERS_MEND,
+    });
+  }
+  // Array.from, unlike map, does not skip the holes of a sparse list.
+  return Array.from(
+    values,
+    (value, layer) => value === null ? null : checkNumber(at, { name: `layers[${layer}]`, value, most: 1 }),
+  );
+}
+
+function checkFreeze(at: At, { values, count }: Listed): readonly FrozenUnits[] {
+  // Each once, however often it is named: there may be many units to look through.
+  const frozen = new Map<string, FrozenUnits>();
+  for (const entry of values) {
+    const units = frozenUnits(at, entry, { count });
+    frozen.set(JSON.stringify(units), units);
+  }
+  return [...frozen.values()];
+}
+
+function frozenUnits(at: At, entry: unknown, { count }: Pick<Listed, "count">): FrozenUnits {
+  const given = Object.entries(isRecord(entry) ? entry : {}).filter(([, value]) => !isUndefined(value));
+  const { layer, kind, units, ...others } = Object.fromEntries(given);
+  const [other] = Object.keys(others), whole = units === undefined;
+  const isLayer = typeof layer === "number" && Number.isInteger(layer) && layer >= 0 && layer < count;
+  if (other === undefined && isLayer && kind === "layer" && whole) return { layer, kind };
+  if (other === undefined && (kind === "hidden" ? layer === undefined : isLayer)) {
+    const listed = whole ? {} : { units: unitNumbers(at, units) };
+    if (kind === "heads" || kind === "ffn") return { layer: Number(layer), kind, ...listed };
+    if (kind === "hidden") return { kind, ...listed };
+  }
+  const said = [["layer", layer], ["kind", kind], ...(whole ? [] : [["units", units]])];
+  throw refusal(at, {
+    rule: `freeze names a layer from 0 to ${
+      count - 1
+    } and the kind "heads", "ffn" or "layer", or the kind "hidden" alone, and of heads, ffn and hidden perhaps their units`,
+    value: said.map(([name, value]) => `${name} ${show(value)}`).join(", ") +
+      (other === undefined ? "" : `, and ${show(other)}`),
+    mend: LAYERS_MEND,
+  });
+}
+
+/** Units by their numbers, each once. How many there are is known to the run. */
+function unitNumbers(at: At, units: unknown): readonly number[] {
+  const isNumber = (value: unknown): value is number => Number.isSafeInteger(value) && Number(value) >= 0;
+  const listed: readonly unknown[] = Array.isArray(units) ? Array.from(units) : [], numbers = listed.filter(isNumber);
+  if (Array.isArray(units) && numbers.length === listed.length) return [...new Set(numbers)];
+  throw refusal(at, {
+    rule: "units of freeze is a list of whole numbers from 0 on",
+    value: `units ${Array.isArray(units) ? `with ${show(listed.find((value) => !isNumber(value)))}` : show(units)}`,
+  });
+}
+
+/** Whether a value is none, said so by another process perhaps. */
+function isUndefined(value: unknown): boolean {
+  return value === undefined || value === `${UNSAYABLE}undefined`;
+}
+
+/** Of a schedule that is made for a certain model. */
+const LAYERS_MEND = "`compresso schedule preview --layers COUNT` shows its values for a model of so many layers";
+
+interface Listed {
+  readonly values: readonly unknown[];
+  /** Layers of the model. */
+  readonly count: number;
+}
+
+function checkNumber(
+  at: At,
+  { name, value, ...bounds }: Bounds & { readonly name: string; readonly value: unknown },
+): number {
+  if (isWithin(value, bounds)) return value;
+  throw refusal(at, {
+    rule: `${name} is ${boundsText(bounds)}`,
+    value: `${name} = ${show(value)}`,
+    code: ["NaN", "Infinity", "-Infinity"].includes(show(value)) ? "numeric" : "input",
+  });
+}
+
+function refusal(
+  at: At,
+  { rule, value, code = "input", mend = "change what the function returns, so that it keeps to that at every step" }: {
+    readonly rule: string;
+    readonly value: string;
+    readonly code?: "numeric" | "input";
+    readonly mend?: string;
+  },
+): CompressoError {
+  return new CompressoError(code, {
+    what: `cannot use the schedule ${placeOf(at)}`,
+    rule,
+    value,
+    mend,
+  });
+}
+
+function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** Text of a stranger in a message: without control characters, line breaks and signs that turn the direction of writing. */
+export function oneLine(text: string): string {
+  // deno-lint-ignore no-control-regex
+  return text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]+/g, " ");
+}
+
+/** A value in a message: short, whatever it is. */
+function show(value: unknown): string {
+  if (typeof value === "string") {
+    const text = value.slice(0, 80);
+    return oneLine(text.startsWith(UNSAYABLE) ? text.slice(UNSAYABLE.length) : JSON.stringify(text));
+  }
+  if (typeof value === "bigint") return `${value}n`;
+  if (typeof value === "object" && value !== null) return Array.isArray(value) ? "a list" : "an object";
+  return typeof value === "function" ? "a function" : String(value);
+}

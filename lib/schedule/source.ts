@@ -1,0 +1,161 @@
+// The text of a schedule script, whether it is to run isolated or trusted. Owns reading a file or URL, with limits, and which of its imports mean mod.ts; refuses to run it.
+import { basename, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { CompressoError } from "../core/errors.ts";
+import { isScheduleName, SCHEDULE_NAMES } from "./builtin.ts";
+import type { Schedule } from "./definition.ts";
+
+/** A script as it was read. */
+export interface ScriptSource {
+  /** Where it lies, behind redirects. */
+  readonly url: URL;
+  /** Its code. */
+  readonly text: string;
+  /** Whether it is plain JavaScript, by its name there; else TypeScript. */
+  readonly isJavaScript: boolean;
+  /** Specifiers in its text that mean this toolkit's mod.ts. */
+  readonly toolkitImports: readonly string[];
+}
+
+/** What looks like an import in a script's text. */
+export interface ScriptImport {
+  readonly specifier: string;
+  /** Where the specifier begins in the text, and where it has ended, both with its quotes. */
+  readonly from: number;
+  readonly end: number;
+}
+
+/** Longest script, in bytes. */
+export const MAX_SCRIPT_BYTES = 1 << 20;
+/** Most names of the toolkit in a script: each makes the sandbox's command line longer, which systems limit. */
+const MAX_TOOLKIT_NAMES = 32;
+const FETCH_SECONDS = 20;
+
+/** Where a script lies: an absolute URL, of a file for a path. Throws `CompressoError("usage")` for schemes other than file, http and https. */
+export function scriptUrl(source: string | URL): URL {
+  const url = typeof source === "string"
+    ? /^[a-z][a-z\d+.-]+:/i.test(source) ? URL.parse(source) : pathToFileURL(resolve(source))
+    : source;
+  if (url && ["file:", "http:", "https:"].includes(url.protocol)) return url;
+  throw new CompressoError("usage", {
+    what: `cannot read the schedule ${String(source)}`,
+    rule: "a schedule is a file, an http or https URL, or the name of a built-in one",
+    value: url?.protocol ?? "no URL",
+    mend: "give a path, such as ./mine.ts, or one of those names",
+  });
+}
+
+/** Whether a schedule is a script, by its name or URL. */
+export function isScript(schedule: string | URL | Schedule | undefined): boolean {
+  return schedule instanceof URL || (typeof schedule === "string" && !isScheduleName(schedule));
+}
+
+/** Refuses to trust, as `option` asks for, where there is no script. Throws `CompressoError("usage")`. */
+export function checkTrust(
+  schedule: string | URL | Schedule | undefined,
+  trust: boolean | undefined,
+  { option }: { readonly option: string },
+): void {
+  if (!trust || isScript(schedule)) return;
+  const given = typeof schedule === "string" ? `the built-in ${schedule}` : "one that the program made";
+  throw new CompressoError("usage", {
+    what: `cannot use ${option}`,
+    rule: "it is for a schedule that is a script",
+    value: schedule === undefined ? "no schedule" : given,
+    mend: "leave it out",
+  });
+}
+
+/** Reads a script. Throws `CompressoError("input")` where it is not there, too long or not UTF-8. */
+export async function readScript(
+  url: URL,
+  { name, signal }: { readonly name: string; readonly signal?: AbortSignal },
+): Promise<ScriptSource> {
+  try {
+    const { bytes, at } = url.protocol === "file:"
+      ? { bytes: await readFile(url), at: url }
+      : await fetchBytes(url, signal);
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    const specifiers = new Set(findImports(text).map(({ specifier }) => specifier));
+    const toolkitImports = [...specifiers].filter(isToolkit);
+    if (toolkitImports.length > MAX_TOOLKIT_NAMES) {
+      throw new CompressoError("input", {
+        what: `cannot read the schedule ${name}`,
+        rule: `it calls mod.ts by at most ${MAX_TOOLKIT_NAMES} names`,
+        value: `${toolkitImports.length} such names`,
+        mend: "give all its imports of it one name",
+      });
+    }
+    return { url: at, text, isJavaScript: /\.m?js$/.test(at.pathname), toolkitImports };
+  } catch (error) {
+    signal?.throwIfAborted();
+    if (error instanceof CompressoError) throw error;
+    throw new CompressoError("input", {
+      what: `cannot read the schedule ${name}`,
+      rule: `it is a UTF-8 text of at most ${MAX_SCRIPT_BYTES >> 20} MiB`,
+      value: valueOf(error),
+      mend: mendOf(url, name),
+    }, { cause: error });
+  }
+}
+
+/** A word without dot is rather meant as a name, also where an experiment has made a path of it. */
+function mendOf({ protocol }: URL, name: string): string {
+  if (protocol !== "file:") return "check the address; a page about a script is none";
+  return `check the path${basename(name).includes(".") ? "" : `; built-in schedules are ${SCHEDULE_NAMES.join(", ")}`}`;
+}
+
+/** What is wrong with a script's bytes. */
+class Refusal extends Error {}
+
+async function readFile(url: URL): Promise<Uint8Array> {
+  const { isFile, size } = await Deno.stat(url);
+  if (!isFile) throw new Refusal("not a file");
+  if (size > MAX_SCRIPT_BYTES) throw new Refusal(`${size} bytes`);
+  return await Deno.readFile(url);
+}
+
+async function fetchBytes(
+  url: URL,
+  signal: AbortSignal | undefined,
+): Promise<{ readonly bytes: Uint8Array; readonly at: URL }> {
+  const limit = AbortSignal.timeout(FETCH_SECONDS * 1000);
+  const response = await fetch(url, { signal: signal ? AbortSignal.any([signal, limit]) : limit });
+  const type = response.headers.get("content-type") ?? "";
+  if (!response.ok || type.startsWith("text/html")) {
+    await response.body?.cancel();
+    throw new Refusal(response.ok ? "an HTML page" : `status ${response.status} ${response.statusText}`);
+  }
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
+  let size = 0;
+  for await (const chunk of response.body ?? []) {
+    size += chunk.length;
+    if (size > MAX_SCRIPT_BYTES) throw new Refusal(`more than ${MAX_SCRIPT_BYTES} bytes`);
+    chunks.push(chunk);
+  }
+  return { bytes: new Uint8Array(await new Blob(chunks).arrayBuffer()), at: new URL(response.url) };
+}
+
+/**
+ * Whatever looks like an import. A wrong find in a comment or text does no harm to an isolated script: it only says what an import of that name
+ * would mean there.
+ */
+export function findImports(text: string): ScriptImport[] {
+  const found = text.matchAll(/(?<![$\w]|(?<!\.\.)\.)((?:from|import(?:\s*\()?)\s*)(["'])([^"'\n]{1,500})\2/g);
+  return Array.from(found, ({ 0: whole, 1: head = "", 3: specifier = "", index }) => {
+    return { specifier, from: index + head.length, end: index + whole.length };
+  });
+}
+
+/** Whether a specifier is a name of this toolkit, or ends as its mod.ts does. */
+export function isToolkit(specifier: string): boolean {
+  return /^(?:compresso|(?:jsr:\/?)?@compresso\/compresso(?:@[^/]*)?)$/.test(specifier) ||
+    /(?:^|\/)mod\.ts$/.test(specifier);
+}
+
+function valueOf(error: unknown): string {
+  if (error instanceof Deno.errors.NotFound) return "no such file";
+  if (error instanceof TypeError && /encoded data/.test(error.message)) return "it is not UTF-8";
+  if (error instanceof DOMException && error.name === "TimeoutError") return `no answer within ${FETCH_SECONDS} s`;
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,124 @@
+// A trusted schedule script as a module of this process. Owns that the text which was read is the code that runs; refuses to read it, and to isolate it.
+//
+// An import of the script's own URL would give whatever Deno has cached for it: in this process since the first import, for http even from an
+// earlier one. So a file is imported with a number of its own behind a question mark, which is no part of its path, and read once more: whatever a
+// script may do, it may do there. Where its imports need a meaning that Deno does not give them, where its name does not tell Deno its language, and
+// for http and https, the text is imported as a data: URL. Such a module has no folder: what its imports mean is written into the text, and imports
+// whose names it computes are not found.
+import * as modules from "node:module";
+import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
+import { stripVTControlCharacters } from "node:util";
+import { CompressoError } from "../core/errors.ts";
+import { oneLine } from "./output.ts";
+import { asSchedule, type Schedule } from "./definition.ts";
+import { dataUrl } from "./sandbox/sandbox.ts";
+import { findImports, isToolkit, readScript, type ScriptImport, type ScriptSource } from "./source.ts";
+
+/** A script that was run. */
+export interface TrustedScript {
+  readonly schedule: Schedule;
+  /** Whether it imports anything but this toolkit, so that its text is not all of its code. */
+  readonly importsOthers: boolean;
+}
+
+/** Names of modules whose language Deno knows by them. */
+const MODULE_NAME = /\.(?:m?[jt]s|[jt]sx)$/;
+/** Files that were imported. */
+let openings = 0;
+
+const RELATIVE = /^\.{0,2}\//;
+const TOOLKIT = new URL("../../mod.ts", import.meta.url).href;
+
+/**
+ * Runs a script's text, as it was read. Its imports of the toolkit give this one, relative ones what lies beside the script (a mod.ts
+ * that is not there is the toolkit), and `import.meta` is that of the script. Modules that it imports stay cached: in this process, and those of
+ * http and https beyond it. Throws `CompressoError("input")` where Deno cannot import it, or it exports no schedule.
+ */
+export async function importTrusted(
+  { url, text, isJavaScript }: Omit<ScriptSource, "toolkitImports">,
+): Promise<TrustedScript> {
+  const found = findImports(text), targets = found.map(({ specifier }) => targetOf(specifier, url));
+  const isPlain = url.protocol === "file:" && MODULE_NAME.test(url.pathname) &&
+    found.every(({ specifier }, index) => meaning(specifier, url) === targets[index]);
+  let module: unknown;
+  try {
+    if (isPlain) {
+      module = await import(`${url.href}?opening=${++openings}`);
+      if ((await readScript(url, { name: url.href })).text !== text) {
+        throw new Error("it was saved while it was opened");
+      }
+    } else {
+      const code = metaOf(url) + placed(text, found, targets).replace(/^#!/, "//");
+      module = await import(dataUrl(code, isJavaScript ? "javascript" : "typescript"));
+    }
+  } catch (error) {
+    throw new CompressoError("input", {
+      what: `cannot load the schedule ${url.href}`,
+      rule: "it is a module that Deno can import",
+      // Deno colours what it says of imports, on lines of its own.
+      value: oneLine(
+        stripVTControlCharacters(error instanceof Error ? `${error.name}: ${error.message}` : String(error)),
+      )
+        .replaceAll(
+          /data:application\/\w+;base64,[A-Za-z\d+/=.…]*|\?opening=\d+/g,
+          (found) => found.startsWith("?") ? "" : url.href,
+        ),
+      mend: "mend the script, or put back what it imports",
+    }, { cause: error });
+  }
+  const exported = typeof module === "object" && module !== null && "default" in module ? module.default : undefined;
+  return { schedule: asSchedule(exported), importsOthers: targets.some((target) => target !== TOOLKIT) };
+}
+
+/** The URL that an import is to have in a script at a URL, or its specifier where it means the same everywhere. */
+function targetOf(specifier: string, url: URL): string {
+  const isMod = specifier.endsWith("mod.ts"), own = meaning(specifier, url);
+  if (!RELATIVE.test(specifier)) return isToolkit(specifier) && !isMod ? TOOLKIT : own;
+  return isToolkit(specifier) && !isThere(new URL(own)) ? TOOLKIT : own;
+}
+
+/** The same as Deno has it. */
+function meaning(specifier: string, url: URL): string {
+  return RELATIVE.test(specifier) ? new URL(specifier, url).href : specifier;
+}
+
+/** Whether there is such a file; what a server has is not asked for. */
+function isThere(url: URL): boolean {
+  try {
+    return url.protocol === "file:" && Deno.statSync(url).isFile;
+  } catch {
+    return false;
+  }
+}
+
+/** Gives the script the `import.meta` of its own URL; in its first line, so that lines keep their numbers. */
+function metaOf(url: URL): string {
+  const path = url.protocol === "file:" ? fileURLToPath(url) : null;
+  const own = { url: url.href, ...(path === null ? {} : { filename: path, dirname: dirname(path) }) };
+  return `((meta, own, resolve) => Object.assign(meta, own, { resolve: (specifier) => ` +
+    `${RELATIVE}.test(specifier) ? new URL(specifier, own.url).href : resolve(specifier) }))` +
+    `(import.meta, ${JSON.stringify(own)}, import.meta.resolve); `;
+}
+
+/** The text with what its imports mean. */
+function placed(text: string, found: readonly ScriptImport[], targets: readonly string[]): string {
+  let result = "", done = 0;
+  for (const [index, { specifier, from, end }] of found.entries()) {
+    const target = targets[index] ?? specifier;
+    if (target === specifier || !isCode(text, { from, end })) continue;
+    result += text.slice(done, from) + JSON.stringify(target);
+    done = end;
+  }
+  return result + text.slice(done);
+}
+
+/** Whether what was found is an import, and no part of a comment or of another text: there, any sign may stand in its place. */
+function isCode(text: string, { from, end }: Pick<ScriptImport, "from" | "end">): boolean {
+  try {
+    modules.stripTypeScriptTypes(`${text.slice(0, from)}@${text.slice(end)}`, { mode: "transform" });
+    return false;
+  } catch {
+    return true;
+  }
+}

@@ -1,0 +1,226 @@
+// A finished model as files that other programs load: a Hugging Face folder and a GGUF. Owns their places and what is said of who loads them; refuses formats' details.
+import { CompressoError } from "../core/errors.ts";
+import type { Staged } from "../files/atomic.ts";
+import { exists } from "../files/exists.ts";
+import { type GgufArch, stageGguf } from "../formats/gguf/export.ts";
+import type { GgufWriteType } from "../formats/gguf/quant.ts";
+import { ggufDifferences, ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
+import { type HfDtype, stageHf, writtenBiases } from "../formats/hf/export.ts";
+import { keptGeneration } from "../formats/hf/model.ts";
+import { ropeConfig } from "../formats/hf/rope_export.ts";
+import type { WeightSource } from "../spec/source.ts";
+import type { Json } from "../text/tokenizer_json.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { checkExport, checkUsed } from "./export_options.ts";
+import { type DecoderSpec, hasBias, layersAlike, parameterCount, withBiases } from "../spec/decoder.ts";
+import { type Layout, padded, shallow } from "./layouts.ts";
+
+/** The files that {@link exportModel} writes. */
+export type ExportFormat = "hf" | "gguf";
+
+/** How to export. */
+export interface ExportOptions {
+  /** Default "compact". "uniform" demands layers that are alike already, see `uniformMasks`. */
+  readonly layout?: Layout;
+  /** Dtype of the folder's weights; default "f16". */
+  readonly dtype?: HfDtype;
+  /** Type of the GGUF's matrices; default `dtype`. */
+  readonly ggufDtype?: GgufWriteType;
+  /** Null writes files for token ids only. */
+  readonly tokenizer: Tokenizer | null;
+  /** Name of the model within the GGUF. */
+  readonly name: string;
+  /** Keys of generation_config.json beside token ids. Default: those of the source's own, where it is a folder that has them. */
+  readonly generation?: Json;
+  /** Default: both. */
+  readonly formats?: readonly ExportFormat[];
+  /** Whether files that stand there may be replaced; default false. Of a format that is skipped they are removed. */
+  readonly replace?: boolean;
+  /** Stops the work. */
+  readonly signal?: AbortSignal;
+}
+
+/** What was written. */
+export interface ExportResult {
+  /** Path of the folder; null where it was not asked for or skipped. */
+  readonly hf: string | null;
+  /** Path of the GGUF; null where it was not asked for or skipped. */
+  readonly gguf: string | null;
+  /**
+   * Parameters of the folder, or of the GGUF where there is none: with the layout "padded" more than the source has, by its zeros; with biases
+   * also by those, zeros too, that config.json cannot but promise. A compact GGUF holds one head, or FFN column, of zeros and a norm more for each
+   * layer that has none.
+   */
+  readonly parameters: number;
+  /** Matrices of the GGUF that are f16 in place of `ggufDtype`, by their names in it: their rows are no whole blocks of it. */
+  readonly fellBack: readonly string[];
+  /** Which programs load each file. */
+  readonly loadableBy: readonly { readonly file: string; readonly programs: readonly string[] }[];
+  /** Formats that cannot hold this model or its tokenizer, with the reason. */
+  readonly skipped: readonly { readonly format: ExportFormat; readonly error: CompressoError }[];
+  /** Paths of skipped formats where an earlier export stood, which `replace` has removed. */
+  readonly removed: readonly string[];
+}
+
+/**
+ * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp), both in the same layout and without layers that have neither heads
+ * nor FFN columns (see `shallow`; LoRA beside them is that of `shallowLora`). Each
+ * lies whole beside its place before any is moved there: a failure leaves what stood there, and `outDir/model` may be the model that is read.
+ * A format that cannot hold the model or its tokenizer is skipped, with the reason, as long as another one is written.
+ *
+ * Throws `CompressoError("usage")` for options, layouts, formats and types that do not exist, for a `ggufDtype` or `generation` of a format that is not asked for, and for layout "uniform" where layers differ,
+ * `CompressoError("input")` where files stand there already or no format can hold the model, `CompressoError("numeric")` for weights that the dtype
+ * cannot hold.
+ */
+export async function exportModel(source: WeightSource, outDir: string, options: ExportOptions): Promise<ExportResult> {
+  checkExport(options);
+  checkUsed(options);
+  using staged = await stageModel(source, outDir, options);
+  await staged.commit();
+  return staged.result;
+}
+
+/** The files of {@link exportModel}, whole beside their places. Throws as it does, but for what the options themselves say. */
+export async function stageModel(
+  source: WeightSource,
+  outDir: string,
+  options: ExportOptions,
+): Promise<Staged & { readonly result: ExportResult }> {
+  const { layout = "compact", dtype = "f16", tokenizer, replace = false, signal } = options;
+  const living = shallow(source), laidOut = layout === "padded" ? padded(living) : living;
+  const alike = layersAlike(laidOut.spec);
+  if (layout === "uniform" && !alike) {
+    throw new CompressoError("usage", {
+      what: "cannot export with the layout uniform",
+      rule: "all layers have the same heads, KV heads and FFN columns",
+      value: "they differ",
+      mend: 'prune with the layout uniform, or export as "padded" or "compact"',
+    });
+  }
+  const paths = { hf: `${outDir}/model`, gguf: `${outDir}/model.gguf` };
+  const formats = options.formats ?? ["hf", "gguf"];
+  const skipped: { format: ExportFormat; error: CompressoError }[] = [];
+  const possible = <T>(format: ExportFormat, prepare: () => T): T | null => {
+    if (!formats.includes(format)) return null;
+    try {
+      return prepare();
+    } catch (error) {
+      if (!(error instanceof CompressoError) || error.code !== "input") throw error;
+      skipped.push({ format, error });
+      return null;
+    }
+  };
+  // All that can be refused is tried before anything is written.
+  const hf = possible("hf", () => ropeConfig(laidOut.spec));
+  const metadata = possible(
+    "gguf",
+    () => tokenizer ? ggufTokenizerMetadata(tokenizer, { vocab: laidOut.spec.vocab }) : new Map<string, never>(),
+  );
+  if (!hf && !metadata && skipped[0]) throw skipped[0].error;
+  if (metadata && !replace) await refuseFile(paths.gguf);
+  // What stands in its place is of another model, and would stand beside this one.
+  if (!replace) { for (const { format, error } of skipped) await refuseStale(paths[format], error); }
+
+  const stop = signal ? { signal } : {};
+  using pending = new DisposableStack();
+  const folder = hf && pending.use(
+    await stageHf(laidOut, paths.hf, {
+      dtype,
+      tokenizer,
+      replace,
+      generation: options.generation ?? keptGeneration(source),
+      ...stop,
+    }),
+  );
+  const file = metadata && pending.use(
+    await stageGguf(laidOut, paths.gguf, {
+      dtype: options.ggufDtype ?? dtype,
+      tokenizerMetadata: metadata,
+      name: options.name,
+      ...stop,
+    }),
+  );
+  signal?.throwIfAborted();
+  const loadableBy = [
+    ...folder ? [{ file: paths.hf, programs: folder.form === "compresso" ? REMOTE_CODE : STOCK }] : [],
+    ...file
+      ? [{
+        file: paths.gguf,
+        programs: ggufPrograms(file.result.arch, { spec: { ...laidOut.spec, layers: file.result.layers }, tokenizer }),
+      }]
+      : [],
+  ];
+  const kept = pending.move(), removed: string[] = [];
+  return {
+    result: {
+      hf: folder && paths.hf,
+      gguf: file && paths.gguf,
+      parameters: parameterCount(folder ? withBiases(laidOut.spec, writtenBiases(laidOut.spec)) : laidOut.spec),
+      fellBack: file?.result.fellBack ?? [],
+      loadableBy,
+      skipped,
+      removed,
+    },
+    async commit(): Promise<void> {
+      await folder?.commit();
+      await file?.commit();
+      // Of another model: this one is read from a format that can hold it.
+      for (const { format } of skipped) {
+        await Deno.remove(paths[format], { recursive: true }).then(() => removed.push(paths[format]), () => {});
+      }
+    },
+    [Symbol.dispose]: () => kept.dispose(),
+  };
+}
+
+const STOCK = [
+  "transformers: AutoModelForCausalLM.from_pretrained(folder)",
+  "mlx-lm",
+  "vLLM (by its source code; not tried)",
+  "compresso",
+];
+const REMOTE_CODE = [
+  "transformers 4.54 or later: AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
+  "PEFT, on the model that transformers loaded",
+  "compresso",
+];
+
+const LLAMA = ["llama.cpp", "node-llama-cpp"];
+
+function ggufPrograms(
+  arch: GgufArch,
+  { spec, tokenizer }: { readonly spec: DecoderSpec; readonly tokenizer: Tokenizer | null },
+): string[] {
+  const programs = ggufLoaders(arch, spec), others = tokenizer === null ? [] : ggufDifferences(tokenizer);
+  if (others.length === 0) return programs;
+  return programs.map((program) => `${program} (${others.join(" and ")}, as the folder's tokenizer does not)`);
+}
+
+/** Before its pull request 21245 llama.cpp took biases of queries only where they are as many as hidden dims. */
+function ggufLoaders(arch: GgufArch, spec: DecoderSpec): string[] {
+  const { hidden, headDim, layers } = spec;
+  const isNew = hasBias(spec, "q") && layers.some(({ heads }) => heads > 0 && heads * headDim !== hidden);
+  const loaders = isNew ? ["llama.cpp since its pull request 21245", "node-llama-cpp 3.22.1"] : LLAMA;
+  if (arch !== "deci") return [...loaders, "compresso"];
+  return [`${loaders.join(" and ")}, as architecture deci: its layers differ`, "compresso"];
+}
+
+async function refuseStale(path: string, error: CompressoError): Promise<void> {
+  if (!(await exists(path))) return;
+  throw new CompressoError("input", {
+    what: `cannot replace ${path}`,
+    rule: "what stands there is of the model that is written, or nothing is",
+    value: `this model cannot be written in that format: ${error.message}`,
+    mend: "remove it, or choose another folder",
+  }, { cause: error });
+}
+
+async function refuseFile(path: string): Promise<void> {
+  if (!(await exists(path))) return;
+  throw new CompressoError("input", {
+    what: `cannot write ${path}`,
+    rule: "no file stands there",
+    value: "there is one",
+    mend: "choose another folder, or allow replacing this one (--overwrite)",
+  });
+}

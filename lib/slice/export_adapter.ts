@@ -1,0 +1,88 @@
+// A run's LoRA beside the sliced model that it belongs to, for PEFT: the same model as the merged one, in two folders. Owns their places; refuses formats.
+import type { Staged } from "../files/atomic.ts";
+import { type HfDtype, stageHf } from "../formats/hf/export.ts";
+import { stagePeftAdapter } from "../formats/peft/adapter.ts";
+import type { WeightSource } from "../spec/source.ts";
+import type { Json } from "../text/tokenizer_json.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import type { LoraConfig, LoraWeights } from "../nn/lora.ts";
+import type { MaskValues } from "../nn/mask_slots.ts";
+import { type Layout, padded, shallow } from "./layouts.ts";
+import { sliceModel } from "./slice.ts";
+import { padLora, shallowLora, sliceLora } from "./lora.ts";
+import type { ExportResult } from "./export.ts";
+
+/** What {@link stageAdapter} takes. */
+export interface AdapterExport {
+  readonly masks: MaskValues;
+  readonly lora: LoraConfig & { readonly weights: LoraWeights };
+  readonly layout: Layout;
+  /** Dtype of the weights; the adapter is f32. */
+  readonly dtype: HfDtype;
+  readonly tokenizer: Tokenizer | null;
+  /** Further keys of generation_config.json. */
+  readonly generation: Json;
+  readonly replace: boolean;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Folder of the sliced weights without LoRA, and of the adapter, within that of a run. */
+export const UNMERGED_FOLDER = "unmerged", ADAPTER_FOLDER = "adapter";
+
+/**
+ * Writes `outDir/unmerged/`, the sliced model without LoRA, and `outDir/adapter/`, its LoRA cut alike, in PEFT's format, whole beside their places.
+ * Throws as `exportHf` and `writePeftAdapter`.
+ */
+export async function stageAdapter(
+  base: WeightSource,
+  outDir: string,
+  { masks, lora, layout, dtype, tokenizer, generation, replace, signal }: AdapterExport,
+): Promise<Staged & Pick<ExportResult, "loadableBy">> {
+  const sliced = sliceModel(base, { masks }), compact = shallow(sliced);
+  const own = shallowLora(sliced.spec, sliceLora(base.spec, { masks, lora }));
+  const source = layout === "padded" ? padded(compact) : compact;
+  const config = layout === "padded" ? padLora(compact.spec, own) : own;
+  const unmerged = `${outDir}/${UNMERGED_FOLDER}`, adapter = `${outDir}/${ADAPTER_FOLDER}`;
+  using pending = new DisposableStack();
+  const model = pending.use(
+    await stageHf(source, unmerged, { dtype, tokenizer, generation, replace, ...(signal ? { signal } : {}) }),
+  );
+  const { weights, ...settings } = config;
+  const peft = pending.use(
+    await stagePeftAdapter(adapter, {
+      ...{ spec: source.spec, config: settings, weights, baseModel: unmerged, replace },
+      readme: readmeOf({ layout, needsCode: model.form === "compresso" }),
+    }),
+  );
+  const program = "PEFT: PeftModel.from_pretrained(model of unmerged/, folder)";
+  const kept = pending.move();
+  return {
+    loadableBy: [
+      { file: unmerged, programs: ["as model/, which has the LoRA of adapter/ merged"] },
+      { file: adapter, programs: [program, "compresso: --adapter, with unmerged/ as the model"] },
+    ],
+    async commit(): Promise<void> {
+      await model.commit();
+      await peft.commit();
+    },
+    [Symbol.dispose]: () => kept.dispose(),
+  };
+}
+
+function readmeOf({ layout, needsCode }: { readonly layout: Layout; readonly needsCode: boolean }): string {
+  const trust = needsCode ? ", trust_remote_code=True" : "";
+  return `LoRA of a model that Compresso pruned, in PEFT's format.
+
+It belongs to the folder \`unmerged/\` beside it: the pruned weights without LoRA, in the layout ${layout}. It does not fit the model before pruning,
+whose heads, FFN columns and hidden dims are not all in it, nor \`model/\`, which has it merged already. Soft masks of kept units are folded into both,
+so that the two together compute what \`model/\` does, up to the rounding of its weights:
+
+\`\`\`python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("unmerged"${trust})
+model = PeftModel.from_pretrained(base, "adapter")
+\`\`\`
+`;
+}

@@ -1,0 +1,99 @@
+// What may be asked of an export: names of its options, layouts, formats and types. Owns their checks; refuses to write.
+import { CompressoError } from "../core/errors.ts";
+import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";
+import type { GgufWriteType } from "../formats/gguf/quant.ts";
+import type { HfDtype } from "../formats/hf/export.ts";
+import { LAYOUTS } from "./layouts.ts";
+import type { ExportFormat, ExportOptions } from "./export.ts";
+import type { SessionExportOptions } from "../run/session.ts";
+
+/** What an export writes where nothing is said. */
+export const FORMATS = ["hf", "gguf"] as const satisfies readonly ExportFormat[];
+const DTYPES: Readonly<Record<HfDtype, true>> = { f32: true, f16: true, bf16: true };
+const GGUF_DTYPES: Readonly<Record<GgufWriteType, true>> = { f32: true, f16: true, bf16: true, q8_0: true, q4_0: true };
+
+const BOTH = {
+  ...{ layout: true, dtype: true, ggufDtype: true, name: "text", generation: true, formats: true, replace: "switch" },
+  signal: true,
+} satisfies Omit<NamesOf<ExportOptions>, "tokenizer">;
+const EXPORT_NAMES: NamesOf<ExportOptions> = { ...BOTH, tokenizer: true };
+
+/** Names of the options of `PruneSession.export`. */
+export const SESSION_EXPORT_NAMES: NamesOf<SessionExportOptions> = { ...BOTH, inputs: true, saveAdapter: "switch" };
+
+/** Refuses options that `exportModel` does not have, and words that are none of theirs. Throws `CompressoError("usage")`. */
+export function checkExport(options: ExportOptions): void {
+  checkNames(options, EXPORT_NAMES, { whose: "exportModel" });
+  checkExportWords(options);
+  const { tokenizer, name, formats = FORMATS }: Partial<ExportOptions> = options;
+  const missing = (what: string, mend: string): CompressoError =>
+    new CompressoError("usage", {
+      what: "cannot export the model",
+      rule: `an export is given ${what}`,
+      value: "not given",
+      mend,
+    });
+  if (tokenizer === undefined) {
+    throw missing("its `tokenizer`", "give the model's, or null for files of token ids only");
+  }
+  if (name === undefined && formats.includes("gguf")) throw missing("a `name`, which a GGUF has within it", "give one");
+}
+
+/** The same of a session's export. Throws `CompressoError("usage")`. */
+export function checkSessionExport(options: SessionExportOptions): void {
+  checkNames(options, SESSION_EXPORT_NAMES, { whose: "an export" });
+  checkExportWords(options);
+  checkUsed(options);
+}
+
+function checkExportWords({ layout, formats, dtype, ggufDtype }: Partial<ExportOptions>): void {
+  checkLayout(layout);
+  checkDtypes({ dtype, ggufDtype });
+  if (formats === undefined) return;
+  if (!Array.isArray(formats) || formats.length === 0) {
+    throw new CompressoError("usage", {
+      what: "cannot export in these formats",
+      rule: `they are a list of ${FORMATS.join(", ")}, or one of these`,
+      value: Array.isArray(formats) ? "an empty list" : String(formats),
+      mend: "name one, or leave them out for both",
+    });
+  }
+  for (const format of formats) checkWord(format, FORMATS, { what: "cannot export in this format" });
+}
+
+/** Refuses options of a file that is not written. Throws `CompressoError("usage")`. */
+export function checkUsed(
+  { formats = FORMATS, ggufDtype, generation, saveAdapter = false }:
+    & Pick<Partial<ExportOptions>, "formats" | "ggufDtype" | "generation">
+    & Pick<SessionExportOptions, "saveAdapter">,
+): void {
+  const unused = (option: string, file: string): CompressoError =>
+    new CompressoError("usage", {
+      what: `cannot use the option '${option}'`,
+      rule: `it is for ${file}`,
+      value: `formats ${formats.join(", ")}`,
+      mend: "leave it out, or add that format",
+    });
+  if (ggufDtype !== undefined && !formats.includes("gguf")) throw unused("ggufDtype", "the GGUF");
+  if (generation !== undefined && !formats.includes("hf") && !saveAdapter) {
+    throw unused("generation", "the folder (hf)");
+  }
+}
+
+/** Refuses a layout that does not exist; undefined is as absent. Throws `CompressoError("usage")`. */
+export function checkLayout(layout: unknown): void {
+  if (layout !== undefined) checkWord(layout, LAYOUTS, { what: "cannot use this layout" });
+}
+
+/** Refuses formats and types of files that do not exist; undefined is as absent. Throws `CompressoError("usage")`. */
+export function checkDtypes({ dtype, ggufDtype }: { readonly dtype?: unknown; readonly ggufDtype?: unknown }): void {
+  if (dtype !== undefined) checkWord(dtype, Object.keys(DTYPES), { what: "cannot write weights of this dtype" });
+  if (ggufDtype === undefined) return;
+  checkWord(ggufDtype, Object.keys(GGUF_DTYPES), { what: "cannot write matrices of this type into a GGUF" });
+}
+
+/** Refuses the file of a wanted size whose format or type does not exist. Throws `CompressoError("usage")`. */
+export function checkSizeFile({ format, dtype }: { readonly format: unknown; readonly dtype: unknown }): void {
+  checkWord(format, FORMATS, { what: "cannot count the bytes of a file in this format" });
+  checkDtypes(format === "hf" ? { dtype } : { ggufDtype: dtype });
+}

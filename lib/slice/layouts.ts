@@ -1,0 +1,251 @@
+// Layouts that programs without per-layer sizes load: padded to the widest layer, or cut alike in every layer. Owns the shapes; refuses files.
+import { CompressoError } from "../core/errors.ts";
+import { checkNames, type NamesOf } from "../core/check_options.ts";
+import type { WeightSource } from "../spec/source.ts";
+import { type MaskValues, packMasks, slotLayout } from "../nn/mask_slots.ts";
+import {
+  biasName,
+  type DecoderSpec,
+  layersAlike,
+  type LayerSpec,
+  normName,
+  type Projection,
+  projectionName,
+  PROJECTIONS,
+} from "../spec/decoder.ts";
+import { cheapestGroupSize, type HeadGroup, planHeads } from "../units/head_groups.ts";
+import { type Constant, headOrigins, type Remap, remapSource } from "./remap.ts";
+import { headRows, type SlicePlan } from "./slice.ts";
+
+/**
+ * How a pruned model is written: `compact` as it was sliced, layers differ; `padded` with zeros to the widest layer;
+ * `uniform` as it is too, after masks of {@link uniformMasks} were sliced.
+ */
+export type Layout = "compact" | "padded" | "uniform";
+
+/** All layouts, in the order of the command line's help. */
+export const LAYOUTS: readonly Layout[] = ["compact", "padded", "uniform"];
+
+/**
+ * The same model without the layers that have neither heads nor FFN columns, which add nothing, the others numbered anew: what files hold. A model
+ * that has no others keeps them.
+ */
+export function shallow(source: WeightSource): WeightSource {
+  const { spec, made } = shallowPlan(source.spec);
+  return spec === source.spec ? source : remapSource(source, spec, (name) => made.get(name) ?? { from: name });
+}
+
+/** Shape and tensors of {@link shallow}. */
+export function shallowPlan(spec: DecoderSpec): SlicePlan {
+  const made = new Map<string, Remap | Constant>();
+  const living = [...spec.layers.entries()].filter(([, { heads, ffn }]) => heads + ffn > 0);
+  if (living.length === 0 || living.length === spec.layers.length) return { spec, made };
+  for (const [layer, [place]] of living.entries()) {
+    for (const norm of ["attention", "ffn"] as const) made.set(normName(layer, norm), { from: normName(place, norm) });
+    for (const projection of PROJECTIONS) {
+      made.set(projectionName(layer, projection), { from: projectionName(place, projection) });
+      made.set(biasName(layer, projection), { from: biasName(place, projection) });
+    }
+  }
+  return { spec: { ...spec, layers: living.map(([, layer]) => layer) }, made };
+}
+
+/**
+ * The same model with every layer as wide as the widest, the rest zeros: equal logits, more memory and time.
+ * Query heads per KV head become one number, the one with the fewest parameters; KV heads that slicing in this program repeated to split a group are
+ * one again, so that this is never more than the model had before slicing. A layer without attention or FFN gets one of zeros.
+ */
+export function padded(source: WeightSource): WeightSource {
+  if (layersAlike(source.spec)) return source;
+  const { spec, made } = paddedPlan(source.spec);
+  return remapSource(source, spec, (name) => made.get(name) ?? { from: name });
+}
+
+/** Shape and tensors of {@link padded}. */
+export function paddedPlan(spec: DecoderSpec): SlicePlan {
+  const { headDim } = spec;
+  if (layersAlike(spec)) return { spec, made: new Map() };
+  const groups = wholeGroups(spec), size = cheapestGroupSize(groups.map((own) => own.map(({ heads }) => heads.length)));
+  const kvHeads = Math.max(1, ...groups.map((own) => planHeads(own, { size }).kvHeads.length));
+  const ffn = Math.max(1, ...spec.layers.map((layer) => layer.ffn));
+  const made = new Map<string, Remap | Constant>();
+  spec.layers.forEach((layer, index) => {
+    const plan = planHeads(groups[index] ?? [], { size, kvHeads });
+    const q = headRows(plan.heads, headDim), kv = headRows(plan.kvHeads, headDim);
+    const columns = Int32Array.from({ length: ffn }, (_, column) => column < layer.ffn ? column : -1);
+    const maps: Record<Projection, Omit<Remap, "from">> = {
+      q: { rows: q },
+      k: { rows: kv },
+      v: { rows: kv },
+      o: { cols: q },
+      gate: { rows: columns },
+      up: { rows: columns },
+      down: { cols: columns },
+    };
+    for (const projection of PROJECTIONS) {
+      const from = projectionName(index, projection);
+      const there = projection === "gate" || projection === "up" || projection === "down"
+        ? layer.ffn > 0
+        : layer.heads > 0;
+      made.set(from, there ? { from, ...maps[projection] } : { fill: 0 });
+      const bias = biasName(index, projection), { rows } = maps[projection];
+      made.set(bias, there ? { from: bias, rows } : { fill: 0 });
+    }
+    if (layer.heads === 0) made.set(normName(index, "attention"), { fill: 1 });
+    if (layer.ffn === 0) made.set(normName(index, "ffn"), { fill: 1 });
+  });
+  const layers = spec.layers.map((): LayerSpec => ({ heads: kvHeads * size, kvHeads, ffn }));
+  return { spec: { ...spec, layers }, made };
+}
+
+/** What {@link uniformMasks} takes beside the scores. */
+export interface UniformInput {
+  /** Hard masks that say how much of each kind is kept; the hidden mask is taken over as it is. */
+  readonly masks: MaskValues;
+  /** Share of the layers' linear weights to cut; default: what `masks` cut. */
+  readonly target?: number;
+}
+
+const NAMES: NamesOf<UniformInput> = { masks: true, target: "number" };
+
+/**
+ * Masks that cut every layer to the same counts: KV heads, heads of each group and FFN columns kept as in the mean over the layers of `masks`,
+ * the FFN width then such that the sparsity is at least the target, and below it with one column more. Each layer keeps its units of the highest
+ * score; `scores` is laid out like masks, and a kind that is absent scores all the same. Values are 0 and 1 (hidden: those of `masks`).
+ *
+ * Throws `CompressoError("usage")` where no such counts exist, because a layer has no attention or FFN already, say.
+ */
+export function uniformMasks(
+  spec: DecoderSpec,
+  scores: MaskValues,
+  input: UniformInput,
+): Required<MaskValues> {
+  checkNames(input, NAMES, { whose: "uniformMasks" });
+  const { masks, target } = input;
+  const layout = slotLayout(spec), z = packMasks(spec, layout, masks), ranks = packMasks(spec, layout, scores);
+  const layers = spec.layers.map((layer, index) => {
+    const { head = 0, ffn = 0 } = layout.layers[index] ?? {};
+    const cut = (slots: Float32Array): { heads: Float32Array; ffn: Float32Array } => ({
+      heads: slots.subarray(head, head + layer.heads),
+      ffn: slots.subarray(ffn, ffn + layer.ffn),
+    });
+    return { layer, groups: groupsOf(layer), mask: cut(z), score: cut(ranks) };
+  });
+  const hidden = z.slice(layout.hidden, layout.hidden + spec.hidden);
+  const dims = count(hidden);
+  let living = 0, heads = 0, size = 0;
+  for (const { groups, mask, layer } of layers) {
+    const lives = groups.map((group) => group.heads.filter((h) => mask.heads[h] !== 0).length);
+    living += lives.filter((alive) => alive > 0).length;
+    heads += count(mask.heads);
+    size += 2 * spec.headDim * (layer.heads + layer.kvHeads) + 3 * layer.ffn;
+  }
+  const wanted = target ?? 1 - dims * keptPerDim(spec, layers.map((part) => part.mask)) / (spec.hidden * size);
+  if (target !== undefined && !(target >= 0 && target < 1)) {
+    throw new CompressoError("usage", {
+      what: "cannot cut every layer to the same counts",
+      rule: "the target lies in [0, 1)",
+      value: String(target),
+      mend: "try 0.2",
+    });
+  }
+  const mostKv = Math.min(...layers.map(({ layer }) => layer.kvHeads));
+  const mostShare = Math.min(...layers.map(({ layer }) => layer.heads / Math.max(1, layer.kvHeads)));
+  const mostFfn = Math.min(...layers.map(({ layer }) => layer.ffn));
+  const share = clamp(Math.round(heads / Math.max(1, living)), 1, mostShare);
+  const columns = (kv: number): number => {
+    // The widest FFN with dims·layers·(attention + 3·ffn) ≤ (1 − target)·hidden·size; the small term is for rounding of the quotient.
+    const budget = (1 - wanted) * spec.hidden * size / (Math.max(1, dims) * layers.length);
+    return Math.floor((budget - 2 * spec.headDim * kv * (share + 1)) / 3 + 1e-9);
+  };
+  let kv = clamp(Math.round(living / layers.length), 1, mostKv);
+  // Where the mean of the heads leaves less or more than the FFN can make up for, heads give way.
+  while (kv > 1 && columns(kv) < 1) kv--;
+  while (kv < mostKv && columns(kv) > mostFfn && columns(kv + 1) >= 1) kv++;
+  const ffn = Math.min(columns(kv), mostFfn);
+  if (mostKv < 1 || mostFfn < 1 || ffn < 1 || dims === 0) throw impossible(wanted, { mostKv, mostFfn });
+
+  return {
+    head: join(layers.map(({ layer, groups, score }) => {
+      const best = groups.map((group) => top(group.heads, score.heads, share));
+      const sums = Float32Array.from(best, (own) => own.reduce((sum, h) => sum + (score.heads[h] ?? 0), 0));
+      return flags(layer.heads, top([...sums.keys()], sums, kv).flatMap((group) => best[group] ?? []));
+    })),
+    ffn: join(layers.map(({ layer, score }) => flags(layer.ffn, top([...score.ffn.keys()], score.ffn, ffn)))),
+    hidden,
+  };
+}
+
+function groupsOf({ heads, kvHeads }: LayerSpec): HeadGroup[] {
+  const share = kvHeads > 0 ? heads / kvHeads : 0;
+  return Array.from(
+    { length: kvHeads },
+    (_, kv) => ({ kv, heads: Array.from({ length: share }, (_, i) => kv * share + i) }),
+  );
+}
+
+/** KV groups of each layer before slicing made them equal: split ones in one again, without heads of zeros. */
+function wholeGroups(spec: DecoderSpec): HeadGroup[][] {
+  const { headDim, layers } = spec, origins = headOrigins(spec);
+  return layers.map((layer, index) => {
+    const groups = groupsOf(layer), { q, k } = origins[index] ?? {};
+    if (!q || !k) return groups;
+    const parts = Map.groupBy(groups, ({ kv }) => k[kv * headDim] ?? -1);
+    return [...parts.values()].map((own): HeadGroup => ({
+      kv: own[0]?.kv ?? 0,
+      heads: own.flatMap(({ heads }) => heads).filter((head) => (q[head * headDim] ?? -1) >= 0),
+    })).filter(({ heads }) => heads.length > 0);
+  });
+}
+
+/** Parameters per hidden dim that hard masks keep; a KV head lives while one of its heads does. */
+function keptPerDim(
+  spec: DecoderSpec,
+  masks: readonly { readonly heads: Float32Array; readonly ffn: Float32Array }[],
+): number {
+  return spec.layers.reduce((sum, layer, index) => {
+    const { heads = new Float32Array(0), ffn = new Float32Array(0) } = masks[index] ?? {};
+    const living = groupsOf(layer).filter((group) => group.heads.some((h) => heads[h] !== 0)).length;
+    return sum + 2 * spec.headDim * (count(heads) + living) + 3 * count(ffn);
+  }, 0);
+}
+
+/** The `most` indices of the highest score, ties to the lower index. */
+function top(indices: readonly number[], score: Float32Array, most: number): number[] {
+  return indices.toSorted((a, b) => (score[b] ?? 0) - (score[a] ?? 0) || a - b).slice(0, most);
+}
+
+function flags(length: number, kept: readonly number[]): Float32Array {
+  const values = new Float32Array(length);
+  for (const index of kept) values[index] = 1;
+  return values;
+}
+
+function join(parts: readonly Float32Array[]): Float32Array {
+  const values = new Float32Array(parts.reduce((sum, own) => sum + own.length, 0));
+  let at = 0;
+  for (const own of parts) {
+    values.set(own, at);
+    at += own.length;
+  }
+  return values;
+}
+
+function count(mask: Float32Array): number {
+  return mask.reduce((sum, value) => sum + (value === 0 ? 0 : 1), 0);
+}
+
+function clamp(value: number, low: number, high: number): number {
+  return Math.max(low, Math.min(value, high));
+}
+
+function impossible(target: number, most: { readonly mostKv: number; readonly mostFfn: number }): CompressoError {
+  return new CompressoError("usage", {
+    what: "cannot cut all layers alike",
+    rule: "each layer keeps one KV head and one FFN column at least",
+    value: `sparsity ${
+      target.toFixed(4)
+    }; the smallest layer has ${most.mostKv} KV heads and ${most.mostFfn} FFN columns`,
+    mend: 'lower the sparsity, or take the layout "padded"',
+  });
+}

@@ -1,0 +1,97 @@
+// LoRA of a pruned model as LoRA of the sliced one: rows of B and columns of A go the way of their weight. Owns that algebra; refuses merging (see slice.ts).
+import { CompressoError } from "../core/errors.ts";
+import { type LoraConfig, loraModules, type LoraWeights, refuseOthers } from "../nn/lora.ts";
+import type { MaskValues } from "../nn/mask_slots.ts";
+import { type DecoderSpec, layerOf, projectionName, projectionShape } from "../spec/decoder.ts";
+import { paddedPlan, shallowPlan } from "./layouts.ts";
+import { planSlice, type SlicePlan } from "./slice.ts";
+
+/** LoRA with its matrices, A [rank, in] and B [out, rank] by `lora.<layer>.<projection>.<A|B>`. */
+export interface SlicedLora extends LoraConfig {
+  /** Matrices by name. */
+  readonly weights: LoraWeights;
+}
+
+/**
+ * LoRA for the model that `sliceModel` makes of a base with these masks and without LoRA: together they compute what the model with LoRA merged
+ * does. Slicing picks and scales rows and columns, W' = R·W·C, and R·(W + s·B·A)·C = W' + s·(R·B)·(A·C). So what is folded into the rows or
+ * columns of a weight is folded into B or A as well; repeated KV heads repeat rows of B, and zero heads have zeros.
+ *
+ * Layers keep their numbers; `shallowLora` is for the files, which leave out those that are cut whole.
+ *
+ * Throws `CompressoError("input")` for a matrix that is missing, has another size or belongs to no target, and for masks that do not fit, and
+ * "usage" where `lora` is missing.
+ */
+export function sliceLora(
+  spec: DecoderSpec,
+  input: {
+    readonly masks: MaskValues;
+    readonly lora: LoraConfig & { readonly weights: ReadonlyMap<string, Float32Array> };
+  },
+): SlicedLora {
+  const { masks, lora } = input;
+  if (!lora) {
+    throw new CompressoError("usage", {
+      what: "cannot slice LoRA",
+      rule: "`lora` has its rank, alpha, targets and weights",
+      value: "none was given",
+      mend: "give that of a run's result",
+    });
+  }
+  return remapped(spec, planSlice(spec, masks), lora);
+}
+
+/** LoRA for the model that `shallow` makes of one of this shape. Throws as {@link sliceLora}. */
+export function shallowLora(spec: DecoderSpec, lora: SlicedLora): SlicedLora {
+  const plan = shallowPlan(spec);
+  return plan.spec === spec ? lora : remapped(spec, plan, lora);
+}
+
+/** LoRA for the model that `padded` makes of one of this shape. Throws as {@link sliceLora}. */
+export function padLora(spec: DecoderSpec, lora: SlicedLora): SlicedLora {
+  return remapped(spec, paddedPlan(spec), lora);
+}
+
+function remapped(
+  from: DecoderSpec,
+  { spec, made }: SlicePlan,
+  lora: LoraConfig & { readonly weights: ReadonlyMap<string, Float32Array> },
+): SlicedLora {
+  const { rank, targets } = lora, weights: LoraWeights = new Map();
+  refuseOthers(from, lora);
+  for (const { layer, projection, shape: [rows, cols] } of loraModules(spec, targets)) {
+    const name = `lora.${layer}.${projection}`, weight = projectionName(layer, projection);
+    const a = new Float32Array(rank * cols), b = new Float32Array(rows * rank);
+    weights.set(`${name}.A`, a);
+    weights.set(`${name}.B`, b);
+    const remap = made.get(weight) ?? { from: weight };
+    // A part that the base has not got is all zeros, and stays so.
+    if ("fill" in remap) continue;
+    const place = layerOf(remap.from), own = `lora.${place}.${projection}`;
+    const [baseRows, baseCols] = projectionShape(from, from.layers[place] ?? ABSENT, projection);
+    const ownA = take(lora.weights, `${own}.A`, rank * baseCols),
+      ownB = take(lora.weights, `${own}.B`, baseRows * rank);
+    for (let col = 0; col < cols; col++) {
+      const base = remap.cols ? remap.cols[col] ?? -1 : col, scale = remap.colScale?.[col] ?? 1;
+      if (base >= 0) { for (let r = 0; r < rank; r++) a[r * cols + col] = (ownA[r * baseCols + base] ?? 0) * scale; }
+    }
+    for (let row = 0; row < rows; row++) {
+      const base = remap.rows ? remap.rows[row] ?? -1 : row, scale = remap.rowScale?.[row] ?? 1;
+      if (base >= 0) { for (let r = 0; r < rank; r++) b[row * rank + r] = (ownB[base * rank + r] ?? 0) * scale; }
+    }
+  }
+  return { ...lora, weights };
+}
+
+const ABSENT = { heads: 0, kvHeads: 0, ffn: 0 };
+
+function take(weights: ReadonlyMap<string, Float32Array>, name: string, size: number): Float32Array {
+  const data = weights.get(name);
+  if (data?.length === size) return data;
+  throw new CompressoError("input", {
+    what: `cannot cut the LoRA matrix '${name}'`,
+    rule: `it has ${size} values`,
+    value: data ? `${data.length} values` : "it is missing",
+    mend: "give A [rank, in] and B [out, rank] for every target of this model",
+  });
+}

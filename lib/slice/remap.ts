@@ -1,0 +1,163 @@
+// A source of weights whose tensors are rows and columns of another's: picked, scaled, padded with zeros. Owns that arithmetic; refuses to know why.
+import { CompressoError } from "../core/errors.ts";
+import { elementCount, rowWindow } from "../spec/row_range.ts";
+import type { RowRange, WeightSource } from "../spec/source.ts";
+import { type DecoderSpec, layerOf, type LayerSpec, projectionName, tensorShapes } from "../spec/decoder.ts";
+
+/** Low-rank update W + scale·B·A of the base's tensor: A [rank, in], B [out, rank]. */
+export interface LowRank {
+  readonly a: Float32Array;
+  readonly b: Float32Array;
+  readonly rank: number;
+  readonly scale: number;
+}
+
+/** How a tensor comes from one of the base. Maps give the base's row or column for each of ours; −1 stands for zeros, an absent map for all. */
+export interface Remap {
+  readonly from: string;
+  /** Tensors of the base of the same shape that are added, before rows and columns are picked. */
+  readonly plus?: readonly string[] | undefined;
+  readonly rows?: Int32Array | undefined;
+  readonly cols?: Int32Array | undefined;
+  /** Factor of each of our rows. */
+  readonly rowScale?: Float64Array | undefined;
+  /** Factor of each of our columns. */
+  readonly colScale?: Float64Array | undefined;
+  /** Added before rows and columns are picked. */
+  readonly lowRank?: LowRank | undefined;
+}
+
+/** A tensor with nothing of the base in it: all values are the same. */
+export interface Constant {
+  readonly fill: number;
+}
+
+/** Rows of the base read at once, in values. */
+const CHUNK_VALUES = 1 << 22;
+
+/**
+ * The source with the tensors of `spec`, each made as `remap` says. Lazy: a read takes what it needs of the base, a chunk of rows at a time.
+ * Products and sums are in f64 and rounded once. Throws `CompressoError("input")` for a tensor that `spec` has not.
+ */
+export function remapSource(
+  base: WeightSource,
+  spec: DecoderSpec,
+  remap: (name: string) => Remap | Constant,
+): WeightSource {
+  const shapes = tensorShapes(spec), baseShapes = tensorShapes(base.spec);
+  if (spec.layers !== base.spec.layers) origins.set(spec.layers, headRowsOf(base, spec.layers, remap));
+  const shapeOf = (name: string): number[] => {
+    const shape = shapes.get(name);
+    if (shape) return shape;
+    throw new CompressoError("input", {
+      what: `cannot read the tensor ${name}`,
+      rule: "the model has it",
+      value: "no such tensor",
+      mend: "ask for a tensor of tensorShapes(spec)",
+    });
+  };
+  return {
+    spec,
+    storedDtype(name): string {
+      shapeOf(name);
+      const made = remap(name);
+      if ("fill" in made || made.rowScale || made.colScale || made.lowRank || made.plus?.length) return "f32";
+      return base.storedDtype(made.from);
+    },
+    async read(name, range): Promise<Float32Array<ArrayBuffer>> {
+      const { start, count, width } = rowWindow(name, shapeOf(name), { rows: range });
+      const out = new Float32Array(count * width);
+      const made = remap(name);
+      if ("fill" in made) return out.fill(made.fill);
+      const baseShape = baseShapes.get(made.from) ?? [];
+      const baseWidth = elementCount(baseShape.slice(1));
+      const plain = !made.rows && !made.cols && !made.rowScale && !made.colScale && !made.lowRank && !made.plus?.length;
+      if (plain) return await base.read(made.from, ...(range ? [range] : []));
+      const rowOf = (index: number): number => made.rows ? made.rows[index] ?? -1 : index;
+      const most = Math.max(1, Math.floor(CHUNK_VALUES / Math.max(1, baseWidth)));
+      for (let at = start; at < start + count;) {
+        const first = rowOf(at);
+        if (first < 0) {
+          at++;
+          continue;
+        }
+        // A run of our rows that lie, in order, in one chunk of the base.
+        let end = at + 1, last = first;
+        for (; end < start + count; end++) {
+          const row = rowOf(end);
+          if (row >= 0 && (row < last || row - first >= most)) break;
+          if (row >= 0) last = row;
+        }
+        const chunk = await readSum(base, made, { start: first, count: last - first + 1 });
+        for (; at < end; at++) {
+          const row = rowOf(at);
+          if (row < 0) continue;
+          const values = chunk.subarray((row - first) * baseWidth, (row - first + 1) * baseWidth);
+          writeRow(out.subarray((at - start) * width, (at - start + 1) * width), values, { made, row, at });
+        }
+      }
+      return out;
+    },
+  };
+}
+
+/** Rows of the base that q_proj and k_proj of a layer have; absent where they have all, in order. */
+export interface HeadOrigin {
+  readonly q: Int32Array | undefined;
+  readonly k: Int32Array | undefined;
+}
+
+/** By the layers, which every slicing makes anew: LoRA that is to fit a source is given its shape alone. */
+const origins = new WeakMap<readonly LayerSpec[], readonly HeadOrigin[]>();
+
+/** Where the heads of each layer come from, for layers that {@link remapSource} made in this program; the shape alone does not tell. */
+export function headOrigins({ layers }: Pick<DecoderSpec, "layers">): readonly HeadOrigin[] {
+  return origins.get(layers) ?? [];
+}
+
+function headRowsOf(
+  base: WeightSource,
+  layers: readonly LayerSpec[],
+  remap: (name: string) => Remap | Constant,
+): readonly HeadOrigin[] {
+  const before = headOrigins(base.spec);
+  const rowsOf = (layer: number, projection: "q" | "k"): Int32Array | undefined => {
+    const made = remap(projectionName(layer, projection));
+    return "fill" in made ? undefined : made.rows ?? before[layerOf(made.from)]?.[projection];
+  };
+  return layers.map((_, layer) => ({ q: rowsOf(layer, "q"), k: rowsOf(layer, "k") }));
+}
+
+/** Rows of the base's tensor and of those that are added to it. */
+async function readSum(base: WeightSource, { from, plus = [] }: Remap, rows: RowRange): Promise<Float32Array> {
+  const sum = await base.read(from, rows);
+  for (const name of plus) {
+    const values = await base.read(name, rows);
+    for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] ?? 0) + (values[i] ?? 0);
+  }
+  return sum;
+}
+
+function writeRow(
+  out: Float32Array,
+  values: Float32Array,
+  { made, row, at }: { readonly made: Remap; readonly row: number; readonly at: number },
+): void {
+  const { cols, colScale, lowRank } = made;
+  const factor = made.rowScale?.[at] ?? 1;
+  const merged = lowRank ? plusLowRank(values, lowRank, row) : values;
+  for (let i = 0; i < out.length; i++) {
+    const col = cols ? cols[i] ?? -1 : i;
+    if (col >= 0) out[i] = (merged[col] ?? 0) * factor * (colScale ? colScale[i] ?? 0 : 1);
+  }
+}
+
+function plusLowRank(values: Float32Array, { a, b, rank, scale }: LowRank, row: number): Float64Array {
+  const sum = Float64Array.from(values), width = values.length;
+  for (let r = 0; r < rank; r++) {
+    const factor = scale * (b[row * rank + r] ?? 0);
+    if (factor === 0) continue;
+    for (let i = 0; i < width; i++) sum[i] = (sum[i] ?? 0) + factor * (a[r * width + i] ?? 0);
+  }
+  return sum;
+}

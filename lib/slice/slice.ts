@@ -1,0 +1,288 @@
+// The pruned model as a smaller ordinary model: LoRA merged, cut units dropped, soft masks folded into weights. Owns that algebra; refuses files and the GPU.
+import { CompressoError } from "../core/errors.ts";
+import { checkNames, type NamesOf } from "../core/check_options.ts";
+import type { WeightSource } from "../spec/source.ts";
+import { loraNames, loraScale, refuseOthers } from "../nn/lora.ts";
+import { type MaskValues, packMasks, slotLayout } from "../nn/mask_slots.ts";
+import {
+  biasName,
+  type DecoderSpec,
+  EMBEDDING,
+  FINAL_NORM,
+  hasBias,
+  HEAD,
+  type LayerSpec,
+  normName,
+  type Projection,
+  projectionName,
+  PROJECTIONS,
+  projectionShape,
+  withBiases,
+} from "../spec/decoder.ts";
+import { cheapestGroupSize, type HeadGroup, planHeads } from "../units/head_groups.ts";
+import { type Constant, type LowRank, type Remap, remapSource } from "./remap.ts";
+
+/** LoRA to merge: W + s·B·A, with s of {@link loraScale}. */
+export interface MergeLora {
+  /** Inner dimension r. */
+  readonly rank: number;
+  /** Numerator of the scale. */
+  readonly alpha: number;
+  /** Whether the scale is alpha / √rank instead of alpha / rank. Default false. */
+  readonly rsLora?: boolean;
+  /** Projections that `weights` are for, all of them and no others; default: those that `weights` name. */
+  readonly targets?: readonly Projection[];
+  /** `lora.<layer>.<projection>.<A|B>`: A [rank, in], B [out, rank] of the unpruned model. */
+  readonly weights: ReadonlyMap<string, Float32Array>;
+}
+
+/** What {@link sliceModel} applies. */
+export interface SliceInput {
+  /** Mask values z; 0 means cut, an absent kind is all 1. */
+  readonly masks?: MaskValues;
+  /** LoRA to merge before cutting. */
+  readonly lora?: MergeLora;
+}
+
+const NAMES: NamesOf<SliceInput> = { masks: true, lora: true };
+
+/** A layer's new shape and where its parts come from. */
+interface LayerPlan {
+  readonly spec: LayerSpec;
+  /** Rows or columns of the base for the query heads, KV heads and FFN columns; −1 for zeros. */
+  readonly q: Int32Array;
+  readonly kv: Int32Array;
+  readonly ffn: Int32Array;
+  /** Mask values of those; absent where all are 1. */
+  readonly qScale: Float64Array | undefined;
+  readonly ffnScale: Float64Array | undefined;
+}
+
+/**
+ * The model that computes the same as `base` with these masks and LoRA, without what z = 0 cuts. Lazy: reads a tensor of the base when one of its own is read.
+ *
+ * - z of heads goes into columns of o_proj, z of FFN columns into rows of up_proj (the mask is on silu(gate)·up), z of hidden dims into columns of
+ *   the embedding and rows of o_proj and down_proj. The head takes the embedding without z, so soft hidden masks untie it.
+ * - RMSNorm with D of H dims kept: the masked mean runs over all H, and mean_H = (D/H)·mean_D. So w' = w·√(H/D) and ε' = ε·H/D.
+ * - Biases follow the rows of their weights. A part that is cut whole leaves the bias of o_proj or down_proj: it moves to the last such write to
+ *   the residual stream before it, which nothing between the two reads. Where there is none, the layer keeps a column of zeros, or a head where its
+ *   FFN is read after it.
+ * - A KV head goes with the last head of its group. Groups that differ in size are made equal, in the cheapest way by parameters: shorter
+ *   ones get zero heads, or longer ones are split and their KV head is repeated (see `cheapestGroupSize`).
+ *
+ * Throws `CompressoError("input")` for masks or LoRA that do not fit the model, and where no hidden dim is left, `CompressoError("usage")` for parts
+ * and kinds of masks that do not exist.
+ */
+export function sliceModel(base: WeightSource, input: SliceInput): WeightSource {
+  checkNames(input, NAMES, { whose: "sliceModel" });
+  const { masks = {}, lora } = input;
+  const lowRank = lora ? lowRanks(base.spec, lora) : new Map<string, LowRank>();
+  const { spec, made } = planSlice(base.spec, masks);
+  return remapSource(base, spec, (name) => {
+    const remap = made.get(name) ?? { from: name };
+    return "fill" in remap ? remap : { ...remap, lowRank: lowRank.get(name) };
+  });
+}
+
+/** What slicing makes of a model. */
+export interface SlicePlan {
+  /** Shape of the sliced model. */
+  readonly spec: DecoderSpec;
+  /** Where its tensors come from; one that is absent is that of the base. */
+  readonly made: ReadonlyMap<string, Remap | Constant>;
+}
+
+/** Shape and tensors of the sliced model, without LoRA. Throws as {@link sliceModel}. */
+export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
+  const layout = slotLayout(spec), z = packMasks(spec, layout, masks);
+  const part = (slot: number | undefined, count: number): Float32Array => z.subarray(slot ?? 0, (slot ?? 0) + count);
+  const hiddenMask = part(layout.hidden, spec.hidden);
+  const kept = keptIndices(hiddenMask);
+  if (kept.length === 0) {
+    throw new CompressoError("input", {
+      what: "cannot slice the model",
+      rule: "at least one hidden dim is kept",
+      value: "the hidden mask is 0 everywhere",
+      mend: "keep one: give its mask another value than 0",
+    });
+  }
+  const hidden = kept.length === spec.hidden ? undefined : kept;
+  const hiddenScale = scaleOf(hiddenMask, kept);
+  let isFirst = true;
+  const plans = spec.layers.map((layer, index) => {
+    const slots = layout.layers[index];
+    const plan = planLayer(spec, layer, {
+      heads: part(slots?.head, layer.heads),
+      ffn: part(slots?.ffn, layer.ffn),
+      isFirst,
+    });
+    if (plan.spec.heads > 0 || plan.spec.ffn > 0) isFirst = false;
+    return plan;
+  });
+  const ratio = spec.hidden / kept.length;
+  const normScale = hidden ? new Float64Array(kept.length).fill(Math.sqrt(ratio)) : undefined;
+
+  const remaps = new Map<string, Remap | Constant>();
+  remaps.set(EMBEDDING, { from: EMBEDDING, cols: hidden, colScale: hiddenScale });
+  remaps.set(HEAD, { from: spec.tied ? EMBEDDING : HEAD, cols: hidden });
+  const norm = (name: string): unknown => remaps.set(name, { from: name, rows: hidden, rowScale: normScale });
+  norm(FINAL_NORM);
+  plans.forEach((plan, index) => {
+    norm(normName(index, "attention"));
+    norm(normName(index, "ffn"));
+    for (const projection of PROJECTIONS) {
+      const from = projectionName(index, projection);
+      const picked = pick(plan, projection, { hidden, hiddenScale });
+      remaps.set(from, { from, ...picked });
+      const bias = biasName(index, projection), { rows, rowScale } = picked;
+      if (hasBias(spec, projection)) remaps.set(bias, { from: bias, rows, rowScale });
+    }
+  });
+  const outputs = outputBiases(spec, plans);
+  for (const [name, [from, ...plus]] of outputs) {
+    remaps.set(name, from ? { from, plus, rows: hidden, rowScale: hiddenScale } : { fill: 0 });
+  }
+  const sliced: DecoderSpec = {
+    ...withBiases(spec, [...spec.biases ?? [], ...outputs.size > 0 ? ["o", "down"] as const : []]),
+    hidden: kept.length,
+    layers: plans.map((plan) => plan.spec),
+    normEps: hidden ? spec.normEps * ratio : spec.normEps,
+    tied: spec.tied && !hiddenScale,
+  };
+  return { spec: sliced, made: remaps };
+}
+
+function pick(
+  plan: LayerPlan,
+  projection: Projection,
+  { hidden, hiddenScale }: { readonly hidden: Int32Array | undefined; readonly hiddenScale: Float64Array | undefined },
+): Omit<Remap, "from"> {
+  switch (projection) {
+    case "q":
+      return { rows: plan.q, cols: hidden };
+    case "k":
+    case "v":
+      return { rows: plan.kv, cols: hidden };
+    case "o":
+      return { rows: hidden, cols: plan.q, rowScale: hiddenScale, colScale: plan.qScale };
+    case "gate":
+      return { rows: plan.ffn, cols: hidden };
+    case "up":
+      return { rows: plan.ffn, cols: hidden, rowScale: plan.ffnScale };
+    case "down":
+      return { rows: hidden, cols: plan.ffn, rowScale: hiddenScale };
+  }
+}
+
+/**
+ * The biases of the base that each bias of a sliced o_proj or down_proj is the sum of. Empty where no part with such a bias is cut whole: all
+ * biases then stay where they are.
+ */
+function outputBiases(spec: DecoderSpec, plans: readonly LayerPlan[]): Map<string, readonly string[]> {
+  const sums = new Map<string, string[]>(), first: string[] = [];
+  let last: string[] | undefined, hasMoved = false;
+  plans.forEach((plan, index) => {
+    const layer = spec.layers[index];
+    for (const projection of ["o", "down"] as const) {
+      const part = projection === "o" ? "heads" : "ffn", name = biasName(index, projection);
+      const isLeft = plan.spec[part] > 0;
+      // The first write takes what its own layer has left before it.
+      if (isLeft) sums.set(name, last = last ? [] : first);
+      if (!layer || layer[part] === 0 || !hasBias(spec, projection)) continue;
+      (last ?? first).push(name);
+      hasMoved ||= !isLeft;
+    }
+  });
+  return hasMoved ? sums : new Map();
+}
+
+function planLayer(
+  spec: DecoderSpec,
+  layer: LayerSpec,
+  mask: {
+    readonly heads: Float32Array;
+    readonly ffn: Float32Array;
+    /** Whether no part of the layers before is left. */
+    readonly isFirst: boolean;
+  },
+): LayerPlan {
+  const { headDim } = spec;
+  const share = layer.kvHeads > 0 ? layer.heads / layer.kvHeads : 0;
+  const groups: HeadGroup[] = Array.from({ length: layer.kvHeads }, (_, kv) => ({
+    kv,
+    heads: Array.from({ length: share }, (_, i) => kv * share + i).filter((head) => mask.heads[head] !== 0),
+  })).filter((group) => group.heads.length > 0);
+  const kept = keptIndices(mask.ffn), isGone = groups.length === 0 && kept.length === 0;
+  const leaves = (projection: Projection, count: number): boolean =>
+    mask.isFirst && count > 0 && hasBias(spec, projection);
+  const o = leaves("o", layer.heads), down = leaves("down", layer.ffn);
+  // The column of a layer that is gone takes both biases: nothing reads between them.
+  const ffn = isGone && layer.ffn > 0 && (o || down) ? Int32Array.of(-1) : kept;
+  const plan = planHeads(groups, {
+    size: cheapestGroupSize([groups.map((group) => group.heads.length)]),
+    kvHeads: groups.length === 0 && o && (!isGone || layer.ffn === 0) ? 1 : groups.length,
+  });
+  const qScale = scaleOf(mask.heads, plan.heads);
+  return {
+    spec: { heads: plan.heads.length, kvHeads: plan.kvHeads.length, ffn: ffn.length },
+    q: headRows(plan.heads, headDim),
+    kv: headRows(plan.kvHeads, headDim),
+    ffn,
+    qScale: qScale &&
+      Float64Array.from({ length: qScale.length * headDim }, (_, i) => qScale[Math.floor(i / headDim)] ?? 0),
+    ffnScale: scaleOf(mask.ffn, ffn),
+  };
+}
+
+/** Rows of each head in turn; those of head −1 are all −1. */
+export function headRows(heads: Int32Array, headDim: number): Int32Array {
+  const rows = new Int32Array(heads.length * headDim);
+  heads.forEach((head, place) => {
+    for (let i = 0; i < headDim; i++) rows[place * headDim + i] = head < 0 ? -1 : head * headDim + i;
+  });
+  return rows;
+}
+
+function keptIndices(mask: Float32Array): Int32Array {
+  return Int32Array.from([...mask.keys()].filter((index) => mask[index] !== 0));
+}
+
+/** Mask values at `indices`; undefined where all are 1. An index of −1 has nothing to scale. */
+function scaleOf(mask: Float32Array, indices: Int32Array): Float64Array | undefined {
+  const scale = Float64Array.from(indices, (index) => index < 0 ? 1 : mask[index] ?? 1);
+  return scale.every((value) => value === 1) ? undefined : scale;
+}
+
+/** LoRA by the name of the weight that it adds to, checked against the model. */
+function lowRanks(spec: DecoderSpec, lora: MergeLora): Map<string, LowRank> {
+  const { rank, targets, weights } = lora, scale = loraScale(lora);
+  const found = new Map<string, LowRank>();
+  if (targets) refuseOthers(spec, { targets, weights });
+  for (const name of targets ? loraNames(spec, targets) : weights.keys()) {
+    const [, layerText = "", projectionText = "", side] = /^lora\.(\d+)\.(\w+)\.([AB])$/.exec(name) ?? [];
+    const layer = spec.layers[Number(layerText || -1)];
+    const projection = PROJECTIONS.find((candidate) => candidate === projectionText);
+    if (!layer || !projection) {
+      throw unfit(name, "its name is lora.<layer>.<projection>.<A|B> for a part of the model", name);
+    }
+    if (side === "B" && weights.has(`lora.${layerText}.${projection}.A`)) continue;
+    const [rows, cols] = projectionShape(spec, layer, projection);
+    const take = (which: "A" | "B", size: number): Float32Array => {
+      const key = `lora.${layerText}.${projection}.${which}`, data = weights.get(key);
+      if (data?.length === size) return data;
+      throw unfit(key, `it has ${size} values`, data ? `${data.length} values` : "it is missing");
+    };
+    found.set(projectionName(Number(layerText), projection), {
+      a: take("A", rank * cols),
+      b: take("B", rows * rank),
+      rank,
+      scale,
+    });
+  }
+  return found;
+}
+
+function unfit(name: string, rule: string, value: string): CompressoError {
+  const mend = "give A [rank, in] and B [out, rank] for every target of this model";
+  return new CompressoError("input", { what: `cannot merge the LoRA matrix '${name}'`, rule, value, mend });
+}

@@ -1,0 +1,363 @@
+// The proof that a sliced model is the masked one: equal logits on held-out tokens. Owns the comparison, layer by layer; refuses to hold a whole model.
+import { CompressoError } from "../core/errors.ts";
+import { checkNames, type NamesOf } from "../core/check_options.ts";
+import type { Device } from "../gpu/device.ts";
+import type { RowRange, WeightSource } from "../spec/source.ts";
+import { recordLayer } from "../nn/decoder.ts";
+import type { PassShape } from "../nn/activations.ts";
+import { recordFinalNorm, recordLogits } from "../nn/head.ts";
+import { strideOf } from "../nn/padding.ts";
+import { createPass, type Pass } from "../nn/pass.ts";
+import { type DecoderSpec, EMBEDDING, hasBias } from "../spec/decoder.ts";
+import { IDLE_STATE, writeStepState } from "../nn/train/step_state.ts";
+import { loadWeights } from "../nn/weights.ts";
+import type { Adapters } from "../model/model.ts";
+import { writeAdapters } from "../model/input.ts";
+import { type AdaptedSource, headPart, layerParts } from "../model/parts.ts";
+
+/** What {@link verifySliced} runs. */
+export interface VerifyInput {
+  /** Where it runs. */
+  readonly device: Device;
+  /** Masks and LoRA of the masked model; the sliced one runs bare. */
+  readonly adapters: Adapters;
+  /** Held-out sequences of token ids; long ones are cut into pieces of `window` tokens, short ones padded. */
+  readonly tokens: readonly (readonly number[])[];
+  /** Default 256. */
+  readonly window?: number;
+  /** Tokens that run at once, at least one piece; default 512. */
+  readonly rows?: number;
+  /** Largest difference of a logit, as part of the logits' range; default 1e-3. */
+  readonly tolerance?: number;
+  /** Stops the work. */
+  readonly signal?: AbortSignal;
+}
+
+const NAMES: NamesOf<VerifyInput> = {
+  ...{ device: true, adapters: true, tokens: true, window: "number", rows: "number", tolerance: "number" },
+  signal: true,
+};
+
+/** How far the two are from each other. */
+export interface VerifyResult {
+  /** Largest difference of a logit. */
+  readonly maxAbs: number;
+  /** Largest minus smallest logit of the masked model. */
+  readonly range: number;
+  /** Tokens compared. */
+  readonly tokens: number;
+}
+
+/** Sequences that run at once, and where their tokens' rows lie: row `sequence · seq + token`. */
+interface Group {
+  readonly batch: number;
+  readonly seq: number;
+  /** Tokens by sequence; the rest of a sequence is padding, which no token sees. */
+  readonly pieces: readonly (readonly number[])[];
+  /** Rows that hold a token. */
+  readonly rows: readonly number[];
+}
+
+/** What the values of one stage have in common. */
+interface Difference {
+  readonly maxAbs: number;
+  readonly low: number;
+  readonly high: number;
+}
+
+/** Tokens of a piece, and tokens that run at once, where nothing else is asked for. */
+const VERIFY_WINDOW = 256, VERIFY_ROWS = 512;
+/** Weights of the output head on the GPU at once, in values. */
+const BAND_VALUES = 1 << 22;
+const NO_DIFFERENCE: Difference = { maxAbs: 0, low: Infinity, high: -Infinity };
+
+/**
+ * Compares the logits of a masked model and of the model sliced from it, both in f32.
+ *
+ * f32 because W and B·A are merged before rounding in the sliced model, but apart in the masked one: with an f16 base the two differ by the
+ * rounding of weights to f16, far more than a fault in one unit may show. The GPU holds half a layer or a band of the output head at a time, so
+ * that f32 is no question of memory.
+ *
+ * Throws `CompressoError("usage")` for options that there are not; "mismatch" naming the first layer whose output differs, of those that are to be alike, where they differ by more than the tolerance or either gives NaN,
+ * and `CompressoError("input")` where there is nothing to compare.
+ */
+export async function verifySliced(
+  masked: WeightSource,
+  sliced: WeightSource,
+  input: VerifyInput,
+): Promise<VerifyResult> {
+  checkNames(input, NAMES, { whose: "verifySliced" });
+  const { device, adapters, window = VERIFY_WINDOW, rows = VERIFY_ROWS, tolerance = 1e-3, signal } = input;
+  const groups = grouped(input.tokens, { window, rows });
+  if (groups.length === 0) {
+    throw new CompressoError("input", {
+      what: "cannot compare the masked with the sliced model",
+      rule: "there are held-out tokens",
+      value: "none",
+      mend: "give tokens",
+    });
+  }
+  const run = { device, groups, signal };
+  const reference: AdaptedSource = { source: masked, adapters }, own: AdaptedSource = { source: sliced, adapters: {} };
+  let expected: readonly Float32Array<ArrayBuffer>[] = await embedded(reference, run);
+  let actual: readonly Float32Array<ArrayBuffer>[] = await embedded(own, run);
+  let first: string | null = null;
+  const compare = (place: string): void => {
+    const { maxAbs, low, high } = differenceOf(kept(expected, masked.spec.hidden, adapters), actual, {
+      groups,
+      width: sliced.spec.hidden,
+    });
+    // A tenth of the tolerance: later layers may enlarge what begins here, and f32 alone differs by far less.
+    if (!(maxAbs <= (tolerance / 10) * (high - low))) first ??= place;
+  };
+  compare("the embedding");
+  for (const index of masked.spec.layers.keys()) {
+    expected = await layerOutputs(reference, index, { ...run, inputs: expected });
+    actual = await layerOutputs(own, index, { ...run, inputs: actual });
+    if (!awaitsBias(masked.spec, sliced.spec, index + 1)) compare(`the output of layer ${index}`);
+  }
+  let result = NO_DIFFERENCE;
+  for (const rows of bands(masked.spec)) {
+    const wanted = await bandLogits(reference, rows, { ...run, inputs: expected });
+    const given = await bandLogits(own, rows, { ...run, inputs: actual });
+    result = merged(result, differenceOf(wanted, given, { groups, width: rows.count }));
+  }
+  const { maxAbs, low, high } = result;
+  const range = high - low;
+  if (!(maxAbs <= tolerance * range)) {
+    throw new CompressoError("mismatch", {
+      what: "the sliced model does not compute what the masked model does",
+      rule: `logits differ by at most ${tolerance} of their range, ${range.toPrecision(4)}`,
+      value: `${maxAbs.toPrecision(3)}, first in ${first ?? "the final norm or the output head"}`,
+      mend: "report this",
+    });
+  }
+  return { maxAbs, range, tokens: groups.reduce((sum, { rows }) => sum + rows.length, 0) };
+}
+
+/** Whether, from layer `next` on, a part that was cut whole comes before one that is left: its bias moved to before, and the masked model adds it there. */
+function awaitsBias(masked: DecoderSpec, sliced: DecoderSpec, next: number): boolean {
+  for (let index = next; index < masked.layers.length; index++) {
+    for (const [projection, part] of [["o", "heads"], ["down", "ffn"]] as const) {
+      if (masked.layers[index]?.[part] === 0) continue;
+      if ((sliced.layers[index]?.[part] ?? 0) > 0) return false;
+      if (hasBias(masked, projection)) return true;
+    }
+  }
+  return false;
+}
+
+/** How {@link verifySliced} runs so that it takes no more than training on batches of this shape, but for its weights. */
+export function verifyShape({ batch, seq }: PassShape): Required<Pick<VerifyInput, "window" | "rows">> {
+  return { window: Math.min(VERIFY_WINDOW, seq), rows: Math.min(VERIFY_ROWS, batch * seq) };
+}
+
+/** Allocates and frees what {@link verifySliced} takes, without comparing: for a memory plan on a dry device. */
+export async function rehearseVerify(
+  source: WeightSource,
+  { device, adapters, window = VERIFY_WINDOW, rows = VERIFY_ROWS }: Omit<VerifyInput, "tokens">,
+): Promise<void> {
+  const groups = grouped([[0]], { window, rows });
+  const inputs = groups.map(({ batch, seq }) => new Float32Array(batch * seq * source.spec.hidden));
+  const run = { device, groups, signal: undefined, inputs }, side: AdaptedSource = { source, adapters };
+  for (const index of source.spec.layers.keys()) await layerOutputs(side, index, run);
+  for (const band of bands(source.spec).slice(0, 1)) await bandLogits(side, band, run);
+}
+
+/** What runs where. */
+interface RunInput {
+  readonly device: Device;
+  readonly groups: readonly Group[];
+  readonly signal: AbortSignal | undefined;
+}
+
+/** The embedding of each group's tokens [rows, hidden], masked. */
+async function embedded(
+  { source, adapters }: AdaptedSource,
+  { groups, signal }: RunInput,
+): Promise<Float32Array<ArrayBuffer>[]> {
+  const { hidden } = source.spec, z = adapters.masks?.hidden;
+  const known = new Map<number, Float32Array>();
+  for (const token of new Set(groups.flatMap(({ pieces }) => pieces.flat()))) {
+    signal?.throwIfAborted();
+    const row = await source.read(EMBEDDING, { start: token, count: 1 });
+    known.set(token, z ? row.map((value, dim) => value * (z[dim] ?? NaN)) : row);
+  }
+  return groups.map(({ batch, seq, pieces }) => {
+    const states = new Float32Array(batch * seq * hidden);
+    pieces.forEach((piece, sequence) =>
+      piece.forEach((token, at) => states.set(known.get(token) ?? [], (sequence * seq + at) * hidden))
+    );
+    return states;
+  });
+}
+
+/** The residual stream of each group after a layer [rows, hidden]. */
+async function layerOutputs(
+  side: AdaptedSource,
+  index: number,
+  { inputs, ...run }: RunInput & { readonly inputs: readonly Float32Array<ArrayBuffer>[] },
+): Promise<readonly Float32Array<ArrayBuffer>[]> {
+  let states = inputs;
+  for (const part of layerParts(side, index)) states = await partOutputs(part, { ...run, inputs: states });
+  return states;
+}
+
+/** The output of a model of one layer. */
+async function partOutputs(
+  { source, adapters }: AdaptedSource,
+  { device, groups, signal, inputs }: RunInput & { readonly inputs: readonly Float32Array[] },
+): Promise<Float32Array<ArrayBuffer>[]> {
+  using weights = await loadWeights(device, source, { baseDtype: "f32", ...(signal ? { signal } : {}) });
+  const { spec } = weights, [shape] = groups;
+  using pass = createPass(device, weights, {
+    batch: shape?.batch ?? 1,
+    seq: shape?.seq ?? 1,
+    lora: adapters.lora ?? null,
+  });
+  writeAdapters(device, pass, { ...adapters, spec });
+  writeStepState(device, pass.state, IDLE_STATE);
+  const context = pass.plan();
+  using plan = context.plan;
+  recordLayer(context, 0);
+  const output = pass.act.x[1];
+  const outputs: Float32Array<ArrayBuffer>[] = [];
+  for (const input of inputs) {
+    signal?.throwIfAborted();
+    writeInput(pass, input);
+    await plan.run();
+    const stride = strideOf(spec.hidden);
+    const stored = output ? await device.readFloats(output, pass.act.rows * stride) : new Float32Array(0);
+    outputs.push(columns(stored, { stride, width: spec.hidden }));
+  }
+  return outputs;
+}
+
+/** Logits of each group for a band of the vocabulary [rows, count]. */
+async function bandLogits(
+  { source }: AdaptedSource,
+  rows: RowRange,
+  { device, groups, signal, inputs }: RunInput & { readonly inputs: readonly Float32Array[] },
+): Promise<Float32Array[]> {
+  using weights = await loadWeights(device, headPart(source, rows), {
+    baseDtype: "f32",
+    ...(signal ? { signal } : {}),
+  });
+  const [shape] = groups;
+  using pass = createPass(device, weights, { batch: shape?.batch ?? 1, seq: shape?.seq ?? 1 });
+  const logits: Float32Array[] = [];
+  for (const input of inputs) {
+    signal?.throwIfAborted();
+    writeInput(pass, input);
+    logits.push(await allLogits(pass, rows.count));
+  }
+  return logits;
+}
+
+/** Logits [rows, vocab] of the pass's input. */
+async function allLogits(pass: Pass, vocab: number): Promise<Float32Array> {
+  const { device, act } = pass, stride = strideOf(vocab), result = new Float32Array(act.rows * vocab);
+  for (let first = 0; first < act.rows; first += act.shape.headRows) {
+    const rows = Math.min(act.shape.headRows, act.rows - first), context = pass.plan();
+    using plan = context.plan;
+    if (first === 0) recordFinalNorm(context);
+    recordLogits(context, { first, rows });
+    await plan.run();
+    result.set(columns(await device.readFloats(act.logits, rows * stride), { stride, width: vocab }), first * vocab);
+  }
+  return result;
+}
+
+/** Writes the input of the pass's first layer, [rows, hidden]. */
+function writeInput({ device, act, weights }: Pass, states: Float32Array): void {
+  const { hidden } = weights.spec, stride = strideOf(hidden), [x] = act.x;
+  const stored = new Float32Array(act.rows * stride);
+  for (let row = 0; row < act.rows; row++) {
+    stored.set(states.subarray(row * hidden, (row + 1) * hidden), row * stride);
+  }
+  if (x) device.write(x, stored);
+}
+
+/** The first `width` columns. */
+function columns(
+  stored: Float32Array,
+  { stride, width }: { readonly stride: number; readonly width: number },
+): Float32Array<ArrayBuffer> {
+  const rows = stored.length / stride, values = new Float32Array(rows * width);
+  for (let row = 0; row < rows; row++) values.set(stored.subarray(row * stride, row * stride + width), row * width);
+  return values;
+}
+
+/** The columns of the hidden dims that slicing keeps. */
+function kept(states: readonly Float32Array[], hidden: number, { masks }: Adapters): readonly Float32Array[] {
+  const mask = masks?.hidden;
+  const dims = Array.from({ length: hidden }, (_, dim) => dim).filter((dim) => mask?.[dim] !== 0);
+  if (dims.length === hidden) return states;
+  return states.map((values) =>
+    Float32Array.from(
+      { length: values.length / hidden * dims.length },
+      (_, i) => values[Math.floor(i / dims.length) * hidden + (dims[i % dims.length] ?? 0)] ?? NaN,
+    )
+  );
+}
+
+/** Compares the rows that hold tokens. Written so that NaN counts as larger than any number, and stays. */
+function differenceOf(
+  expected: readonly Float32Array[],
+  actual: readonly Float32Array[],
+  { groups, width }: { readonly groups: readonly Group[]; readonly width: number },
+): Difference {
+  let maxAbs = 0, low = Infinity, high = -Infinity;
+  groups.forEach(({ rows }, index) => {
+    const wanted = expected[index], given = actual[index];
+    for (const row of rows) {
+      for (let i = row * width; i < (row + 1) * width; i++) {
+        const value = wanted?.[i] ?? NaN, difference = Math.abs(value - (given?.[i] ?? NaN));
+        if (!(difference <= maxAbs) && !Number.isNaN(maxAbs)) maxAbs = difference;
+        if (value < low) low = value;
+        if (value > high) high = value;
+      }
+    }
+  });
+  return { maxAbs, low, high };
+}
+
+function merged(first: Difference, second: Difference): Difference {
+  return {
+    maxAbs: Math.max(first.maxAbs, second.maxAbs), // NaN where either is
+    low: Math.min(first.low, second.low),
+    high: Math.max(first.high, second.high),
+  };
+}
+
+/** Bands of the vocabulary; all models have the same. */
+function bands({ vocab, hidden }: DecoderSpec): RowRange[] {
+  const size = Math.max(1, Math.floor(BAND_VALUES / hidden));
+  return Array.from({ length: Math.ceil(vocab / size) }, (_, index) => ({
+    start: index * size,
+    count: Math.min(size, vocab - index * size),
+  }));
+}
+
+/** Groups of one shape whatever the sequences, so that a plan knows it; the last may be short of pieces. */
+function grouped(
+  tokens: readonly (readonly number[])[],
+  { window, rows }: { readonly window: number; readonly rows: number },
+): Group[] {
+  const pieces = tokens.flatMap((sequence) =>
+    Array.from(
+      { length: Math.ceil(sequence.length / window) },
+      (_, piece) => sequence.slice(piece * window, (piece + 1) * window),
+    )
+  );
+  const batch = Math.max(1, Math.floor(rows / window));
+  return Array.from({ length: Math.ceil(pieces.length / batch) }, (_, index) => {
+    const own = pieces.slice(index * batch, (index + 1) * batch);
+    return {
+      batch,
+      seq: window,
+      pieces: own,
+      rows: own.flatMap((piece, sequence) => piece.map((_, at) => sequence * window + at)),
+    };
+  });
+}

@@ -1,0 +1,34 @@
+// A range of rows of a tensor, checked. Owns the arithmetic that every reader needs; refuses file formats.
+import { CompressoError } from "../core/errors.ts";
+import type { RowRange } from "./source.ts";
+
+/** The rows to read: `count` rows from `start` on, each of `width` values (the product of all dimensions but the first). */
+export interface RowWindow extends RowRange {
+  readonly width: number;
+}
+
+/** Checks a range against a shape; without a range, all rows. Throws `CompressoError("usage")` for rows outside the tensor. */
+export function rowWindow(
+  name: string,
+  shape: readonly number[],
+  options: { readonly rows?: RowRange | undefined },
+): RowWindow {
+  const total = shape[0] ?? 1;
+  const width = shape.slice(1).reduce((product, size) => product * size, 1);
+  const { start, count } = options.rows ?? { start: 0, count: total };
+  const whole = Number.isSafeInteger(start) && Number.isSafeInteger(count);
+  if (!whole || start < 0 || count < 0 || start + count > total) {
+    throw new CompressoError("usage", {
+      what: `cannot read rows of ${name}`,
+      rule: `start and count are whole, and start + count ≤ ${total}`,
+      value: `start ${start}, count ${count}`,
+      mend: "ask for rows that the tensor has",
+    });
+  }
+  return { start, count, width };
+}
+
+/** Number of values of a shape. */
+export function elementCount(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}

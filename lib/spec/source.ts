@@ -1,0 +1,48 @@
+// What every reader of weights offers and every writer takes. Owns the interface; refuses any file format.
+import type { QuantRows } from "./quant.ts";
+import type { DecoderSpec } from "./decoder.ts";
+
+/** A range of rows of a matrix, [start, start + count). */
+export interface RowRange {
+  /** First row. */
+  readonly start: number;
+  /** Number of rows. */
+  readonly count: number;
+}
+
+/** Options of {@link WeightSource.readBlocks}. */
+export interface BlockOptions {
+  /** Most bits of a code. */
+  readonly bits: 4 | 8;
+  /** Default: all rows. */
+  readonly rows?: RowRange;
+}
+
+/**
+ * Weights of one model by canonical name (see `tensorShapes`), dequantised to f32 on reading.
+ * Layout of q and k rows is Hugging Face's (rotate-half RoPE), whatever the file holds.
+ *
+ * @example
+ * ```ts
+ * import { openModelFiles, projectionName, tensorShapes } from "../../mod.ts";
+ *
+ * const { source } = await openModelFiles("demo");
+ * const name = projectionName(0, "down"), [rows = 0, columns = 0] = tensorShapes(source.spec).get(name) ?? [];
+ * const weights = await source.read(name); // [hidden, ffn] of the first layer, row by row
+ * const last = await source.read(name, { start: rows - 1, count: 1 });
+ * if (weights.length !== rows * columns || last[0] !== weights[(rows - 1) * columns]) throw new Error(name);
+ * ```
+ */
+export interface WeightSource {
+  /** Shape of the model. */
+  readonly spec: DecoderSpec;
+  /** Reads a whole tensor or a range of its rows, row-major. Throws `CompressoError("input")` where the file is broken. */
+  read(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>>;
+  /**
+   * Reads rows as the file's own blocks of 32 columns, in codes of at most `bits` bits, so that they are not quantised twice.
+   * Null where the file has no such blocks; absent where the source never has. Throws as `read`.
+   */
+  readBlocks?(name: string, options: BlockOptions): Promise<QuantRows | null>;
+  /** Dtype in which the file stores the tensor, in lower case: "f32", "f16", "bf16", "q4_1", … */
+  storedDtype(name: string): string;
+}

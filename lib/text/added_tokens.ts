@@ -1,0 +1,139 @@
+// Tokens that the files beside tokenizer.json add to it, as transformers adds them. Owns which they are, and their ids; refuses an id that another
+// token has.
+import { CompressoError } from "../core/errors.ts";
+import { isObject, type Json, tokenText } from "./tokenizer_json.ts";
+
+/** What stands beside tokenizer.json. */
+export interface FilesBeside {
+  /** Content of tokenizer_config.json. */
+  readonly config: Json;
+  /** Content of special_tokens_map.json; null where it is not read. */
+  readonly map: Json | null;
+  /** Content of added_tokens.json; null where it is not read. */
+  readonly added: Json | null;
+}
+
+/**
+ * A tokenizer.json with the tokens that only the files beside it name: those of `added_tokens_decoder` or added_tokens.json by their ids there, and
+ * those that a config calls special and the vocabulary holds. As in transformers 5, what tokenizer.json says of a token stays, an id that the
+ * vocabulary gives goes before another, and a token is special where it is named so. Otherwise than there, where ids are given anew, one that
+ * another token has is refused for a special token that texts are given with, as the model's row of it would be either's, and left out for others.
+ * Nor is a special token added that has no id anywhere.
+ *
+ * Throws `CompressoError("input")` for such an id, and for an entry that is no token.
+ */
+export function withAddedTokens(json: Json, beside: FilesBeside): Json {
+  const listed: readonly unknown[] = Array.isArray(json["added_tokens"]) ? json["added_tokens"] : [];
+  const isListed = new Set(listed.map(tokenText));
+  const named = specialTokens(beside);
+  const declared = declaredTokens(beside).filter(({ content }) => !isListed.has(content));
+  const others = [...named.keys()].filter((content) => !isListed.has(content));
+  if (declared.length === 0 && others.length === 0) return json;
+  const ids = vocabularyIds(json["model"]);
+  const holders = new Map([...ids].map(([content, id]) => [id, content]));
+  for (const token of listed) {
+    const content = tokenText(token);
+    if (content !== null && isObject(token) && typeof token["id"] === "number") holders.set(token["id"], content);
+  }
+  const added = new Map<string, Json>(), padding = tokenText(beside.config["pad_token"]);
+  for (const { id: said, content, flags } of declared) {
+    const id = ids.get(content) ?? said, holder = holders.get(id) ?? content;
+    if (holder !== content) {
+      // As before, where it stood in no text that a model is given.
+      if (!named.has(content) || content === padding) continue;
+      throw taken(content, id, holder);
+    }
+    holders.set(id, content);
+    added.set(content, entry(content, id, { ...flags, ...(named.has(content) ? { special: true } : {}) }));
+  }
+  for (const content of others) {
+    const id = ids.get(content);
+    if (id === undefined || added.has(content)) continue;
+    added.set(content, entry(content, id, { ...named.get(content), special: true }));
+  }
+  return added.size === 0 ? json : { ...json, added_tokens: [...listed, ...added.values()] };
+}
+
+interface Declared {
+  readonly id: number;
+  readonly content: string;
+  readonly flags: Json;
+}
+
+/** Tokens with an id beside them, by their ids. */
+function declaredTokens({ config, added }: FilesBeside): Declared[] {
+  const decoder = config["added_tokens_decoder"];
+  const tokens = isObject(decoder)
+    ? Object.entries(decoder).map(([id, token]) => declared(Number(id), token, { [id]: token }))
+    : Object.entries(added ?? {}).map(([content, id]) => declared(id, { content }, { [content]: id }));
+  return tokens.sort((a, b) => a.id - b.id);
+}
+
+function declared(id: unknown, flags: unknown, written: Json): Declared {
+  const content = isObject(flags) ? tokenText(flags) : null;
+  if (isObject(flags) && content !== null && typeof id === "number" && Number.isInteger(id) && id >= 0) {
+    return { id, content, flags };
+  }
+  throw new CompressoError("input", {
+    what: "cannot read the tokenizer's added tokens",
+    rule:
+      "added_tokens_decoder of tokenizer_config.json gives each id a token with its content, and added_tokens.json each token an id",
+    value: JSON.stringify(written),
+    mend: "fetch the files again",
+  });
+}
+
+/** Tokens that are called special, with what is said of each: by a name that ends with `_token`, or in a list or table of further ones. */
+function specialTokens({ config, map }: FilesBeside): Map<string, Json> {
+  const settings: Json = { ...config, ...map };
+  const names = Object.keys(settings).filter((key) => key.endsWith("_token")).map((key) => settings[key]);
+  const tokens = new Map<string, Json>();
+  for (const token of [...names, ...furtherTokens(config) ?? furtherTokens(map ?? {}) ?? []]) {
+    const content = tokenText(token);
+    if (content !== null && content !== "" && !tokens.has(content)) tokens.set(content, isObject(token) ? token : {});
+  }
+  return tokens;
+}
+
+/** The further special tokens of a file, by the name of transformers 5 or else of 4; null where it names none. */
+function furtherTokens(settings: Json): unknown[] | null {
+  const lists = ["extra_special_tokens", "additional_special_tokens"].map((key): unknown[] => {
+    const value = settings[key];
+    return Array.isArray(value) ? value : isObject(value) ? Object.values(value) : [];
+  });
+  return lists.find((list) => list.length > 0) ?? null;
+}
+
+/** Ids of a model's own vocabulary, which is a table, or the list of a Unigram model. */
+function vocabularyIds(model: unknown): Map<string, number> {
+  const vocab = isObject(model) ? model["vocab"] : null, ids = new Map<string, number>();
+  const entries: readonly (readonly [unknown, unknown])[] = Array.isArray(vocab)
+    ? vocab.map((token: unknown, id) => [Array.isArray(token) ? token[0] : null, id])
+    : Object.entries(isObject(vocab) ? vocab : {});
+  for (const [content, id] of entries) if (typeof content === "string" && typeof id === "number") ids.set(content, id);
+  return ids;
+}
+
+/** An entry of `added_tokens`. Where nothing is said, a special token is found in the text as it is, another in the normalized one. */
+function entry(content: string, id: number, flags: Json): Json {
+  const is = (key: string): boolean => flags[key] === true, special = is("special");
+  const normalized = typeof flags["normalized"] === "boolean" ? flags["normalized"] : !special;
+  return {
+    id,
+    content,
+    single_word: is("single_word"),
+    lstrip: is("lstrip"),
+    rstrip: is("rstrip"),
+    normalized,
+    special,
+  };
+}
+
+function taken(content: string, id: number, holder: string): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot add the token ${JSON.stringify(content)} that stands beside tokenizer.json`,
+    rule: "an id is that of one token",
+    value: `${id} is that of ${JSON.stringify(holder)}`,
+    mend: "put the token into tokenizer.json, or correct its id in tokenizer_config.json or added_tokens.json",
+  });
+}

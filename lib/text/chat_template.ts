@@ -1,0 +1,104 @@
+// Chat messages to one text. Owns the rendering of a tokenizer's Jinja template; refuses to tokenize and to invent a
+// template.
+import { Template } from "../core/packages.ts";
+import { CompressoError } from "../core/errors.ts";
+import { rewriteStrips, STRIPS } from "../compat/jinja_strip.ts";
+import { strftime } from "../compat/strftime.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+import { tokenText } from "./tokenizer_json.ts";
+
+/** One turn of a conversation. */
+export interface ChatMessage {
+  /** Who speaks. */
+  readonly role: "system" | "user" | "assistant";
+  /** What is said. */
+  readonly content: string;
+}
+
+/** Options of {@link renderChat}. */
+export interface RenderChatOptions {
+  /** Whether the text ends with the opening of an assistant's turn. */
+  readonly addGenerationPrompt: boolean;
+  /**
+   * Whether `strftime_now` of the template gives the day that it is. Default false: 26 July 2024, as Llama 3.2's template has it without a
+   * clock, so that equal rows are equal tokens on any day.
+   */
+  readonly today?: boolean | undefined;
+}
+
+const SPECIAL = ["bos_token", "eos_token", "unk_token", "pad_token"] as const;
+
+const parsed = new Map<string, Template>();
+
+/** Takes the place of `strftime_now`, which the library defines with few letters, and lets nobody else define. */
+const CLOCK = "strftime_of_chat";
+const FIXED_DAY = new Date(2024, 6, 26);
+
+/**
+ * Renders a conversation with the tokenizer's chat template. The text already holds BOS where the template writes it:
+ * encode it without `addSpecial`.
+ * Throws `CompressoError("input")` where there is no template, it does not parse, or it refuses the messages
+ * (`raise_exception`).
+ */
+export function renderChat(
+  tokenizer: Tokenizer,
+  messages: readonly ChatMessage[],
+  options: RenderChatOptions,
+): string {
+  const source = tokenizer.chatTemplate;
+  if (source === null) {
+    throw new CompressoError("input", {
+      what: "cannot format a chat",
+      rule: "the tokenizer has a chat template",
+      value: "none in tokenizer_config.json, chat_template.jinja or the GGUF",
+      mend: 'use the style "alpaca" or "plain"',
+    });
+  }
+  const tokens = SPECIAL.flatMap((key) => {
+    const text = tokenText(tokenizer.config[key]);
+    return text === null ? [] : [[key, text]];
+  });
+  const template = parse(source);
+  try {
+    return template.render({
+      ...STRIPS,
+      ...Object.fromEntries(tokens),
+      messages: messages.map(({ role, content }) => ({ role, content })),
+      // None, as in transformers: templates ask `tools is none`, which undefined is not.
+      tools: null,
+      documents: null,
+      add_generation_prompt: options.addGenerationPrompt,
+      [CLOCK]: (format: string) => strftime(options.today ? new Date() : FIXED_DAY, format),
+    });
+  } catch (error) {
+    throw new CompressoError("input", {
+      what: "cannot format a chat",
+      rule: "the chat template accepts the messages",
+      value: `roles ${messages.map(({ role }) => role).join(", ")}; the template says: ${reason(error)}`,
+      mend: "put the turns otherwise",
+    }, { cause: error });
+  }
+}
+
+function parse(source: string): Template {
+  const known = parsed.get(source);
+  if (known) return known;
+  try {
+    // Jinja reads every line end as \n.
+    const template = new Template(source.replaceAll(/\r\n?/g, "\n").replaceAll(/\bstrftime_now\b/g, CLOCK));
+    rewriteStrips(template.parsed);
+    parsed.set(source, template);
+    return template;
+  } catch (error) {
+    throw new CompressoError("input", {
+      what: "cannot read the chat template",
+      rule: "it is a Jinja template",
+      value: reason(error),
+      mend: "correct it, or fetch the model's tokenizer again",
+    }, { cause: error });
+  }
+}
+
+function reason(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,14 @@
+// The error of a model without a tokenizer, whatever was to be done with text. Owns its words; refuses to look for one.
+import { CompressoError } from "../core/errors.ts";
+
+/** The error; `what` says what cannot be done, `without` what needs no tokenizer. */
+export function noTokenizer(what: string, { without }: { readonly without?: string } = {}): CompressoError {
+  return new CompressoError("input", {
+    what,
+    rule: "a model needs a tokenizer to read and write text",
+    value: "this one has none",
+    mend: `put tokenizer.json into the model's folder, or take a GGUF that holds one${
+      without ? `, or ${without}` : ""
+    }`,
+  });
+}

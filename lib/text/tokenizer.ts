@@ -1,0 +1,328 @@
+// Text to token ids and back. Owns the Tokenizer interface, loading from a Hugging Face folder and decoding piece by
+// piece; refuses to train or fetch.
+import { LibraryTokenizer } from "../core/packages.ts";
+import { join } from "node:path";
+import { CompressoError } from "../core/errors.ts";
+import { withAddedTokens } from "./added_tokens.ts";
+import { namesIn } from "../files/exists.ts";
+import { readText, textIfThere } from "../files/text_file.ts";
+import { forJavaScript, isObject, type Json, repairDecoder, repairModel, tokenText } from "./tokenizer_json.ts";
+
+/** What a decoder takes of a tokenizer, as `model_input_names` of tokenizer_config.json says. */
+export const INPUT_NAMES: readonly string[] = ["input_ids", "attention_mask"];
+
+/** A tokenizer with the files it came from. */
+export interface Tokenizer {
+  /**
+   * Token ids of a text; with `addSpecial` (default false) also the tokens that the tokenizer puts around a text, such
+   * as BOS.
+   */
+  encode(text: string, options?: { readonly addSpecial?: boolean }): number[];
+  /**
+   * Text of token ids; `skipSpecial` (default false) leaves out special tokens, and ids that no token has. Without it
+   * throws `CompressoError("input")` for such an id.
+   */
+  decode(ids: readonly number[], options?: { readonly skipSpecial?: boolean }): string;
+  /** Id of a token by its text in the vocabulary, or null. */
+  tokenToId(token: string): number | null;
+  /** Text of a token in the vocabulary, or null. */
+  idToToken(id: number): string | null;
+  /** Whether it is a special token, which decoding with `skipSpecial` leaves out. */
+  isSpecial(id: number): boolean;
+  /** Highest id + 1. A model's embedding may have more rows. */
+  readonly vocabSize: number;
+  /** Token that begins a text; null where the config names none. */
+  readonly bosId: number | null;
+  /** Token that ends a text; null where the config names none. */
+  readonly eosId: number | null;
+  /** Token that fills batches; null where the config names none. */
+  readonly padId: number | null;
+  /** Ids that `addSpecial` puts before a text. */
+  readonly leading: readonly number[];
+  /** Ids that `addSpecial` puts after a text. */
+  readonly trailing: readonly number[];
+  /** Content of tokenizer.json, with the tokens that the files beside it add. */
+  readonly json: Json;
+  /** Content of tokenizer_config.json, without the chat template. */
+  readonly config: Json;
+  /** Jinja source of the chat template. */
+  readonly chatTemplate: string | null;
+  /** The `tokenizer.*` entries of the GGUF that the tokenizer came from, else null. */
+  readonly ggufMetadata: ReadonlyMap<string, unknown> | null;
+}
+
+/** What a tokenizer is made of. */
+export interface TokenizerParts {
+  /** Content of tokenizer_config.json. */
+  readonly config?: Json;
+  /** Jinja source of the chat template. */
+  readonly chatTemplate?: string | null;
+  /** The `tokenizer.*` entries of a GGUF. */
+  readonly ggufMetadata?: ReadonlyMap<string, unknown> | null;
+}
+
+/** Turns ids into text one by one, for streaming. */
+export interface StreamDecoder {
+  /** The text that this token completes; empty while a character is still incomplete. */
+  push(id: number): string;
+  /** The rest, where the stream stops within a character. */
+  end(): string;
+}
+
+/**
+ * Makes a tokenizer from the content of tokenizer.json. Throws `CompressoError("input")` where it is broken or of an
+ * unknown kind.
+ * As in transformers 5, which tokens stand around a text is for the post-processor of tokenizer.json alone to say:
+ * `add_bos_token` and `add_eos_token` in the config count for nothing. Nor does `clean_up_tokenization_spaces`, which it
+ * passes over for BPE only.
+ */
+export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
+  const { config = {}, chatTemplate = null, ggufMetadata = null } = parts;
+  const model = isObject(json["model"]) ? json["model"] : {};
+  const unknown = tokenText(config["unk_token"]) ?? tokenText(model["unk_token"]);
+  const library = build(json, {
+    ...(unknown === null ? {} : { unk_token: unknown }),
+    // Llama 3 sets it, though it takes spaces out of code and quotations, and changes pieces that a stream has given.
+    clean_up_tokenization_spaces: false,
+  });
+  const special = new Set<number>();
+  for (const [id, token] of library.get_added_tokens_decoder()) if (token.special) special.add(id);
+  // As in transformers, a token that ends texts is special, whatever its entry says.
+  const eos = tokenText(config["eos_token"]), eosId = eos === null ? null : library.token_to_id(eos) ?? null;
+  if (eosId !== null) special.add(eosId);
+  let vocabSize = 0;
+  for (const id of library.get_vocab().values()) vocabSize = Math.max(vocabSize, id + 1);
+
+  const tokenToId = (token: string): number | null => library.token_to_id(token) ?? null;
+  const idToToken = (id: number): string | null => library.id_to_token(id) ?? null;
+  const encode: Tokenizer["encode"] = (text, options) => {
+    const { ids } = library.encode(text, { add_special_tokens: options?.addSpecial ?? false });
+    if (ids.some((id) => id === undefined)) throw unencodable(text);
+    return ids;
+  };
+  const decode: Tokenizer["decode"] = (ids, options) => {
+    // A model may have more rows than there are tokens, and generate one of them: it stands for no text.
+    const isText = (id: number): boolean => idToToken(id) !== null && !special.has(id);
+    const kept = options?.skipSpecial ? ids.filter(isText) : [...ids];
+    for (const id of kept) if (idToToken(id) === null) throw unknownId(id, vocabSize);
+    return kept.length === 0 ? "" : library.decode(kept);
+  };
+  const named = (key: string): number | null => {
+    const text = tokenText(config[key]);
+    return text === null ? null : tokenToId(text);
+  };
+  const around = encode("", { addSpecial: true });
+  const bosId = named("bos_token");
+  // Around the empty text stand BOS-like tokens and then EOS-like ones; a real text tells where the border is.
+  const leading = leadingCount(encode, around);
+  return {
+    encode,
+    decode,
+    tokenToId,
+    idToToken,
+    isSpecial: (id) => special.has(id),
+    vocabSize,
+    bosId,
+    eosId,
+    padId: named("pad_token"),
+    leading: around.slice(0, leading),
+    trailing: around.slice(leading),
+    json,
+    config,
+    chatTemplate,
+    ggufMetadata,
+  };
+}
+
+/**
+ * Reads the tokenizer of a Hugging Face folder: tokenizer.json, tokenizer_config.json, special_tokens_map.json, added_tokens.json,
+ * chat_template.jinja and additional_chat_templates. As in transformers the map goes before the config, unless that has `added_tokens_decoder`, as
+ * newer ones do; added_tokens.json counts only without it, too. Tokens that tokenizer.json lacks are in the tokenizer's `json`.
+ * Gives null where there is no tokenizer.json. Throws `CompressoError("input")` where a file is broken, and as {@link withAddedTokens}.
+ */
+export async function loadHfTokenizer(folder: string): Promise<Tokenizer | null> {
+  const json = await readJson(join(folder, "tokenizer.json"));
+  if (json === null) return null;
+  const { chat_template: inConfig, ...own } = await readJson(join(folder, "tokenizer_config.json")) ?? {};
+  const older = (name: string): Promise<Json | null> =>
+    "added_tokens_decoder" in own ? Promise.resolve(null) : readJson(join(folder, name));
+  const map = await older("special_tokens_map.json"), added = await older("added_tokens.json");
+  // By their texts alone: as objects transformers would want a type beside them in a config, and tokenizer.json has the rest.
+  const special = Object.entries(map ?? {}).flatMap(([key, value]) => {
+    const text = tokenText(value);
+    return text === null ? [] : [[key, text] as const];
+  });
+  const others = { ...own, ...Object.fromEntries(special) };
+  // Named templates are kept to be written again; the default one is used.
+  const named = [...Array.isArray(inConfig) ? inConfig : [], ...await namedTemplates(folder)];
+  const config = named.length > 0 ? { ...others, chat_template: named } : others;
+  const chatTemplate = await textIfThere(join(folder, "chat_template.jinja")) ?? templateText(inConfig);
+  return createTokenizer(withAddedTokens(json, { config: own, map, added }), { config, chatTemplate });
+}
+
+/** Templates beside the default one, as newer versions of transformers write them. */
+async function namedTemplates(folder: string): Promise<Json[]> {
+  const place = join(folder, "additional_chat_templates");
+  const files = (await namesIn(place)).filter((name) => name.endsWith(".jinja"));
+  return await Promise.all(
+    files.map(async (name) => ({ name: name.slice(0, -".jinja".length), template: await readText(join(place, name)) })),
+  );
+}
+
+/**
+ * A decoder that never emits a part of a character: it holds tokens back until their text no longer ends with U+FFFD.
+ */
+export function createStreamDecoder(
+  tokenizer: Tokenizer,
+  options: { readonly skipSpecial?: boolean } = {},
+): StreamDecoder {
+  // Tokens are decoded together with those of the last piece, because decoders treat the start of a text otherwise (as
+  // in HF's DecodeStream).
+  let ids: number[] = [];
+  let emitted = 0;
+  const held = (): string => {
+    const before = tokenizer.decode(ids.slice(0, emitted), options);
+    return tokenizer.decode(ids, options).slice(before.length);
+  };
+  return {
+    push(id: number): string {
+      ids.push(id);
+      const text = held();
+      if (text === "" || text.endsWith("\uFFFD")) return "";
+      ids = ids.slice(emitted);
+      emitted = ids.length;
+      return text;
+    },
+    end(): string {
+      const text = held();
+      ids = [];
+      emitted = 0;
+      return text;
+    },
+  };
+}
+
+function build(json: Json, config: Json): LibraryTokenizer {
+  const absent = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
+  try {
+    checkIds(json);
+    const library = new LibraryTokenizer({ ...absent, ...forJavaScript(json) }, config);
+    repairDecoder(library.decoder);
+    repairModel(library.model, json["model"]);
+    // What is broken in it may show only here.
+    library.encode("", { add_special_tokens: true });
+    return library;
+  } catch (error) {
+    if (error instanceof CompressoError) throw error;
+    throw new CompressoError("input", {
+      what: "cannot read tokenizer.json",
+      rule: "it is a tokenizer of the Hugging Face tokenizers library",
+      value: error instanceof Error ? error.message : String(error),
+      mend: "fetch the model's tokenizer again",
+    }, { cause: error });
+  }
+}
+
+/** Refuses ids that no vocabulary has: the library makes a list as long as the largest. */
+function checkIds(json: Json): void {
+  const { model, added_tokens: added } = json, vocab = isObject(model) ? model["vocab"] : null;
+  const check = (id: unknown): void => {
+    if (typeof id === "number" && Number.isInteger(id) && id >= 0 && id < MOST_TOKENS) return;
+    throw new Error(
+      `${JSON.stringify(id) ?? "not given"} for a token's id, which is a whole number below ${MOST_TOKENS}`,
+    );
+  };
+  if (isObject(vocab)) { for (const id of Object.values(vocab)) check(id); }
+  for (const token of Array.isArray(added) ? added : []) if (isObject(token)) check(token["id"]);
+}
+
+const MOST_TOKENS = 2 ** 24;
+
+/** A `TemplateProcessing` node that puts BOS before and EOS after a text. */
+export function surroundingTokens(
+  json: Json,
+  { bos, eos }: { readonly bos: string | null; readonly eos: string | null },
+): Json {
+  const special = (token: string | null, type_id: number): Json[] =>
+    token === null ? [] : [{ SpecialToken: { id: token, type_id } }];
+  const around = (id: "A" | "B", type_id: number): Json[] => [
+    ...special(bos, type_id),
+    { Sequence: { id, type_id } },
+    ...special(eos, type_id),
+  ];
+  const tokens: Record<string, Json> = {};
+  for (const token of [bos, eos]) {
+    const id = token === null ? null : addedId(json, token);
+    if (token !== null && id !== null) tokens[token] = { id: token, ids: [id], tokens: [token] };
+  }
+  return {
+    type: "TemplateProcessing",
+    single: around("A", 0),
+    pair: [...around("A", 0), ...around("B", 1)],
+    special_tokens: tokens,
+  };
+}
+
+function addedId(json: Json, token: string): number | null {
+  const added = Array.isArray(json["added_tokens"]) ? json["added_tokens"] : [];
+  const found = added.find((entry) => isObject(entry) && entry["content"] === token);
+  if (isObject(found) && typeof found["id"] === "number") return found["id"];
+  const vocab = isObject(json["model"]) && isObject(json["model"]["vocab"]) ? json["model"]["vocab"] : {};
+  const id = Object.hasOwn(vocab, token) ? vocab[token] : undefined;
+  return typeof id === "number" ? id : null;
+}
+
+function leadingCount(encode: Tokenizer["encode"], around: readonly number[]): number {
+  if (around.length === 0) return 0;
+  const bare = encode("a");
+  const full = encode("a", { addSpecial: true });
+  const first = full.findIndex((_, start) => bare.every((id, offset) => full[start + offset] === id));
+  return bare.length === 0 || first < 0 ? around.length : first;
+}
+
+function templateText(value: unknown): string | null {
+  if (typeof value === "string") return value;
+  if (!Array.isArray(value)) return null;
+  const found = value.find((entry) => isObject(entry) && entry["name"] === "default") ?? value[0];
+  return isObject(found) && typeof found["template"] === "string" ? found["template"] : null;
+}
+
+async function readJson(path: string): Promise<Json | null> {
+  const text = await textIfThere(path);
+  if (text === null) return null;
+  let value: unknown = null;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw broken(path, error instanceof Error ? error.message : String(error));
+  }
+  if (!isObject(value)) throw broken(path, "not an object");
+  return value;
+}
+
+function broken(path: string, value: string): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot read ${path}`,
+    rule: "it holds one JSON object",
+    value,
+    mend: "fetch the file again",
+  });
+}
+
+function unknownId(id: number, vocabSize: number): CompressoError {
+  return new CompressoError("input", {
+    what: "cannot decode a token",
+    rule: `ids of this tokenizer are integers from 0 to ${vocabSize - 1}`,
+    value: String(id),
+    mend: "use ids of this tokenizer",
+  });
+}
+
+function unencodable(text: string): CompressoError {
+  return new CompressoError("input", {
+    what: "cannot encode a text",
+    rule: "a tokenizer without unknown token encodes only what its vocabulary holds",
+    value: JSON.stringify(text.length > 80 ? `${text.slice(0, 80)}…` : text),
+    mend: "take the character out of the text, or take a tokenizer with an unknown token",
+  });
+}

@@ -1,0 +1,243 @@
+// What must not be cut: protected layers, least widths, aligned widths. Owns their checks and how narrow each part may become; refuses units and scores.
+import { CompressoError } from "../core/errors.ts";
+import { checkNames, type NamesOf, shown } from "../core/check_options.ts";
+import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
+
+/**
+ * Kinds of units: single attention heads, whose K and V fall with the last head of their KV group, or KV groups with all their heads, which both
+ * together are heads; FFN columns; hidden dims; whole layers. Where heads share K and V and fall one by one, slicing fills a layer's groups up to one
+ * size with heads of zeros: files may keep more than the sparsity says.
+ */
+export type UnitKind = "heads" | "kv" | "ffn" | "hidden" | "layers";
+
+/** All kinds, in the order of the command line's help. */
+export const UNIT_KINDS: readonly UnitKind[] = ["heads", "kv", "ffn", "hidden", "layers"];
+
+/** Widths that stay at least; a part that is no wider than that is not cut at all. Default 0 each. */
+export interface MinimumWidths {
+  /** Query heads of a layer. */
+  readonly heads?: number;
+  /** FFN columns of a layer. */
+  readonly ffn?: number;
+  /** Hidden dims. */
+  readonly hidden?: number;
+  /** Layers that stay where whole layers are cut, of those that are not gone already. */
+  readonly layers?: number;
+}
+
+/** Limits of what is cut. */
+export interface UnitRules {
+  /** Layers whose heads, columns and gate are never cut: from 0, or from the end (−1 is the last). Default none. */
+  readonly protect?: readonly number[];
+  /** Widths that stay at least. */
+  readonly minimum?: MinimumWidths;
+  /** Kept FFN widths and a kept hidden size are multiples of it, or what they were. Default 1. */
+  readonly align?: number;
+  /**
+   * Further parameters per hidden dim that sparsity counts: 0, the default, for a share of the layers' linear weights; those of embedding, norms
+   * and head for a share of the model (see {@link restPerDim}).
+   */
+  readonly rest?: number;
+}
+
+const MINIMUM = { heads: "number", ffn: "number", hidden: "number", layers: "number" } satisfies NamesOf<MinimumWidths>;
+
+/** Names of the rules that a run has, too. */
+export const RULE_NAMES = { protect: "list", minimum: MINIMUM, align: "number" } satisfies NamesOf<
+  Omit<UnitRules, "rest">
+>;
+
+/** Rules with every default filled in. */
+export interface ResolvedRules {
+  /** See {@link UnitRules.protect}. */
+  readonly protect: ReadonlySet<number>;
+  /** See {@link UnitRules.minimum}. */
+  readonly minimum: Required<MinimumWidths>;
+  /** See {@link UnitRules.align}. */
+  readonly align: number;
+  /** See {@link UnitRules.rest}. */
+  readonly rest: number;
+}
+
+/** Layers by their places from 0, of places of which negative ones count from the end; those of no layer stay as they are. */
+export function layersOf(places: readonly number[], count: number): number[] {
+  return places.map((place) => place < 0 && place >= -count ? count + place : place);
+}
+
+/** Fills in defaults. Throws `CompressoError("usage")` for rules and layers that do not exist and numbers that are no widths. */
+export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules {
+  checkNames(rules, { ...RULE_NAMES, rest: "number" }, { whose: "unitTable" });
+  const { protect = [], minimum = {}, align = 1, rest = 0 } = rules, count = spec.layers.length;
+  for (const layer of protect) {
+    if (Number.isInteger(layer) && layer >= -count && layer < count) continue;
+    throw refusal(
+      "cannot protect this layer",
+      `layers go from 0 to ${count - 1}, or from -${count} to -1`,
+      String(layer),
+      "name a layer that there is",
+    );
+  }
+  const { heads = 0, ffn = 0, hidden = 0, layers = 0 } = minimum;
+  for (const [name, width] of Object.entries({ heads, ffn, hidden, layers })) {
+    if (Number.isInteger(width) && width >= 0) continue;
+    throw refusal(
+      `cannot keep this many ${name}`,
+      "a least width is a whole number, 0 or more",
+      String(width),
+      "try 0",
+    );
+  }
+  if (!Number.isInteger(align) || align < 1) {
+    throw refusal("cannot align widths", "they are multiples of a whole number, at least 1", String(align), "try 32");
+  }
+  if (!(Number.isFinite(rest) && rest >= 0)) {
+    throw refusal(
+      "cannot count these parameters",
+      "their number per hidden dim is finite and ≥ 0",
+      String(rest),
+      "give such a number",
+    );
+  }
+  return { protect: new Set(layersOf(protect, count)), minimum: { heads, ffn, hidden, layers }, align, rest };
+}
+
+/**
+ * Checks the choice of kinds, and puts them in their order. Heads with KV groups are heads: K and V of a group fall with the last of its heads.
+ * Throws `CompressoError("usage")` for unknown kinds, or none at all.
+ */
+export function checkKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
+  const fail = (rule: string): never => {
+    const present = Array.isArray(kinds) ? kinds.join(",") || "none" : shown(kinds);
+    throw refusal("cannot prune these units", rule, present, "try kv,ffn");
+  };
+  // A text would be taken for its letters.
+  if (!Array.isArray(kinds)) fail(`units are a list of some of ${UNIT_KINDS.join(", ")}`);
+  for (const kind of kinds) if (!UNIT_KINDS.includes(kind)) fail(`units are some of ${UNIT_KINDS.join(", ")}`);
+  if (kinds.length === 0) fail("at least one kind of unit");
+  const isWithin = (kind: UnitKind): boolean => kind === "kv" && kinds.includes("heads");
+  return new Set(UNIT_KINDS.filter((kind) => kinds.includes(kind) && !isWithin(kind)));
+}
+
+/**
+ * Refuses limits of kinds that are not among the units: they would do nothing. Throws `CompressoError("usage")`.
+ *
+ * @param kinds - Kinds of units that are pruned.
+ * @param rules - Rules as they are given.
+ */
+export function checkTakenRules(
+  kinds: readonly UnitKind[],
+  { protect = [], minimum = {}, align = 1 }: UnitRules,
+): void {
+  const { heads = 0, ffn = 0, hidden = 0, layers = 0 } = minimum;
+  const limits: readonly (readonly [string, boolean, readonly UnitKind[]])[] = [
+    ["a least number of heads", heads > 0, ["heads", "kv"]],
+    ["a least FFN width", ffn > 0, ["ffn"]],
+    ["a least hidden size", hidden > 0, ["hidden"]],
+    ["a least number of layers", layers > 0, ["layers"]],
+    ["aligned widths", align > 1, ["ffn", "hidden"]],
+    ["protected layers", protect.length > 0, ["heads", "kv", "ffn", "layers"]],
+  ];
+  for (const [name, isGiven, takers] of limits) {
+    if (!isGiven || takers.some((kind) => kinds.includes(kind))) continue;
+    throw refusal(
+      `cannot keep to ${name}`,
+      `that takes one of the units ${takers.join(", ")}`,
+      kinds.join(","),
+      `add ${
+        takers[0]
+      } to the units, or leave the limit out; in an experiment give it to a grid of the units that take it`,
+    );
+  }
+}
+
+/** The widest width below `width` that may be kept; −1 where there is none. */
+export function nextNarrower(
+  width: number,
+  { align, least }: { readonly align: number; readonly least: number },
+): number {
+  const narrower = Math.floor((width - 1) / align) * align;
+  return width > 0 && narrower >= least ? narrower : -1;
+}
+
+/** Layers that are there: files of earlier versions, and models that were sliced in memory, have those that were cut whole, without heads and columns. */
+export function livingLayers({ layers }: Pick<DecoderSpec, "layers">): number {
+  return layers.filter(({ heads, ffn }) => heads + ffn > 0).length;
+}
+
+/** Heads or KV groups of all layers, the last of which stays. */
+export function headUnits({ layers }: Pick<DecoderSpec, "layers">, kind: "heads" | "kv"): number {
+  return layers.reduce((sum, { heads, kvHeads }) => sum + (kind === "kv" ? kvHeads : heads), 0);
+}
+
+/** Columns that stay of an FFN: one of the only FFN that there is. */
+export function leastFfn({ layers }: Pick<DecoderSpec, "layers">, minimum: ResolvedRules["minimum"]): number {
+  return Math.max(minimum.ffn, layers.filter(({ ffn }) => ffn > 0).length > 1 ? 0 : 1);
+}
+
+/** Whether any head, or KV group, of a layer may be cut. */
+export function mayCutHeads({ heads, kvHeads }: LayerSpec, kind: "heads" | "kv", { minimum }: ResolvedRules): boolean {
+  const step = kind === "kv" && kvHeads > 0 ? heads / kvHeads : 1;
+  return heads > 0 && heads - step >= minimum.heads;
+}
+
+/**
+ * Refuses rules that leave nothing of a kind to cut although the model has some: then the kind would be an option that does nothing.
+ * `units` are the numbers of units by kind.
+ */
+export function checkAnyUnits(
+  spec: DecoderSpec,
+  rules: ResolvedRules,
+  units: ReadonlyMap<UnitKind, number>,
+): void {
+  const { layers, hidden } = spec, { protect, minimum, align } = rules;
+  const widest = (of: (layer: LayerSpec) => number): number => Math.max(0, ...layers.map(of));
+  const heads = widest((layer) => layer.heads), ffn = widest((layer) => layer.ffn);
+  const has: Readonly<Record<UnitKind, boolean>> = {
+    heads: heads > 0,
+    kv: heads > 0,
+    ffn: ffn > 0,
+    hidden: true,
+    layers: heads + ffn > 0,
+  };
+  for (const [kind, count] of units) {
+    if (count > 0 || !has[kind]) continue;
+    const isLast = kind === "layers"
+      ? livingLayers(spec) === 1
+      : (kind === "heads" || kind === "kv") && headUnits(spec, kind) === 1;
+    const [rule, value] = kind !== "hidden" && layers.every((_, index) => protect.has(index))
+      ? ["at least one layer is not protected", `all ${layers.length} layers are`]
+      : kind === "hidden"
+      ? [
+        "the hidden size is above its least width and the alignment",
+        `hidden size ${hidden}, at least ${minimum.hidden}, aligned to ${align}`,
+      ]
+      : kind === "layers"
+      ? [
+        "fewer layers stay at least than may be cut",
+        `${livingLayers(spec)} layers, ${protect.size} protected, at least ${Math.max(1, minimum.layers)}`,
+      ]
+      : kind === "ffn"
+      ? [
+        "some layer that is not protected is wider than what stays at least",
+        `widest FFN ${ffn}, at least ${leastFfn(spec, minimum)}, aligned to ${align}`,
+      ]
+      : isLast
+      ? ["one of them stays, of all layers", "the model has no more"]
+      : [
+        `some layer that is not protected has more heads than stay at least, by one ${
+          kind === "kv" ? "KV group" : "head"
+        }`,
+        `most heads ${heads}, at least ${minimum.heads}`,
+      ];
+    throw refusal(
+      `cannot prune ${kind}`,
+      rule,
+      value,
+      `take ${kind} out of the units${isLast ? "" : ", or loosen the rule"}`,
+    );
+  }
+}
+
+function refusal(what: string, rule: string, value: string, mend?: string): CompressoError {
+  return new CompressoError("usage", { what, rule, value, ...(mend === undefined ? {} : { mend }) });
+}

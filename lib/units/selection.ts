@@ -1,0 +1,351 @@
+// Which units fall for a target. Owns what a selection has to meet and the refusal of what cannot be reached; refuses scores of its own.
+import { CompressoError } from "../core/errors.ts";
+import { checkNames, type NamesOf } from "../core/check_options.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
+import { cutAll, cutTo, cutUntil, drop, giveBack } from "./greedy.ts";
+import { byScore, type HeldUnits, type Piece, piecesOf } from "./pieces.ts";
+import { type Measure, Tally } from "./tally.ts";
+import { type UnitRules } from "./rules.ts";
+import { checkPerUnit, type Selection, unitParameters, type UnitTable, unitTable } from "./table.ts";
+
+/** A size that the sliced model must not exceed. */
+export interface SizeTarget {
+  /** How large layers and the rest are. */
+  readonly measure: Measure;
+  /** Largest size allowed. */
+  readonly most: number;
+  /** What is measured, for messages: "parameters", "bytes". */
+  readonly unit: string;
+}
+
+/** What a selection has to meet. */
+export interface SelectOptions {
+  /** Sparsity to reach; null, or absent, where only `size` or `layerTargets` count. */
+  readonly target?: number | null;
+  /** Takes the place of `target`. Once it is met, units and blocks come back as far as it allows. */
+  readonly size?: SizeTarget | undefined;
+  /**
+   * Share to cut of each layer's own linear weights, hidden dims not counted; null leaves a layer free. They go first: where they cut more than
+   * `target` already, nothing else falls.
+   */
+  readonly layerTargets?: readonly (number | null)[] | null | undefined;
+  /** Units that neither fall nor come back, as far as the table's rules let those lie that are cut. What they cut counts. */
+  readonly held?: HeldUnits | null | undefined;
+  /**
+   * Takes what comes nearest where a target is out of reach, all that may fall, in place of throwing. Targets of layers beyond what their units and
+   * rules allow, and numbers that do not fit the table, are refused all the same.
+   */
+  readonly isNearest?: boolean | undefined;
+}
+
+const NAMES: NamesOf<SelectOptions> = {
+  ...{
+    target: true,
+    size: { measure: true, most: "number", unit: "text" },
+    layerTargets: true,
+    held: true,
+    isNearest: "switch",
+  },
+};
+
+/**
+ * Keeps the units of the highest score such that the target is reached, and not with the last cut unit back. A unit that would overshoot by more
+ * than the smallest unit is passed over, so that the last to fall is a small one, unless the target cannot be reached so; then larger ones may
+ * be the last, the smallest that do, and what they make needless comes back, of the highest score first. The table's rules hold; with aligned
+ * widths blocks take the place of units, see `piecesOf`.
+ * One hidden dim, one layer and, over all layers, one head and one FFN column always stay. Ties fall to the lower index first.
+ *
+ * Throws `CompressoError("usage")` where the target cannot be reached with these units and rules, and names the rules that limit; and for scores
+ * or held units that are not one number for each unit of the table.
+ */
+export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options: SelectOptions): Selection {
+  checkNames(options, NAMES, { whose: "selectUnits" });
+  const { isNearest = false, ...exact } = options, { held } = options;
+  checkPerUnit(table, scores, "scores");
+  if (held) { for (const list of [held.flags, held.kept]) checkPerUnit(table, list, "held units"); }
+  const orders: readonly (() => ArrayLike<number>)[] = [
+    () => scores,
+    // Heads that stay one in every group keep all K and V: near the limit groups have to fall whole.
+    ...(table.groups.length > 0 ? [() => groupScores(table, scores)] : []),
+    // Layers of different sizes: near the limit the largest have to fall.
+    ...(table.kinds.has("layers") ? [() => largestLayers(table, scores)] : []),
+    // Which units stay last can matter too; this is the order by which targets are checked beforehand.
+    () => new Uint8Array(table.count),
+  ];
+  const by = (order: () => ArrayLike<number>, how: SelectOptions): Selection | Unmet =>
+    attempt(table, piecesOf(table, order(), { held }), how);
+  let unmet: Unmet | null = null;
+  for (const order of orders) {
+    const kept = by(order, exact);
+    if (typeof kept !== "function") return kept;
+    unmet = kept;
+  }
+  let nearest: Selection | null = null;
+  // Layers meet their own targets in any order, and by rounding alone further in another.
+  const isOwn = options.layerTargets?.some((goal) => goal !== null) ?? false;
+  for (const order of isNearest ? orders.slice(0, isOwn ? 1 : undefined) : []) {
+    const kept = by(order, options);
+    if (typeof kept === "function") unmet = kept;
+    else if (!nearest || hardSparsity(table, kept) > hardSparsity(table, nearest)) nearest = kept;
+  }
+  if (nearest) return nearest;
+  throw unmet?.();
+}
+
+/** {@link selectUnits} for pieces in the order in which they fall, after all of `forced`. */
+export function choose(table: UnitTable, pieces: readonly Piece[], options: ChooseOptions): Selection {
+  const kept = attempt(table, pieces, options);
+  if (typeof kept === "function") throw kept();
+  return kept;
+}
+
+/** The same; null where there is no such selection. */
+export function tryChoose(table: UnitTable, pieces: readonly Piece[], options: ChooseOptions): Selection | null {
+  const kept = attempt(table, pieces, options);
+  return typeof kept === "function" ? null : kept;
+}
+
+interface ChooseOptions extends SelectOptions {
+  /** Pieces that fall in any case. */
+  readonly forced?: readonly Piece[];
+  /** All pieces of a table that may fall, where they are rows through all layers; by default single units. */
+  readonly rowsOf?: (table: UnitTable) => readonly Piece[];
+}
+
+/** Why there is no selection. */
+type Unmet = () => CompressoError;
+
+/** A selection, if there is one for pieces in this order. */
+function attempt(table: UnitTable, pieces: readonly Piece[], options: ChooseOptions): Selection | Unmet {
+  const kept = cut(table, pieces, { ...options, isClose: true });
+  // What layers cut beyond their own targets may be just what the whole lacks.
+  return typeof kept === "function" && options.layerTargets ? cut(table, pieces, { ...options, isClose: false }) : kept;
+}
+
+/** The same, with targets of single layers met closely or by all that fell for them. */
+function cut(
+  table: UnitTable,
+  pieces: readonly Piece[],
+  { isClose, ...options }: ChooseOptions & { readonly isClose: boolean },
+): Selection | Unmet {
+  const { target = null, size, layerTargets, held, isNearest = false, forced = [] } = options, { hidden } = table.spec;
+  const tally = new Tally(table, size?.measure);
+  const whole = size ? tally.size() : 0;
+  for (const piece of forced) if (!drop(tally, piece)) return () => unforced(piece);
+  for (let unit = 0; held && unit < table.count; unit++) {
+    if (held.flags[unit] && !held.kept[unit]) drop(tally, { units: [unit] });
+  }
+  const targeted = (piece: Piece): boolean => piece.layer !== null && (layerTargets?.[piece.layer] ?? null) !== null;
+  if (layerTargets) {
+    checkLayerTargets(table, layerTargets);
+    const byLayer = Map.groupBy(pieces.filter(targeted), (piece) => piece.layer);
+    for (const [layer, goal] of layerTargets.entries()) {
+      if (goal === null) continue;
+      const { attention, ffn, gate } = table.layers[layer] ?? EMPTY;
+      const total = (attention.total + ffn.total) * hidden;
+      if (total === 0) continue;
+      const own = byLayer.get(layer) ?? [];
+      // The whole layer falls only where its units cannot do it.
+      const order = [...own.filter(({ units }) => units[0] !== gate), ...own.filter(({ units }) => units[0] === gate)];
+      const aim = {
+        isMet: () => tally.layerSparsity(layer) >= goal - ROUNDING,
+        overshoots: (slack: number) => tally.layerSparsity(layer) > goal + slack / total,
+      };
+      const met = isClose ? cutTo(table, order, { tally, aim }) : cutUntil(tally, order, aim);
+      if (!met && !isNearest) return () => unreachableLayer(layer, { goal, most: tally.layerSparsity(layer) });
+    }
+  }
+  const free = layerTargets ? pieces.filter((piece) => !targeted(piece)) : pieces;
+  if (size) {
+    const perParameter = whole / table.total;
+    const isMet = (): boolean => tally.size() <= size.most;
+    const met = cutUntil(tally, free, {
+      isMet,
+      overshoots: (slack) => tally.size() < size.most - slack * perParameter,
+    });
+    if (!met && !isNearest) return () => unreachable(table, options, { most: tally.size(), whole });
+    giveBack(table, free, { tally, isMet });
+  } else if (target !== null) {
+    const aim = {
+      isMet: () => tally.sparsity() >= target - ROUNDING,
+      overshoots: (slack: number) => tally.sparsity() > target + slack / table.total,
+    };
+    const met = cutTo(table, free, { tally, aim });
+    if (!met && !isNearest) return () => unreachable(table, options, { most: tally.sparsity(), whole });
+  }
+  return tally.kept;
+}
+
+/** Exact sparsity of a selection: 1 − kept parameters / total, K and V of a group counted while one of its heads lives. */
+export function hardSparsity(table: UnitTable, kept: Selection): number {
+  checkPerUnit(table, kept, "units");
+  return tallyOf(table, kept).sparsity();
+}
+
+/** Shape of the model that slicing leaves of a selection; see `sliceModel`. */
+export function selectedSpec(table: UnitTable, kept: Selection): DecoderSpec {
+  return { ...table.spec, ...tallyOf(table, kept).shape() };
+}
+
+/** The largest sparsity that the units and rules of a table allow, where these pieces fall; by default single units. */
+export function mostSparsity(
+  table: UnitTable,
+  { pieces }: { readonly pieces?: readonly Piece[] | undefined } = {},
+): number {
+  return Math.max(...(pieces ? [pieces] : anyOrders(table)).map((order) => cutAll(new Tally(table), order).sparsity()));
+}
+
+/** The least size that the units and rules of a table leave, where these pieces fall; by default single units. */
+export function leastSize(
+  table: UnitTable,
+  { measure }: Pick<SizeTarget, "measure">,
+  { pieces }: { readonly pieces?: readonly Piece[] | undefined } = {},
+): number {
+  return Math.min(
+    ...(pieces ? [pieces] : anyOrders(table)).map((order) => cutAll(new Tally(table, measure), order).size()),
+  );
+}
+
+/** All pieces in orders of which one leaves least, whatever their scores are. */
+function anyOrders(table: UnitTable): readonly (readonly Piece[])[] {
+  const alike = new Float64Array(table.count), orders = [alike];
+  if (table.kinds.has("layers")) orders.push(largestLayers(table, alike));
+  return orders.map((scores) => piecesOf(table, scores));
+}
+
+/** Refuses a target that no selection of these units can have. */
+export function checkReachable(
+  table: UnitTable,
+  target: number,
+  options: Pick<SelectOptions, "layerTargets"> = {},
+): void {
+  checkShare(table, target);
+  selectUnits(table, new Float32Array(table.count), { ...options, target });
+}
+
+/** Refuses a sparsity that is no share. */
+export function checkShare(table: UnitTable, target: number): void {
+  if (target > 0 && target < 1) return;
+  throw new CompressoError("usage", {
+    what: "cannot prune to this sparsity",
+    rule: `sparsity is a share of the ${
+      table.rules.rest > 0 ? "model's parameters" : "layers' linear weights"
+    }, above 0 and below 1`,
+    value: String(target),
+    mend: "try 0.2",
+  });
+}
+
+/** Refuses targets of single layers that are no shares, or beyond what the units and rules of a layer allow. */
+export function checkLayerTargets(table: UnitTable, targets: readonly (number | null)[]): void {
+  const { layers } = table.spec;
+  if (targets.length !== layers.length) {
+    throw new CompressoError("usage", {
+      what: "cannot aim at targets of single layers",
+      rule: `there is one for each of the ${layers.length} layers`,
+      value: `${targets.length} targets`,
+      mend: "give one for each, null where a layer is free",
+    });
+  }
+  targets.forEach((goal, index) => {
+    const { attention, ffn, gate } = table.layers[index] ?? EMPTY;
+    if (goal === null || !layers[index]) return;
+    const total = attention.total + ffn.total, kept = attention.least + ffn.least;
+    const most = gate >= 0 || total === 0 ? 1 : 1 - kept / total;
+    if (goal >= 0 && goal <= most + ROUNDING) return;
+    throw unreachableLayer(index, { goal, most });
+  });
+}
+const NOTHING = { total: 0, least: 0 };
+const EMPTY = { attention: NOTHING, ffn: NOTHING, gate: -1 };
+
+/** Errors of a quotient of whole numbers. */
+const ROUNDING = 1e-12;
+
+/** Scores by which the heads of a KV group fall one after the other. */
+function groupScores({ groups, groupOf }: UnitTable, scores: ArrayLike<number>): Float64Array {
+  const means = groups.map(({ first, count }) =>
+    Array.from({ length: count }, (_, i) => scores[first + i] ?? 0).reduce((sum, score) => sum + score, 0) / count
+  );
+  return Float64Array.from(groupOf, (group, unit) => means[group] ?? scores[unit] ?? 0);
+}
+
+/** An order in which layers fall first, the largest before all others and those of one size by their scores, and then the rest by its scores. */
+function largestLayers(table: UnitTable, scores: ArrayLike<number>): Float64Array<ArrayBuffer> {
+  const { count, layerFirst } = table;
+  const rest = byScore(0, layerFirst, scores), gates = byScore(layerFirst, count - layerFirst, scores);
+  const size = new Map(gates.map((gate) => [gate, unitParameters(table, gate)]));
+  const places = new Float64Array(count);
+  [...gates.toSorted((a, b) => (size.get(b) ?? 0) - (size.get(a) ?? 0)), ...rest].forEach((unit, place) => {
+    places[unit] = place;
+  });
+  return places;
+}
+
+function tallyOf(table: UnitTable, kept: Selection): Tally {
+  const tally = new Tally(table);
+  for (let unit = 0; unit < table.count; unit++) if (!kept[unit]) tally.drop(unit);
+  return tally;
+}
+
+function unreachable(
+  table: UnitTable,
+  options: ChooseOptions,
+  { most, whole }: { readonly most: number; readonly whole: number },
+): CompressoError {
+  const { target, size, layerTargets, held, rowsOf } = options;
+  const { spec, rules } = table, kinds = [...table.kinds];
+  const { protect, minimum, align, rest } = rules, own: UnitRules = { minimum, align, rest, protect: [...protect] };
+  const loosened: readonly (readonly [string, UnitRules])[] = [
+    ...(protect.size > 0 ? [["protected layers", { ...own, protect: [] }] as const] : []),
+    ...(Object.values(minimum).some((width) => width > 0) ? [["least widths", { ...own, minimum: {} }] as const] : []),
+    ...(align > 1 ? [["aligned widths", { ...own, align: 1 }] as const] : []),
+  ];
+  const shown = (value: number): string => Math.ceil(value).toLocaleString("en");
+  const counted = (value: number): string => `${shown(value)} ${size?.unit}`;
+  const bound = (one: UnitTable): number => {
+    const pieces = rowsOf?.(one);
+    return size ? leastSize(one, size, { pieces }) : mostSparsity(one, { pieces });
+  };
+  const present = bound(table);
+  const gains = loosened.map(([name, loose]) => [name, bound(unitTable(spec, kinds, loose))] as const)
+    .filter(([, reached]) => size ? reached < present : reached > present);
+  const limits = [
+    ...gains.map(([name, reached]) => `${name} (without: ${size ? counted(reached) : reached.toFixed(4)})`),
+    ...(layerTargets?.some((goal) => goal !== null) ? ["targets of single layers"] : []),
+    ...(held ? ["held units"] : []),
+  ];
+  const units = `${kinds.join(", ")}${rowsOf ? " alike in all layers" : ""}`,
+    asked = size ? counted(size.most) : String(target);
+  return new CompressoError("usage", {
+    what: size ? `cannot make the model as small as ${asked}` : `cannot reach a sparsity of ${asked}`,
+    rule: size
+      ? `cutting ${units} leaves at least ${shown(most)} of ${counted(whole)}`
+      : `cutting ${units} reaches at most ${most.toFixed(4)}`,
+    value: limits.length > 0 ? `${asked}, limited by ${limits.join(", ")}` : asked,
+    mend: `${size ? `raise the number of ${size.unit}` : "lower --sparsity"}${
+      limits.length > 0 ? ", loosen a limit" : ""
+    } or add kinds to --units`,
+  });
+}
+
+function unforced({ queue }: Piece): CompressoError {
+  return new CompressoError("usage", {
+    what: "cannot cut all layers alike",
+    rule: "every layer may become as narrow as the narrowest",
+    value: `${queue ?? "a layer"} may not: too few would be left`,
+    mend: "lower the least widths",
+  });
+}
+
+function unreachableLayer(
+  layer: number,
+  { goal, most }: { readonly goal: number; readonly most: number },
+): CompressoError {
+  return new CompressoError("usage", {
+    what: `cannot cut ${goal} of layer ${layer}`,
+    rule: `its units and their rules allow 0 to ${most.toFixed(4)}`,
+    value: String(goal),
+    mend: "lower the layer's target, or add kinds to --units",
+  });
+}

@@ -1,0 +1,178 @@
+// The running size of a selection while units fall and come back. Owns exact counts and the least that stays; refuses to choose units.
+import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
+import { cheapestGroupSize } from "./head_groups.ts";
+import { livingLayers } from "./rules.ts";
+import type { LayerPart, Selection, UnitTable } from "./table.ts";
+
+/** A size of a model as a sum over its layers, such as its parameters or the bytes of its file. */
+export interface Measure {
+  /** What one layer adds at this hidden size. */
+  layer(layer: LayerSpec, hidden: number): number;
+  /** Embedding, norm and head. */
+  rest(hidden: number): number;
+}
+
+type PartName = "attention" | "ffn";
+
+/** Counts of what is kept: all of it at first. */
+export class Tally {
+  readonly #table: UnitTable;
+  readonly #measure: Measure | null;
+  /** 1 for each unit that is kept. */
+  readonly kept: Selection;
+  /** Living heads of each KV group whose heads are units. */
+  readonly #alive: Uint32Array;
+  /** Kept parameters per hidden dim, and kept heads and columns, of each layer, whether or not its gate is kept. */
+  readonly #inside: Float64Array;
+  readonly #width: Readonly<Record<PartName, Uint32Array>>;
+  readonly #gate: Uint8Array;
+  #perDim: number;
+  #hidden: number;
+  #livingLayers: number;
+  /** Heads and columns of the layers that live. */
+  readonly #living: Record<PartName, number>;
+  /** The measure's value of each layer, made anew where it is NaN. */
+  readonly #sizes: Float64Array;
+
+  constructor(table: UnitTable, measure: Measure | null = null) {
+    const { spec: { layers, hidden }, rules } = table;
+    this.#table = table;
+    this.#measure = measure;
+    this.kept = new Uint8Array(table.count).fill(1);
+    this.#alive = Uint32Array.from(table.groups, (group) => group.count);
+    this.#inside = Float64Array.from(table.layers, ({ attention, ffn }) => attention.total + ffn.total);
+    this.#width = {
+      attention: Uint32Array.from(layers, (layer) => layer.heads),
+      ffn: Uint32Array.from(layers, (layer) => layer.ffn),
+    };
+    this.#gate = new Uint8Array(layers.length).fill(1);
+    this.#perDim = this.#inside.reduce((sum, size) => sum + size, rules.rest);
+    this.#hidden = hidden;
+    this.#livingLayers = livingLayers(table.spec);
+    const sum = (counts: Uint32Array): number => counts.reduce((total, count) => total + count, 0);
+    this.#living = { attention: sum(this.#width.attention), ffn: sum(this.#width.ffn) };
+    this.#sizes = new Float64Array(layers.length).fill(NaN);
+  }
+
+  /**
+   * Whether a kept unit may fall: its part stays as wide as it must, one hidden dim, one layer and, over all living layers, one head and one
+   * column stay in any case, and something is saved. Where layers are units and have a least number, none of them is emptied unit by unit: it would count as one that stays.
+   */
+  allows(unit: number): boolean {
+    const { hiddenFirst, layerFirst, rules: { minimum } } = this.#table;
+    if (!this.kept[unit]) return false;
+    if (unit >= hiddenFirst && unit < layerFirst) return this.#hidden - 1 >= Math.max(1, minimum.hidden);
+    const layer = this.#table.layer[unit] ?? 0;
+    if (!this.#gate[layer]) return false;
+    if (unit >= layerFirst) {
+      return this.#livingLayers - 1 >= Math.max(1, minimum.layers) &&
+        this.#spares("attention", this.#widthOf("attention", layer)) &&
+        this.#spares("ffn", this.#widthOf("ffn", layer));
+    }
+    const name = this.#partName(unit), slots = this.#table.slotCount[unit] ?? 0;
+    const left = this.#widthOf("attention", layer) + this.#widthOf("ffn", layer) - slots;
+    if (left === 0 && minimum.layers > 0 && (this.#table.layers[layer]?.gate ?? -1) >= 0) return false;
+    return this.#widthOf(name, layer) - slots >= (this.#partOf(name, layer)?.minimum ?? 0) && this.#spares(name, slots);
+  }
+
+  drop(unit: number): void {
+    this.#change(unit, -1);
+  }
+
+  restore(unit: number): void {
+    this.#change(unit, 1);
+  }
+
+  /** 1 − kept parameters / total. */
+  sparsity(): number {
+    return 1 - this.#perDim * this.#hidden / this.#table.total;
+  }
+
+  /** Share cut of one layer's own linear weights, hidden dims not counted. */
+  layerSparsity(layer: number): number {
+    const part = this.#table.layers[layer], total = (part?.attention.total ?? 0) + (part?.ffn.total ?? 0);
+    return total > 0 ? 1 - (this.#gate[layer] ? this.#inside[layer] ?? 0 : 0) / total : 0;
+  }
+
+  /** Hidden size and layers of the sliced model. */
+  shape(): Pick<DecoderSpec, "hidden" | "layers"> {
+    return { hidden: this.#hidden, layers: this.#table.spec.layers.map((_, index) => this.#layerShape(index)) };
+  }
+
+  /** The measure's value for the sliced model. */
+  size(): number {
+    const measure = this.#measure;
+    if (!measure) throw new Error("the tally has no measure");
+    let sum = measure.rest(this.#hidden);
+    for (let layer = 0; layer < this.#sizes.length; layer++) {
+      let size = this.#sizes[layer] ?? NaN;
+      if (Number.isNaN(size)) this.#sizes[layer] = size = measure.layer(this.#layerShape(layer), this.#hidden);
+      sum += size;
+    }
+    return sum;
+  }
+
+  #change(unit: number, sign: 1 | -1): void {
+    const { hiddenFirst, layerFirst, cost, slotCount, groupOf, groups } = this.#table;
+    this.kept[unit] = sign > 0 ? 1 : 0;
+    if (unit >= hiddenFirst && unit < layerFirst) {
+      this.#hidden += sign;
+      this.#sizes.fill(NaN);
+      return;
+    }
+    const layer = this.#table.layer[unit] ?? 0;
+    this.#sizes[layer] = NaN;
+    if (unit >= layerFirst) {
+      this.#gate[layer] = sign > 0 ? 1 : 0;
+      this.#perDim += sign * (this.#inside[layer] ?? 0);
+      this.#livingLayers += sign;
+      this.#living.attention += sign * this.#widthOf("attention", layer);
+      this.#living.ffn += sign * this.#widthOf("ffn", layer);
+      return;
+    }
+    let change = cost[unit] ?? 0;
+    const index = groupOf[unit] ?? -1, group = groups[index];
+    if (group) {
+      const before = this.#alive[index] ?? 0, alive = before + sign;
+      this.#alive[index] = alive;
+      // K and V go with the last head of their group, and come back with the first.
+      if (Math.min(before, alive) === 0) change += group.cost;
+    }
+    const name = this.#partName(unit), slots = sign * (slotCount[unit] ?? 0);
+    this.#inside[layer] = (this.#inside[layer] ?? 0) + sign * change;
+    this.#width[name][layer] = this.#widthOf(name, layer) + slots;
+    if (!this.#gate[layer]) return;
+    this.#perDim += sign * change;
+    this.#living[name] += slots;
+  }
+
+  /** Whether so many heads or columns may go without taking the last of all layers. */
+  #spares(name: PartName, slots: number): boolean {
+    return slots === 0 || this.#living[name] > slots;
+  }
+
+  #partName(unit: number): PartName {
+    return unit < this.#table.ffnFirst ? "attention" : "ffn";
+  }
+
+  #partOf(name: PartName, layer: number): LayerPart | undefined {
+    return this.#table.layers[layer]?.[name];
+  }
+
+  #widthOf(name: PartName, layer: number): number {
+    return this.#width[name][layer] ?? 0;
+  }
+
+  /** Counts of a layer as `sliceModel` leaves it: groups of different lengths are made equal in the cheapest way. */
+  #layerShape(index: number): LayerSpec {
+    const layer = this.#table.spec.layers[index], part = this.#table.layers[index];
+    if (!layer || !part || !this.#gate[index]) return { heads: 0, kvHeads: 0, ffn: 0 };
+    const heads = this.#widthOf("attention", index), ffn = this.#widthOf("ffn", index);
+    if (heads === 0) return { heads: 0, kvHeads: 0, ffn };
+    const { firstGroup, groupCount } = part.attention;
+    if (groupCount === 0) return { heads, kvHeads: heads / (layer.heads / layer.kvHeads), ffn };
+    const lengths = [...this.#alive.subarray(firstGroup, firstGroup + groupCount)].filter((alive) => alive > 0);
+    const size = cheapestGroupSize([lengths]), kvHeads = lengths.reduce((sum, n) => sum + Math.ceil(n / size), 0);
+    return { heads: kvHeads * size, kvHeads, ffn };
+  }
+}

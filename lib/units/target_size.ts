@@ -1,0 +1,117 @@
+// Targets as a size: parameters of the whole model, or bytes of its file. Owns the search for the sparsity that has it; refuses file formats.
+import { CompressoError } from "../core/errors.ts";
+import { type DecoderSpec, hasBias, PROJECTIONS, projectionShape } from "../spec/decoder.ts";
+import { byScore, type Piece, piecesOf, sorted } from "./pieces.ts";
+import { hardSparsity, leastSize, selectUnits, type SizeTarget, tryChoose } from "./selection.ts";
+import type { Measure } from "./tally.ts";
+import { allRows, uniformCounts, uniformSelection } from "./uniform.ts";
+import { type Selection, unitParameters, type UnitTable } from "./table.ts";
+
+/** Counts parameters as `parameterCount` does: embedding, norms and head included, a tied head once. */
+export function parameterMeasure(spec: DecoderSpec): Measure {
+  return {
+    layer(layer, hidden): number {
+      let total = (layer.heads > 0 ? hidden : 0) + (layer.ffn > 0 ? hidden : 0);
+      for (const projection of PROJECTIONS) {
+        const [rows, cols] = projectionShape({ ...spec, hidden }, layer, projection);
+        total += rows * cols + (hasBias(spec, projection) && cols > 0 ? rows : 0);
+      }
+      return total;
+    },
+    rest: (hidden) => hidden * (spec.vocab * (spec.tied ? 1 : 2) + 1),
+  };
+}
+
+/** A number of parameters of the whole model as a target. */
+export function parameterTarget(spec: DecoderSpec, most: number): SizeTarget {
+  return { measure: parameterMeasure(spec), most, unit: "parameters" };
+}
+
+/**
+ * What embedding, final norm and head of a model take for each hidden dim, in the measure's size of a weight of the layers. As `rest` of the
+ * rules it makes sparsity a share of the whole measure; then the target of a run that cuts hidden dims meets the size however many fall.
+ */
+export function restPerDim(spec: DecoderSpec, { measure }: SizeTarget): number {
+  const { layers, hidden, headDim } = spec;
+  const perDim = layers.reduce((sum, { heads, kvHeads, ffn }) => sum + 2 * headDim * (heads + kvHeads) + 3 * ffn, 0);
+  const inLayers = layers.reduce((sum, layer) => sum + measure.layer(layer, hidden), 0);
+  return inLayers > 0 ? measure.rest(hidden) / inLayers * perDim : 0;
+}
+
+/** Options of {@link targetSparsity}. */
+export interface TargetSparsityOptions {
+  /** Scores of the units; absent, every kind gives the same share of its width in every layer. */
+  readonly scores?: ArrayLike<number>;
+  /** Whether all layers are cut alike. */
+  readonly isUniform?: boolean;
+}
+
+/**
+ * The sparsity of the selection that just meets a size, found by making it. Hidden dims take parts of embedding and head with them, so where they
+ * are among the units the sparsity depends on how many fall; a run's last step selects by the size itself (`SelectOptions.size`).
+ * Tied matrices stay tied, as hard hidden masks are 0 and 1.
+ *
+ * Throws `CompressoError("usage")` for a size that the model has already, and for one below the least that the units and rules leave.
+ */
+export function targetSparsity(
+  table: UnitTable,
+  size: SizeTarget,
+  { scores, isUniform = false }: TargetSparsityOptions = {},
+): number {
+  const { measure, most, unit } = size, { layers, hidden } = table.spec;
+  const whole = layers.reduce((sum, layer) => sum + measure.layer(layer, hidden), measure.rest(hidden));
+  if (!(most > 0 && most < whole)) {
+    const least = leastSize(table, size, { pieces: isUniform ? allRows(table) : undefined });
+    const shown = (value: number): string => Math.ceil(value).toLocaleString("en");
+    throw new CompressoError("usage", {
+      what: `cannot prune to this number of ${unit}`,
+      rule: `it is below the model's own ${shown(whole)}, and at least ${shown(least)}, which cutting ${
+        [...table.kinds].join(", ")
+      } leaves`,
+      value: Number.isFinite(most) ? most.toLocaleString("en") : String(most),
+      mend: "give a number in that range, or add kinds to --units",
+    });
+  }
+  if (isUniform) {
+    const counts = uniformCounts(table, { size, ...(scores ? { scores } : {}) });
+    return hardSparsity(table, uniformSelection(table, scores ?? new Uint8Array(table.count), counts));
+  }
+  return hardSparsity(table, scores ? selectUnits(table, scores, { size }) : evenSelection(table, size));
+}
+
+/**
+ * A selection to which every kind in every layer gives the same share. Heads of a KV group fall together where they can: slicing fills groups of
+ * different lengths up, and a sparsity that counts on that would be far too high for other selections.
+ */
+function evenSelection(table: UnitTable, size: SizeTarget): Selection {
+  const scores = evenScores(table), { groups, groupOf, layer } = table;
+  if (groups.length > 0) {
+    const together = groups.map(({ first, count }): Piece => {
+      const units = Array.from({ length: count }, (_, head) => first + head);
+      const parameters = units.reduce((sum, unit) => sum + unitParameters(table, unit), 0);
+      return { units, score: scores[first] ?? 0, queue: null, layer: layer[first] ?? 0, size: parameters };
+    });
+    const others = piecesOf(table, scores).filter(({ units: [unit = 0] }) => (groupOf[unit] ?? -1) < 0);
+    const kept = tryChoose(table, sorted([...together, ...others]), { size });
+    if (kept) return kept;
+  }
+  return selectUnits(table, scores, { size });
+}
+
+/** The place of each unit in its part, that of its group for a head of one. */
+function evenScores(table: UnitTable): Float64Array {
+  const { hiddenFirst, layerFirst, count } = table, scores = new Float64Array(table.count);
+  const spread = (first: number, width: number): void =>
+    byScore(first, width, []).forEach((unit, place) => scores[unit] = (place + 0.5) / width);
+  for (const { attention, ffn } of table.layers) {
+    if (attention.groupCount === 0) spread(attention.first, attention.count);
+    for (let place = 0; place < attention.groupCount; place++) {
+      const { first = 0, count: heads = 0 } = table.groups[attention.firstGroup + place] ?? {};
+      scores.fill((place + 0.5) / attention.groupCount, first, first + heads);
+    }
+    spread(ffn.first, ffn.count);
+  }
+  spread(hiddenFirst, layerFirst - hiddenFirst);
+  spread(layerFirst, count - layerFirst);
+  return scores;
+}

@@ -1,0 +1,356 @@
+// All layers cut alike, learned as such: counts that meet a target, goals on the way to them, and the units that stay. Owns rows through all layers; refuses masks.
+import { CompressoError } from "../core/errors.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
+import type { Layout } from "../slice/layouts.ts";
+import { byScore, type Piece, type Queue, sorted } from "./pieces.ts";
+import { choose, hardSparsity, leastSize, mostSparsity, selectedSpec, type SelectOptions } from "./selection.ts";
+import type { UnitKind, UnitRules } from "./rules.ts";
+import { type Selection, unitParameters, type UnitTable, unitTable } from "./table.ts";
+
+/** Widths that all layers have in the end. */
+export interface UniformCounts {
+  /** Query heads, a multiple of `kvHeads`. */
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly ffn: number;
+  readonly hidden: number;
+}
+
+/** Options of {@link uniformCounts}. */
+export interface UniformOptions extends Pick<SelectOptions, "target" | "size"> {
+  /** Scores of the units, for the share of each kind; absent, every kind gives the same share of its width. */
+  readonly scores?: ArrayLike<number>;
+}
+
+/** Share to cut of the parameters of attention and FFN of each layer, hidden dims not counted; null leaves a part free. */
+export interface PartGoals {
+  readonly attention: readonly (number | null)[];
+  readonly ffn: readonly (number | null)[];
+}
+
+/** Where a run is to go that cuts all layers alike. */
+export interface UniformGoals {
+  readonly counts: UniformCounts;
+  /** Sparsity with these counts, at least the target. */
+  readonly sparsity: number;
+  /**
+   * Goals with which the expected sparsity is `now`: the final ones, scaled; above `sparsity` those of a run to `now` itself, which throws as
+   * {@link uniformCounts}. Hidden dims follow from the goal of the whole.
+   */
+  at(now: number): PartGoals;
+}
+
+/**
+ * Counts that all layers can have, at which the target is reached, and not with the last row back. A row is one FFN column (`align` columns) in
+ * every layer, or one KV group with its heads; where a layer has one KV group only, one query head. Rows fall as units do in `selectUnits`, by
+ * their mean score, each layer's lowest units first.
+ *
+ * Throws `CompressoError("usage")` where layers cannot become alike, and as `selectUnits`.
+ */
+export function uniformCounts(table: UnitTable, { target, size, scores }: UniformOptions): UniformCounts {
+  const pieces = uniformPieces(table, scores), { forced, rows } = pieces;
+  if (forced.length > 0) refuseForced(table, pieces, { target: target ?? null, size });
+  return countsOf(table, choose(table, rows, { target: target ?? null, size, forced, rowsOf: allRows }));
+}
+
+/** Widths of every layer of a selection that keeps equally many in each. */
+export function countsOf(table: UnitTable, kept: Selection): UniformCounts {
+  const { hidden, layers: [first] } = selectedSpec(table, kept);
+  return { heads: first?.heads ?? 0, kvHeads: first?.kvHeads ?? 0, ffn: first?.ffn ?? 0, hidden };
+}
+
+/**
+ * The units of a run. Where all layers are cut alike and have several KV groups, which fall whole then, groups are learned in place of heads.
+ * Throws as `unitTable`.
+ */
+export function tableOf(
+  spec: DecoderSpec,
+  { units, rules, layout }: {
+    readonly units: readonly UnitKind[];
+    readonly rules: UnitRules;
+    readonly layout: Layout;
+  },
+): UnitTable {
+  if (!fallsByGroup(spec, { units, layout })) return unitTable(spec, units, rules);
+  try {
+    return unitTable(spec, units.map((kind) => kind === "heads" ? "kv" : kind), rules);
+  } catch (error) {
+    if (!(error instanceof CompressoError) || error.parts.what !== "cannot prune kv") throw error;
+    throw new CompressoError("usage", {
+      ...error.parts,
+      what: "cannot prune heads, which fall by their KV groups where all layers are cut alike",
+      mend: "take heads out of the units, or loosen the rule",
+    }, { cause: error });
+  }
+}
+
+/** Whether heads are units, and fall by their KV groups. */
+export function fallsByGroup(
+  spec: Pick<DecoderSpec, "layers">,
+  { units, layout }: { readonly units: readonly UnitKind[]; readonly layout: Layout },
+): boolean {
+  return layout === "uniform" && units.includes("heads") &&
+    spec.layers.some(({ kvHeads }) => kvHeads > 1);
+}
+
+/** What falls together where all layers are cut alike: rows in their order, and before them what makes layers alike. */
+export function uniformPieces(
+  table: UnitTable,
+  scores?: ArrayLike<number>,
+): { readonly forced: readonly Piece[]; readonly rows: readonly Piece[] } {
+  const ranks = scores ?? new Uint8Array(table.count);
+  const forced: Piece[] = [], rows: Piece[] = [];
+  for (const queue of queuesOf(table, ranks)) {
+    if (queue.forced.length > 0) forced.push(pieceOf(table, ranks, { ...queue, units: queue.forced }));
+    let score = -Infinity;
+    queue.rows.forEach((units, index) => {
+      const row = pieceOf(table, ranks, { ...queue, units });
+      score = Math.max(score, scores ? row.score : (index + 0.5) / queue.rows.length);
+      rows.push({ ...row, score });
+    });
+  }
+  return { forced, rows: sorted(rows) };
+}
+
+/** Goals of every step of a run whose layers are cut alike, to a target or to widths that are known. Throws as {@link uniformCounts}. */
+export function uniformGoals(
+  table: UnitTable,
+  options: { readonly target: number } | { readonly counts: UniformCounts },
+): UniformGoals {
+  const counts = "counts" in options ? options.counts : uniformCounts(table, options), { headDim } = table.spec;
+  const sparsity = hardSparsity(table, uniformSelection(table, new Uint8Array(table.count), counts));
+  const final = table.layers.map(({ attention, ffn }) => ({
+    attention: attention.count > 0 ? 1 - 2 * headDim * (counts.heads + counts.kvHeads) / attention.total : null,
+    ffn: ffn.count > 0 ? 1 - 3 * counts.ffn / ffn.total : null,
+  }));
+  let beyond: { readonly now: number; readonly goals: UniformGoals } | null = null;
+  return {
+    counts,
+    sparsity,
+    at(now): PartGoals {
+      if (now > sparsity + ROUNDING) {
+        // A schedule may stay there for many steps, and to choose rows takes a while.
+        if (beyond?.now !== now) {
+          beyond = { now, goals: uniformGoals(table, { target: now }) };
+        }
+        return beyond.goals.at(now);
+      }
+      const share = sparsity > 0 ? Math.min(1, Math.max(0, now / sparsity)) : 0;
+      const scaled = (goal: number | null): number | null => goal === null ? null : goal * share;
+      return { attention: final.map((goal) => scaled(goal.attention)), ffn: final.map((goal) => scaled(goal.ffn)) };
+    },
+  };
+}
+
+/** Errors of a quotient of whole numbers. */
+const ROUNDING = 1e-9;
+
+/** Keeps the units of the highest score in each layer, as many as the counts say. */
+export function uniformSelection(table: UnitTable, scores: ArrayLike<number>, counts: UniformCounts): Selection {
+  const kept: Selection = new Uint8Array(table.count).fill(1);
+  const cut = (units: readonly number[]): void => units.forEach((unit) => kept[unit] = 0);
+  table.layers.forEach(({ ffn }, layer) => {
+    const groups = headGroups(table, scores, layer);
+    const lives = isSingleGroup(table) ? counts.heads : counts.kvHeads;
+    groups.slice(0, Math.max(0, groups.length - lives)).forEach(cut);
+    cut(byScore(ffn.first, ffn.count, scores).slice(0, Math.max(0, ffn.count - counts.ffn)));
+  });
+  const { hiddenFirst, layerFirst } = table, dims = layerFirst - hiddenFirst;
+  cut(byScore(hiddenFirst, dims, scores).slice(0, Math.max(0, dims - counts.hidden)));
+  return kept;
+}
+
+/** Rows of one kind in the order in which they fall; `forced` are the units that make layers alike to begin with. */
+interface RowQueue extends Pick<Queue, "name"> {
+  readonly forced: readonly number[];
+  readonly rows: readonly (readonly number[])[];
+}
+
+function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
+  const { kinds, layers, spec, hiddenFirst, layerFirst, rules: { align } } = table;
+  if (kinds.has("layers")) throw impossible("whole layers are not among the units", [...kinds].join(", "));
+  const queues: RowQueue[] = [];
+  const shares = new Set(spec.layers.map(({ heads, kvHeads }) => kvHeads > 0 ? heads / kvHeads : 0));
+  if (shares.size > 1) throw impossible("all layers have as many heads to a KV head", [...shares].join(", "));
+  const heads = layers.map((_, layer) => headGroups(table, scores, layer));
+  const isCut = kinds.has("heads") || kinds.has("kv");
+  checkAlike(spec.layers.map((layer) => layer.heads), { name: "heads", isCut, units: heads });
+  if (isCut) {
+    const queue = rowsOf("heads", heads, 1);
+    if (fallsWhole(queue)) {
+      const isHead = isSingleGroup(table), kind = isHead ? "heads" : "kv";
+      throw impossible(
+        `layers have more ${isHead ? "heads" : "KV groups"} than the one that stays`,
+        `each has one, and ${kind} is among the units`,
+        `take ${
+          isHead ? "heads out of the units" : "heads in place of kv, or no kv (--units)"
+        }, or the layout "compact" or, where no size is asked for, "padded"`,
+      );
+    }
+    queues.push(queue);
+  }
+  const columns = layers.map(({ ffn }) => byScore(ffn.first, ffn.count, scores).map((unit) => [unit]));
+  checkAlike(spec.layers.map((layer) => layer.ffn), { name: "FFN columns", isCut: kinds.has("ffn"), units: columns });
+  if (kinds.has("ffn")) {
+    const queue = rowsOf("ffn", columns, align);
+    if (queue.rows.length === 0) {
+      throw impossible(
+        `the narrowest FFN has at least as many columns as widths are multiples of (${align})`,
+        `${Math.min(...columns.map(({ length }) => length))} columns`,
+        'align to fewer columns, or take the layout "compact" or, where no size is asked for, "padded"',
+      );
+    }
+    if (fallsWhole(queue)) {
+      throw impossible(
+        `FFNs have more columns than the ones that stay, which widths are multiples of (${align})`,
+        `each has ${columns[0]?.length}, and ffn is among the units`,
+        'align to fewer columns, take ffn out of the units, or the layout "compact" or, where no size is asked for, "padded"',
+      );
+    }
+    queues.push(queue);
+  }
+  if (kinds.has("hidden")) {
+    const dims = byScore(hiddenFirst, layerFirst - hiddenFirst, scores).map((unit) => [unit]);
+    queues.push(rowsOf("hidden", [dims], align));
+  }
+  return queues;
+}
+
+/** Whether all there is would have to fall at once, of which one layer must keep some: such a kind would be an option that does nothing. */
+function fallsWhole({ forced, rows }: RowQueue): boolean {
+  return forced.length === 0 && rows.length === 1;
+}
+
+/** Every layer's lowest, second lowest … unit, `step` at a time; wider layers first come down to the narrowest. */
+function rowsOf(name: string, layers: readonly (readonly (readonly number[])[])[], step: number): RowQueue {
+  const widths = layers.map((units) => units.length), narrowest = Math.min(...widths);
+  const isAlike = widths.every((width) => width === narrowest);
+  const start = isAlike ? narrowest : Math.floor(narrowest / step) * step;
+  const take = (from: number, to: number): number[] =>
+    layers.flatMap((units) => units.slice(units.length - from, units.length - to).flat());
+  const rows: number[][] = [];
+  for (let from = start; from > 0;) {
+    const to = Math.floor((from - 1) / step) * step;
+    rows.push(take(from, to));
+    from = to;
+  }
+  return { name, forced: layers.flatMap((units) => units.slice(0, units.length - start).flat()), rows };
+}
+
+/** Units of a layer's KV groups, the group of the lowest mean score first. With one group only, each head stands alone. */
+function headGroups(table: UnitTable, scores: ArrayLike<number>, layer: number): readonly (readonly number[])[] {
+  const { first, count, firstGroup, groupCount } = table.layers[layer]?.attention ??
+    { first: 0, count: 0, firstGroup: 0, groupCount: 0 };
+  if (groupCount === 0 || isSingleGroup(table)) return byScore(first, count, scores).map((unit) => [unit]);
+  const groups = table.groups.slice(firstGroup, firstGroup + groupCount).map((group) => {
+    const units = byScore(group.first, group.count, scores);
+    return { units, score: units.reduce((sum, unit) => sum + (scores[unit] ?? 0), 0) / units.length };
+  });
+  return groups.sort((a, b) => a.score - b.score).map(({ units }) => units);
+}
+
+/** Whether heads are units and no layer has more than one KV group, so that each head falls by itself. */
+export function isSingleGroup({ kinds, spec }: UnitTable): boolean {
+  return kinds.has("heads") && spec.layers.every(({ kvHeads }) => kvHeads <= 1);
+}
+
+function pieceOf(
+  table: UnitTable,
+  scores: ArrayLike<number>,
+  { name, units }: { readonly name: string; readonly units: readonly number[] },
+): Piece {
+  return {
+    units,
+    score: units.reduce((sum, unit) => sum + (scores[unit] ?? 0), 0) / units.length,
+    queue: name,
+    layer: null,
+    size: units.reduce((sum, unit) => sum + unitParameters(table, unit), 0),
+  };
+}
+
+/** Refuses layers of different widths where some of them cannot be cut. */
+function checkAlike(widths: readonly number[], { name, isCut, units }: {
+  readonly name: string;
+  readonly isCut: boolean;
+  readonly units: readonly (readonly unknown[])[];
+}): void {
+  const alike = new Set(widths).size === 1;
+  if (!isCut && !alike) {
+    throw impossible(`all layers have as many ${name}, or they are among the units`, widths.join(", "));
+  }
+  const stuck = units.flatMap(({ length }, layer) => length === 0 ? [layer] : []);
+  if (!isCut || stuck.length === 0) return;
+  throw impossible(
+    `${name} of every layer can be cut`,
+    `those of layer ${stuck.join(", ")} cannot: absent, protected, or as few as must stay`,
+  );
+}
+
+/** The sparsity that equal widths alone cut; 0 where layers are alike already. Throws as {@link uniformCounts} where they cannot become so. */
+export function leastUniform(table: UnitTable): number {
+  return sparsityWithout(table, uniformPieces(table).forced);
+}
+
+/** Whether {@link uniformCounts} takes a target: equal widths alone pass it by less than a row, or not at all. Throws as {@link leastUniform}. */
+export function takesUniform(table: UnitTable, target: number): boolean {
+  const { forced, rows } = uniformPieces(table);
+  return sparsityWithout(table, forced) <= target + leastRow(table, rows);
+}
+
+/** The share that the smallest row cuts. */
+function leastRow({ total }: UnitTable, rows: readonly Piece[]): number {
+  const least = rows.reduce((least, { size }) => Math.min(least, size), Infinity);
+  return rows.length === 0 ? 0 : least / total;
+}
+
+/** The sparsity where all rows are cut that may be: the largest one of layers that are cut alike. Throws as {@link leastUniform}. */
+export function mostUniform(table: UnitTable): number {
+  return mostSparsity(table, { pieces: allRows(table) });
+}
+
+/** All that may fall of layers that are cut alike, what makes them alike first. Throws as {@link leastUniform}. */
+export function allRows(table: UnitTable): readonly Piece[] {
+  const { forced, rows } = uniformPieces(table);
+  return [...forced, ...rows];
+}
+
+function sparsityWithout(table: UnitTable, pieces: readonly Piece[]): number {
+  const kept: Selection = new Uint8Array(table.count).fill(1);
+  for (const unit of pieces.flatMap(({ units }) => units)) kept[unit] = 0;
+  return hardSparsity(table, kept);
+}
+
+/** Refuses what equal widths alone pass by a row or more: a run towards it would end with another size. */
+function refuseForced(
+  table: UnitTable,
+  { forced, rows }: { readonly forced: readonly Piece[]; readonly rows: readonly Piece[] },
+  { target, size }: Pick<SelectOptions, "target" | "size">,
+): void {
+  const [row] = [...rows].sort((a, b) => a.size - b.size);
+  if (size) {
+    const alike = leastSize(table, size, { pieces: forced });
+    const room = row ? alike - leastSize(table, size, { pieces: [...forced, row] }) : 0;
+    if (size.most < alike + room || size.most <= alike) return;
+    const [most, left] = [size.most, Math.ceil(alike)].map((value) => value.toLocaleString("en"));
+    throw impossible(
+      "the size is what equal widths alone leave, or less",
+      `at most ${most} ${size.unit}, equal widths leave ${left}`,
+      'ask for that or less, or take the layout "compact"',
+    );
+  }
+  const alone = sparsityWithout(table, forced);
+  if (alone <= (target ?? 1) + leastRow(table, rows)) return;
+  throw impossible(
+    "the target is what equal widths alone cut, or more",
+    `target ${target}, equal widths cut ${Math.ceil(1e4 * alone) / 1e4}`,
+    'ask for that or more, or take the layout "compact" or "padded"',
+  );
+}
+
+function impossible(
+  rule: string,
+  value: string,
+  mend = 'change the rule or the units, or take the layout "compact" or, where no size is asked for, "padded"',
+): CompressoError {
+  return new CompressoError("usage", { what: "cannot cut all layers alike", rule, value, mend });
+}

@@ -1,0 +1,35 @@
+// Prunable units, in one place for those who use them: table, rules, selection. Owns no code of its own.
+export {
+  checkLayerTargets,
+  checkReachable,
+  checkShare,
+  hardSparsity,
+  mostSparsity,
+  selectedSpec,
+  type SelectOptions,
+  selectUnits,
+} from "./selection.ts";
+export {
+  checkKinds,
+  checkTakenRules,
+  layersOf,
+  livingLayers,
+  type MinimumWidths,
+  type ResolvedRules,
+  UNIT_KINDS,
+  type UnitKind,
+  type UnitRules,
+} from "./rules.ts";
+export {
+  checkPerUnit,
+  keptUnits,
+  type LayerPart,
+  type LayerUnits,
+  type Selection,
+  selectionMasks,
+  type UnitGroup,
+  unitName,
+  unitParameters,
+  type UnitTable,
+  unitTable,
+} from "./table.ts";

@@ -1,0 +1,33 @@
+// Block formats against gguf-py's answers (scripts/golden/gguf_blocks.py), bit for bit.
+import assert from "node:assert/strict";
+import { dequantize } from "../../lib/formats/gguf/dequant.ts";
+import { type GgufWriteType, quantize } from "../../lib/formats/gguf/quant.ts";
+import { type GgufTensorType, TENSOR_FORMATS } from "../../lib/formats/gguf/types.ts";
+import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
+import { fixture } from "./files.ts";
+
+for (const type of Object.keys(TENSOR_FORMATS) as GgufTensorType[]) {
+  if (type === "f32") continue;
+  Deno.test(`dequantize() of ${type} equals gguf-py bit for bit`, async () => {
+    const golden = await openSafetensors(fixture("gguf_blocks.safetensors"));
+    const expected = await golden.read(`${type}.values`);
+    // One value more on each side must stay as it is.
+    const out = new Float32Array(expected.length + 2).fill(7);
+    dequantize(await golden.readRaw(`${type}.raw`), type, { out, at: 1 });
+    assert.equal(out[0], 7);
+    assert.equal(out.at(-1), 7);
+    const bad = expected.findIndex((value, index) => !Object.is(value, out[index + 1]));
+    assert.equal(bad, -1, `value ${bad}: ${out[bad + 1]} instead of ${expected[bad]}`);
+  });
+}
+
+for (const type of ["f16", "bf16", "q8_0", "q4_0"] as GgufWriteType[]) {
+  Deno.test(`quantize() to ${type} equals gguf-py byte for byte`, async () => {
+    const golden = await openSafetensors(fixture("gguf_blocks.safetensors"));
+    const expected = await golden.readRaw(`input.${type}`);
+    const actual = quantize(await golden.read("input"), type);
+    assert.equal(actual.length, expected.length);
+    const bad = expected.findIndex((value, index) => value !== actual[index]);
+    assert.equal(bad, -1, `byte ${bad}: ${actual[bad]} instead of ${expected[bad]}`);
+  });
+}

@@ -1,0 +1,278 @@
+import assert from "node:assert/strict";
+import { CompressoError } from "../../lib/core/errors.ts";
+import { openGgufFile } from "../../lib/formats/gguf/file.ts";
+import { openGguf } from "../../lib/formats/gguf/model.ts";
+import { ggufNames, ggufRow } from "../../lib/formats/gguf/names.ts";
+import type { GgufTyped, GgufValue } from "../../lib/formats/gguf/types.ts";
+import { type GgufItem, writeGguf } from "../../lib/formats/gguf/write.ts";
+import { PROJECTIONS, tensorShapes, withBiases } from "../../lib/spec/decoder.ts";
+import { inTemporaryFolder, rejectsWith, sharedFile } from "./files.ts";
+import { randomNumbers, randomSource, SPEC } from "./models.ts";
+
+function item(name: string, shape: number[], type: GgufItem["type"] = "f32"): GgufItem {
+  return { name, type, shape, data: () => randomNumbers(shape.reduce((a, b) => a * b, 1), 5) };
+}
+
+Deno.test("ggufRow() reorders a head as reshape(2, headDim / 2).swapaxes(0, 1) does", () => {
+  const order = Array.from({ length: 12 }, (_, row) => ggufRow(row, 6));
+  assert.deepEqual(order, [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
+});
+
+Deno.test("ggufNames() gives every canonical tensor its own name", () => {
+  const names = ggufNames(SPEC.layers.length);
+  assert.deepEqual(new Set(names.keys()), new Set(tensorShapes(withBiases(SPEC, PROJECTIONS)).keys()));
+  assert.equal(new Set([...names.values()].map(({ name }) => name)).size, names.size);
+  assert.equal(names.get("model.layers.1.self_attn.o_proj.weight")?.name, "blk.1.attn_output.weight");
+  assert.equal(names.get("model.layers.0.mlp.down_proj.bias")?.name, "blk.0.ffn_down.bias");
+});
+
+/** The files of a small model: metadata and tensors that a test may change before writing. */
+function parts(): { metadata: Map<string, GgufValue | GgufTyped>; tensors: GgufItem[] } {
+  const source = randomSource({ ...SPEC, tied: true });
+  const names = ggufNames(2);
+  return {
+    metadata: new Map<string, GgufValue | GgufTyped>([
+      ["general.architecture", "llama"],
+      ["llama.block_count", 2],
+      ["llama.context_length", 128],
+      ["llama.embedding_length", 20],
+      ["llama.feed_forward_length", 33],
+      ["llama.attention.head_count", 4],
+      ["llama.attention.head_count_kv", 2],
+      ["llama.attention.key_length", 6],
+      ["llama.attention.layer_norm_rms_epsilon", { type: "f32", value: 1e-5 }],
+      ["llama.rope.freq_base", { type: "f32", value: 12345 }],
+      ["tokenizer.ggml.bos_token_id", 1],
+      ["tokenizer.ggml.eos_token_id", 2],
+      ["tokenizer.ggml.eot_token_id", 5],
+      ["tokenizer.ggml.padding_token_id", 4294967295],
+    ]),
+    tensors: [...tensorShapes(source.spec)].map(([name, shape]) => ({
+      name: names.get(name)?.name ?? "",
+      type: "f32",
+      shape,
+      data: () => source.read(name),
+    })),
+  };
+}
+
+Deno.test("openGguf() reads the spec of a llama, end of turn and −1 for no padding included", async () => {
+  await inTemporaryFolder(async (folder) => {
+    await writeGguf(`${folder}/a`, parts());
+    const source = await openGguf(`${folder}/a`);
+    assert.deepEqual(source.spec, { ...SPEC, tied: true });
+    assert.equal(source.storedDtype("model.norm.weight"), "f32");
+    await rejectsWith(source.read("lm_head.weight"), "input", /lm_head\.weight .*no such tensor/);
+  });
+});
+
+Deno.test("openGguf() reads q and k rows in Hugging Face's order, whole and in ranges", async () => {
+  await inTemporaryFolder(async (folder) => {
+    await writeGguf(`${folder}/a`, parts());
+    const source = await openGguf(`${folder}/a`);
+    const stored = randomSource({ ...SPEC, tied: true });
+    for (
+      const [name, rows] of [["model.layers.1.self_attn.q_proj.weight", 24], [
+        "model.layers.0.self_attn.k_proj.weight",
+        12,
+      ]] as const
+    ) {
+      const [read, raw] = [await source.read(name), await stored.read(name)];
+      for (let row = 0; row < rows; row++) {
+        const at = ggufRow(row, 6) * 20;
+        assert.deepEqual(read.slice(row * 20, row * 20 + 20), raw.slice(at, at + 20), `${name} row ${row}`);
+      }
+      for (const [start, count] of [[0, 1], [5, 2], [7, 5], [rows, 0]] as const) {
+        assert.deepEqual(await source.read(name, { start, count }), read.slice(start * 20, (start + count) * 20));
+      }
+    }
+  });
+});
+
+const ROPE: readonly (readonly [string, Record<string, GgufValue>, readonly number[] | null, unknown])[] = [
+  ["linear scaling", { "llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.5 }, null, {
+    kind: "linear",
+    factor: 2.5,
+  }],
+  ["a factor without a type as linear", { "llama.rope.scaling.factor": 2.5 }, null, { kind: "linear", factor: 2.5 }],
+  ["the older key of the factor", { "llama.rope.scale_linear": 2.5 }, null, { kind: "linear", factor: 2.5 }],
+  ["type none, whatever the factor", { "llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 2.5 }, null, {
+    kind: "none",
+  }],
+  ["rope_freqs.weight", {}, [1, 2, 8], { kind: "factors", factors: [1, 2, 8] }],
+  ["rope_freqs.weight with a linear factor", { "llama.rope.scaling.factor": 2.5 }, [1, 2, 8], {
+    kind: "factors",
+    factors: [2.5, 5, 20],
+  }],
+];
+
+for (const [name, keys, factors, expected] of ROPE) {
+  Deno.test(`openGguf() reads ${name}`, async () => {
+    await inTemporaryFolder(async (folder) => {
+      const { metadata, tensors } = parts();
+      for (const [key, value] of Object.entries(keys)) metadata.set(key, value);
+      if (factors) {
+        tensors.push({
+          name: "rope_freqs.weight",
+          type: "f32",
+          shape: [3],
+          data: () => Float32Array.from(factors),
+        });
+      }
+      await writeGguf(`${folder}/a`, { metadata, tensors });
+      assert.deepEqual((await openGguf(`${folder}/a`)).spec.rope.scaling, expected);
+    });
+  });
+}
+
+const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => void, RegExp])[] = [
+  [
+    "another architecture",
+    ({ metadata }) => metadata.set("general.architecture", "qwen2"),
+    /general\.architecture is llama or deci; now: qwen2; mend: .* Qwen2 as a Hugging Face folder$/,
+  ],
+  ["no architecture", ({ metadata }) => metadata.delete("general.architecture"), /now: undefined/],
+  [
+    "more layers than tensors",
+    ({ metadata }) => metadata.set("llama.block_count", 4_000_000_000),
+    /block_count: a layer has at least one of the file's 20 tensors; now: 4000000000/,
+  ],
+  ["one part of several", ({ metadata }) => metadata.set("split.count", 3), /one part of several; mend: join/],
+  [
+    "a later part, without the metadata of the first",
+    ({ metadata }) => {
+      metadata.clear();
+      metadata.set("split.count", 3);
+    },
+    /one part of several; mend: join/,
+  ],
+  [
+    "experts",
+    ({ metadata }) => metadata.set("llama.expert_count", 8),
+    /llama\.expert_count: it is 0 or absent; now: 8/,
+  ],
+  [
+    "no head count",
+    ({ metadata }) => metadata.delete("llama.attention.head_count"),
+    /head_count is a number, or one for each of 2 layers; now: not given/,
+  ],
+  [
+    "too many head counts",
+    ({ metadata }) => metadata.set("llama.attention.head_count", Int32Array.of(4, 4, 4)),
+    /now: 3 numbers/,
+  ],
+  [
+    "KV heads that do not divide",
+    ({ metadata }) => metadata.set("llama.attention.head_count_kv", 3),
+    /KV heads divide the heads; now: layer 0: 4 heads, 3 KV/,
+  ],
+  [
+    "linear attention",
+    ({ metadata }) => metadata.set("llama.attention.head_count_kv", Int32Array.of(2, 0)),
+    /linear attention is not supported\); now: layer 1/,
+  ],
+  [
+    "a text for a number",
+    ({ metadata }) => metadata.set("llama.context_length", "128"),
+    /llama\.context_length is a number; now: a string/,
+  ],
+  [
+    "a width of values unlike that of keys",
+    ({ metadata }) => metadata.set("llama.attention.value_length", 8),
+    /value_length: it equals the head's width, 6; now: 8/,
+  ],
+  ["partial rotation", ({ metadata }) => metadata.set("llama.rope.dimension_count", 4), /dimension_count: it equals/],
+  [
+    "a sliding window",
+    ({ metadata }) => metadata.set("llama.attention.sliding_window", 64),
+    /sliding_window: attention reaches the whole context, 128; now: 64/,
+  ],
+  [
+    "another scaling",
+    ({ metadata }) => metadata.set("llama.rope.scaling.type", "yarn"),
+    /scaling\.type is none or linear.*now: yarn/,
+  ],
+  [
+    "a token id outside the vocabulary",
+    ({ metadata }) => metadata.set("tokenizer.ggml.eos_token_id", 37),
+    /eos_token_id: a token id below 37; now: 37/,
+  ],
+  ["a missing tensor", ({ tensors }) => tensors.splice(3, 1), /holds the tensor blk\.0\.attn_q\.weight, \[24, 20\]/],
+  [
+    "a wrong shape",
+    ({ metadata }) => metadata.set("llama.feed_forward_length", 32),
+    /blk\.0\.ffn_gate\.weight has the shape \[32, 20\].*now: \[33, 20\]/,
+  ],
+  [
+    "a bias that one layer has and another has not",
+    ({ tensors }) => tensors.push(item("blk.0.attn_q.bias", [24])),
+    /holds the tensor blk\.1\.attn_q\.bias, \[24\]; now: no such tensor/,
+  ],
+  [
+    "a bias of no projection",
+    ({ tensors }) => tensors.push(item("blk.0.attn_norm.bias", [20])),
+    /no tensor but those.*now: blk\.0\.attn_norm\.bias/,
+  ],
+  [
+    "too few RoPE divisors",
+    ({ tensors }) => tensors.push(item("rope_freqs.weight", [2])),
+    /rope_freqs\.weight has 3 numbers above 0/,
+  ],
+];
+
+for (const [name, change, message] of REFUSED) {
+  Deno.test(`openGguf() refuses ${name}`, async () => {
+    await inTemporaryFolder(async (folder) => {
+      const model = parts();
+      change(model);
+      await writeGguf(`${folder}/a`, model);
+      await rejectsWith(openGguf(`${folder}/a`), "input", message);
+    });
+  });
+}
+
+Deno.test("random byte flips in a GGUF header give a CompressoError or a model, never anything else", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const path = `${folder}/a`;
+    await writeGguf(path, parts());
+    const original = await Deno.readFile(path);
+    const first = Math.min(...[...(await openGgufFile(path)).tensors.values()].map(({ offset }) => offset));
+    const noise = randomNumbers(800, 7);
+    let refused = 0;
+    for (let round = 0; round < 400; round++) {
+      const bytes = original.slice();
+      const at = Math.floor((Number(noise[2 * round]) + 1) / 2 * first);
+      bytes[at] = Math.floor((Number(noise[2 * round + 1]) + 1) * 128);
+      await Deno.writeFile(path, bytes);
+      await openGguf(path).catch((error) => {
+        assert.ok(error instanceof CompressoError, `round ${round}: ${error}`);
+        refused++;
+      });
+    }
+    assert.ok(refused > 200, `${refused} of 400 refused`);
+  });
+});
+
+const SMOLLM2 = sharedFile("models/SmolLM2-135M-Instruct.Q4_1.gguf");
+
+Deno.test("openGguf() reads SmolLM2-135M as its model card has it", { ignore: SMOLLM2 === null }, async () => {
+  const source = await openGguf(SMOLLM2 ?? "");
+  assert.deepEqual(source.spec, {
+    vocab: 49152,
+    hidden: 576,
+    headDim: 64,
+    layers: Array.from({ length: 30 }, () => ({ heads: 9, kvHeads: 3, ffn: 1536 })),
+    normEps: 1e-5,
+    rope: { base: 100000, scaling: { kind: "none" } },
+    tied: true,
+    maxPosition: 8192,
+    bosId: 1,
+    eosIds: [2],
+    padId: 2,
+  });
+  assert.equal(source.storedDtype("model.layers.0.mlp.down_proj.weight"), "q4_1");
+  assert.equal(source.storedDtype("model.embed_tokens.weight"), "q8_0");
+  const rows = await source.read("model.layers.29.self_attn.k_proj.weight", { start: 60, count: 70 });
+  assert.deepEqual(rows, (await source.read("model.layers.29.self_attn.k_proj.weight")).slice(60 * 576, 130 * 576));
+  assert.ok(rows.every((value) => Math.abs(value) < 10));
+});

@@ -1,0 +1,211 @@
+import assert from "node:assert/strict";
+import { openGgufFile } from "../../lib/formats/gguf/file.ts";
+import type { GgufTyped, GgufValue } from "../../lib/formats/gguf/types.ts";
+import { type GgufItem, writeGguf } from "../../lib/formats/gguf/write.ts";
+import { inTemporaryFolder, rejectsWith } from "./files.ts";
+import { randomNumbers } from "./models.ts";
+
+function item(name: string, shape: number[], type: GgufItem["type"] = "f32"): GgufItem {
+  return { name, type, shape, data: () => randomNumbers(shape.reduce((a, b) => a * b, 1), 5) };
+}
+
+const VALUES: readonly (readonly [string, GgufValue | GgufTyped, GgufValue])[] = [
+  ["u8", { type: "u8", value: 255 }, 255],
+  ["i8", { type: "i8", value: -128 }, -128],
+  ["u16", { type: "u16", value: 65535 }, 65535],
+  ["i16", { type: "i16", value: -32768 }, -32768],
+  ["u32", 4294967295, 4294967295],
+  ["i32", -2147483648, -2147483648],
+  ["u64", { type: "u64", value: 7 }, 7],
+  ["u64 that is exact", 2 ** 53 - 1, 2 ** 53 - 1],
+  ["u64 that is not", 2n ** 64n - 1n, 2n ** 64n - 1n],
+  ["i64", -(2 ** 40), -(2 ** 40)],
+  ["i64 that is not exact", -(2n ** 63n), -(2n ** 63n)],
+  ["f32", 0.1, Math.fround(0.1)],
+  ["f32 that is whole", { type: "f32", value: 10000 }, 10000],
+  ["f64", { type: "f64", value: 0.1 }, 0.1],
+  ["true", true, true],
+  ["false", false, false],
+  ["string", "ü € 🙂 \0", "ü € 🙂 \0"],
+  ["empty string", "", ""],
+  ["strings", ["a", "", "ß"], ["a", "", "ß"]],
+  ["no strings", [], []],
+  ["booleans", [true, false, true], [true, false, true]],
+  ["u8s", Uint8Array.of(1, 2, 3), Uint8Array.of(1, 2, 3)],
+  ["i8s", Int8Array.of(-1), Int8Array.of(-1)],
+  ["u16s", Uint16Array.of(1, 65535), Uint16Array.of(1, 65535)],
+  ["i16s", Int16Array.of(-3), Int16Array.of(-3)],
+  ["u32s", Uint32Array.of(4294967295), Uint32Array.of(4294967295)],
+  ["i32s", Int32Array.of(-1, 0, 7), Int32Array.of(-1, 0, 7)],
+  ["f32s", Float32Array.of(0.5, -1e30), Float32Array.of(0.5, -1e30)],
+  ["f64s", Float64Array.of(0.1), Float64Array.of(0.1)],
+  ["u64s", BigUint64Array.of(2n ** 64n - 1n), BigUint64Array.of(2n ** 64n - 1n)],
+  ["i64s", BigInt64Array.of(-5n), BigInt64Array.of(-5n)],
+];
+
+Deno.test("writeGguf() and openGgufFile() keep metadata of every type and tensors of every written type", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const path = `${folder}/a.gguf`;
+    // A vocabulary longer than one window of the reader, so that strings cross its edge.
+    const long = Array.from({ length: 90_000 }, (_, i) => `token ${i} ${"x".repeat(i % 23)}`);
+    await writeGguf(path, {
+      metadata: new Map([...VALUES.map(([key, value]) => [key, value] as const), ["long", long]]),
+      tensors: [
+        item("a", [7, 3]),
+        item("b", [5]),
+        item("c", [3, 64], "q8_0"),
+        item("d", [2, 3, 5], "f16"),
+        item("e", [1, 1], "bf16"),
+      ],
+    });
+    const file = await openGgufFile(path);
+    assert.equal(file.version, 3);
+    for (const [key, , value] of VALUES) assert.deepEqual(file.metadata.get(key), value, key);
+    assert.deepEqual(file.metadata.get("long"), long);
+    assert.deepEqual([...file.tensors.values()].map(({ name, shape, type }) => [name, shape, type]), [
+      ["a", [7, 3], "f32"],
+      ["b", [5], "f32"],
+      ["c", [3, 64], "q8_0"],
+      ["d", [2, 3, 5], "f16"],
+      ["e", [1, 1], "bf16"],
+    ]);
+    for (const { offset } of file.tensors.values()) assert.equal(offset % 32, 0);
+    assert.equal((await Deno.stat(path)).size % 32, 0);
+    const random = (count: number): Float32Array => randomNumbers(count, 5);
+    assert.deepEqual(await file.readTensor("a"), random(21));
+    assert.deepEqual(await file.readTensor("a", { start: 2, count: 3 }), random(21).slice(6, 15));
+    assert.deepEqual(await file.readTensor("d"), new Float32Array(new Float16Array(random(30))));
+    const quantised = await file.readTensor("c");
+    // A step of Q8_0 is at most 1/127 here: values within ±1 come back within half of it, and the scale's f16 rounding.
+    assert.ok(random(192).every((value, i) => Math.abs(value - Number(quantised[i])) < 0.0045));
+    assert.deepEqual(await file.readTensor("c", { start: 1, count: 2 }), quantised.slice(64));
+    await rejectsWith(file.readTensor("z"), "input", /holds the tensor z; now: no such tensor/);
+  });
+});
+
+Deno.test("openGgufFile() keeps U+FEFF at the start of a string, which is a token of LLaMA's vocabulary", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const tokens = ["a", "\ufeff", "\ufeffx", "x\ufeff"];
+    await writeGguf(`${folder}/a`, { metadata: new Map([["tokens", tokens]]), tensors: [] });
+    assert.deepEqual((await openGgufFile(`${folder}/a`)).metadata.get("tokens"), tokens);
+  });
+});
+
+Deno.test("writeGguf() keeps another alignment, as the reader does", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const path = `${folder}/a.gguf`;
+    await writeGguf(path, {
+      metadata: new Map([["general.alignment", 256]]),
+      tensors: [item("a", [3]), item("b", [5])],
+    });
+    const file = await openGgufFile(path);
+    assert.deepEqual([...file.tensors.values()].map(({ offset }) => offset % 256), [0, 0]);
+    assert.deepEqual(await file.readTensor("b"), randomNumbers(5, 5));
+  });
+});
+
+Deno.test("writeGguf() refuses what it cannot write, and leaves no file", async () => {
+  const one = (value: GgufValue | GgufTyped): ReadonlyMap<string, GgufValue | GgufTyped> => new Map([["key", value]]);
+  await inTemporaryFolder(async (folder) => {
+    const write = (tensors: GgufItem[], metadata = new Map<string, GgufValue | GgufTyped>()): Promise<void> =>
+      writeGguf(`${folder}/a`, { metadata, tensors });
+    const refuse = async (value: GgufValue | GgufTyped, message: RegExp): Promise<void> =>
+      await rejectsWith(writeGguf(`${folder}/a`, { metadata: one(value), tensors: [] }), "usage", message);
+    await refuse({ type: "u8", value: 256 }, /cannot write key .*number of type u8; now: 256/);
+    await refuse({ type: "i32", value: 1.5 }, /type i32; now: 1\.5/);
+    await refuse({ type: "u64", value: -1n }, /type u64; now: -1/);
+    await refuse({ type: "string", value: 1 }, /a string/);
+    await refuse(NaN, /type f32; now: NaN/);
+    await rejectsWith(write([item("a", [2]), item("a", [3])]), "usage", /each tensor comes once/);
+    await rejectsWith(write([item("a", [2, 33], "q8_0")]), "usage", /multiple of 32 for q8_0; now: \[2, 33\]/);
+    await rejectsWith(write([item("a", [0, 32])]), "usage", /sizes above 0/);
+    await rejectsWith(
+      write([{ ...item("a", [2]), data: () => new Float32Array(3) }]),
+      "mismatch",
+      /2 values for \[2\]; now: 3/,
+    );
+    const bad = (values: number[], type: GgufItem["type"]): Promise<void> =>
+      write([{
+        name: "a",
+        type,
+        shape: [32],
+        data: () => Float32Array.of(...values, ...new Float32Array(32 - values.length)),
+      }]);
+    await rejectsWith(bad([0, NaN], "f32"), "numeric", /cannot write a as f32; rule: values are finite; now: NaN at 1/);
+    await rejectsWith(bad([7e4], "f16"), "numeric", /within ±65520; now: 70000 at 0; mend: write bf16/);
+    await rejectsWith(bad([0, 0, -9e6], "q8_0"), "numeric", /-9000000 at 2/);
+    await rejectsWith(bad([6e5], "q4_0"), "numeric", /600000 at 0/);
+    await bad([6e5], "q8_0");
+    await bad([3e38], "bf16");
+    await rejectsWith(
+      bad([3.4e38], "bf16"),
+      "numeric",
+      /within ±3\.396\d*e\+38; now: 3\.3999\d*e\+38 at 0; mend: write f32$/,
+    );
+    assert.deepEqual((await Array.fromAsync(Deno.readDir(folder))).map(({ name }) => name), ["a"]);
+  });
+});
+
+/** Writes a file of one key and two tensors, and lets `change` edit its bytes; offsets below are those of this file. */
+async function damaged(change: (bytes: Uint8Array<ArrayBuffer>) => Uint8Array, message: RegExp): Promise<void> {
+  await inTemporaryFolder(async (folder) => {
+    const path = `${folder}/a`;
+    await writeGguf(path, {
+      metadata: new Map([["key", "value"]]),
+      tensors: [item("ab", [2, 32], "q8_0"), item("cd", [8])],
+    });
+    const bytes = await Deno.readFile(path);
+    await openGgufFile(path);
+    await Deno.writeFile(path, change(bytes));
+    await rejectsWith(openGgufFile(path), "input", message);
+  });
+}
+
+// GGUF, version, counts: 24 bytes; "key": 8 + 3; type 4; "value": 8 + 5; then "ab": 8 + 2, dimensions 4, sizes 16, type 4, offset 8.
+const KEY = 24,
+  TYPE = 35,
+  AB = 52,
+  AB_SIZES = AB + 14,
+  AB_TYPE = AB_SIZES + 16,
+  CD = AB_TYPE + 12,
+  CD_OFFSET = CD + 10 + 4 + 8 + 4;
+const set = (at: number, ...values: number[]) => (bytes: Uint8Array<ArrayBuffer>): Uint8Array => {
+  bytes.set(values, at);
+  return bytes;
+};
+
+const BROKEN: readonly (readonly [string, (bytes: Uint8Array<ArrayBuffer>) => Uint8Array, RegExp])[] = [
+  ["an empty file", () => new Uint8Array(0), /starts with GGUF; now: an empty file/],
+  [
+    "a Git LFS pointer",
+    () => new TextEncoder().encode("version https://git-lfs.github.com/spec/v1\n"),
+    /Git LFS pointer.*git lfs pull/,
+  ],
+  ["a GGML file", () => new TextEncoder().encode("tjgg\x03\0\0\0"), /GGML file from before GGUF/],
+  ["version 1", set(4, 1), /version is 2 or 3, little-endian; now: version 1/],
+  ["a big-endian file", set(4, 0, 0, 0, 3), /now: a big-endian file/],
+  ["a file cut off in the header", (bytes) => bytes.subarray(0, 60), /truncated/],
+  [
+    "a file cut off in the data",
+    (bytes) => bytes.subarray(0, bytes.length - 1),
+    /the file has \d+ bytes or more; now: \d+ bytes; mend: the file is truncated/,
+  ],
+  ["a huge count of tensors", set(15, 0x40), /tensors \(\d+\) of at least 24 bytes each fit/],
+  ["a huge count of keys", set(23, 0x40), /metadata values \(\d+\) of at least/],
+  ["a huge string", set(KEY + 7, 0x7f), /characters of a metadata key \(\d+\)/],
+  ["an unknown value type", set(TYPE, 99), /key has a value type from 0 to 12; now: 99/],
+  ["a string that is no UTF-8", set(TYPE + 12, 0xff), /strings are UTF-8; now: key is not/],
+  ["five dimensions", set(AB + 10, 5), /tensor "ab" has 1 to 4 dimensions; now: 5/],
+  ["an unknown tensor type", set(AB_TYPE, 77), /"ab" has a type of f32.*now: type 77/],
+  ["a tensor type that is not read", set(AB_TYPE, 20), /now: iq4_nl; mend: give the model in another quantisation/],
+  ["rows that are no whole blocks", set(AB_SIZES, 31), /"ab", q8_0, has rows of a multiple of 32 values; now: 31/],
+  ["a tensor of absurd size", set(AB_SIZES + 7, 0x10), /a size and an offset that a file can have/],
+  ["an offset that is not aligned", set(CD_OFFSET, 97), /start at multiples of 32; now: cd at 97/],
+  ["tensors that overlap", set(CD_OFFSET, 64), /do not overlap; now: cd and ab do/],
+  ["an offset outside the file", set(CD_OFFSET + 1, 0x40), /the file is truncated/],
+  ["a tensor that comes twice", set(CD + 8, 0x61, 0x62), /each tensor comes once; now: ab/],
+];
+
+for (const [name, change, message] of BROKEN) {
+  Deno.test(`openGgufFile() refuses ${name}`, async () => await damaged(change, message));
+}

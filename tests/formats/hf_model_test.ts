@@ -1,0 +1,387 @@
+import assert from "node:assert/strict";
+import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../lib/spec/decoder.ts";
+import { keptGeneration, openHfFolder } from "../../lib/formats/hf/model.ts";
+import { writeSafetensors, writeShardedSafetensors } from "../../lib/formats/safetensors/write.ts";
+import { inTemporaryFolder, rejectsWith } from "./files.ts";
+import { assertSameWeights, randomSource, SPEC } from "./models.ts";
+
+const CONFIG = {
+  model_type: "llama",
+  vocab_size: 37,
+  hidden_size: 20,
+  head_dim: 6,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  intermediate_size: 33,
+  hidden_act: "silu",
+  rms_norm_eps: 1e-5,
+  rope_theta: 12345,
+  max_position_embeddings: 128,
+  tie_word_embeddings: false,
+  bos_token_id: 1,
+  eos_token_id: [2, 5],
+};
+
+/** Writes a folder of random weights for `spec` beside a config; `shapes` may say otherwise than the spec. */
+async function writeFolder(
+  folder: string,
+  config: Record<string, unknown>,
+  options: { spec?: DecoderSpec; shapes?: (shapes: Map<string, number[]>) => void; maxShardBytes?: number } = {},
+): Promise<void> {
+  const source = randomSource(options.spec ?? SPEC);
+  const shapes = tensorShapes(source.spec);
+  options.shapes?.(shapes);
+  await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify(config));
+  const known = tensorShapes(source.spec);
+  const items = [...shapes].map(([name, shape]) => ({
+    name,
+    dtype: "F32" as const,
+    shape,
+    data: () => {
+      const count = shape.reduce((a, b) => a * b, 1), own = name === HEAD && source.spec.tied ? EMBEDDING : name;
+      return known.get(own)?.join() === shape.join() ? source.read(own) : new Float32Array(count);
+    },
+  }));
+  await writeShardedSafetensors(folder, items, { maxShardBytes: options.maxShardBytes ?? 1e9 });
+}
+
+Deno.test("openHfFolder() reads a llama config and its weights, from one file and from shards", async () => {
+  for (const maxShardBytes of [1e9, 9000]) {
+    await inTemporaryFolder(async (folder) => {
+      await writeFolder(folder, CONFIG, { maxShardBytes });
+      const source = await openHfFolder(folder);
+      assert.deepEqual(source.spec, SPEC);
+      assert.equal(source.storedDtype(HEAD), "f32");
+      assert.equal(source.config["rope_theta"], 12345);
+      await assertSameWeights(source, randomSource(SPEC));
+      await rejectsWith(source.read("model.nothing"), "input", /model\.nothing .*no such tensor/);
+      if (maxShardBytes > 9000) return;
+      const shard = "model-00002-of-\\d+\\.safetensors";
+      for await (const { name } of Deno.readDir(folder)) {
+        if (name.includes("-00002-of")) await Deno.remove(`${folder}/${name}`);
+      }
+      const missing = new RegExp(
+        `it holds ${shard}, as .*index.json says; now: no such file; mend: fetch`,
+      );
+      await rejectsWith(openHfFolder(folder), "input", missing);
+    });
+  }
+});
+
+Deno.test("openHfFolder() adds the end tokens of generation_config.json, and takes the others where config.json has none", async () => {
+  await inTemporaryFolder(async (folder) => {
+    await writeFolder(folder, CONFIG);
+    const beginning = async (own: number | null | undefined, theirs: number): Promise<number | null> => {
+      await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify({ ...CONFIG, bos_token_id: own }));
+      await Deno.writeTextFile(`${folder}/generation_config.json`, JSON.stringify({ bos_token_id: theirs }));
+      return (await openHfFolder(folder)).spec.bosId;
+    };
+    const all = [4, null, undefined];
+    assert.deepEqual(await Array.fromAsync(all, (own) => beginning(own, 3)), [4, 3, 3]);
+    assert.deepEqual(await Array.fromAsync(all, (own) => beginning(own, 10 ** 6)), [4, null, 1]);
+    await writeFolder(folder, CONFIG);
+    await Deno.writeTextFile(`${folder}/generation_config.json`, '{"eos_token_id": [5, 9], "pad_token_id": 3}');
+    const { spec } = await openHfFolder(folder);
+    assert.deepEqual([spec.eosIds, spec.padId], [[2, 5, 9], 3]);
+    const beyond = spec.vocab;
+    await Deno.writeTextFile(`${folder}/generation_config.json`, JSON.stringify({ pad_token_id: beyond }));
+    assert.equal((await openHfFolder(folder)).spec.padId, null);
+    await Deno.writeTextFile(`${folder}/generation_config.json`, JSON.stringify({ eos_token_id: [2, beyond] }));
+    await rejectsWith(
+      openHfFolder(folder),
+      "input",
+      new RegExp(`generation_config\\.json.* eos_token_id = ${beyond}`, "s"),
+    );
+  });
+});
+
+Deno.test("keptGeneration() is generation_config.json without token ids and origin, also of a source that is spread", async () => {
+  await inTemporaryFolder(async (folder) => {
+    await writeFolder(folder, CONFIG);
+    assert.deepEqual((await openHfFolder(folder)).generation, {});
+    const own = { do_sample: true, top_k: 20, suppress_tokens: [7] };
+    const all = { ...own, bos_token_id: 1, eos_token_id: 2, pad_token_id: 3, transformers_version: "5" };
+    await Deno.writeTextFile(`${folder}/generation_config.json`, JSON.stringify({ ...all, _from_model_config: false }));
+    const source = await openHfFolder(folder);
+    assert.equal(source.generation["transformers_version"], "5");
+    assert.deepEqual(keptGeneration({ ...source }), own);
+    assert.deepEqual(keptGeneration(randomSource(SPEC)), {});
+  });
+});
+
+Deno.test("openHfFolder() reads a compact folder whose layers differ, with absent parts", async () => {
+  const layers = [{ heads: 3, kvHeads: 1, ffn: 7 }, { heads: 0, kvHeads: 0, ffn: 33 }, {
+    heads: 2,
+    kvHeads: 2,
+    ffn: 0,
+  }];
+  const spec = { ...SPEC, layers, tied: true };
+  const { num_attention_heads: _heads, num_key_value_heads: _kv, intermediate_size: _ffn, ...rest } = CONFIG;
+  const config = {
+    ...rest,
+    model_type: "compresso",
+    num_hidden_layers: 3,
+    tie_word_embeddings: true,
+    layer_counts: layers.map(({ heads, kvHeads, ffn }) => ({
+      num_attention_heads: heads,
+      num_key_value_heads: kvHeads,
+      intermediate_size: ffn,
+    })),
+  };
+  await inTemporaryFolder(async (folder) => {
+    await writeFolder(folder, config, { spec });
+    const source = await openHfFolder(folder);
+    assert.deepEqual(source.spec, spec);
+    await assertSameWeights(source, randomSource(spec));
+    const bad = structuredClone(config);
+    bad.layer_counts[2] = { num_attention_heads: 3, num_key_value_heads: 2, intermediate_size: 1 };
+    await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify(bad));
+    await rejectsWith(openHfFolder(folder), "input", /divides num_attention_heads.*layer 2: 2, 3/);
+    const short = { ...config, num_hidden_layers: 4 };
+    await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify(short));
+    await rejectsWith(
+      openHfFolder(folder),
+      "input",
+      /num_hidden_layers: it is the length of layer_counts = 3; now: num_hidden_layers = 4/,
+    );
+    await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify({ ...config, model_type: "llama" }));
+    await rejectsWith(openHfFolder(folder), "input", /only model_type "compresso" has it/);
+  });
+});
+
+const LLAMA3 = {
+  rope_type: "llama3",
+  factor: 8,
+  low_freq_factor: 1,
+  high_freq_factor: 4,
+  original_max_position_embeddings: 64,
+};
+const LLAMA3_FACTORS = { factor: 8, lowFreqFactor: 1, highFreqFactor: 4 };
+const LLAMA3_SPEC = { kind: "llama3", ...LLAMA3_FACTORS, originalMaxPosition: 64 };
+
+const READ: readonly (readonly [string, Record<string, unknown>, Partial<DecoderSpec>])[] = [
+  ["rope_scaling of type linear, the key before transformers 4.43", { rope_scaling: { type: "linear", factor: 2.5 } }, {
+    rope: { base: 12345, scaling: { kind: "linear", factor: 2.5 } },
+  }],
+  ["rope_scaling llama3", { rope_scaling: LLAMA3 }, { rope: { base: 12345, scaling: LLAMA3_SPEC as never } }],
+  ["rope_parameters llama3 of transformers 5", {
+    rope_theta: undefined,
+    rope_parameters: { ...LLAMA3, rope_theta: 5e5 },
+  }, {
+    rope: { base: 5e5, scaling: LLAMA3_SPEC as never },
+  }],
+  ["rope_parameters default", { rope_theta: undefined, rope_parameters: { rope_type: "default", rope_theta: 777 } }, {
+    rope: { base: 777, scaling: { kind: "none" } },
+  }],
+  ["llama3 without its original length: the present one", {
+    rope_scaling: { ...LLAMA3, original_max_position_embeddings: undefined },
+  }, {
+    rope: { base: 12345, scaling: { ...LLAMA3_SPEC, originalMaxPosition: 128 } as never },
+  }],
+  ["llama3 with an outer original length, which goes first", {
+    original_max_position_embeddings: 32,
+    rope_scaling: LLAMA3,
+  }, { rope: { base: 12345, scaling: { kind: "llama3", ...LLAMA3_FACTORS, originalMaxPosition: 32 } } }],
+  ["llama3 with an outer original length that is null", {
+    original_max_position_embeddings: null,
+    rope_scaling: LLAMA3,
+  }, { rope: { base: 12345, scaling: { kind: "llama3", ...LLAMA3_FACTORS, originalMaxPosition: 64 } } }],
+  ["no rope_theta: 10000", { rope_theta: undefined, rope_scaling: null }, {
+    rope: { base: 10000, scaling: { kind: "none" } },
+  }],
+  ["token ids that are left out, as transformers fills them in", { bos_token_id: undefined, eos_token_id: undefined }, {
+    bosId: 1,
+    eosIds: [2],
+  }],
+  ["token ids that are null", { bos_token_id: null, eos_token_id: null }, { bosId: null, eosIds: [] }],
+  ["a single end token, and −1 for no padding", { eos_token_id: 7, pad_token_id: -1 }, { eosIds: [7], padId: null }],
+  ["mistral without a window", { model_type: "mistral", sliding_window: null }, {}],
+  ["mistral with a window as long as the context", { model_type: "mistral", sliding_window: 128 }, {}],
+];
+
+for (const [name, change, expected] of READ) {
+  Deno.test(`openHfFolder() reads ${name}`, async () => {
+    await inTemporaryFolder(async (folder) => {
+      await writeFolder(folder, { ...CONFIG, ...change });
+      assert.deepEqual((await openHfFolder(folder)).spec, { ...SPEC, ...expected });
+    });
+  });
+}
+
+Deno.test("openHfFolder() takes head_dim from hidden_size and KV heads from heads where they are not given", async () => {
+  const spec = { ...SPEC, hidden: 24, layers: SPEC.layers.map((layer) => ({ ...layer, kvHeads: 4 })) };
+  await inTemporaryFolder(async (folder) => {
+    const config = { ...CONFIG, hidden_size: 24, head_dim: undefined };
+    // Null is no default of mistral's, which has 8 where the key is absent.
+    for (
+      const [model_type, num_key_value_heads] of [["llama", undefined], ["llama", null], ["mistral", null]] as const
+    ) {
+      await writeFolder(folder, { ...config, model_type, num_key_value_heads, sliding_window: null }, { spec });
+      assert.deepEqual((await openHfFolder(folder)).spec, spec, model_type);
+    }
+  });
+});
+
+Deno.test("openHfFolder() reads biases, and the defaults of qwen2, as transformers has them", async () => {
+  const cases: readonly (readonly [Record<string, unknown>, Partial<DecoderSpec>])[] = [
+    [{ attention_bias: true }, { biases: ["q", "k", "v", "o"] }],
+    [{ mlp_bias: true }, { biases: ["gate", "up", "down"] }],
+    [{ model_type: "qwen2", use_sliding_window: false, sliding_window: 4096 }, { biases: ["q", "k", "v"] }],
+    [
+      { model_type: "qwen2", bos_token_id: undefined, eos_token_id: undefined, max_position_embeddings: undefined },
+      { biases: ["q", "k", "v"], bosId: null, eosIds: [], maxPosition: 32768 },
+    ],
+  ];
+  for (const [change, expected] of cases) {
+    const spec = { ...SPEC, ...expected };
+    await inTemporaryFolder(async (folder) => {
+      await writeFolder(folder, { ...CONFIG, ...change }, { spec });
+      const source = await openHfFolder(folder);
+      assert.deepEqual(source.spec, spec);
+      await assertSameWeights(source, randomSource(spec));
+    });
+  }
+});
+
+const REFUSED: readonly (readonly [Record<string, unknown>, RegExp])[] = [
+  [
+    { model_type: "gemma" },
+    /model_type: .*"llama"\|"mistral"\|"qwen2"\|"compresso"; now: model_type = "gemma"; mend: give a model/,
+  ],
+  [{ vocab_size: undefined }, /vocab_size: .*expected number; now: vocab_size = not given/],
+  [{ hidden_size: "20" }, /hidden_size: expected number, received string; now: hidden_size = "20"/],
+  [{ num_hidden_layers: 4e9 }, /num_hidden_layers: .*<=10000; now: num_hidden_layers = 4000000000/],
+  [{ num_hidden_layers: 0 }, /num_hidden_layers: .*>0; now: num_hidden_layers = 0/],
+  [{ intermediate_size: null }, /intermediate_size: it is given/],
+  [{ head_dim: 7 }, /head_dim: it is even.*now: head_dim = 7/],
+  [
+    { head_dim: null, num_attention_heads: 3 },
+    /num_attention_heads: it divides hidden_size = 20.*now: num_attention_heads = 3/,
+  ],
+  [{ num_key_value_heads: 3 }, /num_key_value_heads: it divides num_attention_heads = 4; now: num_key_value_heads = 3/],
+  [{ hidden_act: "gelu" }, /hidden_act: expected "silu"; now: hidden_act = "gelu"; mend: only SwiGLU/],
+  [{ attention_bias: 1 }, /attention_bias: expected boolean, received number; now: attention_bias = 1/],
+  [{ attention_bias: true }, /holds the tensor model\.layers\.0\.self_attn\.q_proj\.bias, \[24\]; now: no such tensor/],
+  [{ mlp_bias: true }, /holds the tensor model\.layers\.0\.mlp\.gate_proj\.bias, \[33\]; now: no such tensor/],
+  [
+    { model_type: "mistral", sliding_window: null, attention_bias: true },
+    /attention_bias: a mistral does not have it; now: attention_bias = true/,
+  ],
+  [{ model_type: "qwen2", mlp_bias: true }, /mlp_bias: a qwen2 does not have it; now: mlp_bias = true/],
+  [
+    { model_type: "qwen2", use_sliding_window: true },
+    /use_sliding_window: expected false; now: use_sliding_window = true; mend: only attention/,
+  ],
+  [{ quantization_config: { quant_method: "gptq" } }, /quantization_config: .*mend: give the model without/],
+  [
+    { model_type: "mistral", sliding_window: 64 },
+    /sliding_window: attention reaches.*now: sliding_window = 64; mend: .*to 64/,
+  ],
+  [{ model_type: "mistral", max_position_embeddings: 8192 }, /sliding_window: .*now: sliding_window = not given/],
+  [{ layer_types: ["full_attention", "sliding_attention"] }, /layer_types\.1: expected "full_attention"/],
+  [{ eos_token_id: 37 }, /eos_token_id: token ids lie from 0 to vocab_size − 1 = 36; now: eos_token_id = 37/],
+  [{ eos_token_id: "2" }, /eos_token_id: expected a token id or a list/],
+  [{ bos_token_id: 99 }, /bos_token_id: token ids/],
+  [
+    { rope_scaling: { rope_type: "yarn", factor: 4 } },
+    /rope_scaling\.rope_type: .*; now: rope_scaling\.rope_type = "yarn"; mend: only default, linear and llama3/,
+  ],
+  [{ rope_scaling: { type: "dynamic", factor: 4 } }, /rope_scaling\.type = "dynamic"/],
+  [
+    { rope_scaling: { type: "linear" } },
+    /rope_scaling\.factor: linear RoPE needs it; now: rope_scaling\.factor = not given/,
+  ],
+  [{ rope_scaling: { type: "linear", factor: 0 } }, /rope_scaling\.factor: .*>0/],
+  [{ rope_scaling: { ...LLAMA3, high_freq_factor: 1 } }, /rope_scaling\.high_freq_factor: above low_freq_factor = 1/],
+  [
+    { rope_parameters: { full_attention: { rope_type: "default" } } },
+    /rope_parameters\.full_attention: all layers have the same RoPE/,
+  ],
+  [{ partial_rotary_factor: 0.5 }, /partial_rotary_factor: expected 1; now: partial_rotary_factor = 0\.5/],
+];
+
+for (const [change, message] of REFUSED) {
+  Deno.test(`openHfFolder() refuses ${JSON.stringify(change)}`, async () => {
+    await inTemporaryFolder(async (folder) => {
+      await writeFolder(folder, { ...CONFIG, ...change });
+      await rejectsWith(openHfFolder(folder), "input", message);
+    });
+  });
+}
+
+Deno.test("openHfFolder() names a tensor that is missing, has a wrong shape or is not announced", async () => {
+  const cases: readonly (readonly [(shapes: Map<string, number[]>) => void, RegExp])[] = [
+    [
+      (shapes) => shapes.delete("model.layers.1.mlp.up_proj.weight"),
+      /holds the tensor model\.layers\.1\.mlp\.up_proj\.weight, \[33, 20\]/,
+    ],
+    [(shapes) => shapes.delete(HEAD), /lm_head\.weight.*mend: .*tie_word_embeddings to true/],
+    [
+      (shapes) => shapes.set("model.layers.0.self_attn.k_proj.weight", [6, 20]),
+      /k_proj\.weight has the shape \[12, 20\].*now: \[6, 20\]/,
+    ],
+    [
+      (shapes) => shapes.set("model.layers.0.self_attn.q_proj.bias", [24]),
+      /q_proj\.bias; mend: attention_bias and mlp_bias/,
+    ],
+    [(shapes) => shapes.set("model.layers.2.mlp.up_proj.weight", [33, 20]), /no tensor but those.*model\.layers\.2/],
+  ];
+  for (const [shapes, message] of cases) {
+    await inTemporaryFolder(async (folder) => {
+      await writeFolder(folder, CONFIG, { shapes });
+      await rejectsWith(openHfFolder(folder), "input", message);
+    });
+  }
+});
+
+Deno.test("openHfFolder() takes old RoPE tables and the head of a tied model for what they are", async () => {
+  const spec = { ...SPEC, tied: true };
+  await inTemporaryFolder(async (folder) => {
+    await writeFolder(folder, { ...CONFIG, tie_word_embeddings: true }, {
+      spec,
+      shapes: (shapes) => shapes.set("model.layers.0.self_attn.rotary_emb.inv_freq", [3]).set(HEAD, [37, 20]),
+    });
+    await assertSameWeights(await openHfFolder(folder), randomSource(spec));
+  });
+});
+
+Deno.test("openHfFolder() refuses integer weights", async () => {
+  await inTemporaryFolder(async (folder) => {
+    await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify(CONFIG));
+    const items = [...tensorShapes(SPEC)].map(([name, shape]) => ({
+      name,
+      dtype: "I8" as const,
+      shape,
+      data: () => new Int8Array(shape.reduce((a, b) => a * b, 1)),
+    }));
+    await writeSafetensors(`${folder}/model.safetensors`, items);
+    await rejectsWith(openHfFolder(folder), "input", /model\.embed_tokens\.weight is F32, F16 or BF16; now: I8/);
+  });
+});
+
+Deno.test("openHfFolder() refuses a broken config and a broken index", async () => {
+  await inTemporaryFolder(async (folder) => {
+    await writeFolder(folder, CONFIG, { maxShardBytes: 9000 });
+    const index = `${folder}/model.safetensors.index.json`;
+    const { weight_map: map } = JSON.parse(await Deno.readTextFile(index));
+    const put = (change: Record<string, unknown>): Promise<void> =>
+      Deno.writeTextFile(index, JSON.stringify({ weight_map: { ...map, ...change } }));
+    await put({ [HEAD]: "../elsewhere.safetensors" });
+    await rejectsWith(openHfFolder(folder), "input", /beside it for lm_head\.weight; now: "\.\.\/elsewhere/);
+    await put({ other: map[HEAD] });
+    await rejectsWith(openHfFolder(folder), "input", /holds other, as weight_map says/);
+    await put({ [HEAD]: "gone.safetensors" });
+    await rejectsWith(
+      openHfFolder(folder),
+      "input",
+      /it holds gone\.safetensors, as .*index\.json says; now: no such file/,
+    );
+    await Deno.writeTextFile(index, "[1]");
+    await rejectsWith(openHfFolder(folder), "input", /JSON object; now: \[1\]/);
+    await Deno.writeTextFile(`${folder}/config.json`, "{");
+    await rejectsWith(openHfFolder(folder), "input", /config\.json; rule: it is JSON/);
+    await Deno.remove(`${folder}/config.json`);
+    await rejectsWith(openHfFolder(folder), "input", /config\.json; rule: the path exists/);
+  });
+});
